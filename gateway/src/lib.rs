@@ -1,0 +1,1 @@
+//! Causeway's edge: the daemon gateway and its companion gatewayctl.

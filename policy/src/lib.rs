@@ -1,0 +1,1 @@
+//! Configuration, validation and plans of Causeway's daemons, with no I/O.

@@ -1,0 +1,1 @@
+//! The thin companion that manages each site's Docker Compose stacks.

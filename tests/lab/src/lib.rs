@@ -1,0 +1,1 @@
+//! Network namespaces, processes and captures for scenarios that cross a network.

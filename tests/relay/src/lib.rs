@@ -1,0 +1,1 @@
+//! A seeded UDP relay that loses, delays, reorders, duplicates, corrupts and rebinds.

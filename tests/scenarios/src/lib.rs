@@ -1,0 +1,1 @@
+//! Whole-system scenarios: real daemons, real services, real namespaces.

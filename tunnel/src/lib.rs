@@ -1,0 +1,1 @@
+//! The userspace WireGuard node both of Causeway's daemons share.
