@@ -1,0 +1,130 @@
+//! Keys: public ones print, secret ones never do.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use boringtun::x25519;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// Why a key was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Not 44 characters of base64 for 32 bytes.
+    #[error("a key is 32 bytes in base64 (44 characters, the last one '=')")]
+    Malformed,
+    /// A point of small order: every session with it would have a known key (Cremers and Jackson, 2019).
+    #[error("this public key is a low-order point, so anybody could read the session")]
+    LowOrder,
+}
+
+/// A Curve25519 public key that contributes to a shared secret.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKey([u8; 32]);
+
+impl PublicKey {
+    /// The key in `bytes`.
+    ///
+    /// # Errors
+    /// [`KeyError::LowOrder`] for a point of small order, zero included.
+    pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, KeyError> {
+        // Any clamped scalar shows it: small order is exactly what every one of them maps to zero.
+        let probe = x25519::StaticSecret::from([0x55; 32]);
+        let contributes = probe.diffie_hellman(&x25519::PublicKey::from(bytes)).was_contributory();
+        if contributes { Ok(Self(bytes)) } else { Err(KeyError::LowOrder) }
+    }
+
+    /// The 32 bytes of the key.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        Self::from_bytes(decode(text)?)
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&STANDARD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A Curve25519 private key, clamped; wiped when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct PrivateKey([u8; 32]);
+
+impl PrivateKey {
+    /// The key in `bytes`, clamped (RFC 7748 §5).
+    #[must_use]
+    pub fn from_bytes(mut bytes: [u8; 32]) -> Self {
+        bytes[0] &= 0xf8;
+        bytes[31] = (bytes[31] & 0x7f) | 0x40;
+        Self(bytes)
+    }
+
+    /// The clamped bytes; handle with care.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The public key that belongs to it.
+    #[must_use]
+    pub fn public(&self) -> PublicKey {
+        PublicKey(*x25519::PublicKey::from(&x25519::StaticSecret::from(self.0)).as_bytes())
+    }
+}
+
+impl FromStr for PrivateKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        decode(text).map(Self::from_bytes)
+    }
+}
+
+/// A 32-byte secret mixed into the handshake; wiped when dropped.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct PresharedKey([u8; 32]);
+
+impl PresharedKey {
+    /// The key in `bytes`.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes; handle with care.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl FromStr for PresharedKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        decode(text).map(Self)
+    }
+}
+
+fn decode(text: &str) -> Result<[u8; 32], KeyError> {
+    let mut bytes = STANDARD.decode(text.trim()).map_err(|_| KeyError::Malformed)?;
+    let key = <[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| KeyError::Malformed);
+    bytes.zeroize();
+    key
+}
