@@ -1,1 +1,20 @@
 //! Configuration, validation and plans of Causeway's daemons, with no I/O.
+//!
+//! A daemon reads a file and hands its text over as a [`Source`]; [`gateway::parse`] and [`forwarder::parse`]
+//! give back a policy that cannot be invalid, or every error at once, each with its position and its mend.
+
+mod error;
+pub mod forwarder;
+pub mod gateway;
+mod key;
+mod net;
+pub mod plan;
+mod source;
+
+pub use error::{ConfigError, Problem, Warning};
+pub use key::{PublicKey, SecretKey};
+pub use net::{
+    AllowList, Bandwidth, Host, HostPort, InterfaceName, Mtu, Name, PortRange, Protocol, Protocols, Rate,
+    RateUnit, Switch,
+};
+pub use source::{FileLocation, FileRef, Position, Source};

