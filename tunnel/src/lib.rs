@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod key;
 pub mod node;
 pub mod offload;
+pub mod packet;
 pub mod reason;
 pub mod sink;
 pub mod time;
