@@ -1,0 +1,172 @@
+//! The networks scenarios run in: who is joined to whom, with which addresses.
+
+use anyhow::Result;
+
+use crate::scenario::Lab;
+
+/// What a lab looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Topology {
+    shape: Shape,
+    routed: bool,
+    container: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Empty,
+    Standard,
+    OneArmed,
+}
+
+impl Topology {
+    /// No nodes at all: the scenario adds its own.
+    pub fn empty() -> Self {
+        Self { shape: Shape::Empty, routed: false, container: false }
+    }
+
+    /// `client` 203.0.113.10, `edge` (WAN `eth0` 192.0.2.2, LAN `eth1` 192.168.1.2) and `cgnat` 198.51.100.7 hang off
+    /// the router `inet`; `lan` 192.168.1.50 off `edge`; `origin` 100.64.0.2 off `cgnat`, which masquerades, forgets
+    /// UDP mappings after 30 s and lets nothing in.
+    pub fn standard() -> Self {
+        Self { shape: Shape::Standard, ..Self::empty() }
+    }
+
+    /// As the standard one, but `edge` has only `eth0` 192.168.1.2, beside `lan`, behind `router` 192.168.1.1, which
+    /// holds 192.0.2.2 and forwards tcp 443 and udp 51820.
+    pub fn one_armed() -> Self {
+        Self { shape: Shape::OneArmed, ..Self::empty() }
+    }
+
+    /// Gives `origin` 192.168.88.2 as well, as a far end that routes has it.
+    #[must_use]
+    pub fn routed(self) -> Self {
+        Self { routed: true, ..self }
+    }
+
+    /// Adds `container` 172.17.0.2 to a bridge `docker0` on `edge`, with the masquerade Docker makes for it.
+    #[must_use]
+    pub fn with_container(self) -> Self {
+        Self { container: true, ..self }
+    }
+}
+
+pub(crate) fn lay_out(lab: &Lab, topology: Topology) -> Result<()> {
+    match topology.shape {
+        Shape::Empty => return Ok(()),
+        Shape::Standard => {
+            internet(lab)?;
+            edge_with_two_interfaces(lab)?;
+        }
+        Shape::OneArmed => {
+            internet(lab)?;
+            edge_behind_a_router(lab)?;
+        }
+    }
+    far_side(lab)?;
+    if topology.routed {
+        lab.node("origin")?.ip("address add 192.168.88.2/32 dev lo")?;
+        lab.node("origin")?.sysctl("net/ipv4/ip_forward", "1")?;
+    }
+    if topology.container {
+        container(lab)?;
+    }
+    Ok(())
+}
+
+fn internet(lab: &Lab) -> Result<()> {
+    let inet = lab.add_node("inet")?;
+    let client = lab.add_node("client")?;
+    lab.connect((&inet, "client0"), (&client, "eth0"))?;
+    forwards(&inet)?;
+    inet.ip("address add 203.0.113.1/24 dev client0\naddress add 2001:db8:203::1/64 dev client0 nodad")?;
+    client.ip("address add 203.0.113.10/24 dev eth0\naddress add 2001:db8:203::10/64 dev eth0 nodad\n\
+         route add default via 203.0.113.1\nroute add default via 2001:db8:203::1")
+}
+
+fn edge_with_two_interfaces(lab: &Lab) -> Result<()> {
+    let (inet, edge, lan) = (lab.node("inet")?, lab.add_node("edge")?, lab.add_node("lan")?);
+    lab.connect((&inet, "edge0"), (&edge, "eth0"))?;
+    lab.connect((&edge, "eth1"), (&lan, "eth0"))?;
+    inet.ip("address add 192.0.2.1/24 dev edge0\naddress add 2001:db8:192::1/64 dev edge0 nodad")?;
+    edge.ip("address add 192.0.2.2/24 dev eth0\naddress add 2001:db8:192::2/64 dev eth0 nodad\n\
+         address add 192.168.1.2/24 dev eth1\n\
+         route add default via 192.0.2.1\nroute add default via 2001:db8:192::1")?;
+    lan.ip("address add 192.168.1.50/24 dev eth0\nroute add default via 192.168.1.2")
+}
+
+fn edge_behind_a_router(lab: &Lab) -> Result<()> {
+    let inet = lab.node("inet")?;
+    let (router, edge, lan) = (lab.add_node("router")?, lab.add_node("edge")?, lab.add_node("lan")?);
+    lab.connect((&inet, "edge0"), (&router, "wan0"))?;
+    lab.connect((&router, "lan0"), (&edge, "eth0"))?;
+    lab.connect((&router, "lan1"), (&lan, "eth0"))?;
+    forwards(&router)?;
+    inet.ip("address add 192.0.2.1/24 dev edge0")?;
+    router.ip(
+        "link add bridge0 type bridge\nlink set lan0 master bridge0\nlink set lan1 master bridge0\n\
+         link set bridge0 up\naddress add 192.168.1.1/24 dev bridge0\naddress add 192.0.2.2/24 dev wan0\n\
+         route add default via 192.0.2.1",
+    )?;
+    router.nft(
+        "table ip router {
+           chain in { type nat hook prerouting priority -100;
+             iifname wan0 tcp dport 443 dnat to 192.168.1.2; iifname wan0 udp dport 51820 dnat to 192.168.1.2; }
+           chain out { type nat hook postrouting priority 100; oifname wan0 masquerade; }
+         }",
+    )?;
+    edge.ip("address add 192.168.1.2/24 dev eth0\nroute add default via 192.168.1.1")?;
+    lan.ip("address add 192.168.1.50/24 dev eth0\nroute add default via 192.168.1.1")
+}
+
+fn far_side(lab: &Lab) -> Result<()> {
+    let (inet, cgnat, origin) = (lab.node("inet")?, lab.add_node("cgnat")?, lab.add_node("origin")?);
+    lab.connect((&inet, "cgnat0"), (&cgnat, "wan0"))?;
+    lab.connect((&cgnat, "lan0"), (&origin, "eth0"))?;
+    forwards(&cgnat)?;
+    inet.ip("address add 198.51.100.1/24 dev cgnat0")?;
+    cgnat.ip("address add 198.51.100.7/24 dev wan0\naddress add 100.64.0.1/24 dev lan0\n\
+         route add default via 198.51.100.1")?;
+    cgnat.nft(CGNAT_RULES)?;
+    cgnat.sysctl("net/netfilter/nf_conntrack_udp_timeout", "30")?;
+    cgnat.sysctl("net/netfilter/nf_conntrack_udp_timeout_stream", "30")?;
+    origin.ip("address add 100.64.0.2/24 dev eth0\nroute add default via 100.64.0.1")
+}
+
+const CGNAT_RULES: &str = "table ip cgnat {
+  chain forward { type filter hook forward priority 0; policy drop; iifname lan0 accept; ct state established accept; }
+  chain input { type filter hook input priority 0; iifname wan0 ct state new drop; }
+  chain postrouting { type nat hook postrouting priority 100; oifname wan0 masquerade; }
+}";
+
+fn container(lab: &Lab) -> Result<()> {
+    let (edge, container) = (lab.node("edge")?, lab.add_node("container")?);
+    lab.connect((&edge, "vethc"), (&container, "eth0"))?;
+    edge.ip("link add docker0 type bridge\nlink set vethc master docker0\nlink set docker0 up\n\
+         address add 172.17.0.1/16 dev docker0")?;
+    edge.nft(
+        "table ip dockerlike { chain postrouting { type nat hook postrouting priority 100;
+           ip saddr 172.17.0.0/16 oifname != docker0 masquerade; }
+         }",
+    )?;
+    container.ip("address add 172.17.0.2/16 dev eth0\nroute add default via 172.17.0.1")
+}
+
+fn forwards(node: &crate::node::Node) -> Result<()> {
+    node.sysctl("net/ipv4/ip_forward", "1")?;
+    node.sysctl("net/ipv6/conf/all/forwarding", "1")
+}
+
+impl Lab {
+    /// Makes the carrier's NAT forget every UDP mapping and use `port` for the next one.
+    pub fn rebind_cgnat(&self, port: u16) -> Result<()> {
+        let cgnat = self.node("cgnat")?;
+        cgnat.nft(&format!(
+            "flush chain ip cgnat postrouting
+             add rule ip cgnat postrouting oifname wan0 ip protocol udp masquerade to :{port}
+             add rule ip cgnat postrouting oifname wan0 masquerade"
+        ))?;
+        // Nothing to delete is an exit status, not a failure.
+        cgnat.output("conntrack -D -p udp").map(drop)
+    }
+}
