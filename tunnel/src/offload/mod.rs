@@ -1,5 +1,15 @@
 //! Segmentation and checksum offload, done by us: packets of up to 64 KiB cross the kernel once.
 
+pub mod coalesce;
+pub mod split;
+pub mod virtio;
+
+pub use coalesce::{CoalesceOptions, CoalesceStats, Coalescer};
+pub use split::{Segments, SplitError};
+
+#[cfg(test)]
+mod tests;
+
 /// What is still to be done to a packet before it may go on a wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Offload {
