@@ -1,0 +1,44 @@
+# Everything a person or CI runs. `make help` lists it.
+CARGO ?= cargo
+PROFILE := --profile lab
+# Backtraces of expected errors would bury what a scenario prints.
+export RUST_LIB_BACKTRACE ?= 0
+# Root may make namespaces; anybody else becomes root of a user namespace first.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,unshare --user --map-root-user --net --mount --pid --fork --mount-proc)
+
+.PHONY: help demo test soak lint build profile
+
+help: ## List the targets.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: ## Serve a page from behind carrier-grade NAT, in namespaces of this machine; ends with one line of JSON.
+	scripts/packages demo
+	$(CARGO) build $(PROFILE) -p gateway -p forwarder -p scenarios --bins
+	$(AS_ROOT) target/lab/demo
+
+build:
+	$(CARGO) build $(PROFILE) --workspace --bins
+
+test: ## Run every test and every scenario once, with reduced counts.
+	scripts/packages test
+	@if [ -x scripts/stack-packages ]; then scripts/stack-packages; fi
+	rm -f target/lab-skipped
+	$(MAKE) build
+	$(AS_ROOT) $(CARGO) nextest run --cargo-profile lab --workspace --no-fail-fast
+	@if [ -d tests/sim ]; then cd tests/sim && $(CARGO) nextest run --cargo-profile lab --no-fail-fast; fi
+	@if [ -s target/lab-skipped ]; then echo 'These scenarios did not run:'; cat target/lab-skipped; fi
+
+soak: ## Run the scenarios with the full counts (about an hour).
+	scripts/packages test
+	$(MAKE) build
+	CAUSEWAY_SOAK=1 $(AS_ROOT) $(CARGO) nextest run --cargo-profile lab --profile soak -p scenarios --no-fail-fast
+
+lint: ## Check format, lints, documentation and dependencies.
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(PROFILE) --workspace --no-deps --document-private-items
+	scripts/dependencies
+
+profile: ## Build as released, with symbols for a profiler.
+	CARGO_PROFILE_RELEASE_DEBUG=true CARGO_PROFILE_RELEASE_STRIP=none RUSTFLAGS='-C force-frame-pointers=yes' \
+		$(CARGO) build --release --bins --target-dir target/profile
