@@ -1,5 +1,11 @@
 //! The edge: `gateway.toml` and what it means.
 
+mod check;
+mod list;
+pub(crate) mod parse;
+
+pub use list::parse_list;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -292,7 +298,31 @@ pub struct Kernel {
 
 /// An interface name that may end in `*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InterfacePattern(pub(crate) String);
+pub struct InterfacePattern(String);
+
+impl InterfacePattern {
+    /// Takes an interface name of safe characters, with or without a final `*`.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let stem = text.strip_suffix('*').unwrap_or(text);
+        InterfaceName::new(stem).map(|_| Self(text.to_owned()))
+    }
+
+    /// The text, with its `*`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether an interface of this name is meant.
+    #[must_use]
+    pub fn matches(&self, interface: &str) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(stem) => interface.starts_with(stem),
+            None => interface == self.0,
+        }
+    }
+}
 
 /// Reads and validates the text of `gateway.toml`.
 ///
@@ -302,6 +332,5 @@ pub struct InterfacePattern(pub(crate) String);
 /// # Errors
 /// Every error in the text at once, in the order of the text; never an empty list.
 pub fn parse(source: &Source<'_>) -> Result<Policy, Vec<ConfigError>> {
-    let _ = source;
-    Err(Vec::new())
+    parse::parse(source)
 }

@@ -4,12 +4,16 @@
 //! give back a policy that cannot be invalid, or every error at once, each with its position and its mend.
 
 mod error;
+mod fields;
 pub mod forwarder;
 pub mod gateway;
 mod key;
+mod nearest;
 mod net;
 pub mod plan;
+mod reader;
 mod source;
+mod text;
 
 pub use error::{ConfigError, Problem, Warning};
 pub use key::{PublicKey, SecretKey};

@@ -1,0 +1,244 @@
+//! Sections that both configurations have.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+
+use crate::gateway::{Log, LogFormat, LogLevel};
+use crate::key::KeyFault;
+use crate::nearest::nearest;
+use crate::reader::{Table, Value, excerpt};
+use crate::{
+    FileRef, InterfaceName, Mtu, Name, Position, Problem, Protocol, Protocols, PublicKey, Switch, text,
+};
+
+/// Folder of daemons' state, unless the file says otherwise.
+const STATE_DIRECTORY: &str = "/var/lib/causeway";
+/// What fits 1500 bytes of IPv6 and WireGuard (20 for IPv6, 8 for UDP, 32 for WireGuard more than IPv4).
+const DEFAULT_MTU: u16 = 1420;
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct At<T> {
+    pub(crate) value: T,
+    pub(crate) at: Position,
+}
+
+impl<T> At<T> {
+    pub(crate) fn new(value: T, at: Position) -> Self {
+        Self { value, at }
+    }
+}
+
+pub(crate) fn name(value: Value<'_>) -> Option<At<Name>> {
+    let written = value.string()?;
+    let name = Name::new(written);
+    if name.is_none() {
+        value.report(Problem::BadName { written: excerpt(written) });
+    }
+    Some(At::new(name?, value.at()))
+}
+
+pub(crate) fn interface_name(value: Value<'_>) -> Option<InterfaceName> {
+    value.parse("an interface name of 1 to 15 letters, digits, `-`, `_`, `.` and `@`", InterfaceName::new)
+}
+
+pub(crate) fn file(value: Value<'_>) -> Option<FileRef> {
+    let at = value.at();
+    value.parse("a path, or ${CREDENTIALS_DIRECTORY}/NAME", |written| FileRef::parse(written, at))
+}
+
+/// A path that is created or bound, not read: it is not joined to the configuration's folder.
+pub(crate) fn absolute_path(value: Value<'_>) -> Option<PathBuf> {
+    value.parse("an absolute path", |written| {
+        let path = PathBuf::from(written);
+        (path.is_absolute() && !written.contains('\0')).then_some(path)
+    })
+}
+
+pub(crate) fn public_key(value: Value<'_>) -> Option<At<PublicKey>> {
+    let problem = match PublicKey::parse(value.string()?) {
+        Ok(key) => return Some(At::new(key, value.at())),
+        Err(KeyFault::Malformed) => Problem::MalformedKey,
+        Err(KeyFault::LowOrder) => Problem::LowOrderKey,
+    };
+    value.report(problem);
+    None
+}
+
+/// Own addresses with the length of their network.
+pub(crate) fn own_addresses(value: Value<'_>) -> Vec<IpNetwork> {
+    let expected = "an address with its prefix length, such as \"10.77.88.1/30\"";
+    let items = value.some_items("an array of addresses");
+    items.into_iter().filter_map(|item| item.parse(expected, text::prefix)).collect()
+}
+
+/// A prefix without host bits.
+pub(crate) fn prefix(value: Value<'_>) -> Option<At<IpNetwork>> {
+    let prefix = value.parse("a prefix such as \"192.168.88.0/24\" or \"fd00::/64\"", text::prefix)?;
+    let network = text::network(prefix);
+    if network != prefix {
+        value.report(Problem::HostBits { written: prefix.to_string(), network: network.to_string() });
+        return None;
+    }
+    Some(At::new(prefix, value.at()))
+}
+
+pub(crate) fn prefixes(value: Value<'_>) -> Vec<At<IpNetwork>> {
+    value.items("an array of prefixes").into_iter().filter_map(prefix).collect()
+}
+
+pub(crate) fn mtu(table: &Table<'_>) -> Option<At<Mtu>> {
+    let Some(value) = table.optional("mtu") else {
+        return Some(At::new(Mtu::Fixed(DEFAULT_MTU), table.at()));
+    };
+    let expected = "a number from 576 to 65535, or \"auto\"";
+    let mtu = value.parse_number(expected, |written| match written {
+        "auto" => Some(Mtu::Auto),
+        number => number.parse().ok().filter(|&bytes| bytes >= 576).map(Mtu::Fixed),
+    });
+    Some(At::new(mtu?, value.at()))
+}
+
+pub(crate) fn port(value: Value<'_>) -> Option<u16> {
+    value.integer(1..=65_535).and_then(|port| u16::try_from(port).ok())
+}
+
+/// `"tcp"`, `["tcp", "udp"]`; TCP when the key is absent.
+pub(crate) fn protocols(table: &Table<'_>) -> Option<Protocols> {
+    let Some(value) = table.optional("protocol") else { return Some(Protocols::Tcp) };
+    let (mut tcp, mut udp) = (false, false);
+    for item in value.one_or_many() {
+        match item.parse("\"tcp\" or \"udp\"", text::protocol)? {
+            Protocol::Tcp => tcp = true,
+            Protocol::Udp => udp = true,
+        }
+    }
+    match (tcp, udp) {
+        (true, true) => Some(Protocols::Both),
+        (true, false) => Some(Protocols::Tcp),
+        (false, true) => Some(Protocols::Udp),
+        (false, false) => None,
+    }
+}
+
+/// Seconds between keepalives; `"off"` is none.
+pub(crate) fn keepalive(value: Value<'_>) -> Option<Option<Duration>> {
+    value.parse("whole seconds from \"1s\" to \"65535s\", or \"off\"", |written| match written {
+        "off" => Some(None),
+        written => {
+            let duration = text::duration(written)?;
+            let valid = duration.subsec_nanos() == 0 && (1..=65_535).contains(&duration.as_secs());
+            valid.then_some(Some(duration))
+        }
+    })
+}
+
+pub(crate) fn duration(table: &Table<'_>, key: &'static str, default: Duration) -> Duration {
+    let parse = |value: Value<'_>| {
+        value.parse("a duration such as \"250ms\", \"25s\", \"2m\" or \"1h\"", text::duration)
+    };
+    table.optional(key).and_then(parse).unwrap_or(default)
+}
+
+pub(crate) fn listeners(table: Option<&Table<'_>>) -> Vec<At<SocketAddr>> {
+    let Some(value) = table.and_then(|table| table.optional("listen")) else { return Vec::new() };
+    let items = value.one_or_many().into_iter();
+    items.filter_map(|item| Some(At::new(socket_address(item)?, item.at()))).collect()
+}
+
+/// An address to listen on.
+pub(crate) fn socket_address(value: Value<'_>) -> Option<SocketAddr> {
+    value.parse("an address and a port, such as \"127.0.0.1:2049\" or \"[::1]:2049\"", |written| {
+        let (address, ports) = text::address_ports(written)?;
+        (ports.count() == 1).then_some(SocketAddr::new(address, ports.first()))
+    })
+}
+
+pub(crate) fn state_directory(root: &Table<'_>) -> Option<PathBuf> {
+    let Some(table) = root.table("state", "[state]") else { return Some(STATE_DIRECTORY.into()) };
+    let directory = table.required("directory").and_then(absolute_path);
+    table.close();
+    directory
+}
+
+pub(crate) fn log(root: &Table<'_>) -> Option<Log> {
+    let Some(table) = root.table("log", "[log]") else {
+        return Some(Log { level: LogLevel::Info, format: LogFormat::Text });
+    };
+    let level = table.optional("level").map_or(Some(LogLevel::Info), |value| {
+        value.parse("\"error\", \"warn\", \"info\", \"debug\" or \"trace\"", |written| match written {
+            "error" => Some(LogLevel::Error),
+            "warn" => Some(LogLevel::Warn),
+            "info" => Some(LogLevel::Info),
+            "debug" => Some(LogLevel::Debug),
+            "trace" => Some(LogLevel::Trace),
+            _ => None,
+        })
+    });
+    let format = table.optional("format").map_or(Some(LogFormat::Text), |value| {
+        value.parse("\"text\" or \"json\"", |written| match written {
+            "text" => Some(LogFormat::Text),
+            "json" => Some(LogFormat::Json),
+            _ => None,
+        })
+    });
+    table.close();
+    Some(Log { level: level?, format: format? })
+}
+
+pub(crate) fn switch(table: Option<&Table<'_>>, key: &'static str) -> Switch {
+    let parse = |value: Value<'_>| {
+        value.parse("\"auto\" or \"off\"", |written| match written {
+            "auto" => Some(Switch::Auto),
+            "off" => Some(Switch::Off),
+            _ => None,
+        })
+    };
+    table.and_then(|table| table.optional(key)).and_then(parse).unwrap_or_default()
+}
+
+/// Names of one kind that have been given, to find duplicates and near misses.
+pub(crate) struct Names {
+    kind: &'static str,
+    taken: BTreeMap<Name, ()>,
+}
+
+impl Names {
+    pub(crate) fn new(kind: &'static str) -> Self {
+        Self { kind, taken: BTreeMap::new() }
+    }
+
+    /// Reads `name` of an entry; one that is taken is reported.
+    pub(crate) fn claim(&mut self, table: &Table<'_>) -> Option<Name> {
+        let value = table.required("name")?;
+        let name = name(value)?.value;
+        if self.taken.insert(name.clone(), ()).is_some() {
+            value.report(Problem::DuplicateName { name: name.to_string(), kind: self.kind });
+        }
+        Some(name)
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> Option<Name> {
+        Name::new(name).filter(|name| self.taken.contains_key(name))
+    }
+
+    /// The nearest name, and all of them in one line.
+    pub(crate) fn suggestions(&self, written: &str) -> (Option<String>, String) {
+        let names = || self.taken.keys().map(Name::as_str);
+        (nearest(written, names()).map(str::to_owned), names().take(20).collect::<Vec<_>>().join(", "))
+    }
+
+    /// A peer by its name; an unknown one is reported.
+    pub(crate) fn peer(&self, value: Value<'_>, written: &str) -> Option<Name> {
+        let known = self.contains(written);
+        if known.is_none() {
+            let (nearest, known) = self.suggestions(written);
+            value.report(Problem::UnknownPeer { name: excerpt(written), nearest, known });
+        }
+        known
+    }
+}

@@ -1,0 +1,548 @@
+//! From the text of `gateway.toml` to a policy: sections and entries, then what holds between them.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::check::{self, AllowAt, PeerAt, PublishAt};
+use super::{
+    Accept, Allow, Control, Interface, InterfacePattern, Kernel, Limits, List, Metrics, Offload, Party, Peer,
+    Policy, Publish, Service, SourceHandling, Target, Wan,
+};
+use crate::fields::{self, At, Names};
+use crate::reader::{Reader, Table, Value, excerpt};
+use crate::{AllowList, ConfigError, Name, PortRange, Problem, Protocols, Source, text};
+
+/// The most peers one edge may have.
+const MAX_PEERS: usize = 4_096;
+/// The most publishes and allows together: their number must fit 16 bits of a conntrack mark.
+const MAX_SERVICES: usize = 16_384;
+
+pub(super) fn parse(source: &Source<'_>) -> Result<Policy, Vec<ConfigError>> {
+    let reader = Reader::new(source);
+    let document = reader.document();
+    let policy = document.as_ref().and_then(|document| read(&Table::root(&reader, document), &reader));
+    let (mut policy, warnings) = reader.finish(policy)?;
+    policy.warnings = warnings;
+    Ok(policy)
+}
+
+/// Every section is read before any is missed, so that all errors are found.
+fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
+    let interface = root.required("interface").and_then(|value| interface(&value.table("[interface]")?));
+    let wan = root.required("wan").and_then(|value| wan(&value.table("[wan]")?));
+    let lan = lan(root);
+    let mut peer_names = Names::new("peer");
+    let mut list_names = Names::new("list");
+    let mut service_names = Names::new("publish or allow");
+    let peer_tables = bounded(root.tables("peer", "[[peer]]"), "peer", MAX_PEERS);
+    let peers: Vec<Option<PeerAt>> = peer_tables.iter().map(|table| peer(table, &mut peer_names)).collect();
+    let lists: Vec<Option<List>> =
+        root.tables("list", "[[list]]").iter().map(|table| list(table, &mut list_names)).collect();
+    let publish: Vec<Option<PublishAt>> =
+        bounded(root.tables("publish", "[[publish]]"), "publish", MAX_SERVICES)
+            .iter()
+            .map(|table| publish(table, &mut service_names, &list_names))
+            .collect();
+    let lan_prefixes: Vec<IpNetwork> = lan.iter().map(|prefix| prefix.value).collect();
+    let own: Vec<IpAddr> = interface.iter().flat_map(|at| &at.value.address).map(IpNetwork::ip).collect();
+    let known_peers: Vec<&Peer> = peers.iter().flatten().map(|peer| &peer.value).collect();
+    let parties = Parties { peers: &known_peers, names: &peer_names, lan: &lan_prefixes, own: &own };
+    let allow: Vec<Option<AllowAt>> = bounded(root.tables("allow", "[[allow]]"), "allow", MAX_SERVICES)
+        .iter()
+        .map(|table| allow(table, &mut service_names, &parties))
+        .collect();
+    let metrics_table = root.table("metrics", "[metrics]");
+    let metrics = fields::listeners(metrics_table.as_ref());
+    metrics_table.iter().for_each(Table::close);
+    let control = control(root);
+    let state_directory = fields::state_directory(root);
+    let log = fields::log(root);
+    let offload = offload(root);
+    let kernel = kernel(root);
+    let container_interfaces = containers(root);
+    let watch = watch(root);
+    root.close();
+
+    let (interface, (wan, accept_at)) = (interface?, wan?);
+    let mut policy = Policy {
+        interface: interface.value,
+        wan,
+        lan: lan_prefixes,
+        peers: Vec::new(),
+        publish: Vec::new(),
+        allow: Vec::new(),
+        lists: lists.into_iter().collect::<Option<_>>()?,
+        metrics: Metrics { listen: metrics.into_iter().map(|listen| listen.value).collect() },
+        control: control?,
+        state_directory: state_directory?,
+        log: log?,
+        offload,
+        kernel,
+        container_interfaces,
+        watch,
+        warnings: Vec::new(),
+    };
+    let peers: Vec<PeerAt> = peers.into_iter().flatten().collect();
+    let publish: Vec<PublishAt> = publish.into_iter().flatten().collect();
+    let allow: Vec<AllowAt> = allow.into_iter().flatten().collect();
+    check::everything(
+        reader,
+        &mut policy,
+        &check::Places { mtu: interface.at, accept: accept_at, lan },
+        peers,
+        publish,
+        allow,
+    );
+    Some(policy)
+}
+
+fn bounded<'r>(mut tables: Vec<Table<'r>>, what: &'static str, limit: usize) -> Vec<Table<'r>> {
+    if let Some(table) = tables.get(limit) {
+        table.report(Problem::TooMany { what, limit });
+        tables.truncate(limit);
+    }
+    tables
+}
+
+/// The interface, and where its MTU stands.
+fn interface(table: &Table<'_>) -> Option<At<Interface>> {
+    let name =
+        table.optional("name").map_or_else(|| crate::InterfaceName::new("gw0"), fields::interface_name);
+    let address = table.required("address").map(fields::own_addresses);
+    let listen_port = table.optional("listen_port").map_or(Some(51_820), fields::port);
+    let private_key_file = table.required("private_key_file").and_then(fields::file);
+    let mtu = fields::mtu(table);
+    table.close();
+    let mtu = mtu?;
+    let interface = Interface {
+        name: name?,
+        address: address?,
+        listen_port: listen_port?,
+        private_key_file: private_key_file?,
+        mtu: mtu.value,
+    };
+    Some(At::new(interface, mtu.at))
+}
+
+fn wan(table: &Table<'_>) -> Option<(Wan, Vec<At<Accept>>)> {
+    let interfaces = table
+        .required("interface")
+        .map(|value| value.one_or_many().into_iter().map(fields::interface_name).collect::<Option<Vec<_>>>());
+    let items = table.optional("accept").map_or(Vec::new(), |value| value.items("an array of strings"));
+    let accept: Vec<At<Accept>> = items.into_iter().filter_map(accepted).collect();
+    table.close();
+    let wan = Wan { interfaces: interfaces??, accept: accept.iter().map(|accept| accept.value).collect() };
+    Some((wan, accept))
+}
+
+fn accepted(value: Value<'_>) -> Option<At<Accept>> {
+    let accept = value.parse("protocol/port, such as \"tcp/22\" or \"udp/60000-60010\"", |written| {
+        let (protocols, ports) = written.split_once('/')?;
+        Some(Accept { protocols: text::protocols(protocols)?, ports: text::ports(ports)? })
+    })?;
+    Some(At::new(accept, value.at()))
+}
+
+fn lan(root: &Table<'_>) -> Vec<At<IpNetwork>> {
+    let Some(table) = root.table("lan", "[lan]") else { return Vec::new() };
+    let prefixes = table.required("prefixes").map_or(Vec::new(), fields::prefixes);
+    table.close();
+    prefixes
+}
+
+fn peer(table: &Table<'_>, names: &mut Names) -> Option<PeerAt> {
+    let name = names.claim(table);
+    let public_key = table.required("public_key").and_then(fields::public_key);
+    let preshared_key_file = table.optional("preshared_key_file").map(fields::file);
+    let allowed_ips = table.required("allowed_ips").map(fields::prefixes);
+    let endpoint = table
+        .optional("endpoint")
+        .map(|value| value.parse("host:port, such as \"origin.example.com:51820\"", text::host_port));
+    let keepalive = table.optional("keepalive").map(fields::keepalive);
+    let probe = table.optional("probe").map(probe);
+    table.close();
+    let (public_key, allowed_ips) = (public_key?, allowed_ips?);
+    let value = Peer {
+        name: name?,
+        public_key: public_key.value,
+        preshared_key_file: or_absent(preshared_key_file)?,
+        allowed_ips: allowed_ips.iter().map(|prefix| prefix.value).collect(),
+        endpoint: or_absent(endpoint)?,
+        keepalive: or_absent(keepalive)?.flatten(),
+        probe: or_absent(probe)?.unwrap_or(Probe::Auto).address(),
+    };
+    let auto_probe = probe.flatten().is_none_or(|probe| matches!(probe, Probe::Auto));
+    let prefixes_at = allowed_ips.into_iter().map(|prefix| prefix.at).collect();
+    Some(PeerAt { value, key_at: public_key.at, prefixes_at, auto_probe })
+}
+
+/// An absent key is `Some(None)`; a bad value, which has been reported, is `None`.
+#[allow(clippy::option_option)]
+fn or_absent<T>(value: Option<Option<T>>) -> Option<Option<T>> {
+    match value {
+        Some(None) => None,
+        Some(Some(value)) => Some(Some(value)),
+        None => Some(None),
+    }
+}
+
+/// What `probe` says.
+#[derive(Clone, Copy)]
+pub(crate) enum Probe {
+    Auto,
+    Off,
+    Address(IpAddr),
+}
+
+impl Probe {
+    pub(crate) const fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::Address(address) => Some(address),
+            Self::Auto | Self::Off => None,
+        }
+    }
+}
+
+pub(crate) fn probe(value: Value<'_>) -> Option<Probe> {
+    value.parse("an address inside the tunnel, \"auto\" or \"off\"", |written| match written {
+        "auto" => Some(Probe::Auto),
+        "off" => Some(Probe::Off),
+        address => text::address(address).map(Probe::Address),
+    })
+}
+
+fn list(table: &Table<'_>, names: &mut Names) -> Option<List> {
+    let name = names.claim(table);
+    let file = table.required("file").and_then(fields::file);
+    table.close();
+    Some(List { name: name?, file: file?, prefixes: Vec::new() })
+}
+
+fn publish(table: &Table<'_>, names: &mut Names, lists: &Names) -> Option<PublishAt> {
+    let name = names.claim(table);
+    let protocols = fields::protocols(table);
+    let listen = table.required("listen").and_then(|value| Some(At::new(listen(value)?, value.at())));
+    let targets: Option<Vec<_>> = table.required("target").map(|value| {
+        value.one_or_many().into_iter().filter_map(|item| Some(At::new(target(item)?, item.at()))).collect()
+    });
+    let source = source(table);
+    let allow = table.optional("allow").map_or(Some(AllowList::Any), |value| allow_list(value, lists));
+    let limits =
+        table.optional("limits").map_or(Some(Limits::default()), |value| limits(value, allow.as_ref()));
+    table.close();
+    let (listen, targets, source) = (listen?, targets?, source?);
+    let value = Publish {
+        name: name?,
+        protocols: protocols?,
+        address: listen.value.0,
+        ports: listen.value.1,
+        targets: Vec::new(),
+        source: source.value,
+        allow: allow?,
+        limits: limits?,
+    };
+    Some(PublishAt { value, listen_at: listen.at, source_at: source.at, targets })
+}
+
+fn listen(value: Value<'_>) -> Option<(Option<IpAddr>, PortRange)> {
+    value.parse_number("a port, a range \"5000-5010\", or \"ADDRESS:PORT\"", |written| {
+        if let Some(ports) = text::ports(written) {
+            return Some((None, ports));
+        }
+        let (address, ports) = text::address_ports(written)?;
+        (!address.is_unspecified() && !address.is_multicast()).then_some((Some(address), ports))
+    })
+}
+
+fn target(value: Value<'_>) -> Option<(IpAddr, PortRange)> {
+    let expected = "an address and a port or range, such as \"192.168.88.2:443\" or \"[fd00::2]:5000-5010\"";
+    value.parse(expected, text::address_ports)
+}
+
+fn source(table: &Table<'_>) -> Option<At<SourceHandling>> {
+    let Some(value) = table.optional("source") else {
+        return Some(At::new(SourceHandling::Preserve, table.at()));
+    };
+    let handling = value.parse("\"preserve\" or \"masquerade\"", |written| match written {
+        "preserve" => Some(SourceHandling::Preserve),
+        "masquerade" => Some(SourceHandling::Masquerade),
+        _ => None,
+    });
+    Some(At::new(handling?, value.at()))
+}
+
+/// Prefixes and `@NAME`s; both whole address families together are [`AllowList::Any`].
+fn allow_list(value: Value<'_>, lists: &Names) -> Option<AllowList> {
+    let (mut prefixes, mut named) = (Vec::new(), Vec::new());
+    for item in value.one_or_many() {
+        let written = item.string()?;
+        match written.strip_prefix('@') {
+            Some(name) => named.push(known_list(item, name, lists)?),
+            None => prefixes.push(fields::prefix(item)?.value),
+        }
+    }
+    let whole = |v4: bool| prefixes.iter().any(|prefix| prefix.prefix() == 0 && prefix.is_ipv4() == v4);
+    Some(if whole(true) && whole(false) {
+        AllowList::Any
+    } else {
+        AllowList::Only { prefixes, lists: named }
+    })
+}
+
+fn known_list(value: Value<'_>, written: &str, lists: &Names) -> Option<Name> {
+    let known = lists.contains(written);
+    if known.is_none() {
+        let (nearest, known) = lists.suggestions(written);
+        value.report(Problem::UnknownList { name: excerpt(written), nearest, known });
+    }
+    known
+}
+
+fn limits(value: Value<'_>, allow: Option<&AllowList>) -> Option<Limits> {
+    let table = value.table("limits")?;
+    let new_per_source = table.optional("new_per_source").map(|value| {
+        value.parse("a rate such as \"50/second\", or \"0\" for no limit", |written| match written {
+            "0" => Some(None),
+            rate => text::rate(rate).map(Some),
+        })
+    });
+    let flows_per_source = table.optional("flows_per_source").map(|value| value.integer(0..=1_000_000));
+    let bandwidth = table.optional("bandwidth").map(|value| {
+        value.parse_number(
+            "a bandwidth such as \"100mbit\" or \"10mbyte\", or \"0\" for no limit",
+            |written| match written {
+                "0" => Some(None),
+                bandwidth => text::bandwidth(bandwidth).map(Some),
+            },
+        )
+    });
+    table.close();
+    let limits = Limits {
+        new_per_source: or_absent(new_per_source)?.flatten(),
+        flows_per_source: or_absent(flows_per_source)?
+            .and_then(|count| u32::try_from(count).ok())
+            .filter(|&n| n > 0),
+        bandwidth: or_absent(bandwidth)?.flatten(),
+    };
+    let per_source = limits.new_per_source.is_some() || limits.flows_per_source.is_some();
+    if let Some(AllowList::Only { lists, .. }) = allow.filter(|_| per_source)
+        && let Some(list) = lists.first()
+    {
+        value.warn(format!(
+            "a limit per source behind @{list} throttles the proxy, not its clients; remove new_per_source and \
+             flows_per_source if @{list} is a list of proxies"
+        ));
+    }
+    Some(limits)
+}
+
+/// Who can be named at either end of a private flow.
+struct Parties<'a> {
+    peers: &'a [&'a Peer],
+    names: &'a Names,
+    lan: &'a [IpNetwork],
+    own: &'a [IpAddr],
+}
+
+fn allow(table: &Table<'_>, names: &mut Names, parties: &Parties<'_>) -> Option<AllowAt> {
+    let name = names.claim(table);
+    let from = table.required("from").map(|value| parties.read(value, false));
+    let to = table.required("to").map(|value| parties.read(value, true));
+    let service = service(table);
+    let source = source(table);
+    table.close();
+    let (from, to, source) = (from??, to??, source?);
+    let value = Allow {
+        name: name?,
+        from: from.iter().map(|party| party.value.clone()).collect(),
+        to: to.iter().map(|party| party.value.clone()).collect(),
+        service: service?.value,
+        source: source.value,
+    };
+    Some(AllowAt { value, at: table.at(), from, to, source_at: source.at })
+}
+
+/// `protocol` and `ports`; `protocol = ["icmp"]` alone is an echo request and has no ports.
+fn service(table: &Table<'_>) -> Option<At<Service>> {
+    let protocol = table.optional("protocol");
+    let echo = protocol.is_some_and(|value| {
+        value.is_string("icmp") || matches!(value.peek().as_slice(), [only] if only.is_string("icmp"))
+    });
+    if echo {
+        let ports = table.optional("ports");
+        if let Some(value) = ports {
+            return value.bad("nothing: ICMP has no ports");
+        }
+        return Some(At::new(Service::Echo, table.at()));
+    }
+    let protocols: Option<Protocols> = fields::protocols(table);
+    let value = table.required("ports")?;
+    let expected = "a port or a range, such as \"2049\" or \"5000-5010\"";
+    let items = value.one_or_many();
+    let read: Option<Vec<PortRange>> =
+        items.into_iter().map(|item| item.parse_number(expected, text::ports)).collect();
+    let ports = merged(read.filter(|ports| !ports.is_empty())?);
+    Some(At::new(Service::Ports { protocols: protocols?, ports }, value.at()))
+}
+
+/// Sorted, and joined where they touch or overlap.
+fn merged(mut ports: Vec<PortRange>) -> Vec<PortRange> {
+    ports.sort_unstable();
+    let mut joined: Vec<PortRange> = Vec::new();
+    for range in ports {
+        match joined.last_mut() {
+            Some(last) if u32::from(range.first()) <= u32::from(last.last()) + 1 => {
+                *last = PortRange::new(last.first(), last.last().max(range.last())).unwrap_or(*last);
+            }
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
+impl Parties<'_> {
+    fn read(&self, value: Value<'_>, target: bool) -> Option<Vec<At<Party>>> {
+        let items = value.one_or_many();
+        let parties: Vec<Option<At<Party>>> =
+            items.into_iter().map(|item| Some(At::new(self.party(item, target)?, item.at()))).collect();
+        parties.into_iter().collect::<Option<Vec<_>>>().filter(|parties| !parties.is_empty())
+    }
+
+    fn party(&self, value: Value<'_>, target: bool) -> Option<Party> {
+        let written = value.string()?;
+        if written == "self" {
+            return Some(Party::Edge);
+        }
+        if let Some(name) = written.strip_prefix("peer:") {
+            return self.names.peer(value, name).map(Party::Peer);
+        }
+        if text::prefix(written).is_none() {
+            return value.bad("\"self\", \"peer:NAME\", or an address or prefix");
+        }
+        let prefix = fields::prefix(value)?.value;
+        let party = self.addressed(prefix, target);
+        if party.is_none() {
+            value.report(Problem::UnknownParty { written: prefix.to_string() });
+        }
+        party
+    }
+
+    fn addressed(&self, prefix: IpNetwork, target: bool) -> Option<Party> {
+        let own = self.own.iter().any(|&own| IpNetwork::from(own) == prefix);
+        if own || self.lan.iter().any(|&lan| covers(lan, prefix)) {
+            return Some(Party::Lan(prefix));
+        }
+        let peer = check::owner(self.peers.iter().copied(), prefix).filter(|_| target)?;
+        Some(Party::Behind { prefix, peer })
+    }
+}
+
+/// Whether every address of `inner` is in `outer`.
+pub(crate) fn covers(outer: IpNetwork, inner: IpNetwork) -> bool {
+    outer.prefix() <= inner.prefix() && outer.contains(inner.network())
+}
+
+fn control(root: &Table<'_>) -> Option<Control> {
+    let table = root.table("control", "[control]");
+    let field = |key| table.as_ref().and_then(|table| table.optional(key));
+    let socket =
+        field("socket").map_or_else(|| Some("/run/causeway/gateway.sock".into()), fields::absolute_path);
+    let group = field("group").map_or_else(
+        || Some("causeway".to_owned()),
+        |value| {
+            value.parse("a group name of at most 32 letters, digits, `-`, `_` and `.`", |written| {
+                Name::new(written).map(|name| name.to_string())
+            })
+        },
+    );
+    table.iter().for_each(Table::close);
+    Some(Control { socket: socket?, group: group? })
+}
+
+fn offload(root: &Table<'_>) -> Offload {
+    let table = root.table("offload", "[offload]");
+    let switch = |key| fields::switch(table.as_ref(), key);
+    let offload = Offload {
+        tun_gso: switch("tun_gso"),
+        tun_gro: switch("tun_gro"),
+        udp_gso: switch("udp_gso"),
+        udp_gro: switch("udp_gro"),
+    };
+    table.iter().for_each(Table::close);
+    offload
+}
+
+fn kernel(root: &Table<'_>) -> Kernel {
+    let table = root.table("kernel", "[kernel]");
+    let number = |key, range: std::ops::RangeInclusive<u64>, default: u32| {
+        let value = table.as_ref().and_then(|table| table.optional(key));
+        value
+            .and_then(|value| value.integer(range))
+            .and_then(|number| u32::try_from(number).ok())
+            .unwrap_or(default)
+    };
+    let default = Kernel::default();
+    let kernel = Kernel {
+        fwmark: number("fwmark", 1..=0xffff_ffff, default.fwmark),
+        ct_mark: number("ct_mark", 0x1_0000..=0xffff_0000, default.ct_mark),
+        route_table: number("route_table", 1..=0xffff_ffff, default.route_table),
+        rule_priority: number("rule_priority", 1..=32_763, default.rule_priority),
+        route_protocol: u8::try_from(number("route_protocol", 5..=255, default.route_protocol.into()))
+            .unwrap_or(default.route_protocol),
+    };
+    if let Some(table) = &table {
+        if kernel.ct_mark & 0xffff != 0 {
+            let with = "the numbers of services, which take its lower 16 bits";
+            table.report(Problem::KernelNumberClash { key: "ct_mark", with });
+        }
+        if (253..=255).contains(&kernel.route_table) {
+            let with = "a table of the system (253 default, 254 main, 255 local)";
+            table.report(Problem::KernelNumberClash { key: "route_table", with });
+        }
+    }
+    table.iter().for_each(Table::close);
+    kernel
+}
+
+fn containers(root: &Table<'_>) -> Vec<InterfacePattern> {
+    let table = root.table("containers", "[containers]");
+    let value = table.as_ref().and_then(|table| table.optional("interfaces"));
+    let expected = "an interface name, which may end in `*`";
+    let patterns = match value {
+        Some(value) => {
+            let items = value.items("an array of interface names").into_iter();
+            items.filter_map(|item| item.parse(expected, InterfacePattern::new)).collect()
+        }
+        None => ["docker0", "br-*", "podman*"].into_iter().filter_map(InterfacePattern::new).collect(),
+    };
+    table.iter().for_each(Table::close);
+    patterns
+}
+
+fn watch(root: &Table<'_>) -> bool {
+    let Some(table) = root.table("reload", "[reload]") else { return false };
+    let watch = table.optional("watch").and_then(Value::boolean).unwrap_or(false);
+    table.close();
+    watch
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self {
+            fwmark: 0x4357,
+            ct_mark: 0x4357_0000,
+            route_table: 4357,
+            rule_priority: 4357,
+            route_protocol: 157,
+        }
+    }
+}
+
+pub(super) type TargetAt = At<(IpAddr, PortRange)>;
+
+impl TargetAt {
+    pub(super) fn resolved(&self, peer: Name) -> Target {
+        Target { address: self.value.0, ports: self.value.1, peer }
+    }
+}

@@ -1,0 +1,168 @@
+//! The grammar of single strings: addresses, ports, durations, rates, bandwidths.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+
+use crate::{Bandwidth, Host, HostPort, PortRange, Protocol, Protocols, Rate, RateUnit};
+
+/// `10.0.0.0/8`, or a single address as a prefix of full length; host bits are left in.
+pub(crate) fn prefix(text: &str) -> Option<IpNetwork> {
+    match text.split_once('/') {
+        Some((address, length)) => {
+            IpNetwork::new(self::address(address)?, decimal(length)?.try_into().ok()?).ok()
+        }
+        None => address(text).map(IpNetwork::from),
+    }
+}
+
+/// The prefix without its host bits.
+pub(crate) fn network(prefix: IpNetwork) -> IpNetwork {
+    IpNetwork::new(prefix.network(), prefix.prefix()).unwrap_or(prefix)
+}
+
+/// An address that is neither IPv4 in IPv6 nor written with a zone.
+pub(crate) fn address(text: &str) -> Option<IpAddr> {
+    let address: IpAddr = text.parse().ok()?;
+    match address {
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => None,
+        _ => Some(address),
+    }
+}
+
+/// A port above 0.
+pub(crate) fn port(text: &str) -> Option<u16> {
+    decimal(text).and_then(|number| u16::try_from(number).ok()).filter(|&port| port != 0)
+}
+
+/// `443` or `5000-5010`.
+pub(crate) fn ports(text: &str) -> Option<PortRange> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    PortRange::new(port(first.trim())?, port(last.trim())?)
+}
+
+/// Splits `host:rest` and `[v6]:rest`; the brackets are left out.
+pub(crate) fn split_port(text: &str) -> Option<(&str, &str)> {
+    if let Some(bracketed) = text.strip_prefix('[') {
+        let (host, rest) = bracketed.split_once("]:")?;
+        return host.contains(':').then_some((host, rest));
+    }
+    let (host, rest) = text.rsplit_once(':')?;
+    (!host.contains(':')).then_some((host, rest))
+}
+
+/// An address and ports, as `192.168.88.2:443` and `[fd00::1]:5000-5010`.
+pub(crate) fn address_ports(text: &str) -> Option<(IpAddr, PortRange)> {
+    let (host, rest) = split_port(text)?;
+    Some((address(host)?, ports(rest)?))
+}
+
+/// A DNS name or an address.
+pub(crate) fn host(text: &str) -> Option<Host> {
+    if let Some(address) = address(text) {
+        return Some(Host::Address(address));
+    }
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let numeric = name.rsplit('.').next().is_some_and(|last| last.chars().all(|c| c.is_ascii_digit()));
+    (name.len() <= 253 && !numeric && name.split('.').all(label)).then(|| Host::Name(name.into()))
+}
+
+/// `host:port`.
+pub(crate) fn host_port(text: &str) -> Option<HostPort> {
+    let (name, rest) = split_port(text)?;
+    Some(HostPort { host: host(name)?, port: port(rest)? })
+}
+
+/// `tcp` or `udp`.
+pub(crate) fn protocol(text: &str) -> Option<Protocol> {
+    match text {
+        "tcp" => Some(Protocol::Tcp),
+        "udp" => Some(Protocol::Udp),
+        _ => None,
+    }
+}
+
+/// `tcp`, `udp` or `tcp+udp`.
+pub(crate) fn protocols(text: &str) -> Option<Protocols> {
+    match text {
+        "tcp" => Some(Protocols::Tcp),
+        "udp" => Some(Protocols::Udp),
+        "tcp+udp" => Some(Protocols::Both),
+        _ => None,
+    }
+}
+
+/// `250ms`, `25s`, `2m` or `1h`.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = number_and_unit(text)?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    number.checked_mul(millis).map(Duration::from_millis)
+}
+
+/// `50/second`.
+pub(crate) fn rate(text: &str) -> Option<Rate> {
+    let (count, unit) = text.split_once('/')?;
+    let per = match unit {
+        "second" => RateUnit::Second,
+        "minute" => RateUnit::Minute,
+        "hour" => RateUnit::Hour,
+        _ => return None,
+    };
+    let count = u32::try_from(decimal(count)?).ok().filter(|&count| count > 0)?;
+    Some(Rate { count, per })
+}
+
+/// `800kbit`, `100mbit`, `10mbyte` or `1gbit`, per second; at least 8 kbit, at most 1,000 gbit.
+pub(crate) fn bandwidth(text: &str) -> Option<Bandwidth> {
+    let (number, unit) = number_and_unit(text)?;
+    let bits_per_unit: u64 = match unit {
+        "kbit" => 1_000,
+        "mbit" => 1_000_000,
+        "gbit" => 1_000_000_000,
+        "kbyte" => 8_000,
+        "mbyte" => 8_000_000,
+        "gbyte" => 8_000_000_000,
+        _ => return None,
+    };
+    let bits = number.checked_mul(bits_per_unit)?;
+    (8_000..=1_000_000_000_000).contains(&bits).then_some(Bandwidth { bytes_per_second: bits / 8 })
+}
+
+/// `65536`, `64KiB`, `256MiB` or `1GiB`.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = number_and_unit(text)?;
+    let shift = match unit {
+        "" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return None,
+    };
+    number.checked_mul(1 << shift)
+}
+
+fn number_and_unit(text: &str) -> Option<(u64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at_checked(end)?;
+    Some((decimal(digits)?, unit))
+}
+
+/// Decimal digits only: no sign, no leading zero, nothing else.
+fn decimal(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let canonical = text == "0" || !text.starts_with('0');
+    (digits && canonical).then(|| text.parse().ok())?
+}
