@@ -1,0 +1,109 @@
+//! The TUN device and its addresses, over rtnetlink.
+
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use ipnetwork::IpNetwork;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::{Handle, LinkUnspec};
+
+use super::netlink::{self, Changes, failure};
+use super::protocol::{Failure, FailureKind, Routing};
+
+/// The device's index, or `None` when there is no such device.
+pub(super) async fn find(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, Failure> {
+    let mut links = handle.link().get().match_name(name.to_owned()).execute();
+    match links.try_next().await {
+        Ok(link) => Ok(link),
+        Err(error) if netlink::errno(&error) == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(failure(&format!("looking for the device {name}"), &error)),
+    }
+}
+
+/// Gives the device its MTU, queue length and addresses, and brings it up; returns its index.
+pub(super) async fn configure(handle: &Handle, routing: &Routing, changes: &mut Changes) -> Result<u32, Failure> {
+    let name = &routing.device;
+    let link = find(handle, name).await?.ok_or_else(|| {
+        Failure::new(FailureKind::Kernel, format!("the device {name} is gone; the daemon must open it again"))
+    })?;
+    let index = link.header.index;
+    let has = |attribute: LinkAttribute| link.attributes.contains(&attribute);
+    let settled = has(LinkAttribute::Mtu(routing.mtu))
+        && has(LinkAttribute::TxQueueLen(routing.tx_queue_length))
+        && link.header.flags.contains(LinkFlags::Up);
+    if !settled {
+        let wanted = LinkUnspec::new_with_index(index).mtu(routing.mtu).txqueuelen(routing.tx_queue_length).up();
+        let set = handle.link().set(wanted.build()).execute().await;
+        set.map_err(|error| failure(&format!("setting up the device {name}"), &error))?;
+        changes.added(format!("device {name} up, mtu {}, txqueuelen {}", routing.mtu, routing.tx_queue_length));
+    }
+    set_addresses(handle, index, routing, changes).await?;
+    Ok(index)
+}
+
+async fn set_addresses(
+    handle: &Handle,
+    index: u32,
+    routing: &Routing,
+    changes: &mut Changes,
+) -> Result<(), Failure> {
+    let mut present = Vec::new();
+    let mut messages = handle.address().get().set_link_index_filter(index).execute();
+    while let Some(message) = messages.try_next().await.map_err(|error| failure("reading addresses", &error))? {
+        present.extend(address_of(&message).map(|address| (address, message)));
+    }
+    for &wanted in &routing.addresses {
+        if !present.iter().any(|(address, _)| *address == wanted) {
+            let add = handle.address().add(index, wanted.ip(), wanted.prefix()).replace().execute().await;
+            add.map_err(|error| failure(&format!("adding the address {wanted}"), &error))?;
+            changes.added(format!("address {wanted} on {}", routing.device));
+        }
+    }
+    for (address, message) in present {
+        if !routing.addresses.contains(&address) && !is_link_local(address.ip()) {
+            let delete = handle.address().del(message).execute().await;
+            delete.map_err(|error| failure(&format!("removing the address {address}"), &error))?;
+            changes.removed(format!("address {address} on {}", routing.device));
+        }
+    }
+    Ok(())
+}
+
+/// Deletes the device, if it is a TUN: never a real interface that happens to have the name.
+pub(super) async fn remove(handle: &Handle, name: &str, changes: &mut Changes) -> Result<(), Failure> {
+    let Some(link) = find(handle, name).await? else { return Ok(()) };
+    if !is_tun(&link) {
+        let message = format!("{name} is no TUN device, so it is not ours; it was left alone");
+        return Err(Failure::new(FailureKind::Refused, message));
+    }
+    let delete = handle.link().del(link.header.index).execute().await;
+    delete.map_err(|error| failure(&format!("removing the device {name}"), &error))?;
+    changes.removed(format!("device {name}"));
+    Ok(())
+}
+
+fn is_tun(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|attribute| {
+        matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(&LinkInfo::Kind(InfoKind::Tun)))
+    })
+}
+
+fn address_of(message: &AddressMessage) -> Option<IpNetwork> {
+    // On a point-to-point device `Local` is our side; elsewhere both say the same.
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let address = local.or_else(|| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    });
+    IpNetwork::new(address?, message.header.prefix_len).ok()
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}

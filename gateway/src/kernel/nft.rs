@@ -1,0 +1,185 @@
+//! Runs `nft`: by absolute path, with an empty environment, JSON on its standard input, its complaints kept.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::protocol::{Failure, FailureKind, Listing};
+
+/// The one table that is ours.
+pub const TABLE: &str = "causeway";
+/// Its family.
+pub const FAMILY: &str = "inet";
+
+const PROGRAMS: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr/local/sbin/nft"];
+/// An apply of a thousand services takes a fraction of a second; a hung `nft` must not hang the helper.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Most bytes kept of what `nft` prints.
+const MAX_OUTPUT: u64 = 32 << 20;
+
+/// Whether the kernel would take the ruleset.
+pub(super) fn check(ruleset: &str) -> Result<(), Failure> {
+    confine(ruleset)?;
+    run(&["-j", "-c", "-f", "-"], ruleset).map(drop)
+}
+
+/// Checks the ruleset, then runs it as one transaction.
+pub(super) fn apply(ruleset: &str) -> Result<(), Failure> {
+    check(ruleset)?;
+    run(&["-j", "-f", "-"], ruleset).map(drop)
+}
+
+/// What `nft -j list` prints; empty when the table or set does not exist.
+pub(super) fn list(what: Listing) -> Result<String, Failure> {
+    let arguments: &[&str] = match what {
+        Listing::Table => &["-j", "list", "table", FAMILY, TABLE],
+        Listing::Counters => &["-j", "list", "counters", "table", FAMILY, TABLE],
+        Listing::Bans4 => &["-j", "list", "set", FAMILY, TABLE, "bans4"],
+        Listing::Bans6 => &["-j", "list", "set", FAMILY, TABLE, "bans6"],
+    };
+    match run(arguments, "") {
+        Err(failure) if failure.message.contains("No such file or directory") => Ok(String::new()),
+        other => other,
+    }
+}
+
+/// Refuses a ruleset that touches anything but our own table.
+///
+/// The helper trusts nobody: a daemon that was taken over could open our own table, but never change a foreign one.
+pub fn confine(ruleset: &str) -> Result<(), Failure> {
+    let refuse = |why: &str| Failure::new(FailureKind::Refused, format!("the ruleset is refused: {why}"));
+    let parsed: Value = serde_json::from_str(ruleset).map_err(|error| refuse(&error.to_string()))?;
+    let commands = parsed.get("nftables").and_then(Value::as_array).ok_or_else(|| refuse("no commands"))?;
+    for command in commands {
+        let command = command.as_object().ok_or_else(|| refuse("a command is no object"))?;
+        for (verb, object) in command {
+            confine_command(verb, object).map_err(|why| refuse(&why))?;
+        }
+    }
+    Ok(())
+}
+
+fn confine_command(verb: &str, object: &Value) -> Result<(), String> {
+    let verbs = ["add", "create", "delete", "destroy", "flush", "insert", "replace", "reset"];
+    if verb == "metainfo" {
+        return Ok(());
+    }
+    if verbs.contains(&verb) {
+        let object = object.as_object().ok_or("a command without an object")?;
+        return object.iter().try_for_each(|(kind, body)| confine_object(kind, body));
+    }
+    // `nft -j` also takes bare objects, which it adds.
+    confine_object(verb, object)
+}
+
+fn confine_object(kind: &str, body: &Value) -> Result<(), String> {
+    let field = |name| body.get(name).and_then(Value::as_str);
+    let table = if kind == "table" { field("name") } else { field("table") };
+    if kind != "ruleset" && field("family") == Some(FAMILY) && table == Some(TABLE) {
+        return Ok(());
+    }
+    Err(format!("{kind} is not in the table {FAMILY} {TABLE}"))
+}
+
+fn run(arguments: &[&str], input: &str) -> Result<String, Failure> {
+    let mut child = spawn(arguments)?;
+    let stdin = child.stdin.take();
+    let stdout = child.stdout.take();
+    let stderr = child.stderr.take();
+    let (printed, complaints) = thread::scope(|scope| {
+        let writer = scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input.as_bytes())));
+        let printed = scope.spawn(move || read_all(stdout));
+        let complaints = scope.spawn(move || read_all(stderr));
+        let status = wait(&mut child);
+        drop(writer.join());
+        (status.map(|ok| (ok, printed.join().unwrap_or_default())), complaints.join().unwrap_or_default())
+    });
+    match printed? {
+        (true, printed) => Ok(printed),
+        (false, printed) => Err(Failure::new(FailureKind::Ruleset, first_lines(&complaints, &printed))),
+    }
+}
+
+fn spawn(arguments: &[&str]) -> Result<Child, Failure> {
+    let program = PROGRAMS.iter().find(|path| Path::new(path).exists()).ok_or_else(|| {
+        Failure::new(FailureKind::Permission, "nft is not installed; run: apt install nftables".to_owned())
+    })?;
+    Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| Failure::new(FailureKind::Permission, format!("{program} does not run: {error}")))
+}
+
+/// Waits for the end, for [`PATIENCE`] at most; whether it was a good one.
+fn wait(child: &mut Child) -> Result<bool, Failure> {
+    let started = Instant::now();
+    let mut pause = Duration::from_micros(500);
+    let failed = |error: std::io::Error| Failure::new(FailureKind::Kernel, format!("waiting for nft: {error}"));
+    loop {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            return Ok(status.success());
+        }
+        if started.elapsed() > PATIENCE {
+            child.kill().map_err(failed)?;
+            child.wait().map_err(failed)?;
+            return Err(Failure::new(FailureKind::Kernel, "nft did not end and was stopped; nothing was changed"));
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+fn read_all(pipe: Option<impl Read>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(pipe) = pipe {
+        // An unreadable pipe leaves what came so far, which is all that can be told.
+        drop(pipe.take(MAX_OUTPUT).read_to_end(&mut bytes));
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn first_lines(complaints: &str, printed: &str) -> String {
+    let text = if complaints.trim().is_empty() { printed } else { complaints };
+    let kept: Vec<_> = text.lines().filter(|line| line.len() < 400).take(4).collect();
+    format!("nft: {}", kept.join(" | "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_on_our_table_pass() {
+        let ruleset = r#"{"nftables":[{"metainfo":{"json_schema_version":1}},
+            {"add":{"table":{"family":"inet","name":"causeway"}}},
+            {"flush":{"chain":{"family":"inet","table":"causeway","name":"input"}}},
+            {"add":{"rule":{"family":"inet","table":"causeway","chain":"input","expr":[{"drop":null}]}}}]}"#;
+        assert_eq!(confine(ruleset), Ok(()));
+    }
+
+    #[test]
+    fn anything_foreign_is_refused() {
+        for command in [
+            r#"{"flush":{"ruleset":null}}"#,
+            r#"{"delete":{"table":{"family":"inet","name":"docker"}}}"#,
+            r#"{"delete":{"table":{"family":"ip","name":"causeway"}}}"#,
+            r#"{"add":{"rule":{"family":"ip","table":"filter","chain":"FORWARD","expr":[]}}}"#,
+            r#"{"table":{"family":"inet","name":"other"}}"#,
+            r#"{"list":{"ruleset":null}}"#,
+        ] {
+            let ruleset = format!("{{\"nftables\":[{command}]}}");
+            assert_eq!(confine(&ruleset).unwrap_err().kind, FailureKind::Refused, "{command}");
+        }
+        assert!(confine("{}").is_err());
+        assert!(confine("nonsense").is_err());
+    }
+}

@@ -1,0 +1,243 @@
+//! What the daemon may ask of its kernel helper, and how a message is framed.
+//!
+//! One message is a length of four bytes (big endian) and that many bytes of JSON; file descriptors travel beside
+//! the length as `SCM_RIGHTS`. A frame holds at most [`MAX_FRAME`] bytes, a message at most [`MAX_FDS`] descriptors.
+
+use ipnetwork::IpNetwork;
+use policy::plan;
+use serde::{Deserialize, Serialize};
+
+/// Most bytes of JSON in one message: a ruleset of ten thousand services fits.
+pub const MAX_FRAME: usize = 32 << 20;
+/// Most file descriptors beside one message.
+pub const MAX_FDS: usize = 2;
+
+/// One wish of the daemon.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Request {
+    /// Is there a TUN driver, and may we use it? Changes nothing.
+    Probe,
+    /// `nft -c`: would the kernel take this ruleset? Changes nothing.
+    CheckRuleset {
+        /// Commands for `nft -j -f -`; every one must name the table `inet causeway`.
+        ruleset: String,
+    },
+    /// Runs the ruleset as one transaction.
+    ApplyRuleset {
+        /// As for [`Request::CheckRuleset`].
+        ruleset: String,
+    },
+    /// Reads the table, or one kind of object of it.
+    List {
+        /// What to read.
+        what: Listing,
+    },
+    /// Creates the device if it is missing, persistent, and hands over a queue of it.
+    OpenTun {
+        /// Name of the device.
+        name: String,
+        /// Whether it carries super-packets.
+        offload: bool,
+    },
+    /// Opens the outer socket and hands it over.
+    OpenUdp {
+        /// UDP port.
+        port: u16,
+        /// Firewall mark of its packets.
+        mark: u32,
+        /// Whether the kernel may join datagrams on receipt.
+        gro: bool,
+        /// Whether the kernel may cut datagrams on sending.
+        gso: bool,
+    },
+    /// Makes addresses, routes and rules what the plan says: adds what is missing, takes away what is ours and too much.
+    ApplyRouting {
+        /// The plan.
+        routing: Routing,
+    },
+    /// Takes away our routes, rules and device.
+    RemoveRouting {
+        /// Name of the device, when we made it.
+        device: String,
+        /// Protocol number of our routes and rules.
+        protocol: u8,
+    },
+    /// Reads switches under `/proc/sys/net`.
+    ReadSysctls {
+        /// Paths below `/proc/sys`.
+        paths: Vec<String>,
+    },
+    /// Writes switches under `/proc/sys/net` that have another value.
+    WriteSysctls {
+        /// Path and value.
+        values: Vec<(String, String)>,
+    },
+}
+
+/// What [`Request::List`] reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Listing {
+    /// Everything.
+    Table,
+    /// Named counters.
+    Counters,
+    /// Banned IPv4 sources.
+    Bans4,
+    /// Banned IPv6 sources.
+    Bans6,
+}
+
+/// The helper's answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Done; nothing to tell.
+    Done,
+    /// Descriptors come beside this message.
+    Descriptors,
+    /// What `nft -j list` printed; empty when there is no such table.
+    Listed {
+        /// JSON.
+        json: String,
+    },
+    /// What was changed in links, addresses, routes and rules, a line each.
+    Changed {
+        /// `+ …` or `- …`.
+        lines: Vec<String>,
+    },
+    /// Values in the order of the request; `None` for a switch that this kernel does not have.
+    Sysctls {
+        /// Values without line ends.
+        values: Vec<Option<String>>,
+    },
+    /// Switches that could not be written.
+    Unwritable {
+        /// Path, wanted value and the system's words.
+        switches: Vec<(String, String, String)>,
+    },
+    /// It did not work.
+    Failed(Failure),
+}
+
+/// Why a wish was not granted; nothing of it was done unless the message says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What a caller decides by.
+    pub kind: FailureKind,
+    /// What happened and how to mend it, one line.
+    pub message: String,
+}
+
+/// What a caller decides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// A capability, a device node or a program is missing.
+    Permission,
+    /// The wish lies outside what the helper does.
+    Refused,
+    /// `nft` did not take the ruleset.
+    Ruleset,
+    /// The kernel said no.
+    Kernel,
+    /// Another process holds the device or the port.
+    Conflict,
+}
+
+impl Failure {
+    /// A failure of `kind`.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+/// [`policy::plan::Routing`] as it crosses the socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Routing {
+    /// Name of the TUN device.
+    pub device: String,
+    /// Its addresses.
+    pub addresses: Vec<IpNetwork>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Packets that may wait in it.
+    pub tx_queue_length: u32,
+    /// Routes.
+    pub routes: Vec<Route>,
+    /// Rules.
+    pub rules: Vec<Rule>,
+    /// Protocol number of our routes and rules: what carries it and is not listed goes.
+    pub protocol: u8,
+}
+
+/// One route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// To where.
+    pub destination: IpNetwork,
+    /// Whether it leads nowhere instead of into the device.
+    pub unreachable: bool,
+    /// In which table.
+    pub table: u32,
+    /// Of routes to one destination the lowest wins.
+    pub metric: u32,
+}
+
+/// One routing rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Whether it is for IPv6.
+    pub ipv6: bool,
+    /// Lower comes first.
+    pub priority: u32,
+    /// Only packets with this mark.
+    pub fwmark: Option<u32>,
+    /// Only packets to this prefix.
+    pub to: Option<IpNetwork>,
+    /// The table that is consulted.
+    pub table: u32,
+}
+
+impl Routing {
+    /// The plan for the wire; `mtu` stands in for one that is found at run time.
+    #[must_use]
+    pub fn new(plan: &plan::Routing, protocol: u8, mtu: u32) -> Self {
+        Self {
+            device: plan.device.name.as_str().to_owned(),
+            addresses: plan.device.addresses.clone(),
+            mtu,
+            tx_queue_length: plan.device.tx_queue_length,
+            routes: plan.routes.iter().map(Route::from).collect(),
+            rules: plan.rules.iter().map(Rule::from).collect(),
+            protocol,
+        }
+    }
+}
+
+impl From<&plan::Route> for Route {
+    fn from(route: &plan::Route) -> Self {
+        Self {
+            destination: route.destination,
+            unreachable: route.kind == plan::RouteKind::Unreachable,
+            table: route.table,
+            metric: route.metric,
+        }
+    }
+}
+
+impl From<&plan::Rule> for Rule {
+    fn from(rule: &plan::Rule) -> Self {
+        let (fwmark, to) = match rule.selector {
+            plan::Selector::Fwmark(mark) => (Some(mark), None),
+            plan::Selector::To(prefix) => (None, Some(prefix)),
+            plan::Selector::All => (None, None),
+        };
+        Self { ipv6: rule.ipv6, priority: rule.priority, fwmark, to, table: rule.table }
+    }
+}

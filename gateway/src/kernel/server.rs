@@ -1,0 +1,75 @@
+//! The helper's side: one wish after the other, until the daemon is gone.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use super::netlink::{Changes, Netlink};
+use super::protocol::{Failure, FailureKind, Reply, Request, Routing};
+use super::{devices, frame, links, nft, routes, sysctl};
+
+/// Serves the daemon at the other end of `socket`, returning when it closes.
+///
+/// # Errors
+/// When netlink or the socket fails; the helper then ends, and the daemon with it.
+pub fn serve(socket: &UnixStream) -> std::io::Result<()> {
+    let netlink = Netlink::connect()?;
+    while let Some((request, _)) = frame::receive::<Request>(socket)? {
+        let (reply, fd) = match answer(&netlink, request) {
+            Ok(answer) => answer,
+            Err(failure) => (Reply::Failed(failure), None),
+        };
+        let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+        frame::send(socket, &reply, &fds)?;
+    }
+    Ok(())
+}
+
+/// Does one wish at once, for commands that need no daemon.
+///
+/// # Errors
+/// What the wish itself fails with.
+pub fn answer_once(request: Request) -> Result<Reply, Failure> {
+    let netlink =
+        Netlink::connect().map_err(|error| Failure::new(FailureKind::Kernel, format!("netlink: {error}")))?;
+    answer(&netlink, request).map(|(reply, _)| reply)
+}
+
+fn answer(netlink: &Netlink, request: Request) -> Result<(Reply, Option<OwnedFd>), Failure> {
+    let reply = match request {
+        Request::Probe => devices::probe().map(|()| Reply::Done),
+        Request::CheckRuleset { ruleset } => nft::check(&ruleset).map(|()| Reply::Done),
+        Request::ApplyRuleset { ruleset } => nft::apply(&ruleset).map(|()| Reply::Done),
+        Request::List { what } => nft::list(what).map(|json| Reply::Listed { json }),
+        Request::OpenTun { name, offload } => {
+            return devices::open_tun(&name, offload).map(|fd| (Reply::Descriptors, Some(fd)));
+        }
+        Request::OpenUdp { port, mark, gro, gso } => {
+            return devices::open_udp(port, mark, gro, gso).map(|fd| (Reply::Descriptors, Some(fd)));
+        }
+        Request::ApplyRouting { routing } => apply_routing(netlink, &routing),
+        Request::RemoveRouting { device, protocol } => remove_routing(netlink, &device, protocol),
+        Request::ReadSysctls { paths } => sysctl::read(&paths).map(|values| Reply::Sysctls { values }),
+        Request::WriteSysctls { values } => {
+            sysctl::write(&values).map(|switches| Reply::Unwritable { switches })
+        }
+    };
+    reply.map(|reply| (reply, None))
+}
+
+fn apply_routing(netlink: &Netlink, routing: &Routing) -> Result<Reply, Failure> {
+    netlink.run(async |handle| {
+        let mut changes = Changes::default();
+        let index = links::configure(handle, routing, &mut changes).await?;
+        routes::apply(handle, index, routing, &mut changes).await?;
+        Ok(Reply::Changed { lines: changes.0 })
+    })
+}
+
+fn remove_routing(netlink: &Netlink, device: &str, protocol: u8) -> Result<Reply, Failure> {
+    netlink.run(async |handle| {
+        let mut changes = Changes::default();
+        routes::remove(handle, device, protocol, &mut changes).await?;
+        links::remove(handle, device, &mut changes).await?;
+        Ok(Reply::Changed { lines: changes.0 })
+    })
+}
