@@ -91,6 +91,11 @@ pub(crate) fn prefixes(value: Value<'_>) -> Vec<At<IpNetwork>> {
     value.items("an array of prefixes").into_iter().filter_map(prefix).collect()
 }
 
+/// Prefixes without host bits; none at all is an error.
+pub(crate) fn some_prefixes(value: Value<'_>) -> Vec<At<IpNetwork>> {
+    value.some_items("an array of prefixes").into_iter().filter_map(prefix).collect()
+}
+
 pub(crate) fn mtu(table: &Table<'_>) -> Option<At<Mtu>> {
     let Some(value) = table.optional("mtu") else {
         return Some(At::new(Mtu::Fixed(DEFAULT_MTU), table.at()));
@@ -230,6 +235,12 @@ impl Names {
     pub(crate) fn suggestions(&self, written: &str) -> (Option<String>, String) {
         let names = || self.taken.keys().map(Name::as_str);
         (nearest(written, names()).map(str::to_owned), names().take(20).collect::<Vec<_>>().join(", "))
+    }
+
+    /// The only name there is.
+    pub(crate) fn only(&self) -> Option<Name> {
+        let mut names = self.taken.keys();
+        names.next().filter(|_| names.next().is_none()).cloned()
     }
 
     /// A peer by its name; an unknown one is reported.

@@ -1,5 +1,8 @@
 //! The origin's peer: `forwarder.toml` and what it means.
 
+mod check;
+mod parse;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -247,6 +250,5 @@ impl Inject {
 /// # Errors
 /// Every error in the text at once, in the order of the text; never an empty list.
 pub fn parse(source: &Source<'_>) -> Result<Policy, Vec<ConfigError>> {
-    let _ = source;
-    Err(Vec::new())
+    parse::parse(source)
 }

@@ -155,7 +155,7 @@ fn peer(table: &Table<'_>, names: &mut Names) -> Option<PeerAt> {
     let name = names.claim(table);
     let public_key = table.required("public_key").and_then(fields::public_key);
     let preshared_key_file = table.optional("preshared_key_file").map(fields::file);
-    let allowed_ips = table.required("allowed_ips").map(fields::prefixes);
+    let allowed_ips = table.required("allowed_ips").map(fields::some_prefixes);
     let endpoint = table
         .optional("endpoint")
         .map(|value| value.parse("host:port, such as \"origin.example.com:51820\"", text::host_port));
@@ -179,7 +179,7 @@ fn peer(table: &Table<'_>, names: &mut Names) -> Option<PeerAt> {
 
 /// An absent key is `Some(None)`; a bad value, which has been reported, is `None`.
 #[allow(clippy::option_option)]
-fn or_absent<T>(value: Option<Option<T>>) -> Option<Option<T>> {
+pub(crate) fn or_absent<T>(value: Option<Option<T>>) -> Option<Option<T>> {
     match value {
         Some(None) => None,
         Some(Some(value)) => Some(Some(value)),

@@ -1,0 +1,140 @@
+//! What must hold between the entries of `forwarder.toml`.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::parse::{PeerAt, ReachAt};
+use super::{Inject, Interface};
+use crate::fields::At;
+use crate::gateway::parse::covers;
+use crate::reader::Reader;
+use crate::{Mtu, Name, Problem, Protocol, Protocols};
+
+pub(super) fn everything(
+    reader: &Reader<'_>,
+    interface: &At<Interface>,
+    peers: &[PeerAt],
+    inject: &[At<Inject>],
+    reach: &[ReachAt],
+    metrics: &[At<SocketAddr>],
+) {
+    mtu(reader, interface, peers);
+    peer_keys(reader, peers);
+    injects(reader, inject);
+    reaches(reader, reach, peers, metrics);
+}
+
+/// Entries whose match lies inside another's come before it; the file's order otherwise.
+pub(super) fn most_specific_first(mut inject: Vec<Inject>) -> Vec<Inject> {
+    inject.sort_by_key(|inject| {
+        (Reverse(inject.address.map_or(0, |prefix| prefix.prefix())), inject.ports.count())
+    });
+    inject
+}
+
+fn mtu(reader: &Reader<'_>, interface: &At<Interface>, peers: &[PeerAt]) {
+    let own = interface.value.address.iter().chain(peers.iter().flat_map(|peer| &peer.value.address));
+    let ipv6 = own.into_iter().any(IpNetwork::is_ipv6);
+    match interface.value.mtu {
+        Mtu::Fixed(mtu) if ipv6 && mtu < 1280 => {
+            reader.report_at(interface.at.clone(), Problem::MtuBelowIpv6 { mtu });
+        }
+        _ => {}
+    }
+}
+
+/// Each peer is a device of its own: only keys are unique among them, and prefixes within one.
+fn peer_keys(reader: &Reader<'_>, peers: &[PeerAt]) {
+    let mut keys: BTreeMap<_, &Name> = BTreeMap::new();
+    for peer in peers {
+        let name = &peer.value.name;
+        if let Some(other) = keys.insert(peer.value.public_key, name) {
+            reader.report_at(peer.key_at.clone(), Problem::DuplicatePeerKey { other: other.to_string() });
+        }
+        let mut prefixes = BTreeMap::new();
+        for prefix in &peer.prefixes {
+            if prefixes.insert(prefix.value, ()).is_some() {
+                let problem =
+                    Problem::IdenticalPrefix { prefix: prefix.value.to_string(), other: name.to_string() };
+                reader.report_at(prefix.at.clone(), problem);
+            }
+        }
+    }
+}
+
+fn injects(reader: &Reader<'_>, inject: &[At<Inject>]) {
+    for (index, entry) in inject.iter().enumerate() {
+        let clash = inject.iter().take(index).find(|other| clashes(&entry.value, &other.value));
+        if let Some(other) = clash {
+            let address = entry.value.address.map_or_else(|| "*".to_owned(), |prefix| prefix.to_string());
+            let what = format!("{address}:{}", entry.value.ports);
+            reader.report_at(
+                entry.at.clone(),
+                Problem::InjectClash { what, other: other.value.name.to_string() },
+            );
+        }
+    }
+}
+
+/// Two entries clash when one packet would fit both and neither match lies inside the other.
+fn clashes(a: &Inject, b: &Inject) -> bool {
+    let through_one = a.peers.iter().any(|peer| b.peers.contains(peer));
+    let protocols = a.protocols.iter().any(|protocol| b.protocols.contains(protocol));
+    through_one
+        && protocols
+        && a.ports.overlaps(b.ports)
+        && overlap(a, b)
+        && a_inside_b(a, b) == a_inside_b(b, a)
+}
+
+fn overlap(a: &Inject, b: &Inject) -> bool {
+    match (a.address, b.address) {
+        (Some(a), Some(b)) => covers(a, b) || covers(b, a),
+        _ => true,
+    }
+}
+
+fn a_inside_b(a: &Inject, b: &Inject) -> bool {
+    let address = match (a.address, b.address) {
+        (_, None) => true,
+        (None, Some(_)) => false,
+        (Some(a), Some(b)) => covers(b, a),
+    };
+    address && b.ports.first() <= a.ports.first() && a.ports.last() <= b.ports.last()
+}
+
+fn reaches(reader: &Reader<'_>, reach: &[ReachAt], peers: &[PeerAt], metrics: &[At<SocketAddr>]) {
+    for (index, entry) in reach.iter().enumerate() {
+        let value = &entry.value;
+        let other = reach.iter().take(index).find(|other| {
+            same_socket(value.listen, other.value.listen) && share(value.protocols, other.value.protocols)
+        });
+        let taken = metrics.iter().any(|metrics| same_socket(metrics.value, value.listen));
+        let by_metrics = (taken && value.protocols.contains(Protocol::Tcp)).then(|| "metrics".to_owned());
+        if let Some(other) = other.map(|other| other.value.name.to_string()).or(by_metrics) {
+            let problem = Problem::ListenClash { listen: value.listen.to_string(), other };
+            reader.report_at(entry.listen_at.clone(), problem);
+        }
+        let peer = peers.iter().find(|peer| peer.value.name == value.peer);
+        let outside = peer
+            .filter(|peer| !peer.value.allowed_ips.iter().any(|prefix| prefix.contains(value.target.ip())));
+        if outside.is_some() {
+            let address = value.target.ip().to_string();
+            let problem = Problem::TargetNotAllowed { address, peer: value.peer.to_string() };
+            reader.report_at(entry.target_at.clone(), problem);
+        }
+    }
+}
+
+fn share(a: Protocols, b: Protocols) -> bool {
+    a.iter().any(|protocol| b.contains(protocol))
+}
+
+/// Whether binding one of the two makes binding the other fail.
+fn same_socket(a: SocketAddr, b: SocketAddr) -> bool {
+    let wildcard = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && (a.ip() == b.ip() || (wildcard && a.is_ipv6() == b.is_ipv6()))
+}
