@@ -1,0 +1,13 @@
+//! Flows: how they are named, found, admitted and answered when there is none.
+
+pub mod admission;
+pub mod bucket;
+pub mod key;
+pub mod ports;
+pub mod segment;
+pub mod table;
+
+pub use admission::{Admission, Shed};
+pub use bucket::Bucket;
+pub use key::{ClientPrefix, EdgeId, FlowKey};
+pub use table::{FlowTable, SlotId};
