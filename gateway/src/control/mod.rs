@@ -1,0 +1,6 @@
+//! The control socket: what it speaks, and what it reports.
+
+pub mod client;
+pub mod protocol;
+pub mod report;
+pub mod server;

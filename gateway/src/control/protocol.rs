@@ -1,0 +1,103 @@
+//! The control socket's language: one JSON object per line each way.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::report::{Bans, Changes, Peers, Services, Status};
+
+/// Longest line in either direction, in bytes: a configuration of 10,000 services fits.
+pub const MAX_LINE: usize = 32 << 20;
+/// Longest line from a client that may only read.
+pub const MAX_READER_LINE: usize = 4096;
+
+/// One request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// The peers as they are.
+    Peers,
+    /// The text of `wg show all dump`.
+    Dump {
+        /// Whether private and preshared keys are written out; only for writers.
+        #[serde(default)]
+        show_keys: bool,
+    },
+    /// Published ports and private flows.
+    Services,
+    /// How the edge does.
+    Status,
+    /// Banned sources.
+    Bans,
+    /// Bans a source; only for writers.
+    Ban {
+        /// The source.
+        address: IpAddr,
+        /// For how long; for good when missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seconds: Option<u64>,
+    },
+    /// Lifts a ban; only for writers.
+    Unban {
+        /// The source.
+        address: IpAddr,
+    },
+    /// What a configuration would change.
+    Plan {
+        /// The file's name, for messages and for the files it names.
+        name: PathBuf,
+        /// Its text.
+        text: String,
+    },
+    /// Applies a configuration; only for writers.
+    Apply {
+        /// The file's name, for messages and for the files it names.
+        name: PathBuf,
+        /// Its text.
+        text: String,
+    },
+}
+
+impl Request {
+    /// Whether only root and the daemon's own user may ask this.
+    #[must_use]
+    pub const fn is_privileged(&self) -> bool {
+        match self {
+            Self::Peers | Self::Dump { show_keys: false } | Self::Services | Self::Status | Self::Bans => false,
+            // A plan reads the key files that the text names, so it is not for everybody either.
+            Self::Dump { show_keys: true }
+            | Self::Ban { .. }
+            | Self::Unban { .. }
+            | Self::Plan { .. }
+            | Self::Apply { .. } => true,
+        }
+    }
+}
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// To [`Request::Peers`].
+    Peers(Peers),
+    /// To [`Request::Dump`].
+    Dump(String),
+    /// To [`Request::Services`].
+    Services(Services),
+    /// To [`Request::Status`].
+    Status(Status),
+    /// To [`Request::Bans`].
+    Bans(Bans),
+    /// To [`Request::Plan`] and [`Request::Apply`].
+    Changes(Changes),
+    /// To [`Request::Ban`] and [`Request::Unban`].
+    Done,
+    /// It did not work.
+    Failed {
+        /// The exit code for the program that asked.
+        exit: u8,
+        /// What happened and how to mend it.
+        message: String,
+    },
+}

@@ -1,0 +1,177 @@
+//! What the daemon reports: the schema of every `--json`, shared by daemon and `gatewayctl`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+/// The version of these schemas; it rises when a field changes its meaning or goes away.
+pub const SCHEMA: u32 = 1;
+
+/// `gatewayctl peers --json`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Peers {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The edge's own side.
+    pub interface: Interface,
+    /// Peers in the order of the configuration, then those that `wg set` added.
+    pub peers: Vec<Peer>,
+}
+
+/// The edge's own side of the tunnel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Name of the device.
+    pub name: String,
+    /// Public key in base64; `None` when the node has none.
+    pub public_key: Option<String>,
+    /// UDP port.
+    pub listen_port: u16,
+    /// Inner MTU in bytes.
+    pub mtu: u32,
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Name in the configuration; the key's first characters for a peer that `wg set` added.
+    pub name: String,
+    /// Public key in base64.
+    pub public_key: String,
+    /// Where it is.
+    pub endpoint: Option<SocketAddr>,
+    /// Its prefixes.
+    pub allowed_ips: Vec<IpNetwork>,
+    /// `up`, `stale`, `down` or `never`.
+    pub state: String,
+    /// Seconds since the last handshake; `None` before the first.
+    pub latest_handshake_age_seconds: Option<f64>,
+    /// Seconds between keepalives.
+    pub persistent_keepalive_seconds: Option<u64>,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Bytes received per second, over the last few seconds.
+    pub rx_bytes_per_second: f64,
+    /// Bytes sent per second, likewise.
+    pub tx_bytes_per_second: f64,
+    /// Round trip of the probes; `None` for a peer that is not probed or has not answered yet.
+    pub rtt_seconds: Option<f64>,
+    /// Share of lost probes, 0 to 1; `None` for a peer that is not probed.
+    pub loss_ratio: Option<f64>,
+}
+
+/// `gatewayctl services --json`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Services {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Published ports and private flows, in the order of the configuration.
+    pub services: Vec<Service>,
+}
+
+/// One published port or private flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Name.
+    pub name: String,
+    /// `publish` or `allow`.
+    pub kind: String,
+    /// `tcp`, `udp`, `tcp+udp` or `icmp`.
+    pub protocol: String,
+    /// What is opened: `443` or `[address]:443` for a publish, the sources for an allow.
+    pub from: String,
+    /// Where it leads.
+    pub to: String,
+    /// Peers it depends on.
+    pub peers: Vec<String>,
+    /// State of the worst of them.
+    pub state: String,
+    /// Packets towards the target.
+    pub packets_in: u64,
+    /// Bytes towards the target.
+    pub bytes_in: u64,
+    /// Packets back.
+    pub packets_out: u64,
+    /// Bytes back.
+    pub bytes_out: u64,
+}
+
+/// `gatewayctl status --json`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// `ok`, `degraded` or `broken`.
+    pub health: Health,
+    /// The daemon's version.
+    pub version: String,
+    /// The configuration file.
+    pub config: String,
+    /// How many times a configuration was applied since the start.
+    pub generation: u64,
+    /// Whether the last attempt to apply one succeeded.
+    pub last_apply_ok: bool,
+    /// Seconds since the start.
+    pub uptime_seconds: u64,
+    /// Name of the device.
+    pub interface: String,
+    /// Peers that are up.
+    pub peers_up: usize,
+    /// Peers there are.
+    pub peers: usize,
+    /// Packets that would have left the wrong way and were dropped.
+    pub leaked_packets: u64,
+    /// What is wrong, each with its mend; empty when all is well.
+    pub problems: Vec<String>,
+}
+
+/// How the edge as a whole does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Everything as configured.
+    Ok,
+    /// Traffic flows, but not all of it, or something could not be set.
+    Degraded,
+    /// No peer is up.
+    Broken,
+}
+
+/// `gatewayctl bans --json`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bans {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Banned sources.
+    pub bans: Vec<Ban>,
+}
+
+/// One banned source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ban {
+    /// The address.
+    pub address: IpAddr,
+    /// Seconds until it is lifted; `None` when it stays.
+    pub expires_in_seconds: Option<u64>,
+}
+
+/// `gatewayctl plan --json`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What would change, or did.
+    pub changes: Vec<Change>,
+}
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// `ruleset`, `route`, `rule`, `sysctl`, `device` or `peer`.
+    pub part: String,
+    /// `+ …`, `- …` or `~ … → …`.
+    pub line: String,
+}
