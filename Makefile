@@ -14,7 +14,7 @@ help: ## List the targets.
 demo: ## Serve a page from behind carrier-grade NAT, in namespaces of this machine; ends with one line of JSON.
 	scripts/packages demo
 	$(CARGO) build $(PROFILE) -p gateway -p forwarder -p scenarios --bins
-	$(AS_ROOT) target/lab/demo
+	$(AS_ROOT) $(or $(CARGO_TARGET_DIR),target)/lab/demo
 
 build:
 	$(CARGO) build $(PROFILE) --workspace --bins

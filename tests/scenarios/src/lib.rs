@@ -1,1 +1,18 @@
 //! Whole-system scenarios: real daemons, real services, real namespaces.
+//!
+//! [`Site`] is the worked example of the documents in a lab: an edge with its gateway, an origin with its forwarder, and
+//! their files. [`Caddy`], [`Nginx`], [`NfsServer`] and [`WireGuardGo`] are the real parts beside them.
+
+mod keys;
+mod nfs;
+mod site;
+mod transfer;
+mod web;
+mod wireguard;
+
+pub use keys::{KeyPair, preshared_key};
+pub use nfs::{NfsServer, read as read_nfs};
+pub use site::{Config, Site};
+pub use transfer::{Measured, download, serve_bulk, sha256, upload};
+pub use web::{Caddy, Nginx};
+pub use wireguard::{PlainPeer, WireGuardGo};

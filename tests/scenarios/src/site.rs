@@ -1,0 +1,329 @@
+//! The worked example in a lab: Kyiv's edge, Wrocław's origin, their files and daemons.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Lab, Node, NodeCommand, Process, time_until};
+use serde_json::Value;
+
+use crate::keys::{KeyPair, preshared_key, write_secret};
+
+/// Who the forwarder runs as where the machine lets us choose: nobody.
+const NOBODY: (u32, u32) = (65_534, 65_534);
+
+/// A configuration file that scenarios change before or after it was written.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its text.
+    pub text: String,
+    path: PathBuf,
+}
+
+/// Both ends of the worked example, not started.
+#[derive(Debug)]
+pub struct Site<'lab> {
+    lab: &'lab Lab,
+    /// The edge's machine.
+    pub edge: Node,
+    /// The origin's machine.
+    pub origin: Node,
+    /// The edge's keys.
+    pub kyiv: KeyPair,
+    /// The origin's keys.
+    pub wroclaw: KeyPair,
+    /// `gateway.toml`.
+    pub gateway_config: Config,
+    /// `forwarder.toml`.
+    pub forwarder_config: Config,
+    /// The edge's daemon, once started.
+    pub gateway: Option<Process>,
+    /// The origin's daemon, once started.
+    pub forwarder: Option<Process>,
+}
+
+impl Config {
+    /// Replaces a piece of text that must be there.
+    pub fn replace(&mut self, old: &str, new: &str) -> Result<&mut Self> {
+        ensure!(self.text.contains(old), "{} has no {old:?}", self.path.display());
+        self.text = self.text.replace(old, new);
+        Ok(self)
+    }
+
+    /// Adds lines at the end.
+    pub fn append(&mut self, lines: &str) -> &mut Self {
+        self.text.push('\n');
+        self.text.push_str(lines);
+        self.text.push('\n');
+        self
+    }
+
+    /// Writes the file.
+    pub fn write(&self) -> Result<()> {
+        fs::write(&self.path, &self.text).with_context(|| self.path.display().to_string())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &PathBuf {
+        &self.path
+    }
+}
+
+impl<'lab> Site<'lab> {
+    /// Prepares the nodes `edge` and `origin` of a lab: keys and configuration, no process.
+    pub fn new(lab: &'lab Lab) -> Result<Self> {
+        let (edge, origin) = (lab.node("edge")?, lab.node("origin")?);
+        let (kyiv, wroclaw) = (KeyPair::of("kyiv"), KeyPair::of("wroclaw"));
+        for (node, key, name) in [(&edge, &kyiv, "kyiv"), (&origin, &wroclaw, "wroclaw")] {
+            key.write(&node.directory().join(format!("{name}.key")))?;
+            write_secret(&node.directory().join("wroclaw.psk"), &preshared_key("wroclaw"))?;
+            fs::create_dir_all(node.directory().join("state"))?;
+        }
+        let gateway_config = Config {
+            text: gateway_toml(&wroclaw.public, &edge),
+            path: edge.directory().join("gateway.toml"),
+        };
+        let forwarder_config = Config {
+            text: forwarder_toml(&kyiv.public, &origin),
+            path: origin.directory().join("forwarder.toml"),
+        };
+        // What Debian and Docker hosts have on; the gateway must not depend on being the one who turns it on.
+        edge.sysctl("net/ipv4/ip_forward", "1")?;
+        Ok(Self {
+            lab,
+            edge,
+            origin,
+            kyiv,
+            wroclaw,
+            gateway_config,
+            forwarder_config,
+            gateway: None,
+            forwarder: None,
+        })
+    }
+
+    /// Starts both daemons and waits until the tunnel is up; answers how long that took.
+    pub fn start(&mut self) -> Result<Duration> {
+        self.start_gateway()?;
+        self.start_forwarder()?;
+        self.wait_until_up(Duration::from_secs(15))
+    }
+
+    /// Writes `gateway.toml` and starts the edge's daemon; returns once its control socket answers.
+    pub fn start_gateway(&mut self) -> Result<()> {
+        self.gateway_config.write()?;
+        let arguments = ["--config".as_ref(), self.gateway_config.path().as_os_str()];
+        let mut gateway = self.lab.daemon(&self.edge, "gateway", arguments)?;
+        let answered = lab::until(Duration::from_secs(10), "the gateway's control socket", || {
+            ensure!(gateway.is_running(), "the gateway ended:\n{}", gateway.log()?);
+            self.peers().map(Some)
+        });
+        self.gateway = Some(gateway);
+        answered.map(drop)
+    }
+
+    /// Writes `forwarder.toml` and starts the origin's daemon, as nobody where that is possible.
+    pub fn start_forwarder(&mut self) -> Result<()> {
+        self.forwarder_config.write()?;
+        self.give_origin_away()?;
+        let command = self.origin.command(lab::binary("forwarder")?);
+        let command = self.as_forwarder(command.arg("--config").arg(self.forwarder_config.path()));
+        let forwarder = command.spawn("forwarder")?;
+        self.lab.judge(&forwarder);
+        self.forwarder = Some(forwarder);
+        Ok(())
+    }
+
+    /// Runs the `forwarder` program with these arguments beside the daemon, as the same user.
+    pub fn forwarder_command(&self, arguments: &[&str]) -> Result<NodeCommand> {
+        let command = self.origin.command(lab::binary("forwarder")?).args(arguments);
+        Ok(self.as_forwarder(command))
+    }
+
+    /// Runs `gatewayctl` on the edge.
+    pub fn gatewayctl(&self, arguments: &[&str]) -> Result<NodeCommand> {
+        Ok(self.edge.command(lab::binary("gatewayctl")?).args(arguments))
+    }
+
+    /// What `gatewayctl peers --json` says.
+    pub fn peers(&self) -> Result<Value> {
+        let text = self.gatewayctl(&["peers", "--json"])?.run()?;
+        serde_json::from_str(&text).with_context(|| text)
+    }
+
+    /// One field of the only peer, by JSON pointer below it.
+    pub fn peer_field(&self, pointer: &str) -> Result<Value> {
+        let peers = self.peers()?;
+        let field = peers.pointer(&format!("/peers/0{pointer}")).cloned();
+        field.with_context(|| format!("no {pointer} in {peers}"))
+    }
+
+    /// The only peer's state: `up`, `stale`, `down` or `never`.
+    pub fn state(&self) -> Result<String> {
+        Ok(self.peer_field("/state")?.as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Waits for the tunnel as the edge sees it.
+    pub fn wait_until_up(&self, limit: Duration) -> Result<Duration> {
+        time_until(limit, "the tunnel to come up", || Ok(self.state()? == "up"))
+    }
+
+    /// The edge's daemon.
+    pub fn gateway(&mut self) -> Result<&mut Process> {
+        self.gateway.as_mut().context("the gateway was not started")
+    }
+
+    /// The origin's daemon.
+    pub fn forwarder(&mut self) -> Result<&mut Process> {
+        self.forwarder.as_mut().context("the forwarder was not started")
+    }
+
+    /// Whether the forwarder can run as somebody else than root here.
+    pub fn is_unprivileged(&self) -> bool {
+        lab::has_real_root()
+    }
+
+    fn as_forwarder(&self, command: NodeCommand) -> NodeCommand {
+        let command = command.env("XDG_RUNTIME_DIR", self.origin.directory().join("state"));
+        if self.is_unprivileged() { command.user(NOBODY.0, NOBODY.1) } else { command }
+    }
+
+    /// Hands the origin's files to the forwarder's user.
+    fn give_origin_away(&self) -> Result<()> {
+        if !self.is_unprivileged() {
+            return Ok(());
+        }
+        let folder = self.origin.directory();
+        for name in ["wroclaw.key", "wroclaw.psk", "forwarder.toml", "state"] {
+            chown(folder.join(name), Some(NOBODY.0), Some(NOBODY.1))?;
+        }
+        fs::set_permissions(folder.join("state"), fs::Permissions::from_mode(0o700))?;
+        Ok(())
+    }
+}
+
+fn gateway_toml(wroclaw: &str, edge: &Node) -> String {
+    format!(
+        r#"[interface]
+name = "gw0"
+address = ["10.77.88.1/30"]
+listen_port = 51820
+private_key_file = "kyiv.key"
+mtu = 1420
+
+[wan]
+interface = "eth0"
+accept = ["tcp/22"]
+
+[lan]
+prefixes = ["192.168.1.0/24"]
+
+[[peer]]
+name = "wroclaw"
+public_key = "{wroclaw}"
+preshared_key_file = "wroclaw.psk"
+allowed_ips = ["10.77.88.2/32", "192.168.88.0/24"]
+
+[[publish]]
+name = "https"
+protocol = ["tcp"]
+listen = "443"
+target = "192.168.88.2:443"
+
+[[publish]]
+name = "bulk"
+protocol = ["tcp"]
+listen = "5001"
+target = "192.168.88.2:5001"
+
+[[allow]]
+name = "nfs"
+from = ["peer:wroclaw"]
+to = ["self", "192.168.1.50"]
+protocol = ["tcp"]
+ports = ["2049"]
+source = "masquerade"
+
+[[allow]]
+name = "monitoring"
+from = ["self", "192.168.1.0/24"]
+to = ["192.168.88.2"]
+protocol = ["tcp"]
+ports = ["8428", "9428", "8096", "2283"]
+
+[metrics]
+listen = ["127.0.0.1:9586", "10.77.88.1:9586"]
+
+[control]
+socket = "/run/causeway/gateway.sock"
+
+[state]
+directory = "{}"
+"#,
+        edge.directory().join("state").display()
+    )
+}
+
+fn forwarder_toml(kyiv: &str, origin: &Node) -> String {
+    let state = origin.directory().join("state");
+    format!(
+        r#"[interface]
+address = ["10.77.88.2/30"]
+private_key_file = "wroclaw.key"
+mtu = 1420
+
+[[peer]]
+name = "kyiv"
+public_key = "{kyiv}"
+preshared_key_file = "wroclaw.psk"
+endpoint = "192.0.2.2:51820"
+allowed_ips = ["0.0.0.0/0", "::/0"]
+keepalive = "25s"
+
+[[inject]]
+name = "https"
+protocol = ["tcp"]
+match = "192.168.88.2:443"
+upstream = "127.0.0.1:8443"
+proxy_protocol = "v2"
+
+[[inject]]
+name = "bulk"
+protocol = ["tcp"]
+match = "192.168.88.2:5001"
+upstream = "127.0.0.1:5001"
+
+[[inject]]
+name = "metrics"
+protocol = ["tcp"]
+match = "192.168.88.2:8428"
+upstream = "127.0.0.1:8428"
+
+[[reach]]
+name = "nfs"
+protocol = ["tcp"]
+listen = "127.0.0.1:2049"
+target = "192.168.1.2:2049"
+source_port = "privileged"
+
+[[reach]]
+name = "nfs-lan"
+protocol = ["tcp"]
+listen = "127.0.0.1:2050"
+target = "192.168.1.50:2049"
+source_port = "privileged"
+
+[metrics]
+listen = ["127.0.0.1:9587"]
+
+[control]
+socket = "{0}/forwarder.sock"
+
+[state]
+directory = "{0}"
+"#,
+        state.display()
+    )
+}

@@ -1,0 +1,214 @@
+//! Real web servers on a node.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use lab::{Node, Process, until};
+
+/// How long a server may take to open its ports.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// A Caddy that ends TLS: port 443 for its own network, and 8443 on loopback, which alone believes PROXY headers, and
+/// requires them.
+#[derive(Debug)]
+pub struct Caddy {
+    /// The running server.
+    pub process: Process,
+    folder: PathBuf,
+}
+
+impl Caddy {
+    /// Starts it on a node; `/whoami` answers the client's address, everything else comes from [`Caddy::root`].
+    pub fn start(node: &Node) -> Result<Self> {
+        let folder = node.directory().join("caddy");
+        fs::create_dir_all(folder.join("root"))?;
+        let file = folder.join("Caddyfile");
+        fs::write(&file, caddyfile(&folder))?;
+        let command = node.command(lab::newer("caddy")?).args(["run", "--adapter", "caddyfile", "--config"]);
+        let command = command.arg(&file).env("HOME", &folder).env("XDG_DATA_HOME", &folder);
+        let mut process = command.spawn("caddy")?;
+        process.wait_for_log("certificate obtained successfully", START_LIMIT)?;
+        wait_for_port(node, "127.0.0.1:8443")?;
+        Ok(Self { process, folder })
+    }
+
+    /// The folder it serves.
+    pub fn root(&self) -> PathBuf {
+        self.folder.join("root")
+    }
+
+    /// The certificate of the authority that signed its own.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.join("pki/authorities/local/root.crt")
+    }
+
+    /// Its access log, one JSON object per line.
+    pub fn access_log(&self) -> Result<String> {
+        let path = self.folder.join("access.log");
+        fs::read_to_string(&path).with_context(|| path.display().to_string())
+    }
+
+    /// Fetches a path as a client of `https://emby.example.com`, whose name leads to `address`.
+    pub fn fetch(&self, client: &Node, address: &str, path: &str) -> Result<String> {
+        self.curl(client, address, &[], path)
+    }
+
+    /// As [`Caddy::fetch`], with further arguments for curl.
+    pub fn curl(&self, client: &Node, address: &str, arguments: &[&str], path: &str) -> Result<String> {
+        let resolve = format!("emby.example.com:443:{address}");
+        let command =
+            client.command("curl").args(["-sS", "--fail", "--max-time", "600", "--resolve", &resolve]);
+        let command = command.arg("--cacert").arg(self.certificate()).args(arguments);
+        let command = command.arg(format!("https://emby.example.com{path}"));
+        command.limit(Duration::from_secs(620)).run()
+    }
+}
+
+fn caddyfile(folder: &Path) -> String {
+    let folder = folder.display();
+    format!(
+        "{{
+    admin off
+    storage file_system {folder}
+    local_certs
+    skip_install_trust
+    auto_https disable_redirects
+    servers 127.0.0.1:8443 {{
+        listener_wrappers {{
+            proxy_protocol {{
+                timeout 2s
+                fallback_policy require
+            }}
+            tls
+        }}
+        protocols h1 h2
+    }}
+    servers :443 {{
+        protocols h1 h2
+    }}
+}}
+(site) {{
+    tls internal
+    root * {folder}/root
+    log {{
+        output file {folder}/access.log
+        format json
+    }}
+    respond /whoami {{http.request.remote.host}}
+    file_server
+}}
+https://emby.example.com:8443 {{
+    bind 127.0.0.1
+    import site
+}}
+https://emby.example.com:443 {{
+    import site
+}}
+"
+    )
+}
+
+/// An nginx that ends TLS on loopback port 8443 and believes PROXY headers from loopback only.
+#[derive(Debug)]
+pub struct Nginx {
+    /// The running server.
+    pub process: Process,
+    folder: PathBuf,
+}
+
+impl Nginx {
+    /// Starts it on a node: `/whoami` answers the client's address, `PUT` below `/upload/` stores, everything else
+    /// comes from [`Nginx::root`].
+    pub fn start(node: &Node) -> Result<Self> {
+        let folder = node.directory().join("nginx");
+        for part in ["root/upload", "tmp"] {
+            fs::create_dir_all(folder.join(part))?;
+        }
+        certificate(node, &folder)?;
+        let file = folder.join("nginx.conf");
+        fs::write(&file, nginx_conf(&folder))?;
+        let command = node.command("nginx").arg("-p").arg(&folder).arg("-c").arg(&file);
+        let process = command.spawn("nginx")?;
+        wait_for_port(node, "127.0.0.1:8443")?;
+        Ok(Self { process, folder })
+    }
+
+    /// The folder it serves.
+    pub fn root(&self) -> PathBuf {
+        self.folder.join("root")
+    }
+
+    /// Its own certificate.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.join("site.crt")
+    }
+
+    /// Its access log: client address, client port, and the request, one per line.
+    pub fn access_log(&self) -> Result<String> {
+        let path = self.folder.join("access.log");
+        fs::read_to_string(&path).with_context(|| path.display().to_string())
+    }
+
+    /// Runs curl against `https://emby.example.com`, whose name leads to `address`.
+    pub fn curl(&self, client: &Node, address: &str, arguments: &[&str], path: &str) -> Result<String> {
+        let resolve = format!("emby.example.com:443:{address}");
+        let command =
+            client.command("curl").args(["-sS", "--fail", "--max-time", "600", "--resolve", &resolve]);
+        let command = command.arg("--cacert").arg(self.certificate()).args(arguments);
+        let command = command.arg(format!("https://emby.example.com{path}"));
+        command.limit(Duration::from_secs(620)).run()
+    }
+}
+
+fn nginx_conf(folder: &Path) -> String {
+    let user = if lab::has_real_root() { "user root;" } else { "" };
+    let folder = folder.display();
+    format!(
+        "{user}
+daemon off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ worker_connections 512; }}
+http {{
+    log_format seen '$proxy_protocol_addr $proxy_protocol_port $remote_addr \"$request\" $status';
+    access_log {folder}/access.log seen;
+    client_body_temp_path {folder}/tmp;
+    proxy_temp_path {folder}/tmp;
+    fastcgi_temp_path {folder}/tmp;
+    uwsgi_temp_path {folder}/tmp;
+    scgi_temp_path {folder}/tmp;
+    sendfile on;
+    server {{
+        listen 127.0.0.1:8443 ssl proxy_protocol;
+        server_name emby.example.com;
+        ssl_certificate {folder}/site.crt;
+        ssl_certificate_key {folder}/site.key;
+        set_real_ip_from 127.0.0.0/8;
+        real_ip_header proxy_protocol;
+        root {folder}/root;
+        location = /whoami {{ default_type text/plain; return 200 $remote_addr; }}
+        location /upload/ {{ dav_methods PUT; client_max_body_size 0; create_full_put_path on; }}
+    }}
+}}
+"
+    )
+}
+
+fn certificate(node: &Node, folder: &Path) -> Result<()> {
+    let command = node.command("openssl").args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"]);
+    let command = command.args(["-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=emby.example.com"]);
+    let command = command.args(["-addext", "subjectAltName=DNS:emby.example.com"]);
+    let command =
+        command.arg("-keyout").arg(folder.join("site.key")).arg("-out").arg(folder.join("site.crt"));
+    command.run().map(drop)
+}
+
+/// Waits until something listens.
+pub(crate) fn wait_for_port(node: &Node, address: &str) -> Result<()> {
+    until(START_LIMIT, &format!("{address} on {} to listen", node.name()), || {
+        Ok(node.tcp_connect(address, Duration::from_secs(1)).is_ok().then_some(()))
+    })
+}

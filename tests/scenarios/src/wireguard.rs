@@ -1,0 +1,88 @@
+//! Other people's WireGuard beside ours.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Result;
+use lab::{Node, Process, until};
+
+/// A wireguard-go, Debian's newest, that serves one interface of a node.
+#[derive(Debug)]
+pub struct WireGuardGo {
+    /// The running program.
+    pub process: Process,
+    node: Node,
+    interface: String,
+}
+
+/// What a plain WireGuard interface is told by `wg setconf`.
+#[derive(Debug, Clone)]
+pub struct PlainPeer<'text> {
+    /// Own private key, base64.
+    pub private_key: &'text str,
+    /// Own UDP port; `None` lets the system choose.
+    pub listen_port: Option<u16>,
+    /// The peer's public key, base64.
+    pub public_key: &'text str,
+    /// The preshared key, base64.
+    pub preshared_key: Option<&'text str>,
+    /// The peer's prefixes, separated by commas.
+    pub allowed_ips: &'text str,
+    /// Where the peer is.
+    pub endpoint: Option<&'text str>,
+    /// Persistent keepalive in seconds.
+    pub keepalive: Option<u16>,
+}
+
+impl WireGuardGo {
+    /// Starts it and waits for its socket; the interface has no addresses yet and is down.
+    pub fn start(node: &Node, interface: &str) -> Result<Self> {
+        let command =
+            node.command(lab::newer("wireguard-go")?).args(["-f", interface]).env("LOG_LEVEL", "verbose");
+        let process = command.spawn(&format!("wireguard-go-{interface}"))?;
+        until(Duration::from_secs(10), "wireguard-go's socket", || {
+            node.run(&format!("wg show {interface}")).map(Some)
+        })?;
+        Ok(Self { process, node: node.clone(), interface: interface.to_owned() })
+    }
+
+    /// Sets keys and the peer.
+    pub fn configure(&self, peer: &PlainPeer<'_>) -> Result<()> {
+        let file = self.node.directory().join(format!("{}.wg", self.interface));
+        fs::write(&file, peer.to_string())?;
+        self.node.command("wg").args(["setconf", &self.interface]).arg(&file).run().map(drop)
+    }
+
+    /// Sets addresses (`ip address add`) and routes (`ip route add`) and brings the interface up.
+    pub fn bring_up(&self, addresses: &[&str], routes: &[&str]) -> Result<()> {
+        let name = &self.interface;
+        for address in addresses {
+            self.node.run(&format!("ip address add {address} dev {name}"))?;
+        }
+        self.node.run(&format!("ip link set {name} mtu 1420 up"))?;
+        for route in routes {
+            self.node.run(&format!("ip route add {route} dev {name}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for PlainPeer<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(formatter, "[Interface]\nPrivateKey = {}", self.private_key)?;
+        if let Some(port) = self.listen_port {
+            writeln!(formatter, "ListenPort = {port}")?;
+        }
+        writeln!(formatter, "[Peer]\nPublicKey = {}\nAllowedIPs = {}", self.public_key, self.allowed_ips)?;
+        if let Some(key) = self.preshared_key {
+            writeln!(formatter, "PresharedKey = {key}")?;
+        }
+        if let Some(endpoint) = self.endpoint {
+            writeln!(formatter, "Endpoint = {endpoint}")?;
+        }
+        if let Some(keepalive) = self.keepalive {
+            writeln!(formatter, "PersistentKeepalive = {keepalive}")?;
+        }
+        Ok(())
+    }
+}
