@@ -8,6 +8,7 @@
 )]
 
 pub mod endpoint;
+pub mod io;
 pub mod key;
 pub mod node;
 pub mod offload;

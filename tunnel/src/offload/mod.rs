@@ -45,6 +45,14 @@ pub enum Offload {
     },
 }
 
+impl Offload {
+    /// Whether the packet is to be cut into several.
+    #[must_use]
+    pub const fn is_super(self) -> bool {
+        !matches!(self, Self::None | Self::Checksum { .. })
+    }
+}
+
 /// An IP packet of up to 64 KiB with what is still to be done to it.
 #[derive(Debug)]
 pub struct SuperPacket<'a> {
