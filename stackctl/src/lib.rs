@@ -1,1 +1,24 @@
 //! The thin companion that manages each site's Docker Compose stacks.
+//!
+//! Compose does the work; this crate decides files, variables, secrets and order. Everything that decides is pure
+//! and takes bytes; the rest touches files and processes.
+
+pub mod composefile;
+pub mod config;
+pub mod difference;
+pub mod envfile;
+pub mod fault;
+pub mod generation;
+pub mod glob;
+pub mod hygiene;
+pub mod invocation;
+pub mod manifest;
+pub mod model;
+pub mod nearest;
+pub mod order;
+pub mod overlay;
+pub mod render;
+pub mod secret;
+pub mod template;
+pub mod tree;
+pub mod vars;

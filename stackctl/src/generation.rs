@@ -1,0 +1,92 @@
+//! Generations: what a service looked like when it was last healthy, kept so that it can come back.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// How many generations of a service are kept.
+pub const KEPT: usize = 5;
+
+/// One generation; its files lie beside it under their own names.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// Its number, counting from 1.
+    pub number: u64,
+    /// Seconds since 1970.
+    pub made: u64,
+    /// Rendered files by path below the location, in the order of their copies `0`, `1`, ….
+    pub files: Vec<Kept>,
+    /// How many Compose files lie beside it, as `compose-0.yaml` and on, base first.
+    pub compose_files: usize,
+    /// The image each container ran, by its content's name.
+    pub images: BTreeMap<String, String>,
+    /// A keyed hash of all of the above but number and time.
+    pub content: String,
+}
+
+/// One rendered file of a generation.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its path below the location.
+    pub path: String,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Its owner, when stack.toml sets one.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// The number of the next generation and those that are now too old.
+#[must_use]
+pub fn succession(existing: &[u64]) -> (u64, Vec<u64>) {
+    let mut sorted = existing.to_vec();
+    sorted.sort_unstable();
+    let next = sorted.last().map_or(1, |last| last + 1);
+    let surplus = (sorted.len() + 1).saturating_sub(KEPT);
+    (next, sorted.into_iter().take(surplus).collect())
+}
+
+/// The generation a rollback means: the named one, or the newest that differs from what runs.
+///
+/// `running` is the content hash of what runs now, if it is a generation.
+#[must_use]
+pub fn target<'g>(
+    all: &'g [Generation],
+    named: Option<u64>,
+    running: Option<&str>,
+) -> Option<&'g Generation> {
+    match named {
+        Some(number) => all.iter().find(|generation| generation.number == number),
+        None => all
+            .iter()
+            .filter(|generation| running != Some(generation.content.as_str()))
+            .max_by_key(|generation| generation.number),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_newest_generations_are_kept() {
+        assert_eq!(succession(&[]), (1, vec![]));
+        assert_eq!(succession(&[3, 1, 2]), (4, vec![]));
+        assert_eq!(succession(&[1, 2, 3, 4, 5]), (6, vec![1]));
+        assert_eq!(succession(&[1, 2, 3, 4, 5, 6, 7]), (8, vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn a_rollback_means_the_newest_that_does_not_run_already() {
+        let all = [generation(1, "a"), generation(2, "b")];
+        assert_eq!(target(&all, None, Some("b")).map(|g| g.number), Some(1));
+        assert_eq!(target(&all, None, None).map(|g| g.number), Some(2));
+        assert_eq!(target(&all, Some(1), None).map(|g| g.number), Some(1));
+        assert_eq!(target(&all, Some(9), None), None);
+        assert_eq!(target(&all[..1], None, Some("a")), None);
+    }
+
+    fn generation(number: u64, content: &str) -> Generation {
+        let (files, images) = (Vec::new(), BTreeMap::new());
+        Generation { number, made: 0, files, compose_files: 0, images, content: content.into() }
+    }
+}
