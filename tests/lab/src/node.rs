@@ -4,7 +4,7 @@ use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -34,6 +34,17 @@ struct Inner {
     directory: PathBuf,
     spawner: Arc<Spawner>,
     holder: std::sync::Mutex<Child>,
+}
+
+/// Sends raw packets out of one interface of a node.
+#[derive(Debug)]
+pub struct PacketSocket(OwnedFd);
+
+impl PacketSocket {
+    /// Sends one packet as it is, its IP header first.
+    pub fn send(&self, packet: &[u8]) -> Result<()> {
+        Ok(enter::send_packet(&self.0, packet)?)
+    }
 }
 
 /// A command prepared for one node, with the options that only matter inside a namespace.
@@ -166,6 +177,13 @@ impl Node {
     /// Binds a UDP socket inside the node.
     pub fn udp_socket(&self, address: &str) -> Result<UdpSocket> {
         self.within(|| UdpSocket::bind(address))?.with_context(|| format!("{}: bind {address}", self.name()))
+    }
+
+    /// Opens a socket that sends raw IP packets, malformed ones included, out of an interface.
+    pub fn packet_socket(&self, interface: &str) -> Result<PacketSocket> {
+        let name = CString::new(interface)?;
+        let socket = self.within(|| enter::packet_socket(&name))?;
+        Ok(PacketSocket(socket.with_context(|| format!("{}: packets on {interface}", self.name()))?))
     }
 
     /// Gives the node its own `/etc/hosts`-like file: later writes to the returned path change what it reads.
