@@ -7,6 +7,8 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+#[cfg(target_os = "linux")]
+pub mod device;
 pub mod endpoint;
 pub mod io;
 pub mod key;

@@ -113,6 +113,12 @@ impl Coalescer {
         self.close_all();
     }
 
+    /// Whether whatever one received message can hold still fits: 64 KiB, 128 packets.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.singles_used + LANE_LEN <= SINGLES_LEN && self.items.len() + 128 <= MAX_ITEMS
+    }
+
     /// Whether nothing waits to be drained.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -1,0 +1,291 @@
+//! The engine of the edge: threads that carry packets between a TUN device, a [`Node`] and a UDP socket.
+//!
+//! *tx* reads super-packets from the TUN, encrypts, and sends in segmented batches; *rx* receives batches, decrypts,
+//! coalesces, and writes super-packets; *slow* runs timers and hands out events. There is no queue between them: what
+//! waits, waits in the kernel. With one core a single thread does all three.
+
+mod kick;
+mod threads;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use crate::io::tun::{Tun, TunOffload};
+use crate::io::udp::{UdpSocket, counters};
+use crate::node::{Event, Node};
+use crate::offload::CoalesceOptions;
+
+/// How long a change may take until every thread has seen it.
+const KICK_LIMIT: Duration = Duration::from_secs(2);
+
+/// How the work is divided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Threads {
+    /// One thread on a machine with one core, else one for each direction and one for timers.
+    #[default]
+    Auto,
+    /// One thread for everything: the lowest latency, and all that one core can use.
+    One,
+    /// One thread for each direction, and one for timers.
+    PerDirection,
+}
+
+/// What is done in super-packets and batches; each can be switched while traffic flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offloads {
+    /// TCP super-packets and partial checksums to and from the TUN.
+    pub tun_tcp: bool,
+    /// UDP super-packets to and from the TUN, where the kernel has them.
+    pub tun_udp: bool,
+    /// Segmented sends on the outer socket.
+    pub udp_gso: bool,
+    /// Joined receives on the outer socket.
+    pub udp_gro: bool,
+}
+
+impl Default for Offloads {
+    fn default() -> Self {
+        Self { tun_tcp: true, tun_udp: true, udp_gso: true, udp_gro: true }
+    }
+}
+
+/// What the device tells its owner, on its slow thread: a handler must not block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceEvent {
+    /// Something the node wants done, logged or counted.
+    Node(Event),
+    /// The TUN device was deleted; the threads have ended.
+    TunGone,
+}
+
+counters! {
+    /// What the threads have done since the start.
+    DeviceStats {
+        /// Rounds of the sending side: each ends in one send call.
+        tx_rounds,
+        /// Packets and super-packets read from the TUN.
+        tx_packets,
+        /// Rounds of the receiving side: each begins with one receive call.
+        rx_rounds,
+        /// Packets decrypted.
+        rx_packets,
+        /// Packets and super-packets handed to the TUN.
+        rx_emitted,
+        /// Decrypted packets whose own checksum was wrong; they were never joined with others.
+        rx_bad_checksums,
+        /// Sockets put in place of another.
+        rebinds,
+    }
+}
+
+/// A running engine. Dropping it stops the threads and closes what they held.
+pub struct Device {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the threads share.
+struct Shared {
+    node: Arc<Node>,
+    tun: Tun,
+    socket: ArcSwap<UdpSocket>,
+    /// Raised by every change that threads must notice; each thread says which it has seen.
+    generation: AtomicU64,
+    seen: [AtomicU64; 3],
+    stop: AtomicBool,
+    gone: AtomicBool,
+    /// Bit 0: coalesce TCP; bit 1: coalesce UDP.
+    coalesce: AtomicU8,
+    switches: Mutex<Offloads>,
+    stats: DeviceStats,
+}
+
+impl Device {
+    /// Starts the threads. `on_event` runs on the slow thread.
+    ///
+    /// # Errors
+    /// When a thread cannot be started, or the TUN refuses the offloads.
+    pub fn start(
+        node: Arc<Node>,
+        tun: Tun,
+        socket: UdpSocket,
+        offloads: Offloads,
+        threads: Threads,
+        on_event: impl FnMut(DeviceEvent) + Send + 'static,
+    ) -> io::Result<Self> {
+        kick::install();
+        node.set_listen_port(socket.local_port()?);
+        let shared = Arc::new(Shared {
+            node,
+            tun,
+            socket: ArcSwap::from_pointee(socket),
+            generation: AtomicU64::new(0),
+            seen: [const { AtomicU64::new(0) }; 3],
+            stop: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            coalesce: AtomicU8::new(0),
+            switches: Mutex::new(offloads),
+            stats: DeviceStats::default(),
+        });
+        shared.set_offloads(offloads)?;
+        let device = Self { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) };
+        let one = match threads {
+            Threads::Auto => std::thread::available_parallelism().map_or(1, usize::from) == 1,
+            Threads::One => true,
+            Threads::PerDirection => false,
+        };
+        let on_event = Box::new(on_event);
+        if one {
+            device.spawn("cw-one", move |shared| threads::run_all(shared, on_event))?;
+        } else {
+            device.spawn("cw-tx", threads::run_tx)?;
+            device.spawn("cw-rx", threads::run_rx)?;
+            device.spawn("cw-slow", move |shared| threads::run_slow(shared, on_event))?;
+        }
+        Ok(device)
+    }
+
+    fn spawn(&self, name: &str, run: impl FnOnce(&Shared) + Send + 'static) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            kick::accept();
+            run(&shared);
+        })?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// The node the device carries packets for.
+    #[must_use]
+    pub fn node(&self) -> &Arc<Node> {
+        &self.shared.node
+    }
+
+    /// The TUN device.
+    #[must_use]
+    pub fn tun(&self) -> &Tun {
+        &self.shared.tun
+    }
+
+    /// The outer socket as it is now.
+    #[must_use]
+    pub fn socket(&self) -> Arc<UdpSocket> {
+        self.shared.socket.load_full()
+    }
+
+    /// What the threads have done; readable at any time.
+    #[must_use]
+    pub fn stats(&self) -> &DeviceStats {
+        &self.shared.stats
+    }
+
+    /// Whether the threads run: false after [`stop`](Self::stop) and after the TUN was deleted.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        !self.shared.stop.load(Ordering::Acquire)
+    }
+
+    /// Puts another outer socket in place while traffic flows; the old one is closed once no thread uses it.
+    ///
+    /// # Errors
+    /// When the new socket has no port.
+    pub fn rebind(&self, socket: UdpSocket) -> io::Result<()> {
+        let port = socket.local_port()?;
+        let switches = *self.shared.switches.lock();
+        socket.set_offload(switches.udp_gso, switches.udp_gro);
+        self.shared.socket.store(Arc::new(socket));
+        self.shared.node.set_listen_port(port);
+        self.shared.stats.rebinds.add(1);
+        self.announce();
+        Ok(())
+    }
+
+    /// Which offloads are wanted; what fell back by itself shows in the sockets' own state.
+    #[must_use]
+    pub fn offloads(&self) -> Offloads {
+        *self.shared.switches.lock()
+    }
+
+    /// Switches offloads while traffic flows.
+    ///
+    /// # Errors
+    /// When the TUN refuses them.
+    pub fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
+        self.shared.set_offloads(offloads)
+    }
+
+    /// Lets the slow thread look at the node at once, after something was changed in it.
+    pub fn wake(&self) {
+        for thread in self.threads.lock().iter() {
+            thread.thread().unpark();
+            if thread.thread().name() == Some("cw-one") {
+                kick::kick(thread);
+            }
+        }
+    }
+
+    /// Ends the threads and waits for them.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.announce();
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a data thread ended by a panic");
+            }
+        }
+    }
+
+    /// Makes every thread notice a change: kicked until it has, since a kick just before a system call is lost.
+    fn announce(&self) {
+        let generation = self.shared.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        let threads = self.threads.lock();
+        let end = std::time::Instant::now() + KICK_LIMIT;
+        loop {
+            let mut all_seen = true;
+            for (thread, seen) in threads.iter().zip(&self.shared.seen) {
+                if seen.load(Ordering::Acquire) < generation && !thread.is_finished() {
+                    all_seen = false;
+                    thread.thread().unpark();
+                    kick::kick(thread);
+                }
+            }
+            if all_seen || std::time::Instant::now() > end {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
+        self.tun.set_offload(TunOffload { tcp: offloads.tun_tcp, udp: offloads.tun_udp })?;
+        self.socket.load().set_offload(offloads.udp_gso, offloads.udp_gro);
+        *self.switches.lock() = offloads;
+        let udp = offloads.tun_udp && self.tun.takes_udp();
+        self.coalesce.store(u8::from(offloads.tun_tcp) | u8::from(udp) << 1, Ordering::Release);
+        Ok(())
+    }
+
+    fn coalesce_options(bits: u8) -> CoalesceOptions {
+        CoalesceOptions { tcp: bits & 1 != 0, udp: bits & 2 != 0 }
+    }
+
+    /// Ends every thread because the TUN is gone.
+    fn give_up(&self) {
+        self.gone.store(true, Ordering::Release);
+        self.stop.store(true, Ordering::Release);
+    }
+}
