@@ -4,5 +4,6 @@ pub mod config;
 pub mod control;
 pub mod exit;
 pub mod kernel;
+pub mod keygen;
 pub mod privilege;
 pub mod state;

@@ -2,5 +2,6 @@
 
 pub mod client;
 pub mod protocol;
+pub mod render;
 pub mod report;
 pub mod server;

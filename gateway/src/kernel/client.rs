@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -70,11 +70,23 @@ impl Helper {
     /// # Errors
     /// What the helper answers, or [`FailureKind::Kernel`] when it is gone.
     pub fn call(&self, request: &Request) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+        self.call_with(request, &[])
+    }
+
+    /// Like [`call`](Self::call), with descriptors for the helper.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn call_with(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
         let inner = self.inner.lock();
         let gone = |error: &dyn std::fmt::Display| {
             Failure::new(FailureKind::Kernel, format!("the kernel helper is gone: {error}"))
         };
-        frame::send(&inner.socket, request, &[]).map_err(|error| gone(&error))?;
+        frame::send(&inner.socket, request, fds).map_err(|error| gone(&error))?;
         match frame::receive(&inner.socket).map_err(|error| gone(&error))? {
             Some((Reply::Failed(failure), _)) => Err(failure),
             Some(answer) => Ok(answer),

@@ -1,7 +1,10 @@
 //! The two descriptors the data plane works on.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use tunnel::io::tun::{Tun, TunOffload, TunOptions};
+use tunnel::io::udp::{UdpOptions, UdpSocket};
 
 use super::protocol::{Failure, FailureKind};
 
@@ -13,9 +16,10 @@ pub(super) fn probe() -> Result<(), Failure> {
 }
 
 /// Creates or attaches the persistent device.
-pub(super) fn open_tun(name: &str, offload: bool) -> Result<OwnedFd, Failure> {
+pub(super) fn open_tun(name: &str) -> Result<OwnedFd, Failure> {
     probe()?;
-    super::tun::open(name, offload).map_err(|error| match error.raw_os_error() {
+    let options = TunOptions { name, persistent: true, offload: TunOffload { tcp: false, udp: false } };
+    let tun = Tun::open(&options).map_err(|error| match error.raw_os_error() {
         Some(libc::EBUSY) => Failure::new(
             FailureKind::Conflict,
             format!("{name} is in use by another process; is a second gateway running?"),
@@ -27,22 +31,49 @@ pub(super) fn open_tun(name: &str, offload: bool) -> Result<OwnedFd, Failure> {
         ),
         Some(libc::EPERM | libc::EACCES) => no_tun(&error),
         _ => Failure::new(FailureKind::Kernel, format!("creating the device {name}: {error}")),
-    })
+    })?;
+    duplicate(tun.as_fd())
 }
 
 /// Opens the outer socket.
-pub(super) fn open_udp(port: u16, mark: u32, gro: bool, gso: bool) -> Result<OwnedFd, Failure> {
-    let _ = (port, mark, gro, gso);
-    Err(Failure::new(FailureKind::Kernel, "x"))
+pub(super) fn open_udp(port: u16, mark: u32) -> Result<OwnedFd, Failure> {
+    let socket = UdpSocket::open(&UdpOptions { port, mark, ..UdpOptions::default() });
+    let socket = socket.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => Failure::new(
+            FailureKind::Conflict,
+            format!("UDP port {port} is in use; another WireGuard or a second gateway? ss -ulpn 'sport = :{port}'"),
+        ),
+        _ => Failure::new(FailureKind::Kernel, format!("opening UDP port {port}: {error}")),
+    })?;
+    duplicate(socket.as_fd())
+}
+
+/// Sets what only a privileged process may set on the daemon's own socket.
+pub(super) fn tune_udp(socket: OwnedFd, mark: u32, buffer: usize) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::new(FailureKind::Kernel, format!("tuning the outer socket: {error}"));
+    let socket = socket2::Socket::from(socket);
+    socket.set_mark(mark).map_err(failed)?;
+    force_buffers(&socket, buffer).map_err(failed)
+}
+
+fn force_buffers(socket: &socket2::Socket, bytes: usize) -> io::Result<()> {
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, bytes)?;
+    // Sending waits for room anyway, so a smaller send buffer costs little: the system's limit may stand.
+    Ok(rustix::net::sockopt::set_socket_send_buffer_size(socket, bytes)?)
+}
+
+fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+    let duplicated = fd.try_clone_to_owned();
+    duplicated.map_err(|error| Failure::new(FailureKind::Kernel, format!("duplicating a descriptor: {error}")))
 }
 
 fn no_tun(error: &io::Error) -> Failure {
     let mend = match error.kind() {
-        io::ErrorKind::NotFound => "load the driver: modprobe tun",
+        io::ErrorKind::NotFound => "load the driver: modprobe tun; in a container pass --device /dev/net/tun",
         io::ErrorKind::PermissionDenied => {
             "give the daemon's user access: DeviceAllow=/dev/net/tun rw in its unit, or chmod 0666 /dev/net/tun"
         }
-        _ => "load the driver: modprobe tun; in a container pass --device /dev/net/tun",
+        _ => "load the driver: modprobe tun",
     };
     Failure::new(FailureKind::Permission, format!("{TUN} cannot be opened: {error}; {mend}"))
 }

@@ -21,7 +21,6 @@ mod protocol;
 mod routes;
 mod server;
 mod sysctl;
-mod tun;
 
 pub use client::{HELPER_COMMAND, Helper};
 pub use protocol::{Failure, FailureKind, Listing, MAX_FDS, MAX_FRAME, Reply, Request, Route, Routing, Rule};

@@ -37,8 +37,6 @@ pub enum Request {
     OpenTun {
         /// Name of the device.
         name: String,
-        /// Whether it carries super-packets.
-        offload: bool,
     },
     /// Opens the outer socket and hands it over.
     OpenUdp {
@@ -46,10 +44,13 @@ pub enum Request {
         port: u16,
         /// Firewall mark of its packets.
         mark: u32,
-        /// Whether the kernel may join datagrams on receipt.
-        gro: bool,
-        /// Whether the kernel may cut datagrams on sending.
-        gso: bool,
+    },
+    /// Sets what only a privileged process may set on the daemon's own outer socket, which comes beside the request.
+    TuneUdp {
+        /// Firewall mark of its packets.
+        mark: u32,
+        /// Kernel buffer in each direction, in bytes.
+        buffer: usize,
     },
     /// Makes addresses, routes and rules what the plan says: adds what is missing, takes away what is ours and too much.
     ApplyRouting {

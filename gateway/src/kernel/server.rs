@@ -13,8 +13,8 @@ use super::{devices, frame, links, nft, routes, sysctl};
 /// When netlink or the socket fails; the helper then ends, and the daemon with it.
 pub fn serve(socket: &UnixStream) -> std::io::Result<()> {
     let netlink = Netlink::connect()?;
-    while let Some((request, _)) = frame::receive::<Request>(socket)? {
-        let (reply, fd) = match answer(&netlink, request) {
+    while let Some((request, fds)) = frame::receive::<Request>(socket)? {
+        let (reply, fd) = match answer(&netlink, request, fds.into_iter().next()) {
             Ok(answer) => answer,
             Err(failure) => (Reply::Failed(failure), None),
         };
@@ -31,21 +31,29 @@ pub fn serve(socket: &UnixStream) -> std::io::Result<()> {
 pub fn answer_once(request: Request) -> Result<Reply, Failure> {
     let netlink =
         Netlink::connect().map_err(|error| Failure::new(FailureKind::Kernel, format!("netlink: {error}")))?;
-    answer(&netlink, request).map(|(reply, _)| reply)
+    answer(&netlink, request, None).map(|(reply, _)| reply)
 }
 
-fn answer(netlink: &Netlink, request: Request) -> Result<(Reply, Option<OwnedFd>), Failure> {
+fn answer(
+    netlink: &Netlink,
+    request: Request,
+    fd: Option<OwnedFd>,
+) -> Result<(Reply, Option<OwnedFd>), Failure> {
     let reply = match request {
         Request::Probe => devices::probe().map(|()| Reply::Done),
         Request::CheckRuleset { ruleset } => nft::check(&ruleset).map(|()| Reply::Done),
         Request::ApplyRuleset { ruleset } => nft::apply(&ruleset).map(|()| Reply::Done),
         Request::List { what } => nft::list(what).map(|json| Reply::Listed { json }),
-        Request::OpenTun { name, offload } => {
-            return devices::open_tun(&name, offload).map(|fd| (Reply::Descriptors, Some(fd)));
+        Request::OpenTun { name } => {
+            return devices::open_tun(&name).map(|fd| (Reply::Descriptors, Some(fd)));
         }
-        Request::OpenUdp { port, mark, gro, gso } => {
-            return devices::open_udp(port, mark, gro, gso).map(|fd| (Reply::Descriptors, Some(fd)));
+        Request::OpenUdp { port, mark } => {
+            return devices::open_udp(port, mark).map(|fd| (Reply::Descriptors, Some(fd)));
         }
+        Request::TuneUdp { mark, buffer } => match fd {
+            Some(socket) => devices::tune_udp(socket, mark, buffer).map(|()| Reply::Done),
+            None => Err(Failure::new(FailureKind::Refused, "no socket came with the request")),
+        },
         Request::ApplyRouting { routing } => apply_routing(netlink, &routing),
         Request::RemoveRouting { device, protocol } => remove_routing(netlink, &device, protocol),
         Request::ReadSysctls { paths } => sysctl::read(&paths).map(|values| Reply::Sysctls { values }),

@@ -1,0 +1,258 @@
+//! `gatewayctl`: asks the running edge, and makes keys.
+
+use std::io::{self, IsTerminal, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use gateway::config::read_text;
+use gateway::control::client::{DEFAULT_SOCKET, ask};
+use gateway::control::protocol::{Reply, Request};
+use gateway::control::render::{self, Style};
+use gateway::control::report::Health;
+use gateway::exit::{Exit, Stop};
+use gateway::keygen::keygen;
+use serde::Serialize;
+
+/// Shows and changes the running edge.
+#[derive(Parser)]
+#[command(version, after_help = EXIT_CODES)]
+struct Arguments {
+    /// The daemon's control socket.
+    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not reachable, 4 configuration invalid, \
+    5 permission, 6 conflict, 7 rolled back, 10 degraded, 11 broken";
+
+#[derive(Subcommand)]
+enum Command {
+    /// The peers, like `wg show` with names, states, round trips and rates.
+    Peers {
+        #[command(flatten)]
+        output: Output,
+        /// The exact lines of `wg show all dump`, keys "(hidden)".
+        #[arg(long, conflicts_with_all = ["json", "watch"])]
+        dump: bool,
+        /// With --dump: write private and preshared keys out; root only.
+        #[arg(long, requires = "dump")]
+        show_keys: bool,
+    },
+    /// Published ports and private flows.
+    Services {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// How the edge does; ends with 10 when degraded, 11 when broken.
+    Status {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Banned sources.
+    Bans {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Bans a source address.
+    Ban {
+        /// The address.
+        address: IpAddr,
+        /// For how long, such as 10m or 24h; for good when left out.
+        #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+        period: Option<u64>,
+    },
+    /// Lifts a ban.
+    Unban {
+        /// The address.
+        address: IpAddr,
+    },
+    /// What a configuration would change, line by line.
+    Plan {
+        /// The configuration.
+        file: PathBuf,
+        /// One JSON object instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Applies a configuration to the running edge; the file the daemon starts from stays as it is.
+    Apply {
+        /// The configuration.
+        file: PathBuf,
+        /// One JSON object instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes a key pair: NAME.key (0600) and NAME.pub in DIR; prints the public key.
+    Keygen {
+        /// Folder, made when missing.
+        dir: PathBuf,
+        /// Name of the two files.
+        #[arg(long, default_value = "private", value_parser = plain_name)]
+        name: String,
+    },
+}
+
+#[derive(Args, Clone, Copy)]
+struct Output {
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Again and again, every SECONDS (2).
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", require_equals = true)]
+    watch: Option<f64>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(exit) => exit.into(),
+        Err(stop) => {
+            complain(&stop.message);
+            stop.exit.into()
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<Exit, Stop> {
+    let socket = &arguments.socket;
+    match &arguments.command {
+        Command::Peers { dump: true, show_keys, .. } => {
+            show(socket, &Request::Dump { show_keys: *show_keys }, Output { json: false, watch: None })
+        }
+        Command::Peers { output, .. } => show(socket, &Request::Peers, *output),
+        Command::Services { output } => show(socket, &Request::Services, *output),
+        Command::Status { output } => show(socket, &Request::Status, *output),
+        Command::Bans { output } => show(socket, &Request::Bans, *output),
+        Command::Ban { address, period } => {
+            change(socket, &Request::Ban { address: *address, seconds: *period })
+        }
+        Command::Unban { address } => change(socket, &Request::Unban { address: *address }),
+        Command::Plan { file, json } => {
+            let (name, text) = configuration(file)?;
+            show(socket, &Request::Plan { name, text }, Output { json: *json, watch: None })
+        }
+        Command::Apply { file, json } => {
+            let (name, text) = configuration(file)?;
+            show(socket, &Request::Apply { name, text }, Output { json: *json, watch: None })
+        }
+        Command::Keygen { dir, name } => make_keys(dir, name),
+    }
+}
+
+fn show(socket: &Path, request: &Request, output: Output) -> Result<Exit, Stop> {
+    let Some(seconds) = output.watch else { return show_once(socket, request, output.json, "") };
+    let pause = Duration::try_from_secs_f64(seconds.max(0.1))
+        .map_err(|error| Stop::new(Exit::Usage, format!("--watch={seconds}: {error}")))?;
+    let clear = if io::stdout().is_terminal() && !output.json { "\x1b[H\x1b[2J" } else { "" };
+    loop {
+        show_once(socket, request, output.json, clear)?;
+        thread::sleep(pause);
+    }
+}
+
+fn show_once(socket: &Path, request: &Request, json: bool, before: &str) -> Result<Exit, Stop> {
+    let reply = ask(socket, request)?;
+    let style = style();
+    let exit = match &reply {
+        Reply::Status(status) => health_exit(status.health),
+        _ => Exit::Ok,
+    };
+    let text = match &reply {
+        Reply::Dump(text) => text.clone(),
+        Reply::Peers(report) => either(json, report, || render::peers(report, style))?,
+        Reply::Services(report) => either(json, report, || render::services(report, style))?,
+        Reply::Status(report) => either(json, report, || render::status(report, style))?,
+        Reply::Bans(report) => either(json, report, || render::bans(report))?,
+        Reply::Changes(report) => either(json, report, || render::changes(report, style))?,
+        Reply::Done | Reply::Failed { .. } => String::new(),
+    };
+    write(&format!("{before}{text}"))?;
+    Ok(exit)
+}
+
+fn change(socket: &Path, request: &Request) -> Result<Exit, Stop> {
+    ask(socket, request).map(|_| Exit::Ok)
+}
+
+fn make_keys(dir: &Path, name: &str) -> Result<Exit, Stop> {
+    let public = keygen(dir, name).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Stop::new(Exit::Conflict, error),
+        io::ErrorKind::PermissionDenied => Stop::new(Exit::Permission, format!("{}: {error}", dir.display())),
+        _ => Stop::new(Exit::Failed, format!("{}: {error}", dir.display())),
+    })?;
+    write(&format!("{public}\n"))?;
+    Ok(Exit::Ok)
+}
+
+/// The file's absolute name, which the daemon reports errors by and resolves key files against, and its text.
+fn configuration(file: &Path) -> Result<(PathBuf, String), Stop> {
+    let text = read_text(file).map_err(|error| Stop::new(Exit::Invalid, format!("{}: {error}", file.display())))?;
+    let name = std::path::absolute(file).map_err(|error| Stop::new(Exit::Failed, error))?;
+    Ok((name, text))
+}
+
+fn either(json: bool, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<String, Stop> {
+    if !json {
+        return Ok(text());
+    }
+    serde_json::to_string(report).map(|line| line + "\n").map_err(|error| Stop::new(Exit::Failed, error))
+}
+
+fn style() -> Style {
+    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    if wanted && io::stdout().is_terminal() { Style::Colour } else { Style::Plain }
+}
+
+const fn health_exit(health: Health) -> Exit {
+    match health {
+        Health::Ok => Exit::Ok,
+        Health::Degraded => Exit::Degraded,
+        Health::Broken => Exit::Broken,
+    }
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    let wrong = || "a time is a number and s, m, h or d, such as 10m".to_owned();
+    let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).filter(|seconds| (1..=31_536_000).contains(seconds)).ok_or_else(wrong)
+}
+
+fn plain_name(text: &str) -> Result<String, String> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if plain && !text.is_empty() && !text.starts_with('.') {
+        return Ok(text.to_owned());
+    }
+    Err("letters, digits, '-', '_' and '.'".to_owned())
+}
+
+fn write(text: &str) -> Result<(), Stop> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // The reader of a pipe has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| Stop::new(Exit::Failed, error)),
+    }
+}
+
+fn complain(message: &str) {
+    let mut out = io::stderr().lock();
+    for line in message.lines() {
+        // Nobody is left to tell when this fails too.
+        drop(writeln!(out, "gatewayctl: {line}"));
+    }
+}
