@@ -7,15 +7,24 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+mod admission;
+mod allowed_ips;
 #[cfg(target_os = "linux")]
 pub mod device;
+mod dice;
 pub mod endpoint;
+mod event_queue;
 pub mod io;
 pub mod key;
+mod liveness;
 pub mod node;
 pub mod offload;
 pub mod packet;
 pub mod reason;
+mod recovery;
+mod schedule;
 pub mod sink;
 pub mod time;
 pub mod transmit;
+mod watermark;
+mod wire;

@@ -1,0 +1,256 @@
+//! Whether a peer answers: probes, their round trip and loss, and the state that follows from what was heard.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use crate::dice::Dice;
+use crate::node::{Liveness, PeerState};
+use crate::time::Instant;
+
+/// What begins the data of every probe, so that a node knows those it is to answer.
+const MARK: [u8; 8] = *b"causeway";
+/// Bytes of a probe's data: the mark, and a token that only the prober can make.
+pub(crate) const PROBE_LEN: usize = 16;
+/// Probes remembered, answered late or not at all.
+const REMEMBERED: usize = 8;
+/// Probes a peer gets after a handshake while it has never answered one: then it is taken for a plain peer.
+const UNANSWERED: u32 = 5;
+/// Age past which no session can be alive (reject-after-time, WireGuard paper §6.1).
+const SESSION_LIFE: Duration = Duration::from_secs(180);
+
+/// Whether the data of an echo is a probe's.
+pub(crate) fn is_probe(data: &[u8]) -> bool {
+    data.len() == PROBE_LEN && data.starts_with(&MARK)
+}
+
+/// One echo request to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Probe {
+    pub(crate) id: u16,
+    pub(crate) sequence: u16,
+    pub(crate) data: [u8; PROBE_LEN],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    sequence: u16,
+    at: Instant,
+    lost: bool,
+}
+
+/// The probes of one peer.
+pub(crate) struct Prober {
+    rules: Liveness,
+    id: u16,
+    sequence: u16,
+    tokens: RandomState,
+    sent: VecDeque<Sent>,
+    next: Option<Instant>,
+    chances: u32,
+    answered: bool,
+    lost_run: u32,
+    lost_total: u64,
+    /// The last 32 outcomes, the newest in the lowest bit, set when lost.
+    outcomes: u32,
+    decided: u32,
+    round_trip: Option<RoundTrip>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct RoundTrip {
+    smoothed: Duration,
+    deviation: Duration,
+}
+
+impl Prober {
+    pub(crate) fn new(rules: Liveness, dice: &mut Dice) -> Self {
+        let random = dice.roll().to_le_bytes();
+        Self {
+            rules,
+            id: u16::from_le_bytes([random[0], random[1]]),
+            sequence: u16::from_le_bytes([random[2], random[3]]),
+            tokens: RandomState::new(),
+            sent: VecDeque::with_capacity(REMEMBERED),
+            next: None,
+            chances: 0,
+            answered: false,
+            lost_run: 0,
+            lost_total: 0,
+            outcomes: 0,
+            decided: 0,
+            round_trip: None,
+        }
+    }
+
+    /// A session was agreed: probe at once.
+    pub(crate) const fn activate(&mut self, now: Instant) {
+        self.next = Some(now);
+        self.chances = UNANSWERED;
+        self.lost_run = 0;
+    }
+
+    /// There is no session to probe through.
+    pub(crate) fn deactivate(&mut self) {
+        self.next = None;
+        self.sent.clear();
+        self.lost_run = 0;
+    }
+
+    /// The probe that is due, if one is.
+    pub(crate) fn poll(&mut self, now: Instant) -> Option<Probe> {
+        self.next.filter(|next| *next <= now)?;
+        if !self.answered {
+            if self.chances == 0 {
+                self.next = None;
+                return None;
+            }
+            self.chances -= 1;
+        }
+        if self.sent.len() == REMEMBERED {
+            self.sent.pop_front();
+        }
+        self.sequence = self.sequence.wrapping_add(1);
+        let sent = Sent { sequence: self.sequence, at: now, lost: false };
+        self.sent.push_back(sent);
+        self.next = Some(now.after(self.pace()));
+        Some(Probe { id: self.id, sequence: self.sequence, data: self.data(&sent) })
+    }
+
+    /// Counts the probes that were not answered in time; returns whether so many in a row that recovery is due.
+    ///
+    /// A peer that never answered one does not lose any: it may be unable to.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> bool {
+        let patience = self.patience();
+        let overdue = |sent: &&mut Sent| !sent.lost && sent.at.after(patience) <= now;
+        let lost = self.sent.iter_mut().filter(overdue).map(|sent| sent.lost = true).count();
+        if lost == 0 || !self.answered {
+            return false;
+        }
+        for _ in 0..lost {
+            self.decide(true);
+            self.lost_run = self.lost_run.saturating_add(1);
+            self.lost_total += 1;
+        }
+        let soon = self.sent.back().map_or(now, |sent| sent.at.after(self.rules.interval_lost)).max(now);
+        self.next = self.next.map(|next| next.min(soon));
+        self.lost_run >= self.rules.tolerated
+    }
+
+    /// Takes an echo reply; returns whether it answers a probe of ours, at most once each.
+    pub(crate) fn handle_reply(&mut self, id: u16, sequence: u16, data: &[u8], now: Instant) -> bool {
+        let Some(at) = self.sent.iter().position(|sent| sent.sequence == sequence) else { return false };
+        let Some(sent) = self.sent.get(at).copied() else { return false };
+        if id != self.id || data != self.data(&sent) {
+            return false;
+        }
+        self.sent.remove(at);
+        self.measure(now.since(sent.at));
+        if !sent.lost {
+            self.decide(false);
+        }
+        self.answered = true;
+        self.lost_run = 0;
+        true
+    }
+
+    /// When [`poll`](Self::poll) or [`handle_timeout`](Self::handle_timeout) is next due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let patience = self.patience();
+        let overdue = self.sent.iter().filter(|sent| !sent.lost).map(|sent| sent.at.after(patience)).min();
+        self.next.into_iter().chain(overdue).min()
+    }
+
+    /// Whether it ever answered a probe.
+    pub(crate) const fn has_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// Smoothed round trip.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.round_trip.map(|round_trip| round_trip.smoothed)
+    }
+
+    /// Lost and decided probes among the last 32.
+    pub(crate) const fn recent(&self) -> (u32, u32) {
+        (self.outcomes.count_ones(), self.decided)
+    }
+
+    /// Probes lost since the start.
+    pub(crate) const fn lost_total(&self) -> u64 {
+        self.lost_total
+    }
+
+    const fn pace(&self) -> Duration {
+        if self.lost_run > 0 { self.rules.interval_lost } else { self.rules.interval }
+    }
+
+    /// How long to wait for an answer: as TCP's retransmission timer (RFC 6298), within the probe's own pace.
+    fn patience(&self) -> Duration {
+        let (low, high) = (self.rules.interval_lost, self.rules.interval.max(self.rules.interval_lost));
+        self.round_trip.map_or(low, |trip| (trip.smoothed + trip.deviation * 4).clamp(low, high))
+    }
+
+    fn measure(&mut self, sample: Duration) {
+        self.round_trip = Some(match self.round_trip {
+            None => RoundTrip { smoothed: sample, deviation: sample / 2 },
+            Some(RoundTrip { smoothed, deviation }) => RoundTrip {
+                smoothed: (smoothed * 7 + sample) / 8,
+                deviation: (deviation * 3 + smoothed.abs_diff(sample)) / 4,
+            },
+        });
+    }
+
+    const fn decide(&mut self, lost: bool) {
+        self.outcomes = self.outcomes << 1 | lost as u32;
+        if self.decided < u32::BITS {
+            self.decided += 1;
+        }
+    }
+
+    fn data(&self, sent: &Sent) -> [u8; PROBE_LEN] {
+        let token = self.tokens.hash_one((sent.sequence, sent.at)).to_le_bytes();
+        let mut data = [0; PROBE_LEN];
+        for (byte, from) in data.iter_mut().zip(MARK.into_iter().chain(token)) {
+            *byte = from;
+        }
+        data
+    }
+}
+
+/// What a peer's state follows from.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Facts {
+    /// The last authenticated packet.
+    pub(crate) heard: Option<Instant>,
+    /// The last agreed session.
+    pub(crate) handshake: Option<Instant>,
+    /// Whether it ever answered a probe.
+    pub(crate) answered: bool,
+    /// Whether the last attempt at a session was given up.
+    pub(crate) failed: bool,
+}
+
+impl Facts {
+    /// The state at `now`, and when time alone will change it.
+    pub(crate) fn judge(&self, rules: Option<&Liveness>, now: Instant) -> (PeerState, Option<Instant>) {
+        let Some(heard) = self.heard else { return (PeerState::Never, None) };
+        let (since, within) = match (rules, self.handshake) {
+            (Some(rules), _) if self.answered => (heard, rules.up_within),
+            (Some(rules), Some(handshake)) => (handshake, rules.plain_up_within),
+            (None, Some(handshake)) => (handshake, SESSION_LIFE),
+            (_, None) => (heard, Duration::ZERO),
+        };
+        let (stale, down) = (since.after(within), heard.after(SESSION_LIFE));
+        if now < stale {
+            (PeerState::Up, Some(stale))
+        } else if now < down && self.answered && !self.failed {
+            (PeerState::Stale, Some(down))
+        } else {
+            (PeerState::Down, None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

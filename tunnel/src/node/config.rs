@@ -1,0 +1,62 @@
+//! What a node and its peers are told.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+
+use crate::key::{PresharedKey, PrivateKey, PublicKey};
+
+/// A peer's number within its node: small, never reused while the node lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub u32);
+
+/// What a node starts with.
+pub struct NodeConfig {
+    /// The node's own key; a node without one neither sends nor answers (as `wg` leaves a new interface).
+    pub private_key: Option<PrivateKey>,
+    /// The node's own tunnel addresses: probes to them are answered, probes leave from them.
+    pub addresses: Vec<IpAddr>,
+    /// Inner MTU in bytes.
+    pub mtu: u16,
+    /// The UDP port the outer socket has, for the routing-loop guard.
+    pub listen_port: u16,
+    /// Probes and recovery; `None` for a plain WireGuard interface (`causeway-wg`).
+    pub liveness: Option<Liveness>,
+    /// The highest wall clock this node's stamps ever used (kept on disk by the shell), zero when unknown.
+    pub wall_watermark: Duration,
+}
+
+/// How the node watches its peers (defaults as the product documents them).
+#[derive(Clone, Copy, Debug)]
+pub struct Liveness {
+    /// Time between probes while they are answered (5 s).
+    pub interval: Duration,
+    /// Time between probes once one was lost (1 s).
+    pub interval_lost: Duration,
+    /// Lost probes in a row that start the recovery ladder (3).
+    pub tolerated: u32,
+    /// Age of the last authenticated answer up to which a probed peer is `up` (15 s).
+    pub up_within: Duration,
+    /// Age of the handshake up to which an unprobed peer is `up` (180 s).
+    pub plain_up_within: Duration,
+}
+
+/// What a node knows of a peer by configuration.
+#[derive(Clone)]
+pub struct PeerConfig {
+    /// The peer's key, its identity.
+    pub public_key: PublicKey,
+    /// The optional preshared key.
+    pub preshared_key: Option<PresharedKey>,
+    /// A configured or last known endpoint; authenticated packets move it.
+    pub endpoint: Option<SocketAddr>,
+    /// Persistent keepalive; only the side behind a NAT needs it.
+    pub keepalive: Option<Duration>,
+    /// Sources that may come from, and destinations that go to, this peer. A prefix belongs to one peer of a node.
+    pub allowed_ips: Vec<IpNetwork>,
+    /// The peer's tunnel address to probe; `None` leaves liveness to the handshake's age.
+    pub probe: Option<IpAddr>,
+    /// Whether the node opens the session itself as soon as it has an endpoint, and opens it again for ever.
+    pub initiate: bool,
+}

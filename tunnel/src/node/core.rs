@@ -1,0 +1,231 @@
+//! What a peer's lock guards: boringtun's `Tunn`, and our own account of the times it keeps to itself.
+
+use std::time::Duration;
+
+use boringtun::noise::Tunn;
+
+use super::PeerConfig;
+use crate::dice::Dice;
+use crate::liveness::Prober;
+use crate::recovery::Recovery;
+use crate::time::{Instant, Now};
+
+/// An initiation is repeated after this (WireGuard paper §6.1, rekey-timeout) and up to [`RETRY_JITTER`] more.
+const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+const RETRY_JITTER: Duration = Duration::from_millis(333);
+/// The initiator of a session renews it when it has sent through it and it is this old.
+pub(super) const REKEY_AFTER: Duration = Duration::from_secs(120);
+/// A session older than this neither sends nor receives (reject-after-time).
+pub(super) const REJECT_AFTER: Duration = Duration::from_secs(180);
+/// Silence after received data that is answered by a keepalive.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How old the `Tunn`'s idea of the time may become before it is used.
+const TICK: Duration = Duration::from_millis(250);
+/// Packets `Tunn` keeps while there is no session.
+pub(super) const MAX_WAITING: usize = 256;
+
+/// A handshake of ours under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt {
+    pub(super) began: Instant,
+    pub(super) sent: Instant,
+    retry: Instant,
+}
+
+/// A handshake of the peer that we answered; it counts once data comes through it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    pub(super) index: u32,
+    pub(super) at: Instant,
+}
+
+/// The session in use.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Session {
+    pub(super) since: Instant,
+    pub(super) initiator: bool,
+}
+
+/// When something last went which way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Traffic {
+    pub(super) sent: Instant,
+    pub(super) received: Instant,
+    pub(super) data_received: Instant,
+    /// The first data sent since anything was received.
+    pub(super) unanswered: Option<Instant>,
+}
+
+/// The guarded part of a peer.
+pub(super) struct Core {
+    /// `None` while the node has no key, or once the peer is removed.
+    pub(super) tunn: Option<Tunn>,
+    /// Both clocks when the `Tunn` was made: its stamps go on from there.
+    pub(super) made: Now,
+    pub(super) ticked: Instant,
+    pub(super) session: Option<Session>,
+    pub(super) attempt: Option<Attempt>,
+    pub(super) answer: Option<Answer>,
+    /// Whether the `Tunn` remembers a stamp that was proven fresh, so that old initiations cannot pass for new ones.
+    pub(super) remembers_stamp: bool,
+    /// Receiver index and highest counter seen: a delayed packet does not move the endpoint back.
+    pub(super) newest: (u32, u64),
+    pub(super) traffic: Traffic,
+    /// Packets waiting in the `Tunn`, and the longest of them.
+    pub(super) waiting: usize,
+    pub(super) longest: usize,
+    pub(super) expired: bool,
+    /// Whether data was offered since the last session ended.
+    pub(super) wanted: bool,
+    /// Not before this is an initiation tried again that the clock forbade.
+    pub(super) held_until: Option<Instant>,
+    /// A handshake to begin at this time, as after a rung of the ladder.
+    pub(super) urge: Option<Instant>,
+    pub(super) keepalive: Option<Duration>,
+    pub(super) initiate: bool,
+    pub(super) prober: Option<Prober>,
+    pub(super) recovery: Recovery,
+    pub(super) dice: Dice,
+    /// When an authentic but old stamp last made us initiate.
+    pub(super) countered: Option<Instant>,
+    pub(super) scheduled: Option<Instant>,
+    pub(super) next_state_change: Option<Instant>,
+    pub(super) announced: super::PeerState,
+}
+
+impl Core {
+    pub(super) fn new(config: &PeerConfig, tunn: Option<Tunn>, prober: Option<Prober>, now: Now) -> Self {
+        Self {
+            tunn,
+            made: now,
+            ticked: now.instant,
+            session: None,
+            attempt: None,
+            answer: None,
+            remembers_stamp: false,
+            newest: (0, 0),
+            traffic: Traffic::default(),
+            waiting: 0,
+            longest: 0,
+            expired: false,
+            wanted: false,
+            held_until: None,
+            urge: None,
+            keepalive: config.keepalive,
+            initiate: config.initiate,
+            prober,
+            recovery: Recovery::default(),
+            dice: Dice::new(),
+            countered: None,
+            scheduled: None,
+            next_state_change: None,
+            announced: super::PeerState::Never,
+        }
+    }
+
+    /// Puts a fresh `Tunn` in place: every session ends, the account starts anew.
+    pub(super) fn replace_tunn(&mut self, tunn: Option<Tunn>, now: Now) {
+        self.tunn = tunn;
+        self.made = now;
+        self.ticked = now.instant;
+        self.session = None;
+        self.attempt = None;
+        self.answer = None;
+        self.remembers_stamp = false;
+        self.waiting = 0;
+        self.expired = false;
+        self.held_until = None;
+        self.traffic.unanswered = None;
+        if let Some(prober) = &mut self.prober {
+            prober.deactivate();
+        }
+    }
+
+    /// Whether this side opens the session itself, and again for ever.
+    pub(super) const fn opens(&self) -> bool {
+        self.initiate || self.keepalive.is_some()
+    }
+
+    /// Whether the `Tunn` must be told the time before it is used.
+    #[inline]
+    pub(super) fn needs_tick(&self, now: Instant) -> bool {
+        now.since(self.ticked) >= TICK
+            || self.session.is_some_and(|session| now.since(session.since) >= REJECT_AFTER)
+    }
+
+    /// The wall clock the next stamp would carry.
+    pub(super) fn stamp(&self, now: Instant) -> Duration {
+        self.made.wall + now.since(self.made.instant)
+    }
+
+    /// Notes that an initiation of ours left.
+    pub(super) fn note_initiation(&mut self, now: Instant) {
+        let began = self.attempt.map_or(now, |attempt| attempt.began);
+        let retry = now.after(REKEY_TIMEOUT + self.dice.below(RETRY_JITTER));
+        self.attempt = Some(Attempt { began, sent: now, retry });
+        self.expired = false;
+        self.urge = None;
+    }
+
+    /// When something of this peer is next due.
+    pub(super) fn deadline(&self, has_endpoint: bool, now: Instant) -> Option<Instant> {
+        self.tunn.as_ref()?;
+        // What only boringtun can do may be late by its own reckoning; it is not asked more than once a second.
+        let tunn = self.tunn_deadline().map(|at| at.max(self.ticked.after(Duration::from_secs(1))));
+        let opening = (has_endpoint && self.must_open()).then(|| self.held_until.unwrap_or(now));
+        let flush =
+            (self.session.is_some() && self.waiting > 0).then(|| now.after(Duration::from_millis(10)));
+        let keepalive = self.session.and_then(|session| self.keepalive_due(session.since));
+        let rekey = self.rekey_due().filter(|_| has_endpoint).map(|at| self.held_until.unwrap_or(at).max(at));
+        [
+            tunn,
+            opening,
+            flush,
+            keepalive,
+            rekey,
+            self.urge,
+            self.recovery.deadline(),
+            self.next_state_change,
+            self.prober.as_ref().and_then(Prober::deadline),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Whether a session is wanted, none is there, and nothing is under way to get one.
+    pub(super) const fn must_open(&self) -> bool {
+        self.opens()
+            && self.session.is_none()
+            && self.attempt.is_none()
+            && !self.recovery.is_climbing()
+            && self.urge.is_none()
+    }
+
+    /// When the persistent keepalive is due: after so long without a packet either way.
+    pub(super) fn keepalive_due(&self, since: Instant) -> Option<Instant> {
+        let last = self.traffic.sent.max(self.traffic.received).max(since);
+        self.keepalive.map(|keepalive| last.after(keepalive))
+    }
+
+    /// When the session we opened and want to keep is due for renewal, used or not.
+    pub(super) fn rekey_due(&self) -> Option<Instant> {
+        let session = self.session.filter(|session| session.initiator && self.opens())?;
+        self.attempt.is_none().then(|| session.since.after(REKEY_AFTER))
+    }
+
+    fn tunn_deadline(&self) -> Option<Instant> {
+        if let Some(attempt) = self.attempt {
+            return Some(attempt.retry);
+        }
+        let session = self.session?;
+        let traffic = &self.traffic;
+        let rekey =
+            (session.initiator && traffic.sent > session.since).then(|| session.since.after(REKEY_AFTER));
+        let passive =
+            (traffic.data_received > traffic.sent).then(|| traffic.data_received.after(KEEPALIVE_TIMEOUT));
+        let unanswered = traffic.unanswered.map(|at| at.after(KEEPALIVE_TIMEOUT + REKEY_TIMEOUT));
+        let end = Some(session.since.after(REJECT_AFTER + Duration::from_millis(1)));
+        [rekey, passive, unanswered, end].into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,51 @@
+//! The node's own key and what is derived from it once.
+
+use std::sync::Arc;
+
+use boringtun::noise::handshake::parse_handshake_anon;
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::noise::{Packet, Tunn};
+use boringtun::x25519;
+
+use crate::admission::Door;
+use crate::key::{PresharedKey, PrivateKey, PublicKey};
+
+/// The node's own key.
+pub(super) struct Identity {
+    pub(super) private: PrivateKey,
+    pub(super) public: PublicKey,
+    secret: x25519::StaticSecret,
+    exchange: x25519::PublicKey,
+    pub(super) door: Door,
+    /// What every `Tunn` gets in place of a limiter of its own: the door has counted each handshake already.
+    unlimited: Arc<RateLimiter>,
+}
+
+impl Identity {
+    pub(super) fn new(private: PrivateKey) -> Self {
+        let secret = x25519::StaticSecret::from(*private.as_bytes());
+        let exchange = x25519::PublicKey::from(&secret);
+        Self {
+            public: private.public(),
+            door: Door::new(&exchange),
+            unlimited: Arc::new(RateLimiter::new(&exchange, u64::MAX)),
+            private,
+            secret,
+            exchange,
+        }
+    }
+
+    /// A fresh `Tunn` for a peer; its handshakes are stamped from the wall clock of this moment on.
+    pub(super) fn tunn(&self, peer: &PublicKey, preshared: Option<&PresharedKey>, index: u32) -> Tunn {
+        let peer = x25519::PublicKey::from(*peer.as_bytes());
+        let preshared = preshared.map(|key| *key.as_bytes());
+        Tunn::new(self.secret.clone(), peer, preshared, None, index, Some(Arc::clone(&self.unlimited)))
+    }
+
+    /// Whose key an initiation names: one Diffie-Hellman, outside every lock. It is not yet proven to be theirs.
+    pub(super) fn initiator(&self, message: &[u8]) -> Option<PublicKey> {
+        let Ok(Packet::HandshakeInit(initiation)) = Tunn::parse_incoming_packet(message) else { return None };
+        let half = parse_handshake_anon(&self.secret, &self.exchange, &initiation).ok()?;
+        PublicKey::from_bytes(half.peer_static_public).ok()
+    }
+}

@@ -1,0 +1,166 @@
+//! From the inner network to the outer one.
+
+use std::net::SocketAddr;
+
+use boringtun::noise::TunnResult;
+
+use super::core::MAX_WAITING;
+use super::turn::{Output, Turn, add};
+use super::{Node, Verdict};
+use crate::offload::{Segments, SuperPacket};
+use crate::packet::{Ip, Udp, protocol};
+use crate::reason::DropReason;
+use crate::time::Now;
+use crate::transmit::SendQueue;
+use crate::wire::{DATA_OVERHEAD, INITIATION_LEN};
+
+/// Longest packet that is padded: it goes through a buffer on the stack.
+const MAX_PADDED: usize = 2048;
+
+impl Node {
+    pub(super) fn send_inner(&self, now: Now, packet: SuperPacket<'_>, out: &mut SendQueue) -> Verdict {
+        let Ok(ip) = Ip::parse(packet.bytes) else { return self.refuse(DropReason::MalformedInner) };
+        if ip.protocol == protocol::UDP && self.is_own_outer(&ip, packet.bytes) {
+            return self.refuse(DropReason::RoutingLoop);
+        }
+        let table = self.table.load();
+        let Some(peer) = table.owner(ip.dst) else { return self.refuse(DropReason::NoPeer) };
+        let Ok(segments) = Segments::new(packet) else { return self.refuse(DropReason::MalformedInner) };
+        let mut turn = Turn::new(self, peer, now);
+        let verdict = turn.send(segments, ip.ecn(), out);
+        turn.finish();
+        if let Verdict::Drop(reason) = verdict {
+            self.count_drop(reason);
+        }
+        verdict
+    }
+
+    fn refuse(&self, reason: DropReason) -> Verdict {
+        self.count_drop(reason);
+        Verdict::Drop(reason)
+    }
+
+    /// Whether a packet is one that our own socket sent: from our port to where a peer is.
+    fn is_own_outer(&self, ip: &Ip, packet: &[u8]) -> bool {
+        let Ok(udp) = Udp::parse(ip.payload(packet)) else { return false };
+        if udp.source_port != self.listen_port() {
+            return false;
+        }
+        // A scan, but only for packets that already look like ours.
+        let target = SocketAddr::new(ip.dst, udp.destination_port);
+        self.table.load().peers.values().any(|peer| peer.endpoint().is_some_and(|at| at.remote == target))
+    }
+}
+
+impl Turn<'_> {
+    fn send(&mut self, segments: Segments<'_>, ecn: u8, out: &mut SendQueue) -> Verdict {
+        if self.core.tunn.is_none() {
+            return Verdict::Drop(DropReason::NoSession);
+        }
+        if self.endpoint.is_none() {
+            return Verdict::Drop(DropReason::NoEndpoint);
+        }
+        self.refresh(out);
+        if self.core.session.is_some() {
+            self.flush(out);
+            self.encrypt(segments, ecn, out)
+        } else {
+            self.wait(segments, out)
+        }
+    }
+
+    pub(super) fn encrypt(&mut self, mut segments: Segments<'_>, ecn: u8, out: &mut SendQueue) -> Verdict {
+        let (Some(endpoint), mtu) = (self.endpoint, self.node.mtu()) else {
+            return Verdict::Drop(DropReason::NoEndpoint);
+        };
+        let (mut datagrams, mut bytes) = (0, 0);
+        let mut scratch = [0; MAX_PADDED];
+        while let Some(segment) = segments.next_segment() {
+            let content = padded(segment, mtu, &mut scratch);
+            let Some(slot) = out.slot((content.len() + DATA_OVERHEAD).max(INITIATION_LEN)) else { break };
+            let Some(tunn) = self.core.tunn.as_mut() else { break };
+            let TunnResult::WriteToNetwork(message) = tunn.encapsulate(content, slot) else { break };
+            let written = message.len();
+            out.commit(endpoint, ecn, written);
+            datagrams += 1;
+            bytes += written;
+        }
+        let missed = segments.remaining();
+        if datagrams == 0 {
+            return Verdict::Drop(DropReason::SendQueueFull);
+        }
+        for _ in 0..missed {
+            self.node.count_drop(DropReason::SendQueueFull);
+        }
+        self.note_data_sent(datagrams, bytes);
+        Verdict::Sent { peer: self.peer.id, datagrams }
+    }
+
+    fn note_data_sent(&mut self, datagrams: usize, bytes: usize) {
+        add(&self.peer.vitals.tx_packets, datagrams);
+        add(&self.peer.vitals.tx_bytes, bytes);
+        self.core.traffic.sent = self.now.instant;
+        self.core.traffic.unanswered.get_or_insert(self.now.instant);
+    }
+
+    /// Leaves packets with the `Tunn` until there is a session, and asks for one.
+    fn wait(&mut self, mut segments: Segments<'_>, out: &mut SendQueue) -> Verdict {
+        self.core.wanted = true;
+        if self.core.attempt.is_none() && !self.stamp_is_usable() {
+            return Verdict::Drop(DropReason::NoSession);
+        }
+        let mut kept = 0;
+        while let Some(segment) = segments.next_segment() {
+            if self.core.waiting >= MAX_WAITING {
+                self.node.count_drop(DropReason::SendQueueFull);
+                continue;
+            }
+            let len = (segment.len() + DATA_OVERHEAD).max(INITIATION_LEN);
+            if let Output::Full = self.emit(out, len, None, |tunn, slot| tunn.encapsulate(segment, slot)) {
+                continue;
+            }
+            self.core.waiting += 1;
+            self.core.longest = self.core.longest.max(segment.len());
+            kept += 1;
+        }
+        if kept == 0 { Verdict::Drop(DropReason::NoSession) } else { Verdict::Waiting { peer: self.peer.id } }
+    }
+}
+
+/// A packet filled up with zeros to a multiple of 16 bytes, but never beyond the MTU (WireGuard paper §5.4.6).
+#[inline]
+fn padded<'a>(packet: &'a [u8], mtu: usize, scratch: &'a mut [u8; MAX_PADDED]) -> &'a [u8] {
+    let wanted = packet.len().next_multiple_of(16).min(mtu.max(packet.len()));
+    if wanted == packet.len() {
+        return packet;
+    }
+    let Some(target) = scratch.get_mut(..wanted) else { return packet };
+    let (copy, zeros) = target.split_at_mut(packet.len());
+    copy.copy_from_slice(packet);
+    zeros.fill(0);
+    target
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_are_padded_to_sixteen_bytes_but_not_beyond_the_mtu() {
+        let length = |len: usize, mtu| padded(&vec![1; len], mtu, &mut [7; MAX_PADDED]).len();
+
+        assert_eq!(length(84, 1420), 96);
+        assert_eq!(length(96, 1420), 96);
+        assert_eq!(length(1410, 1420), 1420 - 1420 % 16 + 16 - 16 + (1420 % 16).min(12));
+        assert_eq!(length(1419, 1420), 1420);
+        assert_eq!(length(1420, 1420), 1420);
+        assert_eq!(length(1500, 1420), 1500);
+        assert_eq!(length(3001, 9000), 3001);
+    }
+
+    #[test]
+    fn padding_is_zero() {
+        let mut scratch = [7; MAX_PADDED];
+        assert_eq!(padded(&[1; 20], 1420, &mut scratch)[20..], [0; 12]);
+    }
+}

@@ -1,0 +1,151 @@
+//! What a node tells: verdicts, events, and its peers as they stand.
+
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+
+use super::PeerId;
+use crate::endpoint::Endpoint;
+use crate::key::PublicKey;
+use crate::reason::DropReason;
+use crate::time::Now;
+
+/// What became of an inner packet given to [`Node::handle_inner`](super::Node::handle_inner).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Encrypted into the send queue as this many datagrams.
+    Sent {
+        /// The peer it goes to.
+        peer: PeerId,
+        /// Datagrams written.
+        datagrams: usize,
+    },
+    /// Waits inside the peer for a session (at most 256 packets do); a handshake was started.
+    Waiting {
+        /// The peer it goes to.
+        peer: PeerId,
+    },
+    /// Dropped and counted.
+    Drop(DropReason),
+}
+
+/// How well a peer is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PeerState {
+    /// Authenticated answer within [`Liveness::up_within`](super::Liveness::up_within), or a fresh handshake for a plain peer.
+    Up,
+    /// Heard once, silent for longer than `up` allows, the session not yet expired.
+    Stale,
+    /// Silent past every session's life (180 s), or its session failed.
+    Down,
+    /// Never heard since the node started.
+    Never,
+}
+
+impl PeerState {
+    /// The word the CLI and the metrics use.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Stale => "stale",
+            Self::Down => "down",
+            Self::Never => "never",
+        }
+    }
+}
+
+/// A rung of the recovery ladder, climbed one at a time, for ever, with back-off and jitter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RecoveryStep {
+    /// A new handshake with the endpoint as it is: the node does it itself.
+    Handshake,
+    /// A new UDP socket: the shell's to do.
+    Rebind,
+    /// Resolve the endpoint's name again: the shell's to do, answer by [`Node::set_endpoint`](super::Node::set_endpoint).
+    Resolve,
+}
+
+/// Something the shell should act on, log or count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A session was agreed.
+    Handshake {
+        /// With whom.
+        peer: PeerId,
+    },
+    /// The peer's authenticated address changed.
+    EndpointChanged {
+        /// Whose.
+        peer: PeerId,
+        /// The new one.
+        endpoint: Endpoint,
+    },
+    /// A peer's state changed.
+    StateChanged {
+        /// Whose.
+        peer: PeerId,
+        /// From.
+        from: PeerState,
+        /// To.
+        to: PeerState,
+    },
+    /// A rung of the ladder; the shell does `Rebind` and `Resolve`.
+    Recover {
+        /// For whom.
+        peer: PeerId,
+        /// Which rung.
+        step: RecoveryStep,
+    },
+    /// The watermark rose: keep this wall clock on disk before it is used.
+    Watermark {
+        /// Time since the UNIX epoch.
+        wall: Duration,
+    },
+    /// The wall clock lies before the watermark: the node answers but does not initiate until it has passed.
+    ClockBehind {
+        /// By how much.
+        by: Duration,
+    },
+}
+
+/// A peer as it stands: what `wg show`, `gatewayctl peers` and the metrics print.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// Its number.
+    pub id: PeerId,
+    /// Its key.
+    pub public_key: PublicKey,
+    /// Whether a preshared key is set.
+    pub has_preshared_key: bool,
+    /// Its endpoint.
+    pub endpoint: Option<Endpoint>,
+    /// Its allowed-ips in the order given.
+    pub allowed_ips: Vec<IpNetwork>,
+    /// How well it is connected.
+    pub state: PeerState,
+    /// When the last handshake was agreed, on both clocks.
+    pub latest_handshake: Option<Now>,
+    /// Its persistent keepalive.
+    pub keepalive: Option<Duration>,
+    /// Bytes received from it: whole authenticated messages, as kernel WireGuard counts.
+    pub rx_bytes: u64,
+    /// Bytes sent to it, likewise.
+    pub tx_bytes: u64,
+    /// Inner data packets received and sent.
+    pub rx_packets: u64,
+    /// Inner data packets sent.
+    pub tx_packets: u64,
+    /// Smoothed round trip of the probes.
+    pub rtt: Option<Duration>,
+    /// Share of the last probes that were lost, 0 to 1; `None` when it is not probed.
+    pub loss_ratio: Option<f64>,
+    /// Probes lost since the start.
+    pub probes_lost: u64,
+    /// Handshakes agreed since the start.
+    pub handshakes: u64,
+    /// Endpoint changes since the start.
+    pub endpoint_changes: u64,
+    /// Rungs of the ladder climbed, by [`RecoveryStep`] in declaration order.
+    pub recoveries: [u64; 3],
+}

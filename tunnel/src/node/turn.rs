@@ -1,0 +1,215 @@
+//! A turn at one peer: its lock is taken once, used for a whole batch, and its deadline is set anew at the end.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use boringtun::noise::errors::WireGuardError;
+use boringtun::noise::{Tunn, TunnResult};
+use parking_lot::MutexGuard;
+
+use super::core::{Core, Session};
+use super::peer::Peer;
+use super::{Event, Node};
+use crate::endpoint::Endpoint;
+use crate::reason::DropReason;
+use crate::time::Now;
+use crate::transmit::SendQueue;
+use crate::watermark::Stamp;
+use crate::wire::{DATA_OVERHEAD, INITIATION_LEN};
+
+const KIND_INITIATION: u8 = 1;
+const KIND_DATA: u8 = 4;
+
+/// What came of one call into the `Tunn`.
+#[derive(Debug)]
+pub(super) enum Output {
+    /// Nothing to send.
+    Nothing,
+    /// A message of this many bytes was queued.
+    Sent(usize),
+    /// The arena had no room; the `Tunn` was not called.
+    Full,
+    /// The `Tunn` refused.
+    Failed(WireGuardError),
+}
+
+/// One peer under its lock.
+pub(super) struct Turn<'a> {
+    pub(super) node: &'a Node,
+    pub(super) peer: &'a Peer,
+    pub(super) core: MutexGuard<'a, Core>,
+    pub(super) endpoint: Option<Endpoint>,
+    pub(super) now: Now,
+}
+
+impl<'a> Turn<'a> {
+    pub(super) fn new(node: &'a Node, peer: &'a Peer, now: Now) -> Self {
+        Self { node, peer, core: peer.core.lock(), endpoint: peer.endpoint(), now }
+    }
+
+    /// Sets the peer's deadline and lets go of it.
+    pub(super) fn finish(mut self) {
+        self.reschedule();
+    }
+
+    pub(super) fn reschedule(&mut self) {
+        let deadline = self.core.deadline(self.endpoint.is_some(), self.now.instant);
+        let scheduled = self.core.scheduled;
+        // A later deadline is left to the earlier one: when that comes, this is asked again.
+        let keep = match (scheduled, deadline) {
+            (Some(scheduled), Some(deadline)) => scheduled <= deadline && scheduled > self.now.instant,
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if !keep {
+            self.node.schedule.set(self.peer.id, scheduled, deadline);
+            self.core.scheduled = deadline;
+        }
+    }
+
+    /// Calls the `Tunn` with room for `len` bytes and queues what it wants to send, to `to` or else to the endpoint.
+    pub(super) fn emit(
+        &mut self,
+        out: &mut SendQueue,
+        len: usize,
+        to: Option<Endpoint>,
+        call: impl for<'b> FnOnce(&mut Tunn, &'b mut [u8]) -> TunnResult<'b>,
+    ) -> Output {
+        let Some(slot) = out.slot(len) else {
+            self.node.count_drop(DropReason::SendQueueFull);
+            return Output::Full;
+        };
+        let Some(tunn) = self.core.tunn.as_mut() else { return Output::Nothing };
+        let (kind, written) = match call(tunn, slot) {
+            TunnResult::WriteToNetwork(message) => {
+                (message.first().copied().unwrap_or_default(), message.len())
+            }
+            TunnResult::Err(error) => return Output::Failed(error),
+            TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => {
+                return Output::Nothing;
+            }
+        };
+        if kind == KIND_INITIATION && !self.stamp_is_usable() {
+            return Output::Nothing;
+        }
+        let Some(endpoint) = to.or(self.endpoint) else { return Output::Nothing };
+        out.commit(endpoint, 0, written);
+        self.note_sent(kind, written);
+        Output::Sent(written)
+    }
+
+    fn note_sent(&mut self, kind: u8, written: usize) {
+        let now = self.now.instant;
+        self.core.traffic.sent = now;
+        add(&self.peer.vitals.tx_bytes, written);
+        if kind == KIND_INITIATION {
+            self.core.note_initiation(now);
+        } else if kind == KIND_DATA && written > DATA_OVERHEAD {
+            self.core.traffic.unanswered.get_or_insert(now);
+        }
+    }
+
+    /// Tells the `Tunn` the time if that is due, before it is used: so a session past its life is never used,
+    /// not even by the first packet after a suspend.
+    #[inline]
+    pub(super) fn refresh(&mut self, out: &mut SendQueue) {
+        if self.core.needs_tick(self.now.instant) {
+            self.tick(out);
+        }
+    }
+
+    /// Lets the `Tunn` do what is due by its own timers.
+    pub(super) fn tick(&mut self, out: &mut SendQueue) {
+        self.follow_wall_clock();
+        match self.emit(out, INITIATION_LEN, None, |tunn, slot| tunn.update_timers(slot)) {
+            Output::Failed(WireGuardError::ConnectionExpired) => self.note_expired(),
+            Output::Full => return,
+            Output::Nothing | Output::Sent(_) | Output::Failed(_) => {}
+        }
+        self.core.ticked = self.now.instant;
+        let alive = self.core.tunn.as_ref().is_some_and(|tunn| tunn.time_since_last_handshake().is_some());
+        if !alive && self.core.session.take().is_some() {
+            self.note_session_end();
+        }
+    }
+
+    fn note_session_end(&mut self) {
+        if let Some(prober) = &mut self.core.prober {
+            prober.deactivate();
+        }
+    }
+
+    /// Begins a handshake, unless one is under way and `force` is not set.
+    pub(super) fn begin_handshake(&mut self, force: bool, out: &mut SendQueue) {
+        if self.endpoint.is_none() || self.core.tunn.is_none() {
+            return;
+        }
+        self.follow_wall_clock();
+        if !self.stamp_is_usable() {
+            return;
+        }
+        self.refresh(out);
+        if self.core.attempt.is_some_and(|attempt| attempt.sent == self.now.instant) {
+            return;
+        }
+        self.emit(out, INITIATION_LEN, None, |tunn, slot| tunn.format_handshake_initiation(slot, force));
+    }
+
+    /// Whether a handshake may be stamped now; if not, it is tried again in a second.
+    pub(super) fn stamp_is_usable(&mut self) -> bool {
+        let stamp = self.core.stamp(self.now.instant);
+        let mut watermark = self.node.watermark.lock();
+        match watermark.judge(stamp) {
+            Stamp::Usable => {}
+            Stamp::Raised(wall) => self.node.events.push(Event::Watermark { wall }),
+            Stamp::Behind(by) => {
+                if watermark.tell_once() {
+                    self.node.events.push(Event::ClockBehind { by });
+                }
+                self.core.held_until = Some(self.now.instant.after(super::HOLD));
+                return false;
+            }
+        }
+        self.core.held_until = None;
+        true
+    }
+
+    /// A session was agreed at `since`.
+    pub(super) fn note_session(&mut self, session: Session) {
+        let (now, id) = (self.now, self.peer.id);
+        self.core.session = Some(session);
+        self.core.attempt = None;
+        self.core.expired = false;
+        self.core.wanted = false;
+        self.core.urge = None;
+        let vitals = &self.peer.vitals;
+        vitals.handshakes.fetch_add(1, Ordering::Relaxed);
+        vitals.handshake.store(Some(now.instant.since_boot()));
+        vitals.handshake_wall.store(Some(now.wall));
+        vitals.failed.store(false, Ordering::Relaxed);
+        self.node.events.push(Event::Handshake { peer: id });
+        self.note_path_tried();
+    }
+
+    /// Sends what waited for a session; what does not fit follows at the next turn.
+    pub(super) fn flush(&mut self, out: &mut SendQueue) {
+        let len = (self.core.longest + DATA_OVERHEAD).max(INITIATION_LEN);
+        while self.core.waiting > 0 && self.core.session.is_some() {
+            match self.emit(out, len, None, |tunn, slot| tunn.decapsulate(None, &[], slot)) {
+                Output::Sent(written) => {
+                    self.core.waiting -= 1;
+                    if written > DATA_OVERHEAD {
+                        add(&self.peer.vitals.tx_packets, 1);
+                    }
+                }
+                Output::Full => return,
+                Output::Nothing | Output::Failed(_) => self.core.waiting = 0,
+            }
+        }
+    }
+}
+
+/// Adds to a counter that only the holder of the peer's lock writes.
+#[inline]
+pub(super) fn add(counter: &AtomicU64, count: usize) {
+    counter.fetch_add(count as u64, Ordering::Relaxed);
+}
