@@ -151,6 +151,11 @@ impl Lab {
         Ok(path)
     }
 
+    /// Prints what each node saw and keeps it in `target/lab-failures/NAME`.
+    pub fn report_failure(&self) {
+        failure::report(self);
+    }
+
     /// Ends the captures, so that their files are whole.
     pub(crate) fn end_captures(&self) {
         self.captures.lock().unwrap_or_else(PoisonError::into_inner).clear();

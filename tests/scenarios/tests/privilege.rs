@@ -1,0 +1,110 @@
+//! Which process holds which capability, read from /proc.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Topology, scenario};
+use scenarios::{Site, download, serve_bulk};
+
+/// The capabilities the committed list names, by their bit (capability.h).
+const BITS: [(&str, u32); 5] =
+    [("chown", 0), ("net_bind_service", 10), ("net_admin", 12), ("net_raw", 13), ("sys_admin", 21)];
+
+#[test]
+fn the_gateways_processes_hold_exactly_the_committed_capabilities() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        if !lab::has_real_root() {
+            return lab::skip(lab.name(), "a user namespace's root has other bounding sets").map(drop);
+        }
+        let mut site = Site::new(lab)?;
+        site.start()?;
+        let daemon = site.gateway()?.pid();
+        let helper = only_child(daemon)?;
+        let list = fs::read_to_string(lab::workspace().join("gateway/capabilities.txt"))?;
+        let mut compared = 0;
+        for line in list.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [process, field, wanted @ ..] = words.as_slice() else { continue };
+            let pid = if *process == "helper" { helper } else { daemon };
+            let found = status_field(pid, field)?;
+            if *field == "NoNewPrivs" {
+                ensure!(wanted == [found.as_str()], "{line}: /proc says {found}");
+            } else {
+                let set = u64::from_str_radix(&found, 16)?;
+                ensure!(set == mask(wanted)?, "{line}: /proc says {found}");
+            }
+            compared += 1;
+        }
+        ensure!(compared >= 12, "the committed list has only {compared} lines");
+        Ok(())
+    })
+}
+
+#[test]
+fn the_forwarder_carries_traffic_as_nobody_with_no_capability_at_all() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        if !lab::has_real_root() {
+            return lab::skip(lab.name(), "only real root can start a process as nobody").map(drop);
+        }
+        let mut site = Site::new(lab)?;
+        let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
+        site.start()?;
+        download(&lab.node("client")?, "192.0.2.2:5001", 1 << 20)?;
+        let pid = site.forwarder()?.pid();
+        for field in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            let set = status_field(pid, field)?;
+            ensure!(u64::from_str_radix(&set, 16)? == 0, "{field} is {set}");
+        }
+        let user = status_field(pid, "Uid")?;
+        ensure!(user.split_whitespace().all(|uid| uid == "65534"), "it runs as {user}");
+        ensure!(status_field(pid, "NoNewPrivs")? == "1", "the forwarder could gain privileges");
+        Ok(())
+    })
+}
+
+#[test]
+fn without_the_capability_the_gateway_says_so_and_changes_nothing() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        if !lab::has_real_root() {
+            return lab::skip(lab.name(), "only real root can start a process as nobody").map(drop);
+        }
+        let site = Site::new(lab)?;
+        site.gateway_config.write()?;
+        let before = site.edge.run("ip -brief link")?;
+        let command =
+            site.edge.command(lab::binary("gateway")?).arg("--config").arg(site.gateway_config.path());
+        let output = command.user(65_534, 65_534).limit(Duration::from_secs(10)).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(5), "{}: {said}", output.status);
+        ensure!(site.edge.run("ip -brief link")? == before);
+        Ok(())
+    })
+}
+
+fn only_child(pid: u32) -> Result<u32> {
+    let mut children = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(task?.path().join("children"))?;
+        children.extend(text.split_whitespace().map(str::parse::<u32>).collect::<Result<Vec<_>, _>>()?);
+    }
+    ensure!(children.len() == 1, "the gateway has children {children:?}");
+    children.first().copied().context("no child")
+}
+
+fn status_field(pid: u32, field: &str) -> Result<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let prefix = format!("{field}:");
+    let line = text.lines().find_map(|line| line.strip_prefix(&prefix));
+    Ok(line.with_context(|| format!("no {field}"))?.trim().to_owned())
+}
+
+fn mask(names: &[&str]) -> Result<u64> {
+    names.iter().try_fold(0, |mask, name| {
+        let bit = BITS
+            .iter()
+            .find(|(known, _)| known == name)
+            .with_context(|| format!("unknown capability {name}"))?;
+        Ok(mask | 1 << bit.1)
+    })
+}
