@@ -80,6 +80,23 @@ impl Admission {
         Ok(())
     }
 
+    /// Admits a flow that begins on this machine: only the total counts, clients are strangers.
+    ///
+    /// # Errors
+    /// [`Shed`]; then nothing is counted.
+    pub fn local(&mut self) -> Result<(), Shed> {
+        if self.total.flows >= self.limits.flows {
+            return Err(Shed::Flows);
+        }
+        self.total.flows += 1;
+        Ok(())
+    }
+
+    /// A flow that began on this machine is over.
+    pub fn release_local(&mut self) {
+        self.total.flows = self.total.flows.saturating_sub(1);
+    }
+
     /// The dial was answered: the flow goes on, the dial no longer counts.
     pub fn dialled(&mut self, client: ClientPrefix) {
         self.total.dials = self.total.dials.saturating_sub(1);

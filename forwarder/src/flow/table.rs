@@ -110,6 +110,12 @@ impl<K: Copy + Eq + Hash, T> FlowTable<K, T> {
         slot.entry.as_mut().map(|(key, value)| (&*key, value))
     }
 
+    /// Puts something else into a flow's slot, and gives what was there; the name and the slot stay.
+    pub fn replace(&mut self, id: SlotId, value: T) -> Option<T> {
+        let (_, place) = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?.entry.as_mut()?;
+        Some(std::mem::replace(place, value))
+    }
+
     /// Removes a flow.
     pub fn remove(&mut self, id: SlotId) -> Option<(K, T)> {
         let slot = self.slots.get_mut(id.index as usize)?;

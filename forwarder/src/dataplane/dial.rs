@@ -1,0 +1,290 @@
+//! Dials: a SYN that is held until the upstream has answered.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mio::net::TcpStream;
+use policy::forwarder::Inject;
+use policy::{Host, Protocol};
+use tunnel::packet::icmp::Error as IcmpError;
+use tunnel::packet::{Ip, Tcp};
+use tunnel::time::{Instant, Now};
+
+use super::edge::Edge;
+use super::flows::{Flow, Flows};
+use super::open::{Open, Owner};
+use super::token;
+use crate::cell::{Cell, Path, Settings};
+use crate::flow::segment::Bare;
+use crate::flow::{ClientPrefix, FlowKey, Shed, SlotId};
+use crate::proxy_protocol;
+use crate::stats::{Dialled, Dropped, EntryStats};
+use crate::upstream::{self, Upstream};
+
+/// Bytes of a SYN that are kept: headers with all options of either family, and no data.
+const MAX_SYN: usize = 160;
+
+/// A flow whose upstream has not answered.
+pub struct Dial {
+    inject: Inject,
+    client: ClientPrefix,
+    stats: Arc<EntryStats>,
+    /// The SYN as it came, from its IP header.
+    syn: Vec<u8>,
+    stream: Option<TcpStream>,
+    /// Where its timer entry is.
+    pub armed: Option<Instant>,
+}
+
+impl Dial {
+    /// Takes another segment of the flow: a SYN again, perhaps of a new try with another number, replaces the one held.
+    pub fn handle_again(&mut self, packet: &[u8], is_syn: bool) {
+        if is_syn && packet.len() <= MAX_SYN {
+            self.syn.clear();
+            self.syn.extend_from_slice(packet);
+        }
+    }
+
+    /// Whose flow it will be.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        Owner::Inject(self.inject.name.clone(), self.client)
+    }
+}
+
+impl Flows {
+    /// A SYN of no flow: it is admitted and dialled, or turned away.
+    pub(super) fn handle_syn(
+        &mut self,
+        now: Now,
+        edge: &mut Edge,
+        key: FlowKey,
+        headers: (&Ip, &Tcp),
+        packet: &[u8],
+    ) {
+        let (ip, tcp) = headers;
+        let policy = Arc::clone(&self.policy);
+        let inject = policy.inject_for(&edge.name, Protocol::Tcp, key.local);
+        let Some(inject) = inject.filter(|_| key.remote.port() != 0 && key.local.port() != 0) else {
+            self.stats.refuse(Dropped::NoInject);
+            return self.reset_stranger(now, edge, ip, tcp);
+        };
+        if !inject.allow.admits(ip.src, |_| &[]) {
+            self.stats.refuse(Dropped::NotAllowed);
+            return self.reset_stranger(now, edge, ip, tcp);
+        }
+        if self.is_stopping {
+            return self.stats.refuse(Dropped::Stopping);
+        }
+        // Nothing is sent back then: the client tries again by itself, and by then there may be room.
+        let client = ClientPrefix::from(ip.src);
+        if let Err(shed) = self.admission.dial(client) {
+            return self.stats.refuse(shed_reason(shed));
+        }
+        let Some(stats) = self.stats.inject.load().get(&inject.name).cloned() else { return };
+        // Data in a SYN is not kept: the client sends it again (RFC 9293 §3.10.7.2 allows it).
+        let syn = packet.get(..ip.header_len + tcp.header_len).unwrap_or_default();
+        let syn = without_data(syn, ip);
+        let dial = Dial { inject: inject.clone(), client, stats, syn, stream: None, armed: None };
+        match self.table.insert(key, Flow::Dial(Box::new(dial))) {
+            Ok(id) => {
+                self.arm(id, now.instant.after(self.admission.limits().dial_timeout));
+                self.begin_dial(now, id, edge, key.local.port());
+            }
+            Err(_) => {
+                self.admission.dialled(client);
+                self.admission.release(client);
+                self.stats.refuse(Dropped::ShedFlows);
+            }
+        }
+    }
+
+    fn begin_dial(&mut self, now: Now, id: SlotId, edge: &mut Edge, asked: u16) {
+        let Some((_, Flow::Dial(dial))) = self.table.get_mut(id) else { return };
+        let port = dial.inject.upstream_port(asked);
+        match &dial.inject.upstream.host {
+            Host::Address(address) => {
+                let address = SocketAddr::new(*address, port);
+                self.connect(now, id, edge, address);
+            }
+            Host::Name(name) => {
+                if !self.resolver.dial(id, name, port) {
+                    self.dial_failed(now, id, edge, Dialled::Exhausted);
+                }
+            }
+        }
+    }
+
+    /// The name of an upstream was resolved, or has no address.
+    pub fn handle_resolved(&mut self, now: Now, id: SlotId, addresses: &[SocketAddr], edges: &mut [Edge]) {
+        let Some((key, Flow::Dial(_))) = self.table.get_mut(id) else { return };
+        let edge_id = key.edge;
+        let Some(edge) = edges.iter_mut().find(|edge| edge.id == edge_id) else { return };
+        match addresses.first() {
+            Some(address) => self.connect(now, id, edge, *address),
+            None => self.dial_failed(now, id, edge, Dialled::Unresolved),
+        }
+    }
+
+    fn connect(&mut self, now: Now, id: SlotId, edge: &mut Edge, address: SocketAddr) {
+        let dialled = upstream::dial(address).and_then(|mut stream| {
+            upstream::watch(&mut stream, &self.registry, token::flow(id))
+                .map_err(|error| upstream::failure(&error))?;
+            Ok(stream)
+        });
+        match (dialled, self.table.get_mut(id)) {
+            (Ok(stream), Some((_, Flow::Dial(dial)))) => dial.stream = Some(stream),
+            (Ok(_), _) => {}
+            (Err(result), _) => self.dial_failed(now, id, edge, result),
+        }
+    }
+
+    /// The poll said something about a flow's socket.
+    pub fn handle_ready(&mut self, now: Now, id: SlotId, ready: (bool, bool), edges: &mut [Edge]) {
+        let Some((key, flow)) = self.table.get_mut(id) else { return };
+        let edge_id = key.edge;
+        match flow {
+            Flow::Open(open) => {
+                open.upstream.ready(ready.0, ready.1);
+                self.mark(id);
+            }
+            Flow::Dial(dial) => {
+                let result = dial.stream.as_ref().and_then(upstream::dialled);
+                let Some(edge) = edges.iter_mut().find(|edge| edge.id == edge_id) else { return };
+                match result {
+                    Some(Ok(())) => self.dialled(now, id, edge),
+                    Some(Err(result)) => self.dial_failed(now, id, edge, result),
+                    None => {}
+                }
+            }
+            Flow::Lingering { .. } => {}
+        }
+    }
+
+    /// The upstream answered: the flow is opened and its SYN answered.
+    fn dialled(&mut self, now: Now, id: SlotId, edge: &mut Edge) {
+        let settings = self.settings(edge);
+        let Some((&key, Flow::Dial(dial))) = self.table.get_mut(id) else { return };
+        let (Some(settings), Some(stream)) = (settings, dial.stream.take()) else {
+            return self.dial_failed(now, id, edge, Dialled::Exhausted);
+        };
+        let mut syn = std::mem::take(&mut dial.syn);
+        let (Ok(ip), inject) = (Ip::parse(&syn), &dial.inject) else { return self.abandon(id) };
+        let Ok(tcp) = Tcp::parse(ip.payload(&syn)) else { return self.abandon(id) };
+        let header = proxy_protocol::header(inject.proxy_protocol, key.remote, key.local);
+        let path = Path { local: key.local, remote: key.remote };
+        let mut cell = Cell::accept(now.instant, path, (&tcp, ip.payload(&syn)), settings);
+        let out = (&mut edge.outlet(now), &mut *self.scratch);
+        cell.handle_segment(now.instant, &mut syn, (&ip, &tcp), out);
+        self.admission.dialled(dial.client);
+        dial.stats.dialled(Dialled::Connected);
+        let (owner, stats, mut armed) = (dial.owner(), Arc::clone(&dial.stats), dial.armed);
+        self.deadlines.disarm(id, &mut armed);
+        let open = Open::new(now.instant, cell, Upstream::new(stream, header), owner, stats);
+        self.table.replace(id, Flow::Open(Box::new(open)));
+        self.mark(id);
+    }
+
+    /// What a new cell is made with; `None` when the system gives no randomness.
+    pub(super) fn settings(&self, edge: &Edge) -> Option<Settings> {
+        let seed = getrandom::u64().ok()?;
+        let limits = self.admission.limits();
+        let ring = ring_size(limits.buffer_bytes, self.admission.buffered(), self.admission.counts().0);
+        Some(Settings { mtu: edge.mtu, ring, seed })
+    }
+
+    /// A dial ran out of time.
+    pub(super) fn dial_timed_out(&mut self, now: Now, id: SlotId, edges: &mut [Edge]) {
+        let Some((key, _)) = self.table.get_mut(id) else { return };
+        let edge_id = key.edge;
+        if let Some(edge) = edges.iter_mut().find(|edge| edge.id == edge_id) {
+            self.dial_failed(now, id, edge, Dialled::TimedOut);
+        }
+    }
+
+    /// The upstream did not answer: the client is told, by a reset when it was refused, by ICMP else.
+    fn dial_failed(&mut self, now: Now, id: SlotId, edge: &mut Edge, result: Dialled) {
+        let Some(dial) = self.remove_dial(id, result) else { return };
+        tracing::debug!(inject = %dial.inject.name, result = result.labels().concat(), "dial failed");
+        let Ok(ip) = Ip::parse(&dial.syn) else { return };
+        let Ok(tcp) = Tcp::parse(ip.payload(&dial.syn)) else { return };
+        match result {
+            Dialled::Refused => {
+                if let Some(reset) = Bare::reset(&ip, &tcp) {
+                    edge.send(now, reset.packet());
+                }
+            }
+            // The client tries again by itself, and by then there may be room.
+            Dialled::Exhausted => {}
+            Dialled::Connected
+            | Dialled::Unreachable
+            | Dialled::TimedOut
+            | Dialled::Unresolved
+            | Dialled::Down
+            | Dialled::Abandoned => self.complain(now, edge, &dial.syn, &ip, IcmpError::HostUnreachable),
+        }
+    }
+
+    /// The client gave up before the upstream answered.
+    pub(super) fn abandon(&mut self, id: SlotId) {
+        self.remove_dial(id, Dialled::Abandoned);
+    }
+
+    fn remove_dial(&mut self, id: SlotId, result: Dialled) -> Option<Box<Dial>> {
+        if !matches!(self.table.get_mut(id)?.1, Flow::Dial(_)) {
+            return None;
+        }
+        let (_, Flow::Dial(mut dial)) = self.table.remove(id)? else { return None };
+        self.deadlines.disarm(id, &mut dial.armed);
+        self.admission.dialled(dial.client);
+        self.admission.release(dial.client);
+        dial.stats.dialled(result);
+        Some(dial)
+    }
+}
+
+/// Bytes of each ring of a new cell: large while there are few flows, so that a long path is filled; their pages are
+/// only taken once they are used.
+fn ring_size(budget: u64, buffered: u64, flows: u32) -> usize {
+    const LARGEST: u64 = 4 << 20;
+    const SMALLEST: u64 = 64 << 10;
+    let free = budget.saturating_sub(buffered);
+    let share = free / (2 * u64::from(flows).max(8));
+    let size = share.clamp(SMALLEST, LARGEST);
+    usize::try_from(1u64 << size.ilog2()).unwrap_or(64 << 10)
+}
+
+/// The packet's headers as a packet of their own; the checksum no longer counts.
+fn without_data(headers: &[u8], ip: &Ip) -> Vec<u8> {
+    let mut packet = headers.to_vec();
+    let (at, length) = if ip.is_v4() { (2, packet.len()) } else { (4, packet.len().saturating_sub(40)) };
+    let length = u16::try_from(length).unwrap_or(0).to_be_bytes();
+    if let Some(field) = packet.get_mut(at..at + 2) {
+        field.copy_from_slice(&length);
+    }
+    packet
+}
+
+const fn shed_reason(shed: Shed) -> Dropped {
+    match shed {
+        Shed::Flows => Dropped::ShedFlows,
+        Shed::FlowsOfClient => Dropped::ShedFlowsOfClient,
+        Shed::Dials => Dropped::ShedDials,
+        Shed::DialsOfClient => Dropped::ShedDialsOfClient,
+        Shed::Buffers => Dropped::ShedBuffers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_shrink_as_flows_and_buffers_grow() {
+        let budget = 256 << 20;
+        assert_eq!(ring_size(budget, 0, 1), 4 << 20);
+        assert_eq!(ring_size(budget, 0, 128), 1 << 20);
+        assert_eq!(ring_size(budget, 0, 10_000), 64 << 10);
+        assert_eq!(ring_size(budget, budget, 1), 64 << 10);
+    }
+}

@@ -1,0 +1,212 @@
+//! One edge: its WireGuard node, its UDP socket, and what waits to be sent to it.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::Arc;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use policy::Name;
+use tunnel::io::Wait;
+use tunnel::io::udp::{ReceiveBatch, UdpOptions, UdpSocket};
+use tunnel::node::{Node, PeerState, Verdict};
+use tunnel::offload::{Offload, SuperPacket};
+use tunnel::sink::InnerSink;
+use tunnel::time::Now;
+use tunnel::transmit::SendQueue;
+
+use crate::cell::Egress;
+use crate::flow::{EdgeId, SlotId};
+
+/// Bytes of outgoing datagrams that may be gathered before they are sent.
+const QUEUE: usize = 512 * 1024;
+/// Room that any super-packet fits in once it is encrypted.
+const SUPER_PACKET: usize = 72 * 1024;
+
+/// An edge as the data thread holds it.
+pub struct Edge {
+    /// Its number.
+    pub id: EdgeId,
+    /// Its name in the configuration.
+    pub name: Name,
+    /// The device towards it.
+    pub node: Arc<Node>,
+    /// Our addresses in its tunnel.
+    pub addresses: Vec<IpAddr>,
+    /// Inner MTU.
+    pub mtu: u16,
+    /// How well it is connected.
+    pub state: PeerState,
+    /// Flows that wait for room in the send queue.
+    pub blocked: Vec<SlotId>,
+    options: UdpOptions,
+    socket: UdpSocket,
+    queue: SendQueue,
+    /// Runs of the queue that are sent already, while the rest waits for the socket.
+    sent: usize,
+    is_stuck: bool,
+    is_readable: bool,
+}
+
+impl Edge {
+    /// An edge whose socket is open and watched as `token`.
+    ///
+    /// # Errors
+    /// From the system: the port is taken.
+    pub fn open(
+        id: EdgeId,
+        name: Name,
+        node: Arc<Node>,
+        addresses: Vec<IpAddr>,
+        mtu: u16,
+        options: UdpOptions,
+    ) -> io::Result<Self> {
+        let socket = UdpSocket::open(&options)?;
+        node.set_listen_port(socket.local_port()?);
+        Ok(Self {
+            id,
+            name,
+            node,
+            addresses,
+            mtu,
+            state: PeerState::Never,
+            blocked: Vec::new(),
+            options,
+            socket,
+            queue: SendQueue::with_capacity(QUEUE),
+            sent: 0,
+            is_stuck: false,
+            is_readable: true,
+        })
+    }
+
+    /// Starts to watch the socket.
+    ///
+    /// # Errors
+    /// From the system.
+    pub fn watch(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let fd = self.socket.as_fd().as_raw_fd();
+        registry.register(&mut SourceFd(&fd), token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// Stops watching the socket, before it is closed.
+    pub fn unwatch(&self, registry: &Registry) {
+        let fd = self.socket.as_fd().as_raw_fd();
+        // A descriptor that is closed leaves the poll by itself.
+        let _ = registry.deregister(&mut SourceFd(&fd));
+    }
+
+    /// Opens a new socket on another port, as the recovery ladder asks: a stale mapping of the old one is left behind.
+    ///
+    /// # Errors
+    /// From the system; the old socket stays.
+    pub fn rebind(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let socket = UdpSocket::open(&self.options)?;
+        self.unwatch(registry);
+        self.socket = socket;
+        self.node.set_listen_port(self.socket.local_port()?);
+        self.is_readable = true;
+        self.is_stuck = false;
+        self.watch(registry, token)
+    }
+
+    /// Remembers what the poll said; `true` when a queue that was stuck may go on.
+    pub fn ready(&mut self, readable: bool, writable: bool) -> bool {
+        self.is_readable |= readable;
+        writable && std::mem::take(&mut self.is_stuck)
+    }
+
+    /// Whether there may be something to receive.
+    #[must_use]
+    pub const fn is_readable(&self) -> bool {
+        self.is_readable
+    }
+
+    /// Receives one batch into the node; decrypted packets go to `sink`. `false` when nothing was there.
+    pub fn receive(&mut self, now: Now, batch: &mut ReceiveBatch, sink: &mut impl InnerSink) -> bool {
+        match self.socket.receive(batch, Wait::No) {
+            Ok(_) => {
+                for received in batch.iter_mut() {
+                    self.node.handle_received(now, received, sink, &mut self.queue);
+                }
+                true
+            }
+            Err(error) => {
+                // Everything else is the network's weather (an ICMP error about a datagram of ours): try again.
+                if error.kind() == io::ErrorKind::WouldBlock {
+                    self.is_readable = false;
+                }
+                false
+            }
+        }
+    }
+
+    /// Does what the node's timers ask for.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.node.handle_timeout(now, &mut self.queue);
+    }
+
+    /// Sends what is gathered; what the socket does not take waits for it.
+    pub fn flush(&mut self) {
+        if self.is_stuck || self.queue.is_empty() {
+            return;
+        }
+        let total = self.queue.transmits().len();
+        self.sent += self.socket.send(self.queue.transmits().skip(self.sent), Wait::No);
+        if self.sent >= total {
+            self.queue.clear();
+            self.sent = 0;
+        } else {
+            self.is_stuck = true;
+        }
+    }
+
+    /// Whether a super-packet of any size fits into the send queue.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.queue.room() >= SUPER_PACKET
+    }
+
+    /// Sends one whole packet into the tunnel; dropped, and counted by the node, when it cannot go.
+    pub fn send(&mut self, now: Now, mut packet: Vec<u8>) {
+        self.node.handle_inner(now, SuperPacket { bytes: &mut packet, offload: Offload::None }, &mut self.queue);
+    }
+
+    /// The way into this edge's tunnel for a cell.
+    pub fn outlet(&mut self, now: Now) -> Outlet<'_> {
+        Outlet { node: &self.node, queue: &mut self.queue, now }
+    }
+
+    /// Our address of the family of `of`, if this edge's tunnel has one.
+    #[must_use]
+    pub fn address_like(&self, of: IpAddr) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| address.is_ipv4() == of.is_ipv4())
+    }
+
+    /// Moves the endpoint to where its name leads now.
+    pub fn set_endpoint(&self, now: Now, endpoint: SocketAddr) {
+        for peer in self.node.peers(now) {
+            self.node.set_endpoint(peer.id, endpoint, now);
+        }
+    }
+}
+
+/// A cell's way into the tunnel: encrypted at once into the edge's send queue.
+pub struct Outlet<'a> {
+    node: &'a Node,
+    queue: &'a mut SendQueue,
+    now: Now,
+}
+
+impl Egress for Outlet<'_> {
+    fn is_ready(&self) -> bool {
+        self.queue.room() >= SUPER_PACKET
+    }
+
+    fn send(&mut self, packet: SuperPacket<'_>) {
+        if let Verdict::Drop(reason) = self.node.handle_inner(self.now, packet, self.queue) {
+            tracing::trace!(reason = reason.label(), "cell packet dropped");
+        }
+    }
+}

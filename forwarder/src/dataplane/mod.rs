@@ -1,0 +1,387 @@
+//! The data thread: one loop that runs to completion, from the UDP socket to the loopback sockets and back.
+
+mod dial;
+pub mod edge;
+pub mod flows;
+mod open;
+pub mod reach;
+mod reload;
+pub mod token;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use mio::{Events, Poll, Waker};
+use policy::HostPort;
+use policy::forwarder::Policy;
+use tunnel::io::clock;
+use tunnel::io::udp::ReceiveBatch;
+use tunnel::node::{Event, RecoveryStep};
+use tunnel::offload::coalesce::{CoalesceOptions, Coalescer};
+use tunnel::time::{Instant, Now};
+
+use crate::flow::{EdgeId, SlotId};
+use crate::stats::{Stats, add};
+use crate::state::StateFile;
+use edge::Edge;
+use flows::Flows;
+pub use open::Owner;
+use reach::Listener;
+pub use reload::Change;
+use token::Source;
+
+/// Messages of joined datagrams taken by one receive call.
+const MESSAGES: usize = 4;
+/// Receive calls per edge and round, before flows have their turn.
+const RECEIVES: usize = 4;
+/// Events taken by one poll.
+const EVENTS: usize = 1_024;
+/// The longest sleep: how soon a jump of the clocks is noticed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// A sleep that took this much longer than asked for was a suspend of the machine.
+const SUSPENDED: Duration = Duration::from_secs(10);
+/// First and longest pause between questions for an edge's address that were not answered.
+const RESOLVE_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Something another thread wants of the data thread.
+pub enum Command {
+    /// The name of an upstream was resolved.
+    Resolved {
+        /// Whose.
+        id: SlotId,
+        /// To what; empty when it has no address.
+        addresses: Vec<std::net::SocketAddr>,
+    },
+    /// The name of an edge's endpoint was resolved.
+    Endpoint {
+        /// Whose.
+        edge: EdgeId,
+        /// To what; empty when it has no address.
+        addresses: Vec<std::net::SocketAddr>,
+    },
+    /// A new configuration, checked and prepared.
+    Reload(Box<Change>),
+    /// Stop: take no new flows, let those there finish for `drain`, then reset them.
+    Stop {
+        /// For how long.
+        drain: Duration,
+    },
+}
+
+/// How other threads reach the data thread.
+#[derive(Clone)]
+pub struct Commands {
+    sender: Sender<Command>,
+    waker: Arc<Waker>,
+}
+
+impl Commands {
+    /// Hands a command over; lost only when the data thread has ended.
+    pub fn send(&self, command: Command) {
+        if self.sender.send(command).is_ok() {
+            // A failed wake means that the poll is gone, and with it the thread.
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+/// An edge with what the loop knows of its name.
+struct Named {
+    endpoint: HostPort,
+    /// Whether it ever had an address.
+    is_resolved: bool,
+    ask_at: Option<Instant>,
+    pause: Duration,
+}
+
+/// The data thread's whole state.
+pub struct DataPlane {
+    poll: Poll,
+    edges: Vec<Edge>,
+    names: Vec<Named>,
+    listeners: Vec<Listener>,
+    flows: Flows,
+    inlet: Coalescer,
+    batch: ReceiveBatch,
+    commands: Receiver<Command>,
+    state: StateFile,
+    stats: Arc<Stats>,
+    stop_at: Option<Instant>,
+}
+
+/// The poll and the ways into it, made before the data plane itself.
+pub struct Inbox {
+    poll: Poll,
+    commands: Receiver<Command>,
+}
+
+impl Inbox {
+    /// A new poll with its command queue.
+    ///
+    /// # Errors
+    /// From the system.
+    pub fn new() -> io::Result<(Self, Commands)> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), token::WAKER)?);
+        let (sender, commands) = channel();
+        Ok((Self { poll, commands }, Commands { sender, waker }))
+    }
+}
+
+/// What a data plane begins with.
+pub struct Parts {
+    /// The configuration.
+    pub policy: Arc<Policy>,
+    /// One edge per `[[peer]]`, in order.
+    pub edges: Vec<Edge>,
+    /// The listeners of `[[reach]]`.
+    pub listeners: Vec<Listener>,
+    /// Where it counts.
+    pub stats: Arc<Stats>,
+    /// Who resolves names.
+    pub resolver: crate::resolve::Resolver,
+    /// Where the clock mark is kept.
+    pub state: StateFile,
+}
+
+impl DataPlane {
+    /// A data plane whose sources are watched.
+    ///
+    /// # Errors
+    /// From the system.
+    pub fn new(inbox: Inbox, parts: Parts) -> io::Result<Self> {
+        let Inbox { poll, commands } = inbox;
+        let Parts { policy, mut edges, mut listeners, stats, resolver, state } = parts;
+        for (place, edge) in edges.iter_mut().enumerate() {
+            edge.watch(poll.registry(), token::edge(place))?;
+        }
+        for (place, listener) in listeners.iter_mut().enumerate() {
+            listener.watch(poll.registry(), place)?;
+        }
+        let names = policy.peers.iter().map(|peer| Named::new(peer.endpoint.clone())).collect();
+        let seed = getrandom::u32().map_err(io::Error::other)? as u16;
+        let registry = poll.registry().try_clone()?;
+        Ok(Self {
+            flows: Flows::new(policy, Arc::clone(&stats), registry, resolver, seed),
+            poll,
+            edges,
+            names,
+            listeners,
+            inlet: Coalescer::new(CoalesceOptions { tcp: true, udp: false }),
+            batch: ReceiveBatch::new(MESSAGES),
+            commands,
+            state,
+            stats,
+            stop_at: None,
+        })
+    }
+
+    /// Runs until a stop command has been carried out.
+    ///
+    /// # Errors
+    /// Only when the poll itself fails.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut again = false;
+        let mut now = clock::now();
+        while !self.is_done(now) {
+            let timeout = if again { Duration::ZERO } else { self.sleep(now) };
+            match self.poll.poll(&mut events, Some(timeout)) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            let before = now;
+            now = clock::now();
+            if now.instant.since(before.instant) > timeout + SUSPENDED && !again {
+                self.wake_up(now);
+            }
+            again = self.round(now, &events);
+        }
+        Ok(())
+    }
+
+    /// One round: what the poll said, packets in, what is due, turns of flows, packets out. `true` when there is more.
+    fn round(&mut self, now: Now, events: &Events) -> bool {
+        add(&self.stats.rounds, 1);
+        for event in events {
+            let ready = (
+                event.is_readable() || event.is_read_closed() || event.is_error(),
+                event.is_writable() || event.is_write_closed() || event.is_error(),
+            );
+            match token::source(event.token()) {
+                Some(Source::Waker) => self.handle_commands(now),
+                Some(Source::Edge(place)) => self.edge_ready(place, ready),
+                Some(Source::Listener(place)) => {
+                    if let Some(listener) = self.listeners.get_mut(place) {
+                        listener.ready();
+                    }
+                }
+                Some(Source::Flow(id)) => self.flows.handle_ready(now, id, ready, &mut self.edges),
+                None => {}
+            }
+        }
+        let mut again = self.receive(now);
+        for listener in &mut self.listeners {
+            again |= listener.accept(now, &mut self.flows, &mut self.edges);
+        }
+        self.flows.handle_timeout(now, &mut self.edges);
+        again |= self.flows.take_turns(now, &mut self.edges);
+        self.tend_edges(now);
+        for edge in &mut self.edges {
+            edge.flush();
+        }
+        self.flows.publish();
+        again
+    }
+
+    fn edge_ready(&mut self, place: usize, ready: (bool, bool)) {
+        let Some(edge) = self.edges.get_mut(place) else { return };
+        if edge.ready(ready.0, ready.1) {
+            edge.flush();
+            for id in std::mem::take(&mut edge.blocked) {
+                self.flows.mark(id);
+            }
+        }
+    }
+
+    /// Receives from every edge that has something and hands the packets to the flows.
+    fn receive(&mut self, now: Now) -> bool {
+        let mut more = false;
+        for edge in &mut self.edges {
+            for _ in 0..RECEIVES {
+                if !edge.is_readable() || !edge.receive(now, &mut self.batch, &mut self.inlet) {
+                    break;
+                }
+                while let Some((_, packet)) = self.inlet.poll_packet() {
+                    self.flows.handle_packet(now, edge, packet);
+                }
+            }
+            more |= edge.is_readable();
+        }
+        more
+    }
+
+    fn tend_edges(&mut self, now: Now) {
+        for (place, edge) in self.edges.iter_mut().enumerate() {
+            if edge.node.poll_timeout().is_some_and(|at| at <= now.instant) {
+                edge.handle_timeout(now);
+            }
+            let Some(name) = self.names.get_mut(place) else { continue };
+            while let Some(event) = edge.node.poll_event() {
+                match event {
+                    Event::StateChanged { from, to, .. } => {
+                        tracing::info!(peer = %edge.name, from = from.label(), to = to.label(), "peer state changed");
+                        edge.state = to;
+                    }
+                    Event::Recover { step: RecoveryStep::Rebind, .. } => {
+                        match edge.rebind(self.poll.registry(), token::edge(place)) {
+                            Ok(()) => tracing::info!(peer = %edge.name, "opened a new UDP socket to recover"),
+                            Err(error) => tracing::info!(peer = %edge.name, %error, "no new UDP socket to recover with"),
+                        }
+                    }
+                    Event::Recover { step: RecoveryStep::Resolve, .. } => name.ask_at = Some(now.instant),
+                    Event::Recover { step: RecoveryStep::Handshake, .. } | Event::EndpointChanged { .. } => {}
+                    Event::Handshake { .. } => tracing::debug!(peer = %edge.name, "session agreed"),
+                    Event::Watermark { wall } => self.state.save_watermark(wall),
+                    Event::ClockBehind { by } => {
+                        let seconds = by.as_secs();
+                        tracing::warn!(seconds, "the clock is behind the last one used: sessions wait until it is right");
+                    }
+                }
+            }
+            name.ask(now, edge.id, &self.flows);
+        }
+    }
+
+    fn handle_commands(&mut self, now: Now) {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Resolved { id, addresses } => {
+                    self.flows.handle_resolved(now, id, &addresses, &mut self.edges);
+                }
+                Command::Endpoint { edge, addresses } => self.handle_endpoint(now, edge, &addresses),
+                Command::Reload(change) => self.reload(now, *change),
+                Command::Stop { drain } => self.stop(now, drain),
+            }
+        }
+    }
+
+    fn handle_endpoint(&mut self, now: Now, id: EdgeId, addresses: &[std::net::SocketAddr]) {
+        let found = self.edges.iter().zip(&mut self.names).find(|(edge, _)| edge.id == id);
+        let Some((edge, name)) = found else { return };
+        match addresses.first() {
+            Some(address) => {
+                name.is_resolved = true;
+                name.pause = RESOLVE_AGAIN.0;
+                edge.set_endpoint(now, *address);
+            }
+            None => {
+                tracing::info!(peer = %edge.name, "the endpoint's name has no address yet, asking again");
+                name.ask_at = Some(now.instant.after(name.pause));
+                name.pause = (name.pause * 2).min(RESOLVE_AGAIN.1);
+            }
+        }
+    }
+
+    fn stop(&mut self, now: Now, drain: Duration) {
+        let flows = self.flows.active();
+        tracing::info!(flows, seconds = drain.as_secs(), "stopping: flows may finish");
+        self.flows.is_stopping = true;
+        for listener in std::mem::take(&mut self.listeners).iter_mut() {
+            listener.release_held(&self.flows);
+        }
+        self.stop_at = Some(now.instant.after(drain));
+    }
+
+    /// After a stop: all flows are over, or their time is and they are reset.
+    fn is_done(&mut self, now: Now) -> bool {
+        let Some(stop_at) = self.stop_at else { return false };
+        let active = self.flows.active();
+        if active > 0 && now.instant < stop_at {
+            return false;
+        }
+        if active > 0 {
+            tracing::info!(flows = active, "resetting the flows that did not finish");
+            self.flows.abort(|_, _| true);
+            self.flows.take_turns(now, &mut self.edges);
+            for edge in &mut self.edges {
+                edge.flush();
+            }
+        }
+        true
+    }
+
+    /// The machine slept: every session is tried at once.
+    fn wake_up(&mut self, now: Now) {
+        tracing::info!("the machine slept, trying every peer at once");
+        for (edge, name) in self.edges.iter_mut().zip(&mut self.names) {
+            edge.handle_timeout(now);
+            edge.node.handle_network_change(now);
+            name.ask_at = Some(now.instant);
+        }
+    }
+
+    fn sleep(&self, now: Now) -> Duration {
+        let nodes = self.edges.iter().filter_map(|edge| edge.node.poll_timeout());
+        let names = self.names.iter().filter_map(|name| name.ask_at);
+        let listeners = self.listeners.iter().filter_map(Listener::deadline);
+        let next = nodes.chain(names).chain(listeners).chain(self.flows.deadline()).chain(self.stop_at).min();
+        next.map_or(LONGEST_SLEEP, |at| at.since(now.instant)).min(LONGEST_SLEEP)
+    }
+}
+
+impl Named {
+    fn new(endpoint: HostPort) -> Self {
+        Self { endpoint, is_resolved: false, ask_at: Some(Instant::default()), pause: RESOLVE_AGAIN.0 }
+    }
+
+    fn ask(&mut self, now: Now, edge: EdgeId, flows: &Flows) {
+        if self.ask_at.is_some_and(|at| at <= now.instant) {
+            flows.resolver.endpoint(edge, self.endpoint.clone());
+            // Asked again should the answer get lost.
+            self.ask_at = (!self.is_resolved).then(|| now.instant.after(RESOLVE_AGAIN.1));
+        }
+    }
+}

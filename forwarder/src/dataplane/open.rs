@@ -1,0 +1,172 @@
+//! An open flow: a cell on one side, a kernel socket on the other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use policy::Name;
+use tunnel::time::{Instant, Now};
+
+use super::edge::Edge;
+use crate::cell::{Cell, Ending, Transmitted};
+use crate::flow::ClientPrefix;
+use crate::stats::{Dialled, EntryStats, add, take};
+use crate::upstream::{Moved, Upstream};
+
+/// Bytes a flow may move in each direction before the next flow has its turn.
+const BUDGET: usize = 256 * 1024;
+/// How long the other end may leave data unacknowledged (RFC 9293 §3.8.3: R2 is at least 100 s).
+const UNACKNOWLEDGED: Duration = Duration::from_secs(600);
+/// How long the other end may take for the last step of the handshake.
+const HANDSHAKE: Duration = Duration::from_secs(30);
+/// How long a flow may carry nothing at all (RFC 5382 REQ-5: at least 2 h 4 min).
+const IDLE: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
+
+/// Which kind of entry a flow belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// An `[[inject]]` on behalf of this client.
+    Inject(Name, ClientPrefix),
+    /// A `[[reach]]`.
+    Reach(Name),
+}
+
+/// A flow with both its ends.
+pub struct Open {
+    /// The end inside the tunnel.
+    pub cell: Cell,
+    /// The kernel's end.
+    pub upstream: Upstream,
+    /// Whose it is.
+    pub owner: Owner,
+    /// The counters of its entry.
+    pub stats: Arc<EntryStats>,
+    /// Where its timer entry is.
+    pub armed: Option<Instant>,
+    /// Whether it waits for its turn already.
+    pub is_dirty: bool,
+    /// Bytes of buffer accounted for.
+    pub touched: u64,
+    opened_at: Instant,
+    is_established: bool,
+    is_aborting: bool,
+}
+
+/// What a turn came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing more until something happens, or this deadline.
+    Wait(Instant),
+    /// More can be moved at once.
+    Again,
+    /// The tunnel's send queue is full.
+    Blocked,
+    /// The flow is over.
+    Over(Ending),
+}
+
+impl Open {
+    /// A flow that begins now.
+    pub fn new(now: Instant, cell: Cell, upstream: Upstream, owner: Owner, stats: Arc<EntryStats>) -> Self {
+        add(&stats.flows, 1);
+        Self {
+            cell,
+            upstream,
+            owner,
+            stats,
+            armed: None,
+            is_dirty: false,
+            touched: 0,
+            opened_at: now,
+            is_established: false,
+            is_aborting: false,
+        }
+    }
+
+    /// Ends the flow with resets both ways at its next turn.
+    pub fn abort(&mut self) {
+        self.is_aborting = true;
+        self.cell.abort();
+    }
+
+    /// Moves what can be moved in both directions and sends what is due.
+    pub fn turn(&mut self, now: Now, edge: &mut Edge, scratch: &mut [u8]) -> Turn {
+        self.expire(now.instant);
+        let is_busy = !self.is_aborting && self.carry();
+        let transmitted = self.cell.poll_transmit(now.instant, (&mut edge.outlet(now), scratch));
+        if !self.is_established && !self.is_aborting && self.cell.is_established() {
+            self.is_established = true;
+            if matches!(self.owner, Owner::Reach(_)) {
+                self.stats.dialled(Dialled::Connected);
+            }
+        }
+        if let Some(ending) = self.cell.ending() {
+            if ending == Ending::Reset || self.is_aborting {
+                self.count_failed_dial();
+                return Turn::Over(Ending::Reset);
+            }
+            if self.upstream.is_write_closed() {
+                return Turn::Over(Ending::Closed);
+            }
+        }
+        match transmitted {
+            Transmitted::Blocked => Turn::Blocked,
+            Transmitted::All if is_busy => Turn::Again,
+            Transmitted::All => Turn::Wait(self.deadline(now.instant)),
+        }
+    }
+
+    /// Moves data both ways; `true` when there is more to move.
+    fn carry(&mut self) -> bool {
+        let into_socket = self.upstream.write_from(&mut self.cell, BUDGET);
+        let into_tunnel = self.upstream.read_into(&mut self.cell, BUDGET);
+        let (mut is_busy, mut failed) = (false, false);
+        for (moved, counter) in [(into_socket, &self.stats.received), (into_tunnel, &self.stats.sent)] {
+            match moved {
+                Moved::Bytes(bytes) => add(counter, bytes as u64),
+                Moved::More(bytes) => {
+                    add(counter, bytes as u64);
+                    is_busy = true;
+                }
+                Moved::Failed => failed = true,
+            }
+        }
+        if failed {
+            self.abort();
+        }
+        is_busy && !failed
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let silent = now.since(self.cell.progress_at());
+        let opening = !self.is_established && now.since(self.opened_at) >= HANDSHAKE;
+        let stuck = silent >= UNACKNOWLEDGED && self.cell.unacknowledged() > 0;
+        if !self.is_aborting && (opening || stuck || silent >= IDLE) {
+            self.abort();
+        }
+    }
+
+    fn deadline(&mut self, now: Instant) -> Instant {
+        let progress = self.cell.progress_at();
+        let mut at = progress.after(IDLE);
+        if self.cell.unacknowledged() > 0 {
+            at = at.min(progress.after(UNACKNOWLEDGED));
+        }
+        if !self.is_established {
+            at = at.min(self.opened_at.after(HANDSHAKE));
+        }
+        self.cell.poll_timeout(now).map_or(at, |timer| timer.min(at))
+    }
+
+    fn count_failed_dial(&mut self) {
+        if !self.is_established && matches!(self.owner, Owner::Reach(_)) {
+            let result = if self.is_aborting { Dialled::TimedOut } else { Dialled::Refused };
+            self.stats.dialled(result);
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        take(&self.stats.flows, 1);
+    }
+}

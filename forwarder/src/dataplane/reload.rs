@@ -1,0 +1,76 @@
+//! A new configuration while traffic flows: all of it or nothing, and unchanged flows are left alone.
+
+use std::sync::Arc;
+
+use policy::forwarder::Policy;
+use tunnel::node::PeerConfig;
+use tunnel::time::Now;
+
+use super::reach::Listener;
+use super::{DataPlane, Named, Owner};
+use crate::flow::EdgeId;
+
+/// A change that can no longer fail: everything that could was done before it was sent.
+pub struct Change {
+    /// The new configuration; its peers are those of the old one, by name and in order.
+    pub policy: Arc<Policy>,
+    /// New settings of peers that changed.
+    pub peers: Vec<(EdgeId, PeerConfig)>,
+    /// Listeners that are new, already bound.
+    pub bound: Vec<Listener>,
+}
+
+impl DataPlane {
+    /// Applies a change between two rounds.
+    pub(super) fn reload(&mut self, now: Now, change: Change) {
+        if self.stop_at.is_some() {
+            return;
+        }
+        let Change { policy, peers, bound } = change;
+        for (edge, config) in peers {
+            let Some(edge) = self.edges.iter().find(|known| known.id == edge) else { continue };
+            if let Err(error) = edge.node.update_peers(&[config], &[], now) {
+                tracing::warn!(peer = %edge.name, %error, "the peer's new settings were refused");
+            }
+        }
+        for (named, peer) in self.names.iter_mut().zip(&policy.peers) {
+            if named.endpoint != peer.endpoint {
+                *named = Named::new(peer.endpoint.clone());
+            }
+        }
+        self.replace_listeners(&policy, bound);
+        let old = Arc::clone(&self.flows.policy);
+        self.flows.abort(|_, owner| match owner {
+            Owner::Inject(name, _) => {
+                let entry = |policy: &Policy| policy.inject.iter().find(|entry| entry.name == *name).cloned();
+                entry(&old) != entry(&policy)
+            }
+            Owner::Reach(name) => {
+                let entry = |policy: &Policy| policy.reach.iter().find(|entry| entry.name == *name).cloned();
+                entry(&old) != entry(&policy)
+            }
+        });
+        self.stats.adopt(&policy);
+        self.flows.adopt(policy);
+        tracing::info!("configuration applied");
+    }
+
+    /// Keeps the listeners that are as they were, closes the others and takes the new ones.
+    fn replace_listeners(&mut self, policy: &Policy, bound: Vec<Listener>) {
+        let mut kept = Vec::new();
+        for mut listener in std::mem::take(&mut self.listeners) {
+            if policy.reach.contains(&listener.reach) {
+                kept.push(listener);
+            } else {
+                listener.release_held(&self.flows);
+            }
+        }
+        kept.extend(bound);
+        for (place, listener) in kept.iter_mut().enumerate() {
+            if let Err(error) = listener.rewatch(self.poll.registry(), place) {
+                tracing::warn!(reach = %listener.reach.name, %error, "the listener cannot be watched");
+            }
+        }
+        self.listeners = kept;
+    }
+}

@@ -1,0 +1,73 @@
+//! Poll tokens: the kind of a source in the top byte, its number below.
+
+use mio::Token;
+
+use crate::flow::SlotId;
+
+/// Bits of a token below the kind; a [`SlotId`] has 56.
+const KIND_SHIFT: u32 = 56;
+
+/// What a token stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Commands wait.
+    Waker,
+    /// The socket of the edge at this place.
+    Edge(usize),
+    /// The listener at this place.
+    Listener(usize),
+    /// The kernel socket of this flow.
+    Flow(SlotId),
+}
+
+/// The token of the waker.
+pub const WAKER: Token = Token(0);
+
+/// The token of an edge's socket.
+#[must_use]
+pub const fn edge(place: usize) -> Token {
+    Token((1 << KIND_SHIFT) | place)
+}
+
+/// The token of a listener.
+#[must_use]
+pub const fn listener(place: usize) -> Token {
+    Token((2 << KIND_SHIFT) | place)
+}
+
+/// The token of a flow's socket.
+#[must_use]
+pub const fn flow(id: SlotId) -> Token {
+    Token((3 << KIND_SHIFT) | id.to_bits() as usize)
+}
+
+/// What a token stands for; `None` for one that was never given out.
+#[must_use]
+pub const fn source(token: Token) -> Option<Source> {
+    let number = token.0 & ((1 << KIND_SHIFT) - 1);
+    match token.0 >> KIND_SHIFT {
+        0 => Some(Source::Waker),
+        1 => Some(Source::Edge(number)),
+        2 => Some(Source::Listener(number)),
+        3 => Some(Source::Flow(SlotId::from_bits(number as u64))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_leads_back_to_its_source() {
+        let id = SlotId::from_bits(0x00ff_ffff_ffff_ffff);
+        for (token, expected) in [
+            (WAKER, Source::Waker),
+            (edge(3), Source::Edge(3)),
+            (listener(70_000), Source::Listener(70_000)),
+            (flow(id), Source::Flow(id)),
+        ] {
+            assert_eq!(source(token), Some(expected));
+        }
+    }
+}

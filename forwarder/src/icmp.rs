@@ -1,0 +1,118 @@
+//! ICMP that concerns the forwarder: errors about its own flows.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use tunnel::packet::{Ip, protocol};
+
+/// What a router or host says about a TCP segment of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// Its kind.
+    pub kind: Kind,
+    /// Where our segment came from.
+    pub local: SocketAddr,
+    /// Where it went.
+    pub remote: SocketAddr,
+}
+
+/// The kinds that matter to TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It did not fit; the largest packet that does, in bytes (RFC 1191, RFC 8201).
+    TooBig(u16),
+    /// It cannot be delivered (RFC 792 type 3, RFC 4443 type 1).
+    Unreachable,
+}
+
+impl Complaint {
+    /// Reads an ICMP error about a TCP segment; `None` for anything else, or a wrong checksum.
+    #[must_use]
+    pub fn parse(ip: &Ip, packet: &[u8]) -> Option<Self> {
+        let message = ip.payload(packet);
+        let (header, quoted) = message.split_first_chunk::<8>()?;
+        let [kind, code, _, _, a, b, c, d] = *header;
+        let kind = match (ip.protocol, kind, code) {
+            (protocol::ICMP, 3, 4) => Kind::TooBig(u16::from_be_bytes([c, d])),
+            (protocol::ICMP, 3, _) | (protocol::ICMPV6, 1, _) => Kind::Unreachable,
+            (protocol::ICMPV6, 2, _) => {
+                Kind::TooBig(u16::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(u16::MAX))
+            }
+            _ => return None,
+        };
+        let (local, remote) = quoted_flow(quoted, ip.is_v4())?;
+        ip.transport_checksum_is_valid(packet).then_some(Self { kind, local, remote })
+    }
+}
+
+/// The ends of the TCP flow whose packet is quoted; the quotation may be cut anywhere after the ports.
+fn quoted_flow(quoted: &[u8], v4: bool) -> Option<(SocketAddr, SocketAddr)> {
+    let (src, dst, protocol, transport): (IpAddr, IpAddr, u8, &[u8]) = if v4 {
+        let header: &[u8; 20] = quoted.first_chunk()?;
+        let [first, .., a, b, c, d, e, f, g, h] = *header;
+        let length = usize::from(first & 0x0f) * 4;
+        let (src, dst) = (Ipv4Addr::new(a, b, c, d), Ipv4Addr::new(e, f, g, h));
+        (src.into(), dst.into(), *header.get(9)?, quoted.get(length..)?)
+    } else {
+        let (header, transport) = quoted.split_first_chunk::<40>()?;
+        let src: [u8; 16] = *header.get(8..)?.first_chunk()?;
+        let dst: [u8; 16] = *header.get(24..)?.first_chunk()?;
+        (Ipv6Addr::from(src).into(), Ipv6Addr::from(dst).into(), *header.get(6)?, transport)
+    };
+    let [a, b, c, d] = *transport.first_chunk()?;
+    let (source, destination) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    (protocol == protocol::TCP).then_some((SocketAddr::new(src, source), SocketAddr::new(dst, destination)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::segment::Bare;
+    use proptest::prelude::*;
+    use tunnel::packet::icmp::Error;
+
+    #[test]
+    fn a_too_big_message_names_the_flow_and_the_size() {
+        for (local, remote) in ends() {
+            let packet = Error::TooBig { mtu: 1300 }.build(&ours(local, remote), remote.ip()).unwrap();
+            assert_eq!(read(&packet), Some(Complaint { kind: Kind::TooBig(1300), local, remote }));
+        }
+    }
+
+    #[test]
+    fn an_unreachable_message_names_the_flow() {
+        for (local, remote) in ends() {
+            let packet = Error::HostUnreachable.build(&ours(local, remote), remote.ip()).unwrap();
+            assert_eq!(read(&packet), Some(Complaint { kind: Kind::Unreachable, local, remote }));
+        }
+    }
+
+    #[test]
+    fn a_damaged_message_is_ignored() {
+        let (local, remote) = ends()[0];
+        let mut packet = Error::HostUnreachable.build(&ours(local, remote), remote.ip()).unwrap();
+        packet[40] ^= 1;
+        assert_eq!(read(&packet), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(mut bytes: Vec<u8>, v4: bool) {
+            if let Some(first) = bytes.first_mut() { *first = if v4 { 0x45 } else { 0x60 }; }
+            read(&bytes);
+            quoted_flow(&bytes, v4);
+        }
+    }
+
+    fn read(packet: &[u8]) -> Option<Complaint> {
+        Complaint::parse(&Ip::parse(packet).ok()?, packet)
+    }
+
+    fn ours(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
+        Bare { source: local, destination: remote, sequence: 1, acknowledgement: None, flags: 2 }.packet()
+    }
+
+    fn ends() -> [(SocketAddr, SocketAddr); 2] {
+        [("192.168.88.2:443", "203.0.113.10:40001"), ("[fd00::2]:443", "[2001:db8::1]:40001")]
+            .map(|(local, remote)| (local.parse().unwrap(), remote.parse().unwrap()))
+    }
+}

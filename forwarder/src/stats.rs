@@ -1,0 +1,198 @@
+//! Counters that the data thread writes and everybody may read: plain atomics, no lock.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use policy::Name;
+use policy::forwarder::Policy;
+
+macro_rules! labelled {
+    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $($label:literal)/+,)+ }) => {
+        $(#[$outer])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$doc])* $variant,)+ }
+
+        impl $name {
+            /// Every one, in declaration order: its index is its counter's.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The values of its metric labels.
+            #[must_use]
+            pub const fn labels(self) -> &'static [&'static str] {
+                match self { $(Self::$variant => &[$($label),+],)+ }
+            }
+        }
+    };
+}
+
+labelled! {
+    /// Why the forwarder itself dropped a packet; the node counts its own reasons. Labels: stage, reason.
+    Dropped {
+        /// No IP packet, or its transport header does not fit.
+        Malformed = "demux" / "malformed",
+        /// The transport checksum is wrong.
+        BadChecksum = "demux" / "bad_checksum",
+        /// A fragment of a TCP segment.
+        Fragment = "demux" / "fragment",
+        /// UDP, which this version does not carry.
+        UdpUnsupported = "demux" / "udp_unsupported",
+        /// Any other protocol.
+        UnknownProtocol = "demux" / "unknown_protocol",
+        /// A segment of a flow that is not known; answered with a reset within limits.
+        NoFlow = "demux" / "no_flow",
+        /// An ICMP message that is about none of our flows.
+        UnrelatedIcmp = "demux" / "unrelated_icmp",
+        /// A SYN that no `[[inject]]` matches; answered with a reset within limits.
+        NoInject = "admission" / "no_inject",
+        /// A SYN from a source outside the entry's `allow`; answered with a reset within limits.
+        NotAllowed = "admission" / "not_allowed",
+        /// A SYN of a flow that is being dialled already.
+        DialPending = "admission" / "dial_pending",
+        /// A new flow beyond `[limits] flows`.
+        ShedFlows = "admission" / "flows",
+        /// A new flow beyond `flows_per_client`.
+        ShedFlowsOfClient = "admission" / "flows_per_client",
+        /// A new flow beyond `pending_dials`.
+        ShedDials = "admission" / "pending_dials",
+        /// A new flow beyond `pending_per_client`.
+        ShedDialsOfClient = "admission" / "pending_per_client",
+        /// A new flow while the buffers are full.
+        ShedBuffers = "admission" / "buffers",
+        /// A new flow while the daemon stops.
+        Stopping = "admission" / "stopping",
+        /// An answer to a stranger beyond the rate for such answers.
+        AnswerLimited = "answer" / "rate_limited",
+    }
+}
+
+labelled! {
+    /// How a dial ended. Label: result.
+    Dialled {
+        /// Connected.
+        Connected = "ok",
+        /// The other end refused.
+        Refused = "refused",
+        /// No route to it.
+        Unreachable = "unreachable",
+        /// It did not answer in time.
+        TimedOut = "timeout",
+        /// Its name has no address.
+        Unresolved = "unresolved",
+        /// No descriptor, port or memory of our own was free.
+        Exhausted = "exhausted",
+        /// The tunnel was down and the entry refuses then.
+        Down = "down",
+        /// The client gave up first.
+        Abandoned = "abandoned",
+    }
+}
+
+/// One counter per variant of a labelled enum.
+#[derive(Debug)]
+pub struct Counters<const N: usize>([AtomicU64; N]);
+
+impl<const N: usize> Default for Counters<N> {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; N])
+    }
+}
+
+impl<const N: usize> Counters<N> {
+    fn bump(&self, index: usize) {
+        if let Some(counter) = self.0.get(index) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn read(&self, index: usize) -> u64 {
+        self.0.get(index).map_or(0, |counter| counter.load(Ordering::Relaxed))
+    }
+}
+
+/// What one `[[inject]]` or `[[reach]]` entry has carried.
+#[derive(Debug, Default)]
+pub struct EntryStats {
+    /// Flows open now.
+    pub flows: AtomicU64,
+    /// Payload bytes out of the tunnel.
+    pub received: AtomicU64,
+    /// Payload bytes into the tunnel.
+    pub sent: AtomicU64,
+    dials: Counters<{ Dialled::ALL.len() }>,
+}
+
+impl EntryStats {
+    /// Counts the end of a dial.
+    pub fn dialled(&self, result: Dialled) {
+        self.dials.bump(result as usize);
+    }
+
+    /// How many dials ended so.
+    #[must_use]
+    pub fn dials(&self, result: Dialled) -> u64 {
+        self.dials.read(result as usize)
+    }
+}
+
+/// The entries of one kind by name; names that left the configuration keep their counters.
+pub type Entries = BTreeMap<Name, Arc<EntryStats>>;
+
+/// Everything the data thread counts.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// By `[[inject]]`.
+    pub inject: ArcSwap<Entries>,
+    /// By `[[reach]]`.
+    pub reach: ArcSwap<Entries>,
+    /// Flows in the table, dials included.
+    pub flows: AtomicU64,
+    /// Dials that are not answered.
+    pub pending_dials: AtomicU64,
+    /// Bytes of flow buffers in use.
+    pub buffer_bytes: AtomicU64,
+    /// Echo requests answered.
+    pub echoes: AtomicU64,
+    /// Resets sent to strangers.
+    pub resets: AtomicU64,
+    /// Rounds of the data loop: what an idle daemon must not do.
+    pub rounds: AtomicU64,
+    dropped: Counters<{ Dropped::ALL.len() }>,
+}
+
+impl Stats {
+    /// Makes sure that every entry of a policy has its counters.
+    pub fn adopt(&self, policy: &Policy) {
+        let grown = |entries: &ArcSwap<Entries>, names: &mut dyn Iterator<Item = &Name>| {
+            let mut grown = Entries::clone(&entries.load());
+            for name in names {
+                grown.entry(name.clone()).or_default();
+            }
+            entries.store(Arc::new(grown));
+        };
+        grown(&self.inject, &mut policy.inject.iter().map(|entry| &entry.name));
+        grown(&self.reach, &mut policy.reach.iter().map(|entry| &entry.name));
+    }
+
+    /// Counts a dropped packet.
+    pub fn refuse(&self, reason: Dropped) {
+        self.dropped.bump(reason as usize);
+    }
+
+    /// Packets dropped for a reason.
+    #[must_use]
+    pub fn dropped(&self, reason: Dropped) -> u64 {
+        self.dropped.read(reason as usize)
+    }
+}
+
+/// Adds to a counter.
+pub fn add(counter: &AtomicU64, more: u64) {
+    counter.fetch_add(more, Ordering::Relaxed);
+}
+
+/// Takes from a gauge.
+pub fn take(gauge: &AtomicU64, less: u64) {
+    gauge.fetch_sub(less, Ordering::Relaxed);
+}

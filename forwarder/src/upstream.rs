@@ -1,0 +1,200 @@
+//! The kernel's side of a flow: a TCP socket to a local service, or from a local client.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use mio::event::Source;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+
+use crate::cell::Cell;
+use crate::stats::Dialled;
+
+/// A nonblocking socket with what is known of its readiness.
+#[derive(Debug)]
+pub struct Upstream {
+    stream: TcpStream,
+    /// Written before anything else; empty once it is out.
+    header: Vec<u8>,
+    is_readable: bool,
+    is_writable: bool,
+    read_closed: bool,
+    write_closed: bool,
+}
+
+/// What moving data came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// This many bytes; nothing more can be moved now.
+    Bytes(usize),
+    /// This many bytes; there is more to do once the others had their turn.
+    More(usize),
+    /// The socket failed.
+    Failed,
+}
+
+/// Begins to connect.
+///
+/// # Errors
+/// How the dial failed at once.
+pub fn dial(to: SocketAddr) -> Result<TcpStream, Dialled> {
+    TcpStream::connect(to).map_err(|error| failure(&error))
+}
+
+/// How a dial ended that ended with this error.
+#[must_use]
+pub fn failure(error: &io::Error) -> Dialled {
+    match error.raw_os_error() {
+        Some(libc::ECONNREFUSED | libc::ECONNRESET) => Dialled::Refused,
+        Some(libc::ETIMEDOUT) => Dialled::TimedOut,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL) => {
+            Dialled::Exhausted
+        }
+        _ => Dialled::Unreachable,
+    }
+}
+
+/// Whether a connecting socket is connected; `None` while it is not known.
+#[must_use]
+pub fn dialled(stream: &TcpStream) -> Option<Result<(), Dialled>> {
+    match stream.take_error() {
+        Ok(Some(error)) | Err(error) => return Some(Err(failure(&error))),
+        Ok(None) => {}
+    }
+    match stream.peer_addr() {
+        Ok(_) => Some(Ok(())),
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => None,
+        Err(error) => Some(Err(failure(&error))),
+    }
+}
+
+impl Upstream {
+    /// A connected socket; `header` goes out before the first byte of the flow.
+    #[must_use]
+    pub fn new(stream: TcpStream, header: Vec<u8>) -> Self {
+        // Without it the last bytes of an answer may wait for an acknowledgement; failing costs only latency.
+        let _ = stream.set_nodelay(true);
+        Self {
+            stream,
+            header,
+            is_readable: true,
+            is_writable: true,
+            read_closed: false,
+            write_closed: false,
+        }
+    }
+
+    /// Remembers what the poll said.
+    pub fn ready(&mut self, readable: bool, writable: bool) {
+        self.is_readable |= readable;
+        self.is_writable |= writable;
+    }
+
+    /// Moves data that arrived through the tunnel to the socket, `budget` bytes at most or a little more.
+    pub fn write_from(&mut self, cell: &mut Cell, budget: usize) -> Moved {
+        if !self.write_header() {
+            return Moved::Failed;
+        }
+        let mut moved = 0;
+        while self.is_writable && self.header.is_empty() && !self.write_closed {
+            if moved >= budget {
+                return Moved::More(moved);
+            }
+            let stream = &mut self.stream;
+            let written = cell.drain(|data| match stream.write(data) {
+                Ok(len) => (len, Ok(len)),
+                Err(error) => (0, Err(error)),
+            });
+            match written {
+                None => break,
+                Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => self.is_writable = false,
+                Some(Err(_)) => return Moved::Failed,
+                Some(Ok(len)) => moved += len,
+            }
+        }
+        if !self.write_closed && self.header.is_empty() && cell.is_drained() {
+            self.write_closed = true;
+            // A socket that is gone already says so when it is read.
+            let _ = self.stream.shutdown(Shutdown::Write);
+        }
+        Moved::Bytes(moved)
+    }
+
+    /// Moves data from the socket into the tunnel, `budget` bytes at most or a little more.
+    ///
+    /// The end of the stream closes the cell's sending side.
+    pub fn read_into(&mut self, cell: &mut Cell, budget: usize) -> Moved {
+        let mut moved = 0;
+        while self.is_readable && !self.read_closed {
+            if moved >= budget {
+                return Moved::More(moved);
+            }
+            let stream = &mut self.stream;
+            let read = cell.fill(|room| match stream.read(room) {
+                Ok(len) => (len, Ok(len)),
+                Err(error) => (0, Err(error)),
+            });
+            match read {
+                None => break,
+                Some(Ok(0)) => {
+                    self.read_closed = true;
+                    cell.close();
+                }
+                Some(Ok(len)) => moved += len,
+                Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => self.is_readable = false,
+                Some(Err(_)) => return Moved::Failed,
+            }
+        }
+        Moved::Bytes(moved)
+    }
+
+    fn write_header(&mut self) -> bool {
+        while self.is_writable && !self.header.is_empty() {
+            match self.stream.write(&self.header) {
+                Ok(len) => {
+                    self.header.drain(..len.min(self.header.len()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.is_writable = false,
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Whether everything that came through the tunnel was handed over and the end was told.
+    #[must_use]
+    pub const fn is_write_closed(&self) -> bool {
+        self.write_closed
+    }
+
+    /// Starts to watch the socket.
+    ///
+    /// # Errors
+    /// From the system.
+    pub fn watch(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        watch(&mut self.stream, registry, token)
+    }
+
+    /// Makes the coming close of the socket a reset instead of an orderly end.
+    pub fn reset(&self) {
+        reset(&self.stream);
+    }
+}
+
+/// Starts to watch a socket for both directions.
+///
+/// # Errors
+/// From the system.
+pub fn watch(source: &mut impl Source, registry: &Registry, token: Token) -> io::Result<()> {
+    registry.register(source, token, Interest::READABLE | Interest::WRITABLE)
+}
+
+/// Makes the coming close of a socket a reset (RFC 9293 ABORT).
+pub fn reset(stream: &TcpStream) {
+    // When it fails the peer sees an orderly end, which is the most that can be done.
+    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
