@@ -12,6 +12,7 @@ mod nearest;
 mod net;
 pub mod plan;
 mod reader;
+pub mod ruleset;
 mod source;
 mod text;
 

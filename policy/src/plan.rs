@@ -1,8 +1,73 @@
 //! What a policy asks of the kernel and of the WireGuard node, as data; and how two plans differ.
 
+mod diff;
+mod routing;
+
 use ipnetwork::IpNetwork;
 
+use crate::gateway::Policy;
+use crate::ruleset::Ruleset;
 use crate::{HostPort, InterfaceName, Mtu, Name, PublicKey};
+
+/// The inner MTU that `mtu = "auto"` begins with, until the path's own is found.
+pub const INITIAL_MTU: u16 = 1420;
+
+/// Everything that a policy asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The nftables table.
+    pub ruleset: Ruleset,
+    /// Device, routes, rules and switches.
+    pub routing: Routing,
+    /// What the WireGuard node must have.
+    pub peers: Vec<PlannedPeer>,
+}
+
+impl Policy {
+    /// Compiles the policy for the MTU it names; for `"auto"` with [`INITIAL_MTU`].
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        let mtu = match self.interface.mtu {
+            Mtu::Fixed(mtu) => mtu,
+            Mtu::Auto => INITIAL_MTU,
+        };
+        self.plan_with_mtu(mtu)
+    }
+
+    /// Compiles the policy for an inner MTU that was found on the path.
+    #[must_use]
+    pub fn plan_with_mtu(&self, mtu: u16) -> Plan {
+        Plan {
+            ruleset: Ruleset::compile(self, mtu),
+            routing: routing::compile(self, mtu),
+            peers: planned_peers(self),
+        }
+    }
+}
+
+impl Plan {
+    /// What would change from this plan to `next`, part by part, one line each.
+    #[must_use]
+    pub fn diff(&self, next: &Self) -> Vec<Change> {
+        diff::diff(self, next)
+    }
+}
+
+fn planned_peers(policy: &Policy) -> Vec<PlannedPeer> {
+    let planned = |peer: &crate::gateway::Peer| {
+        let mut allowed_ips = peer.allowed_ips.clone();
+        allowed_ips.sort_unstable();
+        PlannedPeer {
+            name: peer.name.clone(),
+            public_key: peer.public_key,
+            preshared: peer.preshared_key_file.is_some(),
+            allowed_ips,
+            endpoint: peer.endpoint.clone(),
+            keepalive_seconds: peer.keepalive.and_then(|keepalive| u16::try_from(keepalive.as_secs()).ok()),
+        }
+    };
+    policy.peers.iter().map(planned).collect()
+}
 
 /// Addresses, routes, rules and switches that the edge needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +89,8 @@ pub struct Device {
     pub name: InterfaceName,
     /// Its addresses.
     pub addresses: Vec<IpNetwork>,
-    /// Its MTU.
-    pub mtu: Mtu,
+    /// Its MTU in bytes.
+    pub mtu: u16,
     /// Packets that may wait in it.
     pub tx_queue_length: u32,
 }

@@ -387,7 +387,7 @@ fn service(table: &Table<'_>) -> Option<At<Service>> {
 }
 
 /// Sorted, and joined where they touch or overlap.
-fn merged(mut ports: Vec<PortRange>) -> Vec<PortRange> {
+pub(crate) fn merged(mut ports: Vec<PortRange>) -> Vec<PortRange> {
     ports.sort_unstable();
     let mut joined: Vec<PortRange> = Vec::new();
     for range in ports {

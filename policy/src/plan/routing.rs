@@ -1,0 +1,113 @@
+//! Policy routing: the tunnel's prefixes go into the tunnel or nowhere.
+
+use ipnetwork::IpNetwork;
+
+use super::{Device, Route, RouteKind, Routing, Rule, Selector, Sysctl};
+use crate::gateway::Policy;
+use crate::ruleset::tunnel_prefixes;
+use crate::text;
+
+/// The kernel's main table.
+const MAIN: u32 = 254;
+/// Of the route into the device; anything below [`LAST_METRIC`].
+const TUNNEL_METRIC: u32 = 100;
+/// Of the route that holds when the device is down or gone.
+const LAST_METRIC: u32 = 4_278_198_272;
+/// Packets that may wait in the device. They are of up to 64 KB each, so this is kept short: what waits longer than a
+/// millisecond or two at line rate waits in senders instead.
+const TX_QUEUE_LENGTH: u32 = 500;
+
+/// Three rules before `main`: the outer socket's packets and the LAN's stay where they were, then the tunnel's table.
+///
+/// The table holds every prefix twice, once into the device and once as unreachable, so that a packet for the tunnel
+/// finds an answer here even when the device is gone, and packets for other places find none and go on to `main`.
+pub(super) fn compile(policy: &Policy, mtu: u16) -> Routing {
+    let device = Device {
+        name: policy.interface.name.clone(),
+        addresses: policy.interface.address.clone(),
+        mtu,
+        tx_queue_length: TX_QUEUE_LENGTH,
+    };
+    Routing { device, routes: routes(policy), rules: rules(policy), sysctls: sysctls(policy) }
+}
+
+fn routes(policy: &Policy) -> Vec<Route> {
+    let mut prefixes: Vec<IpNetwork> = tunnel_prefixes(policy).collect();
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    let pair = |destination: IpNetwork| {
+        let route = |kind, metric| Route {
+            destination,
+            kind,
+            table: policy.kernel.route_table,
+            metric,
+            protocol: policy.kernel.route_protocol,
+        };
+        [route(RouteKind::Tunnel, TUNNEL_METRIC), route(RouteKind::Unreachable, LAST_METRIC)]
+    };
+    prefixes.into_iter().flat_map(pair).collect()
+}
+
+fn rules(policy: &Policy) -> Vec<Rule> {
+    let first = policy.kernel.rule_priority;
+    let mut rules = Vec::new();
+    for ipv6 in [false, true] {
+        let rule = |offset, selector, table| Rule {
+            ipv6,
+            priority: first + offset,
+            selector,
+            table,
+            protocol: policy.kernel.route_protocol,
+        };
+        rules.push(rule(0, Selector::Fwmark(policy.kernel.fwmark), MAIN));
+        let lan =
+            policy.lan.iter().map(|&prefix| text::network(prefix)).filter(|prefix| prefix.is_ipv6() == ipv6);
+        rules.extend(lan.map(|prefix| rule(1, Selector::To(prefix), MAIN)));
+        rules.push(rule(2, Selector::All, policy.kernel.route_table));
+    }
+    rules
+}
+
+fn sysctls(policy: &Policy) -> Vec<Sysctl> {
+    let sysctl = |path: String, value, reason| Sysctl { path, value, reason };
+    let tun = policy.interface.name.as_str();
+    let mut sysctls = vec![
+        sysctl("net/ipv4/ip_forward".into(), 1, "published IPv4 connections pass through this machine"),
+        sysctl(
+            "net/ipv4/conf/all/src_valid_mark".into(),
+            1,
+            "the reverse path of WireGuard's own packets is looked up with their mark",
+        ),
+        sysctl(
+            format!("net/ipv4/conf/{tun}/rp_filter"),
+            2,
+            "packets out of the tunnel have sources that another table routes",
+        ),
+    ];
+    for wan in &policy.wan.interfaces {
+        sysctls.push(sysctl(
+            format!("net/ipv4/conf/{wan}/rp_filter"),
+            2,
+            "a strict reverse path drops clients whose answer takes another way",
+        ));
+    }
+    if uses_ipv6(policy) {
+        for wan in &policy.wan.interfaces {
+            sysctls.push(sysctl(
+                format!("net/ipv6/conf/{wan}/accept_ra"),
+                2,
+                "a machine that forwards IPv6 otherwise ignores its router's advertisements and loses its address",
+            ));
+        }
+        sysctls.push(sysctl(
+            "net/ipv6/conf/all/forwarding".into(),
+            1,
+            "published IPv6 connections pass through this machine",
+        ));
+    }
+    sysctls
+}
+
+fn uses_ipv6(policy: &Policy) -> bool {
+    tunnel_prefixes(policy).any(|prefix| prefix.is_ipv6())
+}

@@ -1,0 +1,369 @@
+//! The chains: who a packet belongs to, and whether it may go where it is going.
+
+mod private;
+mod published;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::json::{
+    Family, accept, by_mark, counter, counter_by_mark, daddr, direction, dnatted, dport, drop, equal, goto,
+    has_ports, iif, is_family, jump, leave, mapped, marked, meta, named, not_oif, oif, payload,
+    route_back_exists, saddr, set_ct_mark, set_of, state, to_local, to_local_or_all, unequal,
+};
+use super::services::{ACCEPTED, ALLOW_BIT, OURS, OURS_AND_KIND};
+use super::{Chain, DropCounter, Hook, ServiceMark};
+use crate::gateway::Policy;
+
+/// Priorities of base chains (nft(8)): `classify` sees packets after conntrack (-200) and before any DNAT (-100).
+const CLASSIFY: i32 = -150;
+/// Just before everyone else's DNAT, so that a published port is ours even where Docker publishes it too.
+const DSTNAT: i32 = -101;
+const FILTER: i32 = 0;
+const SRCNAT: i32 = 100;
+/// After every NAT, so that the addresses seen are those that leave.
+const LAST: i32 = 300;
+
+/// Builds the chains of one policy.
+pub(super) struct Chains<'p> {
+    policy: &'p Policy,
+    marks: &'p [ServiceMark],
+    mtu: u16,
+    drops: RefCell<BTreeSet<DropCounter>>,
+}
+
+impl<'p> Chains<'p> {
+    pub(super) fn new(policy: &'p Policy, marks: &'p [ServiceMark], mtu: u16) -> Self {
+        Self { policy, marks, mtu, drops: RefCell::default() }
+    }
+
+    /// Every chain, and every reason to drop that one of them has.
+    pub(super) fn build(self) -> (Vec<Chain>, Vec<DropCounter>) {
+        let mut chains = vec![
+            regular("carried", Self::carried()),
+            regular("strangers", self.strangers()),
+            regular("published", self.published()),
+            regular("private_in", self.private_in()),
+            regular("private_out", self.private_out()),
+            regular("private_self", self.private_self()),
+            regular("from_tunnel", self.from_tunnel()),
+            regular("forward_from_tunnel", self.forward_from_tunnel()),
+            regular("forward_to_tunnel", self.forward_to_tunnel()),
+            regular("input_from_tunnel", self.input_from_tunnel()),
+            regular("input_from_wan", self.input_from_wan()),
+        ];
+        chains.extend(self.service_chains());
+        chains.extend([
+            base("classify", "filter", "prerouting", CLASSIFY, self.classify()),
+            base("dstnat", "nat", "prerouting", DSTNAT, self.dstnat()),
+            base("clamp", "filter", "forward", CLASSIFY, self.clamp()),
+            base("input", "filter", "input", FILTER, self.input()),
+            base("forward", "filter", "forward", FILTER, self.forward()),
+            base("output", "filter", "output", FILTER, self.output()),
+            base("srcnat", "nat", "postrouting", SRCNAT, Self::srcnat()),
+            base("last", "filter", "postrouting", LAST, self.last()),
+        ]);
+        let drops = self.drops.into_inner().into_iter().collect();
+        (chains, drops)
+    }
+
+    fn tun(&self) -> &str {
+        self.policy.interface.name.as_str()
+    }
+
+    /// The end of a rule that counts and drops.
+    fn dropped(&self, stage: &'static str, reason: &'static str) -> [Value; 2] {
+        let drop_counter = DropCounter { stage, reason };
+        let name = drop_counter.counter();
+        self.drops.borrow_mut().insert(drop_counter);
+        [counter(&name), drop()]
+    }
+
+    fn is_ours(&self) -> Value {
+        marked(OURS, self.policy.kernel.ct_mark)
+    }
+
+    fn is_publish(&self) -> Value {
+        marked(OURS_AND_KIND, self.policy.kernel.ct_mark)
+    }
+
+    fn is_allow(&self) -> Value {
+        marked(OURS_AND_KIND, self.policy.kernel.ct_mark | ALLOW_BIT)
+    }
+
+    fn accepted_mark(&self) -> u32 {
+        self.policy.kernel.ct_mark | u32::from(ACCEPTED)
+    }
+
+    /// `prerouting`: gives every new flow its mark, and drops what lies about its source.
+    fn classify(&self) -> Vec<Value> {
+        let mut rules = vec![
+            rule([iif("lo"), accept()]),
+            rule([state(&["new"]), self.is_ours(), set_ct_mark(0)]),
+            rule([iif(self.tun()), goto("from_tunnel")]),
+        ];
+        for family in Family::BOTH {
+            let forged = [in_set(saddr(family), "tunnel", family), not_in_set(saddr(family), "lan", family)];
+            rules.push(ended(forged, self.dropped("prerouting", "spoofed")));
+        }
+        rules.push(rule([equal(&meta("iifname"), "@wan"), jump("strangers")]));
+        rules.push(rule([state(&["new"]), jump("private_out")]));
+        rules.push(rule([state(&["new"]), has_ports(), to_local(), goto("published")]));
+        rules
+    }
+
+    /// Packets from the WAN's interface; those of the LAN on the same wire return at once.
+    fn strangers(&self) -> Vec<Value> {
+        let mut rules = Vec::new();
+        for family in Family::BOTH {
+            let local = in_set(saddr(family), "lan", family);
+            rules.push(rule([local.clone(), route_back_exists(true), leave()]));
+            rules.push(ended([local], self.dropped("prerouting", "spoofed")));
+            let banned = in_set(saddr(family), "bans", family);
+            rules.push(ended([banned], self.dropped("prerouting", "banned")));
+        }
+        let port = super::json::concat([meta("l4proto"), dport()]);
+        let open = equal(&port, "@wan_accept");
+        let mark = set_ct_mark(self.accepted_mark());
+        rules.push(rule([state(&["new"]), has_ports(), to_local_or_all(), open, mark]));
+        rules
+    }
+
+    /// Packets out of the tunnel.
+    fn from_tunnel(&self) -> Vec<Value> {
+        let mut rules = Vec::new();
+        for family in Family::BOTH {
+            let forged = in_set(saddr(family), "lan", family);
+            rules.push(ended([forged], self.dropped("prerouting", "spoofed")));
+        }
+        rules.push(rule([state(&["new"]), goto("private_in")]));
+        rules
+    }
+
+    /// What may pass: shaped, counted, accepted.
+    fn carried() -> Vec<Value> {
+        vec![
+            rule([by_mark("shape")]),
+            rule([direction("original"), counter_by_mark("count_in")]),
+            rule([direction("reply"), counter_by_mark("count_out")]),
+            rule([accept()]),
+        ]
+    }
+
+    /// MSS of connections through the tunnel, both ways (RFC 6691): the kernel only ever lowers it.
+    ///
+    /// Towards the tunnel the route's MTU decides. From the tunnel the way out is wider, so the number is the
+    /// tunnel's MTU less 40 bytes of headers for IPv4 and 60 for IPv6.
+    fn clamp(&self) -> Vec<Value> {
+        let syn = json!({"match": {"op": "==", "left": {"&": [payload("tcp", "flags"), ["syn", "rst"]]}, "right": "syn"}});
+        let size = |value: Value| json!({"mangle": {"key": {"tcp option": {"name": "maxseg", "field": "size"}}, "value": value}});
+        let mut rules = vec![rule([oif(self.tun()), syn.clone(), size(json!({"rt": {"key": "mtu"}}))])];
+        for (family, headers) in [(Family::V4, 40), (Family::V6, 60)] {
+            let largest = size(json!(self.mtu.saturating_sub(headers)));
+            rules.push(rule([iif(self.tun()), is_family(family), syn.clone(), largest.clone()]));
+            rules.push(rule([oif(self.tun()), is_family(family), syn.clone(), largest]));
+        }
+        rules
+    }
+
+    /// `input`: what reaches the edge itself.
+    fn input(&self) -> Vec<Value> {
+        let mut rules = vec![rule([iif("lo"), accept()]), rule([iif(self.tun()), goto("input_from_tunnel")])];
+        rules.extend(self.unless_lan(&goto("input_from_wan")));
+        rules
+    }
+
+    /// `verdict` for packets from the WAN's interface whose source is not in the LAN.
+    fn unless_lan(&self, verdict: &Value) -> Vec<Value> {
+        let stranger = |family| {
+            rule([equal(&meta("iifname"), "@wan"), not_in_set(saddr(family), "lan", family), verdict.clone()])
+        };
+        Family::BOTH.into_iter().map(stranger).collect()
+    }
+
+    fn input_from_tunnel(&self) -> Vec<Value> {
+        let mut rules = self.known_or_invalid("input");
+        for family in Family::BOTH {
+            let own = in_set(daddr(family), "own", family);
+            rules.push(rule([own, echo_request(family), accept()]));
+        }
+        rules.push(rule([state(&["new"]), self.is_allow(), goto("carried")]));
+        rules.push(ended([], self.dropped("input", "not_listed")));
+        rules
+    }
+
+    /// The WAN guard of the edge itself.
+    fn input_from_wan(&self) -> Vec<Value> {
+        let udp = |field: &str, port: u16| equal(&payload("udp", field), port);
+        let dhcp6 = in_prefix(saddr(Family::V6), "fe80::", 10);
+        let needed = [
+            "destination-unreachable",
+            "packet-too-big",
+            "time-exceeded",
+            "parameter-problem",
+            "echo-request",
+            "nd-router-advert",
+            "nd-neighbor-solicit",
+            "nd-neighbor-advert",
+            "mld-listener-query",
+        ];
+        vec![
+            rule([state(&["established", "related"]), accept()]),
+            rule([state(&["new"]), equal(&super::json::ct_mark(), self.accepted_mark()), accept()]),
+            rule([udp("dport", self.policy.interface.listen_port), accept()]),
+            rule([echo_request(Family::V4), accept()]),
+            rule([equal(&payload("icmpv6", "type"), set_of(needed.map(Value::from))), accept()]),
+            rule([is_family(Family::V4), udp("sport", 67), udp("dport", 68), accept()]),
+            rule([dhcp6, udp("sport", 547), udp("dport", 546), accept()]),
+            ended([], self.dropped("input", "wan_guard")),
+        ]
+    }
+
+    /// `forward`: what passes through the edge.
+    fn forward(&self) -> Vec<Value> {
+        let mut rules = Vec::new();
+        for family in Family::BOTH {
+            let astray = [
+                not_oif(self.tun()),
+                in_set(daddr(family), "tunnel", family),
+                not_in_set(daddr(family), "lan", family),
+            ];
+            rules.push(ended(astray, self.dropped("forward", "leak")));
+        }
+        let astray = [self.is_publish(), direction("original"), not_oif(self.tun())];
+        rules.push(ended(astray, self.dropped("forward", "leak")));
+        rules.push(rule([iif(self.tun()), goto("forward_from_tunnel")]));
+        rules.push(rule([oif(self.tun()), goto("forward_to_tunnel")]));
+        let guard: Vec<Vec<Value>> = vec![
+            vec![state(&["established", "related"]), accept()],
+            vec![equal(&super::json::ct_mark(), self.accepted_mark()), dnatted(), accept()],
+            self.dropped("forward", "wan_guard").to_vec(),
+        ];
+        for verdict in guard {
+            for family in Family::BOTH {
+                let stranger = [equal(&meta("iifname"), "@wan"), not_in_set(saddr(family), "lan", family)];
+                rules.push(stranger.into_iter().chain(verdict.iter().cloned()).collect());
+            }
+        }
+        rules
+    }
+
+    fn forward_from_tunnel(&self) -> Vec<Value> {
+        let mut rules = self.known_or_invalid("forward");
+        rules.push(rule([state(&["new"]), self.is_allow(), goto("carried")]));
+        rules.push(ended([], self.dropped("forward", "not_listed")));
+        rules
+    }
+
+    fn forward_to_tunnel(&self) -> Vec<Value> {
+        let mut rules = self.known_or_invalid("forward");
+        rules.push(rule([state(&["new"]), self.is_publish(), dnatted(), goto("carried")]));
+        rules.push(rule([state(&["new"]), self.is_allow(), goto("carried")]));
+        rules.push(ended([], self.dropped("forward", "not_listed")));
+        rules
+    }
+
+    fn known_or_invalid(&self, stage: &'static str) -> Vec<Value> {
+        vec![
+            ended([state(&["invalid"])], self.dropped(stage, "invalid")),
+            rule([state(&["established", "related"]), goto("carried")]),
+        ]
+    }
+
+    /// `output`: what the edge itself sends into the tunnel.
+    fn output(&self) -> Vec<Value> {
+        let chatter = [
+            "nd-router-solicit",
+            "nd-neighbor-solicit",
+            "nd-neighbor-advert",
+            "mld-listener-report",
+            "mld2-listener-report",
+        ];
+        let chatter = equal(&payload("icmpv6", "type"), set_of(chatter.map(Value::from)));
+        vec![
+            rule([not_oif(self.tun()), accept()]),
+            ended([state(&["invalid"])], self.dropped("output", "invalid")),
+            rule([state(&["established", "related"]), goto("carried")]),
+            rule([self.is_ours(), set_ct_mark(0)]),
+            rule([jump("private_self")]),
+            rule([self.is_allow(), goto("carried")]),
+            rule([chatter, drop()]),
+            ended([], self.dropped("output", "not_listed")),
+        ]
+    }
+
+    fn srcnat() -> Vec<Value> {
+        vec![rule([
+            not_oif("lo"),
+            equal(&super::json::ct_mark(), "@masquerade"),
+            json!({"masquerade": null}),
+        ])]
+    }
+
+    /// `postrouting`, after every NAT: no packet of the tunnel's prefixes leaves by another way.
+    fn last(&self) -> Vec<Value> {
+        let mut rules = vec![rule([oif(self.tun()), accept()]), rule([oif("lo"), accept()])];
+        for family in Family::BOTH {
+            rules.push(rule([in_set(daddr(family), "lan", family), accept()]));
+            let leak = self.dropped("postrouting", "leak");
+            rules.push(ended([in_set(daddr(family), "tunnel", family)], leak));
+        }
+        rules.push(self.to_containers());
+        for family in Family::BOTH {
+            rules.push(rule([in_set(saddr(family), "lan", family), accept()]));
+            let leak = self.dropped("postrouting", "leak");
+            rules.push(ended([in_set(saddr(family), "tunnel", family)], leak));
+        }
+        rules.retain(|rule| rule.as_array().is_none_or(|rule| !rule.is_empty()));
+        rules
+    }
+
+    /// Containers may be sent packets of peers; empty when there are no container interfaces.
+    fn to_containers(&self) -> Value {
+        let patterns = self.container_patterns();
+        if patterns.is_empty() {
+            json!([])
+        } else {
+            rule([equal(&meta("oifname"), set_of(patterns)), accept()])
+        }
+    }
+
+    fn container_patterns(&self) -> Vec<Value> {
+        self.policy.container_interfaces.iter().map(|pattern| json!(pattern.as_str())).collect()
+    }
+}
+
+fn rule<const N: usize>(statements: [Value; N]) -> Value {
+    Value::Array(statements.into())
+}
+
+/// A rule with a longer end.
+fn ended<const N: usize>(statements: [Value; N], end: [Value; 2]) -> Value {
+    Value::Array(statements.into_iter().chain(end).collect())
+}
+
+fn in_set(address: Value, set: &str, family: Family) -> Value {
+    equal(&address, format!("@{set}{}", family.digit()))
+}
+
+fn not_in_set(address: Value, set: &str, family: Family) -> Value {
+    unequal(&address, format!("@{set}{}", family.digit()))
+}
+
+fn in_prefix(address: Value, network: &str, length: u8) -> Value {
+    equal(&address, json!({"prefix": {"addr": network, "len": length}}))
+}
+
+fn echo_request(family: Family) -> Value {
+    equal(&payload(family.icmp(), "type"), "echo-request")
+}
+
+fn regular(name: impl Into<String>, rules: Vec<Value>) -> Chain {
+    Chain { name: name.into(), hook: None, rules }
+}
+
+fn base(name: &str, kind: &'static str, hook: &'static str, priority: i32, rules: Vec<Value>) -> Chain {
+    Chain { name: name.into(), hook: Some(Hook { kind, hook, priority }), rules }
+}

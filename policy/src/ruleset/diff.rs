@@ -1,0 +1,85 @@
+//! A ruleset as lines for people, close to how nft(8) writes rules.
+
+use serde_json::{Map, Value};
+
+use super::{Content, Ruleset};
+
+impl Ruleset {
+    /// One line per rule and per element that the policy puts there.
+    ///
+    /// Elements and rules of services carry their conntrack mark, as `nft list ruleset` shows it.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for chain in &self.chains {
+            lines.extend(chain.rules.iter().map(|rule| format!("{}: {}", chain.name, text(rule))));
+        }
+        for set in &self.sets {
+            if let Content::Static(elements) = &set.content {
+                lines.extend(
+                    elements.iter().map(|element| format!("@{}: {}", set.name, element_text(element))),
+                );
+            }
+        }
+        lines
+    }
+}
+
+fn element_text(element: &Value) -> String {
+    match element.as_array().map(Vec::as_slice) {
+        Some([key, value]) => format!("{} → {}", text(key), text(value)),
+        _ => text(element),
+    }
+}
+
+/// One expression or statement; what has no special form is written as its words in a row.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::Bool(true) => "exists".to_owned(),
+        Value::Bool(false) => "missing".to_owned(),
+        Value::Number(number) => match number.as_u64() {
+            Some(large) if large > 0xffff => format!("{large:#x}"),
+            _ => number.to_string(),
+        },
+        Value::String(word) => word.clone(),
+        Value::Array(items) => joined(items, " "),
+        Value::Object(object) => object_text(object),
+    }
+}
+
+fn joined(items: &[Value], separator: &str) -> String {
+    items.iter().map(text).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(separator)
+}
+
+fn object_text(object: &Map<String, Value>) -> String {
+    let Some((kind, body)) = object.iter().next() else { return String::new() };
+    let field = |name: &str| body.get(name).map(text).unwrap_or_default();
+    let items = |separator| joined(body.as_array().map(Vec::as_slice).unwrap_or_default(), separator);
+    match kind.as_str() {
+        "match" => match body.get("op").and_then(Value::as_str) {
+            Some("!=") => format!("{} != {}", field("left"), field("right")),
+            _ => format!("{} {}", field("left"), field("right")),
+        },
+        "meta" => field("key"),
+        "payload" => format!("{} {}", field("protocol"), field("field")),
+        "ct" => format!("ct {}", field("key")),
+        "rt" => format!("rt {}", field("key")),
+        "fib" => format!("fib {} {}", field("flags"), field("result")),
+        "tcp option" => format!("tcp option {} {}", field("name"), field("field")),
+        "prefix" => format!("{}/{}", field("addr"), field("len")),
+        "range" => items("-"),
+        "concat" => items(" . "),
+        "&" => items(" & "),
+        "set" if body.is_array() => format!("{{ {} }}", items(", ")),
+        "set" => format!("{} {} {{ {} {} }}", field("op"), field("set"), field("elem"), field("stmt")),
+        "map" => format!("{} map {}", field("key"), field("data")),
+        "vmap" => format!("{} vmap {}", field("key"), field("data")),
+        "mangle" => format!("{} set {}", field("key"), field("value")),
+        "dnat" => format!("dnat {} to {}", field("family"), field("addr")),
+        "jump" | "goto" => format!("{kind} {}", field("target")),
+        "limit" => format!("limit over {} {}/{}", field("rate"), field("rate_unit"), field("per")),
+        "ct count" => format!("ct count over {}", field("val")),
+        _ => format!("{kind} {}", text(body)).trim_end().to_owned(),
+    }
+}

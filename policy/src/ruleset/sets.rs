@@ -1,0 +1,234 @@
+//! Named sets and maps: what the policy fills, what others fill, what packets fill.
+
+use std::collections::BTreeMap;
+
+use ipnetwork::IpNetwork;
+use serde_json::{Value, json};
+
+use super::json::{Family, concat, ports, prefix, protocol};
+use super::services::{ServiceKind, ServiceMark};
+use super::{Content, Set};
+use crate::gateway::parse::covers;
+use crate::gateway::{Policy, Publish, SourceHandling, Target};
+use crate::{AllowList, Name, PortRange, Protocol};
+
+/// The most addresses that a set filled by others or by packets may hold; nft's own default.
+const DYNAMIC_SIZE: u32 = 65_535;
+/// How long a source is remembered by a meter after its last new connection, in seconds.
+const METER_SECONDS: u32 = 120;
+
+/// The name of a per-family set of one service or list.
+pub(super) fn set_name(what: &str, family: Family, name: &Name) -> String {
+    format!("{what}{}_{name}", family.digit())
+}
+
+fn fixed(name: impl Into<String>, declaration: Value, elements: Vec<Value>) -> Set {
+    Set { name: name.into(), declaration, content: Content::Static(elements) }
+}
+
+fn interval(kind: &Value) -> Value {
+    json!({"type": kind, "flags": ["interval"]})
+}
+
+/// A set of prefixes of one family.
+fn prefixes(name: String, family: Family, members: impl Iterator<Item = IpNetwork>) -> Set {
+    let elements = disjoint(members.filter(|&member| family.holds(member))).into_iter().map(prefix).collect();
+    fixed(name, interval(&json!(family.address_type())), elements)
+}
+
+/// The same addresses without prefixes that lie inside others, which an interval set would refuse.
+pub(super) fn disjoint(prefixes: impl Iterator<Item = IpNetwork>) -> Vec<IpNetwork> {
+    let mut sorted: Vec<IpNetwork> = prefixes.collect();
+    sorted.sort_unstable_by_key(|prefix| (prefix.network(), prefix.prefix()));
+    let mut kept: Vec<IpNetwork> = Vec::new();
+    for prefix in sorted {
+        if !kept.last().is_some_and(|&last| covers(last, prefix)) {
+            kept.push(prefix);
+        }
+    }
+    kept
+}
+
+/// Every prefix that belongs to the tunnel: its own networks and what is routed into it.
+pub(crate) fn tunnel_prefixes(policy: &Policy) -> impl Iterator<Item = IpNetwork> {
+    let own = policy.interface.address.iter().map(|&address| crate::text::network(address));
+    let routed = policy.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
+    own.chain(routed.filter(|prefix| prefix.prefix() > 0))
+}
+
+/// Sets about the machine and its surroundings.
+pub(super) fn places(policy: &Policy) -> Vec<Set> {
+    let interfaces = policy.wan.interfaces.iter().map(|name| json!(name.as_str())).collect();
+    let mut sets = vec![fixed("wan", json!({"type": "ifname"}), interfaces), accepted(policy)];
+    for family in Family::BOTH {
+        let digit = family.digit();
+        sets.push(prefixes(format!("lan{digit}"), family, policy.lan.iter().copied()));
+        sets.push(prefixes(format!("tunnel{digit}"), family, tunnel_prefixes(policy)));
+        let own = policy.interface.address.iter().map(|address| IpNetwork::from(address.ip()));
+        sets.push(prefixes(format!("own{digit}"), family, own));
+        let declaration = json!({"type": family.address_type(), "flags": ["timeout"], "size": DYNAMIC_SIZE});
+        sets.push(Set { name: format!("bans{digit}"), declaration, content: Content::Outside });
+    }
+    sets
+}
+
+/// `[wan] accept`, joined where entries overlap.
+fn accepted(policy: &Policy) -> Set {
+    let mut elements = Vec::new();
+    for transport in [Protocol::Tcp, Protocol::Udp] {
+        let of_protocol = policy.wan.accept.iter().filter(|accept| accept.protocols.contains(transport));
+        let joined = crate::gateway::parse::merged(of_protocol.map(|accept| accept.ports).collect());
+        elements.extend(joined.into_iter().map(|range| concat([protocol(transport), ports(range)])));
+    }
+    fixed("wan_accept", interval(&json!(["inet_proto", "inet_service"])), elements)
+}
+
+/// Maps from public ports to services, and from services to targets.
+pub(super) fn publishes(policy: &Policy, marks: &[ServiceMark]) -> Vec<Set> {
+    let mut sets = Vec::new();
+    for family in Family::BOTH {
+        let mut maps = TargetMaps::default();
+        for (publish, service) in policy.publish.iter().zip(marks) {
+            if let Some(target) =
+                publish.targets.iter().find(|target| target.address.is_ipv6() == family.is_ipv6())
+            {
+                maps.add(publish, target, service.mark);
+            }
+        }
+        sets.extend(maps.sets(family));
+    }
+    sets
+}
+
+#[derive(Default)]
+struct TargetMaps {
+    by_port: Vec<Value>,
+    by_address: Vec<Value>,
+    one_port: Vec<Value>,
+    same_ports: Vec<Value>,
+    shifted: Vec<Value>,
+}
+
+impl TargetMaps {
+    fn add(&mut self, publish: &Publish, target: &Target, mark: u32) {
+        for transport in publish.protocols.iter() {
+            let port = ports(publish.ports);
+            match publish.address {
+                None => self.by_port.push(json!([concat([protocol(transport), port]), mark])),
+                Some(address) => {
+                    let key = concat([json!(address.to_string()), protocol(transport), port]);
+                    self.by_address.push(json!([key, mark]));
+                }
+            }
+        }
+        let address = target.address.to_string();
+        if publish.ports.count() == 1 {
+            self.one_port.push(json!([mark, {"concat": [address, target.ports.first()]}]));
+        } else if publish.ports == target.ports {
+            self.same_ports.push(json!([mark, address]));
+        } else {
+            let pairs = every_port(publish.ports).zip(every_port(target.ports));
+            let element = |(from, to)| json!([{"concat": [mark, from]}, {"concat": [address, to]}]);
+            self.shifted.extend(pairs.map(element));
+        }
+    }
+
+    fn sets(self, family: Family) -> Vec<Set> {
+        let (digit, address) = (family.digit(), family.address_type());
+        let target = json!([address, "inet_service"]);
+        let service = |kind: Value| json!({"type": kind, "map": "mark", "flags": ["interval"]});
+        vec![
+            fixed(format!("publish{digit}"), service(json!(["inet_proto", "inet_service"])), self.by_port),
+            fixed(
+                format!("bound{digit}"),
+                service(json!([address, "inet_proto", "inet_service"])),
+                self.by_address,
+            ),
+            fixed(format!("target{digit}"), json!({"type": "mark", "map": target}), self.one_port),
+            fixed(format!("same_ports{digit}"), json!({"type": "mark", "map": address}), self.same_ports),
+            fixed(
+                format!("shifted{digit}"),
+                json!({"type": ["mark", "inet_service"], "map": target}),
+                self.shifted,
+            ),
+        ]
+    }
+}
+
+fn every_port(range: PortRange) -> impl Iterator<Item = u16> {
+    range.first()..=range.last()
+}
+
+/// Maps from services to their counters and to the chains of those that have checks or a bandwidth.
+pub(super) fn accounts(policy: &Policy, marks: &[ServiceMark]) -> Vec<Set> {
+    let counters =
+        |name: fn(&ServiceMark) -> String| marks.iter().map(|m| json!([m.mark, name(m)])).collect();
+    let jump = |chain: &str, mark: &ServiceMark| json!([mark.mark, {"jump": {"target": format!("{chain}_{}", mark.name)}}]);
+    let publishes = || policy.publish.iter().zip(marks);
+    let checks = publishes().filter(|(publish, _)| has_checks(publish)).map(|(_, mark)| jump("check", mark));
+    let shaped = publishes().filter(|(publish, _)| publish.limits.bandwidth.is_some());
+    let shape = shaped.map(|(_, mark)| jump("shape", mark));
+    let masked =
+        publishes().filter(|(publish, _)| publish.source == SourceHandling::Masquerade).map(|(_, mark)| mark);
+    let allows = marks.iter().filter(|mark| mark.kind == ServiceKind::Allow);
+    let masked_allows =
+        policy.allow.iter().zip(allows).filter(|(allow, _)| allow.source == SourceHandling::Masquerade);
+    let masquerade = masked.chain(masked_allows.map(|(_, mark)| mark)).map(|mark| json!(mark.mark));
+    let to = |data: &str| json!({"type": "mark", "map": data});
+    vec![
+        fixed("count_in", to("counter"), counters(ServiceMark::counter_in)),
+        fixed("count_out", to("counter"), counters(ServiceMark::counter_out)),
+        fixed("checks", to("verdict"), checks.collect()),
+        fixed("shape", to("verdict"), shape.collect()),
+        fixed("masquerade", json!({"type": "mark"}), masquerade.collect()),
+    ]
+}
+
+/// Whether a new connection to the service needs more than its port to be right.
+pub(super) fn has_checks(publish: &Publish) -> bool {
+    publish.allow != AllowList::Any
+        || publish.limits.new_per_source.is_some()
+        || publish.limits.flows_per_source.is_some()
+}
+
+/// Allow-lists: one set per named list in use, and one per service with prefixes of its own.
+pub(super) fn allow_lists(policy: &Policy) -> Vec<Set> {
+    let mut used: BTreeMap<&Name, &[IpNetwork]> = BTreeMap::new();
+    let mut sets = Vec::new();
+    for publish in &policy.publish {
+        let AllowList::Only { prefixes: own, lists } = &publish.allow else { continue };
+        for family in Family::BOTH {
+            sets.push(prefixes(set_name("sources", family, &publish.name), family, own.iter().copied()));
+        }
+        for list in policy.lists.iter().filter(|list| lists.contains(&list.name)) {
+            used.insert(&list.name, &list.prefixes);
+        }
+    }
+    for (name, members) in used {
+        for family in Family::BOTH {
+            sets.push(prefixes(set_name("list", family, name), family, members.iter().copied()));
+        }
+    }
+    sets
+}
+
+/// Meters of services with limits per source.
+pub(super) fn meters(policy: &Policy) -> Vec<Set> {
+    let mut sets = Vec::new();
+    for publish in &policy.publish {
+        for family in Family::BOTH {
+            let address = family.address_type();
+            if publish.limits.new_per_source.is_some() {
+                let declaration = json!({"type": address, "flags": ["timeout"], "timeout": METER_SECONDS, "size": DYNAMIC_SIZE});
+                let name = set_name("new", family, &publish.name);
+                sets.push(Set { name, declaration, content: Content::Packets });
+            }
+            if publish.limits.flows_per_source.is_some() {
+                let declaration = json!({"type": address, "size": DYNAMIC_SIZE});
+                let name = set_name("flows", family, &publish.name);
+                sets.push(Set { name, declaration, content: Content::Packets });
+            }
+        }
+    }
+    sets
+}
