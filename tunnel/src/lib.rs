@@ -26,5 +26,6 @@ mod schedule;
 pub mod sink;
 pub mod time;
 pub mod transmit;
+pub mod uapi;
 mod watermark;
 mod wire;

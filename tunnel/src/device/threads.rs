@@ -236,16 +236,16 @@ fn drain(coalescer: &mut Coalescer, shared: &Shared) -> bool {
 }
 
 fn read_error(error: &io::Error, from: &str) -> Round {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Round::Idle,
-        _ if from == "tun" && is_gone(error) => Round::Gone,
-        _ => {
-            // An error that was queued on a socket, say: the call has taken it off, so the next one may succeed.
-            tracing::debug!(%error, from, "read failed");
-            std::thread::sleep(WEATHER_PAUSE);
-            Round::Idle
-        }
+    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
+        return Round::Idle;
     }
+    if from == "tun" && is_gone(error) {
+        return Round::Gone;
+    }
+    // An error that was queued on a socket, say: the call has taken it off, so the next one may succeed.
+    tracing::debug!(%error, from, "read failed");
+    std::thread::sleep(WEATHER_PAUSE);
+    Round::Idle
 }
 
 /// A thread's hold on the socket that is in place.
