@@ -76,7 +76,7 @@ fn object_text(object: &Map<String, Value>) -> String {
         "map" => format!("{} map {}", field("key"), field("data")),
         "vmap" => format!("{} vmap {}", field("key"), field("data")),
         "mangle" => format!("{} set {}", field("key"), field("value")),
-        "dnat" => format!("dnat {} to {}", field("family"), field("addr")),
+        "dnat" => format!("dnat {} to {} : {}", field("family"), field("addr"), field("port")),
         "jump" | "goto" => format!("{kind} {}", field("target")),
         "limit" => format!("limit over {} {}/{}", field("rate"), field("rate_unit"), field("per")),
         "ct count" => format!("ct count over {}", field("val")),

@@ -150,6 +150,11 @@ pub(super) fn dnatted() -> Value {
     compare("in", &json!({"ct": {"key": "status"}}), &json!("dnat"))
 }
 
+/// Whether an earlier packet of the flow has passed.
+pub(super) fn seen_before() -> Value {
+    compare("in", &json!({"ct": {"key": "status"}}), &json!("confirmed"))
+}
+
 pub(super) fn direction(direction: &str) -> Value {
     equal(&json!({"ct": {"key": "direction"}}), direction)
 }

@@ -104,8 +104,8 @@ pub(super) fn publishes(policy: &Policy, marks: &[ServiceMark]) -> Vec<Set> {
 struct TargetMaps {
     by_port: Vec<Value>,
     by_address: Vec<Value>,
-    one_port: Vec<Value>,
-    same_ports: Vec<Value>,
+    address: Vec<Value>,
+    port: Vec<Value>,
     shifted: Vec<Value>,
 }
 
@@ -121,22 +121,20 @@ impl TargetMaps {
                 }
             }
         }
-        let address = target.address.to_string();
+        self.address.push(json!([mark, target.address.to_string()]));
         if publish.ports.count() == 1 {
-            self.one_port.push(json!([mark, {"concat": [address, target.ports.first()]}]));
-        } else if publish.ports == target.ports {
-            self.same_ports.push(json!([mark, address]));
-        } else {
+            self.port.push(json!([mark, target.ports.first()]));
+        } else if publish.ports != target.ports {
             let pairs = every_port(publish.ports).zip(every_port(target.ports));
-            let element = |(from, to)| json!([{"concat": [mark, from]}, {"concat": [address, to]}]);
-            self.shifted.extend(pairs.map(element));
+            self.shifted.extend(pairs.map(|(from, to)| json!([{"concat": [mark, from]}, to])));
         }
     }
 
+    /// Addresses and ports are maps of their own: the JSON of nft 1.0.6 cannot declare a map to pairs.
     fn sets(self, family: Family) -> Vec<Set> {
         let (digit, address) = (family.digit(), family.address_type());
-        let target = json!([address, "inet_service"]);
         let service = |kind: Value| json!({"type": kind, "map": "mark", "flags": ["interval"]});
+        let port = |kind: Value| json!({"type": kind, "map": "inet_service"});
         vec![
             fixed(format!("publish{digit}"), service(json!(["inet_proto", "inet_service"])), self.by_port),
             fixed(
@@ -144,13 +142,9 @@ impl TargetMaps {
                 service(json!([address, "inet_proto", "inet_service"])),
                 self.by_address,
             ),
-            fixed(format!("target{digit}"), json!({"type": "mark", "map": target}), self.one_port),
-            fixed(format!("same_ports{digit}"), json!({"type": "mark", "map": address}), self.same_ports),
-            fixed(
-                format!("shifted{digit}"),
-                json!({"type": ["mark", "inet_service"], "map": target}),
-                self.shifted,
-            ),
+            fixed(format!("target{digit}"), json!({"type": "mark", "map": address}), self.address),
+            fixed(format!("port{digit}"), port(json!("mark")), self.port),
+            fixed(format!("shifted{digit}"), port(json!(["mark", "inet_service"])), self.shifted),
         ]
     }
 }

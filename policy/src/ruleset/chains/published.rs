@@ -8,7 +8,7 @@ use super::{
 };
 use crate::AllowList;
 use crate::gateway::Publish;
-use crate::ruleset::json::{concat, ct_mark, daddr, goto, leave};
+use crate::ruleset::json::{concat, ct_mark, daddr, goto, leave, seen_before};
 use crate::ruleset::sets::{has_checks, set_name};
 
 impl Chains<'_> {
@@ -26,15 +26,19 @@ impl Chains<'_> {
         rules
     }
 
-    /// The target of a service: its port, the same ports, or ports moved by an offset.
+    /// The target of a service: its one port, a port moved by an offset, or the port that the packet has.
     pub(super) fn dstnat(&self) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
-            let to = |key: &Value, map: &str| json!({"dnat": {"family": family.header(), "addr": mapped(key, &format!("{map}{}", family.digit()))}});
-            let key = concat([ct_mark(), dport()]);
-            rules.push(rule([is_family(family), self.is_publish(), has_ports(), to(&ct_mark(), "target")]));
-            rules.push(rule([is_family(family), self.is_publish(), to(&ct_mark(), "same_ports")]));
-            rules.push(rule([is_family(family), self.is_publish(), has_ports(), to(&key, "shifted")]));
+            let map = |key: &Value, name: &str| mapped(key, &format!("{name}{}", family.digit()));
+            let by_mark_and_port = concat([ct_mark(), dport()]);
+            for port in [Some(map(&ct_mark(), "port")), Some(map(&by_mark_and_port, "shifted")), None] {
+                let mut to = json!({"family": family.header(), "addr": map(&ct_mark(), "target")});
+                if let (Some(port), Some(to)) = (port, to.as_object_mut()) {
+                    to.insert("port".to_owned(), port);
+                }
+                rules.push(rule([is_family(family), self.is_publish(), has_ports(), json!({"dnat": to})]));
+            }
         }
         rules
     }
@@ -81,9 +85,9 @@ impl Chains<'_> {
         rules
     }
 
-    /// Limits per source; of IPv6 sources the /64 counts, since one machine has all of it.
+    /// Limits per source, asked once per flow; of IPv6 sources the /64 counts, since one machine has all of it.
     fn limits(&self, publish: &Publish) -> Vec<Value> {
-        let mut rules = Vec::new();
+        let mut rules = vec![rule([seen_before(), leave()])];
         for family in Family::BOTH {
             let source = match family {
                 Family::V4 => saddr(family),
