@@ -180,6 +180,17 @@ impl Tun {
         u16::try_from(mtu).map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
+    /// Sets the device's MTU in bytes.
+    ///
+    /// # Errors
+    /// From the system.
+    pub fn set_mtu(&self, mtu: u16) -> io::Result<()> {
+        let mut request = request(&self.name)?;
+        request.ifr_ifru.ifru_mtu = i32::from(mtu);
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+        ioctl(&socket, libc::SIOCSIFMTU as _, &raw mut request as usize)
+    }
+
     /// Reads one packet or super-packet with its virtio header into `buffer` ([`BUFFER_LEN`] bytes).
     ///
     /// `None` when the header was refused (counted).

@@ -1,0 +1,244 @@
+//! The interface: a TUN device, an outer socket and a node, configured over the UAPI socket.
+
+#[path = "signals.rs"]
+mod signals;
+
+use std::io::Read as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser;
+use parking_lot::Mutex;
+use tunnel::device::{Device, DeviceEvent, Offloads, Threads};
+use tunnel::io::clock;
+use tunnel::io::tun::{Tun, TunOffload, TunOptions};
+use tunnel::io::udp::{Backend, UdpOptions, UdpSocket};
+use tunnel::node::{Node, NodeConfig};
+use tunnel::uapi::server::Server;
+use tunnel::uapi::{Configure, Errno, Set, Snapshot, apply_to_node};
+
+/// Packets (of up to 64 KiB) that may wait in the TUN: more only adds delay, since the queue stands when it is full.
+const QUEUE_LENGTH: u16 = 100;
+/// What the kernel gives a TUN device that nobody set an MTU for; WireGuard's is 80 less.
+const DEFAULT_TUN_MTU: u16 = 1500;
+const WIREGUARD_MTU: u16 = 1420;
+/// What the background process writes to its parent once its socket answers.
+const READY: u8 = b'+';
+
+/// A plain userspace WireGuard interface.
+#[derive(Parser)]
+#[command(name = "causeway-wg", version)]
+struct Arguments {
+    /// Stay in front.
+    #[arg(short = 'f', long)]
+    foreground: bool,
+    /// How the work is divided over threads.
+    #[arg(long, value_enum, default_value_t = ThreadChoice::Auto)]
+    threads: ThreadChoice,
+    /// Use plain sockets, one datagram per call.
+    #[arg(long)]
+    portable: bool,
+    /// Leave these off: any of tun-tcp, tun-udp, udp-gso, udp-gro, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<OffloadName>,
+    /// Packets that may wait in the TUN device.
+    #[arg(long, default_value_t = QUEUE_LENGTH)]
+    queue_length: u16,
+    /// The interface, created when there is none of that name.
+    name: String,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum ThreadChoice {
+    Auto,
+    One,
+    PerDirection,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum OffloadName {
+    TunTcp,
+    TunUdp,
+    UdpGso,
+    UdpGro,
+}
+
+pub(super) fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = if arguments.foreground { run(&arguments) } else { start_in_background() };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("causeway-wg: {error:#}");
+            let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+            let denied = io.is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
+            ExitCode::from(if denied { 5 } else { 1 })
+        }
+    }
+}
+
+/// Starts this program again with `-f`, in a session of its own, and waits until it says that it is ready.
+fn start_in_background() -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut command = Command::new(program);
+    command.arg("-f").args(std::env::args_os().skip(1)).current_dir("/").env("CAUSEWAY_WG_NOTIFY", "1");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).process_group(0);
+    let mut child = command.spawn().context("cannot start in the background")?;
+    let mut said = [0];
+    let read = child.stdout.take().map_or(Ok(0), |mut stdout| stdout.read(&mut said))?;
+    if read == 1 && said == [READY] {
+        return Ok(());
+    }
+    let status = child.wait()?;
+    // It said on standard error what was wrong.
+    std::process::exit(status.code().unwrap_or(1));
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CAUSEWAY_WG_LOG");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let signals = signals::Terminating::block();
+    let without = |name| arguments.without.contains(&name);
+    let offloads = Offloads {
+        tun_tcp: !without(OffloadName::TunTcp),
+        tun_udp: !without(OffloadName::TunUdp),
+        udp_gso: !without(OffloadName::UdpGso),
+        udp_gro: !without(OffloadName::UdpGro),
+    };
+    let tun = open_tun(arguments, offloads)?;
+    let options = UdpOptions {
+        backend: if arguments.portable { Backend::Portable } else { Backend::Auto },
+        gso: offloads.udp_gso,
+        gro: offloads.udp_gro,
+        ..UdpOptions::default()
+    };
+    let name = tun.name().to_owned();
+    let (ended, end) = mpsc::channel();
+    let interface = Arc::new(Interface::start(tun, options, offloads, arguments, ended.clone())?);
+    let server = Server::start(&name, interface.clone())
+        .with_context(|| format!("cannot serve {}/{name}.sock", tunnel::uapi::server::DIRECTORY))?;
+    tracing::info!(name, "interface is up for configuration");
+    say_ready()?;
+    signals.forward(ended)?;
+    // Ends with a signal, or when the link is deleted; a removed socket ends it too, as wg-quick expects.
+    while end
+        .recv_timeout(Duration::from_secs(1))
+        .is_err_and(|error| error == mpsc::RecvTimeoutError::Timeout)
+    {
+        if !server.is_reachable() {
+            break;
+        }
+    }
+    drop(server);
+    interface.device.stop();
+    tracing::info!(name, "interface is gone");
+    Ok(())
+}
+
+fn open_tun(arguments: &Arguments, offloads: Offloads) -> anyhow::Result<Tun> {
+    let offload = TunOffload { tcp: offloads.tun_tcp, udp: offloads.tun_udp };
+    let options = TunOptions { name: &arguments.name, persistent: false, offload };
+    let tun = Tun::open(&options).with_context(|| {
+        format!("cannot open the TUN device {:?} (it needs /dev/net/tun and CAP_NET_ADMIN)", arguments.name)
+    })?;
+    tun.set_queue_length(arguments.queue_length).context("cannot set the queue length")?;
+    if tun.mtu()? == DEFAULT_TUN_MTU {
+        tun.set_mtu(WIREGUARD_MTU).context("cannot set the MTU")?;
+    }
+    Ok(tun)
+}
+
+/// Tells the parent that waits, if one does, and lets go of its pipe.
+fn say_ready() -> anyhow::Result<()> {
+    if std::env::var_os("CAUSEWAY_WG_NOTIFY").is_some() {
+        rustix::io::write(std::io::stdout(), &[READY])?;
+        let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        rustix::stdio::dup2_stdout(&null)?;
+    }
+    Ok(())
+}
+
+/// What `wg` configures.
+struct Interface {
+    device: Device,
+    options: UdpOptions,
+    fwmark: Mutex<u32>,
+}
+
+impl Interface {
+    fn start(
+        tun: Tun,
+        options: UdpOptions,
+        offloads: Offloads,
+        arguments: &Arguments,
+        ended: mpsc::Sender<()>,
+    ) -> anyhow::Result<Self> {
+        let socket = UdpSocket::open(&options).context("cannot open the outer socket")?;
+        let config = NodeConfig {
+            private_key: None,
+            addresses: Vec::new(),
+            mtu: tun.mtu()?,
+            listen_port: socket.local_port()?,
+            liveness: None,
+            wall_watermark: Duration::ZERO,
+        };
+        let node = Arc::new(Node::new(config, clock::now()));
+        let threads = match arguments.threads {
+            ThreadChoice::Auto => Threads::Auto,
+            ThreadChoice::One => Threads::One,
+            ThreadChoice::PerDirection => Threads::PerDirection,
+        };
+        let on_event = move |event| match event {
+            DeviceEvent::Node(event) => tracing::debug!(?event, "node"),
+            DeviceEvent::TunGone => drop(ended.send(())),
+        };
+        let device = Device::start(node, tun, socket, offloads, threads, on_event)?;
+        Ok(Self { device, options, fwmark: Mutex::new(0) })
+    }
+
+    /// Another port or mark needs a socket; it is there before anything is changed.
+    fn new_socket(&self, set: &Set, fwmark: u32) -> Result<Option<UdpSocket>, Errno> {
+        let port = self.device.socket().local_port()?;
+        match set.listen_port {
+            // Zero asks for any port but the one there is, as a new interface would get.
+            Some(wanted) if wanted != port => {
+                Ok(Some(UdpSocket::open(&UdpOptions { port: wanted, mark: fwmark, ..self.options })?))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+impl Configure for Interface {
+    fn snapshot(&self) -> Snapshot {
+        let port = self.device.socket().local_port().unwrap_or(0);
+        Snapshot::of_node(self.device.node(), port, *self.fwmark.lock(), clock::now())
+    }
+
+    fn apply(&self, set: Set) -> Result<(), Errno> {
+        // Held throughout, so that two requests never mix.
+        let mut fwmark = self.fwmark.lock();
+        let wanted = set.fwmark.unwrap_or(*fwmark);
+        let socket = self.new_socket(&set, wanted)?;
+        if wanted != *fwmark && socket.is_none() {
+            self.device.socket().set_mark(wanted)?;
+        }
+        if let Err(errno) = apply_to_node(self.device.node(), &set, clock::now()) {
+            if wanted != *fwmark && socket.is_none() {
+                self.device.socket().set_mark(*fwmark)?;
+            }
+            return Err(errno);
+        }
+        *fwmark = wanted;
+        if let Some(socket) = socket {
+            self.device.rebind(socket)?;
+        }
+        self.device.wake();
+        Ok(())
+    }
+}
