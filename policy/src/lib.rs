@@ -3,7 +3,9 @@
 //! A daemon reads a file and hands its text over as a [`Source`]; [`gateway::parse`] and [`forwarder::parse`]
 //! give back a policy that cannot be invalid, or every error at once, each with its position and its mend.
 
+pub mod arbitrary;
 mod error;
+pub mod evaluator;
 mod fields;
 pub mod forwarder;
 pub mod gateway;

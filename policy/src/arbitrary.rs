@@ -1,0 +1,262 @@
+//! Policies and packets made from a seed, for tests that hold the evaluator and the kernel together.
+//!
+//! The same seed gives the same policy and the same packets on every machine.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::Protocol;
+use crate::evaluator::{Arrival, Packet, Redirect, Surroundings, Transport};
+use crate::gateway::{Policy, Service};
+
+/// A small generator of numbers (Steele, Lea and Flood, "SplitMix", OOPSLA 2014).
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// Begins at a seed.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next 64 bits.
+    pub const fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    /// A number below `bound`, which must not be 0.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    /// True in `percent` of 100 cases.
+    pub fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    /// One of `items`; `None` when there are none.
+    pub fn pick<'i, T>(&mut self, items: &'i [T]) -> Option<&'i T> {
+        let bound = u64::try_from(items.len()).unwrap_or(0);
+        let index = usize::try_from(self.below(bound)).unwrap_or(0);
+        items.get(index)
+    }
+
+    fn port(&mut self) -> u16 {
+        u16::try_from(self.below(40_000)).unwrap_or(0).saturating_add(1_000)
+    }
+}
+
+/// The text of a valid `gateway.toml` with the worked example's addresses: peers `wroclaw` (192.168.88.0/24,
+/// fd00:88::/64) and `second` (192.168.89.0/24), the WAN on `eth0`, the LAN 192.168.1.0/24.
+#[must_use]
+pub fn gateway_text(seed: u64) -> String {
+    let random = &mut Random::new(seed);
+    let mut text = String::from(HEAD);
+    for accept in [random.chance(70), random.chance(30)].into_iter().enumerate().filter(|(_, wanted)| *wanted)
+    {
+        let entry = if accept.0 == 0 { "\"tcp/22\"" } else { "\"tcp+udp/900-905\"" };
+        let _ = write!(text, "{entry}, ");
+    }
+    text.push_str("]\n[lan]\nprefixes = [\"192.168.1.0/24\", \"fd00:1::/64\"]\n");
+    text.push_str(PEERS);
+    let mut next_port = 2_000;
+    for number in 0..random.below(6) {
+        publish(random, number, &mut next_port, &mut text);
+    }
+    for number in 0..random.below(6) {
+        allow(random, number, &mut text);
+    }
+    text
+}
+
+const HEAD: &str = r#"[interface]
+address = ["10.77.88.1/24", "fd00:77::1/64"]
+private_key_file = "kyiv.key"
+[wan]
+interface = "eth0"
+accept = ["#;
+
+const PEERS: &str = r#"[[peer]]
+name = "wroclaw"
+public_key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+allowed_ips = ["10.77.88.2/32", "fd00:77::2/128", "192.168.88.0/24", "fd00:88::/64"]
+[[peer]]
+name = "second"
+public_key = "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="
+allowed_ips = ["10.77.88.3/32", "192.168.89.0/24"]
+"#;
+
+fn publish(random: &mut Random, number: u64, next_port: &mut u16, text: &mut String) {
+    let count = if random.chance(40) { 1 + random.below(8) } else { 1 };
+    let count = u16::try_from(count).unwrap_or(1);
+    let first = *next_port;
+    *next_port = next_port.saturating_add(20);
+    let range =
+        |first: u16| if count == 1 { first.to_string() } else { format!("{first}-{}", first + count - 1) };
+    let to = if random.chance(50) { first } else { random.port() };
+    let (v4, v6) = (format!("\"192.168.88.2:{}\"", range(to)), format!("\"[fd00:88::2]:{}\"", range(to)));
+    let target = match random.below(4) {
+        0 => v6,
+        1 => format!("[{v4}, {v6}]"),
+        2 => format!("\"192.168.89.7:{}\"", range(to)),
+        _ => v4,
+    };
+    let bound = !target.contains("fd00") && random.chance(20);
+    let listen = if bound { format!("192.0.2.2:{}", range(first)) } else { range(first) };
+    let protocol =
+        random.pick(&["[\"tcp\"]", "[\"udp\"]", "[\"tcp\", \"udp\"]"]).copied().unwrap_or_default();
+    let _ = write!(text, "[[publish]]\nname = \"p{number}\"\nprotocol = {protocol}\nlisten = \"{listen}\"\n");
+    let _ = writeln!(text, "target = {target}");
+    if random.chance(30) {
+        text.push_str("allow = [\"203.0.113.0/25\", \"2001:db8:1::/48\"]\n");
+    }
+    if random.chance(25) {
+        text.push_str("source = \"masquerade\"\n");
+    }
+    if random.chance(25) {
+        text.push_str("limits = { new_per_source = \"10000/second\", flows_per_source = 100000, bandwidth = \"10gbit\" }\n");
+    }
+}
+
+fn allow(random: &mut Random, number: u64, text: &mut String) {
+    let inward = random.chance(50);
+    let (from, to): (&[&str], &[&str]) = if inward {
+        (&["\"peer:wroclaw\"", "\"peer:second\"", "\"peer:wroclaw\", \"peer:second\""], INWARD)
+    } else {
+        (
+            &[
+                "\"self\"",
+                "\"192.168.1.0/24\"",
+                "\"self\", \"192.168.1.50\"",
+                "\"192.168.1.0/24\", \"fd00:1::/64\"",
+            ],
+            OUTWARD,
+        )
+    };
+    let from = random.pick(from).copied().unwrap_or_default();
+    let to = random.pick(to).copied().unwrap_or_default();
+    let _ = write!(text, "[[allow]]\nname = \"a{number}\"\nfrom = [{from}]\nto = [{to}]\n");
+    if random.chance(20) {
+        text.push_str("protocol = [\"icmp\"]\n");
+    } else {
+        let protocol = random.pick(&["\"tcp\"", "\"udp\"", "\"tcp\", \"udp\""]).copied().unwrap_or_default();
+        let first = random.port();
+        let _ = writeln!(
+            text,
+            "protocol = [{protocol}]\nports = [\"{first}-{}\", \"9091\", \"2049\"]",
+            first + 40
+        );
+    }
+    if random.chance(30) {
+        text.push_str("source = \"masquerade\"\n");
+    }
+}
+
+const INWARD: &[&str] =
+    &["\"self\"", "\"192.168.1.2\"", "\"192.168.1.50\"", "\"192.168.1.0/24\"", "\"10.77.88.1\", \"self\""];
+const OUTWARD: &[&str] = &[
+    "\"192.168.88.2\"",
+    "\"192.168.88.0/24\", \"192.168.89.7\"",
+    "\"peer:wroclaw\"",
+    "\"peer:second\", \"192.168.88.2\"",
+];
+
+/// The worked example's surroundings: the WAN on `eth0` with 192.0.2.2, the LAN on `eth1`, a container on `docker0`
+/// that publishes tcp/9091.
+#[must_use]
+pub fn surroundings() -> Surroundings {
+    let network = |text: &str| text.parse().ok();
+    let links = [
+        ("eth0", "192.0.2.0/24"),
+        ("eth0", "2001:db8:2::/64"),
+        ("eth1", "192.168.1.0/24"),
+        ("eth1", "fd00:1::/64"),
+        ("docker0", "172.17.0.0/16"),
+    ];
+    Surroundings {
+        addresses: [V4_WAN, V4_LAN, V4_CONTAINERS]
+            .map(IpAddr::V4)
+            .into_iter()
+            .chain([IpAddr::V6(V6_WAN)])
+            .collect(),
+        links: links.iter().filter_map(|(name, text)| Some(((*name).to_owned(), network(text)?))).collect(),
+        default_routes: vec![("eth0".to_owned(), false), ("eth0".to_owned(), true)],
+        redirects: vec![Redirect { protocol: Protocol::Tcp, port: 9_091, to: (V4_CONTAINER, 9_091).into() }],
+        banned: Vec::new(),
+    }
+}
+
+const V4_WAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const V4_LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
+const V4_CONTAINERS: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
+const V4_CONTAINER: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
+const V6_WAN: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
+
+/// A packet that is likely to be about something in the policy.
+///
+/// It arrives in `surroundings()`: from a client on the WAN, a LAN host, a container, a peer, or the edge.
+pub fn packet(random: &mut Random, policy: &Policy) -> Packet {
+    let v6 = random.chance(25);
+    let (arrival, sources): (Option<&str>, &[&str]) = match (random.below(10), v6) {
+        (0..4, false) => {
+            (Some("eth0"), &["203.0.113.10", "203.0.113.200", "198.51.100.7", "192.168.88.9", "192.168.1.50"])
+        }
+        (0..4, true) => (Some("eth0"), &["2001:db8:1::10", "2001:db8:9::10", "fd00:88::9"]),
+        (4..6, false) => (Some("eth1"), &["192.168.1.50", "192.168.1.51", "10.77.88.2"]),
+        (4..6, true) => (Some("eth1"), &["fd00:1::50"]),
+        (6, _) => (Some("docker0"), &["172.17.0.2"]),
+        (7 | 8, false) => (Some("gw0"), &["192.168.88.2", "10.77.88.2", "192.168.89.7", "192.168.1.50"]),
+        (7 | 8, true) => (Some("gw0"), &["fd00:88::2", "fd00:77::2"]),
+        _ => (None, &["10.77.88.1"]),
+    };
+    let source = address(random, sources);
+    let v4: &[&str] = &[
+        "192.0.2.2",
+        "192.0.2.2",
+        "192.168.1.2",
+        "192.168.1.2",
+        "192.168.1.50",
+        "192.168.88.2",
+        "192.168.88.2",
+        "192.168.89.7",
+        "10.77.88.1",
+        "198.51.100.9",
+    ];
+    let v6: &[&str] = &["2001:db8:2::2", "2001:db8:2::2", "fd00:88::2", "fd00:77::1", "fd00:1::50"];
+    let destination = address(random, if source.is_ipv4() { v4 } else { v6 });
+    let arrival = arrival.map_or(Arrival::Edge, |name| Arrival::Interface(name.to_owned()));
+    Packet { arrival, source, destination, transport: transport(random, policy) }
+}
+
+fn address(random: &mut Random, choices: &[&str]) -> IpAddr {
+    let text = random.pick(choices).copied().unwrap_or_default();
+    text.parse().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+fn transport(random: &mut Random, policy: &Policy) -> Transport {
+    if random.chance(10) {
+        return Transport::Echo;
+    }
+    let mut ports: Vec<u16> = vec![22, 902, 9_091, 2_049, 51_820, 443];
+    for publish in &policy.publish {
+        ports.extend([publish.ports.first(), publish.ports.last(), publish.ports.last().saturating_add(1)]);
+    }
+    for entry in &policy.allow {
+        if let Service::Ports { ports: open, .. } = &entry.service {
+            ports.extend(open.iter().map(|range| range.first()));
+        }
+    }
+    let destination =
+        if random.chance(10) { random.port() } else { random.pick(&ports).copied().unwrap_or(1) };
+    let source = 40_000 + u16::try_from(random.below(20_000)).unwrap_or(0);
+    if random.chance(60) {
+        Transport::Tcp { source, destination }
+    } else {
+        Transport::Udp { source, destination }
+    }
+}

@@ -1,0 +1,379 @@
+//! What must happen to a packet that opens a flow, worked out from the configuration's documents.
+//!
+//! This is the reference that the compiled rules are held against in a real kernel. It shares no code with the
+//! compiler: it reads the policy entry by entry, in the words of `configs/gateway.toml`. Rates, counts and bandwidths
+//! are not part of it, since they depend on what went before.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnetwork::IpNetwork;
+
+use crate::gateway::{Allow, Party, Policy, Publish, Service, SourceHandling};
+use crate::{AllowList, Protocol};
+
+/// The first packet of a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Where it comes from.
+    pub arrival: Arrival,
+    /// Its source address.
+    pub source: IpAddr,
+    /// Its destination address, before any NAT.
+    pub destination: IpAddr,
+    /// What it carries.
+    pub transport: Transport,
+}
+
+/// Where a packet comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// In by this interface; the tunnel's own among them.
+    Interface(String),
+    /// Out of a program on the edge.
+    Edge,
+}
+
+/// What a packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A TCP SYN.
+    Tcp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+    },
+    /// A UDP datagram.
+    Udp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+    },
+    /// An ICMP or ICMPv6 echo request.
+    Echo,
+}
+
+/// What is around the edge and not in its configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The edge's addresses outside the tunnel.
+    pub addresses: Vec<IpAddr>,
+    /// Networks that are directly reachable, with their interfaces.
+    pub links: Vec<(String, IpNetwork)>,
+    /// The interface of the default route, for each family that has one.
+    pub default_routes: Vec<(String, bool)>,
+    /// Ports of the edge that someone else's DNAT sends elsewhere, as Docker does.
+    pub redirects: Vec<Redirect>,
+    /// Sources under a ban.
+    pub banned: Vec<IpAddr>,
+}
+
+/// A port that a container publishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port of the edge, on every address of it of the container's family.
+    pub port: u16,
+    /// Where it leads.
+    pub to: SocketAddr,
+}
+
+/// What happens to a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A program on the edge gets it.
+    Delivered,
+    /// It leaves by an interface.
+    Forwarded {
+        /// Which.
+        interface: String,
+        /// Its destination then.
+        to: IpAddr,
+        /// Its destination port then; `None` for an echo request.
+        port: Option<u16>,
+        /// Whether its source becomes the edge's own.
+        masqueraded: bool,
+    },
+    /// It is dropped and counted.
+    Dropped {
+        /// Where: the `stage` of the counter.
+        stage: &'static str,
+        /// Why: the `reason` of the counter.
+        reason: &'static str,
+    },
+    /// No route leads there; the sender is told.
+    Unroutable,
+}
+
+/// Decides about the first packet of a flow.
+#[must_use]
+pub fn evaluate(policy: &Policy, surroundings: &Surroundings, packet: &Packet) -> Outcome {
+    let case = Case { policy, surroundings, packet };
+    match &packet.arrival {
+        Arrival::Edge => case.from_edge(),
+        Arrival::Interface(name) if name == policy.interface.name.as_str() => case.from_tunnel(),
+        Arrival::Interface(name) => case.from_outside(name),
+    }
+}
+
+struct Case<'a> {
+    policy: &'a Policy,
+    surroundings: &'a Surroundings,
+    packet: &'a Packet,
+}
+
+impl Case<'_> {
+    /// The edge itself may open into the tunnel what `[[allow]]` lists from "self", and anything elsewhere, but never
+    /// with an address of the tunnel.
+    fn from_edge(&self) -> Outcome {
+        if self.is_local(self.packet.destination) {
+            return Outcome::Delivered;
+        }
+        let Some(way) = self.route(self.packet.destination) else { return Outcome::Unroutable };
+        if way == self.tunnel() {
+            let entry = self.listed(|from| *from == Party::Edge);
+            return entry.map_or(dropped("output", "not_listed"), |entry| self.forwarded(way, entry.source));
+        }
+        if self.in_tunnel(self.packet.source) && !self.in_lan(self.packet.destination) {
+            return dropped("postrouting", "leak");
+        }
+        self.forwarded(way, SourceHandling::Preserve)
+    }
+
+    /// Out of the tunnel comes only what `[[allow]]` lists from a peer, and an echo request to the edge's end of it.
+    fn from_tunnel(&self) -> Outcome {
+        if self.in_lan(self.packet.source) {
+            return dropped("prerouting", "spoofed");
+        }
+        let entry = self.listed(|from| match from {
+            Party::Peer(name) => self.belongs_to(self.packet.source, name.as_str()),
+            _ => false,
+        });
+        if self.is_local(self.packet.destination) {
+            if let Some(redirect) = self.redirect() {
+                return match entry {
+                    Some(entry) => self.redirected(redirect, entry.source),
+                    None => dropped("forward", "not_listed"),
+                };
+            }
+            let own_end = self.policy.interface.address.iter().any(|own| own.ip() == self.packet.destination);
+            let echo = own_end && self.packet.transport == Transport::Echo;
+            return if entry.is_some() || echo { Outcome::Delivered } else { dropped("input", "not_listed") };
+        }
+        let Some(way) = self.route(self.packet.destination) else { return Outcome::Unroutable };
+        entry.map_or(dropped("forward", "not_listed"), |entry| self.forwarded(way, entry.source))
+    }
+
+    /// Strangers reach published ports and what the edge accepts; the LAN also the edge itself and what is listed.
+    fn from_outside(&self, interface: &str) -> Outcome {
+        let source = self.packet.source;
+        if self.in_tunnel(source) && !self.in_lan(source) {
+            return dropped("prerouting", "spoofed");
+        }
+        let on_wan = self.policy.wan.interfaces.iter().any(|wan| wan.as_str() == interface);
+        if on_wan && self.in_lan(source) && self.main_route(source).as_deref() != Some(interface) {
+            return dropped("prerouting", "spoofed");
+        }
+        let stranger = on_wan && !self.in_lan(source);
+        if stranger && self.surroundings.banned.contains(&source) {
+            return dropped("prerouting", "banned");
+        }
+        if self.is_local(self.packet.destination) {
+            return self.to_edge(stranger);
+        }
+        let Some(way) = self.route(self.packet.destination) else { return Outcome::Unroutable };
+        if way == self.tunnel() {
+            let entry = self.listed(|from| match from {
+                Party::Lan(prefix) => prefix.contains(source),
+                Party::Edge => self.is_container(interface) && !self.in_lan(source),
+                Party::Peer(_) | Party::Behind { .. } => false,
+            });
+            return entry.map_or(dropped("forward", "not_listed"), |entry| self.forwarded(way, entry.source));
+        }
+        if stranger { dropped("forward", "wan_guard") } else { self.forwarded(way, SourceHandling::Preserve) }
+    }
+
+    /// To an address of the edge, from outside.
+    fn to_edge(&self, stranger: bool) -> Outcome {
+        if let Some(publish) = self.published() {
+            if !self.admits(&publish.allow) {
+                return dropped("prerouting", "source_not_allowed");
+            }
+            return self.translated(publish);
+        }
+        if let Some(redirect) = self.redirect() {
+            let open = !stranger || self.accepted();
+            let outcome = self.redirected(redirect, SourceHandling::Preserve);
+            return if open { outcome } else { dropped("forward", "wan_guard") };
+        }
+        let needed = match self.packet.transport {
+            Transport::Echo => true,
+            Transport::Udp { destination, .. } => destination == self.policy.interface.listen_port,
+            Transport::Tcp { .. } => false,
+        };
+        let open = !stranger || needed || self.dhcp() || self.accepted();
+        if open { Outcome::Delivered } else { dropped("input", "wan_guard") }
+    }
+
+    fn dhcp(&self) -> bool {
+        let Transport::Udp { source, destination } = self.packet.transport else { return false };
+        match self.packet.source {
+            IpAddr::V4(_) => (source, destination) == (67, 68),
+            IpAddr::V6(address) => (source, destination) == (547, 546) && address.is_unicast_link_local(),
+        }
+    }
+
+    fn accepted(&self) -> bool {
+        let Some((protocol, port)) = self.service() else { return false };
+        let accept = &self.policy.wan.accept;
+        accept.iter().any(|accept| accept.protocols.contains(protocol) && accept.ports.contains(port))
+    }
+
+    /// The public service that is asked for; one bound to this address goes before one on every address.
+    fn published(&self) -> Option<&Publish> {
+        let (protocol, port) = self.service()?;
+        let destination = self.packet.destination;
+        let fits = |publish: &&Publish| {
+            publish.protocols.contains(protocol)
+                && publish.ports.contains(port)
+                && publish.targets.iter().any(|target| target.address.is_ipv4() == destination.is_ipv4())
+        };
+        let bound =
+            self.policy.publish.iter().filter(fits).find(|publish| publish.address == Some(destination));
+        bound.or_else(|| self.policy.publish.iter().filter(fits).find(|publish| publish.address.is_none()))
+    }
+
+    fn translated(&self, publish: &Publish) -> Outcome {
+        let same_family = |address: IpAddr| address.is_ipv4() == self.packet.destination.is_ipv4();
+        let target = publish.targets.iter().find(|target| same_family(target.address));
+        let (Some(target), Some((_, port))) = (target, self.service()) else { return Outcome::Unroutable };
+        let offset = port - publish.ports.first();
+        Outcome::Forwarded {
+            interface: self.tunnel().to_owned(),
+            to: target.address,
+            port: Some(target.ports.first() + offset),
+            masqueraded: publish.source == SourceHandling::Masquerade,
+        }
+    }
+
+    fn admits(&self, allow: &AllowList) -> bool {
+        let AllowList::Only { prefixes, lists } = allow else { return true };
+        let named = self.policy.lists.iter().filter(|list| lists.contains(&list.name));
+        let mut all = prefixes.iter().chain(named.flat_map(|list| &list.prefixes));
+        all.any(|prefix| prefix.contains(self.packet.source))
+    }
+
+    /// The first entry whose source is `wanted` and whose targets and service are the packet's.
+    fn listed(&self, wanted: impl Fn(&Party) -> bool) -> Option<&Allow> {
+        let destination = self.packet.destination;
+        let fits = |to: &Party| match to {
+            Party::Edge => self.is_local(destination),
+            Party::Peer(name) => self.belongs_to(destination, name.as_str()),
+            Party::Lan(prefix) | Party::Behind { prefix, .. } => prefix.contains(destination),
+        };
+        self.policy.allow.iter().find(|entry| {
+            entry.from.iter().any(&wanted) && entry.to.iter().any(fits) && self.is_service(&entry.service)
+        })
+    }
+
+    fn is_service(&self, service: &Service) -> bool {
+        match (service, self.service()) {
+            (Service::Echo, None) => true,
+            (Service::Ports { protocols, ports }, Some((protocol, port))) => {
+                protocols.contains(protocol) && ports.iter().any(|range| range.contains(port))
+            }
+            _ => false,
+        }
+    }
+
+    fn service(&self) -> Option<(Protocol, u16)> {
+        match self.packet.transport {
+            Transport::Tcp { destination, .. } => Some((Protocol::Tcp, destination)),
+            Transport::Udp { destination, .. } => Some((Protocol::Udp, destination)),
+            Transport::Echo => None,
+        }
+    }
+
+    fn redirect(&self) -> Option<&Redirect> {
+        let (protocol, port) = self.service()?;
+        let family = self.packet.destination.is_ipv4();
+        let fits = |redirect: &&Redirect| {
+            redirect.protocol == protocol && redirect.port == port && redirect.to.is_ipv4() == family
+        };
+        self.surroundings.redirects.iter().find(fits)
+    }
+
+    fn redirected(&self, redirect: &Redirect, source: SourceHandling) -> Outcome {
+        let Some(interface) = self.main_route(redirect.to.ip()) else { return Outcome::Unroutable };
+        let port = Some(redirect.to.port());
+        let masqueraded = source == SourceHandling::Masquerade;
+        Outcome::Forwarded { interface, to: redirect.to.ip(), port, masqueraded }
+    }
+
+    fn forwarded(&self, interface: &str, source: SourceHandling) -> Outcome {
+        Outcome::Forwarded {
+            interface: interface.to_owned(),
+            to: self.packet.destination,
+            port: self.service().map(|(_, port)| port),
+            masqueraded: source == SourceHandling::Masquerade,
+        }
+    }
+
+    fn tunnel(&self) -> &str {
+        self.policy.interface.name.as_str()
+    }
+
+    fn is_local(&self, address: IpAddr) -> bool {
+        let own = self.policy.interface.address.iter().map(IpNetwork::ip);
+        self.surroundings.addresses.iter().copied().chain(own).any(|local| local == address)
+    }
+
+    fn in_lan(&self, address: IpAddr) -> bool {
+        self.policy.lan.iter().any(|prefix| prefix.contains(address))
+    }
+
+    /// Whether the address is in the tunnel's own networks or routed to a peer; a prefix of length 0 is not routed.
+    fn in_tunnel(&self, address: IpAddr) -> bool {
+        let own = self.policy.interface.address.iter().any(|network| network.contains(address));
+        own || self.policy.peers.iter().any(|peer| self.belongs_to(address, peer.name.as_str()))
+    }
+
+    fn belongs_to(&self, address: IpAddr, name: &str) -> bool {
+        let peers = self.policy.peers.iter().filter(|peer| peer.name.as_str() == name);
+        let mut routed = peers.flat_map(|peer| &peer.allowed_ips).filter(|prefix| prefix.prefix() > 0);
+        routed.any(|prefix| prefix.contains(address))
+    }
+
+    fn is_container(&self, interface: &str) -> bool {
+        self.policy.container_interfaces.iter().any(|pattern| pattern.matches(interface))
+    }
+
+    /// The LAN stays where it is; then the tunnel's prefixes; then what the machine knows by itself.
+    fn route(&self, destination: IpAddr) -> Option<&str> {
+        if !self.in_lan(destination) && self.in_tunnel(destination) {
+            return Some(self.tunnel());
+        }
+        self.main_interface(destination)
+    }
+
+    fn main_route(&self, destination: IpAddr) -> Option<String> {
+        self.main_interface(destination).map(str::to_owned)
+    }
+
+    fn main_interface(&self, destination: IpAddr) -> Option<&str> {
+        let links = self.surroundings.links.iter().filter(|(_, network)| network.contains(destination));
+        let nearest =
+            links.max_by_key(|(_, network)| network.prefix()).map(|(interface, _)| interface.as_str());
+        let mut defaults = self.surroundings.default_routes.iter();
+        nearest.or_else(|| {
+            let fitting = defaults.find(|(_, ipv6)| *ipv6 == destination.is_ipv6());
+            fitting.map(|(interface, _)| interface.as_str())
+        })
+    }
+}
+
+fn dropped(stage: &'static str, reason: &'static str) -> Outcome {
+    Outcome::Dropped { stage, reason }
+}
