@@ -45,22 +45,20 @@ pub fn succession(existing: &[u64]) -> (u64, Vec<u64>) {
     (next, sorted.into_iter().take(surplus).collect())
 }
 
-/// The generation a rollback means: the named one, or the newest that differs from what runs.
+/// The generation a rollback means: the named one, or the newest before what runs.
 ///
-/// `running` is the content hash of what runs now, if it is a generation.
+/// `running` is the content hash of what runs now; when no generation has it, the newest one is meant.
 #[must_use]
-pub fn target<'g>(
-    all: &'g [Generation],
-    named: Option<u64>,
-    running: Option<&str>,
-) -> Option<&'g Generation> {
-    match named {
-        Some(number) => all.iter().find(|generation| generation.number == number),
-        None => all
-            .iter()
-            .filter(|generation| running != Some(generation.content.as_str()))
-            .max_by_key(|generation| generation.number),
+pub fn target<'g>(all: &'g [Generation], named: Option<u64>, running: &str) -> Option<&'g Generation> {
+    if let Some(number) = named {
+        return all.iter().find(|generation| generation.number == number);
     }
+    let current = all.iter().filter(|generation| generation.content == running).map(|g| g.number).max();
+    all.iter()
+        .filter(|generation| {
+            generation.content != running && current.is_none_or(|current| generation.number < current)
+        })
+        .max_by_key(|generation| generation.number)
 }
 
 #[cfg(test)]
@@ -76,13 +74,13 @@ mod tests {
     }
 
     #[test]
-    fn a_rollback_means_the_newest_that_does_not_run_already() {
+    fn a_rollback_means_the_newest_before_what_runs() {
         let all = [generation(1, "a"), generation(2, "b")];
-        assert_eq!(target(&all, None, Some("b")).map(|g| g.number), Some(1));
-        assert_eq!(target(&all, None, None).map(|g| g.number), Some(2));
-        assert_eq!(target(&all, Some(1), None).map(|g| g.number), Some(1));
-        assert_eq!(target(&all, Some(9), None), None);
-        assert_eq!(target(&all[..1], None, Some("a")), None);
+        assert_eq!(target(&all, None, "b").map(|g| g.number), Some(1));
+        assert_eq!(target(&all, None, "new").map(|g| g.number), Some(2));
+        assert_eq!(target(&all, None, "a"), None, "nothing is older");
+        assert_eq!(target(&all, Some(2), "a").map(|g| g.number), Some(2));
+        assert_eq!(target(&all, Some(9), "a"), None);
     }
 
     fn generation(number: u64, content: &str) -> Generation {

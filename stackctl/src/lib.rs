@@ -3,6 +3,7 @@
 //! Compose does the work; this crate decides files, variables, secrets and order. Everything that decides is pure
 //! and takes bytes; the rest touches files and processes.
 
+pub mod cli;
 pub mod composefile;
 pub mod config;
 pub mod difference;
@@ -10,6 +11,7 @@ pub mod envfile;
 pub mod fault;
 pub mod generation;
 pub mod glob;
+pub mod health;
 pub mod hygiene;
 pub mod invocation;
 pub mod manifest;
@@ -19,6 +21,8 @@ pub mod order;
 pub mod overlay;
 pub mod render;
 pub mod secret;
+pub mod shell;
 pub mod template;
 pub mod tree;
 pub mod vars;
+pub mod verbs;

@@ -16,9 +16,9 @@ pub struct Manifest {
     /// Names of secrets that were made here, with the service they are of.
     #[serde(default)]
     pub minted: BTreeMap<String, String>,
-    /// Files that containers mount singly, and so must keep their inode; `None` until Compose was asked.
+    /// For each service that Compose was asked about: the rendered files its containers mount singly.
     #[serde(default)]
-    pub mounted_singly: Option<BTreeSet<String>>,
+    pub mounted_singly: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// One rendered file, as it was written.
@@ -65,7 +65,7 @@ pub enum Decision {
 }
 
 impl Manifest {
-    /// Decides about one output; `overwrite` gives up edits made by hand.
+    /// Decides about one output; `overwrite` gives up edits made by hand, `style` is how it would be written.
     #[must_use]
     pub fn decide(
         &self,
@@ -73,6 +73,7 @@ impl Manifest {
         output: &Output,
         present: Option<&Present<'_>>,
         overwrite: bool,
+        style: Style,
     ) -> Decision {
         let Some(present) = present else { return Decision::Write(Style::Replace) };
         if present.bytes == output.bytes.as_slice() {
@@ -80,7 +81,7 @@ impl Manifest {
                 present.mode == output.mode && output.owner.is_none_or(|owner| owner == present.owner);
             return if right { Decision::Keep } else { Decision::Attributes };
         }
-        let write = Decision::Write(self.style(&output.path));
+        let write = Decision::Write(style);
         match self.files.get(&output.path) {
             _ if overwrite => write,
             None if output.shared => Decision::OwnFile,
@@ -95,11 +96,14 @@ impl Manifest {
         self.files.insert(output.path.clone(), written);
     }
 
-    fn style(&self, path: &str) -> Style {
-        match &self.mounted_singly {
-            Some(mounted) if !mounted.contains(path) => Style::Replace,
-            _ => Style::InPlace,
-        }
+    /// How a rendered file is written, given all services of its location.
+    ///
+    /// As long as Compose was not asked about one of them, it might mount the file singly.
+    #[must_use]
+    pub fn style<'s>(&self, path: &str, mut services: impl Iterator<Item = &'s String>) -> Style {
+        let free =
+            services.all(|name| self.mounted_singly.get(name).is_some_and(|mounted| !mounted.contains(path)));
+        if free { Style::Replace } else { Style::InPlace }
     }
 }
 
@@ -125,7 +129,10 @@ mod tests {
         assert_eq!(decide(&manifest, &new, Some("new")), Decision::Keep);
         assert_eq!(decide(&manifest, &new, Some("edited")), Decision::EditedByHand);
         let present = Present { bytes: b"edited", mode: 0o600, owner: (0, 0) };
-        assert_eq!(manifest.decide(b"k", &new, Some(&present), true), Decision::Write(Style::InPlace));
+        assert_eq!(
+            manifest.decide(b"k", &new, Some(&present), true, Style::InPlace),
+            Decision::Write(Style::InPlace)
+        );
     }
 
     #[test]
@@ -135,28 +142,35 @@ mod tests {
     }
 
     #[test]
-    fn only_files_that_are_mounted_singly_keep_their_inode() {
-        let mut manifest = Manifest { mounted_singly: Some(BTreeSet::new()), ..Manifest::default() };
-        manifest.note(b"k", &output("old", false));
-        assert_eq!(decide(&manifest, &output("new", false), Some("old")), Decision::Write(Style::Replace));
-        manifest.mounted_singly = Some(["a".to_owned()].into());
-        assert_eq!(decide(&manifest, &output("new", false), Some("old")), Decision::Write(Style::InPlace));
+    fn only_files_that_may_be_mounted_singly_keep_their_inode() {
+        let services = ["caddy".to_owned(), "emby".to_owned()];
+        let mut manifest = Manifest::default();
+        manifest.mounted_singly.insert("caddy".into(), BTreeSet::new());
+        assert_eq!(manifest.style("a", services.iter()), Style::InPlace, "emby is not known yet");
+        manifest.mounted_singly.insert("emby".into(), BTreeSet::new());
+        assert_eq!(manifest.style("a", services.iter()), Style::Replace);
+        manifest.mounted_singly.insert("emby".into(), ["a".to_owned()].into());
+        assert_eq!(manifest.style("a", services.iter()), Style::InPlace);
     }
 
     #[test]
     fn a_wrong_mode_or_owner_alone_is_mended_without_writing() {
         let present = Present { bytes: b"x", mode: 0o644, owner: (0, 0) };
-        let decision = Manifest::default().decide(b"k", &output("x", false), Some(&present), false);
+        let decision =
+            Manifest::default().decide(b"k", &output("x", false), Some(&present), false, Style::InPlace);
         assert_eq!(decision, Decision::Attributes);
         let mut owned = output("x", false);
         owned.owner = Some((1, 1));
         let present = Present { bytes: b"x", mode: 0o600, owner: (0, 0) };
-        assert_eq!(Manifest::default().decide(b"k", &owned, Some(&present), false), Decision::Attributes);
+        assert_eq!(
+            Manifest::default().decide(b"k", &owned, Some(&present), false, Style::InPlace),
+            Decision::Attributes
+        );
     }
 
     fn decide(manifest: &Manifest, output: &Output, bytes: Option<&str>) -> Decision {
         let present = bytes.map(|text| Present { bytes: text.as_bytes(), mode: 0o600, owner: (0, 0) });
-        manifest.decide(b"k", output, present.as_ref(), false)
+        manifest.decide(b"k", output, present.as_ref(), false, Style::InPlace)
     }
 
     fn output(text: &str, shared: bool) -> Output {

@@ -1,0 +1,138 @@
+//! `rollback`: a generation that was healthy runs again.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::Report;
+use super::prepare::prepare;
+use super::session::Session;
+use super::up::{WAIT, refuse_foreign, start, wanted_containers};
+use crate::fault::Fault;
+use crate::generation::{Generation, target};
+use crate::invocation::Project;
+use crate::manifest::{Written, content_hash};
+use crate::model::Model;
+use crate::shell::docker::Docker;
+use crate::shell::files::{self, Attributes};
+use crate::shell::store::Store;
+use crate::vars::Vars;
+
+/// Brings back a generation of a service: the numbered one, or the one before what runs.
+pub fn rollback(session: &Session, service: &str, number: Option<u64>) -> Result<Report, Fault> {
+    let _lock = session.lock()?;
+    let store = session.store()?;
+    let vars = session.vars()?;
+    let docker = session.docker(&vars);
+    docker.versions(&session.location.dir)?;
+    let applied = store.service_dir(service).join("applied");
+    let running = files::read_text(&applied).ok().flatten().unwrap_or_default();
+    let all = store.generations(service)?;
+    let list = all.iter().map(|generation| generation.number.to_string()).collect::<Vec<_>>().join(", ");
+    let chosen = target(&all, number, &running);
+    let chosen = chosen
+        .ok_or_else(|| Fault::Usage(format!("{service} has no such generation: there are [{list}]")))?;
+    if session.options.dry_run {
+        let text = format!("{service}: would return to generation {}\n", chosen.number);
+        return Ok(Report::new(
+            text,
+            json!({"schema": 1, "service": service, "generation": chosen.number, "dry_run": true}),
+        ));
+    }
+    let changed = apply(session, &vars, &docker, &store, service, chosen)?;
+    let text = format!(
+        "{service}: generation {} runs again; its templates and variables are as new as before, so the next up renders them again\n",
+        chosen.number
+    );
+    let json: Value = json!({"schema": 1, "service": service, "generation": chosen.number, "files": changed, "dry_run": false});
+    Ok(Report::new(text, json))
+}
+
+/// Writes a generation's files back and starts it; the paths that changed.
+pub fn apply(
+    session: &Session,
+    vars: &Vars,
+    docker: &Docker,
+    store: &Store,
+    service: &str,
+    generation: &Generation,
+) -> Result<Vec<String>, Fault> {
+    let before = wanted_containers(docker, session, service)?;
+    let dir = store.generation_dir(service, generation.number);
+    let mut project = project(session, service, generation, store)?;
+    refuse_foreign(session, service, &project.project_dir.to_string_lossy(), &before)?;
+    let mut manifest = store.manifest()?;
+    let mut changed = Vec::new();
+    for (kept, found) in store.restore(service, generation)? {
+        let path = session.location.dir.join(&kept.path);
+        let fail = |error: std::io::Error| Fault::Failed(format!("{}: {error}", path.display()));
+        let same = files::read(&path).map_err(fail)?.is_some_and(|now| now.bytes == found.bytes);
+        if !same {
+            let style = manifest.style(&kept.path, session.location.services.keys());
+            files::write(&path, &found.bytes, Attributes { mode: kept.mode, owner: kept.owner }, style)
+                .map_err(fail)?;
+            changed.push(kept.path.clone());
+        }
+        let hash = content_hash(store.key(), &found.bytes);
+        let secret = manifest.files.get(&kept.path).is_none_or(|written| written.secret);
+        manifest.files.insert(kept.path, Written { hash, secret });
+    }
+    store.save_manifest(&manifest)?;
+    let model = docker.model(&project)?;
+    let labels = labels(session, docker, store, vars, service, generation, &model)?;
+    let overlay = dir.join("labels.yaml");
+    store.put(&overlay, labels.as_bytes())?;
+    project.files.push(overlay);
+    let wanted: Vec<&str> = model.services.keys().map(String::as_str).collect();
+    let limit = session.stack.wait.get(service).copied().unwrap_or(WAIT);
+    start(session, docker, &project, &wanted, limit, &before)?;
+    store.put(&store.service_dir(service).join("applied"), generation.content.as_bytes())?;
+    Ok(changed)
+}
+
+fn project(
+    session: &Session,
+    service: &str,
+    generation: &Generation,
+    store: &Store,
+) -> Result<Project, Fault> {
+    let dir = store.generation_dir(service, generation.number);
+    let files_of = session.location.services.get(service);
+    let project_dir = files_of.and_then(|files| files.project_dir()).unwrap_or(&session.location.dir);
+    Ok(Project {
+        name: service.to_owned(),
+        project_dir: project_dir.to_path_buf(),
+        files: (0..generation.compose_files).map(|index| dir.join(format!("compose-{index}.yaml"))).collect(),
+        env_file: dir.join("compose.env"),
+        workdir: session.location.dir.clone(),
+    })
+}
+
+/// The labels of the restored files, and a pin for each image whose name means another content by now.
+fn labels(
+    session: &Session,
+    docker: &Docker,
+    store: &Store,
+    vars: &Vars,
+    service: &str,
+    generation: &Generation,
+    model: &Model,
+) -> Result<String, Fault> {
+    let mut pins = BTreeMap::new();
+    for (name, id) in &generation.images {
+        let image = model.services.get(name).and_then(|container| container.image.as_deref());
+        let now = image.and_then(|image| docker.image_id(&session.location.dir, image));
+        if now.as_ref() != Some(id) {
+            pins.insert(name.clone(), id.clone());
+        }
+    }
+    let manifest = store.manifest()?;
+    // The files on disk are the generation's; their present templates only say which files there are.
+    let mut prepared = prepare(session, vars, store, &manifest, service)?;
+    for (kept, found) in store.restore(service, generation)? {
+        if let Some(planned) = prepared.planned.iter_mut().find(|planned| planned.output.path == kept.path) {
+            planned.output.bytes = found.bytes;
+        }
+    }
+    prepared.labels(session, store, model, &pins)
+}

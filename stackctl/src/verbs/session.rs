@@ -1,0 +1,202 @@
+//! One call of stackctl: the tree, the location, its variables, and how Docker is reached.
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::config::Stack;
+use crate::envfile::{self, Entry};
+use crate::fault::Fault;
+use crate::hygiene::{Complaint, judge};
+use crate::invocation::environment;
+use crate::shell::docker::Docker;
+use crate::shell::files::{self, Attributes};
+use crate::shell::git::Git;
+use crate::shell::lock::{self, Lock};
+use crate::shell::store::Store;
+use crate::shell::{self, discover};
+use crate::tree::{Location, Tree, choose, services};
+use crate::vars::Vars;
+
+/// What the command line says about every verb.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The tree's root, instead of looking for it.
+    pub root: Option<PathBuf>,
+    /// The location, instead of the folder one stands in.
+    pub location: Option<String>,
+    /// Say what would change, change nothing.
+    pub dry_run: bool,
+    /// Break a lock that is old enough.
+    pub break_lock: bool,
+    /// Close secret files that are open to others.
+    pub fix_permissions: bool,
+    /// Overwrite rendered files that were edited by hand.
+    pub overwrite: bool,
+    /// Work on this machine even where `[location]` names another.
+    pub here: bool,
+}
+
+/// One call's view of the world.
+pub struct Session {
+    /// The command line's options.
+    pub options: Options,
+    /// The tree.
+    pub tree: Tree,
+    /// The location worked on.
+    pub location: Location,
+    /// `stack.toml`.
+    pub stack: Stack,
+    caller: Vec<(String, String)>,
+}
+
+impl Session {
+    /// Finds the tree and the location.
+    pub fn open(options: Options, caller: Vec<(String, String)>, here: &Path) -> Result<Self, Fault> {
+        let start = options.root.clone().unwrap_or_else(|| here.to_path_buf());
+        let start = start.canonicalize().map_err(|e| Fault::Usage(format!("{}: {e}", start.display())))?;
+        let root = match &options.root {
+            Some(_) => start.clone(),
+            None => discover::root(&start).ok_or_else(|| {
+                Fault::Usage(format!(
+                    "no tree at or above {}: it has _base/, stack.toml or locations",
+                    start.display()
+                ))
+            })?,
+        };
+        let stack = discover::stack(&root)?;
+        let tree = discover::tree(&root, &stack)?;
+        let here = here.canonicalize().unwrap_or_else(|_| here.to_path_buf());
+        let location = choose(&tree, options.location.as_deref(), &here).map_err(Fault::Usage)?.clone();
+        Ok(Self { options, tree, location, stack, caller })
+    }
+
+    /// The same session at another location.
+    pub fn at(&self, location: &str) -> Result<Self, Fault> {
+        let location = choose(&self.tree, Some(location), &self.tree.root).map_err(Fault::Usage)?.clone();
+        Ok(Self {
+            options: self.options.clone(),
+            tree: self.tree.clone(),
+            location,
+            stack: self.stack.clone(),
+            caller: self.caller.clone(),
+        })
+    }
+
+    /// Where the selected service is kept.
+    #[must_use]
+    pub fn selection_file(&self) -> PathBuf {
+        self.tree.root.join("scripts/.service")
+    }
+
+    /// The selected service: `SERVICE=…` of the caller, else `scripts/.service`.
+    #[must_use]
+    pub fn selected(&self) -> Option<String> {
+        let from_caller =
+            self.caller.iter().find(|(name, _)| name == "SERVICE").map(|(_, value)| value.clone());
+        let from_file = || files::read_text(&self.selection_file()).ok().flatten();
+        from_caller.or_else(from_file).map(|name| name.trim().to_owned()).filter(|name| !name.is_empty())
+    }
+
+    /// The services a verb means: the named one, else the selected one, else all.
+    pub fn services(&self, named: Option<&str>) -> Result<Vec<String>, Fault> {
+        services(&self.tree, &self.location, named, self.selected().as_deref()).map_err(Fault::Usage)
+    }
+
+    /// All services of the location.
+    #[must_use]
+    pub fn all_services(&self) -> Vec<String> {
+        self.location.services.keys().cloned().collect()
+    }
+
+    /// The environment that children get.
+    #[must_use]
+    pub fn environment(&self, vars: &Vars) -> Vec<(String, String)> {
+        environment(self.caller.iter().cloned(), vars, &self.location.dir)
+    }
+
+    /// Docker, as the caller reaches it.
+    #[must_use]
+    pub fn docker(&self, vars: &Vars) -> Docker {
+        Docker::new(self.environment(vars))
+    }
+
+    /// The location's state folder.
+    pub fn store(&self) -> Result<Store, Fault> {
+        Store::open(self.location.state_dir(), !self.options.dry_run)
+    }
+
+    /// Takes the location's lock; a dry run needs none.
+    pub fn lock(&self) -> Result<Option<Lock>, Fault> {
+        if self.options.dry_run {
+            return Ok(None);
+        }
+        let state = self.location.state_dir();
+        files::private_dir(&state).map_err(|e| Fault::Failed(format!("{}: {e}", state.display())))?;
+        lock::take(&state, self.options.break_lock).map(Some)
+    }
+
+    /// `.env.generated`.
+    #[must_use]
+    pub fn generated_path(&self) -> PathBuf {
+        self.location.dir.join(".env.generated")
+    }
+
+    /// `.env.user`.
+    #[must_use]
+    pub fn user_path(&self) -> PathBuf {
+        self.location.dir.join(".env.user")
+    }
+
+    /// The literal entries of one env file; none when there is no file.
+    pub fn entries(&self, path: &Path) -> Result<Vec<Entry>, Fault> {
+        self.check_secret_file(path)?;
+        let text = files::read_text(path).map_err(|error| unreadable(path, &error))?;
+        envfile::parse(text.as_deref().unwrap_or_default())
+            .map_err(|error| Fault::Invalid(format!("{}:{error}", path.display())))
+    }
+
+    /// The location's variables, from files that are closed to others.
+    pub fn vars(&self) -> Result<Vars, Fault> {
+        let generated = self.entries(&self.generated_path())?;
+        let user = self.entries(&self.user_path())?;
+        Vars::join(&generated, &user, &self.stack).map_err(|error| Fault::Invalid(error.to_string()))
+    }
+
+    /// Refuses a secret file that git knows.
+    pub fn check_untracked(&self, rendered: &[&str], vars: &Vars) -> Result<(), Fault> {
+        let environment = self.environment(vars);
+        let Some(git) = Git::of(&self.location.dir, &environment) else { return Ok(()) };
+        let paths: Vec<&str> =
+            [".env.user", ".env.generated", ".stack"].iter().chain(rendered).copied().collect();
+        match git.tracked(&paths).into_iter().next() {
+            Some(path) => Err(Fault::Permission(Complaint::Tracked { path }.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    fn check_secret_file(&self, path: &Path) -> Result<(), Fault> {
+        let Ok(meta) = std::fs::metadata(path) else { return Ok(()) };
+        let name = path.display().to_string();
+        match judge(&name, meta.mode() & 0o7777, meta.uid(), shell::user()) {
+            Some(Complaint::Open { .. }) if self.options.fix_permissions && !self.options.dry_run => {
+                let closed = Attributes { mode: 0o600, owner: None };
+                files::set_attributes(path, closed).map_err(|error| unreadable(path, &error))
+            }
+            Some(complaint) => Err(Fault::Permission(complaint.to_string())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Fault {
+    let owner = std::fs::metadata(path)
+        .map(|meta| format!(" (it belongs to uid {})", meta.uid()))
+        .unwrap_or_default();
+    let text = format!("{}: {error}{owner}", path.display());
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        Fault::Permission(text)
+    } else {
+        Fault::Invalid(text)
+    }
+}

@@ -1,0 +1,266 @@
+//! Bringing one service up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{How, WAIT, refuse_foreign, until_healthy, wanted_containers};
+use crate::fault::Fault;
+use crate::generation::{Generation, Kept};
+use crate::invocation::Project;
+use crate::manifest::Decision;
+use crate::overlay::{Content, FILES_LABEL, fingerprint};
+use crate::shell::docker::{Docker, Running};
+use crate::shell::process::tell;
+use crate::shell::store::{Snapshot, Store};
+use crate::vars::Vars;
+use crate::verbs::prepare::{Prepared, prepare};
+use crate::verbs::session::Session;
+use crate::verbs::{actions, rollback};
+
+/// What bringing a service up did.
+#[derive(Debug, Default)]
+pub struct Raised {
+    /// Rendered files that changed.
+    pub rendered: Vec<String>,
+    /// Compose services whose container was made anew.
+    pub recreated: Vec<String>,
+    /// Compose services that had no container.
+    pub created: Vec<String>,
+    /// Compose services whose container stayed.
+    pub kept: Vec<String>,
+}
+
+impl Raised {
+    /// For people and for programs.
+    #[must_use]
+    pub fn report(&self, _service: &str) -> (String, Value) {
+        let part = |word: &str, names: &[String]| {
+            if names.is_empty() { None } else { Some(format!("{word} {}", names.join(", "))) }
+        };
+        let parts = [
+            part("created", &self.created),
+            part("recreated", &self.recreated),
+            part("unchanged", &self.kept),
+        ];
+        let text = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
+        let json = json!({"rendered": self.rendered, "created": self.created, "recreated": self.recreated, "unchanged": self.kept});
+        (format!("{text}\n"), json)
+    }
+}
+
+/// Renders, checks, starts, waits, runs the hooks, and keeps the healthy state as a generation.
+pub fn bring_up(
+    session: &Session,
+    vars: &Vars,
+    docker: &Docker,
+    store: &Store,
+    service: &str,
+    how: &How,
+) -> Result<Raised, Fault> {
+    let mut manifest = store.manifest()?;
+    let prepared = prepare(session, vars, store, &manifest, service)?;
+    prepared.refuse_edited()?;
+    session.check_untracked(&prepared.secret_paths(), vars)?;
+    let checked = prepared.check(session, docker, store)?;
+    let before = wanted_containers(docker, session, service)?;
+    let stage = prepared.stage_with(store, &checked.labels)?;
+    refuse_foreign(
+        session,
+        service,
+        &prepared.project(&stage.0, true).project_dir.to_string_lossy(),
+        &before,
+    )?;
+    if session.options.dry_run {
+        return foreseen(docker, &prepared, &prepared.project(&stage.0, true), &before);
+    }
+    drop(stage);
+    if !before.is_empty() && before.iter().all(|container| container.label(FILES_LABEL).is_none()) {
+        tell(&format!("{service}: this first up adds labels, which recreates its containers once"));
+    }
+    let pending = store.service_dir(service).join("pending");
+    if pending.exists() {
+        tell(&format!("{service}: the last change was interrupted; finishing it"));
+    }
+    store.put(&pending, b"")?;
+    let rendered = prepared.write_outputs(session, store, &mut manifest)?;
+    let project = prepared.put_checked(session, store, &mut manifest, &checked)?;
+    store.save_manifest(&manifest)?;
+    let wanted: Vec<&str> = checked
+        .model
+        .services
+        .iter()
+        .filter(|(_, c)| c.scale != Some(0))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let limit = how.wait.or(session.stack.wait.get(service).copied()).unwrap_or(WAIT);
+    let started = start(session, docker, &project, &wanted, limit, &before);
+    let after = match started {
+        Ok(after) => after,
+        Err(fault) => {
+            let fault = go_back(session, vars, docker, store, &prepared, how, fault);
+            let _ = std::fs::remove_file(&pending);
+            return Err(fault);
+        }
+    };
+    let raised = compare(rendered, &before, &after);
+    if how.restart && !raised.kept.is_empty() {
+        let verb: Vec<&str> =
+            std::iter::once("restart").chain(raised.kept.iter().map(String::as_str)).collect();
+        docker.compose_aside(&project, &verb)?;
+        until_healthy(session, docker, service, &wanted, limit, true)?;
+    }
+    actions::post_up(session, vars, service)?;
+    remember(session, store, &prepared, &after)?;
+    let _ = std::fs::remove_file(&pending);
+    Ok(raised)
+}
+
+/// Starts a project and waits for its health.
+pub fn start(
+    session: &Session,
+    docker: &Docker,
+    project: &Project,
+    wanted: &[&str],
+    limit: Duration,
+    before: &[Running],
+) -> Result<Vec<Running>, Fault> {
+    let up = docker.compose_aside(project, &["up", "--detach", "--remove-orphans"]);
+    if let Err(fault) = up {
+        // Compose also fails here when a dependency is unhealthy: the container's own words say more.
+        let looked = until_healthy(session, docker, &project.name, wanted, Duration::ZERO, false);
+        return Err(looked.err().unwrap_or(fault));
+    }
+    let now = wanted_containers(docker, session, &project.name)?;
+    let ids = |list: &[Running]| list.iter().map(|container| container.id.clone()).collect::<BTreeSet<_>>();
+    let stopped = before.iter().any(|container| container.state.status != "running");
+    let changed = ids(before) != ids(&now) || stopped;
+    until_healthy(session, docker, &project.name, wanted, limit, changed)
+}
+
+/// Keeps what runs now as a generation, unless it is the newest one already.
+pub fn remember(
+    session: &Session,
+    store: &Store,
+    prepared: &Prepared,
+    running: &[Running],
+) -> Result<(), Fault> {
+    let ours = prepared.planned.iter().filter(|planned| planned.decision != Decision::OwnFile);
+    let outputs = ours.map(|planned| &planned.output);
+    let files: Vec<(Kept, Vec<u8>)> = outputs
+        .map(|o| (Kept { path: o.path.clone(), mode: o.mode, owner: o.owner }, o.bytes.to_vec()))
+        .collect();
+    let compose: Vec<Vec<u8>> = prepared.compose.iter().map(|file| file.bytes.clone()).collect();
+    let env = prepared.env().expose().as_bytes().to_vec();
+    let images: BTreeMap<String, String> =
+        running.iter().map(|container| (container.service().to_owned(), container.image.clone())).collect();
+    let content = content(store.key(), &files, &compose, &env, &images);
+    let service = prepared.service.as_str();
+    let newest = store.generations(service)?.pop();
+    if newest.is_none_or(|newest| newest.content != content) {
+        let generation = Generation {
+            number: 0,
+            made: crate::shell::now(),
+            files: files.iter().map(|(kept, _)| kept.clone()).collect(),
+            compose_files: compose.len(),
+            images,
+            content: content.clone(),
+        };
+        let number = store.keep(service, generation, &Snapshot { files, compose, env })?;
+        tell(&format!("{service}: generation {number} at {}", session.location.name));
+    }
+    store.put(&store.service_dir(service).join("applied"), content.as_bytes()).map(|_| ())
+}
+
+fn content(
+    key: &[u8],
+    files: &[(Kept, Vec<u8>)],
+    compose: &[Vec<u8>],
+    env: &[u8],
+    images: &BTreeMap<String, String>,
+) -> String {
+    let files = files.iter().map(|(kept, bytes)| Content { target: &kept.path, bytes });
+    let compose = compose.iter().map(|bytes| Content { target: "compose", bytes });
+    let images = images.iter().map(|(name, image)| Content { target: name, bytes: image.as_bytes() });
+    fingerprint(key, files.chain(compose).chain(images).chain([Content { target: "env", bytes: env }]))
+}
+
+/// Returns to the previous generation when that was asked for, or is agreed to at the terminal.
+fn go_back(
+    session: &Session,
+    vars: &Vars,
+    docker: &Docker,
+    store: &Store,
+    prepared: &Prepared,
+    how: &How,
+    fault: Fault,
+) -> Fault {
+    let service = prepared.service.as_str();
+    let running = |_: ()| store.generations(service).unwrap_or_default();
+    let target = crate::generation::target(&running(()), None, "").cloned();
+    let Some(target) = target else { return fault };
+    if !(how.rollback || agreed(service, &fault, target.number)) {
+        return Fault::Failed(format!("{fault}\ngo back with: stackctl rollback --service {service}"));
+    }
+    match rollback::apply(session, vars, docker, store, service, &target) {
+        Ok(_) => Fault::RolledBack(format!("{fault}\n{service}: generation {} runs again", target.number)),
+        Err(second) => Fault::Broken(format!(
+            "{fault}\nand generation {} does not come up either: {second}",
+            target.number
+        )),
+    }
+}
+
+fn agreed(service: &str, fault: &Fault, number: u64) -> bool {
+    if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        return false;
+    }
+    tell(&format!("{fault}\n{service}: go back to generation {number}? [y/N]"));
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).is_ok() && answer.trim().eq_ignore_ascii_case("y")
+}
+
+fn compare(rendered: Vec<String>, before: &[Running], after: &[Running]) -> Raised {
+    let mut raised = Raised { rendered, ..Raised::default() };
+    for container in after {
+        let name = container.service().to_owned();
+        let same = before.iter().any(|old| old.id == container.id);
+        let had = before.iter().any(|old| old.service() == name);
+        let list = match (same, had) {
+            (true, _) => &mut raised.kept,
+            (false, true) => &mut raised.recreated,
+            (false, false) => &mut raised.created,
+        };
+        list.push(name);
+    }
+    for list in [&mut raised.kept, &mut raised.recreated, &mut raised.created] {
+        list.sort();
+        list.dedup();
+    }
+    raised
+}
+
+/// What an `up` would do, from the hashes Compose would give and those the containers have.
+fn foreseen(
+    docker: &Docker,
+    prepared: &Prepared,
+    project: &Project,
+    before: &[Running],
+) -> Result<Raised, Fault> {
+    let wanted = docker.wanted_hashes(project)?;
+    let rendered = prepared.planned.iter().filter(|p| matches!(p.decision, Decision::Write(_)));
+    let mut raised =
+        Raised { rendered: rendered.map(|p| p.output.path.clone()).collect(), ..Raised::default() };
+    for (name, hash) in wanted {
+        let found = before.iter().find(|container| container.service() == name);
+        match found.map(|container| container.label("com.docker.compose.config-hash") == Some(hash.as_str()))
+        {
+            None => raised.created.push(name),
+            Some(true) => raised.kept.push(name),
+            Some(false) => raised.recreated.push(name),
+        }
+    }
+    Ok(raised)
+}
