@@ -1,0 +1,191 @@
+//! Two nodes with a session, joined by nothing but memory: the engine without a kernel.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use tunnel::io::clock;
+use tunnel::key::PrivateKey;
+use tunnel::node::{Node, NodeConfig, PeerConfig, Received, Verdict};
+use tunnel::offload::{CoalesceOptions, Coalescer};
+use tunnel::transmit::SendQueue;
+
+use crate::packets::Whole;
+
+/// Room for a super-packet, encrypted.
+const ROOM: usize = 72 * 1024;
+
+/// A sending and a receiving node that have agreed on a session.
+pub struct Pair {
+    sender: End,
+    receiver: End,
+    buffer: Box<[u8]>,
+    datagrams: Box<[u8]>,
+    coalescer: Coalescer,
+}
+
+struct End {
+    node: Node,
+    at: SocketAddr,
+    out: SendQueue,
+}
+
+/// What one super-packet became.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Datagrams between the nodes.
+    pub datagrams: usize,
+    /// Packets and super-packets that came out.
+    pub packets: usize,
+    /// Bytes that came out.
+    pub bytes: usize,
+}
+
+impl Pair {
+    /// Two nodes; the receiver has `other_prefixes` prefixes of other peers beside the sender's own.
+    #[must_use]
+    pub fn new(other_prefixes: u32) -> Self {
+        let (here, there) = (SocketAddr::from(([100, 64, 0, 2], 40213)), SocketAddr::from(([192, 0, 2, 2], 51820)));
+        let (one, two) = (PrivateKey::from_bytes([1; 32]), PrivateKey::from_bytes([2; 32]));
+        let (one_public, two_public) = (one.public(), two.public());
+        let everything = networks(["0.0.0.0/0", "::/0"]);
+        let sender = End::new(one, here, Some(there), two_public, everything);
+        let receiver = End::new(two, there, None, one_public, networks(["192.168.88.0/24", "fd00::2/128"]));
+        receiver.burden(other_prefixes);
+        let mut pair = Self {
+            sender,
+            receiver,
+            buffer: vec![0; ROOM].into_boxed_slice(),
+            datagrams: vec![0; ROOM].into_boxed_slice(),
+            coalescer: Coalescer::new(CoalesceOptions { tcp: true, udp: false }),
+        };
+        pair.shake_hands();
+        pair
+    }
+
+    /// Encrypts a packet into the sender's queue; the datagrams it became.
+    pub fn encrypt(&mut self, packet: &Whole) -> usize {
+        self.sender.out.clear();
+        let now = clock::now();
+        let Some(packet) = packet.copy_to(&mut self.buffer) else { return 0 };
+        match self.sender.node.handle_inner(now, packet, &mut self.sender.out) {
+            Verdict::Sent { datagrams, .. } => datagrams,
+            Verdict::Waiting { .. } | Verdict::Drop(_) => 0,
+        }
+    }
+
+    /// Carries a packet from one TUN to the other, with the copies that the kernel would make.
+    pub fn carry(&mut self, packet: &Whole) -> Carried {
+        let mut carried = Carried { datagrams: self.encrypt(packet), ..Carried::default() };
+        let now = clock::now();
+        for transmit in self.sender.out.transmits() {
+            let Some(contents) = self.datagrams.get_mut(..transmit.contents.len()) else { continue };
+            contents.copy_from_slice(transmit.contents);
+            let received =
+                Received { from: self.sender.at, to: None, ecn: 0, stride: transmit.segment_size, contents };
+            self.receiver.node.handle_received(now, received, &mut self.coalescer, &mut self.receiver.out);
+        }
+        self.receiver.out.clear();
+        while let Some((_, packet)) = self.coalescer.poll_packet() {
+            carried.packets += 1;
+            carried.bytes += packet.bytes.len();
+        }
+        carried
+    }
+
+    fn shake_hands(&mut self) {
+        for _ in 0..4 {
+            let now = clock::now();
+            self.sender.node.handle_timeout(now, &mut self.sender.out);
+            self.receiver.node.handle_timeout(now, &mut self.receiver.out);
+            hand_over(&mut self.sender, &self.receiver.node, &mut self.receiver.out, &mut self.coalescer);
+            hand_over(&mut self.receiver, &self.sender.node, &mut self.sender.out, &mut self.coalescer);
+        }
+        hand_over(&mut self.sender, &self.receiver.node, &mut self.receiver.out, &mut self.coalescer);
+        self.receiver.out.clear();
+    }
+}
+
+impl End {
+    fn new(
+        key: PrivateKey,
+        at: SocketAddr,
+        endpoint: Option<SocketAddr>,
+        peer: tunnel::key::PublicKey,
+        allowed_ips: Vec<IpNetwork>,
+    ) -> Self {
+        let now = clock::now();
+        let config = NodeConfig {
+            private_key: Some(key),
+            addresses: Vec::new(),
+            mtu: 1420,
+            listen_port: at.port(),
+            liveness: None,
+            wall_watermark: Duration::ZERO,
+        };
+        let node = Node::new(config, now);
+        let initiate = endpoint.is_some();
+        let peer = PeerConfig { public_key: peer, endpoint, allowed_ips, initiate, ..unknown_peer() };
+        // The one error is a node's own key, and these two differ.
+        let _ = node.update_peers(&[peer], &[], now);
+        Self { node, at, out: SendQueue::with_capacity(2 * ROOM) }
+    }
+
+    /// Adds one more peer, with this many /28s of 10.0.0.0/8 and above.
+    fn burden(&self, prefixes: u32) {
+        let prefix = |number: u32| {
+            let address = std::net::Ipv4Addr::from(0x0a00_0000 + number * 16);
+            ipnetwork::Ipv4Network::new(address, 28).ok().map(IpNetwork::V4)
+        };
+        let allowed_ips = (0..prefixes).filter_map(prefix).collect();
+        let _ = self.node.update_peers(&[PeerConfig { allowed_ips, ..unknown_peer() }], &[], clock::now());
+    }
+}
+
+fn unknown_peer() -> PeerConfig {
+    PeerConfig {
+        public_key: PrivateKey::from_bytes([3; 32]).public(),
+        preshared_key: None,
+        endpoint: None,
+        keepalive: None,
+        allowed_ips: Vec::new(),
+        probe: None,
+        initiate: false,
+    }
+}
+
+fn networks<const N: usize>(texts: [&str; N]) -> Vec<IpNetwork> {
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+fn hand_over(from: &mut End, to: &Node, answers: &mut SendQueue, sink: &mut Coalescer) {
+    for transmit in from.out.transmits() {
+        let mut contents = transmit.contents.to_vec();
+        let stride = transmit.segment_size;
+        let received = Received { from: from.at, to: None, ecn: 0, stride, contents: &mut contents };
+        to.handle_received(clock::now(), received, sink, answers);
+    }
+    from.out.clear();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packets;
+
+    #[test]
+    fn a_super_packet_goes_in_and_comes_out_whole() {
+        let mut pair = Pair::new(100);
+        let packet = packets::tcp4(44 * usize::from(packets::SEGMENT), 1);
+
+        let carried = pair.carry(&packet);
+
+        assert_eq!(carried, Carried { datagrams: 44, packets: 1, bytes: packet.bytes.len() });
+    }
+
+    #[test]
+    fn a_small_packet_goes_in_and_comes_out() {
+        let packet = packets::udp4(200);
+        assert_eq!(Pair::new(0).carry(&packet), Carried { datagrams: 1, packets: 1, bytes: 228 });
+    }
+}
