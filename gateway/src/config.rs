@@ -61,7 +61,9 @@ impl From<LoadError> for Stop {
             }
             LoadError::Unreadable { .. } => Exit::Invalid,
             // An invalid text is the first thing to mend; a file's mode matters once the text is right.
-            LoadError::Invalid(errors) if errors.iter().all(|error| error.exit_code() == 5) => Exit::Permission,
+            LoadError::Invalid(errors) if errors.iter().all(|error| error.exit_code() == 5) => {
+                Exit::Permission
+            }
             LoadError::Invalid(_) => Exit::Invalid,
         };
         Self::new(exit, error)
@@ -73,7 +75,18 @@ impl From<LoadError> for Stop {
 /// # Errors
 /// [`LoadError`], with every error at once.
 pub fn load(path: &Path) -> Result<Config, LoadError> {
-    let policy = load_policy(path)?;
+    with_keys(path, load_policy(path)?)
+}
+
+/// Takes `text` for the content of the file `path`, which need not exist, and reads its lists and keys.
+///
+/// # Errors
+/// [`LoadError`], with every error at once.
+pub fn load_text(path: &Path, text: &str) -> Result<Config, LoadError> {
+    with_keys(path, policy_of(path, text)?)
+}
+
+fn with_keys(path: &Path, policy: Policy) -> Result<Config, LoadError> {
     let keys = read_keys(&policy).map_err(LoadError::Invalid)?;
     Ok(Config { path: path.to_owned(), policy, keys })
 }
@@ -83,8 +96,13 @@ pub fn load(path: &Path) -> Result<Config, LoadError> {
 /// # Errors
 /// [`LoadError`], with every error at once.
 pub fn load_policy(path: &Path) -> Result<Policy, LoadError> {
-    let text = read_text(path).map_err(|error| LoadError::Unreadable { path: path.display().to_string(), error })?;
-    let mut policy = gateway::parse(&Source { name: path, text: &text }).map_err(LoadError::Invalid)?;
+    let text =
+        read_text(path).map_err(|error| LoadError::Unreadable { path: path.display().to_string(), error })?;
+    policy_of(path, &text)
+}
+
+fn policy_of(path: &Path, text: &str) -> Result<Policy, LoadError> {
+    let mut policy = gateway::parse(&Source { name: path, text }).map_err(LoadError::Invalid)?;
     let credentials = credentials_folder();
     let mut errors = Vec::new();
     for list in &mut policy.lists {
@@ -256,7 +274,10 @@ allowed_ips = ["10.77.88.2/32"]
 
     #[test]
     fn a_missing_configuration_is_invalid() {
-        assert_eq!(Stop::from(load(Path::new("/nonexistent/gateway.toml")).err().unwrap()).exit, Exit::Invalid);
+        assert_eq!(
+            Stop::from(load(Path::new("/nonexistent/gateway.toml")).err().unwrap()).exit,
+            Exit::Invalid
+        );
     }
 
     fn written(key: &str, mode: u32) -> tempfile::TempDir {

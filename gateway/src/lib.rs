@@ -1,9 +1,18 @@
 //! Causeway's edge: the daemon gateway and its companion gatewayctl.
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "the enums with a catch-all here are the system's and netlink's, which grow without us"
+)]
 
+pub mod commands;
 pub mod config;
 pub mod control;
+pub mod daemon;
+pub mod edge;
 pub mod exit;
 pub mod kernel;
 pub mod keygen;
+pub mod log;
+pub mod metrics;
 pub mod privilege;
 pub mod state;

@@ -192,7 +192,8 @@ fn make_keys(dir: &Path, name: &str) -> Result<Exit, Stop> {
 
 /// The file's absolute name, which the daemon reports errors by and resolves key files against, and its text.
 fn configuration(file: &Path) -> Result<(PathBuf, String), Stop> {
-    let text = read_text(file).map_err(|error| Stop::new(Exit::Invalid, format!("{}: {error}", file.display())))?;
+    let text =
+        read_text(file).map_err(|error| Stop::new(Exit::Invalid, format!("{}: {error}", file.display())))?;
     let name = std::path::absolute(file).map_err(|error| Stop::new(Exit::Failed, error))?;
     Ok((name, text))
 }
@@ -251,8 +252,6 @@ fn write(text: &str) -> Result<(), Stop> {
 
 fn complain(message: &str) {
     let mut out = io::stderr().lock();
-    for line in message.lines() {
-        // Nobody is left to tell when this fails too.
-        drop(writeln!(out, "gatewayctl: {line}"));
-    }
+    // Without a prefix, so that editors find `file:line:column`. Nobody is left to tell when this fails too.
+    drop(writeln!(out, "{message}"));
 }

@@ -64,7 +64,9 @@ impl Request {
     #[must_use]
     pub const fn is_privileged(&self) -> bool {
         match self {
-            Self::Peers | Self::Dump { show_keys: false } | Self::Services | Self::Status | Self::Bans => false,
+            Self::Peers | Self::Dump { show_keys: false } | Self::Services | Self::Status | Self::Bans => {
+                false
+            }
             // A plan reads the key files that the text names, so it is not for everybody either.
             Self::Dump { show_keys: true }
             | Self::Ban { .. }

@@ -68,7 +68,9 @@ fn peer(peer: &Peer, style: Style) -> String {
         format!("  public key: {}", peer.public_key),
         format!("  endpoint: {endpoint}        allowed ips: {allowed}"),
         match keepalive {
-            Some(keepalive) => format!("  latest handshake: {handshake}        persistent keepalive: {keepalive}"),
+            Some(keepalive) => {
+                format!("  latest handshake: {handshake}        persistent keepalive: {keepalive}")
+            }
             None => format!("  latest handshake: {handshake}"),
         },
         format!(
@@ -127,7 +129,8 @@ pub fn status(report: &Status, style: Style) -> String {
         Health::Degraded => "degraded",
         Health::Broken => "broken",
     };
-    let applied = if report.last_apply_ok { "" } else { " (the last apply failed; the one before is in force)" };
+    let applied =
+        if report.last_apply_ok { "" } else { " (the last apply failed; the one before is in force)" };
     let mut text = format!(
         "{} {}\n  version: {}        up: {}\n  config: {}, generation {}{applied}\n  interface: {}        peers: {} of {} up\n  leaked packets stopped: {}\n",
         style.bold("gateway:"),
@@ -154,8 +157,9 @@ pub fn bans(report: &Bans) -> String {
         return "nobody is banned\n".to_owned();
     }
     let line = |ban: &super::report::Ban| {
-        let expiry =
-            ban.expires_in_seconds.map_or_else(|| "for good".to_owned(), |left| format!("for {}", period(left)));
+        let expiry = ban
+            .expires_in_seconds
+            .map_or_else(|| "for good".to_owned(), |left| format!("for {}", period(left)));
         format!("{}  {expiry}\n", ban.address)
     };
     report.bans.iter().map(line).collect()
@@ -272,9 +276,19 @@ mod tests {
         let json = serde_json::to_value(&example().peers[0]).unwrap();
         let fields: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
         let mut documented = vec![
-            "name", "public_key", "endpoint", "allowed_ips", "state", "latest_handshake_age_seconds",
-            "persistent_keepalive_seconds", "rx_bytes", "tx_bytes", "rx_bytes_per_second", "tx_bytes_per_second",
-            "rtt_seconds", "loss_ratio",
+            "name",
+            "public_key",
+            "endpoint",
+            "allowed_ips",
+            "state",
+            "latest_handshake_age_seconds",
+            "persistent_keepalive_seconds",
+            "rx_bytes",
+            "tx_bytes",
+            "rx_bytes_per_second",
+            "tx_bytes_per_second",
+            "rtt_seconds",
+            "loss_ratio",
         ];
         documented.sort_unstable();
         assert_eq!(fields, documented);

@@ -41,7 +41,9 @@ pub(super) fn open_udp(port: u16, mark: u32) -> Result<OwnedFd, Failure> {
     let socket = socket.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => Failure::new(
             FailureKind::Conflict,
-            format!("UDP port {port} is in use; another WireGuard or a second gateway? ss -ulpn 'sport = :{port}'"),
+            format!(
+                "UDP port {port} is in use; another WireGuard or a second gateway? ss -ulpn 'sport = :{port}'"
+            ),
         ),
         _ => Failure::new(FailureKind::Kernel, format!("opening UDP port {port}: {error}")),
     })?;
@@ -50,7 +52,8 @@ pub(super) fn open_udp(port: u16, mark: u32) -> Result<OwnedFd, Failure> {
 
 /// Sets what only a privileged process may set on the daemon's own socket.
 pub(super) fn tune_udp(socket: OwnedFd, mark: u32, buffer: usize) -> Result<(), Failure> {
-    let failed = |error: io::Error| Failure::new(FailureKind::Kernel, format!("tuning the outer socket: {error}"));
+    let failed =
+        |error: io::Error| Failure::new(FailureKind::Kernel, format!("tuning the outer socket: {error}"));
     let socket = socket2::Socket::from(socket);
     socket.set_mark(mark).map_err(failed)?;
     force_buffers(&socket, buffer).map_err(failed)
@@ -64,7 +67,8 @@ fn force_buffers(socket: &socket2::Socket, bytes: usize) -> io::Result<()> {
 
 fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
     let duplicated = fd.try_clone_to_owned();
-    duplicated.map_err(|error| Failure::new(FailureKind::Kernel, format!("duplicating a descriptor: {error}")))
+    duplicated
+        .map_err(|error| Failure::new(FailureKind::Kernel, format!("duplicating a descriptor: {error}")))
 }
 
 fn no_tun(error: &io::Error) -> Failure {

@@ -22,7 +22,11 @@ pub(super) async fn find(handle: &Handle, name: &str) -> Result<Option<LinkMessa
 }
 
 /// Gives the device its MTU, queue length and addresses, and brings it up; returns its index.
-pub(super) async fn configure(handle: &Handle, routing: &Routing, changes: &mut Changes) -> Result<u32, Failure> {
+pub(super) async fn configure(
+    handle: &Handle,
+    routing: &Routing,
+    changes: &mut Changes,
+) -> Result<u32, Failure> {
     let name = &routing.device;
     let link = find(handle, name).await?.ok_or_else(|| {
         Failure::new(FailureKind::Kernel, format!("the device {name} is gone; the daemon must open it again"))
@@ -33,10 +37,12 @@ pub(super) async fn configure(handle: &Handle, routing: &Routing, changes: &mut 
         && has(LinkAttribute::TxQueueLen(routing.tx_queue_length))
         && link.header.flags.contains(LinkFlags::Up);
     if !settled {
-        let wanted = LinkUnspec::new_with_index(index).mtu(routing.mtu).txqueuelen(routing.tx_queue_length).up();
+        let wanted =
+            LinkUnspec::new_with_index(index).mtu(routing.mtu).txqueuelen(routing.tx_queue_length).up();
         let set = handle.link().set(wanted.build()).execute().await;
         set.map_err(|error| failure(&format!("setting up the device {name}"), &error))?;
-        changes.added(format!("device {name} up, mtu {}, txqueuelen {}", routing.mtu, routing.tx_queue_length));
+        changes
+            .added(format!("device {name} up, mtu {}, txqueuelen {}", routing.mtu, routing.tx_queue_length));
     }
     set_addresses(handle, index, routing, changes).await?;
     Ok(index)
@@ -50,7 +56,9 @@ async fn set_addresses(
 ) -> Result<(), Failure> {
     let mut present = Vec::new();
     let mut messages = handle.address().get().set_link_index_filter(index).execute();
-    while let Some(message) = messages.try_next().await.map_err(|error| failure("reading addresses", &error))? {
+    while let Some(message) =
+        messages.try_next().await.map_err(|error| failure("reading addresses", &error))?
+    {
         present.extend(address_of(&message).map(|address| (address, message)));
     }
     for &wanted in &routing.addresses {

@@ -2,6 +2,7 @@
 
 use rtnetlink::{Error, Handle};
 use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::protocol::{Failure, FailureKind};
 
@@ -17,6 +18,10 @@ impl Netlink {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = {
             let _inside = runtime.enter();
+            // The daemon says when the helper ends, not a signal that is meant for the whole group.
+            for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()] {
+                drop(signal(kind)?);
+            }
             let (connection, handle, _) = rtnetlink::new_connection()?;
             runtime.spawn(connection);
             handle
@@ -55,7 +60,8 @@ pub(super) fn errno(error: &Error) -> Option<i32> {
 /// An error while `doing` something, in words.
 pub(super) fn failure(doing: &str, error: &Error) -> Failure {
     let number = errno(error);
-    let words = number.map_or_else(|| error.to_string(), |code| std::io::Error::from_raw_os_error(code).to_string());
+    let words =
+        number.map_or_else(|| error.to_string(), |code| std::io::Error::from_raw_os_error(code).to_string());
     let kind = match number {
         Some(libc::EPERM | libc::EACCES) => FailureKind::Permission,
         Some(libc::EBUSY) => FailureKind::Conflict,

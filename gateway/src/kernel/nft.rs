@@ -123,7 +123,8 @@ fn spawn(arguments: &[&str]) -> Result<Child, Failure> {
 fn wait(child: &mut Child) -> Result<bool, Failure> {
     let started = Instant::now();
     let mut pause = Duration::from_micros(500);
-    let failed = |error: std::io::Error| Failure::new(FailureKind::Kernel, format!("waiting for nft: {error}"));
+    let failed =
+        |error: std::io::Error| Failure::new(FailureKind::Kernel, format!("waiting for nft: {error}"));
     loop {
         if let Some(status) = child.try_wait().map_err(failed)? {
             return Ok(status.success());
@@ -131,7 +132,10 @@ fn wait(child: &mut Child) -> Result<bool, Failure> {
         if started.elapsed() > PATIENCE {
             child.kill().map_err(failed)?;
             child.wait().map_err(failed)?;
-            return Err(Failure::new(FailureKind::Kernel, "nft did not end and was stopped; nothing was changed"));
+            return Err(Failure::new(
+                FailureKind::Kernel,
+                "nft did not end and was stopped; nothing was changed",
+            ));
         }
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));

@@ -206,13 +206,13 @@ pub struct Rule {
 }
 
 impl Routing {
-    /// The plan for the wire; `mtu` stands in for one that is found at run time.
+    /// The plan for the wire.
     #[must_use]
-    pub fn new(plan: &plan::Routing, protocol: u8, mtu: u32) -> Self {
+    pub fn new(plan: &plan::Routing, protocol: u8) -> Self {
         Self {
             device: plan.device.name.as_str().to_owned(),
             addresses: plan.device.addresses.clone(),
-            mtu,
+            mtu: plan.device.mtu.into(),
             tx_queue_length: plan.device.tx_queue_length,
             routes: plan.routes.iter().map(Route::from).collect(),
             rules: plan.rules.iter().map(Rule::from).collect(),

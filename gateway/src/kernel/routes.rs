@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures_util::TryStreamExt;
 use ipnetwork::IpNetwork;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Error, Handle, IpVersion, RouteMessageBuilder};
 
@@ -79,7 +81,9 @@ async fn apply_rules(handle: &Handle, routing: &Routing, changes: &mut Changes) 
 
 async fn ours(handle: &Handle, protocol: u8) -> Result<Vec<(Route, RouteMessage)>, Failure> {
     let mut found = Vec::new();
-    for query in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()] {
+    for query in
+        [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
+    {
         let mut routes = handle.route().get(query).execute();
         while let Some(message) = next(&mut routes, "reading routes").await? {
             if u8::from(message.header.protocol) == protocol {
@@ -159,7 +163,9 @@ async fn delete_route(handle: &Handle, message: RouteMessage, route: &Route) -> 
     match handle.route().del(message).execute().await {
         // The device took it along.
         Err(error) if errno(&error) == Some(libc::ESRCH) => Ok(()),
-        other => other.map_err(|error| failure(&format!("removing the route to {}", route.destination), &error)),
+        other => {
+            other.map_err(|error| failure(&format!("removing the route to {}", route.destination), &error))
+        }
     }
 }
 

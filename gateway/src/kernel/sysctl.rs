@@ -56,7 +56,9 @@ mod tests {
 
     #[test]
     fn only_switches_of_the_network_are_touched() {
-        for bad in ["kernel/core_pattern", "net", "net/", "net/../kernel/x", "/net/ipv4/ip_forward", "net//x", ""] {
+        for bad in
+            ["kernel/core_pattern", "net", "net/", "net/../kernel/x", "/net/ipv4/ip_forward", "net//x", ""]
+        {
             assert!(locate(bad).is_err(), "{bad:?}");
         }
         assert!(locate("net/ipv4/conf/eth0.100/rp_filter").is_ok());

@@ -110,7 +110,9 @@ async fn respond(head: &[u8], pages: &impl Pages) -> String {
     }
     let with_body = method == "GET";
     match target.split('?').next().unwrap_or_default() {
-        "/metrics" => page("200 OK", "text/plain; version=0.0.4; charset=utf-8", &pages.metrics().await, with_body),
+        "/metrics" => {
+            page("200 OK", "text/plain; version=0.0.4; charset=utf-8", &pages.metrics().await, with_body)
+        }
         "/healthz" => page("200 OK", TEXT, "ok\n", with_body),
         "/readyz" => match pages.readiness() {
             (true, line) => page("200 OK", TEXT, &line, with_body),

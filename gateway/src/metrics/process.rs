@@ -15,7 +15,11 @@ pub(super) fn record() {
     let ticks = rustix::param::clock_ticks_per_second() as f64;
     if let (Some(user), Some(system)) = (field(14), field(15)) {
         describe_counter!("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.");
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the exporter counts in whole units")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the exporter counts in whole units"
+        )]
         counter!("process_cpu_seconds_total").absolute(((user + system) / ticks) as u64);
     }
     if let Some(pages) = field(24) {
@@ -30,7 +34,10 @@ pub(super) fn record() {
         let since_boot = started / ticks;
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let boot = wall - clock::instant().since_boot().as_secs_f64();
-        describe_gauge!("process_start_time_seconds", "Start time of the process since unix epoch in seconds.");
+        describe_gauge!(
+            "process_start_time_seconds",
+            "Start time of the process since unix epoch in seconds."
+        );
         gauge!("process_start_time_seconds").set((boot + since_boot).round());
     }
     if let Ok(open) = fs::read_dir("/proc/self/fd") {

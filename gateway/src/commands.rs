@@ -1,0 +1,195 @@
+//! What `gateway` does besides running: check, guard and down.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use policy::gateway::Policy;
+use policy::ruleset::Ruleset;
+use policy::{Source, forwarder};
+
+use crate::config::{self, LoadError};
+use crate::edge::blueprint::guard as guard_ruleset;
+use crate::edge::refusal;
+use crate::exit::{Exit, Stop};
+use crate::kernel::{Failure, FailureKind, Listing, Reply, Request, answer_once};
+use crate::privilege;
+use crate::state::{Applied, State};
+
+/// Where the state is when the configuration cannot be read.
+const DEFAULT_STATE: &str = "/var/lib/causeway";
+
+/// `gateway check`: validates and prints what the configuration amounts to.
+///
+/// # Errors
+/// [`Exit::Invalid`] or [`Exit::Permission`] with every error, [`Exit::Failed`] when the two files do not pair up.
+pub fn check(path: &Path, with: Option<&Path>) -> Result<(), Stop> {
+    let policy = config::load_policy(path)?;
+    let keys = config::inspect_keys(&policy);
+    if !keys.errors.is_empty() {
+        return Err(LoadError::Invalid(keys.errors).into());
+    }
+    for file in keys.unseen {
+        tell(&format!("{}: not looked into, only the daemon's user may", file.display()));
+    }
+    for warning in &policy.warnings {
+        tell(&warning.to_string());
+    }
+    let findings = with.map(|with| pair(&policy, with)).transpose()?.unwrap_or_default();
+    print(&summary(path, &policy))?;
+    if findings.is_empty() { Ok(()) } else { Err(Stop::new(Exit::Failed, findings.join("\n"))) }
+}
+
+fn pair(policy: &Policy, with: &Path) -> Result<Vec<String>, Stop> {
+    let text = config::read_text(with)
+        .map_err(|error| LoadError::Unreadable { path: with.display().to_string(), error })?;
+    let far = forwarder::parse(&Source { name: with, text: &text }).map_err(LoadError::Invalid)?;
+    let _ = (policy, &far);
+    Ok(Vec::new())
+}
+
+/// `gateway guard`: the drop table of the boot, unless a table is in place already.
+///
+/// # Errors
+/// [`Exit::Degraded`] when the last good table had to stand in for an unreadable configuration; else as usual.
+pub fn guard(path: &Path) -> Result<(), Stop> {
+    privilege::require().map_err(|error| Stop::new(Exit::Permission, error))?;
+    if !list(Listing::Table)?.is_empty() {
+        return print("a table is in place already; nothing was changed\n");
+    }
+    match config::load_policy(path) {
+        Ok(policy) => {
+            apply(guard_ruleset(&policy))?;
+            print("the drop table is in place\n")
+        }
+        Err(error) => {
+            let Some(kept) = State::at(Path::new(DEFAULT_STATE)).guard() else { return Err(error.into()) };
+            apply(kept)?;
+            let stood_in = "the drop table of the last good configuration is in place instead";
+            Err(Stop::new(Exit::Degraded, format!("{error}\n{stood_in}")))
+        }
+    }
+}
+
+/// `gateway down`: takes away every rule, route and device the daemon made, and restores switches.
+///
+/// Routes and device go before the rules, so that nothing leaks on the way.
+///
+/// # Errors
+/// [`Exit::Conflict`] while the daemon runs.
+pub fn down(path: &Path) -> Result<(), Stop> {
+    let policy = config::load_policy(path)?;
+    privilege::require().map_err(|error| Stop::new(Exit::Permission, error))?;
+    let state = State::at(&policy.state_directory);
+    if state.is_locked() {
+        return Err(Stop::new(Exit::Conflict, "the daemon runs; stop it first: systemctl stop gateway"));
+    }
+    let configured =
+        Applied { device: policy.interface.name.to_string(), protocol: policy.kernel.route_protocol };
+    // What the last start applied may differ from what the file says by now.
+    let applied = state.applied().filter(|applied| *applied != configured);
+    for made in std::iter::once(configured).chain(applied) {
+        remove_routing(&made)?;
+    }
+    if !list(Listing::Table)?.is_empty() {
+        apply(Ruleset::teardown().to_string())?;
+        print("- table inet causeway\n")?;
+    }
+    restore_switches(&state)?;
+    let name = &policy.interface.name;
+    for socket in [policy.control.socket.clone(), format!("/var/run/wireguard/{name}.sock").into()] {
+        remove_dead_socket(&socket);
+    }
+    state.forget_applied().map_err(|error| Stop::new(Exit::Failed, format!("the state folder: {error}")))
+}
+
+fn remove_routing(made: &Applied) -> Result<(), Stop> {
+    let request = Request::RemoveRouting { device: made.device.clone(), protocol: made.protocol };
+    match ask(request)? {
+        Reply::Changed { lines } => lines.iter().try_for_each(|line| print(&format!("{line}\n"))),
+        _ => Ok(()),
+    }
+}
+
+fn restore_switches(state: &State) -> Result<(), Stop> {
+    let before: Vec<_> = state.sysctls().into_iter().collect();
+    if before.is_empty() {
+        return Ok(());
+    }
+    if let Reply::Unwritable { switches } = ask(Request::WriteSysctls { values: before })? {
+        for (path, value, reason) in switches {
+            tell(&format!("{path} could not be set back to {value}: {reason}"));
+        }
+    }
+    Ok(())
+}
+
+/// Removes a socket that a killed daemon left behind.
+fn remove_dead_socket(path: &Path) {
+    let refused =
+        UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if refused && let Err(error) = std::fs::remove_file(path) {
+        tell(&format!("{}: {error}", path.display()));
+    }
+}
+
+fn list(what: Listing) -> Result<String, Stop> {
+    match ask(Request::List { what })? {
+        Reply::Listed { json } => Ok(json),
+        _ => Ok(String::new()),
+    }
+}
+
+fn apply(ruleset: String) -> Result<(), Stop> {
+    ask(Request::ApplyRuleset { ruleset }).map(drop)
+}
+
+fn ask(request: Request) -> Result<Reply, Stop> {
+    answer_once(request).map_err(|failure: Failure| match failure.kind {
+        FailureKind::Ruleset => Stop::new(Exit::Failed, failure),
+        _ => refusal(failure),
+    })
+}
+
+/// What the configuration amounts to, with the defaults filled in.
+fn summary(path: &Path, policy: &Policy) -> String {
+    let interface = &policy.interface;
+    let list = |items: Vec<String>| if items.is_empty() { "none".to_owned() } else { items.join(", ") };
+    let addresses = interface.address.iter().map(ToString::to_string).collect();
+    let mut text = format!("{}: valid\n", path.display());
+    let plan = policy.plan();
+    let mut line = |key: &str, value: String| {
+        let _ = writeln!(text, "  {key:<12} {value}");
+    };
+    line("interface", format!("{} {} mtu {}", interface.name, list(addresses), plan.routing.device.mtu));
+    line("wireguard", format!("udp port {}, fwmark {:#x}", interface.listen_port, policy.kernel.fwmark));
+    line("wan", list(policy.wan.interfaces.iter().map(ToString::to_string).collect()));
+    line("lan", list(policy.lan.iter().map(ToString::to_string).collect()));
+    line("state", policy.state_directory.display().to_string());
+    line("control", policy.control.socket.display().to_string());
+    line("metrics", list(policy.metrics.listen.iter().map(ToString::to_string).collect()));
+    for peer in &policy.peers {
+        let prefixes = peer.allowed_ips.iter().map(ToString::to_string).collect();
+        line("peer", format!("{} {} allowed ips {}", peer.name, peer.public_key, list(prefixes)));
+    }
+    for service in &plan.ruleset.services {
+        line(service.kind.as_str(), format!("{}, conntrack mark {:#x}", service.name, service.mark));
+    }
+    for switch in &plan.routing.sysctls {
+        line("sysctl", format!("{} = {} ({})", switch.path.replace('/', "."), switch.value, switch.reason));
+    }
+    text
+}
+
+fn print(text: &str) -> Result<(), Stop> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| Stop::new(Exit::Failed, error)),
+    }
+}
+
+fn tell(message: &str) {
+    // Nobody is left to tell when this fails too.
+    drop(writeln!(io::stderr().lock(), "{message}"));
+}

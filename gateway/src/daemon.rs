@@ -1,0 +1,273 @@
+//! The daemon: from the command line to a running edge, and its life until a signal ends it.
+//!
+//! Order matters: the helper starts before the first thread, everything privileged is taken through it, then this process
+//! drops its capabilities, and only then do threads and sockets begin to parse what strangers send. On the way down
+//! nothing is removed: rules, routes and device stay as they are, closed, until `gateway down`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use policy::gateway::Policy;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::Receiver;
+use tokio::task::{AbortHandle, LocalSet, spawn_local};
+use tokio::time::{MissedTickBehavior, interval};
+use tunnel::device::DeviceEvent;
+
+use crate::config::{self, Config};
+use crate::control::protocol::{Reply, Request};
+use crate::control::report::{Change, Changes, SCHEMA};
+use crate::control::server::{Answer, Socket, failed};
+use crate::edge::{Edge, refusal, take_hands};
+use crate::exit::{Exit, Stop};
+use crate::kernel::Helper;
+use crate::metrics::http::{self, Pages};
+use crate::state::{Lock, State};
+use crate::{log, privilege};
+
+/// How often the edge looks after itself.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Runs the edge until a signal ends it.
+///
+/// # Errors
+/// With the exit code of what is missing or wrong; before the ruleset was accepted, nothing has been changed.
+pub fn run(path: &Path) -> Result<(), Stop> {
+    let config = config::load(path)?;
+    log::install(config.policy.log);
+    for warning in &config.policy.warnings {
+        tracing::info!("{warning}");
+    }
+    let permission = |error: &dyn std::fmt::Display| Stop::new(Exit::Permission, error);
+    privilege::require().map_err(|error| permission(&error))?;
+    privilege::hand_down().map_err(|error| permission(&error))?;
+    let helper = Helper::start()
+        .map_err(|error| Stop::new(Exit::Failed, format!("the kernel helper does not start: {error}")))?;
+    helper.probe().map_err(refusal)?;
+    let (state, _lock) = claim_state(&config.policy)?;
+    let socket = bind_control(&config.policy)?;
+    let hands = take_hands(&config.policy, &helper, &state).map_err(refusal)?;
+    privilege::drop_all().map_err(|error| permission(&error))?;
+    serve(config, hands, helper, state, &socket)
+}
+
+fn claim_state(policy: &Policy) -> Result<(State, Lock), Stop> {
+    let folder = policy.state_directory.display();
+    let refused = |error: std::io::Error| {
+        let mend = "give the daemon's user the folder, or set [state] directory";
+        Stop::new(Exit::Permission, format!("the state folder {folder}: {error}; {mend}"))
+    };
+    let state = State::open(&policy.state_directory).map_err(refused)?;
+    match state.lock().map_err(refused)? {
+        Some(lock) => Ok((state, lock)),
+        None => {
+            Err(Stop::new(Exit::Conflict, format!("another gateway runs with the state folder {folder}")))
+        }
+    }
+}
+
+fn bind_control(policy: &Policy) -> Result<Socket, Stop> {
+    let control = &policy.control;
+    Socket::bind(&control.socket, &control.group).map_err(|error| {
+        let exit = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => Exit::Permission,
+            std::io::ErrorKind::AddrInUse | std::io::ErrorKind::AlreadyExists => Exit::Conflict,
+            _ => Exit::Failed,
+        };
+        Stop::new(exit, format!("the control socket {}: {error}", control.socket.display()))
+    })
+}
+
+fn serve(
+    config: Config,
+    hands: crate::edge::Hands,
+    helper: Helper,
+    state: State,
+    socket: &Socket,
+) -> Result<(), Stop> {
+    let (edge, events) = Edge::start(config, hands, helper, state).map_err(refusal)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build();
+    let runtime = runtime.map_err(|error| Stop::new(Exit::Failed, format!("the control thread: {error}")))?;
+    let ended = LocalSet::new().block_on(&runtime, live(Rc::new(edge), events, socket));
+    // A name that is still being resolved must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    ended
+}
+
+/// The edge's life: events, signals, clients and scrapes, until the end.
+async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket) -> Result<(), Stop> {
+    let failed = |error: std::io::Error| Stop::new(Exit::Failed, format!("signals: {error}"));
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut listeners = Listeners::default();
+    listeners.start(&edge)?;
+    edge.resolve_all();
+    tracing::info!("the edge is up");
+    notify(&[NotifyState::Ready, NotifyState::Status(&edge.headline().1)]);
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let control = socket.serve(Rc::new(Control(Rc::clone(&edge))));
+    tokio::pin!(control);
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) if edge.handle_event(event) => {}
+                _ => return Err(Stop::new(Exit::Failed, "the data plane ended")),
+            },
+            _ = tick.tick() => look_after(&edge, &mut listeners)?,
+            _ = hangup.recv() => drop(spawn_local(reload(Rc::clone(&edge)))),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            ended = &mut control => ended.map_err(|error| Stop::new(Exit::Failed, format!("the control socket: {error}")))?,
+        }
+    }
+    notify(&[NotifyState::Stopping]);
+    edge.keep_endpoints();
+    tracing::info!("the daemon ends; rules, routes and device stay as they are, closed");
+    Ok(())
+}
+
+fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<(), Stop> {
+    edge.sample();
+    edge.keep_endpoints();
+    listeners.follow(edge);
+    if !edge.is_sound() {
+        return Err(Stop::new(
+            Exit::Failed,
+            "the kernel helper or a data thread ended; the daemon ends with it",
+        ));
+    }
+    if std::env::var_os("NOTIFY_SOCKET").is_some() {
+        notify(&[NotifyState::Watchdog, NotifyState::Status(&edge.headline().1)]);
+    }
+    Ok(())
+}
+
+async fn reload(edge: Rc<Edge>) {
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        notify(&[NotifyState::Reloading, now]);
+    }
+    match edge.reload().await {
+        Ok(changes) => {
+            tracing::info!(changes = changes.len(), "the configuration was applied");
+            edge.resolve_all();
+        }
+        Err(stop) => {
+            for line in stop.message.lines() {
+                tracing::warn!("not applied, the configuration before stays in force: {line}");
+            }
+        }
+    }
+    notify(&[NotifyState::Ready]);
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+/// The metrics listeners that run, by address.
+#[derive(Default)]
+struct Listeners {
+    running: BTreeMap<SocketAddr, AbortHandle>,
+    refused: Vec<SocketAddr>,
+}
+
+impl Listeners {
+    fn start(&mut self, edge: &Rc<Edge>) -> Result<(), Stop> {
+        for address in edge.metrics_addresses() {
+            self.listen(address, edge).map_err(|error| {
+                let conflict = error.kind() == std::io::ErrorKind::AddrInUse;
+                Stop::new(if conflict { Exit::Conflict } else { Exit::Failed }, error)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Listens where the configuration now says, and nowhere else.
+    fn follow(&mut self, edge: &Rc<Edge>) {
+        let wanted = edge.metrics_addresses();
+        self.running.retain(|address, task| {
+            let stays = wanted.contains(address);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        self.refused.retain(|address| wanted.contains(address));
+        for address in wanted {
+            if self.running.contains_key(&address) {
+                continue;
+            }
+            match self.listen(address, edge) {
+                Ok(()) => self.refused.retain(|refused| *refused != address),
+                Err(_) if self.refused.contains(&address) => {}
+                Err(error) => {
+                    tracing::warn!("{error}; free the address or change [metrics] listen");
+                    self.refused.push(address);
+                }
+            }
+        }
+    }
+
+    fn listen(&mut self, address: SocketAddr, edge: &Rc<Edge>) -> std::io::Result<()> {
+        let listener = http::bind(address)?;
+        let task = spawn_local(http::serve(listener, Rc::clone(edge)));
+        self.running.insert(address, task.abort_handle());
+        Ok(())
+    }
+}
+
+impl Pages for Edge {
+    async fn metrics(&self) -> String {
+        self.metrics_page().await
+    }
+
+    fn readiness(&self) -> (bool, String) {
+        let (ready, line) = self.headline();
+        (ready && self.is_sound(), line + "\n")
+    }
+}
+
+/// What control clients are answered.
+struct Control(Rc<Edge>);
+
+impl Answer for Control {
+    async fn answer(&self, request: Request) -> Reply {
+        let edge = &self.0;
+        let answer = match request {
+            Request::Peers => Ok(Reply::Peers(edge.peers())),
+            Request::Dump { show_keys } => Ok(Reply::Dump(edge.dump(show_keys))),
+            Request::Services => edge.services().await.map(Reply::Services).map_err(refusal),
+            Request::Status => Ok(Reply::Status(edge.status().await)),
+            Request::Bans => edge.bans().await.map(Reply::Bans).map_err(refusal),
+            Request::Ban { address, seconds } => {
+                edge.ban(address, seconds).await.map(|()| Reply::Done).map_err(refusal)
+            }
+            Request::Unban { address } => edge.unban(address).await.map(|()| Reply::Done).map_err(refusal),
+            Request::Plan { name, text } => plan(edge, &name, &text),
+            Request::Apply { name, text } => {
+                let applied = edge.apply_text(&name, &text).await;
+                edge.resolve_all();
+                applied.map(changes)
+            }
+        };
+        answer.unwrap_or_else(|stop| failed(stop.exit, stop.message))
+    }
+}
+
+fn plan(edge: &Edge, name: &Path, text: &str) -> Result<Reply, Stop> {
+    let config = config::load_text(name, text)?;
+    Ok(changes(edge.plan(&config.policy)))
+}
+
+fn changes(changes: Vec<policy::plan::Change>) -> Reply {
+    let change = |change: policy::plan::Change| Change { part: change.part.to_owned(), line: change.line };
+    Reply::Changes(Changes { schema: SCHEMA, changes: changes.into_iter().map(change).collect() })
+}

@@ -1,0 +1,122 @@
+//! What a configuration makes of the kernel, and how it gets there.
+
+use policy::Mtu;
+use policy::gateway::Policy;
+use policy::plan::{INITIAL_MTU, Plan};
+use policy::ruleset::{Present, Ruleset};
+
+use crate::kernel::{Failure, FailureKind, Helper, Listing, Routing};
+use crate::state::{Applied, State};
+
+/// A compiled configuration.
+#[derive(Debug)]
+pub struct Blueprint {
+    /// Ruleset, routing and peers.
+    pub plan: Plan,
+    device: String,
+    protocol: u8,
+    guard: String,
+}
+
+/// A switch that should have another value and could not be given it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unwritable {
+    /// Path below `/proc/sys`.
+    pub path: String,
+    /// What it should be.
+    pub value: String,
+    /// The system's words.
+    pub reason: String,
+}
+
+impl Blueprint {
+    /// Compiles a policy.
+    #[must_use]
+    pub fn new(policy: &Policy) -> Self {
+        Self {
+            plan: policy.plan(),
+            device: policy.interface.name.as_str().to_owned(),
+            protocol: policy.kernel.route_protocol,
+            guard: guard(policy),
+        }
+    }
+
+    /// Whether the kernel would take it; changes nothing.
+    ///
+    /// # Errors
+    /// What `nft` said.
+    pub fn check(&self, helper: &Helper) -> Result<(), Failure> {
+        helper.check_ruleset(self.transaction(helper)?)
+    }
+
+    /// Puts rules, device, routes and switches in place, closed first and open last.
+    ///
+    /// Before each step the state folder knows how to take it back.
+    ///
+    /// # Errors
+    /// What the kernel refused. A refused ruleset changed nothing at all; after a refused route the rules stay, closed.
+    pub fn apply(&self, helper: &Helper, state: &State) -> Result<Vec<Unwritable>, Failure> {
+        let transaction = self.transaction(helper)?;
+        self.remember(helper, state)?;
+        helper.apply_ruleset(transaction)?;
+        let routing = Routing::new(&self.plan.routing, self.protocol);
+        for line in helper.apply_routing(routing)? {
+            tracing::info!("{line}");
+        }
+        let switches = &self.plan.routing.sysctls;
+        let values = switches.iter().map(|switch| (switch.path.clone(), switch.value.to_string())).collect();
+        let failed = helper.write_sysctls(values)?;
+        Ok(failed.into_iter().map(|(path, value, reason)| Unwritable { path, value, reason }).collect())
+    }
+
+    /// The transaction from whatever the table is to what it must be.
+    fn transaction(&self, helper: &Helper) -> Result<String, Failure> {
+        let listing = helper.list(Listing::Table)?;
+        if listing.is_empty() {
+            return Ok(self.plan.ruleset.install(&Present::nothing()).to_string());
+        }
+        let present = Present::from_listing(&listing).map_err(|error| {
+            Failure::new(FailureKind::Ruleset, format!("nft printed what is not understood: {error}"))
+        })?;
+        let install = self.plan.ruleset.install(&present).to_string();
+        match helper.check_ruleset(install.clone()) {
+            // Another version's sets may have other types: then only a new table helps, in the same transaction.
+            Err(failure) if failure.kind == FailureKind::Ruleset => {
+                tracing::info!("the table of another version is replaced: {failure}");
+                Ok(self.plan.ruleset.replace().to_string())
+            }
+            Err(failure) => Err(failure),
+            Ok(()) => Ok(install),
+        }
+    }
+
+    fn remember(&self, helper: &Helper, state: &State) -> Result<(), Failure> {
+        let lost = |error: std::io::Error| {
+            let message =
+                format!("the state folder cannot be written: {error}; give the daemon's user permission");
+            Failure::new(FailureKind::Permission, message)
+        };
+        let paths: Vec<_> = self.plan.routing.sysctls.iter().map(|switch| switch.path.clone()).collect();
+        let had = helper.read_sysctls(paths.clone())?;
+        let before: Vec<_> =
+            paths.into_iter().zip(had).filter_map(|(path, value)| Some((path, value?))).collect();
+        state.keep_sysctls(&before).map_err(lost)?;
+        state
+            .keep_applied(&Applied { device: self.device.clone(), protocol: self.protocol })
+            .map_err(lost)?;
+        state.keep_guard(&self.guard).map_err(lost)
+    }
+}
+
+/// The drop table for a boot, as a transaction that works from any state.
+#[must_use]
+pub fn guard(policy: &Policy) -> String {
+    Ruleset::guard(policy, inner_mtu(policy)).replace().to_string()
+}
+
+fn inner_mtu(policy: &Policy) -> u16 {
+    match policy.interface.mtu {
+        Mtu::Fixed(mtu) => mtu,
+        Mtu::Auto => INITIAL_MTU,
+    }
+}

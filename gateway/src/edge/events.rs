@@ -1,0 +1,155 @@
+//! What the data plane tells, and what is done about it.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use policy::HostPort;
+use tokio::task;
+use tunnel::device::DeviceEvent;
+use tunnel::key::PublicKey;
+use tunnel::node::{Event, PeerId, PeerState, RecoveryStep};
+
+use super::{Edge, peers};
+use crate::state::Endpoints;
+
+impl Edge {
+    /// Takes one event; whether the edge can go on.
+    pub fn handle_event(self: &Rc<Self>, event: DeviceEvent) -> bool {
+        match event {
+            DeviceEvent::TunGone => {
+                tracing::error!("the TUN device was deleted; the daemon ends so that it is made anew");
+                return false;
+            }
+            DeviceEvent::Node(event) => self.handle_node_event(event),
+        }
+        true
+    }
+
+    fn handle_node_event(self: &Rc<Self>, event: Event) {
+        match event {
+            Event::Handshake { peer } => {
+                tracing::debug!(peer = self.name_of_id(peer), "a session was agreed")
+            }
+            Event::EndpointChanged { peer, endpoint } => {
+                tracing::debug!(peer = self.name_of_id(peer), endpoint = %endpoint.remote, "the peer is elsewhere now");
+                self.endpoints_changed.set(true);
+            }
+            Event::StateChanged { peer, from, to } => self.tell_state(peer, from, to),
+            Event::Recover { peer, step: RecoveryStep::Resolve } => self.resolve(peer),
+            // The handshake is the node's own work, and another socket on the same fixed port would be the same.
+            Event::Recover { peer, step } => {
+                tracing::debug!(peer = self.name_of_id(peer), ?step, "recovering")
+            }
+            Event::Watermark { wall } => {
+                if let Err(error) = self.state.keep_watermark(wall) {
+                    tracing::warn!(
+                        "the clock mark cannot be written ({error}); free the disk or mend its permissions"
+                    );
+                }
+            }
+            Event::ClockBehind { by } => {
+                let by = by.as_secs();
+                tracing::info!(
+                    behind_seconds = by,
+                    "the wall clock is behind the last one used; answering only until it is set"
+                );
+            }
+        }
+    }
+
+    fn tell_state(&self, peer: PeerId, from: PeerState, to: PeerState) {
+        tracing::info!(
+            peer = self.name_of_id(peer),
+            from = from.label(),
+            to = to.label(),
+            "the peer's state changed"
+        );
+        if to == PeerState::Up {
+            self.endpoints_changed.set(true);
+        }
+    }
+
+    /// Resolves the endpoints that are names, as after a start or a change.
+    pub fn resolve_all(self: &Rc<Self>) {
+        let ids: Vec<_> = {
+            let current = self.current.borrow();
+            let named = current.policy.peers.iter().filter(|peer| peers::name_to_resolve(peer).is_some());
+            let keys = named.filter_map(|peer| PublicKey::from_bytes(*peer.public_key.as_bytes()).ok());
+            keys.filter_map(|key| self.device.node().peer_id(&key)).collect()
+        };
+        for id in ids {
+            self.resolve(id);
+        }
+    }
+
+    /// Resolves one peer's endpoint in the background; an address that is no name needs none.
+    fn resolve(self: &Rc<Self>, id: PeerId) {
+        let Some(endpoint) = self.name_of_endpoint(id) else { return };
+        let edge = Rc::clone(self);
+        task::spawn_local(async move {
+            match lookup(&endpoint).await {
+                Some(address) => {
+                    edge.device.node().set_endpoint(id, address, Self::now());
+                    edge.device.wake();
+                }
+                None => tracing::info!(
+                    peer = edge.name_of_id(id),
+                    "the peer's name does not resolve; trying again"
+                ),
+            }
+        });
+    }
+
+    fn name_of_endpoint(&self, id: PeerId) -> Option<HostPort> {
+        let status = self.device.node().peers(Self::now()).into_iter().find(|peer| peer.id == id)?;
+        let current = self.current.borrow();
+        let peer = current
+            .policy
+            .peers
+            .iter()
+            .find(|peer| peer.public_key.as_bytes() == status.public_key.as_bytes())?;
+        peers::name_to_resolve(peer).cloned()
+    }
+
+    /// Writes the peers' endpoints when they changed since the last time.
+    pub fn keep_endpoints(&self) {
+        if !self.endpoints_changed.replace(false) {
+            return;
+        }
+        let status = self.device.node().peers(Self::now());
+        let heard = status.into_iter().filter(|peer| peer.latest_handshake.is_some());
+        let peers =
+            heard.filter_map(|peer| Some((peer.public_key.to_string(), peer.endpoint?.remote))).collect();
+        let endpoints = Endpoints { peers };
+        // Peers not heard since the start keep the place they had.
+        let mut kept = self.state.endpoints();
+        kept.peers.retain(|key, _| self.is_configured(key));
+        kept.peers.extend(endpoints.peers);
+        if let Err(error) = self.state.keep_endpoints(&kept) {
+            tracing::warn!(
+                "the peers' endpoints cannot be written ({error}); free the disk or mend its permissions"
+            );
+        }
+    }
+
+    fn is_configured(&self, key: &str) -> bool {
+        self.current.borrow().policy.peers.iter().any(|peer| peer.public_key.to_string() == key)
+    }
+
+    fn name_of_id(&self, id: PeerId) -> String {
+        let status = self.device.node().peers(Self::now()).into_iter().find(|peer| peer.id == id);
+        status.map_or_else(|| format!("{}", id.0), |status| self.name_of(&status.public_key))
+    }
+
+    /// The peer's name in the configuration, or the beginning of its key.
+    pub(super) fn name_of(&self, key: &PublicKey) -> String {
+        let current = self.current.borrow();
+        let named = current.policy.peers.iter().find(|peer| peer.public_key.as_bytes() == key.as_bytes());
+        named.map_or_else(|| key.to_string().chars().take(8).collect(), |peer| peer.name.to_string())
+    }
+}
+
+/// The first address of a name, IPv4 before IPv6 as the resolver orders them.
+async fn lookup(endpoint: &HostPort) -> Option<SocketAddr> {
+    tokio::net::lookup_host(endpoint.to_string()).await.ok()?.next()
+}

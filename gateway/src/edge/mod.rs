@@ -1,0 +1,87 @@
+//! The running edge: the data plane, the kernel helper and the policy in force, seen from the control thread.
+
+pub mod blueprint;
+mod counters;
+mod dump;
+mod events;
+mod observe;
+mod outer;
+pub mod peers;
+mod rates;
+mod reload;
+mod start;
+mod wg;
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use policy::gateway::Policy;
+use tunnel::device::Device;
+use tunnel::io::clock;
+use tunnel::time::Now;
+use tunnel::uapi;
+
+use crate::config::Keys;
+use crate::kernel::Helper;
+use crate::state::State;
+use blueprint::{Blueprint, Unwritable};
+use counters::Counters;
+use outer::Outer;
+use rates::Rates;
+
+pub use reload::refusal;
+pub use start::{Hands, take_hands};
+
+/// The running edge. It lives on the control thread alone; what other threads need is shared by `Arc`.
+pub struct Edge {
+    helper: Helper,
+    state: State,
+    device: Arc<Device>,
+    outer: Arc<Outer>,
+    wg_socket: uapi::server::Server,
+    config_path: PathBuf,
+    started: Instant,
+    current: RefCell<Current>,
+    rates: RefCell<Rates>,
+    kernel_counters: RefCell<(Option<Instant>, Counters)>,
+    endpoints_changed: Cell<bool>,
+    generation: Cell<u64>,
+    failed_applies: Cell<u64>,
+    last_apply_ok: Cell<bool>,
+    /// Serializes applies: two at once would judge each other's half-done work.
+    applying: tokio::sync::Mutex<()>,
+}
+
+/// The configuration in force.
+struct Current {
+    policy: Policy,
+    keys: Keys,
+    blueprint: Arc<Blueprint>,
+    unwritable: Vec<Unwritable>,
+}
+
+impl Edge {
+    /// The file the daemon was started with.
+    #[must_use]
+    pub fn config_path(&self) -> &Path {
+        &self.config_path
+    }
+
+    /// Whether the helper and the data threads still run.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.helper.is_alive() && self.device.is_running()
+    }
+
+    /// The addresses that metrics are to be served on.
+    #[must_use]
+    pub fn metrics_addresses(&self) -> Vec<std::net::SocketAddr> {
+        self.current.borrow().policy.metrics.listen.clone()
+    }
+
+    fn now() -> Now {
+        clock::now()
+    }
+}

@@ -1,0 +1,441 @@
+//! What the edge reports: to `gatewayctl`, and to Prometheus.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use policy::gateway::{Allow, Party, Policy, Publish, Service as Opened};
+use policy::ruleset::{ServiceKind, ServiceMark};
+use tokio::task::spawn_blocking;
+use tunnel::node::PeerStatus;
+use tunnel::reason::DropReason;
+
+use super::Edge;
+use super::counters::{Counters, parse_bans, parse_counters};
+use super::dump::dump;
+use super::wg::WgDevice;
+use crate::control::report::{Bans, Health, Interface, Peer, Peers, SCHEMA, Service, Services, Status};
+use crate::kernel::{Failure, Listing};
+use crate::metrics::{self, Number, PeerCounters, ServiceCounters, Snapshot, Value};
+
+/// How old the kernel's counters may be before they are read again.
+const COUNTERS_LIFE: Duration = Duration::from_secs(2);
+
+impl Edge {
+    /// Takes a sample of every peer's counters, for the rates.
+    pub fn sample(&self) {
+        let now = Self::now();
+        let bytes = self
+            .device
+            .node()
+            .peers(now)
+            .into_iter()
+            .map(|peer| (peer.public_key, (peer.rx_bytes, peer.tx_bytes)));
+        self.rates.borrow_mut().handle_sample(now.instant, bytes.collect());
+    }
+
+    /// The peers in the order of the configuration, then those that `wg set` added.
+    #[must_use]
+    pub fn peers(&self) -> Peers {
+        let ordered = self.ordered();
+        Peers {
+            schema: SCHEMA,
+            interface: self.interface(),
+            peers: ordered.iter().map(|status| self.peer(status)).collect(),
+        }
+    }
+
+    fn ordered(&self) -> Vec<PeerStatus> {
+        let mut statuses = self.device.node().peers(Self::now());
+        let current = self.current.borrow();
+        let places: BTreeMap<_, _> = current
+            .policy
+            .peers
+            .iter()
+            .enumerate()
+            .map(|(place, peer)| (*peer.public_key.as_bytes(), place))
+            .collect();
+        statuses
+            .sort_by_key(|status| places.get(status.public_key.as_bytes()).copied().unwrap_or(usize::MAX));
+        statuses
+    }
+
+    fn interface(&self) -> Interface {
+        let current = self.current.borrow();
+        Interface {
+            name: current.policy.interface.name.to_string(),
+            public_key: self.device.node().private_key().map(|key| key.public().to_string()),
+            listen_port: self.device.socket().local_port().unwrap_or(0),
+            mtu: current.blueprint.plan.routing.device.mtu.into(),
+        }
+    }
+
+    fn peer(&self, status: &PeerStatus) -> Peer {
+        let now = Self::now().instant;
+        let (rx, tx) = self.rates.borrow().of(&status.public_key);
+        Peer {
+            name: self.name_of(&status.public_key),
+            public_key: status.public_key.to_string(),
+            endpoint: status.endpoint.map(|endpoint| endpoint.remote),
+            allowed_ips: status.allowed_ips.clone(),
+            state: status.state.label().to_owned(),
+            latest_handshake_age_seconds: status
+                .latest_handshake
+                .map(|handshake| now.since(handshake.instant).as_secs_f64()),
+            persistent_keepalive_seconds: status.keepalive.map(|keepalive| keepalive.as_secs()),
+            rx_bytes: status.rx_bytes,
+            tx_bytes: status.tx_bytes,
+            rx_bytes_per_second: rx,
+            tx_bytes_per_second: tx,
+            rtt_seconds: status.rtt.map(|rtt| rtt.as_secs_f64()),
+            loss_ratio: status.loss_ratio,
+        }
+    }
+
+    /// The text of `wg show all dump`.
+    #[must_use]
+    pub fn dump(&self, show_keys: bool) -> String {
+        use tunnel::uapi::Configure as _;
+        let device = WgDevice { device: self.device.clone(), outer: self.outer.clone() };
+        dump(self.current.borrow().policy.interface.name.as_str(), &device.snapshot(), show_keys)
+    }
+
+    /// Published ports and private flows with what they carried.
+    pub async fn services(&self) -> Result<Services, Failure> {
+        let counters = self.read_counters().await?;
+        let states = self.states();
+        let current = self.current.borrow();
+        let services = current.blueprint.plan.ruleset.services.iter();
+        let services =
+            services.filter_map(|mark| service(&current.policy, mark, &states, &counters)).collect();
+        Ok(Services { schema: SCHEMA, services })
+    }
+
+    /// How the edge does, in a few numbers.
+    pub async fn status(&self) -> Status {
+        let counters = self.read_counters().await;
+        let peers = self.device.node().peers(Self::now());
+        let up = peers.iter().filter(|peer| peer.state.label() == "up").count();
+        let mut problems = self.problems();
+        let leaked = match counters {
+            Ok(counters) => self.leaked(&counters),
+            Err(failure) => {
+                problems.push(format!("the kernel's counters cannot be read: {failure}"));
+                0
+            }
+        };
+        for peer in peers.iter().filter(|peer| peer.state.label() != "up") {
+            problems.push(format!("peer {} is {}", self.name_of(&peer.public_key), peer.state.label()));
+        }
+        let health = match (up, problems.is_empty()) {
+            (_, true) => Health::Ok,
+            (0, false) if !peers.is_empty() => Health::Broken,
+            _ => Health::Degraded,
+        };
+        let current = self.current.borrow();
+        Status {
+            schema: SCHEMA,
+            health,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config: self.config_path.display().to_string(),
+            generation: self.generation.get(),
+            last_apply_ok: self.last_apply_ok.get(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            interface: current.policy.interface.name.to_string(),
+            peers_up: up,
+            peers: peers.len(),
+            leaked_packets: leaked,
+            problems,
+        }
+    }
+
+    /// One line about the peers, for `systemctl status` and `/readyz`; whether one of them is up.
+    #[must_use]
+    pub fn headline(&self) -> (bool, String) {
+        let peers = self.device.node().peers(Self::now());
+        let up = peers.iter().filter(|peer| peer.state.label() == "up").count();
+        (up > 0 || peers.is_empty(), format!("{up} of {} peers up", peers.len()))
+    }
+
+    /// What is not as configured, each with its mend.
+    fn problems(&self) -> Vec<String> {
+        let current = self.current.borrow();
+        let switch = |switch: &super::Unwritable| {
+            format!(
+                "{} should be {} and cannot be written ({}); run: sysctl -w {}={}",
+                switch.path,
+                switch.value,
+                switch.reason,
+                switch.path.replace('/', "."),
+                switch.value
+            )
+        };
+        let mut problems: Vec<_> = current.unwritable.iter().map(switch).collect();
+        if !self.wg_socket.is_reachable() {
+            let path = self.wg_socket.path().display();
+            problems.push(format!("somebody removed {path}; restart the daemon to have `wg` work again"));
+        }
+        problems
+    }
+
+    /// Warns of switches that could not be written: a person should act.
+    pub(super) fn warn_of_unwritable(&self) {
+        for problem in self.problems() {
+            tracing::warn!("{problem}");
+        }
+    }
+
+    /// Banned sources.
+    pub async fn bans(&self) -> Result<Bans, Failure> {
+        let mut bans = Vec::new();
+        for what in [Listing::Bans4, Listing::Bans6] {
+            let helper = self.helper.clone();
+            bans.extend(parse_bans(&blocking(move || helper.list(what)).await?));
+        }
+        Ok(Bans { schema: SCHEMA, bans })
+    }
+
+    /// The page that Prometheus reads.
+    pub async fn metrics_page(&self) -> String {
+        let counters = self.read_counters().await.unwrap_or_else(|failure| {
+            tracing::debug!(%failure, "the kernel's counters cannot be read; the last ones are shown");
+            self.kernel_counters.borrow().1.clone()
+        });
+        metrics::page(&self.snapshot(&counters))
+    }
+
+    fn snapshot(&self, counters: &Counters) -> Snapshot {
+        let ordered = self.ordered();
+        let peers = Peers {
+            schema: SCHEMA,
+            interface: self.interface(),
+            peers: ordered.iter().map(|status| self.peer(status)).collect(),
+        };
+        let states = self.states();
+        let current = self.current.borrow();
+        let services = current.blueprint.plan.ruleset.services.iter();
+        let services = services.filter_map(|mark| service(&current.policy, mark, &states, counters));
+        Snapshot {
+            peers: Some(peers),
+            counters: ordered.iter().map(peer_counters).collect(),
+            services: services.map(service_counters).collect(),
+            drops: self.drops(counters),
+            leaked_packets: self.leaked(counters),
+            numbers: self.numbers(),
+        }
+    }
+
+    fn drops(&self, counters: &Counters) -> Vec<metrics::Drop> {
+        let node = self.device.node();
+        let of_node = DropReason::ALL.iter().map(|&reason| metrics::Drop {
+            stage: reason.stage().to_owned(),
+            reason: reason.label().to_owned(),
+            packets: node.dropped(reason),
+        });
+        let current = self.current.borrow();
+        let of_kernel = current.blueprint.plan.ruleset.drops.iter().map(|drop| metrics::Drop {
+            stage: drop.stage.to_owned(),
+            reason: drop.reason.to_owned(),
+            packets: counters.get(&drop.counter()).map_or(0, |counter| counter.1),
+        });
+        let (tun, socket) = (self.device.tun().stats(), self.device.socket());
+        let of_io = [
+            ("tun", "write_refused", tun.write_errors.read()),
+            ("tun", "bad_header", tun.bad_headers.read()),
+            ("receive", "too_long", socket.stats().receive_truncated.read()),
+            ("send", "refused", socket.stats().send_errors.read()),
+            ("receive", "socket_buffer_full", socket.stats().receive_queue_drops.read()),
+        ];
+        let of_io = of_io.into_iter().map(|(stage, reason, packets)| metrics::Drop {
+            stage: stage.to_owned(),
+            reason: reason.to_owned(),
+            packets,
+        });
+        of_node.chain(of_kernel).chain(of_io).collect()
+    }
+
+    fn leaked(&self, counters: &Counters) -> u64 {
+        let current = self.current.borrow();
+        let leaks = current.blueprint.plan.ruleset.drops.iter().filter(|drop| drop.reason == "leak");
+        leaks.filter_map(|drop| counters.get(&drop.counter())).map(|counter| counter.1).sum()
+    }
+
+    fn numbers(&self) -> Vec<Number> {
+        let gauge = |name, help, value| Number { name, help, value: Value::Gauge(value) };
+        let counter = |name, help, value| Number { name, help, value: Value::Counter(value) };
+        let ok = f64::from(u8::from(self.last_apply_ok.get()));
+        #[expect(clippy::cast_precision_loss, reason = "a count of switches")]
+        let unwritable = self.current.borrow().unwritable.len() as f64;
+        let stats = self.device.stats();
+        vec![
+            gauge(
+                "gateway_up",
+                "Whether the daemon's threads and its helper run.",
+                f64::from(u8::from(self.is_sound())),
+            ),
+            gauge("gateway_config_last_apply_success", "Whether the last configuration was applied.", ok),
+            counter(
+                "gateway_config_applies_total",
+                "Configurations applied since the start.",
+                self.generation.get(),
+            ),
+            counter(
+                "gateway_config_failed_applies_total",
+                "Configurations refused or taken back since the start.",
+                self.failed_applies.get(),
+            ),
+            gauge(
+                "gateway_kernel_unwritable_switches",
+                "Switches under /proc/sys that could not be set.",
+                unwritable,
+            ),
+            counter(
+                "gateway_socket_rebinds_total",
+                "Outer sockets put in place of another.",
+                stats.rebinds.read(),
+            ),
+            counter(
+                "gateway_events_lost_total",
+                "Events of the data plane that nobody took in time.",
+                self.device.node().events_dropped(),
+            ),
+        ]
+    }
+
+    fn states(&self) -> BTreeMap<String, &'static str> {
+        let peers = self.device.node().peers(Self::now());
+        peers.iter().map(|peer| (self.name_of(&peer.public_key), peer.state.label())).collect()
+    }
+
+    /// The kernel's named counters, at most [`COUNTERS_LIFE`] old: many scrapes cost one reading.
+    async fn read_counters(&self) -> Result<Counters, Failure> {
+        {
+            let (read, counters) = &*self.kernel_counters.borrow();
+            if read.is_some_and(|read| read.elapsed() < COUNTERS_LIFE) {
+                return Ok(counters.clone());
+            }
+        }
+        let helper = self.helper.clone();
+        let counters = parse_counters(&blocking(move || helper.list(Listing::Counters)).await?);
+        *self.kernel_counters.borrow_mut() = (Some(Instant::now()), counters.clone());
+        Ok(counters)
+    }
+}
+
+/// Runs what blocks on the helper beside the control thread.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    match spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Failure::new(crate::kernel::FailureKind::Kernel, error.to_string())),
+    }
+}
+
+fn peer_counters(status: &PeerStatus) -> PeerCounters {
+    PeerCounters {
+        last_handshake_seconds: status.latest_handshake.map_or(0.0, |now| now.wall.as_secs_f64()),
+        handshakes: status.handshakes,
+        rx_packets: status.rx_packets,
+        tx_packets: status.tx_packets,
+        probes_lost: status.probes_lost,
+        endpoint_changes: status.endpoint_changes,
+        recoveries: status.recoveries,
+    }
+}
+
+fn service_counters(service: Service) -> ServiceCounters {
+    ServiceCounters {
+        up: service.state == "up",
+        rx: (service.bytes_in, service.packets_in),
+        tx: (service.bytes_out, service.packets_out),
+        service: service.name,
+    }
+}
+
+fn service(
+    policy: &Policy,
+    mark: &ServiceMark,
+    states: &BTreeMap<String, &'static str>,
+    counters: &Counters,
+) -> Option<Service> {
+    let (protocol, from, to, peers) = match mark.kind {
+        ServiceKind::Publish => {
+            describe_publish(policy.publish.iter().find(|entry| entry.name == mark.name)?)
+        }
+        ServiceKind::Allow => describe_allow(policy.allow.iter().find(|entry| entry.name == mark.name)?),
+    };
+    let of = |name: &str| counters.get(name).copied().unwrap_or_default();
+    let ((bytes_in, packets_in), (bytes_out, packets_out)) =
+        (of(&mark.counter_in()), of(&mark.counter_out()));
+    let rank = |state: &str| ["up", "stale", "never", "down"].iter().position(|known| *known == state);
+    let state =
+        peers.iter().map(|peer| states.get(peer).copied().unwrap_or("never")).max_by_key(|state| rank(state));
+    Some(Service {
+        name: mark.name.to_string(),
+        kind: mark.kind.as_str().to_owned(),
+        protocol,
+        from,
+        to,
+        peers,
+        state: state.unwrap_or("up").to_owned(),
+        packets_in,
+        bytes_in,
+        packets_out,
+        bytes_out,
+    })
+}
+
+type Description = (String, String, String, Vec<String>);
+
+fn describe_publish(publish: &Publish) -> Description {
+    let from = match publish.address {
+        Some(std::net::IpAddr::V6(address)) => format!("[{address}]:{}", publish.ports),
+        Some(address) => format!("{address}:{}", publish.ports),
+        None => publish.ports.to_string(),
+    };
+    let target = |target: &policy::gateway::Target| match target.address {
+        std::net::IpAddr::V6(address) => format!("[{address}]:{}", target.ports),
+        std::net::IpAddr::V4(address) => format!("{address}:{}", target.ports),
+    };
+    let to = publish.targets.iter().map(target).collect::<Vec<_>>().join(",");
+    let peers = publish.targets.iter().map(|target| target.peer.to_string()).collect();
+    (protocols(publish.protocols), from, to, distinct(peers))
+}
+
+fn describe_allow(allow: &Allow) -> Description {
+    let (protocol, ports) = match &allow.service {
+        Opened::Ports { protocols: which, ports } => {
+            let ports = ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            (protocols(*which), format!(" port {ports}"))
+        }
+        Opened::Echo => ("icmp".to_owned(), String::new()),
+    };
+    let list = |parties: &[Party]| parties.iter().map(party).collect::<Vec<_>>().join(",");
+    let peers = allow.from.iter().chain(&allow.to).filter_map(peer_of).collect();
+    (protocol, list(&allow.from), format!("{}{ports}", list(&allow.to)), distinct(peers))
+}
+
+fn party(party: &Party) -> String {
+    match party {
+        Party::Peer(name) => format!("peer:{name}"),
+        Party::Edge => "self".to_owned(),
+        Party::Lan(prefix) | Party::Behind { prefix, .. } => prefix.to_string(),
+    }
+}
+
+fn peer_of(party: &Party) -> Option<String> {
+    match party {
+        Party::Peer(name) | Party::Behind { peer: name, .. } => Some(name.to_string()),
+        Party::Edge | Party::Lan(_) => None,
+    }
+}
+
+fn protocols(protocols: policy::Protocols) -> String {
+    protocols.iter().map(policy::Protocol::as_str).collect::<Vec<_>>().join("+")
+}
+
+fn distinct(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names.dedup();
+    names
+}

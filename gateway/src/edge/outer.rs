@@ -1,0 +1,75 @@
+//! The outer socket's privileged side: port and mark are set through the helper.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tunnel::device::Device;
+use tunnel::io::udp::{UdpOptions, UdpSocket};
+
+use crate::kernel::{Failure, FailureKind, Helper, Request};
+
+/// Wanted kernel buffer of the outer socket in each direction, in bytes.
+const BUFFER: usize = 7 << 20;
+
+/// Opens outer sockets and remembers their mark.
+pub(super) struct Outer {
+    helper: Helper,
+    mark: AtomicU32,
+}
+
+impl Outer {
+    /// Sockets of this mark, opened by `helper`.
+    #[must_use]
+    pub(super) const fn new(helper: Helper, mark: u32) -> Self {
+        Self { helper, mark: AtomicU32::new(mark) }
+    }
+
+    /// The mark of the outer packets.
+    #[must_use]
+    pub(super) fn mark(&self) -> u32 {
+        self.mark.load(Ordering::Relaxed)
+    }
+
+    /// Opens a socket on `port`.
+    ///
+    /// # Errors
+    /// [`FailureKind::Conflict`] when the port is taken.
+    pub(super) fn open(&self, port: u16) -> Result<UdpSocket, Failure> {
+        let fd = self.helper.open(&Request::OpenUdp { port, mark: self.mark() })?;
+        // Without a mark here: the helper has set it, and this process may not.
+        let options = UdpOptions { port, mark: 0, ..UdpOptions::default() };
+        let socket = UdpSocket::from_fd(fd, &options)
+            .map_err(|error| Failure::new(FailureKind::Kernel, format!("the outer socket: {error}")))?;
+        // Taking the socket over set its buffers to what an unprivileged process may have.
+        self.tune(&socket, self.mark())?;
+        Ok(socket)
+    }
+
+    /// Moves the device to another port.
+    ///
+    /// # Errors
+    /// [`FailureKind::Conflict`] when the port is taken; then nothing changed.
+    pub(super) fn change_port(&self, device: &Device, port: u16) -> Result<(), Failure> {
+        if port != 0 && device.socket().local_port().is_ok_and(|now| now == port) {
+            return Ok(());
+        }
+        let socket = self.open(port)?;
+        device.rebind(socket).map_err(|error| Failure::new(FailureKind::Kernel, error.to_string()))
+    }
+
+    /// Gives the device's packets another mark.
+    ///
+    /// # Errors
+    /// What the kernel said; then nothing changed.
+    pub(super) fn change_mark(&self, device: &Device, mark: u32) -> Result<(), Failure> {
+        if mark != self.mark() {
+            self.tune(&device.socket(), mark)?;
+            self.mark.store(mark, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn tune(&self, socket: &UdpSocket, mark: u32) -> Result<(), Failure> {
+        self.helper.call_with(&Request::TuneUdp { mark, buffer: BUFFER }, &[socket.as_fd()]).map(drop)
+    }
+}

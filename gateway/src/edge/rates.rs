@@ -1,0 +1,84 @@
+//! Bytes per second over the last few seconds.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tunnel::key::PublicKey;
+use tunnel::time::Instant;
+
+/// Samples kept: with one a second, rates are over five seconds.
+const SAMPLES: usize = 6;
+
+/// Bytes received and sent by one peer so far.
+pub(super) type Bytes = (u64, u64);
+
+/// The last few samples of every peer's counters.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    samples: VecDeque<(Instant, BTreeMap<PublicKey, Bytes>)>,
+}
+
+impl Rates {
+    /// Takes a sample; those older than the window go.
+    pub(super) fn handle_sample(&mut self, now: Instant, bytes: BTreeMap<PublicKey, Bytes>) {
+        self.samples.push_back((now, bytes));
+        while self.samples.len() > SAMPLES {
+            self.samples.pop_front();
+        }
+    }
+
+    /// Bytes received and sent per second by one peer; zero until there are two samples of it.
+    #[must_use]
+    pub(super) fn of(&self, key: &PublicKey) -> (f64, f64) {
+        let mut seen =
+            self.samples.iter().filter_map(|(when, bytes)| bytes.get(key).map(|bytes| (when, bytes)));
+        let (Some((start, first)), Some((end, last))) = (seen.next(), seen.next_back()) else {
+            return (0.0, 0.0);
+        };
+        let span = end.since(*start);
+        if span < Duration::from_millis(100) {
+            return (0.0, 0.0);
+        }
+        // A peer that was removed and added again starts from zero.
+        #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 53 bits")]
+        let rate = |old: u64, new: u64| new.saturating_sub(old) as f64 / span.as_secs_f64();
+        (rate(first.0, last.0), rate(first.1, last.1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_steady_stream_has_its_rate() {
+        let mut rates = Rates::default();
+        for second in 0..20 {
+            rates.handle_sample(at(second), BTreeMap::from([(key(), (second * 1000, second * 10))]));
+        }
+        assert_eq!(rates.of(&key()), (1000.0, 10.0));
+    }
+
+    #[test]
+    fn one_sample_is_no_rate() {
+        let mut rates = Rates::default();
+        rates.handle_sample(at(1), BTreeMap::from([(key(), (1000, 1000))]));
+        assert_eq!(rates.of(&key()), (0.0, 0.0));
+    }
+
+    #[test]
+    fn counters_that_start_anew_are_no_negative_rate() {
+        let mut rates = Rates::default();
+        rates.handle_sample(at(1), BTreeMap::from([(key(), (1000, 1000))]));
+        rates.handle_sample(at(2), BTreeMap::from([(key(), (0, 0))]));
+        assert_eq!(rates.of(&key()), (0.0, 0.0));
+    }
+
+    fn at(second: u64) -> Instant {
+        Instant::from_boot(Duration::from_secs(second))
+    }
+
+    fn key() -> PublicKey {
+        tunnel::key::PrivateKey::from_bytes([7; 32]).public()
+    }
+}

@@ -1,0 +1,212 @@
+//! A change of the configuration while traffic flows: wholly, or not at all.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use policy::gateway::Policy;
+use policy::plan::Change;
+use serde_json::json;
+
+use super::blueprint::{Blueprint, Unwritable};
+use super::observe::blocking;
+use super::start::offloads;
+use super::{Current, Edge, peers};
+use crate::config::{self, Config};
+use crate::exit::{Exit, Stop};
+use crate::kernel::{Failure, FailureKind, nft};
+
+impl Edge {
+    /// What a configuration would change, line by line.
+    #[must_use]
+    pub fn plan(&self, policy: &Policy) -> Vec<Change> {
+        self.current.borrow().blueprint.plan.diff(&Blueprint::new(policy).plan)
+    }
+
+    /// Reads the daemon's own file again and applies it.
+    ///
+    /// # Errors
+    /// What is wrong; then everything is as it was.
+    pub async fn reload(&self) -> Result<Vec<Change>, Stop> {
+        let config = config::load(&self.config_path).inspect_err(|_| self.note_apply(false))?;
+        self.apply(config).await
+    }
+
+    /// Applies the text of a configuration, as if it stood in the file `name`.
+    ///
+    /// # Errors
+    /// What is wrong; then everything is as it was.
+    pub async fn apply_text(&self, name: &Path, text: &str) -> Result<Vec<Change>, Stop> {
+        let config = config::load_text(name, text).inspect_err(|_| self.note_apply(false))?;
+        self.apply(config).await
+    }
+
+    async fn apply(&self, config: Config) -> Result<Vec<Change>, Stop> {
+        let _turn = self.applying.lock().await;
+        let applied = self.apply_in_turn(config).await;
+        self.note_apply(applied.is_ok());
+        applied
+    }
+
+    fn note_apply(&self, ok: bool) {
+        self.last_apply_ok.set(ok);
+        let counter = if ok { &self.generation } else { &self.failed_applies };
+        counter.set(counter.get() + 1);
+    }
+
+    async fn apply_in_turn(&self, config: Config) -> Result<Vec<Change>, Stop> {
+        self.refuse_what_needs_a_restart(&config.policy)?;
+        let (old, old_port, old_mark) = {
+            let current = self.current.borrow();
+            let policy = &current.policy;
+            (Arc::clone(&current.blueprint), policy.interface.listen_port, policy.kernel.fwmark)
+        };
+        let new = Arc::new(Blueprint::new(&config.policy));
+        let changes = old.plan.diff(&new.plan);
+        let unwritable = self.change_kernel(&new, &old).await?;
+        let (port, mark) = (config.policy.interface.listen_port, config.policy.kernel.fwmark);
+        if let Err(failure) = self.move_socket(port, mark).await {
+            self.go_back(&old, old_port, old_mark).await;
+            return Err(refusal(failure));
+        }
+        if let Err(message) = self.change_node(&config) {
+            self.go_back(&old, old_port, old_mark).await;
+            return Err(Stop::new(Exit::Invalid, message));
+        }
+        let news = unwritable != self.current.borrow().unwritable;
+        *self.current.borrow_mut() =
+            Current { policy: config.policy, keys: config.keys, blueprint: new, unwritable };
+        if news {
+            self.warn_of_unwritable();
+        }
+        self.device.wake();
+        Ok(changes)
+    }
+
+    fn refuse_what_needs_a_restart(&self, new: &Policy) -> Result<(), Stop> {
+        let current = self.current.borrow();
+        let old = &current.policy;
+        let fixed = [
+            ("[interface] name", old.interface.name != new.interface.name),
+            ("[control]", old.control != new.control),
+            ("[state] directory", old.state_directory != new.state_directory),
+            ("[kernel] route_protocol", old.kernel.route_protocol != new.kernel.route_protocol),
+        ];
+        match fixed.into_iter().find(|(_, changed)| *changed) {
+            None => Ok(()),
+            Some((key, _)) => {
+                let mend =
+                    "stop the daemon, run `gateway down` with the old file, and start it with the new one";
+                Err(Stop::new(Exit::Conflict, format!("{key} cannot change while the daemon runs; {mend}")))
+            }
+        }
+    }
+
+    /// Puts the new rules and routes in place; when a later step is refused, the old ones again.
+    async fn change_kernel(
+        &self,
+        new: &Arc<Blueprint>,
+        old: &Arc<Blueprint>,
+    ) -> Result<Vec<Unwritable>, Stop> {
+        let (helper, state) = (self.helper.clone(), self.state.clone());
+        let (new, old) = (Arc::clone(new), Arc::clone(old));
+        let applied = blocking(move || {
+            // A refused ruleset changed nothing, so there is nothing to take back.
+            new.check(&helper)?;
+            new.apply(&helper, &state).inspect_err(|_| take_back(&old, &helper, &state))
+        });
+        applied.await.map_err(refusal)
+    }
+
+    async fn move_socket(&self, port: u16, mark: u32) -> Result<(), Failure> {
+        let (outer, device) = (Arc::clone(&self.outer), Arc::clone(&self.device));
+        blocking(move || {
+            outer.change_mark(&device, mark)?;
+            outer.change_port(&device, port)
+        })
+        .await
+    }
+
+    fn change_node(&self, config: &Config) -> Result<(), String> {
+        let (node, now) = (self.device.node(), Self::now());
+        let current = self.current.borrow();
+        let own = config.keys.private.public();
+        if node.private_key().is_none_or(|key| key.public() != own) {
+            node.set_private_key(Some(config.keys.private.clone()), now);
+        }
+        let upsert = peers::at_reload(&config.policy, &current.policy, &config.keys);
+        let remove = peers::superfluous(node, &config.policy, now);
+        if let Err(error) = node.update_peers(&upsert, &remove, now) {
+            node.set_private_key(Some(current.keys.private.clone()), now);
+            return Err(format!("the peers of the configuration: {error}"));
+        }
+        if let Err(error) = self.device.set_offloads(offloads(&config.policy)) {
+            tracing::info!(%error, "the kernel does not take the offloads; going on without");
+        }
+        Ok(())
+    }
+
+    /// Makes everything what it was before a change that failed half way.
+    async fn go_back(&self, old: &Arc<Blueprint>, port: u16, mark: u32) {
+        let (helper, state, blueprint) = (self.helper.clone(), self.state.clone(), Arc::clone(old));
+        let kernel = blocking(move || {
+            take_back(&blueprint, &helper, &state);
+            Ok(())
+        });
+        if let Err(failure) = kernel.await.and(self.move_socket(port, mark).await) {
+            tracing::error!("a failed change could not be taken back wholly ({failure}); restart the daemon");
+        }
+    }
+
+    /// Bans a source, for some seconds or for good.
+    ///
+    /// # Errors
+    /// What `nft` said.
+    pub async fn ban(&self, address: IpAddr, seconds: Option<u64>) -> Result<(), Failure> {
+        let element = match seconds {
+            Some(seconds) => json!({"elem": {"val": address, "timeout": seconds}}),
+            None => json!(address),
+        };
+        self.change_bans("add", address, &element).await
+    }
+
+    /// Lifts a ban.
+    ///
+    /// # Errors
+    /// What `nft` said, as when there is no such ban.
+    pub async fn unban(&self, address: IpAddr) -> Result<(), Failure> {
+        self.change_bans("delete", address, &json!(address)).await
+    }
+
+    async fn change_bans(
+        &self,
+        verb: &str,
+        address: IpAddr,
+        element: &serde_json::Value,
+    ) -> Result<(), Failure> {
+        let set = if address.is_ipv4() { "bans4" } else { "bans6" };
+        let object = json!({"family": nft::FAMILY, "table": nft::TABLE, "name": set, "elem": [element]});
+        let ruleset = json!({"nftables": [{verb: {"element": object}}]}).to_string();
+        let helper = self.helper.clone();
+        blocking(move || helper.apply_ruleset(ruleset)).await
+    }
+}
+
+fn take_back(old: &Blueprint, helper: &crate::kernel::Helper, state: &crate::state::State) {
+    if let Err(failure) = old.apply(helper, state) {
+        tracing::error!(
+            "a failed change could not be taken back ({failure}); the rules stay closed, restart the daemon"
+        );
+    }
+}
+
+/// A refusal of the kernel as the end of a command.
+#[must_use]
+pub fn refusal(failure: Failure) -> Stop {
+    let exit = match failure.kind {
+        FailureKind::Permission => Exit::Permission,
+        FailureKind::Conflict => Exit::Conflict,
+        FailureKind::Ruleset | FailureKind::Refused | FailureKind::Kernel => Exit::Failed,
+    };
+    Stop::new(exit, failure)
+}

@@ -1,0 +1,143 @@
+//! From a configuration to a running edge.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tunnel::device::{Device, DeviceEvent, Offloads, Threads};
+use tunnel::io::tun::{Tun, TunOffload};
+use tunnel::io::udp::UdpSocket;
+use tunnel::node::{Node, NodeConfig};
+use tunnel::uapi::server::Server;
+
+use super::blueprint::{Blueprint, Unwritable};
+use super::outer::Outer;
+use super::wg::WgDevice;
+use super::{Current, Edge, peers};
+use crate::config::Config;
+use crate::kernel::{Failure, FailureKind, Helper, Request};
+use crate::state::State;
+use policy::Switch;
+use policy::gateway::Policy;
+
+/// Events that may wait for the control thread; what does not fit is found by the next look at the peers.
+const EVENTS: usize = 1024;
+
+/// What the data plane works with, taken before anything in the kernel is changed but the device.
+pub struct Hands {
+    tun: OwnedFd,
+    socket: UdpSocket,
+    outer: Outer,
+    blueprint: Blueprint,
+    unwritable: Vec<Unwritable>,
+}
+
+/// Opens socket and device and puts the policy into the kernel, closed first and open last.
+///
+/// Everything that can refuse without a change is asked first: the port, the ruleset, the device.
+///
+/// # Errors
+/// [`FailureKind::Conflict`] when the port or the device is taken, [`FailureKind::Ruleset`] when `nft` refuses.
+pub fn take_hands(policy: &Policy, helper: &Helper, state: &State) -> Result<Hands, Failure> {
+    let outer = Outer::new(helper.clone(), policy.kernel.fwmark);
+    let socket = outer.open(policy.interface.listen_port)?;
+    let blueprint = Blueprint::new(policy);
+    blueprint.check(helper)?;
+    let tun = helper.open(&Request::OpenTun { name: policy.interface.name.as_str().to_owned() })?;
+    let unwritable = blueprint.apply(helper, state)?;
+    Ok(Hands { tun, socket, outer, blueprint, unwritable })
+}
+
+impl Edge {
+    /// Starts the data threads and the `wg` socket.
+    ///
+    /// # Errors
+    /// When the device or a thread cannot be had.
+    pub fn start(
+        config: Config,
+        hands: Hands,
+        helper: Helper,
+        state: State,
+    ) -> Result<(Self, mpsc::Receiver<DeviceEvent>), Failure> {
+        let failed =
+            |error: std::io::Error| Failure::new(FailureKind::Kernel, format!("the data plane: {error}"));
+        let offloads = offloads(&config.policy);
+        let tun = Tun::from_fd(hands.tun, TunOffload { tcp: offloads.tun_tcp, udp: offloads.tun_udp });
+        let node = Arc::new(Node::new(node_config(&config, &hands.blueprint, &state), Self::now()));
+        let (sender, events) = mpsc::channel(EVENTS);
+        // A full channel loses no fact: states and endpoints are read from the node again every second.
+        let on_event = move |event| _ = sender.try_send(event);
+        let device = Device::start(
+            Arc::clone(&node),
+            tun.map_err(failed)?,
+            hands.socket,
+            offloads,
+            Threads::Auto,
+            on_event,
+        );
+        let device = Arc::new(device.map_err(failed)?);
+        let first = peers::at_start(&config.policy, &config.keys, &state.endpoints());
+        node.update_peers(&first, &[], Self::now()).map_err(|error| {
+            Failure::new(FailureKind::Refused, format!("the peers of the configuration: {error}"))
+        })?;
+        device.wake();
+        let outer = Arc::new(hands.outer);
+        let wg = Arc::new(WgDevice { device: Arc::clone(&device), outer: Arc::clone(&outer) });
+        let name = config.policy.interface.name.as_str();
+        let wg_socket = Server::start(name, wg).map_err(|error| {
+            let message = format!(
+                "/var/run/wireguard/{name}.sock: {error}; is another WireGuard of that name running?"
+            );
+            Failure::new(FailureKind::Conflict, message)
+        })?;
+        let edge = Self {
+            helper,
+            state,
+            device,
+            outer,
+            wg_socket,
+            config_path: config.path,
+            started: Instant::now(),
+            current: RefCell::new(Current {
+                policy: config.policy,
+                keys: config.keys,
+                blueprint: Arc::new(hands.blueprint),
+                unwritable: hands.unwritable,
+            }),
+            rates: RefCell::default(),
+            kernel_counters: RefCell::default(),
+            endpoints_changed: Cell::new(false),
+            generation: Cell::new(1),
+            failed_applies: Cell::new(0),
+            last_apply_ok: Cell::new(true),
+            applying: tokio::sync::Mutex::new(()),
+        };
+        edge.warn_of_unwritable();
+        Ok((edge, events))
+    }
+}
+
+fn node_config(config: &Config, blueprint: &Blueprint, state: &State) -> NodeConfig {
+    let interface = &config.policy.interface;
+    NodeConfig {
+        private_key: Some(config.keys.private.clone()),
+        addresses: interface.address.iter().map(ipnetwork::IpNetwork::ip).collect(),
+        mtu: blueprint.plan.routing.device.mtu,
+        listen_port: interface.listen_port,
+        liveness: Some(peers::LIVENESS),
+        wall_watermark: state.watermark(),
+    }
+}
+
+pub(super) fn offloads(policy: &Policy) -> Offloads {
+    let on = |switch: Switch| switch == Switch::Auto;
+    let offload = &policy.offload;
+    Offloads {
+        tun_tcp: on(offload.tun_gso),
+        tun_udp: on(offload.tun_gso) && on(offload.tun_gro),
+        udp_gso: on(offload.udp_gso),
+        udp_gro: on(offload.udp_gro),
+    }
+}

@@ -1,0 +1,87 @@
+//! `gateway`: the edge daemon.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use gateway::exit::{Exit, Stop};
+use gateway::kernel::HELPER_COMMAND;
+use gateway::{commands, daemon, kernel, privilege};
+
+/// Runs the edge: publishes ports of machines behind a WireGuard tunnel.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true, after_help = EXIT_CODES)]
+struct Arguments {
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const EXIT_CODES: &str = "Without a command the daemon runs in the foreground; SIGHUP reads the configuration again.\n\
+    Exit codes: 0 ok, 1 failed, 2 usage, 4 configuration invalid, 5 permission, capability or key-file mode, 6 conflict";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Validates a configuration and prints what it amounts to; needs no privilege.
+    Check {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The other end's configuration: lists what does not pair up.
+        #[arg(long, value_name = "FORWARDER.TOML")]
+        with: Option<PathBuf>,
+    },
+    /// Removes every rule, route and device the daemon made, and nothing else.
+    Down {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Installs the drop table of the boot, before the network comes up.
+    Guard {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// The process that keeps CAP_NET_ADMIN; started by the daemon alone.
+    #[command(name = HELPER_COMMAND, hide = true)]
+    KernelHelper,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let ended = match (arguments.command, arguments.config) {
+        (Some(Command::Check { config, with }), _) => commands::check(&config, with.as_deref()),
+        (Some(Command::Down { config }), _) => commands::down(&config),
+        (Some(Command::Guard { config }), _) => commands::guard(&config),
+        (Some(Command::KernelHelper), _) => help(),
+        (None, Some(config)) => daemon::run(&config),
+        (None, None) => Err(Stop::new(Exit::Usage, "--config FILE is missing; try gateway --help")),
+    };
+    match ended {
+        Ok(()) => Exit::Ok.into(),
+        Err(stop) => {
+            complain(&stop.message);
+            stop.exit.into()
+        }
+    }
+}
+
+/// Serves the daemon at standard input, with nothing but `CAP_NET_ADMIN`.
+fn help() -> Result<(), Stop> {
+    privilege::become_helper().map_err(|error| Stop::new(Exit::Permission, error))?;
+    let input = std::io::stdin().as_fd().try_clone_to_owned();
+    let socket = UnixStream::from(input.map_err(|error| Stop::new(Exit::Failed, error))?);
+    kernel::serve(&socket).map_err(|error| Stop::new(Exit::Failed, format!("kernel helper: {error}")))
+}
+
+fn complain(message: &str) {
+    let mut out = std::io::stderr().lock();
+    // Without a prefix, so that editors find `file:line:column`. Nobody is left to tell when this fails too.
+    drop(writeln!(out, "{message}"));
+}
