@@ -237,6 +237,10 @@ impl Names {
         (nearest(written, names()).map(str::to_owned), names().take(20).collect::<Vec<_>>().join(", "))
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.taken.is_empty()
+    }
+
     /// The only name there is.
     pub(crate) fn only(&self) -> Option<Name> {
         let mut names = self.taken.keys();

@@ -5,10 +5,11 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use policy::ruleset::{Present, Ruleset};
 use policy::{Source, gateway};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[test]
 fn the_annotated_example_is_taken_again_and_again() {
@@ -30,6 +31,110 @@ fn the_annotated_example_is_taken_again_and_again() {
     ];
 
     listing_after(&script);
+}
+
+#[test]
+fn generated_policies_are_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let count = std::env::var("POLICY_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(GENERATED);
+    for batch in 0..count.div_ceil(BATCH) {
+        let policies = (0..BATCH).map(|number| (number, generated(batch * BATCH + number)));
+        let commands: Vec<Value> = policies.flat_map(|(number, policy)| in_table(number, &policy)).collect();
+        let file = folder.path().join(format!("{batch}.json"));
+        std::fs::write(file, json!({"nftables": commands}).to_string()).unwrap();
+    }
+
+    let refused = in_namespace(&format!(
+        "cd {}\nfor file in *.json; do nft -c -j -f $file >&2 || echo $file; done\n",
+        folder.path().display()
+    ));
+
+    assert_eq!(refused, "", "refused by nft -c");
+}
+
+/// The commands of a policy in a table of their own, so that many fit one call of nft.
+fn in_table(number: u64, policy: &gateway::Policy) -> Vec<Value> {
+    let text = policy.plan().ruleset.install(&Present::nothing()).to_string();
+    let moved: Value =
+        serde_json::from_str(&text.replace("\"causeway\"", &format!("\"t{number}\""))).unwrap();
+    moved["nftables"].as_array().unwrap().clone()
+}
+
+/// How many policies one call of nft checks.
+const BATCH: u64 = 20;
+
+/// How many generated policies nft must take, unless POLICY_CASES says otherwise.
+const GENERATED: u64 = 100;
+
+#[test]
+fn a_change_keeps_bans_meters_and_counters_and_leaves_nothing_behind() {
+    let before = example().plan().ruleset;
+    let after = gateway::Policy { publish: example().publish.split_off(1), ..example() }.plan().ruleset;
+    let old = Present::from_listing(&listing_after(&[before.install(&Present::nothing())])).unwrap();
+    let ban = json!({"nftables": [{"add": {"element": {
+        "family": "inet", "table": "causeway", "name": "bans4",
+        "elem": [{"elem": {"val": "203.0.113.66", "timeout": 3600}}],
+    }}}]});
+    let spent = json!({"nftables": [
+        {"add": {"table": {"family": "inet", "name": "causeway"}}},
+        {"add": {"counter": {"family": "inet", "table": "causeway", "name": "publish_in_mqtt",
+            "packets": 7, "bytes": 700}}},
+    ]});
+
+    let text = listing_after(&[spent, before.install(&Present::nothing()), ban, after.install(&old)]);
+    let fresh = Present::from_listing(&listing_after(&[after.install(&Present::nothing())])).unwrap();
+
+    assert!(text.contains("203.0.113.66"), "the ban is gone");
+    assert!(text.contains("\"packets\": 7, \"bytes\": 700"), "the counter began again");
+    assert_eq!(Present::from_listing(&text).unwrap(), fresh, "something was left behind");
+}
+
+#[test]
+fn a_thousand_services_are_one_lookup_and_are_installed_quickly() {
+    let mut text = String::from(HEAD);
+    for number in 0..1_000 {
+        text.push_str(&format!(
+            "[[publish]]\nname = \"s{number}\"\nlisten = \"{}\"\ntarget = \"192.168.88.2:{}\"\n",
+            2_000 + number,
+            2_000 + number
+        ));
+    }
+    let started = Instant::now();
+    let plan = parsed(&text).plan();
+    let compiled = started.elapsed();
+
+    let one = parsed(&text.split("[[publish]]").take(2).collect::<Vec<_>>().join("[[publish]]")).plan();
+    let rules = |ruleset: &Ruleset| ruleset.lines().iter().filter(|line| !line.starts_with('@')).count();
+    assert_eq!(rules(&plan.ruleset), rules(&one.ruleset), "services are elements, not rules");
+
+    let started = Instant::now();
+    listing_after(&[plan.ruleset.install(&Present::nothing())]);
+    println!(
+        "1,000 services: parsed and compiled in {compiled:?}, checked, installed and listed in {:?}",
+        started.elapsed()
+    );
+    assert!(started.elapsed().as_secs() < 20);
+}
+
+const HEAD: &str = r#"
+[interface]
+address = ["10.77.88.1/30"]
+private_key_file = "kyiv.key"
+[wan]
+interface = "eth0"
+[[peer]]
+name = "wroclaw"
+public_key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+allowed_ips = ["10.77.88.2/32", "192.168.88.0/24"]
+"#;
+
+fn generated(seed: u64) -> gateway::Policy {
+    parsed(&policy::arbitrary::gateway_text(seed))
+}
+
+fn parsed(text: &str) -> gateway::Policy {
+    let source = Source { name: Path::new("gateway.toml"), text };
+    gateway::parse(&source).unwrap_or_else(|errors| panic!("{errors:#?}\n{text}"))
 }
 
 fn example() -> gateway::Policy {
@@ -55,8 +160,13 @@ fn listing_after(transactions: &[Value]) -> String {
 }
 
 fn in_namespace(script: &str) -> String {
+    // As root without a user namespace, since only then may nft enlarge its socket for large transactions.
+    let root = Command::new("unshare").args(["--net", "true"]).stderr(Stdio::null()).status();
+    let user: &[&str] =
+        if root.is_ok_and(|status| status.success()) { &[] } else { &["--user", "--map-root-user"] };
     let mut child = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--net", "sh", "-s"])
+        .args(user)
+        .args(["--net", "sh", "-s"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -44,6 +44,9 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         .iter()
         .map(|table| peer(table, &mut peer_names, interface.as_ref().map(|at| &at.value)))
         .collect();
+    if peers.is_empty() {
+        root.report(Problem::MissingKey { key: "[[peer]]", table: "the file".to_owned() });
+    }
     let known: Vec<Name> = peers.iter().flatten().map(|peer| peer.value.name.clone()).collect();
     let inject: Vec<Option<At<Inject>>> = root
         .tables("inject", "[[inject]]")
@@ -275,10 +278,13 @@ fn reach(table: &Table<'_>, names: &mut Names, peers: &Names) -> Option<ReachAt>
     let target = table.required("target").and_then(|value| Some(At::new(target(value)?, value.at())));
     let peer = match table.optional("peer") {
         Some(value) => value.string().and_then(|written| peers.peer(value, written)),
-        None => peers.only().or_else(|| {
-            table.report(Problem::AmbiguousPeer);
-            None
-        }),
+        None => {
+            let only = peers.only();
+            if only.is_none() && !peers.is_empty() {
+                table.report(Problem::AmbiguousPeer);
+            }
+            only
+        }
     };
     let source_port = table.optional("source_port").map_or(Some(SourcePort::Any), |value| {
         value.parse("\"any\" or \"privileged\"", |written| match written {
