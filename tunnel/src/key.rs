@@ -35,6 +35,11 @@ impl PublicKey {
         if contributes { Ok(Self(bytes)) } else { Err(KeyError::LowOrder) }
     }
 
+    /// Bytes to look a peer up by: they need not be a key that may be used.
+    pub(crate) const fn to_compare(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The 32 bytes of the key.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {

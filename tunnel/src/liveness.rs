@@ -14,8 +14,10 @@ const MARK: [u8; 8] = *b"causeway";
 pub(crate) const PROBE_LEN: usize = 16;
 /// Probes remembered, answered late or not at all.
 const REMEMBERED: usize = 8;
-/// Probes a peer gets after a handshake while it has never answered one: then it is taken for a plain peer.
+/// Probes a peer gets that has never answered one; then it is taken for a plain peer, and tried again after [`RETRY`].
 const UNANSWERED: u32 = 5;
+/// Longer than a session lives unused, so that probes alone never keep one alive.
+const RETRY: Duration = Duration::from_secs(600);
 /// Age past which no session can be alive (reject-after-time, WireGuard paper §6.1).
 const SESSION_LIFE: Duration = Duration::from_secs(180);
 
@@ -48,6 +50,7 @@ pub(crate) struct Prober {
     sent: VecDeque<Sent>,
     next: Option<Instant>,
     chances: u32,
+    chanced: Option<Instant>,
     answered: bool,
     lost_run: u32,
     lost_total: u64,
@@ -74,6 +77,7 @@ impl Prober {
             sent: VecDeque::with_capacity(REMEMBERED),
             next: None,
             chances: 0,
+            chanced: None,
             answered: false,
             lost_run: 0,
             lost_total: 0,
@@ -84,10 +88,13 @@ impl Prober {
     }
 
     /// A session was agreed: probe at once.
-    pub(crate) const fn activate(&mut self, now: Instant) {
+    pub(crate) fn activate(&mut self, now: Instant) {
         self.next = Some(now);
-        self.chances = UNANSWERED;
         self.lost_run = 0;
+        if self.chanced.is_none_or(|at| now.since(at) >= RETRY) {
+            self.chances = UNANSWERED;
+            self.chanced = Some(now);
+        }
     }
 
     /// There is no session to probe through.

@@ -60,3 +60,10 @@ pub struct PeerConfig {
     /// Whether the node opens the session itself as soon as it has an endpoint, and opens it again for ever.
     pub initiate: bool,
 }
+
+impl PeerConfig {
+    /// The keepalive, unless it is zero, which turns it off (as `wg` has it).
+    pub(super) fn keepalive_interval(&self) -> Option<Duration> {
+        self.keepalive.filter(|keepalive| !keepalive.is_zero())
+    }
+}

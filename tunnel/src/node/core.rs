@@ -27,6 +27,8 @@ pub(super) const MAX_WAITING: usize = 256;
 /// A handshake of ours under way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attempt {
+    /// The sender index of its newest initiation.
+    pub(super) index: u32,
     pub(super) began: Instant,
     pub(super) sent: Instant,
     retry: Instant,
@@ -111,7 +113,7 @@ impl Core {
             wanted: false,
             held_until: None,
             urge: None,
-            keepalive: config.keepalive,
+            keepalive: config.keepalive_interval(),
             initiate: config.initiate,
             prober,
             recovery: Recovery::default(),
@@ -141,6 +143,17 @@ impl Core {
         }
     }
 
+    /// Notes that the initiation with `index` was answered.
+    ///
+    /// `Tunn` has two in flight at most: when the older one is answered it goes on repeating the newer one, and gives
+    /// up every session if that is never answered. So the attempt is over only with its newest initiation.
+    pub(super) fn note_answered(&mut self, index: u32, now: Instant) {
+        self.attempt = self.attempt.filter(|attempt| attempt.index != index);
+        if let Some(attempt) = &mut self.attempt {
+            attempt.began = now;
+        }
+    }
+
     /// Whether this side opens the session itself, and again for ever.
     pub(super) const fn opens(&self) -> bool {
         self.initiate || self.keepalive.is_some()
@@ -159,10 +172,10 @@ impl Core {
     }
 
     /// Notes that an initiation of ours left.
-    pub(super) fn note_initiation(&mut self, now: Instant) {
+    pub(super) fn note_initiation(&mut self, index: u32, now: Instant) {
         let began = self.attempt.map_or(now, |attempt| attempt.began);
         let retry = now.after(REKEY_TIMEOUT + self.dice.below(RETRY_JITTER));
-        self.attempt = Some(Attempt { began, sent: now, retry });
+        self.attempt = Some(Attempt { index, began, sent: now, retry });
         self.expired = false;
         self.urge = None;
     }

@@ -42,10 +42,10 @@ impl Identity {
         Tunn::new(self.secret.clone(), peer, preshared, None, index, Some(Arc::clone(&self.unlimited)))
     }
 
-    /// Whose key an initiation names: one Diffie-Hellman, outside every lock. It is not yet proven to be theirs.
+    /// Whose key an initiation names: one Diffie-Hellman, outside every peer's lock. It is not yet proven to be theirs.
     pub(super) fn initiator(&self, message: &[u8]) -> Option<PublicKey> {
         let Ok(Packet::HandshakeInit(initiation)) = Tunn::parse_incoming_packet(message) else { return None };
         let half = parse_handshake_anon(&self.secret, &self.exchange, &initiation).ok()?;
-        PublicKey::from_bytes(half.peer_static_public).ok()
+        Some(PublicKey::to_compare(half.peer_static_public))
     }
 }

@@ -8,7 +8,7 @@ use boringtun::noise::errors::WireGuardError;
 use super::core::{Answer, Session};
 use super::peer::{Peer, canonical};
 use super::table::Table;
-use super::turn::{Output, Turn, add};
+use super::turn::{Output, Turn};
 use super::{Event, Node, Received};
 use crate::admission::Admission;
 use crate::endpoint::Endpoint;
@@ -120,8 +120,8 @@ impl Node {
         };
         let mut turn = Turn::new(self, peer, now);
         turn.refresh(out);
-        if matches!(message, Message::Response { .. }) {
-            turn.receive_response(arrival, datagram, out);
+        if let Message::Response { receiver } = message {
+            turn.receive_response(arrival, receiver, datagram, out);
         } else {
             turn.receive_initiation(arrival, datagram, out);
         }
@@ -138,7 +138,7 @@ impl Node {
         if !matches!(result, Some(TunnResult::Done)) {
             self.count_drop(DropReason::BadHandshake);
         } else {
-            add(&peer.vitals.rx_bytes, datagram.len());
+            turn.received.bytes += datagram.len();
         }
         turn.finish();
     }
@@ -164,7 +164,7 @@ impl Turn<'_> {
         });
         match output {
             Output::Sent(_) => {
-                add(&self.peer.vitals.rx_bytes, datagram.len());
+                self.received.bytes += datagram.len();
                 self.core.answer = index.map(|index| Answer { index, at: self.now.instant });
                 self.core.attempt = None;
                 self.core.expired = false;
@@ -182,15 +182,16 @@ impl Turn<'_> {
         }
     }
 
-    fn receive_response(&mut self, arrival: Arrival, datagram: &[u8], out: &mut SendQueue) {
+    fn receive_response(&mut self, arrival: Arrival, receiver: u32, datagram: &[u8], out: &mut SendQueue) {
         let output = self.emit(out, INITIATION_LEN, Some(arrival.path), |tunn, slot| {
             tunn.decapsulate(None, datagram, slot)
         });
         match output {
             Output::Sent(_) => {
-                add(&self.peer.vitals.rx_bytes, datagram.len());
+                self.received.bytes += datagram.len();
                 self.roam(arrival.path);
                 self.note_heard();
+                self.core.note_answered(receiver, self.now.instant);
                 self.note_session(Session { since: self.now.instant, initiator: true });
                 self.flush(out);
             }
@@ -224,7 +225,7 @@ impl Turn<'_> {
                 sink.commit(self.peer.id, len, arrival.ecn);
                 self.note_data_received(datagram.len());
             }
-            Content::Keepalive => add(&self.peer.vitals.rx_bytes, datagram.len()),
+            Content::Keepalive => self.received.bytes += datagram.len(),
             Content::Consumed(answer) => {
                 self.note_data_received(datagram.len());
                 if let Some(answer) = answer {
@@ -256,27 +257,34 @@ impl Turn<'_> {
         if !has_whole_header(packet) {
             return Content::Refused(DropReason::MalformedDecrypted);
         }
-        if table.allowed_ips.owner(source) != Some(self.peer.id) {
-            return Content::Refused(DropReason::SpoofedSource);
-        }
-        if is_icmp(packet) && self.node.liveness.is_some() {
-            if let Some(answer) = self.probe_traffic(packet) {
-                return Content::Consumed(answer);
+        if self.received.trusted != Some(source) {
+            if table.allowed_ips.owner(source) != Some(self.peer.id) {
+                return Content::Refused(DropReason::SpoofedSource);
             }
+            self.received.trusted = Some(source);
+        }
+        if is_icmp(packet)
+            && self.node.liveness.is_some()
+            && let Some(answer) = self.probe_traffic(packet)
+        {
+            return Content::Consumed(answer);
         }
         Content::Packet { len: packet.len() }
     }
 
     fn note_data_received(&mut self, len: usize) {
         self.core.traffic.data_received = self.now.instant;
-        add(&self.peer.vitals.rx_bytes, len);
-        add(&self.peer.vitals.rx_packets, 1);
+        self.received.bytes += len;
+        self.received.packets += 1;
     }
 
     /// Notes that something authentic came.
     fn note_heard(&mut self) {
-        self.core.traffic.received = self.now.instant;
         self.core.traffic.unanswered = None;
+        if std::mem::replace(&mut self.received.heard, true) {
+            return;
+        }
+        self.core.traffic.received = self.now.instant;
         self.peer.vitals.heard.store(Some(self.now.instant.since_boot()));
         // What is announced follows in the next turn of the timers, unless it gets better just now.
         if self.core.announced != super::PeerState::Up {

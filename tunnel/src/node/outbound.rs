@@ -109,12 +109,14 @@ impl Turn<'_> {
         if self.core.attempt.is_none() && !self.stamp_is_usable() {
             return Verdict::Drop(DropReason::NoSession);
         }
-        let mut kept = 0;
+        let (mut kept, mtu) = (0, self.node.mtu());
+        let mut scratch = [0; MAX_PADDED];
         while let Some(segment) = segments.next_segment() {
             if self.core.waiting >= MAX_WAITING {
                 self.node.count_drop(DropReason::SendQueueFull);
                 continue;
             }
+            let segment = padded(segment, mtu, &mut scratch);
             let len = (segment.len() + DATA_OVERHEAD).max(INITIATION_LEN);
             if let Output::Full = self.emit(out, len, None, |tunn, slot| tunn.encapsulate(segment, slot)) {
                 continue;

@@ -38,7 +38,7 @@ impl Node {
             if let Some(peer) = table.peers.get(&id) {
                 let mut turn = Turn::new(self, peer, now);
                 turn.run_timers(out);
-                turn.finish();
+                turn.finish_timers();
             }
         }
     }
@@ -59,7 +59,7 @@ impl Turn<'_> {
     /// Renews a session of ours in time, so that it never ends while it is wanted.
     fn renew(&mut self, out: &mut SendQueue) {
         if self.core.rekey_due().is_some_and(|at| at <= self.now.instant) {
-            self.begin_handshake(false, out);
+            self.begin_handshake(out);
         }
     }
 
@@ -78,7 +78,7 @@ impl Turn<'_> {
             self.core.urge = None;
         }
         if (urged || self.core.must_open()) && !held {
-            self.begin_handshake(true, out);
+            self.begin_handshake(out);
         }
     }
 
@@ -184,7 +184,7 @@ impl Turn<'_> {
         let now = self.now.instant;
         let recent = |sent| now.since(sent) < INITIATION_SPACING;
         if !self.core.attempt.is_some_and(|attempt| recent(attempt.sent)) {
-            self.begin_handshake(true, out);
+            self.begin_handshake(out);
         }
         self.core.wanted = false;
     }
@@ -233,7 +233,7 @@ impl Turn<'_> {
                 self.core.traffic.unanswered.is_some_and(|at| now.instant.since(at) >= ATTEMPT_PATIENCE);
             session.initiator || (!silent && now.instant.since(session.since) < REKEY_AFTER)
         });
-        if !works {
+        if !works && self.core.tunn.is_some() {
             let pending = self.core.attempt.is_some();
             self.node.rebuild(self.peer, &mut self.core, now);
             if pending {
@@ -252,7 +252,7 @@ impl Turn<'_> {
             return;
         }
         self.core.countered = Some(now);
-        self.begin_handshake(true, out);
+        self.begin_handshake(out);
     }
 
     /// Tells a change of the peer's state, and when to look again.

@@ -1,6 +1,8 @@
 //! A turn at one peer: its lock is taken once, used for a whole batch, and its deadline is set anew at the end.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::{Tunn, TunnResult};
@@ -11,13 +13,15 @@ use super::peer::Peer;
 use super::{Event, Node};
 use crate::endpoint::Endpoint;
 use crate::reason::DropReason;
-use crate::time::Now;
+use crate::time::{Instant, Now};
 use crate::transmit::SendQueue;
 use crate::watermark::Stamp;
-use crate::wire::{DATA_OVERHEAD, INITIATION_LEN};
+use crate::wire::{DATA_OVERHEAD, INITIATION_LEN, sender_index};
 
 const KIND_INITIATION: u8 = 1;
 const KIND_DATA: u8 = 4;
+/// The least time from one turn of a peer's timers to the next.
+const BREATH: Duration = Duration::from_millis(20);
 
 /// What came of one call into the `Tunn`.
 #[derive(Debug)]
@@ -39,20 +43,40 @@ pub(super) struct Turn<'a> {
     pub(super) core: MutexGuard<'a, Core>,
     pub(super) endpoint: Option<Endpoint>,
     pub(super) now: Now,
+    /// What the batch received so far, and the source that was last found to be this peer's.
+    pub(super) received: Batch,
+}
+
+/// What came in during one turn.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) bytes: usize,
+    pub(super) packets: usize,
+    pub(super) heard: bool,
+    pub(super) trusted: Option<IpAddr>,
 }
 
 impl<'a> Turn<'a> {
     pub(super) fn new(node: &'a Node, peer: &'a Peer, now: Now) -> Self {
-        Self { node, peer, core: peer.core.lock(), endpoint: peer.endpoint(), now }
+        let core = peer.core.lock();
+        Self { node, peer, core, endpoint: peer.endpoint(), now, received: Batch::default() }
     }
 
     /// Sets the peer's deadline and lets go of it.
     pub(super) fn finish(mut self) {
-        self.reschedule();
+        self.reschedule(self.now.instant);
     }
 
-    pub(super) fn reschedule(&mut self) {
-        let deadline = self.core.deadline(self.endpoint.is_some(), self.now.instant);
+    /// As [`finish`](Self::finish), after everything due was done: what did not work is not tried again at once.
+    pub(super) fn finish_timers(mut self) {
+        self.reschedule(self.now.instant.after(BREATH));
+    }
+
+    fn reschedule(&mut self, earliest: Instant) {
+        add(&self.peer.vitals.rx_bytes, self.received.bytes);
+        add(&self.peer.vitals.rx_packets, self.received.packets);
+        let deadline =
+            self.core.deadline(self.endpoint.is_some(), self.now.instant).map(|at| at.max(earliest));
         let scheduled = self.core.scheduled;
         // A later deadline is left to the earlier one: when that comes, this is asked again.
         let keep = match (scheduled, deadline) {
@@ -79,9 +103,9 @@ impl<'a> Turn<'a> {
             return Output::Full;
         };
         let Some(tunn) = self.core.tunn.as_mut() else { return Output::Nothing };
-        let (kind, written) = match call(tunn, slot) {
+        let (kind, index, written) = match call(tunn, slot) {
             TunnResult::WriteToNetwork(message) => {
-                (message.first().copied().unwrap_or_default(), message.len())
+                (message.first().copied().unwrap_or_default(), sender_index(message), message.len())
             }
             TunnResult::Err(error) => return Output::Failed(error),
             TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => {
@@ -93,16 +117,16 @@ impl<'a> Turn<'a> {
         }
         let Some(endpoint) = to.or(self.endpoint) else { return Output::Nothing };
         out.commit(endpoint, 0, written);
-        self.note_sent(kind, written);
+        self.note_sent(kind, index.unwrap_or_default(), written);
         Output::Sent(written)
     }
 
-    fn note_sent(&mut self, kind: u8, written: usize) {
+    fn note_sent(&mut self, kind: u8, index: u32, written: usize) {
         let now = self.now.instant;
         self.core.traffic.sent = now;
         add(&self.peer.vitals.tx_bytes, written);
         if kind == KIND_INITIATION {
-            self.core.note_initiation(now);
+            self.core.note_initiation(index, now);
         } else if kind == KIND_DATA && written > DATA_OVERHEAD {
             self.core.traffic.unanswered.get_or_insert(now);
         }
@@ -119,11 +143,13 @@ impl<'a> Turn<'a> {
 
     /// Lets the `Tunn` do what is due by its own timers.
     pub(super) fn tick(&mut self, out: &mut SendQueue) {
+        if out.room() < INITIATION_LEN {
+            return;
+        }
         self.follow_wall_clock();
         match self.emit(out, INITIATION_LEN, None, |tunn, slot| tunn.update_timers(slot)) {
             Output::Failed(WireGuardError::ConnectionExpired) => self.note_expired(),
-            Output::Full => return,
-            Output::Nothing | Output::Sent(_) | Output::Failed(_) => {}
+            Output::Nothing | Output::Sent(_) | Output::Failed(_) | Output::Full => {}
         }
         self.core.ticked = self.now.instant;
         let alive = self.core.tunn.as_ref().is_some_and(|tunn| tunn.time_since_last_handshake().is_some());
@@ -138,8 +164,8 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Begins a handshake, unless one is under way and `force` is not set.
-    pub(super) fn begin_handshake(&mut self, force: bool, out: &mut SendQueue) {
+    /// Begins a handshake, or repeats the initiation of the one under way.
+    pub(super) fn begin_handshake(&mut self, out: &mut SendQueue) {
         if self.endpoint.is_none() || self.core.tunn.is_none() {
             return;
         }
@@ -151,7 +177,7 @@ impl<'a> Turn<'a> {
         if self.core.attempt.is_some_and(|attempt| attempt.sent == self.now.instant) {
             return;
         }
-        self.emit(out, INITIATION_LEN, None, |tunn, slot| tunn.format_handshake_initiation(slot, force));
+        self.emit(out, INITIATION_LEN, None, |tunn, slot| tunn.format_handshake_initiation(slot, true));
     }
 
     /// Whether a handshake may be stamped now; if not, it is tried again in a second.
@@ -177,7 +203,6 @@ impl<'a> Turn<'a> {
     pub(super) fn note_session(&mut self, session: Session) {
         let (now, id) = (self.now, self.peer.id);
         self.core.session = Some(session);
-        self.core.attempt = None;
         self.core.expired = false;
         self.core.wanted = false;
         self.core.urge = None;
@@ -208,8 +233,8 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// Adds to a counter that only the holder of the peer's lock writes.
+/// Adds to a counter that only the holder of the peer's lock writes, so no atomic addition is needed.
 #[inline]
 pub(super) fn add(counter: &AtomicU64, count: usize) {
-    counter.fetch_add(count as u64, Ordering::Relaxed);
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(count as u64), Ordering::Relaxed);
 }

@@ -168,7 +168,7 @@ impl Node {
                 prober.activate(now.instant);
             }
         }
-        turn.core.keepalive = config.keepalive;
+        turn.core.keepalive = config.keepalive_interval();
         turn.core.initiate = config.initiate;
         turn.finish();
     }
