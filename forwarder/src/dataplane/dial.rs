@@ -74,7 +74,8 @@ impl Flows {
             return self.reset_stranger(now, edge, ip, tcp);
         }
         if self.is_stopping {
-            return self.stats.refuse(Dropped::Stopping);
+            self.stats.refuse(Dropped::Stopping);
+            return self.reset_stranger(now, edge, ip, tcp);
         }
         // Nothing is sent back then: the client tries again by itself, and by then there may be room.
         let client = ClientPrefix::from(ip.src);

@@ -1,0 +1,215 @@
+//! From a configuration file to a policy with its keys.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use policy::forwarder::{Peer, Policy};
+use policy::{ConfigError, FileLocation, FileRef, Host, Problem, Protocols, SecretKey, Source};
+use tunnel::key::{PresharedKey, PrivateKey};
+use tunnel::node::PeerConfig;
+use zeroize::Zeroizing;
+
+use crate::exit;
+
+/// A configuration that can be run: valid, with the keys it names.
+pub struct Loaded {
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// The keys of each `[[peer]]`, in order.
+    pub keys: Vec<Keys>,
+}
+
+/// The secrets of one tunnel.
+pub struct Keys {
+    /// Our own.
+    pub private: PrivateKey,
+    /// The one shared with the edge, if any.
+    pub preshared: Option<PresharedKey>,
+}
+
+/// Why a configuration cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file itself cannot be read.
+    #[error("{path}: {error}; name the file with --config")]
+    Unreadable {
+        /// Which file.
+        path: String,
+        /// The system's words.
+        error: io::Error,
+    },
+    /// What is wrong in it or in the files it names; never empty.
+    #[error("{}", lines(.0))]
+    Invalid(Vec<ConfigError>),
+    /// It asks for something that this version does not do.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+impl LoadError {
+    /// The exit code that tells it.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => exit::PERMISSION,
+            Self::Unreadable { .. } | Self::Unsupported(_) => exit::INVALID,
+            // A permission is the answer only when nothing else is wrong.
+            Self::Invalid(errors) => errors.iter().map(ConfigError::exit_code).min().unwrap_or(exit::INVALID),
+        }
+    }
+}
+
+/// Reads a configuration and every file that it names.
+///
+/// # Errors
+/// [`LoadError`], with everything that is wrong at once.
+pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| LoadError::Unreadable { path: path.display().to_string(), error })?;
+    let policy = policy::forwarder::parse(&Source { name: path, text: &text }).map_err(LoadError::Invalid)?;
+    refuse_udp(&policy)?;
+    let mut errors = Vec::new();
+    let keys: Vec<Keys> = policy.peers.iter().filter_map(|peer| read_keys(peer, &mut errors)).collect();
+    if errors.is_empty() {
+        Ok(Loaded { policy: Arc::new(policy), keys })
+    } else {
+        errors.dedup();
+        Err(LoadError::Invalid(errors))
+    }
+}
+
+/// This version carries TCP only: an entry for UDP is refused, never ignored.
+fn refuse_udp(policy: &Policy) -> Result<(), LoadError> {
+    let inject = policy.inject.iter().map(|entry| ("inject", &entry.name, entry.protocols));
+    let reach = policy.reach.iter().map(|entry| ("reach", &entry.name, entry.protocols));
+    let udp: Vec<String> = inject
+        .chain(reach)
+        .filter(|(_, _, protocols)| *protocols != Protocols::Tcp)
+        .map(|(kind, name, _)| {
+            format!("[[{kind}]] {name}: this version carries tcp only; take \"udp\" out of its protocol")
+        })
+        .collect();
+    if udp.is_empty() { Ok(()) } else { Err(LoadError::Unsupported(udp.join("\n"))) }
+}
+
+impl Loaded {
+    /// What a tunnel's node must know of its only peer.
+    ///
+    /// # Errors
+    /// In words, for a key that the configuration took and the tunnel does not.
+    pub fn peer_config(&self, place: usize) -> Result<PeerConfig, String> {
+        let (Some(peer), Some(keys)) = (self.policy.peers.get(place), self.keys.get(place)) else {
+            return Err("no such peer".to_owned());
+        };
+        let public_key = tunnel::key::PublicKey::from_bytes(*peer.public_key.as_bytes())
+            .map_err(|error| format!("{}: {error}", peer.name))?;
+        let endpoint = match &peer.endpoint.host {
+            Host::Address(address) => Some((*address, peer.endpoint.port).into()),
+            Host::Name(_) => None,
+        };
+        Ok(PeerConfig {
+            public_key,
+            preshared_key: keys.preshared.clone(),
+            endpoint,
+            keepalive: peer.keepalive,
+            allowed_ips: peer.allowed_ips.clone(),
+            probe: peer.probe,
+            initiate: true,
+        })
+    }
+}
+
+fn read_keys(peer: &Peer, errors: &mut Vec<ConfigError>) -> Option<Keys> {
+    let private = read_key(&peer.private_key_file).map_err(|error| errors.push(error)).ok();
+    let preshared = match &peer.preshared_key_file {
+        Some(file) => Some(read_key(file).map_err(|error| errors.push(error)).ok()?),
+        None => None,
+    };
+    Some(Keys {
+        private: PrivateKey::from_bytes(*private?.as_bytes()),
+        preshared: preshared.map(|key| PresharedKey::from_bytes(*key.as_bytes())),
+    })
+}
+
+fn read_key(file: &FileRef) -> Result<SecretKey, ConfigError> {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let path = file.path(credentials.as_deref())?;
+    let name = path.display().to_string();
+    let refused = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => file.error(Problem::MissingFile { file: name.clone() }),
+        _ => file.error(Problem::UnreadableFile { file: name.clone(), reason: error.to_string() }),
+    };
+    let mut opened = fs::File::open(&path).map_err(refused)?;
+    let mode = opened.metadata().map_err(refused)?.permissions().mode() & 0o7777;
+    // systemd gives its credentials to the service's user alone by other means.
+    if mode & 0o077 != 0 && matches!(file.location, FileLocation::Path(_)) {
+        return Err(file.error(Problem::KeyFileMode { file: name, mode }));
+    }
+    // A key is one line; whatever is longer is none.
+    let mut text = Zeroizing::new(String::with_capacity(256));
+    opened.by_ref().take(255).read_to_string(&mut text).map_err(refused)?;
+    SecretKey::parse(&text, file)
+}
+
+fn lines(errors: &[ConfigError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n";
+    const PUBLIC: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
+
+    #[test]
+    fn a_key_that_others_may_read_is_refused_with_the_mend_and_code_5() {
+        let folder = folder(0o644, "tcp");
+        let error = load(&folder.path().join("forwarder.toml")).err().unwrap();
+        assert_eq!(error.exit_code(), 5);
+        assert!(error.to_string().contains("chmod 0600"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_key_is_told_at_its_place_with_code_4() {
+        let folder = folder(0o600, "tcp");
+        fs::remove_file(folder.path().join("wroclaw.key")).unwrap();
+        let error = load(&folder.path().join("forwarder.toml")).err().unwrap();
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.to_string().contains("forwarder.toml:3:"), "{error}");
+    }
+
+    #[test]
+    fn udp_is_refused_and_never_ignored() {
+        let folder = folder(0o600, "udp");
+        let error = load(&folder.path().join("forwarder.toml")).err().unwrap();
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.to_string().contains("[[inject]] web"), "{error}");
+    }
+
+    #[test]
+    fn a_good_configuration_comes_with_its_keys() {
+        let folder = folder(0o600, "tcp");
+        let loaded = load(&folder.path().join("forwarder.toml")).ok().unwrap();
+        assert_eq!(loaded.keys.len(), 1);
+        assert_eq!(loaded.peer_config(0).ok().unwrap().public_key.to_string(), PUBLIC);
+    }
+
+    fn folder(mode: u32, protocol: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"wroclaw.key\"\n\
+             [[peer]]\nname = \"kyiv\"\npublic_key = \"{PUBLIC}\"\nendpoint = \"127.0.0.1:51820\"\n\
+             [[inject]]\nname = \"web\"\nprotocol = [\"{protocol}\"]\nmatch = \"192.168.88.2:443\"\n\
+             upstream = \"127.0.0.1:8443\"\n"
+        );
+        fs::write(folder.path().join("forwarder.toml"), text).unwrap();
+        let key = folder.path().join("wroclaw.key");
+        fs::write(&key, KEY).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        folder
+    }
+}

@@ -1,0 +1,141 @@
+//! From a loaded configuration to everything the data plane begins with.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use policy::forwarder::{Policy, Reach};
+use policy::{Mtu, Switch};
+use tunnel::io::clock;
+use tunnel::io::udp::{Backend, UdpOptions};
+use tunnel::node::{Liveness, Node, NodeConfig};
+
+use crate::config::Loaded;
+use crate::dataplane::edge::Edge;
+use crate::dataplane::reach::Listener;
+use crate::flow::EdgeId;
+
+/// Inner MTU for `mtu = "auto"`: what a path through carriers that wrap IPv4 in IPv6 still takes.
+const AUTO_MTU: u16 = 1380;
+/// Wanted kernel buffer of the outer socket, each way.
+const SOCKET_BUFFER: usize = 7 << 20;
+/// Where the state lies when the configuration does not say.
+const DEFAULT_STATE: &str = "/var/lib/causeway";
+
+/// How the tunnel's peers are watched, as documented.
+#[must_use]
+pub const fn liveness() -> Liveness {
+    Liveness {
+        interval: Duration::from_secs(5),
+        interval_lost: Duration::from_secs(1),
+        tolerated: 3,
+        up_within: Duration::from_secs(15),
+        plain_up_within: Duration::from_secs(180),
+    }
+}
+
+/// Opens one edge per `[[peer]]`.
+///
+/// # Errors
+/// In words: a port that is taken, a key the tunnel refuses.
+pub fn edges(loaded: &Loaded, watermark: Duration, backend: Backend) -> Result<Vec<Edge>, String> {
+    let policy = &loaded.policy;
+    let open = |(place, peer): (usize, &policy::forwarder::Peer)| {
+        let Some(keys) = loaded.keys.get(place) else { return Err(format!("{}: no key", peer.name)) };
+        let addresses: Vec<_> = peer.address.iter().map(IpNetwork::ip).collect();
+        let mtu = mtu(policy);
+        let config = NodeConfig {
+            private_key: Some(keys.private.clone()),
+            addresses: addresses.clone(),
+            mtu,
+            listen_port: 0,
+            liveness: Some(liveness()),
+            wall_watermark: watermark,
+        };
+        let now = clock::now();
+        let node = Arc::new(Node::new(config, now));
+        node.update_peers(&[loaded.peer_config(place)?], &[], now)
+            .map_err(|error| format!("{}: {error}", peer.name))?;
+        let options = udp_options(policy, place, backend);
+        let id = EdgeId(u32::try_from(place).unwrap_or(u32::MAX));
+        Edge::open(id, peer.name.clone(), node, addresses, mtu, options)
+            .map_err(|error| format!("{}: the UDP socket cannot be opened: {error}", peer.name))
+    };
+    policy.peers.iter().enumerate().map(open).collect()
+}
+
+/// Inner MTU of every tunnel.
+#[must_use]
+pub const fn mtu(policy: &Policy) -> u16 {
+    match policy.interface.mtu {
+        Mtu::Fixed(mtu) => mtu,
+        Mtu::Auto => AUTO_MTU,
+    }
+}
+
+fn udp_options(policy: &Policy, place: usize, backend: Backend) -> UdpOptions {
+    UdpOptions {
+        // The port that the configuration names can be bound once; the other edges take any.
+        port: policy.interface.listen_port.filter(|_| place == 0).unwrap_or(0),
+        mark: 0,
+        backend,
+        gso: policy.offload.udp_gso == Switch::Auto,
+        gro: policy.offload.udp_gro == Switch::Auto,
+        buffer: SOCKET_BUFFER,
+    }
+}
+
+/// Binds the listeners of these entries.
+///
+/// # Errors
+/// In words, naming the entry.
+pub fn listeners<'a>(reach: impl Iterator<Item = &'a Reach>) -> Result<Vec<Listener>, String> {
+    let bind = |entry: &Reach| {
+        Listener::bind(entry.clone())
+            .map_err(|error| format!("[[reach]] {}: {} cannot be bound: {error}", entry.name, entry.listen))
+    };
+    reach.map(bind).collect()
+}
+
+/// The folder for the daemon's state: what the configuration says, else what systemd gives, else the user's own.
+#[must_use]
+pub fn state_folder(policy: &Policy) -> PathBuf {
+    let configured = policy.state_directory.as_path();
+    if configured != Path::new(DEFAULT_STATE) {
+        return configured.to_owned();
+    }
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(folder) = variable("STATE_DIRECTORY") {
+        return folder;
+    }
+    if rustix::process::geteuid().is_root() {
+        return configured.to_owned();
+    }
+    let home = variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")));
+    home.map_or_else(|| configured.to_owned(), |folder| folder.join("causeway"))
+}
+
+/// The control socket's path: what the configuration says, else below the user's runtime folder.
+#[must_use]
+pub fn control_socket(policy: Option<&Policy>) -> PathBuf {
+    if let Some(path) = policy.and_then(|policy| policy.control.socket.clone()) {
+        return path;
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty()) {
+        Some(folder) => PathBuf::from(folder).join("causeway/forwarder.sock"),
+        None => PathBuf::from("/run/causeway/forwarder.sock"),
+    }
+}
+
+/// Lets the process open as many descriptors as it may: one per flow.
+///
+/// # Errors
+/// From the system; the limit then stays as it was.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}

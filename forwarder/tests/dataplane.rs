@@ -1,0 +1,280 @@
+//! The whole data plane against a WireGuard node in this process, over loopback UDP.
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use forwarder::stats::{Dialled, Dropped};
+use support::{Daemon, Edge};
+use tunnel::io::udp::Backend;
+use tunnel::packet::Ip;
+use tunnel::packet::icmp::Echo;
+
+#[test]
+fn a_page_is_fetched_and_the_upstream_sees_the_client_in_a_proxy_header() {
+    for backend in [Backend::Auto, Backend::Portable] {
+        let (mut edge, upstream) = (Edge::new(), listener());
+        let entry = inject("web", "192.168.88.2:443", port(&upstream), "v2");
+        let _daemon = Daemon::start(edge.port(), &entry, backend);
+        connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
+        edge.write_all(b"GET / HTTP/1.0\r\n\r\n");
+        let (mut service, _) = upstream.accept().unwrap();
+        let mut header = [0; 28];
+        service.read_exact(&mut header).unwrap();
+        assert_eq!(header[16..24], [203, 0, 113, 10, 192, 168, 88, 2]);
+        assert_eq!(header[24..28], [0x9c, 0x41, 0x01, 0xbb]);
+        let mut request = [0; 18];
+        service.read_exact(&mut request).unwrap();
+        service.write_all(b"HTTP/1.0 200 OK\r\n\r\nhello").unwrap();
+        drop(service);
+        assert_eq!(edge.read_exact(24), b"HTTP/1.0 200 OK\r\n\r\nhello");
+        edge.until("the end of the answer", |edge| edge.cell.as_mut().unwrap().is_drained());
+    }
+}
+
+#[test]
+fn ipv6_flows_are_carried_to_an_ipv4_upstream() {
+    let (mut edge, upstream) = (Edge::new(), listener());
+    let entry = inject("web", "[fd88::2]:443", port(&upstream), "v1");
+    let _daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    connect_when_up(&mut edge, "[2001:db8::10]:40001", "[fd88::2]:443");
+    edge.write_all(b"ping");
+    let (mut service, _) = upstream.accept().unwrap();
+    let expected = b"PROXY TCP6 2001:db8::10 fd88::2 40001 443\r\nping";
+    let mut bytes = vec![0; expected.len()];
+    service.read_exact(&mut bytes).unwrap();
+    assert_eq!(bytes, expected);
+    let large = pattern(300_000);
+    let copy = large.clone();
+    let writer = std::thread::spawn(move || service.write_all(&copy));
+    assert_eq!(edge.read_exact(large.len()), large);
+    writer.join().unwrap().unwrap();
+}
+
+#[test]
+fn megabytes_cross_both_ways_unchanged() {
+    let (mut edge, upstream) = (Edge::new(), listener());
+    let entry = inject("bulk", "192.168.88.2:5001", port(&upstream), "off");
+    let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:5001");
+    let (mut service, _) = upstream.accept().unwrap();
+    let content = pattern(8 << 20);
+    let echo = std::thread::spawn(move || {
+        let mut bytes = vec![0; 8 << 20];
+        service.read_exact(&mut bytes).unwrap();
+        service.write_all(&bytes).unwrap();
+    });
+    edge.write_all(&content);
+    assert!(edge.read_exact(content.len()) == content, "the bytes differ");
+    echo.join().unwrap();
+    let entry = daemon.stats.inject.load().values().next().unwrap().clone();
+    assert_eq!(entry.received.load(std::sync::atomic::Ordering::Relaxed), 8 << 20);
+    assert_eq!(entry.sent.load(std::sync::atomic::Ordering::Relaxed), 8 << 20);
+}
+
+#[test]
+fn a_refused_upstream_is_a_refused_client() {
+    let (mut edge, upstream) = (Edge::new(), listener());
+    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off");
+    drop(upstream);
+    let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    edge.connect("203.0.113.10:40001", "192.168.88.2:443");
+    edge.until("the reset", |edge| edge.cell.as_mut().unwrap().ending().is_some());
+    let stats = daemon.stats.inject.load().values().next().unwrap().clone();
+    assert!(stats.dials(Dialled::Refused) >= 1);
+}
+
+#[test]
+fn what_no_entry_matches_is_reset_and_counted() {
+    let mut edge = Edge::new();
+    let entry = inject("web", "192.168.88.2:443", 1, "off") + "allow = [\"198.51.100.0/24\"]\n";
+    let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    for (port, reason) in [(22, Dropped::NoInject), (443, Dropped::NotAllowed)] {
+        edge.connect("203.0.113.10:40001", &format!("192.168.88.2:{port}"));
+        edge.until("the reset", |edge| edge.cell.as_mut().unwrap().ending().is_some());
+        assert!(daemon.stats.dropped(reason) >= 1, "{reason:?}");
+    }
+}
+
+#[test]
+fn each_direction_closes_by_itself() {
+    let (mut edge, upstream) = (Edge::new(), listener());
+    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off");
+    let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
+    let (mut service, _) = upstream.accept().unwrap();
+    edge.write_all(b"question");
+    edge.cell.as_mut().unwrap().close();
+    let answer = std::thread::spawn(move || {
+        let mut question = String::new();
+        service.read_to_string(&mut question).unwrap();
+        service.write_all(b"answer").unwrap();
+        question
+    });
+    assert_eq!(edge.read_exact(6), b"answer");
+    assert_eq!(answer.join().unwrap(), "question");
+    edge.until("the end", |edge| edge.cell.as_mut().unwrap().ending().is_some());
+    assert_eq!(edge.resets, 0);
+    wait_for("the flow to be over", || open_flows(&daemon) == 0);
+}
+
+#[test]
+fn a_reset_passes_through_both_ways() {
+    let (mut edge, upstream) = (Edge::new(), listener());
+    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off");
+    let _daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
+    let (mut service, _) = upstream.accept().unwrap();
+    edge.cell.as_mut().unwrap().abort();
+    edge.until("the reset to leave", |edge| edge.cell.as_mut().unwrap().ending().is_some());
+    service.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let error = service.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+
+    connect_when_up(&mut edge, "203.0.113.10:40002", "192.168.88.2:443");
+    let (service, _) = upstream.accept().unwrap();
+    edge.write_all(b"unread");
+    wait_for("the byte to arrive", || service.peek(&mut [0; 6]).is_ok_and(|len| len == 6));
+    drop(service);
+    edge.until("the reset", |edge| edge.resets > 0);
+}
+
+#[test]
+fn a_local_client_reaches_a_service_beyond_the_tunnel_from_a_privileged_port() {
+    let mut edge = Edge::new();
+    let local = listener();
+    let listen = port(&local);
+    drop(local);
+    let entry = format!(
+        "[[reach]]\nname = \"nfs\"\nlisten = \"127.0.0.1:{listen}\"\ntarget = \"192.168.1.2:2049\"\n\
+         source_port = \"privileged\"\non_down = \"hold\"\n"
+    );
+    let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    edge.listen("192.168.1.2:2049");
+    let mut client = TcpStream::connect(("127.0.0.1", listen)).unwrap();
+    client.write_all(b"mount").unwrap();
+    assert_eq!(edge.read_exact(5), b"mount");
+    let caller = edge.caller().unwrap();
+    assert_eq!(caller.ip().to_string(), "10.77.88.2");
+    assert!((600..1024).contains(&caller.port()), "{caller}");
+    edge.write_all(b"exported");
+    edge.cell.as_mut().unwrap().close();
+    let reader = std::thread::spawn(move || {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).map(|_| answer)
+    });
+    edge.until("the client to be served", |_| reader.is_finished());
+    assert_eq!(reader.join().unwrap().unwrap(), "exported");
+    assert_eq!(daemon.stats.reach.load().values().next().unwrap().dials(Dialled::Connected), 1);
+}
+
+#[test]
+fn a_listener_refuses_while_the_tunnel_is_down() {
+    let edge = Edge::new();
+    let local = listener();
+    let listen = port(&local);
+    drop(local);
+    let entry = format!("[[reach]]\nname = \"nfs\"\nlisten = \"127.0.0.1:{listen}\"\ntarget = \"192.168.1.2:2049\"\n");
+    let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    let mut client = TcpStream::connect(("127.0.0.1", listen)).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let error = client.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(daemon.stats.reach.load().values().next().unwrap().dials(Dialled::Down), 1);
+}
+
+#[test]
+fn echo_requests_to_tunnel_and_inject_addresses_are_answered_and_no_others() {
+    let (mut edge, upstream) = (Edge::new(), listener());
+    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off");
+    let _daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
+    for (id, address) in [(1, "10.77.88.2"), (2, "192.168.88.3"), (3, "192.168.88.2")] {
+        let echo = Echo { is_reply: false, id, sequence: 1, data: b"0123456789abcdefghijklmnopqrstuvwxyz" };
+        edge.inject(echo.build("203.0.113.10".parse().unwrap(), address.parse().unwrap()).unwrap());
+    }
+    let ids = |edge: &Edge| -> Vec<u16> {
+        let id = |packet: &Vec<u8>| Echo::parse(&Ip::parse(packet).ok()?, packet).map(|echo| echo.id);
+        edge.others.iter().filter_map(id).collect()
+    };
+    edge.until("two replies", |edge| ids(edge).len() >= 2);
+    assert_eq!(ids(&edge), [1, 3]);
+}
+
+#[test]
+fn a_stop_lets_a_flow_finish_and_takes_no_new_one() {
+    let (mut edge, upstream) = (Edge::new(), listener());
+    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off");
+    let mut daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
+    let (mut service, _) = upstream.accept().unwrap();
+    let stopping = std::thread::spawn(move || {
+        daemon.stop(Duration::from_secs(20));
+        daemon
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    edge.write_all(b"late");
+    let mut late = [0; 4];
+    service.read_exact(&mut late).unwrap();
+    drop(service);
+    edge.cell.as_mut().unwrap().close();
+    edge.until("the daemon to end", |_| stopping.is_finished());
+    let daemon = stopping.join().unwrap();
+    assert_eq!(open_flows(&daemon), 0);
+}
+
+#[test]
+fn a_flow_that_does_not_finish_is_reset_when_its_time_is_over() {
+    let (mut edge, upstream) = (Edge::new(), listener());
+    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off");
+    let mut daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
+    let (mut service, _) = upstream.accept().unwrap();
+    daemon.stop(Duration::from_millis(300));
+    edge.until("the reset", |edge| edge.resets > 0);
+    assert_eq!(service.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// Opens a flow; the first SYNs are lost while the tunnel comes up.
+fn connect_when_up(edge: &mut Edge, client: &str, to: &str) {
+    edge.connect(client, to);
+    edge.until("the flow to open", |edge| edge.cell.as_mut().unwrap().is_established());
+}
+
+fn open_flows(daemon: &Daemon) -> u64 {
+    let flows = |entry: &std::sync::Arc<forwarder::stats::EntryStats>| {
+        entry.flows.load(std::sync::atomic::Ordering::Relaxed)
+    };
+    daemon.stats.inject.load().values().map(flows).sum()
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..500 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("waited five seconds for {what}");
+}
+
+fn inject(name: &str, matches: &str, upstream: u16, proxy: &str) -> String {
+    format!(
+        "[[inject]]\nname = \"{name}\"\nmatch = \"{matches}\"\nupstream = \"127.0.0.1:{upstream}\"\n\
+         proxy_protocol = \"{proxy}\"\n"
+    )
+}
+
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+fn port(listener: &TcpListener) -> u16 {
+    listener.local_addr().unwrap().port()
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at * 31 + at / 251) as u8).collect()
+}
