@@ -73,39 +73,57 @@ pub(crate) fn enter_before_exec(command: &mut Command, entry: Entry, directory: 
     }
 }
 
-/// Opens a socket that sends whole packets, unchanged, out of the interface of that name in this thread's network.
-pub(crate) fn packet_socket(interface: &CStr) -> io::Result<OwnedFd> {
-    const IPV4: u16 = 0x0800;
-    // SAFETY: the name is a C string that lives for the call.
-    let index = unsafe { libc::if_nametoindex(interface.as_ptr()) };
-    if index == 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: no pointers are passed; protocol 0 receives nothing.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    check(fd)?;
-    // SAFETY: the descriptor is new and ours.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let address = libc::sockaddr_ll {
-        sll_family: u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?,
-        sll_protocol: IPV4.to_be(),
-        sll_ifindex: i32::try_from(index).map_err(io::Error::other)?,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    let length = u32::try_from(size_of_val(&address)).map_err(io::Error::other)?;
-    // SAFETY: the address is a whole sockaddr_ll and its length is given.
-    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
-    Ok(socket)
+/// A socket that sends whole IP packets, unchanged, out of one interface.
+#[derive(Debug)]
+pub(crate) struct RawPackets {
+    socket: OwnedFd,
+    interface: i32,
+    mac: Option<[u8; 6]>,
 }
 
-/// Sends one packet on a socket of [`packet_socket`].
-pub(crate) fn send_packet(socket: &OwnedFd, packet: &[u8]) -> io::Result<()> {
-    // SAFETY: the pointer and length are those of one slice that lives for the call.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), packet.as_ptr().cast(), packet.len(), 0) };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+impl RawPackets {
+    /// Opens one on the interface of that name in this thread's network; packets go to `mac` where links have such.
+    pub(crate) fn open(interface: &CStr, mac: Option<[u8; 6]>) -> io::Result<Self> {
+        // SAFETY: the name is a C string that lives for the call.
+        let index = unsafe { libc::if_nametoindex(interface.as_ptr()) };
+        if index == 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: no pointers are passed; protocol 0 receives nothing.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+        check(fd)?;
+        // SAFETY: the descriptor is new and ours.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { socket, interface: i32::try_from(index).map_err(io::Error::other)?, mac })
+    }
+
+    /// Sends one packet, as IPv6 if its first nibble says so, else as IPv4.
+    pub(crate) fn send(&self, packet: &[u8]) -> io::Result<()> {
+        let ipv6 = packet.first().is_some_and(|byte| byte >> 4 == 6);
+        let mac = self.mac.unwrap_or_default();
+        let address = libc::sockaddr_ll {
+            sll_family: u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?,
+            sll_protocol: if ipv6 { 0x86dd_u16.to_be() } else { 0x0800_u16.to_be() },
+            sll_ifindex: self.interface,
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: if self.mac.is_some() { 6 } else { 0 },
+            sll_addr: [mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0],
+        };
+        let length = u32::try_from(size_of_val(&address)).map_err(io::Error::other)?;
+        // SAFETY: packet and address are given with their own lengths and live for the call.
+        let sent = unsafe {
+            libc::sendto(
+                self.socket.as_raw_fd(),
+                packet.as_ptr().cast(),
+                packet.len(),
+                0,
+                (&raw const address).cast(),
+                length,
+            )
+        };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
 }
 
 /// Moves the calling thread into a network namespace.

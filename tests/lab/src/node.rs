@@ -4,7 +4,7 @@ use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use crate::enter::{self, Entry, User};
+use crate::enter::{self, Entry, RawPackets, User};
 use crate::process::Process;
 use crate::spawner::Spawner;
 
@@ -38,12 +38,12 @@ struct Inner {
 
 /// Sends raw packets out of one interface of a node.
 #[derive(Debug)]
-pub struct PacketSocket(OwnedFd);
+pub struct PacketSocket(RawPackets);
 
 impl PacketSocket {
     /// Sends one packet as it is, its IP header first.
     pub fn send(&self, packet: &[u8]) -> Result<()> {
-        Ok(enter::send_packet(&self.0, packet)?)
+        Ok(self.0.send(packet)?)
     }
 }
 
@@ -179,11 +179,22 @@ impl Node {
         self.within(|| UdpSocket::bind(address))?.with_context(|| format!("{}: bind {address}", self.name()))
     }
 
-    /// Opens a socket that sends raw IP packets, malformed ones included, out of an interface.
-    pub fn packet_socket(&self, interface: &str) -> Result<PacketSocket> {
+    /// Opens a socket that sends raw IP packets, malformed ones included, out of an interface; `neighbour` is the
+    /// node and interface at the other end of a veth pair, and `None` for a TUN.
+    pub fn packet_socket(&self, interface: &str, neighbour: Option<(&Self, &str)>) -> Result<PacketSocket> {
+        let mac = neighbour.map(|(node, name)| node.mac_address(name)).transpose()?;
         let name = CString::new(interface)?;
-        let socket = self.within(|| enter::packet_socket(&name))?;
+        let socket = self.within(|| RawPackets::open(&name, mac))?;
         Ok(PacketSocket(socket.with_context(|| format!("{}: packets on {interface}", self.name()))?))
+    }
+
+    fn mac_address(&self, interface: &str) -> Result<[u8; 6]> {
+        let text = self.run(&format!("ip -json link show {interface}"))?;
+        let links: serde_json::Value = serde_json::from_str(&text)?;
+        let address = links.pointer("/0/address").and_then(serde_json::Value::as_str);
+        let bytes: Result<Vec<u8>, _> =
+            address.unwrap_or_default().split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
+        bytes?.try_into().map_err(|_| anyhow!("{interface} has no MAC address"))
     }
 
     /// Gives the node its own `/etc/hosts`-like file: later writes to the returned path change what it reads.

@@ -198,7 +198,7 @@ fn bytes(random: &mut Random, length: usize) -> Vec<u8> {
 /// Sends IPv4 packets whose addresses are right, so that they pass the tunnel, and whose rest is noise.
 fn send_malformed(node: &Node, from: [u8; 4], to: [u8; 4]) -> Result<()> {
     let count = if full_counts() { 1_000_000 } else { 20_000 };
-    let socket = node.packet_socket("wg0")?;
+    let socket = node.packet_socket("wg0", None)?;
     let mut random = Random::new(4);
     for _ in 0..count {
         let length = usize::try_from(20 + random.below(1380)).unwrap_or(20);
