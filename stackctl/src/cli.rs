@@ -1,5 +1,7 @@
 //! The command line.
 
+mod words;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -158,6 +160,25 @@ enum Verb {
     Action(Vec<String>),
 }
 
+impl Verb {
+    /// The service a verb names or leaves to the selection, for verbs that do.
+    fn which(&self) -> Option<&Which> {
+        if let Self::Setup(which) | Self::Down(which) | Self::Diff(which) | Self::Doctor(which) = self {
+            return Some(which);
+        }
+        if let Self::Up(UpArgs { which, .. }) | Self::Restart(UpArgs { which, .. }) = self {
+            return Some(which);
+        }
+        if let Self::Clean(CleanArgs { which, .. }) | Self::Rollback { which, .. } = self {
+            return Some(which);
+        }
+        if let Self::Logs { which, .. } | Self::Status { which, .. } | Self::Render { which, .. } = self {
+            return Some(which);
+        }
+        None
+    }
+}
+
 #[derive(Args, Debug, Clone, Default)]
 struct Which {
     /// The service; the selected one, or all, without it.
@@ -251,15 +272,12 @@ fn dispatch(cli: &Cli, words: &[String]) -> Result<u8, Fault> {
     }
     let session = open(&cli.common)?;
     if let Verb::Make { target, rest } = &cli.verb {
-        return Ok(run(make_words(&session, &cli.common, target, rest)?));
+        return Ok(run(words::of_target(&session, &cli.common, target, rest)?));
     }
-    let stays = match &cli.verb {
-        Verb::Select { .. } | Verb::Unselect => true,
-        Verb::Status { all_locations, .. } => *all_locations,
-        _ => false,
-    };
+    let stays =
+        matches!(cli.verb, Verb::Select { .. } | Verb::Unselect | Verb::Status { all_locations: true, .. });
     if let (Some(machine), false) = (remote::machine(&session), stays) {
-        return remote::run(&session, machine, &far_words(&session, cli, words));
+        return remote::run(&session, machine, &words::far(&session, cli.verb.which(), words));
     }
     match report(&session, &cli.verb)? {
         Some(report) => Ok(print(&cli.common, report)),
@@ -373,87 +391,6 @@ fn how(args: &HowArgs, restart: bool) -> How {
 
 fn leave(args: &LeaveArgs) -> Leave {
     Leave { data: args.yes, volumes: args.volume.clone() }
-}
-
-/// The words for the far stackctl: ours without what only means something here, and with our selection.
-fn far_words(session: &Session, cli: &Cli, words: &[String]) -> Vec<String> {
-    let mut far = Vec::new();
-    let mut rest = words.iter();
-    while let Some(word) = rest.next() {
-        match word.as_str() {
-            "--root" | "--location" => {
-                rest.next();
-            }
-            "--here" => {}
-            _ if word.starts_with("--root=") || word.starts_with("--location=") => {}
-            _ => far.push(word.clone()),
-        }
-    }
-    let which = match &cli.verb {
-        Verb::Setup(which) | Verb::Down(which) | Verb::Diff(which) | Verb::Doctor(which) => Some(which),
-        Verb::Up(args) | Verb::Restart(args) => Some(&args.which),
-        Verb::Clean(args) => Some(&args.which),
-        Verb::Logs { which, .. }
-        | Verb::Status { which, .. }
-        | Verb::Render { which, .. }
-        | Verb::Rollback { which, .. } => Some(which),
-        _ => None,
-    };
-    if let (Some(Which { service: None }), Some(selected)) = (which, session.selected()) {
-        far.push(selected);
-    }
-    far
-}
-
-/// A Makefile target as words: a verb, an `all-` verb, or SERVICE-ACTION, the longest service name winning.
-fn make_words(
-    session: &Session,
-    common: &Common,
-    target: &str,
-    rest: &[String],
-) -> Result<Vec<String>, Fault> {
-    let mut words = Vec::new();
-    for (flag, value) in [
-        ("--root", common.root.as_ref().map(|p| p.to_string_lossy().into_owned())),
-        ("--location", common.location.clone()),
-    ] {
-        if let Some(value) = value {
-            words.extend([flag.to_owned(), value]);
-        }
-    }
-    const VERBS: [&str; 16] = [
-        "select",
-        "unselect",
-        "setup",
-        "up",
-        "down",
-        "restart",
-        "logs",
-        "status",
-        "clean",
-        "render",
-        "diff",
-        "doctor",
-        "rollback",
-        "adopt",
-        "print-command",
-        "secrets",
-    ];
-    let is_verb =
-        VERBS.contains(&target) || target.strip_prefix("all-").is_some_and(|verb| VERBS.contains(&verb));
-    if is_verb {
-        words.push(target.to_owned());
-    } else {
-        let services = session.tree.locations.values().flat_map(|location| location.services.keys());
-        let split = services
-            .filter_map(|service| Some((service, target.strip_prefix(service.as_str())?.strip_prefix('-')?)))
-            .max_by_key(|(service, _)| service.len());
-        let (service, action) = split
-            .ok_or_else(|| Fault::Usage(format!("no target {target}: a verb, all-VERB or SERVICE-ACTION")))?;
-        words.extend([service.clone(), action.to_owned()]);
-    }
-    words.extend(rest.iter().cloned());
-    Ok(words)
 }
 
 #[cfg(test)]

@@ -169,9 +169,9 @@ impl Stack {
 
     /// The secrets that are hashes of `name`.
     pub fn hashes_of<'s>(&'s self, name: &'s str) -> impl Iterator<Item = (&'s str, &'s Secret)> {
-        self.secrets.iter().filter_map(move |(hash, secret)| match &secret.kind {
-            SecretKind::Hash { of, .. } if of == name => Some((hash.as_str(), secret)),
-            _ => None,
+        self.secrets.iter().filter_map(move |(hash, secret)| {
+            let of_it = matches!(&secret.kind, SecretKind::Hash { of, .. } if of == name);
+            of_it.then_some((hash.as_str(), secret))
         })
     }
 }

@@ -210,10 +210,8 @@ fn opens_block(raw: &str) -> Option<char> {
 
 fn strip_quotes(raw: &str) -> &str {
     for quote in ['"', '\''] {
-        if raw.len() >= 2 {
-            if let Some(inner) = raw.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)) {
-                return inner;
-            }
+        if let Some(inner) = raw.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)) {
+            return inner;
         }
     }
     raw

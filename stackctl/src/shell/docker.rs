@@ -286,10 +286,10 @@ impl Docker {
 }
 
 fn no_docker(error: std::io::Error) -> Fault {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => Fault::Unreachable(
+    if error.kind() == std::io::ErrorKind::NotFound {
+        return Fault::Unreachable(
             "there is no docker on the PATH: install Docker with the Compose v2 plugin".into(),
-        ),
-        _ => Fault::Failed(format!("docker: {error}")),
+        );
     }
+    Fault::Failed(format!("docker: {error}"))
 }

@@ -186,7 +186,10 @@ fn guess(value: &str) -> Option<String> {
         None
     } else if length == 36 && value.split('-').map(str::len).eq([8, 4, 4, 4, 12]) {
         Some("{ kind = \"uuid\" }".into())
-    } else if all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) && length >= 16 && length % 2 == 0 {
+    } else if all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        && length >= 16
+        && length.is_multiple_of(2)
+    {
         Some(format!("{{ kind = \"hex\", bytes = {} }}", length / 2))
     } else if let Some(bytes) =
         STANDARD.decode(value).ok().map(|b| b.len()).filter(|n| *n >= 16 && value.contains(['=', '+', '/']))

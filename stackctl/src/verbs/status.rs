@@ -156,7 +156,10 @@ impl Wanted {
         let hashes = docker.wanted_hashes(&prepared.project(&stage.0, true))?;
         let overlay: serde_json::Value = serde_json::from_str(&labels).unwrap_or_default();
         let files = |name: &str| {
-            overlay["services"][name]["labels"][FILES_LABEL].as_str().unwrap_or_default().to_owned()
+            let labels =
+                overlay.get("services").and_then(|all| all.get(name)).and_then(|one| one.get("labels"));
+            let label = labels.and_then(|labels| labels.get(FILES_LABEL)).and_then(serde_json::Value::as_str);
+            label.unwrap_or_default().to_owned()
         };
         Ok(Self(hashes.into_iter().map(|(name, hash)| (name.clone(), hash, files(&name))).collect()))
     }
