@@ -190,9 +190,9 @@ impl Turn<'_> {
             Output::Sent(_) => {
                 self.received.bytes += datagram.len();
                 self.roam(arrival.path);
-                self.note_heard();
                 self.core.note_answered(receiver, self.now.instant);
                 self.note_session(Session { since: self.now.instant, initiator: true });
+                self.note_heard();
                 self.flush(out);
             }
             Output::Failed(_) => self.node.count_drop(DropReason::BadHandshake),
@@ -217,9 +217,9 @@ impl Turn<'_> {
         if let Content::Foreign(reason) = content {
             return self.node.count_drop(reason);
         }
-        self.note_heard();
         self.follow_peer(arrival.path, receiver, counter);
         self.confirm_answer(receiver);
+        self.note_heard();
         match content {
             Content::Packet { len } => {
                 sink.commit(self.peer.id, len, arrival.ecn);

@@ -217,7 +217,6 @@ impl Turn<'_> {
             }
             None => core.recovery.stop(),
         }
-        self.announce_state();
     }
 
     /// Makes a fresh `Tunn` when the wall clock was set forward and the old one's stamps may be of no use any more.
