@@ -47,7 +47,7 @@ impl Random {
     }
 
     fn port(&mut self) -> u16 {
-        u16::try_from(self.below(40_000)).unwrap_or(0).saturating_add(1_000)
+        u16::try_from(self.below(38_000)).unwrap_or(0).saturating_add(1_000)
     }
 }
 
