@@ -1,9 +1,10 @@
 //! The engine of the edge: threads that carry packets between a TUN device, a [`Node`] and a UDP socket.
 //!
 //! *tx* reads super-packets from the TUN, encrypts, and sends in segmented batches; *rx* receives batches, decrypts,
-//! coalesces, and writes super-packets; *slow* runs timers and hands out events. There is no queue between them: what
-//! waits, waits in the kernel. With one core a single thread does all three.
+//! coalesces, and writes super-packets; *slow* runs timers and hands out events. There is no queue between them; what
+//! the TUN has ready waits in a short one that is fair between flows. With one core a single thread does all three.
 
+mod backlog;
 mod kick;
 mod threads;
 
@@ -71,6 +72,8 @@ counters! {
         tx_rounds,
         /// Packets and super-packets read from the TUN.
         tx_packets,
+        /// Packets and super-packets dropped because their flow held the most of a full queue.
+        tx_queue_drops,
         /// Rounds of the receiving side: each begins with one receive call.
         rx_rounds,
         /// Packets decrypted.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::backlog::Backlog;
 use super::{DeviceEvent, Shared};
 use crate::io::tun::{BUFFER_LEN, is_gone};
 use crate::io::udp::{ReceiveBatch, UdpSocket};
@@ -16,6 +17,10 @@ use crate::transmit::SendQueue;
 
 /// Super-packets or messages per round: enough to fill segmented sends, little enough to stay in the cache.
 const BATCH: usize = 4;
+/// Bytes above which a packet counts towards the batch: small ones are bounded by the room of the send queue alone.
+const LARGE: usize = 4096;
+/// Most reads before the next round of encryption: enough to empty the TUN faster than it fills.
+const FILL: usize = 64;
 /// Room of the send queue: a round of super-packets with what encryption adds.
 const SEND_ROOM: usize = BATCH * 72 * 1024;
 /// Least room for another super-packet of segments of common size.
@@ -37,7 +42,7 @@ const ONE: usize = 0;
 
 /// The sending side's own memory.
 struct Tx {
-    buffer: Box<[u8]>,
+    backlog: Backlog,
     out: SendQueue,
 }
 
@@ -103,10 +108,11 @@ pub(super) fn run_all(shared: &Shared, mut on_event: OnEvent) {
             let sleep = do_what_is_due(shared, &mut socket, &mut tx.out, &mut on_event);
             due = clock::instant().after(sleep);
         }
-        let sleep = due.since(clock::instant());
+        let waiting = !tx.backlog.is_empty();
+        let sleep = if waiting { Duration::ZERO } else { due.since(clock::instant()) };
         let (tun_ready, udp_ready) = wait_for_either(shared, &socket.socket, sleep);
         let received = if udp_ready { rx.round(shared, &mut socket, Wait::No) } else { Round::Idle };
-        let sent = if tun_ready { tx.round(shared, &mut socket, Wait::No) } else { Round::Idle };
+        let sent = if tun_ready || waiting { tx.round(shared, &mut socket, Wait::No) } else { Round::Idle };
         if matches!(received, Round::Gone) || matches!(sent, Round::Gone) {
             shared.give_up();
         }
@@ -150,35 +156,42 @@ fn do_what_is_due(
 
 impl Tx {
     fn new() -> Self {
-        Self { buffer: vec![0; BUFFER_LEN].into_boxed_slice(), out: SendQueue::with_capacity(SEND_ROOM) }
+        Self { backlog: Backlog::new(BUFFER_LEN), out: SendQueue::with_capacity(SEND_ROOM) }
     }
 
-    /// Reads up to a batch of super-packets, encrypts them into one queue, and sends that.
+    /// Takes in whatever the TUN has, encrypts a batch of it into one queue, and sends that.
     fn round(&mut self, shared: &Shared, socket: &mut Follow, first: Wait) -> Round {
-        let (mut wait, mut packets) = (first, 0);
-        let mut now = None;
-        let end = loop {
-            match shared.tun.receive(&mut self.buffer, wait) {
+        let end = self.fill(shared, if self.backlog.is_empty() { first } else { Wait::No });
+        let (mut packets, mut large, mut now) = (0, 0, None);
+        while large < BATCH && self.out.room() >= SUPER_ROOM {
+            let Some(packet) = self.backlog.pop() else { break };
+            packets += 1;
+            large += usize::from(packet.bytes.len() > LARGE);
+            shared.node.handle_inner(*now.get_or_insert_with(clock::now), packet, &mut self.out);
+        }
+        if packets > 0 {
+            shared.stats.tx_rounds.add(1);
+            shared.stats.tx_packets.add(packets);
+            shared.stats.tx_queue_drops.add(self.backlog.take_dropped());
+            socket.flush(shared, &mut self.out);
+        }
+        end
+    }
+
+    fn fill(&mut self, shared: &Shared, first: Wait) -> Round {
+        let mut wait = first;
+        for _ in 0..FILL {
+            match shared.tun.receive(self.backlog.landing(), wait) {
                 Ok(Some(packet)) => {
-                    let now = *now.get_or_insert_with(clock::now);
-                    shared.node.handle_inner(now, packet, &mut self.out);
+                    let (len, offload) = (packet.bytes.len(), packet.offload);
+                    self.backlog.push(len, offload);
                 }
                 Ok(None) => {}
-                Err(error) => break read_error(&error, "tun"),
+                Err(error) => return read_error(&error, "tun"),
             }
-            packets += 1;
             wait = Wait::No;
-            if packets >= BATCH || self.out.room() < SUPER_ROOM {
-                break Round::Busy;
-            }
-        };
-        if packets == 0 {
-            return end;
         }
-        shared.stats.tx_rounds.add(1);
-        shared.stats.tx_packets.add(packets);
-        socket.flush(shared, &mut self.out);
-        if matches!(end, Round::Gone) { end } else { Round::Busy }
+        Round::Busy
     }
 }
 

@@ -131,6 +131,7 @@ impl UdpSocket {
     }
 
     /// Switches the offloads of this socket at run time; without any in the backend nothing happens.
+    #[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "nothing to switch"))]
     pub fn set_offload(&self, gso: bool, gro: bool) {
         match &self.inner {
             #[cfg(target_os = "linux")]
@@ -293,6 +294,7 @@ impl Counter {
         self.0.fetch_add(more as u64, Ordering::Relaxed);
     }
 
+    #[cfg(target_os = "linux")]
     pub(crate) fn raise_to(&self, value: u64) {
         self.0.fetch_max(value, Ordering::Relaxed);
     }

@@ -21,8 +21,8 @@ use tunnel::node::{Node, NodeConfig};
 use tunnel::uapi::server::Server;
 use tunnel::uapi::{Configure, Errno, Set, Snapshot, apply_to_node};
 
-/// Packets (of up to 64 KiB) that may wait in the TUN: more only adds delay, since the queue stands when it is full.
-const QUEUE_LENGTH: u16 = 100;
+/// Packets that may wait in the TUN: room for bursts, since the engine empties it into a queue of its own at once.
+const QUEUE_LENGTH: u16 = 500;
 /// What the kernel gives a TUN device that nobody set an MTU for; WireGuard's is 80 less.
 const DEFAULT_TUN_MTU: u16 = 1500;
 const WIREGUARD_MTU: u16 = 1420;
@@ -101,7 +101,7 @@ fn start_in_background() -> anyhow::Result<()> {
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CAUSEWAY_WG_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     let signals = signals::Terminating::block();
     let without = |name| arguments.without.contains(&name);
     let offloads = Offloads {
@@ -195,7 +195,9 @@ impl Interface {
         };
         let on_event = move |event| match event {
             DeviceEvent::Node(event) => tracing::debug!(?event, "node"),
-            DeviceEvent::TunGone => drop(ended.send(())),
+            DeviceEvent::TunGone => {
+                let _ = ended.send(());
+            }
         };
         let device = Device::start(node, tun, socket, offloads, threads, on_event)?;
         Ok(Self { device, options, fwmark: Mutex::new(0) })
