@@ -12,6 +12,7 @@ pub mod gateway;
 mod key;
 mod nearest;
 mod net;
+pub mod pairing;
 pub mod plan;
 mod reader;
 pub mod ruleset;

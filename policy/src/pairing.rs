@@ -1,0 +1,362 @@
+//! Whether an edge's configuration and an origin's fit together.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::forwarder::{self, ProxyProtocol};
+use crate::gateway::{self, Allow, Party, Publish, Service, SourceHandling};
+use crate::{Mtu, Name, Protocol, PublicKey};
+
+/// Public keys that belong to the private key files, where the caller could read those.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnKeys {
+    /// Of the edge.
+    pub gateway: Option<PublicKey>,
+    /// Of the origin towards this edge.
+    pub forwarder: Option<PublicKey>,
+}
+
+/// Something that does not pair up; prints as one line that names both sides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The forwarder has no peer that is this edge.
+    NoEdge,
+    /// The edge has no peer that is this forwarder.
+    NoOrigin {
+        /// The forwarder's addresses in the tunnel.
+        address: String,
+    },
+    /// The public key that one side has for the other is not the other's.
+    WrongKey {
+        /// The file that holds the wrong key.
+        file: &'static str,
+        /// The peer there.
+        peer: Name,
+    },
+    /// Only one side has a preshared key.
+    PresharedOnOneSide {
+        /// The file that has it.
+        file: &'static str,
+    },
+    /// The forwarder dials another port than the edge listens on.
+    OtherPort {
+        /// What it dials.
+        endpoint: u16,
+        /// What the edge listens on.
+        listen: u16,
+    },
+    /// The two sides cut packets at different sizes.
+    OtherMtu {
+        /// The edge's.
+        gateway: u16,
+        /// The forwarder's.
+        forwarder: u16,
+    },
+    /// A published port that the forwarder answers with a reset.
+    PublishWithoutInject {
+        /// The service.
+        publish: Name,
+        /// Its protocol.
+        protocol: Protocol,
+        /// What nothing matches at the origin.
+        target: SocketAddr,
+    },
+    /// A private flow into the tunnel that the forwarder answers with a reset.
+    AllowWithoutInject {
+        /// The entry.
+        allow: Name,
+        /// Its protocol.
+        protocol: Protocol,
+        /// What nothing matches at the origin.
+        target: SocketAddr,
+    },
+    /// A private flow out of the tunnel that nothing at the origin opens.
+    AllowWithoutReach {
+        /// The entry.
+        allow: Name,
+    },
+    /// A local listener whose flows the edge drops.
+    ReachWithoutAllow {
+        /// The listener.
+        reach: Name,
+        /// Where its flows go.
+        target: SocketAddr,
+    },
+    /// A PROXY header that would carry the edge's address instead of the client's.
+    ProxyBehindMasquerade {
+        /// The service.
+        publish: Name,
+        /// The entry with the header.
+        inject: Name,
+    },
+    /// Clients who may use the public port but not the entry behind it.
+    NarrowerInject {
+        /// The service.
+        publish: Name,
+        /// The entry.
+        inject: Name,
+    },
+}
+
+/// What does not pair up between an edge and an origin, judged by their files alone.
+#[must_use]
+pub fn pairing(gateway: &gateway::Policy, forwarder: &forwarder::Policy) -> Vec<Finding> {
+    pairing_with_keys(gateway, forwarder, &OwnKeys::default())
+}
+
+/// What does not pair up between an edge and an origin, their own public keys included.
+#[must_use]
+pub fn pairing_with_keys(
+    gateway: &gateway::Policy,
+    forwarder: &forwarder::Policy,
+    keys: &OwnKeys,
+) -> Vec<Finding> {
+    let Some(edge) = edge_of(gateway, forwarder, keys) else { return vec![Finding::NoEdge] };
+    let Some(origin) = origin_of(gateway, edge, keys) else {
+        let addresses: Vec<String> = edge.address.iter().map(|own| own.ip().to_string()).collect();
+        return vec![Finding::NoOrigin { address: addresses.join(", ") }];
+    };
+    let pair = Pair { gateway, forwarder, edge, origin };
+    let mut findings = pair.tunnel(keys);
+    findings.extend(gateway.publish.iter().flat_map(|publish| pair.publish(publish)));
+    findings.extend(gateway.allow.iter().flat_map(|allow| pair.allow(allow)));
+    findings.extend(pair.reaches());
+    findings
+}
+
+/// The forwarder's peer that is this edge: the one with its key or its address, or the only one.
+fn edge_of<'f>(
+    gateway: &gateway::Policy,
+    forwarder: &'f forwarder::Policy,
+    keys: &OwnKeys,
+) -> Option<&'f forwarder::Peer> {
+    let by_key = forwarder.peers.iter().find(|peer| keys.gateway == Some(peer.public_key));
+    let shares_network = |peer: &&forwarder::Peer| {
+        peer.address
+            .iter()
+            .any(|own| gateway.interface.address.iter().any(|address| own.contains(address.ip())))
+    };
+    by_key.or_else(|| forwarder.peers.iter().find(shares_network))
+}
+
+/// The edge's peer that is this forwarder: the one with its key, or the one that owns its address.
+fn origin_of<'g>(
+    gateway: &'g gateway::Policy,
+    edge: &forwarder::Peer,
+    keys: &OwnKeys,
+) -> Option<&'g gateway::Peer> {
+    let by_key = gateway.peers.iter().find(|peer| keys.forwarder == Some(peer.public_key));
+    let owns = |peer: &&gateway::Peer| {
+        edge.address.iter().any(|own| peer.allowed_ips.iter().any(|prefix| prefix.contains(own.ip())))
+    };
+    by_key.or_else(|| gateway.peers.iter().find(owns))
+}
+
+struct Pair<'a> {
+    gateway: &'a gateway::Policy,
+    forwarder: &'a forwarder::Policy,
+    edge: &'a forwarder::Peer,
+    origin: &'a gateway::Peer,
+}
+
+impl Pair<'_> {
+    fn tunnel(&self, keys: &OwnKeys) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if keys.gateway.is_some_and(|key| key != self.edge.public_key) {
+            findings.push(Finding::WrongKey { file: "forwarder.toml", peer: self.edge.name.clone() });
+        }
+        if keys.forwarder.is_some_and(|key| key != self.origin.public_key) {
+            findings.push(Finding::WrongKey { file: "gateway.toml", peer: self.origin.name.clone() });
+        }
+        match (&self.origin.preshared_key_file, &self.edge.preshared_key_file) {
+            (Some(_), None) => findings.push(Finding::PresharedOnOneSide { file: "gateway.toml" }),
+            (None, Some(_)) => findings.push(Finding::PresharedOnOneSide { file: "forwarder.toml" }),
+            _ => {}
+        }
+        let (endpoint, listen) = (self.edge.endpoint.port, self.gateway.interface.listen_port);
+        if endpoint != listen {
+            findings.push(Finding::OtherPort { endpoint, listen });
+        }
+        if let (Mtu::Fixed(gateway), Mtu::Fixed(forwarder)) =
+            (self.gateway.interface.mtu, self.forwarder.interface.mtu)
+            && gateway != forwarder
+        {
+            findings.push(Finding::OtherMtu { gateway, forwarder });
+        }
+        findings
+    }
+
+    fn publish(&self, publish: &Publish) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for target in publish.targets.iter().filter(|target| target.peer == self.origin.name) {
+            for protocol in publish.protocols.iter() {
+                let mut ports = target.ports.first()..=target.ports.last();
+                let address = |port| SocketAddr::new(target.address, port);
+                let missing = ports.clone().find(|&port| self.inject(protocol, address(port)).is_none());
+                if let Some(port) = missing {
+                    let (publish, target) = (publish.name.clone(), address(port));
+                    findings.push(Finding::PublishWithoutInject { publish, protocol, target });
+                }
+                let Some(inject) = ports.find_map(|port| self.inject(protocol, address(port))) else {
+                    continue;
+                };
+                let (publish_name, inject_name) = (publish.name.clone(), inject.name.clone());
+                if publish.source == SourceHandling::Masquerade && inject.proxy_protocol != ProxyProtocol::Off
+                {
+                    findings
+                        .push(Finding::ProxyBehindMasquerade { publish: publish_name, inject: inject_name });
+                } else if inject.allow != crate::AllowList::Any && inject.allow != publish.allow {
+                    findings.push(Finding::NarrowerInject { publish: publish_name, inject: inject_name });
+                }
+            }
+        }
+        findings
+    }
+
+    fn inject(&self, protocol: Protocol, destination: SocketAddr) -> Option<&forwarder::Inject> {
+        self.forwarder.inject_for(&self.edge.name, protocol, destination)
+    }
+
+    fn allow(&self, allow: &Allow) -> Vec<Finding> {
+        let Service::Ports { protocols, ports } = &allow.service else { return Vec::new() };
+        let mut findings = Vec::new();
+        if allow.from.contains(&Party::Peer(self.origin.name.clone())) {
+            let opened = self.through_this_edge().any(|reach| {
+                self.is_target(&allow.to, reach.target.ip())
+                    && reach.protocols.iter().any(|protocol| protocols.contains(protocol))
+                    && ports.iter().any(|range| range.contains(reach.target.port()))
+            });
+            if !opened {
+                findings.push(Finding::AllowWithoutReach { allow: allow.name.clone() });
+            }
+        }
+        for address in allow.to.iter().filter_map(|to| self.single_address(to)) {
+            for (protocol, range) in
+                protocols.iter().flat_map(|protocol| ports.iter().map(move |range| (protocol, range)))
+            {
+                let targets = (range.first()..=range.last()).map(|port| SocketAddr::new(address, port));
+                let missing = targets.into_iter().find(|&target| self.inject(protocol, target).is_none());
+                if let Some(target) = missing {
+                    findings.push(Finding::AllowWithoutInject {
+                        allow: allow.name.clone(),
+                        protocol,
+                        target,
+                    });
+                }
+            }
+        }
+        findings
+    }
+
+    /// One address behind this origin; a whole prefix is not tried address by address.
+    fn single_address(&self, to: &Party) -> Option<IpAddr> {
+        match to {
+            Party::Behind { prefix, peer } if *peer == self.origin.name => {
+                let full = if prefix.is_ipv4() { 32 } else { 128 };
+                (prefix.prefix() == full).then(|| prefix.ip())
+            }
+            _ => None,
+        }
+    }
+
+    fn through_this_edge(&self) -> impl Iterator<Item = &forwarder::Reach> {
+        self.forwarder.reach.iter().filter(|reach| reach.peer == self.edge.name)
+    }
+
+    /// The edge's own addresses are not all in its file, so `"self"` may be any address.
+    fn is_target(&self, to: &[Party], address: IpAddr) -> bool {
+        to.iter().any(|to| match to {
+            Party::Edge => true,
+            Party::Lan(prefix) | Party::Behind { prefix, .. } => prefix.contains(address),
+            Party::Peer(name) => {
+                let peer = self.gateway.peers.iter().find(|peer| peer.name == *name);
+                peer.is_some_and(|peer| peer.allowed_ips.iter().any(|prefix| prefix.contains(address)))
+            }
+        })
+    }
+
+    fn reaches(&self) -> Vec<Finding> {
+        let from = Party::Peer(self.origin.name.clone());
+        let allowed = |reach: &forwarder::Reach| {
+            self.gateway.allow.iter().filter(|allow| allow.from.contains(&from)).any(|allow| {
+                let Service::Ports { protocols, ports } = &allow.service else { return false };
+                self.is_target(&allow.to, reach.target.ip())
+                    && reach.protocols.iter().all(|protocol| protocols.contains(protocol))
+                    && ports.iter().any(|range| range.contains(reach.target.port()))
+            })
+        };
+        let closed = self.through_this_edge().filter(|reach| !allowed(reach));
+        closed
+            .map(|reach| Finding::ReachWithoutAllow { reach: reach.name.clone(), target: reach.target })
+            .collect()
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoEdge => {
+                write!(
+                    f,
+                    "no peer of forwarder.toml is this edge; one needs its public key and an address in its network"
+                )
+            }
+            Self::NoOrigin { address } => {
+                write!(
+                    f,
+                    "no peer of gateway.toml has {address} in its allowed_ips; add the forwarder as a peer"
+                )
+            }
+            Self::WrongKey { file, peer } => {
+                write!(
+                    f,
+                    "{file}: public_key of peer {peer:?} is not the key of the other side; copy it again"
+                )
+            }
+            Self::PresharedOnOneSide { file } => {
+                write!(f, "only {file} has a preshared_key_file; both sides need the same key, or none")
+            }
+            Self::OtherPort { endpoint, listen } => write!(
+                f,
+                "forwarder.toml dials port {endpoint}, but gateway.toml listens on {listen}; right only if a router \
+                 in between forwards the one to the other"
+            ),
+            Self::OtherMtu { gateway, forwarder } => {
+                write!(
+                    f,
+                    "mtu is {gateway} in gateway.toml and {forwarder} in forwarder.toml; write the same"
+                )
+            }
+            Self::PublishWithoutInject { publish, protocol, target } => write!(
+                f,
+                "publish {publish:?} leads to {protocol} {target}, which no [[inject]] matches: clients are refused"
+            ),
+            Self::AllowWithoutInject { allow, protocol, target } => write!(
+                f,
+                "allow {allow:?} leads to {protocol} {target}, which no [[inject]] matches: connections are refused"
+            ),
+            Self::AllowWithoutReach { allow } => {
+                write!(
+                    f,
+                    "allow {allow:?} lets the forwarder in, but no [[reach]] uses it; remove one or add the other"
+                )
+            }
+            Self::ReachWithoutAllow { reach, target } => {
+                write!(
+                    f,
+                    "reach {reach:?} leads to {target}, which no [[allow]] lists: the edge drops its connections"
+                )
+            }
+            Self::ProxyBehindMasquerade { publish, inject } => write!(
+                f,
+                "inject {inject:?} writes a PROXY header, but publish {publish:?} masquerades: it would carry the \
+                 edge's address; set source = \"preserve\""
+            ),
+            Self::NarrowerInject { publish, inject } => write!(
+                f,
+                "inject {inject:?} has another allow than publish {publish:?}: some clients pass the edge and are \
+                 refused at the origin; write the same in both"
+            ),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What `gateway check --with forwarder.toml` says.
+
+use std::path::Path;
+
+use policy::pairing::{Finding, OwnKeys, pairing, pairing_with_keys};
+use policy::{Source, forwarder, gateway};
+
+#[test]
+fn two_files_that_fit_give_no_finding() {
+    assert_eq!(found(GATEWAY, FORWARDER), Vec::<String>::new());
+}
+
+#[test]
+fn a_publish_needs_an_inject() {
+    let forwarder = FORWARDER.replace("192.168.88.2:443", "192.168.88.2:444");
+
+    assert_eq!(
+        found(GATEWAY, &forwarder),
+        ["publish \"https\" leads to tcp 192.168.88.2:443, which no [[inject]] matches: clients are refused"]
+    );
+}
+
+#[test]
+fn a_reach_needs_an_allow_and_an_allow_a_reach() {
+    let forwarder = FORWARDER.replace("192.168.1.2:2049", "192.168.1.3:2049");
+
+    assert_eq!(
+        found(GATEWAY, &forwarder),
+        [
+            "allow \"nfs\" lets the forwarder in, but no [[reach]] uses it; remove one or add the other",
+            "reach \"nfs\" leads to 192.168.1.3:2049, which no [[allow]] lists: the edge drops its connections",
+        ]
+    );
+}
+
+#[test]
+fn an_allow_into_the_tunnel_needs_an_inject() {
+    let forwarder = FORWARDER.replace(":8428\"\nupstream", ":8429\"\nupstream");
+
+    assert_eq!(
+        found(GATEWAY, &forwarder),
+        [
+            "allow \"push\" leads to tcp 192.168.88.2:8428, which no [[inject]] matches: connections are refused"
+        ]
+    );
+}
+
+#[test]
+fn a_proxy_header_behind_masquerading_is_found() {
+    let gateway = GATEWAY.replace("listen = \"443\"", "listen = \"443\"\nsource = \"masquerade\"");
+
+    assert!(matches!(findings(&gateway, FORWARDER).as_slice(), [Finding::ProxyBehindMasquerade { .. }]));
+}
+
+#[test]
+fn addresses_ports_keys_and_sizes_are_compared() {
+    let strangers = FORWARDER.replace("10.77.88.2/30", "10.99.0.2/30");
+    let elsewhere = GATEWAY.replace("10.77.88.2/32", "10.77.88.3/32");
+    let other_port = FORWARDER.replace("example.com:51820", "example.com:51821");
+    let other_mtu = FORWARDER.replace("mtu = 1420", "mtu = 1380");
+    let preshared = GATEWAY.replace("allowed_ips", "preshared_key_file = \"psk\"\nallowed_ips");
+
+    assert!(matches!(findings(GATEWAY, &strangers).as_slice(), [Finding::NoEdge]));
+    assert!(matches!(findings(&elsewhere, FORWARDER).as_slice(), [Finding::NoOrigin { .. }]));
+    assert!(matches!(findings(GATEWAY, &other_port).as_slice(), [Finding::OtherPort { .. }]));
+    assert!(matches!(findings(GATEWAY, &other_mtu).as_slice(), [Finding::OtherMtu { .. }]));
+    assert!(matches!(findings(&preshared, FORWARDER).as_slice(), [Finding::PresharedOnOneSide { .. }]));
+}
+
+#[test]
+fn keys_are_compared_where_they_are_known() {
+    let (gateway, forwarder) = (gateway(GATEWAY), forwarder(FORWARDER));
+    let right = OwnKeys {
+        gateway: Some(forwarder.peers[0].public_key),
+        forwarder: Some(gateway.peers[0].public_key),
+    };
+    let swapped = OwnKeys { gateway: right.forwarder, forwarder: right.gateway };
+
+    assert_eq!(pairing_with_keys(&gateway, &forwarder, &right), []);
+    assert!(matches!(
+        pairing_with_keys(&gateway, &forwarder, &swapped).as_slice(),
+        [Finding::WrongKey { file: "forwarder.toml", .. }, Finding::WrongKey { file: "gateway.toml", .. }]
+    ));
+}
+
+const GATEWAY: &str = r#"
+[interface]
+address = ["10.77.88.1/30"]
+private_key_file = "kyiv.key"
+[wan]
+interface = "eth0"
+[lan]
+prefixes = ["192.168.1.0/24"]
+[[peer]]
+name = "wroclaw"
+public_key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+allowed_ips = ["10.77.88.2/32", "192.168.88.0/24"]
+[[publish]]
+name = "https"
+listen = "443"
+target = "192.168.88.2:443"
+[[allow]]
+name = "nfs"
+from = ["peer:wroclaw"]
+to = ["192.168.1.2"]
+ports = ["2049"]
+[[allow]]
+name = "push"
+from = ["self"]
+to = ["192.168.88.2"]
+ports = ["8428"]
+"#;
+
+const FORWARDER: &str = r#"
+[interface]
+address = ["10.77.88.2/30"]
+private_key_file = "wroclaw.key"
+mtu = 1420
+[[peer]]
+name = "kyiv"
+public_key = "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="
+endpoint = "kyiv.example.com:51820"
+[[inject]]
+name = "https"
+match = "192.168.88.2:443"
+upstream = "127.0.0.1:8443"
+proxy_protocol = "v2"
+[[inject]]
+name = "push"
+match = "192.168.88.2:8428"
+upstream = "127.0.0.1:8428"
+[[reach]]
+name = "nfs"
+listen = "127.0.0.1:2049"
+target = "192.168.1.2:2049"
+"#;
+
+fn found(gateway_text: &str, forwarder_text: &str) -> Vec<String> {
+    findings(gateway_text, forwarder_text).iter().map(ToString::to_string).collect()
+}
+
+fn findings(gateway_text: &str, forwarder_text: &str) -> Vec<Finding> {
+    pairing(&gateway(gateway_text), &forwarder(forwarder_text))
+}
+
+fn gateway(text: &str) -> gateway::Policy {
+    gateway::parse(&Source { name: Path::new("gateway.toml"), text })
+        .unwrap_or_else(|errors| panic!("{errors:#?}"))
+}
+
+fn forwarder(text: &str) -> forwarder::Policy {
+    forwarder::parse(&Source { name: Path::new("forwarder.toml"), text })
+        .unwrap_or_else(|errors| panic!("{errors:#?}"))
+}
