@@ -15,11 +15,12 @@ pub fn workspace() -> PathBuf {
     here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
-/// A program of this workspace, built with the same profile as the running test.
+/// A program of this workspace: from the folder `CAUSEWAY_BINARIES` names, else built with the running test's profile.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let exe = env::current_exe()?;
-    let folders = exe.ancestors().skip(1).take(2);
-    let found = folders.map(|folder| folder.join(name)).find(|path| path.is_file());
+    let chosen = env::var_os("CAUSEWAY_BINARIES").map(PathBuf::from);
+    let beside = exe.ancestors().skip(1).take(2).map(Path::to_owned);
+    let found = chosen.into_iter().chain(beside).map(|folder| folder.join(name)).find(|path| path.is_file());
     found.with_context(|| {
         format!("{name} is not built beside {}: cargo build --profile lab --workspace --bins", exe.display())
     })

@@ -68,7 +68,7 @@ fn gateway_down_removes_what_it_made_and_nothing_else() -> Result<()> {
     scenario(Topology::standard().with_container(), |lab| {
         let mut site = Site::new(lab)?;
         let before = kernel_state(&site.edge)?;
-        site.start()?;
+        site.start_gateway()?;
         site.gateway()?.stop(Duration::from_secs(10))?;
         ensure!(site.edge.run("nft list tables")?.contains("causeway"), "stopping took the rules away");
         let command = site.edge.command(lab::binary("gateway")?).args(["down", "--config"]);
