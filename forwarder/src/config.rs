@@ -54,7 +54,9 @@ impl LoadError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => exit::PERMISSION,
+            Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
+                exit::PERMISSION
+            }
             Self::Unreadable { .. } | Self::Unsupported(_) => exit::INVALID,
             // A permission is the answer only when nothing else is wrong.
             Self::Invalid(errors) => errors.iter().map(ConfigError::exit_code).min().unwrap_or(exit::INVALID),

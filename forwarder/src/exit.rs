@@ -14,3 +14,7 @@ pub const PERMISSION: u8 = 5;
 pub const DEGRADED: u8 = 10;
 /// No peer is up.
 pub const BROKEN: u8 = 11;
+/// Another daemon is there already.
+pub const CONFLICT: u8 = 6;
+/// The command line is not understood.
+pub const USAGE: u8 = 2;

@@ -3,13 +3,19 @@
 //! Pure modules take `now` and bytes and return values; the modules that touch sockets are few and thin.
 
 pub mod cell;
+pub mod cli;
 pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod dataplane;
 pub mod deadlines;
 pub mod exit;
 pub mod flow;
 pub mod icmp;
+pub mod log;
+pub mod metrics;
 pub mod proxy_protocol;
+pub mod reload;
 pub mod resolve;
 pub mod setup;
 pub mod state;

@@ -75,14 +75,7 @@ impl Upstream {
     pub fn new(stream: TcpStream, header: Vec<u8>) -> Self {
         // Without it the last bytes of an answer may wait for an acknowledgement; failing costs only latency.
         let _ = stream.set_nodelay(true);
-        Self {
-            stream,
-            header,
-            is_readable: true,
-            is_writable: true,
-            read_closed: false,
-            write_closed: false,
-        }
+        Self { stream, header, is_readable: true, is_writable: true, read_closed: false, write_closed: false }
     }
 
     /// Remembers what the poll said.

@@ -124,7 +124,13 @@ impl Wire {
     }
 
     /// Turns the label packet of `len` bytes in the scratch space into a real one and sends it.
-    fn finish<E: Egress>(&mut self, scratch: &mut [u8], len: usize, size: Option<NonZeroU16>, egress: &mut E) {
+    fn finish<E: Egress>(
+        &mut self,
+        scratch: &mut [u8],
+        len: usize,
+        size: Option<NonZeroU16>,
+        egress: &mut E,
+    ) {
         let end = HEADROOM + len;
         let Some(segment) = scratch.get_mut(HEADROOM + LABEL_HEADER..end) else { return };
         let Ok(tcp) = Tcp::parse(segment) else { return };

@@ -250,7 +250,8 @@ impl Pair {
             read(server, &mut received.0);
             server.poll_transmit(*now, (&mut OnWire { wire, now: *now, to_server: false }, scratch));
         }
-        let timers = [client.poll_timeout(*now), server.as_mut().and_then(|server| server.poll_timeout(*now))];
+        let timers =
+            [client.poll_timeout(*now), server.as_mut().and_then(|server| server.poll_timeout(*now))];
         let arrival = wire.under_way.keys().next().map(|(at, _)| *at);
         let next = timers.into_iter().chain([arrival]).flatten().min();
         *now = next.unwrap_or_else(|| now.after(Duration::from_millis(10))).max(*now);

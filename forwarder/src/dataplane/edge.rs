@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -38,6 +39,8 @@ pub struct Edge {
     pub mtu: u16,
     /// How well it is connected.
     pub state: PeerState,
+    /// The UDP port of the socket, for those who only look.
+    pub port: Arc<AtomicU16>,
     /// Flows that wait for room in the send queue.
     pub blocked: Vec<SlotId>,
     options: UdpOptions,
@@ -63,8 +66,10 @@ impl Edge {
         options: UdpOptions,
     ) -> io::Result<Self> {
         let socket = UdpSocket::open(&options)?;
-        node.set_listen_port(socket.local_port()?);
+        let port = socket.local_port()?;
+        node.set_listen_port(port);
         Ok(Self {
+            port: Arc::new(AtomicU16::new(port)),
             id,
             name,
             node,
@@ -105,7 +110,9 @@ impl Edge {
         let socket = UdpSocket::open(&self.options)?;
         self.unwatch(registry);
         self.socket = socket;
-        self.node.set_listen_port(self.socket.local_port()?);
+        let port = self.socket.local_port()?;
+        self.node.set_listen_port(port);
+        self.port.store(port, Ordering::Relaxed);
         self.is_readable = true;
         self.is_stuck = false;
         self.watch(registry, token)
@@ -170,7 +177,11 @@ impl Edge {
 
     /// Sends one whole packet into the tunnel; dropped, and counted by the node, when it cannot go.
     pub fn send(&mut self, now: Now, mut packet: Vec<u8>) {
-        self.node.handle_inner(now, SuperPacket { bytes: &mut packet, offload: Offload::None }, &mut self.queue);
+        self.node.handle_inner(
+            now,
+            SuperPacket { bytes: &mut packet, offload: Offload::None },
+            &mut self.queue,
+        );
     }
 
     /// The way into this edge's tunnel for a cell.

@@ -70,7 +70,13 @@ pub struct Flows {
 
 impl Flows {
     /// No flows yet.
-    pub fn new(policy: Arc<Policy>, stats: Arc<Stats>, registry: Registry, resolver: Resolver, seed: u16) -> Self {
+    pub fn new(
+        policy: Arc<Policy>,
+        stats: Arc<Stats>,
+        registry: Registry,
+        resolver: Resolver,
+        seed: u16,
+    ) -> Self {
         let limits = policy.limits;
         Self {
             table: FlowTable::new(limits.flows as usize + MAX_LINGERING),

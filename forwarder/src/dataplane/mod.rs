@@ -23,8 +23,8 @@ use tunnel::offload::coalesce::{CoalesceOptions, Coalescer};
 use tunnel::time::{Instant, Now};
 
 use crate::flow::{EdgeId, SlotId};
-use crate::stats::{Stats, add};
 use crate::state::StateFile;
+use crate::stats::{Stats, add};
 use edge::Edge;
 use flows::Flows;
 pub use open::Owner;
@@ -278,7 +278,9 @@ impl DataPlane {
                     Event::Recover { step: RecoveryStep::Rebind, .. } => {
                         match edge.rebind(self.poll.registry(), token::edge(place)) {
                             Ok(()) => tracing::info!(peer = %edge.name, "opened a new UDP socket to recover"),
-                            Err(error) => tracing::info!(peer = %edge.name, %error, "no new UDP socket to recover with"),
+                            Err(error) => {
+                                tracing::info!(peer = %edge.name, %error, "no new UDP socket to recover with")
+                            }
                         }
                     }
                     Event::Recover { step: RecoveryStep::Resolve, .. } => name.ask_at = Some(now.instant),
@@ -287,7 +289,10 @@ impl DataPlane {
                     Event::Watermark { wall } => self.state.save_watermark(wall),
                     Event::ClockBehind { by } => {
                         let seconds = by.as_secs();
-                        tracing::warn!(seconds, "the clock is behind the last one used: sessions wait until it is right");
+                        tracing::warn!(
+                            seconds,
+                            "the clock is behind the last one used: sessions wait until it is right"
+                        );
                     }
                 }
             }

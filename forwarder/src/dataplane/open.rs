@@ -91,6 +91,11 @@ impl Open {
     /// Moves what can be moved in both directions and sends what is due.
     pub fn turn(&mut self, now: Now, edge: &mut Edge, scratch: &mut [u8]) -> Turn {
         self.expire(now.instant);
+        // Before the socket is touched: an end that was reset must not look like one that was closed.
+        if self.cell.ending() == Some(Ending::Reset) {
+            self.count_failed_dial();
+            return Turn::Over(Ending::Reset);
+        }
         let is_busy = !self.is_aborting && self.carry();
         let transmitted = self.cell.poll_transmit(now.instant, (&mut edge.outlet(now), scratch));
         if !self.is_established && !self.is_aborting && self.cell.is_established() {
@@ -99,8 +104,8 @@ impl Open {
                 self.stats.dialled(Dialled::Connected);
             }
         }
-        if let Some(ending) = self.cell.ending() {
-            if ending == Ending::Reset || self.is_aborting {
+        if self.cell.ending().is_some() {
+            if self.is_aborting {
                 self.count_failed_dial();
                 return Turn::Over(Ending::Reset);
             }

@@ -152,13 +152,19 @@ impl Flows {
         self.mark(id);
     }
 
-    fn prepare_reach(&mut self, now: Now, edge: &Edge, reach: &Reach) -> Option<(FlowKey, Cell, Arc<EntryStats>)> {
+    fn prepare_reach(
+        &mut self,
+        now: Now,
+        edge: &Edge,
+        reach: &Reach,
+    ) -> Option<(FlowKey, Cell, Arc<EntryStats>)> {
         let stats = self.reach_stats(reach)?;
         let local = SocketAddr::new(edge.address_like(reach.target.ip())?, 0);
         let settings = self.settings(edge).filter(|_| !self.is_stopping)?;
         let table = &self.table;
         let in_use = |key: &FlowKey| table.find(key).is_some();
-        let key = self.ports.allocate(now.instant, edge.id, (local, reach.target), reach.source_port, in_use)?;
+        let key =
+            self.ports.allocate(now.instant, edge.id, (local, reach.target), reach.source_port, in_use)?;
         self.admission.local().ok()?;
         let path = Path { local: key.local, remote: key.remote };
         Some((key, Cell::connect(now.instant, path, settings), stats))

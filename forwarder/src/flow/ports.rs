@@ -104,7 +104,9 @@ mod tests {
     fn every_port_is_used_before_there_is_none() {
         let mut ports = Ports::new(9);
         let mut used = HashSet::new();
-        while let Some(key) = ports.allocate(at(0), EDGE, ends(), SourcePort::Privileged, |key| used.contains(key)) {
+        while let Some(key) =
+            ports.allocate(at(0), EDGE, ends(), SourcePort::Privileged, |key| used.contains(key))
+        {
             assert!(used.insert(key));
         }
         assert_eq!(used.len(), 424);

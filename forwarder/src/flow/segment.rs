@@ -29,7 +29,8 @@ impl Bare {
             return None;
         }
         let data = (ip.total_len - ip.header_len).saturating_sub(tcp.header_len);
-        let controls = u32::from(tcp.flags & tcp_flags::SYN != 0) + u32::from(tcp.flags & tcp_flags::FIN != 0);
+        let controls =
+            u32::from(tcp.flags & tcp_flags::SYN != 0) + u32::from(tcp.flags & tcp_flags::FIN != 0);
         let has_ack = tcp.flags & tcp_flags::ACK != 0;
         let end = tcp.sequence.wrapping_add(u32::try_from(data).unwrap_or(0)).wrapping_add(controls);
         Some(Self {
@@ -47,7 +48,8 @@ impl Bare {
         let tcp = self.header();
         let mut packet = match (self.source.ip(), self.destination.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
-                let mut ip = [0x45, 0, 0, 40, 0, 0, 0x40, 0, HOP_LIMIT, protocol::TCP, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+                let mut ip =
+                    [0x45, 0, 0, 40, 0, 0, 0x40, 0, HOP_LIMIT, protocol::TCP, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
                 [ip[12], ip[13], ip[14], ip[15]] = from.octets();
                 [ip[16], ip[17], ip[18], ip[19]] = to.octets();
                 [ip[10], ip[11]] = Sum::new().bytes(&ip).checksum().to_be_bytes();

@@ -112,7 +112,12 @@ impl<K: Copy + Eq + Hash, T> FlowTable<K, T> {
 
     /// Puts something else into a flow's slot, and gives what was there; the name and the slot stay.
     pub fn replace(&mut self, id: SlotId, value: T) -> Option<T> {
-        let (_, place) = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)?.entry.as_mut()?;
+        let (_, place) = self
+            .slots
+            .get_mut(id.index as usize)
+            .filter(|slot| slot.generation == id.generation)?
+            .entry
+            .as_mut()?;
         Some(std::mem::replace(place, value))
     }
 

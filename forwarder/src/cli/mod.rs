@@ -1,0 +1,185 @@
+//! The command line: the daemon itself and the commands that ask it.
+#![allow(clippy::print_stdout, reason = "data goes to standard output, messages to standard error")]
+
+mod show;
+mod wait;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::control::client::ask;
+use crate::control::report::Report;
+use crate::{config, daemon, exit, setup};
+
+/// The origin's peer: carries flows between a WireGuard tunnel and local services, without any privilege.
+#[derive(Parser)]
+#[command(name = "forwarder", version, arg_required_else_help = true)]
+struct Cli {
+    /// The configuration; without a command the daemon runs by it.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Validates the configuration and the files it names; changes nothing.
+    Check,
+    /// How the daemon does: flows, entries, drops.
+    Status(Asking),
+    /// The peers, like `wg show`.
+    Peers(Asking),
+    /// One line; exit code 0 when every peer is up, 10 when some are not, 11 when none is.
+    Health(Asking),
+    /// Waits until a peer is up, or a reach target answers.
+    Wait {
+        /// A peer, or a [[reach]] entry.
+        name: String,
+        /// For how long.
+        #[arg(long, default_value = "120s", value_parser = duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+#[derive(Args)]
+struct Asking {
+    /// JSON instead of text.
+    #[arg(long)]
+    json: bool,
+    /// The daemon's control socket.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // To standard output for --help and --version, else to standard error; a closed pipe changes nothing.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::FAILED));
+        }
+    };
+    ExitCode::from(run(&cli).unwrap_or_else(|(code, message)| {
+        // Standard error may be closed; the code still tells.
+        let _ = writeln!(std::io::stderr(), "{message}");
+        code
+    }))
+}
+
+type Outcome = Result<u8, (u8, String)>;
+
+fn run(cli: &Cli) -> Outcome {
+    let config = cli.config.as_deref();
+    match &cli.command {
+        None => match config {
+            Some(config) => {
+                daemon::run(config).map(|()| exit::OK).map_err(|error| (error.exit_code(), error.to_string()))
+            }
+            None => Err((exit::USAGE, "name the configuration with --config FILE".to_owned())),
+        },
+        Some(Command::Check) => check(config),
+        Some(Command::Status(asking)) => {
+            show(config, asking, |report| (report.clone(), show::status(report), exit::OK))
+        }
+        Some(Command::Peers(asking)) => {
+            show(config, asking, |report| (show::peers_document(report), show::peers(report), exit::OK))
+        }
+        Some(Command::Health(asking)) => show(config, asking, |report| {
+            (show::health_document(report), show::health(report), report.health.exit_code())
+        }),
+        Some(Command::Wait { name, timeout, asking }) => {
+            let socket = socket(config, asking);
+            wait::wait(&socket, name, *timeout, asking.json).map(|line| {
+                print(&line);
+                exit::OK
+            })
+        }
+    }
+}
+
+fn check(config: Option<&Path>) -> Outcome {
+    let Some(config) = config else {
+        return Err((exit::USAGE, "name the configuration with --config FILE".to_owned()));
+    };
+    let loaded = config::load(config).map_err(|error| (error.exit_code(), error.to_string()))?;
+    let policy = &loaded.policy;
+    for warning in &policy.warnings {
+        // Standard error may be closed; the warning is then lost, the answer is not.
+        let _ = writeln!(std::io::stderr(), "{warning}");
+    }
+    print(&show::effective(policy));
+    Ok(exit::OK)
+}
+
+fn show<T: Serialize>(
+    config: Option<&Path>,
+    asking: &Asking,
+    render: impl Fn(&Report) -> (T, String, u8),
+) -> Outcome {
+    let report = ask(&socket(config, asking)).map_err(|error| (exit::UNREACHABLE, error.to_string()))?;
+    let (document, text, code) = render(&report);
+    if asking.json {
+        let json = serde_json::to_string(&document).map_err(|error| (exit::FAILED, error.to_string()))?;
+        print(&json);
+    } else {
+        print(text.trim_end());
+    }
+    Ok(code)
+}
+
+/// The socket that was named, else the configuration's, else the default.
+fn socket(config: Option<&Path>, asking: &Asking) -> PathBuf {
+    if let Some(socket) = &asking.socket {
+        return socket.clone();
+    }
+    let configured = config.and_then(|file| {
+        let text = std::fs::read_to_string(file).ok()?;
+        policy::forwarder::parse(&policy::Source { name: file, text: &text }).ok()
+    });
+    setup::control_socket(configured.as_ref())
+}
+
+fn print(text: &str) {
+    // A reader that has gone away, such as `head`, is no error.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// `120s`, `2m`, or seconds alone.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix('m') {
+        Some(number) => (number, 60),
+        None => (text.strip_suffix('s').unwrap_or(text), 1),
+    };
+    let number: u64 = number.parse().map_err(|_| "write it as 120s or 2m".to_owned())?;
+    Ok(Duration::from_secs(number.saturating_mul(unit)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_seconds_or_minutes() {
+        assert_eq!(duration("120s"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("7"), Ok(Duration::from_secs(7)));
+        assert!(duration("soon").is_err());
+    }
+}

@@ -1,0 +1,71 @@
+//! `forwarder wait`: until a peer is up, or the target of a reach entry answers.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::control::client::ask;
+use crate::control::report::{Entry, Report};
+use crate::exit;
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(250);
+/// How long a connection through the tunnel may take before the next is tried.
+const ATTEMPT: Duration = Duration::from_secs(3);
+
+/// Waits, and says what was reached; tries again while the daemon itself is not there yet.
+///
+/// # Errors
+/// Exit code and message: nothing of this name, or the time is over.
+pub(super) fn wait(socket: &Path, name: &str, limit: Duration, json: bool) -> Result<String, (u8, String)> {
+    let started = Instant::now();
+    loop {
+        let (is_reached, why) = match ask(socket) {
+            Ok(report) => look(&report, socket, name)?,
+            Err(error) => (false, error.to_string()),
+        };
+        let waited = started.elapsed();
+        if is_reached {
+            return Ok(match json {
+                true => {
+                    serde_json::json!({"schema": 1, "name": name, "waited_seconds": waited.as_secs_f64()})
+                        .to_string()
+                }
+                false => format!("{name} is up after {:.1} s", waited.as_secs_f64()),
+            });
+        }
+        if waited >= limit {
+            let code = if why.contains("--socket") { exit::UNREACHABLE } else { exit::FAILED };
+            return Err((code, format!("{name}: {why}, waited {} s", limit.as_secs())));
+        }
+        sleep(PAUSE.min(limit - waited));
+    }
+}
+
+fn look(report: &Report, socket: &Path, name: &str) -> Result<(bool, String), (u8, String)> {
+    if let Some(peer) = report.peers.iter().find(|peer| peer.name == name) {
+        return Ok((peer.state == "up", format!("its state is {}", peer.state)));
+    }
+    match report.reach.iter().find(|entry| entry.name == name) {
+        Some(entry) => Ok((answers(entry, socket), format!("{} does not answer", entry.to))),
+        None => Err((exit::USAGE, format!("there is no peer and no [[reach]] named {name}"))),
+    }
+}
+
+/// Opens a connection at the entry's listener and sees whether the target takes it.
+fn answers(entry: &Entry, socket: &Path) -> bool {
+    let Ok(listener) = entry.from.parse::<SocketAddr>() else { return false };
+    let Ok(_connection) = TcpStream::connect_timeout(&listener, ATTEMPT) else { return false };
+    let connected = |entry: &Entry| entry.dials.get("ok").copied().unwrap_or(0);
+    let started = Instant::now();
+    while started.elapsed() < ATTEMPT {
+        let now =
+            ask(socket).ok().and_then(|report| report.reach.into_iter().find(|now| now.name == entry.name));
+        if now.is_some_and(|now| connected(&now) > connected(entry)) {
+            return true;
+        }
+        sleep(PAUSE / 5);
+    }
+    false
+}

@@ -1,0 +1,104 @@
+//! The control plane: what the daemon shows, on its socket and as metrics, and what it is told by signals.
+
+pub mod client;
+pub mod report;
+pub mod server;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use policy::Name;
+use policy::forwarder::Policy;
+use tunnel::io::clock;
+use tunnel::node::Node;
+use tunnel::time::Instant;
+
+use crate::dataplane::edge::Edge;
+use crate::stats::Stats;
+
+/// What the control plane may look at; nothing here is a lock of the data path.
+pub struct Shared {
+    /// The configuration in force.
+    pub policy: ArcSwap<Policy>,
+    /// The data thread's counters.
+    pub stats: Arc<Stats>,
+    /// The edges, in the order of the configuration.
+    pub edges: Vec<EdgeView>,
+    /// When the daemon started.
+    pub started: Instant,
+    /// Whether it was told to stop.
+    pub is_stopping: AtomicBool,
+}
+
+/// An edge as the control plane sees it.
+pub struct EdgeView {
+    /// Its name.
+    pub name: Name,
+    /// Its device.
+    pub node: Arc<Node>,
+    /// The UDP port its socket has now.
+    pub port: Arc<AtomicU16>,
+    /// Inner MTU.
+    pub mtu: u16,
+    /// Transfer rates since the last look.
+    rates: Mutex<Rates>,
+}
+
+/// Bytes per second in each direction, from the last two looks at the counters.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rates {
+    at: Instant,
+    received: u64,
+    sent: u64,
+    per_second: (f64, f64),
+}
+
+impl EdgeView {
+    /// The view of an edge.
+    #[must_use]
+    pub fn of(edge: &Edge) -> Self {
+        Self {
+            name: edge.name.clone(),
+            node: Arc::clone(&edge.node),
+            port: Arc::clone(&edge.port),
+            mtu: edge.mtu,
+            rates: Mutex::new(Rates::default()),
+        }
+    }
+
+    /// Looks at the counters again; called every few seconds.
+    pub fn measure(&self) {
+        let now = clock::now();
+        let (mut received, mut sent) = (0, 0);
+        for peer in self.node.peers(now) {
+            received += peer.rx_bytes;
+            sent += peer.tx_bytes;
+        }
+        let mut rates = self.rates.lock();
+        let seconds = now.instant.since(rates.at).as_secs_f64();
+        let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds.max(0.001);
+        rates.per_second = (rate(received, rates.received), rate(sent, rates.sent));
+        (rates.at, rates.received, rates.sent) = (now.instant, received, sent);
+    }
+
+    fn per_second(&self) -> (f64, f64) {
+        self.rates.lock().per_second
+    }
+}
+
+impl Shared {
+    /// How long the daemon has run.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        clock::instant().since(self.started)
+    }
+
+    /// Whether it was told to stop.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,277 @@
+//! What the daemon tells about itself: one document, from which every command takes its part.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+use tunnel::io::clock;
+use tunnel::node::PeerStatus;
+use tunnel::reason::DropReason;
+use tunnel::time::Now;
+
+use super::{EdgeView, Shared};
+use crate::exit;
+use crate::stats::{Dialled, Dropped, EntryStats};
+
+/// The version of the documents; grows when a field changes its meaning.
+pub const SCHEMA: u32 = 1;
+
+/// Everything.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The program's version.
+    pub version: String,
+    /// Seconds since it started.
+    pub uptime_seconds: f64,
+    /// Whether it was told to stop.
+    pub stopping: bool,
+    /// The verdict.
+    pub health: Health,
+    /// Flows in the table, dials included.
+    pub flows: u64,
+    /// Dials that are not answered.
+    pub pending_dials: u64,
+    /// Bytes of flow buffers in use.
+    pub buffer_bytes: u64,
+    /// Edges with their devices.
+    pub peers: Vec<Peer>,
+    /// What `[[inject]]` entries carried.
+    pub inject: Vec<Entry>,
+    /// What `[[reach]]` entries carried.
+    pub reach: Vec<Entry>,
+    /// Dropped packets by `stage/reason`, those that happened.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// How the daemon does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Every peer is up.
+    Ok,
+    /// Some peer is not up.
+    Degraded,
+    /// No peer is up.
+    Broken,
+}
+
+impl Health {
+    /// The exit code that says so.
+    #[must_use]
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Ok => exit::OK,
+            Self::Degraded => exit::DEGRADED,
+            Self::Broken => exit::BROKEN,
+        }
+    }
+
+    fn of(peers: &[Peer]) -> Self {
+        let up = peers.iter().filter(|peer| peer.state == "up").count();
+        match up {
+            0 => Self::Broken,
+            up if up < peers.len() => Self::Degraded,
+            _ => Self::Ok,
+        }
+    }
+}
+
+/// The device of an edge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Named after its peer: every peer has a device of its own.
+    pub name: String,
+    /// Our public key.
+    pub public_key: String,
+    /// The UDP port of its socket.
+    pub listen_port: u16,
+    /// Inner MTU in bytes.
+    pub mtu: u16,
+}
+
+/// An edge; the fields and units of the gateway's own report of its peers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// The device towards it.
+    pub interface: Interface,
+    /// Its public key.
+    pub public_key: String,
+    /// Where it is.
+    pub endpoint: Option<String>,
+    /// Whose addresses may come through it.
+    pub allowed_ips: Vec<String>,
+    /// `up`, `stale`, `down` or `never`.
+    pub state: String,
+    /// Seconds since the last handshake.
+    pub latest_handshake_age_seconds: Option<f64>,
+    /// UNIX time of the last handshake.
+    pub latest_handshake_timestamp_seconds: Option<f64>,
+    /// Seconds between keepalives.
+    pub persistent_keepalive_seconds: Option<u64>,
+    /// Bytes of authenticated messages from it.
+    pub rx_bytes: u64,
+    /// Bytes of messages to it.
+    pub tx_bytes: u64,
+    /// Inner packets from it.
+    pub rx_packets: u64,
+    /// Inner packets to it.
+    pub tx_packets: u64,
+    /// Bytes per second from it, lately.
+    pub rx_bytes_per_second: f64,
+    /// Bytes per second to it, lately.
+    pub tx_bytes_per_second: f64,
+    /// Smoothed round trip of the probes.
+    pub rtt_seconds: Option<f64>,
+    /// Share of the last probes that were lost.
+    pub loss_ratio: Option<f64>,
+    /// Probes lost since the start.
+    pub probes_lost: u64,
+    /// Handshakes agreed since the start.
+    pub handshakes: u64,
+    /// Changes of its endpoint since the start.
+    pub endpoint_changes: u64,
+    /// Steps of recovery since the start: handshake, rebind, resolve.
+    pub recoveries: [u64; 3],
+}
+
+/// An `[[inject]]` or `[[reach]]` entry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// Where flows come from: what is matched, or the local listener.
+    pub from: String,
+    /// Where they go: the upstream, or the target beyond the tunnel.
+    pub to: String,
+    /// Flows open now.
+    pub flows: u64,
+    /// Payload bytes out of the tunnel.
+    pub rx_bytes: u64,
+    /// Payload bytes into the tunnel.
+    pub tx_bytes: u64,
+    /// Dials by result.
+    pub dials: BTreeMap<String, u64>,
+}
+
+/// The report as of now.
+#[must_use]
+pub fn report(shared: &Shared) -> Report {
+    let now = clock::now();
+    let peers: Vec<Peer> = shared.edges.iter().flat_map(|edge| peers(edge, now)).collect();
+    let policy = shared.policy.load();
+    let (inject, reach) = (shared.stats.inject.load(), shared.stats.reach.load());
+    let stats = &shared.stats;
+    Report {
+        schema: SCHEMA,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_seconds: shared.uptime().as_secs_f64(),
+        stopping: shared.is_stopping(),
+        health: Health::of(&peers),
+        flows: stats.flows.load(Ordering::Relaxed),
+        pending_dials: stats.pending_dials.load(Ordering::Relaxed),
+        buffer_bytes: stats.buffer_bytes.load(Ordering::Relaxed),
+        peers,
+        inject: policy
+            .inject
+            .iter()
+            .filter_map(|entry| {
+                let address = entry.address.map_or("*".to_owned(), |address| address.to_string());
+                let port = match entry.upstream.port {
+                    policy::forwarder::UpstreamPort::Keep => "*".to_owned(),
+                    policy::forwarder::UpstreamPort::From(port) => port.to_string(),
+                };
+                let to = format!("{}:{port}", entry.upstream.host);
+                Some(Entry::new(
+                    &entry.name,
+                    format!("{address}:{}", entry.ports),
+                    to,
+                    inject.get(&entry.name)?,
+                ))
+            })
+            .collect(),
+        reach: policy
+            .reach
+            .iter()
+            .filter_map(|entry| {
+                let stats = reach.get(&entry.name)?;
+                Some(Entry::new(&entry.name, entry.listen.to_string(), entry.target.to_string(), stats))
+            })
+            .collect(),
+        dropped: dropped(shared)
+            .filter(|(_, _, count)| *count > 0)
+            .map(|(stage, reason, count)| (format!("{stage}/{reason}"), count))
+            .collect(),
+    }
+}
+
+/// Every reason with its count: our own, and those of the nodes together.
+pub fn dropped(shared: &Shared) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+    let own = Dropped::ALL.iter().map(|reason| {
+        let [stage, label] = *reason.labels() else { return ("", "", 0) };
+        (stage, label, shared.stats.dropped(*reason))
+    });
+    let node = DropReason::ALL.iter().map(|reason| {
+        let count = shared.edges.iter().map(|edge| edge.node.dropped(*reason)).sum();
+        (reason.stage(), reason.label(), count)
+    });
+    own.chain(node)
+}
+
+fn peers(edge: &EdgeView, now: Now) -> Vec<Peer> {
+    let rates = edge.per_second();
+    edge.node.peers(now).into_iter().map(|status| peer(edge, &status, now, rates)).collect()
+}
+
+fn peer(edge: &EdgeView, status: &PeerStatus, now: Now, rates: (f64, f64)) -> Peer {
+    let own = edge.node.private_key().map(|key| key.public().to_string()).unwrap_or_default();
+    Peer {
+        name: edge.name.to_string(),
+        interface: Interface {
+            name: edge.name.to_string(),
+            public_key: own,
+            listen_port: edge.port.load(Ordering::Relaxed),
+            mtu: edge.mtu,
+        },
+        public_key: status.public_key.to_string(),
+        endpoint: status.endpoint.map(|endpoint| endpoint.remote.to_string()),
+        allowed_ips: status.allowed_ips.iter().map(ToString::to_string).collect(),
+        state: status.state.label().to_owned(),
+        latest_handshake_age_seconds: status
+            .latest_handshake
+            .map(|at| now.instant.since(at.instant).as_secs_f64()),
+        latest_handshake_timestamp_seconds: status.latest_handshake.map(|at| at.wall.as_secs_f64()),
+        persistent_keepalive_seconds: status.keepalive.map(|keepalive| keepalive.as_secs()),
+        rx_bytes: status.rx_bytes,
+        tx_bytes: status.tx_bytes,
+        rx_packets: status.rx_packets,
+        tx_packets: status.tx_packets,
+        rx_bytes_per_second: rates.0,
+        tx_bytes_per_second: rates.1,
+        rtt_seconds: status.rtt.map(|rtt| rtt.as_secs_f64()),
+        loss_ratio: status.loss_ratio,
+        probes_lost: status.probes_lost,
+        handshakes: status.handshakes,
+        endpoint_changes: status.endpoint_changes,
+        recoveries: status.recoveries,
+    }
+}
+
+impl Entry {
+    fn new(name: &policy::Name, from: String, to: String, stats: &EntryStats) -> Self {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let dials = Dialled::ALL.iter().map(|result| (result.labels().concat(), stats.dials(*result)));
+        Self {
+            name: name.to_string(),
+            from,
+            to,
+            flows: read(&stats.flows),
+            rx_bytes: read(&stats.received),
+            tx_bytes: read(&stats.sent),
+            dials: dials.collect(),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The control socket: one line asks, one line of JSON answers.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task;
+use tokio::time::{sleep, timeout};
+
+use super::Shared;
+use super::report::report;
+
+/// The only question there is; every command takes its part of the answer.
+pub const REPORT: &str = "report";
+/// Longest question in bytes.
+const MAX_QUESTION: usize = 64;
+/// Clients at once; the next ones wait in the kernel's queue.
+const MAX_CLIENTS: usize = 16;
+/// How long a client may take for its question, and for reading the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// A daemon answers there already.
+    #[error(
+        "{0}: another forwarder answers there; stop it, or give this one a socket of its own in [control]"
+    )]
+    Taken(String),
+    /// Something that is no socket is in the way.
+    #[error("{0} is no socket; move it away, or name another path in [control]")]
+    NoSocket(String),
+    /// From the system.
+    #[error("{path}: {error}")]
+    System {
+        /// Which path.
+        path: String,
+        /// The system's words.
+        error: io::Error,
+    },
+}
+
+/// The bound socket; its file goes when it is dropped.
+pub struct ControlSocket {
+    listener: StdListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Binds the socket, mode 0600; one that a dead daemon left behind is replaced.
+    ///
+    /// # Errors
+    /// [`BindError`]
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        let name = path.display().to_string();
+        let system = |error| BindError::System { path: name.clone(), error };
+        if let Some(folder) = path.parent() {
+            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(system)?;
+        }
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => return Err(BindError::NoSocket(name)),
+            Ok(_) if StdStream::connect(path).is_ok() => return Err(BindError::Taken(name)),
+            Ok(_) => std::fs::remove_file(path).map_err(system)?,
+            Err(_) => {}
+        }
+        let listener = StdListener::bind(path).map_err(system)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(system)?;
+        listener.set_nonblocking(true).map_err(system)?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// Serves until the future is dropped. Must run inside a `LocalSet`.
+    ///
+    /// # Errors
+    /// When tokio does not take the listener.
+    pub async fn serve(&self, shared: Arc<Shared>) -> io::Result<()> {
+        let listener = UnixListener::from_std(self.listener.try_clone()?)?;
+        let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let shared = Arc::clone(&shared);
+                    task::spawn_local(async move {
+                        if let Err(error) = converse(stream, &shared).await {
+                            tracing::debug!(%error, "a control client left early");
+                        }
+                        drop(place);
+                    });
+                }
+                // Out of descriptors, most likely: flows that end give some back.
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // Nobody can act on a file that stays; the next start replaces it.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn converse(mut stream: UnixStream, shared: &Shared) -> io::Result<()> {
+    let mut question = Vec::with_capacity(MAX_QUESTION);
+    timeout(PATIENCE, read_line(&mut stream, &mut question)).await??;
+    let mut answer = if question == REPORT.as_bytes() {
+        serde_json::to_vec(&report(shared))?
+    } else {
+        br#"{"error":"the question is: report"}"#.to_vec()
+    };
+    answer.push(b'\n');
+    timeout(PATIENCE, stream.write_all(&answer)).await??;
+    timeout(PATIENCE, stream.shutdown()).await?
+}
+
+async fn read_line(stream: &mut UnixStream, line: &mut Vec<u8>) -> io::Result<()> {
+    while line.len() < MAX_QUESTION {
+        match stream.read_u8().await {
+            Ok(b'\n') => return Ok(()),
+            Ok(byte) => line.push(byte),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::InvalidData.into())
+}

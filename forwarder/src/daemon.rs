@@ -1,0 +1,233 @@
+//! The daemon: two threads that matter. One moves data; this one listens to signals, the control socket and scrapes.
+
+use std::future::Future;
+use std::io;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::LocalSet;
+use tunnel::io::clock;
+use tunnel::io::udp::Backend;
+
+use crate::config::{self, LoadError, Loaded};
+use crate::control::report::report;
+use crate::control::server::{BindError, ControlSocket};
+use crate::control::{EdgeView, Shared};
+use crate::dataplane::{Command, Commands, DataPlane, Inbox, Parts};
+use crate::metrics::http;
+use crate::resolve::Resolver;
+use crate::state::StateFile;
+use crate::stats::Stats;
+use crate::{exit, log, reload, setup};
+
+/// How often rates are measured and systemd is told.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Why the daemon could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The configuration.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] BindError),
+    /// The state folder.
+    #[error("{folder}: {error}; name a folder the daemon may write in [state]")]
+    State {
+        /// Which folder.
+        folder: PathBuf,
+        /// The system's words.
+        error: io::Error,
+    },
+    /// A socket or key that the configuration names cannot be used.
+    #[error("{0}")]
+    Setup(String),
+    /// From the system.
+    #[error("{0}")]
+    System(#[from] io::Error),
+    /// The data thread is gone.
+    #[error("the data thread failed: {0}")]
+    DataThread(String),
+}
+
+impl DaemonError {
+    /// The exit code that tells it.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Load(error) => error.exit_code(),
+            Self::State { error, .. } | Self::Control(BindError::System { error, .. })
+                if error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                exit::PERMISSION
+            }
+            Self::Control(BindError::Taken(_)) => exit::CONFLICT,
+            Self::Control(_)
+            | Self::State { .. }
+            | Self::Setup(_)
+            | Self::System(_)
+            | Self::DataThread(_) => exit::FAILED,
+        }
+    }
+}
+
+/// Everything that was opened at the start.
+struct Running {
+    config: PathBuf,
+    shared: Arc<Shared>,
+    commands: Commands,
+    control: ControlSocket,
+    metrics: Vec<TcpListener>,
+    data: JoinHandle<io::Result<()>>,
+    ended: oneshot::Receiver<()>,
+}
+
+/// Runs the daemon in the foreground until it is told to stop.
+///
+/// # Errors
+/// [`DaemonError`]; before anything is changed where that is possible.
+pub fn run(config: &Path) -> Result<(), DaemonError> {
+    renounce_privileges()?;
+    let loaded = config::load(config)?;
+    log::start(loaded.policy.log);
+    for warning in &loaded.policy.warnings {
+        tracing::info!("{warning}");
+    }
+    if let Err(error) = setup::raise_descriptor_limit() {
+        tracing::info!(%error, "the limit of descriptors stays as it is");
+    }
+    let running = start(config, loaded)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, serve(running))
+}
+
+/// No program that this one might ever start could gain a privilege.
+fn renounce_privileges() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::thread::set_no_new_privs(true)?;
+    Ok(())
+}
+
+fn start(config: &Path, loaded: Loaded) -> Result<Running, DaemonError> {
+    let policy = Arc::clone(&loaded.policy);
+    let folder = setup::state_folder(&policy);
+    let (state, watermark) =
+        StateFile::open(&folder).map_err(|error| DaemonError::State { folder, error })?;
+    let control = ControlSocket::bind(&setup::control_socket(Some(&policy)))?;
+    let edges = setup::edges(&loaded, watermark, Backend::Auto).map_err(DaemonError::Setup)?;
+    let listeners = setup::listeners(policy.reach.iter()).map_err(DaemonError::Setup)?;
+    let metrics: Result<Vec<_>, _> =
+        policy.metrics.listen.iter().map(|address| http::bind(*address)).collect();
+    let metrics = metrics.map_err(DaemonError::Setup)?;
+    let stats = Arc::new(Stats::default());
+    stats.adopt(&policy);
+    let shared = Arc::new(Shared {
+        policy: ArcSwap::new(Arc::clone(&policy)),
+        stats: Arc::clone(&stats),
+        edges: edges.iter().map(EdgeView::of).collect(),
+        started: clock::instant(),
+        is_stopping: AtomicBool::new(false),
+    });
+    let (inbox, commands) = Inbox::new()?;
+    let resolver = Resolver::start(&commands)?;
+    let plane = DataPlane::new(inbox, Parts { policy, edges, listeners, stats, resolver, state })?;
+    let (ending, ended) = oneshot::channel();
+    let data = thread::Builder::new().name("fw-data".into()).spawn(move || {
+        let result = plane.run();
+        // Nobody listens only when the daemon ends anyway.
+        let _ = ending.send(());
+        result
+    })?;
+    Ok(Running { config: config.to_owned(), shared, commands, control, metrics, data, ended })
+}
+
+async fn serve(running: Running) -> Result<(), DaemonError> {
+    let Running { config, shared, commands, control, metrics, data, ended } = running;
+    for listener in metrics {
+        let shared = Arc::clone(&shared);
+        tokio::task::spawn_local(async move {
+            if let Err(error) = http::serve(listener, shared).await {
+                tracing::warn!(%error, "metrics are not served");
+            }
+        });
+    }
+    let answering = control.serve(Arc::clone(&shared));
+    let signals = handle_signals(&config, &shared, &commands)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), peers = shared.edges.len(), "forwarder started");
+    notify(&[NotifyState::Ready]);
+    let (mut answering, mut signals, mut ended) = (pin!(answering), pin!(signals), pin!(ended));
+    loop {
+        tokio::select! {
+            _ = &mut ended => break,
+            result = &mut answering => result?,
+            () = &mut signals => {}
+            () = tokio::time::sleep(TICK) => tick(&shared),
+        }
+    }
+    let result = data.join().map_err(|_| DaemonError::DataThread("it panicked".to_owned()))?;
+    result.map_err(|error| DaemonError::DataThread(error.to_string()))?;
+    tracing::info!("forwarder stopped");
+    Ok(())
+}
+
+/// Carries out what signals ask for; never ends.
+fn handle_signals<'a>(
+    config: &'a Path,
+    shared: &'a Shared,
+    commands: &'a Commands,
+) -> io::Result<impl Future<Output = ()> + 'a> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                () = received(&mut terminate) => stop(shared, commands),
+                () = received(&mut interrupt) => stop(shared, commands),
+                () = received(&mut hangup) => reload::from_file(config, shared, commands),
+            }
+        }
+    })
+}
+
+async fn received(signal: &mut Signal) {
+    if signal.recv().await.is_none() {
+        // No more signals of this kind will come.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Begins to stop; asked a second time, at once.
+fn stop(shared: &Shared, commands: &Commands) {
+    let again = shared.is_stopping.swap(true, Ordering::Relaxed);
+    let drain = if again { Duration::ZERO } else { shared.policy.load().limits.drain };
+    notify(&[NotifyState::Stopping]);
+    commands.send(Command::Stop { drain });
+}
+
+fn tick(shared: &Shared) {
+    for edge in &shared.edges {
+        edge.measure();
+    }
+    let report = report(shared);
+    let up = report.peers.iter().filter(|peer| peer.state == "up").count();
+    let line = format!("{up} of {} peers up, {} flows", report.peers.len(), report.flows);
+    notify(&[NotifyState::Watchdog, NotifyState::Status(&line)]);
+}
+
+/// Tells systemd; without it nothing happens.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
