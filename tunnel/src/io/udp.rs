@@ -193,7 +193,8 @@ fn bind(domain: Domain, port: u16) -> io::Result<Socket> {
 
 #[cfg(target_os = "linux")]
 pub(super) fn set_mark(socket: &Socket, mark: u32) -> io::Result<()> {
-    socket.set_mark(mark)
+    // Reading needs no privilege, and a helper may have set it.
+    if socket.mark().is_ok_and(|present| present == mark) { Ok(()) } else { socket.set_mark(mark) }
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -109,14 +109,19 @@ impl Socket {
         }
     }
 
-    /// The wanted size by privilege, or as much as the system's limit allows.
+    /// The wanted size by privilege, or as much as the system's limit allows; never less than there is already,
+    /// since a privileged helper may have set it.
     fn set_buffers(&self, size: usize) {
-        let size = i32::try_from(size).unwrap_or(i32::MAX);
-        for (forced, plain) in
-            [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
+        let wanted = i32::try_from(size).unwrap_or(i32::MAX);
+        let (receive, send) = (self.socket.recv_buffer_size(), self.socket.send_buffer_size());
+        for (forced, plain, present) in
+            [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, receive), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, send)]
         {
-            if self.option(libc::SOL_SOCKET, forced, size).is_err()
-                && let Err(error) = self.option(libc::SOL_SOCKET, plain, size)
+            // The kernel doubles what is asked for, and says so.
+            let is_enough = present.is_ok_and(|present| present / 2 >= size);
+            if !is_enough
+                && self.option(libc::SOL_SOCKET, forced, wanted).is_err()
+                && let Err(error) = self.option(libc::SOL_SOCKET, plain, wanted)
             {
                 tracing::debug!(%error, size, "socket buffer stays at the system's default");
             }

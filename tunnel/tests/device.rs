@@ -1,0 +1,218 @@
+//! The engine on a real TUN device, in a user and network namespace of its own.
+#![cfg(target_os = "linux")]
+
+use std::net::{IpAddr, SocketAddr, UdpSocket as Plain};
+use std::process::Command;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use tunnel::device::{Device, DeviceEvent, Offloads, Threads};
+use tunnel::io::tun::{Tun, TunOffload, TunOptions};
+use tunnel::io::udp::{ReceiveBatch, UdpOptions, UdpSocket};
+use tunnel::io::{Wait, clock};
+use tunnel::key::PrivateKey;
+use tunnel::node::{Node, NodeConfig, PeerConfig};
+use tunnel::offload::{CoalesceOptions, Coalescer, Offload, SuperPacket};
+use tunnel::transmit::SendQueue;
+
+const NEAR: &str = "10.77.88.1";
+const FAR: &str = "10.77.88.2";
+
+#[test]
+fn packets_cross_both_ways_with_every_offload_on_off_and_switched() {
+    in_namespace("packets_cross_both_ways_with_every_offload_on_off_and_switched", || {
+        for threads in [Threads::One, Threads::PerDirection] {
+            let mut lab = Lab::new(threads);
+            lab.exchange(20);
+            let off = Offloads { tun_tcp: false, tun_udp: false, udp_gso: false, udp_gro: false };
+            lab.device.set_offloads(off).unwrap();
+            lab.exchange(20);
+            lab.device.set_offloads(Offloads::default()).unwrap();
+            lab.exchange(20);
+        }
+    });
+}
+
+#[test]
+fn another_socket_takes_over_while_traffic_flows_and_nothing_leaks() {
+    in_namespace("another_socket_takes_over_while_traffic_flows_and_nothing_leaks", || {
+        for threads in [Threads::One, Threads::PerDirection] {
+            let mut lab = Lab::new(threads);
+            lab.exchange(3);
+            let before = descriptors();
+            for _ in 0..5 {
+                let old = lab.device.socket().local_port().unwrap();
+                lab.device.rebind(UdpSocket::open(&UdpOptions::default()).unwrap()).unwrap();
+                assert_ne!(lab.device.socket().local_port().unwrap(), old);
+                // The far side follows the authenticated packets to the new port.
+                lab.exchange(3);
+            }
+            assert_eq!((descriptors(), lab.device.stats().rebinds.read()), (before, 5));
+            let start = Instant::now();
+            lab.device.stop();
+            assert!(!lab.device.is_running() && start.elapsed() < Duration::from_secs(1));
+        }
+    });
+}
+
+#[test]
+fn a_deleted_tun_ends_the_threads_and_is_told() {
+    in_namespace("a_deleted_tun_ends_the_threads_and_is_told", || {
+        for threads in [Threads::One, Threads::PerDirection] {
+            let lab = Lab::new(threads);
+            ip("link del gw0");
+            let end = Instant::now() + Duration::from_secs(5);
+            while lab.events.recv_timeout(end - Instant::now()).unwrap() != DeviceEvent::TunGone {}
+            assert!(!lab.device.is_running());
+        }
+    });
+}
+
+/// A device on a TUN, and a far node that this test drives by hand.
+struct Lab {
+    device: Device,
+    events: mpsc::Receiver<DeviceEvent>,
+    app: Plain,
+    far: Node,
+    far_socket: UdpSocket,
+    batch: ReceiveBatch,
+    sink: Coalescer,
+    out: SendQueue,
+}
+
+impl Lab {
+    fn new(threads: Threads) -> Self {
+        let offload = TunOffload { tcp: true, udp: true };
+        let tun = Tun::open(&TunOptions { name: "gw0", persistent: false, offload }).unwrap();
+        ip(&format!("addr add {NEAR}/30 dev gw0"));
+        ip("link set gw0 up mtu 1420");
+        ip("link set lo up");
+        let far_socket = UdpSocket::open(&UdpOptions::default()).unwrap();
+        let socket = UdpSocket::open(&UdpOptions::default()).unwrap();
+        let near_port = socket.local_port().unwrap();
+        let (near_key, far_key) = (PrivateKey::from_bytes([1; 32]), PrivateKey::from_bytes([2; 32]));
+        let near = node(&near_key, &far_key, FAR, far_socket.local_port().unwrap());
+        let far = node(&far_key, &near_key, NEAR, near_port);
+        let (send, events) = mpsc::channel();
+        let on_event = move |event| {
+            let _ = send.send(event);
+        };
+        let device =
+            Device::start(Arc::new(near), tun, socket, Offloads::default(), threads, on_event).unwrap();
+        let app = Plain::bind((NEAR, 0)).unwrap();
+        app.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        Self {
+            device,
+            events,
+            app,
+            far,
+            far_socket,
+            batch: ReceiveBatch::new(4),
+            sink: Coalescer::new(CoalesceOptions { tcp: true, udp: false }),
+            out: SendQueue::with_capacity(256 << 10),
+        }
+    }
+
+    /// Sends datagrams of growing size through the TUN and back; each must come out whole and in order.
+    fn exchange(&mut self, count: usize) {
+        for i in 0..count {
+            let payload = vec![i as u8; 1 + i * 60];
+            self.app.send_to(&payload, (FAR, 9)).unwrap();
+            let packet = self.far_receives();
+            assert_eq!(packet[28..], payload);
+            self.far_answers(packet);
+            let mut answer = vec![0; 2000];
+            let (len, from) = self.app.recv_from(&mut answer).unwrap();
+            assert_eq!((&answer[..len], from), (&payload[..], format!("{FAR}:9").parse().unwrap()));
+        }
+    }
+
+    fn far_receives(&mut self) -> Vec<u8> {
+        let end = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < end {
+            self.far.handle_timeout(clock::now(), &mut self.out);
+            self.far_sends();
+            if self.far_socket.receive(&mut self.batch, Wait::No).is_err() {
+                std::thread::sleep(Duration::from_micros(200));
+                continue;
+            }
+            for received in self.batch.iter_mut() {
+                self.far.handle_received(clock::now(), received, &mut self.sink, &mut self.out);
+            }
+            self.far_sends();
+            while let Some((_, packet)) = self.sink.poll_packet() {
+                // The kernel's own router solicitations may be there too.
+                if packet.bytes[9] == 17 && packet.bytes[0] == 0x45 {
+                    assert_eq!(packet.offload, Offload::None);
+                    return packet.bytes.to_vec();
+                }
+            }
+        }
+        panic!("nothing came within 5 s");
+    }
+
+    /// Sends the packet back with addresses and ports swapped, which leaves both checksums right.
+    fn far_answers(&mut self, mut packet: Vec<u8>) {
+        let (head, tail) = packet.split_at_mut(16);
+        head[12..].swap_with_slice(&mut tail[..4]);
+        let (head, tail) = packet.split_at_mut(22);
+        head[20..].swap_with_slice(&mut tail[..2]);
+        let packet = SuperPacket { bytes: &mut packet, offload: Offload::None };
+        self.far.handle_inner(clock::now(), packet, &mut self.out);
+        self.far_sends();
+    }
+
+    fn far_sends(&mut self) {
+        self.far_socket.send(self.out.transmits(), Wait::Block);
+        self.out.clear();
+    }
+}
+
+fn node(own: &PrivateKey, peer: &PrivateKey, peer_address: &str, peer_port: u16) -> Node {
+    let now = clock::now();
+    let config = NodeConfig {
+        private_key: Some(own.clone()),
+        addresses: Vec::new(),
+        mtu: 1420,
+        listen_port: 0,
+        liveness: None,
+        wall_watermark: Duration::ZERO,
+    };
+    let node = Node::new(config, now);
+    let peer = PeerConfig {
+        public_key: peer.public(),
+        preshared_key: None,
+        endpoint: Some(SocketAddr::from(([127, 0, 0, 1], peer_port))),
+        keepalive: None,
+        allowed_ips: vec![peer_address.parse::<IpAddr>().unwrap().into()],
+        probe: None,
+        initiate: false,
+    };
+    node.update_peers(&[peer], &[], now).unwrap();
+    node
+}
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Runs the body in a process of its own inside fresh namespaces, where it may make a TUN device.
+fn in_namespace(test: &str, body: impl FnOnce()) {
+    const INSIDE: &str = "TUNNEL_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return body();
+    }
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .status()
+        .unwrap();
+    assert!(status.success(), "{test} failed inside its namespace");
+}
