@@ -133,3 +133,52 @@ fn decode(text: &str) -> Result<[u8; 32], KeyError> {
     bytes.zeroize();
     key
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn low_order_points_are_refused() {
+        let orders: [[u8; 32]; 4] = [
+            [0; 32],
+            small(&[1]),
+            // Of order eight (RFC 7748 §6.1 leaves them to the caller to refuse).
+            hex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
+            hex("5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157"),
+        ];
+        for point in orders {
+            assert_eq!(PublicKey::from_bytes(point), Err(KeyError::LowOrder), "{point:?}");
+        }
+        assert!(PublicKey::from_bytes(small(&[9])).is_ok());
+    }
+
+    #[test]
+    fn keys_survive_the_way_through_text() {
+        let key = PrivateKey::from_bytes([7; 32]);
+        let public = key.public();
+
+        assert_eq!(public.to_string().parse(), Ok(public));
+        assert_eq!(public.to_string().len(), 44);
+        for wrong in ["", "AAAA", "not base64 at all, but of the right length..", &"A".repeat(44)] {
+            assert!(wrong.parse::<PublicKey>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn private_keys_are_clamped() {
+        let key = PrivateKey::from_bytes([0xff; 32]);
+
+        assert_eq!((key.as_bytes()[0], key.as_bytes()[31]), (0xf8, 0x7f));
+    }
+
+    fn small(bytes: &[u8]) -> [u8; 32] {
+        let mut point = [0; 32];
+        point[..bytes.len()].copy_from_slice(bytes);
+        point
+    }
+
+    fn hex(text: &str) -> [u8; 32] {
+        std::array::from_fn(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap())
+    }
+}

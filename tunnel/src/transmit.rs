@@ -120,3 +120,63 @@ impl Run {
             && self.end - self.start + len <= MAX_RUN_BYTES
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_datagrams_to_one_endpoint_make_one_run_and_a_shorter_one_closes_it() {
+        let mut queue = SendQueue::with_capacity(1 << 16);
+        for len in [100, 100, 60, 60] {
+            queue.commit(to(1), 0, len);
+        }
+
+        let runs: Vec<_> = queue.transmits().map(|run| (run.segment_size, run.contents.len())).collect();
+        assert_eq!(runs, [(100, 260), (60, 60)]);
+    }
+
+    #[test]
+    fn another_endpoint_another_mark_or_a_longer_datagram_opens_a_new_run() {
+        let mut queue = SendQueue::with_capacity(1 << 16);
+        for (endpoint, ecn, len) in [(1, 0, 100), (2, 0, 100), (2, 1, 100), (2, 1, 101)] {
+            queue.commit(to(endpoint), ecn, len);
+        }
+
+        assert_eq!(queue.transmits().len(), 4);
+    }
+
+    #[test]
+    fn a_run_holds_at_most_64_datagrams_and_65507_bytes() {
+        let mut queue = SendQueue::with_capacity(1 << 20);
+        (0..130).for_each(|_| queue.commit(to(1), 0, 100));
+        let lens: Vec<_> = queue.transmits().map(|run| run.contents.len()).collect();
+        assert_eq!(lens, [6400, 6400, 200]);
+
+        queue.clear();
+        (0..50).for_each(|_| queue.commit(to(1), 0, 1452));
+        let lens: Vec<_> = queue.transmits().map(|run| run.contents.len()).collect();
+        assert_eq!(lens, [45 * 1452, 5 * 1452]);
+        assert!(lens[0] <= MAX_RUN_BYTES);
+    }
+
+    #[test]
+    fn the_arena_is_the_limit() {
+        let mut queue = SendQueue::with_capacity(250);
+        assert!(queue.slot(100).is_some());
+        queue.commit(to(1), 0, 200);
+
+        assert_eq!(queue.room(), 50);
+        assert!(queue.slot(51).is_none());
+        assert!(queue.slot(usize::MAX).is_none());
+        queue.commit(to(1), 0, 51);
+        queue.commit(to(1), 0, 0);
+        assert_eq!(queue.transmits().len(), 1);
+        queue.clear();
+        assert!(queue.is_empty() && queue.room() == 250);
+    }
+
+    fn to(host: u8) -> Endpoint {
+        Endpoint { remote: ([192, 0, 2, host], 51820).into(), local: None }
+    }
+}

@@ -19,6 +19,8 @@ pub(super) const REKEY_AFTER: Duration = Duration::from_secs(120);
 pub(super) const REJECT_AFTER: Duration = Duration::from_secs(180);
 /// Silence after received data that is answered by a keepalive.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Silence after data was sent that calls for a new handshake.
+const SILENCE: Duration = KEEPALIVE_TIMEOUT.saturating_add(REKEY_TIMEOUT);
 /// How old the `Tunn`'s idea of the time may become before it is used.
 const TICK: Duration = Duration::from_millis(250);
 /// Packets `Tunn` keeps while there is no session.
@@ -53,7 +55,10 @@ pub(super) struct Session {
 pub(super) struct Traffic {
     pub(super) sent: Instant,
     pub(super) received: Instant,
-    pub(super) data_received: Instant,
+    /// What the `Tunn` takes for the time of the last packet received: when it was last told the time before.
+    pub(super) stamped: Instant,
+    /// The first data received since anything was sent: it is owed a sign of life.
+    pub(super) owed: Option<Instant>,
     /// The first data sent since anything was received.
     pub(super) unanswered: Option<Instant>,
 }
@@ -137,7 +142,7 @@ impl Core {
         self.waiting = 0;
         self.expired = false;
         self.held_until = None;
-        self.traffic.unanswered = None;
+        (self.traffic.unanswered, self.traffic.owed) = (None, None);
         if let Some(prober) = &mut self.prober {
             prober.deactivate();
         }
@@ -162,8 +167,23 @@ impl Core {
     /// Whether the `Tunn` must be told the time before it is used.
     #[inline]
     pub(super) fn needs_tick(&self, now: Instant) -> bool {
-        now.since(self.ticked) >= TICK
-            || self.session.is_some_and(|session| now.since(session.since) >= REJECT_AFTER)
+        now.since(self.ticked) >= TICK || self.is_past_life(now)
+    }
+
+    fn is_past_life(&self, now: Instant) -> bool {
+        self.session.is_some_and(|session| now.since(session.since) >= REJECT_AFTER)
+    }
+
+    /// Until when the `Tunn` must not be told the time: it reckons silence from the last packet received, so the first
+    /// data after a quiet while would make it begin a needless handshake before the answer can be here.
+    pub(super) fn quiet_until(&self, now: Instant) -> Option<Instant> {
+        let until = self.traffic.unanswered?.after(SILENCE);
+        let hasty = self.attempt.is_none()
+            && self.session.is_some()
+            && !self.is_past_life(now)
+            && now < until
+            && now.since(self.traffic.stamped) >= SILENCE;
+        hasty.then_some(until)
     }
 
     /// The wall clock the next stamp would carry.
@@ -184,11 +204,13 @@ impl Core {
     pub(super) fn deadline(&self, has_endpoint: bool, now: Instant) -> Option<Instant> {
         self.tunn.as_ref()?;
         // What only boringtun can do may be late by its own reckoning; it is not asked more than once a second.
-        let tunn = self.tunn_deadline().map(|at| at.max(self.ticked.after(Duration::from_secs(1))));
+        let tunn = self
+            .quiet_until(now)
+            .or_else(|| self.tunn_deadline().map(|at| at.max(self.ticked.after(Duration::from_secs(1)))));
         let opening = (has_endpoint && self.must_open()).then(|| self.held_until.unwrap_or(now));
         let flush =
             (self.session.is_some() && self.waiting > 0).then(|| now.after(Duration::from_millis(10)));
-        let keepalive = self.session.and_then(|session| self.keepalive_due(session.since));
+        let keepalive = self.keepalive_due();
         let rekey = self.rekey_due().filter(|_| has_endpoint).map(|at| self.held_until.unwrap_or(at).max(at));
         [
             tunn,
@@ -215,10 +237,13 @@ impl Core {
             && self.urge.is_none()
     }
 
-    /// When the persistent keepalive is due: after so long without a packet either way.
-    pub(super) fn keepalive_due(&self, since: Instant) -> Option<Instant> {
-        let last = self.traffic.sent.max(self.traffic.received).max(since);
-        self.keepalive.map(|keepalive| last.after(keepalive))
+    /// When an empty packet is due: as the answer to data, or after so long without a packet either way.
+    pub(super) fn keepalive_due(&self) -> Option<Instant> {
+        let session = self.session?;
+        let last = self.traffic.sent.max(self.traffic.received).max(session.since);
+        let persistent = self.keepalive.map(|keepalive| last.after(keepalive));
+        let passive = self.traffic.owed.map(|since| since.after(KEEPALIVE_TIMEOUT));
+        persistent.into_iter().chain(passive).min()
     }
 
     /// When the session we opened and want to keep is due for renewal, used or not.
@@ -235,10 +260,8 @@ impl Core {
         let traffic = &self.traffic;
         let rekey =
             (session.initiator && traffic.sent > session.since).then(|| session.since.after(REKEY_AFTER));
-        let passive =
-            (traffic.data_received > traffic.sent).then(|| traffic.data_received.after(KEEPALIVE_TIMEOUT));
-        let unanswered = traffic.unanswered.map(|at| at.after(KEEPALIVE_TIMEOUT + REKEY_TIMEOUT));
+        let unanswered = traffic.unanswered.map(|at| at.after(SILENCE));
         let end = Some(session.since.after(REJECT_AFTER + Duration::from_millis(1)));
-        [rekey, passive, unanswered, end].into_iter().flatten().min()
+        [rekey, unanswered, end].into_iter().flatten().min()
     }
 }

@@ -49,6 +49,9 @@ impl Node {
         let table = self.table.load();
         let path = Endpoint { remote: canonical(received.from), local: received.to };
         let arrival = Arrival { path, ecn: received.ecn };
+        if received.contents.is_empty() {
+            self.count_drop(DropReason::NotWireGuard);
+        }
         let mut held: Option<Turn<'_>> = None;
         for datagram in received.contents.chunks(received.stride.max(1)) {
             let Some(message) = Message::classify(datagram) else {
@@ -273,7 +276,7 @@ impl Turn<'_> {
     }
 
     fn note_data_received(&mut self, len: usize) {
-        self.core.traffic.data_received = self.now.instant;
+        self.core.traffic.owed.get_or_insert(self.now.instant);
         self.received.bytes += len;
         self.received.packets += 1;
     }
@@ -285,6 +288,7 @@ impl Turn<'_> {
             return;
         }
         self.core.traffic.received = self.now.instant;
+        self.core.traffic.stamped = self.core.ticked;
         self.peer.vitals.heard.store(Some(self.now.instant.since_boot()));
         // What is announced follows in the next turn of the timers, unless it gets better just now.
         if self.core.announced != super::PeerState::Up {

@@ -100,6 +100,7 @@ impl Turn<'_> {
         add(&self.peer.vitals.tx_packets, datagrams);
         add(&self.peer.vitals.tx_bytes, bytes);
         self.core.traffic.sent = self.now.instant;
+        self.core.traffic.owed = None;
         self.core.traffic.unanswered.get_or_insert(self.now.instant);
     }
 

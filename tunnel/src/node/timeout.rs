@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::core::{REKEY_AFTER, Session};
 use super::turn::Turn;
 use super::{Event, Node, RecoveryStep};
 use crate::liveness::is_probe;
@@ -64,8 +63,7 @@ impl Turn<'_> {
     }
 
     fn keep_alive(&mut self, out: &mut SendQueue) {
-        let Some(Session { since, .. }) = self.core.session else { return };
-        if self.core.keepalive_due(since).is_some_and(|at| at <= self.now.instant) {
+        if self.core.keepalive_due().is_some_and(|at| at <= self.now.instant) {
             self.emit(out, INITIATION_LEN, None, |tunn, slot| tunn.encapsulate(&[], slot));
         }
     }
@@ -228,9 +226,8 @@ impl Turn<'_> {
             return;
         }
         let works = self.core.session.is_some_and(|session| {
-            let silent =
-                self.core.traffic.unanswered.is_some_and(|at| now.instant.since(at) >= ATTEMPT_PATIENCE);
-            session.initiator || (!silent && now.instant.since(session.since) < REKEY_AFTER)
+            let silent = |at| now.instant.since(at) >= ATTEMPT_PATIENCE;
+            session.initiator || !self.core.traffic.unanswered.is_some_and(silent)
         });
         if !works && self.core.tunn.is_some() {
             let pending = self.core.attempt.is_some();

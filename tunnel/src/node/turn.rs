@@ -124,6 +124,7 @@ impl<'a> Turn<'a> {
     fn note_sent(&mut self, kind: u8, index: u32, written: usize) {
         let now = self.now.instant;
         self.core.traffic.sent = now;
+        self.core.traffic.owed = None;
         add(&self.peer.vitals.tx_bytes, written);
         if kind == KIND_INITIATION {
             self.core.note_initiation(index, now);
@@ -143,7 +144,7 @@ impl<'a> Turn<'a> {
 
     /// Lets the `Tunn` do what is due by its own timers.
     pub(super) fn tick(&mut self, out: &mut SendQueue) {
-        if out.room() < INITIATION_LEN {
+        if out.room() < INITIATION_LEN || self.core.quiet_until(self.now.instant).is_some() {
             return;
         }
         self.follow_wall_clock();

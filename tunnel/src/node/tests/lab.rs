@@ -30,6 +30,14 @@ pub(super) struct Pair {
     pub(super) now: Now,
 }
 
+pub(super) const RULES: Liveness = Liveness {
+    interval: Duration::from_secs(5),
+    interval_lost: Duration::from_secs(1),
+    tolerated: 3,
+    up_within: Duration::from_secs(15),
+    plain_up_within: Duration::from_secs(180),
+};
+
 #[derive(Default)]
 pub(super) struct Sink {
     slot: Vec<u8>,
@@ -114,6 +122,27 @@ impl Pair {
     pub(super) fn seal(&mut self, side: Side, data: &[u8]) -> Vec<u8> {
         self.send(side, data);
         self.end(side).take().pop().expect("a datagram was sent").0
+    }
+
+    /// A datagram of the origin whose content was changed before it was encrypted, as only the peer itself can.
+    pub(super) fn seal_raw(&mut self, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut bytes = packet(ORIGIN, EDGE, b"changed inside");
+        change(&mut bytes);
+        let mut turn = Turn::new(
+            &self.origin.node,
+            self.origin.node.table.load().peers.values().next().unwrap(),
+            self.now,
+        );
+        let sealed = {
+            let mut slot = [0; 256];
+            let tunn = turn.core.tunn.as_mut().unwrap();
+            match tunn.encapsulate(&bytes, &mut slot) {
+                boringtun::noise::TunnResult::WriteToNetwork(datagram) => datagram.to_vec(),
+                other => panic!("not sealed: {other:?}"),
+            }
+        };
+        turn.finish();
+        sealed
     }
 
     pub(super) fn timers(&mut self) {
@@ -247,4 +276,20 @@ pub(super) fn fix_header(bytes: &mut [u8]) {
         let sum = crate::packet::Sum::new().bytes(&bytes[..20]).checksum();
         bytes[10..12].copy_from_slice(&sum.to_be_bytes());
     }
+}
+
+/// An IPv6 packet of an experimental protocol.
+pub(super) fn ipv6_packet(from: &str, to: &str, data: &[u8]) -> Vec<u8> {
+    packet(from, to, data)
+}
+
+/// A TCP packet of `length` payload bytes as the kernel hands it over, its checksum left to be computed.
+pub(super) fn tcp_super_packet(from: &str, to: &str, segment_size: usize, length: usize) -> Vec<u8> {
+    assert!(segment_size <= length);
+    let mut bytes = packet(from, to, &vec![0; 12 + length]);
+    bytes[9] = 6;
+    bytes[20..40].fill(0);
+    (bytes[20], bytes[22], bytes[32], bytes[33]) = (0x1b, 0x50, 0x50, 0x10);
+    fix_header(&mut bytes);
+    bytes
 }
