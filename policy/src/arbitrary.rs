@@ -65,10 +65,10 @@ pub fn gateway_text(seed: u64) -> String {
     text.push_str("]\n[lan]\nprefixes = [\"192.168.1.0/24\", \"fd00:1::/64\"]\n");
     text.push_str(PEERS);
     let mut next_port = 2_000;
-    for number in 0..random.below(6) {
+    for number in 0..3 + random.below(5) {
         publish(random, number, &mut next_port, &mut text);
     }
-    for number in 0..random.below(6) {
+    for number in 0..3 + random.below(5) {
         allow(random, number, &mut text);
     }
     text
@@ -203,14 +203,32 @@ const V6_WAN: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
 pub fn packet(random: &mut Random, policy: &Policy) -> Packet {
     let v6 = random.chance(25);
     let (arrival, sources): (Option<&str>, &[&str]) = match (random.below(10), v6) {
-        (0..4, false) => {
-            (Some("eth0"), &["203.0.113.10", "203.0.113.200", "198.51.100.7", "192.168.88.9", "192.168.1.50"])
+        (0..4, false) => (
+            Some("eth0"),
+            &[
+                "203.0.113.10",
+                "203.0.113.10",
+                "203.0.113.200",
+                "203.0.113.200",
+                "198.51.100.7",
+                "198.51.100.7",
+                "192.168.88.9",
+                "192.168.1.50",
+            ],
+        ),
+        (0..4, true) => (
+            Some("eth0"),
+            &["2001:db8:1::10", "2001:db8:1::10", "2001:db8:9::10", "2001:db8:9::10", "fd00:88::9"],
+        ),
+        (4..6, false) => {
+            (Some("eth1"), &["192.168.1.50", "192.168.1.50", "192.168.1.51", "192.168.1.51", "10.77.88.2"])
         }
-        (0..4, true) => (Some("eth0"), &["2001:db8:1::10", "2001:db8:9::10", "fd00:88::9"]),
-        (4..6, false) => (Some("eth1"), &["192.168.1.50", "192.168.1.51", "10.77.88.2"]),
         (4..6, true) => (Some("eth1"), &["fd00:1::50"]),
         (6, _) => (Some("docker0"), &["172.17.0.2"]),
-        (7 | 8, false) => (Some("gw0"), &["192.168.88.2", "10.77.88.2", "192.168.89.7", "192.168.1.50"]),
+        (7 | 8, false) => (
+            Some("gw0"),
+            &["192.168.88.2", "192.168.88.2", "10.77.88.2", "192.168.89.7", "10.77.88.3", "192.168.1.50"],
+        ),
         (7 | 8, true) => (Some("gw0"), &["fd00:88::2", "fd00:77::2"]),
         _ => (None, &["10.77.88.1"]),
     };

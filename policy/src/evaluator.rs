@@ -112,9 +112,9 @@ pub enum Outcome {
 pub fn evaluate(policy: &Policy, surroundings: &Surroundings, packet: &Packet) -> Outcome {
     let case = Case { policy, surroundings, packet };
     match &packet.arrival {
-        Arrival::Edge => case.from_edge(),
-        Arrival::Interface(name) if name == policy.interface.name.as_str() => case.from_tunnel(),
-        Arrival::Interface(name) => case.from_outside(name),
+        Arrival::Edge => case.out_of_edge(),
+        Arrival::Interface(name) if name == policy.interface.name.as_str() => case.out_of_tunnel(),
+        Arrival::Interface(name) => case.in_from_outside(name),
     }
 }
 
@@ -127,7 +127,7 @@ struct Case<'a> {
 impl Case<'_> {
     /// The edge itself may open into the tunnel what `[[allow]]` lists from "self", and anything elsewhere, but never
     /// with an address of the tunnel.
-    fn from_edge(&self) -> Outcome {
+    fn out_of_edge(&self) -> Outcome {
         if self.is_local(self.packet.destination) {
             return Outcome::Delivered;
         }
@@ -143,13 +143,13 @@ impl Case<'_> {
     }
 
     /// Out of the tunnel comes only what `[[allow]]` lists from a peer, and an echo request to the edge's end of it.
-    fn from_tunnel(&self) -> Outcome {
+    fn out_of_tunnel(&self) -> Outcome {
         if self.in_lan(self.packet.source) {
             return dropped("prerouting", "spoofed");
         }
         let entry = self.listed(|from| match from {
             Party::Peer(name) => self.belongs_to(self.packet.source, name.as_str()),
-            _ => false,
+            Party::Edge | Party::Lan(_) | Party::Behind { .. } => false,
         });
         if self.is_local(self.packet.destination) {
             if let Some(redirect) = self.redirect() {
@@ -167,7 +167,7 @@ impl Case<'_> {
     }
 
     /// Strangers reach published ports and what the edge accepts; the LAN also the edge itself and what is listed.
-    fn from_outside(&self, interface: &str) -> Outcome {
+    fn in_from_outside(&self, interface: &str) -> Outcome {
         let source = self.packet.source;
         if self.in_tunnel(source) && !self.in_lan(source) {
             return dropped("prerouting", "spoofed");

@@ -233,7 +233,7 @@ impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
             Host::Address(IpAddr::V6(address)) => write!(f, "[{address}]:{}", self.port),
-            host => write!(f, "{host}:{}", self.port),
+            host @ (Host::Address(IpAddr::V4(_)) | Host::Name(_)) => write!(f, "{host}:{}", self.port),
         }
     }
 }
@@ -318,10 +318,10 @@ impl AllowList {
     pub fn admits<'a>(&self, source: IpAddr, named: impl Fn(&Name) -> &'a [IpNetwork]) -> bool {
         match self {
             Self::Any => true,
-            Self::Only { prefixes, lists } => prefixes
-                .iter()
-                .chain(lists.iter().flat_map(|list| named(list)))
-                .any(|prefix| prefix.contains(source)),
+            Self::Only { prefixes, lists } => {
+                let holds = |prefixes: &[IpNetwork]| prefixes.iter().any(|prefix| prefix.contains(source));
+                holds(prefixes) || lists.iter().any(|list| holds(named(list)))
+            }
         }
     }
 }

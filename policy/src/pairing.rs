@@ -255,7 +255,7 @@ impl Pair<'_> {
                 let full = if prefix.is_ipv4() { 32 } else { 128 };
                 (prefix.prefix() == full).then(|| prefix.ip())
             }
-            _ => None,
+            Party::Peer(_) | Party::Edge | Party::Lan(_) | Party::Behind { .. } => None,
         }
     }
 

@@ -1,4 +1,6 @@
 //! A TOML document that knows where each value stands, read key by key; whatever is not asked for is an error.
+// What is not of the wanted type is of any other, and each reader wants one.
+#![allow(clippy::wildcard_enum_match_arm)]
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -135,12 +137,12 @@ impl<'r> Table<'r> {
     }
 
     /// The table `key`, if the file has it.
-    pub(crate) fn table(&self, key: &'static str, title: &'static str) -> Option<Table<'r>> {
+    pub(crate) fn table(&self, key: &'static str, title: &'static str) -> Option<Self> {
         self.optional(key)?.table(title)
     }
 
     /// The tables `[[key]]`; none when the file has none.
-    pub(crate) fn tables(&self, key: &'static str, title: &'static str) -> Vec<Table<'r>> {
+    pub(crate) fn tables(&self, key: &'static str, title: &'static str) -> Vec<Self> {
         let Some(value) = self.optional(key) else { return Vec::new() };
         value.items("an array of tables").into_iter().filter_map(|item| item.table(title)).collect()
     }

@@ -27,7 +27,7 @@ pub(crate) fn address(text: &str) -> Option<IpAddr> {
     let address: IpAddr = text.parse().ok()?;
     match address {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => None,
-        _ => Some(address),
+        IpAddr::V4(_) | IpAddr::V6(_) => Some(address),
     }
 }
 

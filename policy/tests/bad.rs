@@ -3,6 +3,15 @@
 //! Each `tests/bad/*.toml` stands beside a `.txt` with the errors it must give. After a change of words, run with
 //! `UPDATE_EXPECTED=1` and read the difference.
 
+// Helpers of tests fail by panicking, as tests do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,14 @@
 //! The annotated examples are what they say: valid, and full of defaults.
 
+// Helpers of tests fail by panicking, as tests do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
+
 use std::path::{Path, PathBuf};
 
 use policy::{FileLocation, Source, forwarder, gateway};

@@ -2,6 +2,15 @@
 //!
 //! These tests need `nft` and a user namespace of their own; without them they fail, and say so.
 
+// Helpers of tests fail by panicking, as tests do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
+
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,5 +1,14 @@
 //! What `gateway check --with forwarder.toml` says.
 
+// Helpers of tests fail by panicking, as tests do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
+
 use std::path::Path;
 
 use policy::pairing::{Finding, OwnKeys, pairing, pairing_with_keys};

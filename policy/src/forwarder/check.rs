@@ -42,7 +42,7 @@ fn mtu(reader: &Reader<'_>, interface: &At<Interface>, peers: &[PeerAt]) {
         Mtu::Fixed(mtu) if ipv6 && mtu < 1280 => {
             reader.report_at(interface.at.clone(), Problem::MtuBelowIpv6 { mtu });
         }
-        _ => {}
+        Mtu::Fixed(_) | Mtu::Auto => {}
     }
 }
 

@@ -138,7 +138,7 @@ fn peer(table: &Table<'_>, names: &mut Names, interface: Option<&Interface>) -> 
         keepalive: keepalive?,
         probe: match probe? {
             Probe::Auto => other_end(&address),
-            off_or_address => off_or_address.address(),
+            given @ (Probe::Off | Probe::Address(_)) => given.address(),
         },
         address,
         private_key_file,

@@ -142,7 +142,7 @@ impl Check<'_, '_> {
             Mtu::Fixed(mtu) if ipv6 && mtu < 1280 => {
                 self.report(&self.places.mtu, Problem::MtuBelowIpv6 { mtu })
             }
-            _ => {}
+            Mtu::Fixed(_) | Mtu::Auto => {}
         }
     }
 

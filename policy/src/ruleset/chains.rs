@@ -48,7 +48,7 @@ impl<'p> Chains<'p> {
             regular("private_in", self.private_in()),
             regular("private_out", self.private_out()),
             regular("private_self", self.private_self()),
-            regular("from_tunnel", self.from_tunnel()),
+            regular("from_tunnel", self.out_of_tunnel()),
             regular("forward_from_tunnel", self.forward_from_tunnel()),
             regular("forward_to_tunnel", self.forward_to_tunnel()),
             regular("input_from_tunnel", self.input_from_tunnel()),
@@ -132,7 +132,7 @@ impl<'p> Chains<'p> {
     }
 
     /// Packets out of the tunnel.
-    fn from_tunnel(&self) -> Vec<Value> {
+    fn out_of_tunnel(&self) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
             let forged = in_set(saddr(family), "lan", family);
