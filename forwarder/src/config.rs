@@ -140,9 +140,13 @@ fn read_key(file: &FileRef) -> Result<SecretKey, ConfigError> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let path = file.path(credentials.as_deref())?;
     let name = path.display().to_string();
-    let refused = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => file.error(Problem::MissingFile { file: name.clone() }),
-        _ => file.error(Problem::UnreadableFile { file: name.clone(), reason: error.to_string() }),
+    let refused = |error: io::Error| {
+        let problem = if error.kind() == io::ErrorKind::NotFound {
+            Problem::MissingFile { file: name.clone() }
+        } else {
+            Problem::UnreadableFile { file: name.clone(), reason: error.to_string() }
+        };
+        file.error(problem)
     };
     let mut opened = fs::File::open(&path).map_err(refused)?;
     let mode = opened.metadata().map_err(refused)?.permissions().mode() & 0o7777;

@@ -145,7 +145,7 @@ fn span(seconds: f64) -> String {
         .filter(|(count, _)| *count > 0)
         .map(|(count, unit)| format!("{count} {unit}{}", if count == 1 { "" } else { "s" }))
         .collect();
-    if seconds % 60 > 0 || words.is_empty() {
+    if !seconds.is_multiple_of(60) || words.is_empty() {
         words.push(format!("{} second{}", seconds % 60, if seconds % 60 == 1 { "" } else { "s" }));
     }
     words.join(", ")

@@ -249,11 +249,11 @@ impl Edge {
         while let Some((_, packet)) = inlet.poll_packet() {
             let bytes = packet.bytes;
             let ip = Ip::parse(bytes).unwrap();
-            let Ok(tcp) = Tcp::parse(ip.payload(bytes)) else { continue };
             if ip.protocol != 6 {
                 others.push(bytes.to_vec());
                 continue;
             }
+            let tcp = Tcp::parse(ip.payload(bytes)).unwrap();
             let (source, destination) = ends(&ip, &tcp);
             if let Some((address, caller)) = listens
                 && *address == destination
