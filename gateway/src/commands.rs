@@ -45,7 +45,7 @@ fn pair(policy: &Policy, with: &Path) -> Result<Vec<String>, Stop> {
     let text = config::read_text(with)
         .map_err(|error| LoadError::Unreadable { path: with.display().to_string(), error })?;
     let far = forwarder::parse(&Source { name: with, text: &text }).map_err(LoadError::Invalid)?;
-    Ok(policy::pairing(policy, &far).iter().map(ToString::to_string).collect())
+    Ok(policy::pairing::pairing(policy, &far).iter().map(ToString::to_string).collect())
 }
 
 /// `gateway guard`: the drop table of the boot, unless a table is in place already.

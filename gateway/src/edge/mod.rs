@@ -25,6 +25,7 @@ use tunnel::uapi;
 
 use crate::config::Keys;
 use crate::kernel::Helper;
+use crate::metrics::RoundTrips;
 use crate::state::State;
 use blueprint::{Blueprint, Unwritable};
 use counters::Counters;
@@ -45,13 +46,24 @@ pub struct Edge {
     started: Instant,
     current: RefCell<Current>,
     rates: RefCell<Rates>,
-    kernel_counters: RefCell<(Option<Instant>, Counters)>,
+    round_trips: RefCell<RoundTrips>,
+    samples: Cell<u64>,
+    kernel_counters: RefCell<KernelCounters>,
     endpoints_changed: Cell<bool>,
     generation: Cell<u64>,
     failed_applies: Cell<u64>,
     last_apply_ok: Cell<bool>,
     /// Serializes applies: two at once would judge each other's half-done work.
     applying: tokio::sync::Mutex<()>,
+}
+
+/// What the kernel counted when it was last asked.
+#[derive(Clone, Debug, Default)]
+struct KernelCounters {
+    read: Option<Instant>,
+    named: Counters,
+    /// Flows that conntrack follows, and the most it will.
+    flows: Option<(u64, u64)>,
 }
 
 /// The configuration in force.

@@ -6,16 +6,23 @@ use std::time::{Duration, Instant};
 use policy::gateway::{Allow, Party, Policy, Publish, Service as Opened};
 use policy::ruleset::{ServiceKind, ServiceMark};
 use tokio::task::spawn_blocking;
-use tunnel::node::PeerStatus;
+use tunnel::node::{PeerState, PeerStatus};
 use tunnel::reason::DropReason;
 
-use super::Edge;
+use super::{Edge, KernelCounters};
 use super::counters::{Counters, parse_bans, parse_counters};
 use super::dump::dump;
 use super::wg::WgDevice;
 use crate::control::report::{Bans, Health, Interface, Peer, Peers, SCHEMA, Service, Services, Status};
 use crate::kernel::{Failure, Listing};
 use crate::metrics::{self, Number, PeerCounters, ServiceCounters, Snapshot, Value};
+
+/// Samples between two looks at the round trips: as many seconds as there are between probes.
+const PROBE_SAMPLES: u64 = 5;
+/// Samples between two clearings of the histogram's intake, when nobody scrapes.
+const SETTLE_SAMPLES: u64 = 300;
+/// Switches that tell how many flows conntrack follows, and the most it will.
+const FLOWS: [&str; 2] = ["net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max"];
 
 /// How old the kernel's counters may be before they are read again.
 const COUNTERS_LIFE: Duration = Duration::from_secs(2);
@@ -198,9 +205,9 @@ impl Edge {
     pub async fn metrics_page(&self) -> String {
         let counters = self.read_counters().await.unwrap_or_else(|failure| {
             tracing::debug!(%failure, "the kernel's counters cannot be read; the last ones are shown");
-            self.kernel_counters.borrow().1.clone()
+            self.kernel_counters.borrow().named.clone()
         });
-        metrics::page(&self.snapshot(&counters))
+        metrics::page(&self.snapshot(&counters)) + &self.round_trips.borrow().page()
     }
 
     fn snapshot(&self, counters: &Counters) -> Snapshot {
@@ -266,7 +273,7 @@ impl Edge {
         #[expect(clippy::cast_precision_loss, reason = "a count of switches")]
         let unwritable = self.current.borrow().unwritable.len() as f64;
         let stats = self.device.stats();
-        vec![
+        let mut numbers = vec![
             gauge(
                 "gateway_up",
                 "Whether the daemon's threads and its helper run.",
@@ -298,7 +305,14 @@ impl Edge {
                 "Events of the data plane that nobody took in time.",
                 self.device.node().events_dropped(),
             ),
-        ]
+        ];
+        if let Some((flows, limit)) = self.kernel_counters.borrow().flows {
+            #[expect(clippy::cast_precision_loss, reason = "conntrack holds far fewer than 2^53")]
+            let (flows, limit) = (flows as f64, limit as f64);
+            numbers.push(gauge("gateway_nat_flows", "Flows that the kernel's conntrack follows.", flows));
+            numbers.push(gauge("gateway_nat_flows_limit", "The most flows that conntrack will follow.", limit));
+        }
+        numbers
     }
 
     fn states(&self) -> BTreeMap<String, &'static str> {
@@ -309,15 +323,23 @@ impl Edge {
     /// The kernel's named counters, at most [`COUNTERS_LIFE`] old: many scrapes cost one reading.
     async fn read_counters(&self) -> Result<Counters, Failure> {
         {
-            let (read, counters) = &*self.kernel_counters.borrow();
-            if read.is_some_and(|read| read.elapsed() < COUNTERS_LIFE) {
-                return Ok(counters.clone());
+            let last = self.kernel_counters.borrow();
+            if last.read.is_some_and(|read| read.elapsed() < COUNTERS_LIFE) {
+                return Ok(last.named.clone());
             }
         }
         let helper = self.helper.clone();
-        let counters = parse_counters(&blocking(move || helper.list(Listing::Counters)).await?);
-        *self.kernel_counters.borrow_mut() = (Some(Instant::now()), counters.clone());
-        Ok(counters)
+        let read = blocking(move || {
+            let flows = helper.read_sysctls(FLOWS.map(str::to_owned).to_vec())?;
+            Ok((helper.list(Listing::Counters)?, flows))
+        });
+        let (listing, flows) = read.await?;
+        let mut flows = flows.into_iter().map(|value| value?.parse().ok());
+        let flows = flows.next().flatten().zip(flows.next().flatten());
+        let named = parse_counters(&listing);
+        *self.kernel_counters.borrow_mut() =
+            KernelCounters { read: Some(Instant::now()), named: named.clone(), flows };
+        Ok(named)
     }
 }
 

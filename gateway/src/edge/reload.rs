@@ -15,6 +15,7 @@ use super::{Current, Edge, peers};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Stop};
 use crate::kernel::{Failure, FailureKind, nft};
+use crate::metrics::RoundTrips;
 
 impl Edge {
     /// What a configuration would change, line by line.
@@ -74,6 +75,10 @@ impl Edge {
             return Err(Stop::new(Exit::Invalid, message));
         }
         let news = unwritable != self.current.borrow().unwritable;
+        if changes.iter().any(|change| change.part == "peer") {
+            // A peer that went must leave no series behind.
+            self.round_trips.replace(RoundTrips::default());
+        }
         *self.current.borrow_mut() =
             Current { policy: config.policy, keys: config.keys, blueprint: new, unwritable };
         if news {

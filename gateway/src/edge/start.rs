@@ -107,6 +107,8 @@ impl Edge {
                 unwritable: hands.unwritable,
             }),
             rates: RefCell::default(),
+            round_trips: RefCell::default(),
+            samples: Cell::new(0),
             kernel_counters: RefCell::default(),
             endpoints_changed: Cell::new(false),
             generation: Cell::new(1),

@@ -5,11 +5,13 @@
 
 pub mod http;
 mod process;
+mod round_trips;
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 use crate::control::report::{Peer, Peers};
+pub use round_trips::RoundTrips;
 
 /// Everything a page tells.
 #[derive(Clone, Debug, Default)]
@@ -177,9 +179,6 @@ fn native(peer: &Peer, counters: &PeerCounters) {
         .set(counters.last_handshake_seconds);
     counter!("gateway_peer_packets_lost_total", "peer" => name()).absolute(counters.probes_lost);
     counter!("gateway_peer_endpoint_changes_total", "peer" => name()).absolute(counters.endpoint_changes);
-    if let Some(rtt) = peer.rtt_seconds {
-        gauge!("gateway_peer_rtt_seconds", "peer" => name()).set(rtt);
-    }
     if let Some(loss) = peer.loss_ratio {
         gauge!("gateway_peer_loss_ratio", "peer" => name()).set(loss);
     }
@@ -221,7 +220,6 @@ fn describe() {
         ("wireguard_latest_handshake_seconds", "UNIX timestamp of the last handshake."),
         ("gateway_peer_up", "Whether the peer answered lately."),
         ("gateway_peer_last_handshake_timestamp_seconds", "UNIX time of the last handshake with the peer."),
-        ("gateway_peer_rtt_seconds", "Smoothed round trip of the probes inside the tunnel."),
         ("gateway_peer_loss_ratio", "Share of the last probes that were lost."),
         ("gateway_service_up", "Whether every peer that the service needs is up."),
     ] {

@@ -1,0 +1,68 @@
+//! Round trips as a histogram, which must remember where a page made from a snapshot cannot.
+
+use metrics::{describe_histogram, histogram};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+/// Upper bounds in seconds: a LAN, a city, a continent, an ocean, trouble.
+const BUCKETS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
+const NAME: &str = "gateway_peer_rtt_seconds";
+
+/// Every peer's round trips since the start or since the peers last changed.
+pub struct RoundTrips {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+}
+
+impl Default for RoundTrips {
+    fn default() -> Self {
+        let builder = PrometheusBuilder::new();
+        // The only error is an empty list of bounds.
+        let builder = builder.set_buckets(&BUCKETS).unwrap_or_else(|_| PrometheusBuilder::new());
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            describe_histogram!(NAME, "Round trip of the probes inside the tunnel.");
+        });
+        Self { recorder, handle }
+    }
+}
+
+impl RoundTrips {
+    /// Counts one round trip of a peer, in seconds.
+    pub fn record(&self, peer: &str, seconds: f64) {
+        metrics::with_local_recorder(&self.recorder, || {
+            histogram!(NAME, "peer" => peer.to_owned()).record(seconds);
+        });
+    }
+
+    /// The part of the page.
+    #[must_use]
+    pub fn page(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Puts what was recorded into the buckets, which otherwise waits for the next page; call every few minutes.
+    pub fn settle(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_trip_lands_in_its_bucket() {
+        let trips = RoundTrips::default();
+        trips.record("wroclaw", 0.0234);
+        let page = trips.page();
+        for line in [
+            "gateway_peer_rtt_seconds_bucket{peer=\"wroclaw\",le=\"0.02\"} 0",
+            "gateway_peer_rtt_seconds_bucket{peer=\"wroclaw\",le=\"0.03\"} 1",
+            "gateway_peer_rtt_seconds_count{peer=\"wroclaw\"} 1",
+            "# TYPE gateway_peer_rtt_seconds histogram",
+        ] {
+            assert!(page.lines().any(|have| have == line), "{line}\n{page}");
+        }
+    }
+}
