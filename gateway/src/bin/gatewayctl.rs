@@ -159,10 +159,7 @@ fn show(socket: &Path, request: &Request, output: Output) -> Result<Exit, Stop> 
 fn show_once(socket: &Path, request: &Request, json: bool, before: &str) -> Result<Exit, Stop> {
     let reply = ask(socket, request)?;
     let style = style();
-    let exit = match &reply {
-        Reply::Status(status) => health_exit(status.health),
-        _ => Exit::Ok,
-    };
+    let exit = if let Reply::Status(status) = &reply { health_exit(status.health) } else { Exit::Ok };
     let text = match &reply {
         Reply::Dump(text) => text.clone(),
         Reply::Peers(report) => either(json, report, || render::peers(report, style))?,
@@ -181,10 +178,14 @@ fn change(socket: &Path, request: &Request) -> Result<Exit, Stop> {
 }
 
 fn make_keys(dir: &Path, name: &str) -> Result<Exit, Stop> {
-    let public = keygen(dir, name).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => Stop::new(Exit::Conflict, error),
-        io::ErrorKind::PermissionDenied => Stop::new(Exit::Permission, format!("{}: {error}", dir.display())),
-        _ => Stop::new(Exit::Failed, format!("{}: {error}", dir.display())),
+    let public = keygen(dir, name).map_err(|error| {
+        let exits = [
+            (io::ErrorKind::AlreadyExists, Exit::Conflict),
+            (io::ErrorKind::PermissionDenied, Exit::Permission),
+        ];
+        let exit =
+            exits.into_iter().find(|(kind, _)| *kind == error.kind()).map_or(Exit::Failed, |(_, exit)| exit);
+        Stop::new(exit, format!("{}: {error}", dir.display()))
     })?;
     write(&format!("{public}\n"))?;
     Ok(Exit::Ok)

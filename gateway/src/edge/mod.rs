@@ -9,6 +9,7 @@ mod outer;
 pub mod peers;
 mod rates;
 mod reload;
+mod services;
 mod start;
 mod wg;
 

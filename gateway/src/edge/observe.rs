@@ -3,19 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use policy::gateway::{Allow, Party, Policy, Publish, Service as Opened};
-use policy::ruleset::{ServiceKind, ServiceMark};
 use tokio::task::spawn_blocking;
 use tunnel::node::{PeerState, PeerStatus};
 use tunnel::reason::DropReason;
 
-use super::{Edge, KernelCounters};
 use super::counters::{Counters, parse_bans, parse_counters};
 use super::dump::dump;
+use super::services::{service, service_counters};
 use super::wg::WgDevice;
-use crate::control::report::{Bans, Health, Interface, Peer, Peers, SCHEMA, Service, Services, Status};
+use super::{Edge, KernelCounters};
+use crate::control::report::{Bans, Health, Interface, Peer, Peers, SCHEMA, Services, Status};
 use crate::kernel::{Failure, Listing};
-use crate::metrics::{self, Number, PeerCounters, ServiceCounters, Snapshot, Value};
+use crate::metrics::{self, Number, PeerCounters, Snapshot, Value};
 
 /// Samples between two looks at the round trips: as many seconds as there are between probes.
 const PROBE_SAMPLES: u64 = 5;
@@ -28,16 +27,25 @@ const FLOWS: [&str; 2] = ["net/netfilter/nf_conntrack_count", "net/netfilter/nf_
 const COUNTERS_LIFE: Duration = Duration::from_secs(2);
 
 impl Edge {
-    /// Takes a sample of every peer's counters, for the rates.
+    /// Takes a sample of every peer's counters, for the rates; every fifth time of its round trip too.
     pub fn sample(&self) {
         let now = Self::now();
-        let bytes = self
-            .device
-            .node()
-            .peers(now)
-            .into_iter()
-            .map(|peer| (peer.public_key, (peer.rx_bytes, peer.tx_bytes)));
+        let peers = self.device.node().peers(now);
+        let bytes = peers.iter().map(|peer| (peer.public_key, (peer.rx_bytes, peer.tx_bytes)));
         self.rates.borrow_mut().handle_sample(now.instant, bytes.collect());
+        let samples = self.samples.get() + 1;
+        self.samples.set(samples);
+        let trips = self.round_trips.borrow();
+        if samples.is_multiple_of(PROBE_SAMPLES) {
+            for peer in peers.iter().filter(|peer| peer.state == PeerState::Up) {
+                if let Some(rtt) = peer.rtt {
+                    trips.record(&self.name_of(&peer.public_key), rtt.as_secs_f64());
+                }
+            }
+        }
+        if samples.is_multiple_of(SETTLE_SAMPLES) {
+            trips.settle();
+        }
     }
 
     /// The peers in the order of the configuration, then those that `wg set` added.
@@ -310,7 +318,11 @@ impl Edge {
             #[expect(clippy::cast_precision_loss, reason = "conntrack holds far fewer than 2^53")]
             let (flows, limit) = (flows as f64, limit as f64);
             numbers.push(gauge("gateway_nat_flows", "Flows that the kernel's conntrack follows.", flows));
-            numbers.push(gauge("gateway_nat_flows_limit", "The most flows that conntrack will follow.", limit));
+            numbers.push(gauge(
+                "gateway_nat_flows_limit",
+                "The most flows that conntrack will follow.",
+                limit,
+            ));
         }
         numbers
     }
@@ -363,101 +375,4 @@ fn peer_counters(status: &PeerStatus) -> PeerCounters {
         endpoint_changes: status.endpoint_changes,
         recoveries: status.recoveries,
     }
-}
-
-fn service_counters(service: Service) -> ServiceCounters {
-    ServiceCounters {
-        up: service.state == "up",
-        rx: (service.bytes_in, service.packets_in),
-        tx: (service.bytes_out, service.packets_out),
-        service: service.name,
-    }
-}
-
-fn service(
-    policy: &Policy,
-    mark: &ServiceMark,
-    states: &BTreeMap<String, &'static str>,
-    counters: &Counters,
-) -> Option<Service> {
-    let (protocol, from, to, peers) = match mark.kind {
-        ServiceKind::Publish => {
-            describe_publish(policy.publish.iter().find(|entry| entry.name == mark.name)?)
-        }
-        ServiceKind::Allow => describe_allow(policy.allow.iter().find(|entry| entry.name == mark.name)?),
-    };
-    let of = |name: &str| counters.get(name).copied().unwrap_or_default();
-    let ((bytes_in, packets_in), (bytes_out, packets_out)) =
-        (of(&mark.counter_in()), of(&mark.counter_out()));
-    let rank = |state: &str| ["up", "stale", "never", "down"].iter().position(|known| *known == state);
-    let state =
-        peers.iter().map(|peer| states.get(peer).copied().unwrap_or("never")).max_by_key(|state| rank(state));
-    Some(Service {
-        name: mark.name.to_string(),
-        kind: mark.kind.as_str().to_owned(),
-        protocol,
-        from,
-        to,
-        peers,
-        state: state.unwrap_or("up").to_owned(),
-        packets_in,
-        bytes_in,
-        packets_out,
-        bytes_out,
-    })
-}
-
-type Description = (String, String, String, Vec<String>);
-
-fn describe_publish(publish: &Publish) -> Description {
-    let from = match publish.address {
-        Some(std::net::IpAddr::V6(address)) => format!("[{address}]:{}", publish.ports),
-        Some(address) => format!("{address}:{}", publish.ports),
-        None => publish.ports.to_string(),
-    };
-    let target = |target: &policy::gateway::Target| match target.address {
-        std::net::IpAddr::V6(address) => format!("[{address}]:{}", target.ports),
-        std::net::IpAddr::V4(address) => format!("{address}:{}", target.ports),
-    };
-    let to = publish.targets.iter().map(target).collect::<Vec<_>>().join(",");
-    let peers = publish.targets.iter().map(|target| target.peer.to_string()).collect();
-    (protocols(publish.protocols), from, to, distinct(peers))
-}
-
-fn describe_allow(allow: &Allow) -> Description {
-    let (protocol, ports) = match &allow.service {
-        Opened::Ports { protocols: which, ports } => {
-            let ports = ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-            (protocols(*which), format!(" port {ports}"))
-        }
-        Opened::Echo => ("icmp".to_owned(), String::new()),
-    };
-    let list = |parties: &[Party]| parties.iter().map(party).collect::<Vec<_>>().join(",");
-    let peers = allow.from.iter().chain(&allow.to).filter_map(peer_of).collect();
-    (protocol, list(&allow.from), format!("{}{ports}", list(&allow.to)), distinct(peers))
-}
-
-fn party(party: &Party) -> String {
-    match party {
-        Party::Peer(name) => format!("peer:{name}"),
-        Party::Edge => "self".to_owned(),
-        Party::Lan(prefix) | Party::Behind { prefix, .. } => prefix.to_string(),
-    }
-}
-
-fn peer_of(party: &Party) -> Option<String> {
-    match party {
-        Party::Peer(name) | Party::Behind { peer: name, .. } => Some(name.to_string()),
-        Party::Edge | Party::Lan(_) => None,
-    }
-}
-
-fn protocols(protocols: policy::Protocols) -> String {
-    protocols.iter().map(policy::Protocol::as_str).collect::<Vec<_>>().join("+")
-}
-
-fn distinct(mut names: Vec<String>) -> Vec<String> {
-    names.sort();
-    names.dedup();
-    names
 }

@@ -8,9 +8,6 @@ use tunnel::io::udp::{UdpOptions, UdpSocket};
 
 use crate::kernel::{Failure, FailureKind, Helper, Request};
 
-/// Wanted kernel buffer of the outer socket in each direction, in bytes.
-const BUFFER: usize = 7 << 20;
-
 /// Opens outer sockets and remembers their mark.
 pub(super) struct Outer {
     helper: Helper,
@@ -36,13 +33,10 @@ impl Outer {
     /// [`FailureKind::Conflict`] when the port is taken.
     pub(super) fn open(&self, port: u16) -> Result<UdpSocket, Failure> {
         let fd = self.helper.open(&Request::OpenUdp { port, mark: self.mark() })?;
-        // Without a mark here: the helper has set it, and this process may not.
+        // Without a mark here: the helper has set it, and this process may not. Its larger buffers stay.
         let options = UdpOptions { port, mark: 0, ..UdpOptions::default() };
-        let socket = UdpSocket::from_fd(fd, &options)
-            .map_err(|error| Failure::new(FailureKind::Kernel, format!("the outer socket: {error}")))?;
-        // Taking the socket over set its buffers to what an unprivileged process may have.
-        self.tune(&socket, self.mark())?;
-        Ok(socket)
+        UdpSocket::from_fd(fd, &options)
+            .map_err(|error| Failure::new(FailureKind::Kernel, format!("the outer socket: {error}")))
     }
 
     /// Moves the device to another port.
@@ -63,13 +57,10 @@ impl Outer {
     /// What the kernel said; then nothing changed.
     pub(super) fn change_mark(&self, device: &Device, mark: u32) -> Result<(), Failure> {
         if mark != self.mark() {
-            self.tune(&device.socket(), mark)?;
+            let socket = device.socket();
+            self.helper.call_with(&Request::MarkUdp { mark }, &[socket.as_fd()])?;
             self.mark.store(mark, Ordering::Relaxed);
         }
         Ok(())
-    }
-
-    fn tune(&self, socket: &UdpSocket, mark: u32) -> Result<(), Failure> {
-        self.helper.call_with(&Request::TuneUdp { mark, buffer: BUFFER }, &[socket.as_fd()]).map(drop)
     }
 }

@@ -50,19 +50,10 @@ pub(super) fn open_udp(port: u16, mark: u32) -> Result<OwnedFd, Failure> {
     duplicate(socket.as_fd())
 }
 
-/// Sets what only a privileged process may set on the daemon's own socket.
-pub(super) fn tune_udp(socket: OwnedFd, mark: u32, buffer: usize) -> Result<(), Failure> {
-    let failed =
-        |error: io::Error| Failure::new(FailureKind::Kernel, format!("tuning the outer socket: {error}"));
-    let socket = socket2::Socket::from(socket);
-    socket.set_mark(mark).map_err(failed)?;
-    force_buffers(&socket, buffer).map_err(failed)
-}
-
-fn force_buffers(socket: &socket2::Socket, bytes: usize) -> io::Result<()> {
-    rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, bytes)?;
-    // Sending waits for room anyway, so a smaller send buffer costs little: the system's limit may stand.
-    Ok(rustix::net::sockopt::set_socket_send_buffer_size(socket, bytes)?)
+/// Marks the packets of the daemon's own outer socket.
+pub(super) fn mark_udp(socket: OwnedFd, mark: u32) -> Result<(), Failure> {
+    let marked = socket2::Socket::from(socket).set_mark(mark);
+    marked.map_err(|error| Failure::new(FailureKind::Kernel, format!("marking the outer socket: {error}")))
 }
 
 fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {

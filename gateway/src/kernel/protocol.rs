@@ -45,12 +45,10 @@ pub enum Request {
         /// Firewall mark of its packets.
         mark: u32,
     },
-    /// Sets what only a privileged process may set on the daemon's own outer socket, which comes beside the request.
-    TuneUdp {
-        /// Firewall mark of its packets.
+    /// Marks the packets of the daemon's own outer socket, which comes beside the request.
+    MarkUdp {
+        /// Firewall mark; 0 is none.
         mark: u32,
-        /// Kernel buffer in each direction, in bytes.
-        buffer: usize,
     },
     /// Makes addresses, routes and rules what the plan says: adds what is missing, takes away what is ours and too much.
     ApplyRouting {

@@ -50,8 +50,8 @@ fn answer(
         Request::OpenUdp { port, mark } => {
             return devices::open_udp(port, mark).map(|fd| (Reply::Descriptors, Some(fd)));
         }
-        Request::TuneUdp { mark, buffer } => match fd {
-            Some(socket) => devices::tune_udp(socket, mark, buffer).map(|()| Reply::Done),
+        Request::MarkUdp { mark } => match fd {
+            Some(socket) => devices::mark_udp(socket, mark).map(|()| Reply::Done),
             None => Err(Failure::new(FailureKind::Refused, "no socket came with the request")),
         },
         Request::ApplyRouting { routing } => apply_routing(netlink, &routing),

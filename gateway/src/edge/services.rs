@@ -1,0 +1,108 @@
+//! Published ports and private flows as reports show them.
+
+use std::collections::BTreeMap;
+
+use policy::gateway::{Allow, Party, Policy, Publish, Service as Opened};
+use policy::ruleset::{ServiceKind, ServiceMark};
+
+use super::counters::Counters;
+use crate::control::report::Service;
+use crate::metrics::ServiceCounters;
+
+pub(super) fn service_counters(service: Service) -> ServiceCounters {
+    ServiceCounters {
+        up: service.state == "up",
+        rx: (service.bytes_in, service.packets_in),
+        tx: (service.bytes_out, service.packets_out),
+        service: service.name,
+    }
+}
+
+/// A service with its state, that of the worst peer it needs, and what it carried.
+pub(super) fn service(
+    policy: &Policy,
+    mark: &ServiceMark,
+    states: &BTreeMap<String, &'static str>,
+    counters: &Counters,
+) -> Option<Service> {
+    let (protocol, from, to, peers) = match mark.kind {
+        ServiceKind::Publish => {
+            describe_publish(policy.publish.iter().find(|entry| entry.name == mark.name)?)
+        }
+        ServiceKind::Allow => describe_allow(policy.allow.iter().find(|entry| entry.name == mark.name)?),
+    };
+    let of = |name: &str| counters.get(name).copied().unwrap_or_default();
+    let ((bytes_in, packets_in), (bytes_out, packets_out)) =
+        (of(&mark.counter_in()), of(&mark.counter_out()));
+    let rank = |state: &str| ["up", "stale", "never", "down"].iter().position(|known| *known == state);
+    let state =
+        peers.iter().map(|peer| states.get(peer).copied().unwrap_or("never")).max_by_key(|state| rank(state));
+    Some(Service {
+        name: mark.name.to_string(),
+        kind: mark.kind.as_str().to_owned(),
+        protocol,
+        from,
+        to,
+        peers,
+        state: state.unwrap_or("up").to_owned(),
+        packets_in,
+        bytes_in,
+        packets_out,
+        bytes_out,
+    })
+}
+
+type Description = (String, String, String, Vec<String>);
+
+fn describe_publish(publish: &Publish) -> Description {
+    let from = match publish.address {
+        Some(std::net::IpAddr::V6(address)) => format!("[{address}]:{}", publish.ports),
+        Some(address) => format!("{address}:{}", publish.ports),
+        None => publish.ports.to_string(),
+    };
+    let target = |target: &policy::gateway::Target| match target.address {
+        std::net::IpAddr::V6(address) => format!("[{address}]:{}", target.ports),
+        std::net::IpAddr::V4(address) => format!("{address}:{}", target.ports),
+    };
+    let to = publish.targets.iter().map(target).collect::<Vec<_>>().join(",");
+    let peers = publish.targets.iter().map(|target| target.peer.to_string()).collect();
+    (protocols(publish.protocols), from, to, distinct(peers))
+}
+
+fn describe_allow(allow: &Allow) -> Description {
+    let (protocol, ports) = match &allow.service {
+        Opened::Ports { protocols: which, ports } => {
+            let ports = ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            (protocols(*which), format!(" port {ports}"))
+        }
+        Opened::Echo => ("icmp".to_owned(), String::new()),
+    };
+    let list = |parties: &[Party]| parties.iter().map(party).collect::<Vec<_>>().join(",");
+    let peers = allow.from.iter().chain(&allow.to).filter_map(peer_of).collect();
+    (protocol, list(&allow.from), format!("{}{ports}", list(&allow.to)), distinct(peers))
+}
+
+fn party(party: &Party) -> String {
+    match party {
+        Party::Peer(name) => format!("peer:{name}"),
+        Party::Edge => "self".to_owned(),
+        Party::Lan(prefix) | Party::Behind { prefix, .. } => prefix.to_string(),
+    }
+}
+
+fn peer_of(party: &Party) -> Option<String> {
+    match party {
+        Party::Peer(name) | Party::Behind { peer: name, .. } => Some(name.to_string()),
+        Party::Edge | Party::Lan(_) => None,
+    }
+}
+
+fn protocols(protocols: policy::Protocols) -> String {
+    protocols.iter().map(policy::Protocol::as_str).collect::<Vec<_>>().join("+")
+}
+
+fn distinct(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names.dedup();
+    names
+}
