@@ -73,7 +73,7 @@ impl Turn<'_> {
         let (Some(endpoint), mtu) = (self.endpoint, self.node.mtu()) else {
             return Verdict::Drop(DropReason::NoEndpoint);
         };
-        let (mut datagrams, mut bytes) = (0, 0);
+        let (wanted, mut datagrams, mut bytes) = (segments.remaining(), 0, 0);
         let mut scratch = [0; MAX_PADDED];
         while let Some(segment) = segments.next_segment() {
             let content = padded(segment, mtu, &mut scratch);
@@ -85,12 +85,12 @@ impl Turn<'_> {
             datagrams += 1;
             bytes += written;
         }
-        let missed = segments.remaining();
+        // The verdict counts one of them itself when none could be sent.
+        for _ in datagrams.max(1)..wanted {
+            self.node.count_drop(DropReason::SendQueueFull);
+        }
         if datagrams == 0 {
             return Verdict::Drop(DropReason::SendQueueFull);
-        }
-        for _ in 0..missed {
-            self.node.count_drop(DropReason::SendQueueFull);
         }
         self.note_data_sent(datagrams, bytes);
         Verdict::Sent { peer: self.peer.id, datagrams }

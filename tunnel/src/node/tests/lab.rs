@@ -40,7 +40,7 @@ pub(super) const RULES: Liveness = Liveness {
 
 #[derive(Default)]
 pub(super) struct Sink {
-    slot: Vec<u8>,
+    pub(super) slot: Vec<u8>,
     pub(super) packets: Vec<(Vec<u8>, u8)>,
     pub(super) room: Option<usize>,
 }
@@ -128,11 +128,9 @@ impl Pair {
     pub(super) fn seal_raw(&mut self, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let mut bytes = packet(ORIGIN, EDGE, b"changed inside");
         change(&mut bytes);
-        let mut turn = Turn::new(
-            &self.origin.node,
-            self.origin.node.table.load().peers.values().next().unwrap(),
-            self.now,
-        );
+        let table = self.origin.node.table.load();
+        let peer = table.peers.values().next().unwrap();
+        let mut turn = Turn::new(&self.origin.node, peer, self.now);
         let sealed = {
             let mut slot = [0; 256];
             let tunn = turn.core.tunn.as_mut().unwrap();

@@ -79,7 +79,7 @@ fn a_super_packet_leaves_as_segments_of_one_run() {
 
 #[test]
 fn a_full_send_queue_drops_what_does_not_fit_and_counts_each_segment() {
-    let mut pair = Pair::connected();
+    let pair = Pair::connected();
     let mut small = SendQueue::with_capacity(4 * 1500);
     let mut bytes = lab::tcp_super_packet(ORIGIN, EDGE, 1380, 10 * 1380);
     let offload = Offload::Tcp4 { segment_size: 1380 };
@@ -179,13 +179,13 @@ fn a_keepalive_of_zero_is_none() {
 }
 
 #[test]
-fn a_thousand_peers_sleep_and_are_found() {
+fn many_peers_sleep_and_are_found() {
     let pair = Pair::new();
     let template = pair.edge.node.peer_config(&pair.origin.key).unwrap();
-    let peers: Vec<_> = (0..1000u32)
+    let peers: Vec<_> = (0..250u32)
         .map(|n| {
             let mut seed = [200; 32];
-            seed[..4].copy_from_slice(&n.to_le_bytes());
+            seed[8..12].copy_from_slice(&n.to_le_bytes());
             let network = std::net::Ipv4Addr::from(0x0b00_0000 + n * 256);
             PeerConfig {
                 public_key: PrivateKey::from_bytes(seed).public(),
@@ -196,9 +196,9 @@ fn a_thousand_peers_sleep_and_are_found() {
         .collect();
     pair.edge.node.update_peers(&peers, &[], pair.now).unwrap();
 
-    assert_eq!(pair.edge.node.peers(pair.now).len(), 1001);
+    assert_eq!(pair.edge.node.peers(pair.now).len(), 251);
     assert_eq!(pair.edge.node.poll_timeout(), None);
-    let mut bytes = packet(EDGE, "11.3.231.9", b"the last");
+    let mut bytes = packet(EDGE, "11.0.249.9", b"the last");
     let mut out = SendQueue::with_capacity(4096);
     let verdict = pair.edge.node.handle_inner(pair.now, whole(&mut bytes), &mut out);
     assert_eq!(verdict, Verdict::Drop(DropReason::NoEndpoint));
