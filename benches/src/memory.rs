@@ -45,7 +45,8 @@ impl Pair {
     /// Two nodes; the receiver has `other_prefixes` prefixes of other peers beside the sender's own.
     #[must_use]
     pub fn new(other_prefixes: u32) -> Self {
-        let (here, there) = (SocketAddr::from(([100, 64, 0, 2], 40213)), SocketAddr::from(([192, 0, 2, 2], 51820)));
+        let (here, there) =
+            (SocketAddr::from(([100, 64, 0, 2], 40213)), SocketAddr::from(([192, 0, 2, 2], 51820)));
         let (one, two) = (PrivateKey::from_bytes([1; 32]), PrivateKey::from_bytes([2; 32]));
         let (one_public, two_public) = (one.public(), two.public());
         let everything = networks(["0.0.0.0/0", "::/0"]);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 
 use anyhow::Result;
 use mio::net::{TcpListener, TcpStream};
@@ -16,8 +17,8 @@ struct Connection {
 }
 
 /// Serves until the process is killed.
-pub(crate) fn serve(port: u16) -> Result<()> {
-    let mut listener = TcpListener::bind(([0, 0, 0, 0], port).into())?;
+pub(crate) fn serve(address: SocketAddr) -> Result<()> {
+    let mut listener = TcpListener::bind(address)?;
     let mut poll = Poll::new()?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let (mut events, mut connections, mut next) = (Events::with_capacity(1024), HashMap::new(), 1);

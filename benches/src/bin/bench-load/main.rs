@@ -24,12 +24,12 @@ struct Arguments {
 enum Work {
     /// Echo TCP, and serve the UDP client, until killed.
     Serve {
-        /// TCP port.
+        /// Where to echo TCP.
         #[arg(long)]
-        tcp: u16,
-        /// UDP port.
+        tcp: SocketAddr,
+        /// Where to serve the UDP client.
         #[arg(long)]
-        udp: u16,
+        udp: SocketAddr,
     },
     /// Ask and wait for the answer, over and over, on connections that stay open.
     Rr {
@@ -97,7 +97,7 @@ enum Work {
 fn main() -> Result<()> {
     match Arguments::parse().work {
         Work::Serve { tcp, udp } => {
-            let socket = udp::bind(([0, 0, 0, 0], udp).into())?;
+            let socket = udp::bind(udp)?;
             std::thread::spawn(move || udp::serve(&socket));
             echo::serve(tcp)
         }

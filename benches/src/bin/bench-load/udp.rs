@@ -73,7 +73,9 @@ pub(crate) fn serve(socket: &UdpSocket) {
         }
         match kind {
             DATA => count += 1,
-            ASK => drop(socket.send_to(&message(COUNT, number, if number == run { count } else { 0 }, 0, 0), from)),
+            ASK => drop(
+                socket.send_to(&message(COUNT, number, if number == run { count } else { 0 }, 0, 0), from),
+            ),
             START if count == 0 => {
                 let (rate, micros, size) = order(&buffer);
                 let length = Duration::from_micros(micros);

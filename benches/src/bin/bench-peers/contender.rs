@@ -1,0 +1,78 @@
+//! Who is measured.
+
+use std::fmt;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use lab::Process;
+
+use crate::path::Path;
+use crate::wireguard::Engine;
+use crate::{daemons, forwards, wireguard};
+
+/// A way from the client to the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Contender {
+    /// Our engine at both ends.
+    CausewayWg,
+    /// Our engine at the edge, wireguard-go at the origin.
+    CausewayWgEdge,
+    /// wireguard-go at the edge, our engine at the origin.
+    CausewayWgOrigin,
+    /// Our daemons: gateway at the edge, forwarder at the origin.
+    Gateway,
+    /// wireguard-go at both ends.
+    WireguardGo,
+    /// gotatun at both ends.
+    Gotatun,
+    /// boringtun at both ends.
+    Boringtun,
+    /// onetun at the edge, wireguard-go at the origin.
+    Onetun,
+    /// rathole with noise: a TCP tunnel.
+    RatholeNoise,
+    /// The kernel's DNAT and no tunnel.
+    Direct,
+}
+
+/// The programs that carry the traffic, by the side they stand on; dropped, they end.
+#[derive(Debug, Default)]
+pub(crate) struct Running {
+    pub(crate) edge: Vec<Process>,
+    pub(crate) origin: Vec<Process>,
+}
+
+impl Contender {
+    /// Starts it on a path on which nothing runs yet.
+    pub(crate) fn start(self, path: &Path) -> Result<Running> {
+        match self {
+            Self::CausewayWg => wireguard::start(path, Engine::Causeway, Engine::Causeway),
+            Self::CausewayWgEdge => wireguard::start(path, Engine::Causeway, Engine::Go),
+            Self::CausewayWgOrigin => wireguard::start(path, Engine::Go, Engine::Causeway),
+            Self::WireguardGo => wireguard::start(path, Engine::Go, Engine::Go),
+            Self::Gotatun => wireguard::start(path, Engine::Gotatun, Engine::Gotatun),
+            Self::Boringtun => wireguard::start(path, Engine::Boringtun, Engine::Boringtun),
+            Self::Gateway => daemons::start(path),
+            Self::Onetun => forwards::start_onetun(path),
+            Self::RatholeNoise => forwards::start_rathole(path),
+            Self::Direct => path.route_without_tunnel().map(|()| Running::default()),
+        }
+    }
+}
+
+impl fmt::Display for Contender {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::CausewayWg => "causeway-wg",
+            Self::CausewayWgEdge => "causeway-wg + wireguard-go",
+            Self::CausewayWgOrigin => "wireguard-go + causeway-wg",
+            Self::Gateway => "gateway + forwarder",
+            Self::WireguardGo => "wireguard-go",
+            Self::Gotatun => "gotatun",
+            Self::Boringtun => "boringtun",
+            Self::Onetun => "onetun",
+            Self::RatholeNoise => "rathole noise",
+            Self::Direct => "direct",
+        })
+    }
+}

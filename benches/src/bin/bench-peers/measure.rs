@@ -1,0 +1,286 @@
+//! What is measured of a contender.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use lab::until;
+use serde_json::Value;
+
+use crate::contender::Contender;
+use crate::machine;
+use crate::path::{BULK, DATAGRAMS, ECHO, EDGE, Path, load_tool};
+use crate::tally::{Cpu, Pids};
+
+/// Questions that belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Group {
+    /// iperf3 both ways with 1 and 4 streams: throughput, CPU, memory.
+    Bulk,
+    /// Request and response on idle connections.
+    Request,
+    /// Request and response beside a bulk transfer.
+    Loaded,
+    /// New connections.
+    Connect,
+    /// UDP packets per second.
+    Datagrams,
+    /// CPU while nothing happens; in the first repetition only.
+    Idle,
+    /// 5,000 idle connections; in the first repetition only.
+    Many,
+}
+
+/// What to do to everyone.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) groups: Vec<Group>,
+    pub(crate) seconds: u32,
+}
+
+/// What came of one repetition.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// By the metric's name.
+    pub(crate) values: BTreeMap<String, f64>,
+    /// What failed, by group.
+    pub(crate) errors: Vec<(String, String)>,
+}
+
+struct Session<'a> {
+    path: &'a Path,
+    pids: Pids,
+    plan: &'a Plan,
+    values: BTreeMap<String, f64>,
+}
+
+/// Builds a fresh path, starts the contender on it and measures.
+pub(crate) fn run(contender: Contender, plan: &Plan, repetition: u32) -> Result<Outcome> {
+    let path = Path::lay()?;
+    let (average, busy) = machine::load();
+    let begin = Instant::now();
+    let running = contender.start(&path)?;
+    let target = format!("{EDGE}:{ECHO}");
+    path.load(&["first", &target, "--limit", "15"], Duration::from_secs(20)).with_context(|| {
+        let logs = running.edge.iter().chain(&running.origin).filter_map(|process| process.log().ok());
+        format!("no first answer; the contender said:\n{}", logs.collect::<Vec<_>>().join("\n"))
+    })?;
+    let started = begin.elapsed().as_secs_f64();
+    let pids = Pids::of(&running.edge, &running.origin);
+    let mut session = Session { path: &path, pids, plan, values: BTreeMap::new() };
+    session.note("start_s", started);
+    session.note("load_average", average);
+    session.note("busy_before", busy);
+    let mut errors = Vec::new();
+    for group in &plan.groups {
+        if repetition > 0 && matches!(group, Group::Idle | Group::Many) {
+            continue;
+        }
+        if let Err(error) = session.measure(*group) {
+            errors.push((format!("{group:?}"), format!("{error:#}")));
+        }
+    }
+    Ok(Outcome { values: session.values, errors })
+}
+
+impl Session<'_> {
+    fn measure(&mut self, group: Group) -> Result<()> {
+        match group {
+            Group::Bulk => self.bulk(),
+            Group::Request => self.request(),
+            Group::Loaded => self.loaded(),
+            Group::Connect => self.connect(),
+            Group::Datagrams => self.datagrams(),
+            Group::Idle => self.idle(),
+            Group::Many => self.many(),
+        }
+    }
+
+    fn note(&mut self, name: &str, value: f64) {
+        self.values.insert(name.to_owned(), value);
+    }
+
+    fn bulk(&mut self) -> Result<()> {
+        for (name, reverse, streams) in
+            [("down_1", true, 1), ("down_4", true, 4), ("up_1", false, 1), ("up_4", false, 4)]
+        {
+            let before = self.pids.cpu()?;
+            let (report, (edge, origin)) =
+                self.watching_memory(|| self.iperf(reverse, streams, self.plan.seconds))?;
+            let spent = self.pids.cpu()?.since(before);
+            let report = report?;
+            let bytes = number(&report, "/end/sum_received/bytes")?;
+            self.note(&format!("bulk_{name}"), number(&report, "/end/sum_received/bits_per_second")? / 1e9);
+            self.note(
+                &format!("retransmits_{name}"),
+                number(&report, "/end/sum_sent/retransmits").unwrap_or(0.0),
+            );
+            self.note_cpu(name, spent.scaled(1e9 / bytes));
+            self.note(&format!("steal_{name}"), spent.steal);
+            self.keep_highest("rss_edge", edge);
+            self.keep_highest("rss_origin", origin);
+        }
+        Ok(())
+    }
+
+    fn note_cpu(&mut self, name: &str, per_gigabyte: Cpu) {
+        self.note(&format!("cpu_edge_{name}"), per_gigabyte.edge);
+        self.note(&format!("cpu_origin_{name}"), per_gigabyte.origin);
+        self.note(&format!("cpu_system_{name}"), per_gigabyte.system);
+    }
+
+    fn keep_highest(&mut self, name: &str, value: f64) {
+        let highest = self.values.entry(name.to_owned()).or_insert(value);
+        *highest = highest.max(value);
+    }
+
+    fn iperf(&self, reverse: bool, streams: u32, seconds: u32) -> Result<Value> {
+        iperf(self.path, reverse, streams, seconds)
+    }
+
+    /// Runs `work` and samples the contender's memory meanwhile; the highest of either side in MB.
+    fn watching_memory<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<(T, (f64, f64))> {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let mut highest = self.pids.resident();
+                while !done.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(250));
+                    let now = self.pids.resident();
+                    highest = (highest.0.max(now.0), highest.1.max(now.1));
+                }
+                highest
+            });
+            let result = work();
+            done.store(true, Ordering::Relaxed);
+            let highest = watcher.join().ok().context("the watcher panicked")?;
+            Ok((result, highest))
+        })
+    }
+
+    fn request(&mut self) -> Result<()> {
+        let target = format!("{EDGE}:{ECHO}");
+        let before = self.pids.cpu()?;
+        let one = self.path.load(&["rr", &target, "--seconds", "3"], Duration::from_secs(20))?;
+        let spent = self.pids.cpu()?.since(before);
+        self.note("rr_p50", number(&one, "/p50_us")?);
+        self.note("rr_p99", number(&one, "/p99_us")?);
+        let answers = number(&one, "/per_second")? * 3.0;
+        self.note("rr_cpu", (spent.edge + spent.origin) / answers.max(1.0) * 1e6);
+        let many = ["rr", &target, "--seconds", "2", "--connections", "32"];
+        let many = self.path.load(&many, Duration::from_secs(20))?;
+        self.note("rr32_rate", number(&many, "/per_second")?);
+        self.note("rr32_p99", number(&many, "/p99_us")?);
+        Ok(())
+    }
+
+    /// The same transfer alone and with one connection that asks beside it.
+    fn loaded(&mut self) -> Result<()> {
+        let target = format!("{EDGE}:{ECHO}");
+        let alone = number(&self.iperf(true, 1, 4)?, "/end/sum_received/bits_per_second")? / 1e9;
+        let path = self.path;
+        let (bulk, asked) = std::thread::scope(|scope| {
+            let bulk = scope.spawn(|| iperf(path, true, 1, 4));
+            std::thread::sleep(Duration::from_millis(700));
+            let asked = path.load(&["rr", &target, "--seconds", "3"], Duration::from_secs(30));
+            (bulk.join(), asked)
+        });
+        let bulk = bulk.ok().context("the transfer panicked")??;
+        let asked = asked?;
+        self.note("loaded_p50", number(&asked, "/p50_us")?);
+        self.note("loaded_p99", number(&asked, "/p99_us")?);
+        self.note("loaded_bulk", number(&bulk, "/end/sum_received/bits_per_second")? / 1e9);
+        self.note("loaded_alone", alone);
+        Ok(())
+    }
+
+    fn connect(&mut self) -> Result<()> {
+        let target = format!("{EDGE}:{ECHO}");
+        for (name, parallel) in [("crr1", "1"), ("crr16", "16")] {
+            let arguments = ["crr", &target, "--seconds", "2", "--parallel", parallel];
+            let result = self.path.load(&arguments, Duration::from_secs(40))?;
+            self.note(&format!("{name}_rate"), number(&result, "/per_second")?);
+            self.note(&format!("{name}_p50"), number(&result, "/p50_us")?);
+            self.note(&format!("{name}_p99"), number(&result, "/p99_us")?);
+            self.note(&format!("{name}_errors"), number(&result, "/errors")?);
+        }
+        Ok(())
+    }
+
+    fn datagrams(&mut self) -> Result<()> {
+        let target = format!("{EDGE}:{DATAGRAMS}");
+        for (name, size, reverse) in [
+            ("up_200", "200", false),
+            ("down_200", "200", true),
+            ("up_1380", "1380", false),
+            ("down_1380", "1380", true),
+        ] {
+            let mut arguments = vec!["udp", &target, "--size", size];
+            arguments.extend(reverse.then_some("--reverse"));
+            let found = self.path.load(&arguments, Duration::from_secs(60))?;
+            let (best, kept) = (number(&found, "/best_pps")?, number(&found, "/overload_pps")?);
+            self.note(&format!("udp_{name}"), best / 1e3);
+            self.note(&format!("udp_overload_{name}"), kept / 1e3);
+        }
+        Ok(())
+    }
+
+    fn idle(&mut self) -> Result<()> {
+        const LENGTH: f64 = 10.0;
+        std::thread::sleep(Duration::from_secs(2));
+        let before = self.pids.fine();
+        std::thread::sleep(Duration::from_secs_f64(LENGTH));
+        let after = self.pids.fine();
+        self.note("idle_cpu_edge", (after.0 - before.0) / LENGTH * 100.0);
+        self.note("idle_cpu_origin", (after.1 - before.1) / LENGTH * 100.0);
+        Ok(())
+    }
+
+    fn many(&mut self) -> Result<()> {
+        let target = format!("{EDGE}:{ECHO}");
+        let arguments = ["idle", &target, "--count", "5000", "--hold", "6"];
+        let mut client = self.path.client.command(load_tool()?).args(arguments).spawn("idle")?;
+        until(Duration::from_secs(150), "5,000 connections", || {
+            Ok(client.log()?.contains("Connected").then_some(()))
+        })?;
+        std::thread::sleep(Duration::from_secs(1));
+        let before = self.pids.fine();
+        std::thread::sleep(Duration::from_secs(4));
+        let after = self.pids.fine();
+        let (edge, origin) = self.pids.resident();
+        client.wait(Duration::from_secs(120))?;
+        let said = client.log()?;
+        let mut lines = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let connected = lines.next().context("the load tool did not connect")?;
+        let answered = lines.next().context("the load tool did not ask")?;
+        self.note("many_connected", number(&connected, "/Connected/count")?);
+        self.note("many_seconds", number(&connected, "/Connected/seconds")?);
+        self.note("many_answered", number(&answered, "/Answered/first")?);
+        self.note("many_answered_again", number(&answered, "/Answered/second")?);
+        self.note("many_rss_edge", edge);
+        self.note("many_rss_origin", origin);
+        self.note("many_cpu_edge", (after.0 - before.0) / 4.0 * 100.0);
+        self.note("many_cpu_origin", (after.1 - before.1) / 4.0 * 100.0);
+        Ok(())
+    }
+}
+
+/// One iperf3 run from the client, as its own JSON.
+pub(crate) fn iperf(path: &Path, reverse: bool, streams: u32, seconds: u32) -> Result<Value> {
+    let mut command = path
+        .client
+        .command("iperf3")
+        .args(["-J", "-c", EDGE, "--connect-timeout", "3000"])
+        .args(["-p", &BULK.to_string(), "-t", &seconds.to_string(), "-P", &streams.to_string()])
+        .limit(Duration::from_secs(u64::from(seconds) + 15));
+    if reverse {
+        command = command.arg("-R");
+    }
+    Ok(serde_json::from_str(&command.run()?)?)
+}
+
+fn number(value: &Value, pointer: &str) -> Result<f64> {
+    value.pointer(pointer).and_then(Value::as_f64).with_context(|| format!("no {pointer} in {value}"))
+}

@@ -1,0 +1,348 @@
+//! The table for people and the JSON for machines.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::contender::Contender;
+use crate::measure::Outcome;
+
+/// Everything measured so far.
+#[derive(Debug, Serialize)]
+pub(crate) struct Results {
+    schema: u32,
+    begun_unix: u64,
+    command: String,
+    machine: BTreeMap<String, String>,
+    repetitions: u32,
+    seconds: u32,
+    /// CPU seconds per GB of the cipher alone.
+    cipher: BTreeMap<String, f64>,
+    /// By contender and metric, one value per repetition.
+    values: BTreeMap<String, BTreeMap<String, Vec<f64>>>,
+    errors: Vec<Failure>,
+    #[serde(skip)]
+    order: Vec<Contender>,
+}
+
+#[derive(Debug, Serialize)]
+struct Failure {
+    contender: String,
+    group: String,
+    error: String,
+}
+
+/// A table: its title, and its columns as (title, metric, decimals).
+struct Table {
+    title: &'static str,
+    columns: &'static [(&'static str, &'static str, usize)],
+}
+
+impl Results {
+    pub(crate) fn new(machine: BTreeMap<String, String>, repetitions: u32, seconds: u32) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let arguments: Vec<_> = std::env::args().skip(1).collect();
+        Self {
+            schema: 1,
+            begun_unix: now.as_secs(),
+            command: format!("make bench-peers BENCH='{}'", arguments.join(" ")),
+            machine,
+            repetitions,
+            seconds,
+            cipher: BTreeMap::new(),
+            values: BTreeMap::new(),
+            errors: Vec::new(),
+            order: Vec::new(),
+        }
+    }
+
+    pub(crate) fn add_cipher(&mut self, seal: f64, open: f64) {
+        self.cipher = [("seal".to_owned(), seal), ("open".to_owned(), open)].into();
+    }
+
+    pub(crate) fn add(&mut self, contender: Contender, outcome: Outcome) {
+        self.remember(contender);
+        let metrics = self.values.entry(contender.to_string()).or_default();
+        for (metric, value) in outcome.values {
+            metrics.entry(metric).or_default().push(value);
+        }
+        for (group, error) in outcome.errors {
+            self.errors.push(Failure { contender: contender.to_string(), group, error });
+        }
+    }
+
+    pub(crate) fn fail(&mut self, contender: Contender, group: &str, error: &anyhow::Error) {
+        self.remember(contender);
+        let error = format!("{error:#}");
+        self.errors.push(Failure { contender: contender.to_string(), group: group.to_owned(), error });
+    }
+
+    fn remember(&mut self, contender: Contender) {
+        if !self.order.contains(&contender) {
+            self.order.push(contender);
+        }
+    }
+
+    /// Writes `RESULTS.md` and `results.json`.
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder)?;
+        fs::write(folder.join("results.json"), serde_json::to_string_pretty(self)? + "\n")?;
+        Ok(fs::write(folder.join("RESULTS.md"), self.markdown())?)
+    }
+
+    pub(crate) fn markdown(&self) -> String {
+        let mut text = String::from("# Measured\n\n");
+        let _ = write!(
+            text,
+            "`{}`: medians of {} interleaved repetitions [lowest–highest]; bulk transfers of {} s. Written by the run itself;\n\
+             every value is in `results.json`. \"Down\" is service → client, \"up\" client → service. CPU is that of the tunnel's\n\
+             processes, with the softirq work that their sends set off. Only ratios within one run mean something: client,\n\
+             service and both ends share this machine.\n\n",
+            self.command, self.repetitions, self.seconds
+        );
+        for (title, fact) in &self.machine {
+            let _ = writeln!(text, "- {title}: {fact}");
+        }
+        if let (Some(seal), Some(open)) = (self.cipher.get("seal"), self.cipher.get("open")) {
+            let _ = writeln!(
+                text,
+                "- the cipher alone (ring, {} B packets, one core): seal {seal:.2}, open {open:.2} CPU s/GB",
+                benches::cipher::PACKET
+            );
+        }
+        let _ = writeln!(text, "- load average before each start: {}", self.loads());
+        for table in TABLES {
+            self.table(&mut text, table);
+        }
+        self.goals(&mut text);
+        if !self.errors.is_empty() {
+            let _ = writeln!(text, "\n## What failed\n");
+            for failure in &self.errors {
+                let first = failure.error.lines().next().unwrap_or_default();
+                let _ = writeln!(text, "- {}, {}: {first}", failure.contender, failure.group);
+            }
+        }
+        text
+    }
+
+    fn loads(&self) -> String {
+        let all = self.values.values().filter_map(|metrics| metrics.get("load_average")).flatten().copied();
+        summary(&all.collect::<Vec<_>>(), 1)
+    }
+
+    fn table(&self, text: &mut String, table: &Table) {
+        let rows: Vec<_> = self.order.iter().filter_map(|contender| self.row(*contender, table)).collect();
+        if rows.is_empty() {
+            return;
+        }
+        let _ = write!(text, "\n## {}\n\n| |", table.title);
+        for (title, ..) in table.columns {
+            let _ = write!(text, " {title} |");
+        }
+        let _ = writeln!(text, "\n|---|{}", "---|".repeat(table.columns.len()));
+        for row in rows {
+            let _ = writeln!(text, "{row}");
+        }
+    }
+
+    fn row(&self, contender: Contender, table: &Table) -> Option<String> {
+        let metrics = self.values.get(&contender.to_string())?;
+        let mut row = format!("| {contender} |");
+        let mut is_empty = true;
+        for (_, metric, decimals) in table.columns {
+            let cell = metrics.get(*metric).map(|values| summary(values, *decimals));
+            is_empty &= cell.is_none();
+            let _ = write!(row, " {} |", cell.unwrap_or_else(|| "–".to_owned()));
+        }
+        (!is_empty).then_some(row)
+    }
+
+    fn median(&self, contender: Contender, metric: &str) -> Option<f64> {
+        median(self.values.get(&contender.to_string())?.get(metric)?)
+    }
+
+    /// The ratios that the goals are stated in.
+    fn goals(&self, text: &mut String) {
+        use Contender::{
+            Boringtun, CausewayWg, CausewayWgEdge, Gateway, Gotatun, Onetun, RatholeNoise, WireguardGo,
+        };
+        let goals: [(&str, Contender, Contender, &str, &str); 19] = [
+            ("TCP down, 1 stream", CausewayWg, WireguardGo, "bulk_down_1", "≥ 2.5"),
+            ("TCP down, 4 streams", CausewayWg, WireguardGo, "bulk_down_4", "≥ 2.5"),
+            ("TCP up, 1 stream", CausewayWg, WireguardGo, "bulk_up_1", "≥ 2.5"),
+            ("TCP up, 4 streams", CausewayWg, WireguardGo, "bulk_up_4", "≥ 2.5"),
+            ("TCP down, 1 stream", CausewayWg, RatholeNoise, "bulk_down_1", "≥ 1.7"),
+            ("TCP up, 1 stream", CausewayWg, RatholeNoise, "bulk_up_1", "≥ 1.7"),
+            ("CPU s/GB, edge, down", CausewayWg, WireguardGo, "cpu_edge_down_1", "≤ 0.36"),
+            ("CPU s/GB, origin, down", CausewayWg, WireguardGo, "cpu_origin_down_1", "≤ 0.36"),
+            ("CPU s/GB, edge, up", CausewayWg, WireguardGo, "cpu_edge_up_1", "≤ 0.36"),
+            ("CPU s/GB, origin, up", CausewayWg, WireguardGo, "cpu_origin_up_1", "≤ 0.36"),
+            ("TCP down, one side ours", CausewayWgEdge, WireguardGo, "bulk_down_1", "≥ 1.4"),
+            ("TCP down, daemons", Gateway, RatholeNoise, "bulk_down_1", "≥ 1.2"),
+            ("TCP up, daemons", Gateway, RatholeNoise, "bulk_up_1", "≥ 1.2"),
+            ("TCP down, daemons", Gateway, Onetun, "bulk_down_1", "≥ 25"),
+            ("request-response p50", CausewayWg, Boringtun, "rr_p50", "≤ 0.85"),
+            ("request-response p99", CausewayWg, Boringtun, "rr_p99", "≤ 0.85"),
+            ("UDP 200 B, up", CausewayWg, Gotatun, "udp_up_200", "≥ 1.6"),
+            ("UDP 200 B, down", CausewayWg, Gotatun, "udp_down_200", "≥ 1.6"),
+            ("new connections, 16 at a time", CausewayWg, Gotatun, "crr16_rate", "≥ 1.4"),
+        ];
+        let _ = writeln!(
+            text,
+            "\n## Beside the goals\n\n| what | whose | over | ratio | goal |\n|---|---|---|---|---|"
+        );
+        for (what, ours, theirs, metric, goal) in goals {
+            if let (Some(own), Some(other)) = (self.median(ours, metric), self.median(theirs, metric)) {
+                let _ = writeln!(text, "| {what} | {ours} | {theirs} | {:.2} | {goal} |", own / other);
+            }
+        }
+        if let (Some(p50), Some(p99)) =
+            (self.median(CausewayWg, "loaded_p50"), self.median(CausewayWg, "loaded_p99"))
+        {
+            let kept = self.median(CausewayWg, "loaded_bulk").zip(self.median(CausewayWg, "loaded_alone"));
+            let kept = kept.map_or(f64::NAN, |(beside, alone)| beside / alone);
+            let _ = writeln!(
+                text,
+                "\nRequest-response under bulk load, causeway-wg: p50 {:.2} ms (goal ≤ 1), p99 {:.2} ms (goal ≤ 3), the bulk keeps {:.0} % (goal ≥ 95).",
+                p50 / 1e3,
+                p99 / 1e3,
+                kept * 100.0
+            );
+        }
+    }
+}
+
+/// Median [lowest–highest], or the value when there is one.
+fn summary(values: &[f64], decimals: usize) -> String {
+    let Some(middle) = median(values) else { return "–".to_owned() };
+    if values.len() < 2 {
+        return format!("{middle:.decimals$}");
+    }
+    let lowest = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let highest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    format!("{middle:.decimals$} [{lowest:.decimals$}–{highest:.decimals$}]")
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let upper = *sorted.get(sorted.len() / 2)?;
+    let lower = *sorted.get((sorted.len() - 1) / 2)?;
+    Some(f64::midpoint(lower, upper))
+}
+
+const TABLES: &[Table] = &[
+    Table {
+        title: "TCP throughput, Gbit/s",
+        columns: &[
+            ("down, 1 stream", "bulk_down_1", 2),
+            ("down, 4", "bulk_down_4", 2),
+            ("up, 1", "bulk_up_1", 2),
+            ("up, 4", "bulk_up_4", 2),
+            ("retransmits, down 1", "retransmits_down_1", 0),
+        ],
+    },
+    Table {
+        title: "CPU seconds per GB",
+        columns: &[
+            ("edge, down 1", "cpu_edge_down_1", 2),
+            ("origin, down 1", "cpu_origin_down_1", 2),
+            ("whole machine, down 1", "cpu_system_down_1", 2),
+            ("edge, up 1", "cpu_edge_up_1", 2),
+            ("origin, up 1", "cpu_origin_up_1", 2),
+            ("whole machine, up 1", "cpu_system_up_1", 2),
+        ],
+    },
+    Table {
+        title: "Request and response, 64 B, µs",
+        columns: &[
+            ("idle p50", "rr_p50", 0),
+            ("idle p99", "rr_p99", 0),
+            ("CPU per answer", "rr_cpu", 0),
+            ("32 connections, /s", "rr32_rate", 0),
+            ("their p99", "rr32_p99", 0),
+            ("under bulk p50", "loaded_p50", 0),
+            ("under bulk p99", "loaded_p99", 0),
+            ("that bulk, Gbit/s", "loaded_bulk", 2),
+            ("alone", "loaded_alone", 2),
+        ],
+    },
+    Table {
+        title: "New connections per second",
+        columns: &[
+            ("1 at a time", "crr1_rate", 0),
+            ("p50, µs", "crr1_p50", 0),
+            ("p99, µs", "crr1_p99", 0),
+            ("16 at a time", "crr16_rate", 0),
+            ("p99, µs", "crr16_p99", 0),
+            ("errors", "crr16_errors", 0),
+        ],
+    },
+    Table {
+        title: "UDP under 0.5 % loss, and what arrives when twice that is offered, kpps",
+        columns: &[
+            ("up 200 B", "udp_up_200", 1),
+            ("overload", "udp_overload_up_200", 1),
+            ("down 200 B", "udp_down_200", 1),
+            ("overload", "udp_overload_down_200", 1),
+            ("up 1380 B", "udp_up_1380", 1),
+            ("overload", "udp_overload_up_1380", 1),
+            ("down 1380 B", "udp_down_1380", 1),
+            ("overload", "udp_overload_down_1380", 1),
+        ],
+    },
+    Table {
+        title: "Memory, idle CPU and start",
+        columns: &[
+            ("resident in bulk, edge, MB", "rss_edge", 1),
+            ("origin, MB", "rss_origin", 1),
+            ("idle CPU, edge, %", "idle_cpu_edge", 3),
+            ("origin, %", "idle_cpu_origin", 3),
+            ("start to first answer, s", "start_s", 2),
+        ],
+    },
+    Table {
+        title: "5,000 idle connections",
+        columns: &[
+            ("connected", "many_connected", 0),
+            ("seconds", "many_seconds", 2),
+            ("answered", "many_answered", 0),
+            ("answered again", "many_answered_again", 0),
+            ("edge, MB", "many_rss_edge", 1),
+            ("origin, MB", "many_rss_origin", 1),
+            ("edge CPU, %", "many_cpu_edge", 3),
+            ("origin CPU, %", "many_cpu_origin", 3),
+        ],
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_the_median_with_its_spread() {
+        assert_eq!(summary(&[3.0, 1.0, 2.0], 1), "2.0 [1.0–3.0]");
+        assert_eq!(summary(&[1.0, 2.0], 2), "1.50 [1.00–2.00]");
+        assert_eq!(summary(&[4.0], 0), "4");
+        assert_eq!(summary(&[], 0), "–");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_no_row_and_no_ratio() {
+        let mut results = Results::new(BTreeMap::new(), 1, 5);
+        let values = [("bulk_down_1".to_owned(), 6.0)].into();
+        results.add(Contender::CausewayWg, Outcome { values, errors: Vec::new() });
+
+        let text = results.markdown();
+
+        assert!(text.contains("| causeway-wg | 6.00 | – | – | – | – |"));
+        assert!(!text.contains("5,000"));
+        assert!(!text.contains("| TCP down, 1 stream | causeway-wg"));
+    }
+}

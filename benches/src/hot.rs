@@ -1,0 +1,137 @@
+//! The hot loops, once each: what the micro benches time and what callgrind counts.
+
+use tunnel::node::PeerId;
+use tunnel::offload::{CoalesceOptions, Coalescer, Segments};
+use tunnel::packet::Sum;
+use tunnel::sink::InnerSink;
+
+use crate::memory::Pair;
+use crate::packets::{self, SEGMENT, Whole};
+
+/// Segments of a full super-packet.
+pub const SEGMENTS: usize = 44;
+
+/// A hot loop with its data, ready to turn.
+pub struct Loop {
+    /// What it is called in the baseline.
+    pub name: &'static str,
+    /// Payload bytes that one turn handles.
+    pub bytes: usize,
+    turn: Box<dyn FnMut() -> Option<usize>>,
+}
+
+impl Loop {
+    /// One turn; a number that keeps the work from being optimised away, or `None` when something is broken.
+    pub fn turn(&mut self) -> Option<usize> {
+        (self.turn)()
+    }
+
+    fn new(name: &'static str, bytes: usize, turn: impl FnMut() -> Option<usize> + 'static) -> Self {
+        Self { name, bytes, turn: Box::new(turn) }
+    }
+}
+
+/// All of them.
+#[must_use]
+pub fn all() -> Vec<Loop> {
+    vec![
+        checksum(),
+        split("split-tcp4", full_tcp4()),
+        split("split-tcp6", full_tcp6()),
+        coalesce("coalesce-tcp4", full_tcp4()),
+        coalesce("coalesce-tcp6", full_tcp6()),
+        encrypt(),
+        node_to_node(),
+        small_packet("small-packet", 0),
+        small_packet("small-packet-100000-prefixes", 100_000),
+    ]
+}
+
+/// The checksum of a full packet.
+#[must_use]
+pub fn checksum() -> Loop {
+    let bytes = vec![0xa5; 1420];
+    Loop::new("checksum-1420", 1420, move || {
+        Some(usize::from(Sum::new().bytes(std::hint::black_box(&bytes)).checksum()))
+    })
+}
+
+/// A super-packet cut in place.
+#[must_use]
+pub fn split(name: &'static str, packet: Whole) -> Loop {
+    let mut buffer = vec![0; packet.bytes.len()];
+    Loop::new(name, packet.bytes.len(), move || {
+        let mut segments = Segments::new(packet.copy_to(&mut buffer)?).ok()?;
+        let mut bytes = 0;
+        while let Some(segment) = segments.next_segment() {
+            bytes += std::hint::black_box(segment).len();
+        }
+        Some(bytes)
+    })
+}
+
+/// Its segments joined again.
+#[must_use]
+pub fn coalesce(name: &'static str, packet: Whole) -> Loop {
+    let bytes = packet.bytes.len();
+    let segments = packet.segments();
+    let mut coalescer = Coalescer::new(CoalesceOptions { tcp: true, udp: false });
+    Loop::new(name, bytes, move || {
+        for segment in &segments {
+            // Room for the tag, as the node asks for it.
+            coalescer.slot(segment.len() + 16)?.get_mut(..segment.len())?.copy_from_slice(segment);
+            coalescer.commit(PeerId(1), segment.len(), 0);
+        }
+        let mut bytes = 0;
+        while let Some((_, packet)) = coalescer.poll_packet() {
+            bytes += std::hint::black_box(packet.bytes).len();
+        }
+        Some(bytes)
+    })
+}
+
+/// A super-packet split and encrypted.
+#[must_use]
+pub fn encrypt() -> Loop {
+    let (mut pair, packet) = (Pair::new(0), full_tcp4());
+    Loop::new("encrypt-super-packet", packet.bytes.len(), move || Some(pair.encrypt(&packet)))
+}
+
+/// From one TUN to the other: split, encrypted, decrypted, joined.
+#[must_use]
+pub fn node_to_node() -> Loop {
+    let (mut pair, packet) = (Pair::new(0), full_tcp4());
+    Loop::new("node-to-node", packet.bytes.len(), move || Some(pair.carry(&packet).bytes))
+}
+
+/// A packet of 200 payload bytes, so that the look-ups weigh, with that many prefixes of another peer beside.
+#[must_use]
+pub fn small_packet(name: &'static str, prefixes: u32) -> Loop {
+    let (mut pair, packet) = (Pair::new(prefixes), packets::udp4(200));
+    Loop::new(name, packet.bytes.len(), move || Some(pair.carry(&packet).bytes))
+}
+
+/// A full super-packet over IPv4.
+#[must_use]
+pub fn full_tcp4() -> Whole {
+    packets::tcp4(SEGMENTS * usize::from(SEGMENT), 1)
+}
+
+/// A full super-packet over IPv6.
+#[must_use]
+pub fn full_tcp6() -> Whole {
+    packets::tcp6(SEGMENTS * (usize::from(SEGMENT) - 20), 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_loop_turns() {
+        for mut hot in all() {
+            assert!(hot.turn().is_some_and(|value| value > 0), "{}", hot.name);
+            assert!(hot.turn().is_some(), "{}", hot.name);
+        }
+    }
+}
