@@ -1,0 +1,226 @@
+//! What the kernel helper does to a real kernel, in a network namespace that each test makes for itself.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::Command;
+
+use gateway::kernel::{FailureKind, Listing, Reply, Request, Route, Routing, Rule, answer_once};
+use serde_json::json;
+
+const INSIDE: &str = "CAUSEWAY_TEST_INSIDE";
+
+#[test]
+fn a_plan_is_applied_once_and_found_in_place_the_second_time() {
+    in_own_namespace("a_plan_is_applied_once_and_found_in_place_the_second_time", || {
+        open_tun();
+        let first = apply(plan());
+        assert!(first.iter().any(|line| line == "+ route 192.168.88.0/24 dev gw0 table 4357 metric 100"), "{first:?}");
+        assert_eq!(apply(plan()), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_smaller_plan_takes_away_only_what_it_no_longer_names() {
+    in_own_namespace("a_smaller_plan_takes_away_only_what_it_no_longer_names", || {
+        open_tun();
+        apply(plan());
+        let mut smaller = plan();
+        smaller.routes.retain(|route| route.destination.to_string() != "192.168.88.0/24");
+        smaller.rules.truncate(1);
+        smaller.addresses = vec!["10.77.88.5/30".parse().unwrap()];
+        let lines = apply(smaller);
+        for line in [
+            "+ address 10.77.88.5/30 on gw0",
+            "- address 10.77.88.1/30 on gw0",
+            "- rule IPv4 priority 4359 lookup 4357",
+            "- route 192.168.88.0/24 dev gw0 table 4357 metric 100",
+            "- route unreachable 192.168.88.0/24 table 4357 metric 4278198272",
+        ] {
+            assert!(lines.iter().any(|have| have == line), "{line} is not in {lines:?}");
+        }
+        assert_eq!(lines.len(), 5, "{lines:?}");
+    });
+}
+
+#[test]
+fn removal_leaves_foreign_routes_and_rules_alone_and_nothing_of_ours() {
+    in_own_namespace("removal_leaves_foreign_routes_and_rules_alone_and_nothing_of_ours", || {
+        ip("link add foreign0 type veth peer name foreign1");
+        ip("link set foreign0 up");
+        ip("route add unreachable 198.51.100.0/24 table 4357");
+        ip("rule add priority 4360 lookup 4357");
+        let before = state();
+        open_tun();
+        apply(plan());
+        assert_ne!(state(), before);
+        answer_once(Request::RemoveRouting { device: "gw0".to_owned(), protocol: 157 }).unwrap();
+        assert_eq!(state(), before);
+        answer_once(Request::RemoveRouting { device: "gw0".to_owned(), protocol: 157 }).unwrap();
+    });
+}
+
+#[test]
+fn a_device_that_is_no_tun_is_never_removed() {
+    in_own_namespace("a_device_that_is_no_tun_is_never_removed", || {
+        ip("link add gw0 type veth peer name other");
+        let failure = answer_once(Request::RemoveRouting { device: "gw0".to_owned(), protocol: 157 }).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Refused);
+        let failure = answer_once(Request::OpenTun { name: "gw0".to_owned() }).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Conflict, "{failure}");
+        assert!(ip("-brief link").contains("gw0"));
+    });
+}
+
+#[test]
+fn without_its_device_the_tunnels_prefix_is_unreachable_and_never_the_default_route() {
+    in_own_namespace("without_its_device_the_tunnels_prefix_is_unreachable_and_never_the_default_route", || {
+        ip("link add wan0 type veth peer name wan1");
+        ip("address add 192.0.2.2/24 dev wan0");
+        ip("link set wan0 up");
+        ip("link set wan1 up");
+        ip("route add default via 192.0.2.1");
+        open_tun();
+        apply(plan());
+        assert!(ip("route get 192.168.88.2").contains("dev gw0"));
+        ip("link delete gw0");
+        let output = Command::new("ip").args(["route", "get", "192.168.88.2"]).output().unwrap();
+        assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(ip("route get 203.0.113.10").contains("via 192.0.2.1"));
+    });
+}
+
+#[test]
+fn a_ruleset_that_nft_refuses_changes_nothing() {
+    in_own_namespace("a_ruleset_that_nft_refuses_changes_nothing", || {
+        let table = json!({"add": {"table": {"family": "inet", "name": "causeway"}}});
+        let rule = |chain: &str| {
+            json!({"add": {"rule": {"family": "inet", "table": "causeway", "chain": chain, "expr": [{"drop": null}]}}})
+        };
+        let bad = json!({"nftables": [table, rule("none")]}).to_string();
+        assert_eq!(answer_once(Request::CheckRuleset { ruleset: bad.clone() }).unwrap_err().kind, FailureKind::Ruleset);
+        let failure = answer_once(Request::ApplyRuleset { ruleset: bad }).unwrap_err();
+        assert!(failure.message.starts_with("nft: "), "{failure}");
+        let good = json!({"nftables": [table]}).to_string();
+        assert_eq!(listed(), "");
+        answer_once(Request::ApplyRuleset { ruleset: good }).unwrap();
+        assert!(listed().contains("\"causeway\""));
+    });
+}
+
+#[test]
+fn switches_are_written_only_when_they_differ_and_read_back() {
+    in_own_namespace("switches_are_written_only_when_they_differ_and_read_back", || {
+        let path = "net/ipv4/ip_forward".to_owned();
+        let write = |value: &str| {
+            answer_once(Request::WriteSysctls { values: vec![(path.clone(), value.to_owned())] }).unwrap()
+        };
+        for value in ["1", "1", "0"] {
+            assert!(matches!(write(value), Reply::Unwritable { switches } if switches.is_empty()));
+            let read = answer_once(Request::ReadSysctls { paths: vec![path.clone()] }).unwrap();
+            assert!(matches!(read, Reply::Sysctls { values } if values == [Some(value.to_owned())]));
+        }
+    });
+}
+
+#[test]
+fn a_device_or_a_port_in_use_is_a_conflict() {
+    in_own_namespace("a_device_or_a_port_in_use_is_a_conflict", || {
+        let holder = tunnel::io::tun::Tun::open(&tunnel::io::tun::TunOptions {
+            name: "gw0",
+            persistent: false,
+            offload: tunnel::io::tun::TunOffload { tcp: false, udp: false },
+        });
+        let _holder = holder.unwrap();
+        let failure = answer_once(Request::OpenTun { name: "gw0".to_owned() }).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Conflict, "{failure}");
+        let _port = std::net::UdpSocket::bind("0.0.0.0:51820").unwrap();
+        let failure = answer_once(Request::OpenUdp { port: 51820, mark: 1 }).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Conflict, "{failure}");
+    });
+}
+
+/// Runs `body` in a user and network namespace of its own: this test again, in a child.
+fn in_own_namespace(test: &str, body: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        ip("link set lo up");
+        body();
+        return;
+    }
+    if !Path::new("/dev/net/tun").exists() {
+        println!("SKIPPED: there is no /dev/net/tun");
+        return;
+    }
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{said}", String::from_utf8_lossy(&output.stdout));
+}
+
+fn plan() -> Routing {
+    let route = |destination: &str, unreachable, metric| Route {
+        destination: destination.parse().unwrap(),
+        unreachable,
+        table: 4357,
+        metric,
+    };
+    let rule = |priority, fwmark, table| Rule { ipv6: false, priority, fwmark, to: None, table };
+    Routing {
+        device: "gw0".to_owned(),
+        addresses: vec!["10.77.88.1/30".parse().unwrap()],
+        mtu: 1420,
+        tx_queue_length: 500,
+        routes: vec![
+            route("10.77.88.2/32", false, 100),
+            route("192.168.88.0/24", false, 100),
+            route("192.168.88.0/24", true, 4_278_198_272),
+        ],
+        rules: vec![rule(4357, Some(0x4357), 254), rule(4359, None, 4357)],
+        protocol: 157,
+    }
+}
+
+fn open_tun() {
+    answer_once(Request::OpenTun { name: "gw0".to_owned() }).unwrap();
+}
+
+fn apply(routing: Routing) -> Vec<String> {
+    match answer_once(Request::ApplyRouting { routing }).unwrap() {
+        Reply::Changed { lines } => lines,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn listed() -> String {
+    match answer_once(Request::List { what: Listing::Table }).unwrap() {
+        Reply::Listed { json } => json,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn state() -> String {
+    // Addresses that the kernel makes up by itself arrive when they like.
+    let made_up = |line: &&str| !line.contains("fe80::") && !line.contains("ff00::");
+    let text = [ip("-brief link"), ip("rule"), ip("-6 rule"), ip("route show table all")].concat();
+    text.lines().filter(made_up).collect::<Vec<_>>().join("\n")
+}
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn addresses_parse_as_the_kernel_gives_them() {
+    // The wire's own types must carry both families through JSON unchanged.
+    let routing = Routing { addresses: vec!["fd77:88::1/64".parse().unwrap()], ..plan() };
+    let text = serde_json::to_string(&routing).unwrap();
+    let back: Routing = serde_json::from_str(&text).unwrap();
+    assert_eq!(back, routing);
+    assert_eq!(back.addresses[0].ip(), "fd77:88::1".parse::<IpAddr>().unwrap());
+}
