@@ -3,6 +3,7 @@
 mod check;
 mod list;
 pub(crate) mod parse;
+mod render;
 
 pub use list::parse_list;
 

@@ -16,6 +16,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use policy::ruleset::{Present, Ruleset};
 use policy::{Source, gateway};
 use serde_json::{Value, json};
@@ -108,6 +110,16 @@ fn a_thousand_services_are_one_lookup_and_are_installed_quickly() {
             2_000 + number
         ));
     }
+    let mut random = policy::arbitrary::Random::new(7);
+    for number in 0..1_000 {
+        let key: Vec<u8> = (0..4).flat_map(|_| random.next().to_le_bytes()).collect();
+        text.push_str(&format!(
+            "[[peer]]\nname = \"p{number}\"\npublic_key = \"{}\"\nallowed_ips = [\"172.{}.{}.0/24\"]\n",
+            STANDARD.encode(key),
+            16 + number / 256,
+            number % 256
+        ));
+    }
     let started = Instant::now();
     let plan = parsed(&text).plan();
     let compiled = started.elapsed();
@@ -119,7 +131,7 @@ fn a_thousand_services_are_one_lookup_and_are_installed_quickly() {
     let started = Instant::now();
     listing_after(&[plan.ruleset.install(&Present::nothing())]);
     println!(
-        "1,000 services: parsed and compiled in {compiled:?}, checked, installed and listed in {:?}",
+        "1,000 services and 1,000 peers: parsed and compiled in {compiled:?}, checked, installed and listed in {:?}",
         started.elapsed()
     );
     assert!(started.elapsed().as_secs() < 20);

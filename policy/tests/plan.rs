@@ -129,6 +129,19 @@ fn the_most_specific_inject_decides() {
 }
 
 #[test]
+fn the_effective_configuration_is_the_same_policy() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/gateway.toml");
+    let example = std::fs::read_to_string(path).unwrap();
+    let generated = (0..100).map(policy::arbitrary::gateway_text);
+    for text in generated.chain([example, BASE.to_owned()]) {
+        let policy = parsed(&text);
+        let again = parsed(&policy.to_toml());
+        let without_places = |policy: gateway::Policy| gateway::Policy { warnings: Vec::new(), ..policy };
+        assert_eq!(without_places(again), without_places(policy), "{text}");
+    }
+}
+
+#[test]
 fn cut_and_changed_configurations_never_panic() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/gateway.toml");
     let text = std::fs::read_to_string(path).unwrap();

@@ -1,0 +1,217 @@
+//! A policy as the text of a `gateway.toml` in which every key stands, defaults included.
+
+use std::fmt::Write as _;
+
+use super::{Allow, LogFormat, LogLevel, Party, Peer, Policy, Publish, Service, SourceHandling};
+use crate::{AllowList, Mtu, Protocols, Switch};
+
+impl Policy {
+    /// The effective configuration: reading it again gives the same policy.
+    ///
+    /// Files are named by the paths they resolve to; no content of theirs is in it.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut text = String::new();
+        self.sections(&mut text);
+        self.peers.iter().for_each(|entry| peer(entry, &mut text));
+        for list in &self.lists {
+            table(
+                "[[list]]",
+                &[("name", quoted(&list.name)), ("file", quoted(&list.file.location))],
+                &mut text,
+            );
+        }
+        self.publish.iter().for_each(|entry| publish(entry, &mut text));
+        self.allow.iter().for_each(|entry| allow(entry, &mut text));
+        text
+    }
+
+    fn sections(&self, text: &mut String) {
+        let interface = [
+            ("name", quoted(&self.interface.name)),
+            ("address", array(&self.interface.address)),
+            ("listen_port", self.interface.listen_port.to_string()),
+            ("private_key_file", quoted(&self.interface.private_key_file.location)),
+            ("mtu", mtu(self.interface.mtu)),
+        ];
+        table("[interface]", &interface, text);
+        let accept =
+            self.wan.accept.iter().map(|accept| format!("{}/{}", plus(accept.protocols), accept.ports));
+        let accept: Vec<String> = accept.collect();
+        table("[wan]", &[("interface", array(&self.wan.interfaces)), ("accept", array(&accept))], text);
+        table("[lan]", &[("prefixes", array(&self.lan))], text);
+        if !self.metrics.listen.is_empty() {
+            table("[metrics]", &[("listen", array(&self.metrics.listen))], text);
+        }
+        let control =
+            [("socket", quoted(self.control.socket.display())), ("group", quoted(&self.control.group))];
+        table("[control]", &control, text);
+        table("[state]", &[("directory", quoted(self.state_directory.display()))], text);
+        table(
+            "[log]",
+            &[("level", quoted(level(self.log.level))), ("format", quoted(format(self.log.format)))],
+            text,
+        );
+        table("[reload]", &[("watch", self.watch.to_string())], text);
+        let patterns: Vec<&str> =
+            self.container_interfaces.iter().map(super::InterfacePattern::as_str).collect();
+        table("[containers]", &[("interfaces", array(&patterns))], text);
+        let offload = [
+            ("tun_gso", switch(self.offload.tun_gso)),
+            ("tun_gro", switch(self.offload.tun_gro)),
+            ("udp_gso", switch(self.offload.udp_gso)),
+            ("udp_gro", switch(self.offload.udp_gro)),
+        ];
+        table("[offload]", &offload, text);
+        let kernel = [
+            ("fwmark", format!("{:#x}", self.kernel.fwmark)),
+            ("ct_mark", format!("{:#x}", self.kernel.ct_mark)),
+            ("route_table", self.kernel.route_table.to_string()),
+            ("rule_priority", self.kernel.rule_priority.to_string()),
+            ("route_protocol", self.kernel.route_protocol.to_string()),
+        ];
+        table("[kernel]", &kernel, text);
+    }
+}
+
+fn peer(peer: &Peer, text: &mut String) {
+    let mut keys = vec![("name", quoted(&peer.name)), ("public_key", quoted(peer.public_key))];
+    keys.extend(peer.preshared_key_file.as_ref().map(|file| ("preshared_key_file", quoted(&file.location))));
+    keys.push(("allowed_ips", array(&peer.allowed_ips)));
+    keys.extend(peer.endpoint.as_ref().map(|endpoint| ("endpoint", quoted(endpoint))));
+    keys.extend(peer.keepalive.map(|keepalive| ("keepalive", quoted(format!("{}s", keepalive.as_secs())))));
+    keys.push(("probe", quoted(peer.probe.map_or_else(|| "off".to_owned(), |address| address.to_string()))));
+    table("[[peer]]", &keys, text);
+}
+
+fn publish(publish: &Publish, text: &mut String) {
+    let with_port = |address: std::net::IpAddr, ports| match address {
+        std::net::IpAddr::V4(address) => format!("{address}:{ports}"),
+        std::net::IpAddr::V6(address) => format!("[{address}]:{ports}"),
+    };
+    let listen = match publish.address {
+        Some(address) => with_port(address, publish.ports),
+        None => publish.ports.to_string(),
+    };
+    let targets: Vec<String> =
+        publish.targets.iter().map(|target| with_port(target.address, target.ports)).collect();
+    let limits = publish.limits;
+    let or_zero = |limit: Option<String>| quoted(limit.unwrap_or_else(|| "0".to_owned()));
+    let limits = format!(
+        "{{ new_per_source = {}, flows_per_source = {}, bandwidth = {} }}",
+        or_zero(limits.new_per_source.map(|rate| rate.to_string())),
+        limits.flows_per_source.unwrap_or(0),
+        or_zero(limits.bandwidth.map(|bandwidth| bandwidth.to_string())),
+    );
+    let keys = [
+        ("name", quoted(&publish.name)),
+        ("protocol", protocols(publish.protocols)),
+        ("listen", quoted(listen)),
+        ("target", array(&targets)),
+        ("source", source(publish.source)),
+        ("allow", allow_list(&publish.allow)),
+        ("limits", limits),
+    ];
+    table("[[publish]]", &keys, text);
+}
+
+fn allow(allow: &Allow, text: &mut String) {
+    let parties = |parties: &[Party]| array(&parties.iter().map(party).collect::<Vec<_>>());
+    let mut keys =
+        vec![("name", quoted(&allow.name)), ("from", parties(&allow.from)), ("to", parties(&allow.to))];
+    match &allow.service {
+        Service::Echo => keys.push(("protocol", array(&["icmp"]))),
+        Service::Ports { protocols: transports, ports } => {
+            keys.push(("protocol", protocols(*transports)));
+            keys.push(("ports", array(ports)));
+        }
+    }
+    keys.push(("source", source(allow.source)));
+    table("[[allow]]", &keys, text);
+}
+
+fn party(party: &Party) -> String {
+    match party {
+        Party::Peer(name) => format!("peer:{name}"),
+        Party::Edge => "self".to_owned(),
+        Party::Lan(prefix) | Party::Behind { prefix, .. } => prefix.to_string(),
+    }
+}
+
+fn allow_list(allow: &AllowList) -> String {
+    match allow {
+        AllowList::Any => array(&["0.0.0.0/0", "::/0"]),
+        AllowList::Only { prefixes, lists } => {
+            let prefixes = prefixes.iter().map(ToString::to_string);
+            let entries: Vec<String> = prefixes.chain(lists.iter().map(|list| format!("@{list}"))).collect();
+            array(&entries)
+        }
+    }
+}
+
+fn table(title: &str, keys: &[(&str, String)], text: &mut String) {
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    let _ = writeln!(text, "{title}");
+    for (key, value) in keys {
+        let _ = writeln!(text, "{key} = {value}");
+    }
+}
+
+/// A basic string of TOML, whatever is in it.
+fn quoted(value: impl ToString) -> String {
+    toml::Value::String(value.to_string()).to_string()
+}
+
+fn array<T: ToString>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(|item| quoted(item.to_string())).collect();
+    format!("[{}]", items.join(", "))
+}
+
+fn mtu(mtu: Mtu) -> String {
+    match mtu {
+        Mtu::Fixed(bytes) => bytes.to_string(),
+        Mtu::Auto => quoted("auto"),
+    }
+}
+
+fn protocols(protocols: Protocols) -> String {
+    array(&protocols.iter().collect::<Vec<_>>())
+}
+
+fn plus(protocols: Protocols) -> String {
+    let names: Vec<&str> = protocols.iter().map(crate::Protocol::as_str).collect();
+    names.join("+")
+}
+
+fn source(source: SourceHandling) -> String {
+    match source {
+        SourceHandling::Preserve => quoted("preserve"),
+        SourceHandling::Masquerade => quoted("masquerade"),
+    }
+}
+
+fn switch(switch: Switch) -> String {
+    match switch {
+        Switch::Auto => quoted("auto"),
+        Switch::Off => quoted("off"),
+    }
+}
+
+const fn level(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    }
+}
+
+const fn format(format: LogFormat) -> &'static str {
+    match format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    }
+}
