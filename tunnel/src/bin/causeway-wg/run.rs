@@ -4,7 +4,6 @@
 mod signals;
 
 use std::io::Read as _;
-use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -28,6 +27,10 @@ const DEFAULT_TUN_MTU: u16 = 1500;
 const WIREGUARD_MTU: u16 = 1420;
 /// What the background process writes to its parent once its socket answers.
 const READY: u8 = b'+';
+/// Set for the background process alone.
+const NOTIFY: &str = "CAUSEWAY_WG_NOTIFY";
+/// What to log (`tracing` directives); a background process logs only when this is set.
+const LOG: &str = "CAUSEWAY_WG_LOG";
 
 /// A plain userspace WireGuard interface.
 #[derive(Parser)]
@@ -85,8 +88,8 @@ pub(super) fn main() -> ExitCode {
 fn start_in_background() -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(program);
-    command.arg("-f").args(std::env::args_os().skip(1)).current_dir("/").env("CAUSEWAY_WG_NOTIFY", "1");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).process_group(0);
+    command.arg("-f").args(std::env::args_os().skip(1)).current_dir("/").env(NOTIFY, "1");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let mut child = command.spawn().context("cannot start in the background")?;
     let mut said = [0];
     let read = child.stdout.take().map_or(Ok(0), |mut stdout| stdout.read(&mut said))?;
@@ -99,7 +102,7 @@ fn start_in_background() -> anyhow::Result<()> {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CAUSEWAY_WG_LOG");
+    let filter = tracing_subscriber::EnvFilter::try_from_env(LOG);
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     let signals = signals::Terminating::block();
@@ -153,12 +156,16 @@ fn open_tun(arguments: &Arguments, offloads: Offloads) -> anyhow::Result<Tun> {
     Ok(tun)
 }
 
-/// Tells the parent that waits, if one does, and lets go of its pipe.
+/// Tells the parent that waits, if one does, and lets go of its terminal and its pipes.
 fn say_ready() -> anyhow::Result<()> {
-    if std::env::var_os("CAUSEWAY_WG_NOTIFY").is_some() {
+    if std::env::var_os(NOTIFY).is_some() {
+        rustix::process::setsid()?;
         rustix::io::write(std::io::stdout(), &[READY])?;
         let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
         rustix::stdio::dup2_stdout(&null)?;
+        if std::env::var_os(LOG).is_none() {
+            rustix::stdio::dup2_stderr(&null)?;
+        }
     }
     Ok(())
 }
