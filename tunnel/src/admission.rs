@@ -255,10 +255,11 @@ mod tests {
 
     fn initiation(caller: &mut Tunn) -> Vec<u8> {
         let mut buffer = [0; 148];
-        match caller.format_handshake_initiation(&mut buffer, true) {
-            TunnResult::WriteToNetwork(message) => message.to_vec(),
-            other => panic!("no initiation: {other:?}"),
-        }
+        let TunnResult::WriteToNetwork(message) = caller.format_handshake_initiation(&mut buffer, true)
+        else {
+            panic!("no initiation");
+        };
+        message.to_vec()
     }
 
     fn at(ms: u64) -> Instant {

@@ -348,10 +348,10 @@ impl Pair {
         let Some(due) = due.filter(|due| *due <= end) else { return false };
         self.set_elapsed(due.max(self.elapsed));
         if flight == Some(due) {
-            if let Some(Flight { to, from, datagram, .. }) = self.path.land(self.elapsed) {
-                if !self.end(to).suspended {
-                    self.inject(to, from, datagram);
-                }
+            if let Some(Flight { to, from, datagram }) = self.path.land(self.elapsed)
+                && !self.end_ref(to).suspended
+            {
+                self.inject(to, from, datagram);
             }
         } else if let Some((_, side)) = timer {
             self.wake(side);

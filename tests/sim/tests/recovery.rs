@@ -245,6 +245,11 @@ fn a_plain_peer_with_waiting_data_is_tried_while_data_is_offered_and_then_left_a
     assert!(while_offered >= 50, "{while_offered}");
 
     pair.run(secs(600));
+    assert_eq!(
+        pair.dropped(Side::Origin, tunnel::reason::DropReason::NoSession),
+        300,
+        "each that waited is counted"
+    );
     let after = pair.origin.sent;
     pair.run(secs(3600));
     assert_eq!(pair.origin.sent, after, "nobody asks any more");

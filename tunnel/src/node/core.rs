@@ -139,6 +139,7 @@ impl Core {
         self.attempt = None;
         self.answer = None;
         self.remembers_stamp = false;
+        self.newest = (0, 0);
         self.waiting = 0;
         self.expired = false;
         self.held_until = None;

@@ -227,8 +227,12 @@ impl Node {
     }
 
     fn count_drop(&self, reason: DropReason) {
-        if let Some(count) = self.drops.get(reason as usize) {
-            count.fetch_add(1, Ordering::Relaxed);
+        self.count_drops(reason, 1);
+    }
+
+    fn count_drops(&self, reason: DropReason, count: usize) {
+        if let Some(counter) = self.drops.get(reason as usize) {
+            counter.fetch_add(count as u64, Ordering::Relaxed);
         }
     }
 

@@ -86,9 +86,7 @@ impl Turn<'_> {
             bytes += written;
         }
         // The verdict counts one of them itself when none could be sent.
-        for _ in datagrams.max(1)..wanted {
-            self.node.count_drop(DropReason::SendQueueFull);
-        }
+        self.node.count_drops(DropReason::SendQueueFull, wanted.saturating_sub(datagrams.max(1)));
         if datagrams == 0 {
             return Verdict::Drop(DropReason::SendQueueFull);
         }
@@ -154,7 +152,7 @@ mod tests {
 
         assert_eq!(length(84, 1420), 96);
         assert_eq!(length(96, 1420), 96);
-        assert_eq!(length(1410, 1420), 1420 - 1420 % 16 + 16 - 16 + (1420 % 16).min(12));
+        assert_eq!(length(1390, 1420), 1392);
         assert_eq!(length(1419, 1420), 1420);
         assert_eq!(length(1420, 1420), 1420);
         assert_eq!(length(1500, 1420), 1500);

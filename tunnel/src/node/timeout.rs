@@ -9,6 +9,7 @@ use crate::liveness::is_probe;
 use crate::offload::{Offload, Segments, SuperPacket};
 use crate::packet::Ip;
 use crate::packet::icmp::Echo;
+use crate::reason::DropReason;
 use crate::recovery::{DIAL, Ladder, PLAIN};
 use crate::time::Now;
 use crate::transmit::SendQueue;
@@ -194,7 +195,7 @@ impl Turn<'_> {
         }
         let failed = self.core.attempt.take().is_some();
         self.core.expired = true;
-        self.core.waiting = 0;
+        self.node.count_drops(DropReason::NoSession, std::mem::take(&mut self.core.waiting));
         if failed {
             self.peer.vitals.failed.store(true, Ordering::Relaxed);
         }
@@ -264,6 +265,11 @@ impl Turn<'_> {
 
     /// Tries the path at once, from the first rung.
     pub(super) fn urge_recovery(&mut self) {
+        // The local address may be gone: the kernel chooses until the peer is heard again.
+        if let Some(endpoint) = &mut self.endpoint {
+            endpoint.local = None;
+            *self.peer.path.lock() = self.endpoint;
+        }
         if self.endpoint.is_some() && (self.core.opens() || self.core.session.is_some()) {
             self.core.recovery.restart(self.now.instant);
             self.core.urge = Some(self.now.instant);

@@ -184,12 +184,16 @@ impl<'a> Turn<'a> {
     /// Whether a handshake may be stamped now; if not, it is tried again in a second.
     pub(super) fn stamp_is_usable(&mut self) -> bool {
         let stamp = self.core.stamp(self.now.instant);
-        let mut watermark = self.node.watermark.lock();
-        match watermark.judge(stamp) {
+        let (verdict, news) = {
+            let mut watermark = self.node.watermark.lock();
+            let verdict = watermark.judge(stamp);
+            (verdict, matches!(verdict, Stamp::Behind(_)) && watermark.tell_once())
+        };
+        match verdict {
             Stamp::Usable => {}
             Stamp::Raised(wall) => self.node.events.push(Event::Watermark { wall }),
             Stamp::Behind(by) => {
-                if watermark.tell_once() {
+                if news {
                     self.node.events.push(Event::ClockBehind { by });
                 }
                 self.core.held_until = Some(self.now.instant.after(super::HOLD));

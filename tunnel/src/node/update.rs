@@ -18,6 +18,7 @@ use crate::dice::Dice;
 use crate::endpoint::Endpoint;
 use crate::key::{PrivateKey, PublicKey};
 use crate::liveness::Prober;
+use crate::reason::DropReason;
 use crate::time::Now;
 
 /// Peers of one node: far below the 2^24 receiver indices, so that a free one is found at once.
@@ -69,6 +70,7 @@ impl Node {
         let identity = self.identity.load();
         let preshared = peer.config.load().preshared_key.clone();
         let tunn = identity.as_deref().map(|own| own.tunn(&peer.key, preshared.as_ref(), peer.index));
+        self.count_drops(DropReason::NoSession, core.waiting);
         core.replace_tunn(tunn, now);
     }
 
@@ -124,7 +126,9 @@ impl Node {
             key: config.public_key,
             index,
             core: Mutex::new(Core::new(config, tunn, prober, now)),
-            path: Mutex::new(None),
+            path: Mutex::new(
+                config.endpoint.map(|remote| Endpoint { remote: canonical(remote), local: None }),
+            ),
             config: ArcSwap::from_pointee(PeerConfig { allowed_ips: Vec::new(), ..config.clone() }),
             vitals: Vitals::default(),
         });

@@ -134,10 +134,11 @@ impl Pair {
         let sealed = {
             let mut slot = [0; 256];
             let tunn = turn.core.tunn.as_mut().unwrap();
-            match tunn.encapsulate(&bytes, &mut slot) {
-                boringtun::noise::TunnResult::WriteToNetwork(datagram) => datagram.to_vec(),
-                other => panic!("not sealed: {other:?}"),
-            }
+            let boringtun::noise::TunnResult::WriteToNetwork(datagram) = tunn.encapsulate(&bytes, &mut slot)
+            else {
+                panic!("not sealed");
+            };
+            datagram.to_vec()
         };
         turn.finish();
         sealed
