@@ -255,10 +255,15 @@ impl Pair {
     }
 
     /// Sends an inner packet.
-    pub fn send_bytes(&mut self, side: Side, mut bytes: Vec<u8>) -> Verdict {
+    pub fn send_bytes(&mut self, side: Side, bytes: Vec<u8>) -> Verdict {
+        self.send_offloaded(side, bytes, Offload::None)
+    }
+
+    /// Sends an inner packet with something left to be done to it.
+    pub fn send_offloaded(&mut self, side: Side, mut bytes: Vec<u8>, offload: Offload) -> Verdict {
         let now = self.now(side);
         let end = self.end(side);
-        let packet = SuperPacket { bytes: &mut bytes, offload: Offload::None };
+        let packet = SuperPacket { bytes: &mut bytes, offload };
         let verdict = end.node.handle_inner(now, packet, &mut end.out);
         self.post(side);
         verdict

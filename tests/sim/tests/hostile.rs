@@ -4,13 +4,14 @@ use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use sim::path::Faults;
 use sim::{EDGE_AT, ORIGIN_AT, Pair, Setup, Side, at, key, ms, secs};
+use tunnel::offload::Offload;
 use tunnel::reason::DropReason;
 
 const ATTACKER: &str = "203.0.113.66:4500";
 
 #[test]
 fn random_datagrams_never_get_an_answer() {
-    let count: u64 = std::env::var("SIM_DATAGRAMS").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000);
+    let count = datagrams(100_000);
     let mut pair = Pair::connected(Setup::plain());
     let sent = pair.edge.sent;
     let mut bytes = vec![0; 1500];
@@ -39,11 +40,59 @@ fn random_datagrams_never_get_an_answer() {
 
     assert_eq!(pair.edge.sent, sent);
     assert_eq!(pair.arrived(Side::Edge), 0);
-    let drops: u64 = DropReason::ALL.iter().map(|reason| pair.dropped(Side::Edge, *reason)).sum();
-    assert_eq!(drops, count, "each is counted once");
+    assert_eq!(drops(&pair), count, "each is counted once");
     pair.send(Side::Origin);
     pair.run(secs(1));
     assert_eq!(pair.arrived(Side::Edge), 1, "the session is unharmed");
+}
+
+#[test]
+fn malformed_packets_of_a_hostile_peer_are_counted_and_do_no_harm() {
+    let count = datagrams(20_000);
+    let mut pair = Pair::new(Setup { initiate: false, keepalive: None, ..Setup::default() });
+    let mut peer = hostile_origin(&mut pair);
+    let (before, empty) = (drops(&pair), pair.peer(Side::Edge).rx_packets);
+
+    let (mut keepalives, mut sealed) = (0, [0; 2048]);
+    for _ in 0..count {
+        let inner = random_inner(&mut pair);
+        keepalives += u64::from(inner.is_empty());
+        let TunnResult::WriteToNetwork(datagram) = peer.encapsulate(&inner, &mut sealed) else {
+            panic!("not sealed");
+        };
+        let datagram = datagram.to_vec();
+        pair.inject(Side::Edge, at(ORIGIN_AT), datagram);
+        while pair.path.take_newest().is_some() {}
+    }
+
+    let taken = pair.peer(Side::Edge).rx_packets - empty;
+    assert_eq!(taken + keepalives + drops(&pair) - before, count, "each is taken or counted");
+    assert!(pair.dropped(Side::Edge, DropReason::MalformedDecrypted) > count / 10);
+    assert!(pair.dropped(Side::Edge, DropReason::SpoofedSource) > count / 20);
+    assert!(pair.edge.damaged > count / 20);
+}
+
+#[test]
+fn malformed_packets_from_inside_do_no_harm() {
+    let mut pair = Pair::connected(Setup::plain());
+    for n in 0..datagrams(20_000) {
+        let inner = random_inner(&mut pair);
+        let segment_size = pair.path.roll() as u16;
+        let offload = match n % 6 {
+            0 => Offload::None,
+            1 => Offload::Checksum { start: segment_size % 64, offset: (segment_size >> 8) % 64 },
+            2 => Offload::Tcp4 { segment_size: segment_size % 1400 },
+            3 => Offload::Tcp6 { segment_size: segment_size % 1400 },
+            4 => Offload::Udp4 { segment_size: segment_size % 1400 },
+            _ => Offload::Udp6 { segment_size: segment_size % 1400 },
+        };
+        pair.send_offloaded(Side::Edge, inner, offload);
+        while pair.path.take_newest().is_some() {}
+    }
+
+    pair.send(Side::Edge);
+    pair.run(secs(1));
+    assert_eq!(pair.arrived(Side::Origin), 1);
 }
 
 #[test]
@@ -214,6 +263,52 @@ fn own_outer_packets_are_not_wrapped_again() {
     // From another port it is somebody else's.
     own[20] ^= 1;
     assert!(matches!(pair.send_bytes(Side::Origin, own), tunnel::node::Verdict::Waiting { .. }));
+}
+
+/// How many datagrams a test sends: fewer by default than a soak, which sets `SIM_DATAGRAMS`.
+fn datagrams(default: u64) -> u64 {
+    std::env::var("SIM_DATAGRAMS").ok().and_then(|count| count.parse().ok()).unwrap_or(default)
+}
+
+fn drops(pair: &Pair) -> u64 {
+    DropReason::ALL.iter().map(|reason| pair.dropped(Side::Edge, *reason)).sum()
+}
+
+/// The origin's key in the hands of somebody who seals whatever he likes.
+fn hostile_origin(pair: &mut Pair) -> Tunn {
+    let edge = PublicKey::from(*key(2).public().as_bytes());
+    let mut peer = Tunn::new(StaticSecret::from(*key(1).as_bytes()), edge, None, None, 7, None);
+    let first = initiation(&mut peer);
+    pair.inject(Side::Edge, at(ORIGIN_AT), first);
+    let response = pair.path.take_newest().expect("a response");
+    let mut buffer = [0; 256];
+    let TunnResult::WriteToNetwork(keepalive) = peer.decapsulate(None, &response, &mut buffer) else {
+        panic!("no session");
+    };
+    let keepalive = keepalive.to_vec();
+    pair.inject(Side::Edge, at(ORIGIN_AT), keepalive);
+    peer
+}
+
+/// Bytes that are more or less an IP packet of the origin's.
+fn random_inner(pair: &mut Pair) -> Vec<u8> {
+    let (choice, length) = (pair.path.roll(), pair.path.roll() as usize % 1400);
+    let mut bytes = vec![0; length];
+    for chunk in bytes.chunks_mut(8) {
+        chunk.copy_from_slice(&pair.path.roll().to_le_bytes()[..chunk.len()]);
+    }
+    if length >= 28 && choice % 4 != 0 {
+        bytes[0] = if choice & 16 == 0 { 0x45 } else { 0x65 };
+        if choice & 32 == 0 {
+            bytes[2..4].copy_from_slice(&(length as u16).to_be_bytes());
+        }
+        if choice & 64 == 0 {
+            bytes[12..16].copy_from_slice(&[10, 77, 88, 2]);
+        }
+        bytes[16..20].copy_from_slice(&[10, 77, 88, if choice & 128 == 0 { 1 } else { 2 }]);
+        bytes[9] = [1, 6, 17, 58][choice as usize >> 8 & 3];
+    }
+    bytes
 }
 
 fn caller(seed: u8) -> Tunn {
