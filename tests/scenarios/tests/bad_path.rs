@@ -67,6 +67,10 @@ fn the_tunnel_comes_back_after_a_black_hole() -> Result<()> {
         let (mut site, relay) = site_behind_relay(lab)?;
         let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
         site.start()?;
+        // A peer that has never answered a probe counts as a plain one, which may be silent for minutes.
+        until(Duration::from_secs(10), "the first round trip", || {
+            Ok(site.peer_field("/rtt_seconds")?.is_number().then_some(()))
+        })?;
         both_ways(&relay, &Faults { blackhole: true, ..Faults::default() })?;
         until(Duration::from_secs(40), "the edge to notice", || Ok((site.state()? != "up").then_some(())))?;
         both_ways(&relay, &Faults::default())?;

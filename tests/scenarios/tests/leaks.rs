@@ -112,9 +112,10 @@ fn take_the_guard_out(edge: &Node) -> Result<()> {
 fn kernel_state(edge: &Node) -> Result<String> {
     let questions = ["nft list tables", "ip -brief link", "ip rule", "ip -6 rule", "ip route show table all"];
     let answers: Result<Vec<String>> = questions.iter().map(|question| edge.run(question)).collect();
-    // The neighbours' and multicast routes come and go by themselves.
+    // Link-local and multicast addresses come and go by themselves.
     let answers = answers?.join("\n");
-    let lines = answers.lines().filter(|line| !line.contains("labwatch") && !line.contains("multicast"));
+    let fleeting = ["labwatch", "multicast", "fe80:"];
+    let lines = answers.lines().filter(|line| !fleeting.iter().any(|word| line.contains(word)));
     Ok(lines.collect::<Vec<_>>().join("\n"))
 }
 

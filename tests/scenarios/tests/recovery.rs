@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Lab, Node, TcpServer, Topology, full_counts, scenario, time_until};
+use lab::{Lab, Node, TcpServer, Topology, full_counts, scenario, time_until, until};
 use scenarios::Site;
 
 const BULK: &str = "192.0.2.2:5001";
@@ -57,6 +57,11 @@ fn the_tunnel_is_back_within_five_seconds_of_a_restart_of_the_edge() -> Result<(
         site.start()?;
         let client = lab.node("client")?;
         for kill in [false, true] {
+            // The edge has run for a moment before it restarts: it has written down where its peer is.
+            let kept = site.edge.directory().join("state/endpoints.json");
+            until(Duration::from_secs(5), "the endpoint to be kept", || {
+                Ok(fs::read_to_string(&kept)?.contains("198.51.100.7").then_some(()))
+            })?;
             if kill {
                 site.gateway()?.kill()?;
             } else {
@@ -97,7 +102,8 @@ fn an_edge_whose_name_changes_address_is_found_within_twenty_seconds_of_the_answ
         let file = site.origin.shadow_file("/etc/hosts", &hosts("192.0.2.2"))?;
         site.start()?;
         let (edge, client) = (lab.node("edge")?, lab.node("client")?);
-        edge.ip("address add 192.0.2.3/24 dev eth0\naddress del 192.0.2.2/24 dev eth0\nroute replace default via 192.0.2.1")?;
+        edge.ip("address del 192.0.2.2/24 dev eth0\naddress add 192.0.2.3/24 dev eth0\n\
+             route replace default via 192.0.2.1")?;
         // Long enough for the forwarder to notice that the old address is silent.
         std::thread::sleep(Duration::from_secs(if full_counts() { 60 } else { 10 }));
         fs::write(&file, hosts("192.0.2.3"))?;
