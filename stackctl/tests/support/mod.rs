@@ -101,9 +101,9 @@ impl Engine {
             socket = at("docker.sock").display(),
         );
         let log = File::create(at("dockerd.log")).expect("a log");
-        let child = Command::new("unshare")
-            .args([
-                "--net",
+        // The engine ends with this test, however the test ends.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare", "--net",
                 "--mount",
                 "--pid",
                 "--fork",

@@ -1,0 +1,376 @@
+//! The monitoring pack on real parts: promtool, amtool, Alertmanager, VictoriaMetrics and vmagent on loopback.
+//!
+//! Alloy and Grafana have no package here: vmagent stands in for Alloy's pushing, the store itself for Grafana's
+//! queries, and Alloy's configuration is checked by its shape only.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use support::{packages, project};
+
+#[test]
+fn the_rules_pass_promtool_and_a_dead_site_is_one_page() {
+    let promtool = packages("monitoring").join("usr/bin/promtool");
+    for (words, file) in [(["check", "rules"], "rules/causeway.yml"), (["test", "rules"], "tests/causeway_test.yml")] {
+        let output = Command::new(&promtool).args(words).arg(pack().join(file)).output().expect("promtool runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("SUCCESS"), "{said}");
+    }
+}
+
+#[test]
+fn every_alert_of_a_dead_site_together_is_one_notification() {
+    let pages = Arc::new(Mutex::new(Vec::new()));
+    let hook = serve({
+        let pages = Arc::clone(&pages);
+        move |request: &str| {
+            pages.lock().expect("held").push(request.to_owned());
+            String::new()
+        }
+    });
+    let dir = tempfile::tempdir().expect("a folder");
+    let text = fs::read_to_string(pack().join("alertmanager.yml.tmpl")).expect("readable");
+    let text = text
+        .replace("{{ALERT_WEBHOOK_URL}}", &format!("http://127.0.0.1:{hook}/page"))
+        .replace("{{WATCHDOG_URL}}", &format!("http://127.0.0.1:{hook}/watchdog"))
+        .replace("group_wait: 30s", "group_wait: 2s");
+    let config = dir.path().join("alertmanager.yml");
+    fs::write(&config, text).expect("written");
+    let tool = |words: &[&str]| {
+        let amtool = packages("monitoring").join("usr/bin/amtool");
+        let output = Command::new(amtool).args(words).current_dir(dir.path()).output().expect("amtool runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words:?}: {said}");
+        said
+    };
+    let path = config.display().to_string();
+    tool(&["check-config", &path]);
+    let file = format!("--config.file={path}");
+    for (labels, receiver) in
+        [("severity=page", "page"), ("severity=ticket", "ticket"), ("level=watchdog", "watchdog")]
+    {
+        assert_eq!(tool(&["config", "routes", "test", &file, labels]).trim(), receiver);
+    }
+
+    let port = free_port();
+    let _alertmanager = Program::start(
+        "prometheus-alertmanager",
+        &[
+            file.as_str(),
+            &format!("--storage.path={}", dir.path().display()),
+            &format!("--web.listen-address=127.0.0.1:{port}"),
+            "--cluster.listen-address=",
+        ],
+    );
+    await_http(port, "/-/ready");
+    let alerts = r#"[
+      {"labels":{"alertname":"LocationDown","level":"location","severity":"page","location":"kyiv"}},
+      {"labels":{"alertname":"ComponentDown","level":"component","severity":"page","location":"kyiv","component":"tunnel"}},
+      {"labels":{"alertname":"ComponentDown","level":"component","severity":"page","location":"kyiv","component":"nfs"}},
+      {"labels":{"alertname":"ServiceDown","level":"service","severity":"page","location":"kyiv","component":"docker","service":"transmission"}},
+      {"labels":{"alertname":"PushBehind","level":"config","severity":"ticket","location":"kyiv"}}]"#;
+    http(port, "POST", "/api/v2/alerts", alerts).expect("alertmanager answers");
+    std::thread::sleep(Duration::from_secs(6));
+    let heard = pages.lock().expect("held").clone();
+    assert_eq!(heard.len(), 1, "{heard:?}");
+    assert!(heard[0].contains("LocationDown") && !heard[0].contains("ComponentDown"), "{}", heard[0]);
+}
+
+#[test]
+fn every_query_of_the_dashboard_returns_data() {
+    let scraped = Arc::new(AtomicU64::new(0));
+    let exposition = fs::read_to_string(pack().join("tests/both-ends.prom")).expect("readable");
+    let target = serve({
+        let scraped = Arc::clone(&scraped);
+        move |_: &str| {
+            let round = scraped.fetch_add(1, Ordering::Relaxed);
+            grown(&exposition, round)
+        }
+    });
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = dir.path().join("scrape.yml");
+    let text = format!(
+        "scrape_configs:\n- job_name: demo\n  honor_labels: true\n  scrape_interval: 1s\n  static_configs:\n  - targets: ['127.0.0.1:{target}']\n    labels: {{location: wroclaw, component: demo}}\n"
+    );
+    fs::write(&config, text).expect("written");
+    let port = free_port();
+    let _store = store(&dir.path().join("store"), port, &[&format!("-promscrape.config={}", config.display())]);
+    let start = Instant::now();
+    while scraped.load(Ordering::Relaxed) < 8 {
+        assert!(start.elapsed() < Duration::from_secs(60), "the store does not scrape");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let text = fs::read_to_string(pack().join("dashboards/causeway.json")).expect("readable");
+    let dashboard: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let mut queries = 0;
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        for target in panel["targets"].as_array().expect("targets") {
+            let expr = target["expr"].as_str().expect("a query").replace("$location", ".*");
+            let path = format!("/api/v1/query?query={}", percent(&expr));
+            let answer = http(port, "GET", &path, "").expect("the store answers");
+            let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{expr}: {answer}"));
+            let rows = answer["data"]["result"].as_array().map(Vec::len).unwrap_or_default();
+            assert!(rows > 0, "{}: {expr} returns nothing: {answer}", panel["title"]);
+            queries += 1;
+        }
+    }
+    println!("{queries} queries of {} panels returned data", dashboard["panels"].as_array().map(Vec::len).unwrap_or_default());
+}
+
+#[test]
+fn samples_pushed_over_a_cut_way_all_arrive() {
+    // `make soak` cuts for the two minutes the issue names.
+    let cut_for: u64 = std::env::var("CAUSEWAY_CUT_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
+    let dir = tempfile::tempdir().expect("a folder");
+    let port = free_port();
+    let _store = store(&dir.path().join("store"), port, &[]);
+    await_http(port, "/health");
+    let way = Way::to(port);
+    let round = Arc::new(AtomicU64::new(0));
+    let target = serve({
+        let round = Arc::clone(&round);
+        move |_: &str| format!("tick_total {}\n", round.fetch_add(1, Ordering::Relaxed) + 1)
+    });
+    let config = dir.path().join("agent.yml");
+    let text = format!(
+        "global: {{scrape_interval: 1s, external_labels: {{location: kyiv}}}}\nscrape_configs:\n- job_name: tick\n  static_configs: [{{targets: ['127.0.0.1:{target}']}}]\n"
+    );
+    fs::write(&config, text).expect("written");
+    let agent = free_port();
+    let _agent = Program::start(
+        "vmagent",
+        &[
+            &format!("-promscrape.config={}", config.display()),
+            &format!("-remoteWrite.url=http://127.0.0.1:{}/api/v1/write", way.port),
+            &format!("-remoteWrite.tmpDataPath={}", dir.path().join("agent").display()),
+            &format!("-httpListenAddr=127.0.0.1:{agent}"),
+            "-remoteWrite.flushInterval=1s",
+            "-remoteWrite.retryMaxTime=5s",
+            "-memory.allowedBytes=64MB",
+        ],
+    );
+    await_ticks(&round, 3);
+    way.open.store(false, Ordering::Relaxed);
+    let during = round.load(Ordering::Relaxed);
+    std::thread::sleep(Duration::from_secs(cut_for));
+    let missed = round.load(Ordering::Relaxed) - during;
+    way.open.store(true, Ordering::Relaxed);
+    let last = round.load(Ordering::Relaxed) + 3;
+    await_ticks(&round, last);
+    let start = Instant::now();
+    let values = loop {
+        let answer = http(port, "GET", "/api/v1/export?match=tick_total", "").unwrap_or_default();
+        let values: BTreeSet<u64> = answer
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .flat_map(|row| row["values"].as_array().cloned().unwrap_or_default())
+            .filter_map(|value| value.as_f64().map(|value| value as u64))
+            .collect();
+        if values.contains(&last) || start.elapsed() > Duration::from_secs(60) {
+            break values;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    };
+    let lost: Vec<u64> = (1..=last).filter(|tick| !values.contains(tick)).collect();
+    println!("cut for {cut_for} s: {missed} scrapes during the cut, {} of {last} arrived", values.len().min(last as usize));
+    assert!(missed >= cut_for / 2 && lost.is_empty(), "lost {lost:?}");
+}
+
+#[test]
+fn the_alloy_configurations_have_the_right_shape() {
+    for location in ["wroclaw", "kyiv"] {
+        let text = fs::read_to_string(pack().join(format!("{location}.alloy.tmpl"))).expect("readable");
+        let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).map(|l| format!("{l}\n")).collect();
+        let mut depth = 0i32;
+        let mut quoted = false;
+        let mut defined = BTreeSet::new();
+        for line in code.replace("{{", "<").replace("}}", ">").lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if let (0, [kind, label, "{"]) = (depth, words.as_slice()) {
+                defined.insert(format!("{kind}.{}", label.trim_matches('"')));
+            }
+            for c in line.chars() {
+                match c {
+                    '"' => quoted = !quoted,
+                    '{' | '[' if !quoted => depth += 1,
+                    '}' | ']' if !quoted => depth -= 1,
+                    _ => {}
+                }
+            }
+            assert!(!quoted && depth >= 0, "{location}: {line}");
+        }
+        assert_eq!(depth, 0, "{location}: a block is not closed");
+        for word in code.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '_')) {
+            let exported = [".receiver", ".targets", ".output"].iter().find_map(|end| word.strip_suffix(end));
+            if let Some(name) = exported.filter(|name| name.contains('.')) {
+                assert!(defined.contains(name), "{location}: {name} is used but not defined");
+            }
+        }
+        for must in ["prometheus.remote_write.store", "loki.write.store", "prometheus.scrape.router", "prometheus.exporter.cadvisor.docker"] {
+            assert!(defined.contains(must), "{location}: {must} is missing");
+        }
+        assert_eq!(code.matches("wal {").count(), 2, "{location}: both ways are buffered");
+    }
+}
+
+fn pack() -> PathBuf {
+    project().join("configs/monitoring")
+}
+
+/// A program of the monitoring packages; it ends with this value.
+struct Program(Child);
+
+impl Program {
+    fn start(name: &str, words: &[&str]) -> Self {
+        let path = packages("monitoring").join("usr/bin").join(name);
+        let child = Command::new(path).args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Self(child.unwrap_or_else(|error| panic!("{name}: {error}")))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn store(dir: &std::path::Path, port: u16, more: &[&str]) -> Program {
+    let data = format!("-storageDataPath={}", dir.display());
+    let listen = format!("-httpListenAddr=127.0.0.1:{port}");
+    let fixed = [data.as_str(), &listen, "-search.latencyOffset=0s", "-memory.allowedBytes=128MB", "-retentionPeriod=1"];
+    let words: Vec<&str> = fixed.into_iter().chain(more.iter().copied()).collect();
+    let program = Program::start("victoria-metrics", &words);
+    await_http(port, "/health");
+    program
+}
+
+/// A way to the store that can be cut: while it is, connections break and none is made.
+struct Way {
+    port: u16,
+    open: Arc<AtomicBool>,
+}
+
+impl Way {
+    fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let way = Self { port: listener.local_addr().expect("bound").port(), open: Arc::new(AtomicBool::new(true)) };
+        let open = Arc::clone(&way.open);
+        std::thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                let far = TcpStream::connect(("127.0.0.1", port));
+                if let (true, Ok(far)) = (open.load(Ordering::Relaxed), far) {
+                    let pair = |s: &TcpStream| s.try_clone().expect("a socket");
+                    carry(pair(&near), pair(&far), Arc::clone(&open));
+                    carry(far, near, Arc::clone(&open));
+                }
+            }
+        });
+        way
+    }
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream, open: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 8192];
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            if !open.load(Ordering::Relaxed) || to.write_all(&buffer[..length]).is_err() {
+                break;
+            }
+        }
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
+    });
+}
+
+fn await_ticks(round: &AtomicU64, wanted: u64) {
+    let start = Instant::now();
+    while round.load(Ordering::Relaxed) < wanted {
+        assert!(start.elapsed() < Duration::from_secs(60), "nobody scrapes");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Every counter grows with each scrape, and times stay close to now.
+fn grown(exposition: &str, round: u64) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default();
+    let grow = |line: &str| match line.rsplit_once(' ') {
+        Some((name, "counter")) if !name.starts_with('#') => format!("{name} {}\n", 1000 + round * 10),
+        Some((name, "now")) => format!("{name} {}\n", now - 30),
+        _ => format!("{line}\n"),
+    };
+    exposition.lines().map(grow).collect()
+}
+
+/// A little HTTP server on loopback: `answer` gets each request and gives the body.
+fn serve(answer: impl Fn(&str) -> String + Send + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let request = read_request(&mut stream);
+            let body = answer(&request);
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let _ = stream.write_all((head + &body).as_bytes());
+        }
+    });
+    port
+}
+
+fn read_request(stream: &mut TcpStream) -> String {
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:").map(|n| n.trim().to_owned()));
+            if body.len() >= length.and_then(|n| n.parse().ok()).unwrap_or(0) {
+                return text;
+            }
+        }
+        match stream.read(&mut buffer) {
+            Ok(length @ 1..) => bytes.extend_from_slice(&buffer[..length]),
+            _ => return text,
+        }
+    }
+}
+
+fn http(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    // HTTP/1.0, so that the answer is not chunked.
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all((head + body).as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    if head.contains(" 200 ") || head.contains(" 204 ") { Ok(body.to_owned()) } else { Err(std::io::Error::other(answer)) }
+}
+
+fn await_http(port: u16, path: &str) {
+    let start = Instant::now();
+    while http(port, "GET", path, "").is_err() {
+        assert!(start.elapsed() < Duration::from_secs(30), "nobody answers {path}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+}
+
+fn percent(text: &str) -> String {
+    let encode = |b: u8| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") };
+    text.bytes().map(encode).collect()
+}
