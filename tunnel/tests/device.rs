@@ -1,5 +1,6 @@
 //! The engine on a real TUN device, in a user and network namespace of its own.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::net::{IpAddr, SocketAddr, UdpSocket as Plain};
 use std::process::Command;
