@@ -52,6 +52,7 @@ pub(crate) struct Prober {
     chances: u32,
     chanced: Option<Instant>,
     answered: bool,
+    answered_at: Option<Instant>,
     lost_run: u32,
     lost_total: u64,
     /// The last 32 outcomes, the newest in the lowest bit, set when lost.
@@ -79,6 +80,7 @@ impl Prober {
             chances: 0,
             chanced: None,
             answered: false,
+            answered_at: None,
             lost_run: 0,
             lost_total: 0,
             outcomes: 0,
@@ -91,6 +93,8 @@ impl Prober {
     pub(crate) fn activate(&mut self, now: Instant) {
         self.next = Some(now);
         self.lost_run = 0;
+        // One that answers handshakes but has long stopped to answer probes is a plain peer now.
+        self.answered &= self.answered_at.is_some_and(|at| now.since(at) < RETRY);
         if self.chanced.is_none_or(|at| now.since(at) >= RETRY) {
             self.chances = UNANSWERED;
             self.chanced = Some(now);
@@ -157,6 +161,7 @@ impl Prober {
             self.decide(false);
         }
         self.answered = true;
+        self.answered_at = Some(now);
         self.lost_run = 0;
         true
     }

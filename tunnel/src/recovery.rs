@@ -74,9 +74,11 @@ impl Recovery {
         step
     }
 
-    /// A session was agreed: the climb ends, but how many failed is remembered until the path is proven.
+    /// A session was agreed: the climb ends, but it counts as failed until the path is proven.
     pub(crate) const fn pause(&mut self) {
-        self.climb = None;
+        if self.climb.take().is_some() {
+            self.climbs = self.climbs.saturating_add(1);
+        }
     }
 
     /// The path is proven: all is forgotten.

@@ -284,3 +284,23 @@ fn a_one_way_failure_is_seen_and_tried() {
     pair.path.faults = Faults::default();
     assert!(pair.run_until(secs(20), |pair| pair.state(Side::Edge) == PeerState::Up).is_some());
 }
+
+#[test]
+fn a_peer_that_stops_to_answer_probes_is_not_pestered_with_handshakes() {
+    let mut pair = Pair::connected(Setup::default());
+    pair.run(secs(30));
+    // The far end becomes a plain WireGuard interface with the same key, whose system answers no echo.
+    let plain = Pair::new(Setup::plain());
+    let now = pair.now(Side::Edge);
+    pair.edge = plain.edge;
+    let config = pair.peer_config(Side::Edge);
+    pair.edge.node.update_peers(&[config], &[], now).expect("a peer");
+    pair.run(secs(900));
+
+    let handshakes = pair.peer(Side::Origin).handshakes;
+    assert!(handshakes < 80, "{handshakes} in fifteen minutes");
+    pair.run(secs(3600));
+    let later = pair.peer(Side::Origin).handshakes - handshakes;
+    assert!(later <= 40, "{later} in the hour after that");
+    assert_eq!(pair.state(Side::Origin), PeerState::Up);
+}

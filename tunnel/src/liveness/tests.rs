@@ -73,6 +73,18 @@ fn a_peer_that_never_answers_is_left_in_peace() {
 }
 
 #[test]
+fn a_peer_that_agrees_sessions_but_has_long_stopped_to_answer_becomes_a_plain_one() {
+    let mut prober = answered_prober();
+    prober.activate(at(599_000));
+    assert!(prober.has_answered());
+
+    prober.activate(at(601_000));
+    assert!(!prober.has_answered());
+    assert!(answer_poll(&mut prober, at(601_000)).is_some());
+    assert!(prober.has_answered());
+}
+
+#[test]
 fn what_is_remembered_is_bounded() {
     let mut prober = answered_prober();
     for ms in (5000..500_000).step_by(1000) {

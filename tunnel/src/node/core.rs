@@ -171,7 +171,9 @@ impl Core {
         now.since(self.ticked) >= TICK || self.is_past_life(now)
     }
 
-    fn is_past_life(&self, now: Instant) -> bool {
+    /// Whether the session is too old to be used, and the `Tunn` has not yet been told.
+    #[inline]
+    pub(super) fn is_past_life(&self, now: Instant) -> bool {
         self.session.is_some_and(|session| now.since(session.since) >= REJECT_AFTER)
     }
 

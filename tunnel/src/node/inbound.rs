@@ -246,6 +246,9 @@ impl Turn<'_> {
     /// Decrypts one data message into `slot` and judges what is inside.
     #[inline]
     fn open(&mut self, table: &Table, datagram: &[u8], slot: &mut [u8]) -> Content {
+        if self.core.is_past_life(self.now.instant) {
+            return Content::Foreign(DropReason::BadTag);
+        }
         let Some(tunn) = self.core.tunn.as_mut() else { return Content::Foreign(DropReason::NoSession) };
         let (packet, source) = match tunn.decapsulate(None, datagram, slot) {
             TunnResult::WriteToTunnelV4(packet, source) => (packet, source.into()),
