@@ -14,7 +14,10 @@ fn a_plan_is_applied_once_and_found_in_place_the_second_time() {
     in_own_namespace("a_plan_is_applied_once_and_found_in_place_the_second_time", || {
         open_tun();
         let first = apply(plan());
-        assert!(first.iter().any(|line| line == "+ route 192.168.88.0/24 dev gw0 table 4357 metric 100"), "{first:?}");
+        assert!(
+            first.iter().any(|line| line == "+ route 192.168.88.0/24 dev gw0 table 4357 metric 100"),
+            "{first:?}"
+        );
         assert_eq!(apply(plan()), Vec::<String>::new());
     });
 }
@@ -63,7 +66,8 @@ fn removal_leaves_foreign_routes_and_rules_alone_and_nothing_of_ours() {
 fn a_device_that_is_no_tun_is_never_removed() {
     in_own_namespace("a_device_that_is_no_tun_is_never_removed", || {
         ip("link add gw0 type veth peer name other");
-        let failure = answer_once(Request::RemoveRouting { device: "gw0".to_owned(), protocol: 157 }).unwrap_err();
+        let failure =
+            answer_once(Request::RemoveRouting { device: "gw0".to_owned(), protocol: 157 }).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Refused);
         let failure = answer_once(Request::OpenTun { name: "gw0".to_owned() }).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Conflict, "{failure}");
@@ -73,31 +77,35 @@ fn a_device_that_is_no_tun_is_never_removed() {
 
 #[test]
 fn without_its_device_the_tunnels_prefix_is_unreachable_and_never_the_default_route() {
-    in_own_namespace("without_its_device_the_tunnels_prefix_is_unreachable_and_never_the_default_route", || {
-        ip("link add wan0 type veth peer name wan1");
-        ip("address add 192.0.2.2/24 dev wan0");
-        ip("link set wan0 up");
-        ip("link set wan1 up");
-        ip("route add default via 192.0.2.1");
-        open_tun();
-        apply(plan());
-        assert!(ip("route get 192.168.88.2").contains("dev gw0"));
-        ip("link delete gw0");
-        let output = Command::new("ip").args(["route", "get", "192.168.88.2"]).output().unwrap();
-        assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-        assert!(ip("route get 203.0.113.10").contains("via 192.0.2.1"));
-    });
+    in_own_namespace(
+        "without_its_device_the_tunnels_prefix_is_unreachable_and_never_the_default_route",
+        || {
+            ip("link add wan0 type veth peer name wan1");
+            ip("address add 192.0.2.2/24 dev wan0");
+            ip("link set wan0 up");
+            ip("link set wan1 up");
+            ip("route add default via 192.0.2.1");
+            open_tun();
+            apply(plan());
+            assert!(ip("route get 192.168.88.2").contains("dev gw0"));
+            ip("link delete gw0");
+            let output = Command::new("ip").args(["route", "get", "192.168.88.2"]).output().unwrap();
+            assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+            assert!(ip("route get 203.0.113.10").contains("via 192.0.2.1"));
+        },
+    );
 }
 
 #[test]
 fn a_ruleset_that_nft_refuses_changes_nothing() {
     in_own_namespace("a_ruleset_that_nft_refuses_changes_nothing", || {
         let table = json!({"add": {"table": {"family": "inet", "name": "causeway"}}});
-        let rule = |chain: &str| {
-            json!({"add": {"rule": {"family": "inet", "table": "causeway", "chain": chain, "expr": [{"drop": null}]}}})
-        };
+        let rule = |chain: &str| json!({"add": {"rule": {"family": "inet", "table": "causeway", "chain": chain, "expr": [{"drop": null}]}}});
         let bad = json!({"nftables": [table, rule("none")]}).to_string();
-        assert_eq!(answer_once(Request::CheckRuleset { ruleset: bad.clone() }).unwrap_err().kind, FailureKind::Ruleset);
+        assert_eq!(
+            answer_once(Request::CheckRuleset { ruleset: bad.clone() }).unwrap_err().kind,
+            FailureKind::Ruleset
+        );
         let failure = answer_once(Request::ApplyRuleset { ruleset: bad }).unwrap_err();
         assert!(failure.message.starts_with("nft: "), "{failure}");
         let good = json!({"nftables": [table]}).to_string();

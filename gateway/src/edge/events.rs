@@ -10,7 +10,6 @@ use tunnel::key::PublicKey;
 use tunnel::node::{Event, PeerId, PeerState, RecoveryStep};
 
 use super::{Edge, peers};
-use crate::state::Endpoints;
 
 impl Edge {
     /// Takes one event; whether the edge can go on.
@@ -32,7 +31,7 @@ impl Edge {
             }
             Event::EndpointChanged { peer, endpoint } => {
                 tracing::debug!(peer = self.name_of_id(peer), endpoint = %endpoint.remote, "the peer is elsewhere now");
-                self.endpoints_changed.set(true);
+                self.note_endpoints();
             }
             Event::StateChanged { peer, from, to } => self.tell_state(peer, from, to),
             Event::Recover { peer, step: RecoveryStep::Resolve } => self.resolve(peer),
@@ -65,8 +64,21 @@ impl Edge {
             "the peer's state changed"
         );
         if to == PeerState::Up {
-            self.endpoints_changed.set(true);
+            self.note_endpoints();
         }
+    }
+
+    /// Has the endpoints written at once after a quiet second, so that even a crash finds them; else the tick does.
+    fn note_endpoints(&self) {
+        if !self.endpoints_noted.replace(true) {
+            self.keep_endpoints();
+        }
+    }
+
+    /// Writes the endpoints if they changed; to be called every second.
+    pub fn keep_endpoints_again(&self) {
+        self.endpoints_noted.set(false);
+        self.keep_endpoints();
     }
 
     /// Resolves the endpoints that are names, as after a start or a change.
@@ -111,25 +123,24 @@ impl Edge {
         peers::name_to_resolve(peer).cloned()
     }
 
-    /// Writes the peers' endpoints when they changed since the last time.
+    /// Writes the endpoints of the peers heard since the start; others keep the place they had.
     pub fn keep_endpoints(&self) {
-        if !self.endpoints_changed.replace(false) {
-            return;
-        }
         let status = self.device.node().peers(Self::now());
         let heard = status.into_iter().filter(|peer| peer.latest_handshake.is_some());
-        let peers =
-            heard.filter_map(|peer| Some((peer.public_key.to_string(), peer.endpoint?.remote))).collect();
-        let endpoints = Endpoints { peers };
-        // Peers not heard since the start keep the place they had.
-        let mut kept = self.state.endpoints();
-        kept.peers.retain(|key, _| self.is_configured(key));
-        kept.peers.extend(endpoints.peers);
-        if let Err(error) = self.state.keep_endpoints(&kept) {
+        let heard = heard.filter_map(|peer| Some((peer.public_key.to_string(), peer.endpoint?.remote)));
+        let mut endpoints = self.endpoints.borrow().clone();
+        endpoints.peers.extend(heard);
+        endpoints.peers.retain(|key, _| self.is_configured(key));
+        if endpoints == *self.endpoints.borrow() {
+            return;
+        }
+        if let Err(error) = self.state.keep_endpoints(&endpoints) {
+            // Once: the next second would only say it again.
             tracing::warn!(
                 "the peers' endpoints cannot be written ({error}); free the disk or mend its permissions"
             );
         }
+        self.endpoints.replace(endpoints);
     }
 
     fn is_configured(&self, key: &str) -> bool {

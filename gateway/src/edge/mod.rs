@@ -27,7 +27,7 @@ use tunnel::uapi;
 use crate::config::Keys;
 use crate::kernel::Helper;
 use crate::metrics::RoundTrips;
-use crate::state::State;
+use crate::state::{Endpoints, State};
 use blueprint::{Blueprint, Unwritable};
 use counters::Counters;
 use outer::Outer;
@@ -50,7 +50,10 @@ pub struct Edge {
     round_trips: RefCell<RoundTrips>,
     samples: Cell<u64>,
     kernel_counters: RefCell<KernelCounters>,
-    endpoints_changed: Cell<bool>,
+    /// The endpoints as they stand in the state folder.
+    endpoints: RefCell<Endpoints>,
+    /// Whether they were written since the last tick.
+    endpoints_noted: Cell<bool>,
     generation: Cell<u64>,
     failed_applies: Cell<u64>,
     last_apply_ok: Cell<bool>,

@@ -78,7 +78,8 @@ impl Edge {
             on_event,
         );
         let device = Arc::new(device.map_err(failed)?);
-        let first = peers::at_start(&config.policy, &config.keys, &state.endpoints());
+        let endpoints = state.endpoints();
+        let first = peers::at_start(&config.policy, &config.keys, &endpoints);
         node.update_peers(&first, &[], Self::now()).map_err(|error| {
             Failure::new(FailureKind::Refused, format!("the peers of the configuration: {error}"))
         })?;
@@ -110,7 +111,8 @@ impl Edge {
             round_trips: RefCell::default(),
             samples: Cell::new(0),
             kernel_counters: RefCell::default(),
-            endpoints_changed: Cell::new(false),
+            endpoints: RefCell::new(endpoints),
+            endpoints_noted: Cell::new(false),
             generation: Cell::new(1),
             failed_applies: Cell::new(0),
             last_apply_ok: Cell::new(true),
