@@ -6,13 +6,14 @@
 
 mod congestion;
 mod device;
+mod pages;
 #[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface, PollResult};
 use smoltcp::socket::tcp;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
 use tunnel::packet::{Ip, Tcp, tcp_flags};
@@ -21,6 +22,7 @@ use tunnel::time::Instant;
 use congestion::Congestion;
 pub use device::{Egress, SCRATCH};
 use device::{LOCAL, Port, REMOTE, Wire};
+use pages::Endpoint;
 
 /// Bytes of IPv4 and TCP header without options; the label header has the IPv4 size for both families.
 const HEADERS: usize = 40;
@@ -70,8 +72,7 @@ pub enum Transmitted {
 /// A TCP endpoint inside the tunnel.
 pub struct Cell {
     interface: Interface,
-    sockets: SocketSet<'static>,
-    handle: SocketHandle,
+    endpoint: Endpoint,
     wire: Wire,
     congestion: Congestion,
     settings: Settings,
@@ -107,7 +108,7 @@ impl Cell {
     #[must_use]
     pub fn connect(now: Instant, path: Path, settings: Settings) -> Self {
         let mut cell = Self::new(now, path, settings, usize::from(u16::MAX));
-        let socket = cell.sockets.get_mut::<tcp::Socket<'_>>(cell.handle);
+        let socket = cell.endpoint.socket();
         let remote = (IpAddress::Ipv4(REMOTE), path.remote.port());
         cell.reset = socket
             .connect(cell.interface.context(), remote, (IpAddress::Ipv4(LOCAL), path.local.port()))
@@ -122,19 +123,14 @@ impl Cell {
         let interface = private_interface(now, &mut wire, settings.seed);
         // A ring that is a multiple of the segment size has no short super-packet where it wraps.
         let transmit = settings.ring.next_multiple_of(segment);
-        let mut socket = tcp::Socket::new(
-            tcp::SocketBuffer::new(vec![0; settings.ring]),
-            tcp::SocketBuffer::new(vec![0; transmit]),
-        );
+        let mut endpoint = Endpoint::new(settings.ring, transmit);
+        let socket = endpoint.socket();
         socket.set_ack_delay(None);
         socket.set_nagle_enabled(false);
         socket.set_congestion_control(tcp::CongestionControl::None);
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
         Self {
             interface,
-            sockets,
-            handle,
+            endpoint,
             wire,
             congestion: Congestion::new(segment),
             settings,
@@ -164,7 +160,7 @@ impl Cell {
         let queued = self.socket().send_queue();
         let received = self.socket().recv_queue();
         let mut port = Port::new(&mut self.wire, Some(frame), out);
-        self.interface.poll_ingress_single(smol(now), &mut port, &mut self.sockets);
+        self.interface.poll_ingress_single(smol(now), &mut port, self.endpoint.sockets());
         self.after_segment(now, before, (queued, received), tcp);
     }
 
@@ -226,7 +222,7 @@ impl Cell {
         self.wire.begin_burst();
         loop {
             let mut port = Port::new(&mut self.wire, None, (&mut *egress, &mut *scratch));
-            let result = self.interface.poll_egress(smol(now), &mut port, &mut self.sockets);
+            let result = self.interface.poll_egress(smol(now), &mut port, self.endpoint.sockets());
             if result == PollResult::None {
                 break;
             }
@@ -244,7 +240,7 @@ impl Cell {
         if self.socket().state() == tcp::State::TimeWait {
             return None;
         }
-        let at = self.interface.poll_at(smol(now), &self.sockets)?;
+        let at = self.interface.poll_at(smol(now), self.endpoint.sockets())?;
         let micros = u64::try_from(at.total_micros()).unwrap_or(0);
         Some(Instant::from_boot(Duration::from_micros(micros)).max(now))
     }
@@ -255,7 +251,7 @@ impl Cell {
     /// is no room now.
     pub fn fill<R>(&mut self, read: impl FnOnce(&mut [u8]) -> (usize, R)) -> Option<R> {
         let window = self.congestion.window();
-        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.handle);
+        let socket = self.endpoint.socket();
         let queued = socket.send_queue();
         let room = window.saturating_sub(queued);
         if room == 0 || !socket.can_send() {
@@ -282,7 +278,7 @@ impl Cell {
     ///
     /// `None`, without a call, when there is no data.
     pub fn drain<R>(&mut self, write: impl FnOnce(&[u8]) -> (usize, R)) -> Option<R> {
-        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.handle);
+        let socket = self.endpoint.socket();
         if !socket.can_recv() {
             return None;
         }
@@ -387,7 +383,7 @@ impl Cell {
     }
 
     fn socket(&mut self) -> &mut tcp::Socket<'static> {
-        self.sockets.get_mut::<tcp::Socket<'_>>(self.handle)
+        self.endpoint.socket()
     }
 }
 

@@ -1,0 +1,112 @@
+//! The socket of a cell, its rings in memory straight from the kernel: zeroed, and taken page by page as
+//! it is used.
+//!
+//! An allocator would hand out recycled memory that it has to clear first, megabytes for a flow of one small page.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::ptr::NonNull;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use smoltcp::iface::{SocketHandle, SocketSet};
+use smoltcp::socket::tcp::{self, SocketBuffer as Ring};
+
+/// A socket set of one TCP socket, with the memory of its rings.
+pub(super) struct Endpoint {
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    /// After the socket, so that it is dropped first; `None` when the rings are on the heap.
+    _pages: Option<Pages>,
+}
+
+impl Endpoint {
+    /// A closed socket with rings of these sizes in bytes; on the heap where the system gives no mapping.
+    pub(super) fn new(receive: usize, transmit: usize) -> Self {
+        let (socket, pages) = match Pages::new(receive + transmit) {
+            Ok(mut pages) => {
+                // SAFETY: called once for these pages. The socket that takes the slices is dropped before them, by the
+                // order of the fields, and never leaves this value: it is lent out by reference only.
+                let (receive, transmit) = unsafe { pages.split(receive) };
+                (tcp::Socket::new(Ring::new(receive), Ring::new(transmit)), Some(pages))
+            }
+            Err(_) => (tcp::Socket::new(Ring::new(vec![0; receive]), Ring::new(vec![0; transmit])), None),
+        };
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        Self { sockets, handle, _pages: pages }
+    }
+
+    /// The socket.
+    pub(super) fn socket(&mut self) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    /// The set, for polls only.
+    pub(super) fn sockets(&mut self) -> &mut SocketSet<'static> {
+        &mut self.sockets
+    }
+}
+
+/// One anonymous mapping, unmapped when dropped.
+pub(super) struct Pages {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone and is not tied to a thread.
+unsafe impl Send for Pages {}
+
+impl Pages {
+    /// Maps `len` bytes, at least one.
+    ///
+    /// # Errors
+    /// From the system: the address space or the number of mappings is used up.
+    pub(super) fn new(len: usize) -> io::Result<Self> {
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice overlaps nothing.
+        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), len.max(1), protection, flags)? };
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { start, len: len.max(1) })
+    }
+
+    /// The mapping in two parts, the first of `at` bytes; clamped to its length.
+    ///
+    /// # Safety
+    /// To be called once, and what it gives must not be used after this value is dropped.
+    pub(super) unsafe fn split(&mut self, at: usize) -> (&'static mut [u8], &'static mut [u8]) {
+        // SAFETY: the mapping is `len` bytes of initialised (zeroed) memory; the caller promises that this is the only
+        // reference to it and that it ends before the mapping does.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) };
+        bytes.split_at_mut(at.min(self.len))
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: exactly the mapping that `new` made, which nothing refers to any more. It cannot fail for one that exists.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_zero_and_writable_up_to_their_end() {
+        let mut pages = Pages::new(10_000).unwrap();
+        // SAFETY: called once, and the slices end before `pages` does.
+        let (first, second) = unsafe { pages.split(4_000) };
+        assert_eq!((first.len(), second.len()), (4_000, 6_000));
+        assert!(first.iter().chain(&*second).all(|byte| *byte == 0));
+        first.fill(1);
+        second.fill(2);
+        assert_eq!((first[3_999], second[0], second[5_999]), (1, 2, 2));
+    }
+
+    #[test]
+    fn a_thousand_large_mappings_take_no_memory_until_they_are_used() {
+        let pages: Vec<Pages> = (0..1_000).map(|_| Pages::new(8 << 20).unwrap()).collect();
+        assert_eq!(pages.len(), 1_000);
+    }
+}
