@@ -45,7 +45,11 @@ fn an_unknown_key_of_stack_toml_has_its_place() {
     let site = Site::new();
     site.tree.write("stack.toml", "[secrets.caddy]\nTOKEN = { kind = \"pasword\" }\n");
     let said = site.run(&["setup"]).expect(4);
-    assert!(said.err.contains("stack.toml:2:18: unknown kind \"pasword\" (did you mean password?)"), "{}", said.err);
+    assert!(
+        said.err.contains("stack.toml:2:18: unknown kind \"pasword\" (did you mean password?)"),
+        "{}",
+        said.err
+    );
 }
 
 #[test]
@@ -157,7 +161,10 @@ fn no_engine_is_exit_three_and_compose_one_is_refused() {
     let said = site.run(&["up"]).expect(3);
     assert!(said.err.contains("Docker does not answer"), "{}", said.err);
     site.run(&["status"]).expect(3);
-    executable(&site.bin().join("docker"), "#!/bin/sh\necho \"docker: 'compose' is not a docker command.\" >&2\nexit 1\n");
+    executable(
+        &site.bin().join("docker"),
+        "#!/bin/sh\necho \"docker: 'compose' is not a docker command.\" >&2\nexit 1\n",
+    );
     executable(&site.bin().join("docker-compose"), "#!/bin/sh\necho 1.29.2\n");
     let said = site.run(&["up"]).expect(1);
     assert!(said.err.contains("docker-compose 1.29.2 is Compose v1"), "{}", said.err);
@@ -189,7 +196,8 @@ fn a_full_disk_leaves_the_old_files() {
         tree = site.tree.root.display(),
         bin = support::STACKCTL,
     );
-    let output = Command::new("unshare").args(["--mount", "sh", "-c", &script]).output().expect("unshare runs");
+    let output =
+        Command::new("unshare").args(["--mount", "sh", "-c", &script]).output().expect("unshare runs");
     let said = Said::of(&output).expect(1);
     assert!(said.err.contains("big.conf: No space left on device"), "{}", said.err);
     assert!(said.out.contains("small me@example.com") && !said.out.contains("stackctl-new"), "{}", said.out);
@@ -201,8 +209,17 @@ fn an_unreachable_location_does_not_hide_the_others() {
     site.tree.write("kyiv/.env.user", "");
     site.tree.write("kyiv/emby.yaml", "services: {}\n");
     site.tree.write("stack.toml", "[location.kyiv]\nhost = \"ssh://pi@nowhere.invalid\"\npath = \"/srv\"\n");
-    executable(&site.bin().join("ssh"), "#!/bin/sh\necho 'ssh: connect to host nowhere.invalid: Connection refused' >&2\nexit 255\n");
-    executable(&site.bin().join("docker"), &FAKE_DOCKER.replace("  *)", "  version*) echo 20.10 ;;\n  ps*) ;;\n  compose*hash*) echo 'caddy abc' ;;\n  *)"));
+    executable(
+        &site.bin().join("ssh"),
+        "#!/bin/sh\necho 'ssh: connect to host nowhere.invalid: Connection refused' >&2\nexit 255\n",
+    );
+    executable(
+        &site.bin().join("docker"),
+        &FAKE_DOCKER.replace(
+            "  *)",
+            "  version*) echo 20.10 ;;\n  ps*) ;;\n  compose*hash*) echo 'caddy abc' ;;\n  *)",
+        ),
+    );
     let said = site.run(&["status", "--all-locations", "--json"]).expect(10);
     assert_eq!(said.json()["unreachable"][0]["location"], "kyiv");
     assert_eq!(said.json()["containers"][0]["state"], "missing");
@@ -221,7 +238,10 @@ fn a_dry_run_changes_nothing() {
     site.run(&["render", "--dry-run"]).expect(4);
     site.unchanged_since(&before);
     site.run(&["setup"]).expect(0);
-    assert_eq!(fs::metadata(site.path("wroclaw/caddy/a.conf")).map(|m| m.permissions().mode() & 0o777).ok(), Some(0o600));
+    assert_eq!(
+        fs::metadata(site.path("wroclaw/caddy/a.conf")).map(|m| m.permissions().mode() & 0o777).ok(),
+        Some(0o600)
+    );
 }
 
 #[test]
@@ -231,14 +251,21 @@ fn the_doctor_lists_what_reads_otherwise_and_what_passes_through() {
     site.tree.write("wroclaw/.env.generated", "TWICE=2\n");
     let said = site.run(&["doctor", "--json"]).expect(11);
     let text = said.out.clone();
-    for finding in ["ODD is read literally", "_base/caddy.yaml:4:50: {{PORTS}} is no variable", "TWICE stands in both", "Docker does not answer"] {
+    for finding in [
+        "ODD is read literally",
+        "_base/caddy.yaml:4:49: {{PORTS}} is no variable",
+        "TWICE stands in both",
+        "Docker does not answer",
+    ] {
         assert!(text.contains(finding), "{finding}: {text}");
     }
 }
 
 #[test]
 fn a_password_is_hashed_from_standard_input() {
-    for (kind, start) in [("argon2id", "$argon2id$"), ("pbkdf2-sha512", "$pbkdf2-sha512$310000$"), ("bcrypt", "$2b$12$")] {
+    for (kind, start) in
+        [("argon2id", "$argon2id$"), ("pbkdf2-sha512", "$pbkdf2-sha512$310000$"), ("bcrypt", "$2b$12$")]
+    {
         let mut child = Command::new(support::STACKCTL)
             .args(["hash", kind])
             .stdin(Stdio::piped())
@@ -279,14 +306,23 @@ fn fifty_services_of_twenty_templates_render_quickly() {
 #[test]
 fn the_makefile_shim_finds_verbs_services_and_actions() {
     let site = Site::new();
-    site.tree.write("stack.toml", "[actions.caddy]\nvalidate = [\"echo\", \"validated\"]\nget-code = [\"echo\", \"code 42\"]\n");
+    site.tree.write(
+        "stack.toml",
+        "[actions.caddy]\nvalidate = [\"echo\", \"validated\"]\nget-code = [\"echo\", \"code 42\"]\n",
+    );
     fs::create_dir_all(site.path("scripts")).expect("made");
-    fs::copy(support::project().join("configs/Makefile.stack"), site.path("scripts/Makefile")).expect("copied");
+    fs::copy(support::project().join("configs/Makefile.stack"), site.path("scripts/Makefile"))
+        .expect("copied");
     link(Path::new("../scripts/Makefile"), &site.path("wroclaw/Makefile"));
     link(Path::new(support::STACKCTL), &site.bin().join("stackctl"));
     let make = |words: &[&str]| {
         let path = format!("{}:/usr/local/bin:/usr/bin:/bin", site.bin().display());
-        let output = Command::new("make").args(words).env_clear().env("PATH", path).current_dir(site.path("wroclaw")).output();
+        let output = Command::new("make")
+            .args(words)
+            .env_clear()
+            .env("PATH", path)
+            .current_dir(site.path("wroclaw"))
+            .output();
         Said::of(&output.expect("make runs"))
     };
     assert_eq!(make(&["select", "SERVICE=caddy"]).expect(0).out, "selected caddy\n");
@@ -313,7 +349,11 @@ impl Site {
         executable(&dir.path().join("bin/docker"), FAKE_DOCKER);
         let tree = Tree::of(
             &dir.path().canonicalize().expect("there").join("tree"),
-            &[("_base/caddy.yaml", COMPOSE), ("wroclaw/caddy.yaml", "services: {}\n"), ("wroclaw/.env.user", "MAIL_ADDRESS=me@example.com\n")],
+            &[
+                ("_base/caddy.yaml", COMPOSE),
+                ("wroclaw/caddy.yaml", "services: {}\n"),
+                ("wroclaw/.env.user", "MAIL_ADDRESS=me@example.com\n"),
+            ],
         );
         Self { dir, tree }
     }
@@ -351,7 +391,9 @@ impl Site {
     fn unchanged_since(&self, before: &std::collections::BTreeMap<PathBuf, (u32, Vec<u8>)>) {
         let mut now = self.tree.fingerprint();
         now.retain(|path, _| !path.ends_with(".stack/lock") && !path.ends_with(".stack/hash.key"));
-        let names = |map: &std::collections::BTreeMap<PathBuf, (u32, Vec<u8>)>| map.keys().cloned().collect::<Vec<_>>();
+        let names = |map: &std::collections::BTreeMap<PathBuf, (u32, Vec<u8>)>| {
+            map.keys().cloned().collect::<Vec<_>>()
+        };
         assert_eq!(names(&now), names(before));
         assert!(now == *before, "a file changed");
     }

@@ -20,9 +20,13 @@ use support::{packages, project};
 #[test]
 fn the_rules_pass_promtool_and_a_dead_site_is_one_page() {
     let promtool = packages("monitoring").join("usr/bin/promtool");
-    for (words, file) in [(["check", "rules"], "rules/causeway.yml"), (["test", "rules"], "tests/causeway_test.yml")] {
-        let output = Command::new(&promtool).args(words).arg(pack().join(file)).output().expect("promtool runs");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    for (words, file) in
+        [(["check", "rules"], "rules/causeway.yml"), (["test", "rules"], "tests/causeway_test.yml")]
+    {
+        let output =
+            Command::new(&promtool).args(words).arg(pack().join(file)).output().expect("promtool runs");
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && said.contains("SUCCESS"), "{said}");
     }
 }
@@ -48,7 +52,8 @@ fn every_alert_of_a_dead_site_together_is_one_notification() {
     let tool = |words: &[&str]| {
         let amtool = packages("monitoring").join("usr/bin/amtool");
         let output = Command::new(amtool).args(words).current_dir(dir.path()).output().expect("amtool runs");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{words:?}: {said}");
         said
     };
@@ -58,7 +63,8 @@ fn every_alert_of_a_dead_site_together_is_one_notification() {
     for (labels, receiver) in
         [("severity=page", "page"), ("severity=ticket", "ticket"), ("level=watchdog", "watchdog")]
     {
-        assert_eq!(tool(&["config", "routes", "test", &file, labels]).trim(), receiver);
+        // amtool also warns, below the answer, that it reads the file we named.
+        assert_eq!(tool(&["config", "routes", "test", &file, labels]).lines().next(), Some(receiver));
     }
 
     let port = free_port();
@@ -103,7 +109,8 @@ fn every_query_of_the_dashboard_returns_data() {
     );
     fs::write(&config, text).expect("written");
     let port = free_port();
-    let _store = store(&dir.path().join("store"), port, &[&format!("-promscrape.config={}", config.display())]);
+    let _store =
+        store(&dir.path().join("store"), port, &[&format!("-promscrape.config={}", config.display())]);
     let start = Instant::now();
     while scraped.load(Ordering::Relaxed) < 8 {
         assert!(start.elapsed() < Duration::from_secs(60), "the store does not scrape");
@@ -117,19 +124,24 @@ fn every_query_of_the_dashboard_returns_data() {
             let expr = target["expr"].as_str().expect("a query").replace("$location", ".*");
             let path = format!("/api/v1/query?query={}", percent(&expr));
             let answer = http(port, "GET", &path, "").expect("the store answers");
-            let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{expr}: {answer}"));
+            let answer: serde_json::Value =
+                serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{expr}: {answer}"));
             let rows = answer["data"]["result"].as_array().map(Vec::len).unwrap_or_default();
             assert!(rows > 0, "{}: {expr} returns nothing: {answer}", panel["title"]);
             queries += 1;
         }
     }
-    println!("{queries} queries of {} panels returned data", dashboard["panels"].as_array().map(Vec::len).unwrap_or_default());
+    println!(
+        "{queries} queries of {} panels returned data",
+        dashboard["panels"].as_array().map(Vec::len).unwrap_or_default()
+    );
 }
 
 #[test]
 fn samples_pushed_over_a_cut_way_all_arrive() {
     // `make soak` cuts for the two minutes the issue names.
-    let cut_for: u64 = std::env::var("CAUSEWAY_CUT_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
+    let cut_for: u64 =
+        std::env::var("CAUSEWAY_CUT_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
     let dir = tempfile::tempdir().expect("a folder");
     let port = free_port();
     let _store = store(&dir.path().join("store"), port, &[]);
@@ -175,13 +187,17 @@ fn samples_pushed_over_a_cut_way_all_arrive() {
             .flat_map(|row| row["values"].as_array().cloned().unwrap_or_default())
             .filter_map(|value| value.as_f64().map(|value| value as u64))
             .collect();
-        if values.contains(&last) || start.elapsed() > Duration::from_secs(60) {
+        // The store shows what came in some seconds late, and not in order.
+        if (1..=last).all(|tick| values.contains(&tick)) || start.elapsed() > Duration::from_secs(60) {
             break values;
         }
         std::thread::sleep(Duration::from_millis(500));
     };
     let lost: Vec<u64> = (1..=last).filter(|tick| !values.contains(tick)).collect();
-    println!("cut for {cut_for} s: {missed} scrapes during the cut, {} of {last} arrived", values.len().min(last as usize));
+    println!(
+        "cut for {cut_for} s: {missed} scrapes during the cut, {} of {last} arrived",
+        values.len().min(last as usize)
+    );
     assert!(missed >= cut_for / 2 && lost.is_empty(), "lost {lost:?}");
 }
 
@@ -189,7 +205,11 @@ fn samples_pushed_over_a_cut_way_all_arrive() {
 fn the_alloy_configurations_have_the_right_shape() {
     for location in ["wroclaw", "kyiv"] {
         let text = fs::read_to_string(pack().join(format!("{location}.alloy.tmpl"))).expect("readable");
-        let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).map(|l| format!("{l}\n")).collect();
+        let code: String = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .map(|l| format!("{l}\n"))
+            .collect();
         let mut depth = 0i32;
         let mut quoted = false;
         let mut defined = BTreeSet::new();
@@ -215,7 +235,12 @@ fn the_alloy_configurations_have_the_right_shape() {
                 assert!(defined.contains(name), "{location}: {name} is used but not defined");
             }
         }
-        for must in ["prometheus.remote_write.store", "loki.write.store", "prometheus.scrape.router", "prometheus.exporter.cadvisor.docker"] {
+        for must in [
+            "prometheus.remote_write.store",
+            "loki.write.store",
+            "prometheus.scrape.router",
+            "prometheus.exporter.cadvisor.docker",
+        ] {
             assert!(defined.contains(must), "{location}: {must} is missing");
         }
         assert_eq!(code.matches("wal {").count(), 2, "{location}: both ways are buffered");
@@ -232,7 +257,12 @@ struct Program(Child);
 impl Program {
     fn start(name: &str, words: &[&str]) -> Self {
         let path = packages("monitoring").join("usr/bin").join(name);
-        let child = Command::new(path).args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let child = Command::new(path)
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
         Self(child.unwrap_or_else(|error| panic!("{name}: {error}")))
     }
 }
@@ -247,7 +277,13 @@ impl Drop for Program {
 fn store(dir: &std::path::Path, port: u16, more: &[&str]) -> Program {
     let data = format!("-storageDataPath={}", dir.display());
     let listen = format!("-httpListenAddr=127.0.0.1:{port}");
-    let fixed = [data.as_str(), &listen, "-search.latencyOffset=0s", "-memory.allowedBytes=128MB", "-retentionPeriod=1"];
+    let fixed = [
+        data.as_str(),
+        &listen,
+        "-search.latencyOffset=0s",
+        "-memory.allowedBytes=128MB",
+        "-retentionPeriod=1",
+    ];
     let words: Vec<&str> = fixed.into_iter().chain(more.iter().copied()).collect();
     let program = Program::start("victoria-metrics", &words);
     await_http(port, "/health");
@@ -263,7 +299,10 @@ struct Way {
 impl Way {
     fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let way = Self { port: listener.local_addr().expect("bound").port(), open: Arc::new(AtomicBool::new(true)) };
+        let way = Self {
+            port: listener.local_addr().expect("bound").port(),
+            open: Arc::new(AtomicBool::new(true)),
+        };
         let open = Arc::clone(&way.open);
         std::thread::spawn(move || {
             for near in listener.incoming().flatten() {
@@ -302,7 +341,10 @@ fn await_ticks(round: &AtomicU64, wanted: u64) {
 
 /// Every counter grows with each scrape, and times stay close to now.
 fn grown(exposition: &str, round: u64) -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map(|d| d.as_secs())
+        .unwrap_or_default();
     let grow = |line: &str| match line.rsplit_once(' ') {
         Some((name, "counter")) if !name.starts_with('#') => format!("{name} {}\n", 1000 + round * 10),
         Some((name, "now")) => format!("{name} {}\n", now - 30),
@@ -319,7 +361,10 @@ fn serve(answer: impl Fn(&str) -> String + Send + 'static) -> u16 {
         for mut stream in listener.incoming().flatten() {
             let request = read_request(&mut stream);
             let body = answer(&request);
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
             let _ = stream.write_all((head + &body).as_bytes());
         }
     });
@@ -333,7 +378,9 @@ fn read_request(stream: &mut TcpStream) -> String {
     loop {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:").map(|n| n.trim().to_owned()));
+            let length = head.lines().find_map(|line| {
+                line.to_ascii_lowercase().strip_prefix("content-length:").map(|n| n.trim().to_owned())
+            });
             if body.len() >= length.and_then(|n| n.parse().ok()).unwrap_or(0) {
                 return text;
             }
@@ -350,12 +397,18 @@ fn http(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<Stri
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     // HTTP/1.0, so that the answer is not chunked.
     let length = body.len();
-    let head = format!("{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+    let head = format!(
+        "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    );
     stream.write_all((head + body).as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    if head.contains(" 200 ") || head.contains(" 204 ") { Ok(body.to_owned()) } else { Err(std::io::Error::other(answer)) }
+    if head.contains(" 200 ") || head.contains(" 204 ") {
+        Ok(body.to_owned())
+    } else {
+        Err(std::io::Error::other(answer))
+    }
 }
 
 fn await_http(port: u16, path: &str) {
@@ -371,6 +424,7 @@ fn free_port() -> u16 {
 }
 
 fn percent(text: &str) -> String {
-    let encode = |b: u8| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") };
+    let encode =
+        |b: u8| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") };
     text.bytes().map(encode).collect()
 }

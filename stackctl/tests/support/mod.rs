@@ -103,7 +103,11 @@ impl Engine {
         let log = File::create(at("dockerd.log")).expect("a log");
         // The engine ends with this test, however the test ends.
         let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "unshare", "--net",
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "unshare",
+                "--net",
                 "--mount",
                 "--pid",
                 "--fork",

@@ -1,0 +1,114 @@
+//! Every printable character reaches a container as it stands in the env file, through real Compose.
+
+mod support;
+
+use support::{Engine, Tree, alone, packages, privileged, stackctl};
+
+#[test]
+fn every_printable_character_reaches_the_container_on_every_way() {
+    if !privileged() {
+        return;
+    }
+    let engine = Engine::start();
+    engine.load_images();
+    let tree = tree(engine.dir.path().join("tree").as_path());
+    stackctl(&engine, &tree, "here", &["up", "echo"]).expect(0);
+    let environment = engine.docker(&["exec", "echo-echo-1", "env"]);
+    let rendered = engine.docker(&["exec", "echo-echo-1", "cat", "/etc/value"]);
+    let mut checked = 0;
+    for (name, value) in values() {
+        for way in ["ENV", "HOLE"] {
+            let line = format!("{way}_{name}={value}");
+            assert!(environment.lines().any(|seen| seen == line), "{line} is not in\n{environment}");
+        }
+        let line = format!("{name}={value}");
+        assert!(rendered.lines().any(|seen| seen == line), "{line} is not in\n{rendered}");
+        checked += 1;
+    }
+    let evil = engine
+        .command(support::STACKCTL)
+        .args(["up", "echo", "--json"])
+        .env("C36", "evil")
+        .current_dir(tree.root.join("here"))
+        .output();
+    let said = support::Said::of(&evil.expect("stackctl runs")).expect(0).json();
+    assert_eq!(
+        said["services"][0]["result"]["unchanged"],
+        serde_json::json!(["echo"]),
+        "the caller's environment is scrubbed"
+    );
+    println!("{checked} values reached the container on three ways each");
+    stackctl(&engine, &tree, "here", &["down", "echo"]).expect(0);
+}
+
+#[test]
+fn the_doctor_lists_every_value_that_compose_itself_would_read_otherwise() {
+    let plugins = packages("docker").join("usr/libexec/docker/cli-plugins");
+    let dir = tempfile::tempdir().expect("a folder");
+    let tree = tree(&dir.path().canonicalize().expect("there"));
+    let listed = alone(&tree, "here", None, &["doctor", "--json"]).expect(11).out;
+    let mut differing = 0;
+    for (name, value) in values() {
+        let env = tree.root.join("one.env");
+        std::fs::write(&env, format!("{name}={value}\n")).expect("written");
+        let file = tree.root.join("one.yaml");
+        std::fs::write(
+            &file,
+            format!("services:\n  a:\n    image: x\n    environment: [\"X=${{{name}}}\"]\n"),
+        )
+        .expect("written");
+        let output = std::process::Command::new(plugins.join("docker-compose"))
+            .args(["--env-file".as_ref(), env.as_os_str(), "--file".as_ref(), file.as_os_str()])
+            .args(["--project-name", "x", "config", "--format", "json"])
+            .env_clear()
+            .env("HOME", dir.path())
+            .output()
+            .expect("compose runs");
+        let read: Option<String> =
+            serde_json::from_slice::<serde_json::Value>(&output.stdout).ok().and_then(|model| {
+                let text = model["services"]["a"]["environment"]["X"].as_str()?.replace("$$", "$");
+                Some(text)
+            });
+        if read.as_deref() != Some(value.as_str()) {
+            differing += 1;
+            assert!(
+                listed.contains(&format!(" {name} is read literally")),
+                "{name}={value}: Compose reads {read:?}"
+            );
+        }
+    }
+    println!("Compose itself reads {differing} of {} values otherwise; all are listed", values().len());
+    assert!(differing > 0);
+}
+
+/// Each printable character alone, between letters, and all of them at once.
+fn values() -> Vec<(String, String)> {
+    let printable = || (33..127u8).map(char::from);
+    let mut values: Vec<(String, String)> =
+        printable().map(|c| (format!("C{}", u32::from(c)), format!("{c}"))).collect();
+    values.extend((32..127u8).map(char::from).map(|c| (format!("M{}", u32::from(c)), format!("x{c}y"))));
+    values.push(("ALL_OF_THEM".into(), printable().collect()));
+    values.push(("LOOKS_LIKE".into(), "a${C65}b$C66c{{C67}}&d\\n#e 'f' \"g\" %h `i` !j $$k".into()));
+    values
+}
+
+fn tree(root: &std::path::Path) -> Tree {
+    let mut compose = String::from(
+        "services:\n  echo:\n    image: standin:1\n    volumes: [\"${PWD}/echo/value:/etc/value:ro\"]\n    environment:\n",
+    );
+    let (mut env, mut template) = (String::new(), String::new());
+    for (name, value) in values() {
+        compose.push_str(&format!("      ENV_{name}: ${{{name}}}\n      HOLE_{name}: {{{{{name}}}}}\n"));
+        env.push_str(&format!("{name}={value}\n"));
+        template.push_str(&format!("{name}={{{{{name}}}}}\n"));
+    }
+    Tree::of(
+        root,
+        &[
+            ("_base/echo.yaml", &compose),
+            ("here/.env.user", &env),
+            ("here/echo/value.tmpl", &template),
+            ("here/echo.yaml", "services: {}\n"),
+        ],
+    )
+}
