@@ -15,14 +15,18 @@ use crate::io::{Wait, clock};
 use crate::offload::Coalescer;
 use crate::transmit::SendQueue;
 
-/// Super-packets or messages per round: enough to fill segmented sends, little enough to stay in the cache.
+/// Super-packets per round: enough to fill segmented sends, little enough to stay in the cache.
 const BATCH: usize = 4;
+/// Messages per receive call, when they are short.
+const MESSAGES: usize = 16;
 /// Bytes above which a packet counts towards the batch: small ones are bounded by the room of the send queue alone.
 const LARGE: usize = 4096;
 /// Most reads before the next round of encryption: enough to empty the TUN faster than it fills.
 const FILL: usize = 64;
 /// Room of the send queue: a round of super-packets with what encryption adds.
 const SEND_ROOM: usize = BATCH * 72 * 1024;
+/// Room for answers: the 256 packets that may wait for a session all go out when it is agreed.
+const ANSWER_ROOM: usize = 256 * 1600;
 /// Least room for another super-packet of segments of common size.
 const SUPER_ROOM: usize = 70 * 1024;
 /// Longest sleep of the slow thread: the data threads may start timers that it does not hear of.
@@ -87,7 +91,7 @@ pub(super) fn run_rx(shared: &Shared) {
 }
 
 pub(super) fn run_slow(shared: &Shared, mut on_event: OnEvent) {
-    let mut out = SendQueue::with_capacity(SUPER_ROOM);
+    let mut out = SendQueue::with_capacity(ANSWER_ROOM);
     let mut socket = Follow::new(shared, SLOW);
     while socket.follow(shared) {
         let sleep = do_what_is_due(shared, &mut socket, &mut out, &mut on_event);
@@ -199,10 +203,10 @@ impl Rx {
     fn new(shared: &Shared) -> Self {
         let coalesce = shared.coalesce.load(Ordering::Acquire);
         Self {
-            batch: ReceiveBatch::new(BATCH),
+            batch: ReceiveBatch::new(MESSAGES),
             coalescer: Coalescer::new(Shared::coalesce_options(coalesce)),
             coalesce,
-            out: SendQueue::with_capacity(SUPER_ROOM),
+            out: SendQueue::with_capacity(ANSWER_ROOM),
         }
     }
 

@@ -135,7 +135,7 @@ impl Socket {
         stats: &UdpStats,
     ) -> io::Result<usize> {
         let filled = loop {
-            match self.receive_messages(&mut batch.slots, wait, stats) {
+            match self.receive_messages(batch.free_slots(), wait, stats) {
                 // The descriptor was handed over as non-blocking.
                 Err(error) if wait == Wait::Block && error.kind() == io::ErrorKind::WouldBlock => {
                     poll(&self.socket, PollFlags::IN)?;
@@ -143,7 +143,7 @@ impl Socket {
                 other => break other?,
             }
         };
-        batch.filled = filled;
+        batch.keep(filled);
         stats.receive_calls.add(1);
         Ok(filled)
     }

@@ -38,17 +38,18 @@ impl Socket {
         wait: Wait,
         stats: &UdpStats,
     ) -> io::Result<usize> {
-        for slot in &mut batch.slots {
-            let may_wait = wait == Wait::Block && batch.filled == 0;
-            match self.receive_one(slot, may_wait) {
-                Ok(()) => batch.filled += 1,
-                Err(error) if batch.filled == 0 => return Err(error),
+        let mut filled = 0;
+        for slot in batch.free_slots() {
+            match self.receive_one(slot, wait == Wait::Block && filled == 0) {
+                Ok(()) => filled += 1,
+                Err(error) if filled == 0 => return Err(error),
                 Err(_) => break,
             }
             stats.received_bytes_plain.add(slot.len);
         }
         stats.receive_calls.add(1);
-        Ok(batch.filled)
+        batch.keep(filled);
+        Ok(filled)
     }
 
     fn receive_one(&self, slot: &mut Slot, may_wait: bool) -> io::Result<()> {
