@@ -27,7 +27,7 @@ use crate::exit::{Exit, Stop};
 use crate::kernel::Helper;
 use crate::metrics::http::{self, Pages};
 use crate::state::{Lock, State};
-use crate::{log, privilege};
+use crate::{log, privilege, sandbox};
 
 /// How often the edge looks after itself.
 const TICK: Duration = Duration::from_secs(1);
@@ -52,7 +52,24 @@ pub fn run(path: &Path) -> Result<(), Stop> {
     let socket = bind_control(&config.policy)?;
     let hands = take_hands(&config.policy, &helper, &state).map_err(refusal)?;
     privilege::drop_all().map_err(|error| permission(&error))?;
+    confine(&config.policy);
     serve(config, hands, helper, state, &socket)
+}
+
+/// Leaves this process no file to change but its own, and no program to run, where the kernel has Landlock.
+fn confine(policy: &Policy) {
+    let wg = Path::new(tunnel::uapi::server::DIRECTORY);
+    if let Err(error) = std::fs::create_dir_all(wg) {
+        tracing::debug!(%error, folder = %wg.display(), "the folder of the wg socket cannot be made yet");
+    }
+    let control = policy.control.socket.parent().unwrap_or(Path::new("/"));
+    match sandbox::confine(&[&policy.state_directory, control, wg]) {
+        Ok(true) => tracing::debug!("confined to the daemon's own folders"),
+        Ok(false) => tracing::info!("this kernel has no Landlock; the unit's own confinement has to do"),
+        Err(error) => {
+            tracing::info!(%error, "not confined by Landlock; the unit's own confinement has to do")
+        }
+    }
 }
 
 fn claim_state(policy: &Policy) -> Result<(State, Lock), Stop> {

@@ -15,4 +15,5 @@ pub mod keygen;
 pub mod log;
 pub mod metrics;
 pub mod privilege;
+pub mod sandbox;
 pub mod state;
