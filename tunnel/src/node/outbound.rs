@@ -105,6 +105,7 @@ impl Turn<'_> {
     /// Leaves packets with the `Tunn` until there is a session, and asks for one.
     fn wait(&mut self, mut segments: Segments<'_>, out: &mut SendQueue) -> Verdict {
         self.core.wanted = true;
+        self.follow_wall_clock();
         if self.core.attempt.is_none() && !self.stamp_is_usable() {
             return Verdict::Drop(DropReason::NoSession);
         }
