@@ -8,6 +8,7 @@
 pub mod arbitrary;
 mod error;
 pub mod evaluator;
+pub mod feed;
 mod fields;
 pub mod forwarder;
 pub mod gateway;
