@@ -1,5 +1,7 @@
 //! `adopt` on a tree that the shell scripts kept: proof without change, through real Compose (no engine is needed).
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)] // A scenario that cannot go on stops.
+
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -36,6 +38,17 @@ fn what_comes_out_otherwise_is_shown_with_secrets_masked() {
     assert!(said.out.contains("monitoring: compose config: differs"), "{}", said.out);
     assert!(said.out.contains("ROOT"), "{}", said.out);
     assert!(!said.out.contains("abcDEFghi123456789012345"), "{}", said.out);
+}
+
+#[test]
+fn a_required_variable_that_is_empty_is_refused_with_its_message() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (tree, bin) = old_tree(dir.path(), "");
+    tree.edit("_base/monitoring.yaml", "${DOMAIN}", "${DOMAIN:?set it in .env.user}");
+    let before = tree.read("kyiv/monitoring/grafana.ini");
+    let said = alone(&tree, "kyiv", Some(&bin), &["setup"]).expect(4);
+    assert!(said.err.contains("DOMAIN") && said.err.contains("set it in .env.user"), "{}", said.err);
+    assert_eq!(tree.read("kyiv/monitoring/grafana.ini"), before);
 }
 
 fn old_tree(dir: &Path, domain: &str) -> (Tree, PathBuf) {

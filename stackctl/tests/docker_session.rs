@@ -1,5 +1,7 @@
 //! The sample tree against a real Docker engine and Compose v2: the session a person would have.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)] // A scenario that cannot go on stops.
+
 mod support;
 
 use std::collections::BTreeSet;
@@ -109,6 +111,15 @@ fn a_killed_container_is_drift_until_up_mends_it(engine: &Engine, run: &Run<'_>)
         row["state"].as_str().expect("a state").to_owned()
     };
     assert_eq!((state("redis").as_str(), state("emby").as_str()), ("missing", "exited"));
+    assert!(
+        status["containers"]
+            .as_array()
+            .expect("rows")
+            .iter()
+            .filter(|row| row["drift"] != serde_json::json!([]))
+            .count()
+            == 2
+    );
     run(&["all-up"]).expect(0);
     assert_eq!(changed(&before, &engine.ids()), ["immich-redis-1"]);
     let mended = run(&["status", "emby", "--json"]).expect(0).json();

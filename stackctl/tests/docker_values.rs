@@ -1,8 +1,10 @@
 //! Every printable character reaches a container as it stands in the env file, through real Compose.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)] // A scenario that cannot go on stops.
+
 mod support;
 
-use support::{Engine, Tree, alone, packages, privileged, stackctl};
+use support::{Engine, Tree, alone, changed, packages, privileged, stackctl};
 
 #[test]
 fn every_printable_character_reaches_the_container_on_every_way() {
@@ -38,7 +40,102 @@ fn every_printable_character_reaches_the_container_on_every_way() {
         "the caller's environment is scrubbed"
     );
     println!("{checked} values reached the container on three ways each");
+    a_single_file_mount_sees_a_rendering_without_a_restart(&engine, &tree);
+    a_container_in_anothers_network_follows_it(&engine, &tree);
+    hooks_warn_unless_they_are_fatal(&engine, &tree);
+    the_printed_command_works_as_it_is(&engine, &tree);
     stackctl(&engine, &tree, "here", &["down", "echo"]).expect(0);
+    labels_recreate_a_foreign_start_once(&engine, &tree);
+    stackctl(&engine, &tree, "here", &["down", "echo"]).expect(0);
+}
+
+fn a_single_file_mount_sees_a_rendering_without_a_restart(engine: &Engine, tree: &Tree) {
+    let before = engine.ids();
+    tree.edit("here/.env.user", "M97=xay", "M97=changed");
+    stackctl(engine, tree, "here", &["render", "echo"]).expect(0);
+    let seen = engine.docker(&["exec", "echo-echo-1", "grep", "^M97=", "/etc/value"]);
+    assert_eq!((seen.as_str(), &before), ("M97=changed\n", &engine.ids()));
+    stackctl(engine, tree, "here", &["up", "echo"]).expect(0);
+    assert_eq!(changed(&before, &engine.ids()), ["echo-echo-1"], "and up notices the change");
+}
+
+fn a_container_in_anothers_network_follows_it(engine: &Engine, tree: &Tree) {
+    tree.write(
+        "here/echo.yaml",
+        "services:\n  tail:\n    image: standin:1\n    network_mode: service:echo\n",
+    );
+    stackctl(engine, tree, "here", &["up", "echo"]).expect(0);
+    tree.edit("here/.env.user", "M98=xby", "M98=changed");
+    stackctl(engine, tree, "here", &["up", "echo"]).expect(0);
+    let mode = engine.docker(&[
+        "inspect",
+        "--format",
+        "{{.HostConfig.NetworkMode}} {{.State.Status}}",
+        "echo-tail-1",
+    ]);
+    assert_eq!(mode.trim(), format!("container:{} running", engine.ids()["echo-echo-1"]));
+    let again = engine.ids();
+    stackctl(engine, tree, "here", &["up", "echo"]).expect(0);
+    assert_eq!(again, engine.ids());
+    tree.write("here/echo.yaml", "services: {}\n");
+    stackctl(engine, tree, "here", &["up", "echo"]).expect(0);
+    assert!(!engine.ids().contains_key("echo-tail-1"), "what no file defines any more goes");
+}
+
+fn hooks_warn_unless_they_are_fatal(engine: &Engine, tree: &Tree) {
+    for (failure, code) in [("warn", 0), ("fatal", 1)] {
+        let text = format!(
+            "[hooks.echo]\npost_up = [{{ run = \"echo hooked; exit 3\", cwd = \"echo\", on_failure = \"{failure}\" }}]\n"
+        );
+        tree.write("stack.toml", &text);
+        let said = stackctl(engine, tree, "here", &["up", "echo"]).expect(code);
+        assert!(said.err.contains("hook echo hooked; exit 3 ended with exit status: 3"), "{}", said.err);
+    }
+    tree.write("stack.toml", "");
+}
+
+fn the_printed_command_works_as_it_is(engine: &Engine, tree: &Tree) {
+    let printed =
+        stackctl(engine, tree, "here", &["print-command", "echo", "--", "ps", "--services"]).expect(0);
+    // A person's shell reaches Docker by its own variables; here they stand before the command.
+    let host = engine
+        .environment()
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("DOCKER"))
+        .map(|(n, v)| format!(" {n}={v}"))
+        .collect::<String>();
+    let line = printed.out.replace("env -i", &format!("env -i{host}"));
+    let output = engine.command("sh").args(["-c", &line]).output().expect("sh runs");
+    assert_eq!(support::Said::of(&output).expect(0).out, "echo\n");
+}
+
+fn labels_recreate_a_foreign_start_once(engine: &Engine, tree: &Tree) {
+    let env = tree.root.join("here/.stack/services/echo/compose.env");
+    let file = tree.root.join("here/.stack/services/echo/compose-0.yaml");
+    let base = tree.root.join("_base").display().to_string();
+    let mut command = engine.command("docker");
+    command
+        .args(["compose", "--project-name", "echo", "--project-directory", &base, "--env-file"])
+        .arg(env)
+        .arg("--file")
+        .arg(file);
+    let started = command
+        .args(["up", "--detach"])
+        .env("PWD", tree.root.join("here"))
+        .current_dir(tree.root.join("here"))
+        .output();
+    support::Said::of(&started.expect("docker runs")).expect(0);
+    let before = engine.ids();
+    let said = stackctl(engine, tree, "here", &["up", "echo"]).expect(0);
+    assert!(
+        said.err.contains("this first up adds labels, which recreates its containers once"),
+        "{}",
+        said.err
+    );
+    assert_eq!(changed(&before, &engine.ids()), ["echo-echo-1"]);
+    let after = engine.ids();
+    stackctl(engine, tree, "here", &["up", "echo"]).expect(0);
+    assert_eq!(after, engine.ids());
 }
 
 #[test]

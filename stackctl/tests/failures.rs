@@ -1,6 +1,8 @@
 //! Every failure has its exit code, says how to mend it, and changes nothing. No Docker is needed here: a stand-in
 //! on the `PATH` answers for Compose, and the engine is not there.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)] // A scenario that cannot go on stops.
+
 mod support;
 
 use std::fs::{self, Permissions};
@@ -334,6 +336,51 @@ fn the_makefile_shim_finds_verbs_services_and_actions() {
     assert!(make(&["unselect"]).expect(0).out.contains("verbs mean all"));
     assert!(make(&["up"]).expect(2).err.contains("Docker does not answer"));
     assert!(make(&["caddy-nonsense"]).expect(2).err.contains("no action nonsense"));
+}
+
+#[test]
+fn secrets_are_made_once_listed_without_values_and_shown_only_when_asked() {
+    let site = Site::new();
+    let stack = "[secrets.caddy]\nNEW_TOKEN = { kind = \"hex\", bytes = 16 }\nOLD_KEY = { kind = \"ed25519\" }\nMAIL_ADDRESS = { kind = \"uuid\" }\n";
+    site.tree.write("stack.toml", stack);
+    let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----";
+    site.tree.write("wroclaw/.env.generated", &format!("FOREIGN=kept\nOLD_KEY=\"{pem}\"\n"));
+    site.tree.write("wroclaw/caddy/key.tmpl", "  {{OLD_KEY}}\n");
+    site.run(&["setup"]).expect(0);
+    assert_eq!(site.tree.read("wroclaw/caddy/key"), format!("  {}\n", pem.replace('\n', "\n  ")));
+    let generated = site.tree.read("wroclaw/.env.generated");
+    assert!(
+        generated.starts_with("FOREIGN=kept\n")
+            && generated.lines().all(|l| l.is_empty() || l.starts_with('#') || l.contains('=')),
+        "{generated}"
+    );
+    assert!(!generated.contains("MAIL_ADDRESS"), "what .env.user gives is not made");
+    site.run(&["setup"]).expect(0);
+    assert_eq!(site.tree.read("wroclaw/.env.generated"), generated);
+    let token = generated.lines().find_map(|line| line.strip_prefix("NEW_TOKEN=")).expect("made").to_owned();
+    let list = site.run(&["secrets", "list"]).expect(0).out;
+    assert!(list.contains("NEW_TOKEN") && !list.contains(&token), "{list}");
+    assert_eq!(site.run(&["secrets", "show", "NEW_TOKEN"]).expect(0).out, format!("{token}\n"));
+    site.run(&["secrets", "show", "NEW_TOKN"]).expect(2);
+    site.run(&["secrets", "rotate", "MAIL_ADDRESS"]).expect(6);
+}
+
+#[test]
+fn a_placed_service_needs_no_override_and_its_project_lies_in_base() {
+    let site = Site::new();
+    site.tree.write("stack.toml", "[place]\nkyiv = [\"caddy\"]\n");
+    site.tree.write("kyiv/.env.user", "MAIL_ADDRESS=x\n");
+    let said = alone(&site.tree, "kyiv", Some(&site.bin()), &["print-command", "--json"]).expect(0).json();
+    let argv: Vec<&str> = said["commands"][0]["argv"]
+        .as_array()
+        .expect("argv")
+        .iter()
+        .filter_map(|word| word.as_str())
+        .collect();
+    let base = site.path("_base").display().to_string();
+    let copy = site.path("kyiv/.stack/services/caddy/compose-0.yaml").display().to_string();
+    assert!(argv.windows(2).any(|pair| pair == ["--project-directory", base.as_str()]), "{argv:?}");
+    assert!(argv.windows(2).any(|pair| pair == ["--file", copy.as_str()]), "{argv:?}");
 }
 
 /// A tree with one service and a stand-in for docker.

@@ -1,5 +1,7 @@
 //! A location on another machine: a real sshd in another namespace, and that machine's own checkout and stackctl.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)] // A scenario that cannot go on stops.
+
 mod support;
 
 use std::fs::{self, Permissions};

@@ -3,6 +3,8 @@
 //! Alloy and Grafana have no package here: vmagent stands in for Alloy's pushing, the store itself for Grafana's
 //! queries, and Alloy's configuration is checked by its shape only.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)] // A scenario that cannot go on stops.
+
 mod support;
 
 use std::collections::BTreeSet;
@@ -29,6 +31,21 @@ fn the_rules_pass_promtool_and_a_dead_site_is_one_page() {
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && said.contains("SUCCESS"), "{said}");
     }
+    // vmalert evaluates the rules in the sample tree: its own tool must come to the same.
+    let dir = tempfile::tempdir().expect("a folder");
+    let tests = fs::read_to_string(pack().join("tests/causeway_test.yml")).expect("readable");
+    let rules = pack().join("rules/causeway.yml").display().to_string();
+    let tests =
+        tests.replace("promql_expr_test", "metricsql_expr_test").replace("../rules/causeway.yml", &rules);
+    fs::write(dir.path().join("test.yml"), tests).expect("written");
+    let output = Command::new(packages("monitoring").join("usr/bin/vmalert-tool"))
+        .args(["unittest", "--disableAlertgroupLabel", "--files"])
+        .arg(dir.path().join("test.yml"))
+        .output()
+        .expect("vmalert-tool runs");
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("SUCCESS"), "{said}");
 }
 
 #[test]
@@ -68,14 +85,20 @@ fn every_alert_of_a_dead_site_together_is_one_notification() {
     }
 
     let port = free_port();
-    let _alertmanager = Program::start(
-        "prometheus-alertmanager",
-        &[
-            file.as_str(),
-            &format!("--storage.path={}", dir.path().display()),
-            &format!("--web.listen-address=127.0.0.1:{port}"),
-            "--cluster.listen-address=",
-        ],
+    // Debian's build reads its templates from a fixed place, which the unpacked package only has below its own root.
+    let root = packages("monitoring");
+    let script = format!(
+        "mount --bind {root}/usr/share /usr/share && exec {root}/usr/bin/prometheus-alertmanager {file} --storage.path={dir} \
+         --web.listen-address=127.0.0.1:{port} --cluster.listen-address=",
+        root = root.display(),
+        dir = dir.path().display(),
+    );
+    let _alertmanager = Program(
+        Command::new("unshare")
+            .args(["--map-root-user", "--mount", "sh", "-c", &script])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("unshare runs"),
     );
     await_http(port, "/-/ready");
     let alerts = r#"[

@@ -105,6 +105,16 @@ impl Running {
         self.label("com.docker.compose.oneoff").is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
+    /// Whether Docker starts it again after it ended as it did.
+    #[must_use]
+    pub fn restarts(&self) -> bool {
+        match self.host_config.restart_policy.as_ref().map_or("", |policy| policy.name.as_str()) {
+            "always" | "unless-stopped" => true,
+            "on-failure" => self.state.exit_code != 0,
+            _ => false,
+        }
+    }
+
     /// Its health in one word: `healthy`, `unhealthy`, `starting`, or `-` without a check.
     #[must_use]
     pub fn health(&self) -> &str {

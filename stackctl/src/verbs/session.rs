@@ -92,10 +92,10 @@ impl Session {
     /// The selected service: `SERVICE=…` of the caller, else `scripts/.service`.
     #[must_use]
     pub fn selected(&self) -> Option<String> {
-        let from_caller =
-            self.caller.iter().find(|(name, _)| name == "SERVICE").map(|(_, value)| value.clone());
-        let from_file = || files::read_text(&self.selection_file()).ok().flatten();
-        from_caller.or_else(from_file).map(|name| name.trim().to_owned()).filter(|name| !name.is_empty())
+        let named = |text: String| Some(text.trim().to_owned()).filter(|name| !name.is_empty());
+        let from_caller = self.caller.iter().find(|(name, _)| name == "SERVICE");
+        let from_file = || files::read_text(&self.selection_file()).ok().flatten().and_then(named);
+        from_caller.and_then(|(_, value)| named(value.clone())).or_else(from_file)
     }
 
     /// The services a verb means: the named one, else the selected one, else all.

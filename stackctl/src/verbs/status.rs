@@ -128,7 +128,9 @@ fn of_service(
     for (name, hash, files) in &wanted.0 {
         let found: Vec<&&Running> = mine.iter().filter(|container| container.service() == name).collect();
         if found.is_empty() {
-            rows.push(blank(name, "missing", notes.clone()));
+            let mut row = blank(name, "missing", notes.clone());
+            row.drift.push("no container".into());
+            rows.push(row);
         }
         for container in found {
             let mut row = blank(name, &container.state.status, notes.clone());
@@ -182,9 +184,9 @@ fn drift(session: &Session, container: &Running, hash: &str, files: &str) -> Vec
     if container.label(LOCATION_LABEL).is_some_and(|location| location != here) {
         drift.push("runs from another folder".to_owned());
     }
-    if container.state.status != "running" && container.state.exit_code != 0
-        || container.state.status == "paused"
-    {
+    let did_its_job =
+        container.state.status == "exited" && container.state.exit_code == 0 && !container.restarts();
+    if container.state.status != "running" && !did_its_job {
         drift.push("not running".to_owned());
     }
     match container.label(FILES_LABEL) {

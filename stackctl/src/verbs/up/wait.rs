@@ -58,15 +58,12 @@ pub fn until_healthy(
 }
 
 fn look(container: &Running) -> Look<'_> {
-    let policy = container.host_config.restart_policy.as_ref().map_or("", |policy| policy.name.as_str());
     Look {
         service: container.service(),
         status: &container.state.status,
         health: container.health(),
         exit_code: container.state.exit_code,
-        restarts: policy == "always"
-            || policy == "unless-stopped"
-            || (policy == "on-failure" && container.state.exit_code != 0),
+        restarts: container.restarts(),
     }
 }
 
