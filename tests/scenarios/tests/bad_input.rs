@@ -56,6 +56,36 @@ fn every_mistake_is_answered_with_its_place_and_its_mend_and_exit_code_four() ->
 }
 
 #[test]
+fn every_file_of_the_bad_corpus_is_refused_in_the_words_that_are_committed_beside_it() -> Result<()> {
+    scenario(Topology::empty(), |lab| {
+        let node = lab.add_node("anywhere")?;
+        let mut tried = 0;
+        for entry in fs::read_dir(lab::workspace().join("policy/tests/bad"))? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Some(daemon) = ["gateway", "forwarder"].into_iter().find(|daemon| name.starts_with(daemon))
+            else {
+                continue;
+            };
+            if path.extension().is_none_or(|end| end != "toml") {
+                continue;
+            }
+            let output =
+                node.command(lab::binary(daemon)?).args(["check", "--config"]).arg(&path).output()?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(matches!(output.status.code(), Some(4 | 5)), "{name}: {}: {said}", output.status);
+            for line in fs::read_to_string(path.with_extension("txt"))?.lines() {
+                let words = line.split_once(".toml:").map_or(line, |(_, words)| words);
+                ensure!(said.contains(words), "{name} lacks {words:?}: {said}");
+            }
+            tried += 1;
+        }
+        ensure!(tried >= 40, "only {tried} bad files");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_key_file_that_others_may_read_is_refused_with_exit_code_five() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let site = Site::new(lab)?;
