@@ -233,11 +233,14 @@ impl Device {
         }
     }
 
-    /// Ends the threads and waits for them.
+    /// Ends the threads and waits for them; called by one of them, as from an event handler, it does not wait for that.
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::Release);
         self.announce();
         for thread in self.threads.lock().drain(..) {
+            if thread.thread().id() == std::thread::current().id() {
+                continue;
+            }
             if thread.join().is_err() {
                 tracing::error!("a data thread ended by a panic");
             }
@@ -252,7 +255,8 @@ impl Device {
         loop {
             let mut all_seen = true;
             for (thread, seen) in threads.iter().zip(&self.shared.seen) {
-                if seen.load(Ordering::Acquire) < generation && !thread.is_finished() {
+                let is_other = thread.thread().id() != std::thread::current().id();
+                if is_other && seen.load(Ordering::Acquire) < generation && !thread.is_finished() {
                     all_seen = false;
                     thread.thread().unpark();
                     kick::kick(thread);
