@@ -80,8 +80,14 @@ pub struct Cell {
     unscaled_limit: Option<u32>,
     reset: bool,
     walked: Walked,
+    /// Sequence number after the last byte that arrived, holes not looked at.
+    arrived_end: u32,
     progress_at: Instant,
 }
+
+/// Bytes of ring pages that an idle cell keeps, and how long it must have been idle.
+const KEPT: usize = 256 * 1024;
+const IDLE: Duration = Duration::from_secs(1);
 
 /// How far each ring has walked since it was last empty: the pages it has touched.
 #[derive(Clone, Copy, Debug, Default)]
@@ -137,6 +143,7 @@ impl Cell {
             unscaled_limit: None,
             reset: false,
             walked: Walked::default(),
+            arrived_end: 0,
             progress_at: now,
         }
     }
@@ -206,7 +213,14 @@ impl Cell {
             self.unscaled_limit = None;
         }
         let end = tcp.sequence.wrapping_add(u32::try_from(payload).unwrap_or(u32::MAX));
-        self.unscaled_limit.is_none_or(|limit| !after(end, limit))
+        let controls = u32::from(tcp.flags & (tcp_flags::SYN | tcp_flags::FIN) != 0);
+        let is_inside = self.unscaled_limit.is_none_or(|limit| !after(end, limit));
+        if is_inside
+            && (tcp.flags & tcp_flags::SYN != 0 || after(end.wrapping_add(controls), self.arrived_end))
+        {
+            self.arrived_end = end.wrapping_add(controls);
+        }
+        is_inside
     }
 
     fn receive_limit(&self, first: u32) -> u32 {
@@ -374,6 +388,23 @@ impl Cell {
         self.wire.shrink(label_mtu);
         self.congestion.set_segment(self.wire.segment);
         self.interface = private_interface(now, &mut self.wire, self.settings.seed.rotate_left(17));
+    }
+
+    /// When the cell, idle as it is, can give its ring pages back; `None` when it has few, or holds data.
+    pub fn release_at(&mut self) -> Option<Instant> {
+        let socket = self.endpoint.socket();
+        let is_empty = socket.send_queue() == 0 && socket.recv_queue() == 0;
+        // A hole in what arrived means that data lies behind it in the receive ring.
+        let is_whole = self.arrived_end == self.wire.acknowledgement;
+        (self.walked.touched > KEPT && is_empty && is_whole).then(|| self.progress_at.after(IDLE))
+    }
+
+    /// Gives the ring pages back when it is time.
+    pub fn release_idle(&mut self, now: Instant) {
+        if self.release_at().is_some_and(|at| at <= now) {
+            self.endpoint.release();
+            self.walked = Walked::default();
+        }
     }
 
     /// Bytes of ring pages the cell has used so far.

@@ -7,7 +7,7 @@
 use std::io;
 use std::ptr::NonNull;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{self, SocketBuffer as Ring};
 
@@ -16,7 +16,7 @@ pub(super) struct Endpoint {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     /// After the socket, so that it is dropped first; `None` when the rings are on the heap.
-    _pages: Option<Pages>,
+    pages: Option<Pages>,
 }
 
 impl Endpoint {
@@ -33,7 +33,7 @@ impl Endpoint {
         };
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Self { sockets, handle, _pages: pages }
+        Self { sockets, handle, pages }
     }
 
     /// The socket.
@@ -41,11 +41,24 @@ impl Endpoint {
         self.sockets.get_mut(self.handle)
     }
 
+    /// Gives the memory of the rings back; what they hold is lost, so they must hold nothing.
+    pub(super) fn release(&mut self) {
+        if let Some(pages) = &mut self.pages {
+            pages.release();
+        }
+    }
+
     /// The set, for polls only.
     pub(super) fn sockets(&mut self) -> &mut SocketSet<'static> {
         &mut self.sockets
     }
 }
+
+/// Linux drops the pages at once; elsewhere the system may take its time.
+#[cfg(target_os = "linux")]
+const GIVE_BACK: Advice = Advice::LinuxDontNeed;
+#[cfg(not(target_os = "linux"))]
+const GIVE_BACK: Advice = Advice::DontNeed;
 
 /// One anonymous mapping, unmapped when dropped.
 pub(super) struct Pages {
@@ -78,6 +91,17 @@ impl Pages {
         // reference to it and that it ends before the mapping does.
         let bytes = unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) };
         bytes.split_at_mut(at.min(self.len))
+    }
+}
+
+impl Pages {
+    /// Tells the system that the contents are not needed; they may read as zero afterwards.
+    fn release(&mut self) {
+        // SAFETY: the whole of a mapping that exists. Its bytes are plain memory, valid whatever they become.
+        let advised = unsafe { madvise(self.start.as_ptr().cast(), self.len, GIVE_BACK) };
+        if let Err(error) = advised {
+            tracing::debug!(%error, "ring pages were not given back");
+        }
     }
 }
 

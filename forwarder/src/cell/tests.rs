@@ -98,6 +98,33 @@ fn an_idle_cell_has_no_timer() {
     assert_eq!(pair.server.as_mut().unwrap().poll_timeout(now), None);
 }
 
+#[test]
+fn an_idle_cell_gives_its_pages_back_and_goes_on() {
+    let mut pair = Pair::new(v4(), Wire::clean(10));
+    pair.transfer(2 << 20, 2 << 20);
+    let before = pair.client.touched();
+    assert!(before > 256 * 1024, "{before}");
+    pair.run_for(Duration::from_millis(500));
+    pair.client.release_idle(pair.now);
+    assert_eq!(pair.client.touched(), before, "it is not idle for long enough");
+    pair.run_for(Duration::from_secs(2));
+    for cell in [&mut pair.client, pair.server.as_mut().unwrap()] {
+        cell.release_idle(pair.now);
+        assert_eq!(cell.touched(), 0);
+    }
+    pair.transfer(100_000, 100_000);
+}
+
+#[test]
+fn a_cell_with_a_hole_keeps_its_pages() {
+    let mut pair = Pair::new(v4(), Wire::clean(10));
+    pair.transfer(2 << 20, 0);
+    pair.run_for(Duration::from_secs(2));
+    let server = pair.server.as_mut().unwrap();
+    server.arrived_end = server.arrived_end.wrapping_add(1_000);
+    assert_eq!(server.release_at(), None);
+}
+
 /// A path with delay, loss, reordering and a largest packet; all from one seed.
 struct Wire {
     delay: Duration,

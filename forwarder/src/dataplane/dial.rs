@@ -250,7 +250,7 @@ fn ring_size(budget: u64, buffered: u64, flows: u32) -> usize {
     const LARGEST: u64 = 4 << 20;
     const SMALLEST: u64 = 64 << 10;
     let free = budget.saturating_sub(buffered);
-    let share = free / (2 * u64::from(flows).max(8));
+    let share = free / (4 * u64::from(flows).max(8));
     let size = share.clamp(SMALLEST, LARGEST);
     usize::try_from(1u64 << size.ilog2()).unwrap_or(64 << 10)
 }
@@ -284,7 +284,7 @@ mod tests {
     fn rings_shrink_as_flows_and_buffers_grow() {
         let budget = 256 << 20;
         assert_eq!(ring_size(budget, 0, 1), 4 << 20);
-        assert_eq!(ring_size(budget, 0, 128), 1 << 20);
+        assert_eq!(ring_size(budget, 0, 64), 1 << 20);
         assert_eq!(ring_size(budget, 0, 10_000), 64 << 10);
         assert_eq!(ring_size(budget, budget, 1), 64 << 10);
     }

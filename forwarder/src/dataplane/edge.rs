@@ -1,5 +1,6 @@
 //! One edge: its WireGuard node, its UDP socket, and what waits to be sent to it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -42,7 +43,7 @@ pub struct Edge {
     /// The UDP port of the socket, for those who only look.
     pub port: Arc<AtomicU16>,
     /// Flows that wait for room in the send queue.
-    pub blocked: Vec<SlotId>,
+    pub blocked: BTreeSet<SlotId>,
     options: UdpOptions,
     socket: UdpSocket,
     queue: SendQueue,
@@ -76,7 +77,7 @@ impl Edge {
             addresses,
             mtu,
             state: PeerState::Never,
-            blocked: Vec::new(),
+            blocked: BTreeSet::new(),
             options,
             socket,
             queue: SendQueue::with_capacity(QUEUE),
@@ -140,10 +141,8 @@ impl Edge {
                 true
             }
             Err(error) => {
-                // Everything else is the network's weather (an ICMP error about a datagram of ours): try again.
-                if error.kind() == io::ErrorKind::WouldBlock {
-                    self.is_readable = false;
-                }
+                // Whatever it is, the next datagram brings another event; only a signal is no reason to wait for it.
+                self.is_readable = error.kind() == io::ErrorKind::Interrupted;
                 false
             }
         }

@@ -253,7 +253,7 @@ impl Flows {
         open.is_dirty = false;
         let turn = open.turn(now, edge, &mut self.scratch);
         let touched = open.cell.touched();
-        self.admission.buffers(touched.saturating_sub(open.touched), 0);
+        self.admission.buffers(touched.saturating_sub(open.touched), open.touched.saturating_sub(touched));
         open.touched = touched;
         match turn {
             Turn::Wait(at) => {
@@ -267,7 +267,7 @@ impl Flows {
                 if is_open {
                     self.mark(id);
                 } else {
-                    edge.blocked.push(id);
+                    edge.blocked.insert(id);
                 }
                 is_open
             }

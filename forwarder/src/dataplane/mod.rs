@@ -3,6 +3,7 @@
 mod dial;
 pub mod edge;
 pub mod flows;
+mod named;
 mod open;
 pub mod reach;
 mod reload;
@@ -14,11 +15,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use mio::{Events, Poll, Waker};
-use policy::HostPort;
 use policy::forwarder::Policy;
 use tunnel::io::clock;
 use tunnel::io::udp::ReceiveBatch;
-use tunnel::node::{Event, RecoveryStep};
+use tunnel::node::{Event, PeerState, RecoveryStep};
 use tunnel::offload::coalesce::{CoalesceOptions, Coalescer};
 use tunnel::time::{Instant, Now};
 
@@ -27,6 +27,7 @@ use crate::state::StateFile;
 use crate::stats::{Stats, add};
 use edge::Edge;
 use flows::Flows;
+use named::Named;
 pub use open::Owner;
 use reach::Listener;
 pub use reload::Change;
@@ -42,8 +43,6 @@ const EVENTS: usize = 1_024;
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// A sleep that took this much longer than asked for was a suspend of the machine.
 const SUSPENDED: Duration = Duration::from_secs(10);
-/// First and longest pause between questions for an edge's address that were not answered.
-const RESOLVE_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Something another thread wants of the data thread.
 pub enum Command {
@@ -85,15 +84,6 @@ impl Commands {
             let _ = self.waker.wake();
         }
     }
-}
-
-/// An edge with what the loop knows of its name.
-struct Named {
-    endpoint: HostPort,
-    /// Whether it ever had an address.
-    is_resolved: bool,
-    ask_at: Option<Instant>,
-    pause: Duration,
 }
 
 /// The data thread's whole state.
@@ -274,6 +264,9 @@ impl DataPlane {
                     Event::StateChanged { from, to, .. } => {
                         tracing::info!(peer = %edge.name, from = from.label(), to = to.label(), "peer state changed");
                         edge.state = to;
+                        if to == PeerState::Up {
+                            name.trust();
+                        }
                     }
                     Event::Recover { step: RecoveryStep::Rebind, .. } => {
                         match edge.rebind(self.poll.registry(), token::edge(place)) {
@@ -283,9 +276,12 @@ impl DataPlane {
                             }
                         }
                     }
-                    Event::Recover { step: RecoveryStep::Resolve, .. } => name.ask_at = Some(now.instant),
+                    Event::Recover { step: RecoveryStep::Resolve, .. } => name.doubt(now),
                     Event::Recover { step: RecoveryStep::Handshake, .. } | Event::EndpointChanged { .. } => {}
-                    Event::Handshake { .. } => tracing::debug!(peer = %edge.name, "session agreed"),
+                    Event::Handshake { .. } => {
+                        tracing::debug!(peer = %edge.name, "session agreed");
+                        name.trust();
+                    }
                     Event::Watermark { wall } => self.state.save_watermark(wall),
                     Event::ClockBehind { by } => {
                         let seconds = by.as_secs();
@@ -296,7 +292,7 @@ impl DataPlane {
                     }
                 }
             }
-            name.ask(now, edge.id, &self.flows);
+            name.ask(now, edge.id, &self.flows.resolver);
         }
     }
 
@@ -316,17 +312,16 @@ impl DataPlane {
     fn handle_endpoint(&mut self, now: Now, id: EdgeId, addresses: &[std::net::SocketAddr]) {
         let found = self.edges.iter().zip(&mut self.names).find(|(edge, _)| edge.id == id);
         let Some((edge, name)) = found else { return };
-        match addresses.first() {
+        match name.answer(now, addresses) {
             Some(address) => {
-                name.is_resolved = true;
-                name.pause = RESOLVE_AGAIN.0;
-                edge.set_endpoint(now, *address);
+                edge.set_endpoint(now, address);
+                // Nobody waits for the back-off of the address before.
+                edge.node.handle_network_change(now);
             }
-            None => {
+            None if addresses.is_empty() => {
                 tracing::info!(peer = %edge.name, "the endpoint's name has no address yet, asking again");
-                name.ask_at = Some(now.instant.after(name.pause));
-                name.pause = (name.pause * 2).min(RESOLVE_AGAIN.1);
             }
+            None => {}
         }
     }
 
@@ -364,29 +359,15 @@ impl DataPlane {
         for (edge, name) in self.edges.iter_mut().zip(&mut self.names) {
             edge.handle_timeout(now);
             edge.node.handle_network_change(now);
-            name.ask_at = Some(now.instant);
+            name.doubt(now);
         }
     }
 
     fn sleep(&self, now: Now) -> Duration {
         let nodes = self.edges.iter().filter_map(|edge| edge.node.poll_timeout());
-        let names = self.names.iter().filter_map(|name| name.ask_at);
+        let names = self.names.iter().filter_map(Named::deadline);
         let listeners = self.listeners.iter().filter_map(Listener::deadline);
         let next = nodes.chain(names).chain(listeners).chain(self.flows.deadline()).chain(self.stop_at).min();
         next.map_or(LONGEST_SLEEP, |at| at.since(now.instant)).min(LONGEST_SLEEP)
-    }
-}
-
-impl Named {
-    fn new(endpoint: HostPort) -> Self {
-        Self { endpoint, is_resolved: false, ask_at: Some(Instant::default()), pause: RESOLVE_AGAIN.0 }
-    }
-
-    fn ask(&mut self, now: Now, edge: EdgeId, flows: &Flows) {
-        if self.ask_at.is_some_and(|at| at <= now.instant) {
-            flows.resolver.endpoint(edge, self.endpoint.clone());
-            // Asked again should the answer get lost.
-            self.ask_at = (!self.is_resolved).then(|| now.instant.after(RESOLVE_AGAIN.1));
-        }
     }
 }

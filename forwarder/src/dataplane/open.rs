@@ -97,6 +97,7 @@ impl Open {
             return Turn::Over(Ending::Reset);
         }
         let is_busy = !self.is_aborting && self.carry();
+        self.cell.release_idle(now.instant);
         let transmitted = self.cell.poll_transmit(now.instant, (&mut edge.outlet(now), scratch));
         if !self.is_established && !self.is_aborting && self.cell.is_established() {
             self.is_established = true;
@@ -155,6 +156,9 @@ impl Open {
         let mut at = progress.after(IDLE);
         if self.cell.unacknowledged() > 0 {
             at = at.min(progress.after(UNACKNOWLEDGED));
+        }
+        if let Some(release) = self.cell.release_at() {
+            at = at.min(release);
         }
         if !self.is_established {
             at = at.min(self.opened_at.after(HANDSHAKE));

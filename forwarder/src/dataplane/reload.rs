@@ -6,8 +6,9 @@ use policy::forwarder::Policy;
 use tunnel::node::PeerConfig;
 use tunnel::time::Now;
 
+use super::named::Named;
 use super::reach::Listener;
-use super::{DataPlane, Named, Owner};
+use super::{DataPlane, Owner};
 use crate::flow::EdgeId;
 
 /// A change that can no longer fail: everything that could was done before it was sent.
@@ -34,7 +35,7 @@ impl DataPlane {
             }
         }
         for (named, peer) in self.names.iter_mut().zip(&policy.peers) {
-            if named.endpoint != peer.endpoint {
+            if *named.endpoint() != peer.endpoint {
                 *named = Named::new(peer.endpoint.clone());
             }
         }
