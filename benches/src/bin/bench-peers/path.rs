@@ -21,13 +21,13 @@ pub(crate) const SERVICE: &str = "192.168.88.2";
 
 /// Four machines in a row, with the service's servers at the end.
 pub(crate) struct Path {
+    // First: the lab cannot end before its processes are reaped.
+    _servers: Vec<Process>,
     pub(crate) lab: Lab,
     pub(crate) client: Node,
     pub(crate) edge: Node,
     pub(crate) cgnat: Node,
     pub(crate) origin: Node,
-    // Held for their end.
-    _servers: Vec<Process>,
 }
 
 impl Path {
@@ -50,11 +50,13 @@ impl Path {
         origin.ip("address add 100.64.0.2/24 dev eth0\naddress add 192.168.88.2/32 dev lo\n\
              route add default via 100.64.0.1")?;
         cgnat.nft(
-            "table ip cgnat { chain postrouting { type nat hook postrouting priority 100;
-               ip saddr 100.64.0.0/10 oifname wan0 masquerade; } }",
+            "table ip cgnat {
+               chain postrouting { type nat hook postrouting priority 100;
+                 ip saddr 100.64.0.0/10 oifname wan0 masquerade; }
+             }",
         )?;
         let servers = serve(&origin)?;
-        Ok(Self { lab, client, edge, cgnat, origin, _servers: servers })
+        Ok(Self { _servers: servers, lab, client, edge, cgnat, origin })
     }
 
     /// Sends the public ports of the edge to the service by the kernel's NAT, with the client's address kept.
@@ -97,7 +99,8 @@ pub(crate) fn load_tool() -> Result<PathBuf> {
 
 /// What every machine of the path has: cubic, since the machine's own default may be another, and routers route.
 fn settle(node: &Node) -> Result<()> {
-    node.sysctl("net/ipv4/tcp_congestion_control", "cubic")?;
+    node.sysctl("net/ipv4/tcp_congestion_control", "cubic")
+        .context("namespaces may not use cubic: as root, add it to net.ipv4.tcp_allowed_congestion_control")?;
     node.sysctl("net/ipv4/ip_forward", "1")?;
     node.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
     node.sysctl("net/ipv4/conf/default/rp_filter", "0")?;
