@@ -124,6 +124,7 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
     let mut listeners = Listeners::default();
     listeners.start(&edge)?;
     edge.resolve_all();
+    drop(spawn_local(Rc::clone(&edge).reconcile()));
     tracing::info!("the edge is up");
     notify(&[NotifyState::Ready, NotifyState::Status(&edge.headline().1)]);
     let mut tick = interval(TICK);

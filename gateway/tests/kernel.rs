@@ -1,4 +1,11 @@
 //! What the kernel helper does to a real kernel, in a network namespace that each test makes for itself.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says aloud when it cannot run"
+)]
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -197,17 +204,15 @@ fn open_tun() {
 }
 
 fn apply(routing: Routing) -> Vec<String> {
-    match answer_once(Request::ApplyRouting { routing }).unwrap() {
-        Reply::Changed { lines } => lines,
-        other => panic!("{other:?}"),
-    }
+    let reply = answer_once(Request::ApplyRouting { routing }).unwrap();
+    let Reply::Changed { lines } = reply else { panic!("{reply:?}") };
+    lines
 }
 
 fn listed() -> String {
-    match answer_once(Request::List { what: Listing::Table }).unwrap() {
-        Reply::Listed { json } => json,
-        other => panic!("{other:?}"),
-    }
+    let reply = answer_once(Request::List { what: Listing::Table }).unwrap();
+    let Reply::Listed { json } = reply else { panic!("{reply:?}") };
+    json
 }
 
 fn state() -> String {

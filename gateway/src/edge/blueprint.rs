@@ -2,9 +2,10 @@
 
 use policy::Mtu;
 use policy::gateway::Policy;
-use policy::plan::{INITIAL_MTU, Plan};
+use policy::plan::{INITIAL_MTU, Plan, Sysctl};
 use policy::ruleset::{Present, Ruleset};
 
+use super::fingerprint::fingerprint;
 use crate::kernel::{Failure, FailureKind, Helper, Listing, Routing};
 use crate::state::{Applied, State};
 
@@ -27,6 +28,17 @@ pub struct Unwritable {
     pub value: String,
     /// The system's words.
     pub reason: String,
+}
+
+/// What a look at the kernel found and put back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Repair {
+    /// What was put back, a line each.
+    pub lines: Vec<String>,
+    /// Of the table, when it was made anew.
+    pub fingerprint: Option<u64>,
+    /// Switches that could not be written.
+    pub unwritable: Vec<Unwritable>,
 }
 
 impl Blueprint {
@@ -63,6 +75,47 @@ impl Blueprint {
         for line in helper.apply_routing(routing)? {
             tracing::info!("{line}");
         }
+        self.write_switches(helper)
+    }
+
+    /// What the table is now; see [`fingerprint`].
+    ///
+    /// # Errors
+    /// What `nft` said.
+    pub fn fingerprint(helper: &Helper) -> Result<Option<u64>, Failure> {
+        Ok(fingerprint(&helper.list(Listing::Table)?))
+    }
+
+    /// Puts back what somebody else changed; the rules only when their fingerprint is `expected` and was another.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn repair(&self, helper: &Helper, expected: Option<u64>) -> Result<Repair, Failure> {
+        let mut repair = Repair::default();
+        if expected.is_some() && Self::fingerprint(helper)? != expected {
+            helper.apply_ruleset(self.transaction(helper)?)?;
+            repair.lines.push("~ table inet causeway".to_owned());
+            repair.fingerprint = Self::fingerprint(helper)?;
+        }
+        repair.lines.extend(helper.apply_routing(Routing::new(&self.plan.routing, self.protocol))?);
+        let wanted = &self.plan.routing.sysctls;
+        let values = helper.read_sysctls(wanted.iter().map(|switch| switch.path.clone()).collect())?;
+        let strayed = |(switch, value): &(&Sysctl, Option<String>)| {
+            value.as_ref().is_some_and(|value| *value != switch.value.to_string())
+        };
+        let strayed: Vec<_> = wanted.iter().zip(values).filter(strayed).collect();
+        if !strayed.is_empty() {
+            repair.unwritable = self.write_switches(helper)?;
+            let is_mended = |path: &str| !repair.unwritable.iter().any(|switch| switch.path == path);
+            let mended = strayed.iter().filter(|(switch, _)| is_mended(&switch.path));
+            let lines: Vec<_> =
+                mended.map(|(switch, _)| format!("~ {} = {}", switch.path, switch.value)).collect();
+            repair.lines.extend(lines);
+        }
+        Ok(repair)
+    }
+
+    fn write_switches(&self, helper: &Helper) -> Result<Vec<Unwritable>, Failure> {
         let switches = &self.plan.routing.sysctls;
         let values = switches.iter().map(|switch| (switch.path.clone(), switch.value.to_string())).collect();
         let failed = helper.write_sysctls(values)?;

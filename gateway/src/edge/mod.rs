@@ -4,10 +4,12 @@ pub mod blueprint;
 mod counters;
 mod dump;
 mod events;
+mod fingerprint;
 mod observe;
 mod outer;
 pub mod peers;
 mod rates;
+mod reconcile;
 mod reload;
 mod services;
 mod start;
@@ -32,6 +34,7 @@ use blueprint::{Blueprint, Unwritable};
 use counters::Counters;
 use outer::Outer;
 use rates::Rates;
+use reconcile::Fight;
 
 pub use reload::refusal;
 pub use start::{Hands, take_hands};
@@ -49,6 +52,7 @@ pub struct Edge {
     rates: RefCell<Rates>,
     round_trips: RefCell<RoundTrips>,
     samples: Cell<u64>,
+    fight: RefCell<Fight>,
     kernel_counters: RefCell<KernelCounters>,
     /// The endpoints as they stand in the state folder.
     endpoints: RefCell<Endpoints>,
@@ -76,6 +80,8 @@ struct Current {
     keys: Keys,
     blueprint: Arc<Blueprint>,
     unwritable: Vec<Unwritable>,
+    /// Of the table as we made it.
+    fingerprint: Option<u64>,
 }
 
 impl Edge {

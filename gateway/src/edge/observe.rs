@@ -185,6 +185,10 @@ impl Edge {
             )
         };
         let mut problems: Vec<_> = current.unwritable.iter().map(switch).collect();
+        if self.fight.borrow().is_on {
+            problems
+                .push("somebody keeps changing rules, routes or switches; see the log for which".to_owned());
+        }
         if !self.wg_socket.is_reachable() {
             let path = self.wg_socket.path().display();
             problems.push(format!("somebody removed {path}; restart the daemon to have `wg` work again"));
@@ -302,6 +306,16 @@ impl Edge {
                 "gateway_kernel_unwritable_switches",
                 "Switches under /proc/sys that could not be set.",
                 unwritable,
+            ),
+            counter(
+                "gateway_reconcile_repairs_total",
+                "Times that rules, routes or switches changed by somebody else were put back.",
+                self.fight.borrow().total,
+            ),
+            gauge(
+                "gateway_reconcile_fought",
+                "Whether somebody keeps changing what the edge needs.",
+                f64::from(u8::from(self.fight.borrow().is_on)),
             ),
             counter(
                 "gateway_socket_rebinds_total",

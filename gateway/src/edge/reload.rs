@@ -64,7 +64,7 @@ impl Edge {
         };
         let new = Arc::new(Blueprint::new(&config.policy));
         let changes = old.plan.diff(&new.plan);
-        let unwritable = self.change_kernel(&new, &old).await?;
+        let (unwritable, fingerprint) = self.change_kernel(&new, &old).await?;
         let (port, mark) = (config.policy.interface.listen_port, config.policy.kernel.fwmark);
         if let Err(failure) = self.move_socket(port, mark).await {
             self.go_back(&old, old_port, old_mark).await;
@@ -80,7 +80,7 @@ impl Edge {
             self.round_trips.replace(RoundTrips::default());
         }
         *self.current.borrow_mut() =
-            Current { policy: config.policy, keys: config.keys, blueprint: new, unwritable };
+            Current { policy: config.policy, keys: config.keys, blueprint: new, unwritable, fingerprint };
         if news {
             self.warn_of_unwritable();
         }
@@ -112,13 +112,15 @@ impl Edge {
         &self,
         new: &Arc<Blueprint>,
         old: &Arc<Blueprint>,
-    ) -> Result<Vec<Unwritable>, Stop> {
+    ) -> Result<(Vec<Unwritable>, Option<u64>), Stop> {
         let (helper, state) = (self.helper.clone(), self.state.clone());
         let (new, old) = (Arc::clone(new), Arc::clone(old));
         let applied = blocking(move || {
             // A refused ruleset changed nothing, so there is nothing to take back.
             new.check(&helper)?;
-            new.apply(&helper, &state).inspect_err(|_| take_back(&old, &helper, &state))
+            let applied =
+                new.apply(&helper, &state).and_then(|left| Ok((left, Blueprint::fingerprint(&helper)?)));
+            applied.inspect_err(|_| take_back(&old, &helper, &state))
         });
         applied.await.map_err(refusal)
     }

@@ -32,6 +32,7 @@ pub struct Hands {
     outer: Outer,
     blueprint: Blueprint,
     unwritable: Vec<Unwritable>,
+    fingerprint: Option<u64>,
 }
 
 /// Opens socket and device and puts the policy into the kernel, closed first and open last.
@@ -47,7 +48,8 @@ pub fn take_hands(policy: &Policy, helper: &Helper, state: &State) -> Result<Han
     blueprint.check(helper)?;
     let tun = helper.open(&Request::OpenTun { name: policy.interface.name.as_str().to_owned() })?;
     let unwritable = blueprint.apply(helper, state)?;
-    Ok(Hands { tun, socket, outer, blueprint, unwritable })
+    let fingerprint = Blueprint::fingerprint(helper)?;
+    Ok(Hands { tun, socket, outer, blueprint, unwritable, fingerprint })
 }
 
 impl Edge {
@@ -106,10 +108,12 @@ impl Edge {
                 keys: config.keys,
                 blueprint: Arc::new(hands.blueprint),
                 unwritable: hands.unwritable,
+                fingerprint: hands.fingerprint,
             }),
             rates: RefCell::default(),
             round_trips: RefCell::default(),
             samples: Cell::new(0),
+            fight: RefCell::default(),
             kernel_counters: RefCell::default(),
             endpoints: RefCell::new(endpoints),
             endpoints_noted: Cell::new(false),

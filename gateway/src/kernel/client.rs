@@ -165,6 +165,14 @@ impl Helper {
         }
     }
 
+    /// Opens the sockets that tell of changes.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn watch(&self) -> Result<Vec<OwnedFd>, Failure> {
+        self.call(&Request::Watch).map(|(_, fds)| fds)
+    }
+
     /// Opens the TUN device or the outer socket.
     ///
     /// # Errors

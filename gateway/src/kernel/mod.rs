@@ -21,6 +21,7 @@ mod protocol;
 mod routes;
 mod server;
 mod sysctl;
+mod watch;
 
 pub use client::{HELPER_COMMAND, Helper};
 pub use protocol::{Failure, FailureKind, Listing, MAX_FDS, MAX_FRAME, Reply, Request, Route, Routing, Rule};

@@ -50,6 +50,8 @@ pub enum Request {
         /// Firewall mark; 0 is none.
         mark: u32,
     },
+    /// Opens sockets that become readable when somebody changes the network, and hands them over.
+    Watch,
     /// Makes addresses, routes and rules what the plan says: adds what is missing, takes away what is ours and too much.
     ApplyRouting {
         /// The plan.

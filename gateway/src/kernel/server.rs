@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use super::netlink::{Changes, Netlink};
 use super::protocol::{Failure, FailureKind, Reply, Request, Routing};
-use super::{devices, frame, links, nft, routes, sysctl};
+use super::{devices, frame, links, nft, routes, sysctl, watch};
 
 /// Serves the daemon at the other end of `socket`, returning when it closes.
 ///
@@ -14,11 +14,11 @@ use super::{devices, frame, links, nft, routes, sysctl};
 pub fn serve(socket: &UnixStream) -> std::io::Result<()> {
     let netlink = Netlink::connect()?;
     while let Some((request, fds)) = frame::receive::<Request>(socket)? {
-        let (reply, fd) = match answer(&netlink, request, fds.into_iter().next()) {
+        let (reply, fds) = match answer(&netlink, request, fds.into_iter().next()) {
             Ok(answer) => answer,
-            Err(failure) => (Reply::Failed(failure), None),
+            Err(failure) => (Reply::Failed(failure), Vec::new()),
         };
-        let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         frame::send(socket, &reply, &fds)?;
     }
     Ok(())
@@ -38,22 +38,23 @@ fn answer(
     netlink: &Netlink,
     request: Request,
     fd: Option<OwnedFd>,
-) -> Result<(Reply, Option<OwnedFd>), Failure> {
+) -> Result<(Reply, Vec<OwnedFd>), Failure> {
     let reply = match request {
         Request::Probe => devices::probe().map(|()| Reply::Done),
         Request::CheckRuleset { ruleset } => nft::check(&ruleset).map(|()| Reply::Done),
         Request::ApplyRuleset { ruleset } => nft::apply(&ruleset).map(|()| Reply::Done),
         Request::List { what } => nft::list(what).map(|json| Reply::Listed { json }),
         Request::OpenTun { name } => {
-            return devices::open_tun(&name).map(|fd| (Reply::Descriptors, Some(fd)));
+            return devices::open_tun(&name).map(|fd| (Reply::Descriptors, vec![fd]));
         }
         Request::OpenUdp { port, mark } => {
-            return devices::open_udp(port, mark).map(|fd| (Reply::Descriptors, Some(fd)));
+            return devices::open_udp(port, mark).map(|fd| (Reply::Descriptors, vec![fd]));
         }
         Request::MarkUdp { mark } => match fd {
             Some(socket) => devices::mark_udp(socket, mark).map(|()| Reply::Done),
             None => Err(Failure::new(FailureKind::Refused, "no socket came with the request")),
         },
+        Request::Watch => return watch::open().map(|fds| (Reply::Descriptors, fds)),
         Request::ApplyRouting { routing } => apply_routing(netlink, &routing),
         Request::RemoveRouting { device, protocol } => remove_routing(netlink, &device, protocol),
         Request::ReadSysctls { paths } => sysctl::read(&paths).map(|values| Reply::Sysctls { values }),
@@ -61,7 +62,7 @@ fn answer(
             sysctl::write(&values).map(|switches| Reply::Unwritable { switches })
         }
     };
-    reply.map(|reply| (reply, None))
+    reply.map(|reply| (reply, Vec::new()))
 }
 
 fn apply_routing(netlink: &Netlink, routing: &Routing) -> Result<Reply, Failure> {
