@@ -38,6 +38,8 @@ pub struct Site<'lab> {
     pub gateway_config: Config,
     /// `forwarder.toml`.
     pub forwarder_config: Config,
+    /// Whether the edge's daemon runs as its systemd unit runs it: a user of its own with one ambient capability.
+    pub as_unit: bool,
     /// The edge's daemon, once started.
     pub gateway: Option<Process>,
     /// The origin's daemon, once started.
@@ -99,6 +101,7 @@ impl<'lab> Site<'lab> {
             wroclaw,
             gateway_config,
             forwarder_config,
+            as_unit: false,
             gateway: None,
             forwarder: None,
         })
@@ -114,8 +117,9 @@ impl<'lab> Site<'lab> {
     /// Writes `gateway.toml` and starts the edge's daemon; returns once its control socket answers.
     pub fn start_gateway(&mut self) -> Result<()> {
         self.gateway_config.write()?;
-        let arguments = ["--config".as_ref(), self.gateway_config.path().as_os_str()];
-        let mut gateway = self.lab.daemon(&self.edge, "gateway", arguments)?;
+        let command = if self.as_unit { self.unit()? } else { self.edge.command(lab::binary("gateway")?) };
+        let mut gateway = command.arg("--config").arg(self.gateway_config.path()).spawn("gateway")?;
+        self.lab.judge(&gateway);
         let answered = lab::until(Duration::from_secs(10), "the gateway's control socket", || {
             ensure!(gateway.is_running(), "the gateway ended:\n{}", gateway.log()?);
             self.peers().map(Some)
@@ -188,6 +192,30 @@ impl<'lab> Site<'lab> {
     fn as_forwarder(&self, command: NodeCommand) -> NodeCommand {
         let command = command.env("XDG_RUNTIME_DIR", self.origin.directory().join("state"));
         if self.is_unprivileged() { command.user(NOBODY.0, NOBODY.1) } else { command }
+    }
+
+    /// The gateway as its unit starts it, with the folders and the device that the unit gives it.
+    fn unit(&self) -> Result<NodeCommand> {
+        let (uid, gid) = NOBODY;
+        let folder = self.edge.directory();
+        for name in ["kyiv.key", "wroclaw.psk", "gateway.toml", "state"] {
+            chown(folder.join(name), Some(uid), Some(gid))?;
+        }
+        self.edge.shell(&format!(
+            "mkdir -p /run/causeway /run/wireguard && chown {uid}:{gid} /run/causeway /run/wireguard
+             mountpoint -q /dev/net || {{ mount -t tmpfs -o mode=0755 tmpfs /dev/net && mknod -m 0666 /dev/net/tun c 10 200; }}"
+        ))?;
+        let command =
+            self.edge.command("setpriv").args(["--reuid", &uid.to_string(), "--regid", &gid.to_string()]);
+        let command = command.args([
+            "--clear-groups",
+            "--inh-caps",
+            "-all,+net_admin",
+            "--ambient-caps",
+            "-all,+net_admin",
+        ]);
+        let command = command.args(["--bounding-set", "-all,+net_admin", "--no-new-privs"]);
+        Ok(command.arg(lab::binary("gateway")?))
     }
 
     /// Hands the origin's files to the forwarder's user.

@@ -42,6 +42,33 @@ fn the_gateways_processes_hold_exactly_the_committed_capabilities() -> Result<()
 }
 
 #[test]
+fn the_gateway_does_its_job_as_its_unit_runs_it() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        if !lab::has_real_root() {
+            return lab::skip(lab.name(), "only real root can start a process as nobody").map(drop);
+        }
+        let mut site = Site::new(lab)?;
+        site.as_unit = true;
+        let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
+        site.start()?;
+        download(&lab.node("client")?, "192.0.2.2:5001", 1 << 20)?;
+        let daemon = site.gateway()?.pid();
+        let net_admin = mask(&["net_admin"])?;
+        for (pid, held, bounded) in [(daemon, 0, net_admin), (only_child(daemon)?, net_admin, net_admin)] {
+            let set = |field| Ok::<_, anyhow::Error>(u64::from_str_radix(&status_field(pid, field)?, 16)?);
+            ensure!(set("CapEff")? == held && set("CapPrm")? == held && set("CapBnd")? == bounded);
+            ensure!(status_field(pid, "NoNewPrivs")? == "1");
+            let user = status_field(pid, "Uid")?;
+            ensure!(user.split_whitespace().all(|uid| uid == "65534"), "it runs as {user}");
+        }
+        // A second start meets what the first one left in place.
+        site.gateway()?.stop(Duration::from_secs(10))?;
+        site.start_gateway()?;
+        site.wait_until_up(Duration::from_secs(10)).map(drop)
+    })
+}
+
+#[test]
 fn the_forwarder_carries_traffic_as_nobody_with_no_capability_at_all() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         if !lab::has_real_root() {
