@@ -6,7 +6,7 @@ export RUST_LIB_BACKTRACE ?= 0
 # Root may make namespaces; anybody else becomes root of a user namespace first.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,unshare --user --map-root-user --net --mount --pid --fork --mount-proc)
 
-.PHONY: help demo test soak lint build profile
+.PHONY: help demo test soak lint build
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,7 +25,7 @@ test: ## Run every test and every scenario once, with reduced counts.
 	rm -f target/lab-skipped
 	$(MAKE) build
 	$(AS_ROOT) $(CARGO) nextest run --cargo-profile lab --workspace --no-fail-fast
-	@if [ -d tests/sim ]; then cd tests/sim && $(CARGO) nextest run --cargo-profile lab --no-fail-fast; fi
+	cd tests/sim && $(CARGO) nextest run --no-fail-fast
 	@if [ -s target/lab-skipped ]; then echo 'These scenarios did not run:'; cat target/lab-skipped; fi
 
 soak: ## Run the scenarios with the full counts (about an hour).
@@ -35,10 +35,11 @@ soak: ## Run the scenarios with the full counts (about an hour).
 
 lint: ## Check format, lints, documentation and dependencies.
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --all --check --manifest-path tests/sim/Cargo.toml
+	$(CARGO) fmt --all --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
+	cd tests/sim && $(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(PROFILE) --workspace --no-deps --document-private-items
 	scripts/dependencies
 
-profile: ## Build as released, with symbols for a profiler.
-	CARGO_PROFILE_RELEASE_DEBUG=true CARGO_PROFILE_RELEASE_STRIP=none RUSTFLAGS='-C force-frame-pointers=yes' \
-		$(CARGO) build --release --bins --target-dir target/profile
+include benches/bench.mk tests/fuzz/fuzz.mk
