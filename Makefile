@@ -9,7 +9,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,unshare --user --map-root-user --net
 .PHONY: help demo test soak lint build
 
 help: ## List the targets.
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 demo: ## Serve a page from behind carrier-grade NAT, in namespaces of this machine; ends with one line of JSON.
 	scripts/packages demo
@@ -24,8 +24,8 @@ test: ## Run every test and every scenario once, with reduced counts.
 	@if [ -x scripts/stack-packages ]; then scripts/stack-packages; fi
 	rm -f target/lab-skipped
 	$(MAKE) build
-	$(AS_ROOT) $(CARGO) nextest run --cargo-profile lab --workspace --no-fail-fast
 	cd tests/sim && $(CARGO) nextest run --no-fail-fast
+	$(AS_ROOT) $(CARGO) nextest run --cargo-profile lab --workspace --no-fail-fast
 	@if [ -s target/lab-skipped ]; then echo 'These scenarios did not run:'; cat target/lab-skipped; fi
 
 soak: ## Run the scenarios with the full counts (about an hour).
