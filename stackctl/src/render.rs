@@ -55,7 +55,11 @@ pub fn render(sources: &[Source], vars: &Vars, stack: &Stack) -> Result<Vec<Outp
         match fill(&source.text, |name| vars.find(name).map(|var| var.rendered.expose())) {
             Ok(bytes) => outputs.push(output(source, bytes, vars, stack)),
             Err(unfilled) => missing.extend(unfilled.into_iter().map(|spot| {
-                let near = hint(&vars.nearest(&spot.name));
+                let near = if stack.secrets.contains_key(&spot.name) {
+                    " yet: `stackctl setup` makes it".to_owned()
+                } else {
+                    hint(&vars.nearest(&spot.name))
+                };
                 let (line, column) = (spot.position.line, spot.position.column);
                 format!("{}:{line}:{column}: {{{{{}}}}} has no value{near}", source.template, spot.name)
             })),

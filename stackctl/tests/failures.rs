@@ -300,9 +300,8 @@ fn fifty_services_of_twenty_templates_render_quickly() {
         .min()
         .expect("five runs");
     println!("50 services x 20 templates rendered and compared in {} ms", best.as_millis());
-    if !cfg!(debug_assertions) || std::env::var_os("CAUSEWAY_MEASURE").is_some() {
-        assert!(best.as_millis() < 200, "{best:?}");
-    }
+    let limit = if cfg!(debug_assertions) { 1000 } else { 200 };
+    assert!(best.as_millis() < limit, "{best:?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::session::Session;
 use crate::composefile;
 use crate::fault::Fault;
+use crate::generation::Kept;
 use crate::invocation::Project;
 use crate::manifest::{Decision, Manifest, Present};
 use crate::model::Model;
@@ -17,7 +18,7 @@ use crate::render::{Output, render};
 use crate::secret::Hidden;
 use crate::shell::discover;
 use crate::shell::docker::Docker;
-use crate::shell::files::{self, Attributes};
+use crate::shell::files::{self, Attributes, OnDisk};
 use crate::shell::store::Store;
 use crate::vars::Vars;
 
@@ -122,6 +123,38 @@ fn compose_file(session: &Session, path: &Path, vars: &Vars) -> Result<ComposeFi
 }
 
 impl Prepared {
+    /// A service as a generation kept it: its files without their templates.
+    #[must_use]
+    pub fn restored(
+        session: &Session,
+        manifest: &Manifest,
+        service: &str,
+        kept: Vec<(Kept, OnDisk)>,
+    ) -> Self {
+        let planned = kept.into_iter().map(|(kept, found)| Planned {
+            output: Output {
+                path: kept.path,
+                template: String::new(),
+                bytes: found.bytes,
+                mode: kept.mode,
+                owner: kept.owner,
+                secret: true,
+                shared: false,
+                uses: Vec::new(),
+            },
+            decision: Decision::Keep,
+        });
+        Self {
+            service: service.to_owned(),
+            planned: planned.collect(),
+            compose: Vec::new(),
+            project_dir: session.location.dir.clone(),
+            workdir: session.location.dir.clone(),
+            env: Hidden::new(String::new()),
+            rendered_before: manifest.files.keys().cloned().collect(),
+        }
+    }
+
     /// Refuses files that a person edited since they were rendered.
     pub fn refuse_edited(&self) -> Result<(), Fault> {
         let edited: Vec<&str> = self

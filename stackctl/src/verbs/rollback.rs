@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::Report;
-use super::prepare::prepare;
+use super::prepare::Prepared;
 use super::session::Session;
 use super::up::{WAIT, refuse_foreign, start, wanted_containers};
 use crate::fault::Fault;
@@ -16,7 +16,6 @@ use crate::model::Model;
 use crate::shell::docker::Docker;
 use crate::shell::files::{self, Attributes};
 use crate::shell::store::Store;
-use crate::vars::Vars;
 
 /// Brings back a generation of a service: the numbered one, or the one before what runs.
 pub fn rollback(session: &Session, service: &str, number: Option<u64>) -> Result<Report, Fault> {
@@ -39,7 +38,7 @@ pub fn rollback(session: &Session, service: &str, number: Option<u64>) -> Result
             json!({"schema": 1, "service": service, "generation": chosen.number, "dry_run": true}),
         ));
     }
-    let changed = apply(session, &vars, &docker, &store, service, chosen)?;
+    let changed = apply(session, &docker, &store, service, chosen)?;
     let text = format!(
         "{service}: generation {} runs again; its templates and variables are as new as before, so the next up renders them again\n",
         chosen.number
@@ -51,7 +50,6 @@ pub fn rollback(session: &Session, service: &str, number: Option<u64>) -> Result
 /// Writes a generation's files back and starts it; the paths that changed.
 pub fn apply(
     session: &Session,
-    vars: &Vars,
     docker: &Docker,
     store: &Store,
     service: &str,
@@ -79,7 +77,7 @@ pub fn apply(
     }
     store.save_manifest(&manifest)?;
     let model = docker.model(&project)?;
-    let labels = labels(session, docker, store, vars, service, generation, &model)?;
+    let labels = labels(session, docker, store, service, generation, &model)?;
     let overlay = dir.join("labels.yaml");
     store.put(&overlay, labels.as_bytes())?;
     project.files.push(overlay);
@@ -113,7 +111,6 @@ fn labels(
     session: &Session,
     docker: &Docker,
     store: &Store,
-    vars: &Vars,
     service: &str,
     generation: &Generation,
     model: &Model,
@@ -126,13 +123,8 @@ fn labels(
             pins.insert(name.clone(), id.clone());
         }
     }
-    let manifest = store.manifest()?;
-    // The files on disk are the generation's; their present templates only say which files there are.
-    let mut prepared = prepare(session, vars, store, &manifest, service)?;
-    for (kept, found) in store.restore(service, generation)? {
-        if let Some(planned) = prepared.planned.iter_mut().find(|planned| planned.output.path == kept.path) {
-            planned.output.bytes = found.bytes;
-        }
-    }
-    prepared.labels(session, store, model, &pins)
+    // The present templates are not asked: they may be what is wrong.
+    let files = store.restore(service, generation)?;
+    let restored = Prepared::restored(session, &store.manifest()?, service, files);
+    restored.labels(session, store, model, &pins)
 }

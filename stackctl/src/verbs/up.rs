@@ -39,7 +39,7 @@ pub fn up(session: &Session, services: &[String], how: &How) -> Result<Report, F
     let docker = session.docker(&vars);
     docker.versions(&session.location.dir)?;
     each(session, &services, "up", |service| {
-        bring_up(session, &vars, &docker, &store, service, how).map(|raised| raised.report(service))
+        bring_up(session, &vars, &docker, &store, service, how).map(|raised| raised.report())
     })
 }
 

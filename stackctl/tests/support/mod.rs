@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
-
 /// Images of the sample tree; each is the same stand-in under another name.
 const IMAGES: [&str; 14] = [
     "authelia/authelia:4",
@@ -68,16 +66,12 @@ pub(crate) struct Engine {
     pub(crate) dir: tempfile::TempDir,
     root: PathBuf,
     child: Child,
-    _turn: File,
 }
 
 impl Engine {
-    /// Starts one; engines take turns, since each is a load.
+    /// Starts one.
     pub(crate) fn start() -> Self {
         let root = packages("docker");
-        let turn =
-            File::create(std::env::temp_dir().join("causeway-stack-engine.lock")).expect("a lock file");
-        flock(&turn, FlockOperation::LockExclusive).expect("our turn");
         let dir = tempfile::Builder::new().prefix("stk").tempdir().expect("a folder");
         let at = |name: &str| dir.path().join(name);
         fs::create_dir_all(at("bin")).expect("made");
@@ -122,7 +116,7 @@ impl Engine {
             .stderr(log)
             .spawn()
             .expect("unshare runs");
-        let engine = Self { dir, root, child, _turn: turn };
+        let engine = Self { dir, root, child };
         engine.await_answer();
         engine
     }

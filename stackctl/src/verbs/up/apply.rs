@@ -36,7 +36,7 @@ pub struct Raised {
 impl Raised {
     /// For people and for programs.
     #[must_use]
-    pub fn report(&self, _service: &str) -> (String, Value) {
+    pub fn report(&self) -> (String, Value) {
         let part = |word: &str, names: &[String]| {
             if names.is_empty() { None } else { Some(format!("{word} {}", names.join(", "))) }
         };
@@ -85,6 +85,8 @@ pub fn bring_up(
         tell(&format!("{service}: the last change was interrupted; finishing it"));
     }
     store.put(&pending, b"")?;
+    // Until it is healthy, no generation is what runs.
+    let _ = std::fs::remove_file(store.service_dir(service).join("applied"));
     let rendered = prepared.write_outputs(session, store, &mut manifest)?;
     let project = prepared.put_checked(session, store, &mut manifest, &checked)?;
     store.save_manifest(&manifest)?;
@@ -100,7 +102,7 @@ pub fn bring_up(
     let after = match started {
         Ok(after) => after,
         Err(fault) => {
-            let fault = go_back(session, vars, docker, store, &prepared, how, fault);
+            let fault = go_back(session, docker, store, service, how, fault);
             let _ = std::fs::remove_file(&pending);
             return Err(fault);
         }
@@ -190,21 +192,21 @@ fn content(
 /// Returns to the previous generation when that was asked for, or is agreed to at the terminal.
 fn go_back(
     session: &Session,
-    vars: &Vars,
     docker: &Docker,
     store: &Store,
-    prepared: &Prepared,
+    service: &str,
     how: &How,
     fault: Fault,
 ) -> Fault {
-    let service = prepared.service.as_str();
-    let running = |_: ()| store.generations(service).unwrap_or_default();
-    let target = crate::generation::target(&running(()), None, "").cloned();
-    let Some(target) = target else { return fault };
+    // What just failed was never kept, so the newest generation is the one before it.
+    let Some(target) = store.generations(service).unwrap_or_default().pop() else { return fault };
     if !(how.rollback || agreed(service, &fault, target.number)) {
-        return Fault::Failed(format!("{fault}\ngo back with: stackctl rollback --service {service}"));
+        return Fault::Failed(format!(
+            "{fault}\ngo back with: stackctl rollback {service} --to {}",
+            target.number
+        ));
     }
-    match rollback::apply(session, vars, docker, store, service, &target) {
+    match rollback::apply(session, docker, store, service, &target) {
         Ok(_) => Fault::RolledBack(format!("{fault}\n{service}: generation {} runs again", target.number)),
         Err(second) => Fault::Broken(format!(
             "{fault}\nand generation {} does not come up either: {second}",
