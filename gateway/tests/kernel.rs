@@ -154,6 +154,21 @@ fn a_device_or_a_port_in_use_is_a_conflict() {
     });
 }
 
+#[test]
+fn only_flows_of_the_named_marks_are_ended() {
+    in_own_namespace("only_flows_of_the_named_marks_are_ended", || {
+        for (port, mark) in [("1001", "0x43570001"), ("1002", "0x43570002"), ("1003", "0")] {
+            let flow =
+                format!("-I -s 192.0.2.1 -d 192.0.2.2 -p udp --sport {port} --dport 53 -t 60 -m {mark}");
+            conntrack(&flow);
+        }
+        answer_once(Request::ForgetFlows { marks: vec![0x4357_0001, 0x4357_7777] }).unwrap();
+        let left = conntrack("-L");
+        let has = |port: &str| left.contains(&format!("sport={port}"));
+        assert!(!has("1001") && has("1002") && has("1003"), "{left}");
+    });
+}
+
 /// Runs `body` in a user and network namespace of its own: this test again, in a child.
 fn in_own_namespace(test: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
@@ -223,8 +238,16 @@ fn state() -> String {
 }
 
 fn ip(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    run("ip", arguments)
+}
+
+fn conntrack(arguments: &str) -> String {
+    run("conntrack", arguments)
+}
+
+fn run(program: &str, arguments: &str) -> String {
+    let output = Command::new(program).args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 

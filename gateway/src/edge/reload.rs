@@ -10,11 +10,12 @@ use serde_json::json;
 
 use super::blueprint::{Blueprint, Unwritable};
 use super::observe::blocking;
+use super::services::ended;
 use super::start::offloads;
 use super::{Current, Edge, peers};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Stop};
-use crate::kernel::{Failure, FailureKind, nft};
+use crate::kernel::{Failure, FailureKind, Request, nft};
 use crate::metrics::RoundTrips;
 
 impl Edge {
@@ -75,6 +76,7 @@ impl Edge {
             return Err(Stop::new(Exit::Invalid, message));
         }
         let news = unwritable != self.current.borrow().unwritable;
+        self.end_flows(&config.policy, &old, &new).await;
         if changes.iter().any(|change| change.part == "peer") {
             // A peer that went must leave no series behind.
             self.round_trips.replace(RoundTrips::default());
@@ -86,6 +88,22 @@ impl Edge {
         }
         self.device.wake();
         Ok(changes)
+    }
+
+    /// Ends the flows of services that are gone or have changed, and of no others.
+    async fn end_flows(&self, policy: &Policy, old: &Blueprint, new: &Blueprint) {
+        let marks = {
+            let current = self.current.borrow();
+            ended(&current.policy, &old.plan.ruleset.services, policy, &new.plan.ruleset.services)
+        };
+        if marks.is_empty() {
+            return;
+        }
+        let helper = self.helper.clone();
+        let forget = blocking(move || helper.call(&Request::ForgetFlows { marks }).map(drop));
+        if let Err(failure) = forget.await {
+            tracing::warn!("flows of changed services go on until they end by themselves: {failure}");
+        }
     }
 
     fn refuse_what_needs_a_restart(&self, new: &Policy) -> Result<(), Stop> {

@@ -12,6 +12,7 @@
 //! itself would trust the daemon with nothing, and have to parse the configuration with rights. This lies between.
 
 mod client;
+mod conntrack;
 mod devices;
 mod frame;
 mod links;

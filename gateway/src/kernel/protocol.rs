@@ -64,6 +64,11 @@ pub enum Request {
         /// Protocol number of our routes and rules.
         protocol: u8,
     },
+    /// Ends the flows that carry one of these conntrack marks, none of which may be 0.
+    ForgetFlows {
+        /// Marks of services that are gone or have changed.
+        marks: Vec<u32>,
+    },
     /// Reads switches under `/proc/sys/net`.
     ReadSysctls {
         /// Paths below `/proc/sys`.

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use super::netlink::{Changes, Netlink};
 use super::protocol::{Failure, FailureKind, Reply, Request, Routing};
-use super::{devices, frame, links, nft, routes, sysctl, watch};
+use super::{conntrack, devices, frame, links, nft, routes, sysctl, watch};
 
 /// Serves the daemon at the other end of `socket`, returning when it closes.
 ///
@@ -57,6 +57,7 @@ fn answer(
         Request::Watch => return watch::open().map(|fds| (Reply::Descriptors, fds)),
         Request::ApplyRouting { routing } => apply_routing(netlink, &routing),
         Request::RemoveRouting { device, protocol } => remove_routing(netlink, &device, protocol),
+        Request::ForgetFlows { marks } => conntrack::forget(&marks).map(|()| Reply::Done),
         Request::ReadSysctls { paths } => sysctl::read(&paths).map(|values| Reply::Sysctls { values }),
         Request::WriteSysctls { values } => {
             sysctl::write(&values).map(|switches| Reply::Unwritable { switches })
