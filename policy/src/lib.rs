@@ -12,6 +12,7 @@ pub mod feed;
 mod fields;
 pub mod forwarder;
 pub mod gateway;
+pub mod import;
 mod key;
 mod nearest;
 mod net;
