@@ -2,6 +2,13 @@
 //!
 //! [`Site`] is the worked example of the documents in a lab: an edge with its gateway, an origin with its forwarder, and
 //! their files. [`Caddy`], [`Nginx`], [`NfsServer`] and [`WireGuardGo`] are the real parts beside them.
+//!
+//! One scenario alone, with everything that its daemons logged when it fails:
+//! `cargo build --profile lab --workspace --bins && cargo nextest run --cargo-profile lab -p scenarios NAME`.
+//! `CAUSEWAY_SOAK=1` chooses the full counts, `CAUSEWAY_BINARIES` a folder of other builds.
+//!
+//! Root of a user namespace is enough for all but those that become another user, which is real root's: the scenarios
+//! of `privilege` skip themselves, loudly, and `.ci/run` fails when anything was skipped.
 
 mod keys;
 mod nfs;
