@@ -69,9 +69,7 @@ impl LoadError {
 /// # Errors
 /// [`LoadError`], with everything that is wrong at once.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
-    let text = fs::read_to_string(path)
-        .map_err(|error| LoadError::Unreadable { path: path.display().to_string(), error })?;
-    let policy = policy::forwarder::parse(&Source { name: path, text: &text }).map_err(LoadError::Invalid)?;
+    let policy = read(path)?;
     refuse_udp(&policy)?;
     let mut errors = Vec::new();
     let keys: Vec<Keys> = policy.peers.iter().filter_map(|peer| read_keys(peer, &mut errors)).collect();
@@ -81,6 +79,16 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         errors.dedup();
         Err(LoadError::Invalid(errors))
     }
+}
+
+/// Reads a configuration alone; the files that it names are not opened.
+///
+/// # Errors
+/// [`LoadError`], with everything that is wrong at once.
+pub fn read(path: &Path) -> Result<Policy, LoadError> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| LoadError::Unreadable { path: path.display().to_string(), error })?;
+    policy::forwarder::parse(&Source { name: path, text: &text }).map_err(LoadError::Invalid)
 }
 
 /// This version carries TCP only: an entry for UDP is refused, never ignored.

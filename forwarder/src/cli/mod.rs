@@ -99,7 +99,7 @@ fn run(cli: &Cli) -> Outcome {
             (show::health_document(report), show::health(report), report.health.exit_code())
         }),
         Some(Command::Wait { name, timeout, asking }) => {
-            let socket = socket(config, asking);
+            let socket = socket(config, asking)?;
             wait::wait(&socket, name, *timeout, asking.json).map(|line| {
                 print(&line);
                 exit::OK
@@ -127,7 +127,7 @@ fn show<T: Serialize>(
     asking: &Asking,
     render: impl Fn(&Report) -> (T, String, u8),
 ) -> Outcome {
-    let report = ask(&socket(config, asking)).map_err(|error| (exit::UNREACHABLE, error.to_string()))?;
+    let report = ask(&socket(config, asking)?).map_err(|error| (exit::UNREACHABLE, error.to_string()))?;
     let (document, text, code) = render(&report);
     if asking.json {
         let json = serde_json::to_string(&document).map_err(|error| (exit::FAILED, error.to_string()))?;
@@ -139,15 +139,15 @@ fn show<T: Serialize>(
 }
 
 /// The socket that was named, else the configuration's, else the default.
-fn socket(config: Option<&Path>, asking: &Asking) -> PathBuf {
+fn socket(config: Option<&Path>, asking: &Asking) -> Result<PathBuf, (u8, String)> {
     if let Some(socket) = &asking.socket {
-        return socket.clone();
+        return Ok(socket.clone());
     }
-    let configured = config.and_then(|file| {
-        let text = std::fs::read_to_string(file).ok()?;
-        policy::forwarder::parse(&policy::Source { name: file, text: &text }).ok()
-    });
-    setup::control_socket(configured.as_ref())
+    let policy = config.map(config::read).transpose();
+    let policy = policy.map_err(|error| {
+        (error.exit_code(), format!("{error}\nor name the daemon's socket with --socket"))
+    })?;
+    Ok(setup::control_socket(policy.as_ref()))
 }
 
 fn print(text: &str) {

@@ -31,7 +31,7 @@ pub struct Daemon {
     pub stats: Arc<Stats>,
     commands: Commands,
     thread: Option<JoinHandle<std::io::Result<()>>>,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 impl Daemon {
@@ -54,18 +54,13 @@ impl Daemon {
         };
         let plane = DataPlane::new(inbox, parts).unwrap();
         let thread = Some(std::thread::spawn(|| plane.run()));
-        Self { stats, commands, thread, folder }
+        Self { stats, commands, thread, _folder: folder }
     }
 
     /// Tells it to stop within this time, and waits.
     pub fn stop(&mut self, drain: Duration) {
         self.commands.send(Command::Stop { drain });
         self.thread.take().unwrap().join().unwrap().unwrap();
-    }
-
-    #[allow(dead_code, reason = "not every test file needs it")]
-    pub fn folder(&self) -> &std::path::Path {
-        self.folder.path()
     }
 }
 
