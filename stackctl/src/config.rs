@@ -94,6 +94,12 @@ impl SecretKind {
         matches!(self, Self::Rsa { .. } | Self::Ed25519)
     }
 
+    /// The secret this one is a hash of.
+    #[must_use]
+    pub fn hash_of(&self) -> Option<&String> {
+        if let Self::Hash { of, .. } = self { Some(of) } else { None }
+    }
+
     /// The word in stack.toml.
     #[must_use]
     pub fn word(&self) -> &'static str {
@@ -157,14 +163,10 @@ pub struct FileRule {
 }
 
 impl Stack {
-    /// The secrets of one service, hashes last, since they need their password first.
+    /// The secrets of one service.
     pub fn secrets_of<'s>(&'s self, service: &'s str) -> impl Iterator<Item = (&'s str, &'s Secret)> {
-        let of = move |hashes: bool| {
-            self.secrets.iter().filter(move |(_, secret)| {
-                secret.service == service && matches!(secret.kind, SecretKind::Hash { .. }) == hashes
-            })
-        };
-        of(false).chain(of(true)).map(|(name, secret)| (name.as_str(), secret))
+        let all = self.secrets.iter().filter(move |(_, secret)| secret.service == service);
+        all.map(|(name, secret)| (name.as_str(), secret))
     }
 
     /// The secrets that are hashes of `name`.

@@ -365,6 +365,23 @@ fn secrets_are_made_once_listed_without_values_and_shown_only_when_asked() {
 }
 
 #[test]
+fn a_declared_secret_never_passes_through_a_compose_file_as_text() {
+    let site = Site::new();
+    let stack = "[secrets.other]\nADMIN_SECRET = { kind = \"uuid\" }\nADMIN_HASH = { kind = \"bcrypt\", of = \"ADMIN_SECRET\" }\n";
+    site.tree.write("stack.toml", stack);
+    site.tree.edit("_base/caddy.yaml", "{{MAIL_ADDRESS}}", "{{ADMIN_HASH}}");
+    let said = site.run(&["render"]).expect(4);
+    assert!(said.err.contains("_base/caddy.yaml:4:25: {{ADMIN_HASH}} has no value yet"), "{}", said.err);
+    // Setting up the service that uses it makes it, although another one declares it.
+    site.run(&["setup", "caddy"]).expect(0);
+    let generated = site.tree.read("wroclaw/.env.generated");
+    assert!(
+        generated.contains("# --- other ---\nADMIN_HASH='$2b$12$") && generated.contains("ADMIN_SECRET="),
+        "{generated}"
+    );
+}
+
+#[test]
 fn a_placed_service_needs_no_override_and_its_project_lies_in_base() {
     let site = Site::new();
     site.tree.write("stack.toml", "[place]\nkyiv = [\"caddy\"]\n");

@@ -20,6 +20,7 @@ use crate::shell::discover;
 use crate::shell::docker::Docker;
 use crate::shell::files::{self, Attributes, OnDisk};
 use crate::shell::store::Store;
+use crate::template::placeholders;
 use crate::vars::Vars;
 
 /// A Compose file, and the copy Compose must read instead when it has known placeholders.
@@ -101,6 +102,22 @@ pub fn prepare(
     Ok(Prepared { service, planned, compose, project_dir, workdir, env: vars.compose_env(), rendered_before })
 }
 
+/// The names that a service's templates and Compose files use, whether or not they have a value.
+pub fn names_used(session: &Session, service: &str) -> Result<BTreeSet<String>, Fault> {
+    let mut names = BTreeSet::new();
+    for source in discover::templates(&session.tree.root, &session.location, service)? {
+        names.extend(placeholders(&source.text).iter().map(|placeholder| placeholder.name.to_owned()));
+    }
+    let files_of = session.location.services.get(service);
+    for path in files_of.into_iter().flat_map(|files| files.in_order()) {
+        let text = files::read_text(path).map_err(|e| Fault::Failed(format!("{}: {e}", path.display())))?;
+        let text = text.unwrap_or_default();
+        names.extend(placeholders(text.as_bytes()).iter().map(|placeholder| placeholder.name.to_owned()));
+        names.extend(composefile::interpolated(&text));
+    }
+    Ok(names)
+}
+
 fn compose_file(session: &Session, path: &Path, vars: &Vars) -> Result<ComposeFile, Fault> {
     let text = files::read_text(path)
         .map_err(|e| Fault::Failed(format!("{}: {e}", path.display())))?
@@ -110,6 +127,13 @@ fn compose_file(session: &Session, path: &Path, vars: &Vars) -> Result<ComposeFi
     let place = |spot: &crate::template::Unfilled| {
         format!("{shown}:{}:{}: {{{{{}}}}}", spot.position.line, spot.position.column, spot.name)
     };
+    // A declared secret is known although it has no value yet: it must not pass through as text.
+    let declared = filled.unknown.iter().filter(|spot| session.stack.secrets.contains_key(&spot.name));
+    let lacking: Vec<String> =
+        declared.map(|spot| format!("{} has no value yet: `stackctl setup` makes it", place(spot))).collect();
+    if !lacking.is_empty() {
+        return Err(Fault::Invalid(lacking.join("\n")));
+    }
     let unknown = filled.unknown.iter().map(place).collect();
     let uses = filled.known.iter().cloned().chain(composefile::interpolated(&text)).collect();
     let copied = filled.copy.is_some();

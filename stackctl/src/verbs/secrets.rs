@@ -17,7 +17,7 @@ use crate::shell::files::{self, Attributes};
 use crate::shell::process::tell;
 use crate::shell::{self};
 use crate::vars::{Origin, Vars};
-use crate::verbs::prepare::prepare;
+use crate::verbs::prepare::{names_used, prepare};
 
 /// Secrets that were just made, not yet written.
 #[derive(Default)]
@@ -40,17 +40,37 @@ pub fn mint_missing(
 ) -> Result<Minted, Fault> {
     let mut minted = Minted::default();
     let docker = session.docker(vars);
-    for service in services {
-        for (name, secret) in session.stack.secrets_of(service) {
-            if let Some(var) = vars.find(name) {
-                flatten(name, secret, var, &mut minted);
-                continue;
-            }
-            refuse_if_used(session, &docker, manifest, name, secret)?;
-            mint_one(vars, &mut minted, name, secret)?;
+    for (name, secret) in wanted(session, services)? {
+        if let Some(var) = vars.find(name) {
+            flatten(name, secret, var, &mut minted);
+            continue;
         }
+        refuse_if_used(session, &docker, manifest, name, secret)?;
+        mint_one(vars, &mut minted, name, secret)?;
     }
     Ok(minted)
+}
+
+/// The secrets of services, and those of others that they use; hashes last, since they need their password.
+fn wanted<'s>(session: &'s Session, services: &[String]) -> Result<Vec<(&'s str, &'s Secret)>, Fault> {
+    let mut used = BTreeSet::new();
+    for service in services {
+        used.extend(names_used(session, service)?);
+    }
+    let all = &session.stack.secrets;
+    let direct = |name: &String, secret: &Secret| services.contains(&secret.service) || used.contains(name);
+    let mut names: BTreeSet<&String> =
+        all.iter().filter(|(n, s)| direct(n, s)).map(|(name, _)| name).collect();
+    let passwords = all.iter().filter(|(name, _)| names.contains(name)).filter_map(|(_, s)| s.kind.hash_of());
+    let passwords: Vec<&String> = passwords.filter(|name| all.contains_key(*name)).collect();
+    names.extend(passwords);
+    let mut wanted: Vec<(&str, &Secret)> = all
+        .iter()
+        .filter(|(name, _)| names.contains(name))
+        .map(|(name, secret)| (name.as_str(), secret))
+        .collect();
+    wanted.sort_by_key(|(_, secret)| secret.kind.hash_of().is_some());
+    Ok(wanted)
 }
 
 fn mint_one(vars: &Vars, minted: &mut Minted, name: &str, secret: &Secret) -> Result<(), Fault> {

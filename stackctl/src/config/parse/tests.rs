@@ -34,7 +34,7 @@ wait = "5m"
 "#,
     )
     .expect("valid");
-    assert_eq!(stack.secrets_of("authelia").last().map(|(name, _)| name), Some("ADMIN_PASSWORD_HASH"));
+    assert_eq!(stack.secrets_of("authelia").count(), 4);
     assert_eq!(stack.hashes_of("ADMIN_PASSWORD").count(), 1);
     assert_eq!(stack.files["monitoring/grafana.ini"], FileRule { mode: Some(0o640), owner: Some((472, 0)) });
     assert_eq!(stack.wait["immich"], Duration::from_secs(300));
