@@ -8,6 +8,7 @@
 pub mod arbitrary;
 mod error;
 pub mod evaluator;
+pub mod export;
 pub mod feed;
 mod fields;
 pub mod forwarder;
