@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use policy::gateway::Policy;
 use sd_notify::NotifyState;
@@ -127,6 +127,7 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
     drop(spawn_local(Rc::clone(&edge).reconcile()));
     tracing::info!("the edge is up");
     notify(&[NotifyState::Ready, NotifyState::Status(&edge.headline().1)]);
+    let mut file = Watched::new(&edge);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let control = socket.serve(Rc::new(Control(Rc::clone(&edge))));
@@ -137,7 +138,12 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
                 Some(event) if edge.handle_event(event) => {}
                 _ => return Err(Stop::new(Exit::Failed, "the data plane ended")),
             },
-            _ = tick.tick() => look_after(&edge, &mut listeners)?,
+            _ = tick.tick() => {
+                look_after(&edge, &mut listeners)?;
+                if file.has_changed(&edge) {
+                    drop(spawn_local(reload(Rc::clone(&edge))));
+                }
+            }
             _ = hangup.recv() => drop(spawn_local(reload(Rc::clone(&edge)))),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -187,6 +193,33 @@ async fn reload(edge: Rc<Edge>) {
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+/// The configuration file as it was last seen, for `[reload] watch`.
+struct Watched {
+    seen: Option<(SystemTime, u64)>,
+}
+
+impl Watched {
+    fn new(edge: &Edge) -> Self {
+        Self { seen: Self::look(edge) }
+    }
+
+    /// Whether the file is wanted to be watched and is another than before; a file that is gone is no change.
+    fn has_changed(&mut self, edge: &Edge) -> bool {
+        if !edge.is_file_watched() {
+            return false;
+        }
+        let now = Self::look(edge);
+        let changed = now.is_some() && now != self.seen;
+        self.seen = now.or(self.seen);
+        changed
+    }
+
+    fn look(edge: &Edge) -> Option<(SystemTime, u64)> {
+        let metadata = std::fs::metadata(edge.config_path()).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
     }
 }
 

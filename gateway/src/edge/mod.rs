@@ -91,6 +91,12 @@ impl Edge {
         &self.config_path
     }
 
+    /// Whether the configuration file is applied whenever it changes.
+    #[must_use]
+    pub fn is_file_watched(&self) -> bool {
+        self.current.borrow().policy.watch
+    }
+
     /// Whether the helper and the data threads still run.
     #[must_use]
     pub fn is_sound(&self) -> bool {
