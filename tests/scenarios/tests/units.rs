@@ -1,8 +1,12 @@
 //! The systemd units as systemd itself judges them.
 
+use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lab::{Topology, scenario};
+use scenarios::Site;
 
 #[test]
 fn every_unit_scores_two_or_better() -> Result<()> {
@@ -13,6 +17,39 @@ fn every_unit_scores_two_or_better() -> Result<()> {
         ensure!(output.status.success(), "{unit}: {}", said.lines().last().unwrap_or_default());
     }
     Ok(())
+}
+
+#[test]
+fn the_gateway_tells_systemd_when_it_is_ready_and_when_it_stops() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = Site::new(lab)?;
+        site.gateway_config.write()?;
+        let path = site.edge.directory().join("notify");
+        let systemd = UnixDatagram::bind(&path)?;
+        systemd.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let command = site.edge.command(lab::binary("gateway")?).env("NOTIFY_SOCKET", &path);
+        let gateway = command.arg("--config").arg(site.gateway_config.path()).spawn("gateway")?;
+        lab.judge(&gateway);
+        site.gateway = Some(gateway);
+        told(&systemd, "READY=1")?;
+        // Ready means that everything stands: rules, device, control socket.
+        ensure!(site.state()? == "never");
+        ensure!(site.edge.run("nft list tables")?.contains("causeway"));
+        let status = site.gateway()?.stop(Duration::from_secs(10))?;
+        ensure!(status.success(), "the gateway ended with {status}");
+        told(&systemd, "STOPPING=1")
+    })
+}
+
+fn told(systemd: &UnixDatagram, wanted: &str) -> Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let length = systemd.recv(&mut buffer).with_context(|| format!("{wanted} was not said"))?;
+        let words = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
+        if words.lines().any(|word| word == wanted) {
+            return Ok(());
+        }
+    }
 }
 
 fn analyze(arguments: &[&str], unit: &str) -> Result<Output> {
