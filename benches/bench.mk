@@ -26,5 +26,9 @@ bench-counts-record:
 	$(CARGO) build --release -p benches --bin bench-counts
 	$(BENCH_BIN)/bench-counts record
 
-profile: bench-build ## Show where the cycles go in a bulk transfer; PROFILED=gateway for the daemons, BENCH=--upload.
-	$(AS_ROOT) $(BENCH_BIN)/bench-peers --profile $(PROFILED) $(BENCH)
+# Frame pointers, so that perf knows who called.
+profile: ## Show where the cycles go in a bulk transfer; PROFILED=gateway for the daemons, BENCH=--upload.
+	benches/packages
+	RUSTFLAGS="-C force-frame-pointers=yes" $(CARGO) build --release -p benches -p tunnel -p gateway -p forwarder --bins \
+		--target-dir $(or $(CARGO_TARGET_DIR),target)/profile
+	$(AS_ROOT) $(or $(CARGO_TARGET_DIR),target)/profile/release/bench-peers --profile $(PROFILED) $(BENCH)

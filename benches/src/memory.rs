@@ -4,16 +4,19 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use tunnel::io::clock;
 use tunnel::key::PrivateKey;
 use tunnel::node::{Node, NodeConfig, PeerConfig, Received, Verdict};
 use tunnel::offload::{CoalesceOptions, Coalescer};
+use tunnel::time::{Instant, Now};
 use tunnel::transmit::SendQueue;
 
 use crate::packets::Whole;
 
 /// Room for a super-packet, encrypted.
 const ROOM: usize = 72 * 1024;
+/// Time stands still here: the nodes read no clock, and so two runs do the same.
+const NOW: Now =
+    Now { instant: Instant::from_boot(Duration::from_secs(1000)), wall: Duration::from_secs(1_800_000_000) };
 
 /// A sending and a receiving node that have agreed on a session.
 pub struct Pair {
@@ -67,9 +70,8 @@ impl Pair {
     /// Encrypts a packet into the sender's queue; the datagrams it became.
     pub fn encrypt(&mut self, packet: &Whole) -> usize {
         self.sender.out.clear();
-        let now = clock::now();
         let Some(packet) = packet.copy_to(&mut self.buffer) else { return 0 };
-        match self.sender.node.handle_inner(now, packet, &mut self.sender.out) {
+        match self.sender.node.handle_inner(NOW, packet, &mut self.sender.out) {
             Verdict::Sent { datagrams, .. } => datagrams,
             Verdict::Waiting { .. } | Verdict::Drop(_) => 0,
         }
@@ -78,13 +80,12 @@ impl Pair {
     /// Carries a packet from one TUN to the other, with the copies that the kernel would make.
     pub fn carry(&mut self, packet: &Whole) -> Carried {
         let mut carried = Carried { datagrams: self.encrypt(packet), ..Carried::default() };
-        let now = clock::now();
         for transmit in self.sender.out.transmits() {
             let Some(contents) = self.datagrams.get_mut(..transmit.contents.len()) else { continue };
             contents.copy_from_slice(transmit.contents);
             let received =
                 Received { from: self.sender.at, to: None, ecn: 0, stride: transmit.segment_size, contents };
-            self.receiver.node.handle_received(now, received, &mut self.coalescer, &mut self.receiver.out);
+            self.receiver.node.handle_received(NOW, received, &mut self.coalescer, &mut self.receiver.out);
         }
         self.receiver.out.clear();
         while let Some((_, packet)) = self.coalescer.poll_packet() {
@@ -96,9 +97,8 @@ impl Pair {
 
     fn shake_hands(&mut self) {
         for _ in 0..4 {
-            let now = clock::now();
-            self.sender.node.handle_timeout(now, &mut self.sender.out);
-            self.receiver.node.handle_timeout(now, &mut self.receiver.out);
+            self.sender.node.handle_timeout(NOW, &mut self.sender.out);
+            self.receiver.node.handle_timeout(NOW, &mut self.receiver.out);
             hand_over(&mut self.sender, &self.receiver.node, &mut self.receiver.out, &mut self.coalescer);
             hand_over(&mut self.receiver, &self.sender.node, &mut self.sender.out, &mut self.coalescer);
         }
@@ -115,7 +115,6 @@ impl End {
         peer: tunnel::key::PublicKey,
         allowed_ips: Vec<IpNetwork>,
     ) -> Self {
-        let now = clock::now();
         let config = NodeConfig {
             private_key: Some(key),
             addresses: Vec::new(),
@@ -124,11 +123,11 @@ impl End {
             liveness: None,
             wall_watermark: Duration::ZERO,
         };
-        let node = Node::new(config, now);
+        let node = Node::new(config, NOW);
         let initiate = endpoint.is_some();
         let peer = PeerConfig { public_key: peer, endpoint, allowed_ips, initiate, ..unknown_peer() };
         // The one error is a node's own key, and these two differ.
-        let _ = node.update_peers(&[peer], &[], now);
+        let _ = node.update_peers(&[peer], &[], NOW);
         Self { node, at, out: SendQueue::with_capacity(2 * ROOM) }
     }
 
@@ -139,7 +138,7 @@ impl End {
             ipnetwork::Ipv4Network::new(address, 28).ok().map(IpNetwork::V4)
         };
         let allowed_ips = (0..prefixes).filter_map(prefix).collect();
-        let _ = self.node.update_peers(&[PeerConfig { allowed_ips, ..unknown_peer() }], &[], clock::now());
+        let _ = self.node.update_peers(&[PeerConfig { allowed_ips, ..unknown_peer() }], &[], NOW);
     }
 }
 
@@ -164,7 +163,7 @@ fn hand_over(from: &mut End, to: &Node, answers: &mut SendQueue, sink: &mut Coal
         let mut contents = transmit.contents.to_vec();
         let stride = transmit.segment_size;
         let received = Received { from: from.at, to: None, ecn: 0, stride, contents: &mut contents };
-        to.handle_received(clock::now(), received, sink, answers);
+        to.handle_received(NOW, received, sink, answers);
     }
     from.out.clear();
 }

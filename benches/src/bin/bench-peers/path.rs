@@ -99,8 +99,9 @@ pub(crate) fn load_tool() -> Result<PathBuf> {
 
 /// What every machine of the path has: cubic, since the machine's own default may be another, and routers route.
 fn settle(node: &Node) -> Result<()> {
-    node.sysctl("net/ipv4/tcp_congestion_control", "cubic")
-        .context("namespaces may not use cubic: as root, add it to net.ipv4.tcp_allowed_congestion_control")?;
+    node.sysctl("net/ipv4/tcp_congestion_control", "cubic").context(
+        "namespaces may not use cubic: as root, add it to net.ipv4.tcp_allowed_congestion_control",
+    )?;
     node.sysctl("net/ipv4/ip_forward", "1")?;
     node.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
     node.sysctl("net/ipv4/conf/default/rp_filter", "0")?;

@@ -78,7 +78,7 @@ fn record(data: &FilePath, pids: &Pids, seconds: u32) -> Result<()> {
 fn side_report(data: &FilePath, pids: &[u32]) -> Result<String> {
     let list = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     let by_function = perf_report(data, &list, &["--no-children", "--sort", "symbol"])?;
-    let by_thread = perf_report(data, &list, &["--no-children", "--sort", "comm,tid"])?;
+    let by_thread = perf_report(data, &list, &["--no-children", "--sort", "comm"])?;
     let under_calls = perf_report(data, &list, &["--children", "--sort", "symbol"])?;
     let rows: Vec<_> = by_function.lines().filter_map(row).collect();
     let mut text = String::from("by kind of work (the function that ran):\n");
@@ -112,10 +112,11 @@ fn perf_report(data: &FilePath, pids: &str, arguments: &[&str]) -> Result<String
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Share and name of a line of perf's report.
+/// Share and name of a line of perf's report; some versions put empty columns behind the name.
 fn row(line: &str) -> Option<(f64, &str)> {
     let (share, name) = line.trim().split_once('%')?;
-    Some((share.trim().parse().ok()?, name.trim()))
+    let name = name.trim().trim_end_matches(['-', ' ']);
+    Some((share.trim().parse().ok()?, name))
 }
 
 /// The same of a report that has both a function's share with what it calls, and its own.
@@ -148,6 +149,7 @@ mod tests {
     #[test]
     fn a_line_of_perf_is_a_share_and_a_name() {
         assert_eq!(row("    12.34%  [k] nf_hook_slow"), Some((12.34, "[k] nf_hook_slow")));
+        assert_eq!(row("     0.11%  [.] tunnel::find      -      -"), Some((0.11, "[.] tunnel::find")));
         assert_eq!(row("# Overhead  Symbol"), None);
         let both = "  50.00%     1.00%  [.] tunnel::device::run";
         assert_eq!(children(both).next(), Some((50.0, "[.] tunnel::device::run")));
