@@ -131,11 +131,14 @@ impl End {
         Self { node, at, out: SendQueue::with_capacity(2 * ROOM) }
     }
 
-    /// Adds one more peer, with this many /28s of 10.0.0.0/8 and above.
+    /// Adds one more peer, with about this many /28s spread over all addresses but those of 192.168.88.0/24.
     fn burden(&self, prefixes: u32) {
         let prefix = |number: u32| {
-            let address = std::net::Ipv4Addr::from(0x0a00_0000 + number * 16);
-            ipnetwork::Ipv4Network::new(address, 28).ok().map(IpNetwork::V4)
+            // Odd multiples of a number never meet: a spread without a random number.
+            let address = std::net::Ipv4Addr::from(number.wrapping_mul(0x9e37_79b1) & !15);
+            let is_other = !address.octets().starts_with(&[192, 168, 88]);
+            let network = ipnetwork::Ipv4Network::new(address, 28).ok().map(IpNetwork::V4);
+            network.filter(|_| is_other)
         };
         let allowed_ips = (0..prefixes).filter_map(prefix).collect();
         let _ = self.node.update_peers(&[PeerConfig { allowed_ips, ..unknown_peer() }], &[], NOW);

@@ -43,6 +43,11 @@ pub(crate) struct Running {
 }
 
 impl Contender {
+    /// Whether it carries UDP from the client to the service: the forwarder carries TCP only.
+    pub(crate) fn carries_datagrams(self) -> bool {
+        self != Self::Gateway
+    }
+
     /// Starts it on a path on which nothing runs yet.
     pub(crate) fn start(self, path: &Path) -> Result<Running> {
         match self {

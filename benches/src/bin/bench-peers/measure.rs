@@ -75,7 +75,9 @@ pub(crate) fn run(contender: Contender, plan: &Plan, repetition: u32) -> Result<
     session.note("busy_before", busy);
     let mut errors = Vec::new();
     for group in &plan.groups {
-        if repetition > 0 && matches!(group, Group::Idle | Group::Many) {
+        let is_once = matches!(group, Group::Idle | Group::Many);
+        let is_possible = *group != Group::Datagrams || contender.carries_datagrams();
+        if (repetition > 0 && is_once) || !is_possible {
             continue;
         }
         if let Err(error) = session.measure(*group) {
