@@ -12,6 +12,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use policy::arbitrary::Random;
 use policy::export::{self, EdgeSide, ExportError};
@@ -68,6 +69,20 @@ fn no_export_holds_a_private_key_and_hooks_survive_the_parser_of_wg_quick() {
         assert!(!hook.contains('#'), "wg-quick cuts a line at a number sign: {hook}");
         assert_eq!(hook.matches('\'').count() % 2, 0, "{hook}");
     }
+}
+
+#[test]
+fn nft_takes_the_rules_of_the_far_end_twice() {
+    let text = export::wg_quick(&example(), "wroclaw", &edge()).unwrap();
+    let rules = text.lines().find_map(|line| line.strip_prefix("PreUp = nft '")?.strip_suffix('\'')).unwrap();
+    let rules = rules.replace("%i", "kyiv");
+
+    let script = "nft \"$0\" && nft \"$0\" && nft list table inet causeway_kyiv";
+    let output = Command::new("unshare").args(["-rn", "sh", "-c", script, &rules]).output().unwrap();
+
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let listed = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(listed.matches("chain ").count(), 4, "{listed}");
 }
 
 #[test]

@@ -110,15 +110,15 @@ impl FarEnd<'_> {
             format!("add table inet {table}; delete table inet {table}; table inet {table} {{"),
             "chain prerouting { type filter hook prerouting priority mangle; policy accept;".to_owned(),
             format!("iifname \"%i\" ct state new ct mark set {NUMBER};"),
-            format!("iifname != \"%i\" ct direction reply ct mark {NUMBER} meta mark set {NUMBER}; }}"),
+            format!("iifname != \"%i\" ct direction reply ct mark {NUMBER} meta mark set {NUMBER}; }};"),
             "chain output { type route hook output priority mangle; policy accept;".to_owned(),
-            format!("ct direction reply ct mark {NUMBER} meta mark set {NUMBER}; }}"),
+            format!("ct direction reply ct mark {NUMBER} meta mark set {NUMBER}; }};"),
             "chain forward { type filter hook forward priority mangle; policy accept;".to_owned(),
             format!("oifname \"%i\" {syn} rt mtu;"),
             format!("iifname \"%i\" meta nfproto ipv4 {syn} {v4};"),
-            format!("iifname \"%i\" meta nfproto ipv6 {syn} {v6}; }}"),
+            format!("iifname \"%i\" meta nfproto ipv6 {syn} {v6}; }};"),
             "chain guard { type filter hook postrouting priority filter; policy accept;".to_owned(),
-            format!("ct direction reply ct mark {NUMBER} oifname != \"%i\" counter drop; }} }}"),
+            format!("ct direction reply ct mark {NUMBER} oifname != \"%i\" counter drop; }}; }}"),
         ]
         .join(" ")
     }
