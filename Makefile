@@ -30,8 +30,9 @@ test: ## Run every test and every scenario once, with reduced counts.
 
 soak: ## Run the scenarios with the full counts (about an hour).
 	scripts/packages test
+	scripts/stack-packages
 	$(MAKE) build
-	CAUSEWAY_SOAK=1 $(AS_ROOT) $(CARGO) nextest run --cargo-profile lab --profile soak -p scenarios --no-fail-fast
+	CAUSEWAY_SOAK=1 $(AS_ROOT) $(CARGO) nextest run --cargo-profile lab --profile soak -p scenarios -p stackctl --no-fail-fast
 
 lint: ## Check format, lints, documentation and dependencies.
 	$(CARGO) fmt --all --check

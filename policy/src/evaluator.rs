@@ -180,6 +180,10 @@ impl Case<'_> {
         if stranger && self.surroundings.banned.contains(&source) {
             return dropped("prerouting", "banned");
         }
+        let destination = self.packet.destination;
+        if stranger && self.in_tunnel(destination) && !self.in_lan(destination) {
+            return dropped("prerouting", "wan_guard");
+        }
         if self.is_local(self.packet.destination) {
             return self.to_edge(stranger);
         }

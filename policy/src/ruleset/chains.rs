@@ -123,6 +123,9 @@ impl<'p> Chains<'p> {
             rules.push(ended([local], self.dropped("prerouting", "spoofed")));
             let banned = in_set(saddr(family), "bans", family);
             rules.push(ended([banned], self.dropped("prerouting", "banned")));
+            // An answer from such an address would be a leak, so the question is not let in.
+            let inside = [in_set(daddr(family), "tunnel", family), not_in_set(daddr(family), "lan", family)];
+            rules.push(ended(inside, self.dropped("prerouting", "wan_guard")));
         }
         let port = super::json::concat([meta("l4proto"), dport()]);
         let open = equal(&port, "@wan_accept");
