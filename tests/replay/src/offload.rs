@@ -16,6 +16,10 @@ pub(crate) fn split(input: &[u8]) {
     let Ok(whole) = Ip::parse(&bytes) else { return };
     let Ok(segments) = cut(&mut bytes, offload) else { return };
     assert!(!segments.is_empty(), "a packet became none");
+    if matches!(offload, Offload::Checksum { start, .. } if usize::from(start) < whole.header_len) {
+        // The kernel asked for a checksum inside the IP header: what comes out need not be a packet any more.
+        return;
+    }
     let mut payload = 0;
     for segment in &segments {
         let ip = Ip::parse(segment).expect("a segment is a packet");
@@ -45,7 +49,9 @@ pub(crate) fn coalesce(input: &[u8]) {
         if !coalescer.has_room() {
             drain(&mut coalescer, &mut after);
         }
-        let Some(slot) = coalescer.slot(packet.len() + 16) else { continue };
+        // An empty packet is none: committing it takes the slot back.
+        let slot = coalescer.slot(packet.len() + 16).filter(|_| !packet.is_empty());
+        let Some(slot) = slot else { continue };
         slot.get_mut(..packet.len()).expect("the slot has the room asked for").copy_from_slice(&packet);
         coalescer.commit(peer, packet.len(), 0);
         before.push((peer, normal(packet)));
