@@ -20,7 +20,7 @@ use crate::state::{Applied, State};
 /// Where the state is when the configuration cannot be read.
 const DEFAULT_STATE: &str = "/var/lib/causeway";
 
-/// `gateway check`: validates and prints what the configuration amounts to.
+/// `gateway check`: validates and prints the effective configuration.
 ///
 /// # Errors
 /// [`Exit::Invalid`] or [`Exit::Permission`] with every error, [`Exit::Failed`] when the two files do not pair up.
@@ -37,7 +37,7 @@ pub fn check(path: &Path, with: Option<&Path>) -> Result<(), Stop> {
         tell(&warning.to_string());
     }
     let findings = with.map(|with| pair(&policy, with)).transpose()?.unwrap_or_default();
-    print(&summary(path, &policy))?;
+    print(&effective(path, &policy))?;
     if findings.is_empty() { Ok(()) } else { Err(Stop::new(Exit::Failed, findings.join("\n"))) }
 }
 
@@ -151,32 +151,28 @@ fn ask(request: Request) -> Result<Reply, Stop> {
     })
 }
 
-/// What the configuration amounts to, with the defaults filled in.
-fn summary(path: &Path, policy: &Policy) -> String {
-    let interface = &policy.interface;
-    let list = |items: Vec<String>| if items.is_empty() { "none".to_owned() } else { items.join(", ") };
-    let addresses = interface.address.iter().map(ToString::to_string).collect();
-    let mut text = format!("{}: valid\n", path.display());
+/// The effective configuration, a file by itself, and as comments what it asks of the kernel.
+fn effective(path: &Path, policy: &Policy) -> String {
     let plan = policy.plan();
-    let mut line = |key: &str, value: String| {
-        let _ = writeln!(text, "  {key:<12} {value}");
-    };
-    line("interface", format!("{} {} mtu {}", interface.name, list(addresses), plan.routing.device.mtu));
-    line("wireguard", format!("udp port {}, fwmark {:#x}", interface.listen_port, policy.kernel.fwmark));
-    line("wan", list(policy.wan.interfaces.iter().map(ToString::to_string).collect()));
-    line("lan", list(policy.lan.iter().map(ToString::to_string).collect()));
-    line("state", policy.state_directory.display().to_string());
-    line("control", policy.control.socket.display().to_string());
-    line("metrics", list(policy.metrics.listen.iter().map(ToString::to_string).collect()));
-    for peer in &policy.peers {
-        let prefixes = peer.allowed_ips.iter().map(ToString::to_string).collect();
-        line("peer", format!("{} {} allowed ips {}", peer.name, peer.public_key, list(prefixes)));
-    }
+    let mut text =
+        format!("# {}: valid. Every key as it is in effect:\n{}\n", path.display(), policy.to_toml());
     for service in &plan.ruleset.services {
-        line(service.kind.as_str(), format!("{}, conntrack mark {:#x}", service.name, service.mark));
+        let _ = writeln!(
+            text,
+            "# {} {}: conntrack mark {:#x}",
+            service.kind.as_str(),
+            service.name,
+            service.mark
+        );
     }
     for switch in &plan.routing.sysctls {
-        line("sysctl", format!("{} = {} ({})", switch.path.replace('/', "."), switch.value, switch.reason));
+        let _ = writeln!(
+            text,
+            "# sysctl {} = {}: {}",
+            switch.path.replace('/', "."),
+            switch.value,
+            switch.reason
+        );
     }
     text
 }
