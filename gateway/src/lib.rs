@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod edge;
+pub mod exchange;
 pub mod exit;
 pub mod kernel;
 pub mod keygen;

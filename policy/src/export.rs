@@ -18,7 +18,7 @@ pub use wg_quick::wg_quick;
 
 use crate::gateway::{Party, Peer, Policy};
 use crate::nearest::nearest;
-use crate::{HostPort, Mtu, Name, PublicKey};
+use crate::{HostPort, Mtu, Name, PublicKey, text};
 
 /// What the far side must know about the edge and `gateway.toml` does not say.
 #[derive(Clone, Debug)]
@@ -29,6 +29,22 @@ pub struct EdgeSide {
     pub endpoint: HostPort,
     /// The public key that belongs to its private key file.
     pub public_key: PublicKey,
+}
+
+impl EdgeSide {
+    /// Takes a name and `HOST:PORT` as they are written on a command line.
+    ///
+    /// # Errors
+    /// [`ExportError::BadEdge`], when one of them is not that.
+    pub fn new(name: &str, endpoint: &str, public_key: PublicKey) -> Result<Self, ExportError> {
+        let name = Name::new(name).ok_or(ExportError::BadEdge {
+            expected: "a name of 1 to 32 letters, digits, `-`, `_` and `.`",
+        })?;
+        let endpoint = text::host_port(endpoint).ok_or(ExportError::BadEdge {
+            expected: "an endpoint HOST:PORT, such as kyiv.example.com:51820",
+        })?;
+        Ok(Self { name, endpoint, public_key })
+    }
 }
 
 /// Why nothing could be exported.
@@ -43,6 +59,12 @@ pub enum ExportError {
         nearest: Option<String>,
         /// Every peer.
         known: String,
+    },
+    /// What is said about the edge is not what it should be.
+    #[error("the edge needs {expected}")]
+    BadEdge {
+        /// What it should be.
+        expected: &'static str,
     },
     /// Without an address of its own in the tunnel the far side cannot be configured.
     #[error(

@@ -13,6 +13,7 @@ use gateway::control::client::{DEFAULT_SOCKET, ask};
 use gateway::control::protocol::{Reply, Request};
 use gateway::control::render::{self, Style};
 use gateway::control::report::Health;
+use gateway::exchange::{self, Exported, Imported, Lists};
 use gateway::exit::{Exit, Stop};
 use gateway::keygen::keygen;
 use serde::Serialize;
@@ -88,6 +89,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Makes both configurations out of another product's.
+    #[command(subcommand)]
+    Import(Imported),
+    /// Writes a configuration for the other side.
+    #[command(subcommand)]
+    Export(Exported),
+    /// Files of prefixes.
+    #[command(subcommand)]
+    Lists(Lists),
     /// Makes a key pair: NAME.key (0600) and NAME.pub in DIR; prints the public key.
     Keygen {
         /// Folder, made when missing.
@@ -141,6 +151,9 @@ fn run(arguments: &Arguments) -> Result<Exit, Stop> {
             let (name, text) = configuration(file)?;
             show(socket, &Request::Apply { name, text }, Output { json: *json, watch: None })
         }
+        Command::Import(what) => exchange::import(what),
+        Command::Export(what) => write(&exchange::export(what)?).map(|()| Exit::Ok),
+        Command::Lists(what) => exchange::lists(what),
         Command::Keygen { dir, name } => make_keys(dir, name),
     }
 }

@@ -58,7 +58,7 @@ pub fn mikrotik(policy: &Policy, peer: &str, edge: &EdgeSide) -> Result<String, 
 #[must_use]
 pub fn mikrotik_edge(policy: &Policy) -> String {
     let mut text = String::from(
-        "# The edge's part for RouterOS 7. Written by `gatewayctl export mikrotik --edge`.\n\
+        "# The edge's part for RouterOS 7. Written by `gatewayctl export mikrotik-edge`.\n\
          # Set the edge's private key by hand, take its address off the edge first, and move the filter rules above your final\n\
          # drop, and the NAT exemption above masquerade. The interface list WAN must hold the public interface.\n",
     );

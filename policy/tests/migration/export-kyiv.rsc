@@ -1,4 +1,4 @@
-# The edge's part for RouterOS 7. Written by `gatewayctl export mikrotik --edge`.
+# The edge's part for RouterOS 7. Written by `gatewayctl export mikrotik-edge`.
 # Set the edge's private key by hand, take its address off the edge first, and move the filter rules above your final
 # drop, and the NAT exemption above masquerade. The interface list WAN must hold the public interface.
 /interface wireguard

@@ -52,7 +52,7 @@ fn published(draft: &mut Draft, edge: &str, names: &mut Names) {
         let text = if web {
             format!(
                 "inject {name:?} goes to {PROXY_UPSTREAM} with a PROXY header: the web server needs a listener there that alone \
-                 believes it (`forwarder export caddy`)"
+                 believes it (`gatewayctl export caddy`)"
             )
         } else {
             format!(

@@ -1,0 +1,322 @@
+//! `gatewayctl import`, `export` and `lists`: other products' configurations, in and out.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use policy::export::{self, EdgeSide, ExportError};
+use policy::feed;
+use policy::gateway::{Policy, parse_list};
+use policy::import::{self, FindingKind, Import, ImportError};
+use policy::{PublicKey, Source, forwarder};
+use tunnel::key::PrivateKey;
+use zeroize::Zeroizing;
+
+use crate::config::{load, load_policy, read_text};
+use crate::exit::{Exit, Stop};
+
+/// What is imported.
+#[derive(Subcommand)]
+pub enum Imported {
+    /// A wg-quick file, of either end.
+    WgQuick {
+        /// The file.
+        file: PathBuf,
+        /// Folder for what is written; nothing there is overwritten.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        into: PathBuf,
+        /// Say what became of every line, not only what is missing, assumed or lost.
+        #[arg(long)]
+        all: bool,
+    },
+    /// The /export of the edge's RouterOS 7 router and that of the origin's.
+    Mikrotik {
+        /// The edge's export.
+        edge: PathBuf,
+        /// The origin's export.
+        origin: PathBuf,
+        /// Folder for what is written; nothing there is overwritten.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        into: PathBuf,
+        /// Say what became of every line, not only what is missing, assumed or lost.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+/// What is exported, to standard output.
+#[derive(Subcommand)]
+pub enum Exported {
+    /// The wg-quick file of a Linux router at the far end.
+    WgQuick {
+        /// The peer that it is for.
+        peer: String,
+        /// What the far end must know about the edge.
+        #[command(flatten)]
+        edge: EdgeArguments,
+    },
+    /// The RouterOS 7 script of a router at the far end.
+    Mikrotik {
+        /// The peer that it is for.
+        peer: String,
+        /// What the far end must know about the edge.
+        #[command(flatten)]
+        edge: EdgeArguments,
+    },
+    /// The RouterOS 7 script by which the edge's router takes over when the edge is gone.
+    MikrotikEdge {
+        /// The edge's configuration.
+        #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]
+        config: PathBuf,
+    },
+    /// Caddy's listener for what the forwarder hands over.
+    Caddy {
+        /// The forwarder's configuration.
+        forwarder: PathBuf,
+        /// A list of the proxies in front of the edge, such as lists/cloudflare.list.
+        #[arg(long, value_name = "FILE")]
+        proxies: Option<PathBuf>,
+        /// The forwarder's address on the network it shares with Caddy, where that is not loopback.
+        #[arg(long, value_name = "ADDRESS")]
+        from: Option<std::net::IpAddr>,
+    },
+}
+
+const CONFIGURATION: &str = "/etc/causeway/gateway.toml";
+
+/// What a far end must know about the edge.
+#[derive(clap::Args)]
+pub struct EdgeArguments {
+    /// The edge's configuration; its private key is read for the public one.
+    #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]
+    config: PathBuf,
+    /// The edge's public name or address, and the port that reaches its WireGuard.
+    #[arg(long, value_name = "HOST:PORT")]
+    endpoint: String,
+    /// What the edge is called at the far end.
+    #[arg(long, default_value = "edge")]
+    name: String,
+}
+
+/// What is done with list files.
+#[derive(Subcommand)]
+pub enum Lists {
+    /// Replaces a list file by a fetched text, if that is plausible; else the file stays as it is.
+    Refresh {
+        /// The list file.
+        file: PathBuf,
+        /// The fetched text; standard input when left out.
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+    },
+}
+
+/// Imports, writes the files, and says on standard error what to know about them.
+///
+/// # Errors
+/// [`Stop`], when nothing could be imported or a file is in the way.
+pub fn import(what: &Imported) -> Result<Exit, Stop> {
+    let (imported, into, all) = match what {
+        Imported::WgQuick { file, into, all } => {
+            let text = text_of(file)?;
+            (import::wg_quick(&Source { name: file, text: &text }, &public_key), into, *all)
+        }
+        Imported::Mikrotik { edge, origin, into, all } => {
+            let (edge_text, origin_text) = (text_of(edge)?, text_of(origin)?);
+            let edge = Source { name: edge, text: &edge_text };
+            (import::mikrotik(&edge, &Source { name: origin, text: &origin_text }), into, *all)
+        }
+    };
+    let imported = imported.map_err(|error: ImportError| Stop::new(Exit::Invalid, error))?;
+    write_all(&imported, into).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Stop::new(Exit::Conflict, error),
+        io::ErrorKind::PermissionDenied => Stop::new(Exit::Permission, error),
+        _ => Stop::new(Exit::Failed, error),
+    })?;
+    for finding in &imported.findings {
+        let quiet = matches!(finding.kind, FindingKind::Replaced | FindingKind::Stays | FindingKind::Carried);
+        if all || !quiet {
+            // Nobody is left to tell when this fails.
+            drop(writeln!(io::stderr().lock(), "{finding}"));
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// The text of an export for the other side.
+///
+/// # Errors
+/// [`Stop`], when a configuration is invalid or there is nothing to export.
+pub fn export(what: &Exported) -> Result<String, Stop> {
+    match what {
+        Exported::WgQuick { peer, edge } => far_end(peer, edge, export::wg_quick),
+        Exported::Mikrotik { peer, edge } => far_end(peer, edge, export::mikrotik),
+        Exported::MikrotikEdge { config } => Ok(export::mikrotik_edge(&load_policy(config)?)),
+        Exported::Caddy { forwarder, proxies, from } => {
+            let text = text_of(forwarder)?;
+            let policy = forwarder::parse(&Source { name: forwarder, text: &text }).map_err(invalid)?;
+            let proxies = proxies.as_deref().map(list_of).transpose()?.unwrap_or_default();
+            export::caddy(&policy, &proxies, *from).map_err(|error| Stop::new(Exit::Usage, error))
+        }
+    }
+}
+
+/// Judges a fetched list and puts it in the place of the file, in one step.
+///
+/// # Errors
+/// [`Stop`] with [`Exit::Failed`] when the text is refused: the file is as it was.
+pub fn lists(what: &Lists) -> Result<Exit, Stop> {
+    let Lists::Refresh { file, from } = what;
+    let fetched = match from {
+        Some(from) => text_of(from)?,
+        None => {
+            let limit = u64::try_from(feed::MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+            let mut text = Zeroizing::new(String::new());
+            let read = io::stdin().lock().take(limit).read_to_string(&mut text);
+            read.map_err(|error| Stop::new(Exit::Failed, format!("standard input: {error}")))?;
+            text
+        }
+    };
+    let in_use = if file.exists() { list_of(file)? } else { Vec::new() };
+    let text = feed::judge(&fetched, &in_use).map_err(|refusal| {
+        Stop::new(Exit::Failed, format!("{}: kept as it is: {refusal}", file.display()))
+    })?;
+    replace(file, &text).map_err(|error| Stop::new(Exit::Failed, format!("{}: {error}", file.display())))?;
+    Ok(Exit::Ok)
+}
+
+type FarEnd = fn(&Policy, &str, &EdgeSide) -> Result<String, ExportError>;
+
+fn far_end(peer: &str, edge: &EdgeArguments, write: FarEnd) -> Result<String, Stop> {
+    let config = load(&edge.config)?;
+    let usage = |error: ExportError| Stop::new(Exit::Usage, error);
+    let public = PublicKey::new(*config.keys.private.public().as_bytes()).ok_or_else(|| {
+        Stop::new(Exit::Invalid, "the edge's private key has no public key that may be used")
+    })?;
+    let side = EdgeSide::new(&edge.name, &edge.endpoint, public).map_err(usage)?;
+    write(&config.policy, peer, &side).map_err(usage)
+}
+
+fn public_key(private: &str) -> Option<PublicKey> {
+    let private: PrivateKey = private.trim().parse().ok()?;
+    PublicKey::new(*private.public().as_bytes())
+}
+
+/// A text that may hold keys.
+fn text_of(file: &Path) -> Result<Zeroizing<String>, Stop> {
+    let text =
+        read_text(file).map_err(|error| Stop::new(Exit::Invalid, format!("{}: {error}", file.display())))?;
+    Ok(Zeroizing::new(text))
+}
+
+fn list_of(file: &Path) -> Result<Vec<ipnetwork::IpNetwork>, Stop> {
+    parse_list(&Source { name: file, text: &text_of(file)? }).map_err(invalid)
+}
+
+fn invalid(errors: Vec<policy::ConfigError>) -> Stop {
+    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    Stop::new(Exit::Invalid, lines.join("\n"))
+}
+
+/// Writes every file, or none when one of them is in the way.
+fn write_all(imported: &Import, into: &Path) -> io::Result<()> {
+    let texts = [("gateway.toml", &imported.gateway), ("forwarder.toml", &imported.forwarder)];
+    let texts = texts.into_iter().map(|(name, text)| (name, text.as_str(), 0o644));
+    let lists = imported.lists.iter().map(|list| (list.name.as_str(), list.text.as_str(), 0o644));
+    let keys = imported.keys.iter().map(|key| (key.name.as_str(), key.text.as_str(), 0o600));
+    let files: Vec<(PathBuf, &str, u32)> =
+        texts.chain(lists).chain(keys).map(|(name, text, mode)| (into.join(name), text, mode)).collect();
+    if let Some((path, _, _)) = files.iter().find(|(path, _, _)| path.exists()) {
+        let message =
+            format!("{} exists and is not overwritten; choose another folder with --into", path.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+    }
+    for (path, text, mode) in &files {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+        }
+        let mut file = File::options().write(true).create_new(true).mode(*mode).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+/// The new file takes the old one's place in one step; a reader sees the one or the other.
+fn replace(file: &Path, text: &str) -> io::Result<()> {
+    let mut name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+    name.push(".new");
+    let fresh = file.with_file_name(name);
+    let mut opened = File::create(&fresh)?;
+    opened.write_all(text.as_bytes())?;
+    opened.sync_all()?;
+    fs::rename(&fresh, file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_routers_become_files_and_nothing_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let import_into = || {
+            import(&Imported::Mikrotik {
+                edge: fixture("KYIV.rsc"),
+                origin: fixture("WROCLAW.rsc"),
+                into: folder.path().join("new"),
+                all: false,
+            })
+        };
+
+        assert_eq!(import_into().unwrap(), Exit::Ok);
+        for name in ["gateway.toml", "forwarder.toml", "lists/partners.list"] {
+            assert!(folder.path().join("new").join(name).exists(), "{name}");
+        }
+        assert_eq!(import_into().unwrap_err().exit, Exit::Conflict);
+        assert!(load_policy(&folder.path().join("new/gateway.toml")).is_ok());
+    }
+
+    #[test]
+    fn a_wg_quick_file_gives_up_its_keys_to_private_files() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let into = folder.path().to_owned();
+        import(&Imported::WgQuick { file: fixture("kyiv.conf"), into: into.clone(), all: true }).unwrap();
+
+        let mode = fs::metadata(into.join("kyiv.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let edge = EdgeArguments {
+            config: into.join("gateway.toml"),
+            endpoint: "kyiv.example.com:51820".to_owned(),
+            name: "kyiv".to_owned(),
+        };
+        let text = export(&Exported::WgQuick { peer: "wroclaw".to_owned(), edge }).unwrap();
+        let public = public_key(&fs::read_to_string(into.join("kyiv.key")).unwrap()).unwrap();
+        assert!(text.contains(&format!("PublicKey = {public}")));
+        assert!(fs::read_to_string(into.join("forwarder.toml")).unwrap().contains(&public.to_string()));
+    }
+
+    #[test]
+    fn a_list_is_replaced_by_a_plausible_text_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, from) = (folder.path().join("cloudflare.list"), folder.path().join("fetched"));
+        let refresh = |text: &str| {
+            fs::write(&from, text).unwrap();
+            lists(&Lists::Refresh { file: file.clone(), from: Some(from.clone()) })
+        };
+
+        refresh("104.16.0.0/13\n172.64.0.0/13\n").unwrap();
+        let before = fs::read_to_string(&file).unwrap();
+        for bad in ["", "<html>", "0.0.0.0/0\n", "104.16.0.0/13\n"] {
+            assert_eq!(refresh(bad).unwrap_err().exit, Exit::Failed, "{bad:?}");
+            assert_eq!(fs::read_to_string(&file).unwrap(), before);
+        }
+    }
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../policy/tests/migration").join(name)
+    }
+}
