@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path as FilePath;
+use std::time::Duration;
 
 use anyhow::Result;
 use lab::Node;
@@ -21,7 +22,9 @@ pub(crate) fn start(path: &Path) -> Result<Running> {
     write_secret(&path.origin.directory().join("wroclaw.key"), &wroclaw.private)?;
     let edge_config = write(&path.edge, "gateway.toml", &gateway_toml(&wroclaw.public, &path.edge))?;
     let origin_config = write(&path.origin, "forwarder.toml", &forwarder_toml(&kyiv.public, &path.origin))?;
-    let edge = path.lab.daemon(&path.edge, "gateway", ["--config", &edge_config])?;
+    let mut edge = path.lab.daemon(&path.edge, "gateway", ["--config", &edge_config])?;
+    // The origin of every contender finds its edge there: a first handshake in vain would be measured otherwise.
+    edge.wait_for_log("the edge is up", Duration::from_secs(10))?;
     let origin = path.lab.daemon(&path.origin, "forwarder", ["--config", &origin_config])?;
     Ok(Running { edge: vec![edge], origin: vec![origin] })
 }
