@@ -80,6 +80,10 @@ impl<'a> Segments<'a> {
         let (segment_size, is_v4, is_tcp) = match offload {
             Offload::None => return Ok(Self { bytes, plan: Plan::Single }),
             Offload::Checksum { start, offset } => {
+                // Below the header's end it would change where the packet goes, after that was decided.
+                if usize::from(start) < ip.header_len {
+                    return Err(SplitError::ChecksumRange);
+                }
                 complete_checksum(bytes, start, offset)?;
                 return Ok(Self { bytes, plan: Plan::Single });
             }

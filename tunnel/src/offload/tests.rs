@@ -138,7 +138,8 @@ fn a_partial_checksum_is_completed_and_a_udp_sum_of_zero_becomes_ones() {
 #[test]
 fn a_checksum_field_outside_the_packet_is_refused() {
     let mut packet = Shape::plain(true, true).packet(0, &[]);
-    for (start, offset) in [(40, 0), (39, 0), (20, 19), (u16::MAX, u16::MAX), (0, u16::MAX)] {
+    for (start, offset) in [(40, 0), (39, 0), (20, 19), (u16::MAX, u16::MAX), (0, u16::MAX), (0, 0), (19, 0)]
+    {
         let refused = split(&mut packet, Offload::Checksum { start, offset });
         assert_eq!(refused, Err(SplitError::ChecksumRange), "{start}+{offset}");
     }

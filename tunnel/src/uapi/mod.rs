@@ -1,6 +1,6 @@
 //! WireGuard's cross-platform configuration protocol, as `wg` speaks it over a UNIX socket.
 //!
-//! [`parse_set`] and [`Snapshot::write`] are pure; [`change`] turns a request into what a node must do; [`server`]
+//! [`parse_set`] and [`Snapshot::write`] are pure; [`Change`] is what a request asks of a node; [`server`]
 //! listens.
 
 mod change;
