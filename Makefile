@@ -40,7 +40,7 @@ lint: ## Check format, lints, documentation and dependencies.
 	$(CARGO) fmt --all --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
 	cd tests/sim && $(CARGO) clippy --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(PROFILE) --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' $(CARGO) doc $(PROFILE) --workspace --no-deps --document-private-items
 	scripts/dependencies
 
 include benches/bench.mk tests/fuzz/fuzz.mk
