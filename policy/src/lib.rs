@@ -1,6 +1,6 @@
 //! Configuration, validation and plans of Causeway's daemons, with no I/O.
 //!
-//! A daemon reads a file and hands its text over as a [`Source`]; [`gateway::parse`] and [`forwarder::parse`]
+//! A daemon reads a file and hands its text over as a [`Source`]; [`gateway::parse()`] and [`forwarder::parse()`]
 //! give back a policy that cannot be invalid, or every error at once, each with its position and its mend.
 //! [`gateway::Policy::plan`] compiles it; [`evaluator`] says, independently, what must happen to a packet.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

@@ -96,7 +96,7 @@ enum Verb {
     Clean(CleanArgs),
     /// setup for every service.
     AllSetup,
-    /// up for every service, in the order of [depends].
+    /// up for every service, in the order of `[depends]`.
     AllUp(HowArgs),
     /// down for every service, in the reverse order.
     AllDown,

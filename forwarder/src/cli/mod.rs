@@ -39,7 +39,7 @@ enum Command {
     Health(Asking),
     /// Waits until a peer is up, or a reach target answers.
     Wait {
-        /// A peer, or a [[reach]] entry.
+        /// A peer, or a `[[reach]]` entry.
         name: String,
         /// For how long.
         #[arg(long, default_value = "120s", value_parser = duration)]
