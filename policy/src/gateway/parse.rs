@@ -178,7 +178,10 @@ fn peer(table: &Table<'_>, names: &mut Names) -> Option<PeerAt> {
 }
 
 /// An absent key is `Some(None)`; a bad value, which has been reported, is `None`.
-#[allow(clippy::option_option)]
+#[allow(
+    clippy::option_option,
+    reason = "absent and bad are two answers; naming them would hide that neither is a value"
+)]
 pub(crate) fn or_absent<T>(value: Option<Option<T>>) -> Option<Option<T>> {
     match value {
         Some(None) => None,

@@ -1,4 +1,5 @@
 //! What the stack scenarios share: a Docker engine of their own, stand-in images, the sample tree, stackctl itself.
+// Each scenario is a program of its own and uses a part of this.
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
