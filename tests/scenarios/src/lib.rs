@@ -12,6 +12,8 @@
 
 mod keys;
 mod nfs;
+mod oracle;
+mod probe;
 mod site;
 mod transfer;
 mod web;
@@ -19,6 +21,8 @@ mod wireguard;
 
 pub use keys::{KeyPair, preshared_key};
 pub use nfs::{NfsServer, read as read_nfs};
+pub use oracle::Oracle;
+pub use probe::{Probe, growth, packet_counters};
 pub use site::{Config, Site};
 pub use transfer::{Measured, download, serve_bulk, sha256, upload};
 pub use web::{Caddy, Nginx};

@@ -47,6 +47,10 @@ pub struct Site<'lab> {
 }
 
 impl Config {
+    pub(crate) fn new(path: PathBuf, text: String) -> Self {
+        Self { text, path }
+    }
+
     /// Replaces a piece of text that must be there.
     pub fn replace(&mut self, old: &str, new: &str) -> Result<&mut Self> {
         ensure!(self.text.contains(old), "{} has no {old:?}", self.path.display());
@@ -83,14 +87,10 @@ impl<'lab> Site<'lab> {
             write_secret(&node.directory().join("wroclaw.psk"), &preshared_key("wroclaw"))?;
             fs::create_dir_all(node.directory().join("state"))?;
         }
-        let gateway_config = Config {
-            text: gateway_toml(&wroclaw.public, &edge),
-            path: edge.directory().join("gateway.toml"),
-        };
-        let forwarder_config = Config {
-            text: forwarder_toml(&kyiv.public, &origin),
-            path: origin.directory().join("forwarder.toml"),
-        };
+        let gateway_config =
+            Config::new(edge.directory().join("gateway.toml"), gateway_toml(&wroclaw.public, &edge));
+        let forwarder_config =
+            Config::new(origin.directory().join("forwarder.toml"), forwarder_toml(&kyiv.public, &origin));
         // What Debian and Docker hosts have on; the gateway must not depend on being the one who turns it on.
         edge.sysctl("net/ipv4/ip_forward", "1")?;
         Ok(Self {
@@ -224,9 +224,13 @@ impl<'lab> Site<'lab> {
             return Ok(());
         }
         let folder = self.origin.directory();
-        for name in ["wroclaw.key", "wroclaw.psk", "forwarder.toml", "state"] {
-            chown(folder.join(name), Some(NOBODY.0), Some(NOBODY.1))?;
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|end| ["key", "psk", "toml"].iter().any(|own| end == *own)) {
+                chown(path, Some(NOBODY.0), Some(NOBODY.1))?;
+            }
         }
+        chown(folder.join("state"), Some(NOBODY.0), Some(NOBODY.1))?;
         fs::set_permissions(folder.join("state"), fs::Permissions::from_mode(0o700))?;
         Ok(())
     }

@@ -1,0 +1,128 @@
+//! The second edge of the worked example: a machine in a cloud, with a tunnel of its own to the same origin.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Lab, Node, NodeCommand, Process, until};
+use serde_json::Value;
+
+use crate::keys::KeyPair;
+use crate::site::{Config, Site};
+
+/// The edge `oracle` of [`lab::Topology::two_edges`]: 10.88.99.1, the origin being 10.88.99.2 there, with a key of its own.
+#[derive(Debug)]
+pub struct Oracle<'lab> {
+    lab: &'lab Lab,
+    /// Its machine.
+    pub node: Node,
+    /// Its `gateway.toml`: https for `@cloudflare`, and bulk for everyone.
+    pub config: Config,
+    /// Its daemon, once started.
+    pub gateway: Option<Process>,
+}
+
+impl<'lab> Oracle<'lab> {
+    /// Prepares the second edge and tells the site's forwarder of it; neither is started.
+    pub fn beside(site: &mut Site<'lab>, lab: &'lab Lab) -> Result<Self> {
+        let node = lab.node("oracle")?;
+        let (own, far) = (KeyPair::of("oracle"), KeyPair::of("wroclaw at oracle"));
+        own.write(&node.directory().join("oracle.key"))?;
+        far.write(&site.origin.directory().join("wroclaw-oracle.key"))?;
+        fs::create_dir_all(node.directory().join("state"))?;
+        let list = lab::workspace().join("configs/lists/cloudflare.list");
+        fs::copy(&list, node.directory().join("cloudflare.list"))
+            .context("the list of Cloudflare's prefixes")?;
+        node.sysctl("net/ipv4/ip_forward", "1")?;
+        let config = &mut site.forwarder_config;
+        for target in ["192.168.1.2:2049", "192.168.1.50:2049"] {
+            let line = format!("target = \"{target}\"");
+            config.replace(&line, &format!("{line}\npeer = \"kyiv\""))?;
+        }
+        config.append(&format!(
+            "[[peer]]\nname = \"oracle\"\npublic_key = \"{}\"\nendpoint = \"198.18.66.2:51820\"\n\
+             address = [\"10.88.99.2/30\"]\nprivate_key_file = \"wroclaw-oracle.key\"",
+            own.public
+        ));
+        let config = Config::new(node.directory().join("gateway.toml"), toml(&far.public, &node));
+        Ok(Self { lab, node, config, gateway: None })
+    }
+
+    /// Writes `gateway.toml` and starts the daemon; returns once its control socket answers.
+    pub fn start(&mut self) -> Result<()> {
+        self.config.write()?;
+        let command = self.node.command(lab::binary("gateway")?).arg("--config").arg(self.config.path());
+        let mut gateway = command.spawn("gateway")?;
+        self.lab.judge(&gateway);
+        let answered = until(Duration::from_secs(20), "the second gateway's control socket", || {
+            ensure!(gateway.is_running(), "the second gateway ended:\n{}", gateway.log()?);
+            self.peers().map(Some)
+        });
+        self.gateway = Some(gateway);
+        answered.map(drop)
+    }
+
+    /// Waits for its tunnel.
+    pub fn wait_until_up(&self, limit: Duration) -> Result<()> {
+        until(limit, "the second tunnel to come up", || {
+            Ok((self.peers()?.pointer("/peers/0/state") == Some(&Value::from("up"))).then_some(()))
+        })
+    }
+
+    /// Its daemon.
+    pub fn gateway(&mut self) -> Result<&mut Process> {
+        self.gateway.as_mut().context("the second gateway was not started")
+    }
+
+    /// Runs `gatewayctl` there.
+    pub fn gatewayctl(&self, arguments: &[&str]) -> Result<NodeCommand> {
+        Ok(self.node.command(lab::binary("gatewayctl")?).args(arguments))
+    }
+
+    fn peers(&self) -> Result<Value> {
+        let text = self.gatewayctl(&["peers", "--json"])?.run()?;
+        serde_json::from_str(&text).with_context(|| text)
+    }
+}
+
+fn toml(wroclaw: &str, node: &Node) -> String {
+    format!(
+        r#"[interface]
+name = "gw0"
+address = ["10.88.99.1/30"]
+listen_port = 51820
+private_key_file = "oracle.key"
+
+[wan]
+interface = "eth0"
+accept = ["tcp/22"]
+
+[[peer]]
+name = "wroclaw"
+public_key = "{wroclaw}"
+allowed_ips = ["10.88.99.2/32", "192.168.88.0/24"]
+
+[[list]]
+name = "cloudflare"
+file = "cloudflare.list"
+
+[[publish]]
+name = "https"
+listen = "443"
+target = "192.168.88.2:443"
+allow = ["@cloudflare"]
+
+[[publish]]
+name = "bulk"
+listen = "5001"
+target = "192.168.88.2:5001"
+
+[control]
+socket = "/run/causeway/gateway.sock"
+
+[state]
+directory = "{}"
+"#,
+        node.directory().join("state").display()
+    )
+}

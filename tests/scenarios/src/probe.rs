@@ -1,0 +1,182 @@
+//! Bare packets that try ports, and a record of who answered them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use lab::{Node, PacketSocket, until};
+use serde_json::Value;
+
+/// How many packets are on their way at most before the receiver is asked whether it has counted them.
+const BURST: usize = 512;
+
+/// Tries ports of other machines from one interface of a node, with an address of one's choice.
+#[derive(Debug)]
+pub struct Probe {
+    node: Node,
+    socket: PacketSocket,
+    source: Ipv4Addr,
+}
+
+impl Probe {
+    /// Sends from `source` out of `interface`, to `neighbour` there, and records from now on what comes in by it.
+    pub fn new(node: &Node, interface: &str, neighbour: Option<(&Node, &str)>, source: &str) -> Result<Self> {
+        node.nft(&format!(
+            "table inet probe {{
+               set tcp {{ type ipv4_addr . inet_service; flags dynamic; size 131072; }}
+               set udp {{ type ipv4_addr . inet_service; flags dynamic; size 131072; }}
+               set icmp {{ type ipv4_addr . icmp_type; flags dynamic; size 1024; }}
+               chain in {{ type filter hook prerouting priority -500;
+                 iifname {interface} meta l4proto tcp add @tcp {{ ip saddr . tcp sport }}
+                 iifname {interface} meta l4proto udp add @udp {{ ip saddr . udp sport }}
+                 iifname {interface} meta l4proto icmp add @icmp {{ ip saddr . icmp type }}
+               }}
+             }}"
+        ))?;
+        let socket = node.packet_socket(interface, neighbour)?;
+        Ok(Self { node: node.clone(), socket, source: source.parse()? })
+    }
+
+    /// Sends one SYN to each port of `target`. `counted` says how many packets the receiver has seen by its own
+    /// counters; the next burst waits until it has seen the one before, so that none is lost in a queue.
+    pub fn syns(&self, target: &str, ports: &[u16], counted: impl Fn() -> Result<u64>) -> Result<()> {
+        self.bursts(ports, counted, |port| syn(self.source, target, 40_000, port))
+    }
+
+    /// As [`Probe::syns`], with datagrams.
+    pub fn datagrams(&self, target: &str, ports: &[u16], counted: impl Fn() -> Result<u64>) -> Result<()> {
+        self.bursts(ports, counted, |port| datagram(self.source, target, 40_000, port))
+    }
+
+    fn bursts(
+        &self,
+        ports: &[u16],
+        counted: impl Fn() -> Result<u64>,
+        packet: impl Fn(u16) -> Result<Vec<u8>>,
+    ) -> Result<()> {
+        for burst in ports.chunks(BURST) {
+            let goal = counted()? + burst.len() as u64;
+            for &port in burst {
+                self.socket.send(&packet(port)?)?;
+            }
+            until(Duration::from_secs(30), "every try to be counted", || {
+                Ok((counted()? >= goal).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The TCP ports of `target` from which anything came, a refusal included.
+    pub fn tcp_answers(&self, target: &str) -> Result<BTreeSet<u16>> {
+        self.answers("tcp", target)
+    }
+
+    /// The UDP ports of `target` from which anything came.
+    pub fn udp_answers(&self, target: &str) -> Result<BTreeSet<u16>> {
+        self.answers("udp", target)
+    }
+
+    /// Whether any ICMP message came in.
+    pub fn icmp_came(&self) -> Result<bool> {
+        Ok(!self.elements("icmp")?.is_empty())
+    }
+
+    fn answers(&self, set: &str, target: &str) -> Result<BTreeSet<u16>> {
+        let ports =
+            self.elements(set)?.into_iter().filter_map(|(from, port)| (from == target).then_some(port));
+        Ok(ports.filter_map(|port| u16::try_from(port).ok()).collect())
+    }
+
+    fn elements(&self, set: &str) -> Result<Vec<(String, u64)>> {
+        let text = self.node.run(&format!("nft -nj list set inet probe {set}"))?;
+        let answer: Value = serde_json::from_str(&text)?;
+        let objects = answer.get("nftables").and_then(Value::as_array).context("no list from nft")?;
+        let elements =
+            objects.iter().find_map(|object| object.pointer("/set/elem")).and_then(Value::as_array);
+        elements.into_iter().flatten().map(pair).collect()
+    }
+}
+
+/// The gateway's own counters, by name, with the number of packets of each.
+pub fn packet_counters(edge: &Node) -> Result<BTreeMap<String, u64>> {
+    let text = edge.run("nft -j list counters table inet causeway")?;
+    let answer: Value = serde_json::from_str(&text)?;
+    let objects = answer.get("nftables").and_then(Value::as_array).context("no list from nft")?;
+    let counters = objects.iter().filter_map(|object| object.get("counter"));
+    Ok(counters
+        .filter_map(|counter| {
+            let name = counter.get("name").and_then(Value::as_str)?;
+            Some((name.to_owned(), counter.get("packets").and_then(Value::as_u64)?))
+        })
+        .collect())
+}
+
+/// How much each of the gateway's counters has grown since an earlier reading; those that have not are left out.
+pub fn growth(edge: &Node, before: &BTreeMap<String, u64>) -> Result<BTreeMap<String, u64>> {
+    let now = packet_counters(edge)?;
+    let grown = now.into_iter().map(|(name, packets)| {
+        let more = packets - before.get(&name).copied().unwrap_or(0).min(packets);
+        (name, more)
+    });
+    Ok(grown.filter(|(_, more)| *more > 0).collect())
+}
+
+fn pair(element: &Value) -> Result<(String, u64)> {
+    // Elements with a timeout or counter are wrapped once more.
+    let element = element.pointer("/elem/val").unwrap_or(element);
+    let parts = element.get("concat").and_then(Value::as_array).context("an element without parts")?;
+    let from = parts.first().and_then(Value::as_str).context("an element without an address")?;
+    let what = parts.get(1).context("an element of one part")?;
+    Ok((from.to_owned(), what.as_u64().unwrap_or(0)))
+}
+
+/// A SYN as it is on a wire.
+fn syn(source: Ipv4Addr, target: &str, from: u16, to: u16) -> Result<Vec<u8>> {
+    let mut segment = [from.to_be_bytes(), to.to_be_bytes()].concat();
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    packet(source, target.parse()?, 6, segment, 16)
+}
+
+/// A datagram of four bytes as it is on a wire.
+fn datagram(source: Ipv4Addr, target: &str, from: u16, to: u16) -> Result<Vec<u8>> {
+    let mut segment = [from.to_be_bytes(), to.to_be_bytes()].concat();
+    segment.extend([0, 12, 0, 0, b'w', b'o', b'r', b'd']);
+    packet(source, target.parse()?, 17, segment, 6)
+}
+
+fn packet(
+    source: Ipv4Addr,
+    target: Ipv4Addr,
+    protocol: u8,
+    mut segment: Vec<u8>,
+    checksum_at: usize,
+) -> Result<Vec<u8>> {
+    let length = u16::try_from(segment.len())?;
+    let mut covered = [source.octets(), target.octets()].concat();
+    covered.extend([0, protocol]);
+    covered.extend(length.to_be_bytes());
+    covered.extend(&segment);
+    let sum = checksum(&covered).to_be_bytes();
+    segment.iter_mut().skip(checksum_at).zip(sum).for_each(|(byte, sum)| *byte = sum);
+    let mut header = vec![0x45, 0];
+    header.extend((length + 20).to_be_bytes());
+    header.extend([0, 1, 0x40, 0, 64, protocol, 0, 0]);
+    header.extend(source.octets());
+    header.extend(target.octets());
+    let sum = checksum(&header).to_be_bytes();
+    header.iter_mut().skip(10).zip(sum).for_each(|(byte, sum)| *byte = sum);
+    header.extend(segment);
+    Ok(header)
+}
+
+/// The Internet checksum (RFC 1071) of bytes whose own checksum field is zero.
+fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|pair| {
+        let high = u32::from(pair.first().copied().unwrap_or(0)) << 8;
+        high | u32::from(pair.get(1).copied().unwrap_or(0))
+    });
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(0)
+}
