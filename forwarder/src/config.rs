@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use policy::forwarder::{Peer, Policy};
-use policy::{ConfigError, FileLocation, FileRef, Host, Problem, Protocols, SecretKey, Source};
+use policy::{ConfigError, FileLocation, FileRef, Host, Problem, SecretKey, Source};
 use tunnel::key::{PresharedKey, PrivateKey};
 use tunnel::node::PeerConfig;
 use zeroize::Zeroizing;
@@ -44,9 +44,6 @@ pub enum LoadError {
     /// What is wrong in it or in the files it names; never empty.
     #[error("{}", lines(.0))]
     Invalid(Vec<ConfigError>),
-    /// It asks for something that this version does not do.
-    #[error("{0}")]
-    Unsupported(String),
 }
 
 impl LoadError {
@@ -57,7 +54,7 @@ impl LoadError {
             Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
                 exit::PERMISSION
             }
-            Self::Unreadable { .. } | Self::Unsupported(_) => exit::INVALID,
+            Self::Unreadable { .. } => exit::INVALID,
             // A permission is the answer only when nothing else is wrong.
             Self::Invalid(errors) => errors.iter().map(ConfigError::exit_code).min().unwrap_or(exit::INVALID),
         }
@@ -70,7 +67,6 @@ impl LoadError {
 /// [`LoadError`], with everything that is wrong at once.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let policy = read(path)?;
-    refuse_udp(&policy)?;
     let mut errors = Vec::new();
     let keys: Vec<Keys> = policy.peers.iter().filter_map(|peer| read_keys(peer, &mut errors)).collect();
     if errors.is_empty() {
@@ -89,20 +85,6 @@ pub fn read(path: &Path) -> Result<Policy, LoadError> {
     let text = fs::read_to_string(path)
         .map_err(|error| LoadError::Unreadable { path: path.display().to_string(), error })?;
     policy::forwarder::parse(&Source { name: path, text: &text }).map_err(LoadError::Invalid)
-}
-
-/// This version carries TCP only: an entry for UDP is refused, never ignored.
-fn refuse_udp(policy: &Policy) -> Result<(), LoadError> {
-    let inject = policy.inject.iter().map(|entry| ("inject", &entry.name, entry.protocols));
-    let reach = policy.reach.iter().map(|entry| ("reach", &entry.name, entry.protocols));
-    let udp: Vec<String> = inject
-        .chain(reach)
-        .filter(|(_, _, protocols)| *protocols != Protocols::Tcp)
-        .map(|(kind, name, _)| {
-            format!("[[{kind}]] {name}: this version carries tcp only; take \"udp\" out of its protocol")
-        })
-        .collect();
-    if udp.is_empty() { Ok(()) } else { Err(LoadError::Unsupported(udp.join("\n"))) }
 }
 
 impl Loaded {
@@ -194,14 +176,6 @@ mod tests {
         let error = load(&folder.path().join("forwarder.toml")).err().unwrap();
         assert_eq!(error.exit_code(), 4);
         assert!(error.to_string().contains("forwarder.toml:3:"), "{error}");
-    }
-
-    #[test]
-    fn udp_is_refused_and_never_ignored() {
-        let folder = folder(0o600, "udp");
-        let error = load(&folder.path().join("forwarder.toml")).err().unwrap();
-        assert_eq!(error.exit_code(), 4);
-        assert!(error.to_string().contains("[[inject]] web"), "{error}");
     }
 
     #[test]

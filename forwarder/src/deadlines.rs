@@ -45,6 +45,11 @@ impl<T: Copy + Ord> Deadlines<T> {
         self.entries.first().map(|(at, _)| *at)
     }
 
+    /// The owner of the earliest deadline, come or not; its entry is gone, it must clear what it kept as armed.
+    pub fn poll_first(&mut self) -> Option<T> {
+        self.entries.pop_first().map(|(_, owner)| owner)
+    }
+
     /// One owner whose deadline has come; its entry is gone, it must clear what it kept as armed.
     pub fn poll_due(&mut self, now: Instant) -> Option<T> {
         let (at, owner) = *self.entries.first()?;

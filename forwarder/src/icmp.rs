@@ -4,28 +4,32 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tunnel::packet::{Ip, protocol};
 
-/// What a router or host says about a TCP segment of ours.
+/// What a router or host says about a packet of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Complaint {
     /// Its kind.
     pub kind: Kind,
-    /// Where our segment came from.
+    /// The protocol of the packet: TCP or UDP.
+    pub protocol: u8,
+    /// Where our packet came from.
     pub local: SocketAddr,
     /// Where it went.
     pub remote: SocketAddr,
 }
 
-/// The kinds that matter to TCP.
+/// The kinds that matter to a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// It did not fit; the largest packet that does, in bytes (RFC 1191, RFC 8201).
     TooBig(u16),
     /// It cannot be delivered (RFC 792 type 3, RFC 4443 type 1).
     Unreachable,
+    /// Nothing listens there (RFC 792 type 3 code 3, RFC 4443 type 1 code 4).
+    PortUnreachable,
 }
 
 impl Complaint {
-    /// Reads an ICMP error about a TCP segment; `None` for anything else, or a wrong checksum.
+    /// Reads an ICMP error about a TCP segment or a UDP datagram; `None` for anything else, or a wrong checksum.
     #[must_use]
     pub fn parse(ip: &Ip, packet: &[u8]) -> Option<Self> {
         let message = ip.payload(packet);
@@ -33,19 +37,20 @@ impl Complaint {
         let [kind, code, _, _, a, b, c, d] = *header;
         let kind = match (ip.protocol, kind, code) {
             (protocol::ICMP, 3, 4) => Kind::TooBig(u16::from_be_bytes([c, d])),
+            (protocol::ICMP, 3, 3) | (protocol::ICMPV6, 1, 4) => Kind::PortUnreachable,
             (protocol::ICMP, 3, _) | (protocol::ICMPV6, 1, _) => Kind::Unreachable,
             (protocol::ICMPV6, 2, _) => {
                 Kind::TooBig(u16::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(u16::MAX))
             }
             _ => return None,
         };
-        let (local, remote) = quoted_flow(quoted, ip.is_v4())?;
-        ip.transport_checksum_is_valid(packet).then_some(Self { kind, local, remote })
+        let (protocol, local, remote) = quoted_flow(quoted, ip.is_v4())?;
+        ip.transport_checksum_is_valid(packet).then_some(Self { kind, protocol, local, remote })
     }
 }
 
-/// The ends of the TCP flow whose packet is quoted; the quotation may be cut anywhere after the ports.
-fn quoted_flow(quoted: &[u8], v4: bool) -> Option<(SocketAddr, SocketAddr)> {
+/// Protocol and ends of the flow whose packet is quoted; the quotation may be cut anywhere after the ports.
+fn quoted_flow(quoted: &[u8], v4: bool) -> Option<(u8, SocketAddr, SocketAddr)> {
     let (src, dst, protocol, transport): (IpAddr, IpAddr, u8, &[u8]) = if v4 {
         let header: &[u8; 20] = quoted.first_chunk()?;
         let [first, .., a, b, c, d, e, f, g, h] = *header;
@@ -60,7 +65,8 @@ fn quoted_flow(quoted: &[u8], v4: bool) -> Option<(SocketAddr, SocketAddr)> {
     };
     let [a, b, c, d] = *transport.first_chunk()?;
     let (source, destination) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-    (protocol == protocol::TCP).then_some((SocketAddr::new(src, source), SocketAddr::new(dst, destination)))
+    let has_ports = matches!(protocol, protocol::TCP | protocol::UDP);
+    has_ports.then_some((protocol, SocketAddr::new(src, source), SocketAddr::new(dst, destination)))
 }
 
 #[cfg(test)]
@@ -74,7 +80,10 @@ mod tests {
     fn a_too_big_message_names_the_flow_and_the_size() {
         for (local, remote) in ends() {
             let packet = Error::TooBig { mtu: 1300 }.build(&ours(local, remote), remote.ip()).unwrap();
-            assert_eq!(read(&packet), Some(Complaint { kind: Kind::TooBig(1300), local, remote }));
+            assert_eq!(
+                read(&packet),
+                Some(Complaint { kind: Kind::TooBig(1300), protocol: protocol::TCP, local, remote })
+            );
         }
     }
 
@@ -82,7 +91,10 @@ mod tests {
     fn an_unreachable_message_names_the_flow() {
         for (local, remote) in ends() {
             let packet = Error::HostUnreachable.build(&ours(local, remote), remote.ip()).unwrap();
-            assert_eq!(read(&packet), Some(Complaint { kind: Kind::Unreachable, local, remote }));
+            assert_eq!(
+                read(&packet),
+                Some(Complaint { kind: Kind::Unreachable, protocol: protocol::TCP, local, remote })
+            );
         }
     }
 

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod datagram;
 pub mod dataplane;
 pub mod deadlines;
 pub mod exit;

@@ -8,8 +8,7 @@ use policy::forwarder::Policy;
 
 use crate::config::{self, Loaded};
 use crate::control::Shared;
-use crate::dataplane::reach::Listener;
-use crate::dataplane::{Change, Command, Commands};
+use crate::dataplane::{Change, Command, Commands, Listeners};
 use crate::flow::EdgeId;
 use crate::setup;
 
@@ -76,7 +75,7 @@ fn needs_restart(old: &Policy, new: &Policy) -> Option<&'static str> {
 }
 
 /// Binds what is new; an entry that changed on the address it had would clash with itself and needs a restart.
-fn bind_new(old: &Policy, new: &Policy) -> Result<Vec<Listener>, String> {
+fn bind_new(old: &Policy, new: &Policy) -> Result<Listeners, String> {
     let bound: HashSet<_> = old.reach.iter().map(|entry| entry.listen).collect();
     let added: Vec<_> = new.reach.iter().filter(|entry| !old.reach.contains(entry)).collect();
     if let Some(clash) = added.iter().find(|entry| bound.contains(&entry.listen)) {

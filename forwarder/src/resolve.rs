@@ -17,10 +17,19 @@ const THREADS: usize = 2;
 /// Edges whose names may wait.
 const MAX_EDGES: usize = 64;
 
+/// Who waits for an upstream's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A TCP flow that is being dialled.
+    Dial(SlotId),
+    /// A UDP flow.
+    Datagrams(SlotId),
+}
+
 /// Asks for addresses; the answers come as commands.
 #[derive(Clone)]
 pub struct Resolver {
-    dials: SyncSender<(SlotId, Arc<str>, u16)>,
+    dials: SyncSender<(Asker, Arc<str>, u16)>,
     edges: SyncSender<(EdgeId, HostPort)>,
 }
 
@@ -30,7 +39,7 @@ impl Resolver {
     /// # Errors
     /// When no thread can be started.
     pub fn start(commands: &Commands) -> std::io::Result<Self> {
-        let (dials, asked) = sync_channel::<(SlotId, Arc<str>, u16)>(MAX_WAITING);
+        let (dials, asked) = sync_channel::<(Asker, Arc<str>, u16)>(MAX_WAITING);
         let asked = Arc::new(Mutex::new(asked));
         for _ in 0..THREADS {
             let (asked, commands) = (Arc::clone(&asked), commands.clone());
@@ -49,8 +58,8 @@ impl Resolver {
 
     /// Asks for the address of an upstream; `false` when too many ask already.
     #[must_use]
-    pub fn dial(&self, id: SlotId, name: &Arc<str>, port: u16) -> bool {
-        self.dials.try_send((id, Arc::clone(name), port)).is_ok()
+    pub fn dial(&self, asker: Asker, name: &Arc<str>, port: u16) -> bool {
+        self.dials.try_send((asker, Arc::clone(name), port)).is_ok()
     }
 
     /// Asks where an edge is now; dropped when the question waits already.
@@ -60,11 +69,11 @@ impl Resolver {
     }
 }
 
-fn serve_dials(asked: &Mutex<Receiver<(SlotId, Arc<str>, u16)>>, commands: &Commands) {
+fn serve_dials(asked: &Mutex<Receiver<(Asker, Arc<str>, u16)>>, commands: &Commands) {
     loop {
-        let Ok(Ok((id, name, port))) = asked.lock().map(|asked| asked.recv()) else { return };
+        let Ok(Ok((asker, name, port))) = asked.lock().map(|asked| asked.recv()) else { return };
         let addresses = resolve(&HostPort { host: Host::Name(name), port });
-        commands.send(Command::Resolved { id, addresses });
+        commands.send(Command::Resolved { asker, addresses });
     }
 }
 

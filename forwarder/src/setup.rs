@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use policy::forwarder::{Policy, Reach};
-use policy::{Mtu, Switch};
+use policy::{Mtu, Protocol, Switch};
 use tunnel::io::clock;
 use tunnel::io::udp::{Backend, UdpOptions};
 use tunnel::node::{Liveness, Node, NodeConfig};
 
 use crate::config::Loaded;
 use crate::dataplane::edge::Edge;
-use crate::dataplane::reach::Listener;
+use crate::dataplane::{Listeners, reach, udp};
 use crate::flow::EdgeId;
 
 /// Inner MTU for `mtu = "auto"`: what a path through carriers that wrap IPv4 in IPv6 still takes.
@@ -91,12 +91,19 @@ fn udp_options(policy: &Policy, place: usize, backend: Backend) -> UdpOptions {
 ///
 /// # Errors
 /// In words, naming the entry.
-pub fn listeners<'a>(reach: impl Iterator<Item = &'a Reach>) -> Result<Vec<Listener>, String> {
-    let bind = |entry: &Reach| {
-        Listener::bind(entry.clone())
-            .map_err(|error| format!("[[reach]] {}: {} cannot be bound: {error}", entry.name, entry.listen))
-    };
-    reach.map(bind).collect()
+pub fn listeners<'a>(reach: impl Iterator<Item = &'a Reach>) -> Result<Listeners, String> {
+    let mut listeners = Listeners::default();
+    for entry in reach {
+        let told =
+            |error: io::Error| format!("[[reach]] {}: {} cannot be bound: {error}", entry.name, entry.listen);
+        if entry.protocols.contains(Protocol::Tcp) {
+            listeners.tcp.push(reach::Listener::bind(entry.clone()).map_err(told)?);
+        }
+        if entry.protocols.contains(Protocol::Udp) {
+            listeners.udp.push(udp::Listener::bind(entry.clone()).map_err(told)?);
+        }
+    }
+    Ok(listeners)
 }
 
 /// The folder for the daemon's state: what the configuration says, else what systemd gives, else the user's own.

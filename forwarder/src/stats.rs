@@ -34,21 +34,23 @@ labelled! {
         Malformed = "demux" / "malformed",
         /// The transport checksum is wrong.
         BadChecksum = "demux" / "bad_checksum",
-        /// A fragment of a TCP segment.
+        /// A fragment of something else than a UDP datagram.
         Fragment = "demux" / "fragment",
-        /// UDP, which this version does not carry.
-        UdpUnsupported = "demux" / "udp_unsupported",
+        /// A fragment that overlaps others of its datagram (RFC 5722), or one too many; all of it is given up.
+        FragmentOverlap = "reassembly" / "overlap",
+        /// A datagram whose other fragments did not come in time, or that made room for others.
+        FragmentsMissing = "reassembly" / "incomplete",
         /// Any other protocol.
         UnknownProtocol = "demux" / "unknown_protocol",
         /// A segment of a flow that is not known; answered with a reset within limits.
         NoFlow = "demux" / "no_flow",
         /// An ICMP message that is about none of our flows.
         UnrelatedIcmp = "demux" / "unrelated_icmp",
-        /// A SYN that no `[[inject]]` matches; answered with a reset within limits.
+        /// A SYN or datagram that no `[[inject]]` matches; answered with a reset or by ICMP within limits.
         NoInject = "admission" / "no_inject",
-        /// A SYN from a source outside the entry's `allow`; answered with a reset within limits.
+        /// A SYN or datagram from a source outside the entry's `allow`; answered alike.
         NotAllowed = "admission" / "not_allowed",
-        /// A SYN of a flow that is being dialled already.
+        /// A SYN, or a datagram too many, of a flow that is being dialled already.
         DialPending = "admission" / "dial_pending",
         /// A new flow beyond `[limits] flows`.
         ShedFlows = "admission" / "flows",
@@ -60,8 +62,16 @@ labelled! {
         ShedDialsOfClient = "admission" / "pending_per_client",
         /// A new flow while the buffers are full.
         ShedBuffers = "admission" / "buffers",
+        /// A datagram of a new flow beyond `[limits] udp_flows`, all of which have proven themselves.
+        ShedUdpFlows = "admission" / "udp_flows",
+        /// A datagram of a new flow beyond `udp_flows_per_client`.
+        ShedUdpFlowsOfClient = "admission" / "udp_flows_per_client",
         /// A new flow while the daemon stops.
         Stopping = "admission" / "stopping",
+        /// A datagram that the local socket did not take.
+        UpstreamFull = "upstream" / "full",
+        /// A local client's datagram while the tunnel is down.
+        TunnelDown = "reach" / "down",
         /// An answer to a stranger beyond the rate for such answers.
         AnswerLimited = "answer" / "rate_limited",
     }
@@ -148,6 +158,12 @@ pub struct Stats {
     pub reach: ArcSwap<Entries>,
     /// Flows in the table, dials included.
     pub flows: AtomicU64,
+    /// UDP flows open now.
+    pub udp_flows: AtomicU64,
+    /// UDP flows that made room for others before their time.
+    pub udp_evicted: AtomicU64,
+    /// Bytes of datagrams whose fragments have not all come.
+    pub reassembly_bytes: AtomicU64,
     /// Dials that are not answered.
     pub pending_dials: AtomicU64,
     /// Bytes of flow buffers in use.

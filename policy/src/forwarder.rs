@@ -194,6 +194,12 @@ pub struct Limits {
     pub flows_per_client: u32,
     /// Unanswered dials from one client (/32 or /64).
     pub pending_per_client: u32,
+    /// UDP flows at the same time.
+    pub udp_flows: u32,
+    /// UDP flows at the same time from one client (/32 or /64).
+    pub udp_flows_per_client: u32,
+    /// How long a UDP flow is kept after the side that opened it last spoke; at least two minutes (RFC 4787 REQ-5).
+    pub udp_timeout: Duration,
     /// Bytes that the buffers of all flows may take together.
     pub buffer_bytes: u64,
     /// How long a dial to an upstream may take.

@@ -85,8 +85,9 @@ pub(super) fn status(report: &Report) -> String {
     let _ = writeln!(text, "version {}, up {}{stopping}", report.version, span(report.uptime_seconds));
     let _ = writeln!(
         text,
-        "{} flows, {} dials pending, {} in buffers",
+        "{} flows, {} of UDP, {} dials pending, {} in buffers",
         report.flows,
+        report.udp_flows,
         report.pending_dials,
         bytes(report.buffer_bytes)
     );

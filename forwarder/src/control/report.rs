@@ -29,8 +29,10 @@ pub struct Report {
     pub stopping: bool,
     /// The verdict.
     pub health: Health,
-    /// Flows in the table, dials included.
+    /// TCP flows in the table, dials included.
     pub flows: u64,
+    /// UDP flows open now.
+    pub udp_flows: u64,
     /// Dials that are not answered.
     pub pending_dials: u64,
     /// Bytes of flow buffers in use.
@@ -172,6 +174,7 @@ pub fn report(shared: &Shared) -> Report {
         stopping: shared.is_stopping(),
         health: Health::of(&peers),
         flows: stats.flows.load(Ordering::Relaxed),
+        udp_flows: stats.udp_flows.load(Ordering::Relaxed),
         pending_dials: stats.pending_dials.load(Ordering::Relaxed),
         buffer_bytes: stats.buffer_bytes.load(Ordering::Relaxed),
         peers,

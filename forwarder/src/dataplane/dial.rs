@@ -18,6 +18,7 @@ use crate::cell::{Cell, Path, Settings};
 use crate::flow::segment::Bare;
 use crate::flow::{ClientPrefix, FlowKey, Shed, SlotId};
 use crate::proxy_protocol;
+use crate::resolve::Asker;
 use crate::stats::{Dialled, Dropped, EntryStats};
 use crate::upstream::{self, Upstream};
 
@@ -109,7 +110,7 @@ impl Flows {
                 self.connect(now, id, edge, address);
             }
             Host::Name(name) => {
-                if !self.resolver.dial(id, name, port) {
+                if !self.resolver.dial(Asker::Dial(id), name, port) {
                     self.dial_failed(now, id, edge, Dialled::Exhausted);
                 }
             }

@@ -15,6 +15,7 @@ use tunnel::time::{Instant, Now};
 use super::dial::Dial;
 use super::edge::Edge;
 use super::open::{Open, Owner, Turn};
+use super::udp::Datagrams;
 use crate::cell::{Ending, SCRATCH};
 use crate::deadlines::Deadlines;
 use crate::flow::ports::Ports;
@@ -57,6 +58,7 @@ pub struct Flows {
     pub(super) dirty: VecDeque<SlotId>,
     pub(super) admission: Admission,
     pub(super) ports: Ports,
+    pub(super) udp: Datagrams,
     pub(super) policy: Arc<Policy>,
     pub(super) stats: Arc<Stats>,
     pub(super) registry: Registry,
@@ -84,6 +86,7 @@ impl Flows {
             dirty: VecDeque::new(),
             admission: Admission::new(limits),
             ports: Ports::new(seed),
+            udp: Datagrams::new(&limits, seed),
             policy,
             stats,
             registry,
@@ -101,16 +104,15 @@ impl Flows {
         let SuperPacket { bytes, offload } = packet;
         let Ok(ip) = Ip::parse(bytes) else { return self.stats.refuse(Dropped::Malformed) };
         let Some(bytes) = bytes.get_mut(..ip.total_len) else { return self.stats.refuse(Dropped::Malformed) };
+        if ip.protocol == protocol::UDP {
+            return self.handle_udp(now, edge, &ip, bytes);
+        }
         if ip.fragment.is_some() {
             return self.stats.refuse(Dropped::Fragment);
         }
         match ip.protocol {
             protocol::TCP => self.handle_tcp(now, edge, &ip, bytes, offload == Offload::None),
             protocol::ICMP | protocol::ICMPV6 => self.handle_icmp(now, edge, &ip, bytes),
-            protocol::UDP => {
-                self.stats.refuse(Dropped::UdpUnsupported);
-                self.complain(now, edge, bytes, &ip, IcmpError::PortUnreachable);
-            }
             _ => self.stats.refuse(Dropped::UnknownProtocol),
         }
     }
@@ -182,18 +184,24 @@ impl Flows {
             }
             return;
         }
-        let complaint = Complaint::parse(ip, bytes);
-        let found = complaint.and_then(|complaint| {
-            let key = FlowKey { edge: edge.id, local: complaint.local, remote: complaint.remote };
-            Some((complaint.kind, self.table.find(&key)?))
-        });
-        let Some((kind, id)) = found else { return self.stats.refuse(Dropped::UnrelatedIcmp) };
+        match Complaint::parse(ip, bytes) {
+            Some(complaint) if complaint.protocol == protocol::UDP => {
+                self.handle_datagram_complaint(now, edge, ip, &complaint);
+            }
+            Some(complaint) => self.handle_complaint(now, edge, &complaint),
+            None => self.stats.refuse(Dropped::UnrelatedIcmp),
+        }
+    }
+
+    fn handle_complaint(&mut self, now: Now, edge: &Edge, complaint: &Complaint) {
+        let key = FlowKey { edge: edge.id, local: complaint.local, remote: complaint.remote };
+        let Some(id) = self.table.find(&key) else { return self.stats.refuse(Dropped::UnrelatedIcmp) };
         if let Some((_, Flow::Open(open))) = self.table.get_mut(id) {
-            match kind {
+            match complaint.kind {
                 Kind::TooBig(mtu) => open.cell.handle_too_big(now.instant, mtu),
                 // Fatal while opening, a passing trouble later (RFC 5461).
-                Kind::Unreachable if !open.cell.is_established() => open.abort(),
-                Kind::Unreachable => {}
+                Kind::Unreachable | Kind::PortUnreachable if !open.cell.is_established() => open.abort(),
+                Kind::Unreachable | Kind::PortUnreachable => {}
             }
             self.mark(id);
         }
@@ -325,6 +333,7 @@ impl Flows {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now, edges: &mut [Edge]) {
+        self.handle_datagram_timeout(now);
         while let Some(id) = self.deadlines.poll_due(now.instant) {
             match self.table.get_mut(id) {
                 Some((_, Flow::Open(open))) => {
@@ -345,7 +354,8 @@ impl Flows {
     }
 
     /// Ends flows at once, with resets both ways, whose name or flow `doomed` says so.
-    pub fn abort(&mut self, doomed: impl Fn(&FlowKey, &Owner) -> bool) {
+    pub fn abort(&mut self, now: Now, doomed: impl Fn(&FlowKey, &Owner) -> bool) {
+        self.close_datagrams(now.instant, &doomed);
         let ids: Vec<SlotId> = self.table.ids().collect();
         for id in ids {
             match self.table.get_mut(id) {
@@ -362,6 +372,7 @@ impl Flows {
     /// Decides by a new configuration from now on.
     pub fn adopt(&mut self, policy: Arc<Policy>) {
         self.admission.set_limits(policy.limits);
+        self.udp.set_limits(&policy.limits);
         self.table.set_limit(policy.limits.flows as usize + MAX_LINGERING);
         self.policy = policy;
     }
@@ -369,10 +380,10 @@ impl Flows {
     /// When the next timer of a flow is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.deadlines.next()
+        self.deadlines.next().into_iter().chain(self.udp.deadline()).min()
     }
 
-    /// Flows that are open or being dialled.
+    /// TCP flows that are open or being dialled; UDP knows no end that could be waited for.
     #[must_use]
     pub fn active(&self) -> usize {
         self.table.len() - self.lingering
@@ -383,6 +394,8 @@ impl Flows {
         let (flows, dials) = self.admission.counts();
         self.stats.flows.store(u64::from(flows), Ordering::Relaxed);
         self.stats.pending_dials.store(u64::from(dials), Ordering::Relaxed);
+        self.stats.udp_flows.store(u64::from(self.udp.count()), Ordering::Relaxed);
+        self.stats.reassembly_bytes.store(self.udp.reassembly_bytes() as u64, Ordering::Relaxed);
         self.stats.buffer_bytes.store(self.admission.buffered(), Ordering::Relaxed);
     }
 }

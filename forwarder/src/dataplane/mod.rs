@@ -8,6 +8,7 @@ mod open;
 pub mod reach;
 mod reload;
 pub mod token;
+pub mod udp;
 
 use std::io;
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use tunnel::node::{Event, PeerState, RecoveryStep};
 use tunnel::offload::coalesce::{CoalesceOptions, Coalescer};
 use tunnel::time::{Instant, Now};
 
-use crate::flow::{EdgeId, SlotId};
+use crate::flow::EdgeId;
+use crate::resolve::Asker;
 use crate::state::StateFile;
 use crate::stats::{Stats, add};
 use edge::Edge;
@@ -49,7 +51,7 @@ pub enum Command {
     /// The name of an upstream was resolved.
     Resolved {
         /// Whose.
-        id: SlotId,
+        asker: Asker,
         /// To what; empty when it has no address.
         addresses: Vec<std::net::SocketAddr>,
     },
@@ -127,13 +129,22 @@ pub struct Parts {
     /// One edge per `[[peer]]`, in order.
     pub edges: Vec<Edge>,
     /// The listeners of `[[reach]]`.
-    pub listeners: Vec<Listener>,
+    pub listeners: Listeners,
     /// Where it counts.
     pub stats: Arc<Stats>,
     /// Who resolves names.
     pub resolver: crate::resolve::Resolver,
     /// Where the clock mark is kept.
     pub state: StateFile,
+}
+
+/// Listeners that are bound.
+#[derive(Default)]
+pub struct Listeners {
+    /// For connections.
+    pub tcp: Vec<Listener>,
+    /// For datagrams.
+    pub udp: Vec<udp::Listener>,
 }
 
 impl DataPlane {
@@ -147,18 +158,22 @@ impl DataPlane {
         for (place, edge) in edges.iter_mut().enumerate() {
             edge.watch(poll.registry(), token::edge(place))?;
         }
-        for (place, listener) in listeners.iter_mut().enumerate() {
+        for (place, listener) in listeners.tcp.iter_mut().enumerate() {
             listener.watch(poll.registry(), place)?;
         }
         let names = policy.peers.iter().map(|peer| Named::new(peer.endpoint.clone())).collect();
         let seed = getrandom::u32().map_err(io::Error::other)? as u16;
         let registry = poll.registry().try_clone()?;
+        let mut flows = Flows::new(policy, Arc::clone(&stats), registry, resolver, seed);
+        for listener in listeners.udp {
+            flows.add_listener(listener)?;
+        }
         Ok(Self {
-            flows: Flows::new(policy, Arc::clone(&stats), registry, resolver, seed),
+            flows,
             poll,
             edges,
             names,
-            listeners,
+            listeners: listeners.tcp,
             inlet: Coalescer::new(CoalesceOptions { tcp: true, udp: false }),
             batch: ReceiveBatch::new(MESSAGES),
             commands,
@@ -209,6 +224,8 @@ impl DataPlane {
                     }
                 }
                 Some(Source::Flow(id)) => self.flows.handle_ready(now, id, ready, &mut self.edges),
+                Some(Source::Datagrams(id)) => self.flows.datagrams_ready(id),
+                Some(Source::UdpListener(number)) => self.flows.listener_ready(number),
                 None => {}
             }
         }
@@ -218,6 +235,7 @@ impl DataPlane {
         }
         self.flows.handle_timeout(now, &mut self.edges);
         again |= self.flows.take_turns(now, &mut self.edges);
+        again |= self.flows.take_datagram_turns(now, &mut self.edges);
         self.tend_edges(now);
         for edge in &mut self.edges {
             edge.flush();
@@ -299,8 +317,11 @@ impl DataPlane {
     fn handle_commands(&mut self, now: Now) {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Resolved { id, addresses } => {
+                Command::Resolved { asker: Asker::Dial(id), addresses } => {
                     self.flows.handle_resolved(now, id, &addresses, &mut self.edges);
+                }
+                Command::Resolved { asker: Asker::Datagrams(id), addresses } => {
+                    self.flows.datagrams_resolved(now, id, &addresses);
                 }
                 Command::Endpoint { edge, addresses } => self.handle_endpoint(now, edge, &addresses),
                 Command::Reload(change) => self.reload(now, *change),
@@ -344,7 +365,7 @@ impl DataPlane {
         }
         if active > 0 {
             tracing::info!(flows = active, "resetting the flows that did not finish");
-            self.flows.abort(|_, _| true);
+            self.flows.abort(now, |_, _| true);
             self.flows.take_turns(now, &mut self.edges);
             for edge in &mut self.edges {
                 edge.flush();

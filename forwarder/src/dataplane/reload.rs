@@ -6,8 +6,8 @@ use policy::forwarder::Policy;
 use tunnel::node::PeerConfig;
 use tunnel::time::Now;
 
+use super::Listeners;
 use super::named::Named;
-use super::reach::Listener;
 use super::{DataPlane, Owner};
 use crate::flow::EdgeId;
 
@@ -18,7 +18,7 @@ pub struct Change {
     /// New settings of peers that changed.
     pub peers: Vec<(EdgeId, PeerConfig)>,
     /// Listeners that are new, already bound.
-    pub bound: Vec<Listener>,
+    pub bound: Listeners,
 }
 
 impl DataPlane {
@@ -41,7 +41,7 @@ impl DataPlane {
         }
         self.replace_listeners(&policy, bound);
         let old = Arc::clone(&self.flows.policy);
-        self.flows.abort(|_, owner| match owner {
+        self.flows.abort(now, |_, owner| match owner {
             Owner::Inject(name, _) => {
                 let entry = |policy: &Policy| policy.inject.iter().find(|entry| entry.name == *name).cloned();
                 entry(&old) != entry(&policy)
@@ -57,7 +57,7 @@ impl DataPlane {
     }
 
     /// Keeps the listeners that are as they were, closes the others and takes the new ones.
-    fn replace_listeners(&mut self, policy: &Policy, bound: Vec<Listener>) {
+    fn replace_listeners(&mut self, policy: &Policy, bound: Listeners) {
         let mut kept = Vec::new();
         for mut listener in std::mem::take(&mut self.listeners) {
             if policy.reach.contains(&listener.reach) {
@@ -66,12 +66,19 @@ impl DataPlane {
                 listener.release_held(&self.flows);
             }
         }
-        kept.extend(bound);
+        kept.extend(bound.tcp);
         for (place, listener) in kept.iter_mut().enumerate() {
             if let Err(error) = listener.rewatch(self.poll.registry(), place) {
                 tracing::warn!(reach = %listener.reach.name, %error, "the listener cannot be watched");
             }
         }
         self.listeners = kept;
+        self.flows.keep_listeners(policy);
+        for listener in bound.udp {
+            let name = listener.reach.name.clone();
+            if let Err(error) = self.flows.add_listener(listener) {
+                tracing::warn!(reach = %name, %error, "the listener cannot be watched");
+            }
+        }
     }
 }

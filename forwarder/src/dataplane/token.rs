@@ -18,6 +18,10 @@ pub enum Source {
     Listener(usize),
     /// The kernel socket of this flow.
     Flow(SlotId),
+    /// The kernel socket of this UDP flow.
+    Datagrams(SlotId),
+    /// The UDP listener of this number.
+    UdpListener(u32),
 }
 
 /// The token of the waker.
@@ -41,6 +45,18 @@ pub const fn flow(id: SlotId) -> Token {
     Token((3 << KIND_SHIFT) | id.to_bits() as usize)
 }
 
+/// The token of a UDP flow's socket.
+#[must_use]
+pub const fn datagrams(id: SlotId) -> Token {
+    Token((4 << KIND_SHIFT) | id.to_bits() as usize)
+}
+
+/// The token of a UDP listener.
+#[must_use]
+pub const fn udp_listener(number: u32) -> Token {
+    Token((5 << KIND_SHIFT) | number as usize)
+}
+
 /// What a token stands for; `None` for one that was never given out.
 #[must_use]
 pub const fn source(token: Token) -> Option<Source> {
@@ -50,6 +66,8 @@ pub const fn source(token: Token) -> Option<Source> {
         1 => Some(Source::Edge(number)),
         2 => Some(Source::Listener(number)),
         3 => Some(Source::Flow(SlotId::from_bits(number as u64))),
+        4 => Some(Source::Datagrams(SlotId::from_bits(number as u64))),
+        5 => Some(Source::UdpListener((number & 0xffff_ffff) as u32)),
         _ => None,
     }
 }
@@ -66,6 +84,8 @@ mod tests {
             (edge(3), Source::Edge(3)),
             (listener(70_000), Source::Listener(70_000)),
             (flow(id), Source::Flow(id)),
+            (datagrams(id), Source::Datagrams(id)),
+            (udp_listener(u32::MAX), Source::UdpListener(u32::MAX)),
         ] {
             assert_eq!(source(token), Some(expected));
         }

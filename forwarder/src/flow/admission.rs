@@ -210,6 +210,7 @@ mod tests {
             buffer_bytes: 1_000,
             dial_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(10),
+            ..Limits::default()
         }
     }
 }

@@ -4,10 +4,12 @@ pub mod admission;
 pub mod bucket;
 pub mod key;
 pub mod ports;
+pub mod quota;
 pub mod segment;
 pub mod table;
 
 pub use admission::{Admission, Shed};
 pub use bucket::Bucket;
 pub use key::{ClientPrefix, EdgeId, FlowKey};
+pub use quota::Quota;
 pub use table::{FlowTable, SlotId};

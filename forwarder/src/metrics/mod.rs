@@ -30,6 +30,10 @@ fn record(shared: &Shared) {
     gauge!("forwarder_build_info", "version" => report.version.clone()).set(1.0);
     gauge!("forwarder_uptime_seconds").set(report.uptime_seconds);
     gauge!("forwarder_open_flows").set(report.flows as f64);
+    gauge!("forwarder_open_udp_flows").set(report.udp_flows as f64);
+    let reassembling = shared.stats.reassembly_bytes.load(Ordering::Relaxed);
+    gauge!("forwarder_reassembly_bytes").set(reassembling as f64);
+    counter!("forwarder_udp_flows_evicted_total").absolute(shared.stats.udp_evicted.load(Ordering::Relaxed));
     gauge!("forwarder_pending_dials").set(report.pending_dials as f64);
     gauge!("forwarder_buffer_bytes").set(report.buffer_bytes as f64);
     counter!("forwarder_echo_replies_total").absolute(shared.stats.echoes.load(Ordering::Relaxed));
@@ -141,7 +145,9 @@ fn describe() {
 const GAUGES: &[(&str, &str)] = &[
     ("forwarder_build_info", "The version that runs."),
     ("forwarder_uptime_seconds", "Time since the daemon started."),
-    ("forwarder_open_flows", "Flows in the table, unanswered dials included."),
+    ("forwarder_open_flows", "TCP flows in the table, unanswered dials included."),
+    ("forwarder_open_udp_flows", "UDP flows open now."),
+    ("forwarder_reassembly_bytes", "Bytes of datagrams whose fragments have not all come."),
     ("forwarder_pending_dials", "Dials that their upstream has not answered."),
     ("forwarder_buffer_bytes", "Bytes of flow buffers in use."),
     ("forwarder_flows", "Flows open now, by inject entry."),
@@ -159,6 +165,10 @@ const GAUGES: &[(&str, &str)] = &[
 
 const COUNTERS: &[(&str, &str)] = &[
     ("forwarder_echo_replies_total", "Echo requests answered."),
+    (
+        "forwarder_udp_flows_evicted_total",
+        "UDP flows that made room for others before they had proven themselves.",
+    ),
     ("forwarder_resets_sent_total", "Resets sent to those whose segments belong to no flow."),
     ("forwarder_loop_rounds_total", "Rounds of the data loop."),
     ("forwarder_bytes_total", "Payload bytes by inject entry; rx comes out of the tunnel."),

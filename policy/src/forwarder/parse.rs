@@ -340,12 +340,23 @@ fn limits(root: &Table<'_>) -> Limits {
         pending_dials: count("pending_dials", 100_000, default.pending_dials),
         flows_per_client: count("flows_per_client", 1_000_000, default.flows_per_client),
         pending_per_client: count("pending_per_client", 100_000, default.pending_per_client),
+        udp_flows: count("udp_flows", 100_000, default.udp_flows),
+        udp_flows_per_client: count("udp_flows_per_client", 100_000, default.udp_flows_per_client),
+        udp_timeout: table.optional("udp_timeout").and_then(udp_timeout).unwrap_or(default.udp_timeout),
         buffer_bytes: table.optional("buffers").and_then(buffers).unwrap_or(default.buffer_bytes),
         dial_timeout: fields::duration(&table, "dial_timeout", default.dial_timeout),
         drain: fields::duration(&table, "drain", default.drain),
     };
     table.close();
     limits
+}
+
+/// RFC 4787 REQ-5: no mapping may end before it was silent for two minutes.
+fn udp_timeout(value: Value<'_>) -> Option<Duration> {
+    let bounds = Duration::from_secs(120)..=Duration::from_secs(24 * 3600);
+    value.parse("a duration from \"2m\" to \"24h\"", |written| {
+        text::duration(written).filter(|duration| bounds.contains(duration))
+    })
 }
 
 fn buffers(value: Value<'_>) -> Option<u64> {
@@ -370,6 +381,9 @@ impl Default for Limits {
             pending_dials: 1_024,
             flows_per_client: 4_096,
             pending_per_client: 256,
+            udp_flows: 4_096,
+            udp_flows_per_client: 256,
+            udp_timeout: Duration::from_secs(300),
             buffer_bytes: 256 << 20,
             dial_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(30),

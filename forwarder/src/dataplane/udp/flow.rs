@@ -1,0 +1,128 @@
+//! What is known of one UDP flow.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use mio::net::UdpSocket;
+use tunnel::time::Instant;
+
+use crate::dataplane::open::Owner;
+use crate::stats::{Dropped, EntryStats, Stats, add, take};
+
+/// Datagrams, and bytes of them, that are kept while an upstream's name is resolved.
+const MAX_HELD: (usize, usize) = (8, 16 * 1024);
+
+/// One UDP flow.
+pub(super) struct UdpFlow {
+    /// Whose it is.
+    pub(super) owner: Owner,
+    /// The counters of its entry.
+    pub(super) stats: Arc<EntryStats>,
+    /// Its local end.
+    pub(super) side: Side,
+    /// Where its timer entry is.
+    pub(super) armed: Option<Instant>,
+    /// Whether it waits for its turn already.
+    pub(super) is_dirty: bool,
+    /// Whether a datagram was sent to the side that opened it.
+    pub(super) is_answered: bool,
+    /// Whether the side that opened it spoke after it was answered: no spoofed address is likely to.
+    pub(super) is_proven: bool,
+    /// How often the client's machine called its port unreachable since the client last spoke.
+    pub(super) unreachable: u8,
+    /// The largest packet that its path carries, as far as it was told.
+    pub(super) mtu: u16,
+    heard_at: Instant,
+}
+
+/// The local end of a flow.
+pub(super) enum Side {
+    /// Its upstream's name is being resolved.
+    Waiting(Held),
+    /// A socket connected to its upstream.
+    Socket(UdpSocket),
+    /// A client of a `[[reach]]` listener.
+    Listener {
+        /// Which.
+        listener: u32,
+        /// Whom.
+        client: SocketAddr,
+    },
+}
+
+/// Datagrams that wait for their upstream's address.
+#[derive(Default)]
+pub(super) struct Held {
+    datagrams: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Held {
+    /// Keeps a datagram, or drops and counts it.
+    pub(super) fn push(&mut self, payload: &[u8], stats: &Stats) {
+        if self.datagrams.len() >= MAX_HELD.0 || self.bytes + payload.len() > MAX_HELD.1 {
+            return stats.refuse(Dropped::DialPending);
+        }
+        self.bytes += payload.len();
+        self.datagrams.push(payload.to_vec());
+    }
+
+    /// What was kept, in order.
+    pub(super) fn into_datagrams(self) -> Vec<Vec<u8>> {
+        self.datagrams
+    }
+}
+
+impl UdpFlow {
+    /// A flow that begins now.
+    pub(super) fn new(now: Instant, owner: Owner, stats: Arc<EntryStats>, side: Side) -> Self {
+        add(&stats.flows, 1);
+        Self {
+            owner,
+            stats,
+            side,
+            armed: None,
+            is_dirty: false,
+            is_answered: false,
+            is_proven: false,
+            unreachable: 0,
+            mtu: u16::MAX,
+            heard_at: now,
+        }
+    }
+
+    /// The side that opened it has spoken.
+    pub(super) fn hear(&mut self, now: Instant) {
+        self.heard_at = now;
+        self.unreachable = 0;
+        self.is_proven |= self.is_answered;
+    }
+
+    /// When the side that opened it last spoke.
+    pub(super) const fn heard_at(&self) -> Instant {
+        self.heard_at
+    }
+}
+
+impl Drop for UdpFlow {
+    fn drop(&mut self) {
+        take(&self.stats.flows, 1);
+    }
+}
+
+/// A socket connected to an upstream, on a port of its own.
+pub(super) fn connected(to: SocketAddr) -> io::Result<UdpSocket> {
+    let any = match to {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(to)?;
+    Ok(socket)
+}
+
+/// Whether an error is the upstream's machine saying that nothing listens there.
+pub(super) fn is_refusal(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionRefused
+}
