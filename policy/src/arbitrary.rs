@@ -68,6 +68,9 @@ pub fn gateway_text(seed: u64) -> String {
     for number in 0..3 + random.below(5) {
         publish(random, number, &mut next_port, &mut text);
     }
+    if random.chance(30) {
+        text.push_str(BEFORE_DOCKER);
+    }
     for number in 0..3 + random.below(5) {
         allow(random, number, &mut text);
     }
@@ -89,7 +92,20 @@ allowed_ips = ["10.77.88.2/32", "fd00:77::2/128", "192.168.88.0/24", "fd00:88::/
 name = "second"
 public_key = "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="
 allowed_ips = ["10.77.88.3/32", "192.168.89.0/24"]
+[[list]]
+name = "partners"
+file = "partners.list"
 "#;
+
+/// A service on the port that a container publishes as well.
+const BEFORE_DOCKER: &str = r#"[[publish]]
+name = "before-docker"
+listen = "9091"
+target = "192.168.88.2:80"
+"#;
+
+/// What the file of the list `partners`, which some services refer to, holds.
+pub const PARTNERS: &str = "203.0.113.192/26\n198.51.100.0/24\n2001:db8:9::/48\n";
 
 fn publish(random: &mut Random, number: u64, next_port: &mut u16, text: &mut String) {
     let count = if random.chance(40) { 1 + random.below(8) } else { 1 };
@@ -112,8 +128,12 @@ fn publish(random: &mut Random, number: u64, next_port: &mut u16, text: &mut Str
         random.pick(&["[\"tcp\"]", "[\"udp\"]", "[\"tcp\", \"udp\"]"]).copied().unwrap_or_default();
     let _ = write!(text, "[[publish]]\nname = \"p{number}\"\nprotocol = {protocol}\nlisten = \"{listen}\"\n");
     let _ = writeln!(text, "target = {target}");
-    if random.chance(30) {
-        text.push_str("allow = [\"203.0.113.0/25\", \"2001:db8:1::/48\"]\n");
+    // At least one service of a policy is not for everyone.
+    match if number == 0 { random.below(3) } else { random.below(9) } {
+        0 => text.push_str("allow = [\"203.0.113.0/25\", \"2001:db8:1::/48\"]\n"),
+        1 => text.push_str("allow = [\"@partners\"]\n"),
+        2 => text.push_str("allow = [\"203.0.113.8/29\", \"203.0.113.0/28\", \"@partners\"]\n"),
+        _ => {}
     }
     if random.chance(25) {
         text.push_str("source = \"masquerade\"\n");
@@ -199,10 +219,11 @@ const V6_WAN: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
 
 /// A packet that is likely to be about something in the policy.
 ///
-/// It arrives in `surroundings()`: from a client on the WAN, a LAN host, a container, a peer, or the edge.
+/// It arrives in `surroundings()`: from a client on the WAN, a LAN host, a container, a peer, or the edge. Clients
+/// 203.0.113.66 and 2001:db8:1::66 are there to be banned.
 pub fn packet(random: &mut Random, policy: &Policy) -> Packet {
     let v6 = random.chance(25);
-    let (arrival, sources): (Option<&str>, &[&str]) = match (random.below(10), v6) {
+    let (arrival, sources): (Option<&str>, &[&str]) = match (random.below(11), v6) {
         (0..4, false) => (
             Some("eth0"),
             &[
@@ -212,13 +233,14 @@ pub fn packet(random: &mut Random, policy: &Policy) -> Packet {
                 "203.0.113.200",
                 "198.51.100.7",
                 "198.51.100.7",
+                "203.0.113.66",
                 "192.168.88.9",
                 "192.168.1.50",
             ],
         ),
         (0..4, true) => (
             Some("eth0"),
-            &["2001:db8:1::10", "2001:db8:1::10", "2001:db8:9::10", "2001:db8:9::10", "fd00:88::9"],
+            &["2001:db8:1::10", "2001:db8:1::10", "2001:db8:9::10", "2001:db8:9::10", "2001:db8:1::66", "fd00:88::9"],
         ),
         (4..6, false) => {
             (Some("eth1"), &["192.168.1.50", "192.168.1.50", "192.168.1.51", "192.168.1.51", "10.77.88.2"])
@@ -230,7 +252,8 @@ pub fn packet(random: &mut Random, policy: &Policy) -> Packet {
             &["192.168.88.2", "192.168.88.2", "10.77.88.2", "192.168.89.7", "10.77.88.3", "192.168.1.50"],
         ),
         (7 | 8, true) => (Some("gw0"), &["fd00:88::2", "fd00:77::2"]),
-        _ => (None, &["10.77.88.1"]),
+        (_, false) => (None, &["10.77.88.1", "10.77.88.1", "192.0.2.2", "192.168.1.2"]),
+        (_, true) => (None, &["fd00:77::1", "2001:db8:2::2"]),
     };
     let source = address(random, sources);
     let v4: &[&str] = &[
@@ -244,8 +267,9 @@ pub fn packet(random: &mut Random, policy: &Policy) -> Packet {
         "192.168.89.7",
         "10.77.88.1",
         "198.51.100.9",
+        "198.51.100.9",
     ];
-    let v6: &[&str] = &["2001:db8:2::2", "2001:db8:2::2", "fd00:88::2", "fd00:77::1", "fd00:1::50"];
+    let v6: &[&str] = &["2001:db8:2::2", "2001:db8:2::2", "fd00:88::2", "fd00:77::1", "fd00:1::50", "2001:db8:5::9"];
     let destination = address(random, if source.is_ipv4() { v4 } else { v6 });
     let arrival = arrival.map_or(Arrival::Edge, |name| Arrival::Interface(name.to_owned()));
     Packet { arrival, source, destination, transport: transport(random, policy) }
@@ -260,7 +284,7 @@ fn transport(random: &mut Random, policy: &Policy) -> Transport {
     if random.chance(10) {
         return Transport::Echo;
     }
-    let mut ports: Vec<u16> = vec![22, 902, 9_091, 2_049, 51_820, 443];
+    let mut ports: Vec<u16> = vec![22, 902, 9_091, 2_049, 51_820, 51_820, 443];
     for publish in &policy.publish {
         ports.extend([publish.ports.first(), publish.ports.last(), publish.ports.last().saturating_add(1)]);
     }

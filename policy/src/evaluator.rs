@@ -107,9 +107,39 @@ pub enum Outcome {
     Unroutable,
 }
 
+/// What happens to a packet, and by which entry of the policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement<'p> {
+    /// What happens.
+    pub outcome: Outcome,
+    /// Whose counters count the flow; `None` when it needs no entry, or is dropped.
+    pub entry: Option<Entry<'p>>,
+}
+
+/// An entry of the policy that lets flows pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry<'p> {
+    /// `[[publish]]`
+    Publish(&'p Publish),
+    /// `[[allow]]`
+    Allow(&'p Allow),
+}
+
+impl From<Outcome> for Judgement<'_> {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, entry: None }
+    }
+}
+
 /// Decides about the first packet of a flow.
 #[must_use]
 pub fn evaluate(policy: &Policy, surroundings: &Surroundings, packet: &Packet) -> Outcome {
+    judge(policy, surroundings, packet).outcome
+}
+
+/// Decides about the first packet of a flow, and says which entry is responsible.
+#[must_use]
+pub fn judge<'p>(policy: &'p Policy, surroundings: &Surroundings, packet: &Packet) -> Judgement<'p> {
     let case = Case { policy, surroundings, packet };
     match &packet.arrival {
         Arrival::Edge => case.out_of_edge(),
@@ -118,34 +148,34 @@ pub fn evaluate(policy: &Policy, surroundings: &Surroundings, packet: &Packet) -
     }
 }
 
-struct Case<'a> {
-    policy: &'a Policy,
+struct Case<'p, 'a> {
+    policy: &'p Policy,
     surroundings: &'a Surroundings,
     packet: &'a Packet,
 }
 
-impl Case<'_> {
+impl<'p> Case<'p, '_> {
     /// The edge itself may open into the tunnel what `[[allow]]` lists from "self", and anything elsewhere, but never
     /// with an address of the tunnel.
-    fn out_of_edge(&self) -> Outcome {
+    fn out_of_edge(&self) -> Judgement<'p> {
         if self.is_local(self.packet.destination) {
-            return Outcome::Delivered;
+            return Outcome::Delivered.into();
         }
-        let Some(way) = self.route(self.packet.destination) else { return Outcome::Unroutable };
+        let Some(way) = self.route(self.packet.destination) else { return Outcome::Unroutable.into() };
         if way == self.tunnel() {
             let entry = self.listed(|from| *from == Party::Edge);
-            return entry.map_or(dropped("output", "not_listed"), |entry| self.forwarded(way, entry.source));
+            return entry.map_or(dropped("output", "not_listed").into(), |entry| self.allowed(way, entry));
         }
         if self.in_tunnel(self.packet.source) && !self.in_lan(self.packet.destination) {
-            return dropped("postrouting", "leak");
+            return dropped("postrouting", "leak").into();
         }
-        self.forwarded(way, SourceHandling::Preserve)
+        self.forwarded(way, SourceHandling::Preserve).into()
     }
 
     /// Out of the tunnel comes only what `[[allow]]` lists from a peer, and an echo request to the edge's end of it.
-    fn out_of_tunnel(&self) -> Outcome {
+    fn out_of_tunnel(&self) -> Judgement<'p> {
         if self.in_lan(self.packet.source) {
-            return dropped("prerouting", "spoofed");
+            return dropped("prerouting", "spoofed").into();
         }
         let entry = self.listed(|from| match from {
             Party::Peer(name) => self.belongs_to(self.packet.source, name.as_str()),
@@ -153,64 +183,67 @@ impl Case<'_> {
         });
         if self.is_local(self.packet.destination) {
             if let Some(redirect) = self.redirect() {
-                return match entry {
-                    Some(entry) => self.redirected(redirect, entry.source),
-                    None => dropped("forward", "not_listed"),
-                };
+                let Some(entry) = entry else { return dropped("forward", "not_listed").into() };
+                let outcome = self.redirected(redirect, entry.source);
+                return Judgement { outcome, entry: Some(Entry::Allow(entry)) };
             }
             let own_end = self.policy.interface.address.iter().any(|own| own.ip() == self.packet.destination);
             let echo = own_end && self.packet.transport == Transport::Echo;
-            return if entry.is_some() || echo { Outcome::Delivered } else { dropped("input", "not_listed") };
+            let open = entry.is_some() || echo;
+            let outcome = if open { Outcome::Delivered } else { dropped("input", "not_listed") };
+            return Judgement { outcome, entry: entry.map(Entry::Allow) };
         }
-        let Some(way) = self.route(self.packet.destination) else { return Outcome::Unroutable };
-        entry.map_or(dropped("forward", "not_listed"), |entry| self.forwarded(way, entry.source))
+        let Some(way) = self.route(self.packet.destination) else { return Outcome::Unroutable.into() };
+        entry.map_or(dropped("forward", "not_listed").into(), |entry| self.allowed(way, entry))
     }
 
     /// Strangers reach published ports and what the edge accepts; the LAN also the edge itself and what is listed.
-    fn in_from_outside(&self, interface: &str) -> Outcome {
+    fn in_from_outside(&self, interface: &str) -> Judgement<'p> {
         let source = self.packet.source;
         if self.in_tunnel(source) && !self.in_lan(source) {
-            return dropped("prerouting", "spoofed");
+            return dropped("prerouting", "spoofed").into();
         }
         let on_wan = self.policy.wan.interfaces.iter().any(|wan| wan.as_str() == interface);
         if on_wan && self.in_lan(source) && self.main_route(source).as_deref() != Some(interface) {
-            return dropped("prerouting", "spoofed");
+            return dropped("prerouting", "spoofed").into();
         }
         let stranger = on_wan && !self.in_lan(source);
         if stranger && self.surroundings.banned.contains(&source) {
-            return dropped("prerouting", "banned");
+            return dropped("prerouting", "banned").into();
         }
         let destination = self.packet.destination;
         if stranger && self.in_tunnel(destination) && !self.in_lan(destination) {
-            return dropped("prerouting", "wan_guard");
+            return dropped("prerouting", "wan_guard").into();
         }
         if self.is_local(self.packet.destination) {
             return self.to_edge(stranger);
         }
-        let Some(way) = self.route(self.packet.destination) else { return Outcome::Unroutable };
+        let Some(way) = self.route(self.packet.destination) else { return Outcome::Unroutable.into() };
         if way == self.tunnel() {
             let entry = self.listed(|from| match from {
                 Party::Lan(prefix) => prefix.contains(source),
                 Party::Edge => self.is_container(interface) && !self.in_lan(source),
                 Party::Peer(_) | Party::Behind { .. } => false,
             });
-            return entry.map_or(dropped("forward", "not_listed"), |entry| self.forwarded(way, entry.source));
+            return entry.map_or(dropped("forward", "not_listed").into(), |entry| self.allowed(way, entry));
         }
-        if stranger { dropped("forward", "wan_guard") } else { self.forwarded(way, SourceHandling::Preserve) }
+        let guarded = dropped("forward", "wan_guard");
+        if stranger { guarded } else { self.forwarded(way, SourceHandling::Preserve) }.into()
     }
 
     /// To an address of the edge, from outside.
-    fn to_edge(&self, stranger: bool) -> Outcome {
+    fn to_edge(&self, stranger: bool) -> Judgement<'p> {
         if let Some(publish) = self.published() {
             if !self.admits(&publish.allow) {
-                return dropped("prerouting", "source_not_allowed");
+                return dropped("prerouting", "source_not_allowed").into();
             }
-            return self.translated(publish);
+            let outcome = self.translated(publish);
+            return Judgement { outcome, entry: Some(Entry::Publish(publish)) };
         }
         if let Some(redirect) = self.redirect() {
             let open = !stranger || self.accepted();
             let outcome = self.redirected(redirect, SourceHandling::Preserve);
-            return if open { outcome } else { dropped("forward", "wan_guard") };
+            return if open { outcome } else { dropped("forward", "wan_guard") }.into();
         }
         let needed = match self.packet.transport {
             Transport::Echo => true,
@@ -218,7 +251,7 @@ impl Case<'_> {
             Transport::Tcp { .. } => false,
         };
         let open = !stranger || needed || self.dhcp() || self.accepted();
-        if open { Outcome::Delivered } else { dropped("input", "wan_guard") }
+        if open { Outcome::Delivered } else { dropped("input", "wan_guard") }.into()
     }
 
     fn dhcp(&self) -> bool {
@@ -236,7 +269,7 @@ impl Case<'_> {
     }
 
     /// The public service that is asked for; one bound to this address goes before one on every address.
-    fn published(&self) -> Option<&Publish> {
+    fn published(&self) -> Option<&'p Publish> {
         let (protocol, port) = self.service()?;
         let destination = self.packet.destination;
         let fits = |publish: &&Publish| {
@@ -270,7 +303,7 @@ impl Case<'_> {
     }
 
     /// The first entry whose source is `wanted` and whose targets and service are the packet's.
-    fn listed(&self, wanted: impl Fn(&Party) -> bool) -> Option<&Allow> {
+    fn listed(&self, wanted: impl Fn(&Party) -> bool) -> Option<&'p Allow> {
         let destination = self.packet.destination;
         let fits = |to: &Party| match to {
             Party::Edge => self.is_local(destination),
@@ -314,6 +347,11 @@ impl Case<'_> {
         let port = Some(redirect.to.port());
         let masqueraded = source == SourceHandling::Masquerade;
         Outcome::Forwarded { interface, to: redirect.to.ip(), port, masqueraded }
+    }
+
+    fn allowed(&self, interface: &str, entry: &'p Allow) -> Judgement<'p> {
+        let outcome = self.forwarded(interface, entry.source);
+        Judgement { outcome, entry: Some(Entry::Allow(entry)) }
     }
 
     fn forwarded(&self, interface: &str, source: SourceHandling) -> Outcome {

@@ -47,7 +47,9 @@ fn the_annotated_example_is_taken_again_and_again() {
 #[test]
 fn generated_policies_are_taken() {
     let folder = tempfile::tempdir().unwrap();
-    let count = std::env::var("POLICY_CASES").ok().and_then(|count| count.parse().ok()).unwrap_or(GENERATED);
+    let count = std::env::var("POLICY_CASES").ok().and_then(|count| count.parse().ok());
+    let soak = std::env::var_os("CAUSEWAY_SOAK").is_some_and(|value| value == "1");
+    let count = count.unwrap_or(if soak { 10 * GENERATED } else { GENERATED });
     for batch in 0..count.div_ceil(BATCH) {
         let policies = (0..BATCH).map(|number| (number, generated(batch * BATCH + number)));
         let commands: Vec<Value> = policies.flat_map(|(number, policy)| in_table(number, &policy)).collect();
@@ -74,8 +76,8 @@ fn in_table(number: u64, policy: &gateway::Policy) -> Vec<Value> {
 /// How many policies one call of nft checks.
 const BATCH: u64 = 20;
 
-/// How many generated policies nft must take, unless POLICY_CASES says otherwise.
-const GENERATED: u64 = 100;
+/// How many generated policies nft must take, unless POLICY_CASES says otherwise; CAUSEWAY_SOAK=1 takes ten times it.
+const GENERATED: u64 = 1_000;
 
 #[test]
 fn a_change_keeps_bans_meters_and_counters_and_leaves_nothing_behind() {

@@ -188,11 +188,11 @@ impl<'p> Chains<'p> {
 
     fn input_from_tunnel(&self) -> Vec<Value> {
         let mut rules = self.known_or_invalid("input");
+        rules.push(rule([state(&["new"]), self.is_allow(), goto("carried")]));
         for family in Family::BOTH {
             let own = in_set(daddr(family), "own", family);
             rules.push(rule([own, echo_request(family), accept()]));
         }
-        rules.push(rule([state(&["new"]), self.is_allow(), goto("carried")]));
         rules.push(ended([], self.dropped("input", "not_listed")));
         rules
     }

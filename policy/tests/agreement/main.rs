@@ -1,9 +1,12 @@
-//! The kernel does with packets what the evaluator says.
+//! The kernel does with packets what the evaluator says, and a compiler that errs is found out.
 //!
-//! The test runs itself again in a network namespace of its own, builds the worked example's surroundings there out
-//! of veth pairs, installs a generated policy with real `nft` and `ip`, and sends one packet at a time. Where it goes
-//! (out of which interface with which addresses, to a program on the edge, or into which drop counter) must be what
-//! the evaluator said. `POLICY_CASES` is the number of policies, `POLICY_PACKETS` that of packets for each.
+//! The tests run themselves again in a network namespace of their own, build the worked example's surroundings there
+//! out of veth pairs, install generated policies with real `nft` and `ip`, and send one packet at a time. Where it
+//! goes (out of which interface with which addresses, to a program on the edge, or into which drop counter), and
+//! which service counts it, must be what the evaluator said.
+//!
+//! `POLICY_CASES` is the number of policies, `POLICY_PACKETS` that of packets for each; with `CAUSEWAY_SOAK=1` there
+//! are ten times as many policies.
 
 // Helpers of tests fail by panicking, as tests do.
 #![allow(
@@ -14,66 +17,188 @@
     clippy::print_stdout
 )]
 
+mod faults;
+mod netfilter;
 mod stage;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use policy::arbitrary::{self, Random};
-use policy::evaluator::{self, Arrival, Outcome, Packet};
+use policy::evaluator::{self, Arrival, Entry, Judgement, Outcome, Packet, Surroundings};
 use policy::{Source, gateway};
-use stage::Stage;
+use stage::{Compiled, Stage};
 
 #[test]
 fn the_kernel_does_what_the_evaluator_says() {
-    if std::env::var_os(INSIDE).is_some() {
-        return compare();
-    }
-    let root = Command::new("unshare").args(["--net", "true"]).stderr(std::process::Stdio::null()).status();
-    let user: &[&str] =
-        if root.is_ok_and(|status| status.success()) { &[] } else { &["--user", "--map-root-user"] };
-
-    let status = Command::new("unshare")
-        .args(user)
-        .args(["--net", "--mount"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "the_kernel_does_what_the_evaluator_says", "--nocapture"])
-        .env(INSIDE, "1")
-        .status()
-        .expect("unshare (util-linux) must be there");
-
-    assert!(status.success());
+    in_a_namespace("the_kernel_does_what_the_evaluator_says", compare);
 }
 
-const INSIDE: &str = "POLICY_INSIDE_NAMESPACE";
+#[test]
+fn every_planted_fault_is_found() {
+    in_a_namespace("every_planted_fault_is_found", find_faults);
+}
 
 fn compare() {
+    let started = Instant::now();
     let mut stage = Stage::build();
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();
     let mut mismatches = Vec::new();
-    for seed in 0..number("POLICY_CASES", 4) {
-        let text = arbitrary::gateway_text(seed);
-        let policy = parsed(&text);
-        stage.install(&policy.plan());
+    let (policies, packets) = (number("POLICY_CASES", default_policies()), number("POLICY_PACKETS", 100));
+    for seed in 0..policies {
+        let policy = generated(seed);
+        stage.change_to(&policy.plan());
         let mut random = Random::new(seed ^ 0xface);
-        for _ in 0..number("POLICY_PACKETS", 50) {
-            let packet = stage.numbered(arbitrary::packet(&mut random, &policy));
-            let expected = evaluator::evaluate(&policy, &arbitrary::surroundings(), &packet);
-            let actual = stage.send(&packet);
-            *seen.entry(kind(&expected)).or_default() += 1;
-            if simplified(&packet, &expected) != simplified(&packet, &actual) {
-                mismatches
-                    .push(format!("seed {seed}: {packet:?}\n  expected {expected:?}\n  kernel   {actual:?}"));
-            }
+        for turn in 0..packets {
+            let (verdict, mismatch) = one_packet(&mut stage, &policy, &mut random, turn, PATIENCE);
+            *seen.entry(verdict).or_default() += 1;
+            mismatches.extend(mismatch.map(|text| format!("seed {seed}: {text}")));
         }
+        assert!(mismatches.len() < 20, "{}", mismatches.join("\n"));
     }
 
-    println!("{seen:#?}");
+    println!("{policies} policies, {packets} packets each, in {:?}: {seen:#?}", started.elapsed());
     assert!(mismatches.is_empty(), "{} mismatches:\n{}", mismatches.len(), mismatches.join("\n"));
-    for outcome in ["delivered", "forwarded", "input wan_guard", "forward not_listed", "prerouting spoofed"] {
-        assert!(seen.contains_key(outcome), "no packet was {outcome}");
+    for verdict in VERDICTS {
+        let share = seen.get(*verdict).copied().unwrap_or(0) * 1_000 / (policies * packets);
+        assert!(share >= 50, "only {share} of 1,000 packets were {verdict}");
+    }
+    assert!(seen.keys().all(|verdict| VERDICTS.contains(&verdict.as_str())), "a verdict is not listed here");
+}
+
+/// Spoils what the compiler made, fault by fault, and looks whether the comparison notices.
+fn find_faults() {
+    let mut stage = Stage::build();
+    let policies: Vec<gateway::Policy> = (0..POLICIES_PER_FAULT).map(generated).collect();
+    let mut unnoticed = Vec::new();
+    for (fault, spoil) in faults::FAULTS {
+        let found = policies.iter().find_map(|policy| {
+            let whole = Compiled::of(&policy.plan());
+            let mut spoilt = whole.clone();
+            spoil(&mut spoilt);
+            if spoilt == whole {
+                return None;
+            }
+            stage.install(&spoilt);
+            let mut random = Random::new(0xface);
+            (0..PACKETS_PER_FAULT)
+                .find_map(|turn| one_packet(&mut stage, policy, &mut random, turn, IMPATIENCE).1)
+        });
+        match found {
+            Some(mismatch) => println!("found: {fault}\n  {mismatch}"),
+            None => unnoticed.push(*fault),
+        }
+    }
+    assert!(faults::FAULTS.len() >= 20);
+    assert!(unnoticed.is_empty(), "these faults would not be found: {unnoticed:#?}");
+}
+
+const POLICIES_PER_FAULT: u64 = 30;
+const PACKETS_PER_FAULT: u64 = 102;
+
+/// How long a packet may be under way before it counts as lost without a trace.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The same where being lost is one of the things that faults do.
+const IMPATIENCE: Duration = Duration::from_millis(300);
+
+/// Everything that can happen to the first packet of a flow in the surroundings of the test.
+const VERDICTS: &[&str] = &[
+    "delivered",
+    "forwarded",
+    "unroutable",
+    "prerouting spoofed",
+    "prerouting banned",
+    "prerouting wan_guard",
+    "prerouting source_not_allowed",
+    "input wan_guard",
+    "input not_listed",
+    "forward wan_guard",
+    "forward not_listed",
+    "output not_listed",
+    "postrouting leak",
+];
+
+/// What the packets are chosen to be in turn: every verdict, and each of the ways to be forwarded or delivered.
+const WANTED: &[&str] = &[
+    "delivered",
+    "delivered from the WAN",
+    "forwarded freely",
+    "forwarded published",
+    "forwarded allowed",
+    "forwarded masqueraded",
+    "unroutable",
+    "prerouting spoofed",
+    "prerouting banned",
+    "prerouting wan_guard",
+    "prerouting source_not_allowed",
+    "input wan_guard",
+    "input not_listed",
+    "forward wan_guard",
+    "forward not_listed",
+    "output not_listed",
+    "postrouting leak",
+];
+
+/// Sends one packet; gives the evaluator's verdict, and where the kernel's differs, both.
+fn one_packet(
+    stage: &mut Stage,
+    policy: &gateway::Policy,
+    random: &mut Random,
+    turn: u64,
+    patience: Duration,
+) -> (String, Option<String>) {
+    let around = surroundings();
+    let wanted = WANTED[usize::try_from(turn).unwrap() % WANTED.len()];
+    let packet = stage.numbered(likely(wanted, random, policy, &around));
+    let expected = evaluator::judge(policy, &around, &packet);
+    let counted = expected.entry.map(|entry| match entry {
+        Entry::Publish(publish) => format!("publish_in_{}", publish.name),
+        Entry::Allow(allow) => format!("allow_in_{}", allow.name),
+    });
+    let actual = stage.send(&packet, patience);
+    let same_way = actual.outcome.as_ref().map(|outcome| simplified(&packet, outcome))
+        == Some(simplified(&packet, &expected.outcome));
+    let same = same_way && actual.counted == Vec::from_iter(counted.clone());
+    let mismatch = (!same).then(|| {
+        let expected = &expected.outcome;
+        format!("{packet:?}\n  expected {expected:?}, counted by {counted:?}\n  the kernel: {actual:?}")
+    });
+    (verdict(&expected.outcome), mismatch)
+}
+
+/// A packet of the wanted class, or some packet when the policy hardly knows any such.
+fn likely(wanted: &str, random: &mut Random, policy: &gateway::Policy, around: &Surroundings) -> Packet {
+    let mut packet = arbitrary::packet(random, policy);
+    for _ in 0..1_000 {
+        if class(&packet, &evaluator::judge(policy, around, &packet)) == wanted {
+            break;
+        }
+        packet = arbitrary::packet(random, policy);
+    }
+    packet
+}
+
+fn class(packet: &Packet, judgement: &Judgement<'_>) -> String {
+    let on_wan = packet.arrival == Arrival::Interface("eth0".to_owned());
+    match (&judgement.outcome, judgement.entry) {
+        (Outcome::Delivered, _) if on_wan => "delivered from the WAN".to_owned(),
+        (Outcome::Forwarded { masqueraded: true, .. }, _) => "forwarded masqueraded".to_owned(),
+        (Outcome::Forwarded { .. }, Some(Entry::Publish(_))) => "forwarded published".to_owned(),
+        (Outcome::Forwarded { .. }, Some(Entry::Allow(_))) => "forwarded allowed".to_owned(),
+        (Outcome::Forwarded { .. }, None) => "forwarded freely".to_owned(),
+        (outcome, _) => verdict(outcome),
+    }
+}
+
+fn verdict(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Delivered => "delivered".to_owned(),
+        Outcome::Forwarded { .. } => "forwarded".to_owned(),
+        Outcome::Dropped { stage, reason } => format!("{stage} {reason}"),
+        Outcome::Unroutable => "unroutable".to_owned(),
     }
 }
 
@@ -86,18 +211,49 @@ fn simplified(packet: &Packet, outcome: &Outcome) -> Outcome {
     outcome
 }
 
-fn kind(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Delivered => "delivered".to_owned(),
-        Outcome::Forwarded { .. } => "forwarded".to_owned(),
-        Outcome::Dropped { stage, reason } => format!("{stage} {reason}"),
-        Outcome::Unroutable => "unroutable".to_owned(),
-    }
+/// The worked example's, with two bans and without a default route for IPv6.
+fn surroundings() -> Surroundings {
+    let mut surroundings = arbitrary::surroundings();
+    surroundings.banned = stage::BANNED.iter().map(|address| address.parse().unwrap()).collect();
+    surroundings.default_routes.retain(|(_, ipv6)| !ipv6);
+    surroundings
 }
 
-fn parsed(text: &str) -> gateway::Policy {
-    let source = Source { name: Path::new("gateway.toml"), text };
-    gateway::parse(&source).unwrap_or_else(|errors| panic!("{errors:#?}\n{text}"))
+fn generated(seed: u64) -> gateway::Policy {
+    let text = arbitrary::gateway_text(seed);
+    let source = Source { name: Path::new("gateway.toml"), text: &text };
+    let mut policy = gateway::parse(&source).unwrap_or_else(|errors| panic!("{errors:#?}\n{text}"));
+    for list in &mut policy.lists {
+        list.load(&Source { name: Path::new("partners.list"), text: arbitrary::PARTNERS }).unwrap();
+    }
+    policy
+}
+
+/// Runs `inside` in a namespace: this program starts itself again there for the one test.
+fn in_a_namespace(test: &str, inside: fn()) {
+    if std::env::var_os(INSIDE).is_some() {
+        return inside();
+    }
+    let root = Command::new("unshare").args(["--net", "true"]).stderr(Stdio::null()).status();
+    let user: &[&str] =
+        if root.is_ok_and(|status| status.success()) { &[] } else { &["--user", "--map-root-user"] };
+
+    let status = Command::new("unshare")
+        .args(user)
+        .args(["--net", "--mount"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .status()
+        .expect("unshare (util-linux) must be there");
+
+    assert!(status.success());
+}
+
+const INSIDE: &str = "POLICY_INSIDE_NAMESPACE";
+
+fn default_policies() -> u64 {
+    if std::env::var_os("CAUSEWAY_SOAK").is_some_and(|value| value == "1") { 1_000 } else { 100 }
 }
 
 fn number(name: &str, default: u64) -> u64 {

@@ -2,26 +2,50 @@
 //! sends into and captures at the other.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pnet::datalink::{self, Channel, DataLinkReceiver, DataLinkSender};
 use policy::evaluator::{Arrival, Outcome, Packet, Transport};
-use policy::plan::{Plan, RouteKind, Selector};
-use policy::ruleset::Present;
-use serde_json::Value;
+use policy::plan::{Plan, RouteKind, Routing, Selector};
+use policy::ruleset::{Present, Ruleset};
+use serde_json::{Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::netfilter::Netfilter;
 use crate::wire;
 
 const INTERFACES: [&str; 4] = ["eth0", "eth1", "docker0", "gw0"];
 
+/// Sources under a ban, whatever the policy.
+pub(crate) const BANNED: [&str; 2] = ["203.0.113.66", "2001:db8:1::66"];
+
+/// What a compiler made of a policy: the commands that fill an empty table, and the routing.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Compiled {
+    pub(crate) commands: Vec<Value>,
+    pub(crate) routing: Routing,
+}
+
 pub(crate) struct Stage {
     wires: BTreeMap<&'static str, Wire>,
+    netfilter: Netfilter,
+    /// What is installed already: most policies differ in nothing of it.
+    routing: Option<Routing>,
     /// Source port, or identifier of an echo request, by which the packet under way is known.
     identity: u16,
+}
+
+/// What became of a packet.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    /// `None` when it vanished without a trace.
+    pub(crate) outcome: Option<Outcome>,
+    /// Counters of services, in the direction of a flow's first packet, that counted something.
+    pub(crate) counted: Vec<String>,
 }
 
 struct Wire {
@@ -30,54 +54,49 @@ struct Wire {
     receiver: Box<dyn DataLinkReceiver>,
 }
 
+impl Compiled {
+    pub(crate) fn of(plan: &Plan) -> Self {
+        let install = plan.ruleset.install(&Present::nothing());
+        let commands = install["nftables"].as_array().unwrap().clone();
+        Self { commands, routing: plan.routing.clone() }
+    }
+}
+
 impl Stage {
     pub(crate) fn build() -> Self {
         shell(SURROUNDINGS);
         let wires = INTERFACES.iter().map(|&name| (name, Wire::open(name))).collect();
-        Self { wires, identity: 40_000 }
+        Self { wires, netfilter: Netfilter::open(), routing: None, identity: 40_000 }
     }
 
-    /// Installs the rules and the routes of a plan in place of those before.
-    pub(crate) fn install(&mut self, plan: &Plan) {
-        run("nft", &["-j", "-f", "-"], &plan.ruleset.replace().to_string());
-        let present =
-            Present::from_listing(&run("nft", &["-j", "list", "table", "inet", "causeway"], "")).unwrap();
-        run("nft", &["-j", "-f", "-"], &plan.ruleset.install(&present).to_string());
-        let mut script = String::from(
-            "set +e\nfor f in -4 -6; do ip $f route flush table 4357; for p in 4357 4358 4359; do\n",
-        );
-        script.push_str("while ip $f rule del priority $p; do :; done; done; done 2>/dev/null\nset -e\n");
-        for route in &plan.routing.routes {
-            let kind = match route.kind {
-                RouteKind::Tunnel => (String::new(), format!("dev {}", plan.routing.device.name)),
-                RouteKind::Unreachable => ("unreachable ".to_owned(), String::new()),
-            };
-            script.push_str(&format!(
-                "ip {} route add {}{} {} table {} metric {}\n",
-                if route.destination.is_ipv6() { "-6" } else { "-4" },
-                kind.0,
-                route.destination,
-                kind.1,
-                route.table,
-                route.metric
-            ));
+    /// Installs a plan in place of whatever there is, as a daemon does: in one transaction that keeps what lives on.
+    pub(crate) fn change_to(&mut self, plan: &Plan) {
+        let tables = run("nft", &["-j", "list", "ruleset", "inet"], "");
+        let present = Present::from_listing(&tables).unwrap();
+        let install = plan.ruleset.install(&present);
+        self.put(install["nftables"].as_array().unwrap(), &plan.routing);
+    }
+
+    /// Throws away what there is and installs what may be spoilt.
+    pub(crate) fn install(&mut self, compiled: &Compiled) {
+        let teardown = Ruleset::teardown();
+        let commands = teardown["nftables"].as_array().unwrap().iter().chain(&compiled.commands);
+        self.put(&commands.cloned().collect::<Vec<_>>(), &compiled.routing);
+    }
+
+    fn put(&mut self, commands: &[Value], routing: &Routing) {
+        let bans = BANNED.iter().map(|address| {
+            let set = if address.contains(':') { "bans6" } else { "bans4" };
+            let element = json!({"elem": {"val": address, "timeout": 3600}});
+            json!({"add": {"element": {"family": "inet", "table": "causeway", "name": set, "elem": [element]}}})
+        });
+        let commands: Vec<Value> = commands.iter().cloned().chain(bans).collect();
+        run("nft", &["-j", "-f", "-"], &json!({"nftables": commands}).to_string());
+        if self.routing.as_ref() != Some(routing) {
+            shell(&routing_script(routing));
+            self.routing = Some(routing.clone());
         }
-        for rule in &plan.routing.rules {
-            let selector = match rule.selector {
-                Selector::Fwmark(mark) => format!("fwmark {mark}"),
-                Selector::To(prefix) => format!("to {prefix}"),
-                Selector::All => String::new(),
-            };
-            let family = if rule.ipv6 { "-6" } else { "-4" };
-            script.push_str(&format!(
-                "ip {family} rule add priority {} {selector} lookup {}\n",
-                rule.priority, rule.table
-            ));
-        }
-        for sysctl in &plan.routing.sysctls {
-            script.push_str(&format!("echo {} > /proc/sys/{}\n", sysctl.value, sysctl.path));
-        }
-        shell(&script);
+        self.netfilter.forget_flows();
     }
 
     /// The packet with a source port that no packet before it had; an echo request has such an identifier.
@@ -90,29 +109,32 @@ impl Stage {
         packet
     }
 
-    /// Sends one packet and finds out what became of it.
-    pub(crate) fn send(&mut self, packet: &Packet) -> Outcome {
-        let delivered = counters("probe");
-        let before = counters("causeway");
+    /// Sends one packet and finds out what became of it; `patience` is for packets that vanish.
+    pub(crate) fn send(&mut self, packet: &Packet, patience: Duration) -> Observed {
+        let delivered = self.netfilter.counters("probe");
+        let before = self.netfilter.counters("causeway");
+        let routeless = routeless();
         match &packet.arrival {
             Arrival::Interface(name) => {
-                self.wires.get_mut(name.as_str()).unwrap().send(packet, self.identity)
+                self.wires.get_mut(name.as_str()).unwrap().send(packet, self.identity);
             }
             Arrival::Edge => send_from_edge(packet, self.identity),
         }
-        for attempt in 0..3 {
-            if let Some(outcome) = self.captured(packet) {
-                return outcome;
+        let sent = Instant::now();
+        loop {
+            let captured = self.captured(packet);
+            let after = self.netfilter.counters("causeway");
+            let outcome = captured
+                .or_else(|| {
+                    (self.netfilter.counters("probe") != delivered).then_some(Outcome::Delivered)
+                })
+                .or_else(|| dropped(&before, &after))
+                .or_else(|| (self::routeless() != routeless).then_some(Outcome::Unroutable));
+            if outcome.is_some() || sent.elapsed() > patience {
+                return Observed { outcome, counted: counted(&before, &after) };
             }
-            if counters("probe") != delivered {
-                return Outcome::Delivered;
-            }
-            if let Some(outcome) = dropped(&before, &counters("causeway")) {
-                return outcome;
-            }
-            std::thread::sleep(Duration::from_millis(5 * attempt));
+            std::thread::sleep(Duration::from_micros(200));
         }
-        Outcome::Unroutable
     }
 
     fn captured(&mut self, packet: &Packet) -> Option<Outcome> {
@@ -139,7 +161,7 @@ impl Wire {
         let interfaces = datalink::interfaces();
         let find = |wanted: &str| interfaces.iter().find(|interface| interface.name == wanted).unwrap();
         let mac = find(name).mac.unwrap().octets();
-        let config = datalink::Config { read_timeout: Some(Duration::from_millis(1)), ..Default::default() };
+        let config = datalink::Config { read_timeout: Some(Duration::ZERO), ..Default::default() };
         match datalink::channel(find(&format!("{name}x")), config).unwrap() {
             Channel::Ethernet(sender, receiver) => Self { mac, sender, receiver },
             _ => panic!("not an Ethernet channel"),
@@ -154,32 +176,41 @@ impl Wire {
 
 /// Through an ordinary socket; a packet that the rules drop may be an error of the call.
 fn send_from_edge(packet: &Packet, identity: u16) {
+    let ipv6 = packet.source.is_ipv6();
+    let domain = if ipv6 { Domain::IPV6 } else { Domain::IPV4 };
     match packet.transport {
         Transport::Udp { source, destination } => {
             let socket = UdpSocket::bind((packet.source, source)).unwrap();
             let _ = socket.send_to(b"abcd", (packet.destination, destination));
         }
         Transport::Tcp { source, destination } => {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            let socket = Socket::new(domain, Type::STREAM, None).unwrap();
             socket.bind(&SocketAddr::from((packet.source, source)).into()).unwrap();
             socket.set_nonblocking(true).unwrap();
             let _ = socket.connect(&SocketAddr::from((packet.destination, destination)).into());
         }
         Transport::Echo => {
-            let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap();
+            let protocol = if ipv6 { Protocol::ICMPV6 } else { Protocol::ICMPV4 };
+            let socket = Socket::new(domain, Type::RAW, Some(protocol)).unwrap();
             socket.bind(&SocketAddr::from((packet.source, 0)).into()).unwrap();
-            let _ = socket
-                .send_to(&wire::echo(identity, false), &SocketAddr::from((packet.destination, 0)).into());
+            let to = SocketAddr::from((packet.destination, 0)).into();
+            let _ = socket.send_to(&wire::echo(identity, ipv6), &to);
         }
     }
 }
 
-/// Packets in each counter of one of our tables.
-fn counters(table: &str) -> BTreeMap<String, u64> {
-    let listing: Value =
-        serde_json::from_str(&run("nft", &["-j", "list", "counters", "table", "inet", table], "")).unwrap();
-    let counters = listing["nftables"].as_array().unwrap().iter().filter_map(|object| object.get("counter"));
-    counters.map(|c| (c["name"].as_str().unwrap().to_owned(), c["packets"].as_u64().unwrap())).collect()
+/// How many IPv6 packets found no route.
+fn routeless() -> u64 {
+    let counters = std::fs::read_to_string("/proc/self/net/snmp6").unwrap();
+    let words: Vec<&str> = counters.split_whitespace().collect();
+    let wanted = |name: &str| matches!(name, "Ip6InNoRoutes" | "Ip6OutNoRoutes");
+    words.chunks(2).filter(|pair| wanted(pair[0])).map(|pair| pair[1].parse::<u64>().unwrap()).sum()
+}
+
+fn counted(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Vec<String> {
+    let service = |name: &str| name.starts_with("publish_in_") || name.starts_with("allow_in_");
+    let grown = after.iter().filter(|(name, packets)| service(name) && before.get(*name) != Some(packets));
+    grown.map(|(name, _)| name.clone()).collect()
 }
 
 fn dropped(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Option<Outcome> {
@@ -188,6 +219,37 @@ fn dropped(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Opt
     let (stage, reason) = grown?.0.strip_prefix("drop_")?.split_once('_')?;
     // The evaluator's words live for ever; so do these few of the test.
     Some(Outcome::Dropped { stage: stage.to_owned().leak(), reason: reason.to_owned().leak() })
+}
+
+/// Replaces the routes and rules that an earlier plan made.
+fn routing_script(routing: &Routing) -> String {
+    let mut script = String::from(
+        "set +e\nfor f in -4 -6; do ip $f route flush table 4357; for p in 4357 4358 4359; do\n\
+         while ip $f rule del priority $p; do :; done; done; done 2>/dev/null\nset -e\n",
+    );
+    for route in &routing.routes {
+        let (kind, device) = match route.kind {
+            RouteKind::Tunnel => ("", format!("dev {}", routing.device.name)),
+            RouteKind::Unreachable => ("unreachable ", String::new()),
+        };
+        let family = if route.destination.is_ipv6() { "-6" } else { "-4" };
+        let (to, table, metric) = (route.destination, route.table, route.metric);
+        writeln!(script, "ip {family} route add {kind}{to} {device} table {table} metric {metric}").unwrap();
+    }
+    for rule in &routing.rules {
+        let selector = match rule.selector {
+            Selector::Fwmark(mark) => format!("fwmark {mark}"),
+            Selector::To(prefix) => format!("to {prefix}"),
+            Selector::All => String::new(),
+        };
+        let family = if rule.ipv6 { "-6" } else { "-4" };
+        let (priority, table) = (rule.priority, rule.table);
+        writeln!(script, "ip {family} rule add priority {priority} {selector} lookup {table}").unwrap();
+    }
+    for sysctl in &routing.sysctls {
+        writeln!(script, "echo {} > /proc/sys/{}", sysctl.value, sysctl.path).unwrap();
+    }
+    script
 }
 
 fn shell(script: &str) {
@@ -224,7 +286,6 @@ ip addr add 10.77.88.1/24 dev gw0
 ip addr add fd00:77::1/64 dev gw0 nodad
 ip -6 route add fd00:1::/64 dev eth1
 ip route add default dev eth0
-ip -6 route add default dev eth0
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
 echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter

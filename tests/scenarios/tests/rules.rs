@@ -46,7 +46,8 @@ struct Machine {
     surroundings: Surroundings,
     edge: Node,
     neighbours: Vec<(String, PacketSocket)>,
-    own: Socket,
+    /// Raw sockets of the edge, for IPv4 and IPv6.
+    own: [Socket; 2],
 }
 
 /// What the kernel did with one packet.
@@ -90,7 +91,11 @@ impl Machine {
         )?;
         edge.nft(WATCH)?;
         install_routing(&edge, &policy.plan().routing)?;
-        let own = edge.within(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))))??;
+        let own = [Domain::IPV4, Domain::IPV6].map(|domain| {
+            edge.within(|| Socket::new(domain, Type::RAW, Some(Protocol::from(255))))?.map_err(Into::into)
+        });
+        let [four, six]: [Result<Socket>; 2] = own;
+        let own = [four?, six?];
         Ok(Self { policy, surroundings: surroundings(), edge, neighbours, own })
     }
 
@@ -114,7 +119,8 @@ impl Machine {
             Arrival::Edge => {
                 let to = SocketAddr::new(packet.destination, 0);
                 // An unreachable route is this call's error.
-                let _ = self.own.send_to(&bytes, &to.into());
+                let [four, six] = &self.own;
+                let _ = if to.is_ipv6() { six } else { four }.send_to(&bytes, &to.into());
             }
             Arrival::Interface(name) => {
                 let neighbour = self.neighbours.iter().find(|(known, _)| known == name);

@@ -1,0 +1,202 @@
+//! Faults that a compiler could have, planted in what it made: rules, elements, priorities, routes.
+
+use policy::plan::{RouteKind, Selector};
+use serde_json::{Value, json};
+
+use crate::stage::Compiled;
+
+/// What is wrong, and how to make it so. A fault that changes nothing in a policy is tried in the next.
+pub(crate) const FAULTS: &[(&str, fn(&mut Compiled))] = &[
+    ("a range of public ports ends one early", |it| it.last_ports("publish4", -1)),
+    ("a range of public ports ends one late", |it| it.last_ports("publish4", 1)),
+    ("the target's port is one too high", |it| it.values("port4", |port| json!(port.as_u64().unwrap() + 1))),
+    ("moved ports land one too high", |it| it.values("shifted4", |port| json!(port.as_u64().unwrap() + 1))),
+    ("moved ports run backwards", |it| it.reverse_values("shifted4")),
+    ("targets are swapped", |it| it.reverse_values("target4")),
+    ("a service bound to an address is looked up by the source", |it| {
+        it.rewrite("published", r#""field":"daddr","protocol":"ip""#, r#""field":"saddr","protocol":"ip""#);
+    }),
+    ("services are looked up by the source port", |it| {
+        it.rewrite("published", r#""field":"dport""#, r#""field":"sport""#);
+    }),
+    ("UDP services are forgotten", |it| it.keep_elements("publish4", |element| !element.contains("udp"))),
+    ("UDP is not translated", |it| it.rewrite("dstnat", r#"{"set":["tcp","udp"]}"#, r#""tcp""#)),
+    ("IPv6 services are not looked up", |it| it.keep_rules("published", |rule| !rule.contains("publish6"))),
+    ("the tunnel's IPv6 prefixes are forgotten", |it| it.keep_elements("tunnel6", |_| false)),
+    ("the LAN's IPv6 prefixes are forgotten", |it| it.keep_elements("lan6", |_| false)),
+    ("the LAN's mask is three bits too long", |it| it.prefix_lengths("lan4", 3)),
+    ("the mask of an allow-list is one bit too short", |it| it.prefix_lengths("sources4_", -1)),
+    ("an allow-list is turned round", |it| it.rewrite("check_", r#""op":"==""#, r#""op":"!=""#)),
+    ("allow-lists are not asked", |it| it.keep_elements("checks", |_| false)),
+    ("a named list is empty", |it| it.keep_elements("list4_partners", |_| false)),
+    ("sources that are not allowed are let in", |it| it.verdict("check_", r#""drop""#, r#""return""#)),
+    ("the WAN guard of the edge accepts", |it| it.verdict("input_from_wan", r#""drop""#, r#""accept""#)),
+    ("the WAN guard of the LAN is missing", |it| {
+        it.keep_rules("forward", |rule| !rule.contains("drop_forward_wan_guard"));
+    }),
+    ("unlisted flows out of the tunnel reach the edge", |it| {
+        it.verdict("input_from_tunnel", r#""drop""#, r#""accept""#);
+    }),
+    ("unlisted flows out of the tunnel pass", |it| {
+        it.verdict("forward_from_tunnel", r#""drop""#, r#""accept""#)
+    }),
+    ("unlisted flows pass into the tunnel", |it| {
+        it.verdict("forward_to_tunnel", r#""drop""#, r#""accept""#)
+    }),
+    ("the edge's own unlisted flows pass", |it| it.verdict("output", r#""drop""#, r#""accept""#)),
+    ("new flows of the edge are taken for established ones", |it| {
+        it.rewrite("output", r#""established","related""#, r#""new","established""#);
+    }),
+    ("forged sources are believed", |it| it.keep_rules("classify", |rule| !rule.contains("spoofed"))),
+    ("bans are not asked", |it| it.keep_rules("strangers", |rule| !rule.contains("bans4"))),
+    ("a drop is counted as another", |it| {
+        it.rewrite("input_from_tunnel", "drop_input_not_listed", "drop_input_wan_guard");
+    }),
+    ("a drop is not counted", |it| {
+        it.rewrite("input_from_wan", r#"{"counter":"drop_input_wan_guard"},"#, "");
+    }),
+    ("flows are counted for other services", |it| it.reverse_values("count_in")),
+    ("the directions of a flow are swapped", |it| {
+        it.rewrite("carried", r#""original""#, r#""other""#);
+        it.rewrite("carried", r#""reply""#, r#""original""#);
+        it.rewrite("carried", r#""other""#, r#""reply""#);
+    }),
+    ("private flows out of the tunnel get no mark", |it| it.without_statements("private_in", "mangle")),
+    ("accepted ports of the edge get no mark", |it| it.without_statements("strangers", "mangle")),
+    ("all private flows have one mark", Compiled::one_mark),
+    ("any peer may what one may", |it| it.without_statements("private_in", "saddr")),
+    ("private UDP flows are taken for TCP", |it| it.rewrite("private_out", r#""udp""#, r#""tcp""#)),
+    ("the edge's own private flows are forgotten", |it| it.keep_rules("private_self", |_| false)),
+    ("masquerading is forgotten", |it| it.keep_elements("masquerade", |_| false)),
+    ("everything is masqueraded", |it| it.without_statements("srcnat", "@masquerade")),
+    ("services are translated behind Docker's", |it| it.priority("dstnat", -99)),
+    ("flows are classified behind their translation", |it| it.priority("classify", -50)),
+    ("strangers are looked at behind services", Compiled::strangers_last),
+    ("the WAN is another interface", |it| it.elements("wan").into_iter().for_each(|e| *e = json!("eth1"))),
+    ("WireGuard's port is another", |it| it.rewrite("input_from_wan", "51820", "51821")),
+    ("an echo request may be to any address of the edge", |it| {
+        it.without_statements("input_from_tunnel", "@own4");
+    }),
+    ("addresses of the tunnel may leave by the WAN", |it| {
+        it.keep_rules("last", |rule| !(rule.contains("saddr") && rule.contains("drop")));
+    }),
+    ("a peer's prefix has no route", |it| {
+        let lost = "192.168.88.0/24".parse().unwrap();
+        it.routing
+            .routes
+            .retain(|route| route.destination != lost || route.kind == RouteKind::Unreachable);
+    }),
+    ("the tunnel's table is not asked for IPv6", |it| {
+        it.routing.rules.retain(|rule| !(rule.ipv6 && rule.selector == Selector::All));
+    }),
+];
+
+impl Compiled {
+    /// The rules of a chain; of all those of services when the name ends with `_`.
+    fn rules(&mut self, chain: &str) -> impl Iterator<Item = &mut Value> {
+        let all = self.commands.iter_mut().filter_map(|command| command.pointer_mut("/add/rule"));
+        let these = all.filter(move |rule| is_named(&rule["chain"], chain));
+        these.map(|rule| &mut rule["expr"])
+    }
+
+    fn keep_rules(&mut self, chain: &str, keep: impl Fn(&str) -> bool) {
+        self.commands.retain(|command| match command.pointer("/add/rule") {
+            Some(rule) => !is_named(&rule["chain"], chain) || keep(&rule["expr"].to_string()),
+            None => true,
+        });
+    }
+
+    fn without_statements(&mut self, chain: &str, word: &str) {
+        for rule in self.rules(chain) {
+            rule.as_array_mut().unwrap().retain(|statement| !statement.to_string().contains(word));
+        }
+        self.keep_rules(chain, |rule| rule != "[]");
+    }
+
+    fn rewrite(&mut self, chain: &str, from: &str, to: &str) {
+        for rule in self.rules(chain) {
+            *rule = serde_json::from_str(&rule.to_string().replace(from, to)).unwrap();
+        }
+    }
+
+    /// Swaps the verdict of the rules that count before they drop.
+    fn verdict(&mut self, chain: &str, from: &str, to: &str) {
+        self.rewrite(chain, &format!("{{{from}:null}}"), &format!("{{{to}:null}}"));
+    }
+
+    fn priority(&mut self, chain: &str, priority: i32) {
+        let all = self.commands.iter_mut().filter_map(|command| command.pointer_mut("/add/chain"));
+        all.filter(|body| body["name"] == chain).for_each(|body| body["prio"] = json!(priority));
+    }
+
+    /// The elements of a set or map; of all those of services when the name ends with `_`.
+    fn element_lists(&mut self, set: &str) -> impl Iterator<Item = &mut Vec<Value>> {
+        let all = self.commands.iter_mut().filter_map(|command| command.pointer_mut("/add/element"));
+        let these = all.filter(move |body| is_named(&body["name"], set));
+        these.map(|body| body["elem"].as_array_mut().unwrap())
+    }
+
+    fn elements(&mut self, set: &str) -> Vec<&mut Value> {
+        self.element_lists(set).flatten().collect()
+    }
+
+    fn keep_elements(&mut self, set: &str, keep: impl Fn(&str) -> bool) {
+        self.element_lists(set).for_each(|list| list.retain(|element| keep(&element.to_string())));
+        self.commands.retain(|command| {
+            command.pointer("/add/element/elem").is_none_or(|list| list.as_array().unwrap().len() > 0)
+        });
+    }
+
+    /// Changes what keys of a map lead to.
+    fn values(&mut self, map: &str, change: impl Fn(&Value) -> Value) {
+        self.elements(map).into_iter().for_each(|element| element[1] = change(&element[1]));
+    }
+
+    fn reverse_values(&mut self, map: &str) {
+        let mut values: Vec<Value> = self.elements(map).iter().map(|element| element[1].clone()).collect();
+        self.elements(map).into_iter().for_each(|element| element[1] = values.pop().unwrap());
+    }
+
+    fn last_ports(&mut self, map: &str, by: i64) {
+        for element in self.elements(map) {
+            if let Some(last) = element.pointer_mut("/0/concat/1/range/1") {
+                *last = json!(last.as_i64().unwrap() + by);
+            }
+        }
+    }
+
+    fn prefix_lengths(&mut self, set: &str, by: i64) {
+        for element in self.elements(set) {
+            if let Some(length) = element.pointer_mut("/prefix/len") {
+                *length = json!(length.as_i64().unwrap() + by);
+            }
+        }
+    }
+
+    /// Every `[[allow]]` out of the tunnel marks flows as the first one does.
+    fn one_mark(&mut self) {
+        let mut first = None;
+        for rule in self.rules("private_in") {
+            for statement in rule.as_array_mut().unwrap() {
+                if let Some(mark) = statement.pointer_mut("/mangle/value") {
+                    *mark = first.get_or_insert_with(|| mark.clone()).clone();
+                }
+            }
+        }
+    }
+
+    fn strangers_last(&mut self) {
+        let is_jump = |command: &Value| {
+            let rule = command.pointer("/add/rule").filter(|rule| rule["chain"] == "classify");
+            rule.is_some_and(|rule| rule["expr"].to_string().contains(r#""target":"strangers""#))
+        };
+        let at = self.commands.iter().position(is_jump).unwrap();
+        let jump = self.commands.remove(at);
+        self.commands.push(jump);
+    }
+}
+
+fn is_named(name: &Value, wanted: &str) -> bool {
+    let name = name.as_str().unwrap();
+    name == wanted || (wanted.ends_with('_') && name.starts_with(wanted))
+}
