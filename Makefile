@@ -32,7 +32,7 @@ soak: ## Run the scenarios with the full counts (about an hour).
 	scripts/packages test
 	scripts/stack-packages
 	$(MAKE) build
-	CAUSEWAY_SOAK=1 $(AS_ROOT) $(CARGO) nextest run --cargo-profile lab --profile soak -p scenarios -p stackctl --no-fail-fast
+	CAUSEWAY_SOAK=1 $(AS_ROOT) $(CARGO) nextest run --cargo-profile lab --profile soak -p policy -p scenarios -p stackctl --no-fail-fast
 
 portable: ## Type-check the forwarder for a Mac, and run unit and property tests for a 64-bit Pi under emulation.
 	scripts/portable

@@ -240,7 +240,14 @@ pub fn packet(random: &mut Random, policy: &Policy) -> Packet {
         ),
         (0..4, true) => (
             Some("eth0"),
-            &["2001:db8:1::10", "2001:db8:1::10", "2001:db8:9::10", "2001:db8:9::10", "2001:db8:1::66", "fd00:88::9"],
+            &[
+                "2001:db8:1::10",
+                "2001:db8:1::10",
+                "2001:db8:9::10",
+                "2001:db8:9::10",
+                "2001:db8:1::66",
+                "fd00:88::9",
+            ],
         ),
         (4..6, false) => {
             (Some("eth1"), &["192.168.1.50", "192.168.1.50", "192.168.1.51", "192.168.1.51", "10.77.88.2"])
@@ -269,7 +276,8 @@ pub fn packet(random: &mut Random, policy: &Policy) -> Packet {
         "198.51.100.9",
         "198.51.100.9",
     ];
-    let v6: &[&str] = &["2001:db8:2::2", "2001:db8:2::2", "fd00:88::2", "fd00:77::1", "fd00:1::50", "2001:db8:5::9"];
+    let v6: &[&str] =
+        &["2001:db8:2::2", "2001:db8:2::2", "fd00:88::2", "fd00:77::1", "fd00:1::50", "2001:db8:5::9"];
     let destination = address(random, if source.is_ipv4() { v4 } else { v6 });
     let arrival = arrival.map_or(Arrival::Edge, |name| Arrival::Interface(name.to_owned()));
     Packet { arrival, source, destination, transport: transport(random, policy) }

@@ -11,6 +11,7 @@
     clippy::print_stdout
 )]
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -74,10 +75,104 @@ fn in_table(number: u64, policy: &gateway::Policy) -> Vec<Value> {
 }
 
 /// How many policies one call of nft checks.
-const BATCH: u64 = 20;
+const BATCH: u64 = 5;
 
 /// How many generated policies nft must take, unless POLICY_CASES says otherwise; CAUSEWAY_SOAK=1 takes ten times it.
 const GENERATED: u64 = 1_000;
+
+#[test]
+fn every_name_that_may_be_written_is_one_that_nft_carries_unchanged() {
+    let longest = "x".repeat(policy::Name::MAX);
+    let names = ["--", "..", "__", "0a", "drop", "A.b-C_d", longest.as_str()];
+    let mut text = format!("{HEAD}[lan]\nprefixes = [\"192.168.1.0/24\"]\n");
+    for (number, name) in names.iter().enumerate() {
+        let (port, flow) = (2_000 + number, private(name));
+        text.push_str(&format!(
+            "[[publish]]\nname = \"{name}\"\nlisten = \"{port}\"\ntarget = \"192.168.88.2:{port}\"\n\
+             allow = [\"203.0.113.0/24\", \"@{name}\"]\nlimits = {{ new_per_source = \"9/second\", bandwidth = \"1mbit\" }}\n\
+             [[list]]\nname = \"{name}\"\nfile = \"l\"\n\
+             [[allow]]\nname = \"{flow}\"\nfrom = [\"peer:wroclaw\"]\nto = [\"self\"]\nprotocol = [\"icmp\"]\n"
+        ));
+    }
+    let plan = parsed(&text).plan();
+
+    let text = listing_after(&[plan.ruleset.install(&Present::nothing())]);
+    let listing: Value = serde_json::from_str(&text).unwrap();
+    let there: BTreeSet<&str> = listing["nftables"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|object| object.as_object()?.values().next()?["name"].as_str())
+        .collect();
+
+    let kinds = ["publish_in_", "publish_out_", "check_", "limit_", "shape_", "new4_", "list6_"];
+    for name in names.map(private) {
+        assert!(there.contains(format!("allow_in_{name}").as_str()), "allow_in_{name} is not there");
+    }
+    for (name, kind) in names.iter().flat_map(|name| kinds.map(|kind| (name, kind))) {
+        assert!(there.contains(format!("{kind}{name}").as_str()), "{kind}{name} is not there");
+    }
+}
+
+/// A name of the same length that begins with `p`: services and private flows share one kind of name.
+fn private(name: &str) -> String {
+    format!("p{}", &name[1..])
+}
+
+#[test]
+fn a_name_with_quotes_newlines_unicode_or_4_kilobytes_is_refused_wherever_one_stands() {
+    let longest = "n".repeat(4_096);
+    let hostile = [
+        "",
+        "a b",
+        "a\"; drop",
+        "'$(reboot)'",
+        "a\nb",
+        "a\r",
+        "a\t",
+        "a\0",
+        "a;b",
+        "a{b}",
+        "a/../b",
+        "ä",
+        "а",
+        "\u{202e}a",
+        "a\u{200b}",
+        "😀",
+        "a*",
+        longest.as_str(),
+    ];
+    let whole = format!("{HEAD}{SERVICES}");
+    parsed(&whole);
+    for (place, name) in NAMED.iter().flat_map(|place| hostile.map(|name| (place, name))) {
+        assert_eq!(whole.matches(&format!("= \"{place}\"")).count(), 1, "{place}");
+        let text = whole.replace(&format!("= \"{place}\""), &format!("= {}", toml::Value::from(name)));
+        let source = Source { name: Path::new("gateway.toml"), text: &text };
+        let errors = gateway::parse(&source).err().unwrap_or_else(|| panic!("{name:?} was taken in\n{text}"));
+
+        let printed = errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let harmless = |line: &String| line.len() < 500 && !line.contains(char::is_control);
+        assert!(printed.iter().all(harmless), "{printed:?}");
+    }
+}
+
+/// The names in `HEAD` and `SERVICES`: all that end up in rules, sets or commands.
+const NAMED: [&str; 6] = ["cw7", "eth0", "wroclaw", "https", "nfs", "partners"];
+
+const SERVICES: &str = r#"
+[[publish]]
+name = "https"
+listen = "443"
+target = "192.168.88.2:443"
+[[allow]]
+name = "nfs"
+from = ["self"]
+to = ["192.168.88.2"]
+protocol = ["icmp"]
+[[list]]
+name = "partners"
+file = "l"
+"#;
 
 #[test]
 fn a_change_keeps_bans_meters_and_counters_and_leaves_nothing_behind() {
@@ -141,6 +236,7 @@ fn a_thousand_services_are_one_lookup_and_are_installed_quickly() {
 
 const HEAD: &str = r#"
 [interface]
+name = "cw7"
 address = ["10.77.88.1/30"]
 private_key_file = "kyiv.key"
 [wan]

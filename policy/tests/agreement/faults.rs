@@ -5,8 +5,11 @@ use serde_json::{Value, json};
 
 use crate::stage::Compiled;
 
-/// What is wrong, and how to make it so. A fault that changes nothing in a policy is tried in the next.
-pub(crate) const FAULTS: &[(&str, fn(&mut Compiled))] = &[
+/// What is wrong, and how to make it so.
+pub(crate) type Fault = (&'static str, fn(&mut Compiled));
+
+/// Each is tried in one policy after another; where it changes nothing it is no fault.
+pub(crate) const FAULTS: &[Fault] = &[
     ("a range of public ports ends one early", |it| it.last_ports("publish4", -1)),
     ("a range of public ports ends one late", |it| it.last_ports("publish4", 1)),
     ("the target's port is one too high", |it| it.values("port4", |port| json!(port.as_u64().unwrap() + 1))),
@@ -40,9 +43,7 @@ pub(crate) const FAULTS: &[(&str, fn(&mut Compiled))] = &[
     ("unlisted flows out of the tunnel pass", |it| {
         it.verdict("forward_from_tunnel", r#""drop""#, r#""accept""#)
     }),
-    ("unlisted flows pass into the tunnel", |it| {
-        it.verdict("forward_to_tunnel", r#""drop""#, r#""accept""#)
-    }),
+    ("unlisted flows pass into the tunnel", |it| it.verdict("forward_to_tunnel", r#""drop""#, r#""accept""#)),
     ("the edge's own unlisted flows pass", |it| it.verdict("output", r#""drop""#, r#""accept""#)),
     ("new flows of the edge are taken for established ones", |it| {
         it.rewrite("output", r#""established","related""#, r#""new","established""#);
@@ -82,9 +83,7 @@ pub(crate) const FAULTS: &[(&str, fn(&mut Compiled))] = &[
     }),
     ("a peer's prefix has no route", |it| {
         let lost = "192.168.88.0/24".parse().unwrap();
-        it.routing
-            .routes
-            .retain(|route| route.destination != lost || route.kind == RouteKind::Unreachable);
+        it.routing.routes.retain(|route| route.destination != lost || route.kind == RouteKind::Unreachable);
     }),
     ("the tunnel's table is not asked for IPv6", |it| {
         it.routing.rules.retain(|rule| !(rule.ipv6 && rule.selector == Selector::All));
@@ -143,7 +142,7 @@ impl Compiled {
     fn keep_elements(&mut self, set: &str, keep: impl Fn(&str) -> bool) {
         self.element_lists(set).for_each(|list| list.retain(|element| keep(&element.to_string())));
         self.commands.retain(|command| {
-            command.pointer("/add/element/elem").is_none_or(|list| list.as_array().unwrap().len() > 0)
+            command.pointer("/add/element/elem").is_none_or(|list| !list.as_array().unwrap().is_empty())
         });
     }
 

@@ -125,9 +125,7 @@ impl Stage {
             let captured = self.captured(packet);
             let after = self.netfilter.counters("causeway");
             let outcome = captured
-                .or_else(|| {
-                    (self.netfilter.counters("probe") != delivered).then_some(Outcome::Delivered)
-                })
+                .or_else(|| (self.netfilter.counters("probe") != delivered).then_some(Outcome::Delivered))
                 .or_else(|| dropped(&before, &after))
                 .or_else(|| (self::routeless() != routeless).then_some(Outcome::Unroutable));
             if outcome.is_some() || sent.elapsed() > patience {
