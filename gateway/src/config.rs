@@ -22,6 +22,8 @@ const MAX_TEXT_FILE: u64 = 16 << 20;
 pub struct Config {
     /// The file, as the operator named it.
     pub path: PathBuf,
+    /// Its text; secrets are in other files.
+    pub text: String,
     /// What it says, its lists loaded.
     pub policy: Policy,
     /// The keys its files hold.
@@ -75,20 +77,34 @@ impl From<LoadError> for Stop {
 /// # Errors
 /// [`LoadError`], with every error at once.
 pub fn load(path: &Path) -> Result<Config, LoadError> {
-    with_keys(path, load_policy(path)?)
+    let text = text_of(path)?;
+    load_text(path, text)
 }
 
 /// Takes `text` for the content of the file `path`, which need not exist, and reads its lists and keys.
 ///
 /// # Errors
 /// [`LoadError`], with every error at once.
-pub fn load_text(path: &Path, text: &str) -> Result<Config, LoadError> {
-    with_keys(path, policy_of(path, text)?)
+pub fn load_text(path: &Path, text: String) -> Result<Config, LoadError> {
+    let policy = policy_of(path, &text)?;
+    let keys = read_keys(&policy).map_err(LoadError::Invalid)?;
+    Ok(Config { path: path.to_owned(), text, policy, keys })
 }
 
-fn with_keys(path: &Path, policy: Policy) -> Result<Config, LoadError> {
-    let keys = read_keys(&policy).map_err(LoadError::Invalid)?;
-    Ok(Config { path: path.to_owned(), policy, keys })
+/// As [`load_text`], but errors speak of the file `said`, where the operator wrote it.
+///
+/// # Errors
+/// [`LoadError`], with every error at once.
+pub fn load_draft(path: &Path, said: &Path, text: String) -> Result<Config, LoadError> {
+    load_text(path, text).map_err(|error| match error {
+        LoadError::Invalid(mut errors) => {
+            for error in errors.iter_mut().filter(|error| *error.at.file == *path) {
+                error.at.file = said.into();
+            }
+            LoadError::Invalid(errors)
+        }
+        unreadable @ LoadError::Unreadable { .. } => unreadable,
+    })
 }
 
 /// Reads the configuration and its lists, but no secret.
@@ -96,9 +112,11 @@ fn with_keys(path: &Path, policy: Policy) -> Result<Config, LoadError> {
 /// # Errors
 /// [`LoadError`], with every error at once.
 pub fn load_policy(path: &Path) -> Result<Policy, LoadError> {
-    let text =
-        read_text(path).map_err(|error| LoadError::Unreadable { path: path.display().to_string(), error })?;
-    policy_of(path, &text)
+    policy_of(path, &text_of(path)?)
+}
+
+fn text_of(path: &Path) -> Result<String, LoadError> {
+    read_text(path).map_err(|error| LoadError::Unreadable { path: path.display().to_string(), error })
 }
 
 fn policy_of(path: &Path, text: &str) -> Result<Policy, LoadError> {

@@ -22,7 +22,7 @@ use crate::config::{self, Config};
 use crate::control::protocol::{Reply, Request};
 use crate::control::report::{Change, Changes, SCHEMA};
 use crate::control::server::{Answer, Socket, failed};
-use crate::edge::{Edge, refusal, take_hands};
+use crate::edge::{Beginning, Edge, Hands, begin, refusal, take_hands};
 use crate::exit::{Exit, Stop};
 use crate::kernel::Helper;
 use crate::metrics::http::{self, Pages};
@@ -49,11 +49,12 @@ pub fn run(path: &Path) -> Result<(), Stop> {
         .map_err(|error| Stop::new(Exit::Failed, format!("the kernel helper does not start: {error}")))?;
     helper.probe().map_err(refusal)?;
     let (state, _lock) = claim_state(&config.policy)?;
+    let (config, beginning) = begin(config, &state);
     let socket = bind_control(&config.policy)?;
     let hands = take_hands(&config.policy, &helper, &state).map_err(refusal)?;
     privilege::drop_all().map_err(|error| permission(&error))?;
     confine(&config.policy);
-    serve(config, hands, helper, state, &socket)
+    serve(config, hands, (helper, state, beginning), &socket)
 }
 
 /// Leaves this process no file to change but its own, and no program to run, where the kernel has Landlock.
@@ -101,12 +102,11 @@ fn bind_control(policy: &Policy) -> Result<Socket, Stop> {
 
 fn serve(
     config: Config,
-    hands: crate::edge::Hands,
-    helper: Helper,
-    state: State,
+    hands: Hands,
+    (helper, state, beginning): (Helper, State, Beginning),
     socket: &Socket,
 ) -> Result<(), Stop> {
-    let (edge, events) = Edge::start(config, hands, helper, state).map_err(refusal)?;
+    let (edge, events) = Edge::start(config, hands, helper, state, beginning).map_err(refusal)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build();
     let runtime = runtime.map_err(|error| Stop::new(Exit::Failed, format!("the control thread: {error}")))?;
     let ended = LocalSet::new().block_on(&runtime, live(Rc::new(edge), events, socket));
@@ -140,6 +140,13 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
             },
             _ = tick.tick() => {
                 look_after(&edge, &mut listeners)?;
+                if edge.is_confirmation_overdue() {
+                    let edge = Rc::clone(&edge);
+                    drop(spawn_local(async move {
+                        edge.take_back_overdue().await;
+                        edge.resolve_all();
+                    }));
+                }
                 if file.has_changed(&edge) {
                     drop(spawn_local(reload(Rc::clone(&edge))));
                 }
@@ -302,9 +309,21 @@ impl Answer for Control {
                 edge.ban(address, seconds).await.map(|()| Reply::Done).map_err(refusal)
             }
             Request::Unban { address } => edge.unban(address).await.map(|()| Reply::Done).map_err(refusal),
-            Request::Plan { name, text } => plan(edge, &name, &text),
-            Request::Apply { name, text } => {
-                let applied = edge.apply_text(&name, &text).await;
+            Request::Plan { name, text } => plan(edge, &name, text),
+            Request::Apply { name, text, confirm_seconds } => {
+                let patience = confirm_seconds.map(Duration::from_secs);
+                let applied = edge.apply_text(&name, text, patience).await;
+                edge.resolve_all();
+                applied.map(changes)
+            }
+            Request::Confirm => edge.confirm().await.map(|text| Reply::InForce { text: Some(text) }),
+            Request::Rollback => {
+                let text = edge.roll_back().await;
+                edge.resolve_all();
+                text.map(|text| Reply::InForce { text })
+            }
+            Request::Reload => {
+                let applied = edge.reload().await;
                 edge.resolve_all();
                 applied.map(changes)
             }
@@ -313,8 +332,8 @@ impl Answer for Control {
     }
 }
 
-fn plan(edge: &Edge, name: &Path, text: &str) -> Result<Reply, Stop> {
-    let config = config::load_text(name, text)?;
+fn plan(edge: &Edge, name: &Path, text: String) -> Result<Reply, Stop> {
+    let config = config::load_draft(edge.config_path(), name, text)?;
     Ok(changes(edge.plan(&config.policy)))
 }
 

@@ -22,6 +22,8 @@ pub enum Exit {
     Conflict = 6,
     /// A change was taken back.
     RolledBack = 7,
+    /// Only what was known before can be had.
+    Stale = 8,
     /// It works, but not as configured.
     Degraded = 10,
     /// It does not work.

@@ -4,6 +4,7 @@
     reason = "the enums with a catch-all here are the system's and netlink's, which grow without us"
 )]
 
+pub mod change;
 pub mod commands;
 pub mod config;
 pub mod control;

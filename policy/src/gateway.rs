@@ -55,6 +55,15 @@ pub struct Policy {
     pub warnings: Vec<Warning>,
 }
 
+impl Policy {
+    /// Every file that the configuration names: keys, then lists.
+    pub fn files(&self) -> impl Iterator<Item = &FileRef> {
+        let preshared = self.peers.iter().filter_map(|peer| peer.preshared_key_file.as_ref());
+        let lists = self.lists.iter().map(|list| &list.file);
+        std::iter::once(&self.interface.private_key_file).chain(preshared).chain(lists)
+    }
+}
+
 /// `[interface]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {

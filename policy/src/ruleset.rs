@@ -4,6 +4,7 @@
 //! addresses that the packet came with: the conntrack mark then names the service, and every later chain only asks
 //! for the mark. A packet without one has no business in the tunnel.
 
+mod absent;
 mod chains;
 mod compile;
 mod diff;

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use gateway::config::read_text;
+use gateway::change;
 use gateway::control::client::{DEFAULT_SOCKET, ask};
 use gateway::control::protocol::{Reply, Request};
 use gateway::control::render::{self, Style};
@@ -30,7 +30,7 @@ struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not reachable, 4 configuration invalid, \
-    5 permission, 6 conflict, 7 rolled back, 10 degraded, 11 broken";
+    5 permission, 6 conflict, 7 rolled back, 8 stale, 10 degraded, 11 broken";
 
 #[derive(Subcommand)]
 enum Command {
@@ -81,10 +81,25 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Applies a configuration to the running edge; the file the daemon starts from stays as it is.
+    /// Applies a configuration to the running edge; then the daemon's own file holds it too.
+    ///
+    /// Keys and lists with relative names are looked for beside the daemon's own file.
     Apply {
         /// The configuration.
         file: PathBuf,
+        /// Goes back by itself unless `gatewayctl confirm` comes in time; until then the daemon's own file stays as it is.
+        #[arg(long, value_name = "TIME", value_parser = seconds, num_args = 0..=1, default_missing_value = "60s")]
+        confirm: Option<u64>,
+        /// One JSON object instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Keeps what `apply --confirm` changed; ends with 7 when it was taken back already.
+    Confirm,
+    /// Goes back: takes back what waits for `confirm`, else applies the configuration before the one in force.
+    Rollback,
+    /// Has the daemon read its own file, its lists and keys again.
+    Reload {
         /// One JSON object instead of text.
         #[arg(long)]
         json: bool,
@@ -140,17 +155,17 @@ fn run(arguments: &Arguments) -> Result<Exit, Stop> {
         Command::Status { output } => show(socket, &Request::Status, *output),
         Command::Bans { output } => show(socket, &Request::Bans, *output),
         Command::Ban { address, period } => {
-            change(socket, &Request::Ban { address: *address, seconds: *period })
+            tell(socket, &Request::Ban { address: *address, seconds: *period })
         }
-        Command::Unban { address } => change(socket, &Request::Unban { address: *address }),
+        Command::Unban { address } => tell(socket, &Request::Unban { address: *address }),
         Command::Plan { file, json } => {
-            let (name, text) = configuration(file)?;
+            let (name, text) = change::named(file)?;
             show(socket, &Request::Plan { name, text }, Output { json: *json, watch: None })
         }
-        Command::Apply { file, json } => {
-            let (name, text) = configuration(file)?;
-            show(socket, &Request::Apply { name, text }, Output { json: *json, watch: None })
-        }
+        Command::Apply { file, confirm, json } => apply(socket, file, *confirm, *json),
+        Command::Confirm => change::confirm(socket).map(|()| Exit::Ok),
+        Command::Rollback => change::roll_back(socket).map(|()| Exit::Ok),
+        Command::Reload { json } => show(socket, &Request::Reload, Output { json: *json, watch: None }),
         Command::Import(what) => exchange::import(what),
         Command::Export(what) => write(&exchange::export(what)?).map(|()| Exit::Ok),
         Command::Lists(what) => exchange::lists(what),
@@ -180,13 +195,22 @@ fn show_once(socket: &Path, request: &Request, json: bool, before: &str) -> Resu
         Reply::Status(report) => either(json, report, || render::status(report, style))?,
         Reply::Bans(report) => either(json, report, || render::bans(report))?,
         Reply::Changes(report) => either(json, report, || render::changes(report, style))?,
-        Reply::Done | Reply::Failed { .. } => String::new(),
+        Reply::Done | Reply::InForce { .. } | Reply::Failed { .. } => String::new(),
     };
     write(&format!("{before}{text}"))?;
     Ok(exit)
 }
 
-fn change(socket: &Path, request: &Request) -> Result<Exit, Stop> {
+fn apply(socket: &Path, file: &Path, confirm: Option<u64>, json: bool) -> Result<Exit, Stop> {
+    let report = change::apply(socket, file, confirm.map(Duration::from_secs))?;
+    write(&either(json, &report, || render::changes(&report, style()))?)?;
+    if let Some(seconds) = confirm {
+        complain(&format!("in force for {}, unless: gatewayctl confirm", render::period(seconds)));
+    }
+    Ok(Exit::Ok)
+}
+
+fn tell(socket: &Path, request: &Request) -> Result<Exit, Stop> {
     ask(socket, request).map(|_| Exit::Ok)
 }
 
@@ -202,14 +226,6 @@ fn make_keys(dir: &Path, name: &str) -> Result<Exit, Stop> {
     })?;
     write(&format!("{public}\n"))?;
     Ok(Exit::Ok)
-}
-
-/// The file's absolute name, which the daemon reports errors by and resolves key files against, and its text.
-fn configuration(file: &Path) -> Result<(PathBuf, String), Stop> {
-    let text =
-        read_text(file).map_err(|error| Stop::new(Exit::Invalid, format!("{}: {error}", file.display())))?;
-    let name = std::path::absolute(file).map_err(|error| Stop::new(Exit::Failed, error))?;
-    Ok((name, text))
 }
 
 fn either(json: bool, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<String, Stop> {

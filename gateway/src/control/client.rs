@@ -54,10 +54,18 @@ fn not_reached(socket: &Path, error: &std::io::Error) -> Stop {
 }
 
 fn exit_of(code: u8) -> Exit {
-    [Exit::Usage, Exit::Unreachable, Exit::Invalid, Exit::Permission, Exit::Conflict, Exit::RolledBack]
-        .into_iter()
-        .find(|exit| *exit as u8 == code)
-        .unwrap_or(Exit::Failed)
+    [
+        Exit::Usage,
+        Exit::Unreachable,
+        Exit::Invalid,
+        Exit::Permission,
+        Exit::Conflict,
+        Exit::RolledBack,
+        Exit::Stale,
+    ]
+    .into_iter()
+    .find(|exit| *exit as u8 == code)
+    .unwrap_or(Exit::Failed)
 }
 
 #[cfg(test)]

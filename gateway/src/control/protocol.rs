@@ -45,18 +45,27 @@ pub enum Request {
     },
     /// What a configuration would change.
     Plan {
-        /// The file's name, for messages and for the files it names.
+        /// The file's name, for messages; files that the text names are looked for beside the daemon's own file.
         name: PathBuf,
         /// Its text.
         text: String,
     },
     /// Applies a configuration; only for writers.
     Apply {
-        /// The file's name, for messages and for the files it names.
+        /// The file's name, for messages; files that the text names are looked for beside the daemon's own file.
         name: PathBuf,
         /// Its text.
         text: String,
+        /// Goes back by itself after so many seconds without [`Request::Confirm`]; stays when missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        confirm_seconds: Option<u64>,
     },
+    /// Keeps the change that waits; only for writers.
+    Confirm,
+    /// Goes back to the configuration before; only for writers.
+    Rollback,
+    /// Reads the daemon's own file, its lists and keys again; only for writers.
+    Reload,
 }
 
 impl Request {
@@ -72,7 +81,10 @@ impl Request {
             | Self::Ban { .. }
             | Self::Unban { .. }
             | Self::Plan { .. }
-            | Self::Apply { .. } => true,
+            | Self::Apply { .. }
+            | Self::Confirm
+            | Self::Rollback
+            | Self::Reload => true,
         }
     }
 }
@@ -91,8 +103,13 @@ pub enum Reply {
     Status(Status),
     /// To [`Request::Bans`].
     Bans(Bans),
-    /// To [`Request::Plan`] and [`Request::Apply`].
+    /// To [`Request::Plan`], [`Request::Apply`] and [`Request::Reload`].
     Changes(Changes),
+    /// To [`Request::Confirm`] and [`Request::Rollback`].
+    InForce {
+        /// What the daemon's own file is to hold; `None` when it holds it already.
+        text: Option<String>,
+    },
     /// To [`Request::Ban`] and [`Request::Unban`].
     Done,
     /// It did not work.

@@ -144,6 +144,13 @@ pub fn status(report: &Status, style: Style) -> String {
         report.peers,
         report.leaked_packets,
     );
+    if !report.config_in_force {
+        text.push_str("  the file holds another text than is in force: gatewayctl reload applies it\n");
+    }
+    if let Some(seconds) = report.confirm_within_seconds {
+        let left = period(seconds);
+        let _ = writeln!(text, "  the last change goes back in {left}, unless: gatewayctl confirm");
+    }
     for problem in &report.problems {
         let _ = writeln!(text, "  {} {problem}", style.paint("33", "problem:"));
     }

@@ -112,6 +112,10 @@ pub struct Status {
     pub config: String,
     /// How many times a configuration was applied since the start.
     pub generation: u64,
+    /// Whether the configuration file holds what is in force.
+    pub config_in_force: bool,
+    /// Seconds until an unconfirmed change goes back by itself; `None` when no change waits.
+    pub confirm_within_seconds: Option<u64>,
     /// Whether the last attempt to apply one succeeded.
     pub last_apply_ok: bool,
     /// Seconds since the start.

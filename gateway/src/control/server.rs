@@ -188,6 +188,8 @@ mod tests {
                 version: "1".to_owned(),
                 config: String::new(),
                 generation: 1,
+                config_in_force: true,
+                confirm_within_seconds: None,
                 last_apply_ok: true,
                 uptime_seconds: 0,
                 interface: "gw0".to_owned(),

@@ -1,5 +1,7 @@
 //! What a configuration makes of the kernel, and how it gets there.
 
+use std::collections::BTreeMap;
+
 use policy::Mtu;
 use policy::gateway::Policy;
 use policy::plan::{INITIAL_MTU, Plan, Sysctl};
@@ -76,6 +78,75 @@ impl Blueprint {
             tracing::info!("{line}");
         }
         self.write_switches(helper)
+    }
+
+    /// Changes the kernel from `old`, which is in place, to this; looks whether it is there, and what could not be set.
+    ///
+    /// Routes are added first and the table is changed last, in one transaction: whatever refuses before that leaves
+    /// everything as it was. What the table no longer needs is taken away only then.
+    ///
+    /// # Errors
+    /// What the kernel refused, or how the kernel differs from the plan; then `old` is in place.
+    pub fn change(
+        &self,
+        old: &Self,
+        helper: &Helper,
+        state: &State,
+    ) -> Result<(Vec<Unwritable>, Option<u64>), Failure> {
+        let transaction = self.transaction(helper)?;
+        let kept = state.sysctls();
+        let forget = || old.remember_again(helper, state, &kept);
+        self.remember(helper, state)?;
+        let routing = || Routing::new(&self.plan.routing, self.protocol);
+        let added = helper.add_routing(routing()).inspect_err(|_| forget())?;
+        if let Err(failure) = helper.apply_ruleset(transaction) {
+            forget();
+            helper.apply_routing(Routing::new(&old.plan.routing, old.protocol))?;
+            return Err(failure);
+        }
+        let finish = || {
+            let lines = helper.apply_routing(routing())?;
+            let unwritable = self.write_switches(helper)?;
+            Ok((lines, unwritable, self.verified(helper)?))
+        };
+        let finished = finish().inspect_err(|_| {
+            old.put_back(helper, state);
+            forget();
+        });
+        let (lines, unwritable, fingerprint) = finished?;
+        for line in added.into_iter().chain(lines) {
+            tracing::info!("{line}");
+        }
+        Ok((unwritable, fingerprint))
+    }
+
+    /// Puts this in the place of a change that failed half way.
+    pub fn put_back(&self, helper: &Helper, state: &State) {
+        if let Err(failure) = self.apply(helper, state) {
+            tracing::error!(
+                "a failed change could not be taken back ({failure}); the rules stay closed, restart the daemon"
+            );
+        }
+    }
+
+    /// The fingerprint of the table, if the kernel holds what the plan says.
+    fn verified(&self, helper: &Helper) -> Result<Option<u64>, Failure> {
+        let listing = helper.list(Listing::Table)?;
+        let absent = self.plan.ruleset.absent_from(&listing);
+        if absent.is_empty() {
+            return Ok(fingerprint(&listing));
+        }
+        let message = format!("the kernel does not hold what it was given: {}", absent.join(", "));
+        Err(Failure::new(FailureKind::Kernel, message))
+    }
+
+    /// Leaves the state folder as if there had been no change.
+    fn remember_again(&self, helper: &Helper, state: &State, kept: &BTreeMap<String, String>) {
+        let again = self.remember(helper, state).map_err(|failure| failure.to_string());
+        let again = again.and_then(|()| state.put_back_sysctls(kept).map_err(|error| error.to_string()));
+        if let Err(message) = again {
+            tracing::warn!("after a refused change the state folder cannot be written: {message}");
+        }
     }
 
     /// What the table is now; see [`fingerprint`].

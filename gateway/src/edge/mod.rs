@@ -1,6 +1,7 @@
 //! The running edge: the data plane, the kernel helper and the policy in force, seen from the control thread.
 
 pub mod blueprint;
+mod confirm;
 mod counters;
 mod dump;
 mod events;
@@ -31,11 +32,13 @@ use crate::kernel::Helper;
 use crate::metrics::RoundTrips;
 use crate::state::{Endpoints, State};
 use blueprint::{Blueprint, Unwritable};
+use confirm::Waiting;
 use counters::Counters;
 use outer::Outer;
 use rates::Rates;
 use reconcile::Fight;
 
+pub use confirm::{Beginning, begin};
 pub use reload::refusal;
 pub use start::{Hands, take_hands};
 
@@ -61,6 +64,10 @@ pub struct Edge {
     generation: Cell<u64>,
     failed_applies: Cell<u64>,
     last_apply_ok: Cell<bool>,
+    /// A change that waits for its confirmation.
+    waiting: RefCell<Option<Waiting>>,
+    /// Whether the last change was taken back for want of one.
+    taken_back: Cell<bool>,
     /// Serializes applies: two at once would judge each other's half-done work.
     applying: tokio::sync::Mutex<()>,
 }
@@ -76,6 +83,7 @@ struct KernelCounters {
 
 /// The configuration in force.
 struct Current {
+    text: String,
     policy: Policy,
     keys: Keys,
     blueprint: Arc<Blueprint>,

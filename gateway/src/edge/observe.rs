@@ -153,6 +153,8 @@ impl Edge {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: self.config_path.display().to_string(),
             generation: self.generation.get(),
+            config_in_force: self.is_file_in_force(),
+            confirm_within_seconds: self.confirm_within().map(|left| left.as_secs()),
             last_apply_ok: self.last_apply_ok.get(),
             uptime_seconds: self.started.elapsed().as_secs(),
             interface: current.policy.interface.name.to_string(),

@@ -39,16 +39,34 @@ impl Outer {
             .map_err(|error| Failure::new(FailureKind::Kernel, format!("the outer socket: {error}")))
     }
 
+    /// Opens a socket on `port` that can take the place of the device's; `None` when the device has that port.
+    ///
+    /// # Errors
+    /// [`FailureKind::Conflict`] when the port is taken; nothing has changed then, nor otherwise.
+    pub(super) fn prepare(&self, device: &Device, port: u16) -> Result<Option<UdpSocket>, Failure> {
+        if port != 0 && device.socket().local_port().is_ok_and(|now| now == port) {
+            return Ok(None);
+        }
+        self.open(port).map(Some)
+    }
+
+    /// Puts a prepared socket in place.
+    ///
+    /// # Errors
+    /// What the kernel said; then nothing changed.
+    pub(super) fn put_in_place(&self, device: &Device, socket: UdpSocket) -> Result<(), Failure> {
+        device.rebind(socket).map_err(|error| Failure::new(FailureKind::Kernel, error.to_string()))
+    }
+
     /// Moves the device to another port.
     ///
     /// # Errors
     /// [`FailureKind::Conflict`] when the port is taken; then nothing changed.
     pub(super) fn change_port(&self, device: &Device, port: u16) -> Result<(), Failure> {
-        if port != 0 && device.socket().local_port().is_ok_and(|now| now == port) {
-            return Ok(());
+        match self.prepare(device, port)? {
+            Some(socket) => self.put_in_place(device, socket),
+            None => Ok(()),
         }
-        let socket = self.open(port)?;
-        device.rebind(socket).map_err(|error| Failure::new(FailureKind::Kernel, error.to_string()))
     }
 
     /// Gives the device's packets another mark.

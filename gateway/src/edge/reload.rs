@@ -1,12 +1,12 @@
 //! A change of the configuration while traffic flows: wholly, or not at all.
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use policy::gateway::Policy;
 use policy::plan::Change;
 use serde_json::json;
+use tunnel::io::udp::UdpSocket;
 
 use super::blueprint::{Blueprint, Unwritable};
 use super::observe::blocking;
@@ -28,52 +28,44 @@ impl Edge {
     /// Reads the daemon's own file again and applies it.
     ///
     /// # Errors
-    /// What is wrong; then everything is as it was.
+    /// What is wrong; then everything is as it was. [`Exit::Conflict`] while a change waits for its confirmation.
     pub async fn reload(&self) -> Result<Vec<Change>, Stop> {
         let config = config::load(&self.config_path).inspect_err(|_| self.note_apply(false))?;
-        self.apply(config).await
-    }
-
-    /// Applies the text of a configuration, as if it stood in the file `name`.
-    ///
-    /// # Errors
-    /// What is wrong; then everything is as it was.
-    pub async fn apply_text(&self, name: &Path, text: &str) -> Result<Vec<Change>, Stop> {
-        let config = config::load_text(name, text).inspect_err(|_| self.note_apply(false))?;
-        self.apply(config).await
-    }
-
-    async fn apply(&self, config: Config) -> Result<Vec<Change>, Stop> {
         let _turn = self.applying.lock().await;
-        let applied = self.apply_in_turn(config).await;
-        self.note_apply(applied.is_ok());
-        applied
+        self.refuse_while_waiting()?;
+        self.apply_for_good(config).await
     }
 
-    fn note_apply(&self, ok: bool) {
+    pub(super) fn note_apply(&self, ok: bool) {
         self.last_apply_ok.set(ok);
         let counter = if ok { &self.generation } else { &self.failed_applies };
         counter.set(counter.get() + 1);
     }
 
-    async fn apply_in_turn(&self, config: Config) -> Result<Vec<Change>, Stop> {
+    /// Applies a configuration; the caller holds the turn.
+    pub(super) async fn apply_in_turn(&self, config: Config) -> Result<Vec<Change>, Stop> {
+        let applied = self.try_to_apply(config).await;
+        self.note_apply(applied.is_ok());
+        applied
+    }
+
+    /// Whatever may refuse is asked before anything is changed that cannot be taken back without a trace.
+    async fn try_to_apply(&self, config: Config) -> Result<Vec<Change>, Stop> {
         self.refuse_what_needs_a_restart(&config.policy)?;
-        let (old, old_port, old_mark) = {
+        refuse_own_key(&config)?;
+        let (old, old_mark) = {
             let current = self.current.borrow();
-            let policy = &current.policy;
-            (Arc::clone(&current.blueprint), policy.interface.listen_port, policy.kernel.fwmark)
+            (Arc::clone(&current.blueprint), current.policy.kernel.fwmark)
         };
         let new = Arc::new(Blueprint::new(&config.policy));
         let changes = old.plan.diff(&new.plan);
+        let socket = self.prepare_socket(config.policy.interface.listen_port).await?;
         let (unwritable, fingerprint) = self.change_kernel(&new, &old).await?;
-        let (port, mark) = (config.policy.interface.listen_port, config.policy.kernel.fwmark);
-        if let Err(failure) = self.move_socket(port, mark).await {
-            self.go_back(&old, old_port, old_mark).await;
-            return Err(refusal(failure));
-        }
-        if let Err(message) = self.change_node(&config) {
-            self.go_back(&old, old_port, old_mark).await;
-            return Err(Stop::new(Exit::Invalid, message));
+        let moved = self.move_socket(socket, config.policy.kernel.fwmark, old_mark).await;
+        let changed = moved.map_err(|failure| failure.to_string()).and_then(|()| self.change_node(&config));
+        if let Err(message) = changed {
+            self.go_back(&old, old_mark).await;
+            return Err(Stop::new(Exit::RolledBack, format!("{message}; everything is as it was")));
         }
         let news = unwritable != self.current.borrow().unwritable;
         self.end_flows(&config.policy, &old, &new).await;
@@ -81,8 +73,8 @@ impl Edge {
             // A peer that went must leave no series behind.
             self.round_trips.replace(RoundTrips::default());
         }
-        *self.current.borrow_mut() =
-            Current { policy: config.policy, keys: config.keys, blueprint: new, unwritable, fingerprint };
+        let Config { text, policy, keys, .. } = config;
+        *self.current.borrow_mut() = Current { text, policy, keys, blueprint: new, unwritable, fingerprint };
         if news {
             self.warn_of_unwritable();
         }
@@ -125,7 +117,7 @@ impl Edge {
         }
     }
 
-    /// Puts the new rules and routes in place; when a later step is refused, the old ones again.
+    /// Puts the new rules and routes in place; when a step is refused, everything is as it was.
     async fn change_kernel(
         &self,
         new: &Arc<Blueprint>,
@@ -134,20 +126,36 @@ impl Edge {
         let (helper, state) = (self.helper.clone(), self.state.clone());
         let (new, old) = (Arc::clone(new), Arc::clone(old));
         let applied = blocking(move || {
-            // A refused ruleset changed nothing, so there is nothing to take back.
-            new.check(&helper)?;
-            let applied =
-                new.apply(&helper, &state).and_then(|left| Ok((left, Blueprint::fingerprint(&helper)?)));
-            applied.inspect_err(|_| take_back(&old, &helper, &state))
+            // A refused ruleset is no change that was taken back: none was begun.
+            new.check(&helper).map_err(|failure| Failure { kind: FailureKind::Ruleset, ..failure })?;
+            new.change(&old, &helper, &state)
         });
-        applied.await.map_err(refusal)
+        applied.await.map_err(|failure| match failure.kind {
+            FailureKind::Ruleset => refusal(failure),
+            _ => Stop::new(Exit::RolledBack, format!("{failure}; everything is as it was")),
+        })
     }
 
-    async fn move_socket(&self, port: u16, mark: u32) -> Result<(), Failure> {
+    /// Opens a socket on the wanted port, if that is another than now; changes nothing.
+    async fn prepare_socket(&self, port: u16) -> Result<Option<UdpSocket>, Stop> {
+        let (outer, device) = (Arc::clone(&self.outer), Arc::clone(&self.device));
+        blocking(move || outer.prepare(&device, port)).await.map_err(refusal)
+    }
+
+    async fn move_socket(&self, socket: Option<UdpSocket>, mark: u32, old_mark: u32) -> Result<(), Failure> {
         let (outer, device) = (Arc::clone(&self.outer), Arc::clone(&self.device));
         blocking(move || {
-            outer.change_mark(&device, mark)?;
-            outer.change_port(&device, port)
+            let before = device.socket();
+            if let Some(socket) = socket {
+                outer.put_in_place(&device, socket)?;
+            }
+            outer.change_mark(&device, mark).or_else(|failure| {
+                let port = before.local_port().unwrap_or(0);
+                drop(before);
+                outer.change_port(&device, port)?;
+                outer.change_mark(&device, old_mark)?;
+                Err(failure)
+            })
         })
         .await
     }
@@ -171,14 +179,17 @@ impl Edge {
         Ok(())
     }
 
-    /// Makes everything what it was before a change that failed half way.
-    async fn go_back(&self, old: &Arc<Blueprint>, port: u16, mark: u32) {
+    /// Makes everything what it was before a change that failed at its very end.
+    async fn go_back(&self, old: &Arc<Blueprint>, mark: u32) {
         let (helper, state, blueprint) = (self.helper.clone(), self.state.clone(), Arc::clone(old));
-        let kernel = blocking(move || {
-            take_back(&blueprint, &helper, &state);
-            Ok(())
+        let (outer, device) = (Arc::clone(&self.outer), Arc::clone(&self.device));
+        let port = self.current.borrow().policy.interface.listen_port;
+        let back = blocking(move || {
+            blueprint.put_back(&helper, &state);
+            outer.change_mark(&device, mark)?;
+            outer.change_port(&device, port)
         });
-        if let Err(failure) = kernel.await.and(self.move_socket(port, mark).await) {
+        if let Err(failure) = back.await {
             tracing::error!("a failed change could not be taken back wholly ({failure}); restart the daemon");
         }
     }
@@ -217,11 +228,16 @@ impl Edge {
     }
 }
 
-fn take_back(old: &Blueprint, helper: &crate::kernel::Helper, state: &crate::state::State) {
-    if let Err(failure) = old.apply(helper, state) {
-        tracing::error!(
-            "a failed change could not be taken back ({failure}); the rules stay closed, restart the daemon"
-        );
+/// A node refuses itself as a peer; that it would is known before anything is changed.
+fn refuse_own_key(config: &Config) -> Result<(), Stop> {
+    let own = config.keys.private.public();
+    match config.policy.peers.iter().find(|peer| peer.public_key.as_bytes() == own.as_bytes()) {
+        None => Ok(()),
+        Some(peer) => {
+            let message =
+                format!("peer {}: its public_key is the edge's own; put the other end's there", peer.name);
+            Err(Stop::new(Exit::Invalid, message))
+        }
     }
 }
 

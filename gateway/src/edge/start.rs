@@ -13,6 +13,7 @@ use tunnel::node::{Node, NodeConfig};
 use tunnel::uapi::server::Server;
 
 use super::blueprint::{Blueprint, Unwritable};
+use super::confirm::Beginning;
 use super::outer::Outer;
 use super::wg::WgDevice;
 use super::{Current, Edge, peers};
@@ -62,6 +63,7 @@ impl Edge {
         hands: Hands,
         helper: Helper,
         state: State,
+        beginning: Beginning,
     ) -> Result<(Self, mpsc::Receiver<DeviceEvent>), Failure> {
         let failed =
             |error: std::io::Error| Failure::new(FailureKind::Kernel, format!("the data plane: {error}"));
@@ -101,9 +103,10 @@ impl Edge {
             device,
             outer,
             wg_socket,
-            config_path: config.path,
+            config_path: std::path::absolute(&config.path).unwrap_or(config.path),
             started: Instant::now(),
             current: RefCell::new(Current {
+                text: config.text,
                 policy: config.policy,
                 keys: config.keys,
                 blueprint: Arc::new(hands.blueprint),
@@ -120,6 +123,8 @@ impl Edge {
             generation: Cell::new(1),
             failed_applies: Cell::new(0),
             last_apply_ok: Cell::new(true),
+            waiting: RefCell::new(beginning.waiting),
+            taken_back: Cell::new(beginning.taken_back),
             applying: tokio::sync::Mutex::new(()),
         };
         edge.warn_of_unwritable();

@@ -118,6 +118,17 @@ impl Helper {
         self.call(&Request::ApplyRuleset { ruleset }).map(drop)
     }
 
+    /// Adds what the plan has and the kernel has not; the changes, a line each.
+    ///
+    /// # Errors
+    /// What the kernel refused; then everything is as it was, unless the message says so.
+    pub fn add_routing(&self, routing: Routing) -> Result<Vec<String>, Failure> {
+        match self.call(&Request::AddRouting { routing })?.0 {
+            Reply::Changed { lines } => Ok(lines),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Makes device, addresses, routes and rules what the plan says; the changes, a line each.
     ///
     /// # Errors

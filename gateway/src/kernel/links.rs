@@ -8,7 +8,7 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec};
 
-use super::netlink::{self, Changes, failure};
+use super::netlink::{self, Changes, Undo, failure};
 use super::protocol::{Failure, FailureKind, Routing};
 
 /// The device's index, or `None` when there is no such device.
@@ -41,19 +41,49 @@ pub(super) async fn configure(
             LinkUnspec::new_with_index(index).mtu(routing.mtu).txqueuelen(routing.tx_queue_length).up();
         let set = handle.link().set(wanted.build()).execute().await;
         set.map_err(|error| failure(&format!("setting up the device {name}"), &error))?;
-        changes
-            .added(format!("device {name} up, mtu {}, txqueuelen {}", routing.mtu, routing.tx_queue_length));
+        changes.added(
+            format!("device {name} up, mtu {}, txqueuelen {}", routing.mtu, routing.tx_queue_length),
+            Undo::Link(as_it_was(&link)),
+        );
     }
-    set_addresses(handle, index, routing, changes).await?;
+    add_addresses(handle, index, routing, changes).await?;
     Ok(index)
 }
 
-async fn set_addresses(
+/// What gives the device its present MTU, queue length and state back.
+fn as_it_was(link: &LinkMessage) -> LinkMessage {
+    let mut before = LinkUnspec::new_with_index(link.header.index);
+    for attribute in &link.attributes {
+        before = match attribute {
+            LinkAttribute::Mtu(mtu) => before.mtu(*mtu),
+            LinkAttribute::TxQueueLen(length) => before.txqueuelen(*length),
+            _ => before,
+        };
+    }
+    let up = link.header.flags.contains(LinkFlags::Up);
+    if up { before.up().build() } else { before.down().build() }
+}
+
+async fn add_addresses(
     handle: &Handle,
     index: u32,
     routing: &Routing,
     changes: &mut Changes,
 ) -> Result<(), Failure> {
+    let present = addresses(handle, index).await?;
+    for &wanted in &routing.addresses {
+        if !present.iter().any(|(address, _)| *address == wanted) {
+            let mut add = handle.address().add(index, wanted.ip(), wanted.prefix()).replace();
+            let message = add.message_mut().clone();
+            let added = add.execute().await;
+            added.map_err(|error| failure(&format!("adding the address {wanted}"), &error))?;
+            changes.added(format!("address {wanted} on {}", routing.device), Undo::Address(message));
+        }
+    }
+    Ok(())
+}
+
+async fn addresses(handle: &Handle, index: u32) -> Result<Vec<(IpNetwork, AddressMessage)>, Failure> {
     let mut present = Vec::new();
     let mut messages = handle.address().get().set_link_index_filter(index).execute();
     while let Some(message) =
@@ -61,14 +91,17 @@ async fn set_addresses(
     {
         present.extend(address_of(&message).map(|address| (address, message)));
     }
-    for &wanted in &routing.addresses {
-        if !present.iter().any(|(address, _)| *address == wanted) {
-            let add = handle.address().add(index, wanted.ip(), wanted.prefix()).replace().execute().await;
-            add.map_err(|error| failure(&format!("adding the address {wanted}"), &error))?;
-            changes.added(format!("address {wanted} on {}", routing.device));
-        }
-    }
-    for (address, message) in present {
+    Ok(present)
+}
+
+/// Takes away the device's addresses that the plan does not name.
+pub(super) async fn remove_superfluous(
+    handle: &Handle,
+    index: u32,
+    routing: &Routing,
+    changes: &mut Changes,
+) -> Result<(), Failure> {
+    for (address, message) in addresses(handle, index).await? {
         if !routing.addresses.contains(&address) && !is_link_local(address.ip()) {
             let delete = handle.address().del(message).execute().await;
             delete.map_err(|error| failure(&format!("removing the address {address}"), &error))?;

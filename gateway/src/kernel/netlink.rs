@@ -1,5 +1,9 @@
 //! One rtnetlink connection, and what its errors mean.
 
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::{Error, Handle};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,17 +39,50 @@ impl Netlink {
     }
 }
 
-/// What was done, a line each: `+ …` or `- …`.
+/// What was done.
 #[derive(Debug, Default)]
-pub(super) struct Changes(pub(super) Vec<String>);
+pub(super) struct Changes {
+    /// A line each: `+ …` or `- …`.
+    pub(super) lines: Vec<String>,
+    /// What takes back the additions, in the order they were made.
+    pub(super) undo: Vec<Undo>,
+}
+
+/// What takes back one addition.
+#[derive(Debug)]
+pub(super) enum Undo {
+    /// Gives the device what it had.
+    Link(LinkMessage),
+    /// Removes the address.
+    Address(AddressMessage),
+    /// Removes the route.
+    Route(RouteMessage),
+    /// Removes the rule.
+    Rule(RuleMessage),
+}
 
 impl Changes {
-    pub(super) fn added(&mut self, what: String) {
-        self.0.push(format!("+ {what}"));
+    pub(super) fn added(&mut self, what: String, undo: Undo) {
+        self.lines.push(format!("+ {what}"));
+        self.undo.push(undo);
     }
 
     pub(super) fn removed(&mut self, what: String) {
-        self.0.push(format!("- {what}"));
+        self.lines.push(format!("- {what}"));
+    }
+
+    /// Takes back every addition, the last one first.
+    pub(super) async fn take_back(self, handle: &Handle) -> Result<(), Failure> {
+        for undo in self.undo.into_iter().rev() {
+            let undone = match undo {
+                Undo::Link(before) => handle.link().set(before).execute().await,
+                Undo::Address(message) => handle.address().del(message).execute().await,
+                Undo::Route(message) => handle.route().del(message).execute().await,
+                Undo::Rule(message) => handle.rule().del(message).execute().await,
+            };
+            undone.map_err(|error| failure("taking back a change", &error))?;
+        }
+        Ok(())
     }
 }
 

@@ -52,6 +52,11 @@ pub enum Request {
     },
     /// Opens sockets that become readable when somebody changes the network, and hands them over.
     Watch,
+    /// Adds the addresses, routes and rules of the plan that are missing; when one is refused, none stays.
+    AddRouting {
+        /// The plan.
+        routing: Routing,
+    },
     /// Makes addresses, routes and rules what the plan says: adds what is missing, takes away what is ours and too much.
     ApplyRouting {
         /// The plan.

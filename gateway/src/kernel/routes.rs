@@ -11,13 +11,13 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Error, Handle, IpVersion, RouteMessageBuilder};
 
-use super::netlink::{Changes, errno, failure};
+use super::netlink::{Changes, Undo, errno, failure};
 use super::protocol::{Failure, Route, Routing, Rule};
 
-/// Makes our routes and rules exactly what the plan says.
+/// Adds the routes and rules of the plan that are missing.
 ///
 /// What leads nowhere is added first and taken away last, so that no packet finds a gap between the two.
-pub(super) async fn apply(
+pub(super) async fn add_missing(
     handle: &Handle,
     index: u32,
     routing: &Routing,
@@ -27,14 +27,42 @@ pub(super) async fn apply(
     let mut wanted = routing.routes.clone();
     wanted.sort_by_key(|route| !route.unreachable);
     for route in &wanted {
-        if !routes.iter().any(|(present, message)| present == route && leads_to(message, route, index)) {
-            add_route(handle, index, routing.protocol, route).await?;
-            changes.added(describe_route(route, &routing.device));
+        if !routes.iter().any(|(present, message)| present == route && leads_to(message, route, index))
+            && let Some(message) = add_route(handle, index, routing.protocol, route).await?
+        {
+            changes.added(describe_route(route, &routing.device), Undo::Route(message));
         }
     }
-    apply_rules(handle, routing, changes).await?;
+    let present = our_rules(handle, routing.protocol).await?;
+    for rule in &routing.rules {
+        if !present.iter().any(|(have, _)| have == rule)
+            && let Some(message) = add_rule(handle, routing.protocol, rule).await?
+        {
+            changes.added(describe_rule(rule), Undo::Rule(message));
+        }
+    }
+    Ok(())
+}
+
+/// Takes away our routes and rules that the plan does not name.
+pub(super) async fn remove_superfluous(
+    handle: &Handle,
+    routing: &Routing,
+    changes: &mut Changes,
+) -> Result<(), Failure> {
+    let mut kept = Vec::new();
+    for (rule, message) in our_rules(handle, routing.protocol).await? {
+        if routing.rules.contains(&rule) && !kept.contains(&rule) {
+            kept.push(rule);
+            continue;
+        }
+        delete_rule(handle, message, &rule).await?;
+        changes.removed(describe_rule(&rule));
+    }
+    let mut routes = ours(handle, routing.protocol).await?;
+    routes.sort_by_key(|(route, _)| route.unreachable);
     for (route, message) in routes {
-        if !wanted.contains(&route) {
+        if !routing.routes.contains(&route) {
             delete_route(handle, message, &route).await?;
             changes.removed(describe_route(&route, &routing.device));
         }
@@ -56,25 +84,6 @@ pub(super) async fn remove(
     for (route, message) in ours(handle, protocol).await? {
         delete_route(handle, message, &route).await?;
         changes.removed(describe_route(&route, device));
-    }
-    Ok(())
-}
-
-async fn apply_rules(handle: &Handle, routing: &Routing, changes: &mut Changes) -> Result<(), Failure> {
-    let present = our_rules(handle, routing.protocol).await?;
-    for rule in &routing.rules {
-        if !present.iter().any(|(have, _)| have == rule) && add_rule(handle, routing.protocol, rule).await? {
-            changes.added(describe_rule(rule));
-        }
-    }
-    let mut kept = Vec::new();
-    for (rule, message) in present {
-        if routing.rules.contains(&rule) && !kept.contains(&rule) {
-            kept.push(rule);
-            continue;
-        }
-        delete_rule(handle, message, &rule).await?;
-        changes.removed(describe_rule(&rule));
     }
     Ok(())
 }
@@ -124,11 +133,17 @@ fn is_absent_family(error: &Error) -> bool {
     matches!(errno(error), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP))
 }
 
-async fn add_route(handle: &Handle, index: u32, protocol: u8, route: &Route) -> Result<(), Failure> {
+/// Adds a route and gives its message; `None` where the kernel does not have its address family.
+async fn add_route(
+    handle: &Handle,
+    index: u32,
+    protocol: u8,
+    route: &Route,
+) -> Result<Option<RouteMessage>, Failure> {
     let message = route_message(index, protocol, route);
-    match handle.route().add(message).replace().execute().await {
-        Ok(()) => Ok(()),
-        Err(error) if route.destination.is_ipv6() && is_absent_family(&error) => Ok(()),
+    match handle.route().add(message.clone()).replace().execute().await {
+        Ok(()) => Ok(Some(message)),
+        Err(error) if route.destination.is_ipv6() && is_absent_family(&error) => Ok(None),
         Err(error) => Err(failure(&format!("adding the route to {}", route.destination), &error)),
     }
 }
@@ -169,13 +184,14 @@ async fn delete_route(handle: &Handle, message: RouteMessage, route: &Route) -> 
     }
 }
 
-/// Adds a rule; whether the kernel has its address family.
-async fn add_rule(handle: &Handle, protocol: u8, rule: &Rule) -> Result<bool, Failure> {
+/// Adds a rule and gives its message; `None` where the kernel does not have its address family.
+async fn add_rule(handle: &Handle, protocol: u8, rule: &Rule) -> Result<Option<RuleMessage>, Failure> {
     let mut request = handle.rule().add();
-    *request.message_mut() = rule_message(protocol, rule);
+    let message = rule_message(protocol, rule);
+    *request.message_mut() = message.clone();
     match request.execute().await {
-        Ok(()) => Ok(true),
-        Err(error) if rule.ipv6 && is_absent_family(&error) => Ok(false),
+        Ok(()) => Ok(Some(message)),
+        Err(error) if rule.ipv6 && is_absent_family(&error) => Ok(None),
         Err(error) => Err(failure(&format!("adding the {}", describe_rule(rule)), &error)),
     }
 }

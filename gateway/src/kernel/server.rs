@@ -3,6 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use rtnetlink::Handle;
+
 use super::netlink::{Changes, Netlink};
 use super::protocol::{Failure, FailureKind, Reply, Request, Routing};
 use super::{conntrack, devices, frame, links, nft, routes, sysctl, watch};
@@ -55,6 +57,7 @@ fn answer(
             None => Err(Failure::new(FailureKind::Refused, "no socket came with the request")),
         },
         Request::Watch => return watch::open().map(|fds| (Reply::Descriptors, fds)),
+        Request::AddRouting { routing } => add_routing(netlink, &routing),
         Request::ApplyRouting { routing } => apply_routing(netlink, &routing),
         Request::RemoveRouting { device, protocol } => remove_routing(netlink, &device, protocol),
         Request::ForgetFlows { marks } => conntrack::forget(&marks).map(|()| Reply::Done),
@@ -66,12 +69,32 @@ fn answer(
     reply.map(|reply| (reply, Vec::new()))
 }
 
+fn add_routing(netlink: &Netlink, routing: &Routing) -> Result<Reply, Failure> {
+    netlink.run(async |handle| {
+        let mut changes = Changes::default();
+        match add_missing(handle, routing, &mut changes).await {
+            Ok(_) => Ok(Reply::Changed { lines: changes.lines }),
+            Err(failure) => match changes.take_back(handle).await {
+                Ok(()) => Err(failure),
+                Err(worse) => Err(Failure::new(failure.kind, format!("{failure}; {worse}"))),
+            },
+        }
+    })
+}
+
+async fn add_missing(handle: &Handle, routing: &Routing, changes: &mut Changes) -> Result<u32, Failure> {
+    let index = links::configure(handle, routing, changes).await?;
+    routes::add_missing(handle, index, routing, changes).await?;
+    Ok(index)
+}
+
 fn apply_routing(netlink: &Netlink, routing: &Routing) -> Result<Reply, Failure> {
     netlink.run(async |handle| {
         let mut changes = Changes::default();
-        let index = links::configure(handle, routing, &mut changes).await?;
-        routes::apply(handle, index, routing, &mut changes).await?;
-        Ok(Reply::Changed { lines: changes.0 })
+        let index = add_missing(handle, routing, &mut changes).await?;
+        routes::remove_superfluous(handle, routing, &mut changes).await?;
+        links::remove_superfluous(handle, index, routing, &mut changes).await?;
+        Ok(Reply::Changed { lines: changes.lines })
     })
 }
 
@@ -80,6 +103,6 @@ fn remove_routing(netlink: &Netlink, device: &str, protocol: u8) -> Result<Reply
         let mut changes = Changes::default();
         routes::remove(handle, device, protocol, &mut changes).await?;
         links::remove(handle, device, &mut changes).await?;
-        Ok(Reply::Changed { lines: changes.0 })
+        Ok(Reply::Changed { lines: changes.lines })
     })
 }

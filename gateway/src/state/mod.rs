@@ -7,9 +7,12 @@
 //! | `sysctls.json` | the values switches had before us, for `gateway down` |
 //! | `guard.json` | the drop table of the last good configuration, for a boot with a bad one |
 //! | `applied.json` | what `gateway down` must take away although the configuration has changed since |
+//! | `previous.toml` | the configuration before the one in force, for `gatewayctl rollback` |
+//! | `pending.json` | a change that waits for `gatewayctl confirm`, and what it goes back to |
 //! | `lock` | held by the running daemon |
 
 mod files;
+mod pending;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -22,6 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use files::{read, replace};
+pub use pending::{Moment, Pending};
 
 /// The state folder.
 #[derive(Clone, Debug)]
@@ -144,6 +148,51 @@ impl State {
         if kept.len() == known { Ok(()) } else { self.keep("sysctls.json", &kept) }
     }
 
+    /// Makes the kept values what they were before a change that was refused.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn put_back_sysctls(&self, kept: &BTreeMap<String, String>) -> io::Result<()> {
+        if self.sysctls() == *kept { Ok(()) } else { self.keep("sysctls.json", kept) }
+    }
+
+    /// The text of the configuration before the one in force.
+    #[must_use]
+    pub fn previous(&self) -> Option<String> {
+        let bytes = read(&self.folder.join("previous.toml")).ok()??;
+        String::from_utf8(bytes).ok()
+    }
+
+    /// Keeps the text of the configuration before the one in force.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn keep_previous(&self, text: &str) -> io::Result<()> {
+        replace(&self.folder.join("previous.toml"), text.as_bytes())
+    }
+
+    /// The change that waits for its confirmation.
+    #[must_use]
+    pub fn pending(&self) -> Option<Pending> {
+        self.load("pending.json")
+    }
+
+    /// Keeps the change that waits for its confirmation.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn keep_pending(&self, pending: &Pending) -> io::Result<()> {
+        self.keep("pending.json", pending)
+    }
+
+    /// Forgets the change: it was confirmed or taken back.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn forget_pending(&self) -> io::Result<()> {
+        self.forget("pending.json")
+    }
+
     /// The drop table of the last configuration that was good.
     #[must_use]
     pub fn guard(&self) -> Option<String> {
@@ -181,13 +230,15 @@ impl State {
     /// # Errors
     /// Whatever the file system says.
     pub fn forget_applied(&self) -> io::Result<()> {
-        for name in ["sysctls.json", "applied.json", "guard.json"] {
-            match fs::remove_file(self.folder.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+        ["sysctls.json", "applied.json", "guard.json"].into_iter().try_for_each(|name| self.forget(name))
+    }
+
+    fn forget(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.folder.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => File::open(&self.folder)?.sync_all(),
         }
-        Ok(())
     }
 
     fn load<T: DeserializeOwned>(&self, name: &str) -> Option<T> {

@@ -1,0 +1,154 @@
+//! Changes while traffic flows: what they do not concern never notices them.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use lab::{Node, TcpServer, Topology, full_counts, pattern, scenario, until};
+use scenarios::Site;
+
+const PIECE: usize = 32 * 1024;
+
+#[test]
+fn a_download_goes_on_through_a_hundred_applies_and_only_changed_services_lose_their_flows() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = Site::new(lab)?;
+        let client = lab.node("client")?;
+        let paced = Paced::serve(&site.origin, "127.0.0.1:5001")?;
+        let _echoes = [6001, 6002].map(|port| {
+            let listener = site.origin.tcp_listener(&format!("127.0.0.1:{port}"));
+            listener.and_then(|listener| TcpServer::start(listener, lab::echo))
+        });
+        for port in [6001, 6002] {
+            site.forwarder_config.append(&format!(
+                "[[inject]]\nname = \"echo{port}\"\nmatch = \"192.168.88.2:{port}\"\nupstream = \"127.0.0.1:{port}\""
+            ));
+        }
+        let common = site.gateway_config.text.clone();
+        let variant = |target: u16, gone: bool| {
+            let mut text = format!("{common}\n{}", publish("changing", 6000, target));
+            if !gone {
+                text.push_str(&publish("leaving", 6100, 6002));
+            }
+            text
+        };
+        site.gateway_config.text = variant(6001, false);
+        site.start()?;
+
+        let download = Download::start(&client)?;
+        let bulk = until(Duration::from_secs(10), "the download's flow", || flows(&site.edge, 5001))?;
+        let draft = site.edge.directory().join("draft.toml");
+        let rounds = if full_counts() { 100 } else { 24 };
+        for round in 0..rounds {
+            let odd = round % 2 == 0;
+            let mut sessions = Vec::new();
+            // A flow of a service that this round changes, and of one that it removes or brings back.
+            sessions.push(session(&client, 6000)?);
+            if odd {
+                sessions.push(session(&client, 6100)?);
+            }
+            std::fs::write(&draft, variant(if odd { 6002 } else { 6001 }, odd))?;
+            site.gatewayctl(&["apply"])?.arg(&draft).run()?;
+            ensure!(flows(&site.edge, 6000)?.is_none(), "a flow of the changed service is still there");
+            ensure!(flows(&site.edge, 6100)?.is_none(), "a flow of the removed service is still there");
+            ensure!(flows(&site.edge, 5001)?.as_ref() == Some(&bulk), "the download's flow is another");
+            ensure!(download.is_running(), "the download ended in round {round}");
+        }
+        let sent = paced.finish();
+        let (received, right) = download.end()?;
+        ensure!(
+            right && received == sent.load(Ordering::Relaxed),
+            "{received} bytes came, content right: {right}"
+        );
+        ensure!(received > PIECE as u64, "the download was too short to prove anything");
+        Ok(())
+    })
+}
+
+fn publish(name: &str, port: u16, target: u16) -> String {
+    format!("[[publish]]\nname = \"{name}\"\nlisten = \"{port}\"\ntarget = \"192.168.88.2:{target}\"\n")
+}
+
+/// A flow of one service with a byte each way behind it.
+fn session(client: &Node, port: u16) -> Result<TcpStream> {
+    let mut stream = client.tcp_connect(&format!("192.0.2.2:{port}"), Duration::from_secs(10))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"!")?;
+    stream.read_exact(&mut [0])?;
+    Ok(stream)
+}
+
+/// The conntrack entry's number of the flow to a public port, as `id=N`.
+fn flows(edge: &Node, port: u16) -> Result<Option<String>> {
+    let output = edge.output(&format!("conntrack -L -p tcp --orig-port-dst {port} -o id"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let entry = text.lines().find(|line| line.contains("192.0.2.2") && !line.contains("TIME_WAIT"));
+    Ok(entry.and_then(|line| line.split_whitespace().find(|word| word.starts_with("id="))).map(str::to_owned))
+}
+
+/// A server that sends the pattern slowly, until it is told to finish.
+struct Paced {
+    finished: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    _server: TcpServer,
+}
+
+impl Paced {
+    fn serve(origin: &Node, address: &str) -> Result<Self> {
+        let (finished, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (ending, count) = (Arc::clone(&finished), Arc::clone(&sent));
+        let server = TcpServer::start(origin.tcp_listener(address)?, move |mut stream| {
+            let piece = pattern(7, PIECE);
+            while !ending.load(Ordering::Relaxed) {
+                stream.write_all(&piece)?;
+                count.fetch_add(PIECE as u64, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(4));
+            }
+            Ok(())
+        })?;
+        Ok(Self { finished, sent, _server: server })
+    }
+
+    fn finish(&self) -> Arc<AtomicU64> {
+        self.finished.store(true, Ordering::Relaxed);
+        Arc::clone(&self.sent)
+    }
+}
+
+/// A client that compares every byte; an early end and a reset are errors.
+struct Download(JoinHandle<io::Result<(u64, bool)>>);
+
+impl Download {
+    fn start(client: &Node) -> Result<Self> {
+        let mut stream = client.tcp_connect("192.0.2.2:5001", Duration::from_secs(10))?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        Ok(Self(std::thread::spawn(move || {
+            let expected = pattern(7, PIECE);
+            let mut buffer = vec![0; 64 * 1024];
+            let (mut count, mut right) = (0_u64, true);
+            loop {
+                let length = stream.read(&mut buffer)?;
+                if length == 0 {
+                    return Ok((count, right));
+                }
+                for byte in buffer.iter().take(length) {
+                    let place = usize::try_from(count % PIECE as u64).unwrap_or(0);
+                    right &= expected.get(place) == Some(byte);
+                    count += 1;
+                }
+            }
+        })))
+    }
+
+    fn is_running(&self) -> bool {
+        !self.0.is_finished()
+    }
+
+    fn end(self) -> Result<(u64, bool)> {
+        self.0.join().map_err(|_| anyhow!("the download panicked"))?.context("the download")
+    }
+}
