@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use policy::forwarder::{Peer, Policy};
+use policy::gateway::List;
 use policy::{ConfigError, FileLocation, FileRef, Host, Problem, SecretKey, Source};
 use tunnel::key::{PresharedKey, PrivateKey};
 use tunnel::node::PeerConfig;
 use zeroize::Zeroizing;
 
 use crate::exit;
+
+/// Bytes of a list file that are read: as many as the gateway takes.
+const MAX_LIST: u64 = 16 << 20;
 
 /// A configuration that can be run: valid, with the keys it names.
 pub struct Loaded {
@@ -66,8 +70,11 @@ impl LoadError {
 /// # Errors
 /// [`LoadError`], with everything that is wrong at once.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
-    let policy = read(path)?;
+    let mut policy = read(path)?;
     let mut errors = Vec::new();
+    for list in &mut policy.lists {
+        errors.extend(load_list(list).err().unwrap_or_default());
+    }
     let keys: Vec<Keys> = policy.peers.iter().filter_map(|peer| read_keys(peer, &mut errors)).collect();
     if errors.is_empty() {
         Ok(Loaded { policy: Arc::new(policy), keys })
@@ -124,6 +131,18 @@ fn read_keys(peer: &Peer, errors: &mut Vec<ConfigError>) -> Option<Keys> {
         private: PrivateKey::from_bytes(*private?.as_bytes()),
         preshared: preshared.map(|key| PresharedKey::from_bytes(*key.as_bytes())),
     })
+}
+
+fn load_list(list: &mut List) -> Result<(), Vec<ConfigError>> {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let path = list.file.path(credentials.as_deref()).map_err(|error| vec![error])?;
+    let mut text = String::new();
+    let read = fs::File::open(&path).and_then(|file| file.take(MAX_LIST).read_to_string(&mut text));
+    read.map_err(|error| {
+        let reason = error.to_string();
+        vec![list.file.error(Problem::UnreadableFile { file: path.display().to_string(), reason })]
+    })?;
+    list.load(&Source { name: &path, text: &text })
 }
 
 fn read_key(file: &FileRef) -> Result<SecretKey, ConfigError> {

@@ -27,7 +27,7 @@ use crate::metrics::http;
 use crate::resolve::Resolver;
 use crate::state::StateFile;
 use crate::stats::Stats;
-use crate::{exit, log, reload, setup};
+use crate::{exit, health, log, reload, setup};
 
 /// How often rates are measured and systemd is told.
 const TICK: Duration = Duration::from_secs(5);
@@ -166,12 +166,17 @@ async fn serve(running: Running) -> Result<(), DaemonError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), peers = shared.edges.len(), "forwarder started");
     notify(&[NotifyState::Ready]);
     let (mut answering, mut signals, mut ended) = (pin!(answering), pin!(signals), pin!(ended));
+    let mut watch = health::Watch::default();
+    watch.tend(&shared.stats);
     loop {
         tokio::select! {
             _ = &mut ended => break,
             result = &mut answering => result?,
             () = &mut signals => {}
-            () = tokio::time::sleep(TICK) => tick(&shared),
+            () = tokio::time::sleep(TICK) => {
+                watch.tend(&shared.stats);
+                tick(&shared);
+            }
         }
     }
     let result = data.join().map_err(|_| DaemonError::DataThread("it panicked".to_owned()))?;

@@ -12,6 +12,7 @@ pub mod dataplane;
 pub mod deadlines;
 pub mod exit;
 pub mod flow;
+pub mod health;
 pub mod icmp;
 pub mod log;
 pub mod metrics;

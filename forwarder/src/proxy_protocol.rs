@@ -9,6 +9,8 @@ use policy::forwarder::ProxyProtocol;
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, command PROXY.
 const VERSION_2_PROXY: u8 = 0x21;
+/// Version 2, command LOCAL.
+const VERSION_2_LOCAL: u8 = 0x20;
 /// AF_INET, STREAM.
 const TCP4: u8 = 0x11;
 /// AF_INET6, STREAM.
@@ -24,6 +26,16 @@ pub fn header(version: ProxyProtocol, client: SocketAddr, destination: SocketAdd
         ProxyProtocol::Off => Vec::new(),
         ProxyProtocol::V1 => version_1(client, destination),
         ProxyProtocol::V2 => version_2(client, destination),
+    }
+}
+
+/// The header of a connection that is the forwarder's own, such as a health check: it carries no client's address.
+#[must_use]
+pub fn own(version: ProxyProtocol) -> Vec<u8> {
+    match version {
+        ProxyProtocol::Off => Vec::new(),
+        ProxyProtocol::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
+        ProxyProtocol::V2 => [SIGNATURE.as_slice(), &[VERSION_2_LOCAL, 0, 0, 0]].concat(),
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use policy::Name;
-use policy::forwarder::Policy;
+use policy::forwarder::{Inject, Policy};
+
+use crate::upstream::Pool;
 
 macro_rules! labelled {
     ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $($label:literal)/+,)+ }) => {
@@ -149,6 +151,9 @@ impl EntryStats {
 /// The entries of one kind by name; names that left the configuration keep their counters.
 pub type Entries = BTreeMap<Name, Arc<EntryStats>>;
 
+/// The upstreams of each `[[inject]]` of the configuration in force, by name.
+pub type Pools = BTreeMap<Name, Arc<Pool>>;
+
 /// Everything the data thread counts.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -156,6 +161,8 @@ pub struct Stats {
     pub inject: ArcSwap<Entries>,
     /// By `[[reach]]`.
     pub reach: ArcSwap<Entries>,
+    /// The upstreams of each `[[inject]]`.
+    pub pools: ArcSwap<Pools>,
     /// Flows in the table, dials included.
     pub flows: AtomicU64,
     /// UDP flows open now.
@@ -187,6 +194,12 @@ impl Stats {
             }
             entries.store(Arc::new(grown));
         };
+        let before = self.pools.load();
+        let pool = |entry: &Inject| {
+            let pool = Pool::new(entry, before.get(&entry.name).map(|pool| &**pool));
+            (entry.name.clone(), Arc::new(pool))
+        };
+        self.pools.store(Arc::new(policy.inject.iter().map(pool).collect()));
         grown(&self.inject, &mut policy.inject.iter().map(|entry| &entry.name));
         grown(&self.reach, &mut policy.reach.iter().map(|entry| &entry.name));
     }

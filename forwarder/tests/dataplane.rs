@@ -95,6 +95,95 @@ fn a_refused_upstream_is_a_refused_client() {
 }
 
 #[test]
+fn a_flow_goes_to_the_next_upstream_when_one_refuses() {
+    let (mut edge, first, second) = (Edge::new(), listener(), listener());
+    let both = format!("[\"127.0.0.1:{}\", \"127.0.0.1:{}\"]", port(&first), port(&second));
+    drop(first);
+    let entry = format!("[[inject]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = {both}\n");
+    let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    for client in 0..4 {
+        connect_when_up(&mut edge, &format!("203.0.113.10:{}", 40_001 + client), "192.168.88.2:443");
+        second.accept().unwrap();
+    }
+    let pools = daemon.stats.pools.load();
+    let failures: Vec<u64> =
+        pools.values().next().unwrap().members().iter().map(|member| member.failures()).collect();
+    assert_eq!(failures, [1, 0], "one that refused is not asked again at once");
+    let stats = daemon.stats.inject.load().values().next().unwrap().clone();
+    assert_eq!((stats.dials(Dialled::Connected), stats.dials(Dialled::Refused)), (4, 0));
+}
+
+#[test]
+fn flows_are_spread_over_the_upstreams() {
+    let (mut edge, one, other) = (Edge::new(), listener(), listener());
+    let both = format!("[\"127.0.0.1:{}\", \"127.0.0.1:{}\"]", port(&one), port(&other));
+    let entry = format!("[[inject]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = {both}\n");
+    let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    for client in 0..6 {
+        connect_when_up(&mut edge, &format!("203.0.113.10:{}", 40_001 + client), "192.168.88.2:443");
+    }
+    let pools = daemon.stats.pools.load();
+    let flows: Vec<u64> =
+        pools.values().next().unwrap().members().iter().map(|member| member.flows()).collect();
+    assert_eq!(flows, [3, 3]);
+}
+
+#[test]
+fn a_unix_socket_is_an_upstream_and_gets_the_header() {
+    let mut edge = Edge::new();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("caddy.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let entry = format!(
+        "[[inject]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = \"unix:{}\"\nproxy_protocol = \"v1\"\n",
+        path.display()
+    );
+    let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
+    edge.write_all(b"ping");
+    let (mut service, _) = listener.accept().unwrap();
+    let expected = b"PROXY TCP4 203.0.113.10 192.168.88.2 40001 443\r\nping";
+    let mut bytes = vec![0; expected.len()];
+    service.read_exact(&mut bytes).unwrap();
+    assert_eq!(bytes, expected);
+    service.write_all(b"pong").unwrap();
+    assert_eq!(edge.read_exact(4), b"pong");
+    drop((service, listener));
+    std::fs::remove_file(&path).unwrap();
+    edge.connect("203.0.113.10:40002", "192.168.88.2:443");
+    edge.until("the reset", |edge| edge.cell.as_mut().unwrap().ending().is_some());
+    let stats = daemon.stats.inject.load().values().next().unwrap().clone();
+    assert_eq!(stats.dials(Dialled::Refused), 1);
+}
+
+#[test]
+fn every_address_of_a_name_is_tried() {
+    // The name leads to ::1 as well where the machine has IPv6, and nothing listens there.
+    let (mut edge, upstream) = (Edge::new(), listener());
+    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off").replace("127.0.0.1:", "localhost:");
+    let _daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
+    upstream.accept().unwrap();
+}
+
+#[test]
+fn only_those_in_a_named_list_may_connect() {
+    let (mut edge, upstream) = (Edge::new(), listener());
+    let list = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(list.path(), "203.0.113.0/28 # friends\n").unwrap();
+    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off")
+        + &format!(
+            "allow = [\"@friends\"]\n[[list]]\nname = \"friends\"\nfile = \"{}\"\n",
+            list.path().display()
+        );
+    let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
+    edge.connect("203.0.113.16:40001", "192.168.88.2:443");
+    edge.until("the reset", |edge| edge.cell.as_mut().unwrap().ending().is_some());
+    assert!(daemon.stats.dropped(Dropped::NotAllowed) >= 1);
+}
+
+#[test]
 fn what_no_entry_matches_is_reset_and_counted() {
     let mut edge = Edge::new();
     let entry = inject("web", "192.168.88.2:443", 1, "off") + "allow = [\"198.51.100.0/24\"]\n";

@@ -321,6 +321,12 @@ pub enum Problem {
     /// A PROXY header for datagrams.
     #[error("proxy_protocol is for TCP; set protocol = [\"tcp\"], or make an entry of its own for UDP")]
     ProxyNeedsTcp,
+    /// A Unix-domain socket for datagrams.
+    #[error("a unix: upstream is for TCP; set protocol = [\"tcp\"], or make an entry of its own for UDP")]
+    UnixNeedsTcp,
+    /// A health check that cannot know which port to ask.
+    #[error("health asks one TCP port; match a single port of protocol \"tcp\", or remove `health`")]
+    HealthNeedsOnePort,
     /// Two listeners on one address.
     #[error("{listen} is already taken by {other:?}; listen on another port or address")]
     ListenClash {

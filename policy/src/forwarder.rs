@@ -2,6 +2,7 @@
 
 mod check;
 mod parse;
+mod upstream;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -9,10 +10,11 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
-use crate::gateway::Log;
+pub use self::upstream::{Check, Health, Upstream, UpstreamPort};
+use crate::gateway::{List, Log};
 use crate::{
-    AllowList, ConfigError, FileRef, Host, HostPort, Mtu, Name, PortRange, Protocol, Protocols, PublicKey,
-    Source, Switch, Warning,
+    AllowList, ConfigError, FileRef, HostPort, Mtu, Name, PortRange, Protocol, Protocols, PublicKey, Source,
+    Switch, Warning,
 };
 
 /// Everything `forwarder.toml` says, valid by construction; every default is filled in.
@@ -26,6 +28,8 @@ pub struct Policy {
     pub inject: Vec<Inject>,
     /// Local listener → tunnel, in the order of the file.
     pub reach: Vec<Reach>,
+    /// Named prefix lists, in the order of the file.
+    pub lists: Vec<List>,
     /// Where metrics are served; none by default.
     pub metrics: Metrics,
     /// The control socket.
@@ -89,32 +93,16 @@ pub struct Inject {
     pub address: Option<IpNetwork>,
     /// The destination ports that packets carry.
     pub ports: PortRange,
-    /// Where the flow is carried to.
-    pub upstream: Upstream,
+    /// Where flows are carried to, at least one: each to the one that has the fewest.
+    pub upstreams: Vec<Upstream>,
+    /// How upstreams are asked whether they work; `None` when they are not.
+    pub health: Option<Health>,
     /// The header written before the client's first byte.
     pub proxy_protocol: ProxyProtocol,
     /// Through which peers; every one is named.
     pub peers: Vec<Name>,
-    /// Which clients may connect; named lists are not available here, so `lists` is empty.
+    /// Which clients may connect; [`Policy::admits`] asks it.
     pub allow: AllowList,
-}
-
-/// Where an injected flow is carried to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    /// The machine; a name is resolved per dial.
-    pub host: Host,
-    /// The port there.
-    pub port: UpstreamPort,
-}
-
-/// Which port of the upstream is dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpstreamPort {
-    /// The one that the packet carried, written `*`.
-    Keep,
-    /// The same place in a range that begins here; for a single matched port simply this one.
-    From(u16),
 }
 
 /// The PROXY protocol header that an upstream is given (HAProxy's `proxy-protocol.txt`).
@@ -226,6 +214,15 @@ impl Policy {
     pub fn inject_for(&self, peer: &Name, protocol: Protocol, destination: SocketAddr) -> Option<&Inject> {
         self.inject.iter().find(|inject| inject.matches(peer, protocol, destination))
     }
+
+    /// Whether a client may use an entry of this policy; a list whose file was not loaded lets nobody in.
+    #[must_use]
+    pub fn admits(&self, inject: &Inject, client: IpAddr) -> bool {
+        inject.allow.admits(client, |name| {
+            let list = self.lists.iter().find(|list| list.name == *name);
+            list.map_or(&[], |list| list.prefixes.as_slice())
+        })
+    }
 }
 
 impl Inject {
@@ -238,13 +235,11 @@ impl Inject {
             && self.peers.contains(peer)
     }
 
-    /// The upstream's port for a flow that was sent to `port`.
+    /// Whether the two differ in nothing but where they lead and how that is watched.
     #[must_use]
-    pub fn upstream_port(&self, port: u16) -> u16 {
-        match self.upstream.port {
-            UpstreamPort::Keep => port,
-            UpstreamPort::From(first) => first.saturating_add(port.saturating_sub(self.ports.first())),
-        }
+    pub fn is_alike(&self, other: &Self) -> bool {
+        let led = |entry: &Self| Self { upstreams: Vec::new(), health: None, ..entry.clone() };
+        led(self) == led(other)
     }
 }
 

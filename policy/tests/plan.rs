@@ -120,7 +120,7 @@ fn the_most_specific_inject_decides() {
     let decided = |address: &str| {
         let destination = address.parse().unwrap();
         let inject = policy.inject_for(&policy.peers[0].name, policy::Protocol::Tcp, destination).unwrap();
-        (inject.name.to_string(), inject.upstream_port(destination.port()))
+        (inject.name.to_string(), upstream_port(inject, destination.port()))
     };
 
     assert_eq!(decided("192.168.88.2:5003"), ("one".to_owned(), 80));
@@ -198,4 +198,11 @@ fn plan(text: &str) -> policy::plan::Plan {
 fn parsed(text: &str) -> gateway::Policy {
     let source = Source { name: Path::new("gateway.toml"), text };
     gateway::parse(&source).unwrap_or_else(|errors| panic!("{errors:#?}\n{text}"))
+}
+
+fn upstream_port(inject: &forwarder::Inject, asked: u16) -> u16 {
+    match &inject.upstreams[0] {
+        forwarder::Upstream::Network { port, .. } => port.of(asked, inject.ports.first()),
+        forwarder::Upstream::Unix(path) => panic!("{}", path.display()),
+    }
 }

@@ -94,6 +94,12 @@ pub(super) fn status(report: &Report) -> String {
     for (kind, entries) in [("inject", &report.inject), ("reach", &report.reach)] {
         for entry in entries {
             text.push_str(&line(kind, entry));
+            for upstream in &entry.upstreams {
+                let state = if upstream.up { "up" } else { "down" };
+                let (flows, failures) = (upstream.flows, upstream.failures);
+                let _ =
+                    writeln!(text, "  {}: {state}, {flows} flows, {failures} dials failed", upstream.address);
+            }
         }
     }
     for (reason, count) in &report.dropped {
@@ -124,8 +130,9 @@ pub(super) fn effective(policy: &Policy) -> String {
     }
     for inject in &policy.inject {
         let address = inject.address.map_or("*".to_owned(), |address| address.to_string());
-        let _ =
-            writeln!(text, "inject {}: {address}:{} -> {}", inject.name, inject.ports, inject.upstream.host);
+        let upstreams: Vec<String> = inject.upstreams.iter().map(ToString::to_string).collect();
+        let to = upstreams.join(", ");
+        let _ = writeln!(text, "inject {}: {address}:{} -> {to}", inject.name, inject.ports);
     }
     for reach in &policy.reach {
         let _ =

@@ -1,6 +1,7 @@
 //! What the daemon tells about itself: one document, from which every command takes its part.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use tunnel::time::Now;
 use super::{EdgeView, Shared};
 use crate::exit;
 use crate::stats::{Dialled, Dropped, EntryStats};
+use crate::upstream::{Member, Pool};
 
 /// The version of the documents; grows when a field changes its meaning.
 pub const SCHEMA: u32 = 1;
@@ -157,6 +159,31 @@ pub struct Entry {
     pub tx_bytes: u64,
     /// Dials by result.
     pub dials: BTreeMap<String, u64>,
+    /// The upstreams of an `[[inject]]`; none for a `[[reach]]`.
+    pub upstreams: Vec<UpstreamState>,
+}
+
+/// An upstream of an `[[inject]]` entry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UpstreamState {
+    /// Where it is.
+    pub address: String,
+    /// Whether its health checks are answered; true without any.
+    pub up: bool,
+    /// Flows that it has now.
+    pub flows: u64,
+    /// Dials to it that failed.
+    pub failures: u64,
+}
+
+fn upstreams(pool: &Pool) -> Vec<UpstreamState> {
+    let state = |member: &Arc<Member>| UpstreamState {
+        address: member.upstream.to_string(),
+        up: member.is_up(),
+        flows: member.flows(),
+        failures: member.failures(),
+    };
+    pool.members().iter().map(state).collect()
 }
 
 /// The report as of now.
@@ -166,6 +193,7 @@ pub fn report(shared: &Shared) -> Report {
     let peers: Vec<Peer> = shared.edges.iter().flat_map(|edge| peers(edge, now)).collect();
     let policy = shared.policy.load();
     let (inject, reach) = (shared.stats.inject.load(), shared.stats.reach.load());
+    let pools = shared.stats.pools.load();
     let stats = &shared.stats;
     Report {
         schema: SCHEMA,
@@ -183,17 +211,10 @@ pub fn report(shared: &Shared) -> Report {
             .iter()
             .filter_map(|entry| {
                 let address = entry.address.map_or("*".to_owned(), |address| address.to_string());
-                let port = match entry.upstream.port {
-                    policy::forwarder::UpstreamPort::Keep => "*".to_owned(),
-                    policy::forwarder::UpstreamPort::From(port) => port.to_string(),
-                };
-                let to = format!("{}:{port}", entry.upstream.host);
-                Some(Entry::new(
-                    &entry.name,
-                    format!("{address}:{}", entry.ports),
-                    to,
-                    inject.get(&entry.name)?,
-                ))
+                let from = format!("{address}:{}", entry.ports);
+                let to: Vec<String> = entry.upstreams.iter().map(ToString::to_string).collect();
+                let told = Entry::new(&entry.name, from, to.join(", "), inject.get(&entry.name)?);
+                Some(Entry { upstreams: upstreams(pools.get(&entry.name)?), ..told })
             })
             .collect(),
         reach: policy
@@ -275,6 +296,7 @@ impl Entry {
             rx_bytes: read(&stats.received),
             tx_bytes: read(&stats.sent),
             dials: dials.collect(),
+            upstreams: Vec::new(),
         }
     }
 }

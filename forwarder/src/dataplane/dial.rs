@@ -1,10 +1,14 @@
-//! Dials: a SYN that is held until the upstream has answered.
+//! Dials: a SYN that is held until an upstream has answered.
+//!
+//! The upstreams of an entry are tried one after another, and so are the addresses of a name; each has its share of
+//! `[limits] dial_timeout`.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use mio::net::TcpStream;
-use policy::forwarder::Inject;
+use policy::forwarder::{Inject, Upstream as Place};
 use policy::{Host, Protocol};
 use tunnel::packet::icmp::Error as IcmpError;
 use tunnel::packet::{Ip, Tcp};
@@ -20,10 +24,12 @@ use crate::flow::{ClientPrefix, FlowKey, Shed, SlotId};
 use crate::proxy_protocol;
 use crate::resolve::Asker;
 use crate::stats::{Dialled, Dropped, EntryStats};
-use crate::upstream::{self, Upstream};
+use crate::upstream::{self, Lease, Member, Stream, Upstream};
 
 /// Bytes of a SYN that are kept: headers with all options of either family, and no data.
 const MAX_SYN: usize = 160;
+/// Addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 8;
 
 /// A flow whose upstream has not answered.
 pub struct Dial {
@@ -32,7 +38,14 @@ pub struct Dial {
     stats: Arc<EntryStats>,
     /// The SYN as it came, from its IP header.
     syn: Vec<u8>,
-    stream: Option<TcpStream>,
+    /// Upstreams that were not tried yet.
+    members: VecDeque<Arc<Member>>,
+    /// Addresses of the one in hand that were not tried yet.
+    addresses: VecDeque<SocketAddr>,
+    lease: Option<Lease>,
+    stream: Option<Stream>,
+    /// How long each try may take, and when the dial as a whole is given up.
+    patience: (Duration, Instant),
     /// Where its timer entry is.
     pub armed: Option<Instant>,
 }
@@ -46,10 +59,25 @@ impl Dial {
         }
     }
 
+    /// The claim on the upstream that is being tried.
+    #[must_use]
+    pub const fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
     /// Whose flow it will be.
     #[must_use]
     pub fn owner(&self) -> Owner {
         Owner::Inject(self.inject.name.clone(), self.client)
+    }
+}
+
+impl Dial {
+    /// The upstream in hand did not answer; while it has other addresses that says nothing about it.
+    fn note_failure(&self, now: Instant) {
+        if let Some(lease) = self.lease.as_ref().filter(|_| self.addresses.is_empty()) {
+            lease.member().handle_failure(now);
+        }
     }
 }
 
@@ -70,7 +98,7 @@ impl Flows {
             self.stats.refuse(Dropped::NoInject);
             return self.reset_stranger(now, edge, ip, tcp);
         };
-        if !inject.allow.admits(ip.src, |_| &[]) {
+        if !policy.admits(inject, ip.src) {
             self.stats.refuse(Dropped::NotAllowed);
             return self.reset_stranger(now, edge, ip, tcp);
         }
@@ -83,37 +111,108 @@ impl Flows {
         if let Err(shed) = self.admission.dial(client) {
             return self.stats.refuse(shed_reason(shed));
         }
-        let Some(stats) = self.stats.inject.load().get(&inject.name).cloned() else { return };
-        // Data in a SYN is not kept: the client sends it again (RFC 9293 §3.10.7.2 allows it).
-        let syn = packet.get(..ip.header_len + tcp.header_len).unwrap_or_default();
-        let syn = without_data(syn, ip);
-        let dial = Dial { inject: inject.clone(), client, stats, syn, stream: None, armed: None };
+        let Some(dial) = self.new_dial(now, inject, client, packet.get(..ip.header_len + tcp.header_len), ip)
+        else {
+            return self.release_dial(client);
+        };
         match self.table.insert(key, Flow::Dial(Box::new(dial))) {
-            Ok(id) => {
-                self.arm(id, now.instant.after(self.admission.limits().dial_timeout));
-                self.begin_dial(now, id, edge, key.local.port());
-            }
+            Ok(id) => self.try_next(now, id, edge, Dialled::Unresolved),
             Err(_) => {
-                self.admission.dialled(client);
-                self.admission.release(client);
+                self.release_dial(client);
                 self.stats.refuse(Dropped::ShedFlows);
             }
         }
     }
 
-    fn begin_dial(&mut self, now: Now, id: SlotId, edge: &mut Edge, asked: u16) {
-        let Some((_, Flow::Dial(dial))) = self.table.get_mut(id) else { return };
-        let port = dial.inject.upstream_port(asked);
-        match &dial.inject.upstream.host {
-            Host::Address(address) => {
-                let address = SocketAddr::new(*address, port);
-                self.connect(now, id, edge, address);
-            }
-            Host::Name(name) => {
-                if !self.resolver.dial(Asker::Dial(id), name, port) {
-                    self.dial_failed(now, id, edge, Dialled::Exhausted);
+    fn release_dial(&mut self, client: ClientPrefix) {
+        self.admission.dialled(client);
+        self.admission.release(client);
+    }
+
+    /// A dial that has tried nothing yet; `None` for an entry that is gone.
+    fn new_dial(
+        &self,
+        now: Now,
+        inject: &Inject,
+        client: ClientPrefix,
+        headers: Option<&[u8]>,
+        ip: &Ip,
+    ) -> Option<Dial> {
+        let stats = self.stats.inject.load().get(&inject.name).cloned()?;
+        let members = VecDeque::from(self.stats.pools.load().get(&inject.name)?.order(now.instant));
+        let timeout = self.admission.limits().dial_timeout;
+        let share = timeout / u32::try_from(members.len().max(1)).unwrap_or(1);
+        Some(Dial {
+            inject: inject.clone(),
+            client,
+            stats,
+            // Data in a SYN is not kept: the client sends it again (RFC 9293 §3.10.7.2 allows it).
+            syn: without_data(headers.unwrap_or_default(), ip),
+            members,
+            addresses: VecDeque::new(),
+            lease: None,
+            stream: None,
+            patience: (share, now.instant.after(timeout)),
+            armed: None,
+        })
+    }
+
+    /// Tries what is next: another address of the upstream in hand, or the next upstream. With nothing left the dial has
+    /// failed, as `result` says.
+    fn try_next(&mut self, now: Now, id: SlotId, edge: &mut Edge, result: Dialled) {
+        let mut result = result;
+        loop {
+            let Some((&key, Flow::Dial(dial))) = self.table.get_mut(id) else { return };
+            dial.stream = None;
+            let until = now.instant.after(dial.patience.0).min(dial.patience.1);
+            self.deadlines.disarm(id, &mut dial.armed);
+            self.deadlines.arm(id, &mut dial.armed, until);
+            let begun = if let Some(address) = dial.addresses.pop_front() {
+                Stream::dial(address)
+            } else if let Some(member) = dial.members.pop_front() {
+                let place = member.upstream.clone();
+                dial.lease = Some(Lease::new(member));
+                match place {
+                    Place::Unix(path) => Stream::dial_unix(&path),
+                    Place::Network { host: Host::Address(address), port } => {
+                        let port = port.of(key.local.port(), dial.inject.ports.first());
+                        Stream::dial(SocketAddr::new(address, port))
+                    }
+                    Place::Network { host: Host::Name(name), port } => {
+                        let port = port.of(key.local.port(), dial.inject.ports.first());
+                        if self.resolver.dial(Asker::Dial(id), &name, port) {
+                            return;
+                        }
+                        return self.dial_failed(now, id, edge, Dialled::Exhausted);
+                    }
                 }
+            } else {
+                return self.dial_failed(now, id, edge, result);
+            };
+            let watched = begun.and_then(|mut stream| {
+                stream.watch(&self.registry, token::flow(id))?;
+                Ok(stream)
+            });
+            match watched {
+                Ok(stream) => {
+                    dial.stream = Some(stream);
+                    return;
+                }
+                Err(error) => result = upstream::failure(&error),
             }
+            // Of what we lack ourselves, the next upstream would need as much.
+            if result == Dialled::Exhausted {
+                return self.dial_failed(now, id, edge, result);
+            }
+            dial.note_failure(now.instant);
+        }
+    }
+
+    /// What was tried did not work: the next is.
+    fn attempt_failed(&mut self, now: Now, id: SlotId, edge: &mut Edge, result: Dialled) {
+        if let Some((_, Flow::Dial(dial))) = self.table.get_mut(id) {
+            dial.note_failure(now.instant);
+            self.try_next(now, id, edge, result);
         }
     }
 
@@ -122,22 +221,12 @@ impl Flows {
         let Some((key, Flow::Dial(_))) = self.table.get_mut(id) else { return };
         let edge_id = key.edge;
         let Some(edge) = edges.iter_mut().find(|edge| edge.id == edge_id) else { return };
-        match addresses.first() {
-            Some(address) => self.connect(now, id, edge, *address),
-            None => self.dial_failed(now, id, edge, Dialled::Unresolved),
-        }
-    }
-
-    fn connect(&mut self, now: Now, id: SlotId, edge: &mut Edge, address: SocketAddr) {
-        let dialled = upstream::dial(address).and_then(|mut stream| {
-            upstream::watch(&mut stream, &self.registry, token::flow(id))
-                .map_err(|error| upstream::failure(&error))?;
-            Ok(stream)
-        });
-        match (dialled, self.table.get_mut(id)) {
-            (Ok(stream), Some((_, Flow::Dial(dial)))) => dial.stream = Some(stream),
-            (Ok(_), _) => {}
-            (Err(result), _) => self.dial_failed(now, id, edge, result),
+        if let Some((_, Flow::Dial(dial))) = self.table.get_mut(id) {
+            dial.addresses = addresses.iter().copied().take(MAX_ADDRESSES).collect();
+            if addresses.is_empty() {
+                dial.note_failure(now.instant);
+            }
+            self.try_next(now, id, edge, Dialled::Unresolved);
         }
     }
 
@@ -151,11 +240,11 @@ impl Flows {
                 self.mark(id);
             }
             Flow::Dial(dial) => {
-                let result = dial.stream.as_ref().and_then(upstream::dialled);
+                let result = dial.stream.as_ref().and_then(Stream::dialled);
                 let Some(edge) = edges.iter_mut().find(|edge| edge.id == edge_id) else { return };
                 match result {
                     Some(Ok(())) => self.dialled(now, id, edge),
-                    Some(Err(result)) => self.dial_failed(now, id, edge, result),
+                    Some(Err(error)) => self.attempt_failed(now, id, edge, upstream::failure(&error)),
                     None => {}
                 }
             }
@@ -181,8 +270,9 @@ impl Flows {
         self.admission.dialled(dial.client);
         dial.stats.dialled(Dialled::Connected);
         let (owner, stats, mut armed) = (dial.owner(), Arc::clone(&dial.stats), dial.armed);
+        let upstream = (Upstream::new(stream, header), dial.lease.take());
         self.deadlines.disarm(id, &mut armed);
-        let open = Open::new(now.instant, cell, Upstream::new(stream, header), owner, stats);
+        let open = Open::new(now.instant, cell, upstream, owner, stats);
         self.table.replace(id, Flow::Open(Box::new(open)));
         self.mark(id);
     }
@@ -195,12 +285,15 @@ impl Flows {
         Some(Settings { mtu: edge.mtu, ring, seed })
     }
 
-    /// A dial ran out of time.
+    /// A try, or the dial as a whole, ran out of time.
     pub(super) fn dial_timed_out(&mut self, now: Now, id: SlotId, edges: &mut [Edge]) {
-        let Some((key, _)) = self.table.get_mut(id) else { return };
-        let edge_id = key.edge;
-        if let Some(edge) = edges.iter_mut().find(|edge| edge.id == edge_id) {
+        let Some((key, Flow::Dial(dial))) = self.table.get_mut(id) else { return };
+        let Some(edge) = edges.iter_mut().find(|edge| edge.id == key.edge) else { return };
+        if dial.patience.1 <= now.instant {
+            dial.note_failure(now.instant);
             self.dial_failed(now, id, edge, Dialled::TimedOut);
+        } else {
+            self.attempt_failed(now, id, edge, Dialled::TimedOut);
         }
     }
 

@@ -24,6 +24,7 @@ use crate::flow::{Admission, Bucket, FlowKey, FlowTable, SlotId};
 use crate::icmp::{Complaint, Kind};
 use crate::resolve::Resolver;
 use crate::stats::{Dropped, Stats, add};
+use crate::upstream::{Lease, Member};
 
 /// Answers to strangers (resets, ICMP errors) per second, and at once.
 const ANSWERS: (u32, u32) = (200, 400);
@@ -65,6 +66,8 @@ pub struct Flows {
     pub(super) resolver: Resolver,
     pub(super) is_stopping: bool,
     pub(super) scratch: Box<[u8]>,
+    /// Upstreams that left the configuration, and until when their flows may go on.
+    retired: Vec<(Instant, Arc<Member>)>,
     answers: Bucket,
     echoes: Bucket,
     lingering: usize,
@@ -93,6 +96,7 @@ impl Flows {
             resolver,
             is_stopping: false,
             scratch: vec![0; SCRATCH].into_boxed_slice(),
+            retired: Vec::new(),
             answers: Bucket::new(ANSWERS.0, ANSWERS.1),
             echoes: Bucket::new(ECHOES.0, ECHOES.1),
             lingering: 0,
@@ -334,6 +338,7 @@ impl Flows {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now, edges: &mut [Edge]) {
         self.handle_datagram_timeout(now);
+        self.end_retired(now);
         while let Some(id) = self.deadlines.poll_due(now.instant) {
             match self.table.get_mut(id) {
                 Some((_, Flow::Open(open))) => {
@@ -353,19 +358,37 @@ impl Flows {
         }
     }
 
-    /// Ends flows at once, with resets both ways, whose name or flow `doomed` says so.
-    pub fn abort(&mut self, now: Now, doomed: impl Fn(&FlowKey, &Owner) -> bool) {
+    /// Ends flows at once, with resets both ways, of whose owner or upstream `doomed` says so.
+    pub fn abort(&mut self, now: Now, doomed: impl Fn(&Owner, Option<&Lease>) -> bool) {
         self.close_datagrams(now.instant, &doomed);
         let ids: Vec<SlotId> = self.table.ids().collect();
         for id in ids {
             match self.table.get_mut(id) {
-                Some((key, Flow::Open(open))) if doomed(key, &open.owner) => {
+                Some((_, Flow::Open(open))) if doomed(&open.owner, open.lease.as_ref()) => {
                     open.abort();
                     self.mark(id);
                 }
-                Some((key, Flow::Dial(dial))) if doomed(key, &dial.owner()) => self.abandon(id),
+                Some((_, Flow::Dial(dial))) if doomed(&dial.owner(), dial.lease()) => self.abandon(id),
                 Some(_) | None => {}
             }
+        }
+    }
+
+    /// Lets the flows of upstreams that left the configuration go on for as long as `[limits] drain` says.
+    pub(super) fn retire(&mut self, now: Now, members: Vec<Arc<Member>>) {
+        let until = now.instant.after(self.policy.limits.drain);
+        let busy = members.into_iter().filter(|member| member.flows() > 0);
+        self.retired.extend(busy.map(|member| (until, member)));
+    }
+
+    fn end_retired(&mut self, now: Now) {
+        let (over, left): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.retired).into_iter().partition(|(until, _)| *until <= now.instant);
+        self.retired = left;
+        for (_, member) in over {
+            let flows = member.flows();
+            tracing::info!(upstream = %member.upstream, flows, "an upstream that was removed has drained");
+            self.abort(now, |_, lease| lease.is_some_and(|lease| Arc::ptr_eq(lease.member(), &member)));
         }
     }
 
@@ -380,7 +403,8 @@ impl Flows {
     /// When the next timer of a flow is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.deadlines.next().into_iter().chain(self.udp.deadline()).min()
+        let retired = self.retired.iter().map(|(until, _)| *until);
+        self.deadlines.next().into_iter().chain(self.udp.deadline()).chain(retired).min()
     }
 
     /// TCP flows that are open or being dialled; UDP knows no end that could be waited for.

@@ -10,7 +10,7 @@ use super::edge::Edge;
 use crate::cell::{Cell, Ending, Transmitted};
 use crate::flow::ClientPrefix;
 use crate::stats::{Dialled, EntryStats, add, take};
-use crate::upstream::{Moved, Upstream};
+use crate::upstream::{Lease, Moved, Upstream};
 
 /// Bytes a flow may move in each direction before the next flow has its turn.
 const BUDGET: usize = 256 * 1024;
@@ -36,6 +36,8 @@ pub struct Open {
     pub cell: Cell,
     /// The kernel's end.
     pub upstream: Upstream,
+    /// Which of its entry's upstreams that is; `None` for a `[[reach]]`.
+    pub lease: Option<Lease>,
     /// Whose it is.
     pub owner: Owner,
     /// The counters of its entry.
@@ -66,11 +68,18 @@ pub enum Turn {
 
 impl Open {
     /// A flow that begins now.
-    pub fn new(now: Instant, cell: Cell, upstream: Upstream, owner: Owner, stats: Arc<EntryStats>) -> Self {
+    pub fn new(
+        now: Instant,
+        cell: Cell,
+        (upstream, lease): (Upstream, Option<Lease>),
+        owner: Owner,
+        stats: Arc<EntryStats>,
+    ) -> Self {
         add(&stats.flows, 1);
         Self {
             cell,
             upstream,
+            lease,
             owner,
             stats,
             armed: None,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpListener;
 use mio::{Interest, Registry};
 use policy::forwarder::{OnDown, Reach};
 use tunnel::node::PeerState;
@@ -18,7 +18,7 @@ use super::token;
 use crate::cell::{Cell, Path};
 use crate::flow::FlowKey;
 use crate::stats::{Dialled, EntryStats};
-use crate::upstream::{self, Upstream};
+use crate::upstream::{self, Stream, Upstream};
 
 /// Connections taken from one listener before others have their turn.
 const ACCEPT_BATCH: usize = 64;
@@ -34,7 +34,7 @@ pub struct Listener {
     socket: TcpListener,
     is_ready: bool,
     rests_until: Option<Instant>,
-    held: Vec<TcpStream>,
+    held: Vec<Stream>,
 }
 
 impl Listener {
@@ -103,8 +103,8 @@ impl Listener {
                 return false;
             }
             match self.socket.accept() {
-                Ok((stream, _)) if is_up => flows.reach(now, edge, &self.reach, stream),
-                Ok((stream, _)) => self.wait_or_refuse(flows, stream),
+                Ok((stream, _)) if is_up => flows.reach(now, edge, &self.reach, Stream::Tcp(stream)),
+                Ok((stream, _)) => self.wait_or_refuse(flows, Stream::Tcp(stream)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.is_ready = false,
                 Err(error) if upstream::failure(&error) == Dialled::Exhausted => {
                     self.rests_until = Some(now.instant.after(REST));
@@ -117,7 +117,7 @@ impl Listener {
         self.is_ready
     }
 
-    fn wait_or_refuse(&mut self, flows: &Flows, stream: TcpStream) {
+    fn wait_or_refuse(&mut self, flows: &Flows, stream: Stream) {
         if self.reach.on_down == OnDown::Hold && self.held.len() < MAX_HELD && !flows.is_stopping {
             self.held.push(stream);
         } else {
@@ -135,12 +135,12 @@ impl Listener {
 
 impl Flows {
     /// Carries an accepted connection into the tunnel, or resets it.
-    fn reach(&mut self, now: Now, edge: &mut Edge, reach: &Reach, stream: TcpStream) {
+    fn reach(&mut self, now: Now, edge: &mut Edge, reach: &Reach, stream: Stream) {
         let Some((key, cell, stats)) = self.prepare_reach(now, edge, reach) else {
             return self.refuse_reach(reach, &stream, Dialled::Exhausted);
         };
         let owner = Owner::Reach(reach.name.clone());
-        let open = Open::new(now.instant, cell, Upstream::new(stream, Vec::new()), owner, stats);
+        let open = Open::new(now.instant, cell, (Upstream::new(stream, Vec::new()), None), owner, stats);
         let Ok(id) = self.table.insert(key, Flow::Open(Box::new(open))) else {
             return self.admission.release_local();
         };
@@ -174,10 +174,10 @@ impl Flows {
         self.stats.reach.load().get(&reach.name).cloned()
     }
 
-    fn refuse_reach(&self, reach: &Reach, stream: &TcpStream, result: Dialled) {
+    fn refuse_reach(&self, reach: &Reach, stream: &Stream, result: Dialled) {
         if let Some(stats) = self.reach_stats(reach) {
             stats.dialled(result);
         }
-        upstream::reset(stream);
+        stream.reset();
     }
 }

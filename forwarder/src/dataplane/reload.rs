@@ -10,6 +10,8 @@ use super::Listeners;
 use super::named::Named;
 use super::{DataPlane, Owner};
 use crate::flow::EdgeId;
+use crate::stats::Pools;
+use crate::upstream::Member;
 
 /// A change that can no longer fail: everything that could was done before it was sent.
 pub struct Change {
@@ -41,18 +43,17 @@ impl DataPlane {
         }
         self.replace_listeners(&policy, bound);
         let old = Arc::clone(&self.flows.policy);
-        self.flows.abort(now, |_, owner| match owner {
-            Owner::Inject(name, _) => {
-                let entry = |policy: &Policy| policy.inject.iter().find(|entry| entry.name == *name).cloned();
-                entry(&old) != entry(&policy)
-            }
-            Owner::Reach(name) => {
-                let entry = |policy: &Policy| policy.reach.iter().find(|entry| entry.name == *name).cloned();
-                entry(&old) != entry(&policy)
-            }
-        });
+        self.flows.abort(now, |owner, _| has_changed(owner, &old, &policy));
+        let before = self.stats.pools.load_full();
         self.stats.adopt(&policy);
         self.flows.adopt(policy);
+        let after = self.stats.pools.load();
+        let members = |pools: &Pools| -> Vec<Arc<Member>> {
+            pools.values().flat_map(|pool| pool.members().iter().map(Arc::clone)).collect()
+        };
+        let kept = members(&after);
+        let gone = members(&before).into_iter().filter(|old| !kept.iter().any(|kept| Arc::ptr_eq(kept, old)));
+        self.flows.retire(now, gone.collect());
         tracing::info!("configuration applied");
     }
 
@@ -79,6 +80,21 @@ impl DataPlane {
             if let Err(error) = self.flows.add_listener(listener) {
                 tracing::warn!(reach = %name, %error, "the listener cannot be watched");
             }
+        }
+    }
+}
+
+/// Whether a flow's entry is another now; one that only leads elsewhere keeps its flows, and its old upstreams drain.
+fn has_changed(owner: &Owner, old: &Policy, new: &Policy) -> bool {
+    match owner {
+        Owner::Inject(name, _) => {
+            let old = old.inject.iter().find(|entry| entry.name == *name);
+            let new = new.inject.iter().find(|entry| entry.name == *name);
+            !old.zip(new).is_some_and(|(old, new)| old.is_alike(new))
+        }
+        Owner::Reach(name) => {
+            let entry = |policy: &Policy| policy.reach.iter().find(|entry| entry.name == *name).cloned();
+            entry(old) != entry(new)
         }
     }
 }

@@ -47,6 +47,14 @@ fn record(shared: &Shared) {
             stats,
         );
     }
+    for entry in &report.inject {
+        for upstream in &entry.upstreams {
+            let labels = [("inject", entry.name.clone()), ("upstream", upstream.address.clone())];
+            gauge!("forwarder_upstream_up", &labels).set(f64::from(u8::from(upstream.up)));
+            gauge!("forwarder_upstream_flows", &labels).set(upstream.flows as f64);
+            counter!("forwarder_upstream_failures_total", &labels).absolute(upstream.failures);
+        }
+    }
     let names = ["forwarder_reach_flows", "forwarder_reach_bytes_total", "forwarder_reach_dials_total"];
     for (name, stats) in shared.stats.reach.load().iter() {
         entry(names, "reach", name.as_str(), stats);
@@ -151,6 +159,8 @@ const GAUGES: &[(&str, &str)] = &[
     ("forwarder_pending_dials", "Dials that their upstream has not answered."),
     ("forwarder_buffer_bytes", "Bytes of flow buffers in use."),
     ("forwarder_flows", "Flows open now, by inject entry."),
+    ("forwarder_upstream_up", "Whether the upstream's health checks are answered; 1 without any."),
+    ("forwarder_upstream_flows", "Flows that the upstream has now."),
     ("forwarder_reach_flows", "Flows open now, by reach entry."),
     ("forwarder_peer_up", "Whether the peer answered lately."),
     ("forwarder_peer_mtu_bytes", "Inner MTU towards the peer."),
@@ -173,6 +183,7 @@ const COUNTERS: &[(&str, &str)] = &[
     ("forwarder_loop_rounds_total", "Rounds of the data loop."),
     ("forwarder_bytes_total", "Payload bytes by inject entry; rx comes out of the tunnel."),
     ("forwarder_dials_total", "Dials to upstreams by inject entry and result."),
+    ("forwarder_upstream_failures_total", "Dials to the upstream that failed."),
     ("forwarder_reach_bytes_total", "Payload bytes by reach entry; rx comes out of the tunnel."),
     ("forwarder_reach_dials_total", "Dials into the tunnel by reach entry and result."),
     ("forwarder_dropped_packets_total", "Packets that were not carried, by stage and reason."),

@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 
 use super::{ExportError, join};
 use crate::Host;
-use crate::forwarder::{Inject, Policy, ProxyProtocol, UpstreamPort};
+use crate::forwarder::{Inject, Policy, ProxyProtocol, Upstream, UpstreamPort};
 
 /// The global options for every upstream that is given a PROXY header, with what to add to the sites.
 ///
@@ -51,16 +51,24 @@ struct Listener {
 }
 
 impl Listener {
-    /// The listeners of an entry: one for each port of its upstream.
+    /// The listeners of an entry: one for each port of its upstreams; a Unix-domain socket needs none that is named here.
     fn of(inject: &Inject) -> impl Iterator<Item = Self> {
-        let (host, loopback) = match &inject.upstream.host {
+        inject
+            .upstreams
+            .iter()
+            .filter_map(|upstream| match upstream {
+                Upstream::Network { host, port } => Some(Self::of_upstream(inject, host, *port)),
+                Upstream::Unix(_) => None,
+            })
+            .flatten()
+    }
+
+    fn of_upstream(inject: &Inject, host: &Host, port: UpstreamPort) -> impl Iterator<Item = Self> + use<> {
+        let (host, loopback) = match host {
             Host::Address(address) => (address.to_string(), address.is_loopback()),
             Host::Name(name) => (name.to_string(), &**name == "localhost"),
         };
-        let first = match inject.upstream.port {
-            UpstreamPort::Keep => inject.ports.first(),
-            UpstreamPort::From(first) => first,
-        };
+        let first = port.of(inject.ports.first(), inject.ports.first());
         let count = inject.ports.count().min(MOST_PORTS);
         let ports = (0..count).filter_map(move |offset| first.checked_add(u16::try_from(offset).ok()?));
         ports.map(move |port| Self { host: host.clone(), port, loopback })

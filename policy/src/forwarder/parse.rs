@@ -1,19 +1,21 @@
 //! From the text of `forwarder.toml` to a policy: sections and entries, then what holds between them.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
 use super::check;
 use super::{
-    Control, Inject, Interface, Limits, Metrics, Offload, OnDown, Peer, Policy, ProxyProtocol, Reach,
-    SourcePort, Upstream, UpstreamPort,
+    Check, Control, Health, Inject, Interface, Limits, Metrics, Offload, OnDown, Peer, Policy, ProxyProtocol,
+    Reach, SourcePort, Upstream, UpstreamPort,
 };
 use crate::fields::{self, At, Names};
-use crate::gateway::parse::{Probe, or_absent, probe};
+use crate::gateway::parse::{Probe, allow_list, list, or_absent, probe};
 use crate::reader::{Reader, Table, Value};
-use crate::{AllowList, ConfigError, Name, PortRange, Problem, Protocol, Protocols, Source, text};
+use crate::{AllowList, ConfigError, Host, Name, PortRange, Problem, Protocol, Protocols, Source, text};
 
 /// The keepalive towards an edge, unless the file says otherwise: below the 30 s after which carriers forget.
 const KEEPALIVE: Duration = Duration::from_secs(25);
@@ -37,6 +39,9 @@ pub(super) fn parse(source: &Source<'_>) -> Result<Policy, Vec<ConfigError>> {
 fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let interface = root.required("interface").and_then(|value| interface(&value.table("[interface]")?));
     let mut peer_names = Names::new("peer");
+    let mut list_names = Names::new("list");
+    let lists: Vec<_> =
+        root.tables("list", "[[list]]").iter().map(|table| list(table, &mut list_names)).collect();
     let mut inject_names = Names::new("inject");
     let mut reach_names = Names::new("reach");
     let peers: Vec<Option<PeerAt>> = root
@@ -51,7 +56,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let inject: Vec<Option<At<Inject>>> = root
         .tables("inject", "[[inject]]")
         .iter()
-        .map(|table| inject(table, &mut inject_names, &peer_names, &known))
+        .map(|table| inject(table, &mut inject_names, (&peer_names, &list_names), &known))
         .collect();
     let reach: Vec<Option<ReachAt>> = root
         .tables("reach", "[[reach]]")
@@ -78,6 +83,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         peers: peers.into_iter().map(|peer| peer.value).collect(),
         inject: check::most_specific_first(inject.into_iter().map(|inject| inject.value).collect()),
         reach: reach.into_iter().map(|reach| reach.value).collect(),
+        lists: lists.into_iter().collect::<Option<_>>()?,
         metrics: Metrics { listen: metrics.into_iter().map(|listen| listen.value).collect() },
         control: control?,
         limits,
@@ -170,12 +176,21 @@ fn is_middle(network: IpNetwork) -> bool {
     network.ip() != network.network() && network.ip() != network.broadcast()
 }
 
-fn inject(table: &Table<'_>, names: &mut Names, peers: &Names, every: &[Name]) -> Option<At<Inject>> {
+fn inject(
+    table: &Table<'_>,
+    names: &mut Names,
+    (peers, lists): (&Names, &Names),
+    every: &[Name],
+) -> Option<At<Inject>> {
     let name = names.claim(table);
     let protocols = fields::protocols(table);
     let matched = table.required("match");
     let (address, ports) = matched.and_then(destination).unzip();
-    let upstream = table.required("upstream").and_then(|value| upstream(value, ports));
+    let upstreams = table.required("upstream").map(|value| {
+        let one = |item| upstream(item, ports, protocols);
+        value.one_or_many().into_iter().map(one).collect::<Option<Vec<_>>>()
+    });
+    let health = table.optional("health").map(|value| health(value, protocols, ports));
     let proxy_protocol = table.optional("proxy_protocol").map_or(Some(ProxyProtocol::Off), |value| {
         let proxy = proxy_protocol(value)?;
         if proxy != ProxyProtocol::Off && protocols.is_some_and(|protocols| protocols.contains(Protocol::Udp))
@@ -191,14 +206,15 @@ fn inject(table: &Table<'_>, names: &mut Names, peers: &Names, every: &[Name]) -
             items.into_iter().map(|item| peers.peer(item, item.string()?)).collect::<Option<Vec<_>>>()
         },
     );
-    let allow = table.optional("allow").map_or(Some(AllowList::Any), allow_list);
+    let allow = table.optional("allow").map_or(Some(AllowList::Any), |value| allow_list(value, lists));
     table.close();
     let value = Inject {
         name: name?,
         protocols: protocols?,
         address: address?,
         ports: ports?,
-        upstream: upstream?,
+        upstreams: upstreams?.filter(|upstreams| !upstreams.is_empty())?,
+        health: or_absent(health)?,
         proxy_protocol: proxy_protocol?,
         peers: through?,
         allow: allow?,
@@ -224,14 +240,25 @@ fn destination(value: Value<'_>) -> Option<(Option<IpNetwork>, PortRange)> {
     Some((address, ports))
 }
 
-/// `HOST:PORT`, `HOST:FIRST-LAST` or `HOST:*`.
-fn upstream(value: Value<'_>, matched: Option<PortRange>) -> Option<Upstream> {
-    let (host, ports) = value.parse("HOST:PORT, such as \"127.0.0.1:8443\" or \"caddy:*\"", |written| {
+/// `HOST:PORT`, `HOST:FIRST-LAST`, `HOST:*` or `unix:/PATH`.
+fn upstream(value: Value<'_>, matched: Option<PortRange>, protocols: Option<Protocols>) -> Option<Upstream> {
+    if let Some(path) = value.string()?.strip_prefix("unix:") {
+        if protocols.is_some_and(|protocols| protocols.contains(Protocol::Udp)) {
+            value.report(Problem::UnixNeedsTcp);
+        }
+        // The kernel's limit, the final zero included.
+        let fits = path.starts_with('/') && (2..=UNIX_PATH).contains(&path.len());
+        let path = fits.then(|| PathBuf::from(path));
+        let expected = "unix: and an absolute path of at most 103 bytes, such as \"unix:/run/caddy.sock\"";
+        return path.map(Upstream::Unix).or_else(|| value.bad(expected));
+    }
+    let expected = "HOST:PORT, such as \"127.0.0.1:8443\" or \"caddy:*\", or \"unix:/PATH\"";
+    let (host, ports) = value.parse(expected, |written| {
         let (host, ports) = text::split_port(written)?;
         let ports = if ports == "*" { None } else { Some(text::ports(ports)?) };
         Some((text::host(host)?, ports))
     })?;
-    let Some(ports) = ports else { return Some(Upstream { host, port: UpstreamPort::Keep }) };
+    let Some(ports) = ports else { return Some(Upstream::Network { host, port: UpstreamPort::Keep }) };
     if let Some(matched) = matched.filter(|matched| matched.count() != ports.count()) {
         value.report(Problem::RangeMismatch {
             here: ports.to_string(),
@@ -240,7 +267,62 @@ fn upstream(value: Value<'_>, matched: Option<PortRange>) -> Option<Upstream> {
             there_count: matched.count(),
         });
     }
-    Some(Upstream { host, port: UpstreamPort::From(ports.first()) })
+    Some(Upstream::Network { host, port: UpstreamPort::From(ports.first()) })
+}
+
+/// The longest path of a Unix-domain socket that every system takes (`sun_path` of macOS less the final zero).
+const UNIX_PATH: usize = 103;
+/// How often an upstream is asked, and for how long, unless the file says otherwise.
+const HEALTH: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(2));
+
+fn health(value: Value<'_>, protocols: Option<Protocols>, ports: Option<PortRange>) -> Option<Health> {
+    let table = value.table("health")?;
+    if protocols == Some(Protocols::Udp) || ports.is_some_and(|ports| ports.count() > 1) {
+        value.report(Problem::HealthNeedsOnePort);
+    }
+    let kind = table.required("check").and_then(|value| {
+        let known = ["tcp", "http", "tls"];
+        value.parse("\"tcp\", \"http\" or \"tls\"", |written| known.into_iter().find(|kind| *kind == written))
+    });
+    let check = match kind {
+        Some("http") => {
+            let name = table.required("name").and_then(server_name);
+            let path = table.optional("path").map_or(Some(Arc::from("/")), path);
+            name.zip(path).map(|(name, path)| Check::Http { name, path })
+        }
+        Some("tls") => table.required("name").and_then(server_name).map(|name| Check::Tls { name }),
+        Some(_) => Some(Check::Tcp),
+        None => None,
+    };
+    let every = fields::duration(&table, "every", HEALTH.0);
+    let timeout = fields::duration(&table, "timeout", HEALTH.1);
+    let (least, most) = (Duration::from_millis(100), Duration::from_secs(3600));
+    for (key, duration) in [("every", every), ("timeout", timeout)] {
+        if !(least..=most).contains(&duration)
+            && let Some(value) = table.optional(key)
+        {
+            value.bad::<()>("a duration from \"100ms\" to \"1h\"");
+        }
+    }
+    // A check that failed to read asked for keys that others have.
+    if kind.is_some() {
+        table.close();
+    }
+    Some(Health { check: check?, every, timeout })
+}
+
+fn server_name(value: Value<'_>) -> Option<Arc<str>> {
+    value.parse("a name such as \"emby.example.com\"", |written| match text::host(written)? {
+        Host::Name(name) => Some(name),
+        Host::Address(_) => None,
+    })
+}
+
+fn path(value: Value<'_>) -> Option<Arc<str>> {
+    value.parse("a path such as \"/health\"", |written| {
+        let printable = written.bytes().all(|byte| byte.is_ascii_graphic());
+        (written.starts_with('/') && printable && written.len() <= 1_024).then(|| Arc::from(written))
+    })
 }
 
 fn proxy_protocol(value: Value<'_>) -> Option<ProxyProtocol> {
@@ -250,18 +332,6 @@ fn proxy_protocol(value: Value<'_>) -> Option<ProxyProtocol> {
         "v2" => Some(ProxyProtocol::V2),
         _ => None,
     })
-}
-
-fn allow_list(value: Value<'_>) -> Option<AllowList> {
-    let items = value.one_or_many();
-    let prefixes: Option<Vec<IpNetwork>> =
-        items.into_iter().map(|item| fields::prefix(item).map(|prefix| prefix.value)).collect();
-    let prefixes = prefixes?;
-    let whole = |v4: bool| prefixes.iter().any(|prefix| prefix.prefix() == 0 && prefix.is_ipv4() == v4);
-    if whole(true) && whole(false) {
-        return Some(AllowList::Any);
-    }
-    Some(AllowList::Only { prefixes, lists: Vec::new() })
 }
 
 pub(super) struct ReachAt {

@@ -215,7 +215,7 @@ pub(crate) fn probe(value: Value<'_>) -> Option<Probe> {
     })
 }
 
-fn list(table: &Table<'_>, names: &mut Names) -> Option<List> {
+pub(crate) fn list(table: &Table<'_>, names: &mut Names) -> Option<List> {
     let name = names.claim(table);
     let file = table.required("file").and_then(fields::file);
     table.close();
@@ -276,7 +276,7 @@ fn source(table: &Table<'_>) -> Option<At<SourceHandling>> {
 }
 
 /// Prefixes and `@NAME`s; both whole address families together are [`AllowList::Any`].
-fn allow_list(value: Value<'_>, lists: &Names) -> Option<AllowList> {
+pub(crate) fn allow_list(value: Value<'_>, lists: &Names) -> Option<AllowList> {
     let (mut prefixes, mut named) = (Vec::new(), Vec::new());
     for item in value.one_or_many() {
         let written = item.string()?;

@@ -106,6 +106,10 @@ https://emby.example.com:8443 {{
 https://emby.example.com:443 {{
     import site
 }}
+https://emby.example.com:9443 {{
+    bind 127.0.0.1
+    import site
+}}
 "
     )
 }

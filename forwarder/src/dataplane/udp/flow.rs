@@ -9,6 +9,7 @@ use tunnel::time::Instant;
 
 use crate::dataplane::open::Owner;
 use crate::stats::{Dropped, EntryStats, Stats, add, take};
+use crate::upstream::Lease;
 
 /// Datagrams, and bytes of them, that are kept while an upstream's name is resolved.
 const MAX_HELD: (usize, usize) = (8, 16 * 1024);
@@ -21,6 +22,8 @@ pub(super) struct UdpFlow {
     pub(super) stats: Arc<EntryStats>,
     /// Its local end.
     pub(super) side: Side,
+    /// Which of its entry's upstreams that is; `None` for a `[[reach]]`.
+    pub(super) lease: Option<Lease>,
     /// Where its timer entry is.
     pub(super) armed: Option<Instant>,
     /// Whether it waits for its turn already.
@@ -82,6 +85,7 @@ impl UdpFlow {
             owner,
             stats,
             side,
+            lease: None,
             armed: None,
             is_dirty: false,
             is_answered: false,

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mio::Interest;
+use policy::forwarder::Upstream;
 use policy::{Host, Protocol};
 use tunnel::packet::icmp::Error as IcmpError;
 use tunnel::time::Now;
@@ -17,7 +18,7 @@ use crate::flow::quota::OverQuota;
 use crate::flow::{ClientPrefix, FlowKey, SlotId};
 use crate::resolve::Asker;
 use crate::stats::{Dialled, Dropped, add};
-use crate::upstream;
+use crate::upstream::{self, Lease};
 
 impl Flows {
     /// The first datagram of a flow: it is admitted and given a socket, or turned away.
@@ -29,7 +30,7 @@ impl Flows {
             self.tell(now, edge, key, IcmpError::PortUnreachable);
             return None;
         };
-        if !inject.allow.admits(key.remote.ip(), |_| &[]) {
+        if !policy.admits(inject, key.remote.ip()) {
             self.stats.refuse(Dropped::NotAllowed);
             self.tell(now, edge, key, IcmpError::PortUnreachable);
             return None;
@@ -39,20 +40,23 @@ impl Flows {
             return None;
         }
         let client = ClientPrefix::from(key.remote.ip());
-        self.take_quota(now, Some(client))?;
         let stats = self.stats.inject.load().get(&inject.name).cloned()?;
+        let member = self.stats.pools.load().get(&inject.name)?.order(now.instant).into_iter().next()?;
+        let Upstream::Network { host, port } = member.upstream.clone() else { return None };
         let owner = Owner::Inject(inject.name.clone(), client);
-        let flow = UdpFlow::new(now.instant, owner, stats, Side::Waiting(Held::default()));
+        self.take_quota(now, Some(client))?;
+        let mut flow = UdpFlow::new(now.instant, owner, stats, Side::Waiting(Held::default()));
+        flow.lease = Some(Lease::new(member));
         let Ok(id) = self.udp.table.insert(key, flow) else {
             self.udp.quota.release(Some(client));
             return None;
         };
         self.udp.hear(now.instant, id);
-        let port = inject.upstream_port(key.local.port());
-        match &inject.upstream.host {
-            Host::Address(address) => self.connect_datagrams(now, id, SocketAddr::new(*address, port)),
+        let port = port.of(key.local.port(), inject.ports.first());
+        match host {
+            Host::Address(address) => self.connect_datagrams(now, id, SocketAddr::new(address, port)),
             Host::Name(name) => {
-                if !self.resolver.dial(Asker::Datagrams(id), name, port) {
+                if !self.resolver.dial(Asker::Datagrams(id), &name, port) {
                     self.datagrams_failed(now, id, Dialled::Exhausted);
                 }
             }

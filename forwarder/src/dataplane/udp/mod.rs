@@ -30,6 +30,7 @@ use crate::flow::ports::Ports;
 use crate::flow::{ClientPrefix, FlowKey, FlowTable, Quota, SlotId};
 use crate::icmp::{Complaint, Kind};
 use crate::stats::{Dropped, add};
+use crate::upstream::Lease;
 
 /// Datagrams a socket may hand over before the next one has its turn.
 const BUDGET: usize = 64;
@@ -330,12 +331,12 @@ impl Flows {
         self.count_given_up();
     }
 
-    /// Ends UDP flows whose name or flow `doomed` says so.
-    pub(super) fn close_datagrams(&mut self, now: Instant, doomed: impl Fn(&FlowKey, &Owner) -> bool) {
+    /// Ends UDP flows of whose owner or upstream `doomed` says so.
+    pub(super) fn close_datagrams(&mut self, now: Instant, doomed: impl Fn(&Owner, Option<&Lease>) -> bool) {
         let ids: Vec<SlotId> = self.udp.table.ids().collect();
         for id in ids {
-            if let Some((key, flow)) = self.udp.table.get_mut(id)
-                && doomed(key, &flow.owner)
+            if let Some((_, flow)) = self.udp.table.get_mut(id)
+                && doomed(&flow.owner, flow.lease.as_ref())
             {
                 self.udp.close(now, id);
             }

@@ -1,20 +1,22 @@
-//! The kernel's side of a flow: a TCP socket to a local service, or from a local client.
+//! The kernel's side of a flow: a socket to a local service, or from a local client.
+
+mod pool;
+mod stream;
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr};
-use std::time::Duration;
+use std::net::Shutdown;
 
-use mio::event::Source;
-use mio::net::TcpStream;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 
 use crate::cell::Cell;
 use crate::stats::Dialled;
+pub use pool::{Lease, Member, Pool};
+pub use stream::Stream;
 
 /// A nonblocking socket with what is known of its readiness.
 #[derive(Debug)]
 pub struct Upstream {
-    stream: TcpStream,
+    stream: Stream,
     /// Written before anything else; empty once it is out.
     header: Vec<u8>,
     is_readable: bool,
@@ -34,47 +36,25 @@ pub enum Moved {
     Failed,
 }
 
-/// Begins to connect.
-///
-/// # Errors
-/// How the dial failed at once.
-pub fn dial(to: SocketAddr) -> Result<TcpStream, Dialled> {
-    TcpStream::connect(to).map_err(|error| failure(&error))
-}
-
 /// How a dial ended that ended with this error.
 #[must_use]
 pub fn failure(error: &io::Error) -> Dialled {
     match error.raw_os_error() {
-        Some(libc::ECONNREFUSED | libc::ECONNRESET) => Dialled::Refused,
+        // A Unix-domain socket that is not there is a service that does not run.
+        Some(libc::ECONNREFUSED | libc::ECONNRESET | libc::ENOENT) => Dialled::Refused,
         Some(libc::ETIMEDOUT) => Dialled::TimedOut,
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL) => {
-            Dialled::Exhausted
-        }
+        Some(
+            libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL | libc::EAGAIN,
+        ) => Dialled::Exhausted,
         _ => Dialled::Unreachable,
-    }
-}
-
-/// Whether a connecting socket is connected; `None` while it is not known.
-#[must_use]
-pub fn dialled(stream: &TcpStream) -> Option<Result<(), Dialled>> {
-    match stream.take_error() {
-        Ok(Some(error)) | Err(error) => return Some(Err(failure(&error))),
-        Ok(None) => {}
-    }
-    match stream.peer_addr() {
-        Ok(_) => Some(Ok(())),
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => None,
-        Err(error) => Some(Err(failure(&error))),
     }
 }
 
 impl Upstream {
     /// A connected socket; `header` goes out before the first byte of the flow.
     #[must_use]
-    pub fn new(stream: TcpStream, header: Vec<u8>) -> Self {
-        // Without it the last bytes of an answer may wait for an acknowledgement; failing costs only latency.
-        let _ = stream.set_nodelay(true);
+    pub fn new(stream: Stream, header: Vec<u8>) -> Self {
+        stream.set_nodelay();
         Self { stream, header, is_readable: true, is_writable: true, read_closed: false, write_closed: false }
     }
 
@@ -169,25 +149,11 @@ impl Upstream {
     /// # Errors
     /// From the system.
     pub fn watch(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        watch(&mut self.stream, registry, token)
+        self.stream.watch(registry, token)
     }
 
     /// Makes the coming close of the socket a reset instead of an orderly end.
     pub fn reset(&self) {
-        reset(&self.stream);
+        self.stream.reset();
     }
-}
-
-/// Starts to watch a socket for both directions.
-///
-/// # Errors
-/// From the system.
-pub fn watch(source: &mut impl Source, registry: &Registry, token: Token) -> io::Result<()> {
-    registry.register(source, token, Interest::READABLE | Interest::WRITABLE)
-}
-
-/// Makes the coming close of a socket a reset (RFC 9293 ABORT).
-pub fn reset(stream: &TcpStream) {
-    // When it fails the peer sees an orderly end, which is the most that can be done.
-    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

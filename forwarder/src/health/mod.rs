@@ -1,0 +1,117 @@
+//! Health checks: every upstream of an entry with `health` is asked again and again whether it works.
+
+mod hello;
+
+use std::io;
+use std::sync::{Arc, Weak};
+
+use policy::Host;
+use policy::forwarder::{Check, Health, ProxyProtocol, Upstream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{sleep, timeout};
+
+use crate::proxy_protocol;
+use crate::stats::Stats;
+use crate::upstream::Member;
+
+/// Bytes of a status line that are read: `HTTP/1.1 200`.
+const STATUS_LINE: usize = 12;
+
+/// The upstreams that are being watched.
+#[derive(Default)]
+pub struct Watch {
+    watched: Vec<Weak<Member>>,
+}
+
+impl Watch {
+    /// Begins to watch upstreams that are new; those that left the configuration are forgotten by themselves.
+    ///
+    /// Must be called within a [`tokio::task::LocalSet`].
+    pub fn tend(&mut self, stats: &Stats) {
+        self.watched.retain(|known| known.strong_count() > 0);
+        for pool in stats.pools.load().values() {
+            for member in pool.members().iter().filter(|member| member.health.is_some()) {
+                let weak = Arc::downgrade(member);
+                if !self.watched.iter().any(|known| known.ptr_eq(&weak)) {
+                    self.watched.push(Weak::clone(&weak));
+                    tokio::task::spawn_local(watch(weak));
+                }
+            }
+        }
+    }
+}
+
+async fn watch(member: Weak<Member>) {
+    loop {
+        let Some(checked) = member.upgrade() else { return };
+        let Some(health) = checked.health.clone() else { return };
+        let result = timeout(health.timeout, check(&checked, &health)).await;
+        let result = result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        if let Some(is_up) = checked.handle_check(result.is_ok()) {
+            let error = result.err().map(|error| error.to_string()).unwrap_or_default();
+            tracing::info!(upstream = %checked.upstream, is_up, error, "an upstream's health changed");
+        }
+        // Not held while it sleeps: one that left the configuration is to go.
+        drop(checked);
+        sleep(health.every).await;
+    }
+}
+
+async fn check(member: &Member, health: &Health) -> io::Result<()> {
+    match &member.upstream {
+        Upstream::Network { host, port } => {
+            let port = port.of(member.first_port, member.first_port);
+            let stream = match host {
+                Host::Address(address) => TcpStream::connect((*address, port)).await?,
+                Host::Name(name) => TcpStream::connect((&**name, port)).await?,
+            };
+            ask(stream, member.proxy_protocol, &health.check).await
+        }
+        Upstream::Unix(path) => {
+            ask(UnixStream::connect(path).await?, member.proxy_protocol, &health.check).await
+        }
+    }
+}
+
+async fn ask(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    proxy: ProxyProtocol,
+    check: &Check,
+) -> io::Result<()> {
+    let mut question = proxy_protocol::own(proxy);
+    match check {
+        Check::Tcp => stream.write_all(&question).await,
+        Check::Http { name, path } => {
+            let request = format!(
+                "GET {path} HTTP/1.1\r\nHost: {name}\r\nUser-Agent: causeway-forwarder\r\nConnection: close\r\n\r\n"
+            );
+            question.extend_from_slice(request.as_bytes());
+            stream.write_all(&question).await?;
+            let mut line = [0; STATUS_LINE];
+            stream.read_exact(&mut line).await?;
+            if is_success(&line) { Ok(()) } else { Err(refused(&String::from_utf8_lossy(&line))) }
+        }
+        Check::Tls { name } => {
+            let mut random = [0; hello::RANDOM];
+            getrandom::fill(&mut random).map_err(io::Error::other)?;
+            question.extend_from_slice(&hello::client_hello(name, &random));
+            stream.write_all(&question).await?;
+            let mut record = [0; 6];
+            stream.read_exact(&mut record).await?;
+            if hello::is_server_hello(&record) { Ok(()) } else { Err(refused("no ServerHello")) }
+        }
+    }
+}
+
+fn refused(answer: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("it answered: {answer}"))
+}
+
+/// Whether a status line tells of success or a redirection.
+fn is_success(line: &[u8; STATUS_LINE]) -> bool {
+    line.starts_with(b"HTTP/1.") && matches!(line.get(8..10), Some(b" 2" | b" 3"))
+}
+
+#[cfg(test)]
+mod tests;

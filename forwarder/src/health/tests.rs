@@ -1,0 +1,87 @@
+use super::*;
+use crate::upstream::Pool;
+use policy::Source;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::Duration;
+
+#[test]
+fn a_connection_is_enough_for_tcp_and_none_is_not() {
+    let (server, port) = server(Vec::new());
+    assert!(checked(&format!("127.0.0.1:{port}"), "{ check = \"tcp\" }", "off").is_ok());
+    drop(server);
+    assert!(checked("127.0.0.1:1", "{ check = \"tcp\" }", "off").is_err());
+}
+
+#[test]
+fn an_answer_below_400_is_success_and_an_error_page_is_not() {
+    for (status, is_success) in
+        [("200 OK", true), ("301 Moved", true), ("404 No", false), ("503 Busy", false)]
+    {
+        let (_server, port) = server(format!("HTTP/1.1 {status}\r\n\r\n").into_bytes());
+        let health = "{ check = \"http\", name = \"emby.example.com\" }";
+        assert_eq!(checked(&format!("127.0.0.1:{port}"), health, "off").is_ok(), is_success, "{status}");
+    }
+}
+
+#[test]
+fn a_server_that_begins_a_session_is_up_and_one_that_alerts_is_not() {
+    for (answer, is_success) in [([22, 3, 3, 0, 122, 2], true), ([21, 3, 3, 0, 2, 2], false)] {
+        let (_server, port) = server(answer.to_vec());
+        let health = "{ check = \"tls\", name = \"emby.example.com\" }";
+        assert_eq!(checked(&format!("127.0.0.1:{port}"), health, "off").is_ok(), is_success);
+    }
+}
+
+#[test]
+fn a_check_of_a_listener_that_wants_a_header_brings_one_of_its_own() {
+    let (server, port) = server(b"HTTP/1.1 200 OK\r\n\r\n".to_vec());
+    let health = "{ check = \"http\", name = \"emby.example.com\", path = \"/health\" }";
+    checked(&format!("127.0.0.1:{port}"), health, "v2").unwrap();
+    let question = server.join().unwrap();
+    assert!(question.starts_with(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0GET /health HTTP/1.1\r\n"), "{question:?}");
+}
+
+#[test]
+fn a_unix_socket_is_asked_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("caddy.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let upstream = format!("unix:{}", path.display());
+    assert!(checked(&upstream, "{ check = \"tcp\" }", "off").is_ok());
+    drop(listener);
+    assert!(checked(&upstream, "{ check = \"tcp\" }", "off").is_err());
+}
+
+/// A server that reads one question and gives this answer; it ends with what was asked.
+fn server(answer: Vec<u8>) -> (std::thread::JoinHandle<Vec<u8>>, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut question = vec![0; 2_048];
+        let length = stream.read(&mut question).unwrap();
+        question.truncate(length);
+        // Who asked may be gone, as after a check by connection alone.
+        let _ = stream.write_all(&answer);
+        question
+    });
+    (server, port)
+}
+
+fn checked(upstream: &str, health: &str, proxy: &str) -> io::Result<()> {
+    let text = format!(
+        "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n[[peer]]\nname = \"kyiv\"\n\
+         public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nendpoint = \"192.0.2.2:51820\"\n\
+         [[inject]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = \"{upstream}\"\nhealth = {health}\n\
+         proxy_protocol = \"{proxy}\"\n"
+    );
+    let source = Source { name: Path::new("forwarder.toml"), text: &text };
+    let pool = Pool::new(&policy::forwarder::parse(&source).unwrap().inject[0], None);
+    let member = &pool.members()[0];
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let check =
+        async { timeout(Duration::from_secs(5), check(member, member.health.as_ref().unwrap())).await };
+    runtime.block_on(check).unwrap()
+}

@@ -1,0 +1,238 @@
+//! The upstreams of one entry: which of them is tried first, and how many flows each has.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use policy::forwarder::{Health, Inject, ProxyProtocol, Upstream};
+use tunnel::time::Instant;
+
+/// How long an upstream that failed a dial comes after the others.
+const REST: Duration = Duration::from_secs(5);
+/// Failed checks in a row after which an upstream is down.
+const FALL: u64 = 2;
+
+/// One upstream of an entry.
+#[derive(Debug)]
+pub struct Member {
+    /// Where it is.
+    pub upstream: Upstream,
+    /// How it is asked whether it works.
+    pub health: Option<Health>,
+    /// The header it expects, a health check's included.
+    pub proxy_protocol: ProxyProtocol,
+    /// The first port that its entry matches.
+    pub first_port: u16,
+    flows: AtomicU64,
+    failures: AtomicU64,
+    is_down: AtomicBool,
+    failed_checks: AtomicU64,
+    /// Until when it comes after the others; nanoseconds since boot.
+    rests_until: AtomicU64,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Pool {
+    members: Vec<Arc<Member>>,
+    turn: AtomicUsize,
+}
+
+impl Pool {
+    /// The upstreams of an entry; those that were there before keep what is known of them.
+    #[must_use]
+    pub fn new(entry: &Inject, before: Option<&Self>) -> Self {
+        let known = before.map(|pool| pool.members.as_slice()).unwrap_or_default();
+        let member = |upstream: &Upstream| {
+            let new = Member::new(entry, upstream);
+            known.iter().find(|old| old.is_same(&new)).cloned().unwrap_or_else(|| Arc::new(new))
+        };
+        Self { members: entry.upstreams.iter().map(member).collect(), turn: AtomicUsize::new(0) }
+    }
+
+    /// Every upstream, in the order of the file.
+    #[must_use]
+    pub fn members(&self) -> &[Arc<Member>] {
+        &self.members
+    }
+
+    /// Every upstream in the order in which a new flow tries them: those that work first, among them the one with the
+    /// fewest flows, among equals each in turn.
+    #[must_use]
+    pub fn order(&self, now: Instant) -> Vec<Arc<Member>> {
+        if let [only] = self.members.as_slice() {
+            return vec![Arc::clone(only)];
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.members.len().max(1);
+        let (first, last) = self.members.split_at_checked(turn).unwrap_or_default();
+        let mut order: Vec<Arc<Member>> = last.iter().chain(first).map(Arc::clone).collect();
+        order.sort_by_key(|member| (!member.is_up(), member.is_resting(now), member.flows()));
+        order
+    }
+}
+
+impl Member {
+    fn new(entry: &Inject, upstream: &Upstream) -> Self {
+        Self {
+            upstream: upstream.clone(),
+            health: entry.health.clone(),
+            proxy_protocol: entry.proxy_protocol,
+            first_port: entry.ports.first(),
+            flows: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            is_down: AtomicBool::new(false),
+            failed_checks: AtomicU64::new(0),
+            rests_until: AtomicU64::new(0),
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        (&self.upstream, &self.health, self.proxy_protocol, self.first_port)
+            == (&other.upstream, &other.health, other.proxy_protocol, other.first_port)
+    }
+
+    /// Whether its last checks were answered; true while nobody checks.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        !self.is_down.load(Ordering::Relaxed)
+    }
+
+    /// Flows that it has.
+    #[must_use]
+    pub fn flows(&self) -> u64 {
+        self.flows.load(Ordering::Relaxed)
+    }
+
+    /// Dials to it that failed.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// A dial failed: for a while the others come first.
+    pub fn handle_failure(&self, now: Instant) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.rests_until.store(nanos(now.after(REST)), Ordering::Relaxed);
+    }
+
+    /// A health check came to an end; whether the upstream came up or went down by it.
+    pub fn handle_check(&self, succeeded: bool) -> Option<bool> {
+        let is_down = if succeeded {
+            self.failed_checks.store(0, Ordering::Relaxed);
+            self.rests_until.store(0, Ordering::Relaxed);
+            false
+        } else {
+            self.failed_checks.fetch_add(1, Ordering::Relaxed) + 1 >= FALL
+        };
+        if !succeeded && !is_down {
+            return None;
+        }
+        (self.is_down.swap(is_down, Ordering::Relaxed) != is_down).then_some(!is_down)
+    }
+
+    fn is_resting(&self, now: Instant) -> bool {
+        nanos(now) < self.rests_until.load(Ordering::Relaxed)
+    }
+}
+
+fn nanos(at: Instant) -> u64 {
+    u64::try_from(at.since_boot().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A flow's claim on an upstream, counted while it lives.
+#[derive(Debug)]
+pub struct Lease(Arc<Member>);
+
+impl Lease {
+    /// One more flow of this upstream.
+    #[must_use]
+    pub fn new(member: Arc<Member>) -> Self {
+        member.flows.fetch_add(1, Ordering::Relaxed);
+        Self(member)
+    }
+
+    /// Whose.
+    #[must_use]
+    pub const fn member(&self) -> &Arc<Member> {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.flows.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy::Source;
+    use std::path::Path;
+
+    #[test]
+    fn the_upstream_with_the_fewest_flows_is_tried_first() {
+        let pool = pool("\"127.0.0.1:1\", \"127.0.0.1:2\", \"127.0.0.1:3\"");
+        let mut leases = Vec::new();
+        for _ in 0..9 {
+            leases.push(Lease::new(pool.order(at(0)).remove(0)));
+        }
+        assert!(pool.members().iter().all(|member| member.flows() == 3));
+        leases.retain(|lease| lease.member().upstream.to_string() != "127.0.0.1:2");
+        assert_eq!(first(&pool, 0), "127.0.0.1:2");
+    }
+
+    #[test]
+    fn one_that_is_down_comes_last_and_is_still_tried_when_nothing_else_is_left() {
+        let pool = pool("\"127.0.0.1:1\", \"127.0.0.1:2\"");
+        let lease = Lease::new(Arc::clone(&pool.members()[1]));
+        assert_eq!(pool.members()[0].handle_check(false), None, "one lost answer is none");
+        assert_eq!(pool.members()[0].handle_check(false), Some(false));
+        assert_eq!(first(&pool, 0), "127.0.0.1:2");
+        assert_eq!(pool.order(at(0)).len(), 2);
+        assert_eq!(pool.members()[0].handle_check(false), None);
+        assert_eq!(pool.members()[0].handle_check(true), Some(true));
+        assert_eq!(first(&pool, 0), "127.0.0.1:1");
+        drop(lease);
+    }
+
+    #[test]
+    fn one_that_failed_a_dial_rests_for_five_seconds() {
+        let pool = pool("\"127.0.0.1:1\", \"127.0.0.1:2\"");
+        let _busy = Lease::new(Arc::clone(&pool.members()[1]));
+        pool.members()[0].handle_failure(at(0));
+        assert_eq!(first(&pool, 4), "127.0.0.1:2");
+        assert_eq!(first(&pool, 5), "127.0.0.1:1");
+    }
+
+    #[test]
+    fn an_upstream_that_stays_keeps_what_is_known_of_it() {
+        let old = pool("\"127.0.0.1:1\", \"127.0.0.1:2\"");
+        let _busy = Lease::new(Arc::clone(&old.members()[1]));
+        let new = Pool::new(&entry("\"127.0.0.1:2\", \"unix:/run/caddy.sock\""), Some(&old));
+        assert!(Arc::ptr_eq(&old.members()[1], &new.members()[0]));
+        assert_eq!(first(&new, 0), "unix:/run/caddy.sock");
+    }
+
+    fn first(pool: &Pool, second: u64) -> String {
+        pool.order(at(second))[0].upstream.to_string()
+    }
+
+    fn pool(upstreams: &str) -> Pool {
+        Pool::new(&entry(upstreams), None)
+    }
+
+    fn entry(upstreams: &str) -> Inject {
+        let text = format!(
+            "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n[[peer]]\nname = \"kyiv\"\n\
+             public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nendpoint = \"192.0.2.2:51820\"\n\
+             [[inject]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = [{upstreams}]\n"
+        );
+        let source = Source { name: Path::new("forwarder.toml"), text: &text };
+        policy::forwarder::parse(&source).unwrap().inject.remove(0)
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_boot(Duration::from_secs(seconds + 1_000))
+    }
+}
