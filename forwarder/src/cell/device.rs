@@ -1,14 +1,18 @@
 //! The device of a cell: real headers outside, labels inside, super-packets both ways.
+//!
+//! smoltcp knows nothing of what the cell's own sender sends: its segments without data are given the sender's sequence
+//! number on their way out, and what arrives acknowledges to it no more than its handshake.
 
 use std::net::IpAddr;
-use std::num::{NonZeroU16, NonZeroUsize};
 
-use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
+use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 use smoltcp::wire::Ipv4Address;
 use tunnel::offload::{Offload, SuperPacket};
 use tunnel::packet::{Ip, Sum, Tcp, protocol, tcp_flags};
 
+use super::ring::Ring;
+use super::sender::{Segment, Sizes};
 use super::{HEADERS, MIN_SEGMENT, Path, after};
 
 /// What smoltcp takes for our address in every cell.
@@ -45,23 +49,19 @@ pub(super) struct Wire {
     pub(super) next_sequence: u32,
     /// Acknowledgement number last sent.
     pub(super) acknowledgement: u32,
+    /// Window last sent, scaled; what a SYN says is not.
+    window: Option<u16>,
+    /// What the segments of smoltcp get as sequence number, once the sender runs.
+    pub(super) sequence: Option<u32>,
+    /// SYNs sent.
+    pub(super) syns: u32,
     pub(super) sent_scaled_window: bool,
     /// In TIME-WAIT: the last acknowledgement has left.
     pub(super) acknowledged_all: bool,
     /// The egress had no room for something.
     pub(super) blocked: bool,
-    burst: Burst,
     started: bool,
     id: u16,
-}
-
-/// What one round of sending came to.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Burst {
-    /// Bytes sent for the first time.
-    pub(super) new: usize,
-    /// Bytes sent again.
-    pub(super) again: usize,
 }
 
 impl Wire {
@@ -72,10 +72,12 @@ impl Wire {
             segment,
             next_sequence: 0,
             acknowledgement: 0,
+            window: None,
+            sequence: None,
+            syns: 0,
             sent_scaled_window: false,
             acknowledged_all: false,
             blocked: false,
-            burst: Burst::default(),
             started: false,
             id: 0,
         }
@@ -86,13 +88,10 @@ impl Wire {
         self.segment = self.segment.min(label_mtu - HEADERS).max(MIN_SEGMENT);
     }
 
-    pub(super) fn begin_burst(&mut self) {
-        self.blocked = false;
-        self.burst = Burst::default();
-    }
-
-    pub(super) fn end_burst(&mut self) -> Option<Burst> {
-        (self.burst.new + self.burst.again > 0).then_some(self.burst)
+    /// How long a segment and a super-packet may be.
+    pub(super) fn sizes(&self) -> Sizes {
+        let segments = (SUPER_PACKET / (self.segment + HEADERS + HEADROOM + 32)).max(1);
+        Sizes { segment: self.segment, largest: segments * self.segment }
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -100,15 +99,18 @@ impl Wire {
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = self.label_mtu;
         capabilities.checksum = ChecksumCapabilities::ignored();
-        let segments = (SUPER_PACKET / (self.segment + HEADERS + HEADROOM + 32)).max(1);
-        capabilities.segmentation.tcpv4 = NonZeroUsize::new(HEADERS + segments * self.segment);
         capabilities
     }
 
     /// Puts the label header directly before the TCP header and gives the packet that smoltcp shall see.
     ///
-    /// A SYN's segment size option is remembered on the way, so that no super-packet ends in a runt.
-    pub(super) fn relabel<'p>(&mut self, packet: &'p mut [u8], ip: &Ip) -> Option<&'p mut [u8]> {
+    /// A SYN's segment size option is remembered on the way; `acknowledgement` takes the place of the number that arrived.
+    pub(super) fn relabel<'p>(
+        &mut self,
+        packet: &'p mut [u8],
+        ip: &Ip,
+        acknowledgement: Option<u32>,
+    ) -> Option<&'p mut [u8]> {
         let start = ip.header_len.checked_sub(LABEL_HEADER)?;
         let frame = packet.get_mut(start..ip.total_len)?;
         let length = u16::try_from(frame.len()).ok()?.to_be_bytes();
@@ -120,39 +122,87 @@ impl Wire {
         {
             self.segment = self.segment.min(usize::from(offered)).max(MIN_SEGMENT);
         }
+        if let Some(number) = acknowledgement {
+            put(segment, 8, &number.to_be_bytes());
+        }
         Some(frame)
     }
 
-    /// Turns the label packet of `len` bytes in the scratch space into a real one and sends it.
-    fn finish<E: Egress>(
-        &mut self,
-        scratch: &mut [u8],
-        len: usize,
-        size: Option<NonZeroU16>,
-        egress: &mut E,
-    ) {
-        let end = HEADROOM + len;
-        let Some(segment) = scratch.get_mut(HEADROOM + LABEL_HEADER..end) else { return };
+    /// Turns smoltcp's label packet of `len` bytes in the scratch space into a real one and sends it.
+    fn finish<E: Egress>(&mut self, scratch: &mut [u8], len: usize, egress: &mut E) {
+        let Some(segment) = scratch.get_mut(HEADROOM + LABEL_HEADER..HEADROOM + len) else { return };
         let Ok(tcp) = Tcp::parse(segment) else { return };
-        self.note(&tcp, segment.len() - tcp.header_len);
+        let is_syn = tcp.flags & tcp_flags::SYN != 0;
+        if let Some(sequence) = self.sequence.filter(|_| !is_syn) {
+            put(segment, 4, &sequence.to_be_bytes());
+            // Ours was acknowledged before smoltcp learned that it was to send one.
+            put(segment, 13, &[tcp.flags & !tcp_flags::FIN]);
+        }
+        self.syns += u32::from(is_syn);
+        if !is_syn {
+            self.sent_scaled_window = true;
+            self.window = Some(tcp.window);
+        }
+        if tcp.flags & tcp_flags::ACK != 0 {
+            self.acknowledgement = tcp.acknowledgement;
+        }
+        self.acknowledged_all = true;
+        if self.sequence.is_none() {
+            self.note_end(tcp.sequence.wrapping_add(u32::from(is_syn)));
+        }
+        self.dispatch(scratch, HEADROOM + len, None, egress);
+    }
+
+    /// Sends a segment of the cell's own sender, its bytes copied from the ring; `unscaled` is the window to tell while
+    /// smoltcp has told none.
+    pub(super) fn send<E: Egress>(
+        &mut self,
+        segment: &Segment,
+        ring: &Ring,
+        unscaled: u16,
+        (egress, scratch): (&mut E, &mut [u8]),
+    ) {
+        let start = HEADROOM + HEADERS;
+        let end = start + segment.len;
+        if !scratch.get_mut(start..end).is_some_and(|payload| ring.copy(segment.at, payload)) {
+            return;
+        }
+        let fin = if segment.fin { tcp_flags::FIN } else { 0 };
+        let push = if segment.push && segment.len > 0 { tcp_flags::PSH } else { 0 };
+        let mut header = [0; 20];
+        put(&mut header, 0, &self.path.local.port().to_be_bytes());
+        put(&mut header, 2, &self.path.remote.port().to_be_bytes());
+        put(&mut header, 4, &segment.sequence.to_be_bytes());
+        put(&mut header, 8, &self.acknowledgement.to_be_bytes());
+        put(&mut header, 12, &[5 << 4, tcp_flags::ACK | fin | push]);
+        put(&mut header, 14, &self.window.unwrap_or(unscaled).to_be_bytes());
+        put(scratch, HEADROOM + LABEL_HEADER, &header);
+        let length = u32::try_from(segment.len).unwrap_or(u32::MAX).wrapping_add(u32::from(segment.fin));
+        self.note_end(segment.sequence.wrapping_add(length));
+        let size = u16::try_from(self.segment).ok().filter(|_| segment.len > self.segment);
+        self.dispatch(scratch, end, size, egress);
+    }
+
+    /// Puts checksum and real IP header on the packet that ends at `end` in the scratch space, and sends it.
+    fn dispatch<E: Egress>(&mut self, scratch: &mut [u8], end: usize, size: Option<u16>, egress: &mut E) {
+        let Some(segment) = scratch.get_mut(HEADROOM + LABEL_HEADER..end) else { return };
         if size.is_none() {
+            put(segment, 16, &[0, 0]);
             let (src, dst) = (self.path.local.ip(), self.path.remote.ip());
             let sum = Sum::new().pseudo_header(src, dst, protocol::TCP, segment.len()).bytes(segment);
-            if let Some(field) = segment.get_mut(16..18) {
-                field.copy_from_slice(&sum.checksum().to_be_bytes());
-            }
+            put(segment, 16, &sum.checksum().to_be_bytes());
         }
         let transport = segment.len();
         let (start, offload) = match (self.path.local.ip(), self.path.remote.ip()) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let header = self.v4_header(src.octets(), dst.octets(), transport);
                 put(scratch, HEADROOM, &header);
-                (HEADROOM, size.map(|size| Offload::Tcp4 { segment_size: size.get() }))
+                (HEADROOM, size.map(|segment_size| Offload::Tcp4 { segment_size }))
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
                 let header = v6_header(src.octets(), dst.octets(), transport);
                 put(scratch, 0, &header);
-                (0, size.map(|size| Offload::Tcp6 { segment_size: size.get() }))
+                (0, size.map(|segment_size| Offload::Tcp6 { segment_size }))
             }
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return,
         };
@@ -160,24 +210,11 @@ impl Wire {
         egress.send(SuperPacket { bytes, offload: offload.unwrap_or_default() });
     }
 
-    /// Remembers what was sent.
-    fn note(&mut self, tcp: &Tcp, payload: usize) {
-        let control = usize::from(tcp.flags & (tcp_flags::SYN | tcp_flags::FIN) != 0);
-        let length = u32::try_from(payload + control).unwrap_or(u32::MAX);
-        let end = tcp.sequence.wrapping_add(length);
-        if tcp.flags & tcp_flags::ACK != 0 {
-            self.acknowledgement = tcp.acknowledgement;
-        }
-        self.sent_scaled_window |= tcp.flags & tcp_flags::SYN == 0;
-        self.acknowledged_all = true;
+    /// Remembers how far was sent.
+    fn note_end(&mut self, end: u32) {
         if !self.started || after(end, self.next_sequence) {
-            let fresh = if self.started { end.wrapping_sub(self.next_sequence) as usize } else { payload };
-            self.burst.new += fresh.min(payload);
-            self.burst.again += payload.saturating_sub(fresh);
             self.next_sequence = end;
             self.started = true;
-        } else {
-            self.burst.again += payload;
         }
     }
 
@@ -256,7 +293,7 @@ impl<'p, E: Egress> Port<'p, E> {
 
     fn token(&mut self) -> Option<Sending<'_, E>> {
         let (egress, scratch) = self.out.as_mut()?;
-        Some(Sending { wire: self.wire, egress, scratch, meta: PacketMeta::default() })
+        Some(Sending { wire: self.wire, egress, scratch })
     }
 }
 
@@ -304,7 +341,6 @@ pub(super) struct Sending<'a, E> {
     wire: &'a mut Wire,
     egress: &'a mut E,
     scratch: &'a mut [u8],
-    meta: PacketMeta,
 }
 
 impl<E: Egress> TxToken for Sending<'_, E> {
@@ -314,11 +350,7 @@ impl<E: Egress> TxToken for Sending<'_, E> {
             return f(&mut vec![0; len]);
         };
         let result = f(label);
-        self.wire.finish(self.scratch, len, self.meta.segmentation_offload_size, self.egress);
+        self.wire.finish(self.scratch, len, self.egress);
         result
-    }
-
-    fn set_meta(&mut self, meta: PacketMeta) {
-        self.meta = meta;
     }
 }

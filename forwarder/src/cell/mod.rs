@@ -2,27 +2,29 @@
 //!
 //! A cell owns no kernel socket and reads no clock. smoltcp always sees IPv4 between two private labels, whatever
 //! the real family is; the real headers are built and verified at the cell's device, where segments are super-packets.
-//! The sender's congestion window is the cell's own: smoltcp only ever holds as many bytes as it allows.
+//! smoltcp has the handshake, the receiving direction, resets and TIME-WAIT; what is sent is the cell's own [sender]'s.
 
-mod congestion;
 mod device;
 mod pages;
+mod ring;
+mod sender;
+mod sending;
 #[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use smoltcp::iface::{Config, Interface, PollResult};
+use smoltcp::iface::{Config, Interface};
 use smoltcp::socket::tcp;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
 use tunnel::packet::{Ip, Tcp, tcp_flags};
 use tunnel::time::Instant;
 
-use congestion::Congestion;
 pub use device::{Egress, SCRATCH};
 use device::{LOCAL, Port, REMOTE, Wire};
 use pages::Endpoint;
+use sender::{Offer, Sender};
 
 /// Bytes of IPv4 and TCP header without options; the label header has the IPv4 size for both families.
 const HEADERS: usize = 40;
@@ -74,7 +76,12 @@ pub struct Cell {
     interface: Interface,
     endpoint: Endpoint,
     wire: Wire,
-    congestion: Congestion,
+    /// From the end of the handshake on.
+    sender: Option<Sender>,
+    /// What the other end's SYN offered.
+    offer: Offer,
+    /// When our SYN left first.
+    syn_at: Option<Instant>,
     settings: Settings,
     /// Highest receive-ring byte a peer may fill before it has seen a scaled window; `None` once it has.
     unscaled_limit: Option<u32>,
@@ -89,10 +96,9 @@ pub struct Cell {
 const KEPT: usize = 256 * 1024;
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How far each ring has walked since it was last empty: the pages it has touched.
+/// How far the receive ring has walked since it was last empty: the pages it has touched.
 #[derive(Clone, Copy, Debug, Default)]
 struct Walked {
-    transmit: usize,
     receive: usize,
     touched: usize,
 }
@@ -127,9 +133,7 @@ impl Cell {
         let segment = (label_mtu - HEADERS).min(offered).max(MIN_SEGMENT);
         let mut wire = Wire::new(path, label_mtu, segment);
         let interface = private_interface(now, &mut wire, settings.seed);
-        // A ring that is a multiple of the segment size has no short super-packet where it wraps.
-        let transmit = settings.ring.next_multiple_of(segment);
-        let mut endpoint = Endpoint::new(settings.ring, transmit);
+        let mut endpoint = Endpoint::new(settings.ring, settings.ring);
         let socket = endpoint.socket();
         socket.set_ack_delay(None);
         socket.set_nagle_enabled(false);
@@ -138,7 +142,9 @@ impl Cell {
             interface,
             endpoint,
             wire,
-            congestion: Congestion::new(segment),
+            sender: None,
+            offer: Offer::default(),
+            syn_at: None,
             settings,
             unscaled_limit: None,
             reset: false,
@@ -159,41 +165,39 @@ impl Cell {
         out: (&mut impl Egress, &mut [u8]),
     ) {
         let (ip, tcp) = headers;
-        if !self.admits(tcp, ip.total_len - ip.header_len - tcp.header_len) {
+        let payload = ip.total_len - ip.header_len - tcp.header_len;
+        if !self.admits(tcp, payload) {
             return;
         }
-        let Some(frame) = self.wire.relabel(packet, ip) else { return };
+        let ack = sending::read_ack(tcp, ip.payload(packet), payload);
+        self.read_offer(tcp, ip.payload(packet));
+        let heard = self.hear(now, tcp, &ack);
+        let Some(frame) = self.wire.relabel(packet, ip, heard) else { return };
         let before = self.socket().state();
-        let queued = self.socket().send_queue();
         let received = self.socket().recv_queue();
         let mut port = Port::new(&mut self.wire, Some(frame), out);
         self.interface.poll_ingress_single(smol(now), &mut port, self.endpoint.sockets());
-        self.after_segment(now, before, (queued, received), tcp);
+        self.note_syn(now);
+        self.after_segment(now, before, received, tcp);
+        if self.sender.is_none() && self.is_established() {
+            self.start_sender(now, tcp, &ack);
+        }
     }
 
-    fn after_segment(&mut self, now: Instant, before: tcp::State, queues: (usize, usize), tcp: &Tcp) {
-        let (state, queued, received) = {
-            let socket = self.socket();
-            (socket.state(), socket.send_queue(), socket.recv_queue())
-        };
-        let acknowledged = queues.0.saturating_sub(queued);
-        if acknowledged > 0 {
-            self.congestion.on_ack(now, acknowledged, queues.0);
-        }
-        if acknowledged > 0 || received > queues.1 || state != before {
+    fn after_segment(&mut self, now: Instant, before: tcp::State, had: usize, tcp: &Tcp) {
+        let (state, received) = (self.socket().state(), self.socket().recv_queue());
+        if received > had || state != before {
             self.progress_at = now;
         }
         if before != state && state == tcp::State::TimeWait {
             self.wire.acknowledged_all = false;
         }
-        if received > queues.1 {
-            self.walked.receive += received - queues.1;
+        if received > had {
+            self.walked.receive += received - had;
             self.walked.touch(self.settings.ring);
         }
         if before == tcp::State::SynSent && tcp.flags & tcp_flags::SYN != 0 {
-            let segment = self.wire.segment;
             self.unscaled_limit = Some(self.receive_limit(tcp.sequence));
-            self.congestion.set_segment(segment);
         }
         let ended = matches!(state, tcp::State::Closed | tcp::State::Listen);
         let orderly = matches!(
@@ -225,67 +229,6 @@ impl Cell {
 
     fn receive_limit(&self, first: u32) -> u32 {
         first.wrapping_add(1).wrapping_add(u32::try_from(self.settings.ring).unwrap_or(u32::MAX))
-    }
-
-    /// Sends what is due: data, acknowledgements, window updates, retransmissions, resets.
-    pub fn poll_transmit(&mut self, now: Instant, out: (&mut impl Egress, &mut [u8])) -> Transmitted {
-        if self.socket().state() == tcp::State::TimeWait && self.wire.acknowledged_all {
-            return Transmitted::All;
-        }
-        let (egress, scratch) = out;
-        self.wire.begin_burst();
-        loop {
-            let mut port = Port::new(&mut self.wire, None, (&mut *egress, &mut *scratch));
-            let result = self.interface.poll_egress(smol(now), &mut port, self.endpoint.sockets());
-            if result == PollResult::None {
-                break;
-            }
-        }
-        if let Some(sent) = self.wire.end_burst() {
-            let queued = self.socket().send_queue();
-            let idle = now.since(self.progress_at);
-            self.congestion.on_sent(now, sent, queued, idle);
-        }
-        if self.wire.blocked { Transmitted::Blocked } else { Transmitted::All }
-    }
-
-    /// When [`poll_transmit`](Self::poll_transmit) is next due; `None` when only a packet or data can change anything.
-    pub fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
-        if self.socket().state() == tcp::State::TimeWait {
-            return None;
-        }
-        let at = self.interface.poll_at(smol(now), self.endpoint.sockets())?;
-        let micros = u64::try_from(at.total_micros()).unwrap_or(0);
-        Some(Instant::from_boot(Duration::from_micros(micros)).max(now))
-    }
-
-    /// Lets `read` write data for the other end into the transmit ring, as much as the congestion window allows.
-    ///
-    /// `read` gets a buffer that is not empty and says how much of it it filled. `None`, without a call, when there
-    /// is no room now.
-    pub fn fill<R>(&mut self, read: impl FnOnce(&mut [u8]) -> (usize, R)) -> Option<R> {
-        let window = self.congestion.window();
-        let socket = self.endpoint.socket();
-        let queued = socket.send_queue();
-        let room = window.saturating_sub(queued);
-        if room == 0 || !socket.can_send() {
-            return None;
-        }
-        let mut filled = 0;
-        let result = socket
-            .send(|ring| {
-                let room = room.min(ring.len());
-                let (len, result) = read(ring.get_mut(..room).unwrap_or_default());
-                filled = len.min(room);
-                (filled, result)
-            })
-            .ok();
-        if queued == 0 {
-            self.walked.transmit = 0;
-        }
-        self.walked.transmit += filled;
-        self.walked.touch(self.settings.ring);
-        result
     }
 
     /// Lets `write` take data that arrived out of the receive ring; it says how much it took.
@@ -327,20 +270,10 @@ impl Cell {
         closed && socket.recv_queue() == 0
     }
 
-    /// Bytes that wait to be sent or acknowledged.
-    pub fn unacknowledged(&mut self) -> usize {
-        self.socket().send_queue()
-    }
-
     /// When data was last acknowledged or received.
     #[must_use]
     pub fn progress_at(&self) -> Instant {
         self.progress_at
-    }
-
-    /// Sends a FIN after what is queued; the other direction stays open.
-    pub fn close(&mut self) {
-        self.socket().close();
     }
 
     /// Ends the flow at once, with a reset that leaves by [`poll_transmit`](Self::poll_transmit).
@@ -353,9 +286,12 @@ impl Cell {
         if self.reset {
             return Some(Ending::Reset);
         }
+        let is_closed = self.sender.as_ref().is_some_and(Sender::is_closed);
         let socket = self.socket();
         let over = match socket.state() {
             tcp::State::Closed => socket.remote_endpoint().is_none(),
+            // The other end has said so, even if smoltcp refused the segment that said it.
+            tcp::State::Closing | tcp::State::LastAck => is_closed,
             tcp::State::TimeWait => true,
             tcp::State::Listen
             | tcp::State::SynSent
@@ -363,9 +299,7 @@ impl Cell {
             | tcp::State::Established
             | tcp::State::FinWait1
             | tcp::State::FinWait2
-            | tcp::State::CloseWait
-            | tcp::State::Closing
-            | tcp::State::LastAck => false,
+            | tcp::State::CloseWait => false,
         };
         over.then_some(Ending::Closed)
     }
@@ -376,27 +310,12 @@ impl Cell {
         (self.wire.next_sequence, self.wire.acknowledgement)
     }
 
-    /// A router on the way cannot carry packets above `mtu` bytes: sends smaller segments from now on.
-    ///
-    /// Ignored when it is not smaller, or below what any link must carry (RFC 8201 §4: 1280; IPv4: 576).
-    pub fn handle_too_big(&mut self, now: Instant, mtu: u16) {
-        let floor = if self.wire.path.local.is_ipv4() { 576 } else { 1280 };
-        let label_mtu = usize::from(mtu.max(floor)) - self.wire.path.extra_header();
-        if label_mtu >= self.wire.label_mtu {
-            return;
-        }
-        self.wire.shrink(label_mtu);
-        self.congestion.set_segment(self.wire.segment);
-        self.interface = private_interface(now, &mut self.wire, self.settings.seed.rotate_left(17));
-    }
-
     /// When the cell, idle as it is, can give its ring pages back; `None` when it has few, or holds data.
     pub fn release_at(&mut self) -> Option<Instant> {
-        let socket = self.endpoint.socket();
-        let is_empty = socket.send_queue() == 0 && socket.recv_queue() == 0;
+        let is_empty = self.unacknowledged() == 0 && self.socket().recv_queue() == 0;
         // A hole in what arrived means that data lies behind it in the receive ring.
         let is_whole = self.arrived_end == self.wire.acknowledgement;
-        (self.walked.touched > KEPT && is_empty && is_whole).then(|| self.progress_at.after(IDLE))
+        (self.touched() > KEPT as u64 && is_empty && is_whole).then(|| self.progress_at.after(IDLE))
     }
 
     /// Gives the ring pages back when it is time.
@@ -408,9 +327,8 @@ impl Cell {
     }
 
     /// Bytes of ring pages the cell has used so far.
-    #[must_use]
-    pub fn touched(&self) -> u64 {
-        self.walked.touched as u64
+    pub fn touched(&mut self) -> u64 {
+        (self.walked.touched + self.endpoint.transmit().touched()) as u64
     }
 
     fn socket(&mut self) -> &mut tcp::Socket<'static> {
@@ -420,8 +338,7 @@ impl Cell {
 
 impl Walked {
     fn touch(&mut self, ring: usize) {
-        let now = self.transmit.min(ring) + self.receive.min(ring);
-        self.touched = self.touched.max(now);
+        self.touched = self.touched.max(self.receive.min(ring));
     }
 }
 

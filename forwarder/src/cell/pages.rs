@@ -9,31 +9,41 @@ use std::ptr::NonNull;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use smoltcp::iface::{SocketHandle, SocketSet};
-use smoltcp::socket::tcp::{self, SocketBuffer as Ring};
+use smoltcp::socket::tcp::{self, SocketBuffer};
 
-/// A socket set of one TCP socket, with the memory of its rings.
+use super::ring::{Ring, Storage};
+
+/// A socket set of one TCP socket that receives, the ring of what is sent, and the memory of both.
 pub(super) struct Endpoint {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
-    /// After the socket, so that it is dropped first; `None` when the rings are on the heap.
+    transmit: Ring,
+    /// After the socket and the ring, so that they are dropped first; `None` when both are on the heap.
     pages: Option<Pages>,
 }
 
 impl Endpoint {
-    /// A closed socket with rings of these sizes in bytes; on the heap where the system gives no mapping.
+    /// A closed socket and a ring of these sizes in bytes; on the heap where the system gives no mapping.
+    ///
+    /// The socket has no room to send: what is sent lies in [`transmit`](Self::transmit).
     pub(super) fn new(receive: usize, transmit: usize) -> Self {
-        let (socket, pages) = match Pages::new(receive + transmit) {
+        let (receive, transmit, pages) = match Pages::new(receive + transmit) {
             Ok(mut pages) => {
-                // SAFETY: called once for these pages. The socket that takes the slices is dropped before them, by the
-                // order of the fields, and never leaves this value: it is lent out by reference only.
+                // SAFETY: called once for these pages. The socket and the ring that take the slices are dropped before
+                // them, by the order of the fields, and never leave this value: they are lent out by reference only.
                 let (receive, transmit) = unsafe { pages.split(receive) };
-                (tcp::Socket::new(Ring::new(receive), Ring::new(transmit)), Some(pages))
+                (SocketBuffer::new(receive), Storage::Pages(transmit), Some(pages))
             }
-            Err(_) => (tcp::Socket::new(Ring::new(vec![0; receive]), Ring::new(vec![0; transmit])), None),
+            Err(_) => (SocketBuffer::new(vec![0; receive]), Storage::Heap(vec![0; transmit]), None),
         };
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
-        Self { sockets, handle, pages }
+        let handle = sockets.add(tcp::Socket::new(receive, SocketBuffer::new(Vec::new())));
+        Self { sockets, handle, transmit: Ring::new(transmit), pages }
+    }
+
+    /// What is sent and not acknowledged.
+    pub(super) fn transmit(&mut self) -> &mut Ring {
+        &mut self.transmit
     }
 
     /// The socket.
@@ -45,6 +55,7 @@ impl Endpoint {
     pub(super) fn release(&mut self) {
         if let Some(pages) = &mut self.pages {
             pages.release();
+            self.transmit.untouch();
         }
     }
 

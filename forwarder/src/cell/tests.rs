@@ -290,7 +290,7 @@ impl Pair {
         for (by_client, mtu) in std::mem::take(&mut self.wire.complaints) {
             let cell = if by_client { Some(&mut self.client) } else { self.server.as_mut() };
             if let Some(cell) = cell {
-                cell.handle_too_big(self.now, mtu);
+                cell.handle_too_big(mtu);
             }
         }
     }

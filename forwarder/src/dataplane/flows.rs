@@ -192,17 +192,17 @@ impl Flows {
             Some(complaint) if complaint.protocol == protocol::UDP => {
                 self.handle_datagram_complaint(now, edge, ip, &complaint);
             }
-            Some(complaint) => self.handle_complaint(now, edge, &complaint),
+            Some(complaint) => self.handle_complaint(edge, &complaint),
             None => self.stats.refuse(Dropped::UnrelatedIcmp),
         }
     }
 
-    fn handle_complaint(&mut self, now: Now, edge: &Edge, complaint: &Complaint) {
+    fn handle_complaint(&mut self, edge: &Edge, complaint: &Complaint) {
         let key = FlowKey { edge: edge.id, local: complaint.local, remote: complaint.remote };
         let Some(id) = self.table.find(&key) else { return self.stats.refuse(Dropped::UnrelatedIcmp) };
         if let Some((_, Flow::Open(open))) = self.table.get_mut(id) {
             match complaint.kind {
-                Kind::TooBig(mtu) => open.cell.handle_too_big(now.instant, mtu),
+                Kind::TooBig(mtu) => open.cell.handle_too_big(mtu),
                 // Fatal while opening, a passing trouble later (RFC 5461).
                 Kind::Unreachable | Kind::PortUnreachable if !open.cell.is_established() => open.abort(),
                 Kind::Unreachable | Kind::PortUnreachable => {}
