@@ -61,11 +61,8 @@ impl Ring {
     /// Free room in one piece, `limit` bytes at most; empty when there is none.
     pub(super) fn room(&mut self, limit: usize) -> &mut [u8] {
         let (capacity, front, len) = (self.capacity(), self.front, self.len);
-        let (start, end) = if front + len < capacity {
-            (front + len, capacity)
-        } else {
-            (front + len - capacity, front)
-        };
+        let (start, end) =
+            if front + len < capacity { (front + len, capacity) } else { (front + len - capacity, front) };
         let end = end.min(start.saturating_add(limit));
         self.bytes_mut().get_mut(start..end).unwrap_or_default()
     }

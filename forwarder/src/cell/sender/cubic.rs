@@ -150,11 +150,8 @@ impl Cubic {
         if halvings == 0 {
             return;
         }
-        self.threshold = if self.threshold == usize::MAX {
-            usize::MAX
-        } else {
-            self.threshold.max(self.window / 4 * 3)
-        };
+        self.threshold =
+            if self.threshold == usize::MAX { usize::MAX } else { self.threshold.max(self.window / 4 * 3) };
         let smallest = self.window.min(self.segment * INITIAL_SEGMENTS);
         self.window = (self.window >> halvings).max(smallest);
         self.curve = None;

@@ -145,7 +145,8 @@ impl Sender {
         }
         let allowed = usize::try_from(self.allowance()).unwrap_or(usize::MAX);
         let ahead = allowed.max(self.cubic.window().min(self.sizes.largest));
-        ahead.saturating_sub(usize::try_from(self.end - self.board.next().min(self.end)).unwrap_or(usize::MAX))
+        ahead
+            .saturating_sub(usize::try_from(self.end - self.board.next().min(self.end)).unwrap_or(usize::MAX))
     }
 
     /// The owner wrote `len` bytes.

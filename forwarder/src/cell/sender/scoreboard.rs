@@ -386,7 +386,10 @@ mod tests {
     fn a_selective_acknowledgement_cuts_an_entry_in_three() {
         let mut board = sent(&[300]);
         let news = select(&mut board, (100, 200));
-        assert_eq!((news.delivered, board.flying(), board.arrived(), board.entries.len()), (100, 200, 100, 3));
+        assert_eq!(
+            (news.delivered, board.flying(), board.arrived(), board.entries.len()),
+            (100, 200, 100, 3)
+        );
         assert_eq!(select(&mut board, (100, 200)).delivered, 0);
         assert_eq!(acknowledge(&mut board, 300).delivered, 200);
         assert!(board.is_consistent());

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tunnel::time::Instant;
 
+use super::Sender;
 use super::recovery::Phase;
 use super::scoreboard::Run;
-use super::Sender;
 
 /// How long a receiver may keep an acknowledgement of a single segment (RFC 8985 §7.2, Linux's value).
 const DELAYED_ACK: Duration = Duration::from_millis(200);
@@ -87,7 +87,8 @@ impl Sender {
         }
         let is_new = self.recovery.phase() == Phase::Open;
         let sent = (self.board.acknowledged(), self.board.next());
-        let allowance = self.rack.newest().map_or(Duration::ZERO, |_| self.rack.allowance(&self.rtt, true, 0));
+        let allowance =
+            self.rack.newest().map_or(Duration::ZERO, |_| self.rack.allowance(&self.rtt, true, 0));
         self.duplicates = 0;
         self.board.time_out(now, allowance);
         if is_new {
@@ -125,7 +126,8 @@ impl Sender {
     pub(super) fn arm_probe(&mut self, now: Instant) {
         self.timers.probe = None;
         let outstanding = self.board.outstanding();
-        let is_quiet = self.recovery.phase() == Phase::Open && self.timers.reorder.is_none() && self.board.lost() == 0;
+        let is_quiet =
+            self.recovery.phase() == Phase::Open && self.timers.reorder.is_none() && self.board.lost() == 0;
         if !self.offer.selective || outstanding == 0 || self.probe.is_some() || !is_quiet {
             return;
         }

@@ -66,6 +66,7 @@ impl Sender {
             return Some(segment);
         }
         let Some(run) = self.lost_run().or_else(|| self.new_run(now)) else {
+            self.note_usage();
             self.watch_window(now);
             return None;
         };
@@ -85,11 +86,13 @@ impl Sender {
 
     fn lost_run(&mut self) -> Option<Run> {
         let segment = self.sizes.segment as u64;
-        let whole = (self.allowance() / segment * segment).min(self.sizes.largest as u64);
-        if whole == 0 {
-            return None;
+        let allowance = self.allowance();
+        let is_enough = allowance >= self.board.lost();
+        let most = if is_enough { allowance } else { allowance / segment * segment };
+        match most.min(self.sizes.largest as u64) {
+            0 => None,
+            most => self.board.first_lost(most),
         }
-        self.board.first_lost(whole)
     }
 
     fn new_run(&mut self, now: Instant) -> Option<Run> {
@@ -103,7 +106,6 @@ impl Sender {
         }
         let (allowance, room) = (self.allowance(), self.window.edge.saturating_sub(next));
         let len = self.cut(unsent, allowance, room);
-        self.note_usage(len == 0 && allowance < room.min(unsent));
         (len > 0).then_some((next, next + len))
     }
 
@@ -117,12 +119,15 @@ impl Sender {
         }
         let whole = len / segment * segment;
         // A window smaller than a segment is used once there is nothing to wait for (RFC 9293 §3.8.6.2.1).
-        let is_small = room <= allowance && (self.board.outstanding() == 0 || room * 2 >= self.window.largest);
+        let is_small =
+            room <= allowance && (self.board.outstanding() == 0 || room * 2 >= self.window.largest);
         if whole == 0 && is_small { len } else { whole }
     }
 
-    fn note_usage(&mut self, is_limited: bool) {
-        let (flying, usage) = (self.flying(), &mut self.usage);
+    /// Everything that may leave has left: is it the congestion window that is full?
+    fn note_usage(&mut self) {
+        let (is_limited, flying) = (self.allowance() < self.sizes.segment as u64, self.flying());
+        let usage = &mut self.usage;
         let is_new = self.board.acknowledged() >= usage.until;
         if is_new || is_limited || (!usage.is_limited && flying > usage.most) {
             *usage = Usage { is_limited, most: flying, until: self.board.next() };
