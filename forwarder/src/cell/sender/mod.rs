@@ -143,10 +143,12 @@ impl Sender {
         if self.is_closing {
             return 0;
         }
+        let segment = self.sizes.segment;
         let allowed = usize::try_from(self.allowance()).unwrap_or(usize::MAX);
         let ahead = allowed.max(self.cubic.window().min(self.sizes.largest));
-        ahead
-            .saturating_sub(usize::try_from(self.end - self.board.next().min(self.end)).unwrap_or(usize::MAX))
+        let unsent = usize::try_from(self.end - self.board.next().min(self.end)).unwrap_or(usize::MAX);
+        // Whole segments, so that where there is plenty to send none goes half full.
+        (ahead / segment * segment).saturating_sub(unsent)
     }
 
     /// The owner wrote `len` bytes.
