@@ -2,11 +2,18 @@
 
 use std::fmt::Write as _;
 
+use ipnetwork::IpNetwork;
+
 use super::{EdgeSide, ExportError, FarEnd, join};
 use crate::gateway::Policy;
 
 /// Routing table, rule priority and mark at the far end: the same number as the edge's table, which nothing else uses.
 const NUMBER: u32 = 4_357;
+
+/// Priorities of the two rules for packets from an address of its own in the tunnel: networks it knows by itself, then
+/// the tunnel. A machine without a default route of that family could not answer otherwise, for it looks for a route
+/// before any mark is set.
+const OWN: [u32; 2] = [NUMBER + 1, NUMBER + 2];
 
 /// The `wg-quick` file of a Linux router that is the edge's `peer`.
 ///
@@ -41,6 +48,14 @@ pub fn wg_quick(policy: &Policy, peer: &str, edge: &EdgeSide) -> Result<String, 
     Ok(text)
 }
 
+/// Shell that removes every rule of one family that an earlier run made.
+fn no_rules(family: &str) -> String {
+    let [near, far] = OWN;
+    format!(
+        "for p in {NUMBER} {near} {far}; do while ip {family} rule del priority $p 2>/dev/null; do :; done; done"
+    )
+}
+
 /// An interface name of at most 15 characters.
 fn interface(name: &str) -> String {
     name.chars().take(15).collect()
@@ -55,12 +70,20 @@ impl FarEnd<'_> {
             .collect();
         text.push_str("# Marks, MSS and the guard stand before the first packet can arrive.\n");
         let _ = writeln!(text, "PreUp = nft '{}'", self.ruleset());
-        for family in &families {
+        for (v4, family) in [(true, "-4"), (false, "-6")].into_iter().filter(|(v4, _)| self.has_family(*v4)) {
             let _ = writeln!(
                 text,
-                "PreUp = while ip {family} rule del priority {NUMBER} 2>/dev/null; do :; done; ip {family} rule add fwmark \
-                 {NUMBER} lookup {NUMBER} priority {NUMBER}"
+                "PreUp = {}; ip {family} rule add fwmark {NUMBER} lookup {NUMBER} priority {NUMBER}",
+                no_rules(family)
             );
+            for own in self.address.iter().map(IpNetwork::ip).filter(|own| own.is_ipv4() == v4) {
+                let [near, far] = OWN;
+                let _ = writeln!(
+                    text,
+                    "PreUp = ip {family} rule add from {own} lookup main suppress_prefixlength 0 priority {near}; ip {family} \
+                     rule add from {own} lookup {NUMBER} priority {far}"
+                );
+            }
             let _ = writeln!(
                 text,
                 "PreUp = ip {family} route replace unreachable default metric 4096 table {NUMBER}"
@@ -88,8 +111,8 @@ impl FarEnd<'_> {
         for family in &families {
             let _ = writeln!(
                 text,
-                "PostDown = while ip {family} rule del priority {NUMBER} 2>/dev/null; do :; done; ip {family} route flush table \
-                 {NUMBER} 2>/dev/null || true"
+                "PostDown = {}; ip {family} route flush table {NUMBER} 2>/dev/null || true",
+                no_rules(family)
             );
         }
         let _ = writeln!(text, "PostDown = nft delete table inet {} 2>/dev/null || true", self.table());

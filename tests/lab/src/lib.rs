@@ -36,7 +36,7 @@ pub use parts::{Skip, binary, full_counts, has_real_root, newer, skip, workspace
 pub use process::{Process, Signal};
 pub use scenario::{Lab, scenario};
 pub use topology::Topology;
-pub use traffic::{TcpServer, UdpEcho, echo, pattern, sink};
+pub use traffic::{TcpServer, UdpEcho, UdpServer, echo, pattern, sink};
 pub use wait::{time_until, until};
 pub use watch::{Counter, LeakWatch};
 

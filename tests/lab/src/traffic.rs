@@ -101,16 +101,19 @@ pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// A UDP server that returns every datagram to its sender until it is dropped.
+/// A UDP server that answers every datagram until it is dropped.
 #[derive(Debug)]
-pub struct UdpEcho {
+pub struct UdpServer {
     ending: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl UdpEcho {
-    /// Serves `socket`, which may belong to any node.
-    pub fn start(socket: UdpSocket) -> Result<Self> {
+impl UdpServer {
+    /// Serves `socket`, which may belong to any node; `answer` is told the sender and what it sent.
+    pub fn start(
+        socket: UdpSocket,
+        answer: impl Fn(SocketAddr, &[u8]) -> Vec<u8> + Send + 'static,
+    ) -> Result<Self> {
         socket.set_read_timeout(Some(GLANCE))?;
         let ending = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&ending);
@@ -118,18 +121,29 @@ impl UdpEcho {
             let mut buffer = vec![0; 65_536];
             while !flag.load(Ordering::Relaxed) {
                 let Ok((count, from)) = socket.recv_from(&mut buffer) else { continue };
-                let _ = socket.send_to(buffer.get(..count).unwrap_or_default(), from);
+                let _ = socket.send_to(&answer(from, buffer.get(..count).unwrap_or_default()), from);
             }
         });
         Ok(Self { ending, thread: Some(thread) })
     }
 }
 
-impl Drop for UdpEcho {
+impl Drop for UdpServer {
     fn drop(&mut self) {
         self.ending.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// A UDP server that returns every datagram to its sender until it is dropped.
+#[derive(Debug)]
+pub struct UdpEcho(#[expect(dead_code, reason = "held for its end")] UdpServer);
+
+impl UdpEcho {
+    /// Serves `socket`, which may belong to any node.
+    pub fn start(socket: UdpSocket) -> Result<Self> {
+        UdpServer::start(socket, |_, bytes| bytes.to_vec()).map(Self)
     }
 }

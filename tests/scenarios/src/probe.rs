@@ -9,7 +9,7 @@ use lab::{Node, PacketSocket, until};
 use serde_json::Value;
 
 /// How many packets are on their way at most before the receiver is asked whether it has counted them.
-const BURST: usize = 512;
+const BURST: usize = 1_000;
 
 /// Tries ports of other machines from one interface of a node, with an address of one's choice.
 #[derive(Debug)]
@@ -24,16 +24,20 @@ impl Probe {
     pub fn new(node: &Node, interface: &str, neighbour: Option<(&Node, &str)>, source: &str) -> Result<Self> {
         node.nft(&format!(
             "table inet probe {{
-               set tcp {{ type ipv4_addr . inet_service; flags dynamic; size 131072; }}
-               set udp {{ type ipv4_addr . inet_service; flags dynamic; size 131072; }}
-               set icmp {{ type ipv4_addr . icmp_type; flags dynamic; size 1024; }}
+               set tcp_from {{ type ipv4_addr . inet_service; flags dynamic; size 131072; }}
+               set udp_from {{ type ipv4_addr . inet_service; flags dynamic; size 131072; }}
+               counter unreachable {{ }}
                chain in {{ type filter hook prerouting priority -500;
-                 iifname {interface} meta l4proto tcp add @tcp {{ ip saddr . tcp sport }}
-                 iifname {interface} meta l4proto udp add @udp {{ ip saddr . udp sport }}
-                 iifname {interface} meta l4proto icmp add @icmp {{ ip saddr . icmp type }}
+                 iifname {interface} meta l4proto tcp add @tcp_from {{ ip saddr . tcp sport }}
+                 iifname {interface} meta l4proto udp add @udp_from {{ ip saddr . udp sport }}
+                 iifname {interface} icmp type destination-unreachable counter name unreachable
                }}
              }}"
         ))?;
+        if neighbour.is_none() {
+            // A TUN's queue must hold a burst.
+            node.run(&format!("ip link set {interface} txqueuelen {}", 2 * BURST))?;
+        }
         let socket = node.packet_socket(interface, neighbour)?;
         Ok(Self { node: node.clone(), socket, source: source.parse()? })
     }
@@ -47,6 +51,11 @@ impl Probe {
     /// As [`Probe::syns`], with datagrams.
     pub fn datagrams(&self, target: &str, ports: &[u16], counted: impl Fn() -> Result<u64>) -> Result<()> {
         self.bursts(ports, counted, |port| datagram(self.source, target, 40_000, port))
+    }
+
+    /// Sends one SYN from a port of one's choice.
+    pub fn syn(&self, from: u16, target: &str, port: u16) -> Result<()> {
+        self.socket.send(&syn(self.source, target, from, port)?)
     }
 
     fn bursts(
@@ -77,9 +86,10 @@ impl Probe {
         self.answers("udp", target)
     }
 
-    /// Whether any ICMP message came in.
-    pub fn icmp_came(&self) -> Result<bool> {
-        Ok(!self.elements("icmp")?.is_empty())
+    /// Whether anybody said that a port or a host cannot be reached.
+    pub fn was_told(&self) -> Result<bool> {
+        let text = self.node.run("nft list counter inet probe unreachable")?;
+        Ok(!text.contains("packets 0 "))
     }
 
     fn answers(&self, set: &str, target: &str) -> Result<BTreeSet<u16>> {
@@ -89,7 +99,7 @@ impl Probe {
     }
 
     fn elements(&self, set: &str) -> Result<Vec<(String, u64)>> {
-        let text = self.node.run(&format!("nft -nj list set inet probe {set}"))?;
+        let text = self.node.run(&format!("nft -nj list set inet probe {set}_from"))?;
         let answer: Value = serde_json::from_str(&text)?;
         let objects = answer.get("nftables").and_then(Value::as_array).context("no list from nft")?;
         let elements =

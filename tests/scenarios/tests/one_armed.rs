@@ -38,3 +38,23 @@ fn neighbours_on_the_only_interface_are_the_lan_and_strangers_behind_the_router_
         Ok(())
     })
 }
+
+#[test]
+fn lan_hosts_reach_a_published_port_by_the_public_address_and_by_the_edges_own() -> Result<()> {
+    scenario(Topology::one_armed(), |lab| {
+        let mut site = Site::new(lab)?;
+        let caddy = Caddy::start(&site.origin)?;
+        site.start()?;
+        let lan = lab.node("lan")?;
+        let leaks = LeakWatch::start(&lab.node("router")?)?;
+        // The router sends it back into the LAN, and must put its own address on it: else the reply would take a
+        // shorter way and nobody would know it.
+        let seen = caddy.fetch(&lan, "192.0.2.2", "/whoami")?;
+        ensure!(seen == "192.168.1.1", "by hairpin the server saw {seen}");
+        // A name server of the LAN that knows the edge's own address keeps the client's.
+        let seen = caddy.fetch(&lan, "192.168.1.2", "/whoami")?;
+        ensure!(seen == "192.168.1.50", "the server saw {seen}");
+        ensure!(leaks.packets()? == 0, "{} packets left outside the tunnel", leaks.packets()?);
+        Ok(())
+    })
+}
