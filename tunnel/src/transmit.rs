@@ -103,6 +103,26 @@ impl SendQueue {
         })
     }
 
+    /// The size of the datagrams that the last run still has room for, or `None` when it is full, or closed by a
+    /// shorter one.
+    #[must_use]
+    pub fn open_segment(&self) -> Option<usize> {
+        let run = self.runs.last()?;
+        run.takes(run.endpoint, run.ecn, run.segment_size).then_some(run.segment_size)
+    }
+
+    /// Forgets the first `count` runs; what follows them moves to the front, so that their room is free again.
+    pub fn discard(&mut self, count: usize) {
+        self.runs.drain(..count.min(self.runs.len()));
+        let Some(start) = self.runs.first().map(|run| run.start) else { return self.clear() };
+        self.arena.copy_within(start..self.used, 0);
+        self.used -= start;
+        for run in &mut self.runs {
+            run.start -= start;
+            run.end -= start;
+        }
+    }
+
     /// Forgets everything queued.
     pub fn clear(&mut self) {
         self.used = 0;
@@ -158,6 +178,31 @@ mod tests {
         let lens: Vec<_> = queue.transmits().map(|run| run.contents.len()).collect();
         assert_eq!(lens, [45 * 1452, 5 * 1452]);
         assert!(lens[0] <= MAX_RUN_BYTES);
+    }
+
+    #[test]
+    fn a_run_that_is_left_behind_goes_on_where_it_was() {
+        let mut queue = SendQueue::with_capacity(1 << 20);
+        for (len, fill) in (0..50).map(|i| (1452, i)) {
+            queue.slot(len).unwrap().fill(fill);
+            queue.commit(to(1), 0, len);
+        }
+        assert_eq!(queue.open_segment(), Some(1452));
+        queue.discard(1);
+        assert_eq!(queue.room(), (1 << 20) - 5 * 1452);
+        queue.slot(1452).unwrap().fill(50);
+        queue.commit(to(1), 0, 1452);
+
+        let run = queue.transmits().next().unwrap();
+        let fills: Vec<_> = run.contents.chunks(1452).map(|datagram| (datagram[0], datagram[1451])).collect();
+        assert_eq!((queue.transmits().len(), fills), (1, (45..51).map(|i| (i, i)).collect()));
+
+        queue.commit(to(1), 0, 10);
+        assert_eq!(queue.open_segment(), None, "closed by a shorter one");
+        queue.discard(9);
+        assert!(queue.is_empty() && queue.room() == 1 << 20);
+        (0..45).for_each(|_| queue.commit(to(1), 0, 1452));
+        assert_eq!(queue.open_segment(), None, "full");
     }
 
     #[test]

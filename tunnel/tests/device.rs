@@ -22,7 +22,7 @@ const FAR: &str = "10.77.88.2";
 #[test]
 fn packets_cross_both_ways_with_every_offload_on_off_and_switched() {
     in_namespace("packets_cross_both_ways_with_every_offload_on_off_and_switched", || {
-        for threads in [Threads::One, Threads::PerDirection] {
+        for threads in [Threads::One, Threads::Auto, Threads::PerDirection] {
             let mut lab = Lab::new(threads);
             lab.exchange(20);
             let off = Offloads { tun_tcp: false, tun_udp: false, udp_gso: false, udp_gro: false };
@@ -35,9 +35,30 @@ fn packets_cross_both_ways_with_every_offload_on_off_and_switched() {
 }
 
 #[test]
+fn the_receiving_side_changes_threads_while_traffic_flows() {
+    in_namespace("the_receiving_side_changes_threads_while_traffic_flows", || {
+        let mut lab = Lab::new(Threads::Auto);
+        lab.exchange(3);
+        assert_eq!(lab.device.stats().divisions.read(), 0);
+        for turn in 1..=3 {
+            lab.device.set_threads(Threads::PerDirection);
+            lab.exchange(3);
+            assert_eq!(lab.device.stats().divisions.read(), turn);
+            lab.device.set_threads(Threads::Auto);
+            let end = Instant::now() + Duration::from_secs(10);
+            while lab.device.stats().joins.read() < turn {
+                assert!(Instant::now() < end, "it never came back");
+                lab.exchange(1);
+            }
+            lab.exchange(3);
+        }
+    });
+}
+
+#[test]
 fn another_socket_takes_over_while_traffic_flows_and_nothing_leaks() {
     in_namespace("another_socket_takes_over_while_traffic_flows_and_nothing_leaks", || {
-        for threads in [Threads::One, Threads::PerDirection] {
+        for threads in [Threads::One, Threads::Auto, Threads::PerDirection] {
             let mut lab = Lab::new(threads);
             lab.exchange(3);
             let before = descriptors();
@@ -59,7 +80,7 @@ fn another_socket_takes_over_while_traffic_flows_and_nothing_leaks() {
 #[test]
 fn a_deleted_tun_ends_the_threads_and_is_told() {
     in_namespace("a_deleted_tun_ends_the_threads_and_is_told", || {
-        for threads in [Threads::One, Threads::PerDirection] {
+        for threads in [Threads::One, Threads::Auto, Threads::PerDirection] {
             let lab = Lab::new(threads);
             ip("link del gw0");
             let end = Instant::now() + Duration::from_secs(5);
@@ -141,12 +162,16 @@ impl Lab {
                 self.far.handle_received(clock::now(), received, &mut self.sink, &mut self.out);
             }
             self.far_sends();
+            let mut found = None;
             while let Some((_, packet)) = self.sink.poll_packet() {
                 // The kernel's own router solicitations may be there too.
                 if packet.bytes[9] == 17 && packet.bytes[0] == 0x45 {
                     assert_eq!(packet.offload, Offload::None);
-                    return packet.bytes.to_vec();
+                    found = Some(packet.bytes.to_vec());
                 }
+            }
+            if let Some(packet) = found {
+                return packet;
             }
         }
         panic!("nothing came within 5 s");

@@ -4,9 +4,13 @@
 //! that a thread must be interrupted by a signal: one with an empty handler and without `SA_RESTART`.
 #![allow(unsafe_code)]
 
+use std::io;
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::Once;
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::PollFd;
 
 extern "C" fn nothing(_: libc::c_int) {}
 
@@ -30,15 +34,45 @@ pub(super) fn install() {
     });
 }
 
-/// Lets the calling thread be kicked, whatever mask it inherited.
+/// Lets the calling thread be kicked at any time, whatever mask it inherited.
 pub(super) fn accept() {
+    mask(libc::SIG_UNBLOCK);
+}
+
+/// Lets the calling thread be kicked in [`poll`] alone: a kick at another time ends the next one.
+pub(super) fn hold() {
+    mask(libc::SIG_BLOCK);
+}
+
+fn mask(how: libc::c_int) {
     // SAFETY: the set lives on this stack and is initialised before it is used.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, signal());
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
+        libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
     }
+}
+
+/// Waits until one of the descriptors is ready, the time is over, or a kick comes, also one that came before.
+///
+/// # Errors
+/// `Interrupted` after a kick or another signal.
+pub(super) fn poll(fds: &mut [PollFd<'_>], timeout: Duration) -> io::Result<()> {
+    let timeout = libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: `PollFd` has the layout of `pollfd` by its own word, and its descriptors are open while it lives; the
+    // mask is read from this thread into memory of this stack, and changed only there.
+    let done = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut set);
+        libc::sigdelset(&raw mut set, signal());
+        let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
+        libc::ppoll(fds.as_mut_ptr().cast(), count, &raw const timeout, &raw const set)
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Interrupts the system call that the thread sleeps in; harmless when it sleeps in none or has ended.

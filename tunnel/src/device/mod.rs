@@ -1,10 +1,13 @@
 //! The engine of the edge: threads that carry packets between a TUN device, a [`Node`] and a UDP socket.
 //!
-//! *tx* reads super-packets from the TUN, encrypts, and sends in segmented batches; *rx* receives batches, decrypts,
-//! coalesces, and writes super-packets; *slow* runs timers and hands out events. There is no queue between them; what
-//! the TUN has ready waits in a short one that is fair between flows. With one core a single thread does all three.
+//! The sending side reads super-packets from the TUN, encrypts, and sends in segmented batches; the receiving side
+//! receives batches, decrypts, coalesces, and writes super-packets. One thread does both, a round of each in turn, until
+//! both directions keep it busy; then another takes over the receiving ([`balance`]). *slow* runs timers and hands
+//! out events. There is no queue between them; what the TUN has ready waits in a short one that is fair between flows.
 
 mod backlog;
+mod balance;
+mod halves;
 mod kick;
 mod threads;
 
@@ -25,13 +28,17 @@ use crate::offload::CoalesceOptions;
 /// How long a change may take until every thread has seen it.
 const KICK_LIMIT: Duration = Duration::from_secs(2);
 
+/// The name of the thread that does everything.
+const ONE: &str = "cw-one";
+
 /// How the work is divided.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Threads {
-    /// One thread on a machine with one core, else one for each direction and one for timers.
+    /// One thread on a machine with one core, else one for packets, which gets a second for the other direction while
+    /// both keep it busy, and one for timers.
     #[default]
     Auto,
-    /// One thread for everything: the lowest latency, and all that one core can use.
+    /// One thread for everything, timers included: all that one core can use.
     One,
     /// One thread for each direction, and one for timers.
     PerDirection,
@@ -82,6 +89,10 @@ counters! {
         rx_emitted,
         /// Decrypted packets whose own checksum was wrong; they were never joined with others.
         rx_bad_checksums,
+        /// Times the receiving side was given to a thread of its own.
+        divisions,
+        /// Times it was taken back.
+        joins,
         /// Sockets put in place of another.
         rebinds,
     }
@@ -107,6 +118,7 @@ struct Shared {
     coalesce: AtomicU8,
     switches: Mutex<Offloads>,
     stats: DeviceStats,
+    lent: threads::Lent,
 }
 
 impl Device {
@@ -135,31 +147,32 @@ impl Device {
             coalesce: AtomicU8::new(0),
             switches: Mutex::new(offloads),
             stats: DeviceStats::default(),
+            lent: threads::Lent::default(),
         });
         shared.set_offloads(offloads)?;
         let device = Self { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) };
-        let one = match threads {
-            Threads::Auto => std::thread::available_parallelism().map_or(1, usize::from) == 1,
-            Threads::One => true,
-            Threads::PerDirection => false,
-        };
-        let on_event = Box::new(on_event);
-        if one {
-            device.spawn("cw-one", move |shared| threads::run_all(shared, on_event))?;
-        } else {
-            device.spawn("cw-tx", threads::run_tx)?;
-            device.spawn("cw-rx", threads::run_rx)?;
-            device.spawn("cw-slow", move |shared| threads::run_slow(shared, on_event))?;
+        let alone = std::thread::available_parallelism().map_or(1, usize::from) == 1;
+        let on_event: threads::OnEvent = Box::new(on_event);
+        match threads {
+            Threads::One => device.spawn_one(on_event)?,
+            Threads::Auto if alone => device.spawn_one(on_event)?,
+            Threads::Auto | Threads::PerDirection => {
+                device.set_threads(threads);
+                device.spawn("cw-tx", |shared| threads::lead(shared, None))?;
+                device.spawn("cw-rx", threads::help)?;
+                device.spawn("cw-slow", move |shared| threads::run_slow(shared, on_event))?;
+            }
         }
         Ok(device)
     }
 
+    fn spawn_one(&self, on_event: threads::OnEvent) -> io::Result<()> {
+        self.spawn(ONE, move |shared| threads::lead(shared, Some(on_event)))
+    }
+
     fn spawn(&self, name: &str, run: impl FnOnce(&Shared) + Send + 'static) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            kick::accept();
-            run(&shared);
-        })?;
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&shared))?;
         self.threads.lock().push(thread);
         Ok(())
     }
@@ -223,11 +236,17 @@ impl Device {
         self.shared.set_offloads(offloads)
     }
 
+    /// Changes how the work is divided while traffic flows; a device that was started with one thread keeps it.
+    pub fn set_threads(&self, threads: Threads) {
+        self.shared.lent.always.store(threads == Threads::PerDirection, Ordering::Release);
+        self.announce();
+    }
+
     /// Lets the slow thread look at the node at once, after something was changed in it.
     pub fn wake(&self) {
         for thread in self.threads.lock().iter() {
             thread.thread().unpark();
-            if thread.thread().name() == Some("cw-one") {
+            if thread.thread().name() == Some(ONE) {
                 kick::kick(thread);
             }
         }

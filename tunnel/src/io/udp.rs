@@ -120,7 +120,8 @@ impl UdpSocket {
 
     /// Sends runs of datagrams in order and returns how many runs are done with: sent, or dropped and counted.
     ///
-    /// With [`Wait::Block`] it waits for room, so that all are; a signal or `WouldBlock` ends it early with fewer.
+    /// With [`Wait::Block`] it waits for room, so that all are; a signal ends it early with fewer. With [`Wait::No`]
+    /// it waits only for the rest of a run that must go out one datagram at a time and was begun.
     #[inline]
     pub fn send<'a>(&self, transmits: impl Iterator<Item = Transmit<'a>>, wait: Wait) -> usize {
         match &self.inner {
@@ -279,6 +280,12 @@ impl ReceiveBatch {
         self.filled = filled;
         let is_long = self.slots.iter().take(filled).any(|slot| slot.len >= LONG);
         self.limit = if is_long { LONG_LIMIT } else { self.slots.len() };
+    }
+
+    /// Whether a message of the last receive call was long: then one that continues it may be there already.
+    #[must_use]
+    pub fn was_long(&self) -> bool {
+        self.filled > 0 && self.limit == LONG_LIMIT
     }
 
     /// The messages of the last receive call, in order; empty ones are left out.

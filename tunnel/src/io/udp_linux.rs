@@ -333,8 +333,9 @@ impl Socket {
         true
     }
 
-    /// Sends a run as single datagrams; `false` when it could not be tried to the end.
-    fn send_cut(&self, run: &Outgoing<'_>, segment_size: usize, wait: Wait, stats: &UdpStats) -> bool {
+    /// Sends a run as single datagrams; `false` when it could not be tried to the end. Once begun it waits for room,
+    /// or the caller would send the beginning again.
+    fn send_cut(&self, run: &Outgoing<'_>, segment_size: usize, mut wait: Wait, stats: &UdpStats) -> bool {
         let mut datagrams = run.contents.chunks(segment_size.max(1)).peekable();
         while datagrams.peek().is_some() {
             let mut batch = [const { None }; SEND_BATCH];
@@ -343,7 +344,13 @@ impl Socket {
                 *place = Some(Outgoing { contents, segment_size: None, ..*run });
                 count += 1;
             }
-            if self.send_all(batch.get(..count).unwrap_or_default(), wait, stats) < count {
+            let batch: &[Option<Outgoing<'_>>] = batch.get(..count).unwrap_or_default();
+            let mut sent = self.send_all(batch, wait, stats);
+            if sent > 0 {
+                wait = Wait::Block;
+                sent += self.send_all(batch.get(sent..).unwrap_or_default(), wait, stats);
+            }
+            if sent < count {
                 return false;
             }
         }

@@ -76,11 +76,13 @@ impl Socket {
     ) -> usize {
         let mut done = 0;
         for transmit in transmits {
-            let to = self.address(transmit.endpoint.remote);
+            let (to, mut wait) = (self.address(transmit.endpoint.remote), wait);
             for datagram in transmit.contents.chunks(transmit.segment_size.max(1)) {
                 if !self.send_one(datagram, &to, wait, stats) {
                     return done;
                 }
+                // Or the caller would send the run's beginning again.
+                wait = Wait::Block;
             }
             done += 1;
         }

@@ -154,14 +154,16 @@ impl Group {
             && same_header(own, new, self.ip_len, is_tcp)
     }
 
-    /// Counts a packet that was appended.
+    /// Counts a packet that was appended, which made the group `len` bytes long; a full group is closed.
     #[inline]
-    pub(super) fn append(&mut self, next: &Candidate) {
+    pub(super) fn append(&mut self, next: &Candidate, len: usize) {
         self.count = self.count.saturating_add(1);
         self.next_sequence = self.next_sequence.wrapping_add(next.payload_len as u32);
         self.next_ip_id = next.ip_id.map(|id| id.wrapping_add(1));
         self.is_pushed |= next.closes;
-        self.is_open = !next.closes && next.payload_len == self.segment_size;
+        let has_room = len + self.segment_size <= MAX_PACKET
+            && (self.flow.protocol == protocol::TCP || self.count < MAX_DATAGRAMS);
+        self.is_open = has_room && !next.closes && next.payload_len == self.segment_size;
     }
 
     /// Writes lengths, flags and the partial checksum of the whole into the group's header.

@@ -163,6 +163,14 @@ impl Coalescer {
         }
     }
 
+    /// As [`poll_packet`](Self::poll_packet), but `None` also when the next in order may still grow.
+    pub fn poll_complete(&mut self) -> Option<(PeerId, SuperPacket<'_>)> {
+        match self.items.get(self.drained) {
+            Some(Item::Lane(lane)) if self.group(*lane).is_some_and(|group| group.is_open) => None,
+            _ => self.poll_packet(),
+        }
+    }
+
     /// Where the next packet is decrypted to: where the last one belonged, if that has room.
     fn choose(&self, len: usize) -> (Place, usize, usize) {
         if let Some((lane, group)) = self.expected.and_then(|lane| Some((lane, self.group(lane)?))) {
@@ -260,8 +268,8 @@ impl Coalescer {
             self.restore(pending);
         }
         if let (Some(Some(group)), Some(len)) = (self.groups.get_mut(lane), self.lens.get_mut(lane)) {
-            group.append(candidate);
             *len += candidate.payload_len;
+            group.append(candidate, *len);
         }
         self.expected = Some(lane);
         self.was_single = false;
