@@ -96,7 +96,7 @@ impl Tx {
         self.out.flush(shared, socket, Wait::No, !self.backlog.is_empty());
         match end {
             Round::Idle if packets > 1 => Round::Busy,
-            end => end,
+            Round::Idle | Round::Busy | Round::Gone => end,
         }
     }
 

@@ -100,7 +100,7 @@ impl<'a> Leader<'a> {
         match self.tx.round(self.shared, &mut self.socket) {
             Round::Idle if self.tx.is_waiting() && !self.tx.is_stuck() => Round::Busy,
             Round::Idle => received,
-            sent => sent,
+            sent @ (Round::Busy | Round::Gone) => sent,
         }
     }
 
