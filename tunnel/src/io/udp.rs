@@ -229,8 +229,7 @@ pub(super) fn mapped(address: SocketAddr) -> SocketAddr {
 
 /// Room for the messages of one receive call, allocated once: 64 KiB a slot.
 ///
-/// While messages are long, four are taken at a time, which stay in the processor's cache; short ones come by the
-/// batch.
+/// While messages are long, two are taken at a time, which stay in the processor's cache; short ones come by the batch.
 pub struct ReceiveBatch {
     pub(super) slots: Vec<Slot>,
     pub(super) filled: usize,
@@ -238,7 +237,7 @@ pub struct ReceiveBatch {
 }
 
 /// Messages taken by one call while they are long.
-const LONG_LIMIT: usize = 4;
+const LONG_LIMIT: usize = 2;
 /// Bytes from which on a message is long.
 const LONG: usize = 8192;
 
