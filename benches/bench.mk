@@ -14,7 +14,7 @@ bench-build:
 	scripts/packages test
 	$(CARGO) build --release -p benches -p tunnel -p gateway -p forwarder --bins
 
-bench-peers: bench-build ## Measure Causeway beside its peers (about half an hour); BENCH='--only bulk ...' chooses.
+bench-peers: bench-build ## Measure Causeway beside its peers (about twenty minutes); BENCH='--only bulk ...' chooses.
 	$(AS_ROOT) $(BENCH_BIN)/bench-peers $(BENCH)
 
 bench-counts: ## Count the hot loops' instructions and hold them against the baseline.

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use lab::Process;
 
+use crate::measure::Group;
 use crate::path::Path;
 use crate::wireguard::Engine;
 use crate::{daemons, forwards, wireguard};
@@ -43,9 +44,20 @@ pub(crate) struct Running {
 }
 
 impl Contender {
-    /// Whether it carries UDP from the client to the service: the forwarder carries TCP only.
-    pub(crate) fn carries_datagrams(self) -> bool {
-        self != Self::Gateway
+    /// Whether a group is measured of it. The mixed pairs are there for the throughput alone; onetun stops for good under
+    /// several streams or a burst of datagrams.
+    pub(crate) fn is_asked(self, group: Group) -> bool {
+        match self {
+            Self::CausewayWgEdge | Self::CausewayWgOrigin => group == Group::Bulk,
+            Self::Onetun => !matches!(group, Group::Datagrams | Group::Loaded),
+            Self::Direct => !matches!(group, Group::Idle | Group::Many),
+            Self::CausewayWg
+            | Self::Gateway
+            | Self::WireguardGo
+            | Self::Gotatun
+            | Self::Boringtun
+            | Self::RatholeNoise => true,
+        }
     }
 
     /// Starts it on a path on which nothing runs yet.

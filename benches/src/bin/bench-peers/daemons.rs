@@ -10,11 +10,12 @@ use anyhow::Result;
 use lab::Node;
 
 use crate::contender::Running;
-use crate::path::{BULK, ECHO, EDGE, Path, SERVICE};
+use crate::path::{BULK, DATAGRAMS, ECHO, EDGE, Path, SERVICE};
 use crate::wireguard::{Keys, PORT};
 
-/// What is published, over TCP.
-const SERVICES: [(&str, u16); 2] = [("bulk", BULK), ("echo", ECHO)];
+/// What is published.
+const SERVICES: [(&str, &str, u16); 3] =
+    [("bulk", "tcp", BULK), ("echo", "tcp", ECHO), ("datagrams", "udp", DATAGRAMS)];
 
 pub(crate) fn start(path: &Path) -> Result<Running> {
     let (kyiv, wroclaw) = Keys::pair();
@@ -54,9 +55,9 @@ directory = "{}"
 "#,
         edge.directory().join("state").display()
     );
-    for (name, port) in SERVICES {
+    for (name, protocol, port) in SERVICES {
         text.push_str(&format!(
-            "\n[[publish]]\nname = \"{name}\"\nprotocol = [\"tcp\"]\nlisten = \"{port}\"\ntarget = \"{SERVICE}:{port}\"\n"
+            "\n[[publish]]\nname = \"{name}\"\nprotocol = [\"{protocol}\"]\nlisten = \"{port}\"\ntarget = \"{SERVICE}:{port}\"\n"
         ));
     }
     text
@@ -89,9 +90,9 @@ pending_per_client = 1024
 "#,
         state.display()
     );
-    for (name, port) in SERVICES {
+    for (name, protocol, port) in SERVICES {
         text.push_str(&format!(
-            "\n[[inject]]\nname = \"{name}\"\nprotocol = [\"tcp\"]\nmatch = \"{SERVICE}:{port}\"\nupstream = \"{SERVICE}:{port}\"\n"
+            "\n[[inject]]\nname = \"{name}\"\nprotocol = [\"{protocol}\"]\nmatch = \"{SERVICE}:{port}\"\nupstream = \"{SERVICE}:{port}\"\n"
         ));
     }
     text

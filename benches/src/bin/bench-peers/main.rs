@@ -3,6 +3,7 @@
 mod contender;
 mod daemons;
 mod forwards;
+mod goals;
 mod machine;
 mod measure;
 mod path;
@@ -35,7 +36,7 @@ struct Arguments {
     #[arg(long, default_value_t = 3)]
     repetitions: u32,
     /// Seconds of each bulk transfer.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 2)]
     seconds: u32,
     /// Record where the cycles of one contender go instead, and print that.
     #[arg(long)]

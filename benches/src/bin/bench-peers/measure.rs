@@ -50,6 +50,7 @@ pub(crate) struct Outcome {
 }
 
 struct Session<'a> {
+    contender: Contender,
     path: &'a Path,
     pids: Pids,
     plan: &'a Plan,
@@ -69,15 +70,14 @@ pub(crate) fn run(contender: Contender, plan: &Plan, repetition: u32) -> Result<
     })?;
     let started = begin.elapsed().as_secs_f64();
     let pids = Pids::of(&running.edge, &running.origin);
-    let mut session = Session { path: &path, pids, plan, values: BTreeMap::new() };
+    let mut session = Session { contender, path: &path, pids, plan, values: BTreeMap::new() };
     session.note("start_s", started);
     session.note("load_average", average);
     session.note("busy_before", busy);
     let mut errors = Vec::new();
     for group in &plan.groups {
         let is_once = matches!(group, Group::Idle | Group::Many);
-        let is_possible = *group != Group::Datagrams || contender.carries_datagrams();
-        if (repetition > 0 && is_once) || !is_possible {
+        if (repetition > 0 && is_once) || !contender.is_asked(*group) {
             continue;
         }
         if let Err(error) = session.measure(*group) {
@@ -108,6 +108,9 @@ impl Session<'_> {
         for (name, reverse, streams) in
             [("down_1", true, 1), ("down_4", true, 4), ("up_1", false, 1), ("up_4", false, 4)]
         {
+            if streams > 1 && self.contender == Contender::Onetun {
+                continue;
+            }
             let before = self.pids.cpu()?;
             let (report, (edge, origin)) =
                 self.watching_memory(|| self.iperf(reverse, streams, self.plan.seconds))?;
@@ -123,6 +126,12 @@ impl Session<'_> {
             self.note(&format!("steal_{name}"), spent.steal);
             self.keep_highest("rss_edge", edge);
             self.keep_highest("rss_origin", origin);
+        }
+        if self.contender == Contender::Gateway {
+            let (report, (edge, origin)) = self.watching_memory(|| self.iperf(true, 100, 2))?;
+            report?;
+            self.note("rss_edge_100", edge);
+            self.note("rss_origin_100", origin);
         }
         Ok(())
     }
@@ -165,13 +174,13 @@ impl Session<'_> {
     fn request(&mut self) -> Result<()> {
         let target = format!("{EDGE}:{ECHO}");
         let before = self.pids.cpu()?;
-        let one = self.path.load(&["rr", &target, "--seconds", "3"], Duration::from_secs(20))?;
+        let one = self.path.load(&["rr", &target, "--seconds", "2"], Duration::from_secs(20))?;
         let spent = self.pids.cpu()?.since(before);
         self.note("rr_p50", number(&one, "/p50_us")?);
         self.note("rr_p99", number(&one, "/p99_us")?);
-        let answers = number(&one, "/per_second")? * 3.0;
+        let answers = number(&one, "/per_second")? * 2.0;
         self.note("rr_cpu", (spent.edge + spent.origin) / answers.max(1.0) * 1e6);
-        let many = ["rr", &target, "--seconds", "2", "--connections", "32"];
+        let many = ["rr", &target, "--seconds", "1", "--connections", "32"];
         let many = self.path.load(&many, Duration::from_secs(20))?;
         self.note("rr32_rate", number(&many, "/per_second")?);
         self.note("rr32_p99", number(&many, "/p99_us")?);
@@ -181,12 +190,12 @@ impl Session<'_> {
     /// The same transfer alone and with one connection that asks beside it.
     fn loaded(&mut self) -> Result<()> {
         let target = format!("{EDGE}:{ECHO}");
-        let alone = number(&self.iperf(true, 1, 4)?, "/end/sum_received/bits_per_second")? / 1e9;
+        let alone = number(&self.iperf(true, 1, 3)?, "/end/sum_received/bits_per_second")? / 1e9;
         let path = self.path;
         let (bulk, asked) = std::thread::scope(|scope| {
-            let bulk = scope.spawn(|| iperf(path, true, 1, 4));
+            let bulk = scope.spawn(|| iperf(path, true, 1, 3));
             std::thread::sleep(Duration::from_millis(700));
-            let asked = path.load(&["rr", &target, "--seconds", "3"], Duration::from_secs(30));
+            let asked = path.load(&["rr", &target, "--seconds", "2"], Duration::from_secs(30));
             (bulk.join(), asked)
         });
         let bulk = bulk.ok().context("the transfer panicked")??;
@@ -201,7 +210,7 @@ impl Session<'_> {
     fn connect(&mut self) -> Result<()> {
         let target = format!("{EDGE}:{ECHO}");
         for (name, parallel) in [("crr1", "1"), ("crr16", "16")] {
-            let arguments = ["crr", &target, "--seconds", "2", "--parallel", parallel];
+            let arguments = ["crr", &target, "--seconds", "1", "--parallel", parallel];
             let result = self.path.load(&arguments, Duration::from_secs(40))?;
             self.note(&format!("{name}_rate"), number(&result, "/per_second")?);
             self.note(&format!("{name}_p50"), number(&result, "/p50_us")?);
@@ -213,13 +222,8 @@ impl Session<'_> {
 
     fn datagrams(&mut self) -> Result<()> {
         let target = format!("{EDGE}:{DATAGRAMS}");
-        for (name, size, reverse) in [
-            ("up_200", "200", false),
-            ("down_200", "200", true),
-            ("up_1380", "1380", false),
-            ("down_1380", "1380", true),
-        ] {
-            let mut arguments = vec!["udp", &target, "--size", size];
+        for (name, reverse) in [("up_200", false), ("down_200", true)] {
+            let mut arguments = vec!["udp", &target, "--size", "200", "--seconds", "0.5"];
             arguments.extend(reverse.then_some("--reverse"));
             let found = self.path.load(&arguments, Duration::from_secs(60))?;
             let (best, kept) = (number(&found, "/best_pps")?, number(&found, "/overload_pps")?);
@@ -244,7 +248,7 @@ impl Session<'_> {
         let target = format!("{EDGE}:{ECHO}");
         let arguments = ["idle", &target, "--count", "5000", "--hold", "6"];
         let mut client = self.path.client.command(load_tool()?).args(arguments).spawn("idle")?;
-        until(Duration::from_secs(150), "5,000 connections", || {
+        until(Duration::from_secs(60), "5,000 connections", || {
             Ok(client.log()?.contains("Connected").then_some(()))
         })?;
         std::thread::sleep(Duration::from_secs(1));
@@ -276,7 +280,7 @@ pub(crate) fn iperf(path: &Path, reverse: bool, streams: u32, seconds: u32) -> R
         .command("iperf3")
         .args(["-J", "-c", EDGE, "--connect-timeout", "3000"])
         .args(["-p", &BULK.to_string(), "-t", &seconds.to_string(), "-P", &streams.to_string()])
-        .limit(Duration::from_secs(u64::from(seconds) + 15));
+        .limit(Duration::from_secs(u64::from(seconds) + 8));
     if reverse {
         command = command.arg("-R");
     }

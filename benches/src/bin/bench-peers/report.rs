@@ -10,6 +10,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::contender::Contender;
+use crate::goals;
 use crate::measure::Outcome;
 
 /// Everything measured so far.
@@ -119,7 +120,10 @@ impl Results {
         for table in TABLES {
             self.table(&mut text, table);
         }
-        self.goals(&mut text);
+        text.push_str(&goals::table(
+            |contender, metric| self.median(contender, metric),
+            |part| self.cipher.get(part).copied(),
+        ));
         if !self.errors.is_empty() {
             let _ = writeln!(text, "\n## What failed\n");
             for failure in &self.errors {
@@ -164,56 +168,6 @@ impl Results {
 
     fn median(&self, contender: Contender, metric: &str) -> Option<f64> {
         median(self.values.get(&contender.to_string())?.get(metric)?)
-    }
-
-    /// The ratios that the goals are stated in.
-    fn goals(&self, text: &mut String) {
-        use Contender::{
-            Boringtun, CausewayWg, CausewayWgEdge, Gateway, Gotatun, Onetun, RatholeNoise, WireguardGo,
-        };
-        let goals: [(&str, Contender, Contender, &str, &str); 19] = [
-            ("TCP down, 1 stream", CausewayWg, WireguardGo, "bulk_down_1", "≥ 2.5"),
-            ("TCP down, 4 streams", CausewayWg, WireguardGo, "bulk_down_4", "≥ 2.5"),
-            ("TCP up, 1 stream", CausewayWg, WireguardGo, "bulk_up_1", "≥ 2.5"),
-            ("TCP up, 4 streams", CausewayWg, WireguardGo, "bulk_up_4", "≥ 2.5"),
-            ("TCP down, 1 stream", CausewayWg, RatholeNoise, "bulk_down_1", "≥ 1.7"),
-            ("TCP up, 1 stream", CausewayWg, RatholeNoise, "bulk_up_1", "≥ 1.7"),
-            ("CPU s/GB, edge, down", CausewayWg, WireguardGo, "cpu_edge_down_1", "≤ 0.36"),
-            ("CPU s/GB, origin, down", CausewayWg, WireguardGo, "cpu_origin_down_1", "≤ 0.36"),
-            ("CPU s/GB, edge, up", CausewayWg, WireguardGo, "cpu_edge_up_1", "≤ 0.36"),
-            ("CPU s/GB, origin, up", CausewayWg, WireguardGo, "cpu_origin_up_1", "≤ 0.36"),
-            ("TCP down, one side ours", CausewayWgEdge, WireguardGo, "bulk_down_1", "≥ 1.4"),
-            ("TCP down, daemons", Gateway, RatholeNoise, "bulk_down_1", "≥ 1.2"),
-            ("TCP up, daemons", Gateway, RatholeNoise, "bulk_up_1", "≥ 1.2"),
-            ("TCP down, daemons", Gateway, Onetun, "bulk_down_1", "≥ 25"),
-            ("request-response p50", CausewayWg, Boringtun, "rr_p50", "≤ 0.85"),
-            ("request-response p99", CausewayWg, Boringtun, "rr_p99", "≤ 0.85"),
-            ("UDP 200 B, up", CausewayWg, Gotatun, "udp_up_200", "≥ 1.6"),
-            ("UDP 200 B, down", CausewayWg, Gotatun, "udp_down_200", "≥ 1.6"),
-            ("new connections, 16 at a time", CausewayWg, Gotatun, "crr16_rate", "≥ 1.4"),
-        ];
-        let _ = writeln!(
-            text,
-            "\n## Beside the goals\n\n| what | whose | over | ratio | goal |\n|---|---|---|---|---|"
-        );
-        for (what, ours, theirs, metric, goal) in goals {
-            if let (Some(own), Some(other)) = (self.median(ours, metric), self.median(theirs, metric)) {
-                let _ = writeln!(text, "| {what} | {ours} | {theirs} | {:.2} | {goal} |", own / other);
-            }
-        }
-        if let (Some(p50), Some(p99)) =
-            (self.median(CausewayWg, "loaded_p50"), self.median(CausewayWg, "loaded_p99"))
-        {
-            let kept = self.median(CausewayWg, "loaded_bulk").zip(self.median(CausewayWg, "loaded_alone"));
-            let kept = kept.map_or(f64::NAN, |(beside, alone)| beside / alone);
-            let _ = writeln!(
-                text,
-                "\nRequest-response under bulk load, causeway-wg: p50 {:.2} ms (goal ≤ 1), p99 {:.2} ms (goal ≤ 3), the bulk keeps {:.0} % (goal ≥ 95).",
-                p50 / 1e3,
-                p99 / 1e3,
-                kept * 100.0
-            );
-        }
     }
 }
 
@@ -290,10 +244,6 @@ const TABLES: &[Table] = &[
             ("overload", "udp_overload_up_200", 1),
             ("down 200 B", "udp_down_200", 1),
             ("overload", "udp_overload_down_200", 1),
-            ("up 1380 B", "udp_up_1380", 1),
-            ("overload", "udp_overload_up_1380", 1),
-            ("down 1380 B", "udp_down_1380", 1),
-            ("overload", "udp_overload_down_1380", 1),
         ],
     },
     Table {
