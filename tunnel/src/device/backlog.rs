@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 
+use crate::io::BUFFER;
 use crate::offload::virtio::HEADER_LEN;
 use crate::offload::{Offload, SuperPacket};
 use crate::packet::{FiveTuple, Ip};
@@ -74,7 +75,7 @@ impl Place {
 impl Backlog {
     /// An empty queue whose slots hold reads of up to `buffer_len` bytes, virtio header included.
     pub(super) fn new(buffer_len: usize) -> Self {
-        let buffer = || vec![0; buffer_len].into_boxed_slice();
+        let buffer = || vec![0; BUFFER.max(buffer_len)].into_boxed_slice();
         Self {
             landing: buffer(),
             small: vec![0; SMALL * SMALL_LEN].into_boxed_slice(),
@@ -287,7 +288,7 @@ mod tests {
         let mut backlog = Backlog::new(BUFFER_LEN);
         backlog.landing()[HEADER_LEN..HEADER_LEN + 3].copy_from_slice(&[0xff; 3]);
         backlog.push(3, Offload::None);
-        backlog.push(BUFFER_LEN, Offload::None);
+        backlog.push(BUFFER, Offload::None);
         assert_eq!(backlog.pop().map(|packet| packet.bytes.to_vec()), Some(vec![0xff; 3]));
         assert!(backlog.pop().is_none());
     }

@@ -8,6 +8,12 @@ pub mod udp;
 mod udp_linux;
 mod udp_portable;
 
+/// Bytes of a buffer for one packet or message of up to 64 KiB.
+///
+/// It is more than that needs, and than what allocators keep for themselves: so it comes from the kernel as zeros, and
+/// its pages take memory only once they are written.
+pub(crate) const BUFFER: usize = 160 << 10;
+
 /// Whether a call may sleep for its first message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {

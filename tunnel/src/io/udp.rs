@@ -7,16 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::Wait;
 #[cfg(target_os = "linux")]
 use super::udp_linux;
 use super::udp_portable;
+use super::{BUFFER, Wait};
 use crate::endpoint::LocalSide;
 use crate::node::Received;
 use crate::transmit::Transmit;
-
-/// Bytes of one receive slot: the longest UDP payload, or run of joined datagrams.
-const SLOT_LEN: usize = 65_536;
 
 /// Which code moves the datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -227,13 +224,13 @@ pub(super) fn mapped(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Room for the messages of one receive call, allocated once: 64 KiB a slot.
+/// Room for the messages of one receive call, allocated once: each has room for the longest.
 ///
 /// While messages are long, two are taken at a time, which stay in the processor's cache; short ones come by the batch.
 pub struct ReceiveBatch {
     pub(super) slots: Vec<Slot>,
     pub(super) filled: usize,
-    limit: usize,
+    is_long: bool,
 }
 
 /// Messages taken by one call while they are long.
@@ -256,35 +253,35 @@ impl ReceiveBatch {
     #[must_use]
     pub fn new(messages: usize) -> Self {
         let slot = || Slot {
-            bytes: vec![0; SLOT_LEN].into_boxed_slice(),
+            bytes: vec![0; BUFFER].into_boxed_slice(),
             len: 0,
             stride: 1,
             from: SocketAddr::from(([0, 0, 0, 0], 0)),
             to: None,
             ecn: 0,
         };
-        Self { slots: (0..messages.clamp(1, 64)).map(|_| slot()).collect(), filled: 0, limit: LONG_LIMIT }
+        Self { slots: (0..messages.clamp(1, 64)).map(|_| slot()).collect(), filled: 0, is_long: false }
     }
 
     /// The slots to fill next.
     #[inline]
     pub(super) fn free_slots(&mut self) -> &mut [Slot] {
-        let limit = self.limit.min(self.slots.len());
-        self.slots.get_mut(..limit).unwrap_or_default()
+        let most = if self.is_long { LONG_LIMIT } else { usize::MAX };
+        let count = self.slots.len().min(most);
+        self.slots.get_mut(..count).unwrap_or_default()
     }
 
     /// Keeps what was received, and learns from it how much to take next.
     #[inline]
     pub(super) fn keep(&mut self, filled: usize) {
         self.filled = filled;
-        let is_long = self.slots.iter().take(filled).any(|slot| slot.len >= LONG);
-        self.limit = if is_long { LONG_LIMIT } else { self.slots.len() };
+        self.is_long = self.slots.iter().take(filled).any(|slot| slot.len >= LONG);
     }
 
     /// Whether a message of the last receive call was long: then one that continues it may be there already.
     #[must_use]
     pub fn was_long(&self) -> bool {
-        self.filled > 0 && self.limit == LONG_LIMIT
+        self.filled > 0 && self.is_long
     }
 
     /// The messages of the last receive call, in order; empty ones are left out.
