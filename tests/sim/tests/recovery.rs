@@ -51,6 +51,26 @@ fn a_waiting_peer_tries_at_a_bounded_rate() {
 }
 
 #[test]
+fn an_edge_that_starts_a_moment_later_is_found_within_a_second() {
+    for (seed, late) in [(1, ms(100)), (2, ms(400)), (3, ms(700))] {
+        let mut pair = Pair::new(Setup { seed, ..Setup::default() });
+        pair.path.set_blackhole(true);
+        pair.run(late);
+        pair.path.set_blackhole(false);
+        let took = pair.run_until(ms(1_100), |pair| pair.state(Side::Origin) == PeerState::Up);
+        assert!(took.is_some(), "{late:?}");
+    }
+}
+
+#[test]
+fn the_first_handshake_is_repeated_three_times_and_then_waits_for_the_ladder() {
+    let mut pair = Pair::new(Setup::default());
+    pair.path.set_blackhole(true);
+    pair.run(ms(1_999));
+    assert_eq!(pair.origin.sent, 4);
+}
+
+#[test]
 fn a_plain_peer_backs_off() {
     let mut pair = Pair::new(Setup { liveness: false, ..Setup::default() });
     pair.path.set_blackhole(true);

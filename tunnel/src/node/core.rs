@@ -13,6 +13,8 @@ use crate::time::{Instant, Now};
 /// An initiation is repeated after this (WireGuard paper §6.1, rekey-timeout) and up to [`RETRY_JITTER`] more.
 const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_JITTER: Duration = Duration::from_millis(333);
+/// Pauses after the first initiations on a new path, well above the 20 ms that WireGuard allows between two.
+const QUICK: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
 /// The initiator of a session renews it when it has sent through it and it is this old.
 pub(super) const REKEY_AFTER: Duration = Duration::from_secs(120);
 /// A session older than this neither sends nor receives (reject-after-time).
@@ -88,6 +90,8 @@ pub(super) struct Core {
     pub(super) held_until: Option<Instant>,
     /// A handshake to begin at this time, as after a rung of the ladder.
     pub(super) urge: Option<Instant>,
+    /// How many of [`QUICK`] were used since the path was last new.
+    pub(super) quick: usize,
     pub(super) keepalive: Option<Duration>,
     pub(super) initiate: bool,
     pub(super) prober: Option<Prober>,
@@ -118,6 +122,7 @@ impl Core {
             wanted: false,
             held_until: None,
             urge: None,
+            quick: 0,
             keepalive: config.keepalive_interval(),
             initiate: config.initiate,
             prober,
@@ -200,7 +205,18 @@ impl Core {
         let retry = now.after(REKEY_TIMEOUT + self.dice.below(RETRY_JITTER));
         self.attempt = Some(Attempt { index, began, sent: now, retry });
         self.expired = false;
-        self.urge = None;
+        self.urge = self.quick_retry(now);
+    }
+
+    /// When an initiation is repeated on a path that is new: the far end may be starting as well. Only towards an end that
+    /// is probed, as our own are; to others rekey-timeout alone counts.
+    fn quick_retry(&mut self, now: Instant) -> Option<Instant> {
+        let pause = *QUICK.get(self.quick)?;
+        if self.session.is_some() || self.prober.is_none() || !self.opens() {
+            return None;
+        }
+        self.quick += 1;
+        Some(now.after(pause + self.dice.below(pause / 5)))
     }
 
     /// When something of this peer is next due.

@@ -273,6 +273,7 @@ impl Turn<'_> {
         if self.endpoint.is_some() && (self.core.opens() || self.core.session.is_some()) {
             self.core.recovery.restart(self.now.instant);
             self.core.urge = Some(self.now.instant);
+            self.core.quick = 0;
         }
     }
 }
