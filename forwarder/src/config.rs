@@ -133,12 +133,20 @@ fn read_keys(peer: &Peer, errors: &mut Vec<ConfigError>) -> Option<Keys> {
     })
 }
 
+/// The text of a list file.
+///
+/// # Errors
+/// From the system, and `InvalidData` for a file that is no text.
+pub fn list_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?.take(MAX_LIST).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 fn load_list(list: &mut List) -> Result<(), Vec<ConfigError>> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let path = list.file.path(credentials.as_deref()).map_err(|error| vec![error])?;
-    let mut text = String::new();
-    let read = fs::File::open(&path).and_then(|file| file.take(MAX_LIST).read_to_string(&mut text));
-    read.map_err(|error| {
+    let text = list_text(&path).map_err(|error| {
         let reason = error.to_string();
         vec![list.file.error(Problem::UnreadableFile { file: path.display().to_string(), reason })]
     })?;

@@ -16,6 +16,7 @@ pub mod health;
 pub mod icmp;
 pub mod log;
 pub mod metrics;
+pub mod network;
 pub mod proxy_protocol;
 pub mod reload;
 pub mod resolve;

@@ -54,6 +54,8 @@ labelled! {
         NotAllowed = "admission" / "not_allowed",
         /// A SYN, or a datagram too many, of a flow that is being dialled already.
         DialPending = "admission" / "dial_pending",
+        /// The first SYN of a flow while there is no room for unanswered ones; served when it comes again.
+        Greylisted = "admission" / "greylisted",
         /// A new flow beyond `[limits] flows`.
         ShedFlows = "admission" / "flows",
         /// A new flow beyond `flows_per_client`.
@@ -165,13 +167,15 @@ pub struct Stats {
     pub pools: ArcSwap<Pools>,
     /// Flows in the table, dials included.
     pub flows: AtomicU64,
+    /// Flows whose client never finished the handshake and that made room for others.
+    pub half_open_evicted: AtomicU64,
     /// UDP flows open now.
     pub udp_flows: AtomicU64,
     /// UDP flows that made room for others before their time.
     pub udp_evicted: AtomicU64,
     /// Bytes of datagrams whose fragments have not all come.
     pub reassembly_bytes: AtomicU64,
-    /// Dials that are not answered.
+    /// Flows that are not open: their upstream or their client has not answered.
     pub pending_dials: AtomicU64,
     /// Bytes of flow buffers in use.
     pub buffer_bytes: AtomicU64,

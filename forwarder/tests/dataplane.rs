@@ -14,6 +14,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use forwarder::flow::segment::Bare;
 use forwarder::stats::{Dialled, Dropped};
 use support::{Daemon, Edge};
 use tunnel::io::udp::Backend;
@@ -184,6 +185,26 @@ fn only_those_in_a_named_list_may_connect() {
 }
 
 #[test]
+fn a_flood_of_spoofed_syns_keeps_nobody_out_who_tries_twice() {
+    let (mut edge, upstream) = (Edge::new(), listener());
+    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off") + "[limits]\npending_dials = 16\n";
+    let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
+    let (mut first, _) = upstream.accept().unwrap();
+    for host in 0..500u32 {
+        edge.inject(spoofed_syn(host));
+    }
+    edge.until("the flood to be counted", |_| daemon.stats.dropped(Dropped::Greylisted) >= 400);
+    // The flow from before goes on.
+    edge.write_all(b"still here");
+    first.read_exact(&mut [0; 10]).unwrap();
+    // A real client sends its SYN again after a second.
+    connect_when_up(&mut edge, "203.0.113.11:40001", "192.168.88.2:443");
+    assert!(daemon.stats.half_open_evicted.load(std::sync::atomic::Ordering::Relaxed) >= 1);
+    assert_eq!(daemon.stats.dropped(Dropped::ShedDials), 0);
+}
+
+#[test]
 fn what_no_entry_matches_is_reset_and_counted() {
     let mut edge = Edge::new();
     let entry = inject("web", "192.168.88.2:443", 1, "off") + "allow = [\"198.51.100.0/24\"]\n";
@@ -336,6 +357,18 @@ fn a_flow_that_does_not_finish_is_reset_when_its_time_is_over() {
     daemon.stop(Duration::from_millis(300));
     edge.until("the reset", |edge| edge.resets > 0);
     assert_eq!(service.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+fn spoofed_syn(host: u32) -> Vec<u8> {
+    let from = std::net::SocketAddr::from((std::net::Ipv4Addr::from(0x0a00_0000 + host), 4_000));
+    let syn = Bare {
+        source: from,
+        destination: "192.168.88.2:443".parse().unwrap(),
+        sequence: host,
+        acknowledgement: None,
+        flags: tunnel::packet::tcp_flags::SYN,
+    };
+    syn.packet()
 }
 
 /// Opens a flow; the first SYNs are lost while the tunnel comes up.

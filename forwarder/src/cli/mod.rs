@@ -1,6 +1,7 @@
 //! The command line: the daemon itself and the commands that ask it.
 #![allow(clippy::print_stdout, reason = "data goes to standard output, messages to standard error")]
 
+mod export;
 mod show;
 mod wait;
 
@@ -37,6 +38,11 @@ enum Command {
     Peers(Asking),
     /// One line; exit code 0 when every peer is up, 10 when some are not, 11 when none is.
     Health(Asking),
+    /// Writes a part of another program's configuration.
+    Export {
+        #[command(subcommand)]
+        exported: export::Exported,
+    },
     /// Waits until a peer is up, or a reach target answers.
     Wait {
         /// A peer, or a `[[reach]]` entry.
@@ -77,6 +83,9 @@ pub fn main() -> ExitCode {
     }))
 }
 
+/// What to do about a missing configuration.
+const NAME_IT: &str = "name the configuration with --config FILE";
+
 type Outcome = Result<u8, (u8, String)>;
 
 fn run(cli: &Cli) -> Outcome {
@@ -86,7 +95,7 @@ fn run(cli: &Cli) -> Outcome {
             Some(config) => {
                 daemon::run(config).map(|()| exit::OK).map_err(|error| (error.exit_code(), error.to_string()))
             }
-            None => Err((exit::USAGE, "name the configuration with --config FILE".to_owned())),
+            None => Err((exit::USAGE, NAME_IT.to_owned())),
         },
         Some(Command::Check) => check(config),
         Some(Command::Status(asking)) => {
@@ -98,6 +107,13 @@ fn run(cli: &Cli) -> Outcome {
         Some(Command::Health(asking)) => show(config, asking, |report| {
             (show::health_document(report), show::health(report), report.health.exit_code())
         }),
+        Some(Command::Export { exported }) => {
+            let config = config.ok_or_else(|| (exit::USAGE, NAME_IT.to_owned()))?;
+            export::export(exported, config).map(|text| {
+                print(text.trim_end());
+                exit::OK
+            })
+        }
         Some(Command::Wait { name, timeout, asking }) => {
             let socket = socket(config, asking)?;
             wait::wait(&socket, name, *timeout, asking.json).map(|line| {
@@ -110,7 +126,7 @@ fn run(cli: &Cli) -> Outcome {
 
 fn check(config: Option<&Path>) -> Outcome {
     let Some(config) = config else {
-        return Err((exit::USAGE, "name the configuration with --config FILE".to_owned()));
+        return Err((exit::USAGE, NAME_IT.to_owned()));
     };
     let loaded = config::load(config).map_err(|error| (error.exit_code(), error.to_string()))?;
     let policy = &loaded.policy;

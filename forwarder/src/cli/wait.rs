@@ -48,6 +48,12 @@ fn look(report: &Report, socket: &Path, name: &str) -> Result<(bool, String), (u
         return Ok((peer.state == "up", format!("its state is {}", peer.state)));
     }
     match report.reach.iter().find(|entry| entry.name == name) {
+        // Nobody knows what a service of UDP would answer to.
+        Some(entry) if entry.protocols == "udp" => {
+            let peer = report.peers.iter().find(|peer| Some(&peer.name) == entry.peer.as_ref());
+            let is_up = peer.is_some_and(|peer| peer.state == "up");
+            Ok((is_up, format!("its peer {} is not up", entry.peer.as_deref().unwrap_or_default())))
+        }
         Some(entry) => Ok((answers(entry, socket), format!("{} does not answer", entry.to))),
         None => Err((exit::USAGE, format!("there is no peer and no [[reach]] named {name}"))),
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use policy::Protocols;
 use serde::{Deserialize, Serialize};
 use tunnel::io::clock;
 use tunnel::node::PeerStatus;
@@ -147,6 +148,10 @@ pub struct Peer {
 pub struct Entry {
     /// Its name.
     pub name: String,
+    /// Its protocols: `tcp`, `udp` or both, separated by `+`.
+    pub protocols: String,
+    /// The peer that a `[[reach]]` goes through.
+    pub peer: Option<String>,
     /// Where flows come from: what is matched, or the local listener.
     pub from: String,
     /// Where they go: the upstream, or the target beyond the tunnel.
@@ -174,6 +179,10 @@ pub struct UpstreamState {
     pub flows: u64,
     /// Dials to it that failed.
     pub failures: u64,
+}
+
+fn words(protocols: Protocols) -> String {
+    protocols.iter().map(policy::Protocol::as_str).collect::<Vec<_>>().join("+")
 }
 
 fn upstreams(pool: &Pool) -> Vec<UpstreamState> {
@@ -214,7 +223,8 @@ pub fn report(shared: &Shared) -> Report {
                 let from = format!("{address}:{}", entry.ports);
                 let to: Vec<String> = entry.upstreams.iter().map(ToString::to_string).collect();
                 let told = Entry::new(&entry.name, from, to.join(", "), inject.get(&entry.name)?);
-                Some(Entry { upstreams: upstreams(pools.get(&entry.name)?), ..told })
+                let upstreams = upstreams(pools.get(&entry.name)?);
+                Some(Entry { upstreams, protocols: words(entry.protocols), ..told })
             })
             .collect(),
         reach: policy
@@ -222,7 +232,10 @@ pub fn report(shared: &Shared) -> Report {
             .iter()
             .filter_map(|entry| {
                 let stats = reach.get(&entry.name)?;
-                Some(Entry::new(&entry.name, entry.listen.to_string(), entry.target.to_string(), stats))
+                let (from, to) = (entry.listen.to_string(), entry.target.to_string());
+                let told = Entry::new(&entry.name, from, to, stats);
+                let peer = Some(entry.peer.to_string());
+                Some(Entry { peer, protocols: words(entry.protocols), ..told })
             })
             .collect(),
         dropped: dropped(shared)
@@ -290,6 +303,8 @@ impl Entry {
         let dials = Dialled::ALL.iter().map(|result| (result.labels().concat(), stats.dials(*result)));
         Self {
             name: name.to_string(),
+            protocols: String::new(),
+            peer: None,
             from,
             to,
             flows: read(&stats.flows),

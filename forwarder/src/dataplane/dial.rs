@@ -108,8 +108,8 @@ impl Flows {
         }
         // Nothing is sent back then: the client tries again by itself, and by then there may be room.
         let client = ClientPrefix::from(ip.src);
-        if let Err(shed) = self.admission.dial(client) {
-            return self.stats.refuse(shed_reason(shed));
+        if let Err(reason) = self.admit(now, &key, client) {
+            return self.stats.refuse(reason);
         }
         let Some(dial) = self.new_dial(now, inject, client, packet.get(..ip.header_len + tcp.header_len), ip)
         else {
@@ -122,6 +122,25 @@ impl Flows {
                 self.stats.refuse(Dropped::ShedFlows);
             }
         }
+    }
+
+    /// Counts a new flow. Where those that were not answered leave no room, a SYN that comes again takes the place of the
+    /// oldest whose client is silent: forged addresses send nothing twice.
+    fn admit(&mut self, now: Now, key: &FlowKey, client: ClientPrefix) -> Result<(), Dropped> {
+        let shed = match self.admission.dial(client) {
+            Ok(()) => return Ok(()),
+            Err(shed @ (Shed::FlowsOfClient | Shed::DialsOfClient | Shed::Buffers)) => {
+                return Err(shed_reason(shed));
+            }
+            Err(shed @ (Shed::Dials | Shed::Flows)) => shed,
+        };
+        if !self.greylist.comes_again(now.instant, key) {
+            return Err(Dropped::Greylisted);
+        }
+        if !self.evict_half_open(now) {
+            return Err(shed_reason(shed));
+        }
+        self.admission.dial(client).map_err(shed_reason)
     }
 
     fn release_dial(&mut self, client: ClientPrefix) {
@@ -267,12 +286,12 @@ impl Flows {
         let mut cell = Cell::accept(now.instant, path, (&tcp, ip.payload(&syn)), settings);
         let out = (&mut edge.outlet(now), &mut *self.scratch);
         cell.handle_segment(now.instant, &mut syn, (&ip, &tcp), out);
-        self.admission.dialled(dial.client);
         dial.stats.dialled(Dialled::Connected);
         let (owner, stats, mut armed) = (dial.owner(), Arc::clone(&dial.stats), dial.armed);
         let upstream = (Upstream::new(stream, header), dial.lease.take());
         self.deadlines.disarm(id, &mut armed);
-        let open = Open::new(now.instant, cell, upstream, owner, stats);
+        let mut open = Open::new(now.instant, cell, upstream, owner, stats);
+        self.half_open.arm(id, &mut open.half_open, now.instant);
         self.table.replace(id, Flow::Open(Box::new(open)));
         self.mark(id);
     }

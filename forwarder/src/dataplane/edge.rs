@@ -20,6 +20,7 @@ use tunnel::transmit::SendQueue;
 
 use crate::cell::Egress;
 use crate::flow::{EdgeId, SlotId};
+use crate::network;
 
 /// Bytes of outgoing datagrams that may be gathered before they are sent.
 const QUEUE: usize = 512 * 1024;
@@ -51,6 +52,10 @@ pub struct Edge {
     sent: usize,
     is_stuck: bool,
     is_readable: bool,
+    /// Where its name led last.
+    remote: Option<SocketAddr>,
+    /// From which local address the peer was reached when this was last looked at.
+    source: Option<IpAddr>,
 }
 
 impl Edge {
@@ -84,6 +89,8 @@ impl Edge {
             sent: 0,
             is_stuck: false,
             is_readable: true,
+            remote: None,
+            source: None,
         })
     }
 
@@ -195,10 +202,19 @@ impl Edge {
     }
 
     /// Moves the endpoint to where its name leads now.
-    pub fn set_endpoint(&self, now: Now, endpoint: SocketAddr) {
+    pub fn set_endpoint(&mut self, now: Now, endpoint: SocketAddr) {
         for peer in self.node.peers(now) {
             self.node.set_endpoint(peer.id, endpoint, now);
         }
+        self.remote = Some(endpoint);
+        self.look_at_path();
+    }
+
+    /// Looks from which local address the peer would be reached now; whether that is another than at the last look.
+    pub fn look_at_path(&mut self) -> bool {
+        let source = self.remote.and_then(network::source_towards);
+        // A way that is gone is nothing to try; one that has come back is.
+        std::mem::replace(&mut self.source, source) != source && source.is_some()
     }
 }
 

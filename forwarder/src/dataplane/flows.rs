@@ -20,7 +20,7 @@ use crate::cell::{Ending, SCRATCH};
 use crate::deadlines::Deadlines;
 use crate::flow::ports::Ports;
 use crate::flow::segment::Bare;
-use crate::flow::{Admission, Bucket, FlowKey, FlowTable, SlotId};
+use crate::flow::{Admission, Bucket, FlowKey, FlowTable, Greylist, SlotId};
 use crate::icmp::{Complaint, Kind};
 use crate::resolve::Resolver;
 use crate::stats::{Dropped, Stats, add};
@@ -66,6 +66,9 @@ pub struct Flows {
     pub(super) resolver: Resolver,
     pub(super) is_stopping: bool,
     pub(super) scratch: Box<[u8]>,
+    /// Injected flows whose client has not finished the handshake, the oldest first.
+    pub(super) half_open: Deadlines<SlotId>,
+    pub(super) greylist: Greylist,
     /// Upstreams that left the configuration, and until when their flows may go on.
     retired: Vec<(Instant, Arc<Member>)>,
     answers: Bucket,
@@ -96,6 +99,8 @@ impl Flows {
             resolver,
             is_stopping: false,
             scratch: vec![0; SCRATCH].into_boxed_slice(),
+            half_open: Deadlines::new(),
+            greylist: Greylist::default(),
             retired: Vec::new(),
             answers: Bucket::new(ANSWERS.0, ANSWERS.1),
             echoes: Bucket::new(ECHOES.0, ECHOES.1),
@@ -267,6 +272,13 @@ impl Flows {
         let touched = open.cell.touched();
         self.admission.buffers(touched.saturating_sub(open.touched), open.touched.saturating_sub(touched));
         open.touched = touched;
+        if open.is_established()
+            && let Owner::Inject(_, client) = open.owner
+            && open.half_open.is_some()
+        {
+            self.half_open.disarm(id, &mut open.half_open);
+            self.admission.dialled(client);
+        }
         match turn {
             Turn::Wait(at) => {
                 self.deadlines.arm(id, &mut open.armed, at);
@@ -290,6 +302,20 @@ impl Flows {
         }
     }
 
+    /// Ends the oldest flow whose client has not finished the handshake, without a word: it may never have been there.
+    pub(super) fn evict_half_open(&mut self, now: Now) -> bool {
+        let Some(id) = self.half_open.poll_first() else { return false };
+        if let Some((_, Flow::Open(open))) = self.table.get_mut(id)
+            && let Owner::Inject(_, client) = open.owner
+        {
+            open.half_open = None;
+            self.admission.dialled(client);
+        }
+        add(&self.stats.half_open_evicted, 1);
+        self.finish(now, id, Ending::Reset);
+        true
+    }
+
     /// Ends an open flow: its socket is closed, its late segments are answered for a while.
     fn finish(&mut self, now: Now, id: SlotId, ending: Ending) {
         let Some((key, Flow::Open(open))) = self.table.remove(id) else { return };
@@ -297,7 +323,13 @@ impl Flows {
         self.deadlines.disarm(id, &mut open.armed);
         self.admission.buffers(0, open.touched);
         match open.owner {
-            Owner::Inject(_, client) => self.admission.release(client),
+            Owner::Inject(_, client) => {
+                if open.half_open.is_some() {
+                    self.half_open.disarm(id, &mut open.half_open);
+                    self.admission.dialled(client);
+                }
+                self.admission.release(client);
+            }
             Owner::Reach(_) => {
                 self.admission.release_local();
                 self.ports.release(now.instant, key);

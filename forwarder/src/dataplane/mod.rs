@@ -24,6 +24,7 @@ use tunnel::offload::coalesce::{CoalesceOptions, Coalescer};
 use tunnel::time::{Instant, Now};
 
 use crate::flow::EdgeId;
+use crate::network::{Watch, Word};
 use crate::resolve::Asker;
 use crate::state::StateFile;
 use crate::stats::{Stats, add};
@@ -101,6 +102,8 @@ pub struct DataPlane {
     state: StateFile,
     stats: Arc<Stats>,
     stop_at: Option<Instant>,
+    /// `None` where the system does not tell.
+    network: Option<Watch>,
 }
 
 /// The poll and the ways into it, made before the data plane itself.
@@ -164,6 +167,9 @@ impl DataPlane {
         let names = policy.peers.iter().map(|peer| Named::new(peer.endpoint.clone())).collect();
         let seed = getrandom::u32().map_err(io::Error::other)? as u16;
         let registry = poll.registry().try_clone()?;
+        let network = Watch::open(poll.registry(), token::NETWORK)
+            .map_err(|error| tracing::info!(%error, "changes of the network are noticed by silence alone"))
+            .ok();
         let mut flows = Flows::new(policy, Arc::clone(&stats), registry, resolver, seed);
         for listener in listeners.udp {
             flows.add_listener(listener)?;
@@ -180,6 +186,7 @@ impl DataPlane {
             state,
             stats,
             stop_at: None,
+            network,
         })
     }
 
@@ -217,6 +224,11 @@ impl DataPlane {
             );
             match token::source(event.token()) {
                 Some(Source::Waker) => self.handle_commands(now),
+                Some(Source::Network) => {
+                    if let Some(network) = &mut self.network {
+                        network.handle_ready(now.instant);
+                    }
+                }
                 Some(Source::Edge(place)) => self.edge_ready(place, ready),
                 Some(Source::Listener(place)) => {
                     if let Some(listener) = self.listeners.get_mut(place) {
@@ -229,6 +241,7 @@ impl DataPlane {
                 None => {}
             }
         }
+        self.look_at_network(now);
         let mut again = self.receive(now);
         for listener in &mut self.listeners {
             again |= listener.accept(now, &mut self.flows, &mut self.edges);
@@ -331,7 +344,7 @@ impl DataPlane {
     }
 
     fn handle_endpoint(&mut self, now: Now, id: EdgeId, addresses: &[std::net::SocketAddr]) {
-        let found = self.edges.iter().zip(&mut self.names).find(|(edge, _)| edge.id == id);
+        let found = self.edges.iter_mut().zip(&mut self.names).find(|(edge, _)| edge.id == id);
         let Some((edge, name)) = found else { return };
         match name.answer(now, addresses) {
             Some(address) => {
@@ -378,9 +391,22 @@ impl DataPlane {
     fn wake_up(&mut self, now: Now) {
         tracing::info!("the machine slept, trying every peer at once");
         for (edge, name) in self.edges.iter_mut().zip(&mut self.names) {
+            edge.look_at_path();
             edge.handle_timeout(now);
             edge.node.handle_network_change(now);
             name.doubt(now);
+        }
+    }
+
+    /// Tries each edge at once to which the way is another than before, if the system told of a change.
+    fn look_at_network(&mut self, now: Now) {
+        let Some(word) = self.network.as_mut().and_then(|network| network.poll(now.instant)) else { return };
+        for (edge, name) in self.edges.iter_mut().zip(&mut self.names) {
+            if edge.look_at_path() || word == Word::Surely {
+                tracing::info!(peer = %edge.name, "the network changed, trying the peer at once");
+                edge.node.handle_network_change(now);
+                name.doubt(now);
+            }
         }
     }
 
@@ -388,7 +414,14 @@ impl DataPlane {
         let nodes = self.edges.iter().filter_map(|edge| edge.node.poll_timeout());
         let names = self.names.iter().filter_map(Named::deadline);
         let listeners = self.listeners.iter().filter_map(Listener::deadline);
-        let next = nodes.chain(names).chain(listeners).chain(self.flows.deadline()).chain(self.stop_at).min();
+        let network = self.network.as_ref().and_then(Watch::deadline);
+        let next = nodes
+            .chain(names)
+            .chain(network)
+            .chain(listeners)
+            .chain(self.flows.deadline())
+            .chain(self.stop_at)
+            .min();
         next.map_or(LONGEST_SLEEP, |at| at.since(now.instant)).min(LONGEST_SLEEP)
     }
 }

@@ -44,6 +44,8 @@ pub struct Open {
     pub stats: Arc<EntryStats>,
     /// Where its timer entry is.
     pub armed: Option<Instant>,
+    /// Where it stands among the flows whose client has not answered; `None` once it has.
+    pub half_open: Option<Instant>,
     /// Whether it waits for its turn already.
     pub is_dirty: bool,
     /// Bytes of buffer accounted for.
@@ -83,12 +85,19 @@ impl Open {
             owner,
             stats,
             armed: None,
+            half_open: None,
             is_dirty: false,
             touched: 0,
             opened_at: now,
             is_established: false,
             is_aborting: false,
         }
+    }
+
+    /// Whether the handshake was finished.
+    #[must_use]
+    pub const fn is_established(&self) -> bool {
+        self.is_established
     }
 
     /// Ends the flow with resets both ways at its next turn.

@@ -12,6 +12,8 @@ const KIND_SHIFT: u32 = 56;
 pub enum Source {
     /// Commands wait.
     Waker,
+    /// The system tells of a change of the network.
+    Network,
     /// The socket of the edge at this place.
     Edge(usize),
     /// The listener at this place.
@@ -26,6 +28,9 @@ pub enum Source {
 
 /// The token of the waker.
 pub const WAKER: Token = Token(0);
+
+/// The token of the socket that tells of changes of the network.
+pub const NETWORK: Token = Token(1);
 
 /// The token of an edge's socket.
 #[must_use]
@@ -62,6 +67,7 @@ pub const fn udp_listener(number: u32) -> Token {
 pub const fn source(token: Token) -> Option<Source> {
     let number = token.0 & ((1 << KIND_SHIFT) - 1);
     match token.0 >> KIND_SHIFT {
+        0 if number == 1 => Some(Source::Network),
         0 => Some(Source::Waker),
         1 => Some(Source::Edge(number)),
         2 => Some(Source::Listener(number)),
@@ -81,6 +87,7 @@ mod tests {
         let id = SlotId::from_bits(0x00ff_ffff_ffff_ffff);
         for (token, expected) in [
             (WAKER, Source::Waker),
+            (NETWORK, Source::Network),
             (edge(3), Source::Edge(3)),
             (listener(70_000), Source::Listener(70_000)),
             (flow(id), Source::Flow(id)),

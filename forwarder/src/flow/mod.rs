@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod bucket;
+pub mod greylist;
 pub mod key;
 pub mod ports;
 pub mod quota;
@@ -10,6 +11,7 @@ pub mod table;
 
 pub use admission::{Admission, Shed};
 pub use bucket::Bucket;
+pub use greylist::Greylist;
 pub use key::{ClientPrefix, EdgeId, FlowKey};
 pub use quota::Quota;
 pub use table::{FlowTable, SlotId};

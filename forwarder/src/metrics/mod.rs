@@ -34,6 +34,8 @@ fn record(shared: &Shared) {
     let reassembling = shared.stats.reassembly_bytes.load(Ordering::Relaxed);
     gauge!("forwarder_reassembly_bytes").set(reassembling as f64);
     counter!("forwarder_udp_flows_evicted_total").absolute(shared.stats.udp_evicted.load(Ordering::Relaxed));
+    let evicted = shared.stats.half_open_evicted.load(Ordering::Relaxed);
+    counter!("forwarder_half_open_flows_evicted_total").absolute(evicted);
     gauge!("forwarder_pending_dials").set(report.pending_dials as f64);
     gauge!("forwarder_buffer_bytes").set(report.buffer_bytes as f64);
     counter!("forwarder_echo_replies_total").absolute(shared.stats.echoes.load(Ordering::Relaxed));
@@ -156,7 +158,7 @@ const GAUGES: &[(&str, &str)] = &[
     ("forwarder_open_flows", "TCP flows in the table, unanswered dials included."),
     ("forwarder_open_udp_flows", "UDP flows open now."),
     ("forwarder_reassembly_bytes", "Bytes of datagrams whose fragments have not all come."),
-    ("forwarder_pending_dials", "Dials that their upstream has not answered."),
+    ("forwarder_pending_dials", "Flows that their upstream or their client has not answered."),
     ("forwarder_buffer_bytes", "Bytes of flow buffers in use."),
     ("forwarder_flows", "Flows open now, by inject entry."),
     ("forwarder_upstream_up", "Whether the upstream's health checks are answered; 1 without any."),
@@ -178,6 +180,10 @@ const COUNTERS: &[(&str, &str)] = &[
     (
         "forwarder_udp_flows_evicted_total",
         "UDP flows that made room for others before they had proven themselves.",
+    ),
+    (
+        "forwarder_half_open_flows_evicted_total",
+        "Flows whose client never answered and that made room for others.",
     ),
     ("forwarder_resets_sent_total", "Resets sent to those whose segments belong to no flow."),
     ("forwarder_loop_rounds_total", "Rounds of the data loop."),

@@ -29,7 +29,7 @@ pub fn caddy(
         return Err(ExportError::NoHeader);
     }
     let mut text = String::from(
-        "# Written by `gatewayctl export caddy`: the global options, at the top of the Caddyfile.\n\
+        "# Written by `gatewayctl` or `forwarder export caddy`: the global options, at the top of the Caddyfile.\n\
          # The forwarder writes a PROXY header before the client's first byte. The listener below alone reads one, before TLS;\n\
          # Caddy's other listeners take a header for garbage and close, so nobody can forge an address there.\n{\n",
     );

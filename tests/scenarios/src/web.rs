@@ -22,10 +22,27 @@ pub struct Caddy {
 impl Caddy {
     /// Starts it on a node; `/whoami` answers the client's address, everything else comes from [`Caddy::root`].
     pub fn start(node: &Node) -> Result<Self> {
+        Self::run(node, caddyfile)
+    }
+
+    /// Starts it with global options that were exported for it; `/whoami` answers the connection's address and the client's.
+    pub fn start_exported(node: &Node, options: &str) -> Result<Self> {
+        Self::run(node, |folder| {
+            let ours = format!(
+                "{{\n    admin off\n    storage file_system {}\n    local_certs\n    skip_install_trust\n    \
+                 auto_https disable_redirects\n",
+                folder.display()
+            );
+            let sites = sites(folder, "{http.request.remote.host} {client_ip}");
+            format!("{}\n{sites}", options.replacen("{\n", &ours, 1))
+        })
+    }
+
+    fn run(node: &Node, configuration: impl Fn(&Path) -> String) -> Result<Self> {
         let folder = node.directory().join("caddy");
         fs::create_dir_all(folder.join("root"))?;
         let file = folder.join("Caddyfile");
-        fs::write(&file, caddyfile(&folder))?;
+        fs::write(&file, configuration(&folder))?;
         let command = node.command(lab::newer("caddy")?).args(["run", "--adapter", "caddyfile", "--config"]);
         let command = command.arg(&file).env("HOME", &folder).env("XDG_DATA_HOME", &folder);
         let mut process = command.spawn("caddy")?;
@@ -67,6 +84,7 @@ impl Caddy {
 }
 
 fn caddyfile(folder: &Path) -> String {
+    let sites = sites(folder, "{http.request.remote.host}");
     let folder = folder.display();
     format!(
         "{{
@@ -89,14 +107,22 @@ fn caddyfile(folder: &Path) -> String {
         protocols h1 h2
     }}
 }}
-(site) {{
+{sites}"
+    )
+}
+
+/// The site on the forwarder's listener, on the public port, and where HTTP/3 is served.
+fn sites(folder: &Path, whoami: &str) -> String {
+    let folder = folder.display();
+    format!(
+        "(site) {{
     tls internal
     root * {folder}/root
     log {{
         output file {folder}/access.log
         format json
     }}
-    respond /whoami {{http.request.remote.host}}
+    respond /whoami \"{whoami}\"
     file_server
 }}
 https://emby.example.com:8443 {{

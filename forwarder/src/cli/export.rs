@@ -1,0 +1,61 @@
+//! `forwarder export`: parts of other programs' configuration that follow from this one.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use ipnetwork::IpNetwork;
+use policy::Source;
+use policy::forwarder::Policy;
+use policy::gateway::parse_list;
+
+use crate::{config, exit};
+
+/// What is written, to standard output.
+#[derive(Subcommand)]
+pub(super) enum Exported {
+    /// Caddy's listener for what the forwarder hands over: the only one that believes a PROXY header.
+    Caddy(Caddy),
+}
+
+#[derive(Args)]
+pub(super) struct Caddy {
+    /// The proxy in front of the edge, whose word about its visitors is believed: a file of prefixes such as
+    /// lists/cloudflare.list, or "@NAME" for a list of the configuration.
+    #[arg(long, value_name = "FILE")]
+    proxies: Option<PathBuf>,
+    /// The forwarder's address on the network it shares with Caddy, where that is not loopback.
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<IpAddr>,
+}
+
+/// The text.
+///
+/// # Errors
+/// Exit code and message.
+pub(super) fn export(exported: &Exported, config: &Path) -> Result<String, (u8, String)> {
+    let Exported::Caddy(caddy) = exported;
+    let policy = config::read(config).map_err(|error| (error.exit_code(), error.to_string()))?;
+    let proxies = match &caddy.proxies {
+        Some(from) => proxies(&policy, from)?,
+        None => Vec::new(),
+    };
+    policy::export::caddy(&policy, &proxies, caddy.from).map_err(|error| (exit::USAGE, error.to_string()))
+}
+
+fn proxies(policy: &Policy, from: &Path) -> Result<Vec<IpNetwork>, (u8, String)> {
+    let invalid = |error: String| (exit::INVALID, error);
+    let file = match from.to_str().and_then(|text| text.strip_prefix('@')) {
+        Some(name) => {
+            let list = policy.lists.iter().find(|list| list.name.as_str() == name);
+            let list = list.ok_or_else(|| (exit::USAGE, format!("there is no [[list]] named {name}")))?;
+            list.file.path(None).map_err(|error| invalid(error.to_string()))?
+        }
+        None => from.to_owned(),
+    };
+    let unreadable = |error: io::Error| invalid(format!("{}: {error}", file.display()));
+    let text = config::list_text(&file).map_err(unreadable)?;
+    parse_list(&Source { name: &file, text: &text })
+        .map_err(|errors| invalid(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))
+}
