@@ -136,13 +136,19 @@ pub fn control_socket(policy: Option<&Policy>) -> PathBuf {
     }
 }
 
+/// Descriptors that any process of macOS may have (`OPEN_MAX`).
+const OPEN_MAX: u64 = 10_240;
+
 /// Lets the process open as many descriptors as it may: one per flow.
 ///
 /// # Errors
 /// From the system; the limit then stays as it was.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
-    Ok(limit.maximum.unwrap_or(u64::MAX))
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let raise = |current| setrlimit(Resource::Nofile, Rlimit { current, maximum }).map(|()| current);
+    // macOS names no maximum, and yet refuses more than this many (setrlimit(2)).
+    let raised =
+        raise(maximum).or_else(|_| raise(maximum.map(|most| most.min(OPEN_MAX)).or(Some(OPEN_MAX))))?;
+    Ok(raised.unwrap_or(u64::MAX))
 }

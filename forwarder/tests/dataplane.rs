@@ -64,23 +64,25 @@ fn ipv6_flows_are_carried_to_an_ipv4_upstream() {
 
 #[test]
 fn megabytes_cross_both_ways_unchanged() {
-    let (mut edge, upstream) = (Edge::new(), listener());
-    let entry = inject("bulk", "192.168.88.2:5001", port(&upstream), "off");
-    let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
-    connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:5001");
-    let (mut service, _) = upstream.accept().unwrap();
-    let content = pattern(8 << 20);
-    let echo = std::thread::spawn(move || {
-        let mut bytes = vec![0; 8 << 20];
-        service.read_exact(&mut bytes).unwrap();
-        service.write_all(&bytes).unwrap();
-    });
-    edge.write_all(&content);
-    assert!(edge.read_exact(content.len()) == content, "the bytes differ");
-    echo.join().unwrap();
-    let entry = daemon.stats.inject.load().values().next().unwrap().clone();
-    assert_eq!(entry.received.load(std::sync::atomic::Ordering::Relaxed), 8 << 20);
-    assert_eq!(entry.sent.load(std::sync::atomic::Ordering::Relaxed), 8 << 20);
+    for backend in [Backend::Auto, Backend::Portable] {
+        let (mut edge, upstream) = (Edge::new(), listener());
+        let entry = inject("bulk", "192.168.88.2:5001", port(&upstream), "off");
+        let daemon = Daemon::start(edge.port(), &entry, backend);
+        connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:5001");
+        let (mut service, _) = upstream.accept().unwrap();
+        let content = pattern(8 << 20);
+        let echo = std::thread::spawn(move || {
+            let mut bytes = vec![0; 8 << 20];
+            service.read_exact(&mut bytes).unwrap();
+            service.write_all(&bytes).unwrap();
+        });
+        edge.write_all(&content);
+        assert!(edge.read_exact(content.len()) == content, "the bytes differ");
+        echo.join().unwrap();
+        let entry = daemon.stats.inject.load().values().next().unwrap().clone();
+        assert_eq!(entry.received.load(std::sync::atomic::Ordering::Relaxed), 8 << 20);
+        assert_eq!(entry.sent.load(std::sync::atomic::Ordering::Relaxed), 8 << 20);
+    }
 }
 
 #[test]

@@ -1,0 +1,473 @@
+//! Many flows, hostile clients and broken upstreams: nothing hangs, nothing leaks, nothing spins.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::{Lab, PacketSocket, Process, Signal, TcpServer, Topology, echo, full_counts, scenario, until};
+use scenarios::{Site, download, serve_bulk};
+use socket2::SockRef;
+use tunnel::packet::{Sum, protocol, tcp_flags};
+
+const BULK: &str = "192.0.2.2:5001";
+
+#[test]
+fn thousands_of_idle_flows_take_little_memory_and_no_time_and_none_of_them_starves() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let count = if full_counts() { 10_000 } else { 2_000 };
+        // Both ends of every flow are this process's.
+        let count = count.min((raise_descriptors()? - 500) / 2);
+        let mut site = site(lab)?;
+        let service = Service::start(site.origin.tcp_listener("127.0.0.1:5001")?)?;
+        site.start()?;
+        let before = memory(site.forwarder()?)?;
+        let mut flows = Vec::new();
+        for _ in 0..count {
+            flows.push(connect(lab)?);
+        }
+        until(Duration::from_secs(30), "all to be carried", || Ok((service.count() >= count).then_some(())))?;
+        let after = memory(site.forwarder()?)?;
+        println!("{count} idle flows: {before} KiB before, {after} KiB after");
+        let allowed = 300 * 1024 * count as u64 / 10_000 + 30 * 1024;
+        ensure!(after < allowed, "{after} KiB, {allowed} are allowed");
+        let (cpu, start) = (processor(site.forwarder()?)?, Instant::now());
+        std::thread::sleep(Duration::from_secs(if full_counts() { 20 } else { 3 }));
+        let share = (processor(site.forwarder()?)? - cpu).as_secs_f64() / start.elapsed().as_secs_f64();
+        println!("idle: {:.2} % of a core", share * 100.0);
+        let block = [7; 1024];
+        for round in 0..if full_counts() { 3 } else { 1 } {
+            let start = Instant::now();
+            for flow in &mut flows {
+                flow.write_all(&block)?;
+            }
+            let mut slowest = Duration::ZERO;
+            for flow in &mut flows {
+                flow.read_exact(&mut [0; 1024])
+                    .with_context(|| format!("a flow starved in round {round}"))?;
+                slowest = slowest.max(start.elapsed());
+            }
+            println!("round {round}: the last of {count} answers came after {slowest:?}");
+            std::thread::sleep(Duration::from_secs(if full_counts() { 10 } else { 0 }));
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn short_connections_leave_neither_memory_nor_descriptors_behind() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let count = if full_counts() { 1_000_000 } else { 3_000 };
+        let mut site = site(lab)?;
+        let _server = TcpServer::start(site.origin.tcp_listener("127.0.0.1:5001")?, echo)?;
+        site.start()?;
+        let rounds = |count: usize| -> Result<()> {
+            let worker = |_| -> Result<()> {
+                for at in 0..count / 4 {
+                    let mut flow = connect(lab)?;
+                    exchange(&mut flow)?;
+                    if at % 8 != 0 {
+                        // Most end by a reset: an orderly end keeps the client's port for a minute.
+                        SockRef::from(&flow).set_linger(Some(Duration::ZERO))?;
+                    }
+                }
+                Ok(())
+            };
+            std::thread::scope(|scope| {
+                let workers: Vec<_> = (0..4).map(|n| scope.spawn(move || worker(n))).collect();
+                workers
+                    .into_iter()
+                    .try_for_each(|worker| worker.join().unwrap_or_else(|_| anyhow::bail!("panicked")))
+            })
+        };
+        rounds(1_000)?;
+        let quiet = |site: &mut Site<'_>| settled(site.forwarder()?);
+        let (memory_before, descriptors_before) = quiet(&mut site)?;
+        rounds(count)?;
+        let (memory_after, descriptors_after) = quiet(&mut site)?;
+        println!(
+            "{count} connections: {memory_before} -> {memory_after} KiB, {descriptors_before} -> {descriptors_after} descriptors"
+        );
+        ensure!(descriptors_after <= descriptors_before, "descriptors leaked");
+        ensure!(memory_after * 10 <= memory_before * 11 + 20_480, "memory grew");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_slow_reader_gets_every_byte_and_holds_up_nobody_else() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = site(lab)?;
+        let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
+        site.start()?;
+        let bytes: usize = 16 << 20;
+        let mut slow = connect(lab)?;
+        slow.write_all(format!("down {bytes}\n").as_bytes())?;
+        std::thread::sleep(Duration::from_secs(1));
+        download(&lab.node("client")?, BULK, 4 << 20)?;
+        let held = memory(site.forwarder()?)?;
+        println!("{held} KiB while a client does not read");
+        let mut got = vec![0; 1 << 20];
+        let mut total = 0;
+        while total < bytes {
+            let count = slow.read(&mut got)?;
+            ensure!(count > 0, "the end came after {total} bytes");
+            total += count;
+            if total < 2 << 20 {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn resets_pass_through_both_ways() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = site(lab)?;
+        let listener = site.origin.tcp_listener("127.0.0.1:5001")?;
+        site.start()?;
+        let client = connect(lab)?;
+        let (mut service, _) = listener.accept()?;
+        service.set_read_timeout(Some(Duration::from_secs(10)))?;
+        SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
+        drop(client);
+        ensure!(is_reset(service.read(&mut [0])), "the service was not told");
+        let mut client = connect(lab)?;
+        let (service, _) = listener.accept()?;
+        SockRef::from(&service).set_linger(Some(Duration::ZERO))?;
+        drop(service);
+        ensure!(is_reset(client.read(&mut [0])), "the client was not told");
+        Ok(())
+    })
+}
+
+#[test]
+fn an_upstream_that_accepts_and_says_nothing_costs_nothing() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = site(lab)?;
+        let _silent = site.origin.tcp_listener("127.0.0.1:5001")?;
+        site.start()?;
+        let mut flows: Vec<TcpStream> = (0..50).map(|_| connect(lab)).collect::<Result<_>>()?;
+        for flow in &mut flows {
+            flow.write_all(b"anybody there?")?;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        let before = rounds(&site)?;
+        std::thread::sleep(Duration::from_secs(2));
+        let spent = rounds(&site)? - before;
+        ensure!(spent < 200, "{spent} rounds of the loop in two idle seconds");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_client_of_an_upstream_that_never_answers_is_told_within_the_dial_timeout() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = site(lab)?;
+        // An address of the origin's own network where nobody is, and which answers nothing.
+        site.forwarder_config.replace("upstream = \"127.0.0.1:5001\"", "upstream = \"198.18.77.77:5001\"")?;
+        site.forwarder_config.replace("[limits]", "[limits]\ndial_timeout = \"2s\"")?;
+        lab.node("inet")?.ip("route add blackhole 198.18.77.0/24")?;
+        site.start()?;
+        let start = Instant::now();
+        let refused = lab.node("client")?.tcp_connect(BULK, Duration::from_secs(60));
+        ensure!(refused.is_err(), "connected to nobody");
+        println!("told after {:?}", start.elapsed());
+        ensure!(start.elapsed() < Duration::from_secs(30));
+        Ok(())
+    })
+}
+
+#[test]
+fn an_upstream_that_restarts_under_many_flows_ends_them_and_takes_new_ones() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let count = if full_counts() { 1_000 } else { 200 };
+        raise_descriptors()?;
+        let mut site = site(lab)?;
+        let service = Service::start(site.origin.tcp_listener("127.0.0.1:5001")?)?;
+        site.start()?;
+        let mut flows: Vec<TcpStream> = (0..count).map(|_| connect(lab)).collect::<Result<_>>()?;
+        until(Duration::from_secs(30), "all to be carried", || Ok((service.count() >= count).then_some(())))?;
+        drop(service);
+        for flow in &mut flows {
+            let ended = flow.read(&mut [0]);
+            ensure!(matches!(ended, Ok(0)) || is_reset(ended), "a flow outlived its upstream");
+        }
+        let _service = Service::start(site.origin.tcp_listener("127.0.0.1:5001")?)?;
+        drop(flows);
+        exchange(&mut connect(lab)?)?;
+        settled(site.forwarder()?).map(drop)
+    })
+}
+
+#[test]
+fn a_forwarder_that_was_stopped_for_a_while_goes_on_where_it_was() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = site(lab)?;
+        let _server = TcpServer::start(site.origin.tcp_listener("127.0.0.1:5001")?, echo)?;
+        site.start()?;
+        let mut flow = connect(lab)?;
+        exchange(&mut flow)?;
+        let pauses: &[u64] = if full_counts() { &[5, 60, 200] } else { &[5] };
+        for seconds in pauses {
+            site.forwarder()?.signal(Signal::Stop)?;
+            flow.write_all(b"client")?;
+            std::thread::sleep(Duration::from_secs(*seconds));
+            site.forwarder()?.signal(Signal::Continue)?;
+            flow.set_read_timeout(Some(Duration::from_secs(90)))?;
+            flow.read_exact(&mut [0; 6]).with_context(|| format!("nothing came back after {seconds} s"))?;
+            exchange(&mut flow)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn with_64_descriptors_new_flows_are_shed_and_old_ones_go_on() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = site(lab)?;
+        let _server = TcpServer::start(site.origin.tcp_listener("127.0.0.1:5001")?, echo)?;
+        site.start()?;
+        let pid = site.forwarder()?.pid().to_string();
+        // Root without every capability may not do that to another's process; its owner may.
+        let owner = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "prlimit"];
+        let mut limit = Command::new(if site.is_unprivileged() { "setpriv" } else { "prlimit" });
+        limit.args(if site.is_unprivileged() { owner.as_slice() } else { &[] });
+        let status = limit.args(["--pid", &pid, "--nofile=64:64"]).status()?;
+        ensure!(status.success(), "prlimit: {status}");
+        let mut flows = Vec::new();
+        let client = lab.node("client")?;
+        while flows.len() < 100
+            && let Ok(flow) = client.tcp_connect(BULK, Duration::from_millis(1_500))
+        {
+            flow.set_read_timeout(Some(Duration::from_secs(30)))?;
+            flows.push(flow);
+        }
+        println!("{} flows fit", flows.len());
+        ensure!((10..64).contains(&flows.len()), "{} flows with 64 descriptors", flows.len());
+        for flow in &mut flows {
+            exchange(flow)?;
+        }
+        // No scrape is answered without a descriptor: the kernel's own count shows whether anything spins.
+        let before = processor(site.forwarder()?)?;
+        std::thread::sleep(Duration::from_secs(2));
+        let spent = processor(site.forwarder()?)? - before;
+        ensure!(spent < Duration::from_millis(500), "{spent:?} of a processor in two idle seconds: it spins");
+        drop(flows);
+        until(Duration::from_secs(20), "a new flow", || Ok(exchange(&mut connect(lab)?).ok()))
+    })
+}
+
+#[test]
+fn a_flood_of_spoofed_syns_leaves_old_flows_alone_and_lets_an_honest_client_in() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = site(lab)?;
+        let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
+        site.start()?;
+        let (client, inet) = (lab.node("client")?, lab.node("inet")?);
+        let packets = client.packet_socket("eth0", Some((&inet, "client0")))?;
+        let quiet = steady_download(lab, Duration::from_secs(2))?;
+        let (ending, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+        let limit = Duration::from_secs(if full_counts() { 30 } else { 5 });
+        std::thread::scope(|scope| {
+            let flood = scope.spawn(|| flood(&packets, limit, &ending, &sent));
+            std::thread::sleep(Duration::from_millis(500));
+            let flooded = steady_download(lab, Duration::from_secs(2));
+            let start = Instant::now();
+            let honest = connect(lab);
+            let took = start.elapsed();
+            ending.store(true, Ordering::Relaxed);
+            flood.join().map_err(|_| anyhow::anyhow!("the flood panicked"))??;
+            println!(
+                "{} SYNs in all; goodput {:.1} -> {:.1} Mbit/s; an honest client connected after {took:?}",
+                sent.load(Ordering::Relaxed),
+                quiet / 1e6,
+                flooded? / 1e6
+            );
+            honest.context("an honest client did not get in").map(drop)
+        })?;
+        let page = site.origin.run("curl -sS --max-time 10 http://127.0.0.1:9587/metrics")?;
+        let wanted = [
+            "forwarder_dropped_packets_total{stage=\"admission\",reason=\"greylisted\"}",
+            "forwarder_half_open",
+        ];
+        page.lines()
+            .filter(|line| wanted.iter().any(|name| line.starts_with(name)))
+            .for_each(|line| println!("{line}"));
+        Ok(())
+    })
+}
+
+/// The worked example with room for many flows of one client.
+fn site(lab: &Lab) -> Result<Site<'_>> {
+    let mut site = Site::new(lab)?;
+    site.forwarder_config
+        .append("[limits]\nflows_per_client = 16384\npending_per_client = 1024\nflows = 16384");
+    Ok(site)
+}
+
+fn connect(lab: &Lab) -> Result<TcpStream> {
+    let stream = lab.node("client")?.tcp_connect(BULK, Duration::from_secs(30))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    Ok(stream)
+}
+
+fn exchange(stream: &mut TcpStream) -> Result<()> {
+    stream.write_all(b"client")?;
+    stream.read_exact(&mut [0; 6]).context("the echo did not come")
+}
+
+fn is_reset(answer: std::io::Result<usize>) -> bool {
+    answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
+/// Resident memory in KiB.
+fn memory(process: &Process) -> Result<u64> {
+    let text = process.status_field("VmRSS")?;
+    text.split_whitespace().next().context("no VmRSS")?.parse().context("VmRSS")
+}
+
+/// Time on a processor so far.
+fn processor(process: &Process) -> Result<Duration> {
+    let text = fs::read_to_string(format!("/proc/{}/stat", process.pid()))?;
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+    // User and system time; the kernel counts in hundredths of a second here.
+    Ok(Duration::from_millis((ticks(11) + ticks(12)) * 10))
+}
+
+fn descriptors(process: &Process) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{}/fd", process.pid()))?.count())
+}
+
+/// Memory and descriptors once finished flows are forgotten: late segments are answered for ten seconds.
+fn settled(process: &Process) -> Result<(u64, usize)> {
+    until(Duration::from_secs(60), "finished flows to be forgotten", || {
+        let first = descriptors(process)?;
+        std::thread::sleep(Duration::from_secs(1));
+        Ok((descriptors(process)? == first).then_some(()))
+    })?;
+    std::thread::sleep(Duration::from_secs(11));
+    Ok((memory(process)?, descriptors(process)?))
+}
+
+/// Rounds of the forwarder's loop so far.
+fn rounds(site: &Site<'_>) -> Result<u64> {
+    let page = site.origin.run("curl -sS --max-time 10 http://127.0.0.1:9587/metrics")?;
+    let line = page.lines().find_map(|line| line.strip_prefix("forwarder_loop_rounds_total "));
+    line.context("no rounds are counted")?.parse().context("rounds")
+}
+
+/// Lets this process open as many descriptors as the machine allows; how many that is.
+fn raise_descriptors() -> Result<usize> {
+    let limits = fs::read_to_string("/proc/self/limits")?;
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).context("no limit")?;
+    let most = line.split_whitespace().nth(4).context("no hard limit")?;
+    let own = std::process::id().to_string();
+    let status =
+        Command::new("prlimit").args(["--pid", &own, &format!("--nofile={most}:{most}")]).status()?;
+    ensure!(status.success(), "prlimit: {status}");
+    most.parse().context("the hard limit")
+}
+
+/// A service that keeps every connection open and returns what it gets, on one thread.
+struct Service {
+    ending: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Service {
+    fn start(listener: TcpListener) -> Result<Self> {
+        listener.set_nonblocking(true)?;
+        let (ending, count) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let (flag, held) = (Arc::clone(&ending), Arc::clone(&count));
+        let thread = Some(std::thread::spawn(move || serve(&listener, &flag, &held)));
+        Ok(Self { ending, count, thread })
+    }
+
+    fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
+fn serve(listener: &TcpListener, ending: &AtomicBool, count: &AtomicUsize) {
+    let mut streams: Vec<TcpStream> = Vec::new();
+    let mut buffer = [0; 2048];
+    while !ending.load(Ordering::Relaxed) {
+        while let Ok((stream, _)) = listener.accept() {
+            if stream.set_nonblocking(true).is_ok() {
+                streams.push(stream);
+            }
+        }
+        count.store(streams.len(), Ordering::Relaxed);
+        streams.retain_mut(|stream| match stream.read(&mut buffer) {
+            Ok(0) => false,
+            Ok(length) => stream.write_all(buffer.get(..length).unwrap_or_default()).is_ok(),
+            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        });
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.ending.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It ends within one glance; its streams are closed with it.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Bits per second of a flow that was there before, over this time.
+fn steady_download(lab: &Lab, span: Duration) -> Result<f64> {
+    let mut flow = connect(lab)?;
+    flow.write_all(b"down 100000000000\n")?;
+    let (mut buffer, mut count, start) = (vec![0; 256 * 1024], 0, Instant::now());
+    while start.elapsed() < span {
+        count += flow.read(&mut buffer)?;
+    }
+    SockRef::from(&flow).set_linger(Some(Duration::ZERO))?;
+    Ok(count as f64 * 8.0 / start.elapsed().as_secs_f64())
+}
+
+/// Sends SYNs from addresses that nobody has, 50,000 a second or as many as the machine can.
+fn flood(packets: &PacketSocket, limit: Duration, ending: &AtomicBool, sent: &AtomicU64) -> Result<()> {
+    let start = Instant::now();
+    let mut number = 0u32;
+    while start.elapsed() < limit && !ending.load(Ordering::Relaxed) {
+        for _ in 0..50 {
+            // An address of the benchmark network, which the lab gives to nobody.
+            let source = (Ipv4Addr::from(0xc612_0000 | (number & 0xffff)), 1_024 + (number >> 16) as u16);
+            // A full queue on the way is what a flood does.
+            let _ = packets.send(&syn(source, number));
+            number += 1;
+        }
+        sent.store(u64::from(number), Ordering::Relaxed);
+        let due = start + Duration::from_millis(u64::from(number) / 50);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    Ok(())
+}
+
+/// A whole SYN to the published port.
+fn syn((address, port): (Ipv4Addr, u16), sequence: u32) -> Vec<u8> {
+    let to = Ipv4Addr::new(192, 0, 2, 2);
+    let mut ip = vec![0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, protocol::TCP, 0, 0];
+    ip.extend([address.octets(), to.octets()].concat());
+    let sum = Sum::new().bytes(&ip).checksum().to_be_bytes();
+    ip.splice(10..12, sum);
+    let mut tcp = [port.to_be_bytes(), 5_001u16.to_be_bytes()].concat();
+    tcp.extend(sequence.to_be_bytes());
+    tcp.extend([0, 0, 0, 0, 0x50, tcp_flags::SYN, 0xff, 0xff, 0, 0, 0, 0]);
+    let sum = Sum::new().pseudo_header(address.into(), to.into(), protocol::TCP, tcp.len()).bytes(&tcp);
+    tcp.splice(16..18, sum.checksum().to_be_bytes());
+    [ip, tcp].concat()
+}
