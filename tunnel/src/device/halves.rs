@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use super::Shared;
 use super::backlog::Backlog;
+use super::unreachable::Unreachable;
 use crate::io::tun::{BUFFER_LEN, is_gone};
 use crate::io::udp::{ReceiveBatch, UdpSocket};
 use crate::io::{Wait, clock};
-use crate::offload::Coalescer;
+use crate::node::Verdict;
+use crate::offload::{Coalescer, Offload, SuperPacket};
 use crate::transmit::{MAX_RUN_BYTES, SendQueue};
 
 /// Super-packets per round: what they are encrypted to still lies in the cache when it is sent.
@@ -38,6 +40,7 @@ const WEATHER_PAUSE: Duration = Duration::from_millis(10);
 pub(super) struct Tx {
     backlog: Backlog,
     out: Outbox,
+    unreachable: Unreachable,
 }
 
 /// The receiving side's own memory. Whoever has it does the receiving.
@@ -61,7 +64,11 @@ pub(super) enum Round {
 
 impl Tx {
     pub(super) fn new() -> Self {
-        Self { backlog: Backlog::new(BUFFER_LEN), out: Outbox::new(SEND_ROOM) }
+        Self {
+            backlog: Backlog::new(BUFFER_LEN),
+            out: Outbox::new(SEND_ROOM),
+            unreachable: Unreachable::new(clock::instant()),
+        }
     }
 
     /// Whether packets wait that could go on at once.
@@ -85,7 +92,18 @@ impl Tx {
             let Some(packet) = self.backlog.pop() else { break };
             packets += 1;
             large += usize::from(packet.bytes.len() > LARGE);
-            shared.node.handle_inner(*now.get_or_insert_with(clock::now), packet, &mut self.out.queue);
+            let now = *now.get_or_insert_with(clock::now);
+            let SuperPacket { bytes, offload } = packet;
+            let packet = SuperPacket { bytes: &mut *bytes, offload };
+            if let Verdict::Drop(reason) = shared.node.handle_inner(now, packet, &mut self.out.queue)
+                && let Some(mut answer) = self.unreachable.answer(now.instant, reason, bytes)
+            {
+                shared.stats.tx_unreachable.add(1);
+                let answer = SuperPacket { bytes: &mut answer, offload: Offload::None };
+                if shared.tun.send(answer).is_err() {
+                    return Round::Gone;
+                }
+            }
         }
         if packets > 0 {
             shared.stats.tx_rounds.add(1);

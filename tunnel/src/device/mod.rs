@@ -10,6 +10,7 @@ mod balance;
 mod halves;
 mod kick;
 mod threads;
+mod unreachable;
 
 use std::io;
 use std::sync::Arc;
@@ -81,6 +82,8 @@ counters! {
         tx_packets,
         /// Packets and super-packets dropped because their flow held the most of a full queue.
         tx_queue_drops,
+        /// Senders told by ICMP that their packet has nowhere to go: no peer, or none that can be reached.
+        tx_unreachable,
         /// Rounds of the receiving side: each begins with one receive call.
         rx_rounds,
         /// Packets decrypted.

@@ -2,6 +2,8 @@
 
 pub mod clock;
 #[cfg(target_os = "linux")]
+pub mod routes;
+#[cfg(target_os = "linux")]
 pub mod tun;
 pub mod udp;
 #[cfg(target_os = "linux")]

@@ -81,7 +81,7 @@ pub struct Node {
     identity: ArcSwapOption<Identity>,
     admin: Mutex<Admin>,
     addresses: Vec<IpAddr>,
-    mtu: u16,
+    mtu: AtomicU16,
     listen_port: AtomicU16,
     liveness: Option<Liveness>,
     watermark: Mutex<Watermark>,
@@ -100,7 +100,7 @@ impl Node {
             identity: ArcSwapOption::new(identity),
             admin: Mutex::new(Admin::new()),
             addresses: config.addresses,
-            mtu: config.mtu,
+            mtu: AtomicU16::new(config.mtu),
             listen_port: AtomicU16::new(config.listen_port),
             liveness: config.liveness,
             watermark: Mutex::new(Watermark::new(config.wall_watermark)),
@@ -181,6 +181,23 @@ impl Node {
         self.listen_port.store(port, Ordering::Relaxed);
     }
 
+    /// Tells the node which MTU the inner interface has now, in bytes: padding never goes beyond it.
+    pub fn set_mtu(&self, mtu: u16) {
+        self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// Lets the kernel choose what to send from towards a peer, if that is still `local`, until it is heard again.
+    ///
+    /// For a shell that found the address gone, or the way to the peer by another interface.
+    pub fn forget_local(&self, peer: PeerId, local: LocalSide) {
+        if let Some(peer) = self.table.load().peers.get(&peer) {
+            let mut path = peer.path.lock();
+            if let Some(endpoint) = path.as_mut().filter(|endpoint| endpoint.local == Some(local)) {
+                endpoint.local = None;
+            }
+        }
+    }
+
     /// Adds or changes peers and removes others in one step: no packet ever sees half of it.
     ///
     /// A peer already there keeps its session unless its preshared key changed; its endpoint stays where
@@ -241,7 +258,7 @@ impl Node {
     }
 
     fn mtu(&self) -> usize {
-        usize::from(self.mtu)
+        usize::from(self.mtu.load(Ordering::Relaxed))
     }
 
     /// Whether `address` is one of the node's own.

@@ -1,5 +1,7 @@
 //! The interface: a TUN device, an outer socket and a node, configured over the UAPI socket.
 
+#[path = "follow.rs"]
+mod follow;
 #[path = "signals.rs"]
 mod signals;
 
@@ -125,6 +127,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let interface = Arc::new(Interface::start(tun, options, offloads, arguments, ended.clone())?);
     let server = Server::start(&name, interface.clone())
         .with_context(|| format!("cannot serve {}/{name}.sock", tunnel::uapi::server::DIRECTORY))?;
+    follow::start(Arc::clone(&interface))?;
     tracing::info!(name, "interface is up for configuration");
     say_ready()?;
     signals.forward(ended)?;
