@@ -1,7 +1,7 @@
 //! Whole-system scenarios: real daemons, real services, real namespaces.
 //!
 //! [`Site`] is the worked example of the documents in a lab: an edge with its gateway, an origin with its forwarder, and
-//! their files. [`Caddy`], [`Nginx`], [`NfsServer`] and [`WireGuardGo`] are the real parts beside them.
+//! their files. [`Caddy`], [`Nginx`], [`NfsServer`] and [`WireGuardGo`] are the real parts beside them; [`Pair`] is `causeway-wg` alone, at both ends of a cable.
 //!
 //! One scenario alone, with everything that its daemons logged when it fails:
 //! `cargo build --profile lab --workspace --bins && cargo nextest run --cargo-profile lab -p scenarios NAME`.
@@ -13,6 +13,7 @@
 mod keys;
 mod nfs;
 mod oracle;
+mod plain;
 mod probe;
 mod router;
 mod seen;
@@ -24,6 +25,7 @@ mod wireguard;
 pub use keys::{KeyPair, preshared_key};
 pub use nfs::{NfsServer, read as read_nfs};
 pub use oracle::Oracle;
+pub use plain::{Pair, Plain, own_address};
 pub use probe::{Probe, growth, packet_counters};
 pub use router::Router;
 pub use seen::{ask_tcp, ask_udp, serve_seen_tcp, serve_seen_udp};

@@ -71,8 +71,9 @@ mod tests {
     #[test]
     fn answers_are_bounded_at_once_and_in_the_long_run() {
         let mut unreachable = Unreachable::new(at(0));
-        let mut answers =
-            |now| (0..200).filter(|_| unreachable.answer(now, DropReason::NoPeer, &packet()).is_some()).count();
+        let mut answers = |now| {
+            (0..200).filter(|_| unreachable.answer(now, DropReason::NoPeer, &packet()).is_some()).count()
+        };
 
         assert_eq!(answers(at(0)), 50);
         assert_eq!(answers(at(10)), 10);
