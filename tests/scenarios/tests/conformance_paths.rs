@@ -75,7 +75,9 @@ fn answers_leave_from_the_address_that_was_asked_and_follow_it_when_it_goes() ->
         pair.one
             .node
             .ip("address add 198.51.100.1/24 dev inside0\naddress add 2001:db8:51::1/64 dev inside0 nodad")?;
-        pair.two.node.ip("route add 198.51.100.0/24 dev eth0\nroute add 2001:db8:51::/64 dev eth0")?;
+        pair.two
+            .node
+            .ip("route add 198.51.100.0/24 dev eth0\nroute add 2001:db8:51::/64 via 2001:db8:2::1")?;
         let addresses = [
             "192.0.2.11",
             "[2001:db8:2::11]",
