@@ -325,6 +325,11 @@ impl Edge {
                 stats.rebinds.read(),
             ),
             counter(
+                "gateway_unreachable_answers_total",
+                "Senders told by ICMP that their packet for the tunnel has nowhere to go.",
+                stats.tx_unreachable.read(),
+            ),
+            counter(
                 "gateway_events_lost_total",
                 "Events of the data plane that nobody took in time.",
                 self.device.node().events_dropped(),

@@ -54,6 +54,38 @@ fn the_edge_learns_the_origins_endpoint_and_answers_from_where_it_was_called() {
 }
 
 #[test]
+fn a_local_side_is_forgotten_only_while_it_is_the_one_that_was_looked_at() {
+    let mut pair = Pair::connected();
+    let id = pair.edge.node.peers(pair.now)[0].id;
+    let at = |pair: &Pair| pair.edge.node.peers(pair.now)[0].endpoint.and_then(|endpoint| endpoint.local);
+
+    pair.edge.node.forget_local(id, local("192.0.2.99:1"));
+    assert_eq!(at(&pair), Some(local(EDGE_OUTER)));
+    pair.edge.node.forget_local(id, local(EDGE_OUTER));
+    assert_eq!(at(&pair), None);
+
+    pair.send(Side::Origin, b"heard again");
+    pair.exchange();
+    assert_eq!(at(&pair), Some(local(EDGE_OUTER)));
+}
+
+#[test]
+fn padding_follows_the_mtu_of_the_interface() {
+    let mut pair = Pair::connected();
+    let length = |pair: &mut Pair| {
+        pair.send(Side::Edge, &[0; 1_370]);
+        pair.edge.take().iter().map(|(datagram, ..)| datagram.len()).max().unwrap()
+    };
+
+    let wide = length(&mut pair);
+    pair.edge.node.set_mtu(1_280);
+    let narrow = length(&mut pair);
+
+    assert_eq!(wide % 16, 0);
+    assert!(narrow < wide, "{narrow} and {wide}");
+}
+
+#[test]
 fn a_peer_without_an_endpoint_cannot_be_reached() {
     let mut pair = Pair::new();
 
