@@ -1,0 +1,155 @@
+//! A `causeway-wg` that strangers ask for more handshakes than it would ever need.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lab::{Node, PacketSocket, Topology, full_counts, scenario};
+use scenarios::{KeyPair, Pair, Plain};
+use tunnel::io::clock;
+use tunnel::key::{PrivateKey, PublicKey};
+use tunnel::node::{Node as Stranger, NodeConfig, PeerConfig};
+use tunnel::transmit::SendQueue;
+
+#[test]
+fn under_load_an_honest_peer_connects_by_its_cookie_and_an_old_session_goes_on() -> Result<()> {
+    scenario(Topology::empty(), |lab| {
+        let pair = Pair::start(lab)?;
+        let strangers = lab.add_node("strangers")?;
+        lab.connect((&pair.two.node, "eth1"), (&strangers, "eth0"))?;
+        pair.two.node.ip("address add 198.51.100.2/24 dev eth1\nroute add default via 198.51.100.1")?;
+        strangers.ip("address add 198.51.100.1/24 dev eth0")?;
+        strangers.sysctl("net/ipv4/ip_forward", "1")?;
+        pair.two.node.shell("for i in all eth1; do echo 0 > /proc/sys/net/ipv4/conf/$i/rp_filter; done")?;
+        pair.two.node.nft(COUNTERS)?;
+        pair.pings()?;
+        let late = Plain::start(lab, &pair.one.node, "wg1", "late")?;
+        late.set(&format!("peer {} allowed-ips 10.7.0.2/32 endpoint 192.0.2.2:5002", pair.two.keys.public))?;
+        late.bring_up(&["10.7.0.1/32"])?;
+        late.node.run("ip route add 10.7.0.2/32 dev wg1")?;
+        pair.two.set(&format!("peer {} allowed-ips 10.7.0.1/32", late.keys.public))?;
+        pair.two.node.ip("address add 10.7.0.2/32 dev wg0\nroute add 10.7.0.1/32 dev wg0")?;
+
+        let socket = strangers.packet_socket("eth0", Some((&pair.two.node, "eth1")))?;
+        let initiations = initiations(&pair.two.keys.public)?;
+        let ending = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let flood = scope.spawn(|| flood(&socket, &initiations, &ending));
+            let outcome = during_flood(&pair, &late);
+            ending.store(true, Ordering::Relaxed);
+            let asked = flood.join().map_err(|_| anyhow::anyhow!("the flood panicked"))??;
+            outcome?;
+            let (cookies, responses) = (counted(&pair, "cookies")?, counted(&pair, "others")?);
+            println!("{asked} initiations from strangers, {cookies} cookies");
+            ensure!(cookies > 0 && cookies <= asked, "{asked} initiations, {cookies} cookies");
+            ensure!(responses == 0, "{responses} strangers got something else");
+            Ok(())
+        })
+    })
+}
+
+fn during_flood(pair: &Pair, late: &Plain) -> Result<()> {
+    std::thread::sleep(Duration::from_secs(2));
+    // Its first initiation is answered by a cookie, the next one shows that.
+    late.reaches("10.7.0.2")?;
+    let (mut answered, start) = (0, Instant::now());
+    let length = Duration::from_secs(if full_counts() { 30 } else { 3 });
+    let mut asked = 0;
+    while start.elapsed() < length {
+        asked += 1;
+        answered += u32::from(pair.one.answers("10.9.0.2")?);
+    }
+    ensure!(answered * 10 >= asked * 9, "{answered} of {asked} were answered under load");
+    Ok(())
+}
+
+/// Initiations of strangers: their first MAC is right, their key is no peer's.
+fn initiations(public: &str) -> Result<Vec<Vec<u8>>> {
+    let public_key = PublicKey::from_bytes(bytes(public)?)?;
+    let initiation = |number: u32| {
+        let private_key = PrivateKey::from_bytes(bytes(&KeyPair::of(&format!("stranger {number}")).private)?);
+        let config = NodeConfig {
+            private_key: Some(private_key),
+            addresses: Vec::new(),
+            mtu: 1420,
+            listen_port: 4000,
+            liveness: None,
+            wall_watermark: Duration::ZERO,
+        };
+        let peer = PeerConfig {
+            public_key,
+            preshared_key: None,
+            endpoint: Some(([198, 51, 100, 2], 5002).into()),
+            keepalive: None,
+            allowed_ips: Vec::new(),
+            probe: None,
+            initiate: true,
+        };
+        let (now, mut out) = (clock::now(), SendQueue::with_capacity(4096));
+        let node = Stranger::new(config, now);
+        node.update_peers(&[peer], &[], now)?;
+        node.handle_timeout(now, &mut out);
+        let message = out.transmits().next().map(|transmit| transmit.contents.to_vec());
+        message.context("a node that does not begin")
+    };
+    (0..32).map(initiation).collect()
+}
+
+fn bytes(key: &str) -> Result<[u8; 32]> {
+    STANDARD.decode(key)?.try_into().ok().context("not 32 bytes")
+}
+
+/// About a thousand initiations a second, each from another address; how many there were.
+fn flood(socket: &PacketSocket, initiations: &[Vec<u8>], ending: &AtomicBool) -> Result<u64> {
+    let mut sent = 0_u32;
+    while !ending.load(Ordering::Relaxed) {
+        for initiation in initiations {
+            // 10.64.0.0/10 holds more addresses than there are packets.
+            let source = Ipv4Addr::from_bits(0x0a40_0000 + sent % (1 << 22));
+            socket.send(&datagram(source, Ipv4Addr::new(198, 51, 100, 2), initiation)?)?;
+            sent += 1;
+        }
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    Ok(sent.into())
+}
+
+/// A UDP datagram to port 5002 over IPv4, whose checksum is left out.
+fn datagram(source: Ipv4Addr, target: Ipv4Addr, payload: &[u8]) -> Result<Vec<u8>> {
+    let length = u16::try_from(28 + payload.len())?;
+    let mut packet = vec![0x45, 0];
+    packet.extend(length.to_be_bytes());
+    packet.extend([0, 0, 0, 0, 64, 17, 0, 0]);
+    packet.extend(source.octets());
+    packet.extend(target.octets());
+    let words = packet.as_chunks::<2>().0.iter().map(|pair| u32::from(u16::from_be_bytes(*pair)));
+    let sum: u32 = words.sum();
+    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap_or(0);
+    packet.splice(10..12, sum.to_be_bytes());
+    packet.extend(4000_u16.to_be_bytes());
+    packet.extend(5002_u16.to_be_bytes());
+    packet.extend((length - 20).to_be_bytes());
+    packet.extend([0, 0]);
+    packet.extend(payload);
+    Ok(packet)
+}
+
+/// What leaves towards strangers: cookie replies (type 3, 64 bytes) and anything else.
+const COUNTERS: &str = "table inet load {
+       counter cookies { }
+       counter others { }
+       chain postrouting { type filter hook postrouting priority 0;
+         ip daddr 10.64.0.0/10 udp length 72 @th,64,8 3 counter name cookies accept;
+         ip daddr 10.64.0.0/10 counter name others;
+       }
+     }";
+
+fn counted(pair: &Pair, name: &str) -> Result<u64> {
+    let node: &Node = &pair.two.node;
+    let text = node.run(&format!("nft list counter inet load {name}"))?;
+    let packets = text.split_whitespace().skip_while(|word| *word != "packets").nth(1);
+    Ok(packets.context("no packets in the counter")?.parse()?)
+}
