@@ -45,6 +45,21 @@ fn small_packet_with_prefixes(bencher: Bencher<'_, '_>, prefixes: u32) {
     turn(bencher, hot::small_packet("small", prefixes));
 }
 
+#[divan::bench(args = [1, 1000])]
+fn send_to_peers_with_100_prefixes(bencher: Bencher<'_, '_>, peers: u32) {
+    turn(bencher, hot::send_to("send", peers, 100));
+}
+
+#[divan::bench(args = [1, 1000])]
+fn receive_from_peers_with_100_prefixes(bencher: Bencher<'_, '_>, peers: u32) {
+    turn(bencher, hot::receive_from("receive", peers, 100));
+}
+
+#[divan::bench]
+fn handshake_beside_a_super_packet(bencher: Bencher<'_, '_>) {
+    turn(bencher, hot::handshake_beside_data());
+}
+
 #[divan::bench]
 fn encrypt_a_super_packet(bencher: Bencher<'_, '_>) {
     turn(bencher, hot::encrypt());

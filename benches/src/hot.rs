@@ -5,9 +5,12 @@ use tunnel::offload::{CoalesceOptions, Coalescer, Segments};
 use tunnel::packet::Sum;
 use tunnel::sink::InnerSink;
 
+use crate::crowd::Crowd;
 use crate::memory::Pair;
 use crate::packets::{self, SEGMENT, Whole};
 
+/// Payload of a UDP packet that fills the tunnel's MTU.
+const FULL: usize = 1392;
 /// Segments of a full super-packet.
 pub const SEGMENTS: usize = 44;
 
@@ -44,6 +47,10 @@ pub fn all() -> Vec<Loop> {
         node_to_node(),
         small_packet("small-packet", 0),
         small_packet("small-packet-100000-prefixes", 100_000),
+        send_to("send-to-1-peer", 1, 1),
+        send_to("send-to-1000-peers-100000-prefixes", 1000, 100),
+        receive_from("receive-from-1-peer", 1, 1),
+        receive_from("receive-from-1000-peers-100000-prefixes", 1000, 100),
     ]
 }
 
@@ -109,6 +116,27 @@ pub fn node_to_node() -> Loop {
 pub fn small_packet(name: &'static str, prefixes: u32) -> Loop {
     let (mut pair, packet) = (Pair::new(prefixes), packets::udp4(200));
     Loop::new(name, packet.bytes.len(), move || Some(pair.carry(&packet).bytes))
+}
+
+/// A full packet encrypted for the next of so many peers, of so many prefixes each, in one of 100,000 flows.
+#[must_use]
+pub fn send_to(name: &'static str, peers: u32, prefixes: u32) -> Loop {
+    let (mut crowd, packet) = (Crowd::new(peers, prefixes), packets::udp4(FULL));
+    Loop::new(name, packet.bytes.len(), move || Some(crowd.send(&packet)))
+}
+
+/// The same the other way: encrypted by the peer, decrypted at the edge.
+#[must_use]
+pub fn receive_from(name: &'static str, peers: u32, prefixes: u32) -> Loop {
+    let (mut crowd, packet) = (Crowd::new(peers, prefixes), packets::udp4(FULL));
+    Loop::new(name, packet.bytes.len(), move || Some(crowd.receive(&packet)))
+}
+
+/// A handshake of one of a thousand peers, both sides of it, with a super-packet carried beside it.
+#[must_use]
+pub fn handshake_beside_data() -> Loop {
+    let (mut crowd, mut pair, packet) = (Crowd::new(1000, 100), Pair::new(0), full_tcp4());
+    Loop::new("handshake", packet.bytes.len(), move || Some(pair.carry(&packet).bytes * crowd.shake_hands()))
 }
 
 /// A full super-packet over IPv4.

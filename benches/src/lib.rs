@@ -1,6 +1,7 @@
 //! What the benches share: packets as the kernel hands them over, two nodes in memory, and the cipher alone.
 
 pub mod cipher;
+pub mod crowd;
 pub mod hot;
 pub mod memory;
 pub mod packets;

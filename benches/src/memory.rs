@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use tunnel::key::PrivateKey;
+use tunnel::key::{PrivateKey, PublicKey};
 use tunnel::node::{Node, NodeConfig, PeerConfig, Received, Verdict};
 use tunnel::offload::{CoalesceOptions, Coalescer};
 use tunnel::time::{Instant, Now};
@@ -15,7 +15,7 @@ use crate::packets::Whole;
 /// Room for a super-packet, encrypted.
 const ROOM: usize = 72 * 1024;
 /// Time stands still here: the nodes read no clock, and so two runs do the same.
-const NOW: Now =
+pub(crate) const NOW: Now =
     Now { instant: Instant::from_boot(Duration::from_secs(1000)), wall: Duration::from_secs(1_800_000_000) };
 
 /// A sending and a receiving node that have agreed on a session.
@@ -27,10 +27,12 @@ pub struct Pair {
     coalescer: Coalescer,
 }
 
-struct End {
-    node: Node,
-    at: SocketAddr,
-    out: SendQueue,
+/// One node, where it is, and what it sends.
+pub(crate) struct End {
+    pub(crate) node: Node,
+    pub(crate) public: PublicKey,
+    pub(crate) at: SocketAddr,
+    pub(crate) out: SendQueue,
 }
 
 /// What one super-packet became.
@@ -99,22 +101,24 @@ impl Pair {
         for _ in 0..4 {
             self.sender.node.handle_timeout(NOW, &mut self.sender.out);
             self.receiver.node.handle_timeout(NOW, &mut self.receiver.out);
-            hand_over(&mut self.sender, &self.receiver.node, &mut self.receiver.out, &mut self.coalescer);
-            hand_over(&mut self.receiver, &self.sender.node, &mut self.sender.out, &mut self.coalescer);
+            hand_over(
+                NOW,
+                &mut self.sender,
+                &self.receiver.node,
+                &mut self.receiver.out,
+                &mut self.coalescer,
+            );
+            hand_over(NOW, &mut self.receiver, &self.sender.node, &mut self.sender.out, &mut self.coalescer);
         }
-        hand_over(&mut self.sender, &self.receiver.node, &mut self.receiver.out, &mut self.coalescer);
+        hand_over(NOW, &mut self.sender, &self.receiver.node, &mut self.receiver.out, &mut self.coalescer);
         self.receiver.out.clear();
     }
 }
 
 impl End {
-    fn new(
-        key: PrivateKey,
-        at: SocketAddr,
-        endpoint: Option<SocketAddr>,
-        peer: tunnel::key::PublicKey,
-        allowed_ips: Vec<IpNetwork>,
-    ) -> Self {
+    /// A node without peers.
+    pub(crate) fn alone(key: PrivateKey, at: SocketAddr) -> Self {
+        let public = key.public();
         let config = NodeConfig {
             private_key: Some(key),
             addresses: Vec::new(),
@@ -123,12 +127,23 @@ impl End {
             liveness: None,
             wall_watermark: Duration::ZERO,
         };
-        let node = Node::new(config, NOW);
+        Self { node: Node::new(config, NOW), public, at, out: SendQueue::with_capacity(2 * ROOM) }
+    }
+
+    /// A node with one peer, to which it opens a session when it knows where that is.
+    pub(crate) fn new(
+        key: PrivateKey,
+        at: SocketAddr,
+        endpoint: Option<SocketAddr>,
+        peer: PublicKey,
+        allowed_ips: Vec<IpNetwork>,
+    ) -> Self {
+        let end = Self::alone(key, at);
         let initiate = endpoint.is_some();
         let peer = PeerConfig { public_key: peer, endpoint, allowed_ips, initiate, ..unknown_peer() };
         // The one error is a node's own key, and these two differ.
-        let _ = node.update_peers(&[peer], &[], NOW);
-        Self { node, at, out: SendQueue::with_capacity(2 * ROOM) }
+        let _ = end.node.update_peers(&[peer], &[], NOW);
+        end
     }
 
     /// Adds one more peer, with about this many /28s spread over all addresses but those of 192.168.88.0/24.
@@ -145,7 +160,7 @@ impl End {
     }
 }
 
-fn unknown_peer() -> PeerConfig {
+pub(crate) fn unknown_peer() -> PeerConfig {
     PeerConfig {
         public_key: PrivateKey::from_bytes([3; 32]).public(),
         preshared_key: None,
@@ -161,12 +176,12 @@ fn networks<const N: usize>(texts: [&str; N]) -> Vec<IpNetwork> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
-fn hand_over(from: &mut End, to: &Node, answers: &mut SendQueue, sink: &mut Coalescer) {
+pub(crate) fn hand_over(now: Now, from: &mut End, to: &Node, answers: &mut SendQueue, sink: &mut Coalescer) {
     for transmit in from.out.transmits() {
         let mut contents = transmit.contents.to_vec();
         let stride = transmit.segment_size;
         let received = Received { from: from.at, to: None, ecn: 0, stride, contents: &mut contents };
-        to.handle_received(NOW, received, sink, answers);
+        to.handle_received(now, received, sink, answers);
     }
     from.out.clear();
 }
