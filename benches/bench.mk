@@ -4,7 +4,7 @@ BENCH ?=
 BENCH_BIN := $(or $(CARGO_TARGET_DIR),target)/release
 PROFILED ?= causeway-wg
 
-.PHONY: bench bench-build bench-peers bench-counts bench-counts-record profile
+.PHONY: bench bench-build bench-peers bench-counts bench-counts-record bench-scale profile
 
 bench: ## Time the hot loops.
 	$(CARGO) bench -p benches --bench micro
@@ -21,6 +21,10 @@ bench-counts: ## Count the hot loops' instructions and hold them against the bas
 	benches/packages
 	$(CARGO) build --release -p benches --bin bench-counts
 	$(BENCH_BIN)/bench-counts check
+
+bench-scale: ## Time an edge with 1,000 peers, 100,000 prefixes and 100,000 flows beside one with a single peer.
+	$(CARGO) build --release -p benches --bin bench-counts
+	$(BENCH_BIN)/bench-counts scale
 
 bench-counts-record:
 	$(CARGO) build --release -p benches --bin bench-counts

@@ -56,11 +56,6 @@ fn receive_from_peers_with_100_prefixes(bencher: Bencher<'_, '_>, peers: u32) {
 }
 
 #[divan::bench]
-fn handshake_beside_a_super_packet(bencher: Bencher<'_, '_>) {
-    turn(bencher, hot::handshake_beside_data());
-}
-
-#[divan::bench]
 fn encrypt_a_super_packet(bencher: Bencher<'_, '_>) {
     turn(bencher, hot::encrypt());
 }

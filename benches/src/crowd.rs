@@ -6,10 +6,11 @@ use std::time::Duration;
 use ipnetwork::{IpNetwork, Ipv4Network};
 use tunnel::key::{PrivateKey, PublicKey};
 use tunnel::node::{PeerConfig, Verdict};
-use tunnel::offload::{CoalesceOptions, Coalescer, Offload, SuperPacket};
+use tunnel::offload::{CoalesceOptions, Coalescer, SuperPacket};
 use tunnel::time::Now;
+use tunnel::transmit::SendQueue;
 
-use crate::memory::{End, NOW, hand_over, unknown_peer};
+use crate::memory::{End, NOW, ROOM, hand_over, unknown_peer};
 use crate::packets::Whole;
 
 /// Flows that packets are spread over, whatever the number of peers.
@@ -25,6 +26,8 @@ pub struct Crowd {
     prefixes: u32,
     coalescer: Coalescer,
     buffer: Vec<u8>,
+    /// What all far ends send through: a thousand arenas would be measured otherwise.
+    wire: SendQueue,
     turn: u32,
     now: Now,
 }
@@ -49,6 +52,7 @@ impl Crowd {
             prefixes,
             coalescer: Coalescer::new(CoalesceOptions { tcp: true, udp: true }),
             buffer: Vec::new(),
+            wire: SendQueue::with_capacity(ROOM),
             turn: 0,
             now: NOW,
         };
@@ -83,9 +87,10 @@ impl Crowd {
         let inner = addressed(&mut buffer, packet, 12, source, self.turn);
         let mut bytes = 0;
         if let Some(far) = usize::try_from(peer).ok().and_then(|peer| self.far.get_mut(peer)) {
-            far.out.clear();
+            std::mem::swap(&mut far.out, &mut self.wire);
             far.node.handle_inner(self.now, inner, &mut far.out);
             hand_over(self.now, far, &self.edge.node, &mut self.edge.out, &mut self.coalescer);
+            std::mem::swap(&mut far.out, &mut self.wire);
         }
         self.buffer = buffer;
         self.edge.out.clear();
@@ -95,18 +100,17 @@ impl Crowd {
         bytes
     }
 
-    /// A whole handshake with the next peer, both sides of it in this thread; the datagrams that the edge answered with.
-    pub fn shake_hands(&mut self) -> usize {
+    /// A handshake of the next peer; the datagrams that the edge answered with, and what `clock` says the edge took.
+    pub fn shake_hands(&mut self, clock: impl Fn() -> Duration) -> (usize, Duration) {
         let (peer, _) = self.next();
         // From ever other addresses, as from a thousand peers after a power cut: one source has a limit.
         let mut far = far_end(peer, self.turn, self.edge.public, self.edge.at);
         self.edge.out.clear();
         self.now.instant = self.now.instant.after(PAUSE);
         far.node.handle_timeout(self.now, &mut far.out);
+        let begin = clock();
         hand_over(self.now, &mut far, &self.edge.node, &mut self.edge.out, &mut self.coalescer);
-        let answers = self.edge.out.transmits().len();
-        hand_over(self.now, &mut self.edge, &far.node, &mut far.out, &mut self.coalescer);
-        answers
+        (self.edge.out.transmits().len(), clock().saturating_sub(begin))
     }
 
     /// The next peer and prefix, in an order that the cache cannot foresee.
@@ -117,7 +121,7 @@ impl Crowd {
     }
 }
 
-/// The UDP packet with an address in place of its own, the ports of one of all flows, and no checksum.
+/// The packet with an address in place of its own, the ports of one of all flows, and no checksum if it is UDP.
 fn addressed<'a>(
     buffer: &'a mut Vec<u8>,
     packet: &Whole,
@@ -128,12 +132,13 @@ fn addressed<'a>(
     buffer.clear();
     buffer.extend_from_slice(&packet.bytes);
     let flow = (turn.wrapping_mul(0x85eb_ca6b) % FLOWS).to_be_bytes();
-    for (place, bytes) in [(at, &address.octets()[..]), (20, &flow), (26, &[0, 0])] {
+    let no_checksum: &[u8] = if packet.offload.is_super() { &[] } else { &[0, 0] };
+    for (place, bytes) in [(at, &address.octets()[..]), (20, &flow), (26, no_checksum)] {
         if let Some(field) = buffer.get_mut(place..place + bytes.len()) {
             field.copy_from_slice(bytes);
         }
     }
-    SuperPacket { bytes: buffer, offload: Offload::None }
+    SuperPacket { bytes: buffer, offload: packet.offload }
 }
 
 fn agree(edge: &mut End, far: &mut End, sink: &mut Coalescer, now: Now) {
@@ -182,6 +187,8 @@ mod tests {
             assert_eq!(crowd.send(&packet), 1);
             assert_eq!(crowd.receive(&packet), packet.bytes.len());
         }
-        assert!((0..100).all(|_| crowd.shake_hands() == 1));
+        assert!((0..100).all(|_| crowd.shake_hands(|| Duration::ZERO).0 == 1));
+        let many = packets::tcp4(10 * usize::from(packets::SEGMENT), 1);
+        assert_eq!((crowd.send(&many), crowd.receive(&many)), (10, many.bytes.len()));
     }
 }

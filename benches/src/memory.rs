@@ -13,7 +13,7 @@ use tunnel::transmit::SendQueue;
 use crate::packets::Whole;
 
 /// Room for a super-packet, encrypted.
-const ROOM: usize = 72 * 1024;
+pub(crate) const ROOM: usize = 72 * 1024;
 /// Time stands still here: the nodes read no clock, and so two runs do the same.
 pub(crate) const NOW: Now =
     Now { instant: Instant::from_boot(Duration::from_secs(1000)), wall: Duration::from_secs(1_800_000_000) };

@@ -1,5 +1,6 @@
 //! What processes and the machine have used, as /proc tells it.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -60,10 +61,9 @@ impl Pids {
         (sum(&self.edge), sum(&self.origin))
     }
 
-    /// Resident megabytes at the edge and at the origin.
+    /// Resident megabytes at the edge and at the origin; what processes of one program have mapped of it counts once.
     pub(crate) fn resident(&self) -> (f64, f64) {
-        let sum = |pids: &[u32]| pids.iter().filter_map(|pid| resident(*pid)).sum::<f64>() / 1024.0;
-        (sum(&self.edge), sum(&self.origin))
+        (resident(&self.edge) / 1024.0, resident(&self.origin) / 1024.0)
     }
 }
 
@@ -126,9 +126,18 @@ fn scheduled(pid: u32) -> f64 {
     threads.filter_map(nanos).sum()
 }
 
-/// Resident kilobytes.
-fn resident(pid: u32) -> Option<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.split_whitespace().next()?.parse().ok()
+/// Resident kilobytes: each process's own memory, and of the files that each program has mapped the most there is.
+fn resident(pids: &[u32]) -> f64 {
+    let (mut own, mut files) = (0.0, BTreeMap::<_, f64>::new());
+    for pid in pids {
+        let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
+        let kilobytes = |title: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(title));
+            line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0.0)
+        };
+        own += kilobytes("RssAnon:") + kilobytes("RssShmem:");
+        let most = files.entry(fs::read_link(format!("/proc/{pid}/exe")).ok()).or_default();
+        *most = kilobytes("RssFile:").max(*most);
+    }
+    own + files.values().sum::<f64>()
 }
