@@ -256,7 +256,7 @@ impl Session<'_> {
         std::thread::sleep(Duration::from_secs(4));
         let after = self.pids.fine();
         let (edge, origin) = self.pids.resident();
-        client.wait(Duration::from_secs(120))?;
+        client.wait(Duration::from_secs(45))?;
         let said = client.log()?;
         let mut lines = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let connected = lines.next().context("the load tool did not connect")?;

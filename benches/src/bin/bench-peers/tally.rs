@@ -128,10 +128,10 @@ fn scheduled(pid: u32) -> f64 {
 
 /// Resident kilobytes: each process's own memory, and of the files that each program has mapped the most there is.
 fn resident(pids: &[u32]) -> f64 {
-    let (mut own, mut files) = (0.0, BTreeMap::<_, f64>::new());
+    let (mut own, mut files): (f64, BTreeMap<_, f64>) = (0.0, BTreeMap::new());
     for pid in pids {
         let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
-        let kilobytes = |title: &str| {
+        let kilobytes = |title: &str| -> f64 {
             let line = status.lines().find_map(|line| line.strip_prefix(title));
             line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0.0)
         };
