@@ -172,6 +172,7 @@ impl Cell {
         let ack = sending::read_ack(tcp, ip.payload(packet), payload);
         self.read_offer(tcp, ip.payload(packet));
         let heard = self.hear(now, tcp, &ack);
+        self.wire.sequence = self.sender.as_ref().map(Sender::sequence);
         let Some(frame) = self.wire.relabel(packet, ip, heard) else { return };
         let before = self.socket().state();
         let received = self.socket().recv_queue();

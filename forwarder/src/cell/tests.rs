@@ -32,6 +32,48 @@ fn what_is_lost_and_reordered_arrives_all_the_same() {
 }
 
 #[test]
+fn every_path_of_the_matrix_carries_every_byte_both_ways() {
+    for (seed, loss) in [0, 1, 5].into_iter().enumerate() {
+        for reorder in [0, 25] {
+            for delay in [2, 25, 100] {
+                let wire = Wire { loss, reorder, twice: 2, seed: seed as u64, ..Wire::clean(delay) };
+                Pair::new(v4(), wire).transfer(60_000, 150_000);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flow_that_both_ends_close_at_once_over_a_bad_path_ends_at_both() {
+    for seed in 0..20 {
+        let mut pair = Pair::new(v4(), Wire { loss: 20, reorder: 20, twice: 5, seed, ..Wire::clean(10) });
+        pair.transfer(10_000, 10_000);
+        pair.client.close();
+        pair.server.as_mut().unwrap().close();
+        pair.run_until(|pair| {
+            let server = pair.server.as_mut().unwrap().ending();
+            // The last acknowledgement of a closing is nobody's to wait for: who closed last may have gone.
+            pair.client.ending() == Some(Ending::Closed) || server == Some(Ending::Closed)
+        });
+    }
+}
+
+#[test]
+fn no_acknowledgement_goes_back_behind_data_that_was_sent() {
+    // Uploads with holes are acknowledged at once, in the middle of a download.
+    let mut pair = Pair::new(v4(), Wire { loss: 3, reorder: 10, ..Wire::clean(10) });
+    pair.transfer(300_000, 300_000);
+    assert!(pair.wire.backwards == 0, "{} bare acknowledgements with an old number", pair.wire.backwards);
+}
+
+#[test]
+fn the_side_that_speaks_first_may_be_the_one_that_was_called() {
+    let mut pair = Pair::new(v4(), Wire::clean(10));
+    pair.transfer(0, 30_000);
+    pair.transfer(2_000_000, 0);
+}
+
+#[test]
 fn a_thirty_millisecond_path_is_not_capped_by_the_window() {
     let mut pair = Pair::new(v4(), Wire::clean(15));
     let start = pair.now;
@@ -132,11 +174,16 @@ struct Wire {
     loss: u64,
     /// Percent that take three times as long.
     reorder: u64,
+    /// Percent that arrive twice.
+    twice: u64,
     largest: usize,
     seed: u64,
     longest: usize,
     longest_carried: usize,
     bad: usize,
+    /// Packets without data whose sequence number is not the highest of their direction, and those.
+    backwards: usize,
+    highest: [Option<u32>; 2],
     count: u64,
     /// By time of arrival: the packet, and whether it goes to the server.
     under_way: BTreeMap<(Instant, u64), (bool, Vec<u8>)>,
@@ -150,11 +197,14 @@ impl Wire {
             delay: Duration::from_millis(milliseconds),
             loss: 0,
             reorder: 0,
+            twice: 0,
             largest: 1420,
             seed: 1,
             longest: 0,
             longest_carried: 0,
             bad: 0,
+            backwards: 0,
+            highest: [None; 2],
             count: 0,
             under_way: BTreeMap::new(),
             complaints: Vec::new(),
@@ -170,17 +220,37 @@ impl Wire {
         let ip = Ip::parse(packet).unwrap();
         self.bad += usize::from(!ip.transport_checksum_is_valid(packet));
         self.longest = self.longest.max(packet.len());
-        self.count += 1;
+        self.note_sequence(&ip, to_server, packet);
         if packet.len() > self.largest {
             self.complaints.push((to_server, self.largest as u16));
             return;
         }
         self.longest_carried = self.longest_carried.max(packet.len());
-        if self.chance(self.loss) {
-            return;
+        let copies = 1 + u64::from(self.chance(self.twice));
+        for _ in 0..copies {
+            if self.chance(self.loss) {
+                continue;
+            }
+            let delay = if self.chance(self.reorder) { self.delay * 3 } else { self.delay };
+            self.count += 1;
+            self.under_way.insert((now.after(delay), self.count), (to_server, packet.to_vec()));
         }
-        let delay = if self.chance(self.reorder) { self.delay * 3 } else { self.delay };
-        self.under_way.insert((now.after(delay), self.count), (to_server, packet.to_vec()));
+    }
+}
+
+impl Wire {
+    fn note_sequence(&mut self, ip: &Ip, to_server: bool, packet: &[u8]) {
+        let tcp = Tcp::parse(ip.payload(packet)).unwrap();
+        let len = (ip.payload(packet).len() - tcp.header_len) as u32;
+        let controls = u32::from(tcp.flags & (tcp_flags::SYN | tcp_flags::FIN) != 0);
+        let highest = &mut self.highest[usize::from(to_server)];
+        if len + controls == 0 && highest.is_some_and(|highest| after(highest, tcp.sequence)) {
+            self.backwards += 1;
+        }
+        let end = tcp.sequence.wrapping_add(len + controls);
+        if highest.is_none_or(|highest| after(end, highest)) {
+            *highest = Some(end);
+        }
     }
 }
 

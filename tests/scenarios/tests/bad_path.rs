@@ -38,6 +38,46 @@ fn every_byte_arrives_over_a_path_that_loses_reorders_duplicates_and_corrupts() 
 }
 
 #[test]
+fn downloads_come_whole_over_every_path_of_the_matrix() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let (mut site, relay) = site_behind_relay(lab)?;
+        let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
+        site.start()?;
+        let client = lab.node("client")?;
+        for (loss, round_trip, reorder) in paths() {
+            let faults = Faults {
+                drop: loss,
+                reorder,
+                reorder_depth: 3,
+                delay_ms: round_trip / 2,
+                rate: Some(12_500_000),
+                ..Faults::default()
+            };
+            both_ways(&relay, &faults)?;
+            let bytes = if loss > 0.02 { 256 << 10 } else { 1 << 20 };
+            let came = download(&client, "192.0.2.2:5001", bytes);
+            came.with_context(|| format!("{loss} lost, {round_trip} ms, {reorder} reordered"))?;
+        }
+        both_ways(&relay, &Faults::default())?;
+        site.wait_until_up(Duration::from_secs(30)).map(drop)
+    })
+}
+
+/// Loss, round trip in milliseconds and reordering: the corners of the matrix, and all of it in a soak.
+fn paths() -> Vec<(f64, u64, f64)> {
+    let mut all = Vec::new();
+    for reorder in [0.0, 0.25] {
+        for loss in [0.0, 0.001, 0.01, 0.05] {
+            for round_trip in [5, 50, 200] {
+                all.push((loss, round_trip, reorder));
+            }
+        }
+    }
+    let corners = |path: &(f64, u64, f64)| [(0.01, 50), (0.05, 5), (0.0, 200)].contains(&(path.0, path.1));
+    if lab::full_counts() { all } else { all.into_iter().filter(corners).collect() }
+}
+
+#[test]
 fn replayed_datagrams_are_dropped_and_do_not_move_the_endpoint() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let (mut site, relay) = site_behind_relay(lab)?;

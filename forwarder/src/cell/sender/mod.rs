@@ -363,7 +363,9 @@ impl Sender {
     }
 
     fn end_recovery(&mut self) {
-        if self.recovery.phase() == Phase::Fast {
+        if self.recovery.is_needless() {
+            self.undo();
+        } else if self.recovery.phase() == Phase::Fast {
             self.cubic.set_window(self.cubic.threshold());
         }
         self.recovery.end();

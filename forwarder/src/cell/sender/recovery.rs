@@ -132,6 +132,11 @@ impl Recovery {
         *resent == 0
     }
 
+    /// Whether an episode comes to its end with nothing sent again: what was thought lost arrived by itself.
+    pub(super) fn is_needless(&self) -> bool {
+        self.phase == Phase::Fast && self.resent == Some(0)
+    }
+
     /// Whether the reduction may still be undone; only once.
     pub(super) fn take_undo(&mut self) -> bool {
         self.resent.take().is_some()
