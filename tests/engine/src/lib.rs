@@ -1,0 +1,56 @@
+//! A Docker engine of a test's own, with stand-in images, and the sample tree of Compose stacks.
+//!
+//! An [`Engine`] has a socket, a data folder and namespaces of its own, so a user's Docker is never touched; it ends with
+//! the test. No registry is needed: images are made of what the distribution packages, which `scripts/stack-packages`
+//! unpacks into the project's cache.
+#![allow(clippy::expect_used, clippy::panic, clippy::print_stderr)] // A scenario that cannot go on stops.
+
+mod docker;
+mod images;
+mod said;
+mod tree;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+pub use docker::{Engine, Network};
+pub use images::Source;
+pub use said::Said;
+pub use tree::{Tree, changed};
+
+/// The project's root.
+pub fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("a workspace").to_path_buf()
+}
+
+/// The folder that the project's script unpacks a set of packages into.
+pub fn packages(set: &str) -> PathBuf {
+    let script = project().join("scripts/stack-packages");
+    let output = Command::new(script).arg(set).output().expect("stack-packages runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+}
+
+/// Whether this process may make namespaces and run a Docker engine; says so loudly when it may not.
+pub fn privileged() -> bool {
+    let whole = fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+    let root = whole && rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: this scenario runs a Docker engine of its own and needs root");
+    }
+    root
+}
+
+/// Writes a program.
+pub fn executable(path: &Path, text: &str) {
+    fs::write(path, text).expect("written");
+    fs::set_permissions(path, Permissions::from_mode(0o755)).expect("executable");
+}
+
+/// Makes `path` a symbolic link to `target`.
+pub fn link(target: &Path, path: &Path) {
+    std::os::unix::fs::symlink(target, path).expect("linked");
+}
