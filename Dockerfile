@@ -117,7 +117,7 @@ CMD ["--config", "/etc/causeway/gateway.toml"]
 FROM scratch AS forwarder
 COPY --from=runtime /forwarder/ /
 COPY --from=binaries /out/forwarder /usr/local/bin/
-ENV PATH=/usr/local/bin
+ENV PATH=/usr/local/bin STATE_DIRECTORY=/var/lib/causeway
 USER 65532:65532
 VOLUME /var/lib/causeway
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["forwarder", "health"]

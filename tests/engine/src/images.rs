@@ -114,7 +114,8 @@ impl Engine {
             fs::create_dir_all(inside.parent().expect("a folder")).expect("made");
             fs::copy(&library, inside).expect("copied");
         }
-        let run = "CMD [\"caddy\", \"run\", \"--config\", \"/etc/caddy/Caddyfile\", \"--adapter\", \"caddyfile\"]";
+        let run =
+            "CMD [\"caddy\", \"run\", \"--config\", \"/etc/caddy/Caddyfile\", \"--adapter\", \"caddyfile\"]";
         let environment = "ENV PATH=/bin:/usr/bin XDG_DATA_HOME=/data XDG_CONFIG_HOME=/config";
         self.import(&rootfs, &[environment, run], "caddy:2");
     }

@@ -5,6 +5,7 @@
 //! so nothing stands between the public port and the gateway that could change a client's address.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,8 +23,8 @@ const LIMITS: [(&str, usize); 2] = [("gateway", 30_000_000), ("forwarder", 15_00
 const FORWARDER: u32 = 65_532;
 
 #[test]
-fn a_page_of_a_caddy_among_containers_reaches_an_internet_client_through_both_ends_in_containers() -> Result<()>
-{
+fn a_page_of_a_caddy_among_containers_reaches_an_internet_client_through_both_ends_in_containers()
+-> Result<()> {
     scenario(Topology::standard(), |lab| {
         if !lab::has_real_root() {
             return lab::skip(lab.name(), "a Docker engine needs the machine's root").map(drop);
@@ -33,7 +34,7 @@ fn a_page_of_a_caddy_among_containers_reaches_an_internet_client_through_both_en
         the_images_are_small(&sites.wroclaw);
         sites.up()?;
         the_page_arrives_with_the_clients_address(&sites, lab)?;
-        without_a_header_caddy_serves_nothing(&sites)?;
+        nobody_else_speaks_for_a_client(&sites)?;
         services_of_the_monitoring_network_are_reached_by_name(&sites)?;
         containers_reach_the_other_site_by_the_forwarders_name(&sites)?;
         the_gateway_holds_one_capability_and_the_forwarder_none(&sites)?;
@@ -57,7 +58,8 @@ fn the_images_are_built_from_source_for_both_architectures() -> Result<()> {
             let name = format!("causeway/{image}:{architecture}");
             let start = Instant::now();
             let platform = format!("linux/{architecture}");
-            let build = ["build", "--network", "host", "--platform", &platform, "--target", image, "-t", &name];
+            let build =
+                ["build", "--network", "host", "--platform", &platform, "--target", image, "-t", &name];
             engine.docker(&[&build[..], &[&engine::project().display().to_string()]].concat());
             println!("{name} from source: {} s", start.elapsed().as_secs());
             weigh(&engine, image, &name);
@@ -83,7 +85,7 @@ fn the_page_arrives_with_the_clients_address(sites: &Sites, lab: &Lab) -> Result
         Ok(Some(command.arg(&authority).arg("https://emby.example.com/System/Ping").run()?))
     })?;
     ensure!(page == "ok\n", "{page:?}");
-    let log = sites.wroclaw.docker(&["logs", "caddy-caddy-1"]);
+    let log = log_of(&sites.wroclaw, "caddy-caddy-1");
     ensure!(log.contains(r#""remote_ip":"203.0.113.10""#), "{log}");
     let peers = sites.kyiv.docker(&["exec", GATEWAY, "gatewayctl", "peers"]);
     println!("docker exec {GATEWAY} gatewayctl peers\n{peers}");
@@ -98,19 +100,29 @@ fn the_page_arrives_with_the_clients_address(sites: &Sites, lab: &Lab) -> Result
     Ok(())
 }
 
-/// Neither this machine by the published port nor another container gets an answer there.
-fn without_a_header_caddy_serves_nothing(sites: &Sites) -> Result<()> {
+/// This machine, by the published port, must bring a header; another container must not.
+fn nobody_else_speaks_for_a_client(sites: &Sites) -> Result<()> {
     let url = "https://emby.example.com:8443/System/Ping";
-    let command = sites.origin.command("curl").args(["-sS", "-k", "--max-time", "10"]);
-    let command = command.args(["--resolve", "emby.example.com:8443:127.0.0.1", url]);
+    let curl = || sites.origin.command("curl").args(["-sS", "-k", "--max-time", "10"]);
+    let command = curl().args(["--resolve", "emby.example.com:8443:127.0.0.1", url]);
     ensure!(!command.output()?.status.success(), "served without a header");
-    let asked = ["exec", "emby-emby-1", "wget", "-q", "-T", "5", "-O", "-", "http://caddy:8443/"];
-    ensure!(!sites.wroclaw.try_docker(&asked).status.success(), "another container was served");
+    let command = curl().args(["--haproxy-protocol", "--resolve", "emby.example.com:8443:127.0.0.1", url]);
+    ensure!(command.run()? == "ok\n");
+    // Caddy answers plain HTTP after a header it believes, and closes after one it does not.
+    let script = "printf 'PROXY TCP4 198.18.0.1 192.0.2.2 1234 443\r\nGET / HTTP/1.0\r\n\r\n' | /bin/busybox nc -w 5 caddy 8443";
+    let forged = Said::of(&sites.wroclaw.try_docker(&["exec", "emby-emby-1", "sh", "-c", script]));
+    ensure!(forged.out.is_empty(), "another container was believed: {forged:?}");
+    let mut believed = sites.origin.tcp_connect("127.0.0.1:8443", Duration::from_secs(5))?;
+    believed.set_read_timeout(Some(Duration::from_secs(10)))?;
+    believed.write_all(b"PROXY TCP4 198.18.0.1 192.0.2.2 1234 443\r\nGET / HTTP/1.0\r\n\r\n")?;
+    let answer = String::from_utf8_lossy(&lab::read_all(&mut believed, 4096)?).into_owned();
+    ensure!(answer.contains("400 Bad Request"), "{answer:?}");
     Ok(())
 }
 
 fn services_of_the_monitoring_network_are_reached_by_name(sites: &Sites) -> Result<()> {
-    let run = ["run", "--detach", "--network", "monitoring", "--network-alias", "victoria-metrics", "standin:1"];
+    let run =
+        ["run", "--detach", "--network", "monitoring", "--network-alias", "victoria-metrics", "standin:1"];
     sites.wroclaw.docker(&run);
     until(Duration::from_secs(30), "the store, as Kyiv reaches it", || {
         let answer = sites.edge.run("curl -sS --fail --max-time 5 http://192.168.88.2:8428/health")?;
@@ -147,12 +159,17 @@ fn the_gateway_holds_one_capability_and_the_forwarder_none(sites: &Sites) -> Res
 
 fn nobody_complained(sites: &Sites) -> Result<()> {
     for (engine, container) in [(&sites.kyiv, GATEWAY), (&sites.wroclaw, "forwarder-forwarder-1")] {
-        let said = Said::of(&engine.try_docker(&["logs", container]));
-        let log = said.out + &said.err;
-        let bad: Vec<_> = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+        let log = log_of(engine, container);
+        let bad: Vec<_> =
+            log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
         ensure!(bad.is_empty(), "{container}: {bad:?}");
     }
     Ok(())
+}
+
+fn log_of(engine: &Engine, container: &str) -> String {
+    let said = Said::of(&engine.try_docker(&["logs", container]));
+    said.out + &said.err
 }
 
 const GATEWAY: &str = "gateway-gateway-1";
@@ -244,7 +261,8 @@ fn stackctl(engine: &Engine, tree: &Tree, location: &str, words: &[&str]) -> Res
 fn start_without_waiting(engine: &Engine, line: &str) -> Result<()> {
     let variables = engine.environment().into_iter().filter(|(name, _)| name.starts_with("DOCKER"));
     let host: String = variables.map(|(name, value)| format!(" {name}={value}")).collect();
-    let output = engine.command("sh").args(["-c", &line.replace("env -i", &format!("env -i{host}"))]).output()?;
+    let output =
+        engine.command("sh").args(["-c", &line.replace("env -i", &format!("env -i{host}"))]).output()?;
     ensure!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
@@ -264,7 +282,16 @@ fn build_from_what_is_built(engine: &Engine, lab: &Lab) -> Result<()> {
     let context = context.display().to_string();
     for (image, _) in LIMITS {
         let name = format!("causeway/{image}:latest");
-        engine.docker(&["build", "--build-arg", "BINARIES=prebuilt", "--target", image, "-t", &name, &context]);
+        engine.docker(&[
+            "build",
+            "--build-arg",
+            "BINARIES=prebuilt",
+            "--target",
+            image,
+            "-t",
+            &name,
+            &context,
+        ]);
     }
     Ok(())
 }
@@ -284,7 +311,8 @@ fn hand_over(from: &Engine, to: &Engine, image: &str) -> Result<()> {
 fn weigh(engine: &Engine, image: &str, name: &str) {
     let limit = LIMITS.iter().find(|(known, _)| *known == image).map_or(0, |(_, limit)| *limit);
     let weigh = engine.command("sh").args(["-c", &format!("docker save {name} | gzip | wc -c")]).output();
-    let said = weigh.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    let said =
+        weigh.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
     let bytes: usize = said.parse().unwrap_or(usize::MAX);
     println!("{name}: {:.1} MB compressed", bytes as f64 / 1e6);
     assert!(bytes > 1_000_000 && bytes < limit, "{name} has {said} bytes");
