@@ -77,14 +77,14 @@ fn setting_up_twice_changes_nothing(engine: &Engine, tree: &Tree, run: &Run<'_>)
 
     let start = Instant::now();
     let up = run(&["all-up", "--json"]).expect(0);
-    println!("all-up of 5 services: {:.1} s", start.elapsed().as_secs_f64());
+    println!("all-up of 6 services: {:.1} s", start.elapsed().as_secs_f64());
     let order: Vec<String> = up.json()["services"]
         .as_array()
         .expect("rows")
         .iter()
         .map(|row| row["service"].as_str().expect("a name").to_owned())
         .collect();
-    assert_eq!(order, ["authelia", "caddy", "emby", "immich", "monitoring"]);
+    assert_eq!(order, ["authelia", "caddy", "emby", "monitoring", "forwarder", "immich"]);
     let (files, ids) = (tree.fingerprint(), engine.ids());
     let start = Instant::now();
     run(&["all-up"]).expect(0);
@@ -96,7 +96,7 @@ fn setting_up_twice_changes_nothing(engine: &Engine, tree: &Tree, run: &Run<'_>)
 fn status_and_logs_show_what_runs(run: &Run<'_>) {
     let status = run(&["status", "--json"]).expect(0).json();
     let rows = status["containers"].as_array().expect("rows").clone();
-    assert_eq!(rows.len(), 12, "{status}");
+    assert_eq!(rows.len(), 13, "{status}");
     for row in &rows {
         assert_eq!(
             (row["state"].as_str(), row["drift"].as_array().map(Vec::len)),
