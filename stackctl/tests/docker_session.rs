@@ -195,6 +195,9 @@ fn a_rotated_secret_restarts_only_its_consumers(engine: &Engine, tree: &Tree, ru
     run(&["secrets", "rotate", "GRAFANA_ADMIN_PASSWORD"]).expect(0);
     assert_eq!(changed(&before, &engine.ids()), ["monitoring-grafana-1"]);
     run(&["secrets", "rotate", "IMMICH_DB_PASSWORD"]).expect(6);
+    let before = engine.ids();
+    run(&["secrets", "rotate", "IMMICH_DB_PASSWORD", "--accept-data-loss"]).expect(0);
+    assert_eq!(changed(&before, &engine.ids()), ["immich-postgres-1", "immich-server-1"]);
 }
 
 fn an_interrupted_change_is_finished(engine: &Engine, tree: &Tree, run: &Run<'_>) {

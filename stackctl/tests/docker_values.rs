@@ -44,6 +44,7 @@ fn every_printable_character_reaches_the_container_on_every_way() {
     a_container_in_anothers_network_follows_it(&engine, &tree);
     hooks_warn_unless_they_are_fatal(&engine, &tree);
     the_printed_command_works_as_it_is(&engine, &tree);
+    all_of_them_come_up_but_the_one_that_cannot(&engine, &tree);
     stackctl(&engine, &tree, "here", &["down", "echo"]).expect(0);
     labels_recreate_a_foreign_start_once(&engine, &tree);
     stackctl(&engine, &tree, "here", &["down", "echo"]).expect(0);
@@ -107,6 +108,17 @@ fn the_printed_command_works_as_it_is(engine: &Engine, tree: &Tree) {
     let line = printed.out.replace("env -i", &format!("env -i{host}"));
     let output = engine.command("sh").args(["-c", &line]).output().expect("sh runs");
     assert_eq!(support::Said::of(&output).expect(0).out, "echo\n");
+}
+
+fn all_of_them_come_up_but_the_one_that_cannot(engine: &Engine, tree: &Tree) {
+    stackctl(engine, tree, "here", &["down", "echo"]).expect(0);
+    // No such image, and no registry to ask.
+    tree.write("here/absent.yaml", "services:\n  absent:\n    image: nowhere.invalid/absent:1\n");
+    let said = stackctl(engine, tree, "here", &["all-up"]).expect(10);
+    assert!(said.out.contains("absent: failed (exit 1)"), "{}", said.out);
+    assert!(said.out.contains("up: 1 of 2 services succeeded"), "{}", said.out);
+    assert!(engine.ids().contains_key("echo-echo-1"), "{}", said.err);
+    std::fs::remove_file(tree.root.join("here/absent.yaml")).expect("removed");
 }
 
 fn labels_recreate_a_foreign_start_once(engine: &Engine, tree: &Tree) {

@@ -107,6 +107,44 @@ fn a_service_or_location_that_is_not_there_says_where_it_is() {
 }
 
 #[test]
+fn a_service_named_by_the_environment_wins_over_the_selected_one() {
+    let site = Site::new();
+    site.tree.write("wroclaw/emby.yaml", "services: {}\n");
+    site.run(&["select", "caddy"]).expect(0);
+    let output = Command::new(support::STACKCTL)
+        .args(["print-command", "--json"])
+        .env("SERVICE", "emby")
+        .env("PATH", format!("{}:/usr/bin:/bin", site.bin().display()))
+        .current_dir(site.path("wroclaw"))
+        .output();
+    let said = Said::of(&output.expect("stackctl runs")).expect(0).json();
+    let services: Vec<_> =
+        said["commands"].as_array().expect("rows").iter().map(|row| &row["service"]).collect();
+    assert_eq!(services, ["emby"]);
+}
+
+#[test]
+fn the_samples_hook_keeps_what_is_secret_out_of_a_commit() {
+    let site = Site::new();
+    site.git(&["init", "-q"]);
+    let hook = support::project().join("configs/stack/scripts/pre-commit");
+    fs::copy(hook, site.path(".git/hooks/pre-commit")).expect("copied");
+    let commit = |message: &str| {
+        let mut command = Command::new("git");
+        command.args(["-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "-q", "-m", message]);
+        Said::of(&command.current_dir(&site.tree.root).output().expect("git runs"))
+    };
+    site.tree.write("wroclaw/forwarder/wroclaw.key", "private");
+    site.git(&["add", "-A", "-f"]);
+    let said = commit("everything").expect(1);
+    for path in ["wroclaw/.env.user", "wroclaw/forwarder/wroclaw.key"] {
+        assert!(said.err.contains(&format!("git rm --cached {path}")), "{}", said.err);
+        site.git(&["rm", "-q", "--cached", path]);
+    }
+    commit("the rest").expect(0);
+}
+
+#[test]
 fn a_template_newer_than_its_rendering_fails_the_check() {
     let site = Site::new();
     site.tree.write("wroclaw/caddy/a.conf.tmpl", "{{MAIL_ADDRESS}}\n");

@@ -1,7 +1,7 @@
-//! The monitoring pack on real parts: promtool, amtool, Alertmanager, VictoriaMetrics and vmagent on loopback.
+//! The monitoring pack on real parts: promtool, vmalert-tool, amtool and Alertmanager on loopback.
 //!
-//! Alloy and Grafana have no package here: vmagent stands in for Alloy's pushing, the store itself for Grafana's
-//! queries, and Alloy's configuration is checked by its shape only.
+//! Alloy has no package here, so its configuration is checked by its shape only. What needs a running gateway and
+//! forwarder, the dashboard's queries and the pushing through the tunnel, is in tests/scenarios/tests/monitoring.rs.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)] // A scenario that cannot go on stops.
 
@@ -10,10 +10,9 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -115,59 +114,13 @@ fn every_alert_of_a_dead_site_together_is_one_notification() {
 }
 
 #[test]
-fn every_query_of_the_dashboard_returns_data() {
-    let scraped = Arc::new(AtomicU64::new(0));
-    let exposition = fs::read_to_string(pack().join("tests/both-ends.prom")).expect("readable");
-    let target = serve({
-        let scraped = Arc::clone(&scraped);
-        move |_: &str| {
-            let round = scraped.fetch_add(1, Ordering::Relaxed);
-            grown(&exposition, round)
-        }
-    });
-    let dir = tempfile::tempdir().expect("a folder");
-    let config = dir.path().join("scrape.yml");
-    let text = format!(
-        "scrape_configs:\n- job_name: demo\n  honor_labels: true\n  scrape_interval: 1s\n  static_configs:\n  - targets: ['127.0.0.1:{target}']\n    labels: {{location: wroclaw, component: demo}}\n"
-    );
-    fs::write(&config, text).expect("written");
-    let port = free_port();
-    let _store =
-        store(&dir.path().join("store"), port, &[&format!("-promscrape.config={}", config.display())]);
-    let start = Instant::now();
-    while scraped.load(Ordering::Relaxed) < 8 {
-        assert!(start.elapsed() < Duration::from_secs(60), "the store does not scrape");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    let text = fs::read_to_string(pack().join("dashboards/causeway.json")).expect("readable");
-    let dashboard: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let mut queries = 0;
-    for panel in dashboard["panels"].as_array().expect("panels") {
-        for target in panel["targets"].as_array().expect("targets") {
-            let expr = target["expr"].as_str().expect("a query").replace("$location", ".*");
-            let path = format!("/api/v1/query?query={}", percent(&expr));
-            let answer = http(port, "GET", &path, "").expect("the store answers");
-            let answer: serde_json::Value =
-                serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{expr}: {answer}"));
-            let rows = answer["data"]["result"].as_array().map(Vec::len).unwrap_or_default();
-            assert!(rows > 0, "{}: {expr} returns nothing: {answer}", panel["title"]);
-            queries += 1;
-        }
-    }
-    println!(
-        "{queries} queries of {} panels returned data",
-        dashboard["panels"].as_array().map(Vec::len).unwrap_or_default()
-    );
-}
-
-#[test]
 fn dashboard_and_rules_name_only_metrics_that_the_daemons_have() {
     let mut sources = String::new();
     for daemon in ["gateway/src", "forwarder/src"] {
         read_all(&project().join(daemon), &mut sources);
     }
     let read = |file: &str| fs::read_to_string(pack().join(file)).expect("readable");
-    let text = read("dashboards/causeway.json") + &read("rules/causeway.yml") + &read("tests/both-ends.prom");
+    let text = read("dashboards/causeway.json") + &read("rules/causeway.yml");
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     let metric =
         |word: &&str| ["gateway_", "forwarder_", "wireguard_"].iter().any(|start| word.starts_with(start));
@@ -176,69 +129,6 @@ fn dashboard_and_rules_name_only_metrics_that_the_daemons_have() {
         assert!(sources.contains(&format!("\"{name}\"")), "no daemon exports {name}");
     }
     println!("{} metric names, each in a daemon's source", names.len());
-}
-
-#[test]
-fn samples_pushed_over_a_cut_way_all_arrive() {
-    // The two minutes that matter are for a soak; a short cut takes the same way.
-    let cut_for = if std::env::var_os("CAUSEWAY_SOAK").is_some() { 120 } else { 12 };
-    let dir = tempfile::tempdir().expect("a folder");
-    let port = free_port();
-    let _store = store(&dir.path().join("store"), port, &[]);
-    await_http(port, "/health");
-    let way = Way::to(port);
-    let round = Arc::new(AtomicU64::new(0));
-    let target = serve({
-        let round = Arc::clone(&round);
-        move |_: &str| format!("tick_total {}\n", round.fetch_add(1, Ordering::Relaxed) + 1)
-    });
-    let config = dir.path().join("agent.yml");
-    let text = format!(
-        "global: {{scrape_interval: 1s, external_labels: {{location: kyiv}}}}\nscrape_configs:\n- job_name: tick\n  static_configs: [{{targets: ['127.0.0.1:{target}']}}]\n"
-    );
-    fs::write(&config, text).expect("written");
-    let agent = free_port();
-    let _agent = Program::start(
-        "vmagent",
-        &[
-            &format!("-promscrape.config={}", config.display()),
-            &format!("-remoteWrite.url=http://127.0.0.1:{}/api/v1/write", way.port),
-            &format!("-remoteWrite.tmpDataPath={}", dir.path().join("agent").display()),
-            &format!("-httpListenAddr=127.0.0.1:{agent}"),
-            "-remoteWrite.flushInterval=1s",
-            "-remoteWrite.retryMaxTime=5s",
-            "-memory.allowedBytes=64MB",
-        ],
-    );
-    await_ticks(&round, 3);
-    way.open.store(false, Ordering::Relaxed);
-    let during = round.load(Ordering::Relaxed);
-    std::thread::sleep(Duration::from_secs(cut_for));
-    let missed = round.load(Ordering::Relaxed) - during;
-    way.open.store(true, Ordering::Relaxed);
-    let last = round.load(Ordering::Relaxed) + 3;
-    await_ticks(&round, last);
-    let start = Instant::now();
-    let values = loop {
-        let answer = http(port, "GET", "/api/v1/export?match=tick_total", "").unwrap_or_default();
-        let values: BTreeSet<u64> = answer
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .flat_map(|row| row["values"].as_array().cloned().unwrap_or_default())
-            .filter_map(|value| value.as_f64().map(|value| value as u64))
-            .collect();
-        // The store shows what came in some seconds late, and not in order.
-        if (1..=last).all(|tick| values.contains(&tick)) || start.elapsed() > Duration::from_secs(60) {
-            break values;
-        }
-        std::thread::sleep(Duration::from_millis(500));
-    };
-    let lost: Vec<u64> = (1..=last).filter(|tick| !values.contains(tick)).collect();
-    println!(
-        "cut for {cut_for} s: {missed} scrapes during the cut, {} of {last} arrived",
-        values.len().min(last as usize)
-    );
-    assert!(missed >= cut_for / 2 && lost.is_empty(), "lost {lost:?}");
 }
 
 #[test]
@@ -305,103 +195,11 @@ fn read_all(dir: &std::path::Path, text: &mut String) {
 /// A program of the monitoring packages; it ends with this value.
 struct Program(Child);
 
-impl Program {
-    fn start(name: &str, words: &[&str]) -> Self {
-        let path = packages("monitoring").join("usr/bin").join(name);
-        let child = Command::new(path)
-            .args(words)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        Self(child.unwrap_or_else(|error| panic!("{name}: {error}")))
-    }
-}
-
 impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn store(dir: &std::path::Path, port: u16, more: &[&str]) -> Program {
-    let data = format!("-storageDataPath={}", dir.display());
-    let listen = format!("-httpListenAddr=127.0.0.1:{port}");
-    let fixed = [
-        data.as_str(),
-        &listen,
-        "-search.latencyOffset=0s",
-        "-memory.allowedBytes=128MB",
-        "-retentionPeriod=1",
-    ];
-    let words: Vec<&str> = fixed.into_iter().chain(more.iter().copied()).collect();
-    let program = Program::start("victoria-metrics", &words);
-    await_http(port, "/health");
-    program
-}
-
-/// A way to the store that can be cut: while it is, connections break and none is made.
-struct Way {
-    port: u16,
-    open: Arc<AtomicBool>,
-}
-
-impl Way {
-    fn to(port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let way = Self {
-            port: listener.local_addr().expect("bound").port(),
-            open: Arc::new(AtomicBool::new(true)),
-        };
-        let open = Arc::clone(&way.open);
-        std::thread::spawn(move || {
-            for near in listener.incoming().flatten() {
-                let far = TcpStream::connect(("127.0.0.1", port));
-                if let (true, Ok(far)) = (open.load(Ordering::Relaxed), far) {
-                    let pair = |s: &TcpStream| s.try_clone().expect("a socket");
-                    carry(pair(&near), pair(&far), Arc::clone(&open));
-                    carry(far, near, Arc::clone(&open));
-                }
-            }
-        });
-        way
-    }
-}
-
-fn carry(mut from: TcpStream, mut to: TcpStream, open: Arc<AtomicBool>) {
-    std::thread::spawn(move || {
-        let mut buffer = [0; 8192];
-        while let Ok(length @ 1..) = from.read(&mut buffer) {
-            if !open.load(Ordering::Relaxed) || to.write_all(&buffer[..length]).is_err() {
-                break;
-            }
-        }
-        let _ = from.shutdown(Shutdown::Both);
-        let _ = to.shutdown(Shutdown::Both);
-    });
-}
-
-fn await_ticks(round: &AtomicU64, wanted: u64) {
-    let start = Instant::now();
-    while round.load(Ordering::Relaxed) < wanted {
-        assert!(start.elapsed() < Duration::from_secs(60), "nobody scrapes");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// Every counter grows with each scrape, and times stay close to now.
-fn grown(exposition: &str, round: u64) -> String {
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map(|d| d.as_secs())
-        .unwrap_or_default();
-    let grow = |line: &str| match line.rsplit_once(' ') {
-        Some((name, "counter")) if !name.starts_with('#') => format!("{name} {}\n", 1000 + round * 10),
-        Some((name, "now")) => format!("{name} {}\n", now - 30),
-        _ => format!("{line}\n"),
-    };
-    exposition.lines().map(grow).collect()
 }
 
 /// A little HTTP server on loopback: `answer` gets each request and gives the body.
@@ -472,10 +270,4 @@ fn await_http(port: u16, path: &str) {
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
-}
-
-fn percent(text: &str) -> String {
-    let encode =
-        |b: u8| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") };
-    text.bytes().map(encode).collect()
 }
