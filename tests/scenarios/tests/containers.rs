@@ -45,7 +45,7 @@ fn a_page_of_a_caddy_among_containers_reaches_an_internet_client_through_both_en
 }
 
 #[test]
-fn the_images_are_built_from_source_for_both_architectures() -> Result<()> {
+fn the_images_are_built_from_source_for_both_architectures_in_the_full_run() -> Result<()> {
     if !lab::full_counts() {
         println!("built from source in the full run only: make soak");
         return Ok(());
