@@ -4,6 +4,8 @@
 //! Each site has a Docker engine of its own in its machine's network. The gateway's container has that network itself,
 //! so nothing stands between the public port and the gateway that could change a client's address.
 
+#![allow(clippy::print_stdout)] // Sizes and versions are what a person looks for.
+
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt, chown};

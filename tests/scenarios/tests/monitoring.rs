@@ -3,6 +3,8 @@
 //!
 //! Alloy and Grafana have no Debian package: vmagent stands for the one, the store's own query interface for the other.
 
+#![allow(clippy::print_stdout, clippy::indexing_slicing)] // Figures are printed; a JSON value has an answer to any index.
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
