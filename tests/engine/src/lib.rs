@@ -10,7 +10,8 @@ mod images;
 mod said;
 mod tree;
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,13 +34,22 @@ pub fn packages(set: &str) -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
 }
 
-/// Whether this process may make namespaces and run a Docker engine; says so loudly when it may not.
+/// Whether this process may make namespaces and run a Docker engine; says so loudly when it may not, on standard error
+/// and in `target/lab-skipped`, which `.ci/run` refuses.
 pub fn privileged() -> bool {
     let whole = fs::read_to_string("/proc/self/uid_map")
         .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
     let root = whole && rustix::process::geteuid().is_root();
     if !root {
-        eprintln!("SKIPPED: this scenario runs a Docker engine of its own and needs root");
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("scenario");
+        let line = format!("SKIPPED {name}: a Docker engine of its own needs the machine's root\n");
+        eprint!("{line}");
+        fs::create_dir_all(project().join("target")).expect("a folder");
+        let list = project().join("target/lab-skipped");
+        let mut list =
+            File::options().create(true).append(true).open(list).expect("the list of skipped scenarios");
+        list.write_all(line.as_bytes()).expect("written");
     }
     root
 }
