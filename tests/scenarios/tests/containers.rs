@@ -409,7 +409,13 @@ fn version(rootfs: &Path, program: &str, architecture: &str) -> Result<String> {
             command
         }
     };
-    command.arg("--library-path").arg(rootfs.join(libraries)).arg(rootfs.join(program)).arg("--version");
+    command.arg("--library-path").arg(rootfs.join(libraries));
+    // qemu gives a process no netlink socket, without which nft says nothing: that its libraries are there must do.
+    if program.ends_with("nft") && architecture != self::architecture() {
+        command.arg("--list").arg(rootfs.join(program));
+    } else {
+        command.arg(rootfs.join(program)).arg("--version");
+    }
     let output = command.output().with_context(|| format!("{command:?}"))?;
     ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
