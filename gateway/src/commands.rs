@@ -2,21 +2,32 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::net::{IpAddr, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use policy::gateway::Policy;
 use policy::ruleset::Ruleset;
-use policy::{Source, forwarder};
+use policy::{Host, HostPort, Source, forwarder};
 
 use crate::config::{self, LoadError};
 use crate::edge::blueprint::guard as guard_ruleset;
 use crate::edge::refusal;
 use crate::exit::{Exit, Stop};
+use crate::foreign::{Needs, obstacles};
 use crate::kernel::{Failure, FailureKind, Listing, Reply, Request, answer_once};
 use crate::privilege;
 use crate::state::{Applied, State};
 
+/// The list of the proxy that publishes names as its own addresses, and carries HTTP alone.
+const PROXY: &str = "cloudflare";
+/// It, as it was when this was built, for a configuration that has no such list.
+const SHIPPED: &str = include_str!("../../configs/lists/cloudflare.list");
+/// The longest a look-up of a name may take.
+const LOOKUP: Duration = Duration::from_secs(2);
 /// Where the state is when the configuration cannot be read.
 const DEFAULT_STATE: &str = "/var/lib/causeway";
 
@@ -36,6 +47,11 @@ pub fn check(path: &Path, with: Option<&Path>) -> Result<(), Stop> {
     for warning in &policy.warnings {
         tell(&warning.to_string());
     }
+    for obstacle in obstacles_here(&policy) {
+        tell(&obstacle);
+    }
+    let endpoints = policy.peers.iter().filter_map(|peer| peer.endpoint.as_ref());
+    warn_of_proxied(&policy, path, endpoints);
     let findings = with.map(|with| pair(&policy, with)).transpose()?.unwrap_or_default();
     print(&effective(path, &policy))?;
     if findings.is_empty() { Ok(()) } else { Err(Stop::new(Exit::Failed, findings.join("\n"))) }
@@ -45,7 +61,51 @@ fn pair(policy: &Policy, with: &Path) -> Result<Vec<String>, Stop> {
     let text = config::read_text(with)
         .map_err(|error| LoadError::Unreadable { path: with.display().to_string(), error })?;
     let far = forwarder::parse(&Source { name: with, text: &text }).map_err(LoadError::Invalid)?;
+    warn_of_proxied(policy, with, far.peers.iter().map(|peer| &peer.endpoint));
     Ok(policy::pairing::pairing(policy, &far).iter().map(ToString::to_string).collect())
+}
+
+/// Foreign rules that stand in the way, where this user may look at them.
+fn obstacles_here(policy: &Policy) -> Vec<String> {
+    if privilege::require().is_err() {
+        return Vec::new();
+    }
+    let needs = Needs { device: policy.interface.name.to_string(), port: policy.interface.listen_port };
+    list(Listing::Everybody).map(|listing| obstacles(&listing, &needs)).unwrap_or_default()
+}
+
+/// Warns of endpoints whose names lead to a proxy, which carries no WireGuard.
+fn warn_of_proxied<'e>(policy: &Policy, file: &Path, endpoints: impl Iterator<Item = &'e HostPort>) {
+    let listed =
+        policy.lists.iter().find(|list| list.name.as_str() == PROXY).map(|list| list.prefixes.clone());
+    let proxy = listed.filter(|prefixes| !prefixes.is_empty()).unwrap_or_else(|| {
+        let source = Source { name: Path::new(PROXY), text: SHIPPED };
+        policy::gateway::parse_list(&source).unwrap_or_default()
+    });
+    for endpoint in endpoints.filter(|endpoint| matches!(endpoint.host, Host::Name(_))) {
+        let addresses = addresses_of(endpoint);
+        if let Some(address) =
+            addresses.iter().find(|address| proxy.iter().any(|prefix| prefix.contains(**address)))
+        {
+            let file = file.display();
+            tell(&format!(
+                "{file}: the endpoint {endpoint} leads to {address}, which is @{PROXY}: its proxy carries no WireGuard; \
+                 use a name that is not proxied (\"DNS only\"), or the edge's address"
+            ));
+        }
+    }
+}
+
+/// What a name resolves to within [`LOOKUP`]; nothing when it does not.
+fn addresses_of(endpoint: &HostPort) -> Vec<IpAddr> {
+    let (sender, receiver) = mpsc::channel();
+    let name = endpoint.to_string();
+    // A resolver that hangs is left behind: the program ends soon anyway.
+    let looking = thread::Builder::new().spawn(move || {
+        let found = name.to_socket_addrs().map(|found| found.map(|address| address.ip()).collect());
+        drop(sender.send(found.unwrap_or_default()));
+    });
+    looking.ok().and_then(|_| receiver.recv_timeout(LOOKUP).ok()).unwrap_or_default()
 }
 
 /// `gateway guard`: the drop table of the boot, unless a table is in place already.

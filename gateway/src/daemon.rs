@@ -304,6 +304,11 @@ impl Answer for Control {
             Request::Dump { show_keys } => Ok(Reply::Dump(edge.dump(show_keys))),
             Request::Services => edge.services().await.map(Reply::Services).map_err(refusal),
             Request::Status => Ok(Reply::Status(edge.status().await)),
+            Request::Flows { service, address, limit } => {
+                edge.flows(service.as_deref(), address, limit).await.map(Reply::Flows)
+            }
+            Request::Offloads => Ok(Reply::Offloads(edge.offloads())),
+            Request::SetOffloads { switches } => edge.set_offloads(&switches).map(Reply::Offloads),
             Request::Bans => edge.bans().await.map(Reply::Bans).map_err(refusal),
             Request::Ban { address, seconds } => {
                 edge.ban(address, seconds).await.map(|()| Reply::Done).map_err(refusal)

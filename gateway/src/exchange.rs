@@ -1,13 +1,12 @@
-//! `gatewayctl import`, `export` and `lists`: other products' configurations, in and out.
+//! `gatewayctl import` and `export`: other products' configurations, in and out.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Write};
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use policy::export::{self, EdgeSide, ExportError};
-use policy::feed;
 use policy::gateway::{Policy, parse_list};
 use policy::import::{self, FindingKind, Import, ImportError};
 use policy::{PublicKey, Source, forwarder};
@@ -84,7 +83,8 @@ pub enum Exported {
     },
 }
 
-const CONFIGURATION: &str = "/etc/causeway/gateway.toml";
+/// Where the edge's configuration is by default.
+pub const CONFIGURATION: &str = "/etc/causeway/gateway.toml";
 
 /// What a far end must know about the edge.
 #[derive(clap::Args)]
@@ -98,19 +98,6 @@ pub struct EdgeArguments {
     /// What the edge is called at the far end.
     #[arg(long, default_value = "edge")]
     name: String,
-}
-
-/// What is done with list files.
-#[derive(Subcommand)]
-pub enum Lists {
-    /// Replaces a list file by a fetched text, if that is plausible; else the file stays as it is.
-    Refresh {
-        /// The list file.
-        file: PathBuf,
-        /// The fetched text; standard input when left out.
-        #[arg(long, value_name = "FILE")]
-        from: Option<PathBuf>,
-    },
 }
 
 /// Imports, writes the files, and says on standard error what to know about them.
@@ -161,30 +148,6 @@ pub fn export(what: &Exported) -> Result<String, Stop> {
             export::caddy(&policy, &proxies, *from).map_err(|error| Stop::new(Exit::Usage, error))
         }
     }
-}
-
-/// Judges a fetched list and puts it in the place of the file, in one step.
-///
-/// # Errors
-/// [`Stop`] with [`Exit::Failed`] when the text is refused: the file is as it was.
-pub fn lists(what: &Lists) -> Result<Exit, Stop> {
-    let Lists::Refresh { file, from } = what;
-    let fetched = match from {
-        Some(from) => text_of(from)?,
-        None => {
-            let limit = u64::try_from(feed::MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-            let mut text = Zeroizing::new(String::new());
-            let read = io::stdin().lock().take(limit).read_to_string(&mut text);
-            read.map_err(|error| Stop::new(Exit::Failed, format!("standard input: {error}")))?;
-            text
-        }
-    };
-    let in_use = if file.exists() { list_of(file)? } else { Vec::new() };
-    let text = feed::judge(&fetched, &in_use).map_err(|refusal| {
-        Stop::new(Exit::Failed, format!("{}: kept as it is: {refusal}", file.display()))
-    })?;
-    replace(file, &text).map_err(|error| Stop::new(Exit::Failed, format!("{}: {error}", file.display())))?;
-    Ok(Exit::Ok)
 }
 
 type FarEnd = fn(&Policy, &str, &EdgeSide) -> Result<String, ExportError>;
@@ -244,19 +207,10 @@ fn write_all(imported: &Import, into: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The new file takes the old one's place in one step; a reader sees the one or the other.
-fn replace(file: &Path, text: &str) -> io::Result<()> {
-    let mut name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(".new");
-    let fresh = file.with_file_name(name);
-    let mut opened = File::create(&fresh)?;
-    opened.write_all(text.as_bytes())?;
-    opened.sync_all()?;
-    fs::rename(&fresh, file)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -297,23 +251,6 @@ mod tests {
         let public = public_key(&fs::read_to_string(into.join("kyiv.key")).unwrap()).unwrap();
         assert!(text.contains(&format!("PublicKey = {public}")));
         assert!(fs::read_to_string(into.join("forwarder.toml")).unwrap().contains(&public.to_string()));
-    }
-
-    #[test]
-    fn a_list_is_replaced_by_a_plausible_text_only() {
-        let folder = tempfile::tempdir().unwrap();
-        let (file, from) = (folder.path().join("cloudflare.list"), folder.path().join("fetched"));
-        let refresh = |text: &str| {
-            fs::write(&from, text).unwrap();
-            lists(&Lists::Refresh { file: file.clone(), from: Some(from.clone()) })
-        };
-
-        refresh("104.16.0.0/13\n172.64.0.0/13\n").unwrap();
-        let before = fs::read_to_string(&file).unwrap();
-        for bad in ["", "<html>", "0.0.0.0/0\n", "104.16.0.0/13\n"] {
-            assert_eq!(refresh(bad).unwrap_err().exit, Exit::Failed, "{bad:?}");
-            assert_eq!(fs::read_to_string(&file).unwrap(), before);
-        }
     }
 
     fn fixture(name: &str) -> PathBuf {

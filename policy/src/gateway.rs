@@ -223,6 +223,8 @@ pub struct List {
     pub name: Name,
     /// The file that holds them; the daemon reads it and calls [`List::load`].
     pub file: FileRef,
+    /// Where it is fetched from, for `gatewayctl lists refresh`; none for a list that is written by hand.
+    pub urls: Vec<String>,
     /// The prefixes; empty until the file is loaded, and an empty list lets nobody in.
     pub prefixes: Vec<IpNetwork>,
 }

@@ -31,6 +31,16 @@ pub(crate) fn address(text: &str) -> Option<IpAddr> {
     }
 }
 
+/// An address to fetch from: over TLS, or in the clear from this machine itself.
+pub(crate) fn fetchable(text: &str) -> Option<String> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_graphic()) && text.len() <= 2048;
+    let own = ["http://127.0.0.1", "http://[::1]"]
+        .iter()
+        .any(|own| text.strip_prefix(own).is_some_and(|rest| rest.starts_with([':', '/'])));
+    let tls = text.strip_prefix("https://").is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
+    (plain && (tls || own) && !text.contains('@')).then(|| text.to_owned())
+}
+
 /// A port above 0.
 pub(crate) fn port(text: &str) -> Option<u16> {
     decimal(text).and_then(|number| u16::try_from(number).ok()).filter(|&port| port != 0)
@@ -165,4 +175,34 @@ fn decimal(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let canonical = text == "0" || !text.starts_with('0');
     (digits && canonical).then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_fetched_over_tls_or_from_this_machine() {
+        for good in [
+            "https://www.cloudflare.com/ips-v4",
+            "https://[2001:db8::1]/x",
+            "http://127.0.0.1:8080/x",
+            "http://[::1]/x",
+        ] {
+            assert_eq!(fetchable(good).as_deref(), Some(good));
+        }
+        for bad in [
+            "http://example.com/x",
+            "http://127.0.0.1.example.com/x",
+            "http://[::1].example.com/x",
+            "https://",
+            "https:///x",
+            "https://user@example.com/x",
+            "https://example.com/a b",
+            "file:///etc/shadow",
+            "",
+        ] {
+            assert_eq!(fetchable(bad), None, "{bad}");
+        }
+    }
 }

@@ -5,12 +5,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::report::{Bans, Changes, Peers, Services, Status};
+use super::report::{Bans, Changes, Flows, Offloads, Peers, Services, Status};
 
 /// Longest line in either direction, in bytes: a configuration of 10,000 services fits.
 pub const MAX_LINE: usize = 32 << 20;
 /// Longest line from a client that may only read.
 pub const MAX_READER_LINE: usize = 4096;
+
+/// Most flows in one answer.
+pub const MAX_FLOWS: usize = 10_000;
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +33,24 @@ pub enum Request {
     Status,
     /// Banned sources.
     Bans,
+    /// Flows of published ports and private flows.
+    Flows {
+        /// Only of the service of this name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
+        /// Only with this address at one of their ends.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+        /// Most that are told, up to [`MAX_FLOWS`].
+        limit: usize,
+    },
+    /// Which offloads are in use.
+    Offloads,
+    /// Turns offloads on or off until the next apply; only for writers.
+    SetOffloads {
+        /// Name and whether it is on.
+        switches: Vec<(String, bool)>,
+    },
     /// Bans a source; only for writers.
     Ban {
         /// The source.
@@ -73,12 +94,17 @@ impl Request {
     #[must_use]
     pub const fn is_privileged(&self) -> bool {
         match self {
-            Self::Peers | Self::Dump { show_keys: false } | Self::Services | Self::Status | Self::Bans => {
-                false
-            }
+            Self::Peers
+            | Self::Dump { show_keys: false }
+            | Self::Services
+            | Self::Status
+            | Self::Flows { .. }
+            | Self::Offloads
+            | Self::Bans => false,
             // A plan reads the key files that the text names, so it is not for everybody either.
             Self::Dump { show_keys: true }
             | Self::Ban { .. }
+            | Self::SetOffloads { .. }
             | Self::Unban { .. }
             | Self::Plan { .. }
             | Self::Apply { .. }
@@ -103,6 +129,10 @@ pub enum Reply {
     Status(Status),
     /// To [`Request::Bans`].
     Bans(Bans),
+    /// To [`Request::Flows`].
+    Flows(Flows),
+    /// To [`Request::Offloads`] and [`Request::SetOffloads`].
+    Offloads(Offloads),
     /// To [`Request::Plan`], [`Request::Apply`] and [`Request::Reload`].
     Changes(Changes),
     /// To [`Request::Confirm`] and [`Request::Rollback`].

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::report::{Bans, Changes, Health, Peer, Peers, Service, Services, Status};
+use super::report::{Bans, Changes, Flow, Flows, Health, Offloads, Peer, Peers, Service, Services, Status};
 
 /// How text is dressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,6 +170,59 @@ pub fn bans(report: &Bans) -> String {
         format!("{}  {expiry}\n", ban.address)
     };
     report.bans.iter().map(line).collect()
+}
+
+/// `gatewayctl flows`
+#[must_use]
+pub fn flows(report: &Flows, style: Style) -> String {
+    let header = ["SERVICE", "PROTOCOL", "CLIENT", "TO", "TARGET", "PEER", "IN", "OUT", "AGE", "STATE"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(report.flows.iter().map(flow_row));
+    let mut lines = table(&rows).into_iter();
+    let mut text = lines.next().map(|line| style.bold(&line) + "\n").unwrap_or_default();
+    for line in lines {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    if report.truncated {
+        let _ = writeln!(text, "{} of {} flows; --limit for more", report.flows.len(), report.total);
+    }
+    text
+}
+
+fn flow_row(flow: &Flow) -> Vec<String> {
+    let none = || "-".to_owned();
+    let target =
+        if flow.masqueraded { format!("{} (masqueraded)", flow.target) } else { flow.target.clone() };
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds are wanted")]
+    let age = flow.age_seconds.map(|seconds| period(seconds.max(0.0) as u64));
+    vec![
+        flow.service.clone(),
+        flow.protocol.clone(),
+        flow.client.clone(),
+        flow.listen.clone(),
+        target,
+        flow.peer.clone().unwrap_or_else(none),
+        bytes(flow.bytes_in),
+        bytes(flow.bytes_out),
+        age.unwrap_or_else(none),
+        flow.state.clone().unwrap_or_else(none),
+    ]
+}
+
+/// `gatewayctl offload`
+#[must_use]
+pub fn offloads(report: &Offloads) -> String {
+    let word = |on| if on { "on" } else { "off" };
+    let line = |offload: &super::report::Offload| {
+        let other = if offload.on == offload.configured {
+            String::new()
+        } else {
+            format!(" (configured: {})", word(offload.configured))
+        };
+        format!("{} {}{other}\n", offload.name, word(offload.on))
+    };
+    report.offloads.iter().map(line).collect()
 }
 
 /// `gatewayctl plan`

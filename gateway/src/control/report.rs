@@ -162,6 +162,72 @@ pub struct Ban {
     pub expires_in_seconds: Option<u64>,
 }
 
+/// `gatewayctl flows --json`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Flows {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// How many flows there are, told here or not.
+    pub total: usize,
+    /// Whether there are more than are told here.
+    pub truncated: bool,
+    /// The flows, those that carried most first.
+    pub flows: Vec<Flow>,
+}
+
+/// One flow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Flow {
+    /// Name of the publish or allow.
+    pub service: String,
+    /// `publish` or `allow`.
+    pub kind: String,
+    /// `tcp`, `udp`, `icmp`, or another's number.
+    pub protocol: String,
+    /// Who began it, with the port where there is one.
+    pub client: String,
+    /// What the client sends to.
+    pub listen: String,
+    /// Who answers.
+    pub target: String,
+    /// Whether the target sees an address of the edge instead of the client's.
+    pub masqueraded: bool,
+    /// The peer that it goes through; `None` when it has none any more.
+    pub peer: Option<String>,
+    /// State of a TCP connection, such as `established`.
+    pub state: Option<String>,
+    /// Packets towards the target.
+    pub packets_in: u64,
+    /// Bytes towards the target.
+    pub bytes_in: u64,
+    /// Packets back.
+    pub packets_out: u64,
+    /// Bytes back.
+    pub bytes_out: u64,
+    /// Seconds since its first packet; `None` where the kernel did not note it.
+    pub age_seconds: Option<f64>,
+}
+
+/// `gatewayctl offload --json`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offloads {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What is in use now.
+    pub offloads: Vec<Offload>,
+}
+
+/// One offload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offload {
+    /// `tun_tcp`, `tun_udp`, `udp_gso` or `udp_gro`.
+    pub name: String,
+    /// Whether it is in use.
+    pub on: bool,
+    /// Whether the configuration wants it.
+    pub configured: bool,
+}
+
 /// `gatewayctl plan --json`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes {

@@ -60,7 +60,7 @@ impl Blueprint {
     /// # Errors
     /// What `nft` said.
     pub fn check(&self, helper: &Helper) -> Result<(), Failure> {
-        helper.check_ruleset(self.transaction(helper)?)
+        helper.check_ruleset(self.transaction(helper, &helper.list(Listing::Table)?)?)
     }
 
     /// Puts rules, device, routes and switches in place, closed first and open last.
@@ -70,7 +70,7 @@ impl Blueprint {
     /// # Errors
     /// What the kernel refused. A refused ruleset changed nothing at all; after a refused route the rules stay, closed.
     pub fn apply(&self, helper: &Helper, state: &State) -> Result<Vec<Unwritable>, Failure> {
-        let transaction = self.transaction(helper)?;
+        let transaction = self.transaction(helper, &helper.list(Listing::Table)?)?;
         self.remember(helper, state)?;
         helper.apply_ruleset(transaction)?;
         let routing = Routing::new(&self.plan.routing, self.protocol);
@@ -93,7 +93,7 @@ impl Blueprint {
         helper: &Helper,
         state: &State,
     ) -> Result<(Vec<Unwritable>, Option<u64>), Failure> {
-        let transaction = self.transaction(helper)?;
+        let transaction = self.transaction(helper, &helper.list(Listing::Table)?)?;
         let kept = state.sysctls();
         let forget = || old.remember_again(helper, state, &kept);
         self.remember(helper, state)?;
@@ -163,10 +163,13 @@ impl Blueprint {
     /// What the kernel refused.
     pub fn repair(&self, helper: &Helper, expected: Option<u64>) -> Result<Repair, Failure> {
         let mut repair = Repair::default();
-        if expected.is_some() && Self::fingerprint(helper)? != expected {
-            helper.apply_ruleset(self.transaction(helper)?)?;
-            repair.lines.push("~ table inet causeway".to_owned());
-            repair.fingerprint = Self::fingerprint(helper)?;
+        if expected.is_some() {
+            let listing = helper.list(Listing::Table)?;
+            if fingerprint(&listing) != expected {
+                helper.apply_ruleset(self.transaction(helper, &listing)?)?;
+                repair.lines.push("~ table inet causeway".to_owned());
+                repair.fingerprint = Self::fingerprint(helper)?;
+            }
         }
         repair.lines.extend(helper.apply_routing(Routing::new(&self.plan.routing, self.protocol))?);
         let wanted = &self.plan.routing.sysctls;
@@ -193,13 +196,12 @@ impl Blueprint {
         Ok(failed.into_iter().map(|(path, value, reason)| Unwritable { path, value, reason }).collect())
     }
 
-    /// The transaction from whatever the table is to what it must be.
-    fn transaction(&self, helper: &Helper) -> Result<String, Failure> {
-        let listing = helper.list(Listing::Table)?;
+    /// The transaction from the table as it was listed to what it must be; where there is one, `nft -c` has taken it.
+    fn transaction(&self, helper: &Helper, listing: &str) -> Result<String, Failure> {
         if listing.is_empty() {
             return Ok(self.plan.ruleset.install(&Present::nothing()).to_string());
         }
-        let present = Present::from_listing(&listing).map_err(|error| {
+        let present = Present::from_listing(listing).map_err(|error| {
             Failure::new(FailureKind::Ruleset, format!("nft printed what is not understood: {error}"))
         })?;
         let install = self.plan.ruleset.install(&present).to_string();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use policy::gateway::List;
 use tokio::task::spawn_blocking;
 use tunnel::node::{PeerState, PeerStatus};
 use tunnel::reason::DropReason;
@@ -13,6 +14,7 @@ use super::services::{service, service_counters};
 use super::wg::WgDevice;
 use super::{Edge, KernelCounters};
 use crate::control::report::{Bans, Health, Interface, Peer, Peers, SCHEMA, Services, Status};
+use crate::foreign::{Needs, obstacles};
 use crate::kernel::{Failure, Listing};
 use crate::metrics::{self, Number, PeerCounters, Snapshot, Value};
 
@@ -22,6 +24,9 @@ const PROBE_SAMPLES: u64 = 5;
 const SETTLE_SAMPLES: u64 = 300;
 /// Switches that tell how many flows conntrack follows, and the most it will.
 const FLOWS: [&str; 2] = ["net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max"];
+
+/// The age from which a fetched list is a problem; the timer fetches every day.
+const STALE_LIST: Duration = Duration::from_secs(7 * 86_400);
 
 /// How old the kernel's counters may be before they are read again.
 const COUNTERS_LIFE: Duration = Duration::from_secs(2);
@@ -131,6 +136,7 @@ impl Edge {
         let peers = self.device.node().peers(Self::now());
         let up = peers.iter().filter(|peer| peer.state.label() == "up").count();
         let mut problems = self.problems();
+        problems.extend(self.obstacles().await);
         let leaked = match counters {
             Ok(counters) => self.leaked(&counters),
             Err(failure) => {
@@ -165,6 +171,17 @@ impl Edge {
         }
     }
 
+    /// Foreign rules that stand in the way, each with its mend.
+    pub async fn obstacles(&self) -> Vec<String> {
+        let needs = {
+            let interface = &self.current.borrow().policy.interface;
+            Needs { device: interface.name.to_string(), port: interface.listen_port }
+        };
+        let helper = self.helper.clone();
+        let listing = blocking(move || helper.list(Listing::Everybody)).await;
+        listing.map(|listing| obstacles(&listing, &needs)).unwrap_or_default()
+    }
+
     /// One line about the peers, for `systemctl status` and `/readyz`; whether one of them is up.
     #[must_use]
     pub fn headline(&self) -> (bool, String) {
@@ -191,6 +208,7 @@ impl Edge {
             problems
                 .push("somebody keeps changing rules, routes or switches; see the log for which".to_owned());
         }
+        problems.extend(current.policy.lists.iter().filter_map(list_age));
         if !self.wg_socket.is_reachable() {
             let path = self.wg_socket.path().display();
             problems.push(format!("somebody removed {path}; restart the daemon to have `wg` work again"));
@@ -374,6 +392,16 @@ impl Edge {
             KernelCounters { read: Some(Instant::now()), named: named.clone(), flows };
         Ok(named)
     }
+}
+
+/// Says so when a list that is fetched has not been for long.
+fn list_age(list: &List) -> Option<String> {
+    let path = list.file.path(None).ok().filter(|_| !list.urls.is_empty())?;
+    let age = std::fs::metadata(path).ok()?.modified().ok()?.elapsed().unwrap_or_default();
+    (age > STALE_LIST).then(|| {
+        let days = age.as_secs() / 86_400;
+        format!("@{} was last fetched {days} days ago; see: systemctl status causeway-lists", list.name)
+    })
 }
 
 /// Runs what blocks on the helper beside the control thread.

@@ -107,13 +107,15 @@ impl Edge {
         let repair =
             blocking(move || blueprint.repair(&helper, rules_too.then_some(expected).flatten())).await;
         match repair {
-            Ok(Repair { lines, .. }) if lines.is_empty() => {}
             Ok(Repair { lines, fingerprint, unwritable }) => {
                 if let Some(fingerprint) = fingerprint {
                     self.current.borrow_mut().fingerprint = Some(fingerprint);
                 }
+                // What a person has mended since is no problem any more.
                 self.current.borrow_mut().unwritable = unwritable;
-                self.tell_repair(&lines);
+                if !lines.is_empty() {
+                    self.tell_repair(&lines);
+                }
             }
             // The device is gone or the helper is: the data plane ends the daemon over both.
             Err(failure) => tracing::debug!(%failure, "the kernel's state could not be looked at"),

@@ -125,12 +125,9 @@ impl Edge {
     ) -> Result<(Vec<Unwritable>, Option<u64>), Stop> {
         let (helper, state) = (self.helper.clone(), self.state.clone());
         let (new, old) = (Arc::clone(new), Arc::clone(old));
-        let applied = blocking(move || {
-            // A refused ruleset is no change that was taken back: none was begun.
-            new.check(&helper).map_err(|failure| Failure { kind: FailureKind::Ruleset, ..failure })?;
-            new.change(&old, &helper, &state)
-        });
+        let applied = blocking(move || new.change(&old, &helper, &state));
         applied.await.map_err(|failure| match failure.kind {
+            // A refused ruleset is no change that was taken back: none was begun.
             FailureKind::Ruleset => refusal(failure),
             _ => Stop::new(Exit::RolledBack, format!("{failure}; everything is as it was")),
         })

@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::frame;
-use super::protocol::{Failure, FailureKind, Listing, Reply, Request, Routing};
+use super::protocol::{Failure, FailureKind, Flow, FlowQuery, Listing, Reply, Request, Routing};
 
 /// The hidden subcommand under which the helper runs.
 pub const HELPER_COMMAND: &str = "kernel-helper";
@@ -110,7 +110,7 @@ impl Helper {
         self.call(&Request::CheckRuleset { ruleset }).map(drop)
     }
 
-    /// Checks and applies a ruleset in one transaction.
+    /// Applies a ruleset in one transaction.
     ///
     /// # Errors
     /// [`FailureKind::Ruleset`]; then nothing changed.
@@ -172,6 +172,17 @@ impl Helper {
     ) -> Result<Vec<(String, String, String)>, Failure> {
         match self.call(&Request::WriteSysctls { values })?.0 {
             Reply::Unwritable { switches } => Ok(switches),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Reads flows: the first ones, and how many there are.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn flows(&self, query: FlowQuery) -> Result<(Vec<Flow>, usize), Failure> {
+        match self.call(&Request::Flows { query })?.0 {
+            Reply::Flows { flows, matched } => Ok((flows, matched)),
             other => Err(unexpected(&other)),
         }
     }

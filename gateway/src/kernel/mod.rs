@@ -14,6 +14,7 @@
 mod client;
 mod conntrack;
 mod devices;
+mod flows;
 mod frame;
 mod links;
 mod netlink;
@@ -25,5 +26,7 @@ mod sysctl;
 mod watch;
 
 pub use client::{HELPER_COMMAND, Helper};
-pub use protocol::{Failure, FailureKind, Listing, MAX_FDS, MAX_FRAME, Reply, Request, Route, Routing, Rule};
+pub use protocol::{
+    Failure, FailureKind, Flow, FlowQuery, Listing, MAX_FDS, MAX_FRAME, Reply, Request, Route, Routing, Rule,
+};
 pub use server::{answer_once, serve};

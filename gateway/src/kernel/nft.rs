@@ -27,9 +27,9 @@ pub(super) fn check(ruleset: &str) -> Result<(), Failure> {
     run(&["-j", "-c", "-f", "-"], ruleset).map(drop)
 }
 
-/// Checks the ruleset, then runs it as one transaction.
+/// Runs the ruleset as one transaction, which the kernel takes wholly or not at all.
 pub(super) fn apply(ruleset: &str) -> Result<(), Failure> {
-    check(ruleset)?;
+    confine(ruleset)?;
     run(&["-j", "-f", "-"], ruleset).map(drop)
 }
 
@@ -39,6 +39,7 @@ pub(super) fn list(what: Listing) -> Result<String, Failure> {
         Listing::Table => &["-j", "list", "table", FAMILY, TABLE],
         Listing::Counters => &["-j", "list", "counters", "table", FAMILY, TABLE],
         Listing::Bans4 => &["-j", "list", "set", FAMILY, TABLE, "bans4"],
+        Listing::Everybody => &["-j", "-s", "list", "ruleset"],
         Listing::Bans6 => &["-j", "list", "set", FAMILY, TABLE, "bans6"],
     };
     match run(arguments, "") {

@@ -74,6 +74,11 @@ pub enum Request {
         /// Marks of services that are gone or have changed.
         marks: Vec<u32>,
     },
+    /// Reads flows out of conntrack.
+    Flows {
+        /// Which.
+        query: FlowQuery,
+    },
     /// Reads switches under `/proc/sys/net`.
     ReadSysctls {
         /// Paths below `/proc/sys`.
@@ -98,6 +103,49 @@ pub enum Listing {
     Bans4,
     /// Banned IPv6 sources.
     Bans6,
+    /// The rules of everybody, without what they count.
+    Everybody,
+}
+
+/// Which flows are read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowQuery {
+    /// What the conntrack mark must be under the mask.
+    pub mark: u32,
+    /// Bits of the mark that are looked at.
+    pub mask: u32,
+    /// Only flows with one of these whole marks; of any when empty.
+    pub marks: Vec<u32>,
+    /// Only flows with this address at one of their ends.
+    pub address: Option<std::net::IpAddr>,
+    /// Most flows that are given in full.
+    pub limit: usize,
+}
+
+/// One flow as conntrack follows it; ports are 0 where the protocol has none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// Conntrack mark.
+    pub mark: u32,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Who began it.
+    pub client: std::net::SocketAddr,
+    /// What the client sends to.
+    pub listen: std::net::SocketAddr,
+    /// Who answers.
+    pub target: std::net::SocketAddr,
+    /// What the answers are sent to: the client, or an address it was masqueraded with.
+    pub answered: std::net::SocketAddr,
+    /// Packets from the client and back.
+    pub packets: [u64; 2],
+    /// Bytes from the client and back.
+    pub bytes: [u64; 2],
+    /// Start in nanoseconds since the UNIX epoch, where the kernel notes it.
+    pub started_nanoseconds: Option<u64>,
+    /// State of a TCP connection (`enum tcp_conntrack`).
+    pub tcp_state: Option<u8>,
 }
 
 /// The helper's answer.
@@ -117,6 +165,13 @@ pub enum Reply {
     Changed {
         /// `+ …` or `- …`.
         lines: Vec<String>,
+    },
+    /// Flows in the order of the kernel.
+    Flows {
+        /// The first ones.
+        flows: Vec<Flow>,
+        /// How many there are.
+        matched: usize,
     },
     /// Values in the order of the request; `None` for a switch that this kernel does not have.
     Sysctls {

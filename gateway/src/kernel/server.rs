@@ -7,7 +7,7 @@ use rtnetlink::Handle;
 
 use super::netlink::{Changes, Netlink};
 use super::protocol::{Failure, FailureKind, Reply, Request, Routing};
-use super::{conntrack, devices, frame, links, nft, routes, sysctl, watch};
+use super::{conntrack, devices, flows, frame, links, nft, routes, sysctl, watch};
 
 /// Serves the daemon at the other end of `socket`, returning when it closes.
 ///
@@ -61,6 +61,9 @@ fn answer(
         Request::ApplyRouting { routing } => apply_routing(netlink, &routing),
         Request::RemoveRouting { device, protocol } => remove_routing(netlink, &device, protocol),
         Request::ForgetFlows { marks } => conntrack::forget(&marks).map(|()| Reply::Done),
+        Request::Flows { query } => {
+            flows::list(&query).map(|(flows, matched)| Reply::Flows { flows, matched })
+        }
         Request::ReadSysctls { paths } => sysctl::read(&paths).map(|values| Reply::Sysctls { values }),
         Request::WriteSysctls { values } => {
             sysctl::write(&values).map(|switches| Reply::Unwritable { switches })

@@ -218,8 +218,11 @@ pub(crate) fn probe(value: Value<'_>) -> Option<Probe> {
 pub(crate) fn list(table: &Table<'_>, names: &mut Names) -> Option<List> {
     let name = names.claim(table);
     let file = table.required("file").and_then(fields::file);
+    let urls = table.optional("url").map(Value::one_or_many).unwrap_or_default();
+    let urls =
+        urls.into_iter().filter_map(|item| item.parse("an https:// address", text::fetchable)).collect();
     table.close();
-    Some(List { name: name?, file: file?, prefixes: Vec::new() })
+    Some(List { name: name?, file: file?, urls, prefixes: Vec::new() })
 }
 
 fn publish(table: &Table<'_>, names: &mut Names, lists: &Names) -> Option<PublishAt> {

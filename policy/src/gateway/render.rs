@@ -15,11 +15,9 @@ impl Policy {
         self.sections(&mut text);
         self.peers.iter().for_each(|entry| peer(entry, &mut text));
         for list in &self.lists {
-            table(
-                "[[list]]",
-                &[("name", quoted(&list.name)), ("file", quoted(&list.file.location))],
-                &mut text,
-            );
+            let urls = Some(("url", array(&list.urls))).filter(|_| !list.urls.is_empty());
+            let keys = [("name", quoted(&list.name)), ("file", quoted(&list.file.location))];
+            table("[[list]]", &keys.into_iter().chain(urls).collect::<Vec<_>>(), &mut text);
         }
         self.publish.iter().for_each(|entry| publish(entry, &mut text));
         self.allow.iter().for_each(|entry| allow(entry, &mut text));

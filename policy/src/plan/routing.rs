@@ -84,6 +84,12 @@ fn sysctls(policy: &Policy) -> Vec<Sysctl> {
             "packets out of the tunnel have sources that another table routes",
         ),
     ];
+    for (name, reason) in [
+        ("nf_conntrack_acct", "gatewayctl flows tells how much each flow carried"),
+        ("nf_conntrack_timestamp", "gatewayctl flows tells how old each flow is"),
+    ] {
+        sysctls.push(sysctl(format!("net/netfilter/{name}"), 1, reason));
+    }
     for wan in &policy.wan.interfaces {
         sysctls.push(sysctl(
             format!("net/ipv4/conf/{wan}/rp_filter"),

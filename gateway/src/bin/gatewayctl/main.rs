@@ -1,5 +1,7 @@
 //! `gatewayctl`: asks the running edge, and makes keys.
 
+mod fetch;
+
 use std::io::{self, IsTerminal, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -13,9 +15,10 @@ use gateway::control::client::{DEFAULT_SOCKET, ask};
 use gateway::control::protocol::{Reply, Request};
 use gateway::control::render::{self, Style};
 use gateway::control::report::Health;
-use gateway::exchange::{self, Exported, Imported, Lists};
+use gateway::exchange::{self, CONFIGURATION, Exported, Imported};
 use gateway::exit::{Exit, Stop};
 use gateway::keygen::keygen;
+use gateway::lists;
 use serde::Serialize;
 
 /// Shows and changes the running edge.
@@ -54,6 +57,28 @@ enum Command {
     Status {
         #[command(flatten)]
         output: Output,
+    },
+    /// Who talks to whom through the edge: published ports and private flows.
+    Flows {
+        /// Only of this publish or allow.
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// Only with this address as client, as what it sends to, or as target.
+        #[arg(long, value_name = "ADDRESS")]
+        address: Option<IpAddr>,
+        /// Most flows that are shown, up to 10000.
+        #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+        limit: usize,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Offloads of the tunnel's device and socket: what is in use.
+    Offload {
+        #[command(subcommand)]
+        command: Option<Offload>,
+        /// One JSON object instead of text.
+        #[arg(long, global = true)]
+        json: bool,
     },
     /// Banned sources.
     Bans {
@@ -123,6 +148,40 @@ enum Command {
     },
 }
 
+#[derive(Subcommand)]
+enum Offload {
+    /// What is in use, and what the configuration wants where that is another.
+    Show,
+    /// Turns offloads on or off until the next apply.
+    Set {
+        /// `tun_tcp=off`, `tun_udp=on`, `udp_gso=off`, `udp_gro=on`.
+        #[arg(required = true, value_name = "NAME=on|off", value_parser = switch)]
+        switches: Vec<(String, bool)>,
+    },
+}
+
+/// What is done with list files.
+#[derive(Subcommand)]
+enum Lists {
+    /// Replaces lists by fetched texts where those are plausible; ends with 8 when only old ones are left.
+    Refresh {
+        /// One list file, to be replaced by --from or standard input; without it, lists of the configuration are fetched.
+        file: Option<PathBuf>,
+        /// The fetched text; standard input when left out.
+        #[arg(long, value_name = "FILE", requires = "file")]
+        from: Option<PathBuf>,
+        /// The configuration whose lists with a url are fetched.
+        #[arg(long, value_name = "FILE", default_value = CONFIGURATION, conflicts_with = "file")]
+        config: PathBuf,
+        /// Only the list of this name; may be given several times.
+        #[arg(long = "list", value_name = "NAME", conflicts_with = "file")]
+        only: Vec<String>,
+        /// Certificates to trust instead of the system's.
+        #[arg(long, value_name = "PEM", conflicts_with = "file")]
+        ca: Option<PathBuf>,
+    },
+}
+
 #[derive(Args, Clone, Copy)]
 struct Output {
     /// One JSON object instead of text.
@@ -168,7 +227,18 @@ fn run(arguments: &Arguments) -> Result<Exit, Stop> {
         Command::Reload { json } => show(socket, &Request::Reload, Output { json: *json, watch: None }),
         Command::Import(what) => exchange::import(what),
         Command::Export(what) => write(&exchange::export(what)?).map(|()| Exit::Ok),
-        Command::Lists(what) => exchange::lists(what),
+        Command::Flows { service, address, limit, output } => {
+            let service = service.clone();
+            show(socket, &Request::Flows { service, address: *address, limit: *limit }, *output)
+        }
+        Command::Offload { command, json } => {
+            let request = match command {
+                Some(Offload::Set { switches }) => Request::SetOffloads { switches: switches.clone() },
+                Some(Offload::Show) | None => Request::Offloads,
+            };
+            show(socket, &request, Output { json: *json, watch: None })
+        }
+        Command::Lists(what) => refresh(what),
         Command::Keygen { dir, name } => make_keys(dir, name),
     }
 }
@@ -193,6 +263,8 @@ fn show_once(socket: &Path, request: &Request, json: bool, before: &str) -> Resu
         Reply::Peers(report) => either(json, report, || render::peers(report, style))?,
         Reply::Services(report) => either(json, report, || render::services(report, style))?,
         Reply::Status(report) => either(json, report, || render::status(report, style))?,
+        Reply::Flows(report) => either(json, report, || render::flows(report, style))?,
+        Reply::Offloads(report) => either(json, report, || render::offloads(report))?,
         Reply::Bans(report) => either(json, report, || render::bans(report))?,
         Reply::Changes(report) => either(json, report, || render::changes(report, style))?,
         Reply::Done | Reply::InForce { .. } | Reply::Failed { .. } => String::new(),
@@ -212,6 +284,19 @@ fn apply(socket: &Path, file: &Path, confirm: Option<u64>, json: bool) -> Result
 
 fn tell(socket: &Path, request: &Request) -> Result<Exit, Stop> {
     ask(socket, request).map(|_| Exit::Ok)
+}
+
+fn refresh(what: &Lists) -> Result<Exit, Stop> {
+    let Lists::Refresh { file, from, config, only, ca } = what;
+    let lines = match file {
+        Some(file) => vec![lists::refresh_file(file, from.as_deref())?],
+        None => {
+            let client = fetch::Client::new(ca.as_deref())?;
+            lists::refresh_all(config, only, |url| client.text(url))?
+        }
+    };
+    lines.iter().try_for_each(|line| write(&format!("{line}\n")))?;
+    Ok(Exit::Ok)
 }
 
 fn make_keys(dir: &Path, name: &str) -> Result<Exit, Stop> {
@@ -261,6 +346,14 @@ fn seconds(text: &str) -> Result<u64, String> {
     };
     let number: u64 = number.parse().map_err(|_| wrong())?;
     number.checked_mul(unit).filter(|seconds| (1..=31_536_000).contains(seconds)).ok_or_else(wrong)
+}
+
+fn switch(text: &str) -> Result<(String, bool), String> {
+    match text.split_once('=') {
+        Some((name, "on")) => Ok((name.to_owned(), true)),
+        Some((name, "off")) => Ok((name.to_owned(), false)),
+        _ => Err("NAME=on or NAME=off".to_owned()),
+    }
 }
 
 fn plain_name(text: &str) -> Result<String, String> {

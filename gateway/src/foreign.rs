@@ -1,0 +1,287 @@
+//! Other people's rules that stand in the way of ours.
+//!
+//! A packet must be accepted by every base chain of its hook: what we accept, Docker's FORWARD policy or the REJECT of
+//! a cloud image's INPUT still drops. Foreign tables are never changed; what stands in the way is named, with the
+//! command that mends it. The judgement is by shape, not by simulation: a chain that ends closed must hold an accept
+//! rule that names our device or our port.
+
+use serde_json::Value;
+
+use crate::kernel::nft;
+
+/// What has to pass foreign chains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// The TUN device, whose packets are forwarded both ways.
+    pub device: String,
+    /// The UDP port of the tunnel.
+    pub port: u16,
+}
+
+/// One line for each foreign chain that stands in the way, from what `nft -j list ruleset` prints.
+#[must_use]
+pub fn obstacles(listing: &str, needs: &Needs) -> Vec<String> {
+    let listing: Value = serde_json::from_str(listing).unwrap_or_default();
+    let objects = listing.get("nftables").and_then(Value::as_array).cloned().unwrap_or_default();
+    let rules: Vec<Rule<'_>> = objects.iter().filter_map(|object| rule(object.get("rule")?)).collect();
+    let chains = objects.iter().filter_map(|object| base_chain(object.get("chain")?));
+    chains.filter(|chain| !is_ours(chain)).filter_map(|chain| obstacle(&chain, &rules, needs)).collect()
+}
+
+struct Chain<'a> {
+    family: &'a str,
+    table: &'a str,
+    name: &'a str,
+    hook: &'a str,
+    drops: bool,
+}
+
+struct Rule<'a> {
+    family: &'a str,
+    table: &'a str,
+    chain: &'a str,
+    parts: &'a [Value],
+}
+
+fn base_chain(chain: &Value) -> Option<Chain<'_>> {
+    let field = |key| chain.get(key).and_then(Value::as_str);
+    let filters = field("type") == Some("filter") && matches!(field("hook"), Some("input" | "forward"));
+    filters.then_some(())?;
+    Some(Chain {
+        family: field("family")?,
+        table: field("table")?,
+        name: field("name")?,
+        hook: field("hook")?,
+        drops: field("policy") == Some("drop"),
+    })
+}
+
+fn rule(rule: &Value) -> Option<Rule<'_>> {
+    let field = |key| rule.get(key).and_then(Value::as_str);
+    let parts = rule.get("expr").and_then(Value::as_array)?;
+    Some(Rule { family: field("family")?, table: field("table")?, chain: field("chain")?, parts })
+}
+
+fn is_ours(chain: &Chain<'_>) -> bool {
+    chain.family == nft::FAMILY && chain.table == nft::TABLE
+}
+
+fn obstacle(chain: &Chain<'_>, rules: &[Rule<'_>], needs: &Needs) -> Option<String> {
+    let Chain { family, table, name, .. } = chain;
+    let reached = reachable(chain, rules);
+    let closing = reached.iter().position(|rule| rule.closes());
+    let before = reached.get(..closing.unwrap_or(reached.len())).unwrap_or_default();
+    let accepts = |what: &dyn Fn(&Rule<'_>) -> bool| before.iter().any(|rule| rule.accepts() && what(rule));
+    let why = match closing {
+        Some(_) => "a rule there refuses everything",
+        None if chain.drops => "its policy is drop",
+        None => return None,
+    };
+    let place = format!("the foreign chain {family} {table} {name} stands in the way: {why}");
+    if chain.hook == "input" {
+        let open = accepts(&|rule| rule.matches_port(needs.port) || rule.is_unconditional());
+        let rule = format!("udp dport {} accept", needs.port);
+        return (!open)
+            .then(|| format!("{place}, and the tunnel's port is not let in; run: {}", mend(chain, &rule)));
+    }
+    let device = &needs.device;
+    let open = |key| accepts(&move |rule| rule.matches_device(key, device) || rule.is_unconditional());
+    let missing: Vec<_> = ["iifname", "oifname"].into_iter().filter(|key| !open(key)).collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let into = if has_docker_user(chain, rules) { "DOCKER-USER" } else { name };
+    let into = Chain { name: into, ..*chain };
+    let commands: Vec<_> = missing.iter().map(|key| mend(&into, &format!("{key} {device} accept"))).collect();
+    Some(format!("{place}, and packets of {device} are not let through; run: {}", commands.join(" && ")))
+}
+
+/// Docker keeps this chain for others' rules.
+fn has_docker_user(chain: &Chain<'_>, rules: &[Rule<'_>]) -> bool {
+    rules.iter().any(|rule| rule.is_in(chain, chain.name) && rule.jump() == Some("DOCKER-USER"))
+}
+
+fn mend(chain: &Chain<'_>, rule: &str) -> String {
+    format!("nft insert rule {} {} {} {rule}", chain.family, chain.table, chain.name)
+}
+
+/// The rules of a chain with those of the chains it jumps to without a condition in their place, three levels deep.
+fn reachable<'r>(chain: &Chain<'_>, rules: &'r [Rule<'r>]) -> Vec<&'r Rule<'r>> {
+    let mut found = Vec::new();
+    expand(chain, chain.name, rules, 3, &mut found);
+    found
+}
+
+fn expand<'r>(
+    chain: &Chain<'_>,
+    name: &str,
+    rules: &'r [Rule<'r>],
+    depth: u8,
+    found: &mut Vec<&'r Rule<'r>>,
+) {
+    for rule in rules.iter().filter(|rule| rule.is_in(chain, name)) {
+        match rule.jump().filter(|_| rule.conditions().next().is_none() && depth > 0) {
+            Some(next) => expand(chain, next, rules, depth - 1, found),
+            None => found.push(rule),
+        }
+    }
+}
+
+impl Rule<'_> {
+    fn is_in(&self, chain: &Chain<'_>, name: &str) -> bool {
+        self.family == chain.family && self.table == chain.table && self.chain == name
+    }
+
+    fn conditions(&self) -> impl Iterator<Item = &Value> {
+        // What is no statement without effect narrows the rule, among it what nft cannot show (`xt`).
+        self.parts.iter().filter(|part| {
+            let effects = ["counter", "log", "comment", "accept", "drop", "reject", "jump", "goto", "return"];
+            !effects.iter().any(|effect| part.get(effect).is_some())
+        })
+    }
+
+    fn is_unconditional(&self) -> bool {
+        self.conditions().next().is_none()
+    }
+
+    fn has(&self, statement: &str) -> bool {
+        self.parts.iter().any(|part| part.get(statement).is_some())
+    }
+
+    fn accepts(&self) -> bool {
+        self.has("accept")
+    }
+
+    fn closes(&self) -> bool {
+        self.is_unconditional() && (self.has("drop") || self.has("reject"))
+    }
+
+    fn jump(&self) -> Option<&str> {
+        let target = |verb| self.parts.iter().find_map(|part| part.get(verb)?.get("target")?.as_str());
+        target("jump").or_else(|| target("goto"))
+    }
+
+    fn matches_port(&self, port: u16) -> bool {
+        self.conditions().all(|part| {
+            // What iptables wrote and nft cannot show may well be the port.
+            if matches!(part.pointer("/xt/name").and_then(Value::as_str), Some("udp" | "multiport")) {
+                return true;
+            }
+            if part.pointer("/match/left/payload/protocol").and_then(Value::as_str) == Some("tcp") {
+                return false;
+            }
+            let udp = part.pointer("/match/right").and_then(Value::as_str) == Some("udp");
+            let named = part.pointer("/match/left/payload/field").and_then(Value::as_str) == Some("dport");
+            udp || named && part.pointer("/match/right").is_some_and(|right| holds(right, port))
+        })
+    }
+
+    /// Accepts all that comes from (`iifname`) or goes to (`oifname`) the device.
+    fn matches_device(&self, key: &str, device: &str) -> bool {
+        let mut conditions = self.conditions();
+        let only = conditions.next().filter(|_| conditions.next().is_none());
+        only.is_some_and(|part| {
+            part.pointer("/match/left/meta/key").and_then(Value::as_str) == Some(key)
+                && part.pointer("/match/right").and_then(Value::as_str) == Some(device)
+        })
+    }
+}
+
+fn holds(right: &Value, port: u16) -> bool {
+    let is = |value: &Value| value.as_u64() == Some(port.into());
+    let range = right.get("range").and_then(Value::as_array).is_some_and(|ends| {
+        let end = |index: usize| ends.get(index).and_then(Value::as_u64);
+        end(0).zip(end(1)).is_some_and(|(low, high)| (low..=high).contains(&port.into()))
+    });
+    let set = right.get("set").and_then(Value::as_array);
+    is(right) || range || set.is_some_and(|items| items.iter().any(|item| holds(item, port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_open_machine_has_no_obstacles() {
+        assert_eq!(found(&[]), Vec::<String>::new());
+        assert_eq!(
+            found(&[chain("forward", "FORWARD", "accept"), chain("input", "INPUT", "accept")]),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn our_own_table_is_none() {
+        let own = json!({"chain": {"family": "inet", "table": "causeway", "name": "forward", "type": "filter",
+            "hook": "forward", "policy": "drop"}});
+        assert_eq!(found(&[own]), [""; 0]);
+    }
+
+    #[test]
+    fn dockers_forward_policy_is_named_with_both_commands() {
+        let jump = rule("FORWARD", &[json!({"counter": {}}), json!({"jump": {"target": "DOCKER-USER"}})]);
+        let lines = found(&[chain("forward", "FORWARD", "drop"), jump.clone()]);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("ip filter FORWARD"), "{lines:?}");
+        assert!(
+            lines[0].ends_with(
+                "run: nft insert rule ip filter DOCKER-USER iifname gw0 accept && nft insert rule ip filter DOCKER-USER oifname gw0 accept"
+            ),
+            "{lines:?}"
+        );
+        let mended = |key: &str| rule("DOCKER-USER", &[device(key), json!({"accept": null})]);
+        let half = found(&[chain("forward", "FORWARD", "drop"), jump.clone(), mended("iifname")]);
+        assert!(half[0].contains("oifname gw0") && !half[0].contains("iifname gw0"), "{half:?}");
+        let whole = [chain("forward", "FORWARD", "drop"), jump, mended("iifname"), mended("oifname")];
+        assert_eq!(found(&whole), [""; 0]);
+    }
+
+    #[test]
+    fn a_reject_at_the_end_of_input_hides_what_comes_after_it() {
+        let reject = rule("INPUT", &[json!({"counter": {}}), json!({"reject": {"type": "icmp"}})]);
+        let ssh = rule("INPUT", &[dport(json!(22)), json!({"accept": null})]);
+        let open = |port: Value| rule("INPUT", &[dport(port), json!({"accept": null})]);
+        let chain = || chain("input", "INPUT", "accept");
+        let lines = found(&[chain(), ssh.clone(), reject.clone()]);
+        assert!(
+            lines[0].ends_with("run: nft insert rule ip filter INPUT udp dport 51820 accept"),
+            "{lines:?}"
+        );
+        assert_eq!(found(&[chain(), reject.clone(), open(json!(51820))]).len(), 1);
+        for port in [json!(51820), json!({"range": [51000, 52000]}), json!({"set": [53, 51820]})] {
+            assert_eq!(found(&[chain(), ssh.clone(), open(port), reject.clone()]), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_no_obstacle() {
+        assert_eq!(obstacles("", &needs()), [""; 0]);
+        assert_eq!(found(&[json!({"chain": {}}), json!({"rule": {"expr": []}})]), [""; 0]);
+    }
+
+    fn found(objects: &[Value]) -> Vec<String> {
+        obstacles(&json!({"nftables": objects}).to_string(), &needs())
+    }
+
+    fn needs() -> Needs {
+        Needs { device: "gw0".to_owned(), port: 51820 }
+    }
+
+    fn chain(hook: &str, name: &str, policy: &str) -> Value {
+        json!({"chain": {"family": "ip", "table": "filter", "name": name, "type": "filter", "hook": hook, "policy": policy}})
+    }
+
+    fn rule(chain: &str, parts: &[Value]) -> Value {
+        json!({"rule": {"family": "ip", "table": "filter", "chain": chain, "expr": parts}})
+    }
+
+    fn device(key: &str) -> Value {
+        json!({"match": {"op": "==", "left": {"meta": {"key": key}}, "right": "gw0"}})
+    }
+
+    fn dport(port: Value) -> Value {
+        json!({"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": port}})
+    }
+}

@@ -1,0 +1,249 @@
+//! What conntrack knows about flows: a dump over ctnetlink, read entry by entry and kept only as far as asked.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use rtnetlink::sys::protocols::NETLINK_NETFILTER;
+use rtnetlink::sys::{Socket, SocketAddr as Netlink};
+
+use super::protocol::{Failure, FailureKind, Flow, FlowQuery};
+
+/// `NFNL_SUBSYS_CTNETLINK << 8`; with 1 it asks for entries, with 0 it is one (nfnetlink_conntrack.h).
+const CTNETLINK: u16 = 1 << 8;
+/// `NLM_F_REQUEST | NLM_F_DUMP`
+const FLAGS: u16 = 1 | 0x300;
+/// `NLMSG_ERROR` and `NLMSG_DONE`
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+/// One datagram of a dump; the kernel makes them no larger than what is offered, up to 32 KiB.
+const DATAGRAM: usize = 64 << 10;
+/// Messages begin at multiples of four.
+const fn aligned(length: usize) -> usize {
+    (length + 3) & !3
+}
+
+/// The flows that fit the query, the first of them in full, and how many there are.
+pub(super) fn list(query: &FlowQuery) -> Result<(Vec<Flow>, usize), Failure> {
+    let failed = |error: io::Error| Failure::new(FailureKind::Kernel, format!("reading flows: {error}"));
+    let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed)?;
+    socket.bind_auto().map_err(failed)?;
+    socket.connect(&Netlink::new(0, 0)).map_err(failed)?;
+    socket.send(&request(query), 0).map_err(failed)?;
+    let (mut flows, mut matched) = (Vec::new(), 0);
+    let mut datagram = Vec::with_capacity(DATAGRAM);
+    loop {
+        datagram.clear();
+        socket.recv(&mut datagram, 0).map_err(failed)?;
+        let mut each = |flow: Flow| {
+            if query.fits(&flow) {
+                matched += 1;
+                if flows.len() < query.limit {
+                    flows.push(flow);
+                }
+            }
+        };
+        if read(&datagram, &mut each).map_err(failed)? {
+            return Ok((flows, matched));
+        }
+    }
+}
+
+impl FlowQuery {
+    fn fits(&self, flow: &Flow) -> bool {
+        let mark = self.marks.is_empty() || self.marks.contains(&flow.mark);
+        let ends = [flow.client, flow.listen, flow.target];
+        let address = self.address.is_none_or(|address| ends.iter().any(|end| end.ip() == address));
+        // Kernels that do not filter by mark themselves give everything.
+        flow.mark & self.mask == self.mark && mark && address
+    }
+}
+
+/// A dump of the entries whose mark, masked, is the query's.
+fn request(query: &FlowQuery) -> Vec<u8> {
+    let mut message = Vec::new();
+    message.extend(36_u32.to_ne_bytes());
+    message.extend((CTNETLINK | 1).to_ne_bytes());
+    message.extend(FLAGS.to_ne_bytes());
+    // Sequence and port: one request at a time needs neither. Then any family, version 0, no resource.
+    message.extend([0; 12]);
+    for (kind, value) in [(8_u16, query.mark), (21, query.mask)] {
+        message.extend(8_u16.to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend(value.to_be_bytes());
+    }
+    message
+}
+
+/// Reads a datagram of the dump; whether it was the last.
+fn read(mut datagram: &[u8], each: &mut impl FnMut(Flow)) -> io::Result<bool> {
+    while let Some((header, rest)) = datagram.split_at_checked(16) {
+        let length = number::<4>(header, 0).map_or(0, u32::from_ne_bytes);
+        let body = usize::try_from(length).ok().and_then(|length| rest.get(..length.checked_sub(16)?));
+        let body = body.ok_or(io::ErrorKind::InvalidData)?;
+        match number::<2>(header, 4).map_or(0, u16::from_ne_bytes) {
+            DONE => return Ok(true),
+            ERROR => {
+                let code = number::<4>(body, 0).map_or(0, i32::from_ne_bytes);
+                return Err(io::Error::from_raw_os_error(code.saturating_neg()));
+            }
+            // Entries that are being torn down may lack a part; they are gone by the time anybody reads of them.
+            CTNETLINK => body.get(4..).and_then(flow).into_iter().for_each(&mut *each),
+            _ => {}
+        }
+        datagram = rest.get(aligned(body.len())..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at + N)?.try_into().ok()
+}
+
+/// The attributes of a message or of a nested attribute.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(number(bytes, 0)?));
+        let kind = u16::from_ne_bytes(number(bytes, 2)?) & 0x3fff;
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(aligned(length)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+fn flow(bytes: &[u8]) -> Option<Flow> {
+    let (protocol, client, listen) = tuple(attribute(bytes, 1)?)?;
+    let (_, target, answered) = tuple(attribute(bytes, 2)?)?;
+    let long = |outer, inner| {
+        let value = attribute(attribute(bytes, outer)?, inner)?;
+        number(value, 0).map(u64::from_be_bytes)
+    };
+    let tcp = attribute(bytes, 4).and_then(|info| attribute(info, 1));
+    Some(Flow {
+        mark: attribute(bytes, 8).and_then(|mark| number(mark, 0)).map_or(0, u32::from_be_bytes),
+        protocol,
+        client,
+        listen,
+        target,
+        answered,
+        packets: [long(9, 1).unwrap_or(0), long(10, 1).unwrap_or(0)],
+        bytes: [long(9, 2).unwrap_or(0), long(10, 2).unwrap_or(0)],
+        started_nanoseconds: long(20, 1),
+        tcp_state: tcp.and_then(|tcp| attribute(tcp, 1)).and_then(|state| state.first().copied()),
+    })
+}
+
+/// Protocol, source and destination; a protocol without ports has port 0.
+fn tuple(bytes: &[u8]) -> Option<(u8, SocketAddr, SocketAddr)> {
+    let (addresses, protocol) = (attribute(bytes, 1)?, attribute(bytes, 2)?);
+    let address = |v4: u16, v6: u16| -> Option<IpAddr> {
+        match attribute(addresses, v4) {
+            Some(four) => number::<4>(four, 0).map(|octets| Ipv4Addr::from(octets).into()),
+            None => number::<16>(attribute(addresses, v6)?, 0).map(|octets| Ipv6Addr::from(octets).into()),
+        }
+    };
+    let port =
+        |kind| attribute(protocol, kind).and_then(|port| number(port, 0)).map_or(0, u16::from_be_bytes);
+    let number = attribute(protocol, 1)?.first().copied()?;
+    Some((number, SocketAddr::new(address(1, 3)?, port(2)), SocketAddr::new(address(2, 4)?, port(3))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_read_with_all_its_parts() {
+        let mut flows = Vec::new();
+        assert!(!read(&message(CTNETLINK, &entry()), &mut |flow| flows.push(flow)).unwrap());
+        let flow = flows.pop().unwrap();
+        assert_eq!((flow.mark, flow.protocol, flow.tcp_state), (0x4357_0001, 6, Some(3)));
+        assert_eq!(flow.client, "203.0.113.10:40000".parse().unwrap());
+        assert_eq!(flow.listen, "192.0.2.2:443".parse().unwrap());
+        assert_eq!(flow.target, "192.168.88.2:8443".parse().unwrap());
+        assert_eq!((flow.packets, flow.bytes), ([1, 2], [100, 200]));
+        assert_eq!(flow.started_nanoseconds, Some(7));
+    }
+
+    #[test]
+    fn a_cut_message_is_an_error_and_a_cut_attribute_no_flow() {
+        let whole = message(CTNETLINK, &entry());
+        assert!(read(&whole[..whole.len() - 4], &mut |_| {}).is_err());
+        for length in 0..entry().len() {
+            let mut count = 0;
+            // Whatever is cut off: no panic, and never more than the one flow.
+            let _ = read(&message(CTNETLINK, &entry()[..length]), &mut |_| count += 1);
+            assert!(count <= 1);
+        }
+    }
+
+    #[test]
+    fn the_end_and_an_error_end_the_dump() {
+        assert!(read(&message(DONE, &[0; 4]), &mut |_| {}).unwrap());
+        let error = read(&message(ERROR, &(-libc::EPERM).to_ne_bytes()), &mut |_| {}).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+    }
+
+    #[test]
+    fn a_query_is_by_service_and_by_any_of_three_addresses() {
+        let mut flows = Vec::new();
+        read(&message(CTNETLINK, &entry()), &mut |flow| flows.push(flow)).unwrap();
+        let fits = |marks: &[u32], address: Option<&str>| {
+            let address = address.map(|address| address.parse().unwrap());
+            let query =
+                FlowQuery { mark: 0x4357_0000, mask: 0xffff_0000, marks: marks.to_vec(), address, limit: 1 };
+            query.fits(&flows[0])
+        };
+        assert!(fits(&[], None) && fits(&[0x4357_0001], None) && !fits(&[0x4357_0002], None));
+        for known in ["203.0.113.10", "192.0.2.2", "192.168.88.2"] {
+            assert!(fits(&[], Some(known)));
+        }
+        assert!(!fits(&[], Some("203.0.113.11")));
+    }
+
+    #[test]
+    fn a_request_is_as_long_as_it_says() {
+        let query = FlowQuery { mark: 1, mask: 2, marks: Vec::new(), address: None, limit: 1 };
+        assert_eq!(request(&query).len(), 44 - 8);
+    }
+
+    fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(16 + body.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes().to_vec(), kind.to_ne_bytes().to_vec(), vec![0; 10]].concat();
+        bytes.extend(body);
+        bytes.resize(aligned(bytes.len()), 0);
+        bytes
+    }
+
+    fn entry() -> Vec<u8> {
+        let ends = |source: [u8; 4], from: u16, to: [u8; 4], port: u16| {
+            let addresses = [attr(1, &source), attr(2, &to)].concat();
+            let ports = [attr(1, &[6]), attr(2, &from.to_be_bytes()), attr(3, &port.to_be_bytes())].concat();
+            [attr(1, &addresses), attr(2, &ports)].concat()
+        };
+        let counters = |packets: u64, bytes: u64| {
+            [attr(1, &packets.to_be_bytes()), attr(2, &bytes.to_be_bytes())].concat()
+        };
+        [
+            vec![2, 0, 0, 0],
+            attr(1, &ends([203, 0, 113, 10], 40_000, [192, 0, 2, 2], 443)),
+            attr(2, &ends([192, 168, 88, 2], 8443, [203, 0, 113, 10], 40_000)),
+            attr(4, &attr(1, &attr(1, &[3]))),
+            attr(8, &0x4357_0001_u32.to_be_bytes()),
+            attr(9, &counters(1, 100)),
+            attr(10, &counters(2, 200)),
+            attr(20, &attr(1, &7_u64.to_be_bytes())),
+        ]
+        .concat()
+    }
+
+    fn attr(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes().to_vec(), kind.to_ne_bytes().to_vec(), value.to_vec()].concat();
+        bytes.resize(aligned(bytes.len()), 0);
+        bytes
+    }
+}
