@@ -1,4 +1,5 @@
 //! `gateway check`: what it warns of, and how long it and an apply take with very much to do.
+#![allow(clippy::print_stdout, reason = "figures that are quoted come from here")]
 
 use std::fmt::Write as _;
 use std::fs;

@@ -1,4 +1,5 @@
 //! What others do to the edge's rules, routes and switches, and what the edge does to others' (nothing).
+#![allow(clippy::print_stdout, reason = "figures that are quoted come from here")]
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
