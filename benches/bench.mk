@@ -4,7 +4,7 @@ BENCH ?=
 BENCH_BIN := $(or $(CARGO_TARGET_DIR),target)/release
 PROFILED ?= causeway-wg
 
-.PHONY: bench bench-build bench-peers bench-counts bench-counts-record bench-scale profile
+.PHONY: path-matrix bench bench-build bench-peers bench-counts bench-counts-record bench-scale profile
 
 bench: ## Time the hot loops.
 	$(CARGO) bench -p benches --bench micro
@@ -16,6 +16,12 @@ bench-build:
 
 bench-peers: bench-build ## Measure Causeway beside its peers (about twenty minutes); BENCH='--only bulk ...' chooses.
 	$(AS_ROOT) $(BENCH_BIN)/bench-peers $(BENCH)
+
+path-matrix: ## Measure downloads over bad paths beside the kernel's TCP and smoltcp's (about half an hour); BENCH='--loss 1 ...' chooses.
+	scripts/packages test
+	$(CARGO) build --release -p tunnel -p gateway -p forwarder --bins
+	cd benches/paths && $(CARGO) build --release --target-dir $(abspath $(or $(CARGO_TARGET_DIR),target))
+	$(AS_ROOT) $(BENCH_BIN)/bench-paths $(BENCH)
 
 bench-counts: ## Count the hot loops' instructions and hold them against the baseline.
 	benches/packages

@@ -2,6 +2,7 @@
 
 pub mod cipher;
 pub mod crowd;
+pub mod cubic;
 pub mod hot;
 pub mod memory;
 pub mod packets;

@@ -53,7 +53,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     ensure!(rustix::process::geteuid().is_root(), "namespaces need root: make bench-peers brings it");
     benches::raise_descriptor_limit();
-    let _cubic = machine::allow_cubic();
+    let _cubic = benches::cubic::allow();
     if let Some(contender) = arguments.profile {
         return profile::run(contender, arguments.seconds, arguments.upload);
     }

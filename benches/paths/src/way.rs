@@ -1,0 +1,122 @@
+//! Who sends at the origin; the edge is ours for all.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use lab::{Lab, Node, Process, Topology, until};
+use relay::{Direction, Relay};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use scenarios::Site;
+
+use crate::cell::Cell;
+use crate::origin;
+use crate::smoltcp_cubic::SmoltcpOrigin;
+use crate::transfer::{Download, download};
+
+/// The relay, as the origin dials it.
+pub(crate) const RELAY: &str = "198.51.100.1:51820";
+/// The service, as the client calls it.
+const SERVICE: &str = "192.0.2.2:5001";
+/// Bytes of the relay's socket buffers: no burst is lost where the cell says nothing is.
+const BUFFER: usize = 16 << 20;
+
+/// A sender at the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Way {
+    /// The forwarder.
+    Causeway,
+    /// The kernel's TCP with cubic, routed through causeway-wg.
+    Kernel,
+    /// smoltcp with its own CUBIC.
+    Smoltcp,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Causeway => "forwarder",
+            Self::Kernel => "kernel, cubic",
+            Self::Smoltcp => "smoltcp, cubic",
+        })
+    }
+}
+
+/// A whole path that is up, its relay still perfect.
+pub(crate) struct Open {
+    relay: Relay,
+    client: Node,
+    _origin: Origin,
+    // Last: the lab cannot end before its processes are reaped.
+    _lab: Box<Lab>,
+}
+
+/// What runs beside the lab; dropped, it ends.
+pub(crate) struct Origin {
+    pub(crate) _processes: Vec<Process>,
+    pub(crate) _servers: Vec<lab::TcpServer>,
+    pub(crate) _smoltcp: Option<SmoltcpOrigin>,
+}
+
+impl Way {
+    /// Lays it out and waits until it carries.
+    pub(crate) fn open(self) -> Result<Open> {
+        let topology =
+            if self == Self::Kernel { Topology::standard().routed() } else { Topology::standard() };
+        let lab = Box::new(Lab::build("bench-paths", topology)?);
+        for node in lab.nodes() {
+            node.sysctl("net/ipv4/tcp_congestion_control", "cubic")?;
+        }
+        let relay = relay(&lab)?;
+        let mut site = Site::new(&lab)?;
+        site.start_gateway()?;
+        let origin = match self {
+            Self::Causeway => origin::forwarder(&mut site)?,
+            Self::Kernel => origin::kernel(&site)?,
+            Self::Smoltcp => origin::smoltcp(&site)?,
+        };
+        let processes = [site.gateway.take(), site.forwarder.take()].into_iter().flatten();
+        let origin =
+            Origin { _processes: origin._processes.into_iter().chain(processes).collect(), ..origin };
+        let client = lab.node("client")?;
+        until(Duration::from_secs(20), "the first byte", || {
+            Ok(download(&client, SERVICE, 1, Duration::from_secs(3)).ok())
+        })
+        .with_context(|| format!("{self} does not carry"))?;
+        Ok(Open { relay, client, _origin: origin, _lab: lab })
+    }
+}
+
+impl Open {
+    /// One download over the cell's path; what it took, or why it failed.
+    pub(crate) fn measure(&self, cell: &Cell, seconds: u64, _repetition: u64) -> Result<Download> {
+        self.set(cell)?;
+        let outcome = download(&self.client, SERVICE, cell.bytes(seconds), Duration::from_secs(3 * seconds));
+        let perfect = Cell { loss: 0.0, round_trip: 0, reorder: 0.0, ..*cell };
+        self.set(&perfect)?;
+        // What is still under way must not meet the next download.
+        std::thread::sleep(Duration::from_millis(500));
+        outcome
+    }
+
+    fn set(&self, cell: &Cell) -> Result<()> {
+        for (direction, is_forward) in [(Direction::Forward, true), (Direction::Back, false)] {
+            let set = self.relay.set_faults(direction, cell.faults(is_forward));
+            ensure!(set.is_ok(), "{set:?}");
+        }
+        Ok(())
+    }
+}
+
+fn relay(lab: &Lab) -> Result<Relay> {
+    let inet = lab.node("inet")?;
+    let near = inet.udp_socket(RELAY)?;
+    set_socket_recv_buffer_size_force(&near, BUFFER)?;
+    let relay = Relay::start(near, "192.0.2.2:51820".parse()?, 7, move || {
+        let far = inet.udp_socket("192.0.2.1:0").map_err(std::io::Error::other)?;
+        set_socket_recv_buffer_size_force(&far, BUFFER)?;
+        Ok(far)
+    })?;
+    Ok(relay)
+}
