@@ -54,7 +54,7 @@ labelled! {
         NotAllowed = "admission" / "not_allowed",
         /// A SYN, or a datagram too many, of a flow that is being dialled already.
         DialPending = "admission" / "dial_pending",
-        /// The first SYN of a flow while there is no room for unanswered ones; served when it comes again.
+        /// The first SYN of a flow while flows of silent clients take all the room they may; served when it comes again.
         Greylisted = "admission" / "greylisted",
         /// A new flow beyond `[limits] flows`.
         ShedFlows = "admission" / "flows",

@@ -189,7 +189,7 @@ fn only_those_in_a_named_list_may_connect() {
 #[test]
 fn a_flood_of_spoofed_syns_keeps_nobody_out_who_tries_twice() {
     let (mut edge, upstream) = (Edge::new(), listener());
-    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off") + "[limits]\npending_dials = 16\n";
+    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off") + "[limits]\nflows = 64\n";
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
     let (mut first, _) = upstream.accept().unwrap();
@@ -203,7 +203,7 @@ fn a_flood_of_spoofed_syns_keeps_nobody_out_who_tries_twice() {
     // A real client sends its SYN again after a second.
     connect_when_up(&mut edge, "203.0.113.11:40001", "192.168.88.2:443");
     assert!(daemon.stats.half_open_evicted.load(std::sync::atomic::Ordering::Relaxed) >= 1);
-    assert_eq!(daemon.stats.dropped(Dropped::ShedDials), 0);
+    assert_eq!(daemon.stats.dropped(Dropped::ShedFlows), 0);
 }
 
 #[test]

@@ -28,6 +28,8 @@ use crate::upstream::{self, Lease, Member, Stream, Upstream};
 
 /// Bytes of a SYN that are kept: headers with all options of either family, and no data.
 const MAX_SYN: usize = 160;
+/// Flows of silent clients that may end for one new flow.
+const MAX_EVICTED: usize = 16;
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
 
@@ -124,23 +126,28 @@ impl Flows {
         }
     }
 
-    /// Counts a new flow. Where those that were not answered leave no room, a SYN that comes again takes the place of the
+    /// Counts a new flow. Where those of silent clients leave no room, a SYN that comes again takes the place of the
     /// oldest whose client is silent: forged addresses send nothing twice.
     fn admit(&mut self, now: Now, key: &FlowKey, client: ClientPrefix) -> Result<(), Dropped> {
         let shed = match self.admission.dial(client) {
             Ok(()) => return Ok(()),
-            Err(shed @ (Shed::FlowsOfClient | Shed::DialsOfClient | Shed::Buffers)) => {
+            Err(shed @ (Shed::FlowsOfClient | Shed::Dials | Shed::DialsOfClient | Shed::Buffers)) => {
                 return Err(shed_reason(shed));
             }
-            Err(shed @ (Shed::Dials | Shed::Flows)) => shed,
+            Err(shed @ (Shed::HalfOpen | Shed::Flows)) => shed,
         };
         if !self.greylist.comes_again(now.instant, key) {
             return Err(Dropped::Greylisted);
         }
-        if !self.evict_half_open(now) {
-            return Err(shed_reason(shed));
+        for _ in 0..MAX_EVICTED {
+            if !self.evict_half_open(now) {
+                return Err(shed_reason(shed));
+            }
+            if self.admission.dial(client).is_ok() {
+                return Ok(());
+            }
         }
-        self.admission.dial(client).map_err(shed_reason)
+        Err(shed_reason(shed))
     }
 
     fn release_dial(&mut self, client: ClientPrefix) {
@@ -286,6 +293,8 @@ impl Flows {
         let mut cell = Cell::accept(now.instant, path, (&tcp, ip.payload(&syn)), settings);
         let out = (&mut edge.outlet(now), &mut *self.scratch);
         cell.handle_segment(now.instant, &mut syn, (&ip, &tcp), out);
+        self.admission.dialled(dial.client);
+        self.admission.half_opened();
         dial.stats.dialled(Dialled::Connected);
         let (owner, stats, mut armed) = (dial.owner(), Arc::clone(&dial.stats), dial.armed);
         let upstream = (Upstream::new(stream, header), dial.lease.take());
@@ -381,7 +390,7 @@ fn without_data(headers: &[u8], ip: &Ip) -> Vec<u8> {
 
 const fn shed_reason(shed: Shed) -> Dropped {
     match shed {
-        Shed::Flows => Dropped::ShedFlows,
+        Shed::Flows | Shed::HalfOpen => Dropped::ShedFlows,
         Shed::FlowsOfClient => Dropped::ShedFlowsOfClient,
         Shed::Dials => Dropped::ShedDials,
         Shed::DialsOfClient => Dropped::ShedDialsOfClient,

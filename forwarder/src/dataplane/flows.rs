@@ -272,12 +272,9 @@ impl Flows {
         let touched = open.cell.touched();
         self.admission.buffers(touched.saturating_sub(open.touched), open.touched.saturating_sub(touched));
         open.touched = touched;
-        if open.is_established()
-            && let Owner::Inject(_, client) = open.owner
-            && open.half_open.is_some()
-        {
+        if open.is_established() && open.half_open.is_some() {
             self.half_open.disarm(id, &mut open.half_open);
-            self.admission.dialled(client);
+            self.admission.half_open_ended();
         }
         match turn {
             Turn::Wait(at) => {
@@ -305,11 +302,9 @@ impl Flows {
     /// Ends the oldest flow whose client has not finished the handshake, without a word: it may never have been there.
     pub(super) fn evict_half_open(&mut self, now: Now) -> bool {
         let Some(id) = self.half_open.poll_first() else { return false };
-        if let Some((_, Flow::Open(open))) = self.table.get_mut(id)
-            && let Owner::Inject(_, client) = open.owner
-        {
+        if let Some((_, Flow::Open(open))) = self.table.get_mut(id) {
             open.half_open = None;
-            self.admission.dialled(client);
+            self.admission.half_open_ended();
         }
         add(&self.stats.half_open_evicted, 1);
         self.finish(now, id, Ending::Reset);
@@ -326,7 +321,7 @@ impl Flows {
             Owner::Inject(_, client) => {
                 if open.half_open.is_some() {
                     self.half_open.disarm(id, &mut open.half_open);
-                    self.admission.dialled(client);
+                    self.admission.half_open_ended();
                 }
                 self.admission.release(client);
             }

@@ -15,6 +15,8 @@ pub enum Shed {
     FlowsOfClient,
     /// As many unanswered dials as `pending_dials` allows.
     Dials,
+    /// As many flows that nobody or only the upstream has answered as a quarter of `[limits] flows`.
+    HalfOpen,
     /// As many unanswered dials of this client as `pending_per_client` allows.
     DialsOfClient,
     /// The buffers of all flows hold as much as `buffer_bytes` allows.
@@ -26,6 +28,7 @@ pub enum Shed {
 pub struct Admission {
     limits: Limits,
     total: Usage,
+    half_open: u32,
     clients: HashMap<ClientPrefix, Usage>,
     buffered: u64,
 }
@@ -41,7 +44,7 @@ impl Admission {
     /// Nothing admitted yet.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, total: Usage::default(), clients: HashMap::new(), buffered: 0 }
+        Self { limits, total: Usage::default(), half_open: 0, clients: HashMap::new(), buffered: 0 }
     }
 
     /// New limits; what is admitted stays.
@@ -65,6 +68,7 @@ impl Admission {
         let shed = [
             (self.total.flows >= limits.flows, Shed::Flows),
             (self.total.dials >= limits.pending_dials, Shed::Dials),
+            (self.total.dials + self.half_open >= (limits.flows / 4).max(1), Shed::HalfOpen),
             (usage.flows >= limits.flows_per_client, Shed::FlowsOfClient),
             (usage.dials >= limits.pending_per_client, Shed::DialsOfClient),
             (self.buffered >= limits.buffer_bytes, Shed::Buffers),
@@ -97,6 +101,16 @@ impl Admission {
         self.total.flows = self.total.flows.saturating_sub(1);
     }
 
+    /// The upstream has answered; the client is asked to finish the handshake.
+    pub fn half_opened(&mut self) {
+        self.half_open += 1;
+    }
+
+    /// The client has finished the handshake, or the flow is over before it did.
+    pub fn half_open_ended(&mut self) {
+        self.half_open = self.half_open.saturating_sub(1);
+    }
+
     /// The dial was answered: the flow goes on, the dial no longer counts.
     pub fn dialled(&mut self, client: ClientPrefix) {
         self.total.dials = self.total.dials.saturating_sub(1);
@@ -127,10 +141,10 @@ impl Admission {
         self.buffered
     }
 
-    /// Flows of any kind, and unanswered dials among them.
+    /// Flows of any kind, and those among them that their upstream or their client has not answered.
     #[must_use]
     pub fn counts(&self) -> (u32, u32) {
-        (self.total.flows, self.total.dials)
+        (self.total.flows, self.total.dials + self.half_open)
     }
 }
 
@@ -171,9 +185,24 @@ mod tests {
         for host in 0..3 {
             admission.dialled(client(host));
         }
+        for host in 10..23 {
+            assert_eq!(admission.dial(client(host)), Ok(()));
+            admission.dialled(client(host));
+        }
+        assert_eq!(admission.dial(client(99)), Err(Shed::Flows));
+    }
+
+    #[test]
+    fn flows_whose_client_is_silent_take_a_quarter_of_the_table_and_no_more() {
+        let mut admission = Admission::new(Limits { flows: 8, ..limits() });
+        for host in 0..2 {
+            assert_eq!(admission.dial(client(host)), Ok(()));
+            admission.dialled(client(host));
+            admission.half_opened();
+        }
+        assert_eq!(admission.dial(client(9)), Err(Shed::HalfOpen));
+        admission.half_open_ended();
         assert_eq!(admission.dial(client(9)), Ok(()));
-        admission.dialled(client(9));
-        assert_eq!(admission.dial(client(10)), Err(Shed::Flows));
     }
 
     #[test]
@@ -203,7 +232,7 @@ mod tests {
 
     fn limits() -> Limits {
         Limits {
-            flows: 4,
+            flows: 16,
             pending_dials: 3,
             flows_per_client: 3,
             pending_per_client: 2,
