@@ -258,6 +258,7 @@ impl Edge {
             counters: ordered.iter().map(peer_counters).collect(),
             services: services.map(service_counters).collect(),
             drops: self.drops(counters),
+            offloads: metrics::OffloadPath::all(&self.device).to_vec(),
             leaked_packets: self.leaked(counters),
             numbers: self.numbers(),
         }

@@ -4,6 +4,7 @@
 //! label holds a client's address; `endpoint` is the peer's, as dashboards for the WireGuard exporter expect it.
 
 pub mod http;
+mod offload;
 mod process;
 mod round_trips;
 
@@ -11,6 +12,7 @@ use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 use crate::control::report::{Peer, Peers};
+pub use offload::OffloadPath;
 pub use round_trips::RoundTrips;
 
 /// Everything a page tells.
@@ -26,6 +28,8 @@ pub struct Snapshot {
     pub drops: Vec<Drop>,
     /// Packets that would have left the wrong way and were dropped.
     pub leaked_packets: u64,
+    /// What crossed the engine's boundaries.
+    pub offloads: Vec<OffloadPath>,
     /// Single numbers by name; see [`Number`].
     pub numbers: Vec<Number>,
 }
@@ -121,6 +125,7 @@ fn record(snapshot: &Snapshot) {
         counter!("gateway_dropped_packets_total", &labels).absolute(drop.packets);
     }
     counter!("gateway_leak_packets_total").absolute(snapshot.leaked_packets);
+    offload::record(&snapshot.offloads);
     for number in &snapshot.numbers {
         match number.value {
             Value::Counter(value) => {
@@ -263,6 +268,8 @@ mod tests {
             "gateway_tunnel_bytes_total{peer=\"wroclaw\",direction=\"rx\"} 7",
             "gateway_peer_up{peer=\"wroclaw\"} 1",
             "gateway_dropped_packets_total{stage=\"forward\",reason=\"leak\"} 3",
+            "gateway_offload_bytes_total{path=\"udp_send\",mode=\"joined\"} 5",
+            "gateway_offload_fallbacks_total{path=\"udp_send\"} 7",
             "gateway_config_generation 2",
         ] {
             assert!(page.lines().any(|have| have == line), "{line}\n{page}");
@@ -316,6 +323,7 @@ mod tests {
             services: vec![ServiceCounters { service: "https".to_owned(), up: true, rx: (1, 2), tx: (3, 4) }],
             drops: vec![Drop { stage: "forward".to_owned(), reason: "leak".to_owned(), packets: 3 }],
             leaked_packets: 3,
+            offloads: vec![OffloadPath { path: "udp_send", joined: 5, single: 6, fallbacks: 7 }],
             numbers: vec![Number {
                 name: "gateway_config_generation",
                 help: "How many configurations were applied since the start.",

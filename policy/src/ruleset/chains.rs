@@ -157,12 +157,16 @@ impl<'p> Chains<'p> {
 
     /// MSS of connections through the tunnel, both ways (RFC 6691): the kernel only ever lowers it.
     ///
-    /// Towards the tunnel the route's MTU decides. From the tunnel the way out is wider, so the number is the
-    /// tunnel's MTU less 40 bytes of headers for IPv4 and 60 for IPv6.
+    /// The route's MTU decides in either direction, since the WAN may be narrower than the tunnel; for what comes out of
+    /// it the tunnel's MTU does as well, less 40 bytes of headers for IPv4 and 60 for IPv6.
     fn clamp(&self) -> Vec<Value> {
         let syn = json!({"match": {"op": "==", "left": {"&": [payload("tcp", "flags"), ["syn", "rst"]]}, "right": "syn"}});
         let size = |value: Value| json!({"mangle": {"key": {"tcp option": {"name": "maxseg", "field": "size"}}, "value": value}});
-        let mut rules = vec![rule([oif(self.tun()), syn.clone(), size(json!({"rt": {"key": "mtu"}}))])];
+        let of_route = size(json!({"rt": {"key": "mtu"}}));
+        let mut rules = vec![
+            rule([oif(self.tun()), syn.clone(), of_route.clone()]),
+            rule([iif(self.tun()), syn.clone(), of_route]),
+        ];
         for (family, headers) in [(Family::V4, 40), (Family::V6, 60)] {
             let largest = size(json!(self.mtu.saturating_sub(headers)));
             rules.push(rule([iif(self.tun()), is_family(family), syn.clone(), largest.clone()]));

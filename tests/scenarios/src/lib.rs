@@ -7,11 +7,15 @@
 //! `cargo build --profile lab --workspace --bins && cargo nextest run --cargo-profile lab -p scenarios NAME`.
 //! `CAUSEWAY_SOAK=1` chooses the full counts, `CAUSEWAY_BINARIES` a folder of other builds.
 //!
+//! `CAUSEWAY_OFFLOAD=off` (or `falling`) runs every scenario of the worked example without offloads, or with sends that
+//! the kernel refuses to segment.
+//!
 //! Root of a user namespace is enough for all but those that become another user, which is real root's: the scenarios
 //! of `privilege` skip themselves, loudly, and `.ci/run` fails when anything was skipped.
 
 mod keys;
 mod nfs;
+mod offload;
 mod oracle;
 mod plain;
 mod probe;
@@ -24,12 +28,13 @@ mod wireguard;
 
 pub use keys::{KeyPair, preshared_key};
 pub use nfs::{NfsServer, read as read_nfs};
+pub use offload::{Carried, Offload};
 pub use oracle::Oracle;
 pub use plain::{Pair, Plain, own_address};
-pub use probe::{Probe, growth, packet_counters};
+pub use probe::{Probe, datagram, growth, packet_counters};
 pub use router::Router;
 pub use seen::{ask_tcp, ask_udp, serve_seen_tcp, serve_seen_udp};
 pub use site::{Config, Site};
 pub use transfer::{Measured, download, serve_bulk, sha256, upload};
-pub use web::{Caddy, Nginx};
+pub use web::{Caddy, ModernClient, Nginx};
 pub use wireguard::{PlainPeer, WireGuardGo};

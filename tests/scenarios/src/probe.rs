@@ -50,7 +50,7 @@ impl Probe {
 
     /// As [`Probe::syns`], with datagrams.
     pub fn datagrams(&self, target: &str, ports: &[u16], counted: impl Fn() -> Result<u64>) -> Result<()> {
-        self.bursts(ports, counted, |port| datagram(self.source, target, 40_000, port))
+        self.bursts(ports, counted, |port| datagram(self.source, target, 40_000, port, b"word"))
     }
 
     /// Sends one SYN from a port of one's choice.
@@ -148,10 +148,11 @@ fn syn(source: Ipv4Addr, target: &str, from: u16, to: u16) -> Result<Vec<u8>> {
     packet(source, target.parse()?, 6, segment, 16)
 }
 
-/// A datagram of four bytes as it is on a wire.
-fn datagram(source: Ipv4Addr, target: &str, from: u16, to: u16) -> Result<Vec<u8>> {
-    let mut segment = [from.to_be_bytes(), to.to_be_bytes()].concat();
-    segment.extend([0, 12, 0, 0, b'w', b'o', b'r', b'd']);
+/// A datagram as it is on a wire, with checksums.
+pub fn datagram(source: Ipv4Addr, target: &str, from: u16, to: u16, payload: &[u8]) -> Result<Vec<u8>> {
+    let length = u16::try_from(8 + payload.len())?;
+    let mut segment = [from.to_be_bytes(), to.to_be_bytes(), length.to_be_bytes(), [0, 0]].concat();
+    segment.extend(payload);
     packet(source, target.parse()?, 17, segment, 6)
 }
 

@@ -10,6 +10,7 @@ use lab::{Lab, Node, NodeCommand, Process, time_until};
 use serde_json::Value;
 
 use crate::keys::{KeyPair, preshared_key, write_secret};
+use crate::offload::Offload;
 
 /// Who the forwarder runs as where the machine lets us choose: nobody.
 const NOBODY: (u32, u32) = (65_534, 65_534);
@@ -93,7 +94,7 @@ impl<'lab> Site<'lab> {
             Config::new(origin.directory().join("forwarder.toml"), forwarder_toml(&kyiv.public, &origin));
         // What Debian and Docker hosts have on; the gateway must not depend on being the one who turns it on.
         edge.sysctl("net/ipv4/ip_forward", "1")?;
-        Ok(Self {
+        let mut site = Self {
             lab,
             edge,
             origin,
@@ -104,14 +105,27 @@ impl<'lab> Site<'lab> {
             as_unit: false,
             gateway: None,
             forwarder: None,
-        })
+        };
+        if Offload::chosen()? == Offload::Off {
+            site.without_offloads();
+        }
+        Ok(site)
     }
 
     /// Starts both daemons and waits until the tunnel is up; answers how long that took.
     pub fn start(&mut self) -> Result<Duration> {
         self.start_gateway()?;
         self.start_forwarder()?;
-        self.wait_until_up(Duration::from_secs(15))
+        let up = self.wait_until_up(Duration::from_secs(15))?;
+        if Offload::chosen()? == Offload::Falling {
+            let beside_edge = match self.lab.node("router") {
+                Ok(router) => (router, "lan0"),
+                Err(_) => (self.lab.node("inet")?, "edge0"),
+            };
+            let beside_origin = self.lab.node("cgnat")?;
+            self.refuse_segmented_sends((&beside_edge.0, beside_edge.1), (&beside_origin, "lan0"))?;
+        }
+        Ok(up)
     }
 
     /// Writes `gateway.toml` and starts the edge's daemon; returns once its control socket answers.

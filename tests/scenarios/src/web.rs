@@ -25,6 +25,14 @@ impl Caddy {
         Self::run(node, caddyfile)
     }
 
+    /// As [`Caddy::start`], but it takes no key exchange that is not post-quantum (X25519MLKEM768), and so no
+    /// ClientHello that fits into one segment.
+    pub fn start_post_quantum(node: &Node) -> Result<Self> {
+        Self::run(node, |folder| {
+            caddyfile(folder).replace("tls internal", "tls internal {\n        curves x25519mlkem768\n    }")
+        })
+    }
+
     /// Starts it with global options that were exported for it; `/whoami` answers the connection's address and the client's.
     pub fn start_exported(node: &Node, options: &str) -> Result<Self> {
         Self::run(node, |folder| {
@@ -138,6 +146,56 @@ https://emby.example.com:9443 {{
 }}
 "
     )
+}
+
+/// A browser of today for TLS: a Caddy on a client that asks `https://emby.example.com` at an edge, anew for every request
+/// to its loopback port 8080. Its ClientHello offers a post-quantum key share first, as Go's own has it.
+#[derive(Debug)]
+pub struct ModernClient {
+    /// The running program.
+    pub process: Process,
+    node: Node,
+}
+
+impl ModernClient {
+    /// Starts it on a node; `address` is where the site's name leads, and `site` the server whose certificate is known.
+    pub fn start(node: &Node, address: &str, site: &Caddy) -> Result<Self> {
+        let folder = node.directory().join("modern");
+        fs::create_dir_all(&folder)?;
+        let file = folder.join("Caddyfile");
+        let text = format!(
+            "{{
+    admin off
+    storage file_system {}
+}}
+http://127.0.0.1:8080 {{
+    reverse_proxy https://{address}:443 {{
+        header_up Host emby.example.com
+        transport http {{
+            tls_server_name emby.example.com
+            tls_trust_pool file {}
+            keepalive off
+            dial_timeout 10s
+        }}
+    }}
+}}
+",
+            folder.display(),
+            site.certificate().display()
+        );
+        fs::write(&file, text)?;
+        let command = node.command(lab::newer("caddy")?).args(["run", "--adapter", "caddyfile", "--config"]);
+        let command = command.arg(&file).env("HOME", &folder).env("XDG_DATA_HOME", &folder);
+        let process = command.spawn("modern")?;
+        wait_for_port(node, "127.0.0.1:8080")?;
+        Ok(Self { process, node: node.clone() })
+    }
+
+    /// Fetches a path over a connection of its own.
+    pub fn fetch(&self, path: &str) -> Result<String> {
+        let command = self.node.command("curl").args(["-sS", "--fail", "--max-time", "20"]);
+        command.arg(format!("http://127.0.0.1:8080{path}")).run()
+    }
 }
 
 /// An nginx that ends TLS on loopback port 8443 and believes PROXY headers from loopback only.

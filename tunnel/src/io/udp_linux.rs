@@ -321,7 +321,8 @@ impl Socket {
             let without = Outgoing { from: None, ..*message };
             return self.send_all(&[Some(without)], wait, stats) == 1;
         }
-        if let (Some(size), libc::EIO | libc::EINVAL) = (message.segment_size, errno) {
+        // Segments above the interface's MTU are EMSGSIZE (EINVAL in older kernels); single datagrams are fragmented.
+        if let (Some(size), libc::EIO | libc::EINVAL | libc::EMSGSIZE) = (message.segment_size, errno) {
             stats.segment_fallbacks.add(1);
             if errno == libc::EIO && self.gso.swap(false, Ordering::Relaxed) {
                 tracing::info!(%error, "segmented sends are not possible here, sending datagrams one by one");
