@@ -53,6 +53,8 @@ impl Caddy {
         fs::write(&file, configuration(&folder))?;
         let command = node.command(lab::newer("caddy")?).args(["run", "--adapter", "caddyfile", "--config"]);
         let command = command.arg(&file).env("HOME", &folder).env("XDG_DATA_HOME", &folder);
+        // Debian's build has Go's older defaults.
+        let command = command.env("GODEBUG", "tlsmlkem=1");
         let mut process = command.spawn("caddy")?;
         process.wait_for_log("certificate obtained successfully", START_LIMIT)?;
         wait_for_port(node, "127.0.0.1:8443")?;
@@ -186,6 +188,8 @@ http://127.0.0.1:8080 {{
         fs::write(&file, text)?;
         let command = node.command(lab::newer("caddy")?).args(["run", "--adapter", "caddyfile", "--config"]);
         let command = command.arg(&file).env("HOME", &folder).env("XDG_DATA_HOME", &folder);
+        // Debian's build has Go's older defaults.
+        let command = command.env("GODEBUG", "tlsmlkem=1");
         let process = command.spawn("modern")?;
         wait_for_port(node, "127.0.0.1:8080")?;
         Ok(Self { process, node: node.clone() })

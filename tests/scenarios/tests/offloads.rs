@@ -72,10 +72,10 @@ fn when_the_kernel_refuses_segmented_sends_in_mid_traffic_both_ends_go_on_one_by
         let joined = carried.joined("udp_send").context("too little was sent")?;
         ensure!(joined <= 0.1, "udp_send: {:.0} % went joined: {carried:?}", joined * 100.0);
         ensure!(carried.fallbacks > 0.0, "no fallback was counted: {carried:?}");
-        for path in ["tun_read", "tun_write"] {
-            let joined = carried.joined(path).context("too little was carried")?;
-            ensure!(joined >= 0.9, "{path}: only {:.0} % went joined: {carried:?}", joined * 100.0);
-        }
+        // The other boundaries know nothing of it; how much can be joined before the TUN is written depends on what
+        // arrives at once.
+        let joined = carried.joined("tun_read").context("too little was read")?;
+        ensure!(joined >= 0.9, "tun_read: only {:.0} % went joined: {carried:?}", joined * 100.0);
         Ok(())
     })
 }
