@@ -19,7 +19,7 @@ fn a_name_that_leads_to_the_proxy_and_a_missing_way_to_manage_are_warned_of() ->
         )?;
         let far = site.edge.directory().join("forwarder.toml");
         let forwarder = site.forwarder_config.text.clone();
-        let mut check = |site: &Site<'_>, endpoint: &str| -> Result<String> {
+        let check = |site: &Site<'_>, endpoint: &str| -> Result<String> {
             site.gateway_config.write()?;
             fs::write(&far, forwarder.replace("192.0.2.2:51820", endpoint))?;
             let command = site.edge.command(lab::binary("gateway")?).args(["check", "--config"]);
