@@ -305,7 +305,7 @@ fn flows(pcap: &[u8]) -> Result<BTreeMap<Ends, Flow>> {
         };
         let end = |address: usize, port: usize| -> Result<[u8; 6]> {
             let parts = [packet.get(address..address + 4), packet.get(port..port + 2)];
-            Ok(parts.map(Option::unwrap_or_default).concat().try_into().ok().context("a short packet")?)
+            parts.map(Option::unwrap_or_default).concat().try_into().ok().context("a short packet")
         };
         let header = usize::from(packet.get(32).context("a short packet")? >> 4) * 4;
         let length = u32::from(word(2)?).saturating_sub(20 + u32::try_from(header)?);

@@ -16,7 +16,7 @@ const LINKS: [(&str, [(&str, &str); 2]); 3] = [
 
 #[test]
 fn a_post_quantum_handshake_succeeds_on_every_path_mtu_with_icmp() -> Result<()> {
-    scenario(Topology::standard(), |lab| handshakes(lab))
+    scenario(Topology::standard(), handshakes)
 }
 
 #[test]
