@@ -162,6 +162,7 @@ mod tests {
         assert!(
             text.contains("| request-response under bulk, p50 | causeway-wg | – | 1.50 ms | ≤ 1 ms | no |")
         );
-        assert_eq!(text.lines().count(), 6, "{text}");
+        let rows = text.lines().filter(|line| line.starts_with("| ")).count();
+        assert_eq!(rows, 1 + 2, "a heading, and what was measured: {text}");
     }
 }
