@@ -202,6 +202,9 @@ impl Sites {
         ] {
             edge.sysctl(&format!("net/ipv4/{switch}"), value)?;
         }
+        for switch in ["nf_conntrack_acct", "nf_conntrack_timestamp"] {
+            edge.sysctl(&format!("net/netfilter/{switch}"), "1")?;
+        }
         let wroclaw = Engine::start_in(&Network::Existing(origin.network_path()));
         wroclaw.load_images();
         wroclaw.load_caddy(&lab::newer("caddy")?);

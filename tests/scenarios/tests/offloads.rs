@@ -262,10 +262,12 @@ impl Half {
 struct Flow {
     packets: u64,
     bytes: u64,
-    /// Packets that brought bytes for the first time after later ones had passed.
+    /// Packets that brought bytes for the first time after later ones had passed, and that nobody had asked for again.
     late: u64,
     next: Option<u32>,
     holes: Vec<(u32, u32)>,
+    /// The end of the furthest bytes that the receiver said it has beyond a hole (SACK).
+    reported: Option<u32>,
 }
 
 impl Flow {
@@ -281,10 +283,37 @@ impl Flow {
             self.next = Some(end);
         } else if self.holes.iter().any(|&(from, to)| {
             sequence.wrapping_sub(from).cast_signed() >= 0 && to.wrapping_sub(sequence).cast_signed() > 0
-        }) {
+        }) && !self.reported.is_some_and(|edge| edge.wrapping_sub(sequence).cast_signed() > 0)
+        {
             self.late += 1;
         }
     }
+
+    fn report(&mut self, edge: u32) {
+        if self.reported.is_none_or(|known| edge.wrapping_sub(known).cast_signed() > 0) {
+            self.reported = Some(edge);
+        }
+    }
+}
+
+/// The right edges of the SACK blocks among the options of a TCP header (RFC 2018).
+fn sack_edges(mut options: &[u8]) -> Vec<u32> {
+    let mut edges = Vec::new();
+    while let Some((&kind, rest)) = options.split_first() {
+        let length = match kind {
+            0 => break,
+            1 => 1,
+            _ => usize::from(*rest.first().unwrap_or(&0)).max(2),
+        };
+        if kind == 5 {
+            let blocks = options.get(2..length).unwrap_or_default().chunks_exact(8);
+            edges.extend(
+                blocks.filter_map(|block| Some(u32::from_be_bytes(block.get(4..)?.try_into().ok()?))),
+            );
+        }
+        options = options.get(length..).unwrap_or_default();
+    }
+    edges
 }
 
 type Ends = ([u8; 6], [u8; 6]);
@@ -310,8 +339,12 @@ fn flows(pcap: &[u8]) -> Result<BTreeMap<Ends, Flow>> {
         let header = usize::from(packet.get(32).context("a short packet")? >> 4) * 4;
         let length = u32::from(word(2)?).saturating_sub(20 + u32::try_from(header)?);
         let sequence = u32::from(word(24)?) << 16 | u32::from(word(26)?);
+        let (from, to) = (end(12, 20)?, end(16, 22)?);
+        for edge in sack_edges(packet.get(40..20 + header).unwrap_or_default()) {
+            flows.entry((to, from)).or_default().report(edge);
+        }
         if length > 0 {
-            flows.entry((end(12, 20)?, end(16, 22)?)).or_default().take(sequence, length);
+            flows.entry((from, to)).or_default().take(sequence, length);
         }
     }
     Ok(flows)
