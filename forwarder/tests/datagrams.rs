@@ -110,6 +110,19 @@ fn what_no_entry_matches_is_told_and_counted() {
 }
 
 #[test]
+fn a_burst_of_many_flows_that_cannot_be_joined_reaches_the_flows_whole() {
+    let (mut edge, upstream) = (Edge::new(), service());
+    let daemon = Daemon::start(edge.port(), &inject(SERVICE, &port(&upstream)), Backend::Auto);
+    come_up(&mut edge);
+    let to: SocketAddr = "192.168.88.2:54".parse().unwrap();
+    let client = |at: u16| SocketAddr::new("203.0.113.10".parse().unwrap(), 40_000 + at);
+    let burst = (0..800).flat_map(|at| packets(client(at), to, &pattern(1_000))).collect();
+    edge.inject_all(burst);
+    // Each is refused by itself, so each is counted.
+    edge.until("all of the burst", |_| daemon.stats.dropped(Dropped::NoInject) >= 800);
+}
+
+#[test]
 fn spoofed_flows_push_out_one_another_and_never_one_that_is_answered() {
     let (mut edge, upstream) = (Edge::new(), service());
     let entry = inject(SERVICE, &port(&upstream)) + "[limits]\nudp_flows = 8\n";

@@ -12,7 +12,7 @@ use mio::{Interest, Registry, Token};
 use policy::Name;
 use tunnel::io::Wait;
 use tunnel::io::udp::{ReceiveBatch, UdpOptions, UdpSocket};
-use tunnel::node::{Node, PeerState, Verdict};
+use tunnel::node::{Node, PeerState, Received, Verdict};
 use tunnel::offload::{Offload, SuperPacket};
 use tunnel::sink::InnerSink;
 use tunnel::time::Now;
@@ -138,21 +138,21 @@ impl Edge {
         self.is_readable
     }
 
-    /// Receives one batch into the node; decrypted packets go to `sink`. `false` when nothing was there.
-    pub fn receive(&mut self, now: Now, batch: &mut ReceiveBatch, sink: &mut impl InnerSink) -> bool {
+    /// Receives one batch of messages, for [`handle_received`](Self::handle_received). `false` when nothing was there.
+    pub fn receive(&mut self, batch: &mut ReceiveBatch) -> bool {
         match self.socket.receive(batch, Wait::No) {
-            Ok(_) => {
-                for received in batch.iter_mut() {
-                    self.node.handle_received(now, received, sink, &mut self.queue);
-                }
-                true
-            }
+            Ok(_) => true,
             Err(error) => {
                 // Whatever it is, the next datagram brings another event; only a signal is no reason to wait for it.
                 self.is_readable = error.kind() == io::ErrorKind::Interrupted;
                 false
             }
         }
+    }
+
+    /// Gives one received message to the node; decrypted packets go to `sink`, which must have room for them.
+    pub fn handle_received(&mut self, now: Now, received: Received<'_>, sink: &mut impl InnerSink) {
+        self.node.handle_received(now, received, sink, &mut self.queue);
     }
 
     /// Does what the node's timers ask for.

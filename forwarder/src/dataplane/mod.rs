@@ -247,6 +247,7 @@ impl DataPlane {
             again |= listener.accept(now, &mut self.flows, &mut self.edges);
         }
         self.flows.handle_timeout(now, &mut self.edges);
+        self.resume_blocked();
         again |= self.flows.take_turns(now, &mut self.edges);
         again |= self.flows.take_datagram_turns(now, &mut self.edges);
         self.tend_edges(now);
@@ -261,6 +262,12 @@ impl DataPlane {
         let Some(edge) = self.edges.get_mut(place) else { return };
         if edge.ready(ready.0, ready.1) {
             edge.flush();
+        }
+    }
+
+    /// Gives flows that waited for room in a send queue their turn once there is some, whatever made it.
+    fn resume_blocked(&mut self) {
+        for edge in self.edges.iter_mut().filter(|edge| edge.has_room()) {
             for id in std::mem::take(&mut edge.blocked) {
                 self.flows.mark(id);
             }
@@ -272,12 +279,17 @@ impl DataPlane {
         let mut more = false;
         for edge in &mut self.edges {
             for _ in 0..RECEIVES {
-                if !edge.is_readable() || !edge.receive(now, &mut self.batch, &mut self.inlet) {
+                if !edge.is_readable() || !edge.receive(&mut self.batch) {
                     break;
                 }
-                while let Some((_, packet)) = self.inlet.poll_packet() {
-                    self.flows.handle_packet(now, edge, packet);
+                for received in self.batch.iter_mut() {
+                    // A message of many flows holds little that can be joined: the next may not fit beside it.
+                    if !self.inlet.has_room() {
+                        hand_over(now, &mut self.inlet, &mut self.flows, edge);
+                    }
+                    edge.handle_received(now, received, &mut self.inlet);
                 }
+                hand_over(now, &mut self.inlet, &mut self.flows, edge);
             }
             more |= edge.is_readable();
         }
@@ -423,5 +435,12 @@ impl DataPlane {
             .chain(self.stop_at)
             .min();
         next.map_or(LONGEST_SLEEP, |at| at.since(now.instant)).min(LONGEST_SLEEP)
+    }
+}
+
+/// Hands everything that was joined to the flows.
+fn hand_over(now: Now, inlet: &mut Coalescer, flows: &mut Flows, edge: &mut Edge) {
+    while let Some((_, packet)) = inlet.poll_packet() {
+        flows.handle_packet(now, edge, packet);
     }
 }

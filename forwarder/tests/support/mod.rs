@@ -171,10 +171,17 @@ impl Edge {
     }
 
     /// Sends a packet of our own making.
-    pub fn inject(&mut self, mut packet: Vec<u8>) {
+    pub fn inject(&mut self, packet: Vec<u8>) {
+        self.inject_all(vec![packet]);
+    }
+
+    /// Sends packets of our own making all at once, as one burst.
+    pub fn inject_all(&mut self, packets: Vec<Vec<u8>>) {
         let mut queue = SendQueue::with_capacity(1 << 20);
-        let packet = SuperPacket { bytes: &mut packet, offload: tunnel::offload::Offload::None };
-        self.node.handle_inner(clock::now(), packet, &mut queue);
+        for mut bytes in packets {
+            let packet = SuperPacket { bytes: &mut bytes, offload: tunnel::offload::Offload::None };
+            self.node.handle_inner(clock::now(), packet, &mut queue);
+        }
         self.socket.send(queue.transmits(), Wait::Block);
     }
 
