@@ -197,3 +197,104 @@ impl Drop for Open {
         take(&self.stats.flows, 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use mio::net::UnixStream;
+    use tunnel::offload::SuperPacket;
+    use tunnel::packet::{Ip, Tcp, tcp_flags};
+
+    use super::*;
+    use crate::cell::{Egress, Path, SCRATCH, Settings};
+    use crate::upstream::Stream;
+
+    #[test]
+    fn data_that_nobody_acknowledges_for_ten_minutes_ends_the_flow_with_a_reset() {
+        let (mut open, mut scratch, mut sent) = (established(), vec![0; SCRATCH], Sent::default());
+        assert!(open.cell.fill(|room| (room.len().min(5), ())).is_some());
+        for second in [1, 60, 300, 599] {
+            open.expire(at(second));
+            open.cell.poll_transmit(at(second), (&mut sent, &mut scratch));
+            assert!(!open.is_aborting, "given up after {second} s");
+            assert!(open.deadline(at(second)) <= at(600), "nobody would look again");
+        }
+        assert!(sent.flags().all(|flags| flags & tcp_flags::RST == 0));
+        open.expire(at(600));
+        open.cell.poll_transmit(at(600), (&mut sent, &mut scratch));
+        assert!(open.is_aborting && open.cell.ending() == Some(Ending::Closed));
+        assert!(sent.flags().last().is_some_and(|flags| flags & tcp_flags::RST != 0), "no reset left");
+    }
+
+    #[test]
+    fn a_flow_that_owes_nothing_lives_on_for_two_hours() {
+        let mut open = established();
+        open.expire(at(601));
+        open.expire(at(7_439));
+        assert!(!open.is_aborting);
+        open.expire(at(7_440));
+        assert!(open.is_aborting);
+    }
+
+    /// What a cell sent.
+    #[derive(Default)]
+    struct Sent(VecDeque<Vec<u8>>);
+
+    impl Egress for Sent {
+        fn is_ready(&self) -> bool {
+            true
+        }
+
+        fn send(&mut self, packet: SuperPacket<'_>) {
+            self.0.push_back(packet.bytes.to_vec());
+        }
+    }
+
+    impl Sent {
+        fn flags(&self) -> impl Iterator<Item = u8> {
+            self.0.iter().map(|packet| headers(packet).1.flags)
+        }
+    }
+
+    /// A flow whose handshake ended at time zero, and whose client then says no more.
+    fn established() -> Open {
+        let path = |local: &str, remote: &str| Path {
+            local: local.parse().unwrap(),
+            remote: remote.parse().unwrap(),
+        };
+        let (ours, theirs) = ("192.168.88.2:443", "203.0.113.10:40001");
+        let settings = Settings { mtu: 1420, ring: 1 << 16, seed: 7 };
+        let (mut scratch, mut sent) = (vec![0; SCRATCH], Sent::default());
+        let mut client = Cell::connect(at(0), path(theirs, ours), settings);
+        client.poll_transmit(at(0), (&mut sent, &mut scratch));
+        let syn = sent.0.front().unwrap().clone();
+        let (ip, tcp) = headers(&syn);
+        let mut cell = Cell::accept(at(0), path(ours, theirs), (&tcp, ip.payload(&syn)), settings);
+        for turn in 0..6 {
+            let to = if turn % 2 == 0 { &mut cell } else { &mut client };
+            for mut packet in std::mem::take(&mut sent.0) {
+                let (ip, tcp) = headers(&packet);
+                to.handle_segment(at(0), &mut packet, (&ip, &tcp), (&mut sent, &mut scratch));
+            }
+            to.poll_transmit(at(0), (&mut sent, &mut scratch));
+        }
+        assert!(cell.is_established());
+        let stream = Stream::Unix(UnixStream::pair().unwrap().0);
+        let upstream = (Upstream::new(stream, Vec::new()), None);
+        let owner = Owner::Reach(Name::new("nfs").unwrap());
+        let mut open = Open::new(at(0), cell, upstream, owner, Arc::default());
+        open.is_established = true;
+        open
+    }
+
+    fn headers(packet: &[u8]) -> (Ip, Tcp) {
+        let ip = Ip::parse(packet).unwrap();
+        let tcp = Tcp::parse(ip.payload(packet)).unwrap();
+        (ip, tcp)
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_boot(Duration::from_secs(1_000 + seconds))
+    }
+}
