@@ -20,6 +20,7 @@ mod liveness;
 pub mod node;
 pub mod offload;
 pub mod packet;
+mod path_mtu;
 pub mod reason;
 mod recovery;
 mod schedule;

@@ -21,9 +21,13 @@ const RETRY: Duration = Duration::from_secs(600);
 /// Age past which no session can be alive (reject-after-time, WireGuard paper §6.1).
 const SESSION_LIFE: Duration = Duration::from_secs(180);
 
-/// Whether the data of an echo is a probe's.
-pub(crate) fn is_probe(data: &[u8]) -> bool {
-    data.len() == PROBE_LEN && data.starts_with(&MARK)
+/// What begins the data of a probe of the path's size: the same, then zeros up to that size.
+pub(crate) const SIZE_MARK: [u8; 8] = *b"cw-sizes";
+
+/// What an answer to an echo has to carry, if the echo is a probe's: no padding, so that one direction is measured alone.
+pub(crate) fn probe_data(data: &[u8]) -> Option<&[u8]> {
+    let is_plain = data.len() == PROBE_LEN && data.starts_with(&MARK);
+    (is_plain || data.starts_with(&SIZE_MARK)).then(|| data.get(..PROBE_LEN)).flatten()
 }
 
 /// One echo request to send.
@@ -173,9 +177,21 @@ impl Prober {
         self.next.into_iter().chain(overdue).min()
     }
 
+    /// Sends the next probe at once, as the companion of another packet.
+    pub(crate) const fn hurry(&mut self, now: Instant) {
+        if self.next.is_some() {
+            self.next = Some(now);
+        }
+    }
+
     /// Whether it ever answered a probe.
     pub(crate) const fn has_answered(&self) -> bool {
         self.answered
+    }
+
+    /// When it last answered one.
+    pub(crate) const fn answered_at(&self) -> Option<Instant> {
+        self.answered_at
     }
 
     /// Smoothed round trip.
@@ -198,7 +214,7 @@ impl Prober {
     }
 
     /// How long to wait for an answer: as TCP's retransmission timer (RFC 6298), within the probe's own pace.
-    fn patience(&self) -> Duration {
+    pub(crate) fn patience(&self) -> Duration {
         let (low, high) = (self.rules.interval_lost, self.rules.interval.max(self.rules.interval_lost));
         self.round_trip.map_or(low, |trip| (trip.smoothed + trip.deviation * 4).clamp(low, high))
     }

@@ -11,6 +11,8 @@ pub struct Transmit<'a> {
     pub ecn: u8,
     /// Size of every datagram but the last; equals `contents.len()` for a single one.
     pub segment_size: usize,
+    /// Whether no router may cut it, nor our own system: a probe of the path's size. Always a single datagram.
+    pub is_whole: bool,
     /// The datagrams back to back, at most 65 507 bytes and 64 datagrams.
     pub contents: &'a [u8],
 }
@@ -35,6 +37,7 @@ struct Run {
     end: usize,
     datagrams: usize,
     open: bool,
+    is_whole: bool,
 }
 
 /// Most bytes one segmented UDP send may carry over IPv4 (65 535 - 20 - 8).
@@ -88,9 +91,24 @@ impl SendQueue {
                 end,
                 datagrams: 1,
                 open: true,
+                is_whole: false,
             }),
         }
         self.used = end;
+    }
+
+    /// As [`commit`](Self::commit), for a datagram that goes alone and that nobody may cut.
+    pub fn commit_whole(&mut self, endpoint: Endpoint, len: usize) {
+        let before = self.runs.len();
+        if let Some(run) = self.runs.last_mut() {
+            run.open = false;
+        }
+        self.commit(endpoint, 0, len);
+        if self.runs.len() > before
+            && let Some(run) = self.runs.last_mut()
+        {
+            (run.open, run.is_whole) = (false, true);
+        }
     }
 
     /// The runs in order.
@@ -99,6 +117,7 @@ impl SendQueue {
             endpoint: run.endpoint,
             ecn: run.ecn,
             segment_size: run.segment_size,
+            is_whole: run.is_whole,
             contents: self.arena.get(run.start..run.end).unwrap_or_default(),
         })
     }
@@ -203,6 +222,17 @@ mod tests {
         assert!(queue.is_empty() && queue.room() == 1 << 20);
         (0..45).for_each(|_| queue.commit(to(1), 0, 1452));
         assert_eq!(queue.open_segment(), None, "full");
+    }
+
+    #[test]
+    fn a_datagram_that_nobody_may_cut_goes_alone() {
+        let mut queue = SendQueue::with_capacity(1 << 16);
+        queue.commit(to(1), 0, 100);
+        queue.commit_whole(to(1), 100);
+        queue.commit(to(1), 0, 100);
+
+        let runs: Vec<_> = queue.transmits().map(|run| (run.contents.len(), run.is_whole)).collect();
+        assert_eq!(runs, [(100, false), (100, true), (100, false)]);
     }
 
     #[test]

@@ -138,6 +138,16 @@ impl UdpSocket {
         }
     }
 
+    /// Whether it can send a datagram that no router may cut; elsewhere [`Transmit::is_whole`] has no effect.
+    #[must_use]
+    pub const fn can_forbid_fragments(&self) -> bool {
+        match &self.inner {
+            #[cfg(target_os = "linux")]
+            Inner::Linux(_) => true,
+            Inner::Portable(_) => false,
+        }
+    }
+
     /// Whether segmented sends and joined receives are on; a failed one switches itself off.
     #[must_use]
     pub fn offload(&self) -> (bool, bool) {

@@ -33,6 +33,8 @@ pub(super) struct Socket {
     /// A local side that sending was refused from; the kernel chooses until something arrives there again.
     unusable: Mutex<Option<LocalSide>>,
     has_unusable: AtomicBool,
+    /// Held while the socket's datagrams may not be cut.
+    whole: Mutex<()>,
 }
 
 /// One message for `sendmmsg`: a whole run, or one datagram of it.
@@ -59,6 +61,7 @@ impl Socket {
             gro: AtomicBool::new(false),
             unusable: Mutex::new(None),
             has_unusable: AtomicBool::new(false),
+            whole: Mutex::new(()),
         };
         this.ask_for_ancillary_data()?;
         this.set_buffers(options.buffer);
@@ -99,13 +102,41 @@ impl Socket {
     fn ask_for_ancillary_data(&self) -> io::Result<()> {
         self.option(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
         self.option(libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
-        self.option(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT)?;
         if self.is_v6 {
             self.option(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
             self.option(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
-            self.option(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)
         } else {
-            self.option(libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
+            self.option(libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+        }
+        self.allow_fragments()
+    }
+
+    fn allow_fragments(&self) -> io::Result<()> {
+        self.discover((libc::IP_PMTUDISC_OMIT, libc::IPV6_PMTUDISC_DONT))
+    }
+
+    fn discover(&self, (v4, v6): (i32, i32)) -> io::Result<()> {
+        self.option(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, v4)?;
+        if self.is_v6 { self.option(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, v6) } else { Ok(()) }
+    }
+
+    /// Sends a probe of the path's size with DF set and no regard to learned path MTUs (`PROBE`), while the switch, which
+    /// is the whole socket's, is held. What the other thread sends in this moment has DF too: it is no larger than what the
+    /// path was found to carry. One that our own link cannot take is a probe lost.
+    fn send_whole(&self, message: &Outgoing<'_>, stats: &UdpStats) {
+        let _held = self.whole.lock();
+        let sent = self
+            .discover((libc::IP_PMTUDISC_PROBE, libc::IPV6_PMTUDISC_PROBE))
+            .and_then(|()| self.send_messages(&[Some(Outgoing { ..*message })]));
+        match sent {
+            Ok(_) => {
+                stats.send_calls.add(1);
+                stats.sent_bytes_plain.add(message.contents.len());
+            }
+            Err(error) => tracing::trace!(%error, "probe of the path's size not sent"),
+        }
+        if let Err(error) = self.allow_fragments() {
+            tracing::info!(%error, "datagrams of this socket can no longer be cut");
         }
     }
 
@@ -234,7 +265,7 @@ impl Socket {
             while let Some(place) = batch.get_mut(count) {
                 // A run that the kernel may not cut goes alone, below.
                 let Some(transmit) =
-                    transmits.next_if(|transmit| gso || transmit.contents.len() <= transmit.segment_size)
+                    transmits.next_if(|transmit| !transmit.is_whole && (gso || is_single(transmit)))
                 else {
                     break;
                 };
@@ -250,7 +281,9 @@ impl Socket {
             if count == 0
                 && let Some(transmit) = transmits.next()
             {
-                if !self.send_cut(&self.outgoing(&transmit), transmit.segment_size, wait, stats) {
+                if transmit.is_whole {
+                    self.send_whole(&self.outgoing(&transmit), stats);
+                } else if !self.send_cut(&self.outgoing(&transmit), transmit.segment_size, wait, stats) {
                     return done;
                 }
                 done += 1;
@@ -391,6 +424,10 @@ impl Socket {
         };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
+}
+
+const fn is_single(transmit: &Transmit<'_>) -> bool {
+    transmit.contents.len() <= transmit.segment_size
 }
 
 /// The address the kernel wrote, of either family.

@@ -48,7 +48,7 @@ fn only_an_answer_with_our_token_counts_and_only_once() {
     let mut forged = probe.data;
     forged[15] ^= 1;
 
-    assert!(is_probe(&forged));
+    assert_eq!(probe_data(&forged), Some(&forged[..]));
     assert!(!prober.handle_reply(probe.id, probe.sequence, &forged, at(10)));
     assert!(!prober.handle_reply(probe.id ^ 1, probe.sequence, &probe.data, at(10)));
     assert!(prober.handle_reply(probe.id, probe.sequence, &probe.data, at(20)));

@@ -42,6 +42,23 @@ pub struct Liveness {
     pub plain_up_within: Duration,
 }
 
+/// Between which inner sizes the search for a path's MTU keeps, in bytes; both multiples of 4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MtuRange {
+    /// The least it may end at; 1280 where the tunnel carries IPv6 (RFC 8200 §5).
+    pub least: u16,
+    /// The most it may end at; 1440 is what Ethernet carries with IPv4 outside.
+    pub most: u16,
+}
+
+impl MtuRange {
+    /// What paths of 1280 to 1500 bytes can carry, inside IPv4 and IPv6.
+    #[must_use]
+    pub const fn new(carries_ipv6: bool) -> Self {
+        Self { least: if carries_ipv6 { 1280 } else { 1200 }, most: 1440 }
+    }
+}
+
 /// What a node knows of a peer by configuration.
 #[derive(Clone)]
 pub struct PeerConfig {

@@ -7,6 +7,7 @@ use boringtun::noise::Tunn;
 use super::PeerConfig;
 use crate::dice::Dice;
 use crate::liveness::Prober;
+use crate::path_mtu::Search;
 use crate::recovery::Recovery;
 use crate::time::{Instant, Now};
 
@@ -95,6 +96,8 @@ pub(super) struct Core {
     pub(super) keepalive: Option<Duration>,
     pub(super) initiate: bool,
     pub(super) prober: Option<Prober>,
+    /// Of the path's MTU, when that is wanted.
+    pub(super) search: Option<Search>,
     pub(super) recovery: Recovery,
     pub(super) dice: Dice,
     /// When an authentic but old stamp last made us initiate.
@@ -126,6 +129,7 @@ impl Core {
             keepalive: config.keepalive_interval(),
             initiate: config.initiate,
             prober,
+            search: None,
             recovery: Recovery::default(),
             dice: Dice::new(),
             countered: None,
@@ -149,9 +153,23 @@ impl Core {
         self.expired = false;
         self.held_until = None;
         (self.traffic.unanswered, self.traffic.owed) = (None, None);
+        self.stop_probing();
+    }
+
+    /// There is no session to probe through.
+    pub(super) fn stop_probing(&mut self) {
         if let Some(prober) = &mut self.prober {
             prober.deactivate();
         }
+        if let Some(search) = &mut self.search {
+            search.deactivate();
+        }
+    }
+
+    /// When the search for the path's MTU is next due: only towards a peer that answers probes.
+    fn search_deadline(&self) -> Option<Instant> {
+        self.prober.as_ref().filter(|prober| prober.has_answered())?;
+        self.search.as_ref()?.deadline()
     }
 
     /// Notes that the initiation with `index` was answered.
@@ -241,6 +259,7 @@ impl Core {
             self.recovery.deadline(),
             self.next_state_change,
             self.prober.as_ref().and_then(Prober::deadline),
+            self.search_deadline(),
         ]
         .into_iter()
         .flatten()

@@ -317,6 +317,9 @@ impl Turn<'_> {
         self.endpoint = Some(path);
         *self.peer.path.lock() = Some(path);
         if moved {
+            if let Some(search) = &mut self.core.search {
+                search.restart();
+            }
             self.peer.vitals.endpoint_changes.fetch_add(1, Ordering::Relaxed);
             self.node.events.push(Event::EndpointChanged { peer: self.peer.id, endpoint: path });
         }

@@ -9,6 +9,7 @@ mod identity;
 mod inbound;
 mod outbound;
 mod peer;
+mod sizes;
 mod status;
 mod table;
 mod timeout;
@@ -23,7 +24,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
-pub use config::{Liveness, NodeConfig, PeerConfig, PeerId};
+pub use config::{Liveness, MtuRange, NodeConfig, PeerConfig, PeerId};
 pub use status::{Event, PeerState, PeerStatus, RecoveryStep, Verdict};
 
 use crate::endpoint::LocalSide;
@@ -83,6 +84,7 @@ pub struct Node {
     addresses: Vec<IpAddr>,
     mtu: AtomicU16,
     listen_port: AtomicU16,
+    sizes: Mutex<Option<MtuRange>>,
     liveness: Option<Liveness>,
     watermark: Mutex<Watermark>,
     schedule: Schedule,
@@ -102,6 +104,7 @@ impl Node {
             addresses: config.addresses,
             mtu: AtomicU16::new(config.mtu),
             listen_port: AtomicU16::new(config.listen_port),
+            sizes: Mutex::new(None),
             liveness: config.liveness,
             watermark: Mutex::new(Watermark::new(config.wall_watermark)),
             schedule: Schedule::default(),
@@ -184,6 +187,20 @@ impl Node {
     /// Tells the node which MTU the inner interface has now, in bytes: padding never goes beyond it.
     pub fn set_mtu(&self, mtu: u16) {
         self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// Searches the MTU of every path to a peer that answers probes, or stops doing so; the shell learns each result by
+    /// [`Event::PathMtu`]. Without this call nothing is searched.
+    ///
+    /// For sockets that can forbid fragments only: elsewhere every size would seem to pass.
+    pub fn search_path_mtu(&self, sizes: Option<MtuRange>, now: Now) {
+        if std::mem::replace(&mut *self.sizes.lock(), sizes) != sizes {
+            for peer in self.table.load().peers.values() {
+                let mut turn = Turn::new(self, peer, now);
+                turn.prepare_search();
+                turn.finish();
+            }
+        }
     }
 
     /// Lets the kernel choose what to send from towards a peer, if that is still `local`, until it is heard again.

@@ -94,6 +94,17 @@ impl Turn<'_> {
         Verdict::Sent { peer: self.peer.id, datagrams }
     }
 
+    /// Encrypts one packet of the node's own as it is, unpadded, into a datagram that no router may cut.
+    pub(super) fn encrypt_whole(&mut self, packet: &[u8], out: &mut SendQueue) {
+        let Some(endpoint) = self.endpoint else { return };
+        let Some(slot) = out.slot(packet.len() + DATA_OVERHEAD) else { return };
+        let Some(tunn) = self.core.tunn.as_mut() else { return };
+        let TunnResult::WriteToNetwork(message) = tunn.encapsulate(packet, slot) else { return };
+        let written = message.len();
+        out.commit_whole(endpoint, written);
+        self.note_data_sent(1, written);
+    }
+
     fn note_data_sent(&mut self, datagrams: usize, bytes: usize) {
         add(&self.peer.vitals.tx_packets, datagrams);
         add(&self.peer.vitals.tx_bytes, bytes);

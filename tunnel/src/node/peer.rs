@@ -1,7 +1,7 @@
 //! One peer: what its lock guards, and what everybody may read without it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -58,6 +58,7 @@ impl Peer {
             tx_packets: vitals.tx_packets.load(Ordering::Relaxed),
             rtt: vitals.rtt.load(),
             loss_ratio: vitals.loss_ratio(),
+            path_mtu: vitals.path_mtu(),
             probes_lost: vitals.probes_lost.load(Ordering::Relaxed),
             handshakes: vitals.handshakes.load(Ordering::Relaxed),
             endpoint_changes: vitals.endpoint_changes.load(Ordering::Relaxed),
@@ -89,6 +90,8 @@ pub(super) struct Vitals {
     pub(super) endpoint_changes: AtomicU64,
     pub(super) recoveries: [AtomicU64; 3],
     pub(super) probes_lost: AtomicU64,
+    /// Zero while none was found.
+    pub(super) path_mtu: AtomicU16,
     pub(super) rtt: Stamp,
     /// Lost and decided probes among the last ones.
     pub(super) lost: AtomicU32,
@@ -117,6 +120,10 @@ impl Vitals {
     fn latest_handshake(&self) -> Option<Now> {
         let instant = Instant::from_boot(self.handshake.load()?);
         Some(Now { instant, wall: self.handshake_wall.load()? })
+    }
+
+    fn path_mtu(&self) -> Option<u16> {
+        Some(self.path_mtu.load(Ordering::Relaxed)).filter(|mtu| *mtu > 0)
     }
 
     fn loss_ratio(&self) -> Option<f64> {

@@ -97,6 +97,13 @@ pub enum Event {
         /// Which rung.
         step: RecoveryStep,
     },
+    /// The search for the MTU of the path to a peer came to another result.
+    PathMtu {
+        /// Whose.
+        peer: PeerId,
+        /// The largest inner packet that the path carries, in bytes.
+        mtu: u16,
+    },
     /// The watermark rose: keep this wall clock on disk before it is used.
     Watermark {
         /// Time since the UNIX epoch.
@@ -140,6 +147,8 @@ pub struct PeerStatus {
     pub rtt: Option<Duration>,
     /// Share of the last probes that were lost, 0 to 1; `None` when it is not probed.
     pub loss_ratio: Option<f64>,
+    /// The largest inner packet that the path carries, once that was searched and found.
+    pub path_mtu: Option<u16>,
     /// Probes lost since the start.
     pub probes_lost: u64,
     /// Handshakes agreed since the start.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::turn::Turn;
 use super::{Event, Node, RecoveryStep};
-use crate::liveness::is_probe;
+use crate::liveness::probe_data;
 use crate::offload::{Offload, Segments, SuperPacket};
 use crate::packet::Ip;
 use crate::packet::icmp::Echo;
@@ -50,6 +50,7 @@ impl Turn<'_> {
         self.flush(out);
         self.renew(out);
         self.keep_alive(out);
+        self.probe_size(out);
         self.probe(out);
         self.recover(out);
         self.open_session(out);
@@ -116,12 +117,13 @@ impl Turn<'_> {
     /// Deals with probe traffic: the answer to a probe of the peer, or nothing to an answer to ours. `None` for any other packet.
     pub(super) fn probe_traffic(&mut self, packet: &[u8]) -> Option<Option<Vec<u8>>> {
         let ip = Ip::parse(packet).ok()?;
-        let echo = Echo::parse(&ip, packet).filter(|echo| is_probe(echo.data))?;
-        if !self.node.owns(ip.dst) {
-            return None;
-        }
+        let echo = Echo::parse(&ip, packet)?;
+        let data = probe_data(echo.data).filter(|_| self.node.owns(ip.dst))?;
         if !echo.is_reply {
-            return Some(Echo { is_reply: true, ..echo }.build(ip.dst, ip.src));
+            return Some(Echo { is_reply: true, data, ..echo }.build(ip.dst, ip.src));
+        }
+        if self.size_answer(&echo) {
+            return Some(None);
         }
         let prober = self.core.prober.as_mut()?;
         if prober.handle_reply(echo.id, echo.sequence, echo.data, self.now.instant) {
@@ -215,6 +217,9 @@ impl Turn<'_> {
                 if prober.has_answered() { core.recovery.pause() } else { core.recovery.stop() }
             }
             None => core.recovery.stop(),
+        }
+        if let Some(search) = &mut core.search {
+            search.activate(self.now.instant);
         }
     }
 

@@ -161,9 +161,7 @@ impl<'a> Turn<'a> {
 
     fn note_session_end(&mut self) {
         (self.core.traffic.unanswered, self.core.traffic.owed) = (None, None);
-        if let Some(prober) = &mut self.core.prober {
-            prober.deactivate();
-        }
+        self.core.stop_probing();
     }
 
     /// Begins a handshake, or repeats the initiation of the one under way.

@@ -172,6 +172,7 @@ impl Node {
                 prober.activate(now.instant);
             }
         }
+        turn.prepare_search();
         turn.core.keepalive = config.keepalive_interval();
         turn.core.initiate = config.initiate;
         turn.finish();
@@ -199,6 +200,9 @@ impl Turn<'_> {
             let path = Endpoint { remote, local: None };
             self.endpoint = Some(path);
             *self.peer.path.lock() = Some(path);
+            if let Some(search) = &mut self.core.search {
+                search.restart();
+            }
         }
     }
 }

@@ -64,7 +64,7 @@ fn a_local_side_that_is_gone_is_cleared_and_the_run_still_sent() {
     let gone = LocalSide { address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77)), interface: 0 };
     let endpoint = Endpoint { remote: loopback(&b), local: Some(gone) };
     let sent = a.send(
-        [Transmit { endpoint, ecn: 0, segment_size: 100, contents: &[3; 1000] }].into_iter(),
+        [Transmit { endpoint, ecn: 0, segment_size: 100, is_whole: false, contents: &[3; 1000] }].into_iter(),
         Wait::Block,
     );
     assert_eq!((sent, receive(&b, 10).len()), (1, 10));
@@ -79,7 +79,7 @@ fn ecn_bits_travel_both_ways() {
     let (a, b) = (open(&UdpOptions::default()), open(&UdpOptions::default()));
     for ecn in 0..4 {
         let endpoint = Endpoint { remote: loopback(&b), local: None };
-        a.send([Transmit { endpoint, ecn, segment_size: 9, contents: &[1; 9] }].into_iter(), Wait::Block);
+        a.send([Transmit { endpoint, ecn, segment_size: 9, is_whole: false, contents: &[1; 9] }].into_iter(), Wait::Block);
         let mut batch = ReceiveBatch::new(1);
         b.receive(&mut batch, Wait::Block).unwrap();
         assert_eq!(batch.iter_mut().next().unwrap().ecn, ecn);
@@ -182,12 +182,12 @@ fn loopback(socket: &UdpSocket) -> SocketAddr {
 }
 
 fn one(endpoint: Endpoint, contents: &[u8]) -> impl Iterator<Item = Transmit<'_>> {
-    [Transmit { endpoint, ecn: 0, segment_size: contents.len(), contents }].into_iter()
+    [Transmit { endpoint, ecn: 0, segment_size: contents.len(), is_whole: false, contents }].into_iter()
 }
 
 fn send(from: &UdpSocket, to: &UdpSocket, segment_size: usize, contents: &[u8]) {
     let endpoint = Endpoint { remote: loopback(to), local: None };
-    let run = Transmit { endpoint, ecn: 0, segment_size, contents };
+    let run = Transmit { endpoint, ecn: 0, segment_size, is_whole: false, contents };
     assert_eq!(from.send([run].into_iter(), Wait::Block), 1);
 }
 
