@@ -1,6 +1,7 @@
 //! From a loaded configuration to everything the data plane begins with.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +11,14 @@ use policy::forwarder::{Policy, Reach};
 use policy::{Mtu, Protocol, Switch};
 use tunnel::io::clock;
 use tunnel::io::udp::{Backend, UdpOptions};
-use tunnel::node::{Liveness, Node, NodeConfig};
+use tunnel::node::{Liveness, MtuRange, Node, NodeConfig};
 
 use crate::config::Loaded;
 use crate::dataplane::edge::Edge;
 use crate::dataplane::{Listeners, reach, udp};
 use crate::flow::EdgeId;
 
-/// Inner MTU for `mtu = "auto"`: what a path through carriers that wrap IPv4 in IPv6 still takes.
+/// Inner MTU for `mtu = "auto"` until the path's own is found: what a path through carriers that wrap IPv4 in IPv6 still takes.
 const AUTO_MTU: u16 = 1380;
 /// Wanted kernel buffer of the outer socket, each way.
 const SOCKET_BUFFER: usize = 7 << 20;
@@ -60,8 +61,13 @@ pub fn edges(loaded: &Loaded, watermark: Duration, backend: Backend) -> Result<V
             .map_err(|error| format!("{}: {error}", peer.name))?;
         let options = udp_options(policy, place, backend);
         let id = EdgeId(u32::try_from(place).unwrap_or(u32::MAX));
-        Edge::open(id, peer.name.clone(), node, addresses, mtu, options)
-            .map_err(|error| format!("{}: the UDP socket cannot be opened: {error}", peer.name))
+        let edge = Edge::open(id, peer.name.clone(), node, addresses, mtu, options)
+            .map_err(|error| format!("{}: the UDP socket cannot be opened: {error}", peer.name))?;
+        if policy.interface.mtu == Mtu::Auto && edge.can_search_mtu() {
+            let carries_ipv6 = edge.addresses.iter().any(IpAddr::is_ipv6);
+            edge.node.search_path_mtu(Some(MtuRange::new(carries_ipv6)), now);
+        }
+        Ok(edge)
     };
     policy.peers.iter().enumerate().map(open).collect()
 }

@@ -166,6 +166,7 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
 fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<(), Stop> {
     edge.sample();
     edge.keep_endpoints_again();
+    edge.follow_path_mtu();
     listeners.follow(edge);
     if !edge.is_sound() {
         return Err(Stop::new(

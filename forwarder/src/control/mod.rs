@@ -42,7 +42,7 @@ pub struct EdgeView {
     /// The UDP port its socket has now.
     pub port: Arc<AtomicU16>,
     /// Inner MTU.
-    pub mtu: u16,
+    pub mtu: Arc<AtomicU16>,
     /// Transfer rates since the last look.
     rates: Mutex<Rates>,
 }
@@ -64,7 +64,7 @@ impl EdgeView {
             name: edge.name.clone(),
             node: Arc::clone(&edge.node),
             port: Arc::clone(&edge.port),
-            mtu: edge.mtu,
+            mtu: Arc::clone(&edge.mtu),
             rates: Mutex::new(Rates::default()),
         }
     }

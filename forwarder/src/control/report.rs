@@ -133,6 +133,9 @@ pub struct Peer {
     pub rtt_seconds: Option<f64>,
     /// Share of the last probes that were lost.
     pub loss_ratio: Option<f64>,
+    /// The largest inner packet that the path carries, in bytes; `None` unless `mtu = "auto"` has found it.
+    #[serde(default)]
+    pub path_mtu_bytes: Option<u16>,
     /// Probes lost since the start.
     pub probes_lost: u64,
     /// Handshakes agreed since the start.
@@ -271,7 +274,7 @@ fn peer(edge: &EdgeView, status: &PeerStatus, now: Now, rates: (f64, f64)) -> Pe
             name: edge.name.to_string(),
             public_key: own,
             listen_port: edge.port.load(Ordering::Relaxed),
-            mtu: edge.mtu,
+            mtu: edge.mtu.load(Ordering::Relaxed),
         },
         public_key: status.public_key.to_string(),
         endpoint: status.endpoint.map(|endpoint| endpoint.remote.to_string()),
@@ -290,6 +293,7 @@ fn peer(edge: &EdgeView, status: &PeerStatus, now: Now, rates: (f64, f64)) -> Pe
         tx_bytes_per_second: rates.1,
         rtt_seconds: status.rtt.map(|rtt| rtt.as_secs_f64()),
         loss_ratio: status.loss_ratio,
+        path_mtu_bytes: status.path_mtu,
         probes_lost: status.probes_lost,
         handshakes: status.handshakes,
         endpoint_changes: status.endpoint_changes,

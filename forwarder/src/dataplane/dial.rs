@@ -310,7 +310,7 @@ impl Flows {
         let seed = getrandom::u64().ok()?;
         let limits = self.admission.limits();
         let ring = ring_size(limits.buffer_bytes, self.admission.buffered(), self.admission.counts().0);
-        Some(Settings { mtu: edge.mtu, ring, seed })
+        Some(Settings { mtu: edge.mtu(), ring, seed })
     }
 
     /// A try, or the dial as a whole, ran out of time.

@@ -37,8 +37,8 @@ pub struct Edge {
     pub node: Arc<Node>,
     /// Our addresses in its tunnel.
     pub addresses: Vec<IpAddr>,
-    /// Inner MTU.
-    pub mtu: u16,
+    /// Inner MTU, for those who only look as well.
+    pub mtu: Arc<AtomicU16>,
     /// How well it is connected.
     pub state: PeerState,
     /// The UDP port of the socket, for those who only look.
@@ -80,7 +80,7 @@ impl Edge {
             name,
             node,
             addresses,
-            mtu,
+            mtu: Arc::new(AtomicU16::new(mtu)),
             state: PeerState::Never,
             blocked: BTreeSet::new(),
             options,
@@ -124,6 +124,24 @@ impl Edge {
         self.is_readable = true;
         self.is_stuck = false;
         self.watch(registry, token)
+    }
+
+    /// Inner MTU now.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.mtu.load(Ordering::Relaxed)
+    }
+
+    /// Takes up the MTU that was found on the path.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        self.mtu.store(mtu, Ordering::Relaxed);
+        self.node.set_mtu(mtu);
+    }
+
+    /// Whether its socket can send what a search for the path's MTU needs.
+    #[must_use]
+    pub const fn can_search_mtu(&self) -> bool {
+        self.socket.can_forbid_fragments()
     }
 
     /// Remembers what the poll said; `true` when a queue that was stuck may go on.

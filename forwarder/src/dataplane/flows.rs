@@ -20,7 +20,7 @@ use crate::cell::{Ending, SCRATCH};
 use crate::deadlines::Deadlines;
 use crate::flow::ports::Ports;
 use crate::flow::segment::Bare;
-use crate::flow::{Admission, Bucket, FlowKey, FlowTable, Greylist, SlotId};
+use crate::flow::{Admission, Bucket, EdgeId, FlowKey, FlowTable, Greylist, SlotId};
 use crate::icmp::{Complaint, Kind};
 use crate::resolve::Resolver;
 use crate::stats::{Dropped, Stats, add};
@@ -397,6 +397,18 @@ impl Flows {
                 }
                 Some((_, Flow::Dial(dial))) if doomed(&dial.owner(), dial.lease()) => self.abandon(id),
                 Some(_) | None => {}
+            }
+        }
+    }
+
+    /// The path to an edge carries `mtu` bytes: flows with larger segments send smaller ones from now on.
+    pub(super) fn shrink(&mut self, edge: EdgeId, mtu: u16) {
+        let ids: Vec<SlotId> = self.table.ids().collect();
+        for id in ids {
+            if let Some((key, Flow::Open(open))) = self.table.get_mut(id)
+                && key.edge == edge
+            {
+                open.cell.handle_too_big(mtu);
             }
         }
     }

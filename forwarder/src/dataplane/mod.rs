@@ -325,6 +325,11 @@ impl DataPlane {
                         tracing::debug!(peer = %edge.name, "session agreed");
                         name.trust();
                     }
+                    Event::PathMtu { mtu, .. } => {
+                        tracing::info!(peer = %edge.name, mtu, "found what the path carries");
+                        edge.set_mtu(mtu);
+                        self.flows.shrink(edge.id, mtu);
+                    }
                     Event::Watermark { wall } => self.state.save_watermark(wall),
                     Event::ClockBehind { by } => {
                         let seconds = by.as_secs();

@@ -91,6 +91,9 @@ fn own_dialect(peer: &Peer) {
     counter!("forwarder_peer_packets_lost_total", "peer" => name()).absolute(peer.probes_lost);
     counter!("forwarder_peer_endpoint_changes_total", "peer" => name()).absolute(peer.endpoint_changes);
     gauge!("forwarder_peer_mtu_bytes", "peer" => name()).set(f64::from(peer.interface.mtu));
+    if let Some(mtu) = peer.path_mtu_bytes {
+        gauge!("forwarder_path_mtu_bytes", "peer" => name()).set(f64::from(mtu));
+    }
     if let Some(at) = peer.latest_handshake_timestamp_seconds {
         gauge!("forwarder_peer_last_handshake_timestamp_seconds", "peer" => name()).set(at);
     }
@@ -166,6 +169,7 @@ const GAUGES: &[(&str, &str)] = &[
     ("forwarder_reach_flows", "Flows open now, by reach entry."),
     ("forwarder_peer_up", "Whether the peer answered lately."),
     ("forwarder_peer_mtu_bytes", "Inner MTU towards the peer."),
+    ("forwarder_path_mtu_bytes", "Largest inner packet that the path to the peer was found to carry."),
     ("forwarder_peer_last_handshake_timestamp_seconds", "UNIX time of the last handshake with the peer."),
     ("forwarder_peer_rtt_seconds", "Smoothed round trip of the probes inside the tunnel."),
     ("forwarder_peer_loss_ratio", "Share of the last probes that were lost."),

@@ -87,7 +87,8 @@ fn peer(peer: &Peer, style: Style) -> String {
     }
     if let Some(loss) = peer.loss_ratio {
         let rtt = peer.rtt_seconds.map_or_else(|| "unknown".to_owned(), |rtt| format!("{:.1} ms", rtt * 1e3));
-        let _ = writeln!(text, "  path: rtt {rtt}, loss {:.1} %", loss * 100.0);
+        let mtu = peer.path_mtu_bytes.map_or_else(String::new, |mtu| format!(", mtu {mtu}"));
+        let _ = writeln!(text, "  path: rtt {rtt}, loss {:.1} %{mtu}", loss * 100.0);
     }
     text
 }
@@ -349,6 +350,7 @@ mod tests {
             "tx_bytes_per_second",
             "rtt_seconds",
             "loss_ratio",
+            "path_mtu_bytes",
         ];
         documented.sort_unstable();
         assert_eq!(fields, documented);
@@ -393,6 +395,7 @@ mod tests {
                 tx_bytes_per_second: 9.8e6,
                 rtt_seconds: Some(0.0234),
                 loss_ratio: Some(0.0),
+                path_mtu_bytes: None,
             }],
         }
     }

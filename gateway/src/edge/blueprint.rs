@@ -44,11 +44,15 @@ pub struct Repair {
 }
 
 impl Blueprint {
-    /// Compiles a policy.
+    /// Compiles a policy; for the inner MTU that it names, or else for the one that was `found` on the paths.
     #[must_use]
-    pub fn new(policy: &Policy) -> Self {
+    pub fn new(policy: &Policy, found: Option<u16>) -> Self {
+        let plan = match (policy.interface.mtu, found) {
+            (Mtu::Auto, Some(found)) => policy.plan_with_mtu(found),
+            (Mtu::Auto, None) | (Mtu::Fixed(_), _) => policy.plan(),
+        };
         Self {
-            plan: policy.plan(),
+            plan,
             device: policy.interface.name.as_str().to_owned(),
             protocol: policy.kernel.route_protocol,
             guard: guard(policy),

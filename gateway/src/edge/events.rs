@@ -39,6 +39,10 @@ impl Edge {
             Event::Recover { peer, step } => {
                 tracing::debug!(peer = self.name_of_id(peer), ?step, "recovering")
             }
+            Event::PathMtu { peer, mtu } => {
+                tracing::info!(peer = self.name_of_id(peer), mtu, "found what the path carries");
+                self.follow_path_mtu();
+            }
             Event::Watermark { wall } => {
                 if let Err(error) = self.state.keep_watermark(wall) {
                     tracing::warn!(

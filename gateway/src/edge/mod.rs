@@ -10,6 +10,7 @@ mod flows;
 mod observe;
 mod offload;
 mod outer;
+mod path_mtu;
 pub mod peers;
 mod rates;
 mod reconcile;
@@ -55,6 +56,8 @@ pub struct Edge {
     started: Instant,
     current: RefCell<Current>,
     rates: RefCell<Rates>,
+    /// An MTU of the paths that the kernel did not take.
+    refused_mtu: Cell<Option<u16>>,
     round_trips: RefCell<RoundTrips>,
     samples: Cell<u64>,
     fight: RefCell<Fight>,

@@ -108,6 +108,7 @@ impl Edge {
             tx_bytes_per_second: tx,
             rtt_seconds: status.rtt.map(|rtt| rtt.as_secs_f64()),
             loss_ratio: status.loss_ratio,
+            path_mtu_bytes: status.path_mtu,
         }
     }
 

@@ -22,7 +22,7 @@ impl Edge {
     /// What a configuration would change, line by line.
     #[must_use]
     pub fn plan(&self, policy: &Policy) -> Vec<Change> {
-        self.current.borrow().blueprint.plan.diff(&Blueprint::new(policy).plan)
+        self.current.borrow().blueprint.plan.diff(&Blueprint::new(policy, self.found_mtu()).plan)
     }
 
     /// Reads the daemon's own file again and applies it.
@@ -57,7 +57,7 @@ impl Edge {
             let current = self.current.borrow();
             (Arc::clone(&current.blueprint), current.policy.kernel.fwmark)
         };
-        let new = Arc::new(Blueprint::new(&config.policy));
+        let new = Arc::new(Blueprint::new(&config.policy, self.found_mtu()));
         let changes = old.plan.diff(&new.plan);
         let socket = self.prepare_socket(config.policy.interface.listen_port).await?;
         let (unwritable, fingerprint) = self.change_kernel(&new, &old).await?;
@@ -78,6 +78,7 @@ impl Edge {
         if news {
             self.warn_of_unwritable();
         }
+        self.search_path_mtu();
         self.device.wake();
         Ok(changes)
     }
@@ -118,7 +119,7 @@ impl Edge {
     }
 
     /// Puts the new rules and routes in place; when a step is refused, everything is as it was.
-    async fn change_kernel(
+    pub(super) async fn change_kernel(
         &self,
         new: &Arc<Blueprint>,
         old: &Arc<Blueprint>,

@@ -16,7 +16,7 @@ use super::blueprint::{Blueprint, Unwritable};
 use super::confirm::Beginning;
 use super::outer::Outer;
 use super::wg::WgDevice;
-use super::{Current, Edge, peers};
+use super::{Current, Edge, path_mtu, peers};
 use crate::config::Config;
 use crate::kernel::{Failure, FailureKind, Helper, Request};
 use crate::state::State;
@@ -45,7 +45,7 @@ pub struct Hands {
 pub fn take_hands(policy: &Policy, helper: &Helper, state: &State) -> Result<Hands, Failure> {
     let outer = Outer::new(helper.clone(), policy.kernel.fwmark);
     let socket = outer.open(policy.interface.listen_port)?;
-    let blueprint = Blueprint::new(policy);
+    let blueprint = Blueprint::new(policy, None);
     blueprint.check(helper)?;
     let tun = helper.open(&Request::OpenTun { name: policy.interface.name.as_str().to_owned() })?;
     let unwritable = blueprint.apply(helper, state)?;
@@ -87,6 +87,7 @@ impl Edge {
         node.update_peers(&first, &[], Self::now()).map_err(|error| {
             Failure::new(FailureKind::Refused, format!("the peers of the configuration: {error}"))
         })?;
+        node.search_path_mtu(path_mtu::range(&config.policy), Self::now());
         device.wake();
         let outer = Arc::new(hands.outer);
         let wg = Arc::new(WgDevice { device: Arc::clone(&device), outer: Arc::clone(&outer) });
@@ -114,6 +115,7 @@ impl Edge {
                 fingerprint: hands.fingerprint,
             }),
             rates: RefCell::default(),
+            refused_mtu: Cell::new(None),
             round_trips: RefCell::default(),
             samples: Cell::new(0),
             fight: RefCell::default(),

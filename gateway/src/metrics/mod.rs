@@ -187,6 +187,9 @@ fn native(peer: &Peer, counters: &PeerCounters) {
     if let Some(loss) = peer.loss_ratio {
         gauge!("gateway_peer_loss_ratio", "peer" => name()).set(loss);
     }
+    if let Some(mtu) = peer.path_mtu_bytes {
+        gauge!("gateway_path_mtu_bytes", "peer" => name()).set(f64::from(mtu));
+    }
     for (step, count) in ["handshake", "rebind", "resolve"].into_iter().zip(counters.recoveries) {
         counter!("gateway_peer_recoveries_total", "peer" => name(), "step" => step).absolute(count);
     }
@@ -225,6 +228,7 @@ fn describe() {
         ("wireguard_latest_handshake_seconds", "UNIX timestamp of the last handshake."),
         ("gateway_peer_up", "Whether the peer answered lately."),
         ("gateway_peer_last_handshake_timestamp_seconds", "UNIX time of the last handshake with the peer."),
+        ("gateway_path_mtu_bytes", "Largest inner packet that the path to the peer was found to carry."),
         ("gateway_peer_loss_ratio", "Share of the last probes that were lost."),
         ("gateway_service_up", "Whether every peer that the service needs is up."),
     ] {
@@ -310,6 +314,7 @@ mod tests {
             tx_bytes_per_second: 0.0,
             rtt_seconds: Some(0.02),
             loss_ratio: Some(0.0),
+            path_mtu_bytes: Some(1420),
         };
         let interface = Interface {
             name: "gw0".to_owned(),

@@ -64,10 +64,12 @@ impl Turn<'_> {
         answers
     }
 
+    /// Tells a new result. A later search without one leaves the last as it is.
     fn publish_size(&self) {
-        let found = self.core.search.as_ref().and_then(Search::found);
-        let before = self.peer.vitals.path_mtu.swap(found.unwrap_or(0), Ordering::Relaxed);
-        if let Some(mtu) = found.filter(|mtu| *mtu != before) {
+        let published = &self.peer.vitals.path_mtu;
+        let Some(search) = &self.core.search else { return published.store(0, Ordering::Relaxed) };
+        let Some(mtu) = search.found() else { return };
+        if published.swap(mtu, Ordering::Relaxed) != mtu {
             self.node.events.push(Event::PathMtu { peer: self.peer.id, mtu });
         }
     }

@@ -291,7 +291,7 @@ impl Flows {
         let Some((&key, flow)) = udp.table.get_mut(id) else { return };
         flow.is_answered = true;
         add(&flow.stats.sent, length as u64);
-        let mtu = flow.mtu.min(edge.mtu);
+        let mtu = flow.mtu.min(edge.mtu());
         let mut outlet = edge.outlet(now);
         let fragment_id = if length + 48 > usize::from(mtu) { getrandom::u32().unwrap_or(0) } else { 0 };
         udp.buffer.packets((key.local, key.remote), length, (mtu, fragment_id), |packet| {
