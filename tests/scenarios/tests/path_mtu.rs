@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::{Counter, Lab, Topology, full_counts, pattern, scenario, until};
-use scenarios::{Caddy, ModernClient, Site, serve_bulk};
+use scenarios::{Caddy, ModernClient, Site, download, serve_bulk, upload};
 
 /// Where the path is narrow: both ends of one link.
 const LINKS: [(&str, [(&str, &str); 2]); 3] = [
@@ -22,14 +22,7 @@ fn a_post_quantum_handshake_succeeds_on_every_path_mtu_with_icmp() -> Result<()>
 #[test]
 fn a_post_quantum_handshake_succeeds_on_every_path_mtu_where_icmp_is_lost() -> Result<()> {
     scenario(Topology::standard(), |lab| {
-        for name in ["inet", "cgnat"] {
-            lab.node(name)?.nft(
-                "table inet blackhole {
-                   chain out { type filter hook output priority 0; icmp type destination-unreachable drop; }
-                   chain through { type filter hook forward priority 0; icmp type destination-unreachable drop; }
-                 }",
-            )?;
-        }
+        lose_icmp(lab)?;
         handshakes(lab)
     })
 }
@@ -82,6 +75,91 @@ fn a_client_is_told_of_the_tunnels_size() -> Result<()> {
             Ok((told.packets()? > 0).then_some(()))
         })
     })
+}
+
+#[test]
+fn auto_finds_what_the_path_carries_where_icmp_is_lost_and_bulk_crosses_uncut() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        lose_icmp(lab)?;
+        let mut site = Site::new(lab)?;
+        let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
+        for config in [&mut site.gateway_config, &mut site.forwarder_config] {
+            config.replace("mtu = 1420", "mtu = \"auto\"")?;
+        }
+        let (carriers, edges) = (LINKS[0].1, LINKS[1].1);
+        set_mtu(lab, carriers, 1_400)?;
+        site.start()?;
+        settles_at(&site, 1_340)?;
+        crosses_uncut(lab)?;
+        // What the search ends at when the path gets narrower later, by whichever link.
+        let narrower: Vec<u16> =
+            if full_counts() { (1_280..1_400).step_by(20).rev().collect() } else { vec![1_292] };
+        for outer in narrower {
+            set_mtu(lab, edges, outer)?;
+            settles_at(&site, outer - 60)?;
+            crosses_uncut(lab)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn auto_finds_all_that_ethernet_carries() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = Site::new(lab)?;
+        let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
+        for config in [&mut site.gateway_config, &mut site.forwarder_config] {
+            config.replace("mtu = 1420", "mtu = \"auto\"")?;
+        }
+        site.start()?;
+        settles_at(&site, 1_440)?;
+        crosses_uncut(lab)?;
+        // A reload of an unchanged file keeps what was found.
+        site.gatewayctl(&["reload"])?.run()?;
+        settles_at(&site, 1_440)
+    })
+}
+
+/// Waits until both ends found this inner MTU, and the edge's device and rules have it.
+fn settles_at(site: &Site<'_>, mtu: u16) -> Result<()> {
+    until(Duration::from_secs(150), &format!("both ends to settle at {mtu}"), || {
+        let origin = site.forwarder_command(&["peers", "--json"])?.run()?;
+        let origin: serde_json::Value = serde_json::from_str(&origin)?;
+        let of_origin = origin.pointer("/peers/0/path_mtu_bytes").and_then(serde_json::Value::as_u64);
+        let of_edge = site.peer_field("/path_mtu_bytes")?.as_u64();
+        let device = site.edge.run("cat /sys/class/net/gw0/mtu")?;
+        let clamp = site.edge.run("nft list table inet causeway")?;
+        let is_clamped = clamp.contains(&format!("maxseg size set {}", mtu - 40));
+        let is_device = device.trim() == mtu.to_string();
+        let wanted = Some(u64::from(mtu));
+        Ok((of_origin == wanted && of_edge == wanted && is_device && is_clamped).then_some(()))
+    })
+}
+
+/// A bulk transfer each way, of which no outer datagram is cut.
+fn crosses_uncut(lab: &Lab) -> Result<()> {
+    let (client, inet) = (lab.node("client")?, lab.node("inet")?);
+    let cut = Counter::arriving(&inet, "cut", "ip protocol udp ip frag-off & 0x3fff != 0")?;
+    let before = cut.packets()?;
+    let bytes = if full_counts() { 64 << 20 } else { 8 << 20 };
+    download(&client, "192.0.2.2:5001", bytes)?;
+    upload(&client, "192.0.2.2:5001", bytes)?;
+    let fragments = cut.packets()? - before;
+    ensure!(fragments == 0, "{fragments} fragments");
+    Ok(())
+}
+
+/// Makes a black hole of every link that is too narrow.
+fn lose_icmp(lab: &Lab) -> Result<()> {
+    for name in ["inet", "cgnat"] {
+        lab.node(name)?.nft(
+            "table inet blackhole {
+               chain out { type filter hook output priority 0; icmp type destination-unreachable drop; }
+               chain through { type filter hook forward priority 0; icmp type destination-unreachable drop; }
+             }",
+        )?;
+    }
+    Ok(())
 }
 
 fn handshakes(lab: &Lab) -> Result<()> {

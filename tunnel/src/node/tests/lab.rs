@@ -156,11 +156,21 @@ impl Pair {
 
     /// Carries datagrams both ways until there are none left.
     pub(super) fn exchange(&mut self) {
+        self.exchange_up_to(usize::MAX);
+    }
+
+    /// As [`exchange`](Self::exchange) on a path that loses longer datagrams; answers the longest that was sent up and down.
+    pub(super) fn exchange_up_to(&mut self, limit: usize) -> (usize, usize) {
+        let mut longest = (0, 0);
         loop {
-            let (up, down) = (self.origin.take(), self.edge.take());
+            let (mut up, mut down) = (self.origin.take(), self.edge.take());
             if up.is_empty() && down.is_empty() {
-                return;
+                return longest;
             }
+            longest.0 = up.iter().map(|sent| sent.0.len()).fold(longest.0, usize::max);
+            longest.1 = down.iter().map(|sent| sent.0.len()).fold(longest.1, usize::max);
+            up.retain(|sent| sent.0.len() <= limit);
+            down.retain(|sent| sent.0.len() <= limit);
             for (datagram, to, ecn) in up {
                 if to == self.edge.at {
                     let from = self.origin.at;

@@ -234,3 +234,48 @@ fn datagrams_to_nobody_are_dropped_in_silence() {
     assert!(end.out.is_empty());
     assert_eq!(end.node.dropped(DropReason::NotWireGuard), 4);
 }
+
+#[test]
+fn the_size_of_the_path_is_found_through_the_tunnel_and_told_once() {
+    let mut pair = Pair::with_liveness(Some(lab::RULES));
+    // What an outer packet of 1392 bytes carries over IPv4.
+    let (inner, longest) = (1392 - 60, 1392 - 28);
+    pair.edge.node.search_path_mtu(Some(MtuRange::new(false)), pair.now);
+    for _ in 0..400 {
+        pair.timers();
+        pair.exchange_up_to(longest);
+        pair.advance(Duration::from_millis(100));
+    }
+
+    assert_eq!(pair.edge.node.peers(pair.now)[0].path_mtu, Some(inner));
+    assert_eq!(pair.origin.node.peers(pair.now)[0].path_mtu, None, "it was not told to search");
+    let told = |node: &Node| std::iter::from_fn(|| node.poll_event()).filter_map(size_of).collect::<Vec<_>>();
+    assert_eq!(told(&pair.edge.node), [inner]);
+    assert!(pair.origin.delivered.is_empty() && pair.edge.delivered.is_empty(), "probes stay inside the node");
+
+    pair.edge.node.search_path_mtu(None, pair.now);
+    assert_eq!(pair.edge.node.peers(pair.now)[0].path_mtu, None);
+}
+
+#[test]
+fn an_answer_to_a_padded_probe_is_short_so_that_one_direction_is_measured_alone() {
+    let mut pair = Pair::with_liveness(Some(lab::RULES));
+    pair.edge.node.search_path_mtu(Some(MtuRange::new(false)), pair.now);
+    let mut longest = (0, 0);
+    for _ in 0..100 {
+        pair.timers();
+        let (up, down) = pair.exchange_up_to(usize::MAX);
+        longest = (longest.0.max(up), longest.1.max(down));
+        pair.advance(Duration::from_millis(100));
+    }
+
+    assert_eq!(longest.1, 1440 + DATA_OVERHEAD);
+    assert!(longest.0 <= 148, "an answer of {} bytes", longest.0);
+}
+
+fn size_of(event: Event) -> Option<u16> {
+    match event {
+        Event::PathMtu { mtu, .. } => Some(mtu),
+        _ => None,
+    }
+}
