@@ -141,8 +141,11 @@ impl Search {
             None => self.next_trial(now)?,
         };
         self.sequence = self.sequence.wrapping_add(1);
-        let sent =
-            Sent { sequence: self.sequence, at: now, overdue: now.after(patience.max(Duration::from_millis(1))) };
+        let sent = Sent {
+            sequence: self.sequence,
+            at: now,
+            overdue: now.after(patience.max(Duration::from_millis(1))),
+        };
         trial.sent = Some(sent);
         self.trial = Some(trial);
         self.last = Some(now);
@@ -168,7 +171,9 @@ impl Search {
 
     /// Takes an echo reply; returns whether it answers the probe under way.
     pub(crate) fn handle_reply(&mut self, id: u16, sequence: u16, data: &[u8], now: Instant) -> bool {
-        let Some((trial, sent)) = self.trial.and_then(|trial| Some((trial, trial.sent?))) else { return false };
+        let Some((trial, sent)) = self.trial.and_then(|trial| Some((trial, trial.sent?))) else {
+            return false;
+        };
         // Somebody else's stack answers with the padding.
         let answers = id == self.id && sequence == sent.sequence && data.starts_with(&self.data(&sent));
         if answers {

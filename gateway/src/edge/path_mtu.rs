@@ -69,7 +69,10 @@ impl Edge {
             }
             Err(stop) => {
                 self.refused_mtu.set(Some(mtu));
-                tracing::warn!("the device keeps its MTU though the paths carry {mtu} bytes: {}", stop.message);
+                tracing::warn!(
+                    "the device keeps its MTU though the paths carry {mtu} bytes: {}",
+                    stop.message
+                );
             }
         }
     }

@@ -122,15 +122,16 @@ fn auto_finds_all_that_ethernet_carries() -> Result<()> {
 
 /// Waits until both ends found this inner MTU, and the edge's device and rules have it.
 fn settles_at(site: &Site<'_>, mtu: u16) -> Result<()> {
+    let socket = site.origin.directory().join("state/forwarder.sock").display().to_string();
     until(Duration::from_secs(150), &format!("both ends to settle at {mtu}"), || {
-        let origin = site.forwarder_command(&["peers", "--json"])?.run()?;
+        let origin = site.forwarder_command(&["peers", "--json", "--socket", &socket])?.run()?;
         let origin: serde_json::Value = serde_json::from_str(&origin)?;
         let of_origin = origin.pointer("/peers/0/path_mtu_bytes").and_then(serde_json::Value::as_u64);
         let of_edge = site.peer_field("/path_mtu_bytes")?.as_u64();
-        let device = site.edge.run("cat /sys/class/net/gw0/mtu")?;
+        let device = site.edge.run("ip -o link show dev gw0")?;
         let clamp = site.edge.run("nft list table inet causeway")?;
         let is_clamped = clamp.contains(&format!("maxseg size set {}", mtu - 40));
-        let is_device = device.trim() == mtu.to_string();
+        let is_device = device.contains(&format!(" mtu {mtu} "));
         let wanted = Some(u64::from(mtu));
         Ok((of_origin == wanted && of_edge == wanted && is_device && is_clamped).then_some(()))
     })

@@ -120,9 +120,9 @@ impl Socket {
         if self.is_v6 { self.option(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, v6) } else { Ok(()) }
     }
 
-    /// Sends a probe of the path's size with DF set and no regard to learned path MTUs (`PROBE`), while the switch, which
-    /// is the whole socket's, is held. What the other thread sends in this moment has DF too: it is no larger than what the
-    /// path was found to carry. One that our own link cannot take is a probe lost.
+    /// Sends a probe of the path's size with DF set and no regard to learned path MTUs (`PROBE`). The switch is the whole
+    /// socket's: what another thread sends in this moment has DF too, and is lost like any packet if the path is narrower.
+    /// A probe that our own link cannot take counts as lost.
     fn send_whole(&self, message: &Outgoing<'_>, stats: &UdpStats) {
         let _held = self.whole.lock();
         let sent = self

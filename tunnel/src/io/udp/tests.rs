@@ -79,7 +79,10 @@ fn ecn_bits_travel_both_ways() {
     let (a, b) = (open(&UdpOptions::default()), open(&UdpOptions::default()));
     for ecn in 0..4 {
         let endpoint = Endpoint { remote: loopback(&b), local: None };
-        a.send([Transmit { endpoint, ecn, segment_size: 9, is_whole: false, contents: &[1; 9] }].into_iter(), Wait::Block);
+        a.send(
+            [Transmit { endpoint, ecn, segment_size: 9, is_whole: false, contents: &[1; 9] }].into_iter(),
+            Wait::Block,
+        );
         let mut batch = ReceiveBatch::new(1);
         b.receive(&mut batch, Wait::Block).unwrap();
         assert_eq!(batch.iter_mut().next().unwrap().ecn, ecn);

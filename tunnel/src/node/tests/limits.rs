@@ -251,7 +251,10 @@ fn the_size_of_the_path_is_found_through_the_tunnel_and_told_once() {
     assert_eq!(pair.origin.node.peers(pair.now)[0].path_mtu, None, "it was not told to search");
     let told = |node: &Node| std::iter::from_fn(|| node.poll_event()).filter_map(size_of).collect::<Vec<_>>();
     assert_eq!(told(&pair.edge.node), [inner]);
-    assert!(pair.origin.delivered.is_empty() && pair.edge.delivered.is_empty(), "probes stay inside the node");
+    assert!(
+        pair.origin.delivered.is_empty() && pair.edge.delivered.is_empty(),
+        "probes stay inside the node"
+    );
 
     pair.edge.node.search_path_mtu(None, pair.now);
     assert_eq!(pair.edge.node.peers(pair.now)[0].path_mtu, None);
