@@ -277,8 +277,5 @@ fn an_answer_to_a_padded_probe_is_short_so_that_one_direction_is_measured_alone(
 }
 
 fn size_of(event: Event) -> Option<u16> {
-    match event {
-        Event::PathMtu { mtu, .. } => Some(mtu),
-        _ => None,
-    }
+    if let Event::PathMtu { mtu, .. } = event { Some(mtu) } else { None }
 }
