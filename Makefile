@@ -41,6 +41,7 @@ lint: ## Check format, lints, documentation and dependencies.
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --all --check --manifest-path tests/sim/Cargo.toml
 	$(CARGO) fmt --all --check --manifest-path tests/fuzz/Cargo.toml
+	$(CARGO) fmt --all --check --manifest-path benches/paths/Cargo.toml
 	$(CARGO) fmt --check --manifest-path benches/paths/Cargo.toml
 	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
 	cd tests/sim && $(CARGO) clippy --all-targets -- -D warnings

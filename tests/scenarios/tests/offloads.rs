@@ -283,7 +283,7 @@ impl Flow {
             self.next = Some(end);
         } else if self.holes.iter().any(|&(from, to)| {
             sequence.wrapping_sub(from).cast_signed() >= 0 && to.wrapping_sub(sequence).cast_signed() > 0
-        }) && !self.reported.is_some_and(|edge| edge.wrapping_sub(sequence).cast_signed() > 0)
+        }) && self.reported.is_none_or(|edge| edge.wrapping_sub(sequence).cast_signed() <= 0)
         {
             self.late += 1;
         }
