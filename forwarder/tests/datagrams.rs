@@ -1,4 +1,5 @@
 //! UDP through the whole data plane, against a WireGuard node in this process.
+// A test stops at what it did not expect; what both data-plane programs share is used by each in part.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,5 @@
 //! The whole data plane against a WireGuard node in this process, over loopback UDP.
+// A test stops at what it did not expect; what is shared with the other data-plane program is public.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -23,7 +23,7 @@ use serde::Serialize;
 
 /// Shows and changes the running edge.
 #[derive(Parser)]
-#[command(version, after_help = EXIT_CODES)]
+#[command(name = "gatewayctl", version, after_help = EXIT_CODES)]
 struct Arguments {
     /// The daemon's control socket.
     #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
