@@ -179,6 +179,10 @@ pub struct Stats {
     pub pending_dials: AtomicU64,
     /// Bytes of flow buffers in use.
     pub buffer_bytes: AtomicU64,
+    /// Payload bytes that flows sent into the tunnel again.
+    pub resent: AtomicU64,
+    /// How often a flow's scoreboard was full.
+    pub scoreboard_full: AtomicU64,
     /// Echo requests answered.
     pub echoes: AtomicU64,
     /// Resets sent to strangers.

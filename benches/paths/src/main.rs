@@ -9,13 +9,18 @@ mod way;
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
 
 use cell::Cell;
 use table::Table;
-use way::Way;
+use way::{Open, Way};
+
+/// The long path without loss, in milliseconds, and the seconds of a download that are looked at there.
+const LONG: u64 = 200;
+const SETTLED: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(15));
 
 /// Measures the download of each way over the same relay, and writes the table.
 #[derive(Debug, Parser)]
@@ -35,12 +40,15 @@ struct Arguments {
     /// Bytes per second of the path, in each direction.
     #[arg(long, default_value_t = 12_500_000)]
     rate: u64,
-    /// Seconds that a transfer is sized for, and a third of what it may take.
-    #[arg(long, default_value_t = 8)]
+    /// Seconds that a transfer is sized for, and half of what it may take.
+    #[arg(long, default_value_t = 6)]
     seconds: u64,
-    /// How often each is measured, taking turns.
-    #[arg(long, default_value_t = 3)]
+    /// How often each is measured, taking turns; smoltcp once only.
+    #[arg(long, default_value_t = 2)]
     repetitions: u32,
+    /// Leave the long path without loss out.
+    #[arg(long)]
+    no_long_path: bool,
     /// Where the table goes; `-` for nowhere.
     #[arg(long, default_value = "benches/PATHS.md")]
     output: PathBuf,
@@ -52,10 +60,16 @@ fn main() -> Result<()> {
     let _cubic = benches::cubic::allow();
     let ways = arguments.ways.iter().map(|way| way.open()).collect::<Result<Vec<_>>>()?;
     let mut table = Table::new(arguments.rate, arguments.seconds, arguments.repetitions);
+    if !arguments.no_long_path {
+        fill_long_path(&arguments, &ways, &mut table);
+    }
     for cell in cells(&arguments) {
         for repetition in 0..arguments.repetitions {
             for (way, open) in arguments.ways.iter().zip(&ways) {
-                let measured = open.measure(&cell, arguments.seconds, u64::from(repetition));
+                if repetition > 0 && *way == Way::Smoltcp {
+                    continue;
+                }
+                let measured = open.measure(&cell, arguments.seconds);
                 say(&format!("{cell}: {way}: {measured:?}"));
                 table.add(cell, *way, measured);
             }
@@ -66,6 +80,17 @@ fn main() -> Result<()> {
         }
     }
     Ok(std::io::stdout().write_all(table.markdown().as_bytes())?)
+}
+
+fn fill_long_path(arguments: &Arguments, ways: &[Open], table: &mut Table) {
+    let cell = Cell { loss: 0.0, round_trip: LONG, reorder: 0.0, rate: arguments.rate };
+    for _ in 0..arguments.repetitions {
+        for (way, open) in arguments.ways.iter().zip(ways).filter(|(way, _)| **way != Way::Smoltcp) {
+            let measured = open.settled_rate(&cell, SETTLED);
+            say(&format!("{cell}, after {} s: {way}: {measured:?}", SETTLED.0.as_secs()));
+            table.add_settled(*way, measured);
+        }
+    }
 }
 
 fn cells(arguments: &Arguments) -> Vec<Cell> {

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::cell::Cell;
 use crate::transfer::Download;
-use crate::way::Way;
+use crate::way::{LIMIT, Way};
 
 /// What was measured.
 pub(crate) struct Table {
@@ -14,32 +14,28 @@ pub(crate) struct Table {
     seconds: u64,
     repetitions: u32,
     entries: Vec<(Cell, Way, Result<Download>)>,
+    /// On the long path without loss, in Mbit/s.
+    settled: Vec<(Way, Result<f64>)>,
 }
 
 impl Table {
     pub(crate) fn new(rate: u64, seconds: u64, repetitions: u32) -> Self {
-        Self { rate, seconds, repetitions, entries: Vec::new() }
+        Self { rate, seconds, repetitions, entries: Vec::new(), settled: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, cell: Cell, way: Way, measured: Result<Download>) {
         self.entries.push((cell, way, measured));
     }
 
+    pub(crate) fn add_settled(&mut self, way: Way, measured: Result<f64>) {
+        self.settled.push((way, measured));
+    }
+
     pub(crate) fn markdown(&self) -> String {
         let mut text = self.head();
-        let mut seen: Vec<Cell> = Vec::new();
-        for (cell, _, _) in &self.entries {
-            if seen.contains(cell) {
-                continue;
-            }
-            seen.push(*cell);
+        for cell in self.cells() {
             let [own, kernel, smoltcp] =
-                [Way::Causeway, Way::Kernel, Way::Smoltcp].map(|way| self.megabits(cell, way));
-            let ratio = |other: Option<f64>| match (own, other) {
-                (Some(own), Some(other)) if other > 0.0 => format!("{:.2}", own / other),
-                _ => "–".to_owned(),
-            };
-            let figure = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.2}"));
+                [Way::Causeway, Way::Kernel, Way::Smoltcp].map(|way| self.megabits(&cell, way));
             // Writing to a String cannot fail.
             let _ = writeln!(
                 text,
@@ -50,10 +46,74 @@ impl Table {
                 figure(own),
                 figure(kernel),
                 figure(smoltcp),
-                ratio(kernel),
-                ratio(smoltcp),
-                self.whole(cell)
+                figure(ratio(own, kernel)),
+                figure(ratio(own, smoltcp)),
+                self.whole(&cell)
             );
+        }
+        text.push_str(&self.goals());
+        text
+    }
+
+    /// The cells that were measured, each once, sorted by their numbers.
+    fn cells(&self) -> Vec<Cell> {
+        let mut cells: Vec<Cell> = Vec::new();
+        for (cell, _, _) in &self.entries {
+            if !cells.contains(cell) {
+                cells.push(*cell);
+            }
+        }
+        cells.sort_by(|a, b| {
+            let by_loss = a.reorder.total_cmp(&b.reorder).then(a.loss.total_cmp(&b.loss));
+            by_loss.then(a.round_trip.cmp(&b.round_trip))
+        });
+        cells
+    }
+
+    fn goals(&self) -> String {
+        let settled = |way: Way| {
+            median(
+                self.settled
+                    .iter()
+                    .filter(|entry| entry.0 == way)
+                    .filter_map(|entry| entry.1.as_ref().ok().copied()),
+            )
+        };
+        let (own, kernel) = (settled(Way::Causeway), settled(Way::Kernel));
+        let mut text =
+            "\n## Beside the goals\n\n| what | figure | where | goal |\n|---|---|---|---|\n".to_owned();
+        let _ = writeln!(
+            text,
+            "| 200 ms, nothing lost, from the 10th to the 15th second: ÷ kernel | {} | {} of {} Mbit/s | ≥ 0.85 |",
+            figure(ratio(own, kernel)),
+            figure(own),
+            figure(kernel)
+        );
+        let is_easy = |cell: &Cell| cell.loss <= 0.1 && cell.reorder == 0.0;
+        let is_hard = |cell: &Cell| !is_easy(cell) && cell.loss <= 1.0;
+        // Nobody can be twice as fast as who fills the path.
+        let full = self.rate as f64 * 8.0 / 1e6 / 2.0;
+        let has_room =
+            |cell: &Cell| self.megabits(cell, Way::Smoltcp).is_some_and(|megabits| megabits < full);
+        let rows: [(&str, Way, &dyn Fn(&Cell) -> bool, &str); 4] = [
+            ("up to 0.1 % lost, in order: least ÷ kernel", Way::Kernel, &is_easy, "≥ 0.8"),
+            ("up to 1 % lost, reordered: least ÷ kernel", Way::Kernel, &is_hard, "≥ 0.8, wished for"),
+            ("anywhere: least ÷ smoltcp", Way::Smoltcp, &|_| true, ""),
+            (
+                "where smoltcp fills less than half of the path: least ÷ smoltcp",
+                Way::Smoltcp,
+                &has_room,
+                "≥ 2",
+            ),
+        ];
+        for (what, other, counts, goal) in rows {
+            let cells = self.cells().into_iter().filter(counts);
+            let ratios = cells.filter_map(|cell| {
+                Some((ratio(self.megabits(&cell, Way::Causeway), self.megabits(&cell, other))?, cell))
+            });
+            if let Some((least, cell)) = ratios.min_by(|a, b| a.0.total_cmp(&b.0)) {
+                let _ = writeln!(text, "| {what} | {least:.2} | {cell} | {goal} |");
+            }
         }
         text
     }
@@ -67,19 +127,16 @@ impl Table {
              and edge with these faults in both directions, {rate} bytes per second each way; a reordered datagram is overtaken\n\
              by three. \"forwarder\" is ours; \"kernel\" is the kernel's TCP with cubic through `causeway-wg`, \"smoltcp\" a socket of\n\
              smoltcp's with its own CUBIC in buffers of 4 MiB; the edge is `gateway` for all. Each fetches what a good TCP moves in\n\
-             {seconds} s, every byte checked; what is not there after {} s counts as far as it came. \"whole\" says how many of ours came\n\
-             to their end. Load average of the machine at the end, over 1, 5 and 15 minutes: {load}.\n\n\
+             {seconds} s, every byte checked; what is not there after {} s counts as far as it came. smoltcp was asked once. \"whole\" says\n\
+             how many of ours came to their end. No end remembers what a path before was like (tcp_no_metrics_save). Load average of the machine at the end, over 1, 5 and 15 minutes: {load}.\n\n\
              | reordered, % | lost, % | round trip, ms | forwarder | kernel | smoltcp | ÷ kernel | ÷ smoltcp | whole |\n\
              |---|---|---|---|---|---|---|---|---|\n",
-            3 * seconds
+            LIMIT * seconds
         )
     }
 
     fn megabits(&self, cell: &Cell, way: Way) -> Option<f64> {
-        let mut values: Vec<f64> =
-            self.of(cell, way).filter_map(|measured| Some(measured.as_ref().ok()?.megabits())).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
+        median(self.of(cell, way).filter_map(|measured| Some(measured.as_ref().ok()?.megabits())))
     }
 
     fn whole(&self, cell: &Cell) -> String {
@@ -93,4 +150,20 @@ impl Table {
         let cell = *cell;
         self.entries.iter().filter(move |entry| entry.0 == cell && entry.1 == way).map(|entry| &entry.2)
     }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let upper = values.get(values.len() / 2)?;
+    let lower = values.get((values.len() - 1) / 2)?;
+    Some((upper + lower) / 2.0)
+}
+
+fn ratio(own: Option<f64>, other: Option<f64>) -> Option<f64> {
+    other.filter(|other| *other > 0.0).and_then(|other| Some(own? / other))
+}
+
+fn figure(value: Option<f64>) -> String {
+    value.map_or("–".to_owned(), |value| format!("{value:.2}"))
 }

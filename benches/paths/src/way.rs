@@ -13,7 +13,7 @@ use scenarios::Site;
 use crate::cell::Cell;
 use crate::origin;
 use crate::smoltcp_cubic::SmoltcpOrigin;
-use crate::transfer::{Download, download};
+use crate::transfer::{Download, download, settled_rate};
 
 /// The relay, as the origin dials it.
 pub(crate) const RELAY: &str = "198.51.100.1:51820";
@@ -21,6 +21,8 @@ pub(crate) const RELAY: &str = "198.51.100.1:51820";
 const SERVICE: &str = "192.0.2.2:5001";
 /// Bytes of the relay's socket buffers: no burst is lost where the cell says nothing is.
 const BUFFER: usize = 16 << 20;
+/// How much longer a transfer may take than it is sized for.
+pub(crate) const LIMIT: u64 = 2;
 
 /// A sender at the origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -67,6 +69,8 @@ impl Way {
         let lab = Box::new(Lab::build("bench-paths", topology)?);
         for node in lab.nodes() {
             node.sysctl("net/ipv4/tcp_congestion_control", "cubic")?;
+            // What one path taught about losses must not slow down the start on the next.
+            node.sysctl("net/ipv4/tcp_no_metrics_save", "1")?;
         }
         let relay = relay(&lab)?;
         let mut site = Site::new(&lab)?;
@@ -90,9 +94,19 @@ impl Way {
 
 impl Open {
     /// One download over the cell's path; what it took, or why it failed.
-    pub(crate) fn measure(&self, cell: &Cell, seconds: u64, _repetition: u64) -> Result<Download> {
+    pub(crate) fn measure(&self, cell: &Cell, seconds: u64) -> Result<Download> {
+        let limit = Duration::from_secs(LIMIT * seconds);
+        self.over(cell, || download(&self.client, SERVICE, cell.bytes(seconds), limit))
+    }
+
+    /// What a long download brings once it has had time to find the path's rate, in Mbit/s.
+    pub(crate) fn settled_rate(&self, cell: &Cell, span: (Duration, Duration)) -> Result<f64> {
+        self.over(cell, || settled_rate(&self.client, SERVICE, span))
+    }
+
+    fn over<T>(&self, cell: &Cell, work: impl FnOnce() -> Result<T>) -> Result<T> {
         self.set(cell)?;
-        let outcome = download(&self.client, SERVICE, cell.bytes(seconds), Duration::from_secs(3 * seconds));
+        let outcome = work();
         let perfect = Cell { loss: 0.0, round_trip: 0, reorder: 0.0, ..*cell };
         self.set(&perfect)?;
         // What is still under way must not meet the next download.

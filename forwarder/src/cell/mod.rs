@@ -24,6 +24,7 @@ use tunnel::time::Instant;
 pub use device::{Egress, SCRATCH};
 use device::{LOCAL, Port, REMOTE, Wire};
 use pages::Endpoint;
+pub use sender::Tally;
 use sender::{Offer, Sender};
 
 /// Bytes of IPv4 and TCP header without options; the label header has the IPv4 size for both families.
@@ -86,22 +87,20 @@ pub struct Cell {
     /// Highest receive-ring byte a peer may fill before it has seen a scaled window; `None` once it has.
     unscaled_limit: Option<u32>,
     reset: bool,
-    walked: Walked,
+    /// Bytes that went through the receive ring since its pages were last given back; it turns round at its end only.
+    walked: usize,
+    trimmed_at: Instant,
     /// Sequence number after the last byte that arrived, holes not looked at.
     arrived_end: u32,
     progress_at: Instant,
 }
 
-/// Bytes of ring pages that an idle cell keeps, and how long it must have been idle.
-const KEPT: usize = 256 * 1024;
+/// Bytes of ring pages that an idle cell keeps, so that thousands of them fit into a small machine.
+const KEPT: u64 = 8 * 1024;
+/// How long it must have been idle, and how often one that is not looks whether its transmit ring is larger than need be.
 const IDLE: Duration = Duration::from_secs(1);
-
-/// How far the receive ring has walked since it was last empty: the pages it has touched.
-#[derive(Clone, Copy, Debug, Default)]
-struct Walked {
-    receive: usize,
-    touched: usize,
-}
+/// Bytes of a page, on most systems; where pages are larger a cell takes more than it says.
+const PAGE: u64 = 4_096;
 
 impl Cell {
     /// A cell that answers the SYN which the caller then gives to [`handle_segment`](Self::handle_segment).
@@ -148,7 +147,8 @@ impl Cell {
             settings,
             unscaled_limit: None,
             reset: false,
-            walked: Walked::default(),
+            walked: 0,
+            trimmed_at: now,
             arrived_end: 0,
             progress_at: now,
         }
@@ -194,8 +194,7 @@ impl Cell {
             self.wire.acknowledged_all = false;
         }
         if received > had {
-            self.walked.receive += received - had;
-            self.walked.touch(self.settings.ring);
+            self.walked = (self.walked + (received - had)).min(self.settings.ring);
         }
         if before == tcp::State::SynSent && tcp.flags & tcp_flags::SYN != 0 {
             self.unscaled_limit = Some(self.receive_limit(tcp.sequence));
@@ -240,16 +239,12 @@ impl Cell {
         if !socket.can_recv() {
             return None;
         }
-        let result = socket
+        socket
             .recv(|data| {
                 let (taken, result) = write(data);
                 (taken.min(data.len()), result)
             })
-            .ok();
-        if self.socket().recv_queue() == 0 {
-            self.walked.receive = 0;
-        }
-        result
+            .ok()
     }
 
     /// Whether the three-way handshake is over.
@@ -316,30 +311,33 @@ impl Cell {
         let is_empty = self.unacknowledged() == 0 && self.socket().recv_queue() == 0;
         // A hole in what arrived means that data lies behind it in the receive ring.
         let is_whole = self.arrived_end == self.wire.acknowledgement;
-        (self.touched() > KEPT as u64 && is_empty && is_whole).then(|| self.progress_at.after(IDLE))
+        (self.touched() > KEPT && is_empty && is_whole).then(|| self.progress_at.after(IDLE))
     }
 
-    /// Gives the ring pages back when it is time.
+    /// Gives ring pages back that are not needed any more, when it is time.
     pub fn release_idle(&mut self, now: Instant) {
         if self.release_at().is_some_and(|at| at <= now) {
             self.endpoint.release();
-            self.walked = Walked::default();
+            self.walked = 0;
+        } else if now.since(self.trimmed_at) >= IDLE {
+            self.trimmed_at = now;
+            self.endpoint.trim();
         }
     }
 
-    /// Bytes of ring pages the cell has used so far.
+    /// What the sender counted since this was last asked.
+    pub fn take_tally(&mut self) -> Tally {
+        self.sender.as_mut().map(Sender::take_tally).unwrap_or_default()
+    }
+
+    /// Bytes of ring pages the cell has in use.
     pub fn touched(&mut self) -> u64 {
-        (self.walked.touched + self.endpoint.transmit().touched()) as u64
+        let pages = |bytes: usize| (bytes as u64).next_multiple_of(PAGE);
+        pages(self.walked) + pages(self.endpoint.transmit().touched())
     }
 
     fn socket(&mut self) -> &mut tcp::Socket<'static> {
         self.endpoint.socket()
-    }
-}
-
-impl Walked {
-    fn touch(&mut self, ring: usize) {
-        self.touched = self.touched.max(self.receive.min(ring));
     }
 }
 

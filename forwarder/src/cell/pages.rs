@@ -20,6 +20,8 @@ pub(super) struct Endpoint {
     transmit: Ring,
     /// After the socket and the ring, so that they are dropped first; `None` when both are on the heap.
     pages: Option<Pages>,
+    /// Where in the pages the transmit ring begins.
+    split: usize,
 }
 
 impl Endpoint {
@@ -27,6 +29,7 @@ impl Endpoint {
     ///
     /// The socket has no room to send: what is sent lies in [`transmit`](Self::transmit).
     pub(super) fn new(receive: usize, transmit: usize) -> Self {
+        let split = receive;
         let (receive, transmit, pages) = match Pages::new(receive + transmit) {
             Ok(mut pages) => {
                 // SAFETY: called once for these pages. The socket and the ring that take the slices are dropped before
@@ -38,7 +41,7 @@ impl Endpoint {
         };
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(tcp::Socket::new(receive, SocketBuffer::new(Vec::new())));
-        Self { sockets, handle, transmit: Ring::new(transmit), pages }
+        Self { sockets, handle, transmit: Ring::new(transmit), pages, split }
     }
 
     /// What is sent and not acknowledged.
@@ -54,8 +57,17 @@ impl Endpoint {
     /// Gives the memory of the rings back; what they hold is lost, so they must hold nothing.
     pub(super) fn release(&mut self) {
         if let Some(pages) = &mut self.pages {
-            pages.release();
+            pages.release(0);
             self.transmit.untouch();
+        }
+    }
+
+    /// Gives back what the transmit ring took when it held more than it does now. To be asked about once per second.
+    pub(super) fn trim(&mut self) {
+        if let Some(from) = self.transmit.trim()
+            && let Some(pages) = &mut self.pages
+        {
+            pages.release(self.split + from);
         }
     }
 
@@ -106,10 +118,15 @@ impl Pages {
 }
 
 impl Pages {
-    /// Tells the system that the contents are not needed; they may read as zero afterwards.
-    fn release(&mut self) {
-        // SAFETY: the whole of a mapping that exists. Its bytes are plain memory, valid whatever they become.
-        let advised = unsafe { madvise(self.start.as_ptr().cast(), self.len, GIVE_BACK) };
+    /// Tells the system that the contents from `at` on are not needed; they may read as zero afterwards.
+    ///
+    /// Nothing happens where `at` is no page's beginning.
+    fn release(&mut self, at: usize) {
+        let Some(len) = self.len.checked_sub(at).filter(|len| *len > 0) else { return };
+        // SAFETY: `at` lies inside the mapping, as was just looked at.
+        let start = unsafe { self.start.add(at) };
+        // SAFETY: the end of a mapping that exists. Its bytes are plain memory, valid whatever they become.
+        let advised = unsafe { madvise(start.as_ptr().cast(), len, GIVE_BACK) };
         if let Err(error) = advised {
             tracing::debug!(%error, "ring pages were not given back");
         }
@@ -137,6 +154,21 @@ mod tests {
         first.fill(1);
         second.fill(2);
         assert_eq!((first[3_999], second[0], second[5_999]), (1, 2, 2));
+    }
+
+    #[test]
+    fn what_is_given_back_reads_as_zero_and_the_rest_stays() {
+        let mut pages = Pages::new(256 << 10).unwrap();
+        // SAFETY: called once, and the slices end before `pages` does.
+        let (first, second) = unsafe { pages.split(128 << 10) };
+        first.fill(1);
+        second.fill(2);
+        pages.release(128 << 10);
+        assert!(first.iter().all(|byte| *byte == 1));
+        #[cfg(target_os = "linux")]
+        assert!(second.iter().all(|byte| *byte == 0));
+        pages.release(256 << 10);
+        assert!(first.iter().all(|byte| *byte == 1));
     }
 
     #[test]

@@ -10,18 +10,28 @@ pub(super) enum Storage {
     Heap(Vec<u8>),
 }
 
-/// A ring of bytes; begins again at its start whenever it is empty, so that a small flow touches few pages.
+/// The smallest lap, and how much free room a lap should have.
+const ROOM: usize = 64 * 1024;
+
+/// A ring of bytes that turns round early: its lap is no longer than what it holds asks for, so that a flow touches as
+/// few pages as its path needs, however large the ring is. An empty ring begins at its start again.
 pub(super) struct Ring {
     storage: Storage,
     front: usize,
     len: usize,
+    /// Bytes from the start of the storage that are in use; a power of two, or all of them.
+    lap: usize,
     /// The highest place ever written.
     touched: usize,
+    /// The most bytes held at once since the last [`trim`](Self::trim).
+    most: usize,
 }
 
 impl Ring {
     pub(super) fn new(storage: Storage) -> Self {
-        Self { storage, front: 0, len: 0, touched: 0 }
+        let mut ring = Self { storage, front: 0, len: 0, lap: 0, touched: 0, most: 0 };
+        ring.lap = ring.capacity().min(ROOM);
+        ring
     }
 
     fn bytes(&self) -> &[u8] {
@@ -56,21 +66,55 @@ impl Ring {
     /// The pages were given back.
     pub(super) fn untouch(&mut self) {
         self.touched = 0;
+        self.most = 0;
+        if self.len == 0 {
+            self.lap = self.capacity().min(ROOM);
+        }
     }
 
     /// Free room in one piece, `limit` bytes at most; empty when there is none.
     pub(super) fn room(&mut self, limit: usize) -> &mut [u8] {
-        let (capacity, front, len) = (self.capacity(), self.front, self.len);
-        let (start, end) =
-            if front + len < capacity { (front + len, capacity) } else { (front + len - capacity, front) };
+        if self.lap - self.len < limit.min(ROOM) {
+            self.widen();
+        }
+        let Self { front, len, lap, .. } = *self;
+        let (start, end) = if front + len < lap { (front + len, lap) } else { (front + len - lap, front) };
         let end = end.min(start.saturating_add(limit));
         self.bytes_mut().get_mut(start..end).unwrap_or_default()
     }
 
+    /// Doubles the lap, as far as the storage goes; what lies before the front moves behind the rest.
+    fn widen(&mut self) {
+        let lap = (self.lap * 2).min(self.capacity());
+        let turned = (self.front + self.len).saturating_sub(self.lap);
+        if lap == self.lap || turned > lap - self.lap {
+            return;
+        }
+        let old = self.lap;
+        self.bytes_mut().copy_within(..turned, old);
+        self.lap = lap;
+        self.touched = self.touched.max(old + turned);
+    }
+
+    /// Shortens the lap to what was held at most since this was last asked, with as much again; answers where the pages begin
+    /// that are no longer needed, if there are any. To be asked about once per second.
+    pub(super) fn trim(&mut self) -> Option<usize> {
+        let most = std::mem::replace(&mut self.most, self.len);
+        let lap = (most * 2).max(ROOM).next_power_of_two();
+        if lap > self.lap / 2 || self.front + self.len > lap {
+            return None;
+        }
+        self.lap = lap;
+        let is_touched = self.touched > lap;
+        self.touched = self.touched.min(lap);
+        is_touched.then_some(lap)
+    }
+
     /// Takes what was written into [`room`](Self::room).
     pub(super) fn commit(&mut self, len: usize) {
-        self.len = (self.len + len).min(self.capacity());
-        self.touched = self.touched.max((self.front + self.len).min(self.capacity()));
+        self.len = (self.len + len).min(self.lap);
+        self.most = self.most.max(self.len);
+        self.touched = self.touched.max((self.front + self.len).min(self.lap));
     }
 
     /// Copies `into.len()` bytes from `at` bytes behind the front; `false` when there are not as many.
@@ -78,9 +122,8 @@ impl Ring {
         if at + into.len() > self.len {
             return false;
         }
-        let capacity = self.capacity();
-        let start = (self.front + at) % capacity.max(1);
-        let (first, rest) = into.split_at_mut(into.len().min(capacity - start));
+        let start = (self.front + at) % self.lap.max(1);
+        let (first, rest) = into.split_at_mut(into.len().min(self.lap - start));
         let bytes = self.bytes();
         if let (Some(head), Some(tail)) = (bytes.get(start..start + first.len()), bytes.get(..rest.len())) {
             first.copy_from_slice(head);
@@ -93,7 +136,7 @@ impl Ring {
     pub(super) fn release(&mut self, len: usize) {
         let len = len.min(self.len);
         self.len -= len;
-        self.front = if self.len == 0 { 0 } else { (self.front + len) % self.capacity().max(1) };
+        self.front = if self.len == 0 { 0 } else { (self.front + len) % self.lap.max(1) };
     }
 }
 
@@ -130,12 +173,55 @@ mod tests {
         assert!(none.room(1).is_empty() && none.copy(0, &mut []) && !none.copy(0, &mut [0]));
     }
 
+    #[test]
+    fn a_flow_that_keeps_little_walks_over_little_of_a_large_ring() {
+        let mut ring = Ring::new(Storage::Heap(vec![0; 4 << 20]));
+        let mut held = 0;
+        for _ in 0..1_000 {
+            let len = ring.room(30_000).len();
+            ring.commit(len);
+            held += len;
+            while held > 110_000 {
+                ring.release(30_000);
+                held -= 30_000;
+            }
+        }
+        assert_eq!(ring.touched(), 256 << 10);
+    }
+
+    #[test]
+    fn a_ring_grows_to_its_capacity_for_who_needs_it_and_shrinks_again() {
+        let mut ring = Ring::new(Storage::Heap(vec![0; 1 << 20]));
+        let fill = |ring: &mut Ring| {
+            while !ring.room(50_000).is_empty() {
+                let len = ring.room(50_000).len();
+                ring.commit(len);
+                ring.release(len / 8);
+            }
+        };
+        fill(&mut ring);
+        assert_eq!((ring.len(), ring.touched()), (1 << 20, 1 << 20));
+        assert_eq!(ring.trim(), None, "it was full a moment ago");
+        ring.release((1 << 20) - 10_000);
+        ring.room(10);
+        assert_eq!(ring.trim(), None, "it was full since");
+        ring.release(10_000);
+        ring.room(5_000);
+        ring.commit(5_000);
+        assert_eq!((ring.trim(), ring.touched()), (Some(64 << 10), 64 << 10));
+        fill(&mut ring);
+        assert_eq!(ring.len(), 1 << 20);
+    }
+
     proptest! {
         #[test]
-        fn it_holds_what_was_written_in_order(steps in prop::collection::vec((0_usize..90, 0_usize..90), 1..60)) {
-            let mut ring = Ring::new(Storage::Heap(vec![0; 64]));
+        fn it_holds_what_was_written_in_order_while_its_lap_changes(
+            steps in prop::collection::vec((0_usize..90_000, 0_usize..90_000, any::<bool>()), 1..60),
+            capacity in prop::sample::select(vec![64_usize, 65_536, 100_000, 262_144, 1 << 20]),
+        ) {
+            let mut ring = Ring::new(Storage::Heap(vec![0; capacity]));
             let (mut model, mut next) = (VecDeque::new(), 0_u8);
-            for (write, release) in steps {
+            for (write, release, trims) in steps {
                 let room = ring.room(write);
                 let len = room.len();
                 for byte in room {
@@ -151,6 +237,10 @@ mod tests {
                 model.drain(..release.min(model.len()));
                 ring.release(release);
                 prop_assert_eq!(ring.len(), model.len());
+                if trims {
+                    ring.trim();
+                }
+                prop_assert!(ring.touched() <= capacity);
             }
         }
     }

@@ -158,6 +158,21 @@ fn an_idle_cell_gives_its_pages_back_and_goes_on() {
 }
 
 #[test]
+fn a_cell_that_chats_for_hours_keeps_few_pages() {
+    let mut pair = Pair::new(v4(), Wire::clean(10));
+    let mut most = 0;
+    for _ in 0..200 {
+        pair.transfer(1_000, 1_000);
+        pair.run_for(Duration::from_secs(10));
+        for cell in [&mut pair.client, pair.server.as_mut().unwrap()] {
+            cell.release_idle(pair.now);
+            most = most.max(cell.touched());
+        }
+    }
+    assert!(most <= 12 * 1024, "{most}");
+}
+
+#[test]
 fn a_cell_with_a_hole_keeps_its_pages() {
     let mut pair = Pair::new(v4(), Wire::clean(10));
     pair.transfer(2 << 20, 0);

@@ -272,6 +272,9 @@ impl Flows {
         let touched = open.cell.touched();
         self.admission.buffers(touched.saturating_sub(open.touched), open.touched.saturating_sub(touched));
         open.touched = touched;
+        let tally = open.cell.take_tally();
+        add(&self.stats.resent, tally.resent);
+        add(&self.stats.scoreboard_full, tally.full);
         if open.is_established() && open.half_open.is_some() {
             self.half_open.disarm(id, &mut open.half_open);
             self.admission.half_open_ended();

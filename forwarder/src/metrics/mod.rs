@@ -38,6 +38,10 @@ fn record(shared: &Shared) {
     counter!("forwarder_half_open_flows_evicted_total").absolute(evicted);
     gauge!("forwarder_pending_dials").set(report.pending_dials as f64);
     gauge!("forwarder_buffer_bytes").set(report.buffer_bytes as f64);
+    let resent = shared.stats.resent.load(Ordering::Relaxed);
+    counter!("forwarder_retransmitted_bytes_total").absolute(resent);
+    let full = shared.stats.scoreboard_full.load(Ordering::Relaxed);
+    counter!("forwarder_scoreboard_full_total").absolute(full);
     counter!("forwarder_echo_replies_total").absolute(shared.stats.echoes.load(Ordering::Relaxed));
     counter!("forwarder_resets_sent_total").absolute(shared.stats.resets.load(Ordering::Relaxed));
     counter!("forwarder_loop_rounds_total").absolute(shared.stats.rounds.load(Ordering::Relaxed));
@@ -180,6 +184,11 @@ const GAUGES: &[(&str, &str)] = &[
 ];
 
 const COUNTERS: &[(&str, &str)] = &[
+    ("forwarder_retransmitted_bytes_total", "Payload bytes that flows sent into the tunnel again."),
+    (
+        "forwarder_scoreboard_full_total",
+        "Times a flow had so much of unknown fate that it sent nothing new, or could not note what arrived.",
+    ),
     ("forwarder_echo_replies_total", "Echo requests answered."),
     (
         "forwarder_udp_flows_evicted_total",

@@ -247,7 +247,7 @@ fn upstream(value: Value<'_>, matched: Option<PortRange>, protocols: Option<Prot
             value.report(Problem::UnixNeedsTcp);
         }
         // The kernel's limit, the final zero included.
-        let fits = path.starts_with('/') && (2..=UNIX_PATH).contains(&path.len());
+        let fits = path.starts_with('/') && (2..=UNIX_PATH).contains(&path.len()) && !path.contains('\0');
         let path = fits.then(|| PathBuf::from(path));
         let expected = "unix: and an absolute path of at most 103 bytes, such as \"unix:/run/caddy.sock\"";
         return path.map(Upstream::Unix).or_else(|| value.bad(expected));

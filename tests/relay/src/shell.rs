@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::faults::{Faults, InvalidFaults};
 use crate::path::{Counters, Path};
 
-/// How long the threads wait for a datagram before they look at what is due.
-const GLANCE: Duration = Duration::from_millis(1);
+/// How long the threads wait for a datagram when nothing is due, before they look whether they shall end.
+const GLANCE: Duration = Duration::from_millis(4);
 
 /// Which way a datagram goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,11 +151,20 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits for a datagram, no longer than until the next one is `due`; whether there is one. A socket's own timeout counts
+    /// in ticks of the kernel, milliseconds each: a path whose delay shakes by as much is not the one that was asked for.
+    fn is_readable(&self, socket: &UdpSocket, due: Option<Duration>) -> bool {
+        let wait = due.map_or(GLANCE, |due| due.saturating_sub(self.now()).min(GLANCE));
+        let timeout = Timespec::try_from(wait).ok();
+        matches!(poll(&mut [PollFd::new(socket, PollFlags::IN)], timeout.as_ref()), Ok(1..))
+    }
+
     fn forward(&self) {
         let mut buffer = [0; 65_536];
-        let received = self.near.recv_from(&mut buffer);
+        let due = self.lock().forward.poll_timeout();
+        let received = self.is_readable(&self.near, due).then(|| self.near.recv_from(&mut buffer));
         let mut state = self.lock();
-        if let Ok((length, from)) = received {
+        if let Some(Ok((length, from))) = received {
             state.dialler = Some(from);
             state.forward.handle_datagram(self.now(), buffer.get(..length).unwrap_or_default());
         }
@@ -166,10 +176,13 @@ impl Shared {
 
     fn back(&self) {
         let mut buffer = [0; 65_536];
-        let far = Arc::clone(&self.lock().far);
-        let received = far.recv_from(&mut buffer);
+        let (far, due) = {
+            let state = self.lock();
+            (Arc::clone(&state.far), state.back.poll_timeout())
+        };
+        let received = self.is_readable(&far, due).then(|| far.recv_from(&mut buffer));
         let mut state = self.lock();
-        if let (Ok((length, _)), true) = (received, Arc::ptr_eq(&far, &state.far)) {
+        if let (Some(Ok((length, _))), true) = (received, Arc::ptr_eq(&far, &state.far)) {
             state.back.handle_datagram(self.now(), buffer.get(..length).unwrap_or_default());
         }
         while let Some(datagram) = state.back.poll_datagram(self.now()) {

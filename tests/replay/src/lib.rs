@@ -7,6 +7,7 @@
 
 mod configuration;
 mod offload;
+mod origin;
 mod tunnelled;
 mod wire;
 
@@ -14,7 +15,7 @@ mod wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 12] = [
     ("split", offload::split),
     ("coalesce", offload::coalesce),
     ("virtio_header", offload::virtio_header),
@@ -25,6 +26,8 @@ pub const TARGETS: [Target; 10] = [
     ("endpoint", configuration::endpoint),
     ("uapi", configuration::uapi),
     ("proxy_header", configuration::proxy_header),
+    ("upstream", origin::upstream),
+    ("fragments", origin::fragments),
 ];
 
 /// Runs the target of that name.

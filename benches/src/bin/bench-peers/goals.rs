@@ -60,6 +60,8 @@ const RATIOS: &[(&str, Contender, Contender, &str, Goal)] = &[
     ("UDP 200 B, up", CausewayWg, Gotatun, "udp_up_200", AtLeast(1.6)),
     ("UDP 200 B, down", CausewayWg, Gotatun, "udp_down_200", AtLeast(1.6)),
     ("new connections, 16 at a time", CausewayWg, Gotatun, "crr16_rate", AtLeast(1.4)),
+    ("new connections, 16 at a time", Gateway, RatholeNoise, "crr16_rate", AtLeast(2.0)),
+    ("new connections, 16 at a time", Gateway, Onetun, "crr16_rate", AtLeast(3.0)),
 ];
 
 /// One metric over another of the same contender.

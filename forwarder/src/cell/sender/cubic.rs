@@ -1,5 +1,8 @@
 //! The congestion window: CUBIC (RFC 9438) with appropriate byte counting (RFC 3465), an initial window of ten segments
 //! (RFC 6928) and HyStart++ (RFC 9406), without its limit per acknowledgement: receivers acknowledge whole super-packets.
+//!
+//! On a round trip shorter than the delay that HyStart++ waits for, a queue overflows before it is seen. There slow start
+//! ends as well when more in flight brings no more per second, as BBR's does (draft-ietf-ccwg-bbr §5.3.1.2).
 
 use std::time::Duration;
 
@@ -22,6 +25,10 @@ const SAMPLES: u32 = 8;
 /// Slow start is this much slower while it is not sure that the path is full.
 const SLOWER: usize = 4;
 const CAREFUL_ROUNDS: u32 = 5;
+/// A round that delivers less than this much faster than the fastest before is one without growth, and so many of them end
+/// slow start.
+const FASTER: f64 = 1.25;
+const STALLED_ROUNDS: u32 = 3;
 
 /// The window and what it is reckoned from; in bytes.
 #[derive(Debug)]
@@ -56,6 +63,23 @@ struct SlowStart {
     samples: u32,
     /// Rounds left in conservative slow start, and the delay that began it.
     careful: Option<(u32, Duration)>,
+    /// When this round began, and what was acknowledged then.
+    began: Option<(Instant, u64)>,
+    /// Bytes per second of the fastest round, and how many in a row were hardly faster.
+    fastest: f64,
+    stalled: u32,
+}
+
+/// One measurement of the round trip.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    pub(super) now: Instant,
+    pub(super) round_trip: Duration,
+    /// What is acknowledged and what was sent: offsets that tell when a round is over.
+    pub(super) acknowledged: u64,
+    pub(super) next: u64,
+    /// Whether the window, and not the flow's owner, held back what was sent.
+    pub(super) is_full: bool,
 }
 
 impl Cubic {
@@ -93,7 +117,8 @@ impl Cubic {
     /// `bytes` more have arrived, and the window was what kept more from being sent.
     pub(super) fn grow(&mut self, now: Instant, bytes: usize, smoothed: Duration) {
         if self.is_slow_start() {
-            let growth = if self.start.careful.is_some() { bytes / SLOWER } else { bytes };
+            let is_careful = self.start.careful.is_some() || self.start.stalled > 0;
+            let growth = if is_careful { bytes / SLOWER } else { bytes };
             self.window = self.window.saturating_add(growth).min(self.threshold);
         } else {
             self.avoid(now, bytes as f64, smoothed);
@@ -157,9 +182,16 @@ impl Cubic {
         self.curve = None;
     }
 
-    /// A round trip was measured; `acknowledged` and `next` are offsets that tell when a round is over.
-    pub(super) fn handle_sample(&mut self, sample: Duration, acknowledged: u64, next: u64) {
+    /// A round trip was measured.
+    pub(super) fn handle_sample(&mut self, sample: Sample) {
         if !self.is_slow_start() {
+            return;
+        }
+        self.start.look_at_rate(&sample);
+        let Sample { round_trip: sample, acknowledged, next, .. } = sample;
+        if self.start.stalled >= STALLED_ROUNDS {
+            self.threshold = self.window;
+            self.start = SlowStart::default();
             return;
         }
         let start = &mut self.start;
@@ -188,6 +220,29 @@ impl Cubic {
                 start.careful = Some((CAREFUL_ROUNDS, current));
             }
             _ => {}
+        }
+    }
+}
+
+impl SlowStart {
+    /// Compares what this round brought per second with the rounds before, where delays tell too little.
+    fn look_at_rate(&mut self, sample: &Sample) {
+        if sample.acknowledged <= self.round_end {
+            return;
+        }
+        let began = self.began.replace((sample.now, sample.acknowledged));
+        let Some((at, from)) = began.filter(|_| sample.is_full && sample.round_trip < MIN_DELAY) else {
+            self.stalled = 0;
+            return;
+        };
+        // What came in one go has no rate.
+        let seconds = sample.now.since(at).max(sample.round_trip).as_secs_f64();
+        let rate = (sample.acknowledged - from) as f64 / seconds.max(1e-6);
+        if rate >= self.fastest * FASTER {
+            self.fastest = rate;
+            self.stalled = 0;
+        } else {
+            self.stalled += 1;
         }
     }
 }
@@ -322,7 +377,9 @@ mod tests {
             let next = self.acknowledged + 2 * bytes as u64;
             for _ in 0..10 {
                 self.acknowledged += bytes as u64 / 10;
-                self.cubic.handle_sample(ROUND + extra, self.acknowledged, next);
+                let (now, acknowledged) = (self.now, self.acknowledged);
+                let round_trip = ROUND + extra;
+                self.cubic.handle_sample(Sample { now, round_trip, acknowledged, next, is_full: true });
                 self.cubic.grow(self.now, bytes / 10, ROUND);
             }
         }

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use tunnel::time::Instant;
 
-use cubic::Cubic;
+use cubic::{Cubic, Sample};
 pub(super) use options::{Blocks, Offer};
 use rack::Rack;
 use recovery::{Phase, Recovery, Step};
@@ -60,6 +60,17 @@ pub(super) struct Sender {
     /// Duplicate acknowledgements in a row from an end without SACK: each is a segment that arrived.
     duplicates: u64,
     last_sent: Instant,
+    tally: Tally,
+}
+
+/// What a sender counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Bytes of payload that were sent again.
+    pub resent: u64,
+    /// How often the [scoreboard](scoreboard::MAX_ENTRIES) was full: nothing new was sent, or something that arrived
+    /// could not be noted.
+    pub full: u64,
 }
 
 /// The other end's window.
@@ -130,7 +141,13 @@ impl Sender {
             usage: Usage::default(),
             duplicates: 0,
             last_sent: now,
+            tally: Tally::default(),
         }
+    }
+
+    /// What was counted since this was last asked.
+    pub(super) fn take_tally(&mut self) -> Tally {
+        std::mem::take(&mut self.tally)
     }
 
     /// Sequence number of the first byte.
@@ -250,6 +267,7 @@ impl Sender {
             }
         }
         self.board.arrived_up_to(forward);
+        self.tally.full += u64::from(news.was_full);
         (news, arrived_twice)
     }
 
@@ -276,7 +294,13 @@ impl Sender {
         if let Some((first, last)) = news.once {
             let (first, last) = (now.since(first), now.since(last));
             self.rtt.sample(now, (first, last));
-            self.cubic.handle_sample(last, self.board.acknowledged(), self.board.next());
+            self.cubic.handle_sample(Sample {
+                now,
+                round_trip: last,
+                acknowledged: self.board.acknowledged(),
+                next: self.board.next(),
+                is_full: self.usage.is_full(&self.cubic),
+            });
         }
         self.rack.handle_news(now, news);
     }

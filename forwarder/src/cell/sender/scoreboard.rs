@@ -67,6 +67,8 @@ pub(super) struct News {
     pub(super) was_not_lost: bool,
     /// Something sent only once arrived after what was sent later.
     pub(super) reordered: bool,
+    /// There was no entry left to note all that arrived.
+    pub(super) was_full: bool,
 }
 
 impl Scoreboard {
@@ -142,6 +144,7 @@ impl Scoreboard {
             }
             if entry.start < start {
                 if !self.has_room() {
+                    news.was_full = true;
                     break;
                 }
                 self.split(at, start);
@@ -150,6 +153,7 @@ impl Scoreboard {
             }
             if entry.end > end {
                 if !self.has_room() {
+                    news.was_full = true;
                     break;
                 }
                 self.split(at, end);

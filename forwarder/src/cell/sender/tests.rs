@@ -1,3 +1,5 @@
+mod goodput;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -139,6 +141,36 @@ fn the_owner_is_not_let_far_ahead_of_the_window() {
     assert_eq!(path.sender.room(), 10 * SEGMENT as usize);
 }
 
+#[test]
+fn a_full_scoreboard_holds_back_what_is_new_and_is_counted() {
+    let mut path = Flow::new(Faults { capacity: 8_000_000, ..Faults::default() });
+    path.sender.shrink(Sizes { segment: 500, largest: 500 });
+    path.sender.cubic.set_window(8_000_000);
+    path.sender.written(8_000_000);
+    let mut sent = 0;
+    while path.sender.poll_segment(path.now).is_some() {
+        sent += 1;
+    }
+    assert_eq!(sent, scoreboard::MAX_ENTRIES);
+    assert_eq!(path.sender.take_tally(), Tally { resent: 0, full: 1 });
+    // In the middle of the second: there is no entry for its two halves.
+    let ack = Ack {
+        blocks: [(FIRST.wrapping_add(600), FIRST.wrapping_add(700))].into_iter().collect(),
+        ..path.receiver.ack()
+    };
+    path.sender.handle_ack(path.now, &ack);
+    assert_eq!((path.sender.take_tally().full, path.sender.board.arrived()), (1, 0));
+    path.check();
+}
+
+#[test]
+fn what_is_sent_again_is_counted() {
+    let mut path = Flow::new(Faults { losing: vec![40], ..Faults::default() });
+    path.transfer(400_000);
+    assert_eq!(path.sender.take_tally(), Tally { resent: SEGMENT, full: 0 });
+    assert_eq!(path.sender.take_tally(), Tally::default());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -200,6 +232,10 @@ struct Faults {
     selective: bool,
     /// Bytes the receiver buffers.
     capacity: u64,
+    /// Bytes per second of the narrowest link; 0 where there is none.
+    rate: u64,
+    /// Bytes that wait before it at most.
+    queue: u64,
     seed: u64,
 }
 
@@ -215,6 +251,8 @@ impl Default for Faults {
             largest: 9_999,
             selective: true,
             capacity: 1 << 20,
+            rate: 0,
+            queue: 0,
             seed: 1,
         }
     }
@@ -294,6 +332,10 @@ struct Flow {
     sent_again: u64,
     highest: u64,
     is_reading: bool,
+    /// When the narrowest link has sent all that waits before it.
+    free_at: Instant,
+    /// Bytes that did not fit there.
+    overflowed: u64,
     random: u64,
 }
 
@@ -327,6 +369,8 @@ impl Flow {
             sent_again: 0,
             highest: 0,
             is_reading: true,
+            free_at: start,
+            overflowed: 0,
         }
     }
 
@@ -434,17 +478,32 @@ impl Flow {
             if self.sender.sizes.segment > segment {
                 self.sender.shrink(Sizes { segment, largest: segment * 10 });
             }
-        } else if !self.faults.losing.contains(&(self.packets - 1)) {
-            self.carry(|| Packet::Data(run));
+        } else if !self.faults.losing.contains(&(self.packets - 1))
+            && let Some(wait) = self.queue(run.1 - run.0)
+        {
+            self.carry(wait, || Packet::Data(run));
         }
+    }
+
+    /// How long so many bytes take to get through the narrowest link; `None` when its queue is full.
+    fn queue(&mut self, len: u64) -> Option<Duration> {
+        let Faults { rate, queue, .. } = self.faults;
+        let takes = |bytes: u64| Duration::from_nanos((bytes * 1_000_000_000).checked_div(rate).unwrap_or(0));
+        let before = self.free_at.since(self.now);
+        if before > takes(queue) {
+            self.overflowed += len;
+            return None;
+        }
+        self.free_at = self.now.after(before + takes(len));
+        Some(before + takes(len))
     }
 
     fn answer(&mut self) {
         let ack = self.receiver.ack();
-        self.carry(|| Packet::Ack(ack));
+        self.carry(Duration::ZERO, || Packet::Ack(ack));
     }
 
-    fn carry(&mut self, packet: impl Fn() -> Packet) {
+    fn carry(&mut self, wait: Duration, packet: impl Fn() -> Packet) {
         let copies = 1 + usize::from(self.chance(self.faults.duplicate));
         for _ in 0..copies {
             if self.chance(self.faults.loss) {
@@ -453,7 +512,8 @@ impl Flow {
             let is_late = self.chance(self.faults.reorder * 10);
             let late = if is_late { self.faults.late } else { Duration::ZERO };
             self.count += 1;
-            self.under_way.insert((self.now.after(self.faults.delay + late), self.count), packet());
+            let at = self.now.after(wait + self.faults.delay + late);
+            self.under_way.insert((at, self.count), packet());
         }
     }
 

@@ -98,7 +98,11 @@ impl Sender {
     fn new_run(&mut self, now: Instant) -> Option<Run> {
         let next = self.board.next();
         let unsent = self.stream_end() - next;
-        if unsent == 0 || self.board.lost() > 0 || !self.board.has_room() {
+        if unsent == 0 || self.board.lost() > 0 {
+            return None;
+        }
+        if !self.board.has_room() {
+            self.tally.full += 1;
             return None;
         }
         if self.board.outstanding() == 0 {
@@ -158,6 +162,9 @@ impl Sender {
         }
         self.arm_probe(now);
         let data_end = run.1.min(self.end);
+        if again {
+            self.tally.resent += data_end.saturating_sub(run.0);
+        }
         Segment {
             sequence: self.sequence_of(run.0),
             at: usize::try_from(run.0 - acknowledged).unwrap_or(usize::MAX),

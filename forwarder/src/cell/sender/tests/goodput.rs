@@ -1,0 +1,96 @@
+//! How much comes through, on virtual time, beside what a TCP with CUBIC may expect of the same path.
+
+use super::*;
+
+/// Bytes per second of the paths, and what waits before the narrowest link.
+const RATE: u64 = 12_500_000;
+const QUEUE: u64 = 2_500_000;
+/// How long a transfer would take at the expected rate.
+const SECONDS: f64 = 8.0;
+
+#[test]
+fn a_path_without_loss_is_filled_whatever_its_delay() {
+    for (round_trip, least) in [(5, 0.95), (50, 0.9), (200, 0.75)] {
+        for reorder in [0, 25] {
+            let share = goodput(0, round_trip, reorder);
+            assert!(share >= least, "{round_trip} ms, {reorder} % reordered: {share:.2}");
+        }
+    }
+}
+
+#[test]
+fn a_path_that_loses_brings_what_its_losses_allow() {
+    for (loss, least) in [(1, 0.8), (10, 0.75), (50, 0.4)] {
+        for round_trip in [5, 50, 200] {
+            let share = goodput(loss, round_trip, 0);
+            assert!(share >= least, "{loss} ‰ lost, {round_trip} ms: {share:.2}");
+        }
+    }
+}
+
+#[test]
+fn reordering_beside_losses_costs_less_than_half() {
+    for (loss, least) in [(1, 0.6), (10, 0.5), (50, 0.25)] {
+        for round_trip in [5, 50, 200] {
+            let share = goodput(loss, round_trip, 25);
+            assert!(share >= least, "{loss} ‰ lost, {round_trip} ms, reordered: {share:.2}");
+        }
+    }
+}
+
+#[test]
+fn where_delays_tell_nothing_slow_start_ends_before_the_queue_overflows() {
+    // A third of a millisecond, as between two machines in a room; six megabytes of queue.
+    let mut path = Flow::new(Faults {
+        delay: Duration::from_micros(150),
+        rate: 600_000_000,
+        queue: 6_000_000,
+        capacity: 8_000_000,
+        ..Faults::default()
+    });
+    path.transfer(20_000_000);
+    assert_eq!((path.overflowed, path.sent_again), (0, 0));
+    // The window found the path's rate all the same.
+    assert!(path.seconds() < 0.1, "{}", path.seconds());
+}
+
+#[test]
+fn an_owner_who_writes_slowly_does_not_end_slow_start() {
+    let mut path = Flow::new(Faults { delay: Duration::from_micros(150), ..Faults::default() });
+    for _ in 0..200 {
+        path.transfer(2_000);
+    }
+    assert!(path.sender.cubic.is_slow_start(), "{:?}", path.sender.cubic);
+}
+
+/// The goodput of a transfer over what RFC 9438 lets expect, as a share of it; the median of three.
+fn goodput(loss: u64, round_trip: u64, reorder: u64) -> f64 {
+    let delay = Duration::from_millis(round_trip) / 2;
+    let expected = expected(loss as f64 / 1_000.0, (delay * 2).as_secs_f64());
+    let bytes = (expected * SECONDS) as u64;
+    let mut shares: Vec<f64> = (1..=3)
+        .map(|seed| {
+            let mut path = Flow::new(Faults {
+                delay,
+                loss,
+                reorder,
+                late: delay / 4,
+                rate: RATE,
+                queue: QUEUE,
+                capacity: 6 << 20,
+                seed: seed * 7_919,
+                ..Faults::default()
+            });
+            path.transfer(bytes);
+            bytes as f64 / path.seconds() / expected
+        })
+        .collect();
+    shares.sort_by(f64::total_cmp);
+    shares[1]
+}
+
+/// Bytes per second: the larger of CUBIC's and Reno's average window (RFC 9438 §5.1), or the narrowest link.
+fn expected(loss: f64, round_trip: f64) -> f64 {
+    let segments = (1.054 * (round_trip / loss).powf(0.75)).max(1.22 / loss.sqrt());
+    (segments * SEGMENT as f64 / round_trip).min(RATE as f64)
+}
