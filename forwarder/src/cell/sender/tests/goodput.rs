@@ -55,6 +55,21 @@ fn where_delays_tell_nothing_slow_start_ends_before_the_queue_overflows() {
 }
 
 #[test]
+fn a_receive_buffer_of_a_stock_system_is_enough() {
+    // Linux's `rmem_max`, which nobody gets beyond without a privilege, before a link that is faster than what reads it.
+    let mut path = Flow::new(Faults {
+        delay: Duration::from_micros(150),
+        rate: 600_000_000,
+        queue: 212_992,
+        capacity: 8_000_000,
+        ..Faults::default()
+    });
+    path.transfer(300_000_000);
+    assert!(path.sent_again < 3_000_000, "{} bytes", path.sent_again);
+    assert!(path.seconds() < 0.5 / 0.8, "{}", path.seconds());
+}
+
+#[test]
 fn an_owner_who_writes_slowly_does_not_end_slow_start() {
     let mut path = Flow::new(Faults { delay: Duration::from_micros(150), ..Faults::default() });
     for _ in 0..200 {
