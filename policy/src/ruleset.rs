@@ -92,7 +92,10 @@ impl Present {
     /// # Errors
     /// When the text is not the JSON that nft prints.
     pub fn from_listing(text: &str) -> Result<Self, serde_json::Error> {
-        let listing: Value = serde_json::from_str(text)?;
+        Ok(Self::of(&serde_json::from_str(text)?))
+    }
+
+    fn of(listing: &Value) -> Self {
         let mut present = Self::default();
         for object in listing.get("nftables").and_then(Value::as_array).into_iter().flatten() {
             let Some((kind, body)) = object.as_object().and_then(|object| object.iter().next()) else {
@@ -112,7 +115,7 @@ impl Present {
             };
             names.insert(name.to_owned());
         }
-        Ok(present)
+        present
     }
 }
 

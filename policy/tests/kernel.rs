@@ -105,7 +105,7 @@ fn every_name_that_may_be_written_is_one_that_nft_carries_unchanged() {
         .filter_map(|object| object.as_object()?.values().next()?["name"].as_str())
         .collect();
 
-    let kinds = ["publish_in_", "publish_out_", "check_", "limit_", "shape_", "new4_", "list6_"];
+    let kinds = ["publish_in_", "publish_out_", "users_", "limit_", "shape_", "new4_", "list6_"];
     for name in names.map(private) {
         assert!(there.contains(format!("allow_in_{name}").as_str()), "allow_in_{name} is not there");
     }

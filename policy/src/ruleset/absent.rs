@@ -11,16 +11,17 @@ impl Ruleset {
     /// chains with another number of rules. Empty when everything is there.
     #[must_use]
     pub fn absent_from(&self, listing: &str) -> Vec<String> {
-        let Ok(present) = Present::from_listing(listing) else {
+        let Ok(listing) = serde_json::from_str(listing) else {
             return vec!["a listing that can be read".to_owned()];
         };
+        let present = Present::of(&listing);
         let mut absent = Vec::new();
         let mut need = |there: bool, what: String| {
             if !there {
                 absent.push(what);
             }
         };
-        let rules = rules_by_chain(listing);
+        let rules = rules_by_chain(&listing);
         for chain in &self.chains {
             let name = &chain.name;
             need(present.chains.contains(name), format!("chain {name}"));
@@ -38,8 +39,7 @@ impl Ruleset {
     }
 }
 
-fn rules_by_chain(listing: &str) -> BTreeMap<String, usize> {
-    let listing: Value = serde_json::from_str(listing).unwrap_or_default();
+fn rules_by_chain(listing: &Value) -> BTreeMap<String, usize> {
     let mut rules = BTreeMap::new();
     for rule in listing.get("nftables").and_then(Value::as_array).into_iter().flatten() {
         let Some(rule) = rule.get("rule") else { continue };

@@ -45,6 +45,7 @@ impl<'p> Chains<'p> {
             regular("carried", Self::carried()),
             regular("strangers", self.strangers()),
             regular("published", self.published()),
+            regular("sources", self.sources()),
             regular("private_in", self.private_in()),
             regular("private_out", self.private_out()),
             regular("private_self", self.private_self()),

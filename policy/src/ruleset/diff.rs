@@ -1,15 +1,21 @@
 //! A ruleset as lines for people, close to how nft(8) writes rules.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use super::{Content, Ruleset};
+use crate::Name;
 
 impl Ruleset {
     /// One line per rule and per element that the policy puts there.
     ///
-    /// Elements and rules of services carry their conntrack mark, as `nft list ruleset` shows it.
+    /// Elements and rules of services carry their conntrack mark, as `nft list ruleset` shows it; elements of sets the
+    /// name as well.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
+        let names: BTreeMap<u64, &Name> =
+            self.services.iter().map(|service| (u64::from(service.mark), &service.name)).collect();
         let mut lines = Vec::new();
         for chain in &self.chains {
             lines.extend(chain.rules.iter().map(|rule| format!("{}: {}", chain.name, text(rule))));
@@ -17,7 +23,9 @@ impl Ruleset {
         for set in &self.sets {
             if let Content::Static(elements) = &set.content {
                 lines.extend(
-                    elements.iter().map(|element| format!("@{}: {}", set.name, element_text(element))),
+                    elements
+                        .iter()
+                        .map(|element| format!("@{}: {}", set.name, element_text(element, &names))),
                 );
             }
         }
@@ -25,10 +33,14 @@ impl Ruleset {
     }
 }
 
-fn element_text(element: &Value) -> String {
-    match element.as_array().map(Vec::as_slice) {
-        Some([key, value]) => format!("{} → {}", text(key), text(value)),
-        _ => text(element),
+fn element_text(element: &Value, names: &BTreeMap<u64, &Name>) -> String {
+    if let Some([key, value]) = element.as_array().map(Vec::as_slice) {
+        return format!("{} → {}", text(key), text(value));
+    }
+    let mark = element.pointer("/concat/0").unwrap_or(element).as_u64();
+    match mark.and_then(|mark| names.get(&mark)) {
+        Some(name) => format!("{} ({name})", text(element)),
+        None => text(element),
     }
 }
 

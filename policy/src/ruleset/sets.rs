@@ -1,7 +1,5 @@
 //! Named sets and maps: what the policy fills, what others fill, what packets fill.
 
-use std::collections::BTreeMap;
-
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
@@ -9,7 +7,7 @@ use super::json::{Family, concat, ports, prefix, protocol};
 use super::services::{ServiceKind, ServiceMark};
 use super::{Content, Set};
 use crate::gateway::parse::covers;
-use crate::gateway::{Policy, Publish, SourceHandling, Target};
+use crate::gateway::{List, Policy, Publish, SourceHandling, Target};
 use crate::{AllowList, Name, PortRange, Protocol};
 
 /// The most addresses that a set filled by others or by packets may hold; nft's own default.
@@ -153,13 +151,13 @@ fn every_port(range: PortRange) -> impl Iterator<Item = u16> {
     range.first()..=range.last()
 }
 
-/// Maps from services to their counters and to the chains of those that have checks or a bandwidth.
+/// Maps from services to their counters and to the chains of those that have limits or a bandwidth.
 pub(super) fn accounts(policy: &Policy, marks: &[ServiceMark]) -> Vec<Set> {
     let counters =
         |name: fn(&ServiceMark) -> String| marks.iter().map(|m| json!([m.mark, name(m)])).collect();
     let jump = |chain: &str, mark: &ServiceMark| json!([mark.mark, {"jump": {"target": format!("{chain}_{}", mark.name)}}]);
     let publishes = || policy.publish.iter().zip(marks);
-    let checks = publishes().filter(|(publish, _)| has_checks(publish)).map(|(_, mark)| jump("check", mark));
+    let limits = publishes().filter(|(publish, _)| has_limits(publish)).map(|(_, mark)| jump("limit", mark));
     let shaped = publishes().filter(|(publish, _)| publish.limits.bandwidth.is_some());
     let shape = shaped.map(|(_, mark)| jump("shape", mark));
     let masked =
@@ -172,38 +170,59 @@ pub(super) fn accounts(policy: &Policy, marks: &[ServiceMark]) -> Vec<Set> {
     vec![
         fixed("count_in", to("counter"), counters(ServiceMark::counter_in)),
         fixed("count_out", to("counter"), counters(ServiceMark::counter_out)),
-        fixed("checks", to("verdict"), checks.collect()),
+        fixed("limits", to("verdict"), limits.collect()),
         fixed("shape", to("verdict"), shape.collect()),
         fixed("masquerade", json!({"type": "mark"}), masquerade.collect()),
     ]
 }
 
-/// Whether a new connection to the service needs more than its port to be right.
-pub(super) fn has_checks(publish: &Publish) -> bool {
-    publish.allow != AllowList::Any
-        || publish.limits.new_per_source.is_some()
-        || publish.limits.flows_per_source.is_some()
+/// Whether new connections to the service are counted by source.
+pub(super) fn has_limits(publish: &Publish) -> bool {
+    publish.limits.new_per_source.is_some() || publish.limits.flows_per_source.is_some()
 }
 
-/// Allow-lists: one set per named list in use, and one per service with prefixes of its own.
-pub(super) fn allow_lists(policy: &Policy) -> Vec<Set> {
-    let mut used: BTreeMap<&Name, &[IpNetwork]> = BTreeMap::new();
-    let mut sets = Vec::new();
-    for publish in &policy.publish {
-        let AllowList::Only { prefixes: own, lists } = &publish.allow else { continue };
-        for family in Family::BOTH {
-            sets.push(prefixes(set_name("sources", family, &publish.name), family, own.iter().copied()));
-        }
-        for list in policy.lists.iter().filter(|list| lists.contains(&list.name)) {
-            used.insert(&list.name, &list.prefixes);
-        }
+/// Lists that a service names.
+pub(super) fn lists_in_use(policy: &Policy) -> impl Iterator<Item = &List> {
+    policy.lists.iter().filter(|list| policy.publish.iter().any(|publish| names(publish, list)))
+}
+
+fn names(publish: &Publish, list: &List) -> bool {
+    matches!(&publish.allow, AllowList::Only { lists, .. } if lists.contains(&list.name))
+}
+
+/// The name of the set of services that name a list.
+pub(super) fn users(list: &Name) -> String {
+    format!("users_{list}")
+}
+
+/// Allow-lists: who has one, the prefixes that services name themselves, and every list that one of them names.
+pub(super) fn allow_lists(policy: &Policy, marks: &[ServiceMark]) -> Vec<Set> {
+    let services = || policy.publish.iter().zip(marks);
+    let restricted = services().filter(|(publish, _)| publish.allow != AllowList::Any);
+    let restricted = restricted.map(|(_, service)| json!(service.mark)).collect();
+    let mut sets = vec![fixed("restricted", json!({"type": "mark"}), restricted)];
+    for family in Family::BOTH {
+        let own = services().flat_map(|(publish, service)| own_sources(publish, service, family)).collect();
+        let kind = interval(&json!(["mark", family.address_type()]));
+        sets.push(fixed(format!("sources{}", family.digit()), kind, own));
     }
-    for (name, members) in used {
+    for list in lists_in_use(policy) {
+        let users_of_it = services().filter(|(publish, _)| names(publish, list));
+        let marks = users_of_it.map(|(_, service)| json!(service.mark)).collect();
+        sets.push(fixed(users(&list.name), json!({"type": "mark"}), marks));
         for family in Family::BOTH {
-            sets.push(prefixes(set_name("list", family, name), family, members.iter().copied()));
+            let members = list.prefixes.iter().copied();
+            sets.push(prefixes(set_name("list", family, &list.name), family, members));
         }
     }
     sets
+}
+
+/// The prefixes that a service names itself, behind its mark.
+fn own_sources(publish: &Publish, service: &ServiceMark, family: Family) -> Vec<Value> {
+    let AllowList::Only { prefixes, .. } = &publish.allow else { return Vec::new() };
+    let of_family = prefixes.iter().copied().filter(|&member| family.holds(member));
+    disjoint(of_family).into_iter().map(|member| concat([json!(service.mark), prefix(member)])).collect()
 }
 
 /// Meters of services with limits per source.

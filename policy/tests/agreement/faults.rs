@@ -28,11 +28,13 @@ pub(crate) const FAULTS: &[Fault] = &[
     ("the tunnel's IPv6 prefixes are forgotten", |it| it.keep_elements("tunnel6", |_| false)),
     ("the LAN's IPv6 prefixes are forgotten", |it| it.keep_elements("lan6", |_| false)),
     ("the LAN's mask is three bits too long", |it| it.prefix_lengths("lan4", 3)),
-    ("the mask of an allow-list is one bit too short", |it| it.prefix_lengths("sources4_", -1)),
-    ("an allow-list is turned round", |it| it.rewrite("check_", r#""op":"==""#, r#""op":"!=""#)),
-    ("allow-lists are not asked", |it| it.keep_elements("checks", |_| false)),
+    ("the mask of an allow-list is one bit too short", |it| it.prefix_lengths("sources4", -1)),
+    ("an allow-list is turned round", |it| it.rewrite("sources", r#""op":"==""#, r#""op":"!=""#)),
+    ("allow-lists are not asked", |it| it.keep_elements("restricted", |_| false)),
+    ("services have the sources of others", |it| it.next_marks("sources4")),
+    ("a named list opens services that do not name it", |it| it.without_statements("sources", "@users_")),
     ("a named list is empty", |it| it.keep_elements("list4_partners", |_| false)),
-    ("sources that are not allowed are let in", |it| it.verdict("check_", r#""drop""#, r#""return""#)),
+    ("sources that are not allowed are let in", |it| it.verdict("sources", r#""drop""#, r#""return""#)),
     ("the WAN guard of the edge accepts", |it| it.verdict("input_from_wan", r#""drop""#, r#""accept""#)),
     ("the WAN guard of the LAN is missing", |it| {
         it.keep_rules("forward", |rule| !rule.contains("drop_forward_wan_guard"));
@@ -156,6 +158,13 @@ impl Compiled {
         self.elements(map).into_iter().for_each(|element| element[1] = values.pop().unwrap());
     }
 
+    /// Gives the elements of a set, which begin with a mark, the mark behind their own.
+    fn next_marks(&mut self, set: &str) {
+        for element in self.elements(set) {
+            element["concat"][0] = json!(element["concat"][0].as_u64().unwrap() + 1);
+        }
+    }
+
     fn last_ports(&mut self, map: &str, by: i64) {
         for element in self.elements(map) {
             if let Some(last) = element.pointer_mut("/0/concat/1/range/1") {
@@ -166,7 +175,8 @@ impl Compiled {
 
     fn prefix_lengths(&mut self, set: &str, by: i64) {
         for element in self.elements(set) {
-            if let Some(length) = element.pointer_mut("/prefix/len") {
+            let place = if element.get("concat").is_some() { "/concat/1/prefix/len" } else { "/prefix/len" };
+            if let Some(length) = element.pointer_mut(place) {
                 *length = json!(length.as_i64().unwrap() + by);
             }
         }

@@ -3,13 +3,12 @@
 use serde_json::{Value, json};
 
 use super::{
-    Chain, Chains, Family, by_mark, dport, equal, has_ports, is_family, mapped, meta, named, regular, rule,
-    saddr, set_ct_mark,
+    Chain, Chains, Family, by_mark, dport, ended, equal, has_ports, is_family, jump, mapped, meta, named,
+    regular, rule, saddr, set_ct_mark,
 };
-use crate::AllowList;
 use crate::gateway::Publish;
-use crate::ruleset::json::{concat, ct_mark, daddr, goto, leave, seen_before};
-use crate::ruleset::sets::{has_checks, set_name};
+use crate::ruleset::json::{concat, ct_mark, daddr, leave, seen_before};
+use crate::ruleset::sets::{has_limits, lists_in_use, set_name, users};
 
 impl Chains<'_> {
     /// One lookup per family names the service; an entry bound to the packet's address goes before one that is not.
@@ -22,7 +21,8 @@ impl Chains<'_> {
             rules.push(rule([is_family(family), set_ct_mark(mapped(&port, &format!("publish{digit}")))]));
             rules.push(rule([set_ct_mark(mapped(&bound, &format!("bound{digit}")))]));
         }
-        rules.push(rule([self.is_publish(), by_mark("checks")]));
+        rules.push(rule([equal(&ct_mark(), "@restricted"), jump("sources")]));
+        rules.push(rule([by_mark("limits")]));
         rules
     }
 
@@ -43,19 +43,13 @@ impl Chains<'_> {
         rules
     }
 
-    /// The chains of services that have an allow-list, limits per source, or a bandwidth.
+    /// The chains of services that have limits per source, or a bandwidth.
     pub(super) fn service_chains(&self) -> Vec<Chain> {
         let mut chains = Vec::new();
         for publish in &self.policy.publish {
             let name = &publish.name;
-            if has_checks(publish) {
-                let limits = self.limits(publish);
-                if publish.allow == AllowList::Any {
-                    chains.push(regular(format!("check_{name}"), limits));
-                } else {
-                    chains.push(regular(format!("limit_{name}"), limits));
-                    chains.push(regular(format!("check_{name}"), self.sources(publish)));
-                }
+            if has_limits(publish) {
+                chains.push(regular(format!("limit_{name}"), self.limits(publish)));
             }
             if let Some(bandwidth) = publish.limits.bandwidth {
                 let burst = (bandwidth.bytes_per_second / 10).max(LEAST_BURST);
@@ -70,18 +64,24 @@ impl Chains<'_> {
         chains
     }
 
-    /// Sources that may go on to the limits; all others are dropped.
-    fn sources(&self, publish: &Publish) -> Vec<Value> {
-        let AllowList::Only { prefixes, lists } = &publish.allow else { return Vec::new() };
-        let limits = goto(&format!("limit_{}", publish.name));
+    /// Sources that may, of all services with an allow-list together; the rest is dropped.
+    ///
+    /// One set holds the prefixes that services name themselves, each with the service's mark, so that a thousand
+    /// services cost no more rules and sets than one; a named list is asked for the marks of those that name it.
+    pub(super) fn sources(&self) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
-            let own = (!prefixes.is_empty()).then(|| set_name("sources", family, &publish.name));
-            let sets = own.into_iter().chain(lists.iter().map(|list| set_name("list", family, list)));
-            rules.extend(sets.map(|set| rule([equal(&saddr(family), named(&set)), limits.clone()])));
+            let own = concat([ct_mark(), saddr(family)]);
+            rules.push(rule([equal(&own, format!("@sources{}", family.digit())), leave()]));
         }
-        let [count, drop] = self.dropped("prerouting", "source_not_allowed");
-        rules.push(rule([count, drop]));
+        for list in lists_in_use(self.policy) {
+            let asked = equal(&ct_mark(), named(&users(&list.name)));
+            for family in Family::BOTH {
+                let listed = equal(&saddr(family), named(&set_name("list", family, &list.name)));
+                rules.push(rule([asked.clone(), listed, leave()]));
+            }
+        }
+        rules.push(ended([], self.dropped("prerouting", "source_not_allowed")));
         rules
     }
 
