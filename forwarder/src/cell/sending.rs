@@ -11,6 +11,9 @@ use super::device::{Egress, Port};
 use super::sender::{Ack, Blocks, Heard, Offer, Sender};
 use super::{Cell, Transmitted, smol};
 
+/// An IP packet of so many bytes is carried by every path (RFC 8200 §5).
+const EVERY_PATH: u16 = 1280;
+
 impl Cell {
     /// Sends what is due: data, acknowledgements, window updates, retransmissions, resets.
     pub fn poll_transmit(&mut self, now: Instant, out: (&mut impl Egress, &mut [u8])) -> Transmitted {
@@ -39,6 +42,10 @@ impl Cell {
         let unscaled = self.unscaled_window();
         let Some(sender) = &mut self.sender else { return };
         sender.handle_timeout(now);
+        if sender.take_black_hole() {
+            self.handle_too_big(EVERY_PATH);
+        }
+        let Some(sender) = &mut self.sender else { return };
         loop {
             if !egress.is_ready() {
                 self.wire.blocked = true;

@@ -3,11 +3,13 @@
 //! Selective acknowledgements (RFC 2018, duplicates by RFC 2883) on a scoreboard; losses by time (RACK and tail loss probes,
 //! RFC 8985), where the other end has no SACK by three duplicates (RFC 6582); the timeout of RFC 6298 with Linux's 200 ms
 //! minimum; CUBIC; proportional rate reduction; reductions undone that prove to be mistakes, by duplicates or by an
-//! original that arrives after a timeout (RFC 5682); probes of a closed window (RFC 9293 §3.8.6.1).
+//! original that arrives after a timeout (RFC 5682); probes of a closed window (RFC 9293 §3.8.6.1); short segments where the
+//! path loses long ones and nobody says so (RFC 8899 §4.3).
 //!
 //! Pure: it takes the time and acknowledgements and says what to send; it holds no byte of the stream. Places are offsets
 //! from the first byte; the bytes themselves are in the cell's [ring](super::ring).
 
+mod black_hole;
 mod cubic;
 mod options;
 mod rack;
@@ -23,6 +25,7 @@ use std::time::Duration;
 
 use tunnel::time::Instant;
 
+use black_hole::BlackHole;
 use cubic::{Cubic, Sample};
 pub(super) use options::{Blocks, Offer};
 use rack::Rack;
@@ -57,6 +60,7 @@ pub(super) struct Sender {
     /// A tail loss probe that was not answered yet.
     probe: Option<Probe>,
     usage: Usage,
+    black_hole: BlackHole,
     /// Duplicate acknowledgements in a row from an end without SACK: each is a segment that arrived.
     duplicates: u64,
     last_sent: Instant,
@@ -139,6 +143,7 @@ impl Sender {
             timers: Timers::default(),
             probe: None,
             usage: Usage::default(),
+            black_hole: BlackHole::default(),
             duplicates: 0,
             last_sent: now,
             tally: Tally::default(),
@@ -201,6 +206,11 @@ impl Sender {
         self.board.lose_all();
     }
 
+    /// Whether the path has been found to lose long packets without a word; answered once for each finding.
+    pub(super) fn take_black_hole(&mut self) -> bool {
+        self.black_hole.take_finding()
+    }
+
     /// One place after the last, the FIN counted.
     fn stream_end(&self) -> u64 {
         self.end + u64::from(self.is_closing)
@@ -230,6 +240,9 @@ impl Sender {
         self.update_window(place, ack);
         let (news, arrived_twice) = self.read(now, place, ack);
         self.measure(now, &news);
+        if news.acknowledged > 0 {
+            self.black_hole.handle_progress(self.board.acknowledged());
+        }
         self.answer_probe(place, arrived_twice, is_duplicate);
         if let Some(run) = arrived_twice {
             self.handle_duplicate(run);

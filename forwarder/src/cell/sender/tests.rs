@@ -127,6 +127,47 @@ fn a_smaller_path_is_used_with_smaller_segments_and_no_smaller_window() {
 }
 
 #[test]
+fn a_path_that_loses_long_packets_without_a_word_is_found_out() {
+    for largest in (1_240..SEGMENT).step_by(20) {
+        for selective in [true, false] {
+            let mut path = Flow::new(Faults { largest, is_silent: true, selective, ..Faults::default() });
+            path.transfer(100_000);
+            assert_eq!(path.sender.sizes.segment as u64, black_hole::SHORT);
+            assert!(path.seconds() < 5.0, "{}", path.seconds());
+        }
+    }
+}
+
+#[test]
+fn a_path_that_begins_to_lose_long_packets_later_is_found_out_too() {
+    let mut path = Flow::new(Faults { is_silent: true, ..Faults::default() });
+    path.transfer(2_000_000);
+    path.faults.largest = 1_240;
+    path.transfer(2_000_000);
+    assert_eq!(path.sender.sizes.segment as u64, black_hole::SHORT);
+    path.run_until_closed();
+}
+
+#[test]
+fn neither_an_outage_nor_losses_make_segments_shorter() {
+    for seconds in [1, 5, 90] {
+        let mut path = Flow::new(Faults::default());
+        path.transfer(200_000);
+        path.write(400_000);
+        path.faults.loss = 1_000;
+        path.run_for(Duration::from_secs(seconds));
+        path.faults.loss = 0;
+        path.transfer(400_000);
+        assert_eq!(path.sender.sizes.segment as u64, SEGMENT, "after {seconds} s");
+    }
+    for seed in 0..10 {
+        let mut path = Flow::new(Faults { loss: 50, seed, ..Faults::default() });
+        path.transfer(1_000_000);
+        assert_eq!(path.sender.sizes.segment as u64, SEGMENT, "seed {seed}");
+    }
+}
+
+#[test]
 fn the_owner_is_not_let_far_ahead_of_the_window() {
     let mut path = Flow::new(Faults::default());
     let mut written = 0;
@@ -229,6 +270,8 @@ struct Faults {
     /// Packets to the receiver that are lost, counted from 0.
     losing: Vec<u64>,
     largest: u64,
+    /// Nobody says so when a packet is larger than that.
+    is_silent: bool,
     selective: bool,
     /// Bytes the receiver buffers.
     capacity: u64,
@@ -249,6 +292,7 @@ impl Default for Faults {
             late: Duration::ZERO,
             losing: Vec::new(),
             largest: 9_999,
+            is_silent: false,
             selective: true,
             capacity: 1 << 20,
             rate: 0,
@@ -419,6 +463,10 @@ impl Flow {
             self.to_write -= len as u64;
         }
         self.sender.handle_timeout(self.now);
+        if self.sender.take_black_hole() {
+            let segment = black_hole::SHORT as usize;
+            self.sender.shrink(Sizes { segment, largest: segment * 10 });
+        }
         self.pump();
         self.check();
         let arrival = self.under_way.keys().next().map(|(at, _)| *at);
@@ -475,7 +523,7 @@ impl Flow {
         self.packets += 1;
         if run.1 - run.0 > self.faults.largest {
             let segment = self.faults.largest as usize;
-            if self.sender.sizes.segment > segment {
+            if self.sender.sizes.segment > segment && !self.faults.is_silent {
                 self.sender.shrink(Sizes { segment, largest: segment * 10 });
             }
         } else if !self.faults.losing.contains(&(self.packets - 1))

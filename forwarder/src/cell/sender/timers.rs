@@ -85,6 +85,7 @@ impl Sender {
             self.timers.retransmit = None;
             return;
         }
+        self.black_hole.handle_timeout(self.board.outstanding());
         let is_new = self.recovery.phase() == Phase::Open;
         let sent = (self.board.acknowledged(), self.board.next());
         let allowance =

@@ -3,6 +3,7 @@
 use tunnel::time::Instant;
 
 use super::Sender;
+use super::black_hole::SHORT;
 use super::cubic::Cubic;
 use super::recovery::Phase;
 use super::scoreboard::Run;
@@ -89,10 +90,16 @@ impl Sender {
         let allowance = self.allowance();
         let is_enough = allowance >= self.board.lost();
         let most = if is_enough { allowance } else { allowance / segment * segment };
-        match most.min(self.sizes.largest as u64) {
-            0 => None,
-            most => self.board.first_lost(most),
+        let is_trying = self.black_hole.is_trying(self.sizes.segment);
+        let longest = if is_trying { SHORT } else { self.sizes.largest as u64 };
+        if most == 0 {
+            return None;
         }
+        let run = self.board.first_lost(most.min(longest))?;
+        if is_trying && run.0 == self.board.acknowledged() && run.1 - run.0 == SHORT {
+            self.black_hole.handle_short(run.1);
+        }
+        Some(run)
     }
 
     fn new_run(&mut self, now: Instant) -> Option<Run> {
