@@ -64,7 +64,7 @@ impl Blueprint {
     /// # Errors
     /// What `nft` said.
     pub fn check(&self, helper: &Helper) -> Result<(), Failure> {
-        helper.check_ruleset(self.transaction(helper, &helper.list(Listing::Table)?)?)
+        helper.check_ruleset(self.transaction(helper, &helper.list(Listing::Outline)?)?)
     }
 
     /// Puts rules, device, routes and switches in place, closed first and open last.
@@ -74,7 +74,7 @@ impl Blueprint {
     /// # Errors
     /// What the kernel refused. A refused ruleset changed nothing at all; after a refused route the rules stay, closed.
     pub fn apply(&self, helper: &Helper, state: &State) -> Result<Vec<Unwritable>, Failure> {
-        let transaction = self.transaction(helper, &helper.list(Listing::Table)?)?;
+        let transaction = self.transaction(helper, &helper.list(Listing::Outline)?)?;
         self.remember(helper, state)?;
         helper.apply_ruleset(transaction)?;
         let routing = Routing::new(&self.plan.routing, self.protocol);
@@ -87,23 +87,29 @@ impl Blueprint {
     /// Changes the kernel from `old`, which is in place, to this; looks whether it is there, and what could not be set.
     ///
     /// Routes are added first and the table is changed last, in one transaction: whatever refuses before that leaves
-    /// everything as it was. What the table no longer needs is taken away only then.
+    /// everything as it was. What the table no longer needs is taken away only then. A table that is to stay as it
+    /// is, and whose fingerprint is the `expected` one, is left alone.
     ///
     /// # Errors
     /// What the kernel refused, or how the kernel differs from the plan; then `old` is in place.
     pub fn change(
         &self,
-        old: &Self,
+        (old, expected): (&Self, Option<u64>),
         helper: &Helper,
         state: &State,
     ) -> Result<(Vec<Unwritable>, Option<u64>), Failure> {
-        let transaction = self.transaction(helper, &helper.list(Listing::Table)?)?;
+        let same = self.plan.ruleset == old.plan.ruleset && expected.is_some();
+        let transaction = match same && Self::fingerprint(helper)? == expected {
+            true => None,
+            false => Some(self.transaction(helper, &helper.list(Listing::Outline)?)?),
+        };
         let kept = state.sysctls();
         let forget = || old.remember_again(helper, state, &kept);
         self.remember(helper, state)?;
         let routing = || Routing::new(&self.plan.routing, self.protocol);
         let added = helper.add_routing(routing()).inspect_err(|_| forget())?;
-        if let Err(failure) = helper.apply_ruleset(transaction) {
+        let is_left_alone = transaction.is_none();
+        if let Err(failure) = transaction.map_or(Ok(()), |transaction| helper.apply_ruleset(transaction)) {
             forget();
             helper.apply_routing(Routing::new(&old.plan.routing, old.protocol))?;
             return Err(failure);
@@ -111,7 +117,8 @@ impl Blueprint {
         let finish = || {
             let lines = helper.apply_routing(routing())?;
             let unwritable = self.write_switches(helper)?;
-            Ok((lines, unwritable, self.verified(helper)?))
+            let fingerprint = if is_left_alone { expected } else { self.verified(helper)? };
+            Ok((lines, unwritable, fingerprint))
         };
         let finished = finish().inspect_err(|_| {
             old.put_back(helper, state);

@@ -13,12 +13,12 @@ pub(super) fn fingerprint(listing: &str) -> Option<u64> {
     objects.retain(|object| object.get("metainfo").is_none());
     objects.iter_mut().for_each(strip);
     // The order of listed sets and maps may change; that of rules within a chain may not.
-    let (rules, mut others): (Vec<_>, Vec<_>) =
-        objects.iter().partition(|object| object.get("rule").is_some());
-    others.sort_by_key(|object| object.to_string());
+    let (rules, others): (Vec<_>, Vec<_>) = objects.iter().partition(|object| object.get("rule").is_some());
+    let mut others: Vec<String> = others.into_iter().map(Value::to_string).collect();
+    others.sort_unstable();
     let mut hasher = DefaultHasher::new();
-    for object in others.into_iter().chain(rules) {
-        object.to_string().hash(&mut hasher);
+    for object in others.into_iter().chain(rules.into_iter().map(Value::to_string)) {
+        object.hash(&mut hasher);
     }
     Some(hasher.finish())
 }
@@ -53,7 +53,7 @@ fn strip_set(set: &mut serde_json::Map<String, Value>) {
         set.remove("elem");
     }
     if let Some(Value::Array(elements)) = set.get_mut("elem") {
-        elements.sort_by_key(ToString::to_string);
+        elements.sort_by_cached_key(ToString::to_string);
     }
 }
 

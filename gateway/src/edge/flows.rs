@@ -54,8 +54,7 @@ impl Edge {
             FlowQuery { mark: current.policy.kernel.ct_mark, mask: OURS, marks, address, limit }
         };
         let helper = self.helper.clone();
-        let (mut flows, total) = blocking(move || helper.flows(query)).await.map_err(refusal)?;
-        flows.sort_by_key(|flow| std::cmp::Reverse(flow.bytes[0].saturating_add(flow.bytes[1])));
+        let (flows, total) = blocking(move || helper.flows(query)).await.map_err(refusal)?;
         let current = self.current.borrow();
         let (policy, services) = (&current.policy, &current.blueprint.plan.ruleset.services);
         let now = Self::now().wall;

@@ -125,8 +125,8 @@ impl Edge {
         old: &Arc<Blueprint>,
     ) -> Result<(Vec<Unwritable>, Option<u64>), Stop> {
         let (helper, state) = (self.helper.clone(), self.state.clone());
-        let (new, old) = (Arc::clone(new), Arc::clone(old));
-        let applied = blocking(move || new.change(&old, &helper, &state));
+        let (new, old, expected) = (Arc::clone(new), Arc::clone(old), self.current.borrow().fingerprint);
+        let applied = blocking(move || new.change((&old, expected), &helper, &state));
         applied.await.map_err(|failure| match failure.kind {
             // A refused ruleset is no change that was taken back: none was begun.
             FailureKind::Ruleset => refusal(failure),

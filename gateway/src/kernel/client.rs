@@ -176,7 +176,7 @@ impl Helper {
         }
     }
 
-    /// Reads flows: the first ones, and how many there are.
+    /// Reads flows: those that carried most, and how many there are.
     ///
     /// # Errors
     /// What the kernel said.

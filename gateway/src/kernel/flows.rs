@@ -22,14 +22,14 @@ const fn aligned(length: usize) -> usize {
     (length + 3) & !3
 }
 
-/// The flows that fit the query, the first of them in full, and how many there are.
+/// The flows that fit the query, of which those that carried most come in full, and how many there are.
 pub(super) fn list(query: &FlowQuery) -> Result<(Vec<Flow>, usize), Failure> {
     let failed = |error: io::Error| Failure::new(FailureKind::Kernel, format!("reading flows: {error}"));
     let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed)?;
     socket.bind_auto().map_err(failed)?;
     socket.connect(&Netlink::new(0, 0)).map_err(failed)?;
     socket.send(&request(query), 0).map_err(failed)?;
-    let (mut flows, mut matched) = (Vec::new(), 0);
+    let (mut largest, mut matched) = (Largest::new(query.limit), 0);
     let mut datagram = Vec::with_capacity(DATAGRAM);
     loop {
         datagram.clear();
@@ -37,14 +37,41 @@ pub(super) fn list(query: &FlowQuery) -> Result<(Vec<Flow>, usize), Failure> {
         let mut each = |flow: Flow| {
             if query.fits(&flow) {
                 matched += 1;
-                if flows.len() < query.limit {
-                    flows.push(flow);
-                }
+                largest.push(flow);
             }
         };
         if read(&datagram, &mut each).map_err(failed)? {
-            return Ok((flows, matched));
+            return Ok((largest.into_sorted(), matched));
         }
+    }
+}
+
+/// The flows that carried most of all that were pushed; holds twice as many as are asked for at most.
+struct Largest {
+    limit: usize,
+    flows: Vec<Flow>,
+}
+
+impl Largest {
+    fn new(limit: usize) -> Self {
+        Self { limit, flows: Vec::new() }
+    }
+
+    fn push(&mut self, flow: Flow) {
+        self.flows.push(flow);
+        if self.flows.len() > self.limit.saturating_mul(2) {
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        self.flows.sort_by_key(|flow| std::cmp::Reverse(flow.bytes[0].saturating_add(flow.bytes[1])));
+        self.flows.truncate(self.limit);
+    }
+
+    fn into_sorted(mut self) -> Vec<Flow> {
+        self.cut();
+        self.flows
     }
 }
 
@@ -202,6 +229,23 @@ mod tests {
             assert!(fits(&[], Some(known)));
         }
         assert!(!fits(&[], Some("203.0.113.11")));
+    }
+
+    #[test]
+    fn those_that_carried_most_are_kept_wherever_in_the_dump_they_are() {
+        let mut flows = Vec::new();
+        read(&message(CTNETLINK, &entry()), &mut |flow| flows.push(flow)).unwrap();
+        for limit in [1, 3, 50, 200] {
+            let mut largest = Largest::new(limit);
+            // 0, 37, 74 … 99, 36 …: every number below 100 once, in no order.
+            for number in 0..100_u64 {
+                largest.push(Flow { bytes: [number * 37 % 100, 1_000], ..flows[0].clone() });
+                assert!(largest.flows.len() <= 2 * limit);
+            }
+            let kept: Vec<u64> = largest.into_sorted().iter().map(|flow| flow.bytes[0]).collect();
+            let wanted: Vec<u64> = (0..100).rev().take(limit).collect();
+            assert_eq!(kept, wanted);
+        }
     }
 
     #[test]

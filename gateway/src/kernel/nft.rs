@@ -37,6 +37,7 @@ pub(super) fn apply(ruleset: &str) -> Result<(), Failure> {
 pub(super) fn list(what: Listing) -> Result<String, Failure> {
     let arguments: &[&str] = match what {
         Listing::Table => &["-j", "list", "table", FAMILY, TABLE],
+        Listing::Outline => &["-j", "-t", "list", "table", FAMILY, TABLE],
         Listing::Counters => &["-j", "list", "counters", "table", FAMILY, TABLE],
         Listing::Bans4 => &["-j", "list", "set", FAMILY, TABLE, "bans4"],
         Listing::Everybody => &["-j", "-s", "list", "ruleset"],

@@ -97,6 +97,8 @@ pub enum Request {
 pub enum Listing {
     /// Everything.
     Table,
+    /// Everything but the elements of sets and maps.
+    Outline,
     /// Named counters.
     Counters,
     /// Banned IPv4 sources.
@@ -119,7 +121,7 @@ pub struct FlowQuery {
     pub marks: Vec<u32>,
     /// Only flows with this address at one of their ends.
     pub address: Option<std::net::IpAddr>,
-    /// Most flows that are given in full.
+    /// Most flows that are given in full: those that carried most.
     pub limit: usize,
 }
 
@@ -166,9 +168,9 @@ pub enum Reply {
         /// `+ …` or `- …`.
         lines: Vec<String>,
     },
-    /// Flows in the order of the kernel.
+    /// Flows, those that carried most first.
     Flows {
-        /// The first ones.
+        /// As many as were asked for.
         flows: Vec<Flow>,
         /// How many there are.
         matched: usize,

@@ -1,5 +1,6 @@
 //! Our routes and rules, over rtnetlink. What carries our protocol number is ours; nothing else is ever touched.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt;
@@ -24,10 +25,12 @@ pub(super) async fn add_missing(
     changes: &mut Changes,
 ) -> Result<(), Failure> {
     let routes = ours(handle, routing.protocol).await?;
+    let leading = routes.iter().filter(|(route, message)| leads_to(message, route, index));
+    let present: HashSet<&Route> = leading.map(|(route, _)| route).collect();
     let mut wanted = routing.routes.clone();
     wanted.sort_by_key(|route| !route.unreachable);
     for route in &wanted {
-        if !routes.iter().any(|(present, message)| present == route && leads_to(message, route, index))
+        if !present.contains(route)
             && let Some(message) = add_route(handle, index, routing.protocol, route).await?
         {
             changes.added(describe_route(route, &routing.device), Undo::Route(message));
@@ -61,8 +64,9 @@ pub(super) async fn remove_superfluous(
     }
     let mut routes = ours(handle, routing.protocol).await?;
     routes.sort_by_key(|(route, _)| route.unreachable);
+    let wanted: HashSet<&Route> = routing.routes.iter().collect();
     for (route, message) in routes {
-        if !routing.routes.contains(&route) {
+        if !wanted.contains(&route) {
             delete_route(handle, message, &route).await?;
             changes.removed(describe_route(&route, &routing.device));
         }
