@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use lab::{Node, TcpServer, Topology, full_counts, pattern, scenario, until};
+use lab::{Node, Signal, TcpServer, Topology, full_counts, pattern, scenario, until};
 use scenarios::Site;
 
 const PIECE: usize = 32 * 1024;
@@ -66,6 +66,29 @@ fn a_download_goes_on_through_a_hundred_applies_and_only_changed_services_lose_t
         );
         ensure!(received > PIECE as u64, "the download was too short to prove anything");
         Ok(())
+    })
+}
+
+#[test]
+fn a_changed_file_is_applied_by_itself_where_it_is_watched_and_only_when_asked_where_it_is_not() -> Result<()>
+{
+    scenario(Topology::standard(), |lab| {
+        let mut site = Site::new(lab)?;
+        site.start_gateway()?;
+        let has = |site: &Site<'_>, name: &str| -> Result<bool> {
+            Ok(site.gatewayctl(&["services"])?.run()?.contains(name))
+        };
+        let waits = |site: &Site<'_>, name: &str| {
+            until(Duration::from_secs(30), name, || Ok(has(site, name)?.then_some(())))
+        };
+        site.gateway_config.append(&publish("first", 6000, 6001)).write()?;
+        std::thread::sleep(Duration::from_secs(5));
+        ensure!(!has(&site, "first")?, "nobody asked for the change");
+        site.gateway_config.append("[reload]\nwatch = true").write()?;
+        site.gateway()?.signal(Signal::Hangup)?;
+        waits(&site, "first")?;
+        site.gateway_config.append(&publish("second", 6100, 6002)).write()?;
+        waits(&site, "second")
     })
 }
 

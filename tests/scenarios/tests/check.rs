@@ -56,7 +56,8 @@ fn a_thousand_services_prefixes_and_peers_are_checked_and_applied() -> Result<()
             )?;
             writeln!(
                 text,
-                "[[publish]]\nname = \"s{number}\"\nlisten = \"{}\"\ntarget = \"10.{}.{low}.2:80\"\nallow = [\"@many\"]",
+                "[[publish]]\nname = \"s{number}\"\nlisten = \"{}\"\ntarget = \"10.{}.{low}.2:80\"\n\
+                 allow = [\"@many\", \"198.18.{high}.{low}\"]",
                 10_000 + number,
                 100 + high
             )?;
@@ -74,11 +75,19 @@ fn a_thousand_services_prefixes_and_peers_are_checked_and_applied() -> Result<()
         site.gatewayctl(&["apply"])?.arg(&draft).run()?;
         let applied = begun.elapsed();
         println!("1,000 services, prefixes and peers: check {checked:?}, apply {applied:?}");
+        let rules = site.edge.run("nft list table inet causeway")?;
+        let chains = rules.lines().filter(|line| line.starts_with("\tchain ")).count();
+        ensure!(chains < 40, "{chains} chains: they grow with the services");
         let services = site.gatewayctl(&["services"])?.run()?;
         ensure!(services.contains("s999") && services.lines().count() > 1_000, "not all are there");
         let begun = Instant::now();
         site.gatewayctl(&["apply"])?.arg(&draft).run()?;
         println!("the same again: {:?}", begun.elapsed());
+        fs::write(&draft, text.replacen("10.100.0.2:80", "10.100.0.3:80", 1))?;
+        let begun = Instant::now();
+        let changed = site.gatewayctl(&["apply"])?.arg(&draft).run()?;
+        println!("one of them changed: {:?}", begun.elapsed());
+        ensure!(changed.contains("10.100.0.3"), "{changed}");
         Ok(())
     })
 }

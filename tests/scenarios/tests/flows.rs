@@ -53,6 +53,8 @@ fn flows_are_told_with_who_where_bytes_age_and_peer_and_found_by_service_and_add
 
         let first = flows(&site, &["--limit", "1"])?;
         ensure!(first.pointer("/truncated") == Some(&Value::from(true)) && total(&first) == 3, "{first}");
+        let most = first.pointer("/flows/0").context("no flow")?;
+        ensure!(text(most, "service") == "bulk", "not the one that carried most: {first}");
         let unknown = site.gatewayctl(&["flows", "--service", "nothing"])?.output()?;
         ensure!(unknown.status.code() == Some(2), "{unknown:?}");
         let table = site.gatewayctl(&["flows"])?.run()?;

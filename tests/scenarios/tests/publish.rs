@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Node, TcpServer, Topology, UdpServer, scenario, until};
-use scenarios::{Router, Site, ask_tcp, ask_udp, serve_seen_tcp, serve_seen_udp};
+use scenarios::{Caddy, Router, Site, ask_tcp, ask_udp, serve_seen_tcp, serve_seen_udp};
 use serde_json::Value;
 
 const CLIENT: &str = "203.0.113.10";
@@ -60,6 +60,24 @@ fn the_target_sees_the_client_or_with_masquerade_the_edge() -> Result<()> {
             let (tcp, udp) = (ask_tcp(&client, asked)?, ask_udp(&client, asked)?);
             let wanted = format!("{wanted} 7200");
             ensure!(tcp == wanted && udp == wanted, "{asked}: tcp {tcp}, udp {udp}, wanted {wanted}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn lan_hosts_and_containers_reach_a_published_port_by_the_edges_own_addresses() -> Result<()> {
+    scenario(Topology::standard().with_container(), |lab| {
+        let mut site = Site::new(lab)?;
+        let caddy = Caddy::start(&site.origin)?;
+        site.start()?;
+        let (lan, container) = (lab.node("lan")?, lab.node("container")?);
+        for address in ["192.0.2.2", "192.168.1.2"] {
+            let seen = caddy.fetch(&lan, address, "/whoami")?;
+            ensure!(seen == "192.168.1.50", "by {address} the server saw {seen}");
+            // Docker's masquerade gives what leaves for the tunnel the edge's own address.
+            let seen = caddy.fetch(&container, address, "/whoami")?;
+            ensure!(seen == "10.77.88.1", "by {address} the server saw {seen}");
         }
         Ok(())
     })
