@@ -46,7 +46,7 @@ impl BlackHole {
                 self.trial = Trial::None
             }
             Trial::UnderWay(end) if acknowledged >= end => self.trial = Trial::Arrived(end),
-            _ => {}
+            Trial::None | Trial::UnderWay(_) | Trial::Arrived(_) => {}
         }
     }
 
