@@ -1,7 +1,7 @@
 //! Events on their way to the shell.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -14,6 +14,8 @@ const CAPACITY: usize = 1024;
 #[derive(Default)]
 pub(crate) struct EventQueue {
     waiting: Mutex<VecDeque<Event>>,
+    /// Whether any wait: whoever carries packets looks at it after every batch.
+    any: AtomicBool,
     dropped: AtomicU64,
 }
 
@@ -26,11 +28,20 @@ impl EventQueue {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         waiting.push_back(event);
+        self.any.store(true, Ordering::SeqCst);
     }
 
     /// Takes the oldest event.
     pub(crate) fn pop(&self) -> Option<Event> {
-        self.waiting.lock().pop_front()
+        let mut waiting = self.waiting.lock();
+        let event = waiting.pop_front();
+        self.any.store(!waiting.is_empty(), Ordering::SeqCst);
+        event
+    }
+
+    /// Whether events wait.
+    pub(crate) fn any(&self) -> bool {
+        self.any.load(Ordering::SeqCst)
     }
 
     /// Events lost because nobody took them.
@@ -53,5 +64,20 @@ mod tests {
 
         assert_eq!(queue.dropped(), 6);
         assert_eq!(queue.pop(), Some(Event::Handshake { peer: PeerId(6) }));
+    }
+
+    #[test]
+    fn it_says_whether_events_wait() {
+        let queue = EventQueue::default();
+        assert!(!queue.any());
+
+        queue.push(Event::Handshake { peer: PeerId(1) });
+        queue.push(Event::Handshake { peer: PeerId(2) });
+        assert!(queue.any());
+
+        queue.pop();
+        assert!(queue.any());
+        queue.pop();
+        assert!(!queue.any());
     }
 }

@@ -1,16 +1,28 @@
 //! Which peer must be looked at when: one entry per peer, so that sleeping ones cost nothing.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::node::PeerId;
 use crate::time::Instant;
 
+/// [`Schedule::next`] while nothing is due.
+const NEVER: u64 = u64::MAX;
+
 /// Deadlines in order; at most one for each peer.
-#[derive(Default)]
 pub(crate) struct Schedule {
     due: Mutex<BTreeSet<(Instant, PeerId)>>,
+    /// The earliest, in nanoseconds since boot: whoever carries packets looks at it after every batch.
+    next: AtomicU64,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self { due: Mutex::default(), next: AtomicU64::new(NEVER) }
+    }
 }
 
 impl Schedule {
@@ -23,6 +35,8 @@ impl Schedule {
         if let Some(new) = new {
             due.insert((new, peer));
         }
+        let next = due.first().map_or(NEVER, |(at, _)| nanos(*at));
+        self.next.store(next, Ordering::SeqCst);
     }
 
     /// The peers whose deadline has come, earliest first; they stay until their deadline is moved.
@@ -32,6 +46,12 @@ impl Schedule {
 
     /// The earliest deadline.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.due.lock().first().map(|(at, _)| *at)
+        let nanos = self.next.load(Ordering::SeqCst);
+        (nanos != NEVER).then(|| Instant::from_boot(Duration::from_nanos(nanos)))
     }
+}
+
+/// Nanoseconds since boot; the end of time is never.
+fn nanos(at: Instant) -> u64 {
+    u64::try_from(at.since_boot().as_nanos()).unwrap_or(NEVER)
 }

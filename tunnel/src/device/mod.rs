@@ -9,6 +9,7 @@ mod backlog;
 mod balance;
 mod halves;
 mod kick;
+mod nap;
 mod threads;
 mod unreachable;
 
@@ -122,6 +123,7 @@ struct Shared {
     switches: Mutex<Offloads>,
     stats: DeviceStats,
     lent: threads::Lent,
+    nap: nap::Nap,
 }
 
 impl Device {
@@ -151,6 +153,7 @@ impl Device {
             switches: Mutex::new(offloads),
             stats: DeviceStats::default(),
             lent: threads::Lent::default(),
+            nap: nap::Nap::default(),
         });
         shared.set_offloads(offloads)?;
         let device = Self { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) };

@@ -10,11 +10,13 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::balance::{Balance, Usage};
 use super::halves::{ANSWER_ROOM, Follow, Outbox, Round, Rx, Tx};
+use super::nap::has_more_due;
 use super::{DeviceEvent, Shared, kick};
 use crate::io::{Wait, clock};
+use crate::time::Instant;
 
-/// Longest sleep of the slow thread: the data threads may start timers that it does not hear of.
-const SLOW_TICK: Duration = Duration::from_millis(250);
+/// Longest sleep of the slow thread: who changes peers from elsewhere may forget to wake it.
+const SLOW_TICK: Duration = Duration::from_secs(1);
 /// Longest sleep of the leading thread, which is kicked for everything but the receiving side's return.
 const LONG: Duration = Duration::from_secs(3600);
 const RETURN_TICK: Duration = Duration::from_millis(1);
@@ -58,10 +60,9 @@ pub(super) fn lead(shared: &Shared, mut on_event: Option<OnEvent>) {
     while leader.socket.follow(shared) {
         leader.divide_or_join();
         if let Some(on_event) = &mut on_event
-            && clock::instant() >= due
+            && (clock::instant() >= due || has_more_due(&shared.node, due))
         {
-            let sleep = do_what_is_due(shared, &mut leader.socket, &mut out, on_event);
-            due = clock::instant().after(sleep);
+            due = do_what_is_due(shared, &mut leader.socket, &mut out, on_event);
         }
         ready = match leader.round(ready) {
             Round::Gone => {
@@ -69,7 +70,9 @@ pub(super) fn lead(shared: &Shared, mut on_event: Option<OnEvent>) {
                 continue;
             }
             Round::Busy => (true, true),
-            Round::Idle => leader.wait(if on_event.is_some() { due.since(clock::instant()) } else { LONG }),
+            Round::Idle if on_event.is_none() => leader.wait(LONG),
+            Round::Idle if has_more_due(&shared.node, due) => leader.wait(Duration::ZERO),
+            Round::Idle => leader.wait(due.since(clock::instant())),
         };
     }
     if let Some(on_event) = &mut on_event {
@@ -89,7 +92,13 @@ impl<'a> Leader<'a> {
     }
 
     /// A round of each direction that has something.
-    fn round(&mut self, (tun, udp): (bool, bool)) -> Round {
+    fn round(&mut self, ready: (bool, bool)) -> Round {
+        let end = self.carry(ready);
+        self.shared.nap.end_early(&self.shared.node);
+        end
+    }
+
+    fn carry(&mut self, (tun, udp): (bool, bool)) -> Round {
         let received = match &mut self.rx {
             Some(rx) if udp => rx.round(self.shared, &mut self.socket, Wait::No),
             _ => Round::Idle,
@@ -180,6 +189,7 @@ pub(super) fn help(shared: &Shared) {
                 if rx.round(shared, &mut socket, Wait::Block) == Round::Gone {
                     shared.give_up();
                 }
+                shared.nap.end_early(&shared.node);
             }
             None if recalled => std::thread::park(),
             None => {
@@ -197,8 +207,8 @@ pub(super) fn run_slow(shared: &Shared, mut on_event: OnEvent) {
     let mut out = Outbox::new(ANSWER_ROOM);
     let mut socket = Follow::new(shared, SLOW);
     while socket.follow(shared) {
-        let sleep = do_what_is_due(shared, &mut socket, &mut out, &mut on_event);
-        std::thread::park_timeout(sleep);
+        let due = do_what_is_due(shared, &mut socket, &mut out, &mut on_event);
+        shared.nap.take(&shared.node, due);
     }
     tell_gone(shared, &mut on_event);
 }
@@ -209,13 +219,8 @@ fn tell_gone(shared: &Shared, on_event: &mut OnEvent) {
     }
 }
 
-/// Runs timers and hands out events; returns how long there is nothing to do.
-fn do_what_is_due(
-    shared: &Shared,
-    socket: &mut Follow,
-    out: &mut Outbox,
-    on_event: &mut OnEvent,
-) -> Duration {
+/// Runs timers and hands out events; returns until when there is nothing to do.
+fn do_what_is_due(shared: &Shared, socket: &mut Follow, out: &mut Outbox, on_event: &mut OnEvent) -> Instant {
     let now = clock::now();
     let node = &shared.node;
     if node.poll_timeout().is_some_and(|due| due <= now.instant) {
@@ -225,5 +230,6 @@ fn do_what_is_due(
     while let Some(event) = node.poll_event() {
         on_event(DeviceEvent::Node(event));
     }
-    node.poll_timeout().map_or(SLOW_TICK, |due| due.since(clock::instant()).min(SLOW_TICK))
+    let latest = clock::instant().after(SLOW_TICK);
+    node.poll_timeout().map_or(latest, |due| due.min(latest))
 }

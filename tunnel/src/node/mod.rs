@@ -137,8 +137,8 @@ impl Node {
 
     /// When [`handle_timeout`](Self::handle_timeout) must next be called; earlier is harmless.
     ///
-    /// Any other call may bring it nearer, to now at the nearest: a shell that sleeps in another thread than the one that
-    /// calls asks again at least once a second, and after each change of peers.
+    /// Any other call may bring it nearer, to now at the nearest: a shell that carries packets in another thread than the
+    /// one that sleeps asks after each batch, which costs one load.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.schedule.next()
     }
@@ -153,6 +153,11 @@ impl Node {
     /// The next event, oldest first; at most 1,024 wait, then the oldest are dropped and counted.
     pub fn poll_event(&self) -> Option<Event> {
         self.events.pop()
+    }
+
+    /// Whether [`poll_event`](Self::poll_event) has something; one load.
+    pub fn has_events(&self) -> bool {
+        self.events.any()
     }
 
     /// Events lost because nobody polled.
