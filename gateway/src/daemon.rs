@@ -27,7 +27,7 @@ use crate::exit::{Exit, Stop};
 use crate::kernel::Helper;
 use crate::metrics::http::{self, Pages};
 use crate::state::{Lock, State};
-use crate::{log, privilege, sandbox};
+use crate::{log, memory, privilege, sandbox};
 
 /// How often the edge looks after itself.
 const TICK: Duration = Duration::from_secs(1);
@@ -125,6 +125,7 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
     listeners.start(&edge)?;
     edge.resolve_all();
     drop(spawn_local(Rc::clone(&edge).reconcile()));
+    memory::give_back();
     tracing::info!("the edge is up");
     notify(&[NotifyState::Ready, NotifyState::Status(&edge.headline().1)]);
     let mut file = Watched::new(&edge);

@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod keygen;
 pub mod lists;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod privilege;
 pub mod sandbox;

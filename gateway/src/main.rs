@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use gateway::exit::{Exit, Stop};
 use gateway::kernel::HELPER_COMMAND;
-use gateway::{commands, daemon, kernel, privilege};
+use gateway::{commands, daemon, kernel, memory, privilege};
 
 /// Runs the edge: publishes ports of machines behind a WireGuard tunnel.
 #[derive(Parser)]
@@ -54,6 +54,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    memory::keep_little();
     let arguments = Arguments::parse();
     let ended = match (arguments.command, arguments.config) {
         (Some(Command::Check { config, with }), _) => commands::check(&config, with.as_deref()),

@@ -16,6 +16,7 @@ use super::{Current, Edge, peers};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Stop};
 use crate::kernel::{Failure, FailureKind, Request, nft};
+use crate::memory;
 use crate::metrics::RoundTrips;
 
 impl Edge {
@@ -80,6 +81,7 @@ impl Edge {
         }
         self.search_path_mtu();
         self.device.wake();
+        memory::give_back();
         Ok(changes)
     }
 

@@ -8,6 +8,7 @@ use rtnetlink::Handle;
 use super::netlink::{Changes, Netlink};
 use super::protocol::{Failure, FailureKind, Reply, Request, Routing};
 use super::{conntrack, devices, flows, frame, links, nft, routes, sysctl, watch};
+use crate::memory;
 
 /// Serves the daemon at the other end of `socket`, returning when it closes.
 ///
@@ -16,12 +17,21 @@ use super::{conntrack, devices, flows, frame, links, nft, routes, sysctl, watch}
 pub fn serve(socket: &UnixStream) -> std::io::Result<()> {
     let netlink = Netlink::connect()?;
     while let Some((request, fds)) = frame::receive::<Request>(socket)? {
+        let is_large = matches!(
+            request,
+            Request::CheckRuleset { .. } | Request::ApplyRuleset { .. } | Request::List { .. }
+        );
         let (reply, fds) = match answer(&netlink, request, fds.into_iter().next()) {
             Ok(answer) => answer,
             Err(failure) => (Reply::Failed(failure), Vec::new()),
         };
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         frame::send(socket, &reply, &fds)?;
+        // Rulesets are large, and rare.
+        if is_large {
+            drop(reply);
+            memory::give_back();
+        }
     }
     Ok(())
 }
