@@ -82,8 +82,8 @@ pub fn named(file: &Path) -> Result<(PathBuf, String), Stop> {
 
 /// The daemon's own file, links followed.
 fn own_file(socket: &Path) -> Result<PathBuf, Stop> {
-    let Reply::Status(status) = ask(socket, &Request::Status)? else { return Err(unexpected()) };
-    fs::canonicalize(&status.config).map_err(|error| trouble(Path::new(&status.config), &error))
+    let Reply::OwnFile { path } = ask(socket, &Request::OwnFile)? else { return Err(unexpected()) };
+    fs::canonicalize(&path).map_err(|error| trouble(&path, &error))
 }
 
 /// Refuses a text whose files lie beside it, where the daemon will not look for them.

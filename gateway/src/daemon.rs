@@ -306,6 +306,7 @@ impl Answer for Control {
             Request::Dump { show_keys } => Ok(Reply::Dump(edge.dump(show_keys))),
             Request::Services => edge.services().await.map(Reply::Services).map_err(refusal),
             Request::Status => Ok(Reply::Status(edge.status().await)),
+            Request::OwnFile => Ok(Reply::OwnFile { path: edge.config_path().to_owned() }),
             Request::Flows { service, address, limit } => {
                 edge.flows(service.as_deref(), address, limit).await.map(Reply::Flows)
             }

@@ -31,6 +31,8 @@ pub enum Request {
     Services,
     /// How the edge does.
     Status,
+    /// Which file the daemon was started with.
+    OwnFile,
     /// Banned sources.
     Bans,
     /// Flows of published ports and private flows.
@@ -98,6 +100,7 @@ impl Request {
             | Self::Dump { show_keys: false }
             | Self::Services
             | Self::Status
+            | Self::OwnFile
             | Self::Flows { .. }
             | Self::Offloads
             | Self::Bans => false,
@@ -127,6 +130,11 @@ pub enum Reply {
     Services(Services),
     /// To [`Request::Status`].
     Status(Status),
+    /// To [`Request::OwnFile`].
+    OwnFile {
+        /// Its absolute path, links not followed.
+        path: PathBuf,
+    },
     /// To [`Request::Bans`].
     Bans(Bans),
     /// To [`Request::Flows`].

@@ -140,7 +140,7 @@ fn wait(child: &mut Child) -> Result<bool, Failure> {
             ));
         }
         thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
+        pause = (pause * 2).min(Duration::from_millis(5));
     }
 }
 

@@ -267,7 +267,7 @@ fn show_once(socket: &Path, request: &Request, json: bool, before: &str) -> Resu
         Reply::Offloads(report) => either(json, report, || render::offloads(report))?,
         Reply::Bans(report) => either(json, report, || render::bans(report))?,
         Reply::Changes(report) => either(json, report, || render::changes(report, style))?,
-        Reply::Done | Reply::InForce { .. } | Reply::Failed { .. } => String::new(),
+        Reply::Done | Reply::OwnFile { .. } | Reply::InForce { .. } | Reply::Failed { .. } => String::new(),
     };
     write(&format!("{before}{text}"))?;
     Ok(exit)
