@@ -92,6 +92,33 @@ fn a_changed_file_is_applied_by_itself_where_it_is_watched_and_only_when_asked_w
     })
 }
 
+#[test]
+fn a_plan_tells_rule_by_rule_what_the_apply_then_changes_and_changes_nothing_itself() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = Site::new(lab)?;
+        site.start_gateway()?;
+        let draft = site.edge.directory().join("draft.toml");
+        let allowed = publish("first", 6000, 6001) + "allow = [\"198.51.100.0/24\"]\n";
+        std::fs::write(&draft, format!("{}\n{allowed}", site.gateway_config.text))?;
+        let ask = |what: &str| site.gatewayctl(&[what])?.arg(&draft).run();
+        let before = site.edge.run("nft -s list ruleset")?;
+        let planned = ask("plan")?;
+        for line in ["+ @publish4: tcp . 6000 → ", "→ 192.168.88.2", ". 198.51.100.0/24 (first)"] {
+            ensure!(planned.contains(line), "{line} is not in the plan:\n{planned}");
+        }
+        ensure!(
+            planned.lines().all(|line| line.contains(" + ")),
+            "a plan that takes something away:\n{planned}"
+        );
+        ensure!(site.edge.run("nft -s list ruleset")? == before, "the plan changed rules");
+        ensure!(ask("apply")? == planned, "the apply told another thing than the plan");
+        ensure!(site.edge.run("nft -s list ruleset")? != before, "the apply changed nothing");
+        let after = ask("plan")?;
+        ensure!(after.trim() == "nothing would change", "{after}");
+        Ok(())
+    })
+}
+
 fn publish(name: &str, port: u16, target: u16) -> String {
     format!("[[publish]]\nname = \"{name}\"\nlisten = \"{port}\"\ntarget = \"192.168.88.2:{target}\"\n")
 }

@@ -51,6 +51,35 @@ fn a_post_quantum_handshake_succeeds_from_behind_a_narrow_link_that_swallows_lon
 }
 
 #[test]
+fn both_ends_of_a_connection_hear_of_segments_that_fit_the_tunnel() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = Site::new(lab)?;
+        let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
+        // An origin that believes in a larger tunnel than the edge offers longer segments than the edge's device takes.
+        site.forwarder_config.replace("mtu = 1420", "mtu = 1440")?;
+        site.start()?;
+        let client = lab.node("client")?;
+        let syn = |port: &str, size: u16| format!("tcp {port} 5001 tcp option maxseg size {size}");
+        let asked = Counter::leaving(&client, "asked", &syn("dport", 1_460))?;
+        let passed_on =
+            Counter::leaving(&site.edge, "passed", &format!("oifname gw0 {}", syn("dport", 1_380)))?;
+        let answered =
+            Counter::arriving(&site.edge, "answered", &format!("iifname gw0 {}", syn("sport", 1_400)))?;
+        let heard = Counter::arriving(&client, "heard", &syn("sport", 1_380))?;
+        download(&client, "192.0.2.2:5001", 1 << 20)?;
+        for (counter, whose) in [
+            (&asked, "the client's offer"),
+            (&passed_on, "the client's offer behind the edge"),
+            (&answered, "the origin's offer"),
+            (&heard, "the origin's offer behind the edge"),
+        ] {
+            ensure!(counter.packets()? > 0, "{whose} is another");
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn a_size_that_the_path_refuses_later_is_told_to_the_origin_through_the_tunnel() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
