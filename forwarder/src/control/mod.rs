@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use policy::Name;
 use policy::forwarder::Policy;
 use tunnel::io::clock;
+use tunnel::io::udp::UdpStats;
 use tunnel::node::Node;
 use tunnel::time::Instant;
 
@@ -43,6 +44,8 @@ pub struct EdgeView {
     pub port: Arc<AtomicU16>,
     /// Inner MTU.
     pub mtu: Arc<AtomicU16>,
+    /// What its socket has done since it was opened.
+    pub udp: Arc<ArcSwap<UdpStats>>,
     /// Transfer rates since the last look.
     rates: Mutex<Rates>,
 }
@@ -65,6 +68,7 @@ impl EdgeView {
             node: Arc::clone(&edge.node),
             port: Arc::clone(&edge.port),
             mtu: Arc::clone(&edge.mtu),
+            udp: Arc::clone(&edge.udp),
             rates: Mutex::new(Rates::default()),
         }
     }

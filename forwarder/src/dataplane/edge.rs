@@ -7,11 +7,12 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use arc_swap::ArcSwap;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use policy::Name;
 use tunnel::io::Wait;
-use tunnel::io::udp::{ReceiveBatch, UdpOptions, UdpSocket};
+use tunnel::io::udp::{ReceiveBatch, UdpOptions, UdpSocket, UdpStats};
 use tunnel::node::{Node, PeerState, Received, Verdict};
 use tunnel::offload::{Offload, SuperPacket};
 use tunnel::sink::InnerSink;
@@ -43,6 +44,8 @@ pub struct Edge {
     pub state: PeerState,
     /// The UDP port of the socket, for those who only look.
     pub port: Arc<AtomicU16>,
+    /// What the socket has done since it was opened, for those who only look.
+    pub udp: Arc<ArcSwap<UdpStats>>,
     /// Flows that wait for room in the send queue.
     pub blocked: BTreeSet<SlotId>,
     options: UdpOptions,
@@ -76,6 +79,7 @@ impl Edge {
         node.set_listen_port(port);
         Ok(Self {
             port: Arc::new(AtomicU16::new(port)),
+            udp: Arc::new(ArcSwap::new(socket.shared_stats())),
             id,
             name,
             node,
@@ -121,6 +125,7 @@ impl Edge {
         let port = self.socket.local_port()?;
         self.node.set_listen_port(port);
         self.port.store(port, Ordering::Relaxed);
+        self.udp.store(self.socket.shared_stats());
         self.is_readable = true;
         self.is_stuck = false;
         self.watch(registry, token)

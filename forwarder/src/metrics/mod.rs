@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
-use crate::control::Shared;
 use crate::control::report::{self, Peer};
+use crate::control::{EdgeView, Shared};
 use crate::stats::{Dialled, EntryStats};
 
 /// The whole page.
@@ -68,6 +68,9 @@ fn record(shared: &Shared) {
     for (stage, reason, count) in report::dropped(shared) {
         counter!("forwarder_dropped_packets_total", "stage" => stage, "reason" => reason).absolute(count);
     }
+    for edge in &shared.edges {
+        offloads(edge);
+    }
     for peer in &report.peers {
         own_dialect(peer);
         mdlayher_dialect(peer);
@@ -86,6 +89,22 @@ fn entry(names: [&'static str; 3], kind: &'static str, name: &str, stats: &Entry
         let label = result.labels().concat();
         counter!(dials, kind => name.to_owned(), "result" => label).absolute(stats.dials(*result));
     }
+}
+
+/// How much crossed an edge's socket joined, and how much one datagram at a time.
+fn offloads(edge: &EdgeView) {
+    let (peer, udp) = (edge.name.to_string(), edge.udp.load());
+    let paths = [
+        ("udp_send", &udp.sent_bytes_segmented, &udp.sent_bytes_plain),
+        ("udp_receive", &udp.received_bytes_joined, &udp.received_bytes_plain),
+    ];
+    for (path, joined, single) in paths {
+        for (mode, bytes) in [("joined", joined), ("single", single)] {
+            let labels = [("peer", peer.clone()), ("path", path.to_owned()), ("mode", mode.to_owned())];
+            counter!("forwarder_offload_bytes_total", &labels).absolute(bytes.read());
+        }
+    }
+    counter!("forwarder_offload_fallbacks_total", "peer" => peer).absolute(udp.segment_fallbacks.read());
 }
 
 fn own_dialect(peer: &Peer) {
@@ -211,6 +230,11 @@ const COUNTERS: &[(&str, &str)] = &[
     ("forwarder_peer_endpoint_changes_total", "Changes of the peer's authenticated address."),
     ("forwarder_peer_recoveries_total", "Steps taken to reach a silent peer again."),
     ("forwarder_tunnel_bytes_total", "Bytes of authenticated messages, by peer; rx comes from it."),
+    ("forwarder_offload_bytes_total", "Bytes by boundary of the edge's socket, joined or single."),
+    (
+        "forwarder_offload_fallbacks_total",
+        "Runs of datagrams that the kernel refused and that were then sent one by one.",
+    ),
     ("forwarder_tunnel_packets_total", "Inner packets, by peer; rx comes from it."),
     ("wireguard_peer_receive_bytes_total", "Number of bytes received from a given peer."),
     ("wireguard_peer_transmit_bytes_total", "Number of bytes transmitted to a given peer."),

@@ -18,7 +18,7 @@ pub enum Offload {
     Falling,
 }
 
-/// What crossed the boundaries of the edge's engine so far, by its metrics.
+/// What crossed the boundaries of an engine so far, by its metrics.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Carried {
     bytes: BTreeMap<(String, String), f64>,
@@ -60,19 +60,31 @@ impl Site<'_> {
         Ok(())
     }
 
-    /// What crossed the edge's boundaries so far.
+    /// What crossed the boundaries of the edge's engine so far.
     pub fn carried(&self) -> Result<Carried> {
-        let page = self.edge.run("curl -sS --max-time 10 http://127.0.0.1:9586/metrics")?;
+        let carried = self.read_carried(&self.edge, 9586, "gateway")?;
+        ensure!(carried.bytes.len() == 8, "{} series of offloads", carried.bytes.len());
+        Ok(carried)
+    }
+
+    /// What crossed the forwarder's socket so far.
+    pub fn carried_at_the_origin(&self) -> Result<Carried> {
+        let carried = self.read_carried(&self.origin, 9587, "forwarder")?;
+        ensure!(carried.bytes.len() == 4, "{} series of offloads", carried.bytes.len());
+        Ok(carried)
+    }
+
+    fn read_carried(&self, node: &Node, port: u16, program: &str) -> Result<Carried> {
+        let page = node.run(&format!("curl -sS --max-time 10 http://127.0.0.1:{port}/metrics"))?;
         let mut carried = Carried::default();
         for line in page.lines() {
             let value = || line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0);
-            if line.starts_with("gateway_offload_fallbacks_total{") {
+            if line.starts_with(&format!("{program}_offload_fallbacks_total{{")) {
                 carried.fallbacks += value();
-            } else if line.starts_with("gateway_offload_bytes_total{") {
+            } else if line.starts_with(&format!("{program}_offload_bytes_total{{")) {
                 carried.bytes.insert((label(line, "path"), label(line, "mode")), value());
             }
         }
-        ensure!(carried.bytes.len() == 8, "{} series of offloads", carried.bytes.len());
         Ok(carried)
     }
 }

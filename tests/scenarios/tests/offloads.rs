@@ -15,6 +15,8 @@ use scenarios::{
 
 /// The boundaries of the edge's engine that bulk in both directions crosses.
 const PATHS: [&str; 4] = ["tun_read", "tun_write", "udp_send", "udp_receive"];
+/// And those of the forwarder's, which has no device.
+const SOCKET: [&str; 2] = ["udp_send", "udp_receive"];
 
 #[test]
 fn with_offloads_the_main_job_is_done_joined() -> Result<()> {
@@ -25,12 +27,14 @@ fn with_offloads_the_main_job_is_done_joined() -> Result<()> {
         let mut site = Site::new(lab)?;
         let job = MainJob::prepare(&site)?;
         site.start()?;
-        let carried = job.done(lab, &mut site)?;
-        for path in PATHS {
-            let joined = carried.joined(path).context("too little was carried")?;
-            ensure!(joined >= 0.9, "{path}: only {:.0} % went joined: {carried:?}", joined * 100.0);
+        let (edge, origin) = job.done(lab, &mut site)?;
+        for (carried, paths) in [(edge, &PATHS[..]), (origin, &SOCKET[..])] {
+            for path in paths {
+                let joined = carried.joined(path).context("too little was carried")?;
+                ensure!(joined >= 0.9, "{path}: only {:.0} % went joined: {carried:?}", joined * 100.0);
+            }
+            ensure!(carried.fallbacks == 0.0, "{carried:?}");
         }
-        ensure!(carried.fallbacks == 0.0, "{carried:?}");
         Ok(())
     })
 }
@@ -44,10 +48,12 @@ fn without_offloads_the_main_job_is_done_packet_by_packet() -> Result<()> {
         }
         let job = MainJob::prepare(&site)?;
         site.start()?;
-        let carried = job.done(lab, &mut site)?;
-        for path in PATHS {
-            let joined = carried.joined(path).context("too little was carried")?;
-            ensure!(joined <= 0.1, "{path}: {:.0} % went joined: {carried:?}", joined * 100.0);
+        let (edge, origin) = job.done(lab, &mut site)?;
+        for (carried, paths) in [(edge, &PATHS[..]), (origin, &SOCKET[..])] {
+            for path in paths {
+                let joined = carried.joined(path).context("too little was carried")?;
+                ensure!(joined <= 0.1, "{path}: {:.0} % went joined: {carried:?}", joined * 100.0);
+            }
         }
         Ok(())
     })
@@ -68,10 +74,12 @@ fn when_the_kernel_refuses_segmented_sends_in_mid_traffic_both_ends_go_on_one_by
         down.read()?;
         site.refuse_segmented_sends((&lab.node("inet")?, "edge0"), (&lab.node("cgnat")?, "lan0"))?;
         down.read().context("the download that was under way")?;
-        let carried = job.done(lab, &mut site)?;
-        let joined = carried.joined("udp_send").context("too little was sent")?;
-        ensure!(joined <= 0.1, "udp_send: {:.0} % went joined: {carried:?}", joined * 100.0);
-        ensure!(carried.fallbacks > 0.0, "no fallback was counted: {carried:?}");
+        let (carried, origin) = job.done(lab, &mut site)?;
+        for side in [&carried, &origin] {
+            let joined = side.joined("udp_send").context("too little was sent")?;
+            ensure!(joined <= 0.1, "udp_send: {:.0} % went joined: {side:?}", joined * 100.0);
+            ensure!(side.fallbacks > 0.0, "no fallback was counted: {side:?}");
+        }
         // The other boundaries know nothing of it; how much can be joined before the TUN is written depends on what
         // arrives at once.
         let joined = carried.joined("tun_read").context("too little was read")?;
@@ -215,10 +223,10 @@ impl MainJob {
         Ok(Self { caddy, _nfs: nfs, _bulk: serve_bulk(&site.origin, "127.0.0.1:5001")? })
     }
 
-    /// Does it and answers what it made cross the edge's engine.
-    fn done(&self, lab: &Lab, site: &mut Site<'_>) -> Result<Carried> {
+    /// Does it and answers what it made cross the edge's engine and the origin's.
+    fn done(&self, lab: &Lab, site: &mut Site<'_>) -> Result<(Carried, Carried)> {
         let client = lab.node("client")?;
-        let before = site.carried()?;
+        let before = (site.carried()?, site.carried_at_the_origin()?);
         ensure!(self.caddy.fetch(&client, "192.0.2.2", "/whoami")? == "203.0.113.10");
         let copy = client.directory().join("copy");
         self.caddy.curl(&client, "192.0.2.2", &["-o", &copy.to_string_lossy()], "/film")?;
@@ -227,7 +235,7 @@ impl MainJob {
         let bytes = if full_counts() { 1 << 30 } else { 64 << 20 };
         download(&client, "192.0.2.2:5001", bytes)?;
         upload(&client, "192.0.2.2:5001", bytes)?;
-        Ok(site.carried()?.since(&before))
+        Ok((site.carried()?.since(&before.0), site.carried_at_the_origin()?.since(&before.1)))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -52,7 +53,7 @@ impl Default for UdpOptions {
 #[derive(Debug)]
 pub struct UdpSocket {
     inner: Inner,
-    stats: UdpStats,
+    stats: Arc<UdpStats>,
 }
 
 #[derive(Debug)]
@@ -86,10 +87,10 @@ impl UdpSocket {
         #[cfg(target_os = "linux")]
         if options.backend == Backend::Auto {
             let inner = Inner::Linux(udp_linux::Socket::new(socket, options)?);
-            return Ok(Self { inner, stats: UdpStats::default() });
+            return Ok(Self { inner, stats: Arc::default() });
         }
         let inner = Inner::Portable(udp_portable::Socket::new(socket, options)?);
-        Ok(Self { inner, stats: UdpStats::default() })
+        Ok(Self { inner, stats: Arc::default() })
     }
 
     /// The port it is bound to.
@@ -168,8 +169,14 @@ impl UdpSocket {
 
     /// What it has done; readable at any time.
     #[must_use]
-    pub const fn stats(&self) -> &UdpStats {
+    pub fn stats(&self) -> &UdpStats {
         &self.stats
+    }
+
+    /// The same for somebody who outlives the socket.
+    #[must_use]
+    pub fn shared_stats(&self) -> Arc<UdpStats> {
+        Arc::clone(&self.stats)
     }
 
     fn socket(&self) -> &Socket {
