@@ -17,7 +17,7 @@ bench-build:
 bench-peers: bench-build ## Measure Causeway beside its peers (about twenty minutes); BENCH='--only bulk ...' chooses.
 	$(AS_ROOT) $(BENCH_BIN)/bench-peers $(BENCH)
 
-path-matrix: ## Measure downloads over bad paths beside the kernel's TCP and smoltcp's (about half an hour); BENCH='--loss 1 ...' chooses.
+path-matrix: ## Measure downloads over bad paths beside the kernel's TCP and smoltcp's (about twenty minutes); BENCH='--loss 1 ...' chooses.
 	scripts/packages test
 	$(CARGO) build --release -p tunnel -p gateway -p forwarder --bins
 	cd benches/paths && $(CARGO) build --release --target-dir $(abspath $(or $(CARGO_TARGET_DIR),target))

@@ -38,9 +38,12 @@ impl Cell {
         let round_trip = self.round_trip as f64 / 1e3;
         let line = self.rate as f64 * 0.9;
         let loss = self.loss / 100.0;
-        // The more is lost the more often a timeout is waited for, which the formula leaves out.
-        let lossy =
-            if loss > 0.0 { 1_380.0 * 1.3 / (round_trip * loss.sqrt() * (1.0 + 60.0 * loss)) } else { line };
+        // On a short path timeouts, which the formula leaves out, are what is waited for.
+        let lossy = if loss > 0.0 {
+            1_380.0 * 1.3 / (round_trip * loss.sqrt() * (1.0 + 0.1 * loss / round_trip))
+        } else {
+            line
+        };
         (line.min(lossy) * seconds as f64) as u64
     }
 }

@@ -41,10 +41,10 @@ struct Arguments {
     #[arg(long, default_value_t = 12_500_000)]
     rate: u64,
     /// Seconds that a transfer is sized for, and half of what it may take.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 5)]
     seconds: u64,
     /// How often each is measured, taking turns; smoltcp once only.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 3)]
     repetitions: u32,
     /// Leave the long path without loss out.
     #[arg(long)]
@@ -69,7 +69,7 @@ fn main() -> Result<()> {
                 if repetition > 0 && *way == Way::Smoltcp {
                     continue;
                 }
-                let measured = open.measure(&cell, arguments.seconds);
+                let measured = open.measure(&cell, arguments.seconds, repetition);
                 say(&format!("{cell}: {way}: {measured:?}"));
                 table.add(cell, *way, measured);
             }

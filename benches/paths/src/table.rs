@@ -128,7 +128,9 @@ impl Table {
              by three. \"forwarder\" is ours; \"kernel\" is the kernel's TCP with cubic through `causeway-wg`, \"smoltcp\" a socket of\n\
              smoltcp's with its own CUBIC in buffers of 4 MiB; the edge is `gateway` for all. Each fetches what a good TCP moves in\n\
              {seconds} s, every byte checked; what is not there after {} s counts as far as it came. smoltcp was asked once. \"whole\" says\n\
-             how many of ours came to their end. No end remembers what a path before was like (tcp_no_metrics_save). Load average of the machine at the end, over 1, 5 and 15 minutes: {load}.\n\n\
+             how many of ours came to their end. In one repetition the same\n\
+             datagrams are lost for everyone. No end remembers what a path before was like (tcp_no_metrics_save). Load\n\
+             average of the machine at the end, over 1, 5 and 15 minutes: {load}.\n\n\
              | reordered, % | lost, % | round trip, ms | forwarder | kernel | smoltcp | ÷ kernel | ÷ smoltcp | whole |\n\
              |---|---|---|---|---|---|---|---|---|\n",
             LIMIT * seconds

@@ -94,8 +94,12 @@ impl Way {
 
 impl Open {
     /// One download over the cell's path; what it took, or why it failed.
-    pub(crate) fn measure(&self, cell: &Cell, seconds: u64) -> Result<Download> {
+    ///
+    /// The same datagrams are lost for everyone in the same repetition: how soon slow start meets its first loss is luck, and
+    /// decides much of a short transfer over a long path.
+    pub(crate) fn measure(&self, cell: &Cell, seconds: u64, repetition: u32) -> Result<Download> {
         let limit = Duration::from_secs(LIMIT * seconds);
+        self.relay.reseed(u64::from(repetition) + 1);
         self.over(cell, || download(&self.client, SERVICE, cell.bytes(seconds), limit))
     }
 

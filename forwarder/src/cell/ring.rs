@@ -72,6 +72,11 @@ impl Ring {
         }
     }
 
+    /// Whether anything more fits.
+    pub(super) fn has_room(&self) -> bool {
+        self.len < self.capacity()
+    }
+
     /// Free room in one piece, `limit` bytes at most; empty when there is none.
     pub(super) fn room(&mut self, limit: usize) -> &mut [u8] {
         if self.lap - self.len < limit.min(ROOM) {

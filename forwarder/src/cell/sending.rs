@@ -100,6 +100,13 @@ impl Cell {
         Some(result)
     }
 
+    /// Whether [`fill`](Self::fill) would have room now.
+    pub fn has_room(&mut self) -> bool {
+        self.may_send()
+            && self.sender.as_ref().is_some_and(|sender| sender.room() > 0)
+            && self.endpoint.transmit().has_room()
+    }
+
     /// Bytes that wait to be sent or acknowledged.
     pub fn unacknowledged(&mut self) -> usize {
         if self.may_send() { self.sender.as_ref().map_or(0, Sender::unacknowledged) } else { 0 }

@@ -354,13 +354,11 @@ impl Pair {
     /// Moves data, sends, and goes on to what happens next.
     fn step(&mut self) {
         let Self { client, server, wire, now, scratch, to_send, received, .. } = self;
-        write(client, &mut to_send.0);
         read(client, &mut received.1);
-        client.poll_transmit(*now, (&mut OnWire { wire, now: *now, to_server: true }, scratch));
+        write(client, &mut to_send.0, (&mut OnWire { wire, now: *now, to_server: true }, scratch));
         if let Some(server) = server {
-            write(server, &mut to_send.1);
             read(server, &mut received.0);
-            server.poll_transmit(*now, (&mut OnWire { wire, now: *now, to_server: false }, scratch));
+            write(server, &mut to_send.1, (&mut OnWire { wire, now: *now, to_server: false }, scratch));
         }
         let timers =
             [client.poll_timeout(*now), server.as_mut().and_then(|server| server.poll_timeout(*now))];
@@ -398,17 +396,24 @@ impl Pair {
     }
 }
 
-fn write(cell: &mut Cell, left: &mut usize) {
-    while *left > 0 {
-        let sent = cell.fill(|room| {
-            let len = room.len().min(*left);
-            for (at, byte) in room[..len].iter_mut().enumerate() {
-                *byte = ((*left - at) % 251) as u8;
-            }
-            (len, len)
-        });
-        let Some(sent) = sent else { return };
-        *left -= sent;
+/// Writes and sends until the window is full; what has left makes room.
+fn write(cell: &mut Cell, left: &mut usize, (out, scratch): (&mut OnWire<'_>, &mut [u8])) {
+    loop {
+        while *left > 0
+            && let Some(sent) = cell.fill(|room| {
+                let len = room.len().min(*left);
+                for (at, byte) in room[..len].iter_mut().enumerate() {
+                    *byte = ((*left - at) % 251) as u8;
+                }
+                (len, len)
+            })
+        {
+            *left -= sent;
+        }
+        cell.poll_transmit(out.now, (&mut *out, &mut *scratch));
+        if *left == 0 || !cell.has_room() {
+            return;
+        }
     }
 }
 

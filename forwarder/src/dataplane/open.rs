@@ -134,9 +134,14 @@ impl Open {
         }
         match transmitted {
             Transmitted::Blocked => Turn::Blocked,
-            Transmitted::All if is_busy => Turn::Again,
+            // What has left made room.
+            Transmitted::All if is_busy || self.may_read_more() => Turn::Again,
             Transmitted::All => Turn::Wait(self.deadline(now.instant)),
         }
+    }
+
+    fn may_read_more(&mut self) -> bool {
+        !self.is_aborting && self.upstream.is_readable() && self.cell.has_room()
     }
 
     /// Moves data both ways; `true` when there is more to move.

@@ -64,6 +64,12 @@ impl Upstream {
         self.is_writable |= writable;
     }
 
+    /// Whether there may be something to read.
+    #[must_use]
+    pub const fn is_readable(&self) -> bool {
+        self.is_readable && !self.read_closed
+    }
+
     /// Moves data that arrived through the tunnel to the socket, `budget` bytes at most or a little more.
     pub fn write_from(&mut self, cell: &mut Cell, budget: usize) -> Moved {
         if !self.write_header() {

@@ -95,6 +95,12 @@ impl Path {
         self.faults = faults;
     }
 
+    /// Begins the faults' sequence anew, as that of a new path with this seed.
+    pub fn reseed(&mut self, seed: u64) {
+        let Self { random, jitter, .. } = Self::new(seed);
+        (self.random, self.jitter) = (random, jitter);
+    }
+
     /// What happened so far.
     pub fn counters(&self) -> Counters {
         self.counters

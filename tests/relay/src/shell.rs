@@ -100,6 +100,12 @@ impl Relay {
         Ok(())
     }
 
+    /// Begins the faults' sequence anew in both directions.
+    pub fn reseed(&self, seed: u64) {
+        self.with_path(Direction::Forward, |path| path.reseed(seed));
+        self.with_path(Direction::Back, |path| path.reseed(seed ^ u64::MAX));
+    }
+
     /// What happened in one direction.
     pub fn counters(&self, direction: Direction) -> Counters {
         self.with_path(direction, |path| path.counters())

@@ -31,6 +31,20 @@ fn the_same_seed_does_the_same_and_another_seed_does_not() {
 }
 
 #[test]
+fn a_path_that_is_seeded_anew_does_what_a_new_one_does() {
+    let faults = Faults { drop: 0.2, duplicate: 0.1, ..Faults::default() };
+    let run = |mut path: Path| {
+        send_numbers(&mut path, 500);
+        delivered_numbers(&mut path, LATE)
+    };
+    let mut used = faulty(7, faults.clone());
+    send_numbers(&mut used, 123);
+    delivered_numbers(&mut used, LATE);
+    used.reseed(8);
+    assert_eq!(run(used), run(faulty(8, faults)));
+}
+
+#[test]
 fn losses_are_counted_exactly_and_near_their_probability() {
     let mut path = faulty(3, Faults { drop: 0.3, ..Faults::default() });
     for _ in 0..10_000 {

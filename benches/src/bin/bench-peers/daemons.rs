@@ -84,6 +84,9 @@ socket = "{0}/forwarder.sock"
 [state]
 directory = "{0}"
 
+[metrics]
+listen = ["127.0.0.1:9587"]
+
 [limits]
 flows_per_client = 16384
 pending_per_client = 1024

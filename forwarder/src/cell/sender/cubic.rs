@@ -75,6 +75,10 @@ struct SlowStart {
 pub(super) struct Sample {
     pub(super) now: Instant,
     pub(super) round_trip: Duration,
+    /// The shortest round trip of the path.
+    pub(super) shortest: Duration,
+    /// Bytes that the acknowledgement told of.
+    pub(super) delivered: u64,
     /// What is acknowledged and what was sent: offsets that tell when a round is over.
     pub(super) acknowledged: u64,
     pub(super) next: u64,
@@ -188,7 +192,7 @@ impl Cubic {
             return;
         }
         self.start.look_at_rate(&sample);
-        let Sample { round_trip: sample, acknowledged, next, .. } = sample;
+        let Sample { round_trip: sample, acknowledged, next, delivered, .. } = sample;
         if self.start.stalled >= STALLED_ROUNDS {
             self.threshold = self.window;
             self.start = SlowStart::default();
@@ -210,7 +214,9 @@ impl Cubic {
         }
         let current = start.current.map_or(sample, |current| current.min(sample));
         start.current = Some(current);
-        start.samples += 1;
+        // The RFC reckons with an acknowledgement for every other segment; one for a whole super-packet stands for many.
+        let pairs = delivered / (2 * self.segment.max(1) as u64);
+        start.samples = start.samples.saturating_add(u32::try_from(pairs).unwrap_or(u32::MAX).max(1));
         if start.samples < SAMPLES {
             return;
         }
@@ -231,7 +237,7 @@ impl SlowStart {
             return;
         }
         let began = self.began.replace((sample.now, sample.acknowledged));
-        let Some((at, from)) = began.filter(|_| sample.is_full && sample.round_trip < MIN_DELAY) else {
+        let Some((at, from)) = began.filter(|_| sample.is_full && sample.shortest < MIN_DELAY) else {
             self.stalled = 0;
             return;
         };
@@ -379,7 +385,17 @@ mod tests {
                 self.acknowledged += bytes as u64 / 10;
                 let (now, acknowledged) = (self.now, self.acknowledged);
                 let round_trip = ROUND + extra;
-                self.cubic.handle_sample(Sample { now, round_trip, acknowledged, next, is_full: true });
+                let (shortest, delivered) = (ROUND, SEGMENT as u64);
+                let is_full = true;
+                self.cubic.handle_sample(Sample {
+                    now,
+                    round_trip,
+                    shortest,
+                    delivered,
+                    acknowledged,
+                    next,
+                    is_full,
+                });
                 self.cubic.grow(self.now, bytes / 10, ROUND);
             }
         }

@@ -39,6 +39,9 @@ pub(super) use transmit::{Segment, Sizes};
 /// Duplicate acknowledgements that mean a loss where there is no SACK (RFC 5681 §3.2).
 const DUPLICATES: u64 = 3;
 
+/// How many of the longest segments the owner may be ahead of what has left.
+const AHEAD: usize = 2;
+
 /// The sending half of an established flow.
 #[derive(Debug)]
 pub(super) struct Sender {
@@ -160,14 +163,15 @@ impl Sender {
         self.first
     }
 
-    /// Bytes that may be written now: what the congestion window will let go soon, and not much more.
+    /// Bytes that may be written now: what the congestion window will let go soon, and not much more. What waits for the
+    /// tunnel to take it takes memory, and more than two of the longest segments at once makes nothing faster.
     pub(super) fn room(&self) -> usize {
         if self.is_closing {
             return 0;
         }
         let segment = self.sizes.segment;
         let allowed = usize::try_from(self.allowance()).unwrap_or(usize::MAX);
-        let ahead = allowed.max(self.cubic.window().min(self.sizes.largest));
+        let ahead = allowed.min(AHEAD * self.sizes.largest).max(self.cubic.window().min(self.sizes.largest));
         let unsent = usize::try_from(self.end - self.board.next().min(self.end)).unwrap_or(usize::MAX);
         // Whole segments, so that where there is plenty to send none goes half full.
         (ahead / segment * segment).saturating_sub(unsent)
@@ -310,6 +314,8 @@ impl Sender {
             self.cubic.handle_sample(Sample {
                 now,
                 round_trip: last,
+                shortest: self.rtt.shortest().unwrap_or(last),
+                delivered: news.delivered,
                 acknowledged: self.board.acknowledged(),
                 next: self.board.next(),
                 is_full: self.usage.is_full(&self.cubic),

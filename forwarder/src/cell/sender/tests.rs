@@ -212,6 +212,13 @@ fn what_is_sent_again_is_counted() {
     assert_eq!(path.sender.take_tally(), Tally::default());
 }
 
+#[test]
+fn a_wide_window_lets_the_owner_no_further_ahead_than_two_super_packets() {
+    let mut path = Flow::new(Faults::default());
+    path.sender.cubic.set_window(4 << 20);
+    assert_eq!(path.sender.room(), AHEAD * path.sender.sizes.largest);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -457,17 +464,21 @@ impl Flow {
     }
 
     fn step(&mut self) {
-        while self.to_write > 0 && self.sender.room() > 0 {
-            let len = self.sender.room().min(self.to_write as usize);
-            self.sender.written(len);
-            self.to_write -= len as u64;
-        }
         self.sender.handle_timeout(self.now);
         if self.sender.take_black_hole() {
             let segment = black_hole::SHORT as usize;
             self.sender.shrink(Sizes { segment, largest: segment * 10 });
         }
-        self.pump();
+        loop {
+            let len = self.sender.room().min(self.to_write as usize);
+            self.sender.written(len);
+            self.to_write -= len as u64;
+            self.pump();
+            // What has left makes room.
+            if self.to_write == 0 || self.sender.room() == 0 {
+                break;
+            }
+        }
         self.check();
         let arrival = self.under_way.keys().next().map(|(at, _)| *at);
         let next = arrival.into_iter().chain(self.sender.poll_timeout()).min();
