@@ -20,7 +20,7 @@ use forwarder::stats::{Dialled, Dropped};
 use support::{Daemon, Edge};
 use tunnel::io::udp::Backend;
 use tunnel::packet::Ip;
-use tunnel::packet::icmp::Echo;
+use tunnel::packet::icmp::{Echo, Error};
 
 #[test]
 fn a_page_is_fetched_and_the_upstream_sees_the_client_in_a_proxy_header() {
@@ -289,6 +289,26 @@ fn a_local_client_reaches_a_service_beyond_the_tunnel_from_a_privileged_port() {
     edge.until("the client to be served", |_| reader.is_finished());
     assert_eq!(reader.join().unwrap().unwrap(), "exported");
     assert_eq!(daemon.stats.reach.load().values().next().unwrap().dials(Dialled::Connected), 1);
+}
+
+#[test]
+fn a_dial_into_the_tunnel_fails_as_soon_as_a_router_says_unreachable() {
+    let mut edge = Edge::new();
+    let local = listener();
+    let listen = port(&local);
+    drop(local);
+    let entry = format!(
+        "[[reach]]\nname = \"nfs\"\nlisten = \"127.0.0.1:{listen}\"\ntarget = \"192.168.1.2:2049\"\n\
+         on_down = \"hold\"\n"
+    );
+    let _daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    let mut client = TcpStream::connect(("127.0.0.1", listen)).unwrap();
+    edge.until("the SYN", |edge| !edge.others.is_empty());
+    let answer = Error::HostUnreachable.build(&edge.others[0], "10.77.88.1".parse().unwrap()).unwrap();
+    edge.inject(answer);
+    let reader = std::thread::spawn(move || client.read(&mut [0]).unwrap_err().kind());
+    edge.until("the client to be told", |_| reader.is_finished());
+    assert_eq!(reader.join().unwrap(), std::io::ErrorKind::ConnectionReset);
 }
 
 #[test]

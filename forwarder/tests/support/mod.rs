@@ -273,6 +273,8 @@ impl Edge {
             if let Some(cell) = cell {
                 let out = &mut Out(node, &mut queue);
                 cell.handle_segment(now.instant, bytes, (&ip, &tcp), (out, scratch));
+            } else {
+                others.push(bytes.to_vec());
             }
         }
         if let Some(cell) = cell {

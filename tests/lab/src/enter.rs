@@ -31,6 +31,16 @@ pub(crate) fn unshare_children() -> io::Result<()> {
     check(unsafe { libc::unshare(libc::CLONE_NEWPID) })
 }
 
+/// Gives the calling thread a table of descriptors of its own, with a copy of each that is open: the limit on
+/// descriptors counts for each table.
+///
+/// # Errors
+/// When the kernel has no memory for it.
+pub fn own_descriptors() -> io::Result<()> {
+    // SAFETY: no pointers are passed; every descriptor this thread knows stays open under its number.
+    check(unsafe { libc::unshare(libc::CLONE_FILES) })
+}
+
 /// Lets the kernel kill the command's process when the thread that spawns it ends.
 pub(crate) fn die_with_spawner(command: &mut Command) {
     // SAFETY: the closure makes one system call and allocates nothing, so it may run between fork and exec.

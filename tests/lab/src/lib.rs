@@ -31,6 +31,7 @@ mod wait;
 mod watch;
 
 pub use capture::Capture;
+pub use enter::own_descriptors;
 pub use node::{Node, NodeCommand, PacketSocket, read_all};
 pub use parts::{Skip, binary, full_counts, has_real_root, newer, skip, workspace};
 pub use process::{Process, Signal};
