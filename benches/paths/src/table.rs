@@ -18,6 +18,9 @@ pub(crate) struct Table {
     settled: Vec<(Way, Result<f64>)>,
 }
 
+/// A goal over cells: what it is, beside whom, which cells count, and the wanted ratio.
+type Row<'a> = (&'static str, Way, &'a dyn Fn(&Cell) -> bool, &'static str);
+
 impl Table {
     pub(crate) fn new(rate: u64, seconds: u64, repetitions: u32) -> Self {
         Self { rate, seconds, repetitions, entries: Vec::new(), settled: Vec::new() }
@@ -95,7 +98,7 @@ impl Table {
         let full = self.rate as f64 * 8.0 / 1e6 / 2.0;
         let has_room =
             |cell: &Cell| self.megabits(cell, Way::Smoltcp).is_some_and(|megabits| megabits < full);
-        let rows: [(&str, Way, &dyn Fn(&Cell) -> bool, &str); 4] = [
+        let rows: [Row<'_>; 4] = [
             ("up to 0.1 % lost, in order: least ÷ kernel", Way::Kernel, &is_easy, "≥ 0.8"),
             ("up to 1 % lost, reordered: least ÷ kernel", Way::Kernel, &is_hard, "≥ 0.8, wished for"),
             ("anywhere: least ÷ smoltcp", Way::Smoltcp, &|_| true, ""),
