@@ -48,9 +48,7 @@ impl Server {
     /// (it is left alone), or from the system. A socket nobody answers at is replaced.
     pub fn at(path: PathBuf, device: Arc<dyn Configure>) -> io::Result<Self> {
         clear_stale(&path)?;
-        let listener = UnixListener::bind(&path)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        let metadata = fs::symlink_metadata(&path)?;
+        let (listener, metadata) = listen(&path)?;
         let (wake, woken) = UnixStream::pair()?;
         let thread = std::thread::Builder::new()
             .name("cw-uapi".to_owned())
@@ -81,6 +79,29 @@ impl Drop for Server {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// Listens at `path`, where the socket appears only once it answers: `wg` removes one that refuses it, as a socket does
+/// between `bind` and `listen`.
+fn listen(path: &Path) -> io::Result<(UnixListener, fs::Metadata)> {
+    // Not named as `wg` expects, so that it does not look at it.
+    let unfinished = path.with_extension("sock.new");
+    if let Err(error) = fs::remove_file(&unfinished)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let listener = UnixListener::bind(&unfinished)?;
+    fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o600))?;
+    let metadata = fs::symlink_metadata(&unfinished)?;
+    // Unlike a renaming, this never replaces what somebody else put there meanwhile.
+    let linked = fs::hard_link(&unfinished, path);
+    fs::remove_file(&unfinished)?;
+    match linked {
+        Ok(()) => Ok((listener, metadata)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) => Err(error),
     }
 }
 

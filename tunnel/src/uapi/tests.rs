@@ -199,6 +199,27 @@ fn a_stale_socket_is_replaced_a_live_one_and_a_file_are_not() {
 }
 
 #[test]
+fn a_socket_that_can_be_seen_answers() {
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..300 {
+        let path = directory.path().join(format!("gw{round}.sock"));
+        let seen = path.clone();
+        let client = std::thread::spawn(move || {
+            loop {
+                match UnixStream::connect(&seen) {
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    other => return other.map(drop),
+                }
+            }
+        });
+        let server = Server::at(path, Arc::new(Fake::default())).unwrap();
+        client.join().unwrap().unwrap();
+        drop(server);
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn the_seventeenth_client_is_hung_up_on() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::at(directory.path().join("gw0.sock"), Arc::new(Fake::default())).unwrap();
