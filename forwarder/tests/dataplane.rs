@@ -303,8 +303,10 @@ fn a_dial_into_the_tunnel_fails_as_soon_as_a_router_says_unreachable() {
     );
     let _daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     let mut client = TcpStream::connect(("127.0.0.1", listen)).unwrap();
-    edge.until("the SYN", |edge| !edge.others.is_empty());
-    let answer = Error::HostUnreachable.build(&edge.others[0], "10.77.88.1".parse().unwrap()).unwrap();
+    let is_segment = |packet: &Vec<u8>| Ip::parse(packet).is_ok_and(|ip| ip.protocol == 6);
+    edge.until("the SYN", |edge| edge.others.iter().any(is_segment));
+    let syn = edge.others.iter().find(|packet| is_segment(packet)).unwrap();
+    let answer = Error::HostUnreachable.build(syn, "10.77.88.1".parse().unwrap()).unwrap();
     edge.inject(answer);
     let reader = std::thread::spawn(move || client.read(&mut [0]).unwrap_err().kind());
     edge.until("the client to be told", |_| reader.is_finished());
