@@ -128,8 +128,8 @@ fn a_port_of_an_address_of_version_six_with_a_target_of_version_four_is_refused_
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(output.status.code() == Some(4), "{}: {said}", output.status);
         let written = std::fs::read_to_string(site.gateway_config.path())?;
-        let line = written.lines().position(|line| line.starts_with("listen = \"[2001:db8:192::2]"));
-        let line = line.context("the listen line")? + 1;
+        let line = written.lines().position(|line| line == "listen = \"[2001:db8:192::2]:8443\"");
+        let line = line.context("the listen line")? + 2;
         let complaint =
             format!("gateway.toml:{line}:10: 2001:db8:192::2 takes clients of another address family");
         ensure!(said.contains(&complaint), "{said}");
