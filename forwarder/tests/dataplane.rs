@@ -265,13 +265,7 @@ fn a_reset_passes_through_both_ways() {
 #[test]
 fn a_local_client_reaches_a_service_beyond_the_tunnel_from_a_privileged_port() {
     let mut edge = Edge::new();
-    let local = listener();
-    let listen = port(&local);
-    drop(local);
-    let entry = format!(
-        "[[reach]]\nname = \"nfs\"\nlisten = \"127.0.0.1:{listen}\"\ntarget = \"192.168.1.2:2049\"\n\
-         source_port = \"privileged\"\non_down = \"hold\"\n"
-    );
+    let (listen, entry) = reach("source_port = \"privileged\"\non_down = \"hold\"\n");
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     edge.listen("192.168.1.2:2049");
     let mut client = TcpStream::connect(("127.0.0.1", listen)).unwrap();
@@ -294,13 +288,7 @@ fn a_local_client_reaches_a_service_beyond_the_tunnel_from_a_privileged_port() {
 #[test]
 fn a_dial_into_the_tunnel_fails_as_soon_as_a_router_says_unreachable() {
     let mut edge = Edge::new();
-    let local = listener();
-    let listen = port(&local);
-    drop(local);
-    let entry = format!(
-        "[[reach]]\nname = \"nfs\"\nlisten = \"127.0.0.1:{listen}\"\ntarget = \"192.168.1.2:2049\"\n\
-         on_down = \"hold\"\n"
-    );
+    let (listen, entry) = reach("on_down = \"hold\"\n");
     let _daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     let mut client = TcpStream::connect(("127.0.0.1", listen)).unwrap();
     let is_segment = |packet: &Vec<u8>| Ip::parse(packet).is_ok_and(|ip| ip.protocol == 6);
@@ -316,12 +304,7 @@ fn a_dial_into_the_tunnel_fails_as_soon_as_a_router_says_unreachable() {
 #[test]
 fn a_listener_refuses_while_the_tunnel_is_down() {
     let edge = Edge::new();
-    let local = listener();
-    let listen = port(&local);
-    drop(local);
-    let entry = format!(
-        "[[reach]]\nname = \"nfs\"\nlisten = \"127.0.0.1:{listen}\"\ntarget = \"192.168.1.2:2049\"\n"
-    );
+    let (listen, entry) = reach("");
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     let mut client = TcpStream::connect(("127.0.0.1", listen)).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -424,6 +407,15 @@ fn inject(name: &str, matches: &str, upstream: u16, proxy: &str) -> String {
         "[[inject]]\nname = \"{name}\"\nmatch = \"{matches}\"\nupstream = \"127.0.0.1:{upstream}\"\n\
          proxy_protocol = \"{proxy}\"\n"
     )
+}
+
+/// An entry for a service beyond the tunnel, and the local port it listens on.
+fn reach(more: &str) -> (u16, String) {
+    let listen = port(&listener());
+    let entry = format!(
+        "[[reach]]\nname = \"nfs\"\nlisten = \"127.0.0.1:{listen}\"\ntarget = \"192.168.1.2:2049\"\n{more}"
+    );
+    (listen, entry)
 }
 
 fn listener() -> TcpListener {
