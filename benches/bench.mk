@@ -37,7 +37,7 @@ bench-counts-record:
 	$(BENCH_BIN)/bench-counts record
 
 # Frame pointers, so that perf knows who called.
-profile: ## Show where the cycles go in a bulk transfer; PROFILED=gateway for the daemons, BENCH=--upload.
+profile: ## Show where the cycles go; PROFILED=gateway for the daemons, BENCH='--load up' (or request, connect).
 	benches/packages
 	RUSTFLAGS="-C force-frame-pointers=yes" $(CARGO) build --release -p benches -p tunnel -p gateway -p forwarder --bins \
 		--target-dir $(or $(CARGO_TARGET_DIR),target)/profile

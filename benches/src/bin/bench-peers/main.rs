@@ -41,9 +41,9 @@ struct Arguments {
     /// Record where the cycles of one contender go instead, and print that.
     #[arg(long)]
     profile: Option<Contender>,
-    /// Profile the transfer from the client to the service; default is the other direction.
-    #[arg(long)]
-    upload: bool,
+    /// What it carries meanwhile.
+    #[arg(long, default_value = "down")]
+    load: profile::Load,
     /// Where RESULTS.md and results.json go.
     #[arg(long, default_value = "benches")]
     output: PathBuf,
@@ -55,7 +55,7 @@ fn main() -> Result<()> {
     benches::raise_descriptor_limit();
     let _cubic = benches::cubic::allow();
     if let Some(contender) = arguments.profile {
-        return profile::run(contender, arguments.seconds, arguments.upload);
+        return profile::run(contender, arguments.load, arguments.seconds);
     }
     compare(&arguments)
 }

@@ -1,4 +1,4 @@
-//! Where the cycles go: perf's samples of each side during a bulk transfer, by function and by kind.
+//! Where the cycles go: perf's samples of each side under a load, by function and by kind.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -7,6 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde_json::Value;
 
 use crate::contender::Contender;
 use crate::measure;
@@ -35,8 +37,21 @@ const KINDS: [(&str, &[&str]); 9] = [
     ("scheduling and waiting", &["schedule", "futex", "try_to_wake", "poll", "enqueue", "dequeue", "idle"]),
 ];
 
-/// Runs a bulk transfer through `contender` and prints what perf saw.
-pub(crate) fn run(contender: Contender, seconds: u32, upload: bool) -> Result<()> {
+/// What goes through the tunnel while perf looks on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Load {
+    /// One stream from the service to the client.
+    Down,
+    /// One stream from the client to the service.
+    Up,
+    /// One question at a time.
+    Request,
+    /// New connections, 16 at a time.
+    Connect,
+}
+
+/// Puts `load` through `contender` and prints what perf saw.
+pub(crate) fn run(contender: Contender, load: Load, seconds: u32) -> Result<()> {
     let path = Path::lay()?;
     let running = contender.start(&path)?;
     path.load(&["first", &format!("{EDGE}:{ECHO}"), "--limit", "15"], Duration::from_secs(20))?;
@@ -45,21 +60,38 @@ pub(crate) fn run(contender: Contender, seconds: u32, upload: bool) -> Result<()
     let folder = lab::workspace().join("target").join("profile");
     std::fs::create_dir_all(&folder)?;
     let data = folder.join("perf.data");
-    let transfer = std::thread::scope(|scope| {
-        let transfer = scope.spawn(|| measure::iperf(&path, !upload, 1, seconds + 1));
+    let done = std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| put_through(&path, load, seconds + 1));
         std::thread::sleep(Duration::from_millis(500));
         let recorded = record(&data, &pids, seconds);
-        transfer.join().ok().context("the transfer panicked")?.and_then(|report| recorded.map(|()| report))
+        traffic.join().ok().context("the load panicked")?.and_then(|done| recorded.map(|()| done))
     })?;
-    let rate = transfer.pointer("/end/sum_received/bits_per_second").and_then(serde_json::Value::as_f64);
-    let direction = if upload { "client → service" } else { "service → client" };
-    let mut text =
-        format!("{contender}, {direction}, 1 stream, {:.2} Gbit/s\n", rate.unwrap_or_default() / 1e9);
+    let mut text = format!("{contender}, {load:?}, {done}\n");
     for (side, pids) in [("edge", pids.edge()), ("origin", pids.origin())] {
         let _ = write!(text, "\n== {side}\n{}", side_report(&data, pids)?);
     }
     let _ = writeln!(text, "\nMore: perf report -i {}", data.display());
     Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+/// Carries the load for so long and says how fast that went.
+fn put_through(path: &Path, load: Load, seconds: u32) -> Result<String> {
+    let target = format!("{EDGE}:{ECHO}");
+    let asked = |kind: &str, parallel: &str, count: &str| {
+        let seconds_text = seconds.to_string();
+        let arguments = [kind, &target, "--seconds", &seconds_text, parallel, count];
+        let said = path.load(&arguments, Duration::from_secs(u64::from(seconds) + 20))?;
+        Ok(format!("{:.0} per second", said.pointer("/per_second").and_then(Value::as_f64).unwrap_or_default()))
+    };
+    match load {
+        Load::Request => asked("rr", "--connections", "1"),
+        Load::Connect => asked("crr", "--parallel", "16"),
+        Load::Down | Load::Up => {
+            let report = measure::iperf(path, load == Load::Down, 1, seconds)?;
+            let rate = report.pointer("/end/sum_received/bits_per_second").and_then(Value::as_f64);
+            Ok(format!("{:.2} Gbit/s", rate.unwrap_or_default() / 1e9))
+        }
+    }
 }
 
 fn record(data: &FilePath, pids: &Pids, seconds: u32) -> Result<()> {
