@@ -291,6 +291,8 @@ pub struct Offload {
     pub udp_gso: Switch,
     /// Several datagrams per receive on the outer socket (`UDP_GRO`).
     pub udp_gro: Switch,
+    /// Looking on for a moment before going to sleep, while small packets go to and fro.
+    pub busy_poll: Switch,
 }
 
 /// `[kernel]`: numbers that the daemon claims; all have defaults that no common tool uses.

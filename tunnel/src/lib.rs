@@ -9,6 +9,7 @@
 
 mod admission;
 mod allowed_ips;
+pub mod busy_poll;
 #[cfg(target_os = "linux")]
 pub mod device;
 mod dice;

@@ -25,7 +25,8 @@ fn packets_cross_both_ways_with_every_offload_on_off_and_switched() {
         for threads in [Threads::One, Threads::Auto, Threads::PerDirection] {
             let mut lab = Lab::new(threads);
             lab.exchange(20);
-            let off = Offloads { tun_tcp: false, tun_udp: false, udp_gso: false, udp_gro: false };
+            let off =
+                Offloads { tun_tcp: false, tun_udp: false, udp_gso: false, udp_gro: false, busy_poll: false };
             lab.device.set_offloads(off).unwrap();
             lab.exchange(20);
             lab.device.set_offloads(Offloads::default()).unwrap();

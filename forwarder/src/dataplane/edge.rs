@@ -25,6 +25,8 @@ use crate::network;
 
 /// Bytes of outgoing datagrams that may be gathered before they are sent.
 const QUEUE: usize = 512 * 1024;
+/// Bytes sent at once that are part of something large.
+const LARGE: usize = 16 * 1024;
 /// Room that any super-packet fits in once it is encrypted.
 const SUPER_PACKET: usize = 72 * 1024;
 
@@ -55,6 +57,8 @@ pub struct Edge {
     sent: usize,
     is_stuck: bool,
     is_readable: bool,
+    /// Whether part of something large was received or sent since this was last asked.
+    is_bulk: bool,
     /// Where its name led last.
     remote: Option<SocketAddr>,
     /// From which local address the peer was reached when this was last looked at.
@@ -93,6 +97,7 @@ impl Edge {
             sent: 0,
             is_stuck: false,
             is_readable: true,
+            is_bulk: false,
             remote: None,
             source: None,
         })
@@ -164,7 +169,10 @@ impl Edge {
     /// Receives one batch of messages, for [`handle_received`](Self::handle_received). `false` when nothing was there.
     pub fn receive(&mut self, batch: &mut ReceiveBatch) -> bool {
         match self.socket.receive(batch, Wait::No) {
-            Ok(_) => true,
+            Ok(_) => {
+                self.is_bulk |= batch.was_long();
+                true
+            }
             Err(error) => {
                 // Whatever it is, the next datagram brings another event; only a signal is no reason to wait for it.
                 self.is_readable = error.kind() == io::ErrorKind::Interrupted;
@@ -188,6 +196,7 @@ impl Edge {
         if self.is_stuck || self.queue.is_empty() {
             return;
         }
+        self.is_bulk |= QUEUE - self.queue.room() >= LARGE;
         let total = self.queue.transmits().len();
         self.sent += self.socket.send(self.queue.transmits().skip(self.sent), Wait::No);
         if self.sent >= total {
@@ -196,6 +205,11 @@ impl Edge {
         } else {
             self.is_stuck = true;
         }
+    }
+
+    /// Whether part of something large was carried since this was last asked.
+    pub const fn take_bulk(&mut self) -> bool {
+        std::mem::replace(&mut self.is_bulk, false)
     }
 
     /// Whether a super-packet of any size fits into the send queue.

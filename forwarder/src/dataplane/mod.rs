@@ -9,6 +9,7 @@ pub mod reach;
 mod reload;
 pub mod token;
 pub mod udp;
+mod waiting;
 
 use std::io;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub use open::Owner;
 use reach::Listener;
 pub use reload::Change;
 use token::Source;
+use waiting::Waiting;
 
 /// Messages of joined datagrams taken by one receive call.
 const MESSAGES: usize = 4;
@@ -104,6 +106,7 @@ pub struct DataPlane {
     stop_at: Option<Instant>,
     /// `None` where the system does not tell.
     network: Option<Watch>,
+    waiting: Waiting,
 }
 
 /// The poll and the ways into it, made before the data plane itself.
@@ -164,6 +167,7 @@ impl DataPlane {
         for (place, listener) in listeners.tcp.iter_mut().enumerate() {
             listener.watch(poll.registry(), place)?;
         }
+        let waiting = Waiting::new(&policy);
         let names = policy.peers.iter().map(|peer| Named::new(peer.endpoint.clone())).collect();
         let seed = getrandom::u32().map_err(io::Error::other)? as u16;
         let registry = poll.registry().try_clone()?;
@@ -187,6 +191,7 @@ impl DataPlane {
             stats,
             stop_at: None,
             network,
+            waiting,
         })
     }
 
@@ -200,10 +205,8 @@ impl DataPlane {
         let mut now = clock::now();
         while !self.is_done(now) {
             let timeout = if again { Duration::ZERO } else { self.sleep(now) };
-            match self.poll.poll(&mut events, Some(timeout)) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                _ => {}
-            }
+            let bulk = self.edges.iter_mut().fold(false, |bulk, edge| edge.take_bulk() | bulk);
+            self.waiting.wait(&mut self.poll, &mut events, timeout, bulk)?;
             let before = now;
             now = clock::now();
             if now.instant.since(before.instant) > timeout + SUSPENDED && !again {

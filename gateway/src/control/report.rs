@@ -223,7 +223,7 @@ pub struct Offloads {
 /// One offload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offload {
-    /// `tun_tcp`, `tun_udp`, `udp_gso` or `udp_gro`.
+    /// `tun_tcp`, `tun_udp`, `udp_gso`, `udp_gro` or `busy_poll`.
     pub name: String,
     /// Whether it is in use.
     pub on: bool,

@@ -8,7 +8,7 @@ use crate::control::report::{self, Offload, SCHEMA};
 use crate::exit::{Exit, Stop};
 
 /// The names, in the order they are shown.
-const NAMES: [&str; 4] = ["tun_tcp", "tun_udp", "udp_gso", "udp_gro"];
+const NAMES: [&str; 5] = ["tun_tcp", "tun_udp", "udp_gso", "udp_gro", "busy_poll"];
 
 impl Edge {
     /// What is in use, and what the configuration wants.
@@ -50,6 +50,7 @@ fn field<'o>(offloads: &'o mut Offloads, name: &str) -> Option<&'o mut bool> {
         "tun_udp" => Some(&mut offloads.tun_udp),
         "udp_gso" => Some(&mut offloads.udp_gso),
         "udp_gro" => Some(&mut offloads.udp_gro),
+        "busy_poll" => Some(&mut offloads.busy_poll),
         _ => None,
     }
 }

@@ -154,5 +154,6 @@ pub(super) fn offloads(policy: &Policy) -> Offloads {
         tun_udp: on(offload.tun_gso) && on(offload.tun_gro),
         udp_gso: on(offload.udp_gso),
         udp_gro: on(offload.udp_gro),
+        busy_poll: on(offload.busy_poll),
     }
 }

@@ -439,7 +439,8 @@ fn buffers(value: Value<'_>) -> Option<u64> {
 fn offload(root: &Table<'_>) -> Offload {
     let table = root.table("offload", "[offload]");
     let switch = |key| fields::switch(table.as_ref(), key);
-    let offload = Offload { udp_gso: switch("udp_gso"), udp_gro: switch("udp_gro") };
+    let offload =
+        Offload { udp_gso: switch("udp_gso"), udp_gro: switch("udp_gro"), busy_poll: switch("busy_poll") };
     table.iter().for_each(Table::close);
     offload
 }

@@ -474,6 +474,7 @@ fn offload(root: &Table<'_>) -> Offload {
         tun_gro: switch("tun_gro"),
         udp_gso: switch("udp_gso"),
         udp_gro: switch("udp_gro"),
+        busy_poll: switch("busy_poll"),
     };
     table.iter().for_each(Table::close);
     offload

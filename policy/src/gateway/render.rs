@@ -59,6 +59,7 @@ impl Policy {
             ("tun_gro", switch(self.offload.tun_gro)),
             ("udp_gso", switch(self.offload.udp_gso)),
             ("udp_gro", switch(self.offload.udp_gro)),
+            ("busy_poll", switch(self.offload.busy_poll)),
         ];
         table("[offload]", &offload, text);
         let kernel = [

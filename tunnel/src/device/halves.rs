@@ -41,6 +41,8 @@ pub(super) struct Tx {
     backlog: Backlog,
     out: Outbox,
     unreachable: Unreachable,
+    /// Whether the last round carried a large packet.
+    is_bulk: bool,
 }
 
 /// The receiving side's own memory. Whoever has it does the receiving.
@@ -49,6 +51,8 @@ pub(super) struct Rx {
     coalescer: Coalescer,
     coalesce: u8,
     out: Outbox,
+    /// Whether the last round carried a long message.
+    is_bulk: bool,
 }
 
 /// How a round ended.
@@ -68,7 +72,13 @@ impl Tx {
             backlog: Backlog::new(BUFFER_LEN),
             out: Outbox::new(SEND_ROOM),
             unreachable: Unreachable::new(clock::instant()),
+            is_bulk: false,
         }
+    }
+
+    /// Whether the last round carried part of something large.
+    pub(super) const fn was_bulk(&self) -> bool {
+        self.is_bulk
     }
 
     /// Whether packets wait that could go on at once.
@@ -105,6 +115,7 @@ impl Tx {
                 }
             }
         }
+        self.is_bulk = large > 0;
         if packets > 0 {
             shared.stats.tx_rounds.add(1);
             shared.stats.tx_packets.add(packets);
@@ -141,7 +152,13 @@ impl Rx {
             coalescer: Coalescer::new(Shared::coalesce_options(coalesce)),
             coalesce,
             out: Outbox::new(ANSWER_ROOM),
+            is_bulk: false,
         }
+    }
+
+    /// Whether the last round carried part of something large.
+    pub(super) const fn was_bulk(&self) -> bool {
+        self.is_bulk
     }
 
     /// Whether the socket had no room for every answer.
@@ -162,6 +179,7 @@ impl Rx {
         }
         let before = self.coalescer.stats();
         let (mut end, mut first) = (Round::Idle, wait);
+        self.is_bulk = false;
         for _ in 0..RECEIVES {
             match socket.socket.receive(&mut self.batch, first) {
                 Ok(messages) if messages > 1 => end = Round::Busy,
@@ -179,6 +197,7 @@ impl Rx {
             if !self.batch.was_long() {
                 break;
             }
+            self.is_bulk = true;
         }
         if drain(&mut self.coalescer, shared) {
             return Round::Gone;

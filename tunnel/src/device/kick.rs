@@ -39,18 +39,29 @@ pub(super) fn accept() {
     mask(libc::SIG_UNBLOCK);
 }
 
+/// The signals a thread takes while it waits in [`poll`].
+pub(super) struct Mask(libc::sigset_t);
+
 /// Lets the calling thread be kicked in [`poll`] alone: a kick at another time ends the next one.
-pub(super) fn hold() {
-    mask(libc::SIG_BLOCK);
+pub(super) fn hold() -> Mask {
+    let mut before = mask(libc::SIG_BLOCK);
+    // SAFETY: the set is initialised and lives on this stack.
+    unsafe {
+        libc::sigdelset(&raw mut before, signal());
+    }
+    Mask(before)
 }
 
-fn mask(how: libc::c_int) {
-    // SAFETY: the set lives on this stack and is initialised before it is used.
+/// Changes what the calling thread does with kicks; returns its mask before.
+fn mask(how: libc::c_int) -> libc::sigset_t {
+    // SAFETY: both sets live on this stack; all-zero bytes are valid for one, and the first is initialised before it is used.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, signal());
-        libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut());
+        libc::pthread_sigmask(how, &raw const set, &raw mut before);
+        before
     }
 }
 
@@ -58,20 +69,15 @@ fn mask(how: libc::c_int) {
 ///
 /// # Errors
 /// `Interrupted` after a kick or another signal.
-pub(super) fn poll(fds: &mut [PollFd<'_>], timeout: Duration) -> io::Result<()> {
+pub(super) fn poll(fds: &mut [PollFd<'_>], timeout: Duration, mask: &Mask) -> io::Result<()> {
     let timeout = libc::timespec {
         tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: timeout.subsec_nanos().into(),
     };
+    let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
     // SAFETY: `PollFd` has the layout of `pollfd` by its own word, and its descriptors are open while it lives; the
-    // mask is read from this thread into memory of this stack, and changed only there.
-    let done = unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut set);
-        libc::sigdelset(&raw mut set, signal());
-        let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
-        libc::ppoll(fds.as_mut_ptr().cast(), count, &raw const timeout, &raw const set)
-    };
+    // time and the mask outlive the call, which only reads them.
+    let done = unsafe { libc::ppoll(fds.as_mut_ptr().cast(), count, &raw const timeout, &raw const mask.0) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

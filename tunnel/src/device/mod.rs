@@ -2,7 +2,8 @@
 //!
 //! The sending side reads super-packets from the TUN, encrypts, and sends in segmented batches; the receiving side
 //! receives batches, decrypts, coalesces, and writes super-packets. One thread does both, a round of each in turn, until
-//! both directions keep it busy; then another takes over the receiving ([`balance`]). *slow* runs timers and hands
+//! both directions keep it busy; then another takes over the receiving ([`balance`]). While small packets go to and fro it
+//! looks on for a moment instead of sleeping ([`crate::busy_poll`]). *slow* runs timers and hands
 //! out events. There is no queue between them; what the TUN has ready waits in a short one that is fair between flows.
 
 mod backlog;
@@ -57,11 +58,14 @@ pub struct Offloads {
     pub udp_gso: bool,
     /// Joined receives on the outer socket.
     pub udp_gro: bool,
+    /// Looking on for a moment before going to sleep, while small packets go to and fro ([`BusyPoll`](crate::busy_poll::BusyPoll)); never where there is
+    /// but one processor.
+    pub busy_poll: bool,
 }
 
 impl Default for Offloads {
     fn default() -> Self {
-        Self { tun_tcp: true, tun_udp: true, udp_gso: true, udp_gro: true }
+        Self { tun_tcp: true, tun_udp: true, udp_gso: true, udp_gro: true, busy_poll: true }
     }
 }
 
@@ -120,6 +124,7 @@ struct Shared {
     gone: AtomicBool,
     /// Bit 0: coalesce TCP; bit 1: coalesce UDP.
     coalesce: AtomicU8,
+    busy_poll: AtomicBool,
     switches: Mutex<Offloads>,
     stats: DeviceStats,
     lent: threads::Lent,
@@ -150,6 +155,7 @@ impl Device {
             stop: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             coalesce: AtomicU8::new(0),
+            busy_poll: AtomicBool::new(false),
             switches: Mutex::new(offloads),
             stats: DeviceStats::default(),
             lent: threads::Lent::default(),
@@ -157,7 +163,7 @@ impl Device {
         });
         shared.set_offloads(offloads)?;
         let device = Self { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) };
-        let alone = std::thread::available_parallelism().map_or(1, usize::from) == 1;
+        let alone = processors() == 1;
         let on_event: threads::OnEvent = Box::new(on_event);
         match threads {
             Threads::One => device.spawn_one(on_event)?,
@@ -295,6 +301,10 @@ impl Device {
     }
 }
 
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 impl Drop for Device {
     fn drop(&mut self) {
         self.stop();
@@ -305,6 +315,7 @@ impl Shared {
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
         self.tun.set_offload(TunOffload { tcp: offloads.tun_tcp, udp: offloads.tun_udp })?;
         self.socket.load().set_offload(offloads.udp_gso, offloads.udp_gro);
+        self.busy_poll.store(offloads.busy_poll && processors() > 1, Ordering::Relaxed);
         *self.switches.lock() = offloads;
         let udp = offloads.tun_udp && self.tun.takes_udp();
         self.coalesce.store(u8::from(offloads.tun_tcp) | u8::from(udp) << 1, Ordering::Release);

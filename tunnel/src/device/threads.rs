@@ -1,5 +1,6 @@
 //! What the threads do.
 
+use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Thread;
@@ -12,6 +13,7 @@ use super::balance::{Balance, Usage};
 use super::halves::{ANSWER_ROOM, Follow, Outbox, Round, Rx, Tx};
 use super::nap::has_more_due;
 use super::{DeviceEvent, Shared, kick};
+use crate::busy_poll::BusyPoll;
 use crate::io::{Wait, clock};
 use crate::time::Instant;
 
@@ -49,11 +51,12 @@ struct Leader<'a> {
     rx: Option<Box<Rx>>,
     /// `None` where there is nobody to help.
     balance: Option<Balance>,
+    busy_poll: BusyPoll,
+    mask: kick::Mask,
 }
 
 /// Carries packets both ways; with `on_event` it also runs the timers, and nobody helps.
 pub(super) fn lead(shared: &Shared, mut on_event: Option<OnEvent>) {
-    kick::hold();
     let mut leader = Leader::new(shared, on_event.is_none());
     let mut out = Outbox::new(if on_event.is_some() { ANSWER_ROOM } else { 0 });
     let (mut due, mut ready) = (clock::instant(), (true, true));
@@ -88,6 +91,8 @@ impl<'a> Leader<'a> {
             tx: Tx::new(),
             rx: Some(Box::new(Rx::new(shared))),
             balance: has_helper.then(|| Balance::new(usage(shared))),
+            busy_poll: BusyPoll::default(),
+            mask: kick::hold(),
         }
     }
 
@@ -95,6 +100,9 @@ impl<'a> Leader<'a> {
     fn round(&mut self, ready: (bool, bool)) -> Round {
         let end = self.carry(ready);
         self.shared.nap.end_early(&self.shared.node);
+        if self.tx.was_bulk() || self.rx.as_ref().is_some_and(|rx| rx.was_bulk()) {
+            self.busy_poll.handle_bulk();
+        }
         end
     }
 
@@ -124,11 +132,21 @@ impl<'a> Leader<'a> {
         let mut fds = [PollFd::new(&self.shared.tun, from_tun), PollFd::new(&*self.socket.socket, wanted)];
         let returns = self.rx.is_none() && self.shared.lent.recalled.load(Ordering::Acquire);
         let most = if returns { most.min(RETURN_TICK) } else { most };
-        if kick::poll(&mut fds, most).is_err() {
+        let window = if self.looks_on() { self.busy_poll.window() } else { Duration::ZERO };
+        let begin = clock::instant();
+        if look(&mut fds, window.min(most), begin, &self.mask).is_err()
+            || !any_ready(&fds) && kick::poll(&mut fds, most, &self.mask).is_err()
+        {
             return (false, false);
         }
+        self.busy_poll.handle_wait(clock::instant().since(begin));
         let [tun, udp] = fds.map(|fd| fd.revents());
         (!tun.is_empty() || udp.contains(PollFlags::OUT), !udp.is_empty())
+    }
+
+    /// Whether a wait may begin by looking.
+    fn looks_on(&self) -> bool {
+        self.shared.busy_poll.load(Ordering::Relaxed)
     }
 
     fn divide_or_join(&mut self) {
@@ -157,6 +175,23 @@ impl<'a> Leader<'a> {
             helper.unpark();
         }
     }
+}
+
+/// Looks again and again whether something is ready, for as long as `window` says; whoever else has something to do on this
+/// processor goes first.
+fn look(fds: &mut [PollFd<'_>], window: Duration, begin: Instant, mask: &kick::Mask) -> io::Result<()> {
+    while clock::instant().since(begin) < window {
+        std::thread::yield_now();
+        kick::poll(fds, Duration::ZERO, mask)?;
+        if any_ready(fds) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn any_ready(fds: &[PollFd<'_>]) -> bool {
+    fds.iter().any(|fd| !fd.revents().is_empty())
 }
 
 fn usage(shared: &Shared) -> Usage {

@@ -81,7 +81,10 @@ fn put_through(path: &Path, load: Load, seconds: u32) -> Result<String> {
         let seconds_text = seconds.to_string();
         let arguments = [kind, &target, "--seconds", &seconds_text, parallel, count];
         let said = path.load(&arguments, Duration::from_secs(u64::from(seconds) + 20))?;
-        Ok(format!("{:.0} per second", said.pointer("/per_second").and_then(Value::as_f64).unwrap_or_default()))
+        Ok(format!(
+            "{:.0} per second",
+            said.pointer("/per_second").and_then(Value::as_f64).unwrap_or_default()
+        ))
     };
     match load {
         Load::Request => asked("rr", "--connections", "1"),

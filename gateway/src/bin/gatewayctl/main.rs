@@ -154,7 +154,7 @@ enum Offload {
     Show,
     /// Turns offloads on or off until the next apply.
     Set {
-        /// `tun_tcp=off`, `tun_udp=on`, `udp_gso=off`, `udp_gro=on`.
+        /// `tun_tcp=off`, `tun_udp=on`, `udp_gso=off`, `udp_gro=on`, `busy_poll=off`.
         #[arg(required = true, value_name = "NAME=on|off", value_parser = switch)]
         switches: Vec<(String, bool)>,
     },

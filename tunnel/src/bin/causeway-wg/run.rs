@@ -70,6 +70,7 @@ enum OffloadName {
     TunUdp,
     UdpGso,
     UdpGro,
+    BusyPoll,
 }
 
 pub(super) fn main() -> ExitCode {
@@ -114,6 +115,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         tun_udp: !without(OffloadName::TunUdp),
         udp_gso: !without(OffloadName::UdpGso),
         udp_gro: !without(OffloadName::UdpGro),
+        busy_poll: !without(OffloadName::BusyPoll),
     };
     let tun = open_tun(arguments, offloads)?;
     let options = UdpOptions {

@@ -1,0 +1,73 @@
+//! How the data thread waits: asleep, or for a moment looking on.
+
+use std::io;
+use std::time::Duration;
+
+use mio::{Events, Poll};
+use policy::Switch;
+use policy::forwarder::Policy;
+use tunnel::busy_poll::BusyPoll;
+use tunnel::io::clock;
+
+/// Polls on behalf of the data thread.
+pub(super) struct Waiting {
+    busy_poll: BusyPoll,
+    looks_on: bool,
+}
+
+impl Waiting {
+    /// As the configuration says; with a single processor whoever would bring something could not run meanwhile.
+    pub(super) fn new(policy: &Policy) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            busy_poll: BusyPoll::default(),
+            looks_on: policy.offload.busy_poll == Switch::Auto && processors > 1,
+        }
+    }
+
+    /// Waits until one of the sources has something, for `most` at the longest; `after_bulk` says that what was carried
+    /// before is part of something large.
+    ///
+    /// # Errors
+    /// Only when the poll itself fails.
+    pub(super) fn wait(
+        &mut self,
+        poll: &mut Poll,
+        events: &mut Events,
+        most: Duration,
+        after_bulk: bool,
+    ) -> io::Result<()> {
+        if after_bulk {
+            self.busy_poll.handle_bulk();
+        }
+        if most.is_zero() {
+            return once(poll, events, most);
+        }
+        let begin = clock::instant();
+        self.look(poll, events, most)?;
+        if events.is_empty() {
+            once(poll, events, most)?;
+        }
+        self.busy_poll.handle_wait(clock::instant().since(begin));
+        Ok(())
+    }
+
+    /// Looks again and again; whoever else has something to do on this processor goes first.
+    fn look(&self, poll: &mut Poll, events: &mut Events, most: Duration) -> io::Result<()> {
+        events.clear();
+        let window = if self.looks_on { self.busy_poll.window().min(most) } else { Duration::ZERO };
+        let begin = clock::instant();
+        while events.is_empty() && clock::instant().since(begin) < window {
+            std::thread::yield_now();
+            once(poll, events, Duration::ZERO)?;
+        }
+        Ok(())
+    }
+}
+
+fn once(poll: &mut Poll, events: &mut Events, most: Duration) -> io::Result<()> {
+    match poll.poll(events, Some(most)) {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(()),
+    }
+}
