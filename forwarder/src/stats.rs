@@ -189,6 +189,10 @@ pub struct Stats {
     pub resets: AtomicU64,
     /// Rounds of the data loop: what an idle daemon must not do.
     pub rounds: AtomicU64,
+    /// Waits that began by looking on.
+    pub busy_polls: AtomicU64,
+    /// Those of them that found nothing and slept.
+    pub busy_poll_misses: AtomicU64,
     dropped: Counters<{ Dropped::ALL.len() }>,
 }
 

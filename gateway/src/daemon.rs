@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use policy::gateway::Policy;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
 use tokio::time::{MissedTickBehavior, interval};
@@ -29,8 +30,10 @@ use crate::metrics::http::{self, Pages};
 use crate::state::{Lock, State};
 use crate::{log, memory, privilege, sandbox};
 
-/// How often the edge looks after itself.
+/// How often the edge looks after itself while there is something to see.
 const TICK: Duration = Duration::from_secs(1);
+/// How often while there is nothing: no traffic, nobody who asks, no change that waits.
+const QUIET_TICK: Duration = Duration::from_secs(4);
 
 /// Runs the edge until a signal ends it.
 ///
@@ -131,16 +134,24 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
     let mut file = Watched::new(&edge);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let control = socket.serve(Rc::new(Control(Rc::clone(&edge))));
+    let asked = Rc::new(Notify::new());
+    let control = socket.serve(Rc::new(Control { edge: Rc::clone(&edge), asked: Rc::clone(&asked) }));
     tokio::pin!(control);
+    let mut is_quiet = false;
     loop {
         tokio::select! {
             event = events.recv() => match event {
-                Some(event) if edge.handle_event(event) => {}
+                Some(event) if edge.handle_event(event) => {
+                    if std::mem::take(&mut is_quiet) {
+                        tick.reset_after(TICK);
+                    }
+                }
                 _ => return Err(Stop::new(Exit::Failed, "the data plane ended")),
             },
+            () = asked.notified(), if is_quiet => tick.reset_immediately(),
             _ = tick.tick() => {
-                look_after(&edge, &mut listeners)?;
+                is_quiet = !look_after(&edge, &mut listeners)? && !edge.needs_seconds();
+                tick.reset_after(if is_quiet { QUIET_TICK } else { TICK });
                 if edge.is_confirmation_overdue() {
                     let edge = Rc::clone(&edge);
                     drop(spawn_local(async move {
@@ -149,10 +160,10 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
                     }));
                 }
                 if file.has_changed(&edge) {
-                    drop(spawn_local(reload(Rc::clone(&edge))));
+                    drop(spawn_local(reload(Rc::clone(&edge), Rc::clone(&asked))));
                 }
             }
-            _ = hangup.recv() => drop(spawn_local(reload(Rc::clone(&edge)))),
+            _ = hangup.recv() => drop(spawn_local(reload(Rc::clone(&edge), Rc::clone(&asked)))),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             ended = &mut control => ended.map_err(|error| Stop::new(Exit::Failed, format!("the control socket: {error}")))?,
@@ -164,8 +175,9 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
     Ok(())
 }
 
-fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<(), Stop> {
-    edge.sample();
+/// Whether there was traffic since the last look.
+fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<bool, Stop> {
+    let has_traffic = edge.sample();
     edge.keep_endpoints_again();
     edge.follow_path_mtu();
     listeners.follow(edge);
@@ -178,10 +190,10 @@ fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<(), Stop> {
     if std::env::var_os("NOTIFY_SOCKET").is_some() {
         notify(&[NotifyState::Watchdog, NotifyState::Status(&edge.headline().1)]);
     }
-    Ok(())
+    Ok(has_traffic)
 }
 
-async fn reload(edge: Rc<Edge>) {
+async fn reload(edge: Rc<Edge>, asked: Rc<Notify>) {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         notify(&[NotifyState::Reloading, now]);
     }
@@ -197,6 +209,7 @@ async fn reload(edge: Rc<Edge>) {
         }
     }
     notify(&[NotifyState::Ready]);
+    asked.notify_one();
 }
 
 fn notify(state: &[NotifyState<'_>]) {
@@ -296,11 +309,15 @@ impl Pages for Edge {
 }
 
 /// What control clients are answered.
-struct Control(Rc<Edge>);
+struct Control {
+    edge: Rc<Edge>,
+    /// Told of every request.
+    asked: Rc<Notify>,
+}
 
 impl Answer for Control {
     async fn answer(&self, request: Request) -> Reply {
-        let edge = &self.0;
+        let edge = &self.edge;
         let answer = match request {
             Request::Peers => Ok(Reply::Peers(edge.peers())),
             Request::Dump { show_keys } => Ok(Reply::Dump(edge.dump(show_keys))),
@@ -336,6 +353,7 @@ impl Answer for Control {
                 applied.map(changes)
             }
         };
+        self.asked.notify_one();
         answer.unwrap_or_else(|stop| failed(stop.exit, stop.message))
     }
 }

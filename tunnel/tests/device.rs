@@ -91,6 +91,30 @@ fn a_deleted_tun_ends_the_threads_and_is_told() {
     });
 }
 
+#[test]
+fn packets_in_quick_succession_are_looked_out_for_unless_that_is_switched_off() {
+    if std::thread::available_parallelism().map_or(1, usize::from) == 1 {
+        return;
+    }
+    in_namespace("packets_in_quick_succession_are_looked_out_for_unless_that_is_switched_off", || {
+        let mut lab = Lab::new(Threads::Auto);
+        lab.exchange(3);
+        let end = Instant::now() + Duration::from_secs(20);
+        while lab.device.stats().busy_polls.read() == 0 {
+            assert!(Instant::now() < end, "it slept through all of them");
+            lab.app.send_to(&[0; 60], (FAR, 9)).unwrap();
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        lab.device.set_offloads(Offloads { busy_poll: false, ..Offloads::default() }).unwrap();
+        let before = lab.device.stats().busy_polls.read();
+        for _ in 0..2_000 {
+            lab.app.send_to(&[0; 60], (FAR, 9)).unwrap();
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        assert_eq!(lab.device.stats().busy_polls.read(), before);
+    });
+}
+
 /// A device on a TUN, and a far node that this test drives by hand.
 struct Lab {
     device: Device,

@@ -167,7 +167,7 @@ impl DataPlane {
         for (place, listener) in listeners.tcp.iter_mut().enumerate() {
             listener.watch(poll.registry(), place)?;
         }
-        let waiting = Waiting::new(&policy);
+        let waiting = Waiting::new(&policy, Arc::clone(&stats));
         let names = policy.peers.iter().map(|peer| Named::new(peer.endpoint.clone())).collect();
         let seed = getrandom::u32().map_err(io::Error::other)? as u16;
         let registry = poll.registry().try_clone()?;

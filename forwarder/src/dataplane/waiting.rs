@@ -1,6 +1,7 @@
 //! How the data thread waits: asleep, or for a moment looking on.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::{Events, Poll};
@@ -9,19 +10,23 @@ use policy::forwarder::Policy;
 use tunnel::busy_poll::BusyPoll;
 use tunnel::io::clock;
 
+use crate::stats::{Stats, add};
+
 /// Polls on behalf of the data thread.
 pub(super) struct Waiting {
     busy_poll: BusyPoll,
     looks_on: bool,
+    stats: Arc<Stats>,
 }
 
 impl Waiting {
     /// As the configuration says; with a single processor whoever would bring something could not run meanwhile.
-    pub(super) fn new(policy: &Policy) -> Self {
+    pub(super) fn new(policy: &Policy, stats: Arc<Stats>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             busy_poll: BusyPoll::default(),
             looks_on: policy.offload.busy_poll == Switch::Auto && processors > 1,
+            stats,
         }
     }
 
@@ -44,16 +49,19 @@ impl Waiting {
             return once(poll, events, most);
         }
         let begin = clock::instant();
-        self.look(poll, events, most)?;
+        let looked = self.look(poll, events, most)?;
+        add(&self.stats.busy_polls, u64::from(looked));
         if events.is_empty() {
+            add(&self.stats.busy_poll_misses, u64::from(looked));
             once(poll, events, most)?;
         }
         self.busy_poll.handle_wait(clock::instant().since(begin));
         Ok(())
     }
 
-    /// Looks again and again; whoever else has something to do on this processor goes first.
-    fn look(&self, poll: &mut Poll, events: &mut Events, most: Duration) -> io::Result<()> {
+    /// Looks again and again, if that is worth while; whoever else has something to do on this processor goes first.
+    /// Returns whether it looked.
+    fn look(&self, poll: &mut Poll, events: &mut Events, most: Duration) -> io::Result<bool> {
         events.clear();
         let window = if self.looks_on { self.busy_poll.window().min(most) } else { Duration::ZERO };
         let begin = clock::instant();
@@ -61,7 +69,7 @@ impl Waiting {
             std::thread::yield_now();
             once(poll, events, Duration::ZERO)?;
         }
-        Ok(())
+        Ok(!window.is_zero())
     }
 }
 

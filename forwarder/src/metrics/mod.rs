@@ -45,6 +45,9 @@ fn record(shared: &Shared) {
     counter!("forwarder_echo_replies_total").absolute(shared.stats.echoes.load(Ordering::Relaxed));
     counter!("forwarder_resets_sent_total").absolute(shared.stats.resets.load(Ordering::Relaxed));
     counter!("forwarder_loop_rounds_total").absolute(shared.stats.rounds.load(Ordering::Relaxed));
+    counter!("forwarder_busy_polls_total").absolute(shared.stats.busy_polls.load(Ordering::Relaxed));
+    counter!("forwarder_busy_poll_misses_total")
+        .absolute(shared.stats.busy_poll_misses.load(Ordering::Relaxed));
     for (name, stats) in shared.stats.inject.load().iter() {
         entry(
             ["forwarder_flows", "forwarder_bytes_total", "forwarder_dials_total"],
@@ -219,6 +222,8 @@ const COUNTERS: &[(&str, &str)] = &[
     ),
     ("forwarder_resets_sent_total", "Resets sent to those whose segments belong to no flow."),
     ("forwarder_loop_rounds_total", "Rounds of the data loop."),
+    ("forwarder_busy_polls_total", "Waits of the data loop that began by looking on."),
+    ("forwarder_busy_poll_misses_total", "Those of them that found nothing and slept."),
     ("forwarder_bytes_total", "Payload bytes by inject entry; rx comes out of the tunnel."),
     ("forwarder_dials_total", "Dials to upstreams by inject entry and result."),
     ("forwarder_upstream_failures_total", "Dials to the upstream that failed."),

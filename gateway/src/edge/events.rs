@@ -79,7 +79,7 @@ impl Edge {
         }
     }
 
-    /// Writes the endpoints if they changed; to be called every second.
+    /// Writes the endpoints if they changed; to be called at every look.
     pub fn keep_endpoints_again(&self) {
         self.endpoints_noted.set(false);
         self.keep_endpoints();

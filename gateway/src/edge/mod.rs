@@ -59,7 +59,9 @@ pub struct Edge {
     /// An MTU of the paths that the kernel did not take.
     refused_mtu: Cell<Option<u16>>,
     round_trips: RefCell<RoundTrips>,
-    samples: Cell<u64>,
+    /// When round trips were last noted for the histogram, and when its intake was last cleared.
+    trips_noted: Cell<Instant>,
+    trips_settled: Cell<Instant>,
     fight: RefCell<Fight>,
     kernel_counters: RefCell<KernelCounters>,
     /// The endpoints as they stand in the state folder.
@@ -108,6 +110,12 @@ impl Edge {
     #[must_use]
     pub fn is_file_watched(&self) -> bool {
         self.current.borrow().policy.watch
+    }
+
+    /// Whether something is to be looked at every second: a file, or the time of a change that waits to be confirmed.
+    #[must_use]
+    pub fn needs_seconds(&self) -> bool {
+        self.is_file_watched() || self.waiting.borrow().is_some()
     }
 
     /// Whether the helper and the data threads still run.

@@ -1,10 +1,12 @@
 //! What the edge reports: to `gatewayctl`, and to Prometheus.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use policy::gateway::List;
 use tokio::task::spawn_blocking;
+use tunnel::io::clock;
 use tunnel::node::{PeerState, PeerStatus};
 use tunnel::reason::DropReason;
 
@@ -18,10 +20,12 @@ use crate::foreign::{Needs, obstacles};
 use crate::kernel::{Failure, Listing};
 use crate::metrics::{self, Number, PeerCounters, Snapshot, Value};
 
-/// Samples between two looks at the round trips: as many seconds as there are between probes.
-const PROBE_SAMPLES: u64 = 5;
-/// Samples between two clearings of the histogram's intake, when nobody scrapes.
-const SETTLE_SAMPLES: u64 = 300;
+/// Between two looks at the round trips: there is a probe every five seconds.
+const PROBES: Duration = Duration::from_millis(4_500);
+/// Between two clearings of the histogram's intake, when nobody scrapes.
+const SETTLES: Duration = Duration::from_secs(300);
+/// Bytes between two samples that are more than what keeps an idle tunnel alive.
+const QUIET: u64 = 4_096;
 /// Switches that tell how many flows conntrack follows, and the most it will.
 const FLOWS: [&str; 2] = ["net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max"];
 
@@ -31,31 +35,43 @@ const STALE_LIST: Duration = Duration::from_secs(7 * 86_400);
 /// How old the kernel's counters may be before they are read again.
 const COUNTERS_LIFE: Duration = Duration::from_secs(2);
 
+/// Whether so long has passed since this was last said.
+fn is_time(last: &Cell<Instant>, after: Duration) -> bool {
+    let is_time = last.get().elapsed() >= after;
+    if is_time {
+        last.set(Instant::now());
+    }
+    is_time
+}
+
 impl Edge {
-    /// Takes a sample of every peer's counters, for the rates; every fifth time of its round trip too.
-    pub fn sample(&self) {
+    /// Takes a sample of every peer's counters, for the rates; every few seconds of its round trip too. Returns whether
+    /// there was traffic since the last.
+    pub fn sample(&self) -> bool {
         let now = Self::now();
         let peers = self.device.node().peers(now);
         let bytes = peers.iter().map(|peer| (peer.public_key, (peer.rx_bytes, peer.tx_bytes)));
-        self.rates.borrow_mut().handle_sample(now.instant, bytes.collect());
-        let samples = self.samples.get() + 1;
-        self.samples.set(samples);
+        let moved = self.rates.borrow_mut().handle_sample(now.instant, bytes.collect());
         let trips = self.round_trips.borrow();
-        if samples.is_multiple_of(PROBE_SAMPLES) {
+        if is_time(&self.trips_noted, PROBES) {
             for peer in peers.iter().filter(|peer| peer.state == PeerState::Up) {
                 if let Some(rtt) = peer.rtt {
                     trips.record(&self.name_of(&peer.public_key), rtt.as_secs_f64());
                 }
             }
         }
-        if samples.is_multiple_of(SETTLE_SAMPLES) {
+        if is_time(&self.trips_settled, SETTLES) {
             trips.settle();
         }
+        moved > QUIET
     }
 
     /// The peers in the order of the configuration, then those that `wg set` added.
     #[must_use]
     pub fn peers(&self) -> Peers {
+        if self.rates.borrow().are_stale(clock::instant()) {
+            self.sample();
+        }
         let ordered = self.ordered();
         Peers {
             schema: SCHEMA,
@@ -343,6 +359,16 @@ impl Edge {
                 "gateway_socket_rebinds_total",
                 "Outer sockets put in place of another.",
                 stats.rebinds.read(),
+            ),
+            counter(
+                "gateway_busy_polls_total",
+                "Waits of the data thread that began by looking on.",
+                stats.busy_polls.read(),
+            ),
+            counter(
+                "gateway_busy_poll_misses_total",
+                "Those of them that found nothing and slept.",
+                stats.busy_poll_misses.read(),
             ),
             counter(
                 "gateway_unreachable_answers_total",

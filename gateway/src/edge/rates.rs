@@ -6,8 +6,11 @@ use std::time::Duration;
 use tunnel::key::PublicKey;
 use tunnel::time::Instant;
 
-/// Samples kept: with one a second, rates are over five seconds.
-const SAMPLES: usize = 6;
+/// Rates are over so long, or over the last two samples where those are further apart.
+const WINDOW: Duration = Duration::from_secs(5);
+
+/// What shows rates takes a sample of its own when the last is older.
+const STALE: Duration = Duration::from_secs(1);
 
 /// Bytes received and sent by one peer so far.
 pub(super) type Bytes = (u64, u64);
@@ -19,12 +22,21 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    /// Takes a sample; those older than the window go.
-    pub(super) fn handle_sample(&mut self, now: Instant, bytes: BTreeMap<PublicKey, Bytes>) {
+    /// Takes a sample; those older than the window go. Returns how many bytes all peers received and sent since the last.
+    pub(super) fn handle_sample(&mut self, now: Instant, bytes: BTreeMap<PublicKey, Bytes>) -> u64 {
+        let total = |bytes: &BTreeMap<PublicKey, Bytes>| bytes.values().map(|(rx, tx)| rx + tx).sum::<u64>();
+        let before = self.samples.back().map_or(0, |(_, bytes)| total(bytes));
+        let moved = total(&bytes).saturating_sub(before);
         self.samples.push_back((now, bytes));
-        while self.samples.len() > SAMPLES {
+        while self.samples.len() > 2 && self.samples.get(1).is_some_and(|(at, _)| now.since(*at) >= WINDOW) {
             self.samples.pop_front();
         }
+        moved
+    }
+
+    /// Whether the last sample is older than the one a busy edge would have.
+    pub(super) fn are_stale(&self, now: Instant) -> bool {
+        self.samples.back().is_none_or(|(at, _)| now.since(*at) > STALE)
     }
 
     /// Bytes received and sent per second by one peer; zero until there are two samples of it.
@@ -57,6 +69,16 @@ mod tests {
             rates.handle_sample(at(second), BTreeMap::from([(key(), (second * 1000, second * 10))]));
         }
         assert_eq!(rates.of(&key()), (1000.0, 10.0));
+    }
+
+    #[test]
+    fn samples_far_apart_have_the_rate_between_them() {
+        let mut rates = Rates::default();
+        for second in [0, 10, 20, 30] {
+            let moved = rates.handle_sample(at(second), BTreeMap::from([(key(), (second * 1000, 0))]));
+            assert_eq!(moved, if second == 0 { 0 } else { 10_000 });
+        }
+        assert_eq!((rates.of(&key()), rates.samples.len()), ((1000.0, 0.0), 2));
     }
 
     #[test]

@@ -103,6 +103,10 @@ counters! {
         joins,
         /// Sockets put in place of another.
         rebinds,
+        /// Waits that began by looking on.
+        busy_polls,
+        /// Those of them that found nothing and slept.
+        busy_poll_misses,
     }
 }
 

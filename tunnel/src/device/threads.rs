@@ -132,21 +132,11 @@ impl<'a> Leader<'a> {
         let mut fds = [PollFd::new(&self.shared.tun, from_tun), PollFd::new(&*self.socket.socket, wanted)];
         let returns = self.rx.is_none() && self.shared.lent.recalled.load(Ordering::Acquire);
         let most = if returns { most.min(RETURN_TICK) } else { most };
-        let window = if self.looks_on() { self.busy_poll.window() } else { Duration::ZERO };
-        let begin = clock::instant();
-        if look(&mut fds, window.min(most), begin, &self.mask).is_err()
-            || !any_ready(&fds) && kick::poll(&mut fds, most, &self.mask).is_err()
-        {
+        if wait_for(&mut fds, most, self.shared, (&mut self.busy_poll, &self.mask)).is_err() {
             return (false, false);
         }
-        self.busy_poll.handle_wait(clock::instant().since(begin));
         let [tun, udp] = fds.map(|fd| fd.revents());
         (!tun.is_empty() || udp.contains(PollFlags::OUT), !udp.is_empty())
-    }
-
-    /// Whether a wait may begin by looking.
-    fn looks_on(&self) -> bool {
-        self.shared.busy_poll.load(Ordering::Relaxed)
     }
 
     fn divide_or_join(&mut self) {
@@ -175,6 +165,27 @@ impl<'a> Leader<'a> {
             helper.unpark();
         }
     }
+}
+
+/// Waits until something is ready, or for `most`; begins by looking where that is allowed and worth while.
+fn wait_for(
+    fds: &mut [PollFd<'_>],
+    most: Duration,
+    shared: &Shared,
+    (busy_poll, mask): (&mut BusyPoll, &kick::Mask),
+) -> io::Result<()> {
+    let begin = clock::instant();
+    let looks_on = shared.busy_poll.load(Ordering::Relaxed);
+    let window = if looks_on { busy_poll.window().min(most) } else { Duration::ZERO };
+    let looked = usize::from(!window.is_zero());
+    look(fds, window, begin, mask)?;
+    shared.stats.busy_polls.add(looked);
+    if !any_ready(fds) {
+        shared.stats.busy_poll_misses.add(looked);
+        kick::poll(fds, most, mask)?;
+    }
+    busy_poll.handle_wait(clock::instant().since(begin));
+    Ok(())
 }
 
 /// Looks again and again whether something is ready, for as long as `window` says; whoever else has something to do on this
