@@ -106,6 +106,8 @@ fn packets_in_quick_succession_are_looked_out_for_unless_that_is_switched_off() 
             std::thread::sleep(Duration::from_micros(20));
         }
         lab.device.set_offloads(Offloads { busy_poll: false, ..Offloads::default() }).unwrap();
+        // The wait under way may be one of those before.
+        std::thread::sleep(Duration::from_millis(5));
         let before = lab.device.stats().busy_polls.read();
         for _ in 0..2_000 {
             lab.app.send_to(&[0; 60], (FAR, 9)).unwrap();

@@ -3,6 +3,9 @@
 //!
 //! On a round trip shorter than the delay that HyStart++ waits for, a queue overflows before it is seen. There slow start
 //! ends as well when more in flight brings no more per second, as BBR's does (draft-ietf-ccwg-bbr §5.3.1.2).
+//!
+//! A single loss on a path without a queue is more likely noise than congestion, and reduces the window by less (after RFC
+//! 8511, and as Veno does).
 
 use std::time::Duration;
 
@@ -10,6 +13,9 @@ use tunnel::time::Instant;
 
 /// RFC 9438 §4.6.
 const BETA: f64 = 0.7;
+/// The same where the queue is known to be short, as RFC 8511 §3 takes it: to empty a queue that is not there nobody need
+/// slow down as much.
+const BETA_SHORT_QUEUE: f64 = 0.85;
 /// RFC 9438 §5.
 const C: f64 = 0.4;
 /// What Reno would grow by per round trip, to be as fair as CUBIC is after its smaller reduction (RFC 9438 §4.3).
@@ -147,13 +153,15 @@ impl Cubic {
         self.window = grown as usize;
     }
 
-    /// Something was lost: the threshold is where the window goes, which is left to the caller.
-    pub(super) fn reduce(&mut self) {
+    /// Something was lost: the threshold is where the window goes, which is left to the caller. With `is_queued` there was
+    /// a queue on the path, or nobody knows; else the loss says less of congestion.
+    pub(super) fn reduce(&mut self, is_queued: bool) {
+        let beta = if is_queued { BETA } else { BETA_SHORT_QUEUE };
         self.before_reduction = Some((self.window, self.threshold));
         let window = self.window as f64;
         // Fast convergence (RFC 9438 §4.7).
-        self.before_loss = if window < self.before_loss { window * (1.0 + BETA) / 2.0 } else { window };
-        self.threshold = ((window * BETA) as usize).max(SMALLEST_SEGMENTS * self.segment);
+        self.before_loss = if window < self.before_loss { window * (1.0 + beta) / 2.0 } else { window };
+        self.threshold = ((window * beta) as usize).max(SMALLEST_SEGMENTS * self.segment);
         self.curve = None;
         self.start.careful = None;
     }
@@ -284,6 +292,16 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_without_a_queue_reduces_it_by_half_as_much() {
+        let mut path = Path::new();
+        path.round();
+        path.lose_from(false);
+        assert_eq!(path.cubic.window(), 17 * SEGMENT);
+        path.cubic.undo();
+        assert_eq!(path.cubic.window(), 20 * SEGMENT);
+    }
+
+    #[test]
     fn the_curve_is_flat_where_the_loss_was_and_goes_beyond() {
         let mut path = Path::new();
         for _ in 0..6 {
@@ -369,7 +387,11 @@ mod tests {
         }
 
         fn lose(&mut self) {
-            self.cubic.reduce();
+            self.lose_from(true);
+        }
+
+        fn lose_from(&mut self, is_queued: bool) {
+            self.cubic.reduce(is_queued);
             self.cubic.set_window(self.cubic.threshold());
         }
 

@@ -39,6 +39,10 @@ pub(super) use transmit::{Segment, Sizes};
 /// Duplicate acknowledgements that mean a loss where there is no SACK (RFC 5681 §3.2).
 const DUPLICATES: u64 = 3;
 
+/// Segments that may be found lost at once where nothing is congested: noise on a radio link loses single ones, a queue that is
+/// full, or a policer, loses them in a row.
+const STRAYS: u64 = 2;
+
 /// How many of the longest segments the owner may be ahead of what has left.
 const AHEAD: usize = 2;
 
@@ -400,9 +404,14 @@ impl Sender {
 
     fn begin_recovery(&mut self) {
         let window = self.cubic.window() as u64;
-        self.cubic.reduce();
+        self.cubic.reduce(self.is_congested());
         self.recovery.begin(window, (self.board.acknowledged(), self.board.next()));
         self.step(0, false);
+    }
+
+    /// Whether losses that were just found are a sign of congestion: they come in numbers, or there is a queue on the path.
+    fn is_congested(&self) -> bool {
+        self.board.lost() > STRAYS * self.sizes.segment as u64 || self.rtt.is_queued()
     }
 
     fn end_recovery(&mut self) {

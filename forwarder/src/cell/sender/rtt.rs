@@ -10,6 +10,8 @@ const INITIAL: Duration = Duration::from_secs(1);
 const MARGIN: Duration = Duration::from_millis(200);
 /// The longest timeout, however often it was doubled (RFC 6298 §2.5: at least 60 s).
 pub(super) const LONGEST: Duration = Duration::from_secs(60);
+/// Less than so much is not told apart from what sender and receiver take.
+const NOTICED: Duration = Duration::from_millis(1);
 /// How long a shortest round trip is believed (RFC 8985 §6.2 wants a windowed minimum; Linux takes 300 s too).
 const SHORTEST_HOLDS: Duration = Duration::from_secs(300);
 
@@ -19,7 +21,16 @@ pub(super) struct Rtt {
     smoothed: Option<Duration>,
     variation: Duration,
     shortest: Option<(Duration, Instant)>,
+    lately: Lately,
     doublings: u32,
+}
+
+/// The shortest round trips of this smoothed round trip and of the one before.
+#[derive(Debug, Default)]
+struct Lately {
+    since: Option<Instant>,
+    current: Option<Duration>,
+    before: Option<Duration>,
 }
 
 impl Rtt {
@@ -31,6 +42,7 @@ impl Rtt {
         if self.shortest.is_none_or(|shortest| last <= shortest.0 || forgotten(shortest)) {
             self.shortest = Some((last, now));
         }
+        self.lately.sample(now, last, self.smoothed.unwrap_or(last));
         self.smoothed = Some(match self.smoothed {
             None => {
                 self.variation = sample / 2;
@@ -53,6 +65,14 @@ impl Rtt {
         self.shortest.map(|(shortest, _)| shortest)
     }
 
+    /// Whether packets of late waited in a queue on the path: the shortest round trip of the last one or two is an eighth,
+    /// and at least [`NOTICED`], above the shortest of the path.
+    pub(super) fn is_queued(&self) -> bool {
+        let lately = self.lately.current.into_iter().chain(self.lately.before).min();
+        let (Some(lately), Some(shortest)) = (lately, self.shortest()) else { return true };
+        lately > shortest + (shortest / 8).max(NOTICED)
+    }
+
     /// The retransmission timeout, doubled as often as it ran out in a row.
     pub(super) fn timeout(&self) -> Duration {
         let base = self.smoothed.map_or(INITIAL, |smoothed| smoothed + MARGIN.max(self.variation * 4));
@@ -62,6 +82,16 @@ impl Rtt {
     /// The timeout ran out: the next is twice as long.
     pub(super) fn back_off(&mut self) {
         self.doublings = (self.doublings + 1).min(16);
+    }
+}
+
+impl Lately {
+    fn sample(&mut self, now: Instant, sample: Duration, round_trip: Duration) {
+        if self.since.is_none_or(|since| now.since(since) >= round_trip) {
+            self.since = Some(now);
+            self.before = self.current.take();
+        }
+        self.current = Some(self.current.map_or(sample, |current| current.min(sample)));
     }
 }
 
@@ -107,6 +137,27 @@ mod tests {
         assert_eq!(rtt.shortest(), Some(Duration::from_millis(10)));
         rtt.sample(at(400), both(30));
         assert_eq!(rtt.shortest(), Some(Duration::from_millis(30)));
+    }
+
+    #[test]
+    fn a_queue_shows_in_every_round_trip_of_late_and_not_in_single_ones() {
+        let mut rtt = Rtt::default();
+        assert!(rtt.is_queued(), "nothing is known");
+        for tenth in 0..100 {
+            rtt.sample(
+                at(1).after(Duration::from_millis(tenth * 10)),
+                both(if tenth % 4 == 0 { 40 } else { 55 }),
+            );
+        }
+        assert!(!rtt.is_queued(), "some are late, not all");
+        for tenth in 0..40 {
+            rtt.sample(at(3).after(Duration::from_millis(tenth * 10)), both(50));
+        }
+        assert!(rtt.is_queued());
+        for tenth in 0..40 {
+            rtt.sample(at(4).after(Duration::from_millis(tenth * 10)), both(42));
+        }
+        assert!(!rtt.is_queued());
     }
 
     fn both(milliseconds: u64) -> (Duration, Duration) {

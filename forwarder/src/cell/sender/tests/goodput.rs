@@ -19,8 +19,8 @@ fn a_path_without_loss_is_filled_whatever_its_delay() {
 }
 
 #[test]
-fn a_path_that_loses_brings_what_its_losses_allow() {
-    for (loss, least) in [(1, 0.8), (10, 0.75), (50, 0.4)] {
+fn a_path_that_loses_without_a_queue_brings_more_than_cubic_gets_of_it() {
+    for (loss, least) in [(1, 0.8), (10, 1.2), (50, 1.1)] {
         for round_trip in [5, 50, 200] {
             let share = goodput(loss, round_trip, 0);
             assert!(share >= least, "{loss} ‰ lost, {round_trip} ms: {share:.2}");
@@ -29,8 +29,8 @@ fn a_path_that_loses_brings_what_its_losses_allow() {
 }
 
 #[test]
-fn reordering_beside_losses_costs_less_than_half() {
-    for (loss, least) in [(1, 0.6), (10, 0.5), (50, 0.25)] {
+fn nor_does_reordering_beside_losses_cost_what_that_gains() {
+    for (loss, least) in [(1, 0.6), (10, 1.0), (50, 1.0)] {
         for round_trip in [5, 50, 200] {
             let share = goodput(loss, round_trip, 25);
             assert!(share >= least, "{loss} ‰ lost, {round_trip} ms, reordered: {share:.2}");
