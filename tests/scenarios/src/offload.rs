@@ -42,8 +42,8 @@ impl Site<'_> {
     /// Writes both configurations so that nothing is joined; for daemons that are not started yet.
     pub fn without_offloads(&mut self) {
         self.gateway_config
-            .append("[offload]\ntun_gso = \"off\"\ntun_gro = \"off\"\nudp_gso = \"off\"\nudp_gro = \"off\"");
-        self.forwarder_config.append("[offload]\nudp_gso = \"off\"\nudp_gro = \"off\"");
+            .append("[offload]\ntun_gso = \"off\"\ntun_gro = \"off\"\nudp_gso = \"off\"\nudp_gro = \"off\"\nbusy_poll = \"off\"");
+        self.forwarder_config.append("[offload]\nudp_gso = \"off\"\nudp_gro = \"off\"\nbusy_poll = \"off\"");
     }
 
     /// Makes the kernel refuse every segmented send from now on, in mid-traffic as well: the links become narrower than

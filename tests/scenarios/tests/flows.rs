@@ -70,7 +70,7 @@ fn traffic_flows_with_every_offload_turned_off_and_on_again() -> Result<()> {
         let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
         site.start()?;
         let client = lab.node("client")?;
-        let off = ["tun_tcp=off", "tun_udp=off", "udp_gso=off", "udp_gro=off"];
+        let off = ["tun_tcp=off", "tun_udp=off", "udp_gso=off", "udp_gro=off", "busy_poll=off"];
         for switches in [&off[..2], &off[2..], &["tun_tcp=on", "udp_gro=on"], &off] {
             let shown = site.gatewayctl(&[&["offload", "set"], switches].concat())?.run()?;
             for switch in switches {
@@ -90,7 +90,7 @@ fn traffic_flows_with_every_offload_turned_off_and_on_again() -> Result<()> {
         let shown: Value = serde_json::from_str(&shown)?;
         let offloads = shown.get("offloads").and_then(Value::as_array).context("no offloads")?;
         let same = |offload: &Value| offload.get("on") == offload.get("configured");
-        ensure!(offloads.len() == 4 && offloads.iter().all(same), "{shown}");
+        ensure!(offloads.len() == 5 && offloads.iter().all(same), "{shown}");
         download(&client, "192.0.2.2:5001", 8 << 20).map(drop)
     })
 }
