@@ -50,7 +50,10 @@ impl Waiting {
         }
         let begin = clock::instant();
         let looked = self.look(poll, events, most)?;
-        add(&self.stats.busy_polls, u64::from(looked));
+        if looked {
+            add(&self.stats.busy_polls, 1);
+            self.busy_poll.handle_look(clock::instant().since(begin));
+        }
         if events.is_empty() {
             add(&self.stats.busy_poll_misses, u64::from(looked));
             once(poll, events, most)?;

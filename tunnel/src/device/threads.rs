@@ -179,7 +179,10 @@ fn wait_for(
     let window = if looks_on { busy_poll.window().min(most) } else { Duration::ZERO };
     let looked = usize::from(!window.is_zero());
     look(fds, window, begin, mask)?;
-    shared.stats.busy_polls.add(looked);
+    if looked > 0 {
+        shared.stats.busy_polls.add(1);
+        busy_poll.handle_look(clock::instant().since(begin));
+    }
     if !any_ready(fds) {
         shared.stats.busy_poll_misses.add(looked);
         kick::poll(fds, most, mask)?;
