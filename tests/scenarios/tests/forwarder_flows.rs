@@ -94,7 +94,11 @@ fn short_connections_leave_neither_memory_nor_descriptors_behind() -> Result<()>
         // One after another, which takes longer, and the rest side by side.
         for (count, workers) in [(count / 20, 1), (count - count / 20, PARALLEL)] {
             let start = Instant::now();
-            rounds(count, workers)?;
+            let done = rounds(count, workers);
+            if done.is_err() {
+                tell_refusals(&site)?;
+            }
+            done?;
             let took = start.elapsed();
             let (memory_after, descriptors_after) = quiet(&mut site)?;
             println!(
@@ -320,6 +324,21 @@ fn a_flood_of_spoofed_syns_leaves_old_flows_alone_and_lets_an_honest_client_in()
             .for_each(|line| println!("{line}"));
         Ok(())
     })
+}
+
+/// Prints why the forwarder took no more flows, and what became of its dials.
+fn tell_refusals(site: &Site<'_>) -> Result<()> {
+    let page = site.origin.run("curl -sS --max-time 10 http://127.0.0.1:9587/metrics")?;
+    let told = [
+        "forwarder_dropped_packets_total",
+        "forwarder_dials_total",
+        "forwarder_flows",
+        "forwarder_resets_total",
+    ];
+    page.lines()
+        .filter(|line| told.iter().any(|name| line.starts_with(name)))
+        .for_each(|line| println!("{line}"));
+    Ok(())
 }
 
 /// Sends a kilobyte into each flow, `pause` apart, and waits for every answer; how long that took.
