@@ -154,10 +154,12 @@ impl Cubic {
     }
 
     /// Something was lost: the threshold is where the window goes, which is left to the caller. With `is_queued` there was
-    /// a queue on the path, or nobody knows; else the loss says less of congestion.
-    pub(super) fn reduce(&mut self, is_queued: bool) {
+    /// a queue on the path, or nobody knows; else the loss says less of congestion. With `is_one` this and the last reduction
+    /// are undone together.
+    pub(super) fn reduce(&mut self, is_queued: bool, is_one: bool) {
         let beta = if is_queued { BETA } else { BETA_SHORT_QUEUE };
-        self.before_reduction = Some((self.window, self.threshold));
+        let before = self.before_reduction.filter(|_| is_one);
+        self.before_reduction = before.or(Some((self.window, self.threshold)));
         let window = self.window as f64;
         // Fast convergence (RFC 9438 §4.7).
         self.before_loss = if window < self.before_loss { window * (1.0 + beta) / 2.0 } else { window };
@@ -302,6 +304,17 @@ mod tests {
     }
 
     #[test]
+    fn reductions_that_are_one_are_undone_together() {
+        let mut path = Path::new();
+        path.round();
+        path.lose();
+        path.cubic.reduce(true, true);
+        path.cubic.set_window(path.cubic.threshold());
+        path.cubic.undo();
+        assert!(path.cubic.window() == 20 * SEGMENT && path.cubic.is_slow_start());
+    }
+
+    #[test]
     fn the_curve_is_flat_where_the_loss_was_and_goes_beyond() {
         let mut path = Path::new();
         for _ in 0..6 {
@@ -391,7 +404,7 @@ mod tests {
         }
 
         fn lose_from(&mut self, is_queued: bool) {
-            self.cubic.reduce(is_queued);
+            self.cubic.reduce(is_queued, false);
             self.cubic.set_window(self.cubic.threshold());
         }
 

@@ -404,9 +404,14 @@ impl Sender {
 
     fn begin_recovery(&mut self) {
         let window = self.cubic.window() as u64;
-        self.cubic.reduce(self.is_congested());
+        self.reduce(self.is_congested());
         self.recovery.begin(window, (self.board.acknowledged(), self.board.next()));
         self.step(0, false);
+    }
+
+    pub(super) fn reduce(&mut self, is_queued: bool) {
+        let is_one = self.recovery.is_unanswered(self.board.acknowledged());
+        self.cubic.reduce(is_queued, is_one);
     }
 
     /// Whether losses that were just found are a sign of congestion: they come in numbers, or there is a queue on the path.

@@ -24,6 +24,8 @@ pub(super) struct Recovery {
     resent: Option<u64>,
     /// Where the last reduction was: duplicates below say nothing about it.
     reduced_at: u64,
+    /// What was sent last when something was sent again: once that is acknowledged, whoever got it twice has said so.
+    answered_at: u64,
 }
 
 /// The counters of RFC 6937 §3.
@@ -49,7 +51,14 @@ pub(super) struct Step {
 
 impl Recovery {
     pub(super) fn new() -> Self {
-        Self { phase: Phase::Open, point: 0, rate: Rate::default(), resent: None, reduced_at: 0 }
+        Self {
+            phase: Phase::Open,
+            point: 0,
+            rate: Rate::default(),
+            resent: None,
+            reduced_at: 0,
+            answered_at: 0,
+        }
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -73,10 +82,18 @@ impl Recovery {
         self.point = sent.1;
     }
 
+    /// Whether something was sent again of which it cannot be known yet whether it arrived twice: then the next reduction is
+    /// one with the last, and both are undone together or not at all.
+    pub(super) fn is_unanswered(&self, acknowledged: u64) -> bool {
+        self.has_resent() && acknowledged <= self.answered_at
+    }
+
     fn reduced(&mut self, sent: Run) {
         self.point = sent.1;
-        self.reduced_at = sent.0;
-        self.resent = Some(0);
+        if !self.is_unanswered(sent.0) {
+            self.reduced_at = sent.0;
+            self.resent = Some(0);
+        }
     }
 
     /// Whether everything sent before the episode began is acknowledged.
@@ -108,12 +125,13 @@ impl Recovery {
         rate.quota = if rate.out == 0 { quota.max(segment) } else { quota };
     }
 
-    /// Something left.
-    pub(super) fn sent(&mut self, len: u64, again: bool) {
+    /// Something left, and with it all up to `next`.
+    pub(super) fn sent(&mut self, len: u64, again: bool, next: u64) {
         self.rate.out += len;
         self.rate.quota = self.rate.quota.saturating_sub(len);
         if let Some(resent) = self.resent.as_mut().filter(|_| again) {
             *resent += len;
+            self.answered_at = next;
         }
     }
 
@@ -159,7 +177,7 @@ mod tests {
             flying -= SEGMENT;
             recovery.step(step(flying, 70 * SEGMENT));
             while recovery.quota() >= SEGMENT {
-                recovery.sent(SEGMENT, true);
+                recovery.sent(SEGMENT, true, 100 * SEGMENT);
                 flying += SEGMENT;
                 out += 1;
             }
@@ -176,7 +194,7 @@ mod tests {
         assert_eq!(recovery.quota(), 2 * SEGMENT);
         recovery.step(Step { is_good: true, ..step(69_500, 70 * SEGMENT) });
         assert_eq!(recovery.quota(), SEGMENT, "the first one");
-        recovery.sent(SEGMENT, true);
+        recovery.sent(SEGMENT, true, 100 * SEGMENT);
         recovery.step(step(69_500, 70 * SEGMENT));
         assert_eq!(recovery.quota(), 500);
     }
@@ -186,13 +204,33 @@ mod tests {
         let mut recovery = Recovery::new();
         assert!(!recovery.handle_duplicate((0, 10)));
         recovery.begin(100, (100, 200));
-        recovery.sent(20, true);
-        recovery.sent(50, false);
+        recovery.sent(20, true, 200);
+        recovery.sent(50, false, 250);
         assert!(!recovery.handle_duplicate((50, 100)), "it was sent before the reduction");
         assert!(!recovery.handle_duplicate((100, 110)));
         assert!(recovery.handle_duplicate((110, 120)));
         assert!(recovery.take_undo() && !recovery.take_undo());
         assert!(!recovery.handle_duplicate((120, 130)));
+    }
+
+    #[test]
+    fn two_reductions_in_one_round_trip_are_one_mistake_or_none() {
+        let mut recovery = Recovery::new();
+        recovery.begin(100, (100, 200));
+        recovery.sent(20, true, 200);
+        recovery.end();
+        assert!(recovery.is_unanswered(200));
+        recovery.begin(70, (200, 260));
+        recovery.sent(10, true, 260);
+        assert!(!recovery.handle_duplicate((100, 120)));
+        assert!(recovery.handle_duplicate((200, 210)));
+        // Once what left after it is acknowledged, nothing is to be heard of it any more.
+        recovery.begin(100, (300, 400));
+        recovery.sent(20, true, 400);
+        recovery.end();
+        assert!(!recovery.is_unanswered(401));
+        recovery.begin(70, (401, 500));
+        assert!(!recovery.has_resent());
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Sender {
         self.duplicates = 0;
         self.board.time_out(now, allowance);
         if is_new {
-            self.cubic.reduce(true);
+            self.reduce(true);
         }
         self.recovery.time_out(sent, is_new);
         let flying = usize::try_from(self.flying()).unwrap_or(usize::MAX);
@@ -148,7 +148,7 @@ impl Sender {
             // The original was lost and the probe mended it: that is congestion all the same.
             self.probe = None;
             if self.recovery.phase() == Phase::Open {
-                self.cubic.reduce(true);
+                self.reduce(true);
                 self.cubic.set_window(self.cubic.threshold());
             }
         } else if is_duplicate {

@@ -162,7 +162,7 @@ impl Sender {
         } else {
             self.board.push(now, run.1 - run.0);
         }
-        self.recovery.sent(run.1 - run.0, again);
+        self.recovery.sent(run.1 - run.0, again, self.board.next());
         self.last_sent = now;
         if self.timers.retransmit.is_none() || (again && run.0 == acknowledged) {
             self.timers.retransmit = Some(now.after(self.rtt.timeout()));

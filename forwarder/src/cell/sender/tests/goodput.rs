@@ -39,6 +39,21 @@ fn nor_does_reordering_beside_losses_cost_what_that_gains() {
 }
 
 #[test]
+fn packets_late_by_more_than_half_a_round_trip_do_not_end_slow_start() {
+    let seconds = |seed: u64| {
+        let delay = Duration::from_millis(25);
+        let late = Duration::from_millis(30);
+        let faults = Faults { delay, late, reorder: 25, rate: RATE, queue: QUEUE, ..Faults::default() };
+        let mut path = Flow::new(Faults { capacity: 6 << 20, seed: seed * 7_919, ..faults });
+        path.transfer(20_000_000);
+        path.seconds()
+    };
+    // What is sent again too early arrives twice, and that undoes the reduction, also when another came before it was known.
+    let slow = (1..=12).map(seconds).filter(|seconds| *seconds > 3.0).count();
+    assert!(slow <= 3, "{slow} of 12");
+}
+
+#[test]
 fn where_delays_tell_nothing_slow_start_ends_before_the_queue_overflows() {
     // A third of a millisecond, as between two machines in a room; six megabytes of queue.
     let mut path = Flow::new(Faults {
