@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use policy::gateway::List;
 use tokio::task::spawn_blocking;
+use tunnel::device::DeviceStats;
 use tunnel::io::clock;
 use tunnel::node::{PeerState, PeerStatus};
 use tunnel::reason::DropReason;
@@ -322,7 +323,6 @@ impl Edge {
         let ok = f64::from(u8::from(self.last_apply_ok.get()));
         #[expect(clippy::cast_precision_loss, reason = "a count of switches")]
         let unwritable = self.current.borrow().unwritable.len() as f64;
-        let stats = self.device.stats();
         let mut numbers = vec![
             gauge(
                 "gateway_up",
@@ -356,26 +356,6 @@ impl Edge {
                 f64::from(u8::from(self.fight.borrow().is_on)),
             ),
             counter(
-                "gateway_socket_rebinds_total",
-                "Outer sockets put in place of another.",
-                stats.rebinds.read(),
-            ),
-            counter(
-                "gateway_busy_polls_total",
-                "Waits of the data thread that began by looking on.",
-                stats.busy_polls.read(),
-            ),
-            counter(
-                "gateway_busy_poll_misses_total",
-                "Those of them that found nothing and slept.",
-                stats.busy_poll_misses.read(),
-            ),
-            counter(
-                "gateway_unreachable_answers_total",
-                "Senders told by ICMP that their packet for the tunnel has nowhere to go.",
-                stats.tx_unreachable.read(),
-            ),
-            counter(
                 "gateway_events_lost_total",
                 "Events of the data plane that nobody took in time.",
                 self.device.node().events_dropped(),
@@ -391,6 +371,7 @@ impl Edge {
                 limit,
             ));
         }
+        numbers.extend(device_numbers(self.device.stats()));
         numbers
     }
 
@@ -420,6 +401,33 @@ impl Edge {
             KernelCounters { read: Some(Instant::now()), named: named.clone(), flows };
         Ok(named)
     }
+}
+
+/// What the threads of the device count.
+fn device_numbers(stats: &DeviceStats) -> [Number; 4] {
+    let counter = |name, help, value| Number { name, help, value: Value::Counter(value) };
+    [
+        counter(
+            "gateway_socket_rebinds_total",
+            "Outer sockets put in place of another.",
+            stats.rebinds.read(),
+        ),
+        counter(
+            "gateway_busy_polls_total",
+            "Waits of the data thread that began by looking on.",
+            stats.busy_polls.read(),
+        ),
+        counter(
+            "gateway_busy_poll_misses_total",
+            "Those of them that found nothing and slept.",
+            stats.busy_poll_misses.read(),
+        ),
+        counter(
+            "gateway_unreachable_answers_total",
+            "Senders told by ICMP that their packet for the tunnel has nowhere to go.",
+            stats.tx_unreachable.read(),
+        ),
+    ]
 }
 
 /// Says so when a list that is fetched has not been for long.
