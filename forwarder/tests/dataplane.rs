@@ -263,6 +263,31 @@ fn a_reset_passes_through_both_ways() {
 }
 
 #[test]
+fn a_port_that_a_client_resets_and_uses_again_at_once_opens_a_new_flow() {
+    let (mut edge, upstream) = (Edge::new(), listener());
+    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off");
+    let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
+    let first = upstream.accept().unwrap();
+    let (sequence, acknowledged) = edge.cell.take().unwrap().last_words();
+    let (source, destination) = ("203.0.113.10:40001".parse().unwrap(), "192.168.88.2:443".parse().unwrap());
+    let reset = Bare {
+        source,
+        destination,
+        sequence,
+        acknowledgement: Some(acknowledged),
+        flags: tunnel::packet::tcp_flags::RST,
+    };
+    let sequence = sequence.wrapping_add(100_000);
+    let syn = Bare { sequence, acknowledgement: None, flags: tunnel::packet::tcp_flags::SYN, ..reset };
+    edge.inject_all(vec![reset.packet(), syn.packet()]);
+    edge.until("an answer", |edge| !edge.others.is_empty());
+    assert_eq!(edge.resets, 0, "the new flow was refused");
+    drop((first, upstream.accept().unwrap()));
+    wait_for("one flow alone to be left", || open_flows(&daemon) == 1);
+}
+
+#[test]
 fn a_local_client_reaches_a_service_beyond_the_tunnel_from_a_privileged_port() {
     let mut edge = Edge::new();
     let (listen, entry) = reach("source_port = \"privileged\"\non_down = \"hold\"\n");

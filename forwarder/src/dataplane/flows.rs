@@ -52,6 +52,16 @@ pub enum Flow {
     },
 }
 
+impl Flow {
+    /// Whether the client has reset it, and it only waits for its last turn.
+    fn was_reset(&mut self) -> bool {
+        match self {
+            Self::Open(open) => open.cell.ending() == Some(Ending::Reset),
+            Self::Dial(_) | Self::Lingering { .. } => false,
+        }
+    }
+}
+
 /// Every flow with what decides about new ones; knows edges only as they are handed in.
 pub struct Flows {
     pub(super) table: FlowTable<FlowKey, Flow>,
@@ -146,6 +156,11 @@ impl Flows {
                 }
             };
         };
+        if opens && self.table.get_mut(id).is_some_and(|(_, flow)| flow.was_reset()) {
+            // The client uses the port again before the flow that it reset had another turn.
+            self.finish(now, id, Ending::Reset);
+            return self.handle_syn(now, edge, key, (ip, &tcp), bytes);
+        }
         match self.table.get_mut(id) {
             Some((_, Flow::Open(open))) => {
                 let out = (&mut edge.outlet(now), &mut *self.scratch);
@@ -209,7 +224,10 @@ impl Flows {
             match complaint.kind {
                 Kind::TooBig(mtu) => open.cell.handle_too_big(mtu),
                 // Fatal while opening, a passing trouble later (RFC 5461).
-                Kind::Unreachable | Kind::PortUnreachable if !open.cell.is_established() => open.abort(),
+                Kind::Unreachable | Kind::PortUnreachable if !open.cell.is_established() => {
+                    tracing::debug!(kind = ?complaint.kind, "a flow that opens is told to be unreachable");
+                    open.abort();
+                }
                 Kind::Unreachable | Kind::PortUnreachable => {}
             }
             self.mark(id);

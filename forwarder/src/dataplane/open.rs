@@ -170,6 +170,7 @@ impl Open {
         let opening = !self.is_established && now.since(self.opened_at) >= HANDSHAKE;
         let stuck = silent >= UNACKNOWLEDGED && self.cell.unacknowledged() > 0;
         if !self.is_aborting && (opening || stuck || silent >= IDLE) {
+            tracing::debug!(opening, stuck, "a flow is given up");
             self.abort();
         }
     }

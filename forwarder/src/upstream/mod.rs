@@ -50,6 +50,13 @@ pub fn failure(error: &io::Error) -> Dialled {
     }
 }
 
+/// The socket of a flow is of no use any more.
+#[cold]
+fn failed(doing: &str, error: &io::Error) -> Moved {
+    tracing::debug!(doing, %error, "the socket of a flow failed");
+    Moved::Failed
+}
+
 impl Upstream {
     /// A connected socket; `header` goes out before the first byte of the flow.
     #[must_use]
@@ -89,7 +96,7 @@ impl Upstream {
                 None => break,
                 Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => self.is_writable = false,
-                Some(Err(_)) => return Moved::Failed,
+                Some(Err(error)) => return failed("write", &error),
                 Some(Ok(len)) => moved += len,
             }
         }
@@ -124,7 +131,7 @@ impl Upstream {
                 Some(Ok(len)) => moved += len,
                 Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => self.is_readable = false,
-                Some(Err(_)) => return Moved::Failed,
+                Some(Err(error)) => return failed("read", &error),
             }
         }
         Moved::Bytes(moved)
