@@ -19,7 +19,7 @@ use super::{Edge, KernelCounters};
 use crate::control::report::{Bans, Health, Interface, Peer, Peers, SCHEMA, Services, Status};
 use crate::foreign::{Needs, obstacles};
 use crate::kernel::{Failure, Listing};
-use crate::metrics::{self, Number, PeerCounters, Snapshot, Value};
+use crate::metrics::{self, Number, PeerCounters, Snapshot};
 
 /// Between two looks at the round trips: there is a probe every five seconds.
 const PROBES: Duration = Duration::from_millis(4_500);
@@ -318,44 +318,46 @@ impl Edge {
     }
 
     fn numbers(&self) -> Vec<Number> {
-        let gauge = |name, help, value| Number { name, help, value: Value::Gauge(value) };
-        let counter = |name, help, value| Number { name, help, value: Value::Counter(value) };
         let ok = f64::from(u8::from(self.last_apply_ok.get()));
         #[expect(clippy::cast_precision_loss, reason = "a count of switches")]
         let unwritable = self.current.borrow().unwritable.len() as f64;
         let mut numbers = vec![
-            gauge(
+            Number::gauge(
                 "gateway_up",
                 "Whether the daemon's threads and its helper run.",
                 f64::from(u8::from(self.is_sound())),
             ),
-            gauge("gateway_config_last_apply_success", "Whether the last configuration was applied.", ok),
-            counter(
+            Number::gauge(
+                "gateway_config_last_apply_success",
+                "Whether the last configuration was applied.",
+                ok,
+            ),
+            Number::counter(
                 "gateway_config_applies_total",
                 "Configurations applied since the start.",
                 self.generation.get(),
             ),
-            counter(
+            Number::counter(
                 "gateway_config_failed_applies_total",
                 "Configurations refused or taken back since the start.",
                 self.failed_applies.get(),
             ),
-            gauge(
+            Number::gauge(
                 "gateway_kernel_unwritable_switches",
                 "Switches under /proc/sys that could not be set.",
                 unwritable,
             ),
-            counter(
+            Number::counter(
                 "gateway_reconcile_repairs_total",
                 "Times that rules, routes or switches changed by somebody else were put back.",
                 self.fight.borrow().total,
             ),
-            gauge(
+            Number::gauge(
                 "gateway_reconcile_fought",
                 "Whether somebody keeps changing what the edge needs.",
                 f64::from(u8::from(self.fight.borrow().is_on)),
             ),
-            counter(
+            Number::counter(
                 "gateway_events_lost_total",
                 "Events of the data plane that nobody took in time.",
                 self.device.node().events_dropped(),
@@ -364,8 +366,12 @@ impl Edge {
         if let Some((flows, limit)) = self.kernel_counters.borrow().flows {
             #[expect(clippy::cast_precision_loss, reason = "conntrack holds far fewer than 2^53")]
             let (flows, limit) = (flows as f64, limit as f64);
-            numbers.push(gauge("gateway_nat_flows", "Flows that the kernel's conntrack follows.", flows));
-            numbers.push(gauge(
+            numbers.push(Number::gauge(
+                "gateway_nat_flows",
+                "Flows that the kernel's conntrack follows.",
+                flows,
+            ));
+            numbers.push(Number::gauge(
                 "gateway_nat_flows_limit",
                 "The most flows that conntrack will follow.",
                 limit,
@@ -405,24 +411,23 @@ impl Edge {
 
 /// What the threads of the device count.
 fn device_numbers(stats: &DeviceStats) -> [Number; 4] {
-    let counter = |name, help, value| Number { name, help, value: Value::Counter(value) };
     [
-        counter(
+        Number::counter(
             "gateway_socket_rebinds_total",
             "Outer sockets put in place of another.",
             stats.rebinds.read(),
         ),
-        counter(
+        Number::counter(
             "gateway_busy_polls_total",
             "Waits of the data thread that began by looking on.",
             stats.busy_polls.read(),
         ),
-        counter(
+        Number::counter(
             "gateway_busy_poll_misses_total",
             "Those of them that found nothing and slept.",
             stats.busy_poll_misses.read(),
         ),
-        counter(
+        Number::counter(
             "gateway_unreachable_answers_total",
             "Senders told by ICMP that their packet for the tunnel has nowhere to go.",
             stats.tx_unreachable.read(),

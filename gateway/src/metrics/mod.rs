@@ -88,6 +88,20 @@ pub struct Number {
     pub value: Value,
 }
 
+impl Number {
+    /// One that only grows.
+    #[must_use]
+    pub const fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, value: Value::Counter(value) }
+    }
+
+    /// One that comes and goes.
+    #[must_use]
+    pub const fn gauge(name: &'static str, help: &'static str, value: f64) -> Self {
+        Self { name, help, value: Value::Gauge(value) }
+    }
+}
+
 /// What kind of number.
 #[derive(Clone, Copy, Debug)]
 pub enum Value {
@@ -329,11 +343,11 @@ mod tests {
             drops: vec![Drop { stage: "forward".to_owned(), reason: "leak".to_owned(), packets: 3 }],
             leaked_packets: 3,
             offloads: vec![OffloadPath { path: "udp_send", joined: 5, single: 6, fallbacks: 7 }],
-            numbers: vec![Number {
-                name: "gateway_config_generation",
-                help: "How many configurations were applied since the start.",
-                value: Value::Counter(2),
-            }],
+            numbers: vec![Number::counter(
+                "gateway_config_generation",
+                "How many configurations were applied since the start.",
+                2,
+            )],
         }
     }
 }
