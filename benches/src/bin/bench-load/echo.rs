@@ -9,6 +9,9 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
 const LISTENER: Token = Token(0);
+/// Connections that wait to be accepted: the library's 128 come in while the kernel makes room for more descriptors, and
+/// who is refused then asks again only after a second.
+const BACKLOG: i32 = 4_096;
 
 struct Connection {
     stream: TcpStream,
@@ -19,6 +22,7 @@ struct Connection {
 /// Serves until the process is killed.
 pub(crate) fn serve(address: SocketAddr) -> Result<()> {
     let mut listener = TcpListener::bind(address)?;
+    rustix::net::listen(&listener, BACKLOG)?;
     let mut poll = Poll::new()?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let (mut events, mut connections, mut next) = (Events::with_capacity(1024), HashMap::new(), 1);
