@@ -85,7 +85,7 @@ fn replayed_datagrams_are_dropped_and_do_not_move_the_endpoint() -> Result<()> {
         relay.record(Direction::Forward, true);
         site.start()?;
         let client = lab.node("client")?;
-        upload(&client, "192.0.2.2:5001", 1 << 20)?;
+        download(&client, "192.0.2.2:5001", 1 << 20)?;
         let before = site.peer_field("/endpoint")?;
         let address = relay.rebind()?;
         let replayed = relay.replay(Direction::Forward, 1000);
