@@ -155,7 +155,9 @@ mod tests {
             lab.passes(ip("203.0.113.10"), at(0));
         }
 
-        assert!(lab.passes(ip("198.51.100.7"), at(0)));
+        // One of them may happen to share the flooder's bucket.
+        let others = (1..=10).map(|host| ip(&format!("198.51.100.{host}")));
+        assert!(others.filter(|other| lab.passes(*other, at(0))).count() >= 9);
     }
 
     #[test]
@@ -164,7 +166,8 @@ mod tests {
         let hosts = (1..=10).map(|host| ip(&format!("2001:db8::{host:x}")));
 
         assert_eq!(hosts.filter(|host| lab.passes(*host, at(0))).count(), 5);
-        assert!(lab.passes(ip("2001:db8:0:1::1"), at(0)));
+        let networks = (1..=10).map(|network| ip(&format!("2001:db8:0:{network:x}::1")));
+        assert!(networks.filter(|host| lab.passes(*host, at(0))).count() >= 9);
     }
 
     #[test]
