@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lab::{Node, Process, until};
 
 /// How long a server may take to open its ports.
@@ -69,6 +69,11 @@ impl Caddy {
     /// The certificate of the authority that signed its own.
     pub fn certificate(&self) -> PathBuf {
         self.folder.join("pki/authorities/local/root.crt")
+    }
+
+    /// Waits until its access log holds `text`: a server writes it after it has answered.
+    pub fn logs(&self, text: &str) -> Result<()> {
+        wait_for_log(|| self.access_log(), text)
     }
 
     /// Its access log, one JSON object per line.
@@ -202,6 +207,14 @@ http://127.0.0.1:8080 {{
     }
 }
 
+fn wait_for_log(log: impl Fn() -> Result<String>, text: &str) -> Result<()> {
+    until(Duration::from_secs(5), "the access log", || {
+        let log = log()?;
+        ensure!(log.contains(text), "{text} is not in the access log: {log}");
+        Ok(Some(()))
+    })
+}
+
 /// An nginx that ends TLS on loopback port 8443 and believes PROXY headers from loopback only.
 #[derive(Debug)]
 pub struct Nginx {
@@ -235,6 +248,11 @@ impl Nginx {
     /// Its own certificate.
     pub fn certificate(&self) -> PathBuf {
         self.folder.join("site.crt")
+    }
+
+    /// Waits until its access log holds `text`: a server writes it after it has answered.
+    pub fn logs(&self, text: &str) -> Result<()> {
+        wait_for_log(|| self.access_log(), text)
     }
 
     /// Its access log: client address, client port, and the request, one per line.

@@ -49,6 +49,7 @@ fn no_word_of_a_stranger_about_an_address_is_believed() -> Result<()> {
         );
         ensure!(caddy.curl(&neighbour, "100.64.0.2", &["--haproxy-protocol"], "/whoami").is_err());
         ensure!(whoami(&caddy, &neighbour, &VISITOR)? == "100.64.0.1 100.64.0.1");
+        caddy.logs(r#""client_ip":"100.64.0.1""#)?;
         ensure!(!caddy.access_log()?.contains(r#""client_ip":"198.18.0.1""#), "{}", caddy.access_log()?);
         Ok(())
     })

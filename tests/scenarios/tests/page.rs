@@ -22,7 +22,7 @@ fn a_page_of_caddy_behind_the_carriers_nat_reaches_an_internet_client_whose_addr
         let copy = client.directory().join("copy");
         caddy.curl(&client, "192.0.2.2", &["-o", &copy.to_string_lossy()], "/film")?;
         ensure!(sha256(&client, &copy)? == sha256(&client, &caddy.root().join("film"))?);
-        ensure!(caddy.access_log()?.contains(r#""remote_ip":"203.0.113.10""#), "{}", caddy.access_log()?);
+        caddy.logs(r#""remote_ip":"203.0.113.10""#)?;
         ensure!(leaks.packets()? == 0, "{} packets left outside the tunnel", leaks.packets()?);
         Ok(())
     })
@@ -46,6 +46,7 @@ fn a_proxy_header_that_a_client_forges_is_never_an_identity() -> Result<()> {
             "served without a header"
         );
         ensure!(caddy.fetch(&client, "192.0.2.2", "/whoami")? == "203.0.113.10");
+        caddy.logs(r#""remote_ip":"203.0.113.10""#)?;
         ensure!(!caddy.access_log()?.contains("198.18.0.1"));
         Ok(())
     })
@@ -60,8 +61,7 @@ fn nginx_logs_the_clients_address_and_its_real_port() -> Result<()> {
         let client = lab.node("client")?;
         let arguments = ["--local-port", "41234"];
         ensure!(nginx.curl(&client, "192.0.2.2", &arguments, "/whoami")? == "203.0.113.10");
-        ensure!(nginx.access_log()?.contains("203.0.113.10 41234 203.0.113.10"), "{}", nginx.access_log()?);
-        Ok(())
+        nginx.logs("203.0.113.10 41234 203.0.113.10")
     })
 }
 
@@ -74,8 +74,7 @@ fn a_header_of_version_one_is_written_where_it_is_asked_for() -> Result<()> {
         site.start()?;
         let client = lab.node("client")?;
         ensure!(nginx.curl(&client, "192.0.2.2", &["--local-port", "41235"], "/whoami")? == "203.0.113.10");
-        ensure!(nginx.access_log()?.contains("203.0.113.10 41235"), "{}", nginx.access_log()?);
-        Ok(())
+        nginx.logs("203.0.113.10 41235")
     })
 }
 
