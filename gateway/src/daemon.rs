@@ -218,28 +218,39 @@ fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
-/// The configuration file as it was last seen, for `[reload] watch`.
+/// When a file was last written, and its length.
+type Stamp = (SystemTime, u64);
+
+/// The configuration file as it was last taken and as it was last seen, for `[reload] watch`.
 struct Watched {
-    seen: Option<(SystemTime, u64)>,
+    taken: Option<Stamp>,
+    seen: Option<Stamp>,
 }
 
 impl Watched {
     fn new(edge: &Edge) -> Self {
-        Self { seen: Self::look(edge) }
+        let seen = Self::look(edge);
+        Self { taken: seen, seen }
     }
 
-    /// Whether the file is wanted to be watched and is another than before; a file that is gone is no change.
+    /// Whether the file is wanted to be watched and is another than before.
     fn has_changed(&mut self, edge: &Edge) -> bool {
-        if !edge.is_file_watched() {
-            return false;
-        }
-        let now = Self::look(edge);
-        let changed = now.is_some() && now != self.seen;
-        self.seen = now.or(self.seen);
-        changed
+        edge.is_file_watched() && self.handle_look(Self::look(edge))
     }
 
-    fn look(edge: &Edge) -> Option<(SystemTime, u64)> {
+    /// Whether what is seen now is to be taken: it differs, and it was the same at the last look, so that nobody is in the
+    /// middle of writing it. A file that is gone is no change.
+    fn handle_look(&mut self, now: Option<Stamp>) -> bool {
+        let is_settled = now.is_some() && now == self.seen;
+        self.seen = now;
+        let is_taken = is_settled && now != self.taken;
+        if is_taken {
+            self.taken = now;
+        }
+        is_taken
+    }
+
+    fn look(edge: &Edge) -> Option<Stamp> {
         let metadata = std::fs::metadata(edge.config_path()).ok()?;
         Some((metadata.modified().ok()?, metadata.len()))
     }
@@ -366,4 +377,23 @@ fn plan(edge: &Edge, name: &Path, text: String) -> Result<Reply, Stop> {
 fn changes(changes: Vec<policy::plan::Change>) -> Reply {
     let change = |change: policy::plan::Change| Change { part: change.part.to_owned(), line: change.line };
     Reply::Changes(Changes { schema: SCHEMA, changes: changes.into_iter().map(change).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::Watched;
+
+    #[test]
+    fn a_file_is_taken_once_and_only_when_nobody_is_writing_it() {
+        let stamp = |seconds, len| Some((SystemTime::UNIX_EPOCH + Duration::from_secs(seconds), len));
+        let mut file = Watched { taken: stamp(1, 100), seen: stamp(1, 100) };
+
+        let looks =
+            [stamp(1, 100), stamp(2, 0), stamp(2, 120), stamp(2, 120), stamp(2, 120), None, stamp(2, 120)];
+        let taken: Vec<bool> = looks.into_iter().map(|look| file.handle_look(look)).collect();
+
+        assert_eq!(taken, [false, false, false, true, false, false, false]);
+    }
 }
