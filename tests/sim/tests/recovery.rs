@@ -2,7 +2,7 @@
 
 use sim::path::Faults;
 use sim::{ORIGIN_AT, Pair, Setup, Side, at, ms, secs};
-use tunnel::node::{Event, PeerState, RecoveryStep, Verdict};
+use tunnel::node::{Event, PeerConfig, PeerState, RecoveryStep, Verdict};
 
 const BOTH: [Side; 2] = [Side::Edge, Side::Origin];
 
@@ -76,6 +76,30 @@ fn the_first_handshake_is_repeated_three_times_and_then_waits_for_the_ladder() {
     assert_eq!([sent_by(ms(749)), sent_by(ms(900))], [2, 3]);
     assert_eq!([sent_by(ms(1_749)), sent_by(ms(2_100))], [3, 4]);
     assert_eq!(sent_by(ms(6_700)), 4);
+}
+
+#[test]
+fn an_edge_that_has_answered_waits_for_the_confirmation_before_it_calls_itself() {
+    let mut pair = Pair::new(Setup::default());
+    let config = PeerConfig { keepalive: Some(secs(25)), ..pair.peer_config(Side::Edge) };
+    let now = pair.now(Side::Edge);
+    pair.edge.node.update_peers(&[config.clone()], &[], now).expect("a peer");
+    pair.path.record = Some(Vec::new());
+    pair.run(secs(4));
+    assert_eq!(initiations(&mut pair, Side::Edge), 0);
+    assert_eq!((pair.peer(Side::Edge).handshakes, pair.peer(Side::Origin).handshakes), (1, 1));
+
+    // The answer is never confirmed: the origin is gone.
+    let mut pair = Pair::new(Setup::default());
+    let now = pair.now(Side::Edge);
+    pair.edge.node.update_peers(&[config], &[], now).expect("a peer");
+    pair.path.record = Some(Vec::new());
+    pair.run(ms(20));
+    pair.end(Side::Origin).suspended = true;
+    pair.run(ms(4_900));
+    assert_eq!(initiations(&mut pair, Side::Edge), 0);
+    pair.run(ms(200));
+    assert_eq!(initiations(&mut pair, Side::Edge), 1);
 }
 
 #[test]
@@ -232,9 +256,7 @@ fn a_suspend_of_200_seconds_is_over_with_the_first_packet() {
         let burst = pair.end(side).sent - sent;
         // The other side's own handshake may cross: then two are answered, confirmed and probed, eight datagrams.
         assert!(burst <= 8, "{burst} datagrams of {side:?} at once after waking");
-        let record = pair.path.record.take().expect("a record");
-        let begun = record.iter().filter(|(from, datagram)| *from == side && datagram.first() == Some(&1));
-        assert!(begun.count() <= 1, "{side:?} begins once");
+        assert!(initiations(&mut pair, side) <= 1, "{side:?} begins once");
         let took = pair.run_until(secs(6), |pair| pair.arrived(side.other()) > arrived);
         assert!(took.is_some(), "{side:?}");
     }
@@ -336,4 +358,10 @@ fn a_peer_that_stops_to_answer_probes_is_not_pestered_with_handshakes() {
     let later = pair.peer(Side::Origin).handshakes - handshakes;
     assert!(later <= 40, "{later} in the hour after that");
     assert_eq!(pair.state(Side::Origin), PeerState::Up);
+}
+
+/// How many handshakes `side` has begun or repeated since this was last asked.
+fn initiations(pair: &mut Pair, side: Side) -> usize {
+    let record = pair.path.record.replace(Vec::new()).expect("a record");
+    record.iter().filter(|(from, datagram)| *from == side && datagram.first() == Some(&1)).count()
 }

@@ -244,7 +244,7 @@ impl Core {
         let tunn = self
             .quiet_until(now)
             .or_else(|| self.tunn_deadline().map(|at| at.max(self.ticked.after(Duration::from_secs(1)))));
-        let opening = (has_endpoint && self.must_open()).then(|| self.held_until.unwrap_or(now));
+        let opening = (has_endpoint && self.must_open()).then(|| self.opens_at().unwrap_or(now));
         let flush =
             (self.session.is_some() && self.waiting > 0).then(|| now.after(Duration::from_millis(10)));
         let keepalive = self.keepalive_due();
@@ -273,6 +273,13 @@ impl Core {
             && self.attempt.is_none()
             && !self.recovery.is_climbing()
             && self.urge.is_none()
+    }
+
+    /// Not before this is a session opened: the clock forbade it, or the far end, whose handshake we have answered, may
+    /// still confirm that one. Two that cross cost some peers both of them, and then rekey-timeout.
+    pub(super) fn opens_at(&self) -> Option<Instant> {
+        let confirmed = self.answer.map(|answer| answer.at.after(REKEY_TIMEOUT));
+        self.held_until.max(confirmed)
     }
 
     /// When an empty packet is due: as the answer to data, or after so long without a packet either way.

@@ -11,7 +11,7 @@ use crate::packet::Ip;
 use crate::packet::icmp::Echo;
 use crate::reason::DropReason;
 use crate::recovery::{DIAL, Ladder, PLAIN};
-use crate::time::Now;
+use crate::time::{Instant, Now};
 use crate::transmit::SendQueue;
 use crate::wire::INITIATION_LEN;
 
@@ -73,11 +73,12 @@ impl Turn<'_> {
     fn open_session(&mut self, out: &mut SendQueue) {
         let now = self.now.instant;
         let urged = self.core.urge.is_some_and(|at| at <= now);
-        let held = self.core.held_until.is_some_and(|until| until > now);
+        let is_later = |at: Option<Instant>| at.is_some_and(|at| at > now);
         if urged {
             self.core.urge = None;
         }
-        if (urged || self.core.must_open()) && !held {
+        let opens = self.core.must_open() && !is_later(self.core.opens_at());
+        if opens || urged && !is_later(self.core.held_until) {
             self.begin_handshake(out);
         }
     }
