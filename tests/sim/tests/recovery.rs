@@ -83,7 +83,7 @@ fn an_edge_that_has_answered_waits_for_the_confirmation_before_it_calls_itself()
     let mut pair = Pair::new(Setup::default());
     let config = PeerConfig { keepalive: Some(secs(25)), ..pair.peer_config(Side::Edge) };
     let now = pair.now(Side::Edge);
-    pair.edge.node.update_peers(&[config.clone()], &[], now).expect("a peer");
+    pair.edge.node.update_peers(std::slice::from_ref(&config), &[], now).expect("a peer");
     pair.path.record = Some(Vec::new());
     pair.run(secs(4));
     assert_eq!(initiations(&mut pair, Side::Edge), 0);
