@@ -95,6 +95,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Each of them.
+    pub const BOTH: [Self; 2] = [Self::Tcp, Self::Udp];
+
     /// The name the configuration and nftables use.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

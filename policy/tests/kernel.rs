@@ -66,6 +66,55 @@ fn generated_policies_are_taken() {
     assert_eq!(refused, "", "refused by nft -c");
 }
 
+/// Linux 6.12.115 and later take `byteorder` for one value alone; nft 1.0.6 writes longer and shorter ones for some keys
+/// of several parts.
+#[test]
+fn no_expression_changes_the_byte_order_of_more_or_less_than_one_value() {
+    let example = example();
+    let policies = (0..50).map(generated).chain([example.clone()]);
+    let mut rulesets: Vec<Value> = policies.map(|policy| policy.plan().ruleset.replace()).collect();
+    rulesets.push(Ruleset::guard(&example, 1420).replace());
+
+    let bytecode: String = rulesets.iter().map(bytecode_of).collect();
+
+    assert!(bytecode.contains("lookup reg 1 set publish_tcp4"), "nft shows no bytecode:\n{bytecode}");
+    let refused: BTreeSet<&str> = bytecode.lines().filter(|line| is_odd_conversion(line)).collect();
+    assert_eq!(refused, BTreeSet::new());
+}
+
+#[test]
+fn the_test_for_odd_conversions_knows_those_that_kernels_refuse() {
+    let keys = [
+        ("type inet_proto . inet_service; flags interval", "meta l4proto . th dport @s", true),
+        (
+            "type ipv4_addr . inet_proto . inet_service; flags interval",
+            "ip saddr . meta l4proto . th dport @s",
+            true,
+        ),
+        ("type mark . ipv4_addr; flags interval", "ct mark . ip saddr @s", false),
+    ];
+    for (declaration, lookup, is_refused) in keys {
+        let text = format!("table inet t {{ set s {{ {declaration}; }}; chain c {{ {lookup} drop; }}; }}");
+        let bytecode = in_namespace(&format!("nft --debug=netlink -c '{text}'\n"));
+        assert_eq!(bytecode.lines().any(is_odd_conversion), is_refused, "{lookup}:\n{bytecode}");
+    }
+}
+
+/// Whether a line of bytecode, as `[ byteorder reg 1 = hton(reg 1, 2, 1) ]`, has another size than length.
+fn is_odd_conversion(line: &str) -> bool {
+    let Some((_, conversion)) = line.split_once("byteorder ") else { return false };
+    let numbers = conversion.split_once('(').and_then(|(_, rest)| rest.split_once(')')).unwrap().0;
+    let numbers: Vec<&str> = numbers.split(',').map(str::trim).collect();
+    numbers[1] != numbers[2]
+}
+
+fn bytecode_of(ruleset: &Value) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ruleset.json");
+    std::fs::write(&file, ruleset.to_string()).unwrap();
+    in_namespace(&format!("nft --debug=netlink -j -c -f {}\n", file.display()))
+}
+
 /// The commands of a policy in a table of their own, so that many fit one call of nft.
 fn in_table(number: u64, policy: &gateway::Policy) -> Vec<Value> {
     let text = policy.plan().ruleset.install(&Present::nothing()).to_string();
@@ -195,6 +244,40 @@ fn a_change_keeps_bans_meters_and_counters_and_leaves_nothing_behind() {
     assert!(text.contains("203.0.113.66"), "the ban is gone");
     assert!(text.contains("\"packets\": 7, \"bytes\": 700"), "the counter began again");
     assert_eq!(Present::from_listing(&text).unwrap(), fresh, "something was left behind");
+}
+
+/// The sets, maps and rules whose keys begin with the protocol, as they were before there was one set per protocol.
+const BEFORE: &str = "table inet causeway {
+  set wan_accept { type inet_proto . inet_service; flags interval; elements = { tcp . 22 } }
+  set bans4 { type ipv4_addr; size 65535; flags timeout; elements = { 203.0.113.66 timeout 1h } }
+  map publish4 { type inet_proto . inet_service : mark; flags interval; elements = { tcp . 443 : 0x43570001 } }
+  map bound4 { type ipv4_addr . inet_proto . inet_service : mark; flags interval; }
+  chain published {
+    meta nfproto ipv4 ct mark set meta l4proto . th dport map @publish4
+    ct mark set ip daddr . meta l4proto . th dport map @bound4
+  }
+  chain classify {
+    type filter hook prerouting priority -150; policy accept;
+    meta l4proto . th dport @wan_accept jump published
+  }
+}";
+
+#[test]
+fn a_table_with_keys_of_the_form_before_is_changed_in_one_transaction_that_keeps_bans() {
+    let ruleset = example().plan().ruleset;
+    let begin = format!("nft -f - <<'END'\n{BEFORE}\nEND\n");
+    let old =
+        Present::from_listing(&in_namespace(&format!("{begin}nft -j list table inet causeway\n"))).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("install.json");
+    std::fs::write(&file, ruleset.install(&old).to_string()).unwrap();
+
+    let script = format!("set -e\n{begin}nft -j -f {}\nnft -j list table inet causeway\n", file.display());
+    let text = in_namespace(&script);
+
+    assert_eq!(ruleset.absent_from(&text), Vec::<String>::new());
+    assert!(text.contains("203.0.113.66"), "the ban is gone");
+    assert!(!text.contains("wan_accept") && !text.contains("\"publish4\""), "{text}");
 }
 
 #[test]

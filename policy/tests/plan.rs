@@ -21,7 +21,7 @@ fn another_service_changes_its_own_elements_only() {
     let changes = changes(BASE, &more);
 
     assert!(changes.iter().all(|line| line.starts_with("ruleset: + @")), "{changes:#?}");
-    assert!(changes.iter().any(|line| line.contains("tcp . 80 → 0x4357")), "{changes:#?}");
+    assert!(changes.iter().any(|line| line.contains("@publish_tcp4: 80 → 0x4357")), "{changes:#?}");
     assert!(changes.iter().any(|line| line.ends_with("→ 192.168.88.2")), "{changes:#?}");
     assert!(changes.iter().any(|line| line.ends_with("→ 8080")), "{changes:#?}");
 }

@@ -10,11 +10,13 @@ use serde_json::{Value, json};
 
 use super::json::{
     Family, accept, by_mark, counter, counter_by_mark, daddr, direction, dnatted, dport, drop, equal, goto,
-    has_ports, iif, is_family, jump, leave, mapped, marked, meta, named, not_oif, oif, payload,
+    has_ports, iif, is_family, is_protocol, jump, leave, mapped, marked, meta, named, not_oif, oif, payload,
     route_back_exists, saddr, set_ct_mark, set_of, state, to_local, to_local_or_all, unequal,
 };
 use super::services::{ACCEPTED, ALLOW_BIT, OURS, OURS_AND_KIND};
+use super::sets::by_protocol;
 use super::{Chain, DropCounter, Hook, ServiceMark};
+use crate::Protocol;
 use crate::gateway::Policy;
 
 /// Priorities of base chains (nft(8)): `classify` sees packets after conntrack (-200) and before any DNAT (-100).
@@ -128,10 +130,11 @@ impl<'p> Chains<'p> {
             let inside = [in_set(daddr(family), "tunnel", family), not_in_set(daddr(family), "lan", family)];
             rules.push(ended(inside, self.dropped("prerouting", "wan_guard")));
         }
-        let port = super::json::concat([meta("l4proto"), dport()]);
-        let open = equal(&port, "@wan_accept");
-        let mark = set_ct_mark(self.accepted_mark());
-        rules.push(rule([state(&["new"]), has_ports(), to_local_or_all(), open, mark]));
+        for protocol in Protocol::BOTH {
+            let open = equal(&dport(), named(&by_protocol("accept", protocol, None)));
+            let mark = set_ct_mark(self.accepted_mark());
+            rules.push(rule([state(&["new"]), is_protocol(protocol), open, to_local_or_all(), mark]));
+        }
         rules
     }
 

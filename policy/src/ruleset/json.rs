@@ -98,10 +98,14 @@ pub(super) fn has_ports() -> Value {
     equal(&meta("l4proto"), json!({"set": ["tcp", "udp"]}))
 }
 
-pub(super) fn is_protocol(protocols: Protocols) -> Value {
+pub(super) fn is_protocol(protocol: Protocol) -> Value {
+    equal(&meta("l4proto"), protocol.as_str())
+}
+
+pub(super) fn is_one_of(protocols: Protocols) -> Value {
     match protocols {
-        Protocols::Tcp => equal(&meta("l4proto"), "tcp"),
-        Protocols::Udp => equal(&meta("l4proto"), "udp"),
+        Protocols::Tcp => is_protocol(Protocol::Tcp),
+        Protocols::Udp => is_protocol(Protocol::Udp),
         Protocols::Both => has_ports(),
     }
 }
@@ -136,10 +140,6 @@ pub(super) fn prefix(prefix: IpNetwork) -> Value {
         return json!(prefix.ip().to_string());
     }
     json!({"prefix": {"addr": prefix.network().to_string(), "len": prefix.prefix()}})
-}
-
-pub(super) fn protocol(protocol: Protocol) -> Value {
-    json!(protocol.as_str())
 }
 
 pub(super) fn state(states: &[&str]) -> Value {

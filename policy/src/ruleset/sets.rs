@@ -3,7 +3,7 @@
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
-use super::json::{Family, concat, ports, prefix, protocol};
+use super::json::{Family, concat, ports, prefix};
 use super::services::{ServiceKind, ServiceMark};
 use super::{Content, Set};
 use crate::gateway::parse::covers;
@@ -14,6 +14,15 @@ use crate::{AllowList, Name, PortRange, Protocol};
 const DYNAMIC_SIZE: u32 = 65_535;
 /// How long a source is remembered by a meter after its last new connection, in seconds.
 const METER_SECONDS: u32 = 120;
+
+/// The name of a set or map of ports of one protocol; with a family also of one IP version.
+///
+/// There is one for each protocol, since a key of several parts that begins with the one-byte protocol number needs a
+/// conversion in nft 1.0.6 that Linux 6.12.115 and later refuse.
+pub(super) fn by_protocol(what: &str, protocol: Protocol, family: Option<Family>) -> String {
+    let digit = family.map(|family| family.digit().to_string()).unwrap_or_default();
+    format!("{what}_{}{digit}", protocol.as_str())
+}
 
 /// The name of a per-family set of one service or list.
 pub(super) fn set_name(what: &str, family: Family, name: &Name) -> String {
@@ -57,7 +66,8 @@ pub(crate) fn tunnel_prefixes(policy: &Policy) -> impl Iterator<Item = IpNetwork
 /// Sets about the machine and its surroundings.
 pub(super) fn places(policy: &Policy) -> Vec<Set> {
     let interfaces = policy.wan.interfaces.iter().map(|name| json!(name.as_str())).collect();
-    let mut sets = vec![fixed("wan", json!({"type": "ifname"}), interfaces), accepted(policy)];
+    let mut sets = vec![fixed("wan", json!({"type": "ifname"}), interfaces)];
+    sets.extend(Protocol::BOTH.map(|protocol| accepted(policy, protocol)));
     for family in Family::BOTH {
         let digit = family.digit();
         sets.push(prefixes(format!("lan{digit}"), family, policy.lan.iter().copied()));
@@ -70,15 +80,12 @@ pub(super) fn places(policy: &Policy) -> Vec<Set> {
     sets
 }
 
-/// `[wan] accept`, joined where entries overlap.
-fn accepted(policy: &Policy) -> Set {
-    let mut elements = Vec::new();
-    for transport in [Protocol::Tcp, Protocol::Udp] {
-        let of_protocol = policy.wan.accept.iter().filter(|accept| accept.protocols.contains(transport));
-        let joined = crate::gateway::parse::merged(of_protocol.map(|accept| accept.ports).collect());
-        elements.extend(joined.into_iter().map(|range| concat([protocol(transport), ports(range)])));
-    }
-    fixed("wan_accept", interval(&json!(["inet_proto", "inet_service"])), elements)
+/// Ports of one protocol in `[wan] accept`, joined where entries overlap.
+fn accepted(policy: &Policy, protocol: Protocol) -> Set {
+    let of_protocol = policy.wan.accept.iter().filter(|accept| accept.protocols.contains(protocol));
+    let joined = crate::gateway::parse::merged(of_protocol.map(|accept| accept.ports).collect());
+    let elements = joined.into_iter().map(ports).collect();
+    fixed(by_protocol("accept", protocol, None), interval(&json!("inet_service")), elements)
 }
 
 /// Maps from public ports to services, and from services to targets.
@@ -100,22 +107,33 @@ pub(super) fn publishes(policy: &Policy, marks: &[ServiceMark]) -> Vec<Set> {
 
 #[derive(Default)]
 struct TargetMaps {
-    by_port: Vec<Value>,
-    by_address: Vec<Value>,
+    tcp: PortMaps,
+    udp: PortMaps,
     address: Vec<Value>,
     port: Vec<Value>,
     shifted: Vec<Value>,
+}
+
+/// From the ports of one protocol to services.
+#[derive(Default)]
+struct PortMaps {
+    by_port: Vec<Value>,
+    by_address: Vec<Value>,
 }
 
 impl TargetMaps {
     fn add(&mut self, publish: &Publish, target: &Target, mark: u32) {
         for transport in publish.protocols.iter() {
             let port = ports(publish.ports);
+            let maps = match transport {
+                Protocol::Tcp => &mut self.tcp,
+                Protocol::Udp => &mut self.udp,
+            };
             match publish.address {
-                None => self.by_port.push(json!([concat([protocol(transport), port]), mark])),
+                None => maps.by_port.push(json!([port, mark])),
                 Some(address) => {
-                    let key = concat([json!(address.to_string()), protocol(transport), port]);
-                    self.by_address.push(json!([key, mark]));
+                    let key = concat([json!(address.to_string()), port]);
+                    maps.by_address.push(json!([key, mark]));
                 }
             }
         }
@@ -133,17 +151,17 @@ impl TargetMaps {
         let (digit, address) = (family.digit(), family.address_type());
         let service = |kind: Value| json!({"type": kind, "map": "mark", "flags": ["interval"]});
         let port = |kind: Value| json!({"type": kind, "map": "inet_service"});
-        vec![
-            fixed(format!("publish{digit}"), service(json!(["inet_proto", "inet_service"])), self.by_port),
-            fixed(
-                format!("bound{digit}"),
-                service(json!([address, "inet_proto", "inet_service"])),
-                self.by_address,
-            ),
-            fixed(format!("target{digit}"), json!({"type": "mark", "map": address}), self.address),
-            fixed(format!("port{digit}"), port(json!("mark")), self.port),
-            fixed(format!("shifted{digit}"), port(json!(["mark", "inet_service"])), self.shifted),
-        ]
+        let mut sets = Vec::new();
+        for (protocol, maps) in [(Protocol::Tcp, self.tcp), (Protocol::Udp, self.udp)] {
+            let name = |what: &str| by_protocol(what, protocol, Some(family));
+            sets.push(fixed(name("publish"), service(json!("inet_service")), maps.by_port));
+            let bound = service(json!([address, "inet_service"]));
+            sets.push(fixed(name("bound"), bound, maps.by_address));
+        }
+        sets.push(fixed(format!("target{digit}"), json!({"type": "mark", "map": address}), self.address));
+        sets.push(fixed(format!("port{digit}"), port(json!("mark")), self.port));
+        sets.push(fixed(format!("shifted{digit}"), port(json!(["mark", "inet_service"])), self.shifted));
+        sets
     }
 }
 

@@ -10,8 +10,8 @@ pub(crate) type Fault = (&'static str, fn(&mut Compiled));
 
 /// Each is tried in one policy after another; where it changes nothing it is no fault.
 pub(crate) const FAULTS: &[Fault] = &[
-    ("a range of public ports ends one early", |it| it.last_ports("publish4", -1)),
-    ("a range of public ports ends one late", |it| it.last_ports("publish4", 1)),
+    ("a range of public ports ends one early", |it| it.last_ports("publish_tcp4", -1)),
+    ("a range of public ports ends one late", |it| it.last_ports("publish_tcp4", 1)),
     ("the target's port is one too high", |it| it.values("port4", |port| json!(port.as_u64().unwrap() + 1))),
     ("moved ports land one too high", |it| it.values("shifted4", |port| json!(port.as_u64().unwrap() + 1))),
     ("moved ports run backwards", |it| it.reverse_values("shifted4")),
@@ -22,9 +22,11 @@ pub(crate) const FAULTS: &[Fault] = &[
     ("services are looked up by the source port", |it| {
         it.rewrite("published", r#""field":"dport""#, r#""field":"sport""#);
     }),
-    ("UDP services are forgotten", |it| it.keep_elements("publish4", |element| !element.contains("udp"))),
+    ("UDP services are forgotten", |it| it.keep_elements("publish_udp4", |_| false)),
     ("UDP is not translated", |it| it.rewrite("dstnat", r#"{"set":["tcp","udp"]}"#, r#""tcp""#)),
-    ("IPv6 services are not looked up", |it| it.keep_rules("published", |rule| !rule.contains("publish6"))),
+    ("IPv6 services are not looked up", |it| {
+        it.keep_rules("published", |rule| !(rule.contains("publish_") && rule.contains("6\"")))
+    }),
     ("the tunnel's IPv6 prefixes are forgotten", |it| it.keep_elements("tunnel6", |_| false)),
     ("the LAN's IPv6 prefixes are forgotten", |it| it.keep_elements("lan6", |_| false)),
     ("the LAN's mask is three bits too long", |it| it.prefix_lengths("lan4", 3)),
@@ -167,7 +169,7 @@ impl Compiled {
 
     fn last_ports(&mut self, map: &str, by: i64) {
         for element in self.elements(map) {
-            if let Some(last) = element.pointer_mut("/0/concat/1/range/1") {
+            if let Some(last) = element.pointer_mut("/0/range/1") {
                 *last = json!(last.as_i64().unwrap() + by);
             }
         }

@@ -103,7 +103,7 @@ fn a_plan_tells_rule_by_rule_what_the_apply_then_changes_and_changes_nothing_its
         let ask = |what: &str| site.gatewayctl(&[what])?.arg(&draft).run();
         let before = site.edge.run("nft -s list ruleset")?;
         let planned = ask("plan")?;
-        for line in ["+ @publish4: tcp . 6000 → ", "→ 192.168.88.2", ". 198.51.100.0/24 (first)"] {
+        for line in ["+ @publish_tcp4: 6000 → ", "→ 192.168.88.2", ". 198.51.100.0/24 (first)"] {
             ensure!(planned.contains(line), "{line} is not in the plan:\n{planned}");
         }
         ensure!(

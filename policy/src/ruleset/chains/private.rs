@@ -7,7 +7,7 @@ use super::{
     Chains, Family, ServiceMark, daddr, echo_request, equal, is_family, meta, saddr, set_ct_mark, set_of,
 };
 use crate::gateway::{Allow, Party, Service};
-use crate::ruleset::json::{dport, is_protocol, leave, ports, prefix, to_local, unequal};
+use crate::ruleset::json::{dport, is_one_of, leave, ports, prefix, to_local, unequal};
 use crate::ruleset::services::ServiceKind;
 use crate::ruleset::sets::disjoint;
 
@@ -87,7 +87,7 @@ impl Chains<'_> {
         match service {
             Service::Echo => statements.push(echo_request(family)),
             Service::Ports { protocols, ports: open } => {
-                statements.push(is_protocol(*protocols));
+                statements.push(is_one_of(*protocols));
                 statements.push(equal(&dport(), set_of(open.iter().copied().map(ports))));
             }
         }

@@ -3,23 +3,26 @@
 use serde_json::{Value, json};
 
 use super::{
-    Chain, Chains, Family, by_mark, dport, ended, equal, has_ports, is_family, jump, mapped, meta, named,
-    regular, rule, saddr, set_ct_mark,
+    Chain, Chains, Family, by_mark, dport, ended, equal, has_ports, is_family, is_protocol, jump, mapped,
+    named, regular, rule, saddr, set_ct_mark,
 };
+use crate::Protocol;
 use crate::gateway::Publish;
 use crate::ruleset::json::{concat, ct_mark, daddr, leave, seen_before};
-use crate::ruleset::sets::{has_limits, lists_in_use, set_name, users};
+use crate::ruleset::sets::{by_protocol, has_limits, lists_in_use, set_name, users};
 
 impl Chains<'_> {
-    /// One lookup per family names the service; an entry bound to the packet's address goes before one that is not.
+    /// One lookup names the service; an entry bound to the packet's address goes before one that is not.
     pub(super) fn published(&self) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
-            let digit = family.digit();
-            let port = concat([meta("l4proto"), dport()]);
-            let bound = concat([daddr(family), meta("l4proto"), dport()]);
-            rules.push(rule([is_family(family), set_ct_mark(mapped(&port, &format!("publish{digit}")))]));
-            rules.push(rule([set_ct_mark(mapped(&bound, &format!("bound{digit}")))]));
+            for protocol in Protocol::BOTH {
+                let by =
+                    |key: &Value, what| set_ct_mark(mapped(key, &by_protocol(what, protocol, Some(family))));
+                let bound = concat([daddr(family), dport()]);
+                rules.push(rule([is_family(family), is_protocol(protocol), by(&dport(), "publish")]));
+                rules.push(rule([is_family(family), is_protocol(protocol), by(&bound, "bound")]));
+            }
         }
         rules.push(rule([equal(&ct_mark(), "@restricted"), jump("sources")]));
         rules.push(rule([by_mark("limits")]));
