@@ -1,5 +1,6 @@
-//! What `gateway` does besides running: check, guard and down.
+//! What `gateway` does besides running: check and down; the guard is in [`crate::guard`].
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, ToSocketAddrs};
@@ -14,13 +15,12 @@ use policy::ruleset::Ruleset;
 use policy::{Host, HostPort, Source, forwarder};
 
 use crate::config::{self, LoadError};
-use crate::edge::blueprint::guard as guard_ruleset;
 use crate::edge::refusal;
 use crate::exit::{Exit, Stop};
 use crate::foreign::{Needs, obstacles};
 use crate::kernel::{Failure, FailureKind, Listing, Reply, Request, answer_once};
 use crate::privilege;
-use crate::state::{Applied, State};
+use crate::state::{Applied, State, Switched};
 
 /// The list of the proxy that publishes names as its own addresses, and carries HTTP alone.
 const PROXY: &str = "cloudflare";
@@ -28,8 +28,6 @@ const PROXY: &str = "cloudflare";
 const SHIPPED: &str = include_str!("../../configs/lists/cloudflare.list");
 /// The longest a look-up of a name may take.
 const LOOKUP: Duration = Duration::from_secs(2);
-/// Where the state is when the configuration cannot be read.
-const DEFAULT_STATE: &str = "/var/lib/causeway";
 
 /// `gateway check`: validates and prints the effective configuration.
 ///
@@ -108,29 +106,6 @@ fn addresses_of(endpoint: &HostPort) -> Vec<IpAddr> {
     looking.ok().and_then(|_| receiver.recv_timeout(LOOKUP).ok()).unwrap_or_default()
 }
 
-/// `gateway guard`: the drop table of the boot, unless a table is in place already.
-///
-/// # Errors
-/// [`Exit::Degraded`] when the last good table had to stand in for an unreadable configuration; else as usual.
-pub fn guard(path: &Path) -> Result<(), Stop> {
-    privilege::require().map_err(|error| Stop::new(Exit::Permission, error))?;
-    if !list(Listing::Table)?.is_empty() {
-        return print("a table is in place already; nothing was changed\n");
-    }
-    match config::load_policy(path) {
-        Ok(policy) => {
-            apply(guard_ruleset(&policy))?;
-            print("the drop table is in place\n")
-        }
-        Err(error) => {
-            let Some(kept) = State::at(Path::new(DEFAULT_STATE)).guard() else { return Err(error.into()) };
-            apply(kept)?;
-            let stood_in = "the drop table of the last good configuration is in place instead";
-            Err(Stop::new(Exit::Degraded, format!("{error}\n{stood_in}")))
-        }
-    }
-}
-
 /// `gateway down`: takes away every rule, route and device the daemon made, and restores switches.
 ///
 /// Routes and device go before the rules, so that nothing leaks on the way.
@@ -172,16 +147,27 @@ fn remove_routing(made: &Applied) -> Result<(), Stop> {
 }
 
 fn restore_switches(state: &State) -> Result<(), Stop> {
-    let before: Vec<_> = state.sysctls().into_iter().collect();
-    if before.is_empty() {
+    let changed = state.switches();
+    if changed.is_empty() {
         return Ok(());
     }
-    if let Reply::Unwritable { switches } = ask(Request::WriteSysctls { values: before })? {
+    let Reply::Sysctls { values } = ask(Request::ReadSysctls { paths: changed.keys().cloned().collect() })?
+    else {
+        return Ok(());
+    };
+    let values = to_restore(&changed, &values);
+    if let Reply::Unwritable { switches } = ask(Request::WriteSysctls { values })? {
         for (path, value, reason) in switches {
             tell(&format!("{path} could not be set back to {value}: {reason}"));
         }
     }
     Ok(())
+}
+
+/// The switches that the daemon changed and that still have the value it gave them, with the values they had before.
+fn to_restore(changed: &BTreeMap<String, Switched>, now: &[Option<String>]) -> Vec<(String, String)> {
+    let still_ours = changed.iter().zip(now).filter(|((_, change), now)| now.as_ref() == Some(&change.set));
+    still_ours.map(|((path, change), _)| (path.clone(), change.before.clone())).collect()
 }
 
 /// Removes a socket that a killed daemon left behind.
@@ -193,18 +179,18 @@ fn remove_dead_socket(path: &Path) {
     }
 }
 
-fn list(what: Listing) -> Result<String, Stop> {
+pub(crate) fn list(what: Listing) -> Result<String, Stop> {
     match ask(Request::List { what })? {
         Reply::Listed { json } => Ok(json),
         _ => Ok(String::new()),
     }
 }
 
-fn apply(ruleset: String) -> Result<(), Stop> {
+pub(crate) fn apply(ruleset: String) -> Result<(), Stop> {
     ask(Request::ApplyRuleset { ruleset }).map(drop)
 }
 
-fn ask(request: Request) -> Result<Reply, Stop> {
+pub(crate) fn ask(request: Request) -> Result<Reply, Stop> {
     answer_once(request).map_err(|failure: Failure| match failure.kind {
         FailureKind::Ruleset => Stop::new(Exit::Failed, failure),
         _ => refusal(failure),
@@ -237,14 +223,27 @@ fn effective(path: &Path, policy: &Policy) -> String {
     text
 }
 
-fn print(text: &str) -> Result<(), Stop> {
+pub(crate) fn print(text: &str) -> Result<(), Stop> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|error| Stop::new(Exit::Failed, error)),
     }
 }
 
-fn tell(message: &str) {
+pub(crate) fn tell(message: &str) {
     // Nobody is left to tell when this fails too.
     drop(writeln!(io::stderr().lock(), "{message}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_switches_that_still_have_the_daemons_value_are_set_back() {
+        let change = |before: &str| Switched { before: before.to_owned(), set: "1".to_owned() };
+        let changed = BTreeMap::from(["a", "b", "c"].map(|path| (path.to_owned(), change("0"))));
+        let now = [Some("1".to_owned()), Some("2".to_owned()), None];
+        assert_eq!(to_restore(&changed, &now), [("a".to_owned(), "0".to_owned())]);
+    }
 }

@@ -13,6 +13,7 @@ pub mod edge;
 pub mod exchange;
 pub mod exit;
 pub mod foreign;
+pub mod guard;
 pub mod kernel;
 pub mod keygen;
 pub mod lists;

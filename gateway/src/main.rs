@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use gateway::exit::{Exit, Stop};
 use gateway::kernel::HELPER_COMMAND;
-use gateway::{commands, daemon, kernel, memory, privilege};
+use gateway::{commands, daemon, guard, kernel, memory, privilege};
 
 /// Runs the edge: publishes ports of machines behind a WireGuard tunnel.
 #[derive(Parser)]
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     let ended = match (arguments.command, arguments.config) {
         (Some(Command::Check { config, with }), _) => commands::check(&config, with.as_deref()),
         (Some(Command::Down { config }), _) => commands::down(&config),
-        (Some(Command::Guard { config }), _) => commands::guard(&config),
+        (Some(Command::Guard { config }), _) => guard::guard(&config),
         (Some(Command::KernelHelper), _) => help(),
         (None, Some(config)) => daemon::run(&config),
         (None, None) => Err(Stop::new(Exit::Usage, "--config FILE is missing; try gateway --help")),

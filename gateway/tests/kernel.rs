@@ -70,6 +70,36 @@ fn removal_leaves_foreign_routes_and_rules_alone_and_nothing_of_ours() {
 }
 
 #[test]
+fn what_the_kernel_refuses_is_named_with_both_versions_and_the_fix() {
+    in_own_namespace("what_the_kernel_refuses_is_named_with_both_versions_and_the_fix", || {
+        // The kernel masquerades in chains of the type nat alone.
+        let object = |kind: &str, body: serde_json::Value| json!({"add": {kind: body}});
+        let chain = |name: &str| json!({"family": "inet", "table": "causeway", "name": name, "type": "filter", "hook": "output", "prio": 0});
+        let rule = |chain: &str, verdict: &str| {
+            json!({"family": "inet", "table": "causeway", "chain": chain, "expr": [{verdict: null}]})
+        };
+        let ruleset = json!({"nftables": [
+            object("table", json!({"family": "inet", "name": "causeway"})),
+            object("chain", chain("one")),
+            object("chain", chain("two")),
+            object("rule", rule("one", "accept")),
+            object("rule", rule("two", "masquerade")),
+            object("rule", rule("one", "drop")),
+        ]});
+        for request in [
+            Request::CheckRuleset { ruleset: ruleset.to_string() },
+            Request::ApplyRuleset { ruleset: ruleset.to_string() },
+        ] {
+            let failure = answer_once(request).unwrap_err();
+            assert_eq!(failure.kind, FailureKind::Ruleset);
+            for part in ["Operation not supported", "add rule in chain two: masquerade; nftables v", ", Linux ", "install"] {
+                assert!(failure.message.contains(part), "{part:?} is not in {failure}");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_device_that_is_no_tun_is_never_removed() {
     in_own_namespace("a_device_that_is_no_tun_is_never_removed", || {
         ip("link add gw0 type veth peer name other");

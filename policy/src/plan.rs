@@ -152,8 +152,21 @@ pub struct Sysctl {
     pub path: String,
     /// The value it must have.
     pub value: u32,
+    /// When set, only this value is wrong: any other is a choice of the machine's own that works as well.
+    pub instead_of: Option<u32>,
     /// What does not work without it.
     pub reason: &'static str,
+}
+
+impl Sysctl {
+    /// Whether the switch must be changed where it reads as `value`.
+    #[must_use]
+    pub fn is_wrong(&self, value: &str) -> bool {
+        match self.instead_of {
+            Some(wrong) => value == wrong.to_string(),
+            None => value != self.value.to_string(),
+        }
+    }
 }
 
 /// What the WireGuard node must have for one peer.

@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+pub use diff::describe;
 pub use services::{DropCounter, ServiceKind, ServiceMark};
 pub(crate) use sets::tunnel_prefixes;
 
@@ -134,6 +135,25 @@ impl Ruleset {
     pub fn guard(policy: &Policy, mtu: u16) -> Self {
         let closed = Policy { publish: Vec::new(), allow: Vec::new(), ..policy.clone() };
         compile::compile(&closed, mtu)
+    }
+
+    /// A smaller guard that needs little of the kernel and of `nft`: no sets, maps or counters of its own.
+    ///
+    /// Whatever passes it passes [`Ruleset::guard`] as well. It lacks the WireGuard port and most ICMP, which nothing
+    /// needs before the daemon runs; related errors pass.
+    #[must_use]
+    pub fn minimal_guard(policy: &Policy) -> Self {
+        Self::of_chains(chains::minimal(policy))
+    }
+
+    /// The least guard, for when no policy can be read: one rule that drops whatever would pass through the machine.
+    #[must_use]
+    pub fn no_forwarding() -> Self {
+        Self::of_chains(chains::no_forwarding())
+    }
+
+    const fn of_chains(chains: Vec<Chain>) -> Self {
+        Self { chains, sets: Vec::new(), services: Vec::new(), drops: Vec::new() }
     }
 
     /// The transaction, for `nft -j -f -`, that makes the table what it must be from whatever it is.

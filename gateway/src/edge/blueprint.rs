@@ -1,7 +1,5 @@
 //! What a configuration makes of the kernel, and how it gets there.
 
-use std::collections::BTreeMap;
-
 use policy::Mtu;
 use policy::gateway::Policy;
 use policy::plan::{INITIAL_MTU, Plan, Sysctl};
@@ -9,7 +7,7 @@ use policy::ruleset::{Present, Ruleset};
 
 use super::fingerprint::fingerprint;
 use crate::kernel::{Failure, FailureKind, Helper, Listing, Routing};
-use crate::state::{Applied, State};
+use crate::state::{Applied, Guards, State, Switched};
 
 /// A compiled configuration.
 #[derive(Debug)]
@@ -18,7 +16,7 @@ pub struct Blueprint {
     pub plan: Plan,
     device: String,
     protocol: u8,
-    guard: String,
+    guards: Guards,
 }
 
 /// A switch that should have another value and could not be given it.
@@ -43,6 +41,13 @@ pub struct Repair {
     pub unwritable: Vec<Unwritable>,
 }
 
+/// What was done about switches.
+#[derive(Debug, Default)]
+struct Switches {
+    changed: Vec<Sysctl>,
+    unwritable: Vec<Unwritable>,
+}
+
 impl Blueprint {
     /// Compiles a policy; for the inner MTU that it names, or else for the one that was `found` on the paths.
     #[must_use]
@@ -55,7 +60,7 @@ impl Blueprint {
             plan,
             device: policy.interface.name.as_str().to_owned(),
             protocol: policy.kernel.route_protocol,
-            guard: guard(policy),
+            guards: guards(policy),
         }
     }
 
@@ -75,13 +80,13 @@ impl Blueprint {
     /// What the kernel refused. A refused ruleset changed nothing at all; after a refused route the rules stay, closed.
     pub fn apply(&self, helper: &Helper, state: &State) -> Result<Vec<Unwritable>, Failure> {
         let transaction = self.transaction(helper, &helper.list(Listing::Outline)?)?;
-        self.remember(helper, state)?;
+        self.remember(state)?;
         helper.apply_ruleset(transaction)?;
         let routing = Routing::new(&self.plan.routing, self.protocol);
         for line in helper.apply_routing(routing)? {
             tracing::info!("{line}");
         }
-        self.write_switches(helper)
+        Ok(self.write_switches(helper, state)?.unwritable)
     }
 
     /// Changes the kernel from `old`, which is in place, to this; looks whether it is there, and what could not be set.
@@ -103,9 +108,8 @@ impl Blueprint {
             true => None,
             false => Some(self.transaction(helper, &helper.list(Listing::Outline)?)?),
         };
-        let kept = state.sysctls();
-        let forget = || old.remember_again(helper, state, &kept);
-        self.remember(helper, state)?;
+        let forget = || old.remember_again(state);
+        self.remember(state)?;
         let routing = || Routing::new(&self.plan.routing, self.protocol);
         let added = helper.add_routing(routing()).inspect_err(|_| forget())?;
         let is_left_alone = transaction.is_none();
@@ -116,9 +120,8 @@ impl Blueprint {
         }
         let finish = || {
             let lines = helper.apply_routing(routing())?;
-            let unwritable = self.write_switches(helper)?;
             let fingerprint = if is_left_alone { expected } else { self.verified(helper)? };
-            Ok((lines, unwritable, fingerprint))
+            Ok((lines, self.write_switches(helper, state)?.unwritable, fingerprint))
         };
         let finished = finish().inspect_err(|_| {
             old.put_back(helper, state);
@@ -152,10 +155,8 @@ impl Blueprint {
     }
 
     /// Leaves the state folder as if there had been no change.
-    fn remember_again(&self, helper: &Helper, state: &State, kept: &BTreeMap<String, String>) {
-        let again = self.remember(helper, state).map_err(|failure| failure.to_string());
-        let again = again.and_then(|()| state.put_back_sysctls(kept).map_err(|error| error.to_string()));
-        if let Err(message) = again {
+    fn remember_again(&self, state: &State) {
+        if let Err(message) = self.remember(state) {
             tracing::warn!("after a refused change the state folder cannot be written: {message}");
         }
     }
@@ -172,7 +173,12 @@ impl Blueprint {
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn repair(&self, helper: &Helper, expected: Option<u64>) -> Result<Repair, Failure> {
+    pub fn repair(
+        &self,
+        helper: &Helper,
+        state: &State,
+        expected: Option<u64>,
+    ) -> Result<Repair, Failure> {
         let mut repair = Repair::default();
         if expected.is_some() {
             let listing = helper.list(Listing::Table)?;
@@ -183,28 +189,38 @@ impl Blueprint {
             }
         }
         repair.lines.extend(helper.apply_routing(Routing::new(&self.plan.routing, self.protocol))?);
-        let wanted = &self.plan.routing.sysctls;
-        let values = helper.read_sysctls(wanted.iter().map(|switch| switch.path.clone()).collect())?;
-        let strayed = |(switch, value): &(&Sysctl, Option<String>)| {
-            value.as_ref().is_some_and(|value| *value != switch.value.to_string())
-        };
-        let strayed: Vec<_> = wanted.iter().zip(values).filter(strayed).collect();
-        if !strayed.is_empty() {
-            repair.unwritable = self.write_switches(helper)?;
-            let is_mended = |path: &str| !repair.unwritable.iter().any(|switch| switch.path == path);
-            let mended = strayed.iter().filter(|(switch, _)| is_mended(&switch.path));
-            let lines: Vec<_> =
-                mended.map(|(switch, _)| format!("~ {} = {}", switch.path, switch.value)).collect();
-            repair.lines.extend(lines);
-        }
+        let Switches { changed, unwritable } = self.write_switches(helper, state)?;
+        repair.lines.extend(changed.iter().map(|switch| format!("~ {switch}")));
+        repair.unwritable = unwritable;
         Ok(repair)
     }
 
-    fn write_switches(&self, helper: &Helper) -> Result<Vec<Unwritable>, Failure> {
-        let switches = &self.plan.routing.sysctls;
-        let values = switches.iter().map(|switch| (switch.path.clone(), switch.value.to_string())).collect();
+    /// Sets the switches that are wrong, and notes which for the command that takes it back.
+    ///
+    /// The rules must be in place: they load the modules that some switches belong to, and nothing is forwarded before.
+    fn write_switches(&self, helper: &Helper, state: &State) -> Result<Switches, Failure> {
+        let wanted = &self.plan.routing.sysctls;
+        let found = helper.read_sysctls(wanted.iter().map(|switch| switch.path.clone()).collect())?;
+        let wrong = |(switch, found): (&Sysctl, Option<String>)| {
+            let found = found.filter(|found| switch.is_wrong(found))?;
+            Some((switch.clone(), found))
+        };
+        let wrong: Vec<_> = wanted.iter().zip(found).filter_map(wrong).collect();
+        if wrong.is_empty() {
+            return Ok(Switches::default());
+        }
+        let values = wrong.iter().map(|(switch, _)| (switch.path.clone(), switch.value.to_string())).collect();
         let failed = helper.write_sysctls(values)?;
-        Ok(failed.into_iter().map(|(path, value, reason)| Unwritable { path, value, reason }).collect())
+        let is_changed = |(switch, _): &(Sysctl, String)| !failed.iter().any(|(path, ..)| *path == switch.path);
+        let changed: Vec<_> = wrong.into_iter().filter(is_changed).collect();
+        let note = |(switch, before): &(Sysctl, String)| {
+            let change = Switched { before: before.clone(), set: switch.value.to_string() };
+            (switch.path.clone(), change)
+        };
+        state.note_switches(changed.iter().map(note)).map_err(lost)?;
+        let unwritable =
+            failed.into_iter().map(|(path, value, reason)| Unwritable { path, value, reason }).collect();
+        Ok(Switches { changed: changed.into_iter().map(|(switch, _)| switch).collect(), unwritable })
     }
 
     /// The transaction from the table as it was listed to what it must be; where there is one, `nft -c` has taken it.
@@ -227,28 +243,27 @@ impl Blueprint {
         }
     }
 
-    fn remember(&self, helper: &Helper, state: &State) -> Result<(), Failure> {
-        let lost = |error: std::io::Error| {
-            let message =
-                format!("the state folder cannot be written: {error}; give the daemon's user permission");
-            Failure::new(FailureKind::Permission, message)
-        };
-        let paths: Vec<_> = self.plan.routing.sysctls.iter().map(|switch| switch.path.clone()).collect();
-        let had = helper.read_sysctls(paths.clone())?;
-        let before: Vec<_> =
-            paths.into_iter().zip(had).filter_map(|(path, value)| Some((path, value?))).collect();
-        state.keep_sysctls(&before).map_err(lost)?;
+    fn remember(&self, state: &State) -> Result<(), Failure> {
         state
             .keep_applied(&Applied { device: self.device.clone(), protocol: self.protocol })
             .map_err(lost)?;
-        state.keep_guard(&self.guard).map_err(lost)
+        state.keep_guards(&self.guards).map_err(lost)
     }
 }
 
-/// The drop table for a boot, as a transaction that works from any state.
+#[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
+fn lost(error: std::io::Error) -> Failure {
+    let message = format!("the state folder cannot be written: {error}; give the daemon's user permission");
+    Failure::new(FailureKind::Permission, message)
+}
+
+/// The drop tables for a boot, as transactions that work from any state.
 #[must_use]
-pub fn guard(policy: &Policy) -> String {
-    Ruleset::guard(policy, inner_mtu(policy)).replace().to_string()
+pub fn guards(policy: &Policy) -> Guards {
+    Guards {
+        whole: Some(Ruleset::guard(policy, inner_mtu(policy)).replace().to_string()),
+        minimal: Some(Ruleset::minimal_guard(policy).replace().to_string()),
+    }
 }
 
 fn inner_mtu(policy: &Policy) -> u16 {

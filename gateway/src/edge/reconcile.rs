@@ -103,9 +103,9 @@ impl Edge {
             let current = self.current.borrow();
             (Arc::clone(&current.blueprint), current.fingerprint)
         };
-        let helper = self.helper.clone();
-        let repair =
-            blocking(move || blueprint.repair(&helper, rules_too.then_some(expected).flatten())).await;
+        let (helper, state) = (self.helper.clone(), self.state.clone());
+        let expected = rules_too.then_some(expected).flatten();
+        let repair = blocking(move || blueprint.repair(&helper, &state, expected)).await;
         match repair {
             Ok(Repair { lines, fingerprint, unwritable }) => {
                 if let Some(fingerprint) = fingerprint {

@@ -20,6 +20,7 @@ mod links;
 mod netlink;
 pub mod nft;
 mod protocol;
+mod refusal;
 mod routes;
 mod server;
 mod sysctl;

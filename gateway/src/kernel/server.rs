@@ -21,7 +21,7 @@ pub fn serve(socket: &UnixStream) -> std::io::Result<()> {
             request,
             Request::CheckRuleset { .. } | Request::ApplyRuleset { .. } | Request::List { .. }
         );
-        let (reply, fds) = match answer(&netlink, request, fds.into_iter().next()) {
+        let (reply, fds) = match answer(&netlink, request, fds.into_iter().next(), nft::OF_HELPER) {
             Ok(answer) => answer,
             Err(failure) => (Reply::Failed(failure), Vec::new()),
         };
@@ -36,26 +36,27 @@ pub fn serve(socket: &UnixStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Does one wish at once, for commands that need no daemon.
+/// Does one wish at once, for commands that need no daemon; `nft` may take as long as it takes.
 ///
 /// # Errors
 /// What the wish itself fails with.
 pub fn answer_once(request: Request) -> Result<Reply, Failure> {
     let netlink =
         Netlink::connect().map_err(|error| Failure::new(FailureKind::Kernel, format!("netlink: {error}")))?;
-    answer(&netlink, request, None).map(|(reply, _)| reply)
+    answer(&netlink, request, None, None).map(|(reply, _)| reply)
 }
 
 fn answer(
     netlink: &Netlink,
     request: Request,
     fd: Option<OwnedFd>,
+    limit: nft::Limit,
 ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
     let reply = match request {
         Request::Probe => devices::probe().map(|()| Reply::Done),
-        Request::CheckRuleset { ruleset } => nft::check(&ruleset).map(|()| Reply::Done),
-        Request::ApplyRuleset { ruleset } => nft::apply(&ruleset).map(|()| Reply::Done),
-        Request::List { what } => nft::list(what).map(|json| Reply::Listed { json }),
+        Request::CheckRuleset { ruleset } => nft::check(&ruleset, limit).map(|()| Reply::Done),
+        Request::ApplyRuleset { ruleset } => nft::apply(&ruleset, limit).map(|()| Reply::Done),
+        Request::List { what } => nft::list(what, limit).map(|json| Reply::Listed { json }),
         Request::OpenTun { name } => {
             return devices::open_tun(&name).map(|fd| (Reply::Descriptors, vec![fd]));
         }

@@ -4,8 +4,9 @@
 //! |---|---|
 //! | `endpoints.json` | each peer's last authenticated endpoint, dialled at the next start |
 //! | `clock.json` | the highest wall clock a handshake was stamped with |
-//! | `sysctls.json` | the values switches had before us, for `gateway down` |
+//! | `sysctls.json` | the switches that the daemon changed, with the values before and after, for `gateway down` |
 //! | `guard.json` | the drop table of the last good configuration, for a boot with a bad one |
+//! | `guard-minimal.json` | a smaller one, for a kernel that refuses that |
 //! | `applied.json` | what `gateway down` must take away although the configuration has changed since |
 //! | `previous.toml` | the configuration before the one in force, for `gatewayctl rollback` |
 //! | `pending.json` | a change that waits for `gatewayctl confirm`, and what it goes back to |
@@ -53,6 +54,24 @@ pub struct Applied {
     pub device: String,
     /// Protocol number of our routes and rules.
     pub protocol: u8,
+}
+
+/// A switch that the daemon changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switched {
+    /// What it was.
+    pub before: String,
+    /// What the daemon made it.
+    pub set: String,
+}
+
+/// The drop tables of a configuration, as transactions for `nft`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guards {
+    /// The policy without its services.
+    pub whole: Option<String>,
+    /// One that needs little of the kernel.
+    pub minimal: Option<String>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -129,31 +148,27 @@ impl State {
         self.keep("clock.json", &clock)
     }
 
-    /// The values that switches had before we first changed them.
+    /// The switches that the daemon changed, by path.
     #[must_use]
-    pub fn sysctls(&self) -> BTreeMap<String, String> {
+    pub fn switches(&self) -> BTreeMap<String, Switched> {
         self.load("sysctls.json").unwrap_or_default()
     }
 
-    /// Keeps the values of switches; one already kept stays as it is, since what we see now may be our own.
+    /// Notes switches that were changed. Where a switch still had the value that was set earlier, the value before that
+    /// stays noted.
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn keep_sysctls(&self, before: &[(String, String)]) -> io::Result<()> {
-        let mut kept = self.sysctls();
-        let known = kept.len();
-        for (path, value) in before {
-            kept.entry(path.clone()).or_insert_with(|| value.clone());
+    pub fn note_switches(&self, changed: impl IntoIterator<Item = (String, Switched)>) -> io::Result<()> {
+        let mut noted = self.switches();
+        let known = noted.clone();
+        for (path, mut change) in changed {
+            if let Some(earlier) = noted.get(&path).filter(|earlier| earlier.set == change.before) {
+                change.before.clone_from(&earlier.before);
+            }
+            noted.insert(path, change);
         }
-        if kept.len() == known { Ok(()) } else { self.keep("sysctls.json", &kept) }
-    }
-
-    /// Makes the kept values what they were before a change that was refused.
-    ///
-    /// # Errors
-    /// Whatever the file system says.
-    pub fn put_back_sysctls(&self, kept: &BTreeMap<String, String>) -> io::Result<()> {
-        if self.sysctls() == *kept { Ok(()) } else { self.keep("sysctls.json", kept) }
+        if noted == known { Ok(()) } else { self.keep("sysctls.json", &noted) }
     }
 
     /// The text of the configuration before the one in force.
@@ -193,22 +208,27 @@ impl State {
         self.forget("pending.json")
     }
 
-    /// The drop table of the last configuration that was good.
+    /// The drop tables of the last configuration that was good.
     #[must_use]
-    pub fn guard(&self) -> Option<String> {
-        let bytes = read(&self.folder.join("guard.json")).ok()??;
-        String::from_utf8(bytes).ok()
+    pub fn guards(&self) -> Guards {
+        let text = |name| String::from_utf8(read(&self.folder.join(name)).ok()??).ok();
+        Guards { whole: text("guard.json"), minimal: text("guard-minimal.json") }
     }
 
-    /// Keeps the drop table.
+    /// Keeps the drop tables.
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn keep_guard(&self, ruleset: &str) -> io::Result<()> {
-        if self.guard().as_deref() == Some(ruleset) {
-            return Ok(());
-        }
-        replace(&self.folder.join("guard.json"), ruleset.as_bytes())
+    pub fn keep_guards(&self, guards: &Guards) -> io::Result<()> {
+        let kept = self.guards();
+        let files = [
+            ("guard.json", &guards.whole, &kept.whole),
+            ("guard-minimal.json", &guards.minimal, &kept.minimal),
+        ];
+        let changed = files.into_iter().filter(|(_, new, old)| new != old);
+        changed.filter_map(|(name, new, _)| Some((name, new.as_ref()?))).try_for_each(|(name, ruleset)| {
+            replace(&self.folder.join(name), ruleset.as_bytes())
+        })
     }
 
     /// What the daemon last put into the kernel.
@@ -230,7 +250,8 @@ impl State {
     /// # Errors
     /// Whatever the file system says.
     pub fn forget_applied(&self) -> io::Result<()> {
-        ["sysctls.json", "applied.json", "guard.json"].into_iter().try_for_each(|name| self.forget(name))
+        let names = ["sysctls.json", "applied.json", "guard.json", "guard-minimal.json"];
+        names.into_iter().try_for_each(|name| self.forget(name))
     }
 
     fn forget(&self, name: &str) -> io::Result<()> {
@@ -277,13 +298,18 @@ mod tests {
     }
 
     #[test]
-    fn the_first_value_of_a_switch_is_the_one_restored() {
+    fn a_switch_goes_back_to_what_it_was_before_the_daemon_not_to_what_the_daemon_set() {
         let folder = tempfile::tempdir().unwrap();
         let state = State::open(folder.path()).unwrap();
-        let switch = |value: &str| [("net/ipv4/ip_forward".to_owned(), value.to_owned())];
-        state.keep_sysctls(&switch("0")).unwrap();
-        state.keep_sysctls(&switch("1")).unwrap();
-        assert_eq!(state.sysctls().values().collect::<Vec<_>>(), ["0"]);
+        let path = "net/ipv4/conf/eth0/rp_filter".to_owned();
+        let note = |before: &str, set: &str| {
+            let change = Switched { before: before.to_owned(), set: set.to_owned() };
+            state.note_switches([(path.clone(), change)]).unwrap();
+            state.switches().remove(&path).unwrap().before
+        };
+        assert_eq!(note("0", "2"), "0");
+        assert_eq!(note("2", "1"), "0", "what was found is the daemon's own");
+        assert_eq!(note("3", "1"), "3", "what was found is another's");
     }
 
     #[test]

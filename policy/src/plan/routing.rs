@@ -69,7 +69,7 @@ fn rules(policy: &Policy) -> Vec<Rule> {
 }
 
 fn sysctls(policy: &Policy) -> Vec<Sysctl> {
-    let sysctl = |path: String, value, reason| Sysctl { path, value, reason };
+    let sysctl = |path: String, value, reason| Sysctl { path, value, instead_of: None, reason };
     let tun = policy.interface.name.as_str();
     let mut sysctls = vec![
         sysctl("net/ipv4/ip_forward".into(), 1, "published IPv4 connections pass through this machine"),
@@ -99,11 +99,13 @@ fn sysctls(policy: &Policy) -> Vec<Sysctl> {
     }
     if uses_ipv6(policy) {
         for wan in &policy.wan.interfaces {
-            sysctls.push(sysctl(
-                format!("net/ipv6/conf/{wan}/accept_ra"),
-                2,
-                "a machine that forwards IPv6 otherwise ignores its router's advertisements and loses its address",
-            ));
+            // 0 is set on purpose: by systemd-networkd, which handles advertisements itself, or by an administrator.
+            sysctls.push(Sysctl {
+                path: format!("net/ipv6/conf/{wan}/accept_ra"),
+                value: 2,
+                instead_of: Some(1),
+                reason: "a machine that forwards IPv6 otherwise ignores its router's advertisements and loses its address",
+            });
         }
         sysctls.push(sysctl(
             "net/ipv6/conf/all/forwarding".into(),

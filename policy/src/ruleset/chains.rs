@@ -1,5 +1,6 @@
 //! The chains: who a packet belongs to, and whether it may go where it is going.
 
+mod minimal;
 mod private;
 mod published;
 
@@ -18,6 +19,8 @@ use super::sets::by_protocol;
 use super::{Chain, DropCounter, Hook, ServiceMark};
 use crate::Protocol;
 use crate::gateway::Policy;
+
+pub(super) use minimal::{minimal, no_forwarding};
 
 /// Priorities of base chains (nft(8)): `classify` sees packets after conntrack (-200) and before any DNAT (-100).
 const CLASSIFY: i32 = -150;
@@ -207,8 +210,6 @@ impl<'p> Chains<'p> {
 
     /// The WAN guard of the edge itself.
     fn input_from_wan(&self) -> Vec<Value> {
-        let udp = |field: &str, port: u16| equal(&payload("udp", field), port);
-        let dhcp6 = in_prefix(saddr(Family::V6), "fe80::", 10);
         let needed = [
             "destination-unreachable",
             "packet-too-big",
@@ -220,14 +221,15 @@ impl<'p> Chains<'p> {
             "nd-neighbor-advert",
             "mld-listener-query",
         ];
+        let [dhcp4, dhcp6] = dhcp();
         vec![
             rule([state(&["established", "related"]), accept()]),
             rule([state(&["new"]), equal(&super::json::ct_mark(), self.accepted_mark()), accept()]),
             rule([udp("dport", self.policy.interface.listen_port), accept()]),
             rule([echo_request(Family::V4), accept()]),
             rule([equal(&payload("icmpv6", "type"), set_of(needed.map(Value::from))), accept()]),
-            rule([is_family(Family::V4), udp("sport", 67), udp("dport", 68), accept()]),
-            rule([dhcp6, udp("sport", 547), udp("dport", 546), accept()]),
+            dhcp4,
+            dhcp6,
             ended([], self.dropped("input", "wan_guard")),
         ]
     }
@@ -365,6 +367,19 @@ fn not_in_set(address: Value, set: &str, family: Family) -> Value {
 
 fn in_prefix(address: Value, network: &str, length: u8) -> Value {
     equal(&address, json!({"prefix": {"addr": network, "len": length}}))
+}
+
+fn udp(field: &str, port: u16) -> Value {
+    equal(&payload("udp", field), port)
+}
+
+/// What DHCP servers answer, for IPv4 and IPv6.
+fn dhcp() -> [Value; 2] {
+    let link_local = in_prefix(saddr(Family::V6), "fe80::", 10);
+    [
+        rule([is_family(Family::V4), udp("sport", 67), udp("dport", 68), accept()]),
+        rule([link_local, udp("sport", 547), udp("dport", 546), accept()]),
+    ]
 }
 
 fn echo_request(family: Family) -> Value {

@@ -33,6 +33,30 @@ impl Ruleset {
     }
 }
 
+/// One command of a transaction on the table, in the words of [`Ruleset::lines`]; elements are not listed.
+#[must_use]
+pub fn describe(command: &Value) -> String {
+    let entry = |value: &'_ Value| value.as_object()?.iter().next().map(|(key, body)| (key.clone(), body.clone()));
+    let Some((verb, (kind, body))) = entry(command).and_then(|(verb, object)| Some((verb, entry(&object)?)))
+    else {
+        return text(command);
+    };
+    let field = |name: &str| body.get(name).map(text).unwrap_or_default();
+    match kind.as_str() {
+        "rule" => format!("{verb} rule in chain {}: {}", field("chain"), field("expr")),
+        "element" => format!("{verb} elements of {}", field("name")),
+        "chain" if body.get("hook").is_some() => {
+            let (name, hook) = (field("name"), field("hook"));
+            format!("{verb} chain {name}: type {} hook {hook} priority {}", field("type"), field("prio"))
+        }
+        "set" | "map" if body.get("type").is_some() => {
+            let data = body.get("map").map(|data| format!(" : {}", text(data))).unwrap_or_default();
+            format!("{verb} {kind} {}: type {}{data} flags {}", field("name"), field("type"), field("flags"))
+        }
+        _ => format!("{verb} {kind} {}", field("name")),
+    }
+}
+
 fn element_text(element: &Value, names: &BTreeMap<u64, &Name>) -> String {
     if let Some([key, value]) = element.as_array().map(Vec::as_slice) {
         return format!("{} → {}", text(key), text(value));

@@ -81,10 +81,13 @@ pub(super) fn places(policy: &Policy) -> Vec<Set> {
 }
 
 /// Ports of one protocol in `[wan] accept`, joined where entries overlap.
-fn accepted(policy: &Policy, protocol: Protocol) -> Set {
+pub(super) fn accepted_ports(policy: &Policy, protocol: Protocol) -> Vec<PortRange> {
     let of_protocol = policy.wan.accept.iter().filter(|accept| accept.protocols.contains(protocol));
-    let joined = crate::gateway::parse::merged(of_protocol.map(|accept| accept.ports).collect());
-    let elements = joined.into_iter().map(ports).collect();
+    crate::gateway::parse::merged(of_protocol.map(|accept| accept.ports).collect())
+}
+
+fn accepted(policy: &Policy, protocol: Protocol) -> Set {
+    let elements = accepted_ports(policy, protocol).into_iter().map(ports).collect();
     fixed(by_protocol("accept", protocol, None), interval(&json!("inet_service")), elements)
 }
 

@@ -192,7 +192,7 @@ struct Sites {
 impl Sites {
     fn start(lab: &Lab) -> Result<Self> {
         let (edge, origin) = (lab.node("edge")?, lab.node("origin")?);
-        // What configs/sysctl sets on a real edge; a container may read these and not write them.
+        // What configs/sysctl and Docker set on a real edge; a container may read these and not write them.
         for (switch, value) in [
             ("ip_forward", "1"),
             ("conf/all/src_valid_mark", "1"),

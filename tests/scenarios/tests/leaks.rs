@@ -79,6 +79,35 @@ fn gateway_down_removes_what_it_made_and_nothing_else() -> Result<()> {
     })
 }
 
+#[test]
+fn gateway_down_sets_back_the_switches_that_the_daemon_changed_and_no_others() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = Site::new(lab)?;
+        // Name, before the daemon, set by another since, after `gateway down`.
+        let switches = [
+            ("net/ipv4/ip_forward", "0", None, "0"),
+            ("net/ipv4/conf/all/src_valid_mark", "1", None, "1"),
+            ("net/ipv4/conf/eth0/rp_filter", "0", Some("1"), "1"),
+        ];
+        for (name, before, ..) in switches {
+            site.edge.sysctl(name, before)?;
+        }
+        site.start_gateway()?;
+        ensure!(site.edge.read_sysctl("net/ipv4/ip_forward")? == "1", "the daemon does not forward");
+        site.gateway()?.stop(Duration::from_secs(10))?;
+        for (name, _, since, _) in switches {
+            since.map_or(Ok(()), |value| site.edge.sysctl(name, value))?;
+        }
+        let command = site.edge.command(lab::binary("gateway")?).args(["down", "--config"]);
+        command.arg(site.gateway_config.path()).run()?;
+        for (name, _, _, after) in switches {
+            let found = site.edge.read_sysctl(name)?;
+            ensure!(found == after, "{name} is {found} and not {after}");
+        }
+        Ok(())
+    })
+}
+
 /// The worked example with a published UDP port and datagrams allowed from the LAN and the edge itself.
 fn site_with_datagrams(lab: &Lab) -> Result<Site<'_>> {
     let mut site = Site::new(lab)?;

@@ -69,6 +69,33 @@ fn the_gateway_does_its_job_as_its_unit_runs_it() -> Result<()> {
 }
 
 #[test]
+fn the_gateway_turns_forwarding_on_by_itself_where_its_unit_lets_it_write() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        if !lab::has_real_root() {
+            return lab::skip(lab.name(), "only real root can start a process as nobody").map(drop);
+        }
+        let mut site = Site::new(lab)?;
+        site.as_unit = true;
+        let unit = fs::read_to_string(lab::workspace().join("configs/systemd/gateway.service"))?;
+        ensure!(unit.contains("\nProtectKernelTunables=yes\n"), "the unit may write any switch");
+        let writable = unit.lines().find_map(|line| line.strip_prefix("ReadWritePaths=-/proc/sys"));
+        let writable = writable.context("the unit may write no switch")?;
+        site.edge.shell(&format!(
+            "mount --bind /proc/sys /proc/sys && mount --bind /proc/sys{writable} /proc/sys{writable}
+             mount -o remount,ro,bind /proc/sys"
+        ))?;
+        site.edge.sysctl("net/ipv4/ip_forward", "0")?;
+        site.edge.sysctl("net/ipv4/conf/all/src_valid_mark", "0")?;
+        // Any warning fails the scenario: no switch is left that could not be set.
+        site.start()?;
+        ensure!(site.edge.read_sysctl("net/ipv4/ip_forward")? == "1");
+        ensure!(site.edge.read_sysctl("net/ipv4/conf/all/src_valid_mark")? == "1");
+        ensure!(site.edge.shell("echo 1 >/proc/sys/vm/swappiness").is_err(), "all of /proc/sys can be written");
+        Ok(())
+    })
+}
+
+#[test]
 fn the_forwarder_carries_traffic_as_nobody_with_no_capability_at_all() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         if !lab::has_real_root() {

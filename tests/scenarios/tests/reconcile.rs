@@ -121,6 +121,26 @@ fn switches_that_cannot_be_written_degrade_the_edge_with_the_exact_mend() -> Res
 }
 
 #[test]
+fn router_advertisements_switched_off_on_purpose_stay_off_and_are_no_problem() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = Site::new(lab)?;
+        let address = "address = [\"10.77.88.1/30\"]";
+        site.gateway_config.text =
+            site.gateway_config.text.replace(address, "address = [\"10.77.88.1/30\", \"fd00:77::1/64\"]");
+        let switch = "net/ipv6/conf/eth0/accept_ra";
+        for (before, after) in [("0", "0"), ("2", "2"), ("1", "2")] {
+            site.edge.sysctl(switch, before)?;
+            site.start_gateway()?;
+            let found = site.edge.read_sysctl(switch)?;
+            ensure!(found == after, "{before} became {found} and not {after}");
+            ensure!(!status(&site)?.contains("accept_ra"), "{}", status(&site)?);
+            site.gateway()?.stop(Duration::from_secs(10))?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn foreign_tables_are_the_same_after_twenty_restarts_and_what_they_forbid_is_named_with_its_mend()
 -> Result<()> {
     scenario(Topology::standard().with_container(), |lab| {

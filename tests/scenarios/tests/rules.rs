@@ -12,6 +12,7 @@ use policy::arbitrary::{Random, gateway_text, packet, surroundings};
 use policy::evaluator::{Arrival, Outcome, Packet, Surroundings, Transport, evaluate};
 use policy::gateway::{Policy, parse};
 use policy::plan::{RouteKind, Routing, Selector};
+use policy::ruleset::Ruleset;
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -36,6 +37,37 @@ fn a_real_kernel_does_with_every_packet_what_the_documents_say() -> Result<()> {
             }
         }
         ensure!(wrong.is_empty(), "{} packets went another way:\n{}", wrong.len(), wrong.join("\n"));
+        Ok(())
+    })
+}
+
+#[test]
+fn whatever_passes_the_minimal_guard_passes_the_whole_one_too() -> Result<()> {
+    let (policies, packets) = if full_counts() { (100, 100) } else { (6, 80) };
+    let (mut passed, mut wrong) = (0, Vec::new());
+    scenario(Topology::empty(), |lab| {
+        let mut machine = Machine::build(lab)?;
+        for seed in 0..policies {
+            machine.adopt(seed)?;
+            let whole =
+                Policy { publish: Vec::new(), allow: Vec::new(), ..machine.policy.clone() };
+            machine.load(&Ruleset::minimal_guard(&machine.policy))?;
+            let random = &mut Random::new(seed ^ 0xface);
+            for _ in 0..packets {
+                let packet = packet(random, &machine.policy);
+                let seen = machine.observe(&packet)?;
+                if !seen.is_something() {
+                    continue;
+                }
+                passed += 1;
+                let expected = evaluate(&whole, &machine.surroundings, &packet);
+                if !seen.is(&expected, &packet) {
+                    wrong.push(format!("policy {seed}: {packet:?}\n  whole: {expected:?}\n  minimal: {seen:?}"));
+                }
+            }
+        }
+        ensure!(wrong.is_empty(), "{} packets passed that must not:\n{}", wrong.len(), wrong.join("\n"));
+        ensure!(passed > policies * packets / 10, "only {passed} packets passed: the comparison shows little");
         Ok(())
     })
 }
@@ -104,10 +136,14 @@ impl Machine {
         let policy = generated(seed)?;
         let plan = policy.plan();
         ensure!(plan.routing == self.policy.plan().routing, "policy {seed} has other routes");
-        let ruleset = plan.ruleset.replace().to_string();
-        self.edge.command("nft").args(["-j", "-f", "-"]).run_with_input(ruleset.as_bytes())?;
+        self.load(&plan.ruleset)?;
         self.policy = policy;
         Ok(())
+    }
+
+    fn load(&self, ruleset: &Ruleset) -> Result<()> {
+        let ruleset = ruleset.replace().to_string();
+        self.edge.command("nft").args(["-j", "-f", "-"]).run_with_input(ruleset.as_bytes()).map(drop)
     }
 
     fn observe(&self, packet: &Packet) -> Result<Seen> {
