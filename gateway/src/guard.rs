@@ -74,7 +74,7 @@ enum Round {
 /// Loads the drop table of the boot, unless a table is in place already; `nft` may take as long as it takes.
 ///
 /// # Errors
-/// [`Exit::Degraded`] when another table had to stand in, [`Exit::Failed`] with what is open when none could be loaded.
+/// [`Exit::Degraded`] when another table was loaded instead, [`Exit::Failed`] with what is open when none could be loaded.
 pub fn guard(path: &Path) -> Result<(), Stop> {
     privilege::require().map_err(|error| Stop::new(Exit::Permission, error))?;
     let mut pauses = PAUSES.iter();

@@ -75,9 +75,7 @@ fn what_the_kernel_refuses_is_named_with_both_versions_and_the_fix() {
         // The kernel masquerades in chains of the type nat alone.
         let object = |kind: &str, body: serde_json::Value| json!({"add": {kind: body}});
         let chain = |name: &str| json!({"family": "inet", "table": "causeway", "name": name, "type": "filter", "hook": "output", "prio": 0});
-        let rule = |chain: &str, verdict: &str| {
-            json!({"family": "inet", "table": "causeway", "chain": chain, "expr": [{verdict: null}]})
-        };
+        let rule = |chain: &str, verdict: &str| json!({"family": "inet", "table": "causeway", "chain": chain, "expr": [{verdict: null}]});
         let ruleset = json!({"nftables": [
             object("table", json!({"family": "inet", "name": "causeway"})),
             object("chain", chain("one")),
@@ -92,7 +90,12 @@ fn what_the_kernel_refuses_is_named_with_both_versions_and_the_fix() {
         ] {
             let failure = answer_once(request).unwrap_err();
             assert_eq!(failure.kind, FailureKind::Ruleset);
-            for part in ["Operation not supported", "add rule in chain two: masquerade; nftables v", ", Linux ", "install"] {
+            for part in [
+                "Operation not supported",
+                "add rule in chain two: masquerade; nftables v",
+                ", Linux ",
+                "install",
+            ] {
                 assert!(failure.message.contains(part), "{part:?} is not in {failure}");
             }
         }

@@ -173,12 +173,7 @@ impl Blueprint {
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn repair(
-        &self,
-        helper: &Helper,
-        state: &State,
-        expected: Option<u64>,
-    ) -> Result<Repair, Failure> {
+    pub fn repair(&self, helper: &Helper, state: &State, expected: Option<u64>) -> Result<Repair, Failure> {
         let mut repair = Repair::default();
         if expected.is_some() {
             let listing = helper.list(Listing::Table)?;
@@ -209,9 +204,11 @@ impl Blueprint {
         if wrong.is_empty() {
             return Ok(Switches::default());
         }
-        let values = wrong.iter().map(|(switch, _)| (switch.path.clone(), switch.value.to_string())).collect();
+        let values =
+            wrong.iter().map(|(switch, _)| (switch.path.clone(), switch.value.to_string())).collect();
         let failed = helper.write_sysctls(values)?;
-        let is_changed = |(switch, _): &(Sysctl, String)| !failed.iter().any(|(path, ..)| *path == switch.path);
+        let is_changed =
+            |(switch, _): &(Sysctl, String)| !failed.iter().any(|(path, ..)| *path == switch.path);
         let changed: Vec<_> = wrong.into_iter().filter(is_changed).collect();
         let note = |(switch, before): &(Sysctl, String)| {
             let change = Switched { before: before.clone(), set: switch.value.to_string() };

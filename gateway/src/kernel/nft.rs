@@ -49,7 +49,8 @@ fn explain(ruleset: &str, failure: Failure) -> Failure {
     let version = run(&["--version"], "", OF_HELPER).unwrap_or_default();
     let nft = version.split('(').next().unwrap_or_default().trim();
     let kernel = fs::read_to_string(RELEASE).unwrap_or_default();
-    let unknown = |text: &str| if text.is_empty() { "an unknown version".to_owned() } else { text.to_owned() };
+    let unknown =
+        |text: &str| if text.is_empty() { "an unknown version".to_owned() } else { text.to_owned() };
     let versions = Versions { nft: unknown(nft), kernel: unknown(kernel.trim()) };
     explained(ruleset, failure, &versions, |part, left| run(&CHECK, part, Some(left)).map(drop))
 }

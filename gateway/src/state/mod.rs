@@ -226,9 +226,9 @@ impl State {
             ("guard-minimal.json", &guards.minimal, &kept.minimal),
         ];
         let changed = files.into_iter().filter(|(_, new, old)| new != old);
-        changed.filter_map(|(name, new, _)| Some((name, new.as_ref()?))).try_for_each(|(name, ruleset)| {
-            replace(&self.folder.join(name), ruleset.as_bytes())
-        })
+        changed
+            .filter_map(|(name, new, _)| Some((name, new.as_ref()?)))
+            .try_for_each(|(name, ruleset)| replace(&self.folder.join(name), ruleset.as_bytes()))
     }
 
     /// What the daemon last put into the kernel.

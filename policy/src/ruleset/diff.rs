@@ -36,7 +36,8 @@ impl Ruleset {
 /// One command of a transaction on the table, in the words of [`Ruleset::lines`]; elements are not listed.
 #[must_use]
 pub fn describe(command: &Value) -> String {
-    let entry = |value: &'_ Value| value.as_object()?.iter().next().map(|(key, body)| (key.clone(), body.clone()));
+    let entry =
+        |value: &'_ Value| value.as_object()?.iter().next().map(|(key, body)| (key.clone(), body.clone()));
     let Some((verb, (kind, body))) = entry(command).and_then(|(verb, object)| Some((verb, entry(&object)?)))
     else {
         return text(command);

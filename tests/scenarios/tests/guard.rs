@@ -14,7 +14,8 @@ use scenarios::Site;
 const KEPT: &str = "/var/lib/causeway";
 
 #[test]
-fn where_the_kernel_refuses_maps_a_minimal_table_closes_the_edge_until_the_daemon_replaces_it() -> Result<()> {
+fn where_the_kernel_refuses_maps_a_minimal_table_closes_the_edge_until_the_daemon_replaces_it() -> Result<()>
+{
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         site.gateway_config.write()?;
@@ -22,11 +23,16 @@ fn where_the_kernel_refuses_maps_a_minimal_table_closes_the_edge_until_the_daemo
         let output = guard(&site)?;
         let said = text(&output.stderr);
         ensure!(output.status.code() == Some(10), "{}: {said}", output.status);
-        for part in ["refused is: add map ", "nftables v", ", Linux ", "a minimal drop table is in place instead"] {
+        for part in
+            ["refused is: add map ", "nftables v", ", Linux ", "a minimal drop table is in place instead"]
+        {
             ensure!(said.contains(part), "{part:?} is not in {said}");
         }
         let table = site.edge.run("nft list table inet causeway")?;
-        ensure!(table.contains("chain forged") && !table.contains("map ") && !table.contains("set "), "{table}");
+        ensure!(
+            table.contains("chain forged") && !table.contains("map ") && !table.contains("set "),
+            "{table}"
+        );
         refuse_nothing(&site.edge)?;
         site.start()?;
         let table = site.edge.run("nft list table inet causeway")?;
@@ -147,11 +153,12 @@ fn wrap(edge: &Node, first: &str) -> Result<()> {
         "#!/bin/sh
          for last; do :; done
          [ \"$last\" = - ] || exec {real} \"$@\"
-         input=$(mktemp)
+         input={input}
          cat >\"$input\"
          {first}
          exec {real} \"$@\" <\"$input\"\n",
-        real = real.display()
+        real = real.display(),
+        input = edge.directory().join("nft-input").display()
     );
     fs::write(&wrapper, script)?;
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;

@@ -90,7 +90,10 @@ fn the_gateway_turns_forwarding_on_by_itself_where_its_unit_lets_it_write() -> R
         site.start()?;
         ensure!(site.edge.read_sysctl("net/ipv4/ip_forward")? == "1");
         ensure!(site.edge.read_sysctl("net/ipv4/conf/all/src_valid_mark")? == "1");
-        ensure!(site.edge.shell("echo 1 >/proc/sys/vm/swappiness").is_err(), "all of /proc/sys can be written");
+        ensure!(
+            site.edge.shell("echo 1 >/proc/sys/vm/swappiness").is_err(),
+            "all of /proc/sys can be written"
+        );
         Ok(())
     })
 }

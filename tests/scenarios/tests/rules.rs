@@ -49,8 +49,7 @@ fn whatever_passes_the_minimal_guard_passes_the_whole_one_too() -> Result<()> {
         let mut machine = Machine::build(lab)?;
         for seed in 0..policies {
             machine.adopt(seed)?;
-            let whole =
-                Policy { publish: Vec::new(), allow: Vec::new(), ..machine.policy.clone() };
+            let whole = Policy { publish: Vec::new(), allow: Vec::new(), ..machine.policy.clone() };
             machine.load(&Ruleset::minimal_guard(&machine.policy))?;
             let random = &mut Random::new(seed ^ 0xface);
             for _ in 0..packets {
@@ -62,12 +61,17 @@ fn whatever_passes_the_minimal_guard_passes_the_whole_one_too() -> Result<()> {
                 passed += 1;
                 let expected = evaluate(&whole, &machine.surroundings, &packet);
                 if !seen.is(&expected, &packet) {
-                    wrong.push(format!("policy {seed}: {packet:?}\n  whole: {expected:?}\n  minimal: {seen:?}"));
+                    wrong.push(format!(
+                        "policy {seed}: {packet:?}\n  whole: {expected:?}\n  minimal: {seen:?}"
+                    ));
                 }
             }
         }
         ensure!(wrong.is_empty(), "{} packets passed that must not:\n{}", wrong.len(), wrong.join("\n"));
-        ensure!(passed > policies * packets / 10, "only {passed} packets passed: the comparison shows little");
+        ensure!(
+            passed > policies * packets / 10,
+            "only {passed} packets passed: the comparison shows little"
+        );
         Ok(())
     })
 }

@@ -23,7 +23,8 @@ fn the_gateways_unit_scores_two_or_better_and_those_without_privileges_one_and_a
 #[test]
 fn the_guards_unit_has_no_limit_of_time_and_is_tried_again() -> Result<()> {
     let unit = std::fs::read_to_string(lab::workspace().join("configs/systemd/causeway-guard.service"))?;
-    let wanted = ["TimeoutStartSec=infinity", "Restart=on-failure", "StartLimitIntervalSec=0", "SuccessExitStatus=10"];
+    let wanted =
+        ["TimeoutStartSec=infinity", "Restart=on-failure", "StartLimitIntervalSec=0", "SuccessExitStatus=10"];
     for line in wanted {
         ensure!(unit.lines().any(|own| own == line), "{line} is not in the unit");
     }

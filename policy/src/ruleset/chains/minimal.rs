@@ -4,7 +4,7 @@ use ipnetwork::IpNetwork;
 use serde_json::Value;
 
 use super::{
-    CLASSIFY, Chain, FILTER, Family, LAST, accept, base, daddr, dhcp, drop, dport, equal, iif, is_protocol,
+    CLASSIFY, Chain, FILTER, Family, LAST, accept, base, daddr, dhcp, dport, drop, equal, iif, is_protocol,
     jump, leave, oif, payload, regular, route_back_exists, rule, saddr, set_of, state,
 };
 use crate::gateway::Policy;
@@ -45,11 +45,7 @@ pub(in crate::ruleset) fn no_forwarding() -> Vec<Chain> {
 }
 
 /// Drops packets with such an address in the tunnel, unless it is the LAN's.
-fn of_tunnel_unless_lan(
-    address: fn(Family) -> Value,
-    lan: &[IpNetwork],
-    tunnel: &[IpNetwork],
-) -> Vec<Value> {
+fn of_tunnel_unless_lan(address: fn(Family) -> Value, lan: &[IpNetwork], tunnel: &[IpNetwork]) -> Vec<Value> {
     let mut rules = each(address, lan, &leave());
     rules.extend(each(address, tunnel, &drop()));
     rules
@@ -57,10 +53,8 @@ fn of_tunnel_unless_lan(
 
 /// A source of the LAN must be reached by the way it came; others must not ask for the tunnel.
 fn out_of_wan(lan: &[IpNetwork]) -> Vec<Value> {
-    let mut rules: Vec<Value> = lan
-        .iter()
-        .map(|&network| rule([within(saddr, network), route_back_exists(true), leave()]))
-        .collect();
+    let mut rules: Vec<Value> =
+        lan.iter().map(|&network| rule([within(saddr, network), route_back_exists(true), leave()])).collect();
     rules.extend(each(saddr, lan, &drop()));
     rules.push(rule([jump("astray")]));
     rules
