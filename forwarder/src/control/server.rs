@@ -1,7 +1,7 @@
 //! The control socket: one line asks, one line of JSON answers.
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Shared;
 use super::report::report;
+use crate::places::Place;
 
 /// The only question there is; every command takes its part of the answer.
 pub const REPORT: &str = "report";
@@ -28,6 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
+    /// None of several places can be used.
+    #[error("the control socket cannot be made anywhere; name a path that this user may write: [control] socket\n{}", lines(.0))]
+    Nowhere(Vec<BindError>),
     /// A daemon answers there already.
     #[error(
         "{0}: another forwarder answers there; stop it, or give this one a socket of its own in [control]"
@@ -37,13 +41,35 @@ pub enum BindError {
     #[error("{0} is no socket; move it away, or name another path in [control]")]
     NoSocket(String),
     /// From the system.
-    #[error("{path}: {error}")]
+    #[error("{path}: {error}; name a path that this user may write: [control] socket")]
     System {
         /// Which path.
         path: String,
         /// The system's words.
         error: io::Error,
     },
+}
+
+impl BindError {
+    /// Whether it is for want of a permission.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::System { error, .. } => {
+                matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+            }
+            Self::Nowhere(errors) => errors.iter().all(Self::is_permission),
+            Self::Taken(_) | Self::NoSocket(_) => false,
+        }
+    }
+}
+
+fn lines(errors: &[BindError]) -> String {
+    let line = |error: &BindError| match error {
+        BindError::System { path, error } => format!("  {path}: {error}"),
+        other => format!("  {other}"),
+    };
+    errors.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// The bound socket; its file goes when it is dropped.
@@ -53,16 +79,31 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
+    /// Binds the socket in the first of these places where the system allows it.
+    ///
+    /// # Errors
+    /// [`BindError`]; another daemon in a place ends the search.
+    pub fn bind_first(places: &[Place]) -> Result<Self, BindError> {
+        let mut errors = Vec::new();
+        for place in places {
+            match Self::bind(place) {
+                Err(error @ BindError::System { .. }) => errors.push(error),
+                ended => return ended,
+            }
+        }
+        let only = if errors.len() == 1 { errors.pop() } else { None };
+        Err(only.unwrap_or(BindError::Nowhere(errors)))
+    }
+
     /// Binds the socket, mode 0600; one that a dead daemon left behind is replaced.
     ///
     /// # Errors
     /// [`BindError`]
-    pub fn bind(path: &Path) -> Result<Self, BindError> {
+    pub fn bind(place: &Place) -> Result<Self, BindError> {
+        let path = place.socket.as_path();
         let name = path.display().to_string();
         let system = |error| BindError::System { path: name.clone(), error };
-        if let Some(folder) = path.parent() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(system)?;
-        }
+        place.make_folder().map_err(system)?;
         match std::fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => return Err(BindError::NoSocket(name)),
             Ok(_) if StdStream::connect(path).is_ok() => return Err(BindError::Taken(name)),
@@ -73,6 +114,12 @@ impl ControlSocket {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(system)?;
         listener.set_nonblocking(true).map_err(system)?;
         Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Serves until the future is dropped. Must run inside a `LocalSet`.
