@@ -109,7 +109,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::at(folder.path().join("forwarder.sock"));
         let listener = UnixListener::bind(&place.socket).unwrap();
-        let daemon = thread::spawn(move || listener.accept().unwrap().0.write_all(b"not a report").unwrap());
+        let daemon = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; REPORT.len() + 1]).unwrap();
+            stream.write_all(b"not a report").unwrap();
+        });
         let error = ask(&[Place::at("/nonexistent/a.sock".into()), place]).unwrap_err();
         assert!(matches!(error, AskError::NotUnderstood { .. }), "{error}");
         daemon.join().unwrap();

@@ -58,7 +58,7 @@ impl BindError {
             Self::System { error, .. } => {
                 matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
             }
-            Self::Nowhere(errors) => errors.iter().all(Self::is_permission),
+            Self::Nowhere(errors) => errors.iter().any(Self::is_permission),
             Self::Taken(_) | Self::NoSocket(_) => false,
         }
     }
@@ -178,4 +178,47 @@ async fn read_line(stream: &mut UnixStream, line: &mut Vec<u8>) -> io::Result<()
         }
     }
     Err(io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder that cannot be made, not even by root.
+    const NOWHERE: &str = "/proc/causeway/forwarder.sock";
+
+    #[test]
+    fn the_first_place_that_can_be_used_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::at(folder.path().join("new/forwarder.sock"));
+        let bound = ControlSocket::bind_first(&[Place::at(NOWHERE.into()), place.clone()]).unwrap();
+        assert_eq!(bound.path(), place.socket);
+    }
+
+    #[test]
+    fn another_daemon_is_never_passed_over_for_the_next_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = ["first", "second"].map(|name| Place::at(folder.path().join(name).join("a.sock")));
+        let _running = ControlSocket::bind_first(&places).unwrap();
+        let error = ControlSocket::bind_first(&places).err().unwrap();
+        assert!(matches!(error, BindError::Taken(_)), "{error}");
+    }
+
+    #[test]
+    fn a_daemon_without_any_place_names_each_and_the_key_that_fixes_it() {
+        let places = [NOWHERE, "/proc/other/forwarder.sock"].map(|path| Place::at(path.into()));
+        let said = ControlSocket::bind_first(&places).err().unwrap().to_string();
+        assert!(said.contains("[control] socket"), "{said}");
+        assert!(said.contains("/proc/causeway") && said.contains("/proc/other"), "{said}");
+        let only = ControlSocket::bind_first(&places[..1]).err().unwrap().to_string();
+        assert!(only.starts_with(NOWHERE) && only.contains("[control] socket"), "{only}");
+    }
+
+    #[test]
+    fn a_read_only_folder_is_a_permission_that_is_missing() {
+        let error = |kind: io::ErrorKind| BindError::System { path: NOWHERE.into(), error: kind.into() };
+        let denied = [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem].map(error);
+        assert!(BindError::Nowhere(denied.into()).is_permission());
+        assert!(!error(io::ErrorKind::NotFound).is_permission());
+    }
 }
