@@ -87,16 +87,17 @@ RUN set -eu; \
     unpack /trees/nft nftables libnftables1 libnftnl11 libmnl0 libjansson4 libgmp10 libedit2 libtinfo6 libbsd0 libmd0 libxtables12; \
     for root in /gateway /forwarder; do \
       take /trees/c "$root" libc.so.6 libm.so.6 libgcc_s.so.1 libresolv.so.2 libpthread.so.0 libdl.so.2 librt.so.1; \
-      mkdir -p "$root/$(dirname "$loader")" "$root/etc/causeway" "$root/run/causeway" "$root/var/lib/causeway" "$root/tmp"; \
+      mkdir -p "$root/$(dirname "$loader")" "$root/etc/causeway" "$root/run" "$root/var" "$root/tmp"; \
       cp -L "/trees/c/$loader" "$root/$loader"; \
       ln -s ../run "$root/var/run"; \
       printf 'root:x:0:0:root:/:/sbin/nologin\ncauseway:x:65532:65532:causeway:/:/sbin/nologin\n' >"$root/etc/passwd"; \
       printf 'root:x:0:\ncauseway:x:65532:\n' >"$root/etc/group"; \
       printf 'hosts: files dns\n' >"$root/etc/nsswitch.conf"; \
       chmod 1777 "$root/tmp"; \
-      chmod 0700 "$root/var/lib/causeway"; \
     done; \
-    chown -R 65532:65532 /forwarder/run/causeway /forwarder/var/lib/causeway; \
+    mkdir -p /gateway/run/causeway /forwarder/run/causeway-forwarder; \
+    install -d -m 0700 /gateway/var/lib/causeway /forwarder/var/lib/causeway-forwarder; \
+    chown -R 65532:65532 /forwarder/run/causeway-forwarder /forwarder/var/lib/causeway-forwarder; \
     take /trees/nft /gateway libnftables.so.1 libnftnl.so.11 libmnl.so.0 libjansson.so.4 libgmp.so.10 libedit.so.2 \
       libtinfo.so.6 libbsd.so.0 libmd.so.0 libxtables.so.12; \
     mkdir -p /gateway/usr/sbin; \
@@ -117,9 +118,9 @@ CMD ["--config", "/etc/causeway/gateway.toml"]
 FROM scratch AS forwarder
 COPY --from=runtime /forwarder/ /
 COPY --from=binaries /out/forwarder /usr/local/bin/
-ENV PATH=/usr/local/bin STATE_DIRECTORY=/var/lib/causeway
+ENV PATH=/usr/local/bin STATE_DIRECTORY=/var/lib/causeway-forwarder RUNTIME_DIRECTORY=/run/causeway-forwarder
 USER 65532:65532
-VOLUME /var/lib/causeway
+VOLUME /var/lib/causeway-forwarder
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["forwarder", "health"]
 ENTRYPOINT ["forwarder"]
 CMD ["--config", "/etc/causeway/forwarder.toml"]

@@ -38,7 +38,7 @@ pub struct Keys {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file itself cannot be read.
-    #[error("{path}: {error}; name the file with --config")]
+    #[error("{path}: {error}{}", fix_of(path, error))]
     Unreadable {
         /// Which file.
         path: String,
@@ -82,6 +82,50 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         errors.dedup();
         Err(LoadError::Invalid(errors))
     }
+}
+
+/// A configuration as far as this user may look into the files it names.
+pub struct Inspected {
+    /// The policy, its lists loaded.
+    pub policy: Policy,
+    /// Key files that this user may not read, or credentials that only the unit has.
+    pub unseen: Vec<PathBuf>,
+}
+
+/// As [`load`], but a key that only the daemon's user may read is no error: `check` needs no privilege.
+///
+/// # Errors
+/// [`LoadError`], with everything that is wrong at once.
+pub fn inspect(path: &Path) -> Result<Inspected, LoadError> {
+    let mut policy = read(path)?;
+    let (mut errors, mut unseen) = (Vec::new(), Vec::new());
+    for list in &mut policy.lists {
+        errors.extend(load_list(list).err().unwrap_or_default());
+    }
+    let files = policy
+        .peers
+        .iter()
+        .flat_map(|peer| std::iter::once(&peer.private_key_file).chain(peer.preshared_key_file.as_ref()));
+    for file in files {
+        let Err(error) = read_key(file) else { continue };
+        match &file.location {
+            FileLocation::Path(path) if is_forbidden(path) => unseen.push(path.clone()),
+            FileLocation::Credential(_) if matches!(error.problem, Problem::NoCredentials { .. }) => {
+                unseen.push(file.location.to_string().into());
+            }
+            _ => errors.push(error),
+        }
+    }
+    errors.dedup();
+    unseen.dedup();
+    if errors.is_empty() { Ok(Inspected { policy, unseen }) } else { Err(LoadError::Invalid(errors)) }
+}
+
+/// Whether a file is another user's alone, as a key file should be.
+fn is_forbidden(path: &Path) -> bool {
+    let is_open = |metadata: fs::Metadata| metadata.permissions().mode() & 0o077 != 0;
+    let is_denied = fs::File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+    is_denied && !fs::metadata(path).is_ok_and(is_open)
 }
 
 /// Reads a configuration alone; the files that it names are not opened.
@@ -177,6 +221,16 @@ fn read_key(file: &FileRef) -> Result<SecretKey, ConfigError> {
     SecretKey::parse(&text, file)
 }
 
+fn fix_of(path: &str, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "; this user must be able to read it: chmod 0644 {path} (it holds no secret), and 0755 for its folder"
+        ),
+        io::ErrorKind::NotFound => "; name another file with --config".to_owned(),
+        _ => String::new(),
+    }
+}
+
 fn lines(errors: &[ConfigError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
@@ -211,6 +265,18 @@ mod tests {
         let loaded = load(&folder.path().join("forwarder.toml")).ok().unwrap();
         assert_eq!(loaded.keys.len(), 1);
         assert_eq!(loaded.peer_config(0).ok().unwrap().public_key.to_string(), PUBLIC);
+    }
+
+    #[test]
+    fn an_unreadable_configuration_says_how_to_make_it_readable_and_not_to_name_it() {
+        let error = io::Error::from(io::ErrorKind::PermissionDenied);
+        let denied = LoadError::Unreadable { path: "/etc/causeway/forwarder.toml".into(), error };
+        assert_eq!(denied.exit_code(), 5);
+        let said = denied.to_string();
+        assert!(
+            said.contains("chmod 0644 /etc/causeway/forwarder.toml") && !said.contains("--config"),
+            "{said}"
+        );
     }
 
     fn folder(mode: u32, protocol: &str) -> tempfile::TempDir {

@@ -24,6 +24,7 @@ use crate::control::server::{BindError, ControlSocket};
 use crate::control::{EdgeView, Shared};
 use crate::dataplane::{Command, Commands, DataPlane, Inbox, Parts};
 use crate::metrics::http;
+use crate::places::Surroundings;
 use crate::resolve::Resolver;
 use crate::state::StateFile;
 use crate::stats::Stats;
@@ -42,7 +43,7 @@ pub enum DaemonError {
     #[error(transparent)]
     Control(#[from] BindError),
     /// The state folder.
-    #[error("{folder}: {error}; name a folder the daemon may write in [state]")]
+    #[error("{folder}: {error}; name a folder that this user may write: [state] directory")]
     State {
         /// Which folder.
         folder: PathBuf,
@@ -66,11 +67,15 @@ impl DaemonError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Load(error) => error.exit_code(),
-            Self::State { error, .. } | Self::Control(BindError::System { error, .. })
-                if error.kind() == io::ErrorKind::PermissionDenied =>
+            Self::State { error, .. }
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                ) =>
             {
                 exit::PERMISSION
             }
+            Self::Control(error) if error.is_permission() => exit::PERMISSION,
             Self::Control(BindError::Taken(_)) => exit::CONFLICT,
             Self::Control(_)
             | Self::State { .. }
@@ -120,10 +125,11 @@ fn renounce_privileges() -> io::Result<()> {
 
 fn start(config: &Path, loaded: Loaded) -> Result<Running, DaemonError> {
     let policy = Arc::clone(&loaded.policy);
-    let folder = setup::state_folder(&policy);
+    let surroundings = Surroundings::here();
+    let folder = surroundings.state_folder(Some(&policy));
     let (state, watermark) =
         StateFile::open(&folder).map_err(|error| DaemonError::State { folder, error })?;
-    let control = ControlSocket::bind(&setup::control_socket(Some(&policy)))?;
+    let control = ControlSocket::bind_first(&surroundings.sockets(Some(&policy)))?;
     let edges = setup::edges(&loaded, watermark, Backend::Auto).map_err(DaemonError::Setup)?;
     let listeners = setup::listeners(policy.reach.iter()).map_err(DaemonError::Setup)?;
     let metrics: Result<Vec<_>, _> =
@@ -163,7 +169,8 @@ async fn serve(running: Running) -> Result<(), DaemonError> {
     }
     let answering = control.serve(Arc::clone(&shared));
     let signals = handle_signals(&config, &shared, &commands)?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), peers = shared.edges.len(), "forwarder started");
+    let socket = control.path().display();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), peers = shared.edges.len(), %socket, "forwarder started");
     notify(&[NotifyState::Ready]);
     let (mut answering, mut signals, mut ended) = (pin!(answering), pin!(signals), pin!(ended));
     let mut watch = health::Watch::default();

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +21,6 @@ use crate::flow::EdgeId;
 const AUTO_MTU: u16 = 1380;
 /// Wanted kernel buffer of the outer socket, each way.
 const SOCKET_BUFFER: usize = 7 << 20;
-/// Where the state lies when the configuration does not say.
-const DEFAULT_STATE: &str = "/var/lib/causeway";
 
 /// How the tunnel's peers are watched, as documented.
 #[must_use]
@@ -110,36 +107,6 @@ pub fn listeners<'a>(reach: impl Iterator<Item = &'a Reach>) -> Result<Listeners
         }
     }
     Ok(listeners)
-}
-
-/// The folder for the daemon's state: what the configuration says, else what systemd gives, else the user's own.
-#[must_use]
-pub fn state_folder(policy: &Policy) -> PathBuf {
-    let configured = policy.state_directory.as_path();
-    if configured != Path::new(DEFAULT_STATE) {
-        return configured.to_owned();
-    }
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(folder) = variable("STATE_DIRECTORY") {
-        return folder;
-    }
-    if rustix::process::geteuid().is_root() {
-        return configured.to_owned();
-    }
-    let home = variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")));
-    home.map_or_else(|| configured.to_owned(), |folder| folder.join("causeway"))
-}
-
-/// The control socket's path: what the configuration says, else below the user's runtime folder.
-#[must_use]
-pub fn control_socket(policy: Option<&Policy>) -> PathBuf {
-    if let Some(path) = policy.and_then(|policy| policy.control.socket.clone()) {
-        return path;
-    }
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty()) {
-        Some(folder) => PathBuf::from(folder).join("causeway/forwarder.sock"),
-        None => PathBuf::from("/run/causeway/forwarder.sock"),
-    }
 }
 
 /// Descriptors that any process of macOS may have (`OPEN_MAX`).

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use policy::gateway::Policy;
 use policy::ruleset::Ruleset;
 use policy::{Host, HostPort, Source, forwarder};
 
+use crate::checked;
 use crate::config::{self, LoadError};
 use crate::edge::refusal;
 use crate::exit::{Exit, Stop};
@@ -29,38 +30,67 @@ const SHIPPED: &str = include_str!("../../configs/lists/cloudflare.list");
 /// The longest a look-up of a name may take.
 const LOOKUP: Duration = Duration::from_secs(2);
 
-/// `gateway check`: validates and prints the effective configuration.
+/// What `gateway check` found in a configuration that is valid.
+struct Found {
+    policy: Policy,
+    /// What to know besides the warnings, in words.
+    notes: Vec<String>,
+    /// What does not pair up with the other end's file.
+    unpaired: Vec<String>,
+}
+
+/// `gateway check`: validates and prints the effective configuration, as text or as JSON.
 ///
 /// # Errors
-/// [`Exit::Invalid`] or [`Exit::Permission`] with every error, [`Exit::Failed`] when the two files do not pair up.
-pub fn check(path: &Path, with: Option<&Path>) -> Result<(), Stop> {
+/// [`Exit::Invalid`] or [`Exit::Permission`] with every error, [`Exit::Failed`] when the two files do not pair up. As JSON
+/// the document says what is wrong, and only the code is returned.
+pub fn check(path: &Path, with: Option<&Path>, is_json: bool) -> Result<Exit, Stop> {
+    match (inspect(path, with), is_json) {
+        (Ok(found), true) => {
+            let exit = if found.unpaired.is_empty() { Exit::Ok } else { Exit::Failed };
+            let document = checked::valid(path, &found.policy, &found.notes, &found.unpaired);
+            print(&format!("{document}\n")).map(|()| exit)
+        }
+        (Ok(found), false) => {
+            for message in found.policy.warnings.iter().map(ToString::to_string).chain(found.notes) {
+                tell(&message);
+            }
+            print(&effective(path, &found.policy))?;
+            if found.unpaired.is_empty() {
+                Ok(Exit::Ok)
+            } else {
+                Err(Stop::new(Exit::Failed, found.unpaired.join("\n")))
+            }
+        }
+        (Err(error), true) => print(&format!("{}\n", checked::invalid(path, &error))).map(|()| error.exit()),
+        (Err(error), false) => Err(error.into()),
+    }
+}
+
+fn inspect(path: &Path, with: Option<&Path>) -> Result<Found, LoadError> {
     let policy = config::load_policy(path)?;
     let keys = config::inspect_keys(&policy);
     if !keys.errors.is_empty() {
-        return Err(LoadError::Invalid(keys.errors).into());
+        return Err(LoadError::Invalid(keys.errors));
     }
-    for file in keys.unseen {
-        tell(&format!("{}: not looked into, only the daemon's user may", file.display()));
-    }
-    for warning in &policy.warnings {
-        tell(&warning.to_string());
-    }
-    for obstacle in obstacles_here(&policy) {
-        tell(&obstacle);
-    }
+    let unseen = |file: &PathBuf| format!("{}: not looked into, only the daemon's user may", file.display());
+    let mut notes: Vec<String> = keys.unseen.iter().map(unseen).collect();
+    notes.extend(obstacles_here(&policy));
     let endpoints = policy.peers.iter().filter_map(|peer| peer.endpoint.as_ref());
-    warn_of_proxied(&policy, path, endpoints);
-    let findings = with.map(|with| pair(&policy, with)).transpose()?.unwrap_or_default();
-    print(&effective(path, &policy))?;
-    if findings.is_empty() { Ok(()) } else { Err(Stop::new(Exit::Failed, findings.join("\n"))) }
+    notes.extend(proxied(&policy, path, endpoints));
+    let mut unpaired = Vec::new();
+    if let Some(with) = with {
+        let far = far_end(with)?;
+        notes.extend(proxied(&policy, with, far.peers.iter().map(|peer| &peer.endpoint)));
+        unpaired = policy::pairing::pairing(&policy, &far).iter().map(ToString::to_string).collect();
+    }
+    Ok(Found { policy, notes, unpaired })
 }
 
-fn pair(policy: &Policy, with: &Path) -> Result<Vec<String>, Stop> {
+fn far_end(with: &Path) -> Result<forwarder::Policy, LoadError> {
     let text = config::read_text(with)
         .map_err(|error| LoadError::Unreadable { path: with.display().to_string(), error })?;
-    let far = forwarder::parse(&Source { name: with, text: &text }).map_err(LoadError::Invalid)?;
-    warn_of_proxied(policy, with, far.peers.iter().map(|peer| &peer.endpoint));
-    Ok(policy::pairing::pairing(policy, &far).iter().map(ToString::to_string).collect())
+    forwarder::parse(&Source { name: with, text: &text }).map_err(LoadError::Invalid)
 }
 
 /// Foreign rules that stand in the way, where this user may look at them.
@@ -72,26 +102,25 @@ fn obstacles_here(policy: &Policy) -> Vec<String> {
     list(Listing::Everybody).map(|listing| obstacles(&listing, &needs)).unwrap_or_default()
 }
 
-/// Warns of endpoints whose names lead to a proxy, which carries no WireGuard.
-fn warn_of_proxied<'e>(policy: &Policy, file: &Path, endpoints: impl Iterator<Item = &'e HostPort>) {
+/// Warnings about endpoints whose names lead to a proxy, which carries no WireGuard.
+fn proxied<'e>(policy: &Policy, file: &Path, endpoints: impl Iterator<Item = &'e HostPort>) -> Vec<String> {
     let listed =
         policy.lists.iter().find(|list| list.name.as_str() == PROXY).map(|list| list.prefixes.clone());
     let proxy = listed.filter(|prefixes| !prefixes.is_empty()).unwrap_or_else(|| {
         let source = Source { name: Path::new(PROXY), text: SHIPPED };
         policy::gateway::parse_list(&source).unwrap_or_default()
     });
-    for endpoint in endpoints.filter(|endpoint| matches!(endpoint.host, Host::Name(_))) {
+    let file = file.display();
+    let warning = |endpoint: &HostPort| {
         let addresses = addresses_of(endpoint);
-        if let Some(address) =
-            addresses.iter().find(|address| proxy.iter().any(|prefix| prefix.contains(**address)))
-        {
-            let file = file.display();
-            tell(&format!(
-                "{file}: the endpoint {endpoint} leads to {address}, which is @{PROXY}: its proxy carries no WireGuard; \
-                 use a name that is not proxied (\"DNS only\"), or the edge's address"
-            ));
-        }
-    }
+        let address =
+            addresses.iter().find(|address| proxy.iter().any(|prefix| prefix.contains(**address)))?;
+        Some(format!(
+            "{file}: the endpoint {endpoint} leads to {address}, which is @{PROXY}: its proxy carries no WireGuard; \
+             use a name that is not proxied (\"DNS only\"), or the edge's address"
+        ))
+    };
+    endpoints.filter(|endpoint| matches!(endpoint.host, Host::Name(_))).filter_map(warning).collect()
 }
 
 /// What a name resolves to within [`LOOKUP`]; nothing when it does not.

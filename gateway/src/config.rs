@@ -43,7 +43,7 @@ pub struct Keys {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The configuration file itself cannot be read.
-    #[error("{path}: {error}")]
+    #[error("{path}: {error}{}", fix_of(path, error))]
     Unreadable {
         /// The file.
         path: String,
@@ -55,20 +55,25 @@ pub enum LoadError {
     Invalid(Vec<ConfigError>),
 }
 
+impl LoadError {
+    /// The exit code that says it.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
+                Exit::Permission
+            }
+            Self::Unreadable { .. } => Exit::Invalid,
+            // An invalid text is the first thing to fix; a file's mode matters once the text is right.
+            Self::Invalid(errors) if errors.iter().all(|error| error.exit_code() == 5) => Exit::Permission,
+            Self::Invalid(_) => Exit::Invalid,
+        }
+    }
+}
+
 impl From<LoadError> for Stop {
     fn from(error: LoadError) -> Self {
-        let exit = match &error {
-            LoadError::Unreadable { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
-                Exit::Permission
-            }
-            LoadError::Unreadable { .. } => Exit::Invalid,
-            // An invalid text is the first thing to mend; a file's mode matters once the text is right.
-            LoadError::Invalid(errors) if errors.iter().all(|error| error.exit_code() == 5) => {
-                Exit::Permission
-            }
-            LoadError::Invalid(_) => Exit::Invalid,
-        };
-        Self::new(exit, error)
+        Self::new(error.exit(), error)
     }
 }
 
@@ -233,6 +238,15 @@ fn unreadable(file: &FileRef, error: &io::Error) -> ConfigError {
 
 fn credentials_folder() -> Option<PathBuf> {
     std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
+}
+
+fn fix_of(path: &str, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "; this user must be able to read it: chmod 0644 {path} (it holds no secret), and 0755 for its folder"
+        ),
+        _ => String::new(),
+    }
 }
 
 fn lines(errors: &[ConfigError]) -> String {

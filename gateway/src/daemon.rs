@@ -27,8 +27,9 @@ use crate::edge::{Beginning, Edge, Hands, begin, refusal, take_hands};
 use crate::exit::{Exit, Stop};
 use crate::kernel::Helper;
 use crate::metrics::http::{self, Pages};
+use crate::sandbox::{self, Confinement};
 use crate::state::{Lock, State};
-use crate::{log, memory, privilege, sandbox};
+use crate::{log, memory, privilege};
 
 /// How often the edge looks after itself while there is something to see.
 const TICK: Duration = Duration::from_secs(1);
@@ -68,8 +69,19 @@ fn confine(policy: &Policy) {
     }
     let control = policy.control.socket.parent().unwrap_or(Path::new("/"));
     match sandbox::confine(&[&policy.state_directory, control, wg]) {
-        Ok(true) => tracing::debug!("confined to the daemon's own folders"),
-        Ok(false) => tracing::info!("this kernel has no Landlock; the unit's own confinement has to do"),
+        Ok(Confinement::Enforced) => tracing::debug!("confined to the daemon's own folders"),
+        Ok(Confinement::NotBuilt) => {
+            tracing::info!("this kernel was built without Landlock; the unit's own confinement has to do");
+        }
+        Ok(Confinement::TurnedOff) => {
+            tracing::info!(
+                "Landlock is turned off by the kernel's lsm= parameter; the unit's own confinement has to do"
+            );
+        }
+        Ok(Confinement::Filtered) => tracing::info!(
+            "a seccomp filter forbids Landlock; allow it in the unit: \
+             SystemCallFilter=landlock_create_ruleset landlock_add_rule landlock_restrict_self"
+        ),
         Err(error) => {
             tracing::info!(%error, "not confined by Landlock; the unit's own confinement has to do")
         }

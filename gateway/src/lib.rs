@@ -5,6 +5,7 @@
 )]
 
 pub mod change;
+pub mod checked;
 pub mod commands;
 pub mod config;
 pub mod control;

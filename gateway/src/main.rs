@@ -35,6 +35,9 @@ enum Command {
         /// The other end's configuration: lists what does not pair up.
         #[arg(long, value_name = "FORWARDER.TOML")]
         with: Option<PathBuf>,
+        /// JSON instead of text.
+        #[arg(long)]
+        json: bool,
     },
     /// Removes every rule, route and device the daemon made, and nothing else.
     Down {
@@ -57,15 +60,15 @@ fn main() -> ExitCode {
     memory::keep_little();
     let arguments = Arguments::parse();
     let ended = match (arguments.command, arguments.config) {
-        (Some(Command::Check { config, with }), _) => commands::check(&config, with.as_deref()),
-        (Some(Command::Down { config }), _) => commands::down(&config),
-        (Some(Command::Guard { config }), _) => guard::guard(&config),
-        (Some(Command::KernelHelper), _) => help(),
-        (None, Some(config)) => daemon::run(&config),
+        (Some(Command::Check { config, with, json }), _) => commands::check(&config, with.as_deref(), json),
+        (Some(Command::Down { config }), _) => commands::down(&config).map(|()| Exit::Ok),
+        (Some(Command::Guard { config }), _) => guard::guard(&config).map(|()| Exit::Ok),
+        (Some(Command::KernelHelper), _) => help().map(|()| Exit::Ok),
+        (None, Some(config)) => daemon::run(&config).map(|()| Exit::Ok),
         (None, None) => Err(Stop::new(Exit::Usage, "--config FILE is missing; try gateway --help")),
     };
     match ended {
-        Ok(()) => Exit::Ok.into(),
+        Ok(exit) => exit.into(),
         Err(stop) => {
             complain(&stop.message);
             stop.exit.into()

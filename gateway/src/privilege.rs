@@ -105,3 +105,36 @@ fn control(option: libc::c_int, value: libc::c_ulong) -> Result<(), PrivilegeErr
 fn refused(error: impl std::fmt::Display) -> PrivilegeError {
     PrivilegeError::NotDropped(error.to_string())
 }
+
+/// Why the kernel offers this process no Landlock; `None` when it does.
+#[must_use]
+pub fn landlock_error() -> Option<std::io::Error> {
+    /// `LANDLOCK_CREATE_RULESET_VERSION`, of linux/landlock.h: only asks for the version.
+    const VERSION: libc::c_ulong = 1;
+    // SAFETY: with this flag the call takes no memory, makes no descriptor and returns a number.
+    let version = unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0_usize, VERSION)
+    };
+    (version < 0).then(std::io::Error::last_os_error)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    /// Has the kernel answer `landlock_create_ruleset` of this thread with `errno`, as a unit's filter does.
+    pub(crate) fn refuse_landlock(errno: i32) {
+        let number = u32::try_from(libc::SYS_landlock_create_ruleset).unwrap();
+        let statement = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+        // Load the number of the system call; errno for this one, else allow (seccomp(2), <linux/bpf_common.h>).
+        let mut program = [
+            statement(0x20, 0, 0, 0),
+            statement(0x15, number, 0, 1),
+            statement(0x06, libc::SECCOMP_RET_ERRNO | errno.unsigned_abs(), 0, 0),
+            statement(0x06, libc::SECCOMP_RET_ALLOW, 0, 0),
+        ];
+        let program = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+        super::control(libc::PR_SET_NO_NEW_PRIVS, 1).unwrap();
+        // SAFETY: the kernel copies the program, which lives until the call returns.
+        let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+        assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+    }
+}

@@ -15,8 +15,6 @@ use crate::{
     FileRef, InterfaceName, Mtu, Name, Position, Problem, Protocol, Protocols, PublicKey, Switch, text,
 };
 
-/// Folder of daemons' state, unless the file says otherwise.
-const STATE_DIRECTORY: &str = "/var/lib/causeway";
 /// What fits 1500 bytes of IPv6 and WireGuard (20 for IPv6, 8 for UDP, 32 for WireGuard more than IPv4).
 const DEFAULT_MTU: u16 = 1420;
 
@@ -163,11 +161,12 @@ pub(crate) fn socket_address(value: Value<'_>) -> Option<SocketAddr> {
     })
 }
 
-pub(crate) fn state_directory(root: &Table<'_>) -> Option<PathBuf> {
-    let Some(table) = root.table("state", "[state]") else { return Some(STATE_DIRECTORY.into()) };
+/// `[state] directory`; `Some(None)` where the file does not have it.
+pub(crate) fn state_directory(root: &Table<'_>) -> Option<Option<PathBuf>> {
+    let Some(table) = root.table("state", "[state]") else { return Some(None) };
     let directory = table.required("directory").and_then(absolute_path);
     table.close();
-    directory
+    directory.map(Some)
 }
 
 pub(crate) fn log(root: &Table<'_>) -> Option<Log> {

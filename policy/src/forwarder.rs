@@ -36,8 +36,8 @@ pub struct Policy {
     pub control: Control,
     /// Bounds on what flows may take.
     pub limits: Limits,
-    /// Folder of the daemon's own state (the clock mark).
-    pub state_directory: PathBuf,
+    /// Folder of the daemon's own state (the clock mark); `None` leaves it to the daemon.
+    pub state_directory: Option<PathBuf>,
     /// What is logged, and how.
     pub log: Log,
     /// Which offloads are used.
@@ -166,8 +166,7 @@ pub struct Metrics {
 /// `[control]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
-    /// Path of the Unix socket; `None` leaves it to the daemon: `$XDG_RUNTIME_DIR/causeway/forwarder.sock`, or
-    /// `/run/causeway/forwarder.sock` where that variable is not set.
+    /// Path of the Unix socket; `None` leaves it to the daemon.
     pub socket: Option<PathBuf>,
 }
 

@@ -22,7 +22,7 @@ fn the_annotated_gateway_configuration_is_valid() {
     assert_eq!(policy.publish[0].targets[0].peer.as_str(), "wroclaw");
     assert_eq!(
         policy.interface.private_key_file.location,
-        FileLocation::Path(PathBuf::from("/etc/causeway/kyiv.key"))
+        FileLocation::Path(PathBuf::from("/etc/causeway/keys/kyiv.key"))
     );
 }
 

@@ -1,6 +1,7 @@
 //! The command line: the daemon itself and the commands that ask it.
 #![allow(clippy::print_stdout, reason = "data goes to standard output, messages to standard error")]
 
+mod check;
 mod export;
 mod show;
 mod wait;
@@ -15,11 +16,12 @@ use serde::Serialize;
 
 use crate::control::client::ask;
 use crate::control::report::Report;
-use crate::{config, daemon, exit, setup};
+use crate::places::{Place, Surroundings};
+use crate::{config, daemon, exit};
 
 /// The origin's peer: carries flows between a WireGuard tunnel and local services, without any privilege.
 #[derive(Parser)]
-#[command(name = "forwarder", version, arg_required_else_help = true)]
+#[command(name = "forwarder", version, arg_required_else_help = true, after_help = AFTER_HELP)]
 struct Cli {
     /// The configuration; without a command the daemon runs by it.
     #[arg(long, global = true, value_name = "FILE")]
@@ -28,10 +30,18 @@ struct Cli {
     command: Option<Command>,
 }
 
+const AFTER_HELP: &str = "Without a command the daemon runs in the foreground; SIGHUP reads the configuration again.\n\
+    Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not reachable, 4 configuration invalid, 5 permission or key-file mode, \
+    6 conflict, 10 degraded, 11 broken";
+
 #[derive(Subcommand)]
 enum Command {
-    /// Validates the configuration and the files it names; changes nothing.
-    Check,
+    /// Validates the configuration and the files it names; changes nothing and needs no privilege.
+    Check {
+        /// JSON instead of text.
+        #[arg(long)]
+        json: bool,
+    },
     /// How the daemon does: flows, entries, drops.
     Status(Asking),
     /// The peers, like `wg show`.
@@ -97,7 +107,9 @@ fn run(cli: &Cli) -> Outcome {
             }
             None => Err((exit::USAGE, NAME_IT.to_owned())),
         },
-        Some(Command::Check) => check(config),
+        Some(Command::Check { json }) => {
+            check::check(config.ok_or_else(|| (exit::USAGE, NAME_IT.to_owned()))?, *json)
+        }
         Some(Command::Status(asking)) => {
             show(config, asking, |report| (report.clone(), show::status(report), exit::OK))
         }
@@ -115,8 +127,8 @@ fn run(cli: &Cli) -> Outcome {
             })
         }
         Some(Command::Wait { name, timeout, asking }) => {
-            let socket = socket(config, asking)?;
-            wait::wait(&socket, name, *timeout, asking.json).map(|line| {
+            let places = places(config, asking)?;
+            wait::wait(&places, name, *timeout, asking.json).map(|line| {
                 print(&line);
                 exit::OK
             })
@@ -124,26 +136,12 @@ fn run(cli: &Cli) -> Outcome {
     }
 }
 
-fn check(config: Option<&Path>) -> Outcome {
-    let Some(config) = config else {
-        return Err((exit::USAGE, NAME_IT.to_owned()));
-    };
-    let loaded = config::load(config).map_err(|error| (error.exit_code(), error.to_string()))?;
-    let policy = &loaded.policy;
-    for warning in &policy.warnings {
-        // Standard error may be closed; the warning is then lost, the answer is not.
-        let _ = writeln!(std::io::stderr(), "{warning}");
-    }
-    print(&show::effective(policy));
-    Ok(exit::OK)
-}
-
 fn show<T: Serialize>(
     config: Option<&Path>,
     asking: &Asking,
     render: impl Fn(&Report) -> (T, String, u8),
 ) -> Outcome {
-    let report = ask(&socket(config, asking)?).map_err(|error| (exit::UNREACHABLE, error.to_string()))?;
+    let report = ask(&places(config, asking)?).map_err(|error| (error.exit_code(), error.to_string()))?;
     let (document, text, code) = render(&report);
     if asking.json {
         let json = serde_json::to_string(&document).map_err(|error| (exit::FAILED, error.to_string()))?;
@@ -154,16 +152,16 @@ fn show<T: Serialize>(
     Ok(code)
 }
 
-/// The socket that was named, else the configuration's, else the default.
-fn socket(config: Option<&Path>, asking: &Asking) -> Result<PathBuf, (u8, String)> {
+/// The socket that was named, else the configuration's, else every place where a daemon may have made it.
+fn places(config: Option<&Path>, asking: &Asking) -> Result<Vec<Place>, (u8, String)> {
     if let Some(socket) = &asking.socket {
-        return Ok(socket.clone());
+        return Ok(vec![Place::at(socket.clone())]);
     }
     let policy = config.map(config::read).transpose();
     let policy = policy.map_err(|error| {
         (error.exit_code(), format!("{error}\nor name the daemon's socket with --socket"))
     })?;
-    Ok(setup::control_socket(policy.as_ref()))
+    Ok(Surroundings::here().asked(policy.as_ref()))
 }
 
 fn print(text: &str) {

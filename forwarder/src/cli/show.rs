@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use policy::forwarder::Policy;
 use serde::Serialize;
 
 use crate::control::report::{Entry, Health, Interface, Peer, Report, SCHEMA};
@@ -119,26 +118,6 @@ fn line(kind: &str, entry: &Entry) -> String {
         bytes(entry.rx_bytes),
         bytes(entry.tx_bytes)
     )
-}
-
-/// What the daemon would run by.
-pub(super) fn effective(policy: &Policy) -> String {
-    let mut text = String::from("the configuration is valid\n");
-    for peer in &policy.peers {
-        let own: Vec<String> = peer.address.iter().map(ToString::to_string).collect();
-        let _ = writeln!(text, "peer {}: {} as {}", peer.name, peer.endpoint, own.join(", "));
-    }
-    for inject in &policy.inject {
-        let address = inject.address.map_or("*".to_owned(), |address| address.to_string());
-        let upstreams: Vec<String> = inject.upstreams.iter().map(ToString::to_string).collect();
-        let to = upstreams.join(", ");
-        let _ = writeln!(text, "inject {}: {address}:{} -> {to}", inject.name, inject.ports);
-    }
-    for reach in &policy.reach {
-        let _ =
-            writeln!(text, "reach {}: {} -> {} by {}", reach.name, reach.listen, reach.target, reach.peer);
-    }
-    text.trim_end().to_owned()
 }
 
 fn ago(seconds: f64) -> String {

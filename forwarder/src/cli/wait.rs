@@ -1,13 +1,13 @@
 //! `forwarder wait`: until a peer is up, or the target of a reach entry answers.
 
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::control::client::ask;
+use crate::control::client::{AskError, ask};
 use crate::control::report::{Entry, Report};
 use crate::exit;
+use crate::places::Place;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -18,12 +18,21 @@ const ATTEMPT: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// Exit code and message: nothing of this name, or the time is over.
-pub(super) fn wait(socket: &Path, name: &str, limit: Duration, json: bool) -> Result<String, (u8, String)> {
+pub(super) fn wait(
+    places: &[Place],
+    name: &str,
+    limit: Duration,
+    json: bool,
+) -> Result<String, (u8, String)> {
     let started = Instant::now();
     loop {
-        let (is_reached, why) = match ask(socket) {
-            Ok(report) => look(&report, socket, name)?,
-            Err(error) => (false, error.to_string()),
+        let (is_reached, why, code) = match ask(places) {
+            Ok(report) => {
+                let (is_reached, why) = look(&report, places, name)?;
+                (is_reached, why, exit::FAILED)
+            }
+            Err(error @ AskError::Denied { .. }) => return Err((error.exit_code(), error.to_string())),
+            Err(error) => (false, error.to_string(), error.exit_code()),
         };
         let waited = started.elapsed();
         if is_reached {
@@ -36,14 +45,13 @@ pub(super) fn wait(socket: &Path, name: &str, limit: Duration, json: bool) -> Re
             });
         }
         if waited >= limit {
-            let code = if why.contains("--socket") { exit::UNREACHABLE } else { exit::FAILED };
             return Err((code, format!("{name}: {why}, waited {} s", limit.as_secs())));
         }
         sleep(PAUSE.min(limit - waited));
     }
 }
 
-fn look(report: &Report, socket: &Path, name: &str) -> Result<(bool, String), (u8, String)> {
+fn look(report: &Report, places: &[Place], name: &str) -> Result<(bool, String), (u8, String)> {
     if let Some(peer) = report.peers.iter().find(|peer| peer.name == name) {
         return Ok((peer.state == "up", format!("its state is {}", peer.state)));
     }
@@ -54,20 +62,20 @@ fn look(report: &Report, socket: &Path, name: &str) -> Result<(bool, String), (u
             let is_up = peer.is_some_and(|peer| peer.state == "up");
             Ok((is_up, format!("its peer {} is not up", entry.peer.as_deref().unwrap_or_default())))
         }
-        Some(entry) => Ok((answers(entry, socket), format!("{} does not answer", entry.to))),
+        Some(entry) => Ok((answers(entry, places), format!("{} does not answer", entry.to))),
         None => Err((exit::USAGE, format!("there is no peer and no [[reach]] named {name}"))),
     }
 }
 
 /// Opens a connection at the entry's listener and sees whether the target takes it.
-fn answers(entry: &Entry, socket: &Path) -> bool {
+fn answers(entry: &Entry, places: &[Place]) -> bool {
     let Ok(listener) = entry.from.parse::<SocketAddr>() else { return false };
     let Ok(_connection) = TcpStream::connect_timeout(&listener, ATTEMPT) else { return false };
     let connected = |entry: &Entry| entry.dials.get("ok").copied().unwrap_or(0);
     let started = Instant::now();
     while started.elapsed() < ATTEMPT {
         let now =
-            ask(socket).ok().and_then(|report| report.reach.into_iter().find(|now| now.name == entry.name));
+            ask(places).ok().and_then(|report| report.reach.into_iter().find(|now| now.name == entry.name));
         if now.is_some_and(|now| connected(&now) > connected(entry)) {
             return true;
         }

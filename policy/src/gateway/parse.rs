@@ -13,6 +13,8 @@ use crate::fields::{self, At, Names};
 use crate::reader::{Reader, Table, Value, excerpt};
 use crate::{AllowList, ConfigError, Name, PortRange, Problem, Protocols, Source, text};
 
+/// Folder of the daemon's state, unless the file says otherwise.
+const STATE_DIRECTORY: &str = "/var/lib/causeway";
 /// The most peers one edge may have.
 const MAX_PEERS: usize = 4_096;
 /// The most publishes and allows together: their number must fit 16 bits of a conntrack mark.
@@ -75,7 +77,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         lists: lists.into_iter().collect::<Option<_>>()?,
         metrics: Metrics { listen: metrics.into_iter().map(|listen| listen.value).collect() },
         control: control?,
-        state_directory: state_directory?,
+        state_directory: state_directory?.unwrap_or_else(|| STATE_DIRECTORY.into()),
         log: log?,
         offload,
         kernel,

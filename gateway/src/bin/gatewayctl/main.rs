@@ -17,7 +17,7 @@ use gateway::control::render::{self, Style};
 use gateway::control::report::Health;
 use gateway::exchange::{self, CONFIGURATION, Exported, Imported};
 use gateway::exit::{Exit, Stop};
-use gateway::keygen::keygen;
+use gateway::keygen::{Owner, keygen};
 use gateway::lists;
 use serde::Serialize;
 
@@ -140,11 +140,14 @@ enum Command {
     Lists(Lists),
     /// Makes a key pair: NAME.key (0600) and NAME.pub in DIR; prints the public key.
     Keygen {
-        /// Folder, made when missing.
+        /// Folder, made when missing; the mode of one that is there stays.
         dir: PathBuf,
         /// Name of the two files.
         #[arg(long, default_value = "private", value_parser = plain_name)]
         name: String,
+        /// Gives the private key to this user, a name or a number: the one the daemon runs as.
+        #[arg(long, value_name = "USER")]
+        owner: Option<String>,
     },
 }
 
@@ -239,7 +242,7 @@ fn run(arguments: &Arguments) -> Result<Exit, Stop> {
             show(socket, &request, Output { json: *json, watch: None })
         }
         Command::Lists(what) => refresh(what),
-        Command::Keygen { dir, name } => make_keys(dir, name),
+        Command::Keygen { dir, name, owner } => make_keys(dir, name, owner.as_deref()),
     }
 }
 
@@ -299,8 +302,9 @@ fn refresh(what: &Lists) -> Result<Exit, Stop> {
     Ok(Exit::Ok)
 }
 
-fn make_keys(dir: &Path, name: &str) -> Result<Exit, Stop> {
-    let public = keygen(dir, name).map_err(|error| {
+fn make_keys(dir: &Path, name: &str, owner: Option<&str>) -> Result<Exit, Stop> {
+    let owner = owner.map(user).transpose()?;
+    let public = keygen(dir, name, owner).map_err(|error| {
         let exits = [
             (io::ErrorKind::AlreadyExists, Exit::Conflict),
             (io::ErrorKind::PermissionDenied, Exit::Permission),
@@ -311,6 +315,15 @@ fn make_keys(dir: &Path, name: &str) -> Result<Exit, Stop> {
     })?;
     write(&format!("{public}\n"))?;
     Ok(Exit::Ok)
+}
+
+/// Looks a user up where system users of ours are.
+fn user(name: &str) -> Result<Owner, Stop> {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    Owner::find(name, &passwd).ok_or_else(|| {
+        let fix = "make the users with: systemd-sysusers (scripts/install does)";
+        Stop::new(Exit::Usage, format!("--owner {name}: there is no such user; {fix}"))
+    })
 }
 
 fn either(json: bool, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<String, Stop> {

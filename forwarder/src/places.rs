@@ -1,0 +1,270 @@
+//! Where the control socket and the state lie, and where the commands look for the socket.
+//!
+//! A daemon that systemd starts has folders of its own; one that a person starts must find some that this person may write,
+//! with or without a login session, on Linux and on macOS. Daemon and commands go through the same list in the same order.
+
+use std::env;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use policy::forwarder::Policy;
+
+/// The socket's name in its folder.
+const SOCKET: &str = "forwarder.sock";
+/// The folder's name below `/run` and `/var/lib`, as the unit has it.
+const SYSTEM: &str = "causeway-forwarder";
+/// Where the launchd example keeps everything; also root's state on macOS, which has no `/var/lib`.
+const MAC_FOLDER: &str = "/usr/local/var/causeway";
+
+/// What decides: the user, the system and what the environment says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The effective user.
+    pub uid: u32,
+    /// Whether this is macOS.
+    pub is_mac: bool,
+    /// `$RUNTIME_DIRECTORY`, as systemd sets it.
+    pub runtime_directory: Option<PathBuf>,
+    /// `$STATE_DIRECTORY`, as systemd sets it.
+    pub state_directory: Option<PathBuf>,
+    /// `$XDG_RUNTIME_DIR`.
+    pub xdg_runtime_dir: Option<PathBuf>,
+    /// `$XDG_STATE_HOME`.
+    pub xdg_state_home: Option<PathBuf>,
+    /// `$HOME`.
+    pub home: Option<PathBuf>,
+    /// `$TMPDIR`.
+    pub tmpdir: Option<PathBuf>,
+}
+
+/// A place for the control socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The socket.
+    pub socket: PathBuf,
+    /// Whose folder it must be, open to no other user: set where others may write the folder above.
+    pub only_for: Option<u32>,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    #[must_use]
+    pub fn here() -> Self {
+        // The XDG specification has relative paths ignored, and none of the others is ever relative.
+        let variable = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        // systemd separates several folders by colons.
+        let first = |name| env::split_paths(&env::var_os(name)?).next().filter(|path| path.is_absolute());
+        Self {
+            uid: rustix::process::geteuid().as_raw(),
+            is_mac: cfg!(target_os = "macos"),
+            runtime_directory: first("RUNTIME_DIRECTORY"),
+            state_directory: first("STATE_DIRECTORY"),
+            xdg_runtime_dir: variable("XDG_RUNTIME_DIR"),
+            xdg_state_home: variable("XDG_STATE_HOME"),
+            home: variable("HOME"),
+            tmpdir: variable("TMPDIR"),
+        }
+    }
+
+    /// The folder for the daemon's state: what the configuration says, else what systemd gives, else root's or the user's own.
+    #[must_use]
+    pub fn state_folder(&self, policy: Option<&Policy>) -> PathBuf {
+        if let Some(folder) = policy.and_then(|policy| policy.state_directory.clone()) {
+            return folder;
+        }
+        if let Some(folder) = &self.state_directory {
+            return folder.clone();
+        }
+        let of_user = || {
+            let home = self.home.as_ref().map(|home| home.join(".local/state"));
+            Some(self.xdg_state_home.clone().or(home)?.join("causeway"))
+        };
+        let own = if self.uid == 0 { None } else { of_user() };
+        let of_system = if self.is_mac { MAC_FOLDER.into() } else { Path::new("/var/lib").join(SYSTEM) };
+        own.unwrap_or(of_system)
+    }
+
+    /// Where the daemon makes its socket: in the first of these that it can.
+    #[must_use]
+    pub fn sockets(&self, policy: Option<&Policy>) -> Vec<Place> {
+        if let Some(socket) = policy.and_then(|policy| policy.control.socket.clone()) {
+            return vec![Place::at(socket)];
+        }
+        let mut places: Vec<Place> =
+            self.runtime_directory.iter().map(|folder| Place::at(folder.join(SOCKET))).collect();
+        if self.uid == 0 {
+            places.push(Place::at(self.system_socket()));
+        } else {
+            let of_session = self.xdg_runtime_dir.iter().map(|folder| folder.join("causeway").join(SOCKET));
+            places.extend(of_session.map(Place::at));
+            let folder = format!("causeway-{}", self.uid);
+            let of_tmpdir = self.tmpdir.iter().map(|tmpdir| tmpdir.join(&folder).join(SOCKET));
+            places.extend(of_tmpdir.map(|socket| Place { socket, only_for: Some(self.uid) }));
+        }
+        places.push(Place::at(self.state_folder(policy).join(SOCKET)));
+        places
+    }
+
+    /// Where a command looks for the daemon: where this user's own would be, then where the machine's is.
+    #[must_use]
+    pub fn asked(&self, policy: Option<&Policy>) -> Vec<Place> {
+        let mut places = self.sockets(policy);
+        if policy.is_some_and(|policy| policy.control.socket.is_some()) {
+            return places;
+        }
+        let launchd = self.is_mac.then(|| Path::new(MAC_FOLDER).join(SOCKET));
+        for socket in std::iter::once(self.system_socket()).chain(launchd) {
+            if places.iter().all(|place| place.socket != socket) {
+                places.push(Place::at(socket));
+            }
+        }
+        places
+    }
+
+    fn system_socket(&self) -> PathBuf {
+        let run = if self.is_mac { "/var/run" } else { "/run" };
+        Path::new(run).join(SYSTEM).join(SOCKET)
+    }
+}
+
+impl Place {
+    /// A socket in a folder that is taken as it is.
+    #[must_use]
+    pub const fn at(socket: PathBuf) -> Self {
+        Self { socket, only_for: None }
+    }
+
+    /// Makes the folder when it is missing.
+    ///
+    /// # Errors
+    /// From the system; `PermissionDenied` for a folder that must be this user's alone and is not.
+    pub fn make_folder(&self) -> io::Result<()> {
+        let Some(folder) = self.socket.parent() else { return Ok(()) };
+        let mode = if self.only_for.is_some() { 0o700 } else { 0o755 };
+        if self.only_for.is_none() {
+            return DirBuilder::new().recursive(true).mode(mode).create(folder);
+        }
+        match DirBuilder::new().mode(mode).create(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => self.judge_folder(),
+        }
+    }
+
+    /// Whether the folder may be trusted: it must be there, and its user's alone where others could have made it.
+    ///
+    /// # Errors
+    /// As [`Self::make_folder`].
+    pub fn judge_folder(&self) -> io::Result<()> {
+        let (Some(folder), Some(uid)) = (self.socket.parent(), self.only_for) else { return Ok(()) };
+        let found = fs::symlink_metadata(folder)?;
+        if found.is_dir() && found.uid() == uid && found.mode() & 0o077 == 0 {
+            return Ok(());
+        }
+        let message = format!("{} is not a folder of this user alone (mode 0700)", folder.display());
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    const UNIT: &str = "/run/causeway-forwarder/forwarder.sock";
+
+    #[test]
+    fn under_systemd_both_folders_are_systemds() {
+        let unit = Surroundings {
+            uid: 998,
+            runtime_directory: Some("/run/causeway-forwarder".into()),
+            state_directory: Some("/var/lib/causeway-forwarder".into()),
+            home: Some("/var/lib/causeway-forwarder".into()),
+            ..Surroundings::default()
+        };
+        assert_eq!(paths(&unit.sockets(None)).first().map(String::as_str), Some(UNIT));
+        assert_eq!(unit.state_folder(None), Path::new("/var/lib/causeway-forwarder"));
+    }
+
+    #[test]
+    fn root_uses_the_units_folders_whatever_session_it_came_from() {
+        let root = Surroundings { uid: 0, ..kyivs_user() };
+        assert_eq!(paths(&root.sockets(None)), [UNIT, "/var/lib/causeway-forwarder/forwarder.sock"]);
+        let mac = Surroundings { is_mac: true, ..root };
+        let expected =
+            ["/var/run/causeway-forwarder/forwarder.sock", "/usr/local/var/causeway/forwarder.sock"];
+        assert_eq!(paths(&mac.sockets(None)), expected);
+    }
+
+    #[test]
+    fn a_user_with_a_session_uses_its_folder_and_without_one_the_next() {
+        let session = kyivs_user();
+        let tmpdir = "/tmp/causeway-1000/forwarder.sock";
+        let state = "/home/kyiv/.local/state/causeway/forwarder.sock";
+        assert_eq!(paths(&session.sockets(None)), ["/run/user/1000/causeway/forwarder.sock", tmpdir, state]);
+        let without = Surroundings { xdg_runtime_dir: None, ..session };
+        assert_eq!(paths(&without.sockets(None)), [tmpdir, state]);
+        assert_eq!(paths(&Surroundings { tmpdir: None, ..without }.sockets(None)), [state]);
+    }
+
+    #[test]
+    fn only_a_folder_below_one_that_others_write_is_judged() {
+        let judged: Vec<_> =
+            kyivs_user().sockets(None).iter().map(|place| place.only_for.is_some()).collect();
+        assert_eq!(judged, [false, true, false]);
+    }
+
+    #[test]
+    fn a_command_looks_where_the_users_own_daemon_is_and_then_where_the_machines_is() {
+        let user = kyivs_user();
+        let asked = paths(&user.asked(None));
+        assert!(asked.starts_with(&paths(&user.sockets(None))));
+        assert_eq!(asked.last().map(String::as_str), Some(UNIT));
+        let root = Surroundings { uid: 0, ..user };
+        assert_eq!(root.asked(None), root.sockets(None));
+    }
+
+    #[test]
+    fn the_state_is_where_the_specification_says_and_somewhere_even_without_a_home() {
+        let user = kyivs_user();
+        let state = Surroundings { xdg_state_home: Some("/data/state".into()), ..user.clone() };
+        assert_eq!(state.state_folder(None), Path::new("/data/state/causeway"));
+        let homeless = Surroundings { home: None, ..user };
+        assert_eq!(homeless.state_folder(None), Path::new("/var/lib/causeway-forwarder"));
+    }
+
+    #[test]
+    fn a_folder_that_another_user_prepared_is_refused() {
+        let tmp = tempfile::tempdir().unwrap();
+        let uid = rustix::process::geteuid().as_raw();
+        let place =
+            |name: &str, uid| Place { socket: tmp.path().join(name).join(SOCKET), only_for: Some(uid) };
+        let own = place("own", uid);
+        own.make_folder().unwrap();
+        own.make_folder().unwrap();
+        assert_eq!(fs::metadata(tmp.path().join("own")).unwrap().mode() & 0o777, 0o700);
+        symlink(tmp.path().join("own"), tmp.path().join("link")).unwrap();
+        fs::create_dir(tmp.path().join("open")).unwrap();
+        fs::set_permissions(tmp.path().join("open"), fs::Permissions::from_mode(0o777)).unwrap();
+        for refused in [place("link", uid), place("open", uid), place("own", uid + 1)] {
+            let error = refused.make_folder().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{refused:?}");
+        }
+    }
+
+    fn kyivs_user() -> Surroundings {
+        Surroundings {
+            uid: 1000,
+            xdg_runtime_dir: Some("/run/user/1000".into()),
+            home: Some("/home/kyiv".into()),
+            tmpdir: Some("/tmp".into()),
+            ..Surroundings::default()
+        }
+    }
+
+    fn paths(places: &[Place]) -> Vec<String> {
+        places.iter().map(|place| place.socket.display().to_string()).collect()
+    }
+}
