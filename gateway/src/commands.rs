@@ -37,7 +37,7 @@ const DEFAULT_STATE: &str = "/var/lib/causeway";
 /// [`Exit::Invalid`] or [`Exit::Permission`] with every error, [`Exit::Failed`] when the two files do not pair up.
 pub fn check(path: &Path, with: Option<&Path>) -> Result<(), Stop> {
     let policy = config::load_policy(path)?;
-    let keys = config::inspect_keys(&policy);
+    let keys = config::inspect_keys(path, &policy);
     if !keys.errors.is_empty() {
         return Err(LoadError::Invalid(keys.errors).into());
     }
