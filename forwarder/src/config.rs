@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use policy::forwarder::{Peer, Policy};
 use policy::gateway::List;
-use policy::{ConfigError, FileLocation, FileRef, Host, Problem, SecretKey, Source};
+use policy::{ConfigError, FileLocation, FileRef, Host, KnownKeys, Problem, SecretKey, Source};
+use tunnel::io::key_files;
 use tunnel::key::{PresharedKey, PrivateKey};
 use tunnel::node::PeerConfig;
 use zeroize::Zeroizing;
@@ -70,12 +71,14 @@ impl LoadError {
 /// # Errors
 /// [`LoadError`], with everything that is wrong at once.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
-    let mut policy = read(path)?;
+    let text = text_of(path)?;
+    let mut policy = parse(path, &text)?;
     let mut errors = Vec::new();
     for list in &mut policy.lists {
         errors.extend(load_list(list).err().unwrap_or_default());
     }
     let keys: Vec<Keys> = policy.peers.iter().filter_map(|peer| read_keys(peer, &mut errors)).collect();
+    errors.extend(misplaced(path, &text, &policy, &keys));
     if errors.is_empty() {
         Ok(Loaded { policy: Arc::new(policy), keys })
     } else {
@@ -133,9 +136,27 @@ fn is_forbidden(path: &Path) -> bool {
 /// # Errors
 /// [`LoadError`], with everything that is wrong at once.
 pub fn read(path: &Path) -> Result<Policy, LoadError> {
-    let text = fs::read_to_string(path)
-        .map_err(|error| LoadError::Unreadable { path: path.display().to_string(), error })?;
-    policy::forwarder::parse(&Source { name: path, text: &text }).map_err(LoadError::Invalid)
+    parse(path, &text_of(path)?)
+}
+
+fn text_of(path: &Path) -> Result<String, LoadError> {
+    fs::read_to_string(path)
+        .map_err(|error| LoadError::Unreadable { path: path.display().to_string(), error })
+}
+
+fn parse(path: &Path, text: &str) -> Result<Policy, LoadError> {
+    policy::forwarder::parse(&Source { name: path, text }).map_err(LoadError::Invalid)
+}
+
+/// Peers that have a key of this end, or a secret key of a file that is beside the configuration.
+fn misplaced(path: &Path, text: &str, policy: &Policy, keys: &[Keys]) -> Vec<ConfigError> {
+    let peers: Vec<_> = policy.peers.iter().map(|peer| *peer.public_key.as_bytes()).collect();
+    let secrets = key_files::secrets_beside(path);
+    let known = KnownKeys {
+        own: keys.iter().map(|keys| *keys.private.public().as_bytes()).collect(),
+        secrets: secrets.iter().map(|(path, key)| (path.as_path(), key.as_bytes())).collect(),
+    };
+    policy::misplaced_keys(&Source { name: path, text }, &peers, &known)
 }
 
 impl Loaded {
@@ -277,6 +298,20 @@ mod tests {
             said.contains("chmod 0644 /etc/causeway/forwarder.toml") && !said.contains("--config"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn a_key_of_this_end_as_the_edges_is_refused_where_it_is_written() {
+        let key: PrivateKey = KEY.parse().unwrap();
+        for (edges, words) in [(key.public().to_string().as_str(), "own public key"), (KEY.trim(), "secret key that")] {
+            let folder = folder(0o600, "tcp");
+            let path = folder.path().join("forwarder.toml");
+            let text = fs::read_to_string(&path).unwrap().replace(PUBLIC, edges);
+            fs::write(&path, text).unwrap();
+            let error = load(&path).err().unwrap();
+            assert_eq!(error.exit_code(), 4);
+            assert!(error.to_string().contains("forwarder.toml:6:14: ") && error.to_string().contains(words), "{error}");
+        }
     }
 
     fn folder(mode: u32, protocol: &str) -> tempfile::TempDir {

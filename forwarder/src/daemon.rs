@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -143,6 +144,7 @@ fn start(config: &Path, loaded: Loaded) -> Result<Running, DaemonError> {
         edges: edges.iter().map(EdgeView::of).collect(),
         started: clock::instant(),
         is_stopping: AtomicBool::new(false),
+        not_taken: Mutex::default(),
     });
     let (inbox, commands) = Inbox::new()?;
     let resolver = Resolver::start(&commands)?;
@@ -230,6 +232,11 @@ fn stop(shared: &Shared, commands: &Commands) {
 fn tick(shared: &Shared) {
     for edge in &shared.edges {
         edge.measure();
+    }
+    if !shared.is_stopping() {
+        for (edge, peer) in shared.edges.iter().zip(&shared.policy.load().peers) {
+            edge.watch_outage(&peer.endpoint);
+        }
     }
     let report = report(shared);
     let up = report.peers.iter().filter(|peer| peer.state == "up").count();

@@ -17,6 +17,7 @@ pub mod icmp;
 pub mod log;
 pub mod metrics;
 pub mod network;
+pub mod outage;
 pub mod places;
 pub mod proxy_protocol;
 pub mod reload;

@@ -10,7 +10,7 @@ use crate::config::{self, Loaded};
 use crate::control::Shared;
 use crate::dataplane::{Change, Command, Commands, Listeners};
 use crate::flow::EdgeId;
-use crate::setup;
+use crate::{log, setup};
 
 /// Reads the file again and hands the change to the data thread; with any error the old configuration stays.
 pub fn from_file(file: &Path, shared: &Shared, commands: &Commands) {
@@ -18,8 +18,11 @@ pub fn from_file(file: &Path, shared: &Shared, commands: &Commands) {
     let prepared = config::load(file)
         .map_err(|error| error.to_string())
         .and_then(|loaded| prepare(&old, &loaded, shared));
+    *shared.not_taken.lock() = prepared.as_ref().err().map(|error| not_taken(file, error));
     match prepared {
-        Ok(change) => {
+        Ok((change, renewed)) => {
+            log::change(change.policy.log);
+            tell(&old, &change.policy, &renewed);
             shared.policy.store(Arc::clone(&change.policy));
             commands.send(Command::Reload(Box::new(change)));
         }
@@ -31,19 +34,41 @@ pub fn from_file(file: &Path, shared: &Shared, commands: &Commands) {
     }
 }
 
-fn prepare(old: &Policy, loaded: &Loaded, shared: &Shared) -> Result<Change, String> {
+fn not_taken(file: &Path, error: &str) -> String {
+    let first = error.lines().next().unwrap_or_default();
+    format!("{} was read again and not taken, the configuration before is in force: {first}", file.display())
+}
+
+/// Logs what changes; another own key cuts the peer off until it has the new one.
+fn tell(old: &Policy, new: &Policy, renewed: &[String]) {
+    for line in renewed {
+        tracing::warn!("{line}");
+    }
+    for change in old.changes(new) {
+        tracing::info!("{change}");
+    }
+}
+
+/// The change, and a line for each peer that has to be given another key of ours.
+fn prepare(old: &Policy, loaded: &Loaded, shared: &Shared) -> Result<(Change, Vec<String>), String> {
     let new = &loaded.policy;
-    if let Some(what) = needs_restart(old, new) {
+    if let Some(what) = old.needs_restart(new) {
         return Err(format!("{what} changed, which needs a restart"));
     }
-    let mut peers = Vec::new();
+    let (mut peers, mut keys, mut renewed) = (Vec::new(), Vec::new(), Vec::new());
     for (place, edge) in shared.edges.iter().enumerate() {
-        let own = edge.node.private_key().map(|key| key.public());
-        let keys = loaded.keys.get(place).map(|keys| keys.private.public());
-        if own != keys {
-            return Err(format!("the private key of {} changed, which needs a restart", edge.name));
-        }
         let id = EdgeId(u32::try_from(place).unwrap_or(u32::MAX));
+        let before = edge.node.private_key().map(|key| key.public());
+        if let Some((now, before)) = loaded.keys.get(place).map(|keys| &keys.private).zip(before)
+            && now.public() != before
+        {
+            let after = now.public();
+            renewed.push(format!(
+                "private key: {before} → {after}; peer {} must be given the new public key",
+                edge.name
+            ));
+            keys.push((id, now.clone()));
+        }
         let mut config = loaded.peer_config(place)?;
         let unmoved = old.peers.get(place).map(|peer| &peer.endpoint)
             == new.peers.get(place).map(|peer| &peer.endpoint);
@@ -53,25 +78,7 @@ fn prepare(old: &Policy, loaded: &Loaded, shared: &Shared) -> Result<Change, Str
         }
         peers.push((id, config));
     }
-    Ok(Change { policy: Arc::clone(new), peers, bound: bind_new(old, new)? })
-}
-
-/// What of a change cannot be made while the daemon runs.
-fn needs_restart(old: &Policy, new: &Policy) -> Option<&'static str> {
-    let identity = |policy: &Policy| -> Vec<_> {
-        policy.peers.iter().map(|peer| (peer.name.clone(), peer.public_key, peer.address.clone())).collect()
-    };
-    let checks = [
-        (identity(old) != identity(new), "a peer's name, key, address or place"),
-        (old.interface.mtu != new.interface.mtu, "the mtu"),
-        (old.interface.listen_port != new.interface.listen_port, "listen_port"),
-        (old.metrics != new.metrics, "[metrics]"),
-        (old.control != new.control, "[control]"),
-        (old.state_directory != new.state_directory, "[state]"),
-        (old.log != new.log, "[log]"),
-        (old.offload != new.offload, "[offload]"),
-    ];
-    checks.into_iter().find(|(changed, _)| *changed).map(|(_, what)| what)
+    Ok((Change { policy: Arc::clone(new), keys, peers, bound: bind_new(old, new)? }, renewed))
 }
 
 /// Binds what is new; an entry that changed on the address it had would clash with itself and needs a restart.

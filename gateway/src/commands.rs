@@ -69,7 +69,7 @@ pub fn check(path: &Path, with: Option<&Path>, is_json: bool) -> Result<Exit, St
 
 fn inspect(path: &Path, with: Option<&Path>) -> Result<Found, LoadError> {
     let policy = config::load_policy(path)?;
-    let keys = config::inspect_keys(&policy);
+    let keys = config::inspect_keys(path, &policy);
     if !keys.errors.is_empty() {
         return Err(LoadError::Invalid(keys.errors));
     }

@@ -7,8 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use policy::gateway::{self, Policy};
-use policy::{ConfigError, FileLocation, FileRef, Problem, SecretKey, Source};
-use tunnel::key::{PresharedKey, PrivateKey};
+use policy::{ConfigError, FileLocation, FileRef, KnownKeys, Problem, SecretKey, Source};
+use tunnel::io::key_files;
+use tunnel::key::{PresharedKey, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
 use crate::exit::{Exit, Stop};
@@ -93,7 +94,22 @@ pub fn load(path: &Path) -> Result<Config, LoadError> {
 pub fn load_text(path: &Path, text: String) -> Result<Config, LoadError> {
     let policy = policy_of(path, &text)?;
     let keys = read_keys(&policy).map_err(LoadError::Invalid)?;
+    let misplaced = misplaced(path, &text, &policy, Some(keys.private.public()));
+    if !misplaced.is_empty() {
+        return Err(LoadError::Invalid(misplaced));
+    }
     Ok(Config { path: path.to_owned(), text, policy, keys })
+}
+
+/// Peers that have the key of this edge, or a secret key of a file that is beside the configuration.
+fn misplaced(path: &Path, text: &str, policy: &Policy, own: Option<PublicKey>) -> Vec<ConfigError> {
+    let peers: Vec<_> = policy.peers.iter().map(|peer| *peer.public_key.as_bytes()).collect();
+    let secrets = key_files::secrets_beside(path);
+    let known = KnownKeys {
+        own: own.iter().map(|key| *key.as_bytes()).collect(),
+        secrets: secrets.iter().map(|(path, key)| (path.as_path(), key.as_bytes())).collect(),
+    };
+    policy::misplaced_keys(&Source { name: path, text }, &peers, &known)
 }
 
 /// As [`load_text`], but errors speak of the file `said`, where the operator wrote it.
@@ -192,9 +208,9 @@ fn read_key(file: &FileRef, credentials: Option<&Path>) -> Result<SecretKey, Con
     }
 }
 
-/// What is wrong with the key files as far as this user may look: `check` needs no privilege.
+/// What is wrong with the keys as far as this user may look: `check` needs no privilege.
 #[must_use]
-pub fn inspect_keys(policy: &Policy) -> KeyFiles {
+pub fn inspect_keys(path: &Path, policy: &Policy) -> KeyFiles {
     let credentials = credentials_folder();
     let mut found = KeyFiles::default();
     let files = policy.peers.iter().filter_map(|peer| peer.preshared_key_file.as_ref());
@@ -210,6 +226,13 @@ pub fn inspect_keys(policy: &Policy) -> KeyFiles {
             (None, Err(error)) => found.errors.push(error),
         }
     }
+    let own = read_key(&policy.interface.private_key_file, credentials.as_deref());
+    let own = own.ok().map(|key| PrivateKey::from_bytes(*key.as_bytes()).public());
+    let own = own.or_else(|| match &policy.interface.private_key_file.location {
+        FileLocation::Path(private) => key_files::public_beside(private),
+        FileLocation::Credential(_) => None,
+    });
+    found.errors.extend(text_of(path).map(|text| misplaced(path, &text, policy, own)).unwrap_or_default());
     found
 }
 
@@ -302,6 +325,31 @@ allowed_ips = ["10.77.88.2/32"]
         let stop = Stop::from(load(&folder.path().join("gateway.toml")).err().unwrap());
         assert_eq!(stop.exit, Exit::Invalid);
         assert!(!stop.message.contains("c2VjcmV0"), "{}", stop.message);
+    }
+
+    #[test]
+    fn a_key_of_this_edge_as_a_peers_is_refused_where_it_is_written() {
+        let key: PrivateKey = KEY.parse().unwrap();
+        let public = key.public().to_string();
+        for (peers, words) in [(public.as_str(), "own public key"), (KEY.trim(), "secret key that")] {
+            let folder = written(KEY, 0o600);
+            let path = folder.path().join("gateway.toml");
+            fs::write(&path, TEXT.replace("j3T5Vv0uQeVHYpLSWqsd8i3y3JA1Bq4EuxcCfNRgMjs=", peers)).unwrap();
+            let stop = Stop::from(load(&path).err().unwrap());
+            assert_eq!(stop.exit, Exit::Invalid);
+            assert!(stop.message.contains("gateway.toml:11:14: ") && stop.message.contains(words), "{}", stop.message);
+            let found = inspect_keys(&path, &load_policy(&path).unwrap());
+            assert_eq!(found.errors.len(), 1, "{:?}", found.errors);
+        }
+    }
+
+    #[test]
+    fn a_user_who_may_not_read_the_private_key_knows_it_by_the_public_one_beside_it() {
+        let folder = written("no key at all", 0o600);
+        let path = folder.path().join("gateway.toml");
+        fs::write(folder.path().join("kyiv.pub"), "j3T5Vv0uQeVHYpLSWqsd8i3y3JA1Bq4EuxcCfNRgMjs=\n").unwrap();
+        let errors = inspect_keys(&path, &load_policy(&path).unwrap()).errors;
+        assert!(errors.iter().any(|error| error.problem == Problem::OwnPublicKey), "{errors:?}");
     }
 
     #[test]

@@ -192,6 +192,7 @@ fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<bool, Stop> 
     let has_traffic = edge.sample();
     edge.keep_endpoints_again();
     edge.follow_path_mtu();
+    edge.warn_of_refused_handshakes();
     listeners.follow(edge);
     if !edge.is_sound() {
         return Err(Stop::new(
@@ -383,7 +384,7 @@ impl Answer for Control {
 
 fn plan(edge: &Edge, name: &Path, text: String) -> Result<Reply, Stop> {
     let config = config::load_draft(edge.config_path(), name, text)?;
-    Ok(changes(edge.plan(&config.policy)))
+    Ok(changes(edge.plan(&config)))
 }
 
 fn changes(changes: Vec<policy::plan::Change>) -> Reply {

@@ -1,31 +1,52 @@
 //! Log lines on standard error.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use policy::gateway::{Log, LogFormat, LogLevel};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer, Layered, SubscriberExt as _};
+use tracing_subscriber::reload::{self, Handle};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, fmt};
+
+/// What decides which lines there are, above it what writes them.
+type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
+type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
+
+/// What [`change`] changes.
+static IN_USE: OnceLock<(Handle<EnvFilter, Registry>, Handle<Lines, Filtered>)> = OnceLock::new();
 
 /// Starts logging; a second call changes nothing.
 ///
 /// Under journald lines have no time of their own. The crate under the node logs what our own reasons tell better.
 pub fn install(log: Log) {
-    let level = match log.level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
-    };
-    let filter = EnvFilter::new(format!("{level},boringtun=off"));
-    let under_journald = std::env::var_os("JOURNAL_STREAM").is_some();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+    let (filter, level) = reload::Layer::new(filter(log.level));
+    let (lines, format) = reload::Layer::new(lines(log.format));
     // A second subscriber is refused, which is what is wanted.
-    drop(match (log.format, under_journald) {
-        (LogFormat::Json, _) => builder.json().try_init(),
-        (LogFormat::Text, true) => builder.without_time().try_init(),
-        (LogFormat::Text, false) => builder.try_init(),
-    });
+    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
+        drop(IN_USE.set((level, format)));
+    }
+}
+
+/// Goes on with another level and format, from the next line on.
+pub fn change(log: Log) {
+    let Some((level, format)) = IN_USE.get() else { return };
+    let changed = level.reload(filter(log.level)).and_then(|()| format.reload(lines(log.format)));
+    if let Err(error) = changed {
+        tracing::warn!("[log] cannot be changed ({error}); restart the daemon");
+    }
+}
+
+fn filter(level: LogLevel) -> EnvFilter {
+    EnvFilter::new(format!("{},boringtun=off", level.as_str()))
+}
+
+fn lines(format: LogFormat) -> Lines {
+    let is_coloured = std::io::stderr().is_terminal();
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(is_coloured);
+    match (format, std::env::var_os("JOURNAL_STREAM").is_some()) {
+        (LogFormat::Json, _) => lines.json().boxed(),
+        (LogFormat::Text, true) => lines.without_time().boxed(),
+        (LogFormat::Text, false) => lines.boxed(),
+    }
 }

@@ -154,13 +154,38 @@ pub enum Problem {
         network: String,
     },
     /// Text that is not a public key.
-    #[error("this is not a public key; write the 44 characters of base64 that `wg pubkey` prints")]
+    #[error(
+        "this is not a public key; write the 44 characters that `gatewayctl keygen` printed at the other end, where they are in NAME.pub"
+    )]
     MalformedKey,
     /// A public key that would make every shared secret zero.
     #[error(
         "this public key is a low-order point, with which no secret can be agreed; ask the peer for its real key"
     )]
     LowOrderKey,
+    /// A peer with the key of this end itself.
+    #[error(
+        "this is this end's own public key; write the other end's, which `gatewayctl keygen` printed there (NAME.pub)"
+    )]
+    OwnPublicKey,
+    /// A private or preshared key in the place of a public one.
+    #[error(
+        "this is the secret key that {file} holds, not a public key; remove it here, make a new key with `gatewayctl keygen`, and write the public key that it prints (NAME.pub)"
+    )]
+    SecretAsPublicKey {
+        /// The file that holds the same key.
+        file: String,
+    },
+    /// An address that no host can have.
+    #[error("{address} is {what}, which no host can have; write a host's address, such as {example}")]
+    UnusableAddress {
+        /// What is written.
+        address: String,
+        /// What kind of address that is.
+        what: String,
+        /// What may be written instead.
+        example: String,
+    },
     /// A public key that another peer has.
     #[error("peer {other:?} has the same public key; each peer needs a key pair of its own")]
     DuplicatePeerKey {

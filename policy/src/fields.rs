@@ -12,7 +12,8 @@ use crate::key::KeyFault;
 use crate::nearest::nearest;
 use crate::reader::{Table, Value, excerpt};
 use crate::{
-    FileRef, InterfaceName, Mtu, Name, Position, Problem, Protocol, Protocols, PublicKey, Switch, text,
+    FileRef, InterfaceName, Mtu, Name, Position, Problem, Protocol, Protocols, PublicKey, Switch, address,
+    text,
 };
 
 /// What fits 1500 bytes of IPv6 and WireGuard (20 for IPv6, 8 for UDP, 32 for WireGuard more than IPv4).
@@ -67,11 +68,33 @@ pub(crate) fn public_key(value: Value<'_>) -> Option<At<PublicKey>> {
     None
 }
 
-/// Own addresses with the length of their network.
-pub(crate) fn own_addresses(value: Value<'_>) -> Vec<IpNetwork> {
+/// Own addresses with the length of their network, each one that a host can have; `None` unless all are good.
+pub(crate) fn own_addresses(value: Value<'_>) -> Option<Vec<IpNetwork>> {
     let expected = "an address with its prefix length, such as \"10.77.88.1/30\"";
-    let items = value.some_items("an array of addresses");
-    items.into_iter().filter_map(|item| item.parse(expected, text::prefix)).collect()
+    let read = |item: Value<'_>| {
+        let own = item.parse(expected, text::prefix)?;
+        sound(item, own, address::unusable_own(own))
+    };
+    let read: Vec<_> = value.some_items("an array of addresses").into_iter().map(read).collect();
+    read.into_iter().collect::<Option<Vec<_>>>().filter(|own| !own.is_empty())
+}
+
+/// The value, unless there is a problem with it, which is reported.
+pub(crate) fn sound<T>(at: Value<'_>, value: T, problem: Option<Problem>) -> Option<T> {
+    let Some(problem) = problem else { return Some(value) };
+    at.report(problem);
+    None
+}
+
+/// A peer's prefixes; a single host among them is one that can be in a tunnel of these networks.
+pub(crate) fn peer_prefixes(value: Value<'_>, tunnel: &[IpNetwork]) -> Vec<At<IpNetwork>> {
+    let read = |item: Value<'_>| {
+        let prefix = prefix(item)?;
+        let is_host = prefix.value.prefix() == if prefix.value.is_ipv4() { 32 } else { 128 };
+        let problem = is_host.then(|| address::unusable(prefix.value.ip(), tunnel)).flatten();
+        sound(item, prefix, problem)
+    };
+    value.some_items("an array of prefixes").into_iter().filter_map(read).collect()
 }
 
 /// A prefix without host bits.
@@ -87,11 +110,6 @@ pub(crate) fn prefix(value: Value<'_>) -> Option<At<IpNetwork>> {
 
 pub(crate) fn prefixes(value: Value<'_>) -> Vec<At<IpNetwork>> {
     value.items("an array of prefixes").into_iter().filter_map(prefix).collect()
-}
-
-/// Prefixes without host bits; none at all is an error.
-pub(crate) fn some_prefixes(value: Value<'_>) -> Vec<At<IpNetwork>> {
-    value.some_items("an array of prefixes").into_iter().filter_map(prefix).collect()
 }
 
 pub(crate) fn mtu(table: &Table<'_>) -> Option<At<Mtu>> {
@@ -209,17 +227,37 @@ pub(crate) fn switch(table: Option<&Table<'_>>, key: &'static str) -> Switch {
 pub(crate) struct Names {
     kind: &'static str,
     taken: BTreeMap<Name, ()>,
+    /// Whether an entry has no name that could be read: then a name that is not here may be its.
+    is_incomplete: bool,
 }
 
 impl Names {
     pub(crate) fn new(kind: &'static str) -> Self {
-        Self { kind, taken: BTreeMap::new() }
+        Self { kind, taken: BTreeMap::new(), is_incomplete: false }
+    }
+
+    /// The names of the entries `[[kind]]`.
+    pub(crate) fn of(root: &Table<'_>, kind: &'static str) -> Self {
+        Self { is_incomplete: root.is_misspelt(kind, &[]), ..Self::new(kind) }
+    }
+
+    /// Notes that there are entries whose names are not here: an unknown name is no error of its own then.
+    pub(crate) fn set_incomplete(&mut self) {
+        self.is_incomplete = true;
+    }
+
+    /// Whether a name that is not here can be called unknown.
+    pub(crate) const fn is_complete(&self) -> bool {
+        !self.is_incomplete
     }
 
     /// Reads `name` of an entry; one that is taken is reported.
     pub(crate) fn claim(&mut self, table: &Table<'_>) -> Option<Name> {
-        let value = table.required("name")?;
-        let name = name(value)?.value;
+        let read = table.required("name").and_then(|value| Some((value, name(value)?.value)));
+        let Some((value, name)) = read else {
+            self.set_incomplete();
+            return None;
+        };
         if self.taken.insert(name.clone(), ()).is_some() {
             value.report(Problem::DuplicateName { name: name.to_string(), kind: self.kind });
         }
@@ -249,7 +287,7 @@ impl Names {
     /// A peer by its name; an unknown one is reported.
     pub(crate) fn peer(&self, value: Value<'_>, written: &str) -> Option<Name> {
         let known = self.contains(written);
-        if known.is_none() {
+        if known.is_none() && self.is_complete() {
             let (nearest, known) = self.suggestions(written);
             value.report(Problem::UnknownPeer { name: excerpt(written), nearest, known });
         }

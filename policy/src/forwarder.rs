@@ -2,6 +2,7 @@
 
 mod check;
 mod parse;
+mod reload;
 mod upstream;
 
 use std::net::{IpAddr, SocketAddr};

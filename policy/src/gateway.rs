@@ -3,6 +3,7 @@
 mod check;
 mod list;
 pub(crate) mod parse;
+mod reload;
 mod render;
 
 pub use list::parse_list;
@@ -268,6 +269,31 @@ pub enum LogLevel {
     Debug,
     /// Single packets.
     Trace,
+}
+
+impl LogLevel {
+    /// The level as it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl LogFormat {
+    /// The format as it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// How log lines look.

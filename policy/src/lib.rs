@@ -5,6 +5,7 @@
 //! [`gateway::Policy::plan`] compiles it; [`evaluator`] says, independently, what must happen to a packet.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod address;
 pub mod arbitrary;
 mod error;
 pub mod evaluator;
@@ -18,6 +19,7 @@ mod key;
 mod nearest;
 mod net;
 pub mod pairing;
+mod pasted;
 pub mod plan;
 mod reader;
 pub mod ruleset;
@@ -30,4 +32,5 @@ pub use net::{
     AllowList, Bandwidth, Host, HostPort, InterfaceName, Mtu, Name, PortRange, Protocol, Protocols, Rate,
     RateUnit, Switch,
 };
+pub use pasted::{KnownKeys, misplaced_keys};
 pub use source::{FileLocation, FileRef, Position, Source};

@@ -70,6 +70,11 @@ impl<'t> Reader<'t> {
         self.errors.borrow_mut().push(ConfigError { at, problem });
     }
 
+    /// How many errors there are so far: what depends on a part that has some is not judged, as it would be wrong as well.
+    pub(crate) fn error_count(&self) -> usize {
+        self.errors.borrow().len()
+    }
+
     pub(crate) fn warn_at(&self, at: Position, message: String) {
         self.warnings.borrow_mut().push(Warning { at, message });
     }
@@ -104,11 +109,18 @@ pub(crate) struct Table<'r> {
     offset: usize,
     entries: &'r DeTable<'r>,
     asked: RefCell<Vec<&'static str>>,
+    /// Required keys that are not there: reported at the end, unless another key is one of them misspelt.
+    missing: RefCell<Vec<&'static str>>,
 }
 
 impl<'r> Table<'r> {
     pub(crate) fn root(reader: &'r Reader<'r>, document: &'r Spanned<DeTable<'r>>) -> Self {
-        Self { reader, title: "the file", offset: 0, entries: document.get_ref(), asked: RefCell::default() }
+        Self::new(reader, "the file", 0, document.get_ref())
+    }
+
+    fn new(reader: &'r Reader<'r>, title: &'r str, offset: usize, entries: &'r DeTable<'r>) -> Self {
+        let (asked, missing) = (RefCell::default(), RefCell::default());
+        Self { reader, title, offset, entries, asked, missing }
     }
 
     /// Where the table begins.
@@ -127,11 +139,11 @@ impl<'r> Table<'r> {
         Some(Value { reader: self.reader, key, value })
     }
 
-    /// The value of `key`; its absence is reported.
+    /// The value of `key`; its absence is reported by [`close`](Self::close).
     pub(crate) fn required(&self, key: &'static str) -> Option<Value<'r>> {
         let value = self.optional(key);
         if value.is_none() {
-            self.report(Problem::MissingKey { key, table: self.title.to_owned() });
+            self.missing.borrow_mut().push(key);
         }
         value
     }
@@ -147,13 +159,35 @@ impl<'r> Table<'r> {
         value.items("an array of tables").into_iter().filter_map(|item| item.table(title)).collect()
     }
 
-    /// Reports every key that nobody asked for.
+    /// Whether a key that is none of `others` looks like `key`.
+    pub(crate) fn is_misspelt(&self, key: &'static str, others: &[&str]) -> bool {
+        let is_like = |written: &str| {
+            written != key && !others.contains(&written) && nearest(written, std::iter::once(key)).is_some()
+        };
+        self.entries.keys().any(|written| is_like(written.get_ref()))
+    }
+
+    /// Reports every required key that is missing.
+    pub(crate) fn report_missing(&self) {
+        for key in self.missing.take() {
+            self.report(Problem::MissingKey { key, table: self.title.to_owned() });
+        }
+    }
+
+    /// Reports every key that nobody asked for, and every required one that is missing.
     pub(crate) fn close(&self) {
+        self.report_unknown();
+        self.report_missing();
+    }
+
+    fn report_unknown(&self) {
         let asked = self.asked.borrow();
         for key in self.entries.keys() {
             let written = key.get_ref().as_ref();
             if !asked.contains(&written) {
                 let nearest = nearest(written, asked.iter().copied());
+                // A misspelt key is one mistake: that the right one is missing follows from it.
+                self.missing.borrow_mut().retain(|missing| Some(*missing) != nearest);
                 let problem = Problem::UnknownKey {
                     key: excerpt(written),
                     table: self.title.to_owned(),
@@ -278,7 +312,7 @@ impl<'r> Value<'r> {
     pub(crate) fn table(self, title: &'static str) -> Option<Table<'r>> {
         let DeValue::Table(entries) = self.value.get_ref() else { return self.wrong_type("a table") };
         let offset = self.value.span().start;
-        Some(Table { reader: self.reader, title, offset, entries, asked: RefCell::default() })
+        Some(Table::new(self.reader, title, offset, entries))
     }
 
     pub(crate) fn warn(self, message: String) {

@@ -15,7 +15,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use policy::{ConfigError, FileRef, Problem, SecretKey, Source, forwarder, gateway};
+use policy::{
+    ConfigError, FileRef, KnownKeys, Problem, SecretKey, Source, forwarder, gateway, misplaced_keys,
+};
 
 #[test]
 fn every_bad_file_gives_the_errors_it_must() {
@@ -65,7 +67,7 @@ fn every_error_says_where_what_and_how_to_mend_it() {
 fn errors_about_files_have_the_exit_codes_of_the_contract() {
     let codes: Vec<u8> = file_errors().iter().map(ConfigError::exit_code).collect();
 
-    assert_eq!(codes, [4, 5, 5, 4, 4]);
+    assert_eq!(codes, [4, 5, 5, 4, 4, 4, 4]);
 }
 
 /// What a daemon reports about a file that the configuration names.
@@ -76,13 +78,27 @@ fn file_errors() -> Vec<ConfigError> {
     let policy = gateway::parse(&source("/etc/causeway/gateway.toml", MINIMAL)).unwrap();
     let key: &FileRef = &policy.interface.private_key_file;
     let file = key.path(None).unwrap().display().to_string();
-    vec![
+    let mut errors = vec![
         key.error(Problem::MissingFile { file: file.clone() }),
         key.error(Problem::KeyFileMode { file: file.clone(), mode: 0o644 }),
         key.error(Problem::UnreadableFile { file, reason: "permission denied".to_owned() }),
         SecretKey::parse("not a key", key).err().unwrap(),
         credential.path(None).unwrap_err(),
-    ]
+    ];
+    let peer =
+        "[[peer]]\nname = \"wroclaw\"\npublic_key = \"CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"\n";
+    let (source, key) = (source("gateway.toml", peer), base_point());
+    let own = KnownKeys { own: vec![key], ..KnownKeys::default() };
+    errors.extend(misplaced_keys(&source, &[key], &own));
+    let secret = KnownKeys { secrets: vec![(Path::new("kyiv.key"), &key)], ..KnownKeys::default() };
+    errors.extend(misplaced_keys(&source, &[key], &secret));
+    errors
+}
+
+fn base_point() -> [u8; 32] {
+    let mut key = [0; 32];
+    key[0] = 9;
+    key
 }
 
 const MINIMAL: &str = "[interface]\naddress = [\"10.77.88.1/30\"]\nprivate_key_file = \"kyiv.key\"\n\

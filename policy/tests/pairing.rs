@@ -64,7 +64,7 @@ fn a_proxy_header_behind_masquerading_is_found() {
 #[test]
 fn addresses_ports_keys_and_sizes_are_compared() {
     let strangers = FORWARDER.replace("10.77.88.2/30", "10.99.0.2/30");
-    let elsewhere = GATEWAY.replace("10.77.88.2/32", "10.77.88.3/32");
+    let elsewhere = GATEWAY.replace("10.77.88.2/32", "10.77.88.6/32");
     let other_port = FORWARDER.replace("example.com:51820", "example.com:51821");
     let other_mtu = FORWARDER.replace("mtu = 1420", "mtu = 1380");
     let preshared = GATEWAY.replace("allowed_ips", "preshared_key_file = \"psk\"\nallowed_ips");

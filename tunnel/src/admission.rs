@@ -106,7 +106,7 @@ impl Buckets {
 }
 
 /// What counts as one source: an IPv4 address, or the /64 that one IPv6 host can fill.
-fn prefix(source: IpAddr) -> u128 {
+pub(crate) fn prefix(source: IpAddr) -> u128 {
     match source {
         IpAddr::V4(address) => u128::from(address.to_bits()),
         IpAddr::V6(address) => address.to_bits() >> 64 | 1 << 127,

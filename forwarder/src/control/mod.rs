@@ -4,20 +4,23 @@ pub mod client;
 pub mod report;
 pub mod server;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use policy::Name;
 use policy::forwarder::Policy;
+use policy::{HostPort, Name};
 use tunnel::io::clock;
 use tunnel::io::udp::UdpStats;
-use tunnel::node::Node;
+use tunnel::node::{Node, PeerState};
+use tunnel::reason::DropReason;
 use tunnel::time::Instant;
 
 use crate::dataplane::edge::Edge;
+use crate::outage::{Counts, Look, Outage, Reason, Signs};
 use crate::stats::Stats;
 
 /// What the control plane may look at; nothing here is a lock of the data path.
@@ -32,6 +35,8 @@ pub struct Shared {
     pub started: Instant,
     /// Whether it was told to stop.
     pub is_stopping: AtomicBool,
+    /// Why the configuration was not taken when it was last read again.
+    pub not_taken: Mutex<Option<String>>,
 }
 
 /// An edge as the control plane sees it.
@@ -48,6 +53,8 @@ pub struct EdgeView {
     pub udp: Arc<ArcSwap<UdpStats>>,
     /// Transfer rates since the last look.
     rates: Mutex<Rates>,
+    signs: Arc<Signs>,
+    outage: Mutex<Outage>,
 }
 
 /// Bytes per second in each direction, from the last two looks at the counters.
@@ -70,7 +77,58 @@ impl EdgeView {
             mtu: Arc::clone(&edge.mtu),
             udp: Arc::clone(&edge.udp),
             rates: Mutex::new(Rates::default()),
+            signs: Arc::clone(&edge.signs),
+            outage: Mutex::default(),
         }
+    }
+
+    /// Looks why the peer is not up, and logs a reason that is another than before.
+    pub fn watch_outage(&self, endpoint: &HostPort) {
+        let Some(look) = self.look() else { return };
+        let reason = self.outage.lock().handle_look(&look, clock::instant());
+        let Some(reason) = reason else { return };
+        let text = self.outage_text(reason, endpoint, look.remote);
+        if reason.is_mistake(look.counts.handshakes) {
+            tracing::warn!("{text}");
+        } else {
+            tracing::info!("{text}");
+        }
+    }
+
+    /// Why the peer is not up, and what to do about it, once that was looked at.
+    #[must_use]
+    pub fn problem(&self, endpoint: &HostPort) -> Option<String> {
+        let reason = self.outage.lock().reason()?;
+        Some(self.outage_text(reason, endpoint, self.look()?.remote))
+    }
+
+    fn outage_text(&self, reason: Reason, endpoint: &HostPort, remote: Option<SocketAddr>) -> String {
+        let own = self.node.private_key().map(|key| key.public().to_string()).unwrap_or_default();
+        reason.text(self.name.as_str(), endpoint, remote, &own)
+    }
+
+    fn look(&self) -> Option<Look> {
+        let now = clock::now();
+        let status = self.node.peers(now).into_iter().next()?;
+        let refused = self.node.refused(now);
+        let received = DropReason::ALL.iter().filter(|reason| reason.stage() == "receive");
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Some(Look {
+            is_up: status.state == PeerState::Up,
+            counts: Counts {
+                refused: read(&self.signs.refused),
+                unreachable: read(&self.signs.unreachable),
+                dropped: received.map(|reason| self.node.dropped(*reason)).sum(),
+                unauthentic: self.node.dropped(DropReason::BadHandshake),
+                authentic: status.rx_bytes,
+                handshakes: status.handshakes,
+            },
+            is_unresolved: self.signs.is_unresolved.load(Ordering::Relaxed),
+            is_unsent: self.udp.load().send_errors.read() > 0,
+            is_for_another_key: refused.foreign > 0,
+            unknown_key: refused.unknown.first().map(|refused| refused.key),
+            remote: status.endpoint.map(|endpoint| endpoint.remote),
+        })
     }
 
     /// Looks at the counters again; called every few seconds.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use policy::Protocols;
+use policy::forwarder::Policy;
 use serde::{Deserialize, Serialize};
 use tunnel::io::clock;
 use tunnel::node::PeerStatus;
@@ -48,6 +49,9 @@ pub struct Report {
     pub reach: Vec<Entry>,
     /// Dropped packets by `stage/reason`, those that happened.
     pub dropped: BTreeMap<String, u64>,
+    /// What is wrong, each with what to do about it.
+    #[serde(default)]
+    pub problems: Vec<String>,
 }
 
 /// How the daemon does.
@@ -245,7 +249,15 @@ pub fn report(shared: &Shared) -> Report {
             .filter(|(_, _, count)| *count > 0)
             .map(|(stage, reason, count)| (format!("{stage}/{reason}"), count))
             .collect(),
+        problems: problems(shared, &policy),
     }
+}
+
+fn problems(shared: &Shared, policy: &Policy) -> Vec<String> {
+    let not_taken = shared.not_taken.lock().clone();
+    let outages =
+        shared.edges.iter().zip(&policy.peers).filter_map(|(edge, peer)| edge.problem(&peer.endpoint));
+    not_taken.into_iter().chain(outages).collect()
 }
 
 /// Every reason with its count: our own, and those of the nodes together.

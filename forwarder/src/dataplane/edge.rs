@@ -22,6 +22,7 @@ use tunnel::transmit::SendQueue;
 use crate::cell::Egress;
 use crate::flow::{EdgeId, SlotId};
 use crate::network;
+use crate::outage::Signs;
 
 /// Bytes of outgoing datagrams that may be gathered before they are sent.
 const QUEUE: usize = 512 * 1024;
@@ -48,6 +49,8 @@ pub struct Edge {
     pub port: Arc<AtomicU16>,
     /// What the socket has done since it was opened, for those who only look.
     pub udp: Arc<ArcSwap<UdpStats>>,
+    /// What the system says of datagrams to it, for those who only look.
+    pub signs: Arc<Signs>,
     /// Flows that wait for room in the send queue.
     pub blocked: BTreeSet<SlotId>,
     options: UdpOptions,
@@ -81,7 +84,9 @@ impl Edge {
         let socket = UdpSocket::open(&options)?;
         let port = socket.local_port()?;
         node.set_listen_port(port);
+        report_errors(&socket, true);
         Ok(Self {
+            signs: Arc::default(),
             port: Arc::new(AtomicU16::new(port)),
             udp: Arc::new(ArcSwap::new(socket.shared_stats())),
             id,
@@ -126,6 +131,7 @@ impl Edge {
     pub fn rebind(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let socket = UdpSocket::open(&self.options)?;
         self.unwatch(registry);
+        report_errors(&socket, self.state != PeerState::Up);
         self.socket = socket;
         let port = self.socket.local_port()?;
         self.node.set_listen_port(port);
@@ -146,6 +152,14 @@ impl Edge {
     pub fn set_mtu(&mut self, mtu: u16) {
         self.mtu.store(mtu, Ordering::Relaxed);
         self.node.set_mtu(mtu);
+    }
+
+    /// Notes how well it is connected now: while it is not up, what ICMP says of it is of interest.
+    pub fn set_state(&mut self, state: PeerState) {
+        if (state == PeerState::Up) != (self.state == PeerState::Up) {
+            report_errors(&self.socket, state != PeerState::Up);
+        }
+        self.state = state;
     }
 
     /// Whether its socket can send what a search for the path's MTU needs.
@@ -174,11 +188,26 @@ impl Edge {
                 true
             }
             Err(error) => {
-                // Whatever it is, the next datagram brings another event; only a signal is no reason to wait for it.
-                self.is_readable = error.kind() == io::ErrorKind::Interrupted;
+                // Whatever it is, the next datagram brings another event; only a signal and what ICMP said, behind which
+                // a datagram may wait, are no reason to wait for it.
+                self.is_readable = error.kind() == io::ErrorKind::Interrupted || self.note_refusal(&error);
                 false
             }
         }
+    }
+
+    /// Notes what ICMP said about a sent datagram, if that is what the error is.
+    fn note_refusal(&self, error: &io::Error) -> bool {
+        let count = match error.kind() {
+            io::ErrorKind::ConnectionRefused => &self.signs.refused,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => &self.signs.unreachable,
+            _ => return false,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        // The queue of errors, which nobody reads, is emptied by that.
+        report_errors(&self.socket, false);
+        report_errors(&self.socket, self.state != PeerState::Up);
+        true
     }
 
     /// Gives one received message to the node; decrypted packets go to `sink`, which must have room for them.
@@ -252,6 +281,13 @@ impl Edge {
         let source = self.remote.and_then(network::source_towards);
         // A way that is gone is nothing to try; one that has come back is.
         std::mem::replace(&mut self.source, source) != source && source.is_some()
+    }
+}
+
+/// Where the system does not tell, a refusal looks like silence.
+fn report_errors(socket: &UdpSocket, on: bool) {
+    if let Err(error) = socket.set_error_reports(on) {
+        tracing::debug!(%error, "refused datagrams are not noticed");
     }
 }
 

@@ -13,6 +13,7 @@ mod waiting;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -309,7 +310,7 @@ impl DataPlane {
                 match event {
                     Event::StateChanged { from, to, .. } => {
                         tracing::info!(peer = %edge.name, from = from.label(), to = to.label(), "peer state changed");
-                        edge.state = to;
+                        edge.set_state(to);
                         if to == PeerState::Up {
                             name.trust();
                         }
@@ -343,6 +344,7 @@ impl DataPlane {
                     }
                 }
             }
+            edge.signs.is_unresolved.store(name.is_unresolved(), Ordering::Relaxed);
             name.ask(now, edge.id, &self.flows.resolver);
         }
     }

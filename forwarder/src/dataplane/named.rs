@@ -23,6 +23,7 @@ pub(super) struct Named {
     ask_at: Option<Instant>,
     pause: Duration,
     is_doubted: bool,
+    is_unresolved: bool,
     /// How many answers were tried: a name with several addresses has each tried in turn.
     turn: usize,
 }
@@ -31,12 +32,25 @@ impl Named {
     /// A name that is asked for at once.
     pub(super) fn new(endpoint: HostPort) -> Self {
         let ask_at = Some(Instant::default());
-        Self { endpoint, address: None, ask_at, pause: UNANSWERED.0, is_doubted: false, turn: 0 }
+        Self {
+            endpoint,
+            address: None,
+            ask_at,
+            pause: UNANSWERED.0,
+            is_doubted: false,
+            is_unresolved: false,
+            turn: 0,
+        }
     }
 
     /// What the configuration says.
     pub(super) const fn endpoint(&self) -> &HostPort {
         &self.endpoint
+    }
+
+    /// Whether the last answer had no address.
+    pub(super) const fn is_unresolved(&self) -> bool {
+        self.is_unresolved
     }
 
     /// The edge is silent: its name is asked for now, and again until it is heard.
@@ -81,7 +95,8 @@ impl Named {
 
     /// Takes an answer; the address to try, when it is another than before.
     pub(super) fn answer(&mut self, now: Now, addresses: &[SocketAddr]) -> Option<SocketAddr> {
-        if addresses.is_empty() {
+        self.is_unresolved = addresses.is_empty();
+        if self.is_unresolved {
             if self.address.is_none() {
                 self.ask_at = Some(now.instant.after(self.pause));
                 self.pause = (self.pause * 2).min(UNANSWERED.1);

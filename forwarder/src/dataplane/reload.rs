@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use policy::forwarder::Policy;
+use tunnel::key::PrivateKey;
 use tunnel::node::PeerConfig;
 use tunnel::time::Now;
 
@@ -17,6 +18,8 @@ use crate::upstream::Member;
 pub struct Change {
     /// The new configuration; its peers are those of the old one, by name and in order.
     pub policy: Arc<Policy>,
+    /// New keys of our own.
+    pub keys: Vec<(EdgeId, PrivateKey)>,
     /// New settings of peers that changed.
     pub peers: Vec<(EdgeId, PeerConfig)>,
     /// Listeners that are new, already bound.
@@ -29,7 +32,12 @@ impl DataPlane {
         if self.stop_at.is_some() {
             return;
         }
-        let Change { policy, peers, bound } = change;
+        let Change { policy, keys, peers, bound } = change;
+        for (edge, key) in keys {
+            if let Some(edge) = self.edges.iter().find(|known| known.id == edge) {
+                edge.node.set_private_key(Some(key), now);
+            }
+        }
         for (edge, config) in peers {
             let Some(edge) = self.edges.iter().find(|known| known.id == edge) else { continue };
             if let Err(error) = edge.node.update_peers(&[config], &[], now) {

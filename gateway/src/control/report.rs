@@ -243,7 +243,8 @@ pub struct Changes {
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// `ruleset`, `route`, `rule`, `sysctl`, `device` or `peer`.
+    /// `ruleset`, `route`, `rule`, `sysctl`, `device`, `peer`, `key`, `list`, `metrics`, `log`, `offload` or `reload`;
+    /// `restart` for what cannot change while the daemon runs.
     pub part: String,
     /// `+ …`, `- …` or `~ … → …`.
     pub line: String,

@@ -1,6 +1,7 @@
 //! The running edge: the data plane, the kernel helper and the policy in force, seen from the control thread.
 
 pub mod blueprint;
+mod changes;
 mod confirm;
 mod counters;
 mod dump;
@@ -14,6 +15,7 @@ mod path_mtu;
 pub mod peers;
 mod rates;
 mod reconcile;
+mod refused;
 mod reload;
 mod services;
 mod start;
@@ -71,6 +73,10 @@ pub struct Edge {
     generation: Cell<u64>,
     failed_applies: Cell<u64>,
     last_apply_ok: Cell<bool>,
+    /// Why the file was not taken when it was last read again.
+    not_taken: RefCell<Option<String>>,
+    /// Refused handshakes that were warned of.
+    warned: RefCell<refused::Warned>,
     /// A change that waits for its confirmation.
     waiting: RefCell<Option<Waiting>>,
     /// Whether the last change was taken back for want of one.

@@ -154,6 +154,8 @@ impl Edge {
         let peers = self.device.node().peers(Self::now());
         let up = peers.iter().filter(|peer| peer.state.label() == "up").count();
         let mut problems = self.problems();
+        problems.extend(self.not_taken());
+        problems.extend(self.refused_handshakes());
         problems.extend(self.obstacles().await);
         let leaked = match counters {
             Ok(counters) => self.leaked(&counters),
@@ -232,6 +234,13 @@ impl Edge {
             problems.push(format!("somebody removed {path}; restart the daemon to have `wg` work again"));
         }
         problems
+    }
+
+    /// Why the file is not in force, when it was read again and not taken.
+    fn not_taken(&self) -> Option<String> {
+        let (file, reason) = (self.config_path.display(), self.not_taken.borrow());
+        let reason = reason.as_ref()?;
+        Some(format!("{file} was read again and not taken, the configuration before is in force: {reason}"))
     }
 
     /// Warns of switches that could not be written: a person should act.

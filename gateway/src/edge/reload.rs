@@ -3,12 +3,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
 use policy::gateway::Policy;
 use policy::plan::Change;
 use serde_json::json;
 use tunnel::io::udp::UdpSocket;
 
 use super::blueprint::{Blueprint, Unwritable};
+use super::changes::{Side, changes};
 use super::observe::blocking;
 use super::services::ended;
 use super::start::offloads;
@@ -16,14 +18,23 @@ use super::{Current, Edge, peers};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Stop};
 use crate::kernel::{Failure, FailureKind, Request, nft};
-use crate::memory;
 use crate::metrics::RoundTrips;
+use crate::{log, memory};
 
 impl Edge {
-    /// What a configuration would change, line by line.
+    /// What a configuration would change, line by line; first of all what cannot change while the daemon runs.
     #[must_use]
-    pub fn plan(&self, policy: &Policy) -> Vec<Change> {
-        self.current.borrow().blueprint.plan.diff(&Blueprint::new(policy, self.found_mtu()).plan)
+    pub fn plan(&self, config: &Config) -> Vec<Change> {
+        let needs_restart = self.current.borrow().policy.needs_restart(&config.policy);
+        let restart = needs_restart.map(|key| Change { part: "restart", line: cannot_change(key) });
+        let new = Blueprint::new(&config.policy, self.found_mtu());
+        restart.into_iter().chain(self.changes(config, &new)).collect()
+    }
+
+    fn changes(&self, config: &Config, new: &Blueprint) -> Vec<Change> {
+        let current = self.current.borrow();
+        let old = Side { policy: &current.policy, keys: &current.keys, plan: &current.blueprint.plan };
+        changes(&old, &Side { policy: &config.policy, keys: &config.keys, plan: &new.plan })
     }
 
     /// Reads the daemon's own file again and applies it.
@@ -31,6 +42,13 @@ impl Edge {
     /// # Errors
     /// What is wrong; then everything is as it was. [`Exit::Conflict`] while a change waits for its confirmation.
     pub async fn reload(&self) -> Result<Vec<Change>, Stop> {
+        let applied = self.reload_in_turn().await;
+        let refused = applied.as_ref().err().map(|stop| first_line(&stop.message));
+        *self.not_taken.borrow_mut() = refused;
+        applied
+    }
+
+    async fn reload_in_turn(&self) -> Result<Vec<Change>, Stop> {
         let config = config::load(&self.config_path).inspect_err(|_| self.note_apply(false))?;
         let _turn = self.applying.lock().await;
         self.refuse_while_waiting()?;
@@ -47,19 +65,22 @@ impl Edge {
     pub(super) async fn apply_in_turn(&self, config: Config) -> Result<Vec<Change>, Stop> {
         let applied = self.try_to_apply(config).await;
         self.note_apply(applied.is_ok());
+        if let Ok(changes) = &applied {
+            self.not_taken.take();
+            tell(changes);
+        }
         applied
     }
 
     /// Whatever may refuse is asked before anything is changed that cannot be taken back without a trace.
     async fn try_to_apply(&self, config: Config) -> Result<Vec<Change>, Stop> {
         self.refuse_what_needs_a_restart(&config.policy)?;
-        refuse_own_key(&config)?;
         let (old, old_mark) = {
             let current = self.current.borrow();
             (Arc::clone(&current.blueprint), current.policy.kernel.fwmark)
         };
         let new = Arc::new(Blueprint::new(&config.policy, self.found_mtu()));
-        let changes = old.plan.diff(&new.plan);
+        let changes = self.changes(&config, &new);
         let socket = self.prepare_socket(config.policy.interface.listen_port).await?;
         let (unwritable, fingerprint) = self.change_kernel(&new, &old).await?;
         let moved = self.move_socket(socket, config.policy.kernel.fwmark, old_mark).await;
@@ -75,6 +96,7 @@ impl Edge {
             self.round_trips.replace(RoundTrips::default());
         }
         let Config { text, policy, keys, .. } = config;
+        log::change(policy.log);
         *self.current.borrow_mut() = Current { text, policy, keys, blueprint: new, unwritable, fingerprint };
         if news {
             self.warn_of_unwritable();
@@ -102,21 +124,9 @@ impl Edge {
     }
 
     fn refuse_what_needs_a_restart(&self, new: &Policy) -> Result<(), Stop> {
-        let current = self.current.borrow();
-        let old = &current.policy;
-        let fixed = [
-            ("[interface] name", old.interface.name != new.interface.name),
-            ("[control]", old.control != new.control),
-            ("[state] directory", old.state_directory != new.state_directory),
-            ("[kernel] route_protocol", old.kernel.route_protocol != new.kernel.route_protocol),
-        ];
-        match fixed.into_iter().find(|(_, changed)| *changed) {
+        match self.current.borrow().policy.needs_restart(new) {
             None => Ok(()),
-            Some((key, _)) => {
-                let mend =
-                    "stop the daemon, run `gateway down` with the old file, and start it with the new one";
-                Err(Stop::new(Exit::Conflict, format!("{key} cannot change while the daemon runs; {mend}")))
-            }
+            Some(key) => Err(Stop::new(Exit::Conflict, cannot_change(key))),
         }
     }
 
@@ -173,6 +183,7 @@ impl Edge {
             node.set_private_key(Some(current.keys.private.clone()), now);
             return Err(format!("the peers of the configuration: {error}"));
         }
+        node.set_addresses(config.policy.interface.address.iter().map(IpNetwork::ip).collect());
         if let Err(error) = self.device.set_offloads(offloads(&config.policy)) {
             tracing::info!(%error, "the kernel does not take the offloads; going on without");
         }
@@ -228,17 +239,32 @@ impl Edge {
     }
 }
 
-/// A node refuses itself as a peer; that it would is known before anything is changed.
-fn refuse_own_key(config: &Config) -> Result<(), Stop> {
-    let own = config.keys.private.public();
-    match config.policy.peers.iter().find(|peer| peer.public_key.as_bytes() == own.as_bytes()) {
-        None => Ok(()),
-        Some(peer) => {
-            let message =
-                format!("peer {}: its public_key is the edge's own; put the other end's there", peer.name);
-            Err(Stop::new(Exit::Invalid, message))
+fn cannot_change(key: &str) -> String {
+    format!(
+        "{key} cannot change while the daemon runs; stop the daemon, run `gateway down` with the old file, and start \
+         it with the new one"
+    )
+}
+
+/// Logs what a person has to know of a change: another own key cuts every peer off until it has the new one.
+fn tell(changes: &[Change]) {
+    for change in changes {
+        match change.part {
+            "key" if change.line.starts_with("~ private key:") => {
+                tracing::warn!("{}", change.line.trim_start_matches("~ "));
+            }
+            "device" | "key" | "list" | "log" | "metrics" | "offload" | "reload" => {
+                tracing::info!("{change}")
+            }
+            _ => {}
         }
     }
+}
+
+fn first_line(message: &str) -> String {
+    let more = message.lines().count().saturating_sub(1);
+    let first = message.lines().next().unwrap_or_default();
+    if more == 0 { first.to_owned() } else { format!("{first} (and {more} more)") }
 }
 
 /// A refusal of the kernel as the end of a command.

@@ -126,6 +126,8 @@ impl Edge {
             generation: Cell::new(1),
             failed_applies: Cell::new(0),
             last_apply_ok: Cell::new(true),
+            not_taken: RefCell::default(),
+            warned: RefCell::default(),
             waiting: RefCell::new(beginning.waiting),
             taken_back: Cell::new(beginning.taken_back),
             applying: tokio::sync::Mutex::new(()),

@@ -15,7 +15,9 @@ use super::{
 use crate::fields::{self, At, Names};
 use crate::gateway::parse::{Probe, allow_list, list, or_absent, probe};
 use crate::reader::{Reader, Table, Value};
-use crate::{AllowList, ConfigError, Host, Name, PortRange, Problem, Protocol, Protocols, Source, text};
+use crate::{
+    AllowList, ConfigError, Host, Name, PortRange, Problem, Protocol, Protocols, Source, address, text,
+};
 
 /// The keepalive towards an edge, unless the file says otherwise: below the 30 s after which carriers forget.
 const KEEPALIVE: Duration = Duration::from_secs(25);
@@ -38,8 +40,8 @@ pub(super) fn parse(source: &Source<'_>) -> Result<Policy, Vec<ConfigError>> {
 /// Every section is read before any is missed, so that all errors are found.
 fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let interface = root.required("interface").and_then(|value| interface(&value.table("[interface]")?));
-    let mut peer_names = Names::new("peer");
-    let mut list_names = Names::new("list");
+    let mut peer_names = Names::of(root, "peer");
+    let mut list_names = Names::of(root, "list");
     let lists: Vec<_> =
         root.tables("list", "[[list]]").iter().map(|table| list(table, &mut list_names)).collect();
     let mut inject_names = Names::new("inject");
@@ -49,9 +51,11 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         .iter()
         .map(|table| peer(table, &mut peer_names, interface.as_ref().map(|at| &at.value)))
         .collect();
-    if peers.is_empty() {
+    if peers.is_empty() && peer_names.is_complete() {
+        peer_names.set_incomplete();
         root.report(Problem::MissingKey { key: "[[peer]]", table: "the file".to_owned() });
     }
+    let tunnel: Vec<IpNetwork> = peers.iter().flatten().flat_map(|peer| peer.value.address.clone()).collect();
     let known: Vec<Name> = peers.iter().flatten().map(|peer| peer.value.name.clone()).collect();
     let inject: Vec<Option<At<Inject>>> = root
         .tables("inject", "[[inject]]")
@@ -61,7 +65,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let reach: Vec<Option<ReachAt>> = root
         .tables("reach", "[[reach]]")
         .iter()
-        .map(|table| reach(table, &mut reach_names, &peer_names))
+        .map(|table| reach(table, &mut reach_names, &peer_names, &tunnel))
         .collect();
     let metrics_table = root.table("metrics", "[metrics]");
     let metrics = fields::listeners(metrics_table.as_ref());
@@ -96,7 +100,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
 
 /// The interface, and where its MTU stands.
 fn interface(table: &Table<'_>) -> Option<At<Interface>> {
-    let address = table.required("address").map(fields::own_addresses);
+    let address = table.required("address").and_then(fields::own_addresses);
     let private_key_file = table.required("private_key_file").and_then(fields::file);
     let mtu = fields::mtu(table);
     let listen_port = table.optional("listen_port").map(fields::port);
@@ -118,14 +122,17 @@ fn peer(table: &Table<'_>, names: &mut Names, interface: Option<&Interface>) -> 
     let endpoint = table
         .required("endpoint")
         .and_then(|value| value.parse("host:port, such as \"kyiv.example.com:51820\"", text::host_port));
-    let prefixes = table.optional("allowed_ips").map(fields::some_prefixes);
+    let address = match table.optional("address") {
+        Some(value) => fields::own_addresses(value),
+        None => interface.map(|interface| interface.address.clone()),
+    };
+    let tunnel = address.as_deref().unwrap_or_default();
+    let prefixes = table.optional("allowed_ips").map(|value| fields::peer_prefixes(value, tunnel));
     let keepalive = table.optional("keepalive").map_or(Some(Some(KEEPALIVE)), fields::keepalive);
-    let address = table.optional("address").map(fields::own_addresses);
     let private_key_file = table.optional("private_key_file").map(fields::file);
-    let probe = table.optional("probe").map_or(Some(Probe::Auto), probe);
+    let probe = table.optional("probe").map_or(Some(Probe::Auto), |value| probe(value, tunnel));
     table.close();
-    let public_key = public_key?;
-    let address = address.or_else(|| interface.map(|interface| interface.address.clone()))?;
+    let (public_key, address) = (public_key?, address?);
     let private_key_file = or_absent(private_key_file)?
         .or_else(|| interface.map(|interface| interface.private_key_file.clone()))?;
     let prefixes = prefixes.unwrap_or_default();
@@ -307,6 +314,8 @@ fn health(value: Value<'_>, protocols: Option<Protocols>, ports: Option<PortRang
     // A check that failed to read asked for keys that others have.
     if kind.is_some() {
         table.close();
+    } else {
+        table.report_missing();
     }
     Some(Health { check: check?, every, timeout })
 }
@@ -340,12 +349,12 @@ pub(super) struct ReachAt {
     pub(super) target_at: crate::Position,
 }
 
-fn reach(table: &Table<'_>, names: &mut Names, peers: &Names) -> Option<ReachAt> {
+fn reach(table: &Table<'_>, names: &mut Names, peers: &Names, tunnel: &[IpNetwork]) -> Option<ReachAt> {
     let name = names.claim(table);
     let protocols: Option<Protocols> = fields::protocols(table);
     let listen =
         table.required("listen").and_then(|value| Some(At::new(fields::socket_address(value)?, value.at())));
-    let target = table.required("target").and_then(|value| Some(At::new(target(value)?, value.at())));
+    let target = table.required("target").and_then(|value| Some(At::new(target(value, tunnel)?, value.at())));
     let peer = match table.optional("peer") {
         Some(value) => value.string().and_then(|written| peers.peer(value, written)),
         None => {
@@ -384,11 +393,13 @@ fn reach(table: &Table<'_>, names: &mut Names, peers: &Names) -> Option<ReachAt>
     Some(ReachAt { value, listen_at: listen.at, target_at: target.at })
 }
 
-fn target(value: Value<'_>) -> Option<SocketAddr> {
-    value.parse("an address and a port beyond the tunnel, such as \"192.168.1.2:2049\"", |written| {
-        let (address, ports) = text::address_ports(written)?;
-        (ports.count() == 1 && !address.is_unspecified()).then_some(SocketAddr::new(address, ports.first()))
-    })
+fn target(value: Value<'_>, tunnel: &[IpNetwork]) -> Option<SocketAddr> {
+    let target =
+        value.parse("an address and a port beyond the tunnel, such as \"192.168.1.2:2049\"", |written| {
+            let (address, ports) = text::address_ports(written)?;
+            (ports.count() == 1).then_some(SocketAddr::new(address, ports.first()))
+        })?;
+    fields::sound(value, target, address::unusable(target.ip(), tunnel))
 }
 
 fn control(root: &Table<'_>) -> Option<Control> {

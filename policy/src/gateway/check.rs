@@ -15,7 +15,8 @@ use crate::{Mtu, Name, PortRange, Position, Problem, Protocol, Protocols};
 pub(super) struct Places {
     pub(super) mtu: Position,
     pub(super) accept: Vec<At<Accept>>,
-    pub(super) lan: Vec<At<IpNetwork>>,
+    /// Whether interface, LAN and peers were read without an error: else where a flow leads cannot be judged.
+    pub(super) are_ends_known: bool,
 }
 
 pub(super) struct PeerAt {
@@ -49,7 +50,6 @@ pub(super) fn everything(
     publish: Vec<PublishAt>,
     allow: Vec<AllowAt>,
 ) {
-    Check { reader, policy, places }.peers(&peers);
     policy.peers = peers.into_iter().map(|peer| finished(peer, &policy.interface.address)).collect();
     Check { reader, policy, places }.mtu();
     Check { reader, policy, places }.publishes(&publish);
@@ -91,6 +91,40 @@ fn resolved(entry: PublishAt, peers: &[Peer]) -> Publish {
     value
 }
 
+/// Checks the peers against each other and against the LAN.
+pub(super) fn peers(reader: &Reader<'_>, lan: &[At<IpNetwork>], peers: &[PeerAt]) {
+    let mut keys: BTreeMap<_, &Name> = BTreeMap::new();
+    let mut prefixes: BTreeMap<IpNetwork, &Name> = BTreeMap::new();
+    for peer in peers {
+        let name = &peer.value.name;
+        if let Some(other) = keys.insert(peer.value.public_key, name) {
+            let problem = Problem::DuplicatePeerKey { other: other.to_string() };
+            reader.report_at(peer.key_at.clone(), problem);
+        }
+        for (&prefix, at) in peer.value.allowed_ips.iter().zip(&peer.prefixes_at) {
+            if let Some(other) = prefixes.insert(prefix, name) {
+                let problem =
+                    Problem::IdenticalPrefix { prefix: prefix.to_string(), other: other.to_string() };
+                reader.report_at(at.clone(), problem);
+            }
+            peer_prefix(reader, lan, prefix, at);
+        }
+    }
+}
+
+fn peer_prefix(reader: &Reader<'_>, lan: &[At<IpNetwork>], prefix: IpNetwork, at: &Position) {
+    if let Some(lan) = lan.iter().find(|lan| covers(lan.value, prefix)) {
+        let problem = Problem::PrefixInLan { prefix: prefix.to_string(), lan: lan.value.to_string() };
+        reader.report_at(at.clone(), problem);
+    } else if prefix.prefix() == 0 {
+        let message = format!(
+            "{prefix} lets the peer send from any address, but is not routed to it: the edge keeps its own default \
+             route; list the prefixes that are behind the peer as well"
+        );
+        reader.warn_at(at.clone(), message);
+    }
+}
+
 struct Check<'a, 't> {
     reader: &'a Reader<'t>,
     policy: &'a Policy,
@@ -100,38 +134,6 @@ struct Check<'a, 't> {
 impl Check<'_, '_> {
     fn report(&self, at: &Position, problem: Problem) {
         self.reader.report_at(at.clone(), problem);
-    }
-
-    fn peers(&self, peers: &[PeerAt]) {
-        let mut keys: BTreeMap<_, &Name> = BTreeMap::new();
-        let mut prefixes: BTreeMap<IpNetwork, &Name> = BTreeMap::new();
-        for peer in peers {
-            let name = &peer.value.name;
-            if let Some(other) = keys.insert(peer.value.public_key, name) {
-                self.report(&peer.key_at, Problem::DuplicatePeerKey { other: other.to_string() });
-            }
-            for (&prefix, at) in peer.value.allowed_ips.iter().zip(&peer.prefixes_at) {
-                if let Some(other) = prefixes.insert(prefix, name) {
-                    let problem =
-                        Problem::IdenticalPrefix { prefix: prefix.to_string(), other: other.to_string() };
-                    self.report(at, problem);
-                }
-                self.peer_prefix(prefix, at);
-            }
-        }
-    }
-
-    fn peer_prefix(&self, prefix: IpNetwork, at: &Position) {
-        if let Some(lan) = self.places.lan.iter().find(|lan| covers(lan.value, prefix)) {
-            let problem = Problem::PrefixInLan { prefix: prefix.to_string(), lan: lan.value.to_string() };
-            self.report(at, problem);
-        } else if prefix.prefix() == 0 {
-            let message = format!(
-                "{prefix} lets the peer send from any address, but is not routed to it: the edge keeps its own default \
-                 route; list the prefixes that are behind the peer as well"
-            );
-            self.reader.warn_at(at.clone(), message);
-        }
     }
 
     fn mtu(&self) {
@@ -170,7 +172,8 @@ impl Check<'_, '_> {
             if entry.targets.iter().take(index).any(|other| other.value.0.is_ipv6() == address.is_ipv6()) {
                 self.report(&target.at, Problem::SeveralTargets);
             }
-            if owner(self.policy.peers.iter(), IpNetwork::from(address)).is_none() {
+            let is_outside = owner(self.policy.peers.iter(), IpNetwork::from(address)).is_none();
+            if is_outside && self.places.are_ends_known {
                 self.report(&target.at, Problem::TargetOutsideTunnel { address: address.to_string() });
             }
             if let Some(listen) = value.address.filter(|listen| listen.is_ipv6() != address.is_ipv6()) {
@@ -236,7 +239,7 @@ impl Check<'_, '_> {
                 }
             }
         }
-        if !common {
+        if !common && self.places.are_ends_known {
             self.report(&entry.at, Problem::NoCommonFamily);
         }
     }

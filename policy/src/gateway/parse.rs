@@ -11,7 +11,7 @@ use super::{
 };
 use crate::fields::{self, At, Names};
 use crate::reader::{Reader, Table, Value, excerpt};
-use crate::{AllowList, ConfigError, Name, PortRange, Problem, Protocols, Source, text};
+use crate::{AllowList, ConfigError, Name, PortRange, Problem, Protocols, Source, address, text};
 
 /// Folder of the daemon's state, unless the file says otherwise.
 const STATE_DIRECTORY: &str = "/var/lib/causeway";
@@ -34,22 +34,33 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let interface = root.required("interface").and_then(|value| interface(&value.table("[interface]")?));
     let wan = root.required("wan").and_then(|value| wan(&value.table("[wan]")?));
     let lan = lan(root);
-    let mut peer_names = Names::new("peer");
-    let mut list_names = Names::new("list");
+    let tunnel = interface.as_ref().map_or(&[][..], |at| &at.value.address);
+    let mut peer_names = Names::of(root, "peer");
+    let mut list_names = Names::of(root, "list");
     let mut service_names = Names::new("publish or allow");
     let peer_tables = bounded(root.tables("peer", "[[peer]]"), "peer", MAX_PEERS);
-    let peers: Vec<Option<PeerAt>> = peer_tables.iter().map(|table| peer(table, &mut peer_names)).collect();
+    let peers: Vec<PeerAt> =
+        peer_tables.iter().filter_map(|table| peer(table, &mut peer_names, tunnel)).collect();
+    check::peers(reader, &lan, &peers);
+    let are_ends_known =
+        reader.error_count() == 0 && peer_names.is_complete() && !root.is_misspelt("lan", &["wan"]);
     let lists: Vec<Option<List>> =
         root.tables("list", "[[list]]").iter().map(|table| list(table, &mut list_names)).collect();
     let publish: Vec<Option<PublishAt>> =
         bounded(root.tables("publish", "[[publish]]"), "publish", MAX_SERVICES)
             .iter()
-            .map(|table| publish(table, &mut service_names, &list_names))
+            .map(|table| publish(table, &mut service_names, &list_names, tunnel))
             .collect();
     let lan_prefixes: Vec<IpNetwork> = lan.iter().map(|prefix| prefix.value).collect();
     let own: Vec<IpAddr> = interface.iter().flat_map(|at| &at.value.address).map(IpNetwork::ip).collect();
-    let known_peers: Vec<&Peer> = peers.iter().flatten().map(|peer| &peer.value).collect();
-    let parties = Parties { peers: &known_peers, names: &peer_names, lan: &lan_prefixes, own: &own };
+    let known_peers: Vec<&Peer> = peers.iter().map(|peer| &peer.value).collect();
+    let parties = Parties {
+        peers: &known_peers,
+        names: &peer_names,
+        lan: &lan_prefixes,
+        own: &own,
+        are_known: are_ends_known,
+    };
     let allow: Vec<Option<AllowAt>> = bounded(root.tables("allow", "[[allow]]"), "allow", MAX_SERVICES)
         .iter()
         .map(|table| allow(table, &mut service_names, &parties))
@@ -85,13 +96,12 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         watch,
         warnings: Vec::new(),
     };
-    let peers: Vec<PeerAt> = peers.into_iter().flatten().collect();
     let publish: Vec<PublishAt> = publish.into_iter().flatten().collect();
     let allow: Vec<AllowAt> = allow.into_iter().flatten().collect();
     check::everything(
         reader,
         &mut policy,
-        &check::Places { mtu: interface.at, accept: accept_at, lan },
+        &check::Places { mtu: interface.at, accept: accept_at, are_ends_known },
         peers,
         publish,
         allow,
@@ -111,7 +121,7 @@ fn bounded<'r>(mut tables: Vec<Table<'r>>, what: &'static str, limit: usize) -> 
 fn interface(table: &Table<'_>) -> Option<At<Interface>> {
     let name =
         table.optional("name").map_or_else(|| crate::InterfaceName::new("gw0"), fields::interface_name);
-    let address = table.required("address").map(fields::own_addresses);
+    let address = table.required("address").and_then(fields::own_addresses);
     let listen_port = table.optional("listen_port").map_or(Some(51_820), fields::port);
     let private_key_file = table.required("private_key_file").and_then(fields::file);
     let mtu = fields::mtu(table);
@@ -153,16 +163,16 @@ fn lan(root: &Table<'_>) -> Vec<At<IpNetwork>> {
     prefixes
 }
 
-fn peer(table: &Table<'_>, names: &mut Names) -> Option<PeerAt> {
+fn peer(table: &Table<'_>, names: &mut Names, tunnel: &[IpNetwork]) -> Option<PeerAt> {
     let name = names.claim(table);
     let public_key = table.required("public_key").and_then(fields::public_key);
     let preshared_key_file = table.optional("preshared_key_file").map(fields::file);
-    let allowed_ips = table.required("allowed_ips").map(fields::some_prefixes);
+    let allowed_ips = table.required("allowed_ips").map(|value| fields::peer_prefixes(value, tunnel));
     let endpoint = table
         .optional("endpoint")
         .map(|value| value.parse("host:port, such as \"origin.example.com:51820\"", text::host_port));
     let keepalive = table.optional("keepalive").map(fields::keepalive);
-    let probe = table.optional("probe").map(probe);
+    let probe = table.optional("probe").map(|value| probe(value, tunnel));
     table.close();
     let (public_key, allowed_ips) = (public_key?, allowed_ips?);
     let value = Peer {
@@ -209,12 +219,16 @@ impl Probe {
     }
 }
 
-pub(crate) fn probe(value: Value<'_>) -> Option<Probe> {
-    value.parse("an address inside the tunnel, \"auto\" or \"off\"", |written| match written {
-        "auto" => Some(Probe::Auto),
-        "off" => Some(Probe::Off),
-        address => text::address(address).map(Probe::Address),
-    })
+/// What `probe` says, in a tunnel of these networks.
+pub(crate) fn probe(value: Value<'_>, tunnel: &[IpNetwork]) -> Option<Probe> {
+    let probe =
+        value.parse("an address inside the tunnel, \"auto\" or \"off\"", |written| match written {
+            "auto" => Some(Probe::Auto),
+            "off" => Some(Probe::Off),
+            address => text::address(address).map(Probe::Address),
+        })?;
+    let problem = probe.address().and_then(|address| address::unusable(address, tunnel));
+    fields::sound(value, probe, problem)
 }
 
 pub(crate) fn list(table: &Table<'_>, names: &mut Names) -> Option<List> {
@@ -227,12 +241,13 @@ pub(crate) fn list(table: &Table<'_>, names: &mut Names) -> Option<List> {
     Some(List { name: name?, file: file?, urls, prefixes: Vec::new() })
 }
 
-fn publish(table: &Table<'_>, names: &mut Names, lists: &Names) -> Option<PublishAt> {
+fn publish(table: &Table<'_>, names: &mut Names, lists: &Names, tunnel: &[IpNetwork]) -> Option<PublishAt> {
     let name = names.claim(table);
     let protocols = fields::protocols(table);
     let listen = table.required("listen").and_then(|value| Some(At::new(listen(value)?, value.at())));
     let targets: Option<Vec<_>> = table.required("target").map(|value| {
-        value.one_or_many().into_iter().filter_map(|item| Some(At::new(target(item)?, item.at()))).collect()
+        let read = |item| Some(At::new(target(item, tunnel)?, item.at()));
+        value.one_or_many().into_iter().filter_map(read).collect()
     });
     let source = source(table);
     let allow = table.optional("allow").map_or(Some(AllowList::Any), |value| allow_list(value, lists));
@@ -263,9 +278,10 @@ fn listen(value: Value<'_>) -> Option<(Option<IpAddr>, PortRange)> {
     })
 }
 
-fn target(value: Value<'_>) -> Option<(IpAddr, PortRange)> {
+fn target(value: Value<'_>, tunnel: &[IpNetwork]) -> Option<(IpAddr, PortRange)> {
     let expected = "an address and a port or range, such as \"192.168.88.2:443\" or \"[fd00::2]:5000-5010\"";
-    value.parse(expected, text::address_ports)
+    let target = value.parse(expected, text::address_ports)?;
+    fields::sound(value, target, address::unusable(target.0, tunnel))
 }
 
 fn source(table: &Table<'_>) -> Option<At<SourceHandling>> {
@@ -300,7 +316,7 @@ pub(crate) fn allow_list(value: Value<'_>, lists: &Names) -> Option<AllowList> {
 
 fn known_list(value: Value<'_>, written: &str, lists: &Names) -> Option<Name> {
     let known = lists.contains(written);
-    if known.is_none() {
+    if known.is_none() && lists.is_complete() {
         let (nearest, known) = lists.suggestions(written);
         value.report(Problem::UnknownList { name: excerpt(written), nearest, known });
     }
@@ -351,6 +367,8 @@ struct Parties<'a> {
     names: &'a Names,
     lan: &'a [IpNetwork],
     own: &'a [IpAddr],
+    /// Whether nothing of these was in error: else whoever is not among them is not called unknown.
+    are_known: bool,
 }
 
 fn allow(table: &Table<'_>, names: &mut Names, parties: &Parties<'_>) -> Option<AllowAt> {
@@ -385,7 +403,9 @@ fn service(table: &Table<'_>) -> Option<At<Service>> {
         return Some(At::new(Service::Echo, table.at()));
     }
     let protocols: Option<Protocols> = fields::protocols(table);
-    let value = table.required("ports")?;
+    // Where the protocol cannot be read it may have been one without ports.
+    let is_known = protocols.is_some() && !table.is_misspelt("protocol", &[]);
+    let value = if is_known { table.required("ports")? } else { table.optional("ports")? };
     let expected = "a port or a range, such as \"2049\" or \"5000-5010\"";
     let items = value.one_or_many();
     let read: Option<Vec<PortRange>> =
@@ -430,7 +450,7 @@ impl Parties<'_> {
         }
         let prefix = fields::prefix(value)?.value;
         let party = self.addressed(prefix, target);
-        if party.is_none() {
+        if party.is_none() && self.are_known {
             value.report(Problem::UnknownParty { written: prefix.to_string() });
         }
         party

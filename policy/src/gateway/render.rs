@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Allow, LogFormat, LogLevel, Party, Peer, Policy, Publish, Service, SourceHandling};
+use super::{Allow, Party, Peer, Policy, Publish, Service, SourceHandling};
 use crate::{AllowList, Mtu, Protocols, Switch};
 
 impl Policy {
@@ -47,7 +47,7 @@ impl Policy {
         table("[state]", &[("directory", quoted(self.state_directory.display()))], text);
         table(
             "[log]",
-            &[("level", quoted(level(self.log.level))), ("format", quoted(format(self.log.format)))],
+            &[("level", quoted(self.log.level.as_str())), ("format", quoted(self.log.format.as_str()))],
             text,
         );
         table("[reload]", &[("watch", self.watch.to_string())], text);
@@ -195,22 +195,5 @@ fn switch(switch: Switch) -> String {
     match switch {
         Switch::Auto => quoted("auto"),
         Switch::Off => quoted("off"),
-    }
-}
-
-const fn level(level: LogLevel) -> &'static str {
-    match level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
-    }
-}
-
-const fn format(format: LogFormat) -> &'static str {
-    match format {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
     }
 }

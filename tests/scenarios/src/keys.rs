@@ -37,7 +37,8 @@ pub fn preshared_key(name: &str) -> String {
     STANDARD.encode(bytes_of(&format!("psk of {name}")))
 }
 
-pub(crate) fn write_secret(path: &Path, text: &str) -> Result<()> {
+/// Writes a secret in the place of whatever the file held, mode 0600.
+pub fn write_secret(path: &Path, text: &str) -> Result<()> {
     let _ = fs::remove_file(path);
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     Ok(writeln!(file, "{text}")?)

@@ -26,7 +26,7 @@ mod transfer;
 mod web;
 mod wireguard;
 
-pub use keys::{KeyPair, preshared_key};
+pub use keys::{KeyPair, preshared_key, write_secret};
 pub use nfs::{NfsServer, read as read_nfs};
 pub use offload::{Carried, Offload};
 pub use oracle::Oracle;

@@ -56,6 +56,26 @@ fn every_mistake_is_answered_with_its_place_and_its_mend_and_exit_code_four() ->
 }
 
 #[test]
+fn an_edge_that_is_its_own_peer_is_refused_by_check_and_before_anything_is_changed() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = Site::new(lab)?;
+        let (kyiv, wroclaw) = (site.kyiv.public.clone(), site.wroclaw.public.clone());
+        site.gateway_config.replace(&wroclaw, &kyiv)?.write()?;
+        refused(&site.edge, "the edge's own key", "own public key")?;
+        let state = |site: &Site<'_>| -> Result<String> {
+            site.edge.shell("nft list ruleset; ip rule; ip -6 rule; ip route show table all; ip link; sysctl -a -r 'ip_forward|rp_filter|conntrack_acct' 2>&1")
+        };
+        let before = state(&site)?;
+        let daemon = site.edge.command(lab::binary("gateway")?).arg("--config");
+        let output = daemon.arg(site.gateway_config.path()).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(4) && said.contains("own public key"), "{}: {said}", output.status);
+        ensure!(state(&site)? == before, "something was changed:\n{}", state(&site)?);
+        Ok(())
+    })
+}
+
+#[test]
 fn every_file_of_the_bad_corpus_is_refused_in_the_words_that_are_committed_beside_it() -> Result<()> {
     scenario(Topology::empty(), |lab| {
         let node = lab.add_node("anywhere")?;

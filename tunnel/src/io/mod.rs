@@ -1,6 +1,7 @@
-//! The only code of this crate that talks to the kernel: clock, UDP and TUN.
+//! The only code of this crate that talks to the kernel: clock, UDP, TUN and key files.
 
 pub mod clock;
+pub mod key_files;
 #[cfg(target_os = "linux")]
 pub mod routes;
 #[cfg(target_os = "linux")]

@@ -149,6 +149,24 @@ impl UdpSocket {
         }
     }
 
+    /// Has refusals of sent datagrams come back as errors of [`receive`](Self::receive), or no more; Linux only.
+    ///
+    /// For a socket with one peer that does not answer: anybody on the way can make such an error, and it costs the
+    /// datagram that is sent while one waits.
+    ///
+    /// # Errors
+    /// From the system, and `Unsupported` elsewhere.
+    pub fn set_error_reports(&self, on: bool) -> io::Result<()> {
+        match &self.inner {
+            #[cfg(target_os = "linux")]
+            Inner::Linux(socket) => socket.set_error_reports(on),
+            Inner::Portable(_) => {
+                let _ = on;
+                Err(io::ErrorKind::Unsupported.into())
+            }
+        }
+    }
+
     /// Whether segmented sends and joined receives are on; a failed one switches itself off.
     #[must_use]
     pub fn offload(&self) -> (bool, bool) {

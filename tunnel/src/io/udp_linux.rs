@@ -111,6 +111,16 @@ impl Socket {
         self.allow_fragments()
     }
 
+    /// Has what ICMP says about sent datagrams come back as errors of the next receive call (`IP_RECVERR`), or no more;
+    /// what waits in the queue of such errors goes.
+    pub(super) fn set_error_reports(&self, on: bool) -> io::Result<()> {
+        self.option(libc::IPPROTO_IP, libc::IP_RECVERR, i32::from(on))?;
+        if self.is_v6 {
+            self.option(libc::IPPROTO_IPV6, libc::IPV6_RECVERR, i32::from(on))?;
+        }
+        Ok(())
+    }
+
     fn allow_fragments(&self) -> io::Result<()> {
         self.discover((libc::IP_PMTUDISC_OMIT, libc::IPV6_PMTUDISC_DONT))
     }

@@ -103,7 +103,12 @@ impl Node {
         match identity.door.admit(arrival.path.remote.ip(), datagram, now.instant) {
             Admission::Pass => {}
             Admission::Cookie(reply) => return self.send_cookie(&reply, arrival, out),
-            Admission::Refuse(reason) => return self.count_drop(reason),
+            Admission::Refuse(reason) => {
+                if reason == DropReason::BadMac && matches!(message, Message::Initiation) {
+                    self.refused.lock().note_foreign(arrival.path.remote.ip(), now.instant);
+                }
+                return self.count_drop(reason);
+            }
         }
         let peer: Option<&Peer> = if let Message::Response { receiver } = message {
             table.by_index(receiver).map(AsRef::as_ref)
@@ -111,7 +116,11 @@ impl Node {
             let Some(key) = identity.initiator(datagram) else {
                 return self.count_drop(DropReason::BadHandshake);
             };
-            table.by_key(&key).map(AsRef::as_ref)
+            let peer = table.by_key(&key).map(AsRef::as_ref);
+            if peer.is_none() {
+                self.refused.lock().note_unknown(key, now.instant);
+            }
+            peer
         };
         let Some(peer) = peer else {
             let is_response = matches!(message, Message::Response { .. });

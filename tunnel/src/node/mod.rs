@@ -9,6 +9,7 @@ mod identity;
 mod inbound;
 mod outbound;
 mod peer;
+mod refused;
 mod sizes;
 mod status;
 mod table;
@@ -25,6 +26,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
 pub use config::{Liveness, MtuRange, NodeConfig, PeerConfig, PeerId};
+pub use refused::{Refused, RefusedKey};
 pub use status::{Event, PeerState, PeerStatus, RecoveryStep, Verdict};
 
 use crate::endpoint::LocalSide;
@@ -81,7 +83,7 @@ pub struct Node {
     table: ArcSwap<Table>,
     identity: ArcSwapOption<Identity>,
     admin: Mutex<Admin>,
-    addresses: Vec<IpAddr>,
+    addresses: ArcSwap<Vec<IpAddr>>,
     mtu: AtomicU16,
     listen_port: AtomicU16,
     sizes: Mutex<Option<MtuRange>>,
@@ -90,6 +92,7 @@ pub struct Node {
     schedule: Schedule,
     events: EventQueue,
     drops: Vec<AtomicU64>,
+    refused: Mutex<refused::Log>,
 }
 
 impl Node {
@@ -101,7 +104,7 @@ impl Node {
             table: ArcSwap::default(),
             identity: ArcSwapOption::new(identity),
             admin: Mutex::new(Admin::new()),
-            addresses: config.addresses,
+            addresses: ArcSwap::from_pointee(config.addresses),
             mtu: AtomicU16::new(config.mtu),
             listen_port: AtomicU16::new(config.listen_port),
             sizes: Mutex::new(None),
@@ -110,6 +113,7 @@ impl Node {
             schedule: Schedule::default(),
             events: EventQueue::default(),
             drops: DropReason::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            refused: Mutex::default(),
         }
     }
 
@@ -189,6 +193,11 @@ impl Node {
         self.listen_port.store(port, Ordering::Relaxed);
     }
 
+    /// Tells the node which addresses are its own inside the tunnel now.
+    pub fn set_addresses(&self, addresses: Vec<IpAddr>) {
+        self.addresses.store(Arc::new(addresses));
+    }
+
     /// Tells the node which MTU the inner interface has now, in bytes: padding never goes beyond it.
     pub fn set_mtu(&self, mtu: u16) {
         self.mtu.store(mtu, Ordering::Relaxed);
@@ -260,6 +269,12 @@ impl Node {
         self.table.load().by_key(key).map(|peer| peer.id)
     }
 
+    /// The handshakes of the last minute that were made for another key than the node's, or with a key that is no
+    /// peer's, as far as they look like a mistake in a configuration and not like noise.
+    pub fn refused(&self, now: Now) -> Refused {
+        self.refused.lock().report(now.instant)
+    }
+
     /// Packets dropped for `reason` since the start.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops.get(reason as usize).map_or(0, |count| count.load(Ordering::Relaxed))
@@ -285,12 +300,12 @@ impl Node {
 
     /// Whether `address` is one of the node's own.
     fn owns(&self, address: IpAddr) -> bool {
-        self.addresses.contains(&address)
+        self.addresses.load().contains(&address)
     }
 
     /// An address of the node's own of the same family as `target`.
     fn address_beside(&self, target: IpAddr) -> Option<IpAddr> {
-        self.addresses.iter().copied().find(|own| own.is_ipv4() == target.is_ipv4())
+        self.addresses.load().iter().copied().find(|own| own.is_ipv4() == target.is_ipv4())
     }
 
     /// Whether another peer was heard lately: then the socket works, and a new one would help nobody.

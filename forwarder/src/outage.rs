@@ -1,0 +1,229 @@
+//! Why a peer is not up, as far as this end can know, and what to do about it.
+//!
+//! WireGuard answers nobody it does not know: from here a dead endpoint, a wrong port and a wrong key look alike unless
+//! something comes back.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use policy::{Host, HostPort, Source};
+use tunnel::key::PublicKey;
+use tunnel::time::Instant;
+
+/// A peer is not up for so long before it is looked for a reason: a start and a change of the network take less.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// The addresses of the proxy that publishes names as its own addresses, and carries HTTP alone.
+static PROXY: LazyLock<Vec<IpNetwork>> = LazyLock::new(|| {
+    let text = include_str!("../../configs/lists/cloudflare.list");
+    policy::gateway::parse_list(&Source { name: Path::new("cloudflare"), text }).unwrap_or_default()
+});
+
+/// What the data thread notes of what the system says about datagrams to a peer.
+#[derive(Debug, Default)]
+pub struct Signs {
+    /// ICMP answers that nothing listens on the port.
+    pub refused: AtomicU64,
+    /// ICMP answers that the address cannot be reached.
+    pub unreachable: AtomicU64,
+    /// Whether the endpoint's name has no address.
+    pub is_unresolved: AtomicBool,
+}
+
+/// What was counted of a peer since the start; all of it grows only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// See [`Signs`].
+    pub refused: u64,
+    /// See [`Signs`].
+    pub unreachable: u64,
+    /// Datagrams that were received and dropped, whatever they were.
+    pub dropped: u64,
+    /// Handshake messages among them that did not authenticate.
+    pub unauthentic: u64,
+    /// Bytes of authentic messages.
+    pub authentic: u64,
+    /// Handshakes that were agreed.
+    pub handshakes: u64,
+}
+
+/// A peer at one look.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// Whether it is up.
+    pub is_up: bool,
+    /// What was counted.
+    pub counts: Counts,
+    /// Whether the endpoint's name has no address.
+    pub is_unresolved: bool,
+    /// Whether the socket could not send what there was for the peer.
+    pub is_unsent: bool,
+    /// Whether the peer begins handshakes for another key than ours.
+    pub is_for_another_key: bool,
+    /// A key that is not the peer's and with which handshakes are begun.
+    pub unknown_key: Option<PublicKey>,
+    /// Where it was tried last.
+    pub remote: Option<SocketAddr>,
+}
+
+/// Why a peer is not up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Its name has no address.
+    Unresolved,
+    /// Its name leads to a proxy.
+    Proxied,
+    /// It begins handshakes for another key than ours.
+    ForAnotherKey,
+    /// It begins handshakes with another key than the configured one.
+    UnknownKey(PublicKey),
+    /// It answers, and what it answers does not authenticate.
+    Unauthentic,
+    /// Something comes back, but no handshake.
+    Answered,
+    /// Nothing listens on the port.
+    Refused,
+    /// No router knows the way.
+    Unreachable,
+    /// This machine cannot send there.
+    Unsent,
+    /// Nothing comes back any more.
+    Lost,
+    /// Nothing ever came back.
+    Silent,
+}
+
+/// The time in which a peer is not up.
+#[derive(Debug, Default)]
+pub struct Outage {
+    began: Option<(Instant, Counts)>,
+    reason: Option<Reason>,
+}
+
+impl Outage {
+    /// Takes a look at the peer; the reason when it is another than before.
+    pub fn handle_look(&mut self, look: &Look, now: Instant) -> Option<Reason> {
+        if look.is_up {
+            *self = Self::default();
+            return None;
+        }
+        let (began, before) = *self.began.get_or_insert((now, look.counts));
+        if now.since(began) < PATIENCE {
+            return None;
+        }
+        let reason = reason(look, &before);
+        (self.reason.replace(reason) != Some(reason)).then_some(reason)
+    }
+
+    /// The reason, once one was looked for.
+    #[must_use]
+    pub const fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+}
+
+/// The first that fits: what is said for certain comes before what is concluded.
+fn reason(look: &Look, before: &Counts) -> Reason {
+    let counts = &look.counts;
+    let proxied = look.remote.is_some_and(|remote| is_proxy(remote.ip()));
+    let came_back = counts.dropped > before.dropped || counts.authentic > before.authentic;
+    match look.unknown_key {
+        _ if look.is_unresolved => Reason::Unresolved,
+        _ if proxied => Reason::Proxied,
+        Some(key) => Reason::UnknownKey(key),
+        None if look.is_for_another_key => Reason::ForAnotherKey,
+        None if counts.unauthentic > before.unauthentic => Reason::Unauthentic,
+        None if counts.refused > before.refused => Reason::Refused,
+        None if counts.unreachable > before.unreachable => Reason::Unreachable,
+        None if came_back => Reason::Answered,
+        None if look.is_unsent => Reason::Unsent,
+        None if counts.handshakes > 0 => Reason::Lost,
+        None => Reason::Silent,
+    }
+}
+
+fn is_proxy(address: IpAddr) -> bool {
+    PROXY.iter().any(|prefix| prefix.contains(address))
+}
+
+impl Reason {
+    /// Whether a person has to act: a peer that was heard may come back by itself.
+    #[must_use]
+    pub const fn is_mistake(self, handshakes: u64) -> bool {
+        handshakes == 0 || matches!(self, Self::ForAnotherKey | Self::UnknownKey(_) | Self::Unauthentic)
+    }
+
+    /// What is wrong and what to do, for the peer `name` at `endpoint`, tried last at `remote`, by our key `own`.
+    #[must_use]
+    pub fn text(self, name: &str, endpoint: &HostPort, remote: Option<SocketAddr>, own: &str) -> String {
+        let at = remote.map_or_else(|| endpoint.to_string(), |remote| remote.to_string());
+        let host = match &endpoint.host {
+            Host::Name(name) => name.to_string(),
+            Host::Address(address) => address.to_string(),
+        };
+        let ip = remote.map_or_else(|| host.clone(), |remote| remote.ip().to_string());
+        let mut text = format!("peer {name}: ");
+        // Writing to a String cannot fail.
+        let _ = match self {
+            Self::Unresolved => write!(
+                text,
+                "the name {host} has no address; correct the endpoint, or this machine's DNS (try: getent hosts {host})"
+            ),
+            Self::Proxied => write!(
+                text,
+                "{host} leads to {ip}, which is @cloudflare: its proxy carries no WireGuard; use a name that is not \
+                 proxied (\"DNS only\"), or the edge's address"
+            ),
+            Self::ForAnotherKey => write!(
+                text,
+                "it begins handshakes for another key than ours; the [[peer]] at the edge must have public_key = \"{own}\""
+            ),
+            Self::UnknownKey(key) => write!(
+                text,
+                "handshakes come with the key {key}, and public_key here is another; if `gatewayctl peers` at the edge \
+                 shows this key, write it here"
+            ),
+            Self::Unauthentic => write!(
+                text,
+                "{at} answers, but its answer does not authenticate; preshared_key_file must hold the same key at both \
+                 ends, or be absent at both"
+            ),
+            Self::Answered => write!(
+                text,
+                "something comes back from {at}, but no handshake; see whether another program has that port, and \
+                 `gatewayctl status` at the edge"
+            ),
+            Self::Refused => write!(
+                text,
+                "{at} answers that nothing listens on this UDP port; start the edge, or correct the port of endpoint \
+                 (the edge's listen_port, or the one that its router forwards)"
+            ),
+            Self::Unreachable => write!(
+                text,
+                "a router answers that {ip} cannot be reached; correct the endpoint, or see the edge's connection"
+            ),
+            Self::Unsent => {
+                write!(text, "this machine cannot send to {at}; see its network (try: ip route get {ip})")
+            }
+            Self::Lost => write!(
+                text,
+                "nothing comes back any more from {at}; see whether the edge runs and is connected, and whether a key \
+                 was changed: `gatewayctl status` there names a wrong one"
+            ),
+            Self::Silent => write!(
+                text,
+                "nothing came back from {at}, and WireGuard does not say why: the edge is not reachable at this address, \
+                 it has another port, or a key is wrong; at the edge `gatewayctl status` names a wrong key, `gatewayctl \
+                 peers` shows the public_key and the port to write here, and its [[peer]] must have public_key = \"{own}\""
+            ),
+        };
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests;

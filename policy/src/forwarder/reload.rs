@@ -1,0 +1,90 @@
+//! What a running forwarder takes of another configuration.
+
+use super::{Peer, Policy};
+use crate::plan::Change;
+
+impl Policy {
+    /// What `next` has otherwise and cannot change while the daemon runs.
+    #[must_use]
+    pub fn needs_restart(&self, next: &Self) -> Option<&'static str> {
+        let identity = |policy: &Self| -> Vec<_> {
+            policy
+                .peers
+                .iter()
+                .map(|peer| (peer.name.clone(), peer.public_key, peer.address.clone()))
+                .collect()
+        };
+        let checks = [
+            (identity(self) != identity(next), "a peer's name, key, address or place"),
+            (self.interface.mtu != next.interface.mtu, "[interface] mtu"),
+            (self.interface.listen_port != next.interface.listen_port, "[interface] listen_port"),
+            (self.metrics != next.metrics, "[metrics]"),
+            (self.control != next.control, "[control]"),
+            (self.state_directory != next.state_directory, "[state]"),
+            (self.offload != next.offload, "[offload]"),
+        ];
+        checks.into_iter().find(|(changed, _)| *changed).map(|(_, what)| what)
+    }
+
+    /// What `next` changes, a line each; keys are compared by the names of their files alone.
+    #[must_use]
+    pub fn changes(&self, next: &Self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (old, new) in self.peers.iter().zip(&next.peers) {
+            let what = changed_keys(old, new);
+            changes.extend(
+                what.into_iter().map(|key| Change { part: "peer", line: format!("~ {} {key}", old.name) }),
+            );
+        }
+        entries("inject", &self.inject, &next.inject, |entry| entry.name.to_string(), &mut changes);
+        entries("reach", &self.reach, &next.reach, |entry| entry.name.to_string(), &mut changes);
+        entries("list", &self.lists, &next.lists, |list| list.name.to_string(), &mut changes);
+        if self.limits != next.limits {
+            let line = format!("~ {:?} → {:?}", self.limits, next.limits);
+            changes.push(Change { part: "limits", line });
+        }
+        let (old, new) = (self.log, next.log);
+        let words = [
+            ("level", old.level.as_str(), new.level.as_str()),
+            ("format", old.format.as_str(), new.format.as_str()),
+        ];
+        for (key, old, new) in words.into_iter().filter(|(_, old, new)| old != new) {
+            changes.push(Change { part: "log", line: format!("~ {key} {old} → {new}") });
+        }
+        changes
+    }
+}
+
+/// The keys of a `[[peer]]` that stays which have another value.
+fn changed_keys(old: &Peer, new: &Peer) -> Vec<&'static str> {
+    let keys = [
+        ("endpoint", old.endpoint != new.endpoint),
+        ("allowed_ips", old.allowed_ips != new.allowed_ips),
+        ("keepalive", old.keepalive != new.keepalive),
+        ("probe", old.probe != new.probe),
+        ("preshared_key_file", old.preshared_key_file != new.preshared_key_file),
+        ("private_key_file", old.private_key_file != new.private_key_file),
+    ];
+    keys.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+}
+
+/// Entries that go, come or differ, by name.
+fn entries<T: PartialEq>(
+    part: &'static str,
+    old: &[T],
+    new: &[T],
+    name: impl Fn(&T) -> String,
+    changes: &mut Vec<Change>,
+) {
+    let of = |entries: &[T], wanted: &str| entries.iter().position(|entry| name(entry) == wanted);
+    for entry in old {
+        let (name, now) = (name(entry), of(new, &name(entry)).and_then(|place| new.get(place)));
+        match now {
+            None => changes.push(Change { part, line: format!("- {name}") }),
+            Some(now) if now != entry => changes.push(Change { part, line: format!("~ {name}") }),
+            Some(_) => {}
+        }
+    }
+    let come = new.iter().map(&name).filter(|name| of(old, name).is_none());
+    changes.extend(come.map(|name| Change { part, line: format!("+ {name}") }));
+}

@@ -1,0 +1,111 @@
+//! What a running edge takes of another configuration, beside what its plan says.
+
+use std::fmt::Debug;
+
+use super::{List, Peer, Policy};
+use crate::plan::Change;
+use crate::{Mtu, Switch};
+
+impl Policy {
+    /// The key of which `next` has another value and which cannot change while the daemon runs.
+    #[must_use]
+    pub fn needs_restart(&self, next: &Self) -> Option<&'static str> {
+        let fixed = [
+            ("[interface] name", self.interface.name != next.interface.name),
+            ("[control]", self.control != next.control),
+            ("[state] directory", self.state_directory != next.state_directory),
+            ("[kernel] route_protocol", self.kernel.route_protocol != next.kernel.route_protocol),
+        ];
+        fixed.into_iter().find(|(_, changed)| *changed).map(|(key, _)| key)
+    }
+
+    /// What `next` changes beside the plan: settings of the daemon itself, of which the kernel knows nothing.
+    #[must_use]
+    pub fn changed_settings(&self, next: &Self) -> Vec<Change> {
+        let mut changes = Settings::default();
+        let (old, new) = (&self.interface, &next.interface);
+        changes.field("device", "listen port", &old.listen_port.to_string(), &new.listen_port.to_string());
+        if (old.mtu == Mtu::Auto) != (new.mtu == Mtu::Auto) {
+            // Two fixed sizes are in the plan.
+            changes.field("device", "mtu", &size(old.mtu), &size(new.mtu));
+        }
+        let files = (&old.private_key_file.location, &new.private_key_file.location);
+        changes.field("key", "private key file", &files.0.to_string(), &files.1.to_string());
+        for (old, new) in pairs(&self.peers, &next.peers, |peer: &Peer| &peer.name) {
+            changes.debug("peer", &format!("{} probe", old.name), &old.probe, &new.probe);
+            let file = |peer: &Peer| peer.preshared_key_file.as_ref().map(|file| file.location.to_string());
+            changes.debug("peer", &format!("{} preshared key file", old.name), &file(old), &file(new));
+        }
+        changes.lists(&self.lists, &next.lists);
+        changes.debug("metrics", "listen", &self.metrics.listen, &next.metrics.listen);
+        changes.field("log", "level", self.log.level.as_str(), next.log.level.as_str());
+        changes.field("log", "format", self.log.format.as_str(), next.log.format.as_str());
+        let (old, new) = (&self.offload, &next.offload);
+        for (name, old, new) in [
+            ("tun_gso", old.tun_gso, new.tun_gso),
+            ("tun_gro", old.tun_gro, new.tun_gro),
+            ("udp_gso", old.udp_gso, new.udp_gso),
+            ("udp_gro", old.udp_gro, new.udp_gro),
+            ("busy_poll", old.busy_poll, new.busy_poll),
+        ] {
+            changes.field("offload", name, word(old), word(new));
+        }
+        changes.field("reload", "watch", &self.watch.to_string(), &next.watch.to_string());
+        changes.0
+    }
+}
+
+/// Lines of what changed.
+#[derive(Default)]
+struct Settings(Vec<Change>);
+
+impl Settings {
+    fn field(&mut self, part: &'static str, what: &str, old: &str, new: &str) {
+        if old != new {
+            self.0.push(Change { part, line: format!("~ {what} {old} → {new}") });
+        }
+    }
+
+    fn debug<T: Debug + PartialEq>(&mut self, part: &'static str, what: &str, old: &T, new: &T) {
+        self.field(part, what, &format!("{old:?}"), &format!("{new:?}"));
+    }
+
+    fn lists(&mut self, old: &[List], new: &[List]) {
+        let has = |lists: &[List], name| lists.iter().any(|list| list.name == name);
+        for list in old.iter().filter(|list| !has(new, list.name.clone())) {
+            self.0.push(Change { part: "list", line: format!("- @{}", list.name) });
+        }
+        for list in new.iter().filter(|list| !has(old, list.name.clone())) {
+            self.0.push(Change { part: "list", line: format!("+ @{}", list.name) });
+        }
+        for (old, new) in pairs(old, new, |list: &List| &list.name) {
+            let name = &old.name;
+            let (before, after) = (old.file.location.to_string(), new.file.location.to_string());
+            self.field("list", &format!("@{name} file"), &before, &after);
+            self.debug("list", &format!("@{name} url"), &old.urls, &new.urls);
+        }
+    }
+}
+
+/// The entries that both have, by name.
+fn pairs<'a, T, N: PartialEq>(
+    old: &'a [T],
+    new: &'a [T],
+    name: impl Fn(&T) -> &N + Copy,
+) -> impl Iterator<Item = (&'a T, &'a T)> {
+    old.iter().filter_map(move |old| Some((old, new.iter().find(|new| name(new) == name(old))?)))
+}
+
+fn size(mtu: Mtu) -> String {
+    match mtu {
+        Mtu::Fixed(bytes) => bytes.to_string(),
+        Mtu::Auto => "auto".to_owned(),
+    }
+}
+
+const fn word(switch: Switch) -> &'static str {
+    match switch {
+        Switch::Auto => "auto",
+        Switch::Off => "off",
+    }
+}

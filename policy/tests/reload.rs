@@ -1,0 +1,202 @@
+//! Whatever changes in a file is taken by a reload and named, or named as what needs a restart: nothing is ignored.
+
+// Helpers of tests fail by panicking, as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use policy::{Source, forwarder, gateway};
+
+/// Section, key and another value, for every key of the annotated gateway.toml.
+const GATEWAY: [(&str, &str, &str); 56] = [
+    ("interface", "name", "\"gw1\""),
+    ("interface", "address", "[\"10.77.88.1/29\"]"),
+    ("interface", "listen_port", "51821"),
+    ("interface", "private_key_file", "\"other.key\""),
+    ("interface", "mtu", "1400"),
+    ("wan", "interface", "\"eth1\""),
+    ("wan", "accept", "[\"tcp/2222\"]"),
+    ("lan", "prefixes", "[\"192.168.1.0/24\", \"192.168.2.0/24\"]"),
+    ("peer", "name", "\"wroclaw2\""),
+    ("peer", "public_key", "\"CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\""),
+    ("peer", "preshared_key_file", "\"other.psk\""),
+    ("peer", "allowed_ips", "[\"10.77.88.2/32\", \"192.168.88.0/24\", \"192.168.89.0/24\"]"),
+    ("peer", "endpoint", "\"192.0.2.9:51820\""),
+    ("peer", "keepalive", "\"25s\""),
+    ("peer", "probe", "\"off\""),
+    ("publish", "name", "\"web\""),
+    ("publish", "protocol", "[\"tcp\", \"udp\"]"),
+    ("publish", "listen", "\"444\""),
+    ("publish", "target", "\"192.168.88.3:443\""),
+    ("publish", "source", "\"masquerade\""),
+    ("publish", "allow", "[\"192.0.2.0/24\"]"),
+    ("publish", "limits", "{ flows_per_source = 100 }"),
+    ("list", "name", "\"friends\""),
+    ("list", "file", "\"friends.list\""),
+    ("list", "url", "\"https://example.com/list\""),
+    ("allow", "name", "\"nfs4\""),
+    ("allow", "from", "[\"peer:wroclaw\"] # as before"),
+    ("allow", "to", "[\"192.168.1.3\"]"),
+    ("allow", "protocol", "[\"udp\"]"),
+    ("allow", "ports", "[\"2048\"]"),
+    ("allow", "source", "\"preserve\""),
+    ("metrics", "listen", "[\"127.0.0.1:9587\"]"),
+    ("control", "socket", "\"/run/gateway.sock\""),
+    ("control", "group", "\"adm\""),
+    ("state", "directory", "\"/var/lib/other\""),
+    ("log", "level", "\"debug\""),
+    ("log", "format", "\"json\""),
+    ("reload", "watch", "true"),
+    ("containers", "interfaces", "[\"docker0\"]"),
+    ("offload", "tun_gso", "\"off\""),
+    ("offload", "tun_gro", "\"off\""),
+    ("offload", "udp_gso", "\"off\""),
+    ("offload", "udp_gro", "\"off\""),
+    ("offload", "busy_poll", "\"off\""),
+    ("kernel", "fwmark", "0x4358"),
+    ("kernel", "ct_mark", "0x43580000"),
+    ("kernel", "route_table", "4358"),
+    ("kernel", "rule_priority", "4360"),
+    ("kernel", "route_protocol", "158"),
+    // Several ways in one place.
+    ("interface", "mtu", "\"auto\""),
+    ("publish", "target", "\"192.168.88.2:444\""),
+    ("peer", "probe", "\"192.168.88.9\""),
+    ("log", "level", "\"warn\""),
+    ("kernel", "fwmark", "1"),
+    ("metrics", "listen", "\"127.0.0.1:9588\""),
+    ("publish", "limits", "{ bandwidth = \"1mbit\" }"),
+];
+
+/// The same for forwarder.toml.
+const FORWARDER: [(&str, &str, &str); 47] = [
+    ("interface", "address", "[\"10.77.88.2/29\"]"),
+    ("interface", "private_key_file", "\"other.key\""),
+    ("interface", "mtu", "1400"),
+    ("interface", "listen_port", "51821"),
+    ("peer", "name", "\"kyiv\" # as before"),
+    ("peer", "public_key", "\"CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\""),
+    ("peer", "preshared_key_file", "\"other.psk\""),
+    ("peer", "endpoint", "\"192.0.2.9:51820\""),
+    ("peer", "allowed_ips", "[\"192.168.0.0/16\"]"),
+    ("peer", "keepalive", "\"20s\""),
+    ("peer", "address", "[\"10.88.99.2/30\"]"),
+    ("peer", "private_key_file", "\"oracle.key\""),
+    ("peer", "probe", "\"off\""),
+    ("inject", "name", "\"web\""),
+    ("inject", "protocol", "\"tcp\" # as before"),
+    ("inject", "match", "\"192.168.88.2:444\""),
+    ("inject", "upstream", "\"127.0.0.1:8444\""),
+    ("inject", "health", "{ check = \"tcp\" }"),
+    ("inject", "proxy_protocol", "\"v1\""),
+    ("inject", "peer", "\"kyiv\" # as before"),
+    ("inject", "allow", "[\"192.0.2.0/24\"]"),
+    ("list", "name", "\"proxy\""),
+    ("list", "file", "\"other.list\""),
+    ("reach", "name", "\"nfs4\""),
+    ("reach", "protocol", "[\"udp\"]"),
+    ("reach", "listen", "\"127.0.0.1:2050\""),
+    ("reach", "target", "\"192.168.1.3:2049\""),
+    ("reach", "peer", "\"kyiv\" # as before"),
+    ("reach", "source_port", "\"any\""),
+    ("reach", "on_down", "\"hold\""),
+    ("metrics", "listen", "[\"127.0.0.1:9588\"]"),
+    ("control", "socket", "\"/run/forwarder.sock\""),
+    ("limits", "flows", "99"),
+    ("limits", "pending_dials", "99"),
+    ("limits", "flows_per_client", "99"),
+    ("limits", "pending_per_client", "99"),
+    ("limits", "udp_flows", "99"),
+    ("limits", "udp_flows_per_client", "99"),
+    ("limits", "udp_timeout", "\"3m\""),
+    ("limits", "buffers", "\"99MiB\""),
+    ("limits", "dial_timeout", "\"9s\""),
+    ("limits", "drain", "\"9s\""),
+    ("state", "directory", "\"/var/lib/other\""),
+    ("log", "level", "\"debug\""),
+    ("log", "format", "\"json\""),
+    ("offload", "udp_gso", "\"off\""),
+    ("offload", "busy_poll", "\"off\""),
+];
+
+#[test]
+fn every_key_of_the_gateway_is_taken_and_named_or_named_as_needing_a_restart() {
+    let old = gateway(&text("gateway.toml"));
+    for (section, key, value) in GATEWAY {
+        let new = gateway(&changed("gateway.toml", section, key, value));
+        let named = old.plan().diff(&new.plan()).len() + old.changed_settings(&new).len();
+        let is_same = value.contains("# as before");
+        let is_named = named > 0 || old.needs_restart(&new).is_some();
+        assert_eq!(is_named, !is_same, "[{section}] {key} = {value}");
+    }
+    is_complete("gateway.toml", &GATEWAY);
+    assert!(old.plan().diff(&old.plan()).is_empty() && old.changed_settings(&old).is_empty());
+    assert_eq!(old.needs_restart(&old), None);
+}
+
+#[test]
+fn every_key_of_the_forwarder_is_taken_and_named_or_named_as_needing_a_restart() {
+    let old = forwarder(&text("forwarder.toml"));
+    for (section, key, value) in FORWARDER {
+        let new = forwarder(&changed("forwarder.toml", section, key, value));
+        let is_same = value.contains("# as before");
+        let is_named = !old.changes(&new).is_empty() || old.needs_restart(&new).is_some();
+        assert_eq!(is_named, !is_same, "[{section}] {key} = {value}");
+    }
+    is_complete("forwarder.toml", &[&FORWARDER[..], &[("offload", "udp_gro", "")]].concat());
+}
+
+/// Whether the table has every key that the file has, the commented ones included.
+fn is_complete(file: &str, table: &[(&str, &str, &str)]) {
+    let known: BTreeSet<(String, String)> =
+        table.iter().map(|(section, key, _)| ((*section).to_owned(), (*key).to_owned())).collect();
+    let mut section = String::new();
+    for line in text(file).lines() {
+        if line.starts_with('[') {
+            section = line.trim_start_matches('[').split(']').next().unwrap().to_owned();
+        } else if let Some((key, _)) = line.trim_start_matches("# ").split_once(" = ") {
+            let is_key = key.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_');
+            assert!(
+                !is_key || known.contains(&(section.clone(), key.to_owned())),
+                "[{section}] {key} is untested"
+            );
+        }
+    }
+}
+
+/// The file with another value of the first such key of the first such section.
+fn changed(file: &str, section: &str, key: &str, value: &str) -> String {
+    let (mut inside, mut done) = (false, false);
+    let mut lines = Vec::new();
+    for line in text(file).lines() {
+        if line.starts_with('[') {
+            inside = line.trim_start_matches('[').split(']').next() == Some(section);
+        }
+        let is_it = inside && !done && line.trim_start_matches("# ").starts_with(&format!("{key} = "));
+        done |= is_it;
+        lines.push(if is_it { format!("{key} = {value}") } else { line.to_owned() });
+    }
+    assert!(done, "{file} has no [{section}] {key}");
+    let changed = lines.join("\n");
+    // What else names the entry goes with it.
+    match (key, value) {
+        ("name", "\"wroclaw2\"") => changed.replace("peer:wroclaw\"", "peer:wroclaw2\""),
+        ("name", "\"friends\"") => changed.replace("@partners", "@friends"),
+        _ => changed,
+    }
+}
+
+fn text(file: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(file)).unwrap()
+}
+
+fn gateway(text: &str) -> gateway::Policy {
+    gateway::parse(&Source { name: Path::new("/etc/causeway/gateway.toml"), text })
+        .unwrap_or_else(|errors| panic!("{errors:#?}"))
+}
+
+fn forwarder(text: &str) -> forwarder::Policy {
+    forwarder::parse(&Source { name: Path::new("/etc/causeway/forwarder.toml"), text })
+        .unwrap_or_else(|errors| panic!("{errors:#?}"))
+}

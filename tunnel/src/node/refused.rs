@@ -1,0 +1,167 @@
+//! Handshakes that found no peer here: who repeats them has a mistake in a configuration, whoever sends one is noise.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::admission::prefix;
+use crate::key::PublicKey;
+use crate::time::Instant;
+
+/// How far back is looked.
+const WINDOW: Duration = Duration::from_secs(60);
+/// As many handshakes of one source or key within [`WINDOW`] are no accident: a peer that is not answered sends a dozen.
+const REPEATED: usize = 3;
+/// The first and the last of them are at least this far apart: a peer waits for its answer, a scanner does not.
+const PATIENT: Duration = Duration::from_secs(4);
+/// Sources that are followed at once; the one silent for longest makes room.
+const SOURCES: usize = 64;
+/// Keys that are followed at once.
+const KEYS: usize = 16;
+/// Keys that are reported at once.
+const REPORTED: usize = 4;
+/// Handshakes of one that are remembered.
+const REMEMBERED: usize = 32;
+
+/// Handshakes of the last minute that look like a mistake in a configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// Initiations made for another public key than the node's, by sources that repeat them.
+    pub foreign: usize,
+    /// Keys that are no peer's and keep trying, at most four. Whoever knows the node's public key can name any key here:
+    /// it is to be compared before it is trusted.
+    pub unknown: Vec<RefusedKey>,
+}
+
+/// A key that is no peer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefusedKey {
+    /// The key.
+    pub key: PublicKey,
+    /// Its initiations in the last minute, at most 32.
+    pub count: usize,
+}
+
+/// What a node remembers of such handshakes.
+#[derive(Default)]
+pub(super) struct Log {
+    sources: Vec<Trail<u128>>,
+    keys: Vec<Trail<PublicKey>>,
+}
+
+/// The last handshakes of one source or key, the oldest first.
+struct Trail<T> {
+    of: T,
+    times: Vec<Instant>,
+}
+
+impl Log {
+    /// Notes an initiation that was made for another key.
+    pub(super) fn note_foreign(&mut self, source: IpAddr, now: Instant) {
+        note(&mut self.sources, SOURCES, prefix(source), now);
+    }
+
+    /// Notes an initiation by a key that is no peer's.
+    pub(super) fn note_unknown(&mut self, key: PublicKey, now: Instant) {
+        note(&mut self.keys, KEYS, key, now);
+    }
+
+    /// What of it looks like a mistake.
+    pub(super) fn report(&self, now: Instant) -> Refused {
+        let unknown = self
+            .keys
+            .iter()
+            .filter_map(|trail| Some(RefusedKey { key: trail.of, count: trail.repeated(now)? }));
+        Refused {
+            foreign: self.sources.iter().filter_map(|trail| trail.repeated(now)).sum(),
+            unknown: unknown.take(REPORTED).collect(),
+        }
+    }
+}
+
+impl<T> Trail<T> {
+    /// How many there were in the window, when that is no accident.
+    fn repeated(&self, now: Instant) -> Option<usize> {
+        let recent = || self.times.iter().filter(|at| now.since(**at) < WINDOW);
+        let (first, last) = (recent().next()?, recent().next_back()?);
+        Some(recent().count()).filter(|count| *count >= REPEATED && last.since(*first) >= PATIENT)
+    }
+}
+
+fn note<T: PartialEq>(trails: &mut Vec<Trail<T>>, most: usize, of: T, now: Instant) {
+    // The one that spoke last is the last: the first makes room.
+    let known = trails.iter().position(|trail| trail.of == of);
+    let mut trail = known.map_or_else(|| Trail { of, times: Vec::new() }, |place| trails.remove(place));
+    if trail.times.len() >= REMEMBERED {
+        trail.times.remove(0);
+    }
+    trail.times.push(now);
+    if trails.len() >= most {
+        trails.remove(0);
+    }
+    trails.push(trail);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::PrivateKey;
+
+    #[test]
+    fn who_repeats_a_handshake_for_another_key_is_counted_and_noise_is_not() {
+        let mut log = Log::default();
+        for n in 0..50 {
+            log.note_foreign(source(n), at(n.into()));
+        }
+        for _ in 0..20 {
+            log.note_foreign(source(200), at(50));
+        }
+        assert_eq!(log.report(at(51)), Refused::default(), "a handshake each, and a burst");
+
+        for second in [0, 5, 10, 15] {
+            log.note_foreign(source(201), at(60 + second));
+        }
+        assert_eq!(log.report(at(75)).foreign, 4);
+        assert_eq!(log.report(at(60 + 59)).foreign, 4, "the whole of the last minute");
+        assert_eq!(log.report(at(60 + 15 + 60)), Refused::default());
+    }
+
+    #[test]
+    fn a_key_that_keeps_trying_is_named_and_only_a_few_are() {
+        let mut log = Log::default();
+        let key = |n| PrivateKey::from_bytes([n; 32]).public();
+        log.note_unknown(key(1), at(0));
+        log.note_unknown(key(1), at(5));
+        assert!(log.report(at(6)).unknown.is_empty());
+        log.note_unknown(key(1), at(10));
+        assert_eq!(log.report(at(11)).unknown, [RefusedKey { key: key(1), count: 3 }]);
+
+        for second in [12, 17, 22] {
+            for n in 1..=40 {
+                log.note_unknown(key(n), at(second));
+            }
+        }
+        assert!(log.report(at(23)).unknown.len() <= REPORTED);
+        assert!(log.keys.len() <= KEYS);
+    }
+
+    #[test]
+    fn a_flood_of_sources_takes_no_more_room_and_pushes_the_oldest_out() {
+        let mut log = Log::default();
+        for n in 0..10_000 {
+            log.note_foreign(source(n), at((n / 100).into()));
+        }
+        for n in 0..1_000 {
+            log.note_foreign(source(7), at(200 + n));
+        }
+        assert!(log.sources.len() <= SOURCES);
+        assert!(log.sources.iter().all(|trail| trail.times.len() <= REMEMBERED));
+    }
+
+    fn source(n: u32) -> IpAddr {
+        IpAddr::V4((0xc633_6400 + n).into())
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_boot(Duration::from_secs(1_000 + seconds))
+    }
+}
