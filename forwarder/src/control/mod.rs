@@ -3,6 +3,7 @@
 pub mod client;
 pub mod report;
 pub mod server;
+pub mod warnings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};

@@ -11,6 +11,7 @@ use tunnel::node::PeerStatus;
 use tunnel::reason::DropReason;
 use tunnel::time::Now;
 
+use super::warnings::warnings;
 use super::{EdgeView, Shared};
 use crate::exit;
 use crate::stats::{Dialled, Dropped, EntryStats};
@@ -32,6 +33,9 @@ pub struct Report {
     pub stopping: bool,
     /// The verdict.
     pub health: Health,
+    /// What a person should look at, each with its fix; what can be carried is carried all the same.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// TCP flows in the table, dials included.
     pub flows: u64,
     /// UDP flows open now.
@@ -56,7 +60,7 @@ pub struct Report {
 pub enum Health {
     /// Every peer is up.
     Ok,
-    /// Some peer is not up.
+    /// Some peer is not up, or there is a warning.
     Degraded,
     /// No peer is up.
     Broken,
@@ -73,11 +77,11 @@ impl Health {
         }
     }
 
-    fn of(peers: &[Peer]) -> Self {
+    fn of(peers: &[Peer], warnings: &[String]) -> Self {
         let up = peers.iter().filter(|peer| peer.state == "up").count();
         match up {
             0 => Self::Broken,
-            up if up < peers.len() => Self::Degraded,
+            up if up < peers.len() || !warnings.is_empty() => Self::Degraded,
             _ => Self::Ok,
         }
     }
@@ -207,12 +211,14 @@ pub fn report(shared: &Shared) -> Report {
     let (inject, reach) = (shared.stats.inject.load(), shared.stats.reach.load());
     let pools = shared.stats.pools.load();
     let stats = &shared.stats;
+    let warnings = warnings(shared, now);
     Report {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: shared.uptime().as_secs_f64(),
         stopping: shared.is_stopping(),
-        health: Health::of(&peers),
+        health: Health::of(&peers, &warnings),
+        warnings,
         flows: stats.flows.load(Ordering::Relaxed),
         udp_flows: stats.udp_flows.load(Ordering::Relaxed),
         pending_dials: stats.pending_dials.load(Ordering::Relaxed),

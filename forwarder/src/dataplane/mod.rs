@@ -335,10 +335,16 @@ impl DataPlane {
                     }
                     Event::Watermark { wall } => self.state.save_watermark(wall),
                     Event::ClockBehind { by } => {
-                        let seconds = by.as_secs();
-                        tracing::warn!(
-                            seconds,
-                            "the clock is behind the last one used: sessions wait until it is right"
+                        let behind_seconds = by.as_secs();
+                        tracing::info!(
+                            behind_seconds,
+                            "the wall clock is behind the latest one used here: an edge may answer by a handshake of its own"
+                        );
+                    }
+                    Event::OldStamp { .. } => {
+                        tracing::info!(
+                            peer = %edge.name,
+                            "a handshake of the peer is older than the one before: its clock went back, or it is a replay"
                         );
                     }
                 }

@@ -51,10 +51,16 @@ impl Edge {
                 }
             }
             Event::ClockBehind { by } => {
-                let by = by.as_secs();
+                let behind_seconds = by.as_secs();
                 tracing::info!(
-                    behind_seconds = by,
-                    "the wall clock is behind the last one used; answering only until it is set"
+                    behind_seconds,
+                    "the wall clock is behind the latest one used here: a peer may answer by a handshake of its own"
+                );
+            }
+            Event::OldStamp { peer } => {
+                tracing::info!(
+                    peer = self.name_of_id(peer),
+                    "a handshake of the peer is older than the one before: its clock went back, or it is a replay"
                 );
             }
         }

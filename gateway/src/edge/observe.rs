@@ -227,6 +227,7 @@ impl Edge {
                 .push("somebody keeps changing rules, routes or switches; see the log for which".to_owned());
         }
         problems.extend(current.policy.lists.iter().filter_map(list_age));
+        problems.extend(self.device.node().clock_fault(Self::now()).map(|fault| fault.to_string()));
         if !self.wg_socket.is_reachable() {
             let path = self.wg_socket.path().display();
             problems.push(format!("somebody removed {path}; restart the daemon to have `wg` work again"));

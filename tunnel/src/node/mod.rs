@@ -7,6 +7,7 @@ mod config;
 mod core;
 mod identity;
 mod inbound;
+mod old_stamp;
 mod outbound;
 mod peer;
 mod sizes;
@@ -34,7 +35,7 @@ use crate::offload::SuperPacket;
 use crate::reason::DropReason;
 use crate::schedule::Schedule;
 use crate::sink::InnerSink;
-use crate::time::{Instant, Now};
+use crate::time::{ClockFault, Instant, Now};
 use crate::transmit::SendQueue;
 use crate::watermark::Watermark;
 use identity::Identity;
@@ -42,8 +43,6 @@ use table::Table;
 use turn::Turn;
 use update::Admin;
 
-/// How soon an initiation is tried again that the clock forbade.
-const HOLD: Duration = Duration::from_secs(1);
 /// Silence after which a peer no longer proves that the socket works.
 const HEARD_LATELY: Duration = Duration::from_secs(15);
 
@@ -258,6 +257,12 @@ impl Node {
     /// The number of a peer.
     pub fn peer_id(&self, key: &PublicKey) -> Option<PeerId> {
         self.table.load().by_key(key).map(|peer| peer.id)
+    }
+
+    /// What is wrong with the wall clock, as far as this node can know.
+    pub fn clock_fault(&self, now: Now) -> Option<ClockFault> {
+        let behind = || self.watermark.lock().behind(now.wall).map(ClockFault::Behind);
+        ClockFault::of(now.wall).or_else(behind)
     }
 
     /// Packets dropped for `reason` since the start.

@@ -104,15 +104,21 @@ pub enum Event {
         /// The largest inner packet that the path carries, in bytes.
         mtu: u16,
     },
-    /// The watermark rose: keep this wall clock on disk before it is used.
+    /// The watermark moved: keep this wall clock on disk.
     Watermark {
         /// Time since the UNIX epoch.
         wall: Duration,
     },
-    /// The wall clock lies before the watermark: the node answers but does not initiate until it has passed.
+    /// The wall clock lies before the watermark: peers may take our handshakes for replays, and call us instead.
     ClockBehind {
         /// By how much.
         by: Duration,
+    },
+    /// An authentic handshake of a peer without a session has an old stamp: its clock went back, or it is a replay. It was
+    /// answered by a handshake of ours.
+    OldStamp {
+        /// Whose.
+        peer: PeerId,
     },
 }
 

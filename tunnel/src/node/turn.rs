@@ -112,9 +112,6 @@ impl<'a> Turn<'a> {
                 return Output::Nothing;
             }
         };
-        if kind == KIND_INITIATION && !self.stamp_is_usable() {
-            return Output::Nothing;
-        }
         let Some(endpoint) = to.or(self.endpoint) else { return Output::Nothing };
         out.commit(endpoint, 0, written);
         self.note_sent(kind, index.unwrap_or_default(), written);
@@ -127,6 +124,7 @@ impl<'a> Turn<'a> {
         self.core.traffic.owed = None;
         add(&self.peer.vitals.tx_bytes, written);
         if kind == KIND_INITIATION {
+            self.note_stamp();
             self.core.note_initiation(index, now);
         } else if kind == KIND_DATA && written > DATA_OVERHEAD {
             self.core.traffic.unanswered.get_or_insert(now);
@@ -166,41 +164,45 @@ impl<'a> Turn<'a> {
 
     /// Begins a handshake, or repeats the initiation of the one under way.
     pub(super) fn begin_handshake(&mut self, out: &mut SendQueue) {
-        if self.endpoint.is_none() || self.core.tunn.is_none() {
+        if let Some(endpoint) = self.endpoint {
+            self.call(endpoint, out);
+        }
+    }
+
+    /// Sends an initiation to `to`, wherever the endpoint is.
+    pub(super) fn call(&mut self, to: Endpoint, out: &mut SendQueue) {
+        if self.core.tunn.is_none() {
             return;
         }
         self.follow_wall_clock();
-        if !self.stamp_is_usable() {
-            return;
-        }
         self.refresh(out);
         if self.core.attempt.is_some_and(|attempt| attempt.sent == self.now.instant) {
             return;
         }
-        self.emit(out, INITIATION_LEN, None, |tunn, slot| tunn.format_handshake_initiation(slot, true));
+        self.emit(out, INITIATION_LEN, Some(to), |tunn, slot| tunn.format_handshake_initiation(slot, true));
     }
 
-    /// Whether a handshake may be stamped now; if not, it is tried again in a second.
-    pub(super) fn stamp_is_usable(&mut self) -> bool {
+    /// Notes the stamp of an initiation that left: the mark rises with it, and a clock that went back is reported.
+    fn note_stamp(&self) {
         let stamp = self.core.stamp(self.now.instant);
-        let (verdict, news) = {
-            let mut watermark = self.node.watermark.lock();
-            let verdict = watermark.judge(stamp);
-            (verdict, matches!(verdict, Stamp::Behind(_)) && watermark.tell_once())
+        let mut watermark = self.node.watermark.lock();
+        let event = match watermark.judge(stamp) {
+            Stamp::Below => None,
+            Stamp::Raised(wall) => Some(Event::Watermark { wall }),
+            Stamp::Behind(by) => watermark.report_once().then_some(Event::ClockBehind { by }),
         };
-        match verdict {
-            Stamp::Usable => {}
-            Stamp::Raised(wall) => self.node.events.push(Event::Watermark { wall }),
-            Stamp::Behind(by) => {
-                if news {
-                    self.node.events.push(Event::ClockBehind { by });
-                }
-                self.core.held_until = Some(self.now.instant.after(super::HOLD));
-                return false;
-            }
+        drop(watermark);
+        if let Some(event) = event {
+            self.node.events.push(event);
         }
-        self.core.held_until = None;
-        true
+    }
+
+    /// A session was agreed: stamps by this clock are of use again, whatever the mark says.
+    fn settle_mark(&self) {
+        let stamp = self.core.stamp(self.now.instant).max(self.now.wall);
+        if let Some(wall) = self.node.watermark.lock().follow(stamp) {
+            self.node.events.push(Event::Watermark { wall });
+        }
     }
 
     /// A session was agreed at `since`.
@@ -216,6 +218,7 @@ impl<'a> Turn<'a> {
         vitals.handshake_wall.store(Some(now.wall));
         vitals.failed.store(false, Ordering::Relaxed);
         self.node.events.push(Event::Handshake { peer: id });
+        self.settle_mark();
         self.note_path_tried();
     }
 
