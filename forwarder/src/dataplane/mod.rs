@@ -24,6 +24,7 @@ use tunnel::node::{Event, PeerState, RecoveryStep};
 use tunnel::offload::coalesce::{CoalesceOptions, Coalescer};
 use tunnel::time::{Instant, Now};
 
+use crate::control::warnings;
 use crate::flow::EdgeId;
 use crate::network::{Watch, Word};
 use crate::resolve::Asker;
@@ -327,6 +328,7 @@ impl DataPlane {
                     Event::Handshake { .. } => {
                         tracing::debug!(peer = %edge.name, "session agreed");
                         name.trust();
+                        self.flows.resume(now, edge.id);
                     }
                     Event::PathMtu { mtu, .. } => {
                         tracing::info!(peer = %edge.name, mtu, "found what the path carries");
@@ -341,6 +343,7 @@ impl DataPlane {
                             "the wall clock is behind the latest one used here: an edge may answer by a handshake of its own"
                         );
                     }
+                    Event::SharedKey { .. } => tracing::warn!("{}", warnings::shared_key(&edge.name)),
                     Event::OldStamp { .. } => {
                         tracing::info!(
                             peer = %edge.name,
@@ -372,7 +375,8 @@ impl DataPlane {
     fn handle_endpoint(&mut self, now: Now, id: EdgeId, addresses: &[std::net::SocketAddr]) {
         let found = self.edges.iter_mut().zip(&mut self.names).find(|(edge, _)| edge.id == id);
         let Some((edge, name)) = found else { return };
-        match name.answer(now, addresses) {
+        let current = edge.endpoint(now);
+        match name.answer(now, addresses, current) {
             Some(address) => {
                 edge.set_endpoint(now, address);
                 // Nobody waits for the back-off of the address before.

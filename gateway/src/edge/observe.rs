@@ -13,6 +13,7 @@ use tunnel::reason::DropReason;
 
 use super::counters::{Counters, parse_bans, parse_counters};
 use super::dump::dump;
+use super::events::shared_key;
 use super::services::{service, service_counters};
 use super::wg::WgDevice;
 use super::{Edge, KernelCounters};
@@ -155,6 +156,12 @@ impl Edge {
         let up = peers.iter().filter(|peer| peer.state.label() == "up").count();
         let mut problems = self.problems();
         problems.extend(self.obstacles().await);
+        problems.extend(self.device.node().clock_fault(Self::now()).map(|fault| fault.to_string()));
+        for (peer, shared) in peers.iter().filter_map(|peer| Some((peer, peer.shared_key?))) {
+            let ends = shared.ends.map(|[one, other]| format!(" (at {one} and {other})")).unwrap_or_default();
+            let name = self.name_of(&peer.public_key);
+            problems.push(shared_key(&name, shared.ends.is_some()) + &ends);
+        }
         let leaked = match counters {
             Ok(counters) => self.leaked(&counters),
             Err(failure) => {
@@ -227,7 +234,6 @@ impl Edge {
                 .push("somebody keeps changing rules, routes or switches; see the log for which".to_owned());
         }
         problems.extend(current.policy.lists.iter().filter_map(list_age));
-        problems.extend(self.device.node().clock_fault(Self::now()).map(|fault| fault.to_string()));
         if !self.wg_socket.is_reachable() {
             let path = self.wg_socket.path().display();
             problems.push(format!("somebody removed {path}; restart the daemon to have `wg` work again"));

@@ -6,6 +6,7 @@ use boringtun::noise::Tunn;
 
 use super::PeerConfig;
 use super::old_stamp::OldStamps;
+use super::rivals::Rivals;
 use crate::dice::Dice;
 use crate::liveness::Prober;
 use crate::path_mtu::Search;
@@ -102,6 +103,7 @@ pub(super) struct Core {
     pub(super) recovery: Recovery,
     pub(super) dice: Dice,
     pub(super) old_stamps: OldStamps,
+    pub(super) rivals: Rivals,
     pub(super) scheduled: Option<Instant>,
     pub(super) next_state_change: Option<Instant>,
     pub(super) announced: super::PeerState,
@@ -133,6 +135,7 @@ impl Core {
             recovery: Recovery::default(),
             dice: Dice::new(),
             old_stamps: OldStamps::default(),
+            rivals: Rivals::default(),
             scheduled: None,
             next_state_change: None,
             announced: super::PeerState::Never,

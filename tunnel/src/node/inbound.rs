@@ -331,12 +331,16 @@ impl Turn<'_> {
         if self.endpoint == Some(path) {
             return;
         }
-        let moved = self.endpoint.is_none_or(|endpoint| endpoint.remote != path.remote);
+        let before = self.endpoint.map(|endpoint| endpoint.remote);
+        let moved = before != Some(path.remote);
         self.endpoint = Some(path);
         *self.peer.path.lock() = Some(path);
         if moved {
             if let Some(search) = &mut self.core.search {
                 search.restart();
+            }
+            if let Some(before) = before {
+                self.core.rivals.note_move(self.now.instant, before, path.remote);
             }
             self.peer.vitals.endpoint_changes.fetch_add(1, Ordering::Relaxed);
             self.node.events.push(Event::EndpointChanged { peer: self.peer.id, endpoint: path });

@@ -10,6 +10,7 @@ mod inbound;
 mod old_stamp;
 mod outbound;
 mod peer;
+mod rivals;
 mod sizes;
 mod status;
 mod table;
@@ -26,6 +27,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
 pub use config::{Liveness, MtuRange, NodeConfig, PeerConfig, PeerId};
+pub use rivals::SharedKey;
 pub use status::{Event, PeerState, PeerStatus, RecoveryStep, Verdict};
 
 use crate::endpoint::LocalSide;

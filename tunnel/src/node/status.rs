@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
-use super::PeerId;
+use super::{PeerId, SharedKey};
 use crate::endpoint::Endpoint;
 use crate::key::PublicKey;
 use crate::reason::DropReason;
@@ -114,6 +114,13 @@ pub enum Event {
         /// By how much.
         by: Duration,
     },
+    /// Two machines seem to use one key in turn: the peer's, or our own. Reported once, until it was not so for ten minutes.
+    SharedKey {
+        /// The peer whose sessions show it.
+        peer: PeerId,
+        /// Whether the key is the peer's; else it is our own.
+        is_the_peers: bool,
+    },
     /// An authentic handshake of a peer without a session has an old stamp: its clock went back, or it is a replay. It was
     /// answered by a handshake of ours.
     OldStamp {
@@ -161,6 +168,8 @@ pub struct PeerStatus {
     pub handshakes: u64,
     /// Endpoint changes since the start.
     pub endpoint_changes: u64,
+    /// That two machines use one key, if that was seen within the last minute.
+    pub shared_key: Option<SharedKey>,
     /// Rungs of the ladder climbed, by [`RecoveryStep`] in declaration order.
     pub recoveries: [u64; 3],
 }

@@ -12,6 +12,7 @@ use super::core::{Core, Session};
 use super::peer::Peer;
 use super::{Event, Node};
 use crate::endpoint::Endpoint;
+use crate::liveness::Prober;
 use crate::reason::DropReason;
 use crate::time::{Instant, Now};
 use crate::transmit::SendQueue;
@@ -208,6 +209,7 @@ impl<'a> Turn<'a> {
     /// A session was agreed at `since`.
     pub(super) fn note_session(&mut self, session: Session) {
         let (now, id) = (self.now, self.peer.id);
+        self.look_for_rivals(session);
         self.core.session = Some(session);
         self.core.expired = false;
         self.core.wanted = false;
@@ -220,6 +222,22 @@ impl<'a> Turn<'a> {
         self.node.events.push(Event::Handshake { peer: id });
         self.settle_mark();
         self.note_path_tried();
+    }
+
+    /// Looks whether sessions are replaced as they are where two machines use one key.
+    fn look_for_rivals(&mut self, next: Session) {
+        let now = self.now.instant;
+        let answered_at = self.core.prober.as_ref().and_then(Prober::answered_at);
+        let worked = |before: Session| answered_at.is_some_and(|at| at > before.since);
+        let was_lost = next.initiator && self.core.session.is_some_and(worked);
+        let at = self.endpoint.map(|endpoint| endpoint.remote);
+        self.core.rivals.note_session(now, was_lost);
+        let Some((shared, is_news)) = self.core.rivals.judge(now, at) else { return };
+        *self.peer.vitals.shared_key.lock() = Some(shared);
+        if is_news {
+            let is_the_peers = shared.ends.is_some();
+            self.node.events.push(Event::SharedKey { peer: self.peer.id, is_the_peers });
+        }
     }
 
     /// Sends what waited for a session; what does not fit follows at the next turn.
