@@ -89,7 +89,13 @@ mod tests {
             let packet = Error::TooBig { mtu: 1300 }.build(&ours(local, remote), remote.ip()).unwrap();
             assert_eq!(
                 read(&packet),
-                Some(Complaint { kind: Kind::TooBig(1300), protocol: protocol::TCP, local, remote, sequence: 1 })
+                Some(Complaint {
+                    kind: Kind::TooBig(1300),
+                    protocol: protocol::TCP,
+                    local,
+                    remote,
+                    sequence: 1
+                })
             );
         }
     }
@@ -100,7 +106,13 @@ mod tests {
             let packet = Error::HostUnreachable.build(&ours(local, remote), remote.ip()).unwrap();
             assert_eq!(
                 read(&packet),
-                Some(Complaint { kind: Kind::Unreachable, protocol: protocol::TCP, local, remote, sequence: 1 })
+                Some(Complaint {
+                    kind: Kind::Unreachable,
+                    protocol: protocol::TCP,
+                    local,
+                    remote,
+                    sequence: 1
+                })
             );
         }
     }

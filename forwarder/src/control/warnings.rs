@@ -41,7 +41,8 @@ pub fn descriptors(stats: &Stats, now: Instant) -> Option<String> {
 }
 
 fn shared_keys(shared: &Shared, now: Now) -> impl Iterator<Item = String> {
-    let shows_it = move |peers: Vec<tunnel::node::PeerStatus>| peers.iter().any(|peer| peer.shared_key.is_some());
+    let shows_it =
+        move |peers: Vec<tunnel::node::PeerStatus>| peers.iter().any(|peer| peer.shared_key.is_some());
     shared.edges.iter().filter(move |edge| shows_it(edge.node.peers(now))).map(|edge| shared_key(&edge.name))
 }
 

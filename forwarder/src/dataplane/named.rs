@@ -127,7 +127,11 @@ mod tests {
         for second in [10, 15, 20] {
             assert!(named.is_due(at(second)));
             assert!(!named.is_due(at(second + 4)));
-            assert_eq!(named.answer(at(second), &[address(1)], Some(address(1))), None, "the same address is no news");
+            assert_eq!(
+                named.answer(at(second), &[address(1)], Some(address(1))),
+                None,
+                "the same address is no news"
+            );
         }
         assert!(named.is_due(at(25)));
         assert_eq!(named.answer(at(25), &[address(2)], Some(address(1))), Some(address(2)));

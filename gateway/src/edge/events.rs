@@ -112,7 +112,8 @@ impl Edge {
     fn resolve(self: &Rc<Self>, id: PeerId) {
         let Some(endpoint) = self.configured_endpoint(id) else { return };
         if let Some(address) = peers::literal(&endpoint) {
-            return self.device.node().set_endpoint(id, address, Self::now());
+            self.device.node().set_endpoint(id, address, Self::now());
+            return self.device.wake();
         }
         let edge = Rc::clone(self);
         task::spawn_local(async move {
