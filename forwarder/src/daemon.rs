@@ -22,7 +22,7 @@ use tunnel::io::udp::Backend;
 use crate::config::{self, LoadError, Loaded};
 use crate::control::report::report;
 use crate::control::server::{BindError, ControlSocket};
-use crate::control::{EdgeView, Shared};
+use crate::control::{EdgeView, Shared, problems};
 use crate::dataplane::{Command, Commands, DataPlane, Inbox, Parts};
 use crate::metrics::http;
 use crate::places::Surroundings;
@@ -117,10 +117,15 @@ pub fn run(config: &Path) -> Result<(), DaemonError> {
     LocalSet::new().block_on(&runtime, serve(running))
 }
 
-/// No program that this one might ever start could gain a privilege.
+/// No program that this one might ever start could gain a privilege, and no other process of the same user can read its
+/// memory, where the keys are, or trace it.
 fn renounce_privileges() -> io::Result<()> {
     #[cfg(target_os = "linux")]
-    rustix::thread::set_no_new_privs(true)?;
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        rustix::thread::set_no_new_privs(true)?;
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    }
     Ok(())
 }
 
@@ -176,6 +181,7 @@ async fn serve(running: Running) -> Result<(), DaemonError> {
     notify(&[NotifyState::Ready]);
     let (mut answering, mut signals, mut ended) = (pin!(answering), pin!(signals), pin!(ended));
     let mut watch = health::Watch::default();
+    let mut was_short = false;
     watch.tend(&shared.stats);
     loop {
         tokio::select! {
@@ -184,6 +190,7 @@ async fn serve(running: Running) -> Result<(), DaemonError> {
             () = &mut signals => {}
             () = tokio::time::sleep(TICK) => {
                 watch.tend(&shared.stats);
+                warn_of_descriptors(&shared, &mut was_short);
                 tick(&shared);
             }
         }
@@ -227,6 +234,15 @@ fn stop(shared: &Shared, commands: &Commands) {
     let drain = if again { Duration::ZERO } else { shared.policy.load().limits.drain };
     notify(&[NotifyState::Stopping]);
     commands.send(Command::Stop { drain });
+}
+
+/// Warns once that flows are refused for want of descriptors, until that was not so for a while.
+fn warn_of_descriptors(shared: &Shared, was_short: &mut bool) {
+    let warning = problems::descriptors(&shared.stats, clock::instant());
+    if let Some(warning) = warning.as_ref().filter(|_| !*was_short) {
+        tracing::warn!("{warning}");
+    }
+    *was_short = warning.is_some();
 }
 
 fn tick(shared: &Shared) {

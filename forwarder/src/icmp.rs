@@ -15,6 +15,8 @@ pub struct Complaint {
     pub local: SocketAddr,
     /// Where it went.
     pub remote: SocketAddr,
+    /// The sequence number of the TCP segment, 0 for UDP: who cannot see the flow does not know it (RFC 5927 §4.1).
+    pub sequence: u32,
 }
 
 /// The kinds that matter to a flow.
@@ -44,13 +46,14 @@ impl Complaint {
             }
             _ => return None,
         };
-        let (protocol, local, remote) = quoted_flow(quoted, ip.is_v4())?;
-        ip.transport_checksum_is_valid(packet).then_some(Self { kind, protocol, local, remote })
+        let (protocol, local, remote, sequence) = quoted_flow(quoted, ip.is_v4())?;
+        ip.transport_checksum_is_valid(packet).then_some(Self { kind, protocol, local, remote, sequence })
     }
 }
 
-/// Protocol and ends of the flow whose packet is quoted; the quotation may be cut anywhere after the ports.
-fn quoted_flow(quoted: &[u8], v4: bool) -> Option<(u8, SocketAddr, SocketAddr)> {
+/// Protocol and ends of the flow whose packet is quoted, and a segment's number; the quotation may be cut anywhere after the
+/// 8 bytes of transport header that every quotation has (RFC 792).
+fn quoted_flow(quoted: &[u8], v4: bool) -> Option<(u8, SocketAddr, SocketAddr, u32)> {
     let (src, dst, protocol, transport): (IpAddr, IpAddr, u8, &[u8]) = if v4 {
         let header: &[u8; 20] = quoted.first_chunk()?;
         let [first, .., a, b, c, d, e, f, g, h] = *header;
@@ -63,10 +66,14 @@ fn quoted_flow(quoted: &[u8], v4: bool) -> Option<(u8, SocketAddr, SocketAddr)> 
         let dst: [u8; 16] = *header.get(24..)?.first_chunk()?;
         (Ipv6Addr::from(src).into(), Ipv6Addr::from(dst).into(), *header.get(6)?, transport)
     };
-    let [a, b, c, d] = *transport.first_chunk()?;
+    let [a, b, c, d, sequence @ ..] = *transport.first_chunk::<8>()?;
     let (source, destination) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-    let has_ports = matches!(protocol, protocol::TCP | protocol::UDP);
-    has_ports.then_some((protocol, SocketAddr::new(src, source), SocketAddr::new(dst, destination)))
+    let sequence = match protocol {
+        protocol::TCP => u32::from_be_bytes(sequence),
+        protocol::UDP => 0,
+        _ => return None,
+    };
+    Some((protocol, SocketAddr::new(src, source), SocketAddr::new(dst, destination), sequence))
 }
 
 #[cfg(test)]
@@ -82,7 +89,13 @@ mod tests {
             let packet = Error::TooBig { mtu: 1300 }.build(&ours(local, remote), remote.ip()).unwrap();
             assert_eq!(
                 read(&packet),
-                Some(Complaint { kind: Kind::TooBig(1300), protocol: protocol::TCP, local, remote })
+                Some(Complaint {
+                    kind: Kind::TooBig(1300),
+                    protocol: protocol::TCP,
+                    local,
+                    remote,
+                    sequence: 1
+                })
             );
         }
     }
@@ -93,7 +106,13 @@ mod tests {
             let packet = Error::HostUnreachable.build(&ours(local, remote), remote.ip()).unwrap();
             assert_eq!(
                 read(&packet),
-                Some(Complaint { kind: Kind::Unreachable, protocol: protocol::TCP, local, remote })
+                Some(Complaint {
+                    kind: Kind::Unreachable,
+                    protocol: protocol::TCP,
+                    local,
+                    remote,
+                    sequence: 1
+                })
             );
         }
     }

@@ -7,6 +7,8 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use tunnel::time::is_believable;
+
 /// Where the highest wall clock ever used in a handshake is kept; written off the data thread.
 pub struct StateFile {
     marks: SyncSender<Duration>,
@@ -16,20 +18,15 @@ pub struct StateFile {
 const MAX_WAITING: usize = 4;
 
 impl StateFile {
-    /// Reads the mark in `folder` and starts the thread that writes the next ones. Zero when there is none.
+    /// Reads the mark in `folder` and starts the thread that writes the next ones. Zero when there is none, or none that
+    /// can be read: a session does not depend on it.
     ///
     /// # Errors
-    /// When the folder cannot be made, the file holds something else, or no thread can be started.
+    /// When the folder cannot be made, or no thread can be started.
     pub fn open(folder: &Path) -> io::Result<(Self, Duration)> {
         fs::create_dir_all(folder)?;
         let file = folder.join("clock");
-        let mark = match fs::read_to_string(&file) {
-            Ok(text) => parse(&text).ok_or_else(|| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("{} holds no clock mark", file.display()))
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Duration::ZERO,
-            Err(error) => return Err(error),
-        };
+        let mark = read(&file);
         let (marks, waiting) = sync_channel::<Duration>(MAX_WAITING);
         thread::Builder::new().name("fw-state".into()).spawn(move || {
             while let Ok(mark) = waiting.recv() {
@@ -58,6 +55,19 @@ fn write(file: &PathBuf, mark: Duration) -> io::Result<()> {
     fs::rename(&new, file)
 }
 
+fn read(file: &Path) -> Duration {
+    let error = match fs::read_to_string(file) {
+        Ok(text) => match parse(&text).filter(|mark| is_believable(*mark)) {
+            Some(mark) => return mark,
+            None => io::Error::new(io::ErrorKind::InvalidData, "it holds no time"),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Duration::ZERO,
+        Err(error) => error,
+    };
+    tracing::info!(file = %file.display(), %error, "the clock mark is damaged and counts as none");
+    Duration::ZERO
+}
+
 fn parse(text: &str) -> Option<Duration> {
     let (seconds, nanos) = text.trim().split_once('.')?;
     let nanos: u32 = nanos.parse().ok()?;
@@ -84,9 +94,17 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_in_the_file_is_an_error() {
-        for text in ["", "yesterday", "12", "1.9999999999"] {
-            assert_eq!(parse(text), None, "{text:?}");
+    fn a_damaged_mark_counts_as_none_and_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("clock");
+        let past_all_clocks = "18446744073709551615.999999999";
+        for text in ["", "yesterday", "12", "1.9999999999", past_all_clocks, "9223372036854775808.0"] {
+            fs::write(&file, text).unwrap();
+            assert_eq!(StateFile::open(folder.path()).unwrap().1, Duration::ZERO, "{text:?}");
         }
+        fs::write(&file, [0xff, 0xfe]).unwrap();
+        assert_eq!(StateFile::open(folder.path()).unwrap().1, Duration::ZERO, "no text");
+        write(&file, Duration::from_secs(1_790_000_000)).unwrap();
+        assert_eq!(StateFile::open(folder.path()).unwrap().1, Duration::from_secs(1_790_000_000));
     }
 }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use policy::Name;
 use policy::forwarder::{Inject, Policy};
+use tunnel::time::Instant;
 
 use crate::upstream::Pool;
 
@@ -193,10 +195,28 @@ pub struct Stats {
     pub busy_polls: AtomicU64,
     /// Those of them that found nothing and slept.
     pub busy_poll_misses: AtomicU64,
+    /// Connections refused because no descriptor was free.
+    pub no_descriptor: AtomicU64,
+    /// When the last of them was, in milliseconds since boot; 0 before the first.
+    no_descriptor_at: AtomicU64,
     dropped: Counters<{ Dropped::ALL.len() }>,
 }
 
 impl Stats {
+    /// Counts a connection that was refused because no descriptor was free.
+    pub fn lack_descriptor(&self, now: Instant) {
+        let millis = u64::try_from(now.since_boot().as_millis()).unwrap_or(u64::MAX);
+        self.no_descriptor_at.store(millis.max(1), Ordering::Relaxed);
+        add(&self.no_descriptor, 1);
+    }
+
+    /// When a connection was last refused because no descriptor was free.
+    #[must_use]
+    pub fn no_descriptor_at(&self) -> Option<Instant> {
+        let millis = self.no_descriptor_at.load(Ordering::Relaxed);
+        (millis > 0).then(|| Instant::from_boot(Duration::from_millis(millis)))
+    }
+
     /// Makes sure that every entry of a policy has its counters.
     pub fn adopt(&self, policy: &Policy) {
         let grown = |entries: &ArcSwap<Entries>, names: &mut dyn Iterator<Item = &Name>| {

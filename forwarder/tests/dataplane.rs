@@ -13,7 +13,7 @@ mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forwarder::flow::segment::Bare;
 use forwarder::stats::{Dialled, Dropped};
@@ -324,6 +324,84 @@ fn a_dial_into_the_tunnel_fails_as_soon_as_a_router_says_unreachable() {
     let reader = std::thread::spawn(move || client.read(&mut [0]).unwrap_err().kind());
     edge.until("the client to be told", |_| reader.is_finished());
     assert_eq!(reader.join().unwrap(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_router_is_believed_only_if_it_quotes_what_is_on_the_path() {
+    let mut edge = Edge::new();
+    let (listen, entry) = reach("on_down = \"hold\"\n");
+    let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    let client = TcpStream::connect(("127.0.0.1", listen)).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let is_segment = |packet: &Vec<u8>| Ip::parse(packet).is_ok_and(|ip| ip.protocol == 6);
+    edge.until("the SYN", |edge| edge.others.iter().any(is_segment));
+    let syn = edge.others.iter().find(|packet| is_segment(packet)).unwrap().clone();
+    let router = "10.77.88.1".parse().unwrap();
+    let believed = || daemon.stats.dropped(Dropped::UnrelatedIcmp);
+    let quoting = |sequence: u32| {
+        let mut forged = syn.clone();
+        forged[24..28].copy_from_slice(&sequence.to_be_bytes());
+        Error::HostUnreachable.build(&forged, router).unwrap()
+    };
+    let sent = u32::from_be_bytes(syn[24..28].try_into().unwrap());
+    let forged = [0, 1, u32::MAX, sent.wrapping_sub(1), sent.wrapping_add(1), sent ^ (1 << 31)];
+    edge.inject_all(forged.map(quoting).to_vec());
+    edge.until("the forged messages to be counted", |_| believed() == forged.len() as u64);
+    let read = |mut client: &TcpStream| client.read(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(read(&client), Err(std::io::ErrorKind::WouldBlock), "the dial goes on");
+    edge.inject(quoting(sent));
+    edge.until("the true message", |_| read(&client) == Err(std::io::ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn a_forged_too_big_message_does_not_shrink_a_flow_and_a_true_one_does() {
+    let (mut edge, upstream) = (Edge::new(), listener());
+    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off");
+    let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
+    let mut server = upstream.accept().unwrap().0;
+    server.write_all(&pattern(3_000)).unwrap();
+    assert_eq!(edge.read_exact(3_000), pattern(3_000));
+    let acknowledged = edge.cell.as_ref().unwrap().last_words().1;
+    let (local, remote) = ("192.168.88.2:443".parse().unwrap(), "203.0.113.10:40001".parse().unwrap());
+    let too_big = |sequence| {
+        let quoted =
+            Bare { source: local, destination: remote, sequence, acknowledgement: Some(1), flags: 16 };
+        Error::TooBig { mtu: 576 }.build(&quoted.packet(), "10.77.88.1".parse().unwrap()).unwrap()
+    };
+    let forged = [0, 1, u32::MAX, acknowledged.wrapping_sub(1), acknowledged, acknowledged.wrapping_add(9)];
+    edge.inject_all(forged.map(too_big).to_vec());
+    let refused = || daemon.stats.dropped(Dropped::UnrelatedIcmp);
+    edge.until("the forged messages to be counted", |_| refused() == forged.len() as u64);
+
+    // What is not acknowledged is on the path.
+    let cell = edge.cell.take();
+    server.write_all(&pattern(1_000)).unwrap();
+    edge.until("data that nobody acknowledges", |edge| edge.others.iter().any(|packet| packet.len() > 1_000));
+    edge.inject(too_big(acknowledged));
+    edge.until("the same in smaller pieces", |edge| {
+        edge.others.iter().filter(|packet| (100..=576).contains(&packet.len())).count() >= 2
+    });
+    assert_eq!(refused(), forged.len() as u64);
+    drop(cell);
+}
+
+#[test]
+fn an_origin_that_one_stray_packet_led_elsewhere_returns_to_its_configured_endpoint() {
+    let mut edge = Edge::answering();
+    let _daemon = Daemon::start(edge.port(), &inject("web", "192.168.88.2:443", 1, "off"), Backend::Auto);
+    edge.until("the session", |edge| edge.handshakes() == 1);
+    let settled = Instant::now() + Duration::from_secs(1);
+    edge.until("the first probe to be answered", |_| Instant::now() > settled);
+    let elsewhere = edge.stray();
+    // Three probes to nobody, and the ladder's three rungs.
+    let limit = Instant::now() + Duration::from_secs(40);
+    while edge.handshakes() < 2 {
+        assert!(Instant::now() < limit, "it stays where one packet led it");
+        let soon = Instant::now() + Duration::from_millis(500);
+        edge.until("half a second", |_| Instant::now() > soon);
+    }
+    drop(elsewhere);
 }
 
 #[test]

@@ -42,3 +42,53 @@ pub struct Now {
     /// Wall-clock time since the UNIX epoch; may be wrong and may jump.
     pub wall: Duration,
 }
+
+/// 2026-06-01, before this version was written: a wall clock before it is wrong.
+pub const WRITTEN: Duration = Duration::from_secs(1_780_272_000);
+/// What nobody's clock says is past [`WRITTEN`] by more than a century.
+const CENTURY: Duration = Duration::from_secs(100 * 36_525 * 864);
+
+/// Whether a clock can have said this: no later than a century after this version was written.
+#[must_use]
+pub fn is_believable(wall: Duration) -> bool {
+    wall <= WRITTEN + CENTURY
+}
+
+/// What can be known of a wall clock that is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClockFault {
+    /// It says a time before this version was written.
+    #[error("the wall clock is before June 2026: set it, or start a time service")]
+    Early,
+    /// It says a time a century later.
+    #[error("the wall clock is more than a century ahead: set it, or start a time service")]
+    Late,
+    /// It is this much behind the latest one that a handshake of this machine used.
+    #[error("the wall clock is {} seconds behind the latest one used here: it was set back, or had run ahead", .0.as_secs())]
+    Behind(Duration),
+}
+
+impl ClockFault {
+    /// What the wall clock alone shows.
+    #[must_use]
+    pub fn of(wall: Duration) -> Option<Self> {
+        match wall {
+            _ if wall < WRITTEN => Some(Self::Early),
+            _ if is_believable(wall) => None,
+            _ => Some(Self::Late),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_before_this_version_or_a_century_after_it_is_wrong() {
+        assert_eq!(ClockFault::of(Duration::ZERO), Some(ClockFault::Early));
+        assert_eq!(ClockFault::of(WRITTEN), None);
+        assert_eq!(ClockFault::of(WRITTEN + CENTURY), None);
+        assert_eq!(ClockFault::of(WRITTEN + CENTURY * 2), Some(ClockFault::Late));
+    }
+}

@@ -135,6 +135,21 @@ impl Cell {
         }
     }
 
+    /// The path is back: what waits for a doubled timeout is due now. `true` when something is.
+    pub fn resume(&mut self, now: Instant) -> bool {
+        self.may_send() && self.sender.as_mut().is_some_and(|sender| sender.resume(now))
+    }
+
+    /// Whether a segment that begins at `sequence` was sent and is not acknowledged: nothing else is on the path (RFC 5927
+    /// §4.1).
+    pub fn is_unanswered(&self, sequence: u32) -> bool {
+        match &self.sender {
+            Some(sender) => sender.is_outstanding(sequence),
+            // Our SYN, the one thing sent so far, takes the place before what comes next.
+            None => self.wire.syns > 0 && sequence == self.wire.next_sequence.wrapping_sub(1),
+        }
+    }
+
     /// Whether there is somebody to send to: not before the handshake's end, and not after a reset.
     fn may_send(&mut self) -> bool {
         !matches!(

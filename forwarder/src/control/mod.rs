@@ -1,6 +1,7 @@
 //! The control plane: what the daemon shows, on its socket and as metrics, and what it is told by signals.
 
 pub mod client;
+pub mod problems;
 pub mod report;
 pub mod server;
 

@@ -12,6 +12,7 @@ use tunnel::node::PeerStatus;
 use tunnel::reason::DropReason;
 use tunnel::time::Now;
 
+use super::problems::problems;
 use super::{EdgeView, Shared};
 use crate::exit;
 use crate::stats::{Dialled, Dropped, EntryStats};
@@ -49,7 +50,7 @@ pub struct Report {
     pub reach: Vec<Entry>,
     /// Dropped packets by `stage/reason`, those that happened.
     pub dropped: BTreeMap<String, u64>,
-    /// What is wrong, each with what to do about it.
+    /// What a person should look at, each with its fix; what can be carried is carried all the same.
     #[serde(default)]
     pub problems: Vec<String>,
 }
@@ -60,7 +61,7 @@ pub struct Report {
 pub enum Health {
     /// Every peer is up.
     Ok,
-    /// Some peer is not up.
+    /// Some peer is not up, or there is a problem.
     Degraded,
     /// No peer is up.
     Broken,
@@ -77,11 +78,11 @@ impl Health {
         }
     }
 
-    fn of(peers: &[Peer]) -> Self {
+    fn of(peers: &[Peer], problems: &[String]) -> Self {
         let up = peers.iter().filter(|peer| peer.state == "up").count();
         match up {
             0 => Self::Broken,
-            up if up < peers.len() => Self::Degraded,
+            up if up < peers.len() || !problems.is_empty() => Self::Degraded,
             _ => Self::Ok,
         }
     }
@@ -211,12 +212,13 @@ pub fn report(shared: &Shared) -> Report {
     let (inject, reach) = (shared.stats.inject.load(), shared.stats.reach.load());
     let pools = shared.stats.pools.load();
     let stats = &shared.stats;
+    let problems = problems(shared, &policy, now);
     Report {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: shared.uptime().as_secs_f64(),
         stopping: shared.is_stopping(),
-        health: Health::of(&peers),
+        health: Health::of(&peers, &problems),
         flows: stats.flows.load(Ordering::Relaxed),
         udp_flows: stats.udp_flows.load(Ordering::Relaxed),
         pending_dials: stats.pending_dials.load(Ordering::Relaxed),
@@ -249,15 +251,8 @@ pub fn report(shared: &Shared) -> Report {
             .filter(|(_, _, count)| *count > 0)
             .map(|(stage, reason, count)| (format!("{stage}/{reason}"), count))
             .collect(),
-        problems: problems(shared, &policy),
+        problems,
     }
-}
-
-fn problems(shared: &Shared, policy: &Policy) -> Vec<String> {
-    let not_taken = shared.not_taken.lock().clone();
-    let outages =
-        shared.edges.iter().zip(&policy.peers).filter_map(|(edge, peer)| edge.problem(&peer.endpoint));
-    not_taken.into_iter().chain(outages).collect()
 }
 
 /// Every reason with its count: our own, and those of the nodes together.

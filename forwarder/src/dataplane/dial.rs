@@ -224,7 +224,12 @@ impl Flows {
                     dial.stream = Some(stream);
                     return;
                 }
-                Err(error) => result = upstream::failure(&error),
+                Err(error) => {
+                    if upstream::lacks_descriptor(&error) {
+                        self.stats.lack_descriptor(now.instant);
+                    }
+                    result = upstream::failure(&error);
+                }
             }
             // Of what we lack ourselves, the next upstream would need as much.
             if result == Dialled::Exhausted {
@@ -325,20 +330,19 @@ impl Flows {
         }
     }
 
-    /// The upstream did not answer: the client is told, by a reset when it was refused, by ICMP else.
+    /// The upstream did not answer: the client learns it by a reset when it was refused, or when it cannot be dialled for want
+    /// of something of our own, so that nobody waits for it; by ICMP else.
     fn dial_failed(&mut self, now: Now, id: SlotId, edge: &mut Edge, result: Dialled) {
         let Some(dial) = self.remove_dial(id, result) else { return };
         tracing::debug!(inject = %dial.inject.name, result = result.labels().concat(), "dial failed");
         let Ok(ip) = Ip::parse(&dial.syn) else { return };
         let Ok(tcp) = Tcp::parse(ip.payload(&dial.syn)) else { return };
         match result {
-            Dialled::Refused => {
+            Dialled::Refused | Dialled::Exhausted => {
                 if let Some(reset) = Bare::reset(&ip, &tcp) {
                     edge.send(now, reset.packet());
                 }
             }
-            // The client tries again by itself, and by then there may be room.
-            Dialled::Exhausted => {}
             Dialled::Connected
             | Dialled::Unreachable
             | Dialled::TimedOut

@@ -267,6 +267,13 @@ impl Edge {
         self.addresses.iter().copied().find(|address| address.is_ipv4() == of.is_ipv4())
     }
 
+    /// Where it is, as far as is known.
+    #[must_use]
+    pub fn endpoint(&self, now: Now) -> Option<SocketAddr> {
+        let peer = self.node.peers(now).into_iter().next()?;
+        peer.endpoint.map(|endpoint| endpoint.remote)
+    }
+
     /// Moves the endpoint to where its name leads now.
     pub fn set_endpoint(&mut self, now: Now, endpoint: SocketAddr) {
         for peer in self.node.peers(now) {

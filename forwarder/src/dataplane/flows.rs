@@ -221,6 +221,9 @@ impl Flows {
         let key = FlowKey { edge: edge.id, local: complaint.local, remote: complaint.remote };
         let Some(id) = self.table.find(&key) else { return self.stats.refuse(Dropped::UnrelatedIcmp) };
         if let Some((_, Flow::Open(open))) = self.table.get_mut(id) {
+            if !open.cell.is_unanswered(complaint.sequence) {
+                return self.stats.refuse(Dropped::UnrelatedIcmp);
+            }
             match complaint.kind {
                 Kind::TooBig(mtu) => open.cell.handle_too_big(mtu),
                 // Fatal while opening, a passing trouble later (RFC 5461).
@@ -418,6 +421,19 @@ impl Flows {
                 }
                 Some((_, Flow::Dial(dial))) if doomed(&dial.owner(), dial.lease()) => self.abandon(id),
                 Some(_) | None => {}
+            }
+        }
+    }
+
+    /// A session with an edge is new: flows that wait for a doubled timeout send now.
+    pub(super) fn resume(&mut self, now: Now, edge: EdgeId) {
+        let ids: Vec<SlotId> = self.table.ids().collect();
+        for id in ids {
+            if let Some((key, Flow::Open(open))) = self.table.get_mut(id)
+                && key.edge == edge
+                && open.cell.resume(now.instant)
+            {
+                self.mark(id);
             }
         }
     }

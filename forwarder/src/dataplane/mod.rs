@@ -25,6 +25,7 @@ use tunnel::node::{Event, PeerState, RecoveryStep};
 use tunnel::offload::coalesce::{CoalesceOptions, Coalescer};
 use tunnel::time::{Instant, Now};
 
+use crate::control::problems;
 use crate::flow::EdgeId;
 use crate::network::{Watch, Word};
 use crate::resolve::Asker;
@@ -328,6 +329,7 @@ impl DataPlane {
                     Event::Handshake { .. } => {
                         tracing::debug!(peer = %edge.name, "session agreed");
                         name.trust();
+                        self.flows.resume(now, edge.id);
                     }
                     Event::PathMtu { mtu, .. } => {
                         tracing::info!(peer = %edge.name, mtu, "found what the path carries");
@@ -336,10 +338,17 @@ impl DataPlane {
                     }
                     Event::Watermark { wall } => self.state.save_watermark(wall),
                     Event::ClockBehind { by } => {
-                        let seconds = by.as_secs();
-                        tracing::warn!(
-                            seconds,
-                            "the clock is behind the last one used: sessions wait until it is right"
+                        let behind_seconds = by.as_secs();
+                        tracing::info!(
+                            behind_seconds,
+                            "the wall clock is behind the latest one used here: an edge may answer by a handshake of its own"
+                        );
+                    }
+                    Event::SharedKey { .. } => tracing::warn!("{}", problems::shared_key(&edge.name)),
+                    Event::OldStamp { .. } => {
+                        tracing::info!(
+                            peer = %edge.name,
+                            "a handshake of the peer is older than the one before: its clock went back, or it is a replay"
                         );
                     }
                 }
@@ -368,7 +377,8 @@ impl DataPlane {
     fn handle_endpoint(&mut self, now: Now, id: EdgeId, addresses: &[std::net::SocketAddr]) {
         let found = self.edges.iter_mut().zip(&mut self.names).find(|(edge, _)| edge.id == id);
         let Some((edge, name)) = found else { return };
-        match name.answer(now, addresses) {
+        let current = edge.endpoint(now);
+        match name.answer(now, addresses, current) {
             Some(address) => {
                 edge.set_endpoint(now, address);
                 // Nobody waits for the back-off of the address before.

@@ -93,8 +93,14 @@ impl Named {
         true
     }
 
-    /// Takes an answer; the address to try, when it is another than before.
-    pub(super) fn answer(&mut self, now: Now, addresses: &[SocketAddr]) -> Option<SocketAddr> {
+    /// Takes an answer while the edge is taken to be at `current`; the address to try, when it is another: than before, or
+    /// than where a packet of the edge from elsewhere has led.
+    pub(super) fn answer(
+        &mut self,
+        now: Now,
+        addresses: &[SocketAddr],
+        current: Option<SocketAddr>,
+    ) -> Option<SocketAddr> {
         self.is_unresolved = addresses.is_empty();
         if self.is_unresolved {
             if self.address.is_none() {
@@ -109,7 +115,8 @@ impl Named {
         if !self.is_doubted {
             self.ask_at = None;
         }
-        (self.address.replace(address) != Some(address)).then_some(address)
+        let is_new = self.address.replace(address) != Some(address);
+        (is_new || current != Some(address)).then_some(address)
     }
 }
 
@@ -121,7 +128,7 @@ mod tests {
     fn a_name_is_asked_for_at_once_and_then_no_more_while_the_edge_is_heard() {
         let mut named = named();
         assert!(named.is_due(at(0)));
-        assert_eq!(named.answer(at(0), &[address(1)]), Some(address(1)));
+        assert_eq!(named.answer(at(0), &[address(1)], None), Some(address(1)));
         named.trust();
         assert_eq!(named.deadline(), None);
     }
@@ -130,17 +137,32 @@ mod tests {
     fn a_silent_edge_is_asked_for_every_five_seconds_until_it_is_heard() {
         let mut named = named();
         named.is_due(at(0));
-        named.answer(at(0), &[address(1)]);
+        named.answer(at(0), &[address(1)], None);
         named.doubt(at(10));
         for second in [10, 15, 20] {
             assert!(named.is_due(at(second)));
             assert!(!named.is_due(at(second + 4)));
-            assert_eq!(named.answer(at(second), &[address(1)]), None, "the same address is no news");
+            assert_eq!(
+                named.answer(at(second), &[address(1)], Some(address(1))),
+                None,
+                "the same address is no news"
+            );
         }
         assert!(named.is_due(at(25)));
-        assert_eq!(named.answer(at(25), &[address(2)]), Some(address(2)));
+        assert_eq!(named.answer(at(25), &[address(2)], Some(address(1))), Some(address(2)));
         named.trust();
         assert!(!named.is_due(at(60)));
+    }
+
+    #[test]
+    fn a_silent_edge_that_was_followed_elsewhere_is_tried_where_its_name_leads() {
+        let mut named = named();
+        named.is_due(at(0));
+        named.answer(at(0), &[address(1)], None);
+        named.trust();
+        named.doubt(at(10));
+        assert!(named.is_due(at(10)));
+        assert_eq!(named.answer(at(10), &[address(1)], Some(address(66))), Some(address(1)));
     }
 
     #[test]
@@ -148,7 +170,7 @@ mod tests {
         let mut named = named();
         named.doubt(at(0));
         let both = [address(1), address(2)];
-        let tried: Vec<_> = (0..4).filter_map(|second| named.answer(at(second), &both)).collect();
+        let tried: Vec<_> = (0..4).filter_map(|second| named.answer(at(second), &both, None)).collect();
         assert_eq!(tried, [address(1), address(2), address(1), address(2)]);
     }
 
@@ -159,7 +181,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..7 {
             assert!(named.is_due(at(now)));
-            assert_eq!(named.answer(at(now), &[]), None);
+            assert_eq!(named.answer(at(now), &[], None), None);
             let next = named.deadline().unwrap().since_boot().as_secs();
             pauses.push(next - now);
             now = next;

@@ -107,6 +107,9 @@ impl Listener {
                 Ok((stream, _)) => self.wait_or_refuse(flows, Stream::Tcp(stream)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.is_ready = false,
                 Err(error) if upstream::failure(&error) == Dialled::Exhausted => {
+                    if upstream::lacks_descriptor(&error) {
+                        flows.stats.lack_descriptor(now.instant);
+                    }
                     self.rests_until = Some(now.instant.after(REST));
                     return false;
                 }

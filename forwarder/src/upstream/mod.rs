@@ -50,6 +50,12 @@ pub fn failure(error: &io::Error) -> Dialled {
     }
 }
 
+/// Whether the process or the machine has no descriptor left.
+#[must_use]
+pub fn lacks_descriptor(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// The socket of a flow is of no use any more.
 #[cold]
 fn failed(doing: &str, error: &io::Error) -> Moved {

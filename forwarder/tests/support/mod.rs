@@ -9,6 +9,7 @@ use std::time::{Duration, Instant as Deadline};
 use forwarder::cell::{Cell, Egress, Path, SCRATCH, Settings};
 use forwarder::config;
 use forwarder::dataplane::{Command, Commands, DataPlane, Inbox, Parts};
+use forwarder::flow::segment::Bare;
 use forwarder::resolve::Resolver;
 use forwarder::setup;
 use forwarder::state::StateFile;
@@ -17,7 +18,7 @@ use tunnel::io::Wait;
 use tunnel::io::clock;
 use tunnel::io::udp::{Backend, ReceiveBatch, UdpOptions, UdpSocket};
 use tunnel::key::{PrivateKey, PublicKey};
-use tunnel::node::{Node, NodeConfig, PeerConfig};
+use tunnel::node::{Liveness, Node, NodeConfig, PeerConfig};
 use tunnel::offload::SuperPacket;
 use tunnel::offload::coalesce::{CoalesceOptions, Coalescer};
 use tunnel::packet::{Ip, Tcp, tcp_flags};
@@ -109,8 +110,26 @@ impl Egress for Out<'_> {
     }
 }
 
+/// How the forwarder watches its edges.
+const LIVENESS: Liveness = Liveness {
+    interval: Duration::from_secs(5),
+    interval_lost: Duration::from_secs(1),
+    tolerated: 3,
+    up_within: Duration::from_secs(15),
+    plain_up_within: Duration::from_secs(180),
+};
+
 impl Edge {
     pub fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// An edge that answers probes, as the product's own does.
+    pub fn answering() -> Self {
+        Self::with(Some(LIVENESS))
+    }
+
+    fn with(liveness: Option<Liveness>) -> Self {
         let now = clock::now();
         let socket = UdpSocket::open(&UdpOptions::default()).unwrap();
         let config = NodeConfig {
@@ -118,7 +137,7 @@ impl Edge {
             addresses: vec!["10.77.88.1".parse().unwrap(), "fd77::1".parse().unwrap()],
             mtu: 1420,
             listen_port: socket.local_port().unwrap(),
-            liveness: None,
+            liveness,
             wall_watermark: Duration::ZERO,
         };
         let node = Node::new(config, now);
@@ -183,6 +202,29 @@ impl Edge {
             self.node.handle_inner(clock::now(), packet, &mut queue);
         }
         self.socket.send(queue.transmits(), Wait::Block);
+    }
+
+    /// Sends one authentic packet of the tunnel from another socket, which it then leaves behind, open and silent.
+    pub fn stray(&mut self) -> UdpSocket {
+        let socket = UdpSocket::open(&UdpOptions::default()).unwrap();
+        let mut queue = SendQueue::with_capacity(1 << 20);
+        let (source, destination) = ("10.77.88.1:9", "10.77.88.2:9");
+        let bare = Bare {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            sequence: 0,
+            acknowledgement: None,
+            flags: tcp_flags::RST,
+        };
+        let packet = SuperPacket { bytes: &mut bare.packet(), offload: tunnel::offload::Offload::None };
+        self.node.handle_inner(clock::now(), packet, &mut queue);
+        socket.send(queue.transmits(), Wait::Block);
+        socket
+    }
+
+    /// Sessions agreed since the start.
+    pub fn handshakes(&self) -> u64 {
+        self.node.peers(clock::now())[0].handshakes
     }
 
     /// Runs until `done` is satisfied with what has happened; fails after ten seconds.

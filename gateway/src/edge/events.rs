@@ -51,10 +51,19 @@ impl Edge {
                 }
             }
             Event::ClockBehind { by } => {
-                let by = by.as_secs();
+                let behind_seconds = by.as_secs();
                 tracing::info!(
-                    behind_seconds = by,
-                    "the wall clock is behind the last one used; answering only until it is set"
+                    behind_seconds,
+                    "the wall clock is behind the latest one used here: a peer may answer by a handshake of its own"
+                );
+            }
+            Event::SharedKey { peer, is_the_peers } => {
+                tracing::warn!("{}", shared_key(&self.name_of_id(peer), is_the_peers));
+            }
+            Event::OldStamp { peer } => {
+                tracing::info!(
+                    peer = self.name_of_id(peer),
+                    "a handshake of the peer is older than the one before: its clock went back, or it is a replay"
                 );
             }
         }
@@ -98,9 +107,14 @@ impl Edge {
         }
     }
 
-    /// Resolves one peer's endpoint in the background; an address that is no name needs none.
+    /// Resolves one peer's endpoint in the background. One that is an address is tried at once: a packet from elsewhere may
+    /// have led away from it.
     fn resolve(self: &Rc<Self>, id: PeerId) {
-        let Some(endpoint) = self.name_of_endpoint(id) else { return };
+        let Some(endpoint) = self.configured_endpoint(id) else { return };
+        if let Some(address) = peers::literal(&endpoint) {
+            self.device.node().set_endpoint(id, address, Self::now());
+            return self.device.wake();
+        }
         let edge = Rc::clone(self);
         task::spawn_local(async move {
             match lookup(&endpoint).await {
@@ -116,7 +130,7 @@ impl Edge {
         });
     }
 
-    fn name_of_endpoint(&self, id: PeerId) -> Option<HostPort> {
+    fn configured_endpoint(&self, id: PeerId) -> Option<HostPort> {
         let status = self.device.node().peers(Self::now()).into_iter().find(|peer| peer.id == id)?;
         let current = self.current.borrow();
         let peer = current
@@ -124,7 +138,7 @@ impl Edge {
             .peers
             .iter()
             .find(|peer| peer.public_key.as_bytes() == status.public_key.as_bytes())?;
-        peers::name_to_resolve(peer).cloned()
+        peer.endpoint.clone()
     }
 
     /// Writes the endpoints of the peers heard since the start; others keep the place they had.
@@ -167,4 +181,17 @@ impl Edge {
 /// The first address of a name, IPv4 before IPv6 as the resolver orders them.
 async fn lookup(endpoint: &HostPort) -> Option<SocketAddr> {
     tokio::net::lookup_host(endpoint.to_string()).await.ok()?.next()
+}
+
+/// That two machines use one key in turn, with the fix.
+pub(super) fn shared_key(peer: &str, is_the_peers: bool) -> String {
+    match is_the_peers {
+        true => format!(
+            "two machines use the key of peer {peer} in turn: stop one of them, or give it a key and a [[peer]] of its own"
+        ),
+        false => format!(
+            "the session with peer {peer} works and is lost every few seconds: another edge uses this edge's key; stop one \
+             of them, or give it a key of its own"
+        ),
+    }
 }

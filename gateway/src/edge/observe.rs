@@ -13,6 +13,7 @@ use tunnel::reason::DropReason;
 
 use super::counters::{Counters, parse_bans, parse_counters};
 use super::dump::dump;
+use super::events::shared_key;
 use super::services::{service, service_counters};
 use super::wg::WgDevice;
 use super::{Edge, KernelCounters};
@@ -157,6 +158,12 @@ impl Edge {
         problems.extend(self.not_taken());
         problems.extend(self.refused_handshakes());
         problems.extend(self.obstacles().await);
+        problems.extend(self.device.node().clock_fault(Self::now()).map(|fault| fault.to_string()));
+        for (peer, shared) in peers.iter().filter_map(|peer| Some((peer, peer.shared_key?))) {
+            let ends = shared.ends.map(|[one, other]| format!(" (at {one} and {other})")).unwrap_or_default();
+            let name = self.name_of(&peer.public_key);
+            problems.push(shared_key(&name, shared.ends.is_some()) + &ends);
+        }
         let leaked = match counters {
             Ok(counters) => self.leaked(&counters),
             Err(failure) => {

@@ -70,7 +70,9 @@ fn config(peer: &Peer, keys: &Keys, endpoint: Option<SocketAddr>) -> Option<Peer
     })
 }
 
-fn literal(endpoint: &HostPort) -> Option<SocketAddr> {
+/// The endpoint as an address, if it is one.
+#[must_use]
+pub fn literal(endpoint: &HostPort) -> Option<SocketAddr> {
     match endpoint.host {
         Host::Address(address) => Some(SocketAddr::new(address, endpoint.port)),
         Host::Name(_) => None,

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tunnel::time::is_believable;
 
 pub use files::{read, replace};
 pub use pending::{Moment, Pending};
@@ -80,6 +81,14 @@ struct Clock {
     highest_nanoseconds: u32,
 }
 
+impl Clock {
+    /// What the file says, unless no clock can have reached it.
+    fn wall(&self) -> Option<Duration> {
+        let nanoseconds = Duration::from_nanos(self.highest_nanoseconds.into());
+        Duration::from_secs(self.highest_seconds).checked_add(nanoseconds).filter(|wall| is_believable(*wall))
+    }
+}
+
 impl State {
     /// The state in `folder`, which is made (mode 0700) when it is missing.
     ///
@@ -132,11 +141,20 @@ impl State {
         self.keep("endpoints.json", endpoints)
     }
 
-    /// The highest wall clock a handshake was stamped with; zero when none is known.
+    /// The highest wall clock a handshake was stamped with; zero when none is known, or the file is damaged.
     #[must_use]
     pub fn watermark(&self) -> Duration {
-        let clock: Clock = self.load("clock.json").unwrap_or_default();
-        Duration::from_secs(clock.highest_seconds) + Duration::from_nanos(clock.highest_nanoseconds.into())
+        let path = self.folder.join("clock.json");
+        let bytes = match read(&path) {
+            Ok(None) => return Duration::ZERO,
+            Ok(Some(bytes)) => bytes,
+            Err(_) => Vec::new(),
+        };
+        let clock = serde_json::from_slice::<Clock>(&bytes).ok();
+        clock.and_then(|clock| clock.wall()).unwrap_or_else(|| {
+            tracing::info!(file = %path.display(), "the clock mark is damaged and counts as none");
+            Duration::ZERO
+        })
     }
 
     /// Keeps the highest wall clock.
@@ -288,6 +306,21 @@ mod tests {
         state.keep_watermark(Duration::new(7, 9)).unwrap();
         assert_eq!(state.endpoints(), endpoints);
         assert_eq!(state.watermark(), Duration::new(7, 9));
+    }
+
+    #[test]
+    fn a_damaged_clock_mark_counts_as_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::at(folder.path());
+        let past_all_clocks = r#"{"highest_seconds":18446744073709551615,"highest_nanoseconds":4294967295}"#;
+        let centuries = r#"{"highest_seconds":9223372036854775808,"highest_nanoseconds":0}"#;
+        for text in ["", "{", "[]", r#"{"highest_seconds":-1}"#, past_all_clocks, centuries] {
+            fs::write(folder.path().join("clock.json"), text).unwrap();
+            assert_eq!(state.watermark(), Duration::ZERO, "{text}");
+        }
+        fs::remove_file(folder.path().join("clock.json")).unwrap();
+        fs::create_dir(folder.path().join("clock.json")).unwrap();
+        assert_eq!(state.watermark(), Duration::ZERO, "a folder");
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct Site<'lab> {
     pub forwarder_config: Config,
     /// Whether the edge's daemon runs as its systemd unit runs it: a user of its own with one ambient capability.
     pub as_unit: bool,
+    /// What the daemons find in their environment besides: edge, origin.
+    pub environment: [Vec<(String, String)>; 2],
     /// The edge's daemon, once started.
     pub gateway: Option<Process>,
     /// The origin's daemon, once started.
@@ -70,6 +72,12 @@ impl Config {
     /// Writes the file.
     pub fn write(&self) -> Result<()> {
         fs::write(&self.path, &self.text).with_context(|| self.path.display().to_string())
+    }
+
+    /// The same text in another file.
+    #[must_use]
+    pub fn at(self, path: PathBuf) -> Self {
+        Self { path, ..self }
     }
 
     /// Where it is.
@@ -103,6 +111,7 @@ impl<'lab> Site<'lab> {
             gateway_config,
             forwarder_config,
             as_unit: false,
+            environment: [Vec::new(), Vec::new()],
             gateway: None,
             forwarder: None,
         };
@@ -132,6 +141,8 @@ impl<'lab> Site<'lab> {
     pub fn start_gateway(&mut self) -> Result<()> {
         self.gateway_config.write()?;
         let command = if self.as_unit { self.unit()? } else { self.edge.command(lab::binary("gateway")?) };
+        let [environment, _] = &self.environment;
+        let command = environment.iter().fold(command, |command, (name, value)| command.env(name, value));
         let mut gateway = command.arg("--config").arg(self.gateway_config.path()).spawn("gateway")?;
         self.lab.judge(&gateway);
         let answered = lab::until(Duration::from_secs(10), "the gateway's control socket", || {
@@ -147,6 +158,8 @@ impl<'lab> Site<'lab> {
         self.forwarder_config.write()?;
         self.give_origin_away()?;
         let command = self.origin.command(lab::binary("forwarder")?);
+        let [_, environment] = &self.environment;
+        let command = environment.iter().fold(command, |command, (name, value)| command.env(name, value));
         let command = self.as_forwarder(command.arg("--config").arg(self.forwarder_config.path()));
         let forwarder = command.spawn("forwarder")?;
         self.lab.judge(&forwarder);

@@ -242,7 +242,7 @@ fn a_forwarder_that_was_stopped_for_a_while_goes_on_where_it_was() -> Result<()>
 }
 
 #[test]
-fn with_64_descriptors_new_flows_are_shed_and_old_ones_go_on() -> Result<()> {
+fn with_64_descriptors_new_flows_are_refused_at_once_and_old_ones_go_on() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = site(lab)?;
         let _server = TcpServer::start(site.origin.tcp_listener("127.0.0.1:5001")?, echo)?;
@@ -254,15 +254,22 @@ fn with_64_descriptors_new_flows_are_shed_and_old_ones_go_on() -> Result<()> {
         limit.args(if site.is_unprivileged() { owner.as_slice() } else { &[] });
         let status = limit.args(["--pid", &pid, "--nofile=64:64"]).status()?;
         ensure!(status.success(), "prlimit: {status}");
+        lab.expect_warning("because every file descriptor was in use");
         let mut flows = Vec::new();
         let client = lab.node("client")?;
-        while flows.len() < 100
-            && let Ok(flow) = client.tcp_connect(BULK, Duration::from_millis(1_500))
-        {
-            flow.set_read_timeout(Some(Duration::from_secs(30)))?;
-            flows.push(flow);
-        }
-        println!("{} flows fit", flows.len());
+        let refused = loop {
+            let start = Instant::now();
+            match client.tcp_connect(BULK, Duration::from_millis(1_500)) {
+                Ok(flow) => {
+                    flow.set_read_timeout(Some(Duration::from_secs(30)))?;
+                    flows.push(flow);
+                    ensure!(flows.len() < 100, "64 descriptors for 100 flows");
+                }
+                Err(error) => break (error.downcast_ref().map(std::io::Error::kind), start.elapsed()),
+            }
+        };
+        println!("{} flows fit, the next ended {refused:?}", flows.len());
+        ensure!(refused.0 == Some(ErrorKind::ConnectionRefused), "{refused:?}");
         ensure!((10..64).contains(&flows.len()), "{} flows with 64 descriptors", flows.len());
         for flow in &mut flows {
             exchange(flow)?;
@@ -272,8 +279,18 @@ fn with_64_descriptors_new_flows_are_shed_and_old_ones_go_on() -> Result<()> {
         std::thread::sleep(Duration::from_secs(2));
         let spent = processor(site.forwarder()?)? - before;
         ensure!(spent < Duration::from_millis(500), "{spent:?} of a processor in two idle seconds: it spins");
+        let log = site.forwarder()?.log()?;
+        ensure!(
+            log.matches("because every file descriptor was in use").count() == 1,
+            "it is logged once:\n{log}"
+        );
         drop(flows);
-        until(Duration::from_secs(20), "a new flow", || Ok(exchange(&mut connect(lab)?).ok()))
+        until(Duration::from_secs(20), "a new flow", || Ok(exchange(&mut connect(lab)?).ok()))?;
+        let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();
+        let output = site.forwarder_command(&["status", "--socket", &socket])?.output()?;
+        let status = String::from_utf8_lossy(&output.stdout);
+        ensure!(status.contains("because every file descriptor was in use"), "{status}");
+        Ok(())
     })
 }
 

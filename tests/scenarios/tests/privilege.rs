@@ -42,6 +42,24 @@ fn the_gateways_processes_hold_exactly_the_committed_capabilities() -> Result<()
 }
 
 #[test]
+fn no_process_of_the_forwarders_user_can_read_its_memory_or_its_environment() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        if !lab::has_real_root() {
+            return lab::skip(lab.name(), "only real root can start a process as nobody").map(drop);
+        }
+        let mut site = Site::new(lab)?;
+        site.start()?;
+        let pid = site.forwarder()?.pid();
+        for file in ["environ", "maps", "mem"] {
+            let line = format!("head -c 1 /proc/{pid}/{file}");
+            let as_nobody = site.origin.command("sh").args(["-c", &line]).user(65_534, 65_534).output()?;
+            ensure!(!as_nobody.status.success(), "{file} can be read by its own user");
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn the_gateway_does_its_job_as_its_unit_runs_it() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         if !lab::has_real_root() {

@@ -3,41 +3,126 @@
 use std::time::Duration;
 
 use sim::{ORIGIN_AT, Pair, Setup, Side, at, ms, secs};
-use tunnel::node::{Event, PeerState, Verdict};
+use tunnel::node::{Event, PeerConfig, PeerState};
 use tunnel::reason::DropReason;
+use tunnel::time::ClockFault;
 
 const BOTH: [Side; 2] = [Side::Edge, Side::Origin];
-const MONTH: u64 = 30 * 86_400;
+const TEN_YEARS: u64 = 3_653 * 86_400;
+const ELSEWHERE: &str = "203.0.113.66:4500";
 
 #[test]
-fn an_edge_with_a_clock_in_the_past_only_answers() {
-    let mut pair = Pair::connected(Setup::plain());
-    restart_edge_in_the_past(&mut pair);
-
-    assert_eq!(pair.send(Side::Edge), Verdict::Drop(DropReason::NoSession));
-    pair.run(secs(60));
-    assert_eq!(pair.edge.sent, 0, "it does not initiate");
-    assert_eq!(pair.edge.count(|event| matches!(event, Event::ClockBehind { .. })), 1, "it says so once");
-
-    pair.send(Side::Origin);
-    let took = pair.run_until(secs(30), |pair| pair.state(Side::Edge) == PeerState::Up);
-    assert!(took.is_some(), "it answers");
-    pair.send(Side::Edge);
-    pair.run(secs(1));
-    assert_eq!(pair.arrived(Side::Origin), 1);
+fn a_side_whose_clock_ran_ten_years_ahead_is_up_again_within_ten_seconds_after_a_restart() {
+    for side in BOTH {
+        for mark in [Mark::Kept, Mark::Missing, Mark::Damaged] {
+            for rebound in [false, true] {
+                let mut pair = ten_years_ahead(&[side]);
+                if rebound {
+                    pair.path.rebind();
+                }
+                restart_in_the_present(&mut pair, side, mark);
+                let took = pair.run_until(secs(10), is_up_again);
+                assert!(took.is_some(), "{side:?} {mark:?} rebound {rebound}");
+                assert_carries(&mut pair);
+            }
+        }
+    }
 }
 
 #[test]
-fn it_initiates_as_soon_as_its_clock_is_set() {
-    let mut pair = Pair::connected(Setup::plain());
-    restart_edge_in_the_past(&mut pair);
-    pair.run(secs(60));
-    assert_eq!(pair.edge.sent, 0);
+fn both_sides_whose_clocks_ran_ahead_are_up_again_whatever_order_they_restart_in() {
+    for order in [[Side::Edge, Side::Origin], [Side::Origin, Side::Edge]] {
+        for pause in [ms(0), secs(3), secs(20)] {
+            let mut pair = ten_years_ahead(&BOTH);
+            restart_in_the_present(&mut pair, order[0], Mark::Kept);
+            pair.run(pause);
+            restart_in_the_present(&mut pair, order[1], Mark::Kept);
+            assert!(pair.run_until(secs(10), is_up_again).is_some(), "{order:?} {pause:?}");
+            assert_carries(&mut pair);
+        }
+    }
+}
 
-    pair.edge.wall_error = 0;
-    let took = pair.run_until(secs(5), |pair| pair.state(Side::Edge) == PeerState::Up).expect("it initiates");
-    assert!(took <= ms(1200), "{took:?}");
-    assert!(pair.edge.count(|event| matches!(event, Event::Watermark { .. })) >= 1);
+#[test]
+fn a_clock_that_is_set_back_by_ten_years_without_a_restart_costs_nothing() {
+    for side in BOTH {
+        let mut pair = ten_years_ahead(&[side]);
+        pair.end(side).wall_error = -(TEN_YEARS as i64);
+        pair.path.set_blackhole(true);
+        pair.run(secs(200));
+        pair.path.set_blackhole(false);
+        assert!(pair.run_until(secs(20), is_up_again).is_some(), "{side:?}");
+        pair.run_sending(&BOTH, ms(100), secs(300));
+        assert_carries(&mut pair);
+    }
+}
+
+#[test]
+fn a_clock_behind_is_reported_once_and_the_mark_follows_it_once_a_session_is_agreed() {
+    let mut pair = ten_years_ahead(&[Side::Origin]);
+    restart_in_the_present(&mut pair, Side::Origin, Mark::Kept);
+    let now = pair.now(Side::Origin);
+    assert!(
+        matches!(pair.origin.node.clock_fault(now), Some(ClockFault::Behind(by)) if by > secs(TEN_YEARS - 60))
+    );
+    pair.run(secs(60));
+
+    assert_eq!(pair.origin.count(|event| matches!(event, Event::ClockBehind { .. })), 1);
+    assert_eq!(pair.edge.count(|event| matches!(event, Event::OldStamp { .. })), 1);
+    let now = pair.now(Side::Origin);
+    assert_eq!(pair.origin.node.clock_fault(now), None);
+    assert!(last_mark(&pair).is_some_and(|mark| mark < now.wall + secs(61)));
+}
+
+#[test]
+fn an_initiation_recorded_while_the_clock_was_ahead_keeps_nobody_out_after_a_restart() {
+    let mut pair = Pair::new(Setup { initiate: false, keepalive: None, ..Setup::default() });
+    pair.run(secs(TEN_YEARS));
+    pair.path.record = Some(Vec::new());
+    dial(&mut pair, Side::Edge);
+    pair.run(ms(10));
+    let from_edge = recorded_initiation(&mut pair, Side::Edge);
+    pair.path.record = Some(Vec::new());
+    dial(&mut pair, Side::Origin);
+    pair.run(secs(10));
+    let from_origin = recorded_initiation(&mut pair, Side::Origin);
+    for poisoned in [&[Side::Edge][..], &BOTH] {
+        for side in BOTH {
+            restart_in_the_present(&mut pair, side, Mark::Kept);
+        }
+        for side in poisoned {
+            let initiation = if *side == Side::Edge { &from_origin } else { &from_edge };
+            pair.inject(*side, at(ELSEWHERE), initiation.clone());
+        }
+        assert!(pair.run_until(secs(10), is_up_again).is_some(), "{poisoned:?}");
+        assert_eq!(pair.peer(Side::Edge).endpoint.map(|endpoint| endpoint.remote), Some(at(ORIGIN_AT)));
+        assert_carries(&mut pair);
+    }
+}
+
+#[test]
+fn an_old_stamp_is_answered_by_one_initiation_in_five_seconds_to_its_source_and_the_endpoint_stays() {
+    let mut pair = Pair::new(Setup::plain());
+    pair.path.record = Some(Vec::new());
+    pair.send(Side::Origin);
+    pair.run(secs(1));
+    let old = recorded_initiation(&mut pair, Side::Origin);
+    pair.run(secs(300));
+    pair.path.set_blackhole(true);
+    let sent = pair.edge.sent;
+    pair.path.record = Some(Vec::new());
+
+    for _ in 0..100 {
+        pair.inject(Side::Edge, at(ELSEWHERE), old.clone());
+        pair.run(ms(200));
+    }
+
+    let initiations =
+        pair.path.record.take().expect("a record").iter().filter(|(_, bytes)| bytes[0] == 1).count();
+    // The edge's own repetition of the last, to where the peer was, may come in between.
+    assert!((4..=5).contains(&initiations), "{initiations} in twenty seconds");
+    assert_eq!(pair.edge.sent - sent, initiations as u64, "nothing else was sent");
+    assert_eq!(pair.peer(Side::Edge).endpoint.map(|endpoint| endpoint.remote), Some(at(ORIGIN_AT)));
 }
 
 #[test]
@@ -60,10 +145,7 @@ fn every_stamp_lies_below_the_watermark_that_was_told_before() {
 #[test]
 fn a_restart_right_after_the_watermark_was_kept_is_not_behind() {
     let mut pair = Pair::connected(Setup::default());
-    let mark = pair.origin.events.iter().rev().find_map(|(_, event)| match event {
-        Event::Watermark { wall } => Some(*wall),
-        _ => None,
-    });
+    let mark = last_mark(&pair);
     let config = pair.peer_config(Side::Origin);
     pair.run(secs(1));
     pair.restart(Side::Origin, config, mark.expect("a watermark"));
@@ -138,13 +220,88 @@ fn handshakes_are_told_on_both_clocks() {
     assert!(now.wall - handshake.wall < secs(2));
 }
 
-fn restart_edge_in_the_past(pair: &mut Pair) {
-    let mut config = pair.peer_config(Side::Edge);
-    config.endpoint = Some(at(ORIGIN_AT));
-    config.initiate = true;
-    pair.run(secs(200));
-    let mark = pair.now(Side::Edge).wall;
-    pair.edge.wall_error = -(MONTH as i64);
-    pair.origin.delivered.clear();
-    pair.restart(Side::Edge, config, mark);
+/// What a side finds on its disk.
+#[derive(Clone, Copy, Debug)]
+enum Mark {
+    Kept,
+    Missing,
+    Damaged,
+}
+
+/// A connected pair in which the other end of each of `sides` has seen a stamp of it that lies ten years ahead.
+fn ten_years_ahead(sides: &[Side]) -> Pair {
+    let mut pair = Pair::new(Setup { initiate: false, keepalive: None, ..Setup::default() });
+    // A `Tunn` stamps from where it was made: those that are made anew are in the present again.
+    pair.run(secs(TEN_YEARS));
+    for side in BOTH.into_iter().filter(|side| !sides.contains(side)) {
+        let mut config = pair.peer_config(side);
+        config.endpoint = None;
+        pair.restart(side, config, Duration::ZERO);
+    }
+    for side in sides {
+        dial(&mut pair, *side);
+        assert!(pair.run_until(secs(1), is_up_again).is_some());
+        pair.run(secs(6));
+    }
+    dial(&mut pair, Side::Origin);
+    pair.run(secs(10));
+    pair
+}
+
+/// Lets `side` open the session itself, as the product's ends do that know an endpoint.
+fn dial(pair: &mut Pair, side: Side) {
+    let (config, now) = (dialling(pair, side), pair.now(side));
+    pair.end(side).node.update_peers(&[config], &[], now).expect("a peer");
+    let id = pair.peer_id(side);
+    let endpoint = if side == Side::Edge { at(ORIGIN_AT) } else { at(sim::EDGE_AT) };
+    pair.end(side).node.set_endpoint(id, endpoint, now);
+    pair.network_change(side);
+}
+
+fn dialling(pair: &Pair, side: Side) -> PeerConfig {
+    let endpoint = if side == Side::Edge { at(ORIGIN_AT) } else { at(sim::EDGE_AT) };
+    let keepalive = (side == Side::Origin).then(|| secs(25));
+    PeerConfig { endpoint: Some(endpoint), keepalive, initiate: true, ..pair.peer_config(side) }
+}
+
+/// Starts `side` again with a clock that is right.
+fn restart_in_the_present(pair: &mut Pair, side: Side, mark: Mark) {
+    let mark = match mark {
+        Mark::Kept => pair.now(side).wall + secs(60),
+        Mark::Missing => Duration::ZERO,
+        Mark::Damaged => Duration::MAX,
+    };
+    pair.end(side).wall_error = -(TEN_YEARS as i64);
+    let config = dialling(pair, side);
+    pair.restart(side, config, mark);
+}
+
+/// Whether both sides have heard the other within the last moments, through a session they both know.
+fn is_up_again(pair: &Pair) -> bool {
+    BOTH.iter().all(|side| {
+        let (peer, now) = (pair.peer(*side), pair.now(*side));
+        peer.state == PeerState::Up
+            && peer.latest_handshake.is_some_and(|at| now.instant.since(at.instant) < secs(11))
+    })
+}
+
+fn assert_carries(pair: &mut Pair) {
+    let before = [pair.arrived(Side::Edge), pair.arrived(Side::Origin)];
+    pair.send(Side::Edge);
+    pair.send(Side::Origin);
+    pair.run(secs(1));
+    assert_eq!([pair.arrived(Side::Edge), pair.arrived(Side::Origin)], before.map(|count| count + 1));
+}
+
+fn recorded_initiation(pair: &mut Pair, from: Side) -> Vec<u8> {
+    let sent = pair.path.record.take().expect("a record");
+    let initiation = sent.into_iter().rev().find(|(side, bytes)| *side == from && bytes[0] == 1);
+    initiation.expect("an initiation").1
+}
+
+fn last_mark(pair: &Pair) -> Option<Duration> {
+    pair.origin.events.iter().rev().find_map(|(_, event)| match event {
+        Event::Watermark { wall } => Some(*wall),
+        _ => None,
+    })
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use boringtun::noise::Tunn;
 
 use super::PeerConfig;
+use super::old_stamp::OldStamps;
+use super::rivals::Rivals;
 use crate::dice::Dice;
 use crate::liveness::Prober;
 use crate::path_mtu::Search;
@@ -76,6 +78,8 @@ pub(super) struct Core {
     pub(super) session: Option<Session>,
     pub(super) attempt: Option<Attempt>,
     pub(super) answer: Option<Answer>,
+    /// Whether the newest initiation that the `Tunn` took was never confirmed, so that its stamp may be a replay's.
+    pub(super) has_unproven_stamp: bool,
     /// Whether the `Tunn` remembers a stamp that was proven fresh, so that old initiations cannot pass for new ones.
     pub(super) remembers_stamp: bool,
     /// Receiver index and highest counter seen: a delayed packet does not move the endpoint back.
@@ -87,8 +91,6 @@ pub(super) struct Core {
     pub(super) expired: bool,
     /// Whether data was offered since the last session ended.
     pub(super) wanted: bool,
-    /// Not before this is an initiation tried again that the clock forbade.
-    pub(super) held_until: Option<Instant>,
     /// A handshake to begin at this time, as after a rung of the ladder.
     pub(super) urge: Option<Instant>,
     /// How many of [`QUICK`] were used since the path was last new.
@@ -100,8 +102,8 @@ pub(super) struct Core {
     pub(super) search: Option<Search>,
     pub(super) recovery: Recovery,
     pub(super) dice: Dice,
-    /// When an authentic but old stamp last made us initiate.
-    pub(super) countered: Option<Instant>,
+    pub(super) old_stamps: OldStamps,
+    pub(super) rivals: Rivals,
     pub(super) scheduled: Option<Instant>,
     pub(super) next_state_change: Option<Instant>,
     pub(super) announced: super::PeerState,
@@ -116,6 +118,7 @@ impl Core {
             session: None,
             attempt: None,
             answer: None,
+            has_unproven_stamp: false,
             remembers_stamp: false,
             newest: (0, 0),
             traffic: Traffic::default(),
@@ -123,7 +126,6 @@ impl Core {
             longest: 0,
             expired: false,
             wanted: false,
-            held_until: None,
             urge: None,
             quick: 0,
             keepalive: config.keepalive_interval(),
@@ -132,7 +134,8 @@ impl Core {
             search: None,
             recovery: Recovery::default(),
             dice: Dice::new(),
-            countered: None,
+            old_stamps: OldStamps::default(),
+            rivals: Rivals::default(),
             scheduled: None,
             next_state_change: None,
             announced: super::PeerState::Never,
@@ -147,11 +150,11 @@ impl Core {
         self.session = None;
         self.attempt = None;
         self.answer = None;
+        self.has_unproven_stamp = false;
         self.remembers_stamp = false;
         self.newest = (0, 0);
         self.waiting = 0;
         self.expired = false;
-        self.held_until = None;
         (self.traffic.unanswered, self.traffic.owed) = (None, None);
         self.stop_probing();
     }
@@ -214,7 +217,7 @@ impl Core {
 
     /// The wall clock the next stamp would carry.
     pub(super) fn stamp(&self, now: Instant) -> Duration {
-        self.made.wall + now.since(self.made.instant)
+        self.made.wall.saturating_add(now.since(self.made.instant))
     }
 
     /// Notes that an initiation of ours left.
@@ -248,7 +251,7 @@ impl Core {
         let flush =
             (self.session.is_some() && self.waiting > 0).then(|| now.after(Duration::from_millis(10)));
         let keepalive = self.keepalive_due();
-        let rekey = self.rekey_due().filter(|_| has_endpoint).map(|at| self.held_until.unwrap_or(at).max(at));
+        let rekey = self.rekey_due().filter(|_| has_endpoint);
         [
             tunn,
             opening,
@@ -275,11 +278,10 @@ impl Core {
             && self.urge.is_none()
     }
 
-    /// Not before this is a session opened: the clock forbade it, or the far end, whose handshake we have answered, may
-    /// still confirm that one. Two that cross cost some peers both of them, and then rekey-timeout.
+    /// Not before this is a session opened: the far end, whose handshake we have answered, may still confirm that one. Two
+    /// that cross cost some peers both of them, and then rekey-timeout.
     pub(super) fn opens_at(&self) -> Option<Instant> {
-        let confirmed = self.answer.map(|answer| answer.at.after(REKEY_TIMEOUT));
-        self.held_until.max(confirmed)
+        self.answer.map(|answer| answer.at.after(REKEY_TIMEOUT))
     }
 
     /// When an empty packet is due: as the answer to data, or after so long without a packet either way.

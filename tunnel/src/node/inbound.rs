@@ -6,6 +6,7 @@ use boringtun::noise::TunnResult;
 use boringtun::noise::errors::WireGuardError;
 
 use super::core::{Answer, Session};
+use super::old_stamp::AfterOldStamp;
 use super::peer::{Peer, canonical};
 use super::table::Table;
 use super::turn::{Output, Turn};
@@ -166,6 +167,25 @@ impl Node {
 
 impl Turn<'_> {
     fn receive_initiation(&mut self, arrival: Arrival, datagram: &[u8], out: &mut SendQueue) {
+        let Err(error) = self.answer_initiation(arrival, datagram, out) else { return };
+        if !matches!(error, WireGuardError::WrongTai64nTimestamp) {
+            return self.node.count_drop(DropReason::BadHandshake);
+        }
+        self.node.count_drop(DropReason::OldStamp);
+        if self.handle_old_stamp(arrival.path, out) == AfterOldStamp::Answer
+            && self.answer_initiation(arrival, datagram, out).is_err()
+        {
+            self.node.count_drop(DropReason::BadHandshake);
+        }
+    }
+
+    /// Answers an initiation to where it came from; the error is why it is none to answer.
+    fn answer_initiation(
+        &mut self,
+        arrival: Arrival,
+        datagram: &[u8],
+        out: &mut SendQueue,
+    ) -> Result<(), WireGuardError> {
         let mut index = None;
         let output = self.emit(out, INITIATION_LEN, Some(arrival.path), |tunn, slot| {
             let result = tunn.decapsulate(None, datagram, slot);
@@ -178,20 +198,18 @@ impl Turn<'_> {
             Output::Sent(_) => {
                 self.received.bytes += datagram.len();
                 self.core.answer = index.map(|index| Answer { index, at: self.now.instant });
+                self.core.has_unproven_stamp = true;
                 self.core.attempt = None;
                 self.core.expired = false;
                 if self.core.remembers_stamp || self.endpoint.is_none() {
                     self.roam(arrival.path);
                 }
             }
-            Output::Failed(WireGuardError::WrongTai64nTimestamp) => {
-                self.node.count_drop(DropReason::OldStamp);
-                self.counter_old_stamp(out);
-            }
-            Output::Failed(_) => self.node.count_drop(DropReason::BadHandshake),
+            Output::Failed(error) => return Err(error),
             Output::Nothing => self.node.count_drop(DropReason::NoSession),
             Output::Full => {}
         }
+        Ok(())
     }
 
     fn receive_response(&mut self, arrival: Arrival, receiver: u32, datagram: &[u8], out: &mut SendQueue) {
@@ -322,12 +340,16 @@ impl Turn<'_> {
         if self.endpoint == Some(path) {
             return;
         }
-        let moved = self.endpoint.is_none_or(|endpoint| endpoint.remote != path.remote);
+        let before = self.endpoint.map(|endpoint| endpoint.remote);
+        let moved = before != Some(path.remote);
         self.endpoint = Some(path);
         *self.peer.path.lock() = Some(path);
         if moved {
             if let Some(search) = &mut self.core.search {
                 search.restart();
+            }
+            if let Some(before) = before {
+                self.core.rivals.note_move(self.now.instant, before, path.remote);
             }
             self.peer.vitals.endpoint_changes.fetch_add(1, Ordering::Relaxed);
             self.node.events.push(Event::EndpointChanged { peer: self.peer.id, endpoint: path });
@@ -338,6 +360,7 @@ impl Turn<'_> {
     fn confirm_answer(&mut self, receiver: u32) {
         let Some(answer) = self.core.answer.filter(|answer| answer.index == receiver) else { return };
         self.core.answer = None;
+        self.core.has_unproven_stamp = false;
         self.core.remembers_stamp = true;
         self.note_session(Session { since: answer.at, initiator: false });
     }

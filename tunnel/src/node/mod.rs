@@ -7,9 +7,11 @@ mod config;
 mod core;
 mod identity;
 mod inbound;
+mod old_stamp;
 mod outbound;
 mod peer;
 mod refused;
+mod rivals;
 mod sizes;
 mod status;
 mod table;
@@ -27,6 +29,7 @@ use parking_lot::Mutex;
 
 pub use config::{Liveness, MtuRange, NodeConfig, PeerConfig, PeerId};
 pub use refused::{Refused, RefusedKey};
+pub use rivals::SharedKey;
 pub use status::{Event, PeerState, PeerStatus, RecoveryStep, Verdict};
 
 use crate::endpoint::LocalSide;
@@ -36,7 +39,7 @@ use crate::offload::SuperPacket;
 use crate::reason::DropReason;
 use crate::schedule::Schedule;
 use crate::sink::InnerSink;
-use crate::time::{Instant, Now};
+use crate::time::{ClockFault, Instant, Now};
 use crate::transmit::SendQueue;
 use crate::watermark::Watermark;
 use identity::Identity;
@@ -44,8 +47,6 @@ use table::Table;
 use turn::Turn;
 use update::Admin;
 
-/// How soon an initiation is tried again that the clock forbade.
-const HOLD: Duration = Duration::from_secs(1);
 /// Silence after which a peer no longer proves that the socket works.
 const HEARD_LATELY: Duration = Duration::from_secs(15);
 
@@ -273,6 +274,12 @@ impl Node {
     /// peer's, as far as they look like a mistake in a configuration and not like noise.
     pub fn refused(&self, now: Now) -> Refused {
         self.refused.lock().report(now.instant)
+    }
+
+    /// What is wrong with the wall clock, as far as this node can know.
+    pub fn clock_fault(&self, now: Now) -> Option<ClockFault> {
+        let behind = || self.watermark.lock().behind(now.wall).map(ClockFault::Behind);
+        ClockFault::of(now.wall).or_else(behind)
     }
 
     /// Packets dropped for `reason` since the start.

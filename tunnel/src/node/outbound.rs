@@ -117,9 +117,6 @@ impl Turn<'_> {
     fn wait(&mut self, mut segments: Segments<'_>, out: &mut SendQueue) -> Verdict {
         self.core.wanted = true;
         self.follow_wall_clock();
-        if self.core.attempt.is_none() && !self.stamp_is_usable() {
-            return Verdict::Drop(DropReason::NoSession);
-        }
         let (mut kept, mtu) = (0, self.node.mtu());
         let mut scratch = [0; MAX_PADDED];
         while let Some(segment) = segments.next_segment() {

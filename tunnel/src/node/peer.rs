@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::core::Core;
-use super::{Liveness, PeerConfig, PeerId, PeerState, PeerStatus};
+use super::{Liveness, PeerConfig, PeerId, PeerState, PeerStatus, SharedKey};
 use crate::endpoint::Endpoint;
 use crate::key::PublicKey;
 use crate::liveness::Facts;
@@ -62,6 +62,7 @@ impl Peer {
             probes_lost: vitals.probes_lost.load(Ordering::Relaxed),
             handshakes: vitals.handshakes.load(Ordering::Relaxed),
             endpoint_changes: vitals.endpoint_changes.load(Ordering::Relaxed),
+            shared_key: vitals.shared_key.lock().filter(|shared| shared.is_fresh(now.instant)),
             recoveries: std::array::from_fn(|step| {
                 vitals.recoveries.get(step).map_or(0, |count| count.load(Ordering::Relaxed))
             }),
@@ -101,6 +102,7 @@ pub(super) struct Vitals {
     pub(super) handshake_wall: Stamp,
     pub(super) answered: AtomicBool,
     pub(super) failed: AtomicBool,
+    pub(super) shared_key: Mutex<Option<SharedKey>>,
 }
 
 impl Vitals {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
-use super::PeerId;
+use super::{PeerId, SharedKey};
 use crate::endpoint::Endpoint;
 use crate::key::PublicKey;
 use crate::reason::DropReason;
@@ -104,15 +104,28 @@ pub enum Event {
         /// The largest inner packet that the path carries, in bytes.
         mtu: u16,
     },
-    /// The watermark rose: keep this wall clock on disk before it is used.
+    /// The watermark moved: keep this wall clock on disk.
     Watermark {
         /// Time since the UNIX epoch.
         wall: Duration,
     },
-    /// The wall clock lies before the watermark: the node answers but does not initiate until it has passed.
+    /// The wall clock lies before the watermark: peers may take our handshakes for replays, and call us instead.
     ClockBehind {
         /// By how much.
         by: Duration,
+    },
+    /// Two machines seem to use one key in turn: the peer's, or our own. Reported once, until it was not so for ten minutes.
+    SharedKey {
+        /// The peer whose sessions show it.
+        peer: PeerId,
+        /// Whether the key is the peer's; else it is our own.
+        is_the_peers: bool,
+    },
+    /// An authentic handshake of a peer without a session has an old stamp: its clock went back, or it is a replay. It was
+    /// answered by a handshake of ours.
+    OldStamp {
+        /// Whose.
+        peer: PeerId,
     },
 }
 
@@ -155,6 +168,8 @@ pub struct PeerStatus {
     pub handshakes: u64,
     /// Endpoint changes since the start.
     pub endpoint_changes: u64,
+    /// That two machines use one key, if that was seen within the last minute.
+    pub shared_key: Option<SharedKey>,
     /// Rungs of the ladder climbed, by [`RecoveryStep`] in declaration order.
     pub recoveries: [u64; 3],
 }

@@ -16,15 +16,13 @@ use crate::transmit::SendQueue;
 use crate::wire::INITIATION_LEN;
 
 /// An attempt at a session this old calls for more than another initiation.
-const ATTEMPT_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const ATTEMPT_PATIENCE: Duration = Duration::from_secs(10);
 /// What the shell gets to do a rung before the node tries the path again.
 const AFTER_RUNG: Duration = Duration::from_millis(200);
 /// An initiation of ours is not followed by another within this (rekey-timeout), unless a rung changed the path.
 const INITIATION_SPACING: Duration = Duration::from_secs(5);
 /// A forward step of the wall clock against the monotonic one by more than this makes old stamps of new ones.
 const CLOCK_STEP: Duration = Duration::from_secs(1);
-/// An authentic but old stamp is answered by an initiation of ours once in this time.
-const COUNTER_SPACING: Duration = Duration::from_secs(5);
 /// Room that one peer's timers may need: an initiation or keepalive, a handshake, a probe.
 const ROOM: usize = 3 * INITIATION_LEN;
 
@@ -78,7 +76,7 @@ impl Turn<'_> {
             self.core.urge = None;
         }
         let opens = self.core.must_open() && !is_later(self.core.opens_at());
-        if opens || urged && !is_later(self.core.held_until) {
+        if opens || urged {
             self.begin_handshake(out);
         }
     }
@@ -229,7 +227,7 @@ impl Turn<'_> {
     /// A session that works is kept: its own renewals were accepted with these stamps.
     pub(super) fn follow_wall_clock(&mut self) {
         let now = self.now;
-        if now.wall <= self.core.stamp(now.instant) + CLOCK_STEP {
+        if now.wall <= self.core.stamp(now.instant).saturating_add(CLOCK_STEP) {
             return;
         }
         let works = self.core.session.is_some_and(|session| {
@@ -243,19 +241,6 @@ impl Turn<'_> {
                 self.core.urge = Some(now.instant);
             }
         }
-    }
-
-    /// The peer's clock lies behind a stamp we remember: it can only be reached by an initiation of ours.
-    pub(super) fn counter_old_stamp(&mut self, out: &mut SendQueue) {
-        let now = self.now.instant;
-        let lately = |at| now.since(at) < COUNTER_SPACING;
-        // While the peer is heard the old initiation is a replay.
-        let heard = self.core.session.is_some() && lately(self.core.traffic.received);
-        if heard || self.core.countered.is_some_and(lately) {
-            return;
-        }
-        self.core.countered = Some(now);
-        self.begin_handshake(out);
     }
 
     /// Tells a change of the peer's state, and when to look again.

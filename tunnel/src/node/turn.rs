@@ -12,6 +12,7 @@ use super::core::{Core, Session};
 use super::peer::Peer;
 use super::{Event, Node};
 use crate::endpoint::Endpoint;
+use crate::liveness::Prober;
 use crate::reason::DropReason;
 use crate::time::{Instant, Now};
 use crate::transmit::SendQueue;
@@ -112,9 +113,6 @@ impl<'a> Turn<'a> {
                 return Output::Nothing;
             }
         };
-        if kind == KIND_INITIATION && !self.stamp_is_usable() {
-            return Output::Nothing;
-        }
         let Some(endpoint) = to.or(self.endpoint) else { return Output::Nothing };
         out.commit(endpoint, 0, written);
         self.note_sent(kind, index.unwrap_or_default(), written);
@@ -127,6 +125,7 @@ impl<'a> Turn<'a> {
         self.core.traffic.owed = None;
         add(&self.peer.vitals.tx_bytes, written);
         if kind == KIND_INITIATION {
+            self.note_stamp();
             self.core.note_initiation(index, now);
         } else if kind == KIND_DATA && written > DATA_OVERHEAD {
             self.core.traffic.unanswered.get_or_insert(now);
@@ -166,46 +165,51 @@ impl<'a> Turn<'a> {
 
     /// Begins a handshake, or repeats the initiation of the one under way.
     pub(super) fn begin_handshake(&mut self, out: &mut SendQueue) {
-        if self.endpoint.is_none() || self.core.tunn.is_none() {
+        if let Some(endpoint) = self.endpoint {
+            self.call(endpoint, out);
+        }
+    }
+
+    /// Sends an initiation to `to`, wherever the endpoint is.
+    pub(super) fn call(&mut self, to: Endpoint, out: &mut SendQueue) {
+        if self.core.tunn.is_none() {
             return;
         }
         self.follow_wall_clock();
-        if !self.stamp_is_usable() {
-            return;
-        }
         self.refresh(out);
         if self.core.attempt.is_some_and(|attempt| attempt.sent == self.now.instant) {
             return;
         }
-        self.emit(out, INITIATION_LEN, None, |tunn, slot| tunn.format_handshake_initiation(slot, true));
+        self.emit(out, INITIATION_LEN, Some(to), |tunn, slot| tunn.format_handshake_initiation(slot, true));
     }
 
-    /// Whether a handshake may be stamped now; if not, it is tried again in a second.
-    pub(super) fn stamp_is_usable(&mut self) -> bool {
+    /// Notes the stamp of an initiation that left: the mark rises with it, and a clock that went back is reported.
+    fn note_stamp(&self) {
         let stamp = self.core.stamp(self.now.instant);
-        let (verdict, news) = {
-            let mut watermark = self.node.watermark.lock();
-            let verdict = watermark.judge(stamp);
-            (verdict, matches!(verdict, Stamp::Behind(_)) && watermark.tell_once())
+        let mut watermark = self.node.watermark.lock();
+        let event = match watermark.judge(stamp) {
+            Stamp::Below => None,
+            Stamp::Raised(wall) => Some(Event::Watermark { wall }),
+            Stamp::Behind(by) => watermark.report_once().then_some(Event::ClockBehind { by }),
         };
-        match verdict {
-            Stamp::Usable => {}
-            Stamp::Raised(wall) => self.node.events.push(Event::Watermark { wall }),
-            Stamp::Behind(by) => {
-                if news {
-                    self.node.events.push(Event::ClockBehind { by });
-                }
-                self.core.held_until = Some(self.now.instant.after(super::HOLD));
-                return false;
-            }
+        drop(watermark);
+        if let Some(event) = event {
+            self.node.events.push(event);
         }
-        self.core.held_until = None;
-        true
+    }
+
+    /// A session was agreed: stamps by this clock are of use again, whatever the mark says.
+    fn settle_mark(&self) {
+        let stamp = self.core.stamp(self.now.instant).max(self.now.wall);
+        if let Some(wall) = self.node.watermark.lock().follow(stamp) {
+            self.node.events.push(Event::Watermark { wall });
+        }
     }
 
     /// A session was agreed at `since`.
     pub(super) fn note_session(&mut self, session: Session) {
         let (now, id) = (self.now, self.peer.id);
+        self.look_for_rivals(session);
         self.core.session = Some(session);
         self.core.expired = false;
         self.core.wanted = false;
@@ -216,7 +220,24 @@ impl<'a> Turn<'a> {
         vitals.handshake_wall.store(Some(now.wall));
         vitals.failed.store(false, Ordering::Relaxed);
         self.node.events.push(Event::Handshake { peer: id });
+        self.settle_mark();
         self.note_path_tried();
+    }
+
+    /// Looks whether sessions are replaced as they are where two machines use one key.
+    fn look_for_rivals(&mut self, next: Session) {
+        let now = self.now.instant;
+        let answered_at = self.core.prober.as_ref().and_then(Prober::answered_at);
+        let worked = |before: Session| answered_at.is_some_and(|at| at > before.since);
+        let was_lost = next.initiator && self.core.session.is_some_and(worked);
+        let at = self.endpoint.map(|endpoint| endpoint.remote);
+        self.core.rivals.note_session(now, was_lost);
+        let Some((shared, is_news)) = self.core.rivals.judge(now, at) else { return };
+        *self.peer.vitals.shared_key.lock() = Some(shared);
+        if is_news {
+            let is_the_peers = shared.ends.is_some();
+            self.node.events.push(Event::SharedKey { peer: self.peer.id, is_the_peers });
+        }
     }
 
     /// Sends what waited for a session; what does not fit follows at the next turn.

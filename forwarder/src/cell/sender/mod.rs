@@ -207,6 +207,12 @@ impl Sender {
         self.sequence_of(inside)
     }
 
+    /// Whether what begins at `sequence` was sent and is not acknowledged.
+    pub(super) fn is_outstanding(&self, sequence: u32) -> bool {
+        let sent = self.board.acknowledged()..self.board.next();
+        self.place(sequence).is_some_and(|place| sent.contains(&place))
+    }
+
     /// A smaller segment size: the path cannot carry longer packets, so everything that flies is sent again.
     pub(super) fn shrink(&mut self, sizes: Sizes) {
         self.sizes = sizes;

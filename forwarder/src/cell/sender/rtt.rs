@@ -83,6 +83,11 @@ impl Rtt {
     pub(super) fn back_off(&mut self) {
         self.doublings = (self.doublings + 1).min(16);
     }
+
+    /// Forgets the doublings; `true` when there were some.
+    pub(super) fn reset_back_off(&mut self) -> bool {
+        std::mem::take(&mut self.doublings) > 0
+    }
 }
 
 impl Lately {

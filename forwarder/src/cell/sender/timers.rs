@@ -69,6 +69,21 @@ impl Sender {
         }
     }
 
+    /// The path is back: a timeout or window probe that was put off by doubling is due now, and counts from one again.
+    /// `true` when something is.
+    pub(in crate::cell) fn resume(&mut self, now: Instant) -> bool {
+        let mut is_due = false;
+        if self.timers.retransmit.is_some() && self.rtt.reset_back_off() {
+            self.timers.retransmit = Some(now);
+            is_due = true;
+        }
+        if self.timers.window.is_some() && std::mem::take(&mut self.timers.window_probes) > 0 {
+            self.timers.window = Some(now);
+            is_due = true;
+        }
+        is_due
+    }
+
     /// What was waited for in case it was only late is lost.
     fn reordering_timed_out(&mut self, now: Instant) {
         let lost = self.board.lost();

@@ -95,7 +95,12 @@ impl Flows {
                     self.send_held(id, held);
                 }
             }
-            (Err(error), Some(_)) => self.datagrams_failed(now, id, upstream::failure(&error)),
+            (Err(error), Some(_)) => {
+                if upstream::lacks_descriptor(&error) {
+                    self.stats.lack_descriptor(now.instant);
+                }
+                self.datagrams_failed(now, id, upstream::failure(&error));
+            }
             (_, None) => {}
         }
     }

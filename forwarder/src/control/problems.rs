@@ -1,0 +1,62 @@
+//! What a person should look at although flows are carried: sentences for `status` and the log, each with its fix.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use policy::Name;
+use policy::forwarder::Policy;
+use tunnel::time::{Instant, Now};
+
+use super::Shared;
+use crate::stats::Stats;
+
+/// How long a want of descriptors is shown after it was last felt.
+const SHOWN: Duration = Duration::from_secs(300);
+
+/// Everything to look at now.
+#[must_use]
+pub fn problems(shared: &Shared, policy: &Policy, now: Now) -> Vec<String> {
+    let not_taken = shared.not_taken.lock().clone();
+    let outages =
+        shared.edges.iter().zip(&policy.peers).filter_map(|(edge, peer)| edge.problem(&peer.endpoint));
+    not_taken
+        .into_iter()
+        .chain(outages)
+        .chain(clock(shared, now))
+        .chain(descriptors(&shared.stats, now.instant))
+        .chain(shared_keys(shared, now))
+        .collect()
+}
+
+/// The wall clock is one for all edges; each node knows what it used of it.
+fn clock(shared: &Shared, now: Now) -> Option<String> {
+    shared.edges.iter().find_map(|edge| edge.node.clock_fault(now)).map(|fault| fault.to_string())
+}
+
+/// That flows were refused for want of descriptors.
+#[must_use]
+pub fn descriptors(stats: &Stats, now: Instant) -> Option<String> {
+    let refused = stats.no_descriptor.load(Ordering::Relaxed);
+    let at = stats.no_descriptor_at()?;
+    (now.since(at) < SHOWN).then(|| {
+        format!(
+            "{refused} connections were refused since the start because every file descriptor was in use: raise the \
+             limit of open files (LimitNOFILE= of the unit, NumberOfFiles of the plist) above [limits] flows"
+        )
+    })
+}
+
+fn shared_keys(shared: &Shared, now: Now) -> impl Iterator<Item = String> {
+    let shows_it =
+        move |peers: Vec<tunnel::node::PeerStatus>| peers.iter().any(|peer| peer.shared_key.is_some());
+    shared.edges.iter().filter(move |edge| shows_it(edge.node.peers(now))).map(|edge| shared_key(&edge.name))
+}
+
+/// What sessions say that work and are lost every few seconds.
+#[must_use]
+pub fn shared_key(peer: &Name) -> String {
+    format!(
+        "the session with {peer} works and is lost every few seconds: another machine uses this machine's key, which \
+         `gatewayctl status` at the edge shows; stop one of them, or give it a key of its own"
+    )
+}

@@ -1,0 +1,159 @@
+//! Wall clocks that ran ten years ahead, and marks of them that are kept, lost or damaged: the tunnel comes up all the same.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Lab, Topology, scenario, time_until, until};
+use scenarios::Site;
+
+const TEN_YEARS: u64 = 3_653 * 86_400;
+/// How long a tunnel may take with whatever clock there was.
+const LIMIT: Duration = Duration::from_secs(10);
+/// A wall clock that is wrong by the seconds in `CLOCK_OFFSET`; every other clock is the kernel's.
+const SHIFTED_CLOCK: &str = r#"
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t id, struct timespec *at) {
+    int result = (int)syscall(SYS_clock_gettime, id, at);
+    const char *offset = getenv("CLOCK_OFFSET");
+    if (result == 0 && id == CLOCK_REALTIME && offset) at->tv_sec += atol(offset);
+    return result;
+}
+"#;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    Kept,
+    Missing,
+    Damaged,
+}
+
+#[test]
+fn an_origin_whose_clock_ran_ten_years_ahead_is_up_again_at_once_when_it_is_right() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = Site::new(lab)?;
+        let library = shifted_clock(lab)?;
+        for mark in [Mark::Kept, Mark::Missing, Mark::Damaged] {
+            site.environment = [Vec::new(), ahead(&library)];
+            site.start()?;
+            settle(&site)?;
+            site.forwarder()?.kill()?;
+            leave(site.origin.directory().join("state/clock"), mark)?;
+            // The carrier's NAT has forgotten it meanwhile: only the edge's answer to where it calls from can reach it.
+            lab.rebind_cgnat(44_000)?;
+            site.environment = [Vec::new(), Vec::new()];
+            let before = handshake(&site)?;
+            site.start_forwarder()?;
+            let took = time_until(LIMIT, "a new session", || {
+                Ok(handshake(&site)? > before && site.state()? == "up")
+            })?;
+            println!("{mark:?}: up {took:?} after the start");
+            site.forwarder()?.kill()?;
+            site.gateway()?.kill()?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn an_edge_whose_clock_ran_ten_years_ahead_is_up_again_at_once_when_it_is_right() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = Site::new(lab)?;
+        let library = shifted_clock(lab)?;
+        site.environment = [ahead(&library), Vec::new()];
+        site.start()?;
+        settle(&site)?;
+        // Started again, it calls the origin, which then remembers a stamp of the future.
+        site.gateway()?.kill()?;
+        site.start_gateway()?;
+        site.wait_until_up(LIMIT)?;
+        for mark in [Mark::Kept, Mark::Damaged, Mark::Missing] {
+            site.gateway()?.kill()?;
+            leave(site.edge.directory().join("state/clock.json"), mark)?;
+            site.environment = [Vec::new(), Vec::new()];
+            site.start_gateway()?;
+            let took = site.wait_until_up(LIMIT)?;
+            println!("{mark:?}: up {took:?} after the start");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_clock_that_is_behind_the_latest_one_used_is_shown_until_a_session_is_agreed() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = Site::new(lab)?;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+        let ahead = now + TEN_YEARS;
+        fs::write(site.origin.directory().join("state/clock"), format!("{ahead}.000000000\n"))?;
+        let kept = format!("{{\"highest_seconds\":{ahead},\"highest_nanoseconds\":0}}");
+        fs::write(site.edge.directory().join("state/clock.json"), kept)?;
+        site.start_gateway()?;
+        let told = "seconds behind the latest one used here";
+        ensure!(gateway_status(&site)?.contains(told), "{}", gateway_status(&site)?);
+        site.gateway()?.kill()?;
+        site.start_forwarder()?;
+        until(LIMIT, "the origin's status", || Ok(forwarder_status(&site)?.contains(told).then_some(())))?;
+        site.start_gateway()?;
+        site.wait_until_up(LIMIT)?;
+        until(LIMIT, "the origin's status to be clean", || {
+            Ok((!forwarder_status(&site)?.contains(told)).then_some(()))
+        })?;
+        ensure!(!gateway_status(&site)?.contains(told), "{}", gateway_status(&site)?);
+        Ok(())
+    })
+}
+
+/// The library that shifts the wall clock of whoever is started with it, where everybody may read it.
+fn shifted_clock(lab: &Lab) -> Result<PathBuf> {
+    let folder = lab.node("origin")?.directory().to_owned();
+    let (source, library) = (folder.join("clock.c"), folder.join("clock.so"));
+    fs::write(&source, SHIFTED_CLOCK)?;
+    let compiled =
+        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).status();
+    ensure!(compiled.context("cc, which links Rust programs as well")?.success(), "cc refused the library");
+    Ok(library)
+}
+
+fn ahead(library: &std::path::Path) -> Vec<(String, String)> {
+    let library = library.to_string_lossy().into_owned();
+    vec![("LD_PRELOAD".to_owned(), library), ("CLOCK_OFFSET".to_owned(), TEN_YEARS.to_string())]
+}
+
+/// Waits until the edge has written down where its peer is.
+fn settle(site: &Site<'_>) -> Result<()> {
+    let kept = site.edge.directory().join("state/endpoints.json");
+    until(LIMIT, "the endpoint to be kept", || {
+        Ok(fs::read_to_string(&kept).is_ok_and(|text| text.contains("198.51.100.7")).then_some(()))
+    })
+}
+
+fn leave(file: PathBuf, mark: Mark) -> Result<()> {
+    match mark {
+        Mark::Kept => ensure!(file.exists(), "no mark in {}", file.display()),
+        Mark::Missing => fs::remove_file(file)?,
+        Mark::Damaged => fs::write(file, "18446744073709551615.999999999")?,
+    }
+    Ok(())
+}
+
+fn handshake(site: &Site<'_>) -> Result<f64> {
+    Ok(site.peer_field("/latest_handshake_timestamp_seconds")?.as_f64().unwrap_or_default())
+}
+
+fn gateway_status(site: &Site<'_>) -> Result<String> {
+    let output = site.gatewayctl(&["status"])?.output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn forwarder_status(site: &Site<'_>) -> Result<String> {
+    let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();
+    let output = site.forwarder_command(&["status", "--socket", &socket])?.output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
