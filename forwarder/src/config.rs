@@ -242,7 +242,8 @@ fn read_key(file: &FileRef) -> Result<SecretKey, ConfigError> {
     SecretKey::parse(&text, file)
 }
 
-fn fix_of(path: &str, error: &io::Error) -> String {
+/// How to fix a configuration file that cannot be read, as the end of a sentence; empty where only the error says it.
+pub(crate) fn fix_of(path: &str, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::PermissionDenied => format!(
             "; this user must be able to read it: chmod 0644 {path} (it holds no secret), and 0755 for its folder"
