@@ -338,7 +338,11 @@ allowed_ips = ["10.77.88.2/32"]
             fs::write(&path, TEXT.replace("j3T5Vv0uQeVHYpLSWqsd8i3y3JA1Bq4EuxcCfNRgMjs=", peers)).unwrap();
             let stop = Stop::from(load(&path).err().unwrap());
             assert_eq!(stop.exit, Exit::Invalid);
-            assert!(stop.message.contains("gateway.toml:11:14: ") && stop.message.contains(words), "{}", stop.message);
+            assert!(
+                stop.message.contains("gateway.toml:11:14: ") && stop.message.contains(words),
+                "{}",
+                stop.message
+            );
             let found = inspect_keys(&path, &load_policy(&path).unwrap());
             assert_eq!(found.errors.len(), 1, "{:?}", found.errors);
         }
