@@ -131,7 +131,7 @@ impl Tx {
 
     fn fill(&mut self, shared: &Shared) -> Round {
         for _ in 0..FILL {
-            match shared.tun.receive(self.backlog.landing(), Wait::No) {
+            match shared.tun.receive(self.backlog.landing()) {
                 Ok(Some(packet)) => {
                     let (len, offload) = (packet.bytes.len(), packet.offload);
                     self.backlog.push(len, offload);

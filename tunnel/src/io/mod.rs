@@ -1,6 +1,7 @@
 //! The only code of this crate that talks to the kernel: clock, UDP and TUN.
 
 pub mod clock;
+pub mod outcomes;
 #[cfg(target_os = "linux")]
 pub mod routes;
 #[cfg(target_os = "linux")]
