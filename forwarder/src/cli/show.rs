@@ -91,6 +91,9 @@ pub(super) fn status(report: &Report) -> String {
         report.pending_dials,
         bytes(report.buffer_bytes)
     );
+    for problem in &report.problems {
+        let _ = writeln!(text, "problem: {problem}");
+    }
     for (kind, entries) in [("inject", &report.inject), ("reach", &report.reach)] {
         for entry in entries {
             text.push_str(&line(kind, entry));

@@ -32,6 +32,9 @@ pub struct Report {
     pub stopping: bool,
     /// The verdict.
     pub health: Health,
+    /// What keeps the daemon from its work, each with the fix; none while all is well.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// TCP flows in the table, dials included.
     pub flows: u64,
     /// UDP flows open now.
@@ -58,7 +61,7 @@ pub enum Health {
     Ok,
     /// Some peer is not up.
     Degraded,
-    /// No peer is up.
+    /// No peer is up, or there is a problem.
     Broken,
 }
 
@@ -73,9 +76,10 @@ impl Health {
         }
     }
 
-    fn of(peers: &[Peer]) -> Self {
+    fn of(peers: &[Peer], problems: &[String]) -> Self {
         let up = peers.iter().filter(|peer| peer.state == "up").count();
         match up {
+            _ if !problems.is_empty() => Self::Broken,
             0 => Self::Broken,
             up if up < peers.len() => Self::Degraded,
             _ => Self::Ok,
@@ -207,12 +211,15 @@ pub fn report(shared: &Shared) -> Report {
     let (inject, reach) = (shared.stats.inject.load(), shared.stats.reach.load());
     let pools = shared.stats.pools.load();
     let stats = &shared.stats;
+    let problems: Vec<_> =
+        shared.edges.iter().filter_map(|edge| edge.receive_problem(now.instant)).collect();
     Report {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: shared.uptime().as_secs_f64(),
         stopping: shared.is_stopping(),
-        health: Health::of(&peers),
+        health: Health::of(&peers, &problems),
+        problems,
         flows: stats.flows.load(Ordering::Relaxed),
         udp_flows: stats.udp_flows.load(Ordering::Relaxed),
         pending_dials: stats.pending_dials.load(Ordering::Relaxed),
@@ -258,7 +265,8 @@ pub fn dropped(shared: &Shared) -> impl Iterator<Item = (&'static str, &'static 
         let count = shared.edges.iter().map(|edge| edge.node.dropped(*reason)).sum();
         (reason.stage(), reason.label(), count)
     });
-    own.chain(node)
+    let queue_drops = shared.edges.iter().map(|edge| edge.udp.load().receive_queue_drops.read()).sum();
+    own.chain(node).chain([("receive", "socket_buffer_full", queue_drops)])
 }
 
 fn peers(edge: &EdgeView, now: Now) -> Vec<Peer> {

@@ -78,6 +78,12 @@ impl Outcomes {
         self.errors.load(Ordering::Relaxed)
     }
 
+    /// The last error as the system numbers it, 0 when there was none.
+    #[must_use]
+    pub fn last_error(&self) -> i32 {
+        self.code.load(Ordering::Relaxed)
+    }
+
     /// Whether the calls keep failing: at least 16 in a row, over a second or more, the last of them within a minute.
     #[must_use]
     pub fn failing(&self, now: Instant) -> Option<Failing> {

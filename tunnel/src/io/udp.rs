@@ -124,8 +124,9 @@ impl UdpSocket {
 
     /// Sends runs of datagrams in order and returns how many runs are done with: sent, or dropped and counted.
     ///
-    /// With [`Wait::Block`] it waits for room, so that all are; a signal ends it early with fewer. With [`Wait::No`]
-    /// it waits only for the rest of a run that must go out one datagram at a time and was begun.
+    /// With [`Wait::Block`] it waits for room, so that all are; fewer when a signal came, or there was no room for a second.
+    /// With [`Wait::No`] it waits only for the rest of a run that must go out one datagram at a time and was begun: a second
+    /// at most, then that rest is lost and counted.
     #[inline]
     pub fn send<'a>(&self, transmits: impl Iterator<Item = Transmit<'a>>, wait: Wait) -> usize {
         match &self.inner {

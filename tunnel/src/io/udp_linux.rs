@@ -14,7 +14,7 @@ use rustix::event::PollFlags;
 
 use super::Wait;
 use super::udp::{ReceiveBatch, Slot, UdpOptions, UdpStats, is_v6, mapped, set_mark, unmapped};
-use super::udp_portable::poll;
+use super::udp_portable::{poll, wait_for_room};
 use crate::endpoint::LocalSide;
 use crate::transmit::Transmit;
 use control::{Control, ControlSpace};
@@ -331,7 +331,7 @@ impl Socket {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     stats.send_waits.add(1);
-                    if wait == Wait::No || poll(&self.socket, PollFlags::OUT).is_err() {
+                    if wait == Wait::No || !wait_for_room(&self.socket) {
                         return done;
                     }
                     0
@@ -373,10 +373,11 @@ impl Socket {
         true
     }
 
-    /// Sends a run as single datagrams; `false` when it could not be tried to the end. Once begun it waits for room,
-    /// or the caller would send the beginning again.
+    /// Sends a run as single datagrams; `false` when it could not begin. Once begun it waits for room, or the caller would
+    /// send the beginning again; what finds none is lost and counted.
     fn send_cut(&self, run: &Outgoing<'_>, segment_size: usize, mut wait: Wait, stats: &UdpStats) -> bool {
         let mut datagrams = run.contents.chunks(segment_size.max(1)).peekable();
+        let mut is_begun = false;
         while datagrams.peek().is_some() {
             let mut batch = [const { None }; SEND_BATCH];
             let mut count = 0;
@@ -386,12 +387,14 @@ impl Socket {
             }
             let batch: &[Option<Outgoing<'_>>] = batch.get(..count).unwrap_or_default();
             let mut sent = self.send_all(batch, wait, stats);
-            if sent > 0 {
-                wait = Wait::Block;
-                sent += self.send_all(batch.get(sent..).unwrap_or_default(), wait, stats);
-            }
-            if sent < count {
+            if sent == 0 && !is_begun {
                 return false;
+            }
+            (is_begun, wait) = (true, Wait::Block);
+            sent += self.send_all(batch.get(sent..).unwrap_or_default(), wait, stats);
+            if sent < count {
+                stats.send_errors.add(1);
+                return true;
             }
         }
         true
