@@ -41,6 +41,8 @@ pub struct Site<'lab> {
     pub forwarder_config: Config,
     /// Whether the edge's daemon runs as its systemd unit runs it: a user of its own with one ambient capability.
     pub as_unit: bool,
+    /// A library that the edge's daemon is started with, in place of calls of the system's.
+    pub preload: Option<PathBuf>,
     /// The edge's daemon, once started.
     pub gateway: Option<Process>,
     /// The origin's daemon, once started.
@@ -103,6 +105,7 @@ impl<'lab> Site<'lab> {
             gateway_config,
             forwarder_config,
             as_unit: false,
+            preload: None,
             gateway: None,
             forwarder: None,
         };
@@ -132,6 +135,10 @@ impl<'lab> Site<'lab> {
     pub fn start_gateway(&mut self) -> Result<()> {
         self.gateway_config.write()?;
         let command = if self.as_unit { self.unit()? } else { self.edge.command(lab::binary("gateway")?) };
+        let command = match &self.preload {
+            Some(library) => command.env("LD_PRELOAD", library),
+            None => command,
+        };
         let mut gateway = command.arg("--config").arg(self.gateway_config.path()).spawn("gateway")?;
         self.lab.judge(&gateway);
         let answered = lab::until(Duration::from_secs(10), "the gateway's control socket", || {
