@@ -161,7 +161,17 @@ fn start(config: &Path, loaded: Loaded) -> Result<Running, DaemonError> {
         let _ = ending.send(());
         result
     })?;
-    Ok(Running { config: config.to_owned(), shared, commands, control, metrics, data, ended, watchdog, failed })
+    Ok(Running {
+        config: config.to_owned(),
+        shared,
+        commands,
+        control,
+        metrics,
+        data,
+        ended,
+        watchdog,
+        failed,
+    })
 }
 
 async fn serve(running: Running) -> Result<(), DaemonError> {
@@ -261,7 +271,7 @@ impl Receives {
     }
 }
 
-/// Measures, and tells systemd that the data thread goes on, if it does.
+/// Measures, and reports to systemd that the data thread goes on, if it does.
 fn tick(shared: &Shared, is_sound: bool) {
     for edge in &shared.edges {
         edge.measure();

@@ -2,7 +2,7 @@
 //!
 //! A thread that carries packets counts its steps and says when it waits, and what for. Between two looks a healthy one
 //! has moved or waits for what has not come. Looks are counted, not time: while the whole process is stopped, or the
-//! machine asleep, nobody looks.
+//! machine asleep, there are no looks.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -242,7 +242,9 @@ mod tests {
             pulse.rest(flags, LATE);
             assert_eq!(pulse.look().waits_for(), Some(flags));
         }
-        assert!(!pulse.look().is_overdue(LATE) && pulse.look().is_overdue(LATE.after(Duration::from_nanos(1))));
+        assert!(
+            !pulse.look().is_overdue(LATE) && pulse.look().is_overdue(LATE.after(Duration::from_nanos(1)))
+        );
         pulse.work();
         assert_eq!(pulse.look().waits_for(), None);
     }

@@ -77,8 +77,10 @@ mod tests {
             assert_eq!(ips.len(), 2);
             assert!(ips.iter().all(|ip| ip.src == test.other));
             assert_eq!((ips[0].dst, ips[1].dst == test.own), (test.own, false));
-            let hops: Vec<_> =
-                questions.iter().map(|packet| if test.own.is_ipv4() { packet[8] } else { packet[7] }).collect();
+            let hops: Vec<_> = questions
+                .iter()
+                .map(|packet| if test.own.is_ipv4() { packet[8] } else { packet[7] })
+                .collect();
             assert_eq!(hops, [64, 1]);
             if test.own.is_ipv4() {
                 assert_eq!(Sum::new().bytes(&questions[1][..20]).checksum(), 0, "the header's checksum");

@@ -211,8 +211,7 @@ pub fn report(shared: &Shared) -> Report {
     let (inject, reach) = (shared.stats.inject.load(), shared.stats.reach.load());
     let pools = shared.stats.pools.load();
     let stats = &shared.stats;
-    let problems: Vec<_> =
-        shared.edges.iter().filter_map(|edge| edge.receive_problem(now.instant)).collect();
+    let problems: Vec<_> = shared.edges.iter().filter_map(|edge| edge.receive_problem(now.instant)).collect();
     Report {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),

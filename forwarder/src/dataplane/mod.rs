@@ -208,7 +208,7 @@ impl DataPlane {
     /// From the system.
     pub fn watched(&self) -> io::Result<Watched> {
         let registry = self.poll.registry().try_clone()?;
-        // A poll is ready itself while it has events that nobody has taken.
+        // A poll is ready itself while it has events that were not taken.
         let has_work = move |_| {
             let none = Timespec { tv_sec: 0, tv_nsec: 0 };
             let mut fds = [PollFd::new(&registry, PollFlags::IN)];

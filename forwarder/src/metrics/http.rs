@@ -98,9 +98,7 @@ fn answer(head: &[u8], shared: &Shared) -> String {
         "/readyz" => {
             let report = report(shared);
             match (report.health, report.problems.first()) {
-                (Health::Broken, Some(problem)) => {
-                    response("503 Service Unavailable", TEXT, problem, is_get)
-                }
+                (Health::Broken, Some(problem)) => response("503 Service Unavailable", TEXT, problem, is_get),
                 (Health::Broken, None) => response("503 Service Unavailable", TEXT, "no peer is up", is_get),
                 (Health::Ok | Health::Degraded, _) => response("200 OK", TEXT, "a peer is up", is_get),
             }

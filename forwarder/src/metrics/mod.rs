@@ -108,7 +108,8 @@ fn offloads(edge: &EdgeView) {
             counter!("forwarder_offload_bytes_total", &labels).absolute(bytes.read());
         }
     }
-    counter!("forwarder_offload_fallbacks_total", "peer" => peer.clone()).absolute(udp.segment_fallbacks.read());
+    counter!("forwarder_offload_fallbacks_total", "peer" => peer.clone())
+        .absolute(udp.segment_fallbacks.read());
     let labels = [("peer", peer), ("call", "udp_receive".to_owned())];
     counter!("forwarder_io_errors_total", &labels).absolute(udp.receives.errors());
     let failing = udp.receives.failing(clock::instant()).is_some();

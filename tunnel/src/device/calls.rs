@@ -109,6 +109,9 @@ mod tests {
              of the tunnel; the interface is down; run: ip link set gw0 up"
         );
         let read = Call::TunRead.problem("gw0", Failing { code: libc::EOPNOTSUPP, in_a_row: 20 });
-        assert!(read.contains("read from gw0 (Operation not supported") && read.contains("uname -a"), "{read}");
+        assert!(
+            read.contains("read from gw0 (Operation not supported") && read.contains("uname -a"),
+            "{read}"
+        );
     }
 }

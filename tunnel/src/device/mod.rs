@@ -12,10 +12,9 @@ mod calls;
 mod halves;
 mod kick;
 mod nap;
+mod soundness;
 mod threads;
 mod unreachable;
-
-pub use calls::{Call, CallLog};
 
 use std::io;
 use std::sync::Arc;
@@ -25,14 +24,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags};
 
 use crate::io::tun::{Tun, TunOffload};
 use crate::io::udp::{UdpSocket, counters};
-use crate::io::watchdog::{self, Watchdog, Watched};
+use crate::io::watchdog::{self, Watchdog};
 use crate::node::{Event, Node};
 use crate::offload::CoalesceOptions;
 use crate::progress::{Fault, Pulse};
+pub use calls::{Call, CallLog};
 
 /// How long a change may take until every thread has seen it.
 const KICK_LIMIT: Duration = Duration::from_secs(2);
@@ -84,6 +83,8 @@ pub enum DeviceEvent {
     Node(Event),
     /// The TUN device was deleted; the threads have ended.
     TunGone,
+    /// A thread is dead or stuck. Sent by owners to themselves from their handler of faults ([`Device::watch`]).
+    ThreadFailed(Fault),
 }
 
 counters! {
@@ -204,27 +205,6 @@ impl Device {
         Ok(())
     }
 
-    /// Begins to look after the threads. `on_fault` is called once, on a thread of its own, when one of them is gone or
-    /// stuck; from then on nothing waits for the threads, so that the process can end.
-    ///
-    /// # Errors
-    /// When no thread can be started.
-    pub fn watch(&self, on_fault: impl FnOnce(Fault) + Send + 'static) -> io::Result<()> {
-        let watched = |pulse: &Arc<Pulse>| {
-            let shared = Arc::clone(&self.shared);
-            Watched { pulse: Arc::clone(pulse), has_work: Box::new(move |flags| shared.is_ready(flags)) }
-        };
-        let watchdog = Watchdog::start(self.shared.pulses.iter().map(watched).collect(), on_fault)?;
-        *self.watchdog.lock() = Some(watchdog);
-        Ok(())
-    }
-
-    /// Whether the threads run and none of them was found dead or stuck; the latter only with [`watch`](Self::watch).
-    #[must_use]
-    pub fn is_sound(&self) -> bool {
-        self.is_running() && self.watchdog.lock().as_ref().is_none_or(Watchdog::is_sound)
-    }
-
     /// The node the device carries packets for.
     #[must_use]
     pub fn node(&self) -> &Arc<Node> {
@@ -274,6 +254,14 @@ impl Device {
     #[must_use]
     pub fn offloads(&self) -> Offloads {
         *self.shared.switches.lock()
+    }
+
+    /// Which offloads this machine has, whatever is switched on.
+    #[must_use]
+    pub fn known_offloads(&self) -> Offloads {
+        let (udp_gso, udp_gro) = self.socket().known_offload();
+        let tun_udp = self.tun().knows_udp();
+        Offloads { tun_tcp: true, tun_udp, udp_gso, udp_gro, busy_poll: processors() > 1 }
     }
 
     /// Switches offloads while traffic flows.
@@ -357,17 +345,6 @@ impl Drop for Device {
 impl Shared {
     fn pulse(&self, place: usize) -> Arc<Pulse> {
         self.pulses.get(place).cloned().unwrap_or_default()
-    }
-
-    /// Whether one of the things is there that a thread waits for.
-    fn is_ready(&self, flags: u8) -> bool {
-        let wanted = |flag, events| if flags & flag == 0 { PollFlags::empty() } else { events };
-        let socket = self.socket.load();
-        let outer = wanted(threads::FROM_SOCKET, PollFlags::IN) | wanted(threads::TO_SOCKET, PollFlags::OUT);
-        let mut fds =
-            [PollFd::new(&self.tun, wanted(threads::FROM_TUN, PollFlags::IN)), PollFd::new(&**socket, outer)];
-        let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        rustix::event::poll(&mut fds, Some(&none)).is_ok_and(|ready| ready > 0)
     }
 
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {

@@ -11,7 +11,7 @@ use crate::time::Instant;
 const MANY: u64 = 16;
 /// How long they must have gone on.
 const LONG: Duration = Duration::from_secs(1);
-/// After so long without another failure nothing is known to be wrong any more: nobody has tried.
+/// After so long without another failure nothing is known to be wrong any more: no call was made.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// How the calls of one kind have ended: reads of a device, say. Threads that make them write it, any other reads it.
@@ -45,7 +45,7 @@ impl Outcomes {
     /// Notes a call that did its work.
     #[inline]
     pub fn record_success(&self) {
-        // A load of what nobody writes while all is well costs nothing; a store would.
+        // A load of what is not written while all is well costs nothing; a store would.
         if self.in_a_row.load(Ordering::Relaxed) != 0 {
             self.in_a_row.store(0, Ordering::Relaxed);
         }
@@ -53,10 +53,11 @@ impl Outcomes {
 
     /// Notes a call that failed. That there is nothing to do is a success; a signal says nothing.
     pub fn record_error(&self, error: &io::Error) {
-        match error.kind() {
-            io::ErrorKind::WouldBlock => self.record_success(),
-            io::ErrorKind::Interrupted => {}
-            _ => self.record_failure(error.raw_os_error().unwrap_or(0), clock::instant()),
+        let kind = error.kind();
+        if kind == io::ErrorKind::WouldBlock {
+            self.record_success();
+        } else if kind != io::ErrorKind::Interrupted {
+            self.record_failure(error.raw_os_error().unwrap_or(0), clock::instant());
         }
     }
 

@@ -63,7 +63,10 @@ pub fn test(tun: &Tun, own: IpAddr, other: IpAddr) -> Result<(), SelfTestError> 
 fn attempt(tun: &Tun, own: IpAddr, other: IpAddr) -> Result<(), SelfTestError> {
     let name = || tun.name().to_owned();
     let mut token = [0; 16];
-    getrandom::fill(&mut token).map_err(|error| SelfTestError::Write { name: name(), error: error.into() })?;
+    getrandom::fill(&mut token).map_err(|error| {
+        let error = io::Error::other(error.to_string());
+        SelfTestError::Write { name: name(), error }
+    })?;
     let test = SelfTest::new(own, other, token);
     for mut question in test.questions() {
         let before = tun.writes().errors();

@@ -348,7 +348,6 @@ macro_rules! counters {
     (@type) => { crate::io::udp::Counter };
     (@type $other:ty) => { $other };
 }
-#[cfg(target_os = "linux")]
 pub(crate) use counters;
 
 /// A number that only grows; every thread may read it without a lock.
