@@ -220,6 +220,11 @@ impl Edge {
         self.node.handle_timeout(now, &mut self.queue);
     }
 
+    /// Asks the kernel what it dropped because the socket's buffer was full, for those who only look.
+    pub fn sample_queue_drops(&self) {
+        self.socket.sample_queue_drops();
+    }
+
     /// Sends what is gathered; what the socket does not take waits for it.
     pub fn flush(&mut self) {
         if self.is_stuck || self.queue.is_empty() {
