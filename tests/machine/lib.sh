@@ -36,3 +36,25 @@ both_ways() {
   expect "8 MB down over IPv$1" "$(get "$1" /big | sha)" "$sum"
   expect "8 MB up over IPv$1" "$(get "$1" /sha256 -T "$RUN/origin/www/big")" "$sum"
 }
+
+# steps HEADING N: the Nth block of commands below a heading of README, in the machine, in the built tree.
+steps() {
+  { echo 'set -eux; cd /root/causeway'; "$HERE/readme" "$1" sh "$2"; } | vm 'cat >/root/steps'
+  vm 'sh /root/steps 2>&1'
+}
+
+# provoked REGEX: a line of the journal that this check is the cause of, whole.
+provoked() { printf '^ *[0-9]+ %s$\n' "$1" >>"$RUN/provoked"; }
+
+property() { vm systemctl show -p "$2" --value "$1"; }
+
+# across WHAT COMMAND...: a download that is under way when the command is given arrives whole.
+across() {
+  local what=$1 file=$RUN/download download; shift
+  rm -f "$file"
+  get 4 /big --max-time 400 --limit-rate 500k -o "$file" & download=$!
+  await 60 "$what: a download has begun" test -s "$file"
+  "$@"
+  wait $download || fail "$what: the download broke off"
+  expect "$what: the download" "$(sha <"$file")" "$(sha <"$RUN/origin/www/big")"
+}

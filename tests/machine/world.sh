@@ -19,9 +19,9 @@ world_start() {
   ip address add $client4/32 dev lo
   ip address add $client6/128 dev lo
   ip netns add origin
-  ip link add carrier type veth peer name eth0 netns origin
-  ip address add 100.64.0.1/24 dev carrier
-  ip link set carrier up
+  ip link add nat0 type veth peer name eth0 netns origin
+  ip address add 100.64.0.1/24 dev nat0
+  ip link set nat0 up
   ip -n origin link set lo up
   ip -n origin address add 100.64.0.2/24 dev eth0
   ip -n origin link set eth0 up
