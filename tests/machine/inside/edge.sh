@@ -75,6 +75,13 @@ killed() { # killed WHAT SIGNAL
 checks() {
   await 'the address of the client, over the kernel WireGuard' served
   expect 'a file' "$(get /big | sha256sum)" "$(sha256sum <$folder/www/big)"
+  # Damaged datagrams of a peer on the same machine once stopped the kernel's receive call.
+  ip netns exec edge tc qdisc replace dev eth0 root netem delay 20ms 5ms loss 1% reorder 25% duplicate 2% corrupt 1%
+  tc qdisc replace dev up0 root netem delay 20ms 5ms loss 1% reorder 25% duplicate 2% corrupt 1%
+  expect 'a file through a faulty path' "$(get /big | sha256sum)" "$(sha256sum <$folder/www/big)"
+  ip netns exec edge tc qdisc del dev eth0 root
+  tc qdisc del dev up0 root
+  await 'served after it' served
   across reload systemctl reload forwarder
   killed 'kill -9' KILL
   killed watchdog STOP
