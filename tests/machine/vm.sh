@@ -44,8 +44,8 @@ vm_runs() { kill -0 "$(cat "$RUN/emulator.pid")" 2>/dev/null; }
 # A command in the machine, as root.
 vm() { ssh "${vm_options[@]}" root@127.0.0.1 "$@"; }
 
-# Files into the machine: vm_put FILE... FOLDER
-vm_put() { tar -C / -cf - "${@:1:$#-1}" 2>/dev/null | vm "mkdir -p ${!#} && tar -C ${!#} -xf -"; }
+# vm_put TO FROM NAME...: files of a folder here into one of the machine.
+vm_put() { tar -C "$2" -cf - "${@:3}" | vm "mkdir -p $1 && tar -C $1 --no-same-owner -xf -"; }
 
 # Until commands run in it: for the first time, or after a restart. Ten minutes, for a machine that is busy with much else.
 vm_wait() {
