@@ -6,7 +6,7 @@ export RUST_LIB_BACKTRACE ?= 0
 # Root may make namespaces; anybody else becomes root of a user namespace first.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,unshare --user --map-root-user --net --mount --pid --fork --mount-proc)
 
-.PHONY: help demo test soak lint build portable
+.PHONY: help demo test soak lint build portable machine machine-quick
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -36,6 +36,12 @@ soak: ## Run the scenarios with the full counts (about an hour).
 
 portable: ## Type-check the forwarder for a Mac, and run unit and property tests for a 64-bit Pi under emulation.
 	scripts/portable
+
+machine: ## Run the checks of tests/machine in emulated Debian machines (MACHINE=debian12 CHECKS='wg netem' for some of them).
+	scripts/machine
+
+machine-quick: ## Install the edge on an emulated Debian 12 by README, and check page, WireGuard, guard and journal.
+	scripts/machine quick
 
 lint: ## Check format, lints, documentation and dependencies.
 	$(CARGO) fmt --all --check

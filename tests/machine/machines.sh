@@ -1,0 +1,13 @@
+# shellcheck shell=bash
+# The machines of `make machine`: name, architecture, Debian suite of its programs, Debian suite of its kernel.
+machines='
+debian12      amd64 bookworm bookworm
+debian12-k13  amd64 bookworm trixie
+debian13      amd64 trixie   trixie
+arm64         arm64 bookworm bookworm
+'
+
+# machine_field NAME COLUMN: a column of the table above, or nothing.
+machine_field() { awk -v name="$1" -v column="$2" '$1 == name { print $column }' <<<"$machines"; }
+
+machine_names() { awk 'NF { print $1 }' <<<"$machines"; }
