@@ -198,10 +198,13 @@ impl Edge {
 
     /// Notes what ICMP said about a sent datagram, if that is what the error is.
     fn note_refusal(&self, error: &io::Error) -> bool {
-        let count = match error.kind() {
-            io::ErrorKind::ConnectionRefused => &self.signs.refused,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => &self.signs.unreachable,
-            _ => return false,
+        let kind = error.kind();
+        let count = if kind == io::ErrorKind::ConnectionRefused {
+            &self.signs.refused
+        } else if [io::ErrorKind::HostUnreachable, io::ErrorKind::NetworkUnreachable].contains(&kind) {
+            &self.signs.unreachable
+        } else {
+            return false;
         };
         count.fetch_add(1, Ordering::Relaxed);
         // The queue of errors, which nobody reads, is emptied by that.
