@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_told_from_a_panic() {
+    fn an_end_and_a_panic_are_kept_apart() {
         let (ends, panics) = (Pulse::new("ends"), Pulse::new("panics"));
         std::thread::scope(|scope| {
             scope.spawn(|| drop(ends.begin(1)));

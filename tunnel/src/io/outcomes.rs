@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_forgotten_when_nobody_has_tried_for_a_minute() {
+    fn a_problem_is_over_when_no_call_was_made_for_a_minute() {
         let outcomes = failing_from(0);
         assert!(outcomes.failing(at(61_000)).is_some());
         assert_eq!(outcomes.failing(at(61_500)), None);
