@@ -28,7 +28,7 @@ def echo(family, address):
 
 
 def push():
-    """Each attempt stands for itself: a full queue or an unreachable address is no reason to stop."""
+    """One round of attempts, each independent: a full queue or an unreachable address is no reason to stop."""
     open_connections = []
     for family, address in EDGE:
         for act in (

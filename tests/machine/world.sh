@@ -34,7 +34,7 @@ table ip carrier {
 NFT
 }
 
-# The hidden machine: web server and forwarder, as an ordinary user's README has them, with IPv6 inside the tunnel besides.
+# The hidden machine: web server, and the forwarder with the configuration of README and IPv6 inside the tunnel besides.
 origin_start() { # origin_start PUBLIC_KEY_OF_THE_EDGE
   local folder=$RUN/origin
   origin "$CADDY" run --config "$folder/Caddyfile" --adapter caddyfile >"$folder/caddy.log" 2>&1 &
@@ -103,7 +103,7 @@ CADDY
 get() {
   local address=$edge4 from=$client4
   [ "$1" = 4 ] || { address="[$edge6]" from=$client6; }
-  curl -s -k --max-time 120 --connect-timeout 10 --interface "$from" --resolve "emby.example.com:443:$address" "https://emby.example.com$2" "${@:3}"
+  curl -s -k --max-time 300 --connect-timeout 30 --interface "$from" --resolve "emby.example.com:443:$address" "https://emby.example.com$2" "${@:3}"
 }
 
 served() { [ "$(get 4 /ip --max-time 10)" = $client4 ]; }

@@ -37,7 +37,7 @@ device() { # device INDEX: key, device, addresses
   ip -n "$space" link set "$space" mtu 1420 up
 }
 
-up() { # up [ENDPOINT_OF_B]: both anew
+up() { # up [ENDPOINT_OF_B]: both devices, new
   clean
   mkdir -p "$folder"
   local space
