@@ -5,6 +5,7 @@
 //! for the mark. A packet without one has no business in the tunnel.
 
 mod absent;
+mod admit;
 mod chains;
 mod compile;
 mod diff;
@@ -16,6 +17,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+pub use admit::{Refused, admit};
 pub use services::{DropCounter, ServiceKind, ServiceMark};
 pub(crate) use sets::tunnel_prefixes;
 
