@@ -20,5 +20,7 @@ pub mod log;
 pub mod memory;
 pub mod metrics;
 pub mod privilege;
+pub mod replacement;
+pub mod root_state;
 pub mod sandbox;
 pub mod state;

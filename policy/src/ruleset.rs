@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 pub use admit::{Refused, admit};
 pub use services::{DropCounter, ServiceKind, ServiceMark};
-pub(crate) use sets::tunnel_prefixes;
+pub use sets::tunnel_prefixes;
 
 use crate::gateway::Policy;
 

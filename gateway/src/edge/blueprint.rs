@@ -77,7 +77,7 @@ impl Blueprint {
         let transaction = self.transaction(helper, &helper.list(Listing::Outline)?)?;
         self.remember(helper, state)?;
         helper.apply_ruleset(transaction)?;
-        let routing = Routing::new(&self.plan.routing, self.protocol);
+        let routing = Routing::new(&self.plan.routing);
         for line in helper.apply_routing(routing)? {
             tracing::info!("{line}");
         }
@@ -106,12 +106,12 @@ impl Blueprint {
         let kept = state.sysctls();
         let forget = || old.remember_again(helper, state, &kept);
         self.remember(helper, state)?;
-        let routing = || Routing::new(&self.plan.routing, self.protocol);
+        let routing = || Routing::new(&self.plan.routing);
         let added = helper.add_routing(routing()).inspect_err(|_| forget())?;
         let is_left_alone = transaction.is_none();
         if let Err(failure) = transaction.map_or(Ok(()), |transaction| helper.apply_ruleset(transaction)) {
             forget();
-            helper.apply_routing(Routing::new(&old.plan.routing, old.protocol))?;
+            helper.apply_routing(Routing::new(&old.plan.routing))?;
             return Err(failure);
         }
         let finish = || {
@@ -182,7 +182,7 @@ impl Blueprint {
                 repair.fingerprint = Self::fingerprint(helper)?;
             }
         }
-        repair.lines.extend(helper.apply_routing(Routing::new(&self.plan.routing, self.protocol))?);
+        repair.lines.extend(helper.apply_routing(Routing::new(&self.plan.routing))?);
         let wanted = &self.plan.routing.sysctls;
         let values = helper.read_sysctls(wanted.iter().map(|switch| switch.path.clone()).collect())?;
         let strayed = |(switch, value): &(&Sysctl, Option<String>)| {
