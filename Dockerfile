@@ -96,6 +96,8 @@ RUN set -eu; \
       chmod 1777 "$root/tmp"; \
       chmod 0700 "$root/var/lib/causeway"; \
     done; \
+    mkdir -p /gateway/var/lib/causeway-root; \
+    chmod 0750 /gateway/var/lib/causeway-root; \
     chown -R 65532:65532 /forwarder/run/causeway /forwarder/var/lib/causeway; \
     take /trees/nft /gateway libnftables.so.1 libnftnl.so.11 libmnl.so.0 libjansson.so.4 libgmp.so.10 libedit.so.2 \
       libtinfo.so.6 libbsd.so.0 libmd.so.0 libxtables.so.12; \
@@ -108,7 +110,8 @@ FROM scratch AS gateway
 COPY --from=runtime /gateway/ /
 COPY --from=binaries /out/gateway /out/gatewayctl /usr/local/bin/
 ENV PATH=/usr/local/bin:/usr/sbin
-VOLUME /var/lib/causeway
+# The daemon's state, and what gatewayctl keeps for confirm and rollback.
+VOLUME ["/var/lib/causeway", "/var/lib/causeway-root"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["gatewayctl", "status"]
 ENTRYPOINT ["gateway"]
 CMD ["--config", "/etc/causeway/gateway.toml"]

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-pub use admit::{Refused, admit};
+pub use admit::{Refused, admit, lies_within};
 pub use services::{DropCounter, ServiceKind, ServiceMark};
 pub use sets::tunnel_prefixes;
 

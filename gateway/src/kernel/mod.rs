@@ -31,6 +31,7 @@ mod texts;
 mod watch;
 
 pub use client::{HELPER_COMMAND, Helper};
+pub use frame::decode;
 pub use protocol::{
     Failure, FailureKind, Flow, FlowQuery, Listing, MAX_FDS, MAX_FRAME, Numbered, Reply, Request, Route,
     Routing, Rule,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
 use policy::gateway::Policy;
-use policy::ruleset::{admit, tunnel_prefixes};
+use policy::ruleset::{admit, lies_within, tunnel_prefixes};
 use policy::{InterfaceName, plan};
 use serde::{Deserialize, Serialize};
 
@@ -113,9 +113,7 @@ impl Asked {
     }
 
     fn holds(&self, prefix: IpNetwork) -> bool {
-        let inside =
-            |outer: &IpNetwork| outer.prefix() <= prefix.prefix() && outer.contains(prefix.network());
-        self.prefixes.iter().any(inside)
+        lies_within(&self.prefixes, prefix)
     }
 }
 
@@ -230,8 +228,7 @@ impl Scope {
     }
 
     fn admitted(&self, ruleset: &str) -> Result<String, Failure> {
-        let targets: Vec<IpNetwork> = self.asked.prefixes.iter().copied().collect();
-        admit(ruleset, &targets).map_err(|why| refuse(format!("the ruleset is refused: {why}")))
+        admit(ruleset, &self.asked.prefixes).map_err(|why| refuse(format!("the ruleset is refused: {why}")))
     }
 
     fn judge_routing(&self, routing: &Routing) -> Result<(), Failure> {

@@ -7,10 +7,14 @@ mod expression;
 mod statement;
 mod strict;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use ipnetwork::IpNetwork;
 use serde_json::{Map, Value};
 
 use super::TABLE;
+use crate::text;
 
 /// Type, hook and priority of the base chains that may be added.
 const BASES: [(&str, &str, i64); 8] = [
@@ -49,6 +53,15 @@ impl Refused {
     }
 }
 
+/// Whether a prefix lies within one of `prefixes`, which have no bits set behind their length.
+#[must_use]
+pub fn lies_within(prefixes: &BTreeSet<IpNetwork>, prefix: IpNetwork) -> bool {
+    // One lookup for each length, however many prefixes there are.
+    (0..=prefix.prefix()).rev().any(|length| {
+        IpNetwork::new(prefix.ip(), length).is_ok_and(|outer| prefixes.contains(&text::network(outer)))
+    })
+}
+
 type Judged = Result<(), Refused>;
 
 /// The transaction `text` written anew, when it is one that this crate could have made.
@@ -57,7 +70,7 @@ type Judged = Result<(), Refused>;
 ///
 /// # Errors
 /// [`Refused`] with the first thing that is not allowed.
-pub fn admit(text: &str, targets: &[IpNetwork]) -> Result<String, Refused> {
+pub fn admit(text: &str, targets: &BTreeSet<IpNetwork>) -> Result<String, Refused> {
     let transaction = strict::parse(text)?;
     for command in array(field(fields(&transaction, &["nftables"])?, "nftables")?)? {
         let (verb, object) = single(command)?;
@@ -67,7 +80,7 @@ pub fn admit(text: &str, targets: &[IpNetwork]) -> Result<String, Refused> {
     Ok(transaction.to_string())
 }
 
-fn judge(verb: &str, kind: &str, body: &Value, targets: &[IpNetwork]) -> Judged {
+fn judge(verb: &str, kind: &str, body: &Value, targets: &BTreeSet<IpNetwork>) -> Judged {
     match (verb, kind) {
         ("add" | "delete" | "flush", "table") => {
             let body = fields(body, &["family", "name"])?;
@@ -98,7 +111,7 @@ fn chain(body: &Value) -> Judged {
         return Ok(());
     }
     is(body, "policy", "accept")?;
-    let (kind, hook) = (text(field(body, "type")?)?, text(field(body, "hook")?)?);
+    let (kind, hook) = (string(field(body, "type")?)?, string(field(body, "hook")?)?);
     let priority = number(field(body, "prio")?)?;
     if BASES.contains(&(kind, hook, priority)) {
         return Ok(());
@@ -108,7 +121,7 @@ fn chain(body: &Value) -> Judged {
 
 fn declaration(kind: &str, body: &Value) -> Judged {
     let body = within_table(body, &["name", "type", "map", "flags", "size", "timeout"])?;
-    let own = name(field(body, "name")?).and(text(field(body, "name")?))?;
+    let own = name(field(body, "name")?).and(string(field(body, "name")?))?;
     one_or_more(field(body, "type")?).iter().try_for_each(|key| one_of(key, &KEY_TYPES, "type of key"))?;
     if let Some(flags) = body.get("flags") {
         array(flags)?.iter().try_for_each(|flag| one_of(flag, &SET_FLAGS, "flag"))?;
@@ -126,9 +139,9 @@ fn declaration(kind: &str, body: &Value) -> Judged {
     }
 }
 
-fn elements(body: &Value, targets: &[IpNetwork]) -> Judged {
+fn elements(body: &Value, targets: &BTreeSet<IpNetwork>) -> Judged {
     let body = within_table(body, &["name", "elem"])?;
-    let own = name(field(body, "name")?).and(text(field(body, "name")?))?;
+    let own = name(field(body, "name")?).and(string(field(body, "name")?))?;
     let leads_to_target = TARGETS.iter().any(|(target, _)| *target == own);
     for element in array(field(body, "elem")?)? {
         match element.as_array().map(Vec::as_slice) {
@@ -148,10 +161,10 @@ fn elements(body: &Value, targets: &[IpNetwork]) -> Judged {
 }
 
 /// The target of a service: one address inside the prefixes.
-fn within_targets(target: &Value, targets: &[IpNetwork]) -> Judged {
-    let address = text(target)?;
-    let parsed = address.parse().map_err(|_| Refused(format!("{address} is no address")))?;
-    if targets.iter().any(|prefix| prefix.contains(parsed)) {
+fn within_targets(target: &Value, targets: &BTreeSet<IpNetwork>) -> Judged {
+    let address = string(target)?;
+    let parsed: IpAddr = address.parse().map_err(|_| Refused(format!("{address} is no address")))?;
+    if lies_within(targets, IpNetwork::from(parsed)) {
         return Ok(());
     }
     Err(Refused(format!("{address} lies in no prefix of a peer")))
@@ -227,7 +240,7 @@ fn one_or_more(value: &Value) -> &[Value] {
     value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice)
 }
 
-fn text(value: &Value) -> Result<&str, Refused> {
+fn string(value: &Value) -> Result<&str, Refused> {
     value.as_str().ok_or_else(|| Refused::because("not a string"))
 }
 
@@ -243,7 +256,7 @@ fn within(value: &Value, least: i64, most: i64) -> Judged {
 }
 
 fn one_of(value: &Value, allowed: &[&str], what: &str) -> Judged {
-    match text(value)? {
+    match string(value)? {
         found if allowed.contains(&found) => Ok(()),
         found => Err(Refused(format!("{what} {found}"))),
     }
@@ -251,7 +264,7 @@ fn one_of(value: &Value, allowed: &[&str], what: &str) -> Judged {
 
 /// A name of a chain, set or counter.
 fn name(value: &Value) -> Judged {
-    let name = text(value)?;
+    let name = string(value)?;
     let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     if plain && !name.is_empty() && name.len() <= MAX_NAME {
         return Ok(());
@@ -261,7 +274,7 @@ fn name(value: &Value) -> Judged {
 
 /// A name behind an `@`.
 fn reference(value: &Value) -> Judged {
-    match text(value)?.strip_prefix('@') {
+    match string(value)?.strip_prefix('@') {
         Some(named) => name(&Value::from(named)),
         None => Err(Refused::because("not a named set")),
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::{Judged, Refused, array, field, fields, is, number, one_of, reference, single, text, within};
+use super::{Judged, Refused, array, field, fields, is, number, one_of, reference, single, string, within};
 
 /// Keys of `meta`.
 const META: [&str; 4] = ["iifname", "l4proto", "nfproto", "oifname"];
@@ -60,7 +60,7 @@ pub(super) fn immediate(value: &Value) -> Judged {
         Value::Number(_) | Value::Bool(_) => Ok(()),
         Value::String(word) if word.starts_with('@') => reference(value),
         Value::String(_) => Ok(()),
-        Value::Array(words) => words.iter().try_for_each(|word| text(word).map(drop)),
+        Value::Array(words) => words.iter().try_for_each(|word| string(word).map(drop)),
         Value::Null | Value::Object(_) => Err(Refused::because("not a value")),
     }
 }
@@ -78,7 +78,7 @@ fn key(body: &Value) -> Result<&Value, Refused> {
 
 fn payload(body: &Value) -> Judged {
     let body = fields(body, &["protocol", "field"])?;
-    let (protocol, field) = (text(field(body, "protocol")?)?, text(field(body, "field")?)?);
+    let (protocol, field) = (string(field(body, "protocol")?)?, string(field(body, "field")?)?);
     if PAYLOAD.contains(&(protocol, field)) {
         return Ok(());
     }
@@ -87,8 +87,8 @@ fn payload(body: &Value) -> Judged {
 
 fn fib(body: &Value) -> Judged {
     let body = fields(body, &["result", "flags"])?;
-    let result = text(field(body, "result")?)?;
-    let flags = array(field(body, "flags")?)?.iter().map(text).collect::<Result<Vec<_>, _>>()?;
+    let result = string(field(body, "result")?)?;
+    let flags = array(field(body, "flags")?)?.iter().map(string).collect::<Result<Vec<_>, _>>()?;
     if FIB.contains(&(result, flags.as_slice())) {
         return Ok(());
     }
@@ -98,6 +98,6 @@ fn fib(body: &Value) -> Judged {
 fn prefix(body: &Value) -> Judged {
     let body = fields(body, &["addr", "len"])?;
     within(field(body, "len")?, 0, 128)?;
-    let address = text(field(body, "addr")?)?;
+    let address = string(field(body, "addr")?)?;
     address.parse::<IpAddr>().map(drop).map_err(|_| Refused(format!("{address} is no address")))
 }

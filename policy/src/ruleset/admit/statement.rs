@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::expression::{self, map};
 use super::{
-    Judged, Refused, TARGETS, array, field, fields, name, number, one_of, reference, single, text, within,
+    Judged, Refused, TARGETS, array, field, fields, name, number, one_of, reference, single, string, within,
 };
 
 /// Kinds of statements.
@@ -80,7 +80,7 @@ fn dnat(body: &Value) -> Judged {
     let body = fields(body, &["family", "addr", "port"])?;
     let (kind, lookup) = single(field(body, "addr")?)?;
     let data = lookup.get("data").and_then(Value::as_str).and_then(|data| data.strip_prefix('@'));
-    let family = text(field(body, "family")?)?;
+    let family = string(field(body, "family")?)?;
     let wanted = match family {
         "ip" => Some(TARGETS[0].0),
         "ip6" => Some(TARGETS[1].0),

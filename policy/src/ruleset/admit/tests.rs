@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::json;
@@ -22,7 +21,7 @@ limits = { new_per_source = "5/minute", flows_per_source = 3, bandwidth = "1mbit
 #[test]
 fn every_transaction_that_a_policy_makes_passes_unchanged() {
     for policy in policies() {
-        let targets: Vec<_> = tunnel_prefixes(&policy).collect();
+        let targets: BTreeSet<_> = tunnel_prefixes(&policy).collect();
         for transaction in transactions(&policy) {
             let text = transaction.to_string();
             let admitted = admit(&text, &targets).unwrap();
@@ -48,7 +47,7 @@ fn the_lists_name_nothing_that_no_policy_makes() {
 fn a_ban_passes_and_one_that_never_ends_or_ends_before_it_begins_does_not() {
     let ban = |elem: Value| {
         let body = json!({"family": "inet", "table": "causeway", "name": "bans4", "elem": [elem]});
-        admit(&json!({"nftables": [{"add": {"element": body}}]}).to_string(), &[])
+        admit(&json!({"nftables": [{"add": {"element": body}}]}).to_string(), &BTreeSet::new())
     };
     assert!(ban(json!("203.0.113.10")).is_ok());
     assert!(ban(json!({"elem": {"val": "203.0.113.10", "timeout": 600}})).is_ok());
@@ -117,7 +116,7 @@ fn what_the_gateway_never_says_is_refused() {
         r#"{"add":{"element":{"family":"inet","table":"causeway","name":"limits","elem":[[1,{"accept":null}]]}}}"#,
         r#"{"add":{"counter":{"family":"inet","table":"causeway","name":"x;y"}}}"#,
     ];
-    let targets = ["192.168.88.0/24".parse().unwrap()];
+    let targets = BTreeSet::from(["192.168.88.0/24".parse().unwrap()]);
     let good = r#"{"add":{"element":{"family":"inet","table":"causeway","name":"target4","elem":[[1,"192.168.88.2"]]}}}"#;
     assert!(admit(&format!(r#"{{"nftables":[{good}]}}"#), &targets).is_ok());
     let rules = statements.iter().map(|statement| rule(statement));
@@ -153,8 +152,8 @@ fn json_that_two_readers_may_take_differently_is_refused() {
         assert!(strict::parse(&text).is_err(), "{value}");
     }
     assert!(strict::parse("{} {}").is_err() && strict::parse("").is_err());
-    assert!(admit(r#"{"nftables":[],"nftables":[]}"#, &[]).is_err());
-    assert!(admit(r#"{"nftables":[],"x":1}"#, &[]).is_err());
+    assert!(admit(r#"{"nftables":[],"nftables":[]}"#, &BTreeSet::new()).is_err());
+    assert!(admit(r#"{"nftables":[],"x":1}"#, &BTreeSet::new()).is_err());
 }
 
 #[test]
@@ -164,7 +163,19 @@ fn a_text_made_to_be_read_twice_is_refused() {
     let pad = "A".repeat(4096 - head.len());
     let text = format!("{head}{pad};delete table inet docker;#\"}}}}]}}\n");
     assert!(serde_json::from_str::<Value>(&text).is_ok());
-    assert!(admit(&text, &[]).is_err());
+    assert!(admit(&text, &BTreeSet::new()).is_err());
+}
+
+#[test]
+fn a_prefix_lies_within_itself_and_wider_ones_and_in_no_others() {
+    let prefix = |text: &str| text.parse::<IpNetwork>().unwrap();
+    let prefixes = BTreeSet::from(["192.168.88.0/24", "10.0.0.0/8", "fd00:88::/64"].map(prefix));
+    for inside in ["192.168.88.0/24", "192.168.88.7/32", "10.77.88.0/30", "10.77.88.1/30", "fd00:88::2/128"] {
+        assert!(lies_within(&prefixes, prefix(inside)), "{inside}");
+    }
+    for outside in ["0.0.0.0/0", "192.168.88.0/23", "192.168.89.1/32", "::/0", "fd00:89::/64"] {
+        assert!(!lies_within(&prefixes, prefix(outside)), "{outside}");
+    }
 }
 
 fn policies() -> impl Iterator<Item = Policy> {
