@@ -94,7 +94,10 @@ pub fn reload(socket: &Path, config: &Path) -> Result<Changes, Stop> {
 impl<'a> Work<'a> {
     /// Waits for its turn, and looks at everything that the command depends on.
     fn begin(socket: &'a Path, config: &Path) -> Result<Self, Stop> {
-        let own = fs::canonicalize(config).map_err(|error| trouble(config, &error))?;
+        let own = fs::canonicalize(config).map_err(|error| {
+            let fix = "name the daemon's file: --config FILE";
+            Stop::new(Exit::Failed, format!("{}: {error}; {fix}", config.display()))
+        })?;
         // Whether there is a daemon that may be asked is known before anything is made.
         ask_own_file(socket)?;
         let (folder, group) = place(&own)?;

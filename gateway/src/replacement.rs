@@ -116,10 +116,7 @@ pub(crate) fn trouble(path: &Path, error: &io::Error) -> Stop {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::Permission,
         _ => Exit::Failed,
     };
-    Stop::new(
-        exit,
-        format!("{}: {error}; nothing was changed; it is written by root or its owner", path.display()),
-    )
+    Stop::new(exit, format!("{}: {error}; it is written by root or its owner", path.display()))
 }
 
 #[cfg(test)]

@@ -267,7 +267,37 @@ mod tests {
         assert_eq!(Socket::bind(&path, "nobody").unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
-    fn served(path: &Path, client: impl FnOnce(Client) -> String + Send + 'static) -> String {
+    #[test]
+    fn readers_that_hold_every_place_do_not_keep_root_out() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: only root can connect as another user");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let (readers, said) = (path.clone(), path.clone());
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (idle, refusal, answer) = served(&path, move |_root| {
+            std::fs::set_permissions(&readers, std::fs::Permissions::from_mode(0o666)).unwrap();
+            let (idle, mut late) = std::thread::spawn(move || {
+                let nobody = rustix::process::Uid::from_raw(65_534);
+                rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+                let idle: Vec<_> = (0..MAX_READERS).map(|_| Client::connect(&readers).unwrap()).collect();
+                (idle, Client::connect(&readers).unwrap())
+            })
+            .join()
+            .unwrap();
+            let refusal = read_line(&mut late);
+            let mut root = Client::connect(&said).unwrap();
+            root.write_all(b"{\"command\":\"status\"}\n").unwrap();
+            (idle, refusal, read_line(&mut root))
+        });
+        assert!(refusal.contains("try again later"), "{refusal}");
+        assert!(answer.starts_with("{\"status\""), "{answer}");
+        drop(idle);
+    }
+
+    fn served<T: Send + 'static>(path: &Path, client: impl FnOnce(Client) -> T + Send + 'static) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let path = path.to_owned();
         task::LocalSet::new().block_on(&runtime, async move {

@@ -60,7 +60,7 @@ pub fn begin(file: Config, state: &State) -> (Config, Beginning) {
     };
     match trial.outcome {
         Outcome::Confirmed => (with_confirmed(file, pending), beginning(false)),
-        Outcome::TakenBack => (without(file, pending), beginning(true)),
+        Outcome::TakenBack => (file, beginning(true)),
         Outcome::Begun => begun(file, pending, state),
     }
 }
