@@ -97,6 +97,7 @@ RUN set -eu; \
     done; \
     mkdir -p /gateway/run/causeway /forwarder/run/causeway-forwarder; \
     install -d -m 0700 /gateway/var/lib/causeway /forwarder/var/lib/causeway-forwarder; \
+    install -d -m 0750 /gateway/var/lib/causeway-root; \
     chown -R 65532:65532 /forwarder/run/causeway-forwarder /forwarder/var/lib/causeway-forwarder; \
     take /trees/nft /gateway libnftables.so.1 libnftnl.so.11 libmnl.so.0 libjansson.so.4 libgmp.so.10 libedit.so.2 \
       libtinfo.so.6 libbsd.so.0 libmd.so.0 libxtables.so.12; \
@@ -109,7 +110,8 @@ FROM scratch AS gateway
 COPY --from=runtime /gateway/ /
 COPY --from=binaries /out/gateway /out/gatewayctl /usr/local/bin/
 ENV PATH=/usr/local/bin:/usr/sbin
-VOLUME /var/lib/causeway
+# The daemon's state, and what gatewayctl keeps for confirm and rollback.
+VOLUME ["/var/lib/causeway", "/var/lib/causeway-root"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["gatewayctl", "status"]
 ENTRYPOINT ["gateway"]
 CMD ["--config", "/etc/causeway/gateway.toml"]

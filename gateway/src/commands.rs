@@ -19,7 +19,7 @@ use crate::config::{self, LoadError};
 use crate::edge::refusal;
 use crate::exit::{Exit, Stop};
 use crate::foreign::{Needs, obstacles};
-use crate::kernel::{Failure, FailureKind, Listing, Reply, Request, answer_once};
+use crate::kernel::{Failure, FailureKind, Listing, Reply, Request, Scope, answer_once};
 use crate::privilege;
 use crate::state::{Applied, State, Switched};
 
@@ -148,14 +148,13 @@ pub fn down(path: &Path) -> Result<(), Stop> {
     if state.is_locked() {
         return Err(Stop::new(Exit::Conflict, "the daemon runs; stop it first: systemctl stop gateway"));
     }
-    let configured =
-        Applied { device: policy.interface.name.to_string(), protocol: policy.kernel.route_protocol };
+    let scope = Scope::of_removal(&policy, path);
+    remove_routing(&scope)?;
     // What the last start applied may differ from what the file says by now.
-    let applied = state.applied().filter(|applied| *applied != configured);
-    for made in std::iter::once(configured).chain(applied) {
-        remove_routing(&made)?;
+    if let Some(applied) = state.applied() {
+        remove_applied(&scope, &applied)?;
     }
-    restore_switches(&state)?;
+    restore_switches(&scope, &state)?;
     if !list(Listing::Table)?.is_empty() {
         apply(Ruleset::teardown().to_string())?;
         print("- table inet causeway\n")?;
@@ -167,27 +166,49 @@ pub fn down(path: &Path) -> Result<(), Stop> {
     state.forget_applied().map_err(|error| Stop::new(Exit::Failed, format!("the state folder: {error}")))
 }
 
-fn remove_routing(made: &Applied) -> Result<(), Stop> {
-    let request = Request::RemoveRouting { device: made.device.clone(), protocol: made.protocol };
-    match ask(request)? {
+fn remove_routing(scope: &Scope) -> Result<(), Stop> {
+    match ask_within(scope, Request::RemoveRouting)? {
         Reply::Changed { lines } => lines.iter().try_for_each(|line| print(&format!("{line}\n"))),
         _ => Ok(()),
     }
 }
 
-fn restore_switches(state: &State) -> Result<(), Stop> {
-    let changed = state.switches();
-    if changed.is_empty() {
+/// Removes what the daemon's own note names besides; what it cannot be trusted about stays, and is said.
+fn remove_applied(scope: &Scope, applied: &Applied) -> Result<(), Stop> {
+    if (applied.device.as_str(), applied.protocol) == (scope.device.as_str(), scope.protocol) {
         return Ok(());
     }
-    let Reply::Sysctls { values } = ask(Request::ReadSysctls { paths: changed.keys().cloned().collect() })?
-    else {
-        return Ok(());
+    match scope.of_hearsay(&applied.device, applied.protocol) {
+        Ok(scope) => remove_routing(&scope),
+        Err(failure) => {
+            tell(&failure.message);
+            Ok(())
+        }
+    }
+}
+
+/// Sets back what the daemon changed, each switch by itself: one that its note names wrongly keeps no other from it.
+fn restore_switches(scope: &Scope, state: &State) -> Result<(), Stop> {
+    let changed = state.switches();
+    let read = |path: &String| match answer_once(scope, Request::ReadSysctls { paths: vec![path.clone()] }) {
+        Ok(Reply::Sysctls { values }) => values.into_iter().flatten().next(),
+        Ok(_) => None,
+        Err(failure) => {
+            tell(&format!("{path:?} was not set back: {failure}"));
+            None
+        }
     };
-    let values = to_restore(&changed, &values);
-    if let Reply::Unwritable { switches } = ask(Request::WriteSysctls { values })? {
-        for (path, value, reason) in switches {
-            tell(&format!("{path} could not be set back to {value}: {reason}"));
+    let now: Vec<_> = changed.keys().map(read).collect();
+    for (path, value) in to_restore(&changed, &now) {
+        let switch = (path.clone(), value.clone());
+        match answer_once(scope, Request::WriteSysctls { values: vec![switch] }) {
+            Ok(Reply::Unwritable { switches }) => {
+                for (path, value, reason) in switches {
+                    tell(&format!("{path} could not be set back to {value}: {reason}"));
+                }
+            }
+            Ok(_) => {}
+            Err(failure) => tell(&format!("{path:?} was not set back to {value:?}: {failure}")),
         }
     }
     Ok(())
@@ -220,7 +241,11 @@ pub(crate) fn apply(ruleset: String) -> Result<(), Stop> {
 }
 
 pub(crate) fn ask(request: Request) -> Result<Reply, Stop> {
-    answer_once(request).map_err(|failure: Failure| match failure.kind {
+    ask_within(&Scope::closed(), request)
+}
+
+fn ask_within(scope: &Scope, request: Request) -> Result<Reply, Stop> {
+    answer_once(scope, request).map_err(|failure: Failure| match failure.kind {
         FailureKind::Ruleset => Stop::new(Exit::Failed, failure),
         _ => refusal(failure),
     })

@@ -25,7 +25,7 @@ use crate::control::report::{Change, Changes, SCHEMA};
 use crate::control::server::{Answer, Socket, failed};
 use crate::edge::{Beginning, Edge, Hands, begin, refusal, take_hands};
 use crate::exit::{Exit, Stop};
-use crate::kernel::Helper;
+use crate::kernel::{Helper, Scope};
 use crate::metrics::http::{self, Pages};
 use crate::metrics::process;
 use crate::sandbox::{self, Confinement};
@@ -50,13 +50,13 @@ pub fn run(path: &Path) -> Result<(), Stop> {
     let permission = |error: &dyn std::fmt::Display| Stop::new(Exit::Permission, error);
     privilege::require().map_err(|error| permission(&error))?;
     privilege::hand_down().map_err(|error| permission(&error))?;
-    let helper = Helper::start()
+    let helper = Helper::start(Scope::of(&config.policy, path))
         .map_err(|error| Stop::new(Exit::Failed, format!("the kernel helper does not start: {error}")))?;
     helper.probe().map_err(refusal)?;
     let (state, _lock) = claim_state(&config.policy)?;
     let (config, beginning) = begin(config, &state);
     let socket = bind_control(&config.policy)?;
-    let hands = take_hands(&config.policy, &helper, &state).map_err(refusal)?;
+    let hands = take_hands(&config, &helper, &state).map_err(refusal)?;
     process::read_units();
     privilege::drop_all().map_err(|error| permission(&error))?;
     confine(&config.policy);
@@ -353,29 +353,30 @@ impl Answer for Control {
             Request::Dump { show_keys } => Ok(Reply::Dump(edge.dump(show_keys))),
             Request::Services => edge.services().await.map(Reply::Services).map_err(refusal),
             Request::Status => Ok(Reply::Status(edge.status().await)),
-            Request::OwnFile => Ok(Reply::OwnFile { path: edge.config_path().to_owned() }),
+            Request::OwnFile => Ok(Reply::OwnFile {
+                path: edge.config_path().to_owned(),
+                in_force: edge.is_file_in_force(),
+                waits_seconds: edge.confirm_within().map(|left| left.as_secs()),
+            }),
             Request::Flows { service, address, limit } => {
                 edge.flows(service.as_deref(), address, limit).await.map(Reply::Flows)
             }
             Request::Offloads => Ok(Reply::Offloads(edge.offloads())),
             Request::SetOffloads { switches } => edge.set_offloads(&switches).map(Reply::Offloads),
             Request::Bans => edge.bans().await.map(Reply::Bans).map_err(refusal),
-            Request::Ban { address, seconds } => {
-                edge.ban(address, seconds).await.map(|()| Reply::Done).map_err(refusal)
-            }
+            Request::Ban { address, seconds } => edge.ban(address, seconds).await.map(|()| Reply::Done),
             Request::Unban { address } => edge.unban(address).await.map(|()| Reply::Done).map_err(refusal),
             Request::Plan { name, text } => plan(edge, &name, text),
-            Request::Apply { name, text, confirm_seconds } => {
-                let patience = confirm_seconds.map(Duration::from_secs);
-                let applied = edge.apply_text(&name, text, patience).await;
+            Request::Apply { name, text, confirm } => {
+                let applied = edge.apply_text(&name, text, confirm).await;
                 edge.resolve_all();
                 applied.map(changes)
             }
-            Request::Confirm => edge.confirm().await.map(|text| Reply::InForce { text: Some(text) }),
-            Request::Rollback => {
-                let text = edge.roll_back().await;
+            Request::Confirm { id } => edge.confirm(id.as_deref()).await.map(|()| Reply::Done),
+            Request::TakeBack => {
+                let taken = edge.take_back().await;
                 edge.resolve_all();
-                text.map(|text| Reply::InForce { text })
+                taken.map(|was_waiting| Reply::TakenBack { was_waiting })
             }
             Request::Reload => {
                 let applied = edge.reload().await;

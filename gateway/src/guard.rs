@@ -161,8 +161,11 @@ fn open_now(is_forwarding: Option<bool>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use policy::Source;
     use policy::gateway::parse;
+    use policy::ruleset::admit;
 
     use super::*;
 
@@ -193,7 +196,7 @@ mod tests {
     fn every_table_touches_our_own_table_alone() {
         let policy = parse(&Source { name: Path::new("gateway.toml"), text: EXAMPLE }).unwrap();
         for candidate in candidates(Some(&policy), Guards::default) {
-            assert_eq!(crate::kernel::nft::confine(&candidate.ruleset), Ok(()));
+            assert!(admit(&candidate.ruleset, &BTreeSet::new()).is_ok(), "{:?}", candidate.table);
         }
     }
 }

@@ -22,5 +22,7 @@ pub mod log;
 pub mod memory;
 pub mod metrics;
 pub mod privilege;
+pub mod replacement;
+pub mod root_state;
 pub mod sandbox;
 pub mod state;

@@ -11,7 +11,9 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 
-use gateway::kernel::{FailureKind, Listing, Reply, Request, Route, Routing, Rule, answer_once};
+use gateway::kernel::{
+    Asked, Failure, FailureKind, Listing, Removal, Reply, Request, Route, Routing, Rule, Scope,
+};
 use serde_json::json;
 
 const INSIDE: &str = "CAUSEWAY_TEST_INSIDE";
@@ -63,9 +65,9 @@ fn removal_leaves_foreign_routes_and_rules_alone_and_nothing_of_ours() {
         open_tun();
         apply(plan());
         assert_ne!(state(), before);
-        answer_once(Request::RemoveRouting { device: "gw0".to_owned(), protocol: 157 }).unwrap();
+        take_away(&scope()).unwrap();
         assert_eq!(state(), before);
-        answer_once(Request::RemoveRouting { device: "gw0".to_owned(), protocol: 157 }).unwrap();
+        take_away(&scope()).unwrap();
     });
 }
 
@@ -106,10 +108,9 @@ fn what_the_kernel_refuses_is_named_with_both_versions_and_the_fix() {
 fn a_device_that_is_no_tun_is_never_removed() {
     in_own_namespace("a_device_that_is_no_tun_is_never_removed", || {
         ip("link add gw0 type veth peer name other");
-        let failure =
-            answer_once(Request::RemoveRouting { device: "gw0".to_owned(), protocol: 157 }).unwrap_err();
+        let failure = take_away(&scope()).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Refused);
-        let failure = answer_once(Request::OpenTun { name: "gw0".to_owned() }).unwrap_err();
+        let failure = answer_once(Request::OpenTun).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Conflict, "{failure}");
         assert!(ip("-brief link").contains("gw0"));
     });
@@ -162,11 +163,64 @@ fn switches_are_written_only_when_they_differ_and_read_back() {
         let write = |value: &str| {
             answer_once(Request::WriteSysctls { values: vec![(path.clone(), value.to_owned())] }).unwrap()
         };
-        for value in ["1", "1", "0"] {
+        for value in ["1", "1"] {
             assert!(matches!(write(value), Reply::Unwritable { switches } if switches.is_empty()));
             let read = answer_once(Request::ReadSysctls { paths: vec![path.clone()] }).unwrap();
             assert!(matches!(read, Reply::Sysctls { values } if values == [Some(value.to_owned())]));
         }
+    });
+}
+
+#[test]
+fn nothing_of_others_is_touched_whatever_the_daemon_asks_for() {
+    in_own_namespace("nothing_of_others_is_touched_whatever_the_daemon_asks_for", || {
+        ip("link add eth0 type veth peer name eth1");
+        ip("address add 192.0.2.2/24 dev eth0");
+        ip("link set eth0 up");
+        ip("link set eth1 up");
+        ip("route add default via 192.0.2.1 protocol 3");
+        ip("tuntap add ovpn0 mode tun");
+        open_tun();
+        let before = state();
+        let to = |route: &str, table| Route {
+            destination: route.parse().unwrap(),
+            unreachable: true,
+            table,
+            metric: 0,
+        };
+        let routes = [to("0.0.0.0/0", 254), to("0.0.0.0/0", 4357), to("192.0.2.0/24", 254)];
+        for route in routes {
+            refused(Request::ApplyRouting { routing: Routing { routes: vec![route], ..plan() } });
+        }
+        let addresses = vec!["192.0.2.9/24".parse().unwrap()];
+        refused(Request::ApplyRouting { routing: Routing { addresses, ..plan() } });
+        refused(Request::RemoveRouting);
+        for (path, value) in [("net/ipv4/conf/all/accept_source_route", "1"), ("net/ipv4/ip_forward", "0")] {
+            refused(Request::WriteSysctls { values: vec![(path.to_owned(), value.to_owned())] });
+        }
+        // What a file of the daemon's user says about the past.
+        for protocol in [0, 2, 3, 4] {
+            assert!(scope().of_hearsay("eth0", protocol).is_err());
+        }
+        for device in ["ovpn0", "eth0"] {
+            take_away(&scope().of_hearsay(device, 157).unwrap()).unwrap();
+        }
+        assert_eq!(state(), before);
+    });
+}
+
+#[test]
+fn a_text_that_nft_would_read_in_its_own_language_is_refused() {
+    in_own_namespace("a_text_that_nft_would_read_in_its_own_language_is_refused", || {
+        run("nft", "add table inet docker");
+        let head = r#"{"nftables":[{"metainfo":{"a":99999999999999999999999,"x":""#;
+        let native = ";delete table inet docker;add table ip evil;#";
+        let text = format!("{head}{}{native}\"}}}}]}}\n", "A".repeat(4096 - head.len()));
+        serde_json::from_str::<serde_json::Value>(&text).unwrap();
+        refused(Request::CheckRuleset { ruleset: text.clone() });
+        refused(Request::ApplyRuleset { ruleset: text });
+        let tables = run("nft", "list tables");
+        assert!(tables.contains("docker") && !tables.contains("evil"), "{tables}");
     });
 }
 
@@ -179,7 +233,7 @@ fn a_device_or_a_port_in_use_is_a_conflict() {
             offload: tunnel::io::tun::TunOffload { tcp: false, udp: false },
         });
         let _holder = holder.unwrap();
-        let failure = answer_once(Request::OpenTun { name: "gw0".to_owned() }).unwrap_err();
+        let failure = answer_once(Request::OpenTun).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Conflict, "{failure}");
         let _port = std::net::UdpSocket::bind("0.0.0.0:51820").unwrap();
         let failure = answer_once(Request::OpenUdp { port: 51820, mark: 1 }).unwrap_err();
@@ -200,6 +254,11 @@ fn only_flows_of_the_named_marks_are_ended() {
         let has = |port: &str| left.contains(&format!("sport={port}"));
         assert!(!has("1001") && has("1002") && has("1003"), "{left}");
     });
+}
+
+fn refused(request: Request) {
+    let asked = format!("{request:?}");
+    assert_eq!(answer_once(request).unwrap_err().kind, FailureKind::Refused, "{asked}");
 }
 
 /// Runs `body` in a user and network namespace of its own: this test again, in a child.
@@ -233,7 +292,6 @@ fn plan() -> Routing {
     };
     let rule = |priority, fwmark, table| Rule { ipv6: false, priority, fwmark, to: None, table };
     Routing {
-        device: "gw0".to_owned(),
         addresses: vec!["10.77.88.1/30".parse().unwrap()],
         mtu: 1420,
         tx_queue_length: 500,
@@ -243,12 +301,34 @@ fn plan() -> Routing {
             route("192.168.88.0/24", true, 4_278_198_272),
         ],
         rules: vec![rule(4357, Some(0x4357), 254), rule(4359, None, 4357)],
-        protocol: 157,
     }
 }
 
+fn scope() -> Scope {
+    let prefixes =
+        ["10.77.88.0/30", "10.77.88.4/30", "192.168.88.0/24"].map(|prefix| prefix.parse().unwrap());
+    let asked = Asked {
+        prefixes: prefixes.into(),
+        fwmarks: [0x4357].into(),
+        ct_marks: [0x4357_0000].into(),
+        priorities: [4357].into(),
+    };
+    let scope = Scope { device: "gw0".to_owned(), protocol: 157, table: 4357, asked, ..Scope::default() };
+    scope.checked().unwrap()
+}
+
+fn answer_once(request: Request) -> Result<Reply, Failure> {
+    gateway::kernel::answer_once(&scope(), request)
+}
+
+/// What `gateway down` asks for.
+fn take_away(scope: &Scope) -> Result<Reply, Failure> {
+    let removal = if scope.removal == Removal::Never { Removal::All } else { scope.removal };
+    gateway::kernel::answer_once(&Scope { removal, ..scope.clone() }, Request::RemoveRouting)
+}
+
 fn open_tun() {
-    answer_once(Request::OpenTun { name: "gw0".to_owned() }).unwrap();
+    answer_once(Request::OpenTun).unwrap();
 }
 
 fn apply(routing: Routing) -> Vec<String> {

@@ -5,6 +5,8 @@ mod routing;
 
 use ipnetwork::IpNetwork;
 
+pub use routing::switch_value;
+
 use crate::gateway::Policy;
 use crate::ruleset::Ruleset;
 use crate::{HostPort, InterfaceName, Mtu, Name, PublicKey};

@@ -13,8 +13,10 @@ use toml::de::{DeTable, DeValue};
 use crate::nearest::nearest;
 use crate::{ConfigError, Position, Problem, Source, Warning};
 
-/// The most bytes a configuration may have.
-pub(crate) const MAX_TEXT: usize = 8 << 20;
+/// The most bytes a configuration may have: an edge of 100,000 prefixes needs three million.
+pub(crate) const MAX_TEXT: usize = 4 << 20;
+/// The most errors that are reported of one text: each is looked for in its line.
+const MAX_ERRORS: usize = 1_000;
 /// The most entries an array may have.
 pub(crate) const MAX_ITEMS: usize = 65_536;
 
@@ -47,7 +49,7 @@ impl<'t> Reader<'t> {
             return None;
         }
         let (document, faults) = DeTable::parse_recoverable(self.text);
-        for fault in &faults {
+        for fault in faults.iter().take(MAX_ERRORS) {
             let at = fault.span().map_or(0, |span| span.start);
             self.report(at, syntax_problem(fault.message(), self.slice(fault.span())));
         }
@@ -63,11 +65,19 @@ impl<'t> Reader<'t> {
     }
 
     pub(crate) fn report(&self, offset: usize, problem: Problem) {
-        self.report_at(self.position(offset), problem);
+        if self.has_room() {
+            self.report_at(self.position(offset), problem);
+        }
     }
 
     pub(crate) fn report_at(&self, at: Position, problem: Problem) {
-        self.errors.borrow_mut().push(ConfigError { at, problem });
+        if self.has_room() {
+            self.errors.borrow_mut().push(ConfigError { at, problem });
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.errors.borrow().len() < MAX_ERRORS
     }
 
     /// How many errors there are so far: what depends on a part that has some is not judged, as it would be wrong as well.

@@ -5,6 +5,7 @@
 //! for the mark. A packet without one has no business in the tunnel.
 
 mod absent;
+mod admit;
 mod chains;
 mod compile;
 mod diff;
@@ -16,9 +17,10 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+pub use admit::{Refused, admit, lies_within};
 pub use diff::describe;
 pub use services::{DropCounter, ServiceKind, ServiceMark};
-pub(crate) use sets::tunnel_prefixes;
+pub use sets::tunnel_prefixes;
 
 use crate::gateway::Policy;
 

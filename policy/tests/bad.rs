@@ -36,6 +36,21 @@ fn every_bad_file_gives_the_errors_it_must() {
 }
 
 #[test]
+fn a_text_of_nothing_but_repeated_keys_is_refused_with_a_bounded_number_of_errors() {
+    let lines = "a = 1\n".repeat(100_000);
+    let one_line = format!("x = {{ {}a = 1 }}", "a = 1, ".repeat(20_000));
+    let unknown: String = (0..20_000).map(|number| format!("k{number} = 1\n")).collect();
+    for text in [lines, one_line, unknown] {
+        let source = Source { name: Path::new("gateway.toml"), text: &text };
+        let errors = gateway::parse(&source).unwrap_err();
+        assert!((1..=1_000).contains(&errors.len()), "{} errors", errors.len());
+    }
+    let long = "#".repeat(5 << 20);
+    let errors = gateway::parse(&Source { name: Path::new("gateway.toml"), text: &long }).unwrap_err();
+    assert!(matches!(errors.as_slice(), [ConfigError { problem: Problem::TooLarge { .. }, .. }]));
+}
+
+#[test]
 fn every_variant_is_produced() {
     let mut seen: BTreeSet<String> = BTreeSet::new();
     for file in bad_files() {

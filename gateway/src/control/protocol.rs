@@ -79,16 +79,30 @@ pub enum Request {
         name: PathBuf,
         /// Its text.
         text: String,
-        /// Goes back by itself after so many seconds without [`Request::Confirm`]; stays when missing.
+        /// Goes back by itself without [`Request::Confirm`] in time; stays when missing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        confirm_seconds: Option<u64>,
+        confirm: Option<Confirmation>,
     },
     /// Keeps the change that waits; only for writers.
-    Confirm,
-    /// Goes back to the configuration before; only for writers.
-    Rollback,
+    Confirm {
+        /// What root's folder calls it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+    },
+    /// Takes back the change that waits, if one does; only for writers.
+    TakeBack,
     /// Reads the daemon's own file, its lists and keys again; only for writers.
     Reload,
+}
+
+/// A change that goes back by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confirmation {
+    /// What root's folder calls it.
+    pub id: String,
+    /// After so many seconds.
+    pub seconds: u64,
 }
 
 impl Request {
@@ -111,8 +125,8 @@ impl Request {
             | Self::Unban { .. }
             | Self::Plan { .. }
             | Self::Apply { .. }
-            | Self::Confirm
-            | Self::Rollback
+            | Self::Confirm { .. }
+            | Self::TakeBack
             | Self::Reload => true,
         }
     }
@@ -134,6 +148,10 @@ pub enum Reply {
     OwnFile {
         /// Its absolute path, links not followed.
         path: PathBuf,
+        /// Whether it holds what is in force.
+        in_force: bool,
+        /// Seconds for which a change still waits for its confirmation; `None` when none does.
+        waits_seconds: Option<u64>,
     },
     /// To [`Request::Bans`].
     Bans(Bans),
@@ -143,12 +161,12 @@ pub enum Reply {
     Offloads(Offloads),
     /// To [`Request::Plan`], [`Request::Apply`] and [`Request::Reload`].
     Changes(Changes),
-    /// To [`Request::Confirm`] and [`Request::Rollback`].
-    InForce {
-        /// What the daemon's own file is to hold; `None` when it holds it already.
-        text: Option<String>,
+    /// To [`Request::TakeBack`].
+    TakenBack {
+        /// Whether a change waited.
+        was_waiting: bool,
     },
-    /// To [`Request::Ban`] and [`Request::Unban`].
+    /// To [`Request::Confirm`], [`Request::Ban`] and [`Request::Unban`].
     Done,
     /// It did not work.
     Failed {

@@ -16,8 +16,10 @@ use tokio::time::timeout;
 use super::protocol::{MAX_LINE, MAX_READER_LINE, Reply, Request};
 use crate::exit::Exit;
 
-/// Most clients at once; the next ones wait in the kernel's queue.
-const MAX_CLIENTS: usize = 32;
+/// Most clients at once that may only read; the next one is refused, so that it keeps no place from root.
+const MAX_READERS: usize = 32;
+/// Most clients at once that may write; the next ones wait in the kernel's queue.
+const MAX_WRITERS: usize = 16;
 /// Most requests of one connection.
 const MAX_REQUESTS: usize = 10_000;
 /// A client that says nothing for so long is sent away.
@@ -67,9 +69,9 @@ impl Socket {
     /// When the listener fails for good.
     pub async fn serve<A: Answer + 'static>(&self, answer: Rc<A>) -> io::Result<()> {
         let listener = UnixListener::from_std(self.listener.try_clone()?)?;
-        let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+        let readers = Arc::new(Semaphore::new(MAX_READERS));
+        let writers = Arc::new(Semaphore::new(MAX_WRITERS));
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -79,14 +81,39 @@ impl Socket {
                     continue;
                 }
             };
+            let Ok(may_write) = may_write(&stream) else { continue };
+            let place = if may_write {
+                Arc::clone(&writers).acquire_owned().await.ok()
+            } else {
+                Arc::clone(&readers).try_acquire_owned().ok()
+            };
+            let Some(place) = place else {
+                refuse_busy(&stream);
+                continue;
+            };
             let answer = Rc::clone(&answer);
             task::spawn_local(async move {
-                if let Err(error) = converse(stream, &*answer).await {
+                if let Err(error) = converse(stream, may_write, &*answer).await {
                     tracing::debug!(%error, "a control client went away");
                 }
                 drop(place);
             });
         }
+    }
+}
+
+/// Whether the client is root or the daemon's own user.
+fn may_write(stream: &UnixStream) -> io::Result<bool> {
+    let caller = stream.peer_cred()?.uid();
+    Ok(caller == 0 || caller == rustix::process::geteuid().as_raw())
+}
+
+/// Says that there is no place; what does not fit into the socket's buffer at once is not waited for.
+fn refuse_busy(stream: &UnixStream) {
+    let reply = failed(Exit::Failed, format!("{MAX_READERS} clients read already; try again later"));
+    if let Ok(mut text) = serde_json::to_vec(&reply) {
+        text.push(b'\n');
+        drop(stream.try_write(&text));
     }
 }
 
@@ -96,9 +123,7 @@ impl Drop for Socket {
     }
 }
 
-async fn converse(stream: UnixStream, answer: &impl Answer) -> io::Result<()> {
-    let caller = stream.peer_cred()?.uid();
-    let may_write = caller == 0 || caller == rustix::process::geteuid().as_raw();
+async fn converse(stream: UnixStream, may_write: bool, answer: &impl Answer) -> io::Result<()> {
     let limit = if may_write { MAX_LINE } else { MAX_READER_LINE };
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
@@ -162,7 +187,8 @@ fn clear_stale(path: &Path) -> io::Result<()> {
 }
 
 /// The number of a group in `/etc/group`, which is where a system group of ours would be.
-fn group_id(group: &str) -> Option<u32> {
+#[must_use]
+pub fn group_id(group: &str) -> Option<u32> {
     let groups = std::fs::read_to_string("/etc/group").ok()?;
     groups.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -241,7 +267,37 @@ mod tests {
         assert_eq!(Socket::bind(&path, "nobody").unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
-    fn served(path: &Path, client: impl FnOnce(Client) -> String + Send + 'static) -> String {
+    #[test]
+    fn readers_that_hold_every_place_do_not_keep_root_out() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: only root can connect as another user");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let (readers, said) = (path.clone(), path.clone());
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (idle, refusal, answer) = served(&path, move |_root| {
+            std::fs::set_permissions(&readers, std::fs::Permissions::from_mode(0o666)).unwrap();
+            let (idle, mut late) = std::thread::spawn(move || {
+                let nobody = rustix::process::Uid::from_raw(65_534);
+                rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+                let idle: Vec<_> = (0..MAX_READERS).map(|_| Client::connect(&readers).unwrap()).collect();
+                (idle, Client::connect(&readers).unwrap())
+            })
+            .join()
+            .unwrap();
+            let refusal = read_line(&mut late);
+            let mut root = Client::connect(&said).unwrap();
+            root.write_all(b"{\"command\":\"status\"}\n").unwrap();
+            (idle, refusal, read_line(&mut root))
+        });
+        assert!(refusal.contains("try again later"), "{refusal}");
+        assert!(answer.starts_with("{\"status\""), "{answer}");
+        drop(idle);
+    }
+
+    fn served<T: Send + 'static>(path: &Path, client: impl FnOnce(Client) -> T + Send + 'static) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let path = path.to_owned();
         task::LocalSet::new().block_on(&runtime, async move {

@@ -82,7 +82,7 @@ impl Blueprint {
         let transaction = self.transaction(helper, &helper.list(Listing::Outline)?)?;
         self.remember(state)?;
         helper.apply_ruleset(transaction)?;
-        let routing = Routing::new(&self.plan.routing, self.protocol);
+        let routing = Routing::new(&self.plan.routing);
         for line in helper.apply_routing(routing)? {
             tracing::info!("{line}");
         }
@@ -110,12 +110,12 @@ impl Blueprint {
         };
         let forget = || old.remember_again(state);
         self.remember(state)?;
-        let routing = || Routing::new(&self.plan.routing, self.protocol);
+        let routing = || Routing::new(&self.plan.routing);
         let added = helper.add_routing(routing()).inspect_err(|_| forget())?;
         let is_left_alone = transaction.is_none();
         if let Err(failure) = transaction.map_or(Ok(()), |transaction| helper.apply_ruleset(transaction)) {
             forget();
-            helper.apply_routing(Routing::new(&old.plan.routing, old.protocol))?;
+            helper.apply_routing(Routing::new(&old.plan.routing))?;
             return Err(failure);
         }
         let finish = || {
@@ -183,7 +183,7 @@ impl Blueprint {
                 repair.fingerprint = Self::fingerprint(helper)?;
             }
         }
-        repair.lines.extend(helper.apply_routing(Routing::new(&self.plan.routing, self.protocol))?);
+        repair.lines.extend(helper.apply_routing(Routing::new(&self.plan.routing))?);
         let Switches { changed, unwritable } = self.write_switches(helper, state)?;
         repair.lines.extend(changed.iter().map(|switch| format!("~ {switch}")));
         repair.unwritable = unwritable;

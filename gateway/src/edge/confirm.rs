@@ -4,12 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use policy::plan::Change;
-use tunnel::time::Now;
 
 use super::Edge;
 use crate::config::{self, Config};
+use crate::control::protocol::Confirmation;
 use crate::exit::{Exit, Stop};
-use crate::state::{Moment, Pending, State};
+use crate::root_state::RootState;
+use crate::state::{Moment, Outcome, Pending, State, Trial};
 
 /// The longest time that a change may wait for its confirmation.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(86_400);
@@ -46,14 +47,27 @@ pub struct Beginning {
 
 /// What to start with: the file, or what an unconfirmed change makes of it.
 ///
-/// Before its time is over the change is in force again; afterwards it is forgotten. A file that already holds the
+/// The change is root's, from the folder that this daemon only reads; what became of it this daemon has noted itself.
+/// Before its time is over it is in force again; afterwards it is not. A file that already holds the
 /// unconfirmed text counts for what was in force before it.
 #[must_use]
 pub fn begin(file: Config, state: &State) -> (Config, Beginning) {
-    let nothing = Beginning { waiting: None, taken_back: false };
-    let Some(pending) = state.pending() else { return (file, nothing) };
+    let beginning = |taken_back| Beginning { waiting: None, taken_back };
+    let Some(trial) = state.trial() else { return (file, beginning(false)) };
+    let pending = RootState::beside(&file.policy.state_directory).pending();
+    let Some(pending) = pending.filter(|pending| pending.id == trial.id) else {
+        return (file, beginning(false));
+    };
+    match trial.outcome {
+        Outcome::Confirmed => (with_confirmed(file, pending), beginning(false)),
+        Outcome::TakenBack => (file, beginning(true)),
+        Outcome::Begun => begun(file, pending, state),
+    }
+}
+
+fn begun(file: Config, pending: Pending, state: &State) -> (Config, Beginning) {
     let path = file.path.clone();
-    if let Some(left) = pending.remaining(&moment()) {
+    if let Some(left) = pending.remaining(&Moment::now()) {
         match config::load_text(&path, pending.text.clone()) {
             Ok(config) => {
                 tracing::info!(
@@ -70,21 +84,42 @@ pub fn begin(file: Config, state: &State) -> (Config, Beginning) {
         "a change was not confirmed in time: {} is in force as before; see what it cut off",
         path.display()
     );
-    let config = if file.text == pending.text {
-        config::load_text(&path, pending.previous).unwrap_or(file)
+    note(state, &pending.id, Outcome::TakenBack);
+    (without(file, pending), Beginning { waiting: None, taken_back: true })
+}
+
+/// The file, unless it holds the change that was taken back.
+fn without(file: Config, pending: Pending) -> Config {
+    if file.text == pending.text {
+        config::load_text(&file.path.clone(), pending.previous).unwrap_or(file)
     } else {
         file
-    };
-    if let Err(error) = state.forget_pending() {
-        tracing::warn!("the state folder cannot be written ({error}); mend its permissions");
     }
-    (config, Beginning { waiting: None, taken_back: true })
+}
+
+/// The change that was confirmed, although the command was killed before the file held it.
+fn with_confirmed(file: Config, pending: Pending) -> Config {
+    if file.text == pending.text || file.text != pending.previous {
+        return file;
+    }
+    tracing::info!(
+        "starting with a confirmed change that the file does not hold yet; gatewayctl confirm writes it"
+    );
+    config::load_text(&file.path.clone(), pending.text).unwrap_or(file)
+}
+
+fn note(state: &State, id: &str, outcome: Outcome) {
+    if let Err(error) = state.keep_trial(&Trial { id: id.to_owned(), outcome }) {
+        tracing::warn!(
+            "the state folder cannot be written ({error}); free the disk or change its permissions"
+        );
+    }
 }
 
 impl Edge {
     /// Applies `text` as the daemon's own file; messages call it `said`.
     ///
-    /// With `patience` it goes back by itself unless [`confirm`](Self::confirm) is called in time.
+    /// With a `confirmation` it goes back by itself unless [`confirm`](Self::confirm) is called in time.
     ///
     /// # Errors
     /// What is wrong; then everything is as it was.
@@ -92,102 +127,121 @@ impl Edge {
         &self,
         said: &Path,
         text: String,
-        patience: Option<Duration>,
+        confirmation: Option<Confirmation>,
     ) -> Result<Vec<Change>, Stop> {
         let config =
             config::load_draft(&self.config_path, said, text).inspect_err(|_| self.note_apply(false))?;
         let _turn = self.applying.lock().await;
         self.refuse_while_waiting()?;
-        match patience {
-            Some(patience) => self.apply_for_now(config, patience).await,
+        match confirmation {
+            Some(confirmation) => self.apply_for_now(config, confirmation).await,
             None => self.apply_for_good(config).await,
         }
     }
 
     pub(super) async fn apply_for_good(&self, config: Config) -> Result<Vec<Change>, Stop> {
-        let (before, after) = (self.text_in_force(), config.text.clone());
         let changes = self.apply_in_turn(config).await?;
-        if before != after {
-            self.keep_previous(&before);
-        }
         self.taken_back.set(false);
         Ok(changes)
     }
 
-    async fn apply_for_now(&self, config: Config, patience: Duration) -> Result<Vec<Change>, Stop> {
+    async fn apply_for_now(&self, config: Config, confirmation: Confirmation) -> Result<Vec<Change>, Stop> {
+        let Confirmation { id, seconds } = confirmation;
         let previous = self.text_in_force();
         if config.text != previous && self.file_holds(&config.text) {
             let message = "the daemon's own file holds this text already, so that there would be no way back; \
                            put the old text back and apply a copy";
             return Err(Stop::new(Exit::Conflict, message));
         }
-        let patience = patience.min(LONGEST_PATIENCE);
-        let pending = Pending { text: config.text.clone(), previous, applied: moment(), patience };
+        self.refuse_unkept(&id, &config.text)?;
+        let patience = Duration::from_secs(seconds).min(LONGEST_PATIENCE);
+        let pending = Pending { id, text: config.text.clone(), previous, applied: Moment::now(), patience };
         // Before the change: a daemon that is killed in the middle of it must find the way back.
-        self.state.keep_pending(&pending).map_err(|error| unwritten(&error))?;
+        let begun = Trial { id: pending.id.clone(), outcome: Outcome::Begun };
+        self.state.keep_trial(&begun).map_err(|error| unwritten(&error))?;
         let applied = self.apply_in_turn(config).await;
         match &applied {
             Ok(_) => {
                 self.taken_back.set(false);
-                *self.waiting.borrow_mut() = Some(Waiting::new(Pending { applied: moment(), ..pending }));
+                *self.waiting.borrow_mut() =
+                    Some(Waiting::new(Pending { applied: Moment::now(), ..pending }));
             }
-            Err(_) => self.forget_pending(),
+            Err(_) => {
+                if let Err(error) = self.state.forget_trial() {
+                    tracing::warn!(
+                        "the state folder cannot be written ({error}); free the disk or change its permissions"
+                    );
+                }
+            }
         }
         applied
     }
 
-    /// Keeps the change that waits; the text that the daemon's file is to hold.
+    /// Refuses a change that root's folder does not hold: a restart would not find it.
+    fn refuse_unkept(&self, id: &str, text: &str) -> Result<(), Stop> {
+        let root = RootState::beside(&self.current.borrow().policy.state_directory);
+        if root.pending().is_some_and(|pending| pending.id == id && pending.text == text) {
+            return Ok(());
+        }
+        let folder = root.folder().display();
+        let message = format!(
+            "{folder}: the daemon cannot read the change there; the folder must be root's, with the daemon's group: chgrp causeway {folder}"
+        );
+        Err(Stop::new(Exit::Permission, message))
+    }
+
+    /// Keeps the change that waits, which root's command calls `id`.
     ///
     /// # Errors
     /// [`Exit::RolledBack`] when it came too late, [`Exit::Failed`] when nothing waits.
-    pub async fn confirm(&self) -> Result<String, Stop> {
+    pub async fn confirm(&self, id: Option<&str>) -> Result<(), Stop> {
         let _turn = self.applying.lock().await;
-        let waiting = self.waiting.borrow_mut().take_if(|waiting| !waiting.is_over(&moment()));
-        let Some(waiting) = waiting else {
-            let late = self.taken_back.get() || self.waiting.borrow().is_some();
-            return Err(if late {
-                let message = "too late: the change was not confirmed in time and was taken back";
-                Stop::new(Exit::RolledBack, message)
-            } else {
-                Stop::new(Exit::Failed, "no change waits for a confirmation")
-            });
+        let waits = |waiting: &mut Waiting| {
+            !waiting.is_over(&Moment::now()) && id.is_none_or(|id| waiting.pending.id == id)
         };
-        if let Err(error) = self.state.forget_pending() {
+        let waiting = self.waiting.borrow_mut().take_if(waits);
+        let Some(waiting) = waiting else { return self.settled(id) };
+        let confirmed = Trial { id: waiting.pending.id.clone(), outcome: Outcome::Confirmed };
+        if let Err(error) = self.state.keep_trial(&confirmed) {
             *self.waiting.borrow_mut() = Some(waiting);
             return Err(unwritten(&error));
         }
-        if waiting.pending.previous != waiting.pending.text {
-            self.keep_previous(&waiting.pending.previous);
-        }
         tracing::info!("the change was confirmed");
-        Ok(waiting.pending.text)
+        Ok(())
     }
 
-    /// Goes back to the configuration before; the text that the daemon's file is to hold, if that is another now.
+    /// The answer to a confirmation when no change waits: it was confirmed before, taken back, or never made.
+    fn settled(&self, id: Option<&str>) -> Result<(), Stop> {
+        let confirmed = self.state.trial().filter(|trial| trial.outcome == Outcome::Confirmed);
+        if confirmed.is_some_and(|trial| id == Some(&trial.id)) {
+            return Ok(());
+        }
+        Err(if self.taken_back.get() || self.waiting.borrow().is_some() {
+            let message = "too late: the change was not confirmed in time and was taken back";
+            Stop::new(Exit::RolledBack, message)
+        } else {
+            Stop::new(Exit::Failed, "no change waits for a confirmation")
+        })
+    }
+
+    /// Takes back the change that waits for its confirmation; whether one did.
     ///
     /// # Errors
-    /// When there is none, or it cannot be applied any more: then everything is as it was.
-    pub async fn roll_back(&self) -> Result<Option<String>, Stop> {
+    /// When what was before cannot be applied any more: then everything is as it was.
+    pub async fn take_back(&self) -> Result<bool, Stop> {
         let _turn = self.applying.lock().await;
-        if self.waiting.borrow().is_some() {
-            self.take_back_waiting().await?;
-            tracing::info!("the unconfirmed change was taken back, as was asked");
-            return Ok(None);
+        if self.waiting.borrow().is_none() {
+            return Ok(false);
         }
-        let Some(previous) = self.state.previous() else {
-            return Err(Stop::new(Exit::Failed, "there is no configuration before this one"));
-        };
-        let config = config::load_text(&self.config_path, previous.clone())?;
-        let before = self.text_in_force();
-        self.apply_in_turn(config).await?;
-        self.keep_previous(&before);
-        Ok(Some(previous))
+        self.take_back_waiting().await?;
+        tracing::info!("the unconfirmed change was taken back, as was asked");
+        Ok(true)
     }
 
     /// Whether the time of a waiting change is over.
     #[must_use]
     pub fn is_confirmation_overdue(&self) -> bool {
-        self.waiting.borrow().as_ref().is_some_and(|waiting| waiting.is_over(&moment()))
+        self.waiting.borrow().as_ref().is_some_and(|waiting| waiting.is_over(&Moment::now()))
     }
 
     /// Takes the waiting change back, if its time is over still.
@@ -206,7 +260,7 @@ impl Edge {
             Err(stop) => {
                 tracing::error!("an unconfirmed change cannot be taken back yet: {stop}");
                 if let Some(waiting) = self.waiting.borrow_mut().as_mut() {
-                    let now = moment();
+                    let now = Moment::now();
                     waiting.not_before = Some(Moment { since_boot: now.since_boot + RETRY, ..now });
                 }
             }
@@ -218,8 +272,9 @@ impl Edge {
         let Some(previous) = previous else { return Ok(()) };
         let config = config::load_text(&self.config_path, previous)?;
         self.apply_in_turn(config).await?;
-        self.waiting.borrow_mut().take();
-        self.forget_pending();
+        if let Some(waiting) = self.waiting.borrow_mut().take() {
+            note(&self.state, &waiting.pending.id, Outcome::TakenBack);
+        }
         Ok(())
     }
 
@@ -241,7 +296,7 @@ impl Edge {
     #[must_use]
     pub fn confirm_within(&self) -> Option<Duration> {
         let waiting = self.waiting.borrow();
-        waiting.as_ref().map(|waiting| waiting.pending.remaining(&moment()).unwrap_or_default())
+        waiting.as_ref().map(|waiting| waiting.pending.remaining(&Moment::now()).unwrap_or_default())
     }
 
     /// Whether the daemon's file holds what is in force.
@@ -257,30 +312,9 @@ impl Edge {
     fn text_in_force(&self) -> String {
         self.current.borrow().text.clone()
     }
-
-    fn keep_previous(&self, text: &str) {
-        if let Err(error) = self.state.keep_previous(text) {
-            tracing::warn!(
-                "gatewayctl rollback will not find the configuration before this one ({error}); mend the state folder"
-            );
-        }
-    }
-
-    fn forget_pending(&self) {
-        if let Err(error) = self.state.forget_pending() {
-            tracing::warn!("the state folder cannot be written ({error}); mend its permissions");
-        }
-    }
 }
 
 fn unwritten(error: &std::io::Error) -> Stop {
     let message = format!("the state folder cannot be written: {error}; give the daemon's user permission");
     Stop::new(Exit::Permission, message)
-}
-
-fn moment() -> Moment {
-    let Now { instant, wall } = tunnel::io::clock::now();
-    // Where there is no such file every start counts as the same boot, by the clock since boot alone.
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    Moment { boot: boot.trim().to_owned(), since_boot: instant.since_boot(), wall }
 }

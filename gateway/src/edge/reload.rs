@@ -17,9 +17,12 @@ use super::start::offloads;
 use super::{Current, Edge, peers};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Stop};
-use crate::kernel::{Failure, FailureKind, Request, nft};
+use crate::kernel::{Failure, FailureKind, Request, Scope, nft};
 use crate::metrics::RoundTrips;
 use crate::{log, memory};
+
+/// The longest ban with an end: a year, in seconds.
+const LONGEST_BAN: u64 = 31_536_000;
 
 impl Edge {
     /// What a configuration would change, line by line; first of all what cannot change while the daemon runs.
@@ -79,6 +82,7 @@ impl Edge {
             let current = self.current.borrow();
             (Arc::clone(&current.blueprint), current.policy.kernel.fwmark)
         };
+        self.cover(&config.policy).await?;
         let new = Arc::new(Blueprint::new(&config.policy, self.found_mtu()));
         let changes = self.changes(&config, &new);
         let socket = self.prepare_socket(config.policy.interface.listen_port).await?;
@@ -121,6 +125,12 @@ impl Edge {
         if let Err(failure) = forget.await {
             tracing::warn!("flows of changed services go on until they end by themselves: {failure}");
         }
+    }
+
+    /// Asks whether the helper may do what the policy needs.
+    async fn cover(&self, policy: &Policy) -> Result<(), Stop> {
+        let (helper, wanted) = (self.helper.clone(), Scope::of(policy, &self.config_path));
+        blocking(move || helper.cover(&wanted)).await.map_err(refusal)
     }
 
     fn refuse_what_needs_a_restart(&self, new: &Policy) -> Result<(), Stop> {
@@ -205,16 +215,24 @@ impl Edge {
         }
     }
 
-    /// Bans a source, for some seconds or for good.
+    /// Bans a source, for some seconds or permanently.
     ///
     /// # Errors
-    /// What `nft` said.
-    pub async fn ban(&self, address: IpAddr, seconds: Option<u64>) -> Result<(), Failure> {
+    /// [`Exit::Usage`] for a time that is none, else what `nft` said.
+    pub async fn ban(&self, address: IpAddr, seconds: Option<u64>) -> Result<(), Stop> {
+        let address = address.to_canonical();
         let element = match seconds {
-            Some(seconds) => json!({"elem": {"val": address, "timeout": seconds}}),
+            Some(seconds) if (1..=LONGEST_BAN).contains(&seconds) => {
+                json!({"elem": {"val": address, "timeout": seconds}})
+            }
+            Some(_) => {
+                let message =
+                    format!("a ban lasts from 1 to {LONGEST_BAN} seconds, or permanently without a time");
+                return Err(Stop::new(Exit::Usage, message));
+            }
             None => json!(address),
         };
-        self.change_bans("add", address, &element).await
+        self.change_bans("add", address, &element).await.map_err(refusal)
     }
 
     /// Lifts a ban.
@@ -222,6 +240,7 @@ impl Edge {
     /// # Errors
     /// What `nft` said, as when there is no such ban.
     pub async fn unban(&self, address: IpAddr) -> Result<(), Failure> {
+        let address = address.to_canonical();
         self.change_bans("delete", address, &json!(address)).await
     }
 

@@ -20,7 +20,7 @@ use super::outer::Outer;
 use super::wg::WgDevice;
 use super::{Current, Edge, path_mtu, peers, self_test};
 use crate::config::Config;
-use crate::kernel::{Failure, FailureKind, Helper, Request};
+use crate::kernel::{Failure, FailureKind, Helper, Request, Scope};
 use crate::state::State;
 use policy::Switch;
 use policy::gateway::Policy;
@@ -44,12 +44,15 @@ pub struct Hands {
 ///
 /// # Errors
 /// [`FailureKind::Conflict`] when the port or the device is taken, [`FailureKind::Ruleset`] when `nft` refuses.
-pub fn take_hands(policy: &Policy, helper: &Helper, state: &State) -> Result<Hands, Failure> {
+pub fn take_hands(config: &Config, helper: &Helper, state: &State) -> Result<Hands, Failure> {
+    let policy = &config.policy;
+    // An unconfirmed change may ask for more than the file did when the helper was told.
+    helper.cover(&Scope::of(policy, &config.path))?;
     let outer = Outer::new(helper.clone(), policy.kernel.fwmark);
     let socket = outer.open(policy.interface.listen_port)?;
     let blueprint = Blueprint::new(policy, None);
     blueprint.check(helper)?;
-    let tun = helper.open(&Request::OpenTun { name: policy.interface.name.as_str().to_owned() })?;
+    let tun = helper.open(&Request::OpenTun)?;
     let unwritable = blueprint.apply(helper, state)?;
     let fingerprint = Blueprint::fingerprint(helper)?;
     Ok(Hands { tun, socket, outer, blueprint, unwritable, fingerprint })

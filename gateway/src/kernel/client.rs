@@ -6,12 +6,14 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::frame;
-use super::protocol::{Failure, FailureKind, Flow, FlowQuery, Listing, Reply, Request, Routing};
+use super::protocol::{Failure, FailureKind, Flow, FlowQuery, Listing, Numbered, Reply, Request, Routing};
+use super::scope::Scope;
 
 /// The hidden subcommand under which the helper runs.
 pub const HELPER_COMMAND: &str = "kernel-helper";
@@ -21,51 +23,96 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The helper process, one request at a time. Clones speak to the same one.
 ///
-/// Every call blocks until the helper has answered: inside tokio it belongs into `spawn_blocking`.
+/// Every call blocks until the helper has answered: inside tokio it belongs into `spawn_blocking`. A helper that once
+/// did not answer in time, or out of order, is never asked again: what it says later belongs to another question.
 #[derive(Clone, Debug)]
 pub struct Helper {
-    inner: Arc<Mutex<Inner>>,
+    inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
 struct Inner {
+    talk: Mutex<Talk>,
+    child: Mutex<Child>,
+    process_id: u32,
+    /// Whether it failed to answer once.
+    is_lost: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Talk {
     socket: UnixStream,
-    child: Child,
+    /// Of the last request.
+    sequence: u64,
+    /// What the helper was told it may do.
+    scope: Scope,
 }
 
 impl Helper {
-    /// Starts the helper: this same program, with the socket as its standard input.
+    /// Starts the helper: this same program, with the socket as its standard input; and tells it what it may do.
     ///
     /// Must happen before the first thread and while the process still has `CAP_NET_ADMIN`.
     ///
     /// # Errors
-    /// When a socket pair or a process cannot be had.
-    pub fn start() -> io::Result<Self> {
+    /// When a socket pair or a process cannot be had, or the helper refuses the scope.
+    pub fn start(scope: Scope) -> io::Result<Self> {
         let (near, far) = UnixStream::pair()?;
-        near.set_read_timeout(Some(PATIENCE))?;
-        near.set_write_timeout(Some(PATIENCE))?;
         let child = Command::new(std::env::current_exe()?)
             .arg(HELPER_COMMAND)
             .env_clear()
             .stdin(Stdio::from(OwnedFd::from(far)))
             .stdout(Stdio::null())
             .spawn()?;
-        Ok(Self { inner: Arc::new(Mutex::new(Inner { socket: near, child })) })
+        Self::over(near, child, scope, PATIENCE)
+    }
+
+    /// Speaks to the helper at the other end of `socket`, with `patience` for each answer.
+    fn over(socket: UnixStream, child: Child, scope: Scope, patience: Duration) -> io::Result<Self> {
+        socket.set_read_timeout(Some(patience))?;
+        socket.set_write_timeout(Some(patience))?;
+        let process_id = child.id();
+        let talk = Mutex::new(Talk { socket, sequence: 0, scope: scope.clone() });
+        let inner = Inner { talk, child: Mutex::new(child), process_id, is_lost: AtomicBool::new(false) };
+        let helper = Self { inner: Arc::new(inner) };
+        helper.call(&Request::Begin { scope }).map_err(io::Error::other)?;
+        Ok(helper)
     }
 
     /// The helper's process id.
     #[must_use]
     pub fn process_id(&self) -> u32 {
-        self.inner.lock().child.id()
+        self.inner.process_id
     }
 
-    /// Whether the helper still runs.
+    /// Whether the helper still runs, and has answered everything so far.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        matches!(self.inner.lock().child.try_wait(), Ok(None))
+        !self.inner.is_lost.load(Ordering::Acquire) && matches!(self.inner.child.lock().try_wait(), Ok(None))
     }
 
-    /// Sends the wish, waits for the answer.
+    /// Makes sure that the helper may do what `wanted` needs, if root's texts ask for it.
+    ///
+    /// # Errors
+    /// [`FailureKind::Conflict`] when only a restart can widen what it may do.
+    pub fn cover(&self, wanted: &Scope) -> Result<(), Failure> {
+        if self.inner.talk.lock().scope.covers(wanted) {
+            return Ok(());
+        }
+        if let Reply::Scope(scope) = self.call(&Request::Widen)?.0 {
+            let is_enough = scope.covers(wanted);
+            self.inner.talk.lock().scope = scope;
+            if is_enough {
+                return Ok(());
+            }
+        }
+        Err(Failure::new(
+            FailureKind::Conflict,
+            "the configuration asks for more than the kernel helper was told at its start, and no file of root's says so; \
+             use gatewayctl as root, or write the file as root and restart: systemctl restart gateway",
+        ))
+    }
+
+    /// Sends the request, waits for the answer.
     ///
     /// # Errors
     /// What the helper answers, or [`FailureKind::Kernel`] when it is gone.
@@ -82,15 +129,22 @@ impl Helper {
         request: &Request,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
-        let inner = self.inner.lock();
-        let gone = |error: &dyn std::fmt::Display| {
-            Failure::new(FailureKind::Kernel, format!("the kernel helper is gone: {error}"))
-        };
-        frame::send(&inner.socket, request, fds).map_err(|error| gone(&error))?;
-        match frame::receive(&inner.socket).map_err(|error| gone(&error))? {
-            Some((Reply::Failed(failure), _)) => Err(failure),
-            Some(answer) => Ok(answer),
-            None => Err(gone(&"it closed its socket")),
+        let mut talk = self.inner.talk.lock();
+        if self.inner.is_lost.load(Ordering::Acquire) {
+            return Err(gone(&"it did not answer an earlier request; the daemon ends and is started again"));
+        }
+        match talk.exchange(request, fds) {
+            Ok((Reply::Failed(failure), _)) => Err(failure),
+            Ok(answer) => Ok(answer),
+            // Refused before the first byte was sent.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                Err(Failure::new(FailureKind::Refused, error.to_string()))
+            }
+            Err(error) => {
+                self.inner.is_lost.store(true, Ordering::Release);
+                drop(talk.socket.shutdown(Shutdown::Both));
+                Err(gone(&error))
+            }
         }
     }
 
@@ -205,14 +259,99 @@ impl Helper {
     }
 }
 
+impl Talk {
+    fn exchange(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<(Reply, Vec<OwnedFd>)> {
+        self.sequence += 1;
+        let sequence = self.sequence;
+        frame::send(&self.socket, &Numbered { sequence, body: request }, fds)?;
+        match frame::receive::<Numbered<Reply>>(&self.socket)? {
+            Some((reply, fds)) if reply.sequence == sequence => Ok((reply.body, fds)),
+            Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "it answered another request")),
+            None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed its socket")),
+        }
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         // The helper ends when its socket does; waiting for it leaves no zombie.
-        drop(self.socket.shutdown(Shutdown::Both));
-        drop(self.child.wait());
+        drop(self.talk.get_mut().socket.shutdown(Shutdown::Both));
+        drop(self.child.get_mut().wait());
     }
+}
+
+fn gone(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(FailureKind::Kernel, format!("the kernel helper is gone: {error}"))
 }
 
 fn unexpected(reply: &Reply) -> Failure {
     Failure::new(FailureKind::Kernel, format!("the kernel helper answered something else: {reply:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// How long the daemon of these tests waits for an answer.
+    const SHORT: Duration = Duration::from_millis(300);
+
+    #[test]
+    fn a_helper_that_was_late_once_is_never_asked_again_and_its_late_answers_are_never_believed() {
+        let (helper, far) = pair(|far| {
+            // Answers the first question too late, and the second one with what belongs to the first.
+            let (first, _) = frame::receive::<Numbered<Request>>(far).unwrap().unwrap();
+            thread::sleep(SHORT * 2);
+            let late = Numbered { sequence: first.sequence, body: Reply::Listed { json: "old".to_owned() } };
+            drop(frame::send(far, &late, &[]));
+            while let Ok(Some((request, _))) = frame::receive::<Numbered<Request>>(far) {
+                drop(frame::send(far, &Numbered { sequence: request.sequence, body: Reply::Done }, &[]));
+            }
+        });
+        assert!(helper.list(Listing::Bans4).is_err());
+        assert!(!helper.is_alive(), "the daemon goes on with a helper that is out of step");
+        assert!(helper.list(Listing::Table).is_err() && helper.probe().is_err());
+        drop(helper);
+        far.join().unwrap();
+    }
+
+    #[test]
+    fn an_answer_with_the_number_of_another_request_is_the_last_one() {
+        let (helper, far) = pair(|far| {
+            let (first, _) = frame::receive::<Numbered<Request>>(far).unwrap().unwrap();
+            let other = Numbered { sequence: first.sequence - 1, body: Reply::Done };
+            frame::send(far, &other, &[]).unwrap();
+        });
+        assert!(helper.probe().is_err() && !helper.is_alive());
+        drop(helper);
+        far.join().unwrap();
+    }
+
+    #[test]
+    fn a_helper_that_refuses_is_asked_again() {
+        let (helper, far) = pair(|far| {
+            for _ in 0..2 {
+                let (request, _) = frame::receive::<Numbered<Request>>(far).unwrap().unwrap();
+                let body = Reply::Failed(Failure::new(FailureKind::Kernel, "no"));
+                frame::send(far, &Numbered { sequence: request.sequence, body }, &[]).unwrap();
+            }
+        });
+        assert!(helper.probe().is_err() && helper.is_alive() && helper.probe().is_err());
+        drop(helper);
+        far.join().unwrap();
+    }
+
+    /// A helper played by a thread, after it was told its scope.
+    fn pair(play: impl FnOnce(&UnixStream) + Send + 'static) -> (Helper, thread::JoinHandle<()>) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let far = thread::spawn(move || {
+            let (begin, _) = frame::receive::<Numbered<Request>>(&far).unwrap().unwrap();
+            frame::send(&far, &Numbered { sequence: begin.sequence, body: Reply::Done }, &[]).unwrap();
+            play(&far);
+        });
+        // Stands for the process, and ends with the test's standard input.
+        let child = Command::new("/bin/cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        (Helper::over(near, child, Scope::closed(), SHORT).unwrap(), far)
+    }
 }

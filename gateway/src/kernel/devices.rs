@@ -52,7 +52,11 @@ pub(super) fn open_udp(port: u16, mark: u32) -> Result<OwnedFd, Failure> {
 
 /// Marks the packets of the daemon's own outer socket.
 pub(super) fn mark_udp(socket: OwnedFd, mark: u32) -> Result<(), Failure> {
-    let marked = socket2::Socket::from(socket).set_mark(mark);
+    let socket = socket2::Socket::from(socket);
+    if socket.protocol().ok().flatten() != Some(socket2::Protocol::UDP) {
+        return Err(Failure::new(FailureKind::Refused, "only a UDP socket is marked"));
+    }
+    let marked = socket.set_mark(mark);
     marked.map_err(|error| Failure::new(FailureKind::Kernel, format!("marking the outer socket: {error}")))
 }
 

@@ -54,7 +54,15 @@ pub(super) fn receive<T: DeserializeOwned>(socket: &UnixStream) -> io::Result<Op
     }
     let mut body = vec![0; length];
     (&mut &*socket).read_exact(&mut body)?;
-    Ok(Some((serde_json::from_slice(&body)?, fds)))
+    Ok(Some((decode(&body)?, fds)))
+}
+
+/// The message in a frame's body.
+///
+/// # Errors
+/// `InvalidData` for one that does not parse.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
+    serde_json::from_slice(body).map_err(io::Error::from)
 }
 
 fn receive_start(socket: &UnixStream, length: &mut [u8; 4], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {

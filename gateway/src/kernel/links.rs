@@ -9,7 +9,8 @@ use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo
 use rtnetlink::{Handle, LinkUnspec};
 
 use super::netlink::{self, Changes, Undo, failure};
-use super::protocol::{Failure, FailureKind, Routing};
+use super::protocol::{Failure, FailureKind};
+use super::server::Placed;
 
 /// The device's index, or `None` when there is no such device.
 pub(super) async fn find(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, Failure> {
@@ -24,13 +25,16 @@ pub(super) async fn find(handle: &Handle, name: &str) -> Result<Option<LinkMessa
 /// Gives the device its MTU, queue length and addresses, and brings it up; returns its index.
 pub(super) async fn configure(
     handle: &Handle,
-    routing: &Routing,
+    placed: &Placed<'_>,
     changes: &mut Changes,
 ) -> Result<u32, Failure> {
-    let name = &routing.device;
+    let (name, routing) = (&placed.scope.device, placed.routing);
     let link = find(handle, name).await?.ok_or_else(|| {
         Failure::new(FailureKind::Kernel, format!("the device {name} is gone; the daemon must open it again"))
     })?;
+    if !is_tun(&link) {
+        return Err(Failure::new(FailureKind::Conflict, format!("{name} is no TUN device any more")));
+    }
     let index = link.header.index;
     let has = |attribute: LinkAttribute| link.attributes.contains(&attribute);
     let settled = has(LinkAttribute::Mtu(routing.mtu))
@@ -46,7 +50,7 @@ pub(super) async fn configure(
             Undo::Link(as_it_was(&link)),
         );
     }
-    add_addresses(handle, index, routing, changes).await?;
+    add_addresses(handle, index, placed, changes).await?;
     Ok(index)
 }
 
@@ -67,7 +71,7 @@ fn as_it_was(link: &LinkMessage) -> LinkMessage {
 async fn add_addresses(
     handle: &Handle,
     index: u32,
-    routing: &Routing,
+    Placed { scope, routing }: &Placed<'_>,
     changes: &mut Changes,
 ) -> Result<(), Failure> {
     let present = addresses(handle, index).await?;
@@ -77,7 +81,7 @@ async fn add_addresses(
             let message = add.message_mut().clone();
             let added = add.execute().await;
             added.map_err(|error| failure(&format!("adding the address {wanted}"), &error))?;
-            changes.added(format!("address {wanted} on {}", routing.device), Undo::Address(message));
+            changes.added(format!("address {wanted} on {}", scope.device), Undo::Address(message));
         }
     }
     Ok(())
@@ -98,14 +102,14 @@ async fn addresses(handle: &Handle, index: u32) -> Result<Vec<(IpNetwork, Addres
 pub(super) async fn remove_superfluous(
     handle: &Handle,
     index: u32,
-    routing: &Routing,
+    Placed { scope, routing }: &Placed<'_>,
     changes: &mut Changes,
 ) -> Result<(), Failure> {
     for (address, message) in addresses(handle, index).await? {
         if !routing.addresses.contains(&address) && !is_link_local(address.ip()) {
             let delete = handle.address().del(message).execute().await;
             delete.map_err(|error| failure(&format!("removing the address {address}"), &error))?;
-            changes.removed(format!("address {address} on {}", routing.device));
+            changes.removed(format!("address {address} on {}", scope.device));
         }
     }
     Ok(())

@@ -7,6 +7,8 @@ use ipnetwork::IpNetwork;
 use policy::plan;
 use serde::{Deserialize, Serialize};
 
+use super::scope::Scope;
+
 /// Most bytes of JSON in one message: a ruleset of ten thousand services fits.
 pub const MAX_FRAME: usize = 32 << 20;
 /// Most file descriptors beside one message.
@@ -16,6 +18,13 @@ pub const MAX_FDS: usize = 2;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Request {
+    /// What the helper may do: the first request, and only once.
+    Begin {
+        /// The scope that all later requests are held against.
+        scope: Scope,
+    },
+    /// Root's own texts may ask for more than they did: reads them again, and answers what may be done now.
+    Widen,
     /// Is there a TUN driver, and may we use it? Changes nothing.
     Probe,
     /// `nft -c`: would the kernel take this ruleset? Changes nothing.
@@ -34,10 +43,7 @@ pub enum Request {
         what: Listing,
     },
     /// Creates the device if it is missing, persistent, and hands over a queue of it.
-    OpenTun {
-        /// Name of the device.
-        name: String,
-    },
+    OpenTun,
     /// Opens the outer socket and hands it over.
     OpenUdp {
         /// UDP port.
@@ -63,12 +69,7 @@ pub enum Request {
         routing: Routing,
     },
     /// Takes away our routes, rules and device.
-    RemoveRouting {
-        /// Name of the device, when we made it.
-        device: String,
-        /// Protocol number of our routes and rules.
-        protocol: u8,
-    },
+    RemoveRouting,
     /// Ends the flows that carry one of these conntrack marks, none of which may be 0.
     ForgetFlows {
         /// Marks of services that are gone or have changed.
@@ -185,8 +186,20 @@ pub enum Reply {
         /// Path, wanted value and the system's words.
         switches: Vec<(String, String, String)>,
     },
+    /// What may be done now.
+    Scope(Scope),
     /// It did not work.
     Failed(Failure),
+}
+
+/// A request or a reply with its number: a reply has that of its request, and numbers only grow.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Numbered<T> {
+    /// The number.
+    pub sequence: u64,
+    /// The request or the reply.
+    pub body: T,
 }
 
 /// Why a wish was not granted; nothing of it was done unless the message says so.
@@ -226,9 +239,7 @@ impl Failure {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Routing {
-    /// Name of the TUN device.
-    pub device: String,
-    /// Its addresses.
+    /// Addresses of the device.
     pub addresses: Vec<IpNetwork>,
     /// Its MTU in bytes.
     pub mtu: u32,
@@ -236,10 +247,8 @@ pub struct Routing {
     pub tx_queue_length: u32,
     /// Routes.
     pub routes: Vec<Route>,
-    /// Rules.
+    /// Rules; what carries the protocol number of the scope and is not listed goes.
     pub rules: Vec<Rule>,
-    /// Protocol number of our routes and rules: what carries it and is not listed goes.
-    pub protocol: u8,
 }
 
 /// One route.
@@ -275,15 +284,13 @@ pub struct Rule {
 impl Routing {
     /// The plan for the wire.
     #[must_use]
-    pub fn new(plan: &plan::Routing, protocol: u8) -> Self {
+    pub fn new(plan: &plan::Routing) -> Self {
         Self {
-            device: plan.device.name.as_str().to_owned(),
             addresses: plan.device.addresses.clone(),
             mtu: plan.device.mtu.into(),
             tx_queue_length: plan.device.tx_queue_length,
             routes: plan.routes.iter().map(Route::from).collect(),
             rules: plan.rules.iter().map(Rule::from).collect(),
-            protocol,
         }
     }
 }

@@ -12,8 +12,11 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Error, Handle, IpVersion, RouteMessageBuilder};
 
+use super::links;
 use super::netlink::{Changes, Undo, errno, failure};
-use super::protocol::{Failure, Route, Routing, Rule};
+use super::protocol::{Failure, Route, Rule};
+use super::scope::Scope;
+use super::server::Placed;
 
 /// Adds the routes and rules of the plan that are missing.
 ///
@@ -21,25 +24,25 @@ use super::protocol::{Failure, Route, Routing, Rule};
 pub(super) async fn add_missing(
     handle: &Handle,
     index: u32,
-    routing: &Routing,
+    Placed { scope, routing }: &Placed<'_>,
     changes: &mut Changes,
 ) -> Result<(), Failure> {
-    let routes = ours(handle, routing.protocol).await?;
+    let routes = ours(handle, scope.protocol).await?;
     let leading = routes.iter().filter(|(route, message)| leads_to(message, route, index));
     let present: HashSet<&Route> = leading.map(|(route, _)| route).collect();
     let mut wanted = routing.routes.clone();
     wanted.sort_by_key(|route| !route.unreachable);
     for route in &wanted {
         if !present.contains(route)
-            && let Some(message) = add_route(handle, index, routing.protocol, route).await?
+            && let Some(message) = add_route(handle, index, scope.protocol, route).await?
         {
-            changes.added(describe_route(route, &routing.device), Undo::Route(message));
+            changes.added(describe_route(route, &scope.device), Undo::Route(message));
         }
     }
-    let present = our_rules(handle, routing.protocol).await?;
+    let present = our_rules(handle, scope.protocol).await?;
     for rule in &routing.rules {
         if !present.iter().any(|(have, _)| have == rule)
-            && let Some(message) = add_rule(handle, routing.protocol, rule).await?
+            && let Some(message) = add_rule(handle, scope.protocol, rule).await?
         {
             changes.added(describe_rule(rule), Undo::Rule(message));
         }
@@ -50,11 +53,11 @@ pub(super) async fn add_missing(
 /// Takes away our routes and rules that the plan does not name.
 pub(super) async fn remove_superfluous(
     handle: &Handle,
-    routing: &Routing,
+    Placed { scope, routing }: &Placed<'_>,
     changes: &mut Changes,
 ) -> Result<(), Failure> {
     let mut kept = Vec::new();
-    for (rule, message) in our_rules(handle, routing.protocol).await? {
+    for (rule, message) in our_rules(handle, scope.protocol).await? {
         if routing.rules.contains(&rule) && !kept.contains(&rule) {
             kept.push(rule);
             continue;
@@ -62,34 +65,36 @@ pub(super) async fn remove_superfluous(
         delete_rule(handle, message, &rule).await?;
         changes.removed(describe_rule(&rule));
     }
-    let mut routes = ours(handle, routing.protocol).await?;
+    let mut routes = ours(handle, scope.protocol).await?;
     routes.sort_by_key(|(route, _)| route.unreachable);
     let wanted: HashSet<&Route> = routing.routes.iter().collect();
     for (route, message) in routes {
         if !wanted.contains(&route) {
             delete_route(handle, message, &route).await?;
-            changes.removed(describe_route(&route, &routing.device));
+            changes.removed(describe_route(&route, &scope.device));
         }
     }
     Ok(())
 }
 
 /// Takes away every route and rule with our protocol number.
-pub(super) async fn remove(
-    handle: &Handle,
-    device: &str,
-    protocol: u8,
-    changes: &mut Changes,
-) -> Result<(), Failure> {
-    for (rule, message) in our_rules(handle, protocol).await? {
+pub(super) async fn remove(handle: &Handle, scope: &Scope, changes: &mut Changes) -> Result<(), Failure> {
+    for (rule, message) in our_rules(handle, scope.protocol).await? {
         delete_rule(handle, message, &rule).await?;
         changes.removed(describe_rule(&rule));
     }
-    for (route, message) in ours(handle, protocol).await? {
+    for (route, message) in ours(handle, scope.protocol).await? {
         delete_route(handle, message, &route).await?;
-        changes.removed(describe_route(&route, device));
+        changes.removed(describe_route(&route, &scope.device));
     }
     Ok(())
+}
+
+/// Whether a route of ours leads into the device of the scope.
+pub(super) async fn lead_into(handle: &Handle, scope: &Scope) -> Result<bool, Failure> {
+    let Some(link) = links::find(handle, &scope.device).await? else { return Ok(false) };
+    let into = RouteAttribute::Oif(link.header.index);
+    Ok(ours(handle, scope.protocol).await?.iter().any(|(_, message)| message.attributes.contains(&into)))
 }
 
 async fn ours(handle: &Handle, protocol: u8) -> Result<Vec<(Route, RouteMessage)>, Failure> {

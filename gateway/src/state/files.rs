@@ -1,7 +1,7 @@
 //! Small files that are either old or new, never half.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -34,18 +34,27 @@ pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
 
 /// Reads a state file; `None` when there is none.
 ///
+/// Root's commands read files of the daemon's user too, so a link is not followed, and a pipe is not waited for.
+///
 /// # Errors
-/// Whatever the file system says, and `InvalidData` for a file over 16 MiB.
+/// Whatever the file system says, and `InvalidData` for a file over 16 MiB or one that is no plain file.
 pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let length = match fs::metadata(path) {
-        Ok(metadata) => metadata.len(),
+    let opened = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    let file = match opened {
+        Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    if length > MAX_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is too large to be ours"));
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > MAX_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the file is no plain file, or too large to be ours",
+        ));
     }
-    fs::read(path).map(Some)
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 #[cfg(test)]
@@ -83,6 +92,15 @@ mod tests {
         std::os::unix::fs::symlink(&victim, folder.path().join("state.new")).unwrap();
         replace(&folder.path().join("state"), b"new").unwrap();
         assert_eq!(fs::read(&victim).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_link_is_not_read_and_a_pipe_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, pipe) = (folder.path().join("link"), folder.path().join("pipe"));
+        std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(read(&link).is_err() && read(&pipe).is_err());
     }
 
     #[test]

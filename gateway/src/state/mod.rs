@@ -8,8 +8,7 @@
 //! | `guard.json` | the drop table of the last good configuration, for a boot with a bad one |
 //! | `guard-minimal.json` | a smaller one, for a kernel that refuses that |
 //! | `applied.json` | what `gateway down` must take away although the configuration has changed since |
-//! | `previous.toml` | the configuration before the one in force, for `gatewayctl rollback` |
-//! | `pending.json` | a change that waits for `gatewayctl confirm`, and what it goes back to |
+//! | `trial.json` | what became of the change that waits, or waited, for `gatewayctl confirm` |
 //! | `lock` | held by the running daemon |
 
 mod files;
@@ -19,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tunnel::time::is_believable;
 
 pub use files::{read, replace};
-pub use pending::{Moment, Pending};
+pub use pending::{Moment, Outcome, Pending, Trial};
 
 /// The state folder.
 #[derive(Clone, Debug)]
@@ -123,7 +123,9 @@ impl State {
     /// Whether a daemon holds this state now.
     #[must_use]
     pub fn is_locked(&self) -> bool {
-        let file = File::options().read(true).open(self.folder.join("lock"));
+        // A pipe in its place is not waited for.
+        let mut options = File::options();
+        let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(self.folder.join("lock"));
         file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
@@ -189,41 +191,26 @@ impl State {
         if noted == known { Ok(()) } else { self.keep("sysctls.json", &noted) }
     }
 
-    /// The text of the configuration before the one in force.
+    /// What became of the last change that waited for its confirmation.
     #[must_use]
-    pub fn previous(&self) -> Option<String> {
-        let bytes = read(&self.folder.join("previous.toml")).ok()??;
-        String::from_utf8(bytes).ok()
+    pub fn trial(&self) -> Option<Trial> {
+        self.load("trial.json")
     }
 
-    /// Keeps the text of the configuration before the one in force.
+    /// Notes what became of it.
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn keep_previous(&self, text: &str) -> io::Result<()> {
-        replace(&self.folder.join("previous.toml"), text.as_bytes())
+    pub fn keep_trial(&self, trial: &Trial) -> io::Result<()> {
+        if self.trial().as_ref() == Some(trial) { Ok(()) } else { self.keep("trial.json", trial) }
     }
 
-    /// The change that waits for its confirmation.
-    #[must_use]
-    pub fn pending(&self) -> Option<Pending> {
-        self.load("pending.json")
-    }
-
-    /// Keeps the change that waits for its confirmation.
+    /// Forgets a change that never began.
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn keep_pending(&self, pending: &Pending) -> io::Result<()> {
-        self.keep("pending.json", pending)
-    }
-
-    /// Forgets the change: it was confirmed or taken back.
-    ///
-    /// # Errors
-    /// Whatever the file system says.
-    pub fn forget_pending(&self) -> io::Result<()> {
-        self.forget("pending.json")
+    pub fn forget_trial(&self) -> io::Result<()> {
+        self.forget("trial.json")
     }
 
     /// The drop tables of the last configuration that was good.

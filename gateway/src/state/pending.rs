@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tunnel::time::Now;
 
 /// A point in time as both clocks tell it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,9 +16,11 @@ pub struct Moment {
     pub wall: Duration,
 }
 
-/// The change.
+/// The change, as root's command keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
+    /// What no other change is called.
+    pub id: String,
     /// The configuration that was applied.
     pub text: String,
     /// The configuration before it.
@@ -26,6 +29,38 @@ pub struct Pending {
     pub applied: Moment,
     /// How long it may stay without a confirmation.
     pub patience: Duration,
+}
+
+/// What became of a change that waits, as the daemon notes it in its own state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// The change.
+    pub id: String,
+    /// How far it is.
+    pub outcome: Outcome,
+}
+
+/// How far a change is that waits for its confirmation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It is in force, or about to be.
+    Begun,
+    /// It was confirmed.
+    Confirmed,
+    /// It was taken back.
+    TakenBack,
+}
+
+impl Moment {
+    /// Now, by both clocks.
+    #[must_use]
+    pub fn now() -> Self {
+        let Now { instant, wall } = tunnel::io::clock::now();
+        // Where there is no such file every start counts as the same boot, by the clock since boot alone.
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self { boot: boot.trim().to_owned(), since_boot: instant.since_boot(), wall }
+    }
 }
 
 impl Pending {
@@ -72,6 +107,7 @@ mod tests {
 
     fn pending() -> Pending {
         Pending {
+            id: "1".to_owned(),
             text: "new".to_owned(),
             previous: "old".to_owned(),
             applied: at("one", 100, 1_000),

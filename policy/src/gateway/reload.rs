@@ -14,6 +14,7 @@ impl Policy {
             ("[interface] name", self.interface.name != next.interface.name),
             ("[control]", self.control != next.control),
             ("[state] directory", self.state_directory != next.state_directory),
+            ("[kernel] route_table", self.kernel.route_table != next.kernel.route_table),
             ("[kernel] route_protocol", self.kernel.route_protocol != next.kernel.route_protocol),
         ];
         fixed.into_iter().find(|(_, changed)| *changed).map(|(key, _)| key)

@@ -17,6 +17,32 @@ const LAST_METRIC: u32 = 4_278_198_272;
 /// millisecond or two at line rate waits in senders instead.
 const TX_QUEUE_LENGTH: u32 = 500;
 
+/// Every switch that a plan may set, with its value; `*` is one interface.
+const SWITCHES: [(&str, u32); 7] = [
+    ("net/ipv4/ip_forward", 1),
+    ("net/ipv4/conf/all/src_valid_mark", 1),
+    ("net/ipv4/conf/*/rp_filter", 2),
+    ("net/ipv6/conf/*/accept_ra", 2),
+    ("net/ipv6/conf/all/forwarding", 1),
+    ("net/netfilter/nf_conntrack_acct", 1),
+    ("net/netfilter/nf_conntrack_timestamp", 1),
+];
+
+/// The value that plans give to the switch at `path` below `/proc/sys`; `None` for one that no plan sets.
+#[must_use]
+pub fn switch_value(path: &str) -> Option<u32> {
+    let found = SWITCHES.iter().find(|(pattern, _)| match pattern.split_once('*') {
+        None => path == *pattern,
+        Some((before, after)) => {
+            let interface = path.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+            interface.is_some_and(|name| {
+                !matches!(name, "all" | "default") && crate::InterfaceName::new(name).is_some()
+            })
+        }
+    });
+    found.map(|(_, value)| *value)
+}
+
 /// Three rules before `main`: the outer socket's packets and the LAN's stay where they were, then the tunnel's table.
 ///
 /// The table holds every prefix twice, once into the device and once as unreachable, so that a packet for the tunnel
@@ -118,4 +144,37 @@ fn sysctls(policy: &Policy) -> Vec<Sysctl> {
 
 fn uses_ipv6(policy: &Policy) -> bool {
     tunnel_prefixes(policy).any(|prefix| prefix.is_ipv6())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::Source;
+    use crate::arbitrary::gateway_text;
+
+    #[test]
+    fn the_list_of_switches_has_what_plans_set_and_nothing_of_others() {
+        for seed in 0..32 {
+            let text = gateway_text(seed);
+            let policy =
+                crate::gateway::parse(&Source { name: Path::new("gateway.toml"), text: &text }).unwrap();
+            for switch in sysctls(&policy) {
+                assert_eq!(switch_value(&switch.path), Some(switch.value), "{}", switch.path);
+            }
+        }
+        for foreign in [
+            "net/ipv4/tcp_syncookies",
+            "net/ipv4/conf/all/accept_source_route",
+            "net/ipv4/conf/all/rp_filter",
+            "net/ipv4/conf/eth0/x/rp_filter",
+            "net/ipv4/conf/../rp_filter",
+            "net/ipv6/conf/default/accept_ra",
+            "kernel/core_pattern",
+            "",
+        ] {
+            assert_eq!(switch_value(foreign), None, "{foreign}");
+        }
+    }
 }

@@ -57,7 +57,7 @@ pub(super) fn disjoint(prefixes: impl Iterator<Item = IpNetwork>) -> Vec<IpNetwo
 }
 
 /// Every prefix that belongs to the tunnel: its own networks and what is routed into it.
-pub(crate) fn tunnel_prefixes(policy: &Policy) -> impl Iterator<Item = IpNetwork> {
+pub fn tunnel_prefixes(policy: &Policy) -> impl Iterator<Item = IpNetwork> {
     let own = policy.interface.address.iter().map(|&address| crate::text::network(address));
     let routed = policy.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
     own.chain(routed.filter(|prefix| prefix.prefix() > 0))

@@ -6,6 +6,7 @@
 #![allow(clippy::panic, clippy::expect_used)]
 
 mod configuration;
+mod helper;
 mod offload;
 mod origin;
 mod tunnelled;
@@ -15,7 +16,7 @@ mod wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("split", offload::split),
     ("coalesce", offload::coalesce),
     ("virtio_header", offload::virtio_header),
@@ -28,6 +29,7 @@ pub const TARGETS: [Target; 12] = [
     ("proxy_header", configuration::proxy_header),
     ("upstream", origin::upstream),
     ("fragments", origin::fragments),
+    ("helper_request", helper::helper_request),
 ];
 
 /// Runs the target of that name.

@@ -15,6 +15,9 @@ use crate::offload::Offload;
 /// Who the forwarder runs as where the machine lets us choose: nobody.
 const NOBODY: (u32, u32) = (65_534, 65_534);
 
+/// Commands of `gatewayctl` that write the daemon's own file.
+const WRITING: [&str; 4] = ["apply", "confirm", "rollback", "reload"];
+
 /// A configuration file that scenarios change before or after it was written.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -173,9 +176,11 @@ impl<'lab> Site<'lab> {
         Ok(self.as_forwarder(command))
     }
 
-    /// Runs `gatewayctl` on the edge.
+    /// Runs `gatewayctl` on the edge; commands that write the daemon's file are given its name.
     pub fn gatewayctl(&self, arguments: &[&str]) -> Result<NodeCommand> {
-        Ok(self.edge.command(lab::binary("gatewayctl")?).args(arguments))
+        let command = self.edge.command(lab::binary("gatewayctl")?).args(arguments);
+        let writes = arguments.first().is_some_and(|verb| WRITING.contains(verb));
+        Ok(if writes { command.arg("--config").arg(self.gateway_config.path()) } else { command })
     }
 
     /// What `gatewayctl peers --json` says.

@@ -263,8 +263,12 @@ impl<'lab> Place<'lab> {
         }
         answers.push(("the daemon's file".to_owned(), self.file()?));
         let state = self.site.edge.directory().join("state");
-        for name in ["applied.json", "guard.json", "sysctls.json", "pending.json", "previous.toml"] {
+        for name in ["applied.json", "guard.json", "sysctls.json", "trial.json"] {
             answers.push((name.to_owned(), fs::read_to_string(state.join(name)).unwrap_or_default()));
+        }
+        let root = self.site.edge.directory().join("state-root");
+        for name in ["current.toml", "previous.toml", "pending.json", "draft.toml"] {
+            answers.push((name.to_owned(), fs::read_to_string(root.join(name)).unwrap_or_default()));
         }
         Ok(answers)
     }

@@ -14,7 +14,7 @@ use gateway::change;
 use gateway::control::client::{DEFAULT_SOCKET, ask};
 use gateway::control::protocol::{Reply, Request};
 use gateway::control::render::{self, Style};
-use gateway::control::report::Health;
+use gateway::control::report::{Changes, Health};
 use gateway::exchange::{self, CONFIGURATION, Exported, Imported};
 use gateway::exit::{Exit, Stop};
 use gateway::keygen::{Owner, keygen};
@@ -106,7 +106,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Applies a configuration to the running edge; then the daemon's own file holds it too.
+    /// Applies a configuration to the running edge; then the daemon's own file (--config) holds it too.
     ///
     /// Keys and lists with relative names are looked for beside the daemon's own file.
     Apply {
@@ -118,13 +118,23 @@ enum Command {
         /// One JSON object instead of text.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        own: Own,
     },
     /// Keeps what `apply --confirm` changed; ends with 7 when it was taken back already.
-    Confirm,
+    Confirm {
+        #[command(flatten)]
+        own: Own,
+    },
     /// Goes back: takes back what waits for `confirm`, else applies the configuration before the one in force.
-    Rollback,
+    Rollback {
+        #[command(flatten)]
+        own: Own,
+    },
     /// Has the daemon read its own file, its lists and keys again.
     Reload {
+        #[command(flatten)]
+        own: Own,
         /// One JSON object instead of text.
         #[arg(long)]
         json: bool,
@@ -185,6 +195,14 @@ enum Lists {
     },
 }
 
+/// The file that a command may write.
+#[derive(Args)]
+struct Own {
+    /// The daemon's own configuration file; no other is ever written.
+    #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]
+    config: PathBuf,
+}
+
 #[derive(Args, Clone, Copy)]
 struct Output {
     /// One JSON object instead of text.
@@ -224,10 +242,12 @@ fn run(arguments: &Arguments) -> Result<Exit, Stop> {
             let (name, text) = change::named(file)?;
             show(socket, &Request::Plan { name, text }, Output { json: *json, watch: None })
         }
-        Command::Apply { file, confirm, json } => apply(socket, file, *confirm, *json),
-        Command::Confirm => change::confirm(socket).map(|()| Exit::Ok),
-        Command::Rollback => change::roll_back(socket).map(|()| Exit::Ok),
-        Command::Reload { json } => show(socket, &Request::Reload, Output { json: *json, watch: None }),
+        Command::Apply { file, confirm, json, own } => apply(socket, &own.config, file, *confirm, *json),
+        Command::Confirm { own } => change::confirm(socket, &own.config).map(|()| Exit::Ok),
+        Command::Rollback { own } => change::roll_back(socket, &own.config).map(|()| Exit::Ok),
+        Command::Reload { json, own } => {
+            show_changes(&change::reload(socket, &own.config)?, *json).map(|()| Exit::Ok)
+        }
         Command::Import(what) => exchange::import(what),
         Command::Export(what) => write(&exchange::export(what)?).map(|()| Exit::Ok),
         Command::Flows { service, address, limit, output } => {
@@ -270,15 +290,19 @@ fn show_once(socket: &Path, request: &Request, json: bool, before: &str) -> Resu
         Reply::Offloads(report) => either(json, report, || render::offloads(report))?,
         Reply::Bans(report) => either(json, report, || render::bans(report))?,
         Reply::Changes(report) => either(json, report, || render::changes(report, style))?,
-        Reply::Done | Reply::OwnFile { .. } | Reply::InForce { .. } | Reply::Failed { .. } => String::new(),
+        Reply::Done | Reply::OwnFile { .. } | Reply::TakenBack { .. } | Reply::Failed { .. } => String::new(),
     };
     write(&format!("{before}{text}"))?;
     Ok(exit)
 }
 
-fn apply(socket: &Path, file: &Path, confirm: Option<u64>, json: bool) -> Result<Exit, Stop> {
-    let report = change::apply(socket, file, confirm.map(Duration::from_secs))?;
-    write(&either(json, &report, || render::changes(&report, style()))?)?;
+fn show_changes(report: &Changes, json: bool) -> Result<(), Stop> {
+    write(&either(json, report, || render::changes(report, style()))?)
+}
+
+fn apply(socket: &Path, config: &Path, file: &Path, confirm: Option<u64>, json: bool) -> Result<Exit, Stop> {
+    let report = change::apply(socket, config, file, confirm.map(Duration::from_secs))?;
+    show_changes(&report, json)?;
     if let Some(seconds) = confirm {
         complain(&format!("in force for {}, unless: gatewayctl confirm", render::period(seconds)));
     }

@@ -1,0 +1,135 @@
+use policy::Source;
+
+use super::super::protocol::{FlowQuery, Route, Rule};
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../../../configs/gateway.toml");
+
+#[test]
+fn what_the_daemon_asks_for_a_policy_lies_in_the_scope_of_that_policy() {
+    for seed in 0..16 {
+        let policy = parsed(&policy::arbitrary::gateway_text(seed));
+        let (scope, plan) = (scope(&policy), policy.plan());
+        let install = plan.ruleset.install(&policy::ruleset::Present::nothing()).to_string();
+        let values: Vec<_> = plan
+            .routing
+            .sysctls
+            .iter()
+            .map(|switch| (switch.path.clone(), switch.value.to_string()))
+            .collect();
+        for request in [
+            Request::ApplyRuleset { ruleset: install },
+            Request::ApplyRouting { routing: Routing::new(&plan.routing) },
+            Request::ReadSysctls { paths: values.iter().map(|(path, _)| path.clone()).collect() },
+            Request::WriteSysctls { values },
+            Request::ForgetFlows {
+                marks: plan.ruleset.services.iter().map(|service| service.mark).collect(),
+            },
+        ] {
+            scope.judge(request).unwrap();
+        }
+    }
+}
+
+#[test]
+fn routes_rules_and_addresses_outside_the_tunnel_are_refused() {
+    let policy = parsed(EXAMPLE);
+    let (scope, good) = (scope(&policy), Routing::new(&policy.plan().routing));
+    let ask = |change: &dyn Fn(&mut Routing)| {
+        let mut routing = good.clone();
+        change(&mut routing);
+        scope.judge(Request::ApplyRouting { routing }).map(drop)
+    };
+    assert!(ask(&|_| {}).is_ok());
+    let route = |destination: &str, table| Route {
+        destination: destination.parse().unwrap(),
+        unreachable: true,
+        table,
+        metric: 0,
+    };
+    let rule = |priority, fwmark, table| Rule { ipv6: false, priority, fwmark, to: None, table };
+    assert!(ask(&|routing| routing.routes.push(route("0.0.0.0/0", 254))).is_err());
+    assert!(ask(&|routing| routing.routes.push(route("0.0.0.0/0", 4357))).is_err());
+    assert!(ask(&|routing| routing.routes.push(route("192.168.88.0/24", 254))).is_err());
+    assert!(ask(&|routing| routing.rules.push(rule(0, None, 4357))).is_err());
+    assert!(ask(&|routing| routing.rules.push(rule(4357, None, 254))).is_err());
+    assert!(ask(&|routing| routing.rules.push(rule(4357, Some(1), 254))).is_err());
+    assert!(ask(&|routing| routing.rules.push(rule(4358, None, 255))).is_err());
+    assert!(ask(&|routing| routing.addresses.push("10.9.9.9/24".parse().unwrap())).is_err());
+    assert!(ask(&|routing| routing.addresses.push("10.77.88.1/0".parse().unwrap())).is_err());
+    assert!(ask(&|routing| routing.mtu = 20).is_err());
+}
+
+#[test]
+fn switches_flows_and_removal_outside_the_scope_are_refused() {
+    let scope = scope(&parsed(EXAMPLE));
+    let write =
+        |path: &str, value: &str| Request::WriteSysctls { values: vec![(path.to_owned(), value.to_owned())] };
+    let query = |mark, mask| Request::Flows {
+        query: FlowQuery { mark, mask, marks: vec![], address: None, limit: 1 },
+    };
+    assert!(scope.judge(write("net/ipv4/ip_forward", "1")).is_ok());
+    for request in [
+        write("net/ipv4/ip_forward", "0"),
+        write("net/ipv4/conf/all/accept_source_route", "1"),
+        write("net/ipv4/tcp_syncookies", "0"),
+        write("kernel/core_pattern", "1"),
+        Request::ReadSysctls { paths: vec!["kernel/core_pattern".to_owned()] },
+        Request::ForgetFlows { marks: vec![0x1234_0001] },
+        query(0, 0),
+        query(0x1234_0000, OURS),
+        Request::RemoveRouting,
+        Request::Begin { scope: scope.clone() },
+    ] {
+        let asked = format!("{request:?}");
+        assert_eq!(scope.judge(request).unwrap_err().kind, FailureKind::Refused, "{asked}");
+    }
+}
+
+#[test]
+fn a_scope_of_the_systems_own_numbers_is_refused() {
+    let good = scope(&parsed(EXAMPLE));
+    assert!(good.clone().checked().is_ok());
+    for protocol in 0..5 {
+        assert!(Scope { protocol, ..good.clone() }.checked().is_err());
+    }
+    for table in [0, 253, 254, 255] {
+        assert!(Scope { table, ..good.clone() }.checked().is_err());
+    }
+    assert!(Scope { device: "../x".to_owned(), ..good.clone() }.checked().is_err());
+    assert!(good.of_hearsay("gw0", 2).is_err() && good.of_hearsay("gw0", 3).is_err());
+    assert_eq!(good.of_hearsay("ovpn0", 157).unwrap().removal, Removal::Shown);
+}
+
+#[test]
+fn down_restores_switches_of_the_gateway_and_no_others() {
+    let policy = parsed(EXAMPLE);
+    let scope = Scope::of_removal(&policy, Path::new("gateway.toml"));
+    let write = |path: &str, value: &str| {
+        scope.judge(Request::WriteSysctls { values: vec![(path.to_owned(), value.to_owned())] })
+    };
+    assert!(write("net/ipv4/ip_forward", "0").is_ok());
+    assert!(write("net/ipv4/conf/eth0/rp_filter", "1").is_ok());
+    assert!(write("net/ipv4/conf/all/accept_source_route", "1").is_err());
+    assert!(write("net/ipv4/ip_forward", "0; x").is_err());
+}
+
+#[test]
+fn a_scope_covers_a_narrower_configuration_and_not_a_wider_one() {
+    let narrow = scope(&parsed(EXAMPLE));
+    let mut wide = narrow.clone();
+    wide.asked.prefixes.insert("192.168.99.0/24".parse().unwrap());
+    assert!(wide.covers(&narrow) && !narrow.covers(&wide));
+    let mut grown = narrow.clone();
+    grown.asked.widen(wide.asked.clone());
+    assert!(grown.covers(&wide));
+    assert!(!grown.covers(&Scope { table: 4400, ..narrow }));
+}
+
+fn parsed(text: &str) -> Policy {
+    policy::gateway::parse(&Source { name: Path::new("gateway.toml"), text }).unwrap()
+}
+
+fn scope(policy: &Policy) -> Scope {
+    Scope::of(policy, Path::new("gateway.toml"))
+}

@@ -1,0 +1,22 @@
+//! Root's own texts, read by the helper itself: what they ask for is within what it may do.
+
+use policy::Source;
+use policy::gateway::parse;
+
+use super::scope::{Scope, Texts};
+use crate::config::read_text;
+use crate::root_state::{RootState, is_trusted};
+
+/// Adds to the scope what root's texts ask for by now.
+///
+/// A text counts only when neither this process's own user nor anybody else but its owner may write it. What was within
+/// the scope before stays so: the way back leads there.
+pub(super) fn widen(scope: &mut Scope) {
+    let Some(Texts { file, folder }) = scope.texts.clone() else { return };
+    let own = is_trusted(&file).then(|| read_text(&file).ok()).flatten();
+    for text in own.into_iter().chain(RootState::at(&folder).texts()) {
+        if let Ok(policy) = parse(&Source { name: &file, text: &text }) {
+            scope.asked.widen(Scope::of(&policy, &file).asked);
+        }
+    }
+}

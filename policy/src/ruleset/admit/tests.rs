@@ -1,0 +1,223 @@
+use std::path::Path;
+
+use serde_json::json;
+
+use super::super::{Present, Ruleset, tunnel_prefixes};
+use super::*;
+use crate::Source;
+use crate::arbitrary::gateway_text;
+use crate::gateway::{Policy, parse};
+
+const EXAMPLE: &str = include_str!("../../../../configs/gateway.toml");
+/// What the example and the made-up policies leave out.
+const MORE: &str = r#"
+[[publish]]
+name = "range"
+listen = "7000-7009"
+target = "192.168.88.2:7100-7109"
+limits = { new_per_source = "5/minute", flows_per_source = 3, bandwidth = "1mbit" }
+"#;
+
+#[test]
+fn every_transaction_that_a_policy_makes_passes_unchanged() {
+    for policy in policies() {
+        let targets: BTreeSet<_> = tunnel_prefixes(&policy).collect();
+        for transaction in transactions(&policy) {
+            let text = transaction.to_string();
+            let admitted = admit(&text, &targets).unwrap();
+            assert!(admitted == text, "written anew it differs");
+        }
+    }
+}
+
+#[test]
+fn the_lists_name_nothing_that_no_policy_makes() {
+    let mut seen = Seen::default();
+    for policy in policies() {
+        transactions(&policy).iter().for_each(|transaction| seen.look(transaction));
+    }
+    let kinds = statement::KINDS.iter().chain(&expression::KINDS);
+    let missed: Vec<_> = kinds.filter(|kind| !seen.keys.contains(**kind)).collect();
+    assert!(missed.is_empty(), "nobody makes {missed:?}");
+    let bases: BTreeSet<_> = BASES.iter().map(|(kind, hook, at)| format!("{kind} {hook} {at}")).collect();
+    assert_eq!(seen.bases, bases);
+}
+
+#[test]
+fn a_ban_passes_and_one_that_never_ends_or_ends_before_it_begins_does_not() {
+    let ban = |elem: Value| {
+        let body = json!({"family": "inet", "table": "causeway", "name": "bans4", "elem": [elem]});
+        admit(&json!({"nftables": [{"add": {"element": body}}]}).to_string(), &BTreeSet::new())
+    };
+    assert!(ban(json!("203.0.113.10")).is_ok());
+    assert!(ban(json!({"elem": {"val": "203.0.113.10", "timeout": 600}})).is_ok());
+    assert!(ban(json!({"elem": {"val": "203.0.113.10", "timeout": 0}})).is_err());
+    assert!(ban(json!({"elem": {"val": "203.0.113.10", "timeout": u64::MAX}})).is_err());
+}
+
+#[test]
+fn what_the_gateway_never_says_is_refused() {
+    let rule = |statement: &str| {
+        format!(
+            r#"{{"add":{{"rule":{{"family":"inet","table":"causeway","chain":"x","expr":[{statement}]}}}}}}"#
+        )
+    };
+    let statements = [
+        r#"{"dup":{"addr":"192.0.2.1"}}"#,
+        r#"{"fwd":{"dev":"eth0"}}"#,
+        r#"{"queue":{"num":1}}"#,
+        r#"{"tproxy":{"family":"ip","addr":"127.0.0.1","port":1}}"#,
+        r#"{"log":{"prefix":"x"}}"#,
+        r#"{"snat":{"addr":"192.0.2.1"}}"#,
+        r#"{"redirect":{"port":22}}"#,
+        r#"{"notrack":null}"#,
+        r#"{"reject":null}"#,
+        r#"{"xt":{"type":"target","name":"X"}}"#,
+        r#"{"ct helper":"ftp"}"#,
+        r#"{"flow":{"op":"add","flowtable":"@f"}}"#,
+        r#"{"masquerade":{"port":1}}"#,
+        r#"{"dnat":{"family":"ip","addr":"198.51.100.1"}}"#,
+        r#"{"dnat":{"family":"ip","addr":{"map":{"key":{"ct":{"key":"mark"}},"data":"@port4"}}}}"#,
+        r#"{"dnat":{"family":"ip","addr":{"map":{"key":{"ct":{"key":"mark"}},"data":{"set":[[1,"198.51.100.1"]]}}}}}"#,
+        r#"{"dnat":{"addr":{"map":{"key":{"ct":{"key":"mark"}},"data":"@target4"}}}}"#,
+        r#"{"mangle":{"key":{"meta":{"key":"mark"}},"value":1}}"#,
+        r#"{"mangle":{"key":{"payload":{"protocol":"ip","field":"daddr"}},"value":"192.0.2.1"}}"#,
+        r#"{"mangle":{"key":{"ct":{"key":"zone"}},"value":1}}"#,
+        r#"{"match":{"op":"==","left":{"meta":{"key":"skuid"}},"right":0}}"#,
+        r#"{"match":{"op":"==","left":{"payload":{"base":"ll","offset":0,"len":8}},"right":0}}"#,
+        r#"{"match":{"op":"==","left":{"osf":{"key":"name"}},"right":"Linux"}}"#,
+        r#"{"accept":null,"drop":null}"#,
+        r#""accept""#,
+    ];
+    let commands = [
+        r#"{"metainfo":{"json_schema_version":1}}"#,
+        r#"{"flush":{"ruleset":null}}"#,
+        r#"{"list":{"ruleset":null}}"#,
+        r#"{"reset":{"counters":null}}"#,
+        r#"{"create":{"table":{"family":"inet","name":"causeway"}}}"#,
+        r#"{"table":{"family":"inet","name":"causeway"}}"#,
+        r#"{"add":{"table":{"family":"inet","name":"causeway","flags":["dormant"]}}}"#,
+        r#"{"delete":{"table":{"family":"inet","name":"docker"}}}"#,
+        r#"{"delete":{"table":{"family":"ip","name":"causeway"}}}"#,
+        r#"{"add":{"rule":{"family":"ip","table":"filter","chain":"FORWARD","expr":[]}}}"#,
+        r#"{"add":{"rule":{"family":"inet","table":"other","chain":"x","expr":[]}}}"#,
+        r#"{"add":{"rule":{"family":"inet","table":"causeway","chain":"x","expr":[],"handle":1}}}"#,
+        r#"{"add":{"chain":{"family":"inet","table":"causeway","name":"x","type":"nat","hook":"output","prio":-100,"policy":"accept"}}}"#,
+        r#"{"add":{"chain":{"family":"inet","table":"causeway","name":"x","type":"filter","hook":"input","prio":-300,"policy":"accept"}}}"#,
+        r#"{"add":{"chain":{"family":"inet","table":"causeway","name":"x","type":"filter","hook":"input","prio":0,"policy":"drop"}}}"#,
+        r#"{"add":{"chain":{"family":"inet","table":"causeway","name":"x","type":"filter","hook":"ingress","prio":0,"policy":"accept","dev":"eth0"}}}"#,
+        r#"{"add":{"flowtable":{"family":"inet","table":"causeway","name":"f","hook":"ingress","prio":0,"dev":"eth0"}}}"#,
+        r#"{"add":{"ct helper":{"family":"inet","table":"causeway","name":"h","type":"ftp","protocol":"tcp"}}}"#,
+        r#"{"add":{"map":{"family":"inet","table":"causeway","name":"elsewhere","type":"mark","map":"ipv4_addr"}}}"#,
+        r#"{"add":{"map":{"family":"inet","table":"causeway","name":"target4","type":"mark","map":"verdict"}}}"#,
+        r#"{"add":{"map":{"family":"inet","table":"causeway","name":"target4","type":"mark","map":"ipv4_addr","elem":[[1,"198.51.100.1"]]}}}"#,
+        r#"{"add":{"element":{"family":"inet","table":"causeway","name":"target4","elem":[[1,"198.51.100.1"]]}}}"#,
+        r#"{"add":{"element":{"family":"inet","table":"causeway","name":"target4","elem":[[1,{"prefix":{"addr":"192.168.88.0","len":24}}]]}}}"#,
+        r#"{"add":{"element":{"family":"inet","table":"causeway","name":"limits","elem":[[1,{"accept":null}]]}}}"#,
+        r#"{"add":{"counter":{"family":"inet","table":"causeway","name":"x;y"}}}"#,
+    ];
+    let targets = BTreeSet::from(["192.168.88.0/24".parse().unwrap()]);
+    let good = r#"{"add":{"element":{"family":"inet","table":"causeway","name":"target4","elem":[[1,"192.168.88.2"]]}}}"#;
+    assert!(admit(&format!(r#"{{"nftables":[{good}]}}"#), &targets).is_ok());
+    let rules = statements.iter().map(|statement| rule(statement));
+    for command in rules.chain(commands.iter().map(|&command| command.to_owned())) {
+        let transaction = format!(r#"{{"nftables":[{command}]}}"#);
+        assert!(serde_json::from_str::<Value>(&transaction).is_ok(), "{command} is meant to be JSON");
+        assert!(admit(&transaction, &targets).is_err(), "{command}");
+    }
+}
+
+#[test]
+fn json_that_two_readers_may_take_differently_is_refused() {
+    let deep = "[".repeat(40) + &"]".repeat(40);
+    let long = format!(r#""{}""#, "a".repeat(300));
+    for value in [
+        "99999999999999999999999",
+        "18446744073709551615",
+        "9223372036854775808",
+        "1.5",
+        "1e3",
+        "-0",
+        r#""\u0000""#,
+        r#""a\nb""#,
+        r#""a b""#,
+        r#""é""#,
+        r#"";""#,
+        r#""\"""#,
+        &deep,
+        &long,
+        r#"{"a":1,"a":1}"#,
+    ] {
+        let text = format!(r#"{{"nftables":[{{"add":{{"counter":{value}}}}}]}}"#);
+        assert!(strict::parse(&text).is_err(), "{value}");
+    }
+    assert!(strict::parse("{} {}").is_err() && strict::parse("").is_err());
+    assert!(admit(r#"{"nftables":[],"nftables":[]}"#, &BTreeSet::new()).is_err());
+    assert!(admit(r#"{"nftables":[],"x":1}"#, &BTreeSet::new()).is_err());
+}
+
+#[test]
+fn a_text_made_to_be_read_twice_is_refused() {
+    // What another reader refuses at the number, and `nft` then reads in its own language from byte 4096 on.
+    let head = r#"{"nftables":[{"metainfo":{"a":99999999999999999999999,"x":""#;
+    let pad = "A".repeat(4096 - head.len());
+    let text = format!("{head}{pad};delete table inet docker;#\"}}}}]}}\n");
+    assert!(serde_json::from_str::<Value>(&text).is_ok());
+    assert!(admit(&text, &BTreeSet::new()).is_err());
+}
+
+#[test]
+fn a_prefix_lies_within_itself_and_wider_ones_and_in_no_others() {
+    let prefix = |text: &str| text.parse::<IpNetwork>().unwrap();
+    let prefixes = BTreeSet::from(["192.168.88.0/24", "10.0.0.0/8", "fd00:88::/64"].map(prefix));
+    for inside in ["192.168.88.0/24", "192.168.88.7/32", "10.77.88.0/30", "10.77.88.1/30", "fd00:88::2/128"] {
+        assert!(lies_within(&prefixes, prefix(inside)), "{inside}");
+    }
+    for outside in ["0.0.0.0/0", "192.168.88.0/23", "192.168.89.1/32", "::/0", "fd00:89::/64"] {
+        assert!(!lies_within(&prefixes, prefix(outside)), "{outside}");
+    }
+}
+
+fn policies() -> impl Iterator<Item = Policy> {
+    let more = format!("{EXAMPLE}\n{MORE}");
+    let texts = (0..16).map(gateway_text).chain([EXAMPLE.to_owned(), more]);
+    texts.map(|text| parse(&Source { name: Path::new("gateway.toml"), text: &text }).unwrap())
+}
+
+fn transactions(policy: &Policy) -> Vec<Value> {
+    let (plan, guard) = (policy.plan().ruleset, Ruleset::guard(policy, 1420));
+    let example = parse(&Source { name: Path::new("gateway.toml"), text: EXAMPLE }).unwrap();
+    // A listing of another policy's table, as far as `Present` reads it.
+    let before = example.plan().ruleset.install(&Present::nothing());
+    let listed =
+        before["nftables"].as_array().unwrap().iter().filter_map(|command| command.get("add").cloned());
+    let present = Present::of(&json!({"nftables": listed.collect::<Vec<_>>()}));
+    vec![
+        plan.install(&Present::nothing()),
+        plan.install(&present),
+        plan.replace(),
+        guard.replace(),
+        guard.install(&present),
+        Ruleset::teardown(),
+    ]
+}
+
+#[derive(Default)]
+struct Seen {
+    keys: BTreeSet<String>,
+    bases: BTreeSet<String>,
+}
+
+impl Seen {
+    fn look(&mut self, value: &Value) {
+        if let Some(object) = value.as_object() {
+            if let (Some(kind), Some(hook)) = (object.get("type"), object.get("hook")) {
+                let word = |value: &Value| value.as_str().unwrap().to_owned();
+                self.bases.insert(format!("{} {} {}", word(kind), word(hook), object["prio"]));
+            }
+            self.keys.extend(object.keys().cloned());
+            object.values().for_each(|value| self.look(value));
+        }
+        value.as_array().into_iter().flatten().for_each(|value| self.look(value));
+    }
+}
