@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use policy::Protocols;
-use policy::forwarder::Policy;
 use serde::{Deserialize, Serialize};
 use tunnel::io::clock;
 use tunnel::node::PeerStatus;
