@@ -116,7 +116,7 @@ pub fn inspect(path: &Path) -> Result<Inspected, LoadError> {
             FileLocation::Credential(_) if matches!(error.problem, Problem::NoCredentials { .. }) => {
                 unseen.push(file.location.to_string().into());
             }
-            _ => errors.push(error),
+            FileLocation::Path(_) | FileLocation::Credential(_) => errors.push(error),
         }
     }
     errors.dedup();
@@ -244,12 +244,16 @@ fn read_key(file: &FileRef) -> Result<SecretKey, ConfigError> {
 
 /// How to fix a configuration file that cannot be read, as the end of a sentence; empty where only the error says it.
 pub(crate) fn fix_of(path: &str, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => format!(
+    let kind = error.kind();
+    if kind == io::ErrorKind::PermissionDenied {
+        return format!(
             "; this user must be able to read it: chmod 0644 {path} (it holds no secret), and 0755 for its folder"
-        ),
-        io::ErrorKind::NotFound => "; name another file with --config".to_owned(),
-        _ => String::new(),
+        );
+    }
+    if kind == io::ErrorKind::NotFound {
+        "; name another file with --config".to_owned()
+    } else {
+        String::new()
     }
 }
 

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum BindError {
     /// None of several places can be used.
     #[error("the control socket cannot be made anywhere; name a path that this user may write: [control] socket\n{}", lines(.0))]
-    Nowhere(Vec<BindError>),
+    Nowhere(Vec<Self>),
     /// A daemon answers there already.
     #[error(
         "{0}: another forwarder answers there; stop it, or give this one a socket of its own in [control]"
@@ -67,7 +67,9 @@ impl BindError {
 fn lines(errors: &[BindError]) -> String {
     let line = |error: &BindError| match error {
         BindError::System { path, error } => format!("  {path}: {error}"),
-        other => format!("  {other}"),
+        other @ (BindError::Nowhere(_) | BindError::Taken(_) | BindError::NoSocket(_)) => {
+            format!("  {other}")
+        }
     };
     errors.iter().map(line).collect::<Vec<_>>().join("\n")
 }
