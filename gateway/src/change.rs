@@ -102,7 +102,9 @@ impl<'a> Work<'a> {
         ask_own_file(socket)?;
         let (folder, group) = place(&own)?;
         let root = folder.lock(group)?;
-        sweep(&own);
+        if let (Some(folder), Some(name)) = (own.parent(), own.file_name()) {
+            sweep(folder, &format!("{}.", name.to_string_lossy()));
+        }
         let (path, in_force, waits_seconds) = ask_own_file(socket)?;
         let is_same = path == own || path == config || fs::canonicalize(&path).is_ok_and(|path| path == own);
         if !is_same {

@@ -97,14 +97,14 @@ impl Drop for Replacement {
     }
 }
 
-/// Removes what killed commands have left beside `path`; whoever calls it is the only one at work.
-pub(crate) fn sweep(path: &Path) {
-    let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
-    let folder = path.parent().unwrap_or(Path::new("/"));
+/// Removes what killed commands have left beside the files whose names begin with `name`; whoever calls it is the only one
+/// at work.
+pub(crate) fn sweep(folder: &Path, name: &str) {
+    let prefix = format!(".{name}");
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(&prefix) && name.ends_with(".new") {
+        let found = entry.file_name();
+        let found = found.to_string_lossy();
+        if found.starts_with(&prefix) && found.ends_with(".new") {
             drop(fs::remove_file(entry.path()));
         }
     }

@@ -15,7 +15,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use crate::exit::{Exit, Stop};
-use crate::replacement::{Replacement, Target};
+use crate::replacement::{Replacement, Target, sweep};
 use crate::state::{Pending, read};
 
 /// Mode of the folder: the daemon's group may read.
@@ -98,6 +98,7 @@ impl RootState {
             return Err(Stop::new(Exit::Permission, format!("{folder}: {fix}")));
         }
         let lock = self.claim().map_err(|error| self.refused(&error))?;
+        sweep(&self.folder, "");
         Ok(Locked { state: self, group, _lock: lock })
     }
 

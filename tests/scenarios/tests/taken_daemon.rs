@@ -135,7 +135,10 @@ fn guard_refuses_a_polyglot(site: &Site<'_>) -> Result<()> {
 
 /// Lines about what is not the gateway's own.
 fn without_ours(text: &str) -> String {
-    text.lines().filter(|line| !line.contains("4357") && !line.contains("gw0")).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .filter(|line| !line.contains("proto 157") && !line.contains("gw0"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// A daemon that names a file of root's and gives it a text, with escape sequences in every word.

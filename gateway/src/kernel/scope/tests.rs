@@ -69,11 +69,14 @@ fn switches_flows_and_removal_outside_the_scope_are_refused() {
         query: FlowQuery { mark, mask, marks: vec![], address: None, limit: 1 },
     };
     assert!(scope.judge(write("net/ipv4/ip_forward", "1")).is_ok());
+    let counts = ["net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max"].map(str::to_owned);
+    assert!(scope.judge(Request::ReadSysctls { paths: counts.to_vec() }).is_ok());
     for request in [
         write("net/ipv4/ip_forward", "0"),
         write("net/ipv4/conf/all/accept_source_route", "1"),
         write("net/ipv4/tcp_syncookies", "0"),
         write("kernel/core_pattern", "1"),
+        write("net/netfilter/nf_conntrack_max", "1"),
         Request::ReadSysctls { paths: vec!["kernel/core_pattern".to_owned()] },
         Request::ForgetFlows { marks: vec![0x1234_0001] },
         query(0, 0),
