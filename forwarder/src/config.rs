@@ -242,7 +242,8 @@ fn read_key(file: &FileRef) -> Result<SecretKey, ConfigError> {
     SecretKey::parse(&text, file)
 }
 
-fn fix_of(path: &str, error: &io::Error) -> String {
+/// How to fix a configuration file that cannot be read, as the end of a sentence; empty where only the error says it.
+pub(crate) fn fix_of(path: &str, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::PermissionDenied => format!(
             "; this user must be able to read it: chmod 0644 {path} (it holds no secret), and 0755 for its folder"
@@ -303,14 +304,19 @@ mod tests {
     #[test]
     fn a_key_of_this_end_as_the_edges_is_refused_where_it_is_written() {
         let key: PrivateKey = KEY.parse().unwrap();
-        for (edges, words) in [(key.public().to_string().as_str(), "own public key"), (KEY.trim(), "secret key that")] {
+        for (edges, words) in
+            [(key.public().to_string().as_str(), "own public key"), (KEY.trim(), "secret key that")]
+        {
             let folder = folder(0o600, "tcp");
             let path = folder.path().join("forwarder.toml");
             let text = fs::read_to_string(&path).unwrap().replace(PUBLIC, edges);
             fs::write(&path, text).unwrap();
             let error = load(&path).err().unwrap();
             assert_eq!(error.exit_code(), 4);
-            assert!(error.to_string().contains("forwarder.toml:6:14: ") && error.to_string().contains(words), "{error}");
+            assert!(
+                error.to_string().contains("forwarder.toml:6:14: ") && error.to_string().contains(words),
+                "{error}"
+            );
         }
     }
 

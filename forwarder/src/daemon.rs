@@ -1,5 +1,6 @@
 //! The daemon: two threads that matter. One moves data; this one listens to signals, the control socket and scrapes.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::net::TcpListener;
@@ -12,18 +13,21 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use policy::Name;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 use tunnel::io::clock;
 use tunnel::io::udp::Backend;
+use tunnel::io::watchdog::{Watchdog, end_process_soon};
+use tunnel::progress::Fault;
 
 use crate::config::{self, LoadError, Loaded};
 use crate::control::report::report;
 use crate::control::server::{BindError, ControlSocket};
 use crate::control::{EdgeView, Shared, problems};
-use crate::dataplane::{Command, Commands, DataPlane, Inbox, Parts};
+use crate::dataplane::{Command, Commands, DATA_THREAD, DataPlane, Inbox, Parts};
 use crate::metrics::http;
 use crate::places::Surroundings;
 use crate::resolve::Resolver;
@@ -96,6 +100,8 @@ struct Running {
     metrics: Vec<TcpListener>,
     data: JoinHandle<io::Result<()>>,
     ended: oneshot::Receiver<()>,
+    watchdog: Watchdog,
+    failed: oneshot::Receiver<Fault>,
 }
 
 /// Runs the daemon in the foreground until it is told to stop.
@@ -154,18 +160,35 @@ fn start(config: &Path, loaded: Loaded) -> Result<Running, DaemonError> {
     let (inbox, commands) = Inbox::new()?;
     let resolver = Resolver::start(&commands)?;
     let plane = DataPlane::new(inbox, Parts { policy, edges, listeners, stats, resolver, state })?;
+    let (failing, failed) = oneshot::channel();
+    let watchdog = Watchdog::start(vec![plane.watched()?], move |fault| {
+        tracing::error!("{fault}; the daemon ends, so that it is started again");
+        // Whoever waits for it ends the process in good order, if that is still possible.
+        let _ = failing.send(fault);
+        end_process_soon();
+    })?;
     let (ending, ended) = oneshot::channel();
-    let data = thread::Builder::new().name("fw-data".into()).spawn(move || {
+    let data = thread::Builder::new().name(DATA_THREAD.into()).spawn(move || {
         let result = plane.run();
         // Nobody listens only when the daemon ends anyway.
         let _ = ending.send(());
         result
     })?;
-    Ok(Running { config: config.to_owned(), shared, commands, control, metrics, data, ended })
+    Ok(Running {
+        config: config.to_owned(),
+        shared,
+        commands,
+        control,
+        metrics,
+        data,
+        ended,
+        watchdog,
+        failed,
+    })
 }
 
 async fn serve(running: Running) -> Result<(), DaemonError> {
-    let Running { config, shared, commands, control, metrics, data, ended } = running;
+    let Running { config, shared, commands, control, metrics, data, ended, watchdog, failed } = running;
     for listener in metrics {
         let shared = Arc::clone(&shared);
         tokio::task::spawn_local(async move {
@@ -180,21 +203,27 @@ async fn serve(running: Running) -> Result<(), DaemonError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), peers = shared.edges.len(), %socket, "forwarder started");
     notify(&[NotifyState::Ready]);
     let (mut answering, mut signals, mut ended) = (pin!(answering), pin!(signals), pin!(ended));
+    let mut failed = pin!(failed);
+    let mut receives = Receives::default();
     let mut watch = health::Watch::default();
     let mut was_short = false;
     watch.tend(&shared.stats);
     loop {
         tokio::select! {
             _ = &mut ended => break,
+            // The thread is not waited for: it may never end.
+            Ok(fault) = &mut failed => return Err(DaemonError::DataThread(fault.to_string())),
             result = &mut answering => result?,
             () = &mut signals => {}
             () = tokio::time::sleep(TICK) => {
                 watch.tend(&shared.stats);
                 warn_of_descriptors(&shared, &mut was_short);
-                tick(&shared);
+                receives.look(&shared);
+                tick(&shared, watchdog.is_sound());
             }
         }
     }
+    drop(watchdog);
     let result = data.join().map_err(|_| DaemonError::DataThread("it panicked".to_owned()))?;
     result.map_err(|error| DaemonError::DataThread(error.to_string()))?;
     tracing::info!("forwarder stopped");
@@ -245,7 +274,30 @@ fn warn_of_descriptors(shared: &Shared, was_short: &mut bool) {
     *was_short = warning.is_some();
 }
 
-fn tick(shared: &Shared) {
+/// Which edges' sockets could not be received from at the last look.
+#[derive(Default)]
+struct Receives {
+    failing: BTreeSet<Name>,
+}
+
+impl Receives {
+    /// Says once that receiving fails, and once that it works again.
+    fn look(&mut self, shared: &Shared) {
+        let now = clock::instant();
+        for edge in &shared.edges {
+            match edge.receive_problem(now) {
+                Some(problem) if self.failing.insert(edge.name.clone()) => tracing::warn!("{problem}"),
+                None if self.failing.remove(&edge.name) => {
+                    tracing::info!(peer = %edge.name, "the UDP socket receives again");
+                }
+                Some(_) | None => {}
+            }
+        }
+    }
+}
+
+/// Measures, and reports to systemd that the data thread goes on, if it does.
+fn tick(shared: &Shared, is_sound: bool) {
     for edge in &shared.edges {
         edge.measure();
     }
@@ -257,7 +309,10 @@ fn tick(shared: &Shared) {
     let report = report(shared);
     let up = report.peers.iter().filter(|peer| peer.state == "up").count();
     let line = format!("{up} of {} peers up, {} flows", report.peers.len(), report.flows);
-    notify(&[NotifyState::Watchdog, NotifyState::Status(&line)]);
+    notify(&[NotifyState::Status(&line)]);
+    if is_sound {
+        notify(&[NotifyState::Watchdog]);
+    }
 }
 
 /// Tells systemd; without it nothing happens.

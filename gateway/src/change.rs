@@ -229,12 +229,15 @@ mod tests {
         let refused = || refuse_strays(&draft_file, EXAMPLE, &own_file);
         assert!(refused().is_ok(), "files that are nowhere are the daemon's to miss");
 
-        fs::write(draft.path().join("kyiv.key"), "new").unwrap();
+        for folder in [&draft, &own] {
+            fs::create_dir(folder.path().join("keys")).unwrap();
+        }
+        fs::write(draft.path().join("keys/kyiv.key"), "new").unwrap();
         let stop = refused().unwrap_err();
         assert_eq!(stop.exit, Exit::Conflict);
         assert!(stop.message.contains("kyiv.key") && stop.message.contains("draft.toml:"), "{stop}");
 
-        fs::write(own.path().join("kyiv.key"), "new").unwrap();
+        fs::write(own.path().join("keys/kyiv.key"), "new").unwrap();
         assert!(refused().is_ok(), "the same content is no stray");
     }
 }

@@ -6,7 +6,7 @@ use policy::gateway::Policy;
 use policy::{ConfigError, Position};
 use serde_json::{Value, json};
 
-use crate::config::LoadError;
+use crate::config::{LoadError, fix_of};
 
 /// Version of the document's shape.
 const SCHEMA: u32 = 1;
@@ -28,7 +28,8 @@ pub fn valid(path: &Path, policy: &Policy, notes: &[String], unpaired: &[String]
 pub fn invalid(path: &Path, error: &LoadError) -> Value {
     let errors: Vec<Value> = match error {
         LoadError::Unreadable { path, error } => {
-            vec![json!({"file": path, "line": null, "column": null, "message": error.to_string()})]
+            let message = format!("{error}{}", fix_of(path, error));
+            vec![json!({"file": path, "line": null, "column": null, "message": message})]
         }
         LoadError::Invalid(errors) => {
             let of_error = |error: &ConfigError| located(&error.at, &error.problem.to_string());

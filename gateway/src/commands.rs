@@ -137,7 +137,7 @@ fn addresses_of(endpoint: &HostPort) -> Vec<IpAddr> {
 
 /// `gateway down`: takes away every rule, route and device the daemon made, and restores switches.
 ///
-/// Routes and device go before the rules, so that nothing leaks on the way.
+/// Routes, device and forwarding go before the rules, so that nothing leaks on the way.
 ///
 /// # Errors
 /// [`Exit::Conflict`] while the daemon runs.
@@ -155,11 +155,11 @@ pub fn down(path: &Path) -> Result<(), Stop> {
     for made in std::iter::once(configured).chain(applied) {
         remove_routing(&made)?;
     }
+    restore_switches(&state)?;
     if !list(Listing::Table)?.is_empty() {
         apply(Ruleset::teardown().to_string())?;
         print("- table inet causeway\n")?;
     }
-    restore_switches(&state)?;
     let name = &policy.interface.name;
     for socket in [policy.control.socket.clone(), format!("/var/run/wireguard/{name}.sock").into()] {
         remove_dead_socket(&socket);

@@ -263,7 +263,8 @@ fn credentials_folder() -> Option<PathBuf> {
     std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
 }
 
-fn fix_of(path: &str, error: &io::Error) -> String {
+/// How to fix a configuration file that cannot be read, as the end of a sentence; empty where only the error says it.
+pub(crate) fn fix_of(path: &str, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::PermissionDenied => format!(
             "; this user must be able to read it: chmod 0644 {path} (it holds no secret), and 0755 for its folder"
@@ -337,7 +338,11 @@ allowed_ips = ["10.77.88.2/32"]
             fs::write(&path, TEXT.replace("j3T5Vv0uQeVHYpLSWqsd8i3y3JA1Bq4EuxcCfNRgMjs=", peers)).unwrap();
             let stop = Stop::from(load(&path).err().unwrap());
             assert_eq!(stop.exit, Exit::Invalid);
-            assert!(stop.message.contains("gateway.toml:11:14: ") && stop.message.contains(words), "{}", stop.message);
+            assert!(
+                stop.message.contains("gateway.toml:11:14: ") && stop.message.contains(words),
+                "{}",
+                stop.message
+            );
             let found = inspect_keys(&path, &load_policy(&path).unwrap());
             assert_eq!(found.errors.len(), 1, "{:?}", found.errors);
         }

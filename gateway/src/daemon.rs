@@ -27,6 +27,7 @@ use crate::edge::{Beginning, Edge, Hands, begin, refusal, take_hands};
 use crate::exit::{Exit, Stop};
 use crate::kernel::Helper;
 use crate::metrics::http::{self, Pages};
+use crate::metrics::process;
 use crate::sandbox::{self, Confinement};
 use crate::state::{Lock, State};
 use crate::{log, memory, privilege};
@@ -56,6 +57,7 @@ pub fn run(path: &Path) -> Result<(), Stop> {
     let (config, beginning) = begin(config, &state);
     let socket = bind_control(&config.policy)?;
     let hands = take_hands(&config.policy, &helper, &state).map_err(refusal)?;
+    process::read_units();
     privilege::drop_all().map_err(|error| permission(&error))?;
     confine(&config.policy);
     serve(config, hands, (helper, state, beginning), &socket)
@@ -158,7 +160,10 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
                         tick.reset_after(TICK);
                     }
                 }
-                _ => return Err(Stop::new(Exit::Failed, "the data plane ended")),
+                _ => {
+                    edge.keep_endpoints();
+                    return Err(Stop::new(Exit::Failed, "the data plane ended"));
+                }
             },
             () = asked.notified(), if is_quiet => tick.reset_immediately(),
             _ = tick.tick() => {
@@ -190,6 +195,7 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
 /// Whether there was traffic since the last look.
 fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<bool, Stop> {
     let has_traffic = edge.sample();
+    edge.look_at_calls();
     edge.keep_endpoints_again();
     edge.follow_path_mtu();
     edge.warn_of_refused_handshakes();

@@ -115,6 +115,8 @@ fn round(path: &Path) -> Round {
             Err(stop) => reasons.push(stop.message),
         }
     }
+    // Of a broken nft every table says the same.
+    reasons.dedup();
     Round::Failed(reasons)
 }
 

@@ -7,7 +7,8 @@ use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use tunnel::device::{Device, DeviceEvent, Offloads, Threads};
+use tunnel::device::{Call, Device, DeviceEvent, Offloads, Threads};
+use tunnel::io::self_test;
 use tunnel::io::tun::{Tun, TunOffload, TunOptions};
 use tunnel::io::udp::{ReceiveBatch, UdpOptions, UdpSocket};
 use tunnel::io::{Wait, clock};
@@ -87,6 +88,71 @@ fn a_deleted_tun_ends_the_threads_and_is_told() {
             let end = Instant::now() + Duration::from_secs(5);
             while lab.events.recv_timeout(end - Instant::now()).unwrap() != DeviceEvent::TunGone {}
             assert!(!lab.device.is_running());
+        }
+    });
+}
+
+#[test]
+fn packets_cross_the_device_both_ways_by_its_self_test() {
+    in_namespace("packets_cross_the_device_both_ways_by_its_self_test", || {
+        let offload = TunOffload { tcp: true, udp: true };
+        let tun = Tun::open(&TunOptions { name: "gw0", persistent: false, offload }).unwrap();
+        ip(&format!("addr add {NEAR}/30 dev gw0"));
+        let (near, far) = (NEAR.parse().unwrap(), FAR.parse().unwrap());
+        let error = self_test::test(&tun, near, far).unwrap_err().to_string();
+        assert!(error.starts_with("nothing can be written to gw0: Input/output error"), "{error}");
+        ip("link set gw0 up");
+        self_test::test(&tun, near, far).unwrap();
+        // An address that nothing routes to the device gets no answer out of it.
+        ip("route add blackhole 192.0.2.0/24");
+        let elsewhere = "192.0.2.1".parse().unwrap();
+        let error = self_test::test(&tun, near, elsewhere).unwrap_err().to_string();
+        assert!(error.contains("none of the answers came out of it"), "{error}");
+        ip("addr add fd77::1/64 dev gw0");
+        self_test::test(&tun, "fd77::1".parse().unwrap(), "fd77::2".parse().unwrap()).unwrap();
+    });
+}
+
+#[test]
+fn writes_that_keep_failing_are_a_problem_until_they_work_again() {
+    in_namespace("writes_that_keep_failing_are_a_problem_until_they_work_again", || {
+        let mut lab = Lab::new(Threads::Auto);
+        lab.exchange(3);
+        lab.app.send_to(&[7; 100], (FAR, 9)).unwrap();
+        let packet = lab.far_receives();
+        assert!(lab.device.problems(clock::instant()).is_empty());
+        ip("link set gw0 down");
+        let end = Instant::now() + Duration::from_secs(20);
+        let problem = loop {
+            assert!(Instant::now() < end, "no problem in sight");
+            lab.far_answers(packet.clone());
+            std::thread::sleep(Duration::from_millis(20));
+            if let [problem] = &lab.device.problems(clock::instant())[..] {
+                break problem.clone();
+            }
+        };
+        assert!(problem.contains("written to gw0 (Input/output error"), "{problem}");
+        assert!(problem.ends_with("run: ip link set gw0 up"), "{problem}");
+        ip("link set gw0 up");
+        lab.exchange(3);
+        assert!(lab.device.problems(clock::instant()).is_empty());
+        assert!(lab.device.call(Call::TunWrite, clock::instant()).0 >= 16);
+    });
+}
+
+#[test]
+fn an_idle_device_is_sound_and_a_device_ends_at_once_with_its_watchdog() {
+    in_namespace("an_idle_device_is_sound_and_a_device_ends_at_once_with_its_watchdog", || {
+        for threads in [Threads::One, Threads::Auto, Threads::PerDirection] {
+            let mut lab = Lab::new(threads);
+            lab.device.watch(|fault| panic!("{fault}")).unwrap();
+            lab.exchange(3);
+            // Long enough for more looks than a stuck thread gets.
+            std::thread::sleep(Duration::from_secs(6));
+            assert!(lab.device.is_sound() && !lab.device.has_failed());
+            let start = Instant::now();
+            lab.device.stop();
+            assert!(start.elapsed() < Duration::from_secs(1));
         }
     });
 }

@@ -9,7 +9,7 @@ use policy::{ConfigError, Position};
 use serde_json::{Value, json};
 
 use super::{Outcome, print};
-use crate::config::{Inspected, LoadError, inspect};
+use crate::config::{Inspected, LoadError, fix_of, inspect};
 use crate::exit;
 use crate::places::Surroundings;
 
@@ -123,7 +123,8 @@ fn valid(path: &Path, found: &Inspected, surroundings: &Surroundings) -> Value {
 fn invalid(path: &Path, error: &LoadError) -> Value {
     let errors: Vec<Value> = match error {
         LoadError::Unreadable { path, error } => {
-            vec![json!({"file": path, "line": null, "column": null, "message": error.to_string()})]
+            let message = format!("{error}{}", fix_of(path, error));
+            vec![json!({"file": path, "line": null, "column": null, "message": message})]
         }
         LoadError::Invalid(errors) => {
             let of_error = |error: &ConfigError| located(&error.at, &error.problem.to_string());

@@ -147,6 +147,17 @@ impl EdgeView {
         (rates.at, rates.received, rates.sent) = (now.instant, received, sent);
     }
 
+    /// What is wrong with receiving from its socket, and how to fix it.
+    #[must_use]
+    pub fn receive_problem(&self, now: Instant) -> Option<String> {
+        let failing = self.udp.load().receives.failing(now)?;
+        let (name, times) = (&self.name, failing.in_a_row);
+        Some(format!(
+            "the UDP socket towards {name} cannot be received from ({failing}, {times} times in a row), so nothing comes \
+             out of the tunnel; restart the daemon, and if it comes back report it with the output of: uname -a"
+        ))
+    }
+
     fn per_second(&self) -> (f64, f64) {
         self.rates.lock().per_second
     }

@@ -63,7 +63,7 @@ pub enum Health {
     Ok,
     /// Some peer is not up, or there is a problem.
     Degraded,
-    /// No peer is up.
+    /// No peer is up, or a socket cannot be received from.
     Broken,
 }
 
@@ -78,9 +78,10 @@ impl Health {
         }
     }
 
-    fn of(peers: &[Peer], problems: &[String]) -> Self {
+    fn of(peers: &[Peer], is_failing: bool, problems: &[String]) -> Self {
         let up = peers.iter().filter(|peer| peer.state == "up").count();
         match up {
+            _ if is_failing => Self::Broken,
             0 => Self::Broken,
             up if up < peers.len() || !problems.is_empty() => Self::Degraded,
             _ => Self::Ok,
@@ -212,13 +213,15 @@ pub fn report(shared: &Shared) -> Report {
     let (inject, reach) = (shared.stats.inject.load(), shared.stats.reach.load());
     let pools = shared.stats.pools.load();
     let stats = &shared.stats;
-    let problems = problems(shared, &policy, now);
+    let failing: Vec<_> = shared.edges.iter().filter_map(|edge| edge.receive_problem(now.instant)).collect();
+    let is_failing = !failing.is_empty();
+    let problems = failing.into_iter().chain(problems(shared, &policy, now)).collect::<Vec<_>>();
     Report {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: shared.uptime().as_secs_f64(),
         stopping: shared.is_stopping(),
-        health: Health::of(&peers, &problems),
+        health: Health::of(&peers, is_failing, &problems),
         flows: stats.flows.load(Ordering::Relaxed),
         udp_flows: stats.udp_flows.load(Ordering::Relaxed),
         pending_dials: stats.pending_dials.load(Ordering::Relaxed),
@@ -265,7 +268,8 @@ pub fn dropped(shared: &Shared) -> impl Iterator<Item = (&'static str, &'static 
         let count = shared.edges.iter().map(|edge| edge.node.dropped(*reason)).sum();
         (reason.stage(), reason.label(), count)
     });
-    own.chain(node)
+    let queue_drops = shared.edges.iter().map(|edge| edge.udp.load().receive_queue_drops.read()).sum();
+    own.chain(node).chain([("receive", "socket_buffer_full", queue_drops)])
 }
 
 fn peers(edge: &EdgeView, now: Now) -> Vec<Peer> {

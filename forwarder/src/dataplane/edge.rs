@@ -198,10 +198,13 @@ impl Edge {
 
     /// Notes what ICMP said about a sent datagram, if that is what the error is.
     fn note_refusal(&self, error: &io::Error) -> bool {
-        let count = match error.kind() {
-            io::ErrorKind::ConnectionRefused => &self.signs.refused,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => &self.signs.unreachable,
-            _ => return false,
+        let kind = error.kind();
+        let count = if kind == io::ErrorKind::ConnectionRefused {
+            &self.signs.refused
+        } else if [io::ErrorKind::HostUnreachable, io::ErrorKind::NetworkUnreachable].contains(&kind) {
+            &self.signs.unreachable
+        } else {
+            return false;
         };
         count.fetch_add(1, Ordering::Relaxed);
         // The queue of errors, which nobody reads, is emptied by that.
@@ -218,6 +221,11 @@ impl Edge {
     /// Does what the node's timers ask for.
     pub fn handle_timeout(&mut self, now: Now) {
         self.node.handle_timeout(now, &mut self.queue);
+    }
+
+    /// Asks the kernel what it dropped because the socket's buffer was full, for those who only look.
+    pub fn sample_queue_drops(&self) {
+        self.socket.sample_queue_drops();
     }
 
     /// Sends what is gathered; what the socket does not take waits for it.

@@ -19,10 +19,13 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Waker};
 use policy::forwarder::Policy;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use tunnel::io::clock;
 use tunnel::io::udp::ReceiveBatch;
+use tunnel::io::watchdog::{self, Watched};
 use tunnel::node::{Event, PeerState, RecoveryStep};
 use tunnel::offload::coalesce::{CoalesceOptions, Coalescer};
+use tunnel::progress::Pulse;
 use tunnel::time::{Instant, Now};
 
 use crate::control::problems;
@@ -40,6 +43,8 @@ pub use reload::Change;
 use token::Source;
 use waiting::Waiting;
 
+/// The name of the thread that runs the loop.
+pub const DATA_THREAD: &str = "fw-data";
 /// Messages of joined datagrams taken by one receive call.
 const MESSAGES: usize = 4;
 /// Receive calls per edge and round, before flows have their turn.
@@ -109,6 +114,7 @@ pub struct DataPlane {
     /// `None` where the system does not tell.
     network: Option<Watch>,
     waiting: Waiting,
+    pulse: Arc<Pulse>,
 }
 
 /// The poll and the ways into it, made before the data plane itself.
@@ -194,7 +200,23 @@ impl DataPlane {
             stop_at: None,
             network,
             waiting,
+            pulse: Arc::new(Pulse::new(DATA_THREAD)),
         })
+    }
+
+    /// What a watchdog needs to look after the thread that will [`run`](Self::run) this.
+    ///
+    /// # Errors
+    /// From the system.
+    pub fn watched(&self) -> io::Result<Watched> {
+        let registry = self.poll.registry().try_clone()?;
+        // A poll is ready itself while it has events that were not taken.
+        let has_work = move |_| {
+            let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let mut fds = [PollFd::new(&registry, PollFlags::IN)];
+            rustix::event::poll(&mut fds, Some(&none)).is_ok_and(|ready| ready > 0)
+        };
+        Ok(Watched { pulse: Arc::clone(&self.pulse), has_work: Box::new(has_work) })
     }
 
     /// Runs until a stop command has been carried out.
@@ -202,13 +224,17 @@ impl DataPlane {
     /// # Errors
     /// Only when the poll itself fails.
     pub fn run(mut self) -> io::Result<()> {
+        let pulse = Arc::clone(&self.pulse);
+        let _life = watchdog::begin(&pulse);
         let mut events = Events::with_capacity(EVENTS);
         let mut again = false;
         let mut now = clock::now();
         while !self.is_done(now) {
             let timeout = if again { Duration::ZERO } else { self.sleep(now) };
             let bulk = self.edges.iter_mut().fold(false, |bulk, edge| edge.take_bulk() | bulk);
+            pulse.rest(0, now.instant.after(timeout));
             self.waiting.wait(&mut self.poll, &mut events, timeout, bulk)?;
+            pulse.work();
             let before = now;
             now = clock::now();
             if now.instant.since(before.instant) > timeout + SUSPENDED && !again {
@@ -305,6 +331,7 @@ impl DataPlane {
         for (place, edge) in self.edges.iter_mut().enumerate() {
             if edge.node.poll_timeout().is_some_and(|at| at <= now.instant) {
                 edge.handle_timeout(now);
+                edge.sample_queue_drops();
             }
             let Some(name) = self.names.get_mut(place) else { continue };
             while let Some(event) = edge.node.poll_event() {

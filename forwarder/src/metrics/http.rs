@@ -95,10 +95,14 @@ fn answer(head: &[u8], shared: &Shared) -> String {
     match path {
         "/metrics" => response("200 OK", METRICS, &page(shared), is_get),
         "/healthz" => response("200 OK", TEXT, "alive", is_get),
-        "/readyz" => match report(shared).health {
-            Health::Ok | Health::Degraded => response("200 OK", TEXT, "a peer is up", is_get),
-            Health::Broken => response("503 Service Unavailable", TEXT, "no peer is up", is_get),
-        },
+        "/readyz" => {
+            let report = report(shared);
+            match (report.health, report.problems.first()) {
+                (Health::Broken, Some(problem)) => response("503 Service Unavailable", TEXT, problem, is_get),
+                (Health::Broken, None) => response("503 Service Unavailable", TEXT, "no peer is up", is_get),
+                (Health::Ok | Health::Degraded, _) => response("200 OK", TEXT, "a peer is up", is_get),
+            }
+        }
         _ => response("404 Not Found", TEXT, "/metrics, /healthz or /readyz", is_get),
     }
 }

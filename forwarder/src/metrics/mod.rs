@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use tunnel::io::clock;
 
 use crate::control::report::{self, Peer};
 use crate::control::{EdgeView, Shared};
@@ -94,7 +95,7 @@ fn entry(names: [&'static str; 3], kind: &'static str, name: &str, stats: &Entry
     }
 }
 
-/// How much crossed an edge's socket joined, and how much one datagram at a time.
+/// How much crossed an edge's socket joined, and how much one datagram at a time; and how its calls end.
 fn offloads(edge: &EdgeView) {
     let (peer, udp) = (edge.name.to_string(), edge.udp.load());
     let paths = [
@@ -107,7 +108,12 @@ fn offloads(edge: &EdgeView) {
             counter!("forwarder_offload_bytes_total", &labels).absolute(bytes.read());
         }
     }
-    counter!("forwarder_offload_fallbacks_total", "peer" => peer).absolute(udp.segment_fallbacks.read());
+    counter!("forwarder_offload_fallbacks_total", "peer" => peer.clone())
+        .absolute(udp.segment_fallbacks.read());
+    let labels = [("peer", peer), ("call", "udp_receive".to_owned())];
+    counter!("forwarder_io_errors_total", &labels).absolute(udp.receives.errors());
+    let failing = udp.receives.failing(clock::instant()).is_some();
+    gauge!("forwarder_io_failing", &labels).set(f64::from(u8::from(failing)));
 }
 
 fn own_dialect(peer: &Peer) {
@@ -193,6 +199,7 @@ const GAUGES: &[(&str, &str)] = &[
     ("forwarder_upstream_up", "Whether the upstream's health checks are answered; 1 without any."),
     ("forwarder_upstream_flows", "Flows that the upstream has now."),
     ("forwarder_reach_flows", "Flows open now, by reach entry."),
+    ("forwarder_io_failing", "Whether a call of the data thread keeps failing."),
     ("forwarder_peer_up", "Whether the peer answered lately."),
     ("forwarder_peer_mtu_bytes", "Inner MTU towards the peer."),
     ("forwarder_path_mtu_bytes", "Largest inner packet that the path to the peer was found to carry."),
@@ -240,6 +247,7 @@ const COUNTERS: &[(&str, &str)] = &[
         "forwarder_offload_fallbacks_total",
         "Runs of datagrams that the kernel refused and that were then sent one by one.",
     ),
+    ("forwarder_io_errors_total", "Calls of the data thread that failed, by edge and call."),
     ("forwarder_tunnel_packets_total", "Inner packets, by peer; rx comes from it."),
     ("wireguard_peer_receive_bytes_total", "Number of bytes received from a given peer."),
     ("wireguard_peer_transmit_bytes_total", "Number of bytes transmitted to a given peer."),

@@ -221,7 +221,13 @@ pub fn offloads(report: &Offloads) -> String {
         } else {
             format!(" (configured: {})", word(offload.configured))
         };
-        format!("{} {}{other}\n", offload.name, word(offload.on))
+        let kernel = match (offload.kernel, &offload.needs) {
+            (Some(true), _) => ", kernel: yes".to_owned(),
+            (Some(false), Some(needs)) => format!(", kernel: no, needs {needs}"),
+            (Some(false), None) => ", kernel: no".to_owned(),
+            (None, _) => String::new(),
+        };
+        format!("{} {}{other}{kernel}\n", offload.name, word(offload.on))
     };
     report.offloads.iter().map(line).collect()
 }

@@ -225,10 +225,16 @@ pub struct Offloads {
 pub struct Offload {
     /// `tun_tcp`, `tun_udp`, `udp_gso`, `udp_gro` or `busy_poll`.
     pub name: String,
-    /// Whether it is in use.
+    /// Whether it is in use: switched on, and the machine has it.
     pub on: bool,
     /// Whether the configuration wants it.
     pub configured: bool,
+    /// Whether the machine has it; `None` from a daemon that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<bool>,
+    /// What it needs: the first kernel that has it, or more than one processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<String>,
 }
 
 /// `gatewayctl plan --json`

@@ -19,6 +19,8 @@ impl Edge {
                 tracing::error!("the TUN device was deleted; the daemon ends so that it is made anew");
                 return false;
             }
+            // Logged where it was found.
+            DeviceEvent::ThreadFailed(_) => return false,
             DeviceEvent::Node(event) => self.handle_node_event(event),
         }
         true

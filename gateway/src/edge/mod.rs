@@ -17,6 +17,7 @@ mod rates;
 mod reconcile;
 mod refused;
 mod reload;
+mod self_test;
 mod services;
 mod start;
 mod wg;
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use policy::gateway::Policy;
-use tunnel::device::Device;
+use tunnel::device::{CallLog, Device};
 use tunnel::io::clock;
 use tunnel::time::Now;
 use tunnel::uapi;
@@ -65,6 +66,8 @@ pub struct Edge {
     trips_noted: Cell<Instant>,
     trips_settled: Cell<Instant>,
     fight: RefCell<Fight>,
+    /// Which calls of the data threads keep failing.
+    calls: RefCell<CallLog>,
     kernel_counters: RefCell<KernelCounters>,
     /// The endpoints as they stand in the state folder.
     endpoints: RefCell<Endpoints>,
@@ -124,10 +127,15 @@ impl Edge {
         self.is_file_watched() || self.waiting.borrow().is_some()
     }
 
-    /// Whether the helper and the data threads still run.
+    /// Whether the helper and the data threads still run, and none of these is stuck.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.helper.is_alive() && self.device.is_running()
+        self.helper.is_alive() && self.device.is_sound()
+    }
+
+    /// Says so when calls of the data threads keep failing, and when they work again.
+    pub fn look_at_calls(&self) {
+        self.calls.borrow_mut().look(&self.device, clock::instant());
     }
 
     /// The addresses that metrics are to be served on.

@@ -154,7 +154,9 @@ impl Edge {
         let counters = self.read_counters().await;
         let peers = self.device.node().peers(Self::now());
         let up = peers.iter().filter(|peer| peer.state.label() == "up").count();
-        let mut problems = self.problems();
+        let failing = self.device.problems(clock::instant());
+        let mut problems = failing.clone();
+        problems.extend(self.problems());
         problems.extend(self.not_taken());
         problems.extend(self.refused_handshakes());
         problems.extend(self.obstacles().await);
@@ -176,6 +178,7 @@ impl Edge {
         }
         let health = match (up, problems.is_empty()) {
             (_, true) => Health::Ok,
+            _ if !failing.is_empty() => Health::Broken,
             (0, false) if !peers.is_empty() => Health::Broken,
             _ => Health::Degraded,
         };
@@ -209,9 +212,13 @@ impl Edge {
         listing.map(|listing| obstacles(&listing, &needs)).unwrap_or_default()
     }
 
-    /// One line about the peers, for `systemctl status` and `/readyz`; whether one of them is up.
+    /// One line about the peers, or about calls that keep failing, for `systemctl status` and `/readyz`; whether a peer is
+    /// up and no call fails.
     #[must_use]
     pub fn headline(&self) -> (bool, String) {
+        if let Some(problem) = self.device.problems(clock::instant()).into_iter().next() {
+            return (false, problem);
+        }
         let peers = self.device.node().peers(Self::now());
         let up = peers.iter().filter(|peer| peer.state.label() == "up").count();
         (up > 0 || peers.is_empty(), format!("{up} of {} peers up", peers.len()))
@@ -293,6 +300,7 @@ impl Edge {
             services: services.map(service_counters).collect(),
             drops: self.drops(counters),
             offloads: metrics::OffloadPath::all(&self.device).to_vec(),
+            calls: metrics::Calls::all(&self.device).to_vec(),
             leaked_packets: self.leaked(counters),
             numbers: self.numbers(),
         }
@@ -312,6 +320,7 @@ impl Edge {
             packets: counters.get(&drop.counter()).map_or(0, |counter| counter.1),
         });
         let (tun, socket) = (self.device.tun().stats(), self.device.socket());
+        socket.sample_queue_drops();
         let of_io = [
             ("tun", "write_refused", tun.write_errors.read()),
             ("tun", "bad_header", tun.bad_headers.read()),

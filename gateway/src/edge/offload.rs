@@ -1,6 +1,7 @@
 //! Offloads of the running device: what is in use, and the switch for each.
 
 use tunnel::device::Offloads;
+use tunnel::io::tun::UDP_SINCE;
 
 use super::Edge;
 use super::start::offloads;
@@ -15,12 +16,34 @@ impl Edge {
     #[must_use]
     pub fn offloads(&self) -> report::Offloads {
         let (mut now, mut wanted) = (self.device.offloads(), offloads(&self.current.borrow().policy));
-        let offload = |name: &str| Offload {
-            name: name.to_owned(),
-            on: field(&mut now, name).is_some_and(|on| *on),
-            configured: field(&mut wanted, name).is_some_and(|on| *on),
+        let mut known = self.device.known_offloads();
+        let offload = |name: &str| {
+            let is = |offloads: &mut Offloads| field(offloads, name).is_some_and(|on| *on);
+            let kernel = is(&mut known);
+            Offload {
+                name: name.to_owned(),
+                on: is(&mut now) && kernel,
+                configured: is(&mut wanted),
+                kernel: Some(kernel),
+                needs: Some(needs(name).to_owned()),
+            }
         };
         report::Offloads { schema: SCHEMA, offloads: NAMES.into_iter().map(offload).collect() }
+    }
+
+    /// Logs once what is optional and which of it this machine has.
+    pub(super) fn say_what_the_kernel_has(&self) {
+        let offloads = self.offloads().offloads;
+        let names = |has: bool| {
+            let some = offloads.iter().filter(|offload| offload.kernel == Some(has));
+            let named = some.map(|offload| match &offload.needs {
+                Some(needs) if !has => format!("{} (needs {needs})", offload.name),
+                _ => offload.name.clone(),
+            });
+            let named: Vec<_> = named.collect();
+            if named.is_empty() { "none".to_owned() } else { named.join(", ") }
+        };
+        tracing::info!("optional features of this machine: has {}; lacks {}", names(true), names(false));
     }
 
     /// Turns offloads on or off; the next apply brings back what the configuration wants.
@@ -41,6 +64,17 @@ impl Edge {
             .map_err(|error| Stop::new(Exit::Failed, format!("offloads: {error}")))?;
         tracing::info!(?next, "offloads were changed until the next apply");
         Ok(self.offloads())
+    }
+}
+
+/// What an offload needs of the machine.
+fn needs(name: &str) -> &'static str {
+    match name {
+        "tun_udp" => UDP_SINCE,
+        "udp_gso" => "Linux 4.18",
+        "udp_gro" => "Linux 5.0",
+        "busy_poll" => "two processors",
+        _ => "Linux 3.8",
     }
 }
 

@@ -9,14 +9,16 @@ use tokio::sync::mpsc;
 use tunnel::device::{Device, DeviceEvent, Offloads, Threads};
 use tunnel::io::tun::{Tun, TunOffload};
 use tunnel::io::udp::UdpSocket;
+use tunnel::io::watchdog::end_process_soon;
 use tunnel::node::{Node, NodeConfig};
+use tunnel::progress::Fault;
 use tunnel::uapi::server::Server;
 
 use super::blueprint::{Blueprint, Unwritable};
 use super::confirm::Beginning;
 use super::outer::Outer;
 use super::wg::WgDevice;
-use super::{Current, Edge, path_mtu, peers};
+use super::{Current, Edge, path_mtu, peers, self_test};
 use crate::config::Config;
 use crate::kernel::{Failure, FailureKind, Helper, Request};
 use crate::state::State;
@@ -69,19 +71,18 @@ impl Edge {
             |error: std::io::Error| Failure::new(FailureKind::Kernel, format!("the data plane: {error}"));
         let offloads = offloads(&config.policy);
         let tun = Tun::from_fd(hands.tun, TunOffload { tcp: offloads.tun_tcp, udp: offloads.tun_udp });
+        let tun = tun.map_err(failed)?;
+        self_test::run(&tun, &config.policy)?;
         let node = Arc::new(Node::new(node_config(&config, &hands.blueprint, &state), Self::now()));
         let (sender, events) = mpsc::channel(EVENTS);
         // A full channel loses no fact: states and endpoints are read from the node again every second.
-        let on_event = move |event| _ = sender.try_send(event);
-        let device = Device::start(
-            Arc::clone(&node),
-            tun.map_err(failed)?,
-            hands.socket,
-            offloads,
-            Threads::Auto,
-            on_event,
-        );
+        let on_event = {
+            let sender = sender.clone();
+            move |event| _ = sender.try_send(event)
+        };
+        let device = Device::start(Arc::clone(&node), tun, hands.socket, offloads, Threads::Auto, on_event);
         let device = Arc::new(device.map_err(failed)?);
+        device.watch(move |fault| end_after(fault, &sender)).map_err(failed)?;
         let endpoints = state.endpoints();
         let first = peers::at_start(&config.policy, &config.keys, &endpoints);
         node.update_peers(&first, &[], Self::now()).map_err(|error| {
@@ -120,6 +121,7 @@ impl Edge {
             trips_noted: Cell::new(Instant::now()),
             trips_settled: Cell::new(Instant::now()),
             fight: RefCell::default(),
+            calls: RefCell::default(),
             kernel_counters: RefCell::default(),
             endpoints: RefCell::new(endpoints),
             endpoints_noted: Cell::new(false),
@@ -133,8 +135,19 @@ impl Edge {
             applying: tokio::sync::Mutex::new(()),
         };
         edge.warn_of_unwritable();
+        edge.say_what_the_kernel_has();
         Ok((edge, events))
     }
+}
+
+/// Has the control thread end the daemon in good order, or ends it when that thread cannot: it may wait for the stuck one.
+fn end_after(fault: Fault, events: &mpsc::Sender<DeviceEvent>) {
+    tracing::error!(
+        "{fault}; the daemon ends, so that it is started again; rules, routes and device stay, closed"
+    );
+    // Full only when the control thread does not take events any more.
+    let _ = events.try_send(DeviceEvent::ThreadFailed(fault));
+    end_process_soon();
 }
 
 fn node_config(config: &Config, blueprint: &Blueprint, state: &State) -> NodeConfig {

@@ -3,15 +3,17 @@
 //! Every page is made from a snapshot by a recorder of its own, so that a removed peer leaves no stale series. No
 //! label holds a client's address; `endpoint` is the peer's, as dashboards for the WireGuard exporter expect it.
 
+mod calls;
 pub mod http;
 mod offload;
-mod process;
+pub mod process;
 mod round_trips;
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 use crate::control::report::{Peer, Peers};
+pub use calls::Calls;
 pub use offload::OffloadPath;
 pub use round_trips::RoundTrips;
 
@@ -30,6 +32,8 @@ pub struct Snapshot {
     pub leaked_packets: u64,
     /// What crossed the engine's boundaries.
     pub offloads: Vec<OffloadPath>,
+    /// How the calls of the data threads end.
+    pub calls: Vec<Calls>,
     /// Single numbers by name; see [`Number`].
     pub numbers: Vec<Number>,
 }
@@ -140,6 +144,7 @@ fn record(snapshot: &Snapshot) {
     }
     counter!("gateway_leak_packets_total").absolute(snapshot.leaked_packets);
     offload::record(&snapshot.offloads);
+    calls::record(&snapshot.calls);
     for number in &snapshot.numbers {
         match number.value {
             Value::Counter(value) => {
@@ -288,6 +293,8 @@ mod tests {
             "gateway_dropped_packets_total{stage=\"forward\",reason=\"leak\"} 3",
             "gateway_offload_bytes_total{path=\"udp_send\",mode=\"joined\"} 5",
             "gateway_offload_fallbacks_total{path=\"udp_send\"} 7",
+            "gateway_io_errors_total{call=\"tun_read\"} 8",
+            "gateway_io_failing{call=\"tun_read\"} 1",
             "gateway_config_generation 2",
         ] {
             assert!(page.lines().any(|have| have == line), "{line}\n{page}");
@@ -343,6 +350,7 @@ mod tests {
             drops: vec![Drop { stage: "forward".to_owned(), reason: "leak".to_owned(), packets: 3 }],
             leaked_packets: 3,
             offloads: vec![OffloadPath { path: "udp_send", joined: 5, single: 6, fallbacks: 7 }],
+            calls: vec![Calls { call: "tun_read", errors: 8, is_failing: true }],
             numbers: vec![Number::counter(
                 "gateway_config_generation",
                 "How many configurations were applied since the start.",

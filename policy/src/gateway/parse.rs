@@ -38,19 +38,16 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let mut peer_names = Names::of(root, "peer");
     let mut list_names = Names::of(root, "list");
     let mut service_names = Names::new("publish or allow");
-    let peer_tables = bounded(root.tables("peer", "[[peer]]"), "peer", MAX_PEERS);
-    let peers: Vec<PeerAt> =
-        peer_tables.iter().filter_map(|table| peer(table, &mut peer_names, tunnel)).collect();
+    let peers = peers(root, &mut peer_names, tunnel);
     check::peers(reader, &lan, &peers);
     let are_ends_known =
         reader.error_count() == 0 && peer_names.is_complete() && !root.is_misspelt("lan", &["wan"]);
     let lists: Vec<Option<List>> =
         root.tables("list", "[[list]]").iter().map(|table| list(table, &mut list_names)).collect();
-    let publish: Vec<Option<PublishAt>> =
-        bounded(root.tables("publish", "[[publish]]"), "publish", MAX_SERVICES)
-            .iter()
-            .map(|table| publish(table, &mut service_names, &list_names, tunnel))
-            .collect();
+    let publish: Vec<PublishAt> = bounded(root.tables("publish", "[[publish]]"), "publish", MAX_SERVICES)
+        .iter()
+        .filter_map(|table| publish(table, &mut service_names, &list_names, tunnel))
+        .collect();
     let lan_prefixes: Vec<IpNetwork> = lan.iter().map(|prefix| prefix.value).collect();
     let own: Vec<IpAddr> = interface.iter().flat_map(|at| &at.value.address).map(IpNetwork::ip).collect();
     let known_peers: Vec<&Peer> = peers.iter().map(|peer| &peer.value).collect();
@@ -61,9 +58,9 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         own: &own,
         are_known: are_ends_known,
     };
-    let allow: Vec<Option<AllowAt>> = bounded(root.tables("allow", "[[allow]]"), "allow", MAX_SERVICES)
+    let allow: Vec<AllowAt> = bounded(root.tables("allow", "[[allow]]"), "allow", MAX_SERVICES)
         .iter()
-        .map(|table| allow(table, &mut service_names, &parties))
+        .filter_map(|table| allow(table, &mut service_names, &parties))
         .collect();
     let metrics_table = root.table("metrics", "[metrics]");
     let metrics = fields::listeners(metrics_table.as_ref());
@@ -96,8 +93,6 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         watch,
         warnings: Vec::new(),
     };
-    let publish: Vec<PublishAt> = publish.into_iter().flatten().collect();
-    let allow: Vec<AllowAt> = allow.into_iter().flatten().collect();
     check::everything(
         reader,
         &mut policy,
@@ -107,6 +102,11 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         allow,
     );
     Some(policy)
+}
+
+fn peers(root: &Table<'_>, names: &mut Names, tunnel: &[IpNetwork]) -> Vec<PeerAt> {
+    let tables = bounded(root.tables("peer", "[[peer]]"), "peer", MAX_PEERS);
+    tables.iter().filter_map(|table| peer(table, names, tunnel)).collect()
 }
 
 fn bounded<'r>(mut tables: Vec<Table<'r>>, what: &'static str, limit: usize) -> Vec<Table<'r>> {

@@ -36,14 +36,12 @@ impl Ruleset {
 /// One command of a transaction on the table, in the words of [`Ruleset::lines`]; elements are not listed.
 #[must_use]
 pub fn describe(command: &Value) -> String {
-    let entry =
-        |value: &'_ Value| value.as_object()?.iter().next().map(|(key, body)| (key.clone(), body.clone()));
-    let Some((verb, (kind, body))) = entry(command).and_then(|(verb, object)| Some((verb, entry(&object)?)))
+    let Some((verb, (kind, body))) = entry(command).and_then(|(verb, object)| Some((verb, entry(object)?)))
     else {
         return text(command);
     };
     let field = |name: &str| body.get(name).map(text).unwrap_or_default();
-    match kind.as_str() {
+    match kind {
         "rule" => format!("{verb} rule in chain {}: {}", field("chain"), field("expr")),
         "element" => format!("{verb} elements of {}", field("name")),
         "chain" if body.get("hook").is_some() => {
@@ -56,6 +54,10 @@ pub fn describe(command: &Value) -> String {
         }
         _ => format!("{verb} {kind} {}", field("name")),
     }
+}
+
+fn entry(value: &Value) -> Option<(&str, &Value)> {
+    value.as_object()?.iter().next().map(|(key, body)| (key.as_str(), body))
 }
 
 fn element_text(element: &Value, names: &BTreeMap<u64, &Name>) -> String {

@@ -19,6 +19,7 @@
 mod capture;
 mod enter;
 mod failure;
+mod halt;
 mod logs;
 mod node;
 mod parts;
@@ -32,6 +33,7 @@ mod watch;
 
 pub use capture::Capture;
 pub use enter::own_descriptors;
+pub use halt::Halted;
 pub use node::{Node, NodeCommand, PacketSocket, read_all};
 pub use parts::{Skip, binary, full_counts, has_real_root, newer, skip, workspace};
 pub use process::{Process, Signal};

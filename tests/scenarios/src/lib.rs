@@ -16,6 +16,7 @@
 mod keys;
 mod nfs;
 mod offload;
+mod old_kernel;
 mod oracle;
 mod plain;
 mod probe;
@@ -29,6 +30,7 @@ mod wireguard;
 pub use keys::{KeyPair, preshared_key, write_secret};
 pub use nfs::{NfsServer, read as read_nfs};
 pub use offload::{Carried, Offload};
+pub use old_kernel::BrokenReads;
 pub use oracle::Oracle;
 pub use plain::{Pair, Plain, own_address};
 pub use probe::{Probe, datagram, growth, packet_counters};

@@ -69,7 +69,11 @@ fn an_edge_that_is_its_own_peer_is_refused_by_check_and_before_anything_is_chang
         let daemon = site.edge.command(lab::binary("gateway")?).arg("--config");
         let output = daemon.arg(site.gateway_config.path()).output()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.code() == Some(4) && said.contains("own public key"), "{}: {said}", output.status);
+        ensure!(
+            output.status.code() == Some(4) && said.contains("own public key"),
+            "{}: {said}",
+            output.status
+        );
         ensure!(state(&site)? == before, "something was changed:\n{}", state(&site)?);
         Ok(())
     })

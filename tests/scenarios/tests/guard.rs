@@ -42,7 +42,7 @@ fn where_the_kernel_refuses_maps_a_minimal_table_closes_the_edge_until_the_daemo
 }
 
 #[test]
-fn without_a_configuration_the_last_good_tables_stand_in_and_without_those_a_single_rule() -> Result<()> {
+fn without_a_configuration_the_last_good_tables_are_loaded_and_without_those_a_single_rule() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         site.edge.shell(&format!("mkdir -p {KEPT} && mount -t tmpfs tmpfs {KEPT}"))?;
@@ -52,7 +52,7 @@ fn without_a_configuration_the_last_good_tables_stand_in_and_without_those_a_sin
         let bad = || fs::write(good.path(), "[interface]\nname = 7\n");
 
         bad()?;
-        let said = stands_in(&site, "nothing passes through this machine")?;
+        let said = loads_instead(&site, "nothing passes through this machine")?;
         ensure!(said.contains("gateway.toml:2"), "the fault of the configuration is not named: {said}");
         let table = site.edge.run("nft list table inet causeway")?;
         ensure!(table.contains("hook forward") && table.matches("drop").count() == 1, "{table}");
@@ -62,11 +62,12 @@ fn without_a_configuration_the_last_good_tables_stand_in_and_without_those_a_sin
         site.gateway()?.stop(Duration::from_secs(10))?;
         bad()?;
         site.edge.run("nft delete table inet causeway")?;
-        stands_in(&site, "the drop table of the last good configuration is in place instead")?;
+        loads_instead(&site, "the drop table of the last good configuration is in place instead")?;
 
         site.edge.run("nft delete table inet causeway")?;
         refuse(&site.edge, "\"map\"")?;
-        stands_in(&site, "a minimal drop table of the last good configuration is in place instead").map(drop)
+        loads_instead(&site, "a minimal drop table of the last good configuration is in place instead")
+            .map(drop)
     })
 }
 
@@ -119,8 +120,8 @@ fn a_gateway_whose_rules_are_refused_names_the_rule_and_leaves_forwarding_off() 
     })
 }
 
-/// Runs the guard, which must say that another table stands in.
-fn stands_in(site: &Site<'_>, wanted: &str) -> Result<String> {
+/// Runs the guard, which must say which table it loaded instead.
+fn loads_instead(site: &Site<'_>, wanted: &str) -> Result<String> {
     let output = guard(site)?;
     let said = text(&output.stderr);
     ensure!(output.status.code() == Some(10) && said.contains(wanted), "{}: {said}", output.status);

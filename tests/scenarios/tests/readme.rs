@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Lab, Node, Process, Topology, scenario};
+use lab::{Lab, Node, NodeCommand, Process, Topology, scenario};
 
 /// The user who types the lines that need no privilege.
 const USER: (u32, u32) = (65_534, 65_534);
@@ -60,11 +60,7 @@ const UPGRADE: &[(&str, &str, Step)] = &[
     ("edge", "sudo scripts/install gateway", Runs),
     ("edge", "gateway check --config /etc/causeway/gateway.toml", Runs),
     ("edge", "sudo systemctl restart gateway", Restarts("gateway")),
-    (
-        "edge",
-        "sudo systemctl disable --now gateway causeway-guard causeway-lists.timer",
-        Stops(&["gateway"]),
-    ),
+    ("edge", "sudo systemctl disable --now gateway causeway-guard causeway-lists.timer", Stops(&["gateway"])),
     ("edge", "sudo gateway down --config /etc/causeway/gateway.toml", Runs),
     ("edge", "sudo scripts/install --remove", Runs),
     ("edge", "sudo rm -r /etc/causeway /var/lib/causeway", Runs),
@@ -182,45 +178,31 @@ impl<'lab> Machines<'lab> {
 
     /// Does what the installed unit says, as its user, with its folders and capabilities.
     fn start(&mut self, machine: &str, unit: &'static str) -> Result<()> {
-        let node = self.node(machine).clone();
+        let node = self.node(machine);
         let text = node.run(&format!("cat /etc/systemd/system/{unit}.service"))?;
-        let value = |key: &str| {
-            text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default()
-        };
+        let said = node.output(&format!("systemd-analyze verify --man=no {unit}.service"))?;
+        ensure!(said.status.success() && said.stderr.is_empty(), "{}", String::from_utf8_lossy(&said.stderr));
         for document in text.lines().filter_map(|line| line.strip_prefix("Documentation=file://")) {
             node.run(&format!("test -r {document}"))?;
         }
-        let said = node.output(&format!("systemd-analyze verify --man=no {unit}.service"))?;
-        ensure!(said.status.success() && said.stderr.is_empty(), "{}", String::from_utf8_lossy(&said.stderr));
-        let program = value("ExecStart");
-        if value("Type") == "oneshot" {
-            return node.run(program).map(drop);
+        if value(&text, "Type") == "oneshot" {
+            return node.run(value(&text, "ExecStart")).map(drop);
         }
-        let user = value("User");
+        let user = value(&text, "User");
         for (base, key) in [("/run", "RuntimeDirectory"), ("/var/lib", "StateDirectory")] {
-            let mode = value(&format!("{key}Mode"));
-            for name in value(key).split_whitespace() {
+            let mode = value(&text, &format!("{key}Mode"));
+            for name in value(&text, key).split_whitespace() {
                 node.run(&format!("install -d -m {mode} -o {user} -g {user} {base}/{name}"))?;
             }
         }
-        let first = |key: &str| value(key).split_whitespace().next().unwrap_or_default().to_owned();
-        let held = match value("AmbientCapabilities") {
-            "" => "-all".to_owned(),
-            held => format!("-all,+{}", held.trim_start_matches("CAP_").to_lowercase()),
-        };
-        let command = node.command("setpriv").args(["--reuid", user, "--regid", user, "--clear-groups"]);
-        let command = command.args(["--inh-caps", &held, "--ambient-caps", &held, "--bounding-set", &held]);
-        let command = command.arg("--no-new-privs").args(program.split_whitespace());
-        let command = command.env("RUNTIME_DIRECTORY", format!("/run/{}", first("RuntimeDirectory")));
-        let command = command.env("STATE_DIRECTORY", format!("/var/lib/{}", first("StateDirectory")));
-        let process = command.env("HOME", "/nonexistent").spawn(unit)?;
+        let process = as_unit(node, &text).spawn(unit)?;
         self.lab.judge(&process);
         let status = if unit == "gateway" { "gatewayctl peers" } else { "forwarder peers" };
         self.running.insert(unit, process);
         lab::until(Duration::from_secs(15), &format!("{unit} to answer"), || {
             Ok(self.run(machine, &format!("sudo {status}")).ok())
-        })?;
-        Ok(())
+        })
+        .map(drop)
     }
 
     fn stop(&mut self, unit: &str) -> Result<()> {
@@ -259,9 +241,10 @@ impl<'lab> Machines<'lab> {
     fn both_ends_are_up(&self) -> Result<()> {
         let peers = self.run("edge", "sudo gatewayctl peers --json")?;
         ensure!(peers.contains("\"state\":\"up\""), "{peers}");
-        for (machine, user, unit, key) in
-            [("edge", "causeway", "gateway", "kyiv"), ("origin", "causeway-forwarder", "forwarder", "wroclaw")]
-        {
+        for (machine, user, unit, key) in [
+            ("edge", "causeway", "gateway", "kyiv"),
+            ("origin", "causeway-forwarder", "forwarder", "wroclaw"),
+        ] {
             let uid = self.node(machine).run(&format!("id -u {user}"))?;
             let process = self.running.get(unit).context("not started")?;
             let status = fs::read_to_string(format!("/proc/{}/status", process.pid()))?;
@@ -277,13 +260,35 @@ impl<'lab> Machines<'lab> {
     fn nothing_is_left(&self) -> Result<()> {
         for node in [&self.edge, &self.origin] {
             // What only the namespace has of its own; 0/0 devices are what an overlay keeps for removed files.
-            let found = node.run("find /run/own/etc /run/own/usr /run/own/var -name *causeway* -not -type c")?;
+            let found =
+                node.run("find /run/own/etc /run/own/usr /run/own/var -name *causeway* -not -type c")?;
             ensure!(found.is_empty(), "left on {}: {found}", node.name());
         }
         ensure!(!self.edge.run("nft list tables")?.contains("causeway"));
         ensure!(!self.edge.output("ip link show gw0")?.status.success(), "gw0 is still there");
         Ok(())
     }
+}
+
+/// The value of a unit's key that it has once.
+fn value<'u>(unit: &'u str, key: &str) -> &'u str {
+    unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default()
+}
+
+/// The unit's command as systemd runs it: its user, its capabilities, its folders in the environment.
+fn as_unit(node: &Node, unit: &str) -> NodeCommand {
+    let user = value(unit, "User");
+    let first = |key| value(unit, key).split_whitespace().next().unwrap_or_default();
+    let held = match value(unit, "AmbientCapabilities") {
+        "" => "-all".to_owned(),
+        held => format!("-all,+{}", held.trim_start_matches("CAP_").to_lowercase()),
+    };
+    let command = node.command("setpriv").args(["--reuid", user, "--regid", user, "--clear-groups"]);
+    let command = command.args(["--inh-caps", &held, "--ambient-caps", &held, "--bounding-set", &held]);
+    let command = command.arg("--no-new-privs").args(value(unit, "ExecStart").split_whitespace());
+    let command = command.env("RUNTIME_DIRECTORY", format!("/run/{}", first("RuntimeDirectory")));
+    let command = command.env("STATE_DIRECTORY", format!("/var/lib/{}", first("StateDirectory")));
+    command.env("HOME", "/nonexistent")
 }
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

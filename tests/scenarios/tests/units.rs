@@ -49,7 +49,8 @@ fn the_gateways_filter_lets_it_confine_itself_under_every_systemd() -> Result<()
         }
     }
     // systemd 252 has these in no group that @system-service contains, 257 has them in @default.
-    for call in ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "capset", "prctl"] {
+    for call in ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "capset", "prctl"]
+    {
         ensure!(allowed.contains(call), "{call} is refused");
     }
     for call in ["mount", "reboot", "ptrace", "setuid", "bpf"] {
@@ -66,7 +67,8 @@ fn system_calls(name: &str) -> Result<Vec<String>> {
     let output = Command::new("systemd-analyze").args(["syscall-filter", "--no-pager", name]).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-    let inside = text.lines().skip(1).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let inside =
+        text.lines().skip(1).map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     Ok(inside.map(system_calls).collect::<Result<Vec<_>>>()?.concat())
 }
 

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use super::Shared;
 use super::backlog::Backlog;
+use super::threads::{FROM_SOCKET, NEVER};
 use super::unreachable::Unreachable;
 use crate::io::tun::{BUFFER_LEN, is_gone};
 use crate::io::udp::{ReceiveBatch, UdpSocket};
 use crate::io::{Wait, clock};
 use crate::node::Verdict;
 use crate::offload::{Coalescer, Offload, SuperPacket};
+use crate::progress::Pulse;
 use crate::transmit::{MAX_RUN_BYTES, SendQueue};
 
 /// Super-packets per round: what they are encrypted to still lies in the cache when it is sent.
@@ -131,7 +133,7 @@ impl Tx {
 
     fn fill(&mut self, shared: &Shared) -> Round {
         for _ in 0..FILL {
-            match shared.tun.receive(self.backlog.landing(), Wait::No) {
+            match shared.tun.receive(self.backlog.landing()) {
                 Ok(Some(packet)) => {
                     let (len, offload) = (packet.bytes.len(), packet.offload);
                     self.backlog.push(len, offload);
@@ -181,7 +183,7 @@ impl Rx {
         let (mut end, mut first) = (Round::Idle, wait);
         self.is_bulk = false;
         for _ in 0..RECEIVES {
-            match socket.socket.receive(&mut self.batch, first) {
+            match socket.receive(&mut self.batch, first) {
                 Ok(messages) if messages > 1 => end = Round::Busy,
                 Ok(_) => {}
                 Err(error) => {
@@ -295,6 +297,8 @@ impl Outbox {
 /// A thread's hold on the socket that is in place.
 pub(super) struct Follow {
     pub(super) socket: Arc<UdpSocket>,
+    /// The thread's own.
+    pub(super) pulse: Arc<Pulse>,
     generation: u64,
     place: usize,
 }
@@ -302,11 +306,29 @@ pub(super) struct Follow {
 impl Follow {
     pub(super) fn new(shared: &Shared, place: usize) -> Self {
         // Generation zero is older than any change, so the first call to `follow` loads whatever is there.
-        Self { socket: shared.socket.load_full(), generation: 0, place }
+        Self { socket: shared.socket.load_full(), pulse: shared.pulse(place), generation: 0, place }
     }
 
-    /// Takes up changes; false when the thread is to end.
+    /// Receives, and says so while it waits.
+    fn receive(&self, batch: &mut ReceiveBatch, wait: Wait) -> io::Result<usize> {
+        if wait == Wait::No {
+            return self.socket.receive(batch, wait);
+        }
+        self.pulse.rest(FROM_SOCKET, NEVER);
+        let received = self.socket.receive(batch, wait);
+        self.pulse.work();
+        received
+    }
+
+    /// Sleeps until another thread wakes this one.
+    pub(super) fn park(&self) {
+        self.pulse.rest(0, NEVER);
+        std::thread::park();
+    }
+
+    /// A step of the thread's: takes up changes; false when the thread is to end.
     pub(super) fn follow(&mut self, shared: &Shared) -> bool {
+        self.pulse.work();
         let generation = shared.generation.load(Ordering::Acquire);
         if generation != self.generation {
             self.generation = generation;

@@ -8,9 +8,11 @@
 
 mod backlog;
 mod balance;
+mod calls;
 mod halves;
 mod kick;
 mod nap;
+mod soundness;
 mod threads;
 mod unreachable;
 
@@ -25,14 +27,19 @@ use parking_lot::Mutex;
 
 use crate::io::tun::{Tun, TunOffload};
 use crate::io::udp::{UdpSocket, counters};
+use crate::io::watchdog::{self, Watchdog};
 use crate::node::{Event, Node};
 use crate::offload::CoalesceOptions;
+use crate::progress::{Fault, Pulse};
+pub use calls::{Call, CallLog};
 
 /// How long a change may take until every thread has seen it.
 const KICK_LIMIT: Duration = Duration::from_secs(2);
 
 /// The name of the thread that does everything.
 const ONE: &str = "cw-one";
+/// The names of the threads that share the work, by their place.
+const NAMES: [&str; 3] = ["cw-tx", "cw-rx", "cw-slow"];
 
 /// How the work is divided.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +83,8 @@ pub enum DeviceEvent {
     Node(Event),
     /// The TUN device was deleted; the threads have ended.
     TunGone,
+    /// A thread is dead or stuck. Sent by owners to themselves from their handler of faults ([`Device::watch`]).
+    ThreadFailed(Fault),
 }
 
 counters! {
@@ -114,6 +123,7 @@ counters! {
 pub struct Device {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    watchdog: Mutex<Option<Watchdog>>,
 }
 
 /// What the threads share.
@@ -124,6 +134,8 @@ struct Shared {
     /// Raised by every change that threads must notice; each thread says which it has seen.
     generation: AtomicU64,
     seen: [AtomicU64; 3],
+    /// The signs of life of the threads there are.
+    pulses: Vec<Arc<Pulse>>,
     stop: AtomicBool,
     gone: AtomicBool,
     /// Bit 0: coalesce TCP; bit 1: coalesce UDP.
@@ -150,12 +162,15 @@ impl Device {
     ) -> io::Result<Self> {
         kick::install();
         node.set_listen_port(socket.local_port()?);
+        let is_one = threads == Threads::One || threads == Threads::Auto && processors() == 1;
+        let names: &[_] = if is_one { &[ONE] } else { &NAMES };
         let shared = Arc::new(Shared {
             node,
             tun,
             socket: ArcSwap::from_pointee(socket),
             generation: AtomicU64::new(0),
             seen: [const { AtomicU64::new(0) }; 3],
+            pulses: names.iter().map(|name| Arc::new(Pulse::new(name))).collect(),
             stop: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             coalesce: AtomicU8::new(0),
@@ -166,29 +181,26 @@ impl Device {
             nap: nap::Nap::default(),
         });
         shared.set_offloads(offloads)?;
-        let device = Self { shared: Arc::clone(&shared), threads: Mutex::new(Vec::new()) };
-        let alone = processors() == 1;
+        let device = Self { shared, threads: Mutex::new(Vec::new()), watchdog: Mutex::new(None) };
         let on_event: threads::OnEvent = Box::new(on_event);
-        match threads {
-            Threads::One => device.spawn_one(on_event)?,
-            Threads::Auto if alone => device.spawn_one(on_event)?,
-            Threads::Auto | Threads::PerDirection => {
-                device.set_threads(threads);
-                device.spawn("cw-tx", |shared| threads::lead(shared, None))?;
-                device.spawn("cw-rx", threads::help)?;
-                device.spawn("cw-slow", move |shared| threads::run_slow(shared, on_event))?;
-            }
+        if is_one {
+            device.spawn(threads::LEADER, move |shared| threads::lead(shared, Some(on_event)))?;
+        } else {
+            device.set_threads(threads);
+            device.spawn(threads::LEADER, |shared| threads::lead(shared, None))?;
+            device.spawn(threads::HELPER, threads::help)?;
+            device.spawn(threads::SLOW, move |shared| threads::run_slow(shared, on_event))?;
         }
         Ok(device)
     }
 
-    fn spawn_one(&self, on_event: threads::OnEvent) -> io::Result<()> {
-        self.spawn(ONE, move |shared| threads::lead(shared, Some(on_event)))
-    }
-
-    fn spawn(&self, name: &str, run: impl FnOnce(&Shared) + Send + 'static) -> io::Result<()> {
+    fn spawn(&self, place: usize, run: impl FnOnce(&Shared) + Send + 'static) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&shared))?;
+        let pulse = shared.pulse(place);
+        let thread = std::thread::Builder::new().name(pulse.name().to_owned()).spawn(move || {
+            let _life = watchdog::begin(&pulse);
+            run(&shared);
+        })?;
         self.threads.lock().push(thread);
         Ok(())
     }
@@ -244,6 +256,14 @@ impl Device {
         *self.shared.switches.lock()
     }
 
+    /// Which offloads this machine has, whatever is switched on.
+    #[must_use]
+    pub fn known_offloads(&self) -> Offloads {
+        let (udp_gso, udp_gro) = self.socket().known_offload();
+        let tun_udp = self.tun().knows_udp();
+        Offloads { tun_tcp: true, tun_udp, udp_gso, udp_gro, busy_poll: processors() > 1 }
+    }
+
     /// Switches offloads while traffic flows.
     ///
     /// # Errors
@@ -269,8 +289,15 @@ impl Device {
     }
 
     /// Ends the threads and waits for them; called by one of them, as from an event handler, it does not wait for that.
+    ///
+    /// After a fault ([`watch`](Self::watch)) it waits for none of them.
     pub fn stop(&self) {
+        let watchdog = self.watchdog.lock().take();
         self.shared.stop.store(true, Ordering::Release);
+        if watchdog.is_some_and(|watchdog| watchdog.has_failed()) {
+            self.threads.lock().clear();
+            return;
+        }
         self.announce();
         for thread in self.threads.lock().drain(..) {
             if thread.thread().id() == std::thread::current().id() {
@@ -316,6 +343,10 @@ impl Drop for Device {
 }
 
 impl Shared {
+    fn pulse(&self, place: usize) -> Arc<Pulse> {
+        self.pulses.get(place).cloned().unwrap_or_default()
+    }
+
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
         self.tun.set_offload(TunOffload { tcp: offloads.tun_tcp, udp: offloads.tun_udp })?;
         self.socket.load().set_offload(offloads.udp_gso, offloads.udp_gro);

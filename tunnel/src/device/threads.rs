@@ -26,10 +26,17 @@ const RETURN_TICK: Duration = Duration::from_millis(1);
 /// Whom to tell about events.
 pub(super) type OnEvent = Box<dyn FnMut(DeviceEvent) + Send>;
 
-/// A thread's place in [`Shared::seen`].
-const LEADER: usize = 0;
-const HELPER: usize = 1;
-const SLOW: usize = 2;
+/// A thread's place in [`Shared::seen`] and [`Shared::pulses`].
+pub(super) const LEADER: usize = 0;
+pub(super) const HELPER: usize = 1;
+pub(super) const SLOW: usize = 2;
+
+/// What a thread waits for, as the flags of [`Pulse::rest`](crate::progress::Pulse::rest).
+pub(super) const FROM_TUN: u8 = 1;
+pub(super) const FROM_SOCKET: u8 = 2;
+pub(super) const TO_SOCKET: u8 = 4;
+/// When a thread wakes that waits until something comes.
+pub(super) const NEVER: Instant = Instant::from_boot(Duration::MAX);
 
 /// The receiving side on its way between the leading thread and the one that helps it.
 #[derive(Default)]
@@ -129,6 +136,11 @@ impl<'a> Leader<'a> {
         wanted.set(PollFlags::OUT, is_stuck || self.rx.as_ref().is_some_and(|rx| rx.is_stuck()));
         // A queue that cannot be emptied is not filled either.
         let from_tun = if is_stuck { PollFlags::empty() } else { PollFlags::IN };
+        let flags = if from_tun.is_empty() { 0 } else { FROM_TUN }
+            | if wanted.contains(PollFlags::IN) { FROM_SOCKET } else { 0 }
+            | if wanted.contains(PollFlags::OUT) { TO_SOCKET } else { 0 };
+        let until = if most == LONG { NEVER } else { clock::instant().after(most) };
+        self.socket.pulse.rest(flags, until);
         let mut fds = [PollFd::new(&self.shared.tun, from_tun), PollFd::new(&*self.socket.socket, wanted)];
         let returns = self.rx.is_none() && self.shared.lent.recalled.load(Ordering::Acquire);
         let most = if returns { most.min(RETURN_TICK) } else { most };
@@ -240,11 +252,11 @@ pub(super) fn help(shared: &Shared) {
                 }
                 shared.nap.end_early(&shared.node);
             }
-            None if recalled => std::thread::park(),
+            None if recalled => socket.park(),
             None => {
                 mine = lent.rx.lock().take();
                 if mine.is_none() {
-                    std::thread::park();
+                    socket.park();
                 }
             }
         }
@@ -257,6 +269,7 @@ pub(super) fn run_slow(shared: &Shared, mut on_event: OnEvent) {
     let mut socket = Follow::new(shared, SLOW);
     while socket.follow(shared) {
         let due = do_what_is_due(shared, &mut socket, &mut out, &mut on_event);
+        socket.pulse.rest(0, due);
         shared.nap.take(&shared.node, due);
     }
     tell_gone(shared, &mut on_event);

@@ -2,14 +2,18 @@
 
 pub mod clock;
 pub mod key_files;
+pub mod outcomes;
 #[cfg(target_os = "linux")]
 pub mod routes;
+#[cfg(target_os = "linux")]
+pub mod self_test;
 #[cfg(target_os = "linux")]
 pub mod tun;
 pub mod udp;
 #[cfg(target_os = "linux")]
 mod udp_linux;
 mod udp_portable;
+pub mod watchdog;
 
 /// Bytes of a buffer for one packet or message of up to 64 KiB.
 ///

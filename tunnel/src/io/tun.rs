@@ -1,4 +1,7 @@
 //! The TUN device with a virtio header: packets of up to 64 KiB cross the kernel once.
+//!
+//! The descriptor is non-blocking, which every kernel honours in a plain `read`; `preadv2(RWF_NOWAIT)` on a TUN device
+//! fails with `EOPNOTSUPP` before Linux 6.4. Whoever has to wait does so in `poll`.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -6,7 +9,7 @@ use std::mem::{size_of, zeroed};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Wait;
+use super::outcomes::Outcomes;
 use super::udp::counters;
 use crate::offload::virtio::{self, HEADER_LEN};
 use crate::offload::{Segments, SuperPacket};
@@ -41,6 +44,9 @@ pub struct TunOffload {
     pub udp: bool,
 }
 
+/// The first kernel that segments UDP for a TUN device.
+pub const UDP_SINCE: &str = "Linux 6.2";
+
 counters! {
     /// What a TUN device has done since it was opened.
     TunStats {
@@ -69,6 +75,10 @@ pub struct Tun {
     /// Off once the kernel refused a super-packet.
     writes_super: AtomicBool,
     udp: AtomicBool,
+    /// Whether the kernel knows UDP super-packets, whatever is switched on.
+    knows_udp: bool,
+    reads: Outcomes,
+    writes: Outcomes,
     stats: TunStats,
 }
 
@@ -92,9 +102,10 @@ impl Tun {
         Self::from_fd(fd, options.offload)
     }
 
-    /// Takes an attached descriptor that somebody else opened with a virtio header of 10 bytes.
+    /// Takes an attached descriptor that another process opened with a virtio header of 10 bytes, and makes it
+    /// non-blocking.
     ///
-    /// The offloads are set anew, since a mask outlives the process that set it.
+    /// The offloads are set again, since a mask outlives the process that set it.
     ///
     /// # Errors
     /// When it is no such TUN device, or the system refuses even the empty offload.
@@ -107,14 +118,18 @@ impl Tun {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the tun device has no virtio header"));
         }
         let name = request.ifr_name.iter().take_while(|c| **c != 0).map(|c| char::from(*c as u8)).collect();
-        // Calls that must not sleep say so; the descriptor itself may.
-        let blocking = rustix::fs::fcntl_getfl(&fd)? - rustix::fs::OFlags::NONBLOCK;
-        rustix::fs::fcntl_setfl(&fd, blocking)?;
+        let flags = rustix::fs::fcntl_getfl(&fd)? | rustix::fs::OFlags::NONBLOCK;
+        rustix::fs::fcntl_setfl(&fd, flags)?;
+        let all = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_USO4 | TUN_F_USO6;
+        let knows_udp = ioctl(&fd, libc::TUNSETOFFLOAD as _, all as usize).is_ok();
         let tun = Self {
             fd,
             name,
             writes_super: AtomicBool::new(true),
             udp: AtomicBool::new(false),
+            knows_udp,
+            reads: Outcomes::default(),
+            writes: Outcomes::default(),
             stats: TunStats::default(),
         };
         tun.set_offload(offload)?;
@@ -131,6 +146,24 @@ impl Tun {
     #[must_use]
     pub const fn stats(&self) -> &TunStats {
         &self.stats
+    }
+
+    /// How reads have ended of late.
+    #[must_use]
+    pub const fn reads(&self) -> &Outcomes {
+        &self.reads
+    }
+
+    /// How writes have ended of late.
+    #[must_use]
+    pub const fn writes(&self) -> &Outcomes {
+        &self.writes
+    }
+
+    /// Whether the kernel knows UDP super-packets ([`UDP_SINCE`]), whatever is switched on.
+    #[must_use]
+    pub const fn knows_udp(&self) -> bool {
+        self.knows_udp
     }
 
     /// Whether UDP super-packets may be written: the kernel took the option.
@@ -191,22 +224,23 @@ impl Tun {
         ioctl(&socket, libc::SIOCSIFMTU as _, &raw mut request as usize)
     }
 
-    /// Reads one packet or super-packet with its virtio header into `buffer` ([`BUFFER_LEN`] bytes).
+    /// Reads one packet or super-packet with its virtio header into `buffer` ([`BUFFER_LEN`] bytes), without waiting.
     ///
     /// `None` when the header was refused (counted).
     ///
     /// # Errors
-    /// `WouldBlock` and `Interrupted` as [`Wait`] says; [`is_gone`] tells whether the device was deleted.
+    /// `WouldBlock` when there is nothing; [`is_gone`] says whether the device was deleted. Any other but
+    /// `Interrupted` is counted ([`reads`](Self::reads)).
     #[inline]
-    pub fn receive<'b>(&self, buffer: &'b mut [u8], wait: Wait) -> io::Result<Option<SuperPacket<'b>>> {
-        let vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        let flags = match wait {
-            Wait::Block => 0,
-            Wait::No => libc::RWF_NOWAIT,
+    pub fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<SuperPacket<'b>>> {
+        // SAFETY: the buffer is writable for its length and outlives the call.
+        let read = unsafe { libc::read(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+        let Ok(read) = usize::try_from(read) else {
+            let error = io::Error::last_os_error();
+            self.reads.record_error(&error);
+            return Err(error);
         };
-        // SAFETY: the vector names `buffer`, which is writable and outlives the call. Offset -1 reads as `read` does.
-        let read = unsafe { libc::preadv2(self.fd.as_raw_fd(), &raw const vector, 1, -1, flags) };
-        let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
+        self.reads.record_success();
         let packet = buffer.get_mut(..read).and_then(|read| read.split_at_mut_checked(HEADER_LEN));
         let decoded = packet.map(|(header, bytes)| (virtio::decode(header, bytes), bytes));
         let Some((Ok(offload), bytes)) = decoded else {
@@ -231,6 +265,7 @@ impl Tun {
         }
         match self.write(&packet) {
             Ok(()) => {
+                self.writes.record_success();
                 let counter =
                     if is_super { &self.stats.written_bytes_super } else { &self.stats.written_bytes_plain };
                 counter.add(packet.bytes.len());
@@ -257,7 +292,10 @@ impl Tun {
             let len = bytes.len();
             let segment = SuperPacket { bytes, offload: crate::offload::Offload::None };
             match self.write(&segment) {
-                Ok(()) => self.stats.written_bytes_plain.add(len),
+                Ok(()) => {
+                    self.writes.record_success();
+                    self.stats.written_bytes_plain.add(len);
+                }
                 Err(error) => self.refused(error)?,
             }
         }
@@ -266,6 +304,7 @@ impl Tun {
 
     /// A write that failed for the packet's sake is counted; one that failed for the device's sake is an error.
     fn refused(&self, error: io::Error) -> io::Result<()> {
+        self.writes.record_error(&error);
         if is_gone(&error) {
             return Err(error);
         }

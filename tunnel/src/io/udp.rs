@@ -105,21 +105,28 @@ impl UdpSocket {
     /// Receives as many messages as `batch` has slots for, and returns how many came; what it held before is gone.
     ///
     /// # Errors
-    /// `WouldBlock` and `Interrupted` as [`Wait`] says; anything else is the network's weather and may be tried again.
+    /// `WouldBlock` and `Interrupted` as [`Wait`] says; anything else may be tried again, and is counted
+    /// ([`UdpStats::receives`]).
     #[inline]
     pub fn receive(&self, batch: &mut ReceiveBatch, wait: Wait) -> io::Result<usize> {
         batch.filled = 0;
-        match &self.inner {
+        let received = match &self.inner {
             #[cfg(target_os = "linux")]
             Inner::Linux(socket) => socket.receive(batch, wait, &self.stats),
             Inner::Portable(socket) => socket.receive(batch, wait, &self.stats),
+        };
+        match &received {
+            Ok(_) => self.stats.receives.record_success(),
+            Err(error) => self.stats.receives.record_error(error),
         }
+        received
     }
 
     /// Sends runs of datagrams in order and returns how many runs are done with: sent, or dropped and counted.
     ///
-    /// With [`Wait::Block`] it waits for room, so that all are; a signal ends it early with fewer. With [`Wait::No`]
-    /// it waits only for the rest of a run that must go out one datagram at a time and was begun.
+    /// With [`Wait::Block`] it waits for room, so that all are; fewer when a signal came, or there was no room for a second.
+    /// With [`Wait::No`] it waits only for the rest of a run that must go out one datagram at a time and was begun: a second
+    /// at most, then that rest is lost and counted.
     #[inline]
     pub fn send<'a>(&self, transmits: impl Iterator<Item = Transmit<'a>>, wait: Wait) -> usize {
         match &self.inner {
@@ -185,13 +192,32 @@ impl UdpSocket {
         set_mark(self.socket(), mark)
     }
 
+    /// Whether the kernel has segmented sends and joined receives, whatever is switched on.
+    #[must_use]
+    pub const fn known_offload(&self) -> (bool, bool) {
+        match &self.inner {
+            #[cfg(target_os = "linux")]
+            Inner::Linux(socket) => socket.known_offload(),
+            Inner::Portable(_) => (false, false),
+        }
+    }
+
     /// What it has done; readable at any time.
     #[must_use]
     pub fn stats(&self) -> &UdpStats {
         &self.stats
     }
 
-    /// The same for somebody who outlives the socket.
+    /// Asks the kernel how many datagrams it dropped because the receive buffer was full; where it does not say
+    /// (before Linux 4.12, other systems), [`UdpStats::receive_queue_drops`] stays 0.
+    pub fn sample_queue_drops(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some(drops) = udp_linux::queue_drops(self.socket()) {
+            self.stats.receive_queue_drops.raise_to(drops.into());
+        }
+    }
+
+    /// The same for whoever outlives the socket.
     #[must_use]
     pub fn shared_stats(&self) -> Arc<UdpStats> {
         Arc::clone(&self.stats)
@@ -332,13 +358,14 @@ impl ReceiveBatch {
 }
 
 macro_rules! counters {
-    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)+ }) => {
+    ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $field:ident $(: $other:ty)?,)+ }) => {
         $(#[$outer])*
         #[derive(Debug, Default)]
-        pub struct $name { $($(#[$doc])* pub $field: crate::io::udp::Counter,)+ }
+        pub struct $name { $($(#[$doc])* pub $field: crate::io::udp::counters!(@type $($other)?),)+ }
     };
+    (@type) => { crate::io::udp::Counter };
+    (@type $other:ty) => { $other };
 }
-#[cfg(target_os = "linux")]
 pub(crate) use counters;
 
 /// A number that only grows; every thread may read it without a lock.
@@ -372,7 +399,10 @@ counters! {
         received_bytes_joined,
         /// Receive calls that brought something.
         receive_calls,
-        /// Datagrams the kernel dropped because the receive buffer was full.
+        /// How receive calls have ended of late.
+        receives: crate::io::outcomes::Outcomes,
+        /// Datagrams the kernel dropped because the receive buffer was full, when it was last asked
+        /// ([`UdpSocket::sample_queue_drops`]).
         receive_queue_drops,
         /// Messages longer than a slot; dropped.
         receive_truncated,

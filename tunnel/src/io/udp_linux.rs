@@ -14,7 +14,7 @@ use rustix::event::PollFlags;
 
 use super::Wait;
 use super::udp::{ReceiveBatch, Slot, UdpOptions, UdpStats, is_v6, mapped, set_mark, unmapped};
-use super::udp_portable::poll;
+use super::udp_portable::{poll, wait_for_room};
 use crate::endpoint::LocalSide;
 use crate::transmit::Transmit;
 use control::{Control, ControlSpace};
@@ -30,6 +30,8 @@ pub(super) struct Socket {
     is_v6: bool,
     gso: AtomicBool,
     gro: AtomicBool,
+    /// Whether the kernel knows segmented sends and joined receives.
+    known: (bool, bool),
     /// A local side that sending was refused from; the kernel chooses until something arrives there again.
     unusable: Mutex<Option<LocalSide>>,
     has_unusable: AtomicBool,
@@ -54,20 +56,22 @@ impl Socket {
         if options.mark != 0 {
             set_mark(&socket, options.mark)?;
         }
-        let this = Self {
+        let mut this = Self {
             socket,
             is_v6,
             gso: AtomicBool::new(false),
             gro: AtomicBool::new(false),
+            known: (false, false),
             unusable: Mutex::new(None),
             has_unusable: AtomicBool::new(false),
             whole: Mutex::new(()),
         };
         this.ask_for_ancillary_data()?;
         this.set_buffers(options.buffer);
-        // A kernel without UDP_SEGMENT does not know the option either.
-        let gso = options.gso && this.option(libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
-        this.set_offload(gso, options.gro);
+        // A kernel without segmented sends (before 4.18) or joined receives (before 5.0) does not know the option either.
+        let knows = |option| this.option(libc::SOL_UDP, option, 0).is_ok();
+        this.known = (knows(libc::UDP_SEGMENT), knows(libc::UDP_GRO));
+        this.set_offload(options.gso, options.gro);
         Ok(this)
     }
 
@@ -76,9 +80,13 @@ impl Socket {
     }
 
     pub(super) fn set_offload(&self, gso: bool, gro: bool) {
-        self.gso.store(gso, Ordering::Relaxed);
+        self.gso.store(gso && self.known.0, Ordering::Relaxed);
         let set = self.option(libc::SOL_UDP, libc::UDP_GRO, i32::from(gro));
         self.gro.store(gro && set.is_ok(), Ordering::Relaxed);
+    }
+
+    pub(super) const fn known_offload(&self) -> (bool, bool) {
+        self.known
     }
 
     pub(super) fn offload(&self) -> (bool, bool) {
@@ -94,13 +102,14 @@ impl Socket {
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Local side, ECN bits and drop counter of what arrives; and no DF on what leaves.
+    /// Local side and ECN bits of what arrives; and no DF on what leaves.
+    ///
+    /// Not the drop counter (`SO_RXQ_OVFL`): with it kernels 6.1 and 6.12 were seen to fail in `put_cmsg`.
     ///
     /// IPv4 leaves without DF and ignores learned path MTUs (`OMIT`), so that neither a black hole nor a forged
     /// "fragmentation needed" stops the tunnel; routers may fragment. IPv6 routers cannot, so there the learned
     /// path MTU is used and the kernel fragments (`DONT`).
     fn ask_for_ancillary_data(&self) -> io::Result<()> {
-        self.option(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
         self.option(libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
         if self.is_v6 {
             self.option(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
@@ -252,9 +261,6 @@ impl Socket {
         let joined = slot.stride < slot.len;
         let bytes = if joined { &stats.received_bytes_joined } else { &stats.received_bytes_plain };
         bytes.add(slot.len);
-        if let Some(drops) = control.drops {
-            stats.receive_queue_drops.raise_to(u64::from(drops));
-        }
         if self.has_unusable.load(Ordering::Relaxed) && *self.unusable.lock() == slot.to {
             self.has_unusable.store(false, Ordering::Relaxed);
         }
@@ -335,7 +341,7 @@ impl Socket {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     stats.send_waits.add(1);
-                    if wait == Wait::No || poll(&self.socket, PollFlags::OUT).is_err() {
+                    if wait == Wait::No || !wait_for_room(&self.socket) {
                         return done;
                     }
                     0
@@ -377,10 +383,11 @@ impl Socket {
         true
     }
 
-    /// Sends a run as single datagrams; `false` when it could not be tried to the end. Once begun it waits for room,
-    /// or the caller would send the beginning again.
+    /// Sends a run as single datagrams; `false` when it could not begin. Once begun it waits for room, or the caller would
+    /// send the beginning again; what finds none is lost and counted.
     fn send_cut(&self, run: &Outgoing<'_>, segment_size: usize, mut wait: Wait, stats: &UdpStats) -> bool {
         let mut datagrams = run.contents.chunks(segment_size.max(1)).peekable();
+        let mut is_begun = false;
         while datagrams.peek().is_some() {
             let mut batch = [const { None }; SEND_BATCH];
             let mut count = 0;
@@ -390,12 +397,14 @@ impl Socket {
             }
             let batch: &[Option<Outgoing<'_>>] = batch.get(..count).unwrap_or_default();
             let mut sent = self.send_all(batch, wait, stats);
-            if sent > 0 {
-                wait = Wait::Block;
-                sent += self.send_all(batch.get(sent..).unwrap_or_default(), wait, stats);
-            }
-            if sent < count {
+            if sent == 0 && !is_begun {
                 return false;
+            }
+            (is_begun, wait) = (true, Wait::Block);
+            sent += self.send_all(batch.get(sent..).unwrap_or_default(), wait, stats);
+            if sent < count {
+                stats.send_errors.add(1);
+                return true;
             }
         }
         true
@@ -434,6 +443,25 @@ impl Socket {
         };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
+}
+
+/// Datagrams dropped because the socket's receive buffer was full; `None` when the kernel does not say.
+pub(super) fn queue_drops(socket: &socket2::Socket) -> Option<u32> {
+    /// Place of `SK_MEMINFO_DROPS` in what `SO_MEMINFO` gives, an array of 32-bit numbers (Linux 4.12).
+    const DROPS: usize = 8;
+    let mut numbers = [0_u32; DROPS + 1];
+    let mut length = size_of_val(&numbers) as libc::socklen_t;
+    // SAFETY: the descriptor is open, `numbers` has `length` writable bytes, and the kernel writes no more than that.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            numbers.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    (done == 0 && length as usize == size_of_val(&numbers)).then_some(numbers[DROPS])
 }
 
 const fn is_single(transmit: &Transmit<'_>) -> bool {

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::Wait;
@@ -77,11 +77,15 @@ impl Socket {
         let mut done = 0;
         for transmit in transmits {
             let (to, mut wait) = (self.address(transmit.endpoint.remote), wait);
-            for datagram in transmit.contents.chunks(transmit.segment_size.max(1)) {
+            for (number, datagram) in transmit.contents.chunks(transmit.segment_size.max(1)).enumerate() {
                 if !self.send_one(datagram, &to, wait, stats) {
-                    return done;
+                    if number == 0 {
+                        return done;
+                    }
+                    // There is no room for the rest: it is lost, or the caller would send the beginning again.
+                    stats.send_errors.add(1);
+                    break;
                 }
-                // Or the caller would send the run's beginning again.
                 wait = Wait::Block;
             }
             done += 1;
@@ -100,7 +104,7 @@ impl Socket {
                 }
                 Err(rustix::io::Errno::WOULDBLOCK) => {
                     stats.send_waits.add(1);
-                    if wait == Wait::No || poll(&self.socket, PollFlags::OUT).is_err() {
+                    if wait == Wait::No || !wait_for_room(&self.socket) {
                         return false;
                     }
                 }
@@ -123,6 +127,15 @@ impl Socket {
 pub(super) fn poll(socket: &socket2::Socket, flags: PollFlags) -> io::Result<()> {
     rustix::event::poll(&mut [PollFd::new(socket, flags)], None)?;
     Ok(())
+}
+
+/// Longest sleep until a socket has room: whoever sends is to be seen to go on.
+const ROOM_LIMIT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// Sleeps until the socket has room, a second at most; false when it has none by then, or a signal came first.
+pub(super) fn wait_for_room(socket: &socket2::Socket) -> bool {
+    let ready = rustix::event::poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&ROOM_LIMIT));
+    ready.is_ok_and(|ready| ready > 0)
 }
 
 fn grant(wanted: usize, mut set: impl FnMut(usize) -> io::Result<()>) {

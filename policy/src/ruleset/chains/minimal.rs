@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     CLASSIFY, Chain, FILTER, Family, LAST, accept, base, daddr, dhcp, dport, drop, equal, iif, is_protocol,
-    jump, leave, oif, payload, regular, route_back_exists, rule, saddr, set_of, state,
+    jump, leave, oif, payload, regular, route_back_exists, rule, saddr, state,
 };
 use crate::gateway::Policy;
 use crate::ruleset::json::{ports, prefix};
@@ -72,7 +72,7 @@ fn input(policy: &Policy, lan: &[IpNetwork]) -> Vec<Value> {
     let mut rules = vec![rule([iif("lo"), accept()])];
     rules.extend(each(saddr, lan, &accept()));
     rules.push(rule([state(&["established", "related"]), accept()]));
-    rules.push(rule([equal(&payload("icmpv6", "type"), set_of(neighbours.map(Value::from))), accept()]));
+    rules.extend(neighbours.map(|kind| rule([equal(&payload("icmpv6", "type"), kind), accept()])));
     rules.extend(dhcp());
     for protocol in Protocol::BOTH {
         for range in accepted_ports(policy, protocol) {

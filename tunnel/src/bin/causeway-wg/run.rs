@@ -14,10 +14,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use parking_lot::Mutex;
-use tunnel::device::{Device, DeviceEvent, Offloads, Threads};
+use tunnel::device::{CallLog, Device, DeviceEvent, Offloads, Threads};
 use tunnel::io::clock;
 use tunnel::io::tun::{Tun, TunOffload, TunOptions};
 use tunnel::io::udp::{Backend, UdpOptions, UdpSocket};
+use tunnel::io::watchdog::end_process_soon;
 use tunnel::node::{Node, NodeConfig};
 use tunnel::uapi::server::Server;
 use tunnel::uapi::{Configure, Errno, Set, Snapshot, apply_to_node};
@@ -133,17 +134,21 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     tracing::info!(name, "interface is up for configuration");
     say_ready()?;
     signals.forward(ended)?;
+    let mut calls = CallLog::default();
     // Ends with a signal, or when the link is deleted; a removed socket ends it too, as wg-quick expects.
     while end
         .recv_timeout(Duration::from_secs(1))
         .is_err_and(|error| error == mpsc::RecvTimeoutError::Timeout)
     {
+        calls.look(&interface.device, clock::instant());
         if !server.is_reachable() {
             break;
         }
     }
+    let has_failed = interface.device.has_failed();
     drop(server);
     interface.device.stop();
+    anyhow::ensure!(!has_failed, "a data thread failed");
     tracing::info!(name, "interface is gone");
     Ok(())
 }
@@ -205,13 +210,19 @@ impl Interface {
             ThreadChoice::One => Threads::One,
             ThreadChoice::PerDirection => Threads::PerDirection,
         };
+        let ended_by_fault = ended.clone();
         let on_event = move |event| match event {
             DeviceEvent::Node(event) => tracing::debug!(?event, "node"),
-            DeviceEvent::TunGone => {
+            DeviceEvent::TunGone | DeviceEvent::ThreadFailed(_) => {
                 let _ = ended.send(());
             }
         };
         let device = Device::start(node, tun, socket, offloads, threads, on_event)?;
+        device.watch(move |fault| {
+            tracing::error!("{fault}; the program ends");
+            let _ = ended_by_fault.send(());
+            end_process_soon();
+        })?;
         Ok(Self { device, options, fwmark: Mutex::new(0) })
     }
 

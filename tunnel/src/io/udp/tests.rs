@@ -41,6 +41,27 @@ fn segmented_and_joined_bytes_are_counted_apart_from_plain_ones() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn what_a_full_receive_buffer_drops_is_counted_once_it_is_asked_for() {
+    let (a, b) = (open(&UdpOptions::default()), open(&UdpOptions { buffer: 1, ..Default::default() }));
+    b.socket().set_recv_buffer_size(1).unwrap();
+    for _ in 0..200 {
+        send(&a, &b, 1000, &[7; 1000]);
+    }
+    assert_eq!(b.stats().receive_queue_drops.read(), 0);
+    b.sample_queue_drops();
+    let dropped = b.stats().receive_queue_drops.read();
+    let mut batch = ReceiveBatch::new(64);
+    let mut kept = 0;
+    while let Ok(count) = b.receive(&mut batch, Wait::No) {
+        kept += count as u64;
+    }
+    assert!(dropped > 0 && dropped + kept == 200, "{dropped} dropped, {kept} kept");
+    b.sample_queue_drops();
+    assert_eq!(b.stats().receive_queue_drops.read(), dropped);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn the_answer_leaves_from_the_address_that_was_asked() {
     let (edge, client) = (open(&UdpOptions::default()), open(&UdpOptions::default()));
     let address = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));

@@ -1,4 +1,4 @@
-//! What travels beside a datagram: local side, ECN bits, segment size, drop counter.
+//! What travels beside a datagram: local side, ECN bits, segment size.
 
 use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::Outgoing;
 use crate::endpoint::LocalSide;
 
-/// Bytes of control data per message, enough for all we ask for: packet information, class, GRO size and the
-/// drop counter take at most 136 bytes.
+/// Bytes of control data per message, enough for all we ask for: packet information, class and GRO size take at most
+/// 112 bytes.
 const SPACE: usize = 192;
 
 /// Room for the control data of one message, aligned as its headers need.
@@ -21,7 +21,6 @@ pub(super) struct Control {
     pub(super) local: Option<LocalSide>,
     pub(super) ecn: u8,
     pub(super) segment_size: Option<usize>,
-    pub(super) drops: Option<u32>,
 }
 
 impl ControlSpace {
@@ -133,7 +132,6 @@ impl Control {
                 (libc::SOL_UDP, libc::UDP_GRO) => {
                     control.segment_size = value::<i32>(at).and_then(|size| usize::try_from(size).ok());
                 }
-                (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => control.drops = value(at),
                 _ => {}
             }
             // SAFETY: as for the first message.
