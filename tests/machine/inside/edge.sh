@@ -94,7 +94,7 @@ checks() {
 down() {
   kill "$(cat $folder/nginx.pid)"
   ip netns del edge
-  ip link del up0 2>/dev/null
+  ip link del up0 2>/dev/null || true
 }
 
 "$@"
