@@ -14,6 +14,14 @@ const LONG: Duration = Duration::from_secs(1);
 /// After so long without another failure nothing is known to be wrong any more: no call was made.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
+/// What a call that works may say: that there is nothing, or what ICMP said of an earlier datagram.
+const PASSED_ON: [io::ErrorKind; 4] = [
+    io::ErrorKind::WouldBlock,
+    io::ErrorKind::ConnectionRefused,
+    io::ErrorKind::HostUnreachable,
+    io::ErrorKind::NetworkUnreachable,
+];
+
 /// How the calls of one kind have ended: reads of a device, say. Threads that make them write it, any other reads it.
 #[derive(Debug, Default)]
 pub struct Outcomes {
@@ -51,10 +59,11 @@ impl Outcomes {
         }
     }
 
-    /// Notes a call that failed. That there is nothing to do is a success; a signal says nothing.
+    /// Notes a call that failed. That there is nothing to do is a success, and so is the report of a far end that refuses
+    /// or cannot be reached; a signal says nothing.
     pub fn record_error(&self, error: &io::Error) {
         let kind = error.kind();
-        if kind == io::ErrorKind::WouldBlock {
+        if PASSED_ON.contains(&kind) {
             self.record_success();
         } else if kind != io::ErrorKind::Interrupted {
             self.record_failure(error.raw_os_error().unwrap_or(0), clock::instant());
@@ -137,6 +146,15 @@ mod tests {
         let outcomes = failing_from(0);
         assert!(outcomes.failing(at(61_000)).is_some());
         assert_eq!(outcomes.failing(at(61_500)), None);
+    }
+
+    #[test]
+    fn a_far_end_that_refuses_is_no_failing_call() {
+        for code in [libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::ENETUNREACH] {
+            let outcomes = failing_from(0);
+            outcomes.record_error(&io::Error::from_raw_os_error(code));
+            assert_eq!((outcomes.failing(at(1500)), outcomes.errors()), (None, MANY));
+        }
     }
 
     fn failing_from(begin: u64) -> Outcomes {
