@@ -182,9 +182,9 @@ pub(crate) fn socket_address(value: Value<'_>) -> Option<SocketAddr> {
 /// `[state] directory`; `Some(None)` where the file does not have it.
 pub(crate) fn state_directory(root: &Table<'_>) -> Option<Option<PathBuf>> {
     let Some(table) = root.table("state", "[state]") else { return Some(None) };
-    let directory = table.optional("directory").map(absolute_path);
+    let directory = table.required("directory").and_then(absolute_path);
     table.close();
-    directory.map_or(Some(None), |directory| directory.map(Some))
+    directory.map(Some)
 }
 
 pub(crate) fn log(root: &Table<'_>) -> Option<Log> {
