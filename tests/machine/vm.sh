@@ -14,17 +14,17 @@ vm_emulator() {
   esac
 }
 
-# Power on. What it writes to its disk lives as long as the emulator does: through restarts and power cuts, not longer.
+# Power on. Its disk is $RUN/disk.ext4.
 vm_start() {
   local emulator console=ttyS0
   mapfile -t emulator < <(vm_emulator)
   [ "$ARCH" = amd64 ] || console=ttyAMA0
   rm -f "$RUN/monitor.in" "$RUN/monitor.out"
   mkfifo "$RUN/monitor.in" "$RUN/monitor.out"
-  TMPDIR=$RUN "${emulator[@]}" -smp 2 -m 1024 -accel tcg,thread=multi,tb-size=256 -nodefaults -no-user-config -display none -rtc base=utc \
+  "${emulator[@]}" -smp 2 -m 1024 -accel tcg,thread=multi,tb-size=256 -nodefaults -no-user-config -display none -rtc base=utc \
     -kernel "$IMAGE/vmlinuz" -initrd "$IMAGE/initrd" \
     -append "root=/dev/vda rw console=$console quiet loglevel=4 systemd.show_status=0 mitigations=off" \
-    -drive file="$IMAGE/root.ext4",if=none,id=disk,format=raw,snapshot=on,cache=unsafe -device virtio-blk-pci,drive=disk \
+    -drive file="$RUN/disk.ext4",if=none,id=disk,format=raw,cache=unsafe -device virtio-blk-pci,drive=disk \
     -netdev tap,id=cable,ifname=cable,script=no,downscript=no,vhost=off \
     -device virtio-net-pci,netdev=cable,mac=52:54:00:00:00:01,romfile= \
     -netdev user,id=mgmt,restrict=on,hostfwd=tcp:127.0.0.1:2222-10.0.2.15:22 \
