@@ -28,7 +28,7 @@ const BASES: [(&str, &str, i64); 8] = [
     ("filter", "postrouting", 300),
 ];
 /// Types of the keys of sets and maps.
-const KEY_TYPES: [&str; 6] = ["ifname", "inet_proto", "inet_service", "ipv4_addr", "ipv6_addr", "mark"];
+const KEY_TYPES: [&str; 5] = ["ifname", "inet_service", "ipv4_addr", "ipv6_addr", "mark"];
 /// Types of what maps lead to; addresses only in the maps of [`TARGETS`].
 const DATA_TYPES: [&str; 4] = ["counter", "inet_service", "mark", "verdict"];
 /// The maps from a service to its target, and the type of their data.

@@ -198,6 +198,8 @@ fn transactions(policy: &Policy) -> Vec<Value> {
         plan.replace(),
         guard.replace(),
         guard.install(&present),
+        Ruleset::minimal_guard(policy).replace(),
+        Ruleset::no_forwarding().replace(),
         Ruleset::teardown(),
     ]
 }
