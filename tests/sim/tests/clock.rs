@@ -94,7 +94,8 @@ fn an_initiation_recorded_while_the_clock_was_ahead_keeps_nobody_out_after_a_res
             let initiation = if *side == Side::Edge { &from_origin } else { &from_edge };
             pair.inject(*side, at(ELSEWHERE), initiation.clone());
         }
-        assert!(pair.run_until(secs(10), is_up_again).is_some(), "{poisoned:?}");
+        // Each recording keeps its receiver waiting for a confirmation, and both sides then call at once.
+        assert!(pair.run_until(secs(20), is_up_again).is_some(), "{poisoned:?}");
         assert_eq!(pair.peer(Side::Edge).endpoint.map(|endpoint| endpoint.remote), Some(at(ORIGIN_AT)));
         assert_carries(&mut pair);
     }
