@@ -10,6 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::wait::until;
+
+/// How long a process may take to begin its threads.
+const BEGINS: Duration = Duration::from_secs(10);
+
 /// A thread that is held still until this is dropped, or its process ends.
 #[derive(Debug)]
 pub struct Halted {
@@ -18,12 +23,12 @@ pub struct Halted {
 }
 
 impl Halted {
-    /// Halts the thread of that name.
+    /// Halts the thread of that name, once the process has begun it.
     ///
     /// # Errors
     /// When there is none, or the system refuses to trace it.
     pub fn thread(process: u32, name: &str) -> Result<Self> {
-        let id = find(process, name)?;
+        let id = until(BEGINS, &format!("a thread {name} of {process}"), || find(process, name))?;
         let (release, released) = channel();
         let (halted, is_halted) = channel();
         // What is traced belongs to the thread that traces it.
@@ -49,15 +54,15 @@ impl Drop for Halted {
     }
 }
 
-fn find(process: u32, name: &str) -> Result<libc::pid_t> {
+fn find(process: u32, name: &str) -> Result<Option<libc::pid_t>> {
     for entry in fs::read_dir(format!("/proc/{process}/task"))? {
         let entry = entry?;
         let called = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
         if called.trim_end() == name {
-            return Ok(entry.file_name().to_string_lossy().parse()?);
+            return Ok(Some(entry.file_name().to_string_lossy().parse()?));
         }
     }
-    anyhow::bail!("process {process} has no thread {name}")
+    Ok(None)
 }
 
 fn halt(id: libc::pid_t) -> io::Result<()> {
