@@ -89,6 +89,10 @@ fn when_the_far_tunnel_dies_replies_leave_by_no_other_way() -> Result<()> {
 fn going_down_takes_away_what_going_up_made() -> Result<()> {
     scenario(Topology::standard().routed_lan(), |lab| {
         let origin = lab.node("origin")?;
+        // A link-local address has its routes only once no other machine has claimed it.
+        until(Duration::from_secs(10), "settled addresses", || {
+            Ok(origin.run("ip -6 address show tentative")?.trim().is_empty().then_some(()))
+        })?;
         let before = state(&origin)?;
         let (_site, far) = routed(lab)?;
         ensure!(state(&origin)? != before);
