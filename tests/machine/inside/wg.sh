@@ -130,5 +130,21 @@ rekey() {
   expect 'across it' "$(grep -o ' [0-9.]*% packet loss' "$folder/ping")" ' 0% packet loss'
 }
 
-for fact; do "$fact"; done
+# What both ends counted, when something failed.
+evidence() {
+  local space
+  for space in "${spaces[@]}"; do
+    echo "--- $space"
+    in_ "$space" wg show
+    ip -n "$space" -s link
+    in_ "$space" cat /proc/net/snmp | grep -E '^(Udp|Icmp):'
+  done
+}
+
+for fact; do
+  before=$failed failed=0
+  "$fact"
+  [ $failed -eq 0 ] || evidence
+  failed=$((before | failed))
+done
 exit $failed
