@@ -49,7 +49,12 @@ up() { # up [ENDPOINT_OF_B]: both devices, new
   in_ "$b" wg set "$b" peer "$(cat "$folder/$a.pub")" allowed-ips 10.8.0.1/32,fd08::1/128
 }
 
-loss() { in_ "$1" ping -q -n -i 0.2 -c 5 -W 5 "${@:2}" 2>&1 | grep -o '[0-9.]*% packet loss'; }
+# Five pings, one at a time: after an answer, ping waits only twice the round trip for the next, which a busy machine exceeds.
+lost() {
+  local lost=0
+  for _ in 1 2 3 4 5; do in_ "$1" ping -q -n -c 1 -W "${patience:-10}" "${@:2}" >/dev/null 2>&1 || lost=$((lost + 1)); done
+  echo "$lost of 5 lost"
+}
 # The first answer may take a handshake, and its repetition, under load.
 answers() { for _ in $(seq 20); do in_ "$1" ping -q -n -c 1 -W 2 "$2" >/dev/null 2>&1 && return; done; return 1; }
 endpoint() { in_ "$1" wg show "$1" endpoints | cut -f2; }
@@ -58,15 +63,15 @@ handshake() { in_ "$1" wg show "$1" latest-handshakes | cut -f2; }
 basic() {
   up
   answers "$a" 10.8.0.2
-  expect 'IPv4 inside' "$(loss "$a" 10.8.0.2)" '0% packet loss'
-  expect 'IPv6 inside' "$(loss "$a" fd08::2)" '0% packet loss'
-  expect 'the other way' "$(loss "$b" 10.8.0.1)" '0% packet loss'
+  expect 'IPv4 inside' "$(lost "$a" 10.8.0.2)" '0 of 5 lost'
+  expect 'IPv6 inside' "$(lost "$a" fd08::2)" '0 of 5 lost'
+  expect 'the other way' "$(lost "$b" 10.8.0.1)" '0 of 5 lost'
 }
 
 six() {
   up '[fd09::2]:51822'
   answers "$a" 10.8.0.2
-  expect 'IPv6 outside' "$(loss "$a" 10.8.0.2)" '0% packet loss'
+  expect 'IPv6 outside' "$(lost "$a" 10.8.0.2)" '0 of 5 lost'
   expect 'B sees A by IPv6' "$(endpoint "$b" | cut -d: -f1,2,3)" '[fd09::1]'
 }
 
@@ -74,20 +79,20 @@ psk() {
   up
   (umask 077; wg genpsk >"$folder/psk")
   in_ "$a" wg set "$a" peer "$(cat "$folder/$b.pub")" preshared-key "$folder/psk"
-  expect 'a preshared key at one end only' "$(loss "$a" 10.8.0.2)" '100% packet loss'
+  expect 'a preshared key at one end only' "$(patience=1 lost "$a" 10.8.0.2)" '5 of 5 lost'
   in_ "$b" wg set "$b" peer "$(cat "$folder/$a.pub")" preshared-key "$folder/psk"
   answers "$a" 10.8.0.2
-  expect 'a preshared key at both' "$(loss "$a" 10.8.0.2)" '0% packet loss'
+  expect 'a preshared key at both' "$(lost "$a" 10.8.0.2)" '0 of 5 lost'
 }
 
 sizes() {
   up
   answers "$a" 10.8.0.2
-  expect '1420 bytes whole' "$(loss "$a" 10.8.0.2 -M do -s 1392)" '0% packet loss'
-  expect '10000 bytes in fragments' "$(loss "$a" 10.8.0.2 -s 9972)" '0% packet loss'
+  expect '1420 bytes whole' "$(lost "$a" 10.8.0.2 -M do -s 1392)" '0 of 5 lost'
+  expect '10000 bytes in fragments' "$(lost "$a" 10.8.0.2 -s 9972)" '0 of 5 lost'
   ip -n "$a" link set "$a" mtu 1280
   ip -n "$b" link set "$b" mtu 1280
-  expect 'an MTU of 1280 set while up' "$(loss "$a" 10.8.0.2 -M do -s 1252)" '0% packet loss'
+  expect 'an MTU of 1280 set while up' "$(lost "$a" 10.8.0.2 -M do -s 1252)" '0 of 5 lost'
 }
 
 keepalive() {
@@ -109,14 +114,14 @@ roam() {
   ip -n "$a" route replace 10.9.0.2/32 dev e0 src 10.9.0.77
   ip -n "$a" addr del 10.9.0.1/24 dev e0
   answers "$a" 10.8.0.2
-  expect 'A moves' "$(loss "$a" 10.8.0.2)" '0% packet loss'
+  expect 'A moves' "$(lost "$a" 10.8.0.2)" '0 of 5 lost'
   expect 'B sees A move' "$(endpoint "$b")" 10.9.0.77:51821
   ip -n "$b" addr add 10.9.0.88/32 dev e0
   ip -n "$b" route replace 10.9.0.77/32 dev e0 src 10.9.0.88
   ip -n "$a" route replace 10.9.0.88/32 dev e0 src 10.9.0.77
   ip -n "$b" addr del 10.9.0.2/24 dev e0
   answers "$b" 10.8.0.1
-  expect 'B moves and speaks first' "$(loss "$b" 10.8.0.1)" '0% packet loss'
+  expect 'B moves and speaks first' "$(lost "$b" 10.8.0.1)" '0 of 5 lost'
   expect 'A sees B move' "$(endpoint "$a")" 10.9.0.88:51822
 }
 
@@ -125,10 +130,28 @@ rekey() {
   up
   answers "$a" 10.8.0.2
   local first; first=$(handshake "$a")
-  in_ "$a" ping -q -n -i 0.2 -c 700 -W 5 10.8.0.2 >"$folder/ping"
+  in_ "$a" ping -n -i 0.2 -c 700 10.8.0.2 >"$folder/ping"
   expect 'a second handshake' "$([ "$(handshake "$a")" -gt "$first" ] && echo seen)" seen
-  expect 'across it' "$(grep -o ' [0-9.]*% packet loss' "$folder/ping")" ' 0% packet loss'
+  # The last answer may be later than ping waits for it; one before it may not be missing.
+  expect 'across it, answers missing' "$(sed -n 's/.*icmp_seq=\([0-9]*\) .*/\1/p' "$folder/ping" | sort -un |
+    awk '{ last = $1 } END { print last < 690 ? "most" : last - NR }')" 0
 }
 
-for fact; do "$fact"; done
+# What both ends counted, when something failed.
+evidence() {
+  local space
+  for space in "${spaces[@]}"; do
+    echo "--- $space"
+    in_ "$space" wg show
+    ip -n "$space" -s link
+    in_ "$space" cat /proc/net/snmp | grep -E '^(Udp|Icmp):'
+  done
+}
+
+for fact; do
+  before=$failed failed=0
+  "$fact"
+  [ $failed -eq 0 ] || evidence
+  failed=$((before | failed))
+done
 exit $failed
