@@ -147,14 +147,22 @@ fn every_key_of_the_forwarder_is_taken_and_named_or_named_as_needing_a_restart()
     is_complete("forwarder.toml", &[&FORWARDER[..], &[("offload", "udp_gro", "")]].concat());
 }
 
+/// The name of the table that begins with this line, commented or not.
+fn header(line: &str) -> Option<&str> {
+    let line = line.trim_start_matches("# ");
+    let begins =
+        line.starts_with('[') && line.split('#').next().is_some_and(|line| line.trim_end().ends_with(']'));
+    begins.then(|| line.trim_start_matches('[').split(']').next().unwrap_or_default())
+}
+
 /// Whether the table has every key that the file has, the commented ones included.
 fn is_complete(file: &str, table: &[(&str, &str, &str)]) {
     let known: BTreeSet<(String, String)> =
         table.iter().map(|(section, key, _)| ((*section).to_owned(), (*key).to_owned())).collect();
     let mut section = String::new();
     for line in text(file).lines() {
-        if line.starts_with('[') {
-            section = line.trim_start_matches('[').split(']').next().unwrap().to_owned();
+        if let Some(header) = header(line) {
+            section = header.to_owned();
         } else if let Some((key, _)) = line.trim_start_matches("# ").split_once(" = ") {
             let is_key = key.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_');
             assert!(
@@ -170,12 +178,17 @@ fn changed(file: &str, section: &str, key: &str, value: &str) -> String {
     let (mut inside, mut done) = (false, false);
     let mut lines = Vec::new();
     for line in text(file).lines() {
-        if line.starts_with('[') {
-            inside = line.trim_start_matches('[').split(']').next() == Some(section);
-        }
+        let header = header(line);
+        inside = header.map_or(inside, |header| header == section);
         let is_it = inside && !done && line.trim_start_matches("# ").starts_with(&format!("{key} = "));
         done |= is_it;
-        lines.push(if is_it { format!("{key} = {value}") } else { line.to_owned() });
+        // A table that is a comment must be one to hold the key.
+        let is_wanted = inside && header.is_some();
+        lines.push(match (is_it, is_wanted) {
+            (true, _) => format!("{key} = {value}"),
+            (false, true) => line.trim_start_matches("# ").to_owned(),
+            (false, false) => line.to_owned(),
+        });
     }
     assert!(done, "{file} has no [{section}] {key}");
     let changed = lines.join("\n");
