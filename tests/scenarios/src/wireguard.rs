@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::Result;
-use lab::{Node, Process, until};
+use lab::{Node, Process};
 
 /// A wireguard-go, Debian's newest, that serves one interface of a node.
 #[derive(Debug)]
@@ -37,12 +37,13 @@ pub struct PlainPeer<'text> {
 impl WireGuardGo {
     /// Starts it and waits for its socket; the interface has no addresses yet and is down.
     pub fn start(node: &Node, interface: &str) -> Result<Self> {
+        // `wg` removes a socket that refuses it, and wireguard-go ends when the socket it is about to
+        // replace is removed under it: nothing of a killed one is left, and `wg` only asks once it listens.
+        node.run(&format!("rm -f /var/run/wireguard/{interface}.sock"))?;
         let command =
             node.command(lab::newer("wireguard-go")?).args(["-f", interface]).env("LOG_LEVEL", "verbose");
-        let process = command.spawn(&format!("wireguard-go-{interface}"))?;
-        until(Duration::from_secs(10), "wireguard-go's socket", || {
-            node.run(&format!("wg show {interface}")).map(Some)
-        })?;
+        let mut process = command.spawn(&format!("wireguard-go-{interface}"))?;
+        process.wait_for_log("UAPI listener started", Duration::from_secs(10))?;
         Ok(Self { process, node: node.clone(), interface: interface.to_owned() })
     }
 
