@@ -63,6 +63,8 @@ across() {
   cmp -s $folder/download $folder/www/big && pass "$what: the download is whole" || fail "$what: the download"
 }
 
+handshake() { ip netns exec edge wg show wg0 latest-handshakes | cut -f2; }
+
 restarts() { systemctl show -p NRestarts --value forwarder; }
 more_than() { [ "$(restarts)" -gt "$1" ]; }
 killed() { # killed WHAT SIGNAL
@@ -75,6 +77,9 @@ killed() { # killed WHAT SIGNAL
 checks() {
   await 'the address of the client, over the kernel WireGuard' served
   expect 'a file' "$(get /big | sha256sum)" "$(sha256sum <$folder/www/big)"
+  # Three minutes, in which the session is replaced (two minutes after it was made).
+  local first slow; first=$(handshake)
+  get /big --limit-rate 22k -o $folder/slow & slow=$!
   # Damaged datagrams of a peer on the same machine once stopped the kernel's receive call.
   ip netns exec edge tc qdisc replace dev eth0 root netem delay 20ms 5ms loss 1% reorder 25% duplicate 2% corrupt 1%
   tc qdisc replace dev up0 root netem delay 20ms 5ms loss 1% reorder 25% duplicate 2% corrupt 1%
@@ -83,6 +88,9 @@ checks() {
   tc qdisc del dev up0 root
   await 'served after it' served
   across reload systemctl reload forwarder
+  wait $slow
+  expect 'another handshake while a slow download goes on' "$([ "$(handshake)" -gt "$first" ] && echo seen)" seen
+  cmp -s $folder/slow $folder/www/big && pass 'the slow download is whole' || fail 'the slow download'
   killed 'kill -9' KILL
   killed watchdog STOP
   across 'stop, which lets flows end' systemctl stop forwarder
