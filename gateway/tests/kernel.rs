@@ -76,7 +76,7 @@ fn what_the_kernel_refuses_is_named_with_both_versions_and_the_fix() {
     in_own_namespace("what_the_kernel_refuses_is_named_with_both_versions_and_the_fix", || {
         // The kernel has no counter of that name.
         let object = |kind: &str, body: serde_json::Value| json!({"add": {kind: body}});
-        let chain = |name: &str| json!({"family": "inet", "table": "causeway", "name": name, "type": "filter", "hook": "output", "prio": 0});
+        let chain = |name: &str| json!({"family": "inet", "table": "causeway", "name": name, "type": "filter", "hook": "output", "prio": 0, "policy": "accept"});
         let rule = |chain: &str, counter: &str| json!({"family": "inet", "table": "causeway", "chain": chain, "expr": [{"counter": counter}]});
         let ruleset = json!({"nftables": [
             object("table", json!({"family": "inet", "name": "causeway"})),

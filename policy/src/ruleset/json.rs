@@ -186,9 +186,14 @@ fn fib_type() -> Value {
     json!({"fib": {"result": "type", "flags": ["daddr"]}})
 }
 
-/// Whether the route back to the source leaves by the interface that the packet came in by.
-pub(super) fn route_back_exists(exists: bool) -> Value {
-    equal(&json!({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}), exists)
+/// Whether the packet is to everyone on its link.
+pub(super) fn to_all() -> Value {
+    equal(&fib_type(), "broadcast")
+}
+
+/// Whether the route back to the source leaves by another interface than the packet came in by.
+pub(super) fn no_route_back() -> Value {
+    equal(&json!({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}), false)
 }
 
 pub(super) fn counter(name: &str) -> Value {

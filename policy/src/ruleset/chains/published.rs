@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    Chain, Chains, Family, by_mark, dport, ended, equal, has_ports, is_family, is_protocol, jump, mapped,
-    named, regular, rule, saddr, set_ct_mark,
+    Chain, Chains, Family, by_mark, dport, ended, equal, goto, has_ports, in_set, is_family, is_protocol,
+    jump, mapped, named, regular, rule, saddr, sent_by_lan, sent_by_next_hop, set_ct_mark,
 };
 use crate::Protocol;
 use crate::gateway::Publish;
@@ -24,9 +24,26 @@ impl Chains<'_> {
                 rules.push(rule([is_family(family), is_protocol(protocol), by(&bound, "bound")]));
             }
         }
-        rules.push(rule([equal(&ct_mark(), "@restricted"), jump("sources")]));
-        rules.push(rule([by_mark("limits")]));
+        rules.push(rule([goto("admitted")]));
         rules
+    }
+
+    /// The same for unauthenticated sources, to whom services of the WAN side are published as well.
+    pub(super) fn published_to_wan(&self) -> Vec<Value> {
+        let mut rules = Vec::new();
+        for family in Family::BOTH {
+            for protocol in Protocol::BOTH {
+                let service = mapped(&dport(), &by_protocol("wan", protocol, Some(family)));
+                rules.push(rule([is_family(family), is_protocol(protocol), set_ct_mark(service)]));
+            }
+        }
+        rules.push(rule([goto("published")]));
+        rules
+    }
+
+    /// Whether the source may use the service that it asked for.
+    pub(super) fn admitted() -> Vec<Value> {
+        vec![rule([equal(&ct_mark(), "@restricted"), jump("sources")]), rule([by_mark("limits")])]
     }
 
     /// The target of a service: its one port, a port moved by an offset, or the port that the packet has.
@@ -71,8 +88,17 @@ impl Chains<'_> {
     ///
     /// One set holds the prefixes that services name themselves, each with the service's mark, so that a thousand
     /// services cost no more rules and sets than one; a named list is asked for the marks of those that name it.
-    pub(super) fn sources(&self) -> Vec<Value> {
+    pub(super) fn sources(&self, next_hops: bool) -> Vec<Value> {
         let mut rules = Vec::new();
+        for family in Family::BOTH {
+            // A source of the LAN is one only where it is trusted.
+            let forged = [in_set(saddr(family), "lan", family), sent_by_lan(family, false)];
+            rules.push(ended(forged, self.dropped("prerouting", "source_not_allowed")));
+            if next_hops {
+                let relayed = [in_set(saddr(family), "lan", family), sent_by_next_hop()];
+                rules.push(ended(relayed, self.dropped("prerouting", "source_not_allowed")));
+            }
+        }
         for family in Family::BOTH {
             let own = concat([ct_mark(), saddr(family)]);
             rules.push(rule([equal(&own, format!("@sources{}", family.digit())), leave()]));
