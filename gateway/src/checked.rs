@@ -11,15 +11,16 @@ use crate::config::{LoadError, fix_of};
 /// Version of the document's shape.
 const SCHEMA: u32 = 1;
 
-/// A valid configuration: every key as it is in effect, under the names that the file has.
+/// A valid configuration: every key as it is in effect, under the names that the file has; with notes, who would be
+/// trusted, and what does not pair up.
 #[must_use]
-pub fn valid(path: &Path, policy: &Policy, notes: &[String], unpaired: &[String]) -> Value {
+pub fn valid(path: &Path, policy: &Policy, [notes, trusted, unpaired]: [&[String]; 3]) -> Value {
     let warnings: Vec<Value> =
         policy.warnings.iter().map(|warning| located(&warning.at, &warning.message)).collect();
     json!({
         "schema": SCHEMA, "file": path.display().to_string(), "valid": true,
         "configuration": toml::from_str::<Value>(&policy.to_toml()).unwrap_or_default(),
-        "warnings": warnings, "notes": notes, "unpaired": unpaired, "errors": [],
+        "warnings": warnings, "notes": notes, "trusted": trusted, "unpaired": unpaired, "errors": [],
     })
 }
 
@@ -38,7 +39,7 @@ pub fn invalid(path: &Path, error: &LoadError) -> Value {
     };
     json!({
         "schema": SCHEMA, "file": path.display().to_string(), "valid": false,
-        "warnings": [], "notes": [], "unpaired": [], "errors": errors,
+        "warnings": [], "notes": [], "trusted": [], "unpaired": [], "errors": errors,
     })
 }
 
@@ -58,7 +59,7 @@ mod tests {
     fn a_valid_file_is_every_key_in_effect_under_its_name() {
         let text = include_str!("../../configs/gateway.toml");
         let policy = policy::gateway::parse(&Source { name: Path::new(FILE), text }).unwrap();
-        let document = valid(Path::new(FILE), &policy, &[], &[]);
+        let document = valid(Path::new(FILE), &policy, [&[], &[], &[]]);
         assert_eq!(document.pointer("/valid"), Some(&json!(true)));
         assert_eq!(document.pointer("/configuration/interface/listen_port"), Some(&json!(51820)));
         assert_eq!(document.pointer("/configuration/publish/0/name"), Some(&json!("https")));

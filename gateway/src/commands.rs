@@ -12,14 +12,17 @@ use std::time::Duration;
 
 use policy::gateway::Policy;
 use policy::ruleset::Ruleset;
+use policy::trust::{closed_since_names, taken};
 use policy::{Host, HostPort, Source, forwarder};
 
 use crate::checked;
 use crate::config::{self, LoadError};
+use crate::edge::machine::Machine;
 use crate::edge::refusal;
 use crate::exit::{Exit, Stop};
 use crate::foreign::{Needs, obstacles};
 use crate::kernel::{Failure, FailureKind, Listing, Reply, Request, Scope, answer_once};
+use crate::listening::listeners;
 use crate::privilege;
 use crate::state::{Applied, State, Switched};
 
@@ -35,6 +38,8 @@ struct Found {
     policy: Policy,
     /// What to know besides the warnings, in words.
     notes: Vec<String>,
+    /// Who would be trusted on this machine, a line for each interface.
+    trusted: Vec<String>,
     /// What does not pair up with the other end's file.
     unpaired: Vec<String>,
 }
@@ -48,7 +53,8 @@ pub fn check(path: &Path, with: Option<&Path>, is_json: bool) -> Result<Exit, St
     match (inspect(path, with), is_json) {
         (Ok(found), true) => {
             let exit = if found.unpaired.is_empty() { Exit::Ok } else { Exit::Failed };
-            let document = checked::valid(path, &found.policy, &found.notes, &found.unpaired);
+            let around = [&found.notes, &found.trusted, &found.unpaired].map(Vec::as_slice);
+            let document = checked::valid(path, &found.policy, around);
             print(&format!("{document}\n")).map(|()| exit)
         }
         (Ok(found), false) => {
@@ -56,6 +62,7 @@ pub fn check(path: &Path, with: Option<&Path>, is_json: bool) -> Result<Exit, St
                 tell(&message);
             }
             print(&effective(path, &found.policy))?;
+            found.trusted.iter().try_for_each(|line| print(&format!("# trusted: {line}\n")))?;
             if found.unpaired.is_empty() {
                 Ok(Exit::Ok)
             } else {
@@ -76,6 +83,8 @@ fn inspect(path: &Path, with: Option<&Path>) -> Result<Found, LoadError> {
     let unseen = |file: &PathBuf| format!("{}: not looked into, only the daemon's user may", file.display());
     let mut notes: Vec<String> = keys.unseen.iter().map(unseen).collect();
     notes.extend(obstacles_here(&policy));
+    let Around { trusted, problems } = around(&policy);
+    notes.extend(problems);
     let endpoints = policy.peers.iter().filter_map(|peer| peer.endpoint.as_ref());
     notes.extend(proxied(&policy, path, endpoints));
     let mut unpaired = Vec::new();
@@ -84,13 +93,36 @@ fn inspect(path: &Path, with: Option<&Path>) -> Result<Found, LoadError> {
         notes.extend(proxied(&policy, with, far.peers.iter().map(|peer| &peer.endpoint)));
         unpaired = policy::pairing::pairing(&policy, &far).iter().map(ToString::to_string).collect();
     }
-    Ok(Found { policy, notes, unpaired })
+    Ok(Found { policy, notes, trusted, unpaired })
 }
 
 fn far_end(with: &Path) -> Result<forwarder::Policy, LoadError> {
     let text = config::read_text(with)
         .map_err(|error| LoadError::Unreadable { path: with.display().to_string(), error })?;
     forwarder::parse(&Source { name: with, text: &text }).map_err(LoadError::Invalid)
+}
+
+/// What the running system says to a policy.
+#[derive(Default)]
+struct Around {
+    trusted: Vec<String>,
+    problems: Vec<String>,
+}
+
+/// Who would be trusted here, what would be closed, and what is not as the policy says; nothing for a user who could not
+/// run the daemon here. On another machine than the edge it says little, so it decides nothing.
+fn around(policy: &Policy) -> Around {
+    if privilege::require().is_err() {
+        return Around::default();
+    }
+    let Ok(system) = Machine::read(policy) else { return Around::default() };
+    let machine = Machine::at_apply(policy, system, &State::at(&policy.state_directory).pins());
+    let trust = machine.conditions(policy, None, (&[], &[])).trust;
+    let listeners = listeners();
+    let mut problems = machine.remarks(policy);
+    problems.extend(closed_since_names(policy, machine.system(), &trust, &listeners));
+    problems.extend(taken(policy, &listeners));
+    Around { trusted: machine.trusted(policy), problems }
 }
 
 /// Foreign rules that stand in the way, where this user may look at them.

@@ -17,6 +17,7 @@ pub mod foreign;
 pub mod guard;
 pub mod kernel;
 pub mod keygen;
+pub mod listening;
 pub mod lists;
 pub mod log;
 pub mod memory;

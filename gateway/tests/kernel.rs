@@ -310,6 +310,7 @@ fn scope() -> Scope {
         ["10.77.88.0/30", "10.77.88.4/30", "192.168.88.0/24"].map(|prefix| prefix.parse().unwrap());
     let asked = Asked {
         prefixes: prefixes.into(),
+        lan: ["192.168.1.0/24".parse().unwrap()].into(),
         fwmarks: [0x4357].into(),
         ct_marks: [0x4357_0000].into(),
         priorities: [4357].into(),

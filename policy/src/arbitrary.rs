@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::Protocol;
 use crate::evaluator::{Arrival, Packet, Redirect, Surroundings, Transport};
 use crate::gateway::{Policy, Service};
+use crate::system::{Link, LinkKind, LinkRoute, Neighbour, System};
 
 /// A small generator of numbers (Steele, Lea and Flood, "SplitMix", OOPSLA 2014).
 #[derive(Clone, Debug)]
@@ -52,7 +53,8 @@ impl Random {
 }
 
 /// The text of a valid `gateway.toml` with the worked example's addresses: peers `wroclaw` (192.168.88.0/24,
-/// fd00:88::/64) and `second` (192.168.89.0/24), the WAN on `eth0`, the LAN 192.168.1.0/24.
+/// fd00:88::/64) and `second` (192.168.89.0/24, and the half 192.168.88.128/25 of the other's), the WAN on `eth0`, the LAN 192.168.1.0/24 and, where that is stated,
+/// the hosts around `eth0`.
 #[must_use]
 pub fn gateway_text(seed: u64) -> String {
     let random = &mut Random::new(seed);
@@ -62,7 +64,11 @@ pub fn gateway_text(seed: u64) -> String {
         let entry = if accept.0 == 0 { "\"tcp/22\"" } else { "\"tcp+udp/900-905\"" };
         let _ = write!(text, "{entry}, ");
     }
-    text.push_str("]\n[lan]\nprefixes = [\"192.168.1.0/24\", \"fd00:1::/64\"]\n");
+    text.push_str("]\n[lan]\nprefixes = [\"192.168.1.0/24\", \"fd00:1::/64\", \"192.0.2.0/24\"]\n");
+    // Some edges say that their uplink is the LAN's interface as well.
+    if random.chance(30) {
+        text.push_str("interfaces = [\"eth0\", \"eth1\"]\n");
+    }
     text.push_str(PEERS);
     let mut next_port = 2_000;
     for number in 0..3 + random.below(5) {
@@ -81,7 +87,6 @@ const HEAD: &str = r#"[interface]
 address = ["10.77.88.1/24", "fd00:77::1/64"]
 private_key_file = "kyiv.key"
 [wan]
-interface = "eth0"
 accept = ["#;
 
 const PEERS: &str = r#"[[peer]]
@@ -91,7 +96,7 @@ allowed_ips = ["10.77.88.2/32", "fd00:77::2/128", "192.168.88.0/24", "fd00:88::/
 [[peer]]
 name = "second"
 public_key = "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="
-allowed_ips = ["10.77.88.3/32", "192.168.89.0/24"]
+allowed_ips = ["10.77.88.3/32", "192.168.89.0/24", "192.168.88.128/25"]
 [[list]]
 name = "partners"
 file = "partners.list"
@@ -123,14 +128,18 @@ fn publish(random: &mut Random, number: u64, next_port: &mut u16, text: &mut Str
         _ => v4,
     };
     let bound = !target.contains("fd00") && random.chance(20);
-    let listen = if bound { format!("192.0.2.2:{}", range(first)) } else { range(first) };
+    let listen = match bound {
+        true => format!("192.0.2.2:{}", range(first)),
+        false if random.chance(20) => format!("wan:{}", range(first)),
+        false => range(first),
+    };
     let protocol =
         random.pick(&["[\"tcp\"]", "[\"udp\"]", "[\"tcp\", \"udp\"]"]).copied().unwrap_or_default();
     let _ = write!(text, "[[publish]]\nname = \"p{number}\"\nprotocol = {protocol}\nlisten = \"{listen}\"\n");
     let _ = writeln!(text, "target = {target}");
     // At least one service of a policy is not for everyone.
     match if number == 0 { random.below(3) } else { random.below(9) } {
-        0 => text.push_str("allow = [\"203.0.113.0/25\", \"2001:db8:1::/48\"]\n"),
+        0 => text.push_str("allow = [\"203.0.113.0/25\", \"192.0.2.0/24\", \"2001:db8:1::/48\"]\n"),
         1 => text.push_str("allow = [\"@partners\"]\n"),
         2 => text.push_str("allow = [\"203.0.113.8/29\", \"203.0.113.0/28\", \"@partners\"]\n"),
         _ => {}
@@ -187,46 +196,109 @@ const OUTWARD: &[&str] = &[
 ];
 
 /// The worked example's surroundings: the WAN on `eth0` with 192.0.2.2, the LAN on `eth1`, a container on `docker0`
-/// that publishes tcp/9091.
+/// that publishes tcp/9091, and `br-x`, a bridge over a network card that nobody has listed.
 #[must_use]
-pub fn surroundings() -> Surroundings {
-    let network = |text: &str| text.parse().ok();
-    let links = [
-        ("eth0", "192.0.2.0/24"),
-        ("eth0", "2001:db8:2::/64"),
-        ("eth1", "192.168.1.0/24"),
-        ("eth1", "fd00:1::/64"),
-        ("docker0", "172.17.0.0/16"),
-    ];
+pub fn surroundings(policy: &Policy) -> Surroundings {
+    let pinned = match policy.lan_interfaces.as_slice() {
+        [] => vec!["eth1".to_owned()],
+        stated => stated.iter().map(ToString::to_string).collect(),
+    };
     Surroundings {
-        addresses: [V4_WAN, V4_LAN, V4_CONTAINERS]
+        addresses: [V4_WAN, V4_LAN, V4_CONTAINERS, V4_BRIDGE]
             .map(IpAddr::V4)
             .into_iter()
             .chain([IpAddr::V6(V6_WAN)])
             .collect(),
-        links: links.iter().filter_map(|(name, text)| Some(((*name).to_owned(), network(text)?))).collect(),
+        links: LINKS
+            .iter()
+            .filter_map(|(name, text)| Some(((*name).to_owned(), text.parse().ok()?)))
+            .collect(),
         default_routes: vec![("eth0".to_owned(), false), ("eth0".to_owned(), true)],
+        // 192.0.2.2 lies in [lan].
+        public: vec![IpAddr::V6(V6_WAN)],
+        pinned,
+        bridges: vec![("docker0".to_owned(), false), ("br-x".to_owned(), true)],
         redirects: vec![Redirect { protocol: Protocol::Tcp, port: 9_091, to: (V4_CONTAINER, 9_091).into() }],
         banned: Vec::new(),
+    }
+}
+
+const LINKS: &[(&str, &str)] = &[
+    ("eth0", "192.0.2.2/24"),
+    ("eth0", "2001:db8:2::2/64"),
+    ("eth1", "192.168.1.2/24"),
+    ("eth1", "fd00:1::/64"),
+    ("docker0", "172.17.0.1/16"),
+    ("br-x", "198.18.5.1/24"),
+];
+
+/// The link-layer address of the next hop by `eth0` in [`system`].
+pub const NEXT_HOP: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// [`surroundings`] as the kernel lists them, for interfaces of these indexes.
+#[must_use]
+pub fn system(index: impl Fn(&str) -> u32) -> System {
+    let link = |name: &str, kind, master: Option<&str>| Link {
+        index: index(name),
+        name: name.to_owned(),
+        kind,
+        master: master.map(&index),
+        addresses: LINKS
+            .iter()
+            .filter(|(at, network)| *at == name && !network.starts_with("fd00"))
+            .filter_map(|(_, network)| network.parse().ok())
+            .collect(),
+    };
+    let route = |name: &str, destination: &str, gateway: Option<&str>| {
+        Some(LinkRoute {
+            destination: destination.parse().ok()?,
+            link: index(name),
+            gateway: gateway.and_then(|text| text.parse().ok()),
+            table: 254,
+            metric: 0,
+            protocol: 3,
+        })
+    };
+    let hop = IpAddr::from([192, 0, 2, 1]);
+    System {
+        links: vec![
+            link("lo", LinkKind::Loopback, None),
+            link("eth0", LinkKind::Other, None),
+            link("eth1", LinkKind::Other, None),
+            link("docker0", LinkKind::Bridge, None),
+            link("br-x", LinkKind::Bridge, None),
+            link("eth7", LinkKind::Other, Some("br-x")),
+            link("gw0", LinkKind::Virtual, None),
+        ],
+        routes: [route("eth0", "0.0.0.0/0", Some("192.0.2.1")), route("eth1", "fd00:1::/64", None)]
+            .into_iter()
+            .flatten()
+            .collect(),
+        neighbours: vec![Neighbour { link: index("eth0"), address: hop, mac: NEXT_HOP }],
+        rules: Vec::new(),
     }
 }
 
 const V4_WAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const V4_LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const V4_CONTAINERS: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
+const V4_BRIDGE: Ipv4Addr = Ipv4Addr::new(198, 18, 5, 1);
 const V4_CONTAINER: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
 const V6_WAN: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
 
 /// A packet that is likely to be about something in the policy.
 ///
-/// It arrives in `surroundings()`: from a client on the WAN, a LAN host, a container, a peer, or the edge. Clients
+/// It arrives in [`surroundings`]: from a client on the WAN or on a link that nobody listed, a LAN host, a container, a
+/// peer, or the edge. Clients
 /// 203.0.113.66 and 2001:db8:1::66 are there to be banned.
 pub fn packet(random: &mut Random, policy: &Policy) -> Packet {
     let v6 = random.chance(25);
-    let (arrival, sources): (Option<&str>, &[&str]) = match (random.below(11), v6) {
+    let (arrival, sources): (Option<&str>, &[&str]) = match (random.below(13), v6) {
         (0..4, false) => (
             Some("eth0"),
             &[
+                "192.0.2.50",
+                "192.0.2.50",
                 "203.0.113.10",
                 "203.0.113.10",
                 "203.0.113.200",
@@ -252,36 +324,52 @@ pub fn packet(random: &mut Random, policy: &Policy) -> Packet {
         (4..6, false) => {
             (Some("eth1"), &["192.168.1.50", "192.168.1.50", "192.168.1.51", "192.168.1.51", "10.77.88.2"])
         }
-        (4..6, true) => (Some("eth1"), &["fd00:1::50"]),
-        (6, _) => (Some("docker0"), &["172.17.0.2"]),
+        (4..6, true) => (Some("eth1"), &["fd00:1::50", "fd00:1::50", "2001:db8:7::1"]),
+        (6, _) => (Some("docker0"), &["172.17.0.2", "172.17.0.2", "172.17.0.2", "192.168.1.50"]),
+        (11 | 12, false) => {
+            (Some("br-x"), &["198.18.5.9", "203.0.113.10", "203.0.113.66", "192.168.1.50", "192.168.88.9"])
+        }
+        (11 | 12, true) => (Some("br-x"), &["2001:db8:1::10", "2001:db8:1::66", "fd00:88::9"]),
         (7 | 8, false) => (
             Some("gw0"),
-            &["192.168.88.2", "192.168.88.2", "10.77.88.2", "192.168.89.7", "10.77.88.3", "192.168.1.50"],
+            &[
+                "192.168.88.2",
+                "192.168.88.2",
+                "192.168.88.200",
+                "10.77.88.2",
+                "192.168.89.7",
+                "10.77.88.3",
+                "192.168.1.50",
+            ],
         ),
         (7 | 8, true) => (Some("gw0"), &["fd00:88::2", "fd00:77::2"]),
         (_, false) => (None, &["10.77.88.1", "10.77.88.1", "192.0.2.2", "192.168.1.2"]),
         (_, true) => (None, &["fd00:77::1", "2001:db8:2::2"]),
     };
     let source = address(random, sources);
-    let v4: &[&str] = &[
-        "192.0.2.2",
-        "192.0.2.2",
-        "192.168.1.2",
-        "192.168.1.2",
-        "192.168.1.50",
-        "192.168.88.2",
-        "192.168.88.2",
-        "192.168.89.7",
-        "10.77.88.1",
-        "198.51.100.9",
-        "198.51.100.9",
-    ];
-    let v6: &[&str] =
-        &["2001:db8:2::2", "2001:db8:2::2", "fd00:88::2", "fd00:77::1", "fd00:1::50", "2001:db8:5::9"];
-    let destination = address(random, if source.is_ipv4() { v4 } else { v6 });
+    let destination = address(random, if source.is_ipv4() { DESTINATIONS } else { DESTINATIONS_V6 });
     let arrival = arrival.map_or(Arrival::Edge, |name| Arrival::Interface(name.to_owned()));
-    Packet { arrival, source, destination, transport: transport(random, policy) }
+    let relayed = arrival == Arrival::Interface("eth0".to_owned()) && random.chance(50);
+    Packet { arrival, source, destination, transport: transport(random, policy), relayed }
 }
+
+const DESTINATIONS: &[&str] = &[
+    "192.0.2.2",
+    "192.0.2.2",
+    "192.168.1.2",
+    "192.168.1.2",
+    "192.168.1.50",
+    "198.18.5.1",
+    "192.168.88.2",
+    "192.168.88.2",
+    "192.168.88.200",
+    "192.168.89.7",
+    "10.77.88.1",
+    "198.51.100.9",
+    "198.51.100.9",
+];
+const DESTINATIONS_V6: &[&str] =
+    &["2001:db8:2::2", "2001:db8:2::2", "fd00:88::2", "fd00:77::1", "fd00:1::50", "2001:db8:5::9"];
 
 fn address(random: &mut Random, choices: &[&str]) -> IpAddr {
     let text = random.pick(choices).copied().unwrap_or_default();

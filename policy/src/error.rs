@@ -212,6 +212,22 @@ pub enum Problem {
         /// The local one.
         lan: String,
     },
+    /// The tunnel's or the loopback interface as WAN or LAN.
+    #[error(
+        "{name} is the edge's own, and neither the WAN nor the LAN is behind it; write the name that `ip route show default` gives, or remove it"
+    )]
+    OwnInterface {
+        /// The interface.
+        name: String,
+    },
+    /// A local network that would be everywhere.
+    #[error(
+        "{prefix} cannot be a local network, since every interface has such sources; write the LAN's own prefix, such as 192.168.1.0/24"
+    )]
+    NoLanPrefix {
+        /// The prefix.
+        prefix: String,
+    },
     /// IPv6 through an interface too narrow for it.
     #[error(
         "mtu {mtu} is below the 1280 that IPv6 needs (RFC 8200 §5); raise it, or remove the IPv6 prefixes"

@@ -22,6 +22,8 @@ pub struct Packet {
     pub destination: IpAddr,
     /// What it carries.
     pub transport: Transport,
+    /// Whether the next hop of the interface's default route sent it, and not a host of the link itself.
+    pub relayed: bool,
 }
 
 /// Where a packet comes from.
@@ -63,6 +65,12 @@ pub struct Surroundings {
     pub links: Vec<(String, IpNetwork)>,
     /// The interface of the default route, for each family that has one.
     pub default_routes: Vec<(String, bool)>,
+    /// Those of uplinks that are not in the LAN.
+    pub public: Vec<IpAddr>,
+    /// Interfaces that were pinned as the LAN's when the policy was applied.
+    pub pinned: Vec<String>,
+    /// Bridges, with whether one of their ports is hardware.
+    pub bridges: Vec<(String, bool)>,
     /// Ports of the edge that someone else's DNAT sends elsewhere, as Docker does.
     pub redirects: Vec<Redirect>,
     /// Sources under a ban.
@@ -159,7 +167,7 @@ impl<'p> Case<'p, '_> {
     /// with an address of the tunnel.
     fn out_of_edge(&self) -> Judgement<'p> {
         if self.is_local(self.packet.destination) {
-            return Outcome::Delivered.into();
+            return self.to_itself();
         }
         let Some(way) = self.route(self.packet.destination) else { return Outcome::Unroutable.into() };
         if way == self.tunnel() {
@@ -170,6 +178,19 @@ impl<'p> Case<'p, '_> {
             return dropped("postrouting", "leak").into();
         }
         self.forwarded(way, SourceHandling::Preserve).into()
+    }
+
+    /// A program of the edge that asks a public address of it is led as a client would be.
+    fn to_itself(&self) -> Judgement<'p> {
+        let is_public = self.surroundings.public.contains(&self.packet.destination);
+        let Some(publish) = self.published(false).filter(|_| is_public) else {
+            return Outcome::Delivered.into();
+        };
+        let forged = self.in_lan(self.packet.source) && publish.allow != AllowList::Any;
+        if forged || !self.admits(&publish.allow) {
+            return dropped("prerouting", "source_not_allowed").into();
+        }
+        Judgement { outcome: self.translated(publish), entry: Some(Entry::Publish(publish)) }
     }
 
     /// Out of the tunnel comes only what `[[allow]]` lists from a peer, and an echo request to the edge's end of it.
@@ -197,17 +218,19 @@ impl<'p> Case<'p, '_> {
         entry.map_or(dropped("forward", "not_listed").into(), |entry| self.allowed(way, entry))
     }
 
-    /// Strangers reach published ports and what the edge accepts; the LAN also the edge itself and what is listed.
+    /// Unauthenticated sources reach published ports and what the edge accepts; the LAN and containers also the edge
+    /// itself, what is behind it, and what is listed.
     fn in_from_outside(&self, interface: &str) -> Judgement<'p> {
         let source = self.packet.source;
         if self.in_tunnel(source) && !self.in_lan(source) {
             return dropped("prerouting", "spoofed").into();
         }
-        let on_wan = self.policy.wan.interfaces.iter().any(|wan| wan.as_str() == interface);
-        if on_wan && self.in_lan(source) && self.main_route(source).as_deref() != Some(interface) {
+        let lan = self.is_from_lan(interface);
+        let container = !lan && !self.is_behind_next_hop(interface) && self.is_container_network(interface);
+        let stranger = !lan && !container;
+        if stranger && self.in_lan(source) && self.main_route(source).as_deref() != Some(interface) {
             return dropped("prerouting", "spoofed").into();
         }
-        let stranger = on_wan && !self.in_lan(source);
         if stranger && self.surroundings.banned.contains(&source) {
             return dropped("prerouting", "banned").into();
         }
@@ -216,13 +239,13 @@ impl<'p> Case<'p, '_> {
             return dropped("prerouting", "wan_guard").into();
         }
         if self.is_local(self.packet.destination) {
-            return self.to_edge(stranger);
+            return self.to_edge(stranger, lan);
         }
         let Some(way) = self.route(self.packet.destination) else { return Outcome::Unroutable.into() };
         if way == self.tunnel() {
             let entry = self.listed(|from| match from {
-                Party::Lan(prefix) => prefix.contains(source),
-                Party::Edge => self.is_container(interface) && !self.in_lan(source),
+                Party::Lan(prefix) => lan && prefix.contains(source),
+                Party::Edge => container && self.is_container(interface) && !self.in_lan(source),
                 Party::Peer(_) | Party::Behind { .. } => false,
             });
             return entry.map_or(dropped("forward", "not_listed").into(), |entry| self.allowed(way, entry));
@@ -232,9 +255,11 @@ impl<'p> Case<'p, '_> {
     }
 
     /// To an address of the edge, from outside.
-    fn to_edge(&self, stranger: bool) -> Judgement<'p> {
-        if let Some(publish) = self.published() {
-            if !self.admits(&publish.allow) {
+    fn to_edge(&self, stranger: bool, lan: bool) -> Judgement<'p> {
+        if let Some(publish) = self.published(stranger) {
+            // Who only claims to be in the LAN is in no list.
+            let forged = !lan && self.in_lan(self.packet.source) && publish.allow != AllowList::Any;
+            if forged || !self.admits(&publish.allow) {
                 return dropped("prerouting", "source_not_allowed").into();
             }
             let outcome = self.translated(publish);
@@ -257,9 +282,50 @@ impl<'p> Case<'p, '_> {
     fn dhcp(&self) -> bool {
         let Transport::Udp { source, destination } = self.packet.transport else { return false };
         match self.packet.source {
-            IpAddr::V4(_) => (source, destination) == (67, 68),
-            IpAddr::V6(address) => (source, destination) == (547, 546) && address.is_unicast_link_local(),
+            IpAddr::V4(_) => {
+                (source, destination) == (67, 68)
+                    && self.packet.destination == IpAddr::from(std::net::Ipv4Addr::BROADCAST)
+            }
+            IpAddr::V6(address) => {
+                let near = |address: IpAddr| match address {
+                    IpAddr::V6(address) => address.is_unicast_link_local(),
+                    IpAddr::V4(_) => false,
+                };
+                (source, destination) == (547, 546) && near(address.into()) && near(self.packet.destination)
+            }
         }
+    }
+
+    /// A source of `[lan]`, on an interface pinned as the LAN's that carries its network itself; where that is an
+    /// uplink too, `[lan] interfaces` must say so, and what its next hop sends is not from the LAN.
+    fn is_from_lan(&self, interface: &str) -> bool {
+        let pinned = self.surroundings.pinned.iter().any(|pinned| pinned == interface);
+        let stated = self.policy.lan_interfaces.iter().any(|named| named.as_str() == interface);
+        let uplink = self.is_uplink(interface);
+        if !pinned || (uplink && !stated) || self.is_behind_next_hop(interface) {
+            return false;
+        }
+        let source = self.packet.source;
+        let mut carried = self.surroundings.links.iter().filter(|(name, _)| name == interface);
+        let own = self.in_lan(source) && carried.any(|(_, network)| network.contains(source));
+        let mut networks = self.surroundings.links.iter().filter(|(name, _)| name == interface);
+        let carries = networks.any(|(_, network)| {
+            self.policy.lan.iter().any(|lan| lan.contains(network.ip()) || network.contains(lan.ip()))
+        });
+        own || (!uplink && carries && is_of_the_link(source))
+    }
+
+    fn is_behind_next_hop(&self, interface: &str) -> bool {
+        self.packet.relayed && self.is_uplink(interface)
+    }
+
+    fn is_uplink(&self, interface: &str) -> bool {
+        self.surroundings.default_routes.iter().any(|(name, _)| name == interface)
+    }
+
+    fn is_container_network(&self, interface: &str) -> bool {
+        let bridge = self.surroundings.bridges.iter().find(|(name, _)| name == interface);
+        bridge.is_some_and(|(_, hardware)| !hardware) && !self.is_uplink(interface)
     }
 
     fn accepted(&self) -> bool {
@@ -269,12 +335,15 @@ impl<'p> Case<'p, '_> {
     }
 
     /// The public service that is asked for; one bound to this address goes before one on every address.
-    fn published(&self) -> Option<&'p Publish> {
+    ///
+    /// One on the WAN side alone is there for unauthenticated sources.
+    fn published(&self, stranger: bool) -> Option<&'p Publish> {
         let (protocol, port) = self.service()?;
         let destination = self.packet.destination;
         let fits = |publish: &&Publish| {
             publish.protocols.contains(protocol)
                 && publish.ports.contains(port)
+                && (stranger || !publish.wan_only)
                 && publish.targets.iter().any(|target| target.address.is_ipv4() == destination.is_ipv4())
         };
         let bound =
@@ -382,10 +451,18 @@ impl<'p> Case<'p, '_> {
         own || self.policy.peers.iter().any(|peer| self.belongs_to(address, peer.name.as_str()))
     }
 
+    /// Whether the tunnel routes the address to the peer: of all prefixes that hold it the longest decides, and the edge's
+    /// own addresses are nobody's.
     fn belongs_to(&self, address: IpAddr, name: &str) -> bool {
-        let peers = self.policy.peers.iter().filter(|peer| peer.name.as_str() == name);
-        let mut routed = peers.flat_map(|peer| &peer.allowed_ips).filter(|prefix| prefix.prefix() > 0);
-        routed.any(|prefix| prefix.contains(address))
+        if self.policy.interface.address.iter().any(|own| own.ip() == address) {
+            return false;
+        }
+        let holding = self.policy.peers.iter().flat_map(|peer| {
+            let routed =
+                peer.allowed_ips.iter().filter(|prefix| prefix.prefix() > 0 && prefix.contains(address));
+            routed.map(move |prefix| (prefix.prefix(), peer.name.as_str()))
+        });
+        holding.max_by_key(|(length, _)| *length).is_some_and(|(_, owner)| owner == name)
     }
 
     fn is_container(&self, interface: &str) -> bool {
@@ -413,6 +490,14 @@ impl<'p> Case<'p, '_> {
             let fitting = defaults.find(|(_, ipv6)| *ipv6 == destination.is_ipv6());
             fitting.map(|(interface, _)| interface.as_str())
         })
+    }
+}
+
+/// Hosts that have no address yet, and link-local ones.
+fn is_of_the_link(source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(address) => address.is_unspecified(),
+        IpAddr::V6(address) => address.is_unspecified() || address.is_unicast_link_local(),
     }
 }
 

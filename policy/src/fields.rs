@@ -108,10 +108,6 @@ pub(crate) fn prefix(value: Value<'_>) -> Option<At<IpNetwork>> {
     Some(At::new(prefix, value.at()))
 }
 
-pub(crate) fn prefixes(value: Value<'_>) -> Vec<At<IpNetwork>> {
-    value.items("an array of prefixes").into_iter().filter_map(prefix).collect()
-}
-
 pub(crate) fn mtu(table: &Table<'_>) -> Option<At<Mtu>> {
     let Some(value) = table.optional("mtu") else {
         return Some(At::new(Mtu::Fixed(DEFAULT_MTU), table.at()));

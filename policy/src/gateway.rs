@@ -5,6 +5,7 @@ mod list;
 pub(crate) mod parse;
 mod reload;
 mod render;
+mod sides;
 
 pub use list::parse_list;
 
@@ -24,10 +25,12 @@ use crate::{
 pub struct Policy {
     /// The WireGuard interface.
     pub interface: Interface,
-    /// The side where strangers are.
+    /// What unauthenticated sources may open.
     pub wan: Wan,
-    /// Prefixes of the local network, trusted to reach the edge itself.
+    /// Prefixes of the local network, trusted to reach the edge itself where they arrive by a LAN interface.
     pub lan: Vec<IpNetwork>,
+    /// The LAN's interfaces; empty for those that carry a prefix of it and are no uplink.
+    pub lan_interfaces: Vec<InterfaceName>,
     /// WireGuard peers, in the order of the file; names, keys and prefixes are unique.
     pub peers: Vec<Peer>,
     /// Public services, in the order of the file; no two claim the same address, protocol and port.
@@ -48,7 +51,7 @@ pub struct Policy {
     pub offload: Offload,
     /// Numbers that the daemon claims in the kernel.
     pub kernel: Kernel,
-    /// Bridges whose containers count as `"self"` when their packets are forwarded; a final `*` matches any rest.
+    /// Container networks whose containers count as `"self"` when their packets are forwarded; a final `*` matches any rest.
     pub container_interfaces: Vec<InterfacePattern>,
     /// Whether the configuration file is watched and applied when it changes.
     pub watch: bool,
@@ -81,11 +84,11 @@ pub struct Interface {
 }
 
 /// `[wan]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wan {
-    /// Interfaces on which strangers arrive; at least one.
+    /// Interfaces towards the internet; they decide nothing about trust, only whose switches are set.
     pub interfaces: Vec<InterfaceName>,
-    /// Ports of the edge itself that strangers may open.
+    /// Ports of the edge itself that unauthenticated sources may open.
     pub accept: Vec<Accept>,
 }
 
@@ -128,6 +131,8 @@ pub struct Publish {
     pub address: Option<IpAddr>,
     /// Public ports.
     pub ports: PortRange,
+    /// Whether only unauthenticated sources are led to it, so that the LAN and containers find the edge's own service there.
+    pub wan_only: bool,
     /// Where the packets go: one target, or one of each family.
     pub targets: Vec<Target>,
     /// What source address the target sees.

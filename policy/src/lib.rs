@@ -24,7 +24,10 @@ pub mod plan;
 mod reader;
 pub mod ruleset;
 mod source;
+pub mod system;
 mod text;
+pub mod trust;
+pub mod uplinks;
 
 pub use error::{ConfigError, Problem, Warning};
 pub use key::{PublicKey, SecretKey};

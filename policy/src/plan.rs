@@ -8,7 +8,9 @@ use ipnetwork::IpNetwork;
 pub use routing::switch_value;
 
 use crate::gateway::Policy;
-use crate::ruleset::Ruleset;
+use crate::ruleset::{Ruleset, ServiceMark};
+use crate::trust::Trust;
+use crate::uplinks::Uplink;
 use crate::{HostPort, InterfaceName, Mtu, Name, PublicKey};
 
 /// The inner MTU that `mtu = "auto"` begins with, until the path's own is found.
@@ -25,23 +27,38 @@ pub struct Plan {
     pub peers: Vec<PlannedPeer>,
 }
 
+/// What a plan depends on besides the policy: what the machine is like at the moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// The inner MTU that was found on the paths, for `mtu = "auto"`; until one is, [`INITIAL_MTU`].
+    pub mtu: Option<u16>,
+    /// Who is trusted; by default nobody but the tunnel and loopback.
+    pub trust: Trust,
+    /// The services of the table in force: those that stay keep their marks.
+    pub marks: Vec<ServiceMark>,
+    /// The uplinks by which replies go back.
+    pub uplinks: Vec<Uplink>,
+    /// The priority of the first routing rule, where rules of others leave no room behind the configured one.
+    pub rule_priority: Option<u32>,
+}
+
 impl Policy {
-    /// Compiles the policy for the MTU it names; for `"auto"` with [`INITIAL_MTU`].
+    /// Compiles the policy for a machine of which nothing is known.
     #[must_use]
     pub fn plan(&self) -> Plan {
-        let mtu = match self.interface.mtu {
-            Mtu::Fixed(mtu) => mtu,
-            Mtu::Auto => INITIAL_MTU,
-        };
-        self.plan_with_mtu(mtu)
+        self.plan_under(&Conditions::default())
     }
 
-    /// Compiles the policy for an inner MTU that was found on the path.
+    /// Compiles the policy for a machine as it is.
     #[must_use]
-    pub fn plan_with_mtu(&self, mtu: u16) -> Plan {
+    pub fn plan_under(&self, conditions: &Conditions) -> Plan {
+        let mtu = match self.interface.mtu {
+            Mtu::Fixed(mtu) => mtu,
+            Mtu::Auto => conditions.mtu.unwrap_or(INITIAL_MTU),
+        };
         Plan {
-            ruleset: Ruleset::compile(self, mtu),
-            routing: routing::compile(self, mtu),
+            ruleset: Ruleset::compile(self, mtu, conditions),
+            routing: routing::compile(self, mtu, conditions),
             peers: planned_peers(self),
         }
     }
@@ -82,6 +99,8 @@ pub struct Routing {
     pub rules: Vec<Rule>,
     /// Switches under `/proc/sys` that must have a value.
     pub sysctls: Vec<Sysctl>,
+    /// Tables that hold copies of uplinks' default routes, for packets with their marks.
+    pub uplinks: Vec<UplinkTable>,
 }
 
 /// The TUN device.
@@ -95,6 +114,19 @@ pub struct Device {
     pub mtu: u16,
     /// Packets that may wait in it.
     pub tx_queue_length: u32,
+}
+
+/// The table of one uplink; its rules and routes have the protocol number behind the one of other routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UplinkTable {
+    /// The index of the interface whose default routes are copied.
+    pub link: u32,
+    /// Into which table.
+    pub table: u32,
+    /// For packets with which mark.
+    pub mark: u32,
+    /// The priority of the rule.
+    pub priority: u32,
 }
 
 /// One route.

@@ -10,8 +10,11 @@ mod chains;
 mod compile;
 mod diff;
 mod json;
+mod links;
+mod owned;
 mod services;
 mod sets;
+mod way_back;
 
 use std::collections::BTreeSet;
 
@@ -19,13 +22,17 @@ use serde_json::{Value, json};
 
 pub use admit::{Refused, admit, lies_within};
 pub use diff::describe;
-pub use services::{DropCounter, ServiceKind, ServiceMark};
-pub use sets::tunnel_prefixes;
+pub use services::{DropCounter, ServiceKind, ServiceMark, marks_in_force};
+pub(crate) use sets::disjoint;
+pub use sets::{lan_prefixes, tunnel_prefixes};
 
 use crate::gateway::Policy;
+use crate::plan::Conditions;
 
 /// The name of the table; its family is `inet`.
 pub const TABLE: &str = "causeway";
+/// The chain that leads what the edge itself sends to its own addresses to services.
+const OWN_DSTNAT: &str = "dstnat_own";
 
 /// Everything that must be in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,18 +132,18 @@ impl Present {
 impl Ruleset {
     /// Compiles a policy; `mtu` is the inner MTU in bytes that the MSS of passing connections is clamped to.
     #[must_use]
-    pub fn compile(policy: &Policy, mtu: u16) -> Self {
-        compile::compile(policy, mtu)
+    pub fn compile(policy: &Policy, mtu: u16, conditions: &Conditions) -> Self {
+        compile::compile(policy, mtu, conditions)
     }
 
     /// The table at boot, before there is a TUN device or a daemon.
     ///
     /// It is the policy without its services: nothing may enter or leave the tunnel's prefixes, and the WAN guard
-    /// lets in what the edge needs for itself.
+    /// lets in what the edge needs for itself. Which interface is the LAN's is not known then, so nothing is trusted.
     #[must_use]
     pub fn guard(policy: &Policy, mtu: u16) -> Self {
         let closed = Policy { publish: Vec::new(), allow: Vec::new(), ..policy.clone() };
-        compile::compile(&closed, mtu)
+        compile::compile(&closed, mtu, &Conditions::default())
     }
 
     /// A smaller guard that needs little of the kernel and of `nft`: no sets, maps or counters of its own.

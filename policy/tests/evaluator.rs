@@ -12,11 +12,10 @@ use policy::{Protocol, Source, gateway};
 #[test]
 fn strangers_reach_published_accepted_and_needed_ports_only() {
     for_many_packets(|policy, packet, outcome| {
-        let on_wan = packet.arrival == Arrival::Interface("eth0".to_owned());
-        if !on_wan
-            || is_lan(policy, packet)
-            || matches!(outcome, Outcome::Dropped { .. } | Outcome::Unroutable)
-        {
+        let at = |name: &str| packet.arrival == Arrival::Interface(name.to_owned());
+        let on_wan = at("br-x") || (at("eth0") && (packet.relayed || policy.lan_interfaces.is_empty()));
+        let on_wan = on_wan || (at("eth0") && !is_lan(policy, packet));
+        if !on_wan || matches!(outcome, Outcome::Dropped { .. } | Outcome::Unroutable) {
             return;
         }
         let Some((protocol, port)) = service(packet) else { return };
@@ -53,7 +52,7 @@ fn nothing_comes_out_of_the_tunnel_to_the_wan() {
 fn without_services_nothing_enters_or_leaves_the_tunnel() {
     for_many_packets(|policy, packet, _| {
         let closed = gateway::Policy { publish: Vec::new(), allow: Vec::new(), ..policy.clone() };
-        let outcome = evaluate(&closed, &arbitrary::surroundings(), packet);
+        let outcome = evaluate(&closed, &arbitrary::surroundings(&closed), packet);
         let from_tunnel = packet.arrival == Arrival::Interface("gw0".to_owned());
         match outcome {
             Outcome::Forwarded { interface, .. } => assert!(!from_tunnel && interface != "gw0", "{packet:?}"),
@@ -83,7 +82,7 @@ fn a_ban_goes_before_everything_a_stranger_may() {
     let policy = parsed(&format!(
         "{HEAD}[[publish]]\nname = \"r\"\nlisten = \"443\"\ntarget = \"192.168.88.2:443\"\n"
     ));
-    let mut surroundings = arbitrary::surroundings();
+    let mut surroundings = arbitrary::surroundings(&policy);
     surroundings.banned.push([203, 0, 113, 10].into());
 
     let outcome = evaluate(&policy, &surroundings, &syn(443));
@@ -96,7 +95,7 @@ const HEAD: &str = "[interface]\naddress = [\"10.77.88.1/30\"]\nprivate_key_file
                     allowed_ips = [\"10.77.88.2/32\", \"192.168.88.0/24\"]\n";
 
 fn forwarded_to(policy: &gateway::Policy, port: u16) -> Option<u16> {
-    match evaluate(policy, &arbitrary::surroundings(), &syn(port)) {
+    match evaluate(policy, &arbitrary::surroundings(policy), &syn(port)) {
         Outcome::Forwarded { port, .. } => port,
         Outcome::Delivered | Outcome::Dropped { .. } | Outcome::Unroutable => None,
     }
@@ -108,6 +107,7 @@ fn syn(destination: u16) -> Packet {
         source: [203, 0, 113, 10].into(),
         destination: [192, 0, 2, 2].into(),
         transport: Transport::Tcp { source: 40_000, destination },
+        relayed: false,
     }
 }
 
@@ -117,7 +117,7 @@ fn for_many_packets(check: impl Fn(&gateway::Policy, &Packet, &Outcome)) {
         let mut random = Random::new(seed);
         for _ in 0..100 {
             let packet = arbitrary::packet(&mut random, &policy);
-            check(&policy, &packet, &evaluate(&policy, &arbitrary::surroundings(), &packet));
+            check(&policy, &packet, &evaluate(&policy, &arbitrary::surroundings(&policy), &packet));
         }
     }
 }

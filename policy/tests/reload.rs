@@ -9,7 +9,7 @@ use std::path::Path;
 use policy::{Source, forwarder, gateway};
 
 /// Section, key and another value, for every key of the annotated gateway.toml.
-const GATEWAY: [(&str, &str, &str); 56] = [
+const GATEWAY: [(&str, &str, &str); 57] = [
     ("interface", "name", "\"gw1\""),
     ("interface", "address", "[\"10.77.88.1/29\"]"),
     ("interface", "listen_port", "51821"),
@@ -18,6 +18,7 @@ const GATEWAY: [(&str, &str, &str); 56] = [
     ("wan", "interface", "\"eth1\""),
     ("wan", "accept", "[\"tcp/2222\"]"),
     ("lan", "prefixes", "[\"192.168.1.0/24\", \"192.168.2.0/24\"]"),
+    ("lan", "interfaces", "[\"eth9\"]"),
     ("peer", "name", "\"wroclaw2\""),
     ("peer", "public_key", "\"CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\""),
     ("peer", "preshared_key_file", "\"other.psk\""),

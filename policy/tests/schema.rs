@@ -29,9 +29,11 @@ fn the_crates_types_read_every_generated_command_that_they_have_a_type_for() {
     }
 }
 
-/// What `nft` takes and the crate's types lack: emptying a set or map, and maps to verdicts or named counters.
+/// What `nft` takes and the crate's types lack: emptying a set or map, maps to verdicts or named counters, and sets of
+/// interface indexes.
 fn is_beyond_the_crate(command: &Value) -> bool {
     let flushes = ["set", "map"].iter().any(|kind| !command["flush"][kind].is_null());
     let maps_to = command["add"]["map"]["map"].as_str();
-    flushes || maps_to.is_some_and(|data| matches!(data, "verdict" | "counter"))
+    let of_links = command["add"]["set"]["type"].to_string().contains("iface_index");
+    flushes || of_links || maps_to.is_some_and(|data| matches!(data, "verdict" | "counter"))
 }

@@ -152,6 +152,9 @@ pub fn status(report: &Status, style: Style) -> String {
         let left = period(seconds);
         let _ = writeln!(text, "  the last change goes back in {left}, unless: gatewayctl confirm");
     }
+    for line in &report.trusted {
+        let _ = writeln!(text, "  trusted: {line}");
+    }
     for problem in &report.problems {
         let _ = writeln!(text, "  {} {problem}", style.paint("33", "problem:"));
     }

@@ -131,6 +131,9 @@ pub struct Status {
     pub peers: usize,
     /// Packets that would have left the wrong way and were dropped.
     pub leaked_packets: u64,
+    /// Who is trusted besides the tunnel and loopback, a line for each interface; everybody else is the WAN.
+    #[serde(default)]
+    pub trusted: Vec<String>,
     /// What is wrong, each with its mend; empty when all is well.
     pub problems: Vec<String>,
 }

@@ -222,6 +222,7 @@ mod tests {
                 peers_up: 0,
                 peers: 0,
                 leaked_packets: 0,
+                trusted: Vec::new(),
                 problems: Vec::new(),
             })
         }

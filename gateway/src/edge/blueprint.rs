@@ -2,11 +2,12 @@
 
 use policy::Mtu;
 use policy::gateway::Policy;
-use policy::plan::{INITIAL_MTU, Plan, Sysctl};
-use policy::ruleset::{Present, Ruleset};
+use policy::plan::{Conditions, INITIAL_MTU, Plan, Sysctl};
+use policy::ruleset::{Present, Ruleset, ServiceMark};
+use policy::uplinks::Uplink;
 
 use super::fingerprint::fingerprint;
-use crate::kernel::{Failure, FailureKind, Helper, Listing, Routing};
+use crate::kernel::{Failure, FailureKind, Helper, Listing, Routing, UplinkTable};
 use crate::state::{Applied, Guards, State, Switched};
 
 /// A compiled configuration.
@@ -14,6 +15,8 @@ use crate::state::{Applied, Guards, State, Switched};
 pub struct Blueprint {
     /// Ruleset, routing and peers.
     pub plan: Plan,
+    /// What of the machine it was compiled for.
+    pub conditions: Conditions,
     device: String,
     protocol: u8,
     guards: Guards,
@@ -49,19 +52,22 @@ struct Switches {
 }
 
 impl Blueprint {
-    /// Compiles a policy; for the inner MTU that it names, or else for the one that was `found` on the paths.
+    /// Compiles a policy for the machine as it is.
     #[must_use]
-    pub fn new(policy: &Policy, found: Option<u16>) -> Self {
-        let plan = match (policy.interface.mtu, found) {
-            (Mtu::Auto, Some(found)) => policy.plan_with_mtu(found),
-            (Mtu::Auto, None) | (Mtu::Fixed(_), _) => policy.plan(),
-        };
+    pub fn new(policy: &Policy, conditions: Conditions) -> Self {
         Self {
-            plan,
+            plan: policy.plan_under(&conditions),
+            conditions,
             device: policy.interface.name.as_str().to_owned(),
             protocol: policy.kernel.route_protocol,
             guards: guards(policy),
         }
+    }
+
+    /// The marks of services and the numbers of uplinks that this has put in force, which later plans keep.
+    #[must_use]
+    pub fn in_force(&self) -> (&[ServiceMark], &[Uplink]) {
+        (&self.plan.ruleset.services, &self.conditions.uplinks)
     }
 
     /// Whether the kernel would take it; changes nothing.
@@ -83,7 +89,7 @@ impl Blueprint {
         self.remember(state)?;
         helper.apply_ruleset(transaction)?;
         let routing = Routing::new(&self.plan.routing);
-        for line in helper.apply_routing(routing)? {
+        for line in helper.apply_routing(routing)?.into_iter().chain(self.follow_uplinks(helper)?) {
             tracing::info!("{line}");
         }
         Ok(self.write_switches(helper, state)?.unwritable)
@@ -119,7 +125,8 @@ impl Blueprint {
             return Err(failure);
         }
         let finish = || {
-            let lines = helper.apply_routing(routing())?;
+            let mut lines = helper.apply_routing(routing())?;
+            lines.extend(self.follow_uplinks(helper)?);
             let fingerprint = if is_left_alone { expected } else { self.verified(helper)? };
             Ok((lines, self.write_switches(helper, state)?.unwritable, fingerprint))
         };
@@ -132,6 +139,10 @@ impl Blueprint {
             tracing::info!("{line}");
         }
         Ok((unwritable, fingerprint))
+    }
+
+    fn follow_uplinks(&self, helper: &Helper) -> Result<Vec<String>, Failure> {
+        helper.follow_uplinks(self.plan.routing.uplinks.iter().map(UplinkTable::from).collect())
     }
 
     /// Puts this in the place of a change that failed half way.
@@ -184,6 +195,10 @@ impl Blueprint {
             }
         }
         repair.lines.extend(helper.apply_routing(Routing::new(&self.plan.routing))?);
+        // That the routes of an uplink changed is nobody's mistake, so that it is no repair.
+        for line in self.follow_uplinks(helper)? {
+            tracing::info!("{line}");
+        }
         let Switches { changed, unwritable } = self.write_switches(helper, state)?;
         repair.lines.extend(changed.iter().map(|switch| format!("~ {switch}")));
         repair.unwritable = unwritable;

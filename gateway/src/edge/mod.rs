@@ -8,9 +8,11 @@ mod dump;
 mod events;
 mod fingerprint;
 mod flows;
+pub mod machine;
 mod observe;
 mod offload;
 mod outer;
+mod path_check;
 mod path_mtu;
 pub mod peers;
 mod rates;
@@ -40,6 +42,7 @@ use crate::state::{Endpoints, State};
 use blueprint::{Blueprint, Unwritable};
 use confirm::Waiting;
 use counters::Counters;
+use machine::Machine;
 use outer::Outer;
 use rates::Rates;
 use reconcile::Fight;
@@ -58,6 +61,9 @@ pub struct Edge {
     config_path: PathBuf,
     started: Instant,
     current: RefCell<Current>,
+    machine: RefCell<Machine>,
+    /// Ways of packets that lead elsewhere than they must, as of the last look.
+    path_faults: RefCell<Vec<String>>,
     rates: RefCell<Rates>,
     /// An MTU of the paths that the kernel did not take.
     refused_mtu: Cell<Option<u16>>,

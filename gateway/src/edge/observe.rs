@@ -166,6 +166,7 @@ impl Edge {
             let name = self.name_of(&peer.public_key);
             problems.push(shared_key(&name, shared.ends.is_some()) + &ends);
         }
+        problems.extend(self.taken_ports().await);
         let leaked = match counters {
             Ok(counters) => self.leaked(&counters),
             Err(failure) => {
@@ -197,6 +198,7 @@ impl Edge {
             peers_up: up,
             peers: peers.len(),
             leaked_packets: leaked,
+            trusted: self.trusted(),
             problems,
         }
     }
@@ -242,6 +244,8 @@ impl Edge {
             problems
                 .push("somebody keeps changing rules, routes or switches; see the log for which".to_owned());
         }
+        problems.extend(self.machine.borrow().remarks(&current.policy));
+        problems.extend(self.path_faults.borrow().iter().cloned());
         problems.extend(current.policy.lists.iter().filter_map(list_age));
         if !self.wg_socket.is_reachable() {
             let path = self.wg_socket.path().display();

@@ -54,7 +54,11 @@ impl Edge {
         let Some(mtu) = self.due_mtu() else { return };
         let (old, new) = {
             let current = self.current.borrow();
-            let new = Blueprint::new(&current.policy, Some(mtu));
+            let conditions = {
+                let in_force = current.blueprint.in_force();
+                self.machine.borrow().conditions(&current.policy, Some(mtu), in_force)
+            };
+            let new = Blueprint::new(&current.policy, conditions);
             (Arc::clone(&current.blueprint), Arc::new(new))
         };
         match self.change_kernel(&new, &old).await {

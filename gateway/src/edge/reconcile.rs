@@ -74,6 +74,8 @@ impl Edge {
         if let Err(failure) = self.hang_bell(&bell).await {
             tracing::info!("changes by others are only found every {} s: {failure}", POLL.as_secs());
         }
+        // What changed between the start and the bell.
+        self.look(true).await;
         let mut polls = 0_u32;
         loop {
             let told = timeout(POLL, bell.notified()).await.is_ok();
@@ -99,6 +101,7 @@ impl Edge {
 
     async fn look(&self, rules_too: bool) {
         let _turn = self.applying.lock().await;
+        self.follow_machine().await;
         let (blueprint, expected) = {
             let current = self.current.borrow();
             (Arc::clone(&current.blueprint), current.fingerprint)
@@ -119,6 +122,10 @@ impl Edge {
             }
             // The device is gone or the helper is: the data plane ends the daemon over both.
             Err(failure) => tracing::debug!(%failure, "the kernel's state could not be looked at"),
+        }
+        // As often as the rules: after every change, and once a minute.
+        if rules_too {
+            self.check_paths().await;
         }
     }
 

@@ -11,6 +11,7 @@ use tunnel::io::udp::UdpSocket;
 
 use super::blueprint::{Blueprint, Unwritable};
 use super::changes::{Side, changes};
+use super::machine::Machine;
 use super::observe::blocking;
 use super::services::ended;
 use super::start::offloads;
@@ -28,16 +29,23 @@ impl Edge {
     /// What a configuration would change, line by line; first of all what cannot change while the daemon runs.
     #[must_use]
     pub fn plan(&self, config: &Config) -> Vec<Change> {
-        let needs_restart = self.current.borrow().policy.needs_restart(&config.policy);
+        let policy = &config.policy;
+        let needs_restart = self.current.borrow().policy.needs_restart(policy);
         let restart = needs_restart.map(|key| Change { part: "restart", line: cannot_change(key) });
-        let new = Blueprint::new(&config.policy, self.found_mtu());
-        restart.into_iter().chain(self.changes(config, &new)).collect()
+        let machine = self.machine_for(policy, self.machine.borrow().system().clone());
+        let current = Arc::clone(&self.current.borrow().blueprint);
+        let next = Blueprint::new(policy, machine.conditions(policy, self.found_mtu(), current.in_force()));
+        restart.into_iter().chain(self.changes(config, &machine, &next)).collect()
     }
 
-    fn changes(&self, config: &Config, new: &Blueprint) -> Vec<Change> {
+    /// The changes of the plan, of settings and keys, and what the guard closes with them.
+    fn changes(&self, config: &Config, machine: &Machine, new: &Blueprint) -> Vec<Change> {
         let current = self.current.borrow();
         let old = Side { policy: &current.policy, keys: &current.keys, plan: &current.blueprint.plan };
-        changes(&old, &Side { policy: &config.policy, keys: &config.keys, plan: &new.plan })
+        let mut changes =
+            changes(&old, &Side { policy: &config.policy, keys: &config.keys, plan: &new.plan });
+        changes.extend(self.guard_changes(&config.policy, machine, &new.conditions.trust));
+        changes
     }
 
     /// Reads the daemon's own file again and applies it.
@@ -83,8 +91,10 @@ impl Edge {
             (Arc::clone(&current.blueprint), current.policy.kernel.fwmark)
         };
         self.cover(&config.policy).await?;
-        let new = Arc::new(Blueprint::new(&config.policy, self.found_mtu()));
-        let changes = self.changes(&config, &new);
+        let machine = self.machine_now(&config.policy).await?;
+        let conditions = machine.conditions(&config.policy, self.found_mtu(), old.in_force());
+        let new = Arc::new(Blueprint::new(&config.policy, conditions));
+        let changes = self.changes(&config, &machine, &new);
         let socket = self.prepare_socket(config.policy.interface.listen_port).await?;
         let (unwritable, fingerprint) = self.change_kernel(&new, &old).await?;
         let moved = self.move_socket(socket, config.policy.kernel.fwmark, old_mark).await;
@@ -101,14 +111,28 @@ impl Edge {
         }
         let Config { text, policy, keys, .. } = config;
         log::change(policy.log);
+        self.adopt_machine(machine);
         *self.current.borrow_mut() = Current { text, policy, keys, blueprint: new, unwritable, fingerprint };
         if news {
             self.warn_of_unwritable();
         }
+        self.check_paths().await;
         self.search_path_mtu();
         self.device.wake();
         memory::give_back();
         Ok(changes)
+    }
+
+    async fn machine_now(&self, policy: &Policy) -> Result<Machine, Stop> {
+        let asked = policy.clone();
+        let system = blocking(move || Machine::read(&asked)).await.map_err(refusal)?;
+        let (mut machine, asked, helper) =
+            (self.machine_for(policy, system), policy.clone(), self.helper.clone());
+        let resolved = blocking(move || {
+            machine.resolve(&asked, &helper);
+            Ok(machine)
+        });
+        resolved.await.map_err(refusal)
     }
 
     /// Ends the flows of services that are gone or have changed, and of no others.
@@ -272,7 +296,7 @@ fn tell(changes: &[Change]) {
             "key" if change.line.starts_with("~ private key:") => {
                 tracing::warn!("{}", change.line.trim_start_matches("~ "));
             }
-            "device" | "key" | "list" | "log" | "metrics" | "offload" | "reload" => {
+            "device" | "guard" | "key" | "list" | "log" | "metrics" | "offload" | "reload" => {
                 tracing::info!("{change}")
             }
             _ => {}

@@ -16,14 +16,16 @@ use tunnel::uapi::server::Server;
 
 use super::blueprint::{Blueprint, Unwritable};
 use super::confirm::Beginning;
+use super::machine::Machine;
 use super::outer::Outer;
 use super::wg::WgDevice;
 use super::{Current, Edge, path_mtu, peers, self_test};
 use crate::config::Config;
-use crate::kernel::{Failure, FailureKind, Helper, Request, Scope};
+use crate::kernel::{Failure, FailureKind, Helper, Listing, Request, Scope};
 use crate::state::State;
 use policy::Switch;
 use policy::gateway::Policy;
+use policy::ruleset::marks_in_force;
 
 /// Events that may wait for the control thread; what does not fit is found by the next look at the peers.
 const EVENTS: usize = 1024;
@@ -34,6 +36,7 @@ pub struct Hands {
     socket: UdpSocket,
     outer: Outer,
     blueprint: Blueprint,
+    machine: Machine,
     unwritable: Vec<Unwritable>,
     fingerprint: Option<u64>,
 }
@@ -50,12 +53,15 @@ pub fn take_hands(config: &Config, helper: &Helper, state: &State) -> Result<Han
     helper.cover(&Scope::of(policy, &config.path))?;
     let outer = Outer::new(helper.clone(), policy.kernel.fwmark);
     let socket = outer.open(policy.interface.listen_port)?;
-    let blueprint = Blueprint::new(policy, None);
+    let mut machine = Machine::at_apply(policy, Machine::read(policy)?, &state.pins());
+    machine.resolve(policy, helper);
+    let marks = marks_in_force(&helper.list(Listing::Table)?);
+    let blueprint = Blueprint::new(policy, machine.conditions(policy, None, (&marks, &[])));
     blueprint.check(helper)?;
     let tun = helper.open(&Request::OpenTun)?;
     let unwritable = blueprint.apply(helper, state)?;
     let fingerprint = Blueprint::fingerprint(helper)?;
-    Ok(Hands { tun, socket, outer, blueprint, unwritable, fingerprint })
+    Ok(Hands { tun, socket, outer, blueprint, machine, unwritable, fingerprint })
 }
 
 impl Edge {
@@ -118,6 +124,8 @@ impl Edge {
                 unwritable: hands.unwritable,
                 fingerprint: hands.fingerprint,
             }),
+            machine: RefCell::default(),
+            path_faults: RefCell::default(),
             rates: RefCell::default(),
             refused_mtu: Cell::new(None),
             round_trips: RefCell::default(),
@@ -137,6 +145,7 @@ impl Edge {
             taken_back: Cell::new(beginning.taken_back),
             applying: tokio::sync::Mutex::new(()),
         };
+        edge.adopt_machine(hands.machine);
         edge.warn_of_unwritable();
         edge.say_what_the_kernel_has();
         Ok((edge, events))

@@ -12,7 +12,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::frame;
-use super::protocol::{Failure, FailureKind, Flow, FlowQuery, Listing, Numbered, Reply, Request, Routing};
+use super::protocol::{
+    Failure, FailureKind, Flow, FlowQuery, Listing, Numbered, Reply, Request, Routing, UplinkTable,
+};
 use super::scope::Scope;
 
 /// The hidden subcommand under which the helper runs.
@@ -189,6 +191,17 @@ impl Helper {
     /// What the kernel refused; what came before it stays done, and a second call goes on from there.
     pub fn apply_routing(&self, routing: Routing) -> Result<Vec<String>, Failure> {
         match self.call(&Request::ApplyRouting { routing })?.0 {
+            Reply::Changed { lines } => Ok(lines),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Makes the tables of the way back what the plan says; the changes, a line each.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn follow_uplinks(&self, uplinks: Vec<UplinkTable>) -> Result<Vec<String>, Failure> {
+        match self.call(&Request::FollowUplinks { uplinks })?.0 {
             Reply::Changed { lines } => Ok(lines),
             other => Err(unexpected(&other)),
         }

@@ -6,11 +6,15 @@ use futures_util::TryStreamExt;
 use ipnetwork::IpNetwork;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use rtnetlink::{Handle, LinkUnspec};
 
-use super::netlink::{self, Changes, Undo, failure};
+use super::netlink::{self, Changes, Netlink, Undo, failure};
 use super::protocol::{Failure, FailureKind};
 use super::server::Placed;
+
+/// Most neighbours that one request resolves: a machine has few next hops.
+const MOST_NEIGHBOURS: usize = 16;
 
 /// The device's index, or `None` when there is no such device.
 pub(super) async fn find(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, Failure> {
@@ -126,6 +130,18 @@ pub(super) async fn remove(handle: &Handle, name: &str, changes: &mut Changes) -
     delete.map_err(|error| failure(&format!("removing the device {name}"), &error))?;
     changes.removed(format!("device {name}"));
     Ok(())
+}
+
+/// Asks for the link-layer addresses of neighbours, as sending to them would.
+pub(super) fn resolve(netlink: &Netlink, neighbours: &[(u32, IpAddr)]) -> Result<(), Failure> {
+    netlink.run(async |handle| {
+        for &(index, address) in neighbours.iter().take(MOST_NEIGHBOURS) {
+            let ask = handle.neighbours().add(index, address).state(NeighbourState::None);
+            let asked = ask.flags(NeighbourFlags::Use).replace().execute().await;
+            asked.map_err(|error| failure(&format!("resolving {address}"), &error))?;
+        }
+        Ok(())
+    })
 }
 
 fn is_tun(link: &LinkMessage) -> bool {

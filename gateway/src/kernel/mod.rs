@@ -19,6 +19,7 @@ mod conntrack;
 mod devices;
 mod flows;
 mod frame;
+mod interfaces;
 mod links;
 mod netlink;
 pub mod nft;
@@ -29,13 +30,15 @@ mod scope;
 mod server;
 mod sysctl;
 mod texts;
+mod uplinks;
 mod watch;
 
 pub use client::{HELPER_COMMAND, Helper};
 pub use frame::decode;
+pub use interfaces::{ForeignRule, read_system, rules_before};
 pub use protocol::{
     Failure, FailureKind, Flow, FlowQuery, Listing, MAX_FDS, MAX_FRAME, Numbered, Reply, Request, Route,
-    Routing, Rule,
+    Routing, Rule, UplinkTable,
 };
 pub use scope::{Asked, Removal, Scope, Texts};
 pub use server::{answer_once, serve};

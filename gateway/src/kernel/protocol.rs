@@ -70,6 +70,16 @@ pub enum Request {
     },
     /// Takes away our routes, rules and device.
     RemoveRouting,
+    /// Makes the tables and rules of the way back what is listed, from the uplinks' own routes.
+    FollowUplinks {
+        /// A table for each uplink.
+        uplinks: Vec<UplinkTable>,
+    },
+    /// Asks the kernel to find out the link-layer addresses of next hops.
+    Resolve {
+        /// Interface index and address.
+        neighbours: Vec<(u32, std::net::IpAddr)>,
+    },
     /// Ends the flows that carry one of these conntrack marks, none of which may be 0.
     ForgetFlows {
         /// Marks of services that are gone or have changed.
@@ -279,6 +289,26 @@ pub struct Rule {
     pub to: Option<IpNetwork>,
     /// The table that is consulted.
     pub table: u32,
+}
+
+/// The table of one uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UplinkTable {
+    /// The index of the interface whose default routes are copied.
+    pub link: u32,
+    /// Into which table.
+    pub table: u32,
+    /// For packets with which mark.
+    pub mark: u32,
+    /// The priority of the rule.
+    pub priority: u32,
+}
+
+impl From<&plan::UplinkTable> for UplinkTable {
+    fn from(&plan::UplinkTable { link, table, mark, priority }: &plan::UplinkTable) -> Self {
+        Self { link, table, mark, priority }
+    }
 }
 
 impl Routing {

@@ -77,15 +77,17 @@ pub(super) async fn remove_superfluous(
     Ok(())
 }
 
-/// Takes away every route and rule with our protocol number.
+/// Takes away every route and rule with one of our protocol numbers.
 pub(super) async fn remove(handle: &Handle, scope: &Scope, changes: &mut Changes) -> Result<(), Failure> {
-    for (rule, message) in our_rules(handle, scope.protocol).await? {
-        delete_rule(handle, message, &rule).await?;
-        changes.removed(describe_rule(&rule));
-    }
-    for (route, message) in ours(handle, scope.protocol).await? {
-        delete_route(handle, message, &route).await?;
-        changes.removed(describe_route(&route, &scope.device));
+    for protocol in scope.protocols() {
+        for (rule, message) in our_rules(handle, protocol).await? {
+            delete_rule(handle, message, &rule).await?;
+            changes.removed(describe_rule(&rule));
+        }
+        for (route, message) in ours(handle, protocol).await? {
+            delete_route(handle, message, &route).await?;
+            changes.removed(describe_route(&route, &scope.device));
+        }
     }
     Ok(())
 }
@@ -98,6 +100,12 @@ pub(super) async fn lead_into(handle: &Handle, scope: &Scope) -> Result<bool, Fa
 }
 
 async fn ours(handle: &Handle, protocol: u8) -> Result<Vec<(Route, RouteMessage)>, Failure> {
+    let messages = with_protocol(handle, protocol).await?;
+    Ok(messages.into_iter().map(|message| (route_of(&message), message)).collect())
+}
+
+/// Every route with a protocol number, of all tables.
+pub(super) async fn with_protocol(handle: &Handle, protocol: u8) -> Result<Vec<RouteMessage>, Failure> {
     let mut found = Vec::new();
     for query in
         [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
@@ -105,14 +113,14 @@ async fn ours(handle: &Handle, protocol: u8) -> Result<Vec<(Route, RouteMessage)
         let mut routes = handle.route().get(query).execute();
         while let Some(message) = next(&mut routes, "reading routes").await? {
             if u8::from(message.header.protocol) == protocol {
-                found.push((route_of(&message), message));
+                found.push(message);
             }
         }
     }
     Ok(found)
 }
 
-async fn our_rules(handle: &Handle, protocol: u8) -> Result<Vec<(Rule, RuleMessage)>, Failure> {
+pub(super) async fn our_rules(handle: &Handle, protocol: u8) -> Result<Vec<(Rule, RuleMessage)>, Failure> {
     let mut found = Vec::new();
     for version in [IpVersion::V4, IpVersion::V6] {
         let mut rules = handle.rule().get(version).execute();
@@ -138,7 +146,7 @@ async fn next<T>(
     }
 }
 
-fn is_absent_family(error: &Error) -> bool {
+pub(super) fn is_absent_family(error: &Error) -> bool {
     matches!(errno(error), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP))
 }
 
@@ -194,7 +202,11 @@ async fn delete_route(handle: &Handle, message: RouteMessage, route: &Route) -> 
 }
 
 /// Adds a rule and gives its message; `None` where the kernel does not have its address family.
-async fn add_rule(handle: &Handle, protocol: u8, rule: &Rule) -> Result<Option<RuleMessage>, Failure> {
+pub(super) async fn add_rule(
+    handle: &Handle,
+    protocol: u8,
+    rule: &Rule,
+) -> Result<Option<RuleMessage>, Failure> {
     let mut request = handle.rule().add();
     let message = rule_message(protocol, rule);
     *request.message_mut() = message.clone();
@@ -225,7 +237,7 @@ fn rule_message(protocol: u8, rule: &Rule) -> RuleMessage {
     message
 }
 
-async fn delete_rule(handle: &Handle, message: RuleMessage, rule: &Rule) -> Result<(), Failure> {
+pub(super) async fn delete_rule(handle: &Handle, message: RuleMessage, rule: &Rule) -> Result<(), Failure> {
     match handle.rule().del(message).execute().await {
         Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(()),
         other => other.map_err(|error| failure(&format!("removing the {}", describe_rule(rule)), &error)),
@@ -275,7 +287,7 @@ fn rule_of(message: &RuleMessage) -> Rule {
     rule
 }
 
-fn prefix(address: Option<IpAddr>, family: AddressFamily, length: u8) -> IpNetwork {
+pub(super) fn prefix(address: Option<IpAddr>, family: AddressFamily, length: u8) -> IpNetwork {
     let any = if family == AddressFamily::Inet6 {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED)
     } else {

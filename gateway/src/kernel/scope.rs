@@ -8,23 +8,30 @@ use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
 use policy::gateway::Policy;
-use policy::ruleset::{admit, lies_within, tunnel_prefixes};
+use policy::ruleset::{admit, lan_prefixes, lies_within, tunnel_prefixes};
+use policy::uplinks::MAX_UPLINKS;
 use policy::{InterfaceName, plan};
 use serde::{Deserialize, Serialize};
 
-use super::protocol::{Failure, FailureKind, Request, Routing};
+use super::protocol::{Failure, FailureKind, Request, Routing, UplinkTable};
 use crate::root_state::RootState;
 
 /// The kernel's main table, which rules may name and routes may not.
 const MAIN: u32 = 254;
+/// The first and the last of the kernel's own tables.
+const DEFAULT: u32 = 253;
+/// See [`DEFAULT`].
+const LOCAL: u32 = 255;
 /// How many priorities behind the first one are claimed for rules.
 const PRIORITIES: u32 = 16;
 /// Which bits of a conntrack mark say whose it is.
 const OURS: u32 = 0xffff_0000;
 /// The lowest protocol number that is not the kernel's or an administrator's (`rtnetlink.h`).
 const FIRST_PROTOCOL: u8 = 5;
-/// Protocol numbers that are the gateway's by default.
-const OWN_PROTOCOLS: [u8; 2] = [157, 158];
+/// Protocol number of the tunnel's routes by default; those of the way back have the next one.
+const OWN_PROTOCOL: u8 = 157;
+/// How far tables and marks of uplinks lie behind the first.
+const NUMBERS: std::ops::RangeInclusive<u32> = 1..=MAX_UPLINKS as u32;
 /// Most packets that may wait in the device.
 const MAX_QUEUE: u32 = 100_000;
 /// Most flows in one reply.
@@ -40,9 +47,9 @@ const MAX_RESTORED: u32 = 2;
 pub struct Scope {
     /// The TUN device, the only one that is ever made, changed or removed.
     pub device: String,
-    /// Protocol number of routes and rules.
+    /// Protocol number of routes and rules; those of the way back have the next one.
     pub protocol: u8,
-    /// The routing table that routes are put into.
+    /// The routing table that routes are put into; those behind it are the uplinks'.
     pub table: u32,
     /// What root's own texts ask for, which may grow when root changes them.
     pub asked: Asked,
@@ -59,11 +66,13 @@ pub struct Scope {
 pub struct Asked {
     /// Prefixes of the tunnel: routes lead only to these, services only into these.
     pub prefixes: BTreeSet<IpNetwork>,
-    /// Firewall marks that rules ask for.
+    /// Prefixes of the LAN, to which packets go by the main table.
+    pub lan: BTreeSet<IpNetwork>,
+    /// Firewall marks that rules ask for; those behind each are the uplinks'.
     pub fwmarks: BTreeSet<u32>,
     /// Upper halves of conntrack marks.
     pub ct_marks: BTreeSet<u32>,
-    /// Priorities of the first rule.
+    /// Priorities of the first rule, which may be lower where rules of others are asked before.
     pub priorities: BTreeSet<u32>,
 }
 
@@ -93,6 +102,7 @@ impl Asked {
     fn of(policy: &Policy) -> Self {
         Self {
             prefixes: tunnel_prefixes(policy).collect(),
+            lan: lan_prefixes(policy).collect(),
             fwmarks: BTreeSet::from([policy.kernel.fwmark]),
             ct_marks: BTreeSet::from([policy.kernel.ct_mark]),
             priorities: BTreeSet::from([policy.kernel.rule_priority]),
@@ -102,6 +112,7 @@ impl Asked {
     /// Adds what another one asks for.
     pub fn widen(&mut self, other: Self) {
         self.prefixes.extend(other.prefixes);
+        self.lan.extend(other.lan);
         self.fwmarks.extend(other.fwmarks);
         self.ct_marks.extend(other.ct_marks);
         self.priorities.extend(other.priorities);
@@ -109,6 +120,7 @@ impl Asked {
 
     fn covers(&self, other: &Self) -> bool {
         other.prefixes.iter().all(|&prefix| self.holds(prefix))
+            && other.lan.iter().all(|&prefix| lies_within(&self.lan, prefix))
             && other.fwmarks.is_subset(&self.fwmarks)
             && other.ct_marks.is_subset(&self.ct_marks)
             && other.priorities.is_subset(&self.priorities)
@@ -153,7 +165,7 @@ impl Scope {
     /// # Errors
     /// When the number is not one of the gateway's.
     pub fn of_hearsay(&self, device: &str, protocol: u8) -> Result<Self, Failure> {
-        if protocol != self.protocol && !OWN_PROTOCOLS.contains(&protocol) {
+        if protocol != self.protocol && protocol != OWN_PROTOCOL {
             return Err(refuse(format!(
                 "protocol {protocol} is not the gateway's; its routes and rules are left alone"
             )));
@@ -167,16 +179,24 @@ impl Scope {
     /// # Errors
     /// For a protocol number or a table of the system, or a device without a plain name.
     pub fn checked(self) -> Result<Self, Failure> {
-        if self.protocol < FIRST_PROTOCOL {
+        if !(FIRST_PROTOCOL..u8::MAX).contains(&self.protocol) {
             return Err(refuse(format!("protocol {} belongs to the system", self.protocol)));
         }
-        if matches!(self.table, 0 | 253..=255) {
+        // With those of the uplinks.
+        let last = self.table.checked_add(u32::from(MAX_UPLINKS));
+        if self.table == 0 || last.is_none_or(|last| self.table <= LOCAL && last >= DEFAULT) {
             return Err(refuse(format!("table {} belongs to the system", self.table)));
         }
         if InterfaceName::new(&self.device).is_none() {
             return Err(refuse(format!("{:?} is no name of a device", self.device)));
         }
         Ok(self)
+    }
+
+    /// The protocol numbers of the tunnel's routes and rules, and of those of the way back.
+    #[must_use]
+    pub const fn protocols(&self) -> [u8; 2] {
+        [self.protocol, self.protocol.saturating_add(1)]
     }
 
     /// Whether this is wide enough for `other`.
@@ -202,6 +222,7 @@ impl Scope {
             Request::AddRouting { routing } | Request::ApplyRouting { routing } => {
                 self.judge_routing(routing).map(|()| request)
             }
+            Request::FollowUplinks { uplinks } => self.judge_uplinks(uplinks).map(|()| request),
             Request::RemoveRouting if self.removal == Removal::Never => {
                 Err(refuse("only gateway down takes everything away"))
             }
@@ -225,12 +246,17 @@ impl Scope {
             | Request::MarkUdp { .. }
             | Request::Watch
             | Request::Widen
+            | Request::Resolve { .. }
             | Request::RemoveRouting => Ok(request),
         }
     }
 
     fn admitted(&self, ruleset: &str) -> Result<String, Failure> {
-        admit(ruleset, &self.asked.prefixes).map_err(|why| refuse(format!("the ruleset is refused: {why}")))
+        let marks = self.asked.fwmarks.iter();
+        let marks =
+            marks.flat_map(|&first| NUMBERS.map(move |number| first.saturating_add(number))).collect();
+        let admitted = admit(ruleset, &self.asked.prefixes, &marks);
+        admitted.map_err(|why| refuse(format!("the ruleset is refused: {why}")))
     }
 
     fn judge_routing(&self, routing: &Routing) -> Result<(), Failure> {
@@ -251,14 +277,14 @@ impl Scope {
             inside(route.destination)?;
         }
         for rule in &routing.rules {
-            let is_ours = self
-                .asked
-                .priorities
-                .iter()
-                .any(|&first| (first..first.saturating_add(PRIORITIES)).contains(&rule.priority));
+            let is_ours = self.is_priority(rule.priority);
             let is_marked = rule.fwmark.is_none_or(|mark| self.asked.fwmarks.contains(&mark));
-            let is_selective = rule.table == self.table || rule.fwmark.is_some() || rule.to.is_some();
-            if !is_ours || !is_marked || !is_selective || ![MAIN, self.table].contains(&rule.table) {
+            let is_to_lan = rule.to.is_some_and(|to| lies_within(&self.asked.lan, to));
+            let is_known = match rule.table {
+                MAIN => rule.fwmark.is_some() || is_to_lan,
+                table => table == self.table,
+            };
+            if !is_ours || !is_marked || !is_known {
                 return Err(refuse(format!(
                     "no rule of the gateway: priority {} lookup {}",
                     rule.priority, rule.table
@@ -269,6 +295,30 @@ impl Scope {
             return Err(refuse(format!("mtu {} or queue {}", routing.mtu, routing.tx_queue_length)));
         }
         Ok(())
+    }
+
+    /// Table and mark of an uplink are those of its number, and no two have the same.
+    fn judge_uplinks(&self, uplinks: &[UplinkTable]) -> Result<(), Failure> {
+        let mut tables = BTreeSet::new();
+        for uplink in uplinks {
+            let number = uplink.table.checked_sub(self.table).filter(|number| NUMBERS.contains(number));
+            let marks =
+                number.map(|number| self.asked.fwmarks.iter().map(move |mark| mark.saturating_add(number)));
+            let is_marked = marks.is_some_and(|mut marks| marks.any(|mark| mark == uplink.mark));
+            if !is_marked || !self.is_priority(uplink.priority) || !tables.insert(uplink.table) {
+                return Err(refuse(format!(
+                    "no uplink of the gateway: priority {} mark {:#x} lookup {}",
+                    uplink.priority, uplink.mark, uplink.table
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Rules of the gateway may be asked before all others but the first, which is the kernel's for its own addresses.
+    fn is_priority(&self, priority: u32) -> bool {
+        let last = self.asked.priorities.last().map_or(0, |first| first.saturating_add(PRIORITIES));
+        (1..last).contains(&priority)
     }
 
     fn judge_mark(&self, mark: u32) -> Result<(), Failure> {

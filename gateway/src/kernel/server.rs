@@ -106,6 +106,8 @@ fn answer(
         Request::AddRouting { routing } => add_routing(netlink, &Placed { scope, routing: &routing }),
         Request::ApplyRouting { routing } => apply_routing(netlink, &Placed { scope, routing: &routing }),
         Request::RemoveRouting => remove_routing(netlink, scope),
+        Request::FollowUplinks { uplinks } => super::uplinks::follow(netlink, scope, &uplinks),
+        Request::Resolve { neighbours } => links::resolve(netlink, &neighbours).map(|()| Reply::Done),
         Request::ForgetFlows { marks } => conntrack::forget(&marks).map(|()| Reply::Done),
         Request::Flows { query } => {
             flows::list(&query).map(|(flows, matched)| Reply::Flows { flows, matched })

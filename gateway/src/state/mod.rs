@@ -8,6 +8,7 @@
 //! | `guard.json` | the drop table of the last good configuration, for a boot with a bad one |
 //! | `guard-minimal.json` | a smaller one, for a kernel that refuses that |
 //! | `applied.json` | what `gateway down` must take away although the configuration has changed since |
+//! | `lan.json` | the LAN's interfaces by name, since they may come up after the daemon |
 //! | `trial.json` | what became of the change that waits, or waited, for `gatewayctl confirm` |
 //! | `lock` | held by the running daemon |
 
@@ -22,6 +23,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
+use policy::trust::KeptPin;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tunnel::time::is_believable;
@@ -250,12 +253,35 @@ impl State {
         if self.applied().as_ref() == Some(applied) { Ok(()) } else { self.keep("applied.json", applied) }
     }
 
+    /// The LAN's interfaces that the last apply found.
+    #[must_use]
+    pub fn pins(&self) -> Vec<KeptPin> {
+        let kept: BTreeMap<String, Vec<IpNetwork>> = self.load("lan.json").unwrap_or_default();
+        // The names are shown to root, who does not believe this file.
+        let is_plain = |name: &String| name.len() < libc::IFNAMSIZ && !name.chars().any(char::is_control);
+        let plain = kept.into_iter().filter(|(name, _)| is_plain(name));
+        plain.map(|(name, prefixes)| KeptPin { name, prefixes }).collect()
+    }
+
+    /// Keeps the LAN's interfaces.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn keep_pins(&self, pins: &[KeptPin]) -> io::Result<()> {
+        if self.pins() == pins {
+            return Ok(());
+        }
+        let kept: BTreeMap<&str, &[IpNetwork]> =
+            pins.iter().map(|pin| (pin.name.as_str(), pin.prefixes.as_slice())).collect();
+        self.keep("lan.json", &kept)
+    }
+
     /// Forgets what `gateway down` has taken back; endpoints and the clock stay.
     ///
     /// # Errors
     /// Whatever the file system says.
     pub fn forget_applied(&self) -> io::Result<()> {
-        let names = ["sysctls.json", "applied.json", "guard.json", "guard-minimal.json"];
+        let names = ["sysctls.json", "applied.json", "guard.json", "guard-minimal.json", "lan.json"];
         names.into_iter().try_for_each(|name| self.forget(name))
     }
 

@@ -5,13 +5,16 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::check::{self, AllowAt, PeerAt, PublishAt};
+use super::sides;
 use super::{
-    Accept, Allow, Control, Interface, InterfacePattern, Kernel, Limits, List, Metrics, Offload, Party, Peer,
-    Policy, Publish, Service, SourceHandling, Target, Wan,
+    Allow, Control, Interface, InterfacePattern, Kernel, Limits, List, Metrics, Offload, Party, Peer, Policy,
+    Publish, Service, SourceHandling, Target,
 };
 use crate::fields::{self, At, Names};
 use crate::reader::{Reader, Table, Value, excerpt};
-use crate::{AllowList, ConfigError, Name, PortRange, Problem, Protocols, Source, address, text};
+use crate::{
+    AllowList, ConfigError, InterfaceName, Name, PortRange, Problem, Protocols, Source, address, text,
+};
 
 /// Folder of the daemon's state, unless the file says otherwise.
 const STATE_DIRECTORY: &str = "/var/lib/causeway";
@@ -32,8 +35,8 @@ pub(super) fn parse(source: &Source<'_>) -> Result<Policy, Vec<ConfigError>> {
 /// Every section is read before any is missed, so that all errors are found.
 fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let interface = root.required("interface").and_then(|value| interface(&value.table("[interface]")?));
-    let wan = root.required("wan").and_then(|value| wan(&value.table("[wan]")?));
-    let lan = lan(root);
+    let wan = sides::wan(root);
+    let (lan, lan_interfaces) = sides::lan(root);
     let tunnel = interface.as_ref().map_or(&[][..], |at| &at.value.address);
     let mut peer_names = Names::of(root, "peer");
     let mut list_names = Names::of(root, "list");
@@ -74,11 +77,15 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let watch = watch(root);
     root.close();
 
-    let (interface, (wan, accept_at)) = (interface?, wan?);
+    let (interface, (wan, wan_interfaces, accept_at)) = (interface?, wan?);
+    for named in wan_interfaces.iter().chain(&lan_interfaces) {
+        sides::own_interface(reader, named, &interface.value.name);
+    }
     let mut policy = Policy {
         interface: interface.value,
         wan,
         lan: lan_prefixes,
+        lan_interfaces: lan_interfaces.iter().map(|interface| interface.value.clone()).collect(),
         peers: Vec::new(),
         publish: Vec::new(),
         allow: Vec::new(),
@@ -119,8 +126,7 @@ fn bounded<'r>(mut tables: Vec<Table<'r>>, what: &'static str, limit: usize) -> 
 
 /// The interface, and where its MTU stands.
 fn interface(table: &Table<'_>) -> Option<At<Interface>> {
-    let name =
-        table.optional("name").map_or_else(|| crate::InterfaceName::new("gw0"), fields::interface_name);
+    let name = table.optional("name").map_or_else(|| InterfaceName::new("gw0"), fields::interface_name);
     let address = table.required("address").and_then(fields::own_addresses);
     let listen_port = table.optional("listen_port").map_or(Some(51_820), fields::port);
     let private_key_file = table.required("private_key_file").and_then(fields::file);
@@ -135,32 +141,6 @@ fn interface(table: &Table<'_>) -> Option<At<Interface>> {
         mtu: mtu.value,
     };
     Some(At::new(interface, mtu.at))
-}
-
-fn wan(table: &Table<'_>) -> Option<(Wan, Vec<At<Accept>>)> {
-    let interfaces = table
-        .required("interface")
-        .map(|value| value.one_or_many().into_iter().map(fields::interface_name).collect::<Option<Vec<_>>>());
-    let items = table.optional("accept").map_or(Vec::new(), |value| value.items("an array of strings"));
-    let accept: Vec<At<Accept>> = items.into_iter().filter_map(accepted).collect();
-    table.close();
-    let wan = Wan { interfaces: interfaces??, accept: accept.iter().map(|accept| accept.value).collect() };
-    Some((wan, accept))
-}
-
-fn accepted(value: Value<'_>) -> Option<At<Accept>> {
-    let accept = value.parse("protocol/port, such as \"tcp/22\" or \"udp/60000-60010\"", |written| {
-        let (protocols, ports) = written.split_once('/')?;
-        Some(Accept { protocols: text::protocols(protocols)?, ports: text::ports(ports)? })
-    })?;
-    Some(At::new(accept, value.at()))
-}
-
-fn lan(root: &Table<'_>) -> Vec<At<IpNetwork>> {
-    let Some(table) = root.table("lan", "[lan]") else { return Vec::new() };
-    let prefixes = table.required("prefixes").map_or(Vec::new(), fields::prefixes);
-    table.close();
-    prefixes
 }
 
 fn peer(table: &Table<'_>, names: &mut Names, tunnel: &[IpNetwork]) -> Option<PeerAt> {
@@ -258,8 +238,9 @@ fn publish(table: &Table<'_>, names: &mut Names, lists: &Names, tunnel: &[IpNetw
     let value = Publish {
         name: name?,
         protocols: protocols?,
-        address: listen.value.0,
-        ports: listen.value.1,
+        address: listen.value.address,
+        ports: listen.value.ports,
+        wan_only: listen.value.wan_only,
         targets: Vec::new(),
         source: source.value,
         allow: allow?,
@@ -268,13 +249,26 @@ fn publish(table: &Table<'_>, names: &mut Names, lists: &Names, tunnel: &[IpNetw
     Some(PublishAt { value, listen_at: listen.at, source_at: source.at, targets })
 }
 
-fn listen(value: Value<'_>) -> Option<(Option<IpAddr>, PortRange)> {
-    value.parse_number("a port, a range \"5000-5010\", or \"ADDRESS:PORT\"", |written| {
-        if let Some(ports) = text::ports(written) {
-            return Some((None, ports));
+/// What `listen` says.
+struct Listen {
+    address: Option<IpAddr>,
+    ports: PortRange,
+    wan_only: bool,
+}
+
+fn listen(value: Value<'_>) -> Option<Listen> {
+    let expected = "a port, a range \"5000-5010\", \"ADDRESS:PORT\", or \"wan:PORT\" for the WAN side alone";
+    value.parse_number(expected, |written| {
+        let (wan_only, ports) = match written.strip_prefix("wan:") {
+            Some(ports) => (true, ports),
+            None => (false, written),
+        };
+        if let Some(ports) = text::ports(ports) {
+            return Some(Listen { address: None, ports, wan_only });
         }
         let (address, ports) = text::address_ports(written)?;
-        (!address.is_unspecified() && !address.is_multicast()).then_some((Some(address), ports))
+        let is_one = !address.is_unspecified() && !address.is_multicast();
+        is_one.then_some(Listen { address: Some(address), ports, wan_only })
     })
 }
 
@@ -513,11 +507,11 @@ fn kernel(root: &Table<'_>) -> Kernel {
     };
     let default = Kernel::default();
     let kernel = Kernel {
-        fwmark: number("fwmark", 1..=0xffff_ffff, default.fwmark),
+        fwmark: number("fwmark", 1..=0xffff_ffef, default.fwmark),
         ct_mark: number("ct_mark", 0x1_0000..=0xffff_0000, default.ct_mark),
-        route_table: number("route_table", 1..=0xffff_ffff, default.route_table),
+        route_table: number("route_table", 1..=0xffff_ffef, default.route_table),
         rule_priority: number("rule_priority", 1..=32_763, default.rule_priority),
-        route_protocol: u8::try_from(number("route_protocol", 5..=255, default.route_protocol.into()))
+        route_protocol: u8::try_from(number("route_protocol", 5..=254, default.route_protocol.into()))
             .unwrap_or(default.route_protocol),
     };
     if let Some(table) = &table {
@@ -525,7 +519,7 @@ fn kernel(root: &Table<'_>) -> Kernel {
             let with = "the numbers of services, which take its lower 16 bits";
             table.report(Problem::KernelNumberClash { key: "ct_mark", with });
         }
-        if (253..=255).contains(&kernel.route_table) {
+        if (237..=255).contains(&kernel.route_table) {
             let with = "a table of the system (253 default, 254 main, 255 local)";
             table.report(Problem::KernelNumberClash { key: "route_table", with });
         }

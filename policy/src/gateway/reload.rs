@@ -37,6 +37,13 @@ impl Policy {
             let file = |peer: &Peer| peer.preshared_key_file.as_ref().map(|file| file.location.to_string());
             changes.debug("peer", &format!("{} preshared key file", old.name), &file(old), &file(new));
         }
+        changes.debug("guard", "[lan] interfaces", &self.lan_interfaces, &next.lan_interfaces);
+        changes.debug(
+            "guard",
+            "[containers] interfaces",
+            &self.container_interfaces,
+            &next.container_interfaces,
+        );
         changes.lists(&self.lists, &next.lists);
         changes.debug("metrics", "listen", &self.metrics.listen, &next.metrics.listen);
         changes.field("log", "level", self.log.level.as_str(), next.log.level.as_str());

@@ -36,8 +36,14 @@ impl Policy {
         let accept =
             self.wan.accept.iter().map(|accept| format!("{}/{}", plus(accept.protocols), accept.ports));
         let accept: Vec<String> = accept.collect();
-        table("[wan]", &[("interface", array(&self.wan.interfaces)), ("accept", array(&accept))], text);
-        table("[lan]", &[("prefixes", array(&self.lan))], text);
+        let interface = Some(("interface", array(&self.wan.interfaces)));
+        let interface = interface.filter(|_| !self.wan.interfaces.is_empty());
+        let keys: Vec<_> = interface.into_iter().chain([("accept", array(&accept))]).collect();
+        table("[wan]", &keys, text);
+        let interfaces = Some(("interfaces", array(&self.lan_interfaces)));
+        let interfaces = interfaces.filter(|_| !self.lan_interfaces.is_empty());
+        let keys: Vec<_> = [("prefixes", array(&self.lan))].into_iter().chain(interfaces).collect();
+        table("[lan]", &keys, text);
         if !self.metrics.listen.is_empty() {
             table("[metrics]", &[("listen", array(&self.metrics.listen))], text);
         }
@@ -90,6 +96,7 @@ fn publish(publish: &Publish, text: &mut String) {
     };
     let listen = match publish.address {
         Some(address) => with_port(address, publish.ports),
+        None if publish.wan_only => format!("wan:{}", publish.ports),
         None => publish.ports.to_string(),
     };
     let targets: Vec<String> =

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Change, Plan, PlannedPeer, Route, RouteKind, Rule, Selector, Sysctl};
+use super::{Change, Plan, PlannedPeer, Route, RouteKind, Rule, Selector, Sysctl, UplinkTable};
 
 pub(super) fn diff(old: &Plan, new: &Plan) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -11,6 +11,7 @@ pub(super) fn diff(old: &Plan, new: &Plan) -> Vec<Change> {
     peers(old, new, &mut changes);
     lines("route", texts(&old.routing.routes), &texts(&new.routing.routes), &mut changes);
     lines("rule", texts(&old.routing.rules), &texts(&new.routing.rules), &mut changes);
+    lines("uplink", texts(&old.routing.uplinks), &texts(&new.routing.uplinks), &mut changes);
     lines("sysctl", texts(&old.routing.sysctls), &texts(&new.routing.sysctls), &mut changes);
     lines("ruleset", old.ruleset.lines(), &new.ruleset.lines(), &mut changes);
     changes
@@ -84,6 +85,13 @@ impl fmt::Display for Rule {
             Selector::All => write!(f, "all")?,
         }
         write!(f, " table {}", self.table)
+    }
+}
+
+impl fmt::Display for UplinkTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { link, table, mark, priority } = self;
+        write!(f, "replies with mark {mark:#x} by interface {link}: rule {priority}, table {table}")
     }
 }
 

@@ -1,11 +1,14 @@
 //! Policy routing: the tunnel's prefixes go into the tunnel or nowhere.
 
+use std::collections::BTreeSet;
+
 use ipnetwork::IpNetwork;
 
-use super::{Device, Route, RouteKind, Routing, Rule, Selector, Sysctl};
+use super::{Conditions, Device, Route, RouteKind, Routing, Rule, Selector, Sysctl, UplinkTable};
+use crate::InterfaceName;
 use crate::gateway::Policy;
-use crate::ruleset::tunnel_prefixes;
-use crate::text;
+use crate::ruleset::{lan_prefixes, tunnel_prefixes};
+use crate::uplinks::Uplink;
 
 /// The kernel's main table.
 const MAIN: u32 = 254;
@@ -35,9 +38,8 @@ pub fn switch_value(path: &str) -> Option<u32> {
         None => path == *pattern,
         Some((before, after)) => {
             let interface = path.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
-            interface.is_some_and(|name| {
-                !matches!(name, "all" | "default") && crate::InterfaceName::new(name).is_some()
-            })
+            interface
+                .is_some_and(|name| !matches!(name, "all" | "default") && InterfaceName::new(name).is_some())
         }
     });
     found.map(|(_, value)| *value)
@@ -47,14 +49,28 @@ pub fn switch_value(path: &str) -> Option<u32> {
 ///
 /// The table holds every prefix twice, once into the device and once as unreachable, so that a packet for the tunnel
 /// finds an answer here even when the device is gone, and packets for other places find none and go on to `main`.
-pub(super) fn compile(policy: &Policy, mtu: u16) -> Routing {
+pub(super) fn compile(policy: &Policy, mtu: u16, conditions: &Conditions) -> Routing {
+    let (uplinks, first) =
+        (&conditions.uplinks, conditions.rule_priority.unwrap_or(policy.kernel.rule_priority));
     let device = Device {
         name: policy.interface.name.clone(),
         addresses: policy.interface.address.clone(),
         mtu,
         tx_queue_length: TX_QUEUE_LENGTH,
     };
-    Routing { device, routes: routes(policy), rules: rules(policy), sysctls: sysctls(policy) }
+    let table = |uplink: &Uplink| UplinkTable {
+        link: uplink.link,
+        table: uplink.table(policy),
+        mark: uplink.mark(policy),
+        priority: first,
+    };
+    Routing {
+        device,
+        routes: routes(policy),
+        rules: rules(policy, first),
+        sysctls: sysctls(policy, uplinks),
+        uplinks: uplinks.iter().map(table).collect(),
+    }
 }
 
 fn routes(policy: &Policy) -> Vec<Route> {
@@ -74,8 +90,7 @@ fn routes(policy: &Policy) -> Vec<Route> {
     prefixes.into_iter().flat_map(pair).collect()
 }
 
-fn rules(policy: &Policy) -> Vec<Rule> {
-    let first = policy.kernel.rule_priority;
+fn rules(policy: &Policy, first: u32) -> Vec<Rule> {
     let mut rules = Vec::new();
     for ipv6 in [false, true] {
         let rule = |offset, selector, table| Rule {
@@ -86,15 +101,23 @@ fn rules(policy: &Policy) -> Vec<Rule> {
             protocol: policy.kernel.route_protocol,
         };
         rules.push(rule(0, Selector::Fwmark(policy.kernel.fwmark), MAIN));
-        let lan =
-            policy.lan.iter().map(|&prefix| text::network(prefix)).filter(|prefix| prefix.is_ipv6() == ipv6);
+        let lan = lan_prefixes(policy).filter(|prefix| prefix.is_ipv6() == ipv6);
         rules.extend(lan.map(|prefix| rule(1, Selector::To(prefix), MAIN)));
         rules.push(rule(2, Selector::All, policy.kernel.route_table));
     }
     rules
 }
 
-fn sysctls(policy: &Policy) -> Vec<Sysctl> {
+/// The names of `[wan] interface` and of uplinks that are there.
+fn outward<'n>(policy: &'n Policy, uplinks: &'n [Uplink]) -> BTreeSet<&'n str> {
+    let named = policy.wan.interfaces.iter().map(InterfaceName::as_str);
+    // A name of other characters has no path of its own under /proc/sys that could be written here.
+    let found = uplinks.iter().map(|uplink| uplink.name.as_str());
+    named.chain(found.filter(|name| InterfaceName::new(name).is_some())).collect()
+}
+
+fn sysctls(policy: &Policy, uplinks: &[Uplink]) -> Vec<Sysctl> {
+    let outward = outward(policy, uplinks);
     let sysctl = |path: String, value, reason| Sysctl { path, value, instead_of: None, reason };
     let tun = policy.interface.name.as_str();
     let mut sysctls = vec![
@@ -116,7 +139,7 @@ fn sysctls(policy: &Policy) -> Vec<Sysctl> {
     ] {
         sysctls.push(sysctl(format!("net/netfilter/{name}"), 1, reason));
     }
-    for wan in &policy.wan.interfaces {
+    for wan in &outward {
         sysctls.push(sysctl(
             format!("net/ipv4/conf/{wan}/rp_filter"),
             2,
@@ -124,7 +147,7 @@ fn sysctls(policy: &Policy) -> Vec<Sysctl> {
         ));
     }
     if uses_ipv6(policy) {
-        for wan in &policy.wan.interfaces {
+        for wan in &outward {
             // 0 is set on purpose: by systemd-networkd, which handles advertisements itself, or by an administrator.
             sysctls.push(Sysctl {
                 path: format!("net/ipv6/conf/{wan}/accept_ra"),
@@ -160,7 +183,7 @@ mod tests {
             let text = gateway_text(seed);
             let policy =
                 crate::gateway::parse(&Source { name: Path::new("gateway.toml"), text: &text }).unwrap();
-            for switch in sysctls(&policy) {
+            for switch in sysctls(&policy, &[]) {
                 assert_eq!(switch_value(&switch.path), Some(switch.value), "{}", switch.path);
             }
         }

@@ -13,14 +13,18 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde_json::{Map, Value};
 
-use super::TABLE;
+use super::json::{Family, to_own_address};
+use super::{OWN_DSTNAT, TABLE};
 use crate::text;
 
 /// Type, hook and priority of the base chains that may be added.
-const BASES: [(&str, &str, i64); 8] = [
+const BASES: [(&str, &str, i64); 10] = [
     ("filter", "prerouting", -150),
     ("nat", "prerouting", -101),
     ("filter", "forward", -150),
+    ("route", "output", -150),
+    // Only under the name OWN_DSTNAT, whose rules are held to own addresses.
+    ("nat", "output", -101),
     ("filter", "input", 0),
     ("filter", "forward", 0),
     ("filter", "output", 0),
@@ -28,11 +32,13 @@ const BASES: [(&str, &str, i64); 8] = [
     ("filter", "postrouting", 300),
 ];
 /// Types of the keys of sets and maps.
-const KEY_TYPES: [&str; 5] = ["ifname", "inet_service", "ipv4_addr", "ipv6_addr", "mark"];
+const KEY_TYPES: [&str; 6] = ["ether_addr", "iface_index", "inet_service", "ipv4_addr", "ipv6_addr", "mark"];
 /// Types of what maps lead to; addresses only in the maps of [`TARGETS`].
 const DATA_TYPES: [&str; 4] = ["counter", "inet_service", "mark", "verdict"];
 /// The maps from a service to its target, and the type of their data.
 const TARGETS: [(&str, &str); 2] = [("target4", "ipv4_addr"), ("target6", "ipv6_addr")];
+/// The maps from an address of an uplink to the mark of its packets.
+const UPLINKS: [&str; 2] = ["uplinks4", "uplinks6"];
 /// Flags of sets.
 const SET_FLAGS: [&str; 2] = ["interval", "timeout"];
 /// Most elements that a set may be declared to hold.
@@ -66,21 +72,29 @@ type Judged = Result<(), Refused>;
 
 /// The transaction `text` written anew, when it is one that this crate could have made.
 ///
-/// Only the table `inet causeway` may be named, and services may lead only to addresses inside `targets`.
+/// Only the table `inet causeway` may be named, services may lead only to addresses inside `targets`, and packets get no
+/// other marks than `marks`.
 ///
 /// # Errors
 /// [`Refused`] with the first thing that is not allowed.
-pub fn admit(text: &str, targets: &BTreeSet<IpNetwork>) -> Result<String, Refused> {
+pub fn admit(text: &str, targets: &BTreeSet<IpNetwork>, marks: &BTreeSet<u32>) -> Result<String, Refused> {
+    let bounds = Bounds { targets, marks };
     let transaction = strict::parse(text)?;
     for command in array(field(fields(&transaction, &["nftables"])?, "nftables")?)? {
         let (verb, object) = single(command)?;
         let (kind, body) = single(object)?;
-        judge(verb, kind, body, targets).map_err(|why| Refused(format!("{verb} {kind}: {why}")))?;
+        judge(verb, kind, body, &bounds).map_err(|why| Refused(format!("{verb} {kind}: {why}")))?;
     }
     Ok(transaction.to_string())
 }
 
-fn judge(verb: &str, kind: &str, body: &Value, targets: &BTreeSet<IpNetwork>) -> Judged {
+/// Where elements of maps may lead.
+struct Bounds<'a> {
+    targets: &'a BTreeSet<IpNetwork>,
+    marks: &'a BTreeSet<u32>,
+}
+
+fn judge(verb: &str, kind: &str, body: &Value, bounds: &Bounds<'_>) -> Judged {
     match (verb, kind) {
         ("add" | "delete" | "flush", "table") => {
             let body = fields(body, &["family", "name"])?;
@@ -91,11 +105,14 @@ fn judge(verb: &str, kind: &str, body: &Value, targets: &BTreeSet<IpNetwork>) ->
         ("add", "rule") => {
             let body = within_table(body, &["chain", "expr"])?;
             name(field(body, "chain")?)?;
-            array(field(body, "expr")?)?.iter().try_for_each(statement::judge)
+            let statements = array(field(body, "expr")?)?;
+            if is(body, "chain", OWN_DSTNAT).is_ok() {
+                only_to_own_addresses(statements)?;
+            }
+            statements.iter().try_for_each(statement::judge)
         }
         ("add", "set" | "map") => declaration(kind, body),
-        ("add", "element") => elements(body, targets),
-        ("delete", "element") => elements(body, targets),
+        ("add" | "delete", "element") => elements(body, bounds),
         ("add" | "delete", "counter") | ("delete", "chain" | "set" | "map") | ("flush", "set" | "map") => {
             let body = within_table(body, &["name"])?;
             name(field(body, "name")?)
@@ -113,10 +130,24 @@ fn chain(body: &Value) -> Judged {
     is(body, "policy", "accept")?;
     let (kind, hook) = (string(field(body, "type")?)?, string(field(body, "hook")?)?);
     let priority = number(field(body, "prio")?)?;
+    if (kind, hook) == ("nat", "output") {
+        is(body, "name", OWN_DSTNAT)?;
+    }
     if BASES.contains(&(kind, hook, priority)) {
         return Ok(());
     }
     Err(Refused(format!("no base chain of type {kind} at {hook} {priority}")))
+}
+
+/// A rule for the edge's own packets: it leads to no other chain, and holds for none that leave this machine.
+fn only_to_own_addresses(statements: &[Value]) -> Judged {
+    let begins = Family::BOTH.into_iter().any(|family| statements.starts_with(&to_own_address(family)));
+    let kinds = statements.iter().map(|statement| single(statement).map(|(kind, _)| kind));
+    let is_plain = kinds.into_iter().all(|kind| kind.is_ok_and(|kind| ["match", "dnat"].contains(&kind)));
+    if begins && is_plain {
+        return Ok(());
+    }
+    Err(Refused::because("what the edge itself sends is led elsewhere only when it goes to an own address"))
 }
 
 fn declaration(kind: &str, body: &Value) -> Judged {
@@ -139,7 +170,7 @@ fn declaration(kind: &str, body: &Value) -> Judged {
     }
 }
 
-fn elements(body: &Value, targets: &BTreeSet<IpNetwork>) -> Judged {
+fn elements(body: &Value, bounds: &Bounds<'_>) -> Judged {
     let body = within_table(body, &["name", "elem"])?;
     let own = name(field(body, "name")?).and(string(field(body, "name")?))?;
     let leads_to_target = TARGETS.iter().any(|(target, _)| *target == own);
@@ -147,7 +178,11 @@ fn elements(body: &Value, targets: &BTreeSet<IpNetwork>) -> Judged {
         match element.as_array().map(Vec::as_slice) {
             Some([key, target]) if leads_to_target => {
                 expression::judge(key)?;
-                within_targets(target, targets)?;
+                within_targets(target, bounds.targets)?;
+            }
+            Some([key, mark]) if UPLINKS.contains(&own) => {
+                expression::judge(key)?;
+                one_of_marks(mark, bounds.marks)?;
             }
             Some([key, data]) if !leads_to_target => {
                 expression::judge(key)?;
@@ -168,6 +203,14 @@ fn within_targets(target: &Value, targets: &BTreeSet<IpNetwork>) -> Judged {
         return Ok(());
     }
     Err(Refused(format!("{address} lies in no prefix of a peer")))
+}
+
+fn one_of_marks(mark: &Value, marks: &BTreeSet<u32>) -> Judged {
+    let known = mark.as_u64().and_then(|mark| u32::try_from(mark).ok());
+    if known.is_some_and(|mark| marks.contains(&mark)) {
+        return Ok(());
+    }
+    Err(Refused(format!("{mark} is the mark of no uplink")))
 }
 
 /// A value, a name, or a jump.

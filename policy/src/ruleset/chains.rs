@@ -11,14 +11,15 @@ use serde_json::{Value, json};
 
 use super::json::{
     Family, accept, by_mark, counter, counter_by_mark, daddr, direction, dnatted, dport, drop, equal, goto,
-    has_ports, iif, is_family, is_protocol, jump, leave, mapped, marked, meta, named, not_oif, oif, payload,
-    route_back_exists, saddr, set_ct_mark, set_of, state, to_local, to_local_or_all, unequal,
+    has_ports, iif, is_family, is_protocol, jump, mapped, marked, meta, named, no_route_back, not_oif, oif,
+    payload, saddr, set_ct_mark, set_of, state, to_all, to_local, to_local_or_all, unequal,
 };
 use super::services::{ACCEPTED, ALLOW_BIT, OURS, OURS_AND_KIND};
 use super::sets::by_protocol;
-use super::{Chain, DropCounter, Hook, ServiceMark};
+use super::{Chain, DropCounter, Hook, OWN_DSTNAT, ServiceMark, way_back};
 use crate::Protocol;
 use crate::gateway::Policy;
+use crate::trust::Trust;
 
 pub(super) use minimal::{minimal, no_forwarding};
 
@@ -45,28 +46,37 @@ impl<'p> Chains<'p> {
     }
 
     /// Every chain, and every reason to drop that one of them has.
-    pub(super) fn build(self) -> (Vec<Chain>, Vec<DropCounter>) {
+    pub(super) fn build(self, trust: &Trust) -> (Vec<Chain>, Vec<DropCounter>) {
+        let next_hops = !trust.next_hops.is_empty();
         let mut chains = vec![
             regular("carried", Self::carried()),
-            regular("strangers", self.strangers()),
+            regular("from_lan", Self::from_trusted("private_lan")),
+            regular("from_containers", Self::from_trusted("private_containers")),
+            regular("from_wan", self.out_of_wan()),
             regular("published", self.published()),
-            regular("sources", self.sources()),
+            regular("published_to_wan", self.published_to_wan()),
+            regular("admitted", Self::admitted()),
+            regular("sources", self.sources(next_hops)),
             regular("private_in", self.private_in()),
-            regular("private_out", self.private_out()),
+            regular("private_lan", self.private_lan()),
+            regular("private_containers", self.private_containers()),
             regular("private_self", self.private_self()),
             regular("from_tunnel", self.out_of_tunnel()),
             regular("forward_from_tunnel", self.forward_from_tunnel()),
             regular("forward_to_tunnel", self.forward_to_tunnel()),
             regular("input_from_tunnel", self.input_from_tunnel()),
             regular("input_from_wan", self.input_from_wan()),
+            regular("forward_from_wan", self.forward_from_wan()),
         ];
         chains.extend(self.service_chains());
         chains.extend([
-            base("classify", "filter", "prerouting", CLASSIFY, self.classify()),
+            base("classify", "filter", "prerouting", CLASSIFY, self.classify(next_hops)),
+            base("own", "route", "output", CLASSIFY, self.own()),
+            base(OWN_DSTNAT, "nat", "output", DSTNAT, self.dstnat_own()),
             base("dstnat", "nat", "prerouting", DSTNAT, self.dstnat()),
             base("clamp", "filter", "forward", CLASSIFY, self.clamp()),
-            base("input", "filter", "input", FILTER, self.input()),
-            base("forward", "filter", "forward", FILTER, self.forward()),
+            base("input", "filter", "input", FILTER, self.input(next_hops)),
+            base("forward", "filter", "forward", FILTER, self.forward(next_hops)),
             base("output", "filter", "output", FILTER, self.output()),
             base("srcnat", "nat", "postrouting", SRCNAT, Self::srcnat()),
             base("last", "filter", "postrouting", LAST, self.last()),
@@ -104,40 +114,58 @@ impl<'p> Chains<'p> {
     }
 
     /// `prerouting`: gives every new flow its mark, and drops what lies about its source.
-    fn classify(&self) -> Vec<Value> {
-        let mut rules = vec![
-            rule([iif("lo"), accept()]),
-            rule([state(&["new"]), self.is_ours(), set_ct_mark(0)]),
-            rule([iif(self.tun()), goto("from_tunnel")]),
-        ];
+    fn classify(&self, next_hops: bool) -> Vec<Value> {
+        let mut rules = vec![rule([iif("lo"), accept()])];
+        rules.extend(way_back::rules(self.policy));
+        rules.push(rule([state(&["new"]), self.is_ours(), set_ct_mark(0)]));
+        rules.push(rule([iif(self.tun()), goto("from_tunnel")]));
         for family in Family::BOTH {
             let forged = [in_set(saddr(family), "tunnel", family), not_in_set(saddr(family), "lan", family)];
             rules.push(ended(forged, self.dropped("prerouting", "spoofed")));
         }
-        rules.push(rule([equal(&meta("iifname"), "@wan"), jump("strangers")]));
-        rules.push(rule([state(&["new"]), jump("private_out")]));
-        rules.push(rule([state(&["new"]), has_ports(), to_local(), goto("published")]));
+        rules.extend(by_trust(next_hops, &goto("from_lan"), &goto("from_containers"), &goto("from_wan")));
         rules
     }
 
-    /// Packets from the WAN's interface; those of the LAN on the same wire return at once.
-    fn strangers(&self) -> Vec<Value> {
+    /// `output`, before any NAT: replies get their uplink's mark, and what the edge itself asks at a public address of its
+    /// own the service's.
+    fn own(&self) -> Vec<Value> {
+        let mut rules = way_back::rules(self.policy);
+        for family in Family::BOTH {
+            let public = in_set(daddr(family), "public", family);
+            rules.push(rule([oif("lo"), state(&["new"]), has_ports(), public, goto("published")]));
+        }
+        rules
+    }
+
+    /// New flows of the LAN or of containers: what is listed for them, then what is published.
+    fn from_trusted(private: &str) -> Vec<Value> {
+        vec![
+            rule([state(&["new"]), jump(private)]),
+            rule([state(&["new"]), has_ports(), to_local(), goto("published")]),
+        ]
+    }
+
+    /// Packets of unauthenticated sources: every source that is not trusted where it arrives.
+    fn out_of_wan(&self) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
-            let local = in_set(saddr(family), "lan", family);
-            rules.push(rule([local.clone(), route_back_exists(true), leave()]));
-            rules.push(ended([local], self.dropped("prerouting", "spoofed")));
+            // Established flows go on, whatever a change of the configuration or of a route makes of their source.
+            let forged = [state(&["new"]), in_set(saddr(family), "lan", family), no_route_back()];
+            rules.push(ended(forged, self.dropped("prerouting", "spoofed")));
             let banned = in_set(saddr(family), "bans", family);
             rules.push(ended([banned], self.dropped("prerouting", "banned")));
             // An answer from such an address would be a leak, so the question is not let in.
+            let unknown = state(&["new", "invalid", "untracked"]);
             let inside = [in_set(daddr(family), "tunnel", family), not_in_set(daddr(family), "lan", family)];
-            rules.push(ended(inside, self.dropped("prerouting", "wan_guard")));
+            rules.push(ended([unknown].into_iter().chain(inside), self.dropped("prerouting", "wan_guard")));
         }
         for protocol in Protocol::BOTH {
             let open = equal(&dport(), named(&by_protocol("accept", protocol, None)));
             let mark = set_ct_mark(self.accepted_mark());
             rules.push(rule([state(&["new"]), is_protocol(protocol), open, to_local_or_all(), mark]));
         }
+        rules.push(rule([state(&["new"]), has_ports(), to_local(), goto("published_to_wan")]));
         rules
     }
 
@@ -183,18 +211,10 @@ impl<'p> Chains<'p> {
     }
 
     /// `input`: what reaches the edge itself.
-    fn input(&self) -> Vec<Value> {
+    fn input(&self, next_hops: bool) -> Vec<Value> {
         let mut rules = vec![rule([iif("lo"), accept()]), rule([iif(self.tun()), goto("input_from_tunnel")])];
-        rules.extend(self.unless_lan(&goto("input_from_wan")));
+        rules.extend(by_trust(next_hops, &accept(), &accept(), &goto("input_from_wan")));
         rules
-    }
-
-    /// `verdict` for packets from the WAN's interface whose source is not in the LAN.
-    fn unless_lan(&self, verdict: &Value) -> Vec<Value> {
-        let stranger = |family| {
-            rule([equal(&meta("iifname"), "@wan"), not_in_set(saddr(family), "lan", family), verdict.clone()])
-        };
-        Family::BOTH.into_iter().map(stranger).collect()
     }
 
     fn input_from_tunnel(&self) -> Vec<Value> {
@@ -235,7 +255,7 @@ impl<'p> Chains<'p> {
     }
 
     /// `forward`: what passes through the edge.
-    fn forward(&self) -> Vec<Value> {
+    fn forward(&self, next_hops: bool) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
             let astray = [
@@ -249,18 +269,17 @@ impl<'p> Chains<'p> {
         rules.push(ended(astray, self.dropped("forward", "leak")));
         rules.push(rule([iif(self.tun()), goto("forward_from_tunnel")]));
         rules.push(rule([oif(self.tun()), goto("forward_to_tunnel")]));
-        let guard: Vec<Vec<Value>> = vec![
-            vec![state(&["established", "related"]), accept()],
-            vec![equal(&super::json::ct_mark(), self.accepted_mark()), dnatted(), accept()],
-            self.dropped("forward", "wan_guard").to_vec(),
-        ];
-        for verdict in guard {
-            for family in Family::BOTH {
-                let stranger = [equal(&meta("iifname"), "@wan"), not_in_set(saddr(family), "lan", family)];
-                rules.push(stranger.into_iter().chain(verdict.iter().cloned()).collect());
-            }
-        }
+        rules.extend(by_trust(next_hops, &accept(), &accept(), &goto("forward_from_wan")));
         rules
+    }
+
+    /// The WAN guard of what is behind the edge: its LAN, and ports that containers publish.
+    fn forward_from_wan(&self) -> Vec<Value> {
+        vec![
+            rule([state(&["established", "related"]), accept()]),
+            rule([equal(&super::json::ct_mark(), self.accepted_mark()), dnatted(), accept()]),
+            ended([], self.dropped("forward", "wan_guard")),
+        ]
     }
 
     fn forward_from_tunnel(&self) -> Vec<Value> {
@@ -296,6 +315,8 @@ impl<'p> Chains<'p> {
         ];
         let chatter = equal(&payload("icmpv6", "type"), set_of(chatter.map(Value::from)));
         vec![
+            // It was on its way to an address of the edge, and is a service's now.
+            rule([self.is_publish(), dnatted(), direction("original"), goto("carried")]),
             rule([not_oif(self.tun()), accept()]),
             ended([state(&["invalid"])], self.dropped("output", "invalid")),
             rule([state(&["established", "related"]), goto("carried")]),
@@ -323,37 +344,56 @@ impl<'p> Chains<'p> {
             let leak = self.dropped("postrouting", "leak");
             rules.push(ended([in_set(daddr(family), "tunnel", family)], leak));
         }
-        rules.push(self.to_containers());
+        // Containers may be sent packets of peers.
+        rules.push(rule([in_links("oif", "containers"), accept()]));
         for family in Family::BOTH {
             rules.push(rule([in_set(saddr(family), "lan", family), accept()]));
             let leak = self.dropped("postrouting", "leak");
             rules.push(ended([in_set(saddr(family), "tunnel", family)], leak));
         }
-        rules.retain(|rule| rule.as_array().is_none_or(|rule| !rule.is_empty()));
         rules
-    }
-
-    /// Containers may be sent packets of peers; empty when there are no container interfaces.
-    fn to_containers(&self) -> Value {
-        let patterns = self.container_patterns();
-        if patterns.is_empty() {
-            json!([])
-        } else {
-            rule([equal(&meta("oifname"), set_of(patterns)), accept()])
-        }
-    }
-
-    fn container_patterns(&self) -> Vec<Value> {
-        self.policy.container_interfaces.iter().map(|pattern| json!(pattern.as_str())).collect()
     }
 }
 
-fn rule<const N: usize>(statements: [Value; N]) -> Value {
+/// Rules that part packets by who sent them: a LAN host, a container, or an unauthenticated source.
+///
+/// A next hop is asked for first: what a router sends comes from the WAN, whatever its source says.
+fn by_trust(next_hops: bool, lan: &Value, containers: &Value, wan: &Value) -> Vec<Value> {
+    let mut rules = Vec::new();
+    if next_hops {
+        rules.push(rule([sent_by_next_hop(), wan.clone()]));
+    }
+    for family in Family::BOTH {
+        rules.push(rule([in_links("iif", "lan_links"), sent_by_lan(family, true), lan.clone()]));
+    }
+    rules.push(rule([in_links("iif", "containers"), containers.clone()]));
+    rules.push(rule([wan.clone()]));
+    rules
+}
+
+/// Whether the interface, `iif` or `oif`, is in a set of indexes.
+fn in_links(which: &str, set: &str) -> Value {
+    equal(&meta(which), format!("@{set}"))
+}
+
+/// Whether the source is the LAN's on the interface that it came in by.
+fn sent_by_lan(family: Family, is: bool) -> Value {
+    let key = super::json::concat([meta("iif"), saddr(family)]);
+    let set = format!("@lan_at{}", family.digit());
+    if is { equal(&key, set) } else { unequal(&key, set) }
+}
+
+fn sent_by_next_hop() -> Value {
+    let key = super::json::concat([meta("iif"), payload("ether", "saddr")]);
+    equal(&key, "@next_hops")
+}
+
+pub(super) fn rule<const N: usize>(statements: [Value; N]) -> Value {
     Value::Array(statements.into())
 }
 
 /// A rule with a longer end.
-fn ended<const N: usize>(statements: [Value; N], end: [Value; 2]) -> Value {
+fn ended(statements: impl IntoIterator<Item = Value>, end: [Value; 2]) -> Value {
     Value::Array(statements.into_iter().chain(end).collect())
 }
 
@@ -374,11 +414,14 @@ fn udp(field: &str, port: u16) -> Value {
 }
 
 /// What DHCP servers answer, for IPv4 and IPv6.
+///
+/// Both stay on their link: to another destination or from another source nothing would answer to them but an error.
 fn dhcp() -> [Value; 2] {
-    let link_local = in_prefix(saddr(Family::V6), "fe80::", 10);
+    let from = in_prefix(saddr(Family::V6), "fe80::", 10);
+    let to = in_prefix(daddr(Family::V6), "fe80::", 10);
     [
-        rule([is_family(Family::V4), udp("sport", 67), udp("dport", 68), accept()]),
-        rule([link_local, udp("sport", 547), udp("dport", 546), accept()]),
+        rule([is_family(Family::V4), udp("sport", 67), udp("dport", 68), to_all(), accept()]),
+        rule([from, to, udp("sport", 547), udp("dport", 546), accept()]),
     ]
 }
 

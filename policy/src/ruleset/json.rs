@@ -77,6 +77,15 @@ pub(super) fn oif(name: &str) -> Value {
     equal(&meta("oifname"), name)
 }
 
+/// What begins every rule of [`OWN_DSTNAT`]: the packet goes to an address of this machine, and none of loopback's.
+pub(super) fn to_own_address(family: Family) -> [Value; 2] {
+    let loopback = match family {
+        Family::V4 => json!({"prefix": {"addr": "127.0.0.0", "len": 8}}),
+        Family::V6 => json!("::1"),
+    };
+    [oif("lo"), unequal(&daddr(family), loopback)]
+}
+
 pub(super) fn saddr(family: Family) -> Value {
     payload(family.header(), "saddr")
 }
@@ -186,9 +195,14 @@ fn fib_type() -> Value {
     json!({"fib": {"result": "type", "flags": ["daddr"]}})
 }
 
-/// Whether the route back to the source leaves by the interface that the packet came in by.
-pub(super) fn route_back_exists(exists: bool) -> Value {
-    equal(&json!({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}), exists)
+/// Whether the packet is to everyone on its link.
+pub(super) fn to_all() -> Value {
+    equal(&fib_type(), "broadcast")
+}
+
+/// Whether the route back to the source leaves by another interface than the packet came in by.
+pub(super) fn no_route_back() -> Value {
+    equal(&json!({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}), false)
 }
 
 pub(super) fn counter(name: &str) -> Value {

@@ -1,6 +1,8 @@
 //! Conntrack marks and counters: how rules, metrics and listings know a service.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
 
 use crate::Name;
 use crate::gateway::Policy;
@@ -19,8 +21,8 @@ pub(super) const ALLOW_BIT: u32 = FIRST_ALLOW as u32;
 
 /// A service with the conntrack mark of its flows.
 ///
-/// The mark depends on the name, not on the place in the file, so that flows keep theirs through changes of other
-/// services: FNV-1a of the name in 15 bits, and the next free number when two names meet.
+/// A service keeps its mark for as long as it is in the table, whatever other services come and go, since its flows carry
+/// it. A new one gets the mark that its name gives: FNV-1a in 15 bits, and the next free number when another has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceMark {
     /// Name in the configuration.
@@ -83,9 +85,21 @@ impl DropCounter {
 }
 
 /// Gives every publish and allow its mark; publishes first, each kind in the order of the file.
-pub(super) fn assign(policy: &Policy) -> Vec<ServiceMark> {
-    let publishes = numbers(policy.publish.iter().map(|publish| &publish.name), 1, FIRST_ALLOW - 1);
-    let allows = numbers(policy.allow.iter().map(|allow| &allow.name), FIRST_ALLOW, ACCEPTED - 1);
+pub(super) fn assign(policy: &Policy, before: &[ServiceMark]) -> Vec<ServiceMark> {
+    let kept = |kind, low, high| {
+        let own = before.iter().filter(move |service| service.kind == kind);
+        let number = move |service: &ServiceMark| service.mark.checked_sub(policy.kernel.ct_mark);
+        own.filter_map(move |service| Some((&service.name, u16::try_from(number(service)?).ok()?)))
+            .filter(move |(_, number)| (low..=high).contains(number))
+            .collect::<BTreeMap<&Name, u16>>()
+    };
+    let names = policy.publish.iter().map(|publish| &publish.name);
+    let last_publish = FIRST_ALLOW - 1;
+    let publishes = numbers(names, (1, last_publish), &kept(ServiceKind::Publish, 1, last_publish));
+    let last_allow = ACCEPTED - 1;
+    let names = policy.allow.iter().map(|allow| &allow.name);
+    let allows =
+        numbers(names, (FIRST_ALLOW, last_allow), &kept(ServiceKind::Allow, FIRST_ALLOW, last_allow));
     let service = |kind, name: &Name, numbers: &BTreeMap<&Name, u16>| {
         let mark = policy.kernel.ct_mark | u32::from(numbers.get(name).copied().unwrap_or(0));
         ServiceMark { name: name.clone(), kind, mark }
@@ -95,17 +109,27 @@ pub(super) fn assign(policy: &Policy) -> Vec<ServiceMark> {
     publish.chain(allow).collect()
 }
 
-/// A number from `low` to `high` for each name; the table is at most half full, so a free one is near.
-fn numbers<'n>(names: impl Iterator<Item = &'n Name>, low: u16, high: u16) -> BTreeMap<&'n Name, u16> {
+/// A number from `low` to `high` for each name: the one that it had, else one that nobody has or had; the table is at most
+/// half full, so a free one is near.
+fn numbers<'n>(
+    names: impl Iterator<Item = &'n Name>,
+    (low, high): (u16, u16),
+    kept: &BTreeMap<&Name, u16>,
+) -> BTreeMap<&'n Name, u16> {
     let span = u32::from(high - low) + 1;
     let mut sorted: Vec<&Name> = names.collect();
     sorted.sort_unstable();
-    let mut taken = std::collections::BTreeSet::new();
+    let mut taken: BTreeSet<u32> =
+        kept.values().map(|number| u32::from(number.saturating_sub(low))).collect();
     let mut numbers = BTreeMap::new();
     for name in sorted {
+        if let Some(&number) = kept.get(name) {
+            numbers.insert(name, number);
+            continue;
+        }
         let start = fnv1a(name.as_str()) % span;
-        let free = (0..span).map(|step| (start + step) % span).find(|offset| !taken.contains(offset));
-        if let Some(offset) = free {
+        let mut tried = (0..span).map(|step| (start + step) % span);
+        if let Some(offset) = tried.find(|offset| !taken.contains(offset)) {
             taken.insert(offset);
             numbers.insert(name, low.saturating_add(u16::try_from(offset).unwrap_or(0)));
         }
@@ -113,7 +137,84 @@ fn numbers<'n>(names: impl Iterator<Item = &'n Name>, low: u16, high: u16) -> BT
     numbers
 }
 
+/// The marks of the services in a table, from what `nft -j list table` prints; none where there is no table.
+///
+/// The kernel outlives the daemon, and so does what its flows are marked with.
+#[must_use]
+pub fn marks_in_force(listing: &str) -> Vec<ServiceMark> {
+    let listing: Value = serde_json::from_str(listing).unwrap_or_default();
+    let objects = listing.get("nftables").and_then(Value::as_array).into_iter().flatten();
+    let maps = objects.filter_map(|object| object.get("map"));
+    let counters = maps.filter(|map| map.get("name").and_then(Value::as_str) == Some("count_in"));
+    let elements = counters.filter_map(|map| map.get("elem")?.as_array()).flatten();
+    elements
+        .filter_map(|element| {
+            let [mark, counter] = element.as_array()?.as_slice() else { return None };
+            let (kind, name) = counter.as_str()?.split_once("_in_")?;
+            let kind = [ServiceKind::Publish, ServiceKind::Allow]
+                .into_iter()
+                .find(|known| known.as_str() == kind)?;
+            Some(ServiceMark { name: Name::new(name)?, kind, mark: u32::try_from(mark.as_u64()?).ok()? })
+        })
+        .collect()
+}
+
 /// The 32-bit hash of Fowler, Noll and Vo (RFC 9923), stable over versions and machines.
 fn fnv1a(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::Source;
+    use crate::gateway::parse;
+
+    #[test]
+    fn a_service_whose_name_collides_takes_no_other_services_mark() {
+        let before = assign(&policy(&["https"]), &[]);
+        let alone = assign(&policy(&["a86587"]), &[]);
+        assert_eq!(before[0].mark, alone[0].mark, "the names do not collide any more; find others");
+
+        let both = assign(&policy(&["a86587", "https"]), &before);
+
+        assert_eq!(both[1].mark, before[0].mark);
+        assert_ne!(both[0].mark, both[1].mark);
+        let again = assign(&policy(&["a86587"]), &both);
+        assert_eq!(again[0].mark, both[0].mark, "it moved when the other went");
+    }
+
+    #[test]
+    fn marks_are_read_back_from_the_table_in_force() {
+        let services = assign(&policy(&["https", "a_in_b"]), &[]);
+        let elements: Vec<_> =
+            services.iter().map(|service| json!([service.mark, service.counter_in()])).collect();
+        let map =
+            json!({"map": {"family": "inet", "table": "causeway", "name": "count_in", "elem": elements}});
+        let listing = json!({"nftables": [{"metainfo": {}}, map]}).to_string();
+
+        assert_eq!(marks_in_force(&listing), services);
+        for damaged in
+            ["", "{}", "[1", r#"{"nftables":[{"map":{"name":"count_in","elem":[[1],"x",["a","b"]]}}]}"#]
+        {
+            assert_eq!(marks_in_force(damaged), []);
+        }
+    }
+
+    fn policy(names: &[&str]) -> Policy {
+        let mut text = String::from(
+            "[interface]\naddress = [\"10.77.88.1/30\"]\nprivate_key_file = \"k\"\n[[peer]]\nname = \"w\"\n\
+             public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nallowed_ips = [\"192.168.88.0/24\"]\n",
+        );
+        for (port, name) in (443..).zip(names) {
+            text.push_str(&format!(
+                "[[publish]]\nname = \"{name}\"\nlisten = \"{port}\"\ntarget = \"192.168.88.2:{port}\"\n"
+            ));
+        }
+        parse(&Source { name: Path::new("gateway.toml"), text: &text }).unwrap()
+    }
 }

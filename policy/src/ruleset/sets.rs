@@ -29,7 +29,7 @@ pub(super) fn set_name(what: &str, family: Family, name: &Name) -> String {
     format!("{what}{}_{name}", family.digit())
 }
 
-fn fixed(name: impl Into<String>, declaration: Value, elements: Vec<Value>) -> Set {
+pub(super) fn fixed(name: impl Into<String>, declaration: Value, elements: Vec<Value>) -> Set {
     Set { name: name.into(), declaration, content: Content::Static(elements) }
 }
 
@@ -38,13 +38,13 @@ fn interval(kind: &Value) -> Value {
 }
 
 /// A set of prefixes of one family.
-fn prefixes(name: String, family: Family, members: impl Iterator<Item = IpNetwork>) -> Set {
+pub(super) fn prefixes(name: String, family: Family, members: impl Iterator<Item = IpNetwork>) -> Set {
     let elements = disjoint(members.filter(|&member| family.holds(member))).into_iter().map(prefix).collect();
     fixed(name, interval(&json!(family.address_type())), elements)
 }
 
 /// The same addresses without prefixes that lie inside others, which an interval set would refuse.
-pub(super) fn disjoint(prefixes: impl Iterator<Item = IpNetwork>) -> Vec<IpNetwork> {
+pub(crate) fn disjoint(prefixes: impl Iterator<Item = IpNetwork>) -> Vec<IpNetwork> {
     let mut sorted: Vec<IpNetwork> = prefixes.collect();
     sorted.sort_unstable_by_key(|prefix| (prefix.network(), prefix.prefix()));
     let mut kept: Vec<IpNetwork> = Vec::new();
@@ -63,11 +63,14 @@ pub fn tunnel_prefixes(policy: &Policy) -> impl Iterator<Item = IpNetwork> {
     own.chain(routed.filter(|prefix| prefix.prefix() > 0))
 }
 
+/// The prefixes of the LAN.
+pub fn lan_prefixes(policy: &Policy) -> impl Iterator<Item = IpNetwork> {
+    policy.lan.iter().map(|&prefix| crate::text::network(prefix))
+}
+
 /// Sets about the machine and its surroundings.
 pub(super) fn places(policy: &Policy) -> Vec<Set> {
-    let interfaces = policy.wan.interfaces.iter().map(|name| json!(name.as_str())).collect();
-    let mut sets = vec![fixed("wan", json!({"type": "ifname"}), interfaces)];
-    sets.extend(Protocol::BOTH.map(|protocol| accepted(policy, protocol)));
+    let mut sets: Vec<Set> = Protocol::BOTH.map(|protocol| accepted(policy, protocol)).into();
     for family in Family::BOTH {
         let digit = family.digit();
         sets.push(prefixes(format!("lan{digit}"), family, policy.lan.iter().copied()));
@@ -122,6 +125,7 @@ struct TargetMaps {
 struct PortMaps {
     by_port: Vec<Value>,
     by_address: Vec<Value>,
+    of_wan: Vec<Value>,
 }
 
 impl TargetMaps {
@@ -133,6 +137,7 @@ impl TargetMaps {
                 Protocol::Udp => &mut self.udp,
             };
             match publish.address {
+                None if publish.wan_only => maps.of_wan.push(json!([port, mark])),
                 None => maps.by_port.push(json!([port, mark])),
                 Some(address) => {
                     let key = concat([json!(address.to_string()), port]);
@@ -158,6 +163,7 @@ impl TargetMaps {
         for (protocol, maps) in [(Protocol::Tcp, self.tcp), (Protocol::Udp, self.udp)] {
             let name = |what: &str| by_protocol(what, protocol, Some(family));
             sets.push(fixed(name("publish"), service(json!("inet_service")), maps.by_port));
+            sets.push(fixed(name("wan"), service(json!("inet_service")), maps.of_wan));
             let bound = service(json!([address, "inet_service"]));
             sets.push(fixed(name("bound"), bound, maps.by_address));
         }

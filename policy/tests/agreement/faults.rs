@@ -16,6 +16,10 @@ pub(crate) const FAULTS: &[Fault] = &[
     ("moved ports land one too high", |it| it.values("shifted4", |port| json!(port.as_u64().unwrap() + 1))),
     ("moved ports run backwards", |it| it.reverse_values("shifted4")),
     ("targets are swapped", |it| it.reverse_values("target4")),
+    ("the LAN is led to services of the WAN side", |it| {
+        it.rewrite("from_lan", "published", "published_to_wan")
+    }),
+    ("services of the WAN side are forgotten", |it| it.keep_elements("wan_tcp4", |_| false)),
     ("a service bound to an address is looked up by the source", |it| {
         it.rewrite("published", r#""field":"daddr","protocol":"ip""#, r#""field":"saddr","protocol":"ip""#);
     }),
@@ -39,7 +43,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     ("sources that are not allowed are let in", |it| it.verdict("sources", r#""drop""#, r#""return""#)),
     ("the WAN guard of the edge accepts", |it| it.verdict("input_from_wan", r#""drop""#, r#""accept""#)),
     ("the WAN guard of the LAN is missing", |it| {
-        it.keep_rules("forward", |rule| !rule.contains("drop_forward_wan_guard"));
+        it.keep_rules("forward_from_wan", |rule| !rule.contains("drop_forward_wan_guard"));
     }),
     ("unlisted flows out of the tunnel reach the edge", |it| {
         it.verdict("input_from_tunnel", r#""drop""#, r#""accept""#);
@@ -53,7 +57,7 @@ pub(crate) const FAULTS: &[Fault] = &[
         it.rewrite("output", r#""established","related""#, r#""new","established""#);
     }),
     ("forged sources are believed", |it| it.keep_rules("classify", |rule| !rule.contains("spoofed"))),
-    ("bans are not asked", |it| it.keep_rules("strangers", |rule| !rule.contains("bans4"))),
+    ("bans are not asked", |it| it.keep_rules("from_wan", |rule| !rule.contains("bans4"))),
     ("a drop is counted as another", |it| {
         it.rewrite("input_from_tunnel", "drop_input_not_listed", "drop_input_wan_guard");
     }),
@@ -67,17 +71,63 @@ pub(crate) const FAULTS: &[Fault] = &[
         it.rewrite("carried", r#""other""#, r#""reply""#);
     }),
     ("private flows out of the tunnel get no mark", |it| it.without_statements("private_in", "mangle")),
-    ("accepted ports of the edge get no mark", |it| it.without_statements("strangers", "mangle")),
+    ("accepted ports of the edge get no mark", |it| it.without_statements("from_wan", "mangle")),
     ("all private flows have one mark", Compiled::one_mark),
     ("any peer may what one may", |it| it.without_statements("private_in", "saddr")),
-    ("private UDP flows are taken for TCP", |it| it.rewrite("private_out", r#""udp""#, r#""tcp""#)),
+    ("a peer may what the owner of a larger prefix around it may", |it| {
+        it.rewrite(
+            "private_in",
+            r#"{"range":["192.168.88.0","192.168.88.127"]}"#,
+            r#"{"prefix":{"addr":"192.168.88.0","len":24}}"#,
+        );
+        it.rewrite(
+            "private_in",
+            r#"{"prefix":{"addr":"192.168.88.0","len":25}}"#,
+            r#"{"prefix":{"addr":"192.168.88.0","len":24}}"#,
+        );
+    }),
+    ("the edge's own programs are not led to services", |it| it.keep_rules("own", |_| false)),
+    ("private UDP flows are taken for TCP", |it| it.rewrite("private_lan", r#""udp""#, r#""tcp""#)),
     ("the edge's own private flows are forgotten", |it| it.keep_rules("private_self", |_| false)),
     ("masquerading is forgotten", |it| it.keep_elements("masquerade", |_| false)),
     ("everything is masqueraded", |it| it.without_statements("srcnat", "@masquerade")),
     ("services are translated behind Docker's", |it| it.priority("dstnat", -99)),
     ("flows are classified behind their translation", |it| it.priority("classify", -50)),
-    ("strangers are looked at behind services", Compiled::strangers_last),
-    ("the WAN is another interface", |it| it.elements("wan").into_iter().for_each(|e| *e = json!("eth1"))),
+    ("unauthenticated sources are looked at behind services", Compiled::published_first),
+    ("the LAN is on another interface", |it| {
+        for list in ["lan_at4", "lan_at6"] {
+            it.elements(list).into_iter().for_each(|e| e["concat"][0] = json!("br-x"));
+        }
+        it.element_lists("lan_links").for_each(|list| *list = vec![json!("br-x")]);
+    }),
+    ("every source on the LAN's interface is LAN", |it| {
+        for chain in ["classify", "input", "forward"] {
+            it.without_statements(chain, "@lan_at4");
+        }
+    }),
+    ("a source of the LAN is LAN wherever it arrives", |it| {
+        for chain in ["classify", "input", "forward"] {
+            it.rewrite(
+                chain,
+                r#"{"concat":[{"meta":{"key":"iif"}},{"payload":{"field":"saddr","protocol":"ip"}}]}"#,
+                r#"{"payload":{"field":"saddr","protocol":"ip"}}"#,
+            );
+            it.rewrite(chain, "@lan_at4", "@lan4");
+            it.without_statements(chain, "@lan_links");
+        }
+    }),
+    ("what the next hop sends is believed to be LAN", |it| {
+        for chain in ["classify", "input", "forward"] {
+            it.keep_rules(chain, |rule| !rule.contains("@next_hops"));
+        }
+    }),
+    ("a bridge over a network card is a container network", |it| {
+        it.element_lists("containers").for_each(|list| list.push(json!("br-x")));
+    }),
+    ("containers are no container network", |it| it.keep_elements("containers", |_| false)),
+    ("a claimed source of the LAN is in an allow-list", |it| {
+        it.keep_rules("sources", |rule| !rule.contains("lan4"));
+    }),
     ("WireGuard's port is another", |it| it.rewrite("input_from_wan", "51820", "51821")),
     ("an echo request may be to any address of the edge", |it| {
         it.without_statements("input_from_tunnel", "@own4");
@@ -196,14 +246,16 @@ impl Compiled {
         }
     }
 
-    fn strangers_last(&mut self) {
-        let is_jump = |command: &Value| {
-            let rule = command.pointer("/add/rule").filter(|rule| rule["chain"] == "classify");
-            rule.is_some_and(|rule| rule["expr"].to_string().contains(r#""target":"strangers""#))
+    fn published_first(&mut self) {
+        let of_chain =
+            |command: &Value| command.pointer("/add/rule").is_some_and(|rule| rule["chain"] == "from_wan");
+        let is_goto = |command: &Value| {
+            of_chain(command) && command.to_string().contains(r#""target":"published_to_wan""#)
         };
-        let at = self.commands.iter().position(is_jump).unwrap();
-        let jump = self.commands.remove(at);
-        self.commands.push(jump);
+        let at = self.commands.iter().position(is_goto).unwrap();
+        let goto = self.commands.remove(at);
+        let first = self.commands.iter().position(of_chain).unwrap();
+        self.commands.insert(first, goto);
     }
 }
 

@@ -50,7 +50,7 @@ fn compare() {
     let (policies, packets) = (number("POLICY_CASES", default_policies()), number("POLICY_PACKETS", 100));
     for seed in 0..policies {
         let policy = generated(seed);
-        stage.change_to(&policy.plan());
+        stage.change_to(&Stage::plan(&policy));
         let mut random = Random::new(seed ^ 0xface);
         for turn in 0..packets {
             let (verdict, mismatch) = one_packet(&mut stage, &policy, &mut random, turn, PATIENCE);
@@ -76,7 +76,7 @@ fn find_faults() {
     let mut unnoticed = Vec::new();
     for (fault, spoil) in faults::FAULTS {
         let found = policies.iter().find_map(|policy| {
-            let whole = Compiled::of(&policy.plan());
+            let whole = Compiled::of(&Stage::plan(policy));
             let mut spoilt = whole.clone();
             spoil(&mut spoilt);
             if spoilt == whole {
@@ -150,7 +150,7 @@ fn one_packet(
     turn: u64,
     patience: Duration,
 ) -> (String, Option<String>) {
-    let around = surroundings();
+    let around = surroundings(policy);
     let wanted = WANTED[usize::try_from(turn).unwrap() % WANTED.len()];
     let packet = stage.numbered(likely(wanted, random, policy, &around));
     let expected = evaluator::judge(policy, &around, &packet);
@@ -182,7 +182,8 @@ fn likely(wanted: &str, random: &mut Random, policy: &gateway::Policy, around: &
 }
 
 fn class(packet: &Packet, judgement: &Judgement<'_>) -> String {
-    let on_wan = packet.arrival == Arrival::Interface("eth0".to_owned());
+    let at = |name: &str| packet.arrival == Arrival::Interface(name.to_owned());
+    let on_wan = at("eth0") || at("br-x");
     match (&judgement.outcome, judgement.entry) {
         (Outcome::Delivered, _) if on_wan => "delivered from the WAN".to_owned(),
         (Outcome::Forwarded { masqueraded: true, .. }, _) => "forwarded masqueraded".to_owned(),
@@ -212,8 +213,8 @@ fn simplified(packet: &Packet, outcome: &Outcome) -> Outcome {
 }
 
 /// The worked example's, with two bans and without a default route for IPv6.
-fn surroundings() -> Surroundings {
-    let mut surroundings = arbitrary::surroundings();
+fn surroundings(policy: &gateway::Policy) -> Surroundings {
+    let mut surroundings = arbitrary::surroundings(policy);
     surroundings.banned = stage::BANNED.iter().map(|address| address.parse().unwrap()).collect();
     surroundings.default_routes.retain(|(_, ipv6)| !ipv6);
     surroundings

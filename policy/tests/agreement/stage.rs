@@ -9,16 +9,20 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pnet::datalink::{self, Channel, DataLinkReceiver, DataLinkSender};
+use policy::arbitrary;
 use policy::evaluator::{Arrival, Outcome, Packet, Transport};
-use policy::plan::{Plan, RouteKind, Routing, Selector};
+use policy::gateway::Policy;
+use policy::plan::{Conditions, Plan, RouteKind, Routing, Selector};
 use policy::ruleset::{Present, Ruleset};
+use policy::trust::Pins;
+use policy::uplinks::uplinks;
 use serde_json::{Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netfilter::Netfilter;
 use crate::wire;
 
-const INTERFACES: [&str; 4] = ["eth0", "eth1", "docker0", "gw0"];
+const INTERFACES: [&str; 5] = ["eth0", "eth1", "docker0", "br-x", "gw0"];
 
 /// Sources under a ban, whatever the policy.
 pub(crate) const BANNED: [&str; 2] = ["203.0.113.66", "2001:db8:1::66"];
@@ -63,6 +67,16 @@ impl Compiled {
 }
 
 impl Stage {
+    /// What a policy compiles to for the interfaces of this stage.
+    pub(crate) fn plan(policy: &Policy) -> Plan {
+        let interfaces = datalink::interfaces();
+        let index = |name: &str| interfaces.iter().find(|it| it.name == name).map_or(9_999, |it| it.index);
+        let system = arbitrary::system(index);
+        let trust = Pins::new(policy, &system, &[]).trust(policy, &system);
+        let uplinks = uplinks(policy, &system, &[]);
+        policy.plan_under(&Conditions { trust, uplinks, ..Conditions::default() })
+    }
+
     pub(crate) fn build() -> Self {
         shell(SURROUNDINGS);
         let wires = INTERFACES.iter().map(|&name| (name, Wire::open(name))).collect();
@@ -268,7 +282,7 @@ fn run(program: &str, arguments: &[&str], input: &str) -> String {
 const SURROUNDINGS: &str = "
 mount -t sysfs none /sys 2>/dev/null || true
 ip link set lo up
-for name in eth0 eth1 docker0 gw0; do
+for name in eth0 eth1 docker0 br-x gw0; do
   ip link add $name type veth peer name ${name}x
   echo 1 > /proc/sys/net/ipv6/conf/${name}x/disable_ipv6
   echo 0 > /proc/sys/net/ipv6/conf/$name/accept_dad
@@ -280,6 +294,7 @@ ip addr add 192.0.2.2/24 dev eth0
 ip addr add 2001:db8:2::2/64 dev eth0 nodad
 ip addr add 192.168.1.2/24 dev eth1
 ip addr add 172.17.0.1/16 dev docker0
+ip addr add 198.18.5.1/24 dev br-x
 ip addr add 10.77.88.1/24 dev gw0
 ip addr add fd00:77::1/64 dev gw0 nodad
 ip -6 route add fd00:1::/64 dev eth1
@@ -287,12 +302,14 @@ ip route add default dev eth0
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
 echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter
-for name in eth0 eth1 docker0 gw0; do echo 0 > /proc/sys/net/ipv4/conf/$name/rp_filter; done
+for name in eth0 eth1 docker0 br-x gw0; do echo 0 > /proc/sys/net/ipv4/conf/$name/rp_filter; done
 nft -f - <<'E'
 table netdev probe {
   chain eth0x { type filter hook ingress device eth0x priority 0; drop
   }
   chain eth1x { type filter hook ingress device eth1x priority 0; drop
+  }
+  chain br-xx { type filter hook ingress device br-xx priority 0; drop
   }
   chain docker0x { type filter hook ingress device docker0x priority 0; drop
   }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use policy::arbitrary::NEXT_HOP;
 use policy::evaluator::{Packet, Transport};
 
 /// What a captured frame says about where its packet goes.
@@ -19,7 +20,7 @@ pub(crate) fn frame(packet: &Packet, identity: u16, mac: [u8; 6]) -> Vec<u8> {
     let ipv6 = packet.source.is_ipv6();
     let (protocol, body) = transport(packet.transport, identity, ipv6);
     let mut frame = mac.to_vec();
-    frame.extend([2, 0, 0, 0, 0, 1]);
+    frame.extend(if packet.relayed { NEXT_HOP } else { [2, 0, 0, 0, 0, 1] });
     match (packet.source, packet.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             frame.extend([0x08, 0x00]);

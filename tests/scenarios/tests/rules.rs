@@ -8,11 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use lab::{Lab, Node, PacketSocket, Topology, full_counts, scenario};
 use policy::Source;
-use policy::arbitrary::{Random, gateway_text, packet, surroundings};
+use policy::arbitrary::{Random, gateway_text, packet, surroundings, system};
 use policy::evaluator::{Arrival, Outcome, Packet, Surroundings, Transport, evaluate};
 use policy::gateway::{Policy, parse};
-use policy::plan::{RouteKind, Routing, Selector};
+use policy::plan::{Conditions, RouteKind, Routing, Selector};
 use policy::ruleset::Ruleset;
+use policy::system::System;
+use policy::trust::Pins;
+use policy::uplinks::uplinks;
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -26,8 +29,8 @@ fn a_real_kernel_does_with_every_packet_what_the_documents_say() -> Result<()> {
             machine.adopt(seed)?;
             let random = &mut Random::new(seed ^ 0xface);
             for _ in 0..packets {
-                let packet = packet(random, &machine.policy);
-                let expected = evaluate(&machine.policy, &machine.surroundings, &packet);
+                let packet = sent_by_a_host(packet(random, &machine.policy));
+                let expected = evaluate(&machine.policy, &surroundings(&machine.policy), &packet);
                 let seen = machine.observe(&packet)?;
                 if !seen.is(&expected, &packet) {
                     wrong.push(format!(
@@ -53,13 +56,17 @@ fn whatever_passes_the_minimal_guard_passes_the_whole_one_too() -> Result<()> {
             machine.load(&Ruleset::minimal_guard(&machine.policy))?;
             let random = &mut Random::new(seed ^ 0xface);
             for _ in 0..packets {
-                let packet = packet(random, &machine.policy);
+                let packet = sent_by_a_host(packet(random, &machine.policy));
                 let seen = machine.observe(&packet)?;
                 if !seen.is_something() {
                     continue;
                 }
                 passed += 1;
-                let expected = evaluate(&whole, &machine.surroundings, &packet);
+                // At boot nothing is known of the interfaces.
+                let around = surroundings(&whole);
+                let around =
+                    Surroundings { pinned: Vec::new(), bridges: Vec::new(), public: Vec::new(), ..around };
+                let expected = evaluate(&whole, &around, &packet);
                 if !seen.is(&expected, &packet) {
                     wrong.push(format!(
                         "policy {seed}: {packet:?}\n  whole: {expected:?}\n  minimal: {seen:?}"
@@ -79,7 +86,7 @@ fn whatever_passes_the_minimal_guard_passes_the_whole_one_too() -> Result<()> {
 /// An edge with one policy in its kernel, and a neighbour on each of its interfaces; `gw0` is a veth here.
 struct Machine {
     policy: Policy,
-    surroundings: Surroundings,
+    system: System,
     edge: Node,
     neighbours: Vec<(String, PacketSocket)>,
     /// Raw sockets of the edge, for IPv4 and IPv6.
@@ -107,7 +114,7 @@ impl Machine {
         let policy = generated(0)?;
         let edge = lab.add_node("edge")?;
         let mut neighbours = Vec::new();
-        for interface in ["eth0", "eth1", "docker0", "gw0"] {
+        for interface in ["eth0", "eth1", "docker0", "br-x", "gw0"] {
             let node = lab.add_node(&format!("beside-{interface}"))?;
             // A neighbour that speaks only when it is told to.
             node.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
@@ -117,7 +124,7 @@ impl Machine {
         }
         edge.ip("address add 192.0.2.2/24 dev eth0\naddress add 2001:db8:2::2/64 dev eth0 nodad\n\
              address add 192.168.1.2/24 dev eth1\nroute add fd00:1::/64 dev eth1\n\
-             address add 172.17.0.1/16 dev docker0\n\
+             address add 172.17.0.1/16 dev docker0\naddress add 198.18.5.1/24 dev br-x\n\
              route add default via 192.0.2.1\nroute add default via 2001:db8:2::1")?;
         edge.nft(
             "table ip dockerlike { chain prerouting { type nat hook prerouting priority -100;
@@ -132,14 +139,23 @@ impl Machine {
         });
         let [four, six]: [Result<Socket>; 2] = own;
         let own = [four?, six?];
-        Ok(Self { policy, surroundings: surroundings(), edge, neighbours, own })
+        let links: Value = serde_json::from_str(&edge.run("ip -json link")?)?;
+        let index = |name: &str| {
+            let links = links.as_array().into_iter().flatten();
+            let mut named = links.filter(|link| link.get("ifname").and_then(Value::as_str) == Some(name));
+            let index = named.next().and_then(|link| link.get("ifindex")?.as_u64());
+            index.and_then(|index| u32::try_from(index).ok()).unwrap_or(9_999)
+        };
+        Ok(Self { policy, system: system(index), edge, neighbours, own })
     }
 
     /// Puts another policy's rules in place; its routes are the same, since only services differ.
     fn adopt(&mut self, seed: u64) -> Result<()> {
         let policy = generated(seed)?;
-        let plan = policy.plan();
-        ensure!(plan.routing == self.policy.plan().routing, "policy {seed} has other routes");
+        let trust = Pins::new(&policy, &self.system, &[]).trust(&policy, &self.system);
+        let uplinks = uplinks(&policy, &self.system, &[]);
+        let plan = policy.plan_under(&Conditions { trust, uplinks, ..Conditions::default() });
+        ensure!(plan.routing.routes == self.policy.plan().routing.routes, "policy {seed} has other routes");
         self.load(&plan.ruleset)?;
         self.policy = policy;
         Ok(())
@@ -230,6 +246,11 @@ impl Seen {
             |drop: &&String| drop.starts_with("drop_output_") || drop.starts_with("drop_postrouting_");
         self.drops.iter().filter(|drop| !answer(drop)).collect()
     }
+}
+
+/// Here every frame comes from the neighbour itself, never from a next hop.
+fn sent_by_a_host(packet: Packet) -> Packet {
+    Packet { relayed: false, ..packet }
 }
 
 /// First packets of flows, after everything else has seen them.

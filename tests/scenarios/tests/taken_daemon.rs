@@ -136,7 +136,7 @@ fn guard_refuses_a_polyglot(site: &Site<'_>) -> Result<()> {
 /// Lines about what is not the gateway's own.
 fn without_ours(text: &str) -> String {
     text.lines()
-        .filter(|line| !line.contains("proto 157") && !line.contains("gw0"))
+        .filter(|line| !line.contains("proto 157") && !line.contains("proto 158") && !line.contains("gw0"))
         .collect::<Vec<_>>()
         .join("\n")
 }

@@ -1,5 +1,9 @@
 use policy::Source;
 
+use policy::plan::Conditions;
+use policy::system::{Link, LinkKind, LinkRoute, System};
+use policy::uplinks::uplinks;
+
 use super::super::protocol::{FlowQuery, Route, Rule};
 use super::*;
 
@@ -9,7 +13,10 @@ const EXAMPLE: &str = include_str!("../../../../configs/gateway.toml");
 fn what_the_daemon_asks_for_a_policy_lies_in_the_scope_of_that_policy() {
     for seed in 0..16 {
         let policy = parsed(&policy::arbitrary::gateway_text(seed));
-        let (scope, plan) = (scope(&policy), policy.plan());
+        let found = uplinks(&policy, &machine(u32::from(MAX_UPLINKS)), &[]);
+        assert_eq!(found.len(), usize::from(MAX_UPLINKS));
+        let conditions = Conditions { uplinks: found, rule_priority: Some(3), ..Conditions::default() };
+        let (scope, plan) = (scope(&policy), policy.plan_under(&conditions));
         let install = plan.ruleset.install(&policy::ruleset::Present::nothing()).to_string();
         let values: Vec<_> = plan
             .routing
@@ -20,6 +27,7 @@ fn what_the_daemon_asks_for_a_policy_lies_in_the_scope_of_that_policy() {
         for request in [
             Request::ApplyRuleset { ruleset: install },
             Request::ApplyRouting { routing: Routing::new(&plan.routing) },
+            Request::FollowUplinks { uplinks: plan.routing.uplinks.iter().map(UplinkTable::from).collect() },
             Request::ReadSysctls { paths: values.iter().map(|(path, _)| path.clone()).collect() },
             Request::WriteSysctls { values },
             Request::ForgetFlows {
@@ -55,9 +63,34 @@ fn routes_rules_and_addresses_outside_the_tunnel_are_refused() {
     assert!(ask(&|routing| routing.rules.push(rule(4357, None, 254))).is_err());
     assert!(ask(&|routing| routing.rules.push(rule(4357, Some(1), 254))).is_err());
     assert!(ask(&|routing| routing.rules.push(rule(4358, None, 255))).is_err());
+    let to = |prefix: &str| Rule { to: Some(prefix.parse().unwrap()), ..rule(4358, None, 254) };
+    assert!(ask(&|routing| routing.rules.push(to("192.168.1.128/25"))).is_ok());
+    assert!(ask(&|routing| routing.rules.push(to("203.0.113.0/24"))).is_err());
     assert!(ask(&|routing| routing.addresses.push("10.9.9.9/24".parse().unwrap())).is_err());
     assert!(ask(&|routing| routing.addresses.push("10.77.88.1/0".parse().unwrap())).is_err());
     assert!(ask(&|routing| routing.mtu = 20).is_err());
+}
+
+#[test]
+fn an_uplink_has_the_table_and_the_mark_of_its_number_and_no_other() {
+    let scope = scope(&parsed(EXAMPLE));
+    let good = UplinkTable { link: 2, table: 4358, mark: 0x4358, priority: 4357 };
+    let ask =
+        |uplinks: &[UplinkTable]| scope.judge(Request::FollowUplinks { uplinks: uplinks.to_vec() }).map(drop);
+    let last = UplinkTable { link: 3, table: 4373, mark: 0x4367, priority: 1 };
+    assert!(ask(&[good, last]).is_ok());
+    for bad in [
+        UplinkTable { table: 254, ..good },
+        UplinkTable { table: 4357, mark: 0x4357, ..good },
+        UplinkTable { table: 4374, mark: 0x4368, ..good },
+        UplinkTable { mark: 0x4359, ..good },
+        UplinkTable { mark: 1, ..good },
+        UplinkTable { priority: 0, ..good },
+        UplinkTable { priority: 32_766, ..good },
+    ] {
+        assert_eq!(ask(&[bad]).unwrap_err().kind, FailureKind::Refused, "{bad:?}");
+    }
+    assert!(ask(&[good, UplinkTable { link: 3, ..good }]).is_err(), "two uplinks with one table");
 }
 
 #[test]
@@ -93,14 +126,16 @@ fn switches_flows_and_removal_outside_the_scope_are_refused() {
 fn a_scope_of_the_systems_own_numbers_is_refused() {
     let good = scope(&parsed(EXAMPLE));
     assert!(good.clone().checked().is_ok());
-    for protocol in 0..5 {
+    for protocol in [0, 1, 2, 3, 4, 255] {
         assert!(Scope { protocol, ..good.clone() }.checked().is_err());
     }
-    for table in [0, 253, 254, 255] {
+    for table in [0, 237, 253, 254, 255, u32::MAX] {
         assert!(Scope { table, ..good.clone() }.checked().is_err());
     }
     assert!(Scope { device: "../x".to_owned(), ..good.clone() }.checked().is_err());
     assert!(good.of_hearsay("gw0", 2).is_err() && good.of_hearsay("gw0", 3).is_err());
+    // With 158 it would also name 159, which is anyone's.
+    assert!(good.of_hearsay("gw0", 158).is_err());
     assert_eq!(good.of_hearsay("ovpn0", 157).unwrap().removal, Removal::Shown);
 }
 
@@ -127,6 +162,30 @@ fn a_scope_covers_a_narrower_configuration_and_not_a_wider_one() {
     grown.asked.widen(wide.asked.clone());
     assert!(grown.covers(&wide));
     assert!(!grown.covers(&Scope { table: 4400, ..narrow }));
+}
+
+/// A machine with that many uplinks.
+fn machine(count: u32) -> System {
+    let link = |index: u32| Link {
+        index,
+        name: format!("eth{index}"),
+        kind: LinkKind::Other,
+        master: None,
+        addresses: vec![format!("198.18.{index}.2/24").parse().unwrap()],
+    };
+    let route = |link: u32| LinkRoute {
+        destination: "0.0.0.0/0".parse().unwrap(),
+        link,
+        gateway: None,
+        table: MAIN,
+        metric: 0,
+        protocol: 4,
+    };
+    System {
+        links: (2..2 + count).map(link).collect(),
+        routes: (2..2 + count).map(route).collect(),
+        ..System::default()
+    }
 }
 
 fn parsed(text: &str) -> Policy {

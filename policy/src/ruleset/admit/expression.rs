@@ -7,11 +7,12 @@ use serde_json::Value;
 use super::{Judged, Refused, array, field, fields, is, number, one_of, reference, single, string, within};
 
 /// Keys of `meta`.
-const META: [&str; 4] = ["iifname", "l4proto", "nfproto", "oifname"];
+const META: [&str; 7] = ["iif", "iifname", "l4proto", "mark", "nfproto", "oif", "oifname"];
 /// Keys of `ct`.
 pub(super) const CT: [&str; 4] = ["direction", "mark", "state", "status"];
 /// Headers and their fields.
-const PAYLOAD: [(&str, &str); 10] = [
+const PAYLOAD: [(&str, &str); 11] = [
+    ("ether", "saddr"),
     ("icmp", "type"),
     ("icmpv6", "type"),
     ("ip", "daddr"),
@@ -38,6 +39,7 @@ pub(super) fn judge(expression: &Value) -> Judged {
     let (kind, body) = single(expression)?;
     match kind {
         "meta" => one_of(key(body)?, &META, "meta"),
+        "ct" if body.get("dir").is_some() => original(body),
         "ct" => one_of(key(body)?, &CT, "ct"),
         "rt" => one_of(key(body)?, &["mtu"], "rt"),
         "payload" => payload(body),
@@ -47,7 +49,7 @@ pub(super) fn judge(expression: &Value) -> Judged {
             is(body, "name", "maxseg").and_then(|()| is(body, "field", "size"))
         }
         "&" | "concat" | "set" => array(body)?.iter().try_for_each(judge),
-        "range" => array(body)?.iter().try_for_each(|end| number(end).map(drop)),
+        "range" => array(body)?.iter().try_for_each(end),
         "prefix" => prefix(body),
         "map" => map(body),
         _ => Err(Refused(format!("no expression of the gateway: {kind}"))),
@@ -70,6 +72,20 @@ pub(super) fn map(body: &Value) -> Judged {
     let body = fields(body, &["key", "data"])?;
     judge(field(body, "key")?)?;
     reference(field(body, "data")?)
+}
+
+/// What a flow was sent to at first.
+fn original(body: &Value) -> Judged {
+    let body = fields(body, &["key", "dir"])?;
+    is(body, "dir", "original").and_then(|()| one_of(field(body, "key")?, &["ip daddr", "ip6 daddr"], "ct"))
+}
+
+/// An end of a range: a port or an address.
+fn end(value: &Value) -> Judged {
+    match value.as_str() {
+        None => number(value).map(drop),
+        Some(text) => text.parse::<IpAddr>().map(drop).map_err(|_| Refused(format!("{text} is no address"))),
+    }
 }
 
 fn key(body: &Value) -> Result<&Value, Refused> {

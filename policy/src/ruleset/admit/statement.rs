@@ -62,17 +62,32 @@ fn counter(body: &Value) -> Judged {
     if kind == "map" { map(body) } else { Err(Refused(format!("a counter by {kind}"))) }
 }
 
-/// Changes the conntrack mark or a connection's MSS.
+/// Changes the conntrack mark, a connection's MSS, or a packet's mark to that of an uplink.
 fn mangle(body: &Value) -> Judged {
     let body = fields(body, &["key", "value"])?;
     let (kind, _) = single(field(body, "key")?)?;
     let key = field(body, "key")?;
+    if kind == "meta" {
+        return mark_of_uplink(key, field(body, "value")?);
+    }
     let is_mark = kind == "ct" && key.pointer("/ct/key").and_then(Value::as_str) == Some("mark");
     if !is_mark && kind != "tcp option" {
         return Err(Refused::because("only the conntrack mark and the MSS are changed"));
     }
     expression::judge(key)?;
     expression::judge(field(body, "value")?)
+}
+
+/// A packet's mark, from the map of uplinks alone, by what its flow was sent to at first.
+fn mark_of_uplink(key: &Value, value: &Value) -> Judged {
+    let is_mark = key.pointer("/meta/key").and_then(Value::as_str) == Some("mark");
+    let is_original = value.pointer("/map/key/ct/dir").is_some();
+    let data = value.pointer("/map/data").and_then(Value::as_str).and_then(|data| data.strip_prefix('@'));
+    if !is_mark || !is_original || !data.is_some_and(|map| super::UPLINKS.contains(&map)) {
+        return Err(Refused::because("a packet's mark comes from the map of uplinks alone"));
+    }
+    expression::judge(key)?;
+    expression::judge(value)
 }
 
 /// To the address that the map of targets has for a service, never to one in the rule.

@@ -5,8 +5,11 @@ use serde_json::json;
 use super::super::{Present, Ruleset, tunnel_prefixes};
 use super::*;
 use crate::Source;
-use crate::arbitrary::gateway_text;
+use crate::arbitrary::{self, gateway_text};
 use crate::gateway::{Policy, parse};
+use crate::plan::Conditions;
+use crate::trust::Pins;
+use crate::uplinks::{MAX_UPLINKS, uplinks};
 
 const EXAMPLE: &str = include_str!("../../../../configs/gateway.toml");
 /// What the example and the made-up policies leave out.
@@ -24,7 +27,7 @@ fn every_transaction_that_a_policy_makes_passes_unchanged() {
         let targets: BTreeSet<_> = tunnel_prefixes(&policy).collect();
         for transaction in transactions(&policy) {
             let text = transaction.to_string();
-            let admitted = admit(&text, &targets).unwrap();
+            let admitted = admit(&text, &targets, &marks(&policy)).unwrap();
             assert!(admitted == text, "written anew it differs");
         }
     }
@@ -47,12 +50,61 @@ fn the_lists_name_nothing_that_no_policy_makes() {
 fn a_ban_passes_and_one_that_never_ends_or_ends_before_it_begins_does_not() {
     let ban = |elem: Value| {
         let body = json!({"family": "inet", "table": "causeway", "name": "bans4", "elem": [elem]});
-        admit(&json!({"nftables": [{"add": {"element": body}}]}).to_string(), &BTreeSet::new())
+        admit(
+            &json!({"nftables": [{"add": {"element": body}}]}).to_string(),
+            &BTreeSet::new(),
+            &BTreeSet::new(),
+        )
     };
     assert!(ban(json!("203.0.113.10")).is_ok());
     assert!(ban(json!({"elem": {"val": "203.0.113.10", "timeout": 600}})).is_ok());
     assert!(ban(json!({"elem": {"val": "203.0.113.10", "timeout": 0}})).is_err());
     assert!(ban(json!({"elem": {"val": "203.0.113.10", "timeout": u64::MAX}})).is_err());
+}
+
+#[test]
+fn packets_get_the_marks_of_uplinks_and_no_others() {
+    let mark = |mark: u32| {
+        let body =
+            json!({"family": "inet", "table": "causeway", "name": "uplinks4", "elem": [["192.0.2.2", mark]]});
+        let text = json!({"nftables": [{"add": {"element": body}}]}).to_string();
+        admit(&text, &BTreeSet::new(), &BTreeSet::from([0x4358, 0x4359]))
+    };
+    assert!(mark(0x4358).is_ok() && mark(0x4359).is_ok());
+    assert!(mark(0).is_err() && mark(0x4357).is_err() && mark(0xca6c).is_err());
+}
+
+#[test]
+fn what_the_edge_itself_sends_is_led_to_services_only_from_its_own_addresses() {
+    let dnat = json!({"dnat": {"family": "ip", "addr": {"map": {"key": {"ct": {"key": "mark"}}, "data": "@target4"}}}});
+    let rule = |statements: &[Value]| {
+        let body = json!({"family": "inet", "table": "causeway", "chain": OWN_DSTNAT, "expr": statements});
+        let text = json!({"nftables": [{"add": {"rule": body}}]}).to_string();
+        admit(&text, &BTreeSet::new(), &BTreeSet::new())
+    };
+    let [stays, no_loopback] = to_own_address(Family::V4);
+    let jump = json!({"jump": {"target": "dstnat"}});
+    assert!(rule(&[stays.clone(), no_loopback.clone(), dnat.clone()]).is_ok());
+    for statements in [
+        vec![dnat.clone()],
+        vec![stays.clone(), dnat.clone()],
+        vec![no_loopback.clone(), dnat.clone()],
+        vec![no_loopback.clone(), stays.clone(), dnat],
+        vec![stays, no_loopback, jump.clone()],
+        vec![jump],
+    ] {
+        assert!(rule(&statements).is_err(), "{statements:?}");
+    }
+    let base = |name: &str| {
+        let chain = json!({"family": "inet", "table": "causeway", "name": name, "type": "nat", "hook": "output",
+            "prio": -101, "policy": "accept"});
+        admit(
+            &json!({"nftables": [{"add": {"chain": chain}}]}).to_string(),
+            &BTreeSet::new(),
+            &BTreeSet::new(),
+        )
+    };
+    assert!(base(OWN_DSTNAT).is_ok() && base("dstnat").is_err());
 }
 
 #[test]
@@ -81,6 +133,12 @@ fn what_the_gateway_never_says_is_refused() {
         r#"{"dnat":{"family":"ip","addr":{"map":{"key":{"ct":{"key":"mark"}},"data":{"set":[[1,"198.51.100.1"]]}}}}}"#,
         r#"{"dnat":{"addr":{"map":{"key":{"ct":{"key":"mark"}},"data":"@target4"}}}}"#,
         r#"{"mangle":{"key":{"meta":{"key":"mark"}},"value":1}}"#,
+        r#"{"mangle":{"key":{"meta":{"key":"mark"}},"value":{"map":{"key":{"ct":{"key":"mark"}},"data":"@uplinks4"}}}}"#,
+        r#"{"mangle":{"key":{"meta":{"key":"mark"}},"value":{"map":{"key":{"ct":{"key":"ip daddr","dir":"original"}},"data":"@x"}}}}"#,
+        r#"{"mangle":{"key":{"meta":{"key":"priority"}},"value":{"map":{"key":{"ct":{"key":"mark"}},"data":"@uplinks4"}}}}"#,
+        r#"{"match":{"op":"==","left":{"ct":{"key":"ip daddr","dir":"reply"}},"right":"192.0.2.1"}}"#,
+        r#"{"match":{"op":"==","left":{"ct":{"key":"zone","dir":"original"}},"right":1}}"#,
+        r#"{"match":{"op":"==","left":{"payload":{"protocol":"ether","field":"daddr"}},"right":"02:00:00:00:00:01"}}"#,
         r#"{"mangle":{"key":{"payload":{"protocol":"ip","field":"daddr"}},"value":"192.0.2.1"}}"#,
         r#"{"mangle":{"key":{"ct":{"key":"zone"}},"value":1}}"#,
         r#"{"match":{"op":"==","left":{"meta":{"key":"skuid"}},"right":0}}"#,
@@ -118,12 +176,12 @@ fn what_the_gateway_never_says_is_refused() {
     ];
     let targets = BTreeSet::from(["192.168.88.0/24".parse().unwrap()]);
     let good = r#"{"add":{"element":{"family":"inet","table":"causeway","name":"target4","elem":[[1,"192.168.88.2"]]}}}"#;
-    assert!(admit(&format!(r#"{{"nftables":[{good}]}}"#), &targets).is_ok());
+    assert!(admit(&format!(r#"{{"nftables":[{good}]}}"#), &targets, &BTreeSet::new()).is_ok());
     let rules = statements.iter().map(|statement| rule(statement));
     for command in rules.chain(commands.iter().map(|&command| command.to_owned())) {
         let transaction = format!(r#"{{"nftables":[{command}]}}"#);
         assert!(serde_json::from_str::<Value>(&transaction).is_ok(), "{command} is meant to be JSON");
-        assert!(admit(&transaction, &targets).is_err(), "{command}");
+        assert!(admit(&transaction, &targets, &BTreeSet::new()).is_err(), "{command}");
     }
 }
 
@@ -152,8 +210,8 @@ fn json_that_two_readers_may_take_differently_is_refused() {
         assert!(strict::parse(&text).is_err(), "{value}");
     }
     assert!(strict::parse("{} {}").is_err() && strict::parse("").is_err());
-    assert!(admit(r#"{"nftables":[],"nftables":[]}"#, &BTreeSet::new()).is_err());
-    assert!(admit(r#"{"nftables":[],"x":1}"#, &BTreeSet::new()).is_err());
+    assert!(admit(r#"{"nftables":[],"nftables":[]}"#, &BTreeSet::new(), &BTreeSet::new()).is_err());
+    assert!(admit(r#"{"nftables":[],"x":1}"#, &BTreeSet::new(), &BTreeSet::new()).is_err());
 }
 
 #[test]
@@ -163,7 +221,7 @@ fn a_text_made_to_be_read_twice_is_refused() {
     let pad = "A".repeat(4096 - head.len());
     let text = format!("{head}{pad};delete table inet docker;#\"}}}}]}}\n");
     assert!(serde_json::from_str::<Value>(&text).is_ok());
-    assert!(admit(&text, &BTreeSet::new()).is_err());
+    assert!(admit(&text, &BTreeSet::new(), &BTreeSet::new()).is_err());
 }
 
 #[test]
@@ -184,8 +242,23 @@ fn policies() -> impl Iterator<Item = Policy> {
     texts.map(|text| parse(&Source { name: Path::new("gateway.toml"), text: &text }).unwrap())
 }
 
+/// The marks of a policy's uplinks.
+fn marks(policy: &Policy) -> BTreeSet<u32> {
+    (1..=u32::from(MAX_UPLINKS)).map(|number| policy.kernel.fwmark + number).collect()
+}
+
+/// A machine with a LAN, containers and uplinks, one of which is the LAN's as well where the policy says so.
+fn conditions(policy: &Policy) -> Conditions {
+    let index = |name: &str| name.bytes().map(u32::from).sum();
+    let system = arbitrary::system(index);
+    let pins = Pins::new(policy, &system, &[]);
+    let uplinks = uplinks(policy, &system, &[]);
+    Conditions { trust: pins.trust(policy, &system), uplinks, ..Conditions::default() }
+}
+
 fn transactions(policy: &Policy) -> Vec<Value> {
-    let (plan, guard) = (policy.plan().ruleset, Ruleset::guard(policy, 1420));
+    let plan = policy.plan_under(&conditions(policy)).ruleset;
+    let guard = Ruleset::guard(policy, 1420);
     let example = parse(&Source { name: Path::new("gateway.toml"), text: EXAMPLE }).unwrap();
     // A listing of another policy's table, as far as `Present` reads it.
     let before = example.plan().ruleset.install(&Present::nothing());
@@ -195,6 +268,7 @@ fn transactions(policy: &Policy) -> Vec<Value> {
     vec![
         plan.install(&Present::nothing()),
         plan.install(&present),
+        policy.plan().ruleset.install(&Present::nothing()),
         plan.replace(),
         guard.replace(),
         guard.install(&present),

@@ -5,34 +5,40 @@ use serde_json::Value;
 
 use super::{
     CLASSIFY, Chain, FILTER, Family, LAST, accept, base, daddr, dhcp, dport, drop, equal, iif, is_protocol,
-    jump, leave, oif, payload, regular, route_back_exists, rule, saddr, state,
+    jump, no_route_back, oif, payload, regular, rule, saddr, state,
 };
+use crate::Protocol;
 use crate::gateway::Policy;
-use crate::ruleset::json::{ports, prefix};
+use crate::ruleset::json::{leave, ports, prefix};
 use crate::ruleset::sets::{accepted_ports, disjoint, tunnel_prefixes};
-use crate::{InterfaceName, Protocol};
 
 /// What the guard of the policy closes, and more, in rules of the simplest kind.
 ///
-/// Nothing goes to or from the tunnel's prefixes or its device. The edge itself answers loopback, established flows,
-/// neighbour discovery, DHCP, the LAN and `[wan] accept`. A packet that passes here passes the guard as well.
+/// Nothing goes to or from the tunnel's prefixes or its device, and no new flow passes through. The edge itself answers
+/// loopback, established flows, neighbour discovery, DHCP and `[wan] accept`. A packet that passes here passes the guard
+/// as well.
 pub(in crate::ruleset) fn minimal(policy: &Policy) -> Vec<Chain> {
     let (lan, tunnel) = (disjoint(policy.lan.iter().copied()), disjoint(tunnel_prefixes(policy)));
     let tun = policy.interface.name.as_str();
-    let is_wan = |name: &InterfaceName| iif(name.as_str());
-    let from_wan = policy.wan.interfaces.iter().map(|wan| rule([is_wan(wan), jump("from_wan")]));
-    let through_wan = policy.wan.interfaces.iter().map(|wan| rule([is_wan(wan), jump("wan_guard")]));
-    let mut classify = vec![rule([iif("lo"), accept()]), rule([iif(tun), drop()]), rule([jump("forged")])];
-    classify.extend(from_wan);
-    let mut forward = vec![rule([oif(tun), drop()]), rule([jump("astray")])];
-    forward.extend(through_wan);
+    let classify = vec![
+        rule([iif("lo"), accept()]),
+        rule([iif(tun), drop()]),
+        rule([jump("forged")]),
+        rule([state(&["established", "related"]), accept()]),
+        rule([jump("from_wan")]),
+    ];
+    let forward = vec![
+        rule([oif(tun), drop()]),
+        rule([jump("astray")]),
+        rule([state(&["established", "related"]), accept()]),
+        rule([drop()]),
+    ];
     vec![
         regular("forged", of_tunnel_unless_lan(saddr, &lan, &tunnel)),
         regular("astray", of_tunnel_unless_lan(daddr, &lan, &tunnel)),
         regular("from_wan", out_of_wan(&lan)),
-        regular("wan_guard", wan_guard(&lan)),
         base("classify", "filter", "prerouting", CLASSIFY, classify),
-        base("input", "filter", "input", FILTER, input(policy, &lan)),
+        base("input", "filter", "input", FILTER, input(policy)),
         base("forward", "filter", "forward", FILTER, forward),
         base("output", "filter", "output", FILTER, vec![rule([oif(tun), drop()])]),
         base("last", "filter", "postrouting", LAST, last(&lan, &tunnel)),
@@ -51,27 +57,15 @@ fn of_tunnel_unless_lan(address: fn(Family) -> Value, lan: &[IpNetwork], tunnel:
     rules
 }
 
-/// A source of the LAN must be reached by the way it came; others must not ask for the tunnel.
+/// A source of the LAN must be reached by the way it came; nobody may ask for the tunnel.
 fn out_of_wan(lan: &[IpNetwork]) -> Vec<Value> {
-    let mut rules: Vec<Value> =
-        lan.iter().map(|&network| rule([within(saddr, network), route_back_exists(true), leave()])).collect();
-    rules.extend(each(saddr, lan, &drop()));
-    rules.push(rule([jump("astray")]));
-    rules
+    let forged = lan.iter().map(|&network| rule([within(saddr, network), no_route_back(), drop()]));
+    forged.chain([rule([jump("astray")])]).collect()
 }
 
-/// Through the edge from the WAN: answers, and what the LAN sends on the same wire.
-fn wan_guard(lan: &[IpNetwork]) -> Vec<Value> {
-    let mut rules = each(saddr, lan, &leave());
-    rules.extend([rule([state(&["established", "related"]), accept()]), rule([drop()])]);
-    rules
-}
-
-fn input(policy: &Policy, lan: &[IpNetwork]) -> Vec<Value> {
+fn input(policy: &Policy) -> Vec<Value> {
     let neighbours = ["nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert", "mld-listener-query"];
-    let mut rules = vec![rule([iif("lo"), accept()])];
-    rules.extend(each(saddr, lan, &accept()));
-    rules.push(rule([state(&["established", "related"]), accept()]));
+    let mut rules = vec![rule([iif("lo"), accept()]), rule([state(&["established", "related"]), accept()])];
     rules.extend(neighbours.map(|kind| rule([equal(&payload("icmpv6", "type"), kind), accept()])));
     rules.extend(dhcp());
     for protocol in Protocol::BOTH {

@@ -1,15 +1,14 @@
 //! Private flows: one rule per `[[allow]]` entry, source kind and family, seen by new flows only.
 
-use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
 use super::{
-    Chains, Family, ServiceMark, daddr, echo_request, equal, is_family, meta, saddr, set_ct_mark, set_of,
+    Chains, Family, ServiceMark, daddr, echo_request, equal, in_links, is_family, saddr, set_ct_mark, set_of,
 };
 use crate::gateway::{Allow, Party, Service};
-use crate::ruleset::json::{dport, is_one_of, leave, ports, prefix, to_local, unequal};
+use crate::ruleset::json::{dport, is_one_of, leave, ports, to_local, unequal};
+use crate::ruleset::owned::{elements, owned, range};
 use crate::ruleset::services::ServiceKind;
-use crate::ruleset::sets::disjoint;
 
 impl Chains<'_> {
     /// New flows out of the tunnel, seen before anyone's DNAT: the edge's own ports are those that its containers
@@ -25,20 +24,22 @@ impl Chains<'_> {
         })
     }
 
-    /// New flows of the LAN and of containers into the tunnel.
-    pub(super) fn private_out(&self) -> Vec<Value> {
+    /// New flows of the LAN into the tunnel.
+    pub(super) fn private_lan(&self) -> Vec<Value> {
         self.rules(|allow, family| {
-            let mut from = Vec::new();
             let lan = self.addresses(&allow.from, family, |party| matches!(party, Party::Lan(_)));
-            if !lan.is_empty() {
-                from.push(vec![equal(&saddr(family), any_of(lan))]);
-            }
-            let containers = self.container_patterns();
-            if allow.from.contains(&Party::Edge) && !containers.is_empty() {
-                let not_lan = unequal(&saddr(family), format!("@lan{}", family.digit()));
-                from.push(vec![equal(&meta("iifname"), set_of(containers)), not_lan]);
-            }
-            (from, self.beyond(allow, family))
+            let from = (!lan.is_empty()).then(|| vec![equal(&saddr(family), any_of(lan))]);
+            (from.into_iter().collect(), self.beyond(allow, family))
+        })
+    }
+
+    /// New flows of containers into the tunnel, which count as the edge's own.
+    pub(super) fn private_containers(&self) -> Vec<Value> {
+        self.rules(|allow, family| {
+            let not_lan = unequal(&saddr(family), format!("@lan{}", family.digit()));
+            let from = allow.from.contains(&Party::Edge);
+            let from = from.then(|| vec![in_links("iif", "own_containers"), not_lan]);
+            (from.into_iter().collect(), self.beyond(allow, family))
         })
     }
 
@@ -98,22 +99,18 @@ impl Chains<'_> {
 
     /// The addresses of those parties that `wanted` picks, without doubles.
     fn addresses(&self, parties: &[Party], family: Family, wanted: impl Fn(&Party) -> bool) -> Vec<Value> {
-        let mut prefixes: Vec<IpNetwork> = Vec::new();
+        let mut ranges = Vec::new();
         for party in parties.iter().filter(|party| wanted(party)) {
             match party {
                 Party::Edge => {}
-                Party::Lan(prefix) | Party::Behind { prefix, .. } => prefixes.push(*prefix),
-                Party::Peer(name) => {
-                    let peer = self.policy.peers.iter().filter(|peer| peer.name == *name);
-                    let routed = peer.flat_map(|peer| peer.allowed_ips.iter().copied());
-                    prefixes.extend(routed.filter(|prefix| prefix.prefix() > 0));
+                Party::Lan(prefix) | Party::Behind { prefix, .. } if family.holds(*prefix) => {
+                    ranges.push(range(*prefix));
                 }
+                Party::Lan(_) | Party::Behind { .. } => {}
+                Party::Peer(name) => ranges.extend(owned(self.policy, name, family)),
             }
         }
-        disjoint(prefixes.into_iter().filter(|&prefix| family.holds(prefix)))
-            .into_iter()
-            .map(prefix)
-            .collect()
+        elements(ranges, family)
     }
 }
 

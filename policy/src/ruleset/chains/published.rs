@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 use super::{
-    Chain, Chains, Family, by_mark, dport, ended, equal, has_ports, is_family, is_protocol, jump, mapped,
-    named, regular, rule, saddr, set_ct_mark,
+    Chain, Chains, Family, by_mark, dport, ended, equal, goto, has_ports, in_set, is_family, is_protocol,
+    jump, mapped, named, regular, rule, saddr, sent_by_lan, sent_by_next_hop, set_ct_mark,
 };
 use crate::Protocol;
 use crate::gateway::Publish;
-use crate::ruleset::json::{concat, ct_mark, daddr, leave, seen_before};
+use crate::ruleset::json::{concat, ct_mark, daddr, leave, seen_before, to_own_address};
 use crate::ruleset::sets::{by_protocol, has_limits, lists_in_use, set_name, users};
 
 impl Chains<'_> {
@@ -24,24 +24,57 @@ impl Chains<'_> {
                 rules.push(rule([is_family(family), is_protocol(protocol), by(&bound, "bound")]));
             }
         }
-        rules.push(rule([equal(&ct_mark(), "@restricted"), jump("sources")]));
-        rules.push(rule([by_mark("limits")]));
+        rules.push(rule([goto("admitted")]));
         rules
+    }
+
+    /// The same for unauthenticated sources, to whom services of the WAN side are published as well.
+    pub(super) fn published_to_wan(&self) -> Vec<Value> {
+        let mut rules = Vec::new();
+        for family in Family::BOTH {
+            for protocol in Protocol::BOTH {
+                let service = mapped(&dport(), &by_protocol("wan", protocol, Some(family)));
+                rules.push(rule([is_family(family), is_protocol(protocol), set_ct_mark(service)]));
+            }
+        }
+        rules.push(rule([goto("published")]));
+        rules
+    }
+
+    /// Whether the source may use the service that it asked for.
+    pub(super) fn admitted() -> Vec<Value> {
+        vec![rule([equal(&ct_mark(), "@restricted"), jump("sources")]), rule([by_mark("limits")])]
     }
 
     /// The target of a service: its one port, a port moved by an offset, or the port that the packet has.
     pub(super) fn dstnat(&self) -> Vec<Value> {
+        Family::BOTH.into_iter().flat_map(|family| self.dstnat_for(family)).collect()
+    }
+
+    /// The same for what the edge itself sends, and only for what goes to an address of its own besides loopback's: the
+    /// helper takes no other NAT of the edge's own packets.
+    pub(super) fn dstnat_own(&self) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
-            let map = |key: &Value, name: &str| mapped(key, &format!("{name}{}", family.digit()));
-            let by_mark_and_port = concat([ct_mark(), dport()]);
-            for port in [Some(map(&ct_mark(), "port")), Some(map(&by_mark_and_port, "shifted")), None] {
-                let mut to = json!({"family": family.header(), "addr": map(&ct_mark(), "target")});
-                if let (Some(port), Some(to)) = (port, to.as_object_mut()) {
-                    to.insert("port".to_owned(), port);
-                }
-                rules.push(rule([is_family(family), self.is_publish(), has_ports(), json!({"dnat": to})]));
+            let begin = to_own_address(family);
+            rules.extend(self.dstnat_for(family).into_iter().map(|rule| {
+                let statements = rule.as_array().into_iter().flatten();
+                Value::Array(begin.iter().chain(statements).cloned().collect())
+            }));
+        }
+        rules
+    }
+
+    fn dstnat_for(&self, family: Family) -> Vec<Value> {
+        let mut rules = Vec::new();
+        let map = |key: &Value, name: &str| mapped(key, &format!("{name}{}", family.digit()));
+        let by_mark_and_port = concat([ct_mark(), dport()]);
+        for port in [Some(map(&ct_mark(), "port")), Some(map(&by_mark_and_port, "shifted")), None] {
+            let mut to = json!({"family": family.header(), "addr": map(&ct_mark(), "target")});
+            if let (Some(port), Some(to)) = (port, to.as_object_mut()) {
+                to.insert("port".to_owned(), port);
             }
+            rules.push(rule([is_family(family), self.is_publish(), has_ports(), json!({"dnat": to})]));
         }
         rules
     }
@@ -71,8 +104,17 @@ impl Chains<'_> {
     ///
     /// One set holds the prefixes that services name themselves, each with the service's mark, so that a thousand
     /// services cost no more rules and sets than one; a named list is asked for the marks of those that name it.
-    pub(super) fn sources(&self) -> Vec<Value> {
+    pub(super) fn sources(&self, next_hops: bool) -> Vec<Value> {
         let mut rules = Vec::new();
+        for family in Family::BOTH {
+            // A source of the LAN is one only where it is trusted.
+            let forged = [in_set(saddr(family), "lan", family), sent_by_lan(family, false)];
+            rules.push(ended(forged, self.dropped("prerouting", "source_not_allowed")));
+            if next_hops {
+                let relayed = [in_set(saddr(family), "lan", family), sent_by_next_hop()];
+                rules.push(ended(relayed, self.dropped("prerouting", "source_not_allowed")));
+            }
+        }
         for family in Family::BOTH {
             let own = concat([ct_mark(), saddr(family)]);
             rules.push(rule([equal(&own, format!("@sources{}", family.digit())), leave()]));

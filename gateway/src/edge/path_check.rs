@@ -1,0 +1,123 @@
+//! Asks the kernel by which way packets of each published service go and come back, and says what is in the way.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use policy::gateway::Policy;
+use policy::system::System;
+use policy::uplinks::Uplink;
+use tokio::time::sleep;
+use tunnel::io::routes::RouteWatch;
+
+use super::Edge;
+use super::machine::Machine;
+use super::observe::blocking;
+use crate::kernel::{Failure, FailureKind, rules_before};
+
+/// Between the two looks that a fault must be seen in.
+const SECOND_LOOK: Duration = Duration::from_millis(300);
+/// Clients somewhere in the internet, by whose addresses the way back is asked for; nothing is sent to them.
+const CLIENTS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9)), IpAddr::V6(Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 0xfe))];
+
+impl Edge {
+    /// Looks at the ways, and keeps what is wrong for `status`; says it once.
+    pub(super) async fn check_paths(&self) {
+        let mut faults = self.path_faults_now().await;
+        if !faults.is_empty() {
+            // In the middle of a change of routes there may be none for a moment.
+            sleep(SECOND_LOOK).await;
+            let again = self.path_faults_now().await;
+            faults.retain(|fault| again.contains(fault));
+        }
+        for fault in faults.iter().filter(|fault| !self.path_faults.borrow().contains(*fault)) {
+            tracing::warn!("{fault}");
+        }
+        self.path_faults.replace(faults);
+    }
+
+    async fn path_faults_now(&self) -> Vec<String> {
+        let (policy, uplinks) = {
+            let current = self.current.borrow();
+            (current.policy.clone(), current.blueprint.conditions.uplinks.clone())
+        };
+        let asked = blocking(move || faults(&policy, &uplinks)).await;
+        asked.unwrap_or_else(|failure| {
+            tracing::debug!(%failure, "the ways of services could not be asked for");
+            Vec::new()
+        })
+    }
+}
+
+/// One line for each way that leads elsewhere.
+fn faults(policy: &Policy, uplinks: &[Uplink]) -> Result<Vec<String>, Failure> {
+    let system = &Machine::read(policy)?;
+    let failed =
+        |error: std::io::Error| Failure::new(FailureKind::Kernel, format!("asking for routes: {error}"));
+    let routes = RouteWatch::open().map_err(failed)?;
+    let mut wrong = Vec::new();
+    for (what, (to, from, mark), expected) in ways(policy, uplinks, system) {
+        let found = routes.interface_towards(to, from, mark).map_err(failed)?;
+        if found != Some(expected) {
+            wrong.push((what, to.is_ipv6(), found));
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(Vec::new());
+    }
+    let kernel = &policy.kernel;
+    let own = [kernel.route_protocol, kernel.route_protocol.saturating_add(1)];
+    let first = system.rule_priority(kernel.rule_priority);
+    let rules = rules_before(first + 2, &own)?;
+    let describe = |(what, ipv6, found): (String, bool, Option<u32>)| {
+        let by = found
+            .and_then(|index| system.link(index))
+            .map_or_else(|| "nowhere".to_owned(), |link| format!("by {}", link.name));
+        let before: Vec<&str> =
+            rules.iter().filter(|rule| rule.ipv6 == ipv6).map(|rule| rule.text.as_str()).collect();
+        let culprit = match before.as_slice() {
+            [] => "see `ip rule` and `ip route`".to_owned(),
+            rules => format!(
+                "before the edge's own rules there is: {}; give it a priority above {}",
+                rules.join("; "),
+                first + 2
+            ),
+        };
+        format!("{what} would go {by}: {culprit}")
+    };
+    Ok(wrong.into_iter().map(describe).collect())
+}
+
+/// What is asked: destination, source and mark.
+type Question = (IpAddr, IpAddr, u32);
+
+/// Every way that services need, with the interface that it must lead to.
+fn ways(policy: &Policy, uplinks: &[Uplink], system: &System) -> Vec<(String, Question, u32)> {
+    let mut ways = Vec::new();
+    let own =
+        |ipv6: bool| policy.interface.address.iter().map(|own| own.ip()).find(|own| own.is_ipv6() == ipv6);
+    if let Some(tunnel) = system.named(policy.interface.name.as_str()) {
+        let targets: BTreeSet<IpAddr> =
+            policy.publish.iter().flat_map(|publish| &publish.targets).map(|target| target.address).collect();
+        for target in targets {
+            if let Some(source) = own(target.is_ipv6()) {
+                ways.push((format!("packets for the target {target}"), (target, source, 0), tunnel.index));
+            }
+        }
+    }
+    // One that went since is looked at when it is back.
+    for uplink in uplinks.iter().filter(|uplink| system.is_uplink(uplink.link)) {
+        for client in CLIENTS {
+            let carries = system
+                .default_routes(uplink.link)
+                .any(|route| route.destination.is_ipv6() == client.is_ipv6());
+            let source = uplink.addresses.iter().find(|address| address.is_ipv6() == client.is_ipv6());
+            if let Some(&source) = source.filter(|_| carries) {
+                let what = format!("replies of flows that came in by {} to {source}", uplink.name);
+                ways.push((what, (client, source, uplink.mark(policy)), uplink.link));
+            }
+        }
+    }
+    ways
+}

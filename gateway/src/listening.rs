@@ -1,0 +1,80 @@
+//! The sockets of this machine that wait for connections or datagrams, as `/proc/net` lists them.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use policy::Protocol;
+use policy::trust::Listener;
+
+/// Files, what is in them, and the state of a waiting socket (`tcp_states.h`): listening, and unconnected.
+const FILES: [(&str, Protocol, &str); 4] = [
+    ("/proc/self/net/tcp", Protocol::Tcp, "0A"),
+    ("/proc/self/net/tcp6", Protocol::Tcp, "0A"),
+    ("/proc/self/net/udp", Protocol::Udp, "07"),
+    ("/proc/self/net/udp6", Protocol::Udp, "07"),
+];
+
+/// Every waiting socket; none of a kind whose file cannot be read.
+#[must_use]
+pub fn listeners() -> Vec<Listener> {
+    let mut found = Vec::new();
+    for (path, protocol, state) in FILES {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        found.extend(text.lines().skip(1).filter_map(|line| listener(line, protocol, state)));
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// One line: its number, the local end, the remote end, the state, and more.
+fn listener(line: &str, protocol: Protocol, waiting: &str) -> Option<Listener> {
+    let mut words = line.split_whitespace().skip(1);
+    let (address, port) = words.next()?.split_once(':')?;
+    let state = words.nth(1)?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    (state == waiting).then_some(Listener { protocol, address: self::address(address)?, port })
+}
+
+/// Words of 32 bits in the machine's order of bytes.
+fn address(text: &str) -> Option<IpAddr> {
+    let word = |at: usize| u32::from_str_radix(text.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
+    if text.len() == 8 {
+        return Some(IpAddr::V4(Ipv4Addr::from(word(0)?)));
+    }
+    let bytes = [word(0)?, word(8)?, word(16)?, word(24)?].concat();
+    Some(IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
+    use super::*;
+
+    #[test]
+    fn sockets_that_wait_are_listed_and_connected_ones_are_not() {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let udp = UdpSocket::bind("[::1]:0").unwrap();
+        let connected = UdpSocket::bind("127.0.0.1:0").unwrap();
+        connected.connect("127.0.0.1:9").unwrap();
+
+        let found = listeners();
+
+        let has = |protocol, at: std::net::SocketAddr| {
+            found.contains(&Listener { protocol, address: at.ip(), port: at.port() })
+        };
+        assert!(has(Protocol::Tcp, tcp.local_addr().unwrap()));
+        assert!(has(Protocol::Udp, udp.local_addr().unwrap()));
+        assert!(!has(Protocol::Udp, connected.local_addr().unwrap()));
+    }
+
+    #[test]
+    fn a_damaged_line_is_no_socket() {
+        for line in
+            ["", "0:", "0: 0100007F", "0: xx:1F90 0:0 0A", "0: 0100:1F90 0:0 0A", "0: 0100007F:99999 0:0 0A"]
+        {
+            assert_eq!(listener(line, Protocol::Tcp, "0A"), None, "{line:?}");
+        }
+    }
+}
