@@ -8,6 +8,7 @@ mod dump;
 mod events;
 mod fingerprint;
 mod flows;
+mod lasting;
 pub mod machine;
 mod observe;
 mod offload;
@@ -42,6 +43,7 @@ use crate::state::{Endpoints, State};
 use blueprint::{Blueprint, Unwritable};
 use confirm::Waiting;
 use counters::Counters;
+use lasting::Lasting;
 use machine::Machine;
 use outer::Outer;
 use rates::Rates;
@@ -63,7 +65,8 @@ pub struct Edge {
     current: RefCell<Current>,
     machine: RefCell<Machine>,
     /// Ways of packets that lead elsewhere than they must, as of the last look.
-    path_faults: RefCell<Vec<String>>,
+    path_faults: RefCell<Lasting>,
+    remarks: RefCell<Lasting>,
     rates: RefCell<Rates>,
     /// An MTU of the paths that the kernel did not take.
     refused_mtu: Cell<Option<u16>>,

@@ -157,6 +157,7 @@ impl Edge {
         let failing = self.device.problems(clock::instant());
         let mut problems = failing.clone();
         problems.extend(self.problems());
+        problems.extend(self.machine.borrow().remarks(&self.current.borrow().policy));
         problems.extend(self.not_taken());
         problems.extend(self.refused_handshakes());
         problems.extend(self.obstacles().await);
@@ -244,8 +245,7 @@ impl Edge {
             problems
                 .push("somebody keeps changing rules, routes or switches; see the log for which".to_owned());
         }
-        problems.extend(self.machine.borrow().remarks(&current.policy));
-        problems.extend(self.path_faults.borrow().iter().cloned());
+        problems.extend(self.path_faults.borrow().lines().iter().cloned());
         problems.extend(current.policy.lists.iter().filter_map(list_age));
         if !self.wg_socket.is_reachable() {
             let path = self.wg_socket.path().display();

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::Edge;
 use super::blueprint::Repair;
 use super::observe::blocking;
+use super::path_check;
 use crate::kernel::{Failure, FailureKind};
 
 /// How long after a change the look begins, so that a burst of changes costs one.
@@ -78,13 +79,15 @@ impl Edge {
         self.look(true).await;
         let mut polls = 0_u32;
         loop {
-            let told = timeout(POLL, bell.notified()).await.is_ok();
+            let is_settling = self.path_faults.borrow().is_settling();
+            let wait = if is_settling { path_check::LEAST } else { POLL };
+            let told = timeout(wait, bell.notified()).await.is_ok();
             if told {
                 sleep(SETTLE).await;
             }
             polls = if told { 0 } else { polls + 1 };
             // Reading the rules starts a program: without a bell that is done once a minute.
-            self.look(told || polls.is_multiple_of(6)).await;
+            self.look(told || is_settling || polls.is_multiple_of(6)).await;
             let pause = self.fight.borrow_mut().pause(Instant::now());
             sleep(pause).await;
         }
@@ -109,6 +112,7 @@ impl Edge {
         let (helper, state) = (self.helper.clone(), self.state.clone());
         let expected = rules_too.then_some(expected).flatten();
         let repair = blocking(move || blueprint.repair(&helper, &state, expected)).await;
+        let mut repaired = false;
         match repair {
             Ok(Repair { lines, fingerprint, unwritable }) => {
                 if let Some(fingerprint) = fingerprint {
@@ -116,16 +120,18 @@ impl Edge {
                 }
                 // What a person has mended since is no problem any more.
                 self.current.borrow_mut().unwritable = unwritable;
-                if !lines.is_empty() {
+                repaired = !lines.is_empty();
+                if repaired {
                     self.tell_repair(&lines);
                 }
             }
             // The device is gone or the helper is: the data plane ends the daemon over both.
             Err(failure) => tracing::debug!(%failure, "the kernel's state could not be looked at"),
         }
+        self.warn_of_remarks();
         // As often as the rules: after every change, and once a minute.
         if rules_too {
-            self.check_paths().await;
+            self.check_paths(repaired).await;
         }
     }
 

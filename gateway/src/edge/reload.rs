@@ -116,7 +116,7 @@ impl Edge {
         if news {
             self.warn_of_unwritable();
         }
-        self.check_paths().await;
+        self.check_paths(false).await;
         self.search_path_mtu();
         self.device.wake();
         memory::give_back();
