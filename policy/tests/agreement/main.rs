@@ -113,6 +113,7 @@ const VERDICTS: &[&str] = &[
     "prerouting banned",
     "prerouting wan_guard",
     "prerouting source_not_allowed",
+    "prerouting not_syn",
     "input wan_guard",
     "input not_listed",
     "forward wan_guard",
@@ -134,6 +135,9 @@ const WANTED: &[&str] = &[
     "prerouting banned",
     "prerouting wan_guard",
     "prerouting source_not_allowed",
+    "prerouting not_syn",
+    "not_syn out of the tunnel",
+    "not_syn of the LAN",
     "input wan_guard",
     "input not_listed",
     "forward wan_guard",
@@ -185,6 +189,8 @@ fn class(packet: &Packet, judgement: &Judgement<'_>) -> String {
     let at = |name: &str| packet.arrival == Arrival::Interface(name.to_owned());
     let on_wan = at("eth0") || at("br-x");
     match (&judgement.outcome, judgement.entry) {
+        (Outcome::Dropped { reason: "not_syn", .. }, _) if at("gw0") => "not_syn out of the tunnel".to_owned(),
+        (Outcome::Dropped { reason: "not_syn", .. }, _) if at("eth1") => "not_syn of the LAN".to_owned(),
         (Outcome::Delivered, _) if on_wan => "delivered from the WAN".to_owned(),
         (Outcome::Forwarded { masqueraded: true, .. }, _) => "forwarded masqueraded".to_owned(),
         (Outcome::Forwarded { .. }, Some(Entry::Publish(_))) => "forwarded published".to_owned(),
