@@ -35,6 +35,10 @@ impl Edge {
             tracing::warn!("{fault}");
         }
         self.path_faults.replace(faults);
+        // As often as that, also where nobody asks for numbers: conntrack's room is judged with them.
+        if let Err(failure) = self.read_counters().await {
+            tracing::debug!(%failure, "the kernel's counters cannot be read");
+        }
     }
 
     async fn path_faults_now(&self) -> Vec<String> {

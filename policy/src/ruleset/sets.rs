@@ -255,9 +255,8 @@ fn own_sources(publish: &Publish, service: &ServiceMark, family: Family) -> Vec<
 
 /// Peers that an `[[allow]]` lets open flows out of the tunnel.
 pub(super) fn peers_that_open(policy: &Policy) -> impl Iterator<Item = &Name> {
-    let is_listed = |name: &&Name| {
-        policy.allow.iter().any(|allow| allow.from.contains(&Party::Peer((*name).clone())))
-    };
+    let is_listed =
+        |name: &&Name| policy.allow.iter().any(|allow| allow.from.contains(&Party::Peer((*name).clone())));
     policy.peers.iter().map(|peer| &peer.name).filter(is_listed)
 }
 
