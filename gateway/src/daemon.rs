@@ -10,6 +10,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use policy::Host;
 use policy::gateway::Policy;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -335,6 +336,10 @@ impl Pages for Edge {
     fn readiness(&self) -> (bool, String) {
         let (ready, line) = self.headline();
         (ready && self.is_sound(), line + "\n")
+    }
+
+    fn hosts(&self) -> Vec<Host> {
+        self.metrics_hosts()
     }
 }
 

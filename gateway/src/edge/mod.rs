@@ -20,6 +20,7 @@ mod rates;
 mod reconcile;
 mod refused;
 mod reload;
+mod room;
 mod self_test;
 mod services;
 mod start;
@@ -78,6 +79,8 @@ pub struct Edge {
     /// Which calls of the data threads keep failing.
     calls: RefCell<CallLog>,
     kernel_counters: RefCell<KernelCounters>,
+    /// Whether conntrack was nearly full when it was last looked at.
+    is_crowded: Cell<bool>,
     /// The endpoints as they stand in the state folder.
     endpoints: RefCell<Endpoints>,
     /// Whether they were written since the last tick.
@@ -151,6 +154,12 @@ impl Edge {
     #[must_use]
     pub fn metrics_addresses(&self) -> Vec<std::net::SocketAddr> {
         self.current.borrow().policy.metrics.listen.clone()
+    }
+
+    /// The names under which metrics may be asked for.
+    #[must_use]
+    pub fn metrics_hosts(&self) -> Vec<policy::Host> {
+        self.current.borrow().policy.metrics.hosts.clone()
     }
 
     fn now() -> Now {

@@ -168,6 +168,7 @@ impl Edge {
             problems.push(shared_key(&name, shared.ends.is_some()) + &ends);
         }
         problems.extend(self.taken_ports().await);
+        problems.extend(self.room().await);
         let leaked = match counters {
             Ok(counters) => self.leaked(&counters),
             Err(failure) => {
@@ -416,7 +417,7 @@ impl Edge {
     }
 
     /// The kernel's named counters, at most [`COUNTERS_LIFE`] old: many scrapes cost one reading.
-    async fn read_counters(&self) -> Result<Counters, Failure> {
+    pub(super) async fn read_counters(&self) -> Result<Counters, Failure> {
         {
             let last = self.kernel_counters.borrow();
             if last.read.is_some_and(|read| read.elapsed() < COUNTERS_LIFE) {
@@ -434,6 +435,7 @@ impl Edge {
         let named = parse_counters(&listing);
         *self.kernel_counters.borrow_mut() =
             KernelCounters { read: Some(Instant::now()), named: named.clone(), flows };
+        self.judge_room();
         Ok(named)
     }
 }

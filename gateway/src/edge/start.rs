@@ -136,6 +136,7 @@ impl Edge {
             fight: RefCell::default(),
             calls: RefCell::default(),
             kernel_counters: RefCell::default(),
+            is_crowded: Cell::new(false),
             endpoints: RefCell::new(endpoints),
             endpoints_noted: Cell::new(false),
             generation: Cell::new(1),

@@ -67,6 +67,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         .collect();
     let metrics_table = root.table("metrics", "[metrics]");
     let metrics = fields::listeners(metrics_table.as_ref());
+    let hosts = fields::host_names(metrics_table.as_ref());
     metrics_table.iter().for_each(Table::close);
     let control = control(root);
     let state_directory = fields::state_directory(root);
@@ -90,7 +91,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         publish: Vec::new(),
         allow: Vec::new(),
         lists: lists.into_iter().collect::<Option<_>>()?,
-        metrics: Metrics { listen: metrics.into_iter().map(|listen| listen.value).collect() },
+        metrics: Metrics { listen: metrics.into_iter().map(|listen| listen.value).collect(), hosts },
         control: control?,
         state_directory: state_directory?.unwrap_or_else(|| STATE_DIRECTORY.into()),
         log: log?,

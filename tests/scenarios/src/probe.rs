@@ -58,6 +58,11 @@ impl Probe {
         self.socket.send(&syn(self.source, target, from, port)?)
     }
 
+    /// Sends one segment of a flow that is under way from a port of one's choice.
+    pub fn ack(&self, from: u16, target: &str, port: u16) -> Result<()> {
+        self.socket.send(&segment(self.source, target, (from, port), ACK)?)
+    }
+
     fn bursts(
         &self,
         ports: &[u16],
@@ -141,10 +146,20 @@ fn pair(element: &Value) -> Result<(String, u64)> {
     Ok((from.to_owned(), what.as_u64().unwrap_or(0)))
 }
 
+/// Flags of TCP.
+const SYN: u8 = 0x02;
+/// See [`SYN`].
+const ACK: u8 = 0x10;
+
 /// A SYN as it is on a wire.
 fn syn(source: Ipv4Addr, target: &str, from: u16, to: u16) -> Result<Vec<u8>> {
+    segment(source, target, (from, to), SYN)
+}
+
+/// A TCP header with these flags as it is on a wire.
+fn segment(source: Ipv4Addr, target: &str, (from, to): (u16, u16), flags: u8) -> Result<Vec<u8>> {
     let mut segment = [from.to_be_bytes(), to.to_be_bytes()].concat();
-    segment.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
     packet(source, target.parse()?, 6, segment, 16)
 }
 
