@@ -44,8 +44,9 @@ impl Edge {
         };
         let asked = blocking(move || faults(&policy, &uplinks)).await;
         asked.unwrap_or_else(|failure| {
-            tracing::debug!(%failure, "the ways of services could not be asked for");
-            Vec::new()
+            vec![format!(
+                "the ways of services cannot be asked for ({failure}); see `ip rule` and `ip route`"
+            )]
         })
     }
 }
