@@ -6,6 +6,7 @@ mod confirm;
 mod counters;
 mod dump;
 mod events;
+mod failing;
 mod fingerprint;
 mod flows;
 mod lasting;
@@ -24,6 +25,8 @@ mod room;
 mod self_test;
 mod services;
 mod start;
+mod status;
+mod undone;
 mod wg;
 
 use std::cell::{Cell, RefCell};
@@ -32,6 +35,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use policy::gateway::Policy;
+use tokio::sync::{Notify, Semaphore};
 use tunnel::device::{CallLog, Device};
 use tunnel::io::clock;
 use tunnel::time::Now;
@@ -44,6 +48,7 @@ use crate::state::{Endpoints, State};
 use blueprint::{Blueprint, Unwritable};
 use confirm::Waiting;
 use counters::Counters;
+use failing::Failing;
 use lasting::Lasting;
 use machine::Machine;
 use outer::Outer;
@@ -76,6 +81,12 @@ pub struct Edge {
     trips_noted: Cell<Instant>,
     trips_settled: Cell<Instant>,
     fight: RefCell<Fight>,
+    /// Looks at the kernel that failed.
+    failing: RefCell<Failing>,
+    /// Has the next look at the kernel begin at once.
+    bell: Arc<Notify>,
+    /// The turn of what reads from the kernel for a report.
+    reading: Arc<Semaphore>,
     /// Which calls of the data threads keep failing.
     calls: RefCell<CallLog>,
     kernel_counters: RefCell<KernelCounters>,
@@ -139,10 +150,11 @@ impl Edge {
         self.is_file_watched() || self.waiting.borrow().is_some()
     }
 
-    /// Whether the helper and the data threads still run, and none of these is stuck.
+    /// Why the daemon is of no use any more: the helper or a data thread ended, or is stuck.
     #[must_use]
-    pub fn is_sound(&self) -> bool {
-        self.helper.is_alive() && self.device.is_sound()
+    pub fn fault(&self) -> Option<String> {
+        let helper = self.helper.fault().map(|fault| format!("the kernel helper is lost: {fault}"));
+        helper.or_else(|| (!self.device.is_sound()).then(|| "a data thread ended".to_owned()))
     }
 
     /// Says so when calls of the data threads keep failing, and when they work again.

@@ -21,10 +21,12 @@ const CLIENTS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9)), IpAddr::V6(Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 0xfe))];
 
 impl Edge {
-    /// Looks at the ways, and keeps what stays wrong for `status`; logs it once. What a repair has just put back was
-    /// wrong for another reason, which is reported already.
-    pub(super) async fn check_paths(&self, repaired: bool) {
-        let faults = if repaired { Vec::new() } else { self.path_faults_now().await };
+    /// Looks at the ways, and keeps what stays wrong for `status`; logs it once.
+    ///
+    /// Where rules or routes were not what they should be (`is_sound`), ways are wrong for that reason, which is reported
+    /// already.
+    pub(super) async fn check_paths(&self, is_sound: bool) {
+        let faults = if is_sound { self.path_faults_now().await } else { Vec::new() };
         for fault in self.path_faults.borrow_mut().handle_look(Instant::now(), faults) {
             tracing::warn!("{fault}");
         }
@@ -41,8 +43,9 @@ impl Edge {
         };
         let asked = blocking(move || faults(&policy, &uplinks)).await;
         asked.unwrap_or_else(|failure| {
-            tracing::debug!(%failure, "the ways of services could not be asked for");
-            Vec::new()
+            vec![format!(
+                "the ways of services cannot be asked for ({failure}); see `ip rule` and `ip route`"
+            )]
         })
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tunnel::device::{Device, DeviceEvent, Offloads, Threads};
 use tunnel::io::tun::{Tun, TunOffload};
 use tunnel::io::udp::UdpSocket;
@@ -134,6 +134,9 @@ impl Edge {
             trips_noted: Cell::new(Instant::now()),
             trips_settled: Cell::new(Instant::now()),
             fight: RefCell::default(),
+            failing: RefCell::default(),
+            bell: Arc::new(Notify::new()),
+            reading: Arc::new(Semaphore::new(1)),
             calls: RefCell::default(),
             kernel_counters: RefCell::default(),
             is_crowded: Cell::new(false),

@@ -11,6 +11,7 @@ use super::{
     Publish, Service, SourceHandling, Target,
 };
 use crate::fields::{self, At, Names};
+use crate::net::is_private;
 use crate::reader::{Reader, Table, Value, excerpt};
 use crate::{
     AllowList, ConfigError, InterfaceName, Name, PortRange, Problem, Protocols, Source, address, text,
@@ -446,7 +447,11 @@ impl Parties<'_> {
         let prefix = fields::prefix(value)?.value;
         let party = self.addressed(prefix, target);
         if party.is_none() && self.are_known {
-            value.report(Problem::UnknownParty { written: prefix.to_string() });
+            let written = prefix.to_string();
+            value.report(match is_private(prefix) {
+                true => Problem::UnknownParty { written },
+                false => Problem::OutsideParty { written },
+            });
         }
         party
     }

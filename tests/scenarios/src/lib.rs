@@ -15,6 +15,7 @@
 
 mod keys;
 mod nfs;
+mod nft;
 mod offload;
 mod old_kernel;
 mod oracle;
@@ -29,6 +30,7 @@ mod wireguard;
 
 pub use keys::{KeyPair, preshared_key, write_secret};
 pub use nfs::{NfsServer, read as read_nfs};
+pub use nft::{OtherNft, own_table};
 pub use offload::{Carried, Offload};
 pub use old_kernel::BrokenReads;
 pub use oracle::Oracle;
