@@ -48,9 +48,12 @@ fn every_attack_that_is_tried_is_in_the_document_by_which_it_is_run() -> Result<
 
 /// What a document has between backticks in the form FILE::TEST.
 fn references(document: &str) -> Result<Vec<(String, String)>> {
-    let text = fs::read_to_string(lab::workspace().join(document)).context(document)?;
+    let text = fs::read_to_string(lab::workspace().join(document)).with_context(|| document.to_owned())?;
     let pieces = text.split('`').skip(1).step_by(2);
-    let pairs = pieces.filter_map(|piece| piece.rsplit_once("::"));
+    let is_name = |piece: &&str| {
+        piece.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_/:".contains(c))
+    };
+    let pairs = pieces.filter(is_name).filter_map(|piece| piece.rsplit_once("::"));
     Ok(pairs.map(|(file, name)| (file.to_owned(), name.to_owned())).collect())
 }
 

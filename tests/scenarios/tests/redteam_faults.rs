@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,10 +21,9 @@ fn a_page_comes_again_after_whatever_is_changed_under_the_running_edge() -> Resu
         let (mut site, _page) = served(lab)?;
         let switches =
             |name: &str, value: u8| format!("for i in /proc/sys/net/{name}; do echo {value} > $i; done");
-        let wan = "ip route replace default via 192.0.2.1; ip -6 route replace default via 2001:db8:192::1";
+        let wan = "ip route replace default via 192.0.2.1";
         let harms = [
             ("rp_filter", switches("ipv4/conf/*/rp_filter", 1), String::new()),
-            ("IPv6 off", switches("ipv6/conf/*/disable_ipv6", 1), switches("ipv6/conf/*/disable_ipv6", 0)),
             ("gw0 down", "ip link set gw0 down".into(), String::new()),
             ("gw0 without its address", "ip address flush dev gw0".into(), String::new()),
             ("gw0 with a small MTU", "ip link set gw0 mtu 576".into(), String::new()),
@@ -39,6 +39,7 @@ fn a_page_comes_again_after_whatever_is_changed_under_the_running_edge() -> Resu
                 format!("ip address add 192.0.2.2/24 dev eth0; {wan}"),
             ),
             ("the WAN's link down", "ip link set eth0 down".into(), format!("ip link set eth0 up; {wan}")),
+            ("IPv6 off", switches("ipv6/conf/*/disable_ipv6", 1), switches("ipv6/conf/*/disable_ipv6", 0)),
         ];
         for (what, harm, repair) in harms {
             site.edge.shell(&harm).context(what)?;
@@ -59,7 +60,7 @@ fn a_page_comes_again_after_whatever_is_changed_under_the_running_edge() -> Resu
 fn a_deleted_device_ends_the_daemon_and_a_table_of_somebody_else_with_its_name_is_replaced_whole()
 -> Result<()> {
     scenario(Topology::standard(), |lab| {
-        lab.expect_warning("gw0");
+        lab.expect_warning("the TUN device was deleted");
         let (mut site, _page) = served(lab)?;
         let own = site.edge.run("nft list table inet causeway")?;
         site.edge.run("ip link delete gw0")?;
@@ -87,7 +88,7 @@ fn a_deleted_device_ends_the_daemon_and_a_table_of_somebody_else_with_its_name_i
 fn a_state_that_is_full_damaged_or_read_only_and_a_file_that_is_gone_close_nothing_and_open_nothing()
 -> Result<()> {
     scenario(Topology::standard(), |lab| {
-        lab.expect_warning("state folder");
+        lab.expect_warning("No space left on device");
         lab.expect_warning("gateway.toml");
         let (mut site, _page) = served(lab)?;
         let state = site.edge.directory().join("state");
@@ -120,7 +121,10 @@ fn a_state_that_is_full_damaged_or_read_only_and_a_file_that_is_gone_close_nothi
         comes_again(lab, "every state file empty")?;
 
         site.gateway()?.kill()?;
-        site.edge.shell("mount -t tmpfs -o size=64k none state && dd if=/dev/zero of=state/filler bs=4k 2>/dev/null || true")?;
+        site.edge.shell(
+            "mkdir full && mount -t tmpfs -o size=128k none full && cp -a state/. full/ && mount --move full state
+             dd if=/dev/zero of=state/filler bs=4k 2>/dev/null || true",
+        )?;
         site.start_gateway()?;
         comes_again(lab, "the state's disk full")?;
         site.gateway()?.kill()?;
@@ -155,8 +159,9 @@ fn storms_of_reloads_and_of_wg_leave_neither_descriptors_nor_another_table_behin
             }
         }
         // Few descriptors: a repair needs none that are not there already.
-        let pid = site.gateway()?.pid();
-        site.edge.run(&format!("prlimit --pid {pid} --nofile=40:40"))?;
+        let pid = site.gateway()?.pid().to_string();
+        let limited = Command::new("prlimit").args(["--pid", &pid, "--nofile=40:40"]).status()?;
+        ensure!(limited.success());
         site.edge.run("nft flush table inet causeway")?;
         comes_again(lab, "the storms")?;
         until(Duration::from_secs(30), "the same table and descriptors", || {
@@ -185,10 +190,8 @@ fn a_daemon_or_a_helper_killed_in_an_apply_leaves_the_file_and_the_table_one_tex
             let draft = drafts[round % 2];
             let mut apply = site.gatewayctl(&["apply", draft])?.spawn("apply")?;
             std::thread::sleep(Duration::from_millis(random.below(60)));
-            let daemon = site.gateway()?.pid();
             if round % 3 == 0 {
-                let children = fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children"))?;
-                site.edge.output(&format!("kill -KILL {}", children.trim()))?;
+                signal("KILL", &helper(&mut site)?)?;
                 // Without its helper it cannot hold what it promises, and ends.
                 site.gateway()?.wait(Duration::from_secs(20)).context("a daemon without its helper")?;
             } else {
@@ -215,14 +218,13 @@ fn a_helper_that_stood_still_answers_the_right_question_or_is_given_up_with_its_
     scenario(Topology::standard(), |lab| {
         lab.expect_warning("helper");
         let (mut site, _page) = served(lab)?;
-        let daemon = site.gateway()?.pid();
-        let helper = fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children"))?.trim().to_owned();
+        let helper = helper(&mut site)?;
         // Longer than the daemon waits, in the full run.
         let length = Duration::from_secs(if full_counts() { 63 } else { 3 });
-        site.edge.run(&format!("kill -STOP {helper}"))?;
+        signal("STOP", &helper)?;
         let asked = site.gatewayctl(&["bans"])?.limit(Duration::from_secs(90)).spawn("asked")?;
         std::thread::sleep(length);
-        site.edge.run(&format!("kill -CONT {helper}"))?;
+        signal("CONT", &helper)?;
         drop(asked);
         if full_counts() {
             site.gateway()?.wait(Duration::from_secs(30)).context("a daemon whose helper was late")?;
@@ -378,6 +380,19 @@ fn served(lab: &Lab) -> Result<(Site<'_>, TcpServer)> {
     site.start()?;
     comes_again(lab, "the start")?;
     Ok((site, server))
+}
+
+/// The process of the kernel helper, by its number outside the lab.
+fn helper(site: &mut Site<'_>) -> Result<String> {
+    let daemon = site.gateway()?.pid();
+    let children = fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children"))?;
+    Ok(children.trim().to_owned())
+}
+
+fn signal(name: &str, process: &str) -> Result<()> {
+    let sent = Command::new("kill").args([&format!("-{name}"), process]).status()?;
+    ensure!(sent.success(), "{name} to {process}");
+    Ok(())
 }
 
 fn comes_again(lab: &Lab, after: &str) -> Result<()> {
