@@ -405,7 +405,7 @@ fn target(value: Value<'_>, tunnel: &[IpNetwork]) -> Option<SocketAddr> {
 
 fn control(root: &Table<'_>) -> Option<Control> {
     let Some(table) = root.table("control", "[control]") else { return Some(Control { socket: None }) };
-    let socket = table.optional("socket").map(fields::absolute_path);
+    let socket = table.optional("socket").map(fields::socket_path);
     table.close();
     Some(Control { socket: or_absent(socket)? })
 }

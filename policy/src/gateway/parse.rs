@@ -475,7 +475,7 @@ fn control(root: &Table<'_>) -> Option<Control> {
     let table = root.table("control", "[control]");
     let field = |key| table.as_ref().and_then(|table| table.optional(key));
     let socket =
-        field("socket").map_or_else(|| Some("/run/causeway/gateway.sock".into()), fields::absolute_path);
+        field("socket").map_or_else(|| Some("/run/causeway/gateway.sock".into()), fields::socket_path);
     let group = field("group").map_or_else(
         || Some("causeway".to_owned()),
         |value| {
