@@ -25,6 +25,7 @@ http {
   server {
     listen 127.0.0.1:8443 proxy_protocol;
     root $folder/www;
+    location /slow { alias $folder/www/big; limit_rate 22k; }
     location /ip { default_type text/plain; return 200 "\$proxy_protocol_addr"; }
   }
 }
@@ -79,7 +80,7 @@ checks() {
   expect 'a file' "$(get /big | sha256sum)" "$(sha256sum <$folder/www/big)"
   # Three minutes, in which the session is replaced (two minutes after it was made).
   local first slow; first=$(handshake)
-  get /big --limit-rate 22k -o $folder/slow & slow=$!
+  get /slow -o $folder/slow & slow=$!
   # Damaged datagrams of a peer on the same machine once stopped the kernel's receive call.
   ip netns exec edge tc qdisc replace dev eth0 root netem delay 20ms 5ms loss 1% reorder 25% duplicate 2% corrupt 1%
   tc qdisc replace dev up0 root netem delay 20ms 5ms loss 1% reorder 25% duplicate 2% corrupt 1%

@@ -16,6 +16,7 @@ http {
   server {
     listen 192.168.89.2:80; listen [fd89::2]:80;
     root $folder/www;
+    location /slow { alias $folder/www/big; limit_rate 22k; }
     location /ip { default_type text/plain; return 200 "\$remote_addr"; }
   }
 }
