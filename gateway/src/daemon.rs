@@ -10,6 +10,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use policy::Host;
 use policy::gateway::Policy;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -141,7 +142,7 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
     let mut listeners = Listeners::default();
     listeners.start(&edge)?;
     edge.resolve_all();
-    drop(spawn_local(Rc::clone(&edge).reconcile()));
+    let mut repairs = spawn_local(Rc::clone(&edge).reconcile());
     memory::give_back();
     tracing::info!("the edge is up");
     notify(&[NotifyState::Ready, NotifyState::Status(&edge.headline().1)]);
@@ -183,6 +184,10 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
             _ = hangup.recv() => drop(spawn_local(reload(Rc::clone(&edge), Rc::clone(&asked)))),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            reason = &mut repairs => {
+                edge.keep_endpoints();
+                return Err(lost(&reason.unwrap_or_else(|error| error.to_string())));
+            }
             ended = &mut control => ended.map_err(|error| Stop::new(Exit::Failed, format!("the control socket: {error}")))?,
         }
     }
@@ -200,16 +205,19 @@ fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<bool, Stop> 
     edge.follow_path_mtu();
     edge.warn_of_refused_handshakes();
     listeners.follow(edge);
-    if !edge.is_sound() {
-        return Err(Stop::new(
-            Exit::Failed,
-            "the kernel helper or a data thread ended; the daemon ends with it",
-        ));
+    if let Some(fault) = edge.fault() {
+        return Err(lost(&fault));
     }
     if std::env::var_os("NOTIFY_SOCKET").is_some() {
         notify(&[NotifyState::Watchdog, NotifyState::Status(&edge.headline().1)]);
     }
     Ok(has_traffic)
+}
+
+/// The end of a daemon that cannot go on, for whoever reads the log and for whoever started it.
+fn lost(fault: &str) -> Stop {
+    tracing::error!("{fault}; the daemon ends, so that it is started again; rules and routes stay, closed");
+    Stop::new(Exit::Failed, fault)
 }
 
 async fn reload(edge: Rc<Edge>, asked: Rc<Notify>) {
@@ -334,7 +342,14 @@ impl Pages for Edge {
 
     fn readiness(&self) -> (bool, String) {
         let (ready, line) = self.headline();
-        (ready && self.is_sound(), line + "\n")
+        match self.fault() {
+            Some(fault) => (false, fault + "\n"),
+            None => (ready, line + "\n"),
+        }
+    }
+
+    fn hosts(&self) -> Vec<Host> {
+        self.metrics_hosts()
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A packet must be accepted by every base chain of its hook: what we accept, Docker's FORWARD policy or the REJECT of
 //! a cloud image's INPUT still drops. Foreign tables are never changed; what stands in the way is named, with the
-//! command that mends it. The judgement is by shape, not by simulation: a chain that ends closed must hold an accept
+//! command that fixes it; never one of `nft` for a table that only its owner may change. The judgement is by shape, not by simulation: a chain that ends closed must hold an accept
 //! rule that names our device or our port.
 
 use serde_json::Value;
@@ -24,8 +24,38 @@ pub fn obstacles(listing: &str, needs: &Needs) -> Vec<String> {
     let listing: Value = serde_json::from_str(listing).unwrap_or_default();
     let objects = listing.get("nftables").and_then(Value::as_array).cloned().unwrap_or_default();
     let rules: Vec<Rule<'_>> = objects.iter().filter_map(|object| rule(object.get("rule")?)).collect();
+    let tables: Vec<&Value> = objects.iter().filter_map(|object| object.get("table")).collect();
     let chains = objects.iter().filter_map(|object| base_chain(object.get("chain")?));
-    chains.filter(|chain| !is_ours(chain)).filter_map(|chain| obstacle(&chain, &rules, needs)).collect()
+    let chains = chains.filter(|chain| !is_ours(chain));
+    chains.filter_map(|chain| obstacle(&chain, keeper(&chain, &tables), &rules, needs)).collect()
+}
+
+/// Who may change a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeper {
+    /// Whoever may change any.
+    Anybody,
+    /// firewalld, by its own command: it makes the table again, and 2.x owns it.
+    Firewalld,
+    /// The process that made it and no other.
+    Owner,
+}
+
+fn keeper(chain: &Chain<'_>, tables: &[&Value]) -> Keeper {
+    if chain.table == "firewalld" {
+        return Keeper::Firewalld;
+    }
+    let is = |table: &Value, key, value| table.get(key).and_then(Value::as_str) == Some(value);
+    let table =
+        tables.iter().find(|table| is(table, "family", chain.family) && is(table, "name", chain.table));
+    // `dormant` is the only flag without an owner; nft 1.0.6 writes anything in the place of `owner`.
+    let is_dormant = |flag: &Value| flag.as_str() == Some("dormant");
+    match table.and_then(|table| table.get("flags")) {
+        None => Keeper::Anybody,
+        Some(Value::Array(flags)) if flags.iter().all(is_dormant) => Keeper::Anybody,
+        Some(flag) if is_dormant(flag) => Keeper::Anybody,
+        Some(_) => Keeper::Owner,
+    }
 }
 
 struct Chain<'a> {
@@ -66,12 +96,13 @@ fn is_ours(chain: &Chain<'_>) -> bool {
     chain.family == nft::FAMILY && chain.table == nft::TABLE
 }
 
-fn obstacle(chain: &Chain<'_>, rules: &[Rule<'_>], needs: &Needs) -> Option<String> {
+fn obstacle(chain: &Chain<'_>, keeper: Keeper, rules: &[Rule<'_>], needs: &Needs) -> Option<String> {
     let Chain { family, table, name, .. } = chain;
     let reached = reachable(chain, rules);
     let closing = reached.iter().position(|rule| rule.closes());
     let before = reached.get(..closing.unwrap_or(reached.len())).unwrap_or_default();
-    let accepts = |what: &dyn Fn(&Rule<'_>) -> bool| before.iter().any(|rule| rule.accepts() && what(rule));
+    let lets_in = |rule: &Rule<'_>| rule.accepts() || leads_to_accept(chain, rule, rules);
+    let accepts = |what: &dyn Fn(&Rule<'_>) -> bool| before.iter().any(|rule| lets_in(rule) && what(rule));
     let why = match closing {
         Some(_) => "a rule there refuses everything",
         None if chain.drops => "its policy is drop",
@@ -81,19 +112,56 @@ fn obstacle(chain: &Chain<'_>, rules: &[Rule<'_>], needs: &Needs) -> Option<Stri
     if chain.hook == "input" {
         let open = accepts(&|rule| rule.matches_port(needs.port) || rule.is_unconditional());
         let rule = format!("udp dport {} accept", needs.port);
-        return (!open)
-            .then(|| format!("{place}, and the tunnel's port is not let in; run: {}", mend(chain, &rule)));
+        let own = format!("UDP port {}", needs.port);
+        let fix = || keeper.fix(needs, &own, || insertion(chain, &rule));
+        return (!open).then(|| format!("{place}, and the tunnel's port is not let in; {}", fix()));
     }
     let device = &needs.device;
     let open = |key| accepts(&move |rule| rule.matches_device(key, device) || rule.is_unconditional());
-    let missing: Vec<_> = ["iifname", "oifname"].into_iter().filter(|key| !open(key)).collect();
+    // What is published passes firewalld by the rule for DNATed flows, whichever zones it leads between.
+    let passes = |key| {
+        open(key) || keeper == Keeper::Firewalld && key == "oifname" && accepts(&|rule| rule.matches_dnat())
+    };
+    let missing: Vec<_> = ["iifname", "oifname"].into_iter().filter(|key| !passes(key)).collect();
     if missing.is_empty() {
         return None;
     }
     let into = if has_docker_user(chain, rules) { "DOCKER-USER" } else { name };
     let into = Chain { name: into, ..*chain };
-    let commands: Vec<_> = missing.iter().map(|key| mend(&into, &format!("{key} {device} accept"))).collect();
-    Some(format!("{place}, and packets of {device} are not let through; run: {}", commands.join(" && ")))
+    let commands = || {
+        let command = |key: &&str| insertion(&into, &format!("{key} {device} accept"));
+        missing.iter().map(command).collect::<Vec<_>>().join(" && ")
+    };
+    let fix = keeper.fix(needs, &format!("packets from and to {device}"), commands);
+    Some(format!("{place}, and packets of {device} are not let through; {fix}"))
+}
+
+impl Keeper {
+    /// What a person does to have a table let something pass.
+    fn fix(self, needs: &Needs, what: &str, insertions: impl FnOnce() -> String) -> String {
+        match self {
+            Self::Anybody => format!("run: {}", insertions()),
+            Self::Firewalld => format!(
+                "run: firewall-cmd --permanent --zone=trusted --add-interface={} && firewall-cmd --permanent --add-port={}/udp \
+                 && firewall-cmd --reload",
+                needs.device, needs.port
+            ),
+            Self::Owner => {
+                format!(
+                    "only the program that owns the table can change it: have its configuration let {what} pass"
+                )
+            }
+        }
+    }
+}
+
+/// Whether all that a rule matches goes to a chain whose first verdict for everything is accept.
+fn leads_to_accept(chain: &Chain<'_>, rule: &Rule<'_>, rules: &[Rule<'_>]) -> bool {
+    let Some(name) = rule.jump() else { return false };
+    let mut reached = Vec::new();
+    expand(chain, name, rules, 2, &mut reached);
+    let first = reached.iter().find(|rule| rule.is_unconditional() && (rule.accepts() || rule.closes()));
+    first.is_some_and(|rule| rule.accepts())
 }
 
 /// Docker keeps this chain for others' rules.
@@ -101,7 +169,7 @@ fn has_docker_user(chain: &Chain<'_>, rules: &[Rule<'_>]) -> bool {
     rules.iter().any(|rule| rule.is_in(chain, chain.name) && rule.jump() == Some("DOCKER-USER"))
 }
 
-fn mend(chain: &Chain<'_>, rule: &str) -> String {
+fn insertion(chain: &Chain<'_>, rule: &str) -> String {
     format!("nft insert rule {} {} {} {rule}", chain.family, chain.table, chain.name)
 }
 
@@ -173,6 +241,16 @@ impl Rule<'_> {
             let udp = part.pointer("/match/right").and_then(Value::as_str) == Some("udp");
             let named = part.pointer("/match/left/payload/field").and_then(Value::as_str) == Some("dport");
             udp || named && part.pointer("/match/right").is_some_and(|right| holds(right, port))
+        })
+    }
+
+    /// Accepts what was led on by DNAT, and nothing less.
+    fn matches_dnat(&self) -> bool {
+        let mut conditions = self.conditions();
+        let only = conditions.next().filter(|_| conditions.next().is_none());
+        only.is_some_and(|part| {
+            part.pointer("/match/left/ct/key").and_then(Value::as_str) == Some("status")
+                && part.pointer("/match/right").and_then(Value::as_str) == Some("dnat")
         })
     }
 
@@ -256,6 +334,53 @@ mod tests {
     }
 
     #[test]
+    fn a_table_with_an_owner_is_never_to_be_changed_by_nft() {
+        for (flags, is_owned) in [
+            (json!("dormant"), false),
+            (json!(["dormant"]), false),
+            (json!("owner"), true),
+            (json!("Lester Gooch #5"), true),
+            (json!(["owner", "persist"]), true),
+        ] {
+            let table = json!({"table": {"family": "ip", "name": "filter", "flags": flags}});
+            for hook in ["input", "forward"] {
+                let lines = found(&[table.clone(), chain(hook, "X", "drop")]);
+                assert_eq!(lines[0].contains("nft insert"), !is_owned, "{lines:?}");
+                assert_eq!(lines[0].contains("only the program that owns the table"), is_owned, "{lines:?}");
+            }
+        }
+        let command = "run: firewall-cmd --permanent --zone=trusted --add-interface=gw0 && firewall-cmd --permanent \
+                       --add-port=51820/udp && firewall-cmd --reload";
+        for hook in ["input", "forward"] {
+            let lines = found(&[in_firewalld(chain(hook, "X", "drop"))]);
+            assert!(lines[0].ends_with(command), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_command_for_firewalld_makes_of_its_chains_is_no_obstacle() {
+        let jump = |to: &str| json!({"goto": {"target": to}});
+        let dnat = json!({"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}});
+        let mut before = vec![
+            chain("forward", "filter_FORWARD", "accept"),
+            rule("filter_FORWARD", &[dnat, json!({"accept": null})]),
+            rule("filter_FORWARD", &[json!({"jump": {"target": "zones"}})]),
+            rule("filter_FORWARD", &[json!({"reject": {}})]),
+            rule("zones", &[jump("public")]),
+            rule("public", &[json!({"reject": {}})]),
+            rule("trusted", &[json!({"jump": {"target": "trusted_allow"}})]),
+            rule("trusted", &[json!({"accept": null})]),
+        ];
+        let found = |objects: &[Value]| found(&objects.iter().cloned().map(in_firewalld).collect::<Vec<_>>());
+        assert_eq!(found(&before).len(), 1);
+        before.insert(4, rule("zones", &[device("iifname"), jump("trusted")]));
+        assert_eq!(found(&before), [""; 0]);
+        let closed = rule("trusted_allow", &[json!({"drop": null})]);
+        before.push(closed);
+        assert_eq!(found(&before).len(), 1, "a chain that drops first lets nothing pass");
+    }
+
+    #[test]
     fn nonsense_is_no_obstacle() {
         assert_eq!(obstacles("", &needs()), [""; 0]);
         assert_eq!(found(&[json!({"chain": {}}), json!({"rule": {"expr": []}})]), [""; 0]);
@@ -275,6 +400,11 @@ mod tests {
 
     fn rule(chain: &str, parts: &[Value]) -> Value {
         json!({"rule": {"family": "ip", "table": "filter", "chain": chain, "expr": parts}})
+    }
+
+    fn in_firewalld(object: Value) -> Value {
+        let text = object.to_string().replace("\"table\":\"filter\"", "\"table\":\"firewalld\"");
+        serde_json::from_str(&text).unwrap()
     }
 
     fn device(key: &str) -> Value {

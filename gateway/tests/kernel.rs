@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, and says aloud when it cannot run"
 )]
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
@@ -52,6 +53,58 @@ fn a_smaller_plan_takes_away_only_what_it_no_longer_names() {
         }
         assert_eq!(lines.len(), 5, "{lines:?}");
     });
+}
+
+#[test]
+fn addresses_of_one_subnet_change_in_one_request_and_take_nothing_along() {
+    in_own_namespace("addresses_of_one_subnet_change_in_one_request_and_take_nothing_along", || {
+        subnet_changes();
+    });
+}
+
+#[test]
+fn addresses_of_one_subnet_change_in_one_request_where_no_switch_can_be_written() {
+    in_own_namespace("addresses_of_one_subnet_change_in_one_request_where_no_switch_can_be_written", || {
+        for interfaces in ["all", "default"] {
+            std::fs::write(format!("/proc/sys/net/ipv4/conf/{interfaces}/promote_secondaries"), "0").unwrap();
+        }
+        run("mount", "--rbind /proc/sys /proc/sys");
+        run("mount", "-o remount,ro,bind /proc/sys");
+        subnet_changes();
+    });
+}
+
+/// The kernel's default is to take the other addresses of a subnet along with its first one.
+fn subnet_changes() {
+    open_tun();
+    let with = |addresses: &[&str]| {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        apply(Routing { addresses, ..plan() })
+    };
+    let routes = || ip("route show table 4357");
+    let is_in_place = |addresses: &[&str]| {
+        let shown = ip("-brief -4 address show gw0");
+        let shown: BTreeSet<&str> = shown.split_whitespace().skip(2).collect();
+        assert_eq!(shown, addresses.iter().copied().collect());
+    };
+    let three = ["10.77.88.1/30", "10.77.89.1/24", "10.77.89.2/24"];
+    with(&three);
+    let whole = routes();
+    for (before, after) in [
+        (&three[..], &["10.77.88.1/30"][..]),
+        (&["10.77.89.1/24"], &["10.77.89.7/24"]),
+        (&["10.77.89.1/24", "10.77.89.2/24"], &["10.77.89.2/24", "10.77.89.3/24"]),
+    ] {
+        with(before);
+        let lines = with(after);
+        is_in_place(after);
+        let gone = before.iter().filter(|address| !after.contains(address));
+        let come = after.iter().filter(|address| !before.contains(address));
+        let gone: BTreeSet<_> = gone.map(|address| format!("- address {address} on gw0")).collect();
+        let come: BTreeSet<_> = come.map(|address| format!("+ address {address} on gw0")).collect();
+        assert_eq!(lines.iter().cloned().collect::<BTreeSet<_>>(), &gone | &come);
+        assert_eq!((with(after), routes()), (Vec::new(), whole.clone()));
+    }
 }
 
 #[test]
@@ -274,7 +327,7 @@ fn in_own_namespace(test: &str, body: impl FnOnce()) {
         return;
     }
     let output = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--net"])
+        .args(["--user", "--map-root-user", "--net", "--mount"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
@@ -306,8 +359,8 @@ fn plan() -> Routing {
 }
 
 fn scope() -> Scope {
-    let prefixes =
-        ["10.77.88.0/30", "10.77.88.4/30", "192.168.88.0/24"].map(|prefix| prefix.parse().unwrap());
+    let prefixes = ["10.77.88.0/30", "10.77.88.4/30", "10.77.89.0/24", "192.168.88.0/24"]
+        .map(|prefix| prefix.parse().unwrap());
     let asked = Asked {
         prefixes: prefixes.into(),
         lan: ["192.168.1.0/24".parse().unwrap()].into(),

@@ -327,6 +327,15 @@ pub enum Problem {
         /// What stands there.
         written: String,
     },
+    /// Someone of the internet, where no private flow leads.
+    #[error(
+        "{written} is neither \"self\", nor a peer's, nor inside [lan] prefixes, and no private flow leads into the internet; let a program on the \
+         edge pass it on (a mail relay, a proxy) and write \"self\" here, or correct it"
+    )]
+    OutsideParty {
+        /// What stands there.
+        written: String,
+    },
     /// A private flow that does not cross the tunnel.
     #[error(
         "a flow from {from} to {to} does not pass through the tunnel; only flows to, from or between peers are listed here"

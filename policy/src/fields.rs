@@ -12,8 +12,8 @@ use crate::key::KeyFault;
 use crate::nearest::nearest;
 use crate::reader::{Table, Value, excerpt};
 use crate::{
-    FileRef, InterfaceName, Mtu, Name, Position, Problem, Protocol, Protocols, PublicKey, Switch, address,
-    text,
+    FileRef, Host, InterfaceName, Mtu, Name, Position, Problem, Protocol, Protocols, PublicKey, Switch,
+    address, text,
 };
 
 /// What fits 1500 bytes of IPv6 and WireGuard (20 for IPv6, 8 for UDP, 32 for WireGuard more than IPv4).
@@ -177,6 +177,17 @@ pub(crate) fn listeners(table: Option<&Table<'_>>) -> Vec<At<SocketAddr>> {
     let Some(value) = table.and_then(|table| table.optional("listen")) else { return Vec::new() };
     let items = value.one_or_many().into_iter();
     items.filter_map(|item| Some(At::new(socket_address(item)?, item.at()))).collect()
+}
+
+/// Names of this machine, for the `Host` of requests.
+pub(crate) fn host_names(table: Option<&Table<'_>>) -> Vec<Host> {
+    let Some(value) = table.and_then(|table| table.optional("hosts")) else { return Vec::new() };
+    let name = |item: Value<'_>| {
+        item.parse("a name, such as \"host.docker.internal\"; addresses need no entry", |written| {
+            text::host(written).filter(|host| matches!(host, Host::Name(_)))
+        })
+    };
+    value.one_or_many().into_iter().filter_map(name).collect()
 }
 
 /// An address to listen on.

@@ -328,3 +328,10 @@ impl AllowList {
         }
     }
 }
+/// Whether a prefix is one that anybody's own network may have, and that the internet has none of.
+pub(crate) fn is_private(prefix: IpNetwork) -> bool {
+    match prefix {
+        IpNetwork::V4(prefix) => prefix.network().is_private(),
+        IpNetwork::V6(prefix) => prefix.network().is_unique_local(),
+    }
+}

@@ -7,8 +7,12 @@ use policy::ruleset::{Present, Ruleset, ServiceMark};
 use policy::uplinks::Uplink;
 
 use super::fingerprint::fingerprint;
+use super::undone::{Left, Undone};
 use crate::kernel::{Failure, FailureKind, Helper, Listing, Routing, UplinkTable};
 use crate::state::{Applied, Guards, State, Switched};
+
+/// How often a change that failed is looked at before what differs is given up.
+const LOOKS: usize = 3;
 
 /// A compiled configuration.
 #[derive(Debug)]
@@ -42,6 +46,15 @@ pub struct Repair {
     pub fingerprint: Option<u64>,
     /// Switches that could not be written.
     pub unwritable: Vec<Unwritable>,
+}
+
+/// Whether a look at the kernel includes the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rules {
+    /// No: reading them starts a program.
+    Skipped,
+    /// Yes; what their fingerprint must be, where that is known.
+    Expected(Option<u64>),
 }
 
 /// What was done about switches.
@@ -102,56 +115,77 @@ impl Blueprint {
     /// is, and whose fingerprint is the `expected` one, is left alone.
     ///
     /// # Errors
-    /// What the kernel refused, or how the kernel differs from the plan; then `old` is in place.
+    /// What the kernel refused, or how the kernel differs from the plan, and what is left of the change.
     pub fn change(
         &self,
         (old, expected): (&Self, Option<u64>),
         helper: &Helper,
         state: &State,
-    ) -> Result<(Vec<Unwritable>, Option<u64>), Failure> {
-        let same = self.plan.ruleset == old.plan.ruleset && expected.is_some();
-        let transaction = match same && Self::fingerprint(helper)? == expected {
-            true => None,
-            false => Some(self.transaction(helper, &helper.list(Listing::Outline)?)?),
-        };
-        let forget = || old.remember_again(state);
-        self.remember(state)?;
-        let routing = || Routing::new(&self.plan.routing);
-        let added = helper.add_routing(routing()).inspect_err(|_| forget())?;
-        let is_left_alone = transaction.is_none();
-        if let Err(failure) = transaction.map_or(Ok(()), |transaction| helper.apply_ruleset(transaction)) {
-            forget();
-            helper.apply_routing(Routing::new(&old.plan.routing))?;
-            return Err(failure);
-        }
-        let finish = || {
-            let mut lines = helper.apply_routing(routing())?;
+    ) -> Result<(Vec<Unwritable>, Option<u64>), Undone> {
+        let transaction = self.transaction_from((old, expected), helper).map_err(Undone::not_begun)?;
+        let change = || {
+            self.remember(state)?;
+            let routing = || Routing::new(&self.plan.routing);
+            let mut lines = helper.add_routing(routing())?;
+            let is_left_alone = transaction.is_none();
+            transaction.map_or(Ok(()), |transaction| helper.apply_ruleset(transaction))?;
+            lines.extend(helper.apply_routing(routing())?);
             lines.extend(self.follow_uplinks(helper)?);
             let fingerprint = if is_left_alone { expected } else { self.verified(helper)? };
             Ok((lines, self.write_switches(helper, state)?.unwritable, fingerprint))
         };
-        let finished = finish().inspect_err(|_| {
-            old.put_back(helper, state);
-            forget();
-        });
-        let (lines, unwritable, fingerprint) = finished?;
-        for line in added.into_iter().chain(lines) {
+        let changed =
+            change().map_err(|failure| Undone { failure, left: old.put_back(expected, helper, state) });
+        let (lines, unwritable, fingerprint) = changed?;
+        for line in lines {
             tracing::info!("{line}");
         }
         Ok((unwritable, fingerprint))
+    }
+
+    /// The transaction that a change from `old` needs; `None` where the table stays as it is.
+    fn transaction_from(
+        &self,
+        (old, expected): (&Self, Option<u64>),
+        helper: &Helper,
+    ) -> Result<Option<String>, Failure> {
+        let same = self.plan.ruleset == old.plan.ruleset && expected.is_some();
+        if same && Self::fingerprint(helper)? == expected {
+            return Ok(None);
+        }
+        self.transaction(helper, &helper.list(Listing::Outline)?).map(Some)
     }
 
     fn follow_uplinks(&self, helper: &Helper) -> Result<Vec<String>, Failure> {
         helper.follow_uplinks(self.plan.routing.uplinks.iter().map(UplinkTable::from).collect())
     }
 
-    /// Puts this in the place of a change that failed half way.
-    pub fn put_back(&self, helper: &Helper, state: &State) {
-        if let Err(failure) = self.apply(helper, state) {
-            tracing::error!(
-                "a failed change could not be taken back ({failure}); the rules stay closed, restart the daemon"
-            );
+    /// Puts this in the place of a change that failed half way, and looks again until the kernel holds it.
+    pub fn put_back(&self, expected: Option<u64>, helper: &Helper, state: &State) -> Left {
+        let noted = self.remember(state).map_err(|failure| failure.message);
+        match self.restored(expected, helper, state) {
+            Ok(lines) => Left::Compared(noted.err().into_iter().chain(lines).collect()),
+            Err(failure) => Left::Unknown(failure),
         }
+    }
+
+    /// What still differed at the last of a few looks, each of which puts back what it finds.
+    fn restored(
+        &self,
+        mut expected: Option<u64>,
+        helper: &Helper,
+        state: &State,
+    ) -> Result<Vec<String>, Failure> {
+        let mut differs = Vec::new();
+        for _ in 0..LOOKS {
+            let repair = self.repair(helper, state, Rules::Expected(expected))?;
+            expected = expected.or(repair.fingerprint);
+            differs = repair.lines;
+            if differs.is_empty() {
+                break;
+            }
+        }
+        Ok(differs)
     }
 
     /// The fingerprint of the table, if the kernel holds what the plan says.
@@ -165,13 +199,6 @@ impl Blueprint {
         Err(Failure::new(FailureKind::Kernel, message))
     }
 
-    /// Leaves the state folder as if there had been no change.
-    fn remember_again(&self, state: &State) {
-        if let Err(message) = self.remember(state) {
-            tracing::warn!("after a refused change the state folder cannot be written: {message}");
-        }
-    }
-
     /// What the table is now; see [`fingerprint`].
     ///
     /// # Errors
@@ -180,15 +207,16 @@ impl Blueprint {
         Ok(fingerprint(&helper.list(Listing::Table)?))
     }
 
-    /// Puts back what somebody else changed; the rules only when their fingerprint is `expected` and was another.
+    /// Puts back what somebody else changed.
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn repair(&self, helper: &Helper, state: &State, expected: Option<u64>) -> Result<Repair, Failure> {
+    pub fn repair(&self, helper: &Helper, state: &State, rules: Rules) -> Result<Repair, Failure> {
         let mut repair = Repair::default();
-        if expected.is_some() {
+        if let Rules::Expected(expected) = rules {
             let listing = helper.list(Listing::Table)?;
-            if fingerprint(&listing) != expected {
+            let found = fingerprint(&listing);
+            if found.is_none() || found != expected {
                 helper.apply_ruleset(self.transaction(helper, &listing)?)?;
                 repair.lines.push("~ table inet causeway".to_owned());
                 repair.fingerprint = Self::fingerprint(helper)?;

@@ -1,7 +1,7 @@
 //! The machine around the edge: its interfaces, and what of them is trusted; followed while the daemon runs.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use policy::gateway::Policy;
 use policy::plan::{Change, Conditions};
@@ -13,7 +13,7 @@ use policy::uplinks::{Uplink, uplinks, way_back_remarks};
 use super::Edge;
 use super::blueprint::Blueprint;
 use super::observe::blocking;
-use crate::kernel::{Failure, Helper, Request, read_system};
+use crate::kernel::{Failure, FailureKind, Helper, Request, read_system};
 use crate::listening::listeners;
 
 /// How often, and how long after one another, a next hop is looked for; a neighbour answers within milliseconds.
@@ -108,7 +108,18 @@ impl Machine {
     }
 }
 
+/// How long what is not as configured must last before it is logged: while a machine starts, interfaces come up one by one.
+pub(super) const SETTLED: Duration = Duration::from_secs(30);
+
 impl Edge {
+    /// Logs what is not as the configuration says, once it has lasted.
+    pub(super) fn warn_of_remarks(&self) {
+        let remarks = self.machine.borrow().remarks(&self.current.borrow().policy);
+        for remark in self.remarks.borrow_mut().handle_look(Instant::now(), remarks) {
+            tracing::warn!("{remark}");
+        }
+    }
+
     /// The machine for another policy, as an apply of it would find it at the last look.
     pub(super) fn machine_for(&self, policy: &Policy, system: System) -> Machine {
         let old = self.machine.borrow();
@@ -130,7 +141,7 @@ impl Edge {
     }
 
     /// Looks at the interfaces, and has the table follow what changed; the caller holds the turn.
-    pub(super) async fn follow_machine(&self) {
+    pub(super) async fn follow_machine(&self) -> Result<(), Failure> {
         let (policy, mut machine) = (self.current.borrow().policy.clone(), self.machine.borrow().clone());
         let helper = self.helper.clone();
         let looked = blocking(move || {
@@ -139,23 +150,18 @@ impl Edge {
             machine.resolve(&policy, &helper);
             Ok(machine)
         });
-        match looked.await {
-            Ok(machine) => drop(self.machine.replace(machine)),
-            Err(failure) => return tracing::debug!(%failure, "the interfaces could not be read"),
-        }
-        let Some((old, new)) = self.due_blueprint() else { return };
-        match self.change_kernel(&new, &old).await {
-            Ok((unwritable, fingerprint)) => {
-                let lines = self.trusted().join("; ");
-                let mut current = self.current.borrow_mut();
-                current.blueprint = new;
-                (current.unwritable, current.fingerprint) = (unwritable, fingerprint);
-                tracing::info!("the table follows the interfaces; trusted: {lines}");
-            }
-            Err(stop) => {
-                tracing::warn!("the table does not follow a change of the interfaces: {}", stop.message);
-            }
-        }
+        drop(self.machine.replace(looked.await?));
+        let Some((old, new)) = self.due_blueprint() else { return Ok(()) };
+        let (unwritable, fingerprint) = self.change_kernel(&new, &old).await.map_err(|stop| {
+            let message = format!("the table does not follow a change of the interfaces: {}", stop.message);
+            Failure::new(FailureKind::Kernel, message)
+        })?;
+        let lines = self.trusted().join("; ");
+        let mut current = self.current.borrow_mut();
+        current.blueprint = new;
+        (current.unwritable, current.fingerprint) = (unwritable, fingerprint);
+        tracing::info!("the table follows the interfaces; trusted: {lines}");
+        Ok(())
     }
 
     fn due_blueprint(&self) -> Option<(Arc<Blueprint>, Arc<Blueprint>)> {

@@ -6,8 +6,10 @@ mod confirm;
 mod counters;
 mod dump;
 mod events;
+mod failing;
 mod fingerprint;
 mod flows;
+mod lasting;
 pub mod machine;
 mod observe;
 mod offload;
@@ -19,9 +21,12 @@ mod rates;
 mod reconcile;
 mod refused;
 mod reload;
+mod room;
 mod self_test;
 mod services;
 mod start;
+mod status;
+mod undone;
 mod wg;
 
 use std::cell::{Cell, RefCell};
@@ -30,6 +35,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use policy::gateway::Policy;
+use tokio::sync::{Notify, Semaphore};
 use tunnel::device::{CallLog, Device};
 use tunnel::io::clock;
 use tunnel::time::Now;
@@ -42,6 +48,8 @@ use crate::state::{Endpoints, State};
 use blueprint::{Blueprint, Unwritable};
 use confirm::Waiting;
 use counters::Counters;
+use failing::Failing;
+use lasting::Lasting;
 use machine::Machine;
 use outer::Outer;
 use rates::Rates;
@@ -63,7 +71,8 @@ pub struct Edge {
     current: RefCell<Current>,
     machine: RefCell<Machine>,
     /// Ways of packets that lead elsewhere than they must, as of the last look.
-    path_faults: RefCell<Vec<String>>,
+    path_faults: RefCell<Lasting>,
+    remarks: RefCell<Lasting>,
     rates: RefCell<Rates>,
     /// An MTU of the paths that the kernel did not take.
     refused_mtu: Cell<Option<u16>>,
@@ -72,9 +81,17 @@ pub struct Edge {
     trips_noted: Cell<Instant>,
     trips_settled: Cell<Instant>,
     fight: RefCell<Fight>,
+    /// Looks at the kernel that failed.
+    failing: RefCell<Failing>,
+    /// Has the next look at the kernel begin at once.
+    bell: Arc<Notify>,
+    /// The turn of what reads from the kernel for a report.
+    reading: Arc<Semaphore>,
     /// Which calls of the data threads keep failing.
     calls: RefCell<CallLog>,
     kernel_counters: RefCell<KernelCounters>,
+    /// Whether conntrack was nearly full when it was last looked at.
+    is_crowded: Cell<bool>,
     /// The endpoints as they stand in the state folder.
     endpoints: RefCell<Endpoints>,
     /// Whether they were written since the last tick.
@@ -133,10 +150,11 @@ impl Edge {
         self.is_file_watched() || self.waiting.borrow().is_some()
     }
 
-    /// Whether the helper and the data threads still run, and none of these is stuck.
+    /// Why the daemon is of no use any more: the helper or a data thread ended, or is stuck.
     #[must_use]
-    pub fn is_sound(&self) -> bool {
-        self.helper.is_alive() && self.device.is_sound()
+    pub fn fault(&self) -> Option<String> {
+        let helper = self.helper.fault().map(|fault| format!("the kernel helper is lost: {fault}"));
+        helper.or_else(|| (!self.device.is_sound()).then(|| "a data thread ended".to_owned()))
     }
 
     /// Says so when calls of the data threads keep failing, and when they work again.
@@ -148,6 +166,12 @@ impl Edge {
     #[must_use]
     pub fn metrics_addresses(&self) -> Vec<std::net::SocketAddr> {
         self.current.borrow().policy.metrics.listen.clone()
+    }
+
+    /// The names under which metrics may be asked for.
+    #[must_use]
+    pub fn metrics_hosts(&self) -> Vec<policy::Host> {
+        self.current.borrow().policy.metrics.hosts.clone()
     }
 
     fn now() -> Now {

@@ -2,10 +2,11 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use policy::gateway::List;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tunnel::device::DeviceStats;
 use tunnel::io::clock;
 use tunnel::node::{PeerState, PeerStatus};
@@ -13,13 +14,11 @@ use tunnel::reason::DropReason;
 
 use super::counters::{Counters, parse_bans, parse_counters};
 use super::dump::dump;
-use super::events::shared_key;
 use super::services::{service, service_counters};
 use super::wg::WgDevice;
 use super::{Edge, KernelCounters};
-use crate::control::report::{Bans, Health, Interface, Peer, Peers, SCHEMA, Services, Status};
-use crate::foreign::{Needs, obstacles};
-use crate::kernel::{Failure, Listing};
+use crate::control::report::{Bans, Interface, Peer, Peers, SCHEMA, Services};
+use crate::kernel::{Failure, FailureKind, Listing};
 use crate::metrics::{self, Number, PeerCounters, Snapshot};
 
 /// Between two looks at the round trips: there is a probe every five seconds.
@@ -31,9 +30,8 @@ const QUIET: u64 = 4_096;
 /// Switches that tell how many flows conntrack follows, and the most it will.
 const FLOWS: [&str; 2] = ["net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max"];
 
-/// The age from which a fetched list is a problem; the timer fetches every day.
-const STALE_LIST: Duration = Duration::from_secs(7 * 86_400);
-
+/// How long a report waits for what it reads from the kernel.
+const READING: Duration = Duration::from_secs(5);
 /// How old the kernel's counters may be before they are read again.
 const COUNTERS_LIFE: Duration = Duration::from_secs(2);
 
@@ -140,132 +138,13 @@ impl Edge {
 
     /// Published ports and private flows with what they carried.
     pub async fn services(&self) -> Result<Services, Failure> {
-        let counters = self.read_counters().await?;
+        let counters = self.read_counters().await?.unwrap_or_default();
         let states = self.states();
         let current = self.current.borrow();
         let services = current.blueprint.plan.ruleset.services.iter();
         let services =
             services.filter_map(|mark| service(&current.policy, mark, &states, &counters)).collect();
         Ok(Services { schema: SCHEMA, services })
-    }
-
-    /// How the edge does, in a few numbers.
-    pub async fn status(&self) -> Status {
-        let counters = self.read_counters().await;
-        let peers = self.device.node().peers(Self::now());
-        let up = peers.iter().filter(|peer| peer.state.label() == "up").count();
-        let failing = self.device.problems(clock::instant());
-        let mut problems = failing.clone();
-        problems.extend(self.problems());
-        problems.extend(self.not_taken());
-        problems.extend(self.refused_handshakes());
-        problems.extend(self.obstacles().await);
-        problems.extend(self.device.node().clock_fault(Self::now()).map(|fault| fault.to_string()));
-        for (peer, shared) in peers.iter().filter_map(|peer| Some((peer, peer.shared_key?))) {
-            let ends = shared.ends.map(|[one, other]| format!(" (at {one} and {other})")).unwrap_or_default();
-            let name = self.name_of(&peer.public_key);
-            problems.push(shared_key(&name, shared.ends.is_some()) + &ends);
-        }
-        problems.extend(self.taken_ports().await);
-        let leaked = match counters {
-            Ok(counters) => self.leaked(&counters),
-            Err(failure) => {
-                problems.push(format!("the kernel's counters cannot be read: {failure}"));
-                0
-            }
-        };
-        for peer in peers.iter().filter(|peer| peer.state.label() != "up") {
-            problems.push(format!("peer {} is {}", self.name_of(&peer.public_key), peer.state.label()));
-        }
-        let health = match (up, problems.is_empty()) {
-            (_, true) => Health::Ok,
-            _ if !failing.is_empty() => Health::Broken,
-            (0, false) if !peers.is_empty() => Health::Broken,
-            _ => Health::Degraded,
-        };
-        let current = self.current.borrow();
-        Status {
-            schema: SCHEMA,
-            health,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            config: self.config_path.display().to_string(),
-            generation: self.generation.get(),
-            config_in_force: self.is_file_in_force(),
-            confirm_within_seconds: self.confirm_within().map(|left| left.as_secs()),
-            last_apply_ok: self.last_apply_ok.get(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            interface: current.policy.interface.name.to_string(),
-            peers_up: up,
-            peers: peers.len(),
-            leaked_packets: leaked,
-            trusted: self.trusted(),
-            problems,
-        }
-    }
-
-    /// Foreign rules that stand in the way, each with its mend.
-    pub async fn obstacles(&self) -> Vec<String> {
-        let needs = {
-            let interface = &self.current.borrow().policy.interface;
-            Needs { device: interface.name.to_string(), port: interface.listen_port }
-        };
-        let helper = self.helper.clone();
-        let listing = blocking(move || helper.list(Listing::Everybody)).await;
-        listing.map(|listing| obstacles(&listing, &needs)).unwrap_or_default()
-    }
-
-    /// One line about the peers, or about calls that keep failing, for `systemctl status` and `/readyz`; whether a peer is
-    /// up and no call fails.
-    #[must_use]
-    pub fn headline(&self) -> (bool, String) {
-        if let Some(problem) = self.device.problems(clock::instant()).into_iter().next() {
-            return (false, problem);
-        }
-        let peers = self.device.node().peers(Self::now());
-        let up = peers.iter().filter(|peer| peer.state.label() == "up").count();
-        (up > 0 || peers.is_empty(), format!("{up} of {} peers up", peers.len()))
-    }
-
-    /// What is not as configured, each with its mend.
-    fn problems(&self) -> Vec<String> {
-        let current = self.current.borrow();
-        let switch = |switch: &super::Unwritable| {
-            format!(
-                "{} should be {} and cannot be written ({}); run: sysctl -w {}={}",
-                switch.path,
-                switch.value,
-                switch.reason,
-                switch.path.replace('/', "."),
-                switch.value
-            )
-        };
-        let mut problems: Vec<_> = current.unwritable.iter().map(switch).collect();
-        if self.fight.borrow().is_on {
-            problems
-                .push("somebody keeps changing rules, routes or switches; see the log for which".to_owned());
-        }
-        problems.extend(self.machine.borrow().remarks(&current.policy));
-        problems.extend(self.path_faults.borrow().iter().cloned());
-        problems.extend(current.policy.lists.iter().filter_map(list_age));
-        if !self.wg_socket.is_reachable() {
-            let path = self.wg_socket.path().display();
-            problems.push(format!("somebody removed {path}; restart the daemon to have `wg` work again"));
-        }
-        problems
-    }
-
-    /// Why the file is not in force, when it was read again and not taken.
-    fn not_taken(&self) -> Option<String> {
-        let (file, reason) = (self.config_path.display(), self.not_taken.borrow());
-        let reason = reason.as_ref()?;
-        Some(format!("{file} was read again and not taken, the configuration before is in force: {reason}"))
-    }
-
-    /// Warns of switches that could not be written: a person should act.
-    pub(super) fn warn_of_unwritable(&self) {
-        for problem in self.problems() {
-            tracing::warn!("{problem}");
-        }
     }
 
     /// Banned sources.
@@ -280,10 +159,11 @@ impl Edge {
 
     /// The page that Prometheus reads.
     pub async fn metrics_page(&self) -> String {
-        let counters = self.read_counters().await.unwrap_or_else(|failure| {
+        let read = self.read_counters().await.unwrap_or_else(|failure| {
             tracing::debug!(%failure, "the kernel's counters cannot be read; the last ones are shown");
-            self.kernel_counters.borrow().named.clone()
+            None
         });
+        let counters = read.unwrap_or_else(|| self.kernel_counters.borrow().named.clone());
         metrics::page(&self.snapshot(&counters)) + &self.round_trips.borrow().page()
     }
 
@@ -340,7 +220,7 @@ impl Edge {
         of_node.chain(of_kernel).chain(of_io).collect()
     }
 
-    fn leaked(&self, counters: &Counters) -> u64 {
+    pub(super) fn leaked(&self, counters: &Counters) -> u64 {
         let current = self.current.borrow();
         let leaks = current.blueprint.plan.ruleset.drops.iter().filter(|drop| drop.reason == "leak");
         leaks.filter_map(|drop| counters.get(&drop.counter())).map(|counter| counter.1).sum()
@@ -354,7 +234,7 @@ impl Edge {
             Number::gauge(
                 "gateway_up",
                 "Whether the daemon's threads and its helper run.",
-                f64::from(u8::from(self.is_sound())),
+                f64::from(u8::from(self.fault().is_none())),
             ),
             Number::gauge(
                 "gateway_config_last_apply_success",
@@ -387,6 +267,16 @@ impl Edge {
                 f64::from(u8::from(self.fight.borrow().is_on)),
             ),
             Number::counter(
+                "gateway_reconcile_failures_total",
+                "Looks at rules, routes and switches, or repairs of them, that failed.",
+                self.failing.borrow().total,
+            ),
+            Number::gauge(
+                "gateway_reconcile_failing",
+                "Whether rules, routes and switches cannot be looked at or put back.",
+                f64::from(u8::from(self.failing.borrow().is_on())),
+            ),
+            Number::counter(
                 "gateway_events_lost_total",
                 "Events of the data plane that nobody took in time.",
                 self.device.node().events_dropped(),
@@ -415,26 +305,53 @@ impl Edge {
         peers.iter().map(|peer| (self.name_of(&peer.public_key), peer.state.label())).collect()
     }
 
-    /// The kernel's named counters, at most [`COUNTERS_LIFE`] old: many scrapes cost one reading.
-    async fn read_counters(&self) -> Result<Counters, Failure> {
+    /// The kernel's named counters, at most [`COUNTERS_LIFE`] old: many scrapes cost one reading. `None` when there is no
+    /// table.
+    pub(super) async fn read_counters(&self) -> Result<Option<Counters>, Failure> {
         {
             let last = self.kernel_counters.borrow();
             if last.read.is_some_and(|read| read.elapsed() < COUNTERS_LIFE) {
-                return Ok(last.named.clone());
+                return Ok(Some(last.named.clone()));
             }
         }
         let helper = self.helper.clone();
-        let read = blocking(move || {
+        let read = self.read_kernel(move || {
             let flows = helper.read_sysctls(FLOWS.map(str::to_owned).to_vec())?;
             Ok((helper.list(Listing::Counters)?, flows))
         });
         let (listing, flows) = read.await?;
+        if listing.is_empty() {
+            return Ok(None);
+        }
         let mut flows = flows.into_iter().map(|value| value?.parse().ok());
         let flows = flows.next().flatten().zip(flows.next().flatten());
         let named = parse_counters(&listing);
         *self.kernel_counters.borrow_mut() =
             KernelCounters { read: Some(Instant::now()), named: named.clone(), flows };
-        Ok(named)
+        self.judge_room();
+        Ok(Some(named))
+    }
+
+    /// Reads from the kernel for a report, which does not wait long for it: one reading at a time, so that those that hang
+    /// hold up nothing but each other.
+    pub(super) async fn read_kernel<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let turn = Arc::clone(&self.reading);
+        let reading = async {
+            let turn = turn.acquire_owned().await;
+            let read = move || {
+                let _turn = turn;
+                read()
+            };
+            blocking(read).await
+        };
+        timeout(READING, reading).await.unwrap_or_else(|_| {
+            let message =
+                format!("nft has not answered for {} s; does `nft list tables` end?", READING.as_secs());
+            Err(Failure::new(FailureKind::Kernel, message))
+        })
     }
 }
 
@@ -464,23 +381,13 @@ fn device_numbers(stats: &DeviceStats) -> [Number; 4] {
     ]
 }
 
-/// Says so when a list that is fetched has not been for long.
-fn list_age(list: &List) -> Option<String> {
-    let path = list.file.path(None).ok().filter(|_| !list.urls.is_empty())?;
-    let age = std::fs::metadata(path).ok()?.modified().ok()?.elapsed().unwrap_or_default();
-    (age > STALE_LIST).then(|| {
-        let days = age.as_secs() / 86_400;
-        format!("@{} was last fetched {days} days ago; see: systemctl status causeway-lists", list.name)
-    })
-}
-
 /// Runs what blocks on the helper beside the control thread.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     match spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(Failure::new(crate::kernel::FailureKind::Kernel, error.to_string())),
+        Err(error) => Err(Failure::new(FailureKind::Kernel, error.to_string())),
     }
 }
 

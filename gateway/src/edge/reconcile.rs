@@ -13,8 +13,10 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::Edge;
-use super::blueprint::Repair;
+use super::blueprint::{Repair, Rules};
+use super::failing::FIRST_PAUSE;
 use super::observe::blocking;
+use super::path_check;
 use crate::kernel::{Failure, FailureKind};
 
 /// How long after a change the look begins, so that a burst of changes costs one.
@@ -68,65 +70,122 @@ impl Fight {
 }
 
 impl Edge {
-    /// Watches and repairs until the future is dropped.
-    pub async fn reconcile(self: Rc<Self>) {
-        let bell = Arc::new(Notify::new());
-        if let Err(failure) = self.hang_bell(&bell).await {
+    /// Watches and repairs until the daemon cannot go on; why.
+    pub async fn reconcile(self: Rc<Self>) -> String {
+        if let Err(failure) = self.hang_bell().await {
             tracing::info!("changes by others are only found every {} s: {failure}", POLL.as_secs());
         }
-        // What changed between the start and the bell.
-        self.look(true).await;
         let mut polls = 0_u32;
+        // What changed between the start and the bell.
+        let mut rules_too = true;
         loop {
-            let told = timeout(POLL, bell.notified()).await.is_ok();
-            if told {
-                sleep(SETTLE).await;
+            if let Err(fault) = self.look(rules_too).await {
+                return fault;
             }
-            polls = if told { 0 } else { polls + 1 };
-            // Reading the rules starts a program: without a bell that is done once a minute.
-            self.look(told || polls.is_multiple_of(6)).await;
             let pause = self.fight.borrow_mut().pause(Instant::now());
             sleep(pause).await;
+            let failing = self.failing.borrow().pause();
+            rules_too = match failing {
+                Some(pause) => {
+                    // However often the bell rings.
+                    sleep(FIRST_PAUSE).await;
+                    drop(timeout(pause.saturating_sub(FIRST_PAUSE), self.bell.notified()).await);
+                    true
+                }
+                None => {
+                    let is_settling = self.path_faults.borrow().is_settling();
+                    let wait = if is_settling { path_check::LEAST } else { POLL };
+                    let told = timeout(wait, self.bell.notified()).await.is_ok();
+                    if told {
+                        sleep(SETTLE).await;
+                    }
+                    polls = if told { 0 } else { polls + 1 };
+                    // Reading the rules starts a program: without a bell that is done once a minute.
+                    told || is_settling || polls.is_multiple_of(6)
+                }
+            };
         }
     }
 
     /// Has a thread wait on the helper's sockets and ring.
-    async fn hang_bell(&self, bell: &Arc<Notify>) -> Result<(), Failure> {
-        let (helper, bell) = (self.helper.clone(), Arc::clone(bell));
+    async fn hang_bell(&self) -> Result<(), Failure> {
+        let (helper, bell) = (self.helper.clone(), Arc::clone(&self.bell));
         let fds = blocking(move || helper.watch()).await?;
         let thread =
             std::thread::Builder::new().name("cw-watch".to_owned()).spawn(move || listen(&fds, &bell));
         thread.map(drop).map_err(|error| Failure::new(FailureKind::Kernel, error.to_string()))
     }
 
-    async fn look(&self, rules_too: bool) {
+    /// Looks once, and puts back what differs; an error when the daemon cannot go on.
+    async fn look(&self, rules_too: bool) -> Result<(), String> {
         let _turn = self.applying.lock().await;
-        self.follow_machine().await;
+        let begun = Instant::now();
+        let followed = self.follow_machine().await;
+        let repaired = self.repair(rules_too).await;
+        let is_sound = repaired.as_ref().is_ok_and(|lines| *lines == 0) && followed.is_ok();
+        let failed = repaired.map(drop).and(followed).err();
+        if let Some(fault) = self.helper.fault() {
+            return Err(format!("the kernel helper is lost: {fault}"));
+        }
+        match failed {
+            Some(failure) if failure.kind == FailureKind::Gone => return Err(self.give_up_device().await),
+            Some(failure) => self.note_failure(failure.message, begun.elapsed()),
+            None if self.failing.borrow_mut().handle_success() => {
+                tracing::info!("rules, routes and switches are checked and put back again");
+            }
+            None => {}
+        }
+        self.warn_of_remarks();
+        // As often as the rules: after every change, and once a minute.
+        if rules_too {
+            self.check_paths(is_sound).await;
+        }
+        Ok(())
+    }
+
+    /// Puts back what differs; how many lines that were.
+    async fn repair(&self, rules_too: bool) -> Result<usize, Failure> {
         let (blueprint, expected) = {
             let current = self.current.borrow();
             (Arc::clone(&current.blueprint), current.fingerprint)
         };
         let (helper, state) = (self.helper.clone(), self.state.clone());
-        let expected = rules_too.then_some(expected).flatten();
-        let repair = blocking(move || blueprint.repair(&helper, &state, expected)).await;
-        match repair {
-            Ok(Repair { lines, fingerprint, unwritable }) => {
-                if let Some(fingerprint) = fingerprint {
-                    self.current.borrow_mut().fingerprint = Some(fingerprint);
-                }
-                // What a person has mended since is no problem any more.
-                self.current.borrow_mut().unwritable = unwritable;
-                if !lines.is_empty() {
-                    self.tell_repair(&lines);
-                }
+        let rules = if rules_too { Rules::Expected(expected) } else { Rules::Skipped };
+        let Repair { lines, fingerprint, unwritable } =
+            blocking(move || blueprint.repair(&helper, &state, rules)).await?;
+        if let Some(fingerprint) = fingerprint {
+            self.current.borrow_mut().fingerprint = Some(fingerprint);
+        }
+        // What a person has fixed since is no problem any more.
+        self.current.borrow_mut().unwritable = unwritable;
+        if !lines.is_empty() {
+            self.tell_repair(&lines);
+        }
+        Ok(lines.len())
+    }
+
+    fn note_failure(&self, reason: String, lasted: Duration) {
+        let mut failing = self.failing.borrow_mut();
+        let warn = failing.handle_failure(reason, lasted);
+        if let Some(problem) = failing.problem() {
+            if warn {
+                tracing::warn!("{problem}");
+            } else {
+                tracing::debug!("{problem}");
             }
-            // The device is gone or the helper is: the data plane ends the daemon over both.
-            Err(failure) => tracing::debug!(%failure, "the kernel's state could not be looked at"),
         }
-        // As often as the rules: after every change, and once a minute.
-        if rules_too {
-            self.check_paths().await;
+    }
+
+    /// The device that the data plane works on is no longer the tunnel's: it goes when the daemon ends, and the next start
+    /// makes another. Returns why.
+    async fn give_up_device(&self) -> String {
+        // A device that was deleted is found by the data plane as well, which says so more exactly.
+        sleep(SETTLE).await;
+        if let Err(error) = self.device.tun().set_persistent(false) {
+            tracing::debug!(%error, "the device stays under its new name");
         }
+        let name = &self.current.borrow().policy.interface.name;
+        format!("the device {name} was renamed, moved or replaced by somebody")
     }
 
     fn tell_repair(&self, lines: &[String]) {

@@ -15,6 +15,7 @@ use super::machine::Machine;
 use super::observe::blocking;
 use super::services::ended;
 use super::start::offloads;
+use super::undone::Left;
 use super::{Current, Edge, peers};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Stop};
@@ -79,6 +80,9 @@ impl Edge {
         if let Ok(changes) = &applied {
             self.not_taken.take();
             tell(changes);
+            if self.failing.borrow().is_on() {
+                self.bell.notify_one();
+            }
         }
         applied
     }
@@ -100,8 +104,7 @@ impl Edge {
         let moved = self.move_socket(socket, config.policy.kernel.fwmark, old_mark).await;
         let changed = moved.map_err(|failure| failure.to_string()).and_then(|()| self.change_node(&config));
         if let Err(message) = changed {
-            self.go_back(&old, old_mark).await;
-            return Err(Stop::new(Exit::RolledBack, format!("{message}; everything is as it was")));
+            return Err(self.go_back(&old, old_mark).await.stop(&message));
         }
         let news = unwritable != self.current.borrow().unwritable;
         self.end_flows(&config.policy, &old, &new).await;
@@ -116,7 +119,7 @@ impl Edge {
         if news {
             self.warn_of_unwritable();
         }
-        self.check_paths().await;
+        self.check_paths(true).await;
         self.search_path_mtu();
         self.device.wake();
         memory::give_back();
@@ -164,7 +167,8 @@ impl Edge {
         }
     }
 
-    /// Puts the new rules and routes in place; when a step is refused, everything is as it was.
+    /// Puts the new rules and routes in place; when a step is refused, what was before comes back, and the error says
+    /// whether it did.
     pub(super) async fn change_kernel(
         &self,
         new: &Arc<Blueprint>,
@@ -172,11 +176,12 @@ impl Edge {
     ) -> Result<(Vec<Unwritable>, Option<u64>), Stop> {
         let (helper, state) = (self.helper.clone(), self.state.clone());
         let (new, old, expected) = (Arc::clone(new), Arc::clone(old), self.current.borrow().fingerprint);
-        let applied = blocking(move || new.change((&old, expected), &helper, &state));
-        applied.await.map_err(|failure| match failure.kind {
-            // A refused ruleset is no change that was taken back: none was begun.
-            FailureKind::Ruleset => refusal(failure),
-            _ => Stop::new(Exit::RolledBack, format!("{failure}; everything is as it was")),
+        let applied = blocking(move || Ok(new.change((&old, expected), &helper, &state)));
+        applied.await.map_err(refusal)?.map_err(|undone| {
+            if !undone.left.is_nothing() {
+                self.bell.notify_one();
+            }
+            undone.stop()
         })
     }
 
@@ -224,19 +229,24 @@ impl Edge {
         Ok(())
     }
 
-    /// Makes everything what it was before a change that failed at its very end.
-    async fn go_back(&self, old: &Arc<Blueprint>, mark: u32) {
+    /// Makes everything what it was before a change that failed at its very end; what is left of it.
+    async fn go_back(&self, old: &Arc<Blueprint>, mark: u32) -> Left {
         let (helper, state, blueprint) = (self.helper.clone(), self.state.clone(), Arc::clone(old));
         let (outer, device) = (Arc::clone(&self.outer), Arc::clone(&self.device));
-        let port = self.current.borrow().policy.interface.listen_port;
+        let (port, expected) = {
+            let current = self.current.borrow();
+            (current.policy.interface.listen_port, current.fingerprint)
+        };
         let back = blocking(move || {
-            blueprint.put_back(&helper, &state);
-            outer.change_mark(&device, mark)?;
-            outer.change_port(&device, port)
+            let left = blueprint.put_back(expected, &helper, &state);
+            let socket = outer.change_mark(&device, mark).and_then(|()| outer.change_port(&device, port));
+            Ok(left.and(socket.err().map(|failure| format!("the outer socket: {failure}"))))
         });
-        if let Err(failure) = back.await {
-            tracing::error!("a failed change could not be taken back wholly ({failure}); restart the daemon");
+        let left = back.await.unwrap_or_else(Left::Unknown);
+        if !left.is_nothing() {
+            self.bell.notify_one();
         }
+        left
     }
 
     /// Bans a source, for some seconds or permanently.
@@ -316,7 +326,7 @@ pub fn refusal(failure: Failure) -> Stop {
     let exit = match failure.kind {
         FailureKind::Permission => Exit::Permission,
         FailureKind::Conflict => Exit::Conflict,
-        FailureKind::Ruleset | FailureKind::Refused | FailureKind::Kernel => Exit::Failed,
+        FailureKind::Ruleset | FailureKind::Refused | FailureKind::Kernel | FailureKind::Gone => Exit::Failed,
     };
     Stop::new(exit, failure)
 }

@@ -60,6 +60,6 @@ fn errno(failure: Failure) -> Errno {
     match failure.kind {
         FailureKind::Conflict => Errno::AddressInUse,
         FailureKind::Permission | FailureKind::Refused => Errno::NotPermitted,
-        FailureKind::Ruleset | FailureKind::Kernel => Errno::Io,
+        FailureKind::Ruleset | FailureKind::Kernel | FailureKind::Gone => Errno::Io,
     }
 }

@@ -6,8 +6,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -20,8 +21,10 @@ use super::scope::Scope;
 /// The hidden subcommand under which the helper runs.
 pub const HELPER_COMMAND: &str = "kernel-helper";
 
-/// Longer than the helper's own patience with `nft`, so that its answer is the one that is heard.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than the helper waits for `nft` in one request, so that its answer is the one that is heard.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// How long a helper that was killed may take to end.
+const END: Duration = Duration::from_secs(1);
 
 /// The helper process, one request at a time. Clones speak to the same one.
 ///
@@ -37,8 +40,8 @@ struct Inner {
     talk: Mutex<Talk>,
     child: Mutex<Child>,
     process_id: u32,
-    /// Whether it failed to answer once.
-    is_lost: AtomicBool,
+    /// What it failed to do once.
+    lost: OnceLock<String>,
 }
 
 #[derive(Debug)]
@@ -74,7 +77,7 @@ impl Helper {
         socket.set_write_timeout(Some(patience))?;
         let process_id = child.id();
         let talk = Mutex::new(Talk { socket, sequence: 0, scope: scope.clone() });
-        let inner = Inner { talk, child: Mutex::new(child), process_id, is_lost: AtomicBool::new(false) };
+        let inner = Inner { talk, child: Mutex::new(child), process_id, lost: OnceLock::new() };
         let helper = Self { inner: Arc::new(inner) };
         helper.call(&Request::Begin { scope }).map_err(io::Error::other)?;
         Ok(helper)
@@ -86,10 +89,15 @@ impl Helper {
         self.inner.process_id
     }
 
-    /// Whether the helper still runs, and has answered everything so far.
+    /// Why the helper is of no use any more: it ended, or did not answer once; `None` while it is.
     #[must_use]
-    pub fn is_alive(&self) -> bool {
-        !self.inner.is_lost.load(Ordering::Acquire) && matches!(self.inner.child.lock().try_wait(), Ok(None))
+    pub fn fault(&self) -> Option<String> {
+        let ended = || match self.inner.child.lock().try_wait() {
+            Ok(None) => None,
+            Ok(Some(status)) => Some(format!("it ended by itself ({status})")),
+            Err(error) => Some(error.to_string()),
+        };
+        self.inner.lost.get().cloned().or_else(ended)
     }
 
     /// Makes sure that the helper may do what `wanted` needs, if root's texts ask for it.
@@ -132,8 +140,8 @@ impl Helper {
         fds: &[BorrowedFd<'_>],
     ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
         let mut talk = self.inner.talk.lock();
-        if self.inner.is_lost.load(Ordering::Acquire) {
-            return Err(gone(&"it did not answer an earlier request; the daemon ends and is started again"));
+        if let Some(fault) = self.inner.lost.get() {
+            return Err(gone(fault));
         }
         match talk.exchange(request, fds) {
             Ok((Reply::Failed(failure), _)) => Err(failure),
@@ -143,9 +151,9 @@ impl Helper {
                 Err(Failure::new(FailureKind::Refused, error.to_string()))
             }
             Err(error) => {
-                self.inner.is_lost.store(true, Ordering::Release);
+                let fault = self.inner.lost.get_or_init(|| described(&error, &talk.socket));
                 drop(talk.socket.shutdown(Shutdown::Both));
-                Err(gone(&error))
+                Err(gone(fault))
             }
         }
     }
@@ -289,12 +297,33 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // The helper ends when its socket does; waiting for it leaves no zombie.
         drop(self.talk.get_mut().socket.shutdown(Shutdown::Both));
-        drop(self.child.get_mut().wait());
+        let child = self.child.get_mut();
+        if self.lost.get().is_none() {
+            drop(child.wait());
+            return;
+        }
+        // One that did not answer may be stopped, or wait for the kernel, and would keep the daemon from its end.
+        drop(child.kill());
+        let killed = Instant::now();
+        while matches!(child.try_wait(), Ok(None)) && killed.elapsed() < END {
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
-fn gone(error: &dyn std::fmt::Display) -> Failure {
-    Failure::new(FailureKind::Kernel, format!("the kernel helper is gone: {error}"))
+/// Why an exchange failed, in words.
+fn described(error: &io::Error, socket: &UnixStream) -> String {
+    let patience = socket.read_timeout().ok().flatten().unwrap_or(PATIENCE);
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("it did not answer within {patience:?}")
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn gone(fault: &str) -> Failure {
+    Failure::new(FailureKind::Kernel, format!("the kernel helper is lost: {fault}"))
 }
 
 fn unexpected(reply: &Reply) -> Failure {
@@ -303,8 +332,6 @@ fn unexpected(reply: &Reply) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-
     use super::*;
 
     /// How long the daemon of these tests waits for an answer.
@@ -323,7 +350,7 @@ mod tests {
             }
         });
         assert!(helper.list(Listing::Bans4).is_err());
-        assert!(!helper.is_alive(), "the daemon goes on with a helper that is out of step");
+        assert_eq!(helper.fault().as_deref(), Some("it did not answer within 300ms"));
         assert!(helper.list(Listing::Table).is_err() && helper.probe().is_err());
         drop(helper);
         far.join().unwrap();
@@ -336,7 +363,7 @@ mod tests {
             let other = Numbered { sequence: first.sequence - 1, body: Reply::Done };
             frame::send(far, &other, &[]).unwrap();
         });
-        assert!(helper.probe().is_err() && !helper.is_alive());
+        assert!(helper.probe().is_err() && helper.fault().is_some());
         drop(helper);
         far.join().unwrap();
     }
@@ -350,7 +377,7 @@ mod tests {
                 frame::send(far, &Numbered { sequence: request.sequence, body }, &[]).unwrap();
             }
         });
-        assert!(helper.probe().is_err() && helper.is_alive() && helper.probe().is_err());
+        assert!(helper.probe().is_err() && helper.fault().is_none() && helper.probe().is_err());
         drop(helper);
         far.join().unwrap();
     }

@@ -12,6 +12,7 @@ use rtnetlink::{Handle, LinkUnspec};
 use super::netlink::{self, Changes, Netlink, Undo, failure};
 use super::protocol::{Failure, FailureKind};
 use super::server::Placed;
+use super::sysctl;
 
 /// Most neighbours that one request resolves: a machine has few next hops.
 const MOST_NEIGHBOURS: usize = 16;
@@ -33,11 +34,11 @@ pub(super) async fn configure(
     changes: &mut Changes,
 ) -> Result<u32, Failure> {
     let (name, routing) = (&placed.scope.device, placed.routing);
-    let link = find(handle, name).await?.ok_or_else(|| {
-        Failure::new(FailureKind::Kernel, format!("the device {name} is gone; the daemon must open it again"))
-    })?;
+    let link = find(handle, name)
+        .await?
+        .ok_or_else(|| Failure::new(FailureKind::Gone, format!("the device {name} is gone")))?;
     if !is_tun(&link) {
-        return Err(Failure::new(FailureKind::Conflict, format!("{name} is no TUN device any more")));
+        return Err(Failure::new(FailureKind::Gone, format!("{name} is no TUN device any more")));
     }
     let index = link.header.index;
     let has = |attribute: LinkAttribute| link.attributes.contains(&attribute);
@@ -102,21 +103,39 @@ async fn addresses(handle: &Handle, index: u32) -> Result<Vec<(IpNetwork, Addres
     Ok(present)
 }
 
-/// Takes away the device's addresses that the plan does not name.
+/// Takes away the device's addresses that the plan does not name; whether there were any.
+///
+/// With the first address of a subnet the kernel takes away the others of it, unless they are promoted, and with the last
+/// one of a device its routes: whoever removes one adds what is missing afterwards.
 pub(super) async fn remove_superfluous(
     handle: &Handle,
     index: u32,
     Placed { scope, routing }: &Placed<'_>,
     changes: &mut Changes,
-) -> Result<(), Failure> {
-    for (address, message) in addresses(handle, index).await? {
-        if !routing.addresses.contains(&address) && !is_link_local(address.ip()) {
-            let delete = handle.address().del(message).execute().await;
-            delete.map_err(|error| failure(&format!("removing the address {address}"), &error))?;
-            changes.removed(format!("address {address} on {}", scope.device));
-        }
+) -> Result<bool, Failure> {
+    let mut superfluous = addresses(handle, index).await?;
+    superfluous.retain(|(address, _)| !routing.addresses.contains(address) && !is_link_local(address.ip()));
+    if superfluous.iter().any(|(address, _)| address.is_ipv4()) {
+        promote_secondaries(&scope.device)?;
     }
-    Ok(())
+    for (address, message) in &superfluous {
+        match handle.address().del(message.clone()).execute().await {
+            // It went with another one.
+            Err(error) if netlink::errno(&error) == Some(libc::EADDRNOTAVAIL) => {}
+            deleted => {
+                deleted.map_err(|error| failure(&format!("removing the address {address}"), &error))?;
+            }
+        }
+        changes.removed(format!("address {address} on {}", scope.device));
+    }
+    Ok(!superfluous.is_empty())
+}
+
+/// Has addresses stay when the first one of their subnet goes, so that there is no moment without them. Where the switch
+/// cannot be written there is one.
+fn promote_secondaries(device: &str) -> Result<(), Failure> {
+    let path = format!("net/ipv4/conf/{device}/promote_secondaries");
+    sysctl::write(&[(path, "1".to_owned())]).map(drop)
 }
 
 /// Deletes the device, if it is a TUN: never a real interface that happens to have the name.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,8 +22,12 @@ const RELEASE: &str = "/proc/sys/kernel/osrelease";
 pub(super) type Limit = Option<Duration>;
 /// An apply of a thousand services takes a fraction of a second; a hung `nft` must not hang the helper.
 pub(super) const OF_HELPER: Limit = Some(Duration::from_secs(20));
+/// What needs neither the kernel nor much of a processor is done in this time.
+const OF_TRIFLES: Limit = Some(Duration::from_secs(2));
 /// Has `nft` say whether the kernel would take a transaction.
 const CHECK: [&str; 4] = ["-j", "-c", "-f", "-"];
+/// What a person does about an `nft` that does not work.
+const REINSTALL: &str = "install it again: apt install --reinstall nftables";
 /// Most bytes kept of what `nft` prints.
 const MAX_OUTPUT: u64 = 32 << 20;
 
@@ -37,18 +41,48 @@ pub(super) fn apply(ruleset: &str, limit: Limit) -> Result<(), Failure> {
     run(&["-j", "-f", "-"], ruleset, limit).map(drop).map_err(|failure| explain(ruleset, failure))
 }
 
-/// Adds to a refusal what is refused, and by which versions.
+/// Adds to a refusal what is refused, and by which versions; or who owns the table.
 fn explain(ruleset: &str, failure: Failure) -> Failure {
     if failure.kind != FailureKind::Ruleset {
         return failure;
     }
-    let version = run(&["--version"], "", OF_HELPER).unwrap_or_default();
+    let Ok(version) = run(&["--version"], "", OF_TRIFLES) else {
+        return Failure::new(failure.kind, format!("{failure}; nft itself does not work: {REINSTALL}"));
+    };
+    if failure.message.contains("Operation not permitted")
+        && let Some(conflict) = owned()
+    {
+        return conflict;
+    }
     let nft = version.split('(').next().unwrap_or_default().trim();
     let kernel = fs::read_to_string(RELEASE).unwrap_or_default();
     let unknown =
         |text: &str| if text.is_empty() { "an unknown version".to_owned() } else { text.to_owned() };
     let versions = Versions { nft: unknown(nft), kernel: unknown(kernel.trim()) };
     explained(ruleset, failure, &versions, |part, left| run(&CHECK, part, Some(left)).map(drop))
+}
+
+/// The conflict with a process that owns our table, if there is one.
+fn owned() -> Option<Failure> {
+    // Not as JSON: nft 1.0.6 names the flag wrongly there.
+    let listing = run(&["-t", "list", "table", FAMILY, TABLE], "", OF_TRIFLES).ok()?;
+    let owner = owner(&listing)?;
+    let message = format!(
+        "the table {FAMILY} {TABLE} is owned by another process ({owner}), and nobody else may change it; end that \
+         process, and if the table is still there: nft delete table {FAMILY} {TABLE}"
+    );
+    Some(Failure::new(FailureKind::Conflict, message))
+}
+
+/// The name of the program that owns a table, from the beginning of its listing; `None` when nobody does.
+fn owner(listing: &str) -> Option<&str> {
+    let mut lines = listing.lines();
+    let first = lines.next()?;
+    let is_owned = lines
+        .take_while(|line| !line.trim().is_empty())
+        .filter_map(|line| line.trim().strip_prefix("flags "))
+        .any(|flags| flags.split(',').any(|flag| flag.trim() == "owner"));
+    is_owned.then(|| first.split_once("# progname ").map_or("its name is unknown", |(_, name)| name.trim()))
 }
 
 /// What `nft -j list` prints; empty when the table or set does not exist.
@@ -63,7 +97,11 @@ pub(super) fn list(what: Listing, limit: Limit) -> Result<String, Failure> {
     };
     match run(arguments, "", limit) {
         Err(failure) if failure.message.contains("No such file or directory") => Ok(String::new()),
-        other => other,
+        // No ruleset was refused.
+        other => other.map_err(|failure| match failure.kind {
+            FailureKind::Ruleset => Failure::new(FailureKind::Kernel, failure.message),
+            _ => failure,
+        }),
     }
 }
 
@@ -78,12 +116,22 @@ fn run(arguments: &[&str], input: &str, limit: Limit) -> Result<String, Failure>
         let complaints = scope.spawn(move || read_all(stderr));
         let status = wait(&mut child, limit);
         drop(writer.join());
-        (status.map(|ok| (ok, printed.join().unwrap_or_default())), complaints.join().unwrap_or_default())
+        (
+            status.map(|status| (status, printed.join().unwrap_or_default())),
+            complaints.join().unwrap_or_default(),
+        )
     });
-    match printed? {
-        (true, printed) => Ok(printed),
-        (false, printed) => Err(Failure::new(FailureKind::Ruleset, first_lines(&complaints, &printed))),
+    let (status, printed) = printed?;
+    if status.success() {
+        return Ok(printed);
     }
+    let said = first_lines(&complaints, &printed);
+    let message = if said.is_empty() {
+        format!("nft failed without a word ({status}); {REINSTALL}")
+    } else {
+        format!("nft: {said}")
+    };
+    Err(Failure::new(FailureKind::Ruleset, message))
 }
 
 fn spawn(arguments: &[&str]) -> Result<Child, Failure> {
@@ -101,23 +149,25 @@ fn spawn(arguments: &[&str]) -> Result<Child, Failure> {
         .map_err(|error| Failure::new(FailureKind::Permission, format!("{program} does not run: {error}")))
 }
 
-/// Waits for the end, for `limit` at most; whether it was a good one.
-fn wait(child: &mut Child, limit: Limit) -> Result<bool, Failure> {
+/// Waits for the end, for `limit` at most.
+fn wait(child: &mut Child, limit: Limit) -> Result<ExitStatus, Failure> {
     let started = Instant::now();
     let mut pause = Duration::from_micros(500);
     let failed =
         |error: std::io::Error| Failure::new(FailureKind::Kernel, format!("waiting for nft: {error}"));
     loop {
         if let Some(status) = child.try_wait().map_err(failed)? {
-            return Ok(status.success());
+            return Ok(status);
         }
-        if limit.is_some_and(|limit| started.elapsed() > limit) {
+        if let Some(limit) = limit.filter(|limit| started.elapsed() > *limit) {
             child.kill().map_err(failed)?;
             child.wait().map_err(failed)?;
-            return Err(Failure::new(
-                FailureKind::Kernel,
-                "nft did not end and was stopped; nothing was changed",
-            ));
+            let message = format!(
+                "nft did not end within {} s and was stopped; run `nft list tables` by hand: if that does not end \
+                 either, restart the machine, else {REINSTALL}",
+                limit.as_secs()
+            );
+            return Err(Failure::new(FailureKind::Kernel, message));
         }
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(5));
@@ -135,6 +185,32 @@ fn read_all(pipe: Option<impl Read>) -> String {
 
 fn first_lines(complaints: &str, printed: &str) -> String {
     let text = if complaints.trim().is_empty() { printed } else { complaints };
-    let kept: Vec<_> = text.lines().filter(|line| line.len() < 400).take(4).collect();
-    format!("nft: {}", kept.join(" | "))
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && line.len() < 400);
+    lines.take(4).collect::<Vec<_>>().join(" | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_of_a_table_is_found_in_its_listing() {
+        let table =
+            |head: &str| format!("table inet causeway {{{head}\n\n\tchain a {{\n\t\tflags owner\n\t}}\n}}\n");
+        assert_eq!(owner(&table(" # progname firewalld\n\tflags owner,persist")), Some("firewalld"));
+        assert_eq!(owner(&table("\n\tflags owner")), Some("its name is unknown"));
+        assert_eq!(owner(&table("\n\tflags dormant")), None);
+        assert_eq!(owner(&table("")), None);
+        assert_eq!(owner(""), None);
+    }
+
+    #[test]
+    fn nft_that_does_not_end_is_stopped_and_the_message_says_what_to_do() {
+        let mut child = Command::new("/bin/cat").stdin(Stdio::piped()).spawn().unwrap();
+        let failure = wait(&mut child, Some(Duration::from_millis(50))).unwrap_err();
+        assert!(
+            failure.message.contains("did not end within 0 s") && failure.message.contains("by hand"),
+            "{failure}"
+        );
+    }
 }

@@ -234,8 +234,10 @@ pub enum FailureKind {
     Ruleset,
     /// The kernel said no.
     Kernel,
-    /// Another process holds the device or the port.
+    /// Another process holds the device, the port or the table.
     Conflict,
+    /// The tunnel's device is not there any more.
+    Gone,
 }
 
 impl Failure {

@@ -144,7 +144,10 @@ fn apply_routing(netlink: &Netlink, placed: &Placed<'_>) -> Result<Reply, Failur
         let mut changes = Changes::default();
         let index = add_missing(handle, placed, &mut changes).await?;
         routes::remove_superfluous(handle, placed, &mut changes).await?;
-        links::remove_superfluous(handle, index, placed, &mut changes).await?;
+        if links::remove_superfluous(handle, index, placed, &mut changes).await? {
+            // What went along comes back as it was, which is no change.
+            add_missing(handle, placed, &mut Changes::default()).await?;
+        }
         Ok(Reply::Changed { lines: changes.lines })
     })
 }

@@ -11,6 +11,7 @@ use super::{
     Publish, Service, SourceHandling, Target,
 };
 use crate::fields::{self, At, Names};
+use crate::net::is_private;
 use crate::reader::{Reader, Table, Value, excerpt};
 use crate::{
     AllowList, ConfigError, InterfaceName, Name, PortRange, Problem, Protocols, Source, address, text,
@@ -67,6 +68,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         .collect();
     let metrics_table = root.table("metrics", "[metrics]");
     let metrics = fields::listeners(metrics_table.as_ref());
+    let hosts = fields::host_names(metrics_table.as_ref());
     metrics_table.iter().for_each(Table::close);
     let control = control(root);
     let state_directory = fields::state_directory(root);
@@ -90,7 +92,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         publish: Vec::new(),
         allow: Vec::new(),
         lists: lists.into_iter().collect::<Option<_>>()?,
-        metrics: Metrics { listen: metrics.into_iter().map(|listen| listen.value).collect() },
+        metrics: Metrics { listen: metrics.into_iter().map(|listen| listen.value).collect(), hosts },
         control: control?,
         state_directory: state_directory?.unwrap_or_else(|| STATE_DIRECTORY.into()),
         log: log?,
@@ -445,7 +447,11 @@ impl Parties<'_> {
         let prefix = fields::prefix(value)?.value;
         let party = self.addressed(prefix, target);
         if party.is_none() && self.are_known {
-            value.report(Problem::UnknownParty { written: prefix.to_string() });
+            let written = prefix.to_string();
+            value.report(match is_private(prefix) {
+                true => Problem::UnknownParty { written },
+                false => Problem::OutsideParty { written },
+            });
         }
         party
     }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use lab::{Node, PacketSocket, until};
 use serde_json::Value;
+use tunnel::packet::tcp_flags;
 
-use crate::forge::{datagram, syn};
+use crate::forge::{datagram, segment, syn};
 
 /// How many packets are on their way at most before the receiver is asked whether it has counted them.
 const BURST: usize = 1_000;
@@ -58,6 +59,11 @@ impl Probe {
     /// Sends one SYN from a port of one's choice.
     pub fn syn(&self, from: u16, target: &str, port: u16) -> Result<()> {
         self.socket.send(&syn(self.source, target.parse()?, (from, port))?)
+    }
+
+    /// Sends one segment of a flow that is under way from a port of one's choice.
+    pub fn ack(&self, from: u16, target: &str, port: u16) -> Result<()> {
+        self.socket.send(&segment(self.source, target.parse()?, (from, port), tcp_flags::ACK)?)
     }
 
     fn bursts(

@@ -98,8 +98,9 @@ impl Tun {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
         ioctl(&fd, libc::TUNSETIFF as _, &raw mut request as usize)?;
-        ioctl(&fd, libc::TUNSETPERSIST as _, usize::from(options.persistent))?;
-        Self::from_fd(fd, options.offload)
+        let tun = Self::from_fd(fd, options.offload)?;
+        tun.set_persistent(options.persistent)?;
+        Ok(tun)
     }
 
     /// Takes an attached descriptor that another process opened with a virtio header of 10 bytes, and makes it
@@ -198,6 +199,14 @@ impl Tun {
         request.ifr_ifru.ifru_metric = i32::from(packets);
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
         ioctl(&socket, libc::SIOCSIFTXQLEN as _, &raw mut request as usize)
+    }
+
+    /// Whether the device outlives its last descriptor.
+    ///
+    /// # Errors
+    /// From the system, as when the device was deleted.
+    pub fn set_persistent(&self, persistent: bool) -> io::Result<()> {
+        ioctl(&self.fd, libc::TUNSETPERSIST as _, usize::from(persistent))
     }
 
     /// The device's MTU in bytes.

@@ -6,7 +6,8 @@ use ipnetwork::IpNetwork;
 
 use crate::import::routeros::{self, Entry, MAX_BYTES, Stray};
 use crate::import::wg_quick::stem;
-use crate::import::{Finding, FindingKind, ImportError, is_everyone};
+use crate::import::{Finding, FindingKind, ImportError};
+use crate::net::is_private;
 use crate::{Source, text};
 
 pub(super) struct Router {
@@ -246,15 +247,6 @@ fn wan(entries: &[Entry]) -> BTreeSet<String> {
     });
     let all = in_list.chain(hidden).chain(clients);
     all.filter(|name| !is_link(name) && !name.starts_with('!')).map(str::to_owned).collect()
-}
-
-pub(super) fn is_private(network: IpNetwork) -> bool {
-    match network {
-        IpNetwork::V4(network) => !is_everyone(network.into()) && network.network().is_private(),
-        IpNetwork::V6(network) => {
-            network.network().octets().first().is_some_and(|first| first & 0xfe == 0xfc)
-        }
-    }
 }
 
 /// `25`, `25s`, `1m30s` or `00:00:25`, as 1 to 65,535 seconds.

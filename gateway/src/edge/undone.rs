@@ -1,0 +1,112 @@
+//! A change that failed: why, and what is left of it, as a look at the kernel found it.
+
+use super::reload::refusal;
+use crate::exit::{Exit, Stop};
+use crate::kernel::{Failure, FailureKind};
+
+/// A change that failed.
+#[derive(Debug)]
+pub struct Undone {
+    /// Why.
+    pub failure: Failure,
+    /// What is left of it.
+    pub left: Left,
+}
+
+/// What is left of a change that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// It was refused before anything was changed.
+    NotBegun,
+    /// What was found to differ from what was before, after it was put back; nothing, as a rule.
+    Compared(Vec<String>),
+    /// Whether anything differs is not known.
+    Unknown(Failure),
+}
+
+impl Undone {
+    /// A change that was refused before anything was changed.
+    pub(super) const fn not_begun(failure: Failure) -> Self {
+        Self { failure, left: Left::NotBegun }
+    }
+
+    /// As the end of a command.
+    pub(super) fn stop(self) -> Stop {
+        // A refused ruleset is no change that was taken back: none was begun.
+        let is_refused = self.failure.kind == FailureKind::Ruleset;
+        match &self.left {
+            left if left.is_nothing() && is_refused => refusal(self.failure),
+            left => left.stop(&self.failure),
+        }
+    }
+}
+
+impl Left {
+    /// Adds what the caller found.
+    pub(super) fn and(self, more: Option<String>) -> Self {
+        match self {
+            Self::Unknown(failure) => Self::Unknown(failure),
+            Self::NotBegun | Self::Compared(_) if more.is_none() => self,
+            Self::NotBegun => Self::Compared(more.into_iter().collect()),
+            Self::Compared(lines) => Self::Compared(lines.into_iter().chain(more).collect()),
+        }
+    }
+
+    /// Whether everything is as it was.
+    pub(super) fn is_nothing(&self) -> bool {
+        match self {
+            Self::NotBegun => true,
+            Self::Compared(lines) => lines.is_empty(),
+            Self::Unknown(_) => false,
+        }
+    }
+
+    /// The end of a command for `reason`.
+    pub(super) fn stop(&self, reason: &dyn std::fmt::Display) -> Stop {
+        let again = "the edge goes on trying, see gatewayctl status";
+        match self {
+            Self::NotBegun => Stop::new(Exit::RolledBack, format!("{reason}; nothing was changed")),
+            Self::Compared(lines) if lines.is_empty() => {
+                Stop::new(Exit::RolledBack, format!("{reason}; everything is as it was"))
+            }
+            Self::Compared(lines) => {
+                let differs = lines.join("; ");
+                Stop::new(Exit::Failed, format!("{reason}; not everything is as it was ({differs}): {again}"))
+            }
+            Self::Unknown(failure) => {
+                let unknown = format!("whether everything is as it was is not known ({failure})");
+                Stop::new(Exit::Failed, format!("{reason}; {unknown}: {again}"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_everything_is_as_it_was_is_said_only_after_a_comparison_that_found_nothing() {
+        let failure = |kind| Failure::new(kind, "no");
+        let said = |kind, left| {
+            let stop = Undone { failure: failure(kind), left }.stop();
+            (stop.exit, stop.message)
+        };
+        let (exit, message) = said(FailureKind::Kernel, Left::Compared(Vec::new()));
+        assert_eq!((exit, message.as_str()), (Exit::RolledBack, "no; everything is as it was"));
+        let (exit, message) = said(FailureKind::Kernel, Left::NotBegun);
+        assert_eq!((exit, message.as_str()), (Exit::RolledBack, "no; nothing was changed"));
+        for left in [
+            Left::Compared(vec!["- route".to_owned()]),
+            Left::Unknown(failure(FailureKind::Kernel)),
+            Left::Compared(Vec::new()).and(Some("the port".to_owned())),
+        ] {
+            for kind in [FailureKind::Kernel, FailureKind::Ruleset] {
+                let (exit, message) = said(kind, left.clone());
+                assert_eq!(exit, Exit::Failed);
+                assert!(!message.contains("; everything is as it was"), "{message}");
+            }
+        }
+        assert_eq!(said(FailureKind::Ruleset, Left::Compared(Vec::new())), (Exit::Failed, "no".to_owned()));
+    }
+}

@@ -1,0 +1,57 @@
+//! An `nft` that does not do what it is asked, in the place of the edge's own.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use lab::{Node, Process};
+
+/// Where the daemon finds it.
+const PROGRAM: &str = "/usr/sbin/nft";
+
+/// The edge's `nft`, and what takes its place for a while.
+#[derive(Debug)]
+pub struct OtherNft {
+    edge: Node,
+    real: PathBuf,
+    script: PathBuf,
+}
+
+impl OtherNft {
+    /// Prepares it; the edge's own is still in its place.
+    pub fn prepare(edge: &Node) -> Result<Self> {
+        let (real, script) = (edge.directory().join("nft.real"), edge.directory().join("nft.other"));
+        fs::copy(PROGRAM, &real)?;
+        Ok(Self { edge: edge.clone(), real, script })
+    }
+
+    /// From now on `nft` is a shell script; in it, `$real` is the real one.
+    pub fn begin(&self, script: &str) -> Result<()> {
+        fs::write(&self.script, format!("#!/bin/sh\nreal={}\n{script}\n", self.real.display()))?;
+        fs::set_permissions(&self.script, fs::Permissions::from_mode(0o755))?;
+        self.edge.run(&format!("mount --bind {} {PROGRAM}", self.script.display())).map(drop)
+    }
+
+    /// From now on `nft` is the edge's own again.
+    pub fn end(&self) -> Result<()> {
+        self.edge.run(&format!("umount {PROGRAM}")).map(drop)
+    }
+
+    /// Runs the real one.
+    pub fn run(&self, arguments: &str) -> Result<String> {
+        self.edge.run(&format!("{} {arguments}", self.real.display()))
+    }
+}
+
+/// Makes a table that belongs to a process, for as long as that lives, by one line of `nft`'s language.
+pub fn own_table(edge: &Node, line: &str) -> Result<Process> {
+    let (input, text) = (edge.directory().join("nft.fifo"), edge.directory().join("nft.line"));
+    let input = input.display();
+    fs::write(&text, format!("{line}\n"))?;
+    edge.run(&format!("mkfifo {input}"))?;
+    // Opened for both, so that it never ends.
+    edge.command("sh")
+        .args(["-c", &format!("exec 3<>{input}; cat {} >&3; exec nft -i <&3", text.display())])
+        .spawn("nft")
+}
