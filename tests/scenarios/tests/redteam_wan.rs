@@ -270,7 +270,9 @@ fn odd_flags() -> Result<Vec<Vec<u8>>> {
         }
     }
     for flags in [ACK, FIN | ACK, PSH | ACK] {
-        packets.push(segment(STRANGER, EDGE, (40_002, 2049), flags)?);
+        for port in [2049, 5001] {
+            packets.push(segment(STRANGER, EDGE, (40_002, port), flags)?);
+        }
     }
     Ok(packets)
 }
