@@ -30,7 +30,7 @@ impl V4 {
         self
     }
 
-    /// One fragment of the packet: so many bytes of its payload, from this offset, which is counted in eights.
+    /// One fragment of the packet with bytes of one's choice at this offset, which is counted in eights.
     #[must_use]
     pub fn fragment(&self, offset: u16, bytes: impl Into<Vec<u8>>, more: bool) -> Self {
         let fragment = offset | if more { 0x2000 } else { 0 };
@@ -54,6 +54,11 @@ impl V4 {
         packet.extend(&self.payload);
         Ok(packet)
     }
+}
+
+/// A piece of some bytes; what lies behind their end is left out.
+pub fn piece(bytes: &[u8], range: std::ops::Range<usize>) -> &[u8] {
+    bytes.get(range.start..range.end.min(bytes.len())).unwrap_or_default()
 }
 
 /// A TCP segment without data, with a right checksum.

@@ -194,6 +194,32 @@ fn what_a_taken_daemon_writes_into_its_state_opens_nothing_at_the_next_start_and
     })
 }
 
+#[test]
+fn a_taken_daemon_may_open_the_edge_by_its_own_table_and_lead_ports_into_the_tunnel_and_nothing_more()
+-> Result<()> {
+    let tunnel = ["192.168.88.0/24".parse()?].into();
+    let passes = |command: Value| {
+        policy::ruleset::admit(&json!({"nftables": [command]}).to_string(), &tunnel, &[0x4358].into()).is_ok()
+    };
+    let rule = |chain: &str, table: &str, expr: Value| json!({"add": {"rule": {"family": "inet", "table": table, "chain": chain, "expr": expr}}});
+    let leads = |to: &str| json!({"add": {"element": {"family": "inet", "table": "causeway", "name": "target4", "elem": [[0x4357_0001, to]]}}});
+    // What SECURITY.md says that it can do.
+    ensure!(
+        passes(rule("input", "causeway", json!([{"accept": null}]))),
+        "the documents say that it can open the guard"
+    );
+    ensure!(passes(rule("forward", "causeway", json!([{"accept": null}]))));
+    ensure!(passes(leads("192.168.88.77")));
+    // And what it cannot.
+    ensure!(!passes(rule("input", "filter", json!([{"accept": null}]))), "a table of others");
+    ensure!(!passes(leads("192.168.1.50")), "a target outside the tunnel");
+    ensure!(!passes(rule("output", "causeway", json!([{"dnat": {"family": "ip", "addr": "192.168.88.2"}}]))));
+    let own = json!([{"dnat": {"family": "ip", "addr": "192.168.88.2", "port": 443}}]);
+    ensure!(!passes(rule("dstnat_own", "causeway", own)), "the edge's own packets to anywhere");
+    ensure!(!passes(json!({"flush": {"ruleset": null}})));
+    Ok(())
+}
+
 /// Every file of the state folder as somebody would write it who wants more.
 fn write_all(state: &Path, lan: &str) -> Result<()> {
     let far = "{\"highest_seconds\":9223372036854775808,\"highest_nanoseconds\":0}";

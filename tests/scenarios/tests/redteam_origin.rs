@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::{Lab, TcpServer, Topology, echo, scenario, until};
-use scenarios::forge::{self, V4, datagram, message, segment, syn};
+use scenarios::forge::{self, V4, datagram, message, piece, segment, syn};
 use scenarios::{
     Attacker, Closed, PlainPeer, Router, Silence, Site, Visitor, WireGuardGo, page, preshared_key,
 };
@@ -266,17 +266,15 @@ fn malformed() -> Result<Vec<Vec<u8>>> {
     let mut packets = vec![
         whole.clone().options(&[131, 7, 4, 192, 168, 1, 50]).bytes()?,
         whole.clone().options(&[137, 7, 4, 203, 0, 113, 10]).bytes()?,
-        whole.fragment(0, &listed[..8], true).bytes()?,
-        whole.fragment(0, &tcp[..16], true).bytes()?,
-        whole.fragment(2, &tcp[16..], false).bytes()?,
+        whole.fragment(0, piece(&listed, 0..8), true).bytes()?,
+        whole.fragment(0, piece(&tcp, 0..16), true).bytes()?,
+        whole.fragment(2, piece(&tcp, 16..usize::MAX), false).bytes()?,
         whole.fragment(8191, vec![0; 200], false).bytes()?,
     ];
     let sound = whole.bytes()?;
     for lie in 0..16 {
-        let mut packet = sound.clone();
-        packet[0] = 0x40 | lie;
-        packets.push(packet);
-        packets.push(sound[..usize::from(lie) * 2].to_vec());
+        packets.push([&[0x40 | lie], piece(&sound, 1..usize::MAX)].concat());
+        packets.push(piece(&sound, 0..usize::from(lie) * 2).to_vec());
     }
     let (source, target): (Ipv6Addr, Ipv6Addr) = ("fd00:77::2".parse()?, "2001:db8:192::2".parse()?);
     let segment = forge::tcp(source.into(), target.into(), (40_011, 22), tcp_flags::SYN);

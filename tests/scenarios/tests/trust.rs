@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Lab, Node, TcpServer, Topology, echo, scenario, until};
+use scenarios::forge::datagram;
 use scenarios::{Site, growth, packet_counters};
 
 /// Every address of the edge that a WAN client can ask, with a port that is neither published nor accepted.
@@ -147,8 +148,9 @@ fn on_the_lan_hosts_without_an_address_and_link_local_ones_reach_the_edge_and_on
                }
              }",
         )?;
-        let discover = datagram([0, 0, 0, 0], [255, 255, 255, 255], 68, 67);
-        let mdns = datagram([192, 168, 1, 50], [224, 0, 0, 251], 5353, 5353);
+        let discover = datagram(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, (68, 67), b"word")?;
+        let (host, group) = (Ipv4Addr::new(192, 168, 1, 50), Ipv4Addr::new(224, 0, 0, 251));
+        let mdns = datagram(host, group, (5353, 5353), b"word")?;
         let joined = edge.within(|| -> std::io::Result<UdpSocket> {
             let socket = UdpSocket::bind("0.0.0.0:5353")?;
             for own in [Ipv4Addr::new(192, 168, 1, 2), Ipv4Addr::new(192, 0, 2, 2)] {
@@ -299,23 +301,6 @@ fn connect_from(node: &Node, from: SocketAddr, to: SocketAddr) -> Result<TcpStre
         socket.connect_timeout(&to.into(), SHORT)?;
         Ok(socket.into())
     })?
-}
-
-/// An IPv4 datagram with its header's checksum and none of its own.
-fn datagram(source: [u8; 4], destination: [u8; 4], from: u16, to: u16) -> Vec<u8> {
-    let mut header = vec![0x45, 0, 0, 32, 0, 1, 0x40, 0, 64, 17, 0, 0];
-    header.extend(source);
-    header.extend(destination);
-    let words = header.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
-    let sum: u32 = words.sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let sum = !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(0);
-    header[10..12].copy_from_slice(&sum.to_be_bytes());
-    for word in [from, to, 12, 0] {
-        header.extend(word.to_be_bytes());
-    }
-    header.extend(b"word");
-    header
 }
 
 fn apply(site: &Site<'_>) -> Result<()> {
