@@ -248,7 +248,8 @@ impl<'p> Case<'p, '_> {
             return dropped("prerouting", "banned").into();
         }
         let destination = self.packet.destination;
-        if stranger && self.in_tunnel(destination) && !self.in_lan(destination) {
+        let inside = self.in_tunnel(destination) && !self.in_lan(destination);
+        if stranger && (inside || destination.is_loopback()) {
             return dropped("prerouting", "wan_guard").into();
         }
         if self.is_local(self.packet.destination) {

@@ -66,10 +66,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         .iter()
         .filter_map(|table| allow(table, &mut service_names, &parties))
         .collect();
-    let metrics_table = root.table("metrics", "[metrics]");
-    let metrics = fields::listeners(metrics_table.as_ref());
-    let hosts = fields::host_names(metrics_table.as_ref());
-    metrics_table.iter().for_each(Table::close);
+    let metrics = metrics(root);
     let control = control(root);
     let state_directory = fields::state_directory(root);
     let log = fields::log(root);
@@ -92,7 +89,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         publish: Vec::new(),
         allow: Vec::new(),
         lists: lists.into_iter().collect::<Option<_>>()?,
-        metrics: Metrics { listen: metrics.into_iter().map(|listen| listen.value).collect(), hosts },
+        metrics,
         control: control?,
         state_directory: state_directory?.unwrap_or_else(|| STATE_DIRECTORY.into()),
         log: log?,
@@ -111,6 +108,14 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         allow,
     );
     Some(policy)
+}
+
+fn metrics(root: &Table<'_>) -> Metrics {
+    let table = root.table("metrics", "[metrics]");
+    let listen = fields::listeners(table.as_ref()).into_iter().map(|listen| listen.value).collect();
+    let hosts = fields::host_names(table.as_ref());
+    table.iter().for_each(Table::close);
+    Metrics { listen, hosts }
 }
 
 fn peers(root: &Table<'_>, names: &mut Names, tunnel: &[IpNetwork]) -> Vec<PeerAt> {

@@ -163,6 +163,9 @@ impl<'p> Chains<'p> {
             let inside = [in_set(daddr(family), "tunnel", family), not_in_set(daddr(family), "lan", family)];
             rules.push(ended([unknown].into_iter().chain(inside), self.dropped("prerouting", "wan_guard")));
         }
+        // The kernel looks for such a destination only after DNAT, which would have led a published port on.
+        let loopback = [state(&["new"]), in_prefix(daddr(Family::V4), "127.0.0.0", 8)];
+        rules.push(ended(loopback, self.dropped("prerouting", "wan_guard")));
         for protocol in Protocol::BOTH {
             let open = equal(&dport(), named(&by_protocol("accept", protocol, None)));
             let mark = set_ct_mark(self.accepted_mark());

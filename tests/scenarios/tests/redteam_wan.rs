@@ -243,17 +243,13 @@ fn forged_sources() -> Result<Vec<Vec<u8>>> {
     for source in sources {
         let source: Ipv4Addr = source.parse()?;
         for target in targets {
-            // What is published is published on every address of the edge, which loopback's count as.
-            let published = if target.is_loopback() { 2050 } else { 5001 };
-            for port in [2049, published, 8428] {
+            for port in [2049, 5001, 8428] {
                 packets.push(syn(source, target, (40_000, port))?);
                 packets.push(datagram(source, target, (40_000, port), b"word")?);
             }
         }
     }
-    for target in
-        targets.into_iter().filter(|target| ![EDGE, EDGE_ON_LAN, Ipv4Addr::LOCALHOST].contains(target))
-    {
+    for target in targets.into_iter().filter(|target| ![EDGE, EDGE_ON_LAN].contains(target)) {
         packets.push(syn(STRANGER, target, (40_000, 5001))?);
     }
     Ok(packets)
