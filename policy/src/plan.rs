@@ -5,7 +5,7 @@ mod routing;
 
 use ipnetwork::IpNetwork;
 
-pub use routing::switch_value;
+pub use routing::{replaced_value, switch_value};
 
 use crate::gateway::Policy;
 use crate::ruleset::{Ruleset, ServiceMark};

@@ -72,7 +72,7 @@ const GATEWAY: [(&str, &str, &str); 58] = [
 ];
 
 /// The same for forwarder.toml.
-const FORWARDER: [(&str, &str, &str); 47] = [
+const FORWARDER: [(&str, &str, &str); 48] = [
     ("interface", "address", "[\"10.77.88.2/29\"]"),
     ("interface", "private_key_file", "\"other.key\""),
     ("interface", "mtu", "1400"),
@@ -104,6 +104,7 @@ const FORWARDER: [(&str, &str, &str); 47] = [
     ("reach", "source_port", "\"any\""),
     ("reach", "on_down", "\"hold\""),
     ("metrics", "listen", "[\"127.0.0.1:9588\"]"),
+    ("metrics", "hosts", "[\"edge.lan\"]"),
     ("control", "socket", "\"/run/forwarder.sock\""),
     ("limits", "flows", "99"),
     ("limits", "pending_dials", "99"),

@@ -67,6 +67,7 @@ mod tests {
         {"chain":{"family":"inet","table":"causeway","name":"input","handle":1}},
         {"counter":{"family":"inet","name":"drop_input_wan","table":"causeway","handle":2,"packets":3,"bytes":4}},
         {"set":{"family":"inet","name":"bans4","table":"causeway","flags":["timeout"],"elem":["198.51.100.1"]}},
+        {"set":{"family":"inet","name":"peer_flows_w","table":"causeway","size":65535,"elem":["gw0"]}},
         {"set":{"family":"inet","name":"lan4","table":"causeway","elem":["192.168.1.0","192.168.2.0"]}},
         {"rule":{"chain":"input","handle":5,"expr":[{"counter":{"packets":1,"bytes":2}},{"drop":null}]}}]}"#;
 
@@ -76,6 +77,7 @@ mod tests {
             .replace("\"packets\":3", "\"packets\":30")
             .replace("\"packets\":1", "\"packets\":10")
             .replace("[\"198.51.100.1\"]", "[\"198.51.100.1\",\"198.51.100.2\"]")
+            .replace("[\"gw0\"]", "[]")
             .replace("\"handle\":5", "\"handle\":50")
             .replace("[\"192.168.1.0\",\"192.168.2.0\"]", "[\"192.168.2.0\",\"192.168.1.0\"]");
         assert_ne!(later, LISTING);

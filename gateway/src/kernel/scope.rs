@@ -38,7 +38,7 @@ const MAX_QUEUE: u32 = 100_000;
 const MAX_FLOWS: usize = 10_000;
 /// What is read besides the switches that plans set: how full the table of flows is.
 const READ_ONLY: [&str; 2] = ["net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max"];
-/// The highest value that a switch is restored to.
+/// The highest value that a switch is restored to, unless it took the place of a certain one.
 const MAX_RESTORED: u32 = 2;
 
 /// What the helper may do.
@@ -334,7 +334,10 @@ impl Scope {
         let wanted: Option<u32> = value.parse().ok();
         let is_allowed = match self.removal {
             Removal::Never => wanted == Some(planned),
-            Removal::All | Removal::Shown => wanted.is_some_and(|wanted| wanted <= MAX_RESTORED),
+            Removal::All | Removal::Shown => match plan::replaced_value(path) {
+                Some(only) => wanted == Some(only),
+                None => wanted.is_some_and(|wanted| wanted <= MAX_RESTORED),
+            },
         };
         if is_allowed { Ok(()) } else { Err(refuse(format!("{path} is not set to {value:?}"))) }
     }

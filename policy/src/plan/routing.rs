@@ -20,28 +20,40 @@ const LAST_METRIC: u32 = 4_278_198_272;
 /// millisecond or two at line rate waits in senders instead.
 const TX_QUEUE_LENGTH: u32 = 500;
 
-/// Every switch that a plan may set, with its value; `*` is one interface.
-const SWITCHES: [(&str, u32); 8] = [
-    ("net/ipv4/ip_forward", 1),
-    ("net/ipv4/conf/all/src_valid_mark", 1),
-    ("net/ipv4/conf/*/rp_filter", 2),
-    ("net/ipv6/conf/*/accept_ra", 2),
-    ("net/ipv6/conf/all/forwarding", 1),
-    ("net/netfilter/nf_conntrack_acct", 1),
-    ("net/netfilter/nf_conntrack_timestamp", 1),
-    ("net/netfilter/nf_conntrack_tcp_timeout_established", IDLE_SECONDS),
-];
 /// How long conntrack keeps a TCP connection that is silent: the least that RFC 5382 (REQ-5) asks for, and longer than the
-/// two hours between two keepalives of most systems. It has no say over a flow of its own through the JSON of nft 1.0.6,
-/// which drops the policy of a `ct timeout` object.
+/// two hours between two keepalives of most systems.
+///
+/// It holds for the whole machine: a time for the tunnel's flows alone would be a `ct timeout` object, whose times the JSON
+/// of nft 1.0.6 drops.
 const IDLE_SECONDS: u32 = 7_440;
 /// The kernel's own, five days; whoever chose another time keeps it.
 const KERNELS_IDLE_SECONDS: u32 = 432_000;
+/// Every switch that a plan may set, with its value, and the only one that this takes the place of; `*` is one interface.
+const SWITCHES: [(&str, u32, Option<u32>); 8] = [
+    ("net/ipv4/ip_forward", 1, None),
+    ("net/ipv4/conf/all/src_valid_mark", 1, None),
+    ("net/ipv4/conf/*/rp_filter", 2, None),
+    ("net/ipv6/conf/*/accept_ra", 2, Some(1)),
+    ("net/ipv6/conf/all/forwarding", 1, None),
+    ("net/netfilter/nf_conntrack_acct", 1, None),
+    ("net/netfilter/nf_conntrack_timestamp", 1, None),
+    ("net/netfilter/nf_conntrack_tcp_timeout_established", IDLE_SECONDS, Some(KERNELS_IDLE_SECONDS)),
+];
 
 /// The value that plans give to the switch at `path` below `/proc/sys`; `None` for one that no plan sets.
 #[must_use]
 pub fn switch_value(path: &str) -> Option<u32> {
-    let found = SWITCHES.iter().find(|(pattern, _)| match pattern.split_once('*') {
+    known_switch(path).map(|(value, _)| value)
+}
+
+/// The only value that plans replace at the switch, where it is one.
+#[must_use]
+pub fn replaced_value(path: &str) -> Option<u32> {
+    known_switch(path).and_then(|(_, replaced)| replaced)
+}
+
+fn known_switch(path: &str) -> Option<(u32, Option<u32>)> {
+    let found = SWITCHES.iter().find(|(pattern, ..)| match pattern.split_once('*') {
         None => path == *pattern,
         Some((before, after)) => {
             let interface = path.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
@@ -49,7 +61,7 @@ pub fn switch_value(path: &str) -> Option<u32> {
                 .is_some_and(|name| !matches!(name, "all" | "default") && InterfaceName::new(name).is_some())
         }
     });
-    found.map(|(_, value)| *value)
+    found.map(|(_, value, replaced)| (*value, *replaced))
 }
 
 /// Three rules before `main`: the outer socket's packets and the LAN's stay where they were, then the tunnel's table.
@@ -198,6 +210,7 @@ mod tests {
                 crate::gateway::parse(&Source { name: Path::new("gateway.toml"), text: &text }).unwrap();
             for switch in sysctls(&policy, &[]) {
                 assert_eq!(switch_value(&switch.path), Some(switch.value), "{}", switch.path);
+                assert_eq!(replaced_value(&switch.path), switch.instead_of, "{}", switch.path);
             }
         }
         for foreign in [

@@ -87,7 +87,7 @@ fn a_page_that_is_asked_for_under_a_foreign_name_is_refused_and_under_a_listed_o
                 for path in ["metrics", "readyz"] {
                     let url = format!("http://127.0.0.1:{port}/{path}");
                     let status = node.command("curl").args(["-sS", "-o", "/dev/null", "-w", "%{http_code}"]);
-                    let status = status.args(["-H", &format!("Host: {host}"), &url]).run()?;
+                    let status = status.args(["-H", &format!("Host:{host}"), &url]).run()?;
                     // Without a name only those pages are served that say how the machine is.
                     let expected = if host.is_empty() && path == "readyz" { "200" } else { expected };
                     ensure!(status == expected, "{url} as {host:?}: {status} and not {expected}");

@@ -150,6 +150,10 @@ fn down_restores_switches_of_the_gateway_and_no_others() {
     assert!(write("net/ipv4/conf/eth0/rp_filter", "1").is_ok());
     assert!(write("net/ipv4/conf/all/accept_source_route", "1").is_err());
     assert!(write("net/ipv4/ip_forward", "0; x").is_err());
+    let idle = "net/netfilter/nf_conntrack_tcp_timeout_established";
+    assert!(write(idle, "432000").is_ok());
+    assert!(write(idle, "1").is_err() && write(idle, "7440").is_err());
+    assert!(write("net/ipv4/ip_forward", "432000").is_err());
 }
 
 #[test]
