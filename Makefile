@@ -6,7 +6,7 @@ export RUST_LIB_BACKTRACE ?= 0
 # Root may make namespaces; anybody else becomes root of a user namespace first.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,unshare --user --map-root-user --net --mount --pid --fork --mount-proc)
 
-.PHONY: help demo test soak lint build portable machine machine-quick
+.PHONY: help demo test soak redteam lint build portable machine machine-quick
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -33,6 +33,12 @@ soak: ## Run the scenarios with the full counts (about an hour).
 	scripts/stack-packages
 	$(MAKE) build
 	CAUSEWAY_SOAK=1 $(AS_ROOT) $(CARGO) nextest run --cargo-profile lab --profile soak -p policy -p scenarios -p stackctl --no-fail-fast
+
+redteam: ## Try every attack of docs/ATTACKS.md with the full counts.
+	scripts/packages test
+	$(MAKE) build
+	cd tests/sim && $(CARGO) nextest run --no-fail-fast -E "$$(../../scripts/attacks)"
+	CAUSEWAY_SOAK=1 $(AS_ROOT) $(CARGO) nextest run --cargo-profile lab --profile soak --workspace --no-fail-fast -E "$$(scripts/attacks)"
 
 portable: ## Type-check the forwarder for a Mac, and run unit and property tests for a 64-bit Pi under emulation.
 	scripts/portable

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use policy::Host;
 use policy::gateway::Policy;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -345,6 +346,10 @@ impl Pages for Edge {
             Some(fault) => (false, fault + "\n"),
             None => (ready, line + "\n"),
         }
+    }
+
+    fn hosts(&self) -> Vec<Host> {
+        self.metrics_hosts()
     }
 }
 

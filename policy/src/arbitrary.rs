@@ -350,7 +350,14 @@ pub fn packet(random: &mut Random, policy: &Policy) -> Packet {
     let destination = address(random, if source.is_ipv4() { DESTINATIONS } else { DESTINATIONS_V6 });
     let arrival = arrival.map_or(Arrival::Edge, |name| Arrival::Interface(name.to_owned()));
     let relayed = arrival == Arrival::Interface("eth0".to_owned()) && random.chance(50);
-    Packet { arrival, source, destination, transport: transport(random, policy), relayed }
+    let transport = match (transport(random, policy), &arrival) {
+        // The edge's own programs send by sockets, which send no such thing.
+        (Transport::Tcp { source, destination }, Arrival::Interface(_)) if random.chance(20) => {
+            Transport::Stray { source, destination }
+        }
+        (transport, _) => transport,
+    };
+    Packet { arrival, source, destination, transport, relayed }
 }
 
 const DESTINATIONS: &[&str] = &[

@@ -45,6 +45,13 @@ pub enum Transport {
         /// Destination port.
         destination: u16,
     },
+    /// A TCP segment that is no SYN, as in the middle of a flow.
+    Stray {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+    },
     /// A UDP datagram.
     Udp {
         /// Source port.
@@ -186,6 +193,9 @@ impl<'p> Case<'p, '_> {
         let Some(publish) = self.published(false).filter(|_| is_public) else {
             return Outcome::Delivered.into();
         };
+        if self.is_stray() {
+            return dropped("prerouting", "not_syn").into();
+        }
         let forged = self.in_lan(self.packet.source) && publish.allow != AllowList::Any;
         if forged || !self.admits(&publish.allow) {
             return dropped("prerouting", "source_not_allowed").into();
@@ -202,6 +212,9 @@ impl<'p> Case<'p, '_> {
             Party::Peer(name) => self.belongs_to(self.packet.source, name.as_str()),
             Party::Edge | Party::Lan(_) | Party::Behind { .. } => false,
         });
+        if entry.is_some() && self.is_stray() {
+            return dropped("prerouting", "not_syn").into();
+        }
         if self.is_local(self.packet.destination) {
             if let Some(redirect) = self.redirect() {
                 let Some(entry) = entry else { return dropped("forward", "not_listed").into() };
@@ -248,6 +261,9 @@ impl<'p> Case<'p, '_> {
                 Party::Edge => container && self.is_container(interface) && !self.in_lan(source),
                 Party::Peer(_) | Party::Behind { .. } => false,
             });
+            if entry.is_some() && self.is_stray() {
+                return dropped("prerouting", "not_syn").into();
+            }
             return entry.map_or(dropped("forward", "not_listed").into(), |entry| self.allowed(way, entry));
         }
         let guarded = dropped("forward", "wan_guard");
@@ -257,6 +273,9 @@ impl<'p> Case<'p, '_> {
     /// To an address of the edge, from outside.
     fn to_edge(&self, stranger: bool, lan: bool) -> Judgement<'p> {
         if let Some(publish) = self.published(stranger) {
+            if self.is_stray() {
+                return dropped("prerouting", "not_syn").into();
+            }
             // Who only claims to be in the LAN is in no list.
             let forged = !lan && self.in_lan(self.packet.source) && publish.allow != AllowList::Any;
             if forged || !self.admits(&publish.allow) {
@@ -273,7 +292,7 @@ impl<'p> Case<'p, '_> {
         let needed = match self.packet.transport {
             Transport::Echo => true,
             Transport::Udp { destination, .. } => destination == self.policy.interface.listen_port,
-            Transport::Tcp { .. } => false,
+            Transport::Tcp { .. } | Transport::Stray { .. } => false,
         };
         let open = !stranger || needed || self.dhcp() || self.accepted();
         if open { Outcome::Delivered } else { dropped("input", "wan_guard") }.into()
@@ -394,9 +413,16 @@ impl<'p> Case<'p, '_> {
         }
     }
 
+    /// Flows of services and of private flows begin with a SYN; the edge's own into the tunnel may go on without.
+    const fn is_stray(&self) -> bool {
+        matches!(self.packet.transport, Transport::Stray { .. })
+    }
+
     fn service(&self) -> Option<(Protocol, u16)> {
         match self.packet.transport {
-            Transport::Tcp { destination, .. } => Some((Protocol::Tcp, destination)),
+            Transport::Tcp { destination, .. } | Transport::Stray { destination, .. } => {
+                Some((Protocol::Tcp, destination))
+            }
             Transport::Udp { destination, .. } => Some((Protocol::Udp, destination)),
             Transport::Echo => None,
         }

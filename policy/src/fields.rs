@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
@@ -12,8 +12,8 @@ use crate::key::KeyFault;
 use crate::nearest::nearest;
 use crate::reader::{Table, Value, excerpt};
 use crate::{
-    FileRef, InterfaceName, Mtu, Name, Position, Problem, Protocol, Protocols, PublicKey, Switch, address,
-    text,
+    FileRef, Host, InterfaceName, Mtu, Name, Position, Problem, Protocol, Protocols, PublicKey, Switch,
+    address, text,
 };
 
 /// What fits 1500 bytes of IPv6 and WireGuard (20 for IPv6, 8 for UDP, 32 for WireGuard more than IPv4).
@@ -50,12 +50,24 @@ pub(crate) fn file(value: Value<'_>) -> Option<FileRef> {
     value.parse("a path, or ${CREDENTIALS_DIRECTORY}/NAME", |written| FileRef::parse(written, at))
 }
 
-/// A path that is created or bound, not read: it is not joined to the configuration's folder.
-pub(crate) fn absolute_path(value: Value<'_>) -> Option<PathBuf> {
-    value.parse("an absolute path", |written| {
-        let path = PathBuf::from(written);
-        (path.is_absolute() && !written.contains('\0')).then_some(path)
-    })
+/// A socket that is bound: the path is not joined to the configuration's folder.
+pub(crate) fn socket_path(value: Value<'_>) -> Option<PathBuf> {
+    let expected = "an absolute path in a folder, such as \"/run/causeway/gateway.sock\"";
+    value.parse(expected, |written| absolute(written).filter(|path| path.parent().is_some_and(is_no_root)))
+}
+
+/// A folder that is made, and whose files the daemon may write: not the whole file system.
+fn own_folder(value: Value<'_>) -> Option<PathBuf> {
+    value.parse("an absolute path other than /", |written| absolute(written).filter(|path| is_no_root(path)))
+}
+
+fn absolute(written: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(written);
+    (path.is_absolute() && !written.contains('\0')).then_some(path)
+}
+
+fn is_no_root(path: &Path) -> bool {
+    path.file_name().is_some()
 }
 
 pub(crate) fn public_key(value: Value<'_>) -> Option<At<PublicKey>> {
@@ -167,6 +179,17 @@ pub(crate) fn listeners(table: Option<&Table<'_>>) -> Vec<At<SocketAddr>> {
     items.filter_map(|item| Some(At::new(socket_address(item)?, item.at()))).collect()
 }
 
+/// Names of this machine, for the `Host` of requests.
+pub(crate) fn host_names(table: Option<&Table<'_>>) -> Vec<Host> {
+    let Some(value) = table.and_then(|table| table.optional("hosts")) else { return Vec::new() };
+    let name = |item: Value<'_>| {
+        item.parse("a name, such as \"host.docker.internal\"; addresses need no entry", |written| {
+            text::host(written).filter(|host| matches!(host, Host::Name(_)))
+        })
+    };
+    value.one_or_many().into_iter().filter_map(name).collect()
+}
+
 /// An address to listen on.
 pub(crate) fn socket_address(value: Value<'_>) -> Option<SocketAddr> {
     value.parse("an address and a port, such as \"127.0.0.1:2049\" or \"[::1]:2049\"", |written| {
@@ -178,7 +201,7 @@ pub(crate) fn socket_address(value: Value<'_>) -> Option<SocketAddr> {
 /// `[state] directory`; `Some(None)` where the file does not have it.
 pub(crate) fn state_directory(root: &Table<'_>) -> Option<Option<PathBuf>> {
     let Some(table) = root.table("state", "[state]") else { return Some(None) };
-    let directory = table.required("directory").and_then(absolute_path);
+    let directory = table.required("directory").and_then(own_folder);
     table.close();
     directory.map(Some)
 }

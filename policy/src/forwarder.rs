@@ -14,8 +14,8 @@ use ipnetwork::IpNetwork;
 pub use self::upstream::{Check, Health, Upstream, UpstreamPort};
 use crate::gateway::{List, Log};
 use crate::{
-    AllowList, ConfigError, FileRef, HostPort, Mtu, Name, PortRange, Protocol, Protocols, PublicKey, Source,
-    Switch, Warning,
+    AllowList, ConfigError, FileRef, Host, HostPort, Mtu, Name, PortRange, Protocol, Protocols, PublicKey,
+    Source, Switch, Warning,
 };
 
 /// Everything `forwarder.toml` says, valid by construction; every default is filled in.
@@ -162,6 +162,8 @@ pub enum OnDown {
 pub struct Metrics {
     /// Addresses to serve on; none by default.
     pub listen: Vec<SocketAddr>,
+    /// Names besides addresses and `localhost` under which the pages may be asked for.
+    pub hosts: Vec<Host>,
 }
 
 /// `[control]`

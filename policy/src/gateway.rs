@@ -16,8 +16,8 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use crate::{
-    AllowList, Bandwidth, ConfigError, FileRef, HostPort, InterfaceName, Mtu, Name, PortRange, Protocols,
-    PublicKey, Rate, Source, Switch, Warning,
+    AllowList, Bandwidth, ConfigError, FileRef, Host, HostPort, InterfaceName, Mtu, Name, PortRange,
+    Protocols, PublicKey, Rate, Source, Switch, Warning,
 };
 
 /// Everything `gateway.toml` says, valid by construction; every default is filled in.
@@ -240,6 +240,8 @@ pub struct List {
 pub struct Metrics {
     /// Addresses to serve on; none by default.
     pub listen: Vec<SocketAddr>,
+    /// Names besides addresses and `localhost` under which the pages may be asked for.
+    pub hosts: Vec<Host>,
 }
 
 /// `[control]`

@@ -14,6 +14,7 @@ pub mod feed;
 mod fields;
 pub mod forwarder;
 pub mod gateway;
+pub mod http_host;
 pub mod import;
 mod key;
 mod nearest;

@@ -128,7 +128,9 @@ fn is_lan(policy: &gateway::Policy, packet: &Packet) -> bool {
 
 fn service(packet: &Packet) -> Option<(Protocol, u16)> {
     match packet.transport {
-        Transport::Tcp { destination, .. } => Some((Protocol::Tcp, destination)),
+        Transport::Tcp { destination, .. } | Transport::Stray { destination, .. } => {
+            Some((Protocol::Tcp, destination))
+        }
         Transport::Udp { destination, .. } => Some((Protocol::Udp, destination)),
         Transport::Echo => None,
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use policy::{Source, forwarder, gateway};
 
 /// Section, key and another value, for every key of the annotated gateway.toml.
-const GATEWAY: [(&str, &str, &str); 57] = [
+const GATEWAY: [(&str, &str, &str); 58] = [
     ("interface", "name", "\"gw1\""),
     ("interface", "address", "[\"10.77.88.1/29\"]"),
     ("interface", "listen_port", "51821"),
@@ -43,6 +43,7 @@ const GATEWAY: [(&str, &str, &str); 57] = [
     ("allow", "ports", "[\"2048\"]"),
     ("allow", "source", "\"preserve\""),
     ("metrics", "listen", "[\"127.0.0.1:9587\"]"),
+    ("metrics", "hosts", "[\"edge.lan\"]"),
     ("control", "socket", "\"/run/gateway.sock\""),
     ("control", "group", "\"adm\""),
     ("state", "directory", "\"/var/lib/other\""),

@@ -6,6 +6,8 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use policy::Host;
+use policy::http_host::{Asked, asked};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -88,7 +90,7 @@ async fn read_head(stream: &mut TcpStream, head: &mut Vec<u8>) -> io::Result<()>
 }
 
 fn answer(head: &[u8], shared: &Shared) -> String {
-    let (is_get, path) = match request(head) {
+    let (is_get, path) = match request(head, &shared.policy.load().metrics.hosts) {
         Ok(request) => request,
         Err(status) => return response(status, TEXT, status, true),
     };
@@ -108,7 +110,7 @@ fn answer(head: &[u8], shared: &Shared) -> String {
 }
 
 /// The path of a request, and whether its body is wanted; or the status that refuses it.
-fn request(head: &[u8]) -> Result<(bool, &str), &'static str> {
+fn request<'h>(head: &'h [u8], hosts: &[Host]) -> Result<(bool, &'h str), &'static str> {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let line = std::str::from_utf8(line).map_err(|_| "400 Bad Request")?;
     let mut words = line.split(' ');
@@ -117,10 +119,18 @@ fn request(head: &[u8]) -> Result<(bool, &str), &'static str> {
         return Err("400 Bad Request");
     }
     let path = target.unwrap_or_default().split('?').next().unwrap_or_default();
-    match method {
-        Some("GET") => Ok((true, path)),
-        Some("HEAD") => Ok((false, path)),
-        _ => Err("405 Method Not Allowed"),
+    let is_get = match method {
+        Some("GET") => true,
+        Some("HEAD") => false,
+        _ => return Err("405 Method Not Allowed"),
+    };
+    match asked(head, hosts) {
+        Asked::Known => Ok((is_get, path)),
+        // What looks after a machine may ask without a name how it is.
+        Asked::NoName if matches!(path, "/healthz" | "/readyz") => Ok((is_get, path)),
+        Asked::NoName | Asked::Foreign => {
+            Err("421 Misdirected Request (use an address or localhost, or list the name in [metrics] hosts)")
+        }
     }
 }
 
@@ -138,11 +148,27 @@ mod tests {
 
     #[test]
     fn only_get_and_head_of_http_1_are_taken() {
-        assert_eq!(request(b"GET /metrics?x=1 HTTP/1.1\r\n\r\n"), Ok((true, "/metrics")));
-        assert_eq!(request(b"HEAD / HTTP/1.0\r\n\r\n"), Ok((false, "/")));
-        assert_eq!(request(b"POST / HTTP/1.1\r\n\r\n"), Err("405 Method Not Allowed"));
+        let known = "Host: 127.0.0.1:9587\r\n\r\n";
+        let metrics = format!("GET /metrics?x=1 HTTP/1.1\r\n{known}");
+        assert_eq!(request(metrics.as_bytes(), &[]), Ok((true, "/metrics")));
+        assert_eq!(request(format!("HEAD / HTTP/1.0\r\n{known}").as_bytes(), &[]), Ok((false, "/")));
+        assert_eq!(request(b"POST / HTTP/1.1\r\n\r\n", &[]), Err("405 Method Not Allowed"));
         for bad in [&b""[..], b"\xff\xff\r\n", b"GET /\r\n", &[b'x'; MAX_HEAD]] {
-            assert_eq!(request(bad), Err("400 Bad Request"));
+            assert_eq!(request(bad, &[]), Err("400 Bad Request"));
         }
+    }
+
+    #[test]
+    fn no_page_is_served_under_a_foreign_name_and_metrics_only_under_one() {
+        let is_refused =
+            |request: Result<(bool, &str), &str>| request.is_err_and(|why| why.starts_with("421"));
+        let listed = [Host::Name("forwarder".into())];
+        for path in ["/metrics", "/healthz", "/readyz", "/"] {
+            let head = format!("GET {path} HTTP/1.1\r\nHost: evil.example.com\r\n\r\n");
+            assert!(is_refused(request(head.as_bytes(), &listed)), "{path}");
+        }
+        assert!(is_refused(request(b"GET /metrics HTTP/1.0\r\n\r\n", &listed)));
+        assert!(request(b"GET /readyz HTTP/1.0\r\n\r\n", &listed).is_ok());
+        assert!(request(b"GET /metrics HTTP/1.1\r\nHost: forwarder:9587\r\n\r\n", &listed).is_ok());
     }
 }

@@ -49,7 +49,9 @@ fn strip(value: &mut Value) {
 
 fn strip_set(set: &mut serde_json::Map<String, Value>) {
     let flags = set.get("flags").and_then(Value::as_array).into_iter().flatten();
-    if flags.into_iter().any(|flag| matches!(flag.as_str(), Some("timeout" | "dynamic"))) {
+    let is_filled = flags.into_iter().any(|flag| matches!(flag.as_str(), Some("timeout" | "dynamic")));
+    // nft 1.0.6 does not say `dynamic`; sets of the policy have no size.
+    if is_filled || set.contains_key("size") {
         set.remove("elem");
     }
     if let Some(Value::Array(elements)) = set.get_mut("elem") {

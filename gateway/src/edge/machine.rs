@@ -1,7 +1,7 @@
 //! The machine around the edge: its interfaces, and what of them is trusted; followed while the daemon runs.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use policy::gateway::Policy;
 use policy::plan::{Change, Conditions};
@@ -108,7 +108,18 @@ impl Machine {
     }
 }
 
+/// How long what is not as configured must last before it is logged: while a machine starts, interfaces come up one by one.
+pub(super) const SETTLED: Duration = Duration::from_secs(30);
+
 impl Edge {
+    /// Logs what is not as the configuration says, once it has lasted.
+    pub(super) fn warn_of_remarks(&self) {
+        let remarks = self.machine.borrow().remarks(&self.current.borrow().policy);
+        for remark in self.remarks.borrow_mut().handle_look(Instant::now(), remarks) {
+            tracing::warn!("{remark}");
+        }
+    }
+
     /// The machine for another policy, as an apply of it would find it at the last look.
     pub(super) fn machine_for(&self, policy: &Policy, system: System) -> Machine {
         let old = self.machine.borrow();

@@ -9,6 +9,7 @@ mod events;
 mod failing;
 mod fingerprint;
 mod flows;
+mod lasting;
 pub mod machine;
 mod observe;
 mod offload;
@@ -20,6 +21,7 @@ mod rates;
 mod reconcile;
 mod refused;
 mod reload;
+mod room;
 mod self_test;
 mod services;
 mod start;
@@ -47,6 +49,7 @@ use blueprint::{Blueprint, Unwritable};
 use confirm::Waiting;
 use counters::Counters;
 use failing::Failing;
+use lasting::Lasting;
 use machine::Machine;
 use outer::Outer;
 use rates::Rates;
@@ -68,7 +71,8 @@ pub struct Edge {
     current: RefCell<Current>,
     machine: RefCell<Machine>,
     /// Ways of packets that lead elsewhere than they must, as of the last look.
-    path_faults: RefCell<Vec<String>>,
+    path_faults: RefCell<Lasting>,
+    remarks: RefCell<Lasting>,
     rates: RefCell<Rates>,
     /// An MTU of the paths that the kernel did not take.
     refused_mtu: Cell<Option<u16>>,
@@ -86,6 +90,8 @@ pub struct Edge {
     /// Which calls of the data threads keep failing.
     calls: RefCell<CallLog>,
     kernel_counters: RefCell<KernelCounters>,
+    /// Whether conntrack was nearly full when it was last looked at.
+    is_crowded: Cell<bool>,
     /// The endpoints as they stand in the state folder.
     endpoints: RefCell<Endpoints>,
     /// Whether they were written since the last tick.
@@ -160,6 +166,12 @@ impl Edge {
     #[must_use]
     pub fn metrics_addresses(&self) -> Vec<std::net::SocketAddr> {
         self.current.borrow().policy.metrics.listen.clone()
+    }
+
+    /// The names under which metrics may be asked for.
+    #[must_use]
+    pub fn metrics_hosts(&self) -> Vec<policy::Host> {
+        self.current.borrow().policy.metrics.hosts.clone()
     }
 
     fn now() -> Now {

@@ -328,6 +328,7 @@ impl Edge {
         let named = parse_counters(&listing);
         *self.kernel_counters.borrow_mut() =
             KernelCounters { read: Some(Instant::now()), named: named.clone(), flows };
+        self.judge_room();
         Ok(Some(named))
     }
 

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use policy::gateway::Policy;
 use policy::system::System;
 use policy::uplinks::Uplink;
-use tokio::time::sleep;
 use tunnel::io::routes::RouteWatch;
 
 use super::Edge;
@@ -15,26 +14,26 @@ use super::machine::Machine;
 use super::observe::blocking;
 use crate::kernel::{Failure, FailureKind, rules_before};
 
-/// Between the two looks that a fault must be seen in.
-const SECOND_LOOK: Duration = Duration::from_millis(300);
+/// How long a fault must last: in the middle of a change of addresses or routes there may be no way for a moment.
+pub(super) const LEAST: Duration = Duration::from_secs(2);
 /// Clients somewhere in the internet, by whose addresses the way back is asked for; nothing is sent to them.
 const CLIENTS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9)), IpAddr::V6(Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 0xfe))];
 
 impl Edge {
-    /// Looks at the ways, and keeps what is wrong for `status`; says it once.
-    pub(super) async fn check_paths(&self) {
-        let mut faults = self.path_faults_now().await;
-        if !faults.is_empty() {
-            // In the middle of a change of routes there may be none for a moment.
-            sleep(SECOND_LOOK).await;
-            let again = self.path_faults_now().await;
-            faults.retain(|fault| again.contains(fault));
-        }
-        for fault in faults.iter().filter(|fault| !self.path_faults.borrow().contains(*fault)) {
+    /// Looks at the ways, and keeps what stays wrong for `status`; logs it once.
+    ///
+    /// Where rules or routes were not what they should be (`is_sound`), ways are wrong for that reason, which is reported
+    /// already.
+    pub(super) async fn check_paths(&self, is_sound: bool) {
+        let faults = if is_sound { self.path_faults_now().await } else { Vec::new() };
+        for fault in self.path_faults.borrow_mut().handle_look(Instant::now(), faults) {
             tracing::warn!("{fault}");
         }
-        self.path_faults.replace(faults);
+        // As often as that, also where nobody asks for numbers: conntrack's room is judged with them.
+        if let Err(failure) = self.read_counters().await {
+            tracing::debug!(%failure, "the kernel's counters cannot be read");
+        }
     }
 
     async fn path_faults_now(&self) -> Vec<String> {

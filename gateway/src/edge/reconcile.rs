@@ -16,6 +16,7 @@ use super::Edge;
 use super::blueprint::{Repair, Rules};
 use super::failing::FIRST_PAUSE;
 use super::observe::blocking;
+use super::path_check;
 use crate::kernel::{Failure, FailureKind};
 
 /// How long after a change the look begins, so that a burst of changes costs one.
@@ -92,13 +93,15 @@ impl Edge {
                     true
                 }
                 None => {
-                    let told = timeout(POLL, self.bell.notified()).await.is_ok();
+                    let is_settling = self.path_faults.borrow().is_settling();
+                    let wait = if is_settling { path_check::LEAST } else { POLL };
+                    let told = timeout(wait, self.bell.notified()).await.is_ok();
                     if told {
                         sleep(SETTLE).await;
                     }
                     polls = if told { 0 } else { polls + 1 };
                     // Reading the rules starts a program: without a bell that is done once a minute.
-                    told || polls.is_multiple_of(6)
+                    told || is_settling || polls.is_multiple_of(6)
                 }
             };
         }
@@ -118,7 +121,9 @@ impl Edge {
         let _turn = self.applying.lock().await;
         let begun = Instant::now();
         let followed = self.follow_machine().await;
-        let failed = self.repair(rules_too).await.and(followed).err();
+        let repaired = self.repair(rules_too).await;
+        let is_sound = repaired.as_ref().is_ok_and(|lines| *lines == 0) && followed.is_ok();
+        let failed = repaired.map(drop).and(followed).err();
         if let Some(fault) = self.helper.fault() {
             return Err(format!("the kernel helper is lost: {fault}"));
         }
@@ -130,14 +135,16 @@ impl Edge {
             }
             None => {}
         }
+        self.warn_of_remarks();
         // As often as the rules: after every change, and once a minute.
         if rules_too {
-            self.check_paths().await;
+            self.check_paths(is_sound).await;
         }
         Ok(())
     }
 
-    async fn repair(&self, rules_too: bool) -> Result<(), Failure> {
+    /// Puts back what differs; how many lines that were.
+    async fn repair(&self, rules_too: bool) -> Result<usize, Failure> {
         let (blueprint, expected) = {
             let current = self.current.borrow();
             (Arc::clone(&current.blueprint), current.fingerprint)
@@ -154,7 +161,7 @@ impl Edge {
         if !lines.is_empty() {
             self.tell_repair(&lines);
         }
-        Ok(())
+        Ok(lines.len())
     }
 
     fn note_failure(&self, reason: String, lasted: Duration) {

@@ -119,7 +119,7 @@ impl Edge {
         if news {
             self.warn_of_unwritable();
         }
-        self.check_paths().await;
+        self.check_paths(true).await;
         self.search_path_mtu();
         self.device.wake();
         memory::give_back();

@@ -16,10 +16,11 @@ use tunnel::uapi::server::Server;
 
 use super::blueprint::{Blueprint, Unwritable};
 use super::confirm::Beginning;
-use super::machine::Machine;
+use super::lasting::Lasting;
+use super::machine::{self, Machine};
 use super::outer::Outer;
 use super::wg::WgDevice;
-use super::{Current, Edge, path_mtu, peers, self_test};
+use super::{Current, Edge, path_check, path_mtu, peers, self_test};
 use crate::config::Config;
 use crate::kernel::{Failure, FailureKind, Helper, Listing, Request, Scope};
 use crate::state::State;
@@ -125,7 +126,8 @@ impl Edge {
                 fingerprint: hands.fingerprint,
             }),
             machine: RefCell::default(),
-            path_faults: RefCell::default(),
+            path_faults: RefCell::new(Lasting::new(path_check::LEAST)),
+            remarks: RefCell::new(Lasting::new(machine::SETTLED)),
             rates: RefCell::default(),
             refused_mtu: Cell::new(None),
             round_trips: RefCell::default(),
@@ -137,6 +139,7 @@ impl Edge {
             reading: Arc::new(Semaphore::new(1)),
             calls: RefCell::default(),
             kernel_counters: RefCell::default(),
+            is_crowded: Cell::new(false),
             endpoints: RefCell::new(endpoints),
             endpoints_noted: Cell::new(false),
             generation: Cell::new(1),

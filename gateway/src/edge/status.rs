@@ -28,6 +28,7 @@ impl Edge {
         let up = peers.iter().filter(|peer| peer.state == PeerState::Up).count();
         let mut problems = failing.clone();
         problems.extend(self.problems());
+        problems.extend(self.machine.borrow().remarks(&self.current.borrow().policy));
         problems.extend(self.not_taken());
         problems.extend(self.refused_handshakes());
         // Without an answer from nft there is none about the chains of others, either.
@@ -37,6 +38,7 @@ impl Edge {
         problems.extend(self.device.node().clock_fault(Self::now()).map(|fault| fault.to_string()));
         problems.extend(self.peer_problems(&peers));
         problems.extend(self.taken_ports().await);
+        problems.extend(self.room().await);
         let current = self.current.borrow();
         Status {
             schema: SCHEMA,
@@ -134,8 +136,7 @@ impl Edge {
             problems
                 .push("somebody keeps changing rules, routes or switches; see the log for which".to_owned());
         }
-        problems.extend(self.machine.borrow().remarks(&current.policy));
-        problems.extend(self.path_faults.borrow().iter().cloned());
+        problems.extend(self.path_faults.borrow().lines().iter().cloned());
         problems.extend(current.policy.lists.iter().filter_map(list_age));
         if !self.wg_socket.is_reachable() {
             let path = self.wg_socket.path().display();

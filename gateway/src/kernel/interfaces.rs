@@ -157,17 +157,21 @@ fn link(message: &LinkMessage) -> Link {
     link
 }
 
+/// The machine's own address; that of a point-to-point link with no network, since the other side's is a route.
 fn address_of(message: &AddressMessage) -> Option<IpNetwork> {
-    let mut own = None;
-    // On a point-to-point link `Address` is the network of the other side, which is the one that is on the link.
+    let (mut local, mut on_link) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            AddressAttribute::Address(address) => own = Some(*address),
-            AddressAttribute::Local(address) if own.is_none() => own = Some(*address),
+            AddressAttribute::Local(address) => local = Some(*address),
+            AddressAttribute::Address(address) => on_link = Some(*address),
             _ => {}
         }
     }
-    IpNetwork::new(own?, message.header.prefix_len).ok()
+    match (local, on_link) {
+        // rtnetlink(7): with a peer, `Address` is the other side's.
+        (Some(own), Some(other)) if own != other => Some(IpNetwork::from(own)),
+        (own, other) => IpNetwork::new(own.or(other)?, message.header.prefix_len).ok(),
+    }
 }
 
 /// A route for each way it has.
@@ -242,6 +246,23 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_own_address_of_a_point_to_point_link_is_not_the_other_sides() {
+        let message = |attributes: &[AddressAttribute], length| {
+            let mut message = AddressMessage::default();
+            message.header.prefix_len = length;
+            message.attributes = attributes.to_vec();
+            address_of(&message).map(|address| address.to_string())
+        };
+        let ip = |text: &str| text.parse().unwrap();
+        let (local, address) = (AddressAttribute::Local, AddressAttribute::Address);
+        let ppp = [address(ip("198.18.9.1")), local(ip("198.18.9.2"))];
+        assert_eq!(message(&ppp, 32).as_deref(), Some("198.18.9.2/32"));
+        let ethernet = [address(ip("192.0.2.2")), local(ip("192.0.2.2"))];
+        assert_eq!(message(&ethernet, 24).as_deref(), Some("192.0.2.2/24"));
+        assert_eq!(message(&[address(ip("2001:db8::2"))], 64).as_deref(), Some("2001:db8::2/64"));
+    }
 
     #[test]
     fn loopback_is_read_with_its_address_and_carries_no_default_route() {

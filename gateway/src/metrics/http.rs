@@ -6,6 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use policy::Host;
+use policy::http_host::{Asked, asked};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -25,6 +27,8 @@ pub trait Pages {
     fn metrics(&self) -> impl Future<Output = String>;
     /// Whether the edge carries traffic, and a line about it.
     fn readiness(&self) -> (bool, String);
+    /// Names besides addresses and `localhost` under which the pages may be asked for.
+    fn hosts(&self) -> Vec<Host>;
 }
 
 /// Binds one address.
@@ -109,7 +113,17 @@ async fn respond(head: &[u8], pages: &impl Pages) -> String {
         return page("405 Method Not Allowed", TEXT, "only GET\n", true);
     }
     let with_body = method == "GET";
-    match target.split('?').next().unwrap_or_default() {
+    let path = target.split('?').next().unwrap_or_default();
+    match asked(head, &pages.hosts()) {
+        Asked::Known => {}
+        // What looks after a machine may ask without a name how it is.
+        Asked::NoName if matches!(path, "/healthz" | "/readyz") => {}
+        Asked::NoName | Asked::Foreign => {
+            let fix = "ask by an address or localhost, or list the name in [metrics] hosts\n";
+            return page("421 Misdirected Request", TEXT, fix, with_body);
+        }
+    }
+    match path {
         "/metrics" => {
             page("200 OK", "text/plain; version=0.0.4; charset=utf-8", &pages.metrics().await, with_body)
         }
@@ -144,25 +158,39 @@ mod tests {
         fn readiness(&self) -> (bool, String) {
             (false, "no peer is up\n".to_owned())
         }
+
+        fn hosts(&self) -> Vec<Host> {
+            vec![Host::Name("edge.lan".into())]
+        }
     }
 
     #[test]
     fn three_pages_are_served_and_nothing_else() {
-        assert!(asked("GET /metrics HTTP/1.1\r\n\r\n").ends_with("\r\n\r\nup 1\n"));
-        assert!(asked("GET /healthz HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 200"));
-        assert!(asked("GET /readyz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 503"));
-        assert!(asked("GET /etc/passwd HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
-        assert!(asked("POST /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405"));
-        assert!(asked("HEAD /metrics HTTP/1.1\r\n\r\n").ends_with("\r\n\r\n"));
+        assert!(reply("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").ends_with("\r\n\r\nup 1\n"));
+        assert!(reply("GET /healthz HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 200"));
+        assert!(reply("GET /readyz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 503"));
+        assert!(reply("GET /etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n").starts_with("HTTP/1.1 404"));
+        assert!(reply("POST /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405"));
+        assert!(reply("HEAD /metrics HTTP/1.1\r\nHost: edge.lan\r\n\r\n").ends_with("\r\n\r\n"));
+    }
+
+    #[test]
+    fn no_page_is_served_under_a_foreign_name_and_metrics_only_under_one() {
+        for path in ["/metrics", "/healthz", "/readyz", "/"] {
+            let head = format!("GET {path} HTTP/1.1\r\nHost: evil.example.com:9586\r\n\r\n");
+            assert!(reply(&head).starts_with("HTTP/1.1 421"), "{path}");
+        }
+        assert!(reply("GET /metrics HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 421"));
+        assert!(reply("GET /metrics HTTP/1.1\r\nHost: EDGE.lan:9586\r\n\r\n").starts_with("HTTP/1.1 200"));
     }
 
     #[test]
     fn nonsense_and_endless_heads_are_refused() {
-        assert!(asked("\r\n\r\n").starts_with("HTTP/1.1 400"));
-        assert!(asked(&"x".repeat(MAX_HEAD)).starts_with("HTTP/1.1 400"));
+        assert!(reply("\r\n\r\n").starts_with("HTTP/1.1 400"));
+        assert!(reply(&"x".repeat(MAX_HEAD)).starts_with("HTTP/1.1 400"));
     }
 
-    fn asked(head: &str) -> String {
+    fn reply(head: &str) -> String {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(respond(head.as_bytes(), &Fixed))
     }

@@ -69,6 +69,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         .collect();
     let metrics_table = root.table("metrics", "[metrics]");
     let metrics = fields::listeners(metrics_table.as_ref());
+    let hosts = fields::host_names(metrics_table.as_ref());
     metrics_table.iter().for_each(Table::close);
     let control = control(root);
     let limits = limits(root);
@@ -88,7 +89,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         inject: check::most_specific_first(inject.into_iter().map(|inject| inject.value).collect()),
         reach: reach.into_iter().map(|reach| reach.value).collect(),
         lists: lists.into_iter().collect::<Option<_>>()?,
-        metrics: Metrics { listen: metrics.into_iter().map(|listen| listen.value).collect() },
+        metrics: Metrics { listen: metrics.into_iter().map(|listen| listen.value).collect(), hosts },
         control: control?,
         limits,
         state_directory: state_directory?,
@@ -404,7 +405,7 @@ fn target(value: Value<'_>, tunnel: &[IpNetwork]) -> Option<SocketAddr> {
 
 fn control(root: &Table<'_>) -> Option<Control> {
     let Some(table) = root.table("control", "[control]") else { return Some(Control { socket: None }) };
-    let socket = table.optional("socket").map(fields::absolute_path);
+    let socket = table.optional("socket").map(fields::socket_path);
     table.close();
     Some(Control { socket: or_absent(socket)? })
 }

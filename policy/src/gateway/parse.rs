@@ -68,6 +68,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         .collect();
     let metrics_table = root.table("metrics", "[metrics]");
     let metrics = fields::listeners(metrics_table.as_ref());
+    let hosts = fields::host_names(metrics_table.as_ref());
     metrics_table.iter().for_each(Table::close);
     let control = control(root);
     let state_directory = fields::state_directory(root);
@@ -91,7 +92,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         publish: Vec::new(),
         allow: Vec::new(),
         lists: lists.into_iter().collect::<Option<_>>()?,
-        metrics: Metrics { listen: metrics.into_iter().map(|listen| listen.value).collect() },
+        metrics: Metrics { listen: metrics.into_iter().map(|listen| listen.value).collect(), hosts },
         control: control?,
         state_directory: state_directory?.unwrap_or_else(|| STATE_DIRECTORY.into()),
         log: log?,
@@ -474,7 +475,7 @@ fn control(root: &Table<'_>) -> Option<Control> {
     let table = root.table("control", "[control]");
     let field = |key| table.as_ref().and_then(|table| table.optional(key));
     let socket =
-        field("socket").map_or_else(|| Some("/run/causeway/gateway.sock".into()), fields::absolute_path);
+        field("socket").map_or_else(|| Some("/run/causeway/gateway.sock".into()), fields::socket_path);
     let group = field("group").map_or_else(
         || Some("causeway".to_owned()),
         |value| {

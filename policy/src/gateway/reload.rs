@@ -46,6 +46,7 @@ impl Policy {
         );
         changes.lists(&self.lists, &next.lists);
         changes.debug("metrics", "listen", &self.metrics.listen, &next.metrics.listen);
+        changes.debug("metrics", "hosts", &self.metrics.hosts, &next.metrics.hosts);
         changes.field("log", "level", self.log.level.as_str(), next.log.level.as_str());
         changes.field("log", "format", self.log.format.as_str(), next.log.format.as_str());
         let (old, new) = (&self.offload, &next.offload);

@@ -44,8 +44,12 @@ impl Policy {
         let interfaces = interfaces.filter(|_| !self.lan_interfaces.is_empty());
         let keys: Vec<_> = [("prefixes", array(&self.lan))].into_iter().chain(interfaces).collect();
         table("[lan]", &keys, text);
-        if !self.metrics.listen.is_empty() {
-            table("[metrics]", &[("listen", array(&self.metrics.listen))], text);
+        let lists = [("listen", array(&self.metrics.listen)), ("hosts", array(&self.metrics.hosts))];
+        let is_empty = [self.metrics.listen.is_empty(), self.metrics.hosts.is_empty()];
+        let lists = lists.into_iter().zip(is_empty).filter(|(_, is_empty)| !is_empty);
+        let lists: Vec<_> = lists.map(|(list, _)| list).collect();
+        if !lists.is_empty() {
+            table("[metrics]", &lists, text);
         }
         let control =
             [("socket", quoted(self.control.socket.display())), ("group", quoted(&self.control.group))];

@@ -55,8 +55,10 @@ impl<'p> Chains<'p> {
             regular("from_wan", self.out_of_wan()),
             regular("published", self.published()),
             regular("published_to_wan", self.published_to_wan()),
-            regular("admitted", Self::admitted()),
+            regular("admitted", self.admitted()),
             regular("sources", self.sources(next_hops)),
+            regular("opened", self.opened()),
+            regular("opened_by_peer", self.opened_by_peer()),
             regular("private_in", self.private_in()),
             regular("private_lan", self.private_lan()),
             regular("private_containers", self.private_containers()),
@@ -69,6 +71,7 @@ impl<'p> Chains<'p> {
             regular("forward_from_wan", self.forward_from_wan()),
         ];
         chains.extend(self.service_chains());
+        chains.extend(self.peer_chains());
         chains.extend([
             base("classify", "filter", "prerouting", CLASSIFY, self.classify(next_hops)),
             base("own", "route", "output", CLASSIFY, self.own()),

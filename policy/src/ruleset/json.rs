@@ -102,6 +102,12 @@ pub(super) fn is_family(family: Family) -> Value {
     equal(&meta("nfproto"), family.nfproto())
 }
 
+/// Whether this is a TCP segment that does not ask for a new connection.
+pub(super) fn is_stray() -> Value {
+    let flags = json!({"&": [payload("tcp", "flags"), ["fin", "syn", "rst", "ack"]]});
+    unequal(&flags, "syn")
+}
+
 /// TCP or UDP.
 pub(super) fn has_ports() -> Value {
     equal(&meta("l4proto"), json!({"set": ["tcp", "udp"]}))
@@ -216,6 +222,11 @@ pub(super) fn counter_by_mark(map: &str) -> Value {
 
 pub(super) fn by_mark(map: &str) -> Value {
     json!({"vmap": {"key": ct_mark(), "data": named(map)}})
+}
+
+/// Jumps to the chain that a map has for the address.
+pub(super) fn by_address(address: &Value, map: &str) -> Value {
+    json!({"vmap": {"key": address, "data": named(map)}})
 }
 
 pub(super) fn jump(chain: &str) -> Value {

@@ -4,10 +4,11 @@ use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
 use super::json::{Family, concat, ports, prefix};
+use super::owned::{elements, owned};
 use super::services::{ServiceKind, ServiceMark};
 use super::{Content, Set};
 use crate::gateway::parse::covers;
-use crate::gateway::{List, Policy, Publish, SourceHandling, Target};
+use crate::gateway::{List, Party, Policy, Publish, SourceHandling, Target};
 use crate::{AllowList, Name, PortRange, Protocol};
 
 /// The most addresses that a set filled by others or by packets may hold; nft's own default.
@@ -252,9 +253,50 @@ fn own_sources(publish: &Publish, service: &ServiceMark, family: Family) -> Vec<
     disjoint(of_family).into_iter().map(|member| concat([json!(service.mark), prefix(member)])).collect()
 }
 
-/// Meters of services with limits per source.
+/// Peers that an `[[allow]]` lets open flows out of the tunnel.
+pub(super) fn peers_that_open(policy: &Policy) -> impl Iterator<Item = &Name> {
+    let is_listed =
+        |name: &&Name| policy.allow.iter().any(|allow| allow.from.contains(&Party::Peer((*name).clone())));
+    policy.peers.iter().map(|peer| &peer.name).filter(is_listed)
+}
+
+/// The chain with the limits of a peer.
+pub(super) fn peer_chain(peer: &Name) -> String {
+    format!("peer_{peer}")
+}
+
+/// The set that counts the flows of a peer.
+pub(super) fn peer_flows(peer: &Name) -> String {
+    format!("peer_flows_{peer}")
+}
+
+/// The map from addresses in the tunnel to the chains of their peers.
+pub(super) fn peers_map(family: Family) -> String {
+    format!("peers{}", family.digit())
+}
+
+/// From addresses in the tunnel to the limits of the peer that owns them.
+pub(super) fn peers(policy: &Policy) -> Vec<Set> {
+    let map = |family: Family| {
+        let of_peer = |name: &Name| {
+            let jump = json!({"jump": {"target": peer_chain(name)}});
+            let owned = elements(owned(policy, name, family), family).into_iter();
+            owned.map(|addresses| json!([addresses, jump])).collect::<Vec<_>>()
+        };
+        let kind = json!({"type": family.address_type(), "map": "verdict", "flags": ["interval"]});
+        fixed(peers_map(family), kind, peers_that_open(policy).flat_map(of_peer).collect())
+    };
+    Family::BOTH.map(map).into()
+}
+
+/// Meters of services with limits per source, and of peers.
 pub(super) fn meters(policy: &Policy) -> Vec<Set> {
-    let mut sets = Vec::new();
+    let meter = |peer| Set {
+        name: peer_flows(peer),
+        declaration: json!({"type": "iface_index", "size": DYNAMIC_SIZE}),
+        content: Content::Packets,
+    };
+    let mut sets: Vec<Set> = peers_that_open(policy).map(meter).collect();
     for publish in &policy.publish {
         for family in Family::BOTH {
             let address = family.address_type();

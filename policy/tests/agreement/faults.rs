@@ -45,6 +45,16 @@ pub(crate) const FAULTS: &[Fault] = &[
     ("the WAN guard of the LAN is missing", |it| {
         it.keep_rules("forward_from_wan", |rule| !rule.contains("drop_forward_wan_guard"));
     }),
+    ("services take flows in the middle", |it| it.keep_rules("admitted", |rule| !rule.contains("not_syn"))),
+    ("private flows of the LAN may begin in the middle", |it| {
+        it.keep_rules("opened", |rule| !rule.contains("not_syn"));
+    }),
+    ("flows of peers may begin in the middle", |it| {
+        it.keep_rules("opened_by_peer", |rule| !rule.contains("not_syn"));
+    }),
+    ("a flow may not begin with a SYN alone", |it| {
+        it.rewrite("opened_by_peer", r#""op":"!=""#, r#""op":"==""#);
+    }),
     ("unlisted flows out of the tunnel reach the edge", |it| {
         it.verdict("input_from_tunnel", r#""drop""#, r#""accept""#);
     }),

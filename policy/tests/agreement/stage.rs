@@ -117,7 +117,9 @@ impl Stage {
     pub(crate) fn numbered(&mut self, mut packet: Packet) -> Packet {
         self.identity = if self.identity == u16::MAX { 40_000 } else { self.identity + 1 };
         match &mut packet.transport {
-            Transport::Tcp { source, .. } | Transport::Udp { source, .. } => *source = self.identity,
+            Transport::Tcp { source, .. }
+            | Transport::Stray { source, .. }
+            | Transport::Udp { source, .. } => *source = self.identity,
             Transport::Echo => {}
         }
         packet
@@ -201,6 +203,7 @@ fn send_from_edge(packet: &Packet, identity: u16) {
             socket.set_nonblocking(true).unwrap();
             let _ = socket.connect(&SocketAddr::from((packet.destination, destination)).into());
         }
+        Transport::Stray { .. } => panic!("sockets send no such thing"),
         Transport::Echo => {
             let protocol = if ipv6 { Protocol::ICMPV6 } else { Protocol::ICMPV4 };
             let socket = Socket::new(domain, Type::RAW, Some(protocol)).unwrap();

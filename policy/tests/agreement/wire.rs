@@ -48,11 +48,8 @@ pub(crate) fn frame(packet: &Packet, identity: u16, mac: [u8; 6]) -> Vec<u8> {
 fn transport(transport: Transport, identity: u16, ipv6: bool) -> (u8, Vec<u8>) {
     let ports = |source: u16, destination: u16| [source.to_be_bytes(), destination.to_be_bytes()].concat();
     match transport {
-        Transport::Tcp { source, destination } => {
-            let mut header = ports(source, destination);
-            header.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
-            (6, header)
-        }
+        Transport::Tcp { source, destination } => (6, segment(ports(source, destination), SYN)),
+        Transport::Stray { source, destination } => (6, segment(ports(source, destination), ACK)),
         Transport::Udp { source, destination } => {
             let mut header = ports(source, destination);
             header.extend([0, 12, 0, 0, 1, 2, 3, 4]);
@@ -60,6 +57,15 @@ fn transport(transport: Transport, identity: u16, ipv6: bool) -> (u8, Vec<u8>) {
         }
         Transport::Echo => (if ipv6 { 58 } else { 1 }, echo(identity, ipv6)),
     }
+}
+
+/// Flags of TCP.
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
+fn segment(mut ports: Vec<u8>, flags: u8) -> Vec<u8> {
+    ports.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    ports
 }
 
 /// An echo request with its checksum, which for IPv6 is left out.

@@ -309,10 +309,11 @@ impl NodeCommand {
     pub fn spawn(mut self, name: &str) -> Result<Process> {
         let log = self.node.directory().join(format!("{name}.log"));
         let file = fs::OpenOptions::new().create(true).append(true).open(&log)?;
+        let begins = usize::try_from(file.metadata()?.len())?;
         self.command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let described = format!("{} on {}", name, self.node.name());
         let child = self.start()?;
-        Ok(Process::new(described, child, log))
+        Ok(Process::new(described, child, log, begins))
     }
 
     fn start(mut self) -> Result<Child> {

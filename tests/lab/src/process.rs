@@ -16,6 +16,8 @@ pub struct Process {
     described: String,
     child: Child,
     log: PathBuf,
+    /// How long the file was when the process was started.
+    begins: usize,
 }
 
 /// The signals scenarios send.
@@ -36,8 +38,8 @@ pub enum Signal {
 }
 
 impl Process {
-    pub(crate) fn new(described: String, child: Child, log: PathBuf) -> Self {
-        Self { described, child, log }
+    pub(crate) fn new(described: String, child: Child, log: PathBuf, begins: usize) -> Self {
+        Self { described, child, log, begins }
     }
 
     /// The process number as seen from outside the lab, good for `/proc/PID`.
@@ -45,9 +47,10 @@ impl Process {
         self.child.id()
     }
 
-    /// Everything it has written to standard output and error.
+    /// Everything it has written to standard output and error; what one of the same name wrote before it is left out.
     pub fn log(&self) -> Result<String> {
-        fs::read_to_string(&self.log).with_context(|| self.log.display().to_string())
+        let all = fs::read(&self.log).with_context(|| self.log.display().to_string())?;
+        Ok(String::from_utf8_lossy(all.get(self.begins..).unwrap_or_default()).into_owned())
     }
 
     /// Where its output is kept.

@@ -13,6 +13,8 @@
 //! Root of a user namespace is enough for all but those that become another user, which is real root's: the scenarios
 //! of `privilege` skip themselves, loudly, and `.ci/run` fails when anything was skipped.
 
+pub mod forge;
+mod hostile;
 mod keys;
 mod nfs;
 mod nft;
@@ -28,6 +30,7 @@ mod transfer;
 mod web;
 mod wireguard;
 
+pub use hostile::{Attacker, Closed, Silence, Visitor, initiations, memory, page};
 pub use keys::{KeyPair, preshared_key, write_secret};
 pub use nfs::{NfsServer, read as read_nfs};
 pub use nft::{OtherNft, own_table};
@@ -35,7 +38,7 @@ pub use offload::{Carried, Offload};
 pub use old_kernel::BrokenReads;
 pub use oracle::Oracle;
 pub use plain::{Pair, Plain, own_address};
-pub use probe::{Probe, datagram, growth, packet_counters};
+pub use probe::{Probe, growth, packet_counters};
 pub use router::Router;
 pub use seen::{ask_tcp, ask_udp, serve_seen_tcp, serve_seen_udp};
 pub use site::{Config, Site};

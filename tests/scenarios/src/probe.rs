@@ -7,6 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use lab::{Node, PacketSocket, until};
 use serde_json::Value;
+use tunnel::packet::tcp_flags;
+
+use crate::forge::{datagram, segment, syn};
 
 /// How many packets are on their way at most before the receiver is asked whether it has counted them.
 const BURST: usize = 1_000;
@@ -45,17 +48,22 @@ impl Probe {
     /// Sends one SYN to each port of `target`. `counted` says how many packets the receiver has seen by its own
     /// counters; the next burst waits until it has seen the one before, so that none is lost in a queue.
     pub fn syns(&self, target: &str, ports: &[u16], counted: impl Fn() -> Result<u64>) -> Result<()> {
-        self.bursts(ports, counted, |port| syn(self.source, target, 40_000, port))
+        self.bursts(ports, counted, |port| syn(self.source, target.parse()?, (40_000, port)))
     }
 
     /// As [`Probe::syns`], with datagrams.
     pub fn datagrams(&self, target: &str, ports: &[u16], counted: impl Fn() -> Result<u64>) -> Result<()> {
-        self.bursts(ports, counted, |port| datagram(self.source, target, 40_000, port, b"word"))
+        self.bursts(ports, counted, |port| datagram(self.source, target.parse()?, (40_000, port), b"word"))
     }
 
     /// Sends one SYN from a port of one's choice.
     pub fn syn(&self, from: u16, target: &str, port: u16) -> Result<()> {
-        self.socket.send(&syn(self.source, target, from, port)?)
+        self.socket.send(&syn(self.source, target.parse()?, (from, port))?)
+    }
+
+    /// Sends one segment of a flow that is under way from a port of one's choice.
+    pub fn ack(&self, from: u16, target: &str, port: u16) -> Result<()> {
+        self.socket.send(&segment(self.source, target.parse()?, (from, port), tcp_flags::ACK)?)
     }
 
     fn bursts(
@@ -139,55 +147,4 @@ fn pair(element: &Value) -> Result<(String, u64)> {
     let from = parts.first().and_then(Value::as_str).context("an element without an address")?;
     let what = parts.get(1).context("an element of one part")?;
     Ok((from.to_owned(), what.as_u64().unwrap_or(0)))
-}
-
-/// A SYN as it is on a wire.
-fn syn(source: Ipv4Addr, target: &str, from: u16, to: u16) -> Result<Vec<u8>> {
-    let mut segment = [from.to_be_bytes(), to.to_be_bytes()].concat();
-    segment.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
-    packet(source, target.parse()?, 6, segment, 16)
-}
-
-/// A datagram as it is on a wire, with checksums.
-pub fn datagram(source: Ipv4Addr, target: &str, from: u16, to: u16, payload: &[u8]) -> Result<Vec<u8>> {
-    let length = u16::try_from(8 + payload.len())?;
-    let mut segment = [from.to_be_bytes(), to.to_be_bytes(), length.to_be_bytes(), [0, 0]].concat();
-    segment.extend(payload);
-    packet(source, target.parse()?, 17, segment, 6)
-}
-
-fn packet(
-    source: Ipv4Addr,
-    target: Ipv4Addr,
-    protocol: u8,
-    mut segment: Vec<u8>,
-    checksum_at: usize,
-) -> Result<Vec<u8>> {
-    let length = u16::try_from(segment.len())?;
-    let mut covered = [source.octets(), target.octets()].concat();
-    covered.extend([0, protocol]);
-    covered.extend(length.to_be_bytes());
-    covered.extend(&segment);
-    let sum = checksum(&covered).to_be_bytes();
-    segment.iter_mut().skip(checksum_at).zip(sum).for_each(|(byte, sum)| *byte = sum);
-    let mut header = vec![0x45, 0];
-    header.extend((length + 20).to_be_bytes());
-    header.extend([0, 1, 0x40, 0, 64, protocol, 0, 0]);
-    header.extend(source.octets());
-    header.extend(target.octets());
-    let sum = checksum(&header).to_be_bytes();
-    header.iter_mut().skip(10).zip(sum).for_each(|(byte, sum)| *byte = sum);
-    header.extend(segment);
-    Ok(header)
-}
-
-/// The Internet checksum (RFC 1071) of bytes whose own checksum field is zero.
-fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|pair| {
-        let high = u32::from(pair.first().copied().unwrap_or(0)) << 8;
-        high | u32::from(pair.get(1).copied().unwrap_or(0))
-    });
-    let sum: u32 = words.sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(0)
 }

@@ -5,14 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use lab::{Node, PacketSocket, Topology, full_counts, scenario};
-use scenarios::{KeyPair, Pair, Plain};
-use tunnel::io::clock;
-use tunnel::key::{PrivateKey, PublicKey};
-use tunnel::node::{Node as Stranger, NodeConfig, PeerConfig};
-use tunnel::transmit::SendQueue;
+use scenarios::forge::datagram;
+use scenarios::{Pair, Plain, initiations};
 
 #[test]
 fn under_load_an_honest_peer_connects_by_its_cookie_and_an_old_session_goes_on() -> Result<()> {
@@ -34,7 +29,7 @@ fn under_load_an_honest_peer_connects_by_its_cookie_and_an_old_session_goes_on()
         pair.two.node.ip("address add 10.7.0.2/32 dev wg0\nroute add 10.7.0.1/32 dev wg0")?;
 
         let socket = strangers.packet_socket("eth0", Some((&pair.two.node, "eth1")))?;
-        let initiations = initiations(&pair.two.keys.public)?;
+        let initiations = initiations(&pair.two.keys.public, 32)?;
         let ending = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let flood = scope.spawn(|| flood(&socket, &initiations, &ending));
@@ -66,42 +61,6 @@ fn during_flood(pair: &Pair, late: &Plain) -> Result<()> {
     Ok(())
 }
 
-/// Initiations of strangers: their first MAC is right, their key is no peer's.
-fn initiations(public: &str) -> Result<Vec<Vec<u8>>> {
-    let public_key = PublicKey::from_bytes(bytes(public)?)?;
-    let initiation = |number: u32| {
-        let private_key = PrivateKey::from_bytes(bytes(&KeyPair::of(&format!("stranger {number}")).private)?);
-        let config = NodeConfig {
-            private_key: Some(private_key),
-            addresses: Vec::new(),
-            mtu: 1420,
-            listen_port: 4000,
-            liveness: None,
-            wall_watermark: Duration::ZERO,
-        };
-        let peer = PeerConfig {
-            public_key,
-            preshared_key: None,
-            endpoint: Some(([198, 51, 100, 2], 5002).into()),
-            keepalive: None,
-            allowed_ips: Vec::new(),
-            probe: None,
-            initiate: true,
-        };
-        let (now, mut out) = (clock::now(), SendQueue::with_capacity(4096));
-        let node = Stranger::new(config, now);
-        node.update_peers(&[peer], &[], now)?;
-        node.handle_timeout(now, &mut out);
-        let message = out.transmits().next().map(|transmit| transmit.contents.to_vec());
-        message.context("a node that does not begin")
-    };
-    (0..32).map(initiation).collect()
-}
-
-fn bytes(key: &str) -> Result<[u8; 32]> {
-    STANDARD.decode(key)?.try_into().ok().context("not 32 bytes")
-}
-
 /// About a thousand initiations a second, each from another address; how many there were.
 fn flood(socket: &PacketSocket, initiations: &[Vec<u8>], ending: &AtomicBool) -> Result<u64> {
     let mut sent = 0_u32;
@@ -109,32 +68,13 @@ fn flood(socket: &PacketSocket, initiations: &[Vec<u8>], ending: &AtomicBool) ->
         for initiation in initiations {
             // 10.64.0.0/10 holds more addresses than there are packets.
             let source = Ipv4Addr::from_bits(0x0a40_0000 + sent % (1 << 22));
-            socket.send(&datagram(source, Ipv4Addr::new(198, 51, 100, 2), initiation)?)?;
+            let target = Ipv4Addr::new(198, 51, 100, 2);
+            socket.send(&datagram(source, target, (4000, 5002), initiation)?)?;
             sent += 1;
         }
         std::thread::sleep(Duration::from_millis(30));
     }
     Ok(sent.into())
-}
-
-/// A UDP datagram to port 5002 over IPv4, whose checksum is left out.
-fn datagram(source: Ipv4Addr, target: Ipv4Addr, payload: &[u8]) -> Result<Vec<u8>> {
-    let length = u16::try_from(28 + payload.len())?;
-    let mut packet = vec![0x45, 0];
-    packet.extend(length.to_be_bytes());
-    packet.extend([0, 0, 0, 0, 64, 17, 0, 0]);
-    packet.extend(source.octets());
-    packet.extend(target.octets());
-    let words = packet.as_chunks::<2>().0.iter().map(|pair| u32::from(u16::from_be_bytes(*pair)));
-    let sum: u32 = words.sum();
-    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap_or(0);
-    packet.splice(10..12, sum.to_be_bytes());
-    packet.extend(4000_u16.to_be_bytes());
-    packet.extend(5002_u16.to_be_bytes());
-    packet.extend((length - 20).to_be_bytes());
-    packet.extend([0, 0]);
-    packet.extend(payload);
-    Ok(packet)
 }
 
 /// What leaves towards strangers: cookie replies (type 3, 64 bytes) and anything else.

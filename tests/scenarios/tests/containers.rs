@@ -202,8 +202,8 @@ impl Sites {
         ] {
             edge.sysctl(&format!("net/ipv4/{switch}"), value)?;
         }
-        for switch in ["nf_conntrack_acct", "nf_conntrack_timestamp"] {
-            edge.sysctl(&format!("net/netfilter/{switch}"), "1")?;
+        for (switch, value) in [("acct", "1"), ("timestamp", "1"), ("tcp_timeout_established", "7440")] {
+            edge.sysctl(&format!("net/netfilter/nf_conntrack_{switch}"), value)?;
         }
         let wroclaw = Engine::start_in(&Network::Existing(origin.network_path()));
         wroclaw.load_images();

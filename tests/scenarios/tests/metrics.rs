@@ -72,6 +72,33 @@ fn the_counters_equal_what_was_transferred_to_within_protocol_overhead() -> Resu
 }
 
 #[test]
+fn a_page_that_is_asked_for_under_a_foreign_name_is_refused_and_under_a_listed_one_served() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = Site::new(lab)?;
+        let listen = r#"listen = ["127.0.0.1:9586", "10.77.88.1:9586"]"#;
+        site.gateway_config.replace(listen, &format!("{listen}\nhosts = [\"edge.lan\"]"))?;
+        let listen = r#"listen = ["127.0.0.1:9587"]"#;
+        site.forwarder_config.replace(listen, &format!("{listen}\nhosts = [\"edge.lan\"]"))?;
+        site.start()?;
+        for (node, port) in [(&site.edge, 9586), (&site.origin, 9587)] {
+            for (host, expected) in
+                [("evil.example.com", "421"), ("edge.lan", "200"), ("localhost", "200"), ("", "421")]
+            {
+                for path in ["metrics", "readyz"] {
+                    let url = format!("http://127.0.0.1:{port}/{path}");
+                    let status = node.command("curl").args(["-sS", "-o", "/dev/null", "-w", "%{http_code}"]);
+                    let status = status.args(["-H", &format!("Host: {host}"), &url]).run()?;
+                    // Without a name only those pages are served that say how the machine is.
+                    let expected = if host.is_empty() && path == "readyz" { "200" } else { expected };
+                    ensure!(status == expected, "{url} as {host:?}: {status} and not {expected}");
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn no_client_address_is_ever_a_label_and_nobody_outside_is_answered() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;

@@ -363,7 +363,12 @@ fn numbered(number: u32, damaged: bool) -> Result<Vec<u8>> {
     let mut payload = b"go".to_vec();
     payload.extend(number.to_be_bytes());
     payload.resize(1_000, 7);
-    let mut packet = scenarios::datagram("10.77.88.2".parse()?, "192.168.1.50", 40_000, 7_000, &payload)?;
+    let mut packet = scenarios::forge::datagram(
+        "10.77.88.2".parse()?,
+        "192.168.1.50".parse()?,
+        (40_000, 7_000),
+        &payload,
+    )?;
     if damaged {
         packet.get_mut(28..30).context("a short packet")?.copy_from_slice(b"ba");
     }

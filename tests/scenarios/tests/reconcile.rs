@@ -236,7 +236,7 @@ fn foreign(edge: &Node) -> Result<String> {
 fn metric(edge: &Node, name: &str) -> Result<f64> {
     let mut stream = edge.tcp_connect("127.0.0.1:9586", Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n")?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut page = String::new();
     stream.read_to_string(&mut page)?;
     let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

@@ -334,11 +334,8 @@ fn left(element: &Value) -> Result<Left> {
 /// The packet as it is on a wire, with checksums.
 fn encode(packet: &Packet) -> Vec<u8> {
     let (protocol, mut segment, checksum_at) = match packet.transport {
-        Transport::Tcp { source, destination } => {
-            let mut segment = ports(source, destination);
-            segment.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
-            (6, segment, 16)
-        }
+        Transport::Tcp { source, destination } => (6, tcp(source, destination, SYN), 16),
+        Transport::Stray { source, destination } => (6, tcp(source, destination, ACK), 16),
         Transport::Udp { source, destination } => {
             let mut segment = ports(source, destination);
             segment.extend([0, 12, 0, 0, b'w', b'o', b'r', b'd']);
@@ -381,6 +378,16 @@ fn header(packet: &Packet, protocol: u8, length: u16) -> Vec<u8> {
         header.extend(octets(packet.destination));
     }
     header
+}
+
+/// Flags of TCP.
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
+fn tcp(source: u16, destination: u16, flags: u8) -> Vec<u8> {
+    let mut segment = ports(source, destination);
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    segment
 }
 
 fn ports(source: u16, destination: u16) -> Vec<u8> {

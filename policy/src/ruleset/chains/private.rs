@@ -3,18 +3,29 @@
 use serde_json::{Value, json};
 
 use super::{
-    Chains, Family, ServiceMark, daddr, echo_request, equal, in_links, is_family, saddr, set_ct_mark, set_of,
+    Chain, Chains, Family, ServiceMark, daddr, echo_request, ended, equal, goto, in_links, is_family, meta,
+    named, regular, rule, saddr, set_ct_mark, set_of,
 };
+use crate::Name;
 use crate::gateway::{Allow, Party, Service};
-use crate::ruleset::json::{dport, is_one_of, leave, ports, to_local, unequal};
+use crate::ruleset::json::{
+    by_address, dport, is_one_of, is_stray, leave, ports, seen_before, to_local, unequal,
+};
 use crate::ruleset::owned::{elements, owned, range};
 use crate::ruleset::services::ServiceKind;
+use crate::ruleset::sets::{peer_chain, peer_flows, peers_map, peers_that_open};
+
+/// Most flows that one peer may have open out of the tunnel: a quarter of what conntrack holds on a machine with 1 GB.
+const FLOWS_OF_PEER: u32 = 2_048;
+/// Most that it may open in a second, twice as many at once. Conntrack's count forgets flows that ended at a rate of at
+/// least 800 a second; what is opened faster would stay in it for long.
+const NEW_FLOWS_OF_PEER: u32 = 500;
 
 impl Chains<'_> {
     /// New flows out of the tunnel, seen before anyone's DNAT: the edge's own ports are those that its containers
     /// publish as well.
     pub(super) fn private_in(&self) -> Vec<Value> {
-        self.rules(|allow, family| {
+        self.rules(&goto("opened_by_peer"), |allow, family| {
             let sources = self.addresses(&allow.from, family, |party| matches!(party, Party::Peer(_)));
             let from = (!sources.is_empty()).then(|| vec![equal(&saddr(family), any_of(sources))]);
             let edge = allow.to.contains(&Party::Edge).then(to_local);
@@ -26,7 +37,7 @@ impl Chains<'_> {
 
     /// New flows of the LAN into the tunnel.
     pub(super) fn private_lan(&self) -> Vec<Value> {
-        self.rules(|allow, family| {
+        self.rules(&goto("opened"), |allow, family| {
             let lan = self.addresses(&allow.from, family, |party| matches!(party, Party::Lan(_)));
             let from = (!lan.is_empty()).then(|| vec![equal(&saddr(family), any_of(lan))]);
             (from.into_iter().collect(), self.beyond(allow, family))
@@ -35,7 +46,7 @@ impl Chains<'_> {
 
     /// New flows of containers into the tunnel, which count as the edge's own.
     pub(super) fn private_containers(&self) -> Vec<Value> {
-        self.rules(|allow, family| {
+        self.rules(&goto("opened"), |allow, family| {
             let not_lan = unequal(&saddr(family), format!("@lan{}", family.digit()));
             let from = allow.from.contains(&Party::Edge);
             let from = from.then(|| vec![in_links("iif", "own_containers"), not_lan]);
@@ -45,7 +56,7 @@ impl Chains<'_> {
 
     /// New flows of the edge itself into the tunnel.
     pub(super) fn private_self(&self) -> Vec<Value> {
-        self.rules(|allow, family| {
+        self.rules(&leave(), |allow, family| {
             let from = allow.from.contains(&Party::Edge).then(Vec::new);
             (from.into_iter().collect(), self.beyond(allow, family))
         })
@@ -58,8 +69,13 @@ impl Chains<'_> {
         (!targets.is_empty()).then(|| equal(&daddr(family), any_of(targets))).into_iter().collect()
     }
 
-    /// For each entry and family a rule for every source with every target; the first that matches decides.
-    fn rules(&self, ends: impl Fn(&Allow, Family) -> (Vec<Vec<Value>>, Vec<Value>)) -> Vec<Value> {
+    /// For each entry and family a rule for every source with every target; the first that matches decides, and goes on
+    /// with `then`.
+    fn rules(
+        &self,
+        then: &Value,
+        ends: impl Fn(&Allow, Family) -> (Vec<Vec<Value>>, Vec<Value>),
+    ) -> Vec<Value> {
         let marks = self.marks.iter().filter(|mark| mark.kind == ServiceKind::Allow);
         let mut rules = Vec::new();
         for (allow, mark) in self.policy.allow.iter().zip(marks) {
@@ -67,7 +83,9 @@ impl Chains<'_> {
                 let (from, to) = ends(allow, family);
                 for source in &from {
                     for target in &to {
-                        rules.push(Self::rule(source, target, &allow.service, family, mark));
+                        let mut rule = Self::rule(source, target, &allow.service, family, mark);
+                        rule.push(then.clone());
+                        rules.push(Value::Array(rule));
                     }
                 }
             }
@@ -81,7 +99,7 @@ impl Chains<'_> {
         service: &Service,
         family: Family,
         mark: &ServiceMark,
-    ) -> Value {
+    ) -> Vec<Value> {
         let mut statements = vec![is_family(family)];
         statements.extend_from_slice(source);
         statements.push(target.clone());
@@ -93,8 +111,42 @@ impl Chains<'_> {
             }
         }
         statements.push(set_ct_mark(mark.mark));
-        statements.push(leave());
-        Value::Array(statements)
+        statements
+    }
+
+    /// A listed flow begins, as TCP with a SYN: what comes in the middle of one belongs to no flow that is known.
+    pub(super) fn opened(&self) -> Vec<Value> {
+        vec![ended([is_stray()], self.dropped("prerouting", "not_syn"))]
+    }
+
+    /// The same out of the tunnel, where each peer has its limits.
+    pub(super) fn opened_by_peer(&self) -> Vec<Value> {
+        let mut rules = self.opened();
+        rules.extend(Family::BOTH.map(|family| rule([by_address(&saddr(family), &peers_map(family))])));
+        rules
+    }
+
+    /// For each peer that may open flows a chain with its limits, which count a flow once.
+    ///
+    /// The set has one element, the tunnel's device. The statement alone would count as well, and begin anew with every
+    /// change of the rules.
+    pub(super) fn peer_chains(&self) -> Vec<Chain> {
+        let chain = |name: &Name| {
+            let rate = json!({"limit": {
+                "rate": NEW_FLOWS_OF_PEER, "burst": 2 * NEW_FLOWS_OF_PEER, "per": "second", "inv": true,
+            }});
+            let flows = json!({"set": {
+                "op": "add", "elem": meta("iif"), "set": named(&peer_flows(name)),
+                "stmt": [{"ct count": {"val": FLOWS_OF_PEER, "inv": true}}],
+            }});
+            let rules = vec![
+                rule([seen_before(), leave()]),
+                ended([rate], self.dropped("prerouting", "too_many_new")),
+                ended([flows], self.dropped("prerouting", "too_many_flows")),
+            ];
+            regular(peer_chain(name), rules)
+        };
+        peers_that_open(self.policy).map(chain).collect()
     }
 
     /// The addresses of those parties that `wanted` picks, without doubles.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::Protocol;
 use crate::gateway::Publish;
-use crate::ruleset::json::{concat, ct_mark, daddr, leave, seen_before, to_own_address};
+use crate::ruleset::json::{concat, ct_mark, daddr, is_stray, leave, seen_before, to_own_address};
 use crate::ruleset::sets::{by_protocol, has_limits, lists_in_use, set_name, users};
 
 impl Chains<'_> {
@@ -41,9 +41,13 @@ impl Chains<'_> {
         rules
     }
 
-    /// Whether the source may use the service that it asked for.
-    pub(super) fn admitted() -> Vec<Value> {
-        vec![rule([equal(&ct_mark(), "@restricted"), jump("sources")]), rule([by_mark("limits")])]
+    /// Whether this begins a flow, and the source may use the service that it asked for.
+    pub(super) fn admitted(&self) -> Vec<Value> {
+        vec![
+            ended([self.is_publish(), is_stray()], self.dropped("prerouting", "not_syn")),
+            rule([equal(&ct_mark(), "@restricted"), jump("sources")]),
+            rule([by_mark("limits")]),
+        ]
     }
 
     /// The target of a service: its one port, a port moved by an offset, or the port that the packet has.

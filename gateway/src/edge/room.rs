@@ -1,0 +1,135 @@
+//! Whether the kernel's table of flows has room, and who holds most of it.
+
+use policy::ruleset::ServiceMark;
+
+use super::Edge;
+use super::observe::blocking;
+use crate::kernel::FlowQuery;
+
+/// Shares of the table in percent: from the first on it is a problem, and below the second it is none any more.
+const CROWDED: u64 = 80;
+/// See [`CROWDED`].
+const ROOMY: u64 = 70;
+/// Most services whose flows are counted: each costs a walk through the table.
+const MOST_SERVICES: usize = 32;
+
+/// Whether the table is crowded; one that was stays so until there is room again.
+const fn is_crowded(was: bool, held: u64, most: u64) -> bool {
+    let least = if was { ROOMY } else { CROWDED };
+    most > 0 && held.saturating_mul(100) >= most.saturating_mul(least)
+}
+
+/// Who holds how many flows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Holder {
+    /// `None` for flows that are no service's.
+    service: Option<ServiceMark>,
+    flows: u64,
+}
+
+/// Who holds most, of what each service holds and what is left for all others.
+fn greatest(services: Vec<(ServiceMark, u64)>, held: u64) -> Holder {
+    let of_services: u64 = services.iter().map(|(_, flows)| flows).sum();
+    let others = Holder { service: None, flows: held.saturating_sub(of_services) };
+    let first = services.into_iter().max_by_key(|(_, flows)| *flows);
+    let first = first.map(|(service, flows)| Holder { service: Some(service), flows });
+    first.filter(|first| first.flows >= others.flows).unwrap_or(others)
+}
+
+fn described(held: u64, most: u64, holder: &Holder) -> String {
+    let whose = match &holder.service {
+        Some(ServiceMark { name, mark, .. }) => format!(
+            "of {name}: see `gatewayctl flows --service {name}`, end them with `conntrack -D --mark {mark}`"
+        ),
+        None => "of no service: see `conntrack -L`".to_owned(),
+    };
+    let flows = holder.flows;
+    format!(
+        "conntrack holds {held} of at most {most} flows, and new ones fail when it is full; most ({flows}) are {whose}, \
+         or raise net.netfilter.nf_conntrack_max"
+    )
+}
+
+impl Edge {
+    /// Judges anew whether the table is crowded; says it once when it becomes so.
+    pub(super) fn judge_room(&self) {
+        let Some((held, most)) = self.kernel_counters.borrow().flows else { return };
+        let was = self.is_crowded.replace(is_crowded(self.is_crowded.get(), held, most));
+        match (was, self.is_crowded.get()) {
+            (false, true) => tracing::warn!(held, most, "conntrack is nearly full; see gatewayctl status"),
+            (true, false) => tracing::info!(held, most, "conntrack has room again"),
+            _ => {}
+        }
+    }
+
+    /// The problem with the table, if there is one.
+    pub(super) async fn room(&self) -> Option<String> {
+        let flows = self.kernel_counters.borrow().flows.filter(|_| self.is_crowded.get());
+        let (held, most) = flows?;
+        let services: Vec<ServiceMark> = {
+            let current = self.current.borrow();
+            current.blueprint.plan.ruleset.services.iter().take(MOST_SERVICES).cloned().collect()
+        };
+        let helper = self.helper.clone();
+        let counted = blocking(move || {
+            let count = |service: ServiceMark| {
+                let query = FlowQuery {
+                    mark: service.mark,
+                    mask: u32::MAX,
+                    marks: Vec::new(),
+                    address: None,
+                    limit: 1,
+                };
+                let (_, flows) = helper.flows(query)?;
+                Ok((service, u64::try_from(flows).unwrap_or(u64::MAX)))
+            };
+            services.into_iter().map(count).collect()
+        });
+        let holder = match counted.await {
+            Ok(counted) => greatest(counted, held),
+            Err(failure) => {
+                tracing::debug!(%failure, "flows could not be counted");
+                Holder { service: None, flows: held }
+            }
+        };
+        Some(described(held, most, &holder))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::Name;
+    use policy::ruleset::ServiceKind;
+
+    use super::*;
+
+    #[test]
+    fn four_fifths_are_crowded_and_stay_so_down_to_seven_tenths() {
+        assert!(!is_crowded(false, 799, 1_000) && is_crowded(false, 800, 1_000));
+        assert!(is_crowded(true, 799, 1_000) && is_crowded(true, 700, 1_000));
+        assert!(!is_crowded(true, 699, 1_000) && !is_crowded(false, 700, 1_000));
+        assert!(!is_crowded(false, 0, 0) && !is_crowded(true, 0, 0));
+        assert!(is_crowded(false, u64::MAX, 262_144));
+    }
+
+    #[test]
+    fn who_holds_most_is_named_with_the_fix() {
+        let https = service("https", 0x4357_0001);
+        let counted = || vec![(https.clone(), 150), (service("nfs", 0x4357_8001), 20)];
+
+        let service = described(210, 262, &greatest(counted(), 210));
+        let others = described(400, 500, &greatest(counted(), 400));
+
+        assert!(
+            service.contains("most (150) are of https: see `gatewayctl flows --service https`"),
+            "{service}"
+        );
+        assert!(service.contains("`conntrack -D --mark 1129775105`"), "{service}");
+        assert!(others.contains("most (230) are of no service"), "{others}");
+        assert_eq!(greatest(Vec::new(), 7), Holder { service: None, flows: 7 });
+    }
+
+    fn service(name: &str, mark: u32) -> ServiceMark {
+        ServiceMark { name: Name::new(name).unwrap(), kind: ServiceKind::Publish, mark }
+    }
+}
