@@ -30,8 +30,9 @@ impl Edge {
         for fault in self.path_faults.borrow_mut().handle_look(Instant::now(), faults) {
             tracing::warn!("{fault}");
         }
-        // As often as that, also where nobody asks for numbers: conntrack's room is judged with them.
-        if let Err(failure) = self.read_counters().await {
+        // As often as that, also where nobody asks for numbers: conntrack's room is judged with them. An nft that hangs is
+        // not waited for again.
+        if is_sound && let Err(failure) = self.read_counters().await {
             tracing::debug!(%failure, "the kernel's counters cannot be read");
         }
     }

@@ -28,6 +28,9 @@ const OF_TRIFLES: Limit = Some(Duration::from_secs(2));
 const CHECK: [&str; 4] = ["-j", "-c", "-f", "-"];
 /// What a person does about an `nft` that does not work.
 const REINSTALL: &str = "install it again: apt install --reinstall nftables";
+/// Said of a listing without its end.
+const INCOMPLETE: &str = "nft did not print the whole listing; old ones cannot list a table that has an owner (nft list \
+                          tables, flags owner): install a newer nftables";
 /// Most bytes kept of what `nft` prints.
 const MAX_OUTPUT: u64 = 32 << 20;
 
@@ -96,12 +99,15 @@ pub(super) fn list(what: Listing, limit: Limit) -> Result<String, Failure> {
         Listing::Bans6 => &["-j", "list", "set", FAMILY, TABLE, "bans6"],
     };
     match run(arguments, "", limit) {
+        Ok(json) if json.trim_end().ends_with("]}") => Ok(json),
+        // As nft 1.0.6 ends when it comes to the flag of an owner.
+        Ok(_) => Err(owned().unwrap_or_else(|| Failure::new(FailureKind::Kernel, INCOMPLETE))),
         Err(failure) if failure.message.contains("No such file or directory") => Ok(String::new()),
         // No ruleset was refused.
-        other => other.map_err(|failure| match failure.kind {
-            FailureKind::Ruleset => Failure::new(FailureKind::Kernel, failure.message),
-            _ => failure,
-        }),
+        Err(failure) if failure.kind == FailureKind::Ruleset => {
+            Err(Failure::new(FailureKind::Kernel, failure.message))
+        }
+        Err(failure) => Err(failure),
     }
 }
 
