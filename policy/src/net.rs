@@ -328,6 +328,7 @@ impl AllowList {
         }
     }
 }
+
 /// Whether a prefix is one that anybody's own network may have, and that the internet has none of.
 pub(crate) fn is_private(prefix: IpNetwork) -> bool {
     match prefix {

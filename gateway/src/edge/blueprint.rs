@@ -123,6 +123,7 @@ impl Blueprint {
         state: &State,
     ) -> Result<(Vec<Unwritable>, Option<u64>), Undone> {
         let transaction = self.transaction_from((old, expected), helper).map_err(Undone::not_begun)?;
+        let switches = self.read_switches(helper).map_err(Undone::not_begun)?;
         let change = || {
             self.remember(state)?;
             let routing = || Routing::new(&self.plan.routing);
@@ -134,8 +135,10 @@ impl Blueprint {
             let fingerprint = if is_left_alone { expected } else { self.verified(helper)? };
             Ok((lines, self.write_switches(helper, state)?.unwritable, fingerprint))
         };
-        let changed =
-            change().map_err(|failure| Undone { failure, left: old.put_back(expected, helper, state) });
+        let changed = change().map_err(|failure| {
+            let left = old.put_back(expected, helper, state);
+            Undone { failure, left: left.and(self.changed_switches(&switches, helper)) }
+        });
         let (lines, unwritable, fingerprint) = changed?;
         for line in lines {
             tracing::info!("{line}");
@@ -233,12 +236,32 @@ impl Blueprint {
         Ok(repair)
     }
 
+    fn read_switches(&self, helper: &Helper) -> Result<Vec<Option<String>>, Failure> {
+        helper.read_sysctls(self.plan.routing.sysctls.iter().map(|switch| switch.path.clone()).collect())
+    }
+
+    /// The switches of the plan that have another value than `before`, a line each.
+    fn changed_switches(&self, before: &[Option<String>], helper: &Helper) -> Vec<String> {
+        let now = match self.read_switches(helper) {
+            Ok(now) => now,
+            Err(failure) => return vec![format!("the switches are not known: {failure}")],
+        };
+        let pairs = self.plan.routing.sysctls.iter().zip(before.iter().zip(&now));
+        let changed = pairs.filter(|(_, (before, now))| before != now);
+        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "absent".to_owned());
+        changed
+            .map(|(switch, (before, now))| {
+                format!("{} is {}, was {}", switch.path, value(now), value(before))
+            })
+            .collect()
+    }
+
     /// Sets the switches that are wrong, and notes which for the command that takes it back.
     ///
     /// The rules must be in place: they load the modules that some switches belong to, and nothing is forwarded before.
     fn write_switches(&self, helper: &Helper, state: &State) -> Result<Switches, Failure> {
         let wanted = &self.plan.routing.sysctls;
-        let found = helper.read_sysctls(wanted.iter().map(|switch| switch.path.clone()).collect())?;
+        let found = self.read_switches(helper)?;
         let wrong = |(switch, found): (&Sysctl, Option<String>)| {
             let found = found.filter(|found| switch.is_wrong(found))?;
             Some((switch.clone(), found))

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
+use tunnel::io::tun::is_gone;
 
 use super::Edge;
 use super::blueprint::{Repair, Rules};
@@ -128,7 +129,7 @@ impl Edge {
             return Err(format!("the kernel helper is lost: {fault}"));
         }
         match failed {
-            Some(failure) if failure.kind == FailureKind::Gone => return Err(self.give_up_device().await),
+            Some(failure) if failure.kind == FailureKind::Gone => return Err(self.give_up_device()),
             Some(failure) => self.note_failure(failure.message, begun.elapsed()),
             None if self.failing.borrow_mut().handle_success() => {
                 tracing::info!("rules, routes and switches are checked and put back again");
@@ -178,11 +179,12 @@ impl Edge {
 
     /// The device that the data plane works on is no longer the tunnel's: it goes when the daemon ends, and the next start
     /// makes another. Returns why.
-    async fn give_up_device(&self) -> String {
-        // A device that was deleted is found by the data plane as well, which says so more exactly.
-        sleep(SETTLE).await;
-        if let Err(error) = self.device.tun().set_persistent(false) {
-            tracing::debug!(%error, "the device stays under its new name");
+    fn give_up_device(&self) -> String {
+        match self.device.tun().set_persistent(false) {
+            Ok(()) => {}
+            // The data plane finds that as well, at the same time.
+            Err(error) if is_gone(&error) => return "the TUN device was deleted".to_owned(),
+            Err(error) => tracing::debug!(%error, "the device stays under its new name"),
         }
         let name = &self.current.borrow().policy.interface.name;
         format!("the device {name} was renamed, moved or replaced by somebody")

@@ -43,12 +43,13 @@ impl Undone {
 
 impl Left {
     /// Adds what the caller found.
-    pub(super) fn and(self, more: Option<String>) -> Self {
+    pub(super) fn and(self, more: impl IntoIterator<Item = String>) -> Self {
         match self {
-            Self::Unknown(failure) => Self::Unknown(failure),
-            Self::NotBegun | Self::Compared(_) if more.is_none() => self,
-            Self::NotBegun => Self::Compared(more.into_iter().collect()),
-            Self::Compared(lines) => Self::Compared(lines.into_iter().chain(more).collect()),
+            Self::Compared(mut lines) => {
+                lines.extend(more);
+                Self::Compared(lines)
+            }
+            other => other,
         }
     }
 
