@@ -65,10 +65,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         .iter()
         .filter_map(|table| allow(table, &mut service_names, &parties))
         .collect();
-    let metrics_table = root.table("metrics", "[metrics]");
-    let metrics = fields::listeners(metrics_table.as_ref());
-    let hosts = fields::host_names(metrics_table.as_ref());
-    metrics_table.iter().for_each(Table::close);
+    let (metrics, hosts) = fields::metrics(root);
     let control = control(root);
     let state_directory = fields::state_directory(root);
     let log = fields::log(root);
@@ -79,9 +76,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     root.close();
 
     let (interface, (wan, wan_interfaces, accept_at)) = (interface?, wan?);
-    for named in wan_interfaces.iter().chain(&lan_interfaces) {
-        sides::own_interface(reader, named, &interface.value.name);
-    }
+    sides::own_interfaces(reader, [&wan_interfaces, &lan_interfaces], &interface.value.name);
     let mut policy = Policy {
         interface: interface.value,
         wan,
