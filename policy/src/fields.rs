@@ -173,21 +173,20 @@ pub(crate) fn duration(table: &Table<'_>, key: &'static str, default: Duration) 
     table.optional(key).and_then(parse).unwrap_or(default)
 }
 
-pub(crate) fn listeners(table: Option<&Table<'_>>) -> Vec<At<SocketAddr>> {
-    let Some(value) = table.and_then(|table| table.optional("listen")) else { return Vec::new() };
-    let items = value.one_or_many().into_iter();
-    items.filter_map(|item| Some(At::new(socket_address(item)?, item.at()))).collect()
+/// `[metrics]`: addresses to serve on, and names of this machine for the `Host` of requests.
+pub(crate) fn metrics(root: &Table<'_>) -> (Vec<At<SocketAddr>>, Vec<Host>) {
+    let Some(table) = root.table("metrics", "[metrics]") else { return Default::default() };
+    let many = |key| table.optional(key).map(Value::one_or_many).unwrap_or_default().into_iter();
+    let listen = many("listen").filter_map(|item| Some(At::new(socket_address(item)?, item.at()))).collect();
+    let hosts = many("hosts").filter_map(host_name).collect();
+    table.close();
+    (listen, hosts)
 }
 
-/// Names of this machine, for the `Host` of requests.
-pub(crate) fn host_names(table: Option<&Table<'_>>) -> Vec<Host> {
-    let Some(value) = table.and_then(|table| table.optional("hosts")) else { return Vec::new() };
-    let name = |item: Value<'_>| {
-        item.parse("a name, such as \"host.docker.internal\"; addresses need no entry", |written| {
-            text::host(written).filter(|host| matches!(host, Host::Name(_)))
-        })
-    };
-    value.one_or_many().into_iter().filter_map(name).collect()
+fn host_name(value: Value<'_>) -> Option<Host> {
+    value.parse("a name, such as \"host.docker.internal\"; addresses need no entry", |written| {
+        text::host(written).filter(|host| matches!(host, Host::Name(_)))
+    })
 }
 
 /// An address to listen on.

@@ -90,8 +90,6 @@ pub struct Edge {
     /// Which calls of the data threads keep failing.
     calls: RefCell<CallLog>,
     kernel_counters: RefCell<KernelCounters>,
-    /// Whether conntrack was nearly full when it was last looked at.
-    is_crowded: Cell<bool>,
     /// The endpoints as they stand in the state folder.
     endpoints: RefCell<Endpoints>,
     /// Whether they were written since the last tick.
@@ -118,6 +116,8 @@ struct KernelCounters {
     named: Counters,
     /// Flows that conntrack follows, and the most it will.
     flows: Option<(u64, u64)>,
+    /// Whether it was nearly full then.
+    is_crowded: bool,
 }
 
 /// The configuration in force.

@@ -19,6 +19,18 @@ const fn is_crowded(was: bool, held: u64, most: u64) -> bool {
     most > 0 && held.saturating_mul(100) >= most.saturating_mul(least)
 }
 
+/// Judges anew whether the table is crowded, and says it once when that changes; one that cannot be read is as it was.
+pub(super) fn judge_room(was: bool, flows: Option<(u64, u64)>) -> bool {
+    let Some((held, most)) = flows else { return was };
+    let is_crowded = is_crowded(was, held, most);
+    match (was, is_crowded) {
+        (false, true) => tracing::warn!(held, most, "conntrack is nearly full; see gatewayctl status"),
+        (true, false) => tracing::info!(held, most, "conntrack has room again"),
+        _ => {}
+    }
+    is_crowded
+}
+
 /// Who holds how many flows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Holder {
@@ -51,21 +63,12 @@ fn described(held: u64, most: u64, holder: &Holder) -> String {
 }
 
 impl Edge {
-    /// Judges anew whether the table is crowded; says it once when it becomes so.
-    pub(super) fn judge_room(&self) {
-        let Some((held, most)) = self.kernel_counters.borrow().flows else { return };
-        let was = self.is_crowded.replace(is_crowded(self.is_crowded.get(), held, most));
-        match (was, self.is_crowded.get()) {
-            (false, true) => tracing::warn!(held, most, "conntrack is nearly full; see gatewayctl status"),
-            (true, false) => tracing::info!(held, most, "conntrack has room again"),
-            _ => {}
-        }
-    }
-
     /// The problem with the table, if there is one.
     pub(super) async fn room(&self) -> Option<String> {
-        let flows = self.kernel_counters.borrow().flows.filter(|_| self.is_crowded.get());
-        let (held, most) = flows?;
+        let (held, most) = {
+            let counters = self.kernel_counters.borrow();
+            counters.flows.filter(|_| counters.is_crowded)?
+        };
         let services: Vec<ServiceMark> = {
             let current = self.current.borrow();
             current.blueprint.plan.ruleset.services.iter().take(MOST_SERVICES).cloned().collect()

@@ -101,14 +101,8 @@ impl Edge {
         node.search_path_mtu(path_mtu::range(&config.policy), Self::now());
         device.wake();
         let outer = Arc::new(hands.outer);
-        let wg = Arc::new(WgDevice { device: Arc::clone(&device), outer: Arc::clone(&outer) });
-        let name = config.policy.interface.name.as_str();
-        let wg_socket = Server::start(name, wg).map_err(|error| {
-            let message = format!(
-                "/var/run/wireguard/{name}.sock: {error}; is another WireGuard of that name running?"
-            );
-            Failure::new(FailureKind::Conflict, message)
-        })?;
+        let wg = WgDevice { device: Arc::clone(&device), outer: Arc::clone(&outer) };
+        let wg_socket = serve_wg(config.policy.interface.name.as_str(), wg)?;
         let edge = Self {
             helper,
             state,
@@ -139,7 +133,6 @@ impl Edge {
             reading: Arc::new(Semaphore::new(1)),
             calls: RefCell::default(),
             kernel_counters: RefCell::default(),
-            is_crowded: Cell::new(false),
             endpoints: RefCell::new(endpoints),
             endpoints_noted: Cell::new(false),
             generation: Cell::new(1),
@@ -156,6 +149,14 @@ impl Edge {
         edge.say_what_the_kernel_has();
         Ok((edge, events))
     }
+}
+
+fn serve_wg(name: &str, wg: WgDevice) -> Result<Server, Failure> {
+    Server::start(name, Arc::new(wg)).map_err(|error| {
+        let message =
+            format!("/var/run/wireguard/{name}.sock: {error}; is another WireGuard of that name running?");
+        Failure::new(FailureKind::Conflict, message)
+    })
 }
 
 /// Has the control thread end the daemon in good order, or ends it when that thread cannot: it may wait for the stuck one.

@@ -67,10 +67,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         .iter()
         .map(|table| reach(table, &mut reach_names, &peer_names, &tunnel))
         .collect();
-    let metrics_table = root.table("metrics", "[metrics]");
-    let metrics = fields::listeners(metrics_table.as_ref());
-    let hosts = fields::host_names(metrics_table.as_ref());
-    metrics_table.iter().for_each(Table::close);
+    let (metrics, hosts) = fields::metrics(root);
     let control = control(root);
     let limits = limits(root);
     let state_directory = fields::state_directory(root);

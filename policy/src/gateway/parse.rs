@@ -66,7 +66,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         .iter()
         .filter_map(|table| allow(table, &mut service_names, &parties))
         .collect();
-    let metrics = metrics(root);
+    let (metrics, hosts) = fields::metrics(root);
     let control = control(root);
     let state_directory = fields::state_directory(root);
     let log = fields::log(root);
@@ -77,9 +77,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     root.close();
 
     let (interface, (wan, wan_interfaces, accept_at)) = (interface?, wan?);
-    for named in wan_interfaces.iter().chain(&lan_interfaces) {
-        sides::own_interface(reader, named, &interface.value.name);
-    }
+    sides::own_interfaces(reader, [&wan_interfaces, &lan_interfaces], &interface.value.name);
     let mut policy = Policy {
         interface: interface.value,
         wan,
@@ -89,7 +87,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         publish: Vec::new(),
         allow: Vec::new(),
         lists: lists.into_iter().collect::<Option<_>>()?,
-        metrics,
+        metrics: Metrics { listen: metrics.into_iter().map(|listen| listen.value).collect(), hosts },
         control: control?,
         state_directory: state_directory?.unwrap_or_else(|| STATE_DIRECTORY.into()),
         log: log?,
@@ -108,14 +106,6 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         allow,
     );
     Some(policy)
-}
-
-fn metrics(root: &Table<'_>) -> Metrics {
-    let table = root.table("metrics", "[metrics]");
-    let listen = fields::listeners(table.as_ref()).into_iter().map(|listen| listen.value).collect();
-    let hosts = fields::host_names(table.as_ref());
-    table.iter().for_each(Table::close);
-    Metrics { listen, hosts }
 }
 
 fn peers(root: &Table<'_>, names: &mut Names, tunnel: &[IpNetwork]) -> Vec<PeerAt> {

@@ -33,8 +33,9 @@ fn interfaces(items: Vec<Value<'_>>) -> Option<Vec<At<InterfaceName>>> {
 }
 
 /// The tunnel and loopback are neither the WAN nor the LAN.
-pub(super) fn own_interface(reader: &Reader<'_>, named: &At<InterfaceName>, tunnel: &InterfaceName) {
-    if named.value == *tunnel || named.value.as_str() == "lo" {
+pub(super) fn own_interfaces(reader: &Reader<'_>, named: [&[At<InterfaceName>]; 2], tunnel: &InterfaceName) {
+    let is_own = |named: &&At<InterfaceName>| named.value == *tunnel || named.value.as_str() == "lo";
+    for named in named.into_iter().flatten().filter(is_own) {
         reader.report_at(named.at.clone(), Problem::OwnInterface { name: named.value.to_string() });
     }
 }

@@ -107,6 +107,71 @@ fn what_the_edge_itself_sends_is_led_to_services_only_from_its_own_addresses() {
     assert!(base(OWN_DSTNAT).is_ok() && base("dstnat").is_err());
 }
 
+/// Statements of rules that no policy makes.
+const STATEMENTS: &[&str] = &[
+    r#"{"dup":{"addr":"192.0.2.1"}}"#,
+    r#"{"fwd":{"dev":"eth0"}}"#,
+    r#"{"queue":{"num":1}}"#,
+    r#"{"tproxy":{"family":"ip","addr":"127.0.0.1","port":1}}"#,
+    r#"{"log":{"prefix":"x"}}"#,
+    r#"{"snat":{"addr":"192.0.2.1"}}"#,
+    r#"{"redirect":{"port":22}}"#,
+    r#"{"notrack":null}"#,
+    r#"{"reject":null}"#,
+    r#"{"xt":{"type":"target","name":"X"}}"#,
+    r#"{"ct helper":"ftp"}"#,
+    r#"{"flow":{"op":"add","flowtable":"@f"}}"#,
+    r#"{"masquerade":{"port":1}}"#,
+    r#"{"dnat":{"family":"ip","addr":"198.51.100.1"}}"#,
+    r#"{"dnat":{"family":"ip","addr":{"map":{"key":{"ct":{"key":"mark"}},"data":"@port4"}}}}"#,
+    r#"{"dnat":{"family":"ip","addr":{"map":{"key":{"ct":{"key":"mark"}},"data":{"set":[[1,"198.51.100.1"]]}}}}}"#,
+    r#"{"dnat":{"addr":{"map":{"key":{"ct":{"key":"mark"}},"data":"@target4"}}}}"#,
+    r#"{"mangle":{"key":{"meta":{"key":"mark"}},"value":1}}"#,
+    r#"{"mangle":{"key":{"meta":{"key":"mark"}},"value":{"map":{"key":{"ct":{"key":"mark"}},"data":"@uplinks4"}}}}"#,
+    r#"{"mangle":{"key":{"meta":{"key":"mark"}},"value":{"map":{"key":{"ct":{"key":"ip daddr","dir":"original"}},"data":"@x"}}}}"#,
+    r#"{"mangle":{"key":{"meta":{"key":"priority"}},"value":{"map":{"key":{"ct":{"key":"mark"}},"data":"@uplinks4"}}}}"#,
+    r#"{"match":{"op":"==","left":{"ct":{"key":"ip daddr","dir":"reply"}},"right":"192.0.2.1"}}"#,
+    r#"{"match":{"op":"==","left":{"ct":{"key":"zone","dir":"original"}},"right":1}}"#,
+    r#"{"match":{"op":"==","left":{"payload":{"protocol":"ether","field":"daddr"}},"right":"02:00:00:00:00:01"}}"#,
+    r#"{"mangle":{"key":{"payload":{"protocol":"ip","field":"daddr"}},"value":"192.0.2.1"}}"#,
+    r#"{"mangle":{"key":{"ct":{"key":"zone"}},"value":1}}"#,
+    r#"{"match":{"op":"==","left":{"meta":{"key":"skuid"}},"right":0}}"#,
+    r#"{"match":{"op":"==","left":{"payload":{"base":"ll","offset":0,"len":8}},"right":0}}"#,
+    r#"{"match":{"op":"==","left":{"osf":{"key":"name"}},"right":"Linux"}}"#,
+    r#"{"accept":null,"drop":null}"#,
+    r#""accept""#,
+];
+
+/// Commands that no policy makes.
+const COMMANDS: &[&str] = &[
+    r#"{"metainfo":{"json_schema_version":1}}"#,
+    r#"{"flush":{"ruleset":null}}"#,
+    r#"{"list":{"ruleset":null}}"#,
+    r#"{"reset":{"counters":null}}"#,
+    r#"{"create":{"table":{"family":"inet","name":"causeway"}}}"#,
+    r#"{"table":{"family":"inet","name":"causeway"}}"#,
+    r#"{"add":{"table":{"family":"inet","name":"causeway","flags":["dormant"]}}}"#,
+    r#"{"delete":{"table":{"family":"inet","name":"docker"}}}"#,
+    r#"{"delete":{"table":{"family":"ip","name":"causeway"}}}"#,
+    r#"{"add":{"rule":{"family":"ip","table":"filter","chain":"FORWARD","expr":[]}}}"#,
+    r#"{"add":{"rule":{"family":"inet","table":"other","chain":"x","expr":[]}}}"#,
+    r#"{"add":{"rule":{"family":"inet","table":"causeway","chain":"x","expr":[],"handle":1}}}"#,
+    r#"{"add":{"chain":{"family":"inet","table":"causeway","name":"x","type":"nat","hook":"output","prio":-100,"policy":"accept"}}}"#,
+    r#"{"add":{"chain":{"family":"inet","table":"causeway","name":"x","type":"filter","hook":"input","prio":-300,"policy":"accept"}}}"#,
+    r#"{"add":{"chain":{"family":"inet","table":"causeway","name":"x","type":"filter","hook":"input","prio":0,"policy":"drop"}}}"#,
+    r#"{"add":{"chain":{"family":"inet","table":"causeway","name":"x","type":"filter","hook":"ingress","prio":0,"policy":"accept","dev":"eth0"}}}"#,
+    r#"{"add":{"flowtable":{"family":"inet","table":"causeway","name":"f","hook":"ingress","prio":0,"dev":"eth0"}}}"#,
+    r#"{"add":{"ct timeout":{"family":"inet","table":"causeway","name":"t","protocol":"tcp","policy":{"established":1}}}}"#,
+    r#"{"add":{"ct helper":{"family":"inet","table":"causeway","name":"h","type":"ftp","protocol":"tcp"}}}"#,
+    r#"{"add":{"map":{"family":"inet","table":"causeway","name":"elsewhere","type":"mark","map":"ipv4_addr"}}}"#,
+    r#"{"add":{"map":{"family":"inet","table":"causeway","name":"target4","type":"mark","map":"verdict"}}}"#,
+    r#"{"add":{"map":{"family":"inet","table":"causeway","name":"target4","type":"mark","map":"ipv4_addr","elem":[[1,"198.51.100.1"]]}}}"#,
+    r#"{"add":{"element":{"family":"inet","table":"causeway","name":"target4","elem":[[1,"198.51.100.1"]]}}}"#,
+    r#"{"add":{"element":{"family":"inet","table":"causeway","name":"target4","elem":[[1,{"prefix":{"addr":"192.168.88.0","len":24}}]]}}}"#,
+    r#"{"add":{"element":{"family":"inet","table":"causeway","name":"limits","elem":[[1,{"accept":null}]]}}}"#,
+    r#"{"add":{"counter":{"family":"inet","table":"causeway","name":"x;y"}}}"#,
+];
+
 #[test]
 fn what_the_gateway_never_says_is_refused() {
     let rule = |statement: &str| {
@@ -114,71 +179,11 @@ fn what_the_gateway_never_says_is_refused() {
             r#"{{"add":{{"rule":{{"family":"inet","table":"causeway","chain":"x","expr":[{statement}]}}}}}}"#
         )
     };
-    let statements = [
-        r#"{"dup":{"addr":"192.0.2.1"}}"#,
-        r#"{"fwd":{"dev":"eth0"}}"#,
-        r#"{"queue":{"num":1}}"#,
-        r#"{"tproxy":{"family":"ip","addr":"127.0.0.1","port":1}}"#,
-        r#"{"log":{"prefix":"x"}}"#,
-        r#"{"snat":{"addr":"192.0.2.1"}}"#,
-        r#"{"redirect":{"port":22}}"#,
-        r#"{"notrack":null}"#,
-        r#"{"reject":null}"#,
-        r#"{"xt":{"type":"target","name":"X"}}"#,
-        r#"{"ct helper":"ftp"}"#,
-        r#"{"flow":{"op":"add","flowtable":"@f"}}"#,
-        r#"{"masquerade":{"port":1}}"#,
-        r#"{"dnat":{"family":"ip","addr":"198.51.100.1"}}"#,
-        r#"{"dnat":{"family":"ip","addr":{"map":{"key":{"ct":{"key":"mark"}},"data":"@port4"}}}}"#,
-        r#"{"dnat":{"family":"ip","addr":{"map":{"key":{"ct":{"key":"mark"}},"data":{"set":[[1,"198.51.100.1"]]}}}}}"#,
-        r#"{"dnat":{"addr":{"map":{"key":{"ct":{"key":"mark"}},"data":"@target4"}}}}"#,
-        r#"{"mangle":{"key":{"meta":{"key":"mark"}},"value":1}}"#,
-        r#"{"mangle":{"key":{"meta":{"key":"mark"}},"value":{"map":{"key":{"ct":{"key":"mark"}},"data":"@uplinks4"}}}}"#,
-        r#"{"mangle":{"key":{"meta":{"key":"mark"}},"value":{"map":{"key":{"ct":{"key":"ip daddr","dir":"original"}},"data":"@x"}}}}"#,
-        r#"{"mangle":{"key":{"meta":{"key":"priority"}},"value":{"map":{"key":{"ct":{"key":"mark"}},"data":"@uplinks4"}}}}"#,
-        r#"{"match":{"op":"==","left":{"ct":{"key":"ip daddr","dir":"reply"}},"right":"192.0.2.1"}}"#,
-        r#"{"match":{"op":"==","left":{"ct":{"key":"zone","dir":"original"}},"right":1}}"#,
-        r#"{"match":{"op":"==","left":{"payload":{"protocol":"ether","field":"daddr"}},"right":"02:00:00:00:00:01"}}"#,
-        r#"{"mangle":{"key":{"payload":{"protocol":"ip","field":"daddr"}},"value":"192.0.2.1"}}"#,
-        r#"{"mangle":{"key":{"ct":{"key":"zone"}},"value":1}}"#,
-        r#"{"match":{"op":"==","left":{"meta":{"key":"skuid"}},"right":0}}"#,
-        r#"{"match":{"op":"==","left":{"payload":{"base":"ll","offset":0,"len":8}},"right":0}}"#,
-        r#"{"match":{"op":"==","left":{"osf":{"key":"name"}},"right":"Linux"}}"#,
-        r#"{"accept":null,"drop":null}"#,
-        r#""accept""#,
-    ];
-    let commands = [
-        r#"{"metainfo":{"json_schema_version":1}}"#,
-        r#"{"flush":{"ruleset":null}}"#,
-        r#"{"list":{"ruleset":null}}"#,
-        r#"{"reset":{"counters":null}}"#,
-        r#"{"create":{"table":{"family":"inet","name":"causeway"}}}"#,
-        r#"{"table":{"family":"inet","name":"causeway"}}"#,
-        r#"{"add":{"table":{"family":"inet","name":"causeway","flags":["dormant"]}}}"#,
-        r#"{"delete":{"table":{"family":"inet","name":"docker"}}}"#,
-        r#"{"delete":{"table":{"family":"ip","name":"causeway"}}}"#,
-        r#"{"add":{"rule":{"family":"ip","table":"filter","chain":"FORWARD","expr":[]}}}"#,
-        r#"{"add":{"rule":{"family":"inet","table":"other","chain":"x","expr":[]}}}"#,
-        r#"{"add":{"rule":{"family":"inet","table":"causeway","chain":"x","expr":[],"handle":1}}}"#,
-        r#"{"add":{"chain":{"family":"inet","table":"causeway","name":"x","type":"nat","hook":"output","prio":-100,"policy":"accept"}}}"#,
-        r#"{"add":{"chain":{"family":"inet","table":"causeway","name":"x","type":"filter","hook":"input","prio":-300,"policy":"accept"}}}"#,
-        r#"{"add":{"chain":{"family":"inet","table":"causeway","name":"x","type":"filter","hook":"input","prio":0,"policy":"drop"}}}"#,
-        r#"{"add":{"chain":{"family":"inet","table":"causeway","name":"x","type":"filter","hook":"ingress","prio":0,"policy":"accept","dev":"eth0"}}}"#,
-        r#"{"add":{"flowtable":{"family":"inet","table":"causeway","name":"f","hook":"ingress","prio":0,"dev":"eth0"}}}"#,
-        r#"{"add":{"ct helper":{"family":"inet","table":"causeway","name":"h","type":"ftp","protocol":"tcp"}}}"#,
-        r#"{"add":{"map":{"family":"inet","table":"causeway","name":"elsewhere","type":"mark","map":"ipv4_addr"}}}"#,
-        r#"{"add":{"map":{"family":"inet","table":"causeway","name":"target4","type":"mark","map":"verdict"}}}"#,
-        r#"{"add":{"map":{"family":"inet","table":"causeway","name":"target4","type":"mark","map":"ipv4_addr","elem":[[1,"198.51.100.1"]]}}}"#,
-        r#"{"add":{"element":{"family":"inet","table":"causeway","name":"target4","elem":[[1,"198.51.100.1"]]}}}"#,
-        r#"{"add":{"element":{"family":"inet","table":"causeway","name":"target4","elem":[[1,{"prefix":{"addr":"192.168.88.0","len":24}}]]}}}"#,
-        r#"{"add":{"element":{"family":"inet","table":"causeway","name":"limits","elem":[[1,{"accept":null}]]}}}"#,
-        r#"{"add":{"counter":{"family":"inet","table":"causeway","name":"x;y"}}}"#,
-    ];
     let targets = BTreeSet::from(["192.168.88.0/24".parse().unwrap()]);
     let good = r#"{"add":{"element":{"family":"inet","table":"causeway","name":"target4","elem":[[1,"192.168.88.2"]]}}}"#;
     assert!(admit(&format!(r#"{{"nftables":[{good}]}}"#), &targets, &BTreeSet::new()).is_ok());
-    let rules = statements.iter().map(|statement| rule(statement));
-    for command in rules.chain(commands.iter().map(|&command| command.to_owned())) {
+    let rules = STATEMENTS.iter().map(|statement| rule(statement));
+    for command in rules.chain(COMMANDS.iter().map(|&command| command.to_owned())) {
         let transaction = format!(r#"{{"nftables":[{command}]}}"#);
         assert!(serde_json::from_str::<Value>(&transaction).is_ok(), "{command} is meant to be JSON");
         assert!(admit(&transaction, &targets, &BTreeSet::new()).is_err(), "{command}");
