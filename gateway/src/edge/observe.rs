@@ -227,6 +227,32 @@ impl Edge {
         leaks.filter_map(|drop| counters.get(&drop.counter())).map(|counter| counter.1).sum()
     }
 
+    /// What looks at the kernel found and did.
+    fn repair_numbers(&self) -> [Number; 4] {
+        [
+            Number::counter(
+                "gateway_reconcile_repairs_total",
+                "Times that rules, routes or switches changed by somebody else were put back.",
+                self.fight.borrow().total,
+            ),
+            Number::gauge(
+                "gateway_reconcile_fought",
+                "Whether somebody keeps changing what the edge needs.",
+                f64::from(u8::from(self.fight.borrow().is_on)),
+            ),
+            Number::counter(
+                "gateway_reconcile_failures_total",
+                "Looks at rules, routes and switches, or repairs of them, that failed.",
+                self.failing.borrow().total,
+            ),
+            Number::gauge(
+                "gateway_reconcile_failing",
+                "Whether rules, routes and switches cannot be looked at or put back.",
+                f64::from(u8::from(self.failing.borrow().is_on())),
+            ),
+        ]
+    }
+
     fn numbers(&self) -> Vec<Number> {
         let ok = f64::from(u8::from(self.last_apply_ok.get()));
         #[expect(clippy::cast_precision_loss, reason = "a count of switches")]
@@ -258,31 +284,12 @@ impl Edge {
                 unwritable,
             ),
             Number::counter(
-                "gateway_reconcile_repairs_total",
-                "Times that rules, routes or switches changed by somebody else were put back.",
-                self.fight.borrow().total,
-            ),
-            Number::gauge(
-                "gateway_reconcile_fought",
-                "Whether somebody keeps changing what the edge needs.",
-                f64::from(u8::from(self.fight.borrow().is_on)),
-            ),
-            Number::counter(
-                "gateway_reconcile_failures_total",
-                "Looks at rules, routes and switches, or repairs of them, that failed.",
-                self.failing.borrow().total,
-            ),
-            Number::gauge(
-                "gateway_reconcile_failing",
-                "Whether rules, routes and switches cannot be looked at or put back.",
-                f64::from(u8::from(self.failing.borrow().is_on())),
-            ),
-            Number::counter(
                 "gateway_events_lost_total",
                 "Events of the data plane that nobody took in time.",
                 self.device.node().events_dropped(),
             ),
         ];
+        numbers.extend(self.repair_numbers());
         if let Some((flows, limit)) = self.kernel_counters.borrow().flows {
             #[expect(clippy::cast_precision_loss, reason = "conntrack holds far fewer than 2^53")]
             let (flows, limit) = (flows as f64, limit as f64);

@@ -23,7 +23,7 @@ use super::wg::WgDevice;
 use super::{Current, Edge, path_check, path_mtu, peers, self_test};
 use crate::config::Config;
 use crate::kernel::{Failure, FailureKind, Helper, Listing, Request, Scope};
-use crate::state::State;
+use crate::state::{Endpoints, State};
 use policy::Switch;
 use policy::gateway::Policy;
 use policy::ruleset::marks_in_force;
@@ -94,11 +94,7 @@ impl Edge {
         let device = Arc::new(device.map_err(failed)?);
         device.watch(move |fault| end_after(fault, &sender)).map_err(failed)?;
         let endpoints = state.endpoints();
-        let first = peers::at_start(&config.policy, &config.keys, &endpoints);
-        node.update_peers(&first, &[], Self::now()).map_err(|error| {
-            Failure::new(FailureKind::Refused, format!("the peers of the configuration: {error}"))
-        })?;
-        node.search_path_mtu(path_mtu::range(&config.policy), Self::now());
+        add_peers(&node, &config, &endpoints)?;
         device.wake();
         let outer = Arc::new(hands.outer);
         let wg = WgDevice { device: Arc::clone(&device), outer: Arc::clone(&outer) };
@@ -149,6 +145,16 @@ impl Edge {
         edge.say_what_the_kernel_has();
         Ok((edge, events))
     }
+}
+
+/// Gives the node the peers of the configuration.
+fn add_peers(node: &Node, config: &Config, endpoints: &Endpoints) -> Result<(), Failure> {
+    let first = peers::at_start(&config.policy, &config.keys, endpoints);
+    node.update_peers(&first, &[], Edge::now()).map_err(|error| {
+        Failure::new(FailureKind::Refused, format!("the peers of the configuration: {error}"))
+    })?;
+    node.search_path_mtu(path_mtu::range(&config.policy), Edge::now());
+    Ok(())
 }
 
 fn serve_wg(name: &str, wg: WgDevice) -> Result<Server, Failure> {
