@@ -30,11 +30,6 @@ impl Edge {
         for fault in self.path_faults.borrow_mut().handle_look(Instant::now(), faults) {
             tracing::warn!("{fault}");
         }
-        // As often as that, also where nobody asks for numbers: conntrack's room is judged with them. An nft that hangs is
-        // not waited for again.
-        if is_sound && let Err(failure) = self.read_counters().await {
-            tracing::debug!(%failure, "the kernel's counters cannot be read");
-        }
     }
 
     async fn path_faults_now(&self) -> Vec<String> {

@@ -140,6 +140,11 @@ impl Edge {
         // As often as the rules: after every change, and once a minute.
         if rules_too {
             self.check_paths(is_sound).await;
+            // Also where nobody asks for numbers: conntrack's room is judged with them. An nft that hangs is not waited for
+            // again.
+            if is_sound && let Err(failure) = self.read_counters().await {
+                tracing::debug!(%failure, "the kernel's counters cannot be read");
+            }
         }
         Ok(())
     }
