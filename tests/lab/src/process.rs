@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::enter;
 use crate::wait::until;
@@ -45,6 +45,17 @@ impl Process {
     /// The process number as seen from outside the lab, good for `/proc/PID`.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The process that it has started, where that is one.
+    pub fn only_child(&self) -> Result<u32> {
+        let mut children = Vec::new();
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+            let text = fs::read_to_string(task?.path().join("children"))?;
+            children.extend(text.split_whitespace().map(str::parse::<u32>).collect::<Result<Vec<_>, _>>()?);
+        }
+        ensure!(children.len() == 1, "{} has the children {children:?}", self.described);
+        children.first().copied().context("no child")
     }
 
     /// Everything it has written to standard output and error; what one of the same name wrote before it is left out.

@@ -20,7 +20,7 @@ fn the_gateways_processes_hold_exactly_the_committed_capabilities() -> Result<()
         let mut site = Site::new(lab)?;
         site.start()?;
         let daemon = site.gateway()?.pid();
-        let helper = only_child(daemon)?;
+        let helper = site.gateway()?.only_child()?;
         let list = fs::read_to_string(lab::workspace().join("gateway/capabilities.txt"))?;
         let mut compared = 0;
         for line in list.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
@@ -72,7 +72,9 @@ fn the_gateway_does_its_job_as_its_unit_runs_it() -> Result<()> {
         download(&lab.node("client")?, "192.0.2.2:5001", 1 << 20)?;
         let daemon = site.gateway()?.pid();
         let net_admin = mask(&["net_admin"])?;
-        for (pid, held, bounded) in [(daemon, 0, net_admin), (only_child(daemon)?, net_admin, net_admin)] {
+        for (pid, held, bounded) in
+            [(daemon, 0, net_admin), (site.gateway()?.only_child()?, net_admin, net_admin)]
+        {
             let set = |field| Ok::<_, anyhow::Error>(u64::from_str_radix(&status_field(pid, field)?, 16)?);
             ensure!(set("CapEff")? == held && set("CapPrm")? == held && set("CapBnd")? == bounded);
             ensure!(status_field(pid, "NoNewPrivs")? == "1");
@@ -155,16 +157,6 @@ fn without_the_capability_the_gateway_says_so_and_changes_nothing() -> Result<()
         ensure!(site.edge.run("ip -brief link")? == before);
         Ok(())
     })
-}
-
-fn only_child(pid: u32) -> Result<u32> {
-    let mut children = Vec::new();
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("children"))?;
-        children.extend(text.split_whitespace().map(str::parse::<u32>).collect::<Result<Vec<_>, _>>()?);
-    }
-    ensure!(children.len() == 1, "the gateway has children {children:?}");
-    children.first().copied().context("no child")
 }
 
 fn status_field(pid: u32, field: &str) -> Result<String> {

@@ -168,7 +168,7 @@ fn a_helper_that_stalls_ends_the_daemon_with_the_reason_and_a_restarted_one_work
         let mut site = Site::new(lab)?;
         site.start()?;
         lab.expect_warning("the kernel helper is lost: it did not answer within 40s");
-        let helper = only_child(site.gateway()?.pid())?;
+        let helper = site.gateway()?.only_child()?;
         signal(helper, "-STOP")?;
         let asked = site.gatewayctl(&["bans"])?.limit(Duration::from_secs(100)).output()?;
         ensure!(!asked.status.success(), "a stopped helper answered");
@@ -298,16 +298,6 @@ fn kernel_state(edge: &Node) -> Result<String> {
     let others = ["ip rule", "ip -6 rule", "ip -brief address show gw0"].map(|question| edge.run(question));
     let others: Result<Vec<_>> = others.into_iter().collect();
     Ok([rules, routes, others?.join("\n")].join("\n"))
-}
-
-fn only_child(pid: u32) -> Result<u32> {
-    let mut children = Vec::new();
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("children"))?;
-        children.extend(text.split_whitespace().map(str::parse::<u32>).collect::<Result<Vec<_>, _>>()?);
-    }
-    ensure!(children.len() == 1, "the gateway has children {children:?}");
-    children.first().copied().context("no child")
 }
 
 fn signal(pid: u32, which: &str) -> Result<()> {
