@@ -293,6 +293,9 @@ pub fn named(file: &Path) -> Result<(PathBuf, String), Stop> {
 /// # Errors
 /// [`Exit::Conflict`] with the files.
 pub fn refuse_strays(name: &Path, text: &str, own: &Path) -> Result<(), Stop> {
+    if name.parent() == own.parent() {
+        return Ok(());
+    }
     let (here, there) = (parse(&Source { name, text }), parse(&Source { name: own, text }));
     let (Ok(here), Ok(there)) = (here, there) else { return Ok(()) };
     let lines: Vec<_> = here.files().zip(there.files()).filter_map(stray).collect();

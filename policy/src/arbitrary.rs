@@ -276,6 +276,7 @@ pub fn system(index: impl Fn(&str) -> u32) -> System {
             .collect(),
         neighbours: vec![Neighbour { link: index("eth0"), address: hop, mac: NEXT_HOP }],
         rules: Vec::new(),
+        has_foreign_rules: false,
     }
 }
 

@@ -17,6 +17,8 @@ pub struct System {
     pub neighbours: Vec<Neighbour>,
     /// Priorities of routing rules of others, sorted; that of the local table is left out.
     pub rules: Vec<u32>,
+    /// Whether there is another routing rule than the edge's own and the kernel's.
+    pub has_foreign_rules: bool,
 }
 
 /// One interface.

@@ -3,8 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
+
 use crate::gateway::Policy;
-use crate::system::{Link, LinkKind, System};
+use crate::ruleset::{lan_prefixes, lies_within, tunnel_prefixes};
+use crate::system::{Link, LinkKind, LinkRoute, System};
+use crate::text;
 
 /// The most uplinks: as many marks and tables are claimed.
 pub const MAX_UPLINKS: u8 = 16;
@@ -49,13 +53,28 @@ pub fn uplinks(policy: &Policy, system: &System, before: &[Uplink]) -> Vec<Uplin
         let free = || (0..MAX_UPLINKS).find(|number| !taken.contains(number));
         let Some(number) = kept.get(&link.index).copied().or_else(free) else { continue };
         taken.insert(number);
-        let addresses = link.addresses.iter().map(ipnetwork::IpNetwork::ip);
+        let addresses = link.addresses.iter().map(IpNetwork::ip);
         let addresses =
             addresses.filter(|address| is_global(*address) && !shared.contains(address)).collect();
         found.push(Uplink { number, link: link.index, name: link.name.clone(), addresses });
     }
     found.sort_by_key(|uplink| uplink.number);
     found
+}
+
+/// Whether all that does not go to the tunnel, the LAN or `containers` leaves by the one uplink there is, with a mark or
+/// without.
+#[must_use]
+pub fn is_only_way(policy: &Policy, system: &System, uplinks: &[Uplink], containers: &[IpNetwork]) -> bool {
+    let [only] = uplinks else { return false };
+    let near = tunnel_prefixes(policy).chain(lan_prefixes(policy)).chain(containers.iter().copied());
+    let near: BTreeSet<IpNetwork> = near.map(text::network).collect();
+    let tunnel = system.named(policy.interface.name.as_str()).map(|link| link.index);
+    let leads_elsewhere = |route: &LinkRoute| {
+        let is_near = !is_global(route.destination.ip()) || lies_within(&near, route.destination);
+        route.link != only.link && Some(route.link) != tunnel && !is_near
+    };
+    !system.has_foreign_rules && !system.routes.iter().any(leads_elsewhere)
 }
 
 /// Why replies of some uplinks cannot be sent back by them.
@@ -92,7 +111,7 @@ fn candidates<'s>(policy: &'s Policy, system: &'s System) -> impl Iterator<Item 
 fn shared_addresses(links: &[&Link]) -> BTreeSet<IpAddr> {
     let (mut once, mut twice) = (BTreeSet::new(), BTreeSet::new());
     for link in links {
-        let own: BTreeSet<IpAddr> = link.addresses.iter().map(ipnetwork::IpNetwork::ip).collect();
+        let own: BTreeSet<IpAddr> = link.addresses.iter().map(IpNetwork::ip).collect();
         for address in own.into_iter().filter(|address| is_global(*address)) {
             if !once.insert(address) {
                 twice.insert(address);
@@ -142,6 +161,39 @@ mod tests {
     }
 
     #[test]
+    fn one_uplink_is_the_only_way_until_another_route_or_a_rule_could_lead_elsewhere() {
+        let policy = policy();
+        let is_only = |system: &System| {
+            let found = uplinks(&policy, system, &[]);
+            is_only_way(&policy, system, &found, &["172.17.0.0/16".parse().unwrap()])
+        };
+        let one = system(&[(2, "192.0.2.2/24")]);
+        let route = |destination: &str, link| LinkRoute {
+            destination: destination.parse().unwrap(),
+            link,
+            gateway: None,
+            table: 254,
+            metric: 0,
+            protocol: 2,
+        };
+        let with = |destination, link| {
+            let mut system = one.clone();
+            system.routes.push(route(destination, link));
+            system
+        };
+        assert!(is_only(&one));
+        assert!(is_only(&with("192.0.2.0/24", 2)));
+        assert!(is_only(&with("172.17.4.0/24", 9)), "a container network");
+        assert!(is_only(&with("10.77.88.2/32", 9)), "the tunnel's table is asked before");
+        assert!(is_only(&with("fe80::/64", 9)) && is_only(&with("169.254.0.0/16", 9)));
+        assert!(!is_only(&with("10.9.0.0/16", 9)), "another network");
+        assert!(!is_only(&with("172.0.0.0/8", 9)), "more than the containers");
+        assert!(!is_only(&System { has_foreign_rules: true, ..one.clone() }));
+        assert!(!is_only(&system(&[(2, "192.0.2.2/24"), (5, "198.18.0.2/24")])));
+        assert!(!is_only(&system(&[])));
+    }
+
+    #[test]
     fn there_are_no_more_numbers_than_marks() {
         let links: Vec<(u32, String)> =
             (2..40).map(|index| (index, format!("198.18.{index}.2/24"))).collect();
@@ -176,6 +228,7 @@ mod tests {
             routes: links.iter().map(route).collect(),
             neighbours: Vec::new(),
             rules: Vec::new(),
+            has_foreign_rules: false,
         }
     }
 

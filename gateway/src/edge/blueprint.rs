@@ -88,7 +88,7 @@ impl Blueprint {
     /// # Errors
     /// What `nft` said.
     pub fn check(&self, helper: &Helper) -> Result<(), Failure> {
-        helper.check_ruleset(self.transaction(helper, &helper.list(Listing::Outline)?)?)
+        self.offer(&outline(helper)?, |transaction| helper.check_ruleset(transaction))
     }
 
     /// Puts rules, device, routes and switches in place, closed first and open last.
@@ -98,9 +98,9 @@ impl Blueprint {
     /// # Errors
     /// What the kernel refused. A refused ruleset changed nothing at all; after a refused route the rules stay, closed.
     pub fn apply(&self, helper: &Helper, state: &State) -> Result<Vec<Unwritable>, Failure> {
-        let transaction = self.transaction(helper, &helper.list(Listing::Outline)?)?;
+        let present = outline(helper)?;
         self.remember(state)?;
-        helper.apply_ruleset(transaction)?;
+        self.install(&present, helper)?;
         let routing = Routing::new(&self.plan.routing);
         for line in helper.apply_routing(routing)?.into_iter().chain(self.follow_uplinks(helper)?) {
             tracing::info!("{line}");
@@ -110,9 +110,9 @@ impl Blueprint {
 
     /// Changes the kernel from `old`, which is in place, to this; looks whether it is there, and what could not be set.
     ///
-    /// Routes are added first and the table is changed last, in one transaction: whatever refuses before that leaves
-    /// everything as it was. What the table no longer needs is taken away only then. A table that is to stay as it
-    /// is, and whose fingerprint is the `expected` one, is left alone.
+    /// Routes are added first and the table is changed last, in one transaction that the kernel takes wholly or not at all:
+    /// whatever refuses until then, the routes are taken away again. What the table no longer needs is taken away only
+    /// then. A table that is to stay as it is, and whose fingerprint is the `expected` one, is left alone.
     ///
     /// # Errors
     /// What the kernel refused, or how the kernel differs from the plan, and what is left of the change.
@@ -122,17 +122,16 @@ impl Blueprint {
         helper: &Helper,
         state: &State,
     ) -> Result<(Vec<Unwritable>, Option<u64>), Undone> {
-        let transaction = self.transaction_from((old, expected), helper).map_err(Undone::not_begun)?;
+        let present = self.table_to_change((old, expected), helper).map_err(Undone::not_begun)?;
         let switches = self.read_switches(helper).map_err(Undone::not_begun)?;
         let change = || {
             self.remember(state)?;
             let routing = || Routing::new(&self.plan.routing);
             let mut lines = helper.add_routing(routing())?;
-            let is_left_alone = transaction.is_none();
-            transaction.map_or(Ok(()), |transaction| helper.apply_ruleset(transaction))?;
+            present.as_ref().map_or(Ok(()), |present| self.install(present, helper))?;
             lines.extend(helper.apply_routing(routing())?);
             lines.extend(self.follow_uplinks(helper)?);
-            let fingerprint = if is_left_alone { expected } else { self.verified(helper)? };
+            let fingerprint = if present.is_none() { expected } else { self.verified(helper)? };
             Ok((lines, self.write_switches(helper, state)?.unwritable, fingerprint))
         };
         let changed = change().map_err(|failure| {
@@ -146,17 +145,17 @@ impl Blueprint {
         Ok((unwritable, fingerprint))
     }
 
-    /// The transaction that a change from `old` needs; `None` where the table stays as it is.
-    fn transaction_from(
+    /// What the table holds that a change from `old` starts from; `None` where it stays as it is.
+    fn table_to_change(
         &self,
         (old, expected): (&Self, Option<u64>),
         helper: &Helper,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Option<Present>, Failure> {
         let same = self.plan.ruleset == old.plan.ruleset && expected.is_some();
         if same && Self::fingerprint(helper)? == expected {
             return Ok(None);
         }
-        self.transaction(helper, &helper.list(Listing::Outline)?).map(Some)
+        outline(helper).map(Some)
     }
 
     fn follow_uplinks(&self, helper: &Helper) -> Result<Vec<String>, Failure> {
@@ -220,7 +219,7 @@ impl Blueprint {
             let listing = helper.list(Listing::Table)?;
             let found = fingerprint(&listing);
             if found.is_none() || found != expected {
-                helper.apply_ruleset(self.transaction(helper, &listing)?)?;
+                self.install(&present(&listing)?, helper)?;
                 repair.lines.push("~ table inet causeway".to_owned());
                 repair.fingerprint = Self::fingerprint(helper)?;
             }
@@ -286,23 +285,21 @@ impl Blueprint {
         Ok(Switches { changed: changed.into_iter().map(|(switch, _)| switch).collect(), unwritable })
     }
 
-    /// The transaction from the table as it was listed to what it must be; where there is one, `nft -c` has taken it.
-    fn transaction(&self, helper: &Helper, listing: &str) -> Result<String, Failure> {
-        if listing.is_empty() {
-            return Ok(self.plan.ruleset.install(&Present::nothing()).to_string());
-        }
-        let present = Present::from_listing(listing).map_err(|error| {
-            Failure::new(FailureKind::Ruleset, format!("nft printed what is not understood: {error}"))
-        })?;
-        let install = self.plan.ruleset.install(&present).to_string();
-        match helper.check_ruleset(install.clone()) {
+    /// Makes the table what it must be, from what it holds.
+    fn install(&self, present: &Present, helper: &Helper) -> Result<(), Failure> {
+        self.offer(present, |transaction| helper.apply_ruleset(transaction))
+    }
+
+    /// Gives `take` the transaction from what the table holds to what it must be, and where that is refused the one that
+    /// makes the table anew.
+    fn offer(&self, present: &Present, take: impl Fn(String) -> Result<(), Failure>) -> Result<(), Failure> {
+        match take(self.plan.ruleset.install(present).to_string()) {
             // Another version's sets may have other types: then only a new table helps, in the same transaction.
-            Err(failure) if failure.kind == FailureKind::Ruleset => {
+            Err(failure) if failure.kind == FailureKind::Ruleset && *present != Present::nothing() => {
                 tracing::info!("the table of another version is replaced: {failure}");
-                Ok(self.plan.ruleset.replace().to_string())
+                take(self.plan.ruleset.replace().to_string())
             }
-            Err(failure) => Err(failure),
-            Ok(()) => Ok(install),
+            taken => taken,
         }
     }
 
@@ -312,6 +309,20 @@ impl Blueprint {
             .map_err(lost)?;
         state.keep_guards(&self.guards).map_err(lost)
     }
+}
+
+fn outline(helper: &Helper) -> Result<Present, Failure> {
+    present(&helper.list(Listing::Outline)?)
+}
+
+/// What a listing says that the table holds; an empty one, that there is no table.
+fn present(listing: &str) -> Result<Present, Failure> {
+    if listing.is_empty() {
+        return Ok(Present::nothing());
+    }
+    Present::from_listing(listing).map_err(|error| {
+        Failure::new(FailureKind::Ruleset, format!("nft printed what is not understood: {error}"))
+    })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]

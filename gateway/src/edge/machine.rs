@@ -8,7 +8,7 @@ use policy::plan::{Change, Conditions};
 use policy::ruleset::ServiceMark;
 use policy::system::System;
 use policy::trust::{KeptPin, Pins, Trust, closed_between, remarks, taken};
-use policy::uplinks::{Uplink, uplinks, way_back_remarks};
+use policy::uplinks::{Uplink, is_only_way, uplinks, way_back_remarks};
 
 use super::Edge;
 use super::blueprint::Blueprint;
@@ -72,11 +72,14 @@ impl Machine {
         mtu: Option<u16>,
         (marks, before): (&[ServiceMark], &[Uplink]),
     ) -> Conditions {
+        let trust = self.pins.trust(policy, &self.system);
+        let uplinks = uplinks(policy, &self.system, before);
         Conditions {
             mtu,
-            trust: self.pins.trust(policy, &self.system),
+            is_only_way: is_only_way(policy, &self.system, &uplinks, &trust.container_networks),
+            trust,
             marks: marks.to_vec(),
-            uplinks: uplinks(policy, &self.system, before),
+            uplinks,
             rule_priority: Some(self.system.rule_priority(policy.kernel.rule_priority)),
         }
     }
@@ -172,6 +175,7 @@ impl Edge {
         let before = &old.conditions;
         let same = conditions.trust == before.trust
             && conditions.uplinks == before.uplinks
+            && conditions.is_only_way == before.is_only_way
             && conditions.rule_priority == before.rule_priority;
         (!same).then(|| (old, Arc::new(Blueprint::new(&current.policy, conditions))))
     }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use policy::gateway::Policy;
+use policy::plan::Conditions;
 use policy::system::System;
-use policy::uplinks::Uplink;
 use tunnel::io::routes::RouteWatch;
 
 use super::Edge;
@@ -33,11 +34,11 @@ impl Edge {
     }
 
     async fn path_faults_now(&self) -> Vec<String> {
-        let (policy, uplinks) = {
+        let (policy, blueprint) = {
             let current = self.current.borrow();
-            (current.policy.clone(), current.blueprint.conditions.uplinks.clone())
+            (current.policy.clone(), Arc::clone(&current.blueprint))
         };
-        let asked = blocking(move || faults(&policy, &uplinks)).await;
+        let asked = blocking(move || faults(&policy, &blueprint.conditions)).await;
         asked.unwrap_or_else(|failure| {
             vec![format!(
                 "the ways of services cannot be asked for ({failure}); see `ip rule` and `ip route`"
@@ -47,13 +48,13 @@ impl Edge {
 }
 
 /// One line for each way that leads elsewhere.
-fn faults(policy: &Policy, uplinks: &[Uplink]) -> Result<Vec<String>, Failure> {
+fn faults(policy: &Policy, conditions: &Conditions) -> Result<Vec<String>, Failure> {
     let system = &Machine::read(policy)?;
     let failed =
         |error: std::io::Error| Failure::new(FailureKind::Kernel, format!("asking for routes: {error}"));
     let routes = RouteWatch::open().map_err(failed)?;
     let mut wrong = Vec::new();
-    for (what, (to, from, mark), expected) in ways(policy, uplinks, system) {
+    for (what, (to, from, mark), expected) in ways(policy, conditions, system) {
         let found = routes.interface_towards(to, from, mark).map_err(failed)?;
         if found != Some(expected) {
             wrong.push((what, to.is_ipv6(), found));
@@ -89,7 +90,7 @@ fn faults(policy: &Policy, uplinks: &[Uplink]) -> Result<Vec<String>, Failure> {
 type Question = (IpAddr, IpAddr, u32);
 
 /// Every way that services need, with the interface that it must lead to.
-fn ways(policy: &Policy, uplinks: &[Uplink], system: &System) -> Vec<(String, Question, u32)> {
+fn ways(policy: &Policy, conditions: &Conditions, system: &System) -> Vec<(String, Question, u32)> {
     let mut ways = Vec::new();
     let own =
         |ipv6: bool| policy.interface.address.iter().map(|own| own.ip()).find(|own| own.is_ipv6() == ipv6);
@@ -103,7 +104,7 @@ fn ways(policy: &Policy, uplinks: &[Uplink], system: &System) -> Vec<(String, Qu
         }
     }
     // One that went since is looked at when it is back.
-    for uplink in uplinks.iter().filter(|uplink| system.is_uplink(uplink.link)) {
+    for uplink in conditions.uplinks.iter().filter(|uplink| system.is_uplink(uplink.link)) {
         for client in CLIENTS {
             let carries = system
                 .default_routes(uplink.link)
@@ -111,7 +112,8 @@ fn ways(policy: &Policy, uplinks: &[Uplink], system: &System) -> Vec<(String, Qu
             let source = uplink.addresses.iter().find(|address| address.is_ipv6() == client.is_ipv6());
             if let Some(&source) = source.filter(|_| carries) {
                 let what = format!("replies of flows that came in by {} to {source}", uplink.name);
-                ways.push((what, (client, source, uplink.mark(policy)), uplink.link));
+                let mark = if conditions.is_only_way { 0 } else { uplink.mark(policy) };
+                ways.push((what, (client, source, mark), uplink.link));
             }
         }
     }

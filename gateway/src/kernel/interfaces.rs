@@ -8,13 +8,20 @@ use policy::system::{Link, LinkKind, LinkRoute, Neighbour, System};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia,
+};
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::{Error, Handle, IpVersion, RouteMessageBuilder};
 
 use super::netlink::failure;
 use super::protocol::{Failure, FailureKind};
 use super::routes::{is_absent_family, prefix};
+
+/// The kernel's main table, and its default one.
+const MAIN: u32 = 254;
+/// See [`MAIN`].
+const DEFAULT: u32 = 253;
 
 /// The machine's interfaces as they are now; routes with one of the protocol numbers `own` are left out.
 ///
@@ -64,14 +71,16 @@ pub(super) async fn read(handle: &Handle, own: &[u8]) -> Result<System, Failure>
     let neighbours = all(handle.neighbours().get().execute(), "neighbours").await?;
     let mut neighbours: Vec<Neighbour> = neighbours.iter().filter_map(neighbour).collect();
     neighbours.sort_unstable();
-    let mut rules: Vec<u32> = Vec::new();
+    let (mut rules, mut has_foreign_rules) = (Vec::new(), false);
     for version in [IpVersion::V4, IpVersion::V6] {
         let messages = all(handle.rule().get(version).execute(), "routing rules").await?;
-        rules.extend(messages.iter().filter_map(|rule| foreign(rule, own)).map(|(priority, _)| priority));
+        let others: Vec<_> = messages.iter().filter_map(|rule| foreign(rule, own)).collect();
+        has_foreign_rules |= others.iter().any(|rule| !rule.is_kernels);
+        rules.extend(others.iter().map(|rule| rule.priority));
     }
     rules.sort_unstable();
     rules.dedup();
-    Ok(System { links, routes, neighbours, rules })
+    Ok(System { links, routes, neighbours, rules, has_foreign_rules })
 }
 
 /// A routing rule of others.
@@ -93,18 +102,26 @@ pub fn rules_before(first: u32, own: &[u8]) -> Result<Vec<ForeignRule>, Failure>
         for version in [IpVersion::V4, IpVersion::V6] {
             let ipv6 = matches!(version, IpVersion::V6);
             let rules = all(handle.rule().get(version).execute(), "routing rules").await?;
-            let before = rules.iter().filter_map(|rule| foreign(rule, own)).filter(|rule| rule.0 <= first);
-            found.extend(before.map(|(priority, table)| ForeignRule {
+            let before =
+                rules.iter().filter_map(|rule| foreign(rule, own)).filter(|rule| rule.priority <= first);
+            found.extend(before.map(|rule| ForeignRule {
                 ipv6,
-                text: format!("rule {priority} lookup {table}"),
+                text: format!("rule {} lookup {}", rule.priority, rule.table),
             }));
         }
         Ok(found)
     })
 }
 
-/// Priority and table of a rule of others.
-fn foreign(rule: &RuleMessage, own: &[u8]) -> Option<(u32, u32)> {
+/// A rule that is not the edge's, nor the first one, for local addresses.
+struct Other {
+    priority: u32,
+    table: u32,
+    /// Whether the kernel made it, for its main or default table.
+    is_kernels: bool,
+}
+
+fn foreign(rule: &RuleMessage, own: &[u8]) -> Option<Other> {
     let (mut priority, mut table, mut protocol) = (0, u32::from(rule.header.table), 0);
     for attribute in &rule.attributes {
         match attribute {
@@ -114,7 +131,8 @@ fn foreign(rule: &RuleMessage, own: &[u8]) -> Option<(u32, u32)> {
             _ => {}
         }
     }
-    (priority > 0 && !own.contains(&protocol)).then_some((priority, table))
+    let is_kernels = protocol == u8::from(RouteProtocol::Kernel) && matches!(table, MAIN | DEFAULT);
+    (priority > 0 && !own.contains(&protocol)).then_some(Other { priority, table, is_kernels })
 }
 
 /// Every message; a kernel without the address family has none.

@@ -83,12 +83,13 @@ pub(super) fn compile(policy: &Policy, mtu: u16, conditions: &Conditions) -> Rou
         mark: uplink.mark(policy),
         priority: first,
     };
+    let marked: &[Uplink] = if conditions.is_only_way { &[] } else { uplinks };
     Routing {
         device,
         routes: routes(policy),
         rules: rules(policy, first),
         sysctls: sysctls(policy, uplinks),
-        uplinks: uplinks.iter().map(table).collect(),
+        uplinks: marked.iter().map(table).collect(),
     }
 }
 

@@ -19,7 +19,7 @@ use super::sets::by_protocol;
 use super::{Chain, DropCounter, Hook, OWN_DSTNAT, ServiceMark, way_back};
 use crate::Protocol;
 use crate::gateway::Policy;
-use crate::trust::Trust;
+use crate::plan::Conditions;
 
 pub(super) use minimal::{minimal, no_forwarding};
 
@@ -46,8 +46,10 @@ impl<'p> Chains<'p> {
     }
 
     /// Every chain, and every reason to drop that one of them has.
-    pub(super) fn build(self, trust: &Trust) -> (Vec<Chain>, Vec<DropCounter>) {
-        let next_hops = !trust.next_hops.is_empty();
+    pub(super) fn build(self, conditions: &Conditions) -> (Vec<Chain>, Vec<DropCounter>) {
+        let next_hops = !conditions.trust.next_hops.is_empty();
+        // Marks change nothing then, and cost every packet of the outer socket a second look for its route.
+        let mark_replies = || if conditions.is_only_way { Vec::new() } else { way_back::rules(self.policy) };
         let mut chains = vec![
             regular("carried", Self::carried()),
             regular("from_lan", Self::from_trusted("private_lan")),
@@ -73,8 +75,8 @@ impl<'p> Chains<'p> {
         chains.extend(self.service_chains());
         chains.extend(self.peer_chains());
         chains.extend([
-            base("classify", "filter", "prerouting", CLASSIFY, self.classify(next_hops)),
-            base("own", "route", "output", CLASSIFY, self.own()),
+            base("classify", "filter", "prerouting", CLASSIFY, self.classify(next_hops, mark_replies())),
+            base("own", "route", "output", CLASSIFY, self.own(mark_replies())),
             base(OWN_DSTNAT, "nat", "output", DSTNAT, self.dstnat_own()),
             base("dstnat", "nat", "prerouting", DSTNAT, self.dstnat()),
             base("clamp", "filter", "forward", CLASSIFY, self.clamp()),
@@ -117,9 +119,9 @@ impl<'p> Chains<'p> {
     }
 
     /// `prerouting`: gives every new flow its mark, and drops what lies about its source.
-    fn classify(&self, next_hops: bool) -> Vec<Value> {
+    fn classify(&self, next_hops: bool, mark_replies: Vec<Value>) -> Vec<Value> {
         let mut rules = vec![rule([iif("lo"), accept()])];
-        rules.extend(way_back::rules(self.policy));
+        rules.extend(mark_replies);
         rules.push(rule([state(&["new"]), self.is_ours(), set_ct_mark(0)]));
         rules.push(rule([iif(self.tun()), goto("from_tunnel")]));
         for family in Family::BOTH {
@@ -132,8 +134,8 @@ impl<'p> Chains<'p> {
 
     /// `output`, before any NAT: replies get their uplink's mark, and what the edge itself asks at a public address of its
     /// own the service's.
-    fn own(&self) -> Vec<Value> {
-        let mut rules = way_back::rules(self.policy);
+    fn own(&self, mark_replies: Vec<Value>) -> Vec<Value> {
+        let mut rules = mark_replies;
         for family in Family::BOTH {
             let public = in_set(daddr(family), "public", family);
             rules.push(rule([oif("lo"), state(&["new"]), has_ports(), public, goto("published")]));

@@ -210,6 +210,7 @@ fn machine() -> System {
         routes: vec![route("0.0.0.0/0", 2, Some("192.0.2.1"), STATIC)],
         neighbours: Vec::new(),
         rules: vec![32_766, 32_767],
+        has_foreign_rules: false,
     }
 }
 

@@ -193,8 +193,11 @@ fn a_change_that_fails_half_way_is_said_to_be_taken_back_only_when_it_is() -> Re
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let nft = OtherNft::prepare(&site.edge)?;
+        // With a rule of somebody's there are tables of the way back, too.
+        site.edge.run("ip rule add to 203.0.113.99 lookup main")?;
         site.start()?;
         let whole = kernel_state(&site.edge)?;
+        ensure!(whole.contains("default via 192.0.2.1"), "{whole}");
         let text = site.gateway_config.text.replace("\"5001\"", "\"5002\"");
         let text = text.replace("\"192.168.88.0/24\"]", "\"192.168.88.0/24\", \"192.168.99.0/24\"]");
         let draft = site.edge.directory().join("draft.toml");
@@ -286,7 +289,7 @@ fn metric(edge: &Node, name: &str) -> Result<f64> {
 /// Everything of ours in the kernel, without what packets count and what numbers the kernel gives.
 fn kernel_state(edge: &Node) -> Result<String> {
     let rules = edge.run("nft -s list table inet causeway")?;
-    let lists = ["ip route show table 4357", "ip route show table 4358"];
+    let lists = ["ip route show table all proto 157", "ip route show table all proto 158"];
     let mut routes = String::new();
     for list in lists {
         // A route that was added again is at another place.

@@ -119,9 +119,38 @@ fn a_program_of_the_edge_reaches_a_service_by_the_public_address() -> Result<()>
 }
 
 #[test]
+fn one_uplink_and_no_rule_of_others_need_no_marks_and_get_them_as_soon_as_one_comes() -> Result<()> {
+    scenario(Topology::standard().routed(), |lab| {
+        let mut site = Site::new(lab)?;
+        site.start_gateway()?;
+        let marks = || -> Result<bool> {
+            let rules = site.edge.run("nft list table inet causeway")?;
+            let tables = site.edge.run("ip route show table all proto 158")?;
+            ensure!(rules.contains("meta mark set") == tables.contains("default via 192.0.2.1"), "{tables}");
+            Ok(tables.contains("default via 192.0.2.1"))
+        };
+        ensure!(!marks()?);
+        for (comes, goes) in [
+            ("ip rule add to 203.0.113.99 lookup main", "ip rule del to 203.0.113.99 lookup main"),
+            ("ip route add 10.9.0.0/16 dev eth1", "ip route del 10.9.0.0/16"),
+        ] {
+            for (command, wanted) in [(comes, true), (goes, false)] {
+                site.edge.run(command)?;
+                until(Duration::from_secs(10), command, || {
+                    // Between the table and the routes there is a moment when one is there and the other is not.
+                    Ok(marks().is_ok_and(|marks| marks == wanted).then_some(()))
+                })?;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn down_takes_the_tables_of_the_way_back_with_it() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
+        site.edge.run("ip rule add to 203.0.113.99 lookup main")?;
         site.start_gateway()?;
         ensure!(site.edge.run("ip route show table 4358")?.contains("default via 192.0.2.1"));
         let gateway = site.gateway()?;
