@@ -9,6 +9,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use daemon::control::server::{Access, BindError, Socket};
+use daemon::exit::{Exit, ExitError};
 use policy::forwarder::Policy;
 
 /// The socket's name in its folder.
@@ -127,6 +129,30 @@ impl Surroundings {
         let run = if self.is_mac { "/var/run" } else { "/run" };
         Path::new(run).join(SYSTEM).join(SOCKET)
     }
+}
+
+/// Binds the socket in the first of these places where the system allows it.
+///
+/// # Errors
+/// [`Exit::Conflict`] for another daemon in a place, which ends the search; [`Exit::Permission`] or [`Exit::Failed`]
+/// with every place when none can be used.
+pub fn bind_first(places: &[Place]) -> Result<Socket, ExitError> {
+    let mut errors = Vec::new();
+    for place in places {
+        let system = |error| BindError::System { path: place.socket.clone(), error };
+        let made = place.make_folder().map_err(system);
+        match made.and_then(|()| Socket::bind(&place.socket, Access::Owner)) {
+            Ok(socket) => return Ok(socket),
+            Err(error @ BindError::System { .. }) => errors.push(error),
+            Err(error @ (BindError::Taken(_) | BindError::NoSocket(_))) => {
+                return Err(ExitError::new(error.exit(), error));
+            }
+        }
+    }
+    let is_denied = errors.iter().any(|error| error.exit() == Exit::Permission);
+    let exit = if is_denied { Exit::Permission } else { Exit::Failed };
+    let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    Err(ExitError::new(exit, lines.join("\n")))
 }
 
 impl Place {
@@ -266,5 +292,33 @@ mod tests {
 
     fn paths(places: &[Place]) -> Vec<String> {
         places.iter().map(|place| place.socket.display().to_string()).collect()
+    }
+
+    /// A folder that cannot be made, not even by root.
+    const NOWHERE: &str = "/proc/causeway/forwarder.sock";
+
+    #[test]
+    fn the_first_place_that_can_be_used_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::at(folder.path().join("new/forwarder.sock"));
+        let bound = bind_first(&[Place::at(NOWHERE.into()), place.clone()]).unwrap();
+        assert_eq!(bound.path(), place.socket);
+    }
+
+    #[test]
+    fn another_daemon_is_never_passed_over_for_the_next_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = ["first", "second"].map(|name| Place::at(folder.path().join(name).join("a.sock")));
+        let _running = bind_first(&places).unwrap();
+        let error = bind_first(&places).unwrap_err();
+        assert_eq!(error.exit, Exit::Conflict, "{error}");
+    }
+
+    #[test]
+    fn a_daemon_without_any_place_names_each_and_the_key_that_fixes_it() {
+        let places = [NOWHERE, "/proc/other/forwarder.sock"].map(|path| Place::at(path.into()));
+        let said = bind_first(&places).unwrap_err().to_string();
+        assert!(said.contains("[control] socket"), "{said}");
+        assert!(said.contains("/proc/causeway") && said.contains("/proc/other"), "{said}");
     }
 }

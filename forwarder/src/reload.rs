@@ -4,49 +4,44 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use daemon::exit::{Exit, ExitError};
+use daemon::log;
 use policy::forwarder::Policy;
 
 use crate::config::{self, Loaded};
 use crate::control::Shared;
 use crate::dataplane::{Change, Command, Commands, Listeners};
 use crate::flow::EdgeId;
-use crate::{log, setup};
+use crate::setup;
 
-/// Reads the file again and hands the change to the data thread; with any error the old configuration stays.
-pub fn from_file(file: &Path, shared: &Shared, commands: &Commands) {
+/// Reads the file again and hands the change to the data thread; the changes, a line each.
+///
+/// # Errors
+/// What is wrong; then the old configuration stays.
+pub fn from_file(file: &Path, shared: &Shared, commands: &Commands) -> Result<Vec<String>, ExitError> {
     let old = shared.policy.load_full();
-    let prepared = config::load(file)
-        .map_err(|error| error.to_string())
-        .and_then(|loaded| prepare(&old, &loaded, shared));
-    *shared.not_taken.lock() = prepared.as_ref().err().map(|error| not_taken(file, error));
-    match prepared {
-        Ok((change, renewed)) => {
-            log::change(change.policy.log);
-            tell(&old, &change.policy, &renewed);
-            shared.policy.store(Arc::clone(&change.policy));
-            commands.send(Command::Reload(Box::new(change)));
-        }
-        Err(error) => {
-            for line in error.lines() {
-                tracing::error!("not reloaded, the old configuration stays: {line}");
-            }
-        }
+    let prepared = config::load(file).map_err(ExitError::from).and_then(|loaded| {
+        prepare(&old, &loaded, shared).map_err(|message| ExitError::new(Exit::Failed, message))
+    });
+    *shared.not_taken.lock() = prepared.as_ref().err().map(|error| not_taken(file, &error.message));
+    let (change, renewed) = prepared?;
+    log::change(change.policy.log);
+    let changes: Vec<String> = old.changes(&change.policy).iter().map(ToString::to_string).collect();
+    // Another own key cuts the peer off until it has the new one.
+    for line in &renewed {
+        tracing::warn!("{line}");
     }
+    for line in &changes {
+        tracing::info!("{line}");
+    }
+    shared.policy.store(Arc::clone(&change.policy));
+    commands.send(Command::Reload(Box::new(change)));
+    Ok(renewed.into_iter().chain(changes).collect())
 }
 
 fn not_taken(file: &Path, error: &str) -> String {
     let first = error.lines().next().unwrap_or_default();
     format!("{} was read again and not taken, the configuration before is in force: {first}", file.display())
-}
-
-/// Logs what changes; another own key cuts the peer off until it has the new one.
-fn tell(old: &Policy, new: &Policy, renewed: &[String]) {
-    for line in renewed {
-        tracing::warn!("{line}");
-    }
-    for change in old.changes(new) {
-        tracing::info!("{change}");
-    }
 }
 
 /// The change, and a line for each peer that has to be given another key of ours.

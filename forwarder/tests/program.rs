@@ -85,7 +85,10 @@ fn a_reload_applies_all_or_nothing() {
     site.until("the new listener", || TcpStream::connect(("127.0.0.1", reach)).is_ok());
     site.append("colour = \"blue\"\n");
     site.signal("HUP");
-    site.until("the error", || site.log().contains("not reloaded, the old configuration stays"));
+    site.until("the error", || site.log().contains("not applied, the configuration before stays in force"));
+    let refused = site.run(&["reload", "--socket", &site.path("forwarder.sock").display().to_string()]);
+    assert_eq!(refused.status.code(), Some(4));
+    assert!(words(&refused.stderr).contains("colour"), "{}", words(&refused.stderr));
     assert_eq!(site.run(&["status"]).status.code(), Some(4), "which socket it is cannot be told any more");
     let socket = site.path("forwarder.sock").display().to_string();
     assert!(words(&site.run(&["status", "--socket", &socket]).stdout).contains("reach nfs"));
@@ -93,7 +96,9 @@ fn a_reload_applies_all_or_nothing() {
     let config = fs::read_to_string(site.path("forwarder.toml")).unwrap();
     let removed = config.split("[[reach]]").next().unwrap().to_owned();
     fs::write(site.path("forwarder.toml"), removed).unwrap();
-    site.signal("HUP");
+    let reloaded = site.run(&["reload", "--json"]);
+    assert_eq!(reloaded.status.code(), Some(0));
+    assert!(words(&reloaded.stdout).contains("- nfs"), "{}", words(&reloaded.stdout));
     site.until("the listener to close", || TcpStream::connect(("127.0.0.1", reach)).is_err());
 }
 

@@ -14,15 +14,15 @@ use std::time::Duration;
 use policy::gateway::{Policy, parse};
 use policy::{FileLocation, FileRef, Source};
 
-use crate::config::read_text;
 use crate::control::client::ask;
 use crate::control::protocol::{Confirmation, Reply, Request};
 use crate::control::report::Changes;
-use crate::control::server::group_id;
-use crate::exit::{Exit, Stop};
 use crate::replacement::{Replacement, Target, sweep, trouble};
 use crate::root_state::{Locked, RootState};
 use crate::state::{Moment, Pending};
+use daemon::control::server::group_id;
+use daemon::exit::{Exit, ExitError};
+use daemon::files::read_text;
 
 /// The state folder when no configuration says otherwise.
 const DEFAULT_STATE: &str = "/var/lib/causeway";
@@ -48,7 +48,12 @@ struct Work<'a> {
 ///
 /// # Errors
 /// What the daemon refuses, and [`Exit::Conflict`] when `file` names files that lie beside it but not beside `config`.
-pub fn apply(socket: &Path, config: &Path, file: &Path, patience: Option<Duration>) -> Result<Changes, Stop> {
+pub fn apply(
+    socket: &Path,
+    config: &Path,
+    file: &Path,
+    patience: Option<Duration>,
+) -> Result<Changes, ExitError> {
     named(file)?;
     let work = Work::begin(socket, config)?;
     // Read again behind the lock: another command may have written it meanwhile.
@@ -64,7 +69,7 @@ pub fn apply(socket: &Path, config: &Path, file: &Path, patience: Option<Duratio
 ///
 /// # Errors
 /// [`Exit::RolledBack`] when it came too late.
-pub fn confirm(socket: &Path, config: &Path) -> Result<(), Stop> {
+pub fn confirm(socket: &Path, config: &Path) -> Result<(), ExitError> {
     Work::begin(socket, config)?.confirm()
 }
 
@@ -72,7 +77,7 @@ pub fn confirm(socket: &Path, config: &Path) -> Result<(), Stop> {
 ///
 /// # Errors
 /// When there is none before.
-pub fn roll_back(socket: &Path, config: &Path) -> Result<(), Stop> {
+pub fn roll_back(socket: &Path, config: &Path) -> Result<(), ExitError> {
     Work::begin(socket, config)?.roll_back()
 }
 
@@ -80,7 +85,7 @@ pub fn roll_back(socket: &Path, config: &Path) -> Result<(), Stop> {
 ///
 /// # Errors
 /// What the daemon refuses.
-pub fn reload(socket: &Path, config: &Path) -> Result<Changes, Stop> {
+pub fn reload(socket: &Path, config: &Path) -> Result<Changes, ExitError> {
     let work = Work::begin(socket, config)?;
     let ready = work.records(&work.old, &work.before(&work.old))?;
     work.root.keep_draft(&work.old)?;
@@ -93,10 +98,10 @@ pub fn reload(socket: &Path, config: &Path) -> Result<Changes, Stop> {
 
 impl<'a> Work<'a> {
     /// Waits for its turn, and looks at everything that the command depends on.
-    fn begin(socket: &'a Path, config: &Path) -> Result<Self, Stop> {
+    fn begin(socket: &'a Path, config: &Path) -> Result<Self, ExitError> {
         let own = fs::canonicalize(config).map_err(|error| {
             let fix = "name the daemon's file: --config FILE";
-            Stop::new(Exit::Failed, format!("{}: {error}; {fix}", config.display()))
+            ExitError::new(Exit::Failed, format!("{}: {error}; {fix}", config.display()))
         })?;
         // Whether there is a daemon that may be asked is known before anything is made.
         ask_own_file(socket)?;
@@ -112,7 +117,7 @@ impl<'a> Work<'a> {
                 "the daemon says that it runs with {path:?}, and this command writes {}; name the daemon's file: --config FILE",
                 own.display()
             );
-            return Err(Stop::new(Exit::Conflict, message));
+            return Err(ExitError::new(Exit::Conflict, message));
         }
         let old = read_text(&own).map_err(|error| trouble(&own, &error))?;
         Ok(Self { socket, own, old, in_force, waits_seconds, root })
@@ -128,7 +133,7 @@ impl<'a> Work<'a> {
         self.old.clone()
     }
 
-    fn apply_for_good(&self, name: PathBuf, text: &str) -> Result<Changes, Stop> {
+    fn apply_for_good(&self, name: PathBuf, text: &str) -> Result<Changes, ExitError> {
         let ready = self.ready(text, &self.before(text))?;
         let changes = self.put_in_force(name, text)?;
         finish(ready)?;
@@ -136,7 +141,7 @@ impl<'a> Work<'a> {
     }
 
     /// Has the daemon apply a text of root's, which it finds in root's folder as well.
-    fn put_in_force(&self, name: PathBuf, text: &str) -> Result<Changes, Stop> {
+    fn put_in_force(&self, name: PathBuf, text: &str) -> Result<Changes, ExitError> {
         self.root.keep_draft(text)?;
         let request = Request::Apply { name, text: text.to_owned(), confirm: None };
         let changes = self.ask_changes(&request);
@@ -144,12 +149,12 @@ impl<'a> Work<'a> {
         changes
     }
 
-    fn apply_for_now(&self, name: PathBuf, text: String, patience: Duration) -> Result<Changes, Stop> {
+    fn apply_for_now(&self, name: PathBuf, text: String, patience: Duration) -> Result<Changes, ExitError> {
         if let Some(left) = self.waits_seconds {
             let message = format!(
                 "a change waits {left} s more for its confirmation; gatewayctl confirm or gatewayctl rollback first"
             );
-            return Err(Stop::new(Exit::Conflict, message));
+            return Err(ExitError::new(Exit::Conflict, message));
         }
         let id = new_id()?;
         let pending = Pending {
@@ -165,12 +170,12 @@ impl<'a> Work<'a> {
         changes.inspect_err(|_| self.root.forget_pending())
     }
 
-    fn confirm(&self) -> Result<(), Stop> {
+    fn confirm(&self) -> Result<(), ExitError> {
         let Some(pending) = self.root.state().pending() else {
             ask(self.socket, &Request::Confirm { id: Some(String::new()) })?;
             let message =
                 "the daemon confirmed a change that root's folder does not hold; see gatewayctl status";
-            return Err(Stop::new(Exit::Failed, message));
+            return Err(ExitError::new(Exit::Failed, message));
         };
         let ready = self.ready(&pending.text, &pending.previous)?;
         match ask(self.socket, &Request::Confirm { id: Some(pending.id) }) {
@@ -188,7 +193,7 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn roll_back(&self) -> Result<(), Stop> {
+    fn roll_back(&self) -> Result<(), ExitError> {
         let Reply::TakenBack { was_waiting } = ask(self.socket, &Request::TakeBack)? else {
             return Err(unexpected());
         };
@@ -198,7 +203,7 @@ impl<'a> Work<'a> {
         }
         let Some(target) = self.one_before() else {
             let message = "there is no configuration before this one that gatewayctl put in force";
-            return Err(Stop::new(Exit::Failed, message));
+            return Err(ExitError::new(Exit::Failed, message));
         };
         let ready = self.ready(&target, &self.before(&target))?;
         self.put_in_force(self.own.clone(), &target)?;
@@ -217,7 +222,7 @@ impl<'a> Work<'a> {
     }
 
     /// Everything that is renamed once the daemon has `text` in force, on the disk already.
-    fn ready(&self, text: &str, before: &str) -> Result<Vec<Replacement>, Stop> {
+    fn ready(&self, text: &str, before: &str) -> Result<Vec<Replacement>, ExitError> {
         let mut ready = Vec::new();
         if text != self.old {
             ready.push(Replacement::begin(&self.own, &Target::like(&self.own)?)?.holding(text)?);
@@ -227,7 +232,7 @@ impl<'a> Work<'a> {
     }
 
     /// The same for the folder of root's alone.
-    fn records(&self, text: &str, before: &str) -> Result<Vec<Replacement>, Stop> {
+    fn records(&self, text: &str, before: &str) -> Result<Vec<Replacement>, ExitError> {
         let mut ready = Vec::new();
         if text != before {
             ready.extend(self.root.prepare_previous(before)?);
@@ -236,7 +241,7 @@ impl<'a> Work<'a> {
         Ok(ready)
     }
 
-    fn ask_changes(&self, request: &Request) -> Result<Changes, Stop> {
+    fn ask_changes(&self, request: &Request) -> Result<Changes, ExitError> {
         match ask(self.socket, request)? {
             Reply::Changes(changes) => Ok(changes),
             _ => Err(unexpected()),
@@ -244,13 +249,13 @@ impl<'a> Work<'a> {
     }
 }
 
-fn finish(ready: Vec<Replacement>) -> Result<(), Stop> {
+fn finish(ready: Vec<Replacement>) -> Result<(), ExitError> {
     ready.into_iter().try_for_each(Replacement::finish).map_err(|stop| {
-        Stop::new(stop.exit, format!("the edge has it in force, but not every file follows: {stop}"))
+        ExitError::new(stop.exit, format!("the edge has it in force, but not every file follows: {stop}"))
     })
 }
 
-fn ask_own_file(socket: &Path) -> Result<(PathBuf, bool, Option<u64>), Stop> {
+fn ask_own_file(socket: &Path) -> Result<(PathBuf, bool, Option<u64>), ExitError> {
     match ask(socket, &Request::OwnFile)? {
         Reply::OwnFile { path, in_force, waits_seconds } => Ok((path, in_force, waits_seconds)),
         _ => Err(unexpected()),
@@ -258,7 +263,7 @@ fn ask_own_file(socket: &Path) -> Result<(PathBuf, bool, Option<u64>), Stop> {
 }
 
 /// The folder of root's and the group that may read it, by root's own configuration file.
-fn place(own: &Path) -> Result<(RootState, u32), Stop> {
+fn place(own: &Path) -> Result<(RootState, u32), ExitError> {
     let metadata = fs::metadata(own).map_err(|error| trouble(own, &error))?;
     let text = read_text(own).map_err(|error| trouble(own, &error))?;
     let policy = parse(&Source { name: own, text: &text }).ok();
@@ -269,9 +274,9 @@ fn place(own: &Path) -> Result<(RootState, u32), Stop> {
 }
 
 /// A name that no other change has.
-fn new_id() -> Result<String, Stop> {
+fn new_id() -> Result<String, ExitError> {
     let mut number = [0; 16];
-    getrandom::fill(&mut number).map_err(|error| Stop::new(Exit::Failed, error))?;
+    getrandom::fill(&mut number).map_err(|error| ExitError::new(Exit::Failed, error))?;
     Ok(format!("{:032x}", u128::from_ne_bytes(number)))
 }
 
@@ -279,10 +284,10 @@ fn new_id() -> Result<String, Stop> {
 ///
 /// # Errors
 /// [`Exit::Invalid`] when it cannot be read.
-pub fn named(file: &Path) -> Result<(PathBuf, String), Stop> {
-    let text =
-        read_text(file).map_err(|error| Stop::new(Exit::Invalid, format!("{}: {error}", file.display())))?;
-    let name = std::path::absolute(file).map_err(|error| Stop::new(Exit::Failed, error))?;
+pub fn named(file: &Path) -> Result<(PathBuf, String), ExitError> {
+    let text = read_text(file)
+        .map_err(|error| ExitError::new(Exit::Invalid, format!("{}: {error}", file.display())))?;
+    let name = std::path::absolute(file).map_err(|error| ExitError::new(Exit::Failed, error))?;
     Ok((name, text))
 }
 
@@ -292,14 +297,14 @@ pub fn named(file: &Path) -> Result<(PathBuf, String), Stop> {
 ///
 /// # Errors
 /// [`Exit::Conflict`] with the files.
-pub fn refuse_strays(name: &Path, text: &str, own: &Path) -> Result<(), Stop> {
+pub fn refuse_strays(name: &Path, text: &str, own: &Path) -> Result<(), ExitError> {
     if name.parent() == own.parent() {
         return Ok(());
     }
     let (here, there) = (parse(&Source { name, text }), parse(&Source { name: own, text }));
     let (Ok(here), Ok(there)) = (here, there) else { return Ok(()) };
     let lines: Vec<_> = here.files().zip(there.files()).filter_map(stray).collect();
-    if lines.is_empty() { Ok(()) } else { Err(Stop::new(Exit::Conflict, lines.join("\n"))) }
+    if lines.is_empty() { Ok(()) } else { Err(ExitError::new(Exit::Conflict, lines.join("\n"))) }
 }
 
 fn stray((here, there): (&FileRef, &FileRef)) -> Option<String> {
@@ -317,8 +322,8 @@ fn stray((here, there): (&FileRef, &FileRef)) -> Option<String> {
     })
 }
 
-fn unexpected() -> Stop {
-    Stop::new(Exit::Failed, "the daemon answered something else; are both of one version?")
+fn unexpected() -> ExitError {
+    ExitError::new(Exit::Failed, "the daemon answered something else; are both of one version?")
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use policy::gateway::Policy;
 use policy::{ConfigError, Position};
 use serde_json::{Value, json};
 
-use crate::config::{LoadError, fix_of};
+use daemon::files::{LoadError, fix_of};
 
 /// Version of the document's shape.
 const SCHEMA: u32 = 1;

@@ -16,15 +16,16 @@ use policy::trust::{closed_since_names, taken};
 use policy::{Host, HostPort, Source, forwarder};
 
 use crate::checked;
-use crate::config::{self, LoadError};
+use crate::config;
 use crate::edge::machine::Machine;
 use crate::edge::refusal;
-use crate::exit::{Exit, Stop};
 use crate::foreign::{Needs, obstacles};
 use crate::kernel::{Failure, FailureKind, Listing, Reply, Request, Scope, answer_once};
 use crate::listening::listeners;
 use crate::privilege;
 use crate::state::{Applied, State, Switched};
+use daemon::exit::{Exit, ExitError};
+use daemon::files::LoadError;
 
 /// The list of the proxy that publishes names as its own addresses, and carries HTTP alone.
 const PROXY: &str = "cloudflare";
@@ -49,7 +50,7 @@ struct Found {
 /// # Errors
 /// [`Exit::Invalid`] or [`Exit::Permission`] with every error, [`Exit::Failed`] when the two files do not pair up. As JSON
 /// the document says what is wrong, and only the code is returned.
-pub fn check(path: &Path, with: Option<&Path>, is_json: bool) -> Result<Exit, Stop> {
+pub fn check(path: &Path, with: Option<&Path>, is_json: bool) -> Result<Exit, ExitError> {
     match (inspect(path, with), is_json) {
         (Ok(found), true) => {
             let exit = if found.unpaired.is_empty() { Exit::Ok } else { Exit::Failed };
@@ -66,7 +67,7 @@ pub fn check(path: &Path, with: Option<&Path>, is_json: bool) -> Result<Exit, St
             if found.unpaired.is_empty() {
                 Ok(Exit::Ok)
             } else {
-                Err(Stop::new(Exit::Failed, found.unpaired.join("\n")))
+                Err(ExitError::new(Exit::Failed, found.unpaired.join("\n")))
             }
         }
         (Err(error), true) => print(&format!("{}\n", checked::invalid(path, &error))).map(|()| error.exit()),
@@ -97,7 +98,7 @@ fn inspect(path: &Path, with: Option<&Path>) -> Result<Found, LoadError> {
 }
 
 fn far_end(with: &Path) -> Result<forwarder::Policy, LoadError> {
-    let text = config::read_text(with)
+    let text = daemon::files::read_text(with)
         .map_err(|error| LoadError::Unreadable { path: with.display().to_string(), error })?;
     forwarder::parse(&Source { name: with, text: &text }).map_err(LoadError::Invalid)
 }
@@ -173,12 +174,12 @@ fn addresses_of(endpoint: &HostPort) -> Vec<IpAddr> {
 ///
 /// # Errors
 /// [`Exit::Conflict`] while the daemon runs.
-pub fn down(path: &Path) -> Result<(), Stop> {
+pub fn down(path: &Path) -> Result<(), ExitError> {
     let policy = config::load_policy(path)?;
-    privilege::require().map_err(|error| Stop::new(Exit::Permission, error))?;
+    privilege::require().map_err(|error| ExitError::new(Exit::Permission, error))?;
     let state = State::at(&policy.state_directory);
     if state.is_locked() {
-        return Err(Stop::new(Exit::Conflict, "the daemon runs; stop it first: systemctl stop gateway"));
+        return Err(ExitError::new(Exit::Conflict, "the daemon runs; stop it first: systemctl stop gateway"));
     }
     let scope = Scope::of_removal(&policy, path);
     remove_routing(&scope)?;
@@ -195,10 +196,10 @@ pub fn down(path: &Path) -> Result<(), Stop> {
     for socket in [policy.control.socket.clone(), format!("/var/run/wireguard/{name}.sock").into()] {
         remove_dead_socket(&socket);
     }
-    state.forget_applied().map_err(|error| Stop::new(Exit::Failed, format!("the state folder: {error}")))
+    state.forget_applied().map_err(|error| ExitError::new(Exit::Failed, format!("the state folder: {error}")))
 }
 
-fn remove_routing(scope: &Scope) -> Result<(), Stop> {
+fn remove_routing(scope: &Scope) -> Result<(), ExitError> {
     match ask_within(scope, Request::RemoveRouting)? {
         Reply::Changed { lines } => lines.iter().try_for_each(|line| print(&format!("{line}\n"))),
         _ => Ok(()),
@@ -206,7 +207,7 @@ fn remove_routing(scope: &Scope) -> Result<(), Stop> {
 }
 
 /// Removes what the daemon's own note names besides; what it cannot be trusted about stays, and is said.
-fn remove_applied(scope: &Scope, applied: &Applied) -> Result<(), Stop> {
+fn remove_applied(scope: &Scope, applied: &Applied) -> Result<(), ExitError> {
     if (applied.device.as_str(), applied.protocol) == (scope.device.as_str(), scope.protocol) {
         return Ok(());
     }
@@ -220,7 +221,7 @@ fn remove_applied(scope: &Scope, applied: &Applied) -> Result<(), Stop> {
 }
 
 /// Sets back what the daemon changed, each switch by itself: one that its note names wrongly keeps no other from it.
-fn restore_switches(scope: &Scope, state: &State) -> Result<(), Stop> {
+fn restore_switches(scope: &Scope, state: &State) -> Result<(), ExitError> {
     let changed = state.switches();
     let read = |path: &String| match answer_once(scope, Request::ReadSysctls { paths: vec![path.clone()] }) {
         Ok(Reply::Sysctls { values }) => values.into_iter().flatten().next(),
@@ -261,24 +262,24 @@ fn remove_dead_socket(path: &Path) {
     }
 }
 
-pub(crate) fn list(what: Listing) -> Result<String, Stop> {
+pub(crate) fn list(what: Listing) -> Result<String, ExitError> {
     match ask(Request::List { what })? {
         Reply::Listed { json } => Ok(json),
         _ => Ok(String::new()),
     }
 }
 
-pub(crate) fn apply(ruleset: String) -> Result<(), Stop> {
+pub(crate) fn apply(ruleset: String) -> Result<(), ExitError> {
     ask(Request::ApplyRuleset { ruleset }).map(drop)
 }
 
-pub(crate) fn ask(request: Request) -> Result<Reply, Stop> {
+pub(crate) fn ask(request: Request) -> Result<Reply, ExitError> {
     ask_within(&Scope::closed(), request)
 }
 
-fn ask_within(scope: &Scope, request: Request) -> Result<Reply, Stop> {
+fn ask_within(scope: &Scope, request: Request) -> Result<Reply, ExitError> {
     answer_once(scope, request).map_err(|failure: Failure| match failure.kind {
-        FailureKind::Ruleset => Stop::new(Exit::Failed, failure),
+        FailureKind::Ruleset => ExitError::new(Exit::Failed, failure),
         _ => refusal(failure),
     })
 }
@@ -309,10 +310,10 @@ fn effective(path: &Path, policy: &Policy) -> String {
     text
 }
 
-pub(crate) fn print(text: &str) -> Result<(), Stop> {
+pub(crate) fn print(text: &str) -> Result<(), ExitError> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|error| Stop::new(Exit::Failed, error)),
+        other => other.map_err(|error| ExitError::new(Exit::Failed, error)),
     }
 }
 

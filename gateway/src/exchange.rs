@@ -13,8 +13,9 @@ use policy::{PublicKey, Source, forwarder};
 use tunnel::key::PrivateKey;
 use zeroize::Zeroizing;
 
-use crate::config::{load, load_policy, read_text};
-use crate::exit::{Exit, Stop};
+use crate::config::{load, load_policy};
+use daemon::exit::{Exit, ExitError};
+use daemon::files::read_text;
 
 /// What is imported.
 #[derive(Subcommand)]
@@ -103,8 +104,8 @@ pub struct EdgeArguments {
 /// Imports, writes the files, and says on standard error what to know about them.
 ///
 /// # Errors
-/// [`Stop`], when nothing could be imported or a file is in the way.
-pub fn import(what: &Imported) -> Result<Exit, Stop> {
+/// [`ExitError`], when nothing could be imported or a file is in the way.
+pub fn import(what: &Imported) -> Result<Exit, ExitError> {
     let (imported, into, all) = match what {
         Imported::WgQuick { file, into, all } => {
             let text = text_of(file)?;
@@ -116,11 +117,11 @@ pub fn import(what: &Imported) -> Result<Exit, Stop> {
             (import::mikrotik(&edge, &Source { name: origin, text: &origin_text }), into, *all)
         }
     };
-    let imported = imported.map_err(|error: ImportError| Stop::new(Exit::Invalid, error))?;
+    let imported = imported.map_err(|error: ImportError| ExitError::new(Exit::Invalid, error))?;
     write_all(&imported, into).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => Stop::new(Exit::Conflict, error),
-        io::ErrorKind::PermissionDenied => Stop::new(Exit::Permission, error),
-        _ => Stop::new(Exit::Failed, error),
+        io::ErrorKind::AlreadyExists => ExitError::new(Exit::Conflict, error),
+        io::ErrorKind::PermissionDenied => ExitError::new(Exit::Permission, error),
+        _ => ExitError::new(Exit::Failed, error),
     })?;
     for finding in &imported.findings {
         let quiet = matches!(finding.kind, FindingKind::Replaced | FindingKind::Stays | FindingKind::Carried);
@@ -135,8 +136,8 @@ pub fn import(what: &Imported) -> Result<Exit, Stop> {
 /// The text of an export for the other side.
 ///
 /// # Errors
-/// [`Stop`], when a configuration is invalid or there is nothing to export.
-pub fn export(what: &Exported) -> Result<String, Stop> {
+/// [`ExitError`], when a configuration is invalid or there is nothing to export.
+pub fn export(what: &Exported) -> Result<String, ExitError> {
     match what {
         Exported::WgQuick { peer, edge } => far_end(peer, edge, export::wg_quick),
         Exported::Mikrotik { peer, edge } => far_end(peer, edge, export::mikrotik),
@@ -145,18 +146,18 @@ pub fn export(what: &Exported) -> Result<String, Stop> {
             let text = text_of(forwarder)?;
             let policy = forwarder::parse(&Source { name: forwarder, text: &text }).map_err(invalid)?;
             let proxies = proxies.as_deref().map(list_of).transpose()?.unwrap_or_default();
-            export::caddy(&policy, &proxies, *from).map_err(|error| Stop::new(Exit::Usage, error))
+            export::caddy(&policy, &proxies, *from).map_err(|error| ExitError::new(Exit::Usage, error))
         }
     }
 }
 
 type FarEnd = fn(&Policy, &str, &EdgeSide) -> Result<String, ExportError>;
 
-fn far_end(peer: &str, edge: &EdgeArguments, write: FarEnd) -> Result<String, Stop> {
+fn far_end(peer: &str, edge: &EdgeArguments, write: FarEnd) -> Result<String, ExitError> {
     let config = load(&edge.config)?;
-    let usage = |error: ExportError| Stop::new(Exit::Usage, error);
+    let usage = |error: ExportError| ExitError::new(Exit::Usage, error);
     let public = PublicKey::new(*config.keys.private.public().as_bytes()).ok_or_else(|| {
-        Stop::new(Exit::Invalid, "the edge's private key has no public key that may be used")
+        ExitError::new(Exit::Invalid, "the edge's private key has no public key that may be used")
     })?;
     let side = EdgeSide::new(&edge.name, &edge.endpoint, public).map_err(usage)?;
     write(&config.policy, peer, &side).map_err(usage)
@@ -168,19 +169,19 @@ fn public_key(private: &str) -> Option<PublicKey> {
 }
 
 /// A text that may hold keys.
-fn text_of(file: &Path) -> Result<Zeroizing<String>, Stop> {
-    let text =
-        read_text(file).map_err(|error| Stop::new(Exit::Invalid, format!("{}: {error}", file.display())))?;
+fn text_of(file: &Path) -> Result<Zeroizing<String>, ExitError> {
+    let text = read_text(file)
+        .map_err(|error| ExitError::new(Exit::Invalid, format!("{}: {error}", file.display())))?;
     Ok(Zeroizing::new(text))
 }
 
-fn list_of(file: &Path) -> Result<Vec<ipnetwork::IpNetwork>, Stop> {
+fn list_of(file: &Path) -> Result<Vec<ipnetwork::IpNetwork>, ExitError> {
     parse_list(&Source { name: file, text: &text_of(file)? }).map_err(invalid)
 }
 
-fn invalid(errors: Vec<policy::ConfigError>) -> Stop {
+fn invalid(errors: Vec<policy::ConfigError>) -> ExitError {
     let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    Stop::new(Exit::Invalid, lines.join("\n"))
+    ExitError::new(Exit::Invalid, lines.join("\n"))
 }
 
 /// Writes every file, or none when one of them is in the way.

@@ -10,10 +10,10 @@ use policy::ruleset::Ruleset;
 use crate::commands::{apply, ask, list, print, tell};
 use crate::config;
 use crate::edge::blueprint::guards;
-use crate::exit::{Exit, Stop};
 use crate::kernel::{Listing, Reply, Request};
 use crate::privilege;
 use crate::state::{Guards, State};
+use daemon::exit::{Exit, ExitError};
 
 /// Where the state is when the configuration cannot be read.
 const DEFAULT_STATE: &str = "/var/lib/causeway";
@@ -75,8 +75,8 @@ enum Round {
 ///
 /// # Errors
 /// [`Exit::Degraded`] when another table was loaded instead, [`Exit::Failed`] with what is open when none could be loaded.
-pub fn guard(path: &Path) -> Result<(), Stop> {
-    privilege::require().map_err(|error| Stop::new(Exit::Permission, error))?;
+pub fn guard(path: &Path) -> Result<(), ExitError> {
+    privilege::require().map_err(|error| ExitError::new(Exit::Permission, error))?;
     let mut pauses = PAUSES.iter();
     loop {
         match round(path) {
@@ -86,12 +86,12 @@ pub fn guard(path: &Path) -> Result<(), Stop> {
             }
             Round::Loaded(table, mut reasons) => {
                 reasons.push(table.in_place().to_owned());
-                return Err(Stop::new(Exit::Degraded, reasons.join("\n")));
+                return Err(ExitError::new(Exit::Degraded, reasons.join("\n")));
             }
             Round::Failed(mut reasons) => {
                 let Some(pause) = pauses.next() else {
                     reasons.push(open_now(forwarding()));
-                    return Err(Stop::new(Exit::Failed, reasons.join("\n")));
+                    return Err(ExitError::new(Exit::Failed, reasons.join("\n")));
                 };
                 tell(&format!("{}\ntrying again in {} s", reasons.join("\n"), pause.as_secs()));
                 thread::sleep(*pause);

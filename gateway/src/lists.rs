@@ -13,16 +13,16 @@ use policy::feed;
 use policy::gateway::{List, parse, parse_list};
 use policy::{FileLocation, Source};
 
-use crate::config::{LoadError, read_text};
-use crate::exit::{Exit, Stop};
+use daemon::exit::{Exit, ExitError};
+use daemon::files::{LoadError, read_text};
 
 /// Judges a fetched text, from a file or standard input, and puts it in the place of the list's file.
 ///
 /// # Errors
 /// [`Exit::Stale`] when the text is refused and the file is as it was, [`Exit::Failed`] when there is none yet.
-pub fn refresh_file(file: &Path, from: Option<&Path>) -> Result<String, Stop> {
+pub fn refresh_file(file: &Path, from: Option<&Path>) -> Result<String, ExitError> {
     let stop =
-        |error: io::Error, what: &Path| Stop::new(Exit::Failed, format!("{}: {error}", what.display()));
+        |error: io::Error, what: &Path| ExitError::new(Exit::Failed, format!("{}: {error}", what.display()));
     let fetched = match from {
         Some(from) => read_text(from).map_err(|error| stop(error, from))?,
         None => {
@@ -44,14 +44,14 @@ pub fn refresh_all(
     config: &Path,
     only: &[String],
     mut fetch: impl FnMut(&str) -> Result<String, String>,
-) -> Result<Vec<String>, Stop> {
-    let (mut lines, mut complaints) = (Vec::new(), Vec::<Stop>::new());
+) -> Result<Vec<String>, ExitError> {
+    let (mut lines, mut complaints) = (Vec::new(), Vec::<ExitError>::new());
     for list in chosen(config, only)? {
         let FileLocation::Path(file) = &list.file.location else { continue };
         let texts: Result<Vec<_>, _> = list.urls.iter().map(|url| fetch(url)).collect();
         match take(file, texts.map(|texts| texts.join("\n"))) {
             Ok(line) => lines.push(format!("@{}: {line}", list.name)),
-            Err(stop) => complaints.push(Stop::new(stop.exit, format!("@{}: {stop}", list.name))),
+            Err(stop) => complaints.push(ExitError::new(stop.exit, format!("@{}: {stop}", list.name))),
         }
     }
     if complaints.is_empty() {
@@ -59,10 +59,10 @@ pub fn refresh_all(
     }
     let worst = complaints.iter().map(|stop| stop.exit).find(|exit| *exit != Exit::Stale);
     lines.extend(complaints.iter().map(ToString::to_string));
-    Err(Stop::new(worst.unwrap_or(Exit::Stale), lines.join("\n")))
+    Err(ExitError::new(worst.unwrap_or(Exit::Stale), lines.join("\n")))
 }
 
-fn chosen(config: &Path, only: &[String]) -> Result<Vec<List>, Stop> {
+fn chosen(config: &Path, only: &[String]) -> Result<Vec<List>, ExitError> {
     let text = read_text(config)
         .map_err(|error| LoadError::Unreadable { path: config.display().to_string(), error })?;
     let policy = parse(&Source { name: config, text: &text }).map_err(LoadError::Invalid)?;
@@ -70,14 +70,14 @@ fn chosen(config: &Path, only: &[String]) -> Result<Vec<List>, Stop> {
     lists.retain(|list| !list.urls.is_empty());
     if let Some(unknown) = only.iter().find(|name| !lists.iter().any(|list| list.name.as_str() == *name)) {
         let message = format!("{}: there is no list {unknown} with a url", config.display());
-        return Err(Stop::new(Exit::Usage, message));
+        return Err(ExitError::new(Exit::Usage, message));
     }
     lists.retain(|list| only.is_empty() || only.iter().any(|name| list.name.as_str() == name));
     Ok(lists)
 }
 
 /// Puts a plausible text in place; what became of it.
-fn take(file: &Path, fetched: Result<String, String>) -> Result<String, Stop> {
+fn take(file: &Path, fetched: Result<String, String>) -> Result<String, ExitError> {
     let in_use = in_use(file);
     let there = in_use.is_some();
     let in_use = in_use.unwrap_or_default();
@@ -85,11 +85,11 @@ fn take(file: &Path, fetched: Result<String, String>) -> Result<String, Stop> {
     let text = judged.map_err(|why| {
         let (exit, kept) =
             if there { (Exit::Stale, "kept as it is") } else { (Exit::Failed, "there is no list yet") };
-        Stop::new(exit, format!("{}: {kept}: {why}", file.display()))
+        ExitError::new(exit, format!("{}: {kept}: {why}", file.display()))
     })?;
     replace(file, &text).map_err(|error| {
         let exit = if there { Exit::Stale } else { Exit::Failed };
-        Stop::new(exit, format!("{}: {error}", file.display()))
+        ExitError::new(exit, format!("{}: {error}", file.display()))
     })?;
     let prefixes = text.lines().count();
     let same =

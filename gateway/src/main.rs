@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use gateway::exit::{Exit, Stop};
+use daemon::exit::{Exit, ExitError};
 use gateway::kernel::HELPER_COMMAND;
-use gateway::{commands, daemon, guard, kernel, memory, privilege};
+use gateway::{commands, guard, kernel, memory, privilege, run};
 
 /// Runs the edge: publishes ports of machines behind a WireGuard tunnel.
 #[derive(Parser)]
@@ -64,8 +64,8 @@ fn main() -> ExitCode {
         (Some(Command::Down { config }), _) => commands::down(&config).map(|()| Exit::Ok),
         (Some(Command::Guard { config }), _) => guard::guard(&config).map(|()| Exit::Ok),
         (Some(Command::KernelHelper), _) => help().map(|()| Exit::Ok),
-        (None, Some(config)) => daemon::run(&config).map(|()| Exit::Ok),
-        (None, None) => Err(Stop::new(Exit::Usage, "--config FILE is missing; try gateway --help")),
+        (None, Some(config)) => run::run(&config).map(|()| Exit::Ok),
+        (None, None) => Err(ExitError::new(Exit::Usage, "--config FILE is missing; try gateway --help")),
     };
     match ended {
         Ok(exit) => exit.into(),
@@ -77,11 +77,11 @@ fn main() -> ExitCode {
 }
 
 /// Serves the daemon at standard input, with nothing but `CAP_NET_ADMIN`.
-fn help() -> Result<(), Stop> {
-    privilege::become_helper().map_err(|error| Stop::new(Exit::Permission, error))?;
+fn help() -> Result<(), ExitError> {
+    privilege::become_helper().map_err(|error| ExitError::new(Exit::Permission, error))?;
     let input = std::io::stdin().as_fd().try_clone_to_owned();
-    let socket = UnixStream::from(input.map_err(|error| Stop::new(Exit::Failed, error))?);
-    kernel::serve(&socket).map_err(|error| Stop::new(Exit::Failed, format!("kernel helper: {error}")))
+    let socket = UnixStream::from(input.map_err(|error| ExitError::new(Exit::Failed, error))?);
+    kernel::serve(&socket).map_err(|error| ExitError::new(Exit::Failed, format!("kernel helper: {error}")))
 }
 
 fn complain(message: &str) {

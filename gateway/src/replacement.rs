@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use crate::exit::{Exit, Stop};
+use daemon::exit::{Exit, ExitError};
 
 /// Owner, group and mode of a new file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Target {
     ///
     /// # Errors
     /// When there is none.
-    pub fn like(path: &Path) -> Result<Self, Stop> {
+    pub fn like(path: &Path) -> Result<Self, ExitError> {
         let old = fs::metadata(path).map_err(|error| trouble(path, &error))?;
         let mode = old.permissions().mode() & 0o7777;
         Ok(Self { owner: Some(old.uid()), group: Some(old.gid()), mode })
@@ -43,7 +43,7 @@ impl Replacement {
     ///
     /// # Errors
     /// [`Exit::Permission`] when this user may not.
-    pub fn begin(path: &Path, target: &Target) -> Result<Self, Stop> {
+    pub fn begin(path: &Path, target: &Target) -> Result<Self, ExitError> {
         let stop = |error: io::Error| trouble(path, &error);
         let mut number = [0; 8];
         getrandom::fill(&mut number).map_err(|error| stop(io::Error::other(error)))?;
@@ -73,7 +73,7 @@ impl Replacement {
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn holding(mut self, text: &str) -> Result<Self, Stop> {
+    pub fn holding(mut self, text: &str) -> Result<Self, ExitError> {
         let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_all());
         written.map_err(|error| trouble(&self.path, &error))?;
         Ok(self)
@@ -83,7 +83,7 @@ impl Replacement {
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn finish(self) -> Result<(), Stop> {
+    pub fn finish(self) -> Result<(), ExitError> {
         let folder = self.path.parent().unwrap_or(Path::new("/"));
         let renamed = fs::rename(&self.beside, &self.path);
         renamed.and_then(|()| File::open(folder)?.sync_all()).map_err(|error| trouble(&self.path, &error))
@@ -111,12 +111,12 @@ pub(crate) fn sweep(folder: &Path, name: &str) {
 }
 
 /// What a failed write of `path` ends a command with.
-pub(crate) fn trouble(path: &Path, error: &io::Error) -> Stop {
+pub(crate) fn trouble(path: &Path, error: &io::Error) -> ExitError {
     let exit = match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::Permission,
         _ => Exit::Failed,
     };
-    Stop::new(exit, format!("{}: {error}; it is written by root or its owner", path.display()))
+    ExitError::new(exit, format!("{}: {error}; it is written by root or its owner", path.display()))
 }
 
 #[cfg(test)]

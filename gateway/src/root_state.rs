@@ -14,9 +14,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use crate::exit::{Exit, Stop};
 use crate::replacement::{Replacement, Target, sweep};
-use crate::state::{Pending, read};
+use crate::state::Pending;
+use daemon::exit::{Exit, ExitError};
+use daemon::files::read;
 
 /// Mode of the folder: the daemon's group may read.
 const FOLDER_MODE: u32 = 0o750;
@@ -88,14 +89,14 @@ impl RootState {
     ///
     /// # Errors
     /// [`Exit::Permission`] when this user may not, or the folder is another's.
-    pub fn lock(self, group: u32) -> Result<Locked, Stop> {
+    pub fn lock(self, group: u32) -> Result<Locked, ExitError> {
         self.make(group).map_err(|error| self.refused(&error))?;
         let metadata = fs::symlink_metadata(&self.folder).map_err(|error| self.refused(&error))?;
         let own = rustix::process::geteuid().as_raw();
         if !metadata.is_dir() || metadata.uid() != own || metadata.mode() & 0o022 != 0 {
             let folder = self.folder.display();
             let fix = "it must be a folder that only root may write; move it away and try again";
-            return Err(Stop::new(Exit::Permission, format!("{folder}: {fix}")));
+            return Err(ExitError::new(Exit::Permission, format!("{folder}: {fix}")));
         }
         let lock = self.claim().map_err(|error| self.refused(&error))?;
         sweep(&self.folder, "");
@@ -138,13 +139,16 @@ impl RootState {
         Ok(file)
     }
 
-    fn refused(&self, error: &io::Error) -> Stop {
+    fn refused(&self, error: &io::Error) -> ExitError {
         let exit = match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::Permission,
             _ => Exit::Failed,
         };
         let folder = self.folder.display();
-        Stop::new(exit, format!("{folder}: {error}; run it as root; in a container mount a volume there"))
+        ExitError::new(
+            exit,
+            format!("{folder}: {error}; run it as root; in a container mount a volume there"),
+        )
     }
 }
 
@@ -177,7 +181,7 @@ impl Locked {
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn prepare_current(&self, text: &str) -> Result<Option<Replacement>, Stop> {
+    pub fn prepare_current(&self, text: &str) -> Result<Option<Replacement>, ExitError> {
         self.prepare("current.toml", text, self.current())
     }
 
@@ -185,11 +189,11 @@ impl Locked {
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn prepare_previous(&self, text: &str) -> Result<Option<Replacement>, Stop> {
+    pub fn prepare_previous(&self, text: &str) -> Result<Option<Replacement>, ExitError> {
         self.prepare("previous.toml", text, self.previous())
     }
 
-    fn prepare(&self, name: &str, text: &str, now: Option<String>) -> Result<Option<Replacement>, Stop> {
+    fn prepare(&self, name: &str, text: &str, now: Option<String>) -> Result<Option<Replacement>, ExitError> {
         if now.as_deref() == Some(text) { Ok(None) } else { self.replacement(name, text).map(Some) }
     }
 
@@ -197,7 +201,7 @@ impl Locked {
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn keep_draft(&self, text: &str) -> Result<(), Stop> {
+    pub fn keep_draft(&self, text: &str) -> Result<(), ExitError> {
         self.replacement("draft.toml", text)?.finish()
     }
 
@@ -210,8 +214,8 @@ impl Locked {
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn keep_pending(&self, pending: &Pending) -> Result<(), Stop> {
-        let text = serde_json::to_string(pending).map_err(|error| Stop::new(Exit::Failed, error))?;
+    pub fn keep_pending(&self, pending: &Pending) -> Result<(), ExitError> {
+        let text = serde_json::to_string(pending).map_err(|error| ExitError::new(Exit::Failed, error))?;
         self.replacement("pending.json", &text)?.finish()
     }
 
@@ -220,7 +224,7 @@ impl Locked {
         self.forget("pending.json");
     }
 
-    fn replacement(&self, name: &str, text: &str) -> Result<Replacement, Stop> {
+    fn replacement(&self, name: &str, text: &str) -> Result<Replacement, ExitError> {
         let target = Target { owner: None, group: Some(self.group), mode: FILE_MODE };
         Replacement::begin(&self.state.folder.join(name), &target)?.holding(text)
     }

@@ -63,7 +63,7 @@ mod tests {
                 println!("SKIPPED: this kernel has no Landlock");
                 return;
             }
-            crate::state::replace(&own.path().join("state"), b"new").unwrap();
+            daemon::files::replace(&own.path().join("state"), b"new").unwrap();
             assert!(std::fs::write(other.path().join("file"), "new").is_err());
             assert_eq!(std::fs::read(other.path().join("file")).unwrap(), b"old");
             assert!(std::process::Command::new("/bin/true").status().is_err());

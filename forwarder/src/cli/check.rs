@@ -9,14 +9,16 @@ use policy::{ConfigError, Position};
 use serde_json::{Value, json};
 
 use super::{Outcome, print};
-use crate::config::{Inspected, LoadError, fix_of, inspect};
-use crate::exit;
+use daemon::exit::Exit;
+use daemon::files::{LoadError, fix_of};
+
+use crate::config::{Inspected, inspect};
 use crate::places::Surroundings;
 
 /// Validates the configuration and the files that it names, as far as this user may read them.
 ///
 /// # Errors
-/// Exit code and message; as JSON the document says it, and only the code is left.
+/// What is wrong; as JSON it is in the document, and only the exit code is left.
 pub(super) fn check(path: &Path, is_json: bool) -> Outcome {
     let surroundings = Surroundings::here();
     match (inspect(path), is_json) {
@@ -26,16 +28,16 @@ pub(super) fn check(path: &Path, is_json: bool) -> Outcome {
                 let _ = writeln!(std::io::stderr(), "{message}");
             }
             print(&effective(&found.policy, &surroundings));
-            Ok(exit::OK)
+            Ok(Exit::Ok)
         }
         (Ok(found), true) => {
             print(&valid(path, &found, &surroundings).to_string());
-            Ok(exit::OK)
+            Ok(Exit::Ok)
         }
-        (Err(error), false) => Err((error.exit_code(), error.to_string())),
+        (Err(error), false) => Err(error.into()),
         (Err(error), true) => {
             print(&invalid(path, &error).to_string());
-            Ok(error.exit_code())
+            Ok(error.exit())
         }
     }
 }

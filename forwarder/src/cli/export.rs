@@ -10,7 +10,10 @@ use policy::Source;
 use policy::forwarder::Policy;
 use policy::gateway::parse_list;
 
-use crate::{config, exit};
+use daemon::exit::{Exit, ExitError};
+use daemon::files::read_text;
+
+use crate::config;
 
 /// What is written, to standard output.
 #[derive(Subcommand)]
@@ -33,29 +36,30 @@ pub(super) struct Caddy {
 /// The text.
 ///
 /// # Errors
-/// Exit code and message.
-pub(super) fn export(exported: &Exported, config: &Path) -> Result<String, (u8, String)> {
+/// What is wrong with the configuration or the list.
+pub(super) fn export(exported: &Exported, config: &Path) -> Result<String, ExitError> {
     let Exported::Caddy(caddy) = exported;
-    let policy = config::read(config).map_err(|error| (error.exit_code(), error.to_string()))?;
+    let policy = config::read(config)?;
     let proxies = match &caddy.proxies {
         Some(from) => proxies(&policy, from)?,
         None => Vec::new(),
     };
-    policy::export::caddy(&policy, &proxies, caddy.from).map_err(|error| (exit::USAGE, error.to_string()))
+    policy::export::caddy(&policy, &proxies, caddy.from).map_err(|error| ExitError::new(Exit::Usage, error))
 }
 
-fn proxies(policy: &Policy, from: &Path) -> Result<Vec<IpNetwork>, (u8, String)> {
-    let invalid = |error: String| (exit::INVALID, error);
+fn proxies(policy: &Policy, from: &Path) -> Result<Vec<IpNetwork>, ExitError> {
+    let invalid = |error: String| ExitError::new(Exit::Invalid, error);
     let file = match from.to_str().and_then(|text| text.strip_prefix('@')) {
         Some(name) => {
             let list = policy.lists.iter().find(|list| list.name.as_str() == name);
-            let list = list.ok_or_else(|| (exit::USAGE, format!("there is no [[list]] named {name}")))?;
+            let list = list
+                .ok_or_else(|| ExitError::new(Exit::Usage, format!("there is no [[list]] named {name}")))?;
             list.file.path(None).map_err(|error| invalid(error.to_string()))?
         }
         None => from.to_owned(),
     };
     let unreadable = |error: io::Error| invalid(format!("{}: {error}", file.display()));
-    let text = config::list_text(&file).map_err(unreadable)?;
+    let text = read_text(&file).map_err(unreadable)?;
     parse_list(&Source { name: &file, text: &text })
         .map_err(|errors| invalid(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))
 }

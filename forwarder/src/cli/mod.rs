@@ -14,10 +14,13 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use crate::control::client::ask;
-use crate::control::report::Report;
+use daemon::exit::{Exit, ExitError};
+
+use crate::control::client::{ask, ask_report};
+use crate::control::protocol::{Reply, Request};
+use crate::control::report::{Report, SCHEMA};
 use crate::places::{Place, Surroundings};
-use crate::{config, daemon, exit};
+use crate::{config, run};
 
 /// The origin's peer: carries flows between a WireGuard tunnel and local services, without any privilege.
 #[derive(Parser)]
@@ -48,6 +51,8 @@ enum Command {
     Peers(Asking),
     /// One line; exit code 0 when every peer is up, 10 when some are not, 11 when none is.
     Health(Asking),
+    /// Reads the configuration, lists and keys again; flows go on.
+    Reload(Asking),
     /// Writes a part of another program's configuration.
     Export {
         #[command(subcommand)]
@@ -83,68 +88,82 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // To standard output for --help and --version, else to standard error; a closed pipe changes nothing.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::FAILED));
+            return Exit::from_code(u8::try_from(error.exit_code()).unwrap_or(1)).into();
         }
     };
-    ExitCode::from(run(&cli).unwrap_or_else(|(code, message)| {
-        // Standard error may be closed; the code still tells.
-        let _ = writeln!(std::io::stderr(), "{message}");
-        code
-    }))
+    let ended = carry_out(&cli).unwrap_or_else(|error| {
+        // Standard error may be closed; the exit code is left.
+        let _ = writeln!(std::io::stderr(), "{error}");
+        error.exit
+    });
+    ended.into()
 }
 
 /// What to do about a missing configuration.
 const NAME_IT: &str = "name the configuration with --config FILE";
 
-type Outcome = Result<u8, (u8, String)>;
+fn no_file() -> ExitError {
+    ExitError::new(Exit::Usage, NAME_IT)
+}
 
-fn run(cli: &Cli) -> Outcome {
+type Outcome = Result<Exit, ExitError>;
+
+fn carry_out(cli: &Cli) -> Outcome {
     let config = cli.config.as_deref();
     match &cli.command {
-        None => match config {
-            Some(config) => {
-                daemon::run(config).map(|()| exit::OK).map_err(|error| (error.exit_code(), error.to_string()))
-            }
-            None => Err((exit::USAGE, NAME_IT.to_owned())),
-        },
-        Some(Command::Check { json }) => {
-            check::check(config.ok_or_else(|| (exit::USAGE, NAME_IT.to_owned()))?, *json)
-        }
+        None => run::run(config.ok_or_else(no_file)?).map(|()| Exit::Ok),
+        Some(Command::Check { json }) => check::check(config.ok_or_else(no_file)?, *json),
         Some(Command::Status(asking)) => {
-            show(config, asking, |report| (report.clone(), show::status(report), exit::OK))
+            show(config, asking, |report| (report.clone(), show::status(report), Exit::Ok))
         }
         Some(Command::Peers(asking)) => {
-            show(config, asking, |report| (show::peers_document(report), show::peers(report), exit::OK))
+            show(config, asking, |report| (show::peers_document(report), show::peers(report), Exit::Ok))
         }
         Some(Command::Health(asking)) => show(config, asking, |report| {
-            (show::health_document(report), show::health(report), report.health.exit_code())
+            (show::health_document(report), show::health(report), report.health.exit())
         }),
+        Some(Command::Reload(asking)) => reload(&places(config, asking)?, asking.json),
         Some(Command::Export { exported }) => {
-            let config = config.ok_or_else(|| (exit::USAGE, NAME_IT.to_owned()))?;
+            let config = config.ok_or_else(no_file)?;
             export::export(exported, config).map(|text| {
                 print(text.trim_end());
-                exit::OK
+                Exit::Ok
             })
         }
         Some(Command::Wait { name, timeout, asking }) => {
             let places = places(config, asking)?;
             wait::wait(&places, name, *timeout, asking.json).map(|line| {
                 print(&line);
-                exit::OK
+                Exit::Ok
             })
         }
     }
 }
 
+/// Has the daemon read its file again, and prints what changed.
+fn reload(places: &[Place], json: bool) -> Outcome {
+    let Reply::Changes(lines) = ask(places, &Request::Reload)? else {
+        return Err(ExitError::new(Exit::Failed, "the daemon sent the answer to another request"));
+    };
+    if json {
+        print(&serde_json::json!({"schema": SCHEMA, "changes": lines}).to_string());
+    } else if lines.is_empty() {
+        print("nothing changes");
+    } else {
+        print(&lines.join("\n"));
+    }
+    Ok(Exit::Ok)
+}
+
 fn show<T: Serialize>(
     config: Option<&Path>,
     asking: &Asking,
-    render: impl Fn(&Report) -> (T, String, u8),
+    render: impl Fn(&Report) -> (T, String, Exit),
 ) -> Outcome {
-    let report = ask(&places(config, asking)?).map_err(|error| (error.exit_code(), error.to_string()))?;
+    let report = ask_report(&places(config, asking)?)?;
     let (document, text, code) = render(&report);
     if asking.json {
-        let json = serde_json::to_string(&document).map_err(|error| (exit::FAILED, error.to_string()))?;
+        let json = serde_json::to_string(&document).map_err(|error| ExitError::new(Exit::Failed, error))?;
         print(&json);
     } else {
         print(text.trim_end());
@@ -153,13 +172,13 @@ fn show<T: Serialize>(
 }
 
 /// The socket that was named, else the configuration's, else every place where a daemon may have made it.
-fn places(config: Option<&Path>, asking: &Asking) -> Result<Vec<Place>, (u8, String)> {
+fn places(config: Option<&Path>, asking: &Asking) -> Result<Vec<Place>, ExitError> {
     if let Some(socket) = &asking.socket {
         return Ok(vec![Place::at(socket.clone())]);
     }
     let policy = config.map(config::read).transpose();
     let policy = policy.map_err(|error| {
-        (error.exit_code(), format!("{error}\nor name the daemon's socket with --socket"))
+        ExitError::new(error.exit(), format!("{error}\nor name the daemon's socket with --socket"))
     })?;
     Ok(Surroundings::here().asked(policy.as_ref()))
 }

@@ -4,9 +4,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::control::client::{AskError, ask};
+use daemon::exit::{Exit, ExitError};
+
+use crate::control::client::ask_report;
 use crate::control::report::{Entry, Report};
-use crate::exit;
 use crate::places::Place;
 
 /// Between two looks.
@@ -17,22 +18,17 @@ const ATTEMPT: Duration = Duration::from_secs(3);
 /// Waits, and says what was reached; tries again while the daemon itself is not there yet.
 ///
 /// # Errors
-/// Exit code and message: nothing of this name, or the time is over.
-pub(super) fn wait(
-    places: &[Place],
-    name: &str,
-    limit: Duration,
-    json: bool,
-) -> Result<String, (u8, String)> {
+/// Nothing of this name, or the time is over.
+pub(super) fn wait(places: &[Place], name: &str, limit: Duration, json: bool) -> Result<String, ExitError> {
     let started = Instant::now();
     loop {
-        let (is_reached, why, code) = match ask(places) {
+        let (is_reached, why, exit) = match ask_report(places) {
             Ok(report) => {
                 let (is_reached, why) = look(&report, places, name)?;
-                (is_reached, why, exit::FAILED)
+                (is_reached, why, Exit::Failed)
             }
-            Err(error @ AskError::Denied { .. }) => return Err((error.exit_code(), error.to_string())),
-            Err(error) => (false, error.to_string(), error.exit_code()),
+            Err(error) if error.exit == Exit::Permission => return Err(error),
+            Err(error) => (false, error.message, error.exit),
         };
         let waited = started.elapsed();
         if is_reached {
@@ -45,13 +41,13 @@ pub(super) fn wait(
             });
         }
         if waited >= limit {
-            return Err((code, format!("{name}: {why}, waited {} s", limit.as_secs())));
+            return Err(ExitError::new(exit, format!("{name}: {why}, waited {} s", limit.as_secs())));
         }
         sleep(PAUSE.min(limit - waited));
     }
 }
 
-fn look(report: &Report, places: &[Place], name: &str) -> Result<(bool, String), (u8, String)> {
+fn look(report: &Report, places: &[Place], name: &str) -> Result<(bool, String), ExitError> {
     if let Some(peer) = report.peers.iter().find(|peer| peer.name == name) {
         return Ok((peer.state == "up", format!("its state is {}", peer.state)));
     }
@@ -63,7 +59,7 @@ fn look(report: &Report, places: &[Place], name: &str) -> Result<(bool, String),
             Ok((is_up, format!("its peer {} is not up", entry.peer.as_deref().unwrap_or_default())))
         }
         Some(entry) => Ok((answers(entry, places), format!("{} does not answer", entry.to))),
-        None => Err((exit::USAGE, format!("there is no peer and no [[reach]] named {name}"))),
+        None => Err(ExitError::new(Exit::Usage, format!("there is no peer and no [[reach]] named {name}"))),
     }
 }
 
@@ -74,8 +70,9 @@ fn answers(entry: &Entry, places: &[Place]) -> bool {
     let connected = |entry: &Entry| entry.dials.get("ok").copied().unwrap_or(0);
     let started = Instant::now();
     while started.elapsed() < ATTEMPT {
-        let now =
-            ask(places).ok().and_then(|report| report.reach.into_iter().find(|now| now.name == entry.name));
+        let now = ask_report(places)
+            .ok()
+            .and_then(|report| report.reach.into_iter().find(|now| now.name == entry.name));
         if now.is_some_and(|now| connected(&now) > connected(entry)) {
             return true;
         }

@@ -2,8 +2,8 @@
 
 pub mod client;
 pub mod problems;
+pub mod protocol;
 pub mod report;
-pub mod server;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

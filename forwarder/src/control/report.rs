@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use daemon::exit::Exit;
 use policy::Protocols;
 use serde::{Deserialize, Serialize};
 use tunnel::io::clock;
@@ -13,7 +14,6 @@ use tunnel::time::Now;
 
 use super::problems::problems;
 use super::{EdgeView, Shared};
-use crate::exit;
 use crate::stats::{Dialled, Dropped, EntryStats};
 use crate::upstream::{Member, Pool};
 
@@ -67,13 +67,13 @@ pub enum Health {
 }
 
 impl Health {
-    /// The exit code that says so.
+    /// The exit code.
     #[must_use]
-    pub const fn exit_code(self) -> u8 {
+    pub const fn exit(self) -> Exit {
         match self {
-            Self::Ok => exit::OK,
-            Self::Degraded => exit::DEGRADED,
-            Self::Broken => exit::BROKEN,
+            Self::Ok => Exit::Ok,
+            Self::Degraded => Exit::Degraded,
+            Self::Broken => Exit::Broken,
         }
     }
 

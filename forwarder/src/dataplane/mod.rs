@@ -32,7 +32,7 @@ use crate::control::problems;
 use crate::flow::EdgeId;
 use crate::network::{Watch, Word};
 use crate::resolve::Asker;
-use crate::state::StateFile;
+use crate::state::MarkWriter;
 use crate::stats::{Stats, add};
 use edge::Edge;
 use flows::Flows;
@@ -108,7 +108,7 @@ pub struct DataPlane {
     inlet: Coalescer,
     batch: ReceiveBatch,
     commands: Receiver<Command>,
-    state: StateFile,
+    state: MarkWriter,
     stats: Arc<Stats>,
     stop_at: Option<Instant>,
     /// `None` where the system does not tell.
@@ -149,7 +149,7 @@ pub struct Parts {
     /// Who resolves names.
     pub resolver: crate::resolve::Resolver,
     /// Where the clock mark is kept.
-    pub state: StateFile,
+    pub state: MarkWriter,
 }
 
 /// Listeners that are bound.
@@ -363,7 +363,7 @@ impl DataPlane {
                         edge.set_mtu(mtu);
                         self.flows.shrink(edge.id, mtu);
                     }
-                    Event::Watermark { wall } => self.state.save_watermark(wall),
+                    Event::Watermark { wall } => self.state.save(wall),
                     Event::ClockBehind { by } => {
                         let behind_seconds = by.as_secs();
                         tracing::info!(

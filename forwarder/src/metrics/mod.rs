@@ -3,8 +3,6 @@
 //! A recorder lives for one scrape only, so that a series whose labels changed (an endpoint that roamed) is gone from
 //! the next one. No client address is ever a label.
 
-pub mod http;
-
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};

@@ -12,7 +12,7 @@ use forwarder::dataplane::{Command, Commands, DataPlane, Inbox, Parts};
 use forwarder::flow::segment::Bare;
 use forwarder::resolve::Resolver;
 use forwarder::setup;
-use forwarder::state::StateFile;
+use forwarder::state::MarkWriter;
 use forwarder::stats::Stats;
 use tunnel::io::Wait;
 use tunnel::io::clock;
@@ -42,7 +42,9 @@ impl Daemon {
         let file = write_config(folder.path(), edge_port, entries);
         let loaded = config::load(&file).unwrap_or_else(|error| panic!("{error}"));
         let (inbox, commands) = Inbox::new().unwrap();
-        let (state, watermark) = StateFile::open(folder.path()).unwrap();
+        let mark = daemon::clock_mark::ClockMark::of(folder.path());
+        let watermark = mark.read();
+        let state = MarkWriter::start(mark).unwrap();
         let stats = Arc::new(Stats::default());
         stats.adopt(&loaded.policy);
         let parts = Parts {

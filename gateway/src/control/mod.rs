@@ -4,4 +4,3 @@ pub mod client;
 pub mod protocol;
 pub mod render;
 pub mod report;
-pub mod server;

@@ -7,11 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use super::report::{Bans, Changes, Flows, Offloads, Peers, Services, Status};
 
-/// Longest line in either direction, in bytes: a configuration of 10,000 services fits.
-pub const MAX_LINE: usize = 32 << 20;
-/// Longest line from a client that may only read.
-pub const MAX_READER_LINE: usize = 4096;
-
 /// Most flows in one answer.
 pub const MAX_FLOWS: usize = 10_000;
 
@@ -168,11 +163,4 @@ pub enum Reply {
     },
     /// To [`Request::Confirm`], [`Request::Ban`] and [`Request::Unban`].
     Done,
-    /// It did not work.
-    Failed {
-        /// The exit code for the program that asked.
-        exit: u8,
-        /// What happened and how to mend it.
-        message: String,
-    },
 }

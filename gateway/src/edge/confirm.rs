@@ -8,9 +8,9 @@ use policy::plan::Change;
 use super::Edge;
 use crate::config::{self, Config};
 use crate::control::protocol::Confirmation;
-use crate::exit::{Exit, Stop};
 use crate::root_state::RootState;
 use crate::state::{Moment, Outcome, Pending, State, Trial};
+use daemon::exit::{Exit, ExitError};
 
 /// The longest time that a change may wait for its confirmation.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(86_400);
@@ -128,7 +128,7 @@ impl Edge {
         said: &Path,
         text: String,
         confirmation: Option<Confirmation>,
-    ) -> Result<Vec<Change>, Stop> {
+    ) -> Result<Vec<Change>, ExitError> {
         let config =
             config::load_draft(&self.config_path, said, text).inspect_err(|_| self.note_apply(false))?;
         let _turn = self.applying.lock().await;
@@ -139,19 +139,23 @@ impl Edge {
         }
     }
 
-    pub(super) async fn apply_for_good(&self, config: Config) -> Result<Vec<Change>, Stop> {
+    pub(super) async fn apply_for_good(&self, config: Config) -> Result<Vec<Change>, ExitError> {
         let changes = self.apply_in_turn(config).await?;
         self.taken_back.set(false);
         Ok(changes)
     }
 
-    async fn apply_for_now(&self, config: Config, confirmation: Confirmation) -> Result<Vec<Change>, Stop> {
+    async fn apply_for_now(
+        &self,
+        config: Config,
+        confirmation: Confirmation,
+    ) -> Result<Vec<Change>, ExitError> {
         let Confirmation { id, seconds } = confirmation;
         let previous = self.text_in_force();
         if config.text != previous && self.file_holds(&config.text) {
             let message = "the daemon's own file holds this text already, so that there would be no way back; \
                            put the old text back and apply a copy";
-            return Err(Stop::new(Exit::Conflict, message));
+            return Err(ExitError::new(Exit::Conflict, message));
         }
         self.refuse_unkept(&id, &config.text)?;
         let patience = Duration::from_secs(seconds).min(LONGEST_PATIENCE);
@@ -178,7 +182,7 @@ impl Edge {
     }
 
     /// Refuses a change that root's folder does not hold: a restart would not find it.
-    fn refuse_unkept(&self, id: &str, text: &str) -> Result<(), Stop> {
+    fn refuse_unkept(&self, id: &str, text: &str) -> Result<(), ExitError> {
         let root = RootState::beside(&self.current.borrow().policy.state_directory);
         if root.pending().is_some_and(|pending| pending.id == id && pending.text == text) {
             return Ok(());
@@ -187,14 +191,14 @@ impl Edge {
         let message = format!(
             "{folder}: the daemon cannot read the change there; the folder must be root's, with the daemon's group: chgrp causeway {folder}"
         );
-        Err(Stop::new(Exit::Permission, message))
+        Err(ExitError::new(Exit::Permission, message))
     }
 
     /// Keeps the change that waits, which root's command calls `id`.
     ///
     /// # Errors
     /// [`Exit::RolledBack`] when it came too late, [`Exit::Failed`] when nothing waits.
-    pub async fn confirm(&self, id: Option<&str>) -> Result<(), Stop> {
+    pub async fn confirm(&self, id: Option<&str>) -> Result<(), ExitError> {
         let _turn = self.applying.lock().await;
         let waits = |waiting: &mut Waiting| {
             !waiting.is_over(&Moment::now()) && id.is_none_or(|id| waiting.pending.id == id)
@@ -211,16 +215,16 @@ impl Edge {
     }
 
     /// The answer to a confirmation when no change waits: it was confirmed before, taken back, or never made.
-    fn settled(&self, id: Option<&str>) -> Result<(), Stop> {
+    fn settled(&self, id: Option<&str>) -> Result<(), ExitError> {
         let confirmed = self.state.trial().filter(|trial| trial.outcome == Outcome::Confirmed);
         if confirmed.is_some_and(|trial| id == Some(&trial.id)) {
             return Ok(());
         }
         Err(if self.taken_back.get() || self.waiting.borrow().is_some() {
             let message = "too late: the change was not confirmed in time and was taken back";
-            Stop::new(Exit::RolledBack, message)
+            ExitError::new(Exit::RolledBack, message)
         } else {
-            Stop::new(Exit::Failed, "no change waits for a confirmation")
+            ExitError::new(Exit::Failed, "no change waits for a confirmation")
         })
     }
 
@@ -228,7 +232,7 @@ impl Edge {
     ///
     /// # Errors
     /// When what was before cannot be applied any more: then everything is as it was.
-    pub async fn take_back(&self) -> Result<bool, Stop> {
+    pub async fn take_back(&self) -> Result<bool, ExitError> {
         let _turn = self.applying.lock().await;
         if self.waiting.borrow().is_none() {
             return Ok(false);
@@ -267,7 +271,7 @@ impl Edge {
         }
     }
 
-    async fn take_back_waiting(&self) -> Result<(), Stop> {
+    async fn take_back_waiting(&self) -> Result<(), ExitError> {
         let previous = self.waiting.borrow().as_ref().map(|waiting| waiting.pending.previous.clone());
         let Some(previous) = previous else { return Ok(()) };
         let config = config::load_text(&self.config_path, previous)?;
@@ -279,7 +283,7 @@ impl Edge {
     }
 
     /// Refuses a change while another waits: what would the way back be?
-    pub(super) fn refuse_while_waiting(&self) -> Result<(), Stop> {
+    pub(super) fn refuse_while_waiting(&self) -> Result<(), ExitError> {
         match self.confirm_within() {
             None => Ok(()),
             Some(left) => {
@@ -287,7 +291,7 @@ impl Edge {
                 let message = format!(
                     "a change waits {left} s more for its confirmation; gatewayctl confirm or gatewayctl rollback first"
                 );
-                Err(Stop::new(Exit::Conflict, message))
+                Err(ExitError::new(Exit::Conflict, message))
             }
         }
     }
@@ -306,7 +310,7 @@ impl Edge {
     }
 
     fn file_holds(&self, text: &str) -> bool {
-        config::read_text(&self.config_path).is_ok_and(|file| file == text)
+        daemon::files::read_text(&self.config_path).is_ok_and(|file| file == text)
     }
 
     fn text_in_force(&self) -> String {
@@ -314,7 +318,7 @@ impl Edge {
     }
 }
 
-fn unwritten(error: &std::io::Error) -> Stop {
+fn unwritten(error: &std::io::Error) -> ExitError {
     let message = format!("the state folder cannot be written: {error}; give the daemon's user permission");
-    Stop::new(Exit::Permission, message)
+    ExitError::new(Exit::Permission, message)
 }

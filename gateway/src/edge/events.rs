@@ -46,7 +46,7 @@ impl Edge {
                 self.follow_path_mtu();
             }
             Event::Watermark { wall } => {
-                if let Err(error) = self.state.keep_watermark(wall) {
+                if let Err(error) = self.state.clock_mark().write(wall) {
                     tracing::warn!(
                         "the clock mark cannot be written ({error}); free the disk or mend its permissions"
                     );

@@ -11,8 +11,8 @@ use super::observe::blocking;
 use super::reload::refusal;
 use crate::control::protocol::MAX_FLOWS;
 use crate::control::report::{Flow, Flows, SCHEMA};
-use crate::exit::{Exit, Stop};
 use crate::kernel::{self, FlowQuery};
+use daemon::exit::{Exit, ExitError};
 
 /// States of TCP connections as conntrack numbers them (`enum tcp_conntrack`).
 const TCP_STATES: [&str; 10] = [
@@ -40,7 +40,7 @@ impl Edge {
         service: Option<&str>,
         address: Option<IpAddr>,
         limit: usize,
-    ) -> Result<Flows, Stop> {
+    ) -> Result<Flows, ExitError> {
         let query = {
             let current = self.current.borrow();
             let services = &current.blueprint.plan.ruleset.services;
@@ -48,7 +48,7 @@ impl Edge {
             let marks: Vec<u32> = marks.map(|mark| mark.mark).collect();
             if let (Some(name), true) = (service, marks.is_empty()) {
                 let message = format!("there is no service {name}; gatewayctl services lists them");
-                return Err(Stop::new(Exit::Usage, message));
+                return Err(ExitError::new(Exit::Usage, message));
             }
             let limit = limit.clamp(1, MAX_FLOWS);
             FlowQuery { mark: current.policy.kernel.ct_mark, mask: OURS, marks, address, limit }

@@ -6,7 +6,7 @@ use tunnel::io::tun::UDP_SINCE;
 use super::Edge;
 use super::start::offloads;
 use crate::control::report::{self, Offload, SCHEMA};
-use crate::exit::{Exit, Stop};
+use daemon::exit::{Exit, ExitError};
 
 /// The names, in the order they are shown.
 const NAMES: [&str; 5] = ["tun_tcp", "tun_udp", "udp_gso", "udp_gro", "busy_poll"];
@@ -50,18 +50,21 @@ impl Edge {
     ///
     /// # Errors
     /// [`Exit::Usage`] for a name that there is not, [`Exit::Failed`] when the kernel does not take it: nothing changed.
-    pub fn set_offloads(&self, switches: &[(String, bool)]) -> Result<report::Offloads, Stop> {
+    pub fn set_offloads(&self, switches: &[(String, bool)]) -> Result<report::Offloads, ExitError> {
         let mut next = self.device.offloads();
         for (name, on) in switches {
             let Some(field) = field(&mut next, name) else {
                 let names = NAMES.join(", ");
-                return Err(Stop::new(Exit::Usage, format!("there is no offload {name}; there are {names}")));
+                return Err(ExitError::new(
+                    Exit::Usage,
+                    format!("there is no offload {name}; there are {names}"),
+                ));
             };
             *field = *on;
         }
         self.device
             .set_offloads(next)
-            .map_err(|error| Stop::new(Exit::Failed, format!("offloads: {error}")))?;
+            .map_err(|error| ExitError::new(Exit::Failed, format!("offloads: {error}")))?;
         tracing::info!(?next, "offloads were changed until the next apply");
         Ok(self.offloads())
     }

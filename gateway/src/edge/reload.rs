@@ -18,10 +18,10 @@ use super::start::offloads;
 use super::undone::Left;
 use super::{Current, Edge, peers};
 use crate::config::{self, Config};
-use crate::exit::{Exit, Stop};
 use crate::kernel::{Failure, FailureKind, Request, Scope, nft};
+use crate::memory;
 use crate::metrics::RoundTrips;
-use crate::{log, memory};
+use daemon::exit::{Exit, ExitError};
 
 /// The longest ban with an end: a year, in seconds.
 const LONGEST_BAN: u64 = 31_536_000;
@@ -53,14 +53,14 @@ impl Edge {
     ///
     /// # Errors
     /// What is wrong; then everything is as it was. [`Exit::Conflict`] while a change waits for its confirmation.
-    pub async fn reload(&self) -> Result<Vec<Change>, Stop> {
+    pub async fn reload(&self) -> Result<Vec<Change>, ExitError> {
         let applied = self.reload_in_turn().await;
         let refused = applied.as_ref().err().map(|stop| first_line(&stop.message));
         *self.not_taken.borrow_mut() = refused;
         applied
     }
 
-    async fn reload_in_turn(&self) -> Result<Vec<Change>, Stop> {
+    async fn reload_in_turn(&self) -> Result<Vec<Change>, ExitError> {
         let config = config::load(&self.config_path).inspect_err(|_| self.note_apply(false))?;
         let _turn = self.applying.lock().await;
         self.refuse_while_waiting()?;
@@ -74,7 +74,7 @@ impl Edge {
     }
 
     /// Applies a configuration; the caller holds the turn.
-    pub(super) async fn apply_in_turn(&self, config: Config) -> Result<Vec<Change>, Stop> {
+    pub(super) async fn apply_in_turn(&self, config: Config) -> Result<Vec<Change>, ExitError> {
         let applied = self.try_to_apply(config).await;
         self.note_apply(applied.is_ok());
         if let Ok(changes) = &applied {
@@ -88,7 +88,7 @@ impl Edge {
     }
 
     /// Whatever may refuse is asked before anything is changed that cannot be taken back without a trace.
-    async fn try_to_apply(&self, config: Config) -> Result<Vec<Change>, Stop> {
+    async fn try_to_apply(&self, config: Config) -> Result<Vec<Change>, ExitError> {
         self.refuse_what_needs_a_restart(&config.policy)?;
         let (old, old_mark) = {
             let current = self.current.borrow();
@@ -113,7 +113,7 @@ impl Edge {
             self.round_trips.replace(RoundTrips::default());
         }
         let Config { text, policy, keys, .. } = config;
-        log::change(policy.log);
+        daemon::log::change(policy.log);
         self.adopt_machine(machine);
         *self.current.borrow_mut() = Current { text, policy, keys, blueprint: new, unwritable, fingerprint };
         if news {
@@ -126,7 +126,7 @@ impl Edge {
         Ok(changes)
     }
 
-    async fn machine_now(&self, policy: &Policy) -> Result<Machine, Stop> {
+    async fn machine_now(&self, policy: &Policy) -> Result<Machine, ExitError> {
         let asked = policy.clone();
         let system = blocking(move || Machine::read(&asked)).await.map_err(refusal)?;
         let (mut machine, asked, helper) =
@@ -155,15 +155,15 @@ impl Edge {
     }
 
     /// Asks whether the helper may do what the policy needs.
-    async fn cover(&self, policy: &Policy) -> Result<(), Stop> {
+    async fn cover(&self, policy: &Policy) -> Result<(), ExitError> {
         let (helper, wanted) = (self.helper.clone(), Scope::of(policy, &self.config_path));
         blocking(move || helper.cover(&wanted)).await.map_err(refusal)
     }
 
-    fn refuse_what_needs_a_restart(&self, new: &Policy) -> Result<(), Stop> {
+    fn refuse_what_needs_a_restart(&self, new: &Policy) -> Result<(), ExitError> {
         match self.current.borrow().policy.needs_restart(new) {
             None => Ok(()),
-            Some(key) => Err(Stop::new(Exit::Conflict, cannot_change(key))),
+            Some(key) => Err(ExitError::new(Exit::Conflict, cannot_change(key))),
         }
     }
 
@@ -173,7 +173,7 @@ impl Edge {
         &self,
         new: &Arc<Blueprint>,
         old: &Arc<Blueprint>,
-    ) -> Result<(Vec<Unwritable>, Option<u64>), Stop> {
+    ) -> Result<(Vec<Unwritable>, Option<u64>), ExitError> {
         let (helper, state) = (self.helper.clone(), self.state.clone());
         let (new, old, expected) = (Arc::clone(new), Arc::clone(old), self.current.borrow().fingerprint);
         let applied = blocking(move || Ok(new.change((&old, expected), &helper, &state)));
@@ -186,7 +186,7 @@ impl Edge {
     }
 
     /// Opens a socket on the wanted port, if that is another than now; changes nothing.
-    async fn prepare_socket(&self, port: u16) -> Result<Option<UdpSocket>, Stop> {
+    async fn prepare_socket(&self, port: u16) -> Result<Option<UdpSocket>, ExitError> {
         let (outer, device) = (Arc::clone(&self.outer), Arc::clone(&self.device));
         blocking(move || outer.prepare(&device, port)).await.map_err(refusal)
     }
@@ -253,7 +253,7 @@ impl Edge {
     ///
     /// # Errors
     /// [`Exit::Usage`] for a time that is none, else what `nft` said.
-    pub async fn ban(&self, address: IpAddr, seconds: Option<u64>) -> Result<(), Stop> {
+    pub async fn ban(&self, address: IpAddr, seconds: Option<u64>) -> Result<(), ExitError> {
         let address = address.to_canonical();
         let element = match seconds {
             Some(seconds) if (1..=LONGEST_BAN).contains(&seconds) => {
@@ -262,7 +262,7 @@ impl Edge {
             Some(_) => {
                 let message =
                     format!("a ban lasts from 1 to {LONGEST_BAN} seconds, or permanently without a time");
-                return Err(Stop::new(Exit::Usage, message));
+                return Err(ExitError::new(Exit::Usage, message));
             }
             None => json!(address),
         };
@@ -322,11 +322,11 @@ fn first_line(message: &str) -> String {
 
 /// A refusal of the kernel as the end of a command.
 #[must_use]
-pub fn refusal(failure: Failure) -> Stop {
+pub fn refusal(failure: Failure) -> ExitError {
     let exit = match failure.kind {
         FailureKind::Permission => Exit::Permission,
         FailureKind::Conflict => Exit::Conflict,
         FailureKind::Ruleset | FailureKind::Refused | FailureKind::Kernel | FailureKind::Gone => Exit::Failed,
     };
-    Stop::new(exit, failure)
+    ExitError::new(exit, failure)
 }

@@ -183,7 +183,7 @@ fn node_config(config: &Config, blueprint: &Blueprint, state: &State) -> NodeCon
         mtu: blueprint.plan.routing.device.mtu,
         listen_port: interface.listen_port,
         liveness: Some(peers::LIVENESS),
-        wall_watermark: state.watermark(),
+        wall_watermark: state.clock_mark().read(),
     }
 }
 

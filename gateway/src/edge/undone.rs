@@ -1,8 +1,8 @@
 //! A change that failed: why, and what is left of it, as a look at the kernel found it.
 
 use super::reload::refusal;
-use crate::exit::{Exit, Stop};
 use crate::kernel::{Failure, FailureKind};
+use daemon::exit::{Exit, ExitError};
 
 /// A change that failed.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Undone {
     }
 
     /// As the end of a command.
-    pub(super) fn stop(self) -> Stop {
+    pub(super) fn stop(self) -> ExitError {
         // A refused ruleset is no change that was taken back: none was begun.
         let is_refused = self.failure.kind == FailureKind::Ruleset;
         match &self.left {
@@ -63,20 +63,23 @@ impl Left {
     }
 
     /// The end of a command for `reason`.
-    pub(super) fn stop(&self, reason: &dyn std::fmt::Display) -> Stop {
+    pub(super) fn stop(&self, reason: &dyn std::fmt::Display) -> ExitError {
         let again = "the edge goes on trying, see gatewayctl status";
         match self {
-            Self::NotBegun => Stop::new(Exit::RolledBack, format!("{reason}; nothing was changed")),
+            Self::NotBegun => ExitError::new(Exit::RolledBack, format!("{reason}; nothing was changed")),
             Self::Compared(lines) if lines.is_empty() => {
-                Stop::new(Exit::RolledBack, format!("{reason}; everything is as it was"))
+                ExitError::new(Exit::RolledBack, format!("{reason}; everything is as it was"))
             }
             Self::Compared(lines) => {
                 let differs = lines.join("; ");
-                Stop::new(Exit::Failed, format!("{reason}; not everything is as it was ({differs}): {again}"))
+                ExitError::new(
+                    Exit::Failed,
+                    format!("{reason}; not everything is as it was ({differs}): {again}"),
+                )
             }
             Self::Unknown(failure) => {
                 let unknown = format!("whether everything is as it was is not known ({failure})");
-                Stop::new(Exit::Failed, format!("{reason}; {unknown}: {again}"))
+                ExitError::new(Exit::Failed, format!("{reason}; {unknown}: {again}"))
             }
         }
     }

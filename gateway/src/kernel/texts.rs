@@ -4,8 +4,8 @@ use policy::Source;
 use policy::gateway::parse;
 
 use super::scope::{Scope, Texts};
-use crate::config::read_text;
 use crate::root_state::{RootState, is_trusted};
+use daemon::files::read_text;
 
 /// Adds to the scope what root's texts ask for by now.
 ///

@@ -4,9 +4,7 @@
 //! label holds a client's address; `endpoint` is the peer's, as dashboards for the WireGuard exporter expect it.
 
 mod calls;
-pub mod http;
 mod offload;
-pub mod process;
 mod round_trips;
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
@@ -157,7 +155,7 @@ fn record(snapshot: &Snapshot) {
             }
         }
     }
-    process::record();
+    daemon::metrics::process::record();
 }
 
 fn record_device(peers: &Peers) {

@@ -12,36 +12,28 @@
 //! | `trial.json` | what became of the change that waits, or waited, for `gatewayctl confirm` |
 //! | `lock` | held by the running daemon |
 
-mod files;
 mod pending;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use daemon::clock_mark::ClockMark;
+use daemon::exit::ExitError;
+use daemon::files::{Lock, make_folder, read, replace};
 use ipnetwork::IpNetwork;
 use policy::trust::KeptPin;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tunnel::time::is_believable;
 
-pub use files::{read, replace};
 pub use pending::{Moment, Outcome, Pending, Trial};
 
 /// The state folder.
 #[derive(Clone, Debug)]
 pub struct State {
     folder: PathBuf,
-}
-
-/// Held while the daemon runs; a second one over the same state would fight with it.
-#[derive(Debug)]
-pub struct Lock {
-    _file: File,
 }
 
 /// Last authenticated endpoints by public key.
@@ -78,28 +70,13 @@ pub struct Guards {
     pub minimal: Option<String>,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Clock {
-    highest_seconds: u64,
-    highest_nanoseconds: u32,
-}
-
-impl Clock {
-    /// What the file says, unless no clock can have reached it.
-    fn wall(&self) -> Option<Duration> {
-        let nanoseconds = Duration::from_nanos(self.highest_nanoseconds.into());
-        Duration::from_secs(self.highest_seconds).checked_add(nanoseconds).filter(|wall| is_believable(*wall))
-    }
-}
-
 impl State {
     /// The state in `folder`, which is made (mode 0700) when it is missing.
     ///
     /// # Errors
     /// When it cannot be made.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        make_folder(folder)?;
         Ok(Self { folder: folder.to_owned() })
     }
 
@@ -109,27 +86,18 @@ impl State {
         Self { folder: folder.to_owned() }
     }
 
-    /// Claims the state for one daemon; `None` when another holds it.
+    /// Claims the state for one daemon.
     ///
     /// # Errors
-    /// When the lock file cannot be made.
-    pub fn lock(&self) -> io::Result<Option<Lock>> {
-        let path = self.folder.join("lock");
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Lock { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+    /// As [`Lock::claim`].
+    pub fn claim(&self) -> Result<Lock, ExitError> {
+        Lock::claim(&self.folder, "gateway")
     }
 
     /// Whether a daemon holds this state now.
     #[must_use]
     pub fn is_locked(&self) -> bool {
-        // A pipe in its place is not waited for.
-        let mut options = File::options();
-        let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(self.folder.join("lock"));
-        file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+        Lock::is_held(&self.folder)
     }
 
     /// The endpoints kept; none when the file is missing or unreadable, since they are only a hint.
@@ -146,29 +114,10 @@ impl State {
         self.keep("endpoints.json", endpoints)
     }
 
-    /// The highest wall clock a handshake was stamped with; zero when none is known, or the file is damaged.
+    /// The highest wall clock that a handshake was stamped with.
     #[must_use]
-    pub fn watermark(&self) -> Duration {
-        let path = self.folder.join("clock.json");
-        let bytes = match read(&path) {
-            Ok(None) => return Duration::ZERO,
-            Ok(Some(bytes)) => bytes,
-            Err(_) => Vec::new(),
-        };
-        let clock = serde_json::from_slice::<Clock>(&bytes).ok();
-        clock.and_then(|clock| clock.wall()).unwrap_or_else(|| {
-            tracing::info!(file = %path.display(), "the clock mark is damaged and counts as none");
-            Duration::ZERO
-        })
-    }
-
-    /// Keeps the highest wall clock.
-    ///
-    /// # Errors
-    /// Whatever the file system says.
-    pub fn keep_watermark(&self, wall: Duration) -> io::Result<()> {
-        let clock = Clock { highest_seconds: wall.as_secs(), highest_nanoseconds: wall.subsec_nanos() };
-        self.keep("clock.json", &clock)
+    pub fn clock_mark(&self) -> ClockMark {
+        ClockMark::of(&self.folder)
     }
 
     /// The switches that the daemon changed, by path.
@@ -316,24 +265,7 @@ mod tests {
         let mut endpoints = Endpoints::default();
         endpoints.peers.insert("key".to_owned(), "198.51.100.7:40213".parse().unwrap());
         state.keep_endpoints(&endpoints).unwrap();
-        state.keep_watermark(Duration::new(7, 9)).unwrap();
         assert_eq!(state.endpoints(), endpoints);
-        assert_eq!(state.watermark(), Duration::new(7, 9));
-    }
-
-    #[test]
-    fn a_damaged_clock_mark_counts_as_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let state = State::at(folder.path());
-        let past_all_clocks = r#"{"highest_seconds":18446744073709551615,"highest_nanoseconds":4294967295}"#;
-        let centuries = r#"{"highest_seconds":9223372036854775808,"highest_nanoseconds":0}"#;
-        for text in ["", "{", "[]", r#"{"highest_seconds":-1}"#, past_all_clocks, centuries] {
-            fs::write(folder.path().join("clock.json"), text).unwrap();
-            assert_eq!(state.watermark(), Duration::ZERO, "{text}");
-        }
-        fs::remove_file(folder.path().join("clock.json")).unwrap();
-        fs::create_dir(folder.path().join("clock.json")).unwrap();
-        assert_eq!(state.watermark(), Duration::ZERO, "a folder");
     }
 
     #[test]
@@ -356,16 +288,5 @@ mod tests {
         assert_eq!(note("0", "2"), "0");
         assert_eq!(note("2", "1"), "0", "what was found is the daemon's own");
         assert_eq!(note("3", "1"), "3", "what was found is another's");
-    }
-
-    #[test]
-    fn a_state_has_one_daemon() {
-        let folder = tempfile::tempdir().unwrap();
-        let state = State::open(folder.path()).unwrap();
-        let lock = state.lock().unwrap().unwrap();
-        assert!(state.lock().unwrap().is_none());
-        assert!(state.is_locked());
-        drop(lock);
-        assert!(!state.is_locked());
     }
 }

@@ -90,7 +90,7 @@ fn the_log_section_is_taken_by_a_reload_at_both_ends() -> Result<()> {
 fn a_reload_that_cannot_be_taken_stays_in_the_status_until_one_is() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         lab.expect_warning("not applied");
-        lab.expect_warning("not reloaded");
+        lab.expect_warning("not applied, the configuration before stays in force");
         let mut site = Site::new(lab)?;
         site.start()?;
         let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();

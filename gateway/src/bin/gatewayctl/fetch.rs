@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway::exit::{Exit, Stop};
+use daemon::exit::{Exit, ExitError};
 use policy::feed::MAX_BYTES;
 use ureq::Agent;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
@@ -29,11 +29,11 @@ pub(crate) struct Client {
 
 impl Client {
     /// A client that trusts the certificates in `bundle`, or the system's.
-    pub(crate) fn new(bundle: Option<&Path>) -> Result<Self, Stop> {
+    pub(crate) fn new(bundle: Option<&Path>) -> Result<Self, ExitError> {
         let roots = match bundle {
             Some(bundle) => roots(bundle)?,
             None => BUNDLES.iter().find_map(|path| roots(Path::new(path)).ok()).ok_or_else(|| {
-                Stop::new(
+                ExitError::new(
                     Exit::Failed,
                     "no trusted certificates; run: apt install ca-certificates, or name a --ca FILE",
                 )
@@ -75,8 +75,9 @@ impl Client {
     }
 }
 
-fn roots(bundle: &Path) -> Result<Vec<Certificate<'static>>, Stop> {
-    let stop = |why: &dyn std::fmt::Display| Stop::new(Exit::Failed, format!("{}: {why}", bundle.display()));
+fn roots(bundle: &Path) -> Result<Vec<Certificate<'static>>, ExitError> {
+    let stop =
+        |why: &dyn std::fmt::Display| ExitError::new(Exit::Failed, format!("{}: {why}", bundle.display()));
     let pem = std::fs::read(bundle).map_err(|error| stop(&error))?;
     let certificates: Vec<_> = parse_pem(&pem)
         .filter_map(|item| match item {

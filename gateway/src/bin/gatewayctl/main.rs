@@ -10,13 +10,13 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use daemon::exit::{Exit, ExitError};
 use gateway::change;
 use gateway::control::client::{DEFAULT_SOCKET, ask};
 use gateway::control::protocol::{Reply, Request};
 use gateway::control::render::{self, Style};
 use gateway::control::report::{Changes, Health};
 use gateway::exchange::{self, CONFIGURATION, Exported, Imported};
-use gateway::exit::{Exit, Stop};
 use gateway::keygen::{Owner, keygen};
 use gateway::lists;
 use serde::Serialize;
@@ -224,7 +224,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<Exit, Stop> {
+fn run(arguments: &Arguments) -> Result<Exit, ExitError> {
     let socket = &arguments.socket;
     match &arguments.command {
         Command::Peers { dump: true, show_keys, .. } => {
@@ -266,10 +266,10 @@ fn run(arguments: &Arguments) -> Result<Exit, Stop> {
     }
 }
 
-fn show(socket: &Path, request: &Request, output: Output) -> Result<Exit, Stop> {
+fn show(socket: &Path, request: &Request, output: Output) -> Result<Exit, ExitError> {
     let Some(seconds) = output.watch else { return show_once(socket, request, output.json, "") };
     let pause = Duration::try_from_secs_f64(seconds.max(0.1))
-        .map_err(|error| Stop::new(Exit::Usage, format!("--watch={seconds}: {error}")))?;
+        .map_err(|error| ExitError::new(Exit::Usage, format!("--watch={seconds}: {error}")))?;
     let clear = if io::stdout().is_terminal() && !output.json { "\x1b[H\x1b[2J" } else { "" };
     loop {
         show_once(socket, request, output.json, clear)?;
@@ -277,7 +277,7 @@ fn show(socket: &Path, request: &Request, output: Output) -> Result<Exit, Stop> 
     }
 }
 
-fn show_once(socket: &Path, request: &Request, json: bool, before: &str) -> Result<Exit, Stop> {
+fn show_once(socket: &Path, request: &Request, json: bool, before: &str) -> Result<Exit, ExitError> {
     let reply = ask(socket, request)?;
     let style = style();
     let exit = if let Reply::Status(status) = &reply { health_exit(status.health) } else { Exit::Ok };
@@ -290,17 +290,23 @@ fn show_once(socket: &Path, request: &Request, json: bool, before: &str) -> Resu
         Reply::Offloads(report) => either(json, report, || render::offloads(report))?,
         Reply::Bans(report) => either(json, report, || render::bans(report))?,
         Reply::Changes(report) => either(json, report, || render::changes(report, style))?,
-        Reply::Done | Reply::OwnFile { .. } | Reply::TakenBack { .. } | Reply::Failed { .. } => String::new(),
+        Reply::Done | Reply::OwnFile { .. } | Reply::TakenBack { .. } => String::new(),
     };
     write(&format!("{before}{text}"))?;
     Ok(exit)
 }
 
-fn show_changes(report: &Changes, json: bool) -> Result<(), Stop> {
+fn show_changes(report: &Changes, json: bool) -> Result<(), ExitError> {
     write(&either(json, report, || render::changes(report, style()))?)
 }
 
-fn apply(socket: &Path, config: &Path, file: &Path, confirm: Option<u64>, json: bool) -> Result<Exit, Stop> {
+fn apply(
+    socket: &Path,
+    config: &Path,
+    file: &Path,
+    confirm: Option<u64>,
+    json: bool,
+) -> Result<Exit, ExitError> {
     let report = change::apply(socket, config, file, confirm.map(Duration::from_secs))?;
     show_changes(&report, json)?;
     if let Some(seconds) = confirm {
@@ -309,11 +315,11 @@ fn apply(socket: &Path, config: &Path, file: &Path, confirm: Option<u64>, json: 
     Ok(Exit::Ok)
 }
 
-fn tell(socket: &Path, request: &Request) -> Result<Exit, Stop> {
+fn tell(socket: &Path, request: &Request) -> Result<Exit, ExitError> {
     ask(socket, request).map(|_| Exit::Ok)
 }
 
-fn refresh(what: &Lists) -> Result<Exit, Stop> {
+fn refresh(what: &Lists) -> Result<Exit, ExitError> {
     let Lists::Refresh { file, from, config, only, ca } = what;
     let lines = match file {
         Some(file) => vec![lists::refresh_file(file, from.as_deref())?],
@@ -326,7 +332,7 @@ fn refresh(what: &Lists) -> Result<Exit, Stop> {
     Ok(Exit::Ok)
 }
 
-fn make_keys(dir: &Path, name: &str, owner: Option<&str>) -> Result<Exit, Stop> {
+fn make_keys(dir: &Path, name: &str, owner: Option<&str>) -> Result<Exit, ExitError> {
     let owner = owner.map(user).transpose()?;
     let public = keygen(dir, name, owner).map_err(|error| {
         let exits = [
@@ -335,26 +341,26 @@ fn make_keys(dir: &Path, name: &str, owner: Option<&str>) -> Result<Exit, Stop> 
         ];
         let exit =
             exits.into_iter().find(|(kind, _)| *kind == error.kind()).map_or(Exit::Failed, |(_, exit)| exit);
-        Stop::new(exit, format!("{}: {error}", dir.display()))
+        ExitError::new(exit, format!("{}: {error}", dir.display()))
     })?;
     write(&format!("{public}\n"))?;
     Ok(Exit::Ok)
 }
 
 /// Looks a user up where system users of ours are.
-fn user(name: &str) -> Result<Owner, Stop> {
+fn user(name: &str) -> Result<Owner, ExitError> {
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     Owner::find(name, &passwd).ok_or_else(|| {
         let fix = "make the users with: systemd-sysusers (scripts/install does)";
-        Stop::new(Exit::Usage, format!("--owner {name}: there is no such user; {fix}"))
+        ExitError::new(Exit::Usage, format!("--owner {name}: there is no such user; {fix}"))
     })
 }
 
-fn either(json: bool, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<String, Stop> {
+fn either(json: bool, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<String, ExitError> {
     if !json {
         return Ok(text());
     }
-    serde_json::to_string(report).map(|line| line + "\n").map_err(|error| Stop::new(Exit::Failed, error))
+    serde_json::to_string(report).map(|line| line + "\n").map_err(|error| ExitError::new(Exit::Failed, error))
 }
 
 fn style() -> Style {
@@ -401,12 +407,12 @@ fn plain_name(text: &str) -> Result<String, String> {
     Err("letters, digits, '-', '_' and '.'".to_owned())
 }
 
-fn write(text: &str) -> Result<(), Stop> {
+fn write(text: &str) -> Result<(), ExitError> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // The reader of a pipe has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|error| Stop::new(Exit::Failed, error)),
+        other => other.map_err(|error| ExitError::new(Exit::Failed, error)),
     }
 }
 

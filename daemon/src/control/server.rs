@@ -13,8 +13,11 @@ use tokio::sync::Semaphore;
 use tokio::task;
 use tokio::time::timeout;
 
-use super::protocol::{MAX_LINE, MAX_READER_LINE, Reply, Request};
-use crate::exit::Exit;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{MAX_LINE, MAX_READER_LINE, Outcome};
+use crate::exit::{Exit, ExitError};
 
 /// Most clients at once that may only read; the next one is refused, so that it keeps no place from root.
 const MAX_READERS: usize = 32;
@@ -22,13 +25,63 @@ const MAX_READERS: usize = 32;
 const MAX_WRITERS: usize = 16;
 /// Most requests of one connection.
 const MAX_REQUESTS: usize = 10_000;
-/// A client that says nothing for so long is sent away.
+/// A client that sends nothing for so long is disconnected.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// Answers requests that are allowed.
 pub trait Answer {
-    /// The answer to one request; the caller has checked the right to ask it.
-    fn answer(&self, request: Request) -> impl Future<Output = Reply>;
+    /// A request.
+    type Request: DeserializeOwned;
+    /// An answer.
+    type Reply: Serialize;
+
+    /// Whether only root and the daemon's own user may ask this.
+    fn is_privileged(request: &Self::Request) -> bool;
+
+    /// The answer to one request; the right to ask it was checked.
+    fn answer(&self, request: Self::Request) -> impl Future<Output = Result<Self::Reply, ExitError>>;
+}
+
+/// Who may connect, which is who may read.
+#[derive(Clone, Copy, Debug)]
+pub enum Access<'a> {
+    /// The daemon's own user and root (mode 0600).
+    Owner,
+    /// Also this group, where it exists and this process may give files to it (mode 0660).
+    Group(&'a str),
+}
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// A daemon answers there already.
+    #[error("{}: another daemon answers there; stop it, or set another [control] socket", .0.display())]
+    Taken(PathBuf),
+    /// Something that is no socket has the name.
+    #[error("{} is no socket; move it away, or set another [control] socket", .0.display())]
+    NoSocket(PathBuf),
+    /// From the system.
+    #[error("{}: {error}; set [control] socket to a path that this user may write", path.display())]
+    System {
+        /// Which path.
+        path: PathBuf,
+        /// The system's words.
+        error: io::Error,
+    },
+}
+
+impl BindError {
+    /// The exit code.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Taken(_) | Self::NoSocket(_) => Exit::Conflict,
+            Self::System { error, .. } => match error.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::Permission,
+                _ => Exit::Failed,
+            },
+        }
+    }
 }
 
 /// The socket while the daemon serves it; dropping it removes the file.
@@ -39,34 +92,42 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Takes the path: a stale socket is replaced, anything else in the way is left alone.
+    /// Takes the path: a socket on which no daemon answers is replaced, anything else with this name is left alone.
     ///
-    /// Mode 0660 and `group`, where it exists and this process may give files to it: connecting is reading, and what
-    /// changes something is asked for the caller's uid besides.
+    /// Connecting is reading; a request that changes something is checked against the caller's uid besides.
     ///
     /// # Errors
-    /// `AddrInUse` when a daemon answers there, `AlreadyExists` when something other than a socket is in the way.
-    pub fn bind(path: &Path, group: &str) -> io::Result<Self> {
+    /// [`BindError`]
+    pub fn bind(path: &Path, access: Access<'_>) -> Result<Self, BindError> {
+        let system = |error| BindError::System { path: path.to_owned(), error };
         clear_stale(path)?;
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
+            std::fs::create_dir_all(folder).map_err(system)?;
         }
-        let listener = std::os::unix::net::UnixListener::bind(path)?;
+        let listener = std::os::unix::net::UnixListener::bind(path).map_err(system)?;
         let socket = Self { listener, path: path.to_owned() };
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-        if let Some(gid) = group_id(group)
+        let mode = if matches!(access, Access::Owner) { 0o600 } else { 0o660 };
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(system)?;
+        if let Access::Group(group) = access
+            && let Some(gid) = group_id(group)
             && let Err(error) = chown(path, None, Some(gid))
         {
-            tracing::debug!(group, %error, "the control socket stays with the daemon's own group");
+            tracing::debug!(group, %error, "the control socket keeps the daemon's own group");
         }
-        socket.listener.set_nonblocking(true)?;
+        socket.listener.set_nonblocking(true).map_err(system)?;
         Ok(socket)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Serves until the future is dropped. Must run inside a `LocalSet`.
     ///
     /// # Errors
-    /// When the listener fails for good.
+    /// When tokio does not take the listener.
     pub async fn serve<A: Answer + 'static>(&self, answer: Rc<A>) -> io::Result<()> {
         let listener = UnixListener::from_std(self.listener.try_clone()?)?;
         let readers = Arc::new(Semaphore::new(MAX_READERS));
@@ -108,9 +169,10 @@ fn may_write(stream: &UnixStream) -> io::Result<bool> {
     Ok(caller == 0 || caller == rustix::process::geteuid().as_raw())
 }
 
-/// Says that there is no place; what does not fit into the socket's buffer at once is not waited for.
+/// Reports that every place is taken, as far as the socket's buffer takes it at once.
 fn refuse_busy(stream: &UnixStream) {
-    let reply = failed(Exit::Failed, format!("{MAX_READERS} clients read already; try again later"));
+    let reply: Outcome<()> =
+        failed(Exit::Failed, format!("{MAX_READERS} clients are connected already; try again later"));
     if let Ok(mut text) = serde_json::to_vec(&reply) {
         text.push(b'\n');
         drop(stream.try_write(&text));
@@ -123,7 +185,7 @@ impl Drop for Socket {
     }
 }
 
-async fn converse(stream: UnixStream, may_write: bool, answer: &impl Answer) -> io::Result<()> {
+async fn converse<A: Answer>(stream: UnixStream, may_write: bool, answer: &A) -> io::Result<()> {
     let limit = if may_write { MAX_LINE } else { MAX_READER_LINE };
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
@@ -150,39 +212,38 @@ async fn converse(stream: UnixStream, may_write: bool, answer: &impl Answer) -> 
     Ok(())
 }
 
-async fn reply_to(line: &[u8], may_write: bool, answer: &impl Answer) -> Reply {
-    match serde_json::from_slice::<Request>(line) {
-        Ok(request) if request.is_privileged() && !may_write => {
+async fn reply_to<A: Answer>(line: &[u8], may_write: bool, answer: &A) -> Outcome<A::Reply> {
+    match serde_json::from_slice::<A::Request>(line) {
+        Ok(request) if A::is_privileged(&request) && !may_write => {
             failed(Exit::Permission, "only root and the daemon's own user may do this; use sudo".to_owned())
         }
-        Ok(request) => answer.answer(request).await,
+        Ok(request) => match answer.answer(request).await {
+            Ok(reply) => Outcome::Done(reply),
+            Err(error) => failed(error.exit, error.message),
+        },
         Err(error) => failed(Exit::Usage, format!("not a request: {error}")),
     }
 }
 
-/// A refusal.
-#[must_use]
-pub fn failed(exit: Exit, message: String) -> Reply {
-    Reply::Failed { exit: exit as u8, message }
+fn failed<R>(exit: Exit, message: String) -> Outcome<R> {
+    Outcome::Failed { exit: exit as u8, message }
 }
 
-/// Removes a socket that nobody answers on; never anything that is no socket.
-fn clear_stale(path: &Path) -> io::Result<()> {
-    let metadata = match std::fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
+/// Removes a socket on which no daemon answers; never anything that is no socket.
+fn clear_stale(path: &Path) -> Result<(), BindError> {
+    let system = |error| BindError::System { path: path.to_owned(), error };
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err(BindError::NoSocket(path.to_owned())),
+        Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "something that is no socket is in the way",
-        ));
+        Err(error) => return Err(system(error)),
     }
     match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another daemon answers there")),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-        Err(error) => Err(error),
+        Ok(_) => Err(BindError::Taken(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(system)
+        }
+        Err(error) => Err(system(error)),
     }
 }
 
@@ -201,30 +262,36 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream as Client;
 
-    use super::super::report::{Health, SCHEMA, Status};
+    use serde::Deserialize;
+
     use super::*;
+
+    #[derive(Deserialize)]
+    #[serde(tag = "command", rename_all = "snake_case")]
+    enum Request {
+        Status,
+    }
+
+    #[derive(Serialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Reply {
+        Status { schema: u32 },
+    }
 
     struct Fixed;
 
     impl Answer for Fixed {
-        async fn answer(&self, _: Request) -> Reply {
-            Reply::Status(Status {
-                schema: SCHEMA,
-                health: Health::Ok,
-                version: "1".to_owned(),
-                config: String::new(),
-                generation: 1,
-                config_in_force: true,
-                confirm_within_seconds: None,
-                last_apply_ok: true,
-                uptime_seconds: 0,
-                interface: "gw0".to_owned(),
-                peers_up: 0,
-                peers: 0,
-                leaked_packets: 0,
-                trusted: Vec::new(),
-                problems: Vec::new(),
-            })
+        type Request = Request;
+        type Reply = Reply;
+
+        fn is_privileged(_: &Request) -> bool {
+            false
+        }
+
+        async fn answer(&self, request: Request) -> Result<Reply, ExitError> {
+            match request {
+                Request::Status => Ok(Reply::Status { schema: 1 }),
+            }
         }
     }
 
@@ -255,7 +322,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "precious").unwrap();
-        assert_eq!(Socket::bind(&path, "nobody").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert!(matches!(Socket::bind(&path, Access::Owner), Err(BindError::NoSocket(_))));
         assert!(path.exists());
     }
 
@@ -264,8 +331,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let _live = Socket::bind(&path, "nobody").unwrap();
-        assert_eq!(Socket::bind(&path, "nobody").unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let _live = Socket::bind(&path, Access::Owner).unwrap();
+        assert!(matches!(Socket::bind(&path, Access::Owner), Err(BindError::Taken(_))));
     }
 
     #[test]
@@ -302,7 +369,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let path = path.to_owned();
         task::LocalSet::new().block_on(&runtime, async move {
-            let socket = Socket::bind(&path, "nobody").unwrap();
+            let socket = Socket::bind(&path, Access::Group("nobody")).unwrap();
             let asked = task::spawn_blocking(move || client(Client::connect(path).unwrap()));
             tokio::select! {
                 _ = socket.serve(Rc::new(Fixed)) => unreachable!("the server does not end"),

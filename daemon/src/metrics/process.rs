@@ -25,7 +25,7 @@ pub fn read_units() {
 }
 
 /// Sets the `process_*` metrics that this system gives.
-pub(super) fn record() {
+pub fn record() {
     // Absent only in tests, which never make themselves unreadable.
     read_units();
     let Some(&Units { ticks_per_second: ticks, page_size }) = UNITS.get() else { return };

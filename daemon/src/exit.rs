@@ -1,9 +1,9 @@
-//! How the programs end: one number per answer a script may want.
+//! How programs end: one number for each answer that a script may need.
 
 use std::fmt;
 use std::process::ExitCode;
 
-/// The exit codes of every Causeway program that this crate holds.
+/// The exit codes of the daemons and of the commands that ask them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// Done.
@@ -22,7 +22,7 @@ pub enum Exit {
     Conflict = 6,
     /// A change was taken back.
     RolledBack = 7,
-    /// Only what was known before can be had.
+    /// The answer is an old one.
     Stale = 8,
     /// It works, but not as configured.
     Degraded = 10,
@@ -36,26 +36,46 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// What ends a program, with the lines a person reads on standard error.
+impl Exit {
+    /// The code that a program ended with; [`Exit::Failed`] for a number that is none of them.
+    #[must_use]
+    pub fn from_code(code: u8) -> Self {
+        let known = [
+            Self::Ok,
+            Self::Usage,
+            Self::Unreachable,
+            Self::Invalid,
+            Self::Permission,
+            Self::Conflict,
+            Self::RolledBack,
+            Self::Stale,
+            Self::Degraded,
+            Self::Broken,
+        ];
+        known.into_iter().find(|exit| *exit as u8 == code).unwrap_or(Self::Failed)
+    }
+}
+
+/// Why a program ends, with the lines for standard error.
 #[derive(Debug)]
-pub struct Stop {
+pub struct ExitError {
     /// The code.
     pub exit: Exit,
-    /// One or more lines: what happened, and how to mend it.
+    /// One or more lines: what happened, and how to fix it.
     pub message: String,
 }
 
-impl Stop {
-    /// Ends with `exit`, saying `message`.
+impl ExitError {
+    /// Ends with `exit` and prints `message`.
     pub fn new(exit: Exit, message: impl fmt::Display) -> Self {
         Self { exit, message: message.to_string() }
     }
 }
 
-impl fmt::Display for Stop {
+impl fmt::Display for ExitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl std::error::Error for Stop {}
+impl std::error::Error for ExitError {}

@@ -18,11 +18,12 @@ static IN_USE: OnceLock<(Handle<EnvFilter, Registry>, Handle<Lines, Filtered>)> 
 
 /// Starts logging; a second call changes nothing.
 ///
-/// Under journald lines have no time of their own. The crate under the node logs what our own reasons tell better.
-pub fn install(log: Log) {
+/// Under journald lines have no time of their own. The crate that does the handshakes
+/// is silent: the node reports its own events and reasons.
+pub fn start(log: Log) {
     let (filter, level) = reload::Layer::new(filter(log.level));
     let (lines, format) = reload::Layer::new(lines(log.format));
-    // A second subscriber is refused, which is what is wanted.
+    // A second subscriber is refused.
     if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
         drop(IN_USE.set((level, format)));
     }
@@ -42,7 +43,7 @@ fn filter(level: LogLevel) -> EnvFilter {
 }
 
 fn lines(format: LogFormat) -> Lines {
-    let is_coloured = std::io::stderr().is_terminal();
+    let is_coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(is_coloured);
     match (format, std::env::var_os("JOURNAL_STREAM").is_some()) {
         (LogFormat::Json, _) => lines.json().boxed(),

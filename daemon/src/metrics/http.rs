@@ -1,4 +1,4 @@
-//! A small HTTP responder: `GET` of three paths, bounded in time, bytes and clients.
+//! A small HTTP server: `GET` of three paths, bounded in time, bytes and clients.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -21,11 +21,11 @@ const MAX_CLIENTS: usize = 16;
 /// How long a client may take for its request, and again for reading the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the pages say.
+/// What the pages hold.
 pub trait Pages {
     /// The metrics in Prometheus' text format.
     fn metrics(&self) -> impl Future<Output = String>;
-    /// Whether the edge carries traffic, and a line about it.
+    /// Whether traffic is carried, and a line about it.
     fn readiness(&self) -> (bool, String);
     /// Names besides addresses and `localhost` under which the pages may be asked for.
     fn hosts(&self) -> Vec<Host>;
@@ -36,7 +36,9 @@ pub trait Pages {
 /// # Errors
 /// When it is taken or not ours, naming it.
 pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("metrics on {address}: {error}"));
+    let named = |error: io::Error| {
+        io::Error::new(error.kind(), format!("[metrics] {address} cannot be bound: {error}"))
+    };
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
         socket2::Type::STREAM.nonblocking().cloexec(),
@@ -116,7 +118,7 @@ async fn respond(head: &[u8], pages: &impl Pages) -> String {
     let path = target.split('?').next().unwrap_or_default();
     match asked(head, &pages.hosts()) {
         Asked::Known => {}
-        // What looks after a machine may ask without a name how it is.
+        // Health checks of machines often send no name.
         Asked::NoName if matches!(path, "/healthz" | "/readyz") => {}
         Asked::NoName | Asked::Foreign => {
             let fix = "ask by an address or localhost, or list the name in [metrics] hosts\n";

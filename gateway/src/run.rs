@@ -4,34 +4,33 @@
 //! drops its capabilities, and only then do threads and sockets begin to parse what strangers send. On the way down
 //! nothing is removed: rules, routes and device stay as they are, closed, until `gateway down`.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use policy::Host;
 use policy::gateway::Policy;
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::Receiver;
-use tokio::task::{AbortHandle, LocalSet, spawn_local};
+use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{MissedTickBehavior, interval};
 use tunnel::device::DeviceEvent;
 
 use crate::config::{self, Config};
 use crate::control::protocol::{Reply, Request};
 use crate::control::report::{Change, Changes, SCHEMA};
-use crate::control::server::{Answer, Socket, failed};
 use crate::edge::{Beginning, Edge, Hands, begin, refusal, take_hands};
-use crate::exit::{Exit, Stop};
 use crate::kernel::{Helper, Scope};
-use crate::metrics::http::{self, Pages};
-use crate::metrics::process;
 use crate::sandbox::{self, Confinement};
-use crate::state::{Lock, State};
-use crate::{log, memory, privilege};
+use crate::state::State;
+use crate::{memory, privilege};
+use daemon::control::server::{Access, Answer, Socket};
+use daemon::exit::{Exit, ExitError};
+use daemon::life::{Asked, Listeners, Signals, WatchedFile, notify, notify_reloading};
+use daemon::log;
+use daemon::metrics::http::Pages;
+use daemon::metrics::process;
 
 /// How often the edge looks after itself while there is something to see.
 const TICK: Duration = Duration::from_secs(1);
@@ -42,19 +41,21 @@ const QUIET_TICK: Duration = Duration::from_secs(4);
 ///
 /// # Errors
 /// With the exit code of what is missing or wrong; before the ruleset was accepted, nothing has been changed.
-pub fn run(path: &Path) -> Result<(), Stop> {
+pub fn run(path: &Path) -> Result<(), ExitError> {
     let config = config::load(path)?;
-    log::install(config.policy.log);
+    log::start(config.policy.log);
     for warning in &config.policy.warnings {
         tracing::info!("{warning}");
     }
-    let permission = |error: &dyn std::fmt::Display| Stop::new(Exit::Permission, error);
+    let permission = |error: &dyn std::fmt::Display| ExitError::new(Exit::Permission, error);
     privilege::require().map_err(|error| permission(&error))?;
     privilege::hand_down().map_err(|error| permission(&error))?;
-    let helper = Helper::start(Scope::of(&config.policy, path))
-        .map_err(|error| Stop::new(Exit::Failed, format!("the kernel helper does not start: {error}")))?;
+    let helper = Helper::start(Scope::of(&config.policy, path)).map_err(|error| {
+        ExitError::new(Exit::Failed, format!("the kernel helper does not start: {error}"))
+    })?;
     helper.probe().map_err(refusal)?;
-    let (state, _lock) = claim_state(&config.policy)?;
+    let state = State::at(&config.policy.state_directory);
+    let _lock = state.claim()?;
     let (config, beginning) = begin(config, &state);
     let socket = bind_control(&config.policy)?;
     let hands = take_hands(&config, &helper, &state).map_err(refusal)?;
@@ -91,31 +92,10 @@ fn confine(policy: &Policy) {
     }
 }
 
-fn claim_state(policy: &Policy) -> Result<(State, Lock), Stop> {
-    let folder = policy.state_directory.display();
-    let refused = |error: std::io::Error| {
-        let mend = "give the daemon's user the folder, or set [state] directory";
-        Stop::new(Exit::Permission, format!("the state folder {folder}: {error}; {mend}"))
-    };
-    let state = State::open(&policy.state_directory).map_err(refused)?;
-    match state.lock().map_err(refused)? {
-        Some(lock) => Ok((state, lock)),
-        None => {
-            Err(Stop::new(Exit::Conflict, format!("another gateway runs with the state folder {folder}")))
-        }
-    }
-}
-
-fn bind_control(policy: &Policy) -> Result<Socket, Stop> {
+fn bind_control(policy: &Policy) -> Result<Socket, ExitError> {
     let control = &policy.control;
-    Socket::bind(&control.socket, &control.group).map_err(|error| {
-        let exit = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => Exit::Permission,
-            std::io::ErrorKind::AddrInUse | std::io::ErrorKind::AlreadyExists => Exit::Conflict,
-            _ => Exit::Failed,
-        };
-        Stop::new(exit, format!("the control socket {}: {error}", control.socket.display()))
-    })
+    Socket::bind(&control.socket, Access::Group(&control.group))
+        .map_err(|error| ExitError::new(error.exit(), format!("the control socket {error}")))
 }
 
 fn serve(
@@ -123,10 +103,11 @@ fn serve(
     hands: Hands,
     (helper, state, beginning): (Helper, State, Beginning),
     socket: &Socket,
-) -> Result<(), Stop> {
+) -> Result<(), ExitError> {
     let (edge, events) = Edge::start(config, hands, helper, state, beginning).map_err(refusal)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build();
-    let runtime = runtime.map_err(|error| Stop::new(Exit::Failed, format!("the control thread: {error}")))?;
+    let runtime =
+        runtime.map_err(|error| ExitError::new(Exit::Failed, format!("the control thread: {error}")))?;
     let ended = LocalSet::new().block_on(&runtime, live(Rc::new(edge), events, socket));
     // A name that is still being resolved must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -134,19 +115,17 @@ fn serve(
 }
 
 /// The edge's life: events, signals, clients and scrapes, until the end.
-async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket) -> Result<(), Stop> {
-    let failed = |error: std::io::Error| Stop::new(Exit::Failed, format!("signals: {error}"));
-    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket) -> Result<(), ExitError> {
+    let failed = |error: std::io::Error| ExitError::new(Exit::Failed, format!("signals: {error}"));
+    let mut signals = Signals::handle().map_err(failed)?;
     let mut listeners = Listeners::default();
-    listeners.start(&edge)?;
+    listeners.start(&edge.metrics_addresses(), &edge)?;
     edge.resolve_all();
     let mut repairs = spawn_local(Rc::clone(&edge).reconcile());
     memory::give_back();
     tracing::info!("the edge is up");
     notify(&[NotifyState::Ready, NotifyState::Status(&edge.headline().1)]);
-    let mut file = Watched::new(&edge);
+    let mut file = WatchedFile::new(edge.config_path());
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let asked = Rc::new(Notify::new());
@@ -163,7 +142,7 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
                 }
                 _ => {
                     edge.keep_endpoints();
-                    return Err(Stop::new(Exit::Failed, "the data plane ended"));
+                    return Err(ExitError::new(Exit::Failed, "the data plane ended"));
                 }
             },
             () = asked.notified(), if is_quiet => tick.reset_immediately(),
@@ -177,18 +156,19 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
                         edge.resolve_all();
                     }));
                 }
-                if file.has_changed(&edge) {
+                if edge.is_file_watched() && file.has_changed(edge.config_path()) {
                     drop(spawn_local(reload(Rc::clone(&edge), Rc::clone(&asked))));
                 }
             }
-            _ = hangup.recv() => drop(spawn_local(reload(Rc::clone(&edge), Rc::clone(&asked)))),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            signal = signals.next() => match signal {
+                Asked::Reload => drop(spawn_local(reload(Rc::clone(&edge), Rc::clone(&asked)))),
+                Asked::Stop => break,
+            },
             reason = &mut repairs => {
                 edge.keep_endpoints();
                 return Err(lost(&reason.unwrap_or_else(|error| error.to_string())));
             }
-            ended = &mut control => ended.map_err(|error| Stop::new(Exit::Failed, format!("the control socket: {error}")))?,
+            ended = &mut control => ended.map_err(|error| ExitError::new(Exit::Failed, format!("the control socket: {error}")))?,
         }
     }
     notify(&[NotifyState::Stopping]);
@@ -198,13 +178,13 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
 }
 
 /// Whether there was traffic since the last look.
-fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<bool, Stop> {
+fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<bool, ExitError> {
     let has_traffic = edge.sample();
     edge.look_at_calls();
     edge.keep_endpoints_again();
     edge.follow_path_mtu();
     edge.warn_of_refused_handshakes();
-    listeners.follow(edge);
+    listeners.follow(&edge.metrics_addresses(), edge);
     if let Some(fault) = edge.fault() {
         return Err(lost(&fault));
     }
@@ -215,15 +195,13 @@ fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<bool, Stop> 
 }
 
 /// The end of a daemon that cannot go on, for whoever reads the log and for whoever started it.
-fn lost(fault: &str) -> Stop {
+fn lost(fault: &str) -> ExitError {
     tracing::error!("{fault}; the daemon ends, so that it is started again; rules and routes stay, closed");
-    Stop::new(Exit::Failed, fault)
+    ExitError::new(Exit::Failed, fault)
 }
 
 async fn reload(edge: Rc<Edge>, asked: Rc<Notify>) {
-    if let Ok(now) = NotifyState::monotonic_usec_now() {
-        notify(&[NotifyState::Reloading, now]);
-    }
+    notify_reloading();
     match edge.reload().await {
         Ok(changes) => {
             tracing::info!(changes = changes.len(), "the configuration was applied");
@@ -237,102 +215,6 @@ async fn reload(edge: Rc<Edge>, asked: Rc<Notify>) {
     }
     notify(&[NotifyState::Ready]);
     asked.notify_one();
-}
-
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "systemd was not told");
-    }
-}
-
-/// When a file was last written, and its length.
-type Stamp = (SystemTime, u64);
-
-/// The configuration file as it was last taken and as it was last seen, for `[reload] watch`.
-struct Watched {
-    taken: Option<Stamp>,
-    seen: Option<Stamp>,
-}
-
-impl Watched {
-    fn new(edge: &Edge) -> Self {
-        let seen = Self::look(edge);
-        Self { taken: seen, seen }
-    }
-
-    /// Whether the file is wanted to be watched and is another than before.
-    fn has_changed(&mut self, edge: &Edge) -> bool {
-        edge.is_file_watched() && self.handle_look(Self::look(edge))
-    }
-
-    /// Whether what is seen now is to be taken: it differs, and it was the same at the last look, so that nobody is in the
-    /// middle of writing it. A file that is gone is no change.
-    fn handle_look(&mut self, now: Option<Stamp>) -> bool {
-        let is_settled = now.is_some() && now == self.seen;
-        self.seen = now;
-        let is_taken = is_settled && now != self.taken;
-        if is_taken {
-            self.taken = now;
-        }
-        is_taken
-    }
-
-    fn look(edge: &Edge) -> Option<Stamp> {
-        let metadata = std::fs::metadata(edge.config_path()).ok()?;
-        Some((metadata.modified().ok()?, metadata.len()))
-    }
-}
-
-/// The metrics listeners that run, by address.
-#[derive(Default)]
-struct Listeners {
-    running: BTreeMap<SocketAddr, AbortHandle>,
-    refused: Vec<SocketAddr>,
-}
-
-impl Listeners {
-    fn start(&mut self, edge: &Rc<Edge>) -> Result<(), Stop> {
-        for address in edge.metrics_addresses() {
-            self.listen(address, edge).map_err(|error| {
-                let conflict = error.kind() == std::io::ErrorKind::AddrInUse;
-                Stop::new(if conflict { Exit::Conflict } else { Exit::Failed }, error)
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Listens where the configuration now says, and nowhere else.
-    fn follow(&mut self, edge: &Rc<Edge>) {
-        let wanted = edge.metrics_addresses();
-        self.running.retain(|address, task| {
-            let stays = wanted.contains(address);
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        self.refused.retain(|address| wanted.contains(address));
-        for address in wanted {
-            if self.running.contains_key(&address) {
-                continue;
-            }
-            match self.listen(address, edge) {
-                Ok(()) => self.refused.retain(|refused| *refused != address),
-                Err(_) if self.refused.contains(&address) => {}
-                Err(error) => {
-                    tracing::warn!("{error}; free the address or change [metrics] listen");
-                    self.refused.push(address);
-                }
-            }
-        }
-    }
-
-    fn listen(&mut self, address: SocketAddr, edge: &Rc<Edge>) -> std::io::Result<()> {
-        let listener = http::bind(address)?;
-        let task = spawn_local(http::serve(listener, Rc::clone(edge)));
-        self.running.insert(address, task.abort_handle());
-        Ok(())
-    }
 }
 
 impl Pages for Edge {
@@ -361,7 +243,14 @@ struct Control {
 }
 
 impl Answer for Control {
-    async fn answer(&self, request: Request) -> Reply {
+    type Request = Request;
+    type Reply = Reply;
+
+    fn is_privileged(request: &Request) -> bool {
+        request.is_privileged()
+    }
+
+    async fn answer(&self, request: Request) -> Result<Reply, ExitError> {
         let edge = &self.edge;
         let answer = match request {
             Request::Peers => Ok(Reply::Peers(edge.peers())),
@@ -400,11 +289,11 @@ impl Answer for Control {
             }
         };
         self.asked.notify_one();
-        answer.unwrap_or_else(|stop| failed(stop.exit, stop.message))
+        answer
     }
 }
 
-fn plan(edge: &Edge, name: &Path, text: String) -> Result<Reply, Stop> {
+fn plan(edge: &Edge, name: &Path, text: String) -> Result<Reply, ExitError> {
     let config = config::load_draft(edge.config_path(), name, text)?;
     Ok(changes(edge.plan(&config)))
 }
@@ -412,23 +301,4 @@ fn plan(edge: &Edge, name: &Path, text: String) -> Result<Reply, Stop> {
 fn changes(changes: Vec<policy::plan::Change>) -> Reply {
     let change = |change: policy::plan::Change| Change { part: change.part.to_owned(), line: change.line };
     Reply::Changes(Changes { schema: SCHEMA, changes: changes.into_iter().map(change).collect() })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::{Duration, SystemTime};
-
-    use super::Watched;
-
-    #[test]
-    fn a_file_is_taken_once_and_only_when_nobody_is_writing_it() {
-        let stamp = |seconds, len| Some((SystemTime::UNIX_EPOCH + Duration::from_secs(seconds), len));
-        let mut file = Watched { taken: stamp(1, 100), seen: stamp(1, 100) };
-
-        let looks =
-            [stamp(1, 100), stamp(2, 0), stamp(2, 120), stamp(2, 120), stamp(2, 120), None, stamp(2, 120)];
-        let taken: Vec<bool> = looks.into_iter().map(|look| file.handle_look(look)).collect();
-
-        assert_eq!(taken, [false, false, false, true, false, false, false]);
-    }
 }

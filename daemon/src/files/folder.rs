@@ -1,0 +1,93 @@
+//! State folders: one daemon each.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use crate::exit::{Exit, ExitError};
+
+/// The file's name in a state folder.
+const NAME: &str = "lock";
+
+/// Held while the daemon runs; a second one over the same state would overwrite it.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Makes a state folder (mode 0700) where it is missing.
+///
+/// # Errors
+/// From the system.
+pub fn make_folder(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+impl Lock {
+    /// Claims the folder for one daemon; `None` when another holds it.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn take(folder: &Path) -> io::Result<Option<Self>> {
+        let file =
+            File::options().create(true).truncate(false).read(true).write(true).open(folder.join(NAME))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Makes the folder and claims it for the daemon `name`.
+    ///
+    /// # Errors
+    /// [`Exit::Permission`] for a folder that this user may not write, [`Exit::Conflict`] when another daemon holds it.
+    pub fn claim(folder: &Path, name: &str) -> Result<Self, ExitError> {
+        let shown = folder.display();
+        let refused = |error: io::Error| {
+            let exit = match error.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::Permission,
+                _ => Exit::Failed,
+            };
+            let fix = "give the daemon's user the folder, or set [state] directory";
+            ExitError::new(exit, format!("the state folder {shown}: {error}; {fix}"))
+        };
+        make_folder(folder).map_err(refused)?;
+        Self::take(folder).map_err(refused)?.ok_or_else(|| {
+            ExitError::new(Exit::Conflict, format!("another {name} runs with the state folder {shown}"))
+        })
+    }
+
+    /// Whether a daemon holds the folder now.
+    #[must_use]
+    pub fn is_held(folder: &Path) -> bool {
+        // A pipe in its place is not waited for.
+        let mut options = File::options();
+        let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(folder.join(NAME));
+        file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_folder_has_one_daemon() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("new");
+        let lock = Lock::claim(&folder, "gateway").unwrap();
+        let refused = Lock::claim(&folder, "gateway").unwrap_err();
+        assert_eq!(refused.exit, Exit::Conflict);
+        assert!(Lock::is_held(&folder));
+        drop(lock);
+        assert!(!Lock::is_held(&folder));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named_with_the_fix() {
+        let refused = Lock::claim(Path::new("/proc/causeway"), "forwarder").unwrap_err();
+        assert!(refused.message.contains("/proc/causeway") && refused.message.contains("[state] directory"));
+    }
+}

@@ -1,0 +1,20 @@
+//! What every Causeway daemon is, written once; the gateway and the forwarder are roles on it.
+//!
+//! - [`exit`]: the exit codes of all programs, and the error that ends one.
+//! - [`log`]: log lines on standard error.
+//! - [`files`]: configurations, lists and keys that are read; state that is replaced in one step.
+//! - [`clock_mark`]: the highest wall clock ever used, kept across restarts.
+//! - [`control`]: the control socket, both sides: who may ask, one JSON object per line each way.
+//! - [`peers`] and [`text`]: peers as JSON and as text, the same at both ends.
+//! - [`metrics`]: the page with its listeners, and what both ends show on it.
+//! - [`life`]: systemd, signals, and the watched configuration file.
+//!
+//! Nothing here is for Linux alone but what systemd asks for: the forwarder runs on macOS as well.
+
+pub mod clock_mark;
+pub mod control;
+pub mod exit;
+pub mod files;
+pub mod life;
+pub mod log;
+pub mod metrics;

@@ -1,0 +1,36 @@
+//! What the control socket is asked: one JSON object per line each way.
+
+use serde::{Deserialize, Serialize};
+
+use super::report::Report;
+
+/// One request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Everything that the commands show.
+    Report,
+    /// Read the daemon's own file, its lists and keys again; only for writers.
+    Reload,
+}
+
+impl Request {
+    /// Whether only root and the daemon's own user may ask this.
+    #[must_use]
+    pub const fn is_privileged(&self) -> bool {
+        match self {
+            Self::Report => false,
+            Self::Reload => true,
+        }
+    }
+}
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// To [`Request::Report`].
+    Report(Box<Report>),
+    /// To [`Request::Reload`]: what changed, a line each.
+    Changes(Vec<String>),
+}

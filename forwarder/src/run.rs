@@ -1,0 +1,289 @@
+//! The daemon: two threads that matter. One moves data; this one listens to signals, the control socket and scrapes.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use daemon::clock_mark::ClockMark;
+use daemon::control::server::{Answer, Socket};
+use daemon::exit::{Exit, ExitError};
+use daemon::files::Lock;
+use daemon::life::{Asked, Listeners, Signals, notify, notify_reloading};
+use daemon::log;
+use daemon::metrics::http::Pages;
+use parking_lot::Mutex;
+use policy::{Host, Name};
+use sd_notify::NotifyState;
+use tokio::sync::oneshot;
+use tokio::task::LocalSet;
+use tunnel::io::clock;
+use tunnel::io::udp::Backend;
+use tunnel::io::watchdog::{Watchdog, end_process_soon};
+use tunnel::progress::Fault;
+
+use crate::config::{self, Loaded};
+use crate::control::protocol::{Reply, Request};
+use crate::control::report::{Health, report};
+use crate::control::{EdgeView, Shared, problems};
+use crate::dataplane::{Command, Commands, DATA_THREAD, DataPlane, Inbox, Parts};
+use crate::places::{Surroundings, bind_first};
+use crate::resolve::Resolver;
+use crate::state::MarkWriter;
+use crate::stats::Stats;
+use crate::{health, metrics, reload, setup};
+
+/// How often rates are measured and systemd is told.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Everything that was opened at the start.
+struct Running {
+    origin: Rc<Origin>,
+    control: Socket,
+    _lock: Lock,
+    data: JoinHandle<io::Result<()>>,
+    ended: oneshot::Receiver<()>,
+    watchdog: Watchdog,
+    failed: oneshot::Receiver<Fault>,
+}
+
+/// The running forwarder, as its control socket and its pages see it.
+struct Origin {
+    config: PathBuf,
+    shared: Arc<Shared>,
+    commands: Commands,
+}
+
+/// Runs the daemon in the foreground until it is asked to stop.
+///
+/// # Errors
+/// With the exit code of what is missing or wrong; before anything is changed where that is possible.
+pub fn run(config: &Path) -> Result<(), ExitError> {
+    let failed = |error: io::Error| ExitError::new(Exit::Failed, error);
+    renounce_privileges().map_err(failed)?;
+    let loaded = config::load(config)?;
+    log::start(loaded.policy.log);
+    for warning in &loaded.policy.warnings {
+        tracing::info!("{warning}");
+    }
+    if let Err(error) = setup::raise_descriptor_limit() {
+        tracing::info!(%error, "the limit of descriptors stays as it is");
+    }
+    let running = start(config, loaded)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    LocalSet::new().block_on(&runtime, serve(running))
+}
+
+/// No program that this one might ever start could gain a privilege, and no other process of the same user can read its
+/// memory, where the keys are, or trace it.
+fn renounce_privileges() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        rustix::thread::set_no_new_privs(true)?;
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    }
+    Ok(())
+}
+
+fn start(config: &Path, loaded: Loaded) -> Result<Running, ExitError> {
+    let system = |error: io::Error| ExitError::new(Exit::Failed, error);
+    let refused = |message: String| ExitError::new(Exit::Failed, message);
+    let policy = Arc::clone(&loaded.policy);
+    let surroundings = Surroundings::here();
+    let folder = surroundings.state_folder(Some(&policy));
+    let lock = Lock::claim(&folder, "forwarder")?;
+    let mark = ClockMark::of(&folder);
+    let control = bind_first(&surroundings.sockets(Some(&policy)))?;
+    let edges = setup::edges(&loaded, mark.read(), Backend::Auto).map_err(refused)?;
+    let listeners = setup::listeners(policy.reach.iter()).map_err(refused)?;
+    let state = MarkWriter::start(mark).map_err(system)?;
+    let stats = Arc::new(Stats::default());
+    stats.adopt(&policy);
+    let shared = Arc::new(Shared {
+        policy: ArcSwap::new(Arc::clone(&policy)),
+        stats: Arc::clone(&stats),
+        edges: edges.iter().map(EdgeView::of).collect(),
+        started: clock::instant(),
+        is_stopping: AtomicBool::new(false),
+        not_taken: Mutex::default(),
+    });
+    let (inbox, commands) = Inbox::new().map_err(system)?;
+    let resolver = Resolver::start(&commands).map_err(system)?;
+    let parts = Parts { policy, edges, listeners, stats, resolver, state };
+    let plane = DataPlane::new(inbox, parts).map_err(system)?;
+    let (failing, failed) = oneshot::channel();
+    let watchdog = Watchdog::start(vec![plane.watched().map_err(system)?], move |fault| {
+        tracing::error!("{fault}; the daemon ends, so that it is started again");
+        // Whoever waits for it ends the process in good order, if that is still possible.
+        let _ = failing.send(fault);
+        end_process_soon();
+    })
+    .map_err(system)?;
+    let (ending, ended) = oneshot::channel();
+    let thread = thread::Builder::new().name(DATA_THREAD.into()).spawn(move || {
+        let result = plane.run();
+        // The receiver is gone only when the daemon ends anyway.
+        let _ = ending.send(());
+        result
+    });
+    let data = thread.map_err(system)?;
+    let origin = Rc::new(Origin { config: config.to_owned(), shared, commands });
+    Ok(Running { origin, control, _lock: lock, data, ended, watchdog, failed })
+}
+
+async fn serve(running: Running) -> Result<(), ExitError> {
+    let Running { origin, control, _lock, data, ended, watchdog, failed } = running;
+    let lost = |reason: String| ExitError::new(Exit::Failed, format!("the data thread failed: {reason}"));
+    let system = |error: io::Error| ExitError::new(Exit::Failed, error);
+    let shared = &*origin.shared;
+    let mut listeners = Listeners::default();
+    listeners.start(&shared.policy.load().metrics.listen, &origin)?;
+    let mut signals = Signals::handle().map_err(system)?;
+    let socket = control.path().display();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), peers = shared.edges.len(), %socket, "forwarder started");
+    notify(&[NotifyState::Ready]);
+    let (mut answering, mut ended) = (pin!(control.serve(Rc::clone(&origin))), pin!(ended));
+    let mut failed = pin!(failed);
+    let mut receives = Receives::default();
+    let mut watch = health::Watch::default();
+    let mut was_short = false;
+    watch.tend(&shared.stats);
+    loop {
+        tokio::select! {
+            _ = &mut ended => break,
+            // The thread is not waited for: it may never end.
+            Ok(fault) = &mut failed => return Err(lost(fault.to_string())),
+            result = &mut answering => result.map_err(system)?,
+            asked = signals.next() => match asked {
+                Asked::Reload => drop(origin.reload()),
+                Asked::Stop => origin.stop(),
+            },
+            () = tokio::time::sleep(TICK) => {
+                watch.tend(&shared.stats);
+                warn_of_descriptors(shared, &mut was_short);
+                receives.look(shared);
+                tick(shared, watchdog.is_sound());
+            }
+        }
+    }
+    drop(watchdog);
+    let result = data.join().map_err(|_| lost("it panicked".to_owned()))?;
+    result.map_err(|error| lost(error.to_string()))?;
+    tracing::info!("forwarder stopped");
+    Ok(())
+}
+
+impl Origin {
+    /// Reads the file again, and applies it as a whole or not at all; the changes, a line each.
+    fn reload(&self) -> Result<Vec<String>, ExitError> {
+        notify_reloading();
+        let changes = reload::from_file(&self.config, &self.shared, &self.commands);
+        if let Err(error) = &changes {
+            for line in error.message.lines() {
+                tracing::warn!("not applied, the configuration before stays in force: {line}");
+            }
+        }
+        notify(&[NotifyState::Ready]);
+        changes
+    }
+
+    /// Begins to stop; asked a second time, at once.
+    fn stop(&self) {
+        let again = self.shared.is_stopping.swap(true, Ordering::Relaxed);
+        let drain = if again { Duration::ZERO } else { self.shared.policy.load().limits.drain };
+        notify(&[NotifyState::Stopping]);
+        self.commands.send(Command::Stop { drain });
+    }
+}
+
+impl Answer for Origin {
+    type Request = Request;
+    type Reply = Reply;
+
+    fn is_privileged(request: &Request) -> bool {
+        request.is_privileged()
+    }
+
+    async fn answer(&self, request: Request) -> Result<Reply, ExitError> {
+        match request {
+            Request::Report => Ok(Reply::Report(Box::new(report(&self.shared)))),
+            Request::Reload => self.reload().map(Reply::Changes),
+        }
+    }
+}
+
+impl Pages for Origin {
+    async fn metrics(&self) -> String {
+        metrics::page(&self.shared)
+    }
+
+    fn readiness(&self) -> (bool, String) {
+        let report = report(&self.shared);
+        match (report.health, report.problems.first()) {
+            (Health::Broken, Some(problem)) => (false, format!("{problem}\n")),
+            (Health::Broken, None) => (false, "no peer is up\n".to_owned()),
+            (Health::Ok | Health::Degraded, _) => (true, "a peer is up\n".to_owned()),
+        }
+    }
+
+    fn hosts(&self) -> Vec<Host> {
+        self.shared.policy.load().metrics.hosts.clone()
+    }
+}
+
+/// Warns once that flows are refused for want of descriptors, until that was not so for a while.
+fn warn_of_descriptors(shared: &Shared, was_short: &mut bool) {
+    let warning = problems::descriptors(&shared.stats, clock::instant());
+    if let Some(warning) = warning.as_ref().filter(|_| !*was_short) {
+        tracing::warn!("{warning}");
+    }
+    *was_short = warning.is_some();
+}
+
+/// Which edges' sockets could not be received from at the last look.
+#[derive(Default)]
+struct Receives {
+    failing: BTreeSet<Name>,
+}
+
+impl Receives {
+    /// Says once that receiving fails, and once that it works again.
+    fn look(&mut self, shared: &Shared) {
+        let now = clock::instant();
+        for edge in &shared.edges {
+            match edge.receive_problem(now) {
+                Some(problem) if self.failing.insert(edge.name.clone()) => tracing::warn!("{problem}"),
+                None if self.failing.remove(&edge.name) => {
+                    tracing::info!(peer = %edge.name, "the UDP socket receives again");
+                }
+                Some(_) | None => {}
+            }
+        }
+    }
+}
+
+/// Measures, and reports to systemd that the data thread goes on, if it does.
+fn tick(shared: &Shared, is_sound: bool) {
+    for edge in &shared.edges {
+        edge.measure();
+    }
+    if !shared.is_stopping() {
+        for (edge, peer) in shared.edges.iter().zip(&shared.policy.load().peers) {
+            edge.watch_outage(&peer.endpoint);
+        }
+    }
+    let report = report(shared);
+    let up = report.peers.iter().filter(|peer| peer.state == "up").count();
+    let line = format!("{up} of {} peers up, {} flows", report.peers.len(), report.flows);
+    notify(&[NotifyState::Status(&line)]);
+    if is_sound {
+        notify(&[NotifyState::Watchdog]);
+    }
+}
