@@ -18,3 +18,6 @@ pub mod files;
 pub mod life;
 pub mod log;
 pub mod metrics;
+pub mod peers;
+pub mod rates;
+pub mod text;

@@ -43,7 +43,7 @@ fn filter(level: LogLevel) -> EnvFilter {
 }
 
 fn lines(format: LogFormat) -> Lines {
-    let is_coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let is_coloured = std::io::stderr().is_terminal() && crate::text::wants_colour();
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(is_coloured);
     match (format, std::env::var_os("JOURNAL_STREAM").is_some()) {
         (LogFormat::Json, _) => lines.json().boxed(),

@@ -17,7 +17,9 @@ use daemon::exit::{Exit, ExitError};
 use daemon::files::Lock;
 use daemon::life::{Asked, Listeners, Signals, notify, notify_reloading};
 use daemon::log;
+use daemon::metrics::RoundTrips;
 use daemon::metrics::http::Pages;
+use daemon::peers::Health;
 use parking_lot::Mutex;
 use policy::{Host, Name};
 use sd_notify::NotifyState;
@@ -30,7 +32,7 @@ use tunnel::progress::Fault;
 
 use crate::config::{self, Loaded};
 use crate::control::protocol::{Reply, Request};
-use crate::control::report::{Health, report};
+use crate::control::report::report;
 use crate::control::{EdgeView, Shared, problems};
 use crate::dataplane::{Command, Commands, DATA_THREAD, DataPlane, Inbox, Parts};
 use crate::places::{Surroundings, bind_first};
@@ -106,10 +108,12 @@ fn start(config: &Path, loaded: Loaded) -> Result<Running, ExitError> {
     let state = MarkWriter::start(mark).map_err(system)?;
     let stats = Arc::new(Stats::default());
     stats.adopt(&policy);
+    let round_trips = Arc::new(RoundTrips::new(metrics::ROLE));
     let shared = Arc::new(Shared {
         policy: ArcSwap::new(Arc::clone(&policy)),
         stats: Arc::clone(&stats),
-        edges: edges.iter().map(EdgeView::of).collect(),
+        edges: edges.iter().map(|edge| EdgeView::of(edge, &round_trips)).collect(),
+        round_trips,
         started: clock::instant(),
         is_stopping: AtomicBool::new(false),
         not_taken: Mutex::default(),
@@ -280,7 +284,7 @@ fn tick(shared: &Shared, is_sound: bool) {
         }
     }
     let report = report(shared);
-    let up = report.peers.iter().filter(|peer| peer.state == "up").count();
+    let up = report.peers.iter().filter(|peer| peer.is_up()).count();
     let line = format!("{up} of {} peers up, {} flows", report.peers.len(), report.flows);
     notify(&[NotifyState::Status(&line)]);
     if is_sound {

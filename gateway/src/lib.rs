@@ -18,7 +18,6 @@ pub mod keygen;
 pub mod listening;
 pub mod lists;
 pub mod memory;
-pub mod metrics;
 pub mod privilege;
 pub mod replacement;
 pub mod root_state;

@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use daemon::exit::{Exit, ExitError};
+use daemon::text::Style;
 
 use crate::control::client::{ask, ask_report};
 use crate::control::protocol::{Reply, Request};
@@ -116,9 +117,11 @@ fn carry_out(cli: &Cli) -> Outcome {
         Some(Command::Status(asking)) => {
             show(config, asking, |report| (report.clone(), show::status(report), Exit::Ok))
         }
-        Some(Command::Peers(asking)) => {
-            show(config, asking, |report| (show::peers_document(report), show::peers(report), Exit::Ok))
-        }
+        Some(Command::Peers(asking)) => show(config, asking, |report| {
+            let peers = show::peers(report);
+            let text = peers.text(Style::of_stdout());
+            (peers, text, Exit::Ok)
+        }),
         Some(Command::Health(asking)) => show(config, asking, |report| {
             (show::health_document(report), show::health(report), report.health.exit())
         }),

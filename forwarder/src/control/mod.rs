@@ -11,11 +11,15 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use daemon::metrics::RoundTrips;
+use daemon::peers::Interface;
+use daemon::rates::Rates;
 use parking_lot::Mutex;
 use policy::forwarder::Policy;
 use policy::{HostPort, Name};
 use tunnel::io::clock;
 use tunnel::io::udp::UdpStats;
+use tunnel::key::PublicKey;
 use tunnel::node::{Node, PeerState};
 use tunnel::reason::DropReason;
 use tunnel::time::Instant;
@@ -32,6 +36,8 @@ pub struct Shared {
     pub stats: Arc<Stats>,
     /// The edges, in the order of the configuration.
     pub edges: Vec<EdgeView>,
+    /// Round trips of the probes since the start.
+    pub round_trips: Arc<RoundTrips>,
     /// When the daemon started.
     pub started: Instant,
     /// Whether it was told to stop.
@@ -52,32 +58,24 @@ pub struct EdgeView {
     pub mtu: Arc<AtomicU16>,
     /// What its socket has done since it was opened.
     pub udp: Arc<ArcSwap<UdpStats>>,
-    /// Transfer rates since the last look.
     rates: Mutex<Rates>,
+    round_trips: Arc<RoundTrips>,
     signs: Arc<Signs>,
     outage: Mutex<Outage>,
-}
-
-/// Bytes per second in each direction, from the last two looks at the counters.
-#[derive(Clone, Copy, Debug, Default)]
-struct Rates {
-    at: Instant,
-    received: u64,
-    sent: u64,
-    per_second: (f64, f64),
 }
 
 impl EdgeView {
     /// The view of an edge.
     #[must_use]
-    pub fn of(edge: &Edge) -> Self {
+    pub fn of(edge: &Edge, round_trips: &Arc<RoundTrips>) -> Self {
         Self {
             name: edge.name.clone(),
             node: Arc::clone(&edge.node),
             port: Arc::clone(&edge.port),
             mtu: Arc::clone(&edge.mtu),
             udp: Arc::clone(&edge.udp),
-            rates: Mutex::new(Rates::default()),
+            rates: Mutex::default(),
+            round_trips: Arc::clone(round_trips),
             signs: Arc::clone(&edge.signs),
             outage: Mutex::default(),
         }
@@ -132,19 +130,15 @@ impl EdgeView {
         })
     }
 
-    /// Looks at the counters again; called every few seconds.
+    /// Takes a sample of the counters for the rates, and of the round trip; called every few seconds.
     pub fn measure(&self) {
         let now = clock::now();
-        let (mut received, mut sent) = (0, 0);
-        for peer in self.node.peers(now) {
-            received += peer.rx_bytes;
-            sent += peer.tx_bytes;
+        let peers = self.node.peers(now);
+        let bytes = peers.iter().map(|peer| (peer.public_key, (peer.rx_bytes, peer.tx_bytes)));
+        self.rates.lock().handle_sample(now.instant, bytes.collect());
+        for rtt in peers.iter().filter(|peer| peer.state == PeerState::Up).filter_map(|peer| peer.rtt) {
+            self.round_trips.record(self.name.as_str(), rtt.as_secs_f64());
         }
-        let mut rates = self.rates.lock();
-        let seconds = now.instant.since(rates.at).as_secs_f64();
-        let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds.max(0.001);
-        rates.per_second = (rate(received, rates.received), rate(sent, rates.sent));
-        (rates.at, rates.received, rates.sent) = (now.instant, received, sent);
     }
 
     /// What is wrong with receiving from its socket, and how to fix it.
@@ -158,8 +152,17 @@ impl EdgeView {
         ))
     }
 
-    fn per_second(&self) -> (f64, f64) {
-        self.rates.lock().per_second
+    fn per_second(&self, key: &PublicKey) -> (f64, f64) {
+        self.rates.lock().of(key)
+    }
+
+    fn interface(&self) -> Interface {
+        Interface {
+            name: self.name.to_string(),
+            public_key: self.node.private_key().map(|key| key.public().to_string()),
+            listen_port: self.port.load(Ordering::Relaxed),
+            mtu: self.mtu.load(Ordering::Relaxed).into(),
+        }
     }
 }
 

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use daemon::exit::Exit;
+use daemon::peers::{Health, Peer, Peers};
 use policy::Protocols;
 use serde::{Deserialize, Serialize};
 use tunnel::io::clock;
 use tunnel::node::PeerStatus;
 use tunnel::reason::DropReason;
-use tunnel::time::Now;
 
 use super::problems::problems;
 use super::{EdgeView, Shared};
@@ -54,101 +53,13 @@ pub struct Report {
     pub problems: Vec<String>,
 }
 
-/// How the daemon does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Health {
-    /// Every peer is up.
-    Ok,
-    /// Some peer is not up, or there is a problem.
-    Degraded,
-    /// No peer is up, or a socket cannot be received from.
-    Broken,
-}
-
-impl Health {
-    /// The exit code.
-    #[must_use]
-    pub const fn exit(self) -> Exit {
-        match self {
-            Self::Ok => Exit::Ok,
-            Self::Degraded => Exit::Degraded,
-            Self::Broken => Exit::Broken,
-        }
+fn health(peers: &Peers, is_failing: bool, problems: &[String]) -> Health {
+    match peers.up() {
+        _ if is_failing => Health::Broken,
+        0 => Health::Broken,
+        up if up < peers.peers.len() || !problems.is_empty() => Health::Degraded,
+        _ => Health::Ok,
     }
-
-    fn of(peers: &[Peer], is_failing: bool, problems: &[String]) -> Self {
-        let up = peers.iter().filter(|peer| peer.state == "up").count();
-        match up {
-            _ if is_failing => Self::Broken,
-            0 => Self::Broken,
-            up if up < peers.len() || !problems.is_empty() => Self::Degraded,
-            _ => Self::Ok,
-        }
-    }
-}
-
-/// The device of an edge.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Interface {
-    /// Named after its peer: every peer has a device of its own.
-    pub name: String,
-    /// Our public key.
-    pub public_key: String,
-    /// The UDP port of its socket.
-    pub listen_port: u16,
-    /// Inner MTU in bytes.
-    pub mtu: u16,
-}
-
-/// An edge; the fields and units of the gateway's own report of its peers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Peer {
-    /// Its name.
-    pub name: String,
-    /// The device towards it.
-    pub interface: Interface,
-    /// Its public key.
-    pub public_key: String,
-    /// Where it is.
-    pub endpoint: Option<String>,
-    /// Whose addresses may come through it.
-    pub allowed_ips: Vec<String>,
-    /// `up`, `stale`, `down` or `never`.
-    pub state: String,
-    /// Seconds since the last handshake.
-    pub latest_handshake_age_seconds: Option<f64>,
-    /// UNIX time of the last handshake.
-    pub latest_handshake_timestamp_seconds: Option<f64>,
-    /// Seconds between keepalives.
-    pub persistent_keepalive_seconds: Option<u64>,
-    /// Bytes of authenticated messages from it.
-    pub rx_bytes: u64,
-    /// Bytes of messages to it.
-    pub tx_bytes: u64,
-    /// Inner packets from it.
-    pub rx_packets: u64,
-    /// Inner packets to it.
-    pub tx_packets: u64,
-    /// Bytes per second from it, lately.
-    pub rx_bytes_per_second: f64,
-    /// Bytes per second to it, lately.
-    pub tx_bytes_per_second: f64,
-    /// Smoothed round trip of the probes.
-    pub rtt_seconds: Option<f64>,
-    /// Share of the last probes that were lost.
-    pub loss_ratio: Option<f64>,
-    /// The largest inner packet that the path carries, in bytes; `None` unless `mtu = "auto"` has found it.
-    #[serde(default)]
-    pub path_mtu_bytes: Option<u16>,
-    /// Probes lost since the start.
-    pub probes_lost: u64,
-    /// Handshakes agreed since the start.
-    pub handshakes: u64,
-    /// Changes of its endpoint since the start.
-    pub endpoint_changes: u64,
-    /// Steps of recovery since the start: handshake, rebind, resolve.
-    pub recoveries: [u64; 3],
 }
 
 /// An `[[inject]]` or `[[reach]]` entry.
@@ -207,7 +118,7 @@ fn upstreams(pool: &Pool) -> Vec<UpstreamState> {
 #[must_use]
 pub fn report(shared: &Shared) -> Report {
     let now = clock::now();
-    let peers: Vec<Peer> = shared.edges.iter().flat_map(|edge| peers(edge, now)).collect();
+    let peers = peers(shared);
     let policy = shared.policy.load();
     let (inject, reach) = (shared.stats.inject.load(), shared.stats.reach.load());
     let pools = shared.stats.pools.load();
@@ -220,12 +131,12 @@ pub fn report(shared: &Shared) -> Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: shared.uptime().as_secs_f64(),
         stopping: shared.is_stopping(),
-        health: Health::of(&peers, is_failing, &problems),
+        health: health(&peers, is_failing, &problems),
         flows: stats.flows.load(Ordering::Relaxed),
         udp_flows: stats.udp_flows.load(Ordering::Relaxed),
         pending_dials: stats.pending_dials.load(Ordering::Relaxed),
         buffer_bytes: stats.buffer_bytes.load(Ordering::Relaxed),
-        peers,
+        peers: peers.peers,
         inject: policy
             .inject
             .iter()
@@ -271,44 +182,20 @@ pub fn dropped(shared: &Shared) -> impl Iterator<Item = (&'static str, &'static 
     own.chain(node).chain([("receive", "socket_buffer_full", queue_drops)])
 }
 
-fn peers(edge: &EdgeView, now: Now) -> Vec<Peer> {
-    let rates = edge.per_second();
-    edge.node.peers(now).into_iter().map(|status| peer(edge, &status, now, rates)).collect()
-}
-
-fn peer(edge: &EdgeView, status: &PeerStatus, now: Now, rates: (f64, f64)) -> Peer {
-    let own = edge.node.private_key().map(|key| key.public().to_string()).unwrap_or_default();
-    Peer {
-        name: edge.name.to_string(),
-        interface: Interface {
-            name: edge.name.to_string(),
-            public_key: own,
-            listen_port: edge.port.load(Ordering::Relaxed),
-            mtu: edge.mtu.load(Ordering::Relaxed),
-        },
-        public_key: status.public_key.to_string(),
-        endpoint: status.endpoint.map(|endpoint| endpoint.remote.to_string()),
-        allowed_ips: status.allowed_ips.iter().map(ToString::to_string).collect(),
-        state: status.state.label().to_owned(),
-        latest_handshake_age_seconds: status
-            .latest_handshake
-            .map(|at| now.instant.since(at.instant).as_secs_f64()),
-        latest_handshake_timestamp_seconds: status.latest_handshake.map(|at| at.wall.as_secs_f64()),
-        persistent_keepalive_seconds: status.keepalive.map(|keepalive| keepalive.as_secs()),
-        rx_bytes: status.rx_bytes,
-        tx_bytes: status.tx_bytes,
-        rx_packets: status.rx_packets,
-        tx_packets: status.tx_packets,
-        rx_bytes_per_second: rates.0,
-        tx_bytes_per_second: rates.1,
-        rtt_seconds: status.rtt.map(|rtt| rtt.as_secs_f64()),
-        loss_ratio: status.loss_ratio,
-        path_mtu_bytes: status.path_mtu,
-        probes_lost: status.probes_lost,
-        handshakes: status.handshakes,
-        endpoint_changes: status.endpoint_changes,
-        recoveries: status.recoveries,
-    }
+/// The edges, each with the interface that leads to it.
+#[must_use]
+pub fn peers(shared: &Shared) -> Peers {
+    let now = clock::now();
+    let of_edge = |edge: &EdgeView| {
+        let interface = edge.interface();
+        let peer = |status: &PeerStatus| {
+            let rates = edge.per_second(&status.public_key);
+            Peer::of(status, edge.name.to_string(), interface.clone(), now.instant, rates)
+        };
+        edge.node.peers(now).iter().map(peer).collect::<Vec<_>>()
+    };
+    let peers: Vec<Peer> = shared.edges.iter().flat_map(of_edge).collect();
+    Peers { schema: SCHEMA, interface: peers.first().map(|peer| peer.interface.clone()), peers }
 }
 
 impl Entry {

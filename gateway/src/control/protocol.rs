@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::report::{Bans, Changes, Flows, Offloads, Peers, Services, Status};
+use daemon::peers::Peers;
+
+use super::report::{Bans, Changes, Flows, Offloads, Services, Status};
 
 /// Most flows in one answer.
 pub const MAX_FLOWS: usize = 10_000;

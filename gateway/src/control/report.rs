@@ -1,70 +1,12 @@
 //! What the daemon reports: the schema of every `--json`, shared by daemon and `gatewayctl`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use ipnetwork::IpNetwork;
+use daemon::peers::Health;
 use serde::{Deserialize, Serialize};
 
 /// The version of these schemas; it rises when a field changes its meaning or goes away.
 pub const SCHEMA: u32 = 1;
-
-/// `gatewayctl peers --json`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Peers {
-    /// [`SCHEMA`].
-    pub schema: u32,
-    /// The edge's own side.
-    pub interface: Interface,
-    /// Peers in the order of the configuration, then those that `wg set` added.
-    pub peers: Vec<Peer>,
-}
-
-/// The edge's own side of the tunnel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Interface {
-    /// Name of the device.
-    pub name: String,
-    /// Public key in base64; `None` when the node has none.
-    pub public_key: Option<String>,
-    /// UDP port.
-    pub listen_port: u16,
-    /// Inner MTU in bytes.
-    pub mtu: u32,
-}
-
-/// One peer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Peer {
-    /// Name in the configuration; the key's first characters for a peer that `wg set` added.
-    pub name: String,
-    /// Public key in base64.
-    pub public_key: String,
-    /// Where it is.
-    pub endpoint: Option<SocketAddr>,
-    /// Its prefixes.
-    pub allowed_ips: Vec<IpNetwork>,
-    /// `up`, `stale`, `down` or `never`.
-    pub state: String,
-    /// Seconds since the last handshake; `None` before the first.
-    pub latest_handshake_age_seconds: Option<f64>,
-    /// Seconds between keepalives.
-    pub persistent_keepalive_seconds: Option<u64>,
-    /// Bytes received.
-    pub rx_bytes: u64,
-    /// Bytes sent.
-    pub tx_bytes: u64,
-    /// Bytes received per second, over the last few seconds.
-    pub rx_bytes_per_second: f64,
-    /// Bytes sent per second, likewise.
-    pub tx_bytes_per_second: f64,
-    /// Round trip of the probes; `None` for a peer that is not probed or has not answered yet.
-    pub rtt_seconds: Option<f64>,
-    /// Share of lost probes, 0 to 1; `None` for a peer that is not probed.
-    pub loss_ratio: Option<f64>,
-    /// The largest inner packet that the path carries, in bytes; `None` unless `mtu = "auto"` has found it.
-    #[serde(default)]
-    pub path_mtu_bytes: Option<u16>,
-}
 
 /// `gatewayctl services --json`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,18 +78,6 @@ pub struct Status {
     pub trusted: Vec<String>,
     /// What is wrong, each with its mend; empty when all is well.
     pub problems: Vec<String>,
-}
-
-/// How the edge as a whole does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Health {
-    /// Everything as configured.
-    Ok,
-    /// Traffic flows, but not all of it, or something could not be set.
-    Degraded,
-    /// No peer is up.
-    Broken,
 }
 
 /// `gatewayctl bans --json`

@@ -17,7 +17,6 @@ mod outer;
 mod path_check;
 mod path_mtu;
 pub mod peers;
-mod rates;
 mod reconcile;
 mod refused;
 mod reload;
@@ -43,16 +42,16 @@ use tunnel::uapi;
 
 use crate::config::Keys;
 use crate::kernel::Helper;
-use crate::metrics::RoundTrips;
 use crate::state::{Endpoints, State};
 use blueprint::{Blueprint, Unwritable};
 use confirm::Waiting;
 use counters::Counters;
+use daemon::metrics::RoundTrips;
+use daemon::rates::Rates;
 use failing::Failing;
 use lasting::Lasting;
 use machine::Machine;
 use outer::Outer;
-use rates::Rates;
 use reconcile::Fight;
 
 pub use confirm::{Beginning, begin};

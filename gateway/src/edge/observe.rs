@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use tunnel::device::DeviceStats;
+use tunnel::device::{Call, Device, DeviceStats};
 use tunnel::io::clock;
 use tunnel::node::{PeerState, PeerStatus};
 use tunnel::reason::DropReason;
@@ -15,12 +15,13 @@ use tunnel::reason::DropReason;
 use super::counters::{Counters, parse_bans, parse_counters};
 use super::dump::dump;
 use super::room::judge_room;
-use super::services::{service, service_counters};
+use super::services::service;
 use super::wg::WgDevice;
 use super::{Edge, KernelCounters};
-use crate::control::report::{Bans, Interface, Peer, Peers, SCHEMA, Services};
+use crate::control::report::{Bans, SCHEMA, Service, Services};
 use crate::kernel::{Failure, FailureKind, Listing};
-use crate::metrics::{self, Number, PeerCounters, Snapshot};
+use daemon::metrics::{Boundary, Number, call_numbers, page};
+use daemon::peers::{Interface, Peer, Peers};
 
 /// Between two looks at the round trips: there is a probe every five seconds.
 const PROBES: Duration = Duration::from_millis(4_500);
@@ -31,6 +32,8 @@ const QUIET: u64 = 4_096;
 /// Switches that tell how many flows conntrack follows, and the most it will.
 const FLOWS: [&str; 2] = ["net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max"];
 
+/// What our own metrics begin with.
+pub(super) const ROLE: &str = "gateway";
 /// How long a report waits for what it reads from the kernel.
 const READING: Duration = Duration::from_secs(5);
 /// How old the kernel's counters may be before they are read again.
@@ -73,12 +76,18 @@ impl Edge {
         if self.rates.borrow().are_stale(clock::instant()) {
             self.sample();
         }
-        let ordered = self.ordered();
-        Peers {
-            schema: SCHEMA,
-            interface: self.interface(),
-            peers: ordered.iter().map(|status| self.peer(status)).collect(),
-        }
+        self.peers_as_sampled()
+    }
+
+    fn peers_as_sampled(&self) -> Peers {
+        let (interface, now) = (self.interface(), Self::now().instant);
+        let rates = self.rates.borrow();
+        let peer = |status: &PeerStatus| {
+            let name = self.name_of(&status.public_key);
+            Peer::of(status, name, interface.clone(), now, rates.of(&status.public_key))
+        };
+        let peers = self.ordered().iter().map(peer).collect();
+        Peers { schema: SCHEMA, interface: Some(interface), peers }
     }
 
     fn ordered(&self) -> Vec<PeerStatus> {
@@ -103,29 +112,6 @@ impl Edge {
             public_key: self.device.node().private_key().map(|key| key.public().to_string()),
             listen_port: self.device.socket().local_port().unwrap_or(0),
             mtu: current.blueprint.plan.routing.device.mtu.into(),
-        }
-    }
-
-    fn peer(&self, status: &PeerStatus) -> Peer {
-        let now = Self::now().instant;
-        let (rx, tx) = self.rates.borrow().of(&status.public_key);
-        Peer {
-            name: self.name_of(&status.public_key),
-            public_key: status.public_key.to_string(),
-            endpoint: status.endpoint.map(|endpoint| endpoint.remote),
-            allowed_ips: status.allowed_ips.clone(),
-            state: status.state.label().to_owned(),
-            latest_handshake_age_seconds: status
-                .latest_handshake
-                .map(|handshake| now.since(handshake.instant).as_secs_f64()),
-            persistent_keepalive_seconds: status.keepalive.map(|keepalive| keepalive.as_secs()),
-            rx_bytes: status.rx_bytes,
-            tx_bytes: status.tx_bytes,
-            rx_bytes_per_second: rx,
-            tx_bytes_per_second: tx,
-            rtt_seconds: status.rtt.map(|rtt| rtt.as_secs_f64()),
-            loss_ratio: status.loss_ratio,
-            path_mtu_bytes: status.path_mtu,
         }
     }
 
@@ -165,44 +151,40 @@ impl Edge {
             None
         });
         let counters = read.unwrap_or_else(|| self.kernel_counters.borrow().named.clone());
-        metrics::page(&self.snapshot(&counters)) + &self.round_trips.borrow().page()
+        page(self.all_numbers(&counters)) + &self.round_trips.borrow().page()
     }
 
-    fn snapshot(&self, counters: &Counters) -> Snapshot {
-        let ordered = self.ordered();
-        let peers = Peers {
-            schema: SCHEMA,
-            interface: self.interface(),
-            peers: ordered.iter().map(|status| self.peer(status)).collect(),
-        };
+    fn all_numbers(&self, counters: &Counters) -> Vec<Number> {
+        let mut numbers = self.peers_as_sampled().numbers(ROLE);
+        numbers.extend(self.service_numbers(counters));
+        numbers.extend(self.drop_numbers(counters));
+        numbers.extend(io_numbers(&self.device));
+        numbers.extend(self.numbers());
+        numbers.push(Number::counter(
+            "gateway_leak_packets_total",
+            "Packets of the tunnel's networks that would have left another way and were dropped.",
+            self.leaked(counters),
+        ));
+        numbers.extend(device_numbers(self.device.stats()));
+        numbers
+    }
+
+    fn service_numbers(&self, counters: &Counters) -> Vec<Number> {
         let states = self.states();
         let current = self.current.borrow();
         let services = current.blueprint.plan.ruleset.services.iter();
         let services = services.filter_map(|mark| service(&current.policy, mark, &states, counters));
-        Snapshot {
-            peers: Some(peers),
-            counters: ordered.iter().map(peer_counters).collect(),
-            services: services.map(service_counters).collect(),
-            drops: self.drops(counters),
-            offloads: metrics::OffloadPath::all(&self.device).to_vec(),
-            calls: metrics::Calls::all(&self.device).to_vec(),
-            leaked_packets: self.leaked(counters),
-            numbers: self.numbers(),
-        }
+        services.flat_map(|service| numbers_of(&service)).collect()
     }
 
-    fn drops(&self, counters: &Counters) -> Vec<metrics::Drop> {
+    fn drop_numbers(&self, counters: &Counters) -> Vec<Number> {
         let node = self.device.node();
-        let of_node = DropReason::ALL.iter().map(|&reason| metrics::Drop {
-            stage: reason.stage().to_owned(),
-            reason: reason.label().to_owned(),
-            packets: node.dropped(reason),
-        });
+        let of_node =
+            DropReason::ALL.iter().map(|&reason| (reason.stage(), reason.label(), node.dropped(reason)));
         let current = self.current.borrow();
-        let of_kernel = current.blueprint.plan.ruleset.drops.iter().map(|drop| metrics::Drop {
-            stage: drop.stage.to_owned(),
-            reason: drop.reason.to_owned(),
-            packets: counters.get(&drop.counter()).map_or(0, |counter| counter.1),
+        let of_kernel = current.blueprint.plan.ruleset.drops.iter().map(|drop| {
+            let packets = counters.get(&drop.counter()).map_or(0, |counter| counter.1);
+            (drop.stage, drop.reason, packets)
         });
         let (tun, socket) = (self.device.tun().stats(), self.device.socket());
         socket.sample_queue_drops();
@@ -213,12 +195,16 @@ impl Edge {
             ("send", "refused", socket.stats().send_errors.read()),
             ("receive", "socket_buffer_full", socket.stats().receive_queue_drops.read()),
         ];
-        let of_io = of_io.into_iter().map(|(stage, reason, packets)| metrics::Drop {
-            stage: stage.to_owned(),
-            reason: reason.to_owned(),
-            packets,
-        });
-        of_node.chain(of_kernel).chain(of_io).collect()
+        let number = |(stage, reason, packets)| {
+            Number::counter(
+                "gateway_dropped_packets_total",
+                "Packets dropped, by the stage and the reason.",
+                packets,
+            )
+            .with("stage", stage)
+            .with("reason", reason)
+        };
+        of_node.chain(of_kernel).chain(of_io).map(number).collect()
     }
 
     pub(super) fn leaked(&self, counters: &Counters) -> u64 {
@@ -232,41 +218,42 @@ impl Edge {
         [
             Number::counter(
                 "gateway_reconcile_repairs_total",
-                "Times that rules, routes or switches changed by somebody else were put back.",
+                "Times that rules, routes or switches were put back after another program changed them.",
                 self.fight.borrow().total,
             ),
-            Number::gauge(
+            Number::flag(
                 "gateway_reconcile_fought",
-                "Whether somebody keeps changing what the edge needs.",
-                f64::from(u8::from(self.fight.borrow().is_on)),
+                "Whether another program keeps changing rules, routes or switches of the edge.",
+                self.fight.borrow().is_on,
             ),
             Number::counter(
                 "gateway_reconcile_failures_total",
-                "Looks at rules, routes and switches, or repairs of them, that failed.",
+                "Checks of rules, routes and switches, or repairs of them, that failed.",
                 self.failing.borrow().total,
             ),
-            Number::gauge(
+            Number::flag(
                 "gateway_reconcile_failing",
-                "Whether rules, routes and switches cannot be looked at or put back.",
-                f64::from(u8::from(self.failing.borrow().is_on())),
+                "Whether rules, routes and switches cannot be checked or put back.",
+                self.failing.borrow().is_on(),
             ),
         ]
     }
 
     fn numbers(&self) -> Vec<Number> {
-        let ok = f64::from(u8::from(self.last_apply_ok.get()));
         #[expect(clippy::cast_precision_loss, reason = "a count of switches")]
         let unwritable = self.current.borrow().unwritable.len() as f64;
         let mut numbers = vec![
-            Number::gauge(
+            Number::gauge("gateway_build_info", "The daemon's version.", 1.0)
+                .with("version", env!("CARGO_PKG_VERSION")),
+            Number::flag(
                 "gateway_up",
                 "Whether the daemon's threads and its helper run.",
-                f64::from(u8::from(self.fault().is_none())),
+                self.fault().is_none(),
             ),
-            Number::gauge(
+            Number::flag(
                 "gateway_config_last_apply_success",
                 "Whether the last configuration was applied.",
-                ok,
+                self.last_apply_ok.get(),
             ),
             Number::counter(
                 "gateway_config_applies_total",
@@ -285,26 +272,23 @@ impl Edge {
             ),
             Number::counter(
                 "gateway_events_lost_total",
-                "Events of the data plane that nobody took in time.",
+                "Events of the data plane that were lost because the queue was full.",
                 self.device.node().events_dropped(),
             ),
         ];
         numbers.extend(self.repair_numbers());
         if let Some((flows, limit)) = self.kernel_counters.borrow().flows {
-            #[expect(clippy::cast_precision_loss, reason = "conntrack holds far fewer than 2^53")]
-            let (flows, limit) = (flows as f64, limit as f64);
-            numbers.push(Number::gauge(
+            numbers.push(Number::count(
                 "gateway_nat_flows",
                 "Flows that the kernel's conntrack follows.",
                 flows,
             ));
-            numbers.push(Number::gauge(
+            numbers.push(Number::count(
                 "gateway_nat_flows_limit",
                 "The most flows that conntrack will follow.",
                 limit,
             ));
         }
-        numbers.extend(device_numbers(self.device.stats()));
         numbers
     }
 
@@ -368,22 +352,22 @@ fn device_numbers(stats: &DeviceStats) -> [Number; 4] {
     [
         Number::counter(
             "gateway_socket_rebinds_total",
-            "Outer sockets put in place of another.",
+            "Times the outer socket was replaced by a new one.",
             stats.rebinds.read(),
         ),
         Number::counter(
             "gateway_busy_polls_total",
-            "Waits of the data thread that began by looking on.",
+            "Waits of the data thread that began by busy-polling.",
             stats.busy_polls.read(),
         ),
         Number::counter(
             "gateway_busy_poll_misses_total",
-            "Those of them that found nothing and slept.",
+            "Busy-poll periods that ended without work.",
             stats.busy_poll_misses.read(),
         ),
         Number::counter(
             "gateway_unreachable_answers_total",
-            "Senders told by ICMP that their packet for the tunnel has nowhere to go.",
+            "ICMP unreachable messages sent for packets that have no peer.",
             stats.tx_unreachable.read(),
         ),
     ]
@@ -399,14 +383,51 @@ pub(super) async fn blocking<T: Send + 'static>(
     }
 }
 
-fn peer_counters(status: &PeerStatus) -> PeerCounters {
-    PeerCounters {
-        last_handshake_seconds: status.latest_handshake.map_or(0.0, |now| now.wall.as_secs_f64()),
-        handshakes: status.handshakes,
-        rx_packets: status.rx_packets,
-        tx_packets: status.tx_packets,
-        probes_lost: status.probes_lost,
-        endpoint_changes: status.endpoint_changes,
-        recoveries: status.recoveries,
+fn numbers_of(service: &Service) -> Vec<Number> {
+    let own = |number: Number| number.with("service", &service.name);
+    let mut numbers = vec![own(Number::flag(
+        "gateway_service_up",
+        "Whether every peer that the service needs is up.",
+        service.state == "up",
+    ))];
+    let directions =
+        [("rx", service.bytes_in, service.packets_in), ("tx", service.bytes_out, service.packets_out)];
+    for (direction, bytes, packets) in directions {
+        let help = "Bytes of a service; rx goes towards its target.";
+        let bytes = Number::counter("gateway_service_bytes_total", help, bytes);
+        let help = "Packets of a service; rx goes towards its target.";
+        let packets = Number::counter("gateway_service_packets_total", help, packets);
+        numbers.extend([bytes, packets].map(|number| own(number).with("direction", direction)));
     }
+    numbers
+}
+
+/// What crossed the boundaries of a running device, and how its calls end.
+fn io_numbers(device: &Device) -> Vec<Number> {
+    let (tun, socket) = (device.tun().stats(), device.socket());
+    let udp = socket.stats();
+    let boundary = |path, joined, single, fallbacks| Boundary { path, joined, single, fallbacks };
+    let boundaries = [
+        boundary("tun_read", tun.read_bytes_super.read(), tun.read_bytes_plain.read(), 0),
+        boundary(
+            "tun_write",
+            tun.written_bytes_super.read(),
+            tun.written_bytes_plain.read(),
+            tun.write_fallbacks.read(),
+        ),
+        boundary(
+            "udp_send",
+            udp.sent_bytes_segmented.read(),
+            udp.sent_bytes_plain.read(),
+            udp.segment_fallbacks.read(),
+        ),
+        boundary("udp_receive", udp.received_bytes_joined.read(), udp.received_bytes_plain.read(), 0),
+    ];
+    let now = clock::instant();
+    let calls = Call::ALL.into_iter().flat_map(|call| {
+        let (errors, failing) = device.call(call, now);
+        call_numbers(ROLE, call.label(), (errors, failing.is_some()), |number| number)
+    });
+    let crossed = boundaries.into_iter().flat_map(|boundary| boundary.numbers(ROLE, |number| number));
+    crossed.chain(calls).collect()
 }

@@ -12,7 +12,7 @@ use tunnel::io::udp::UdpSocket;
 use super::blueprint::{Blueprint, Unwritable};
 use super::changes::{Side, changes};
 use super::machine::Machine;
-use super::observe::blocking;
+use super::observe::{ROLE, blocking};
 use super::services::ended;
 use super::start::offloads;
 use super::undone::Left;
@@ -20,8 +20,8 @@ use super::{Current, Edge, peers};
 use crate::config::{self, Config};
 use crate::kernel::{Failure, FailureKind, Request, Scope, nft};
 use crate::memory;
-use crate::metrics::RoundTrips;
 use daemon::exit::{Exit, ExitError};
+use daemon::metrics::RoundTrips;
 
 /// The longest ban with an end: a year, in seconds.
 const LONGEST_BAN: u64 = 31_536_000;
@@ -110,7 +110,7 @@ impl Edge {
         self.end_flows(&config.policy, &old, &new).await;
         if changes.iter().any(|change| change.part == "peer") {
             // A peer that went must leave no series behind.
-            self.round_trips.replace(RoundTrips::default());
+            self.round_trips.replace(RoundTrips::new(ROLE));
         }
         let Config { text, policy, keys, .. } = config;
         daemon::log::change(policy.log);

@@ -7,16 +7,6 @@ use policy::ruleset::{ServiceKind, ServiceMark};
 
 use super::counters::Counters;
 use crate::control::report::Service;
-use crate::metrics::ServiceCounters;
-
-pub(super) fn service_counters(service: Service) -> ServiceCounters {
-    ServiceCounters {
-        up: service.state == "up",
-        rx: (service.bytes_in, service.packets_in),
-        tx: (service.bytes_out, service.packets_out),
-        service: service.name,
-    }
-}
 
 /// Conntrack marks of the services that `new` no longer has, or has otherwise than `old`.
 pub(super) fn ended(

@@ -14,10 +14,13 @@ use tunnel::node::{Node, NodeConfig};
 use tunnel::progress::Fault;
 use tunnel::uapi::server::Server;
 
+use daemon::metrics::RoundTrips;
+
 use super::blueprint::{Blueprint, Unwritable};
 use super::confirm::Beginning;
 use super::lasting::Lasting;
 use super::machine::{self, Machine};
+use super::observe::ROLE;
 use super::outer::Outer;
 use super::wg::WgDevice;
 use super::{Current, Edge, path_check, path_mtu, peers, self_test};
@@ -120,7 +123,7 @@ impl Edge {
             remarks: RefCell::new(Lasting::new(machine::SETTLED)),
             rates: RefCell::default(),
             refused_mtu: Cell::new(None),
-            round_trips: RefCell::default(),
+            round_trips: RefCell::new(RoundTrips::new(ROLE)),
             trips_noted: Cell::new(Instant::now()),
             trips_settled: Cell::new(Instant::now()),
             fight: RefCell::default(),

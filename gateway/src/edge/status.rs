@@ -8,7 +8,9 @@ use tunnel::node::{PeerState, PeerStatus};
 
 use super::Edge;
 use super::events::shared_key;
-use crate::control::report::{Health, SCHEMA, Status};
+use daemon::peers::Health;
+
+use crate::control::report::{SCHEMA, Status};
 use crate::foreign::{Needs, obstacles};
 use crate::kernel::Listing;
 

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use daemon::exit::{Exit, ExitError};
+use daemon::text::{Style, period};
 use gateway::change;
 use gateway::control::client::{DEFAULT_SOCKET, ask};
 use gateway::control::protocol::{Reply, Request};
-use gateway::control::render::{self, Style};
-use gateway::control::report::{Changes, Health};
+use gateway::control::render;
+use gateway::control::report::Changes;
 use gateway::exchange::{self, CONFIGURATION, Exported, Imported};
 use gateway::keygen::{Owner, keygen};
 use gateway::lists;
@@ -279,11 +280,11 @@ fn show(socket: &Path, request: &Request, output: Output) -> Result<Exit, ExitEr
 
 fn show_once(socket: &Path, request: &Request, json: bool, before: &str) -> Result<Exit, ExitError> {
     let reply = ask(socket, request)?;
-    let style = style();
-    let exit = if let Reply::Status(status) = &reply { health_exit(status.health) } else { Exit::Ok };
+    let style = Style::of_stdout();
+    let exit = if let Reply::Status(status) = &reply { status.health.exit() } else { Exit::Ok };
     let text = match &reply {
         Reply::Dump(text) => text.clone(),
-        Reply::Peers(report) => either(json, report, || render::peers(report, style))?,
+        Reply::Peers(report) => either(json, report, || report.text(style))?,
         Reply::Services(report) => either(json, report, || render::services(report, style))?,
         Reply::Status(report) => either(json, report, || render::status(report, style))?,
         Reply::Flows(report) => either(json, report, || render::flows(report, style))?,
@@ -297,7 +298,7 @@ fn show_once(socket: &Path, request: &Request, json: bool, before: &str) -> Resu
 }
 
 fn show_changes(report: &Changes, json: bool) -> Result<(), ExitError> {
-    write(&either(json, report, || render::changes(report, style()))?)
+    write(&either(json, report, || render::changes(report, Style::of_stdout()))?)
 }
 
 fn apply(
@@ -310,7 +311,7 @@ fn apply(
     let report = change::apply(socket, config, file, confirm.map(Duration::from_secs))?;
     show_changes(&report, json)?;
     if let Some(seconds) = confirm {
-        complain(&format!("in force for {}, unless: gatewayctl confirm", render::period(seconds)));
+        complain(&format!("in force for {}, unless: gatewayctl confirm", period(seconds)));
     }
     Ok(Exit::Ok)
 }
@@ -361,19 +362,6 @@ fn either(json: bool, report: &impl Serialize, text: impl FnOnce() -> String) ->
         return Ok(text());
     }
     serde_json::to_string(report).map(|line| line + "\n").map_err(|error| ExitError::new(Exit::Failed, error))
-}
-
-fn style() -> Style {
-    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    if wanted && io::stdout().is_terminal() { Style::Colour } else { Style::Plain }
-}
-
-const fn health_exit(health: Health) -> Exit {
-    match health {
-        Health::Ok => Exit::Ok,
-        Health::Degraded => Exit::Degraded,
-        Health::Broken => Exit::Broken,
-    }
 }
 
 fn seconds(text: &str) -> Result<u64, String> {

@@ -13,17 +13,17 @@ const WINDOW: Duration = Duration::from_secs(5);
 const STALE: Duration = Duration::from_secs(1);
 
 /// Bytes received and sent by one peer so far.
-pub(super) type Bytes = (u64, u64);
+pub type Bytes = (u64, u64);
 
 /// The last few samples of every peer's counters.
 #[derive(Debug, Default)]
-pub(super) struct Rates {
+pub struct Rates {
     samples: VecDeque<(Instant, BTreeMap<PublicKey, Bytes>)>,
 }
 
 impl Rates {
     /// Takes a sample; those older than the window go. Returns how many bytes all peers received and sent since the last.
-    pub(super) fn handle_sample(&mut self, now: Instant, bytes: BTreeMap<PublicKey, Bytes>) -> u64 {
+    pub fn handle_sample(&mut self, now: Instant, bytes: BTreeMap<PublicKey, Bytes>) -> u64 {
         let total = |bytes: &BTreeMap<PublicKey, Bytes>| bytes.values().map(|(rx, tx)| rx + tx).sum::<u64>();
         let before = self.samples.back().map_or(0, |(_, bytes)| total(bytes));
         let moved = total(&bytes).saturating_sub(before);
@@ -34,14 +34,14 @@ impl Rates {
         moved
     }
 
-    /// Whether the last sample is older than the one a busy edge would have.
-    pub(super) fn are_stale(&self, now: Instant) -> bool {
+    /// Whether the last sample is older than the one a busy daemon would have.
+    pub fn are_stale(&self, now: Instant) -> bool {
         self.samples.back().is_none_or(|(at, _)| now.since(*at) > STALE)
     }
 
     /// Bytes received and sent per second by one peer; zero until there are two samples of it.
     #[must_use]
-    pub(super) fn of(&self, key: &PublicKey) -> (f64, f64) {
+    pub fn of(&self, key: &PublicKey) -> (f64, f64) {
         let mut seen =
             self.samples.iter().filter_map(|(when, bytes)| bytes.get(key).map(|bytes| (when, bytes)));
         let (Some((start, first)), Some((end, last))) = (seen.next(), seen.next_back()) else {

@@ -5,33 +5,34 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 /// Upper bounds in seconds: a LAN, a city, a continent, an ocean, trouble.
 const BUCKETS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
-const NAME: &str = "gateway_peer_rtt_seconds";
 
 /// Every peer's round trips since the start or since the peers last changed.
 pub struct RoundTrips {
+    name: String,
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
 }
 
-impl Default for RoundTrips {
-    fn default() -> Self {
+impl RoundTrips {
+    /// None yet; the name begins with `role`.
+    #[must_use]
+    pub fn new(role: &str) -> Self {
+        let name = format!("{role}_peer_rtt_seconds");
         let builder = PrometheusBuilder::new();
         // The only error is an empty list of bounds.
         let builder = builder.set_buckets(&BUCKETS).unwrap_or_else(|_| PrometheusBuilder::new());
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
-            describe_histogram!(NAME, "Round trip of the probes inside the tunnel.");
+            describe_histogram!(name.clone(), "Round trip of the probes inside the tunnel.");
         });
-        Self { recorder, handle }
+        Self { name, recorder, handle }
     }
-}
 
-impl RoundTrips {
     /// Counts one round trip of a peer, in seconds.
     pub fn record(&self, peer: &str, seconds: f64) {
         metrics::with_local_recorder(&self.recorder, || {
-            histogram!(NAME, "peer" => peer.to_owned()).record(seconds);
+            histogram!(self.name.clone(), "peer" => peer.to_owned()).record(seconds);
         });
     }
 
@@ -53,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_round_trip_lands_in_its_bucket() {
-        let trips = RoundTrips::default();
+        let trips = RoundTrips::new("gateway");
         trips.record("wroclaw", 0.0234);
         let page = trips.page();
         for line in [
