@@ -4,6 +4,7 @@
 //! - [`log`]: log lines on standard error.
 //! - [`files`]: configurations, lists and keys that are read; state that is replaced in one step.
 //! - [`clock_mark`]: the highest wall clock ever used, kept across restarts.
+//! - [`changes`]: changes of the configuration: plan, apply, confirm, rollback, reload, on both sides of the socket.
 //! - [`control`]: the control socket, both sides: who may ask, one JSON object per line each way.
 //! - [`peers`] and [`text`]: peers as JSON and as text, the same at both ends.
 //! - [`metrics`]: the page with its listeners, and what both ends show on it.
@@ -11,6 +12,7 @@
 //!
 //! Nothing here is for Linux alone but what systemd asks for: the forwarder runs on macOS as well.
 
+pub mod changes;
 pub mod clock_mark;
 pub mod control;
 pub mod exit;

@@ -11,6 +11,8 @@ use tunnel::node::PeerConfig;
 
 /// A configuration that can be run: valid, with the keys it names.
 pub struct Loaded {
+    /// Its text; secrets are in other files.
+    pub text: String,
     /// The policy.
     pub policy: Arc<Policy>,
     /// The keys of each `[[peer]]`, in order.
@@ -30,7 +32,18 @@ pub struct Keys {
 /// # Errors
 /// [`LoadError`], with everything that is wrong at once.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
-    let text = text_of(path)?;
+    load_text(path, text_of(path)?)
+}
+
+/// As [`load`], with `text` for the content of the file `path`; errors name the file `said`.
+///
+/// # Errors
+/// [`LoadError`], with everything that is wrong at once.
+pub fn load_draft(path: &Path, said: &Path, text: String) -> Result<Loaded, LoadError> {
+    load_text(path, text).map_err(|error| error.said_of(path, said))
+}
+
+fn load_text(path: &Path, text: String) -> Result<Loaded, LoadError> {
     let mut policy = parse(path, &text)?;
     let mut errors = Vec::new();
     for list in &mut policy.lists {
@@ -41,7 +54,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let peers: Vec<_> = policy.peers.iter().map(|peer| peer.public_key).collect();
     errors.extend(misplaced_keys(&Source { name: path, text: &text }, &peers, &own));
     if errors.is_empty() {
-        Ok(Loaded { policy: Arc::new(policy), keys })
+        Ok(Loaded { text, policy: Arc::new(policy), keys })
     } else {
         errors.dedup();
         Err(LoadError::Invalid(errors))
@@ -66,15 +79,25 @@ pub fn inspect(path: &Path) -> Result<Inspected, LoadError> {
     for list in &mut policy.lists {
         errors.extend(load_list(list).err().unwrap_or_default());
     }
-    let of_peer = |peer: &Peer| [Some(peer.private_key_file.clone()), peer.preshared_key_file.clone()];
-    let files: Vec<FileRef> = policy.peers.iter().flat_map(of_peer).flatten().collect();
-    let found = KeyFiles::inspect(&files);
+    let found = KeyFiles::inspect(&key_files(&policy));
     errors.extend(found.errors);
     if errors.is_empty() {
         Ok(Inspected { policy, unseen: found.unseen })
     } else {
         Err(LoadError::Invalid(errors))
     }
+}
+
+fn key_files(policy: &Policy) -> Vec<FileRef> {
+    let of_peer = |peer: &Peer| [Some(peer.private_key_file.clone()), peer.preshared_key_file.clone()];
+    policy.peers.iter().flat_map(of_peer).flatten().collect()
+}
+
+/// Keys and lists that a configuration names.
+#[must_use]
+pub fn files(policy: &Policy) -> Vec<FileRef> {
+    let lists = policy.lists.iter().map(|list| list.file.clone());
+    key_files(policy).into_iter().chain(lists).collect()
 }
 
 /// Reads a configuration alone; the files that it names are not opened.

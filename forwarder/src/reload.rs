@@ -1,42 +1,100 @@
-//! SIGHUP: the file is read again, and applied as a whole or not at all.
+//! Another configuration while traffic flows: applied as a whole or not at all.
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use daemon::changes::{Applies, Confirmable, Text};
 use daemon::exit::{Exit, ExitError};
 use daemon::log;
 use policy::forwarder::Policy;
+use policy::plan;
+use tokio::sync::MutexGuard;
 
 use crate::config::{self, Loaded};
 use crate::control::Shared;
-use crate::dataplane::{Change, Command, Commands, Listeners};
+use crate::dataplane::{Change, Command, Listeners};
 use crate::flow::EdgeId;
+use crate::run::Origin;
 use crate::setup;
 
-/// Reads the file again and hands the change to the data thread; the changes, a line each.
-///
-/// # Errors
-/// What is wrong; then the old configuration stays.
-pub fn from_file(file: &Path, shared: &Shared, commands: &Commands) -> Result<Vec<String>, ExitError> {
-    let old = shared.policy.load_full();
-    let prepared = config::load(file).map_err(ExitError::from).and_then(|loaded| {
-        prepare(&old, &loaded, shared).map_err(|message| ExitError::new(Exit::Failed, message))
-    });
-    *shared.not_taken.lock() = prepared.as_ref().err().map(|error| not_taken(file, &error.message));
-    let (change, renewed) = prepared?;
-    log::change(change.policy.log);
-    let changes: Vec<String> = old.changes(&change.policy).iter().map(ToString::to_string).collect();
-    // Another own key cuts the peer off until it has the new one.
-    for line in &renewed {
-        tracing::warn!("{line}");
+impl Text for Loaded {
+    fn text(&self) -> &str {
+        &self.text
     }
-    for line in &changes {
-        tracing::info!("{line}");
+}
+
+impl Applies for Origin {
+    type Config = Loaded;
+
+    fn config_path(&self) -> &Path {
+        &self.config
     }
-    shared.policy.store(Arc::clone(&change.policy));
-    commands.send(Command::Reload(Box::new(change)));
-    Ok(renewed.into_iter().chain(changes).collect())
+
+    fn read(&self, said: &Path, text: String) -> Result<Loaded, ExitError> {
+        Ok(config::load_draft(&self.config, said, text)?)
+    }
+
+    async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.applying.lock().await
+    }
+
+    fn plan(&self, config: &Loaded) -> Vec<plan::Change> {
+        let old = self.shared.policy.load();
+        let restart = old.needs_restart(&config.policy).map(|what| plan::Change {
+            part: "restart",
+            line: format!("{what} cannot change while the daemon runs; restart it"),
+        });
+        restart.into_iter().chain(changed(&old, config, &self.shared)).collect()
+    }
+
+    async fn apply(&self, config: Loaded) -> Result<Vec<plan::Change>, ExitError> {
+        let old = self.shared.policy.load_full();
+        let changes = changed(&old, &config, &self.shared);
+        let change = prepare(&old, &config, &self.shared)?;
+        log::change(change.policy.log);
+        for line in &changes {
+            // Another own key cuts the peer off until it has the new one.
+            if line.part == "key" {
+                tracing::warn!("{line}");
+            } else {
+                tracing::info!("{line}");
+            }
+        }
+        self.shared.policy.store(Arc::clone(&change.policy));
+        *self.text.borrow_mut() = config.text;
+        *self.shared.not_taken.lock() = None;
+        self.commands.send(Command::Reload(Box::new(change)));
+        Ok(changes)
+    }
+
+    fn text_in_force(&self) -> String {
+        self.text.borrow().clone()
+    }
+
+    fn confirmable(&self) -> &Confirmable {
+        &self.confirmable
+    }
+}
+
+impl Origin {
+    /// Reads the daemon's own file again and applies it.
+    ///
+    /// # Errors
+    /// What is wrong; then everything is as it was.
+    pub(crate) async fn read_again(&self) -> Result<Vec<plan::Change>, ExitError> {
+        let applied = self.read_again_in_turn().await;
+        let refused = applied.as_ref().err().map(|error| not_taken(&self.config, &error.message));
+        *self.shared.not_taken.lock() = refused;
+        applied
+    }
+
+    async fn read_again_in_turn(&self) -> Result<Vec<plan::Change>, ExitError> {
+        let config = config::load(&self.config)?;
+        let _turn = self.applying.lock().await;
+        self.confirmable.refuse_while_waiting()?;
+        self.confirmable.apply_for_good(self, config).await
+    }
 }
 
 fn not_taken(file: &Path, error: &str) -> String {
@@ -44,27 +102,36 @@ fn not_taken(file: &Path, error: &str) -> String {
     format!("{} was read again and not taken, the configuration before is in force: {first}", file.display())
 }
 
-/// The change, and a line for each peer that has to be given another key of ours.
-fn prepare(old: &Policy, loaded: &Loaded, shared: &Shared) -> Result<(Change, Vec<String>), String> {
+/// The changes of the policy, and a line for each peer that has to be given another key of ours.
+fn changed(old: &Policy, new: &Loaded, shared: &Shared) -> Vec<plan::Change> {
+    let renewed = shared.edges.iter().zip(&new.keys).filter_map(|(edge, keys)| {
+        let (before, after) = (edge.node.private_key()?.public(), keys.private.public());
+        (before != after).then(|| plan::Change {
+            part: "key",
+            line: format!(
+                "~ private key: {before} → {after}; peer {} must be given the new public key",
+                edge.name
+            ),
+        })
+    });
+    renewed.chain(old.changes(&new.policy)).collect()
+}
+
+/// Everything that can be refused, done before anything changes.
+fn prepare(old: &Policy, loaded: &Loaded, shared: &Shared) -> Result<Change, ExitError> {
+    let failed = |message: String| ExitError::new(Exit::Failed, message);
     let new = &loaded.policy;
     if let Some(what) = old.needs_restart(new) {
-        return Err(format!("{what} changed, which needs a restart"));
+        let message = format!("{what} cannot change while the daemon runs; restart it");
+        return Err(ExitError::new(Exit::Conflict, message));
     }
-    let (mut peers, mut keys, mut renewed) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut peers, mut keys) = (Vec::new(), Vec::new());
     for (place, edge) in shared.edges.iter().enumerate() {
         let id = EdgeId(u32::try_from(place).unwrap_or(u32::MAX));
         let before = edge.node.private_key().map(|key| key.public());
-        if let Some((now, before)) = loaded.keys.get(place).map(|keys| &keys.private).zip(before)
-            && now.public() != before
-        {
-            let after = now.public();
-            renewed.push(format!(
-                "private key: {before} → {after}; peer {} must be given the new public key",
-                edge.name
-            ));
-            keys.push((id, now.clone()));
-        }
-        let mut config = loaded.peer_config(place)?;
+        let own = loaded.keys.get(place).map(|keys| &keys.private);
+        keys.extend(own.filter(|own| Some(own.public()) != before).map(|own| (id, own.clone())));
+        let mut config = loaded.peer_config(place).map_err(failed)?;
         let unmoved = old.peers.get(place).map(|peer| &peer.endpoint)
             == new.peers.get(place).map(|peer| &peer.endpoint);
         if unmoved {
@@ -73,7 +140,7 @@ fn prepare(old: &Policy, loaded: &Loaded, shared: &Shared) -> Result<(Change, Ve
         }
         peers.push((id, config));
     }
-    Ok((Change { policy: Arc::clone(new), keys, peers, bound: bind_new(old, new)? }, renewed))
+    Ok(Change { policy: Arc::clone(new), keys, peers, bound: bind_new(old, new).map_err(failed)? })
 }
 
 /// Binds what is new; an entry that changed on the address it had would clash with itself and needs a restart.

@@ -1,5 +1,6 @@
 //! The daemon: two threads that matter. One moves data; this one listens to signals, the control socket and scrapes.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use daemon::changes::{Confirmable, OperatorState, Trials, Trusted, resume};
 use daemon::clock_mark::ClockMark;
 use daemon::control::server::{Answer, Socket};
 use daemon::exit::{Exit, ExitError};
@@ -24,7 +26,7 @@ use parking_lot::Mutex;
 use policy::{Host, Name};
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, spawn_local};
 use tunnel::io::clock;
 use tunnel::io::udp::Backend;
 use tunnel::io::watchdog::{Watchdog, end_process_soon};
@@ -39,7 +41,7 @@ use crate::places::{Surroundings, bind_first};
 use crate::resolve::Resolver;
 use crate::state::MarkWriter;
 use crate::stats::Stats;
-use crate::{health, metrics, reload, setup};
+use crate::{health, metrics, setup};
 
 /// How often rates are measured and systemd is told.
 const TICK: Duration = Duration::from_secs(5);
@@ -56,10 +58,15 @@ struct Running {
 }
 
 /// The running forwarder, as its control socket and its pages see it.
-struct Origin {
-    config: PathBuf,
-    shared: Arc<Shared>,
-    commands: Commands,
+pub struct Origin {
+    pub(crate) config: PathBuf,
+    /// The text in force.
+    pub(crate) text: RefCell<String>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) commands: Commands,
+    pub(crate) confirmable: Confirmable,
+    /// Changes happen one at a time.
+    pub(crate) applying: tokio::sync::Mutex<()>,
 }
 
 /// Runs the daemon in the foreground until it is asked to stop.
@@ -94,13 +101,18 @@ fn renounce_privileges() -> io::Result<()> {
     Ok(())
 }
 
-fn start(config: &Path, loaded: Loaded) -> Result<Running, ExitError> {
+fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
     let system = |error: io::Error| ExitError::new(Exit::Failed, error);
     let refused = |message: String| ExitError::new(Exit::Failed, message);
-    let policy = Arc::clone(&loaded.policy);
     let surroundings = Surroundings::here();
-    let folder = surroundings.state_folder(Some(&policy));
+    let folder = surroundings.state_folder(Some(&file.policy));
     let lock = Lock::claim(&folder, "forwarder")?;
+    let operator = OperatorState::beside(&folder, Trusted::by_owner_of(config));
+    let trials = Trials::of(&folder);
+    let load = |text| Ok(config::load_draft(config, config, text)?);
+    let (loaded, startup) = resume(file, config, (&operator, &trials), load);
+    let confirmable = Confirmable::new(startup, operator, trials);
+    let policy = Arc::clone(&loaded.policy);
     let mark = ClockMark::of(&folder);
     let control = bind_first(&surroundings.sockets(Some(&policy)))?;
     let edges = setup::edges(&loaded, mark.read(), Backend::Auto).map_err(refused)?;
@@ -138,7 +150,14 @@ fn start(config: &Path, loaded: Loaded) -> Result<Running, ExitError> {
         result
     });
     let data = thread.map_err(system)?;
-    let origin = Rc::new(Origin { config: config.to_owned(), shared, commands });
+    let origin = Rc::new(Origin {
+        config: std::path::absolute(config).unwrap_or_else(|_| config.to_owned()),
+        text: RefCell::new(loaded.text),
+        shared,
+        commands,
+        confirmable,
+        applying: tokio::sync::Mutex::default(),
+    });
     Ok(Running { origin, control, _lock: lock, data, ended, watchdog, failed })
 }
 
@@ -166,7 +185,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
             Ok(fault) = &mut failed => return Err(lost(fault.to_string())),
             result = &mut answering => result.map_err(system)?,
             asked = signals.next() => match asked {
-                Asked::Reload => drop(origin.reload()),
+                Asked::Reload => drop(spawn_local(Rc::clone(&origin).reload())),
                 Asked::Stop => origin.stop(),
             },
             () = tokio::time::sleep(TICK) => {
@@ -174,6 +193,10 @@ async fn serve(running: Running) -> Result<(), ExitError> {
                 warn_of_descriptors(shared, &mut was_short);
                 receives.look(shared);
                 tick(shared, watchdog.is_sound());
+                if origin.confirmable.is_overdue() {
+                    let origin = Rc::clone(&origin);
+                    drop(spawn_local(async move { origin.confirmable.take_back_overdue(&*origin).await }));
+                }
             }
         }
     }
@@ -185,17 +208,15 @@ async fn serve(running: Running) -> Result<(), ExitError> {
 }
 
 impl Origin {
-    /// Reads the file again, and applies it as a whole or not at all; the changes, a line each.
-    fn reload(&self) -> Result<Vec<String>, ExitError> {
+    /// Reads the file again, as SIGHUP asks.
+    async fn reload(self: Rc<Self>) {
         notify_reloading();
-        let changes = reload::from_file(&self.config, &self.shared, &self.commands);
-        if let Err(error) = &changes {
+        if let Err(error) = self.read_again().await {
             for line in error.message.lines() {
                 tracing::warn!("not applied, the configuration before stays in force: {line}");
             }
         }
         notify(&[NotifyState::Ready]);
-        changes
     }
 
     /// Begins to stop; asked a second time, at once.
@@ -218,7 +239,10 @@ impl Answer for Origin {
     async fn answer(&self, request: Request) -> Result<Reply, ExitError> {
         match request {
             Request::Report => Ok(Reply::Report(Box::new(report(&self.shared)))),
-            Request::Reload => self.reload().map(Reply::Changes),
+            Request::Change(request) => {
+                let reply = self.confirmable.answer(self, request, self.read_again()).await;
+                reply.map(Reply::Change)
+            }
         }
     }
 }

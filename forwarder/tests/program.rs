@@ -102,6 +102,50 @@ fn a_reload_applies_all_or_nothing() {
     site.until("the listener to close", || TcpStream::connect(("127.0.0.1", reach)).is_err());
 }
 
+#[test]
+fn a_change_that_is_not_confirmed_goes_back_and_one_that_is_stays() {
+    let mut site = Site::new();
+    site.start();
+    let reach = free_port();
+    let before = fs::read_to_string(site.path("forwarder.toml")).unwrap();
+    let draft = site.path("draft.toml");
+    let entry =
+        format!("[[reach]]\nname = \"nfs\"\nlisten = \"127.0.0.1:{reach}\"\ntarget = \"192.168.1.2:2049\"\n");
+    fs::write(&draft, before.clone() + &entry).unwrap();
+    let draft = draft.display().to_string();
+    let is_open = || TcpStream::connect(("127.0.0.1", reach)).is_ok();
+
+    let plan = site.run(&["plan", &draft]);
+    assert!(words(&plan.stdout).contains("+ nfs") && !is_open(), "{}", words(&plan.stdout));
+
+    let applied = site.run(&["apply", &draft, "--confirm", "2s"]);
+    assert_eq!(applied.status.code(), Some(0), "{}", words(&applied.stderr));
+    site.until("the new listener", is_open);
+    assert_eq!(site.run(&["apply", &draft]).status.code(), Some(6), "a change waits");
+    site.until("the change to go back", || !is_open());
+    assert_eq!(site.run(&["confirm"]).status.code(), Some(7), "too late");
+    assert_eq!(fs::read_to_string(site.path("forwarder.toml")).unwrap(), before);
+
+    let applied = site.run(&["apply", &draft, "--confirm", "60s"]);
+    assert_eq!(applied.status.code(), Some(0), "{}", words(&applied.stderr));
+    site.signal("KILL");
+    site.daemon.take().unwrap().wait().unwrap();
+    site.start();
+    site.until("the unconfirmed change after a restart", is_open);
+    let confirmed = site.run(&["confirm"]);
+    assert_eq!(confirmed.status.code(), Some(0), "{}", words(&confirmed.stderr));
+    assert_eq!(fs::read_to_string(site.path("forwarder.toml")).unwrap(), before.clone() + &entry);
+
+    assert_eq!(site.run(&["rollback"]).status.code(), Some(0));
+    site.until("the configuration before", || !is_open());
+    assert_eq!(fs::read_to_string(site.path("forwarder.toml")).unwrap(), before);
+    fs::write(&draft, before.clone() + "colour = 1\n").unwrap();
+    let refused = site.run(&["apply", &draft]);
+    assert_eq!(refused.status.code(), Some(4));
+    assert!(words(&refused.stderr).contains("draft.toml:"), "{}", words(&refused.stderr));
+    assert_eq!(fs::read_to_string(site.path("forwarder.toml")).unwrap(), before);
+}
+
 struct Site {
     folder: tempfile::TempDir,
     metrics: u16,

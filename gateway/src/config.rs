@@ -64,15 +64,7 @@ fn misplaced(path: &Path, text: &str, policy: &Policy, own: Option<PublicKey>) -
 /// # Errors
 /// [`LoadError`], with every error at once.
 pub fn load_draft(path: &Path, said: &Path, text: String) -> Result<Config, LoadError> {
-    load_text(path, text).map_err(|error| match error {
-        LoadError::Invalid(mut errors) => {
-            for error in errors.iter_mut().filter(|error| *error.at.file == *path) {
-                error.at.file = said.into();
-            }
-            LoadError::Invalid(errors)
-        }
-        unreadable @ LoadError::Unreadable { .. } => unreadable,
-    })
+    load_text(path, text).map_err(|error| error.said_of(path, said))
 }
 
 /// Reads the configuration and its lists, but no secret.

@@ -4,7 +4,6 @@
     reason = "the enums with a catch-all here are the system's and netlink's, which grow without us"
 )]
 
-pub mod change;
 pub mod checked;
 pub mod commands;
 pub mod config;
@@ -19,8 +18,6 @@ pub mod listening;
 pub mod lists;
 pub mod memory;
 pub mod privilege;
-pub mod replacement;
-pub mod root_state;
 pub mod run;
 pub mod sandbox;
 pub mod state;

@@ -19,12 +19,12 @@ use tunnel::device::DeviceEvent;
 
 use crate::config::{self, Config};
 use crate::control::protocol::{Reply, Request};
-use crate::control::report::{Change, Changes, SCHEMA};
-use crate::edge::{Beginning, Edge, Hands, begin, refusal, take_hands};
+use crate::edge::{Edge, Hands, refusal, resume, take_hands};
 use crate::kernel::{Helper, Scope};
 use crate::sandbox::{self, Confinement};
 use crate::state::State;
 use crate::{memory, privilege};
+use daemon::changes::{Applies as _, Confirmable};
 use daemon::control::server::{Access, Answer, Socket};
 use daemon::exit::{Exit, ExitError};
 use daemon::life::{Asked, Listeners, Signals, WatchedFile, notify, notify_reloading};
@@ -56,13 +56,13 @@ pub fn run(path: &Path) -> Result<(), ExitError> {
     helper.probe().map_err(refusal)?;
     let state = State::at(&config.policy.state_directory);
     let _lock = state.claim()?;
-    let (config, beginning) = begin(config, &state);
+    let (config, confirmable) = resume(config, &state);
     let socket = bind_control(&config.policy)?;
     let hands = take_hands(&config, &helper, &state).map_err(refusal)?;
     process::read_units();
     privilege::drop_all().map_err(|error| permission(&error))?;
     confine(&config.policy);
-    serve(config, hands, (helper, state, beginning), &socket)
+    serve(config, hands, (helper, state, confirmable), &socket)
 }
 
 /// Leaves this process no file to change but its own, and no program to run, where the kernel has Landlock.
@@ -101,10 +101,10 @@ fn bind_control(policy: &Policy) -> Result<Socket, ExitError> {
 fn serve(
     config: Config,
     hands: Hands,
-    (helper, state, beginning): (Helper, State, Beginning),
+    (helper, state, confirmable): (Helper, State, Confirmable),
     socket: &Socket,
 ) -> Result<(), ExitError> {
-    let (edge, events) = Edge::start(config, hands, helper, state, beginning).map_err(refusal)?;
+    let (edge, events) = Edge::start(config, hands, helper, state, confirmable).map_err(refusal)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build();
     let runtime =
         runtime.map_err(|error| ExitError::new(Exit::Failed, format!("the control thread: {error}")))?;
@@ -149,10 +149,10 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
             _ = tick.tick() => {
                 is_quiet = !look_after(&edge, &mut listeners)? && !edge.needs_seconds();
                 tick.reset_after(if is_quiet { QUIET_TICK } else { TICK });
-                if edge.is_confirmation_overdue() {
+                if edge.confirmable().is_overdue() {
                     let edge = Rc::clone(&edge);
                     drop(spawn_local(async move {
-                        edge.take_back_overdue().await;
+                        edge.confirmable().take_back_overdue(&*edge).await;
                         edge.resolve_all();
                     }));
                 }
@@ -257,11 +257,6 @@ impl Answer for Control {
             Request::Dump { show_keys } => Ok(Reply::Dump(edge.dump(show_keys))),
             Request::Services => edge.services().await.map(Reply::Services).map_err(refusal),
             Request::Status => Ok(Reply::Status(edge.status().await)),
-            Request::OwnFile => Ok(Reply::OwnFile {
-                path: edge.config_path().to_owned(),
-                in_force: edge.is_file_in_force(),
-                waits_seconds: edge.confirm_within().map(|left| left.as_secs()),
-            }),
             Request::Flows { service, address, limit } => {
                 edge.flows(service.as_deref(), address, limit).await.map(Reply::Flows)
             }
@@ -270,35 +265,13 @@ impl Answer for Control {
             Request::Bans => edge.bans().await.map(Reply::Bans).map_err(refusal),
             Request::Ban { address, seconds } => edge.ban(address, seconds).await.map(|()| Reply::Done),
             Request::Unban { address } => edge.unban(address).await.map(|()| Reply::Done).map_err(refusal),
-            Request::Plan { name, text } => plan(edge, &name, text),
-            Request::Apply { name, text, confirm } => {
-                let applied = edge.apply_text(&name, text, confirm).await;
+            Request::Change(request) => {
+                let reply = edge.confirmable().answer(&**edge, request, edge.reload()).await;
                 edge.resolve_all();
-                applied.map(changes)
-            }
-            Request::Confirm { id } => edge.confirm(id.as_deref()).await.map(|()| Reply::Done),
-            Request::TakeBack => {
-                let taken = edge.take_back().await;
-                edge.resolve_all();
-                taken.map(|was_waiting| Reply::TakenBack { was_waiting })
-            }
-            Request::Reload => {
-                let applied = edge.reload().await;
-                edge.resolve_all();
-                applied.map(changes)
+                reply.map(Reply::Change)
             }
         };
         self.asked.notify_one();
         answer
     }
-}
-
-fn plan(edge: &Edge, name: &Path, text: String) -> Result<Reply, ExitError> {
-    let config = config::load_draft(edge.config_path(), name, text)?;
-    Ok(changes(edge.plan(&config)))
-}
-
-fn changes(changes: Vec<policy::plan::Change>) -> Reply {
-    let change = |change: policy::plan::Change| Change { part: change.part.to_owned(), line: change.line };
-    Reply::Changes(Changes { schema: SCHEMA, changes: changes.into_iter().map(change).collect() })
 }

@@ -7,5 +7,5 @@ mod texts;
 
 pub use folder::{Lock, make_folder};
 pub use keys::{KeyFiles, misplaced_keys, read_key};
-pub use small::{read, replace};
+pub use small::{read, remove, replace};
 pub use texts::{LoadError, fix_of, load_list, read_text, text_of};

@@ -32,6 +32,18 @@ pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Removes a state file, if there is one, and flushes the folder.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all(),
+    }
+}
+
 /// Reads a state file; `None` when there is none.
 ///
 /// Root's commands read files of the daemon's user too, so a link is not followed, and a pipe is not waited for.

@@ -44,6 +44,22 @@ impl LoadError {
     }
 }
 
+impl LoadError {
+    /// The same with errors in the file `path` reported for `said`, where the operator wrote its text.
+    #[must_use]
+    pub fn said_of(self, path: &Path, said: &Path) -> Self {
+        match self {
+            Self::Invalid(mut errors) => {
+                for error in errors.iter_mut().filter(|error| *error.at.file == *path) {
+                    error.at.file = said.into();
+                }
+                Self::Invalid(errors)
+            }
+            unreadable @ Self::Unreadable { .. } => unreadable,
+        }
+    }
+}
+
 fn is_permission(error: &ConfigError) -> bool {
     error.exit_code() == Exit::Permission as u8
 }

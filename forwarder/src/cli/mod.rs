@@ -14,12 +14,13 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
+use daemon::changes::{ChangeRequest, Changes, Commands, Needs, Trusted};
 use daemon::exit::{Exit, ExitError};
-use daemon::text::Style;
+use daemon::text::{Style, period};
+use policy::forwarder::Policy;
 
-use crate::control::client::{ask, ask_report};
-use crate::control::protocol::{Reply, Request};
-use crate::control::report::{Report, SCHEMA};
+use crate::control::client::{ask_change, ask_report};
+use crate::control::report::Report;
 use crate::places::{Place, Surroundings};
 use crate::{config, run};
 
@@ -52,6 +53,29 @@ enum Command {
     Peers(Asking),
     /// One line; exit code 0 when every peer is up, 10 when some are not, 11 when none is.
     Health(Asking),
+    /// Lists what a configuration would change.
+    Plan {
+        /// The configuration.
+        file: PathBuf,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Applies a configuration to the running daemon; then the daemon's own file (--config) holds it too.
+    ///
+    /// Keys and lists with relative names are looked for next to the daemon's own file.
+    Apply {
+        /// The configuration.
+        file: PathBuf,
+        /// Goes back unless `forwarder confirm` follows in time; until then the daemon's own file stays as it is.
+        #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, default_missing_value = "60s")]
+        confirm: Option<Duration>,
+        #[command(flatten)]
+        asking: Asking,
+    },
+    /// Keeps what `apply --confirm` changed; exits 7 when it was taken back already.
+    Confirm(Asking),
+    /// Takes back what waits for `confirm`, else applies the configuration before the one in force.
+    Rollback(Asking),
     /// Reads the configuration, lists and keys again; flows go on.
     Reload(Asking),
     /// Writes a part of another program's configuration.
@@ -100,6 +124,8 @@ pub fn main() -> ExitCode {
     ended.into()
 }
 
+/// The group of the daemon's user, as the unit has it.
+const GROUP: &str = "causeway-forwarder";
 /// What to do about a missing configuration.
 const NAME_IT: &str = "name the configuration with --config FILE";
 
@@ -125,7 +151,10 @@ fn carry_out(cli: &Cli) -> Outcome {
         Some(Command::Health(asking)) => show(config, asking, |report| {
             (show::health_document(report), show::health(report), report.health.exit())
         }),
-        Some(Command::Reload(asking)) => reload(&places(config, asking)?, asking.json),
+        Some(Command::Plan { asking, .. } | Command::Apply { asking, .. }) => change(cli, asking),
+        Some(Command::Confirm(asking) | Command::Rollback(asking) | Command::Reload(asking)) => {
+            change(cli, asking)
+        }
         Some(Command::Export { exported }) => {
             let config = config.ok_or_else(no_file)?;
             export::export(exported, config).map(|text| {
@@ -143,19 +172,52 @@ fn carry_out(cli: &Cli) -> Outcome {
     }
 }
 
-/// Has the daemon read its file again, and prints what changed.
-fn reload(places: &[Place], json: bool) -> Outcome {
-    let Reply::Changes(lines) = ask(places, &Request::Reload)? else {
-        return Err(ExitError::new(Exit::Failed, "the daemon sent the answer to another request"));
-    };
-    if json {
-        print(&serde_json::json!({"schema": SCHEMA, "changes": lines}).to_string());
-    } else if lines.is_empty() {
-        print("nothing changes");
-    } else {
-        print(&lines.join("\n"));
+/// Carries out what changes the configuration, or would.
+fn change(cli: &Cli, asking: &Asking) -> Outcome {
+    let places = places(cli.config.as_deref(), asking)?;
+    let ask = |request: &ChangeRequest| ask_change(&places, request);
+    let config = || cli.config.as_deref().ok_or_else(no_file);
+    let trusted = cli.config.as_deref().map_or(Trusted::OthersOnly, Trusted::by_owner_of);
+    let commands = Commands { ask: &ask, needs, trusted };
+    match &cli.command {
+        Some(Command::Plan { file, .. }) => show_changes(&commands.plan(file)?, asking.json)?,
+        Some(Command::Apply { file, confirm, .. }) => {
+            show_changes(&commands.apply(config()?, file, *confirm)?, asking.json)?;
+            if let Some(patience) = confirm {
+                let line = format!("in force for {}, unless: forwarder confirm", period(patience.as_secs()));
+                // Standard error may be closed; the change is in force all the same.
+                let _ = writeln!(std::io::stderr(), "{line}");
+            }
+        }
+        Some(Command::Confirm(_)) => commands.confirm(config()?)?,
+        Some(Command::Rollback(_)) => commands.roll_back(config()?)?,
+        Some(Command::Reload(_)) => show_changes(&commands.reload(config()?)?, asking.json)?,
+        _ => {}
     }
     Ok(Exit::Ok)
+}
+
+/// What a configuration of the origin names that the commands need.
+fn needs(name: &Path, text: &str) -> Result<Needs, Needs> {
+    let surroundings = Surroundings::here();
+    let needs = |policy: Option<&Policy>| Needs {
+        files: policy.map(config::files).unwrap_or_default(),
+        state: surroundings.state_folder(policy),
+        group: GROUP.to_owned(),
+    };
+    match policy::forwarder::parse(&policy::Source { name, text }) {
+        Ok(policy) => Ok(needs(Some(&policy))),
+        Err(_) => Err(needs(None)),
+    }
+}
+
+fn show_changes(changes: &Changes, json: bool) -> Result<(), ExitError> {
+    if json {
+        print(&serde_json::to_string(changes).map_err(|error| ExitError::new(Exit::Failed, error))?);
+    } else {
+        print(changes.text(Style::of_stdout()).trim_end());
+    }
+    Ok(())
 }
 
 fn show<T: Serialize>(

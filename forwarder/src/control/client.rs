@@ -2,6 +2,7 @@
 
 use std::io;
 
+use daemon::changes::{ChangeReply, ChangeRequest};
 use daemon::control::client::{self, AskError};
 use daemon::exit::{Exit, ExitError};
 
@@ -35,6 +36,17 @@ pub fn ask(places: &[Place], request: &Request) -> Result<Reply, ExitError> {
     Err(ExitError::new(Exit::Unreachable, format!("{}; {fix}", lines.join("\n"))))
 }
 
+/// Sends a request that changes the configuration, or would.
+///
+/// # Errors
+/// As for [`ask`].
+pub fn ask_change(places: &[Place], request: &ChangeRequest) -> Result<ChangeReply, ExitError> {
+    match ask(places, &Request::Change(request.clone()))? {
+        Reply::Change(reply) => Ok(reply),
+        Reply::Report(_) => Err(another()),
+    }
+}
+
 /// The daemon's report.
 ///
 /// # Errors
@@ -42,10 +54,12 @@ pub fn ask(places: &[Place], request: &Request) -> Result<Reply, ExitError> {
 pub fn ask_report(places: &[Place]) -> Result<Report, ExitError> {
     match ask(places, &Request::Report)? {
         Reply::Report(report) => Ok(*report),
-        Reply::Changes(_) => {
-            Err(ExitError::new(Exit::Failed, "the daemon sent the answer to another request"))
-        }
+        Reply::Change(_) => Err(another()),
     }
+}
+
+fn another() -> ExitError {
+    ExitError::new(Exit::Failed, "the daemon sent the answer to another request")
 }
 
 #[cfg(test)]

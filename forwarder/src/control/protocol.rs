@@ -1,5 +1,6 @@
 //! What the control socket is asked: one JSON object per line each way.
 
+use daemon::changes::{ChangeReply, ChangeRequest};
 use serde::{Deserialize, Serialize};
 
 use super::report::Report;
@@ -10,8 +11,9 @@ use super::report::Report;
 pub enum Request {
     /// Everything that the commands show.
     Report,
-    /// Read the daemon's own file, its lists and keys again; only for writers.
-    Reload,
+    /// What changes the configuration, or would.
+    #[serde(untagged)]
+    Change(ChangeRequest),
 }
 
 impl Request {
@@ -20,7 +22,7 @@ impl Request {
     pub const fn is_privileged(&self) -> bool {
         match self {
             Self::Report => false,
-            Self::Reload => true,
+            Self::Change(request) => request.is_privileged(),
         }
     }
 }
@@ -31,6 +33,7 @@ impl Request {
 pub enum Reply {
     /// To [`Request::Report`].
     Report(Box<Report>),
-    /// To [`Request::Reload`]: what changed, a line each.
-    Changes(Vec<String>),
+    /// To [`Request::Change`].
+    #[serde(untagged)]
+    Change(ChangeReply),
 }

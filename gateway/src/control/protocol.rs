@@ -1,13 +1,13 @@
 //! The control socket's language: one JSON object per line each way.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use daemon::changes::{ChangeReply, ChangeRequest};
 use daemon::peers::Peers;
 
-use super::report::{Bans, Changes, Flows, Offloads, Services, Status};
+use super::report::{Bans, Flows, Offloads, Services, Status};
 
 /// Most flows in one answer.
 pub const MAX_FLOWS: usize = 10_000;
@@ -28,8 +28,6 @@ pub enum Request {
     Services,
     /// How the edge does.
     Status,
-    /// Which file the daemon was started with.
-    OwnFile,
     /// Banned sources.
     Bans,
     /// Flows of published ports and private flows.
@@ -63,43 +61,9 @@ pub enum Request {
         /// The source.
         address: IpAddr,
     },
-    /// What a configuration would change.
-    Plan {
-        /// The file's name, for messages; files that the text names are looked for beside the daemon's own file.
-        name: PathBuf,
-        /// Its text.
-        text: String,
-    },
-    /// Applies a configuration; only for writers.
-    Apply {
-        /// The file's name, for messages; files that the text names are looked for beside the daemon's own file.
-        name: PathBuf,
-        /// Its text.
-        text: String,
-        /// Goes back by itself without [`Request::Confirm`] in time; stays when missing.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        confirm: Option<Confirmation>,
-    },
-    /// Keeps the change that waits; only for writers.
-    Confirm {
-        /// What root's folder calls it.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        id: Option<String>,
-    },
-    /// Takes back the change that waits, if one does; only for writers.
-    TakeBack,
-    /// Reads the daemon's own file, its lists and keys again; only for writers.
-    Reload,
-}
-
-/// A change that goes back by itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Confirmation {
-    /// What root's folder calls it.
-    pub id: String,
-    /// After so many seconds.
-    pub seconds: u64,
+    /// What changes the configuration, or would.
+    #[serde(untagged)]
+    Change(ChangeRequest),
 }
 
 impl Request {
@@ -111,20 +75,14 @@ impl Request {
             | Self::Dump { show_keys: false }
             | Self::Services
             | Self::Status
-            | Self::OwnFile
             | Self::Flows { .. }
             | Self::Offloads
             | Self::Bans => false,
-            // A plan reads the key files that the text names, so it is not for everybody either.
+            Self::Change(request) => request.is_privileged(),
             Self::Dump { show_keys: true }
             | Self::Ban { .. }
             | Self::SetOffloads { .. }
-            | Self::Unban { .. }
-            | Self::Plan { .. }
-            | Self::Apply { .. }
-            | Self::Confirm { .. }
-            | Self::TakeBack
-            | Self::Reload => true,
+            | Self::Unban { .. } => true,
         }
     }
 }
@@ -141,28 +99,15 @@ pub enum Reply {
     Services(Services),
     /// To [`Request::Status`].
     Status(Status),
-    /// To [`Request::OwnFile`].
-    OwnFile {
-        /// Its absolute path, links not followed.
-        path: PathBuf,
-        /// Whether it holds what is in force.
-        in_force: bool,
-        /// Seconds for which a change still waits for its confirmation; `None` when none does.
-        waits_seconds: Option<u64>,
-    },
     /// To [`Request::Bans`].
     Bans(Bans),
     /// To [`Request::Flows`].
     Flows(Flows),
     /// To [`Request::Offloads`] and [`Request::SetOffloads`].
     Offloads(Offloads),
-    /// To [`Request::Plan`], [`Request::Apply`] and [`Request::Reload`].
-    Changes(Changes),
-    /// To [`Request::TakeBack`].
-    TakenBack {
-        /// Whether a change waited.
-        was_waiting: bool,
-    },
-    /// To [`Request::Confirm`], [`Request::Ban`] and [`Request::Unban`].
+    /// To [`Request::Ban`] and [`Request::Unban`].
     Done,
+    /// To [`Request::Change`].
+    #[serde(untagged)]
+    Change(ChangeReply),
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use daemon::text::{Style, bytes, period, table};
 
-use super::report::{Bans, Changes, Flow, Flows, Offloads, Service, Services, Status};
+use super::report::{Bans, Flow, Flows, Offloads, Service, Services, Status};
 
 /// `gatewayctl services`
 #[must_use]
@@ -141,21 +141,4 @@ pub fn offloads(report: &Offloads) -> String {
         format!("{} {}{other}{kernel}\n", offload.name, word(offload.on))
     };
     report.offloads.iter().map(line).collect()
-}
-
-/// `gatewayctl plan`
-#[must_use]
-pub fn changes(report: &Changes, style: Style) -> String {
-    if report.changes.is_empty() {
-        return "nothing would change\n".to_owned();
-    }
-    let line = |change: &super::report::Change| {
-        let code = match change.line.as_bytes().first() {
-            Some(b'+') => "32",
-            Some(b'-') => "31",
-            _ => "33",
-        };
-        format!("{:<8} {}\n", change.part, style.paint(code, &change.line))
-    };
-    report.changes.iter().map(line).collect()
 }

@@ -169,22 +169,3 @@ pub struct Offload {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needs: Option<String>,
 }
-
-/// `gatewayctl plan --json`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Changes {
-    /// [`SCHEMA`].
-    pub schema: u32,
-    /// What would change, or did.
-    pub changes: Vec<Change>,
-}
-
-/// One difference.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
-    /// `ruleset`, `route`, `rule`, `sysctl`, `device`, `peer`, `key`, `list`, `metrics`, `log`, `offload` or `reload`;
-    /// `restart` for what cannot change while the daemon runs.
-    pub part: String,
-    /// `+ …`, `- …` or `~ … → …`.
-    pub line: String,
-}

@@ -1,8 +1,8 @@
 //! The running edge: the data plane, the kernel helper and the policy in force, seen from the control thread.
 
+mod apply;
 pub mod blueprint;
 mod changes;
-mod confirm;
 mod counters;
 mod dump;
 mod events;
@@ -29,7 +29,7 @@ mod undone;
 mod wg;
 
 use std::cell::{Cell, RefCell};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -44,8 +44,8 @@ use crate::config::Keys;
 use crate::kernel::Helper;
 use crate::state::{Endpoints, State};
 use blueprint::{Blueprint, Unwritable};
-use confirm::Waiting;
 use counters::Counters;
+use daemon::changes::Confirmable;
 use daemon::metrics::RoundTrips;
 use daemon::rates::Rates;
 use failing::Failing;
@@ -54,7 +54,7 @@ use machine::Machine;
 use outer::Outer;
 use reconcile::Fight;
 
-pub use confirm::{Beginning, begin};
+pub use apply::resume;
 pub use reload::refusal;
 pub use start::{Hands, take_hands};
 
@@ -100,10 +100,8 @@ pub struct Edge {
     not_taken: RefCell<Option<String>>,
     /// Refused handshakes that were warned of.
     warned: RefCell<refused::Warned>,
-    /// A change that waits for its confirmation.
-    waiting: RefCell<Option<Waiting>>,
-    /// Whether the last change was taken back for want of one.
-    taken_back: Cell<bool>,
+    /// Changes that wait for their confirmation.
+    confirmable: Confirmable,
     /// Serializes applies: two at once would judge each other's half-done work.
     applying: tokio::sync::Mutex<()>,
 }
@@ -131,12 +129,6 @@ struct Current {
 }
 
 impl Edge {
-    /// The file the daemon was started with.
-    #[must_use]
-    pub fn config_path(&self) -> &Path {
-        &self.config_path
-    }
-
     /// Whether the configuration file is applied whenever it changes.
     #[must_use]
     pub fn is_file_watched(&self) -> bool {
@@ -146,7 +138,7 @@ impl Edge {
     /// Whether something is to be looked at every second: a file, or the time of a change that waits to be confirmed.
     #[must_use]
     pub fn needs_seconds(&self) -> bool {
-        self.is_file_watched() || self.waiting.borrow().is_some()
+        self.is_file_watched() || self.confirmable.is_waiting()
     }
 
     /// Why the daemon is of no use any more: the helper or a data thread ended, or is stuck.

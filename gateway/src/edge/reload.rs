@@ -29,7 +29,7 @@ const LONGEST_BAN: u64 = 31_536_000;
 impl Edge {
     /// What a configuration would change, line by line; first of all what cannot change while the daemon runs.
     #[must_use]
-    pub fn plan(&self, config: &Config) -> Vec<Change> {
+    pub(super) fn changes_to(&self, config: &Config) -> Vec<Change> {
         let policy = &config.policy;
         let needs_restart = self.current.borrow().policy.needs_restart(policy);
         let restart = needs_restart.map(|key| Change { part: "restart", line: cannot_change(key) });
@@ -63,8 +63,8 @@ impl Edge {
     async fn reload_in_turn(&self) -> Result<Vec<Change>, ExitError> {
         let config = config::load(&self.config_path).inspect_err(|_| self.note_apply(false))?;
         let _turn = self.applying.lock().await;
-        self.refuse_while_waiting()?;
-        self.apply_for_good(config).await
+        self.confirmable.refuse_while_waiting()?;
+        self.confirmable.apply_for_good(self, config).await
     }
 
     pub(super) fn note_apply(&self, ok: bool) {

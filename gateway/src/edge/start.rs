@@ -17,7 +17,6 @@ use tunnel::uapi::server::Server;
 use daemon::metrics::RoundTrips;
 
 use super::blueprint::{Blueprint, Unwritable};
-use super::confirm::Beginning;
 use super::lasting::Lasting;
 use super::machine::{self, Machine};
 use super::observe::ROLE;
@@ -27,6 +26,7 @@ use super::{Current, Edge, path_check, path_mtu, peers, self_test};
 use crate::config::Config;
 use crate::kernel::{Failure, FailureKind, Helper, Listing, Request, Scope};
 use crate::state::{Endpoints, State};
+use daemon::changes::Confirmable;
 use policy::Switch;
 use policy::gateway::Policy;
 use policy::ruleset::marks_in_force;
@@ -78,7 +78,7 @@ impl Edge {
         hands: Hands,
         helper: Helper,
         state: State,
-        beginning: Beginning,
+        confirmable: Confirmable,
     ) -> Result<(Self, mpsc::Receiver<DeviceEvent>), Failure> {
         let failed =
             |error: std::io::Error| Failure::new(FailureKind::Kernel, format!("the data plane: {error}"));
@@ -139,8 +139,7 @@ impl Edge {
             last_apply_ok: Cell::new(true),
             not_taken: RefCell::default(),
             warned: RefCell::default(),
-            waiting: RefCell::new(beginning.waiting),
-            taken_back: Cell::new(beginning.taken_back),
+            confirmable,
             applying: tokio::sync::Mutex::new(()),
         };
         edge.adopt_machine(hands.machine);

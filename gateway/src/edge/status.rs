@@ -8,6 +8,7 @@ use tunnel::node::{PeerState, PeerStatus};
 
 use super::Edge;
 use super::events::shared_key;
+use daemon::changes::is_file_in_force;
 use daemon::peers::Health;
 
 use crate::control::report::{SCHEMA, Status};
@@ -48,8 +49,8 @@ impl Edge {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: self.config_path.display().to_string(),
             generation: self.generation.get(),
-            config_in_force: self.is_file_in_force(),
-            confirm_within_seconds: self.confirm_within().map(|left| left.as_secs()),
+            config_in_force: is_file_in_force(self),
+            confirm_within_seconds: self.confirmable.waits().map(|left| left.as_secs()),
             last_apply_ok: self.last_apply_ok.get(),
             uptime_seconds: self.started.elapsed().as_secs(),
             interface: current.policy.interface.name.to_string(),

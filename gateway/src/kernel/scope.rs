@@ -14,7 +14,7 @@ use policy::{InterfaceName, plan};
 use serde::{Deserialize, Serialize};
 
 use super::protocol::{Failure, FailureKind, Request, Routing, UplinkTable};
-use crate::root_state::RootState;
+use daemon::changes::{OperatorState, Trusted};
 
 /// The kernel's main table, which rules may name and routes may not.
 const MAIN: u32 = 254;
@@ -142,7 +142,9 @@ impl Scope {
             asked: Asked::of(policy),
             texts: Some(Texts {
                 file: std::path::absolute(file).unwrap_or_else(|_| file.to_owned()),
-                folder: RootState::beside(&policy.state_directory).folder().to_owned(),
+                folder: OperatorState::beside(&policy.state_directory, Trusted::OthersOnly)
+                    .folder()
+                    .to_owned(),
             }),
             removal: Removal::Never,
         }

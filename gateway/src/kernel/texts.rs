@@ -4,7 +4,7 @@ use policy::Source;
 use policy::gateway::parse;
 
 use super::scope::{Scope, Texts};
-use crate::root_state::{RootState, is_trusted};
+use daemon::changes::{OperatorState, is_trusted};
 use daemon::files::read_text;
 
 /// Adds to the scope what root's texts ask for by now.
@@ -14,7 +14,7 @@ use daemon::files::read_text;
 pub(super) fn widen(scope: &mut Scope) {
     let Some(Texts { file, folder }) = scope.texts.clone() else { return };
     let own = is_trusted(&file).then(|| read_text(&file).ok()).flatten();
-    for text in own.into_iter().chain(RootState::at(&folder).texts()) {
+    for text in own.into_iter().chain(OperatorState::at(&folder).texts()) {
         if let Ok(policy) = parse(&Source { name: &file, text: &text }) {
             scope.asked.widen(Scope::of(&policy, &file).asked);
         }

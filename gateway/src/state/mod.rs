@@ -12,23 +12,19 @@
 //! | `trial.json` | what became of the change that waits, or waited, for `gatewayctl confirm` |
 //! | `lock` | held by the running daemon |
 
-mod pending;
-
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use daemon::changes::Trials;
 use daemon::clock_mark::ClockMark;
 use daemon::exit::ExitError;
-use daemon::files::{Lock, make_folder, read, replace};
+use daemon::files::{Lock, make_folder, read, remove, replace};
 use ipnetwork::IpNetwork;
 use policy::trust::KeptPin;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-
-pub use pending::{Moment, Outcome, Pending, Trial};
 
 /// The state folder.
 #[derive(Clone, Debug)]
@@ -143,26 +139,10 @@ impl State {
         if noted == known { Ok(()) } else { self.keep("sysctls.json", &noted) }
     }
 
-    /// What became of the last change that waited for its confirmation.
+    /// What became of changes that waited for their confirmation.
     #[must_use]
-    pub fn trial(&self) -> Option<Trial> {
-        self.load("trial.json")
-    }
-
-    /// Notes what became of it.
-    ///
-    /// # Errors
-    /// Whatever the file system says.
-    pub fn keep_trial(&self, trial: &Trial) -> io::Result<()> {
-        if self.trial().as_ref() == Some(trial) { Ok(()) } else { self.keep("trial.json", trial) }
-    }
-
-    /// Forgets a change that never began.
-    ///
-    /// # Errors
-    /// Whatever the file system says.
-    pub fn forget_trial(&self) -> io::Result<()> {
-        self.forget("trial.json")
+    pub fn trials(&self) -> Trials {
+        Trials::of(&self.folder)
     }
 
     /// The drop tables of the last configuration that was good.
@@ -235,11 +215,7 @@ impl State {
     }
 
     fn forget(&self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.folder.join(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => File::open(&self.folder)?.sync_all(),
-        }
+        remove(&self.folder.join(name))
     }
 
     fn load<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
@@ -271,7 +247,7 @@ mod tests {
     #[test]
     fn a_damaged_file_counts_as_none() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("endpoints.json"), "{\"peers\":").unwrap();
+        std::fs::write(folder.path().join("endpoints.json"), "{\"peers\":").unwrap();
         assert_eq!(State::at(folder.path()).endpoints(), Endpoints::default());
     }
 

@@ -10,13 +10,12 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use daemon::changes::{ChangeRequest, Changes, Commands, Needs, Trusted};
 use daemon::exit::{Exit, ExitError};
 use daemon::text::{Style, period};
-use gateway::change;
 use gateway::control::client::{DEFAULT_SOCKET, ask};
 use gateway::control::protocol::{Reply, Request};
 use gateway::control::render;
-use gateway::control::report::Changes;
 use gateway::exchange::{self, CONFIGURATION, Exported, Imported};
 use gateway::keygen::{Owner, keygen};
 use gateway::lists;
@@ -239,16 +238,11 @@ fn run(arguments: &Arguments) -> Result<Exit, ExitError> {
             tell(socket, &Request::Ban { address: *address, seconds: *period })
         }
         Command::Unban { address } => tell(socket, &Request::Unban { address: *address }),
-        Command::Plan { file, json } => {
-            let (name, text) = change::named(file)?;
-            show(socket, &Request::Plan { name, text }, Output { json: *json, watch: None })
-        }
-        Command::Apply { file, confirm, json, own } => apply(socket, &own.config, file, *confirm, *json),
-        Command::Confirm { own } => change::confirm(socket, &own.config).map(|()| Exit::Ok),
-        Command::Rollback { own } => change::roll_back(socket, &own.config).map(|()| Exit::Ok),
-        Command::Reload { json, own } => {
-            show_changes(&change::reload(socket, &own.config)?, *json).map(|()| Exit::Ok)
-        }
+        Command::Plan { .. }
+        | Command::Apply { .. }
+        | Command::Confirm { .. }
+        | Command::Rollback { .. }
+        | Command::Reload { .. } => change(socket, &arguments.command),
         Command::Import(what) => exchange::import(what),
         Command::Export(what) => write(&exchange::export(what)?).map(|()| Exit::Ok),
         Command::Flows { service, address, limit, output } => {
@@ -290,30 +284,53 @@ fn show_once(socket: &Path, request: &Request, json: bool, before: &str) -> Resu
         Reply::Flows(report) => either(json, report, || render::flows(report, style))?,
         Reply::Offloads(report) => either(json, report, || render::offloads(report))?,
         Reply::Bans(report) => either(json, report, || render::bans(report))?,
-        Reply::Changes(report) => either(json, report, || render::changes(report, style))?,
-        Reply::Done | Reply::OwnFile { .. } | Reply::TakenBack { .. } => String::new(),
+        Reply::Done | Reply::Change(_) => String::new(),
     };
     write(&format!("{before}{text}"))?;
     Ok(exit)
 }
 
-fn show_changes(report: &Changes, json: bool) -> Result<(), ExitError> {
-    write(&either(json, report, || render::changes(report, Style::of_stdout()))?)
-}
-
-fn apply(
-    socket: &Path,
-    config: &Path,
-    file: &Path,
-    confirm: Option<u64>,
-    json: bool,
-) -> Result<Exit, ExitError> {
-    let report = change::apply(socket, config, file, confirm.map(Duration::from_secs))?;
-    show_changes(&report, json)?;
-    if let Some(seconds) = confirm {
-        complain(&format!("in force for {}, unless: gatewayctl confirm", period(seconds)));
+/// Carries out what changes the configuration, or would.
+fn change(socket: &Path, command: &Command) -> Result<Exit, ExitError> {
+    let ask = |request: &ChangeRequest| match ask(socket, &Request::Change(request.clone()))? {
+        Reply::Change(reply) => Ok(reply),
+        _ => Err(ExitError::new(Exit::Failed, "the daemon sent the answer to another request")),
+    };
+    let commands = Commands { ask: &ask, needs, trusted: Trusted::OthersOnly };
+    match command {
+        Command::Plan { file, json } => show_changes(&commands.plan(file)?, *json)?,
+        Command::Apply { file, confirm, json, own } => {
+            let changes = commands.apply(&own.config, file, confirm.map(Duration::from_secs))?;
+            show_changes(&changes, *json)?;
+            if let Some(seconds) = confirm {
+                complain(&format!("in force for {}, unless: gatewayctl confirm", period(*seconds)));
+            }
+        }
+        Command::Confirm { own } => commands.confirm(&own.config)?,
+        Command::Rollback { own } => commands.roll_back(&own.config)?,
+        Command::Reload { json, own } => show_changes(&commands.reload(&own.config)?, *json)?,
+        _ => {}
     }
     Ok(Exit::Ok)
+}
+
+/// What a configuration of the edge names that the commands need.
+fn needs(name: &Path, text: &str) -> Result<Needs, Needs> {
+    let policy = policy::gateway::parse(&policy::Source { name, text });
+    let of_policy = |policy: policy::gateway::Policy| Needs {
+        files: policy.files().cloned().collect(),
+        state: policy.state_directory,
+        group: policy.control.group,
+    };
+    policy.map(of_policy).map_err(|_| Needs {
+        files: Vec::new(),
+        state: "/var/lib/causeway".into(),
+        group: "causeway".to_owned(),
+    })
+}
+
+fn show_changes(changes: &Changes, json: bool) -> Result<(), ExitError> {
+    write(&either(json, changes, || changes.text(Style::of_stdout()))?)
 }
 
 fn tell(socket: &Path, request: &Request) -> Result<Exit, ExitError> {

@@ -1,38 +1,50 @@
-//! `gatewayctl apply`, `confirm`, `rollback` and `reload`: what root's commands change in the running edge and in its file.
+//! The operator's side: what the commands change in the running daemon and in its file.
 //!
 //! The daemon may not write its own configuration, so that a daemon that was taken over cannot make anything last; the
-//! operator may. Nothing that the daemon says becomes a name or a text of a file here: the file is the one that the
-//! operator named, and the texts are the operator's, kept in a folder of root's. Everything that is to be written is on
-//! the disk before the daemon is asked, and takes its place by renaming afterwards: a full disk refuses before anything
-//! is changed, and whoever is killed in between leaves the old file or the new one. One command works at a time.
+//! operator may. No path and no text that the daemon sends is ever written: the file is the one that the operator named,
+//! and the texts are the operator's, kept in a folder of the operator's. Everything that is to be written is on the disk
+//! before the daemon is asked, and takes its place by renaming afterwards: a full disk refuses before anything is
+//! changed, and a command that is killed in between leaves the old file or the new one. One command works at a time.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use policy::gateway::{Policy, parse};
-use policy::{FileLocation, FileRef, Source};
+use policy::{FileLocation, FileRef};
 
-use crate::control::client::ask;
-use crate::control::protocol::{Confirmation, Reply, Request};
-use crate::control::report::Changes;
-use crate::replacement::{Replacement, Target, sweep, trouble};
-use crate::root_state::{Locked, RootState};
-use crate::state::{Moment, Pending};
-use daemon::control::server::group_id;
-use daemon::exit::{Exit, ExitError};
-use daemon::files::read_text;
+use super::operator::{Locked, OperatorState, Trusted};
+use super::pending::{Moment, Pending};
+use super::replacement::{Replacement, Target, sweep, trouble};
+use super::{ChangeReply, ChangeRequest, Changes, Confirmation};
+use crate::control::server::group_id;
+use crate::exit::{Exit, ExitError};
+use crate::files::read_text;
 
-/// The state folder when no configuration says otherwise.
-const DEFAULT_STATE: &str = "/var/lib/causeway";
-/// The group that reads what root keeps, when no configuration says otherwise.
-const DEFAULT_GROUP: &str = "causeway";
+/// What a configuration names that the commands need.
+#[derive(Clone, Debug)]
+pub struct Needs {
+    /// Lists and keys.
+    pub files: Vec<FileRef>,
+    /// The daemon's state folder.
+    pub state: PathBuf,
+    /// The group that may read what the operator keeps.
+    pub group: String,
+}
+
+/// The commands of one role.
+pub struct Commands<'a> {
+    /// Sends the daemon a request.
+    pub ask: &'a dyn Fn(&ChangeRequest) -> Result<ChangeReply, ExitError>,
+    /// What a text names, read as the content of a file; what counts where the text is invalid.
+    pub needs: fn(&Path, &str) -> Result<Needs, Needs>,
+    /// Whose files in the operator's folder count.
+    pub trusted: Trusted,
+}
 
 /// One command at work: the edge as its daemon says it is, the file as it is, and the folder of root's.
-#[derive(Debug)]
 struct Work<'a> {
-    socket: &'a Path,
+    commands: &'a Commands<'a>,
     /// The configuration file, links followed.
     own: PathBuf,
     /// Its text.
@@ -44,73 +56,115 @@ struct Work<'a> {
     root: Locked,
 }
 
-/// Applies `file`; without `patience` the configuration file `config` then holds the same text.
-///
-/// # Errors
-/// What the daemon refuses, and [`Exit::Conflict`] when `file` names files that lie beside it but not beside `config`.
-pub fn apply(
-    socket: &Path,
-    config: &Path,
-    file: &Path,
-    patience: Option<Duration>,
-) -> Result<Changes, ExitError> {
-    named(file)?;
-    let work = Work::begin(socket, config)?;
-    // Read again behind the lock: another command may have written it meanwhile.
-    let (name, text) = named(file)?;
-    refuse_strays(&name, &text, &work.own)?;
-    match patience {
-        None => work.apply_for_good(name, &text),
-        Some(patience) => work.apply_for_now(name, text, patience),
+impl Commands<'_> {
+    /// What `file` would change.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn plan(&self, file: &Path) -> Result<Changes, ExitError> {
+        let (name, text) = named(file)?;
+        changes((self.ask)(&ChangeRequest::Plan { name, text })?)
     }
-}
 
-/// Keeps the change that waits: the configuration file then holds the text that root kept.
-///
-/// # Errors
-/// [`Exit::RolledBack`] when it came too late.
-pub fn confirm(socket: &Path, config: &Path) -> Result<(), ExitError> {
-    Work::begin(socket, config)?.confirm()
-}
+    /// Applies `file`; without `patience` the configuration file `config` then holds the same text.
+    ///
+    /// # Errors
+    /// What the daemon refuses, and [`Exit::Conflict`] when `file` names files that lie next to it but not next to
+    /// `config`.
+    pub fn apply(
+        &self,
+        config: &Path,
+        file: &Path,
+        patience: Option<Duration>,
+    ) -> Result<Changes, ExitError> {
+        named(file)?;
+        let work = Work::begin(self, config)?;
+        // Read again behind the lock: another command may have written it meanwhile.
+        let (name, text) = named(file)?;
+        self.refuse_strays(&name, &text, &work.own)?;
+        match patience {
+            None => work.apply_for_good(name, &text),
+            Some(patience) => work.apply_for_now(name, text, patience),
+        }
+    }
 
-/// Goes back to the configuration before; the configuration file then holds that.
-///
-/// # Errors
-/// When there is none before.
-pub fn roll_back(socket: &Path, config: &Path) -> Result<(), ExitError> {
-    Work::begin(socket, config)?.roll_back()
-}
+    /// Keeps the change that waits: the configuration file then holds the text that the operator's folder kept.
+    ///
+    /// # Errors
+    /// [`Exit::RolledBack`] when it came too late.
+    pub fn confirm(&self, config: &Path) -> Result<(), ExitError> {
+        Work::begin(self, config)?.confirm()
+    }
 
-/// Has the daemon read the configuration file again, and remembers its text.
-///
-/// # Errors
-/// What the daemon refuses.
-pub fn reload(socket: &Path, config: &Path) -> Result<Changes, ExitError> {
-    let work = Work::begin(socket, config)?;
-    let ready = work.records(&work.old, &work.before(&work.old))?;
-    work.root.keep_draft(&work.old)?;
-    let changes = work.ask_changes(&Request::Reload);
-    work.root.forget_draft();
-    let changes = changes?;
-    finish(ready)?;
-    Ok(changes)
+    /// Goes back to the configuration before; the configuration file then holds that.
+    ///
+    /// # Errors
+    /// When there is none before.
+    pub fn roll_back(&self, config: &Path) -> Result<(), ExitError> {
+        Work::begin(self, config)?.roll_back()
+    }
+
+    /// Has the daemon read the configuration file again, and keeps its text.
+    ///
+    /// # Errors
+    /// What the daemon refuses.
+    pub fn reload(&self, config: &Path) -> Result<Changes, ExitError> {
+        let work = Work::begin(self, config)?;
+        let ready = work.records(&work.old, &work.before(&work.old))?;
+        work.root.keep_draft(&work.old)?;
+        let reloaded = (self.ask)(&ChangeRequest::Reload).and_then(changes);
+        work.root.forget_draft();
+        let reloaded = reloaded?;
+        finish(ready)?;
+        Ok(reloaded)
+    }
+
+    fn own_file(&self) -> Result<(PathBuf, bool, Option<u64>), ExitError> {
+        match (self.ask)(&ChangeRequest::OwnFile)? {
+            ChangeReply::OwnFile { path, in_force, waits_seconds } => Ok((path, in_force, waits_seconds)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The operator's folder and the group that may read it, by the operator's own configuration file.
+    fn place(&self, own: &Path) -> Result<(OperatorState, u32), ExitError> {
+        let metadata = fs::metadata(own).map_err(|error| trouble(own, &error))?;
+        let text = read_text(own).map_err(|error| trouble(own, &error))?;
+        let (Ok(needs) | Err(needs)) = (self.needs)(own, &text);
+        let group = group_id(&needs.group).unwrap_or_else(|| metadata.gid());
+        Ok((OperatorState::beside(&needs.state, self.trusted), group))
+    }
+
+    /// Refuses a text whose files lie next to it, where the daemon will not look for them.
+    ///
+    /// A text that is wrong is left to the daemon, whose error it is.
+    fn refuse_strays(&self, name: &Path, text: &str, own: &Path) -> Result<(), ExitError> {
+        if name.parent() == own.parent() {
+            return Ok(());
+        }
+        let (Ok(here), Ok(there)) = ((self.needs)(name, text), (self.needs)(own, text)) else {
+            return Ok(());
+        };
+        let lines: Vec<_> = here.files.iter().zip(&there.files).filter_map(stray).collect();
+        if lines.is_empty() { Ok(()) } else { Err(ExitError::new(Exit::Conflict, lines.join("\n"))) }
+    }
 }
 
 impl<'a> Work<'a> {
     /// Waits for its turn, and looks at everything that the command depends on.
-    fn begin(socket: &'a Path, config: &Path) -> Result<Self, ExitError> {
+    fn begin(commands: &'a Commands<'a>, config: &Path) -> Result<Self, ExitError> {
         let own = fs::canonicalize(config).map_err(|error| {
             let fix = "name the daemon's file: --config FILE";
             ExitError::new(Exit::Failed, format!("{}: {error}; {fix}", config.display()))
         })?;
         // Whether there is a daemon that may be asked is known before anything is made.
-        ask_own_file(socket)?;
-        let (folder, group) = place(&own)?;
+        commands.own_file()?;
+        let (folder, group) = commands.place(&own)?;
         let root = folder.lock(group)?;
         if let (Some(folder), Some(name)) = (own.parent(), own.file_name()) {
             sweep(folder, &format!("{}.", name.to_string_lossy()));
         }
-        let (path, in_force, waits_seconds) = ask_own_file(socket)?;
+        let (path, in_force, waits_seconds) = commands.own_file()?;
         let is_same = path == own || path == config || fs::canonicalize(&path).is_ok_and(|path| path == own);
         if !is_same {
             let message = format!(
@@ -120,7 +174,7 @@ impl<'a> Work<'a> {
             return Err(ExitError::new(Exit::Conflict, message));
         }
         let old = read_text(&own).map_err(|error| trouble(&own, &error))?;
-        Ok(Self { socket, own, old, in_force, waits_seconds, root })
+        Ok(Self { commands, own, old, in_force, waits_seconds, root })
     }
 
     /// What was in force before `text` is, as far as root knows.
@@ -143,16 +197,16 @@ impl<'a> Work<'a> {
     /// Has the daemon apply a text of root's, which it finds in root's folder as well.
     fn put_in_force(&self, name: PathBuf, text: &str) -> Result<Changes, ExitError> {
         self.root.keep_draft(text)?;
-        let request = Request::Apply { name, text: text.to_owned(), confirm: None };
-        let changes = self.ask_changes(&request);
+        let request = ChangeRequest::Apply { name, text: text.to_owned(), confirm: None };
+        let applied = (self.commands.ask)(&request).and_then(changes);
         self.root.forget_draft();
-        changes
+        applied
     }
 
     fn apply_for_now(&self, name: PathBuf, text: String, patience: Duration) -> Result<Changes, ExitError> {
         if let Some(left) = self.waits_seconds {
             let message = format!(
-                "a change waits {left} s more for its confirmation; gatewayctl confirm or gatewayctl rollback first"
+                "a change waits {left} s more for its confirmation; confirm it or roll it back first"
             );
             return Err(ExitError::new(Exit::Conflict, message));
         }
@@ -166,20 +220,20 @@ impl<'a> Work<'a> {
         };
         self.root.keep_pending(&pending)?;
         let confirm = Some(Confirmation { id, seconds: patience.as_secs() });
-        let changes = self.ask_changes(&Request::Apply { name, text, confirm });
-        changes.inspect_err(|_| self.root.forget_pending())
+        let applied = (self.commands.ask)(&ChangeRequest::Apply { name, text, confirm }).and_then(changes);
+        applied.inspect_err(|_| self.root.forget_pending())
     }
 
     fn confirm(&self) -> Result<(), ExitError> {
         let Some(pending) = self.root.state().pending() else {
-            ask(self.socket, &Request::Confirm { id: Some(String::new()) })?;
+            (self.commands.ask)(&ChangeRequest::Confirm { id: Some(String::new()) })?;
             let message =
-                "the daemon confirmed a change that root's folder does not hold; see gatewayctl status";
+                "the daemon confirmed a change that the operator's folder does not hold; see its status";
             return Err(ExitError::new(Exit::Failed, message));
         };
         let ready = self.ready(&pending.text, &pending.previous)?;
-        match ask(self.socket, &Request::Confirm { id: Some(pending.id) }) {
-            Ok(Reply::Done) => {}
+        match (self.commands.ask)(&ChangeRequest::Confirm { id: Some(pending.id) }) {
+            Ok(ChangeReply::Confirmed) => {}
             Ok(_) => return Err(unexpected()),
             Err(stop) => {
                 if stop.exit == Exit::RolledBack {
@@ -194,7 +248,7 @@ impl<'a> Work<'a> {
     }
 
     fn roll_back(&self) -> Result<(), ExitError> {
-        let Reply::TakenBack { was_waiting } = ask(self.socket, &Request::TakeBack)? else {
+        let ChangeReply::TakenBack { was_waiting } = (self.commands.ask)(&ChangeRequest::TakeBack)? else {
             return Err(unexpected());
         };
         self.root.forget_pending();
@@ -202,7 +256,7 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         let Some(target) = self.one_before() else {
-            let message = "there is no configuration before this one that gatewayctl put in force";
+            let message = "there is no configuration before this one that these commands put in force";
             return Err(ExitError::new(Exit::Failed, message));
         };
         let ready = self.ready(&target, &self.before(&target))?;
@@ -240,37 +294,19 @@ impl<'a> Work<'a> {
         ready.extend(self.root.prepare_current(text)?);
         Ok(ready)
     }
-
-    fn ask_changes(&self, request: &Request) -> Result<Changes, ExitError> {
-        match ask(self.socket, request)? {
-            Reply::Changes(changes) => Ok(changes),
-            _ => Err(unexpected()),
-        }
-    }
 }
 
 fn finish(ready: Vec<Replacement>) -> Result<(), ExitError> {
     ready.into_iter().try_for_each(Replacement::finish).map_err(|stop| {
-        ExitError::new(stop.exit, format!("the edge has it in force, but not every file follows: {stop}"))
+        ExitError::new(stop.exit, format!("the daemon has it in force, but not every file follows: {stop}"))
     })
 }
 
-fn ask_own_file(socket: &Path) -> Result<(PathBuf, bool, Option<u64>), ExitError> {
-    match ask(socket, &Request::OwnFile)? {
-        Reply::OwnFile { path, in_force, waits_seconds } => Ok((path, in_force, waits_seconds)),
+fn changes(reply: ChangeReply) -> Result<Changes, ExitError> {
+    match reply {
+        ChangeReply::Changes(changes) => Ok(changes),
         _ => Err(unexpected()),
     }
-}
-
-/// The folder of root's and the group that may read it, by root's own configuration file.
-fn place(own: &Path) -> Result<(RootState, u32), ExitError> {
-    let metadata = fs::metadata(own).map_err(|error| trouble(own, &error))?;
-    let text = read_text(own).map_err(|error| trouble(own, &error))?;
-    let policy = parse(&Source { name: own, text: &text }).ok();
-    let said = |of: fn(&Policy) -> String, default: &str| policy.as_ref().map_or(default.to_owned(), of);
-    let state = said(|policy| policy.state_directory.display().to_string(), DEFAULT_STATE);
-    let group = said(|policy| policy.control.group.clone(), DEFAULT_GROUP);
-    Ok((RootState::beside(Path::new(&state)), group_id(&group).unwrap_or_else(|| metadata.gid())))
 }
 
 /// A name that no other change has.
@@ -289,22 +325,6 @@ pub fn named(file: &Path) -> Result<(PathBuf, String), ExitError> {
         .map_err(|error| ExitError::new(Exit::Invalid, format!("{}: {error}", file.display())))?;
     let name = std::path::absolute(file).map_err(|error| ExitError::new(Exit::Failed, error))?;
     Ok((name, text))
-}
-
-/// Refuses a text whose files lie beside it, where the daemon will not look for them.
-///
-/// A text that is wrong is left to the daemon, which says so.
-///
-/// # Errors
-/// [`Exit::Conflict`] with the files.
-pub fn refuse_strays(name: &Path, text: &str, own: &Path) -> Result<(), ExitError> {
-    if name.parent() == own.parent() {
-        return Ok(());
-    }
-    let (here, there) = (parse(&Source { name, text }), parse(&Source { name: own, text }));
-    let (Ok(here), Ok(there)) = (here, there) else { return Ok(()) };
-    let lines: Vec<_> = here.files().zip(there.files()).filter_map(stray).collect();
-    if lines.is_empty() { Ok(()) } else { Err(ExitError::new(Exit::Conflict, lines.join("\n"))) }
 }
 
 fn stray((here, there): (&FileRef, &FileRef)) -> Option<String> {
@@ -330,13 +350,15 @@ fn unexpected() -> ExitError {
 mod tests {
     use super::*;
 
-    const EXAMPLE: &str = include_str!("../../configs/gateway.toml");
+    const EXAMPLE: &str = include_str!("../../../configs/gateway.toml");
 
     #[test]
-    fn files_beside_the_draft_that_the_daemon_does_not_have_are_refused() {
+    fn files_next_to_the_draft_that_the_daemon_does_not_have_are_refused() {
         let (draft, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (draft_file, own_file) = (draft.path().join("draft.toml"), own.path().join("gateway.toml"));
-        let refused = || refuse_strays(&draft_file, EXAMPLE, &own_file);
+        let ask = |_: &ChangeRequest| unreachable!("the daemon is not asked");
+        let commands = Commands { ask: &ask, needs, trusted: Trusted::OthersOnly };
+        let refused = || commands.refuse_strays(&draft_file, EXAMPLE, &own_file);
         assert!(refused().is_ok(), "files that are nowhere are the daemon's to miss");
 
         for folder in [&draft, &own] {
@@ -349,5 +371,11 @@ mod tests {
 
         fs::write(own.path().join("keys/kyiv.key"), "new").unwrap();
         assert!(refused().is_ok(), "the same content is no stray");
+    }
+
+    fn needs(name: &Path, text: &str) -> Result<Needs, Needs> {
+        let policy = policy::gateway::parse(&policy::Source { name, text }).unwrap();
+        let files = policy.files().cloned().collect();
+        Ok(Needs { files, state: policy.state_directory, group: policy.control.group })
     }
 }

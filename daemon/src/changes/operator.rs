@@ -1,4 +1,6 @@
-//! What root's commands keep beside the daemon's own state, where the daemon may read and never writes.
+//! What the operator's commands keep next to the daemon's own state, where the daemon may read and never writes.
+//!
+//! The operator is root, but for a forwarder that runs as the user who owns its configuration.
 //!
 //! | file | holds |
 //! |---|---|
@@ -14,10 +16,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use crate::replacement::{Replacement, Target, sweep};
-use crate::state::Pending;
-use daemon::exit::{Exit, ExitError};
-use daemon::files::read;
+use super::pending::Pending;
+use super::replacement::{Replacement, Target, sweep};
+use crate::exit::{Exit, ExitError};
+use crate::files::read;
 
 /// Mode of the folder: the daemon's group may read.
 const FOLDER_MODE: u32 = 0o750;
@@ -26,31 +28,51 @@ const FILE_MODE: u32 = 0o640;
 
 /// The folder, for whoever reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RootState {
+pub struct OperatorState {
     folder: PathBuf,
+    trusted: Trusted,
+}
+
+/// Whose files are the operator's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trusted {
+    /// Any user's but the daemon's own, which could have been taken over.
+    OthersOnly,
+    /// Also the daemon's own: it runs as the operator, who owns its configuration.
+    OwnToo,
+}
+
+impl Trusted {
+    /// Also the daemon's own, if the configuration file is.
+    #[must_use]
+    pub fn by_owner_of(config: &Path) -> Self {
+        let own = rustix::process::geteuid().as_raw();
+        let is_own = fs::metadata(config).is_ok_and(|metadata| metadata.uid() == own);
+        if is_own { Self::OwnToo } else { Self::OthersOnly }
+    }
 }
 
 /// The folder while one command of root's works; there is no other one meanwhile.
 #[derive(Debug)]
 pub struct Locked {
-    state: RootState,
+    state: OperatorState,
     group: u32,
     _lock: File,
 }
 
-impl RootState {
+impl OperatorState {
     /// The folder next to the daemon's state folder: `/var/lib/causeway-root` for `/var/lib/causeway`.
     #[must_use]
-    pub fn beside(state_directory: &Path) -> Self {
+    pub fn beside(state_directory: &Path, trusted: Trusted) -> Self {
         let mut name = state_directory.file_name().map_or_else(|| OsString::from("causeway"), OsString::from);
         name.push("-root");
-        Self { folder: state_directory.with_file_name(name) }
+        Self { folder: state_directory.with_file_name(name), trusted }
     }
 
     /// The folder at `folder`.
     #[must_use]
     pub fn at(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self { folder: folder.to_owned(), trusted: Trusted::OthersOnly }
     }
 
     /// Where it is.
@@ -77,7 +99,11 @@ impl RootState {
     /// A file that nobody but root may have written.
     fn text(&self, name: &str) -> Option<String> {
         let path = self.folder.join(name);
-        if !is_trusted(&self.folder) || !is_trusted(&path) {
+        let trusts = |path: &Path| match self.trusted {
+            Trusted::OthersOnly => is_trusted(path),
+            Trusted::OwnToo => is_private(path),
+        };
+        if !trusts(&self.folder) || !trusts(&path) {
             return None;
         }
         String::from_utf8(read(&path).ok()??).ok()
@@ -130,7 +156,7 @@ impl RootState {
                 // Nobody is left to read it when this fails.
                 drop(writeln!(
                     io::stderr().lock(),
-                    "another gatewayctl is changing the edge; waiting for it"
+                    "another command is changing the configuration; waiting for it"
                 ));
                 file.lock()?;
             }
@@ -155,7 +181,7 @@ impl RootState {
 impl Locked {
     /// The folder.
     #[must_use]
-    pub const fn state(&self) -> &RootState {
+    pub const fn state(&self) -> &OperatorState {
         &self.state
     }
 
@@ -236,6 +262,11 @@ impl Locked {
     }
 }
 
+/// Whether no one but its owner may write it.
+fn is_private(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o022 == 0)
+}
+
 /// Whether neither this process's own user, unless that is root, nor anybody but the owner may write it.
 #[must_use]
 pub fn is_trusted(path: &Path) -> bool {
@@ -251,7 +282,8 @@ mod tests {
 
     #[test]
     fn the_folder_lies_next_to_the_daemons_own() {
-        let beside = |path: &str| RootState::beside(Path::new(path)).folder().to_owned();
+        let beside =
+            |path: &str| OperatorState::beside(Path::new(path), Trusted::OthersOnly).folder().to_owned();
         assert_eq!(beside("/var/lib/causeway"), Path::new("/var/lib/causeway-root"));
         assert_eq!(beside("/srv/edge/state"), Path::new("/srv/edge/state-root"));
     }
@@ -304,9 +336,9 @@ mod tests {
         assert!(locked.prepare_previous("old").unwrap().is_none(), "the same text is not written again");
     }
 
-    fn made() -> (tempfile::TempDir, RootState) {
+    fn made() -> (tempfile::TempDir, OperatorState) {
         let folder = tempfile::tempdir().unwrap();
-        let root = RootState::beside(&folder.path().join("state"));
+        let root = OperatorState::beside(&folder.path().join("state"), Trusted::OthersOnly);
         (folder, root)
     }
 

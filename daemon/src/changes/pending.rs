@@ -1,14 +1,18 @@
 //! A change that goes back by itself unless it is confirmed in time, also over a restart of daemon or machine.
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tunnel::time::Now;
 
+use crate::files;
+
 /// A point in time as both clocks tell it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
-    /// Which boot of the machine; `/proc/sys/kernel/random/boot_id`.
+    /// Which boot of the machine; empty where the system has no name for it.
     pub boot: String,
     /// Since that boot, suspended time included.
     pub since_boot: Duration,
@@ -16,7 +20,7 @@ pub struct Moment {
     pub wall: Duration,
 }
 
-/// The change, as root's command keeps it.
+/// The change, as the operator's command keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
     /// What no other change is called.
@@ -52,15 +56,63 @@ pub enum Outcome {
     TakenBack,
 }
 
+/// Where the daemon notes what became of changes that wait.
+#[derive(Clone, Debug)]
+pub struct Trials {
+    file: PathBuf,
+}
+
+impl Trials {
+    /// Those of a state folder.
+    #[must_use]
+    pub fn of(state_folder: &Path) -> Self {
+        Self { file: state_folder.join("trial.json") }
+    }
+
+    /// The last one.
+    #[must_use]
+    pub fn last(&self) -> Option<Trial> {
+        serde_json::from_slice(&files::read(&self.file).ok()??).ok()
+    }
+
+    /// Notes one.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn keep(&self, trial: &Trial) -> io::Result<()> {
+        if self.last().as_ref() == Some(trial) {
+            return Ok(());
+        }
+        let mut text = serde_json::to_vec_pretty(trial)?;
+        text.push(b'\n');
+        files::replace(&self.file, &text)
+    }
+
+    /// Forgets a change that never began.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn forget(&self) -> io::Result<()> {
+        files::remove(&self.file)
+    }
+}
+
 impl Moment {
     /// Now, by both clocks.
     #[must_use]
     pub fn now() -> Self {
         let Now { instant, wall } = tunnel::io::clock::now();
-        // Where there is no such file every start counts as the same boot, by the clock since boot alone.
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let boot = boot_id();
         Self { boot: boot.trim().to_owned(), since_boot: instant.since_boot(), wall }
     }
+}
+
+/// The name of this boot; empty where there is none, and then every start counts as the same boot.
+fn boot_id() -> String {
+    #[cfg(target_os = "linux")]
+    return std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    #[cfg(not(target_os = "linux"))]
+    return String::new();
 }
 
 impl Pending {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use daemon::exit::{Exit, ExitError};
+use crate::exit::{Exit, ExitError};
 
 /// Owner, group and mode of a new file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Target {
     pub mode: u32,
 }
 
-/// A new file beside an old one, ready to take its place; dropped, it goes without a trace.
+/// A new file next to an old one, ready to take its place; removed when it is dropped.
 #[derive(Debug)]
 pub struct Replacement {
     file: File,
@@ -39,7 +39,7 @@ impl Target {
 }
 
 impl Replacement {
-    /// Makes an empty file beside `path`, under a name that no other has.
+    /// Makes an empty file next to `path`, under a name that no other has.
     ///
     /// # Errors
     /// [`Exit::Permission`] when this user may not.
@@ -97,9 +97,9 @@ impl Drop for Replacement {
     }
 }
 
-/// Removes what killed commands have left beside the files whose names begin with `name`; whoever calls it is the only one
+/// Removes what killed commands have left next to the files whose names begin with `name`; whoever calls it is the only one
 /// at work.
-pub(crate) fn sweep(folder: &Path, name: &str) {
+pub(super) fn sweep(folder: &Path, name: &str) {
     let prefix = format!(".{name}");
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let found = entry.file_name();
@@ -111,7 +111,7 @@ pub(crate) fn sweep(folder: &Path, name: &str) {
 }
 
 /// What a failed write of `path` ends a command with.
-pub(crate) fn trouble(path: &Path, error: &io::Error) -> ExitError {
+pub(super) fn trouble(path: &Path, error: &io::Error) -> ExitError {
     let exit = match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::Permission,
         _ => Exit::Failed,
