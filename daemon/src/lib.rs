@@ -6,6 +6,7 @@
 //! - [`clock_mark`]: the highest wall clock ever used, kept across restarts.
 //! - [`changes`]: changes of the configuration: plan, apply, confirm, rollback, reload, on both sides of the socket.
 //! - [`control`]: the control socket, both sides: who may ask, one JSON object per line each way.
+//! - [`endpoint_name`]: names of peers, each of their addresses tried in turn.
 //! - [`peers`] and [`text`]: peers as JSON and as text, the same at both ends.
 //! - [`metrics`]: the page with its listeners, and what both ends show on it.
 //! - [`life`]: systemd, signals, and the watched configuration file.
@@ -15,6 +16,7 @@
 pub mod changes;
 pub mod clock_mark;
 pub mod control;
+pub mod endpoint_name;
 pub mod exit;
 pub mod files;
 pub mod life;

@@ -2,15 +2,25 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
-use tunnel::node::{PeerState, PeerStatus};
+use tunnel::node::{Liveness, PeerState, PeerStatus};
 use tunnel::time::Instant;
 
 use crate::exit::Exit;
 use crate::metrics::Number;
 use crate::text::{Style, ago, bytes, period, rate};
+
+/// How both ends watch their peers.
+pub const LIVENESS: Liveness = Liveness {
+    interval: Duration::from_secs(5),
+    interval_lost: Duration::from_secs(1),
+    tolerated: 3,
+    up_within: Duration::from_secs(15),
+    plain_up_within: Duration::from_secs(180),
+};
 
 /// What `peers --json` prints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

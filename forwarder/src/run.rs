@@ -111,7 +111,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
     let trials = Trials::of(&folder);
     let load = |text| Ok(config::load_draft(config, config, text)?);
     let (loaded, startup) = resume(file, config, (&operator, &trials), load);
-    let confirmable = Confirmable::new(startup, operator, trials);
+    let confirmable = Confirmable::new("forwarder", startup, operator, trials);
     let policy = Arc::clone(&loaded.policy);
     let mark = ClockMark::of(&folder);
     let control = bind_first(&surroundings.sockets(Some(&policy)))?;

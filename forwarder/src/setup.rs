@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::peers::LIVENESS;
 use ipnetwork::IpNetwork;
 use policy::forwarder::{Policy, Reach};
 use policy::{Mtu, Protocol, Switch};
 use tunnel::io::clock;
 use tunnel::io::udp::{Backend, UdpOptions};
-use tunnel::node::{Liveness, MtuRange, Node, NodeConfig};
+use tunnel::node::{MtuRange, Node, NodeConfig};
 
 use crate::config::Loaded;
 use crate::dataplane::edge::Edge;
@@ -21,18 +22,6 @@ use crate::flow::EdgeId;
 const AUTO_MTU: u16 = 1380;
 /// Wanted kernel buffer of the outer socket, each way.
 const SOCKET_BUFFER: usize = 7 << 20;
-
-/// How the tunnel's peers are watched, as documented.
-#[must_use]
-pub const fn liveness() -> Liveness {
-    Liveness {
-        interval: Duration::from_secs(5),
-        interval_lost: Duration::from_secs(1),
-        tolerated: 3,
-        up_within: Duration::from_secs(15),
-        plain_up_within: Duration::from_secs(180),
-    }
-}
 
 /// Opens one edge per `[[peer]]`.
 ///
@@ -49,7 +38,7 @@ pub fn edges(loaded: &Loaded, watermark: Duration, backend: Backend) -> Result<V
             addresses: addresses.clone(),
             mtu,
             listen_port: 0,
-            liveness: Some(liveness()),
+            liveness: Some(LIVENESS),
             wall_watermark: watermark,
         };
         let now = clock::now();

@@ -182,6 +182,7 @@ fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<bool, ExitEr
     let has_traffic = edge.sample();
     edge.look_at_calls();
     edge.keep_endpoints_again();
+    edge.resolve_due();
     edge.follow_path_mtu();
     edge.warn_of_refused_handshakes();
     listeners.follow(&edge.metrics_addresses(), edge);

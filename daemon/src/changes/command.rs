@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use policy::{FileLocation, FileRef};
 
+use super::confirm::still_waits;
 use super::operator::{Locked, OperatorState, Trusted};
 use super::pending::{Moment, Pending};
 use super::replacement::{Replacement, Target, sweep, trouble};
@@ -34,6 +35,8 @@ pub struct Needs {
 
 /// The commands of one role.
 pub struct Commands<'a> {
+    /// The program that has them.
+    pub program: &'static str,
     /// Sends the daemon a request.
     pub ask: &'a dyn Fn(&ChangeRequest) -> Result<ChangeReply, ExitError>,
     /// What a text names, read as the content of a file; what counts where the text is invalid.
@@ -205,10 +208,7 @@ impl<'a> Work<'a> {
 
     fn apply_for_now(&self, name: PathBuf, text: String, patience: Duration) -> Result<Changes, ExitError> {
         if let Some(left) = self.waits_seconds {
-            let message = format!(
-                "a change waits {left} s more for its confirmation; confirm it or roll it back first"
-            );
-            return Err(ExitError::new(Exit::Conflict, message));
+            return Err(still_waits(self.commands.program, left));
         }
         let id = new_id()?;
         let pending = Pending {
@@ -357,7 +357,7 @@ mod tests {
         let (draft, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (draft_file, own_file) = (draft.path().join("draft.toml"), own.path().join("gateway.toml"));
         let ask = |_: &ChangeRequest| unreachable!("the daemon is not asked");
-        let commands = Commands { ask: &ask, needs, trusted: Trusted::OthersOnly };
+        let commands = Commands { program: "gatewayctl", ask: &ask, needs, trusted: Trusted::OthersOnly };
         let refused = || commands.refuse_strays(&draft_file, EXAMPLE, &own_file);
         assert!(refused().is_ok(), "files that are nowhere are the daemon's to miss");
 

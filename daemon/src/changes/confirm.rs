@@ -154,6 +154,8 @@ fn warn_of_state(error: &std::io::Error) {
 /// The change that waits for its confirmation, if one does, and what became of the last one.
 #[derive(Debug)]
 pub struct Confirmable {
+    /// The program whose commands confirm and roll back.
+    program: &'static str,
     waiting: RefCell<Option<Waiting>>,
     taken_back: Cell<bool>,
     operator: OperatorState,
@@ -161,11 +163,17 @@ pub struct Confirmable {
 }
 
 impl Confirmable {
-    /// As the daemon started.
+    /// As the daemon started; `program` has the commands that confirm and roll back.
     #[must_use]
-    pub fn new(startup: Startup, operator: OperatorState, trials: Trials) -> Self {
+    pub fn new(program: &'static str, startup: Startup, operator: OperatorState, trials: Trials) -> Self {
         let waiting = startup.waiting.map(|pending| Waiting { pending, not_before: None });
-        Self { waiting: RefCell::new(waiting), taken_back: Cell::new(startup.taken_back), operator, trials }
+        Self {
+            program,
+            waiting: RefCell::new(waiting),
+            taken_back: Cell::new(startup.taken_back),
+            operator,
+            trials,
+        }
     }
 
     /// Whether a change waits.
@@ -193,10 +201,7 @@ impl Confirmable {
     /// [`Exit::Conflict`]
     pub fn refuse_while_waiting(&self) -> Result<(), ExitError> {
         let Some(left) = self.waits() else { return Ok(()) };
-        let left = left.as_secs();
-        let message =
-            format!("a change waits {left} s more for its confirmation; confirm it or roll it back first");
-        Err(ExitError::new(Exit::Conflict, message))
+        Err(still_waits(self.program, left.as_secs()))
     }
 
     /// Applies a configuration for good; the caller holds the turn.
@@ -407,6 +412,13 @@ pub fn is_file_in_force(role: &impl Applies) -> bool {
 
 fn file_holds(role: &impl Applies, text: &str) -> bool {
     crate::files::read_text(role.config_path()).is_ok_and(|file| file == text)
+}
+
+pub(super) fn still_waits(program: &str, seconds: u64) -> ExitError {
+    let message = format!(
+        "a change waits {seconds} s more for its confirmation; {program} confirm or {program} rollback first"
+    );
+    ExitError::new(Exit::Conflict, message)
 }
 
 fn unwritten(error: &std::io::Error) -> ExitError {

@@ -178,7 +178,7 @@ fn change(cli: &Cli, asking: &Asking) -> Outcome {
     let ask = |request: &ChangeRequest| ask_change(&places, request);
     let config = || cli.config.as_deref().ok_or_else(no_file);
     let trusted = cli.config.as_deref().map_or(Trusted::OthersOnly, Trusted::by_owner_of);
-    let commands = Commands { ask: &ask, needs, trusted };
+    let commands = Commands { program: "forwarder", ask: &ask, needs, trusted };
     match &cli.command {
         Some(Command::Plan { file, .. }) => show_changes(&commands.plan(file)?, asking.json)?,
         Some(Command::Apply { file, confirm, .. }) => {

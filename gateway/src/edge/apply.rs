@@ -61,5 +61,5 @@ pub fn resume(file: Config, state: &State) -> (Config, Confirmable) {
     let load = |text| Ok(config::load_text(&path, text)?);
     let (config, startup): (Config, Startup) =
         daemon::changes::resume(file, &path, (&operator, &trials), load);
-    (config, Confirmable::new(startup, operator, trials))
+    (config, Confirmable::new("gatewayctl", startup, operator, trials))
 }

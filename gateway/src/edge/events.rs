@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use daemon::endpoint_name::EndpointName;
 use policy::HostPort;
+use policy::gateway::Peer;
 use tokio::task;
 use tunnel::device::DeviceEvent;
 use tunnel::key::PublicKey;
@@ -80,6 +82,7 @@ impl Edge {
         );
         if to == PeerState::Up {
             self.note_endpoints();
+            self.trust_name(peer);
         }
     }
 
@@ -96,51 +99,88 @@ impl Edge {
         self.keep_endpoints();
     }
 
-    /// Resolves the endpoints that are names, as after a start or a change.
+    /// Follows the endpoints that are names in the configuration, as after a start or a change.
     pub fn resolve_all(self: &Rc<Self>) {
-        let ids: Vec<_> = {
+        {
             let current = self.current.borrow();
-            let named = current.policy.peers.iter().filter(|peer| peers::name_to_resolve(peer).is_some());
-            let keys = named.filter_map(|peer| PublicKey::from_bytes(*peer.public_key.as_bytes()).ok());
-            keys.filter_map(|key| self.device.node().peer_id(&key)).collect()
+            let mut names = self.names.borrow_mut();
+            let mut before = std::mem::take(&mut *names);
+            for peer in &current.policy.peers {
+                let Some(endpoint) = peers::name_to_resolve(peer) else { continue };
+                let kept = before.remove(&peer.public_key).filter(|name| name.endpoint() == endpoint);
+                let name = kept.unwrap_or_else(|| EndpointName::new(endpoint.clone()));
+                names.insert(peer.public_key, name);
+            }
+        }
+        self.resolve_due();
+    }
+
+    /// Resolves the names whose time has come, in the background; to be called every few seconds.
+    pub fn resolve_due(self: &Rc<Self>) {
+        let now = Self::now();
+        let due: Vec<_> = {
+            let mut names = self.names.borrow_mut();
+            let due = |(key, name): (&policy::PublicKey, &mut EndpointName)| {
+                name.is_due(now).then(|| (*key, name.endpoint().clone()))
+            };
+            names.iter_mut().filter_map(due).collect()
         };
-        for id in ids {
-            self.resolve(id);
+        for (key, endpoint) in due {
+            let edge = Rc::clone(self);
+            task::spawn_local(async move {
+                let addresses = tokio::net::lookup_host(endpoint.to_string()).await;
+                edge.handle_addresses(&key, addresses.map(Iterator::collect).unwrap_or_default());
+            });
         }
     }
 
-    /// Resolves one peer's endpoint in the background. One that is an address is tried at once: a packet from elsewhere may
-    /// have led away from it.
+    fn handle_addresses(&self, key: &policy::PublicKey, addresses: Vec<SocketAddr>) {
+        let (node, now) = (self.device.node(), Self::now());
+        let status = node.peers(now).into_iter().find(|peer| peer.public_key.as_bytes() == key.as_bytes());
+        let Some(status) = status else { return };
+        let current = status.endpoint.map(|endpoint| endpoint.remote);
+        let mut names = self.names.borrow_mut();
+        let Some(name) = names.get_mut(key) else { return };
+        if addresses.is_empty() {
+            tracing::info!(
+                peer = self.name_of_id(status.id),
+                "the peer's name does not resolve; trying again"
+            );
+        }
+        if let Some(address) = name.answer(now, &addresses, current) {
+            node.set_endpoint(status.id, address, now);
+            self.device.wake();
+        }
+    }
+
+    /// A silent peer: one whose endpoint is an address is tried there at once, as a packet from elsewhere may have led away
+    /// from it; else each address of its name is tried in turn until it answers.
     fn resolve(self: &Rc<Self>, id: PeerId) {
-        let Some(endpoint) = self.configured_endpoint(id) else { return };
+        let Some((key, endpoint)) = self.configured_endpoint(id) else { return };
         if let Some(address) = peers::literal(&endpoint) {
             self.device.node().set_endpoint(id, address, Self::now());
             return self.device.wake();
         }
-        let edge = Rc::clone(self);
-        task::spawn_local(async move {
-            match lookup(&endpoint).await {
-                Some(address) => {
-                    edge.device.node().set_endpoint(id, address, Self::now());
-                    edge.device.wake();
-                }
-                None => tracing::info!(
-                    peer = edge.name_of_id(id),
-                    "the peer's name does not resolve; trying again"
-                ),
-            }
-        });
+        if let Some(name) = self.names.borrow_mut().get_mut(&key) {
+            name.doubt(Self::now());
+        }
+        self.resolve_due();
     }
 
-    fn configured_endpoint(&self, id: PeerId) -> Option<HostPort> {
+    fn trust_name(&self, id: PeerId) {
+        if let Some((key, _)) = self.configured_endpoint(id)
+            && let Some(name) = self.names.borrow_mut().get_mut(&key)
+        {
+            name.trust();
+        }
+    }
+
+    fn configured_endpoint(&self, id: PeerId) -> Option<(policy::PublicKey, HostPort)> {
         let status = self.device.node().peers(Self::now()).into_iter().find(|peer| peer.id == id)?;
         let current = self.current.borrow();
-        let peer = current
-            .policy
-            .peers
-            .iter()
-            .find(|peer| peer.public_key.as_bytes() == status.public_key.as_bytes())?;
-        peer.endpoint.clone()
+        let is_it = |peer: &&Peer| peer.public_key.as_bytes() == status.public_key.as_bytes();
+        let peer = current.policy.peers.iter().find(is_it)?;
+        Some((peer.public_key, peer.endpoint.clone()?))
     }
 
     /// Writes the endpoints of the peers heard since the start; others keep the place they had.
@@ -178,11 +218,6 @@ impl Edge {
         let named = current.policy.peers.iter().find(|peer| peer.public_key.as_bytes() == key.as_bytes());
         named.map_or_else(|| key.to_string().chars().take(8).collect(), |peer| peer.name.to_string())
     }
-}
-
-/// The first address of a name, IPv4 before IPv6 as the resolver orders them.
-async fn lookup(endpoint: &HostPort) -> Option<SocketAddr> {
-    tokio::net::lookup_host(endpoint.to_string()).await.ok()?.next()
 }
 
 /// That two machines use one key in turn, with the fix.

@@ -29,6 +29,7 @@ mod undone;
 mod wg;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -46,6 +47,7 @@ use crate::state::{Endpoints, State};
 use blueprint::{Blueprint, Unwritable};
 use counters::Counters;
 use daemon::changes::Confirmable;
+use daemon::endpoint_name::EndpointName;
 use daemon::metrics::RoundTrips;
 use daemon::rates::Rates;
 use failing::Failing;
@@ -91,6 +93,8 @@ pub struct Edge {
     kernel_counters: RefCell<KernelCounters>,
     /// The endpoints as they stand in the state folder.
     endpoints: RefCell<Endpoints>,
+    /// Endpoints that are names in the configuration, by the peer's key.
+    names: RefCell<BTreeMap<policy::PublicKey, EndpointName>>,
     /// Whether they were written since the last tick.
     endpoints_noted: Cell<bool>,
     generation: Cell<u64>,

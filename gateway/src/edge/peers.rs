@@ -2,24 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use policy::gateway::{Peer, Policy};
 use policy::{Host, HostPort};
 use tunnel::key::PublicKey;
-use tunnel::node::{Liveness, Node, PeerConfig};
+use tunnel::node::{Node, PeerConfig};
 
 use crate::config::Keys;
 use crate::state::Endpoints;
-
-/// How the edge watches its peers.
-pub const LIVENESS: Liveness = Liveness {
-    interval: Duration::from_secs(5),
-    interval_lost: Duration::from_secs(1),
-    tolerated: 3,
-    up_within: Duration::from_secs(15),
-    plain_up_within: Duration::from_secs(180),
-};
 
 /// The peers of a first start: at their configured address, else where they were last heard.
 #[must_use]

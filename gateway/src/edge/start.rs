@@ -133,6 +133,7 @@ impl Edge {
             calls: RefCell::default(),
             kernel_counters: RefCell::default(),
             endpoints: RefCell::new(endpoints),
+            names: RefCell::default(),
             endpoints_noted: Cell::new(false),
             generation: Cell::new(1),
             failed_applies: Cell::new(0),
@@ -184,7 +185,7 @@ fn node_config(config: &Config, blueprint: &Blueprint, state: &State) -> NodeCon
         addresses: interface.address.iter().map(ipnetwork::IpNetwork::ip).collect(),
         mtu: blueprint.plan.routing.device.mtu,
         listen_port: interface.listen_port,
-        liveness: Some(peers::LIVENESS),
+        liveness: Some(daemon::peers::LIVENESS),
         wall_watermark: state.clock_mark().read(),
     }
 }

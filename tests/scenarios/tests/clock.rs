@@ -53,7 +53,7 @@ fn origin_is_right_again(lab: &Lab, mark: Mark) -> Result<Duration> {
     site.start()?;
     settle(&site)?;
     site.forwarder()?.kill()?;
-    leave(site.origin.directory().join("state/clock"), mark)?;
+    leave(site.origin.directory().join("state/clock.json"), mark)?;
     // The carrier's NAT has forgotten it meanwhile: only the edge's answer to where it calls from can reach it.
     lab.rebind_cgnat(44_000)?;
     site.environment = [Vec::new(), Vec::new()];

@@ -166,3 +166,27 @@ fn exchange_from(origin: &Node, stream: &mut TcpStream) -> Result<()> {
     stream.read_exact(&mut [0; 6]).context("the origin's word did not come")?;
     exchange(stream)
 }
+
+#[test]
+fn an_edge_tries_each_address_of_a_silent_peers_name() -> Result<()> {
+    scenario(Topology::standard().routed(), |lab| {
+        let mut site = Site::new(lab)?;
+        site.edge
+            .shadow_file("/etc/hosts", "203.0.113.201 far.example.com\n203.0.113.202 far.example.com\n")?;
+        site.gateway_config
+            .replace("name = \"wroclaw\"", "name = \"wroclaw\"\nendpoint = \"far.example.com:51821\"")?;
+        let inet = lab.node("inet")?;
+        inet.nft(
+            "table ip seen { chain forward { type filter hook forward priority 0;
+               ip daddr 203.0.113.201 udp dport 51821 counter
+               ip daddr 203.0.113.202 udp dport 51821 counter
+             }
+             }",
+        )?;
+        site.start_gateway()?;
+        until(Duration::from_secs(40), "a handshake at each address", || {
+            let counters = inet.run("nft list table ip seen")?;
+            Ok((!counters.contains("packets 0 ")).then_some(()))
+        })
+    })
+}

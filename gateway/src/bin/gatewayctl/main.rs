@@ -296,7 +296,7 @@ fn change(socket: &Path, command: &Command) -> Result<Exit, ExitError> {
         Reply::Change(reply) => Ok(reply),
         _ => Err(ExitError::new(Exit::Failed, "the daemon sent the answer to another request")),
     };
-    let commands = Commands { ask: &ask, needs, trusted: Trusted::OthersOnly };
+    let commands = Commands { program: "gatewayctl", ask: &ask, needs, trusted: Trusted::OthersOnly };
     match command {
         Command::Plan { file, json } => show_changes(&commands.plan(file)?, *json)?,
         Command::Apply { file, confirm, json, own } => {

@@ -1,0 +1,197 @@
+//! Where a peer's endpoint leads when it is a name: resolved at the start, and repeatedly while the peer is silent.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use policy::{Host, HostPort};
+use tunnel::time::{Instant, Now};
+
+/// First and longest pause between requests that were not answered.
+const UNANSWERED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Between requests while the peer is silent: its address may have just changed.
+const SILENT: Duration = Duration::from_secs(5);
+
+/// A peer's endpoint as the configuration names it; an address counts as a name that leads to itself.
+#[derive(Debug)]
+pub struct EndpointName {
+    endpoint: HostPort,
+    /// The address tried last.
+    address: Option<SocketAddr>,
+    ask_at: Option<Instant>,
+    pause: Duration,
+    is_doubted: bool,
+    is_unresolved: bool,
+    /// How many answers were tried: a name with several addresses has each tried in turn.
+    turn: usize,
+}
+
+impl EndpointName {
+    /// A name that is asked for at once.
+    #[must_use]
+    pub fn new(endpoint: HostPort) -> Self {
+        let ask_at = Some(Instant::default());
+        Self {
+            endpoint,
+            address: None,
+            ask_at,
+            pause: UNANSWERED.0,
+            is_doubted: false,
+            is_unresolved: false,
+            turn: 0,
+        }
+    }
+
+    /// What the configuration says.
+    #[must_use]
+    pub const fn endpoint(&self) -> &HostPort {
+        &self.endpoint
+    }
+
+    /// Whether the last answer had no address.
+    #[must_use]
+    pub const fn is_unresolved(&self) -> bool {
+        self.is_unresolved
+    }
+
+    /// The peer is silent: its name is resolved now, and again until it answers.
+    pub fn doubt(&mut self, now: Now) {
+        self.is_doubted = true;
+        self.ask_at = Some(now.instant);
+    }
+
+    /// The peer has answered.
+    pub fn trust(&mut self) {
+        self.is_doubted = false;
+        if self.address.is_some() {
+            self.ask_at = None;
+        }
+    }
+
+    /// When [`is_due`](Self::is_due) may next be true.
+    #[must_use]
+    pub const fn deadline(&self) -> Option<Instant> {
+        self.ask_at
+    }
+
+    /// Whether to ask now; then the next time is set, should the answer get lost or change nothing.
+    pub fn is_due(&mut self, now: Now) -> bool {
+        if self.ask_at.is_none_or(|at| at > now.instant) {
+            return false;
+        }
+        let is_literal = matches!(self.endpoint.host, Host::Address(_));
+        self.ask_at = match (self.is_doubted, self.address) {
+            (true, _) if !is_literal => Some(now.instant.after(SILENT)),
+            (_, None) => Some(now.instant.after(UNANSWERED.1)),
+            (_, Some(_)) => None,
+        };
+        true
+    }
+
+    /// Takes an answer while the peer is taken to be at `current`. Returns the address to try, if it is another one than
+    /// before, or than where a packet of the peer from elsewhere has led.
+    pub fn answer(
+        &mut self,
+        now: Now,
+        addresses: &[SocketAddr],
+        current: Option<SocketAddr>,
+    ) -> Option<SocketAddr> {
+        self.is_unresolved = addresses.is_empty();
+        if self.is_unresolved {
+            if self.address.is_none() {
+                self.ask_at = Some(now.instant.after(self.pause));
+                self.pause = (self.pause * 2).min(UNANSWERED.1);
+            }
+            return None;
+        }
+        self.pause = UNANSWERED.0;
+        let address = *addresses.get(self.turn % addresses.len())?;
+        self.turn = self.turn.wrapping_add(1);
+        if !self.is_doubted {
+            self.ask_at = None;
+        }
+        let is_new = self.address.replace(address) != Some(address);
+        (is_new || current != Some(address)).then_some(address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_resolved_at_once_and_then_no_more_while_the_peer_answers() {
+        let mut named = named();
+        assert!(named.is_due(at(0)));
+        assert_eq!(named.answer(at(0), &[address(1)], None), Some(address(1)));
+        named.trust();
+        assert_eq!(named.deadline(), None);
+    }
+
+    #[test]
+    fn the_name_of_a_silent_peer_is_resolved_every_five_seconds_until_it_answers() {
+        let mut named = named();
+        named.is_due(at(0));
+        named.answer(at(0), &[address(1)], None);
+        named.doubt(at(10));
+        for second in [10, 15, 20] {
+            assert!(named.is_due(at(second)));
+            assert!(!named.is_due(at(second + 4)));
+            assert_eq!(
+                named.answer(at(second), &[address(1)], Some(address(1))),
+                None,
+                "the same address is no news"
+            );
+        }
+        assert!(named.is_due(at(25)));
+        assert_eq!(named.answer(at(25), &[address(2)], Some(address(1))), Some(address(2)));
+        named.trust();
+        assert!(!named.is_due(at(60)));
+    }
+
+    #[test]
+    fn a_silent_peer_that_was_followed_elsewhere_is_tried_where_its_name_leads() {
+        let mut named = named();
+        named.is_due(at(0));
+        named.answer(at(0), &[address(1)], None);
+        named.trust();
+        named.doubt(at(10));
+        assert!(named.is_due(at(10)));
+        assert_eq!(named.answer(at(10), &[address(1)], Some(address(66))), Some(address(1)));
+    }
+
+    #[test]
+    fn each_address_of_a_name_is_tried_in_turn() {
+        let mut named = named();
+        named.doubt(at(0));
+        let both = [address(1), address(2)];
+        let tried: Vec<_> = (0..4).filter_map(|second| named.answer(at(second), &both, None)).collect();
+        assert_eq!(tried, [address(1), address(2), address(1), address(2)]);
+    }
+
+    #[test]
+    fn a_name_without_an_address_is_resolved_ever_more_slowly() {
+        let mut named = named();
+        let mut now = 0;
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            assert!(named.is_due(at(now)));
+            assert_eq!(named.answer(at(now), &[], None), None);
+            let next = named.deadline().unwrap().since_boot().as_secs();
+            pauses.push(next - now);
+            now = next;
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+    }
+
+    fn named() -> EndpointName {
+        EndpointName::new(HostPort { host: Host::Name("kyiv.example.com".into()), port: 51820 })
+    }
+
+    fn address(last: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, last], 51820))
+    }
+
+    fn at(seconds: u64) -> Now {
+        Now { instant: Instant::from_boot(Duration::from_secs(seconds)), wall: Duration::ZERO }
+    }
+}
