@@ -1,4 +1,4 @@
-//! The slow thread's sleep, and what ends it.
+//! The timer thread's sleep, and what ends it.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,21 +9,22 @@ use crate::io::clock;
 use crate::node::Node;
 use crate::time::Instant;
 
-/// The slow thread's sleep, which a thread that carries packets ends when there is something to do sooner.
+/// The timer thread's sleep, which a thread that carries packets ends when there is something to do
+/// sooner.
 #[derive(Default)]
-pub(super) struct Nap {
-    /// In nanoseconds since boot; 0 while nobody sleeps.
+pub(super) struct TimerSleep {
+    /// In nanoseconds since boot; 0 while it does not sleep.
     until: AtomicU64,
     sleeper: OnceLock<Thread>,
 }
 
-impl Nap {
+impl TimerSleep {
     /// Sleeps until there is something to do, by `due` at the latest.
-    pub(super) fn take(&self, node: &Node, due: Instant) {
+    pub(super) fn sleep(&self, node: &Node, due: Instant) {
         let _ = self.sleeper.set(std::thread::current());
         let nanos = u64::try_from(due.since_boot().as_nanos()).unwrap_or(u64::MAX);
         self.until.store(nanos, Ordering::SeqCst);
-        // What came up since `due` was reckoned found nobody asleep to wake.
+        // What came up since `due` was computed found no sleeper to wake.
         if !has_more_due(node, due) {
             std::thread::park_timeout(due.since(clock::instant()));
         }
@@ -58,36 +59,36 @@ mod tests {
     use crate::node::{NodeConfig, PeerConfig};
 
     #[test]
-    fn a_timer_that_comes_nearer_ends_a_nap() {
-        let (nap, node) = (Arc::new(Nap::default()), Arc::new(node()));
+    fn a_timer_that_comes_nearer_ends_the_sleep() {
+        let (sleep, node) = (Arc::new(TimerSleep::default()), Arc::new(node()));
         let late = clock::instant().after(Duration::from_secs(3600));
         let sleeper = thread::spawn({
-            let (nap, node) = (Arc::clone(&nap), Arc::clone(&node));
-            move || nap.take(&node, late)
+            let (sleep, node) = (Arc::clone(&sleep), Arc::clone(&node));
+            move || sleep.sleep(&node, late)
         });
-        while nap.until.load(Ordering::SeqCst) == 0 {
+        while sleep.until.load(Ordering::SeqCst) == 0 {
             thread::yield_now();
         }
-        nap.end_early(&node);
-        assert!(nap.until.load(Ordering::SeqCst) > 0, "there was nothing to wake for");
+        sleep.end_early(&node);
+        assert!(sleep.until.load(Ordering::SeqCst) > 0, "there was nothing to wake for");
 
-        call_somebody(&node);
-        nap.end_early(&node);
+        request_session(&node);
+        sleep.end_early(&node);
         sleeper.join().unwrap();
     }
 
     #[test]
-    fn nobody_lies_down_while_there_is_something_to_do() {
-        let (nap, node) = (Nap::default(), node());
-        call_somebody(&node);
+    fn the_sleep_does_not_begin_while_there_is_something_to_do() {
+        let (sleep, node) = (TimerSleep::default(), node());
+        request_session(&node);
 
-        nap.take(&node, clock::instant().after(Duration::from_secs(3600)));
+        sleep.sleep(&node, clock::instant().after(Duration::from_secs(3600)));
     }
 
     #[test]
-    fn what_is_due_later_wakes_nobody() {
+    fn what_is_due_later_does_not_end_the_sleep() {
         let node = node();
-        call_somebody(&node);
+        request_session(&node);
 
         assert!(!has_more_due(&node, node.poll_timeout().unwrap()));
         assert!(has_more_due(&node, clock::instant().after(Duration::from_secs(60))));
@@ -107,8 +108,8 @@ mod tests {
         )
     }
 
-    /// Has the node want a session at once.
-    fn call_somebody(node: &Node) {
+    /// Makes the node want a session at once.
+    fn request_session(node: &Node) {
         let peer = PeerConfig {
             public_key: PrivateKey::from_bytes([8; 32]).public(),
             preshared_key: None,

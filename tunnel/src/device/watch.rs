@@ -1,35 +1,38 @@
-//! Whether the threads of a device are alive and go on.
+//! Whether the threads of a device are alive and make progress.
 
 use std::io;
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::threads::{FROM_SOCKET, FROM_TUN, TO_SOCKET};
+use super::worker::{FROM_SOCKET, FROM_TUN, TO_SOCKET};
 use super::{Device, Shared};
 use crate::io::watchdog::{Watchdog, Watched};
-use crate::progress::{Fault, Pulse};
+use crate::progress::{Fault, Heartbeat};
 
 impl Device {
-    /// Begins to look after the threads. `on_fault` is called once, on a thread of its own, when one of them is gone or
-    /// stuck; from then on nothing waits for the threads, so that the process can end.
+    /// Starts to watch the threads. `on_fault` is called once, on a thread of its own, when one of
+    /// them is gone or stuck; from then on nothing waits for the threads, so that the process can
+    /// end.
     ///
     /// # Errors
     /// When no thread can be started.
     pub fn watch(&self, on_fault: impl FnOnce(Fault) + Send + 'static) -> io::Result<()> {
-        let watched = |pulse: &Arc<Pulse>| {
+        let watched = |heartbeat: &Arc<Heartbeat>| {
             let shared = Arc::clone(&self.shared);
-            Watched { pulse: Arc::clone(pulse), has_work: Box::new(move |flags| shared.is_ready(flags)) }
+            let has_work = Box::new(move |flags| shared.is_ready(flags));
+            Watched { heartbeat: Arc::clone(heartbeat), has_work }
         };
-        let watchdog = Watchdog::start(self.shared.pulses.iter().map(watched).collect(), on_fault)?;
+        let watchdog = Watchdog::start(self.shared.heartbeats.iter().map(watched).collect(), on_fault)?;
         *self.watchdog.lock() = Some(watchdog);
         Ok(())
     }
 
-    /// Whether the threads run and none of them was found dead or stuck; the latter only with [`watch`](Self::watch).
+    /// Whether the threads run and none of them was found dead or stuck; the latter only with
+    /// [`watch`](Self::watch).
     #[must_use]
-    pub fn is_sound(&self) -> bool {
-        self.is_running() && self.watchdog.lock().as_ref().is_none_or(Watchdog::is_sound)
+    pub fn is_healthy(&self) -> bool {
+        self.is_running() && self.watchdog.lock().as_ref().is_none_or(Watchdog::is_healthy)
     }
 
     /// Whether one of the threads was found dead or stuck.
@@ -40,10 +43,10 @@ impl Device {
 }
 
 impl Shared {
-    /// Whether one of the things is there that a thread waits for.
+    /// Whether one of the descriptors is ready that a thread waits for.
     pub(super) fn is_ready(&self, flags: u8) -> bool {
         if flags == 0 {
-            // What is wrong with a descriptor is always said, wanted or not.
+            // `poll` always returns the errors of a descriptor, wanted or not.
             return false;
         }
         let wanted = |flag, events| if flags & flag == 0 { PollFlags::empty() } else { events };

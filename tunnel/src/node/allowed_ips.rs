@@ -1,22 +1,23 @@
-//! Cryptokey routing: which peer owns an address, by longest prefix, for the whole device (WireGuard paper §2).
+//! Cryptokey routing: which peer owns an address, by longest prefix, for the whole device
+//! (WireGuard paper §2).
 
 use std::net::IpAddr;
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use prefix_trie::PrefixMap;
 
-use crate::node::PeerId;
+use crate::endpoint::PeerId;
 
 /// One trie per address family; a prefix belongs to one peer.
 #[derive(Clone, Default)]
-pub(crate) struct AllowedIps {
+pub(super) struct AllowedIps {
     v4: PrefixMap<Ipv4Network, PeerId>,
     v6: PrefixMap<Ipv6Network, PeerId>,
 }
 
 impl AllowedIps {
     /// Gives `network` to `peer`; returns whose it was.
-    pub(crate) fn insert(&mut self, network: IpNetwork, peer: PeerId) -> Option<PeerId> {
+    pub(super) fn insert(&mut self, network: IpNetwork, peer: PeerId) -> Option<PeerId> {
         match masked(network) {
             IpNetwork::V4(network) => self.v4.insert(network, peer),
             IpNetwork::V6(network) => self.v6.insert(network, peer),
@@ -24,7 +25,7 @@ impl AllowedIps {
     }
 
     /// Takes `network` from `peer`; another peer's stays.
-    pub(crate) fn remove(&mut self, network: IpNetwork, peer: PeerId) {
+    pub(super) fn remove(&mut self, network: IpNetwork, peer: PeerId) {
         match masked(network) {
             IpNetwork::V4(network) if self.v4.get(&network) == Some(&peer) => drop(self.v4.remove(&network)),
             IpNetwork::V6(network) if self.v6.get(&network) == Some(&peer) => drop(self.v6.remove(&network)),
@@ -33,7 +34,7 @@ impl AllowedIps {
     }
 
     /// Whether exactly `network` is `peer`'s.
-    pub(crate) fn belongs(&self, network: IpNetwork, peer: PeerId) -> bool {
+    pub(super) fn belongs(&self, network: IpNetwork, peer: PeerId) -> bool {
         let owner = match network {
             IpNetwork::V4(network) => self.v4.get(&network),
             IpNetwork::V6(network) => self.v6.get(&network),
@@ -43,7 +44,7 @@ impl AllowedIps {
 
     /// The peer with the longest prefix that holds `address`.
     #[inline]
-    pub(crate) fn owner(&self, address: IpAddr) -> Option<PeerId> {
+    pub(super) fn owner(&self, address: IpAddr) -> Option<PeerId> {
         match address {
             IpAddr::V4(address) => self.v4.get_lpm(&Ipv4Network::from(address)).map(|(_, peer)| *peer),
             IpAddr::V6(address) => self.v6.get_lpm(&Ipv6Network::from(address)).map(|(_, peer)| *peer),
@@ -52,7 +53,7 @@ impl AllowedIps {
 }
 
 /// `network` without host bits.
-pub(crate) fn masked(network: IpNetwork) -> IpNetwork {
+pub(super) fn masked(network: IpNetwork) -> IpNetwork {
     IpNetwork::new(network.network(), network.prefix()).unwrap_or(network)
 }
 

@@ -1,27 +1,27 @@
-//! Events on their way to the shell.
+//! Events on their way to the caller.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::node::Event;
+use super::status::Event;
 
 /// Events that may wait; then the oldest are dropped.
 const CAPACITY: usize = 1024;
 
 /// A bounded queue of events, oldest first.
 #[derive(Default)]
-pub(crate) struct EventQueue {
+pub(super) struct EventQueue {
     waiting: Mutex<VecDeque<Event>>,
-    /// Whether any wait: whoever carries packets looks at it after every batch.
+    /// Whether any wait: a thread that carries packets reads it after every batch.
     any: AtomicBool,
     dropped: AtomicU64,
 }
 
 impl EventQueue {
     /// Adds an event; a full queue loses its oldest.
-    pub(crate) fn push(&self, event: Event) {
+    pub(super) fn push(&self, event: Event) {
         let mut waiting = self.waiting.lock();
         if waiting.len() == CAPACITY {
             waiting.pop_front();
@@ -31,8 +31,13 @@ impl EventQueue {
         self.any.store(true, Ordering::SeqCst);
     }
 
+    /// Adds the events that there are.
+    pub(super) fn extend(&self, events: impl IntoIterator<Item = Event>) {
+        events.into_iter().for_each(|event| self.push(event));
+    }
+
     /// Takes the oldest event.
-    pub(crate) fn pop(&self) -> Option<Event> {
+    pub(super) fn pop(&self) -> Option<Event> {
         let mut waiting = self.waiting.lock();
         let event = waiting.pop_front();
         self.any.store(!waiting.is_empty(), Ordering::SeqCst);
@@ -40,12 +45,12 @@ impl EventQueue {
     }
 
     /// Whether events wait.
-    pub(crate) fn any(&self) -> bool {
+    pub(super) fn any(&self) -> bool {
         self.any.load(Ordering::SeqCst)
     }
 
-    /// Events lost because nobody took them.
-    pub(crate) fn dropped(&self) -> u64 {
+    /// Events lost because they were not taken in time.
+    pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 }
@@ -53,7 +58,7 @@ impl EventQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::PeerId;
+    use crate::endpoint::PeerId;
 
     #[test]
     fn a_full_queue_drops_its_oldest_and_counts_it() {
@@ -67,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_whether_events_wait() {
+    fn it_shows_whether_events_wait() {
         let queue = EventQueue::default();
         assert!(!queue.any());
 

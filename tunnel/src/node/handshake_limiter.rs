@@ -1,8 +1,10 @@
-//! The door in front of handshakes: what a message must show before any public-key operation is spent on it.
+//! The limiter of handshakes: what a message must show before a public-key operation is spent on
+//! it.
 //!
-//! First mac1 (silence towards whoever does not know our key), then a token bucket per source prefix, then, when the
-//! bucket is empty or the whole node is busy, a cookie (WireGuard paper §5.3). Whoever returns the cookie has proven its
-//! address and is counted in a second set of buckets, which spoofed sources cannot empty.
+//! First mac1 (a source that does not know our key gets no reply), then a token bucket per source
+//! prefix, then, when the bucket is empty or the whole node is busy, a cookie (WireGuard paper
+//! §5.3). A source that returns the cookie has proven its address and is counted in a second set of
+//! buckets, which spoofed sources cannot empty.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,22 +16,24 @@ use boringtun::noise::TunnResult;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::x25519;
 
+use super::wire::COOKIE_LEN;
 use crate::reason::DropReason;
 use crate::time::Instant;
-use crate::wire::COOKIE_LEN;
 
 /// Handshake messages a second that one source prefix may send (as wireguard-go's limiter).
 const PER_SOURCE: u64 = 20;
 /// How many of them may come at once.
 const BURST: u64 = 5;
-/// Unproven handshake messages a second, from everybody together, from which on cookies are asked for.
+/// Unproven handshake messages a second, from all sources together, from which on cookies are
+/// required.
 const UNDER_LOAD: u64 = 200;
-/// Buckets per set: 32 KiB, whatever is sent to us. Sources that share one ask for a cookie a little earlier.
+/// Buckets per set: 32 KiB, whatever is sent to us. Sources that share one need a cookie a little
+/// earlier.
 const SLOTS: usize = 4096;
 
 /// What is to be done with a handshake message.
 #[derive(Debug)]
-pub(crate) enum Admission {
+pub(super) enum Admission {
     /// Go on to the public-key part.
     Pass,
     /// Send this cookie reply instead.
@@ -38,30 +42,31 @@ pub(crate) enum Admission {
     Refuse(DropReason),
 }
 
-/// The door of one private key.
-pub(crate) struct Door {
+/// The limiter of one private key.
+pub(super) struct HandshakeLimiter {
     /// Checks mac1 only: it never comes under load.
     mac: RateLimiter,
-    /// Always under load: it accepts only messages with a valid cookie, and makes the reply for the others.
+    /// Always under load: it accepts only messages with a valid cookie, and makes the reply for the
+    /// others.
     cookies: RateLimiter,
     unproven: Buckets,
     proven: Buckets,
-    everybody: Bucket,
+    all_sources: Bucket,
 }
 
-impl Door {
-    pub(crate) fn new(public: &x25519::PublicKey) -> Self {
+impl HandshakeLimiter {
+    pub(super) fn new(public: &x25519::PublicKey) -> Self {
         Self {
             mac: RateLimiter::new(public, u64::MAX),
             cookies: RateLimiter::new(public, 0),
             unproven: Buckets::new(),
             proven: Buckets::new(),
-            everybody: Bucket::default(),
+            all_sources: Bucket::default(),
         }
     }
 
     /// Judges one handshake message that came from `source`.
-    pub(crate) fn admit(&self, source: IpAddr, message: &[u8], now: Instant) -> Admission {
+    pub(super) fn admit(&self, source: IpAddr, message: &[u8], now: Instant) -> Admission {
         if self.mac.verify_packet(None, message, &mut []).is_err() {
             return Admission::Refuse(DropReason::BadMac);
         }
@@ -72,7 +77,7 @@ impl Door {
             return if within { Admission::Pass } else { Admission::Refuse(DropReason::RateLimited) };
         }
         let within = self.unproven.slot(source).take(now, PER_SOURCE, BURST);
-        if within && self.everybody.take(now, UNDER_LOAD, UNDER_LOAD) {
+        if within && self.all_sources.take(now, UNDER_LOAD, UNDER_LOAD) {
             return Admission::Pass;
         }
         match self.cookies.verify_packet(Some(source), message, &mut reply) {
@@ -82,7 +87,8 @@ impl Door {
     }
 }
 
-/// A fixed array of buckets; a source's is found by a keyed hash, so nobody can aim at another's.
+/// A fixed array of buckets; a source's is found by a keyed hash, so no source can aim at
+/// another's.
 struct Buckets {
     key: RandomState,
     slots: Box<[Bucket]>,
@@ -106,14 +112,15 @@ impl Buckets {
 }
 
 /// What counts as one source: an IPv4 address, or the /64 that one IPv6 host can fill.
-pub(crate) fn prefix(source: IpAddr) -> u128 {
+pub(super) fn prefix(source: IpAddr) -> u128 {
     match source {
         IpAddr::V4(address) => u128::from(address.to_bits()),
         IpAddr::V6(address) => address.to_bits() >> 64 | 1 << 127,
     }
 }
 
-/// A token bucket in one word: the time until which its tokens are spent (the generic cell rate algorithm).
+/// A token bucket in one word: the time until which its tokens are spent (the generic cell rate
+/// algorithm).
 #[derive(Default)]
 struct Bucket(AtomicU64);
 
@@ -176,12 +183,12 @@ mod tests {
         let mut message = lab.initiation();
         message[120] ^= 1;
 
-        let verdict = lab.door.admit(ip("203.0.113.10"), &message, at(0));
+        let verdict = lab.limiter.admit(ip("203.0.113.10"), &message, at(0));
         assert!(matches!(verdict, Admission::Refuse(DropReason::BadMac)));
     }
 
     #[test]
-    fn many_spoofed_sources_lead_to_cookies_and_a_returned_cookie_opens_the_door() {
+    fn many_spoofed_sources_lead_to_cookies_and_a_returned_cookie_is_admitted() {
         let lab = Lab::new();
         let passed = (0..4_000u32)
             .filter(|n| lab.passes(IpAddr::V4((0x0a00_0000 + n).into()), at(u64::from(n / 4))))
@@ -191,16 +198,16 @@ mod tests {
         let honest = ip("198.51.100.7");
         let mut caller = lab.caller();
         let first = initiation(&mut caller);
-        let Admission::Cookie(reply) = lab.door.admit(honest, &first, at(999)) else {
+        let Admission::Cookie(reply) = lab.limiter.admit(honest, &first, at(999)) else {
             panic!("expected a cookie under load");
         };
         let mut scratch = [0; 256];
         assert!(matches!(caller.decapsulate(None, &reply, &mut scratch), TunnResult::Done));
 
         let second = initiation(&mut caller);
-        assert!(matches!(lab.door.admit(honest, &second, at(999)), Admission::Pass));
+        assert!(matches!(lab.limiter.admit(honest, &second, at(999)), Admission::Pass));
         // The cookie proves this address and no other.
-        assert!(!matches!(lab.door.admit(ip("198.51.100.8"), &second, at(999)), Admission::Pass));
+        assert!(!matches!(lab.limiter.admit(ip("198.51.100.8"), &second, at(999)), Admission::Pass));
     }
 
     #[test]
@@ -209,7 +216,7 @@ mod tests {
         let honest = ip("198.51.100.7");
         let mut caller = lab.caller();
         let Some(reply) =
-            (0..50).find_map(|_| match lab.door.admit(honest, &initiation(&mut caller), at(0)) {
+            (0..50).find_map(|_| match lab.limiter.admit(honest, &initiation(&mut caller), at(0)) {
                 Admission::Cookie(reply) => Some(reply),
                 Admission::Pass | Admission::Refuse(_) => None,
             })
@@ -221,20 +228,20 @@ mod tests {
         caller.decapsulate(None, &reply, &mut scratch);
 
         let passed = (0..50)
-            .filter(|_| matches!(lab.door.admit(honest, &initiation(&mut caller), at(0)), Admission::Pass))
+            .filter(|_| matches!(lab.limiter.admit(honest, &initiation(&mut caller), at(0)), Admission::Pass))
             .count();
         assert_eq!(passed, 5);
     }
 
     struct Lab {
-        door: Door,
+        limiter: HandshakeLimiter,
         public: PublicKey,
     }
 
     impl Lab {
         fn new() -> Self {
             let public = PublicKey::from(&StaticSecret::from([7; 32]));
-            Self { door: Door::new(&public), public }
+            Self { limiter: HandshakeLimiter::new(&public), public }
         }
 
         fn caller(&self) -> Tunn {
@@ -251,7 +258,7 @@ mod tests {
                 if message.is_empty() {
                     *message = self.initiation();
                 }
-                matches!(self.door.admit(source, message, now), Admission::Pass)
+                matches!(self.limiter.admit(source, message, now), Admission::Pass)
             })
         }
     }

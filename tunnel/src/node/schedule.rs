@@ -1,4 +1,4 @@
-//! Which peer must be looked at when: one entry per peer, so that sleeping ones cost nothing.
+//! When each peer's timers are due: one entry per peer, so that idle ones cost nothing.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::node::PeerId;
+use crate::endpoint::PeerId;
 use crate::time::Instant;
 
 /// [`Schedule::next`] while nothing is due.
 const NEVER: u64 = u64::MAX;
 
 /// Deadlines in order; at most one for each peer.
-pub(crate) struct Schedule {
+pub(super) struct Schedule {
     due: Mutex<BTreeSet<(Instant, PeerId)>>,
-    /// The earliest, in nanoseconds since boot: whoever carries packets looks at it after every batch.
+    /// The earliest, in nanoseconds since boot: a thread that carries packets reads it after every
+    /// batch.
     next: AtomicU64,
 }
 
@@ -27,7 +28,7 @@ impl Default for Schedule {
 
 impl Schedule {
     /// Moves a peer's deadline from `old` to `new`.
-    pub(crate) fn set(&self, peer: PeerId, old: Option<Instant>, new: Option<Instant>) {
+    pub(super) fn set(&self, peer: PeerId, old: Option<Instant>, new: Option<Instant>) {
         let mut due = self.due.lock();
         if let Some(old) = old {
             due.remove(&(old, peer));
@@ -40,12 +41,12 @@ impl Schedule {
     }
 
     /// The peers whose deadline has come, earliest first; they stay until their deadline is moved.
-    pub(crate) fn due(&self, now: Instant) -> Vec<PeerId> {
+    pub(super) fn due(&self, now: Instant) -> Vec<PeerId> {
         self.due.lock().iter().take_while(|(at, _)| *at <= now).map(|(_, peer)| *peer).collect()
     }
 
     /// The earliest deadline.
-    pub(crate) fn next(&self) -> Option<Instant> {
+    pub(super) fn next(&self) -> Option<Instant> {
         let nanos = self.next.load(Ordering::SeqCst);
         (nanos != NEVER).then(|| Instant::from_boot(Duration::from_nanos(nanos)))
     }

@@ -1,29 +1,31 @@
-//! Whether another machine uses a key at the same time: a peer's, as its endpoint and sessions show it, or our own.
+//! Whether two machines use one key at the same time: a peer's, as its endpoint and sessions show,
+//! or our own.
 //!
-//! Two machines with one key take the session from each other every few seconds. To their peer the endpoint goes to and
-//! fro, each time with a session of its own. To each of them a session works, falls silent, and works again once renewed.
+//! Two machines with one key take the session from each other every few seconds. For their peer the
+//! endpoint alternates, each time with a new session. For each of them a session works, falls
+//! silent, and works again once renewed.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::time::Instant;
 
-/// How long what happened counts.
+/// How long an event counts.
 const WINDOW: Duration = Duration::from_secs(60);
-/// How long nothing must be seen before it is reported again.
+/// How long there must be no sign before it is reported again.
 const QUIET: Duration = Duration::from_secs(600);
 /// Endpoints remembered.
 const PLACES: usize = 4;
-/// Returns to an endpoint, and sessions, within the window that one machine does not have.
+/// More returns to an endpoint, and sessions, within the window than one machine has.
 const RETURNS: usize = 3;
 const SESSIONS: usize = 4;
-/// Sessions of ours within the window that worked and were lost all the same.
+/// Sessions of ours within the window that worked and were lost.
 const LOST: usize = 5;
 
-/// That a key is used by two machines, as far as it can be seen.
+/// A key that two machines seem to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SharedKey {
-    /// When it was last seen.
+    /// When the last sign of it was seen.
     pub at: Instant,
     /// The last two endpoints of the peer whose key it is; `None` when the key is our own.
     pub ends: Option<[SocketAddr; 2]>,
@@ -37,9 +39,9 @@ impl SharedKey {
     }
 }
 
-/// What points to it, of one peer.
+/// The signs of it that one peer shows.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Rivals {
+pub(super) struct SharedKeyDetector {
     places: [Option<SocketAddr>; PLACES],
     returns: Times,
     sessions: Times,
@@ -47,7 +49,7 @@ pub(super) struct Rivals {
     reported: Option<Instant>,
 }
 
-impl Rivals {
+impl SharedKeyDetector {
     /// The peer's endpoint moved by an authenticated packet.
     pub(super) fn note_move(&mut self, now: Instant, from: SocketAddr, to: SocketAddr) {
         if self.places.contains(&Some(to)) {
@@ -65,7 +67,7 @@ impl Rivals {
         }
     }
 
-    /// What follows at `now`, with the peer at `at`; and whether that is to be reported.
+    /// The conclusion at `now`, with the peer at `at`; and whether it is to be reported.
     pub(super) fn judge(&mut self, now: Instant, at: Option<SocketAddr>) -> Option<(SharedKey, bool)> {
         let moves = self.returns.within(now) >= RETURNS && self.sessions.within(now) >= SESSIONS;
         let ends = self.places[0].zip(at).filter(|_| moves).map(<[SocketAddr; 2]>::from);
@@ -98,14 +100,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_that_goes_to_and_fro_with_a_session_each_time_is_a_shared_key() {
-        let mut rivals = Rivals::default();
+    fn an_endpoint_that_alternates_with_a_session_each_time_is_a_shared_key() {
+        let mut detector = SharedKeyDetector::default();
         let mut seen = Vec::new();
-        for turn in 0..12_u64 {
-            let (from, to) = (place(turn % 2), place((turn + 1) % 2));
-            rivals.note_move(at(turn * 5), from, to);
-            rivals.note_session(at(turn * 5), false);
-            seen.extend(rivals.judge(at(turn * 5), Some(to)));
+        for round in 0..12_u64 {
+            let (from, to) = (place(round % 2), place((round + 1) % 2));
+            detector.note_move(at(round * 5), from, to);
+            detector.note_session(at(round * 5), false);
+            seen.extend(detector.judge(at(round * 5), Some(to)));
         }
         assert!(seen.len() >= 8, "{seen:?}");
         assert_eq!(seen.iter().filter(|(_, is_news)| *is_news).count(), 1);
@@ -115,35 +117,35 @@ mod tests {
 
     #[test]
     fn one_machine_with_two_ways_out_or_a_nat_that_forgets_is_none() {
-        let mut two_ways = Rivals::default();
-        let mut rebinding = Rivals::default();
-        for turn in 0..600 {
-            two_ways.note_move(at(turn), place(turn % 2), place((turn + 1) % 2));
-            rebinding.note_move(at(turn), place(turn), place(turn + 1));
-            rebinding.note_session(at(turn), false);
-            if turn % 120 == 0 {
-                two_ways.note_session(at(turn), false);
+        let mut two_ways = SharedKeyDetector::default();
+        let mut rebinding = SharedKeyDetector::default();
+        for round in 0..600 {
+            two_ways.note_move(at(round), place(round % 2), place((round + 1) % 2));
+            rebinding.note_move(at(round), place(round), place(round + 1));
+            rebinding.note_session(at(round), false);
+            if round % 120 == 0 {
+                two_ways.note_session(at(round), false);
             }
-            assert_eq!(two_ways.judge(at(turn), Some(place(0))), None, "{turn}");
-            assert_eq!(rebinding.judge(at(turn), Some(place(0))), None, "{turn}");
+            assert_eq!(two_ways.judge(at(round), Some(place(0))), None, "{round}");
+            assert_eq!(rebinding.judge(at(round), Some(place(0))), None, "{round}");
         }
     }
 
     #[test]
     fn sessions_of_ours_that_work_and_are_lost_every_few_seconds_are_a_shared_key() {
-        let mut rivals = Rivals::default();
-        for turn in 0..4 {
-            rivals.note_session(at(turn * 8), true);
-            assert_eq!(rivals.judge(at(turn * 8), None), None);
+        let mut detector = SharedKeyDetector::default();
+        for round in 0..4 {
+            detector.note_session(at(round * 8), true);
+            assert_eq!(detector.judge(at(round * 8), None), None);
         }
-        rivals.note_session(at(32), true);
-        assert_eq!(rivals.judge(at(32), None), Some((SharedKey { at: at(32), ends: None }, true)));
+        detector.note_session(at(32), true);
+        assert_eq!(detector.judge(at(32), None), Some((SharedKey { at: at(32), ends: None }, true)));
         // Renewals in time, and sessions that never worked, are not counted.
-        let mut calm = Rivals::default();
-        for turn in 0..100 {
-            calm.note_session(at(turn * 120), true);
-            calm.note_session(at(turn * 120 + 1), false);
-            assert_eq!(calm.judge(at(turn * 120), None), None);
+        let mut calm = SharedKeyDetector::default();
+        for round in 0..100 {
+            calm.note_session(at(round * 120), true);
+            calm.note_session(at(round * 120 + 1), false);
+            assert_eq!(calm.judge(at(round * 120), None), None);
         }
     }
 

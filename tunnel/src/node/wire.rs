@@ -1,21 +1,22 @@
-//! The outer framing of WireGuard's messages (WireGuard paper §5.4): what is read before anything is authenticated.
+//! The outer framing of WireGuard's messages (WireGuard paper §5.4): what is read before anything
+//! is authenticated.
 
 /// Bytes of a handshake initiation.
-pub(crate) const INITIATION_LEN: usize = 148;
+pub(super) const INITIATION_LEN: usize = 148;
 /// Bytes of a handshake response.
-pub(crate) const RESPONSE_LEN: usize = 92;
+pub(super) const RESPONSE_LEN: usize = 92;
 /// Bytes of a cookie reply.
-pub(crate) const COOKIE_LEN: usize = 64;
+pub(super) const COOKIE_LEN: usize = 64;
 /// Bytes a data message adds to its content; also the length of a keepalive.
-pub(crate) const DATA_OVERHEAD: usize = 32;
+pub(super) const DATA_OVERHEAD: usize = 32;
 /// Bytes of a data message's header.
-pub(crate) const DATA_HEADER: usize = 16;
+pub(super) const DATA_HEADER: usize = 16;
 /// Counters from here on are never accepted (reject-after-messages, WireGuard paper §6.1).
-pub(crate) const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13) + 1;
+pub(super) const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13) + 1;
 
 /// What a datagram claims to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Message {
+pub(super) enum Message {
     /// The first message of a handshake.
     Initiation,
     /// The second one, for the handshake that `receiver` began.
@@ -40,7 +41,7 @@ pub(crate) enum Message {
 impl Message {
     /// The kind of `datagram`, if its type, reserved bytes and length agree.
     #[inline]
-    pub(crate) fn classify(datagram: &[u8]) -> Option<Self> {
+    pub(super) fn classify(datagram: &[u8]) -> Option<Self> {
         let kind = word(datagram, 0)?;
         match (kind, datagram.len()) {
             (1, INITIATION_LEN) => Some(Self::Initiation),
@@ -57,7 +58,7 @@ impl Message {
 }
 
 /// The sender index of a handshake message.
-pub(crate) fn sender_index(message: &[u8]) -> Option<u32> {
+pub(super) fn sender_index(message: &[u8]) -> Option<u32> {
     word(message, 4)
 }
 
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_data_message_tells_its_index_and_counter() {
+    fn a_data_message_carries_its_index_and_counter() {
         let mut data = message(4, 48);
         data[4..8].copy_from_slice(&0xabcd_ef01u32.to_le_bytes());
         data[8..16].copy_from_slice(&REJECT_AFTER_MESSAGES.to_le_bytes());

@@ -1,7 +1,8 @@
 //! The TUN device with a virtio header: packets of up to 64 KiB cross the kernel once.
 //!
-//! The descriptor is non-blocking, which every kernel honours in a plain `read`; `preadv2(RWF_NOWAIT)` on a TUN device
-//! fails with `EOPNOTSUPP` before Linux 6.4. Whoever has to wait does so in `poll`.
+//! The descriptor is non-blocking, which every kernel honours in a plain `read`;
+//! `preadv2(RWF_NOWAIT)` on a TUN device fails with `EOPNOTSUPP` before Linux 6.4. Threads wait in
+//! `poll`.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -9,8 +10,8 @@ use std::mem::{size_of, zeroed};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::counters::counters;
 use super::outcomes::Outcomes;
-use super::udp::counters;
 use crate::offload::virtio::{self, HEADER_LEN};
 use crate::offload::{Segments, SuperPacket};
 
@@ -35,7 +36,8 @@ pub struct TunOptions<'a> {
     pub offload: TunOffload,
 }
 
-/// What the kernel may leave to us when we read, and take from us when we write.
+/// What the kernel may leave unfinished in packets that are read, and accepts in packets that are
+/// written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TunOffload {
     /// TCP super-packets and partial checksums.
@@ -75,8 +77,8 @@ pub struct Tun {
     /// Off once the kernel refused a super-packet.
     writes_super: AtomicBool,
     udp: AtomicBool,
-    /// Whether the kernel knows UDP super-packets, whatever is switched on.
-    knows_udp: bool,
+    /// Whether the kernel supports UDP super-packets, whatever is switched on.
+    supports_udp: bool,
     reads: Outcomes,
     writes: Outcomes,
     stats: TunStats,
@@ -94,7 +96,7 @@ impl Tun {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor was just opened and belongs to nobody else.
+        // SAFETY: the descriptor was just opened and has no other owner.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
         ioctl(&fd, libc::TUNSETIFF as _, &raw mut request as usize)?;
@@ -103,8 +105,8 @@ impl Tun {
         Ok(tun)
     }
 
-    /// Takes an attached descriptor that another process opened with a virtio header of 10 bytes, and makes it
-    /// non-blocking.
+    /// Takes an attached descriptor that another process opened with a virtio header of 10 bytes,
+    /// and makes it non-blocking.
     ///
     /// The offloads are set again, since a mask outlives the process that set it.
     ///
@@ -122,13 +124,13 @@ impl Tun {
         let flags = rustix::fs::fcntl_getfl(&fd)? | rustix::fs::OFlags::NONBLOCK;
         rustix::fs::fcntl_setfl(&fd, flags)?;
         let all = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_USO4 | TUN_F_USO6;
-        let knows_udp = ioctl(&fd, libc::TUNSETOFFLOAD as _, all as usize).is_ok();
+        let supports_udp = ioctl(&fd, libc::TUNSETOFFLOAD as _, all as usize).is_ok();
         let tun = Self {
             fd,
             name,
             writes_super: AtomicBool::new(true),
             udp: AtomicBool::new(false),
-            knows_udp,
+            supports_udp,
             reads: Outcomes::default(),
             writes: Outcomes::default(),
             stats: TunStats::default(),
@@ -149,31 +151,32 @@ impl Tun {
         &self.stats
     }
 
-    /// How reads have ended of late.
+    /// How the last reads have ended.
     #[must_use]
     pub const fn reads(&self) -> &Outcomes {
         &self.reads
     }
 
-    /// How writes have ended of late.
+    /// How the last writes have ended.
     #[must_use]
     pub const fn writes(&self) -> &Outcomes {
         &self.writes
     }
 
-    /// Whether the kernel knows UDP super-packets ([`UDP_SINCE`]), whatever is switched on.
+    /// Whether the kernel supports UDP super-packets ([`UDP_SINCE`]), whatever is switched on.
     #[must_use]
-    pub const fn knows_udp(&self) -> bool {
-        self.knows_udp
+    pub const fn supports_udp(&self) -> bool {
+        self.supports_udp
     }
 
-    /// Whether UDP super-packets may be written: the kernel took the option.
+    /// Whether UDP super-packets may be written: the option is on.
     #[must_use]
-    pub fn takes_udp(&self) -> bool {
+    pub fn has_udp(&self) -> bool {
         self.udp.load(Ordering::Relaxed)
     }
 
-    /// Changes at run time what the kernel may hand over; UDP is left off where the kernel does not know it.
+    /// Changes at run time what the kernel may hand over; UDP stays off where the kernel does not
+    /// support it.
     ///
     /// # Errors
     /// From the system.
@@ -233,13 +236,14 @@ impl Tun {
         ioctl(&socket, libc::SIOCSIFMTU as _, &raw mut request as usize)
     }
 
-    /// Reads one packet or super-packet with its virtio header into `buffer` ([`BUFFER_LEN`] bytes), without waiting.
+    /// Reads one packet or super-packet with its virtio header into `buffer` ([`BUFFER_LEN`]
+    /// bytes), without waiting.
     ///
     /// `None` when the header was refused (counted).
     ///
     /// # Errors
-    /// `WouldBlock` when there is nothing; [`is_gone`] says whether the device was deleted. Any other but
-    /// `Interrupted` is counted ([`reads`](Self::reads)).
+    /// `WouldBlock` when there is nothing; [`is_gone`] is true for it when the device was deleted.
+    /// Any other but `Interrupted` is counted ([`reads`](Self::reads)).
     #[inline]
     pub fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<SuperPacket<'b>>> {
         // SAFETY: the buffer is writable for its length and outlives the call.
@@ -262,7 +266,8 @@ impl Tun {
         Ok(Some(SuperPacket { bytes, offload }))
     }
 
-    /// Writes one packet or super-packet; one the kernel refuses is written packet by packet, or dropped and counted.
+    /// Writes one packet or super-packet; one the kernel refuses is written packet by packet, or
+    /// dropped and counted.
     ///
     /// # Errors
     /// Only when the device is gone ([`is_gone`]).
@@ -311,13 +316,14 @@ impl Tun {
         Ok(())
     }
 
-    /// A write that failed for the packet's sake is counted; one that failed for the device's sake is an error.
+    /// A write that failed because of the packet is counted; one that failed because of the device
+    /// is an error.
     fn refused(&self, error: io::Error) -> io::Result<()> {
         self.writes.record_error(&error);
         if is_gone(&error) {
             return Err(error);
         }
-        // EIO: the interface is down, and the packet lost as on a cable that is not plugged in.
+        // EIO: the interface is down, and the packet lost as on an unplugged cable.
         tracing::trace!(%error, "packet refused by the tun device");
         self.stats.write_errors.add(1);
         Ok(())
@@ -371,11 +377,12 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
-/// An `ioctl` whose argument is a number, or the address of a live structure of the size the request expects.
+/// An `ioctl` whose argument is a number, or the address of a live structure of the size the
+/// request expects.
 fn ioctl(fd: &impl AsFd, request: libc::Ioctl, argument: usize) -> io::Result<()> {
     const { assert!(size_of::<usize>() == size_of::<*const libc::ifreq>()) };
-    // SAFETY: the callers in this file pass a number where the request takes one, and otherwise the address of an
-    // `ifreq` that outlives the call.
+    // SAFETY: the callers in this file pass a number where the request takes one, and otherwise the
+    // address of an `ifreq` that outlives the call.
     let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, argument) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -6,8 +6,11 @@ use std::net::SocketAddr;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::Wait;
-use super::udp::{ReceiveBatch, Slot, UdpOptions, UdpStats, is_v6, mapped, set_mark, unmapped};
+use super::address::{is_v6, mapped, unmapped};
+use super::batch::{ReceiveBatch, Slot};
+use super::options::{UdpOptions, set_mark};
+use super::stats::UdpStats;
+use crate::io::Wait;
 use crate::transmit::Transmit;
 
 #[derive(Debug)]
@@ -22,9 +25,9 @@ impl Socket {
         if options.mark != 0 {
             set_mark(&socket, options.mark)?;
         }
-        // The system may grant less than wanted: ask for less until it agrees.
-        grant(options.buffer, |size| socket.set_recv_buffer_size(size));
-        grant(options.buffer, |size| socket.set_send_buffer_size(size));
+        // The system may refuse the wanted size: request less until it agrees.
+        set_largest(options.buffer, |size| socket.set_recv_buffer_size(size));
+        set_largest(options.buffer, |size| socket.set_send_buffer_size(size));
         Ok(Self { socket, is_v6 })
     }
 
@@ -82,7 +85,8 @@ impl Socket {
                     if number == 0 {
                         return done;
                     }
-                    // There is no room for the rest: it is lost, or the caller would send the beginning again.
+                    // There is no room for the rest: it is lost, or the caller would send the
+                    // beginning again.
                     stats.send_errors.add(1);
                     break;
                 }
@@ -93,7 +97,7 @@ impl Socket {
         done
     }
 
-    /// Sends one datagram; `false` when it could not be tried to the end.
+    /// Sends one datagram; `false` when there was no room for it.
     fn send_one(&self, datagram: &[u8], to: &SocketAddr, wait: Wait, stats: &UdpStats) -> bool {
         loop {
             match rustix::net::sendto(&self.socket, datagram, SendFlags::DONTWAIT, to) {
@@ -129,16 +133,17 @@ pub(super) fn poll(socket: &socket2::Socket, flags: PollFlags) -> io::Result<()>
     Ok(())
 }
 
-/// Longest sleep until a socket has room: whoever sends is to be seen to go on.
+/// Longest sleep until a socket has room, so that the heartbeat of the thread goes on.
 const ROOM_LIMIT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// Sleeps until the socket has room, a second at most; false when it has none by then, or a signal came first.
+/// Sleeps until the socket has room, a second at most; false when it has none by then, or a signal
+/// came first.
 pub(super) fn wait_for_room(socket: &socket2::Socket) -> bool {
     let ready = rustix::event::poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&ROOM_LIMIT));
     ready.is_ok_and(|ready| ready > 0)
 }
 
-fn grant(wanted: usize, mut set: impl FnMut(usize) -> io::Result<()>) {
+fn set_largest(wanted: usize, mut set: impl FnMut(usize) -> io::Result<()>) {
     let mut size = wanted;
     while size >= 64 << 10 && set(size).is_err() {
         size /= 2;

@@ -127,7 +127,7 @@ fn the_state_follows_from_what_was_heard() {
 }
 
 fn prober() -> Prober {
-    let mut prober = Prober::new(rules(), &mut Dice::seeded(1));
+    let mut prober = Prober::new(rules(), &mut Rng::with_seed(1));
     prober.activate(at(0));
     prober
 }

@@ -1,19 +1,21 @@
-//! The search for the largest packet that a path carries: padded echo requests that no router may cut (RFC 8899 in its terms).
+//! The search for the largest packet that a path carries: padded echo requests that must not be
+//! fragmented (RFC 8899 in its terms).
 //!
-//! It counts inner sizes: the outer packet is 60 bytes longer over IPv4 and 80 over IPv6. Every probe has a small companion;
-//! only while that is answered does the silence about the large one say anything about sizes.
+//! It counts inner sizes: the outer packet is 60 bytes longer over IPv4 and 80 over IPv6. Every
+//! probe has a small companion; only while that is answered is a lost large one a sign of its size.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use crate::dice::Dice;
-use crate::liveness::{PROBE_LEN, SIZE_MARK};
-use crate::node::MtuRange;
+use fastrand::Rng;
+
+use super::config::MtuRange;
+use super::liveness::{PROBE_LEN, SIZE_MARK};
 use crate::time::Instant;
 
 /// What most paths carry whatever the outer family, so it is tried first.
 const FIRST: u16 = 1420;
-/// What is taken for granted when the size in use is lost (RFC 8899 §5.1.2, BASE_PLPMTU), within the range.
+/// What is assumed when the size in use is lost (RFC 8899 §5.1.2, BASE_PLPMTU), within the range.
 const BASE: u16 = 1280;
 /// How closely the size is searched.
 const STEP: u16 = 4;
@@ -21,7 +23,8 @@ const STEP: u16 = 4;
 const SPACING: Duration = Duration::from_secs(1);
 /// Lost probes of one size that make it too large (RFC 8899 §5.1.2, MAX_PROBES).
 const TRIES: u32 = 3;
-/// Lost probes of the size in use that make the path another: more, since that is asked thousands of times a day.
+/// Lost probes of the size in use that make the path a new one: more, since that size is probed
+/// thousands of times a day.
 const TRIES_IN_USE: u32 = 5;
 /// How often the size in use is tried again.
 const VERIFY: Duration = Duration::from_secs(15);
@@ -30,14 +33,14 @@ const RAISE: Duration = Duration::from_secs(600);
 
 /// One padded echo request to send, its packet exactly `size` bytes long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SizeProbe {
-    pub(crate) id: u16,
-    pub(crate) sequence: u16,
-    pub(crate) size: u16,
-    pub(crate) data: [u8; PROBE_LEN],
+pub(in crate::node) struct SizeProbe {
+    pub(in crate::node) id: u16,
+    pub(in crate::node) sequence: u16,
+    pub(in crate::node) size: u16,
+    pub(in crate::node) data: [u8; PROBE_LEN],
 }
 
-/// What the answer to a probe would tell.
+/// What a probe is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Aim {
     Search,
@@ -70,7 +73,7 @@ struct Bounds {
 }
 
 /// The search on the path to one peer.
-pub(crate) struct Search {
+pub(in crate::node) struct Search {
     range: MtuRange,
     id: u16,
     sequence: u16,
@@ -86,12 +89,11 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    pub(crate) fn new(range: MtuRange, dice: &mut Dice) -> Self {
-        let random = dice.roll().to_le_bytes();
+    pub(in crate::node) fn new(range: MtuRange, random: &mut Rng) -> Self {
         Self {
             range,
-            id: u16::from_le_bytes([random[0], random[1]]),
-            sequence: u16::from_le_bytes([random[2], random[3]]),
+            id: random.u16(..),
+            sequence: random.u16(..),
             tokens: RandomState::new(),
             is_active: false,
             bounds: Some(Bounds::of(range)),
@@ -104,35 +106,35 @@ impl Search {
     }
 
     /// The sizes it keeps to.
-    pub(crate) const fn range(&self) -> MtuRange {
+    pub(in crate::node) const fn range(&self) -> MtuRange {
         self.range
     }
 
     /// The largest inner packet that the path carries, once it is known.
-    pub(crate) const fn found(&self) -> Option<u16> {
+    pub(in crate::node) const fn found(&self) -> Option<u16> {
         self.found
     }
 
-    /// There is a session: the size in use is tried at once, or the search goes on.
-    pub(crate) const fn activate(&mut self, now: Instant) {
+    /// There is a session: the size in use is tried at once, or the search continues.
+    pub(in crate::node) const fn activate(&mut self, now: Instant) {
         self.is_active = true;
         self.verify_at = now;
     }
 
     /// There is no session to probe through; what was found stays.
-    pub(crate) const fn deactivate(&mut self) {
+    pub(in crate::node) const fn deactivate(&mut self) {
         self.is_active = false;
         self.trial = None;
     }
 
     /// The path is another one: searches it from the start. Until that ends, what was found stays.
-    pub(crate) const fn restart(&mut self) {
+    pub(in crate::node) const fn restart(&mut self) {
         self.bounds = Some(Bounds::of(self.range));
         self.trial = None;
     }
 
     /// The probe that is due, if one is; lost after `patience` without an answer.
-    pub(crate) fn poll(&mut self, now: Instant, patience: Duration) -> Option<SizeProbe> {
+    pub(in crate::node) fn poll(&mut self, now: Instant, patience: Duration) -> Option<SizeProbe> {
         if !self.is_active || self.trial.is_some_and(|trial| trial.sent.is_some()) || self.due() > now {
             return None;
         }
@@ -153,9 +155,10 @@ impl Search {
         Some(SizeProbe { id: self.id, sequence: sent.sequence, size: trial.size, data })
     }
 
-    /// Counts a probe that was not answered in time, if a small one that left with it or later was: `answered` is when the
-    /// peer last answered one. Otherwise the path is down or lossy, and the probe says nothing.
-    pub(crate) fn handle_timeout(&mut self, now: Instant, answered: Option<Instant>) {
+    /// Counts a probe that was not answered in time, if a small one that left with it or later was:
+    /// `answered` is when the peer last answered one. Otherwise the path is down or lossy, and the
+    /// probe shows nothing about its size.
+    pub(in crate::node) fn handle_timeout(&mut self, now: Instant, answered: Option<Instant>) {
         let Some(mut trial) = self.trial else { return };
         let Some(sent) = trial.sent.filter(|sent| sent.overdue <= now) else { return };
         trial.sent = None;
@@ -170,11 +173,17 @@ impl Search {
     }
 
     /// Takes an echo reply; returns whether it answers the probe under way.
-    pub(crate) fn handle_reply(&mut self, id: u16, sequence: u16, data: &[u8], now: Instant) -> bool {
+    pub(in crate::node) fn handle_reply(
+        &mut self,
+        id: u16,
+        sequence: u16,
+        data: &[u8],
+        now: Instant,
+    ) -> bool {
         let Some((trial, sent)) = self.trial.and_then(|trial| Some((trial, trial.sent?))) else {
             return false;
         };
-        // Somebody else's stack answers with the padding.
+        // Other implementations answer with the padding.
         let answers = id == self.id && sequence == sent.sequence && data.starts_with(&self.data(&sent));
         if answers {
             self.trial = None;
@@ -184,7 +193,7 @@ impl Search {
     }
 
     /// When [`poll`](Self::poll) or [`handle_timeout`](Self::handle_timeout) is next due.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    pub(in crate::node) fn deadline(&self) -> Option<Instant> {
         let overdue = self.trial.and_then(|trial| trial.sent).map(|sent| sent.overdue);
         self.is_active.then(|| overdue.unwrap_or_else(|| self.due()))
     }
@@ -277,7 +286,8 @@ impl Bounds {
         self.high.saturating_sub(self.low) <= STEP
     }
 
-    /// What to try next: the usual size, the largest, then the middle; the least when nothing else is left.
+    /// What to try next: the usual size, the largest, then the middle; the least when nothing else
+    /// is left.
     fn candidate(self, range: MtuRange) -> u16 {
         if self.is_closed() {
             return self.low;

@@ -16,14 +16,14 @@ fn every_path_size_from_1280_to_1500_is_found_within_a_minute_inside_ipv4_and_ip
 }
 
 #[test]
-fn an_ordinary_path_is_found_within_two_seconds_and_told_once() {
+fn an_ordinary_path_is_found_within_two_seconds_and_reported_once() {
     let mut path = Path::new(RANGE, 1440);
     path.run(2);
-    assert_eq!((path.search.found(), path.told.as_slice()), (Some(1440), &[1440][..]));
+    assert_eq!((path.search.found(), path.reported.as_slice()), (Some(1440), &[1440][..]));
 
     let mut path = Path::new(RANGE, 1420);
     path.run(30);
-    assert_eq!(path.told, [1420]);
+    assert_eq!(path.reported, [1420]);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_path_that_shrinks_is_noticed_within_half_a_minute_and_searched_again() {
         path.run(60);
         path.carries = narrower;
         path.run(30);
-        assert_eq!(path.told.get(1), Some(&BASE), "the base first");
+        assert_eq!(path.reported.get(1), Some(&BASE), "the base first");
         path.run(60);
         assert_eq!(path.search.found(), Some(narrower));
     }
@@ -72,7 +72,7 @@ fn a_path_that_grows_is_noticed_after_ten_minutes() {
     path.run(500);
     assert_eq!(path.search.found(), Some(1300));
     path.run(130);
-    assert_eq!(path.told, [1300, 1440]);
+    assert_eq!(path.reported, [1300, 1440]);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn one_probe_in_ten_lost_makes_nobody_fall_in_a_day() {
     path.loss = 97;
     path.run(86_400);
     assert_eq!(path.search.found(), Some(1420));
-    assert!(!path.told.contains(&BASE), "{:?}", path.told);
+    assert!(!path.reported.contains(&BASE), "{:?}", path.reported);
 }
 
 #[test]
@@ -91,10 +91,10 @@ fn while_small_probes_are_lost_too_nothing_is_concluded() {
     path.run(60);
     path.is_down = true;
     path.run(3600);
-    assert_eq!(path.told, [1440]);
+    assert_eq!(path.reported, [1440]);
     path.is_down = false;
     path.run(60);
-    assert_eq!(path.told, [1440]);
+    assert_eq!(path.reported, [1440]);
 }
 
 #[test]
@@ -130,13 +130,13 @@ fn a_new_path_is_searched_and_the_old_size_stays_until_it_is_known() {
     path.run(3);
     assert_eq!(path.search.found(), Some(1440));
     path.run(60);
-    assert_eq!(path.told, [1440, 1300]);
+    assert_eq!(path.reported, [1440, 1300]);
 }
 
 #[test]
 fn without_a_session_nothing_is_sent_and_a_forged_answer_is_none() {
-    let mut dice = Dice::seeded(1);
-    let (mut search, now) = (Search::new(RANGE, &mut dice), Instant::from_boot(Duration::from_secs(100)));
+    let mut random = Rng::with_seed(1);
+    let (mut search, now) = (Search::new(RANGE, &mut random), Instant::from_boot(Duration::from_secs(100)));
     assert_eq!((search.poll(now, SPACING), search.deadline()), (None, None));
 
     search.activate(now);
@@ -163,16 +163,16 @@ struct Path {
     loss: u64,
     is_down: bool,
     answered: Option<Instant>,
-    dice: Dice,
+    random: Rng,
     probes: Vec<(Instant, u16)>,
-    told: Vec<u16>,
+    reported: Vec<u16>,
 }
 
 impl Path {
     fn new(range: MtuRange, carries: u16) -> Self {
         let now = Instant::from_boot(Duration::from_secs(1000));
-        let mut dice = Dice::seeded(7);
-        let mut search = Search::new(range, &mut dice);
+        let mut random = Rng::with_seed(7);
+        let mut search = Search::new(range, &mut random);
         search.activate(now);
         Self {
             search,
@@ -181,9 +181,9 @@ impl Path {
             loss: 0,
             is_down: false,
             answered: None,
-            dice,
+            random,
             probes: Vec::new(),
-            told: Vec::new(),
+            reported: Vec::new(),
         }
     }
 
@@ -201,7 +201,7 @@ impl Path {
             }
             let back = self.now.after(ROUND_TRIP);
             self.answered = Some(back);
-            if probe.size <= self.carries && self.dice.roll() % 1000 >= self.loss {
+            if probe.size <= self.carries && self.random.u64(..1000) >= self.loss {
                 assert!(self.search.handle_reply(probe.id, probe.sequence, &probe.data, back));
                 self.note();
             }
@@ -210,8 +210,8 @@ impl Path {
     }
 
     fn note(&mut self) {
-        if let Some(found) = self.search.found().filter(|found| self.told.last() != Some(found)) {
-            self.told.push(found);
+        if let Some(found) = self.search.found().filter(|found| self.reported.last() != Some(found)) {
+            self.reported.push(found);
         }
     }
 }

@@ -1,11 +1,17 @@
-//! Two nodes in one process. Our own times are virtual; what happens inside `Tunn` runs on the machine's clock and is
-//! tested on virtual time in `tests/sim`.
+//! Two nodes in one process. Our own times are virtual; what happens inside `Tunn` runs on the
+//! machine's clock and is tested on virtual time in `tests/sim`.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::locked_peer::LockedPeer;
 use super::*;
 use crate::endpoint::Endpoint;
 use crate::key::PresharedKey;
-use crate::offload::Offload;
+use crate::offload::{Offload, SuperPacket};
 use crate::packet::icmp::Echo;
+use crate::sink::InnerSink;
+use crate::transmit::SendQueue;
 
 #[test]
 fn a_first_packet_waits_for_the_handshake_and_arrives() {
@@ -96,7 +102,7 @@ fn a_peer_without_an_endpoint_cannot_be_reached() {
 #[test]
 fn what_no_peer_is_allowed_to_receive_is_dropped() {
     let pair = Pair::new();
-    let mut bytes = packet(ORIGIN, "192.0.2.99", b"nobody's");
+    let mut bytes = packet(ORIGIN, "192.0.2.99", b"no owner");
     let mut out = SendQueue::with_capacity(4096);
 
     let verdict = pair.edge.node.handle_inner(pair.now, whole(&mut bytes), &mut out);
@@ -131,15 +137,16 @@ fn a_new_private_key_ends_the_sessions_and_keeps_the_peers() {
     let mut pair = Pair::connected();
     let (key, public) = key(77);
     pair.origin.node.set_private_key(Some(key), pair.now);
-    let told = PeerConfig { public_key: public, ..pair.edge.node.peer_config(&pair.origin.key).unwrap() };
-    pair.edge.node.update_peers(&[told], &[pair.origin.key], pair.now).unwrap();
+    let removed_too =
+        PeerConfig { public_key: public, ..pair.edge.node.peer_config(&pair.origin.key).unwrap() };
+    pair.edge.node.update_peers(&[removed_too], &[pair.origin.key], pair.now).unwrap();
 
     pair.timers();
     pair.exchange();
-    pair.send(Side::Origin, b"as somebody new");
+    pair.send(Side::Origin, b"as a new peer");
     pair.exchange();
 
-    assert_eq!(pair.edge.delivered, [packet(ORIGIN, EDGE, b"as somebody new")]);
+    assert_eq!(pair.edge.delivered, [packet(ORIGIN, EDGE, b"as a new peer")]);
 }
 
 #[test]
@@ -207,7 +214,8 @@ fn a_hundred_thousand_allowed_ips_are_set_at_once() {
     let took = started.elapsed();
 
     assert_eq!(pair.edge.node.peers(pair.now)[0].allowed_ips.len(), 130_560);
-    // A fifth of a second of one core in a debug build; the rest is for a machine that is busy with other tests.
+    // A fifth of a second of one core in a debug build; the rest is for a machine that is busy with
+    // other tests.
     assert!(took < Duration::from_secs(10), "{took:?}");
 }
 

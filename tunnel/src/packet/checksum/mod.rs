@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 /// A running one's-complement sum.
 ///
-/// It is kept in memory order and folded only at the end, which RFC 1071 §2(B) allows: the sum of byte-swapped
-/// words is the byte-swapped sum. Every piece but the last must have an even length.
+/// It is kept in memory order and folded only at the end, which RFC 1071 §2(B) allows: the sum of
+/// byte-swapped words is the byte-swapped sum. Every piece but the last must have an even length.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum(u64);
 
@@ -47,8 +47,8 @@ impl Sum {
         Self(add(self.0, u64::from(word.to_be())))
     }
 
-    /// Adds the pseudo header of TCP, UDP or ICMPv6: addresses, protocol and the length of what follows the IP
-    /// header (RFC 9293 §3.1, RFC 8200 §8.1). The addresses are of one family.
+    /// Adds the pseudo header of TCP, UDP or ICMPv6: addresses, protocol and the length of what
+    /// follows the IP header (RFC 9293 §3.1, RFC 8200 §8.1). The addresses are of one family.
     #[inline]
     #[must_use]
     pub fn pseudo_header(self, src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> Self {

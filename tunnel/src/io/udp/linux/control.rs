@@ -1,14 +1,23 @@
-//! What travels beside a datagram: local side, ECN bits, segment size.
+//! Control data of a datagram: local side, ECN bits, segment size.
 
 use std::mem::size_of;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::Outgoing;
 use crate::endpoint::LocalSide;
 
-/// Bytes of control data per message, enough for all we ask for: packet information, class and GRO size take at most
-/// 112 bytes.
+/// Bytes of control data per message, enough for all that is requested: packet information, class
+/// and GRO size take at most 112 bytes.
 const SPACE: usize = 192;
+
+/// One message for `sendmmsg`: a whole run, or one datagram of it.
+pub(super) struct Outgoing<'a> {
+    pub(super) contents: &'a [u8],
+    /// Set when the kernel is to segment it.
+    pub(super) segment_size: Option<u16>,
+    pub(super) to: SocketAddr,
+    pub(super) from: Option<LocalSide>,
+    pub(super) ecn: u8,
+}
 
 /// Room for the control data of one message, aligned as its headers need.
 #[derive(Clone, Copy)]
@@ -89,8 +98,8 @@ fn push<T: Copy>(header: &mut libc::msghdr, used: usize, level: i32, kind: i32, 
     if used + space > SPACE {
         return 0;
     }
-    // SAFETY: `msg_control` points to `SPACE` writable bytes aligned for a header; `used` is a multiple of that
-    // alignment, and header and value end before `SPACE`.
+    // SAFETY: `msg_control` points to `SPACE` writable bytes aligned for a header; `used` is a
+    // multiple of that alignment, and header and value end before `SPACE`.
     unsafe {
         let at = header.msg_control.cast::<u8>().add(used).cast::<libc::cmsghdr>();
         (*at).cmsg_level = level;
@@ -102,10 +111,11 @@ fn push<T: Copy>(header: &mut libc::msghdr, used: usize, level: i32, kind: i32, 
 }
 
 impl Control {
-    /// What a receive call left beside its message.
+    /// The control data that came with a message.
     pub(super) fn read(header: &libc::msghdr) -> Self {
         let mut control = Self::default();
-        // SAFETY: the kernel set the control length to what it wrote, so the macros walk whole messages only.
+        // SAFETY: the kernel set the control length to what it wrote, so the macros walk whole
+        // messages only.
         let mut at = unsafe { libc::CMSG_FIRSTHDR(header) };
         while !at.is_null() {
             // SAFETY: `at` is a message inside the control data.
@@ -148,6 +158,6 @@ fn value<T: Copy>(at: *const libc::cmsghdr) -> Option<T> {
     // SAFETY: the caller passes a message inside the control data.
     #[allow(clippy::unnecessary_cast, reason = "musl has another type here")]
     let length = unsafe { (*at).cmsg_len } as usize;
-    // SAFETY: the message says that it holds at least a `T`, a plain structure any bytes are valid for.
+    // SAFETY: the message is long enough for a `T`, a plain structure that any bytes are valid for.
     (length >= needed).then(|| unsafe { libc::CMSG_DATA(at).cast::<T>().read_unaligned() })
 }
