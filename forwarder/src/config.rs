@@ -151,7 +151,7 @@ fn parse(path: &Path, text: &str) -> Result<Policy, LoadError> {
 /// Peers that have a key of this end, or a secret key of a file that is beside the configuration.
 fn misplaced(path: &Path, text: &str, policy: &Policy, keys: &[Keys]) -> Vec<ConfigError> {
     let peers: Vec<_> = policy.peers.iter().map(|peer| *peer.public_key.as_bytes()).collect();
-    let secrets = key_files::secrets_beside(path);
+    let secrets = key_files::secrets_next_to(path);
     let known = KnownKeys {
         own: keys.iter().map(|keys| *keys.private.public().as_bytes()).collect(),
         secrets: secrets.iter().map(|(path, key)| (path.as_path(), key.as_bytes())).collect(),

@@ -219,7 +219,7 @@ async fn serve(running: Running) -> Result<(), DaemonError> {
                 watch.tend(&shared.stats);
                 warn_of_descriptors(&shared, &mut was_short);
                 receives.look(&shared);
-                tick(&shared, watchdog.is_sound());
+                tick(&shared, watchdog.is_healthy());
             }
         }
     }

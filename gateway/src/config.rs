@@ -104,7 +104,7 @@ pub fn load_text(path: &Path, text: String) -> Result<Config, LoadError> {
 /// Peers that have the key of this edge, or a secret key of a file that is beside the configuration.
 fn misplaced(path: &Path, text: &str, policy: &Policy, own: Option<PublicKey>) -> Vec<ConfigError> {
     let peers: Vec<_> = policy.peers.iter().map(|peer| *peer.public_key.as_bytes()).collect();
-    let secrets = key_files::secrets_beside(path);
+    let secrets = key_files::secrets_next_to(path);
     let known = KnownKeys {
         own: own.iter().map(|key| *key.as_bytes()).collect(),
         secrets: secrets.iter().map(|(path, key)| (path.as_path(), key.as_bytes())).collect(),
@@ -229,7 +229,7 @@ pub fn inspect_keys(path: &Path, policy: &Policy) -> KeyFiles {
     let own = read_key(&policy.interface.private_key_file, credentials.as_deref());
     let own = own.ok().map(|key| PrivateKey::from_bytes(*key.as_bytes()).public());
     let own = own.or_else(|| match &policy.interface.private_key_file.location {
-        FileLocation::Path(private) => key_files::public_beside(private),
+        FileLocation::Path(private) => key_files::public_key_next_to(private),
         FileLocation::Credential(_) => None,
     });
     found.errors.extend(text_of(path).map(|text| misplaced(path, &text, policy, own)).unwrap_or_default());
