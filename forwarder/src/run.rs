@@ -192,7 +192,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
                 watch.tend(&shared.stats);
                 warn_of_descriptors(shared, &mut was_short);
                 receives.look(shared);
-                tick(shared, watchdog.is_sound());
+                tick(shared, watchdog.is_healthy());
                 if origin.confirmable.is_overdue() {
                     let origin = Rc::clone(&origin);
                     drop(spawn_local(async move { origin.confirmable.take_back_overdue(&*origin).await }));

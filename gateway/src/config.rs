@@ -111,7 +111,7 @@ pub fn inspect_keys(path: &Path, policy: &Policy) -> KeyFiles {
     let mut found = KeyFiles::inspect(std::iter::once(own).chain(preshared));
     let public = read_key(own).ok().map(|key| PrivateKey::from_bytes(*key.as_bytes()).public());
     let public = public.or_else(|| match &own.location {
-        FileLocation::Path(private) => key_files::public_beside(private),
+        FileLocation::Path(private) => key_files::public_key_next_to(private),
         FileLocation::Credential(_) => None,
     });
     found.errors.extend(text_of(path).map(|text| misplaced(path, &text, policy, public)).unwrap_or_default());

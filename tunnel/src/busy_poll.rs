@@ -1,9 +1,10 @@
-//! Whether to look again for a moment before going to sleep.
+//! Whether to busy-poll for a moment before sleeping.
 //!
-//! To be woken costs more than to carry a small packet: on a virtual machine, or from a deep sleep of the processor, tens
-//! of microseconds, which a question and its answer pay at every hop. Whoever has had short waits of late therefore looks
-//! on for one more such wait. A thread that carries bulk sleeps at once: what comes meanwhile is joined, which saves more
-//! than being there would, and nobody feels the difference.
+//! A wake-up costs more than carrying a small packet: on a virtual machine, or from a deep sleep
+//! state of the processor, tens of microseconds, which a request and its response pay at every hop.
+//! A thread whose last waits were short therefore polls for as long as one more such wait. A thread
+//! that carries bulk sleeps at once: what comes meanwhile is joined, which saves more than busy
+//! polling would, and makes no difference to a bulk transfer.
 
 use std::time::Duration;
 
@@ -11,36 +12,37 @@ use std::time::Duration;
 const REMEMBERED: u32 = 8;
 /// How many of those must have been short.
 const MOSTLY: u32 = 6;
-/// A wait of this length says that the conversation is over, whatever was before.
+/// A wait of this length ends the request/response traffic, whatever was before.
 const PAUSE: Duration = Duration::from_millis(1);
-/// Looking that took so long says that somebody else had the processor meanwhile.
+/// Busy polling that took so long shows that another thread had the processor meanwhile.
 const CROWDED: Duration = Duration::from_micros(500);
-/// Waits without looking after that: a sleeper is let in before those who keep a processor busy, who looks on is not.
+/// Waits without busy polling after that: the scheduler prefers a thread that slept to those that
+/// keep a processor busy.
 const ABSTAIN: u8 = 255;
 
-/// How a thread's last waits were, and what follows for the next one.
+/// How long a thread's last waits were, and whether to busy-poll in the next one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BusyPoll {
     /// A bit for each wait, the newest lowest: set when it was short.
     short: u8,
-    /// Waits that are left without looking.
+    /// Waits that are left without busy polling.
     abstains: u8,
 }
 
 const _: () = assert!(u8::BITS == REMEMBERED);
 
 impl BusyPoll {
-    /// The longest time spent looking before a sleep. Each pause costs it once at most, after a conversation of at least six
-    /// packets.
+    /// The longest busy poll before a sleep. Each pause costs it once at most, after
+    /// request/response traffic of at least six packets.
     pub const LIMIT: Duration = Duration::from_micros(100);
 
-    /// How long to look for something before sleeping; zero for not at all.
+    /// How long to busy-poll before sleeping; zero for not at all.
     #[must_use]
     pub const fn window(self) -> Duration {
         if self.abstains == 0 && self.short.count_ones() >= MOSTLY { Self::LIMIT } else { Duration::ZERO }
     }
 
-    /// Something came after so long, looked for or slept for.
+    /// Something came after so long, whether polling or asleep.
     pub fn handle_wait(&mut self, waited: Duration) {
         self.abstains = self.abstains.saturating_sub(1);
         self.short = match waited {
@@ -49,8 +51,8 @@ impl BusyPoll {
         };
     }
 
-    /// The look at the beginning of a wait took so long, whatever it found.
-    pub fn handle_look(&mut self, took: Duration) {
+    /// The busy poll at the beginning of a wait took so long, whatever it found.
+    pub fn handle_poll(&mut self, took: Duration) {
         if took >= CROWDED {
             self.abstains = ABSTAIN;
         }
@@ -70,7 +72,7 @@ mod tests {
     const LONGER: Duration = Duration::from_micros(400);
 
     #[test]
-    fn a_conversation_of_short_waits_is_followed_closely() {
+    fn after_short_waits_it_busy_polls() {
         let mut poll = BusyPoll::default();
         for _ in 0..MOSTLY {
             assert_eq!(poll.window(), Duration::ZERO);
@@ -82,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_long_as_often_as_not_sleeps_at_once() {
+    fn a_thread_that_waits_long_every_other_time_sleeps_at_once() {
         let mut poll = BusyPoll::default();
         for _ in 0..100 {
             poll.handle_wait(SHORT);
@@ -92,12 +94,12 @@ mod tests {
     }
 
     #[test]
-    fn where_others_want_the_processor_it_sleeps_for_the_next_255_waits() {
+    fn where_other_threads_want_the_processor_it_sleeps_for_the_next_255_waits() {
         let mut poll = BusyPoll::default();
         (0..20).for_each(|_| poll.handle_wait(SHORT));
-        poll.handle_look(SHORT);
+        poll.handle_poll(SHORT);
         assert_eq!(poll.window(), BusyPoll::LIMIT);
-        poll.handle_look(CROWDED);
+        poll.handle_poll(CROWDED);
         for _ in 0..ABSTAIN {
             assert_eq!(poll.window(), Duration::ZERO);
             poll.handle_wait(SHORT);

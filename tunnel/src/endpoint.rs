@@ -1,8 +1,13 @@
-//! Where a peer's datagrams come from and go to.
+//! Which peer, and where its datagrams come from and go to.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// The local side of a path: the address (and interface) a datagram came to, so that the answer leaves from it.
+/// A peer's number within its node: small, never reused while the node lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub u32);
+
+/// The local side of a path: the address (and interface) a datagram came to, so that the reply
+/// leaves from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LocalSide {
     /// The address the peer sent to.

@@ -14,8 +14,9 @@ pub enum KeyError {
     /// Not 44 characters of base64 for 32 bytes.
     #[error("a key is 32 bytes in base64 (44 characters, the last one '=')")]
     Malformed,
-    /// A point of small order: every session with it would have a known key (Cremers and Jackson, 2019).
-    #[error("this public key is a low-order point, so anybody could read the session")]
+    /// A point of small order: every session with it would have a known key (Cremers and Jackson,
+    /// 2019).
+    #[error("this public key is a low-order point, so anyone could read the session")]
     LowOrder,
 }
 

@@ -1,29 +1,31 @@
-//! Whether a thread makes progress: the signs it gives, and how another thread judges them.
+//! Whether a thread makes progress: its heartbeat, and how another thread finds it stuck.
 //!
-//! A thread that carries packets counts its steps and says when it waits, and what for. Between two looks a healthy one
-//! has moved or waits for what has not come. Looks are counted, not time: while the whole process is stopped, or the
-//! machine asleep, there are no looks.
+//! A thread that carries packets counts its steps and records when it waits, and what for. Between
+//! two samples a healthy one has made a step, or waits for what has not come. Samples are counted,
+//! not time: while the whole process is stopped, or the machine asleep, there are no samples.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::time::Instant;
 
-/// Looks in a row that must find a thread where it was, with something to do, until it counts as stuck.
-const LOOKS: u32 = 3;
-/// Bit of a step that says that the thread waits.
+/// Samples in a row that must find a thread at the same step, with something to do, until it counts
+/// as stuck.
+const SAMPLES: u32 = 3;
+/// Bit of a step that is set while the thread waits.
 const WAITS: u64 = 1;
-/// The bits of a step that are the flags of [`Pulse::rest`], and the first bit above them.
+/// The bits of a step that are the flags of [`Heartbeat::begin_wait`], and the first bit above
+/// them.
 const FLAGS: u64 = 0b1110;
 const STEP: u64 = 16;
 
-/// A thread's signs of life: it alone writes them, any thread reads them.
+/// A thread's heartbeat: it alone writes it, any thread reads it.
 #[derive(Debug, Default)]
-pub struct Pulse {
+pub struct Heartbeat {
     name: &'static str,
-    /// Grows with every sign. The lowest bits say whether the thread waits, and what for.
+    /// Grows with every step. The lowest bits hold whether the thread waits, and what for.
     step: AtomicU64,
-    /// Until when it waits at the longest, in nanoseconds since boot.
+    /// The latest time until which it waits, in nanoseconds since boot.
     until: AtomicU64,
     /// The thread as the kernel numbers it; 0 before it began, and where threads have no number.
     id: AtomicI32,
@@ -31,28 +33,28 @@ pub struct Pulse {
     has_panicked: AtomicBool,
 }
 
-/// What a look found.
+/// A heartbeat at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sight {
+pub struct Sample {
     step: u64,
     until: Instant,
 }
 
-/// What follows from a look.
+/// What follows from a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Judgement {
+pub enum Progress {
     /// It waits, and there is nothing for it to do.
-    AtRest,
+    Idle,
     /// It works, or is about to.
-    AtWork,
-    /// It has something to do and does not move.
+    Working,
+    /// It has something to do and makes no step.
     Stuck,
 }
 
 /// What is wrong with a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// It ended without having been asked to: by a panic, or ended by the kernel.
+    /// It ended by itself: by a panic, or ended by the kernel.
     #[error("the thread {name} (id {id}) is gone: a panic ended it, or the kernel did (see dmesg)")]
     Gone {
         /// The thread's name.
@@ -60,34 +62,34 @@ pub enum Fault {
         /// The kernel's number of the thread.
         id: i32,
     },
-    /// It does not move.
+    /// It makes no step.
     #[error("the thread {name} (id {id}) has made no progress for {} s although it has something to do", .since.as_secs())]
     Stuck {
         /// The thread's name.
         name: &'static str,
         /// The kernel's number of the thread.
         id: i32,
-        /// For how long it has been seen where it is.
+        /// For how long it has been seen at the same step.
         since: Duration,
     },
 }
 
-/// Held by a thread while it runs; says that it is over when dropped.
+/// Held by a thread while it runs; records its end when dropped.
 #[derive(Debug)]
-pub struct Life<'p>(&'p Pulse);
+pub struct RunGuard<'p>(&'p Heartbeat);
 
-impl Pulse {
-    /// The pulse of a thread of that name, which has not begun.
+impl Heartbeat {
+    /// The heartbeat of a thread of that name, which has not begun.
     #[must_use]
     pub fn new(name: &'static str) -> Self {
         Self { name, ..Self::default() }
     }
 
-    /// To be called by the thread itself before anything else.
-    pub(crate) fn begin(&self, id: i32) -> Life<'_> {
+    /// The thread itself calls this before anything else.
+    pub(crate) fn begin(&self, id: i32) -> RunGuard<'_> {
         self.id.store(id, Ordering::Relaxed);
-        self.work();
-        Life(self)
+        self.step();
+        RunGuard(self)
     }
 
     /// The thread's name.
@@ -114,74 +116,75 @@ impl Pulse {
         self.has_panicked.load(Ordering::Relaxed)
     }
 
-    /// A step forward: to be called at every turn of the thread's loop.
+    /// A step forward: to be called in every round of the thread's loop.
     #[inline]
-    pub fn work(&self) {
+    pub fn step(&self) {
         let step = self.step.load(Ordering::Relaxed);
         self.step.store((step & !(FLAGS | WAITS)).wrapping_add(STEP), Ordering::Relaxed);
     }
 
-    /// The thread is about to wait, for what `flags` say (three bits, whose meaning is the thread's own), or until then.
+    /// The thread is about to wait, for what `flags` mean (three bits, whose meaning is the
+    /// thread's own), or until then.
     #[inline]
-    pub fn rest(&self, flags: u8, until: Instant) {
+    pub fn begin_wait(&self, flags: u8, until: Instant) {
         let nanos = u64::try_from(until.since_boot().as_nanos()).unwrap_or(u64::MAX);
         self.until.store(nanos, Ordering::Relaxed);
         let step = self.step.load(Ordering::Relaxed) & !(FLAGS | WAITS);
         self.step.store(step.wrapping_add(STEP) | (u64::from(flags) << 1) & FLAGS | WAITS, Ordering::Relaxed);
     }
 
-    /// Looks at the thread.
+    /// The heartbeat now.
     #[must_use]
-    pub fn look(&self) -> Sight {
+    pub fn sample(&self) -> Sample {
         let until = Instant::from_boot(Duration::from_nanos(self.until.load(Ordering::Relaxed)));
-        Sight { step: self.step.load(Ordering::Relaxed), until }
+        Sample { step: self.step.load(Ordering::Relaxed), until }
     }
 }
 
-impl Drop for Life<'_> {
+impl Drop for RunGuard<'_> {
     fn drop(&mut self) {
         let over = if std::thread::panicking() { &self.0.has_panicked } else { &self.0.is_over };
         over.store(true, Ordering::Relaxed);
     }
 }
 
-impl Sight {
+impl Sample {
     /// What the thread waits for; `None` when it works.
     #[must_use]
     pub const fn waits_for(&self) -> Option<u8> {
         if self.step & WAITS == 0 { None } else { Some(((self.step & FLAGS) >> 1) as u8) }
     }
 
-    /// Whether it waits longer than it said.
+    /// Whether it waits longer than it recorded.
     #[must_use]
     pub fn is_overdue(&self, now: Instant) -> bool {
         self.until < now
     }
 }
 
-/// Judges one thread by looks that are a second or more apart.
+/// Finds one thread stuck by samples that are a second or more apart.
 #[derive(Debug, Default)]
-pub struct Judge {
+pub struct StuckDetector {
     step: u64,
     unmoved: u32,
 }
 
-impl Judge {
-    /// Whether it was elsewhere at the last look than at the one before.
+impl StuckDetector {
+    /// Whether it made a step between the last two samples.
     #[must_use]
     pub const fn has_moved(&self) -> bool {
         self.unmoved == 0
     }
 
-    /// Takes one look; `has_work` says whether what it waits for, if it waits, is there.
-    pub fn handle_look(&mut self, sight: Sight, has_work: bool) -> Judgement {
-        let has_moved = std::mem::replace(&mut self.step, sight.step) != sight.step;
-        if sight.waits_for().is_some() && !has_work {
+    /// Takes one sample; `has_work`: whether what it waits for, if it waits, is there.
+    pub fn handle_sample(&mut self, sample: Sample, has_work: bool) -> Progress {
+        let has_moved = std::mem::replace(&mut self.step, sample.step) != sample.step;
+        if sample.waits_for().is_some() && !has_work {
             self.unmoved = 0;
-            return Judgement::AtRest;
+            return Progress::Idle;
         }
         self.unmoved = if has_moved { 0 } else { self.unmoved + 1 };
-        if self.unmoved >= LOOKS { Judgement::Stuck } else { Judgement::AtWork }
+        if self.unmoved >= SAMPLES { Progress::Stuck } else { Progress::Working }
     }
 }
 
@@ -192,66 +195,67 @@ mod tests {
     const LATE: Instant = Instant::from_boot(Duration::from_secs(100));
 
     #[test]
-    fn a_thread_that_moves_between_looks_is_at_work() {
-        let (pulse, mut judge) = (Pulse::new("t"), Judge::default());
+    fn a_thread_that_makes_steps_between_samples_is_working() {
+        let (heartbeat, mut detector) = (Heartbeat::new("t"), StuckDetector::default());
         for _ in 0..100 {
-            pulse.work();
-            assert_eq!(judge.handle_look(pulse.look(), false), Judgement::AtWork);
+            heartbeat.step();
+            assert_eq!(detector.handle_sample(heartbeat.sample(), false), Progress::Working);
         }
     }
 
     #[test]
-    fn a_thread_that_does_not_move_is_stuck_after_three_more_looks() {
-        let (pulse, mut judge) = (Pulse::new("t"), Judge::default());
-        pulse.work();
-        let seen: Vec<_> = (0..4).map(|_| judge.handle_look(pulse.look(), false)).collect();
-        assert_eq!(seen[..3], [Judgement::AtWork; 3]);
-        assert_eq!(seen[3], Judgement::Stuck);
+    fn a_thread_that_makes_no_step_is_stuck_after_three_more_samples() {
+        let (heartbeat, mut detector) = (Heartbeat::new("t"), StuckDetector::default());
+        heartbeat.step();
+        let seen: Vec<_> = (0..4).map(|_| detector.handle_sample(heartbeat.sample(), false)).collect();
+        assert_eq!(seen[..3], [Progress::Working; 3]);
+        assert_eq!(seen[3], Progress::Stuck);
     }
 
     #[test]
     fn one_step_is_enough_to_begin_to_count_again() {
-        let (pulse, mut judge) = (Pulse::new("t"), Judge::default());
+        let (heartbeat, mut detector) = (Heartbeat::new("t"), StuckDetector::default());
         for _ in 0..100 {
-            pulse.work();
+            heartbeat.step();
             for _ in 0..3 {
-                assert_eq!(judge.handle_look(pulse.look(), false), Judgement::AtWork);
+                assert_eq!(detector.handle_sample(heartbeat.sample(), false), Progress::Working);
             }
         }
     }
 
     #[test]
     fn a_thread_may_wait_for_ever_for_what_does_not_come_but_not_for_what_is_there() {
-        let (pulse, mut judge) = (Pulse::new("t"), Judge::default());
-        pulse.rest(0b101, LATE);
+        let (heartbeat, mut detector) = (Heartbeat::new("t"), StuckDetector::default());
+        heartbeat.begin_wait(0b101, LATE);
         for _ in 0..100 {
-            assert_eq!(judge.handle_look(pulse.look(), false), Judgement::AtRest);
+            assert_eq!(detector.handle_sample(heartbeat.sample(), false), Progress::Idle);
         }
         for _ in 0..2 {
-            assert_eq!(judge.handle_look(pulse.look(), true), Judgement::AtWork);
+            assert_eq!(detector.handle_sample(heartbeat.sample(), true), Progress::Working);
         }
-        assert_eq!(judge.handle_look(pulse.look(), true), Judgement::Stuck);
+        assert_eq!(detector.handle_sample(heartbeat.sample(), true), Progress::Stuck);
     }
 
     #[test]
     fn what_a_thread_waits_for_and_until_when_can_be_seen() {
-        let pulse = Pulse::new("t");
-        pulse.work();
-        assert_eq!(pulse.look().waits_for(), None);
+        let heartbeat = Heartbeat::new("t");
+        heartbeat.step();
+        assert_eq!(heartbeat.sample().waits_for(), None);
         for flags in 0..8 {
-            pulse.rest(flags, LATE);
-            assert_eq!(pulse.look().waits_for(), Some(flags));
+            heartbeat.begin_wait(flags, LATE);
+            assert_eq!(heartbeat.sample().waits_for(), Some(flags));
         }
         assert!(
-            !pulse.look().is_overdue(LATE) && pulse.look().is_overdue(LATE.after(Duration::from_nanos(1)))
+            !heartbeat.sample().is_overdue(LATE)
+                && heartbeat.sample().is_overdue(LATE.after(Duration::from_nanos(1)))
         );
-        pulse.work();
-        assert_eq!(pulse.look().waits_for(), None);
+        heartbeat.step();
+        assert_eq!(heartbeat.sample().waits_for(), None);
     }
 
     #[test]
     fn an_end_and_a_panic_are_kept_apart() {
-        let (ends, panics) = (Pulse::new("ends"), Pulse::new("panics"));
+        let (ends, panics) = (Heartbeat::new("ends"), Heartbeat::new("panics"));
         std::thread::scope(|scope| {
             scope.spawn(|| drop(ends.begin(1)));
             let panicking = scope.spawn(|| {

@@ -1,4 +1,4 @@
-//! Why a packet was not carried: the verdict's flat reasons, which are also the metric labels.
+//! Why a packet was dropped: flat reasons, which are also the metric labels.
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $stage:literal / $label:literal,)+) => {
@@ -44,14 +44,15 @@ reasons! {
     BadMac = "receive" / "bad_mac",
     /// A handshake message over its source's rate.
     RateLimited = "receive" / "rate_limited",
-    /// A handshake from a key that is no peer's.
+    /// A handshake from an unknown key.
     UnknownPeer = "receive" / "unknown_peer",
-    /// A receiver index nobody has.
+    /// An unknown receiver index.
     UnknownIndex = "receive" / "unknown_index",
     /// A handshake message that does not authenticate.
     BadHandshake = "receive" / "bad_handshake",
-    /// An initiation with a stamp not newer than the last: a replay, or a peer whose clock went back.
-    OldStamp = "receive" / "old_stamp",
+    /// An initiation with a timestamp not newer than the last: a replay, or a peer whose clock went
+    /// back.
+    OldTimestamp = "receive" / "old_stamp",
     /// A data message that does not authenticate, or whose session is gone.
     BadTag = "decrypt" / "bad_tag",
     /// A counter already seen, or too old for the window.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-/// A point on the machine's monotonic clock that goes on during suspend (`CLOCK_BOOTTIME`), as time since boot.
+/// A point on the machine's monotonic clock that counts on during suspend (`CLOCK_BOOTTIME`), as
+/// time since boot.
 ///
-/// Virtual in tests; the shell reads it with [`crate::io::clock`].
+/// Virtual in tests; otherwise read with [`crate::io::clock`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(Duration);
 
@@ -21,7 +22,7 @@ impl Instant {
         self.0
     }
 
-    /// How long ago `earlier` was, zero when it lies in the future.
+    /// How long ago `earlier` was, zero when it is in the future.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
@@ -34,10 +35,11 @@ impl Instant {
     }
 }
 
-/// What both clocks say at one moment: the monotonic one, and the wall clock as time since the UNIX epoch.
+/// The time of both clocks at one moment: the monotonic one, and the wall clock as time since the
+/// UNIX epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
-    /// Monotonic time: everything but the handshake stamp is reckoned in it.
+    /// Monotonic time: everything but the handshake timestamp is measured in it.
     pub instant: Instant,
     /// Wall-clock time since the UNIX epoch; may be wrong and may jump.
     pub wall: Duration,
@@ -45,22 +47,22 @@ pub struct Now {
 
 /// 2026-06-01, before this version was written: a wall clock before it is wrong.
 pub const WRITTEN: Duration = Duration::from_secs(1_780_272_000);
-/// What nobody's clock says is past [`WRITTEN`] by more than a century.
+/// No clock is past [`WRITTEN`] by more than this.
 const CENTURY: Duration = Duration::from_secs(100 * 36_525 * 864);
 
-/// Whether a clock can have said this: no later than a century after this version was written.
+/// Whether a clock can have had this time: no later than a century after this version was written.
 #[must_use]
 pub fn is_believable(wall: Duration) -> bool {
     wall <= WRITTEN + CENTURY
 }
 
-/// What can be known of a wall clock that is wrong.
+/// What is known to be wrong with a wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClockFault {
-    /// It says a time before this version was written.
+    /// It is before the time when this version was written.
     #[error("the wall clock is before June 2026: set it, or start a time service")]
     Early,
-    /// It says a time a century later.
+    /// It is a century after that.
     #[error("the wall clock is more than a century ahead: set it, or start a time service")]
     Late,
     /// It is this much behind the latest one that a handshake of this machine used.

@@ -11,16 +11,17 @@ pub struct Transmit<'a> {
     pub ecn: u8,
     /// Size of every datagram but the last; equals `contents.len()` for a single one.
     pub segment_size: usize,
-    /// Whether no router may cut it, nor our own system: a probe of the path's size. Always a single datagram.
-    pub is_whole: bool,
+    /// Whether neither routers nor our own system may fragment it: a probe of the path's size.
+    /// Always a single datagram.
+    pub dont_fragment: bool,
     /// The datagrams back to back, at most 65 507 bytes and 64 datagrams.
     pub contents: &'a [u8],
 }
 
 /// A bounded arena of outgoing datagrams; the node writes ciphertext straight into it.
 ///
-/// Datagrams are appended in order. Consecutive ones to the same endpoint with equal size (a shorter one closes the
-/// run) become one [`Transmit`].
+/// Datagrams are appended in order. Consecutive ones to the same endpoint with equal size (a
+/// shorter one closes the run) become one [`Transmit`].
 #[derive(Debug)]
 pub struct SendQueue {
     arena: Box<[u8]>,
@@ -37,7 +38,7 @@ struct Run {
     end: usize,
     datagrams: usize,
     open: bool,
-    is_whole: bool,
+    dont_fragment: bool,
 }
 
 /// Most bytes one segmented UDP send may carry over IPv4 (65 535 - 20 - 8).
@@ -91,14 +92,14 @@ impl SendQueue {
                 end,
                 datagrams: 1,
                 open: true,
-                is_whole: false,
+                dont_fragment: false,
             }),
         }
         self.used = end;
     }
 
-    /// As [`commit`](Self::commit), for a datagram that goes alone and that nobody may cut.
-    pub fn commit_whole(&mut self, endpoint: Endpoint, len: usize) {
+    /// As [`commit`](Self::commit), for a datagram that goes alone and must not be fragmented.
+    pub fn commit_unfragmented(&mut self, endpoint: Endpoint, len: usize) {
         let before = self.runs.len();
         if let Some(run) = self.runs.last_mut() {
             run.open = false;
@@ -107,7 +108,7 @@ impl SendQueue {
         if self.runs.len() > before
             && let Some(run) = self.runs.last_mut()
         {
-            (run.open, run.is_whole) = (false, true);
+            (run.open, run.dont_fragment) = (false, true);
         }
     }
 
@@ -117,20 +118,21 @@ impl SendQueue {
             endpoint: run.endpoint,
             ecn: run.ecn,
             segment_size: run.segment_size,
-            is_whole: run.is_whole,
+            dont_fragment: run.dont_fragment,
             contents: self.arena.get(run.start..run.end).unwrap_or_default(),
         })
     }
 
-    /// The size of the datagrams that the last run still has room for, or `None` when it is full, or closed by a
-    /// shorter one.
+    /// The size of the datagrams that the last run still has room for, or `None` when it is full,
+    /// or closed by a shorter one.
     #[must_use]
     pub fn open_segment(&self) -> Option<usize> {
         let run = self.runs.last()?;
         run.takes(run.endpoint, run.ecn, run.segment_size).then_some(run.segment_size)
     }
 
-    /// Forgets the first `count` runs; what follows them moves to the front, so that their room is free again.
+    /// Forgets the first `count` runs; what follows them moves to the front, so that their room is
+    /// free again.
     pub fn discard(&mut self, count: usize) {
         self.runs.drain(..count.min(self.runs.len()));
         let Some(start) = self.runs.first().map(|run| run.start) else { return self.clear() };
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_is_left_behind_goes_on_where_it_was() {
+    fn a_run_that_is_kept_back_continues_where_it_was() {
         let mut queue = SendQueue::with_capacity(1 << 20);
         for (len, fill) in (0..50).map(|i| (1452, i)) {
             queue.slot(len).unwrap().fill(fill);
@@ -225,13 +227,13 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_that_nobody_may_cut_goes_alone() {
+    fn a_datagram_that_must_not_be_fragmented_goes_alone() {
         let mut queue = SendQueue::with_capacity(1 << 16);
         queue.commit(to(1), 0, 100);
-        queue.commit_whole(to(1), 100);
+        queue.commit_unfragmented(to(1), 100);
         queue.commit(to(1), 0, 100);
 
-        let runs: Vec<_> = queue.transmits().map(|run| (run.contents.len(), run.is_whole)).collect();
+        let runs: Vec<_> = queue.transmits().map(|run| (run.contents.len(), run.dont_fragment)).collect();
         assert_eq!(runs, [(100, false), (100, true), (100, false)]);
     }
 

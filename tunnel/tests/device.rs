@@ -1,4 +1,4 @@
-//! The engine on a real TUN device, in a user and network namespace of its own.
+//! The device on a real TUN, in a user and network namespace of its own.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -42,13 +42,13 @@ fn the_receiving_side_changes_threads_while_traffic_flows() {
         let mut lab = Lab::new(Threads::Auto);
         lab.exchange(3);
         assert_eq!(lab.device.stats().divisions.read(), 0);
-        for turn in 1..=3 {
+        for round in 1..=3 {
             lab.device.set_threads(Threads::PerDirection);
             lab.exchange(3);
-            assert_eq!(lab.device.stats().divisions.read(), turn);
+            assert_eq!(lab.device.stats().divisions.read(), round);
             lab.device.set_threads(Threads::Auto);
             let end = Instant::now() + Duration::from_secs(10);
-            while lab.device.stats().joins.read() < turn {
+            while lab.device.stats().joins.read() < round {
                 assert!(Instant::now() < end, "it never came back");
                 lab.exchange(1);
             }
@@ -147,9 +147,9 @@ fn an_idle_device_is_sound_and_a_device_ends_at_once_with_its_watchdog() {
             let mut lab = Lab::new(threads);
             lab.device.watch(|fault| panic!("{fault}")).unwrap();
             lab.exchange(3);
-            // Long enough for more looks than a stuck thread gets.
+            // Long enough for more samples than a stuck thread gets.
             std::thread::sleep(Duration::from_secs(6));
-            assert!(lab.device.is_sound() && !lab.device.has_failed());
+            assert!(lab.device.is_healthy() && !lab.device.has_failed());
             let start = Instant::now();
             lab.device.stop();
             assert!(start.elapsed() < Duration::from_secs(1));
@@ -228,7 +228,8 @@ impl Lab {
         }
     }
 
-    /// Sends datagrams of growing size through the TUN and back; each must come out whole and in order.
+    /// Sends datagrams of growing size through the TUN and back; each must come out whole and in
+    /// order.
     fn exchange(&mut self, count: usize) {
         for i in 0..count {
             let payload = vec![i as u8; 1 + i * 60];

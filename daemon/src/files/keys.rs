@@ -85,7 +85,7 @@ pub fn misplaced_keys(
     own: &[tunnel::key::PublicKey],
 ) -> Vec<ConfigError> {
     let peers: Vec<_> = peers.iter().map(|key| *key.as_bytes()).collect();
-    let secrets = key_files::secrets_beside(source.name);
+    let secrets = key_files::secrets_next_to(source.name);
     let known = KnownKeys {
         own: own.iter().map(|key| *key.as_bytes()).collect(),
         secrets: secrets.iter().map(|(path, key)| (path.as_path(), key.as_bytes())).collect(),

@@ -25,7 +25,7 @@ use tunnel::io::udp::ReceiveBatch;
 use tunnel::io::watchdog::{self, Watched};
 use tunnel::node::{Event, PeerState, RecoveryStep};
 use tunnel::offload::coalesce::{CoalesceOptions, Coalescer};
-use tunnel::progress::Pulse;
+use tunnel::progress::Heartbeat;
 use tunnel::time::{Instant, Now};
 
 use crate::control::problems;
@@ -114,7 +114,7 @@ pub struct DataPlane {
     /// `None` where the system does not tell.
     network: Option<Watch>,
     waiting: Waiting,
-    pulse: Arc<Pulse>,
+    heartbeat: Arc<Heartbeat>,
 }
 
 /// The poll and the ways into it, made before the data plane itself.
@@ -200,7 +200,7 @@ impl DataPlane {
             stop_at: None,
             network,
             waiting,
-            pulse: Arc::new(Pulse::new(DATA_THREAD)),
+            heartbeat: Arc::new(Heartbeat::new(DATA_THREAD)),
         })
     }
 
@@ -216,7 +216,7 @@ impl DataPlane {
             let mut fds = [PollFd::new(&registry, PollFlags::IN)];
             rustix::event::poll(&mut fds, Some(&none)).is_ok_and(|ready| ready > 0)
         };
-        Ok(Watched { pulse: Arc::clone(&self.pulse), has_work: Box::new(has_work) })
+        Ok(Watched { heartbeat: Arc::clone(&self.heartbeat), has_work: Box::new(has_work) })
     }
 
     /// Runs until a stop command has been carried out.
@@ -224,17 +224,17 @@ impl DataPlane {
     /// # Errors
     /// Only when the poll itself fails.
     pub fn run(mut self) -> io::Result<()> {
-        let pulse = Arc::clone(&self.pulse);
-        let _life = watchdog::begin(&pulse);
+        let heartbeat = Arc::clone(&self.heartbeat);
+        let _life = watchdog::begin(&heartbeat);
         let mut events = Events::with_capacity(EVENTS);
         let mut again = false;
         let mut now = clock::now();
         while !self.is_done(now) {
             let timeout = if again { Duration::ZERO } else { self.sleep(now) };
             let bulk = self.edges.iter_mut().fold(false, |bulk, edge| edge.take_bulk() | bulk);
-            pulse.rest(0, now.instant.after(timeout));
+            heartbeat.begin_wait(0, now.instant.after(timeout));
             self.waiting.wait(&mut self.poll, &mut events, timeout, bulk)?;
-            pulse.work();
+            heartbeat.step();
             let before = now;
             now = clock::now();
             if now.instant.since(before.instant) > timeout + SUSPENDED && !again {
@@ -372,7 +372,7 @@ impl DataPlane {
                         );
                     }
                     Event::SharedKey { .. } => tracing::warn!("{}", problems::shared_key(&edge.name)),
-                    Event::OldStamp { .. } => {
+                    Event::OldTimestamp { .. } => {
                         tracing::info!(
                             peer = %edge.name,
                             "a handshake of the peer is older than the one before: its clock went back, or it is a replay"

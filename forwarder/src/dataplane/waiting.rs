@@ -52,7 +52,7 @@ impl Waiting {
         let looked = self.look(poll, events, most)?;
         if looked {
             add(&self.stats.busy_polls, 1);
-            self.busy_poll.handle_look(clock::instant().since(begin));
+            self.busy_poll.handle_poll(clock::instant().since(begin));
         }
         if events.is_empty() {
             add(&self.stats.busy_poll_misses, u64::from(looked));

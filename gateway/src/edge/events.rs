@@ -64,7 +64,7 @@ impl Edge {
             Event::SharedKey { peer, is_the_peers } => {
                 tracing::warn!("{}", shared_key(&self.name_of_id(peer), is_the_peers));
             }
-            Event::OldStamp { peer } => {
+            Event::OldTimestamp { peer } => {
                 tracing::info!(
                     peer = self.name_of_id(peer),
                     "a handshake of the peer is older than the one before: its clock went back, or it is a replay"

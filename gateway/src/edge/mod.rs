@@ -149,12 +149,12 @@ impl Edge {
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         let helper = self.helper.fault().map(|fault| format!("the kernel helper is lost: {fault}"));
-        helper.or_else(|| (!self.device.is_sound()).then(|| "a data thread ended".to_owned()))
+        helper.or_else(|| (!self.device.is_healthy()).then(|| "a data thread ended".to_owned()))
     }
 
     /// Says so when calls of the data threads keep failing, and when they work again.
     pub fn look_at_calls(&self) {
-        self.calls.borrow_mut().look(&self.device, clock::instant());
+        self.calls.borrow_mut().check(&self.device, clock::instant());
     }
 
     /// The addresses that metrics are to be served on.

@@ -16,7 +16,7 @@ impl Edge {
     #[must_use]
     pub fn offloads(&self) -> report::Offloads {
         let (mut now, mut wanted) = (self.device.offloads(), offloads(&self.current.borrow().policy));
-        let mut known = self.device.known_offloads();
+        let mut known = self.device.supported_offloads();
         let offload = |name: &str| {
             let is = |offloads: &mut Offloads| field(offloads, name).is_some_and(|on| *on);
             let kernel = is(&mut known);

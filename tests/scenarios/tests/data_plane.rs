@@ -135,7 +135,7 @@ fn a_stuck_data_thread_ends_the_gateway_within_ten_seconds_every_time() -> Resul
         let mut site = Site::new(lab)?;
         let _echo = echo_behind(&site)?;
         site.start_forwarder()?;
-        for thread in ["cw-tx", "cw-slow", "cw-tx"] {
+        for thread in ["cw-tx", "cw-timers", "cw-tx"] {
             site.start_gateway()?;
             site.wait_until_up(Duration::from_secs(15))?;
             let gateway = site.gateway.as_mut().context("no gateway")?;

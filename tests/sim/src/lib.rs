@@ -1,7 +1,8 @@
 //! Two nodes, an edge and an origin behind a NAT, and the path between them, on virtual time.
 //!
-//! Time stands still while the nodes compute and jumps to whatever is due next. Every run of a test with the same seed
-//! loses, delays and damages the same datagrams. boringtun's clock is the mock one, which belongs to the test's thread.
+//! Time does not pass while the nodes compute, and jumps to what is due next. Every run of a test
+//! with the same seed loses, delays and damages the same datagrams. boringtun's clock is the mock
+//! one, which belongs to the test's thread.
 
 pub mod packet;
 pub mod path;
@@ -32,7 +33,7 @@ pub const EDGE: &str = "10.77.88.1";
 /// The origin's tunnel address.
 pub const ORIGIN: &str = "10.77.88.2";
 
-/// Boot of both machines lies before the tests' start, the wall clock in 2027.
+/// Boot of both machines is before the tests' start, the wall clock in 2027.
 const BOOT: Duration = Duration::from_secs(10_000);
 const WALL: Duration = Duration::from_secs(1_800_000_000);
 
@@ -56,7 +57,7 @@ impl Side {
     }
 }
 
-/// What a test wants of a pair.
+/// How a test sets up a pair.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     /// Probes and the whole ladder, as the product has them; without, plain WireGuard.
@@ -76,7 +77,7 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// Two plain WireGuard interfaces; nobody sends unless it is told to.
+    /// Two plain WireGuard interfaces; neither sends by itself.
     #[must_use]
     pub fn plain() -> Self {
         Self { liveness: false, keepalive: None, initiate: false, seed: 1 }
@@ -105,15 +106,15 @@ pub struct End {
     pub delivered: BTreeMap<u64, u32>,
     /// Delivered packets that were not as sent.
     pub damaged: u64,
-    /// Events it told, with the time since the start.
+    /// Events it reported, with the time since the start.
     pub events: Vec<(Duration, Event)>,
     /// How often its timers woke it.
     pub wakes: u64,
     /// Datagrams it sent.
     pub sent: u64,
-    /// While set it neither computes nor hears.
+    /// While set it neither computes nor receives.
     pub suspended: bool,
-    /// How far its wall clock lies from the true one, in seconds.
+    /// How far its wall clock is from the true one, in seconds.
     pub wall_error: i64,
     out: SendQueue,
 }
@@ -158,7 +159,7 @@ impl Pair {
         pair
     }
 
-    /// What one side is told about the other.
+    /// The configuration of one side's peer.
     #[must_use]
     pub fn peer_config(&self, side: Side) -> PeerConfig {
         let origin = side == Side::Origin;
@@ -179,7 +180,8 @@ impl Pair {
         self.end_ref(side).node.update_peers(&[config], &[], self.now(side)).expect("a peer");
     }
 
-    /// Starts one side's node anew, as after a crash: it remembers nothing but what `config` says.
+    /// Starts one side's node again, as after a crash: it remembers nothing but what is in
+    /// `config`.
     pub fn restart(&mut self, side: Side, config: PeerConfig, watermark: Duration) {
         let (now, liveness) = (self.now(side), self.setup.liveness.then(rules));
         let (private, inner) = if side == Side::Edge { (key(2), EDGE) } else { (key(1), ORIGIN) };
@@ -197,7 +199,7 @@ impl Pair {
         }
     }
 
-    /// One side, to look at.
+    /// One side, to read.
     #[must_use]
     pub const fn end_ref(&self, side: Side) -> &End {
         match side {
@@ -316,7 +318,8 @@ impl Pair {
         }
     }
 
-    /// Lets time pass until `done`; the time that took, or `None` when it did not happen within `limit`.
+    /// Lets time pass until `done`; the time that took, or `None` when it did not happen within
+    /// `limit`.
     pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> Option<Duration> {
         let started = self.elapsed;
         while self.elapsed - started <= limit {
@@ -437,7 +440,7 @@ impl End {
         }
     }
 
-    /// How many events are as `wanted` says.
+    /// How many events are as `wanted`.
     pub fn count(&self, wanted: impl Fn(&Event) -> bool) -> usize {
         self.events.iter().filter(|(_, event)| wanted(event)).count()
     }

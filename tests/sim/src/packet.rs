@@ -1,4 +1,4 @@
-//! Inner packets that can be told apart.
+//! Inner packets that can be distinguished.
 
 use std::net::Ipv4Addr;
 

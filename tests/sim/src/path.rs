@@ -46,7 +46,7 @@ pub struct Path {
     pub corrupted: u64,
     /// Datagrams doubled so far.
     pub duplicated: u64,
-    /// Datagrams lost so far, on purpose or because nobody lives at their target.
+    /// Datagrams lost so far, on purpose or because there is no node at their target.
     pub lost: u64,
     /// Everything sent, when it is set: side and bytes.
     pub record: Option<Vec<(Side, Vec<u8>)>>,
@@ -76,7 +76,8 @@ impl Path {
         }
     }
 
-    /// The NAT forgets its mapping: the origin's next datagram leaves from another port, the old one is dead.
+    /// The NAT forgets its mapping: the origin's next datagram leaves from another port, the old
+    /// one is dead.
     pub fn rebind(&mut self) -> SocketAddr {
         let port = 40_000 + (self.mapping.port() + 1) % 10_000;
         self.mapping.set_port(port);
@@ -125,7 +126,7 @@ impl Path {
             let mut datagram = datagram.to_vec();
             if self.happens(self.faults.corruption) {
                 self.corrupted += 1;
-                let bit = self.roll() as usize % (datagram.len() * 8);
+                let bit = self.random() as usize % (datagram.len() * 8);
                 datagram[bit / 8] ^= 1 << (bit % 8);
             }
             let mut arrival = now + self.delay;
@@ -155,11 +156,11 @@ impl Path {
     }
 
     fn share(&mut self) -> f64 {
-        (self.roll() >> 11) as f64 / (1u64 << 53) as f64
+        (self.random() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// xorshift64.
-    pub fn roll(&mut self) -> u64 {
+    pub fn random(&mut self) -> u64 {
         self.chance ^= self.chance << 13;
         self.chance ^= self.chance >> 7;
         self.chance ^= self.chance << 17;

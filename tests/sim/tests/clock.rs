@@ -1,4 +1,4 @@
-//! Wall clocks that are wrong, jump, or stand in the past.
+//! Wall clocks that are wrong, jump, or are in the past.
 
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ fn a_clock_behind_is_reported_once_and_the_mark_follows_it_once_a_session_is_agr
     pair.run(secs(60));
 
     assert_eq!(pair.origin.count(|event| matches!(event, Event::ClockBehind { .. })), 1);
-    assert_eq!(pair.edge.count(|event| matches!(event, Event::OldStamp { .. })), 1);
+    assert_eq!(pair.edge.count(|event| matches!(event, Event::OldTimestamp { .. })), 1);
     let now = pair.now(Side::Origin);
     assert_eq!(pair.origin.node.clock_fault(now), None);
     assert!(last_mark(&pair).is_some_and(|mark| mark < now.wall + secs(61)));
@@ -94,7 +94,8 @@ fn an_initiation_recorded_while_the_clock_was_ahead_keeps_nobody_out_after_a_res
             let initiation = if *side == Side::Edge { &from_origin } else { &from_edge };
             pair.inject(*side, at(ELSEWHERE), initiation.clone());
         }
-        // Each recording keeps its receiver waiting for a confirmation, and both sides then call at once.
+        // Each recording keeps its receiver waiting for a confirmation, and both sides then call at
+        // once.
         assert!(pair.run_until(secs(20), is_up_again).is_some(), "{poisoned:?}");
         assert_eq!(pair.peer(Side::Edge).endpoint.map(|endpoint| endpoint.remote), Some(at(ORIGIN_AT)));
         assert_carries(&mut pair);
@@ -139,8 +140,8 @@ fn every_stamp_lies_below_the_watermark_that_was_told_before() {
             _ => {}
         }
     }
-    let told = pair.origin.count(|event| matches!(event, Event::Watermark { .. }));
-    assert!((20..=40).contains(&told), "{told} in an hour with thirty handshakes");
+    let reported = pair.origin.count(|event| matches!(event, Event::Watermark { .. }));
+    assert!((20..=40).contains(&reported), "{reported} in an hour with thirty handshakes");
 }
 
 #[test]
@@ -158,7 +159,8 @@ fn a_restart_right_after_the_watermark_was_kept_is_not_behind() {
 
 #[test]
 fn an_authentic_but_old_stamp_makes_the_other_side_initiate_once_in_five_seconds() {
-    // An hour of life, in which the edge initiates; then it loses its clock: its stamps start where they once did.
+    // An hour of life, in which the edge initiates; then it loses its clock: its timestamps start
+    // where they once did.
     let mut pair = Pair::new(Setup::plain());
     pair.run(secs(3600));
     let mut config = pair.peer_config(Side::Edge);
@@ -173,7 +175,7 @@ fn an_authentic_but_old_stamp_makes_the_other_side_initiate_once_in_five_seconds
     pair.send(Side::Edge);
     pair.run(secs(2));
 
-    assert_eq!(pair.dropped(Side::Origin, DropReason::OldStamp), 1);
+    assert_eq!(pair.dropped(Side::Origin, DropReason::OldTimestamp), 1);
     assert_eq!(pair.state(Side::Edge), PeerState::Up, "the origin initiated");
     assert_eq!(pair.arrived(Side::Origin), 2);
 }
@@ -192,7 +194,7 @@ fn old_stamps_replayed_while_the_peer_is_heard_provoke_nothing() {
         pair.run(secs(1));
     }
 
-    assert_eq!(pair.dropped(Side::Edge, DropReason::OldStamp), 100);
+    assert_eq!(pair.dropped(Side::Edge, DropReason::OldTimestamp), 100);
     assert_eq!(pair.peer(Side::Edge).handshakes, handshakes);
     assert_eq!(pair.peer(Side::Edge).endpoint.map(|endpoint| endpoint.remote), Some(at(ORIGIN_AT)));
 }
@@ -229,10 +231,11 @@ enum Mark {
     Damaged,
 }
 
-/// A connected pair in which the other end of each of `sides` has seen a stamp of it that lies ten years ahead.
+/// A connected pair in which the other end of each of `sides` has seen a timestamp of it that is
+/// ten years ahead.
 fn ten_years_ahead(sides: &[Side]) -> Pair {
     let mut pair = Pair::new(Setup { initiate: false, keepalive: None, ..Setup::default() });
-    // A `Tunn` stamps from where it was made: those that are made anew are in the present again.
+    // The timestamps of a `Tunn` start when it was made: new ones are in the present again.
     pair.run(secs(TEN_YEARS));
     for side in BOTH.into_iter().filter(|side| !sides.contains(side)) {
         let mut config = pair.peer_config(side);
@@ -277,7 +280,8 @@ fn restart_in_the_present(pair: &mut Pair, side: Side, mark: Mark) {
     pair.restart(side, config, mark);
 }
 
-/// Whether both sides have heard the other within the last moments, through a session they both know.
+/// Whether both sides have heard the other within the last moments, through a session they both
+/// know.
 fn is_up_again(pair: &Pair) -> bool {
     BOTH.iter().all(|side| {
         let (peer, now) = (pair.peer(*side), pair.now(*side));

@@ -1,4 +1,4 @@
-//! What somebody on the path, or in possession of a peer's key, may send.
+//! What an attacker on the path, or with a peer's key, may send.
 
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
@@ -17,14 +17,14 @@ fn random_datagrams_never_get_an_answer() {
     let mut bytes = vec![0; 1500];
 
     for n in 0..count {
-        let length = (pair.path.roll() % 1500) as usize;
+        let length = (pair.path.random() % 1500) as usize;
         let datagram = match n % 4 {
             // Every kind, with the right length for it and what follows at random.
             0 => [148, 92, 64][(n / 4 % 3) as usize],
             _ => length,
         };
         for chunk in bytes[..datagram].chunks_mut(8) {
-            chunk.copy_from_slice(&pair.path.roll().to_le_bytes()[..chunk.len()]);
+            chunk.copy_from_slice(&pair.path.random().to_le_bytes()[..chunk.len()]);
         }
         if n % 4 != 1 && datagram >= 4 {
             let kind = match datagram {
@@ -77,7 +77,7 @@ fn malformed_packets_from_inside_do_no_harm() {
     let mut pair = Pair::connected(Setup::plain());
     for n in 0..datagrams(20_000) {
         let inner = random_inner(&mut pair);
-        let segment_size = pair.path.roll() as u16;
+        let segment_size = pair.path.random() as u16;
         let offload = match n % 6 {
             0 => Offload::None,
             1 => Offload::Checksum { start: segment_size % 64, offset: (segment_size >> 8) % 64 },
@@ -104,7 +104,7 @@ fn damaged_copies_of_real_datagrams_do_no_harm() {
     let arrived = (pair.arrived(Side::Edge), pair.arrived(Side::Origin));
 
     for (side, mut datagram) in record {
-        let at_bit = pair.path.roll() as usize % (datagram.len() * 8);
+        let at_bit = pair.path.random() as usize % (datagram.len() * 8);
         datagram[at_bit / 8] ^= 1 << (at_bit % 8);
         pair.inject(side.other(), at(ATTACKER), datagram);
     }
@@ -163,11 +163,11 @@ fn counters_near_the_end_are_refused_before_they_reach_the_session() {
 #[test]
 fn a_flood_from_one_source_is_held_to_its_bucket_and_the_tunnel_goes_on() {
     let mut pair = Pair::connected(Setup::default());
-    let mut stranger = caller(99);
+    let mut unknown = caller(99);
     let mut answers = 0;
 
     for _ in 0..1000 {
-        let message = initiation(&mut stranger);
+        let message = initiation(&mut unknown);
         let sent = pair.edge.sent;
         pair.inject(Side::Edge, at(ATTACKER), message);
         answers += pair.edge.sent - sent;
@@ -178,7 +178,7 @@ fn a_flood_from_one_source_is_held_to_its_bucket_and_the_tunnel_goes_on() {
     let limited = pair.dropped(Side::Edge, DropReason::RateLimited);
     assert!((20..=26).contains(&unknown), "{unknown}");
     assert_eq!(unknown + limited, 1000);
-    assert_eq!(answers, limited, "at most one cookie for each, smaller than what asked for it");
+    assert_eq!(answers, limited, "at most one cookie for each, smaller than what it answers");
     pair.run_sending(&[Side::Origin], ms(10), secs(1));
     pair.run(secs(1));
     assert_eq!(pair.arrived(Side::Edge), 100);
@@ -203,7 +203,7 @@ fn an_honest_origin_connects_through_a_flood_of_spoofed_sources() {
         }
     }
 
-    let took = connected.expect("it connects while the flood goes on");
+    let took = connected.expect("it connects while the flood continues");
     assert!(took <= secs(10), "{took:?}");
 }
 
@@ -260,7 +260,7 @@ fn own_outer_packets_are_not_wrapped_again() {
     assert_eq!(verdict, tunnel::node::Verdict::Drop(DropReason::RoutingLoop));
     assert_eq!(pair.origin.sent, 0);
 
-    // From another port it is somebody else's.
+    // From another port it belongs to another source.
     own[20] ^= 1;
     assert!(matches!(pair.send_bytes(Side::Origin, own), tunnel::node::Verdict::Waiting { .. }));
 }
@@ -274,7 +274,7 @@ fn drops(pair: &Pair) -> u64 {
     DropReason::ALL.iter().map(|reason| pair.dropped(Side::Edge, *reason)).sum()
 }
 
-/// The origin's key in the hands of somebody who seals whatever he likes.
+/// An attacker with the origin's key, who encrypts any content.
 fn hostile_origin(pair: &mut Pair) -> Tunn {
     let edge = PublicKey::from(*key(2).public().as_bytes());
     let mut peer = Tunn::new(StaticSecret::from(*key(1).as_bytes()), edge, None, None, 7, None);
@@ -292,10 +292,10 @@ fn hostile_origin(pair: &mut Pair) -> Tunn {
 
 /// Bytes that are more or less an IP packet of the origin's.
 fn random_inner(pair: &mut Pair) -> Vec<u8> {
-    let (choice, length) = (pair.path.roll(), pair.path.roll() as usize % 1400);
+    let (choice, length) = (pair.path.random(), pair.path.random() as usize % 1400);
     let mut bytes = vec![0; length];
     for chunk in bytes.chunks_mut(8) {
-        chunk.copy_from_slice(&pair.path.roll().to_le_bytes()[..chunk.len()]);
+        chunk.copy_from_slice(&pair.path.random().to_le_bytes()[..chunk.len()]);
     }
     if length >= 28 && choice % 4 != 0 {
         bytes[0] = if choice & 16 == 0 { 0x45 } else { 0x65 };

@@ -69,7 +69,7 @@ fn the_state_goes_from_up_to_stale_to_down_and_back() {
     pair.run(secs(30));
     assert_eq!(pair.state(Side::Edge), PeerState::Up);
 
-    let told: Vec<_> = pair
+    let reported: Vec<_> = pair
         .edge
         .events
         .iter()
@@ -80,7 +80,7 @@ fn the_state_goes_from_up_to_stale_to_down_and_back() {
         .collect();
     let states = [PeerState::Up, PeerState::Stale, PeerState::Down, PeerState::Up];
     let expected: Vec<_> = states.windows(2).map(|pair| (pair[0], pair[1])).collect();
-    assert_eq!(told, expected, "each change is told once");
+    assert_eq!(reported, expected, "each change is reported once");
 }
 
 #[test]
@@ -93,8 +93,8 @@ fn stale_is_told_fifteen_seconds_after_the_last_answer() {
     pair.run(secs(30));
 
     let stale = |event: &Event| matches!(event, Event::StateChanged { to: PeerState::Stale, .. });
-    let told = pair.origin.events.iter().find(|(_, event)| stale(event)).expect("it is told").0 - cut;
-    assert!(told > secs(9) && told <= secs(15) + ms(50), "{told:?}");
+    let reported = pair.origin.events.iter().find(|(_, event)| stale(event)).expect("it is reported").0 - cut;
+    assert!(reported > secs(9) && reported <= secs(15) + ms(50), "{reported:?}");
 }
 
 #[test]
@@ -110,7 +110,8 @@ fn a_peer_never_heard_is_never_probed() {
 #[test]
 fn a_plain_peer_that_answers_no_probe_is_judged_by_its_handshake_and_left_to_sleep() {
     let mut pair = Pair::new(Setup { keepalive: None, initiate: false, ..Setup::default() });
-    // The origin is plain: it has no liveness, so its system would answer the echo, and here there is none.
+    // The origin is plain: it has no liveness, so its system would answer the echo, and here there
+    // is none.
     let plain = Pair::new(Setup::plain());
     pair.origin = plain.origin;
     pair.send(Side::Origin);

@@ -1,4 +1,4 @@
-//! Coming back, for ever: from silence, from restarts, from suspends.
+//! Recovery, as often as it takes: from silence, from restarts, from suspends.
 
 use sim::path::Faults;
 use sim::{ORIGIN_AT, Pair, Setup, Side, at, ms, secs};
@@ -160,7 +160,7 @@ fn a_short_outage_ends_with_the_first_rung() {
     let mut pair = Pair::connected(Setup::default());
     pair.run(secs(20));
     pair.path.set_blackhole(true);
-    pair.run_until(secs(10), |pair| pair.peer(Side::Origin).recoveries[0] == 1).expect("the first rung");
+    pair.run_until(secs(10), |pair| pair.peer(Side::Origin).recoveries[0] == 1).expect("the first step");
     pair.path.set_blackhole(false);
 
     pair.run(secs(60));
@@ -180,7 +180,7 @@ fn the_resolved_address_is_tried_at_once() {
     pair.restart(Side::Edge, config, secs(0));
 
     pair.run_until(secs(15), |pair| pair.peer(Side::Origin).recoveries[2] == 1)
-        .expect("the name is asked for");
+        .expect("the name is to be resolved");
     let (id, now) = (pair.peer_id(Side::Origin), pair.now(Side::Origin));
     pair.origin.node.set_endpoint(id, moved, now);
 
@@ -233,7 +233,7 @@ fn an_origin_that_restarts_dials_at_once() {
     pair.run(ms(500));
     let config = pair.peer_config(Side::Origin);
     pair.restart(Side::Origin, config, secs(0));
-    // A process that starts later has a later clock; here boringtun's wall clock stands still.
+    // A process that starts later has a later clock; here boringtun's wall clock does not move.
     let took = pair.run_until(secs(15), |pair| pair.state(Side::Origin) == PeerState::Up);
     assert!(took.is_some());
 }
@@ -254,7 +254,8 @@ fn a_suspend_of_200_seconds_is_over_with_the_first_packet() {
         pair.send(side);
         pair.run(ms(100));
         let burst = pair.end(side).sent - sent;
-        // The other side's own handshake may cross: then two are answered, confirmed and probed, eight datagrams.
+        // The other side's own handshake may cross: then two are answered, confirmed and probed,
+        // eight datagrams.
         assert!(burst <= 8, "{burst} datagrams of {side:?} at once after waking");
         assert!(initiations(&mut pair, side) <= 1, "{side:?} begins once");
         let took = pair.run_until(secs(6), |pair| pair.arrived(side.other()) > arrived);
@@ -307,7 +308,7 @@ fn a_plain_peer_with_waiting_data_is_tried_while_data_is_offered_and_then_left_a
     );
     let after = pair.origin.sent;
     pair.run(secs(3600));
-    assert_eq!(pair.origin.sent, after, "nobody asks any more");
+    assert_eq!(pair.origin.sent, after, "no handshake is sent any more");
 
     pair.path.set_blackhole(false);
     pair.send(Side::Origin);
@@ -344,7 +345,8 @@ fn a_one_way_failure_is_seen_and_tried() {
 fn a_peer_that_stops_to_answer_probes_is_not_pestered_with_handshakes() {
     let mut pair = Pair::connected(Setup::default());
     pair.run(secs(30));
-    // The far end becomes a plain WireGuard interface with the same key, whose system answers no echo.
+    // The far end becomes a plain WireGuard interface with the same key, whose system answers no
+    // echo.
     let plain = Pair::new(Setup::plain());
     let now = pair.now(Side::Edge);
     pair.edge = plain.edge;
@@ -360,7 +362,7 @@ fn a_peer_that_stops_to_answer_probes_is_not_pestered_with_handshakes() {
     assert_eq!(pair.state(Side::Origin), PeerState::Up);
 }
 
-/// How many handshakes `side` has begun or repeated since this was last asked.
+/// How many handshakes `side` has begun or repeated since the last call.
 fn initiations(pair: &mut Pair, side: Side) -> usize {
     let record = pair.path.record.replace(Vec::new()).expect("a record");
     record.iter().filter(|(from, datagram)| *from == side && datagram.first() == Some(&1)).count()

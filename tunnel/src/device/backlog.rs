@@ -1,9 +1,9 @@
 //! What was read from the TUN and not yet encrypted: a bounded queue that is fair between flows.
 //!
-//! The TUN's own queue counts packets of any size and is first-in first-out, so that one bulk transfer makes
-//! everybody wait behind megabytes. Hence it is emptied into this one at once, which is bounded in bytes, serves
-//! flows by deficit round robin with flows that just woke first (the scheduling of RFC 8290), and when it is full
-//! drops from the flow that holds the most.
+//! The TUN's own queue counts packets of any size and is first-in first-out, so that one bulk
+//! transfer makes all other flows wait behind megabytes. Hence it is emptied into this one at once,
+//! which is bounded in bytes, serves flows by deficit round robin with new flows first (the
+//! scheduling of RFC 8290), and when it is full drops from the flow that holds the most.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -17,12 +17,13 @@ use crate::packet::{FiveTuple, Ip};
 const SMALL: usize = 512;
 /// Bytes of a small packet's slot: any single packet of common MTUs.
 const SMALL_LEN: usize = 2048;
-/// Super-packets that may wait: 3 MiB, five milliseconds at 5 Gbit/s, which only the flow that fills them waits for. With
-/// half of it four transfers that share the tunnel lose so much that they carry a fifth less.
+/// Super-packets that may wait: 3 MiB, five milliseconds at 5 Gbit/s, which only the flow that
+/// fills them waits for. With half of it four transfers that share the tunnel lose so much that
+/// they carry a fifth less.
 const LARGE: usize = 48;
 /// Queues that flows are hashed onto.
 const FLOWS: usize = 256;
-/// Bytes a flow may send before it is the next one's turn.
+/// Bytes a flow may send before the next one is served.
 const QUANTUM: isize = 16 << 10;
 
 /// The queue. Packets are read into [`landing`](Self::landing) and kept by [`push`](Self::push).
@@ -35,7 +36,7 @@ pub(super) struct Backlog {
     flows: Vec<Flow>,
     /// Flows that became active just now, served before all others.
     fresh: VecDeque<usize>,
-    /// Flows that have had their first turn.
+    /// Flows that were served once.
     old: VecDeque<usize>,
     hasher: RandomState,
     dropped: usize,
@@ -100,7 +101,7 @@ impl Backlog {
         self.fresh.is_empty() && self.old.is_empty()
     }
 
-    /// Packets dropped since this was last asked.
+    /// Packets dropped since the last call.
     pub(super) fn take_dropped(&mut self) -> usize {
         std::mem::take(&mut self.dropped)
     }
@@ -146,7 +147,8 @@ impl Backlog {
         Some(Place::Large(slot))
     }
 
-    /// Drops the oldest packets of the flow that holds the most slots of a kind, until it has freed one.
+    /// Drops the oldest packets of the flow that holds the most slots of a kind, until it has freed
+    /// one.
     #[cold]
     fn evict(&mut self, kind: usize) {
         let held = |flow: &Flow| flow.held.get(kind).copied().unwrap_or(0);
@@ -189,7 +191,7 @@ impl Backlog {
                 flow.is_listed = false;
                 continue;
             }
-            // A fresh flow that ran dry waits one turn among the old, or it could always come first.
+            // A fresh flow that ran dry waits once among the old, or it could always come first.
             list.pop_front();
             self.old.push_back(index);
         }

@@ -1,20 +1,21 @@
 //! When one thread is enough for both directions, and when it is not.
 //!
-//! One thread carries a bulk transfer with a tenth less CPU than two: nobody is woken per acknowledgement and no lock is
-//! waited for. Two are faster only while both directions are busy and a processor is free for each.
+//! One thread carries a bulk transfer with a tenth less CPU than two: no thread is woken per
+//! acknowledgement and no lock is waited for. Two are faster only while both directions are busy
+//! and a processor is free for each.
 
 use std::time::Duration;
 
 use crate::time::Instant;
 
-/// How long things are watched before the work is divided.
+/// How long the load is watched before the work is divided.
 const DIVIDE_AFTER: Duration = Duration::from_millis(20);
-/// How long before it is joined again: longer, so that it does not go to and fro.
+/// How long before it is joined again: longer, so that it does not flap.
 const JOIN_AFTER: Duration = Duration::from_millis(250);
 /// Percent of a processor from which on one thread is not enough, and below which two are too many.
 const SATURATED: u128 = 90;
 const SPARE: u128 = 50;
-/// A direction is busy beside the other when it carries at least one byte in so many.
+/// A direction counts as busy when it carries at least one byte for so many of the other.
 const DIVIDE_SHARE: u64 = 4;
 const JOIN_SHARE: u64 = 8;
 
@@ -24,11 +25,11 @@ pub(super) struct Usage {
     pub(super) now: Instant,
     /// Time that it ran on a processor.
     pub(super) cpu: Duration,
-    /// Bytes carried by both directions, whoever did it.
+    /// Bytes carried by both directions, by whichever thread.
     pub(super) bytes: [u64; 2],
 }
 
-/// Watches the load and says when to change.
+/// Watches the load and decides when to change.
 #[derive(Debug)]
 pub(super) struct Balance {
     since: Usage,
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_busy_both_ways_gets_help_and_gives_it_back_when_there_is_air() {
+    fn a_thread_busy_both_ways_gets_a_helper_until_it_has_time_to_spare() {
         let mut watch = Watch::new();
         assert!(watch.pass(100, [50, 40]));
         assert!(watch.pass(80, [500, 400]), "still busy");

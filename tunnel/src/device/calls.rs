@@ -73,7 +73,7 @@ impl Device {
     }
 }
 
-/// Says once when a kind of call keeps failing, and once when it works again.
+/// Logs once when a kind of call keeps failing, and once when it works again.
 #[derive(Debug, Default)]
 pub struct CallLog {
     failing: [bool; Call::ALL.len()],
@@ -81,7 +81,7 @@ pub struct CallLog {
 
 impl CallLog {
     /// To be called every few seconds.
-    pub fn look(&mut self, device: &Device, now: Instant) {
+    pub fn check(&mut self, device: &Device, now: Instant) {
         for (call, failed) in Call::ALL.into_iter().zip(&mut self.failing) {
             let problem = device.problem(call, now);
             match (&problem, *failed) {

@@ -1,20 +1,25 @@
-//! The engine of the edge: threads that carry packets between a TUN device, a [`Node`] and a UDP socket.
+//! The data plane of the gateway: threads that carry packets between a TUN device, a [`Node`] and a
+//! UDP socket.
 //!
-//! The sending side reads super-packets from the TUN, encrypts, and sends in segmented batches; the receiving side
-//! receives batches, decrypts, coalesces, and writes super-packets. One thread does both, a round of each in turn, until
-//! both directions keep it busy; then another takes over the receiving ([`balance`]). While small packets go to and fro it
-//! looks on for a moment instead of sleeping ([`crate::busy_poll`]). *slow* runs timers and hands
-//! out events. There is no queue between them; what the TUN has ready waits in a short one that is fair between flows.
+//! The sending side ([`tx`]) reads super-packets from the TUN, encrypts, and sends in segmented
+//! batches; the receiving side ([`rx`]) receives batches, decrypts, coalesces, and writes
+//! super-packets. The main thread does both, a round of each in turn, until both directions keep it
+//! busy; then a helper takes over the receiving ([`balance`]). While request/response traffic is
+//! active it busy-polls for a moment before it sleeps ([`crate::busy_poll`]). The timer thread runs
+//! timers and hands out events. There is no queue between the threads; what the TUN has ready waits
+//! in a short one that is fair between flows.
 
 mod backlog;
 mod balance;
 mod calls;
-mod halves;
-mod kick;
-mod nap;
-mod soundness;
+mod interrupt;
+mod rx;
 mod threads;
+mod timer_sleep;
+mod tx;
 mod unreachable;
+mod watch;
+mod worker;
 
 use std::io;
 use std::sync::Arc;
@@ -25,27 +30,28 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use crate::io::counters::counters;
 use crate::io::tun::{Tun, TunOffload};
-use crate::io::udp::{UdpSocket, counters};
+use crate::io::udp::UdpSocket;
 use crate::io::watchdog::{self, Watchdog};
 use crate::node::{Event, Node};
 use crate::offload::CoalesceOptions;
-use crate::progress::{Fault, Pulse};
+use crate::progress::{Fault, Heartbeat};
 pub use calls::{Call, CallLog};
 
 /// How long a change may take until every thread has seen it.
-const KICK_LIMIT: Duration = Duration::from_secs(2);
+const INTERRUPT_LIMIT: Duration = Duration::from_secs(2);
 
 /// The name of the thread that does everything.
 const ONE: &str = "cw-one";
 /// The names of the threads that share the work, by their place.
-const NAMES: [&str; 3] = ["cw-tx", "cw-rx", "cw-slow"];
+const NAMES: [&str; 3] = ["cw-tx", "cw-rx", "cw-timers"];
 
 /// How the work is divided.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Threads {
-    /// One thread on a machine with one core, else one for packets, which gets a second for the other direction while
-    /// both keep it busy, and one for timers.
+    /// One thread on a machine with one core, else one for packets, which gets a second for the
+    /// other direction while both keep it busy, and one for timers.
     #[default]
     Auto,
     /// One thread for everything, timers included: all that one core can use.
@@ -65,8 +71,8 @@ pub struct Offloads {
     pub udp_gso: bool,
     /// Joined receives on the outer socket.
     pub udp_gro: bool,
-    /// Looking on for a moment before going to sleep, while small packets go to and fro ([`BusyPoll`](crate::busy_poll::BusyPoll)); never where there is
-    /// but one processor.
+    /// Busy polling for a moment before sleeping, while request/response traffic is active
+    /// ([`BusyPoll`](crate::busy_poll::BusyPoll)); never where there is only one processor.
     pub busy_poll: bool,
 }
 
@@ -76,14 +82,15 @@ impl Default for Offloads {
     }
 }
 
-/// What the device tells its owner, on its slow thread: a handler must not block.
+/// What the device reports to its owner, on its timer thread: a handler must not block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceEvent {
     /// Something the node wants done, logged or counted.
     Node(Event),
     /// The TUN device was deleted; the threads have ended.
     TunGone,
-    /// A thread is dead or stuck. Sent by owners to themselves from their handler of faults ([`Device::watch`]).
+    /// A thread is dead or stuck. Sent by owners to themselves from their handler of faults
+    /// ([`Device::watch`]).
     ThreadFailed(Fault),
 }
 
@@ -96,7 +103,7 @@ counters! {
         tx_packets,
         /// Packets and super-packets dropped because their flow held the most of a full queue.
         tx_queue_drops,
-        /// Senders told by ICMP that their packet has nowhere to go: no peer, or none that can be reached.
+        /// ICMP errors for packets that have nowhere to go: no peer, or none that can be reached.
         tx_unreachable,
         /// Rounds of the receiving side: each begins with one receive call.
         rx_rounds,
@@ -110,16 +117,16 @@ counters! {
         divisions,
         /// Times it was taken back.
         joins,
-        /// Sockets put in place of another.
+        /// Sockets that replaced another.
         rebinds,
-        /// Waits that began by looking on.
+        /// Waits that began with busy polling.
         busy_polls,
-        /// Those of them that found nothing and slept.
+        /// Busy-poll windows that expired without work.
         busy_poll_misses,
     }
 }
 
-/// A running engine. Dropping it stops the threads and closes what they held.
+/// A running device. Dropping it stops the threads and closes what they held.
 pub struct Device {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -131,11 +138,11 @@ struct Shared {
     node: Arc<Node>,
     tun: Tun,
     socket: ArcSwap<UdpSocket>,
-    /// Raised by every change that threads must notice; each thread says which it has seen.
+    /// Raised by every change that threads must notice; `seen` holds the last one each has seen.
     generation: AtomicU64,
     seen: [AtomicU64; 3],
-    /// The signs of life of the threads there are.
-    pulses: Vec<Arc<Pulse>>,
+    /// The heartbeats of the threads there are.
+    heartbeats: Vec<Arc<Heartbeat>>,
     stop: AtomicBool,
     gone: AtomicBool,
     /// Bit 0: coalesce TCP; bit 1: coalesce UDP.
@@ -143,12 +150,12 @@ struct Shared {
     busy_poll: AtomicBool,
     switches: Mutex<Offloads>,
     stats: DeviceStats,
-    lent: threads::Lent,
-    nap: nap::Nap,
+    handoff: threads::RxHandoff,
+    timer_sleep: timer_sleep::TimerSleep,
 }
 
 impl Device {
-    /// Starts the threads. `on_event` runs on the slow thread.
+    /// Starts the threads. `on_event` runs on the timer thread.
     ///
     /// # Errors
     /// When a thread cannot be started, or the TUN refuses the offloads.
@@ -160,7 +167,7 @@ impl Device {
         threads: Threads,
         on_event: impl FnMut(DeviceEvent) + Send + 'static,
     ) -> io::Result<Self> {
-        kick::install();
+        interrupt::install();
         node.set_listen_port(socket.local_port()?);
         let is_one = threads == Threads::One || threads == Threads::Auto && processors() == 1;
         let names: &[_] = if is_one { &[ONE] } else { &NAMES };
@@ -170,35 +177,35 @@ impl Device {
             socket: ArcSwap::from_pointee(socket),
             generation: AtomicU64::new(0),
             seen: [const { AtomicU64::new(0) }; 3],
-            pulses: names.iter().map(|name| Arc::new(Pulse::new(name))).collect(),
+            heartbeats: names.iter().map(|name| Arc::new(Heartbeat::new(name))).collect(),
             stop: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             coalesce: AtomicU8::new(0),
             busy_poll: AtomicBool::new(false),
             switches: Mutex::new(offloads),
             stats: DeviceStats::default(),
-            lent: threads::Lent::default(),
-            nap: nap::Nap::default(),
+            handoff: threads::RxHandoff::default(),
+            timer_sleep: timer_sleep::TimerSleep::default(),
         });
         shared.set_offloads(offloads)?;
         let device = Self { shared, threads: Mutex::new(Vec::new()), watchdog: Mutex::new(None) };
         let on_event: threads::OnEvent = Box::new(on_event);
         if is_one {
-            device.spawn(threads::LEADER, move |shared| threads::lead(shared, Some(on_event)))?;
+            device.spawn(worker::MAIN, move |shared| threads::run_main(shared, Some(on_event)))?;
         } else {
             device.set_threads(threads);
-            device.spawn(threads::LEADER, |shared| threads::lead(shared, None))?;
-            device.spawn(threads::HELPER, threads::help)?;
-            device.spawn(threads::SLOW, move |shared| threads::run_slow(shared, on_event))?;
+            device.spawn(worker::MAIN, |shared| threads::run_main(shared, None))?;
+            device.spawn(worker::RX_HELPER, threads::run_rx_helper)?;
+            device.spawn(worker::TIMERS, move |shared| threads::run_timers(shared, on_event))?;
         }
         Ok(device)
     }
 
     fn spawn(&self, place: usize, run: impl FnOnce(&Shared) + Send + 'static) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
-        let pulse = shared.pulse(place);
-        let thread = std::thread::Builder::new().name(pulse.name().to_owned()).spawn(move || {
-            let _life = watchdog::begin(&pulse);
+        let heartbeat = shared.heartbeat(place);
+        let thread = std::thread::Builder::new().name(heartbeat.name().to_owned()).spawn(move || {
+            let _life = watchdog::begin(&heartbeat);
             run(&shared);
         })?;
         self.threads.lock().push(thread);
@@ -235,7 +242,7 @@ impl Device {
         !self.shared.stop.load(Ordering::Acquire)
     }
 
-    /// Puts another outer socket in place while traffic flows; the old one is closed once no thread uses it.
+    /// Replaces the outer socket while traffic flows; the old one is closed once no thread uses it.
     ///
     /// # Errors
     /// When the new socket has no port.
@@ -256,11 +263,11 @@ impl Device {
         *self.shared.switches.lock()
     }
 
-    /// Which offloads this machine has, whatever is switched on.
+    /// Which offloads this machine supports, whatever is switched on.
     #[must_use]
-    pub fn known_offloads(&self) -> Offloads {
-        let (udp_gso, udp_gro) = self.socket().known_offload();
-        let tun_udp = self.tun().knows_udp();
+    pub fn supported_offloads(&self) -> Offloads {
+        let (udp_gso, udp_gro) = self.socket().supported_offload();
+        let tun_udp = self.tun().supports_udp();
         Offloads { tun_tcp: true, tun_udp, udp_gso, udp_gro, busy_poll: processors() > 1 }
     }
 
@@ -272,23 +279,25 @@ impl Device {
         self.shared.set_offloads(offloads)
     }
 
-    /// Changes how the work is divided while traffic flows; a device that was started with one thread keeps it.
+    /// Changes how the work is divided while traffic flows; a device that was started with one
+    /// thread keeps it.
     pub fn set_threads(&self, threads: Threads) {
-        self.shared.lent.always.store(threads == Threads::PerDirection, Ordering::Release);
+        self.shared.handoff.always.store(threads == Threads::PerDirection, Ordering::Release);
         self.announce();
     }
 
-    /// Lets the slow thread look at the node at once, after something was changed in it.
+    /// Lets the timer thread see to the node at once, after something was changed in it.
     pub fn wake(&self) {
         for thread in self.threads.lock().iter() {
             thread.thread().unpark();
             if thread.thread().name() == Some(ONE) {
-                kick::kick(thread);
+                interrupt::interrupt(thread);
             }
         }
     }
 
-    /// Ends the threads and waits for them; called by one of them, as from an event handler, it does not wait for that.
+    /// Ends the threads and waits for them; called by one of them, as from an event handler, it
+    /// does not wait for that.
     ///
     /// After a fault ([`watch`](Self::watch)) it waits for none of them.
     pub fn stop(&self) {
@@ -309,11 +318,12 @@ impl Device {
         }
     }
 
-    /// Makes every thread notice a change: kicked until it has, since a kick just before a system call is lost.
+    /// Makes every thread notice a change: interrupts it until it has, since an interruption just
+    /// before a system call is lost.
     fn announce(&self) {
         let generation = self.shared.generation.fetch_add(1, Ordering::AcqRel) + 1;
         let threads = self.threads.lock();
-        let end = std::time::Instant::now() + KICK_LIMIT;
+        let end = std::time::Instant::now() + INTERRUPT_LIMIT;
         loop {
             let mut all_seen = true;
             for (thread, seen) in threads.iter().zip(&self.shared.seen) {
@@ -321,7 +331,7 @@ impl Device {
                 if is_other && seen.load(Ordering::Acquire) < generation && !thread.is_finished() {
                     all_seen = false;
                     thread.thread().unpark();
-                    kick::kick(thread);
+                    interrupt::interrupt(thread);
                 }
             }
             if all_seen || std::time::Instant::now() > end {
@@ -343,8 +353,8 @@ impl Drop for Device {
 }
 
 impl Shared {
-    fn pulse(&self, place: usize) -> Arc<Pulse> {
-        self.pulses.get(place).cloned().unwrap_or_default()
+    fn heartbeat(&self, place: usize) -> Arc<Heartbeat> {
+        self.heartbeats.get(place).cloned().unwrap_or_default()
     }
 
     fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
@@ -352,7 +362,7 @@ impl Shared {
         self.socket.load().set_offload(offloads.udp_gso, offloads.udp_gro);
         self.busy_poll.store(offloads.busy_poll && processors() > 1, Ordering::Relaxed);
         *self.switches.lock() = offloads;
-        let udp = offloads.tun_udp && self.tun.takes_udp();
+        let udp = offloads.tun_udp && self.tun.has_udp();
         self.coalesce.store(u8::from(offloads.tun_tcp) | u8::from(udp) << 1, Ordering::Release);
         Ok(())
     }

@@ -1,16 +1,16 @@
-//! What a sender is told whose packet has nowhere to go: ICMP "host unreachable", at a bounded rate.
+//! What a sender gets whose packet has nowhere to go: ICMP "host unreachable", at a bounded rate.
 
 use crate::packet::Ip;
 use crate::packet::icmp::Error;
 use crate::reason::DropReason;
 use crate::time::Instant;
 
-/// Answers at once after a pause.
+/// Errors that may leave at once after a pause.
 const BURST: u64 = 50;
-/// Answers per second in the long run, as many as Linux gives (`icmp_msgs_per_sec`).
+/// Errors per second in the long run, as many as Linux sends (`icmp_msgs_per_sec`).
 const PER_SECOND: u64 = 1000;
 
-/// Makes the answers of one sending thread.
+/// Builds the errors of one sending thread.
 pub(super) struct Unreachable {
     credit: u64,
     counted_at: Instant,
@@ -21,10 +21,11 @@ impl Unreachable {
         Self { credit: BURST, counted_at: now }
     }
 
-    /// The packet for whoever sent `packet`, which was dropped for `reason`; `None` where silence is right.
+    /// The error for the sender of `packet`, which was dropped for `reason`; `None` where no error
+    /// may be sent.
     ///
-    /// It seems to come from the destination: an address of this machine would be a martian on its way in.
-    pub(super) fn answer(&mut self, now: Instant, reason: DropReason, packet: &[u8]) -> Option<Vec<u8>> {
+    /// Its source is the destination: an address of this machine would be a martian on its way in.
+    pub(super) fn error_for(&mut self, now: Instant, reason: DropReason, packet: &[u8]) -> Option<Vec<u8>> {
         if !matches!(reason, DropReason::NoPeer | DropReason::NoEndpoint | DropReason::NoSession) {
             return None;
         }
@@ -35,9 +36,9 @@ impl Unreachable {
         }
         let ip = Ip::parse(packet).ok()?;
         let rest = self.credit.checked_sub(1)?;
-        let answer = Error::HostUnreachable.build(packet, ip.dst)?;
+        let error = Error::HostUnreachable.build(packet, ip.dst)?;
         self.credit = rest;
-        Some(answer)
+        Some(error)
     }
 }
 
@@ -48,8 +49,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_packet_for_nobody_is_answered_in_its_own_words() {
-        let answer = Unreachable::new(at(0)).answer(at(0), DropReason::NoPeer, &packet()).unwrap();
+    fn a_packet_without_a_peer_is_answered_by_an_error_that_quotes_it() {
+        let answer = Unreachable::new(at(0)).error_for(at(0), DropReason::NoPeer, &packet()).unwrap();
 
         assert_eq!(answer[9], 1, "ICMP");
         assert_eq!(&answer[12..20], [192, 0, 2, 9, 10, 0, 0, 1]);
@@ -61,7 +62,7 @@ mod tests {
     fn only_packets_that_have_nowhere_to_go_are_answered() {
         let mut unreachable = Unreachable::new(at(0));
         for reason in DropReason::ALL {
-            let answered = unreachable.answer(at(0), *reason, &packet()).is_some();
+            let answered = unreachable.error_for(at(0), *reason, &packet()).is_some();
             let nowhere =
                 matches!(reason, DropReason::NoPeer | DropReason::NoEndpoint | DropReason::NoSession);
             assert_eq!(answered, nowhere, "{reason:?}");
@@ -72,7 +73,7 @@ mod tests {
     fn answers_are_bounded_at_once_and_in_the_long_run() {
         let mut unreachable = Unreachable::new(at(0));
         let mut answers = |now| {
-            (0..200).filter(|_| unreachable.answer(now, DropReason::NoPeer, &packet()).is_some()).count()
+            (0..200).filter(|_| unreachable.error_for(now, DropReason::NoPeer, &packet()).is_some()).count()
         };
 
         assert_eq!(answers(at(0)), 50);

@@ -6,14 +6,14 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::time::{Instant, Now};
 
-/// The monotonic clock that goes on during suspend.
+/// The monotonic clock that counts on during suspend.
 #[cfg(target_os = "linux")]
 const MONOTONIC: ClockId = ClockId::Boottime;
-/// On macOS this clock goes on during sleep.
+/// On macOS this clock counts on during sleep.
 #[cfg(not(target_os = "linux"))]
 const MONOTONIC: ClockId = ClockId::Monotonic;
 
-/// What both clocks say now.
+/// The time of both clocks.
 #[must_use]
 pub fn now() -> Now {
     Now { instant: instant(), wall: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() }

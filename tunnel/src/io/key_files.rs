@@ -1,4 +1,5 @@
-//! The key files in the folder of a configuration, to recognize a key that was written in another's place.
+//! The key files in the folder of a configuration, to recognize a key that was put in the wrong
+//! place.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -8,15 +9,15 @@ use zeroize::Zeroizing;
 
 use crate::key::{PresharedKey, PublicKey};
 
-/// The most files that are looked into.
+/// The most files that are read.
 const MOST: usize = 256;
 /// Longest file that is read: a key is 44 characters.
 const LONGEST: u64 = 128;
 
-/// Every secret key in a file `*.key` or `*.psk` beside `configuration` that this user may read, as it is written; at
-/// most 256.
+/// Every secret key in a file `*.key` or `*.psk` in the folder of `configuration` that this user
+/// may read, as it is written; at most 256.
 #[must_use]
-pub fn secrets_beside(configuration: &Path) -> Vec<(PathBuf, PresharedKey)> {
+pub fn secrets_next_to(configuration: &Path) -> Vec<(PathBuf, PresharedKey)> {
     let folder = configuration.parent().filter(|folder| !folder.as_os_str().is_empty());
     let entries = fs::read_dir(folder.unwrap_or(Path::new("."))).into_iter().flatten().flatten();
     let is_secret = |path: &PathBuf| {
@@ -26,9 +27,10 @@ pub fn secrets_beside(configuration: &Path) -> Vec<(PathBuf, PresharedKey)> {
     secrets.filter_map(|path| Some((path.clone(), text(&path)?.parse().ok()?))).collect()
 }
 
-/// The public key in `NAME.pub` beside the private one in `NAME.key`, for a user who may not read the latter.
+/// The public key in `NAME.pub` next to the private one in `NAME.key`, for a user who may not read
+/// the latter.
 #[must_use]
-pub fn public_beside(private: &Path) -> Option<PublicKey> {
+pub fn public_key_next_to(private: &Path) -> Option<PublicKey> {
     text(&private.with_extension("pub"))?.trim().parse().ok()
 }
 

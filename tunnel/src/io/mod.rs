@@ -1,6 +1,7 @@
-//! The only code of this crate that talks to the kernel: clock, UDP, TUN and key files.
+//! What talks to the kernel: clock, UDP, TUN, routes, key files, and the watchdog of threads.
 
 pub mod clock;
+pub mod counters;
 pub mod key_files;
 pub mod outcomes;
 #[cfg(target_os = "linux")]
@@ -10,21 +11,19 @@ pub mod self_test;
 #[cfg(target_os = "linux")]
 pub mod tun;
 pub mod udp;
-#[cfg(target_os = "linux")]
-mod udp_linux;
-mod udp_portable;
 pub mod watchdog;
 
 /// Bytes of a buffer for one packet or message of up to 64 KiB.
 ///
-/// It is more than that needs, and than what allocators keep for themselves: so it comes from the kernel as zeros, and
-/// its pages take memory only once they are written.
+/// It is more than that needs, and than what allocators keep for themselves: so it comes from the
+/// kernel as zeros, and its pages take memory only once they are written.
 pub(crate) const BUFFER: usize = 160 << 10;
 
 /// Whether a call may sleep for its first message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Sleep until there is something, or a signal arrives (then the call fails with `Interrupted`).
+    /// Sleep until there is something, or a signal arrives (then the call fails with
+    /// `Interrupted`).
     Block,
     /// Fail with `WouldBlock` when there is nothing.
     No,

@@ -1,4 +1,5 @@
-//! How the calls of one kind end: what was once an error in the log and a pause becomes a problem when it goes on.
+//! How the calls of one kind end: a single error is logged at most, errors that continue are a
+//! problem.
 
 use std::io;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -7,14 +8,14 @@ use std::time::Duration;
 use super::clock;
 use crate::time::Instant;
 
-/// Failures in a row, none of them followed by a success, from which on calls may count as failing.
+/// Failures in a row, without a success between them, from which on calls may count as failing.
 const MANY: u64 = 16;
-/// How long they must have gone on.
+/// How long they must have continued.
 const LONG: Duration = Duration::from_secs(1);
 /// After so long without another failure nothing is known to be wrong any more: no call was made.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// What a call that works may say: that there is nothing, or what ICMP said of an earlier datagram.
+/// Errors of a call that works: that there is nothing, or an ICMP error about an earlier datagram.
 const PASSED_ON: [io::ErrorKind; 4] = [
     io::ErrorKind::WouldBlock,
     io::ErrorKind::ConnectionRefused,
@@ -22,7 +23,8 @@ const PASSED_ON: [io::ErrorKind; 4] = [
     io::ErrorKind::NetworkUnreachable,
 ];
 
-/// How the calls of one kind have ended: reads of a device, say. Threads that make them write it, any other reads it.
+/// How the calls of one kind have ended, for example reads of a device. The threads that make them
+/// write it, any thread reads it.
 #[derive(Debug, Default)]
 pub struct Outcomes {
     errors: AtomicU64,
@@ -59,8 +61,8 @@ impl Outcomes {
         }
     }
 
-    /// Notes a call that failed. That there is nothing to do is a success, and so is the report of a far end that refuses
-    /// or cannot be reached; a signal says nothing.
+    /// Notes a call that failed. That there is nothing to do is a success, and so is the report of
+    /// a far end that refuses or cannot be reached; a signal is neither.
     pub fn record_error(&self, error: &io::Error) {
         let kind = error.kind();
         if PASSED_ON.contains(&kind) {
@@ -94,7 +96,8 @@ impl Outcomes {
         self.code.load(Ordering::Relaxed)
     }
 
-    /// Whether the calls keep failing: at least 16 in a row, over a second or more, the last of them within a minute.
+    /// Whether the calls keep failing: at least 16 in a row, over a second or more, the last of
+    /// them within a minute.
     #[must_use]
     pub fn failing(&self, now: Instant) -> Option<Failing> {
         let at = |time: &AtomicU64| Instant::from_boot(Duration::from_nanos(time.load(Ordering::Relaxed)));
@@ -136,7 +139,7 @@ mod tests {
         assert!(failing.to_string().contains("not supported"));
 
         outcomes.record_error(&io::ErrorKind::Interrupted.into());
-        assert!(outcomes.failing(at(1500)).is_some(), "a signal says nothing");
+        assert!(outcomes.failing(at(1500)).is_some(), "a signal is no success");
         outcomes.record_error(&io::ErrorKind::WouldBlock.into());
         assert_eq!(outcomes.failing(at(1500)), None, "the call works, there is only nothing to read");
     }

@@ -1,4 +1,5 @@
-//! The kernel's routing as rtnetlink tells it: that something changed, and by which interface a packet would leave.
+//! The kernel's routing by rtnetlink: that something changed, and by which interface a packet would
+//! leave.
 
 use std::io;
 use std::net::IpAddr;
@@ -9,12 +10,13 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-/// Groups of rtnetlink (rtnetlink.h, as bits): links, and addresses, routes and rules of both families.
+/// Groups of rtnetlink (rtnetlink.h, as bits): links, and addresses, routes and rules of both
+/// families.
 const GROUPS: u32 = 1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18;
 /// Bytes of the longest message that is read.
 const BUFFER: usize = 32 * 1024;
-/// How long the kernel may take to answer; it answers within the call.
-const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+/// How long the kernel may take to reply; it replies within the call.
+const REPLY_LIMIT: Duration = Duration::from_secs(1);
 
 const GET_ROUTE: u16 = 26;
 const NEW_ROUTE: u16 = 24;
@@ -26,11 +28,11 @@ const MARK: u16 = 16;
 const HEADER: usize = 16;
 const ROUTE_HEADER: usize = 12;
 
-/// A bell for changes, and a socket for questions.
+/// One socket for notifications of changes, and one for requests.
 #[derive(Debug)]
 pub struct RouteWatch {
-    bell: OwnedFd,
-    questions: OwnedFd,
+    changes: OwnedFd,
+    requests: OwnedFd,
 }
 
 impl RouteWatch {
@@ -39,20 +41,21 @@ impl RouteWatch {
     /// # Errors
     /// From the system.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { bell: netlink(GROUPS)?, questions: netlink(0)? })
+        Ok(Self { changes: netlink(GROUPS)?, requests: netlink(0)? })
     }
 
-    /// Waits until links, addresses, routes or rules change, at most `limit`; whether something did.
+    /// Waits until links, addresses, routes or rules change, at most `limit`; whether something
+    /// did.
     ///
     /// # Errors
     /// From the system; a queue that overflowed is a change like any other.
     pub fn wait(&self, limit: Duration) -> io::Result<bool> {
-        if !is_readable(&self.bell, limit)? {
+        if !is_readable(&self.changes, limit)? {
             return Ok(false);
         }
         let mut buffer = [0; BUFFER];
         loop {
-            match rustix::net::recv(&self.bell, &mut buffer, RecvFlags::DONTWAIT) {
+            match rustix::net::recv(&self.changes, &mut buffer, RecvFlags::DONTWAIT) {
                 Ok(_) | Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => return Ok(true),
                 Err(error) => return Err(error.into()),
@@ -60,18 +63,18 @@ impl RouteWatch {
         }
     }
 
-    /// The index of the interface by which a packet with this source and mark leaves; `None` when it cannot, because
-    /// there is no route or the source is not this machine's.
+    /// The index of the interface by which a packet with this source and mark leaves; `None` when
+    /// it cannot, because there is no route or the source is not this machine's.
     ///
     /// # Errors
-    /// From the system, or when the kernel does not answer.
+    /// From the system, or when the kernel does not reply.
     pub fn interface_towards(&self, remote: IpAddr, source: IpAddr, mark: u32) -> io::Result<Option<u32>> {
-        rustix::net::send(&self.questions, &question(remote, source, mark), SendFlags::empty())?;
-        if !is_readable(&self.questions, ANSWER_LIMIT)? {
+        rustix::net::send(&self.requests, &request(remote, source, mark), SendFlags::empty())?;
+        if !is_readable(&self.requests, REPLY_LIMIT)? {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let mut buffer = [0; BUFFER];
-        let (_, length) = rustix::net::recv(&self.questions, &mut buffer, RecvFlags::DONTWAIT)?;
+        let (_, length) = rustix::net::recv(&self.requests, &mut buffer, RecvFlags::DONTWAIT)?;
         Ok(out_interface(buffer.get(..length).unwrap_or_default()))
     }
 }
@@ -97,7 +100,7 @@ fn is_readable(socket: &OwnedFd, limit: Duration) -> io::Result<bool> {
 }
 
 /// `RTM_GETROUTE` for one packet.
-fn question(remote: IpAddr, source: IpAddr, mark: u32) -> Vec<u8> {
+fn request(remote: IpAddr, source: IpAddr, mark: u32) -> Vec<u8> {
     let (family, bits) = if remote.is_ipv4() { (2, 32) } else { (10, 128) };
     let mut body = vec![family, bits, bits, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     push_attribute(&mut body, DESTINATION, &octets(remote));
@@ -126,7 +129,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// The interface in an answer; `None` when the answer is an error.
+/// The interface in a reply; `None` when the reply is an error.
 fn out_interface(message: &[u8]) -> Option<u32> {
     let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
     if kind != NEW_ROUTE {
@@ -165,15 +168,15 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_cut_anywhere_names_no_interface_or_the_right_one() {
-        let mut answer = vec![0; HEADER + ROUTE_HEADER];
-        answer[4..6].copy_from_slice(&NEW_ROUTE.to_ne_bytes());
-        push_attribute(&mut answer, 15, &[1, 2, 3, 4]);
-        push_attribute(&mut answer, OUT_INTERFACE, &7_u32.to_ne_bytes());
+    fn a_reply_that_is_cut_anywhere_names_no_interface_or_the_right_one() {
+        let mut reply = vec![0; HEADER + ROUTE_HEADER];
+        reply[4..6].copy_from_slice(&NEW_ROUTE.to_ne_bytes());
+        push_attribute(&mut reply, 15, &[1, 2, 3, 4]);
+        push_attribute(&mut reply, OUT_INTERFACE, &7_u32.to_ne_bytes());
 
-        assert_eq!(out_interface(&answer), Some(7));
-        for length in 0..answer.len() {
-            assert_eq!(out_interface(&answer[..length]), None);
+        assert_eq!(out_interface(&reply), Some(7));
+        for length in 0..reply.len() {
+            assert_eq!(out_interface(&reply[..length]), None);
         }
     }
 }

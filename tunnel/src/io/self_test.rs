@@ -1,4 +1,5 @@
-//! Whether packets cross a TUN device both ways, on the descriptor and by the calls that will carry the traffic.
+//! Whether packets cross a TUN device both ways, on the descriptor and by the calls that will carry
+//! the traffic.
 
 use std::io;
 use std::net::IpAddr;
@@ -12,7 +13,7 @@ use crate::self_test::SelfTest;
 
 /// How often it is tried, and how long each time.
 const ATTEMPTS: u32 = 2;
-const PATIENCE: Duration = Duration::from_secs(1);
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why no packet crosses the device.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +45,9 @@ pub enum SelfTestError {
     },
 }
 
-/// Writes two questions from `other`, an address that is routed to the device, to the kernel, and reads until one of the
-/// answers comes; other packets that come meanwhile are dropped. Before the threads of the data plane begin.
+/// Writes two requests from `other`, an address that is routed to the device, to the kernel, and
+/// reads until one of the replies comes; other packets that come meanwhile are dropped. To be
+/// called before the threads of the data plane begin.
 ///
 /// # Errors
 /// Which half failed, after two attempts of a second at most.
@@ -68,19 +70,20 @@ fn attempt(tun: &Tun, own: IpAddr, other: IpAddr) -> Result<(), SelfTestError> {
         SelfTestError::Write { name: name(), error }
     })?;
     let test = SelfTest::new(own, other, token);
-    for mut question in test.questions() {
+    for mut request in test.requests() {
         let before = tun.writes().errors();
-        let sent = tun.send(SuperPacket { bytes: &mut question, offload: Offload::None });
-        // What the kernel refuses is counted, since it is the packet's loss alone once traffic flows.
+        let sent = tun.send(SuperPacket { bytes: &mut request, offload: Offload::None });
+        // What the kernel refuses is counted only, since once traffic flows just that packet is
+        // lost.
         let refused = || io::Error::from_raw_os_error(tun.writes().last_error());
         let sent = if sent.is_ok() && tun.writes().errors() > before { Err(refused()) } else { sent };
         sent.map_err(|error| SelfTestError::Write { name: name(), error })?;
     }
     let mut buffer = vec![0; BUFFER_LEN];
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + ATTEMPT_LIMIT;
     loop {
         match tun.receive(&mut buffer) {
-            Ok(Some(packet)) if test.is_answer(packet.bytes) => return Ok(()),
+            Ok(Some(packet)) if test.is_reply(packet.bytes) => return Ok(()),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -1,6 +1,7 @@
-//! A thread of its own that looks after those which carry packets: dead or stuck ones are reported once.
+//! A thread that watches those which carry packets: a dead or stuck one is reported once.
 //!
-//! It takes no lock that a data thread could hold, so that it sees a thread that is stuck with one.
+//! It takes no lock that a data thread could hold, so that it finds a thread that is stuck with
+//! one.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -10,25 +11,25 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::clock;
-use crate::progress::{Fault, Judge, Judgement, Life, Pulse};
+use crate::progress::{Fault, Heartbeat, Progress, RunGuard, StuckDetector};
 
-/// Between two looks while a thread has something to do. With the looks it takes, a stuck thread is found within eight
-/// seconds.
+/// Between two samples while a thread has something to do. With the samples it takes, a stuck
+/// thread is found within eight seconds.
 const TICK: Duration = Duration::from_secs(1);
 /// The same while all of them wait.
 const QUIET_TICK: Duration = Duration::from_secs(4);
-/// How long a process may take to end in good order once a thread failed.
+/// How long a process may take to end by itself once a thread failed.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A thread to look after.
+/// A thread to watch.
 pub struct Watched {
-    /// Its signs of life.
-    pub pulse: Arc<Pulse>,
-    /// Whether one of the things is there that it waits for, by the flags of [`Pulse::rest`].
+    /// Its heartbeat.
+    pub heartbeat: Arc<Heartbeat>,
+    /// Whether something that it waits for is there, by the flags of [`Heartbeat::begin_wait`].
     pub has_work: Box<dyn Fn(u8) -> bool + Send>,
 }
 
-/// The thread that looks after others. Dropping it ends it.
+/// The thread that watches others. Dropping it ends it.
 #[derive(Debug)]
 pub struct Watchdog {
     shared: Arc<Shared>,
@@ -42,7 +43,8 @@ struct Shared {
 }
 
 impl Watchdog {
-    /// Begins to look after `threads`; `on_fault` runs once, on the watchdog's own thread, which then ends.
+    /// Starts to watch `threads`; `on_fault` runs once, on the watchdog's own thread, which then
+    /// ends.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -60,9 +62,9 @@ impl Watchdog {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Whether no thread has failed so far, and the watchdog still looks after them.
+    /// Whether no thread has failed so far, and the watchdog still watches them.
     #[must_use]
-    pub fn is_sound(&self) -> bool {
+    pub fn is_healthy(&self) -> bool {
         !self.shared.failed.load(Ordering::Acquire)
             && self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
@@ -81,23 +83,24 @@ impl Drop for Watchdog {
         thread.thread().unpark();
         // After a fault it may be the one that ends the process.
         if !self.has_failed() && thread.thread().id() != std::thread::current().id() {
-            // It has nothing to say that was not said.
+            // Its result was reported already.
             let _ = thread.join();
         }
     }
 }
 
-/// To be called by a watched thread before anything else; what it returns is to be kept until the thread's end.
-pub fn begin(pulse: &Pulse) -> Life<'_> {
+/// A watched thread calls this before anything else, and keeps what it returns until its end.
+pub fn begin(heartbeat: &Heartbeat) -> RunGuard<'_> {
     #[cfg(target_os = "linux")]
     let id = rustix::thread::gettid().as_raw_nonzero().get();
     #[cfg(not(target_os = "linux"))]
     let id = 0;
-    pulse.begin(id)
+    heartbeat.begin(id)
 }
 
-/// Ends the process with exit code 1 unless it ends by itself within a second: for the end of a handler of faults, since
-/// the thread that would end the process may wait for a lock of the stuck one.
+/// Ends the process with exit code 1 unless it ends by itself within a second: for the end of a
+/// handler of faults, since the thread that would end the process may wait for a lock of the stuck
+/// one.
 pub fn end_process_soon() {
     std::thread::sleep(GRACE);
     // SAFETY: ends the process at once; no destructor runs, which is the point.
@@ -105,29 +108,29 @@ pub fn end_process_soon() {
 }
 
 fn watch(threads: &[Watched], stop: &AtomicBool) -> Option<Fault> {
-    let mut judges: Vec<_> = threads.iter().map(|_| (Judge::default(), Instant::now())).collect();
+    let mut detectors: Vec<_> = threads.iter().map(|_| (StuckDetector::default(), Instant::now())).collect();
     let mut tick = TICK;
     while sleep(tick, stop) {
         tick = QUIET_TICK;
-        for (watched, (judge, moved)) in threads.iter().zip(&mut judges) {
-            let pulse = &watched.pulse;
-            if pulse.is_over() {
+        for (watched, (detector, moved)) in threads.iter().zip(&mut detectors) {
+            let heartbeat = &watched.heartbeat;
+            if heartbeat.is_over() {
                 continue;
             }
-            if pulse.has_panicked() || !exists(pulse.id()) {
-                return Some(Fault::Gone { name: pulse.name(), id: pulse.id() });
+            if heartbeat.has_panicked() || !exists(heartbeat.id()) {
+                return Some(Fault::Gone { name: heartbeat.name(), id: heartbeat.id() });
             }
-            match judge.handle_look(pulse.look(), has_work(watched)) {
-                Judgement::AtRest => *moved = Instant::now(),
-                Judgement::AtWork => {
-                    if judge.has_moved() {
+            match detector.handle_sample(heartbeat.sample(), has_work(watched)) {
+                Progress::Idle => *moved = Instant::now(),
+                Progress::Working => {
+                    if detector.has_moved() {
                         *moved = Instant::now();
                     }
                     tick = TICK;
                 }
-                Judgement::Stuck => {
+                Progress::Stuck => {
                     let since = moved.elapsed();
-                    return Some(Fault::Stuck { name: pulse.name(), id: pulse.id(), since });
+                    return Some(Fault::Stuck { name: heartbeat.name(), id: heartbeat.id(), since });
                 }
             }
         }
@@ -136,8 +139,8 @@ fn watch(threads: &[Watched], stop: &AtomicBool) -> Option<Fault> {
 }
 
 fn has_work(watched: &Watched) -> bool {
-    let sight = watched.pulse.look();
-    sight.waits_for().is_none_or(|flags| sight.is_overdue(clock::instant()) || (watched.has_work)(flags))
+    let sample = watched.heartbeat.sample();
+    sample.waits_for().is_none_or(|flags| sample.is_overdue(clock::instant()) || (watched.has_work)(flags))
 }
 
 /// Sleeps for so long; false when it is to end.
@@ -155,11 +158,12 @@ fn sleep(time: Duration, stop: &AtomicBool) -> bool {
     }
 }
 
-/// Whether this process still has the thread: one that a fault of the kernel's ended unwinds nothing.
+/// Whether this process still has the thread: one that ended by a fault in the kernel does not
+/// unwind.
 #[cfg(target_os = "linux")]
 fn exists(id: i32) -> bool {
     let process = rustix::process::getpid().as_raw_nonzero().get();
-    // SAFETY: signal 0 is not delivered; the call only says whether the thread is there.
+    // SAFETY: signal 0 is not delivered; the call only returns whether the thread is there.
     let found = unsafe { libc::syscall(libc::SYS_tgkill, process, id, 0) };
     id == 0 || found == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }
@@ -177,46 +181,46 @@ mod tests {
 
     #[test]
     fn a_thread_that_vanishes_without_unwinding_is_reported() {
-        let pulse = Arc::new(Pulse::new("vanishes"));
+        let heartbeat = Arc::new(Heartbeat::new("vanishes"));
         let (sender, faults) = mpsc::channel();
         let thread = std::thread::spawn({
-            let pulse = Arc::clone(&pulse);
+            let heartbeat = Arc::clone(&heartbeat);
             move || {
-                // As after a fault of the kernel's: the thread ends, and nothing of it is dropped.
-                std::mem::forget(begin(&pulse));
+                // As after a fault in the kernel: the thread ends, and nothing of it is dropped.
+                std::mem::forget(begin(&heartbeat));
             }
         });
         thread.join().unwrap();
-        let _watchdog = Watchdog::start(vec![watched(&pulse)], move |fault| sender.send(fault).unwrap());
+        let _watchdog = Watchdog::start(vec![watched(&heartbeat)], move |fault| sender.send(fault).unwrap());
 
         let fault = faults.recv_timeout(Duration::from_secs(10)).unwrap();
-        assert!(matches!(fault, Fault::Gone { name: "vanishes", id } if id == pulse.id()), "{fault}");
+        assert!(matches!(fault, Fault::Gone { name: "vanishes", id } if id == heartbeat.id()), "{fault}");
     }
 
     #[test]
     fn a_thread_that_is_stuck_is_reported_and_one_that_waits_is_not() {
-        let (waits, works) = (Arc::new(Pulse::new("waits")), Arc::new(Pulse::new("works")));
+        let (waits, works) = (Arc::new(Heartbeat::new("waits")), Arc::new(Heartbeat::new("works")));
         let (sender, faults) = mpsc::channel();
         let _lives = (begin(&waits), begin(&works));
-        waits.rest(0, clock::instant().after(Duration::from_secs(3600)));
+        waits.begin_wait(0, clock::instant().after(Duration::from_secs(3600)));
         let watchdog =
             Watchdog::start(vec![watched(&waits), watched(&works)], move |fault| sender.send(fault).unwrap());
 
         let fault = faults.recv_timeout(Duration::from_secs(20)).unwrap();
         assert!(matches!(fault, Fault::Stuck { name: "works", .. }), "{fault}");
-        assert!(!watchdog.unwrap().is_sound());
+        assert!(!watchdog.unwrap().is_healthy());
     }
 
     #[test]
     fn a_watchdog_ends_at_once_with_its_owner() {
-        let pulse = Arc::new(Pulse::new("ends"));
-        drop(begin(&pulse));
-        let watchdog = Watchdog::start(vec![watched(&pulse)], |fault| panic!("{fault}")).unwrap();
-        assert!(watchdog.is_sound());
+        let heartbeat = Arc::new(Heartbeat::new("ends"));
+        drop(begin(&heartbeat));
+        let watchdog = Watchdog::start(vec![watched(&heartbeat)], |fault| panic!("{fault}")).unwrap();
+        assert!(watchdog.is_healthy());
         drop(watchdog);
     }
 
-    fn watched(pulse: &Arc<Pulse>) -> Watched {
-        Watched { pulse: Arc::clone(pulse), has_work: Box::new(|_| false) }
+    fn watched(heartbeat: &Arc<Heartbeat>) -> Watched {
+        Watched { heartbeat: Arc::clone(heartbeat), has_work: Box::new(|_| false) }
     }
 }

@@ -1,4 +1,4 @@
-//! What a node and its peers are told.
+//! How a node and its peers are configured.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -7,13 +7,10 @@ use ipnetwork::IpNetwork;
 
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
 
-/// A peer's number within its node: small, never reused while the node lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PeerId(pub u32);
-
 /// What a node starts with.
 pub struct NodeConfig {
-    /// The node's own key; a node without one neither sends nor answers (as `wg` leaves a new interface).
+    /// The node's own key; a node without one neither sends nor answers (as `wg` leaves a new
+    /// interface).
     pub private_key: Option<PrivateKey>,
     /// The node's own tunnel addresses: probes to them are answered, probes leave from them.
     pub addresses: Vec<IpAddr>,
@@ -23,7 +20,8 @@ pub struct NodeConfig {
     pub listen_port: u16,
     /// Probes and recovery; `None` for a plain WireGuard interface (`causeway-wg`).
     pub liveness: Option<Liveness>,
-    /// The highest wall clock this node's stamps ever used (kept on disk by the shell), zero when unknown.
+    /// The highest wall clock that a timestamp of this node ever used (kept on disk by the caller),
+    /// zero when unknown.
     pub wall_watermark: Duration,
 }
 
@@ -36,13 +34,13 @@ pub struct Liveness {
     pub interval_lost: Duration,
     /// Lost probes in a row that start the recovery ladder (3).
     pub tolerated: u32,
-    /// Age of the last authenticated answer up to which a probed peer is `up` (15 s).
+    /// Age of the last authenticated packet up to which a probed peer is `up` (15 s).
     pub up_within: Duration,
     /// Age of the handshake up to which an unprobed peer is `up` (180 s).
     pub plain_up_within: Duration,
 }
 
-/// Between which inner sizes the search for a path's MTU keeps, in bytes; both multiples of 4.
+/// The inner sizes between which a path's MTU is searched, in bytes; both multiples of 4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MtuRange {
     /// The least it may end at; 1280 where the tunnel carries IPv6 (RFC 8200 §5).
@@ -70,11 +68,13 @@ pub struct PeerConfig {
     pub endpoint: Option<SocketAddr>,
     /// Persistent keepalive; only the side behind a NAT needs it.
     pub keepalive: Option<Duration>,
-    /// Sources that may come from, and destinations that go to, this peer. A prefix belongs to one peer of a node.
+    /// Sources that may come from, and destinations that go to, this peer. A prefix belongs to one
+    /// peer of a node.
     pub allowed_ips: Vec<IpNetwork>,
     /// The peer's tunnel address to probe; `None` leaves liveness to the handshake's age.
     pub probe: Option<IpAddr>,
-    /// Whether the node opens the session itself as soon as it has an endpoint, and opens it again for ever.
+    /// Whether the node opens the session itself as soon as it has an endpoint, and opens it again
+    /// whenever it ends.
     pub initiate: bool,
 }
 

@@ -1,22 +1,28 @@
-//! What a peer's lock guards: boringtun's `Tunn`, and our own account of the times it keeps to itself.
+//! What a peer's lock guards: boringtun's `Tunn`, and our own record of the times that it keeps to
+//! itself.
 
 use std::time::Duration;
 
 use boringtun::noise::Tunn;
 
-use super::PeerConfig;
-use super::old_stamp::OldStamps;
-use super::rivals::Rivals;
-use crate::dice::Dice;
-use crate::liveness::Prober;
-use crate::path_mtu::Search;
-use crate::recovery::Recovery;
+use fastrand::Rng;
+
+use super::config::PeerConfig;
+use super::liveness::Prober;
+use super::old_timestamp::{OldTimestamps, Signs};
+use super::probes::Probes;
+use super::random::below;
+use super::recovery::{DIAL, Ladder, PLAIN, Recovery};
+use super::shared_key::SharedKeyDetector;
+use super::status::PeerState;
 use crate::time::{Instant, Now};
 
-/// An initiation is repeated after this (WireGuard paper §6.1, rekey-timeout) and up to [`RETRY_JITTER`] more.
+/// An initiation is repeated after this (WireGuard paper §6.1, rekey-timeout) and up to
+/// [`RETRY_JITTER`] more.
 const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_JITTER: Duration = Duration::from_millis(333);
-/// Pauses after the first initiations on a new path, well above the 20 ms that WireGuard allows between two.
+/// Pauses after the first initiations on a new path, well above the 20 ms that WireGuard allows
+/// between two.
 const QUICK: [Duration; 3] = [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
 /// The initiator of a session renews it when it has sent through it and it is this old.
 pub(super) const REKEY_AFTER: Duration = Duration::from_secs(120);
@@ -24,10 +30,18 @@ pub(super) const REKEY_AFTER: Duration = Duration::from_secs(120);
 pub(super) const REJECT_AFTER: Duration = Duration::from_secs(180);
 /// Silence after received data that is answered by a keepalive.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Silence after data was sent that calls for a new handshake.
+/// Silence after data was sent that requires a new handshake.
 const SILENCE: Duration = KEEPALIVE_TIMEOUT.saturating_add(REKEY_TIMEOUT);
-/// How old the `Tunn`'s idea of the time may become before it is used.
+/// How old the `Tunn`'s time may become before it is used.
 const TICK: Duration = Duration::from_millis(250);
+/// An attempt at a session this old needs more than another initiation.
+pub(super) const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
+/// A forward step of the wall clock against the monotonic one by more than this makes old
+/// timestamps of new ones.
+const CLOCK_STEP: Duration = Duration::from_secs(1);
+/// How long an answered initiation may take to be confirmed, before its timestamp is no longer
+/// believed.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(1);
 /// Packets `Tunn` keeps while there is no session.
 pub(super) const MAX_WAITING: usize = 256;
 
@@ -60,28 +74,45 @@ pub(super) struct Session {
 pub(super) struct Traffic {
     pub(super) sent: Instant,
     pub(super) received: Instant,
-    /// What the `Tunn` takes for the time of the last packet received: when it was last told the time before.
-    pub(super) stamped: Instant,
-    /// The first data received since anything was sent: it is owed a sign of life.
+    /// What the `Tunn` takes for the time of the last packet received: its last tick before that.
+    pub(super) received_tick: Instant,
+    /// The first data received since anything was sent: a keepalive is due for it.
     pub(super) owed: Option<Instant>,
     /// The first data sent since anything was received.
     pub(super) unanswered: Option<Instant>,
+}
+
+impl Traffic {
+    /// Data was sent through the session.
+    #[inline]
+    pub(super) fn note_data_sent(&mut self, now: Instant) {
+        self.sent = now;
+        self.owed = None;
+        self.unanswered.get_or_insert(now);
+    }
+
+    /// Whether data was sent ten seconds ago or more, and nothing has arrived since.
+    pub(super) fn is_unanswered(&self, now: Instant) -> bool {
+        self.unanswered.is_some_and(|at| now.since(at) >= ATTEMPT_LIMIT)
+    }
 }
 
 /// The guarded part of a peer.
 pub(super) struct Core {
     /// `None` while the node has no key, or once the peer is removed.
     pub(super) tunn: Option<Tunn>,
-    /// Both clocks when the `Tunn` was made: its stamps go on from there.
+    /// Both clocks when the `Tunn` was made: its timestamps count on from there.
     pub(super) made: Now,
     pub(super) ticked: Instant,
     pub(super) session: Option<Session>,
     pub(super) attempt: Option<Attempt>,
     pub(super) answer: Option<Answer>,
-    /// Whether the newest initiation that the `Tunn` took was never confirmed, so that its stamp may be a replay's.
-    pub(super) has_unproven_stamp: bool,
-    /// Whether the `Tunn` remembers a stamp that was proven fresh, so that old initiations cannot pass for new ones.
-    pub(super) remembers_stamp: bool,
+    /// Whether the newest initiation that the `Tunn` took was never confirmed, so that its
+    /// timestamp may be a replay's.
+    pub(super) has_unproven_timestamp: bool,
+    /// Whether the `Tunn` remembers a timestamp that was proven fresh, so that old initiations
+    /// cannot pass for new ones.
+    pub(super) remembers_timestamp: bool,
     /// Receiver index and highest counter seen: a delayed packet does not move the endpoint back.
     pub(super) newest: (u32, u64),
     pub(super) traffic: Traffic,
@@ -91,22 +122,20 @@ pub(super) struct Core {
     pub(super) expired: bool,
     /// Whether data was offered since the last session ended.
     pub(super) wanted: bool,
-    /// A handshake to begin at this time, as after a rung of the ladder.
-    pub(super) urge: Option<Instant>,
+    /// A handshake to begin at this time, as after a step of the recovery ladder.
+    pub(super) handshake_at: Option<Instant>,
     /// How many of [`QUICK`] were used since the path was last new.
     pub(super) quick: usize,
     pub(super) keepalive: Option<Duration>,
     pub(super) initiate: bool,
-    pub(super) prober: Option<Prober>,
-    /// Of the path's MTU, when that is wanted.
-    pub(super) search: Option<Search>,
+    pub(super) probes: Probes,
     pub(super) recovery: Recovery,
-    pub(super) dice: Dice,
-    pub(super) old_stamps: OldStamps,
-    pub(super) rivals: Rivals,
+    pub(super) random: Rng,
+    pub(super) old_timestamps: OldTimestamps,
+    pub(super) shared_key: SharedKeyDetector,
     pub(super) scheduled: Option<Instant>,
     pub(super) next_state_change: Option<Instant>,
-    pub(super) announced: super::PeerState,
+    pub(super) announced: PeerState,
 }
 
 impl Core {
@@ -118,31 +147,30 @@ impl Core {
             session: None,
             attempt: None,
             answer: None,
-            has_unproven_stamp: false,
-            remembers_stamp: false,
+            has_unproven_timestamp: false,
+            remembers_timestamp: false,
             newest: (0, 0),
             traffic: Traffic::default(),
             waiting: 0,
             longest: 0,
             expired: false,
             wanted: false,
-            urge: None,
+            handshake_at: None,
             quick: 0,
             keepalive: config.keepalive_interval(),
             initiate: config.initiate,
-            prober,
-            search: None,
+            probes: Probes::new(prober),
             recovery: Recovery::default(),
-            dice: Dice::new(),
-            old_stamps: OldStamps::default(),
-            rivals: Rivals::default(),
+            random: Rng::new(),
+            old_timestamps: OldTimestamps::default(),
+            shared_key: SharedKeyDetector::default(),
             scheduled: None,
             next_state_change: None,
-            announced: super::PeerState::Never,
+            announced: PeerState::Never,
         }
     }
 
-    /// Puts a fresh `Tunn` in place: every session ends, the account starts anew.
+    /// Puts a fresh `Tunn` in place: every session ends, the record starts again.
     pub(super) fn replace_tunn(&mut self, tunn: Option<Tunn>, now: Now) {
         self.tunn = tunn;
         self.made = now;
@@ -150,35 +178,85 @@ impl Core {
         self.session = None;
         self.attempt = None;
         self.answer = None;
-        self.has_unproven_stamp = false;
-        self.remembers_stamp = false;
+        self.has_unproven_timestamp = false;
+        self.remembers_timestamp = false;
         self.newest = (0, 0);
         self.waiting = 0;
         self.expired = false;
+        self.end_session();
+    }
+
+    /// The session is over: no reply to it is expected, and nothing probed through it.
+    pub(super) fn end_session(&mut self) {
+        self.session = None;
         (self.traffic.unanswered, self.traffic.owed) = (None, None);
-        self.stop_probing();
+        self.probes.deactivate();
     }
 
-    /// There is no session to probe through.
-    pub(super) fn stop_probing(&mut self) {
-        if let Some(prober) = &mut self.prober {
-            prober.deactivate();
-        }
-        if let Some(search) = &mut self.search {
-            search.deactivate();
+    /// A session was agreed: what was waiting for one is over, and it is to be proven.
+    ///
+    /// The session proves the path to a plain peer; one that answers probes must answer one through
+    /// it.
+    pub(super) fn begin_session(&mut self, session: Session, now: Instant) {
+        self.session = Some(session);
+        self.expired = false;
+        self.wanted = false;
+        self.handshake_at = None;
+        self.probes.activate(now);
+        if self.probes.have_been_answered() {
+            self.recovery.pause();
+        } else {
+            self.recovery.stop();
         }
     }
 
-    /// When the search for the path's MTU is next due: only towards a peer that answers probes.
-    fn search_deadline(&self) -> Option<Instant> {
-        self.prober.as_ref().filter(|prober| prober.has_answered())?;
-        self.search.as_ref()?.deadline()
+    /// Whether the session in use was proven by the answer to a probe, and is now replaced on our
+    /// initiative: so it is where another machine uses the same key.
+    pub(super) fn loses_a_proven_session(&self, next: Session) -> bool {
+        let answered_at = self.probes.prober.as_ref().and_then(Prober::answered_at);
+        let worked = |before: Session| answered_at.is_some_and(|at| at > before.since);
+        next.initiator && self.session.is_some_and(worked)
+    }
+
+    /// Whether the wall clock was set forward since the `Tunn` was made, and no session works, so
+    /// that its timestamps may be of no use any more.
+    ///
+    /// A session that works is kept: its own renewals were accepted with these timestamps.
+    pub(super) fn is_outrun_by_wall_clock(&self, now: Now) -> bool {
+        if now.wall <= self.timestamp(now.instant).saturating_add(CLOCK_STEP) {
+            return false;
+        }
+        let works =
+            self.session.is_some_and(|session| session.initiator || !self.traffic.is_unanswered(now.instant));
+        !works && self.tunn.is_some()
+    }
+
+    /// The facts by which an initiation with an old timestamp is judged.
+    pub(super) fn signs(&self, now: Instant) -> Signs {
+        let may_come = self.answer.is_some_and(|answer| now.since(answer.at) < CONFIRMED_WITHIN);
+        let is_dead = self.session.is_none() || self.traffic.is_unanswered(now);
+        Signs {
+            heard_in_session: self.session.map(|_| self.traffic.received),
+            answers_probes: self.probes.have_been_answered(),
+            remembers_a_replay: self.has_unproven_timestamp && !may_come && is_dead,
+        }
+    }
+
+    /// The recovery ladder of this peer: every step where the node dials it and watches liveness.
+    pub(super) const fn ladder(&self, has_liveness: bool) -> &'static Ladder {
+        if self.opens() && has_liveness { &DIAL } else { &PLAIN }
+    }
+
+    /// Starts the recovery ladder, unless that is under way.
+    pub(super) fn start_recovery(&mut self, has_liveness: bool, now: Instant) {
+        self.recovery.start(now, self.ladder(has_liveness), &mut self.random);
     }
 
     /// Notes that the initiation with `index` was answered.
     ///
-    /// `Tunn` has two in flight at most: when the older one is answered it goes on repeating the newer one, and gives
-    /// up every session if that is never answered. So the attempt is over only with its newest initiation.
+    /// `Tunn` has two in flight at most: when the older one is answered it continues to repeat the
+    /// newer one, and gives up every session if that is never answered. So the attempt is over only
+    /// with its newest initiation.
     pub(super) fn note_answered(&mut self, index: u32, now: Instant) {
         self.attempt = self.attempt.filter(|attempt| attempt.index != index);
         if let Some(attempt) = &mut self.attempt {
@@ -186,64 +264,65 @@ impl Core {
         }
     }
 
-    /// Whether this side opens the session itself, and again for ever.
+    /// Whether this side opens the session itself, again and again.
     pub(super) const fn opens(&self) -> bool {
         self.initiate || self.keepalive.is_some()
     }
 
-    /// Whether the `Tunn` must be told the time before it is used.
+    /// Whether the `Tunn` needs a tick of its clock before it is used.
     #[inline]
     pub(super) fn needs_tick(&self, now: Instant) -> bool {
-        now.since(self.ticked) >= TICK || self.is_past_life(now)
+        now.since(self.ticked) >= TICK || self.is_expired(now)
     }
 
-    /// Whether the session is too old to be used, and the `Tunn` has not yet been told.
+    /// Whether the session is too old to be used, and the `Tunn` does not know yet.
     #[inline]
-    pub(super) fn is_past_life(&self, now: Instant) -> bool {
+    pub(super) fn is_expired(&self, now: Instant) -> bool {
         self.session.is_some_and(|session| now.since(session.since) >= REJECT_AFTER)
     }
 
-    /// Until when the `Tunn` must not be told the time: it reckons silence from the last packet received, so the first
-    /// data after a quiet while would make it begin a needless handshake before the answer can be here.
+    /// Until when the `Tunn` must not tick: it counts silence from the last packet received, so the
+    /// first data after a quiet time would make it begin a needless handshake before the reply can
+    /// be here.
     pub(super) fn quiet_until(&self, now: Instant) -> Option<Instant> {
         let until = self.traffic.unanswered?.after(SILENCE);
-        let hasty = self.attempt.is_none()
+        let is_early = self.attempt.is_none()
             && self.session.is_some()
-            && !self.is_past_life(now)
+            && !self.is_expired(now)
             && now < until
-            && now.since(self.traffic.stamped) >= SILENCE;
-        hasty.then_some(until)
+            && now.since(self.traffic.received_tick) >= SILENCE;
+        is_early.then_some(until)
     }
 
-    /// The wall clock the next stamp would carry.
-    pub(super) fn stamp(&self, now: Instant) -> Duration {
+    /// The wall clock that the next handshake's timestamp would carry.
+    pub(super) fn timestamp(&self, now: Instant) -> Duration {
         self.made.wall.saturating_add(now.since(self.made.instant))
     }
 
     /// Notes that an initiation of ours left.
     pub(super) fn note_initiation(&mut self, index: u32, now: Instant) {
         let began = self.attempt.map_or(now, |attempt| attempt.began);
-        let retry = now.after(REKEY_TIMEOUT + self.dice.below(RETRY_JITTER));
+        let retry = now.after(REKEY_TIMEOUT + below(&mut self.random, RETRY_JITTER));
         self.attempt = Some(Attempt { index, began, sent: now, retry });
         self.expired = false;
-        self.urge = self.quick_retry(now);
+        self.handshake_at = self.quick_retry(now);
     }
 
-    /// When an initiation is repeated on a path that is new: the far end may be starting as well. Only towards an end that
-    /// is probed, as our own are; to others rekey-timeout alone counts.
+    /// When an initiation is repeated on a path that is new: the far end may be starting as well.
+    /// Only towards an end that is probed, as our own are; to others rekey-timeout alone counts.
     fn quick_retry(&mut self, now: Instant) -> Option<Instant> {
         let pause = *QUICK.get(self.quick)?;
-        if self.session.is_some() || self.prober.is_none() || !self.opens() {
+        if self.session.is_some() || self.probes.prober.is_none() || !self.opens() {
             return None;
         }
         self.quick += 1;
-        Some(now.after(pause + self.dice.below(pause / 5)))
+        Some(now.after(pause + below(&mut self.random, pause / 5)))
     }
 
     /// When something of this peer is next due.
     pub(super) fn deadline(&self, has_endpoint: bool, now: Instant) -> Option<Instant> {
         self.tunn.as_ref()?;
-        // What only boringtun can do may be late by its own reckoning; it is not asked more than once a second.
+        // What only boringtun can do may be late by its own clock; it ticks at most once a second.
         let tunn = self
             .quiet_until(now)
             .or_else(|| self.tunn_deadline().map(|at| at.max(self.ticked.after(Duration::from_secs(1)))));
@@ -258,11 +337,10 @@ impl Core {
             flush,
             keepalive,
             rekey,
-            self.urge,
+            self.handshake_at,
             self.recovery.deadline(),
             self.next_state_change,
-            self.prober.as_ref().and_then(Prober::deadline),
-            self.search_deadline(),
+            self.probes.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -274,17 +352,17 @@ impl Core {
         self.opens()
             && self.session.is_none()
             && self.attempt.is_none()
-            && !self.recovery.is_climbing()
-            && self.urge.is_none()
+            && !self.recovery.is_running()
+            && self.handshake_at.is_none()
     }
 
-    /// Not before this is a session opened: the far end, whose handshake we have answered, may still confirm that one. Two
-    /// that cross cost some peers both of them, and then rekey-timeout.
+    /// No session is opened before this: the far end, whose handshake we have answered, may still
+    /// confirm that one. Two that cross cost some peers both of them, and then rekey-timeout.
     pub(super) fn opens_at(&self) -> Option<Instant> {
         self.answer.map(|answer| answer.at.after(REKEY_TIMEOUT))
     }
 
-    /// When an empty packet is due: as the answer to data, or after so long without a packet either way.
+    /// When a keepalive is due: as the reply to data, or after so long without a packet either way.
     pub(super) fn keepalive_due(&self) -> Option<Instant> {
         let session = self.session?;
         let last = self.traffic.sent.max(self.traffic.received).max(session.since);

@@ -7,7 +7,7 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn};
 use boringtun::x25519;
 
-use crate::admission::Door;
+use super::handshake_limiter::HandshakeLimiter;
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
 
 /// The node's own key.
@@ -16,8 +16,9 @@ pub(super) struct Identity {
     pub(super) public: PublicKey,
     secret: x25519::StaticSecret,
     exchange: x25519::PublicKey,
-    pub(super) door: Door,
-    /// What every `Tunn` gets in place of a limiter of its own: the door has counted each handshake already.
+    pub(super) limiter: HandshakeLimiter,
+    /// What every `Tunn` gets in place of a limiter of its own: `limiter` has counted each
+    /// handshake already.
     unlimited: Arc<RateLimiter>,
 }
 
@@ -27,7 +28,7 @@ impl Identity {
         let exchange = x25519::PublicKey::from(&secret);
         Self {
             public: private.public(),
-            door: Door::new(&exchange),
+            limiter: HandshakeLimiter::new(&exchange),
             unlimited: Arc::new(RateLimiter::new(&exchange, u64::MAX)),
             private,
             secret,
@@ -35,14 +36,16 @@ impl Identity {
         }
     }
 
-    /// A fresh `Tunn` for a peer; its handshakes are stamped from the wall clock of this moment on.
+    /// A fresh `Tunn` for a peer; the timestamps of its handshakes count from the wall clock of
+    /// this moment.
     pub(super) fn tunn(&self, peer: &PublicKey, preshared: Option<&PresharedKey>, index: u32) -> Tunn {
         let peer = x25519::PublicKey::from(*peer.as_bytes());
         let preshared = preshared.map(|key| *key.as_bytes());
         Tunn::new(self.secret.clone(), peer, preshared, None, index, Some(Arc::clone(&self.unlimited)))
     }
 
-    /// Whose key an initiation names: one Diffie-Hellman, outside every peer's lock. It is not yet proven to be theirs.
+    /// The key that an initiation names, not yet proven to be its sender's: one Diffie-Hellman,
+    /// outside every peer's lock.
     pub(super) fn initiator(&self, message: &[u8]) -> Option<PublicKey> {
         let Ok(Packet::HandshakeInit(initiation)) = Tunn::parse_incoming_packet(message) else { return None };
         let half = parse_handshake_anon(&self.secret, &self.exchange, &initiation).ok()?;

@@ -4,55 +4,60 @@ use std::net::SocketAddr;
 
 use boringtun::noise::TunnResult;
 
+use super::Node;
 use super::core::MAX_WAITING;
-use super::turn::{Output, Turn, add};
-use super::{Node, Verdict};
-use crate::offload::{Segments, SuperPacket};
+use super::locked_peer::{LockedPeer, Output};
+use super::status::Verdict;
+use super::table::Table;
+use super::wire::{DATA_OVERHEAD, INITIATION_LEN};
+use crate::offload::{Offload, Segments, SuperPacket};
 use crate::packet::{Ip, Udp, protocol};
 use crate::reason::DropReason;
 use crate::time::Now;
 use crate::transmit::SendQueue;
-use crate::wire::{DATA_OVERHEAD, INITIATION_LEN};
 
 /// Longest packet that is padded: it goes through a buffer on the stack.
 const MAX_PADDED: usize = 2048;
 
 impl Node {
-    pub(super) fn send_inner(&self, now: Now, packet: SuperPacket<'_>, out: &mut SendQueue) -> Verdict {
-        let Ok(ip) = Ip::parse(packet.bytes) else { return self.refuse(DropReason::MalformedInner) };
-        if ip.protocol == protocol::UDP && self.is_own_outer(&ip, packet.bytes) {
-            return self.refuse(DropReason::RoutingLoop);
-        }
-        let table = self.table.load();
-        let Some(peer) = table.owner(ip.dst) else { return self.refuse(DropReason::NoPeer) };
-        let Ok(segments) = Segments::new(packet) else { return self.refuse(DropReason::MalformedInner) };
-        let mut turn = Turn::new(self, peer, now);
-        let verdict = turn.send(segments, ip.ecn(), out);
-        turn.finish();
+    /// Encrypts an inner packet or super-packet for the peer that owns its destination.
+    ///
+    /// `out` needs room for the packet plus 48 bytes for each of its segments (and 148 for a
+    /// handshake); the packet is split in place, its bytes are gone afterwards.
+    pub fn handle_inner(&self, now: Now, packet: SuperPacket<'_>, out: &mut SendQueue) -> Verdict {
+        let verdict = self.try_inner(now, packet, out);
         if let Verdict::Drop(reason) = verdict {
-            self.count_drop(reason);
+            self.drops.count(reason);
         }
         verdict
     }
 
-    fn refuse(&self, reason: DropReason) -> Verdict {
-        self.count_drop(reason);
-        Verdict::Drop(reason)
-    }
-
-    /// Whether a packet is one that our own socket sent: from our port to where a peer is.
-    fn is_own_outer(&self, ip: &Ip, packet: &[u8]) -> bool {
-        let Ok(udp) = Udp::parse(ip.payload(packet)) else { return false };
-        if udp.source_port != self.listen_port() {
-            return false;
+    #[inline]
+    fn try_inner(&self, now: Now, packet: SuperPacket<'_>, out: &mut SendQueue) -> Verdict {
+        let Ok(ip) = Ip::parse(packet.bytes) else { return Verdict::Drop(DropReason::MalformedInner) };
+        let table = self.table.load();
+        if ip.protocol == protocol::UDP
+            && is_own_outer(self.interface.listen_port(), &table, &ip, packet.bytes)
+        {
+            return Verdict::Drop(DropReason::RoutingLoop);
         }
-        // A scan, but only for packets that already look like ours.
-        let target = SocketAddr::new(ip.dst, udp.destination_port);
-        self.table.load().peers.values().any(|peer| peer.endpoint().is_some_and(|at| at.remote == target))
+        let Some(peer) = table.owner(ip.dst) else { return Verdict::Drop(DropReason::NoPeer) };
+        let Ok(segments) = Segments::new(packet) else { return Verdict::Drop(DropReason::MalformedInner) };
+        let mut locked = LockedPeer::lock(self, peer, now);
+        let verdict = locked.send(segments, ip.ecn(), out);
+        locked.release();
+        verdict
     }
 }
 
-impl Turn<'_> {
+/// Whether a packet is one that our own socket sent: from our port to a peer's endpoint.
+fn is_own_outer(listen_port: u16, table: &Table, ip: &Ip, packet: &[u8]) -> bool {
+    let Ok(udp) = Udp::parse(ip.payload(packet)) else { return false };
+    // The scan is only for packets that already look like ours.
+    udp.source_port == listen_port && table.has_endpoint(SocketAddr::new(ip.dst, udp.destination_port))
+}
+
+impl LockedPeer<'_> {
     fn send(&mut self, segments: Segments<'_>, ecn: u8, out: &mut SendQueue) -> Verdict {
         if self.core.tunn.is_none() {
             return Verdict::Drop(DropReason::NoSession);
@@ -69,8 +74,8 @@ impl Turn<'_> {
         }
     }
 
-    pub(super) fn encrypt(&mut self, mut segments: Segments<'_>, ecn: u8, out: &mut SendQueue) -> Verdict {
-        let (Some(endpoint), mtu) = (self.endpoint, self.node.mtu()) else {
+    fn encrypt(&mut self, mut segments: Segments<'_>, ecn: u8, out: &mut SendQueue) -> Verdict {
+        let (Some(endpoint), mtu) = (self.endpoint, self.node.interface.mtu()) else {
             return Verdict::Drop(DropReason::NoEndpoint);
         };
         let (wanted, mut datagrams, mut bytes) = (segments.remaining(), 0, 0);
@@ -86,7 +91,7 @@ impl Turn<'_> {
             bytes += written;
         }
         // The verdict counts one of them itself when none could be sent.
-        self.node.count_drops(DropReason::SendQueueFull, wanted.saturating_sub(datagrams.max(1)));
+        self.node.drops.count_many(DropReason::SendQueueFull, wanted.saturating_sub(datagrams.max(1)));
         if datagrams == 0 {
             return Verdict::Drop(DropReason::SendQueueFull);
         }
@@ -94,34 +99,43 @@ impl Turn<'_> {
         Verdict::Sent { peer: self.peer.id, datagrams }
     }
 
-    /// Encrypts one packet of the node's own as it is, unpadded, into a datagram that no router may cut.
-    pub(super) fn encrypt_whole(&mut self, packet: &[u8], out: &mut SendQueue) {
+    /// Encrypts a packet of the node's own for this peer; nothing waits when there is no session.
+    pub(super) fn send_own(&mut self, packet: &[u8], out: &mut SendQueue) {
+        if self.core.session.is_none() {
+            return;
+        }
+        let mut bytes = packet.to_vec();
+        if let Ok(segments) = Segments::new(SuperPacket { bytes: &mut bytes, offload: Offload::None }) {
+            self.encrypt(segments, 0, out);
+        }
+    }
+
+    /// Encrypts one packet of the node's own as it is, unpadded, into a datagram that must not be
+    /// fragmented.
+    pub(super) fn send_own_unfragmented(&mut self, packet: &[u8], out: &mut SendQueue) {
         let Some(endpoint) = self.endpoint else { return };
         let Some(slot) = out.slot(packet.len() + DATA_OVERHEAD) else { return };
         let Some(tunn) = self.core.tunn.as_mut() else { return };
         let TunnResult::WriteToNetwork(message) = tunn.encapsulate(packet, slot) else { return };
         let written = message.len();
-        out.commit_whole(endpoint, written);
+        out.commit_unfragmented(endpoint, written);
         self.note_data_sent(1, written);
     }
 
     fn note_data_sent(&mut self, datagrams: usize, bytes: usize) {
-        add(&self.peer.vitals.tx_packets, datagrams);
-        add(&self.peer.vitals.tx_bytes, bytes);
-        self.core.traffic.sent = self.now.instant;
-        self.core.traffic.owed = None;
-        self.core.traffic.unanswered.get_or_insert(self.now.instant);
+        self.peer.stats.add_sent(datagrams, bytes);
+        self.core.traffic.note_data_sent(self.now.instant);
     }
 
-    /// Leaves packets with the `Tunn` until there is a session, and asks for one.
+    /// Leaves packets with the `Tunn` until there is a session, and requests one.
     fn wait(&mut self, mut segments: Segments<'_>, out: &mut SendQueue) -> Verdict {
         self.core.wanted = true;
         self.follow_wall_clock();
-        let (mut kept, mtu) = (0, self.node.mtu());
+        let (mut kept, mtu) = (0, self.node.interface.mtu());
         let mut scratch = [0; MAX_PADDED];
         while let Some(segment) = segments.next_segment() {
             if self.core.waiting >= MAX_WAITING {
-                self.node.count_drop(DropReason::SendQueueFull);
+                self.node.drops.count(DropReason::SendQueueFull);
                 continue;
             }
             let segment = padded(segment, mtu, &mut scratch);
@@ -137,7 +151,8 @@ impl Turn<'_> {
     }
 }
 
-/// A packet filled up with zeros to a multiple of 16 bytes, but never beyond the MTU (WireGuard paper §5.4.6).
+/// A packet padded with zeros to a multiple of 16 bytes, but never beyond the MTU (WireGuard paper
+/// §5.4.6).
 #[inline]
 fn padded<'a>(packet: &'a [u8], mtu: usize, scratch: &'a mut [u8; MAX_PADDED]) -> &'a [u8] {
     let wanted = packet.len().next_multiple_of(16).min(mtu.max(packet.len()));

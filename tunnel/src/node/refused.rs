@@ -1,17 +1,20 @@
-//! Handshakes that found no peer here: who repeats them has a mistake in a configuration, whoever sends one is noise.
+//! Handshakes for another key, or by an unknown one: a source that repeats them has a mistake in a
+//! configuration; a single one is noise.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::admission::prefix;
+use super::handshake_limiter::prefix;
 use crate::key::PublicKey;
 use crate::time::Instant;
 
-/// How far back is looked.
+/// How far back handshakes count.
 const WINDOW: Duration = Duration::from_secs(60);
-/// As many handshakes of one source or key within [`WINDOW`] are no accident: a peer that is not answered sends a dozen.
+/// This many handshakes of one source or key within [`WINDOW`] are no accident: a peer that is not
+/// answered sends a dozen.
 const REPEATED: usize = 3;
-/// The first and the last of them are at least this far apart: a peer waits for its answer, a scanner does not.
+/// The first and the last of them are at least this far apart: a peer waits for its response, a
+/// scanner does not.
 const PATIENT: Duration = Duration::from_secs(4);
 /// Sources that are followed at once; the one silent for longest makes room.
 const SOURCES: usize = 64;
@@ -27,12 +30,12 @@ const REMEMBERED: usize = 32;
 pub struct Refused {
     /// Initiations made for another public key than the node's, by sources that repeat them.
     pub foreign: usize,
-    /// Keys that are no peer's and keep trying, at most four. Whoever knows the node's public key can name any key here:
-    /// it is to be compared before it is trusted.
+    /// Unknown keys that keep trying, at most four. A source that knows the node's public key can
+    /// name any key here: compare it before you trust it.
     pub unknown: Vec<RefusedKey>,
 }
 
-/// A key that is no peer's.
+/// An unknown key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefusedKey {
     /// The key.
@@ -43,7 +46,7 @@ pub struct RefusedKey {
 
 /// What a node remembers of such handshakes.
 #[derive(Default)]
-pub(super) struct Log {
+pub(super) struct RefusedLog {
     sources: Vec<Trail<u128>>,
     keys: Vec<Trail<PublicKey>>,
 }
@@ -54,13 +57,13 @@ struct Trail<T> {
     times: Vec<Instant>,
 }
 
-impl Log {
+impl RefusedLog {
     /// Notes an initiation that was made for another key.
     pub(super) fn note_foreign(&mut self, source: IpAddr, now: Instant) {
         note(&mut self.sources, SOURCES, prefix(source), now);
     }
 
-    /// Notes an initiation by a key that is no peer's.
+    /// Notes an initiation by an unknown key.
     pub(super) fn note_unknown(&mut self, key: PublicKey, now: Instant) {
         note(&mut self.keys, KEYS, key, now);
     }
@@ -88,7 +91,7 @@ impl<T> Trail<T> {
 }
 
 fn note<T: PartialEq>(trails: &mut Vec<Trail<T>>, most: usize, of: T, now: Instant) {
-    // The one that spoke last is the last: the first makes room.
+    // The last to send is last in the list: the first makes room.
     let known = trails.iter().position(|trail| trail.of == of);
     let mut trail = known.map_or_else(|| Trail { of, times: Vec::new() }, |place| trails.remove(place));
     if trail.times.len() >= REMEMBERED {
@@ -107,8 +110,8 @@ mod tests {
     use crate::key::PrivateKey;
 
     #[test]
-    fn who_repeats_a_handshake_for_another_key_is_counted_and_noise_is_not() {
-        let mut log = Log::default();
+    fn a_source_that_repeats_a_handshake_for_another_key_is_counted_and_noise_is_not() {
+        let mut log = RefusedLog::default();
         for n in 0..50 {
             log.note_foreign(source(n), at(n.into()));
         }
@@ -127,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_key_that_keeps_trying_is_named_and_only_a_few_are() {
-        let mut log = Log::default();
+        let mut log = RefusedLog::default();
         let key = |n| PrivateKey::from_bytes([n; 32]).public();
         log.note_unknown(key(1), at(0));
         log.note_unknown(key(1), at(5));
@@ -146,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_sources_takes_no_more_room_and_pushes_the_oldest_out() {
-        let mut log = Log::default();
+        let mut log = RefusedLog::default();
         for n in 0..10_000 {
             log.note_foreign(source(n), at((n / 100).into()));
         }

@@ -1,11 +1,11 @@
-//! What a node tells: verdicts, events, and its peers as they stand.
+//! What a node reports: verdicts, events, and the status of its peers.
 
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
-use super::{PeerId, SharedKey};
-use crate::endpoint::Endpoint;
+use super::shared_key::SharedKey;
+use crate::endpoint::{Endpoint, PeerId};
 use crate::key::PublicKey;
 use crate::reason::DropReason;
 use crate::time::Now;
@@ -29,10 +29,22 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
+/// Why a change of peers was refused; nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// A node cannot be its own peer.
+    #[error("the peer's public key is this node's own")]
+    OwnKey,
+    /// There are as many peers as receiver indices allow.
+    #[error("too many peers")]
+    TooMany,
+}
+
 /// How well a peer is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PeerState {
-    /// Authenticated answer within [`Liveness::up_within`](super::Liveness::up_within), or a fresh handshake for a plain peer.
+    /// Authenticated packet within [`Liveness::up_within`](super::Liveness::up_within), or a fresh
+    /// handshake for a plain peer.
     Up,
     /// Heard once, silent for longer than `up` allows, the session not yet expired.
     Stale,
@@ -55,51 +67,53 @@ impl PeerState {
     }
 }
 
-/// A rung of the recovery ladder, climbed one at a time, for ever, with back-off and jitter.
+/// A step of the recovery ladder; the steps are taken in order, again and again, with back-off and
+/// jitter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecoveryStep {
     /// A new handshake with the endpoint as it is: the node does it itself.
     Handshake,
-    /// A new UDP socket: the shell's to do.
+    /// A new UDP socket: the caller's to do.
     Rebind,
-    /// Resolve the endpoint's name again: the shell's to do, answer by [`Node::set_endpoint`](super::Node::set_endpoint).
+    /// Resolve the endpoint's name again: the caller's to do, with
+    /// [`Node::set_endpoint`](super::Node::set_endpoint) as the result.
     Resolve,
 }
 
-/// Something the shell should act on, log or count.
+/// Something the caller should act on, log or count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A session was agreed.
     Handshake {
-        /// With whom.
+        /// The peer.
         peer: PeerId,
     },
     /// The peer's authenticated address changed.
     EndpointChanged {
-        /// Whose.
+        /// The peer.
         peer: PeerId,
         /// The new one.
         endpoint: Endpoint,
     },
     /// A peer's state changed.
     StateChanged {
-        /// Whose.
+        /// The peer.
         peer: PeerId,
         /// From.
         from: PeerState,
         /// To.
         to: PeerState,
     },
-    /// A rung of the ladder; the shell does `Rebind` and `Resolve`.
+    /// A recovery step; the caller does `Rebind` and `Resolve`.
     Recover {
-        /// For whom.
+        /// The peer.
         peer: PeerId,
-        /// Which rung.
+        /// Which step.
         step: RecoveryStep,
     },
     /// The search for the MTU of the path to a peer came to another result.
     PathMtu {
-        /// Whose.
+        /// The peer.
         peer: PeerId,
         /// The largest inner packet that the path carries, in bytes.
         mtu: u16,
@@ -109,27 +123,29 @@ pub enum Event {
         /// Time since the UNIX epoch.
         wall: Duration,
     },
-    /// The wall clock lies before the watermark: peers may take our handshakes for replays, and call us instead.
+    /// The wall clock is before the watermark: peers may take our handshakes for replays, and
+    /// initiate to us instead.
     ClockBehind {
         /// By how much.
         by: Duration,
     },
-    /// Two machines seem to use one key in turn: the peer's, or our own. Reported once, until it was not so for ten minutes.
+    /// Two machines seem to use one key in turn: the peer's, or our own. Reported again only after
+    /// ten minutes without a sign of it.
     SharedKey {
         /// The peer whose sessions show it.
         peer: PeerId,
         /// Whether the key is the peer's; else it is our own.
         is_the_peers: bool,
     },
-    /// An authentic handshake of a peer without a session has an old stamp: its clock went back, or it is a replay. It was
-    /// answered by a handshake of ours.
-    OldStamp {
-        /// Whose.
+    /// An authentic handshake of a peer without a session has an old timestamp: its clock went
+    /// back, or it is a replay. We initiated a handshake in return.
+    OldTimestamp {
+        /// The peer.
         peer: PeerId,
     },
 }
 
-/// A peer as it stands: what `wg show`, `gatewayctl peers` and the metrics print.
+/// The status of a peer: what `wg show`, `gatewayctl peers` and the metrics print.
 #[derive(Clone, Debug)]
 pub struct PeerStatus {
     /// Its number.
@@ -168,8 +184,8 @@ pub struct PeerStatus {
     pub handshakes: u64,
     /// Endpoint changes since the start.
     pub endpoint_changes: u64,
-    /// That two machines use one key, if that was seen within the last minute.
+    /// That two machines use one key, if a sign of it was seen within the last minute.
     pub shared_key: Option<SharedKey>,
-    /// Rungs of the ladder climbed, by [`RecoveryStep`] in declaration order.
+    /// Recovery steps taken, by [`RecoveryStep`] in declaration order.
     pub recoveries: [u64; 3],
 }

@@ -1,91 +1,72 @@
-//! Changes of keys and peers. One change at a time, under `admin`; the data path sees it as one new table.
+//! Changes of keys and peers, one at a time; the data path sees each as one new table.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use fastrand::Rng;
 use parking_lot::Mutex;
 
+use super::Node;
+use super::allowed_ips::masked;
+use super::config::{Liveness, PeerConfig};
 use super::core::Core;
 use super::identity::Identity;
-use super::peer::{Peer, Vitals, canonical};
-use super::table::Table;
-use super::turn::Turn;
-use super::{Node, PeerConfig, PeerError, PeerId, PeerState};
-use crate::allowed_ips::masked;
-use crate::dice::Dice;
-use crate::endpoint::Endpoint;
+use super::liveness::Prober;
+use super::locked_peer::LockedPeer;
+use super::peer::{Peer, canonical};
+use super::stats::PeerStats;
+use super::status::{PeerError, PeerState};
+use super::table::{Indices, Table};
+use crate::endpoint::{Endpoint, PeerId};
 use crate::key::{PrivateKey, PublicKey};
-use crate::liveness::Prober;
-use crate::reason::DropReason;
 use crate::time::Now;
 
 /// Peers of one node: far below the 2^24 receiver indices, so that a free one is found at once.
 const MAX_PEERS: usize = 1 << 16;
 
-/// What only changes of peers touch.
-pub(super) struct Admin {
-    next_id: u32,
-    dice: Dice,
-}
-
-impl Admin {
-    pub(super) fn new() -> Self {
-        Self { next_id: 0, dice: Dice::new() }
-    }
-
-    /// A free upper part of receiver indices.
-    fn index(&mut self, table: &Table) -> u32 {
-        loop {
-            let bytes = self.dice.roll().to_le_bytes();
-            let index = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], 0]);
-            if index != 0 && table.index_is_free(index) {
-                return index;
-            }
-        }
-    }
-}
-
 impl Node {
-    pub(super) fn change_private_key(&self, key: Option<PrivateKey>, now: Now) {
-        let _admin = self.admin.lock();
+    /// Replaces the node's own key (all sessions end), or removes it; a peer with the same key is
+    /// removed.
+    pub fn set_private_key(&self, key: Option<PrivateKey>, now: Now) {
+        let _indices = self.indices.lock();
         let identity = key.map(|key| Arc::new(Identity::new(key)));
         let own = identity.as_ref().map(|identity| identity.public);
         self.identity.store(identity);
-        let mut table = Table::clone(&self.table.load());
-        if let Some(peer) = own.and_then(|own| table.by_key(&own).cloned()) {
-            self.retire(&mut table, &peer);
-            self.table.store(Arc::new(table.clone()));
+        let mut change = Change::begin(self, now);
+        if let Some(peer) = own.and_then(|own| change.table.by_key(&own).cloned()) {
+            change.remove(&peer);
+            change.publish();
         }
-        for peer in table.peers.values() {
-            let mut turn = Turn::new(self, peer, now);
-            self.rebuild(peer, &mut turn.core, now);
-            turn.finish();
+        for peer in change.table.peers.values() {
+            let mut peer = LockedPeer::lock(self, peer, now);
+            peer.rebuild_tunn();
+            peer.release();
         }
     }
 
-    /// Puts a fresh `Tunn` into a peer: every session with it ends, its configuration and counters stay.
-    pub(super) fn rebuild(&self, peer: &Peer, core: &mut Core, now: Now) {
-        let identity = self.identity.load();
-        let preshared = peer.config.load().preshared_key.clone();
-        let tunn = identity.as_deref().map(|own| own.tunn(&peer.key, preshared.as_ref(), peer.index));
-        self.count_drops(DropReason::NoSession, core.waiting);
-        core.replace_tunn(tunn, now);
-    }
-
-    pub(super) fn change_peers(
+    /// Adds or changes peers and removes others in one step: no packet ever sees half of it.
+    ///
+    /// A peer already there keeps its session unless its preshared key changed; its endpoint stays
+    /// where it roamed to when `endpoint` is `None`. An allowed-ip given to a later peer is taken
+    /// from the earlier one. Removal comes first: a key in both lists is a new peer.
+    ///
+    /// # Errors
+    /// [`PeerError`]; then nothing changed.
+    pub fn update_peers(
         &self,
         upsert: &[PeerConfig],
         remove: &[PublicKey],
         now: Now,
     ) -> Result<(), PeerError> {
-        let mut admin = self.admin.lock();
+        let mut indices = self.indices.lock();
         let own = self.identity.load().as_deref().map(|identity| identity.public);
         if upsert.iter().any(|config| Some(config.public_key) == own) {
             return Err(PeerError::OwnKey);
         }
-        let mut table = Table::clone(&self.table.load());
+        let mut change = Change::begin(self, now);
+        let table = &change.table;
         let leaving: Vec<_> = remove.iter().filter_map(|key| table.by_key(key).cloned()).collect();
         let stays = |config: &&PeerConfig| table.by_key(&config.public_key).is_some();
         let new = upsert.len() - upsert.iter().filter(stays).count();
@@ -93,118 +74,127 @@ impl Node {
             return Err(PeerError::TooMany);
         }
         for peer in leaving {
-            self.retire(&mut table, &peer);
+            change.remove(&peer);
         }
         let mut routes = Routes::default();
         for config in upsert {
-            let peer = match table.by_key(&config.public_key) {
+            let peer = match change.table.by_key(&config.public_key) {
                 Some(peer) => Arc::clone(peer),
-                None => self.add_peer(&mut admin, &mut table, config, now),
+                None => change.add(&mut indices, config),
             };
-            routes.assign(&mut table, &peer, config);
+            routes.assign(&mut change.table, &peer, config);
         }
-        routes.settle(&table);
-        self.table.store(Arc::new(table.clone()));
+        routes.settle(&change.table);
+        change.publish();
         for config in upsert {
-            if let Some(peer) = table.by_key(&config.public_key) {
-                self.apply(peer, config, now);
+            if let Some(peer) = change.table.by_key(&config.public_key) {
+                change.apply(peer, config);
             }
         }
         Ok(())
     }
 
-    fn add_peer(&self, admin: &mut Admin, table: &mut Table, config: &PeerConfig, now: Now) -> Arc<Peer> {
-        let index = admin.index(table);
-        let id = PeerId(admin.next_id);
-        admin.next_id = admin.next_id.saturating_add(1);
-        let identity = self.identity.load();
-        let tunn =
-            identity.as_deref().map(|own| own.tunn(&config.public_key, config.preshared_key.as_ref(), index));
-        let prober = self.prober(config, &mut admin.dice);
+    /// Moves a peer's endpoint, as after a name was resolved: only if it is not `up` at another
+    /// one.
+    pub fn set_endpoint(&self, peer: PeerId, endpoint: SocketAddr, now: Now) {
+        let table = self.table.load();
+        let Some(peer) = table.peers.get(&peer) else { return };
+        let mut locked = LockedPeer::lock(self, peer, now);
+        let remote = canonical(endpoint);
+        let is_other = locked.endpoint.is_none_or(|endpoint| endpoint.remote != remote);
+        let up = peer.stats.state(self.liveness.as_ref(), now.instant) == PeerState::Up;
+        if is_other && !(up && locked.core.session.is_some() && !locked.core.recovery.is_running()) {
+            locked.place(Endpoint { remote, local: None });
+            if locked.core.opens() || locked.core.wanted {
+                locked.core.handshake_at = Some(now.instant);
+            }
+        }
+        locked.release();
+    }
+}
+
+/// One change of the peers: the next table, not in use before it is published.
+struct Change<'n> {
+    node: &'n Node,
+    table: Table,
+    now: Now,
+}
+
+impl<'n> Change<'n> {
+    fn begin(node: &'n Node, now: Now) -> Self {
+        Self { node, table: Table::clone(&node.table.load()), now }
+    }
+
+    /// Puts the new table in use.
+    fn publish(&self) {
+        self.node.table.store(Arc::new(self.table.clone()));
+    }
+
+    fn add(&mut self, indices: &mut Indices, config: &PeerConfig) -> Arc<Peer> {
+        let index = indices.next_index(&self.table);
+        let identity = self.node.identity.load();
+        let (key, preshared) = (&config.public_key, config.preshared_key.as_ref());
+        let tunn = identity.as_deref().map(|own| own.tunn(key, preshared, index));
+        let prober = prober(self.node.liveness, config, &mut indices.random);
+        let endpoint = config.endpoint.map(|remote| Endpoint { remote: canonical(remote), local: None });
         let peer = Arc::new(Peer {
-            id,
+            id: indices.next_id(),
             key: config.public_key,
             index,
-            core: Mutex::new(Core::new(config, tunn, prober, now)),
-            path: Mutex::new(
-                config.endpoint.map(|remote| Endpoint { remote: canonical(remote), local: None }),
-            ),
+            core: Mutex::new(Core::new(config, tunn, prober, self.now)),
+            path: Mutex::new(endpoint),
             config: ArcSwap::from_pointee(PeerConfig { allowed_ips: Vec::new(), ..config.clone() }),
-            vitals: Vitals::default(),
+            stats: PeerStats::default(),
         });
-        table.insert(&peer);
+        self.table.insert(&peer);
         peer
     }
 
-    fn prober(&self, config: &PeerConfig, dice: &mut Dice) -> Option<Prober> {
-        let rules = self.liveness.filter(|_| config.probe.is_some())?;
-        Some(Prober::new(rules, dice))
-    }
-
     /// Takes a peer out of the table and ends its sessions.
-    fn retire(&self, table: &mut Table, peer: &Peer) {
-        table.remove(peer);
+    fn remove(&mut self, peer: &Peer) {
+        self.table.remove(peer);
         for network in &peer.config.load().allowed_ips {
-            table.allowed_ips.remove(*network, peer.id);
+            self.table.allowed_ips.remove(*network, peer.id);
         }
         let mut core = peer.core.lock();
         core.tunn = None;
         core.session = None;
-        self.schedule.set(peer.id, core.scheduled.take(), None);
+        self.node.schedule.set(peer.id, core.scheduled.take(), None);
     }
 
     /// Brings what the peer's lock guards in line with its configuration.
-    fn apply(&self, peer: &Peer, config: &PeerConfig, now: Now) {
+    fn apply(&self, peer: &Peer, config: &PeerConfig) {
         let previous = peer.config.load_full();
         peer.config
             .store(Arc::new(PeerConfig { allowed_ips: previous.allowed_ips.clone(), ..config.clone() }));
-        let mut turn = Turn::new(self, peer, now);
-        if let Some(remote) = config.endpoint.map(canonical) {
-            turn.place(remote);
+        let mut locked = LockedPeer::lock(self.node, peer, self.now);
+        if let Some(remote) = config.endpoint.map(canonical)
+            && locked.endpoint.is_none_or(|endpoint| endpoint.remote != remote)
+        {
+            // The local side is the kernel's to choose again.
+            locked.place(Endpoint { remote, local: None });
         }
         if previous.preshared_key != config.preshared_key {
-            self.rebuild(peer, &mut turn.core, now);
+            locked.rebuild_tunn();
         }
         if previous.probe != config.probe {
-            let core = &mut *turn.core;
-            core.prober = self.prober(config, &mut core.dice);
-            if let (Some(prober), Some(_)) = (&mut core.prober, core.session) {
-                prober.activate(now.instant);
+            let core = &mut *locked.core;
+            core.probes.prober = prober(self.node.liveness, config, &mut core.random);
+            if let (Some(prober), Some(_)) = (&mut core.probes.prober, core.session) {
+                prober.activate(self.now.instant);
             }
         }
-        turn.prepare_search();
-        turn.core.keepalive = config.keepalive_interval();
-        turn.core.initiate = config.initiate;
-        turn.finish();
-    }
-
-    pub(super) fn move_endpoint(&self, peer: &Peer, remote: SocketAddr, now: Now) {
-        let mut turn = Turn::new(self, peer, now);
-        let remote = canonical(remote);
-        let elsewhere = turn.endpoint.is_none_or(|endpoint| endpoint.remote != remote);
-        let up = peer.vitals.state(self.liveness.as_ref(), now.instant) == PeerState::Up;
-        if elsewhere && !(up && turn.core.session.is_some() && !turn.core.recovery.is_climbing()) {
-            turn.place(remote);
-            if turn.core.opens() || turn.core.wanted {
-                turn.core.urge = Some(now.instant);
-            }
-        }
-        turn.finish();
+        locked.prepare_search();
+        locked.core.keepalive = config.keepalive_interval();
+        locked.core.initiate = config.initiate;
+        locked.release();
     }
 }
 
-impl Turn<'_> {
-    /// Sets the endpoint by configuration; the local side is the kernel's to choose again.
-    fn place(&mut self, remote: SocketAddr) {
-        if self.endpoint.is_none_or(|endpoint| endpoint.remote != remote) {
-            let path = Endpoint { remote, local: None };
-            self.endpoint = Some(path);
-            *self.peer.path.lock() = Some(path);
-            if let Some(search) = &mut self.core.search {
-                search.restart();
-            }
-        }
-    }
+/// What probes a peer, if it is to be probed and the node watches liveness.
+fn prober(rules: Option<Liveness>, config: &PeerConfig, random: &mut Rng) -> Option<Prober> {
+    let rules = rules.filter(|_| config.probe.is_some())?;
+    Some(Prober::new(rules, random))
 }
 
 /// Allowed-ips on their way to their owners: lists are written once, however many prefixes move.
@@ -215,7 +205,7 @@ struct Routes {
 }
 
 impl Routes {
-    /// Gives a peer its prefixes, from whoever has them.
+    /// Gives a peer its prefixes, which another peer may have had.
     fn assign(&mut self, table: &mut Table, peer: &Peer, config: &PeerConfig) {
         let before = self.lists.remove(&peer.id).unwrap_or_else(|| peer.config.load().allowed_ips.clone());
         for network in before {

@@ -1,4 +1,5 @@
-//! Segmentation and checksum offload, done by us: packets of up to 64 KiB cross the kernel once.
+//! Segmentation and checksum offload in this process: packets of up to 64 KiB cross the kernel
+//! once.
 
 pub mod coalesce;
 pub mod split;

@@ -1,13 +1,13 @@
 //! A super-packet cut into wire packets, in place.
 //!
-//! Every segment's header is written directly before its payload, over the tail of the payload before, which by
-//! then has been used: nothing but headers is ever moved.
+//! Every segment's header is written directly before its payload, over the tail of the payload
+//! before, which by then has been used: nothing but headers is ever moved.
 
 use super::{Offload, SuperPacket};
 use crate::packet::{Ip, Malformed, Sum, Tcp, Udp, protocol, tcp_flags};
 
-/// Bytes of IP and transport header that a super-packet may have: IPv6 with some extension headers and full TCP
-/// options fit.
+/// Bytes of IP and transport header that a super-packet may have: IPv6 with some extension headers
+/// and full TCP options fit.
 const MAX_HEADER: usize = 256;
 
 /// Why a super-packet cannot be cut; each is a metric label.
@@ -68,7 +68,8 @@ struct Template {
 }
 
 impl<'a> Segments<'a> {
-    /// Checks the packet against its offload and gets ready to cut it; a partial checksum is completed here.
+    /// Checks the packet against its offload and gets ready to cut it; a partial checksum is
+    /// completed here.
     ///
     /// # Errors
     /// [`SplitError`]; the packet must be dropped.
@@ -80,7 +81,8 @@ impl<'a> Segments<'a> {
         let (segment_size, is_v4, is_tcp) = match offload {
             Offload::None => return Ok(Self { bytes, plan: Plan::Single }),
             Offload::Checksum { start, offset } => {
-                // Below the header's end it would change where the packet goes, after that was decided.
+                // Below the header's end it would change where the packet goes, after that was
+                // decided.
                 if usize::from(start) < ip.header_len {
                     return Err(SplitError::ChecksumRange);
                 }

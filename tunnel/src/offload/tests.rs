@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::virtio::{self, HeaderError};
 use super::{CoalesceOptions, Coalescer, Offload, Segments, SplitError, SuperPacket};
-use crate::node::PeerId;
+use crate::endpoint::PeerId;
 use crate::packet::{FiveTuple, Ip, protocol, tcp_flags};
 use crate::sink::InnerSink;
 
@@ -474,13 +474,15 @@ fn split(bytes: &mut [u8], offload: Offload) -> Result<Vec<Vec<u8>>, SplitError>
     Ok(all)
 }
 
-/// Gives packets to the coalescer as a node would; returns how many came out, and those split again.
+/// Gives packets to the coalescer as a node would; returns how many came out, and those split
+/// again.
 fn through(
     coalescer: &mut Coalescer,
     packets: impl IntoIterator<Item = (PeerId, Vec<u8>)>,
 ) -> (usize, Vec<(PeerId, Vec<u8>)>) {
     for (peer, packet) in packets {
-        // A datagram that fails to authenticate first: its slot is scribbled on and never committed.
+        // A datagram that fails to authenticate first: its slot is scribbled on and never
+        // committed.
         coalescer.slot(packet.len() + 16).unwrap().fill(0xee);
         let slot = coalescer.slot(packet.len() + 16).unwrap();
         slot.fill(0xdd);
@@ -497,7 +499,8 @@ fn through(
     (count, out)
 }
 
-/// Packets per peer and flow in order. The identification of an atomic packet carries no meaning (RFC 6864 §4.1).
+/// Packets per peer and flow in order. The identification of an atomic packet carries no meaning
+/// (RFC 6864 §4.1).
 fn by_flow(packets: &[(PeerId, Vec<u8>)]) -> std::collections::BTreeMap<(PeerId, FiveTuple), Vec<Vec<u8>>> {
     let mut flows = std::collections::BTreeMap::<_, Vec<_>>::new();
     for (peer, packet) in packets {

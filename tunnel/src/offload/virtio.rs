@@ -1,7 +1,7 @@
 //! The header that a TUN device with `IFF_VNET_HDR` puts before every packet (virtio 1.2 §5.1.6).
 //!
-//! It is read as untrusted input: lengths and offsets are checked against the packet when they are used, and
-//! `hdr_len` is never used at all, since the kernel leaves it wrong for forwarded packets.
+//! It is read as untrusted input: lengths and offsets are checked against the packet when they are
+//! used, and `hdr_len` is never used, since the kernel leaves it wrong for forwarded packets.
 
 use super::{Offload, SuperPacket};
 use crate::packet::{Ip, Tcp, Udp};
@@ -14,7 +14,8 @@ const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
-/// Set beside the type when the TCP super-packet carries CWR; the splitter reads that from the packet.
+/// Set together with the type when the TCP super-packet carries CWR; the splitter reads that from
+/// the packet.
 const GSO_ECN: u8 = 0x80;
 
 /// Why a virtio header was refused; each is a metric label.
@@ -23,7 +24,7 @@ pub enum HeaderError {
     /// Fewer than 10 bytes.
     #[error("short virtio header")]
     Short,
-    /// An offload we never asked the kernel for.
+    /// An offload that was not requested from the kernel.
     #[error("unknown virtio offload")]
     UnknownType,
     /// A super-packet with segments of zero bytes.
@@ -31,7 +32,7 @@ pub enum HeaderError {
     ZeroSegment,
 }
 
-/// What the header says is still to be done to `packet`.
+/// What is still to be done to `packet`, by its header.
 ///
 /// # Errors
 /// [`HeaderError`]; the packet must be dropped.

@@ -24,7 +24,8 @@ pub struct Echo<'a> {
 }
 
 impl<'a> Echo<'a> {
-    /// The echo that a whole IP packet carries; `None` when it is something else or its checksum is wrong.
+    /// The echo that a whole IP packet carries; `None` when it is something else or its checksum is
+    /// wrong.
     pub fn parse(ip: &Ip, packet: &'a [u8]) -> Option<Self> {
         if ip.fragment.is_some() {
             return None;
@@ -44,7 +45,8 @@ impl<'a> Echo<'a> {
         })
     }
 
-    /// A whole IP packet with this echo. Both addresses must be of one family, the data below 65,000 bytes.
+    /// A whole IP packet with this echo. Both addresses must be of one family, the data below
+    /// 65,000 bytes.
     pub fn build(&self, src: IpAddr, dst: IpAddr) -> Option<Vec<u8>> {
         let kind = match (src.is_ipv4(), self.is_reply) {
             (true, false) => 8,
@@ -57,7 +59,7 @@ impl<'a> Echo<'a> {
     }
 }
 
-/// What an ICMP error says about the packet it quotes.
+/// What an ICMP error reports about the packet it quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     /// No route, or no peer for the destination.
@@ -76,10 +78,11 @@ pub enum Error {
 }
 
 impl Error {
-    /// The whole IP packet that tells the sender of `original`, sent from `from`.
+    /// The whole IP packet with this error for the sender of `original`, sent from `from`.
     ///
-    /// `None` when no error may be sent (RFC 1122 §3.2.2, RFC 4443 §2.4 e): about an ICMP error, a later fragment,
-    /// a multicast or broadcast destination, or a source that is not one host; or when the families differ.
+    /// `None` when no error may be sent (RFC 1122 §3.2.2, RFC 4443 §2.4 e): about an ICMP error, a
+    /// later fragment, a multicast or broadcast destination, or a source that is not one host; or
+    /// when the families differ.
     pub fn build(self, original: &[u8], from: IpAddr) -> Option<Vec<u8>> {
         let ip = Ip::parse(original).ok()?;
         if !may_answer(&ip, original) {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Protocol numbers that the tunnel looks at.
+/// Protocol numbers that the tunnel handles.
 pub mod protocol {
     /// ICMP for IPv4.
     pub const ICMP: u8 = 1;
@@ -18,7 +18,8 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
-/// Extension headers followed before a packet counts as malformed; RFC 8504 §5.3 lets a node limit them.
+/// Extension headers followed before a packet counts as malformed; RFC 8504 §5.3 lets a node limit
+/// them.
 const MAX_EXTENSIONS: usize = 8;
 
 /// Why bytes are not a packet; each is a metric label.
@@ -52,7 +53,7 @@ pub struct Fragment {
     pub more: bool,
 }
 
-/// What an IP header says, checked against the bytes.
+/// The fields of an IP header, checked against the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ip {
     /// Source address.

@@ -1,7 +1,8 @@
 //! Views of IP, TCP, UDP and ICMP over byte slices, and the internet checksum.
 //!
-//! A view is parsed once and holds plain values, so every later use is bounds-proven; nothing here allocates on
-//! the data path, panics, or trusts a length that it did not check against the bytes it was given.
+//! A view is parsed once and holds plain values, so every later use is bounds-proven; nothing here
+//! allocates on the data path, panics, or trusts a length that it did not check against the bytes
+//! it was given.
 
 mod checksum;
 mod flow;

@@ -22,7 +22,7 @@ pub mod tcp_flags {
     pub const CWR: u8 = 0x80;
 }
 
-/// What a TCP header says, checked against the bytes.
+/// The fields of a TCP header, checked against the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tcp {
     /// Source port.
@@ -82,7 +82,7 @@ impl Tcp {
     }
 }
 
-/// What a UDP header says, checked against the bytes.
+/// The fields of a UDP header, checked against the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Udp {
     /// Source port.
@@ -120,8 +120,9 @@ impl Udp {
 }
 
 impl Ip {
-    /// Whether the transport checksum of this packet is right; true for a UDP checksum of zero over IPv4, which
-    /// means none, and for protocols without one. Fragments cannot be verified and count as wrong.
+    /// Whether the transport checksum of this packet is right; true for a UDP checksum of zero over
+    /// IPv4, which means none, and for protocols without one. Fragments cannot be verified and
+    /// count as wrong.
     #[inline]
     pub fn transport_checksum_is_valid(&self, packet: &[u8]) -> bool {
         let payload = self.payload(packet);

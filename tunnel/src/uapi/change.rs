@@ -1,4 +1,4 @@
-//! What a `set` request makes of the peers a node has.
+//! What a `set` request changes in the peers a node has.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,17 +13,18 @@ use crate::time::Now;
 /// Peers to add or change, and keys to remove; [`Node::update_peers`] makes both in one step.
 #[derive(Default)]
 pub struct Change {
-    /// Peers as they shall be.
+    /// Peers to add or change, with their new configuration.
     pub upsert: Vec<PeerConfig>,
-    /// Keys of peers that shall go.
+    /// Keys of peers to remove.
     pub remove: Vec<PublicKey>,
 }
 
 impl Change {
-    /// The change that `set` asks for, given the peers there are.
+    /// The change that `set` requests, given the peers there are.
     ///
-    /// `own` is the node's public key as it will be: a peer of that key is left out, or removed when it is there.
-    /// A peer that `replace_peers` names again keeps its session, since its keys are the same.
+    /// `own` is the node's public key as it will be: a peer of that key is left out, or removed
+    /// when it is there. A peer that `replace_peers` names again keeps its session, since its keys
+    /// are the same.
     #[must_use]
     pub fn of(set: &Set, own: Option<PublicKey>, current: &[PeerConfig]) -> Self {
         let mut peers = Working::new(set, current);
@@ -45,13 +46,13 @@ impl Change {
     }
 }
 
-/// Peers while the request is gone through line by line.
+/// Peers while the request is processed line by line.
 struct Working<'a> {
     current: HashMap<PublicKey, &'a PeerConfig>,
     changed: HashMap<PublicKey, PeerConfig>,
     order: Vec<PublicKey>,
     removed: HashSet<PublicKey>,
-    /// Whom a prefix was given to last.
+    /// The peer that a prefix was given to last.
     owner: HashMap<IpNetwork, PublicKey>,
 }
 
@@ -121,7 +122,7 @@ fn take_allowed_ips(
             }
             AllowedIp::Remove(prefix) => {
                 gone.insert(prefix);
-                // A prefix that this peer gives up is free again, one of another peer is not ours to free.
+                // A prefix that this peer gives up is free again; one of another peer stays.
                 if owner.get(&prefix) == Some(&config.public_key) {
                     owner.remove(&prefix);
                 }
@@ -133,7 +134,7 @@ fn take_allowed_ips(
     }
 }
 
-/// A peer as `wg set` makes one: silent until there is something to send, or a keepalive.
+/// A peer as `wg set` makes one: it sends nothing until there is a packet for it, or a keepalive.
 fn fresh(public_key: PublicKey) -> PeerConfig {
     PeerConfig {
         public_key,
@@ -146,7 +147,8 @@ fn fresh(public_key: PublicKey) -> PeerConfig {
     }
 }
 
-/// Makes the changes of keys and peers that `set` asks for; port and mark are the shell's to change.
+/// Makes the changes of keys and peers that `set` requests; port and mark are the caller's to
+/// change.
 ///
 /// # Errors
 /// [`Errno::TooBig`] when there would be more peers than a node can have; then nothing changed.
@@ -160,7 +162,8 @@ pub fn apply_to_node(node: &Node, set: &Set, now: Now) -> Result<(), Errno> {
     };
     let mut change = Change::of(set, new, &current);
     if new != old {
-        // A peer that has the new key must be gone before the node has it, one that has the old key can only come after.
+        // A peer that has the new key must be gone before the node has it, one that has the old key
+        // can only come after.
         let is_old = |key: &PublicKey| Some(*key) == old;
         let (later, sooner) = change.upsert.into_iter().partition(|peer| is_old(&peer.public_key));
         change.upsert = sooner;

@@ -1,7 +1,7 @@
 //! WireGuard's cross-platform configuration protocol, as `wg` speaks it over a UNIX socket.
 //!
-//! [`parse_set`] and [`Snapshot::write`] are pure; [`Change`] is what a request asks of a node; [`server`]
-//! listens.
+//! [`parse_set`] and [`Snapshot::write`] are pure; [`Change`] is what a request changes in a node;
+//! [`server`] listens.
 
 mod change;
 mod parse;
@@ -29,7 +29,7 @@ pub const MAX_REQUEST: usize = 16 << 20;
 /// What a request fails with: the number of a system error, which `wg` prints in words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Errno {
-    /// A value that is none, or a key that a node cannot have.
+    /// A malformed value, or a key that a node cannot have.
     #[error("invalid argument")]
     Invalid,
     /// Not the protocol: an unknown line, or one without `=`.
@@ -78,10 +78,10 @@ impl From<std::io::Error> for Errno {
 
 /// What a device must be able to do to be configured by `wg`.
 pub trait Configure: Send + Sync {
-    /// Everything `wg show` prints, as it stands.
+    /// Everything that `wg show` prints.
     fn snapshot(&self) -> Snapshot;
 
-    /// Makes a change, wholly or not at all.
+    /// Makes a change, completely or not at all.
     ///
     /// # Errors
     /// [`Errno`]; then nothing changed.
@@ -97,17 +97,17 @@ pub struct Set {
     pub listen_port: Option<u16>,
     /// The firewall mark; 0 is none.
     pub fwmark: Option<u32>,
-    /// Whether peers that are not named go away.
+    /// Whether peers that are not named are removed.
     pub replace_peers: bool,
     /// Peers in the order named; one key may come more than once.
     pub peers: Vec<SetPeer>,
 }
 
-/// What a `set` request says about one peer.
+/// The part of a `set` request about one peer.
 pub struct SetPeer {
     /// Which peer.
     pub public_key: PublicKey,
-    /// Whether it goes away.
+    /// Whether it is removed.
     pub remove: bool,
     /// Whether it is left out when it is not there yet.
     pub update_only: bool,

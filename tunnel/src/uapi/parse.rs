@@ -11,8 +11,8 @@ use crate::key::{PresharedKey, PrivateKey, PublicKey};
 /// Reads the lines after `set=1`, without the empty line that ends them.
 ///
 /// # Errors
-/// [`Errno::Protocol`] for a line without `=` or an unknown key, [`Errno::Invalid`] for a bad value,
-/// [`Errno::TooBig`] for a line beyond [`MAX_LINE`].
+/// [`Errno::Protocol`] for a line without `=` or an unknown key, [`Errno::Invalid`] for a bad
+/// value, [`Errno::TooBig`] for a line beyond [`MAX_LINE`].
 pub fn parse_set(lines: &str) -> Result<Set, Errno> {
     let mut set = Set::default();
     for line in lines.lines() {
@@ -129,7 +129,7 @@ fn endpoint(value: &str) -> Result<SocketAddr, Errno> {
 fn allowed_ip(value: &str) -> Result<AllowedIp, Errno> {
     let (is_removed, prefix) = value.strip_prefix('-').map_or((false, value), |prefix| (true, prefix));
     let prefix: IpNetwork = prefix.parse().map_err(|_| Errno::Invalid)?;
-    // Host bits mean nothing, as in `wg set`.
+    // Host bits are ignored, as in `wg set`.
     let prefix = IpNetwork::new(prefix.network(), prefix.prefix()).map_err(|_| Errno::Invalid)?;
     Ok(if is_removed { AllowedIp::Remove(prefix) } else { AllowedIp::Add(prefix) })
 }

@@ -17,10 +17,10 @@ use super::{Configure, Errno, MAX_REQUEST, parse_set};
 
 /// Where `wg` looks for sockets.
 pub const DIRECTORY: &str = "/var/run/wireguard";
-/// Clients served at a time; one more is hung up on.
+/// Clients served at a time; a further one is disconnected.
 const MAX_CLIENTS: usize = 16;
 /// How long a client may be silent, or not read, in the middle of a request.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(30);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A listening socket with its thread; dropping it stops the thread and removes the socket.
 pub struct Server {
@@ -44,8 +44,9 @@ impl Server {
     /// Serves `device` at `path`, mode 0600.
     ///
     /// # Errors
-    /// `AddrInUse` when somebody answers there already, `AlreadyExists` when there is something that is no socket
-    /// (it is left alone), or from the system. A socket nobody answers at is replaced.
+    /// `AddrInUse` when a server answers there already, `AlreadyExists` when there is something
+    /// that is no socket (it is left alone), or from the system. A socket without a server is
+    /// replaced.
     pub fn at(path: PathBuf, device: Arc<dyn Configure>) -> io::Result<Self> {
         clear_stale(&path)?;
         let (listener, metadata) = listen(&path)?;
@@ -62,7 +63,7 @@ impl Server {
         &self.path
     }
 
-    /// Whether the socket is still there: `wg` and people remove sockets.
+    /// Whether the socket is still there: `wg` and administrators remove sockets.
     #[must_use]
     pub fn is_reachable(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity)
@@ -82,8 +83,8 @@ impl Drop for Server {
     }
 }
 
-/// Listens at `path`, where the socket appears only once it answers: `wg` removes one that refuses it, as a socket does
-/// between `bind` and `listen`.
+/// Listens at `path`, where the socket appears only once it accepts: `wg` removes one that refuses
+/// it, as a socket does between `bind` and `listen`.
 fn listen(path: &Path) -> io::Result<(UnixListener, fs::Metadata)> {
     // Not named as `wg` expects, so that it does not look at it.
     let unfinished = path.with_extension("sock.new");
@@ -95,7 +96,7 @@ fn listen(path: &Path) -> io::Result<(UnixListener, fs::Metadata)> {
     let listener = UnixListener::bind(&unfinished)?;
     fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o600))?;
     let metadata = fs::symlink_metadata(&unfinished)?;
-    // Unlike a renaming, this never replaces what somebody else put there meanwhile.
+    // Unlike a rename, this never replaces what another process put there meanwhile.
     let linked = fs::hard_link(&unfinished, path);
     fs::remove_file(&unfinished)?;
     match linked {
@@ -133,7 +134,7 @@ fn accept_until_woken(listener: &UnixListener, woken: &UnixStream, device: &Arc<
         let client = match listener.accept() {
             Ok((client, _)) => client,
             Err(error) => {
-                // No descriptors left, say; the client waits in the backlog meanwhile.
+                // No descriptors left, for example; the client waits in the backlog meanwhile.
                 tracing::debug!(%error, "cannot accept a client");
                 std::thread::sleep(Duration::from_millis(100));
                 continue;
@@ -156,25 +157,25 @@ fn accept_until_woken(listener: &UnixListener, woken: &UnixStream, device: &Arc<
     }
 }
 
-/// Answers one client until it leaves or breaks the protocol.
+/// Serves one client until it leaves or breaks the protocol.
 fn serve(mut client: UnixStream, device: &dyn Configure) -> io::Result<()> {
-    client.set_read_timeout(Some(CLIENT_PATIENCE))?;
-    client.set_write_timeout(Some(CLIENT_PATIENCE))?;
+    client.set_read_timeout(Some(CLIENT_TIMEOUT))?;
+    client.set_write_timeout(Some(CLIENT_TIMEOUT))?;
     let mut pending = Zeroizing::new(Vec::new());
     loop {
         let request = match read_request(&mut client, &mut pending)? {
             Some(Ok(request)) => request,
-            Some(Err(errno)) => return answer(&mut client, "", Err(errno)),
+            Some(Err(errno)) => return reply(&mut client, "", Err(errno)),
             None => return Ok(()),
         };
         let (operation, rest) = request.split_once('\n').unwrap_or((&request, ""));
         match operation {
-            "get=1" => answer(&mut client, &device.snapshot().write(), Ok(()))?,
+            "get=1" => reply(&mut client, &device.snapshot().write(), Ok(()))?,
             "set=1" => {
                 let result = parse_set(rest).and_then(|set| device.apply(set));
-                answer(&mut client, "", result)?;
+                reply(&mut client, "", result)?;
             }
-            _ => return answer(&mut client, "", Err(Errno::Protocol)),
+            _ => return reply(&mut client, "", Err(Errno::Protocol)),
         }
     }
 }
@@ -217,7 +218,7 @@ fn append(pending: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
     pending.extend_from_slice(more);
 }
 
-fn answer(client: &mut UnixStream, lines: &str, result: Result<(), Errno>) -> io::Result<()> {
+fn reply(client: &mut UnixStream, lines: &str, result: Result<(), Errno>) -> io::Result<()> {
     client.write_all(lines.as_bytes())?;
     let code = result.map_or_else(Errno::code, |()| 0);
     client.write_all(format!("errno={code}\n\n").as_bytes())

@@ -1,4 +1,4 @@
-//! The text of the answer to `get`.
+//! The text of the reply to `get`.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -44,7 +44,7 @@ pub struct PeerSnapshot {
 }
 
 impl Snapshot {
-    /// What a node is and has, with the two things only its shell knows.
+    /// The state of a node, with the port and the mark that only its caller knows.
     #[must_use]
     pub fn of_node(node: &Node, listen_port: u16, fwmark: u32, now: Now) -> Self {
         let peers = node.peers(now).into_iter().map(|status| PeerSnapshot {
@@ -60,7 +60,7 @@ impl Snapshot {
         Self { private_key: node.private_key(), listen_port, fwmark, peers: peers.collect() }
     }
 
-    /// The lines of the answer, without the final `errno`; wiped when dropped.
+    /// The lines of the reply, without the final `errno`; wiped when dropped.
     #[must_use]
     pub fn write(&self) -> Zeroizing<String> {
         // Secrets must not stay behind in blocks that a growing string gave up.

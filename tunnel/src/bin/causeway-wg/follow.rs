@@ -1,4 +1,4 @@
-//! What changes around the interface: its own MTU, and the ways to peers.
+//! What changes around the interface: its own MTU, and the routes to peers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,11 +7,11 @@ use anyhow::Context as _;
 use tunnel::io::clock;
 use tunnel::io::routes::RouteWatch;
 
-use super::Interface;
+use crate::run::Interface;
 
-/// After a change the ways to peers are looked at again once a second for this long: a peer that has not noticed
-/// yet still sends to where we were, and its packets would tie us there.
-const UNREST: Duration = Duration::from_secs(5);
+/// After a change the routes to peers are checked once a second for this long: a peer that has not
+/// noticed yet still sends to our old address, and its packets would make us keep it.
+const SETTLING: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_secs(1);
 
 /// Follows changes on a thread of its own, for as long as the process lives.
@@ -30,20 +30,20 @@ fn follow(interface: &Interface, watch: &RouteWatch) -> std::io::Result<()> {
     loop {
         if watch.wait(TICK)? {
             changed = Some(Instant::now());
-            // The link may be on its way out; then the MTU does not matter.
+            // The link may be about to be deleted; then the MTU does not matter.
             if let Ok(mtu) = interface.device.tun().mtu() {
                 interface.device.node().set_mtu(mtu);
             }
         }
-        if changed.is_some_and(|at| at.elapsed() < UNREST) {
-            forget_old_ways(interface, watch)?;
+        if changed.is_some_and(|at| at.elapsed() < SETTLING) {
+            forget_old_routes(interface, watch)?;
         }
     }
 }
 
-/// Where a packet from the address that a peer knows would leave by another interface than that peer's packets
-/// come in by, or not at all, the kernel chooses the address anew.
-fn forget_old_ways(interface: &Interface, watch: &RouteWatch) -> std::io::Result<()> {
+/// Where a packet from the address that a peer knows would leave by another interface than that
+/// peer's packets come in by, or not at all, the kernel chooses the address again.
+fn forget_old_routes(interface: &Interface, watch: &RouteWatch) -> std::io::Result<()> {
     let mark = *interface.fwmark.lock();
     for peer in interface.device.node().peers(clock::now()) {
         let Some((remote, local)) = peer.endpoint.and_then(|at| Some((at.remote.ip(), at.local?))) else {
@@ -53,7 +53,7 @@ fn forget_old_ways(interface: &Interface, watch: &RouteWatch) -> std::io::Result
             && watch.interface_towards(remote, local.address, mark)? != Some(local.interface)
         {
             interface.device.node().forget_local(peer.id, local);
-            tracing::debug!(peer = ?peer.id, "the way to the peer has changed");
+            tracing::debug!(peer = ?peer.id, "the route to the peer has changed");
         }
     }
     Ok(())

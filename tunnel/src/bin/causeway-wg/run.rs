@@ -1,10 +1,5 @@
 //! The interface: a TUN device, an outer socket and a node, configured over the UAPI socket.
 
-#[path = "follow.rs"]
-mod follow;
-#[path = "signals.rs"]
-mod signals;
-
 use std::io::Read as _;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -23,9 +18,12 @@ use tunnel::node::{Node, NodeConfig};
 use tunnel::uapi::server::Server;
 use tunnel::uapi::{Configure, Errno, Set, Snapshot, apply_to_node};
 
-/// Packets that may wait in the TUN: room for bursts, since the engine empties it into a queue of its own at once.
+use crate::{follow, signals};
+
+/// Packets that may wait in the TUN: room for bursts, since the device empties it into a queue of
+/// its own at once.
 const QUEUE_LENGTH: u16 = 500;
-/// What the kernel gives a TUN device that nobody set an MTU for; WireGuard's is 80 less.
+/// The kernel's default MTU of a TUN device; WireGuard's is 80 less.
 const DEFAULT_TUN_MTU: u16 = 1500;
 const WIREGUARD_MTU: u16 = 1420;
 /// What the background process writes to its parent once its socket answers.
@@ -39,19 +37,19 @@ const LOG: &str = "CAUSEWAY_WG_LOG";
 #[derive(Parser)]
 #[command(name = "causeway-wg", version)]
 struct Arguments {
-    /// Stay in front.
+    /// Stay in the foreground.
     #[arg(short = 'f', long)]
     foreground: bool,
-    /// How the work is divided over threads.
+    /// Divide the work over threads like this.
     #[arg(long, value_enum, default_value_t = ThreadChoice::Auto)]
     threads: ThreadChoice,
     /// Use plain sockets, one datagram per call.
     #[arg(long)]
     portable: bool,
-    /// Leave these off: any of tun-tcp, tun-udp, udp-gso, udp-gro, separated by commas.
+    /// Switch these off: any of tun-tcp, tun-udp, udp-gso, udp-gro, busy-poll, separated by commas.
     #[arg(long, value_delimiter = ',')]
     without: Vec<OffloadName>,
-    /// Packets that may wait in the TUN device.
+    /// Let this many packets wait in the TUN device.
     #[arg(long, default_value_t = QUEUE_LENGTH)]
     queue_length: u16,
     /// The interface, created when there is none of that name.
@@ -88,20 +86,20 @@ pub(super) fn main() -> ExitCode {
     }
 }
 
-/// Starts this program again with `-f`, in a session of its own, and waits until it says that it is ready.
+/// Starts this program again with `-f`, in a session of its own, and waits until it is ready.
 fn start_in_background() -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(program);
     command.arg("-f").args(std::env::args_os().skip(1)).current_dir("/").env(NOTIFY, "1");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let mut child = command.spawn().context("cannot start in the background")?;
-    let mut said = [0];
-    let read = child.stdout.take().map_or(Ok(0), |mut stdout| stdout.read(&mut said))?;
-    if read == 1 && said == [READY] {
+    let mut signal = [0];
+    let read = child.stdout.take().map_or(Ok(0), |mut stdout| stdout.read(&mut signal))?;
+    if read == 1 && signal == [READY] {
         return Ok(());
     }
     let status = child.wait()?;
-    // It said on standard error what was wrong.
+    // It has written to standard error what is wrong.
     std::process::exit(status.code().unwrap_or(1));
 }
 
@@ -132,15 +130,16 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .with_context(|| format!("cannot serve {}/{name}.sock", tunnel::uapi::server::DIRECTORY))?;
     follow::start(Arc::clone(&interface))?;
     tracing::info!(name, "interface is up for configuration");
-    say_ready()?;
+    notify_ready()?;
     signals.forward(ended)?;
     let mut calls = CallLog::default();
-    // Ends with a signal, or when the link is deleted; a removed socket ends it too, as wg-quick expects.
+    // Ends with a signal, or when the link is deleted; a removed socket ends it too, as wg-quick
+    // expects.
     while end
         .recv_timeout(Duration::from_secs(1))
         .is_err_and(|error| error == mpsc::RecvTimeoutError::Timeout)
     {
-        calls.look(&interface.device, clock::instant());
+        calls.check(&interface.device, clock::instant());
         if !server.is_reachable() {
             break;
         }
@@ -166,8 +165,8 @@ fn open_tun(arguments: &Arguments, offloads: Offloads) -> anyhow::Result<Tun> {
     Ok(tun)
 }
 
-/// Tells the parent that waits, if one does, and lets go of its terminal and its pipes.
-fn say_ready() -> anyhow::Result<()> {
+/// Notifies the parent that waits, if one does, and detaches from its terminal and pipes.
+fn notify_ready() -> anyhow::Result<()> {
     if std::env::var_os(NOTIFY).is_some() {
         rustix::process::setsid()?;
         rustix::io::write(std::io::stdout(), &[READY])?;
@@ -181,10 +180,10 @@ fn say_ready() -> anyhow::Result<()> {
 }
 
 /// What `wg` configures.
-struct Interface {
-    device: Device,
+pub(super) struct Interface {
+    pub(super) device: Device,
     options: UdpOptions,
-    fwmark: Mutex<u32>,
+    pub(super) fwmark: Mutex<u32>,
 }
 
 impl Interface {
@@ -226,11 +225,11 @@ impl Interface {
         Ok(Self { device, options, fwmark: Mutex::new(0) })
     }
 
-    /// Another port or mark needs a socket; it is there before anything is changed.
+    /// The new socket that another port or mark needs; it is open before anything is changed.
     fn new_socket(&self, set: &Set, fwmark: u32) -> Result<Option<UdpSocket>, Errno> {
         let port = self.device.socket().local_port()?;
         match set.listen_port {
-            // Zero asks for any port but the one there is, as a new interface would get.
+            // Zero requests any port but the present one, as a new interface would get.
             Some(wanted) if wanted != port => {
                 Ok(Some(UdpSocket::open(&UdpOptions { port: wanted, mark: fwmark, ..self.options })?))
             }

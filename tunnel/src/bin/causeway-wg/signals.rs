@@ -21,13 +21,13 @@ impl Terminating {
         }
     }
 
-    /// Tells `ended` when one of them arrives.
+    /// Notifies `ended` when one of them arrives.
     pub(super) fn forward(self, ended: Sender<()>) -> io::Result<()> {
         std::thread::Builder::new().name("cw-signals".to_owned()).spawn(move || {
             let mut signal = 0;
             // SAFETY: both pointers name live values of this thread.
             unsafe { libc::sigwait(&raw const self.0, &raw mut signal) };
-            // Nobody listens any more when the interface has ended by itself.
+            // The receiver is gone when the interface has ended by itself.
             let _ = ended.send(());
         })?;
         Ok(())

@@ -2,7 +2,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, LocalSide};
 
 #[test]
 fn a_run_arrives_as_the_datagrams_it_was_made_of() {
@@ -41,7 +41,7 @@ fn segmented_and_joined_bytes_are_counted_apart_from_plain_ones() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_a_full_receive_buffer_drops_is_counted_once_it_is_asked_for() {
+fn what_a_full_receive_buffer_drops_is_counted_once_it_is_sampled() {
     let (a, b) = (open(&UdpOptions::default()), open(&UdpOptions { buffer: 1, ..Default::default() }));
     b.socket().set_recv_buffer_size(1).unwrap();
     for _ in 0..200 {
@@ -62,7 +62,7 @@ fn what_a_full_receive_buffer_drops_is_counted_once_it_is_asked_for() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_answer_leaves_from_the_address_that_was_asked() {
+fn the_reply_leaves_from_the_address_that_was_sent_to() {
     let (edge, client) = (open(&UdpOptions::default()), open(&UdpOptions::default()));
     let address = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
     let endpoint = Endpoint { remote: SocketAddr::new(address, edge.local_port().unwrap()), local: None };
@@ -85,7 +85,8 @@ fn a_local_side_that_is_gone_is_cleared_and_the_run_still_sent() {
     let gone = LocalSide { address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77)), interface: 0 };
     let endpoint = Endpoint { remote: loopback(&b), local: Some(gone) };
     let sent = a.send(
-        [Transmit { endpoint, ecn: 0, segment_size: 100, is_whole: false, contents: &[3; 1000] }].into_iter(),
+        [Transmit { endpoint, ecn: 0, segment_size: 100, dont_fragment: false, contents: &[3; 1000] }]
+            .into_iter(),
         Wait::Block,
     );
     assert_eq!((sent, receive(&b, 10).len()), (1, 10));
@@ -101,7 +102,8 @@ fn ecn_bits_travel_both_ways() {
     for ecn in 0..4 {
         let endpoint = Endpoint { remote: loopback(&b), local: None };
         a.send(
-            [Transmit { endpoint, ecn, segment_size: 9, is_whole: false, contents: &[1; 9] }].into_iter(),
+            [Transmit { endpoint, ecn, segment_size: 9, dont_fragment: false, contents: &[1; 9] }]
+                .into_iter(),
             Wait::Block,
         );
         let mut batch = ReceiveBatch::new(1);
@@ -112,8 +114,9 @@ fn ecn_bits_travel_both_ways() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_run_that_the_kernel_will_not_cut_goes_out_datagram_by_datagram() {
-    // More datagrams than any kernel cuts fail as segments above the interface's MTU do in older kernels: with EINVAL.
+fn a_run_that_the_kernel_will_not_segment_goes_out_datagram_by_datagram() {
+    // More datagrams than any kernel cuts fail as segments above the interface's MTU do in older
+    // kernels: with EINVAL.
     let (a, b) = (open(&UdpOptions::default()), open(&UdpOptions::default()));
     send(&a, &b, 10, &[5; 2000]);
     assert_eq!(receive(&b, 200).len(), 200);
@@ -206,12 +209,12 @@ fn loopback(socket: &UdpSocket) -> SocketAddr {
 }
 
 fn one(endpoint: Endpoint, contents: &[u8]) -> impl Iterator<Item = Transmit<'_>> {
-    [Transmit { endpoint, ecn: 0, segment_size: contents.len(), is_whole: false, contents }].into_iter()
+    [Transmit { endpoint, ecn: 0, segment_size: contents.len(), dont_fragment: false, contents }].into_iter()
 }
 
 fn send(from: &UdpSocket, to: &UdpSocket, segment_size: usize, contents: &[u8]) {
     let endpoint = Endpoint { remote: loopback(to), local: None };
-    let run = Transmit { endpoint, ecn: 0, segment_size, is_whole: false, contents };
+    let run = Transmit { endpoint, ecn: 0, segment_size, dont_fragment: false, contents };
     assert_eq!(from.send([run].into_iter(), Wait::Block), 1);
 }
 

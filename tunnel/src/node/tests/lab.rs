@@ -124,23 +124,24 @@ impl Pair {
         self.end(side).take().pop().expect("a datagram was sent").0
     }
 
-    /// A datagram of the origin whose content was changed before it was encrypted, as only the peer itself can.
+    /// A datagram of the origin whose content was changed before it was encrypted, as only the peer
+    /// itself can.
     pub(super) fn seal_raw(&mut self, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let mut bytes = packet(ORIGIN, EDGE, b"changed inside");
         change(&mut bytes);
         let table = self.origin.node.table.load();
         let peer = table.peers.values().next().unwrap();
-        let mut turn = Turn::new(&self.origin.node, peer, self.now);
+        let mut locked = LockedPeer::lock(&self.origin.node, peer, self.now);
         let sealed = {
             let mut slot = [0; 256];
-            let tunn = turn.core.tunn.as_mut().unwrap();
+            let tunn = locked.core.tunn.as_mut().unwrap();
             let boringtun::noise::TunnResult::WriteToNetwork(datagram) = tunn.encapsulate(&bytes, &mut slot)
             else {
                 panic!("not sealed");
             };
             datagram.to_vec()
         };
-        turn.finish();
+        locked.release();
         sealed
     }
 
@@ -159,7 +160,8 @@ impl Pair {
         self.exchange_up_to(usize::MAX);
     }
 
-    /// As [`exchange`](Self::exchange) on a path that loses longer datagrams; answers the longest that was sent up and down.
+    /// As [`exchange`](Self::exchange) on a path that loses longer datagrams; answers the longest
+    /// that was sent up and down.
     pub(super) fn exchange_up_to(&mut self, limit: usize) -> (usize, usize) {
         let mut longest = (0, 0);
         loop {
@@ -292,7 +294,8 @@ pub(super) fn ipv6_packet(from: &str, to: &str, data: &[u8]) -> Vec<u8> {
     packet(from, to, data)
 }
 
-/// A TCP packet of `length` payload bytes as the kernel hands it over, its checksum left to be computed.
+/// A TCP packet of `length` payload bytes as the kernel hands it over, its checksum left to be
+/// computed.
 pub(super) fn tcp_super_packet(from: &str, to: &str, segment_size: usize, length: usize) -> Vec<u8> {
     assert!(segment_size <= length);
     let mut bytes = packet(from, to, &vec![0; 12 + length]);

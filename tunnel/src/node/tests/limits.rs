@@ -1,7 +1,7 @@
 //! Batches, limits, and what a peer may get wrong.
 
 use super::*;
-use crate::wire::DATA_OVERHEAD;
+use crate::node::wire::DATA_OVERHEAD;
 use lab::{End, ipv6_packet};
 
 #[test]
@@ -11,10 +11,10 @@ fn joined_datagrams_of_several_peers_are_told_apart_and_stay_in_order() {
     for n in 0..10u8 {
         joined.extend(pair.seal(Side::Origin, &[n; 20]));
         if n == 4 {
-            // A stranger's datagram of the same length in the middle.
-            let mut stranger = pair.seal(Side::Origin, &[99; 20]);
-            stranger[4..8].copy_from_slice(&[1, 2, 3, 4]);
-            joined.extend(stranger);
+            // A datagram of an unknown peer, of the same length, in the middle.
+            let mut unknown = pair.seal(Side::Origin, &[99; 20]);
+            unknown[4..8].copy_from_slice(&[1, 2, 3, 4]);
+            joined.extend(unknown);
         }
     }
     let stride = joined.len() / 11;
@@ -248,9 +248,10 @@ fn the_size_of_the_path_is_found_through_the_tunnel_and_told_once() {
     }
 
     assert_eq!(pair.edge.node.peers(pair.now)[0].path_mtu, Some(inner));
-    assert_eq!(pair.origin.node.peers(pair.now)[0].path_mtu, None, "it was not told to search");
-    let told = |node: &Node| std::iter::from_fn(|| node.poll_event()).filter_map(size_of).collect::<Vec<_>>();
-    assert_eq!(told(&pair.edge.node), [inner]);
+    assert_eq!(pair.origin.node.peers(pair.now)[0].path_mtu, None, "it is not set to search");
+    let reported =
+        |node: &Node| std::iter::from_fn(|| node.poll_event()).filter_map(size_of).collect::<Vec<_>>();
+    assert_eq!(reported(&pair.edge.node), [inner]);
     assert!(
         pair.origin.delivered.is_empty() && pair.edge.delivered.is_empty(),
         "probes stay inside the node"

@@ -1,12 +1,12 @@
 //! Which packets may become one super-packet.
 
-use crate::node::PeerId;
+use crate::endpoint::PeerId;
 use crate::offload::{Offload, split::write_word};
 use crate::packet::{FiveTuple, Ip, Sum, Tcp, Udp, protocol, tcp_flags};
 
 /// Most datagrams in one UDP super-packet (`UDP_MAX_SEGMENTS`).
 const MAX_DATAGRAMS: u16 = 64;
-/// Longest super-packet: what IPv4's total length can say.
+/// Longest super-packet: the greatest total length of IPv4.
 pub(super) const MAX_PACKET: usize = 65_535;
 /// Longest header of a packet that merges: IPv6 without extensions, TCP with full options.
 pub(super) const MAX_HEADER: usize = 100;
@@ -41,7 +41,7 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// Judges a packet; `true` beside it says that a checksum was wrong.
+    /// Judges a packet; `true` in the second place when a checksum was wrong.
     #[inline]
     pub(super) fn judge(self, packet: &[u8]) -> (Kind, bool) {
         let Ok(ip) = Ip::parse(packet) else { return (Kind::Unknown, false) };
@@ -96,8 +96,8 @@ impl Candidate {
         let header_len = ip.header_len + transport_len;
         let payload_len = ip.total_len.checked_sub(header_len)?;
         let fits = ip.header_len == plain_len && ip.total_len == packet.len() && payload_len > 0;
-        // An atomic packet's identification means nothing (RFC 6864 §4.1); any other must count upwards,
-        // since that is what cutting the super-packet again will make of it.
+        // An atomic packet's identification means nothing (RFC 6864 §4.1); any other must count
+        // upwards, since that is what cutting the super-packet again will make of it.
         let id = || packet.get(4..)?.first_chunk().map(|id| u16::from_be_bytes(*id));
         let ip_id = if ip.dont_fragment { None } else { id() };
         fits.then_some(Self { flow, ip_len: ip.header_len, header_len, payload_len, sequence, ip_id, closes })
@@ -141,7 +141,8 @@ impl Group {
         }
     }
 
-    /// Whether the packet continues this group, whose bytes so far are `len`; both headers are given.
+    /// Whether the packet continues this group, whose bytes so far are `len`; both headers are
+    /// given.
     #[inline]
     pub(super) fn takes(&self, next: &Candidate, len: usize, own: &[u8], new: &[u8]) -> bool {
         let is_tcp = self.flow.protocol == protocol::TCP;
@@ -154,7 +155,8 @@ impl Group {
             && same_header(own, new, self.ip_len, is_tcp)
     }
 
-    /// Counts a packet that was appended, which made the group `len` bytes long; a full group is closed.
+    /// Counts a packet that was appended, which made the group `len` bytes long; a full group is
+    /// closed.
     #[inline]
     pub(super) fn append(&mut self, next: &Candidate, len: usize) {
         self.count = self.count.saturating_add(1);
@@ -207,7 +209,8 @@ impl Group {
     }
 }
 
-/// Whether two headers agree in everything but lengths, identification, sequence, PSH and checksums.
+/// Whether two headers agree in everything but lengths, identification, sequence, PSH and
+/// checksums.
 #[inline]
 fn same_header(a: &[u8], b: &[u8], ip_len: usize, is_tcp: bool) -> bool {
     let (Some((ip_a, a)), Some((ip_b, b))) = (a.split_at_checked(ip_len), b.split_at_checked(ip_len)) else {

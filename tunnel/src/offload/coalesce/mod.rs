@@ -1,15 +1,17 @@
 //! Decrypted packets joined into super-packets.
 //!
-//! Packets are decrypted straight to where they are expected to belong: directly behind the payload of the group
-//! that the packet before joined, so that its header lands on that payload's tail, which is saved meanwhile. When
-//! the guess holds, as it does in bulk, nothing is copied; otherwise one packet is.
+//! Packets are decrypted straight to where they are expected to belong: directly behind the payload
+//! of the group that the packet before joined, so that its header lands on that payload's tail,
+//! which is saved meanwhile. When the guess holds, as it does in bulk, nothing is copied; otherwise
+//! one packet is.
 //!
-//! Checksums are verified before anything merges, so that corruption from before the tunnel is never laundered;
-//! within a flow nothing overtakes; acknowledgements without data never merge.
+//! Checksums are verified before anything merges, so that corruption from before the tunnel never
+//! gets a valid checksum; within a flow nothing overtakes; acknowledgements without data never
+//! merge.
 
 mod group;
 
-use crate::node::PeerId;
+use crate::endpoint::PeerId;
 use crate::offload::{Offload, SuperPacket};
 use crate::packet::{FiveTuple, incremental};
 use crate::sink::InnerSink;
@@ -133,7 +135,8 @@ impl Coalescer {
 
     /// The next packet or super-packet in order, with the peer it came from.
     ///
-    /// A group is closed by being handed out. Once this returned `None` the whole arena is free again.
+    /// A group is closed by being handed out. Once this returned `None` the whole arena is free
+    /// again.
     pub fn poll_packet(&mut self) -> Option<(PeerId, SuperPacket<'_>)> {
         self.forget_slot();
         let Some(item) = self.items.get(self.drained) else {
@@ -163,7 +166,8 @@ impl Coalescer {
         }
     }
 
-    /// As [`poll_packet`](Self::poll_packet), but `None` also when the next in order may still grow.
+    /// As [`poll_packet`](Self::poll_packet), but `None` also when the next in order may still
+    /// grow.
     pub fn poll_complete(&mut self) -> Option<(PeerId, SuperPacket<'_>)> {
         match self.items.get(self.drained) {
             Some(Item::Lane(lane)) if self.group(*lane).is_some_and(|group| group.is_open) => None,
@@ -175,7 +179,8 @@ impl Coalescer {
     fn choose(&self, len: usize) -> (Place, usize, usize) {
         if let Some((lane, group)) = self.expected.and_then(|lane| Some((lane, self.group(lane)?))) {
             let filled = self.lens.get(lane).copied().unwrap_or(0);
-            // The saved bytes must be payload only, or the group's own header could not be compared.
+            // The saved bytes must be payload only, or the group's own header could not be
+            // compared.
             let begin = filled.saturating_sub(group.header_len);
             if group.is_open && begin >= group.header_len && begin + len <= LANE_LEN {
                 return (Place::Tail(lane), lane * LANE_LEN + begin, group.header_len);
@@ -239,7 +244,7 @@ impl Coalescer {
         }
     }
 
-    /// The open group of a flow; the expected lane is looked at first.
+    /// The open group of a flow; the expected lane is tried first.
     #[inline]
     fn find(&self, origin: PeerId, flow: &FiveTuple) -> Option<usize> {
         let is_it = |group: &Group| group.is_open && group.origin == origin && group.flow == *flow;
@@ -330,7 +335,7 @@ impl InnerSink for Coalescer {
     #[inline]
     fn slot(&mut self, len: usize) -> Option<&mut [u8]> {
         self.forget_slot();
-        // Whatever the packet turns out to be, it must be possible to keep it alone.
+        // It must be possible to keep any packet alone.
         if self.singles_used + len > SINGLES_LEN || self.items.len() >= MAX_ITEMS || len > LANE_LEN {
             return None;
         }
@@ -359,8 +364,8 @@ impl InnerSink for Coalescer {
 
 const CONGESTION_EXPERIENCED: u8 = 3;
 
-/// Carries the outer congestion mark into an ECN-capable inner header (RFC 6040 §4.2); a packet that is not
-/// ECN-capable stays as it is, as in the kernel's WireGuard.
+/// Carries the outer congestion mark into an ECN-capable inner header (RFC 6040 §4.2); a packet
+/// that is not ECN-capable stays as it is, as in the kernel's WireGuard.
 fn mark_congestion(packet: &mut [u8]) {
     match packet {
         [first, tos, _, _, _, _, _, _, _, _, high, low, ..] if *first >> 4 == 4 && *tos & 3 != 0 => {

@@ -1,8 +1,8 @@
 //! Long sums with vector instructions.
 //!
-//! There is one loop, in safe code, which the compiler vectorises for whatever processor a function is built for. On
-//! x86-64 the baseline is SSE2, so it is built once more for AVX2, and the processor is asked whether it has that.
-//! AArch64 has NEON in its baseline.
+//! There is one loop, in safe code, which the compiler vectorises for the processor that a function
+//! is built for. On x86-64 the baseline is SSE2, so it is built once more for AVX2, which is used
+//! where the processor has it. AArch64 has NEON in its baseline.
 #![allow(unsafe_code)]
 
 /// Bytes the loop takes at a time.
@@ -15,7 +15,7 @@ const LANES: usize = BLOCK / 4;
 pub(super) fn sum(blocks: &[[u8; BLOCK]]) -> u64 {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2, as was just asked.
+        // SAFETY: the processor has AVX2, as was just detected.
         return unsafe { sum_avx2(blocks) };
     }
     sum_of(blocks)

@@ -1,0 +1,52 @@
+//! Begins and ends the search for the MTU of the path to each peer, and publishes what it finds.
+
+use std::sync::atomic::Ordering;
+
+use super::Node;
+use super::config::MtuRange;
+use super::locked_peer::LockedPeer;
+use super::path_mtu::Search;
+use super::status::Event;
+use crate::time::Now;
+
+impl Node {
+    /// Searches the MTU of every path to a peer that answers probes, or stops doing so; each result
+    /// is an [`Event::PathMtu`]. Without this call nothing is searched.
+    ///
+    /// For sockets that can forbid fragments only: elsewhere every size would seem to pass.
+    pub fn search_path_mtu(&self, range: Option<MtuRange>, now: Now) {
+        if std::mem::replace(&mut *self.mtu_range.lock(), range) != range {
+            for peer in self.table.load().peers.values() {
+                let mut peer = LockedPeer::lock(self, peer, now);
+                peer.prepare_search();
+                peer.release();
+            }
+        }
+    }
+}
+
+impl LockedPeer<'_> {
+    /// Begins or ends the search, as the node is set to.
+    pub(super) fn prepare_search(&mut self) {
+        let core = &mut *self.core;
+        let wanted = self.node.mtu_range.lock().filter(|_| core.probes.prober.is_some());
+        if core.probes.search.as_ref().map(Search::range) == wanted {
+            return;
+        }
+        core.probes.search = wanted.map(|range| Search::new(range, &mut core.random));
+        if let (Some(search), Some(_)) = (&mut core.probes.search, core.session) {
+            search.activate(self.now.instant);
+        }
+        self.publish_size();
+    }
+
+    /// Publishes a new result. A later search without one leaves the last as it is.
+    pub(super) fn publish_size(&self) {
+        let published = &self.peer.stats.path_mtu;
+        let Some(search) = &self.core.probes.search else { return published.store(0, Ordering::Relaxed) };
+        let Some(mtu) = search.found() else { return };
+        if published.swap(mtu, Ordering::Relaxed) != mtu {
+            self.node.events.push(Event::PathMtu { peer: self.peer.id, mtu });
+        }
+    }
+}
