@@ -14,10 +14,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use policy::arbitrary::Random;
-use policy::export::{self, EdgeSide, ExportError};
+use arbitrary::Random;
+use migrate::export::{self, EdgeSide, ExportError};
+use migrate::import::{self, FindingKind};
 use policy::gateway::{Party, Policy, Service};
-use policy::import::{self, FindingKind};
 use policy::{AllowList, Host, HostPort, Name, PublicKey, Source, forwarder, gateway};
 
 #[test]
@@ -33,7 +33,7 @@ fn the_far_end_of_the_worked_example_is_as_written_down() {
 fn caddy_on_loopback_and_on_a_container_network_is_as_written_down() {
     let loopback = forwarder(&config("forwarder.toml"));
     let cloudflare = Source { name: Path::new("cloudflare.list"), text: &config("lists/cloudflare.list") };
-    let cloudflare = gateway::parse_list(&cloudflare).unwrap();
+    let cloudflare = policy::sections::parse_list(&cloudflare).unwrap();
     let containers = forwarder(&config("forwarder.toml").replace("127.0.0.1:8443", "caddy:8443"));
     let forwarder = Some("172.30.0.5".parse().unwrap());
 
@@ -273,7 +273,7 @@ fn forwarder(text: &str) -> forwarder::Policy {
 
 /// `UPDATE=1` writes the file anew; the difference is then reviewed like code.
 fn assert_same(name: &str, text: &str) {
-    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/migration").join(name);
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, text).unwrap();
     }

@@ -11,8 +11,8 @@
 
 use std::path::{Path, PathBuf};
 
-use policy::arbitrary::Random;
-use policy::import::{self, FindingKind, Import, ImportError};
+use arbitrary::Random;
+use migrate::import::{self, FindingKind, Import, ImportError};
 use policy::{PublicKey, Source, forwarder, gateway};
 
 #[test]
@@ -59,7 +59,7 @@ fn printed(import: &Import) -> String {
 }
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/migration")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
 fn read(name: &str) -> String {
@@ -131,7 +131,7 @@ fn lists_are_files_that_the_edge_reads() {
 
     assert_eq!(list.name, "lists/partners.list");
     let source = Source { name: Path::new(&list.name), text: &list.text };
-    assert_eq!(gateway::parse_list(&source).unwrap().len(), 2);
+    assert_eq!(policy::sections::parse_list(&source).unwrap().len(), 2);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::{Problem, text};
+use crate::{Problem, prefix};
 
 /// What is wrong with `address` as that of a host, where the tunnel has the networks `tunnel`.
 pub(crate) fn unusable(address: IpAddr, tunnel: &[IpNetwork]) -> Option<Problem> {
@@ -44,7 +44,7 @@ fn end_of(network: IpNetwork, address: IpAddr) -> Option<String> {
     if network.is_ipv4() != address.is_ipv4() || bits - network.prefix() < 2 {
         return None;
     }
-    let within = text::network(network);
+    let within = prefix::network(network);
     if address == network.network() {
         let name = if network.is_ipv4() { "network" } else { "router anycast" };
         Some(format!("the {name} address of {within}"))

@@ -8,7 +8,7 @@ use std::path::Path;
 use ipnetwork::IpNetwork;
 use thiserror::Error;
 
-use crate::gateway::parse_list;
+use crate::sections::parse_list;
 use crate::{ConfigError, Source};
 
 /// The largest text that is looked at, in bytes.

@@ -1,6 +1,7 @@
 //! WireGuard keys: base64 outside, 32 bytes inside.
 
 use std::fmt;
+use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -24,11 +25,15 @@ impl PublicKey {
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+}
+
+impl FromStr for PublicKey {
+    type Err = KeyError;
 
     /// Reads base64 of exactly 32 bytes.
-    pub(crate) fn parse(text: &str) -> Result<Self, KeyFault> {
-        let bytes = decode(text).ok_or(KeyFault::Malformed)?;
-        Self::new(*bytes).ok_or(KeyFault::LowOrder)
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        let bytes = decode(text).ok_or(KeyError::Malformed)?;
+        Self::new(*bytes).ok_or(KeyError::LowOrder)
     }
 }
 
@@ -66,10 +71,14 @@ impl SecretKey {
     }
 }
 
-/// Why base64 text is not a public key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum KeyFault {
+/// Why text is not a public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Not base64 of 32 bytes.
+    #[error("this is not base64 of 32 bytes")]
     Malformed,
+    /// A point with which every shared secret is zero.
+    #[error("this is a low-order point, with which no secret can be agreed")]
     LowOrder,
 }
 
@@ -163,13 +172,13 @@ mod tests {
     #[test]
     fn a_key_prints_as_it_was_read() {
         let text = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
-        assert_eq!(PublicKey::parse(text).unwrap().to_string(), text);
+        assert_eq!(text.parse::<PublicKey>().unwrap().to_string(), text);
     }
 
     #[test]
     fn text_that_is_not_32_bytes_of_base64_is_malformed() {
         for text in ["", "AAAA", "not base64 at all", "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg"] {
-            assert_eq!(PublicKey::parse(text), Err(KeyFault::Malformed), "{text:?}");
+            assert_eq!(text.parse::<PublicKey>(), Err(KeyError::Malformed), "{text:?}");
         }
     }
 }

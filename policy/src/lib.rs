@@ -6,35 +6,36 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod address;
-pub mod arbitrary;
+mod change;
 mod error;
 pub mod evaluator;
-pub mod export;
 pub mod feed;
 mod fields;
 pub mod forwarder;
 pub mod gateway;
 pub mod http_host;
-pub mod import;
 mod key;
-mod nearest;
+mod misplaced_keys;
+mod names;
 mod net;
 pub mod pairing;
-mod pasted;
 pub mod plan;
+pub mod prefix;
 mod reader;
 pub mod ruleset;
+pub mod sections;
 mod source;
+pub mod suggest;
 pub mod system;
-mod text;
+pub mod text;
 pub mod trust;
 pub mod uplinks;
 
 pub use error::{ConfigError, Problem, Warning};
-pub use key::{PublicKey, SecretKey};
+pub use key::{KeyError, PublicKey, SecretKey};
+pub use misplaced_keys::{KnownKeys, misplaced_keys};
 pub use net::{
     AllowList, Bandwidth, Host, HostPort, InterfaceName, Mtu, Name, PortRange, Protocol, Protocols, Rate,
     RateUnit, Switch,
 };
-pub use pasted::{KnownKeys, misplaced_keys};
 pub use source::{FileLocation, FileRef, Position, Source};

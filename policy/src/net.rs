@@ -188,6 +188,22 @@ impl PortRange {
     pub const fn overlaps(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }
+
+    /// The ranges sorted, and joined where they touch or overlap.
+    #[must_use]
+    pub fn merged(mut ranges: Vec<Self>) -> Vec<Self> {
+        ranges.sort_unstable();
+        let mut joined: Vec<Self> = Vec::new();
+        for range in ranges {
+            match joined.last_mut() {
+                Some(last) if u32::from(range.first) <= u32::from(last.last) + 1 => {
+                    last.last = last.last.max(range.last);
+                }
+                _ => joined.push(range),
+            }
+        }
+        joined
+    }
 }
 
 impl fmt::Display for PortRange {
@@ -316,6 +332,17 @@ pub enum Switch {
     Off,
 }
 
+impl Switch {
+    /// The word the configuration uses.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+        }
+    }
+}
+
 impl AllowList {
     /// Whether `source` may use the entry; `named` gives the prefixes of a named list.
     pub fn admits<'a>(&self, source: IpAddr, named: impl Fn(&Name) -> &'a [IpNetwork]) -> bool {
@@ -326,13 +353,5 @@ impl AllowList {
                 holds(prefixes) || lists.iter().any(|list| holds(named(list)))
             }
         }
-    }
-}
-
-/// Whether a prefix is one that anybody's own network may have, and that the internet has none of.
-pub(crate) fn is_private(prefix: IpNetwork) -> bool {
-    match prefix {
-        IpNetwork::V4(prefix) => prefix.network().is_private(),
-        IpNetwork::V6(prefix) => prefix.network().is_unique_local(),
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::nearest::nearest;
+use crate::suggest::nearest;
 use crate::{ConfigError, Position, Problem, Source, Warning};
 
 /// The most bytes a configuration may have: an edge of 100,000 prefixes needs three million.

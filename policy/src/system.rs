@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::text;
+use crate::prefix;
 
 /// Interfaces, routes and neighbours at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,13 +85,8 @@ impl LinkRoute {
     /// Whether it leads everywhere: a default route, a half of one as some VPNs add, or all global unicast addresses.
     #[must_use]
     pub fn is_default(&self) -> bool {
-        is_default(self.destination)
+        prefix::is_default(self.destination)
     }
-}
-
-/// Whether a prefix is a whole address family or about half of it.
-pub(crate) fn is_default(prefix: IpNetwork) -> bool {
-    prefix.prefix() <= if prefix.is_ipv4() { 1 } else { 3 }
 }
 
 /// How many priorities the edge's own rules have.
@@ -147,12 +142,12 @@ impl System {
 
     /// The networks that an interface carries by its own addresses, or by routes of the machine's administrator.
     pub fn carried(&self, link: &Link) -> Vec<IpNetwork> {
-        let addresses = link.addresses.iter().map(|&address| text::network(address));
+        let addresses = link.addresses.iter().map(|&address| prefix::network(address));
         let index = link.index;
         let routed = self.routes.iter().filter(move |route| {
             route.link == index && !route.is_default() && OWN_PROTOCOLS.contains(&route.protocol)
         });
-        addresses.chain(routed.map(|route| text::network(route.destination))).collect()
+        addresses.chain(routed.map(|route| prefix::network(route.destination))).collect()
     }
 
     /// The link-layer address of a neighbour.

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::gateway::Policy;
+use crate::prefix;
 use crate::ruleset::{lan_prefixes, lies_within, tunnel_prefixes};
 use crate::system::{Link, LinkKind, LinkRoute, System};
-use crate::text;
 
 /// The most uplinks: as many marks and tables are claimed.
 pub const MAX_UPLINKS: u8 = 16;
@@ -68,7 +68,7 @@ pub fn uplinks(policy: &Policy, system: &System, before: &[Uplink]) -> Vec<Uplin
 pub fn is_only_way(policy: &Policy, system: &System, uplinks: &[Uplink], containers: &[IpNetwork]) -> bool {
     let [only] = uplinks else { return false };
     let near = tunnel_prefixes(policy).chain(lan_prefixes(policy)).chain(containers.iter().copied());
-    let near: BTreeSet<IpNetwork> = near.map(text::network).collect();
+    let near: BTreeSet<IpNetwork> = near.map(prefix::network).collect();
     let tunnel = system.named(policy.interface.name.as_str()).map(|link| link.index);
     let leads_elsewhere = |route: &LinkRoute| {
         let is_near = !is_global(route.destination.ip()) || lies_within(&near, route.destination);

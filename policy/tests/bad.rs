@@ -140,7 +140,7 @@ fn errors_in(name: &str, text: &str) -> Vec<ConfigError> {
     let source = source(name, text);
     let errors = match name.split('-').next().unwrap() {
         "forwarder" => forwarder::parse(&source).err(),
-        "list" => gateway::parse_list(&source).err(),
+        "list" => policy::sections::parse_list(&source).err(),
         _ => gateway::parse(&source).err(),
     };
     errors.unwrap_or_default()

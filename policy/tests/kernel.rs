@@ -290,7 +290,7 @@ fn a_thousand_services_are_one_lookup_and_are_installed_quickly() {
             2_000 + number
         ));
     }
-    let mut random = policy::arbitrary::Random::new(7);
+    let mut random = arbitrary::Random::new(7);
     for number in 0..1_000 {
         let key: Vec<u8> = (0..4).flat_map(|_| random.next().to_le_bytes()).collect();
         text.push_str(&format!(
@@ -331,7 +331,7 @@ allowed_ips = ["10.77.88.2/32", "192.168.88.0/24"]
 "#;
 
 fn generated(seed: u64) -> gateway::Policy {
-    parsed(&policy::arbitrary::gateway_text(seed))
+    parsed(&arbitrary::gateway_text(seed))
 }
 
 fn parsed(text: &str) -> gateway::Policy {

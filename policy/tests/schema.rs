@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
+use arbitrary::gateway_text;
 use nftables::schema::NfObject;
-use policy::arbitrary::gateway_text;
 use policy::{Source, gateway};
 use serde_json::Value;
 

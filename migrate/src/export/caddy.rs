@@ -6,9 +6,9 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::{ExportError, join};
-use crate::Host;
-use crate::forwarder::{Inject, Policy, ProxyProtocol, Upstream, UpstreamPort};
+use super::far_end::{ExportError, join};
+use policy::Host;
+use policy::forwarder::{Inject, Policy, ProxyProtocol, Upstream, UpstreamPort};
 
 /// The global options for every upstream that is given a PROXY header, with what to add to the sites.
 ///

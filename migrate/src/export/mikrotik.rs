@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::{EdgeSide, ExportError, FarEnd, join, prefixes, single};
-use crate::gateway::{Allow, Party, Policy, Publish, Service, SourceHandling, Target};
-use crate::{AllowList, Name, PortRange, Protocols};
+use super::far_end::{EdgeSide, ExportError, FarEnd, join, mtu, prefixes};
+use policy::gateway::{Allow, Party, Policy, Publish, Service, SourceHandling, Target};
+use policy::{AllowList, Name, PortRange, Protocol, Protocols, prefix};
 
 /// What is made on the router carries this name.
 const OURS: &str = "causeway";
@@ -64,7 +64,7 @@ pub fn mikrotik_edge(policy: &Policy) -> String {
     );
     menu("interface wireguard", &mut text);
     let port = policy.interface.listen_port;
-    let _ = writeln!(text, "add listen-port={port} mtu={} name={OURS}", super::mtu(policy));
+    let _ = writeln!(text, "add listen-port={port} mtu={} name={OURS}", mtu(policy));
     menu("interface wireguard peers", &mut text);
     for peer in &policy.peers {
         let endpoint = peer.endpoint.as_ref();
@@ -226,7 +226,7 @@ fn rule(
 }
 
 fn shortest(prefix: IpNetwork) -> String {
-    single(prefix).map_or_else(|| prefix.to_string(), |address| address.to_string())
+    prefix::host(prefix).map_or_else(|| prefix.to_string(), |address| address.to_string())
 }
 
 fn edge_routes(policy: &Policy, text: &mut String) {
@@ -308,7 +308,7 @@ fn dst_nat(publish: &Publish, target: IpAddr, target_ports: PortRange, text: &mu
             publish.name, publish.ports
         );
         if publish.source == SourceHandling::Masquerade {
-            let protocols = if protocol == crate::Protocol::Tcp { Protocols::Tcp } else { Protocols::Udp };
+            let protocols = if protocol == Protocol::Tcp { Protocols::Tcp } else { Protocols::Udp };
             let names = join(protocols.iter(), ",");
             let _ = writeln!(
                 text,

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use ipnetwork::IpNetwork;
 
-use super::{EdgeSide, ExportError, FarEnd, join};
-use crate::gateway::Policy;
+use super::far_end::{EdgeSide, ExportError, FarEnd, join};
+use policy::gateway::Policy;
 
 /// Routing table, rule priority and mark at the far end: the same number as the edge's table, which nothing else uses.
 const NUMBER: u32 = 4_357;

@@ -7,10 +7,11 @@ use std::path::Path;
 
 use ipnetwork::IpNetwork;
 
-use super::{Finding, FindingKind, Import, ImportError, KeyFile, ListFile};
-use crate::gateway::Service;
-use crate::pairing::pairing;
-use crate::{Name, PortRange, Protocols, Source, forwarder, gateway};
+use super::outcome::{Finding, FindingKind, Import, ImportError, KeyFile, ListFile};
+use policy::gateway::Service;
+use policy::pairing::pairing;
+use policy::{Name, PortRange, Protocols, Source, forwarder, gateway, prefix};
+use zeroize::Zeroizing;
 
 /// Everything both configurations will say.
 pub(super) struct Draft {
@@ -115,7 +116,7 @@ impl Draft {
     /// The texts, read back by the parsers that the daemons use; what does not pair up is one more finding.
     pub(super) fn finish(mut self) -> Result<Import, ImportError> {
         let (gateway_text, forwarder_text) = (self.edge.text(&self.lists), self.origin.text());
-        let contradiction = |errors: Vec<crate::ConfigError>, file: &str| match errors.into_iter().next() {
+        let contradiction = |errors: Vec<policy::ConfigError>, file: &str| match errors.into_iter().next() {
             Some(error) => ImportError::Contradiction { error: Box::new(error) },
             None => ImportError::NotWgQuick { file: file.to_owned(), part: "[Interface]" },
         };
@@ -310,8 +311,7 @@ impl Reach {
 
 /// A prefix as the configurations write it: a single address without its length.
 pub(super) fn shortest(prefix: IpNetwork) -> String {
-    let full = if prefix.is_ipv4() { 32 } else { 128 };
-    if prefix.prefix() == full { prefix.ip().to_string() } else { prefix.to_string() }
+    prefix::host(prefix).map_or_else(|| prefix.to_string(), |host| host.to_string())
 }
 
 /// `192.168.88.2:443`, `[fd00::2]:5000-5010`.
@@ -378,4 +378,25 @@ pub(super) fn plain_name(wanted: &str) -> Option<String> {
     }
     let name = name.trim_end_matches('-');
     Name::new(name).map(|name| name.to_string())
+}
+
+/// A prefix that holds every address of its family.
+pub(super) fn is_everyone(prefix: IpNetwork) -> bool {
+    prefix.prefix() == 0
+}
+
+/// The prefixes of both address families that hold every address.
+pub(super) fn everywhere() -> Vec<IpNetwork> {
+    ["0.0.0.0/0", "::/0"].iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+/// A key file with this content.
+pub(super) fn key_file(name: &str, key: &str) -> KeyFile {
+    KeyFile { name: name.to_owned(), text: Zeroizing::new(format!("{key}\n")) }
+}
+
+/// A name out of a file's name.
+pub(super) fn stem(path: &Path) -> String {
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    plain_name(&stem).unwrap_or_else(|| "edge".to_owned())
 }

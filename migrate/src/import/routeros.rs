@@ -6,10 +6,8 @@
 
 use zeroize::Zeroizing;
 
-use crate::Source;
+use policy::Source;
 
-/// The largest text that is read, in bytes.
-pub const MAX_BYTES: usize = 4 << 20;
 /// The most commands of one text that are read; the rest is reported as one finding.
 pub const MAX_ENTRIES: usize = 20_000;
 

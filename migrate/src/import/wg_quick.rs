@@ -3,14 +3,16 @@
 //! The file of an end whose peers all have an `Endpoint` is the origin's, since the origin dials; any other is the edge's.
 
 use std::net::IpAddr;
-use std::path::Path;
 
 use ipnetwork::IpNetwork;
 use zeroize::Zeroizing;
 
-use super::draft::{Draft, Edge, EdgePeer, Inject, NO_KEY, Names, Origin, OriginPeer, Publish, plain_name};
-use super::{Derive, Finding, FindingKind, Import, ImportError, KeyFile, MAX_BYTES, is_everyone};
-use crate::{PortRange, Protocols, PublicKey, Source, text};
+use super::draft::{
+    Draft, Edge, EdgePeer, Inject, NO_KEY, Names, Origin, OriginPeer, Publish, everywhere, is_everyone,
+    key_file, plain_name, stem,
+};
+use super::outcome::{Derive, Finding, FindingKind, Import, ImportError, KeyFile, MAX_BYTES};
+use policy::{PortRange, Protocols, PublicKey, Source, prefix, text};
 
 /// Where WireGuard listens when nobody says otherwise.
 const USUAL_PORT: u16 = 51_820;
@@ -93,7 +95,7 @@ impl Section {
         let items =
             lines.flat_map(|(_, _, value)| value.split(',')).filter_map(|item| text::prefix(item.trim()));
         let mut prefixes: Vec<IpNetwork> = Vec::new();
-        for prefix in items.map(|prefix| if with_host { prefix } else { text::network(prefix) }) {
+        for prefix in items.map(|prefix| if with_host { prefix } else { prefix::network(prefix) }) {
             if !prefixes.contains(&prefix) {
                 prefixes.push(prefix);
             }
@@ -101,12 +103,12 @@ impl Section {
         prefixes
     }
 
-    fn endpoint(&self) -> Option<crate::HostPort> {
+    fn endpoint(&self) -> Option<policy::HostPort> {
         self.value("endpoint").and_then(text::host_port)
     }
 
     fn public_key(&self) -> Option<PublicKey> {
-        self.value("publickey").and_then(|key| PublicKey::parse(key).ok())
+        self.value("publickey").and_then(|key| key.parse::<PublicKey>().ok())
     }
 
     fn keepalive(&self) -> Option<u64> {
@@ -404,9 +406,7 @@ fn dnat(command: &str) -> Option<(Protocols, PortRange, IpAddr, PortRange)> {
 fn other_side(own: &[IpNetwork], allowed: &[IpNetwork]) -> Vec<IpNetwork> {
     let of = |own: &IpNetwork| {
         let single = |prefix: &&IpNetwork| {
-            prefix.prefix() == if own.is_ipv4() { 32 } else { 128 }
-                && own.contains(prefix.ip())
-                && prefix.ip() != own.ip()
+            prefix::host(**prefix).is_some_and(|host| own.contains(host) && host != own.ip())
         };
         let given = allowed.iter().find(single).map(IpNetwork::ip);
         IpNetwork::new(given.unwrap_or_else(|| neighbour(own.ip())), own.prefix()).ok()
@@ -422,18 +422,4 @@ fn neighbour(address: IpAddr) -> IpAddr {
         IpAddr::V6(address) if address.to_bits() & 3 == 0 => IpAddr::V6((address.to_bits() ^ 1).into()),
         IpAddr::V6(address) => IpAddr::V6((address.to_bits() ^ 3).into()),
     }
-}
-
-pub(super) fn everywhere() -> Vec<IpNetwork> {
-    ["0.0.0.0/0", "::/0"].iter().filter_map(|text| text.parse().ok()).collect()
-}
-
-pub(super) fn key_file(name: &str, key: &str) -> KeyFile {
-    KeyFile { name: name.to_owned(), text: Zeroizing::new(format!("{key}\n")) }
-}
-
-/// A name out of a file's name.
-pub(super) fn stem(path: &Path) -> String {
-    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    plain_name(&stem).unwrap_or_else(|| "edge".to_owned())
 }

@@ -5,41 +5,12 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::parse::{TargetAt, covers};
-use super::{Accept, Allow, Party, Peer, Policy, Publish, Service, SourceHandling};
+use super::entries::{AllowAt, PeerAt, Places, PublishAt, TargetAt};
+use super::model::{Party, Peer, Policy, Publish, Service, SourceHandling};
 use crate::fields::At;
+use crate::prefix::covers;
 use crate::reader::Reader;
 use crate::{Mtu, Name, PortRange, Position, Problem, Protocol, Protocols};
-
-/// Where things stand that other sections may contradict.
-pub(super) struct Places {
-    pub(super) mtu: Position,
-    pub(super) accept: Vec<At<Accept>>,
-    /// Whether interface, LAN and peers were read without an error: else where a flow leads cannot be judged.
-    pub(super) are_ends_known: bool,
-}
-
-pub(super) struct PeerAt {
-    pub(super) value: Peer,
-    pub(super) key_at: Position,
-    pub(super) prefixes_at: Vec<Position>,
-    pub(super) auto_probe: bool,
-}
-
-pub(super) struct PublishAt {
-    pub(super) value: Publish,
-    pub(super) listen_at: Position,
-    pub(super) source_at: Position,
-    pub(super) targets: Vec<TargetAt>,
-}
-
-pub(super) struct AllowAt {
-    pub(super) value: Allow,
-    pub(super) at: Position,
-    pub(super) from: Vec<At<Party>>,
-    pub(super) to: Vec<At<Party>>,
-    pub(super) source_at: Position,
-}
 
 /// Checks every entry against the rest, and moves it into the policy.
 pub(super) fn everything(

@@ -2,9 +2,10 @@
 
 use std::fmt::Debug;
 
-use super::{List, Peer, Policy};
-use crate::plan::Change;
-use crate::{Mtu, Switch};
+use super::model::{Peer, Policy};
+use crate::Mtu;
+use crate::change::Change;
+use crate::sections::List;
 
 impl Policy {
     /// The key of which `next` has another value and which cannot change while the daemon runs.
@@ -49,15 +50,8 @@ impl Policy {
         changes.debug("metrics", "hosts", &self.metrics.hosts, &next.metrics.hosts);
         changes.field("log", "level", self.log.level.as_str(), next.log.level.as_str());
         changes.field("log", "format", self.log.format.as_str(), next.log.format.as_str());
-        let (old, new) = (&self.offload, &next.offload);
-        for (name, old, new) in [
-            ("tun_gso", old.tun_gso, new.tun_gso),
-            ("tun_gro", old.tun_gro, new.tun_gro),
-            ("udp_gso", old.udp_gso, new.udp_gso),
-            ("udp_gro", old.udp_gro, new.udp_gro),
-            ("busy_poll", old.busy_poll, new.busy_poll),
-        ] {
-            changes.field("offload", name, word(old), word(new));
+        for ((key, old), (_, new)) in self.offload.switches().into_iter().zip(next.offload.switches()) {
+            changes.field("offload", key, old.as_str(), new.as_str());
         }
         changes.field("reload", "watch", &self.watch.to_string(), &next.watch.to_string());
         changes.0
@@ -109,12 +103,5 @@ fn size(mtu: Mtu) -> String {
     match mtu {
         Mtu::Fixed(bytes) => bytes.to_string(),
         Mtu::Auto => "auto".to_owned(),
-    }
-}
-
-const fn word(switch: Switch) -> &'static str {
-    match switch {
-        Switch::Auto => "auto",
-        Switch::Off => "off",
     }
 }

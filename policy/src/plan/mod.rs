@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 
 pub use routing::{replaced_value, switch_value};
 
+pub use crate::change::Change;
 use crate::gateway::Policy;
 use crate::ruleset::{Ruleset, ServiceMark};
 use crate::trust::Trust;
@@ -220,13 +221,4 @@ pub struct PlannedPeer {
     pub endpoint: Option<HostPort>,
     /// Seconds between keepalives.
     pub keepalive_seconds: Option<u16>,
-}
-
-/// One difference between two plans, as a line for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// What part of the plan: `ruleset`, `route`, `rule`, `sysctl`, `device` or `peer`; of other settings the section.
-    pub part: &'static str,
-    /// `+ …`, `- …` or `~ … → …`.
-    pub line: String,
 }

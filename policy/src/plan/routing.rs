@@ -199,9 +199,10 @@ fn uses_ipv6(policy: &Policy) -> bool {
 mod tests {
     use std::path::Path;
 
+    use arbitrary::gateway_text;
+
     use super::*;
     use crate::Source;
-    use crate::arbitrary::gateway_text;
 
     #[test]
     fn the_list_of_switches_has_what_plans_set_and_nothing_of_others() {

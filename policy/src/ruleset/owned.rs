@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::json::{Family, prefix};
 use crate::Name;
 use crate::gateway::Policy;
-use crate::gateway::parse::covers;
+use crate::prefix::covers;
 
 /// First and last address, as numbers.
 type Range = (u128, u128);

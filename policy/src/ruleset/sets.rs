@@ -7,8 +7,9 @@ use super::json::{Family, concat, ports, prefix};
 use super::owned::{elements, owned};
 use super::services::{ServiceKind, ServiceMark};
 use super::{Content, Set};
-use crate::gateway::parse::covers;
-use crate::gateway::{List, Party, Policy, Publish, SourceHandling, Target};
+use crate::gateway::{Party, Policy, Publish, SourceHandling, Target};
+use crate::prefix::covers;
+use crate::sections::List;
 use crate::{AllowList, Name, PortRange, Protocol};
 
 /// The most addresses that a set filled by others or by packets may hold; nft's own default.
@@ -59,14 +60,14 @@ pub(crate) fn disjoint(prefixes: impl Iterator<Item = IpNetwork>) -> Vec<IpNetwo
 
 /// Every prefix that belongs to the tunnel: its own networks and what is routed into it.
 pub fn tunnel_prefixes(policy: &Policy) -> impl Iterator<Item = IpNetwork> {
-    let own = policy.interface.address.iter().map(|&address| crate::text::network(address));
+    let own = policy.interface.address.iter().map(|&address| crate::prefix::network(address));
     let routed = policy.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
     own.chain(routed.filter(|prefix| prefix.prefix() > 0))
 }
 
 /// The prefixes of the LAN.
 pub fn lan_prefixes(policy: &Policy) -> impl Iterator<Item = IpNetwork> {
-    policy.lan.iter().map(|&prefix| crate::text::network(prefix))
+    policy.lan.iter().map(|&prefix| crate::prefix::network(prefix))
 }
 
 /// Sets about the machine and its surroundings.
@@ -87,7 +88,7 @@ pub(super) fn places(policy: &Policy) -> Vec<Set> {
 /// Ports of one protocol in `[wan] accept`, joined where entries overlap.
 pub(super) fn accepted_ports(policy: &Policy, protocol: Protocol) -> Vec<PortRange> {
     let of_protocol = policy.wan.accept.iter().filter(|accept| accept.protocols.contains(protocol));
-    crate::gateway::parse::merged(of_protocol.map(|accept| accept.ports).collect())
+    PortRange::merged(of_protocol.map(|accept| accept.ports).collect())
 }
 
 fn accepted(policy: &Policy, protocol: Protocol) -> Set {

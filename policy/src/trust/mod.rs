@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::gateway::Policy;
-use crate::gateway::parse::covers;
+use crate::prefix::covers;
 use crate::system::{Link, LinkKind, System};
 
 /// What an apply allows to be trusted.

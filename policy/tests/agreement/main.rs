@@ -27,7 +27,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use policy::arbitrary::{self, Random};
+use arbitrary::{self, Random};
 use policy::evaluator::{self, Arrival, Entry, Judgement, Outcome, Packet, Surroundings};
 use policy::{Source, gateway};
 use stage::{Compiled, Stage};

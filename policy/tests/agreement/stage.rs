@@ -8,8 +8,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use arbitrary;
 use pnet::datalink::{self, Channel, DataLinkReceiver, DataLinkSender};
-use policy::arbitrary;
 use policy::evaluator::{Arrival, Outcome, Packet, Transport};
 use policy::gateway::Policy;
 use policy::plan::{Conditions, Plan, RouteKind, Routing, Selector};

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use policy::arbitrary::NEXT_HOP;
+use arbitrary::NEXT_HOP;
 use policy::evaluator::{Packet, Transport};
 
 /// What a captured frame says about where its packet goes.

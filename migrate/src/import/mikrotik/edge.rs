@@ -5,14 +5,14 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::router::{Link, Router, Side};
-use super::rule::{Conditions, Transport, single};
-use super::{Names, rule_name};
-use crate::gateway::Service;
-use crate::import::FindingKind::{self, Assumed, Carried, NoCounterpart, Replaced, Stays};
-use crate::import::draft::{Allow, Draft, List, Publish, plain_name, shortest};
+use super::router::{Link, Router, Side, commands};
+use super::routing::{mangle, routes};
+use super::rule::{Conditions, Transport, rule_name};
+use crate::import::draft::{Allow, Draft, List, Names, Publish, plain_name, shortest};
+use crate::import::outcome::FindingKind::{self, Assumed, Carried, NoCounterpart, Replaced, Stays};
 use crate::import::routeros::Entry;
-use crate::{PortRange, Protocol, Protocols, text};
+use policy::gateway::Service;
+use policy::{PortRange, Protocol, Protocols, prefix, text};
 
 /// Carries every rule of the edge's router, or says why not.
 pub(super) fn rules(router: &mut Router, tunnel: &Link, draft: &mut Draft, names: &mut Names) {
@@ -22,11 +22,6 @@ pub(super) fn rules(router: &mut Router, tunnel: &Link, draft: &mut Draft, names
     routes(router, tunnel, draft);
     filters(router, tunnel, draft, names);
     lists(router, draft);
-}
-
-/// The menu's commands, copied, so that they can be settled while they are read.
-fn commands(router: &Router, menu: &str) -> Vec<(usize, Entry)> {
-    router.of(menu).map(|(index, entry)| (index, entry.clone())).collect()
 }
 
 fn addresses(router: &mut Router, tunnel: &Link, draft: &mut Draft) {
@@ -163,93 +158,6 @@ fn allowed(conditions: &Conditions, draft: &mut Draft) -> Vec<String> {
         None => draft.lists.push(List { name: list.clone(), prefixes: conditions.from.clone() }),
     }
     vec![format!("@{list}")]
-}
-
-/// Marks exist to send replies back into the tunnel; both ends do that by themselves.
-pub(super) fn mangle(router: &mut Router, tunnel: &Link, draft: &Draft) {
-    let rules = commands(router, "ip firewall mangle");
-    let tables = tunnel_tables(router, draft, tunnel);
-    let routed = |entry: &Entry| {
-        entry.value("action") == Some("mark-routing")
-            && entry.value("new-routing-mark").is_some_and(|mark| tables.contains(mark))
-    };
-    let marks: BTreeSet<&str> = rules
-        .iter()
-        .filter(|(_, entry)| routed(entry))
-        .filter_map(|(_, entry)| entry.value("connection-mark"))
-        .collect();
-    for (index, entry) in &rules {
-        let (kind, text) = match entry.value("action") {
-            Some("mark-routing") if routed(entry) => (
-                Replaced,
-                "replies go back through the tunnel their connection came by, without marks".to_owned(),
-            ),
-            Some("mark-connection")
-                if entry.value("new-connection-mark").is_some_and(|mark| marks.contains(mark)) =>
-            {
-                (Replaced, "connections belong to their tunnel by themselves, without marks".to_owned())
-            }
-            Some("change-mss") => (Replaced, "MSS is clamped both ways by default".to_owned()),
-            _ => (NoCounterpart, entry.summary()),
-        };
-        router.settle(*index, kind, text);
-    }
-}
-
-/// Routing tables whose default route leads into a WireGuard interface that is carried.
-fn tunnel_tables(router: &Router, draft: &Draft, tunnel: &Link) -> BTreeSet<String> {
-    let into = |entry: &Entry| gateway_link(entry, router).is_some_and(|link| carried(&link, draft, tunnel));
-    let routes = router.of("ip route").chain(router.of("ipv6 route")).filter(|(_, entry)| into(entry));
-    routes.filter_map(|(_, entry)| entry.value("routing-table")).map(str::to_owned).collect()
-}
-
-/// Whether a WireGuard interface has become part of a configuration.
-fn carried(link: &Link, draft: &Draft, tunnel: &Link) -> bool {
-    let own = draft.origin.peers.iter().filter_map(|peer| peer.own.as_ref());
-    link.name == tunnel.name || own.into_iter().any(|(address, _)| *address == link.address)
-}
-
-/// The WireGuard interface that a route's gateway names or lies on.
-fn gateway_link(entry: &Entry, router: &Router) -> Option<Link> {
-    let gateway = entry.value("gateway")?;
-    let (gateway, named) =
-        gateway.split_once('%').map_or((gateway, gateway), |(gateway, name)| (gateway, name));
-    let address = text::address(gateway);
-    let on = |link: &&Link| {
-        link.name == named
-            || address.is_some_and(|gateway| link.address.iter().any(|own| own.contains(gateway)))
-    };
-    router.links.iter().find(on).cloned()
-}
-
-/// Routes into the tunnel are the peers' prefixes; the rest is the router's.
-pub(super) fn routes(router: &mut Router, tunnel: &Link, draft: &Draft) {
-    let tables = tunnel_tables(router, draft, tunnel);
-    for menu in ["ip route", "ipv6 route"] {
-        for (index, entry) in commands(router, menu) {
-            let (kind, text) = match gateway_link(&entry, router) {
-                Some(link) if carried(&link, draft, tunnel) => {
-                    (Replaced, "the tunnel's routes come from allowed_ips".to_owned())
-                }
-                Some(_) => (NoCounterpart, entry.summary()),
-                None if entry.value("routing-table").is_some_and(|table| tables.contains(table)) => {
-                    (Replaced, "behind the tunnel's routes everything is unreachable".to_owned())
-                }
-                None => (Stays, "a route that is not the tunnel's".to_owned()),
-            };
-            router.settle(index, kind, text);
-        }
-    }
-    for (index, entry) in commands(router, "routing table") {
-        if entry.value("name").is_some_and(|name| tables.contains(name)) {
-            router.settle(index, Replaced, "the tunnel has a routing table of its own".to_owned());
-        }
-    }
-    for (index, entry) in commands(router, "routing rule") {
-        if entry.value("table").is_some_and(|table| tables.contains(table)) {
-            router.settle(index, Replaced, "the tunnel has routing rules of its own".to_owned());
-        }
-    }
 }
 
 fn filters(router: &mut Router, tunnel: &Link, draft: &mut Draft, names: &mut Names) {
@@ -436,7 +344,7 @@ fn private(
         carried.push(format!("{name:?}"));
         draft.edge.allow.push(Allow { name, from: from.clone(), to: to.clone(), service, masquerade });
     }
-    let narrowed = inward && conditions.from.iter().any(|prefix| single(*prefix).is_some());
+    let narrowed = inward && conditions.from.iter().any(|prefix| prefix::host(*prefix).is_some());
     let note = if narrowed { "; a peer is one party here: every address behind it may" } else { "" };
     (Carried, format!("allow {}{note}", carried.join(", ")))
 }

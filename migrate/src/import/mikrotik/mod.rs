@@ -3,14 +3,16 @@
 mod edge;
 mod origin;
 mod router;
+mod routing;
 mod rule;
 
 use ipnetwork::IpNetwork;
 
-use super::draft::{Draft, Edge, EdgePeer, NO_KEY, Names, Origin, OriginPeer, plain_name};
-use super::wg_quick::{everywhere, key_file};
-use super::{FindingKind, Import, ImportError, is_everyone};
-use crate::{PublicKey, Source};
+use super::draft::{
+    Draft, Edge, EdgePeer, NO_KEY, Names, Origin, OriginPeer, everywhere, is_everyone, key_file,
+};
+use super::outcome::{FindingKind, Import, ImportError};
+use policy::{PublicKey, Source};
 use router::{Link, LinkPeer, Router};
 
 /// Reads the `/export` of the edge's router and that of the origin's, RouterOS 7, and writes both configurations.
@@ -94,7 +96,7 @@ fn own_key(router: &Router, link: &Link, file: &str, draft: &mut Draft) {
 /// A peer's public key, or the sign that nobody knows it.
 fn public_key(router: &Router, peer: &LinkPeer, draft: &mut Draft) -> String {
     let entry = router.entry(peer.index);
-    let key = entry.and_then(|entry| entry.value("public-key")).and_then(|key| PublicKey::parse(key).ok());
+    let key = entry.and_then(|entry| entry.value("public-key")).and_then(|key| key.parse::<PublicKey>().ok());
     key.map(|key| key.to_string()).unwrap_or_else(|| {
         let line = entry.map_or(0, |entry| entry.line);
         let text = format!("the public key of peer {}: it stands as {NO_KEY:?}", peer.name);
@@ -232,9 +234,4 @@ fn opened(peer: &LinkPeer, origin: &Router, draft: &mut Draft, name: &str) -> Ve
     let text = format!("peer {name:?} may bring every address: published clients keep theirs");
     draft.findings.push(origin.finding(line, FindingKind::Assumed, text));
     everywhere()
-}
-
-/// A name for a rule, from its comment.
-fn rule_name(comment: Option<&str>, otherwise: &str, names: &mut Names) -> String {
-    names.claim(comment.and_then(plain_name).as_deref().unwrap_or(otherwise), "rule")
 }

@@ -4,14 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnetwork::IpNetwork;
 
-use super::edge::{mangle, routes};
-use super::router::{Link, Router, Side};
-use super::rule::{Conditions, Transport, single};
-use crate::gateway::Service;
-use crate::import::FindingKind::{self, Assumed, Carried, NoCounterpart, Replaced, Stays};
-use crate::import::draft::{Draft, Inject, Names, Reach, with_ports};
+use super::router::{Link, Router, Side, commands};
+use super::routing::{mangle, routes};
+use super::rule::{Conditions, Transport};
+use crate::import::draft::{Draft, Inject, Names, OriginPeer, Reach, with_ports};
+use crate::import::outcome::FindingKind::{self, Assumed, Carried, NoCounterpart, Replaced, Stays};
 use crate::import::routeros::Entry;
-use crate::{PortRange, Protocol, Protocols};
+use policy::gateway::Service;
+use policy::{PortRange, Protocol, Protocols, prefix, text};
 
 /// More ports than this in one rule are not opened as local listeners.
 const MOST_LISTENERS: u32 = 16;
@@ -86,7 +86,7 @@ fn allowed(draft: &mut Draft, edge: &str, names: &mut Names, reach_names: &mut N
         let Service::Ports { protocols, ports } = allow.service.clone() else { continue };
         let (name, to) = (allow.name.clone(), allow.to.clone());
         let inward = allow.from.contains(&format!("peer:{origin}"));
-        let hosts: Vec<IpAddr> = to.iter().filter_map(|to| single(to.parse().ok()?)).collect();
+        let hosts: Vec<IpAddr> = to.iter().filter_map(|to| prefix::host(to.parse().ok()?)).collect();
         if hosts.len() < to.len() {
             let text = format!(
                 "allow {name:?} leads to whole networks: the forwarder carries listed ports of listed hosts only; name them, or \
@@ -155,9 +155,7 @@ fn free_listener(draft: &Draft, port: u16) -> Option<SocketAddr> {
 }
 
 fn nat(router: &mut Router) {
-    let rules: Vec<(usize, Entry)> =
-        router.of("ip firewall nat").map(|(index, entry)| (index, entry.clone())).collect();
-    for (index, entry) in rules {
+    for (index, entry) in commands(router, "ip firewall nat") {
         let (kind, text) = match (entry.value("chain"), entry.value("action")) {
             (Some("srcnat"), Some("accept")) => {
                 (Replaced, "NAT exemption: flows end at the forwarder, and nothing is translated".to_owned())
@@ -173,10 +171,8 @@ fn nat(router: &mut Router) {
 }
 
 fn filters(router: &mut Router, tunnel: &Link, draft: &mut Draft, edge: &str, names: &mut Names) {
-    let rules: Vec<(usize, Entry)> =
-        router.of("ip firewall filter").map(|(index, entry)| (index, entry.clone())).collect();
     let mut closed = false;
-    for (index, entry) in rules {
+    for (index, entry) in commands(router, "ip firewall filter") {
         let (kind, text) =
             match (entry.value("chain").unwrap_or_default(), entry.value("action").unwrap_or("accept")) {
                 ("input" | "output", _) => (Stays, "about the router itself".to_owned()),
@@ -244,9 +240,7 @@ fn accept(
 /// The peer of the forwarder that a WireGuard interface has become.
 fn second_edge(router: &Router, link: &str, draft: &Draft) -> Option<String> {
     let link = router.links.iter().find(|known| known.name == link)?;
-    let own = |peer: &&crate::import::draft::OriginPeer| {
-        peer.own.as_ref().is_some_and(|(own, _)| *own == link.address)
-    };
+    let own = |peer: &&OriginPeer| peer.own.as_ref().is_some_and(|(own, _)| *own == link.address);
     draft.origin.peers.iter().find(own).map(|peer| peer.name.clone())
 }
 
@@ -362,7 +356,7 @@ fn addresses(router: &mut Router, draft: &Draft) {
     }
     for menu in ["ip firewall address-list", "ipv6 firewall address-list"] {
         for (index, entry) in router.of(menu) {
-            let prefix = entry.value("address").and_then(crate::text::prefix).map(crate::text::network);
+            let prefix = entry.value("address").and_then(text::prefix).map(prefix::network);
             let used = prefix.is_some_and(|prefix| {
                 draft.origin.inject.iter().any(|inject| inject.allow.contains(&prefix))
             });

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::IpNetwork;
 
-use crate::import::routeros::{self, Entry, MAX_BYTES, Stray};
-use crate::import::wg_quick::stem;
-use crate::import::{Finding, FindingKind, ImportError};
-use crate::net::is_private;
-use crate::{Source, text};
+use policy::prefix::is_private;
+use policy::{Source, prefix, text};
+
+use crate::import::draft::stem;
+use crate::import::outcome::{Finding, FindingKind, ImportError, MAX_BYTES};
+use crate::import::routeros::{self, Entry, Stray};
 
 pub(super) struct Router {
     pub(super) file: String,
@@ -101,7 +102,7 @@ impl Router {
                 .list("allowed-address")
                 .into_iter()
                 .filter_map(text::prefix)
-                .map(text::network)
+                .map(prefix::network)
                 .collect();
             allowed.sort_unstable();
             allowed.dedup();
@@ -128,7 +129,7 @@ impl Router {
         let addresses = self.of("ip address").chain(self.of("ipv6 address"));
         let inside = addresses.filter(|(_, entry)| entry.value("interface").is_some_and(local));
         let networks = inside.filter_map(|(index, entry)| {
-            Some((index, text::network(text::prefix(entry.value("address")?)?)))
+            Some((index, prefix::network(text::prefix(entry.value("address")?)?)))
         });
         networks.filter(|(_, network)| is_private(*network)).collect()
     }
@@ -163,7 +164,7 @@ impl Router {
         let (mut prefixes, mut unreadable) = (BTreeSet::new(), false);
         for (_, entry) in entries.filter(|(_, entry)| entry.value("list") == Some(name)) {
             match entry.value("address").and_then(text::prefix) {
-                Some(prefix) => drop(prefixes.insert(text::network(prefix))),
+                Some(prefix) => drop(prefixes.insert(prefix::network(prefix))),
                 None => unreadable = true,
             }
         }
@@ -211,6 +212,11 @@ impl Router {
         findings.sort_by_key(|finding| finding.at.as_ref().map(|(_, line)| *line));
         findings
     }
+}
+
+/// The menu's commands, copied, so that they can be settled while they are read.
+pub(super) fn commands(router: &Router, menu: &str) -> Vec<(usize, Entry)> {
+    router.of(menu).map(|(index, entry)| (index, entry.clone())).collect()
 }
 
 /// Menus whose every command must be accounted for.

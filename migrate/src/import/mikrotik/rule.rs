@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::router::{Link, Router, Side};
-use crate::gateway::Service;
-use crate::gateway::parse::merged;
+use crate::import::draft::{Names, plain_name};
 use crate::import::routeros::Entry;
-use crate::{PortRange, Protocol, Protocols, text};
+use policy::gateway::Service;
+use policy::{PortRange, Protocol, Protocols, prefix, text};
 
 /// What a rule asks of a packet; what it does not ask is empty.
 #[derive(Default)]
@@ -81,13 +81,13 @@ impl Conditions {
             }
             "dst-port" => {
                 let ports: Option<Vec<PortRange>> = entry.list(key).into_iter().map(text::ports).collect();
-                self.ports = merged(ports.filter(|ports| !ports.is_empty())?);
+                self.ports = PortRange::merged(ports.filter(|ports| !ports.is_empty())?);
             }
             // Two conditions on one address would have to be cut with each other.
             "src-address" | "src-address-list" if !self.from.is_empty() => return None,
             "dst-address" | "dst-address-list" if !self.to.is_empty() => return None,
-            "src-address" => self.from = vec![text::network(text::prefix(value)?)],
-            "dst-address" => self.to = vec![text::network(text::prefix(value)?)],
+            "src-address" => self.from = vec![prefix::network(text::prefix(value)?)],
+            "dst-address" => self.to = vec![prefix::network(text::prefix(value)?)],
             "src-address-list" => {
                 self.from = listed(router, value)?;
                 self.from_list = Some(value.to_owned());
@@ -145,20 +145,19 @@ impl Conditions {
     /// The only address that the rule leads to.
     pub(super) fn single_target(&self) -> Option<IpAddr> {
         match self.to.as_slice() {
-            [only] => single(*only),
+            [only] => prefix::host(*only),
             _ => None,
         }
     }
-}
-
-/// The address of a prefix that holds one.
-pub(super) fn single(prefix: IpNetwork) -> Option<IpAddr> {
-    let full = if prefix.is_ipv4() { 32 } else { 128 };
-    (prefix.prefix() == full).then(|| prefix.ip())
 }
 
 /// A list that holds something, and prefixes only.
 fn listed(router: &Router, name: &str) -> Option<Vec<IpNetwork>> {
     let (prefixes, unreadable) = router.address_list(name);
     (!unreadable && !prefixes.is_empty()).then_some(prefixes)
+}
+
+/// A name for a rule, from its comment.
+pub(super) fn rule_name(comment: Option<&str>, otherwise: &str, names: &mut Names) -> String {
+    names.claim(comment.and_then(plain_name).as_deref().unwrap_or(otherwise), "rule")
 }

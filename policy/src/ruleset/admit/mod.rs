@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::json::{Family, to_own_address};
 use super::{OWN_DSTNAT, TABLE};
-use crate::text;
+use crate::prefix;
 
 /// Type, hook and priority of the base chains that may be added.
 const BASES: [(&str, &str, i64); 10] = [
@@ -64,7 +64,7 @@ impl Refused {
 pub fn lies_within(prefixes: &BTreeSet<IpNetwork>, prefix: IpNetwork) -> bool {
     // One lookup for each length, however many prefixes there are.
     (0..=prefix.prefix()).rev().any(|length| {
-        IpNetwork::new(prefix.ip(), length).is_ok_and(|outer| prefixes.contains(&text::network(outer)))
+        IpNetwork::new(prefix.ip(), length).is_ok_and(|outer| prefixes.contains(&prefix::network(outer)))
     })
 }
 

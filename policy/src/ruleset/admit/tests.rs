@@ -1,13 +1,14 @@
 use std::path::Path;
 
+use arbitrary::gateway_text;
 use serde_json::json;
 
 use super::super::{Present, Ruleset, tunnel_prefixes};
 use super::*;
 use crate::Source;
-use crate::arbitrary::{self, gateway_text};
 use crate::gateway::{Policy, parse};
 use crate::plan::Conditions;
+use crate::system::{Link, LinkKind, LinkRoute, Neighbour, System};
 use crate::trust::Pins;
 use crate::uplinks::{MAX_UPLINKS, uplinks};
 
@@ -254,11 +255,42 @@ fn marks(policy: &Policy) -> BTreeSet<u32> {
 
 /// A machine with a LAN, containers and uplinks, one of which is the LAN's as well where the policy says so.
 fn conditions(policy: &Policy) -> Conditions {
-    let index = |name: &str| name.bytes().map(u32::from).sum();
-    let system = arbitrary::system(index);
+    let system = machine();
     let pins = Pins::new(policy, &system, &[]);
     let uplinks = uplinks(policy, &system, &[]);
     Conditions { trust: pins.trust(policy, &system), uplinks, ..Conditions::default() }
+}
+
+/// The uplink `eth0` with a known next hop, the LAN's `eth1`, and `docker0` without a container.
+fn machine() -> System {
+    let links = [
+        (1, "lo", LinkKind::Loopback, "127.0.0.1/8"),
+        (2, "eth0", LinkKind::Other, "192.0.2.2/24"),
+        (3, "eth1", LinkKind::Other, "192.168.1.2/24"),
+        (4, "docker0", LinkKind::Bridge, "172.17.0.1/16"),
+    ];
+    let link = |(index, name, kind, address): (u32, &str, LinkKind, &str)| Link {
+        index,
+        name: name.to_owned(),
+        kind,
+        master: None,
+        addresses: vec![address.parse().unwrap()],
+    };
+    let hop = IpAddr::from([192, 0, 2, 1]);
+    let destination = "0.0.0.0/0".parse().unwrap();
+    System {
+        links: links.map(link).to_vec(),
+        routes: vec![LinkRoute {
+            destination,
+            link: 2,
+            gateway: Some(hop),
+            table: 254,
+            metric: 0,
+            protocol: 3,
+        }],
+        neighbours: vec![Neighbour { link: 2, address: hop, mac: [2, 0, 0, 0, 0, 2] }],
+        ..System::default()
+    }
 }
 
 fn transactions(policy: &Policy) -> Vec<Value> {

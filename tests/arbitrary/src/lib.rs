@@ -5,10 +5,10 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::Protocol;
-use crate::evaluator::{Arrival, Packet, Redirect, Surroundings, Transport};
-use crate::gateway::{Policy, Service};
-use crate::system::{Link, LinkKind, LinkRoute, Neighbour, System};
+use policy::Protocol;
+use policy::evaluator::{Arrival, Packet, Redirect, Surroundings, Transport};
+use policy::gateway::{Policy, Service};
+use policy::system::{Link, LinkKind, LinkRoute, Neighbour, System};
 
 /// A small generator of numbers (Steele, Lea and Flood, "SplitMix", OOPSLA 2014).
 #[derive(Clone, Debug)]
