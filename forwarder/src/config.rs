@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use policy::forwarder::{Peer, Policy};
-use policy::gateway::List;
+use policy::sections::List;
 use policy::{ConfigError, FileLocation, FileRef, Host, KnownKeys, Problem, SecretKey, Source};
 use tunnel::io::key_files;
 use tunnel::key::{PresharedKey, PrivateKey};

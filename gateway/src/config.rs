@@ -162,7 +162,7 @@ pub fn read_text(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-fn load_list(list: &mut gateway::List, credentials: Option<&Path>) -> Result<(), Vec<ConfigError>> {
+fn load_list(list: &mut policy::sections::List, credentials: Option<&Path>) -> Result<(), Vec<ConfigError>> {
     let path = list.file.path(credentials).map_err(|error| vec![error])?;
     let text = read_text(&path).map_err(|error| vec![unreadable(&list.file, &error)])?;
     list.load(&Source { name: &path, text: &text })

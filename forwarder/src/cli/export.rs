@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use ipnetwork::IpNetwork;
 use policy::Source;
 use policy::forwarder::Policy;
-use policy::gateway::parse_list;
+use policy::sections::parse_list;
 
 use crate::{config, exit};
 
@@ -41,7 +41,7 @@ pub(super) fn export(exported: &Exported, config: &Path) -> Result<String, (u8, 
         Some(from) => proxies(&policy, from)?,
         None => Vec::new(),
     };
-    policy::export::caddy(&policy, &proxies, caddy.from).map_err(|error| (exit::USAGE, error.to_string()))
+    migrate::export::caddy(&policy, &proxies, caddy.from).map_err(|error| (exit::USAGE, error.to_string()))
 }
 
 fn proxies(policy: &Policy, from: &Path) -> Result<Vec<IpNetwork>, (u8, String)> {
