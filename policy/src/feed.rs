@@ -15,9 +15,9 @@ use crate::{ConfigError, Source};
 pub const MAX_BYTES: usize = 1 << 20;
 /// Of 100 prefixes in use, how many a new text may lose.
 pub const MAX_LOSS_PERCENT: usize = 30;
-/// The shortest IPv4 prefix that is believed: nobody's proxies fill more than a 256th of all addresses.
+/// The shortest IPv4 prefix that is plausible: no provider's proxies fill more than a 256th of all addresses.
 pub const SHORTEST_V4: u8 = 8;
-/// The shortest IPv6 prefix that is believed; registries give their members nothing larger.
+/// The shortest IPv6 prefix that is plausible; registries give their members nothing larger.
 pub const SHORTEST_V6: u8 = 16;
 
 /// Why a fetched text is refused; the list in use stays as it is.
@@ -36,7 +36,7 @@ pub enum Refusal {
     #[error("the feed holds no prefix")]
     Empty,
     /// A whole address family or an implausibly large part of one.
-    #[error("the feed holds {prefix}, which is wider than any real range: it would let nearly everyone in")]
+    #[error("the feed holds {prefix}, which is wider than any real range: nearly everyone would be allowed")]
     TooWide {
         /// The prefix.
         prefix: IpNetwork,
@@ -57,7 +57,7 @@ pub enum Refusal {
     },
     /// Too much of what is in use would go.
     #[error(
-        "the feed loses {lost} of the {known} prefixes in use, more than {MAX_LOSS_PERCENT} %; remove the list's file to take it anyway"
+        "the feed loses {lost} of the {known} prefixes in use, more than {MAX_LOSS_PERCENT} %; to accept it anyway, remove the list's file"
     )]
     Shrunk {
         /// Prefixes in use that the feed does not cover.
@@ -103,7 +103,7 @@ pub fn judge(fetched: &str, in_use: &[IpNetwork]) -> Result<String, Refusal> {
     Ok(prefixes.iter().map(|prefix| format!("{prefix}\n")).collect())
 }
 
-/// A byte-order mark or white space may stand before the first tag.
+/// A byte-order mark or white space may precede the first tag.
 fn is_web_page(text: &str) -> bool {
     text.trim_start_matches('\u{feff}').trim_start().starts_with('<')
 }

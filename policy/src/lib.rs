@@ -7,10 +7,12 @@
 
 mod address;
 mod change;
+mod conditions;
 mod error;
 pub mod evaluator;
 pub mod feed;
 mod fields;
+mod file_ref;
 pub mod forwarder;
 pub mod gateway;
 pub mod http_host;
@@ -32,10 +34,11 @@ pub mod trust;
 pub mod uplinks;
 
 pub use error::{ConfigError, Problem, Warning};
+pub use file_ref::{FileLocation, FileRef};
 pub use key::{KeyError, PublicKey, SecretKey};
 pub use misplaced_keys::{KnownKeys, misplaced_keys};
 pub use net::{
     AllowList, Bandwidth, Host, HostPort, InterfaceName, Mtu, Name, PortRange, Protocol, Protocols, Rate,
     RateUnit, Switch,
 };
-pub use source::{FileLocation, FileRef, Position, Source};
+pub use source::{Position, Source};

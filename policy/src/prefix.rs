@@ -1,5 +1,6 @@
 //! Questions about prefixes that their type does not answer.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -35,5 +36,47 @@ pub fn is_private(prefix: IpNetwork) -> bool {
     match prefix {
         IpNetwork::V4(prefix) => prefix.network().is_private(),
         IpNetwork::V6(prefix) => prefix.network().is_unique_local(),
+    }
+}
+
+/// The same addresses without prefixes that lie inside others, which an interval set would refuse.
+#[must_use]
+pub fn disjoint(prefixes: impl Iterator<Item = IpNetwork>) -> Vec<IpNetwork> {
+    let mut sorted: Vec<IpNetwork> = prefixes.collect();
+    sorted.sort_unstable_by_key(|prefix| (prefix.network(), prefix.prefix()));
+    let mut kept: Vec<IpNetwork> = Vec::new();
+    for prefix in sorted {
+        if !kept.last().is_some_and(|&last| covers(last, prefix)) {
+            kept.push(prefix);
+        }
+    }
+    kept
+}
+
+/// Whether a prefix lies within one of `prefixes`, which have no host bits set.
+#[must_use]
+pub fn lies_within(prefixes: &BTreeSet<IpNetwork>, prefix: IpNetwork) -> bool {
+    // One lookup for each length, however many prefixes there are.
+    (0..=prefix.prefix()).rev().any(|length| {
+        IpNetwork::new(prefix.ip(), length).is_ok_and(|outer| prefixes.contains(&network(outer)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_lies_within_itself_and_wider_ones_and_in_no_others() {
+        let prefix = |text: &str| text.parse::<IpNetwork>().unwrap();
+        let prefixes = BTreeSet::from(["192.168.88.0/24", "10.0.0.0/8", "fd00:88::/64"].map(prefix));
+        for inside in
+            ["192.168.88.0/24", "192.168.88.7/32", "10.77.88.0/30", "10.77.88.1/30", "fd00:88::2/128"]
+        {
+            assert!(lies_within(&prefixes, prefix(inside)), "{inside}");
+        }
+        for outside in ["0.0.0.0/0", "192.168.88.0/23", "192.168.89.1/32", "::/0", "fd00:89::/64"] {
+            assert!(!lies_within(&prefixes, prefix(outside)), "{outside}");
+        }
     }
 }

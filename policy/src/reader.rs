@@ -1,4 +1,4 @@
-//! A TOML document that knows where each value stands, read key by key; whatever is not asked for is an error.
+//! A TOML document with the place of each value, read key by key; a key that is never read is an error.
 // What is not of the wanted type is of any other, and each reader wants one.
 #![allow(clippy::wildcard_enum_match_arm)]
 
@@ -80,7 +80,7 @@ impl<'t> Reader<'t> {
         self.errors.borrow().len() < MAX_ERRORS
     }
 
-    /// How many errors there are so far: what depends on a part that has some is not judged, as it would be wrong as well.
+    /// How many errors there are so far: what depends on a part that has some is not checked, as its errors would only follow from the first.
     pub(crate) fn error_count(&self) -> usize {
         self.errors.borrow().len()
     }
@@ -114,7 +114,7 @@ fn syntax_problem(message: &str, found: &str) -> Problem {
 /// One table of the document.
 pub(crate) struct Table<'r> {
     reader: &'r Reader<'r>,
-    /// How messages call it, such as `[interface]`.
+    /// Its name in messages, such as `[interface]`.
     title: &'r str,
     offset: usize,
     entries: &'r DeTable<'r>,
@@ -184,7 +184,7 @@ impl<'r> Table<'r> {
         }
     }
 
-    /// Reports every key that nobody asked for, and every required one that is missing.
+    /// Reports every key that was never read, and every required one that is missing.
     pub(crate) fn close(&self) {
         self.report_unknown();
         self.report_missing();
@@ -348,7 +348,7 @@ impl<'r> Value<'r> {
     }
 }
 
-/// At most 64 characters of what stands in the file.
+/// At most 64 characters of what is written in the file.
 pub(crate) fn excerpt(text: &str) -> String {
     match text.char_indices().nth(64) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),

@@ -177,7 +177,7 @@ pub struct Limits {
     pub buffer_bytes: u64,
     /// How long a dial to an upstream may take.
     pub dial_timeout: Duration,
-    /// How long flows may go on after the daemon was told to stop.
+    /// How long flows may go on after the daemon has been asked to stop.
     pub drain: Duration,
 }
 
@@ -202,13 +202,13 @@ impl Policy {
     /// The entry that decides about a new flow out of the tunnel; `None` when none matches.
     ///
     /// The client's address is not part of the match: [`AllowList::admits`] decides about it afterwards, so that a
-    /// client who is not allowed at one entry cannot fall through to another.
+    /// client that is not allowed at one entry cannot fall through to another.
     #[must_use]
     pub fn inject_for(&self, peer: &Name, protocol: Protocol, destination: SocketAddr) -> Option<&Inject> {
         self.inject.iter().find(|inject| inject.matches(peer, protocol, destination))
     }
 
-    /// Whether a client may use an entry of this policy; a list whose file was not loaded lets nobody in.
+    /// Whether a client may use an entry of this policy; a list whose file was not loaded admits no client.
     #[must_use]
     pub fn admits(&self, inject: &Inject, client: IpAddr) -> bool {
         inject.allow.admits(client, |name| {

@@ -6,7 +6,7 @@ use super::model::{Accept, Allow, Party, Peer, Publish, Target, Wan};
 use crate::fields::At;
 use crate::{InterfaceName, Name, PortRange, Position};
 
-/// Where things stand that other sections may contradict.
+/// Places of values that other sections may contradict.
 pub(super) struct Places {
     pub(super) mtu: Position,
     pub(super) accept: Vec<At<Accept>>,

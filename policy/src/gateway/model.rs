@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 use crate::sections::{List, Log, Metrics, Offload};
 use crate::{
     AllowList, Bandwidth, FileRef, HostPort, InterfaceName, Mtu, Name, PortRange, Protocols, PublicKey, Rate,
-    Warning,
+    Warning, prefix,
 };
 
 /// Everything `gateway.toml` says, valid by construction; every default is filled in.
@@ -57,6 +57,18 @@ impl Policy {
         let preshared = self.peers.iter().filter_map(|peer| peer.preshared_key_file.as_ref());
         let lists = self.lists.iter().map(|list| &list.file);
         std::iter::once(&self.interface.private_key_file).chain(preshared).chain(lists)
+    }
+
+    /// Every prefix that belongs to the tunnel: its own networks and what is routed into it.
+    pub fn tunnel_prefixes(&self) -> impl Iterator<Item = IpNetwork> {
+        let own = self.interface.address.iter().map(|&address| prefix::network(address));
+        let routed = self.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
+        own.chain(routed.filter(|prefix| prefix.prefix() > 0))
+    }
+
+    /// The prefixes of the LAN.
+    pub fn lan_prefixes(&self) -> impl Iterator<Item = IpNetwork> {
+        self.lan.iter().map(|&prefix| prefix::network(prefix))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a running edge takes of another configuration, beside what its plan says.
+//! What another configuration changes at a running edge, besides its plan.
 
 use std::fmt::Debug;
 
@@ -21,7 +21,7 @@ impl Policy {
         fixed.into_iter().find(|(_, changed)| *changed).map(|(key, _)| key)
     }
 
-    /// What `next` changes beside the plan: settings of the daemon itself, of which the kernel knows nothing.
+    /// What `next` changes besides the plan: settings of the daemon itself, which the kernel does not have.
     #[must_use]
     pub fn changed_settings(&self, next: &Self) -> Vec<Change> {
         let mut changes = Settings::default();

@@ -1,4 +1,4 @@
-//! A policy as the text of a `gateway.toml` in which every key stands, defaults included.
+//! A policy as the text of a `gateway.toml` with every key, defaults included.
 
 use std::fmt::Write as _;
 

@@ -8,10 +8,9 @@ use ipnetwork::IpNetwork;
 pub use routing::{replaced_value, switch_value};
 
 pub use crate::change::Change;
+pub use crate::conditions::Conditions;
 use crate::gateway::Policy;
-use crate::ruleset::{Ruleset, ServiceMark};
-use crate::trust::Trust;
-use crate::uplinks::Uplink;
+use crate::ruleset::Ruleset;
 use crate::{HostPort, InterfaceName, Mtu, Name, PublicKey};
 
 /// The inner MTU that `mtu = "auto"` begins with, until the path's own is found.
@@ -26,23 +25,6 @@ pub struct Plan {
     pub routing: Routing,
     /// What the WireGuard node must have.
     pub peers: Vec<PlannedPeer>,
-}
-
-/// What a plan depends on besides the policy: what the machine is like at the moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Conditions {
-    /// The inner MTU that was found on the paths, for `mtu = "auto"`; until one is, [`INITIAL_MTU`].
-    pub mtu: Option<u16>,
-    /// Who is trusted; by default nobody but the tunnel and loopback.
-    pub trust: Trust,
-    /// The services of the table in force: those that stay keep their marks.
-    pub marks: Vec<ServiceMark>,
-    /// The uplinks by which replies go back.
-    pub uplinks: Vec<Uplink>,
-    /// Whether replies leave by the one uplink there is without marks.
-    pub is_only_way: bool,
-    /// The priority of the first routing rule, where rules of others leave no room behind the configured one.
-    pub rule_priority: Option<u32>,
 }
 
 impl Policy {

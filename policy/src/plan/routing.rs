@@ -7,7 +7,6 @@ use ipnetwork::IpNetwork;
 use super::{Conditions, Device, Route, RouteKind, Routing, Rule, Selector, Sysctl, UplinkTable};
 use crate::InterfaceName;
 use crate::gateway::Policy;
-use crate::ruleset::{lan_prefixes, tunnel_prefixes};
 use crate::uplinks::Uplink;
 
 /// The kernel's main table.
@@ -94,7 +93,7 @@ pub(super) fn compile(policy: &Policy, mtu: u16, conditions: &Conditions) -> Rou
 }
 
 fn routes(policy: &Policy) -> Vec<Route> {
-    let mut prefixes: Vec<IpNetwork> = tunnel_prefixes(policy).collect();
+    let mut prefixes: Vec<IpNetwork> = policy.tunnel_prefixes().collect();
     prefixes.sort_unstable();
     prefixes.dedup();
     let pair = |destination: IpNetwork| {
@@ -121,7 +120,7 @@ fn rules(policy: &Policy, first: u32) -> Vec<Rule> {
             protocol: policy.kernel.route_protocol,
         };
         rules.push(rule(0, Selector::Fwmark(policy.kernel.fwmark), MAIN));
-        let lan = lan_prefixes(policy).filter(|prefix| prefix.is_ipv6() == ipv6);
+        let lan = policy.lan_prefixes().filter(|prefix| prefix.is_ipv6() == ipv6);
         rules.extend(lan.map(|prefix| rule(1, Selector::To(prefix), MAIN)));
         rules.push(rule(2, Selector::All, policy.kernel.route_table));
     }
@@ -154,8 +153,8 @@ fn sysctls(policy: &Policy, uplinks: &[Uplink]) -> Vec<Sysctl> {
         ),
     ];
     for (name, reason) in [
-        ("nf_conntrack_acct", "gatewayctl flows tells how much each flow carried"),
-        ("nf_conntrack_timestamp", "gatewayctl flows tells how old each flow is"),
+        ("nf_conntrack_acct", "gatewayctl flows shows how much each flow carried"),
+        ("nf_conntrack_timestamp", "gatewayctl flows shows the age of each flow"),
     ] {
         sysctls.push(sysctl(format!("net/netfilter/{name}"), 1, reason));
     }
@@ -163,13 +162,13 @@ fn sysctls(policy: &Policy, uplinks: &[Uplink]) -> Vec<Sysctl> {
         path: "net/netfilter/nf_conntrack_tcp_timeout_established".into(),
         value: IDLE_SECONDS,
         instead_of: Some(KERNELS_IDLE_SECONDS),
-        reason: "a connection that nobody uses any more otherwise keeps its place in conntrack for five days",
+        reason: "otherwise a dead connection keeps its conntrack entry for five days",
     });
     for wan in &outward {
         sysctls.push(sysctl(
             format!("net/ipv4/conf/{wan}/rp_filter"),
             2,
-            "a strict reverse path drops clients whose answer takes another way",
+            "a strict reverse path filter drops clients whose replies leave by another interface",
         ));
     }
     if uses_ipv6(policy) {
@@ -179,7 +178,7 @@ fn sysctls(policy: &Policy, uplinks: &[Uplink]) -> Vec<Sysctl> {
                 path: format!("net/ipv6/conf/{wan}/accept_ra"),
                 value: 2,
                 instead_of: Some(1),
-                reason: "a machine that forwards IPv6 otherwise ignores its router's advertisements and loses its address",
+                reason: "otherwise a machine that forwards IPv6 ignores its router's advertisements and loses its address",
             });
         }
         sysctls.push(sysctl(
@@ -192,7 +191,7 @@ fn sysctls(policy: &Policy, uplinks: &[Uplink]) -> Vec<Sysctl> {
 }
 
 fn uses_ipv6(policy: &Policy) -> bool {
-    tunnel_prefixes(policy).any(|prefix| prefix.is_ipv6())
+    policy.tunnel_prefixes().any(|prefix| prefix.is_ipv6())
 }
 
 #[cfg(test)]

@@ -45,6 +45,11 @@ impl Family {
     }
 }
 
+/// A rule of these statements.
+pub(super) fn rule<const N: usize>(statements: [Value; N]) -> Value {
+    Value::Array(statements.into())
+}
+
 fn compare(op: &str, left: &Value, right: &Value) -> Value {
     json!({"match": {"op": op, "left": left, "right": right}})
 }

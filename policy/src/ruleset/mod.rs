@@ -12,22 +12,20 @@ mod diff;
 mod json;
 mod links;
 mod owned;
+mod reply_path;
 mod services;
 mod sets;
-mod way_back;
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-pub use admit::{Refused, admit, lies_within};
+pub use admit::{Refused, admit};
 pub use diff::describe;
 pub use services::{DropCounter, ServiceKind, ServiceMark, marks_in_force};
-pub(crate) use sets::disjoint;
-pub use sets::{lan_prefixes, tunnel_prefixes};
 
+use crate::conditions::Conditions;
 use crate::gateway::Policy;
-use crate::plan::Conditions;
 
 /// The name of the table; its family is `inet`.
 pub const TABLE: &str = "causeway";
@@ -53,7 +51,7 @@ struct Chain {
     rules: Vec<Value>,
 }
 
-/// Where a base chain hangs.
+/// Where a base chain is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Hook {
     kind: &'static str,
@@ -191,7 +189,7 @@ impl Ruleset {
         json!({"nftables": commands})
     }
 
-    /// The transaction that throws the table away, content and all, and makes it anew.
+    /// The transaction that deletes the table with its content and creates it again.
     ///
     /// For a table that another version left, whose sets have other types.
     #[must_use]

@@ -16,7 +16,7 @@ pub(super) const ACCEPTED: u16 = 0xffff;
 pub(super) const OURS: u32 = 0xffff_0000;
 /// Which bits say that it is ours, and of a publish (0) or an allow.
 pub(super) const OURS_AND_KIND: u32 = 0xffff_8000;
-/// The bit that tells allows from publishes.
+/// The bit that distinguishes allows from publishes.
 pub(super) const ALLOW_BIT: u32 = FIRST_ALLOW as u32;
 
 /// A service with the conntrack mark of its flows.
@@ -27,7 +27,7 @@ pub(super) const ALLOW_BIT: u32 = FIRST_ALLOW as u32;
 pub struct ServiceMark {
     /// Name in the configuration.
     pub name: Name,
-    /// Where it stands.
+    /// What kind of entry it is.
     pub kind: ServiceKind,
     /// The conntrack mark of its flows.
     pub mark: u32,
@@ -109,7 +109,7 @@ pub(super) fn assign(policy: &Policy, before: &[ServiceMark]) -> Vec<ServiceMark
     publish.chain(allow).collect()
 }
 
-/// A number from `low` to `high` for each name: the one that it had, else one that nobody has or had; the table is at most
+/// A number from `low` to `high` for each name: the one that it had, else one that is and was free; the table is at most
 /// half full, so a free one is near.
 fn numbers<'n>(
     names: impl Iterator<Item = &'n Name>,

@@ -8,7 +8,7 @@ use super::owned::{elements, owned};
 use super::services::{ServiceKind, ServiceMark};
 use super::{Content, Set};
 use crate::gateway::{Party, Policy, Publish, SourceHandling, Target};
-use crate::prefix::covers;
+use crate::prefix::disjoint;
 use crate::sections::List;
 use crate::{AllowList, Name, PortRange, Protocol};
 
@@ -45,38 +45,13 @@ pub(super) fn prefixes(name: String, family: Family, members: impl Iterator<Item
     fixed(name, interval(&json!(family.address_type())), elements)
 }
 
-/// The same addresses without prefixes that lie inside others, which an interval set would refuse.
-pub(crate) fn disjoint(prefixes: impl Iterator<Item = IpNetwork>) -> Vec<IpNetwork> {
-    let mut sorted: Vec<IpNetwork> = prefixes.collect();
-    sorted.sort_unstable_by_key(|prefix| (prefix.network(), prefix.prefix()));
-    let mut kept: Vec<IpNetwork> = Vec::new();
-    for prefix in sorted {
-        if !kept.last().is_some_and(|&last| covers(last, prefix)) {
-            kept.push(prefix);
-        }
-    }
-    kept
-}
-
-/// Every prefix that belongs to the tunnel: its own networks and what is routed into it.
-pub fn tunnel_prefixes(policy: &Policy) -> impl Iterator<Item = IpNetwork> {
-    let own = policy.interface.address.iter().map(|&address| crate::prefix::network(address));
-    let routed = policy.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
-    own.chain(routed.filter(|prefix| prefix.prefix() > 0))
-}
-
-/// The prefixes of the LAN.
-pub fn lan_prefixes(policy: &Policy) -> impl Iterator<Item = IpNetwork> {
-    policy.lan.iter().map(|&prefix| crate::prefix::network(prefix))
-}
-
 /// Sets about the machine and its surroundings.
 pub(super) fn places(policy: &Policy) -> Vec<Set> {
     let mut sets: Vec<Set> = Protocol::BOTH.map(|protocol| accepted(policy, protocol)).into();
     for family in Family::BOTH {
         let digit = family.digit();
         sets.push(prefixes(format!("lan{digit}"), family, policy.lan.iter().copied()));
-        sets.push(prefixes(format!("tunnel{digit}"), family, tunnel_prefixes(policy)));
+        sets.push(prefixes(format!("tunnel{digit}"), family, policy.tunnel_prefixes()));
         let own = policy.interface.address.iter().map(|address| IpNetwork::from(address.ip()));
         sets.push(prefixes(format!("own{digit}"), family, own));
         let declaration = json!({"type": family.address_type(), "flags": ["timeout"], "size": DYNAMIC_SIZE});

@@ -17,7 +17,7 @@ pub(crate) struct ControlKeys {
 }
 
 /// `[control]`, with `group` where a daemon has that key.
-pub(crate) fn control(root: &Table<'_>, has_group: bool) -> Option<ControlKeys> {
+pub(super) fn control(root: &Table<'_>, has_group: bool) -> Option<ControlKeys> {
     let Some(table) = root.table("control", "[control]") else { return Some(ControlKeys::default()) };
     let socket = table.optional("socket").map(fields::socket_path);
     let group = has_group.then(|| table.optional("group")).flatten().map(group);

@@ -16,7 +16,7 @@ pub struct List {
     pub file: FileRef,
     /// Where it is fetched from, for `gatewayctl lists refresh`; none for a list that is written by hand.
     pub urls: Vec<String>,
-    /// The prefixes; empty until the file is loaded, and an empty list lets nobody in.
+    /// The prefixes; empty until the file is loaded, and an empty list admits no source.
     pub prefixes: Vec<IpNetwork>,
 }
 

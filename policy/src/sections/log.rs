@@ -14,9 +14,9 @@ pub struct Log {
 /// Levels of importance, as `tracing` has them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogLevel {
-    /// Someone must act at once.
+    /// The operator must act at once.
     Error,
-    /// Someone should act.
+    /// The operator should act.
     Warn,
     /// Something changed.
     #[default]
@@ -65,7 +65,7 @@ pub enum LogFormat {
 }
 
 /// `[log]`, with its defaults where the file does not have it.
-pub(crate) fn log(root: &Table<'_>) -> Option<Log> {
+pub(super) fn log(root: &Table<'_>) -> Option<Log> {
     let Some(table) = root.table("log", "[log]") else { return Some(Log::default()) };
     let level = table.optional("level").map_or(Some(LogLevel::default()), |value| {
         value.parse("\"error\", \"warn\", \"info\", \"debug\" or \"trace\"", |written| {

@@ -16,7 +16,7 @@ pub struct Metrics {
 }
 
 /// `[metrics]`, and where its addresses are.
-pub(crate) fn metrics(root: &Table<'_>) -> (Metrics, Vec<At<SocketAddr>>) {
+pub(super) fn metrics(root: &Table<'_>) -> (Metrics, Vec<At<SocketAddr>>) {
     let Some(table) = root.table("metrics", "[metrics]") else { return Default::default() };
     let many = |key| table.optional(key).map(Value::one_or_many).unwrap_or_default().into_iter();
     let read = |item: Value<'_>| Some(At::new(fields::socket_address(item)?, item.at()));

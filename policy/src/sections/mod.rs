@@ -7,13 +7,51 @@ mod metrics;
 mod offload;
 mod state;
 
-pub(crate) use control::control;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+pub(crate) use control::ControlKeys;
 pub use list::{List, parse_list};
 pub(crate) use list::{allow_list, list};
-pub(crate) use log::log;
 pub use log::{Log, LogFormat, LogLevel};
 pub use metrics::Metrics;
-pub(crate) use metrics::metrics;
 pub use offload::Offload;
-pub(crate) use offload::offload;
-pub(crate) use state::state_directory;
+
+use crate::fields::At;
+use crate::reader::Table;
+
+/// Whose configuration is read: a few keys of shared sections belong to one daemon only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Daemon {
+    /// It has a TUN device, and a group that may read its control socket.
+    Gateway,
+    /// It has neither.
+    Forwarder,
+}
+
+/// The shared sections of one file; `None` for one with an error.
+pub(crate) struct Shared {
+    pub(crate) metrics: Metrics,
+    /// Where the addresses of `metrics` are written.
+    pub(crate) metrics_at: Vec<At<SocketAddr>>,
+    pub(crate) control: Option<ControlKeys>,
+    /// `Some(None)` where the file does not have it.
+    pub(crate) state_directory: Option<Option<PathBuf>>,
+    pub(crate) log: Option<Log>,
+    pub(crate) offload: Offload,
+}
+
+impl Shared {
+    /// Reads all of them, so that every error is found.
+    pub(crate) fn read(root: &Table<'_>, daemon: Daemon) -> Self {
+        let (metrics, metrics_at) = metrics::metrics(root);
+        Self {
+            metrics,
+            metrics_at,
+            control: control::control(root, daemon == Daemon::Gateway),
+            state_directory: state::state_directory(root),
+            log: log::log(root),
+            offload: offload::offload(root, daemon == Daemon::Gateway),
+        }
+    }
+}

@@ -35,7 +35,7 @@ impl Offload {
 }
 
 /// `[offload]`, with the switches of the TUN device where there is one.
-pub(crate) fn offload(root: &Table<'_>, has_tun: bool) -> Offload {
+pub(super) fn offload(root: &Table<'_>, has_tun: bool) -> Offload {
     let Some(table) = root.table("offload", "[offload]") else { return Offload::default() };
     let [tun_gso, tun_gro] = match has_tun {
         true => ["tun_gso", "tun_gro"].map(|key| switch(&table, key)),

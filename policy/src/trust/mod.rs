@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::gateway::Policy;
-use crate::prefix::covers;
+use crate::prefix::{covers, disjoint};
 use crate::system::{Link, LinkKind, System};
 
 /// What an apply allows to be trusted.
@@ -226,7 +226,7 @@ fn common(wanted: &[IpNetwork], carried: &[IpNetwork]) -> Vec<IpNetwork> {
             }
         }
     }
-    crate::ruleset::disjoint(found.into_iter())
+    disjoint(found.into_iter())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! From the text of `forwarder.toml` to a policy: sections and entries, then what holds between them.
 
 mod inject;
+mod limits;
 mod reach;
-mod settings;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use self::inject::inject;
+use self::limits::limits;
 use self::reach::reach;
-use self::settings::{control, limits};
 use super::check;
 use super::entries::{PeerAt, ReachAt};
-use super::model::{Inject, Interface, Peer, Policy};
+use super::model::{Control, Inject, Interface, Peer, Policy};
 use crate::fields::{self, At, Probe, or_absent, probe};
 use crate::names::Names;
 use crate::reader::{Reader, Table};
-use crate::sections;
+use crate::sections::{self, Daemon, Shared};
 use crate::{ConfigError, Name, Problem, Source, text};
 
 /// The keepalive towards an edge, unless the file says otherwise: below the 30 s after which carriers forget.
@@ -40,7 +40,7 @@ pub fn parse(source: &Source<'_>) -> Result<Policy, Vec<ConfigError>> {
     Ok(policy)
 }
 
-/// Every section is read before any is missed, so that all errors are found.
+/// Every section is read before an absent one ends this, so that all errors are found.
 fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let interface = root.required("interface").and_then(|value| interface(&value.table("[interface]")?));
     let mut peer_names = Names::of(root, "peer");
@@ -70,36 +70,32 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         .iter()
         .map(|table| reach(table, &mut reach_names, &peer_names, &tunnel))
         .collect();
-    let (metrics, metrics_at) = sections::metrics(root);
-    let control = control(root);
+    let shared = Shared::read(root, Daemon::Forwarder);
     let limits = limits(root);
-    let state_directory = sections::state_directory(root);
-    let log = sections::log(root);
-    let offload = sections::offload(root, false);
     root.close();
 
     let interface = interface?;
     let peers: Vec<PeerAt> = peers.into_iter().flatten().collect();
     let inject: Vec<At<Inject>> = inject.into_iter().flatten().collect();
     let reach: Vec<ReachAt> = reach.into_iter().flatten().collect();
-    check::everything(reader, &interface, &peers, &inject, &reach, &metrics_at);
+    check::everything(reader, &interface, &peers, &inject, &reach, &shared.metrics_at);
     Some(Policy {
         interface: interface.value,
         peers: peers.into_iter().map(|peer| peer.value).collect(),
         inject: check::most_specific_first(inject.into_iter().map(|inject| inject.value).collect()),
         reach: reach.into_iter().map(|reach| reach.value).collect(),
         lists: lists.into_iter().collect::<Option<_>>()?,
-        metrics,
-        control: control?,
+        metrics: shared.metrics,
+        control: Control { socket: shared.control?.socket },
         limits,
-        state_directory: state_directory?,
-        log: log?,
-        offload,
+        state_directory: shared.state_directory?,
+        log: shared.log?,
+        offload: shared.offload,
         warnings: Vec::new(),
     })
 }
 
-/// The interface, and where its MTU stands.
+/// The interface, and the place of its MTU.
 fn interface(table: &Table<'_>) -> Option<At<Interface>> {
     let address = table.required("address").and_then(fields::own_addresses);
     let private_key_file = table.required("private_key_file").and_then(fields::file);

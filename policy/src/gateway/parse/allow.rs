@@ -20,7 +20,7 @@ pub(super) struct Parties<'a> {
     pub(super) names: &'a Names,
     pub(super) lan: &'a [IpNetwork],
     pub(super) own: &'a [IpAddr],
-    /// Whether nothing of these was in error: else whoever is not among them is not called unknown.
+    /// Whether all of these were read without an error: else an end that is not among them is not reported as unknown.
     pub(super) are_known: bool,
 }
 
@@ -52,7 +52,7 @@ fn service(table: &Table<'_>) -> Option<At<Service>> {
     if echo {
         let ports = table.optional("ports");
         if let Some(value) = ports {
-            return value.bad("nothing: ICMP has no ports");
+            return value.bad("no `ports`, as ICMP has none");
         }
         return Some(At::new(Service::Echo, table.at()));
     }

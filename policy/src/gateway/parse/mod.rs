@@ -15,7 +15,7 @@ use super::sides;
 use crate::fields::{self, At, Probe, or_absent, probe};
 use crate::names::Names;
 use crate::reader::{Reader, Table};
-use crate::sections::{self, List};
+use crate::sections::{self, Daemon, List, Shared};
 use crate::{ConfigError, InterfaceName, Problem, Source, text};
 
 use allow::{Parties, allow};
@@ -45,44 +45,13 @@ pub fn parse(source: &Source<'_>) -> Result<Policy, Vec<ConfigError>> {
     Ok(policy)
 }
 
-/// Every section is read before any is missed, so that all errors are found.
+/// Every section is read before an absent one ends this, so that all errors are found.
 fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let interface = root.required("interface").and_then(|value| interface(&value.table("[interface]")?));
     let wan = sides::wan(root);
     let (lan, lan_interfaces) = sides::lan(root);
-    let tunnel = interface.as_ref().map_or(&[][..], |at| &at.value.address);
-    let mut peer_names = Names::of(root, "peer");
-    let mut list_names = Names::of(root, "list");
-    let mut service_names = Names::new("publish or allow");
-    let peers = peers(root, &mut peer_names, tunnel);
-    check::peers(reader, &lan, &peers);
-    let are_ends_known =
-        reader.error_count() == 0 && peer_names.is_complete() && !root.is_misspelt("lan", &["wan"]);
-    let lists: Vec<Option<List>> =
-        root.tables("list", "[[list]]").iter().map(|table| sections::list(table, &mut list_names)).collect();
-    let publish: Vec<PublishAt> = bounded(root.tables("publish", "[[publish]]"), "publish", MAX_SERVICES)
-        .iter()
-        .filter_map(|table| publish(table, &mut service_names, &list_names, tunnel))
-        .collect();
-    let lan_prefixes: Vec<IpNetwork> = lan.iter().map(|prefix| prefix.value).collect();
-    let own: Vec<IpAddr> = interface.iter().flat_map(|at| &at.value.address).map(IpNetwork::ip).collect();
-    let known_peers: Vec<&Peer> = peers.iter().map(|peer| &peer.value).collect();
-    let parties = Parties {
-        peers: &known_peers,
-        names: &peer_names,
-        lan: &lan_prefixes,
-        own: &own,
-        are_known: are_ends_known,
-    };
-    let allow: Vec<AllowAt> = bounded(root.tables("allow", "[[allow]]"), "allow", MAX_SERVICES)
-        .iter()
-        .filter_map(|table| allow(table, &mut service_names, &parties))
-        .collect();
-    let (metrics, _) = sections::metrics(root);
-    let control = control(root);
-    let state_directory = sections::state_directory(root);
-    let log = sections::log(root);
-    let offload = sections::offload(root, true);
+    let entries = Entries::read(root, reader, interface.as_ref().map(|at| &at.value), &lan);
+    let shared = Shared::read(root, Daemon::Gateway);
     let kernel = kernel(root);
     let container_interfaces = containers(root);
     let watch = watch(root);
@@ -93,31 +62,69 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let mut policy = Policy {
         interface: interface.value,
         wan,
-        lan: lan_prefixes,
+        lan: lan.iter().map(|prefix| prefix.value).collect(),
         lan_interfaces: lan_interfaces.iter().map(|interface| interface.value.clone()).collect(),
         peers: Vec::new(),
         publish: Vec::new(),
         allow: Vec::new(),
-        lists: lists.into_iter().collect::<Option<_>>()?,
-        metrics,
-        control: control?,
-        state_directory: state_directory?.unwrap_or_else(|| STATE_DIRECTORY.into()),
-        log: log?,
-        offload,
+        lists: entries.lists.into_iter().collect::<Option<_>>()?,
+        metrics: shared.metrics,
+        control: control(shared.control?),
+        state_directory: shared.state_directory?.unwrap_or_else(|| STATE_DIRECTORY.into()),
+        log: shared.log?,
+        offload: shared.offload,
         kernel,
         container_interfaces,
         watch,
         warnings: Vec::new(),
     };
-    check::everything(
-        reader,
-        &mut policy,
-        &Places { mtu: interface.at, accept: accept_at, are_ends_known },
-        peers,
-        publish,
-        allow,
-    );
+    let places = Places { mtu: interface.at, accept: accept_at, are_ends_known: entries.are_ends_known };
+    check::everything(reader, &mut policy, &places, entries.peers, entries.publish, entries.allow);
     Some(policy)
+}
+
+/// Peers, lists, services and private flows as they are read.
+struct Entries {
+    peers: Vec<PeerAt>,
+    lists: Vec<Option<List>>,
+    publish: Vec<PublishAt>,
+    allow: Vec<AllowAt>,
+    /// Whether interface, LAN and peers were read without an error.
+    are_ends_known: bool,
+}
+
+impl Entries {
+    fn read(
+        root: &Table<'_>,
+        reader: &Reader<'_>,
+        interface: Option<&Interface>,
+        lan: &[At<IpNetwork>],
+    ) -> Self {
+        let tunnel = interface.map_or(&[][..], |interface| &interface.address);
+        let mut peer_names = Names::of(root, "peer");
+        let mut list_names = Names::of(root, "list");
+        let mut service_names = Names::new("publish or allow");
+        let peers = peers(root, &mut peer_names, tunnel);
+        check::peers(reader, lan, &peers);
+        let are_ends_known =
+            reader.error_count() == 0 && peer_names.is_complete() && !root.is_misspelt("lan", &["wan"]);
+        let lists = root.tables("list", "[[list]]");
+        let lists = lists.iter().map(|table| sections::list(table, &mut list_names)).collect();
+        let publish = bounded(root.tables("publish", "[[publish]]"), "publish", MAX_SERVICES)
+            .iter()
+            .filter_map(|table| publish(table, &mut service_names, &list_names, tunnel))
+            .collect();
+        let lan: Vec<IpNetwork> = lan.iter().map(|prefix| prefix.value).collect();
+        let own: Vec<IpAddr> = tunnel.iter().map(IpNetwork::ip).collect();
+        let known: Vec<&Peer> = peers.iter().map(|peer| &peer.value).collect();
+        let parties =
+            Parties { peers: &known, names: &peer_names, lan: &lan, own: &own, are_known: are_ends_known };
+        let allow = bounded(root.tables("allow", "[[allow]]"), "allow", MAX_SERVICES)
+            .iter()
+            .filter_map(|table| allow(table, &mut service_names, &parties))
+            .collect();
+        Self { peers, lists, publish, allow, are_ends_known }
+    }
 }
 
 fn peers(root: &Table<'_>, names: &mut Names, tunnel: &[IpNetwork]) -> Vec<PeerAt> {
@@ -133,7 +140,7 @@ fn bounded<'r>(mut tables: Vec<Table<'r>>, what: &'static str, limit: usize) -> 
     tables
 }
 
-/// The interface, and where its MTU stands.
+/// The interface, and the place of its MTU.
 fn interface(table: &Table<'_>) -> Option<At<Interface>> {
     let name = table.optional("name").map_or_else(|| InterfaceName::new("gw0"), fields::interface_name);
     let address = table.required("address").and_then(fields::own_addresses);

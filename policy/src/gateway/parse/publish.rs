@@ -54,7 +54,7 @@ struct Listen {
 }
 
 fn listen(value: Value<'_>) -> Option<Listen> {
-    let expected = "a port, a range \"5000-5010\", \"ADDRESS:PORT\", or \"wan:PORT\" for the WAN side alone";
+    let expected = "a port, a range \"5000-5010\", \"ADDRESS:PORT\", or \"wan:PORT\" for the WAN side only";
     value.parse_number(expected, |written| {
         let (wan_only, ports) = match written.strip_prefix("wan:") {
             Some(ports) => (true, ports),

@@ -1,16 +1,16 @@
 //! Settings of the daemon itself: `[control]`, `[kernel]`, `[containers]`, `[reload]`.
 
+use crate::Problem;
 use crate::gateway::model::{Control, InterfacePattern, Kernel};
 use crate::reader::{Table, Value};
-use crate::{Problem, sections};
+use crate::sections::ControlKeys;
 
 /// `[control]` with its defaults.
-pub(super) fn control(root: &Table<'_>) -> Option<Control> {
-    let keys = sections::control(root, true)?;
-    Some(Control {
+pub(super) fn control(keys: ControlKeys) -> Control {
+    Control {
         socket: keys.socket.unwrap_or_else(|| "/run/causeway/gateway.sock".into()),
         group: keys.group.unwrap_or_else(|| "causeway".to_owned()),
-    })
+    }
 }
 
 /// `[kernel]`.

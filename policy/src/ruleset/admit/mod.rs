@@ -1,6 +1,6 @@
-//! What the kernel helper lets through to `nft`: the transactions that this crate makes, and nothing wider.
+//! What the kernel helper passes on to `nft`: the transactions that this crate makes, and nothing else.
 //!
-//! The text is read strictly, judged by lists of what the compiler emits, and written anew, so that `nft` never sees the
+//! The text is read strictly, checked against lists of what the compiler emits, and written again, so that `nft` never sees the
 //! caller's own bytes. The lists say what is allowed; whatever they do not name is refused.
 
 mod expression;
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::json::{Family, to_own_address};
 use super::{OWN_DSTNAT, TABLE};
-use crate::prefix;
+use crate::prefix::lies_within;
 
 /// Type, hook and priority of the base chains that may be added.
 const BASES: [(&str, &str, i64); 10] = [
@@ -59,18 +59,9 @@ impl Refused {
     }
 }
 
-/// Whether a prefix lies within one of `prefixes`, which have no bits set behind their length.
-#[must_use]
-pub fn lies_within(prefixes: &BTreeSet<IpNetwork>, prefix: IpNetwork) -> bool {
-    // One lookup for each length, however many prefixes there are.
-    (0..=prefix.prefix()).rev().any(|length| {
-        IpNetwork::new(prefix.ip(), length).is_ok_and(|outer| prefixes.contains(&prefix::network(outer)))
-    })
-}
-
 type Judged = Result<(), Refused>;
 
-/// The transaction `text` written anew, when it is one that this crate could have made.
+/// The transaction `text` written again, when it is one that this crate could have made.
 ///
 /// Only the table `inet causeway` may be named, services may lead only to addresses inside `targets`, and packets get no
 /// other marks than `marks`.

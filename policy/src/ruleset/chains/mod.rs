@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use super::json::{
     Family, accept, by_mark, counter, counter_by_mark, daddr, direction, dnatted, dport, drop, equal, goto,
     has_ports, iif, is_family, is_protocol, jump, mapped, marked, meta, named, no_route_back, not_oif, oif,
-    payload, saddr, set_ct_mark, set_of, state, to_all, to_local, to_local_or_all, unequal,
+    payload, rule, saddr, set_ct_mark, set_of, state, to_all, to_local, to_local_or_all, unequal,
 };
 use super::services::{ACCEPTED, ALLOW_BIT, OURS, OURS_AND_KIND};
 use super::sets::by_protocol;
-use super::{Chain, DropCounter, Hook, OWN_DSTNAT, ServiceMark, way_back};
+use super::{Chain, DropCounter, Hook, OWN_DSTNAT, ServiceMark, reply_path};
 use crate::Protocol;
+use crate::conditions::Conditions;
 use crate::gateway::Policy;
-use crate::plan::Conditions;
 
 pub(super) use minimal::{minimal, no_forwarding};
 
@@ -49,7 +49,8 @@ impl<'p> Chains<'p> {
     pub(super) fn build(self, conditions: &Conditions) -> (Vec<Chain>, Vec<DropCounter>) {
         let next_hops = !conditions.trust.next_hops.is_empty();
         // Marks change nothing then, and cost every packet of the outer socket a second look for its route.
-        let mark_replies = || if conditions.is_only_way { Vec::new() } else { way_back::rules(self.policy) };
+        let mark_replies =
+            || if conditions.is_only_way { Vec::new() } else { reply_path::rules(self.policy) };
         let mut chains = vec![
             regular("carried", Self::carried()),
             regular("from_lan", Self::from_trusted("private_lan")),
@@ -394,10 +395,6 @@ fn sent_by_lan(family: Family, is: bool) -> Value {
 fn sent_by_next_hop() -> Value {
     let key = super::json::concat([meta("iif"), payload("ether", "saddr")]);
     equal(&key, "@next_hops")
-}
-
-pub(super) fn rule<const N: usize>(statements: [Value; N]) -> Value {
-    Value::Array(statements.into())
 }
 
 /// A rule with a longer end.

@@ -128,7 +128,7 @@ impl Chains<'_> {
 
     /// For each peer that may open flows a chain with its limits, which count a flow once.
     ///
-    /// The set has one element, the tunnel's device. The statement alone would count as well, and begin anew with every
+    /// The set has one element, the tunnel's device. The statement alone would count as well, and start again with every
     /// change of the rules.
     pub(super) fn peer_chains(&self) -> Vec<Chain> {
         let chain = |name: &Name| {

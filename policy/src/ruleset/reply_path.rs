@@ -4,11 +4,10 @@ use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
 use super::Set;
-use super::chains::rule;
-use super::json::{Family, daddr, direction, equal, mapped, meta, set_of, unequal};
-use super::sets::{fixed, prefixes, tunnel_prefixes};
+use super::json::{Family, daddr, direction, equal, mapped, meta, rule, set_of, unequal};
+use super::sets::{fixed, prefixes};
+use crate::conditions::Conditions;
 use crate::gateway::Policy;
-use crate::plan::Conditions;
 
 /// From the addresses of uplinks to their marks, and the networks to which replies go by their own routes.
 pub(super) fn sets(policy: &Policy, conditions: &Conditions) -> Vec<Set> {
@@ -38,7 +37,7 @@ pub(super) fn sets(policy: &Policy, conditions: &Conditions) -> Vec<Set> {
 fn near(policy: &Policy, conditions: &Conditions) -> impl Iterator<Item = IpNetwork> {
     let lan = policy.lan.iter().copied();
     let containers = conditions.trust.container_networks.iter().copied();
-    lan.chain(containers).chain(tunnel_prefixes(policy))
+    lan.chain(containers).chain(policy.tunnel_prefixes())
 }
 
 /// Marks replies; a packet that has a mark keeps it, but for the outer socket's own `fwmark`.

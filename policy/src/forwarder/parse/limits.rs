@@ -1,15 +1,10 @@
-//! Settings of the daemon itself: `[control]` and `[limits]`.
+//! `[limits]`: bounds on what flows may take.
 
 use std::time::Duration;
 
-use crate::forwarder::model::{Control, Limits};
+use crate::forwarder::model::Limits;
 use crate::reader::{Table, Value};
-use crate::{fields, sections, text};
-
-/// `[control]`.
-pub(super) fn control(root: &Table<'_>) -> Option<Control> {
-    Some(Control { socket: sections::control(root, false)?.socket })
-}
+use crate::{fields, text};
 
 /// `[limits]`.
 pub(super) fn limits(root: &Table<'_>) -> Limits {
