@@ -208,7 +208,8 @@ fn routable(random: &mut Random) -> String {
         }
     }
     for number in 0..random.below(6) {
-        // Private services have ports that no published one has, since a router's rule for both is one rule.
+        // Private services have ports that no published one has, since a router's rule for both is
+        // one rule.
         let first = 40_000 + number * 100;
         let (from, to) = if random.chance(50) {
             (

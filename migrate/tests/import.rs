@@ -229,7 +229,8 @@ fn mutilated(text: &str, random: &mut Random) -> String {
     lines.join("\n")
 }
 
-/// The first line of every command in a menu that must be accounted for, by the plain look of the text.
+/// The first line of every command in a menu that must be accounted for, by the plain look of the
+/// text.
 fn rules(text: &str) -> Vec<(u32, String)> {
     let (mut menu, mut rules, mut goes_on) = (String::new(), Vec::new(), false);
     for (number, line) in (1..).zip(text.lines()) {

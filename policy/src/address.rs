@@ -37,8 +37,8 @@ fn reserved(address: IpAddr) -> Option<String> {
     Some(what.to_owned())
 }
 
-/// Whether `address` is the first or last of a network that keeps them: not of a /31 or /127 (RFC 3021, RFC 6164), and
-/// IPv6 has no broadcast.
+/// Whether `address` is the first or last of a network that keeps them: not of a /31 or /127 (RFC
+/// 3021, RFC 6164), and IPv6 has no broadcast.
 fn end_of(network: IpNetwork, address: IpAddr) -> Option<String> {
     let bits: u8 = if network.is_ipv4() { 32 } else { 128 };
     if network.is_ipv4() != address.is_ipv4() || bits - network.prefix() < 2 {

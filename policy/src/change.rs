@@ -5,7 +5,8 @@ use std::fmt;
 /// One difference between two plans, as a line for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// What part of the plan: `ruleset`, `route`, `rule`, `sysctl`, `device` or `peer`; of other settings the section.
+    /// What part of the plan: `ruleset`, `route`, `rule`, `sysctl`, `device` or `peer`; of other
+    /// settings the section.
     pub part: &'static str,
     /// `+ …`, `- …` or `~ … → …`.
     pub line: String,

@@ -15,8 +15,8 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// The exit code of a daemon or tool that stops because of this error: 5 for a file's mode or permission,
-    /// else 4.
+    /// The exit code of a daemon or tool that stops because of this error: 5 for a file's mode or
+    /// permission, else 4.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         if matches!(self.problem, Problem::KeyFileMode { .. } | Problem::UnreadableFile { .. }) {

@@ -1,7 +1,8 @@
 //! Whether a fetched list of prefixes may replace the one in use.
 //!
-//! A feed that has gone wrong must not open a service to everyone, nor close it to everyone: what is not plausible is
-//! refused, and the last known good list stays. Fetching and writing are the caller's.
+//! A feed that has gone wrong must not open a service to everyone, nor close it to everyone: what
+//! is not plausible is refused, and the last known good list stays. Fetching and writing are the
+//! caller's.
 
 use std::path::Path;
 
@@ -15,7 +16,8 @@ use crate::{ConfigError, Source};
 pub const MAX_BYTES: usize = 1 << 20;
 /// Of 100 prefixes in use, how many a new text may lose.
 pub const MAX_LOSS_PERCENT: usize = 30;
-/// The shortest IPv4 prefix that is plausible: no provider's proxies fill more than a 256th of all addresses.
+/// The shortest IPv4 prefix that is plausible: no provider's proxies fill more than a 256th of all
+/// addresses.
 pub const SHORTEST_V4: u8 = 8;
 /// The shortest IPv6 prefix that is plausible; registries give their members nothing larger.
 pub const SHORTEST_V6: u8 = 16;
@@ -69,8 +71,8 @@ pub enum Refusal {
 
 /// Judges a fetched text against the list in use, which is empty when there is none yet.
 ///
-/// Gives the text of the new list file: one prefix per line, sorted, without doubles. A prefix in use is not lost when
-/// the feed covers all its addresses, however they are cut.
+/// Gives the text of the new list file: one prefix per line, sorted, without doubles. A prefix in
+/// use is not lost when the feed covers all its addresses, however they are cut.
 ///
 /// # Errors
 /// The first reason why the text is not plausible.
@@ -119,7 +121,8 @@ fn is_too_wide(prefix: IpNetwork) -> bool {
     }
 }
 
-/// Ranges that are not globally reachable (the special-purpose registries of RFC 6890) or not unicast.
+/// Ranges that are not globally reachable (the special-purpose registries of RFC 6890) or not
+/// unicast.
 const SPECIAL: [&str; 17] = [
     "0.0.0.0/8",
     "10.0.0.0/8",

@@ -12,7 +12,8 @@ use crate::{
     prefix, text,
 };
 
-/// What fits 1500 bytes of IPv6 and WireGuard (20 for IPv6, 8 for UDP, 32 for WireGuard more than IPv4).
+/// What fits 1500 bytes of IPv6 and WireGuard (20 for IPv6, 8 for UDP, 32 for WireGuard more than
+/// IPv4).
 const DEFAULT_MTU: u16 = 1420;
 
 /// A value and its place.
@@ -76,7 +77,8 @@ pub(crate) fn public_key(value: Value<'_>) -> Option<At<PublicKey>> {
     None
 }
 
-/// Own addresses with the length of their network, each one that a host can have; `None` unless all are good.
+/// Own addresses with the length of their network, each one that a host can have; `None` unless all
+/// are good.
 pub(crate) fn own_addresses(value: Value<'_>) -> Option<Vec<IpNetwork>> {
     let expected = "an address with its prefix length, such as \"10.77.88.1/30\"";
     let read = |item: Value<'_>| {

@@ -1,5 +1,5 @@
-//! For whom an HTTP request is meant, by its `Host`: a page that a browser was led to under a foreign name (DNS rebinding)
-//! is not served.
+//! For whom an HTTP request is meant, by its `Host`: a page that a browser was led to under a
+//! foreign name (DNS rebinding) is not served.
 
 use std::net::{IpAddr, Ipv6Addr};
 

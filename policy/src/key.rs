@@ -14,7 +14,8 @@ use crate::{ConfigError, FileRef, Problem};
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
-    /// Takes the 32 bytes of a u-coordinate; `None` for the low-order points that make every shared secret zero.
+    /// Takes the 32 bytes of a u-coordinate; `None` for the low-order points that make every shared
+    /// secret zero.
     #[must_use]
     pub fn new(bytes: [u8; 32]) -> Option<Self> {
         (!is_low_order(&bytes)).then_some(Self(bytes))
@@ -54,10 +55,12 @@ impl fmt::Debug for PublicKey {
 pub struct SecretKey([u8; 32]);
 
 impl SecretKey {
-    /// Reads the content of a key file: base64 of 32 bytes, as `wg genkey` writes it, white space around it allowed.
+    /// Reads the content of a key file: base64 of 32 bytes, as `wg genkey` writes it, white space
+    /// around it allowed.
     ///
     /// # Errors
-    /// [`Problem::MalformedKeyFile`] at the place that names the file; it never repeats the content.
+    /// [`Problem::MalformedKeyFile`] at the place that names the file; it never repeats the
+    /// content.
     pub fn parse(text: &str, file: &FileRef) -> Result<Self, ConfigError> {
         let bytes = decode(text.trim())
             .ok_or_else(|| file.error(Problem::MalformedKeyFile { file: file.location.to_string() }))?;
@@ -100,8 +103,9 @@ const P: [u8; 32] = {
     p
 };
 
-/// Points of order 1, 2, 4 and 8 (and their twists') on Curve25519 as reduced u-coordinates: 0, 1, p − 1 and the
-/// two of order 8. RFC 7748 §6.1 lets an implementation refuse them; Langley and Hamburg list them.
+/// Points of order 1, 2, 4 and 8 (and their twists') on Curve25519 as reduced u-coordinates: 0, 1,
+/// p − 1 and the two of order 8. RFC 7748 §6.1 lets an implementation refuse them; Langley and
+/// Hamburg list them.
 const LOW_ORDER: [[u8; 32]; 5] = [
     [0; 32],
     {

@@ -14,8 +14,8 @@ pub struct KnownKeys<'a> {
     pub secrets: Vec<(&'a Path, &'a [u8; 32])>,
 }
 
-/// What is wrong with the public keys of the peers, in the order of `[[peer]]` in `source`: an own one among them, or a
-/// secret in the place of a public one.
+/// What is wrong with the public keys of the peers, in the order of `[[peer]]` in `source`: an own
+/// one among them, or a secret in the place of a public one.
 #[must_use]
 pub fn misplaced_keys(source: &Source<'_>, peers: &[[u8; 32]], known: &KnownKeys<'_>) -> Vec<ConfigError> {
     let problem = |key: &[u8; 32]| {

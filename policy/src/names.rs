@@ -25,7 +25,8 @@ impl Names {
         Self { is_incomplete: root.is_misspelt(kind, &[]), ..Self::new(kind) }
     }
 
-    /// Notes that there are entries whose names are not here: an unknown name is no error of its own then.
+    /// Notes that there are entries whose names are not here: an unknown name is no error of its
+    /// own then.
     pub(crate) fn set_incomplete(&mut self) {
         self.is_incomplete = true;
     }

@@ -1,4 +1,5 @@
-//! The small vocabulary of both configurations: names, ports, protocols, rates and addresses to dial.
+//! The small vocabulary of both configurations: names, ports, protocols, rates and addresses to
+//! dial.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -41,7 +42,8 @@ impl fmt::Debug for Name {
     }
 }
 
-/// The name of a network interface: 1 to 15 ASCII letters, digits, `-`, `_`, `.` or `@`, and not `.` or `..`.
+/// The name of a network interface: 1 to 15 ASCII letters, digits, `-`, `_`, `.` or `@`, and not
+/// `.` or `..`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InterfaceName(Arc<str>);
 

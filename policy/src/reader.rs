@@ -1,4 +1,5 @@
-//! A TOML document with the place of each value, read key by key; a key that is never read is an error.
+//! A TOML document with the place of each value, read key by key; a key that is never read is an
+//! error.
 // What is not of the wanted type is of any other, and each reader wants one.
 #![allow(clippy::wildcard_enum_match_arm)]
 
@@ -80,7 +81,8 @@ impl<'t> Reader<'t> {
         self.errors.borrow().len() < MAX_ERRORS
     }
 
-    /// How many errors there are so far: what depends on a part that has some is not checked, as its errors would only follow from the first.
+    /// How many errors there are so far: what depends on a part that has some is not checked, as
+    /// its errors would only follow from the first.
     pub(crate) fn error_count(&self) -> usize {
         self.errors.borrow().len()
     }
@@ -119,7 +121,8 @@ pub(crate) struct Table<'r> {
     offset: usize,
     entries: &'r DeTable<'r>,
     asked: RefCell<Vec<&'static str>>,
-    /// Required keys that are not there: reported at the end, unless another key is one of them misspelt.
+    /// Required keys that are not there: reported at the end, unless another key is one of them
+    /// misspelt.
     missing: RefCell<Vec<&'static str>>,
 }
 

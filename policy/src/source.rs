@@ -7,7 +7,8 @@ use std::sync::Arc;
 /// A configuration file's name and its text, read by the caller.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
-    /// The file's path as the operator gave it; relative paths inside the text are taken from its folder.
+    /// The file's path as the operator gave it; relative paths inside the text are taken from its
+    /// folder.
     pub name: &'a Path,
     /// The whole text.
     pub text: &'a str,

@@ -1,4 +1,5 @@
-//! The machine's interfaces as the kernel lists them: what trust and the way back are computed from.
+//! The machine's interfaces as the kernel lists them: what trust and the way back are computed
+//! from.
 
 use std::net::IpAddr;
 
@@ -77,12 +78,14 @@ pub struct Neighbour {
     pub mac: [u8; 6],
 }
 
-/// `RTPROT_KERNEL`, `RTPROT_BOOT` (what `ip route` adds) and `RTPROT_STATIC`: routes of the machine's own administrator. Others
-/// come from DHCP (option 121), router advertisements or routing daemons, that is from outside.
+/// `RTPROT_KERNEL`, `RTPROT_BOOT` (what `ip route` adds) and `RTPROT_STATIC`: routes of the
+/// machine's own administrator. Others come from DHCP (option 121), router advertisements or
+/// routing daemons, that is from outside.
 const OWN_PROTOCOLS: [u8; 3] = [2, 3, 4];
 
 impl LinkRoute {
-    /// Whether it leads everywhere: a default route, a half of one as some VPNs add, or all global unicast addresses.
+    /// Whether it leads everywhere: a default route, a half of one as some VPNs add, or all global
+    /// unicast addresses.
     #[must_use]
     pub fn is_default(&self) -> bool {
         prefix::is_default(self.destination)
@@ -93,10 +96,11 @@ impl LinkRoute {
 const OWN_RULES: u32 = 3;
 
 impl System {
-    /// The priority of the first of the edge's own rules: the `configured` one, or a lower one where rules of others are
-    /// asked before.
+    /// The priority of the first of the edge's own rules: the `configured` one, or a lower one
+    /// where rules of others are asked before.
     ///
-    /// A rule that is added without a priority gets one lower than all others, as those of wg-quick do.
+    /// A rule that is added without a priority gets one lower than all others, as those of wg-quick
+    /// do.
     #[must_use]
     pub fn rule_priority(&self, configured: u32) -> u32 {
         let first = self.rules.iter().copied().min().unwrap_or(u32::MAX);
@@ -130,7 +134,8 @@ impl System {
         self.default_routes(index).next().is_some()
     }
 
-    /// Whether the interface is a container network: a bridge with no hardware port and no default route.
+    /// Whether the interface is a container network: a bridge with no hardware port and no default
+    /// route.
     #[must_use]
     pub fn is_container_network(&self, link: &Link) -> bool {
         let mut ports = self.links.iter().filter(|port| port.master == Some(link.index));
@@ -140,7 +145,8 @@ impl System {
             && !self.is_uplink(link.index)
     }
 
-    /// The networks that an interface carries by its own addresses, or by routes of the machine's administrator.
+    /// The networks that an interface carries by its own addresses, or by routes of the machine's
+    /// administrator.
     pub fn carried(&self, link: &Link) -> Vec<IpNetwork> {
         let addresses = link.addresses.iter().map(|&address| prefix::network(address));
         let index = link.index;

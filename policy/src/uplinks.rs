@@ -1,4 +1,5 @@
-//! The way back: each uplink has a number, and with it a packet mark and a routing table of its own.
+//! The way back: each uplink has a number, and with it a packet mark and a routing table of its
+//! own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -61,8 +62,8 @@ pub fn uplinks(policy: &Policy, system: &System, before: &[Uplink]) -> Vec<Uplin
     found
 }
 
-/// Whether all that does not go to the tunnel, the LAN or `containers` leaves by the one uplink there is, with a mark or
-/// without.
+/// Whether all that does not go to the tunnel, the LAN or `containers` leaves by the one uplink
+/// there is, with a mark or without.
 #[must_use]
 pub fn is_only_way(policy: &Policy, system: &System, uplinks: &[Uplink], containers: &[IpNetwork]) -> bool {
     let [only] = uplinks else { return false };

@@ -1,4 +1,5 @@
-//! The part of a Caddyfile that lets Caddy learn the client's address from the forwarder, and from nobody else.
+//! The part of a Caddyfile that lets Caddy learn the client's address from the forwarder, and from
+//! no other client.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -10,11 +11,12 @@ use super::far_end::{ExportError, join};
 use policy::Host;
 use policy::forwarder::{Inject, Policy, ProxyProtocol, Upstream, UpstreamPort};
 
-/// The global options for every upstream that is given a PROXY header, with what to add to the sites.
+/// The global options for every upstream that is given a PROXY header, with what to add to the
+/// sites.
 ///
-/// `proxies` are the ranges of the proxy in front of the edge, Cloudflare's for instance, empty when there is none.
-/// `forwarder` is the forwarder's address on the network it shares with Caddy; it is needed for upstreams that are not on
-/// loopback.
+/// `proxies` are the ranges of the proxy in front of the edge, Cloudflare's for instance, empty
+/// when there is none. `forwarder` is the forwarder's address on the network it shares with Caddy;
+/// it is needed for upstreams that are not on loopback.
 ///
 /// # Errors
 /// [`ExportError`], when there is nothing to write or the forwarder's address is needed.
@@ -30,8 +32,8 @@ pub fn caddy(
     }
     let mut text = String::from(
         "# Written by `gatewayctl` or `forwarder export caddy`: the global options, at the top of the Caddyfile.\n\
-         # The forwarder writes a PROXY header before the client's first byte. The listener below alone reads one, before TLS;\n\
-         # Caddy's other listeners take a header for garbage and close, so nobody can forge an address there.\n{\n",
+         # The forwarder writes a PROXY header before the client's first byte. Only the listener below reads one, before TLS;\n\
+         # Caddy's other listeners reject a header as an invalid request, so no client can forge an address there.\n{\n",
     );
     for listener in &listeners {
         listener.options(proxies, forwarder, &mut text)?;
@@ -51,7 +53,8 @@ struct Listener {
 }
 
 impl Listener {
-    /// The listeners of an entry: one for each port of its upstreams; a Unix-domain socket needs none that is named here.
+    /// The listeners of an entry: one for each port of its upstreams; a Unix-domain socket needs
+    /// none that is named here.
     fn of(inject: &Inject) -> impl Iterator<Item = Self> {
         inject
             .upstreams
@@ -98,7 +101,7 @@ impl Listener {
         text.push_str("\t\t\t\ttimeout 2s\n");
         if self.loopback {
             text.push_str(
-                "\t\t\t\t# No `allow` here: it would make the header optional for those it lists. Only this machine reaches\n\
+                "\t\t\t\t# No `allow` here: it would make the header optional for the listed addresses. Only this machine reaches\n\
                  \t\t\t\t# the listener, and without a header nothing is served.\n\t\t\t\tfallback_policy require\n",
             );
         } else {
@@ -106,7 +109,7 @@ impl Listener {
             let forwarder = forwarder.ok_or(ExportError::ForwarderUnknown { upstream })?;
             let _ = writeln!(
                 text,
-                "\t\t\t\t# The forwarder's address; a header from anyone else ends the connection."
+                "\t\t\t\t# The forwarder's address; a header from any other address ends the connection."
             );
             let _ = writeln!(
                 text,
@@ -130,7 +133,7 @@ const MOST_PORTS: u32 = 16;
 
 fn sites(listeners: &BTreeSet<Listener>, text: &mut String) {
     text.push_str(
-        "# Each site that is published gets the listener's address beside its own; for example:\n#\n",
+        "# Each published site gets the listener's address in addition to its own; for example:\n#\n",
     );
     for listener in listeners {
         let _ = writeln!(text, "#   https://emby.example.com:{} {{", listener.port);
@@ -145,7 +148,7 @@ fn sites(listeners: &BTreeSet<Listener>, text: &mut String) {
 }
 
 fn explanation(proxies: &[IpNetwork], text: &mut String) {
-    text.push_str("# Whose address is whose:\n#   remote_ip   from the PROXY header: who connected to the edge's public port\n");
+    text.push_str("# Which address is which:\n#   remote_ip   from the PROXY header: who connected to the edge's public port\n");
     if proxies.is_empty() {
         text.push_str(
             "#   client_ip   the same. With Cloudflare in front both would be Cloudflare's: name its ranges with --proxies, and let\n\
@@ -155,9 +158,9 @@ fn explanation(proxies: &[IpNetwork], text: &mut String) {
         text.push_str(
             "#   client_ip   from CF-Connecting-IP, if remote_ip is in trusted_proxies; else remote_ip\n\
              # Cloudflare ends TLS, connects from its own ranges and adds CF-Connecting-IP (the visitor) and X-Forwarded-For (to which\n\
-             # a visitor can add lines, so it is not used). A client that comes past Cloudflare can send that header too: it is\n\
-             # not believed, since its address is in no range; [[publish]] allow = [\"@cloudflare\"] keeps it out altogether.\n\
-             # The ranges change: write this part again when lists/cloudflare.list does.\n",
+             # a visitor can add lines, so it is not used). A client that bypasses Cloudflare can send that header too: it is\n\
+             # ignored, since its address is in no range; [[publish]] allow = [\"@cloudflare\"] refuses such clients completely.\n\
+             # The ranges change: export this part again when lists/cloudflare.list changes.\n",
         );
     }
 }

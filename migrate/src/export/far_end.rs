@@ -9,7 +9,7 @@ use thiserror::Error;
 /// What the far side must know about the edge and `gateway.toml` does not say.
 #[derive(Clone, Debug)]
 pub struct EdgeSide {
-    /// What the edge is called over there.
+    /// The edge's name at the far side.
     pub name: Name,
     /// Its public name or address, and the port that reaches its WireGuard.
     pub endpoint: HostPort,
@@ -46,10 +46,10 @@ pub enum ExportError {
         /// Every peer.
         known: String,
     },
-    /// What is said about the edge is not what it should be.
+    /// A value about the edge is malformed.
     #[error("the edge needs {expected}")]
     BadEdge {
-        /// What it should be.
+        /// What is expected.
         expected: &'static str,
     },
     /// Without an address of its own in the tunnel the far side cannot be configured.
@@ -67,7 +67,7 @@ pub enum ExportError {
     NoHeader,
     /// The listener is reached over a network, so it must know from where.
     #[error(
-        "{upstream} is not a loopback address: say which address the forwarder has on that network, so that only its headers are believed"
+        "{upstream} is not a loopback address: give the forwarder's address on that network, so that only its headers are accepted"
     )]
     ForwarderUnknown {
         /// The upstream.
@@ -114,7 +114,8 @@ impl<'p> FarEnd<'p> {
         self.address.iter().chain(&self.peer.allowed_ips).any(|prefix| prefix.is_ipv4() == v4)
     }
 
-    /// Every address of the families in use: clients keep their addresses, so they come from anywhere.
+    /// Every address of the families in use: clients keep their addresses, so they come from
+    /// anywhere.
     pub(super) fn everyone(&self) -> Vec<&'static str> {
         let families = [(true, "0.0.0.0/0"), (false, "::/0")];
         families.into_iter().filter(|(v4, _)| self.has_family(*v4)).map(|(_, prefix)| prefix).collect()
@@ -134,7 +135,7 @@ pub(super) fn mtu(policy: &Policy) -> u16 {
     }
 }
 
-/// The prefixes that a party of a private flow stands for; none for the edge itself.
+/// The prefixes of a party of a private flow; none for the edge itself.
 pub(super) fn prefixes(party: &Party, policy: &Policy) -> Vec<IpNetwork> {
     match party {
         Party::Edge => Vec::new(),

@@ -9,13 +9,14 @@ use super::far_end::{EdgeSide, ExportError, FarEnd, join, mtu, prefixes};
 use policy::gateway::{Allow, Party, Policy, Publish, Service, SourceHandling, Target};
 use policy::{AllowList, Name, PortRange, Protocol, Protocols, prefix};
 
-/// What is made on the router carries this name.
+/// The name of everything that is created on the router.
 const OURS: &str = "causeway";
 
 /// The RouterOS script of a router that is the edge's `peer`, for `/import`.
 ///
-/// Replies of what came through the tunnel go back into it by connection and routing marks; behind the tunnel's route
-/// lies a blackhole. Filters accept what the edge's policy lists for this peer and drop the rest of the tunnel.
+/// Replies of what came through the tunnel go back into it by connection and routing marks; behind
+/// the tunnel's route lies a blackhole. Filters accept what the edge's policy lists for this peer
+/// and drop the rest of the tunnel.
 ///
 /// # Errors
 /// [`ExportError`], when there is no such peer or it has no address in the tunnel.
@@ -23,8 +24,8 @@ pub fn mikrotik(policy: &Policy, peer: &str, edge: &EdgeSide) -> Result<String, 
     let far = FarEnd::new(policy, peer, edge)?;
     let mut text = format!(
         "# {}: the far end of the tunnel to {}, for RouterOS 7. Written by `gatewayctl export mikrotik`.\n\
-         # The router makes a private key of its own: write the public one (/interface wireguard print) into gateway.toml, or\n\
-         # set the old private key. Move the filter rules above your final drop, and the NAT rule above masquerade.\n",
+         # The router generates a private key: write its public key (/interface wireguard print) into gateway.toml, or set the\n\
+         # old private key. Move the filter rules above your final drop, and the NAT rule above masquerade.\n",
         far.peer.name, edge.name
     );
     menu("interface wireguard", &mut text);
@@ -50,17 +51,17 @@ pub fn mikrotik(policy: &Policy, peer: &str, edge: &EdgeSide) -> Result<String, 
     Ok(text)
 }
 
-/// The RouterOS script by which the edge's router does the edge's work again, for `/import`: the way back when the edge
-/// is broken.
+/// The RouterOS script by which the edge's router does the edge's work again, for `/import`: the
+/// fallback when the edge is broken.
 ///
-/// Bans, limits, metrics and the WAN guard have no counterpart there; entries about the edge itself are left out, since
-/// a router is another edge.
+/// Bans, limits, metrics and the WAN guard have no counterpart there; entries about the edge itself
+/// are left out, since a router is another edge.
 #[must_use]
 pub fn mikrotik_edge(policy: &Policy) -> String {
     let mut text = String::from(
         "# The edge's part for RouterOS 7. Written by `gatewayctl export mikrotik-edge`.\n\
-         # Set the edge's private key by hand, take its address off the edge first, and move the filter rules above your final\n\
-         # drop, and the NAT exemption above masquerade. The interface list WAN must hold the public interface.\n",
+         # Remove the tunnel's address from the edge first, and set the edge's private key by hand. Move the filter rules above\n\
+         # your final drop, and the NAT exemption above masquerade. The interface list WAN must contain the public interface.\n",
     );
     menu("interface wireguard", &mut text);
     let port = policy.interface.listen_port;
@@ -247,7 +248,8 @@ fn edge_routes(policy: &Policy, text: &mut String) {
     }
 }
 
-/// One list for each peer's addresses, and one for each published port that is not open to everyone.
+/// One list for each peer's addresses, and one for each published port that is not open to
+/// everyone.
 fn edge_lists(policy: &Policy, text: &mut String) {
     let peers = policy.peers.iter().map(|peer| (format!("peer-{}", peer.name), peer.allowed_ips.clone()));
     let services = policy.publish.iter().filter_map(|publish| match &publish.allow {

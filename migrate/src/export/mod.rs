@@ -1,5 +1,6 @@
-//! Configurations for the other side, written from ours: a plain WireGuard router instead of the forwarder, the edge's
-//! router in case it must take over again, and the web server behind the forwarder.
+//! Configurations for the other side, written from ours: a plain WireGuard router instead of the
+//! forwarder, the edge's router in case it must take over again, and the web server behind the
+//! forwarder.
 //!
 //! No text holds a secret: private and preshared keys are read from files, or made by the device.
 

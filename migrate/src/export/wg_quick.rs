@@ -7,19 +7,21 @@ use ipnetwork::IpNetwork;
 use super::far_end::{EdgeSide, ExportError, FarEnd, join};
 use policy::gateway::Policy;
 
-/// Routing table, rule priority and mark at the far end: the same number as the edge's table, which nothing else uses.
+/// Routing table, rule priority and mark at the far end: the same number as the edge's table, which
+/// nothing else uses.
 const NUMBER: u32 = 4_357;
 
-/// Priorities of the two rules for packets from an address of its own in the tunnel: networks it knows by itself, then
-/// the tunnel. A machine without a default route of that family could not answer otherwise, for it looks for a route
-/// before any mark is set.
+/// Priorities of the two rules for packets from an address of its own in the tunnel: networks it
+/// knows by itself, then the tunnel. A machine without a default route of that family could not
+/// answer otherwise, for it looks for a route before any mark is set.
 const OWN: [u32; 2] = [NUMBER + 1, NUMBER + 2];
 
 /// The `wg-quick` file of a Linux router that is the edge's `peer`.
 ///
-/// Replies of what came through the tunnel go back into it, and nowhere else: the connection is marked when it arrives,
-/// its replies are routed by that mark, and a reply that would leave by another interface is dropped. Everything else
-/// keeps the machine's own routes. The hooks may run any number of times.
+/// Replies of what came through the tunnel go back into it, and nowhere else: the connection is
+/// marked when it arrives, its replies are routed by that mark, and a reply that would leave by
+/// another interface is dropped. Everything else keeps the machine's own routes. The hooks may run
+/// any number of times.
 ///
 /// # Errors
 /// [`ExportError`], when there is no such peer or it has no address in the tunnel.
@@ -28,8 +30,8 @@ pub fn wg_quick(policy: &Policy, peer: &str, edge: &EdgeSide) -> Result<String, 
     let name = &far.peer.name;
     let mut text = format!(
         "# {name}: the far end of the tunnel to {}, for a Linux machine that routes. Written by `gatewayctl export wg-quick`.\n\
-         # Save it as /etc/wireguard/{}.conf (mode 0600) and {name}.key beside it, then `wg-quick up {}`.\n\
-         # Going down takes the rules away with the tunnel; a tunnel that dies leaves them, so that nothing leaks.\n\n[Interface]\n",
+         # Save it as /etc/wireguard/{}.conf (mode 0600) and the key as {name}.key in that folder, then `wg-quick up {}`.\n\
+         # `wg-quick down` removes the rules with the tunnel; they stay when the tunnel fails, so that nothing leaks.\n\n[Interface]\n",
         edge.name,
         interface(&edge.name.to_string()),
         interface(&edge.name.to_string()),
@@ -68,7 +70,7 @@ impl FarEnd<'_> {
             .filter(|(v4, _)| self.has_family(*v4))
             .map(|(_, flag)| *flag)
             .collect();
-        text.push_str("# Marks, MSS and the guard stand before the first packet can arrive.\n");
+        text.push_str("# Marks, MSS and the guard are set before the first packet can arrive.\n");
         let _ = writeln!(text, "PreUp = nft '{}'", self.ruleset());
         for (v4, family) in [(true, "-4"), (false, "-6")].into_iter().filter(|(v4, _)| self.has_family(*v4)) {
             let _ = writeln!(
@@ -101,7 +103,7 @@ impl FarEnd<'_> {
             let family = if prefix.is_ipv4() { "-4" } else { "-6" };
             let _ = writeln!(text, "PostUp = ip {family} route replace {prefix} dev %i");
         }
-        text.push_str("# Clients' addresses are routed elsewhere, which the strict reverse path filter would take for forgery.\n");
+        text.push_str("# Clients' addresses are routed elsewhere, so a strict reverse path filter would drop their packets as forged.\n");
         if self.has_family(true) {
             text.push_str("PostUp = sysctl -q -w net.ipv4.conf.%i.rp_filter=2 net.ipv4.ip_forward=1\n");
         }
@@ -123,7 +125,7 @@ impl FarEnd<'_> {
         format!("causeway_{}", self.edge.name.as_str().chars().map(safe).collect::<String>())
     }
 
-    /// One transaction: whatever stood in the table before is replaced.
+    /// One transaction: the earlier content of the table is replaced.
     fn ruleset(&self) -> String {
         let table = self.table();
         let mtu = self.mtu();

@@ -105,7 +105,8 @@ pub(super) struct Reach {
     pub(super) privileged: bool,
 }
 
-/// Stands where an export held no key: base64 that reads as what it is, and that belongs to nobody.
+/// Written where an export had no key: base64 that reads as an instruction, and that is no real
+/// key.
 pub(super) const NO_KEY: &str = "PUT+THE+PUBLIC+KEY+OF+THE+OTHER+SIDE+HERE00=";
 
 impl Draft {
@@ -113,7 +114,8 @@ impl Draft {
         self.findings.push(Finding { at: None, kind, text: text.into() });
     }
 
-    /// The texts, read back by the parsers that the daemons use; what does not pair up is one more finding.
+    /// The texts, read back by the parsers that the daemons use; what does not pair up is one more
+    /// finding.
     pub(super) fn finish(mut self) -> Result<Import, ImportError> {
         let (gateway_text, forwarder_text) = (self.edge.text(&self.lists), self.origin.text());
         let contradiction = |errors: Vec<policy::ConfigError>, file: &str| match errors.into_iter().next() {
@@ -363,7 +365,8 @@ impl Names {
     }
 }
 
-/// Lower case, other signs as one `-`, at most 24 characters; `None` when no letter or digit is left.
+/// Lower case, other signs as one `-`, at most 24 characters; `None` when no letter or digit is
+/// left.
 pub(super) fn plain_name(wanted: &str) -> Option<String> {
     let mut name = String::new();
     for character in wanted.chars() {

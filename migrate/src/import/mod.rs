@@ -1,8 +1,8 @@
 //! Other products' configurations as `gateway.toml` and `forwarder.toml`.
 //!
-//! An import never guesses in silence: every line it reads is carried over, replaced by something Causeway does itself,
-//! or reported with its number. A rule with a condition that has no counterpart is not carried over at all, since a wider
-//! rule would be worse than none.
+//! An import never guesses in silence: every line it reads is carried over, replaced by something
+//! Causeway does itself, or reported with its number. A rule with a condition that has no
+//! counterpart is not carried over at all, since a wider rule would be worse than none.
 
 mod draft;
 mod mikrotik;

@@ -9,7 +9,8 @@ use zeroize::Zeroizing;
 /// The largest text that is read, in bytes.
 pub const MAX_BYTES: usize = 4 << 20;
 
-/// What an import gives: two configurations that parse, the files they name, and what to know about them.
+/// What an import gives: two configurations that parse, the files they name, and what to know about
+/// them.
 pub struct Import {
     /// The text of `gateway.toml`.
     pub gateway: String,
@@ -17,7 +18,8 @@ pub struct Import {
     pub forwarder: String,
     /// Files of `[[list]]` entries.
     pub lists: Vec<ListFile>,
-    /// Secret keys that the import held, by the names the configurations use; written with mode 0600.
+    /// Secret keys that the import held, by the names the configurations use; written with mode
+    /// 0600.
     pub keys: Vec<KeyFile>,
     /// What is missing, assumed, replaced or left out, in the order of the imported lines.
     pub findings: Vec<Finding>,
@@ -42,13 +44,14 @@ pub struct KeyFile {
 
 /// The public key that belongs to the base64 text of a private key; `None` when the text is no key.
 ///
-/// X25519 is the caller's: this crate computes nothing with secrets.
+/// The caller computes X25519: this crate computes nothing with secrets.
 pub type Derive<'d> = &'d dyn Fn(&str) -> Option<PublicKey>;
 
-/// Something about an imported line, or about what no line said; prints as `FILE:LINE: KIND: TEXT`.
+/// A remark about an imported line, or about a value that no line has; prints as `FILE:LINE: KIND:
+/// TEXT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The file as the caller named it, and the line from 1; `None` for what stands nowhere.
+    /// The file as the caller named it, and the line from 1; `None` for a value that no line has.
     pub at: Option<(String, u32)>,
     /// What to do about it.
     pub kind: FindingKind,
@@ -61,13 +64,13 @@ pub struct Finding {
 pub enum FindingKind {
     /// The import did not hold a value: nothing works before it is filled in.
     Missing,
-    /// A rule that neither side has: it is lost unless it is mended by hand.
+    /// A rule that neither side has: it is lost unless you replace it by hand.
     NoCounterpart,
-    /// A value that was guessed: look whether it is right.
+    /// A value that was guessed: verify it.
     Assumed,
-    /// Something Causeway does by itself: nothing to do.
+    /// Something Causeway does itself: nothing to do.
     Replaced,
-    /// Something that is not the tunnel's business: it stays on the router.
+    /// Something that does not concern the tunnel: it stays on the router.
     Stays,
     /// The rule is in the configurations, under the name that is given.
     Carried,
@@ -86,8 +89,8 @@ pub enum ImportError {
     },
     /// Two WireGuard interfaces with addresses in one network are the tunnel; there are none.
     #[error(
-        "no tunnel between {edge} and {origin}: no wireguard interface of the one has an address in the same network as \
-         one of the other; export both routers with /export, edge first"
+        "no tunnel between {edge} and {origin}: no WireGuard interface of the first router shares a network with one \
+         of the second; export both routers with /export, and give the edge's export first"
     )]
     NoTunnel {
         /// The edge's file.

@@ -1,8 +1,9 @@
 //! The text of a RouterOS `/export`: menus, commands and their values, with line numbers.
 //!
-//! The grammar is that of MikroTik's manual ("Scripting", "Configuration Management"): a line that begins with `/` names
-//! a menu, written with spaces or slashes, and may go on with a command; a final `\` joins the next line; values may be
-//! quoted, with `\"`, `\\`, `\n`, `\_` and `\XX` inside.
+//! The grammar is that of MikroTik's manual ("Scripting", "Configuration Management"): a line that
+//! begins with `/` names a menu, written with spaces or slashes, and may go on with a command; a
+//! final `\` joins the next line; values may be quoted, with `\"`, `\\`, `\n`, `\_` and `\XX`
+//! inside.
 
 use zeroize::Zeroizing;
 
@@ -11,7 +12,8 @@ use policy::Source;
 /// The most commands of one text that are read; the rest is reported as one finding.
 pub const MAX_ENTRIES: usize = 20_000;
 
-/// One command of an export; it may hold keys, so it has no `Debug` and its values are wiped when dropped.
+/// One command of an export; it may hold keys, so it has no `Debug` and its values are wiped when
+/// dropped.
 #[derive(Clone)]
 pub(super) struct Entry {
     /// The line where it begins, from 1.
@@ -26,7 +28,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// The value of a key, the last one when it stands several times.
+    /// The value of a key, the last one when it is repeated.
     pub(super) fn value(&self, key: &str) -> Option<&str> {
         self.values.iter().rev().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
     }
@@ -103,7 +105,8 @@ pub(super) fn read(source: &Source<'_>) -> (Vec<Entry>, Vec<Stray>) {
     (entries, strays)
 }
 
-/// Lines without comments, joined where they end in a backslash; each with the number of its first line.
+/// Lines without comments, joined where they end in a backslash; each with the number of its first
+/// line.
 fn logical_lines(text: &str) -> Vec<(u32, Zeroizing<String>)> {
     let mut lines: Vec<(u32, Zeroizing<String>)> = Vec::new();
     let mut open: Option<(u32, Zeroizing<String>)> = None;
@@ -131,7 +134,7 @@ enum Parsed {
     Command(String, String, Vec<(String, Zeroizing<String>)>),
 }
 
-/// Commands that stand in exports and in scripts made for `/import`.
+/// Commands of exports and of scripts made for `/import`.
 const COMMANDS: [&str; 8] = ["add", "set", "remove", "enable", "disable", "unset", "move", "reset"];
 
 fn command(text: &str, menu: &mut Vec<String>) -> Option<Parsed> {

@@ -1,6 +1,7 @@
 //! A `wg-quick` file, of either end, as both configurations.
 //!
-//! The file of an end whose peers all have an `Endpoint` is the origin's, since the origin dials; any other is the edge's.
+//! The file of an end whose peers all have an `Endpoint` is the origin's, since the origin dials;
+//! any other is the edge's.
 
 use std::net::IpAddr;
 
@@ -14,11 +15,11 @@ use super::draft::{
 use super::outcome::{Derive, Finding, FindingKind, Import, ImportError, KeyFile, MAX_BYTES};
 use policy::{PortRange, Protocols, PublicKey, Source, prefix, text};
 
-/// Where WireGuard listens when nobody says otherwise.
+/// The port on which WireGuard listens by default.
 const USUAL_PORT: u16 = 51_820;
 
-/// Reads a `wg-quick` file and writes both configurations; the public keys of private keys that it holds come from
-/// `derive`.
+/// Reads a `wg-quick` file and writes both configurations; the public keys of private keys that it
+/// holds come from `derive`.
 ///
 /// # Errors
 /// [`ImportError`], when there is no tunnel in it.
@@ -77,7 +78,7 @@ fn sections(text: &str, file: &str) -> (Vec<Section>, Vec<Finding>) {
             _ => findings.push(Finding {
                 at: Some((file.to_owned(), number)),
                 kind: FindingKind::NoCounterpart,
-                text: "a line that is no section and no KEY = VALUE inside one".to_owned(),
+                text: "a line that is neither a section nor KEY = VALUE in one".to_owned(),
             }),
         }
     }
@@ -129,7 +130,7 @@ impl Reader<'_> {
         self.interface.value("mtu")?.parse().ok().filter(|&mtu| mtu >= 576)
     }
 
-    /// The interface's own public key, or the sign that nobody knows it.
+    /// The interface's own public key, or [`NO_KEY`].
     fn own_public_key(&self) -> String {
         let key = self.interface.value("privatekey").and_then(|key| (self.derive)(key));
         key.map_or_else(|| NO_KEY.to_owned(), |key| key.to_string())
@@ -153,10 +154,8 @@ impl Reader<'_> {
             ),
         );
         if self.own_public_key() == NO_KEY {
-            let text = format!(
-                "the public key of {}: it stands as {NO_KEY:?} in the other configuration",
-                self.file
-            );
+            let text =
+                format!("the public key of {}: replace {NO_KEY:?} in the other configuration", self.file);
             draft.note(FindingKind::Missing, text);
         }
         draft
@@ -219,7 +218,7 @@ impl Reader<'_> {
         );
         draft.note(
             FindingKind::Assumed,
-            "[wan] interface = \"eth0\" in gateway.toml; [lan] prefixes stand nowhere in the file",
+            "[wan] interface = \"eth0\" in gateway.toml; the file has no value for [lan] prefixes",
         );
         for name in left_out {
             draft.note(FindingKind::NoCounterpart, format!("peer {name:?} has no key or prefix of its own"));
@@ -311,15 +310,14 @@ impl Reader<'_> {
                     continue;
                 }
                 "postdown" | "predown" => {
-                    (FindingKind::Replaced, "`gateway down` removes what the edge made".into())
+                    (FindingKind::Replaced, "`gateway down` removes what the edge created".into())
                 }
-                "dns" => (FindingKind::Stays, "name servers are the machine's own business".into()),
-                "table" | "fwmark" => (
-                    FindingKind::Replaced,
-                    "routes and marks are the [kernel] section's, with defaults".into(),
-                ),
+                "dns" => (FindingKind::Stays, "name servers are configured on the machine itself".into()),
+                "table" | "fwmark" => {
+                    (FindingKind::Replaced, "routes and marks are set in [kernel], which has defaults".into())
+                }
                 "saveconfig" => {
-                    (FindingKind::Replaced, "configurations are never written by the daemons".into())
+                    (FindingKind::Replaced, "the daemons never write their configurations".into())
                 }
                 other => (FindingKind::NoCounterpart, format!("{other} in [{}] is unknown", section.title)),
             };
@@ -332,7 +330,7 @@ impl Reader<'_> {
     }
 }
 
-/// What a command of `PostUp` is here; a plain DNAT becomes a published port.
+/// What a command of `PostUp` becomes; a plain DNAT becomes a published port.
 fn hook(command: &str, draft: &mut Draft, names: &mut Names) -> (FindingKind, String) {
     let shown: String = command.trim().chars().take(120).collect();
     if let Some((protocols, ports, target, target_ports)) = dnat(command) {
@@ -343,7 +341,7 @@ fn hook(command: &str, draft: &mut Draft, names: &mut Names) -> (FindingKind, St
         let Some(_) = behind.filter(|_| !taken) else {
             return (
                 FindingKind::NoCounterpart,
-                format!("`{shown}`: leads to no peer, or the port is taken"),
+                format!("`{shown}`: the target is behind no peer, or the port is already published"),
             );
         };
         let name = names.claim(&format!("port-{ports}"), "port");
@@ -368,18 +366,19 @@ fn hook(command: &str, draft: &mut Draft, names: &mut Names) -> (FindingKind, St
         return (FindingKind::Carried, text);
     }
     if command.contains("ip_forward") || command.contains("TCPMSS") {
-        return (FindingKind::Replaced, format!("`{shown}`: the gateway does it by itself"));
+        return (FindingKind::Replaced, format!("`{shown}`: the gateway does this itself"));
     }
     if command.contains("MASQUERADE") {
-        let text =
-            format!("`{shown}`: clients keep their addresses; the LAN's own way out is not the gateway's");
+        let text = format!(
+            "`{shown}`: clients keep their addresses; the LAN's own internet access is not the gateway's task"
+        );
         return (FindingKind::Replaced, text);
     }
     (FindingKind::NoCounterpart, format!("`{shown}`"))
 }
 
-/// `iptables -t nat -A PREROUTING [-i IF] -p PROTOCOL --dport PORTS -j DNAT --to-destination ADDRESS[:PORTS]`, and nothing
-/// else.
+/// `iptables -t nat -A PREROUTING [-i IF] -p PROTOCOL --dport PORTS -j DNAT --to-destination
+/// ADDRESS[:PORTS]`, and nothing else.
 fn dnat(command: &str) -> Option<(Protocols, PortRange, IpAddr, PortRange)> {
     let (mut protocols, mut ports, mut to, mut jump) = (None, None, None, None);
     let mut words = command.split_whitespace();
@@ -402,7 +401,8 @@ fn dnat(command: &str) -> Option<(Protocols, PortRange, IpAddr, PortRange)> {
     (target_ports.count() == ports.count()).then_some((protocols, ports, address, target_ports))
 }
 
-/// The address of the other end with the length of the shared network: a single allowed address inside it, or the next.
+/// The address of the other end with the length of the shared network: a single allowed address
+/// inside it, or the next.
 fn other_side(own: &[IpNetwork], allowed: &[IpNetwork]) -> Vec<IpNetwork> {
     let of = |own: &IpNetwork| {
         let single = |prefix: &&IpNetwork| {
@@ -414,7 +414,7 @@ fn other_side(own: &[IpNetwork], allowed: &[IpNetwork]) -> Vec<IpNetwork> {
     own.iter().filter_map(of).collect()
 }
 
-/// The other usable address of a /30 where there is one: hosts 1 and 2 change places, others go to 1 or 2 beside them.
+/// The other usable address of a /30 where there is one: hosts 1 and 2 are each other's neighbours.
 fn neighbour(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(address) if address.to_bits() & 3 == 0 => IpAddr::V4((address.to_bits() ^ 1).into()),

@@ -32,8 +32,8 @@ impl<'p, 'a> Case<'p, 'a> {
         }
     }
 
-    /// The edge itself may open into the tunnel what `[[allow]]` lists from "self", and anything elsewhere, but never
-    /// with an address of the tunnel.
+    /// The edge itself may open into the tunnel what `[[allow]]` lists from "self", and anything
+    /// elsewhere, but never with an address of the tunnel.
     fn out_of_edge(&self) -> Judgement<'p> {
         if self.places.is_local(self.packet.destination) {
             return self.to_itself();
@@ -65,7 +65,8 @@ impl<'p, 'a> Case<'p, 'a> {
         Judgement { outcome: self.translated(publish), entry: Some(Entry::Publish(publish)) }
     }
 
-    /// Only what `[[allow]]` lists from a peer may leave the tunnel, and an echo request to the edge's end of it.
+    /// Only what `[[allow]]` lists from a peer may leave the tunnel, and an echo request to the
+    /// edge's end of it.
     fn out_of_tunnel(&self) -> Judgement<'p> {
         if self.places.in_lan(self.packet.source) {
             return dropped("prerouting", "spoofed").into();
@@ -93,8 +94,8 @@ impl<'p, 'a> Case<'p, 'a> {
         entry.map_or(dropped("forward", "not_listed").into(), |entry| self.allowed(way, entry))
     }
 
-    /// Unauthenticated sources reach published ports and what the edge accepts; the LAN and containers also the edge
-    /// itself, what is behind it, and what is listed.
+    /// Unauthenticated sources reach published ports and what the edge accepts; the LAN and
+    /// containers also the edge itself, what is behind it, and what is listed.
     fn in_from_outside(&self, interface: &str) -> Judgement<'p> {
         let source = self.packet.source;
         if self.places.in_tunnel(source) && !self.places.in_lan(source) {
@@ -181,8 +182,9 @@ impl<'p, 'a> Case<'p, 'a> {
         }
     }
 
-    /// A source of `[lan]`, on an interface pinned as the LAN's that carries its network itself; where that is an
-    /// uplink too, `[lan] interfaces` must say so, and what its next hop sends is not from the LAN.
+    /// A source of `[lan]`, on an interface pinned as the LAN's that carries its network itself;
+    /// where that is an uplink too, `[lan] interfaces` must say so, and what its next hop sends is
+    /// not from the LAN.
     fn is_from_lan(&self, interface: &str) -> bool {
         let pinned = self.surroundings.pinned.iter().any(|pinned| pinned == interface);
         let stated = self.policy.lan_interfaces.iter().any(|named| named.as_str() == interface);
@@ -219,7 +221,8 @@ impl<'p, 'a> Case<'p, 'a> {
         accept.iter().any(|accept| accept.protocols.contains(protocol) && accept.ports.contains(port))
     }
 
-    /// The public service that is asked for; one bound to this address goes before one on every address.
+    /// The public service that is asked for; one bound to this address goes before one on every
+    /// address.
     ///
     /// One on the WAN side alone is there for unauthenticated sources.
     fn published(&self, unauthenticated: bool) -> Option<&'p Publish> {
@@ -279,7 +282,8 @@ impl<'p, 'a> Case<'p, 'a> {
         }
     }
 
-    /// Flows of services and of private flows begin with a SYN; the edge's own into the tunnel may go on without.
+    /// Flows of services and of private flows begin with a SYN; the edge's own into the tunnel may
+    /// go on without.
     const fn is_stray(&self) -> bool {
         matches!(self.packet.transport, Transport::Stray { .. })
     }

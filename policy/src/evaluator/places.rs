@@ -30,14 +30,15 @@ impl<'a> Places<'a> {
         self.policy.lan.iter().any(|prefix| prefix.contains(address))
     }
 
-    /// Whether the address is in the tunnel's own networks or routed to a peer; a prefix of length 0 is not routed.
+    /// Whether the address is in the tunnel's own networks or routed to a peer; a prefix of length
+    /// 0 is not routed.
     pub(super) fn in_tunnel(&self, address: IpAddr) -> bool {
         let own = self.policy.interface.address.iter().any(|network| network.contains(address));
         own || self.policy.peers.iter().any(|peer| self.belongs_to(address, peer.name.as_str()))
     }
 
-    /// Whether the tunnel routes the address to the peer: of all prefixes that hold it the longest decides, and the edge's
-    /// own addresses belong to no peer.
+    /// Whether the tunnel routes the address to the peer: of all prefixes that hold it the longest
+    /// decides, and the edge's own addresses belong to no peer.
     pub(super) fn belongs_to(&self, address: IpAddr, name: &str) -> bool {
         if self.policy.interface.address.iter().any(|own| own.ip() == address) {
             return false;
@@ -50,8 +51,8 @@ impl<'a> Places<'a> {
         holding.max_by_key(|(length, _)| *length).is_some_and(|(_, owner)| owner == name)
     }
 
-    /// The interface by which the edge sends to an address: the LAN's prefixes keep their own routes, then come the
-    /// tunnel's prefixes, then the machine's other routes.
+    /// The interface by which the edge sends to an address: the LAN's prefixes keep their own
+    /// routes, then come the tunnel's prefixes, then the machine's other routes.
     pub(super) fn route(&self, destination: IpAddr) -> Option<&'a str> {
         if !self.in_lan(destination) && self.in_tunnel(destination) {
             return Some(self.tunnel());

@@ -18,7 +18,8 @@ pub struct Packet {
     pub destination: IpAddr,
     /// What it carries.
     pub transport: Transport,
-    /// Whether the next hop of the interface's default route sent it, and not a host of the link itself.
+    /// Whether the next hop of the interface's default route sent it, and not a host of the link
+    /// itself.
     pub relayed: bool,
 }
 

@@ -1,4 +1,5 @@
-//! Entries of `forwarder.toml` as they are read, each with the places that a later check may report.
+//! Entries of `forwarder.toml` as they are read, each with the places that a later check may
+//! report.
 
 use ipnetwork::IpNetwork;
 

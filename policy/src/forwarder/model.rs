@@ -15,7 +15,8 @@ use crate::{AllowList, FileRef, HostPort, Mtu, Name, PortRange, Protocol, Protoc
 pub struct Policy {
     /// What every tunnel shares.
     pub interface: Interface,
-    /// The edges, in the order of the file; names are unique, and so are keys and prefixes within one device.
+    /// The edges, in the order of the file; names are unique, and so are keys and prefixes within
+    /// one device.
     pub peers: Vec<Peer>,
     /// Tunnel → upstream, most specific match first: the first that matches decides.
     pub inject: Vec<Inject>,
@@ -171,7 +172,8 @@ pub struct Limits {
     pub udp_flows: u32,
     /// UDP flows at the same time from one client (/32 or /64).
     pub udp_flows_per_client: u32,
-    /// How long a UDP flow is kept after the side that opened it last spoke; at least two minutes (RFC 4787 REQ-5).
+    /// How long a UDP flow is kept after the side that opened it last spoke; at least two minutes
+    /// (RFC 4787 REQ-5).
     pub udp_timeout: Duration,
     /// Bytes that the buffers of all flows may take together.
     pub buffer_bytes: u64,
@@ -201,14 +203,16 @@ impl Default for Limits {
 impl Policy {
     /// The entry that decides about a new flow out of the tunnel; `None` when none matches.
     ///
-    /// The client's address is not part of the match: [`AllowList::admits`] decides about it afterwards, so that a
-    /// client that is not allowed at one entry cannot fall through to another.
+    /// The client's address is not part of the match: [`AllowList::admits`] decides about it
+    /// afterwards, so that a client that is not allowed at one entry cannot fall through to
+    /// another.
     #[must_use]
     pub fn inject_for(&self, peer: &Name, protocol: Protocol, destination: SocketAddr) -> Option<&Inject> {
         self.inject.iter().find(|inject| inject.matches(peer, protocol, destination))
     }
 
-    /// Whether a client may use an entry of this policy; a list whose file was not loaded admits no client.
+    /// Whether a client may use an entry of this policy; a list whose file was not loaded admits no
+    /// client.
     #[must_use]
     pub fn admits(&self, inject: &Inject, client: IpAddr) -> bool {
         inject.allow.admits(client, |name| {

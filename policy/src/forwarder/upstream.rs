@@ -61,7 +61,8 @@ pub enum Check {
 }
 
 impl UpstreamPort {
-    /// The upstream's port for a flow that was sent to `asked`, in a matched range that begins at `first`.
+    /// The upstream's port for a flow that was sent to `asked`, in a matched range that begins at
+    /// `first`.
     #[must_use]
     pub const fn of(self, asked: u16, first: u16) -> u16 {
         match self {

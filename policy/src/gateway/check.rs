@@ -32,7 +32,8 @@ pub(super) fn everything(
     policy.allow = allow.into_iter().map(|entry| entry.value).collect();
 }
 
-/// The peer to whose routed allowed-ips a prefix belongs: the most specific one that covers all of it.
+/// The peer to whose routed allowed-ips a prefix belongs: the most specific one that covers all of
+/// it.
 ///
 /// A prefix of length 0 is a filter and is not routed.
 pub(super) fn owner<'p>(peers: impl Iterator<Item = &'p Peer>, prefix: IpNetwork) -> Option<Name> {
@@ -43,7 +44,8 @@ pub(super) fn owner<'p>(peers: impl Iterator<Item = &'p Peer>, prefix: IpNetwork
         .map(|(peer, _)| peer.name.clone())
 }
 
-/// Fills in the address that is probed by default: the peer's only address in the tunnel's own network.
+/// Fills in the address that is probed by default: the peer's only address in the tunnel's own
+/// network.
 fn finished(peer: PeerAt, own: &[IpNetwork]) -> Peer {
     let mut value = peer.value;
     if peer.auto_probe {

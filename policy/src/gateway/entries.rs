@@ -10,7 +10,8 @@ use crate::{InterfaceName, Name, PortRange, Position};
 pub(super) struct Places {
     pub(super) mtu: Position,
     pub(super) accept: Vec<At<Accept>>,
-    /// Whether interface, LAN and peers were read without an error: else where a flow leads cannot be judged.
+    /// Whether interface, LAN and peers were read without an error: else where a flow leads cannot
+    /// be judged.
     pub(super) are_ends_known: bool,
 }
 

@@ -19,7 +19,8 @@ pub struct Policy {
     pub interface: Interface,
     /// What unauthenticated sources may open.
     pub wan: Wan,
-    /// Prefixes of the local network, trusted to reach the edge itself where they arrive by a LAN interface.
+    /// Prefixes of the local network, trusted to reach the edge itself where they arrive by a LAN
+    /// interface.
     pub lan: Vec<IpNetwork>,
     /// The LAN's interfaces; empty for those that carry a prefix of it and are no uplink.
     pub lan_interfaces: Vec<InterfaceName>,
@@ -43,7 +44,8 @@ pub struct Policy {
     pub offload: Offload,
     /// Numbers that the daemon claims in the kernel.
     pub kernel: Kernel,
-    /// Container networks whose containers count as `"self"` when their packets are forwarded; a final `*` matches any rest.
+    /// Container networks whose containers count as `"self"` when their packets are forwarded; a
+    /// final `*` matches any rest.
     pub container_interfaces: Vec<InterfacePattern>,
     /// Whether the configuration file is watched and applied when it changes.
     pub watch: bool,
@@ -90,7 +92,8 @@ pub struct Interface {
 /// `[wan]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wan {
-    /// Interfaces towards the internet; they decide nothing about trust, only whose switches are set.
+    /// Interfaces towards the internet; they decide nothing about trust, only whose switches are
+    /// set.
     pub interfaces: Vec<InterfaceName>,
     /// Ports of the edge itself that unauthenticated sources may open.
     pub accept: Vec<Accept>,
@@ -120,7 +123,8 @@ pub struct Peer {
     pub endpoint: Option<HostPort>,
     /// Persistent keepalive, whole seconds, 1 to 65,535; none by default at the edge.
     pub keepalive: Option<Duration>,
-    /// Address inside the tunnel that is asked for an ICMP echo; `None` for a peer that is not probed.
+    /// Address inside the tunnel that is asked for an ICMP echo; `None` for a peer that is not
+    /// probed.
     pub probe: Option<IpAddr>,
 }
 
@@ -135,7 +139,8 @@ pub struct Publish {
     pub address: Option<IpAddr>,
     /// Public ports.
     pub ports: PortRange,
-    /// Whether only unauthenticated sources are led to it, so that the LAN and containers find the edge's own service there.
+    /// Whether only unauthenticated sources are led to it, so that the LAN and containers find the
+    /// edge's own service there.
     pub wan_only: bool,
     /// Where the packets go: one target, or one of each family.
     pub targets: Vec<Target>,
@@ -199,7 +204,8 @@ pub struct Allow {
 pub enum Party {
     /// A peer: whatever its allowed-ips hold.
     Peer(Name),
-    /// The edge itself: any of its addresses; as a source its containers too, as a target ports they publish.
+    /// The edge itself: any of its addresses; as a source its containers too, as a target ports
+    /// they publish.
     Edge,
     /// Addresses inside `[lan]`; the edge's own LAN address among them.
     Lan(IpNetwork),
@@ -240,7 +246,8 @@ pub struct Control {
 pub struct Kernel {
     /// Firewall mark of the outer socket, by which its packets stay out of the tunnel.
     pub fwmark: u32,
-    /// Upper half of the conntrack marks of published and allowed flows; the lower 16 bits are zero.
+    /// Upper half of the conntrack marks of published and allowed flows; the lower 16 bits are
+    /// zero.
     pub ct_mark: u32,
     /// Routing table that holds the tunnel's routes.
     pub route_table: u32,

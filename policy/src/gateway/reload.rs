@@ -21,7 +21,8 @@ impl Policy {
         fixed.into_iter().find(|(_, changed)| *changed).map(|(key, _)| key)
     }
 
-    /// What `next` changes besides the plan: settings of the daemon itself, which the kernel does not have.
+    /// What `next` changes besides the plan: settings of the daemon itself, which the kernel does
+    /// not have.
     #[must_use]
     pub fn changed_settings(&self, next: &Self) -> Vec<Change> {
         let mut changes = Settings::default();

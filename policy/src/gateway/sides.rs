@@ -56,7 +56,8 @@ pub(super) fn lan(root: &Table<'_>) -> (Vec<At<IpNetwork>>, Vec<At<InterfaceName
     (prefixes, named.unwrap_or_default())
 }
 
-/// A prefix that a local network can have: neither everything, nor multicast, nor what every link has of its own.
+/// A prefix that a local network can have: neither everything, nor multicast, nor what every link
+/// has of its own.
 fn lan_prefix(value: Value<'_>) -> Option<At<IpNetwork>> {
     let prefix = fields::prefix(value)?;
     let link_local = ["fe80::/10", "224.0.0.0/4", "ff00::/8"];

@@ -101,7 +101,8 @@ pub struct Device {
     pub tx_queue_length: u32,
 }
 
-/// The table of one uplink; its rules and routes have the protocol number behind the one of other routes.
+/// The table of one uplink; its rules and routes have the protocol number behind the one of other
+/// routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UplinkTable {
     /// The index of the interface whose default routes are copied.
@@ -171,7 +172,8 @@ pub struct Sysctl {
     pub path: String,
     /// The value it must have.
     pub value: u32,
-    /// When set, only this value is wrong: any other is a choice of the machine's own that works as well.
+    /// When set, only this value is wrong: any other is a choice of the machine's own that works as
+    /// well.
     pub instead_of: Option<u32>,
     /// What does not work without it.
     pub reason: &'static str,

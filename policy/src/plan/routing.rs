@@ -15,19 +15,20 @@ const MAIN: u32 = 254;
 const TUNNEL_METRIC: u32 = 100;
 /// Of the route that holds when the device is down or gone.
 const LAST_METRIC: u32 = 4_278_198_272;
-/// Packets that may wait in the device. They are of up to 64 KB each, so this is kept short: what waits longer than a
-/// millisecond or two at line rate waits in senders instead.
+/// Packets that may wait in the device. They are of up to 64 KB each, so this is kept short: what
+/// waits longer than a millisecond or two at line rate waits in senders instead.
 const TX_QUEUE_LENGTH: u32 = 500;
 
-/// How long conntrack keeps a TCP connection that is silent: the least that RFC 5382 (REQ-5) asks for, and longer than the
-/// two hours between two keepalives of most systems.
+/// How long conntrack keeps a TCP connection that is silent: the least that RFC 5382 (REQ-5) asks
+/// for, and longer than the two hours between two keepalives of most systems.
 ///
-/// It holds for the whole machine: a time for the tunnel's flows alone would be a `ct timeout` object, whose times the JSON
-/// of nft 1.0.6 drops.
+/// It holds for the whole machine: a time for the tunnel's flows alone would be a `ct timeout`
+/// object, whose times the JSON of nft 1.0.6 drops.
 const IDLE_SECONDS: u32 = 7_440;
 /// The kernel's own, five days; whoever chose another time keeps it.
 const KERNELS_IDLE_SECONDS: u32 = 432_000;
-/// Every switch that a plan may set, with its value, and the only one that this takes the place of; `*` is one interface.
+/// Every switch that a plan may set, with its value, and the only one that this takes the place of;
+/// `*` is one interface.
 const SWITCHES: [(&str, u32, Option<u32>); 8] = [
     ("net/ipv4/ip_forward", 1, None),
     ("net/ipv4/conf/all/src_valid_mark", 1, None),
@@ -39,7 +40,8 @@ const SWITCHES: [(&str, u32, Option<u32>); 8] = [
     ("net/netfilter/nf_conntrack_tcp_timeout_established", IDLE_SECONDS, Some(KERNELS_IDLE_SECONDS)),
 ];
 
-/// The value that plans give to the switch at `path` below `/proc/sys`; `None` for one that no plan sets.
+/// The value that plans give to the switch at `path` below `/proc/sys`; `None` for one that no plan
+/// sets.
 #[must_use]
 pub fn switch_value(path: &str) -> Option<u32> {
     known_switch(path).map(|(value, _)| value)
@@ -63,10 +65,12 @@ fn known_switch(path: &str) -> Option<(u32, Option<u32>)> {
     found.map(|(_, value, replaced)| (*value, *replaced))
 }
 
-/// Three rules before `main`: the outer socket's packets and the LAN's stay where they were, then the tunnel's table.
+/// Three rules before `main`: the outer socket's packets and the LAN's stay where they were, then
+/// the tunnel's table.
 ///
-/// The table holds every prefix twice, once into the device and once as unreachable, so that a packet for the tunnel
-/// finds an answer here even when the device is gone, and packets for other places find none and go on to `main`.
+/// The table holds every prefix twice, once into the device and once as unreachable, so that a
+/// packet for the tunnel finds an answer here even when the device is gone, and packets for other
+/// places find none and go on to `main`.
 pub(super) fn compile(policy: &Policy, mtu: u16, conditions: &Conditions) -> Routing {
     let (uplinks, first) =
         (&conditions.uplinks, conditions.rule_priority.unwrap_or(policy.kernel.rule_priority));
@@ -173,7 +177,8 @@ fn sysctls(policy: &Policy, uplinks: &[Uplink]) -> Vec<Sysctl> {
     }
     if uses_ipv6(policy) {
         for wan in &outward {
-            // 0 is set on purpose: by systemd-networkd, which handles advertisements itself, or by an administrator.
+            // 0 is set on purpose: by systemd-networkd, which handles advertisements itself, or by
+            // an administrator.
             sysctls.push(Sysctl {
                 path: format!("net/ipv6/conf/{wan}/accept_ra"),
                 value: 2,

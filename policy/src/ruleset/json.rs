@@ -82,7 +82,8 @@ pub(super) fn oif(name: &str) -> Value {
     equal(&meta("oifname"), name)
 }
 
-/// What begins every rule of [`super::OWN_DSTNAT`]: the packet goes to an address of this machine, and none of loopback's.
+/// What begins every rule of [`super::OWN_DSTNAT`]: the packet goes to an address of this machine,
+/// and none of loopback's.
 pub(super) fn to_own_address(family: Family) -> [Value; 2] {
     let loopback = match family {
         Family::V4 => json!({"prefix": {"addr": "127.0.0.0", "len": 8}}),

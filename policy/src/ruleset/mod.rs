@@ -1,8 +1,9 @@
 //! The edge's nftables rules, as data: one table `inet causeway`, one transaction per change.
 //!
-//! Who a new flow belongs to is decided once, in `prerouting` (for the edge's own packets in `output`), on the
-//! addresses that the packet came with: the conntrack mark then names the service, and every later chain only asks
-//! for the mark. A packet without one has no business in the tunnel.
+//! Who a new flow belongs to is decided once, in `prerouting` (for the edge's own packets in
+//! `output`), on the addresses that the packet came with: the conntrack mark then names the
+//! service, and every later chain only asks for the mark. A packet without one has no business in
+//! the tunnel.
 
 mod absent;
 mod admit;
@@ -75,7 +76,8 @@ enum Content {
     Static(Vec<Value>),
     /// Whoever bans; lives through every change.
     Outside,
-    /// Packets, through rules; lives through every change. nft 1.0.6 cannot declare one a second time in JSON.
+    /// Packets, through rules; lives through every change. nft 1.0.6 cannot declare one a second
+    /// time in JSON.
     Packets,
 }
 
@@ -128,7 +130,8 @@ impl Present {
 }
 
 impl Ruleset {
-    /// Compiles a policy; `mtu` is the inner MTU in bytes that the MSS of passing connections is clamped to.
+    /// Compiles a policy; `mtu` is the inner MTU in bytes that the MSS of passing connections is
+    /// clamped to.
     #[must_use]
     pub fn compile(policy: &Policy, mtu: u16, conditions: &Conditions) -> Self {
         compile::compile(policy, mtu, conditions)
@@ -136,24 +139,27 @@ impl Ruleset {
 
     /// The table at boot, before there is a TUN device or a daemon.
     ///
-    /// It is the policy without its services: nothing may enter or leave the tunnel's prefixes, and the WAN guard
-    /// lets in what the edge needs for itself. Which interface is the LAN's is not known then, so nothing is trusted.
+    /// It is the policy without its services: nothing may enter or leave the tunnel's prefixes, and
+    /// the WAN guard lets in what the edge needs for itself. Which interface is the LAN's is not
+    /// known then, so nothing is trusted.
     #[must_use]
     pub fn guard(policy: &Policy, mtu: u16) -> Self {
         let closed = Policy { publish: Vec::new(), allow: Vec::new(), ..policy.clone() };
         compile::compile(&closed, mtu, &Conditions::default())
     }
 
-    /// A smaller guard that needs little of the kernel and of `nft`: no sets, maps or counters of its own.
+    /// A smaller guard that needs little of the kernel and of `nft`: no sets, maps or counters of
+    /// its own.
     ///
-    /// Whatever passes it passes [`Ruleset::guard`] as well. It lacks the WireGuard port and most ICMP, which nothing
-    /// needs before the daemon runs; related errors pass.
+    /// Whatever passes it passes [`Ruleset::guard`] as well. It lacks the WireGuard port and most
+    /// ICMP, which nothing needs before the daemon runs; related errors pass.
     #[must_use]
     pub fn minimal_guard(policy: &Policy) -> Self {
         Self::of_chains(chains::minimal(policy))
     }
 
-    /// The least guard, for when no policy can be read: one rule that drops whatever would pass through the machine.
+    /// The least guard, for when no policy can be read: one rule that drops whatever would pass
+    /// through the machine.
     #[must_use]
     pub fn no_forwarding() -> Self {
         Self::of_chains(chains::no_forwarding())
@@ -163,10 +169,11 @@ impl Ruleset {
         Self { chains, sets: Vec::new(), services: Vec::new(), drops: Vec::new() }
     }
 
-    /// The transaction, for `nft -j -f -`, that makes the table what it must be from whatever it is.
+    /// The transaction, for `nft -j -f -`, that makes the table what it must be from whatever it
+    /// is.
     ///
-    /// Rules, chains, static sets and counters that are not wanted any more go; bans, meters of services that stay
-    /// and counters that stay keep their content.
+    /// Rules, chains, static sets and counters that are not wanted any more go; bans, meters of
+    /// services that stay and counters that stay keep their content.
     #[must_use]
     pub fn install(&self, present: &Present) -> Value {
         let mut commands = vec![add("table", &json!({"family": "inet", "name": TABLE})), flush_table()];

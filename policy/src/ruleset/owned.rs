@@ -1,4 +1,5 @@
-//! The addresses of peers as ranges: what a more specific peer owns, or the edge itself has, is not theirs.
+//! The addresses of peers as ranges: what a more specific peer owns, or the edge itself has, is not
+//! theirs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

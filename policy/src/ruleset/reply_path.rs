@@ -9,7 +9,8 @@ use super::sets::{fixed, prefixes};
 use crate::conditions::Conditions;
 use crate::gateway::Policy;
 
-/// From the addresses of uplinks to their marks, and the networks to which replies go by their own routes.
+/// From the addresses of uplinks to their marks, and the networks to which replies go by their own
+/// routes.
 pub(super) fn sets(policy: &Policy, conditions: &Conditions) -> Vec<Set> {
     let mut sets = Vec::new();
     for family in Family::BOTH {
@@ -26,7 +27,8 @@ pub(super) fn sets(policy: &Policy, conditions: &Conditions) -> Vec<Set> {
         }
         let kind = json!({"type": family.address_type(), "map": "mark"});
         sets.push(fixed(format!("uplinks{digit}"), kind, marks));
-        // The edge's own programs are led to services by these addresses, as the public name gives them.
+        // The edge's own programs are led to services by these addresses, as the public name gives
+        // them.
         sets.push(fixed(format!("public{digit}"), json!({"type": family.address_type()}), public));
         sets.push(prefixes(format!("near{digit}"), family, near(policy, conditions)));
     }

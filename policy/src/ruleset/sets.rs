@@ -19,8 +19,8 @@ const METER_SECONDS: u32 = 120;
 
 /// The name of a set or map of ports of one protocol; with a family also of one IP version.
 ///
-/// There is one for each protocol, since a key of several parts that begins with the one-byte protocol number needs a
-/// conversion in nft 1.0.6 that Linux 6.12.115 and later refuse.
+/// There is one for each protocol, since a key of several parts that begins with the one-byte
+/// protocol number needs a conversion in nft 1.0.6 that Linux 6.12.115 and later refuse.
 pub(super) fn by_protocol(what: &str, protocol: Protocol, family: Option<Family>) -> String {
     let digit = family.map(|family| family.digit().to_string()).unwrap_or_default();
     format!("{what}_{}{digit}", protocol.as_str())
@@ -131,7 +131,8 @@ impl TargetMaps {
         }
     }
 
-    /// Addresses and ports are maps of their own: the JSON of nft 1.0.6 cannot declare a map to pairs.
+    /// Addresses and ports are maps of their own: the JSON of nft 1.0.6 cannot declare a map to
+    /// pairs.
     fn sets(self, family: Family) -> Vec<Set> {
         let (digit, address) = (family.digit(), family.address_type());
         let service = |kind: Value| json!({"type": kind, "map": "mark", "flags": ["interval"]});
@@ -199,7 +200,8 @@ pub(super) fn users(list: &Name) -> String {
     format!("users_{list}")
 }
 
-/// Allow-lists: who has one, the prefixes that services name themselves, and every list that one of them names.
+/// Allow-lists: who has one, the prefixes that services name themselves, and every list that one of
+/// them names.
 pub(super) fn allow_lists(policy: &Policy, marks: &[ServiceMark]) -> Vec<Set> {
     let services = || policy.publish.iter().zip(marks);
     let restricted = services().filter(|(publish, _)| publish.allow != AllowList::Any);

@@ -1,7 +1,7 @@
 //! `[control]`: the socket by which a daemon is asked and controlled.
 //!
-//! The two daemons have types of their own for it, as the defaults of one are fixed and those of the other depend on
-//! the system.
+//! The two daemons have types of their own for it, as the defaults of one are fixed and those of
+//! the other depend on the system.
 
 use std::path::PathBuf;
 

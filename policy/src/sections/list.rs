@@ -14,7 +14,8 @@ pub struct List {
     pub name: Name,
     /// The file that holds them; the daemon reads it and calls [`List::load`].
     pub file: FileRef,
-    /// Where it is fetched from, for `gatewayctl lists refresh`; none for a list that is written by hand.
+    /// Where it is fetched from, for `gatewayctl lists refresh`; none for a list that is written by
+    /// hand.
     pub urls: Vec<String>,
     /// The prefixes; empty until the file is loaded, and an empty list admits no source.
     pub prefixes: Vec<IpNetwork>,
@@ -31,8 +32,8 @@ impl List {
     }
 }
 
-/// Reads a list file: one prefix per line, sorted and without doubles; host bits are an error, and so is a whole
-/// address family.
+/// Reads a list file: one prefix per line, sorted and without doubles; host bits are an error, and
+/// so is a whole address family.
 ///
 /// # Errors
 /// Every bad line at once.

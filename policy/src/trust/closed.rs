@@ -20,8 +20,8 @@ pub struct Listener {
     pub port: u16,
 }
 
-/// One line for each listening port and interface that was open to hosts there by an earlier release, whose guard knew
-/// the WAN by the names in `[wan] interface`, and no longer is.
+/// One line for each listening port and interface that was open to hosts there by an earlier
+/// release, whose guard knew the WAN by the names in `[wan] interface`, and no longer is.
 #[must_use]
 pub fn closed_since_names(
     policy: &Policy,

@@ -1,8 +1,10 @@
-//! Who is not an unauthenticated source: the list of what is trusted, by interface index and source prefix.
+//! Who is not an unauthenticated source: the list of what is trusted, by interface index and source
+//! prefix.
 //!
-//! What may be trusted is pinned when a configuration is applied ([`Pins`]); what is trusted at a moment ([`Trust`]) is what
-//! the pinned interfaces then still carry, and never more than was pinned. An interface that an outsider could make
-//! look like the LAN (by a longer route, an address, a name) is no pinned one.
+//! What may be trusted is pinned when a configuration is applied ([`Pins`]); what is trusted at a
+//! moment ([`Trust`]) is what the pinned interfaces then still carry, and never more than was
+//! pinned. An interface that an outsider could make look like the LAN (by a longer route, an
+//! address, a name) is no pinned one.
 
 mod closed;
 mod remarks;
@@ -23,7 +25,8 @@ use crate::system::{Link, LinkKind, System};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pins {
     pins: BTreeMap<u32, Pin>,
-    /// Interfaces that may be pinned but do not exist yet, as after a boot; each name is looked up until it is there once.
+    /// Interfaces that may be pinned but do not exist yet, as after a boot; each name is looked up
+    /// until it is there once.
     awaited: BTreeMap<String, Pin>,
 }
 
@@ -38,11 +41,13 @@ pub struct KeptPin {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Pin {
-    /// The `[lan]` prefixes that may arrive by the interface, cut to what it carried where nothing is stated.
+    /// The `[lan]` prefixes that may arrive by the interface, cut to what it carried where nothing
+    /// is stated.
     prefixes: Vec<IpNetwork>,
     /// Whether `[lan] interfaces` names it, so that it may be an uplink as well.
     is_stated: bool,
-    /// Its next hops with their link-layer addresses, also those that are gone: what they send comes from the WAN.
+    /// Its next hops with their link-layer addresses, also those that are gone: what they send
+    /// comes from the WAN.
     next_hops: BTreeSet<(IpAddr, [u8; 6])>,
 }
 
@@ -57,13 +62,15 @@ pub struct Trust {
     pub container_networks: Vec<IpNetwork>,
     /// Of those the ones whose containers count as `"self"`.
     pub own_containers: BTreeSet<u32>,
-    /// Interface indexes with link-layer addresses from which everything comes from the WAN, whatever its source.
+    /// Interface indexes with link-layer addresses from which everything comes from the WAN,
+    /// whatever its source.
     pub next_hops: BTreeSet<(u32, [u8; 6])>,
 }
 
 impl Pins {
-    /// What a policy and the interfaces of this moment allow: the interfaces that `[lan] interfaces` names; without that
-    /// key those that carry a `[lan]` prefix and no default route, and those of which an earlier apply found the same.
+    /// What a policy and the interfaces of this moment allow: the interfaces that `[lan]
+    /// interfaces` names; without that key those that carry a `[lan]` prefix and no default route,
+    /// and those of which an earlier apply found the same.
     #[must_use]
     pub fn new(policy: &Policy, system: &System, kept: &[KeptPin]) -> Self {
         let mut pins = Self::default();
@@ -88,7 +95,8 @@ impl Pins {
         pins
     }
 
-    /// Finds awaited interfaces that are there now, and learns the link-layer addresses of next hops.
+    /// Finds awaited interfaces that are there now, and learns the link-layer addresses of next
+    /// hops.
     pub fn follow(&mut self, policy: &Policy, system: &System) {
         for link in system.links.iter().filter(|link| is_eligible(policy, link)) {
             if let Some(pin) = self.awaited.remove(&link.name) {
@@ -122,7 +130,8 @@ impl Pins {
         self.awaited.keys().map(String::as_str)
     }
 
-    /// Next hops on pinned interfaces whose link-layer address is not known yet: until it is, nothing there is trusted.
+    /// Next hops on pinned interfaces whose link-layer address is not known yet: until it is,
+    /// nothing there is trusted.
     #[must_use]
     pub fn unresolved(&self, system: &System) -> Vec<(u32, IpAddr)> {
         let mut unresolved = Vec::new();
@@ -172,7 +181,8 @@ impl Pin {
             let mut hops = next_hops(system, index).filter(|(_, is_v6)| *is_v6 == ipv6);
             hops.any(|(address, _)| !self.knows(system, index, address))
         };
-        // A next hop of a point-to-point link has no link-layer address: behind it everything is the WAN.
+        // A next hop of a point-to-point link has no link-layer address: behind it everything is
+        // the WAN.
         let is_behind = |ipv6: bool| {
             let mut routes = system.default_routes(index);
             routes.any(|route| route.gateway.is_none() && route.destination.is_ipv6() == ipv6)
@@ -193,7 +203,8 @@ impl Pin {
     }
 }
 
-/// Sources of hosts that have no address yet, or speak to their own link: of the LAN on a LAN interface that is no uplink.
+/// Sources of hosts that have no address yet, or speak to their own link: of the LAN on a LAN
+/// interface that is no uplink.
 const LINK_SCOPE: [&str; 3] = ["0.0.0.0/32", "::/128", "fe80::/10"];
 
 /// Whether every link has such a network.

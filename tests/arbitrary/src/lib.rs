@@ -1,4 +1,4 @@
-//! Policies and packets made from a seed, for tests that hold the evaluator and the kernel together.
+//! Policies and packets made from a seed, for tests that compare the evaluator with the kernel.
 //!
 //! The same seed gives the same policy and the same packets on every machine.
 
@@ -52,9 +52,10 @@ impl Random {
     }
 }
 
-/// The text of a valid `gateway.toml` with the worked example's addresses: peers `wroclaw` (192.168.88.0/24,
-/// fd00:88::/64) and `second` (192.168.89.0/24, and the half 192.168.88.128/25 of the other's), the WAN on `eth0`, the LAN 192.168.1.0/24 and, where that is stated,
-/// the hosts around `eth0`.
+/// The text of a valid `gateway.toml` with the worked example's addresses: peers `wroclaw`
+/// (192.168.88.0/24, fd00:88::/64) and `second` (192.168.89.0/24, and the half 192.168.88.128/25 of
+/// the other's), the WAN on `eth0`, the LAN 192.168.1.0/24 and, where that is stated, the hosts
+/// around `eth0`.
 #[must_use]
 pub fn gateway_text(seed: u64) -> String {
     let random = &mut Random::new(seed);
@@ -195,8 +196,9 @@ const OUTWARD: &[&str] = &[
     "\"peer:second\", \"192.168.88.2\"",
 ];
 
-/// The worked example's surroundings: the WAN on `eth0` with 192.0.2.2, the LAN on `eth1`, a container on `docker0`
-/// that publishes tcp/9091, and `br-x`, a bridge over a network card that nobody has listed.
+/// The worked example's surroundings: the WAN on `eth0` with 192.0.2.2, the LAN on `eth1`, a
+/// container on `docker0` that publishes tcp/9091, and `br-x`, a bridge over a network card that is
+/// not in the configuration.
 #[must_use]
 pub fn surroundings(policy: &Policy) -> Surroundings {
     let pinned = match policy.lan_interfaces.as_slice() {
@@ -289,9 +291,9 @@ const V6_WAN: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
 
 /// A packet that is likely to be about something in the policy.
 ///
-/// It arrives in [`surroundings`]: from a client on the WAN or on a link that nobody listed, a LAN host, a container, a
-/// peer, or the edge. Clients
-/// 203.0.113.66 and 2001:db8:1::66 are there to be banned.
+/// It arrives in [`surroundings`]: from a client on the WAN or on a link that is not in the
+/// configuration, a LAN host, a container, a peer, or the edge. Clients 203.0.113.66 and
+/// 2001:db8:1::66 are there to be banned.
 pub fn packet(random: &mut Random, policy: &Policy) -> Packet {
     let v6 = random.chance(25);
     let (arrival, sources): (Option<&str>, &[&str]) = match (random.below(13), v6) {

@@ -14,7 +14,7 @@ use crate::import::routeros::Entry;
 use policy::gateway::Service;
 use policy::{PortRange, Protocol, Protocols, prefix, text};
 
-/// Carries every rule of the edge's router, or says why not.
+/// Carries every rule of the edge's router over, or records why not.
 pub(super) fn rules(router: &mut Router, tunnel: &Link, draft: &mut Draft, names: &mut Names) {
     addresses(router, tunnel, draft);
     nat(router, tunnel, draft, names);
@@ -68,7 +68,9 @@ fn hidden(entry: &Entry, router: &Router, tunnel: &Link) -> (FindingKind, String
     let interface =
         ["out-interface", "out-interface-list"].iter().find_map(|key| Some((entry.value(key)?, *key)));
     match interface.and_then(|(name, key)| router.side(tunnel, name, key.ends_with("list"))) {
-        Some(Side::Wan | Side::Lan | Side::OtherTunnel) => (Stays, "the LAN's own way out".to_owned()),
+        Some(Side::Wan | Side::Lan | Side::OtherTunnel) => {
+            (Stays, "the LAN's own internet access".to_owned())
+        }
         Some(Side::Tunnel) => {
             let text = "masquerading into the tunnel hides clients; write source = \"masquerade\" where it is wanted";
             (NoCounterpart, text.to_owned())
@@ -99,7 +101,7 @@ fn publish(
     let target: IpAddr =
         entry.value("to-addresses").and_then(text::address).ok_or("no single to-addresses")?;
     if draft.edge.owner(target.into()).is_none() {
-        return Err(format!("leads to {target}, which is behind no peer; it stays a rule of the router"));
+        return Err(format!("the target {target} is behind no peer; the rule stays on the router"));
     }
     let to_ports =
         entry.value("to-ports").map(|ports| text::ports(ports).ok_or("to-ports is no range")).transpose()?;
@@ -112,7 +114,7 @@ fn publish(
         let target_ports = to_ports.unwrap_or(*ports);
         taken(draft, tunnel, protocol, *ports)?;
         if target_ports.count() != ports.count() {
-            return Err(format!("{ports} to {target_ports}: as many ports must come out as go in"));
+            return Err(format!("{ports} to {target_ports}: the number of ports differs"));
         }
         let name = rule_name(entry.value("comment"), &format!("{protocol}-{ports}"), names);
         let protocols = if protocol == Protocol::Tcp { Protocols::Tcp } else { Protocols::Udp };
@@ -171,10 +173,10 @@ fn filters(router: &mut Router, tunnel: &Link, draft: &mut Draft, names: &mut Na
                     .to_owned(),
             ),
             ("forward", _) if closed => {
-                (Replaced, "no packet gets here: everything is dropped before".to_owned())
+                (Replaced, "never reached: an earlier rule drops everything".to_owned())
             }
             ("forward", "fasttrack-connection") => {
-                (Replaced, "packets of known flows have a short way anyhow".to_owned())
+                (Replaced, "packets of known flows are matched first".to_owned())
             }
             ("forward", "accept") => accept(&entry, router, tunnel, draft, names),
             ("forward", "drop" | "reject") => {
@@ -233,7 +235,7 @@ fn accept(
         return (Replaced, "packets of known connections pass".to_owned());
     }
     if conditions.nat_state.as_deref() == Some("dstnat") {
-        return (Replaced, "a published port needs no second rule".to_owned());
+        return (Replaced, "a published port needs no filter rule".to_owned());
     }
     if conditions.nat_state.is_some() {
         return (NoCounterpart, entry.summary());
@@ -291,7 +293,7 @@ fn direction(conditions: &Conditions, draft: &Draft) -> Option<Direction> {
     if into && !from_wan && (conditions.from.is_empty() || local(&conditions.from)) && !edge.lan.is_empty() {
         let to = if conditions.to.is_empty() { everyone_behind(draft) } else { text(&conditions.to) };
         let mut from = if conditions.from.is_empty() { text(&edge.lan) } else { text(&conditions.from) };
-        // What was a host of the whole LAN is the edge itself now.
+        // The router was a host of the LAN; now the edge is.
         if conditions.from.is_empty() || conditions.from.iter().any(|from| edge.lan.contains(from)) {
             from.insert(0, "self".to_owned());
         }
@@ -332,7 +334,7 @@ fn private(
     names: &mut Names,
 ) -> (FindingKind, String) {
     if !share_family(&from, &to, draft) {
-        return (NoCounterpart, format!("both ends in no one address family: {}", entry.summary()));
+        return (NoCounterpart, format!("the two ends share no address family: {}", entry.summary()));
     }
     let mut carried = Vec::new();
     let masquerade = inward && to.iter().all(|to| to.parse::<IpNetwork>().is_ok_and(|to| to.is_ipv4()));
@@ -345,7 +347,11 @@ fn private(
         draft.edge.allow.push(Allow { name, from: from.clone(), to: to.clone(), service, masquerade });
     }
     let narrowed = inward && conditions.from.iter().any(|prefix| prefix::host(*prefix).is_some());
-    let note = if narrowed { "; a peer is one party here: every address behind it may" } else { "" };
+    let note = if narrowed {
+        "; every address behind the peer may open it, not only the one of the rule"
+    } else {
+        ""
+    };
     (Carried, format!("allow {}{note}", carried.join(", ")))
 }
 
@@ -397,7 +403,7 @@ pub(super) fn assumptions(router: &Router, tunnel: &Link, draft: &mut Draft) {
     draft.note(
         Assumed,
         format!(
-            "while {} stays in front of the edge, it must forward {} to it, sources kept",
+            "while {} is in front of the edge, it must forward {} to it without changing the sources",
             router.file,
             ports.join(", ")
         ),
@@ -405,7 +411,7 @@ pub(super) fn assumptions(router: &Router, tunnel: &Link, draft: &mut Draft) {
     if draft.edge.allow.iter().any(|allow| allow.masquerade) {
         draft.note(
             Assumed,
-            "[[allow]] into the LAN has source = \"masquerade\", since LAN hosts answer to their router; remove it once the router \
+            "[[allow]] into the LAN has source = \"masquerade\", since LAN hosts send their replies to their router; remove it once the router \
              has a route to the origin's addresses through the edge",
         );
     }

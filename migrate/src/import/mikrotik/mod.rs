@@ -15,7 +15,8 @@ use super::outcome::{FindingKind, Import, ImportError};
 use policy::{PublicKey, Source};
 use router::{Link, LinkPeer, Router};
 
-/// Reads the `/export` of the edge's router and that of the origin's, RouterOS 7, and writes both configurations.
+/// Reads the `/export` of the edge's router and that of the origin's, RouterOS 7, and writes both
+/// configurations.
 ///
 /// # Errors
 /// [`ImportError`], when there is no tunnel between the two.
@@ -93,13 +94,13 @@ fn own_key(router: &Router, link: &Link, file: &str, draft: &mut Draft) {
     }
 }
 
-/// A peer's public key, or the sign that nobody knows it.
+/// A peer's public key, or [`NO_KEY`].
 fn public_key(router: &Router, peer: &LinkPeer, draft: &mut Draft) -> String {
     let entry = router.entry(peer.index);
     let key = entry.and_then(|entry| entry.value("public-key")).and_then(|key| key.parse::<PublicKey>().ok());
     key.map(|key| key.to_string()).unwrap_or_else(|| {
         let line = entry.map_or(0, |entry| entry.line);
-        let text = format!("the public key of peer {}: it stands as {NO_KEY:?}", peer.name);
+        let text = format!("the public key of peer {}: replace {NO_KEY:?}", peer.name);
         draft.findings.push(router.finding(line, FindingKind::Missing, text));
         NO_KEY.to_owned()
     })
@@ -114,7 +115,7 @@ fn preshared(router: &Router, peer: &LinkPeer, name: &str, draft: &mut Draft) ->
     Some(file)
 }
 
-/// The edge's peers: whoever is on the tunnel's interface, the origin under its own name.
+/// The edge's peers: every peer of the tunnel's interface, the origin under its own name.
 fn peers(edge: &mut Router, near: &Link, draft: &mut Draft, origin: &str) {
     let far_hosts = draft.origin.address.clone();
     let mut names = Names::default();
@@ -152,7 +153,7 @@ fn peers(edge: &mut Router, near: &Link, draft: &mut Draft, origin: &str) {
     }
 }
 
-/// The origin's peers: the edge, and whoever is dialled on other WireGuard interfaces.
+/// The origin's peers: the edge, and the peers dialled on other WireGuard interfaces.
 fn edges(origin: &mut Router, far: &Link, draft: &mut Draft, edge: &str, edge_port: u16) {
     let mut names = Names::default();
     let mut links = vec![far.clone()];
@@ -162,31 +163,12 @@ fn edges(origin: &mut Router, far: &Link, draft: &mut Draft, edge: &str, edge_po
         let peer = origin.peers.iter().find(|peer| peer.link == link.name).cloned();
         let Some(peer) = peer.filter(|peer| is_main || peer.endpoint.is_some()) else {
             if is_main {
-                draft.note(
-                    FindingKind::Missing,
-                    format!("[[peer]] {edge:?}: {} has no peer at all", link.name),
-                );
-                let (name, public_key) = (edge.to_owned(), NO_KEY.to_owned());
-                let endpoint = format!("{edge}.example.com:{edge_port}");
-                let (preshared_key_file, own, keepalive) = (None, None, None);
-                let allowed_ips = everywhere();
-                let peer = OriginPeer {
-                    name,
-                    public_key,
-                    preshared_key_file,
-                    endpoint,
-                    allowed_ips,
-                    keepalive,
-                    own,
-                };
-                draft.origin.peers.push(peer);
+                absent_edge(&link, draft, edge, edge_port);
             }
             let kind = if is_main { FindingKind::Carried } else { FindingKind::NoCounterpart };
-            origin.settle(
-                link.index,
-                kind,
-                format!("{}: the forwarder dials out, and this link has nobody to dial", link.name),
-            );
+            let text =
+                format!("{}: the forwarder dials out, and this link has no endpoint to dial", link.name);
+            origin.settle(link.index, kind, text);
             continue;
         };
         let wanted = if is_main { edge } else { peer.name.as_str() };
@@ -225,13 +207,27 @@ fn edges(origin: &mut Router, far: &Link, draft: &mut Draft, edge: &str, edge_po
     }
 }
 
+/// The edge as a peer of the origin, where the origin's link has no peer.
+fn absent_edge(link: &Link, draft: &mut Draft, edge: &str, edge_port: u16) {
+    draft.note(FindingKind::Missing, format!("[[peer]] {edge:?}: {} has no peer at all", link.name));
+    draft.origin.peers.push(OriginPeer {
+        name: edge.to_owned(),
+        public_key: NO_KEY.to_owned(),
+        preshared_key_file: None,
+        endpoint: format!("{edge}.example.com:{edge_port}"),
+        allowed_ips: everywhere(),
+        keepalive: None,
+        own: None,
+    });
+}
+
 /// The addresses that may come through an edge; published clients come from anywhere.
 fn opened(peer: &LinkPeer, origin: &Router, draft: &mut Draft, name: &str) -> Vec<IpNetwork> {
     if peer.allowed.iter().any(|prefix| is_everyone(*prefix)) {
         return peer.allowed.clone();
     }
     let line = origin.entry(peer.index).map_or(0, |entry| entry.line);
-    let text = format!("peer {name:?} may bring every address: published clients keep theirs");
+    let text = format!("peer {name:?} may send from every address, since published clients keep theirs");
     draft.findings.push(origin.finding(line, FindingKind::Assumed, text));
     everywhere()
 }

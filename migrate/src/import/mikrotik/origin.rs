@@ -15,10 +15,11 @@ use policy::{PortRange, Protocol, Protocols, prefix, text};
 
 /// More ports than this in one rule are not opened as local listeners.
 const MOST_LISTENERS: u32 = 16;
-/// Where Caddy's listener that believes a PROXY header is.
+/// Where Caddy's listener that accepts a PROXY header is.
 const PROXY_UPSTREAM: &str = "127.0.0.1:8443";
 
-/// Builds the forwarder's entries from what the edge sends, then holds the origin's own rules against them.
+/// Builds the forwarder's entries from what the edge sends, then compares the origin's own rules
+/// with them.
 pub(super) fn rules(router: &mut Router, tunnel: &Link, draft: &mut Draft, edge: &str) {
     let (mut names, mut reach_names) = (Names::default(), Names::default());
     published(draft, edge, &mut names);
@@ -52,7 +53,7 @@ fn published(draft: &mut Draft, edge: &str, names: &mut Names) {
         let text = if web {
             format!(
                 "inject {name:?} goes to {PROXY_UPSTREAM} with a PROXY header: the web server needs a listener there that alone \
-                 believes it (`gatewayctl export caddy`)"
+                 accepts it (`gatewayctl export caddy`)"
             )
         } else {
             format!(
@@ -138,8 +139,9 @@ fn reach(
     for port in ports.first()..=ports.last() {
         let Some(listen) = free_listener(draft, port) else { continue };
         let (name, peer) = (names.claim(name, "reach"), edge.to_owned());
-        let text =
-            format!("reach {name:?}: what went to {host}:{port} goes to {listen} on the origin itself");
+        let text = format!(
+            "reach {name:?}: clients of {host}:{port} must now connect to {listen} on the origin itself"
+        );
         let (target, privileged) = (SocketAddr::new(host, port), port == 2049);
         draft.origin.reach.push(Reach { name, protocols, listen, target, peer, privileged });
         draft.note(Assumed, text);
@@ -160,7 +162,9 @@ fn nat(router: &mut Router) {
             (Some("srcnat"), Some("accept")) => {
                 (Replaced, "NAT exemption: flows end at the forwarder, and nothing is translated".to_owned())
             }
-            (Some("srcnat"), Some("masquerade" | "src-nat")) => (Stays, "the LAN's own way out".to_owned()),
+            (Some("srcnat"), Some("masquerade" | "src-nat")) => {
+                (Stays, "the LAN's own internet access".to_owned())
+            }
             (Some("dstnat"), _) => {
                 (NoCounterpart, format!("the origin publishes nothing of its own: {}", entry.summary()))
             }
@@ -177,7 +181,7 @@ fn filters(router: &mut Router, tunnel: &Link, draft: &mut Draft, edge: &str, na
             match (entry.value("chain").unwrap_or_default(), entry.value("action").unwrap_or("accept")) {
                 ("input" | "output", _) => (Stays, "about the router itself".to_owned()),
                 ("forward", _) if closed => {
-                    (Replaced, "no packet gets here: everything is dropped before".to_owned())
+                    (Replaced, "never reached: an earlier rule drops everything".to_owned())
                 }
                 ("forward", "fasttrack-connection") => (Replaced, "flows end at the forwarder".to_owned()),
                 ("forward", "accept") => accept(&entry, router, tunnel, draft, edge, names),
@@ -339,7 +343,7 @@ fn into_tunnel(entry: &Entry, conditions: &Conditions, draft: &Draft) -> (Findin
         }
         (true, _) => (
             NoCounterpart,
-            format!("the edge's router lets none of it in by host and port: {}", entry.summary()),
+            format!("the edge's router has no rule for it by host and port: {}", entry.summary()),
         ),
     }
 }

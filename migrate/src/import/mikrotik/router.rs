@@ -16,7 +16,7 @@ pub(super) struct Router {
     pub(super) name: String,
     pub(super) links: Vec<Link>,
     pub(super) peers: Vec<LinkPeer>,
-    /// Interfaces on which strangers are.
+    /// Interfaces of the WAN.
     pub(super) wan: BTreeSet<String>,
     entries: Vec<Entry>,
     strays: Vec<Stray>,
@@ -120,8 +120,8 @@ impl Router {
         self.of("interface wireguard peers").filter_map(peer).collect()
     }
 
-    /// Networks of interfaces that are neither WAN nor WireGuard, IPv4 ones that are private and IPv6 ones that are
-    /// unique-local; with the command that says so.
+    /// Networks of interfaces that are neither WAN nor WireGuard, IPv4 ones that are private and
+    /// IPv6 ones that are unique-local; with the command that says so.
     pub(super) fn lan(&self) -> Vec<(usize, IpNetwork)> {
         let local = |interface: &str| {
             !self.wan.contains(interface) && self.links.iter().all(|link| link.name != interface)
@@ -134,7 +134,8 @@ impl Router {
         networks.filter(|(_, network)| is_private(*network)).collect()
     }
 
-    /// Where an interface or an interface list leads; `None` when its members lead to different sides.
+    /// Where an interface or an interface list leads; `None` when its members lead to different
+    /// sides.
     pub(super) fn side(&self, tunnel: &Link, name: &str, is_list: bool) -> Option<Side> {
         if !is_list {
             return Some(self.side_of_one(tunnel, name));
@@ -171,7 +172,7 @@ impl Router {
         (prefixes.into_iter().collect(), unreadable)
     }
 
-    /// Says what became of a command; a command may have become several things.
+    /// Records what a command became; a command may become several things.
     pub(super) fn settle(&mut self, index: usize, kind: FindingKind, text: String) {
         if let Some(notes) = self.settled.get_mut(index) {
             notes.push((kind, text));
@@ -182,7 +183,8 @@ impl Router {
         Finding { at: Some((self.file.clone(), line)), kind, text }
     }
 
-    /// What became of every command, in the order of the export; a menu that has nothing to do with tunnels is one line.
+    /// What became of every command, in the order of the export; a menu that has nothing to do with
+    /// tunnels is one line.
     pub(super) fn ledger(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         let mut quiet: BTreeMap<&str, (u32, usize)> = BTreeMap::new();
@@ -202,7 +204,7 @@ impl Router {
             }
         }
         for (menu, (line, count)) in quiet {
-            let text = format!("/{menu}: {count} commands from here on");
+            let text = format!("/{menu}: {count} commands, the first of them here");
             findings.push(self.finding(line, FindingKind::Stays, text));
         }
         for stray in &self.strays {

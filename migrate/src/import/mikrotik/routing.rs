@@ -1,4 +1,5 @@
-//! Marks, routes and routing tables of either router: what both ends of a Causeway tunnel do themselves.
+//! Marks, routes and routing tables of either router: what both ends of a Causeway tunnel do
+//! themselves.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +32,7 @@ pub(super) fn mangle(router: &mut Router, tunnel: &Link, draft: &Draft) {
             Some("mark-connection")
                 if entry.value("new-connection-mark").is_some_and(|mark| marks.contains(mark)) =>
             {
-                (Replaced, "connections belong to their tunnel by themselves, without marks".to_owned())
+                (Replaced, "connections stay in their tunnel without marks".to_owned())
             }
             Some("change-mss") => (Replaced, "MSS is clamped both ways by default".to_owned()),
             _ => (NoCounterpart, entry.summary()),
@@ -76,9 +77,10 @@ pub(super) fn routes(router: &mut Router, tunnel: &Link, draft: &Draft) {
                     (Replaced, "the tunnel's routes come from allowed_ips".to_owned())
                 }
                 Some(_) => (NoCounterpart, entry.summary()),
-                None if entry.value("routing-table").is_some_and(|table| tables.contains(table)) => {
-                    (Replaced, "behind the tunnel's routes everything is unreachable".to_owned())
-                }
+                None if entry.value("routing-table").is_some_and(|table| tables.contains(table)) => (
+                    Replaced,
+                    "the tunnel's routing table ends with an unreachable route by itself".to_owned(),
+                ),
                 None => (Stays, "a route that is not the tunnel's".to_owned()),
             };
             router.settle(index, kind, text);

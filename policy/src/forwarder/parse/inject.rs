@@ -109,7 +109,8 @@ fn upstream(value: Value<'_>, matched: Option<PortRange>, protocols: Option<Prot
     Some(Upstream::Network { host, port: UpstreamPort::From(ports.first()) })
 }
 
-/// The longest path of a Unix-domain socket that every system takes (`sun_path` of macOS less the final zero).
+/// The longest path of a Unix-domain socket that every system takes (`sun_path` of macOS less the
+/// final zero).
 const UNIX_PATH: usize = 103;
 /// How often an upstream is asked, and for how long, unless the file says otherwise.
 const HEALTH: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(2));

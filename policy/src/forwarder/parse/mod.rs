@@ -1,4 +1,5 @@
-//! From the text of `forwarder.toml` to a policy: sections and entries, then what holds between them.
+//! From the text of `forwarder.toml` to a policy: sections and entries, then what holds between
+//! them.
 
 mod inject;
 mod limits;
@@ -21,7 +22,8 @@ use crate::reader::{Reader, Table};
 use crate::sections::{self, Daemon, Shared};
 use crate::{ConfigError, Name, Problem, Source, text};
 
-/// The keepalive towards an edge, unless the file says otherwise: below the 30 s after which carriers forget.
+/// The keepalive towards an edge, unless the file says otherwise: below the 30 s after which
+/// carriers forget.
 const KEEPALIVE: Duration = Duration::from_secs(25);
 
 /// Reads and validates the text of `forwarder.toml`.

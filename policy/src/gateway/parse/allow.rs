@@ -20,7 +20,8 @@ pub(super) struct Parties<'a> {
     pub(super) names: &'a Names,
     pub(super) lan: &'a [IpNetwork],
     pub(super) own: &'a [IpAddr],
-    /// Whether all of these were read without an error: else an end that is not among them is not reported as unknown.
+    /// Whether all of these were read without an error: else an end that is not among them is not
+    /// reported as unknown.
     pub(super) are_known: bool,
 }
 

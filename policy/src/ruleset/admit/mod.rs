@@ -1,7 +1,9 @@
-//! What the kernel helper passes on to `nft`: the transactions that this crate makes, and nothing else.
+//! What the kernel helper passes on to `nft`: the transactions that this crate makes, and nothing
+//! else.
 //!
-//! The text is read strictly, checked against lists of what the compiler emits, and written again, so that `nft` never sees the
-//! caller's own bytes. The lists say what is allowed; whatever they do not name is refused.
+//! The text is read strictly, checked against lists of what the compiler emits, and written again,
+//! so that `nft` never sees the caller's own bytes. The lists say what is allowed; whatever they do
+//! not name is refused.
 
 mod expression;
 mod statement;
@@ -63,8 +65,8 @@ type Judged = Result<(), Refused>;
 
 /// The transaction `text` written again, when it is one that this crate could have made.
 ///
-/// Only the table `inet causeway` may be named, services may lead only to addresses inside `targets`, and packets get no
-/// other marks than `marks`.
+/// Only the table `inet causeway` may be named, services may lead only to addresses inside
+/// `targets`, and packets get no other marks than `marks`.
 ///
 /// # Errors
 /// [`Refused`] with the first thing that is not allowed.
@@ -130,7 +132,8 @@ fn chain(body: &Value) -> Judged {
     Err(Refused(format!("no base chain of type {kind} at {hook} {priority}")))
 }
 
-/// A rule for the edge's own packets: it leads to no other chain, and holds for none that leave this machine.
+/// A rule for the edge's own packets: it leads to no other chain, and holds for none that leave
+/// this machine.
 fn only_to_own_addresses(statements: &[Value]) -> Judged {
     let begins = Family::BOTH.into_iter().any(|family| statements.starts_with(&to_own_address(family)));
     let kinds = statements.iter().map(|statement| single(statement).map(|(kind, _)| kind));

@@ -222,7 +222,8 @@ fn json_that_two_readers_may_take_differently_is_refused() {
 
 #[test]
 fn a_text_made_to_be_read_twice_is_refused() {
-    // What another reader refuses at the number, and `nft` then reads in its own language from byte 4096 on.
+    // What another reader refuses at the number, and `nft` then reads in its own language from byte
+    // 4096 on.
     let head = r#"{"nftables":[{"metainfo":{"a":99999999999999999999999,"x":""#;
     let pad = "A".repeat(4096 - head.len());
     let text = format!("{head}{pad};delete table inet docker;#\"}}}}]}}\n");
@@ -241,7 +242,8 @@ fn marks(policy: &Policy) -> BTreeSet<u32> {
     (1..=u32::from(MAX_UPLINKS)).map(|number| policy.kernel.fwmark + number).collect()
 }
 
-/// A machine with a LAN, containers and uplinks, one of which is the LAN's as well where the policy says so.
+/// A machine with a LAN, containers and uplinks, one of which is the LAN's as well where the policy
+/// says so.
 fn conditions(policy: &Policy) -> Conditions {
     let system = machine();
     let pins = Pins::new(policy, &system, &[]);

@@ -23,9 +23,11 @@ use crate::gateway::Policy;
 
 pub(super) use minimal::{minimal, no_forwarding};
 
-/// Priorities of base chains (nft(8)): `classify` sees packets after conntrack (-200) and before any DNAT (-100).
+/// Priorities of base chains (nft(8)): `classify` sees packets after conntrack (-200) and before
+/// any DNAT (-100).
 const CLASSIFY: i32 = -150;
-/// Just before everyone else's DNAT, so that a published port is ours even where Docker publishes it too.
+/// Just before everyone else's DNAT, so that a published port is ours even where Docker publishes
+/// it too.
 const DSTNAT: i32 = -101;
 const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
@@ -33,6 +35,9 @@ const SRCNAT: i32 = 100;
 const LAST: i32 = 300;
 
 /// Builds the chains of one policy.
+///
+/// It has more than 25 methods because each chain of the table is one, and shares the policy and
+/// the set of drop reasons with the others.
 pub(super) struct Chains<'p> {
     policy: &'p Policy,
     marks: &'p [ServiceMark],
@@ -48,7 +53,8 @@ impl<'p> Chains<'p> {
     /// Every chain, and every reason to drop that one of them has.
     pub(super) fn build(self, conditions: &Conditions) -> (Vec<Chain>, Vec<DropCounter>) {
         let next_hops = !conditions.trust.next_hops.is_empty();
-        // Marks change nothing then, and cost every packet of the outer socket a second look for its route.
+        // Marks change nothing then, and cost every packet of the outer socket a second look for
+        // its route.
         let mark_replies =
             || if conditions.is_only_way { Vec::new() } else { reply_path::rules(self.policy) };
         let mut chains = vec![
@@ -133,8 +139,8 @@ impl<'p> Chains<'p> {
         rules
     }
 
-    /// `output`, before any NAT: replies get their uplink's mark, and what the edge itself asks at a public address of its
-    /// own the service's.
+    /// `output`, before any NAT: replies get their uplink's mark, and what the edge itself asks at
+    /// a public address of its own the service's.
     fn own(&self, mark_replies: Vec<Value>) -> Vec<Value> {
         let mut rules = mark_replies;
         for family in Family::BOTH {
@@ -156,7 +162,8 @@ impl<'p> Chains<'p> {
     fn out_of_wan(&self) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
-            // Established flows go on, whatever a change of the configuration or of a route makes of their source.
+            // Established flows go on, whatever a change of the configuration or of a route makes
+            // of their source.
             let forged = [state(&["new"]), in_set(saddr(family), "lan", family), no_route_back()];
             rules.push(ended(forged, self.dropped("prerouting", "spoofed")));
             let banned = in_set(saddr(family), "bans", family);
@@ -166,7 +173,8 @@ impl<'p> Chains<'p> {
             let inside = [in_set(daddr(family), "tunnel", family), not_in_set(daddr(family), "lan", family)];
             rules.push(ended([unknown].into_iter().chain(inside), self.dropped("prerouting", "wan_guard")));
         }
-        // The kernel looks for such a destination only after DNAT, which would have led a published port on.
+        // The kernel looks for such a destination only after DNAT, which would have led a published
+        // port on.
         let loopback = [state(&["new"]), in_prefix(daddr(Family::V4), "127.0.0.0", 8)];
         rules.push(ended(loopback, self.dropped("prerouting", "wan_guard")));
         for protocol in Protocol::BOTH {
@@ -201,8 +209,9 @@ impl<'p> Chains<'p> {
 
     /// MSS of connections through the tunnel, both ways (RFC 6691): the kernel only ever lowers it.
     ///
-    /// The route's MTU decides in either direction, since the WAN may be narrower than the tunnel; for what comes out of
-    /// it the tunnel's MTU does as well, less 40 bytes of headers for IPv4 and 60 for IPv6.
+    /// The route's MTU decides in either direction, since the WAN may be narrower than the tunnel;
+    /// for what comes out of it the tunnel's MTU does as well, less 40 bytes of headers for IPv4
+    /// and 60 for IPv6.
     fn clamp(&self) -> Vec<Value> {
         let syn = json!({"match": {"op": "==", "left": {"&": [payload("tcp", "flags"), ["syn", "rst"]]}, "right": "syn"}});
         let size = |value: Value| json!({"mangle": {"key": {"tcp option": {"name": "maxseg", "field": "size"}}, "value": value}});
@@ -420,7 +429,8 @@ fn udp(field: &str, port: u16) -> Value {
 
 /// What DHCP servers answer, for IPv4 and IPv6.
 ///
-/// Both stay on their link: to another destination or from another source nothing would answer to them but an error.
+/// Both stay on their link: to another destination or from another source nothing would answer to
+/// them but an error.
 fn dhcp() -> [Value; 2] {
     let from = in_prefix(saddr(Family::V6), "fe80::", 10);
     let to = in_prefix(daddr(Family::V6), "fe80::", 10);
