@@ -139,7 +139,7 @@ fn both_router_scripts_import_as_the_policy_they_came_from() {
 const ROUTER: &str = "/interface list member\nadd interface=ether1 list=WAN\nadd interface=bridge list=LAN\n\
                       /ip address\nadd address=192.168.1.1/24 interface=bridge\n";
 
-/// Every published port as one line, whatever entry it stands in.
+/// Every published port as one line, whatever entry it is in.
 fn published(policy: &Policy) -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
     for publish in &policy.publish {
@@ -272,7 +272,7 @@ fn forwarder(text: &str) -> forwarder::Policy {
     forwarder::parse(&source).unwrap_or_else(|errors| panic!("{errors:#?}\n{text}"))
 }
 
-/// `UPDATE=1` writes the file anew; the difference is then reviewed like code.
+/// `UPDATE=1` writes the file again; the difference is then reviewed like code.
 fn assert_same(name: &str, text: &str) {
     let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var_os("UPDATE").is_some() {

@@ -66,7 +66,7 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(folder().join(name)).unwrap()
 }
 
-/// `UPDATE=1` writes the file anew; the difference is then reviewed like code.
+/// `UPDATE=1` writes the file again; the difference is then reviewed like code.
 fn assert_same(name: &str, text: &str) {
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(folder().join(name), text).unwrap();
@@ -80,7 +80,7 @@ fn every_rule_of_both_routers_is_accounted_for_by_its_line() {
     for name in ["KYIV.rsc", "WROCLAW.rsc"] {
         for (line, menu) in rules(&read(name)) {
             let found = import.findings.iter().any(|finding| finding.at == Some((name.to_owned(), line)));
-            assert!(found, "{name}:{line}: nothing is said about this command of {menu}");
+            assert!(found, "{name}:{line}: no finding for this command of {menu}");
         }
     }
 }

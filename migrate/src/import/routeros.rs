@@ -90,7 +90,7 @@ pub(super) fn read(source: &Source<'_>) -> (Vec<Entry>, Vec<Stray>) {
             Stray { line, text: shown.chars().filter(|c| !c.is_control()).take(80).collect() }
         };
         if entries.len() >= MAX_ENTRIES {
-            let text = format!("everything from here on: more than {MAX_ENTRIES} commands");
+            let text = format!("the rest of the file is left out: more than {MAX_ENTRIES} commands");
             strays.push(Stray { line, text });
             break;
         }

@@ -1,6 +1,6 @@
 # The edge's part for RouterOS 7. Written by `gatewayctl export mikrotik-edge`.
-# Set the edge's private key by hand, take its address off the edge first, and move the filter rules above your final
-# drop, and the NAT exemption above masquerade. The interface list WAN must hold the public interface.
+# Remove the tunnel's address from the edge first, and set the edge's private key by hand. Move the filter rules above
+# your final drop, and the NAT exemption above masquerade. The interface list WAN must contain the public interface.
 /interface wireguard
 add listen-port=51820 mtu=1420 name=causeway
 /interface wireguard peers

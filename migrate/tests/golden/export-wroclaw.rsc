@@ -1,6 +1,6 @@
 # wroclaw: the far end of the tunnel to kyiv, for RouterOS 7. Written by `gatewayctl export mikrotik`.
-# The router makes a private key of its own: write the public one (/interface wireguard print) into gateway.toml, or
-# set the old private key. Move the filter rules above your final drop, and the NAT rule above masquerade.
+# The router generates a private key: write its public key (/interface wireguard print) into gateway.toml, or set the
+# old private key. Move the filter rules above your final drop, and the NAT rule above masquerade.
 /interface wireguard
 add comment="to kyiv" listen-port=13231 mtu=1420 name=causeway
 /interface wireguard peers

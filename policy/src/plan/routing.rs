@@ -25,7 +25,7 @@ const TX_QUEUE_LENGTH: u32 = 500;
 /// It holds for the whole machine: a time for the tunnel's flows alone would be a `ct timeout`
 /// object, whose times the JSON of nft 1.0.6 drops.
 const IDLE_SECONDS: u32 = 7_440;
-/// The kernel's own, five days; whoever chose another time keeps it.
+/// The kernel's default, five days; any other value was set on purpose and stays.
 const KERNELS_IDLE_SECONDS: u32 = 432_000;
 /// Every switch that a plan may set, with its value, and the only one that this takes the place of;
 /// `*` is one interface.

@@ -4,7 +4,7 @@
 //! surroundings there out of veth pairs, install generated policies with real `nft` and `ip`, and
 //! send one packet at a time. Where it goes (out of which interface with which addresses, to a
 //! program on the edge, or into which drop counter), and which service counts it, must be what the
-//! evaluator said.
+//! evaluator returned.
 //!
 //! `POLICY_CASES` is the number of policies, `POLICY_PACKETS` that of packets for each; with
 //! `CAUSEWAY_SOAK=1` there are ten times as many policies.

@@ -8,7 +8,6 @@ use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use arbitrary;
 use pnet::datalink::{self, Channel, DataLinkReceiver, DataLinkSender};
 use policy::evaluator::{Arrival, Outcome, Packet, Transport};
 use policy::gateway::Policy;

@@ -174,7 +174,7 @@ const COMMANDS: &[&str] = &[
 ];
 
 #[test]
-fn what_the_gateway_never_sends_is_refused() {
+fn what_the_gateway_never_says_is_refused() {
     let rule = |statement: &str| {
         format!(
             r#"{{"add":{{"rule":{{"family":"inet","table":"causeway","chain":"x","expr":[{statement}]}}}}}}"#

@@ -23,7 +23,7 @@ const FLOWS_OF_PEER: u32 = 2_048;
 const NEW_FLOWS_OF_PEER: u32 = 500;
 
 impl Chains<'_> {
-    /// New flows out of the tunnel, seen before anyone's DNAT: the edge's own ports are those that
+    /// New flows out of the tunnel, seen before any DNAT: the edge's own ports are those that
     /// its containers publish as well.
     pub(super) fn private_in(&self) -> Vec<Value> {
         self.rules(&goto("opened_by_peer"), |allow, family| {
