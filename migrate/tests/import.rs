@@ -49,7 +49,7 @@ fn wg_quick(name: &str) -> Import {
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Stands for the caller's X25519.
+/// Replaces the caller's X25519.
 fn own_key() -> Option<PublicKey> {
     PublicKey::new([7; 32])
 }

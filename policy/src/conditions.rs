@@ -10,7 +10,7 @@ pub struct Conditions {
     /// The inner MTU that was found on the paths, for `mtu = "auto"`; until one is,
     /// [`INITIAL_MTU`](crate::plan::INITIAL_MTU).
     pub mtu: Option<u16>,
-    /// Who is trusted; by default only the tunnel and loopback.
+    /// Which sources are trusted; by default only the tunnel and loopback.
     pub trust: Trust,
     /// The services of the table in force: those that stay keep their marks.
     pub marks: Vec<ServiceMark>,

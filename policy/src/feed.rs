@@ -1,8 +1,7 @@
 //! Whether a fetched list of prefixes may replace the one in use.
 //!
-//! A feed that has gone wrong must not open a service to everyone, nor close it to everyone: what
-//! is not plausible is refused, and the last known good list stays. Fetching and writing are the
-//! caller's.
+//! A faulty feed must neither open a service to everyone nor close it to everyone: an implausible
+//! list is refused, and the last good list stays. The caller fetches and writes.
 
 use std::path::Path;
 
@@ -12,7 +11,7 @@ use thiserror::Error;
 use crate::sections::parse_list;
 use crate::{ConfigError, Source};
 
-/// The largest text that is looked at, in bytes.
+/// The largest text that is read, in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
 /// Of 100 prefixes in use, how many a new text may lose.
 pub const MAX_LOSS_PERCENT: usize = 30;
@@ -69,9 +68,9 @@ pub enum Refusal {
     },
 }
 
-/// Judges a fetched text against the list in use, which is empty when there is none yet.
+/// Compares a fetched text with the list in use, which is empty when there is none yet.
 ///
-/// Gives the text of the new list file: one prefix per line, sorted, without doubles. A prefix in
+/// Returns the text of the new list file: one prefix per line, sorted, without doubles. A prefix in
 /// use is not lost when the feed covers all its addresses, however they are cut.
 ///
 /// # Errors

@@ -53,7 +53,7 @@ pub(crate) fn socket_path(value: Value<'_>) -> Option<PathBuf> {
     value.parse(expected, |written| absolute(written).filter(|path| path.parent().is_some_and(is_no_root)))
 }
 
-/// A folder that is made, and whose files the daemon may write: not the whole file system.
+/// A folder that is created, and whose files the daemon may write: not the whole file system.
 pub(crate) fn own_folder(value: Value<'_>) -> Option<PathBuf> {
     value.parse("an absolute path other than /", |written| absolute(written).filter(|path| is_no_root(path)))
 }

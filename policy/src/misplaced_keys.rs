@@ -1,4 +1,4 @@
-//! Public keys that cannot be a peer's, in view of the keys that this end holds.
+//! Public keys that cannot be a peer's, given the keys that this end has.
 
 use std::path::Path;
 

@@ -327,7 +327,7 @@ pub enum AllowList {
 /// Whether an offload is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Switch {
-    /// When the kernel has it; falls back by itself when it fails.
+    /// Used when the kernel supports it; the daemon falls back when it fails.
     #[default]
     Auto,
     /// Never.

@@ -1,6 +1,6 @@
 //! A TOML document with the place of each value, read key by key; a key that is never read is an
 //! error.
-// What is not of the wanted type is of any other, and each reader wants one.
+// Each reader wants one type; all others are errors alike.
 #![allow(clippy::wildcard_enum_match_arm)]
 
 use std::cell::RefCell;
@@ -16,7 +16,7 @@ use crate::{ConfigError, Position, Problem, Source, Warning};
 
 /// The most bytes a configuration may have: an edge of 100,000 prefixes needs three million.
 pub(crate) const MAX_TEXT: usize = 4 << 20;
-/// The most errors that are reported of one text: each is looked for in its line.
+/// The most errors that are reported for one text, since finding the position of each takes time.
 const MAX_ERRORS: usize = 1_000;
 /// The most entries an array may have.
 pub(crate) const MAX_ITEMS: usize = 65_536;
@@ -199,7 +199,7 @@ impl<'r> Table<'r> {
             let written = key.get_ref().as_ref();
             if !asked.contains(&written) {
                 let nearest = nearest(written, asked.iter().copied());
-                // A misspelt key is one mistake: that the right one is missing follows from it.
+                // A misspelt key is one mistake: the missing right one only follows from it.
                 self.missing.borrow_mut().retain(|missing| Some(*missing) != nearest);
                 let problem = Problem::UnknownKey {
                     key: excerpt(written),

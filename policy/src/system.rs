@@ -1,5 +1,5 @@
-//! The machine's interfaces as the kernel lists them: what trust and the way back are computed
-//! from.
+//! The machine's interfaces as the kernel lists them: trust and the paths of replies are computed
+//! from them.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::prefix;
 pub struct System {
     /// Every interface.
     pub links: Vec<Link>,
-    /// Unicast routes of every table, multipath ones once per way.
+    /// Unicast routes of every table, multipath routes once per next hop.
     pub routes: Vec<LinkRoute>,
     /// Neighbours whose link-layer address is known.
     pub neighbours: Vec<Neighbour>,
@@ -44,7 +44,8 @@ pub enum LinkKind {
     Loopback,
     /// A bridge.
     Bridge,
-    /// An end of a veth pair, or a TUN or TAP device: what containers and virtual machines hang on.
+    /// An end of a veth pair, or a TUN or TAP device: the interfaces of containers and virtual
+    /// machines.
     Virtual,
     /// Anything else: a network card, a VLAN, a bond, a tunnel.
     Other,
@@ -61,7 +62,7 @@ pub struct LinkRoute {
     pub gateway: Option<IpAddr>,
     /// In which table.
     pub table: u32,
-    /// Of routes to one destination the lowest wins.
+    /// The route with the lowest metric wins.
     pub metric: u32,
     /// Who made it (`RTPROT_*` of rtnetlink(7)).
     pub protocol: u8,
@@ -84,8 +85,8 @@ pub struct Neighbour {
 const OWN_PROTOCOLS: [u8; 3] = [2, 3, 4];
 
 impl LinkRoute {
-    /// Whether it leads everywhere: a default route, a half of one as some VPNs add, or all global
-    /// unicast addresses.
+    /// Whether it is a default route: a half of one as some VPNs add, or all global unicast
+    /// addresses.
     #[must_use]
     pub fn is_default(&self) -> bool {
         prefix::is_default(self.destination)
@@ -97,16 +98,15 @@ const OWN_RULES: u32 = 3;
 
 impl System {
     /// The priority of the first of the edge's own rules: the `configured` one, or a lower one
-    /// where rules of others are asked before.
+    /// where other programs' rules would come first.
     ///
-    /// A rule that is added without a priority gets one lower than all others, as those of wg-quick
-    /// do.
+    /// A rule that is added without a priority, such as wg-quick's, gets one lower than all others.
     #[must_use]
     pub fn rule_priority(&self, configured: u32) -> u32 {
         let first = self.rules.iter().copied().min().unwrap_or(u32::MAX);
         match first.checked_sub(OWN_RULES) {
             Some(lower) if lower > 0 => configured.min(lower),
-            // There is no room: the check of the paths says what that does.
+            // There is no room: the check of the paths reports the effect.
             _ => configured,
         }
     }

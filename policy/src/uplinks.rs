@@ -1,5 +1,4 @@
-//! The way back: each uplink has a number, and with it a packet mark and a routing table of its
-//! own.
+//! The path of replies: each uplink has a number, and with it a packet mark and a routing table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -11,14 +11,14 @@ use policy::gateway::Policy;
 /// nothing else uses.
 const NUMBER: u32 = 4_357;
 
-/// Priorities of the two rules for packets from an address of its own in the tunnel: networks it
-/// knows by itself, then the tunnel. A machine without a default route of that family could not
-/// answer otherwise, for it looks for a route before any mark is set.
+/// Priorities of the two rules for packets from an address of its own in the tunnel: networks with
+/// routes of their own, then the tunnel. Without them a machine without a default route of that
+/// family could not reply, since it looks up a route before any mark is set.
 const OWN: [u32; 2] = [NUMBER + 1, NUMBER + 2];
 
 /// The `wg-quick` file of a Linux router that is the edge's `peer`.
 ///
-/// Replies of what came through the tunnel go back into it, and nowhere else: the connection is
+/// Replies to packets from the tunnel go back into it, and to no other interface: the connection is
 /// marked when it arrives, its replies are routed by that mark, and a reply that would leave by
 /// another interface is dropped. Everything else keeps the machine's own routes. The hooks may run
 /// any number of times.

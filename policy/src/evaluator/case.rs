@@ -221,10 +221,10 @@ impl<'p, 'a> Case<'p, 'a> {
         accept.iter().any(|accept| accept.protocols.contains(protocol) && accept.ports.contains(port))
     }
 
-    /// The public service that is asked for; one bound to this address goes before one on every
-    /// address.
+    /// The public service that the packet is for; one bound to this address takes precedence over
+    /// one on every address.
     ///
-    /// One on the WAN side alone is there for unauthenticated sources.
+    /// A service on the WAN side only exists for unauthenticated sources.
     fn published(&self, unauthenticated: bool) -> Option<&'p Publish> {
         let (protocol, port) = self.service()?;
         let destination = self.packet.destination;

@@ -92,8 +92,8 @@ pub struct Interface {
 /// `[wan]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wan {
-    /// Interfaces towards the internet; they decide nothing about trust, only whose switches are
-    /// set.
+    /// Interfaces towards the internet; they do not decide what is trusted, only which interfaces'
+    /// kernel settings are set.
     pub interfaces: Vec<InterfaceName>,
     /// Ports of the edge itself that unauthenticated sources may open.
     pub accept: Vec<Accept>,
@@ -123,7 +123,7 @@ pub struct Peer {
     pub endpoint: Option<HostPort>,
     /// Persistent keepalive, whole seconds, 1 to 65,535; none by default at the edge.
     pub keepalive: Option<Duration>,
-    /// Address inside the tunnel that is asked for an ICMP echo; `None` for a peer that is not
+    /// Address inside the tunnel that gets ICMP echo requests; `None` for a peer that is not
     /// probed.
     pub probe: Option<IpAddr>,
 }
@@ -139,8 +139,8 @@ pub struct Publish {
     pub address: Option<IpAddr>,
     /// Public ports.
     pub ports: PortRange,
-    /// Whether only unauthenticated sources are led to it, so that the LAN and containers find the
-    /// edge's own service there.
+    /// Whether only unauthenticated sources get it; the LAN and containers then get the edge's own
+    /// service on that port.
     pub wan_only: bool,
     /// Where the packets go: one target, or one of each family.
     pub targets: Vec<Target>,
@@ -237,11 +237,11 @@ pub enum Service {
 pub struct Control {
     /// Path of the Unix socket.
     pub socket: PathBuf,
-    /// Group that may read; the daemon goes on without it when it does not exist.
+    /// Group that may read; ignored when it does not exist.
     pub group: String,
 }
 
-/// `[kernel]`: numbers that the daemon claims; all have defaults that no common tool uses.
+/// `[kernel]`: numbers that the daemon uses in the kernel; the defaults are used by no common tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernel {
     /// Firewall mark of the outer socket, by which its packets stay out of the tunnel.

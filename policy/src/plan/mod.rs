@@ -1,4 +1,5 @@
-//! What a policy asks of the kernel and of the WireGuard node, as data; and how two plans differ.
+//! What a policy requires of the kernel and of the WireGuard node, as data; and how two plans
+//! differ.
 
 mod diff;
 mod routing;
@@ -13,10 +14,10 @@ use crate::gateway::Policy;
 use crate::ruleset::Ruleset;
 use crate::{HostPort, InterfaceName, Mtu, Name, PublicKey};
 
-/// The inner MTU that `mtu = "auto"` begins with, until the path's own is found.
+/// The inner MTU with which `mtu = "auto"` starts, until the path's MTU is known.
 pub const INITIAL_MTU: u16 = 1420;
 
-/// Everything that a policy asks for.
+/// Everything that a policy requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The nftables table.

@@ -1,9 +1,9 @@
 //! The edge's nftables rules, as data: one table `inet causeway`, one transaction per change.
 //!
-//! Who a new flow belongs to is decided once, in `prerouting` (for the edge's own packets in
+//! The service of a new flow is decided once, in `prerouting` (for the edge's own packets in
 //! `output`), on the addresses that the packet came with: the conntrack mark then names the
-//! service, and every later chain only asks for the mark. A packet without one has no business in
-//! the tunnel.
+//! service, and every later chain only checks the mark. A packet without a mark may not enter the
+//! tunnel.
 
 mod absent;
 mod admit;
@@ -74,7 +74,7 @@ struct Set {
 enum Content {
     /// The policy: flushed and filled again by every change.
     Static(Vec<Value>),
-    /// Whoever bans; lives through every change.
+    /// Bans fill it; its content survives every change.
     Outside,
     /// Packets, through rules; lives through every change. nft 1.0.6 cannot declare one a second
     /// time in JSON.
@@ -140,8 +140,8 @@ impl Ruleset {
     /// The table at boot, before there is a TUN device or a daemon.
     ///
     /// It is the policy without its services: nothing may enter or leave the tunnel's prefixes, and
-    /// the WAN guard lets in what the edge needs for itself. Which interface is the LAN's is not
-    /// known then, so nothing is trusted.
+    /// the WAN guard accepts what the edge itself needs. Which interface is the LAN's is not known
+    /// then, so nothing is trusted.
     #[must_use]
     pub fn guard(policy: &Policy, mtu: u16) -> Self {
         let closed = Policy { publish: Vec::new(), allow: Vec::new(), ..policy.clone() };

@@ -27,8 +27,8 @@ pub(super) fn sets(policy: &Policy, conditions: &Conditions) -> Vec<Set> {
         }
         let kind = json!({"type": family.address_type(), "map": "mark"});
         sets.push(fixed(format!("uplinks{digit}"), kind, marks));
-        // The edge's own programs are led to services by these addresses, as the public name gives
-        // them.
+        // The edge's own programs reach services by these addresses, which are those of the public
+        // name.
         sets.push(fixed(format!("public{digit}"), json!({"type": family.address_type()}), public));
         sets.push(prefixes(format!("near{digit}"), family, near(policy, conditions)));
     }

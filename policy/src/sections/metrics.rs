@@ -11,7 +11,7 @@ use crate::{Host, text};
 pub struct Metrics {
     /// Addresses to serve on; none by default.
     pub listen: Vec<SocketAddr>,
-    /// Names besides addresses and `localhost` under which the pages may be asked for.
+    /// Host names under which the pages may be requested, besides addresses and `localhost`.
     pub hosts: Vec<Host>,
 }
 

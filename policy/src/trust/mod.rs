@@ -1,10 +1,9 @@
-//! Who is not an unauthenticated source: the list of what is trusted, by interface index and source
-//! prefix.
+//! Which sources are trusted, by interface index and source prefix; all others are unauthenticated.
 //!
-//! What may be trusted is pinned when a configuration is applied ([`Pins`]); what is trusted at a
-//! moment ([`Trust`]) is what the pinned interfaces then still carry, and never more than was
-//! pinned. An interface that an outsider could make look like the LAN (by a longer route, an
-//! address, a name) is no pinned one.
+//! Interfaces are pinned when a configuration is applied ([`Pins`]). What is trusted at a moment
+//! ([`Trust`]) is what the pinned interfaces still carry, and never more than was pinned. An
+//! interface that an attacker could make look like the LAN (by a longer route, an address, a name)
+//! is not pinned.
 
 mod closed;
 mod remarks;
@@ -21,7 +20,7 @@ use crate::gateway::Policy;
 use crate::prefix::{covers, disjoint};
 use crate::system::{Link, LinkKind, System};
 
-/// What an apply allows to be trusted.
+/// The interfaces and sources that an apply allows to be trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pins {
     pins: BTreeMap<u32, Pin>,
@@ -41,8 +40,8 @@ pub struct KeptPin {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Pin {
-    /// The `[lan]` prefixes that may arrive by the interface, cut to what it carried where nothing
-    /// is stated.
+    /// The `[lan]` prefixes that may arrive by the interface, reduced to what it carried where the
+    /// configuration does not name it.
     prefixes: Vec<IpNetwork>,
     /// Whether `[lan] interfaces` names it, so that it may be an uplink as well.
     is_stated: bool,
@@ -95,8 +94,7 @@ impl Pins {
         pins
     }
 
-    /// Finds awaited interfaces that are there now, and learns the link-layer addresses of next
-    /// hops.
+    /// Finds awaited interfaces that exist now, and records the link-layer addresses of next hops.
     pub fn follow(&mut self, policy: &Policy, system: &System) {
         for link in system.links.iter().filter(|link| is_eligible(policy, link)) {
             if let Some(pin) = self.awaited.remove(&link.name) {
@@ -109,7 +107,7 @@ impl Pins {
         }
     }
 
-    /// What to keep for the next start: what is pinned without being stated.
+    /// The pins to keep for the next start: those that the configuration does not name.
     #[must_use]
     pub fn kept(&self, system: &System) -> Vec<KeptPin> {
         let here = self.pins.iter().filter_map(|(&index, pin)| Some((system.link(index)?.name.clone(), pin)));
@@ -118,14 +116,14 @@ impl Pins {
         unstated.map(|(name, pin)| KeptPin { name, prefixes: pin.prefixes.clone() }).collect()
     }
 
-    /// Takes the next hops over that an earlier apply has seen.
+    /// Copies the next hops that an earlier apply recorded.
     pub fn inherit(&mut self, earlier: &Self) {
         for (index, pin) in &mut self.pins {
             pin.next_hops.extend(earlier.pins.get(index).into_iter().flat_map(|pin| &pin.next_hops));
         }
     }
 
-    /// The names of interfaces that are not there.
+    /// The names of interfaces that do not exist.
     pub fn missing(&self) -> impl Iterator<Item = &str> {
         self.awaited.keys().map(String::as_str)
     }
@@ -203,8 +201,8 @@ impl Pin {
     }
 }
 
-/// Sources of hosts that have no address yet, or speak to their own link: of the LAN on a LAN
-/// interface that is no uplink.
+/// Sources of hosts that have no address yet or use a link-local one: of the LAN on a LAN interface
+/// that is no uplink.
 const LINK_SCOPE: [&str; 3] = ["0.0.0.0/32", "::/128", "fe80::/10"];
 
 /// Whether every link has such a network.
@@ -225,7 +223,8 @@ fn next_hops(system: &System, index: u32) -> impl Iterator<Item = (IpAddr, bool)
     system.default_routes(index).filter_map(|route| Some((route.gateway?, route.destination.is_ipv6())))
 }
 
-/// The narrower prefix of each pair of which one holds the other, without those inside others.
+/// The narrower prefix of each pair in which one contains the other, without prefixes inside
+/// others.
 fn common(wanted: &[IpNetwork], carried: &[IpNetwork]) -> Vec<IpNetwork> {
     let mut found = Vec::new();
     for &prefix in wanted {

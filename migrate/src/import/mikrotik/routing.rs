@@ -10,7 +10,7 @@ use crate::import::draft::Draft;
 use crate::import::outcome::FindingKind::{NoCounterpart, Replaced, Stays};
 use crate::import::routeros::Entry;
 
-/// Marks exist to send replies back into the tunnel; both ends do that by themselves.
+/// Marks exist to send replies back into the tunnel; both ends do that without them.
 pub(super) fn mangle(router: &mut Router, tunnel: &Link, draft: &Draft) {
     let rules = commands(router, "ip firewall mangle");
     let tables = tunnel_tables(router, draft, tunnel);

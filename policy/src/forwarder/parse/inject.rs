@@ -112,7 +112,7 @@ fn upstream(value: Value<'_>, matched: Option<PortRange>, protocols: Option<Prot
 /// The longest path of a Unix-domain socket that every system takes (`sun_path` of macOS less the
 /// final zero).
 const UNIX_PATH: usize = 103;
-/// How often an upstream is asked, and for how long, unless the file says otherwise.
+/// Default interval and timeout of a health check.
 const HEALTH: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(2));
 
 fn health(value: Value<'_>, protocols: Option<Protocols>, ports: Option<PortRange>) -> Option<Health> {

@@ -29,7 +29,7 @@ const KEEPALIVE: Duration = Duration::from_secs(25);
 /// Reads and validates the text of `forwarder.toml`.
 ///
 /// Files that it names are not opened: the daemon does, and reports what is wrong with them through
-/// [`FileRef::error`].
+/// [`FileRef::error`](crate::FileRef::error).
 ///
 /// # Errors
 /// Every error in the text at once, in the order of the text; never an empty list.

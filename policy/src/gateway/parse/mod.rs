@@ -32,7 +32,7 @@ const MAX_SERVICES: usize = 16_384;
 /// Reads and validates the text of `gateway.toml`.
 ///
 /// Files that it names are not opened: the daemon does, and reports what is wrong with them through
-/// [`FileRef::error`].
+/// [`FileRef::error`](crate::FileRef::error).
 ///
 /// # Errors
 /// Every error in the text at once, in the order of the text; never an empty list.

@@ -162,19 +162,19 @@ impl<'p> Chains<'p> {
     fn out_of_wan(&self) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
-            // Established flows go on, whatever a change of the configuration or of a route makes
-            // of their source.
+            // Established flows continue, even if a change of the configuration or of a route would
+            // refuse their source.
             let forged = [state(&["new"]), in_set(saddr(family), "lan", family), no_route_back()];
             rules.push(ended(forged, self.dropped("prerouting", "spoofed")));
             let banned = in_set(saddr(family), "bans", family);
             rules.push(ended([banned], self.dropped("prerouting", "banned")));
-            // An answer from such an address would be a leak, so the question is not let in.
+            // A reply from such an address would be a leak, so the request is dropped.
             let unknown = state(&["new", "invalid", "untracked"]);
             let inside = [in_set(daddr(family), "tunnel", family), not_in_set(daddr(family), "lan", family)];
             rules.push(ended([unknown].into_iter().chain(inside), self.dropped("prerouting", "wan_guard")));
         }
-        // The kernel looks for such a destination only after DNAT, which would have led a published
-        // port on.
+        // The kernel checks for such a destination only after DNAT, which would have redirected a
+        // published port.
         let loopback = [state(&["new"]), in_prefix(daddr(Family::V4), "127.0.0.0", 8)];
         rules.push(ended(loopback, self.dropped("prerouting", "wan_guard")));
         for protocol in Protocol::BOTH {
@@ -373,9 +373,11 @@ impl<'p> Chains<'p> {
     }
 }
 
-/// Rules that part packets by who sent them: a LAN host, a container, or an unauthenticated source.
+/// Rules that divide packets by their sender: a LAN host, a container, or an unauthenticated
+/// source.
 ///
-/// A next hop is asked for first: what a router sends comes from the WAN, whatever its source says.
+/// The next hop is checked first: a packet from a router comes from the WAN, whatever its source
+/// address.
 fn by_trust(next_hops: bool, lan: &Value, containers: &Value, wan: &Value) -> Vec<Value> {
     let mut rules = Vec::new();
     if next_hops {

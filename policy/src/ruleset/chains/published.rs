@@ -13,8 +13,8 @@ use crate::ruleset::json::{concat, ct_mark, daddr, is_stray, leave, seen_before,
 use crate::ruleset::sets::{by_protocol, has_limits, lists_in_use, set_name, users};
 
 impl Chains<'_> {
-    /// One lookup names the service; an entry bound to the packet's address goes before one that is
-    /// not.
+    /// One lookup finds the service; an entry bound to the packet's address takes precedence over
+    /// one that is not.
     pub(super) fn published(&self) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
@@ -108,11 +108,11 @@ impl Chains<'_> {
         chains
     }
 
-    /// Sources that may, of all services with an allow-list together; the rest is dropped.
+    /// Allowed sources of all services with an allow-list; other sources are dropped.
     ///
     /// One set holds the prefixes that services name themselves, each with the service's mark, so
-    /// that a thousand services cost no more rules and sets than one; a named list is asked for the
-    /// marks of those that name it.
+    /// that a thousand services cost no more rules and sets than one; a named list is looked up for
+    /// the marks of the services that name it.
     pub(super) fn sources(&self, next_hops: bool) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
