@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// The addresses of the proxy that publishes names as its own addresses, and carries HTTP alone.
 static PROXY: LazyLock<Vec<IpNetwork>> = LazyLock::new(|| {
     let text = include_str!("../../configs/lists/cloudflare.list");
-    policy::gateway::parse_list(&Source { name: Path::new("cloudflare"), text }).unwrap_or_default()
+    policy::sections::parse_list(&Source { name: Path::new("cloudflare"), text }).unwrap_or_default()
 });
 
 /// What the data thread notes of what the system says about datagrams to a peer.

@@ -141,7 +141,7 @@ fn proxied<'e>(policy: &Policy, file: &Path, endpoints: impl Iterator<Item = &'e
         policy.lists.iter().find(|list| list.name.as_str() == PROXY).map(|list| list.prefixes.clone());
     let proxy = listed.filter(|prefixes| !prefixes.is_empty()).unwrap_or_else(|| {
         let source = Source { name: Path::new(PROXY), text: SHIPPED };
-        policy::gateway::parse_list(&source).unwrap_or_default()
+        policy::sections::parse_list(&source).unwrap_or_default()
     });
     let file = file.display();
     let warning = |endpoint: &HostPort| {

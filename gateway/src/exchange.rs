@@ -6,9 +6,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use policy::export::{self, EdgeSide, ExportError};
-use policy::gateway::{Policy, parse_list};
-use policy::import::{self, FindingKind, Import, ImportError};
+use migrate::export::{self, EdgeSide, ExportError};
+use migrate::import::{self, FindingKind, Import, ImportError};
+use policy::gateway::Policy;
+use policy::sections::parse_list;
 use policy::{PublicKey, Source, forwarder};
 use tunnel::key::PrivateKey;
 use zeroize::Zeroizing;
@@ -255,6 +256,6 @@ mod tests {
     }
 
     fn fixture(name: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../policy/tests/migration").join(name)
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrate/tests/golden").join(name)
     }
 }

@@ -10,7 +10,8 @@ use std::path::Path;
 
 use ipnetwork::IpNetwork;
 use policy::feed;
-use policy::gateway::{List, parse, parse_list};
+use policy::gateway::parse;
+use policy::sections::{List, parse_list};
 use policy::{FileLocation, Source};
 
 use daemon::exit::{Exit, ExitError};

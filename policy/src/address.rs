@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::{Problem, text};
+use crate::{Problem, prefix};
 
 /// What is wrong with `address` as that of a host, where the tunnel has the networks `tunnel`.
 pub(crate) fn unusable(address: IpAddr, tunnel: &[IpNetwork]) -> Option<Problem> {
@@ -37,14 +37,14 @@ fn reserved(address: IpAddr) -> Option<String> {
     Some(what.to_owned())
 }
 
-/// Whether `address` is the first or last of a network that keeps them: not of a /31 or /127 (RFC 3021, RFC 6164), and
-/// IPv6 has no broadcast.
+/// Whether `address` is the first or last of a network that keeps them: not of a /31 or /127 (RFC
+/// 3021, RFC 6164), and IPv6 has no broadcast.
 fn end_of(network: IpNetwork, address: IpAddr) -> Option<String> {
     let bits: u8 = if network.is_ipv4() { 32 } else { 128 };
     if network.is_ipv4() != address.is_ipv4() || bits - network.prefix() < 2 {
         return None;
     }
-    let within = text::network(network);
+    let within = prefix::network(network);
     if address == network.network() {
         let name = if network.is_ipv4() { "network" } else { "router anycast" };
         Some(format!("the {name} address of {within}"))

@@ -1,22 +1,22 @@
-//! What can be wrong with a configuration, and how to mend it.
+//! What can be wrong with a configuration, and how to fix it.
 
 use std::fmt;
 
 use crate::Position;
 
-/// One error in a configuration; prints as `file:line:column: what is wrong; how to mend it`.
+/// One error in a configuration; prints as `file:line:column: what is wrong; how to fix it`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{at}: {problem}")]
 pub struct ConfigError {
     /// Where.
     pub at: Position,
-    /// What, and the mend.
+    /// What, and the fix.
     pub problem: Problem,
 }
 
 impl ConfigError {
-    /// The exit code of a daemon or tool that stops because of this error: 5 for a file's mode or permission,
-    /// else 4.
+    /// The exit code of a daemon or tool that stops because of this error: 5 for a file's mode or
+    /// permission, else 4.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         if matches!(self.problem, Problem::KeyFileMode { .. } | Problem::UnreadableFile { .. }) {
@@ -46,7 +46,7 @@ impl fmt::Display for Warning {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// More text than a configuration may have.
-    #[error("the file has {bytes} bytes; the most is {limit}, so move prefixes into `[[list]]` files")]
+    #[error("the file has {bytes} bytes, more than {limit}; move prefixes into `[[list]]` files")]
     TooLarge {
         /// Its size.
         bytes: usize,
@@ -56,11 +56,11 @@ pub enum Problem {
     /// Not TOML.
     #[error("this is not TOML: {message}; correct the line")]
     Syntax {
-        /// The parser's words.
+        /// The parser's message.
         message: String,
     },
-    /// A key or table that stands twice.
-    #[error("`{key}` stands here a second time; keep one of the two")]
+    /// A key or table that is defined twice.
+    #[error("`{key}` is defined twice; keep one of the two")]
     DuplicateKey {
         /// The key.
         key: String,
@@ -70,7 +70,7 @@ pub enum Problem {
     UnknownKey {
         /// The key.
         key: String,
-        /// Where it stands.
+        /// Where it is written.
         table: String,
         /// What was probably meant.
         nearest: Option<String>,
@@ -86,7 +86,7 @@ pub enum Problem {
         table: String,
     },
     /// A value of another type.
-    #[error("`{key}` must be {expected}, but this is of type {found}; write {expected}")]
+    #[error("`{key}` has the type {found}; write {expected}")]
     WrongType {
         /// The key.
         key: &'static str,
@@ -100,9 +100,9 @@ pub enum Problem {
     BadValue {
         /// The key.
         key: &'static str,
-        /// What stands there.
+        /// What is written.
         written: String,
-        /// What should stand there, with an example.
+        /// What may be written, with an example.
         expected: &'static str,
     },
     /// A number outside its range.
@@ -134,11 +134,11 @@ pub enum Problem {
     /// A name with characters that are not safe everywhere.
     #[error("{written:?} cannot be a name; use 1 to 32 letters, digits, `-`, `_` and `.`")]
     BadName {
-        /// What stands there.
+        /// What is written.
         written: String,
     },
     /// A name that another entry has.
-    #[error("the name {name:?} is taken by another {kind}; give each its own")]
+    #[error("the name {name:?} is taken by another {kind}; give each entry its own name")]
     DuplicateName {
         /// The name.
         name: String,
@@ -148,24 +148,24 @@ pub enum Problem {
     /// A prefix whose address is inside the network, not its first.
     #[error("{written} has host bits set; write {network}")]
     HostBits {
-        /// What stands there.
+        /// What is written.
         written: String,
         /// The network.
         network: String,
     },
     /// Text that is not a public key.
     #[error(
-        "this is not a public key; write the 44 characters that `gatewayctl keygen` printed at the other end, where they are in NAME.pub"
+        "this is not a public key; write the 44 characters that `gatewayctl keygen` printed on the other machine (NAME.pub there)"
     )]
     MalformedKey,
     /// A public key that would make every shared secret zero.
     #[error(
-        "this public key is a low-order point, with which no secret can be agreed; ask the peer for its real key"
+        "this public key is a low-order point, which gives no secret session key; ask the peer for its real key"
     )]
     LowOrderKey,
     /// A peer with the key of this end itself.
     #[error(
-        "this is this end's own public key; write the other end's, which `gatewayctl keygen` printed there (NAME.pub)"
+        "this is this machine's own public key; write the other end's, which `gatewayctl keygen` printed there (NAME.pub)"
     )]
     OwnPublicKey,
     /// A private or preshared key in the place of a public one.
@@ -192,7 +192,7 @@ pub enum Problem {
         /// The other peer.
         other: String,
     },
-    /// A prefix that stands twice in one device.
+    /// A prefix that one device has twice.
     #[error(
         "{prefix} already belongs to peer {other:?}; a prefix can belong to one peer only, so remove it from one"
     )]
@@ -214,7 +214,7 @@ pub enum Problem {
     },
     /// The tunnel's or the loopback interface as WAN or LAN.
     #[error(
-        "{name} is the edge's own, and neither the WAN nor the LAN is behind it; write the name that `ip route show default` gives, or remove it"
+        "{name} is the tunnel or loopback, which cannot be the WAN or the LAN; write the name that `ip route show default` prints, or remove it"
     )]
     OwnInterface {
         /// The interface.
@@ -222,7 +222,7 @@ pub enum Problem {
     },
     /// A local network that would be everywhere.
     #[error(
-        "{prefix} cannot be a local network, since every interface has such sources; write the LAN's own prefix, such as 192.168.1.0/24"
+        "{prefix} cannot be a local network, since such sources exist on every interface; write the LAN's own prefix, such as 192.168.1.0/24"
     )]
     NoLanPrefix {
         /// The prefix.
@@ -280,7 +280,7 @@ pub enum Problem {
     },
     /// A target that the tunnel does not route.
     #[error(
-        "{address} is in no peer's allowed_ips, so the tunnel does not lead there; add its prefix to the peer"
+        "{address} is in no peer's allowed_ips, so it is not routed into the tunnel; add its prefix to a peer's allowed_ips"
     )]
     TargetOutsideTunnel {
         /// The target.
@@ -288,7 +288,7 @@ pub enum Problem {
     },
     /// Clients of one family, targets of the other.
     #[error(
-        "{listen} takes clients of another address family than its target {target}; publish it to a target of the same family"
+        "{listen} and its target {target} are of different address families; write a target of the same family"
     )]
     FamilyMismatch {
         /// What listens.
@@ -300,7 +300,9 @@ pub enum Problem {
     #[error("there are several targets of one address family; write one, or one IPv4 and one IPv6 target")]
     SeveralTargets,
     /// As many ports here as there.
-    #[error("{here} are {here_count} ports, but {there} are {there_count}; both sides need as many")]
+    #[error(
+        "the number of ports differs: {here_count} in {here}, {there_count} in {there}; write the same number on both sides"
+    )]
     RangeMismatch {
         /// One side.
         here: String,
@@ -313,32 +315,32 @@ pub enum Problem {
     },
     /// Masquerading without an address to put there.
     #[error(
-        "the interface has no {family} address to masquerade as; add one to `[interface] address`, or preserve the source"
+        "the interface has no {family} address to masquerade as; add one to `[interface] address`, or write source = \"preserve\""
     )]
     MasqueradeWithoutAddress {
         /// `IPv4` or `IPv6`.
         family: &'static str,
     },
-    /// Someone who is neither a peer, nor the edge, nor in the LAN.
+    /// An end of a private flow that is no peer, not the edge, and not in the LAN.
     #[error(
-        "{written} is neither \"self\", nor a peer's, nor inside [lan] prefixes; correct it, or add its prefix there"
+        "{written} is neither \"self\", nor \"peer:NAME\", nor inside `[lan] prefixes`, nor (in `to`) behind a peer; correct it, or add its prefix to `[lan]`"
     )]
     UnknownParty {
-        /// What stands there.
+        /// What is written.
         written: String,
     },
-    /// Someone of the internet, where no private flow leads.
+    /// An end of a private flow that is an address of the internet.
     #[error(
-        "{written} is neither \"self\", nor a peer's, nor inside [lan] prefixes, and no private flow leads into the internet; let a program on the \
-         edge pass it on (a mail relay, a proxy) and write \"self\" here, or correct it"
+        "{written} is an address of the internet, which private flows cannot reach; run a relay or proxy on the edge and write \
+         \"self\", or correct the address"
     )]
     OutsideParty {
-        /// What stands there.
+        /// What is written.
         written: String,
     },
     /// A private flow that does not cross the tunnel.
     #[error(
-        "a flow from {from} to {to} does not pass through the tunnel; only flows to, from or between peers are listed here"
+        "a flow from {from} to {to} does not pass through the tunnel; [[allow]] is only for flows to, from or between peers"
     )]
     NotThroughTunnel {
         /// One end.
@@ -349,19 +351,19 @@ pub enum Problem {
     /// A private flow whose ends share no address family.
     #[error("no source and target here share an address family; write both as IPv4 or both as IPv6")]
     NoCommonFamily,
-    /// Metrics that strangers or peers could read.
+    /// Metrics that unauthenticated sources or peers could read.
     #[error(
-        "{port} serves metrics, which never leave the edge and its LAN; serve them elsewhere, or remove the port here"
+        "{port} would open the metrics page, which is only for the edge and its LAN; change `[metrics] listen`, or remove the port here"
     )]
     MetricsExposed {
         /// The port.
         port: String,
     },
-    /// Several edges, and none is named.
-    #[error("there are several peers, so `peer` must say which; add peer = \"NAME\"")]
+    /// Several edges, and no edge is named.
+    #[error("there are several peers; name one: add peer = \"NAME\"")]
     AmbiguousPeer,
     /// Two injects that claim the same flow.
-    #[error("{what} is also matched by {other:?}, and neither is the more specific; make one narrower")]
+    #[error("{what} is also matched by {other:?}, and neither match is more specific; make one narrower")]
     InjectClash {
         /// Protocol, address and port.
         what: String,
@@ -369,13 +371,13 @@ pub enum Problem {
         other: String,
     },
     /// A PROXY header for datagrams.
-    #[error("proxy_protocol is for TCP; set protocol = [\"tcp\"], or make an entry of its own for UDP")]
+    #[error("proxy_protocol is for TCP; set protocol = [\"tcp\"], or write a separate entry for UDP")]
     ProxyNeedsTcp,
     /// A Unix-domain socket for datagrams.
-    #[error("a unix: upstream is for TCP; set protocol = [\"tcp\"], or make an entry of its own for UDP")]
+    #[error("a unix: upstream is for TCP; set protocol = [\"tcp\"], or write a separate entry for UDP")]
     UnixNeedsTcp,
-    /// A health check that cannot know which port to ask.
-    #[error("health asks one TCP port; match a single port of protocol \"tcp\", or remove `health`")]
+    /// A health check of no single TCP port.
+    #[error("`health` checks one TCP port; match a single port of protocol \"tcp\", or remove `health`")]
     HealthNeedsOnePort,
     /// Two listeners on one address.
     #[error("{listen} is already taken by {other:?}; listen on another port or address")]
@@ -385,9 +387,9 @@ pub enum Problem {
         /// The other entry.
         other: String,
     },
-    /// A target that the peer's filter does not let answer.
+    /// A target whose replies the peer's filter would drop.
     #[error(
-        "{address} is not inside allowed_ips of peer {peer:?}, so no answer could come back; add its prefix there"
+        "{address} is not inside allowed_ips of peer {peer:?}, so replies would be dropped; add its prefix there"
     )]
     TargetNotAllowed {
         /// The target.
@@ -406,12 +408,12 @@ pub enum Problem {
     /// A line of a list file that is not a prefix.
     #[error("{written:?} is not a prefix; write one IPv4 or IPv6 prefix per line, comments after `#`")]
     BadListLine {
-        /// What stands there.
+        /// What is written.
         written: String,
     },
-    /// A list that lets everyone in.
+    /// A list that allows everyone.
     #[error(
-        "{prefix} holds a whole address family; a list must be narrower, so write \"{prefix}\" in `allow` if it is meant"
+        "{prefix} contains every address of its family, which a list must not; to allow everyone, write \"{prefix}\" in `allow`"
     )]
     ListHoldsEverything {
         /// The prefix.
@@ -436,12 +438,12 @@ pub enum Problem {
     UnreadableFile {
         /// The file.
         file: String,
-        /// The system's words.
+        /// The system's error.
         reason: String,
     },
     /// A key file whose content is not a key.
     #[error(
-        "{file} does not hold a key; it must be one line of base64 of 32 bytes, as `gatewayctl keygen` writes"
+        "{file} does not hold a key; it must be one line, the base64 of 32 bytes, as `gatewayctl keygen` writes it"
     )]
     MalformedKeyFile {
         /// The file.
@@ -450,7 +452,7 @@ pub enum Problem {
     /// A systemd credential while the daemon has no credentials folder.
     #[error(
         "credential {name:?} is named but CREDENTIALS_DIRECTORY is not set; \
-         start the daemon by systemd with LoadCredential=, or name a path"
+         start the daemon from a systemd unit with LoadCredential=, or write a path"
     )]
     NoCredentials {
         /// The credential.
@@ -461,7 +463,7 @@ pub enum Problem {
 fn or_list(nearest: Option<&str>, known: &str) -> String {
     match nearest {
         Some(nearest) => format!("did you mean {nearest:?}?"),
-        None if known.is_empty() => "there is none at all".to_owned(),
-        None => format!("there are: {known}"),
+        None if known.is_empty() => "none is defined".to_owned(),
+        None => format!("known: {known}"),
     }
 }

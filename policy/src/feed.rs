@@ -1,23 +1,24 @@
 //! Whether a fetched list of prefixes may replace the one in use.
 //!
-//! A feed that has gone wrong must not open a service to everyone, nor close it to everyone: what is not plausible is
-//! refused, and the last known good list stays. Fetching and writing are the caller's.
+//! A faulty feed must neither open a service to everyone nor close it to everyone: an implausible
+//! list is refused, and the last good list stays. The caller fetches and writes.
 
 use std::path::Path;
 
 use ipnetwork::IpNetwork;
 use thiserror::Error;
 
-use crate::gateway::parse_list;
+use crate::sections::parse_list;
 use crate::{ConfigError, Source};
 
-/// The largest text that is looked at, in bytes.
+/// The largest text that is read, in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
 /// Of 100 prefixes in use, how many a new text may lose.
 pub const MAX_LOSS_PERCENT: usize = 30;
-/// The shortest IPv4 prefix that is believed: nobody's proxies fill more than a 256th of all addresses.
+/// The shortest IPv4 prefix that is plausible: no provider's proxies fill more than a 256th of all
+/// addresses.
 pub const SHORTEST_V4: u8 = 8;
-/// The shortest IPv6 prefix that is believed; registries give their members nothing larger.
+/// The shortest IPv6 prefix that is plausible; registries give their members nothing larger.
 pub const SHORTEST_V6: u8 = 16;
 
 /// Why a fetched text is refused; the list in use stays as it is.
@@ -36,7 +37,7 @@ pub enum Refusal {
     #[error("the feed holds no prefix")]
     Empty,
     /// A whole address family or an implausibly large part of one.
-    #[error("the feed holds {prefix}, which is wider than any real range: it would let nearly everyone in")]
+    #[error("the feed holds {prefix}, which is wider than any real range: nearly everyone would be allowed")]
     TooWide {
         /// The prefix.
         prefix: IpNetwork,
@@ -57,7 +58,7 @@ pub enum Refusal {
     },
     /// Too much of what is in use would go.
     #[error(
-        "the feed loses {lost} of the {known} prefixes in use, more than {MAX_LOSS_PERCENT} %; remove the list's file to take it anyway"
+        "the feed loses {lost} of the {known} prefixes in use, more than {MAX_LOSS_PERCENT} %; to accept it anyway, remove the list's file"
     )]
     Shrunk {
         /// Prefixes in use that the feed does not cover.
@@ -67,10 +68,10 @@ pub enum Refusal {
     },
 }
 
-/// Judges a fetched text against the list in use, which is empty when there is none yet.
+/// Compares a fetched text with the list in use, which is empty when there is none yet.
 ///
-/// Gives the text of the new list file: one prefix per line, sorted, without doubles. A prefix in use is not lost when
-/// the feed covers all its addresses, however they are cut.
+/// Returns the text of the new list file: one prefix per line, sorted, without doubles. A prefix in
+/// use is not lost when the feed covers all its addresses, however they are cut.
 ///
 /// # Errors
 /// The first reason why the text is not plausible.
@@ -103,7 +104,7 @@ pub fn judge(fetched: &str, in_use: &[IpNetwork]) -> Result<String, Refusal> {
     Ok(prefixes.iter().map(|prefix| format!("{prefix}\n")).collect())
 }
 
-/// A byte-order mark or white space may stand before the first tag.
+/// A byte-order mark or white space may precede the first tag.
 fn is_web_page(text: &str) -> bool {
     text.trim_start_matches('\u{feff}').trim_start().starts_with('<')
 }
@@ -119,7 +120,8 @@ fn is_too_wide(prefix: IpNetwork) -> bool {
     }
 }
 
-/// Ranges that are not globally reachable (the special-purpose registries of RFC 6890) or not unicast.
+/// Ranges that are not globally reachable (the special-purpose registries of RFC 6890) or not
+/// unicast.
 const SPECIAL: [&str; 17] = [
     "0.0.0.0/8",
     "10.0.0.0/8",

@@ -1,22 +1,22 @@
-//! For whom an HTTP request is meant, by its `Host`: a page that a browser was led to under a foreign name (DNS rebinding)
+//! Which host an HTTP request is for, by its `Host`: a request under a foreign name (DNS rebinding)
 //! is not served.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::Host;
 
-/// Whom a request is for.
+/// Which host a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
     /// It has no `Host`: no browser sent it.
     NoName,
     /// An address, `localhost`, or a name that is listed.
     Known,
-    /// Another name, several, or what is none.
+    /// Another name, several names, or text that is no name.
     Foreign,
 }
 
-/// Whom a request is for, from its head; `listed` are further names of this machine.
+/// Which host a request is for, from its head; `listed` are further names of this machine.
 #[must_use]
 pub fn asked(head: &[u8], listed: &[Host]) -> Asked {
     let lines = head.split(|byte| *byte == b'\n').skip(1).map(<[u8]>::trim_ascii_end);
@@ -32,7 +32,7 @@ pub fn asked(head: &[u8], listed: &[Host]) -> Asked {
     }
 }
 
-/// Whether `: NAME:PORT` names this machine; the port says nothing.
+/// Whether `: NAME:PORT` names this machine; the port does not matter.
 fn is_known(value: &[u8], listed: &[Host]) -> bool {
     let Some(text) = std::str::from_utf8(value).ok().and_then(|text| text.strip_prefix(':')) else {
         return false;

@@ -1,6 +1,7 @@
 //! WireGuard keys: base64 outside, 32 bytes inside.
 
 use std::fmt;
+use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +14,8 @@ use crate::{ConfigError, FileRef, Problem};
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
-    /// Takes the 32 bytes of a u-coordinate; `None` for the low-order points that make every shared secret zero.
+    /// Takes the 32 bytes of a u-coordinate; `None` for the low-order points that make every shared
+    /// secret zero.
     #[must_use]
     pub fn new(bytes: [u8; 32]) -> Option<Self> {
         (!is_low_order(&bytes)).then_some(Self(bytes))
@@ -24,11 +26,15 @@ impl PublicKey {
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+}
+
+impl FromStr for PublicKey {
+    type Err = KeyError;
 
     /// Reads base64 of exactly 32 bytes.
-    pub(crate) fn parse(text: &str) -> Result<Self, KeyFault> {
-        let bytes = decode(text).ok_or(KeyFault::Malformed)?;
-        Self::new(*bytes).ok_or(KeyFault::LowOrder)
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        let bytes = decode(text).ok_or(KeyError::Malformed)?;
+        Self::new(*bytes).ok_or(KeyError::LowOrder)
     }
 }
 
@@ -49,10 +55,12 @@ impl fmt::Debug for PublicKey {
 pub struct SecretKey([u8; 32]);
 
 impl SecretKey {
-    /// Reads the content of a key file: base64 of 32 bytes, as `wg genkey` writes it, white space around it allowed.
+    /// Reads the content of a key file: base64 of 32 bytes, as `wg genkey` writes it, white space
+    /// around it allowed.
     ///
     /// # Errors
-    /// [`Problem::MalformedKeyFile`] at the place that names the file; it never repeats the content.
+    /// [`Problem::MalformedKeyFile`] at the place that names the file; it never repeats the
+    /// content.
     pub fn parse(text: &str, file: &FileRef) -> Result<Self, ConfigError> {
         let bytes = decode(text.trim())
             .ok_or_else(|| file.error(Problem::MalformedKeyFile { file: file.location.to_string() }))?;
@@ -66,10 +74,14 @@ impl SecretKey {
     }
 }
 
-/// Why base64 text is not a public key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum KeyFault {
+/// Why text is not a public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Not base64 of 32 bytes.
+    #[error("this is not base64 of 32 bytes")]
     Malformed,
+    /// A point with which every shared secret is zero.
+    #[error("this is a low-order point, with which no secret can be agreed")]
     LowOrder,
 }
 
@@ -91,8 +103,9 @@ const P: [u8; 32] = {
     p
 };
 
-/// Points of order 1, 2, 4 and 8 (and their twists') on Curve25519 as reduced u-coordinates: 0, 1, p − 1 and the
-/// two of order 8. RFC 7748 §6.1 lets an implementation refuse them; Langley and Hamburg list them.
+/// Points of order 1, 2, 4 and 8 (and their twists') on Curve25519 as reduced u-coordinates: 0, 1,
+/// p − 1 and the two of order 8. RFC 7748 §6.1 lets an implementation refuse them; Langley and
+/// Hamburg list them.
 const LOW_ORDER: [[u8; 32]; 5] = [
     [0; 32],
     {
@@ -163,13 +176,13 @@ mod tests {
     #[test]
     fn a_key_prints_as_it_was_read() {
         let text = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
-        assert_eq!(PublicKey::parse(text).unwrap().to_string(), text);
+        assert_eq!(text.parse::<PublicKey>().unwrap().to_string(), text);
     }
 
     #[test]
     fn text_that_is_not_32_bytes_of_base64_is_malformed() {
         for text in ["", "AAAA", "not base64 at all", "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg"] {
-            assert_eq!(PublicKey::parse(text), Err(KeyFault::Malformed), "{text:?}");
+            assert_eq!(text.parse::<PublicKey>(), Err(KeyError::Malformed), "{text:?}");
         }
     }
 }

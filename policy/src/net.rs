@@ -1,4 +1,5 @@
-//! The small vocabulary of both configurations: names, ports, protocols, rates and addresses to dial.
+//! The small vocabulary of both configurations: names, ports, protocols, rates and addresses to
+//! dial.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -41,7 +42,8 @@ impl fmt::Debug for Name {
     }
 }
 
-/// The name of a network interface: 1 to 15 ASCII letters, digits, `-`, `_`, `.` or `@`, and not `.` or `..`.
+/// The name of a network interface: 1 to 15 ASCII letters, digits, `-`, `_`, `.` or `@`, and not
+/// `.` or `..`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InterfaceName(Arc<str>);
 
@@ -188,6 +190,22 @@ impl PortRange {
     pub const fn overlaps(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }
+
+    /// The ranges sorted, and joined where they touch or overlap.
+    #[must_use]
+    pub fn merged(mut ranges: Vec<Self>) -> Vec<Self> {
+        ranges.sort_unstable();
+        let mut joined: Vec<Self> = Vec::new();
+        for range in ranges {
+            match joined.last_mut() {
+                Some(last) if u32::from(range.first) <= u32::from(last.last) + 1 => {
+                    last.last = last.last.max(range.last);
+                }
+                _ => joined.push(range),
+            }
+        }
+        joined
+    }
 }
 
 impl fmt::Display for PortRange {
@@ -309,11 +327,22 @@ pub enum AllowList {
 /// Whether an offload is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Switch {
-    /// When the kernel has it; falls back by itself when it fails.
+    /// Used when the kernel supports it; the daemon falls back when it fails.
     #[default]
     Auto,
     /// Never.
     Off,
+}
+
+impl Switch {
+    /// The word the configuration uses.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+        }
+    }
 }
 
 impl AllowList {
@@ -326,13 +355,5 @@ impl AllowList {
                 holds(prefixes) || lists.iter().any(|list| holds(named(list)))
             }
         }
-    }
-}
-
-/// Whether a prefix is one that anybody's own network may have, and that the internet has none of.
-pub(crate) fn is_private(prefix: IpNetwork) -> bool {
-    match prefix {
-        IpNetwork::V4(prefix) => prefix.network().is_private(),
-        IpNetwork::V6(prefix) => prefix.network().is_unique_local(),
     }
 }

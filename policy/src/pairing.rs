@@ -1,4 +1,4 @@
-//! Whether an edge's configuration and an origin's fit together.
+//! Whether an edge's configuration and an origin's match.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -16,7 +16,7 @@ pub struct OwnKeys {
     pub forwarder: Option<PublicKey>,
 }
 
-/// Something that does not pair up; prints as one line that names both sides.
+/// A mismatch; prints as one line that names both sides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// The forwarder has no peer that is this edge.
@@ -98,13 +98,13 @@ pub enum Finding {
     },
 }
 
-/// What does not pair up between an edge and an origin, judged by their files alone.
+/// The mismatches between an edge and an origin, by their files only.
 #[must_use]
 pub fn pairing(gateway: &gateway::Policy, forwarder: &forwarder::Policy) -> Vec<Finding> {
     pairing_with_keys(gateway, forwarder, &OwnKeys::default())
 }
 
-/// What does not pair up between an edge and an origin, their own public keys included.
+/// The mismatches between an edge and an origin, their own public keys included.
 #[must_use]
 pub fn pairing_with_keys(
     gateway: &gateway::Policy,

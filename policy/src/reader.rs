@@ -1,5 +1,6 @@
-//! A TOML document that knows where each value stands, read key by key; whatever is not asked for is an error.
-// What is not of the wanted type is of any other, and each reader wants one.
+//! A TOML document with the place of each value, read key by key; a key that is never read is an
+//! error.
+// Each reader wants one type; all others are errors alike.
 #![allow(clippy::wildcard_enum_match_arm)]
 
 use std::cell::RefCell;
@@ -10,12 +11,12 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::nearest::nearest;
+use crate::suggest::nearest;
 use crate::{ConfigError, Position, Problem, Source, Warning};
 
 /// The most bytes a configuration may have: an edge of 100,000 prefixes needs three million.
 pub(crate) const MAX_TEXT: usize = 4 << 20;
-/// The most errors that are reported of one text: each is looked for in its line.
+/// The most errors that are reported for one text, since finding the position of each takes time.
 const MAX_ERRORS: usize = 1_000;
 /// The most entries an array may have.
 pub(crate) const MAX_ITEMS: usize = 65_536;
@@ -80,7 +81,8 @@ impl<'t> Reader<'t> {
         self.errors.borrow().len() < MAX_ERRORS
     }
 
-    /// How many errors there are so far: what depends on a part that has some is not judged, as it would be wrong as well.
+    /// How many errors there are so far: what depends on a part that has some is not checked, as
+    /// its errors would only follow from the first.
     pub(crate) fn error_count(&self) -> usize {
         self.errors.borrow().len()
     }
@@ -114,12 +116,13 @@ fn syntax_problem(message: &str, found: &str) -> Problem {
 /// One table of the document.
 pub(crate) struct Table<'r> {
     reader: &'r Reader<'r>,
-    /// How messages call it, such as `[interface]`.
+    /// Its name in messages, such as `[interface]`.
     title: &'r str,
     offset: usize,
     entries: &'r DeTable<'r>,
     asked: RefCell<Vec<&'static str>>,
-    /// Required keys that are not there: reported at the end, unless another key is one of them misspelt.
+    /// Required keys that are not there: reported at the end, unless another key is one of them
+    /// misspelt.
     missing: RefCell<Vec<&'static str>>,
 }
 
@@ -184,7 +187,7 @@ impl<'r> Table<'r> {
         }
     }
 
-    /// Reports every key that nobody asked for, and every required one that is missing.
+    /// Reports every key that was never read, and every required one that is missing.
     pub(crate) fn close(&self) {
         self.report_unknown();
         self.report_missing();
@@ -196,7 +199,7 @@ impl<'r> Table<'r> {
             let written = key.get_ref().as_ref();
             if !asked.contains(&written) {
                 let nearest = nearest(written, asked.iter().copied());
-                // A misspelt key is one mistake: that the right one is missing follows from it.
+                // A misspelt key is one mistake: the missing right one only follows from it.
                 self.missing.borrow_mut().retain(|missing| Some(*missing) != nearest);
                 let problem = Problem::UnknownKey {
                     key: excerpt(written),
@@ -348,7 +351,7 @@ impl<'r> Value<'r> {
     }
 }
 
-/// At most 64 characters of what stands in the file.
+/// At most 64 characters of what is written in the file.
 pub(crate) fn excerpt(text: &str) -> String {
     match text.char_indices().nth(64) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),

@@ -1,17 +1,18 @@
-//! The machine's interfaces as the kernel lists them: what trust and the way back are computed from.
+//! The machine's interfaces as the kernel lists them: trust and the paths of replies are computed
+//! from them.
 
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::text;
+use crate::prefix;
 
 /// Interfaces, routes and neighbours at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct System {
     /// Every interface.
     pub links: Vec<Link>,
-    /// Unicast routes of every table, multipath ones once per way.
+    /// Unicast routes of every table, multipath routes once per next hop.
     pub routes: Vec<LinkRoute>,
     /// Neighbours whose link-layer address is known.
     pub neighbours: Vec<Neighbour>,
@@ -43,7 +44,8 @@ pub enum LinkKind {
     Loopback,
     /// A bridge.
     Bridge,
-    /// An end of a veth pair, or a TUN or TAP device: what containers and virtual machines hang on.
+    /// An end of a veth pair, or a TUN or TAP device: the interfaces of containers and virtual
+    /// machines.
     Virtual,
     /// Anything else: a network card, a VLAN, a bond, a tunnel.
     Other,
@@ -60,7 +62,7 @@ pub struct LinkRoute {
     pub gateway: Option<IpAddr>,
     /// In which table.
     pub table: u32,
-    /// Of routes to one destination the lowest wins.
+    /// The route with the lowest metric wins.
     pub metric: u32,
     /// Who made it (`RTPROT_*` of rtnetlink(7)).
     pub protocol: u8,
@@ -77,37 +79,34 @@ pub struct Neighbour {
     pub mac: [u8; 6],
 }
 
-/// `RTPROT_KERNEL`, `RTPROT_BOOT` (what `ip route` adds) and `RTPROT_STATIC`: routes of the machine's own administrator. Others
-/// come from DHCP (option 121), router advertisements or routing daemons, that is from outside.
+/// `RTPROT_KERNEL`, `RTPROT_BOOT` (what `ip route` adds) and `RTPROT_STATIC`: routes of the
+/// machine's own administrator. Others come from DHCP (option 121), router advertisements or
+/// routing daemons, that is from outside.
 const OWN_PROTOCOLS: [u8; 3] = [2, 3, 4];
 
 impl LinkRoute {
-    /// Whether it leads everywhere: a default route, a half of one as some VPNs add, or all global unicast addresses.
+    /// Whether it is a default route: a half of one as some VPNs add, or all global unicast
+    /// addresses.
     #[must_use]
     pub fn is_default(&self) -> bool {
-        is_default(self.destination)
+        prefix::is_default(self.destination)
     }
-}
-
-/// Whether a prefix is a whole address family or about half of it.
-pub(crate) fn is_default(prefix: IpNetwork) -> bool {
-    prefix.prefix() <= if prefix.is_ipv4() { 1 } else { 3 }
 }
 
 /// How many priorities the edge's own rules have.
 const OWN_RULES: u32 = 3;
 
 impl System {
-    /// The priority of the first of the edge's own rules: the `configured` one, or a lower one where rules of others are
-    /// asked before.
+    /// The priority of the first of the edge's own rules: the `configured` one, or a lower one
+    /// where other programs' rules would come first.
     ///
-    /// A rule that is added without a priority gets one lower than all others, as those of wg-quick do.
+    /// A rule that is added without a priority, such as wg-quick's, gets one lower than all others.
     #[must_use]
     pub fn rule_priority(&self, configured: u32) -> u32 {
         let first = self.rules.iter().copied().min().unwrap_or(u32::MAX);
         match first.checked_sub(OWN_RULES) {
             Some(lower) if lower > 0 => configured.min(lower),
-            // There is no room: the check of the paths says what that does.
+            // There is no room: the check of the paths reports the effect.
             _ => configured,
         }
     }
@@ -135,7 +134,8 @@ impl System {
         self.default_routes(index).next().is_some()
     }
 
-    /// Whether the interface is a container network: a bridge with no hardware port and no default route.
+    /// Whether the interface is a container network: a bridge with no hardware port and no default
+    /// route.
     #[must_use]
     pub fn is_container_network(&self, link: &Link) -> bool {
         let mut ports = self.links.iter().filter(|port| port.master == Some(link.index));
@@ -145,14 +145,15 @@ impl System {
             && !self.is_uplink(link.index)
     }
 
-    /// The networks that an interface carries by its own addresses, or by routes of the machine's administrator.
+    /// The networks that an interface carries by its own addresses, or by routes of the machine's
+    /// administrator.
     pub fn carried(&self, link: &Link) -> Vec<IpNetwork> {
-        let addresses = link.addresses.iter().map(|&address| text::network(address));
+        let addresses = link.addresses.iter().map(|&address| prefix::network(address));
         let index = link.index;
         let routed = self.routes.iter().filter(move |route| {
             route.link == index && !route.is_default() && OWN_PROTOCOLS.contains(&route.protocol)
         });
-        addresses.chain(routed.map(|route| text::network(route.destination))).collect()
+        addresses.chain(routed.map(|route| prefix::network(route.destination))).collect()
     }
 
     /// The link-layer address of a neighbour.

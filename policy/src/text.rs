@@ -8,7 +8,8 @@ use ipnetwork::IpNetwork;
 use crate::{Bandwidth, Host, HostPort, PortRange, Protocol, Protocols, Rate, RateUnit};
 
 /// `10.0.0.0/8`, or a single address as a prefix of full length; host bits are left in.
-pub(crate) fn prefix(text: &str) -> Option<IpNetwork> {
+#[must_use]
+pub fn prefix(text: &str) -> Option<IpNetwork> {
     match text.split_once('/') {
         Some((address, length)) => {
             IpNetwork::new(self::address(address)?, decimal(length)?.try_into().ok()?).ok()
@@ -17,13 +18,9 @@ pub(crate) fn prefix(text: &str) -> Option<IpNetwork> {
     }
 }
 
-/// The prefix without its host bits.
-pub(crate) fn network(prefix: IpNetwork) -> IpNetwork {
-    IpNetwork::new(prefix.network(), prefix.prefix()).unwrap_or(prefix)
-}
-
 /// An address that is neither IPv4 in IPv6 nor written with a zone.
-pub(crate) fn address(text: &str) -> Option<IpAddr> {
+#[must_use]
+pub fn address(text: &str) -> Option<IpAddr> {
     let address: IpAddr = text.parse().ok()?;
     match address {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => None,
@@ -32,7 +29,8 @@ pub(crate) fn address(text: &str) -> Option<IpAddr> {
 }
 
 /// An address to fetch from: over TLS, or in the clear from this machine itself.
-pub(crate) fn fetchable(text: &str) -> Option<String> {
+#[must_use]
+pub fn fetchable(text: &str) -> Option<String> {
     let plain = text.bytes().all(|byte| byte.is_ascii_graphic()) && text.len() <= 2048;
     let own = ["http://127.0.0.1", "http://[::1]"]
         .iter()
@@ -42,18 +40,21 @@ pub(crate) fn fetchable(text: &str) -> Option<String> {
 }
 
 /// A port above 0.
-pub(crate) fn port(text: &str) -> Option<u16> {
+#[must_use]
+pub fn port(text: &str) -> Option<u16> {
     decimal(text).and_then(|number| u16::try_from(number).ok()).filter(|&port| port != 0)
 }
 
 /// `443` or `5000-5010`.
-pub(crate) fn ports(text: &str) -> Option<PortRange> {
+#[must_use]
+pub fn ports(text: &str) -> Option<PortRange> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     PortRange::new(port(first.trim())?, port(last.trim())?)
 }
 
 /// Splits `host:rest` and `[v6]:rest`; the brackets are left out.
-pub(crate) fn split_port(text: &str) -> Option<(&str, &str)> {
+#[must_use]
+pub fn split_port(text: &str) -> Option<(&str, &str)> {
     if let Some(bracketed) = text.strip_prefix('[') {
         let (host, rest) = bracketed.split_once("]:")?;
         return host.contains(':').then_some((host, rest));
@@ -63,13 +64,15 @@ pub(crate) fn split_port(text: &str) -> Option<(&str, &str)> {
 }
 
 /// An address and ports, as `192.168.88.2:443` and `[fd00::1]:5000-5010`.
-pub(crate) fn address_ports(text: &str) -> Option<(IpAddr, PortRange)> {
+#[must_use]
+pub fn address_ports(text: &str) -> Option<(IpAddr, PortRange)> {
     let (host, rest) = split_port(text)?;
     Some((address(host)?, ports(rest)?))
 }
 
 /// A DNS name or an address.
-pub(crate) fn host(text: &str) -> Option<Host> {
+#[must_use]
+pub fn host(text: &str) -> Option<Host> {
     if let Some(address) = address(text) {
         return Some(Host::Address(address));
     }
@@ -85,13 +88,15 @@ pub(crate) fn host(text: &str) -> Option<Host> {
 }
 
 /// `host:port`.
-pub(crate) fn host_port(text: &str) -> Option<HostPort> {
+#[must_use]
+pub fn host_port(text: &str) -> Option<HostPort> {
     let (name, rest) = split_port(text)?;
     Some(HostPort { host: host(name)?, port: port(rest)? })
 }
 
 /// `tcp` or `udp`.
-pub(crate) fn protocol(text: &str) -> Option<Protocol> {
+#[must_use]
+pub fn protocol(text: &str) -> Option<Protocol> {
     match text {
         "tcp" => Some(Protocol::Tcp),
         "udp" => Some(Protocol::Udp),
@@ -100,7 +105,8 @@ pub(crate) fn protocol(text: &str) -> Option<Protocol> {
 }
 
 /// `tcp`, `udp` or `tcp+udp`.
-pub(crate) fn protocols(text: &str) -> Option<Protocols> {
+#[must_use]
+pub fn protocols(text: &str) -> Option<Protocols> {
     match text {
         "tcp" => Some(Protocols::Tcp),
         "udp" => Some(Protocols::Udp),
@@ -110,7 +116,8 @@ pub(crate) fn protocols(text: &str) -> Option<Protocols> {
 }
 
 /// `250ms`, `25s`, `2m` or `1h`.
-pub(crate) fn duration(text: &str) -> Option<Duration> {
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = number_and_unit(text)?;
     let millis = match unit {
         "ms" => 1,
@@ -123,7 +130,8 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
 }
 
 /// `50/second`.
-pub(crate) fn rate(text: &str) -> Option<Rate> {
+#[must_use]
+pub fn rate(text: &str) -> Option<Rate> {
     let (count, unit) = text.split_once('/')?;
     let per = match unit {
         "second" => RateUnit::Second,
@@ -136,7 +144,8 @@ pub(crate) fn rate(text: &str) -> Option<Rate> {
 }
 
 /// `800kbit`, `100mbit`, `10mbyte` or `1gbit`, per second; at least 8 kbit, at most 1,000 gbit.
-pub(crate) fn bandwidth(text: &str) -> Option<Bandwidth> {
+#[must_use]
+pub fn bandwidth(text: &str) -> Option<Bandwidth> {
     let (number, unit) = number_and_unit(text)?;
     let bits_per_unit: u64 = match unit {
         "kbit" => 1_000,
@@ -152,7 +161,8 @@ pub(crate) fn bandwidth(text: &str) -> Option<Bandwidth> {
 }
 
 /// `65536`, `64KiB`, `256MiB` or `1GiB`.
-pub(crate) fn bytes(text: &str) -> Option<u64> {
+#[must_use]
+pub fn bytes(text: &str) -> Option<u64> {
     let (number, unit) = number_and_unit(text)?;
     let shift = match unit {
         "" => 0,

@@ -1,4 +1,4 @@
-//! The way back: each uplink has a number, and with it a packet mark and a routing table of its own.
+//! The path of replies: each uplink has a number, and with it a packet mark and a routing table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -6,9 +6,8 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::gateway::Policy;
-use crate::ruleset::{lan_prefixes, lies_within, tunnel_prefixes};
+use crate::prefix::{self, lies_within};
 use crate::system::{Link, LinkKind, LinkRoute, System};
-use crate::text;
 
 /// The most uplinks: as many marks and tables are claimed.
 pub const MAX_UPLINKS: u8 = 16;
@@ -62,13 +61,13 @@ pub fn uplinks(policy: &Policy, system: &System, before: &[Uplink]) -> Vec<Uplin
     found
 }
 
-/// Whether all that does not go to the tunnel, the LAN or `containers` leaves by the one uplink there is, with a mark or
-/// without.
+/// Whether all that does not go to the tunnel, the LAN or `containers` leaves by the one uplink
+/// there is, with a mark or without.
 #[must_use]
 pub fn is_only_way(policy: &Policy, system: &System, uplinks: &[Uplink], containers: &[IpNetwork]) -> bool {
     let [only] = uplinks else { return false };
-    let near = tunnel_prefixes(policy).chain(lan_prefixes(policy)).chain(containers.iter().copied());
-    let near: BTreeSet<IpNetwork> = near.map(text::network).collect();
+    let near = policy.tunnel_prefixes().chain(policy.lan_prefixes()).chain(containers.iter().copied());
+    let near: BTreeSet<IpNetwork> = near.map(prefix::network).collect();
     let tunnel = system.named(policy.interface.name.as_str()).map(|link| link.index);
     let leads_elsewhere = |route: &LinkRoute| {
         let is_near = !is_global(route.destination.ip()) || lies_within(&near, route.destination);
@@ -79,7 +78,7 @@ pub fn is_only_way(policy: &Policy, system: &System, uplinks: &[Uplink], contain
 
 /// Why replies of some uplinks cannot be sent back by them.
 #[must_use]
-pub fn way_back_remarks(policy: &Policy, system: &System) -> Vec<String> {
+pub fn reply_path_remarks(policy: &Policy, system: &System) -> Vec<String> {
     let links: Vec<&Link> = candidates(policy, system).collect();
     let mut remarks = Vec::new();
     for address in shared_addresses(&links) {
@@ -156,7 +155,7 @@ mod tests {
         let system = system(&[(2, "192.168.0.2/24"), (5, "192.168.0.2/24")]);
         let found = uplinks(&policy(), &system, &[]);
         assert!(found.iter().all(|uplink| uplink.addresses.is_empty()), "{found:?}");
-        let said = way_back_remarks(&policy(), &system);
+        let said = reply_path_remarks(&policy(), &system);
         assert!(said[0].starts_with("eth2 and eth5 have the same address 192.168.0.2"), "{said:?}");
     }
 
@@ -200,7 +199,7 @@ mod tests {
         let links: Vec<(u32, &str)> = links.iter().map(|(index, text)| (*index, text.as_str())).collect();
         let system = system(&links);
         assert_eq!(uplinks(&policy(), &system, &[]).len(), usize::from(MAX_UPLINKS));
-        assert_eq!(way_back_remarks(&policy(), &system).len(), 1);
+        assert_eq!(reply_path_remarks(&policy(), &system).len(), 1);
     }
 
     fn numbers(uplinks: &[Uplink]) -> Vec<(u32, u8)> {

@@ -1,7 +1,7 @@
-//! Every way a configuration can be wrong, with what is said about it.
+//! Every way a configuration can be wrong, with the errors it gives.
 //!
-//! Each `tests/bad/*.toml` stands beside a `.txt` with the errors it must give. After a change of words, run with
-//! `UPDATE_EXPECTED=1` and read the difference.
+//! Each `tests/bad/*.toml` has a `.txt` of the same name with the errors it must give. After a change of
+//! words, run with `UPDATE_EXPECTED=1` and read the difference.
 
 // Helpers of tests fail by panicking, as tests do.
 #![allow(
@@ -67,12 +67,12 @@ fn every_variant_is_produced() {
 }
 
 #[test]
-fn every_error_says_where_what_and_how_to_mend_it() {
+fn every_error_says_where_what_and_how_to_fix_it() {
     for error in bad_files().iter().flat_map(|file| errors_of(file)).chain(file_errors()) {
         let printed = error.to_string();
         let place = format!("{}:{}:{}: ", error.at.file.display(), error.at.line, error.at.column);
         assert!(printed.starts_with(&place), "{printed}");
-        assert!(printed.contains("; "), "no mend: {printed}");
+        assert!(printed.contains("; "), "no fix: {printed}");
         assert!(!printed.contains('\n'), "several lines: {printed}");
         assert!(printed.len() < 500, "too long: {printed}");
     }
@@ -140,7 +140,7 @@ fn errors_in(name: &str, text: &str) -> Vec<ConfigError> {
     let source = source(name, text);
     let errors = match name.split('-').next().unwrap() {
         "forwarder" => forwarder::parse(&source).err(),
-        "list" => gateway::parse_list(&source).err(),
+        "list" => policy::sections::parse_list(&source).err(),
         _ => gateway::parse(&source).err(),
     };
     errors.unwrap_or_default()

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use policy::arbitrary::{self, Random};
+use arbitrary::{self, Random};
 use policy::evaluator::{Arrival, Outcome, Packet, Transport, evaluate};
 use policy::{Protocol, Source, gateway};
 

@@ -66,8 +66,8 @@ fn generated_policies_are_taken() {
     assert_eq!(refused, "", "refused by nft -c");
 }
 
-/// Linux 6.12.115 and later take `byteorder` for one value alone; nft 1.0.6 writes longer and shorter ones for some keys
-/// of several parts.
+/// Linux 6.12.115 and later take `byteorder` for one value alone; nft 1.0.6 writes longer and
+/// shorter ones for some keys of several parts.
 #[test]
 fn no_expression_changes_the_byte_order_of_more_or_less_than_one_value() {
     let example = example();
@@ -100,7 +100,8 @@ fn the_test_for_odd_conversions_knows_those_that_kernels_refuse() {
     }
 }
 
-/// Whether a line of bytecode, as `[ byteorder reg 1 = hton(reg 1, 2, 1) ]`, has another size than length.
+/// Whether a line of bytecode, as `[ byteorder reg 1 = hton(reg 1, 2, 1) ]`, has another size than
+/// length.
 fn is_odd_conversion(line: &str) -> bool {
     let Some((_, conversion)) = line.split_once("byteorder ") else { return false };
     let numbers = conversion.split_once('(').and_then(|(_, rest)| rest.split_once(')')).unwrap().0;
@@ -126,7 +127,8 @@ fn in_table(number: u64, policy: &gateway::Policy) -> Vec<Value> {
 /// How many policies one call of nft checks.
 const BATCH: u64 = 5;
 
-/// How many generated policies nft must take, unless POLICY_CASES says otherwise; CAUSEWAY_SOAK=1 takes ten times it.
+/// How many generated policies nft must take, unless POLICY_CASES says otherwise; CAUSEWAY_SOAK=1
+/// takes ten times it.
 const GENERATED: u64 = 1_000;
 
 #[test]
@@ -163,7 +165,8 @@ fn every_name_that_may_be_written_is_one_that_nft_carries_unchanged() {
     }
 }
 
-/// A name of the same length that begins with `p`: services and private flows share one kind of name.
+/// A name of the same length that begins with `p`: services and private flows share one kind of
+/// name.
 fn private(name: &str) -> String {
     format!("p{}", &name[1..])
 }
@@ -246,7 +249,8 @@ fn a_change_keeps_bans_meters_and_counters_and_leaves_nothing_behind() {
     assert_eq!(Present::from_listing(&text).unwrap(), fresh, "something was left behind");
 }
 
-/// The sets, maps and rules whose keys begin with the protocol, as they were before there was one set per protocol.
+/// The sets, maps and rules whose keys begin with the protocol, as they were before there was one
+/// set per protocol.
 const BEFORE: &str = "table inet causeway {
   set wan_accept { type inet_proto . inet_service; flags interval; elements = { tcp . 22 } }
   set bans4 { type ipv4_addr; size 65535; flags timeout; elements = { 203.0.113.66 timeout 1h } }
@@ -290,7 +294,7 @@ fn a_thousand_services_are_one_lookup_and_are_installed_quickly() {
             2_000 + number
         ));
     }
-    let mut random = policy::arbitrary::Random::new(7);
+    let mut random = arbitrary::Random::new(7);
     for number in 0..1_000 {
         let key: Vec<u8> = (0..4).flat_map(|_| random.next().to_le_bytes()).collect();
         text.push_str(&format!(
@@ -331,7 +335,7 @@ allowed_ips = ["10.77.88.2/32", "192.168.88.0/24"]
 "#;
 
 fn generated(seed: u64) -> gateway::Policy {
-    parsed(&policy::arbitrary::gateway_text(seed))
+    parsed(&arbitrary::gateway_text(seed))
 }
 
 fn parsed(text: &str) -> gateway::Policy {
@@ -345,7 +349,8 @@ fn example() -> gateway::Policy {
     gateway::parse(&Source { name: &path, text: &text }).unwrap_or_else(|errors| panic!("{errors:#?}"))
 }
 
-/// Runs the transactions one after another in a namespace of its own, each first with `-c`, and lists the table.
+/// Runs the transactions one after another in a namespace of its own, each first with `-c`, and
+/// lists the table.
 fn listing_after(transactions: &[Value]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let mut script = String::from("set -e\n");
@@ -362,7 +367,8 @@ fn listing_after(transactions: &[Value]) -> String {
 }
 
 fn in_namespace(script: &str) -> String {
-    // As root without a user namespace, since only then may nft enlarge its socket for large transactions.
+    // As root without a user namespace, since only then may nft enlarge its socket for large
+    // transactions.
     let root = Command::new("unshare").args(["--net", "true"]).stderr(Stdio::null()).status();
     let user: &[&str] =
         if root.is_ok_and(|status| status.success()) { &[] } else { &["--user", "--map-root-user"] };

@@ -78,7 +78,8 @@ fn a_misspelt_key_or_section_is_one_error() {
                 return Some(line.replacen(name, &format!("{name}{}", &name[name.len() - 1..]), 1));
             }
             let (key, rest) = line.split_once(" = ")?;
-            // Of two letters nothing is recognized; a table's required key of that length is missing as well.
+            // Of two letters nothing is recognized; a table's required key of that length is
+            // missing as well.
             (key.len() > 2).then(|| format!("{key}{} = {rest}", &key[key.len() - 1..]))
         });
     }

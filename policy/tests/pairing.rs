@@ -63,13 +63,13 @@ fn a_proxy_header_behind_masquerading_is_found() {
 
 #[test]
 fn addresses_ports_keys_and_sizes_are_compared() {
-    let strangers = FORWARDER.replace("10.77.88.2/30", "10.99.0.2/30");
+    let unrelated = FORWARDER.replace("10.77.88.2/30", "10.99.0.2/30");
     let elsewhere = GATEWAY.replace("10.77.88.2/32", "10.77.88.6/32");
     let other_port = FORWARDER.replace("example.com:51820", "example.com:51821");
     let other_mtu = FORWARDER.replace("mtu = 1420", "mtu = 1380");
     let preshared = GATEWAY.replace("allowed_ips", "preshared_key_file = \"psk\"\nallowed_ips");
 
-    assert!(matches!(findings(GATEWAY, &strangers).as_slice(), [Finding::NoEdge]));
+    assert!(matches!(findings(GATEWAY, &unrelated).as_slice(), [Finding::NoEdge]));
     assert!(matches!(findings(&elsewhere, FORWARDER).as_slice(), [Finding::NoOrigin { .. }]));
     assert!(matches!(findings(GATEWAY, &other_port).as_slice(), [Finding::OtherPort { .. }]));
     assert!(matches!(findings(GATEWAY, &other_mtu).as_slice(), [Finding::OtherMtu { .. }]));

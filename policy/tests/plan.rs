@@ -149,7 +149,7 @@ fn the_most_specific_inject_decides() {
 fn the_effective_configuration_is_the_same_policy() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/gateway.toml");
     let example = std::fs::read_to_string(path).unwrap();
-    let generated = (0..100).map(policy::arbitrary::gateway_text);
+    let generated = (0..100).map(arbitrary::gateway_text);
     for text in generated.chain([example, BASE.to_owned()]) {
         let policy = parsed(&text);
         let again = parsed(&policy.to_toml());
@@ -162,7 +162,7 @@ fn the_effective_configuration_is_the_same_policy() {
 fn cut_and_changed_configurations_never_panic() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/gateway.toml");
     let text = std::fs::read_to_string(path).unwrap();
-    let mut random = policy::arbitrary::Random::new(1);
+    let mut random = arbitrary::Random::new(1);
     for _ in 0..300 {
         let mut bytes = text.clone().into_bytes();
         bytes.truncate(usize::try_from(random.below(u64::try_from(bytes.len()).unwrap())).unwrap());
@@ -176,7 +176,7 @@ fn cut_and_changed_configurations_never_panic() {
         let source = Source { name: Path::new("gateway.toml"), text: &changed };
         let _ = gateway::parse(&source).map(|policy| policy.plan());
         let _ = forwarder::parse(&source);
-        let _ = gateway::parse_list(&source);
+        let _ = policy::sections::parse_list(&source);
     }
 }
 

@@ -1,4 +1,5 @@
-//! Whatever changes in a file is taken by a reload and named, or named as what needs a restart: nothing is ignored.
+//! Whatever changes in a file is taken by a reload and named, or named as what needs a restart:
+//! nothing is ignored.
 
 // Helpers of tests fail by panicking, as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

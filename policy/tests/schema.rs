@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
+use arbitrary::gateway_text;
 use nftables::schema::NfObject;
-use policy::arbitrary::gateway_text;
 use policy::{Source, gateway};
 use serde_json::Value;
 
@@ -29,8 +29,8 @@ fn the_crates_types_read_every_generated_command_that_they_have_a_type_for() {
     }
 }
 
-/// What `nft` takes and the crate's types lack: emptying a set or map, maps to verdicts or named counters, and sets of
-/// interface indexes.
+/// What `nft` takes and the crate's types lack: emptying a set or map, maps to verdicts or named
+/// counters, and sets of interface indexes.
 fn is_beyond_the_crate(command: &Value) -> bool {
     let flushes = ["set", "map"].iter().any(|kind| !command["flush"][kind].is_null());
     let maps_to = command["add"]["map"]["map"].as_str();

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use policy::gateway::List;
+use policy::sections::List;
 use policy::{ConfigError, FileRef, Problem, Source};
 
 use crate::exit::{Exit, ExitError};

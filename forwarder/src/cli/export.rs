@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use ipnetwork::IpNetwork;
 use policy::Source;
 use policy::forwarder::Policy;
-use policy::gateway::parse_list;
+use policy::sections::parse_list;
 
 use daemon::exit::{Exit, ExitError};
 use daemon::files::read_text;
@@ -44,7 +44,7 @@ pub(super) fn export(exported: &Exported, config: &Path) -> Result<String, ExitE
         Some(from) => proxies(&policy, from)?,
         None => Vec::new(),
     };
-    policy::export::caddy(&policy, &proxies, caddy.from).map_err(|error| ExitError::new(Exit::Usage, error))
+    migrate::export::caddy(&policy, &proxies, caddy.from).map_err(|error| ExitError::new(Exit::Usage, error))
 }
 
 fn proxies(policy: &Policy, from: &Path) -> Result<Vec<IpNetwork>, ExitError> {

@@ -8,7 +8,7 @@ use policy::plan::{Change, Conditions};
 use policy::ruleset::ServiceMark;
 use policy::system::System;
 use policy::trust::{KeptPin, Pins, Trust, closed_between, remarks, taken};
-use policy::uplinks::{Uplink, is_only_way, uplinks, way_back_remarks};
+use policy::uplinks::{Uplink, is_only_way, reply_path_remarks, uplinks};
 
 use super::Edge;
 use super::blueprint::Blueprint;
@@ -88,7 +88,7 @@ impl Machine {
     #[must_use]
     pub fn remarks(&self, policy: &Policy) -> Vec<String> {
         let mut remarks = remarks(policy, &self.pins, &self.system);
-        remarks.extend(way_back_remarks(policy, &self.system));
+        remarks.extend(reply_path_remarks(policy, &self.system));
         remarks
     }
 

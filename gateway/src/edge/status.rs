@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use policy::gateway::List;
+use policy::sections::List;
 use tunnel::io::clock;
 use tunnel::node::{PeerState, PeerStatus};
 

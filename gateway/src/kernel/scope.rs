@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
 use policy::gateway::Policy;
-use policy::ruleset::{admit, lan_prefixes, lies_within, tunnel_prefixes};
+use policy::prefix::lies_within;
+use policy::ruleset::admit;
 use policy::uplinks::MAX_UPLINKS;
 use policy::{InterfaceName, plan};
 use serde::{Deserialize, Serialize};
@@ -101,8 +102,8 @@ pub enum Removal {
 impl Asked {
     fn of(policy: &Policy) -> Self {
         Self {
-            prefixes: tunnel_prefixes(policy).collect(),
-            lan: lan_prefixes(policy).collect(),
+            prefixes: policy.tunnel_prefixes().collect(),
+            lan: policy.lan_prefixes().collect(),
             fwmarks: BTreeSet::from([policy.kernel.fwmark]),
             ct_marks: BTreeSet::from([policy.kernel.ct_mark]),
             priorities: BTreeSet::from([policy.kernel.rule_priority]),

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::parse::{PeerAt, ReachAt};
-use super::{Inject, Interface};
+use super::entries::{PeerAt, ReachAt};
+use super::model::{Inject, Interface};
 use crate::fields::At;
-use crate::gateway::parse::covers;
+use crate::prefix::covers;
 use crate::reader::Reader;
 use crate::{Mtu, Name, Problem, Protocol, Protocols};
 

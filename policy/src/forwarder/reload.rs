@@ -1,7 +1,7 @@
 //! What a running forwarder takes of another configuration.
 
-use super::{Peer, Policy};
-use crate::plan::Change;
+use super::model::{Peer, Policy};
+use crate::change::Change;
 
 impl Policy {
     /// What `next` has otherwise and cannot change while the daemon runs.

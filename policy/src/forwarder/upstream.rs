@@ -1,4 +1,4 @@
-//! Where injected flows are carried to, and how it is found out whether somebody answers there.
+//! Where injected flows are carried to, and how the health of those places is checked.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -30,38 +30,39 @@ pub enum UpstreamPort {
     From(u16),
 }
 
-/// `health`: how an upstream is asked whether it works.
+/// `health`: how an upstream is checked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Health {
-    /// What is asked.
+    /// What is checked.
     pub check: Check,
-    /// From the end of one question to the next.
+    /// From the end of one check to the next.
     pub every: Duration,
-    /// How long an answer may take.
+    /// How long a reply may take.
     pub timeout: Duration,
 }
 
-/// What a health check asks.
+/// What a health check verifies.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Check {
     /// Whether it accepts a connection.
     Tcp,
-    /// Whether it answers a request with a status from 200 to 399.
+    /// Whether it replies to a request with a status from 200 to 399.
     Http {
-        /// The `Host` it is asked as.
+        /// The `Host` of the request.
         name: Arc<str>,
-        /// What is fetched.
+        /// The path of the request.
         path: Arc<str>,
     },
-    /// Whether it begins a TLS session under this name; its certificate is not looked at.
+    /// Whether it starts a TLS session for this name; its certificate is not verified.
     Tls {
-        /// The server name it is asked for.
+        /// The server name (SNI).
         name: Arc<str>,
     },
 }
 
 impl UpstreamPort {
-    /// The upstream's port for a flow that was sent to `asked`, in a matched range that begins at `first`.
+    /// The upstream's port for a flow that was sent to `asked`, in a matched range that begins at
+    /// `first`.
     #[must_use]
     pub const fn of(self, asked: u16, first: u16) -> u16 {
         match self {

@@ -5,41 +5,12 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::parse::{TargetAt, covers};
-use super::{Accept, Allow, Party, Peer, Policy, Publish, Service, SourceHandling};
+use super::entries::{AllowAt, PeerAt, Places, PublishAt, TargetAt};
+use super::model::{Party, Peer, Policy, Publish, Service, SourceHandling};
 use crate::fields::At;
+use crate::prefix::covers;
 use crate::reader::Reader;
 use crate::{Mtu, Name, PortRange, Position, Problem, Protocol, Protocols};
-
-/// Where things stand that other sections may contradict.
-pub(super) struct Places {
-    pub(super) mtu: Position,
-    pub(super) accept: Vec<At<Accept>>,
-    /// Whether interface, LAN and peers were read without an error: else where a flow leads cannot be judged.
-    pub(super) are_ends_known: bool,
-}
-
-pub(super) struct PeerAt {
-    pub(super) value: Peer,
-    pub(super) key_at: Position,
-    pub(super) prefixes_at: Vec<Position>,
-    pub(super) auto_probe: bool,
-}
-
-pub(super) struct PublishAt {
-    pub(super) value: Publish,
-    pub(super) listen_at: Position,
-    pub(super) source_at: Position,
-    pub(super) targets: Vec<TargetAt>,
-}
-
-pub(super) struct AllowAt {
-    pub(super) value: Allow,
-    pub(super) at: Position,
-    pub(super) from: Vec<At<Party>>,
-    pub(super) to: Vec<At<Party>>,
-    pub(super) source_at: Position,
-}
 
 /// Checks every entry against the rest, and moves it into the policy.
 pub(super) fn everything(
@@ -61,7 +32,8 @@ pub(super) fn everything(
     policy.allow = allow.into_iter().map(|entry| entry.value).collect();
 }
 
-/// The peer to whose routed allowed-ips a prefix belongs: the most specific one that covers all of it.
+/// The peer to whose routed allowed-ips a prefix belongs: the most specific one that covers all of
+/// it.
 ///
 /// A prefix of length 0 is a filter and is not routed.
 pub(super) fn owner<'p>(peers: impl Iterator<Item = &'p Peer>, prefix: IpNetwork) -> Option<Name> {
@@ -72,7 +44,8 @@ pub(super) fn owner<'p>(peers: impl Iterator<Item = &'p Peer>, prefix: IpNetwork
         .map(|(peer, _)| peer.name.clone())
 }
 
-/// Fills in the address that is probed by default: the peer's only address in the tunnel's own network.
+/// Fills in the address that is probed by default: the peer's only address in the tunnel's own
+/// network.
 fn finished(peer: PeerAt, own: &[IpNetwork]) -> Peer {
     let mut value = peer.value;
     if peer.auto_probe {

@@ -1,10 +1,11 @@
-//! What a running edge takes of another configuration, beside what its plan says.
+//! What another configuration changes at a running edge, besides its plan.
 
 use std::fmt::Debug;
 
-use super::{List, Peer, Policy};
-use crate::plan::Change;
-use crate::{Mtu, Switch};
+use super::model::{Peer, Policy};
+use crate::Mtu;
+use crate::change::Change;
+use crate::sections::List;
 
 impl Policy {
     /// The key of which `next` has another value and which cannot change while the daemon runs.
@@ -20,7 +21,8 @@ impl Policy {
         fixed.into_iter().find(|(_, changed)| *changed).map(|(key, _)| key)
     }
 
-    /// What `next` changes beside the plan: settings of the daemon itself, of which the kernel knows nothing.
+    /// What `next` changes besides the plan: settings of the daemon itself, which the kernel does
+    /// not have.
     #[must_use]
     pub fn changed_settings(&self, next: &Self) -> Vec<Change> {
         let mut changes = Settings::default();
@@ -49,15 +51,8 @@ impl Policy {
         changes.debug("metrics", "hosts", &self.metrics.hosts, &next.metrics.hosts);
         changes.field("log", "level", self.log.level.as_str(), next.log.level.as_str());
         changes.field("log", "format", self.log.format.as_str(), next.log.format.as_str());
-        let (old, new) = (&self.offload, &next.offload);
-        for (name, old, new) in [
-            ("tun_gso", old.tun_gso, new.tun_gso),
-            ("tun_gro", old.tun_gro, new.tun_gro),
-            ("udp_gso", old.udp_gso, new.udp_gso),
-            ("udp_gro", old.udp_gro, new.udp_gro),
-            ("busy_poll", old.busy_poll, new.busy_poll),
-        ] {
-            changes.field("offload", name, word(old), word(new));
+        for ((key, old), (_, new)) in self.offload.switches().into_iter().zip(next.offload.switches()) {
+            changes.field("offload", key, old.as_str(), new.as_str());
         }
         changes.field("reload", "watch", &self.watch.to_string(), &next.watch.to_string());
         changes.0
@@ -109,12 +104,5 @@ fn size(mtu: Mtu) -> String {
     match mtu {
         Mtu::Fixed(bytes) => bytes.to_string(),
         Mtu::Auto => "auto".to_owned(),
-    }
-}
-
-const fn word(switch: Switch) -> &'static str {
-    match switch {
-        Switch::Auto => "auto",
-        Switch::Off => "off",
     }
 }

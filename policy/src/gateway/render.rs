@@ -1,9 +1,9 @@
-//! A policy as the text of a `gateway.toml` in which every key stands, defaults included.
+//! A policy as the text of a `gateway.toml` with every key, defaults included.
 
 use std::fmt::Write as _;
 
-use super::{Allow, Party, Peer, Policy, Publish, Service, SourceHandling};
-use crate::{AllowList, Mtu, Protocols, Switch};
+use super::model::{Allow, InterfacePattern, Party, Peer, Policy, Publish, Service, SourceHandling};
+use crate::{AllowList, Mtu, Protocol, Protocols};
 
 impl Policy {
     /// The effective configuration: reading it again gives the same policy.
@@ -61,16 +61,9 @@ impl Policy {
             text,
         );
         table("[reload]", &[("watch", self.watch.to_string())], text);
-        let patterns: Vec<&str> =
-            self.container_interfaces.iter().map(super::InterfacePattern::as_str).collect();
+        let patterns: Vec<&str> = self.container_interfaces.iter().map(InterfacePattern::as_str).collect();
         table("[containers]", &[("interfaces", array(&patterns))], text);
-        let offload = [
-            ("tun_gso", switch(self.offload.tun_gso)),
-            ("tun_gro", switch(self.offload.tun_gro)),
-            ("udp_gso", switch(self.offload.udp_gso)),
-            ("udp_gro", switch(self.offload.udp_gro)),
-            ("busy_poll", switch(self.offload.busy_poll)),
-        ];
+        let offload = self.offload.switches().map(|(key, switch)| (key, quoted(switch.as_str())));
         table("[offload]", &offload, text);
         let kernel = [
             ("fwmark", format!("{:#x}", self.kernel.fwmark)),
@@ -191,7 +184,7 @@ fn protocols(protocols: Protocols) -> String {
 }
 
 fn plus(protocols: Protocols) -> String {
-    let names: Vec<&str> = protocols.iter().map(crate::Protocol::as_str).collect();
+    let names: Vec<&str> = protocols.iter().map(Protocol::as_str).collect();
     names.join("+")
 }
 
@@ -199,12 +192,5 @@ fn source(source: SourceHandling) -> String {
     match source {
         SourceHandling::Preserve => quoted("preserve"),
         SourceHandling::Masquerade => quoted("masquerade"),
-    }
-}
-
-fn switch(switch: Switch) -> String {
-    match switch {
-        Switch::Auto => quoted("auto"),
-        Switch::Off => quoted("off"),
     }
 }

@@ -2,14 +2,12 @@
 
 use ipnetwork::IpNetwork;
 
-use super::parse::covers;
-use super::{Accept, Wan};
+use super::entries::WanAt;
+use super::model::{Accept, Wan};
 use crate::fields::{self, At};
+use crate::prefix::{covers, is_default};
 use crate::reader::{Reader, Table, Value};
 use crate::{InterfaceName, Problem, text};
-
-/// `[wan]` with the places of its interfaces and ports.
-pub(super) type WanAt = (Wan, Vec<At<InterfaceName>>, Vec<At<Accept>>);
 
 pub(super) fn wan(root: &Table<'_>) -> Option<WanAt> {
     let Some(table) = root.table("wan", "[wan]") else {
@@ -58,14 +56,15 @@ pub(super) fn lan(root: &Table<'_>) -> (Vec<At<IpNetwork>>, Vec<At<InterfaceName
     (prefixes, named.unwrap_or_default())
 }
 
-/// A prefix that a local network can have: neither everything, nor multicast, nor what every link has of its own.
+/// A prefix that a local network can have: neither everything, nor multicast, nor what every link
+/// has of its own.
 fn lan_prefix(value: Value<'_>) -> Option<At<IpNetwork>> {
     let prefix = fields::prefix(value)?;
     let link_local = ["fe80::/10", "224.0.0.0/4", "ff00::/8"];
     let everywhere = link_local.iter().filter_map(|text| text.parse::<IpNetwork>().ok());
     let refused = everywhere.filter(|other| other.is_ipv4() == prefix.value.is_ipv4());
     let overlaps = |other: IpNetwork| covers(other, prefix.value) || covers(prefix.value, other);
-    if crate::system::is_default(prefix.value) || refused.into_iter().any(overlaps) {
+    if is_default(prefix.value) || refused.into_iter().any(overlaps) {
         value.report(Problem::NoLanPrefix { prefix: prefix.value.to_string() });
         return None;
     }

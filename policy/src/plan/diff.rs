@@ -116,9 +116,3 @@ impl fmt::Display for PlannedPeer {
         Ok(())
     }
 }
-
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.part, self.line)
-    }
-}

@@ -7,7 +7,6 @@ use ipnetwork::IpNetwork;
 use super::{Conditions, Device, Route, RouteKind, Routing, Rule, Selector, Sysctl, UplinkTable};
 use crate::InterfaceName;
 use crate::gateway::Policy;
-use crate::ruleset::{lan_prefixes, tunnel_prefixes};
 use crate::uplinks::Uplink;
 
 /// The kernel's main table.
@@ -16,19 +15,20 @@ const MAIN: u32 = 254;
 const TUNNEL_METRIC: u32 = 100;
 /// Of the route that holds when the device is down or gone.
 const LAST_METRIC: u32 = 4_278_198_272;
-/// Packets that may wait in the device. They are of up to 64 KB each, so this is kept short: what waits longer than a
-/// millisecond or two at line rate waits in senders instead.
+/// Packets that may wait in the device. They are of up to 64 KB each, so this is kept short: what
+/// waits longer than a millisecond or two at line rate waits in senders instead.
 const TX_QUEUE_LENGTH: u32 = 500;
 
-/// How long conntrack keeps a TCP connection that is silent: the least that RFC 5382 (REQ-5) asks for, and longer than the
-/// two hours between two keepalives of most systems.
+/// How long conntrack keeps a TCP connection that is silent: the least that RFC 5382 (REQ-5) asks
+/// for, and longer than the two hours between two keepalives of most systems.
 ///
-/// It holds for the whole machine: a time for the tunnel's flows alone would be a `ct timeout` object, whose times the JSON
-/// of nft 1.0.6 drops.
+/// It holds for the whole machine: a time for the tunnel's flows alone would be a `ct timeout`
+/// object, whose times the JSON of nft 1.0.6 drops.
 const IDLE_SECONDS: u32 = 7_440;
-/// The kernel's own, five days; whoever chose another time keeps it.
+/// The kernel's default, five days; any other value was set on purpose and stays.
 const KERNELS_IDLE_SECONDS: u32 = 432_000;
-/// Every switch that a plan may set, with its value, and the only one that this takes the place of; `*` is one interface.
+/// Every switch that a plan may set, with its value, and the only one that this takes the place of;
+/// `*` is one interface.
 const SWITCHES: [(&str, u32, Option<u32>); 8] = [
     ("net/ipv4/ip_forward", 1, None),
     ("net/ipv4/conf/all/src_valid_mark", 1, None),
@@ -40,7 +40,8 @@ const SWITCHES: [(&str, u32, Option<u32>); 8] = [
     ("net/netfilter/nf_conntrack_tcp_timeout_established", IDLE_SECONDS, Some(KERNELS_IDLE_SECONDS)),
 ];
 
-/// The value that plans give to the switch at `path` below `/proc/sys`; `None` for one that no plan sets.
+/// The value that plans give to the switch at `path` below `/proc/sys`; `None` for one that no plan
+/// sets.
 #[must_use]
 pub fn switch_value(path: &str) -> Option<u32> {
     known_switch(path).map(|(value, _)| value)
@@ -64,10 +65,12 @@ fn known_switch(path: &str) -> Option<(u32, Option<u32>)> {
     found.map(|(_, value, replaced)| (*value, *replaced))
 }
 
-/// Three rules before `main`: the outer socket's packets and the LAN's stay where they were, then the tunnel's table.
+/// Three rules before `main`: the outer socket's packets and the LAN's stay where they were, then
+/// the tunnel's table.
 ///
-/// The table holds every prefix twice, once into the device and once as unreachable, so that a packet for the tunnel
-/// finds an answer here even when the device is gone, and packets for other places find none and go on to `main`.
+/// The table holds every prefix twice, once into the device and once as unreachable, so that a
+/// packet for the tunnel finds an answer here even when the device is gone, and packets for other
+/// places find none and go on to `main`.
 pub(super) fn compile(policy: &Policy, mtu: u16, conditions: &Conditions) -> Routing {
     let (uplinks, first) =
         (&conditions.uplinks, conditions.rule_priority.unwrap_or(policy.kernel.rule_priority));
@@ -94,7 +97,7 @@ pub(super) fn compile(policy: &Policy, mtu: u16, conditions: &Conditions) -> Rou
 }
 
 fn routes(policy: &Policy) -> Vec<Route> {
-    let mut prefixes: Vec<IpNetwork> = tunnel_prefixes(policy).collect();
+    let mut prefixes: Vec<IpNetwork> = policy.tunnel_prefixes().collect();
     prefixes.sort_unstable();
     prefixes.dedup();
     let pair = |destination: IpNetwork| {
@@ -121,7 +124,7 @@ fn rules(policy: &Policy, first: u32) -> Vec<Rule> {
             protocol: policy.kernel.route_protocol,
         };
         rules.push(rule(0, Selector::Fwmark(policy.kernel.fwmark), MAIN));
-        let lan = lan_prefixes(policy).filter(|prefix| prefix.is_ipv6() == ipv6);
+        let lan = policy.lan_prefixes().filter(|prefix| prefix.is_ipv6() == ipv6);
         rules.extend(lan.map(|prefix| rule(1, Selector::To(prefix), MAIN)));
         rules.push(rule(2, Selector::All, policy.kernel.route_table));
     }
@@ -154,8 +157,8 @@ fn sysctls(policy: &Policy, uplinks: &[Uplink]) -> Vec<Sysctl> {
         ),
     ];
     for (name, reason) in [
-        ("nf_conntrack_acct", "gatewayctl flows tells how much each flow carried"),
-        ("nf_conntrack_timestamp", "gatewayctl flows tells how old each flow is"),
+        ("nf_conntrack_acct", "gatewayctl flows shows how much each flow carried"),
+        ("nf_conntrack_timestamp", "gatewayctl flows shows the age of each flow"),
     ] {
         sysctls.push(sysctl(format!("net/netfilter/{name}"), 1, reason));
     }
@@ -163,23 +166,24 @@ fn sysctls(policy: &Policy, uplinks: &[Uplink]) -> Vec<Sysctl> {
         path: "net/netfilter/nf_conntrack_tcp_timeout_established".into(),
         value: IDLE_SECONDS,
         instead_of: Some(KERNELS_IDLE_SECONDS),
-        reason: "a connection that nobody uses any more otherwise keeps its place in conntrack for five days",
+        reason: "otherwise a dead connection keeps its conntrack entry for five days",
     });
     for wan in &outward {
         sysctls.push(sysctl(
             format!("net/ipv4/conf/{wan}/rp_filter"),
             2,
-            "a strict reverse path drops clients whose answer takes another way",
+            "a strict reverse path filter drops clients whose replies leave by another interface",
         ));
     }
     if uses_ipv6(policy) {
         for wan in &outward {
-            // 0 is set on purpose: by systemd-networkd, which handles advertisements itself, or by an administrator.
+            // 0 is set on purpose: by systemd-networkd, which handles advertisements itself, or by
+            // an administrator.
             sysctls.push(Sysctl {
                 path: format!("net/ipv6/conf/{wan}/accept_ra"),
                 value: 2,
                 instead_of: Some(1),
-                reason: "a machine that forwards IPv6 otherwise ignores its router's advertisements and loses its address",
+                reason: "otherwise a machine that forwards IPv6 ignores its router's advertisements and loses its address",
             });
         }
         sysctls.push(sysctl(
@@ -192,16 +196,17 @@ fn sysctls(policy: &Policy, uplinks: &[Uplink]) -> Vec<Sysctl> {
 }
 
 fn uses_ipv6(policy: &Policy) -> bool {
-    tunnel_prefixes(policy).any(|prefix| prefix.is_ipv6())
+    policy.tunnel_prefixes().any(|prefix| prefix.is_ipv6())
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
+    use arbitrary::gateway_text;
+
     use super::*;
     use crate::Source;
-    use crate::arbitrary::gateway_text;
 
     #[test]
     fn the_list_of_switches_has_what_plans_set_and_nothing_of_others() {

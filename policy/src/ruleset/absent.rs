@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::{Present, Ruleset, TABLE};
 
 impl Ruleset {
-    /// What `nft -j list table inet causeway` does not show of this: chains, sets, maps and counters by name, and
-    /// chains with another number of rules. Empty when everything is there.
+    /// What `nft -j list table inet causeway` does not show of this: chains, sets, maps and
+    /// counters by name, and chains with another number of rules. Empty when everything is there.
     #[must_use]
     pub fn absent_from(&self, listing: &str) -> Vec<String> {
         let Ok(listing) = serde_json::from_str(listing) else {

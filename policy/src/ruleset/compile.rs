@@ -1,15 +1,15 @@
 //! From a policy to the whole table.
 
 use super::chains::Chains;
-use super::{Ruleset, links, services, sets, way_back};
+use super::{Ruleset, links, reply_path, services, sets};
+use crate::conditions::Conditions;
 use crate::gateway::Policy;
-use crate::plan::Conditions;
 
 pub(super) fn compile(policy: &Policy, mtu: u16, conditions: &Conditions) -> Ruleset {
     let marks = services::assign(policy, &conditions.marks);
     let mut table_sets = sets::places(policy);
     table_sets.extend(links::sets(&conditions.trust));
-    table_sets.extend(way_back::sets(policy, conditions));
+    table_sets.extend(reply_path::sets(policy, conditions));
     table_sets.extend(sets::publishes(policy, &marks));
     table_sets.extend(sets::accounts(policy, &marks));
     table_sets.extend(sets::allow_lists(policy, &marks));

@@ -10,8 +10,8 @@ use crate::Name;
 impl Ruleset {
     /// One line per rule and per element that the policy puts there.
     ///
-    /// Elements and rules of services carry their conntrack mark, as `nft list ruleset` shows it; elements of sets the
-    /// name as well.
+    /// Elements and rules of services carry their conntrack mark, as `nft list ruleset` shows it;
+    /// elements of sets the name as well.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let names: BTreeMap<u64, &Name> =
@@ -33,7 +33,8 @@ impl Ruleset {
     }
 }
 
-/// One command of a transaction on the table, in the words of [`Ruleset::lines`]; elements are not listed.
+/// One command of a transaction on the table, in the words of [`Ruleset::lines`]; elements are not
+/// listed.
 #[must_use]
 pub fn describe(command: &Value) -> String {
     let Some((verb, (kind, body))) = entry(command).and_then(|(verb, object)| Some((verb, entry(object)?)))

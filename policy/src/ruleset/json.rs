@@ -45,6 +45,11 @@ impl Family {
     }
 }
 
+/// A rule of these statements.
+pub(super) fn rule<const N: usize>(statements: [Value; N]) -> Value {
+    Value::Array(statements.into())
+}
+
 fn compare(op: &str, left: &Value, right: &Value) -> Value {
     json!({"match": {"op": op, "left": left, "right": right}})
 }
@@ -77,7 +82,8 @@ pub(super) fn oif(name: &str) -> Value {
     equal(&meta("oifname"), name)
 }
 
-/// What begins every rule of [`super::OWN_DSTNAT`]: the packet goes to an address of this machine, and none of loopback's.
+/// What begins every rule of [`super::OWN_DSTNAT`]: the packet goes to an address of this machine,
+/// and none of loopback's.
 pub(super) fn to_own_address(family: Family) -> [Value; 2] {
     let loopback = match family {
         Family::V4 => json!({"prefix": {"addr": "127.0.0.0", "len": 8}}),

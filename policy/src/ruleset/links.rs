@@ -1,4 +1,5 @@
-//! Sets of what is trusted, by interface index: an index is given to no other interface, as a name can be.
+//! Sets of what is trusted, by interface index: an index is given to no other interface, as a name
+//! can be.
 
 use serde_json::{Value, json};
 

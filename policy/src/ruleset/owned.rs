@@ -1,4 +1,5 @@
-//! The addresses of peers as ranges: what a more specific peer owns, or the edge itself has, is not theirs.
+//! The addresses of peers as ranges: what a more specific peer owns, or the edge itself has, is not
+//! theirs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use super::json::{Family, prefix};
 use crate::Name;
 use crate::gateway::Policy;
-use crate::gateway::parse::covers;
+use crate::prefix::covers;
 
 /// First and last address, as numbers.
 type Range = (u128, u128);

@@ -16,18 +16,19 @@ pub(super) const ACCEPTED: u16 = 0xffff;
 pub(super) const OURS: u32 = 0xffff_0000;
 /// Which bits say that it is ours, and of a publish (0) or an allow.
 pub(super) const OURS_AND_KIND: u32 = 0xffff_8000;
-/// The bit that tells allows from publishes.
+/// The bit that distinguishes allows from publishes.
 pub(super) const ALLOW_BIT: u32 = FIRST_ALLOW as u32;
 
 /// A service with the conntrack mark of its flows.
 ///
-/// A service keeps its mark for as long as it is in the table, whatever other services come and go, since its flows carry
-/// it. A new one gets the mark that its name gives: FNV-1a in 15 bits, and the next free number when another has it.
+/// A service keeps its mark for as long as it is in the table, whatever other services come and go,
+/// since its flows carry it. A new one gets the mark that its name gives: FNV-1a in 15 bits, and
+/// the next free number when another has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceMark {
     /// Name in the configuration.
     pub name: Name,
-    /// Where it stands.
+    /// What kind of entry it is.
     pub kind: ServiceKind,
     /// The conntrack mark of its flows.
     pub mark: u32,
@@ -67,7 +68,8 @@ impl ServiceMark {
     }
 }
 
-/// A reason to drop a packet, with the named counter that counts it; `stage` and `reason` are metric labels.
+/// A reason to drop a packet, with the named counter that counts it; `stage` and `reason` are
+/// metric labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DropCounter {
     /// Where in the packet's way: `prerouting`, `input`, `forward`, `output` or `postrouting`.
@@ -109,8 +111,8 @@ pub(super) fn assign(policy: &Policy, before: &[ServiceMark]) -> Vec<ServiceMark
     publish.chain(allow).collect()
 }
 
-/// A number from `low` to `high` for each name: the one that it had, else one that nobody has or had; the table is at most
-/// half full, so a free one is near.
+/// A number from `low` to `high` for each name: the one that it had, else one that is and was free;
+/// the table is at most half full, so a free one is near.
 fn numbers<'n>(
     names: impl Iterator<Item = &'n Name>,
     (low, high): (u16, u16),
@@ -137,7 +139,8 @@ fn numbers<'n>(
     numbers
 }
 
-/// The marks of the services in a table, from what `nft -j list table` prints; none where there is no table.
+/// The marks of the services in a table, from what `nft -j list table` prints; none where there is
+/// no table.
 ///
 /// The kernel outlives the daemon, and so does what its flows are marked with.
 #[must_use]

@@ -7,8 +7,9 @@ use super::json::{Family, concat, ports, prefix};
 use super::owned::{elements, owned};
 use super::services::{ServiceKind, ServiceMark};
 use super::{Content, Set};
-use crate::gateway::parse::covers;
-use crate::gateway::{List, Party, Policy, Publish, SourceHandling, Target};
+use crate::gateway::{Party, Policy, Publish, SourceHandling, Target};
+use crate::prefix::disjoint;
+use crate::sections::List;
 use crate::{AllowList, Name, PortRange, Protocol};
 
 /// The most addresses that a set filled by others or by packets may hold; nft's own default.
@@ -18,8 +19,8 @@ const METER_SECONDS: u32 = 120;
 
 /// The name of a set or map of ports of one protocol; with a family also of one IP version.
 ///
-/// There is one for each protocol, since a key of several parts that begins with the one-byte protocol number needs a
-/// conversion in nft 1.0.6 that Linux 6.12.115 and later refuse.
+/// There is one for each protocol, since a key of several parts that begins with the one-byte
+/// protocol number needs a conversion in nft 1.0.6 that Linux 6.12.115 and later refuse.
 pub(super) fn by_protocol(what: &str, protocol: Protocol, family: Option<Family>) -> String {
     let digit = family.map(|family| family.digit().to_string()).unwrap_or_default();
     format!("{what}_{}{digit}", protocol.as_str())
@@ -44,38 +45,13 @@ pub(super) fn prefixes(name: String, family: Family, members: impl Iterator<Item
     fixed(name, interval(&json!(family.address_type())), elements)
 }
 
-/// The same addresses without prefixes that lie inside others, which an interval set would refuse.
-pub(crate) fn disjoint(prefixes: impl Iterator<Item = IpNetwork>) -> Vec<IpNetwork> {
-    let mut sorted: Vec<IpNetwork> = prefixes.collect();
-    sorted.sort_unstable_by_key(|prefix| (prefix.network(), prefix.prefix()));
-    let mut kept: Vec<IpNetwork> = Vec::new();
-    for prefix in sorted {
-        if !kept.last().is_some_and(|&last| covers(last, prefix)) {
-            kept.push(prefix);
-        }
-    }
-    kept
-}
-
-/// Every prefix that belongs to the tunnel: its own networks and what is routed into it.
-pub fn tunnel_prefixes(policy: &Policy) -> impl Iterator<Item = IpNetwork> {
-    let own = policy.interface.address.iter().map(|&address| crate::text::network(address));
-    let routed = policy.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
-    own.chain(routed.filter(|prefix| prefix.prefix() > 0))
-}
-
-/// The prefixes of the LAN.
-pub fn lan_prefixes(policy: &Policy) -> impl Iterator<Item = IpNetwork> {
-    policy.lan.iter().map(|&prefix| crate::text::network(prefix))
-}
-
 /// Sets about the machine and its surroundings.
 pub(super) fn places(policy: &Policy) -> Vec<Set> {
     let mut sets: Vec<Set> = Protocol::BOTH.map(|protocol| accepted(policy, protocol)).into();
     for family in Family::BOTH {
         let digit = family.digit();
         sets.push(prefixes(format!("lan{digit}"), family, policy.lan.iter().copied()));
-        sets.push(prefixes(format!("tunnel{digit}"), family, tunnel_prefixes(policy)));
+        sets.push(prefixes(format!("tunnel{digit}"), family, policy.tunnel_prefixes()));
         let own = policy.interface.address.iter().map(|address| IpNetwork::from(address.ip()));
         sets.push(prefixes(format!("own{digit}"), family, own));
         let declaration = json!({"type": family.address_type(), "flags": ["timeout"], "size": DYNAMIC_SIZE});
@@ -87,7 +63,7 @@ pub(super) fn places(policy: &Policy) -> Vec<Set> {
 /// Ports of one protocol in `[wan] accept`, joined where entries overlap.
 pub(super) fn accepted_ports(policy: &Policy, protocol: Protocol) -> Vec<PortRange> {
     let of_protocol = policy.wan.accept.iter().filter(|accept| accept.protocols.contains(protocol));
-    crate::gateway::parse::merged(of_protocol.map(|accept| accept.ports).collect())
+    PortRange::merged(of_protocol.map(|accept| accept.ports).collect())
 }
 
 fn accepted(policy: &Policy, protocol: Protocol) -> Set {
@@ -155,7 +131,8 @@ impl TargetMaps {
         }
     }
 
-    /// Addresses and ports are maps of their own: the JSON of nft 1.0.6 cannot declare a map to pairs.
+    /// Addresses and ports are maps of their own: the JSON of nft 1.0.6 cannot declare a map to
+    /// pairs.
     fn sets(self, family: Family) -> Vec<Set> {
         let (digit, address) = (family.digit(), family.address_type());
         let service = |kind: Value| json!({"type": kind, "map": "mark", "flags": ["interval"]});
@@ -223,7 +200,8 @@ pub(super) fn users(list: &Name) -> String {
     format!("users_{list}")
 }
 
-/// Allow-lists: who has one, the prefixes that services name themselves, and every list that one of them names.
+/// Allow-lists: who has one, the prefixes that services name themselves, and every list that one of
+/// them names.
 pub(super) fn allow_lists(policy: &Policy, marks: &[ServiceMark]) -> Vec<Set> {
     let services = || policy.publish.iter().zip(marks);
     let restricted = services().filter(|(publish, _)| publish.allow != AllowList::Any);

@@ -20,8 +20,8 @@ pub struct Listener {
     pub port: u16,
 }
 
-/// One line for each listening port and interface that was open to hosts there by an earlier release, whose guard knew
-/// the WAN by the names in `[wan] interface`, and no longer is.
+/// One line for each listening port and interface that was open to hosts there by an earlier
+/// release, whose guard knew the WAN by the names in `[wan] interface`, and no longer is.
 #[must_use]
 pub fn closed_since_names(
     policy: &Policy,
@@ -81,7 +81,7 @@ fn closed(
     lines
 }
 
-/// Whether hosts of a link can ask the socket.
+/// Whether hosts of a link can reach the socket.
 fn is_reached(listener: &Listener, link: &Link) -> bool {
     let family = |address: &IpNetwork| address.is_ipv4() == listener.address.is_ipv4();
     let own = link.addresses.iter().any(|address| address.ip() == listener.address);
@@ -90,7 +90,7 @@ fn is_reached(listener: &Listener, link: &Link) -> bool {
         && (listener.address.is_ipv6() || link.addresses.iter().any(family)))
 }
 
-/// Whether everybody may ask the port, trusted or not.
+/// Whether every source may open the port, trusted or not.
 fn is_open(policy: &Policy, listener: &Listener) -> bool {
     let accepted =
         policy.wan.accept.iter().any(|accept| {

@@ -1,4 +1,4 @@
-//! What of trust is not as the configuration says, in words.
+//! Where trust is less than the configuration says, as messages.
 
 use ipnetwork::IpNetwork;
 
@@ -22,8 +22,8 @@ pub fn remarks(policy: &Policy, pins: &Pins, system: &System) -> Vec<String> {
     for (index, address) in pins.unresolved(system) {
         let name = system.link(index).map_or_else(String::new, |link| link.name.clone());
         remarks.push(format!(
-            "the next hop {address} by {name} does not answer, so what comes from it cannot be told from the LAN: nothing \
-             is trusted on {name} until it does"
+            "the next hop {address} by {name} does not answer, so its packets cannot be distinguished from the LAN's: nothing \
+             is trusted on {name} until it answers"
         ));
     }
     let lost = policy.lan.iter().filter(|prefix| !is_somewhere(&trust, **prefix));
@@ -62,7 +62,7 @@ fn unpinned(prefix: IpNetwork, policy: &Policy, pins: &Pins, system: &System) ->
     let name = &link.name;
     if system.is_uplink(link.index) && policy.lan_interfaces.is_empty() {
         return Some(format!(
-            "{place}: {name} carries it, and the default route as well; if that one cable is the LAN's too, write \
+            "{place}: {name} carries it, and the default route as well; if the LAN uses that interface too, write \
              `interfaces = [\"{name}\"]` under [lan]"
         ));
     }

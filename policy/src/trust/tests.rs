@@ -93,7 +93,7 @@ fn one_cable_is_the_lan_when_it_is_stated_and_its_next_hop_is_known() {
 
     let stated = policy("interfaces = [\"eth0\"]");
     let mut pins = Pins::new(&stated, &system, &[]);
-    assert!(!pins.trust(&stated, &system).holds(2), "its next hop cannot be told from a LAN host");
+    assert!(!pins.trust(&stated, &system).holds(2), "its next hop cannot be distinguished from a LAN host");
     assert_eq!(pins.unresolved(&system), [(2, "192.0.2.1".parse().unwrap())]);
 
     let (hop, mac) = ("192.0.2.1".parse().unwrap(), [2, 0, 0, 0, 0, 9]);
@@ -101,7 +101,7 @@ fn one_cable_is_the_lan_when_it_is_stated_and_its_next_hop_is_known() {
     pins.follow(&stated, &system);
     let trust = pins.trust(&stated, &system);
     assert!(is_lan(&trust, 2, "192.168.1.0/24") && trust.next_hops.contains(&(2, mac)));
-    assert!(!is_lan(&trust, 2, "fe80::/10"), "on an uplink anybody has such an address");
+    assert!(!is_lan(&trust, 2, "fe80::/10"), "on an uplink every host has such an address");
 
     system.neighbours.clear();
     system.routes.clear();

@@ -1,12 +1,13 @@
 //! The kernel does with packets what the evaluator says, and a compiler that errs is found out.
 //!
-//! The tests run themselves again in a network namespace of their own, build the worked example's surroundings there
-//! out of veth pairs, install generated policies with real `nft` and `ip`, and send one packet at a time. Where it
-//! goes (out of which interface with which addresses, to a program on the edge, or into which drop counter), and
-//! which service counts it, must be what the evaluator said.
+//! The tests run themselves again in a network namespace of their own, build the worked example's
+//! surroundings there out of veth pairs, install generated policies with real `nft` and `ip`, and
+//! send one packet at a time. Where it goes (out of which interface with which addresses, to a
+//! program on the edge, or into which drop counter), and which service counts it, must be what the
+//! evaluator returned.
 //!
-//! `POLICY_CASES` is the number of policies, `POLICY_PACKETS` that of packets for each; with `CAUSEWAY_SOAK=1` there
-//! are ten times as many policies.
+//! `POLICY_CASES` is the number of policies, `POLICY_PACKETS` that of packets for each; with
+//! `CAUSEWAY_SOAK=1` there are ten times as many policies.
 
 // Helpers of tests fail by panicking, as tests do.
 #![allow(
@@ -27,7 +28,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use policy::arbitrary::{self, Random};
+use arbitrary::{self, Random};
 use policy::evaluator::{self, Arrival, Entry, Judgement, Outcome, Packet, Surroundings};
 use policy::{Source, gateway};
 use stage::{Compiled, Stage};
@@ -122,7 +123,8 @@ const VERDICTS: &[&str] = &[
     "postrouting leak",
 ];
 
-/// What the packets are chosen to be in turn: every verdict, and each of the ways to be forwarded or delivered.
+/// What the packets are chosen to be in turn: every verdict, and each of the ways to be forwarded
+/// or delivered.
 const WANTED: &[&str] = &[
     "delivered",
     "delivered from the WAN",

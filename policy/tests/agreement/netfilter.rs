@@ -1,4 +1,5 @@
-//! What netfilter counts and tracks, asked over netlink: a packet a millisecond leaves no time for a process each.
+//! What netfilter counts and tracks, asked over netlink: a packet a millisecond leaves no time for
+//! a process each.
 
 use std::collections::BTreeMap;
 use std::io::Read;

@@ -1,5 +1,5 @@
-//! The worked example's surroundings, out of veth pairs in one namespace: the edge has one end of each pair, the test
-//! sends into and captures at the other.
+//! The worked example's surroundings, out of veth pairs in one namespace: the edge has one end of
+//! each pair, the test sends into and captures at the other.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,7 +9,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pnet::datalink::{self, Channel, DataLinkReceiver, DataLinkSender};
-use policy::arbitrary;
 use policy::evaluator::{Arrival, Outcome, Packet, Transport};
 use policy::gateway::Policy;
 use policy::plan::{Conditions, Plan, RouteKind, Routing, Selector};
@@ -83,7 +82,8 @@ impl Stage {
         Self { wires, netfilter: Netfilter::open(), routing: None, identity: 40_000 }
     }
 
-    /// Installs a plan in place of whatever there is, as a daemon does: in one transaction that keeps what lives on.
+    /// Installs a plan in place of whatever there is, as a daemon does: in one transaction that
+    /// keeps what lives on.
     pub(crate) fn change_to(&mut self, plan: &Plan) {
         let tables = run("nft", &["-j", "list", "ruleset", "inet"], "");
         let present = Present::from_listing(&tables).unwrap();
@@ -113,7 +113,8 @@ impl Stage {
         self.netfilter.forget_flows();
     }
 
-    /// The packet with a source port that no packet before it had; an echo request has such an identifier.
+    /// The packet with a source port that no packet before it had; an echo request has such an
+    /// identifier.
     pub(crate) fn numbered(&mut self, mut packet: Packet) -> Packet {
         self.identity = if self.identity == u16::MAX { 40_000 } else { self.identity + 1 };
         match &mut packet.transport {

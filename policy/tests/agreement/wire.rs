@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use policy::arbitrary::NEXT_HOP;
+use arbitrary::NEXT_HOP;
 use policy::evaluator::{Packet, Transport};
 
 /// What a captured frame says about where its packet goes.
@@ -15,7 +15,8 @@ pub(crate) struct Seen {
     pub(crate) identity: u16,
 }
 
-/// An Ethernet frame to `mac`; `identity` is the identifier of an echo request. Transport checksums are left out: the stage turns their verification off.
+/// An Ethernet frame to `mac`; `identity` is the identifier of an echo request. Transport checksums
+/// are left out: the stage turns their verification off.
 pub(crate) fn frame(packet: &Packet, identity: u16, mac: [u8; 6]) -> Vec<u8> {
     let ipv6 = packet.source.is_ipv6();
     let (protocol, body) = transport(packet.transport, identity, ipv6);
@@ -79,7 +80,8 @@ pub(crate) fn echo(identity: u16, ipv6: bool) -> Vec<u8> {
     message
 }
 
-/// Reads a frame that `mac` has sent; `None` for other senders and for what is not a flow's first packet.
+/// Reads a frame that `mac` has sent; `None` for other senders and for what is not a flow's first
+/// packet.
 pub(crate) fn seen(frame: &[u8], mac: [u8; 6]) -> Option<Seen> {
     if frame.get(6..12)? != mac {
         return None;

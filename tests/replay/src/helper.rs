@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use gateway::kernel::{Numbered, Request, Routing, Scope, decode};
 use policy::Source;
-use policy::ruleset::lies_within;
+use policy::prefix::lies_within;
 
 static SCOPE: LazyLock<Scope> = LazyLock::new(|| {
     let source =

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use arbitrary::{Random, gateway_text, packet, surroundings, system};
 use lab::{Lab, Node, PacketSocket, Topology, full_counts, scenario};
 use policy::Source;
-use policy::arbitrary::{Random, gateway_text, packet, surroundings, system};
 use policy::evaluator::{Arrival, Outcome, Packet, Surroundings, Transport, evaluate};
 use policy::gateway::{Policy, parse};
 use policy::plan::{Conditions, RouteKind, Routing, Selector};

@@ -12,7 +12,7 @@ const EXAMPLE: &str = include_str!("../../../../configs/gateway.toml");
 #[test]
 fn what_the_daemon_asks_for_a_policy_lies_in_the_scope_of_that_policy() {
     for seed in 0..16 {
-        let policy = parsed(&policy::arbitrary::gateway_text(seed));
+        let policy = parsed(&arbitrary::gateway_text(seed));
         let found = uplinks(&policy, &machine(u32::from(MAX_UPLINKS)), &[]);
         assert_eq!(found.len(), usize::from(MAX_UPLINKS));
         let conditions = Conditions { uplinks: found, rule_priority: Some(3), ..Conditions::default() };

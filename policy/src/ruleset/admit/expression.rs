@@ -24,7 +24,7 @@ const PAYLOAD: [(&str, &str); 11] = [
     ("udp", "dport"),
     ("udp", "sport"),
 ];
-/// Questions to the routing table: the answer's kind, and what is asked about.
+/// Queries of the routing table: the kind of the result, and its inputs.
 const FIB: [(&str, &[&str]); 2] = [("type", &["daddr"]), ("oif", &["saddr", "iif"])];
 
 /// Kinds of expressions.

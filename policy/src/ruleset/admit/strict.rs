@@ -1,7 +1,8 @@
-//! Reads JSON that any reader understands alike: no doubled keys, no numbers beyond 64 bits, plain ASCII strings.
+//! Reads JSON that any reader understands alike: no doubled keys, no numbers beyond 64 bits, plain
+//! ASCII strings.
 //!
-//! `nft` reads a text in its own language when its JSON library refuses it, so what this lets through must be taken by
-//! every such library.
+//! `nft` reads a text in its own language when its JSON library refuses it, so what this lets
+//! through must be taken by every such library.
 
 use std::fmt;
 

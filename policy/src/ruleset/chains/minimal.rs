@@ -1,4 +1,5 @@
-//! Drop tables for a kernel or an `nft` that refuses the whole one: rules alone, without sets, maps and counters.
+//! Drop tables for a kernel or an `nft` that refuses the whole one: rules alone, without sets, maps
+//! and counters.
 
 use ipnetwork::IpNetwork;
 use serde_json::Value;
@@ -9,16 +10,17 @@ use super::{
 };
 use crate::Protocol;
 use crate::gateway::Policy;
+use crate::prefix::disjoint;
 use crate::ruleset::json::{leave, ports, prefix};
-use crate::ruleset::sets::{accepted_ports, disjoint, tunnel_prefixes};
+use crate::ruleset::sets::accepted_ports;
 
 /// What the guard of the policy closes, and more, in rules of the simplest kind.
 ///
-/// Nothing goes to or from the tunnel's prefixes or its device, and no new flow passes through. The edge itself answers
-/// loopback, established flows, neighbour discovery, DHCP and `[wan] accept`. A packet that passes here passes the guard
-/// as well.
+/// Nothing goes to or from the tunnel's prefixes or its device, and no new flow passes through. The
+/// edge itself answers loopback, established flows, neighbour discovery, DHCP and `[wan] accept`. A
+/// packet that passes here passes the guard as well.
 pub(in crate::ruleset) fn minimal(policy: &Policy) -> Vec<Chain> {
-    let (lan, tunnel) = (disjoint(policy.lan.iter().copied()), disjoint(tunnel_prefixes(policy)));
+    let (lan, tunnel) = (disjoint(policy.lan.iter().copied()), disjoint(policy.tunnel_prefixes()));
     let tun = policy.interface.name.as_str();
     let classify = vec![
         rule([iif("lo"), accept()]),
@@ -57,7 +59,8 @@ fn of_tunnel_unless_lan(address: fn(Family) -> Value, lan: &[IpNetwork], tunnel:
     rules
 }
 
-/// A source of the LAN must be reached by the way it came; nobody may ask for the tunnel.
+/// A source of the LAN must be reachable by the interface it arrived on; no packet may enter the
+/// tunnel.
 fn out_of_wan(lan: &[IpNetwork]) -> Vec<Value> {
     let forged = lan.iter().map(|&network| rule([within(saddr, network), no_route_back(), drop()]));
     forged.chain([rule([jump("astray")])]).collect()

@@ -15,15 +15,16 @@ use crate::ruleset::owned::{elements, owned, range};
 use crate::ruleset::services::ServiceKind;
 use crate::ruleset::sets::{peer_chain, peer_flows, peers_map, peers_that_open};
 
-/// Most flows that one peer may have open out of the tunnel: a quarter of what conntrack holds on a machine with 1 GB.
+/// Most flows that one peer may have open out of the tunnel: a quarter of what conntrack holds on a
+/// machine with 1 GB.
 const FLOWS_OF_PEER: u32 = 2_048;
-/// Most that it may open in a second, twice as many at once. Conntrack's count forgets flows that ended at a rate of at
-/// least 800 a second; what is opened faster would stay in it for long.
+/// Most that it may open in a second, twice as many at once. Conntrack's count forgets flows that
+/// ended at a rate of at least 800 a second; what is opened faster would stay in it for long.
 const NEW_FLOWS_OF_PEER: u32 = 500;
 
 impl Chains<'_> {
-    /// New flows out of the tunnel, seen before anyone's DNAT: the edge's own ports are those that its containers
-    /// publish as well.
+    /// New flows out of the tunnel, seen before any DNAT: the edge's own ports are those that
+    /// its containers publish as well.
     pub(super) fn private_in(&self) -> Vec<Value> {
         self.rules(&goto("opened_by_peer"), |allow, family| {
             let sources = self.addresses(&allow.from, family, |party| matches!(party, Party::Peer(_)));
@@ -69,8 +70,8 @@ impl Chains<'_> {
         (!targets.is_empty()).then(|| equal(&daddr(family), any_of(targets))).into_iter().collect()
     }
 
-    /// For each entry and family a rule for every source with every target; the first that matches decides, and goes on
-    /// with `then`.
+    /// For each entry and family a rule for every source with every target; the first that matches
+    /// decides, and goes on with `then`.
     fn rules(
         &self,
         then: &Value,
@@ -114,7 +115,8 @@ impl Chains<'_> {
         statements
     }
 
-    /// A listed flow begins, as TCP with a SYN: what comes in the middle of one belongs to no flow that is known.
+    /// A listed flow begins, as TCP with a SYN: what comes in the middle of one belongs to no flow
+    /// that is known.
     pub(super) fn opened(&self) -> Vec<Value> {
         vec![ended([is_stray()], self.dropped("prerouting", "not_syn"))]
     }
@@ -128,8 +130,8 @@ impl Chains<'_> {
 
     /// For each peer that may open flows a chain with its limits, which count a flow once.
     ///
-    /// The set has one element, the tunnel's device. The statement alone would count as well, and begin anew with every
-    /// change of the rules.
+    /// The set has one element, the tunnel's device. The statement alone would count as well, and
+    /// start again with every change of the rules.
     pub(super) fn peer_chains(&self) -> Vec<Chain> {
         let chain = |name: &Name| {
             let rate = json!({"limit": {

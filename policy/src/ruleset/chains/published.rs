@@ -1,4 +1,5 @@
-//! Published ports: which service a new connection asks for, whether its source may, and where it goes.
+//! Published ports: which service a new connection asks for, whether its source may, and where it
+//! goes.
 
 use serde_json::{Value, json};
 
@@ -12,7 +13,8 @@ use crate::ruleset::json::{concat, ct_mark, daddr, is_stray, leave, seen_before,
 use crate::ruleset::sets::{by_protocol, has_limits, lists_in_use, set_name, users};
 
 impl Chains<'_> {
-    /// One lookup names the service; an entry bound to the packet's address goes before one that is not.
+    /// One lookup finds the service; an entry bound to the packet's address takes precedence over
+    /// one that is not.
     pub(super) fn published(&self) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
@@ -28,7 +30,8 @@ impl Chains<'_> {
         rules
     }
 
-    /// The same for unauthenticated sources, to whom services of the WAN side are published as well.
+    /// The same for unauthenticated sources, to whom services of the WAN side are published as
+    /// well.
     pub(super) fn published_to_wan(&self) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
@@ -50,13 +53,14 @@ impl Chains<'_> {
         ]
     }
 
-    /// The target of a service: its one port, a port moved by an offset, or the port that the packet has.
+    /// The target of a service: its one port, a port moved by an offset, or the port that the
+    /// packet has.
     pub(super) fn dstnat(&self) -> Vec<Value> {
         Family::BOTH.into_iter().flat_map(|family| self.dstnat_for(family)).collect()
     }
 
-    /// The same for what the edge itself sends, and only for what goes to an address of its own besides loopback's: the
-    /// helper takes no other NAT of the edge's own packets.
+    /// The same for what the edge itself sends, and only for what goes to an address of its own
+    /// besides loopback's: the helper takes no other NAT of the edge's own packets.
     pub(super) fn dstnat_own(&self) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
@@ -104,10 +108,11 @@ impl Chains<'_> {
         chains
     }
 
-    /// Sources that may, of all services with an allow-list together; the rest is dropped.
+    /// Allowed sources of all services with an allow-list; other sources are dropped.
     ///
-    /// One set holds the prefixes that services name themselves, each with the service's mark, so that a thousand
-    /// services cost no more rules and sets than one; a named list is asked for the marks of those that name it.
+    /// One set holds the prefixes that services name themselves, each with the service's mark, so
+    /// that a thousand services cost no more rules and sets than one; a named list is looked up for
+    /// the marks of the services that name it.
     pub(super) fn sources(&self, next_hops: bool) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
@@ -134,7 +139,8 @@ impl Chains<'_> {
         rules
     }
 
-    /// Limits per source, asked once per flow; of IPv6 sources the /64 counts, since one machine has all of it.
+    /// Limits per source, asked once per flow; of IPv6 sources the /64 counts, since one machine
+    /// has all of it.
     fn limits(&self, publish: &Publish) -> Vec<Value> {
         let mut rules = vec![rule([seen_before(), leave()])];
         for family in Family::BOTH {

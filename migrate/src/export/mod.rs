@@ -1,0 +1,15 @@
+//! Configurations for the other side, written from ours: a plain WireGuard router instead of the
+//! forwarder, the edge's router in case it must take over again, and the web server behind the
+//! forwarder.
+//!
+//! No text holds a secret: private and preshared keys are read from files, or made by the device.
+
+mod caddy;
+mod far_end;
+mod mikrotik;
+mod wg_quick;
+
+pub use caddy::caddy;
+pub use far_end::{EdgeSide, ExportError};
+pub use mikrotik::{mikrotik, mikrotik_edge};
+pub use wg_quick::wg_quick;

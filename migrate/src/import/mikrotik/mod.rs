@@ -1,0 +1,233 @@
+//! Two RouterOS exports, the edge's and the origin's, as both configurations.
+
+mod edge;
+mod origin;
+mod router;
+mod routing;
+mod rule;
+
+use ipnetwork::IpNetwork;
+
+use super::draft::{
+    Draft, Edge, EdgePeer, NO_KEY, Names, Origin, OriginPeer, everywhere, is_everyone, key_file,
+};
+use super::outcome::{FindingKind, Import, ImportError};
+use policy::{PublicKey, Source};
+use router::{Link, LinkPeer, Router};
+
+/// Reads the `/export` of the edge's router and that of the origin's, RouterOS 7, and writes both
+/// configurations.
+///
+/// # Errors
+/// [`ImportError`], when there is no tunnel between the two.
+pub fn mikrotik(edge: &Source<'_>, origin: &Source<'_>) -> Result<Import, ImportError> {
+    let mut edge = Router::read(edge)?;
+    let mut origin = Router::read(origin)?;
+    if edge.name == origin.name {
+        edge.name.push_str("-edge");
+        origin.name.push_str("-origin");
+    }
+    let (near, far) = tunnel(&edge, &origin)
+        .ok_or_else(|| ImportError::NoTunnel { edge: edge.file.clone(), origin: origin.file.clone() })?;
+    let mut draft = begin(&edge, &near, &origin, &far);
+    peers(&mut edge, &near, &mut draft, &origin.name);
+    edges(&mut origin, &far, &mut draft, &edge.name, near.listen_port);
+    let mut names = Names::default();
+    edge::rules(&mut edge, &near, &mut draft, &mut names);
+    origin::rules(&mut origin, &far, &mut draft, &edge.name);
+    edge::assumptions(&edge, &near, &mut draft);
+    draft.findings.splice(0..0, edge.ledger().into_iter().chain(origin.ledger()));
+    draft.finish()
+}
+
+/// The WireGuard interfaces, one of each router, whose addresses lie in one network.
+fn tunnel(edge: &Router, origin: &Router) -> Option<(Link, Link)> {
+    let shares = |near: &Link, far: &Link| {
+        near.address
+            .iter()
+            .any(|near| far.address.iter().any(|far| near.contains(far.ip()) && near.ip() != far.ip()))
+    };
+    let mut pairs = edge.links.iter().flat_map(|near| origin.links.iter().map(move |far| (near, far)));
+    pairs.find(|(near, far)| shares(near, far)).map(|(near, far)| (near.clone(), far.clone()))
+}
+
+fn begin(edge: &Router, near: &Link, origin: &Router, far: &Link) -> Draft {
+    let edge_draft = Edge {
+        key_file: format!("{}.key", edge.name),
+        address: near.address.clone(),
+        listen_port: near.listen_port,
+        mtu: near.mtu,
+        lan: Vec::new(),
+        peers: Vec::new(),
+        publish: Vec::new(),
+        allow: Vec::new(),
+    };
+    let origin_draft = Origin {
+        key_file: format!("{}.key", origin.name),
+        address: far.address.clone(),
+        mtu: far.mtu,
+        peers: Vec::new(),
+        inject: Vec::new(),
+        reach: Vec::new(),
+    };
+    let (lists, keys, findings) = (Vec::new(), Vec::new(), Vec::new());
+    let mut draft = Draft { edge: edge_draft, origin: origin_draft, lists, keys, findings };
+    own_key(edge, near, &format!("{}.key", edge.name), &mut draft);
+    own_key(origin, far, &format!("{}.key", origin.name), &mut draft);
+    draft
+}
+
+/// The private key of an interface, or that it is missing.
+fn own_key(router: &Router, link: &Link, file: &str, draft: &mut Draft) {
+    let line = router.entry(link.index).map_or(0, |entry| entry.line);
+    match router.entry(link.index).and_then(|entry| entry.value("private-key")) {
+        Some(key) => draft.keys.push(key_file(file, key)),
+        None => {
+            let text = format!(
+                "{file}: the private key of {}, which /export leaves out (and preshared keys with it): take it from `/export \
+                 show-sensitive`, or make a new pair with `gatewayctl keygen` and write its public key into the other \
+                 configuration",
+                link.name
+            );
+            draft.findings.push(router.finding(line, FindingKind::Missing, text));
+        }
+    }
+}
+
+/// A peer's public key, or [`NO_KEY`].
+fn public_key(router: &Router, peer: &LinkPeer, draft: &mut Draft) -> String {
+    let entry = router.entry(peer.index);
+    let key = entry.and_then(|entry| entry.value("public-key")).and_then(|key| key.parse::<PublicKey>().ok());
+    key.map(|key| key.to_string()).unwrap_or_else(|| {
+        let line = entry.map_or(0, |entry| entry.line);
+        let text = format!("the public key of peer {}: replace {NO_KEY:?}", peer.name);
+        draft.findings.push(router.finding(line, FindingKind::Missing, text));
+        NO_KEY.to_owned()
+    })
+}
+
+fn preshared(router: &Router, peer: &LinkPeer, name: &str, draft: &mut Draft) -> Option<String> {
+    let key = router.entry(peer.index)?.value("preshared-key").filter(|key| !key.is_empty())?;
+    let file = format!("{name}.psk");
+    if draft.keys.iter().all(|known| known.name != file) {
+        draft.keys.push(key_file(&file, key));
+    }
+    Some(file)
+}
+
+/// The edge's peers: every peer of the tunnel's interface, the origin under its own name.
+fn peers(edge: &mut Router, near: &Link, draft: &mut Draft, origin: &str) {
+    let far_hosts = draft.origin.address.clone();
+    let mut names = Names::default();
+    let on_tunnel: Vec<LinkPeer> = edge.peers.iter().filter(|peer| peer.link == near.name).cloned().collect();
+    for peer in on_tunnel {
+        let is_origin =
+            far_hosts.iter().any(|far| peer.allowed.iter().any(|prefix| prefix.contains(far.ip())))
+                && draft.edge.peers.iter().all(|known| known.name != origin);
+        let name = names.claim(if is_origin { origin } else { &peer.name }, "peer");
+        let key = public_key(edge, &peer, draft);
+        let taken: Vec<IpNetwork> =
+            draft.edge.peers.iter().flat_map(|other| other.allowed_ips.clone()).collect();
+        let mut allowed_ips = peer.allowed.clone();
+        allowed_ips.retain(|prefix| !taken.contains(prefix));
+        if allowed_ips.is_empty() || draft.edge.peers.iter().any(|other| other.public_key == key) {
+            let text = format!("peer {name:?} has no key or prefix of its own");
+            edge.settle(peer.index, FindingKind::NoCounterpart, text);
+            continue;
+        }
+        let preshared_key_file = preshared(edge, &peer, &name, draft);
+        edge.settle(peer.index, FindingKind::Carried, format!("peer {name:?} of the edge"));
+        if peer.keepalive.is_some() {
+            let text = format!("the keepalive of peer {name:?} is sent by the origin only");
+            edge.settle(peer.index, FindingKind::Replaced, text);
+        }
+        let endpoint = peer.endpoint.clone();
+        draft.edge.peers.push(EdgePeer { name, public_key: key, preshared_key_file, allowed_ips, endpoint });
+    }
+    edge.settle(near.index, FindingKind::Carried, "[interface] of the edge".to_owned());
+    let others: Vec<Link> = edge.links.iter().filter(|link| link.name != near.name).cloned().collect();
+    for link in others {
+        let text =
+            format!("the edge has one interface; {} and its peers need a gateway of their own", link.name);
+        edge.settle(link.index, FindingKind::NoCounterpart, text);
+    }
+}
+
+/// The origin's peers: the edge, and the peers dialled on other WireGuard interfaces.
+fn edges(origin: &mut Router, far: &Link, draft: &mut Draft, edge: &str, edge_port: u16) {
+    let mut names = Names::default();
+    let mut links = vec![far.clone()];
+    links.extend(origin.links.iter().filter(|link| link.name != far.name).cloned());
+    for link in links {
+        let is_main = link.name == far.name;
+        let peer = origin.peers.iter().find(|peer| peer.link == link.name).cloned();
+        let Some(peer) = peer.filter(|peer| is_main || peer.endpoint.is_some()) else {
+            if is_main {
+                absent_edge(&link, draft, edge, edge_port);
+            }
+            let kind = if is_main { FindingKind::Carried } else { FindingKind::NoCounterpart };
+            let text =
+                format!("{}: the forwarder dials out, and this link has no endpoint to dial", link.name);
+            origin.settle(link.index, kind, text);
+            continue;
+        };
+        let wanted = if is_main { edge } else { peer.name.as_str() };
+        let name = names.claim(wanted, "edge");
+        let public_key = public_key(origin, &peer, draft);
+        if draft.origin.peers.iter().any(|other| other.public_key == public_key) || link.address.is_empty() {
+            let text = format!("{}: its peer has no key, or the link no address, of its own", link.name);
+            origin.settle(link.index, FindingKind::NoCounterpart, text);
+            continue;
+        }
+        let endpoint = peer.endpoint.clone().unwrap_or_else(|| {
+            draft.note(
+                FindingKind::Missing,
+                format!("[[peer]] {name:?} endpoint: the edge's public name and port"),
+            );
+            format!("{edge}.example.com:{edge_port}")
+        });
+        let own = (!is_main).then(|| (link.address.clone(), format!("{name}-tunnel.key")));
+        if let Some((_, file)) = &own {
+            own_key(origin, &link, file, draft);
+        }
+        let allowed_ips = opened(&peer, origin, draft, &name);
+        let preshared_key_file = preshared(origin, &peer, &name, draft);
+        origin.settle(link.index, FindingKind::Carried, format!("the tunnel of peer {name:?}"));
+        origin.settle(peer.index, FindingKind::Carried, format!("peer {name:?} of the origin"));
+        let keepalive = peer.keepalive;
+        draft.origin.peers.push(OriginPeer {
+            name,
+            public_key,
+            preshared_key_file,
+            endpoint,
+            allowed_ips,
+            keepalive,
+            own,
+        });
+    }
+}
+
+/// The edge as a peer of the origin, where the origin's link has no peer.
+fn absent_edge(link: &Link, draft: &mut Draft, edge: &str, edge_port: u16) {
+    draft.note(FindingKind::Missing, format!("[[peer]] {edge:?}: {} has no peer at all", link.name));
+    draft.origin.peers.push(OriginPeer {
+        name: edge.to_owned(),
+        public_key: NO_KEY.to_owned(),
+        preshared_key_file: None,
+        endpoint: format!("{edge}.example.com:{edge_port}"),
+        allowed_ips: everywhere(),
+        keepalive: None,
+        own: None,
+    });
+}
+
+/// The addresses that may come through an edge; published clients come from anywhere.
+fn opened(peer: &LinkPeer, origin: &Router, draft: &mut Draft, name: &str) -> Vec<IpNetwork> {
+    if peer.allowed.iter().any(|prefix| is_everyone(*prefix)) {
+        return peer.allowed.clone();
+    }
+    let line = origin.entry(peer.index).map_or(0, |entry| entry.line);
+    let text = format!("peer {name:?} may send from every address, since published clients keep theirs");
+    draft.findings.push(origin.finding(line, FindingKind::Assumed, text));
+    everywhere()
+}

@@ -1,0 +1,24 @@
+//! What the machine is like when a policy is compiled.
+
+use crate::ruleset::ServiceMark;
+use crate::trust::Trust;
+use crate::uplinks::Uplink;
+
+/// What a plan depends on besides the policy: what the machine is like at the moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// The inner MTU that was found on the paths, for `mtu = "auto"`; until one is,
+    /// [`INITIAL_MTU`](crate::plan::INITIAL_MTU).
+    pub mtu: Option<u16>,
+    /// Which sources are trusted; by default only the tunnel and loopback.
+    pub trust: Trust,
+    /// The services of the table in force: those that stay keep their marks.
+    pub marks: Vec<ServiceMark>,
+    /// The uplinks by which replies go back.
+    pub uplinks: Vec<Uplink>,
+    /// Whether replies leave by the one uplink there is without marks.
+    pub is_only_way: bool,
+    /// The priority of the first routing rule, where rules of others leave no room behind the
+    /// configured one.
+    pub rule_priority: Option<u32>,
+}

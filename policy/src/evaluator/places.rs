@@ -1,0 +1,78 @@
+//! Where addresses are: on the edge, in the LAN, in the tunnel, or elsewhere.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::types::Surroundings;
+use crate::gateway::Policy;
+
+/// The networks of a policy and its surroundings.
+pub(super) struct Places<'a> {
+    pub(super) policy: &'a Policy,
+    pub(super) surroundings: &'a Surroundings,
+}
+
+impl<'a> Places<'a> {
+    /// The name of the TUN device.
+    pub(super) fn tunnel(&self) -> &'a str {
+        self.policy.interface.name.as_str()
+    }
+
+    /// Whether the address is one of the edge's own.
+    pub(super) fn is_local(&self, address: IpAddr) -> bool {
+        let own = self.policy.interface.address.iter().map(IpNetwork::ip);
+        self.surroundings.addresses.iter().copied().chain(own).any(|local| local == address)
+    }
+
+    /// Whether the address is inside `[lan] prefixes`.
+    pub(super) fn in_lan(&self, address: IpAddr) -> bool {
+        self.policy.lan.iter().any(|prefix| prefix.contains(address))
+    }
+
+    /// Whether the address is in the tunnel's own networks or routed to a peer; a prefix of length
+    /// 0 is not routed.
+    pub(super) fn in_tunnel(&self, address: IpAddr) -> bool {
+        let own = self.policy.interface.address.iter().any(|network| network.contains(address));
+        own || self.policy.peers.iter().any(|peer| self.belongs_to(address, peer.name.as_str()))
+    }
+
+    /// Whether the tunnel routes the address to the peer: of all prefixes that hold it the longest
+    /// decides, and the edge's own addresses belong to no peer.
+    pub(super) fn belongs_to(&self, address: IpAddr, name: &str) -> bool {
+        if self.policy.interface.address.iter().any(|own| own.ip() == address) {
+            return false;
+        }
+        let holding = self.policy.peers.iter().flat_map(|peer| {
+            let routed =
+                peer.allowed_ips.iter().filter(|prefix| prefix.prefix() > 0 && prefix.contains(address));
+            routed.map(move |prefix| (prefix.prefix(), peer.name.as_str()))
+        });
+        holding.max_by_key(|(length, _)| *length).is_some_and(|(_, owner)| owner == name)
+    }
+
+    /// The interface by which the edge sends to an address: the LAN's prefixes keep their own
+    /// routes, then come the tunnel's prefixes, then the machine's other routes.
+    pub(super) fn route(&self, destination: IpAddr) -> Option<&'a str> {
+        if !self.in_lan(destination) && self.in_tunnel(destination) {
+            return Some(self.tunnel());
+        }
+        self.main_interface(destination)
+    }
+
+    /// The interface by which the machine would send without the tunnel.
+    pub(super) fn main_route(&self, destination: IpAddr) -> Option<String> {
+        self.main_interface(destination).map(str::to_owned)
+    }
+
+    fn main_interface(&self, destination: IpAddr) -> Option<&'a str> {
+        let links = self.surroundings.links.iter().filter(|(_, network)| network.contains(destination));
+        let nearest =
+            links.max_by_key(|(_, network)| network.prefix()).map(|(interface, _)| interface.as_str());
+        let mut defaults = self.surroundings.default_routes.iter();
+        nearest.or_else(|| {
+            let fitting = defaults.find(|(_, ipv6)| *ipv6 == destination.is_ipv6());
+            fitting.map(|(interface, _)| interface.as_str())
+        })
+    }
+}

@@ -1,0 +1,12 @@
+//! The origin's peer: `forwarder.toml` and what it means.
+
+mod check;
+mod entries;
+mod model;
+mod parse;
+mod reload;
+mod upstream;
+
+pub use model::{Control, Inject, Interface, Limits, OnDown, Peer, Policy, ProxyProtocol, Reach, SourcePort};
+pub use parse::parse;
+pub use upstream::{Check, Health, Upstream, UpstreamPort};

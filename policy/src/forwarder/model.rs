@@ -1,0 +1,241 @@
+//! What `forwarder.toml` means, as types that cannot be invalid.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+
+use super::upstream::{Health, Upstream};
+use crate::sections::{List, Log, Metrics, Offload};
+use crate::{AllowList, FileRef, HostPort, Mtu, Name, PortRange, Protocol, Protocols, PublicKey, Warning};
+
+/// Everything `forwarder.toml` says, valid by construction; every default is filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What every tunnel shares.
+    pub interface: Interface,
+    /// The edges, in the order of the file; names are unique, and so are keys and prefixes within
+    /// one device.
+    pub peers: Vec<Peer>,
+    /// Tunnel → upstream, most specific match first: the first that matches decides.
+    pub inject: Vec<Inject>,
+    /// Local listener → tunnel, in the order of the file.
+    pub reach: Vec<Reach>,
+    /// Named prefix lists, in the order of the file.
+    pub lists: Vec<List>,
+    /// Where metrics are served; none by default.
+    pub metrics: Metrics,
+    /// The control socket.
+    pub control: Control,
+    /// Bounds on what flows may take.
+    pub limits: Limits,
+    /// Folder of the daemon's own state (the clock mark); `None` leaves it to the daemon.
+    pub state_directory: Option<PathBuf>,
+    /// What is logged, and how.
+    pub log: Log,
+    /// Which offloads are used.
+    pub offload: Offload,
+    /// What is allowed but probably not meant.
+    pub warnings: Vec<Warning>,
+}
+
+/// `[interface]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Own addresses in the tunnel with their prefix lengths; at least one.
+    pub address: Vec<IpNetwork>,
+    /// The private key of every peer that has none of its own.
+    pub private_key_file: FileRef,
+    /// Inner MTU.
+    pub mtu: Mtu,
+    /// UDP port to bind; `None` lets the system choose.
+    pub listen_port: Option<u16>,
+}
+
+/// `[[peer]]`: one edge, a WireGuard device of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Unique name.
+    pub name: Name,
+    /// The edge's public key.
+    pub public_key: PublicKey,
+    /// Preshared key, if any.
+    pub preshared_key_file: Option<FileRef>,
+    /// Where the edge is.
+    pub endpoint: HostPort,
+    /// Whose addresses may come through this edge; a filter, not a route.
+    pub allowed_ips: Vec<IpNetwork>,
+    /// Persistent keepalive, whole seconds, 1 to 65,535; `None` when turned off.
+    pub keepalive: Option<Duration>,
+    /// Own addresses in this tunnel: its own, or those of `[interface]`.
+    pub address: Vec<IpNetwork>,
+    /// Own private key for this tunnel: its own, or that of `[interface]`.
+    pub private_key_file: FileRef,
+    /// The edge's address inside the tunnel, asked for an ICMP echo; `None` when it is not probed.
+    pub probe: Option<IpAddr>,
+}
+
+/// `[[inject]]`: flows out of the tunnel, carried to a local upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inject {
+    /// Unique among injects.
+    pub name: Name,
+    /// Transport protocols.
+    pub protocols: Protocols,
+    /// The destination address that packets carry; `None` for any.
+    pub address: Option<IpNetwork>,
+    /// The destination ports that packets carry.
+    pub ports: PortRange,
+    /// Where flows are carried to, at least one: each to the one that has the fewest.
+    pub upstreams: Vec<Upstream>,
+    /// How upstreams are asked whether they work; `None` when they are not.
+    pub health: Option<Health>,
+    /// The header written before the client's first byte.
+    pub proxy_protocol: ProxyProtocol,
+    /// Through which peers; every one is named.
+    pub peers: Vec<Name>,
+    /// Which clients may connect; [`Policy::admits`] asks it.
+    pub allow: AllowList,
+}
+
+/// The PROXY protocol header that an upstream is given (HAProxy's `proxy-protocol.txt`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// None.
+    #[default]
+    Off,
+    /// The text line of version 1; TCP only.
+    V1,
+    /// The binary header of version 2; TCP only.
+    V2,
+}
+
+/// `[[reach]]`: a local listener whose connections go into the tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Unique among reaches.
+    pub name: Name,
+    /// Transport protocols.
+    pub protocols: Protocols,
+    /// Local address and port.
+    pub listen: SocketAddr,
+    /// Address and port beyond the tunnel, inside the peer's allowed-ips.
+    pub target: SocketAddr,
+    /// Through which peer.
+    pub peer: Name,
+    /// Which port the target sees as source.
+    pub source_port: SourcePort,
+    /// What a client gets while the tunnel is down.
+    pub on_down: OnDown,
+}
+
+/// The source port of a reached flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourcePort {
+    /// Any port above 1023.
+    #[default]
+    Any,
+    /// A port below 1024, as NFS servers expect.
+    Privileged,
+}
+
+/// What a client of a `[[reach]]` listener gets while the tunnel is down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDown {
+    /// Its connection is closed at once.
+    #[default]
+    Refuse,
+    /// Its connection waits for the tunnel.
+    Hold,
+}
+
+/// `[control]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Path of the Unix socket; `None` leaves it to the daemon.
+    pub socket: Option<PathBuf>,
+}
+
+/// `[limits]`: bounds on what flows may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows at the same time.
+    pub flows: u32,
+    /// Dials to upstreams that have not been answered.
+    pub pending_dials: u32,
+    /// Flows at the same time from one client (/32 or /64).
+    pub flows_per_client: u32,
+    /// Unanswered dials from one client (/32 or /64).
+    pub pending_per_client: u32,
+    /// UDP flows at the same time.
+    pub udp_flows: u32,
+    /// UDP flows at the same time from one client (/32 or /64).
+    pub udp_flows_per_client: u32,
+    /// How long a UDP flow is kept after the side that opened it last spoke; at least two minutes
+    /// (RFC 4787 REQ-5).
+    pub udp_timeout: Duration,
+    /// Bytes that the buffers of all flows may take together.
+    pub buffer_bytes: u64,
+    /// How long a dial to an upstream may take.
+    pub dial_timeout: Duration,
+    /// How long flows may go on after the daemon has been asked to stop.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            flows: 16_384,
+            pending_dials: 1_024,
+            flows_per_client: 4_096,
+            pending_per_client: 256,
+            udp_flows: 4_096,
+            udp_flows_per_client: 256,
+            udp_timeout: Duration::from_secs(300),
+            buffer_bytes: 256 << 20,
+            dial_timeout: Duration::from_secs(10),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Policy {
+    /// The entry that decides about a new flow out of the tunnel; `None` when none matches.
+    ///
+    /// The client's address is not part of the match: [`AllowList::admits`] decides about it
+    /// afterwards, so that a client that is not allowed at one entry cannot fall through to
+    /// another.
+    #[must_use]
+    pub fn inject_for(&self, peer: &Name, protocol: Protocol, destination: SocketAddr) -> Option<&Inject> {
+        self.inject.iter().find(|inject| inject.matches(peer, protocol, destination))
+    }
+
+    /// Whether a client may use an entry of this policy; a list whose file was not loaded admits no
+    /// client.
+    #[must_use]
+    pub fn admits(&self, inject: &Inject, client: IpAddr) -> bool {
+        inject.allow.admits(client, |name| {
+            let list = self.lists.iter().find(|list| list.name == *name);
+            list.map_or(&[], |list| list.prefixes.as_slice())
+        })
+    }
+}
+
+impl Inject {
+    /// Whether a flow through `peer` to `destination` is this entry's.
+    #[must_use]
+    pub fn matches(&self, peer: &Name, protocol: Protocol, destination: SocketAddr) -> bool {
+        self.protocols.contains(protocol)
+            && self.ports.contains(destination.port())
+            && self.address.is_none_or(|prefix| prefix.contains(destination.ip()))
+            && self.peers.contains(peer)
+    }
+
+    /// Whether the two differ in nothing but where they lead and how that is watched.
+    #[must_use]
+    pub fn is_alike(&self, other: &Self) -> bool {
+        let led = |entry: &Self| Self { upstreams: Vec::new(), health: None, ..entry.clone() };
+        led(self) == led(other)
+    }
+}

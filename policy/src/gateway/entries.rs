@@ -1,0 +1,49 @@
+//! Entries of `gateway.toml` as they are read, each with the places that a later check may report.
+
+use std::net::IpAddr;
+
+use super::model::{Accept, Allow, Party, Peer, Publish, Target, Wan};
+use crate::fields::At;
+use crate::{InterfaceName, Name, PortRange, Position};
+
+/// Places of values that other sections may contradict.
+pub(super) struct Places {
+    pub(super) mtu: Position,
+    pub(super) accept: Vec<At<Accept>>,
+    /// Whether interface, LAN and peers were read without an error: else where a flow leads cannot
+    /// be judged.
+    pub(super) are_ends_known: bool,
+}
+
+pub(super) struct PeerAt {
+    pub(super) value: Peer,
+    pub(super) key_at: Position,
+    pub(super) prefixes_at: Vec<Position>,
+    pub(super) auto_probe: bool,
+}
+
+pub(super) struct PublishAt {
+    pub(super) value: Publish,
+    pub(super) listen_at: Position,
+    pub(super) source_at: Position,
+    pub(super) targets: Vec<TargetAt>,
+}
+
+pub(super) struct AllowAt {
+    pub(super) value: Allow,
+    pub(super) at: Position,
+    pub(super) from: Vec<At<Party>>,
+    pub(super) to: Vec<At<Party>>,
+    pub(super) source_at: Position,
+}
+
+/// `[wan]` with the places of its interfaces and ports.
+pub(super) type WanAt = (Wan, Vec<At<InterfaceName>>, Vec<At<Accept>>);
+
+pub(super) type TargetAt = At<(IpAddr, PortRange)>;
+
+impl TargetAt {
+    pub(super) fn resolved(&self, peer: Name) -> Target {
+        Target { address: self.value.0, ports: self.value.1, peer }
+    }
+}

@@ -1,0 +1,186 @@
+//! From the text of `gateway.toml` to a policy: sections and entries, then what holds between them.
+
+mod allow;
+mod publish;
+mod settings;
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::check;
+use super::entries::{AllowAt, PeerAt, Places, PublishAt};
+use super::model::{Interface, Peer, Policy};
+use super::sides;
+use crate::fields::{self, At, Probe, or_absent, probe};
+use crate::names::Names;
+use crate::reader::{Reader, Table};
+use crate::sections::{self, Daemon, List, Shared};
+use crate::{ConfigError, InterfaceName, Problem, Source, text};
+
+use allow::{Parties, allow};
+use publish::publish;
+use settings::{containers, control, kernel, watch};
+
+/// Folder of the daemon's state, unless the file says otherwise.
+const STATE_DIRECTORY: &str = "/var/lib/causeway";
+/// The most peers one edge may have.
+const MAX_PEERS: usize = 4_096;
+/// The most publishes and allows together: their number must fit 16 bits of a conntrack mark.
+const MAX_SERVICES: usize = 16_384;
+
+/// Reads and validates the text of `gateway.toml`.
+///
+/// Files that it names are not opened: the daemon does, and reports what is wrong with them through
+/// [`FileRef::error`](crate::FileRef::error).
+///
+/// # Errors
+/// Every error in the text at once, in the order of the text; never an empty list.
+pub fn parse(source: &Source<'_>) -> Result<Policy, Vec<ConfigError>> {
+    let reader = Reader::new(source);
+    let document = reader.document();
+    let policy = document.as_ref().and_then(|document| read(&Table::root(&reader, document), &reader));
+    let (mut policy, warnings) = reader.finish(policy)?;
+    policy.warnings = warnings;
+    Ok(policy)
+}
+
+/// Every section is read before an absent one ends this, so that all errors are found.
+fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
+    let interface = root.required("interface").and_then(|value| interface(&value.table("[interface]")?));
+    let wan = sides::wan(root);
+    let (lan, lan_interfaces) = sides::lan(root);
+    let entries = Entries::read(root, reader, interface.as_ref().map(|at| &at.value), &lan);
+    let shared = Shared::read(root, Daemon::Gateway);
+    let kernel = kernel(root);
+    let container_interfaces = containers(root);
+    let watch = watch(root);
+    root.close();
+
+    let (interface, (wan, wan_interfaces, accept_at)) = (interface?, wan?);
+    sides::own_interfaces(reader, [&wan_interfaces, &lan_interfaces], &interface.value.name);
+    let mut policy = Policy {
+        interface: interface.value,
+        wan,
+        lan: lan.iter().map(|prefix| prefix.value).collect(),
+        lan_interfaces: lan_interfaces.iter().map(|interface| interface.value.clone()).collect(),
+        peers: Vec::new(),
+        publish: Vec::new(),
+        allow: Vec::new(),
+        lists: entries.lists.into_iter().collect::<Option<_>>()?,
+        metrics: shared.metrics,
+        control: control(shared.control?),
+        state_directory: shared.state_directory?.unwrap_or_else(|| STATE_DIRECTORY.into()),
+        log: shared.log?,
+        offload: shared.offload,
+        kernel,
+        container_interfaces,
+        watch,
+        warnings: Vec::new(),
+    };
+    let places = Places { mtu: interface.at, accept: accept_at, are_ends_known: entries.are_ends_known };
+    check::everything(reader, &mut policy, &places, entries.peers, entries.publish, entries.allow);
+    Some(policy)
+}
+
+/// Peers, lists, services and private flows as they are read.
+struct Entries {
+    peers: Vec<PeerAt>,
+    lists: Vec<Option<List>>,
+    publish: Vec<PublishAt>,
+    allow: Vec<AllowAt>,
+    /// Whether interface, LAN and peers were read without an error.
+    are_ends_known: bool,
+}
+
+impl Entries {
+    fn read(
+        root: &Table<'_>,
+        reader: &Reader<'_>,
+        interface: Option<&Interface>,
+        lan: &[At<IpNetwork>],
+    ) -> Self {
+        let tunnel = interface.map_or(&[][..], |interface| &interface.address);
+        let mut peer_names = Names::of(root, "peer");
+        let mut list_names = Names::of(root, "list");
+        let mut service_names = Names::new("publish or allow");
+        let peers = peers(root, &mut peer_names, tunnel);
+        check::peers(reader, lan, &peers);
+        let are_ends_known =
+            reader.error_count() == 0 && peer_names.is_complete() && !root.is_misspelt("lan", &["wan"]);
+        let lists = root.tables("list", "[[list]]");
+        let lists = lists.iter().map(|table| sections::list(table, &mut list_names)).collect();
+        let publish = bounded(root.tables("publish", "[[publish]]"), "publish", MAX_SERVICES)
+            .iter()
+            .filter_map(|table| publish(table, &mut service_names, &list_names, tunnel))
+            .collect();
+        let lan: Vec<IpNetwork> = lan.iter().map(|prefix| prefix.value).collect();
+        let own: Vec<IpAddr> = tunnel.iter().map(IpNetwork::ip).collect();
+        let known: Vec<&Peer> = peers.iter().map(|peer| &peer.value).collect();
+        let parties =
+            Parties { peers: &known, names: &peer_names, lan: &lan, own: &own, are_known: are_ends_known };
+        let allow = bounded(root.tables("allow", "[[allow]]"), "allow", MAX_SERVICES)
+            .iter()
+            .filter_map(|table| allow(table, &mut service_names, &parties))
+            .collect();
+        Self { peers, lists, publish, allow, are_ends_known }
+    }
+}
+
+fn peers(root: &Table<'_>, names: &mut Names, tunnel: &[IpNetwork]) -> Vec<PeerAt> {
+    let tables = bounded(root.tables("peer", "[[peer]]"), "peer", MAX_PEERS);
+    tables.iter().filter_map(|table| peer(table, names, tunnel)).collect()
+}
+
+fn bounded<'r>(mut tables: Vec<Table<'r>>, what: &'static str, limit: usize) -> Vec<Table<'r>> {
+    if let Some(table) = tables.get(limit) {
+        table.report(Problem::TooMany { what, limit });
+        tables.truncate(limit);
+    }
+    tables
+}
+
+/// The interface, and the place of its MTU.
+fn interface(table: &Table<'_>) -> Option<At<Interface>> {
+    let name = table.optional("name").map_or_else(|| InterfaceName::new("gw0"), fields::interface_name);
+    let address = table.required("address").and_then(fields::own_addresses);
+    let listen_port = table.optional("listen_port").map_or(Some(51_820), fields::port);
+    let private_key_file = table.required("private_key_file").and_then(fields::file);
+    let mtu = fields::mtu(table);
+    table.close();
+    let mtu = mtu?;
+    let interface = Interface {
+        name: name?,
+        address: address?,
+        listen_port: listen_port?,
+        private_key_file: private_key_file?,
+        mtu: mtu.value,
+    };
+    Some(At::new(interface, mtu.at))
+}
+
+fn peer(table: &Table<'_>, names: &mut Names, tunnel: &[IpNetwork]) -> Option<PeerAt> {
+    let name = names.claim(table);
+    let public_key = table.required("public_key").and_then(fields::public_key);
+    let preshared_key_file = table.optional("preshared_key_file").map(fields::file);
+    let allowed_ips = table.required("allowed_ips").map(|value| fields::peer_prefixes(value, tunnel));
+    let endpoint = table
+        .optional("endpoint")
+        .map(|value| value.parse("host:port, such as \"origin.example.com:51820\"", text::host_port));
+    let keepalive = table.optional("keepalive").map(fields::keepalive);
+    let probe = table.optional("probe").map(|value| probe(value, tunnel));
+    table.close();
+    let (public_key, allowed_ips) = (public_key?, allowed_ips?);
+    let value = Peer {
+        name: name?,
+        public_key: public_key.value,
+        preshared_key_file: or_absent(preshared_key_file)?,
+        allowed_ips: allowed_ips.iter().map(|prefix| prefix.value).collect(),
+        endpoint: or_absent(endpoint)?,
+        keepalive: or_absent(keepalive)?.flatten(),
+        probe: or_absent(probe)?.unwrap_or(Probe::Auto).address(),
+    };
+    let auto_probe = probe.flatten().is_none_or(|probe| matches!(probe, Probe::Auto));
+    let prefixes_at = allowed_ips.into_iter().map(|prefix| prefix.at).collect();
+    Some(PeerAt { value, key_at: public_key.at, prefixes_at, auto_probe })
+}

@@ -1,0 +1,57 @@
+//! Sections that both configurations have: their types, and how they are read.
+
+mod control;
+mod list;
+mod log;
+mod metrics;
+mod offload;
+mod state;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+pub(crate) use control::ControlKeys;
+pub use list::{List, parse_list};
+pub(crate) use list::{allow_list, list};
+pub use log::{Log, LogFormat, LogLevel};
+pub use metrics::Metrics;
+pub use offload::Offload;
+
+use crate::fields::At;
+use crate::reader::Table;
+
+/// Whose configuration is read: a few keys of shared sections belong to one daemon only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Daemon {
+    /// It has a TUN device, and a group that may read its control socket.
+    Gateway,
+    /// It has neither.
+    Forwarder,
+}
+
+/// The shared sections of one file; `None` for one with an error.
+pub(crate) struct Shared {
+    pub(crate) metrics: Metrics,
+    /// Where the addresses of `metrics` are written.
+    pub(crate) metrics_at: Vec<At<SocketAddr>>,
+    pub(crate) control: Option<ControlKeys>,
+    /// `Some(None)` where the file does not have it.
+    pub(crate) state_directory: Option<Option<PathBuf>>,
+    pub(crate) log: Option<Log>,
+    pub(crate) offload: Offload,
+}
+
+impl Shared {
+    /// Reads all of them, so that every error is found.
+    pub(crate) fn read(root: &Table<'_>, daemon: Daemon) -> Self {
+        let (metrics, metrics_at) = metrics::metrics(root);
+        Self {
+            metrics,
+            metrics_at,
+            control: control::control(root, daemon == Daemon::Gateway),
+            state_directory: state::state_directory(root),
+            log: log::log(root),
+            offload: offload::offload(root, daemon == Daemon::Gateway),
+        }
+    }
+}
