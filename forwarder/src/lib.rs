@@ -21,7 +21,6 @@ pub mod outage;
 pub mod places;
 pub mod proxy_protocol;
 pub mod reload;
-pub mod resolve;
 pub mod setup;
 pub mod state;
 pub mod stats;

@@ -12,17 +12,17 @@ use tunnel::packet::icmp::{Echo, Error as IcmpError};
 use tunnel::packet::{Ip, Tcp, protocol, tcp_flags};
 use tunnel::time::{Instant, Now};
 
-use super::dial::Dial;
 use super::edge::Edge;
-use super::open::{Open, Owner, Turn};
+use super::tcp::dial::Dial;
+use super::tcp::open::{Open, Owner, Turn};
 use super::udp::Datagrams;
 use crate::cell::{Ending, SCRATCH};
+use crate::dataplane::resolve::Resolver;
 use crate::deadlines::Deadlines;
 use crate::flow::ports::Ports;
 use crate::flow::segment::Bare;
 use crate::flow::{Admission, Bucket, EdgeId, FlowKey, FlowTable, Greylist, SlotId};
 use crate::icmp::{Complaint, Kind};
-use crate::resolve::Resolver;
 use crate::stats::{Dropped, Stats, add};
 use crate::upstream::{Lease, Member};
 

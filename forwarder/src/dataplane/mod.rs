@@ -1,12 +1,12 @@
 //! The data thread: one loop that runs to completion, from the UDP socket to the loopback sockets and back.
 
-mod dial;
 pub mod edge;
 pub mod flows;
 mod named;
-mod open;
-pub mod reach;
+
 mod reload;
+pub mod resolve;
+pub mod tcp;
 pub mod token;
 pub mod udp;
 mod waiting;
@@ -29,17 +29,17 @@ use tunnel::progress::Pulse;
 use tunnel::time::{Instant, Now};
 
 use crate::control::problems;
+use crate::dataplane::resolve::Asker;
 use crate::flow::EdgeId;
 use crate::network::{Watch, Word};
-use crate::resolve::Asker;
 use crate::state::StateFile;
 use crate::stats::{Stats, add};
 use edge::Edge;
 use flows::Flows;
 use named::Named;
-pub use open::Owner;
-use reach::Listener;
 pub use reload::Change;
+use tcp::Listener;
+pub use tcp::open::Owner;
 use token::Source;
 use waiting::Waiting;
 
@@ -147,7 +147,7 @@ pub struct Parts {
     /// Where it counts.
     pub stats: Arc<Stats>,
     /// Who resolves names.
-    pub resolver: crate::resolve::Resolver,
+    pub resolver: resolve::Resolver,
     /// Where the clock mark is kept.
     pub state: StateFile,
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use policy::{Host, HostPort};
 use tunnel::time::{Instant, Now};
 
+use crate::dataplane::resolve::Resolver;
 use crate::flow::EdgeId;
-use crate::resolve::Resolver;
 
 /// First and longest pause between questions that were not answered.
 const UNANSWERED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));

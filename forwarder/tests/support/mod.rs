@@ -8,9 +8,9 @@ use std::time::{Duration, Instant as Deadline};
 
 use forwarder::cell::{Cell, Egress, Path, SCRATCH, Settings};
 use forwarder::config;
+use forwarder::dataplane::resolve::Resolver;
 use forwarder::dataplane::{Command, Commands, DataPlane, Inbox, Parts};
 use forwarder::flow::segment::Bare;
-use forwarder::resolve::Resolver;
 use forwarder::setup;
 use forwarder::state::StateFile;
 use forwarder::stats::Stats;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mio::net::UdpSocket;
 use tunnel::time::Instant;
 
-use crate::dataplane::open::Owner;
+use crate::dataplane::tcp::open::Owner;
 use crate::stats::{Dropped, EntryStats, Stats, add, take};
 use crate::upstream::Lease;
 

@@ -12,11 +12,11 @@ use tunnel::time::Now;
 use super::flow::{Held, Side, UdpFlow, connected};
 use crate::dataplane::edge::Edge;
 use crate::dataplane::flows::Flows;
-use crate::dataplane::open::Owner;
+use crate::dataplane::resolve::Asker;
+use crate::dataplane::tcp::open::Owner;
 use crate::dataplane::token;
 use crate::flow::quota::OverQuota;
 use crate::flow::{ClientPrefix, FlowKey, SlotId};
-use crate::resolve::Asker;
 use crate::stats::{Dialled, Dropped, add};
 use crate::upstream::{self, Lease};
 

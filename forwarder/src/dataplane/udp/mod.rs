@@ -22,7 +22,7 @@ use self::flow::{Side, UdpFlow};
 pub use self::reach::Listener;
 use super::edge::Edge;
 use super::flows::Flows;
-use super::open::Owner;
+use super::tcp::open::Owner;
 use crate::cell::Egress as _;
 use crate::datagram::{Buffer, Joined, Reassembly};
 use crate::deadlines::Deadlines;

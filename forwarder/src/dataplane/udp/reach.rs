@@ -13,7 +13,7 @@ use super::flow::{Side, UdpFlow};
 use super::{BUDGET, make_room};
 use crate::dataplane::edge::Edge;
 use crate::dataplane::flows::Flows;
-use crate::dataplane::open::Owner;
+use crate::dataplane::tcp::open::Owner;
 use crate::dataplane::token;
 use crate::flow::SlotId;
 use crate::stats::{Dialled, Dropped};

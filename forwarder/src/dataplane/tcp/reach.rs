@@ -11,11 +11,11 @@ use policy::forwarder::{OnDown, Reach};
 use tunnel::node::PeerState;
 use tunnel::time::{Instant, Now};
 
-use super::edge::Edge;
-use super::flows::{Flow, Flows};
 use super::open::{Open, Owner};
-use super::token;
 use crate::cell::{Cell, Path};
+use crate::dataplane::edge::Edge;
+use crate::dataplane::flows::{Flow, Flows};
+use crate::dataplane::token;
 use crate::flow::FlowKey;
 use crate::stats::{Dialled, EntryStats};
 use crate::upstream::{self, Stream, Upstream};
@@ -138,7 +138,7 @@ impl Listener {
 
 impl Flows {
     /// Carries an accepted connection into the tunnel, or resets it.
-    fn reach(&mut self, now: Now, edge: &mut Edge, reach: &Reach, stream: Stream) {
+    pub(in crate::dataplane) fn reach(&mut self, now: Now, edge: &mut Edge, reach: &Reach, stream: Stream) {
         let Some((key, cell, stats)) = self.prepare_reach(now, edge, reach) else {
             return self.refuse_reach(reach, &stream, Dialled::Exhausted);
         };

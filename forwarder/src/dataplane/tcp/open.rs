@@ -6,8 +6,8 @@ use std::time::Duration;
 use policy::Name;
 use tunnel::time::{Instant, Now};
 
-use super::edge::Edge;
 use crate::cell::{Cell, Ending, Transmitted};
+use crate::dataplane::edge::Edge;
 use crate::flow::ClientPrefix;
 use crate::stats::{Dialled, EntryStats, add, take};
 use crate::upstream::{Lease, Moved, Upstream};

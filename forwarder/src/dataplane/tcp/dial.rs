@@ -14,15 +14,15 @@ use tunnel::packet::icmp::Error as IcmpError;
 use tunnel::packet::{Ip, Tcp};
 use tunnel::time::{Instant, Now};
 
-use super::edge::Edge;
-use super::flows::{Flow, Flows};
 use super::open::{Open, Owner};
-use super::token;
 use crate::cell::{Cell, Path, Settings};
+use crate::dataplane::edge::Edge;
+use crate::dataplane::flows::{Flow, Flows};
+use crate::dataplane::resolve::Asker;
+use crate::dataplane::token;
 use crate::flow::segment::Bare;
 use crate::flow::{ClientPrefix, FlowKey, Shed, SlotId};
 use crate::proxy_protocol;
-use crate::resolve::Asker;
 use crate::stats::{Dialled, Dropped, EntryStats};
 use crate::upstream::{self, Lease, Member, Stream, Upstream};
 
@@ -85,7 +85,7 @@ impl Dial {
 
 impl Flows {
     /// A SYN of no flow: it is admitted and dialled, or turned away.
-    pub(super) fn handle_syn(
+    pub(in crate::dataplane) fn handle_syn(
         &mut self,
         now: Now,
         edge: &mut Edge,
@@ -311,7 +311,7 @@ impl Flows {
     }
 
     /// What a new cell is made with; `None` when the system gives no randomness.
-    pub(super) fn settings(&self, edge: &Edge) -> Option<Settings> {
+    pub(in crate::dataplane) fn settings(&self, edge: &Edge) -> Option<Settings> {
         let seed = getrandom::u64().ok()?;
         let limits = self.admission.limits();
         let ring = ring_size(limits.buffer_bytes, self.admission.buffered(), self.admission.counts().0);
@@ -319,7 +319,7 @@ impl Flows {
     }
 
     /// A try, or the dial as a whole, ran out of time.
-    pub(super) fn dial_timed_out(&mut self, now: Now, id: SlotId, edges: &mut [Edge]) {
+    pub(in crate::dataplane) fn dial_timed_out(&mut self, now: Now, id: SlotId, edges: &mut [Edge]) {
         let Some((key, Flow::Dial(dial))) = self.table.get_mut(id) else { return };
         let Some(edge) = edges.iter_mut().find(|edge| edge.id == key.edge) else { return };
         if dial.patience.1 <= now.instant {
@@ -353,7 +353,7 @@ impl Flows {
     }
 
     /// The client gave up before the upstream answered.
-    pub(super) fn abandon(&mut self, id: SlotId) {
+    pub(in crate::dataplane) fn abandon(&mut self, id: SlotId) {
         self.remove_dial(id, Dialled::Abandoned);
     }
 
