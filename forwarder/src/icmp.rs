@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tunnel::packet::{Ip, protocol};
 
-/// What a router or host says about a packet of ours.
+/// An error that a router or host reports about a packet of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Complaint {
+pub struct IcmpError {
     /// Its kind.
     pub kind: Kind,
     /// The protocol of the packet: TCP or UDP.
@@ -30,7 +30,7 @@ pub enum Kind {
     PortUnreachable,
 }
 
-impl Complaint {
+impl IcmpError {
     /// Reads an ICMP error about a TCP segment or a UDP datagram; `None` for anything else, or a wrong checksum.
     #[must_use]
     pub fn parse(ip: &Ip, packet: &[u8]) -> Option<Self> {
@@ -89,7 +89,7 @@ mod tests {
             let packet = Error::TooBig { mtu: 1300 }.build(&ours(local, remote), remote.ip()).unwrap();
             assert_eq!(
                 read(&packet),
-                Some(Complaint {
+                Some(IcmpError {
                     kind: Kind::TooBig(1300),
                     protocol: protocol::TCP,
                     local,
@@ -106,7 +106,7 @@ mod tests {
             let packet = Error::HostUnreachable.build(&ours(local, remote), remote.ip()).unwrap();
             assert_eq!(
                 read(&packet),
-                Some(Complaint {
+                Some(IcmpError {
                     kind: Kind::Unreachable,
                     protocol: protocol::TCP,
                     local,
@@ -134,8 +134,8 @@ mod tests {
         }
     }
 
-    fn read(packet: &[u8]) -> Option<Complaint> {
-        Complaint::parse(&Ip::parse(packet).ok()?, packet)
+    fn read(packet: &[u8]) -> Option<IcmpError> {
+        IcmpError::parse(&Ip::parse(packet).ok()?, packet)
     }
 
     fn ours(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {

@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use policy::Name;
-use policy::forwarder::{Inject, Policy};
+use policy::forwarder::Policy;
 use tunnel::time::Instant;
-
-use crate::upstream::Pool;
 
 macro_rules! labelled {
     ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $($label:literal)/+,)+ }) => {
@@ -155,9 +153,6 @@ impl EntryStats {
 /// The entries of one kind by name; names that left the configuration keep their counters.
 pub type Entries = BTreeMap<Name, Arc<EntryStats>>;
 
-/// The upstreams of each `[[inject]]` of the configuration in force, by name.
-pub type Pools = BTreeMap<Name, Arc<Pool>>;
-
 /// Everything the data thread counts.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -165,8 +160,6 @@ pub struct Stats {
     pub inject: ArcSwap<Entries>,
     /// By `[[reach]]`.
     pub reach: ArcSwap<Entries>,
-    /// The upstreams of each `[[inject]]`.
-    pub pools: ArcSwap<Pools>,
     /// Flows in the table, dials included.
     pub flows: AtomicU64,
     /// Flows whose client never finished the handshake and that made room for others.
@@ -226,12 +219,6 @@ impl Stats {
             }
             entries.store(Arc::new(grown));
         };
-        let before = self.pools.load();
-        let pool = |entry: &Inject| {
-            let pool = Pool::new(entry, before.get(&entry.name).map(|pool| &**pool));
-            (entry.name.clone(), Arc::new(pool))
-        };
-        self.pools.store(Arc::new(policy.inject.iter().map(pool).collect()));
         grown(&self.inject, &mut policy.inject.iter().map(|entry| &entry.name));
         grown(&self.reach, &mut policy.reach.iter().map(|entry| &entry.name));
     }

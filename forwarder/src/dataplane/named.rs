@@ -6,7 +6,7 @@ use std::time::Duration;
 use policy::{Host, HostPort};
 use tunnel::time::{Instant, Now};
 
-use crate::dataplane::resolve::Resolver;
+use super::resolve::Resolver;
 use crate::flow::EdgeId;
 
 /// First and longest pause between questions that were not answered.
@@ -67,15 +67,15 @@ impl Named {
         }
     }
 
-    /// When [`ask`](Self::ask) is next due.
+    /// When [`resolve`](Self::resolve) is next due.
     pub(super) const fn deadline(&self) -> Option<Instant> {
         self.ask_at
     }
 
     /// Asks when it is time.
-    pub(super) fn ask(&mut self, now: Now, edge: EdgeId, resolver: &Resolver) {
+    pub(super) fn resolve(&mut self, now: Now, edge: EdgeId, resolver: &Resolver) {
         if self.is_due(now) {
-            resolver.endpoint(edge, self.endpoint.clone());
+            resolver.request_endpoint(edge, self.endpoint.clone());
         }
     }
 
@@ -95,7 +95,7 @@ impl Named {
 
     /// Takes an answer while the edge is taken to be at `current`; the address to try, when it is another: than before, or
     /// than where a packet of the edge from elsewhere has led.
-    pub(super) fn answer(
+    pub(super) fn handle_resolved(
         &mut self,
         now: Now,
         addresses: &[SocketAddr],
@@ -128,7 +128,7 @@ mod tests {
     fn a_name_is_asked_for_at_once_and_then_no_more_while_the_edge_is_heard() {
         let mut named = named();
         assert!(named.is_due(at(0)));
-        assert_eq!(named.answer(at(0), &[address(1)], None), Some(address(1)));
+        assert_eq!(named.handle_resolved(at(0), &[address(1)], None), Some(address(1)));
         named.trust();
         assert_eq!(named.deadline(), None);
     }
@@ -137,19 +137,19 @@ mod tests {
     fn a_silent_edge_is_asked_for_every_five_seconds_until_it_is_heard() {
         let mut named = named();
         named.is_due(at(0));
-        named.answer(at(0), &[address(1)], None);
+        named.handle_resolved(at(0), &[address(1)], None);
         named.doubt(at(10));
         for second in [10, 15, 20] {
             assert!(named.is_due(at(second)));
             assert!(!named.is_due(at(second + 4)));
             assert_eq!(
-                named.answer(at(second), &[address(1)], Some(address(1))),
+                named.handle_resolved(at(second), &[address(1)], Some(address(1))),
                 None,
                 "the same address is no news"
             );
         }
         assert!(named.is_due(at(25)));
-        assert_eq!(named.answer(at(25), &[address(2)], Some(address(1))), Some(address(2)));
+        assert_eq!(named.handle_resolved(at(25), &[address(2)], Some(address(1))), Some(address(2)));
         named.trust();
         assert!(!named.is_due(at(60)));
     }
@@ -158,11 +158,11 @@ mod tests {
     fn a_silent_edge_that_was_followed_elsewhere_is_tried_where_its_name_leads() {
         let mut named = named();
         named.is_due(at(0));
-        named.answer(at(0), &[address(1)], None);
+        named.handle_resolved(at(0), &[address(1)], None);
         named.trust();
         named.doubt(at(10));
         assert!(named.is_due(at(10)));
-        assert_eq!(named.answer(at(10), &[address(1)], Some(address(66))), Some(address(1)));
+        assert_eq!(named.handle_resolved(at(10), &[address(1)], Some(address(66))), Some(address(1)));
     }
 
     #[test]
@@ -170,7 +170,8 @@ mod tests {
         let mut named = named();
         named.doubt(at(0));
         let both = [address(1), address(2)];
-        let tried: Vec<_> = (0..4).filter_map(|second| named.answer(at(second), &both, None)).collect();
+        let tried: Vec<_> =
+            (0..4).filter_map(|second| named.handle_resolved(at(second), &both, None)).collect();
         assert_eq!(tried, [address(1), address(2), address(1), address(2)]);
     }
 
@@ -181,7 +182,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..7 {
             assert!(named.is_due(at(now)));
-            assert_eq!(named.answer(at(now), &[], None), None);
+            assert_eq!(named.handle_resolved(at(now), &[], None), None);
             let next = named.deadline().unwrap().since_boot().as_secs();
             pauses.push(next - now);
             now = next;

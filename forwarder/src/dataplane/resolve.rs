@@ -1,5 +1,6 @@
-//! Names to addresses, on threads of its own: the data thread never waits for DNS.
+//! Names to addresses, on threads of their own: the data thread never waits for DNS.
 
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -7,7 +8,6 @@ use std::thread;
 
 use policy::{Host, HostPort};
 
-use crate::dataplane::{Command, Commands};
 use crate::flow::{EdgeId, SlotId};
 
 /// Dials that may wait for their name; beyond it they fail at once.
@@ -17,63 +17,86 @@ const THREADS: usize = 2;
 /// Edges whose names may wait.
 const MAX_EDGES: usize = 64;
 
-/// Who waits for an upstream's address.
+/// The flow that waits for an upstream's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
+pub enum Requester {
     /// A TCP flow that is being dialled.
-    Dial(SlotId),
+    Tcp(SlotId),
     /// A UDP flow.
-    Datagrams(SlotId),
+    Udp(SlotId),
 }
 
-/// Asks for addresses; the answers come as commands.
+/// A name that was resolved; without addresses when it has none or the resolver failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// The name of an upstream.
+    Upstream {
+        /// For which flow.
+        requester: Requester,
+        /// In the system's order.
+        addresses: Vec<SocketAddr>,
+    },
+    /// The name of an edge's endpoint.
+    Endpoint {
+        /// For which edge.
+        edge: EdgeId,
+        /// In the system's order.
+        addresses: Vec<SocketAddr>,
+    },
+}
+
+/// An upstream's name and port, with the flow that waits for it.
+type Request = (Requester, Arc<str>, u16);
+
+/// Takes requests for addresses; the replies go to the function it was started with.
 #[derive(Clone)]
-pub struct Resolver {
-    dials: SyncSender<(Asker, Arc<str>, u16)>,
+pub(super) struct Resolver {
+    upstreams: SyncSender<Request>,
     edges: SyncSender<(EdgeId, HostPort)>,
 }
 
 impl Resolver {
-    /// Starts the threads; they end when the last resolver is dropped.
+    /// Starts the threads, which give what they resolved to `send`; they end when the last resolver
+    /// is dropped.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(commands: &Commands) -> std::io::Result<Self> {
-        let (dials, asked) = sync_channel::<(Asker, Arc<str>, u16)>(MAX_WAITING);
-        let asked = Arc::new(Mutex::new(asked));
+    pub(super) fn start(send: impl Fn(Resolved) + Clone + Send + 'static) -> io::Result<Self> {
+        let (upstreams, requests) = sync_channel::<Request>(MAX_WAITING);
+        let requests = Arc::new(Mutex::new(requests));
         for _ in 0..THREADS {
-            let (asked, commands) = (Arc::clone(&asked), commands.clone());
-            thread::Builder::new().name("fw-resolve".into()).spawn(move || serve_dials(&asked, &commands))?;
+            let (requests, send) = (Arc::clone(&requests), send.clone());
+            thread::Builder::new()
+                .name("fw-resolve".into())
+                .spawn(move || serve_upstreams(&requests, &send))?;
         }
-        let (edges, asked) = sync_channel::<(EdgeId, HostPort)>(MAX_EDGES);
-        let commands = commands.clone();
+        let (edges, requests) = sync_channel::<(EdgeId, HostPort)>(MAX_EDGES);
         thread::Builder::new().name("fw-endpoint".into()).spawn(move || {
-            while let Ok((edge, endpoint)) = asked.recv() {
-                let addresses = resolve(&endpoint);
-                commands.send(Command::Endpoint { edge, addresses });
+            while let Ok((edge, endpoint)) = requests.recv() {
+                send(Resolved::Endpoint { edge, addresses: resolve(&endpoint) });
             }
         })?;
-        Ok(Self { dials, edges })
+        Ok(Self { upstreams, edges })
     }
 
-    /// Asks for the address of an upstream; `false` when too many ask already.
+    /// Requests the addresses of an upstream; `false` when too many requests wait already.
     #[must_use]
-    pub fn dial(&self, asker: Asker, name: &Arc<str>, port: u16) -> bool {
-        self.dials.try_send((asker, Arc::clone(name), port)).is_ok()
+    pub(super) fn request_upstream(&self, requester: Requester, name: &Arc<str>, port: u16) -> bool {
+        self.upstreams.try_send((requester, Arc::clone(name), port)).is_ok()
     }
 
-    /// Asks where an edge is now; dropped when the question waits already.
-    pub fn endpoint(&self, edge: EdgeId, endpoint: HostPort) {
-        // A full queue means that many questions are under way; the edge asks again by itself.
+    /// Requests the addresses of an edge; dropped when too many requests wait already.
+    pub(super) fn request_endpoint(&self, edge: EdgeId, endpoint: HostPort) {
+        // A full queue means that many requests are under way; the edge repeats its own by itself.
         let _ = self.edges.try_send((edge, endpoint));
     }
 }
 
-fn serve_dials(asked: &Mutex<Receiver<(Asker, Arc<str>, u16)>>, commands: &Commands) {
+fn serve_upstreams(requests: &Mutex<Receiver<Request>>, send: &impl Fn(Resolved)) {
     loop {
-        let Ok(Ok((asker, name, port))) = asked.lock().map(|asked| asked.recv()) else { return };
+        let Ok(Ok((requester, name, port))) = requests.lock().map(|requests| requests.recv()) else { return };
         let addresses = resolve(&HostPort { host: Host::Name(name), port });
-        commands.send(Command::Resolved { asker, addresses });
+        send(Resolved::Upstream { requester, addresses });
     }
 }
 

@@ -12,8 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
 use crate::proxy_protocol;
-use crate::stats::Stats;
-use crate::upstream::Member;
+use crate::upstream::{Member, Pools};
 
 /// Bytes of a status line that are read: `HTTP/1.1 200`.
 const STATUS_LINE: usize = 12;
@@ -28,9 +27,9 @@ impl Watch {
     /// Begins to watch upstreams that are new; those that left the configuration are forgotten by themselves.
     ///
     /// Must be called within a [`tokio::task::LocalSet`].
-    pub fn tend(&mut self, stats: &Stats) {
+    pub fn tend(&mut self, pools: &Pools) {
         self.watched.retain(|known| known.strong_count() > 0);
-        for pool in stats.pools.load().values() {
+        for pool in pools.load().values() {
             for member in pool.members().iter().filter(|member| member.health.is_some()) {
                 let weak = Arc::downgrade(member);
                 if !self.watched.iter().any(|known| known.ptr_eq(&weak)) {

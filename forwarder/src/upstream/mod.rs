@@ -10,7 +10,7 @@ use mio::{Registry, Token};
 
 use crate::cell::Cell;
 use crate::stats::Dialled;
-pub use pool::{Lease, Member, Pool};
+pub use pool::{ByEntry, Lease, Member, Pool, Pools};
 pub use stream::Stream;
 
 /// A nonblocking socket with what is known of its readiness.

@@ -1,10 +1,13 @@
 //! The upstreams of one entry: which of them is tried first, and how many flows each has.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use policy::forwarder::{Health, Inject, ProxyProtocol, Upstream};
+use arc_swap::{ArcSwap, Guard};
+use policy::Name;
+use policy::forwarder::{Health, Inject, Policy, ProxyProtocol, Upstream};
 use tunnel::time::Instant;
 
 /// How long an upstream that failed a dial comes after the others.
@@ -31,7 +34,54 @@ pub struct Member {
     rests_until: AtomicU64,
 }
 
-/// All of them.
+/// The pools by the names of their entries.
+pub type ByEntry = BTreeMap<Name, Arc<Pool>>;
+
+/// The pool of each `[[inject]]` of the configuration in force; the data thread picks from them, the
+/// health checks and the control plane look at them.
+#[derive(Debug)]
+pub struct Pools(ArcSwap<ByEntry>);
+
+impl Pools {
+    /// The pools of a configuration.
+    #[must_use]
+    pub fn new(policy: &Policy) -> Self {
+        Self(ArcSwap::from_pointee(of(policy, &ByEntry::new())))
+    }
+
+    /// Takes the upstreams of a new configuration; those that stay keep what is known of them. Returns
+    /// those that left it.
+    pub fn adopt(&self, policy: &Policy) -> Vec<Arc<Member>> {
+        let before = self.0.load_full();
+        let after = of(policy, &before);
+        let kept: Vec<_> = members(&after).collect();
+        let is_kept = |old: &&Arc<Member>| kept.iter().any(|kept| Arc::ptr_eq(kept, old));
+        let removed = members(&before).filter(|old| !is_kept(old)).map(Arc::clone).collect();
+        drop(kept);
+        self.0.store(Arc::new(after));
+        removed
+    }
+
+    /// Every pool by the name of its entry.
+    #[must_use]
+    pub fn load(&self) -> Guard<Arc<ByEntry>> {
+        self.0.load()
+    }
+}
+
+fn of(policy: &Policy, before: &ByEntry) -> ByEntry {
+    let pool = |entry: &Inject| {
+        let pool = Pool::new(entry, before.get(&entry.name).map(|pool| &**pool));
+        (entry.name.clone(), Arc::new(pool))
+    };
+    policy.inject.iter().map(pool).collect()
+}
+
+fn members(pools: &ByEntry) -> impl Iterator<Item = &Arc<Member>> {
+    pools.values().flat_map(|pool| pool.members())
+}
+
+/// The upstreams of one entry.
 #[derive(Debug, Default)]
 pub struct Pool {
     members: Vec<Arc<Member>>,

@@ -9,16 +9,19 @@ use mio::net::TcpListener;
 use mio::{Interest, Registry};
 use policy::forwarder::{OnDown, Reach};
 use tunnel::node::PeerState;
-use tunnel::time::{Instant, Now};
+use tunnel::time::Instant;
 
-use super::open::{Open, Owner};
+use super::flow::Flow;
+use super::handler::TcpHandler;
+use super::open::Open;
 use crate::cell::{Cell, Path};
 use crate::dataplane::edge::Edge;
-use crate::dataplane::flows::{Flow, Flows};
+use crate::dataplane::edges::Edges;
+use crate::dataplane::owner::Owner;
 use crate::dataplane::token;
-use crate::flow::FlowKey;
-use crate::stats::{Dialled, EntryStats};
-use crate::upstream::{self, Stream, Upstream};
+use crate::flow::{EdgeId, FlowKey};
+use crate::stats::{Dialled, EntryStats, Stats};
+use crate::upstream::{Stream, Upstream};
 
 /// Connections taken from one listener before others have their turn.
 const ACCEPT_BATCH: usize = 64;
@@ -31,6 +34,8 @@ const MAX_HELD: usize = 256;
 pub struct Listener {
     /// Its entry.
     pub reach: Reach,
+    /// The edge that it leads to, known once it is watched.
+    edge: Option<EdgeId>,
     socket: TcpListener,
     is_ready: bool,
     rests_until: Option<Instant>,
@@ -44,7 +49,7 @@ impl Listener {
     /// From the system: the address is taken, or the port needs a privilege.
     pub fn bind(reach: Reach) -> io::Result<Self> {
         let socket = TcpListener::bind(reach.listen)?;
-        Ok(Self { reach, socket, is_ready: true, rests_until: None, held: Vec::new() })
+        Ok(Self { reach, edge: None, socket, is_ready: true, rests_until: None, held: Vec::new() })
     }
 
     /// Where it listens.
@@ -55,47 +60,58 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// Starts to watch it.
+    /// Watches it as the listener number `index`, and finds its edge.
     ///
     /// # Errors
     /// From the system.
-    pub fn watch(&mut self, registry: &Registry, place: usize) -> io::Result<()> {
-        registry.register(&mut self.socket, token::listener(place), Interest::READABLE)
+    pub(in crate::dataplane) fn watch(
+        &mut self,
+        registry: &Registry,
+        index: usize,
+        edges: &Edges,
+    ) -> io::Result<()> {
+        self.edge = edges.find(&self.reach.peer);
+        registry.register(&mut self.socket, token::listener(index), Interest::READABLE)
     }
 
-    /// Watches it at another place; one that was not watched is from now on.
+    /// Watches it under another number; one that was not watched is from now on.
     ///
     /// # Errors
     /// From the system.
-    pub fn rewatch(&mut self, registry: &Registry, place: usize) -> io::Result<()> {
-        match registry.reregister(&mut self.socket, token::listener(place), Interest::READABLE) {
+    pub(in crate::dataplane) fn rewatch(
+        &mut self,
+        registry: &Registry,
+        index: usize,
+        edges: &Edges,
+    ) -> io::Result<()> {
+        match registry.reregister(&mut self.socket, token::listener(index), Interest::READABLE) {
             Ok(()) => Ok(()),
-            Err(_) => self.watch(registry, place),
+            Err(_) => self.watch(registry, index, edges),
         }
     }
 
-    /// The poll says that connections wait.
-    pub fn ready(&mut self) {
+    /// The poll reports that connections wait.
+    pub(in crate::dataplane) fn ready(&mut self) {
         self.is_ready = true;
     }
 
-    /// When it wants a turn although the poll says nothing.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
+    /// When it wants a turn although the poll reports nothing.
+    pub(in crate::dataplane) const fn deadline(&self) -> Option<Instant> {
         self.rests_until
     }
 
     /// Accepts what waits; `true` when more waits still.
-    pub fn accept(&mut self, now: Now, flows: &mut Flows, edges: &mut [Edge]) -> bool {
-        if self.rests_until.is_some_and(|until| until > now.instant) {
+    pub(in crate::dataplane) fn accept(&mut self, mut tcp: TcpHandler<'_>, edges: &mut Edges) -> bool {
+        let now = tcp.now.instant;
+        if self.rests_until.is_some_and(|until| until > now) {
             return false;
         }
         self.is_ready |= self.rests_until.take().is_some();
-        let Some(edge) = edges.iter_mut().find(|edge| edge.name == self.reach.peer) else { return false };
+        let Some(edge) = self.edge.and_then(|id| edges.get_mut(id)) else { return false };
         let is_up = edge.state == PeerState::Up;
         if is_up {
             for stream in std::mem::take(&mut self.held) {
-                flows.reach(now, edge, &self.reach, stream);
+                self.connect(&mut tcp, edge, stream);
             }
         }
         for _ in 0..ACCEPT_BATCH {
@@ -103,14 +119,11 @@ impl Listener {
                 return false;
             }
             match self.socket.accept() {
-                Ok((stream, _)) if is_up => flows.reach(now, edge, &self.reach, Stream::Tcp(stream)),
-                Ok((stream, _)) => self.wait_or_refuse(flows, Stream::Tcp(stream)),
+                Ok((stream, _)) if is_up => self.connect(&mut tcp, edge, Stream::Tcp(stream)),
+                Ok((stream, _)) => self.wait_or_refuse(&tcp, Stream::Tcp(stream)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.is_ready = false,
-                Err(error) if upstream::failure(&error) == Dialled::Exhausted => {
-                    if upstream::lacks_descriptor(&error) {
-                        flows.stats.lack_descriptor(now.instant);
-                    }
-                    self.rests_until = Some(now.instant.after(REST));
+                Err(error) if tcp.context.dial_failure(now, &error) == Dialled::Exhausted => {
+                    self.rests_until = Some(now.after(REST));
                     return false;
                 }
                 // The connection was gone before it was taken.
@@ -120,65 +133,62 @@ impl Listener {
         self.is_ready
     }
 
-    fn wait_or_refuse(&mut self, flows: &Flows, stream: Stream) {
-        if self.reach.on_down == OnDown::Hold && self.held.len() < MAX_HELD && !flows.is_stopping {
+    fn wait_or_refuse(&mut self, tcp: &TcpHandler<'_>, stream: Stream) {
+        let may_wait = self.reach.on_down == OnDown::Hold && self.held.len() < MAX_HELD;
+        if may_wait && !tcp.context.is_stopping {
             self.held.push(stream);
         } else {
-            flows.refuse_reach(&self.reach, &stream, Dialled::Down);
+            self.refuse(&tcp.context.stats, &stream, Dialled::Down);
         }
     }
 
-    /// Turns away those that wait for the tunnel.
-    pub fn release_held(&mut self, flows: &Flows) {
+    /// Refuses the connections that wait for the tunnel.
+    pub(in crate::dataplane) fn release_held(&mut self, stats: &Stats) {
         for stream in std::mem::take(&mut self.held) {
-            flows.refuse_reach(&self.reach, &stream, Dialled::Down);
+            self.refuse(stats, &stream, Dialled::Down);
         }
     }
-}
 
-impl Flows {
     /// Carries an accepted connection into the tunnel, or resets it.
-    pub(in crate::dataplane) fn reach(&mut self, now: Now, edge: &mut Edge, reach: &Reach, stream: Stream) {
-        let Some((key, cell, stats)) = self.prepare_reach(now, edge, reach) else {
-            return self.refuse_reach(reach, &stream, Dialled::Exhausted);
+    fn connect(&self, tcp: &mut TcpHandler<'_>, edge: &Edge, stream: Stream) {
+        let Some((key, cell, stats)) = self.prepare(tcp, edge) else {
+            return self.refuse(&tcp.context.stats, &stream, Dialled::Exhausted);
         };
-        let owner = Owner::Reach(reach.name.clone());
-        let open = Open::new(now.instant, cell, (Upstream::new(stream, Vec::new()), None), owner, stats);
-        let Ok(id) = self.table.insert(key, Flow::Open(Box::new(open))) else {
-            return self.admission.release_local();
+        let owner = Owner::Reach(self.reach.name.clone());
+        let upstream = (Upstream::new(stream, Vec::new()), None);
+        let open = Open::new(tcp.now.instant, cell, upstream, owner, stats);
+        let Ok(id) = tcp.flows.table.flows.insert(key, Flow::Open(Box::new(open))) else {
+            return tcp.flows.admission.release_local();
         };
-        if let Some((_, Flow::Open(open))) = self.table.get_mut(id)
-            && open.upstream.watch(&self.registry, token::flow(id)).is_err()
+        if let Some((_, open)) = tcp.flows.table.open_mut(id)
+            && open.upstream.watch(&tcp.context.registry, token::flow(id)).is_err()
         {
             open.abort();
         }
-        self.mark(id);
+        tcp.flows.table.mark(id);
     }
 
-    fn prepare_reach(
-        &mut self,
-        now: Now,
-        edge: &Edge,
-        reach: &Reach,
-    ) -> Option<(FlowKey, Cell, Arc<EntryStats>)> {
-        let stats = self.reach_stats(reach)?;
-        let local = SocketAddr::new(edge.address_like(reach.target.ip())?, 0);
-        let settings = self.settings(edge).filter(|_| !self.is_stopping)?;
-        let table = &self.table;
+    /// The name, the cell and the counters of a new flow; `None` when there is no room for it.
+    fn prepare(&self, tcp: &mut TcpHandler<'_>, edge: &Edge) -> Option<(FlowKey, Cell, Arc<EntryStats>)> {
+        let (now, target) = (tcp.now.instant, self.reach.target);
+        let stats = self.stats(&tcp.context.stats)?;
+        let local = SocketAddr::new(edge.address_like(target.ip())?, 0);
+        let settings = tcp.flows.settings(edge.mtu()).filter(|_| !tcp.context.is_stopping)?;
+        let table = &tcp.flows.table.flows;
         let in_use = |key: &FlowKey| table.find(key).is_some();
-        let key =
-            self.ports.allocate(now.instant, edge.id, (local, reach.target), reach.source_port, in_use)?;
-        self.admission.local().ok()?;
+        let ends = (local, target);
+        let key = tcp.flows.ports.allocate(now, edge.id, ends, self.reach.source_port, in_use)?;
+        tcp.flows.admission.admit_local().ok()?;
         let path = Path { local: key.local, remote: key.remote };
-        Some((key, Cell::connect(now.instant, path, settings), stats))
+        Some((key, Cell::connect(now, path, settings), stats))
     }
 
-    fn reach_stats(&self, reach: &Reach) -> Option<Arc<EntryStats>> {
-        self.stats.reach.load().get(&reach.name).cloned()
+    fn stats(&self, stats: &Stats) -> Option<Arc<EntryStats>> {
+        stats.reach.load().get(&self.reach.name).cloned()
     }
 
-    fn refuse_reach(&self, reach: &Reach, stream: &Stream, result: Dialled) {
-        if let Some(stats) = self.reach_stats(reach) {
+    fn refuse(&self, stats: &Stats, stream: &Stream, result: Dialled) {
+        if let Some(stats) = self.stats(stats) {
             stats.dialled(result);
         }
         stream.reset();
