@@ -27,12 +27,12 @@ use crate::config::{self, LoadError, Loaded};
 use crate::control::report::report;
 use crate::control::server::{BindError, ControlSocket};
 use crate::control::{EdgeView, Shared, problems};
-use crate::dataplane::resolve::Resolver;
 use crate::dataplane::{Command, Commands, DATA_THREAD, DataPlane, Inbox, Parts};
 use crate::metrics::http;
 use crate::places::Surroundings;
 use crate::state::StateFile;
 use crate::stats::Stats;
+use crate::upstream::Pools;
 use crate::{exit, health, log, reload, setup};
 
 /// How often rates are measured and systemd is told.
@@ -149,17 +149,18 @@ fn start(config: &Path, loaded: Loaded) -> Result<Running, DaemonError> {
     let metrics = metrics.map_err(DaemonError::Setup)?;
     let stats = Arc::new(Stats::default());
     stats.adopt(&policy);
+    let pools = Arc::new(Pools::new(&policy));
     let shared = Arc::new(Shared {
         policy: ArcSwap::new(Arc::clone(&policy)),
         stats: Arc::clone(&stats),
+        pools: Arc::clone(&pools),
         edges: edges.iter().map(EdgeView::of).collect(),
         started: clock::instant(),
         is_stopping: AtomicBool::new(false),
         not_taken: Mutex::default(),
     });
     let (inbox, commands) = Inbox::new()?;
-    let resolver = Resolver::start(&commands)?;
-    let plane = DataPlane::new(inbox, Parts { policy, edges, listeners, stats, resolver, state })?;
+    let plane = DataPlane::new(inbox, Parts { policy, edges, listeners, pools, stats, state })?;
     let (failing, failed) = oneshot::channel();
     let watchdog = Watchdog::start(vec![plane.watched()?], move |fault| {
         tracing::error!("{fault}; the daemon ends, so that it is started again");
@@ -207,7 +208,7 @@ async fn serve(running: Running) -> Result<(), DaemonError> {
     let mut receives = Receives::default();
     let mut watch = health::Watch::default();
     let mut was_short = false;
-    watch.tend(&shared.stats);
+    watch.tend(&shared.pools);
     loop {
         tokio::select! {
             _ = &mut ended => break,
@@ -216,7 +217,7 @@ async fn serve(running: Running) -> Result<(), DaemonError> {
             result = &mut answering => result?,
             () = &mut signals => {}
             () = tokio::time::sleep(TICK) => {
-                watch.tend(&shared.stats);
+                watch.tend(&shared.pools);
                 warn_of_descriptors(&shared, &mut was_short);
                 receives.look(&shared);
                 tick(&shared, watchdog.is_sound());

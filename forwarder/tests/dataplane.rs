@@ -109,7 +109,7 @@ fn a_flow_goes_to_the_next_upstream_when_one_refuses() {
         connect_when_up(&mut edge, &format!("203.0.113.10:{}", 40_001 + client), "192.168.88.2:443");
         second.accept().unwrap();
     }
-    let pools = daemon.stats.pools.load();
+    let pools = daemon.pools.load();
     let failures: Vec<u64> =
         pools.values().next().unwrap().members().iter().map(|member| member.failures()).collect();
     assert_eq!(failures, [1, 0], "one that refused is not asked again at once");
@@ -126,7 +126,7 @@ fn flows_are_spread_over_the_upstreams() {
     for client in 0..6 {
         connect_when_up(&mut edge, &format!("203.0.113.10:{}", 40_001 + client), "192.168.88.2:443");
     }
-    let pools = daemon.stats.pools.load();
+    let pools = daemon.pools.load();
     let flows: Vec<u64> =
         pools.values().next().unwrap().members().iter().map(|member| member.flows()).collect();
     assert_eq!(flows, [3, 3]);

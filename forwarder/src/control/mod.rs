@@ -23,6 +23,7 @@ use tunnel::time::Instant;
 use crate::dataplane::edge::Edge;
 use crate::outage::{Counts, Look, Outage, Reason, Signs};
 use crate::stats::Stats;
+use crate::upstream::Pools;
 
 /// What the control plane may look at; nothing here is a lock of the data path.
 pub struct Shared {
@@ -30,6 +31,8 @@ pub struct Shared {
     pub policy: ArcSwap<Policy>,
     /// The data thread's counters.
     pub stats: Arc<Stats>,
+    /// The upstreams of each `[[inject]]`.
+    pub pools: Arc<Pools>,
     /// The edges, in the order of the configuration.
     pub edges: Vec<EdgeView>,
     /// When the daemon started.

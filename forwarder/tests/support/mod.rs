@@ -8,12 +8,12 @@ use std::time::{Duration, Instant as Deadline};
 
 use forwarder::cell::{Cell, Egress, Path, SCRATCH, Settings};
 use forwarder::config;
-use forwarder::dataplane::resolve::Resolver;
 use forwarder::dataplane::{Command, Commands, DataPlane, Inbox, Parts};
 use forwarder::flow::segment::Bare;
 use forwarder::setup;
 use forwarder::state::StateFile;
 use forwarder::stats::Stats;
+use forwarder::upstream::Pools;
 use tunnel::io::Wait;
 use tunnel::io::clock;
 use tunnel::io::udp::{Backend, ReceiveBatch, UdpOptions, UdpSocket};
@@ -30,6 +30,8 @@ const ORIGIN_KEY: [u8; 32] = [0x22; 32];
 /// The forwarder's data plane on a thread of its own.
 pub struct Daemon {
     pub stats: Arc<Stats>,
+    /// The upstreams of each `[[inject]]`.
+    pub pools: Arc<Pools>,
     commands: Commands,
     thread: Option<JoinHandle<std::io::Result<()>>>,
     _folder: tempfile::TempDir,
@@ -45,17 +47,18 @@ impl Daemon {
         let (state, watermark) = StateFile::open(folder.path()).unwrap();
         let stats = Arc::new(Stats::default());
         stats.adopt(&loaded.policy);
+        let pools = Arc::new(Pools::new(&loaded.policy));
         let parts = Parts {
             edges: setup::edges(&loaded, watermark, backend).unwrap(),
             listeners: setup::listeners(loaded.policy.reach.iter()).unwrap(),
             stats: Arc::clone(&stats),
-            resolver: Resolver::start(&commands).unwrap(),
+            pools: Arc::clone(&pools),
             state,
             policy: loaded.policy,
         };
         let plane = DataPlane::new(inbox, parts).unwrap();
         let thread = Some(std::thread::spawn(|| plane.run()));
-        Self { stats, commands, thread, _folder: folder }
+        Self { stats, pools, commands, thread, _folder: folder }
     }
 
     /// Tells it to stop within this time, and waits.
