@@ -19,7 +19,7 @@ use tunnel::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The addresses of the proxy that publishes names as its own addresses, and carries HTTP alone.
 static PROXY: LazyLock<Vec<IpNetwork>> = LazyLock::new(|| {
-    let text = include_str!("../../configs/lists/cloudflare.list");
+    let text = include_str!("../../../configs/lists/cloudflare.list");
     policy::gateway::parse_list(&Source { name: Path::new("cloudflare"), text }).unwrap_or_default()
 });
 
