@@ -15,7 +15,8 @@ pub struct IcmpError {
     pub local: SocketAddr,
     /// Where it went.
     pub remote: SocketAddr,
-    /// The sequence number of the TCP segment, 0 for UDP: who cannot see the flow does not know it (RFC 5927 §4.1).
+    /// The sequence number of the TCP segment, 0 for UDP: who cannot see the flow does not know it
+    /// (RFC 5927 §4.1).
     pub sequence: u32,
 }
 
@@ -31,7 +32,8 @@ pub enum Kind {
 }
 
 impl IcmpError {
-    /// Reads an ICMP error about a TCP segment or a UDP datagram; `None` for anything else, or a wrong checksum.
+    /// Reads an ICMP error about a TCP segment or a UDP datagram; `None` for anything else, or a
+    /// wrong checksum.
     #[must_use]
     pub fn parse(ip: &Ip, packet: &[u8]) -> Option<Self> {
         let message = ip.payload(packet);
@@ -51,8 +53,8 @@ impl IcmpError {
     }
 }
 
-/// Protocol and ends of the flow whose packet is quoted, and a segment's number; the quotation may be cut anywhere after the
-/// 8 bytes of transport header that every quotation has (RFC 792).
+/// Protocol and ends of the flow whose packet is quoted, and a segment's number; the quotation may
+/// be cut anywhere after the 8 bytes of transport header that every quotation has (RFC 792).
 fn quoted_flow(quoted: &[u8], v4: bool) -> Option<(u8, SocketAddr, SocketAddr, u32)> {
     let (src, dst, protocol, transport): (IpAddr, IpAddr, u8, &[u8]) = if v4 {
         let header: &[u8; 20] = quoted.first_chunk()?;

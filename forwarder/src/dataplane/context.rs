@@ -50,11 +50,12 @@ impl Context {
             add(&self.stats.resets, 1);
             edge.send(now, reset.packet());
         } else {
-            self.stats.refuse(Dropped::AnswerLimited);
+            self.stats.refuse(Dropped::ReplyLimited);
         }
     }
 
-    /// Sends an ICMP error about the packet `bytes` to its source, within the rate for such replies.
+    /// Sends an ICMP error about the packet `bytes` to its source, within the rate for such
+    /// replies.
     pub(super) fn send_icmp_error(
         &mut self,
         now: Now,
@@ -63,7 +64,7 @@ impl Context {
         error: IcmpError,
     ) {
         if !self.replies.take(now.instant) {
-            return self.stats.refuse(Dropped::AnswerLimited);
+            return self.stats.refuse(Dropped::ReplyLimited);
         }
         if let Some(packet) = error.build(bytes, ip.dst) {
             edge.send(now, packet);
@@ -72,7 +73,8 @@ impl Context {
 
     /// Sends an ICMP error about a datagram to the other end of its flow, within the same rate.
     pub(super) fn send_datagram_error(&mut self, now: Now, edge: &mut Edge, key: FlowKey, error: IcmpError) {
-        // The quotation ends with the UDP header: enough to name the flow, and nothing else was kept.
+        // The quotation ends with the UDP header: enough to name the flow, and nothing else was
+        // kept.
         let mut quoted = Vec::new();
         let ends = (key.remote, key.local);
         Buffer::default_for_header()

@@ -61,7 +61,8 @@ pub struct Edge {
     sent: usize,
     is_stuck: bool,
     is_readable: bool,
-    /// Whether part of something large was received or sent since this was last asked.
+    /// Whether part of something large was received or sent since the last
+    /// [`take_bulk`](Self::take_bulk).
     is_bulk: bool,
     /// The address that its name had last.
     remote: Option<SocketAddr>,
@@ -125,8 +126,8 @@ impl Edge {
         let _ = registry.deregister(&mut SourceFd(&fd));
     }
 
-    /// Opens a new socket on another port, as the recovery ladder requires: a NAT's stale mapping of the old
-    /// one is left behind.
+    /// Opens a new socket on another port, as the recovery ladder requires: a NAT's stale mapping
+    /// of the old one is left behind.
     ///
     /// # Errors
     /// From the system; the old socket stays.
@@ -182,8 +183,8 @@ impl Edge {
         self.is_readable
     }
 
-    /// Receives one batch of messages, for [`handle_received`](Self::handle_received). `false` when there
-    /// was none.
+    /// Receives one batch of messages, for [`handle_received`](Self::handle_received). `false` when
+    /// there was none.
     pub fn receive(&mut self, batch: &mut ReceiveBatch) -> bool {
         match self.socket.receive(batch, Wait::No) {
             Ok(_) => {
@@ -191,8 +192,8 @@ impl Edge {
                 true
             }
             Err(error) => {
-                // Whatever it is, the next datagram brings another event. Only after a signal or an ICMP error
-                // may a datagram wait already.
+                // Whatever it is, the next datagram brings another event. Only after a signal or an
+                // ICMP error may a datagram wait already.
                 self.is_readable =
                     error.kind() == io::ErrorKind::Interrupted || self.count_icmp_error(&error);
                 false
@@ -217,12 +218,13 @@ impl Edge {
         true
     }
 
-    /// Gives one received message to the node; decrypted packets go to `sink`, which must have room for them.
+    /// Gives one received message to the node; decrypted packets go to `sink`, which must have room
+    /// for them.
     pub fn handle_received(&mut self, now: Now, received: Received<'_>, sink: &mut impl InnerSink) {
         self.node.handle_received(now, received, sink, &mut self.queue);
     }
 
-    /// Does what the node's timers ask for.
+    /// Does what the node's timers require.
     pub fn handle_timeout(&mut self, now: Now) {
         self.node.handle_timeout(now, &mut self.queue);
     }
@@ -248,7 +250,7 @@ impl Edge {
         }
     }
 
-    /// Whether part of something large was carried since this was last asked.
+    /// Whether part of something large was carried since the last call.
     pub const fn take_bulk(&mut self) -> bool {
         std::mem::replace(&mut self.is_bulk, false)
     }
@@ -276,7 +278,7 @@ impl Edge {
         );
     }
 
-    /// The way into this edge's tunnel for a cell.
+    /// The entrance to this edge's tunnel for a cell.
     pub fn outlet(&mut self, now: Now) -> Outlet<'_> {
         Outlet { node: &self.node, queue: &mut self.queue, now }
     }
@@ -303,7 +305,8 @@ impl Edge {
         self.update_source();
     }
 
-    /// Notes from which local address the peer would be reached now; whether that is another than before.
+    /// Notes from which local address the peer would be reached now; whether that is another than
+    /// before.
     pub fn update_source(&mut self) -> bool {
         let source = self.remote.and_then(network::source_towards);
         // Without a route there is nothing to try.
@@ -318,7 +321,7 @@ fn report_errors(socket: &UdpSocket, on: bool) {
     }
 }
 
-/// A cell's way into the tunnel: encrypted at once into the edge's send queue.
+/// A cell's entrance to the tunnel: encrypted at once into the edge's send queue.
 pub struct Outlet<'a> {
     node: &'a Node,
     queue: &'a mut SendQueue,

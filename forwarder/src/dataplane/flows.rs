@@ -99,7 +99,7 @@ impl Flows {
             return stats.refuse(Dropped::UnrelatedIcmp);
         }
         if !self.echoes.take(now.instant) {
-            return stats.refuse(Dropped::AnswerLimited);
+            return stats.refuse(Dropped::ReplyLimited);
         }
         if let Some(reply) = (Echo { is_reply: true, ..echo }).build(ip.dst, ip.src) {
             add(&stats.echoes, 1);
@@ -128,7 +128,7 @@ impl Flows {
         self.tcp(now).handle_timeout(edges);
     }
 
-    /// Ends flows at once, with resets both ways, of whose owner or upstream `is_doomed` says so.
+    /// Ends the flows at once, with resets both ways, whose owner or upstream is doomed.
     pub(super) fn abort(&mut self, now: Now, is_doomed: impl Fn(&Owner, Option<&Lease>) -> bool) {
         self.udp(now).close(&is_doomed);
         self.tcp(now).abort(&is_doomed);
@@ -152,8 +152,8 @@ impl Flows {
         self.context.is_stopping = true;
     }
 
-    /// Decides by a new configuration from now on. The flows of upstreams that left it go on for as long
-    /// as `[limits] drain` says.
+    /// Decides by a new configuration from now on. The flows of upstreams that left it go on for
+    /// `[limits] drain`.
     pub(super) fn adopt(&mut self, now: Now, policy: Arc<Policy>) {
         self.context.stats.adopt(&policy);
         let removed = self.context.pools.adopt(&policy);

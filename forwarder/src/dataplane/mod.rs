@@ -1,12 +1,13 @@
-//! The data thread: one loop that runs to completion, from the UDP socket to the loopback sockets and
-//! back.
+//! The data thread: one loop that runs to completion, from the UDP socket to the loopback sockets
+//! and back.
 //!
-//! A round takes what the poll reported, receives packets ([`edge`]), gives them to the flows of their
-//! protocol ([`tcp`], [`udp`]), does what is due, gives flows their turns, and sends.
+//! A round takes what the poll reported, receives packets ([`edge`]), gives them to the flows of
+//! their protocol ([`tcp`], [`udp`]), does what is due, gives flows their turns, and sends.
 
 mod command;
 mod context;
 pub mod edge;
+mod edge_round;
 mod edges;
 mod flows;
 mod named;
@@ -14,7 +15,6 @@ mod owner;
 mod reload;
 mod resolve;
 pub mod tcp;
-mod tend;
 mod token;
 pub mod udp;
 mod waiting;
@@ -44,12 +44,12 @@ use crate::upstream::Pools;
 pub use command::{Change, Command, Commands, Inbox, Listeners};
 use context::Context;
 use edge::Edge;
+use edge_round::EdgeRound;
 use edges::Edges;
 use flows::Flows;
 use named::Named;
 pub use owner::Owner;
 use resolve::{Requester, Resolved, Resolver};
-use tend::Tender;
 use token::Source;
 use waiting::Waiting;
 
@@ -63,7 +63,7 @@ const RECEIVES: usize = 4;
 const EVENTS: usize = 1_024;
 /// The longest sleep: how soon a jump of the clocks is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-/// A sleep that took this much longer than asked for was a suspend of the machine.
+/// A sleep that took this much longer than its timeout was a suspend of the machine.
 const SUSPENDED: Duration = Duration::from_secs(10);
 
 /// The data thread's whole state.
@@ -189,8 +189,8 @@ impl DataPlane {
         Ok(())
     }
 
-    /// One round: what the poll reported, packets in, what is due, turns of flows, packets out. `true` when
-    /// there is more.
+    /// One round: what the poll reported, packets in, what is due, turns of flows, packets out.
+    /// `true` when there is more.
     fn round(&mut self, now: Now, events: &Events) -> bool {
         add(&self.stats.rounds, 1);
         for event in events {
@@ -204,7 +204,7 @@ impl DataPlane {
         self.flows.handle_timeout(now, &mut self.edges);
         self.resume_blocked(now);
         again |= self.flows.take_turns(now, &mut self.edges);
-        self.tend_edges(now);
+        self.run_edges(now);
         self.flows.publish();
         again
     }
@@ -241,7 +241,8 @@ impl DataPlane {
         }
     }
 
-    /// Gives flows that waited for room in a send queue their turn once there is some, whatever made it.
+    /// Gives flows that waited for room in a send queue their turn once there is some, whatever
+    /// made it.
     fn resume_blocked(&mut self, now: Now) {
         for edge in self.edges.iter_mut().filter(|edge| edge.has_room()) {
             for id in std::mem::take(&mut edge.blocked) {
@@ -259,7 +260,8 @@ impl DataPlane {
                     break;
                 }
                 for received in self.batch.iter_mut() {
-                    // A message of many flows holds little that can be joined: the next may not fit.
+                    // A message of many flows holds little that can be joined: the next may not
+                    // fit.
                     if !self.inlet.has_room() {
                         hand_over(now, &mut self.inlet, &mut self.flows, edge);
                     }
@@ -272,11 +274,11 @@ impl DataPlane {
         more
     }
 
-    fn tend_edges(&mut self, now: Now) {
+    fn run_edges(&mut self, now: Now) {
         let (registry, flows, state) = (self.poll.registry(), &mut self.flows, &self.state);
-        let mut tender = Tender { now, registry, flows, state };
+        let mut round = EdgeRound { now, registry, flows, state };
         for (edge, name) in self.edges.iter_mut().zip(&mut self.names) {
-            tender.tend(edge, name);
+            round.run(edge, name);
             edge.flush();
         }
     }
@@ -359,7 +361,8 @@ impl DataPlane {
         }
     }
 
-    /// Tries each edge at once whose path may be another than before, if the system reported a change.
+    /// Tries each edge at once whose path may be another than before, if the system reported a
+    /// change.
     fn handle_network_change(&mut self, now: Now) {
         let Some(change) = self.network.as_mut().and_then(|network| network.poll(now.instant)) else {
             return;

@@ -1,4 +1,4 @@
-//! Where an edge's name leads: asked at the start, and again and again while the edge is silent.
+//! The name of an edge's endpoint: resolved at the start, and repeatedly while the edge is silent.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use tunnel::time::{Instant, Now};
 use super::resolve::Resolver;
 use crate::flow::EdgeId;
 
-/// First and longest pause between questions that were not answered.
+/// First and longest pause between requests that gave no address.
 const UNANSWERED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Between questions while the edge is silent: its address may have just changed.
+/// Between requests while the edge is silent: its address may have just changed.
 const SILENT: Duration = Duration::from_secs(5);
 
 /// An edge's endpoint as the configuration names it.
@@ -20,22 +20,22 @@ pub(super) struct Named {
     endpoint: HostPort,
     /// The address tried last.
     address: Option<SocketAddr>,
-    ask_at: Option<Instant>,
+    request_at: Option<Instant>,
     pause: Duration,
     is_doubted: bool,
     is_unresolved: bool,
-    /// How many answers were tried: a name with several addresses has each tried in turn.
+    /// How many replies were tried: each address of a name is tried in turn.
     turn: usize,
 }
 
 impl Named {
-    /// A name that is asked for at once.
+    /// A name that is resolved at once.
     pub(super) fn new(endpoint: HostPort) -> Self {
-        let ask_at = Some(Instant::default());
+        let request_at = Some(Instant::default());
         Self {
             endpoint,
             address: None,
-            ask_at,
+            request_at,
             pause: UNANSWERED.0,
             is_doubted: false,
             is_unresolved: false,
@@ -43,49 +43,50 @@ impl Named {
         }
     }
 
-    /// What the configuration says.
+    /// The name in the configuration.
     pub(super) const fn endpoint(&self) -> &HostPort {
         &self.endpoint
     }
 
-    /// Whether the last answer had no address.
+    /// Whether the name had no address at the last request.
     pub(super) const fn is_unresolved(&self) -> bool {
         self.is_unresolved
     }
 
-    /// The edge is silent: its name is asked for now, and again until it is heard.
+    /// The edge is silent: its name is resolved now, and again until the edge replies.
     pub(super) fn doubt(&mut self, now: Now) {
         self.is_doubted = true;
-        self.ask_at = Some(now.instant);
+        self.request_at = Some(now.instant);
     }
 
-    /// The edge was heard where it is.
+    /// The edge has replied from where it is.
     pub(super) fn trust(&mut self) {
         self.is_doubted = false;
         if self.address.is_some() {
-            self.ask_at = None;
+            self.request_at = None;
         }
     }
 
     /// When [`resolve`](Self::resolve) is next due.
     pub(super) const fn deadline(&self) -> Option<Instant> {
-        self.ask_at
+        self.request_at
     }
 
-    /// Asks when it is time.
+    /// Requests the addresses when it is time.
     pub(super) fn resolve(&mut self, now: Now, edge: EdgeId, resolver: &Resolver) {
         if self.is_due(now) {
             resolver.request_endpoint(edge, self.endpoint.clone());
         }
     }
 
-    /// Whether to ask now; then the next time is set, should the answer get lost or change nothing.
+    /// Whether to request now; then the next time is set, should the reply get lost or change
+    /// nothing.
     fn is_due(&mut self, now: Now) -> bool {
-        if self.ask_at.is_none_or(|at| at > now.instant) {
+        if self.request_at.is_none_or(|at| at > now.instant) {
             return false;
         }
         let is_literal = matches!(self.endpoint.host, Host::Address(_));
-        self.ask_at = match (self.is_doubted, self.address) {
+        self.request_at = match (self.is_doubted, self.address) {
             (true, _) if !is_literal => Some(now.instant.after(SILENT)),
             (_, None) => Some(now.instant.after(UNANSWERED.1)),
             (_, Some(_)) => None,
@@ -93,8 +94,9 @@ impl Named {
         true
     }
 
-    /// Takes an answer while the edge is taken to be at `current`; the address to try, when it is another: than before, or
-    /// than where a packet of the edge from elsewhere has led.
+    /// Takes the addresses while the edge is assumed at `current`; returns the address to try, when
+    /// it is another than before or than `current`, to which a packet of the edge may have moved
+    /// it.
     pub(super) fn handle_resolved(
         &mut self,
         now: Now,
@@ -104,7 +106,7 @@ impl Named {
         self.is_unresolved = addresses.is_empty();
         if self.is_unresolved {
             if self.address.is_none() {
-                self.ask_at = Some(now.instant.after(self.pause));
+                self.request_at = Some(now.instant.after(self.pause));
                 self.pause = (self.pause * 2).min(UNANSWERED.1);
             }
             return None;
@@ -113,7 +115,7 @@ impl Named {
         let address = *addresses.get(self.turn % addresses.len())?;
         self.turn = self.turn.wrapping_add(1);
         if !self.is_doubted {
-            self.ask_at = None;
+            self.request_at = None;
         }
         let is_new = self.address.replace(address) != Some(address);
         (is_new || current != Some(address)).then_some(address)
@@ -125,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_asked_for_at_once_and_then_no_more_while_the_edge_is_heard() {
+    fn a_name_is_resolved_at_once_and_then_no_more_while_the_edge_replies() {
         let mut named = named();
         assert!(named.is_due(at(0)));
         assert_eq!(named.handle_resolved(at(0), &[address(1)], None), Some(address(1)));
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_edge_is_asked_for_every_five_seconds_until_it_is_heard() {
+    fn the_name_of_a_silent_edge_is_resolved_every_five_seconds_until_it_replies() {
         let mut named = named();
         named.is_due(at(0));
         named.handle_resolved(at(0), &[address(1)], None);
@@ -145,7 +147,7 @@ mod tests {
             assert_eq!(
                 named.handle_resolved(at(second), &[address(1)], Some(address(1))),
                 None,
-                "the same address is no news"
+                "the same address is not tried again"
             );
         }
         assert!(named.is_due(at(25)));
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_edge_that_was_followed_elsewhere_is_tried_where_its_name_leads() {
+    fn a_silent_edge_that_moved_is_tried_at_the_address_of_its_name() {
         let mut named = named();
         named.is_due(at(0));
         named.handle_resolved(at(0), &[address(1)], None);
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_an_address_is_asked_for_ever_more_slowly() {
+    fn a_name_without_an_address_is_resolved_ever_more_slowly() {
         let mut named = named();
         let mut now = 0;
         let mut pauses = Vec::new();

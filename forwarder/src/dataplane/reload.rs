@@ -1,7 +1,8 @@
-//! A new configuration while traffic flows: all of it or nothing, and unchanged flows are left alone.
+//! A new configuration while traffic flows: all of it or nothing, and unchanged flows are left
+//! alone.
 //!
-//! This adds to [`DataPlane`], which calls it: a change touches every part of the data plane between two
-//! rounds, so nothing smaller could own it.
+//! This adds to [`DataPlane`], which calls it: a change touches every part of the data plane
+//! between two rounds, so nothing smaller could own it.
 
 use std::sync::Arc;
 
@@ -68,8 +69,8 @@ impl DataPlane {
     }
 }
 
-/// Whether a flow's entry is another now; one that only leads elsewhere keeps its flows, and its old
-/// upstreams drain.
+/// Whether a flow's entry is another now; one that only leads elsewhere keeps its flows, and its
+/// old upstreams drain.
 fn has_changed(owner: &Owner, old: &Policy, new: &Policy) -> bool {
     match owner {
         Owner::Inject(name, _) => {

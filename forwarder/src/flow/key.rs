@@ -1,4 +1,4 @@
-//! What names a flow: the edge it came through and its two ends.
+//! The key of a flow: the edge it came through and its two ends.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -22,8 +22,8 @@ impl EdgeId {
 
 /// A TCP flow as the tunnel sees it.
 ///
-/// The edge is part of the name: two edges may carry the same addresses, and a reply leaves by the edge its
-/// request came through.
+/// The edge is part of the key: two edges may carry the same addresses, and a reply leaves by the
+/// edge its request came through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// Through which edge.

@@ -1,8 +1,8 @@
 //! Changes of the network as the system reports them: another default route, another address.
 //!
-//! The system reports every interface that comes and goes, a container's too. What matters is whether
-//! the path to an edge is another than before. So that is checked once after each report, a moment
-//! later: changes come in bursts.
+//! The system reports every interface that comes and goes, a container's too. What matters is
+//! whether the path to an edge is another than before. So that is checked once after each report, a
+//! moment later: changes come in bursts.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -63,7 +63,8 @@ impl Watch {
         for _ in 0..MESSAGES {
             let change = match rustix::io::read(&self.socket, &mut message) {
                 Ok(length) => concerns(message.get(..length).unwrap_or_default()),
-                // More happened than the system kept for us: whatever it was, the paths are checked.
+                // More happened than the system kept for us: whatever it was, the paths are
+                // checked.
                 Err(rustix::io::Errno::NOBUFS) => Some(NetworkChange::Possible),
                 Err(_) => return,
             };
@@ -91,7 +92,8 @@ impl Watch {
     }
 }
 
-/// The local address from which datagrams to `remote` would leave now; `None` without a route. Nothing is sent.
+/// The local address from which datagrams to `remote` would leave now; `None` without a route.
+/// Nothing is sent.
 #[must_use]
 pub fn source_towards(remote: SocketAddr) -> Option<IpAddr> {
     let any: SocketAddr = match remote {

@@ -17,8 +17,8 @@ pub(super) fn open() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The system reports every route and address here; which of them matter, the check of the paths to the
-/// edges shows.
+/// The system reports every route and address here; which of them matter, the check of the paths to
+/// the edges shows.
 pub(super) fn concerns(message: &[u8]) -> Option<NetworkChange> {
     // `rtm_msglen`, `rtm_version`, `rtm_type` begin every message.
     match message {

@@ -20,7 +20,7 @@ const FALL: u64 = 2;
 pub struct Member {
     /// Where it is.
     pub upstream: Upstream,
-    /// How it is asked whether it works.
+    /// How its health is checked.
     pub health: Option<Health>,
     /// The header it expects, a health check's included.
     pub proxy_protocol: ProxyProtocol,
@@ -37,8 +37,8 @@ pub struct Member {
 /// The pools by the names of their entries.
 pub type ByEntry = BTreeMap<Name, Arc<Pool>>;
 
-/// The pool of each `[[inject]]` of the configuration in force; the data thread picks from them, the
-/// health checks and the control plane look at them.
+/// The pool of each `[[inject]]` of the configuration in force; the data thread picks from them,
+/// the health checks and the control plane look at them.
 #[derive(Debug)]
 pub struct Pools(ArcSwap<ByEntry>);
 
@@ -49,8 +49,8 @@ impl Pools {
         Self(ArcSwap::from_pointee(of(policy, &ByEntry::new())))
     }
 
-    /// Takes the upstreams of a new configuration; those that stay keep what is known of them. Returns
-    /// those that left it.
+    /// Takes the upstreams of a new configuration; those that stay keep what is known of them.
+    /// Returns those that left it.
     pub fn adopt(&self, policy: &Policy) -> Vec<Arc<Member>> {
         let before = self.0.load_full();
         let after = of(policy, &before);
@@ -106,8 +106,8 @@ impl Pool {
         &self.members
     }
 
-    /// Every upstream in the order in which a new flow tries them: those that work first, among them the one with the
-    /// fewest flows, among equals each in turn.
+    /// Every upstream in the order in which a new flow tries them: those that work first, among
+    /// them the one with the fewest flows, among equals each in turn.
     #[must_use]
     pub fn order(&self, now: Instant) -> Vec<Arc<Member>> {
         if let [only] = self.members.as_slice() {
@@ -141,7 +141,7 @@ impl Member {
             == (&other.upstream, &other.health, other.proxy_protocol, other.first_port)
     }
 
-    /// Whether its last checks were answered; true while nobody checks.
+    /// Whether its last checks were answered; true without health checks.
     #[must_use]
     pub fn is_up(&self) -> bool {
         !self.is_down.load(Ordering::Relaxed)
@@ -201,7 +201,7 @@ impl Lease {
         Self(member)
     }
 
-    /// Whose.
+    /// The upstream.
     #[must_use]
     pub const fn member(&self) -> &Arc<Member> {
         &self.0
@@ -236,7 +236,7 @@ mod tests {
     fn one_that_is_down_comes_last_and_is_still_tried_when_nothing_else_is_left() {
         let pool = pool("\"127.0.0.1:1\", \"127.0.0.1:2\"");
         let lease = Lease::new(Arc::clone(&pool.members()[1]));
-        assert_eq!(pool.members()[0].handle_check(false), None, "one lost answer is none");
+        assert_eq!(pool.members()[0].handle_check(false), None, "one lost reply is none");
         assert_eq!(pool.members()[0].handle_check(false), Some(false));
         assert_eq!(first(&pool, 0), "127.0.0.1:2");
         assert_eq!(pool.order(at(0)).len(), 2);

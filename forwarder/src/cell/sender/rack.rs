@@ -1,4 +1,4 @@
-//! Which of what was sent is lost: RACK (RFC 8985 §6), told apart from reordering by time.
+//! Which of what was sent is lost: RACK (RFC 8985 §6), distinguished from reordering by time.
 
 use std::time::Duration;
 
@@ -6,9 +6,10 @@ use super::rtt::Rtt;
 use super::scoreboard::News;
 use tunnel::time::Instant;
 
-/// Segments that arrived out of order before reordering was ever seen: then a gap is a loss (RFC 8985 §6.2, step 4).
+/// Segments that arrived out of order before reordering was ever seen: then a gap is a loss (RFC
+/// 8985 §6.2, step 4).
 const DUPLICATE_THRESHOLD: u64 = 3;
-/// Recoveries after which a widened window goes back to normal (RFC 8985 §6.2, step 4).
+/// Recoveries after which a widened window returns to normal (RFC 8985 §6.2, step 4).
 const PERSIST: u32 = 16;
 
 /// What the newest delivery and the reordering of the path are.
@@ -17,7 +18,7 @@ pub(super) struct Rack {
     newest: Option<(Instant, u64)>,
     round_trip: Duration,
     reordering_seen: bool,
-    /// Quarters of the shortest round trip that a late segment is waited for.
+    /// Quarters of the shortest round trip that a late segment may take.
     quarters: u32,
     persist: u32,
     /// No second widening before this offset is acknowledged: once per round trip.
@@ -36,7 +37,7 @@ impl Rack {
         }
     }
 
-    /// Takes what an acknowledgement told.
+    /// Takes what an acknowledgement reported.
     pub(super) fn handle_news(&mut self, now: Instant, news: &News) {
         if let Some(newest) = news.newest {
             self.round_trip = now.since(newest.0);
@@ -45,7 +46,8 @@ impl Rack {
         self.reordering_seen |= news.reordered;
     }
 
-    /// Something arrived twice: what was sent again had not been lost. Widens the window once per round trip.
+    /// Something arrived twice: what was sent again had not been lost. Widens the window once per
+    /// round trip.
     pub(super) fn handle_duplicate(&mut self, acknowledged: u64, next: u64) {
         self.reordering_seen = true;
         if acknowledged >= self.widened_until {
@@ -69,7 +71,8 @@ impl Rack {
         self.newest
     }
 
-    /// How long after it was sent something may arrive without being lost: a round trip and the reordering window.
+    /// How long after it was sent something may arrive without being lost: a round trip and the
+    /// reordering window.
     pub(super) fn allowance(&self, rtt: &Rtt, is_recovering: bool, arrived_segments: u64) -> Duration {
         self.round_trip + self.window(rtt, is_recovering, arrived_segments)
     }

@@ -50,7 +50,7 @@ impl TcpAdmission {
 
     /// Whether this flow's SYN came before, some time ago; if not, it is marked.
     pub(super) fn is_repeated(&mut self, now: Instant, key: &FlowKey) -> bool {
-        self.greylist.comes_again(now, key)
+        self.greylist.is_repeated(now, key)
     }
 
     /// The upstream of a dial has answered: its client is expected to finish the handshake.
@@ -113,8 +113,8 @@ impl TcpAdmission {
     }
 }
 
-/// Bytes of each ring of a new cell: large while there are few flows, so that a long path is filled;
-/// their pages are only taken once they are used.
+/// Bytes of each ring of a new cell: large while there are few flows, so that a long path is
+/// filled; their pages are only taken once they are used.
 fn ring_size(budget: u64, buffered: u64, flows: u32) -> usize {
     const LARGEST: u64 = 4 << 20;
     const SMALLEST: u64 = 64 << 10;

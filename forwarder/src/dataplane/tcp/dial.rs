@@ -53,7 +53,7 @@ impl Dial {
         Owner::Inject(self.inject.name.clone(), self.client)
     }
 
-    /// The upstream in hand did not answer; while it has other addresses, that says nothing about it.
+    /// The upstream in hand did not answer; it is noted once its other addresses have failed as well.
     pub(super) fn note_failure(&self, now: Instant) {
         if let Some(lease) = self.lease.as_ref().filter(|_| self.addresses.is_empty()) {
             lease.member().handle_failure(now);

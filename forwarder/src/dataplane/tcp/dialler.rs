@@ -1,7 +1,7 @@
 //! Dials: a SYN is held until an upstream has answered.
 //!
-//! The upstreams of an entry are tried one after another, and so are the addresses of a name; each has
-//! its share of `[limits] dial_timeout`.
+//! The upstreams of an entry are tried one after another, and so are the addresses of a name; each
+//! has its share of `[limits] dial_timeout`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -97,8 +97,8 @@ impl Dialler<'_> {
         Ok(inject)
     }
 
-    /// Counts a new flow. Where flows of silent clients leave no room, a repeated SYN takes the place of
-    /// the oldest of them: forged addresses send nothing twice.
+    /// Counts a new flow. Where flows of silent clients leave no room, a repeated SYN takes the
+    /// place of the oldest of them: forged addresses send nothing twice.
     fn admit(&mut self, key: &FlowKey, client: ClientPrefix) -> Result<(), Dropped> {
         let shed = match self.flows.admission.admit_dial(client) {
             Ok(()) => return Ok(()),
@@ -150,8 +150,8 @@ impl Dialler<'_> {
         })
     }
 
-    /// Tries what is next: another address of the upstream in hand, or the next upstream. With nothing
-    /// left the dial has failed, as `result` says.
+    /// Tries what is next: another address of the upstream in hand, or the next upstream. With
+    /// nothing left the dial has failed with `result`.
     fn try_next(&mut self, id: SlotId, result: Dialled) {
         let mut result = result;
         loop {
@@ -279,8 +279,8 @@ impl Dialler<'_> {
         }
     }
 
-    /// No upstream answered: the client is sent a reset when it was refused, or when something of our
-    /// own is exhausted, so that it does not wait; an ICMP error else.
+    /// No upstream answered: the client is sent a reset when it was refused, or when something of
+    /// our own is exhausted, so that it does not wait; an ICMP error else.
     fn fail(&mut self, id: SlotId, result: Dialled) {
         let Some(dial) = self.flows.remove_dial(id, result) else { return };
         tracing::debug!(inject = %dial.inject.name, result = result.labels().concat(), "dial failed");

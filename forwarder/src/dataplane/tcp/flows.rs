@@ -12,7 +12,8 @@ use crate::flow::SlotId;
 use crate::flow::ports::Ports;
 use crate::stats::{Dialled, Stats, add};
 
-/// The TCP flows, their admission, the ports of those that began here, and the cells' working memory.
+/// The TCP flows, their admission, the ports of those that began here, and the cells' working
+/// memory.
 pub(in crate::dataplane) struct TcpFlows {
     pub(super) table: Table,
     pub(super) admission: TcpAdmission,
@@ -72,7 +73,7 @@ impl TcpFlows {
         }
         match ending {
             Ending::Reset => open.upstream.reset(),
-            Ending::Closed => self.table.linger(now, key, open.cell.last_words()),
+            Ending::Closed => self.table.linger(now, key, open.cell.final_numbers()),
         }
     }
 

@@ -186,8 +186,8 @@ impl TcpHandler<'_> {
             }
             TurnResult::Again | TurnResult::Blocked => {
                 edge.flush();
-                // A flow that waits for a socket that is full goes on when that is writable; another
-                // turn costs nothing then.
+                // A flow that waits for a socket that is full goes on when that is writable;
+                // another turn costs nothing then.
                 let has_room = result == TurnResult::Again || edge.has_room();
                 if has_room {
                     open.mark(id, &mut table.queue);
@@ -228,7 +228,7 @@ impl TcpHandler<'_> {
         }
     }
 
-    /// Ends flows at once, with resets both ways, of whose owner or upstream `is_doomed` says so.
+    /// Ends the flows at once, with resets both ways, whose owner or upstream is doomed.
     pub(in crate::dataplane) fn abort(&mut self, is_doomed: impl Fn(&Owner, Option<&Lease>) -> bool) {
         let table = &mut self.flows.table;
         let mut abandoned = Vec::new();
@@ -255,7 +255,8 @@ impl TcpHandler<'_> {
         self.change_flows_of(edge, |open| open.cell.resume(now));
     }
 
-    /// The path to an edge carries `mtu` bytes: flows with larger segments send smaller ones from now on.
+    /// The path to an edge carries `mtu` bytes: flows with larger segments send smaller ones from
+    /// now on.
     pub(in crate::dataplane) fn shrink(&mut self, edge: EdgeId, mtu: u16) {
         self.change_flows_of(edge, |open| {
             open.cell.handle_too_big(mtu);
@@ -263,7 +264,7 @@ impl TcpHandler<'_> {
         });
     }
 
-    /// Changes every open flow of an edge, and gives those a turn soon for which `change` says so.
+    /// Changes every open flow of an edge; those for which `change` is `true` have a turn soon.
     fn change_flows_of(&mut self, edge: EdgeId, change: impl Fn(&mut Open) -> bool) {
         let table = &mut self.flows.table;
         for id in table.ids() {

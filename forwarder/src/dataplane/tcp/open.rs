@@ -108,7 +108,8 @@ impl Open {
     /// Moves what can be moved in both directions and sends what is due.
     pub(super) fn turn(&mut self, now: Now, edge: &mut Edge, scratch: &mut [u8]) -> TurnResult {
         self.expire(now.instant);
-        // Before the socket is touched: a flow that was reset must not look like one that was closed.
+        // Before the socket is touched: a flow that was reset must not look like one that was
+        // closed.
         if self.cell.ending() == Some(Ending::Reset) {
             self.count_failed_dial();
             return TurnResult::Over(Ending::Reset);
@@ -169,7 +170,7 @@ impl Open {
         let opening = !self.is_established && now.since(self.opened_at) >= HANDSHAKE;
         let stuck = silent >= UNACKNOWLEDGED && self.cell.unacknowledged() > 0;
         if !self.is_aborting && (opening || stuck || silent >= IDLE) {
-            tracing::debug!(opening, stuck, "a flow is given up");
+            tracing::debug!(opening, stuck, "a flow timed out");
             self.abort();
         }
     }

@@ -87,8 +87,8 @@ impl Table {
         Some(dial)
     }
 
-    /// Remembers a finished flow for a while, if there is room: its next sequence number and what we
-    /// have acknowledged.
+    /// Remembers a finished flow for a while, if there is room: its next sequence number and what
+    /// we have acknowledged.
     pub(super) fn linger(&mut self, now: Instant, key: FlowKey, (sequence, acknowledgement): (u32, u32)) {
         if self.lingering >= MAX_LINGERING {
             return;

@@ -22,8 +22,8 @@ use crate::flow::quota::OverQuota;
 use crate::flow::{ClientPrefix, FlowKey, FlowTable, Quota, SlotId};
 use crate::stats::{Dropped, Stats, add};
 
-/// How long a flow is kept that has not shown that replies reach its client (RFC 4787 REQ-5: at least
-/// two minutes).
+/// How long a flow is kept that has not shown that replies reach its client (RFC 4787 REQ-5: at
+/// least two minutes).
 const UNPROVEN: Duration = Duration::from_secs(120);
 
 /// Every UDP flow, the fragments that wait for their datagram, and the local listeners.
@@ -100,8 +100,8 @@ impl UdpFlows {
         Ok(())
     }
 
-    /// Closes the listeners whose entry is not in the configuration any more; their flows end with their
-    /// entries.
+    /// Closes the listeners whose entry is not in the configuration any more; their flows end with
+    /// their entries.
     pub(in crate::dataplane) fn keep_listeners(&mut self, policy: &Policy) {
         self.listeners.retain(|_, listener| policy.reach.contains(&listener.reach));
     }
@@ -157,7 +157,8 @@ impl UdpFlows {
         }
     }
 
-    /// Counts one more flow; where there are too many, the oldest that has not proven itself is ended.
+    /// Counts one more flow; where there are too many, the oldest that has not proven itself is
+    /// ended.
     pub(super) fn take_quota(
         &mut self,
         now: Instant,

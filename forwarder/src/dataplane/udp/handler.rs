@@ -127,8 +127,8 @@ impl UdpHandler<'_> {
         flow.is_queued = false;
         for _ in 0..BUDGET {
             if !edge.make_room() {
-                // The edge's socket is full: the poll reports when it is not, and this flow has its turn
-                // then.
+                // The edge's socket is full: the poll reports when it is not, and this flow has its
+                // turn then.
                 self.flows.mark(id);
                 return false;
             }
@@ -159,9 +159,9 @@ impl UdpHandler<'_> {
         let Some((_, flow)) = flows.table.get_mut(id) else { return };
         match error.kind {
             Kind::TooBig(mtu) => flow.mtu = flow.mtu.min(mtu.max(smallest_mtu(&key))),
-            // No message may end a flow whose client sends (RFC 4787 REQ-10). But one whose client is
-            // gone, as its own machine reported twice, is closed: from then on the system sends the
-            // upstream the same error.
+            // No message may end a flow whose client sends (RFC 4787 REQ-10). But one whose client
+            // is gone, as its own machine reported twice, is closed: from then on the system sends
+            // the upstream the same error.
             Kind::PortUnreachable if from.src == key.remote.ip() => {
                 flow.unreachable = flow.unreachable.saturating_add(1);
                 if flow.unreachable >= UNREACHABLE {
@@ -179,7 +179,7 @@ impl UdpHandler<'_> {
         self.flows.count_incomplete(&self.context.stats);
     }
 
-    /// Ends flows of whose owner or upstream `is_doomed` says so.
+    /// Ends the flows whose owner or upstream is doomed.
     pub(in crate::dataplane) fn close(&mut self, is_doomed: impl Fn(&Owner, Option<&Lease>) -> bool) {
         let ids: Vec<SlotId> = self.flows.table.ids().collect();
         for id in ids {

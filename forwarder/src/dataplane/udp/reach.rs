@@ -58,8 +58,8 @@ pub(super) struct ListenerReader<'a> {
 }
 
 impl ListenerReader<'_> {
-    /// Reads every listener that has something, `budget` datagrams each at most; `true` when some have
-    /// more.
+    /// Reads every listener that has something, `budget` datagrams each at most; `true` when some
+    /// have more.
     pub(super) fn read_all(&mut self, edges: &mut Edges, budget: usize) -> bool {
         let ready = self.flows.listeners.iter().filter(|(_, listener)| listener.is_ready);
         let ready: Vec<u32> = ready.map(|(number, _)| *number).collect();

@@ -12,17 +12,17 @@ use super::named::Named;
 use crate::control::problems;
 use crate::state::StateFile;
 
-/// Looks after edges, at one moment.
-pub(super) struct Tender<'a> {
+/// One round of the edges, at one moment.
+pub(super) struct EdgeRound<'a> {
     pub(super) now: Now,
     pub(super) registry: &'a Registry,
     pub(super) flows: &'a mut Flows,
     pub(super) state: &'a StateFile,
 }
 
-impl Tender<'_> {
+impl EdgeRound<'_> {
     /// Does what is due for an edge.
-    pub(super) fn tend(&mut self, edge: &mut Edge, name: &mut Named) {
+    pub(super) fn run(&mut self, edge: &mut Edge, name: &mut Named) {
         if edge.node.poll_timeout().is_some_and(|at| at <= self.now.instant) {
             edge.handle_timeout(self.now);
             edge.sample_queue_drops();
