@@ -29,7 +29,7 @@ use crate::control::server::{BindError, ControlSocket};
 use crate::control::{EdgeView, Shared, problems};
 use crate::dataplane::{Command, Commands, DATA_THREAD, DataPlane, Inbox, Parts};
 use crate::metrics::http;
-use crate::places::Surroundings;
+use crate::places::Environment;
 use crate::state::StateFile;
 use crate::stats::Stats;
 use crate::upstream::Pools;
@@ -137,11 +137,11 @@ fn renounce_privileges() -> io::Result<()> {
 
 fn start(config: &Path, loaded: Loaded) -> Result<Running, DaemonError> {
     let policy = Arc::clone(&loaded.policy);
-    let surroundings = Surroundings::here();
-    let folder = surroundings.state_folder(Some(&policy));
+    let environment = Environment::of_process();
+    let folder = environment.state_folder(Some(&policy));
     let (state, watermark) =
         StateFile::open(&folder).map_err(|error| DaemonError::State { folder, error })?;
-    let control = ControlSocket::bind_first(&surroundings.sockets(Some(&policy)))?;
+    let control = ControlSocket::bind_first(&environment.sockets(Some(&policy)))?;
     let edges = setup::edges(&loaded, watermark, Backend::Auto).map_err(DaemonError::Setup)?;
     let listeners = setup::listeners(policy.reach.iter()).map_err(DaemonError::Setup)?;
     let metrics: Result<Vec<_>, _> =
@@ -208,7 +208,7 @@ async fn serve(running: Running) -> Result<(), DaemonError> {
     let mut receives = Receives::default();
     let mut watch = health::Watch::default();
     let mut was_short = false;
-    watch.tend(&shared.pools);
+    watch.watch_new(&shared.pools);
     loop {
         tokio::select! {
             _ = &mut ended => break,
@@ -217,7 +217,7 @@ async fn serve(running: Running) -> Result<(), DaemonError> {
             result = &mut answering => result?,
             () = &mut signals => {}
             () = tokio::time::sleep(TICK) => {
-                watch.tend(&shared.pools);
+                watch.watch_new(&shared.pools);
                 warn_of_descriptors(&shared, &mut was_short);
                 receives.look(&shared);
                 tick(&shared, watchdog.is_sound());

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::control::client::ask;
 use crate::control::report::Report;
-use crate::places::{Place, Surroundings};
+use crate::places::{Environment, Place};
 use crate::{config, daemon, exit};
 
 /// The origin's peer: carries flows between a WireGuard tunnel and local services, without any privilege.
@@ -161,7 +161,7 @@ fn places(config: Option<&Path>, asking: &Asking) -> Result<Vec<Place>, (u8, Str
     let policy = policy.map_err(|error| {
         (error.exit_code(), format!("{error}\nor name the daemon's socket with --socket"))
     })?;
-    Ok(Surroundings::here().asked(policy.as_ref()))
+    Ok(Environment::of_process().client_sockets(policy.as_ref()))
 }
 
 fn print(text: &str) {

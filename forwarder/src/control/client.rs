@@ -57,7 +57,7 @@ impl AskError {
 pub fn ask(places: &[Place]) -> Result<Report, AskError> {
     let mut tried = Vec::new();
     for place in places {
-        match place.judge_folder().and_then(|()| exchange(&place.socket)) {
+        match place.check_folder().and_then(|()| exchange(&place.socket)) {
             Ok(answer) => {
                 let path = place.socket.display().to_string();
                 return serde_json::from_slice(&answer)

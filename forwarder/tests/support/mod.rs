@@ -61,7 +61,7 @@ impl Daemon {
         Self { stats, pools, commands, thread, _folder: folder }
     }
 
-    /// Tells it to stop within this time, and waits.
+    /// Stops it within this time, and waits.
     pub fn stop(&mut self, drain: Duration) {
         self.commands.send(Command::Stop { drain });
         self.thread.take().unwrap().join().unwrap().unwrap();
