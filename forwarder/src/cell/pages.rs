@@ -134,7 +134,7 @@ impl Pages {
         // become.
         let advised = unsafe { madvise(start.as_ptr().cast(), len, GIVE_BACK) };
         if let Err(error) = advised {
-            tracing::debug!(%error, "ring pages were not given back");
+            tracing::debug!(%error, "ring pages could not be returned to the system");
         }
     }
 }

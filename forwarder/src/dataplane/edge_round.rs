@@ -7,8 +7,8 @@ use tunnel::node::{Event, PeerState, RecoveryStep};
 use tunnel::time::Now;
 
 use super::edge::Edge;
+use super::endpoint_name::EndpointName;
 use super::flows::Flows;
-use super::named::Named;
 use crate::control::problems;
 use crate::state::StateFile;
 
@@ -22,7 +22,7 @@ pub(super) struct EdgeRound<'a> {
 
 impl EdgeRound<'_> {
     /// Does what is due for an edge.
-    pub(super) fn run(&mut self, edge: &mut Edge, name: &mut Named) {
+    pub(super) fn run(&mut self, edge: &mut Edge, name: &mut EndpointName) {
         if edge.node.poll_timeout().is_some_and(|at| at <= self.now.instant) {
             edge.handle_timeout(self.now);
             edge.sample_queue_drops();
@@ -34,24 +34,26 @@ impl EdgeRound<'_> {
         name.resolve(self.now, edge.id, &self.flows.context().resolver);
     }
 
-    fn handle_event(&mut self, edge: &mut Edge, name: &mut Named, event: Event) {
+    fn handle_event(&mut self, edge: &mut Edge, name: &mut EndpointName, event: Event) {
         match event {
             Event::StateChanged { from, to, .. } => {
                 tracing::info!(peer = %edge.name, from = from.label(), to = to.label(), "peer state changed");
                 edge.set_state(to);
                 if to == PeerState::Up {
-                    name.trust();
+                    name.handle_reply();
                 }
             }
             Event::Recover { step: RecoveryStep::Rebind, .. } => match edge.rebind(self.registry) {
                 Ok(()) => tracing::info!(peer = %edge.name, "opened a new UDP socket to recover"),
-                Err(error) => tracing::info!(peer = %edge.name, %error, "no new UDP socket to recover with"),
+                Err(error) => {
+                    tracing::info!(peer = %edge.name, %error, "could not open a new UDP socket to recover")
+                }
             },
-            Event::Recover { step: RecoveryStep::Resolve, .. } => name.doubt(self.now),
+            Event::Recover { step: RecoveryStep::Resolve, .. } => name.handle_silence(self.now),
             Event::Recover { step: RecoveryStep::Handshake, .. } | Event::EndpointChanged { .. } => {}
             Event::Handshake { .. } => {
                 tracing::debug!(peer = %edge.name, "session agreed");
-                name.trust();
+                name.handle_reply();
                 self.flows.tcp(self.now).resume(edge.id);
             }
             Event::PathMtu { mtu, .. } => {
@@ -62,7 +64,7 @@ impl EdgeRound<'_> {
             Event::Watermark { wall } => self.state.save_watermark(wall),
             Event::ClockBehind { by } => tracing::info!(
                 behind_seconds = by.as_secs(),
-                "the wall clock is behind the latest one used here: an edge may answer by a handshake of its own"
+                "the wall clock is behind the latest one used here: an edge may reply with a handshake of its own"
             ),
             Event::SharedKey { .. } => tracing::warn!("{}", problems::shared_key(&edge.name)),
             Event::OldStamp { .. } => tracing::info!(

@@ -46,12 +46,12 @@ impl Flows {
         }
     }
 
-    /// Changes the TCP flows.
+    /// The handler of the TCP flows, for this moment.
     pub(super) fn tcp(&mut self, now: Now) -> TcpHandler<'_> {
         TcpHandler { now, flows: &mut self.tcp, context: &mut self.context }
     }
 
-    /// Changes the UDP flows.
+    /// The handler of the UDP flows, for this moment.
     pub(super) fn udp(&mut self, now: Now) -> UdpHandler<'_> {
         UdpHandler { now, flows: &mut self.udp, context: &mut self.context }
     }

@@ -9,8 +9,8 @@ mod context;
 pub mod edge;
 mod edge_round;
 mod edges;
+mod endpoint_name;
 mod flows;
-mod named;
 mod owner;
 mod reload;
 mod resolve;
@@ -46,8 +46,8 @@ use context::Context;
 use edge::Edge;
 use edge_round::EdgeRound;
 use edges::Edges;
+use endpoint_name::EndpointName;
 use flows::Flows;
-use named::Named;
 pub use owner::Owner;
 use resolve::{Requester, Resolved, Resolver};
 use token::Source;
@@ -71,7 +71,7 @@ pub struct DataPlane {
     poll: Poll,
     edges: Edges,
     /// The names of the edges' endpoints, in the order of their numbers.
-    names: Vec<Named>,
+    names: Vec<EndpointName>,
     listeners: Vec<tcp::Listener>,
     flows: Flows,
     inlet: Coalescer,
@@ -118,10 +118,10 @@ impl DataPlane {
             listener.watch(poll.registry(), index, &edges)?;
         }
         let waiting = Waiting::new(&policy, Arc::clone(&stats));
-        let names = policy.peers.iter().map(|peer| Named::new(peer.endpoint.clone())).collect();
+        let names = policy.peers.iter().map(|peer| EndpointName::new(peer.endpoint.clone())).collect();
         let seed = getrandom::u32().map_err(io::Error::other)? as u16;
         let network = Watch::open(poll.registry(), token::NETWORK)
-            .map_err(|error| tracing::info!(%error, "changes of the network are noticed by silence alone"))
+            .inspect_err(|error| tracing::info!(%error, "the system does not report network changes"))
             .ok();
         let registry = poll.registry().try_clone()?;
         let resolver = Resolver::start(move |resolved| commands.send(Command::Resolved(resolved)))?;
@@ -228,8 +228,8 @@ impl DataPlane {
                 }
             }
             Some(Source::Flow(id)) => self.flows.tcp(now).handle_ready(id, ready, &mut self.edges),
-            Some(Source::Datagrams(id)) => self.flows.udp(now).flows.mark(id),
-            Some(Source::UdpListener(number)) => self.flows.udp(now).flows.listener_ready(number),
+            Some(Source::Datagrams(id)) => self.flows.udp(now).handle_ready(id),
+            Some(Source::UdpListener(number)) => self.flows.udp(now).handle_listener_ready(number),
             None => {}
         }
     }
@@ -246,7 +246,7 @@ impl DataPlane {
     fn resume_blocked(&mut self, now: Now) {
         for edge in self.edges.iter_mut().filter(|edge| edge.has_room()) {
             for id in std::mem::take(&mut edge.blocked) {
-                self.flows.tcp(now).flows.mark(id);
+                self.flows.tcp(now).mark(id);
             }
         }
     }
@@ -316,7 +316,7 @@ impl DataPlane {
                 edge.node.handle_network_change(now);
             }
             None if addresses.is_empty() => {
-                tracing::info!(peer = %edge.name, "the endpoint's name has no address yet, asking again");
+                tracing::info!(peer = %edge.name, "the endpoint's name has no address yet, resolving it again");
             }
             None => {}
         }
@@ -357,7 +357,7 @@ impl DataPlane {
             edge.update_source();
             edge.handle_timeout(now);
             edge.node.handle_network_change(now);
-            name.doubt(now);
+            name.handle_silence(now);
         }
     }
 
@@ -371,7 +371,7 @@ impl DataPlane {
             if edge.update_source() || change == NetworkChange::DefaultRoute {
                 tracing::info!(peer = %edge.name, "the network changed, trying the peer at once");
                 edge.node.handle_network_change(now);
-                name.doubt(now);
+                name.handle_silence(now);
             }
         }
     }
@@ -379,7 +379,7 @@ impl DataPlane {
     /// How long to wait when nothing happens.
     fn sleep(&self, now: Now) -> Duration {
         let nodes = self.edges.iter().filter_map(|edge| edge.node.poll_timeout());
-        let names = self.names.iter().filter_map(Named::deadline);
+        let names = self.names.iter().filter_map(EndpointName::deadline);
         let listeners = self.listeners.iter().filter_map(tcp::Listener::deadline);
         let network = self.network.as_ref().and_then(Watch::deadline);
         let next = nodes

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use policy::forwarder::Policy;
 use tunnel::time::Now;
 
-use super::named::Named;
+use super::endpoint_name::EndpointName;
 use super::{Change, DataPlane, Listeners, Owner};
 
 impl DataPlane {
@@ -30,9 +30,9 @@ impl DataPlane {
                 tracing::warn!(peer = %edge.name, %error, "the peer's new settings were refused");
             }
         }
-        for (named, peer) in self.names.iter_mut().zip(&policy.peers) {
-            if *named.endpoint() != peer.endpoint {
-                *named = Named::new(peer.endpoint.clone());
+        for (name, peer) in self.names.iter_mut().zip(&policy.peers) {
+            if *name.endpoint() != peer.endpoint {
+                *name = EndpointName::new(peer.endpoint.clone());
             }
         }
         self.replace_listeners(&policy, bound);

@@ -33,7 +33,7 @@ pub(super) use options::{Blocks, Offer};
 use rack::Rack;
 use recovery::{Phase, Recovery, Step};
 use rtt::Rtt;
-use scoreboard::{News, Run, Scoreboard};
+use scoreboard::{AckSummary, Run, Scoreboard};
 use timers::{Probe, Timers};
 use transmit::Usage;
 pub(super) use transmit::{Segment, Sizes};
@@ -43,7 +43,7 @@ const DUPLICATES: u64 = 3;
 
 /// Segments that may be found lost at once without congestion: noise on a radio link loses single
 /// ones, a full queue or a policer loses them in a row.
-const STRAYS: u64 = 2;
+const RANDOM_LOSSES: u64 = 2;
 
 /// How many of the longest segments the owner may be ahead of what has left.
 const AHEAD: usize = 2;
@@ -265,17 +265,17 @@ impl Sender {
         let data_before = self.board.acknowledged().min(self.end);
         let is_duplicate = self.is_duplicate(place, ack);
         self.update_window(place, ack);
-        let (news, arrived_twice) = self.read(now, place, ack);
-        self.measure(now, &news);
-        if news.acknowledged > 0 {
+        let (summary, arrived_twice) = self.read(now, place, ack);
+        self.measure(now, &summary);
+        if summary.acknowledged > 0 {
             self.black_hole.handle_progress(self.board.acknowledged());
         }
         self.handle_probe_reply(place, arrived_twice, is_duplicate);
         if let Some(run) = arrived_twice {
             self.handle_duplicate(run);
         }
-        self.recover(now, &news, is_duplicate);
-        self.rearm(now, news.acknowledged > 0);
+        self.recover(now, &summary, is_duplicate);
+        self.rearm(now, summary.acknowledged > 0);
         let data = self.board.acknowledged().min(self.end) - data_before;
         AckResult::Taken(usize::try_from(data).unwrap_or(usize::MAX))
     }
@@ -290,11 +290,11 @@ impl Sender {
     }
 
     /// What the acknowledgement reports about what was sent, and a run that arrived twice.
-    fn read(&mut self, now: Instant, place: u64, ack: &Ack) -> (News, Option<Run>) {
-        let mut news = News::default();
+    fn read(&mut self, now: Instant, place: u64, ack: &Ack) -> (AckSummary, Option<Run>) {
+        let mut summary = AckSummary::default();
         let shortest = self.rtt.shortest().unwrap_or_default();
         let believable = |sent_at: Instant| now.since(sent_at) >= shortest;
-        self.board.acknowledge(place, believable, &mut news);
+        self.board.acknowledge(place, believable, &mut summary);
         let mut forward = place;
         let mut arrived_twice = None;
         if self.offer.selective {
@@ -302,13 +302,13 @@ impl Sender {
             let runs = std::array::from_fn::<_, { options::MAX_BLOCKS }, _>(|_| self.run(blocks.next()?));
             arrived_twice = twice(&runs, place);
             for run in runs.iter().flatten().filter(|run| Some(**run) != arrived_twice) {
-                self.board.select(*run, believable, &mut news);
+                self.board.select(*run, believable, &mut summary);
                 forward = forward.max(run.1.min(self.board.next()));
             }
         }
         self.board.arrived_up_to(forward);
-        self.tally.full += u64::from(news.was_full);
-        (news, arrived_twice)
+        self.tally.full += u64::from(summary.was_full);
+        (summary, arrived_twice)
     }
 
     /// A SACK block as places; `None` when it is impossible.
@@ -330,21 +330,21 @@ impl Sender {
         }
     }
 
-    fn measure(&mut self, now: Instant, news: &News) {
-        if let Some((first, last)) = news.once {
+    fn measure(&mut self, now: Instant, summary: &AckSummary) {
+        if let Some((first, last)) = summary.once {
             let (first, last) = (now.since(first), now.since(last));
             self.rtt.sample(now, (first, last));
             self.cubic.handle_sample(Sample {
                 now,
                 round_trip: last,
                 shortest: self.rtt.shortest().unwrap_or(last),
-                delivered: news.delivered,
+                delivered: summary.delivered,
                 acknowledged: self.board.acknowledged(),
                 next: self.board.next(),
                 is_full: self.usage.is_full(&self.cubic),
             });
         }
-        self.rack.handle_news(now, news);
+        self.rack.handle_ack_summary(now, summary);
     }
 
     /// A run arrived twice; where something was sent again, that was too early.
@@ -358,22 +358,22 @@ impl Sender {
     }
 
     /// Finds losses, and grows or reduces what may be sent.
-    fn recover(&mut self, now: Instant, news: &News, is_duplicate: bool) {
-        if self.recovery.phase() == Phase::Timeout && news.was_not_lost {
+    fn recover(&mut self, now: Instant, summary: &AckSummary, is_duplicate: bool) {
+        if self.recovery.phase() == Phase::Timeout && summary.was_not_lost {
             // The timeout came too early: the original was only late (RFC 5682).
             self.undo();
         }
         let lost_before = self.board.lost();
         let delivered = match self.offer.selective {
-            true => news.delivered,
-            false => self.count_duplicates(news, is_duplicate),
+            true => summary.delivered,
+            false => self.count_duplicates(summary, is_duplicate),
         };
         if self.recovery.is_over(self.board.acknowledged()) {
             self.end_recovery();
         }
         self.detect(now);
         match self.recovery.phase() {
-            Phase::Fast => self.step(delivered, news.acknowledged > 0 && self.board.lost() <= lost_before),
+            Phase::Fast => self.step(delivered, summary.acknowledged > 0 && self.board.lost() <= lost_before),
             Phase::Open | Phase::Timeout => {
                 if delivered > 0 && self.usage.is_full(&self.cubic) {
                     let bytes = usize::try_from(delivered).unwrap_or(usize::MAX);
@@ -385,15 +385,15 @@ impl Sender {
 
     /// Without SACK: three duplicates are a loss, and so is what an acknowledgement in recovery
     /// stops at (RFC 6582).
-    fn count_duplicates(&mut self, news: &News, is_duplicate: bool) -> u64 {
+    fn count_duplicates(&mut self, summary: &AckSummary, is_duplicate: bool) -> u64 {
         let segment = self.sizes.segment as u64;
-        if news.acknowledged > 0 {
+        if summary.acknowledged > 0 {
             let known = self.duplicates * segment;
             self.duplicates = 0;
             if self.recovery.phase() == Phase::Fast && !self.recovery.is_over(self.board.acknowledged()) {
                 self.board.lose_first(segment);
             }
-            return news.delivered.saturating_sub(known);
+            return summary.delivered.saturating_sub(known);
         }
         if !is_duplicate {
             return 0;
@@ -437,7 +437,7 @@ impl Sender {
     /// Whether losses that were just found are a sign of congestion: they come in numbers, or there
     /// is a queue on the path.
     fn is_congested(&self) -> bool {
-        self.board.lost() > STRAYS * self.sizes.segment as u64 || self.rtt.is_queued()
+        self.board.lost() > RANDOM_LOSSES * self.sizes.segment as u64 || self.rtt.is_queued()
     }
 
     fn end_recovery(&mut self) {

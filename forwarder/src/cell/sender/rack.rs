@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::rtt::Rtt;
-use super::scoreboard::News;
+use super::scoreboard::AckSummary;
 use tunnel::time::Instant;
 
 /// Segments that arrived out of order before reordering was ever seen: then a gap is a loss (RFC
@@ -38,12 +38,12 @@ impl Rack {
     }
 
     /// Takes what an acknowledgement reported.
-    pub(super) fn handle_news(&mut self, now: Instant, news: &News) {
-        if let Some(newest) = news.newest {
+    pub(super) fn handle_ack_summary(&mut self, now: Instant, summary: &AckSummary) {
+        if let Some(newest) = summary.newest {
             self.round_trip = now.since(newest.0);
             self.newest = Some(self.newest.map_or(newest, |known| known.max(newest)));
         }
-        self.reordering_seen |= news.reordered;
+        self.reordering_seen |= summary.reordered;
     }
 
     /// Something arrived twice: what was sent again had not been lost. Widens the window once per
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn a_path_that_reorders_is_given_a_quarter_of_a_round_trip() {
         let mut rack = Rack::new();
-        rack.handle_news(at(50), &News { reordered: true, ..News::default() });
+        rack.handle_ack_summary(at(50), &AckSummary { reordered: true, ..AckSummary::default() });
         assert_eq!(rack.window(&rtt(), true, 9), Duration::from_millis(10));
     }
 

@@ -56,7 +56,7 @@ pub(super) struct Scoreboard {
 
 /// What one acknowledgement reported.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct News {
+pub(super) struct AckSummary {
     /// Bytes that the cumulative acknowledgement advanced by.
     pub(super) acknowledged: u64,
     /// Bytes of which it was not known before that they arrived.
@@ -119,9 +119,14 @@ impl Scoreboard {
     }
 
     /// Everything below `to` has arrived.
-    pub(super) fn acknowledge(&mut self, to: u64, believable: impl Fn(Instant) -> bool, news: &mut News) {
+    pub(super) fn acknowledge(
+        &mut self,
+        to: u64,
+        believable: impl Fn(Instant) -> bool,
+        summary: &mut AckSummary,
+    ) {
         let to = to.min(self.next);
-        news.acknowledged += to.saturating_sub(self.acknowledged);
+        summary.acknowledged += to.saturating_sub(self.acknowledged);
         while let Some(entry) = self.entries.front_mut().filter(|entry| entry.start < to) {
             let run = Entry { end: entry.end.min(to), ..*entry };
             entry.start = run.end;
@@ -131,7 +136,7 @@ impl Scoreboard {
             }
             self.leave(&run);
             if run.state != State::Arrived {
-                news.deliver(&run, self.forward, &believable);
+                summary.deliver(&run, self.forward, &believable);
             }
         }
         self.acknowledged = self.acknowledged.max(to);
@@ -139,7 +144,12 @@ impl Scoreboard {
 
     /// The bytes of `block` have arrived; the caller calls [`arrived_up_to`](Self::arrived_up_to)
     /// afterwards.
-    pub(super) fn select(&mut self, block: Run, believable: impl Fn(Instant) -> bool, news: &mut News) {
+    pub(super) fn select(
+        &mut self,
+        block: Run,
+        believable: impl Fn(Instant) -> bool,
+        summary: &mut AckSummary,
+    ) {
         let (start, end) = (block.0.max(self.acknowledged), block.1.min(self.next));
         let mut at = self.entries.partition_point(|entry| entry.end <= start);
         while let Some(&entry) = self.entries.get(at).filter(|entry| entry.start < end) {
@@ -149,7 +159,7 @@ impl Scoreboard {
             }
             if entry.start < start {
                 if !self.has_room() {
-                    news.was_full = true;
+                    summary.was_full = true;
                     break;
                 }
                 self.split(at, start);
@@ -158,19 +168,24 @@ impl Scoreboard {
             }
             if entry.end > end {
                 if !self.has_room() {
-                    news.was_full = true;
+                    summary.was_full = true;
                     break;
                 }
                 self.split(at, end);
             }
-            at = self.arrive(at, &believable, news);
+            at = self.arrive(at, &believable, summary);
         }
     }
 
     /// One entry has arrived; returns the index after it.
-    fn arrive(&mut self, at: usize, believable: &impl Fn(Instant) -> bool, news: &mut News) -> usize {
+    fn arrive(
+        &mut self,
+        at: usize,
+        believable: &impl Fn(Instant) -> bool,
+        summary: &mut AckSummary,
+    ) -> usize {
         let Some(&entry) = self.entries.get(at) else { return at + 1 };
-        news.deliver(&entry, self.forward, believable);
+        summary.deliver(&entry, self.forward, believable);
         self.leave(&entry);
         self.arrived += entry.end - entry.start;
         if let Some(entry) = self.entries.get_mut(at) {
@@ -364,7 +379,7 @@ impl Scoreboard {
     }
 }
 
-impl News {
+impl AckSummary {
     fn deliver(&mut self, entry: &Entry, forward: u64, believable: &impl Fn(Instant) -> bool) {
         self.delivered += entry.end - entry.start;
         let sent = (entry.sent_at, entry.end);
@@ -389,17 +404,17 @@ mod tests {
     #[test]
     fn what_is_acknowledged_leaves_and_a_part_of_an_entry_is_cut_off() {
         let mut board = sent(&[100, 100]);
-        let news = acknowledge(&mut board, 150);
-        assert_eq!((news.acknowledged, news.delivered, board.outstanding()), (150, 150, 50));
+        let summary = acknowledge(&mut board, 150);
+        assert_eq!((summary.acknowledged, summary.delivered, board.outstanding()), (150, 150, 50));
         assert!(board.is_consistent());
     }
 
     #[test]
     fn a_selective_acknowledgement_cuts_an_entry_in_three() {
         let mut board = sent(&[300]);
-        let news = select(&mut board, (100, 200));
+        let summary = select(&mut board, (100, 200));
         assert_eq!(
-            (news.delivered, board.flying(), board.arrived(), board.entries.len()),
+            (summary.delivered, board.flying(), board.arrived(), board.entries.len()),
             (100, 200, 100, 3)
         );
         assert_eq!(select(&mut board, (100, 200)).delivered, 0);
@@ -420,8 +435,8 @@ mod tests {
     #[test]
     fn what_was_sent_before_the_newest_arrival_is_lost_after_its_allowance() {
         let mut board = sent(&[100, 100, 100]);
-        let news = select(&mut board, (200, 300));
-        let newest = news.newest.unwrap();
+        let summary = select(&mut board, (200, 300));
+        let newest = summary.newest.unwrap();
         let wait = Duration::from_millis(5);
         assert_eq!(board.detect(at(2), newest, wait), Some(at(5)));
         assert_eq!(board.lost(), 0);
@@ -507,18 +522,18 @@ mod tests {
         board
     }
 
-    fn acknowledge(board: &mut Scoreboard, to: u64) -> News {
-        let mut news = News::default();
-        board.acknowledge(to, |_| true, &mut news);
+    fn acknowledge(board: &mut Scoreboard, to: u64) -> AckSummary {
+        let mut summary = AckSummary::default();
+        board.acknowledge(to, |_| true, &mut summary);
         board.arrived_up_to(to);
-        news
+        summary
     }
 
-    fn select(board: &mut Scoreboard, block: Run) -> News {
-        let mut news = News::default();
-        board.select(block, |_| true, &mut news);
+    fn select(board: &mut Scoreboard, block: Run) -> AckSummary {
+        let mut summary = AckSummary::default();
+        board.select(block, |_| true, &mut summary);
         board.arrived_up_to(block.1);
-        news
+        summary
     }
 
     fn at(milliseconds: u64) -> Instant {

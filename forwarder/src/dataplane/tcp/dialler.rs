@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use policy::forwarder::{Inject, Policy, Upstream as Place};
+use policy::forwarder::{Inject, Policy, Upstream as Target};
 use policy::{Host, Protocol};
 use tunnel::packet::icmp::Error as IcmpError;
 use tunnel::packet::{Ip, Tcp};
@@ -193,16 +193,16 @@ impl Dialler<'_> {
             return Some(Next::Begun(Stream::dial(address)));
         }
         let Some(member) = dial.members.pop_front() else { return Some(Next::Nothing) };
-        let place = member.upstream.clone();
+        let target = member.upstream.clone();
         dial.lease = Some(Lease::new(member));
         let first = dial.inject.ports.first();
-        Some(match place {
-            Place::Unix(path) => Next::Begun(Stream::dial_unix(&path)),
-            Place::Network { host: Host::Address(address), port } => {
+        Some(match target {
+            Target::Unix(path) => Next::Begun(Stream::dial_unix(&path)),
+            Target::Network { host: Host::Address(address), port } => {
                 let port = port.of(key.local.port(), first);
                 Next::Begun(Stream::dial(SocketAddr::new(address, port)))
             }
-            Place::Network { host: Host::Name(name), port } => {
+            Target::Network { host: Host::Name(name), port } => {
                 let port = port.of(key.local.port(), first);
                 match self.context.resolver.request_upstream(Requester::Tcp(id), &name, port) {
                     true => Next::Resolving,

@@ -48,11 +48,6 @@ impl TcpFlows {
         self.table.deadlines.next()
     }
 
-    /// Gives a flow a turn soon.
-    pub(in crate::dataplane) fn mark(&mut self, id: SlotId) {
-        self.table.mark(id);
-    }
-
     /// Writes the gauges.
     pub(in crate::dataplane) fn publish(&self, stats: &Stats) {
         self.admission.publish(stats);

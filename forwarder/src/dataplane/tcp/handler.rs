@@ -156,6 +156,11 @@ impl TcpHandler<'_> {
         }
     }
 
+    /// Gives a flow a turn soon.
+    pub(in crate::dataplane) fn mark(&mut self, id: SlotId) {
+        self.flows.table.mark(id);
+    }
+
     /// Gives every flow that has something to do one turn; `true` when some want another at once.
     pub(in crate::dataplane) fn take_turns(&mut self, edges: &mut Edges) -> bool {
         let mut again = false;

@@ -11,7 +11,7 @@ use tunnel::offload::{Offload, SuperPacket};
 use tunnel::time::{Instant, Now};
 
 use super::flow::{Side, UdpFlow};
-use super::reach::Listener;
+use super::listener::Listener;
 use crate::cell::Egress as _;
 use crate::datagram::{Buffer, Reassembly};
 use crate::dataplane::edge::Edge;
@@ -107,14 +107,14 @@ impl UdpFlows {
     }
 
     /// The poll reports that datagrams wait at a listener.
-    pub(in crate::dataplane) fn listener_ready(&mut self, number: u32) {
+    pub(super) fn listener_ready(&mut self, number: u32) {
         if let Some(listener) = self.listeners.get_mut(&number) {
             listener.is_ready = true;
         }
     }
 
     /// Gives a flow a turn soon.
-    pub(in crate::dataplane) fn mark(&mut self, id: SlotId) {
+    pub(super) fn mark(&mut self, id: SlotId) {
         if let Some((_, flow)) = self.table.get_mut(id)
             && !std::mem::replace(&mut flow.is_queued, true)
         {

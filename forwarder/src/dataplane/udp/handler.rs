@@ -110,6 +110,16 @@ impl UdpHandler<'_> {
         self.injector().handle_resolved(id, addresses);
     }
 
+    /// The poll reports something about the socket of a flow.
+    pub(in crate::dataplane) fn handle_ready(&mut self, id: SlotId) {
+        self.flows.mark(id);
+    }
+
+    /// The poll reports that datagrams wait at a listener.
+    pub(in crate::dataplane) fn handle_listener_ready(&mut self, number: u32) {
+        self.flows.listener_ready(number);
+    }
+
     /// Gives every socket that has something one turn; `true` when some want another at once.
     pub(in crate::dataplane) fn take_turns(&mut self, edges: &mut Edges) -> bool {
         let mut again = false;

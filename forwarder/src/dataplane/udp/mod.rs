@@ -9,8 +9,9 @@ mod flow;
 mod flows;
 mod handler;
 mod inject;
+mod listener;
 mod reach;
 
 pub(super) use flows::UdpFlows;
 pub(super) use handler::UdpHandler;
-pub use reach::Listener;
+pub use listener::Listener;

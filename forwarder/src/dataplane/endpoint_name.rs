@@ -16,19 +16,19 @@ const SILENT: Duration = Duration::from_secs(5);
 
 /// An edge's endpoint as the configuration names it.
 #[derive(Debug)]
-pub(super) struct Named {
+pub(super) struct EndpointName {
     endpoint: HostPort,
     /// The address tried last.
     address: Option<SocketAddr>,
     request_at: Option<Instant>,
     pause: Duration,
-    is_doubted: bool,
+    is_silent: bool,
     is_unresolved: bool,
     /// How many replies were tried: each address of a name is tried in turn.
     turn: usize,
 }
 
-impl Named {
+impl EndpointName {
     /// A name that is resolved at once.
     pub(super) fn new(endpoint: HostPort) -> Self {
         let request_at = Some(Instant::default());
@@ -37,7 +37,7 @@ impl Named {
             address: None,
             request_at,
             pause: UNANSWERED.0,
-            is_doubted: false,
+            is_silent: false,
             is_unresolved: false,
             turn: 0,
         }
@@ -54,14 +54,14 @@ impl Named {
     }
 
     /// The edge is silent: its name is resolved now, and again until the edge replies.
-    pub(super) fn doubt(&mut self, now: Now) {
-        self.is_doubted = true;
+    pub(super) fn handle_silence(&mut self, now: Now) {
+        self.is_silent = true;
         self.request_at = Some(now.instant);
     }
 
     /// The edge has replied from where it is.
-    pub(super) fn trust(&mut self) {
-        self.is_doubted = false;
+    pub(super) fn handle_reply(&mut self) {
+        self.is_silent = false;
         if self.address.is_some() {
             self.request_at = None;
         }
@@ -86,7 +86,7 @@ impl Named {
             return false;
         }
         let is_literal = matches!(self.endpoint.host, Host::Address(_));
-        self.request_at = match (self.is_doubted, self.address) {
+        self.request_at = match (self.is_silent, self.address) {
             (true, _) if !is_literal => Some(now.instant.after(SILENT)),
             (_, None) => Some(now.instant.after(UNANSWERED.1)),
             (_, Some(_)) => None,
@@ -114,7 +114,7 @@ impl Named {
         self.pause = UNANSWERED.0;
         let address = *addresses.get(self.turn % addresses.len())?;
         self.turn = self.turn.wrapping_add(1);
-        if !self.is_doubted {
+        if !self.is_silent {
             self.request_at = None;
         }
         let is_new = self.address.replace(address) != Some(address);
@@ -128,72 +128,72 @@ mod tests {
 
     #[test]
     fn a_name_is_resolved_at_once_and_then_no_more_while_the_edge_replies() {
-        let mut named = named();
-        assert!(named.is_due(at(0)));
-        assert_eq!(named.handle_resolved(at(0), &[address(1)], None), Some(address(1)));
-        named.trust();
-        assert_eq!(named.deadline(), None);
+        let mut name = name();
+        assert!(name.is_due(at(0)));
+        assert_eq!(name.handle_resolved(at(0), &[address(1)], None), Some(address(1)));
+        name.handle_reply();
+        assert_eq!(name.deadline(), None);
     }
 
     #[test]
     fn the_name_of_a_silent_edge_is_resolved_every_five_seconds_until_it_replies() {
-        let mut named = named();
-        named.is_due(at(0));
-        named.handle_resolved(at(0), &[address(1)], None);
-        named.doubt(at(10));
+        let mut name = name();
+        name.is_due(at(0));
+        name.handle_resolved(at(0), &[address(1)], None);
+        name.handle_silence(at(10));
         for second in [10, 15, 20] {
-            assert!(named.is_due(at(second)));
-            assert!(!named.is_due(at(second + 4)));
+            assert!(name.is_due(at(second)));
+            assert!(!name.is_due(at(second + 4)));
             assert_eq!(
-                named.handle_resolved(at(second), &[address(1)], Some(address(1))),
+                name.handle_resolved(at(second), &[address(1)], Some(address(1))),
                 None,
                 "the same address is not tried again"
             );
         }
-        assert!(named.is_due(at(25)));
-        assert_eq!(named.handle_resolved(at(25), &[address(2)], Some(address(1))), Some(address(2)));
-        named.trust();
-        assert!(!named.is_due(at(60)));
+        assert!(name.is_due(at(25)));
+        assert_eq!(name.handle_resolved(at(25), &[address(2)], Some(address(1))), Some(address(2)));
+        name.handle_reply();
+        assert!(!name.is_due(at(60)));
     }
 
     #[test]
     fn a_silent_edge_that_moved_is_tried_at_the_address_of_its_name() {
-        let mut named = named();
-        named.is_due(at(0));
-        named.handle_resolved(at(0), &[address(1)], None);
-        named.trust();
-        named.doubt(at(10));
-        assert!(named.is_due(at(10)));
-        assert_eq!(named.handle_resolved(at(10), &[address(1)], Some(address(66))), Some(address(1)));
+        let mut name = name();
+        name.is_due(at(0));
+        name.handle_resolved(at(0), &[address(1)], None);
+        name.handle_reply();
+        name.handle_silence(at(10));
+        assert!(name.is_due(at(10)));
+        assert_eq!(name.handle_resolved(at(10), &[address(1)], Some(address(66))), Some(address(1)));
     }
 
     #[test]
     fn each_address_of_a_name_is_tried_in_turn() {
-        let mut named = named();
-        named.doubt(at(0));
+        let mut name = name();
+        name.handle_silence(at(0));
         let both = [address(1), address(2)];
         let tried: Vec<_> =
-            (0..4).filter_map(|second| named.handle_resolved(at(second), &both, None)).collect();
+            (0..4).filter_map(|second| name.handle_resolved(at(second), &both, None)).collect();
         assert_eq!(tried, [address(1), address(2), address(1), address(2)]);
     }
 
     #[test]
     fn a_name_without_an_address_is_resolved_ever_more_slowly() {
-        let mut named = named();
+        let mut name = name();
         let mut now = 0;
         let mut pauses = Vec::new();
         for _ in 0..7 {
-            assert!(named.is_due(at(now)));
-            assert_eq!(named.handle_resolved(at(now), &[], None), None);
-            let next = named.deadline().unwrap().since_boot().as_secs();
+            assert!(name.is_due(at(now)));
+            assert_eq!(name.handle_resolved(at(now), &[], None), None);
+            let next = name.deadline().unwrap().since_boot().as_secs();
             pauses.push(next - now);
             now = next;
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
     }
 
-    fn named() -> Named {
-        Named::new(HostPort { host: Host::Name("kyiv.example.com".into()), port: 51820 })
+    fn name() -> EndpointName {
+        EndpointName::new(HostPort { host: Host::Name("kyiv.example.com".into()), port: 51820 })
     }
 
     fn address(last: u8) -> SocketAddr {
