@@ -264,6 +264,15 @@ mod tests {
         assert_eq!(first(&new, 0), "unix:/run/caddy.sock");
     }
 
+    #[test]
+    fn the_upstreams_that_left_the_configuration_are_returned_and_no_others() {
+        let pools = Pools::new(&policy("\"127.0.0.1:1\", \"127.0.0.1:2\""));
+        let removed = pools.adopt(&policy("\"127.0.0.1:2\", \"127.0.0.1:3\""));
+        let removed: Vec<_> = removed.iter().map(|member| member.upstream.to_string()).collect();
+        assert_eq!(removed, ["127.0.0.1:1"]);
+        assert_eq!(pools.load().values().next().unwrap().members().len(), 2);
+    }
+
     fn first(pool: &Pool, second: u64) -> String {
         pool.order(at(second))[0].upstream.to_string()
     }
@@ -273,13 +282,17 @@ mod tests {
     }
 
     fn entry(upstreams: &str) -> Inject {
+        policy(upstreams).inject.remove(0)
+    }
+
+    fn policy(upstreams: &str) -> Policy {
         let text = format!(
             "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n[[peer]]\nname = \"kyiv\"\n\
              public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nendpoint = \"192.0.2.2:51820\"\n\
              [[inject]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = [{upstreams}]\n"
         );
         let source = Source { name: Path::new("forwarder.toml"), text: &text };
-        policy::forwarder::parse(&source).unwrap().inject.remove(0)
+        policy::forwarder::parse(&source).unwrap()
     }
 
     fn at(seconds: u64) -> Instant {
