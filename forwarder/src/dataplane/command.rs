@@ -20,7 +20,7 @@ pub enum Command {
     Resolved(Resolved),
     /// A new configuration, checked and prepared.
     Reload(Box<Change>),
-    /// Stop: take no new flows, let those there finish for `drain`, then reset them.
+    /// Stop: take no new flows, let existing ones finish for `drain`, then reset them.
     Stop {
         /// For how long.
         drain: Duration,

@@ -20,7 +20,7 @@ use crate::upstream::{self, Pools};
 /// Replies to unauthenticated sources (resets, ICMP errors) per second, and at once.
 const REPLIES: (u32, u32) = (200, 400);
 
-/// The configuration, the upstreams, the counters, and the ways out of the data thread.
+/// The configuration, the upstreams, the counters, the poll and the resolver.
 pub(super) struct Context {
     pub(super) policy: Arc<Policy>,
     pub(super) pools: Arc<Pools>,

@@ -128,10 +128,11 @@ impl Flows {
         self.tcp(now).handle_timeout(edges);
     }
 
-    /// Ends the flows at once, with resets both ways, whose owner or upstream is doomed.
-    pub(super) fn abort(&mut self, now: Now, is_doomed: impl Fn(&Owner, Option<&Lease>) -> bool) {
-        self.udp(now).close(&is_doomed);
-        self.tcp(now).abort(&is_doomed);
+    /// Ends the flows at once, with resets both ways, for whose owner and upstream `should_end` is
+    /// `true`.
+    pub(super) fn abort(&mut self, now: Now, should_end: impl Fn(&Owner, Option<&Lease>) -> bool) {
+        self.udp(now).close(&should_end);
+        self.tcp(now).abort(&should_end);
     }
 
     /// Starts to watch a UDP listener.
@@ -152,7 +153,7 @@ impl Flows {
         self.context.is_stopping = true;
     }
 
-    /// Decides by a new configuration from now on. The flows of upstreams that left it go on for
+    /// Applies a new configuration. The flows of upstreams that left it go on for
     /// `[limits] drain`.
     pub(super) fn adopt(&mut self, now: Now, policy: Arc<Policy>) {
         self.context.stats.adopt(&policy);
@@ -182,7 +183,7 @@ impl Flows {
         self.tcp.deadline().into_iter().chain(self.udp.deadline()).chain(retired).min()
     }
 
-    /// TCP flows that are open or being dialled; UDP knows no end that could be waited for.
+    /// TCP flows that are open or being dialled; a UDP flow has no end to wait for.
     pub(super) fn active(&self) -> usize {
         self.tcp.active()
     }

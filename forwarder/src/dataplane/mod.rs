@@ -251,7 +251,7 @@ impl DataPlane {
         }
     }
 
-    /// Receives from every edge that has something and hands the packets to the flows.
+    /// Receives from every edge that has something and gives the packets to the flows.
     fn receive(&mut self, now: Now) -> bool {
         let mut more = false;
         for edge in self.edges.iter_mut() {
@@ -393,7 +393,7 @@ impl DataPlane {
     }
 }
 
-/// Hands everything that was joined to the flows.
+/// Gives everything that was joined to the flows.
 fn hand_over(now: Now, inlet: &mut Coalescer, flows: &mut Flows, edge: &mut Edge) {
     while let Some((_, packet)) = inlet.poll_packet() {
         flows.handle_packet(now, edge, packet);

@@ -67,7 +67,7 @@ impl<K: Copy + Eq + Hash, T> FlowTable<K, T> {
         self.index.is_empty()
     }
 
-    /// Changes how many flows it may hold; those there stay.
+    /// Changes how many flows it may hold; existing ones stay.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }

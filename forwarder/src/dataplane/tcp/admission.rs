@@ -1,4 +1,4 @@
-//! Which new TCP flows are admitted, and what those there take of the limits.
+//! Which new TCP flows are admitted, and what the existing ones use of the limits.
 
 use policy::forwarder::Limits;
 use tunnel::time::Instant;
@@ -9,7 +9,7 @@ use crate::deadlines::Deadlines;
 use crate::flow::{Admission, ClientPrefix, FlowKey, Greylist, Shed, SlotId};
 use crate::stats::Stats;
 
-/// The counts against the limits, and what decides under pressure.
+/// The counts against the limits, the flows whose client is silent, and the SYNs to be repeated.
 pub(super) struct TcpAdmission {
     counts: Admission,
     /// Injected flows whose client has not finished the handshake, the oldest first.

@@ -53,7 +53,8 @@ impl Dial {
         Owner::Inject(self.inject.name.clone(), self.client)
     }
 
-    /// The upstream in hand did not answer; it is noted once its other addresses have failed as well.
+    /// The upstream in hand did not answer; it is noted once its other addresses have failed as
+    /// well.
     pub(super) fn note_failure(&self, now: Instant) {
         if let Some(lease) = self.lease.as_ref().filter(|_| self.addresses.is_empty()) {
             lease.member().handle_failure(now);

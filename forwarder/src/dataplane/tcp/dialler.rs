@@ -280,7 +280,7 @@ impl Dialler<'_> {
     }
 
     /// No upstream answered: the client is sent a reset when it was refused, or when something of
-    /// our own is exhausted, so that it does not wait; an ICMP error else.
+    /// our own is exhausted, so that it does not wait; an ICMP error otherwise.
     fn fail(&mut self, id: SlotId, result: Dialled) {
         let Some(dial) = self.flows.remove_dial(id, result) else { return };
         tracing::debug!(inject = %dial.inject.name, result = result.labels().concat(), "dial failed");

@@ -14,7 +14,7 @@ pub(super) enum Flow {
     Open(Box<Open>),
     /// It is over; a late FIN is acknowledged again.
     Lingering {
-        /// The next sequence number of ours.
+        /// Our next sequence number.
         sequence: u32,
         /// What we have acknowledged.
         acknowledgement: u32,

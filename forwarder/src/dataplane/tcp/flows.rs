@@ -32,7 +32,7 @@ impl TcpFlows {
         }
     }
 
-    /// Decides by new limits from now on; flows there stay.
+    /// Applies new limits; existing flows stay.
     pub(in crate::dataplane) fn set_limits(&mut self, limits: Limits) {
         self.admission.set_limits(limits);
         self.table.set_limit(limits.flows);

@@ -233,17 +233,18 @@ impl TcpHandler<'_> {
         }
     }
 
-    /// Ends the flows at once, with resets both ways, whose owner or upstream is doomed.
-    pub(in crate::dataplane) fn abort(&mut self, is_doomed: impl Fn(&Owner, Option<&Lease>) -> bool) {
+    /// Ends the flows at once, with resets both ways, for whose owner and upstream `should_end` is
+    /// `true`.
+    pub(in crate::dataplane) fn abort(&mut self, should_end: impl Fn(&Owner, Option<&Lease>) -> bool) {
         let table = &mut self.flows.table;
         let mut abandoned = Vec::new();
         for id in table.ids() {
             match table.flows.get_mut(id) {
-                Some((_, Flow::Open(open))) if is_doomed(&open.owner, open.lease.as_ref()) => {
+                Some((_, Flow::Open(open))) if should_end(&open.owner, open.lease.as_ref()) => {
                     open.abort();
                     open.mark(id, &mut table.queue);
                 }
-                Some((_, Flow::Dial(dial))) if is_doomed(&dial.owner(), dial.lease.as_ref()) => {
+                Some((_, Flow::Dial(dial))) if should_end(&dial.owner(), dial.lease.as_ref()) => {
                     abandoned.push(id);
                 }
                 Some(_) | None => {}

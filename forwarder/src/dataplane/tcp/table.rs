@@ -38,7 +38,7 @@ impl Table {
         }
     }
 
-    /// Changes how many flows it may hold; those there stay.
+    /// Changes how many flows it may hold; existing ones stay.
     pub(super) fn set_limit(&mut self, limit: u32) {
         self.flows.set_limit(limit as usize + MAX_LINGERING);
     }

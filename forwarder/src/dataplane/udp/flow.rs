@@ -1,4 +1,4 @@
-//! What is known of one UDP flow.
+//! One UDP flow.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -36,7 +36,7 @@ pub(super) struct UdpFlow {
     pub(super) unreachable: u8,
     /// The largest packet that its path carries, as far as ICMP reported it.
     pub(super) mtu: u16,
-    heard_at: Instant,
+    active_at: Instant,
 }
 
 /// The local end of a flow.
@@ -92,20 +92,20 @@ impl UdpFlow {
             is_proven: false,
             unreachable: 0,
             mtu: u16::MAX,
-            heard_at: now,
+            active_at: now,
         }
     }
 
     /// The side that opened it has sent a datagram.
-    pub(super) fn hear(&mut self, now: Instant) {
-        self.heard_at = now;
+    pub(super) fn note_activity(&mut self, now: Instant) {
+        self.active_at = now;
         self.unreachable = 0;
         self.is_proven |= self.is_answered;
     }
 
     /// When the side that opened it last sent a datagram.
-    pub(super) const fn heard_at(&self) -> Instant {
-        self.heard_at
+    pub(super) const fn active_at(&self) -> Instant {
+        self.active_at
     }
 }
 

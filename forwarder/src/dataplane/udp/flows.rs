@@ -63,7 +63,7 @@ impl UdpFlows {
         }
     }
 
-    /// Decides by new limits from now on; flows there stay.
+    /// Applies new limits; existing flows stay.
     pub(in crate::dataplane) fn set_limits(&mut self, limits: &Limits) {
         self.table.set_limit(limits.udp_flows as usize);
         self.quota.set_limits(limits.udp_flows, limits.udp_flows_per_client);
@@ -123,10 +123,10 @@ impl UdpFlows {
     }
 
     /// Notes that the side which opened the flow has sent a datagram.
-    pub(super) fn hear(&mut self, now: Instant, id: SlotId) {
+    pub(super) fn note_activity(&mut self, now: Instant, id: SlotId) {
         let Some((_, flow)) = self.table.get_mut(id) else { return };
         let was_proven = flow.is_proven;
-        flow.hear(now);
+        flow.note_activity(now);
         let at = now.after(if flow.is_proven { self.lifetime } else { UNPROVEN });
         if flow.is_proven && !was_proven {
             self.unproven.disarm(id, &mut flow.armed);
@@ -148,7 +148,7 @@ impl UdpFlows {
     fn close_if_silent(&mut self, now: Instant, id: SlotId, lifetime: Duration) {
         let Some((_, flow)) = self.table.get_mut(id) else { return };
         flow.armed = None;
-        let over_at = flow.heard_at().after(lifetime);
+        let over_at = flow.active_at().after(lifetime);
         if over_at <= now {
             self.close(now, id);
         } else {

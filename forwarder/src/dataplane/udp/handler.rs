@@ -101,7 +101,7 @@ impl UdpHandler<'_> {
             self.context.send_datagram_error(self.now, edge, key, Error::PortUnreachable);
         }
         if !opened_here {
-            self.flows.hear(self.now.instant, id);
+            self.flows.note_activity(self.now.instant, id);
         }
     }
 
@@ -189,12 +189,12 @@ impl UdpHandler<'_> {
         self.flows.count_incomplete(&self.context.stats);
     }
 
-    /// Ends the flows whose owner or upstream is doomed.
-    pub(in crate::dataplane) fn close(&mut self, is_doomed: impl Fn(&Owner, Option<&Lease>) -> bool) {
+    /// Ends the flows for whose owner and upstream `should_end` is `true`.
+    pub(in crate::dataplane) fn close(&mut self, should_end: impl Fn(&Owner, Option<&Lease>) -> bool) {
         let ids: Vec<SlotId> = self.flows.table.ids().collect();
         for id in ids {
             if let Some((_, flow)) = self.flows.table.get_mut(id)
-                && is_doomed(&flow.owner, flow.lease.as_ref())
+                && should_end(&flow.owner, flow.lease.as_ref())
             {
                 self.flows.close(self.now.instant, id);
             }

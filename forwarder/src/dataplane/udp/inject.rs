@@ -51,7 +51,7 @@ impl Injector<'_> {
             self.flows.quota.release(Some(client));
             return None;
         };
-        self.flows.hear(now, id);
+        self.flows.note_activity(now, id);
         let port = port.of(key.local.port(), inject.ports.first());
         match host {
             Host::Address(address) => self.connect(id, SocketAddr::new(address, port)),

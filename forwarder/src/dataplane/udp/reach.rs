@@ -63,7 +63,7 @@ impl ListenerReader<'_> {
         }
         let known = self.flows.clients.get(&from).copied();
         let Some(id) = known.or_else(|| self.begin(edge, from)) else { return };
-        self.flows.hear(self.now.instant, id);
+        self.flows.note_activity(self.now.instant, id);
         self.flows.send_buffer(self.now, edge, id, length);
     }
 
