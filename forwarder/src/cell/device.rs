@@ -12,9 +12,9 @@ use smoltcp::wire::Ipv4Address;
 use tunnel::offload::{Offload, SuperPacket};
 use tunnel::packet::{Ip, Sum, Tcp, protocol, tcp_flags};
 
+use super::path::{HEADERS, MIN_SEGMENT, Path, after};
 use super::ring::Ring;
 use super::sender::{Segment, Sizes};
-use super::{HEADERS, MIN_SEGMENT, Path, after};
 
 /// What smoltcp takes for our address in every cell.
 pub(super) const LOCAL: Ipv4Address = Ipv4Address::new(10, 0, 0, 1);

@@ -7,13 +7,13 @@
 
 mod device;
 mod pages;
+mod path;
 mod ring;
 mod sender;
 mod sending;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use smoltcp::iface::{Config, Interface};
@@ -25,14 +25,11 @@ use tunnel::time::Instant;
 pub use device::{Egress, SCRATCH};
 use device::{LOCAL, Port, REMOTE, Wire};
 use pages::Endpoint;
+pub use path::Path;
+use path::{HEADERS, MIN_SEGMENT, after};
 pub use sender::Tally;
 use sender::{Offer, Sender};
 
-/// Bytes of IPv4 and TCP header without options; the label header has the IPv4 size for both
-/// families.
-const HEADERS: usize = 40;
-/// The smallest segment a peer may impose (Linux's `TCP_MIN_SND_MSS`).
-const MIN_SEGMENT: usize = 48;
 /// What a SYN without the option means (RFC 9293 §3.7.1).
 const DEFAULT_SEGMENT: u16 = 536;
 
@@ -45,15 +42,6 @@ pub struct Settings {
     pub ring: usize,
     /// Randomness for the initial sequence number, from the operating system.
     pub seed: u64,
-}
-
-/// The two ends of a flow as the tunnel sees them; both of one family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Path {
-    /// Our end.
-    pub local: SocketAddr,
-    /// The other end.
-    pub remote: SocketAddr,
 }
 
 /// How a cell ended.
@@ -357,13 +345,6 @@ impl Cell {
     }
 }
 
-impl Path {
-    /// Bytes by which the real IP header is longer than the label's.
-    const fn extra_header(&self) -> usize {
-        if self.local.is_ipv4() { 0 } else { 20 }
-    }
-}
-
 fn private_interface(now: Instant, wire: &mut Wire, seed: u64) -> Interface {
     let mut config = Config::new(HardwareAddress::Ip);
     config.random_seed = seed;
@@ -377,9 +358,4 @@ fn private_interface(now: Instant, wire: &mut Wire, seed: u64) -> Interface {
 
 fn smol(now: Instant) -> smoltcp::time::Instant {
     smoltcp::time::Instant::from_micros(i64::try_from(now.since_boot().as_micros()).unwrap_or(i64::MAX))
-}
-
-/// Whether sequence number `a` is after `b` (RFC 9293 §3.4).
-const fn after(a: u32, b: u32) -> bool {
-    (b.wrapping_sub(a) as i32) < 0
 }

@@ -21,18 +21,18 @@ use crate::upstream::{self, Pools};
 const REPLIES: (u32, u32) = (200, 400);
 
 /// The configuration, the upstreams, the counters, the poll and the resolver.
-pub(super) struct Context {
-    pub(super) policy: Arc<Policy>,
-    pub(super) pools: Arc<Pools>,
-    pub(super) stats: Arc<Stats>,
-    pub(super) registry: Registry,
-    pub(super) resolver: Resolver,
-    pub(super) is_stopping: bool,
+pub(crate) struct Context {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) pools: Arc<Pools>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) registry: Registry,
+    pub(crate) resolver: Resolver,
+    pub(crate) is_stopping: bool,
     replies: Bucket,
 }
 
 impl Context {
-    pub(super) fn new(
+    pub(crate) fn new(
         policy: Arc<Policy>,
         pools: Arc<Pools>,
         stats: Arc<Stats>,
@@ -44,7 +44,7 @@ impl Context {
     }
 
     /// Resets a segment that belongs to no flow, within the rate for such replies.
-    pub(super) fn send_reset(&mut self, now: Now, edge: &mut Edge, ip: &Ip, tcp: &Tcp) {
+    pub(crate) fn send_reset(&mut self, now: Now, edge: &mut Edge, ip: &Ip, tcp: &Tcp) {
         let Some(reset) = Bare::reset(ip, tcp) else { return };
         if self.replies.take(now.instant) {
             add(&self.stats.resets, 1);
@@ -56,7 +56,7 @@ impl Context {
 
     /// Sends an ICMP error about the packet `bytes` to its source, within the rate for such
     /// replies.
-    pub(super) fn send_icmp_error(
+    pub(crate) fn send_icmp_error(
         &mut self,
         now: Now,
         edge: &mut Edge,
@@ -72,7 +72,7 @@ impl Context {
     }
 
     /// Sends an ICMP error about a datagram to the other end of its flow, within the same rate.
-    pub(super) fn send_datagram_error(&mut self, now: Now, edge: &mut Edge, key: FlowKey, error: IcmpError) {
+    pub(crate) fn send_datagram_error(&mut self, now: Now, edge: &mut Edge, key: FlowKey, error: IcmpError) {
         // The quotation ends with the UDP header: enough to name the flow, and nothing else was
         // kept.
         let mut quoted = Vec::new();
@@ -85,7 +85,7 @@ impl Context {
     }
 
     /// How a dial ended that failed with this error; counts one that found no free descriptor.
-    pub(super) fn dial_failure(&self, now: Instant, error: &io::Error) -> Dialled {
+    pub(crate) fn dial_failure(&self, now: Instant, error: &io::Error) -> Dialled {
         if upstream::lacks_descriptor(error) {
             self.stats.lack_descriptor(now);
         }

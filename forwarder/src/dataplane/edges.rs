@@ -8,11 +8,11 @@ use super::edge::Edge;
 use crate::flow::EdgeId;
 
 /// Every edge; its number is its index, so that no packet needs a search.
-pub(super) struct Edges(Vec<Edge>);
+pub(crate) struct Edges(Vec<Edge>);
 
 impl Edges {
     /// Numbers the edges in order.
-    pub(super) fn new(mut edges: Vec<Edge>) -> Self {
+    pub(crate) fn new(mut edges: Vec<Edge>) -> Self {
         for (index, edge) in edges.iter_mut().enumerate() {
             edge.id = EdgeId::from_index(index);
         }
@@ -20,22 +20,22 @@ impl Edges {
     }
 
     /// An edge by its number.
-    pub(super) fn get_mut(&mut self, id: EdgeId) -> Option<&mut Edge> {
+    pub(crate) fn get_mut(&mut self, id: EdgeId) -> Option<&mut Edge> {
         self.0.get_mut(id.index())
     }
 
     /// The number of the edge of this name.
-    pub(super) fn find(&self, name: &Name) -> Option<EdgeId> {
+    pub(crate) fn find(&self, name: &Name) -> Option<EdgeId> {
         self.0.iter().find(|edge| edge.name == *name).map(|edge| edge.id)
     }
 
     /// All of them, in order.
-    pub(super) fn iter(&self) -> slice::Iter<'_, Edge> {
+    pub(crate) fn iter(&self) -> slice::Iter<'_, Edge> {
         self.0.iter()
     }
 
     /// All of them, in order.
-    pub(super) fn iter_mut(&mut self) -> slice::IterMut<'_, Edge> {
+    pub(crate) fn iter_mut(&mut self) -> slice::IterMut<'_, Edge> {
         self.0.iter_mut()
     }
 }

@@ -15,7 +15,7 @@ pub enum Owner {
 
 impl Owner {
     /// The client that the limits count; `None` for a flow that began on this machine.
-    pub(super) const fn client(&self) -> Option<ClientPrefix> {
+    pub(crate) const fn client(&self) -> Option<ClientPrefix> {
         match self {
             Self::Inject(_, client) => Some(*client),
             Self::Reach(_) => None,

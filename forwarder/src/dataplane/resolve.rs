@@ -50,7 +50,7 @@ type Request = (Requester, Arc<str>, u16);
 
 /// Takes requests for addresses; the replies go to the function it was started with.
 #[derive(Clone)]
-pub(super) struct Resolver {
+pub(crate) struct Resolver {
     upstreams: SyncSender<Request>,
     edges: SyncSender<(EdgeId, HostPort)>,
 }
@@ -61,7 +61,7 @@ impl Resolver {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(super) fn start(send: impl Fn(Resolved) + Clone + Send + 'static) -> io::Result<Self> {
+    pub(crate) fn start(send: impl Fn(Resolved) + Clone + Send + 'static) -> io::Result<Self> {
         let (upstreams, requests) = sync_channel::<Request>(MAX_WAITING);
         let requests = Arc::new(Mutex::new(requests));
         for _ in 0..THREADS {
@@ -81,12 +81,12 @@ impl Resolver {
 
     /// Requests the addresses of an upstream; `false` when too many requests wait already.
     #[must_use]
-    pub(super) fn request_upstream(&self, requester: Requester, name: &Arc<str>, port: u16) -> bool {
+    pub(crate) fn request_upstream(&self, requester: Requester, name: &Arc<str>, port: u16) -> bool {
         self.upstreams.try_send((requester, Arc::clone(name), port)).is_ok()
     }
 
     /// Requests the addresses of an edge; dropped when too many requests wait already.
-    pub(super) fn request_endpoint(&self, edge: EdgeId, endpoint: HostPort) {
+    pub(crate) fn request_endpoint(&self, edge: EdgeId, endpoint: HostPort) {
         // A full queue means that many requests are under way; the edge repeats its own by itself.
         let _ = self.edges.try_send((edge, endpoint));
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use policy::forwarder::Limits;
 
-use super::ClientPrefix;
+use super::key::ClientPrefix;
 
 /// Why a new flow was refused; flows already there are never touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

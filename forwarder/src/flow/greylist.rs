@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tunnel::time::Instant;
 
-use super::FlowKey;
+use super::key::FlowKey;
 
 /// Marks: a megabyte, enough for three seconds of 80,000 SYNs per second.
 const SLOTS: usize = 1 << 18;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use policy::forwarder::SourcePort;
 use tunnel::time::Instant;
 
-use super::{EdgeId, FlowKey};
+use super::key::{EdgeId, FlowKey};
 
 /// How long a port rests before it is used again towards the same target: one maximum segment
 /// lifetime there and back, so that neither the target's TIME-WAIT nor a NAT on the path takes the

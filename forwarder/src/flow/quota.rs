@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::ClientPrefix;
+use super::key::ClientPrefix;
 
 /// Why a UDP flow was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

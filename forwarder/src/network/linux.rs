@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
-use super::NetworkChange;
+use super::change::NetworkChange;
 
 /// Addresses and routes of both families.
 const GROUPS: u32 =

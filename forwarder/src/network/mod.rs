@@ -4,6 +4,7 @@
 //! whether the path to an edge is another than before. So that is checked once after each report, a
 //! moment later: changes come in bursts.
 
+mod change;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(not(target_os = "linux"))]
@@ -18,6 +19,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use tunnel::time::Instant;
 
+pub use change::NetworkChange;
 #[cfg(target_os = "linux")]
 use linux::{concerns, open};
 #[cfg(not(target_os = "linux"))]
@@ -29,15 +31,6 @@ const SETTLED: Duration = Duration::from_millis(300);
 const MESSAGES: usize = 64;
 /// Bytes of one message: the kernel's page.
 const MESSAGE: usize = 8 * 1024;
-
-/// A change of the network, the weaker first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum NetworkChange {
-    /// Something changed that may concern the path to an edge.
-    Possible,
-    /// A default route changed.
-    DefaultRoute,
-}
 
 /// The socket on which the system reports changes.
 pub struct Watch {

@@ -7,7 +7,7 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketType, socket};
 
-use super::NetworkChange;
+use super::change::NetworkChange;
 
 pub(super) fn open() -> io::Result<OwnedFd> {
     let family = AddressFamily::from_raw(libc::AF_ROUTE as _);

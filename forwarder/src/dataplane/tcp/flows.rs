@@ -14,7 +14,7 @@ use crate::stats::{Dialled, Stats, add};
 
 /// The TCP flows, their admission, the ports of those that began here, and the cells' working
 /// memory.
-pub(in crate::dataplane) struct TcpFlows {
+pub(crate) struct TcpFlows {
     pub(super) table: Table,
     pub(super) admission: TcpAdmission,
     pub(super) ports: Ports,
@@ -23,7 +23,7 @@ pub(in crate::dataplane) struct TcpFlows {
 
 impl TcpFlows {
     /// No flows yet.
-    pub(in crate::dataplane) fn new(limits: Limits, seed: u16) -> Self {
+    pub(crate) fn new(limits: Limits, seed: u16) -> Self {
         Self {
             table: Table::new(limits.flows),
             admission: TcpAdmission::new(limits),
@@ -33,23 +33,23 @@ impl TcpFlows {
     }
 
     /// Applies new limits; existing flows stay.
-    pub(in crate::dataplane) fn set_limits(&mut self, limits: Limits) {
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
         self.admission.set_limits(limits);
         self.table.set_limit(limits.flows);
     }
 
     /// Flows that are open or being dialled.
-    pub(in crate::dataplane) fn active(&self) -> usize {
+    pub(crate) fn active(&self) -> usize {
         self.table.active()
     }
 
     /// When the next timer of a flow is due.
-    pub(in crate::dataplane) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         self.table.deadlines.next()
     }
 
     /// Writes the gauges.
-    pub(in crate::dataplane) fn publish(&self, stats: &Stats) {
+    pub(crate) fn publish(&self, stats: &Stats) {
         self.admission.publish(stats);
     }
 

@@ -21,10 +21,10 @@ use crate::stats::{Dropped, add};
 use crate::upstream::Lease;
 
 /// Changes TCP flows, at one moment.
-pub(in crate::dataplane) struct TcpHandler<'a> {
-    pub(in crate::dataplane) now: Now,
-    pub(in crate::dataplane) flows: &'a mut TcpFlows,
-    pub(in crate::dataplane) context: &'a mut Context,
+pub(crate) struct TcpHandler<'a> {
+    pub(crate) now: Now,
+    pub(crate) flows: &'a mut TcpFlows,
+    pub(crate) context: &'a mut Context,
 }
 
 impl TcpHandler<'_> {
@@ -33,13 +33,7 @@ impl TcpHandler<'_> {
     }
 
     /// Takes one segment or joined run of segments that came out of an edge's tunnel.
-    pub(in crate::dataplane) fn handle_packet(
-        &mut self,
-        edge: &mut Edge,
-        ip: &Ip,
-        bytes: &mut [u8],
-        is_unverified: bool,
-    ) {
+    pub(crate) fn handle_packet(&mut self, edge: &mut Edge, ip: &Ip, bytes: &mut [u8], is_unverified: bool) {
         let stats = &self.context.stats;
         let Ok(tcp) = Tcp::parse(ip.payload(bytes)) else { return stats.refuse(Dropped::Malformed) };
         if is_unverified && !ip.transport_checksum_is_valid(bytes) {
@@ -108,7 +102,7 @@ impl TcpHandler<'_> {
     }
 
     /// A router or host reports an error about a segment of ours.
-    pub(in crate::dataplane) fn handle_icmp_error(&mut self, edge: &Edge, error: &IcmpError) {
+    pub(crate) fn handle_icmp_error(&mut self, edge: &Edge, error: &IcmpError) {
         let key = FlowKey { edge: edge.id, local: error.local, remote: error.remote };
         let (table, stats) = (&mut self.flows.table, &self.context.stats);
         let Some(id) = table.flows.find(&key) else { return stats.refuse(Dropped::UnrelatedIcmp) };
@@ -129,19 +123,14 @@ impl TcpHandler<'_> {
     }
 
     /// The name of an upstream was resolved, or has no address.
-    pub(in crate::dataplane) fn handle_resolved(
-        &mut self,
-        id: SlotId,
-        addresses: &[SocketAddr],
-        edges: &mut Edges,
-    ) {
+    pub(crate) fn handle_resolved(&mut self, id: SlotId, addresses: &[SocketAddr], edges: &mut Edges) {
         let Some((key, _)) = self.flows.table.dial_mut(id) else { return };
         let Some(edge) = edges.get_mut(key.edge) else { return };
         self.dialler(edge).handle_resolved(id, addresses);
     }
 
     /// The socket of a flow is ready to be read, to be written, or both.
-    pub(in crate::dataplane) fn handle_ready(&mut self, id: SlotId, ready: (bool, bool), edges: &mut Edges) {
+    pub(crate) fn handle_ready(&mut self, id: SlotId, ready: (bool, bool), edges: &mut Edges) {
         let table = &mut self.flows.table;
         match table.flows.get_mut(id) {
             Some((_, Flow::Open(open))) => {
@@ -157,12 +146,12 @@ impl TcpHandler<'_> {
     }
 
     /// Gives a flow a turn soon.
-    pub(in crate::dataplane) fn mark(&mut self, id: SlotId) {
+    pub(crate) fn mark(&mut self, id: SlotId) {
         self.flows.table.mark(id);
     }
 
     /// Gives every flow that has something to do one turn; `true` when some want another at once.
-    pub(in crate::dataplane) fn take_turns(&mut self, edges: &mut Edges) -> bool {
+    pub(crate) fn take_turns(&mut self, edges: &mut Edges) -> bool {
         let mut again = false;
         for _ in 0..self.flows.table.queue.len() {
             let Some(id) = self.flows.table.queue.pop_front() else { break };
@@ -209,7 +198,7 @@ impl TcpHandler<'_> {
     }
 
     /// Does what is due.
-    pub(in crate::dataplane) fn handle_timeout(&mut self, edges: &mut Edges) {
+    pub(crate) fn handle_timeout(&mut self, edges: &mut Edges) {
         let now = self.now.instant;
         while let Some(id) = self.flows.table.deadlines.poll_due(now) {
             let table = &mut self.flows.table;
@@ -235,7 +224,7 @@ impl TcpHandler<'_> {
 
     /// Ends the flows at once, with resets both ways, for whose owner and upstream `should_end` is
     /// `true`.
-    pub(in crate::dataplane) fn abort(&mut self, should_end: impl Fn(&Owner, Option<&Lease>) -> bool) {
+    pub(crate) fn abort(&mut self, should_end: impl Fn(&Owner, Option<&Lease>) -> bool) {
         let table = &mut self.flows.table;
         let mut abandoned = Vec::new();
         for id in table.ids() {
@@ -256,14 +245,14 @@ impl TcpHandler<'_> {
     }
 
     /// A session with an edge is new: flows that wait for a doubled timeout send now.
-    pub(in crate::dataplane) fn resume(&mut self, edge: EdgeId) {
+    pub(crate) fn resume(&mut self, edge: EdgeId) {
         let now = self.now.instant;
         self.change_flows_of(edge, |open| open.cell.resume(now));
     }
 
     /// The path to an edge carries `mtu` bytes: flows with larger segments send smaller ones from
     /// now on.
-    pub(in crate::dataplane) fn shrink(&mut self, edge: EdgeId, mtu: u16) {
+    pub(crate) fn shrink(&mut self, edge: EdgeId, mtu: u16) {
         self.change_flows_of(edge, |open| {
             open.cell.handle_too_big(mtu);
             false

@@ -64,12 +64,7 @@ impl Listener {
     ///
     /// # Errors
     /// From the system.
-    pub(in crate::dataplane) fn watch(
-        &mut self,
-        registry: &Registry,
-        index: usize,
-        edges: &Edges,
-    ) -> io::Result<()> {
+    pub(crate) fn watch(&mut self, registry: &Registry, index: usize, edges: &Edges) -> io::Result<()> {
         self.edge = edges.find(&self.reach.peer);
         registry.register(&mut self.socket, token::listener(index), Interest::READABLE)
     }
@@ -78,12 +73,7 @@ impl Listener {
     ///
     /// # Errors
     /// From the system.
-    pub(in crate::dataplane) fn rewatch(
-        &mut self,
-        registry: &Registry,
-        index: usize,
-        edges: &Edges,
-    ) -> io::Result<()> {
+    pub(crate) fn rewatch(&mut self, registry: &Registry, index: usize, edges: &Edges) -> io::Result<()> {
         match registry.reregister(&mut self.socket, token::listener(index), Interest::READABLE) {
             Ok(()) => Ok(()),
             Err(_) => self.watch(registry, index, edges),
@@ -91,17 +81,17 @@ impl Listener {
     }
 
     /// The poll reports that connections wait.
-    pub(in crate::dataplane) fn ready(&mut self) {
+    pub(crate) fn ready(&mut self) {
         self.is_ready = true;
     }
 
     /// When it wants a turn although the poll reports nothing.
-    pub(in crate::dataplane) const fn deadline(&self) -> Option<Instant> {
+    pub(crate) const fn deadline(&self) -> Option<Instant> {
         self.rests_until
     }
 
     /// Accepts what waits; `true` when more waits still.
-    pub(in crate::dataplane) fn accept(&mut self, mut tcp: TcpHandler<'_>, edges: &mut Edges) -> bool {
+    pub(crate) fn accept(&mut self, mut tcp: TcpHandler<'_>, edges: &mut Edges) -> bool {
         let now = tcp.now.instant;
         if self.rests_until.is_some_and(|until| until > now) {
             return false;
@@ -143,7 +133,7 @@ impl Listener {
     }
 
     /// Refuses the connections that wait for the tunnel.
-    pub(in crate::dataplane) fn release_held(&mut self, stats: &Stats) {
+    pub(crate) fn release_held(&mut self, stats: &Stats) {
         for stream in std::mem::take(&mut self.held) {
             self.refuse(stats, &stream, Dialled::Down);
         }

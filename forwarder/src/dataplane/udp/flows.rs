@@ -27,7 +27,7 @@ use crate::stats::{Dropped, Stats, add};
 const UNPROVEN: Duration = Duration::from_secs(120);
 
 /// Every UDP flow, the fragments that wait for their datagram, and the local listeners.
-pub(in crate::dataplane) struct UdpFlows {
+pub(crate) struct UdpFlows {
     pub(super) table: FlowTable<FlowKey, UdpFlow>,
     unproven: Deadlines<SlotId>,
     proven: Deadlines<SlotId>,
@@ -46,7 +46,7 @@ pub(in crate::dataplane) struct UdpFlows {
 
 impl UdpFlows {
     /// No flows yet.
-    pub(in crate::dataplane) fn new(limits: &Limits, seed: u16) -> Self {
+    pub(crate) fn new(limits: &Limits, seed: u16) -> Self {
         Self {
             table: FlowTable::new(limits.udp_flows as usize),
             unproven: Deadlines::new(),
@@ -64,20 +64,20 @@ impl UdpFlows {
     }
 
     /// Applies new limits; existing flows stay.
-    pub(in crate::dataplane) fn set_limits(&mut self, limits: &Limits) {
+    pub(crate) fn set_limits(&mut self, limits: &Limits) {
         self.table.set_limit(limits.udp_flows as usize);
         self.quota.set_limits(limits.udp_flows, limits.udp_flows_per_client);
         self.lifetime = limits.udp_timeout;
     }
 
     /// When the next timer is due.
-    pub(in crate::dataplane) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         let timers = [self.unproven.next(), self.proven.next(), self.reassembly.deadline()];
         timers.into_iter().flatten().min()
     }
 
     /// Writes the gauges.
-    pub(in crate::dataplane) fn publish(&self, stats: &Stats) {
+    pub(crate) fn publish(&self, stats: &Stats) {
         use std::sync::atomic::Ordering;
         stats.udp_flows.store(u64::from(self.quota.total()), Ordering::Relaxed);
         stats.reassembly_bytes.store(self.reassembly.bytes() as u64, Ordering::Relaxed);
@@ -87,7 +87,7 @@ impl UdpFlows {
     ///
     /// # Errors
     /// From the system.
-    pub(in crate::dataplane) fn add_listener(
+    pub(crate) fn add_listener(
         &mut self,
         mut listener: Listener,
         registry: &Registry,
@@ -102,7 +102,7 @@ impl UdpFlows {
 
     /// Closes the listeners whose entry is not in the configuration any more; their flows end with
     /// their entries.
-    pub(in crate::dataplane) fn keep_listeners(&mut self, policy: &Policy) {
+    pub(crate) fn keep_listeners(&mut self, policy: &Policy) {
         self.listeners.retain(|_, listener| policy.reach.contains(&listener.reach));
     }
 

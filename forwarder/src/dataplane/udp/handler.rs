@@ -27,10 +27,10 @@ const BUDGET: usize = 64;
 const UNREACHABLE: u8 = 2;
 
 /// Changes UDP flows, at one moment.
-pub(in crate::dataplane) struct UdpHandler<'a> {
-    pub(in crate::dataplane) now: Now,
-    pub(in crate::dataplane) flows: &'a mut UdpFlows,
-    pub(in crate::dataplane) context: &'a mut Context,
+pub(crate) struct UdpHandler<'a> {
+    pub(crate) now: Now,
+    pub(crate) flows: &'a mut UdpFlows,
+    pub(crate) context: &'a mut Context,
 }
 
 impl UdpHandler<'_> {
@@ -39,7 +39,7 @@ impl UdpHandler<'_> {
     }
 
     /// Takes a UDP packet that came out of an edge's tunnel, or a fragment of one.
-    pub(in crate::dataplane) fn handle_packet(&mut self, edge: &mut Edge, ip: &Ip, bytes: &[u8]) {
+    pub(crate) fn handle_packet(&mut self, edge: &mut Edge, ip: &Ip, bytes: &[u8]) {
         let content = ip.payload(bytes);
         if ip.fragment.is_none() {
             return self.handle_datagram(edge, ip, content);
@@ -106,22 +106,22 @@ impl UdpHandler<'_> {
     }
 
     /// The name of a flow's upstream was resolved, or has no address.
-    pub(in crate::dataplane) fn handle_resolved(&mut self, id: SlotId, addresses: &[SocketAddr]) {
+    pub(crate) fn handle_resolved(&mut self, id: SlotId, addresses: &[SocketAddr]) {
         self.injector().handle_resolved(id, addresses);
     }
 
     /// The poll reports something about the socket of a flow.
-    pub(in crate::dataplane) fn handle_ready(&mut self, id: SlotId) {
+    pub(crate) fn handle_ready(&mut self, id: SlotId) {
         self.flows.mark(id);
     }
 
     /// The poll reports that datagrams wait at a listener.
-    pub(in crate::dataplane) fn handle_listener_ready(&mut self, number: u32) {
+    pub(crate) fn handle_listener_ready(&mut self, number: u32) {
         self.flows.listener_ready(number);
     }
 
     /// Gives every socket that has something one turn; `true` when some want another at once.
-    pub(in crate::dataplane) fn take_turns(&mut self, edges: &mut Edges) -> bool {
+    pub(crate) fn take_turns(&mut self, edges: &mut Edges) -> bool {
         let mut again = false;
         for _ in 0..self.flows.queue.len() {
             let Some(id) = self.flows.queue.pop_front() else { break };
@@ -160,7 +160,7 @@ impl UdpHandler<'_> {
     }
 
     /// A router or host reports an error about a datagram of ours; `from` is the message's header.
-    pub(in crate::dataplane) fn handle_icmp_error(&mut self, edge: &Edge, from: &Ip, error: &IcmpError) {
+    pub(crate) fn handle_icmp_error(&mut self, edge: &Edge, from: &Ip, error: &IcmpError) {
         let key = FlowKey { edge: edge.id, local: error.local, remote: error.remote };
         let flows = &mut *self.flows;
         let Some(id) = flows.table.find(&key) else {
@@ -183,14 +183,14 @@ impl UdpHandler<'_> {
     }
 
     /// Does what is due.
-    pub(in crate::dataplane) fn handle_timeout(&mut self) {
+    pub(crate) fn handle_timeout(&mut self) {
         self.flows.expire(self.now.instant);
         self.flows.reassembly.handle_timeout(self.now.instant);
         self.flows.count_incomplete(&self.context.stats);
     }
 
     /// Ends the flows for whose owner and upstream `should_end` is `true`.
-    pub(in crate::dataplane) fn close(&mut self, should_end: impl Fn(&Owner, Option<&Lease>) -> bool) {
+    pub(crate) fn close(&mut self, should_end: impl Fn(&Owner, Option<&Lease>) -> bool) {
         let ids: Vec<SlotId> = self.flows.table.ids().collect();
         for id in ids {
             if let Some((_, flow)) = self.flows.table.get_mut(id)
