@@ -6,8 +6,8 @@ use tunnel::time::Instant;
 
 /// A set of deadlines, each belonging to one `T`; an entry is armed once and fires once.
 ///
-/// Flows arm it lazily: a deadline that moved later stays where it is, and the flow looks again when it fires.
-/// So a busy flow costs one operation per timeout, not one per packet.
+/// Flows arm it lazily: a deadline that moved later stays where it is, and the flow checks again
+/// when it fires. So a busy flow costs one operation per timeout, not one per packet.
 #[derive(Debug)]
 pub struct Deadlines<T> {
     entries: BTreeSet<(Instant, T)>,
@@ -45,7 +45,8 @@ impl<T: Copy + Ord> Deadlines<T> {
         self.entries.first().map(|(at, _)| *at)
     }
 
-    /// The owner of the earliest deadline, come or not; its entry is gone, it must clear what it kept as armed.
+    /// The owner of the earliest deadline, come or not; its entry is gone, it must clear what it
+    /// kept as armed.
     pub fn poll_first(&mut self) -> Option<T> {
         self.entries.pop_first().map(|(_, owner)| owner)
     }

@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tunnel::packet::{Ip, protocol};
 
-/// What a router or host says about a packet of ours.
+/// An error that a router or host reports about a packet of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Complaint {
+pub struct IcmpError {
     /// Its kind.
     pub kind: Kind,
     /// The protocol of the packet: TCP or UDP.
@@ -15,7 +15,8 @@ pub struct Complaint {
     pub local: SocketAddr,
     /// Where it went.
     pub remote: SocketAddr,
-    /// The sequence number of the TCP segment, 0 for UDP: who cannot see the flow does not know it (RFC 5927 §4.1).
+    /// The sequence number of the TCP segment, 0 for UDP: who cannot see the flow does not know it
+    /// (RFC 5927 §4.1).
     pub sequence: u32,
 }
 
@@ -30,8 +31,9 @@ pub enum Kind {
     PortUnreachable,
 }
 
-impl Complaint {
-    /// Reads an ICMP error about a TCP segment or a UDP datagram; `None` for anything else, or a wrong checksum.
+impl IcmpError {
+    /// Reads an ICMP error about a TCP segment or a UDP datagram; `None` for anything else, or a
+    /// wrong checksum.
     #[must_use]
     pub fn parse(ip: &Ip, packet: &[u8]) -> Option<Self> {
         let message = ip.payload(packet);
@@ -51,8 +53,8 @@ impl Complaint {
     }
 }
 
-/// Protocol and ends of the flow whose packet is quoted, and a segment's number; the quotation may be cut anywhere after the
-/// 8 bytes of transport header that every quotation has (RFC 792).
+/// Protocol and ends of the flow whose packet is quoted, and a segment's number; the quotation may
+/// be cut anywhere after the 8 bytes of transport header that every quotation has (RFC 792).
 fn quoted_flow(quoted: &[u8], v4: bool) -> Option<(u8, SocketAddr, SocketAddr, u32)> {
     let (src, dst, protocol, transport): (IpAddr, IpAddr, u8, &[u8]) = if v4 {
         let header: &[u8; 20] = quoted.first_chunk()?;
@@ -89,7 +91,7 @@ mod tests {
             let packet = Error::TooBig { mtu: 1300 }.build(&ours(local, remote), remote.ip()).unwrap();
             assert_eq!(
                 read(&packet),
-                Some(Complaint {
+                Some(IcmpError {
                     kind: Kind::TooBig(1300),
                     protocol: protocol::TCP,
                     local,
@@ -106,7 +108,7 @@ mod tests {
             let packet = Error::HostUnreachable.build(&ours(local, remote), remote.ip()).unwrap();
             assert_eq!(
                 read(&packet),
-                Some(Complaint {
+                Some(IcmpError {
                     kind: Kind::Unreachable,
                     protocol: protocol::TCP,
                     local,
@@ -134,8 +136,8 @@ mod tests {
         }
     }
 
-    fn read(packet: &[u8]) -> Option<Complaint> {
-        Complaint::parse(&Ip::parse(packet).ok()?, packet)
+    fn read(packet: &[u8]) -> Option<IcmpError> {
+        IcmpError::parse(&Ip::parse(packet).ok()?, packet)
     }
 
     fn ours(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {

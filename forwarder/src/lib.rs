@@ -18,7 +18,6 @@ pub mod outage;
 pub mod places;
 pub mod proxy_protocol;
 pub mod reload;
-pub mod resolve;
 pub mod run;
 pub mod setup;
 pub mod state;

@@ -1,7 +1,8 @@
-//! Where the control socket and the state lie, and where the commands look for the socket.
+//! Where the control socket and the state are, and where the commands look for the socket.
 //!
-//! A daemon that systemd starts has folders of its own; one that a person starts must find some that this person may write,
-//! with or without a login session, on Linux and on macOS. Daemon and commands go through the same list in the same order.
+//! A daemon that systemd starts has folders of its own; one that a person starts must find some
+//! that this person may write, with or without a login session, on Linux and on macOS. Daemon and
+//! commands try the same list in the same order.
 
 use std::env;
 use std::fs::{self, DirBuilder};
@@ -20,9 +21,9 @@ const SYSTEM: &str = "causeway-forwarder";
 /// Where the launchd example keeps everything; also root's state on macOS, which has no `/var/lib`.
 const MAC_FOLDER: &str = "/usr/local/var/causeway";
 
-/// What decides: the user, the system and what the environment says.
+/// What decides: the user, the system and the environment variables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Surroundings {
+pub struct Environment {
     /// The effective user.
     pub uid: u32,
     /// Whether this is macOS.
@@ -50,11 +51,12 @@ pub struct Place {
     pub only_for: Option<u32>,
 }
 
-impl Surroundings {
+impl Environment {
     /// Those of this process.
     #[must_use]
-    pub fn here() -> Self {
-        // The XDG specification has relative paths ignored, and none of the others is ever relative.
+    pub fn of_process() -> Self {
+        // The XDG specification has relative paths ignored, and none of the others is ever
+        // relative.
         let variable = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         // systemd separates several folders by colons.
         let first = |name| env::split_paths(&env::var_os(name)?).next().filter(|path| path.is_absolute());
@@ -70,7 +72,8 @@ impl Surroundings {
         }
     }
 
-    /// The folder for the daemon's state: what the configuration says, else what systemd gives, else root's or the user's own.
+    /// The folder for the daemon's state: that of the configuration, else systemd's, else root's or
+    /// the user's own.
     #[must_use]
     pub fn state_folder(&self, policy: Option<&Policy>) -> PathBuf {
         if let Some(folder) = policy.and_then(|policy| policy.state_directory.clone()) {
@@ -109,9 +112,10 @@ impl Surroundings {
         places
     }
 
-    /// Where a command looks for the daemon: where this user's own would be, then where the machine's is.
+    /// Where a command looks for the daemon: where this user's own would be, then where the
+    /// machine's is.
     #[must_use]
-    pub fn asked(&self, policy: Option<&Policy>) -> Vec<Place> {
+    pub fn client_sockets(&self, policy: Option<&Policy>) -> Vec<Place> {
         let mut places = self.sockets(policy);
         if policy.is_some_and(|policy| policy.control.socket.is_some()) {
             return places;
@@ -174,15 +178,16 @@ impl Place {
         }
         match DirBuilder::new().mode(mode).create(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => self.judge_folder(),
+            _ => self.check_folder(),
         }
     }
 
-    /// Whether the folder may be trusted: it must be there, and its user's alone where others could have made it.
+    /// Whether the folder may be trusted: it must be there, and its user's alone where others could
+    /// have made it.
     ///
     /// # Errors
     /// As [`Self::make_folder`].
-    pub fn judge_folder(&self) -> io::Result<()> {
+    pub fn check_folder(&self) -> io::Result<()> {
         let (Some(folder), Some(uid)) = (self.socket.parent(), self.only_for) else { return Ok(()) };
         let found = fs::symlink_metadata(folder)?;
         if found.is_dir() && found.uid() == uid && found.mode() & 0o077 == 0 {
@@ -203,12 +208,12 @@ mod tests {
 
     #[test]
     fn under_systemd_both_folders_are_systemds() {
-        let unit = Surroundings {
+        let unit = Environment {
             uid: 998,
             runtime_directory: Some("/run/causeway-forwarder".into()),
             state_directory: Some("/var/lib/causeway-forwarder".into()),
             home: Some("/var/lib/causeway-forwarder".into()),
-            ..Surroundings::default()
+            ..Environment::default()
         };
         assert_eq!(paths(&unit.sockets(None)).first().map(String::as_str), Some(UNIT));
         assert_eq!(unit.state_folder(None), Path::new("/var/lib/causeway-forwarder"));
@@ -216,9 +221,9 @@ mod tests {
 
     #[test]
     fn root_uses_the_units_folders_whatever_session_it_came_from() {
-        let root = Surroundings { uid: 0, ..kyivs_user() };
+        let root = Environment { uid: 0, ..kyivs_user() };
         assert_eq!(paths(&root.sockets(None)), [UNIT, "/var/lib/causeway-forwarder/forwarder.sock"]);
-        let mac = Surroundings { is_mac: true, ..root };
+        let mac = Environment { is_mac: true, ..root };
         let expected =
             ["/var/run/causeway-forwarder/forwarder.sock", "/usr/local/var/causeway/forwarder.sock"];
         assert_eq!(paths(&mac.sockets(None)), expected);
@@ -230,34 +235,34 @@ mod tests {
         let tmpdir = "/tmp/causeway-1000/forwarder.sock";
         let state = "/home/kyiv/.local/state/causeway/forwarder.sock";
         assert_eq!(paths(&session.sockets(None)), ["/run/user/1000/causeway/forwarder.sock", tmpdir, state]);
-        let without = Surroundings { xdg_runtime_dir: None, ..session };
+        let without = Environment { xdg_runtime_dir: None, ..session };
         assert_eq!(paths(&without.sockets(None)), [tmpdir, state]);
-        assert_eq!(paths(&Surroundings { tmpdir: None, ..without }.sockets(None)), [state]);
+        assert_eq!(paths(&Environment { tmpdir: None, ..without }.sockets(None)), [state]);
     }
 
     #[test]
-    fn only_a_folder_below_one_that_others_write_is_judged() {
-        let judged: Vec<_> =
+    fn only_a_folder_below_one_that_others_write_is_checked() {
+        let checked: Vec<_> =
             kyivs_user().sockets(None).iter().map(|place| place.only_for.is_some()).collect();
-        assert_eq!(judged, [false, true, false]);
+        assert_eq!(checked, [false, true, false]);
     }
 
     #[test]
     fn a_command_looks_where_the_users_own_daemon_is_and_then_where_the_machines_is() {
         let user = kyivs_user();
-        let asked = paths(&user.asked(None));
-        assert!(asked.starts_with(&paths(&user.sockets(None))));
-        assert_eq!(asked.last().map(String::as_str), Some(UNIT));
-        let root = Surroundings { uid: 0, ..user };
-        assert_eq!(root.asked(None), root.sockets(None));
+        let tried = paths(&user.client_sockets(None));
+        assert!(tried.starts_with(&paths(&user.sockets(None))));
+        assert_eq!(tried.last().map(String::as_str), Some(UNIT));
+        let root = Environment { uid: 0, ..user };
+        assert_eq!(root.client_sockets(None), root.sockets(None));
     }
 
     #[test]
     fn the_state_is_where_the_specification_says_and_somewhere_even_without_a_home() {
         let user = kyivs_user();
-        let state = Surroundings { xdg_state_home: Some("/data/state".into()), ..user.clone() };
+        let state = Environment { xdg_state_home: Some("/data/state".into()), ..user.clone() };
         assert_eq!(state.state_folder(None), Path::new("/data/state/causeway"));
-        let homeless = Surroundings { home: None, ..user };
+        let homeless = Environment { home: None, ..user };
         assert_eq!(homeless.state_folder(None), Path::new("/var/lib/causeway-forwarder"));
     }
 
@@ -280,13 +285,13 @@ mod tests {
         }
     }
 
-    fn kyivs_user() -> Surroundings {
-        Surroundings {
+    fn kyivs_user() -> Environment {
+        Environment {
             uid: 1000,
             xdg_runtime_dir: Some("/run/user/1000".into()),
             home: Some("/home/kyiv".into()),
             tmpdir: Some("/tmp".into()),
-            ..Surroundings::default()
+            ..Environment::default()
         }
     }
 

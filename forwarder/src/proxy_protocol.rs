@@ -1,4 +1,5 @@
-//! The header that tells an upstream who its client really is (HAProxy's `proxy-protocol.txt`, versions 1 and 2).
+//! The header that gives an upstream the address of its real client (HAProxy's
+//! `proxy-protocol.txt`, versions 1 and 2).
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -18,8 +19,8 @@ const TCP6: u8 = 0x21;
 
 /// The header for a TCP connection from `client` to `destination`, empty when the protocol is off.
 ///
-/// At most 107 bytes (version 1) or 52 bytes (version 2). When the families differ, version 1 says `UNKNOWN` and
-/// version 2 holds both addresses as IPv6, the IPv4 one mapped.
+/// At most 107 bytes (version 1) or 52 bytes (version 2). When the families differ, version 1 has
+/// `UNKNOWN` and version 2 holds both addresses as IPv6, the IPv4 one mapped.
 #[must_use]
 pub fn header(version: ProxyProtocol, client: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     match version {
@@ -29,7 +30,8 @@ pub fn header(version: ProxyProtocol, client: SocketAddr, destination: SocketAdd
     }
 }
 
-/// The header of a connection that is the forwarder's own, such as a health check: it carries no client's address.
+/// The header of a connection that is the forwarder's own, such as a health check: it carries no
+/// client's address.
 #[must_use]
 pub fn own(version: ProxyProtocol) -> Vec<u8> {
     match version {

@@ -37,10 +37,10 @@ use crate::control::protocol::{Reply, Request};
 use crate::control::report::report;
 use crate::control::{EdgeView, Shared, problems};
 use crate::dataplane::{Command, Commands, DATA_THREAD, DataPlane, Inbox, Parts};
-use crate::places::{Surroundings, bind_first};
-use crate::resolve::Resolver;
+use crate::places::{Environment, bind_first};
 use crate::state::MarkWriter;
 use crate::stats::Stats;
+use crate::upstream::Pools;
 use crate::{health, metrics, setup};
 
 /// How often rates are measured and systemd is told.
@@ -104,8 +104,8 @@ fn renounce_privileges() -> io::Result<()> {
 fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
     let system = |error: io::Error| ExitError::new(Exit::Failed, error);
     let refused = |message: String| ExitError::new(Exit::Failed, message);
-    let surroundings = Surroundings::here();
-    let folder = surroundings.state_folder(Some(&file.policy));
+    let environment = Environment::of_process();
+    let folder = environment.state_folder(Some(&file.policy));
     let lock = Lock::claim(&folder, "forwarder")?;
     let operator = OperatorState::beside(&folder, Trusted::by_owner_of(config));
     let trials = Trials::of(&folder);
@@ -114,16 +114,18 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
     let confirmable = Confirmable::new("forwarder", startup, operator, trials);
     let policy = Arc::clone(&loaded.policy);
     let mark = ClockMark::of(&folder);
-    let control = bind_first(&surroundings.sockets(Some(&policy)))?;
+    let control = bind_first(&environment.sockets(Some(&policy)))?;
     let edges = setup::edges(&loaded, mark.read(), Backend::Auto).map_err(refused)?;
     let listeners = setup::listeners(policy.reach.iter()).map_err(refused)?;
     let state = MarkWriter::start(mark).map_err(system)?;
     let stats = Arc::new(Stats::default());
     stats.adopt(&policy);
+    let pools = Arc::new(Pools::new(&policy));
     let round_trips = Arc::new(RoundTrips::new(metrics::ROLE));
     let shared = Arc::new(Shared {
         policy: ArcSwap::new(Arc::clone(&policy)),
         stats: Arc::clone(&stats),
+        pools: Arc::clone(&pools),
         edges: edges.iter().map(|edge| EdgeView::of(edge, &round_trips)).collect(),
         round_trips,
         started: clock::instant(),
@@ -131,8 +133,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         not_taken: Mutex::default(),
     });
     let (inbox, commands) = Inbox::new().map_err(system)?;
-    let resolver = Resolver::start(&commands).map_err(system)?;
-    let parts = Parts { policy, edges, listeners, stats, resolver, state };
+    let parts = Parts { policy, edges, listeners, pools, stats, state };
     let plane = DataPlane::new(inbox, parts).map_err(system)?;
     let (failing, failed) = oneshot::channel();
     let watchdog = Watchdog::start(vec![plane.watched().map_err(system)?], move |fault| {
@@ -177,7 +178,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     let mut receives = Receives::default();
     let mut watch = health::Watch::default();
     let mut was_short = false;
-    watch.tend(&shared.stats);
+    watch.watch_new(&shared.pools);
     loop {
         tokio::select! {
             _ = &mut ended => break,
@@ -189,7 +190,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
                 Asked::Stop => origin.stop(),
             },
             () = tokio::time::sleep(TICK) => {
-                watch.tend(&shared.stats);
+                watch.watch_new(&shared.pools);
                 warn_of_descriptors(shared, &mut was_short);
                 receives.look(shared);
                 tick(shared, watchdog.is_healthy());

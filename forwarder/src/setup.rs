@@ -15,7 +15,7 @@ use tunnel::node::{MtuRange, Node, NodeConfig};
 
 use crate::config::Loaded;
 use crate::dataplane::edge::Edge;
-use crate::dataplane::{Listeners, reach, udp};
+use crate::dataplane::{Listeners, tcp, udp};
 use crate::flow::EdgeId;
 
 /// Inner MTU for `mtu = "auto"` until the path's own is found: what a path through carriers that wrap IPv4 in IPv6 still takes.
@@ -89,7 +89,7 @@ pub fn listeners<'a>(reach: impl Iterator<Item = &'a Reach>) -> Result<Listeners
         let told =
             |error: io::Error| format!("[[reach]] {}: {} cannot be bound: {error}", entry.name, entry.listen);
         if entry.protocols.contains(Protocol::Tcp) {
-            listeners.tcp.push(reach::Listener::bind(entry.clone()).map_err(told)?);
+            listeners.tcp.push(tcp::Listener::bind(entry.clone()).map_err(told)?);
         }
         if entry.protocols.contains(Protocol::Udp) {
             listeners.udp.push(udp::Listener::bind(entry.clone()).map_err(told)?);

@@ -1,4 +1,4 @@
-//! Counters that the data thread writes and everybody may read: plain atomics, no lock.
+//! Counters that the data thread writes and any thread may read: plain atomics, no lock.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use policy::Name;
-use policy::forwarder::{Inject, Policy};
+use policy::forwarder::Policy;
 use tunnel::time::Instant;
-
-use crate::upstream::Pool;
 
 macro_rules! labelled {
     ($(#[$outer:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $($label:literal)/+,)+ }) => {
@@ -32,7 +30,8 @@ macro_rules! labelled {
 }
 
 labelled! {
-    /// Why the forwarder itself dropped a packet; the node counts its own reasons. Labels: stage, reason.
+    /// Why the forwarder itself dropped a packet; the node counts its own reasons. Labels: stage,
+    /// reason.
     Dropped {
         /// No IP packet, or its transport header does not fit.
         Malformed = "demux" / "malformed",
@@ -40,23 +39,26 @@ labelled! {
         BadChecksum = "demux" / "bad_checksum",
         /// A fragment of something else than a UDP datagram.
         Fragment = "demux" / "fragment",
-        /// A fragment that overlaps others of its datagram (RFC 5722), or one too many; all of it is given up.
+        /// A fragment that overlaps others of its datagram (RFC 5722), or one too many; all of it
+        /// is given up.
         FragmentOverlap = "reassembly" / "overlap",
         /// A datagram whose other fragments did not come in time, or that made room for others.
         FragmentsMissing = "reassembly" / "incomplete",
         /// Any other protocol.
         UnknownProtocol = "demux" / "unknown_protocol",
-        /// A segment of a flow that is not known; answered with a reset within limits.
+        /// A segment of a flow that is not known; a reset is sent in reply, within limits.
         NoFlow = "demux" / "no_flow",
         /// An ICMP message that is about none of our flows.
         UnrelatedIcmp = "demux" / "unrelated_icmp",
-        /// A SYN or datagram that no `[[inject]]` matches; answered with a reset or by ICMP within limits.
+        /// A SYN or datagram that no `[[inject]]` matches; a reset or an ICMP error is sent in
+        /// reply, within limits.
         NoInject = "admission" / "no_inject",
-        /// A SYN or datagram from a source outside the entry's `allow`; answered alike.
+        /// A SYN or datagram from a source outside the entry's `allow`; with the same replies.
         NotAllowed = "admission" / "not_allowed",
         /// A SYN, or a datagram too many, of a flow that is being dialled already.
         DialPending = "admission" / "dial_pending",
-        /// The first SYN of a flow while flows of silent clients take all the room they may; served when it comes again.
+        /// The first SYN of a flow while flows of silent clients take all the room they may; served
+        /// when it is repeated.
         Greylisted = "admission" / "greylisted",
         /// A new flow beyond `[limits] flows`.
         ShedFlows = "admission" / "flows",
@@ -68,7 +70,8 @@ labelled! {
         ShedDialsOfClient = "admission" / "pending_per_client",
         /// A new flow while the buffers are full.
         ShedBuffers = "admission" / "buffers",
-        /// A datagram of a new flow beyond `[limits] udp_flows`, all of which have proven themselves.
+        /// A datagram of a new flow beyond `[limits] udp_flows`, all of which have proven
+        /// themselves.
         ShedUdpFlows = "admission" / "udp_flows",
         /// A datagram of a new flow beyond `udp_flows_per_client`.
         ShedUdpFlowsOfClient = "admission" / "udp_flows_per_client",
@@ -78,8 +81,8 @@ labelled! {
         UpstreamFull = "upstream" / "full",
         /// A local client's datagram while the tunnel is down.
         TunnelDown = "reach" / "down",
-        /// An answer to a stranger beyond the rate for such answers.
-        AnswerLimited = "answer" / "rate_limited",
+        /// A reply to an unauthenticated source beyond the rate for such replies.
+        ReplyLimited = "answer" / "rate_limited",
     }
 }
 
@@ -155,9 +158,6 @@ impl EntryStats {
 /// The entries of one kind by name; names that left the configuration keep their counters.
 pub type Entries = BTreeMap<Name, Arc<EntryStats>>;
 
-/// The upstreams of each `[[inject]]` of the configuration in force, by name.
-pub type Pools = BTreeMap<Name, Arc<Pool>>;
-
 /// Everything the data thread counts.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -165,8 +165,6 @@ pub struct Stats {
     pub inject: ArcSwap<Entries>,
     /// By `[[reach]]`.
     pub reach: ArcSwap<Entries>,
-    /// The upstreams of each `[[inject]]`.
-    pub pools: ArcSwap<Pools>,
     /// Flows in the table, dials included.
     pub flows: AtomicU64,
     /// Flows whose client never finished the handshake and that made room for others.
@@ -187,13 +185,13 @@ pub struct Stats {
     pub scoreboard_full: AtomicU64,
     /// Echo requests answered.
     pub echoes: AtomicU64,
-    /// Resets sent to strangers.
+    /// Resets sent in reply to segments of no flow.
     pub resets: AtomicU64,
     /// Rounds of the data loop: what an idle daemon must not do.
     pub rounds: AtomicU64,
-    /// Waits that began by looking on.
+    /// Waits that began by busy-polling.
     pub busy_polls: AtomicU64,
-    /// Those of them that found nothing and slept.
+    /// Busy-polls that ended without work, after which the thread slept.
     pub busy_poll_misses: AtomicU64,
     /// Connections refused because no descriptor was free.
     pub no_descriptor: AtomicU64,
@@ -226,12 +224,6 @@ impl Stats {
             }
             entries.store(Arc::new(grown));
         };
-        let before = self.pools.load();
-        let pool = |entry: &Inject| {
-            let pool = Pool::new(entry, before.get(&entry.name).map(|pool| &**pool));
-            (entry.name.clone(), Arc::new(pool))
-        };
-        self.pools.store(Arc::new(policy.inject.iter().map(pool).collect()));
         grown(&self.inject, &mut policy.inject.iter().map(|entry| &entry.name));
         grown(&self.reach, &mut policy.reach.iter().map(|entry| &entry.name));
     }

@@ -29,7 +29,7 @@ const CLIENT: &str = "203.0.113.10:40001";
 const SERVICE: &str = "192.168.88.2:53";
 
 #[test]
-fn a_question_is_answered_from_the_address_that_was_asked() {
+fn a_request_is_answered_from_the_address_it_was_sent_to() {
     for backend in [Backend::Auto, Backend::Portable] {
         let (mut edge, upstream) = (Edge::new(), service());
         let daemon = Daemon::start(edge.port(), &inject(SERVICE, &port(&upstream)), backend);
@@ -83,7 +83,7 @@ fn each_client_has_a_socket_of_its_own() {
 }
 
 #[test]
-fn a_client_of_an_absent_upstream_is_told_that_nothing_listens() {
+fn a_client_of_an_absent_upstream_gets_an_error_that_nothing_listens() {
     let (mut edge, upstream) = (Edge::new(), service());
     let _daemon = Daemon::start(edge.port(), &inject(SERVICE, &port(&upstream)), Backend::Auto);
     drop(upstream);
@@ -95,7 +95,7 @@ fn a_client_of_an_absent_upstream_is_told_that_nothing_listens() {
 }
 
 #[test]
-fn what_no_entry_matches_is_told_and_counted() {
+fn what_no_entry_matches_gets_an_error_and_is_counted() {
     let (mut edge, upstream) = (Edge::new(), service());
     let entry = inject(SERVICE, &port(&upstream)) + "allow = [\"198.51.100.0/24\"]\n";
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
@@ -162,35 +162,35 @@ fn one_client_may_have_so_many_flows_and_no_more() {
 }
 
 #[test]
-fn an_upstream_is_told_of_a_client_that_is_gone_but_no_message_ends_a_flow_whose_client_speaks() {
+fn an_upstream_gets_an_error_for_a_client_that_is_gone_but_no_message_ends_a_flow_whose_client_sends() {
     let (mut edge, upstream) = (Edge::new(), service());
     let daemon = Daemon::start(edge.port(), &inject(SERVICE, &port(&upstream)), Backend::Auto);
     come_up(&mut edge);
     let gone = IcmpError::PortUnreachable;
     let (client, to): (SocketAddr, SocketAddr) = (CLIENT.parse().unwrap(), SERVICE.parse().unwrap());
     let answer = packets(to, client, b"answer").remove(0);
-    let complaint = gone.build(&answer, client.ip()).unwrap();
+    let icmp_error = gone.build(&answer, client.ip()).unwrap();
     edge.send(CLIENT, SERVICE, b"question");
     let (_, forwarder) = receive(&mut edge, &upstream);
     for _ in 0..3 {
-        edge.inject(complaint.clone());
+        edge.inject(icmp_error.clone());
         edge.send(CLIENT, SERVICE, b"again");
         assert_eq!(receive(&mut edge, &upstream).1, forwarder);
     }
-    // A stranger's word counts for nothing.
+    // The error of another machine is ignored.
     let forged = gone.build(&answer, "198.51.100.66".parse().unwrap()).unwrap();
     (0..4).for_each(|_| edge.inject(forged.clone()));
     edge.send(CLIENT, SERVICE, b"again");
     assert_eq!(receive(&mut edge, &upstream).1, forwarder);
-    edge.inject(complaint.clone());
-    edge.inject(complaint);
+    edge.inject(icmp_error.clone());
+    edge.inject(icmp_error);
     edge.until("the flow to be over", |_| daemon.stats.udp_flows.load(Ordering::Relaxed) == 0);
     upstream.connect(forwarder).unwrap();
     upstream.send(b"late").unwrap();
     let refused = |upstream: &UdpSocket| {
         upstream.send(b"late").is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
     };
-    edge.until("the upstream to be told", |_| refused(&upstream));
+    edge.until("the upstream's error", |_| refused(&upstream));
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn a_local_client_reaches_a_udp_service_beyond_the_tunnel() {
     let clients = [service(), service()];
     come_up(&mut edge);
     for (place, client) in clients.iter().enumerate() {
-        // Nothing is carried before the tunnel is up; a client of UDP asks again.
+        // Nothing is carried before the tunnel is up; a client of UDP repeats its request.
         client.send_to(b"early", &listen).unwrap();
         edge.others.clear();
         edge.until("the question", |edge| {
@@ -237,11 +237,11 @@ fn a_local_client_reaches_a_udp_service_beyond_the_tunnel() {
         let udp = Udp::parse(ip.payload(&edge.others[0])).unwrap();
         assert_eq!((ip.src.to_string(), ip.dst.to_string()), ("10.77.88.2".into(), "192.168.1.2".into()));
         assert!(udp.source_port >= 49_152 && udp.destination_port == 53);
-        let asked = SocketAddr::new(ip.src, udp.source_port);
-        edge.send("192.168.1.2:53", &asked.to_string(), &pattern(3_000 + place));
+        let source = SocketAddr::new(ip.src, udp.source_port);
+        edge.send("192.168.1.2:53", &source.to_string(), &pattern(3_000 + place));
         assert!(receive(&mut edge, client).0 == pattern(3_000 + place));
         // Not even from another port of the same machine.
-        edge.send("192.168.1.2:54", &asked.to_string(), b"forged");
+        edge.send("192.168.1.2:54", &source.to_string(), b"forged");
     }
     edge.until("the forged ones to be dropped", |_| daemon.stats.dropped(Dropped::NoInject) == 2);
     assert_eq!(daemon.stats.udp_flows.load(Ordering::Relaxed), 2);

@@ -109,10 +109,10 @@ fn a_flow_goes_to_the_next_upstream_when_one_refuses() {
         connect_when_up(&mut edge, &format!("203.0.113.10:{}", 40_001 + client), "192.168.88.2:443");
         second.accept().unwrap();
     }
-    let pools = daemon.stats.pools.load();
+    let pools = daemon.pools.load();
     let failures: Vec<u64> =
         pools.values().next().unwrap().members().iter().map(|member| member.failures()).collect();
-    assert_eq!(failures, [1, 0], "one that refused is not asked again at once");
+    assert_eq!(failures, [1, 0], "one that refused is not dialled again at once");
     let stats = daemon.stats.inject.load().values().next().unwrap().clone();
     assert_eq!((stats.dials(Dialled::Connected), stats.dials(Dialled::Refused)), (4, 0));
 }
@@ -126,7 +126,7 @@ fn flows_are_spread_over_the_upstreams() {
     for client in 0..6 {
         connect_when_up(&mut edge, &format!("203.0.113.10:{}", 40_001 + client), "192.168.88.2:443");
     }
-    let pools = daemon.stats.pools.load();
+    let pools = daemon.pools.load();
     let flows: Vec<u64> =
         pools.values().next().unwrap().members().iter().map(|member| member.flows()).collect();
     assert_eq!(flows, [3, 3]);
@@ -188,7 +188,7 @@ fn only_those_in_a_named_list_may_connect() {
 }
 
 #[test]
-fn a_flood_of_spoofed_syns_keeps_nobody_out_who_tries_twice() {
+fn a_flood_of_spoofed_syns_keeps_no_client_out_that_tries_twice() {
     let (mut edge, upstream) = (Edge::new(), listener());
     let entry = inject("web", "192.168.88.2:443", port(&upstream), "off") + "[limits]\nflows = 64\n";
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
@@ -269,7 +269,7 @@ fn a_port_that_a_client_resets_and_uses_again_at_once_opens_a_new_flow() {
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
     let first = upstream.accept().unwrap();
-    let (sequence, acknowledged) = edge.cell.take().unwrap().last_words();
+    let (sequence, acknowledged) = edge.cell.take().unwrap().final_numbers();
     let (source, destination) = ("203.0.113.10:40001".parse().unwrap(), "192.168.88.2:443".parse().unwrap());
     let reset = Bare {
         source,
@@ -311,7 +311,7 @@ fn a_local_client_reaches_a_service_beyond_the_tunnel_from_a_privileged_port() {
 }
 
 #[test]
-fn a_dial_into_the_tunnel_fails_as_soon_as_a_router_says_unreachable() {
+fn a_dial_into_the_tunnel_fails_as_soon_as_a_router_reports_unreachable() {
     let mut edge = Edge::new();
     let (listen, entry) = reach("on_down = \"hold\"\n");
     let _daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
@@ -322,7 +322,7 @@ fn a_dial_into_the_tunnel_fails_as_soon_as_a_router_says_unreachable() {
     let answer = Error::HostUnreachable.build(syn, "10.77.88.1".parse().unwrap()).unwrap();
     edge.inject(answer);
     let reader = std::thread::spawn(move || client.read(&mut [0]).unwrap_err().kind());
-    edge.until("the client to be told", |_| reader.is_finished());
+    edge.until("the client's error", |_| reader.is_finished());
     assert_eq!(reader.join().unwrap(), std::io::ErrorKind::ConnectionReset);
 }
 
@@ -362,7 +362,7 @@ fn a_forged_too_big_message_does_not_shrink_a_flow_and_a_true_one_does() {
     let mut server = upstream.accept().unwrap().0;
     server.write_all(&pattern(3_000)).unwrap();
     assert_eq!(edge.read_exact(3_000), pattern(3_000));
-    let acknowledged = edge.cell.as_ref().unwrap().last_words().1;
+    let acknowledged = edge.cell.as_ref().unwrap().final_numbers().1;
     let (local, remote) = ("192.168.88.2:443".parse().unwrap(), "203.0.113.10:40001".parse().unwrap());
     let too_big = |sequence| {
         let quoted =
@@ -377,7 +377,7 @@ fn a_forged_too_big_message_does_not_shrink_a_flow_and_a_true_one_does() {
     // What is not acknowledged is on the path.
     let cell = edge.cell.take();
     server.write_all(&pattern(1_000)).unwrap();
-    edge.until("data that nobody acknowledges", |edge| edge.others.iter().any(|packet| packet.len() > 1_000));
+    edge.until("data that is not acknowledged", |edge| edge.others.iter().any(|packet| packet.len() > 1_000));
     edge.inject(too_big(acknowledged));
     edge.until("the same in smaller pieces", |edge| {
         edge.others.iter().filter(|packet| (100..=576).contains(&packet.len())).count() >= 2
@@ -394,7 +394,7 @@ fn an_origin_that_one_stray_packet_led_elsewhere_returns_to_its_configured_endpo
     let settled = Instant::now() + Duration::from_secs(1);
     edge.until("the first probe to be answered", |_| Instant::now() > settled);
     let elsewhere = edge.stray();
-    // Three probes to nobody, and the ladder's three rungs.
+    // Three probes without a reply, and the three steps of recovery.
     let limit = Instant::now() + Duration::from_secs(40);
     while edge.handshakes() < 2 {
         assert!(Instant::now() < limit, "it stays where one packet led it");

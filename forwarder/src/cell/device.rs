@@ -1,7 +1,8 @@
 //! The device of a cell: real headers outside, labels inside, super-packets both ways.
 //!
-//! smoltcp knows nothing of what the cell's own sender sends: its segments without data are given the sender's sequence
-//! number on their way out, and what arrives acknowledges to it no more than its handshake.
+//! smoltcp knows nothing of what the cell's own sender sends: its segments without data are given
+//! the sender's sequence number on their way out, and what arrives acknowledges no more than its
+//! handshake to it.
 
 use std::net::IpAddr;
 
@@ -11,9 +12,9 @@ use smoltcp::wire::Ipv4Address;
 use tunnel::offload::{Offload, SuperPacket};
 use tunnel::packet::{Ip, Sum, Tcp, protocol, tcp_flags};
 
+use super::path::{HEADERS, MIN_SEGMENT, Path, after};
 use super::ring::Ring;
 use super::sender::{Segment, Sizes};
-use super::{HEADERS, MIN_SEGMENT, Path, after};
 
 /// What smoltcp takes for our address in every cell.
 pub(super) const LOCAL: Ipv4Address = Ipv4Address::new(10, 0, 0, 1);
@@ -37,7 +38,7 @@ pub trait Egress {
     fn send(&mut self, packet: SuperPacket<'_>);
 }
 
-/// What the device knows of its flow.
+/// The state of the flow's headers.
 #[derive(Debug)]
 pub(super) struct Wire {
     pub(super) path: Path,
@@ -49,7 +50,7 @@ pub(super) struct Wire {
     pub(super) next_sequence: u32,
     /// Acknowledgement number last sent.
     pub(super) acknowledgement: u32,
-    /// Window last sent, scaled; what a SYN says is not.
+    /// Window last sent, scaled; that of a SYN is not.
     window: Option<u16>,
     /// What the segments of smoltcp get as sequence number, once the sender runs.
     pub(super) sequence: Option<u32>,
@@ -102,9 +103,11 @@ impl Wire {
         capabilities
     }
 
-    /// Puts the label header directly before the TCP header and gives the packet that smoltcp shall see.
+    /// Puts the label header directly before the TCP header and gives the packet that smoltcp shall
+    /// see.
     ///
-    /// A SYN's segment size option is remembered on the way; `acknowledgement` takes the place of the number that arrived.
+    /// A SYN's segment size option is remembered on the way; `acknowledgement` takes the place of
+    /// the number that arrived.
     pub(super) fn relabel<'p>(
         &mut self,
         packet: &'p mut [u8],
@@ -128,14 +131,15 @@ impl Wire {
         Some(frame)
     }
 
-    /// Turns smoltcp's label packet of `len` bytes in the scratch space into a real one and sends it.
+    /// Turns smoltcp's label packet of `len` bytes in the scratch space into a real one and sends
+    /// it.
     fn finish<E: Egress>(&mut self, scratch: &mut [u8], len: usize, egress: &mut E) {
         let Some(segment) = scratch.get_mut(HEADROOM + LABEL_HEADER..HEADROOM + len) else { return };
         let Ok(tcp) = Tcp::parse(segment) else { return };
         let is_syn = tcp.flags & tcp_flags::SYN != 0;
         if let Some(sequence) = self.sequence.filter(|_| !is_syn) {
             put(segment, 4, &sequence.to_be_bytes());
-            // Ours was acknowledged before smoltcp learned that it was to send one.
+            // Our FIN was acknowledged before smoltcp was closed and could send one.
             put(segment, 13, &[tcp.flags & !tcp_flags::FIN]);
         }
         self.syns += u32::from(is_syn);
@@ -153,8 +157,8 @@ impl Wire {
         self.dispatch(scratch, HEADROOM + len, None, egress);
     }
 
-    /// Sends a segment of the cell's own sender, its bytes copied from the ring; `unscaled` is the window to tell while
-    /// smoltcp has told none.
+    /// Sends a segment of the cell's own sender, its bytes copied from the ring; `unscaled` is the
+    /// window to announce while smoltcp has announced none.
     pub(super) fn send<E: Egress>(
         &mut self,
         segment: &Segment,
@@ -183,7 +187,8 @@ impl Wire {
         self.dispatch(scratch, end, size, egress);
     }
 
-    /// Puts checksum and real IP header on the packet that ends at `end` in the scratch space, and sends it.
+    /// Puts checksum and real IP header on the packet that ends at `end` in the scratch space, and
+    /// sends it.
     fn dispatch<E: Egress>(&mut self, scratch: &mut [u8], end: usize, size: Option<u16>, egress: &mut E) {
         let Some(segment) = scratch.get_mut(HEADROOM + LABEL_HEADER..end) else { return };
         if size.is_none() {
@@ -262,7 +267,7 @@ pub(super) struct Port<'p, E> {
     out: Option<(&'p mut E, &'p mut [u8])>,
 }
 
-/// The egress of a device that only tells its capabilities.
+/// The egress of a device that only reports its capabilities.
 #[derive(Debug)]
 pub(super) enum Nowhere {}
 
@@ -346,7 +351,7 @@ pub(super) struct Sending<'a, E> {
 impl<E: Egress> TxToken for Sending<'_, E> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         let Some(label) = self.scratch.get_mut(HEADROOM..HEADROOM + len) else {
-            // Beyond the capabilities, so smoltcp never asks for it: built and thrown away.
+            // Beyond the capabilities, so smoltcp never requests it: built and discarded.
             return f(&mut vec![0; len]);
         };
         let result = f(label);

@@ -1,18 +1,19 @@
 //! Flow cells: one TCP endpoint each, on a private smoltcp interface with a single socket.
 //!
-//! A cell owns no kernel socket and reads no clock. smoltcp always sees IPv4 between two private labels, whatever
-//! the real family is; the real headers are built and verified at the cell's device, where segments are super-packets.
-//! smoltcp has the handshake, the receiving direction, resets and TIME-WAIT; what is sent is the cell's own [sender]'s.
+//! A cell owns no kernel socket and reads no clock. smoltcp always sees IPv4 between two private
+//! addresses (labels), whatever the real family is; the real headers are built and verified at the
+//! cell's device, where segments are super-packets. smoltcp does the handshake, the receiving
+//! direction, resets and TIME-WAIT; data is sent by the cell's own [sender].
 
 mod device;
 mod pages;
+mod path;
 mod ring;
 mod sender;
 mod sending;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use smoltcp::iface::{Config, Interface};
@@ -24,13 +25,11 @@ use tunnel::time::Instant;
 pub use device::{Egress, SCRATCH};
 use device::{LOCAL, Port, REMOTE, Wire};
 use pages::Endpoint;
+pub use path::Path;
+use path::{HEADERS, MIN_SEGMENT, after};
 pub use sender::Tally;
 use sender::{Offer, Sender};
 
-/// Bytes of IPv4 and TCP header without options; the label header has the IPv4 size for both families.
-const HEADERS: usize = 40;
-/// The smallest segment a peer may impose (Linux's `TCP_MIN_SND_MSS`).
-const MIN_SEGMENT: usize = 48;
 /// What a SYN without the option means (RFC 9293 §3.7.1).
 const DEFAULT_SEGMENT: u16 = 536;
 
@@ -45,15 +44,6 @@ pub struct Settings {
     pub seed: u64,
 }
 
-/// The two ends of a flow as the tunnel sees them; both of one family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Path {
-    /// Our end.
-    pub local: SocketAddr,
-    /// The other end.
-    pub remote: SocketAddr,
-}
-
 /// How a cell ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -63,7 +53,7 @@ pub enum Ending {
     Reset,
 }
 
-/// What [`Cell::poll_transmit`] came to.
+/// How [`Cell::poll_transmit`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transmitted {
     /// Everything that may leave now has left.
@@ -73,6 +63,10 @@ pub enum Transmitted {
 }
 
 /// A TCP endpoint inside the tunnel.
+///
+/// It has more than 25 methods because it is one: everything that a segment, its owner or the clock
+/// may do to a flow passes here, and is given to smoltcp, to the [sender] or to both. What is
+/// received is in this file, what is sent in [sending].
 pub struct Cell {
     interface: Interface,
     endpoint: Endpoint,
@@ -84,32 +78,37 @@ pub struct Cell {
     /// When our SYN left first.
     syn_at: Option<Instant>,
     settings: Settings,
-    /// Highest receive-ring byte a peer may fill before it has seen a scaled window; `None` once it has.
+    /// Highest receive-ring byte a peer may fill before it has seen a scaled window; `None` once it
+    /// has.
     unscaled_limit: Option<u32>,
     reset: bool,
-    /// Bytes that went through the receive ring since its pages were last given back; it turns round at its end only.
+    /// Bytes that went through the receive ring since its pages were last given back; it wraps at
+    /// its end only.
     walked: usize,
     trimmed_at: Instant,
-    /// Sequence number after the last byte that arrived, holes not looked at.
+    /// Sequence number after the last byte that arrived, holes included.
     arrived_end: u32,
     progress_at: Instant,
 }
 
 /// Bytes of ring pages that an idle cell keeps, so that thousands of them fit into a small machine.
 const KEPT: u64 = 8 * 1024;
-/// How long it must have been idle, and how often one that is not looks whether its transmit ring is larger than need be.
+/// How long it must have been idle, and how often one that is not checks whether its transmit ring
+/// is larger than needed.
 const IDLE: Duration = Duration::from_secs(1);
-/// Bytes of a page, on most systems; where pages are larger a cell takes more than it says.
+/// Bytes of a page, on most systems; where pages are larger a cell takes more than it reports.
 const PAGE: u64 = 4_096;
 
 impl Cell {
-    /// A cell that answers the SYN which the caller then gives to [`handle_segment`](Self::handle_segment).
+    /// A cell that answers the SYN which the caller then gives to
+    /// [`handle_segment`](Self::handle_segment).
     #[must_use]
     pub fn accept(now: Instant, path: Path, syn: (&Tcp, &[u8]), settings: Settings) -> Self {
         let offered = syn.0.maximum_segment_size(syn.1).unwrap_or(DEFAULT_SEGMENT);
         let mut cell = Self::new(now, path, settings, usize::from(offered));
         let endpoint = IpListenEndpoint { addr: Some(IpAddress::Ipv4(LOCAL)), port: path.local.port() };
-        // Refused only for port 0, which the table never holds; the cell then looks reset at once.
+        // Refused only for port 0, which the table never holds; the cell then appears reset at
+        // once.
         cell.reset = cell.socket().listen(endpoint).is_err();
         cell.unscaled_limit = Some(cell.receive_limit(syn.0.sequence));
         cell
@@ -154,9 +153,11 @@ impl Cell {
         }
     }
 
-    /// Takes one segment or coalesced run of segments, `packet` from its IP header on; the header is used up.
+    /// Takes one segment or coalesced run of segments, `packet` from its IP header on; the header
+    /// is used up.
     ///
-    /// Checksums must have been verified. At most one answer leaves at once, the rest by `poll_transmit`.
+    /// Checksums must have been verified. At most one reply leaves at once, the rest by
+    /// `poll_transmit`.
     pub fn handle_segment(
         &mut self,
         now: Instant,
@@ -171,9 +172,9 @@ impl Cell {
         }
         let ack = sending::read_ack(tcp, ip.payload(packet), payload);
         self.read_offer(tcp, ip.payload(packet));
-        let heard = self.hear(now, tcp, &ack);
+        let acknowledged = self.handle_ack(now, tcp, &ack);
         self.wire.sequence = self.sender.as_ref().map(Sender::sequence);
-        let Some(frame) = self.wire.relabel(packet, ip, heard) else { return };
+        let Some(frame) = self.wire.relabel(packet, ip, acknowledged) else { return };
         let before = self.socket().state();
         let received = self.socket().recv_queue();
         let mut port = Port::new(&mut self.wire, Some(frame), out);
@@ -210,8 +211,9 @@ impl Cell {
 
     /// Whether a segment ends inside what was offered.
     ///
-    /// smoltcp reckons with a scaled window from the start, although a SYN's window is not scaled (RFC 7323 §2.2):
-    /// until a peer has seen a scaled one, it could otherwise fill the ring past its end.
+    /// smoltcp assumes a scaled window from the start, although a SYN's window is not scaled (RFC
+    /// 7323 §2.2): until a peer has seen a scaled one, it could otherwise fill the ring past its
+    /// end.
     fn admits(&mut self, tcp: &Tcp, payload: usize) -> bool {
         if self.wire.sent_scaled_window {
             self.unscaled_limit = None;
@@ -231,7 +233,7 @@ impl Cell {
         first.wrapping_add(1).wrapping_add(u32::try_from(self.settings.ring).unwrap_or(u32::MAX))
     }
 
-    /// Lets `write` take data that arrived out of the receive ring; it says how much it took.
+    /// Lets `write` take data that arrived out of the receive ring; it returns how much it took.
     ///
     /// `None`, without a call, when there is no data.
     pub fn drain<R>(&mut self, write: impl FnOnce(&[u8]) -> (usize, R)) -> Option<R> {
@@ -286,7 +288,7 @@ impl Cell {
         let socket = self.socket();
         let over = match socket.state() {
             tcp::State::Closed => socket.remote_endpoint().is_none(),
-            // The other end has said so, even if smoltcp refused the segment that said it.
+            // The other end acknowledged our FIN, even if smoltcp refused the segment that did so.
             tcp::State::Closing | tcp::State::LastAck => is_closed,
             tcp::State::TimeWait => true,
             tcp::State::Listen
@@ -300,16 +302,18 @@ impl Cell {
         over.then_some(Ending::Closed)
     }
 
-    /// The next sequence number and the acknowledgement last sent: what a late segment is answered with.
+    /// The next sequence number and the acknowledgement last sent: what a late segment is answered
+    /// with.
     #[must_use]
-    pub fn last_words(&self) -> (u32, u32) {
+    pub fn final_numbers(&self) -> (u32, u32) {
         (self.wire.next_sequence, self.wire.acknowledgement)
     }
 
-    /// When the cell, idle as it is, can give its ring pages back; `None` when it has few, or holds data.
+    /// When the cell, idle as it is, can give its ring pages back; `None` when it has few, or holds
+    /// data.
     pub fn release_at(&mut self) -> Option<Instant> {
         let is_empty = self.unacknowledged() == 0 && self.socket().recv_queue() == 0;
-        // A hole in what arrived means that data lies behind it in the receive ring.
+        // A hole in what arrived means that there is data behind it in the receive ring.
         let is_whole = self.arrived_end == self.wire.acknowledgement;
         (self.touched() > KEPT && is_empty && is_whole).then(|| self.progress_at.after(IDLE))
     }
@@ -325,7 +329,7 @@ impl Cell {
         }
     }
 
-    /// What the sender counted since this was last asked.
+    /// What the sender counted since the last call.
     pub fn take_tally(&mut self) -> Tally {
         self.sender.as_mut().map(Sender::take_tally).unwrap_or_default()
     }
@@ -338,13 +342,6 @@ impl Cell {
 
     fn socket(&mut self) -> &mut tcp::Socket<'static> {
         self.endpoint.socket()
-    }
-}
-
-impl Path {
-    /// Bytes by which the real IP header is longer than the label's.
-    const fn extra_header(&self) -> usize {
-        if self.local.is_ipv4() { 0 } else { 20 }
     }
 }
 
@@ -361,9 +358,4 @@ fn private_interface(now: Instant, wire: &mut Wire, seed: u64) -> Interface {
 
 fn smol(now: Instant) -> smoltcp::time::Instant {
     smoltcp::time::Instant::from_micros(i64::try_from(now.since_boot().as_micros()).unwrap_or(i64::MAX))
-}
-
-/// Whether sequence number `a` lies after `b` (RFC 9293 §3.4).
-const fn after(a: u32, b: u32) -> bool {
-    (b.wrapping_sub(a) as i32) < 0
 }

@@ -1,7 +1,8 @@
-//! The socket of a cell, its rings in memory straight from the kernel: zeroed, and taken page by page as
-//! it is used.
+//! The socket of a cell, its rings in memory straight from the kernel: zeroed, and taken page by
+//! page as it is used.
 //!
-//! An allocator would hand out recycled memory that it has to clear first, megabytes for a flow of one small page.
+//! An allocator would hand out recycled memory that it has to clear first, megabytes for a flow
+//! that needs one page.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -18,22 +19,25 @@ pub(super) struct Endpoint {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     transmit: Ring,
-    /// After the socket and the ring, so that they are dropped first; `None` when both are on the heap.
+    /// After the socket and the ring, so that they are dropped first; `None` when both are on the
+    /// heap.
     pages: Option<Pages>,
-    /// Where in the pages the transmit ring begins.
+    /// Offset of the transmit ring in the pages.
     split: usize,
 }
 
 impl Endpoint {
-    /// A closed socket and a ring of these sizes in bytes; on the heap where the system gives no mapping.
+    /// A closed socket and a ring of these sizes in bytes; on the heap where the system gives no
+    /// mapping.
     ///
-    /// The socket has no room to send: what is sent lies in [`transmit`](Self::transmit).
+    /// The socket has no room to send: what is sent is in [`transmit`](Self::transmit).
     pub(super) fn new(receive: usize, transmit: usize) -> Self {
         let split = receive;
         let (receive, transmit, pages) = match Pages::new(receive + transmit) {
             Ok(mut pages) => {
-                // SAFETY: called once for these pages. The socket and the ring that take the slices are dropped before
-                // them, by the order of the fields, and never leave this value: they are lent out by reference only.
+                // SAFETY: called once for these pages. The socket and the ring that take the slices
+                // are dropped before them, by the order of the fields, and never leave this value:
+                // they are handed out by reference only.
                 let (receive, transmit) = unsafe { pages.split(receive) };
                 (SocketBuffer::new(receive), Storage::Pages(transmit), Some(pages))
             }
@@ -62,7 +66,8 @@ impl Endpoint {
         }
     }
 
-    /// Gives back what the transmit ring took when it held more than it does now. To be asked about once per second.
+    /// Gives back what the transmit ring took when it held more than it does now. To be called
+    /// about once per second.
     pub(super) fn trim(&mut self) {
         if let Some(from) = self.transmit.trim()
             && let Some(pages) = &mut self.pages
@@ -110,32 +115,34 @@ impl Pages {
     /// # Safety
     /// To be called once, and what it gives must not be used after this value is dropped.
     pub(super) unsafe fn split(&mut self, at: usize) -> (&'static mut [u8], &'static mut [u8]) {
-        // SAFETY: the mapping is `len` bytes of initialised (zeroed) memory; the caller promises that this is the only
-        // reference to it and that it ends before the mapping does.
+        // SAFETY: the mapping is `len` bytes of initialised (zeroed) memory; the caller promises
+        // that this is the only reference to it and that it ends before the mapping does.
         let bytes = unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) };
         bytes.split_at_mut(at.min(self.len))
     }
 }
 
 impl Pages {
-    /// Tells the system that the contents from `at` on are not needed; they may read as zero afterwards.
+    /// Returns the contents from `at` on to the system; they may read as zero afterwards.
     ///
     /// Nothing happens where `at` is no page's beginning.
     fn release(&mut self, at: usize) {
         let Some(len) = self.len.checked_sub(at).filter(|len| *len > 0) else { return };
-        // SAFETY: `at` lies inside the mapping, as was just looked at.
+        // SAFETY: `at` is inside the mapping, as was just checked.
         let start = unsafe { self.start.add(at) };
-        // SAFETY: the end of a mapping that exists. Its bytes are plain memory, valid whatever they become.
+        // SAFETY: the end of a mapping that exists. Its bytes are plain memory, valid whatever they
+        // become.
         let advised = unsafe { madvise(start.as_ptr().cast(), len, GIVE_BACK) };
         if let Err(error) = advised {
-            tracing::debug!(%error, "ring pages were not given back");
+            tracing::debug!(%error, "ring pages could not be returned to the system");
         }
     }
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: exactly the mapping that `new` made, which nothing refers to any more. It cannot fail for one that exists.
+        // SAFETY: exactly the mapping that `new` made, which nothing refers to any more. It cannot
+        // fail for one that exists.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
     }
 }

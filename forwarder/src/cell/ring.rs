@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Where the bytes of a ring lie.
+/// Where the bytes of a ring are.
 pub(super) enum Storage {
     /// In memory that the owner of the ring keeps alive.
     Pages(&'static mut [u8]),
@@ -13,8 +13,9 @@ pub(super) enum Storage {
 /// The smallest lap, and how much free room a lap should have.
 const ROOM: usize = 64 * 1024;
 
-/// A ring of bytes that turns round early: its lap is no longer than what it holds asks for, so that a flow touches as
-/// few pages as its path needs, however large the ring is. An empty ring begins at its start again.
+/// A ring of bytes that wraps early: its lap is no longer than what it holds needs, so that a flow
+/// touches as few pages as its path needs, however large the ring is. An empty ring begins at its
+/// start again.
 pub(super) struct Ring {
     storage: Storage,
     front: usize,
@@ -88,7 +89,8 @@ impl Ring {
         self.bytes_mut().get_mut(start..end).unwrap_or_default()
     }
 
-    /// Doubles the lap, as far as the storage goes; what lies before the front moves behind the rest.
+    /// Doubles the lap, as far as the storage allows; what is before the front moves behind the
+    /// rest.
     fn widen(&mut self) {
         let lap = (self.lap * 2).min(self.capacity());
         let turned = (self.front + self.len).saturating_sub(self.lap);
@@ -101,8 +103,8 @@ impl Ring {
         self.touched = self.touched.max(old + turned);
     }
 
-    /// Shortens the lap to what was held at most since this was last asked, with as much again; answers where the pages begin
-    /// that are no longer needed, if there are any. To be asked about once per second.
+    /// Shortens the lap to twice what was held at most since the last call; returns the offset of
+    /// the pages that are no longer needed, if there are any. To be called about once per second.
     pub(super) fn trim(&mut self) -> Option<usize> {
         let most = std::mem::replace(&mut self.most, self.len);
         let lap = (most * 2).max(ROOM).next_power_of_two();
@@ -122,7 +124,8 @@ impl Ring {
         self.touched = self.touched.max((self.front + self.len).min(self.lap));
     }
 
-    /// Copies `into.len()` bytes from `at` bytes behind the front; `false` when there are not as many.
+    /// Copies `into.len()` bytes from `at` bytes behind the front; `false` when there are not as
+    /// many.
     pub(super) fn copy(&self, at: usize, into: &mut [u8]) -> bool {
         if at + into.len() > self.len {
             return false;

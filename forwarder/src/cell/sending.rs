@@ -8,7 +8,7 @@ use tunnel::packet::{Tcp, tcp_flags};
 use tunnel::time::Instant;
 
 use super::device::{Egress, Port};
-use super::sender::{Ack, Blocks, Heard, Offer, Sender};
+use super::sender::{Ack, AckResult, Blocks, Offer, Sender};
 use super::{Cell, Transmitted, smol};
 
 /// An IP packet of so many bytes is carried by every path (RFC 8200 §5).
@@ -57,15 +57,18 @@ impl Cell {
         }
     }
 
-    /// What a segment says of our window before smoltcp has said more than in its SYN: no more than there.
+    /// The window that a segment announces before smoltcp has announced a scaled one: no more than
+    /// in the SYN.
     fn unscaled_window(&self) -> u16 {
-        // As smoltcp shifts: by what a ring takes beyond 16 bits, unless the other end shifts nothing.
+        // As smoltcp shifts: by what a ring takes beyond 16 bits, unless the other end shifts
+        // nothing.
         let bits = usize::BITS - self.settings.ring.leading_zeros();
         let shift = if self.offer.scale.is_some() { bits.saturating_sub(16) } else { 0 };
         u16::try_from(self.settings.ring.min(usize::from(u16::MAX)) >> shift).unwrap_or(u16::MAX)
     }
 
-    /// When [`poll_transmit`](Self::poll_transmit) is next due; `None` when only a packet or data can change anything.
+    /// When [`poll_transmit`](Self::poll_transmit) is next due; `None` when only a packet or data
+    /// can change anything.
     pub fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
         if self.socket().state() == tcp::State::TimeWait {
             return None;
@@ -78,10 +81,11 @@ impl Cell {
         own.into_iter().chain(smoltcp).min().map(|at| at.max(now))
     }
 
-    /// Lets `read` write data for the other end into the transmit ring, about as much as the congestion window allows.
+    /// Lets `read` write data for the other end into the transmit ring, about as much as the
+    /// congestion window allows.
     ///
-    /// `read` gets a buffer that is not empty and says how much of it it filled. `None`, without a call, when there
-    /// is no room now.
+    /// `read` gets a buffer that is not empty and returns how much of it it filled. `None`, without a
+    /// call, when there is no room now.
     pub fn fill<R>(&mut self, read: impl FnOnce(&mut [u8]) -> (usize, R)) -> Option<R> {
         if !self.may_send() {
             return None;
@@ -120,9 +124,11 @@ impl Cell {
         }
     }
 
-    /// A router on the way cannot carry packets above `mtu` bytes: sends smaller segments from now on.
+    /// A router on the path cannot carry packets above `mtu` bytes: sends smaller segments from now
+    /// on.
     ///
-    /// Ignored when it is not smaller, or below what any link must carry (RFC 8201 §4: 1280; IPv4: 576).
+    /// Ignored when it is not smaller, or below what any link must carry (RFC 8201 §4: 1280; IPv4:
+    /// 576).
     pub fn handle_too_big(&mut self, mtu: u16) {
         let floor = if self.wire.path.local.is_ipv4() { 576 } else { 1280 };
         let label_mtu = usize::from(mtu.max(floor)) - self.wire.path.extra_header();
@@ -140,17 +146,18 @@ impl Cell {
         self.may_send() && self.sender.as_mut().is_some_and(|sender| sender.resume(now))
     }
 
-    /// Whether a segment that begins at `sequence` was sent and is not acknowledged: nothing else is on the path (RFC 5927
-    /// §4.1).
+    /// Whether a segment that begins at `sequence` was sent and is not acknowledged: nothing else
+    /// is on the path (RFC 5927 §4.1).
     pub fn is_unanswered(&self, sequence: u32) -> bool {
         match &self.sender {
             Some(sender) => sender.is_outstanding(sequence),
-            // Our SYN, the one thing sent so far, takes the place before what comes next.
+            // Our SYN, the one thing sent so far, is the number before the next.
             None => self.wire.syns > 0 && sequence == self.wire.next_sequence.wrapping_sub(1),
         }
     }
 
-    /// Whether there is somebody to send to: not before the handshake's end, and not after a reset.
+    /// Whether there is an open connection to send on: not before the handshake's end, not after a
+    /// reset.
     fn may_send(&mut self) -> bool {
         !matches!(
             self.socket().state(),
@@ -170,7 +177,7 @@ impl Cell {
         }
     }
 
-    /// Remembers when our first SYN left: its answer is the first round trip.
+    /// Remembers when our first SYN left: its acknowledgement gives the first round trip.
     pub(super) fn note_syn(&mut self, now: Instant) {
         if self.wire.syns > 0 && self.syn_at.is_none() {
             self.syn_at = Some(now);
@@ -180,22 +187,22 @@ impl Cell {
     /// The handshake is over: the sender starts behind our SYN.
     pub(super) fn start_sender(&mut self, now: Instant, tcp: &Tcp, ack: &Ack) {
         let is_syn = tcp.flags & tcp_flags::SYN != 0;
-        // A SYN sent twice says nothing of the round trip (Karn).
+        // A SYN sent twice does not show the round trip (Karn).
         let round_trip = self.syn_at.filter(|_| self.wire.syns == 1).map(|at| now.since(at));
         let (first, sizes) = (self.wire.next_sequence, self.wire.sizes());
         self.sender = Some(Sender::new(now, first, sizes, self.offer, ack, is_syn, round_trip));
     }
 
-    /// Gives an acknowledgement to the sender; answers the number that smoltcp shall see instead.
-    pub(super) fn hear(&mut self, now: Instant, tcp: &Tcp, ack: &Ack) -> Option<u32> {
+    /// Gives an acknowledgement to the sender; returns the number that smoltcp is to see instead.
+    pub(super) fn handle_ack(&mut self, now: Instant, tcp: &Tcp, ack: &Ack) -> Option<u32> {
         let flags = tcp.flags & (tcp_flags::SYN | tcp_flags::RST | tcp_flags::ACK);
         let is_near = self.is_near(tcp.sequence);
         let sender = self.sender.as_mut().filter(|_| flags == tcp_flags::ACK)?;
         if is_near {
             match sender.handle_ack(now, ack) {
-                Heard::NeverSent => return None,
-                Heard::Taken(0) => {}
-                Heard::Taken(bytes) => {
+                AckResult::NeverSent => return None,
+                AckResult::Taken(0) => {}
+                AckResult::Taken(bytes) => {
                     self.endpoint.transmit().release(bytes);
                     self.progress_at = now;
                 }
@@ -212,7 +219,8 @@ impl Cell {
         Some(base.wrapping_add(1))
     }
 
-    /// Whether a segment begins within a window of what we expect: an older or a forged one says nothing (RFC 5961 §5).
+    /// Whether a segment begins within a window of what we expect: an older or a forged one is
+    /// ignored (RFC 5961 §5).
     fn is_near(&self, sequence: u32) -> bool {
         let distance = sequence.wrapping_sub(self.wire.acknowledgement) as i32;
         distance.unsigned_abs() as usize <= self.settings.ring.max(usize::from(u16::MAX))

@@ -52,7 +52,8 @@ fn a_flow_that_both_ends_close_at_once_over_a_bad_path_ends_at_both() {
         pair.server.as_mut().unwrap().close();
         pair.run_until(|pair| {
             let server = pair.server.as_mut().unwrap().ending();
-            // The last acknowledgement of a closing is nobody's to wait for: who closed last may have gone.
+            // No end waits for the last acknowledgement of a closing: the end that closed last may
+            // be gone.
             pair.client.ending() == Some(Ending::Closed) || server == Some(Ending::Closed)
         });
     }
@@ -203,7 +204,7 @@ struct Wire {
     /// By time of arrival: the packet, and whether it goes to the server.
     under_way: BTreeMap<(Instant, u64), (bool, Vec<u8>)>,
     /// Sizes for the sender of a packet that was too big; `true` for the client.
-    complaints: Vec<(bool, u16)>,
+    icmp_errors: Vec<(bool, u16)>,
 }
 
 impl Wire {
@@ -222,7 +223,7 @@ impl Wire {
             highest: [None; 2],
             count: 0,
             under_way: BTreeMap::new(),
-            complaints: Vec::new(),
+            icmp_errors: Vec::new(),
         }
     }
 
@@ -237,7 +238,7 @@ impl Wire {
         self.longest = self.longest.max(packet.len());
         self.note_sequence(&ip, to_server, packet);
         if packet.len() > self.largest {
-            self.complaints.push((to_server, self.largest as u16));
+            self.icmp_errors.push((to_server, self.largest as u16));
             return;
         }
         self.longest_carried = self.longest_carried.max(packet.len());
@@ -365,12 +366,12 @@ impl Pair {
         let arrival = wire.under_way.keys().next().map(|(at, _)| *at);
         let next = timers.into_iter().chain([arrival]).flatten().min();
         *now = next.unwrap_or_else(|| now.after(Duration::from_millis(10))).max(*now);
-        self.complain();
+        self.deliver_icmp_errors();
         self.arrive();
     }
 
-    fn complain(&mut self) {
-        for (by_client, mtu) in std::mem::take(&mut self.wire.complaints) {
+    fn deliver_icmp_errors(&mut self) {
+        for (by_client, mtu) in std::mem::take(&mut self.wire.icmp_errors) {
             let cell = if by_client { Some(&mut self.client) } else { self.server.as_mut() };
             if let Some(cell) = cell {
                 cell.handle_too_big(mtu);

@@ -13,25 +13,25 @@ use daemon::exit::Exit;
 use daemon::files::{LoadError, fix_of};
 
 use crate::config::{Inspected, inspect};
-use crate::places::Surroundings;
+use crate::places::Environment;
 
 /// Validates the configuration and the files that it names, as far as this user may read them.
 ///
 /// # Errors
 /// What is wrong; as JSON it is in the document, and only the exit code is left.
 pub(super) fn check(path: &Path, is_json: bool) -> Outcome {
-    let surroundings = Surroundings::here();
+    let environment = Environment::of_process();
     match (inspect(path), is_json) {
         (Ok(found), false) => {
             for message in messages(&found) {
                 // Standard error may be closed; the message is then lost, the answer is not.
                 let _ = writeln!(std::io::stderr(), "{message}");
             }
-            print(&effective(&found.policy, &surroundings));
+            print(&effective(&found.policy, &environment));
             Ok(Exit::Ok)
         }
         (Ok(found), true) => {
-            print(&valid(path, &found, &surroundings).to_string());
+            print(&valid(path, &found, &environment).to_string());
             Ok(Exit::Ok)
         }
         (Err(error), false) => Err(error.into()),
@@ -52,7 +52,7 @@ fn notes(found: &Inspected) -> impl Iterator<Item = String> {
 }
 
 /// What the configuration amounts to, one line per entry.
-fn effective(policy: &Policy, surroundings: &Surroundings) -> String {
+fn effective(policy: &Policy, environment: &Environment) -> String {
     let mut text = String::from("the configuration is valid\n");
     for peer in &policy.peers {
         let own: Vec<String> = peer.address.iter().map(ToString::to_string).collect();
@@ -68,19 +68,18 @@ fn effective(policy: &Policy, surroundings: &Surroundings) -> String {
         let _ =
             writeln!(text, "reach {}: {} -> {} by {}", reach.name, reach.listen, reach.target, reach.peer);
     }
-    let sockets = sockets(policy, surroundings).join(", else ");
+    let sockets = sockets(policy, environment).join(", else ");
     let _ = writeln!(text, "run by this user: control socket {sockets}");
-    let _ =
-        writeln!(text, "run by this user: state in {}", surroundings.state_folder(Some(policy)).display());
+    let _ = writeln!(text, "run by this user: state in {}", environment.state_folder(Some(policy)).display());
     text.trim_end().to_owned()
 }
 
-fn sockets(policy: &Policy, surroundings: &Surroundings) -> Vec<String> {
-    let places = surroundings.sockets(Some(policy));
+fn sockets(policy: &Policy, environment: &Environment) -> Vec<String> {
+    let places = environment.sockets(Some(policy));
     places.iter().map(|place| place.socket.display().to_string()).collect()
 }
 
-fn valid(path: &Path, found: &Inspected, surroundings: &Surroundings) -> Value {
+fn valid(path: &Path, found: &Inspected, environment: &Environment) -> Value {
     let policy = &found.policy;
     let texts = |values: &mut dyn Iterator<Item = String>| values.collect::<Vec<_>>();
     let peers: Vec<Value> = policy
@@ -115,8 +114,8 @@ fn valid(path: &Path, found: &Inspected, surroundings: &Surroundings) -> Value {
         "schema": 1, "file": path.display().to_string(), "valid": true,
         "configuration": {
             "peer": peers, "inject": inject, "reach": reach,
-            "control": {"socket": sockets(policy, surroundings)},
-            "state": {"directory": surroundings.state_folder(Some(policy)).display().to_string()},
+            "control": {"socket": sockets(policy, environment)},
+            "state": {"directory": environment.state_folder(Some(policy)).display().to_string()},
         },
         "warnings": warnings, "notes": notes(found).collect::<Vec<_>>(), "errors": [],
     })

@@ -21,7 +21,7 @@ use policy::forwarder::Policy;
 
 use crate::control::client::{ask_change, ask_report};
 use crate::control::report::Report;
-use crate::places::{Place, Surroundings};
+use crate::places::{Environment, Place};
 use crate::{config, run};
 
 /// The origin's peer: carries flows between a WireGuard tunnel and local services, without any privilege.
@@ -199,10 +199,10 @@ fn change(cli: &Cli, asking: &Asking) -> Outcome {
 
 /// What a configuration of the origin names that the commands need.
 fn needs(name: &Path, text: &str) -> Result<Needs, Needs> {
-    let surroundings = Surroundings::here();
+    let environment = Environment::of_process();
     let needs = |policy: Option<&Policy>| Needs {
         files: policy.map(config::files).unwrap_or_default(),
-        state: surroundings.state_folder(policy),
+        state: environment.state_folder(policy),
         group: GROUP.to_owned(),
     };
     match policy::forwarder::parse(&policy::Source { name, text }) {
@@ -245,7 +245,7 @@ fn places(config: Option<&Path>, asking: &Asking) -> Result<Vec<Place>, ExitErro
     let policy = policy.map_err(|error| {
         ExitError::new(error.exit(), format!("{error}\nor name the daemon's socket with --socket"))
     })?;
-    Ok(Surroundings::here().asked(policy.as_ref()))
+    Ok(Environment::of_process().client_sockets(policy.as_ref()))
 }
 
 fn print(text: &str) {

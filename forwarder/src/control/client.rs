@@ -19,7 +19,7 @@ pub fn ask(places: &[Place], request: &Request) -> Result<Reply, ExitError> {
     let mut tried = Vec::new();
     for place in places {
         let unreachable = |error: io::Error| AskError::Unreachable { socket: place.socket.clone(), error };
-        match place.judge_folder().map_err(unreachable).and_then(|()| client::ask(&place.socket, request)) {
+        match place.check_folder().map_err(unreachable).and_then(|()| client::ask(&place.socket, request)) {
             Ok(reply) => return Ok(reply),
             Err(error @ AskError::Unreachable { .. }) => tried.push(error),
             Err(error @ (AskError::NotUnderstood(_) | AskError::Failed(_))) => {

@@ -25,8 +25,9 @@ use tunnel::reason::DropReason;
 use tunnel::time::Instant;
 
 use crate::dataplane::edge::Edge;
-use crate::outage::{Counts, Look, Outage, Reason, Signs};
+use crate::outage::{Counts, Observation, Outage, Reason, Signs};
 use crate::stats::Stats;
+use crate::upstream::Pools;
 
 /// What the control plane may look at; nothing here is a lock of the data path.
 pub struct Shared {
@@ -34,6 +35,8 @@ pub struct Shared {
     pub policy: ArcSwap<Policy>,
     /// The data thread's counters.
     pub stats: Arc<Stats>,
+    /// The upstreams of each `[[inject]]`.
+    pub pools: Arc<Pools>,
     /// The edges, in the order of the configuration.
     pub edges: Vec<EdgeView>,
     /// Round trips of the probes since the start.
@@ -84,7 +87,7 @@ impl EdgeView {
     /// Looks why the peer is not up, and logs a reason that is another than before.
     pub fn watch_outage(&self, endpoint: &HostPort) {
         let Some(look) = self.look() else { return };
-        let reason = self.outage.lock().handle_look(&look, clock::instant());
+        let reason = self.outage.lock().handle_observation(&look, clock::instant());
         let Some(reason) = reason else { return };
         let text = self.outage_text(reason, endpoint, look.remote);
         if reason.is_mistake(look.counts.handshakes) {
@@ -106,13 +109,13 @@ impl EdgeView {
         reason.text(self.name.as_str(), endpoint, remote, &own)
     }
 
-    fn look(&self) -> Option<Look> {
+    fn look(&self) -> Option<Observation> {
         let now = clock::now();
         let status = self.node.peers(now).into_iter().next()?;
         let refused = self.node.refused(now);
         let received = DropReason::ALL.iter().filter(|reason| reason.stage() == "receive");
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Some(Look {
+        Some(Observation {
             is_up: status.state == PeerState::Up,
             counts: Counts {
                 refused: read(&self.signs.refused),

@@ -121,7 +121,7 @@ pub fn report(shared: &Shared) -> Report {
     let peers = peers(shared);
     let policy = shared.policy.load();
     let (inject, reach) = (shared.stats.inject.load(), shared.stats.reach.load());
-    let pools = shared.stats.pools.load();
+    let pools = shared.pools.load();
     let stats = &shared.stats;
     let failing: Vec<_> = shared.edges.iter().filter_map(|edge| edge.receive_problem(now.instant)).collect();
     let is_failing = !failing.is_empty();

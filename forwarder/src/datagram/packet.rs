@@ -43,10 +43,12 @@ impl Buffer {
         self.bytes.get_mut(PAYLOAD..).unwrap_or_default()
     }
 
-    /// Hands the first `length` bytes of the payload to `emit` as one packet, or as fragments of at most `mtu` bytes.
+    /// Gives the first `length` bytes of the payload to `emit` as one packet, or as fragments of at
+    /// most `mtu` bytes.
     ///
-    /// `id` tells fragments of different datagrams apart; IPv4 uses its lower 16 bits. The payload is used up. `false`,
-    /// and nothing is emitted, when the families differ or the length is above [`MAX_PAYLOAD`].
+    /// `id` distinguishes fragments of different datagrams; IPv4 uses its lower 16 bits. The payload is
+    /// used up. `false`, and nothing is emitted, when the families differ or the length is above
+    /// [`MAX_PAYLOAD`].
     pub fn packets(
         &mut self,
         ends: (SocketAddr, SocketAddr),
@@ -72,7 +74,8 @@ impl Buffer {
         for offset in (0..total).step_by(step) {
             let length = step.min(total - offset);
             let piece = Piece { offset, length, more: offset + length < total, id: Some(id) };
-            // In order: a later header may overwrite the end of an earlier piece, which has left by then.
+            // In order: a later header may overwrite the end of an earlier piece, which has left by
+            // then.
             self.emit(addresses, piece, &mut emit);
         }
         true
@@ -160,7 +163,7 @@ impl Piece {
     }
 }
 
-/// Copies bytes to a place that lies inside.
+/// Copies bytes to an offset that is inside.
 fn put(into: &mut [u8], at: usize, bytes: &[u8]) {
     if let Some(place) = into.get_mut(at..at + bytes.len()) {
         place.copy_from_slice(bytes);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use arc_swap::ArcSwap;
 use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
+use mio::{Interest, Registry};
 use policy::Name;
 use tunnel::io::Wait;
 use tunnel::io::udp::{ReceiveBatch, UdpOptions, UdpSocket, UdpStats};
@@ -19,6 +19,7 @@ use tunnel::sink::InnerSink;
 use tunnel::time::Now;
 use tunnel::transmit::SendQueue;
 
+use super::token;
 use crate::cell::Egress;
 use crate::flow::{EdgeId, SlotId};
 use crate::network;
@@ -41,15 +42,15 @@ pub struct Edge {
     pub node: Arc<Node>,
     /// Our addresses in its tunnel.
     pub addresses: Vec<IpAddr>,
-    /// Inner MTU, for those who only look as well.
+    /// Inner MTU; read by the control plane as well.
     pub mtu: Arc<AtomicU16>,
     /// How well it is connected.
     pub state: PeerState,
-    /// The UDP port of the socket, for those who only look.
+    /// The UDP port of the socket, for the control plane.
     pub port: Arc<AtomicU16>,
-    /// What the socket has done since it was opened, for those who only look.
+    /// What the socket has done since it was opened, for the control plane.
     pub udp: Arc<ArcSwap<UdpStats>>,
-    /// What the system says of datagrams to it, for those who only look.
+    /// What the system reports about datagrams to it, for the control plane.
     pub signs: Arc<Signs>,
     /// Flows that wait for room in the send queue.
     pub blocked: BTreeSet<SlotId>,
@@ -60,16 +61,17 @@ pub struct Edge {
     sent: usize,
     is_stuck: bool,
     is_readable: bool,
-    /// Whether part of something large was received or sent since this was last asked.
+    /// Whether part of something large was received or sent since the last
+    /// [`take_bulk`](Self::take_bulk).
     is_bulk: bool,
-    /// Where its name led last.
+    /// The address that its name had last.
     remote: Option<SocketAddr>,
-    /// From which local address the peer was reached when this was last looked at.
+    /// From which local address the peer was reached at the last look.
     source: Option<IpAddr>,
 }
 
 impl Edge {
-    /// An edge whose socket is open and watched as `token`.
+    /// An edge whose socket is open.
     ///
     /// # Errors
     /// From the system: the port is taken.
@@ -112,9 +114,9 @@ impl Edge {
     ///
     /// # Errors
     /// From the system.
-    pub fn watch(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+    pub(super) fn watch(&self, registry: &Registry) -> io::Result<()> {
         let fd = self.socket.as_fd().as_raw_fd();
-        registry.register(&mut SourceFd(&fd), token, Interest::READABLE | Interest::WRITABLE)
+        registry.register(&mut SourceFd(&fd), token::edge(self.id), Interest::READABLE | Interest::WRITABLE)
     }
 
     /// Stops watching the socket, before it is closed.
@@ -124,11 +126,12 @@ impl Edge {
         let _ = registry.deregister(&mut SourceFd(&fd));
     }
 
-    /// Opens a new socket on another port, as the recovery ladder asks: a stale mapping of the old one is left behind.
+    /// Opens a new socket on another port, as the recovery ladder requires: a NAT's stale mapping
+    /// of the old one is left behind.
     ///
     /// # Errors
     /// From the system; the old socket stays.
-    pub fn rebind(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+    pub fn rebind(&mut self, registry: &Registry) -> io::Result<()> {
         let socket = UdpSocket::open(&self.options)?;
         self.unwatch(registry);
         report_errors(&socket, self.state != PeerState::Up);
@@ -139,7 +142,7 @@ impl Edge {
         self.udp.store(self.socket.shared_stats());
         self.is_readable = true;
         self.is_stuck = false;
-        self.watch(registry, token)
+        self.watch(registry)
     }
 
     /// Inner MTU now.
@@ -148,13 +151,13 @@ impl Edge {
         self.mtu.load(Ordering::Relaxed)
     }
 
-    /// Takes up the MTU that was found on the path.
+    /// Uses the MTU that was found on the path from now on.
     pub fn set_mtu(&mut self, mtu: u16) {
         self.mtu.store(mtu, Ordering::Relaxed);
         self.node.set_mtu(mtu);
     }
 
-    /// Notes how well it is connected now: while it is not up, what ICMP says of it is of interest.
+    /// Notes how well it is connected now; while it is not up, ICMP errors about it are read.
     pub fn set_state(&mut self, state: PeerState) {
         if (state == PeerState::Up) != (self.state == PeerState::Up) {
             report_errors(&self.socket, state != PeerState::Up);
@@ -168,7 +171,7 @@ impl Edge {
         self.socket.can_forbid_fragments()
     }
 
-    /// Remembers what the poll said; `true` when a queue that was stuck may go on.
+    /// Remembers what the poll reported; `true` when a queue that was stuck may go on.
     pub fn ready(&mut self, readable: bool, writable: bool) -> bool {
         self.is_readable |= readable;
         writable && std::mem::take(&mut self.is_stuck)
@@ -180,7 +183,8 @@ impl Edge {
         self.is_readable
     }
 
-    /// Receives one batch of messages, for [`handle_received`](Self::handle_received). `false` when nothing was there.
+    /// Receives one batch of messages, for [`handle_received`](Self::handle_received). `false` when
+    /// there was none.
     pub fn receive(&mut self, batch: &mut ReceiveBatch) -> bool {
         match self.socket.receive(batch, Wait::No) {
             Ok(_) => {
@@ -188,16 +192,17 @@ impl Edge {
                 true
             }
             Err(error) => {
-                // Whatever it is, the next datagram brings another event; only a signal and what ICMP said, behind which
-                // a datagram may wait, are no reason to wait for it.
-                self.is_readable = error.kind() == io::ErrorKind::Interrupted || self.note_refusal(&error);
+                // Whatever it is, the next datagram brings another event. Only after a signal or an
+                // ICMP error may a datagram wait already.
+                self.is_readable =
+                    error.kind() == io::ErrorKind::Interrupted || self.count_icmp_error(&error);
                 false
             }
         }
     }
 
-    /// Notes what ICMP said about a sent datagram, if that is what the error is.
-    fn note_refusal(&self, error: &io::Error) -> bool {
+    /// Counts an ICMP error about a sent datagram, if that is what the error is.
+    fn count_icmp_error(&self, error: &io::Error) -> bool {
         let kind = error.kind();
         let count = if kind == io::ErrorKind::ConnectionRefused {
             &self.signs.refused
@@ -207,23 +212,24 @@ impl Edge {
             return false;
         };
         count.fetch_add(1, Ordering::Relaxed);
-        // The queue of errors, which nobody reads, is emptied by that.
+        // This empties the queue of errors, which is not read.
         report_errors(&self.socket, false);
         report_errors(&self.socket, self.state != PeerState::Up);
         true
     }
 
-    /// Gives one received message to the node; decrypted packets go to `sink`, which must have room for them.
+    /// Gives one received message to the node; decrypted packets go to `sink`, which must have room
+    /// for them.
     pub fn handle_received(&mut self, now: Now, received: Received<'_>, sink: &mut impl InnerSink) {
         self.node.handle_received(now, received, sink, &mut self.queue);
     }
 
-    /// Does what the node's timers ask for.
+    /// Does what the node's timers require.
     pub fn handle_timeout(&mut self, now: Now) {
         self.node.handle_timeout(now, &mut self.queue);
     }
 
-    /// Asks the kernel what it dropped because the socket's buffer was full, for those who only look.
+    /// Reads what the kernel dropped because the socket's buffer was full, for the control plane.
     pub fn sample_queue_drops(&self) {
         self.socket.sample_queue_drops();
     }
@@ -244,9 +250,17 @@ impl Edge {
         }
     }
 
-    /// Whether part of something large was carried since this was last asked.
+    /// Whether part of something large was carried since the last call.
     pub const fn take_bulk(&mut self) -> bool {
         std::mem::replace(&mut self.is_bulk, false)
+    }
+
+    /// Sends what is gathered if a super-packet would not fit; whether one fits now.
+    pub fn make_room(&mut self) -> bool {
+        if !self.has_room() {
+            self.flush();
+        }
+        self.has_room()
     }
 
     /// Whether a super-packet of any size fits into the send queue.
@@ -264,7 +278,7 @@ impl Edge {
         );
     }
 
-    /// The way into this edge's tunnel for a cell.
+    /// The entrance to this edge's tunnel for a cell.
     pub fn outlet(&mut self, now: Now) -> Outlet<'_> {
         Outlet { node: &self.node, queue: &mut self.queue, now }
     }
@@ -282,31 +296,32 @@ impl Edge {
         peer.endpoint.map(|endpoint| endpoint.remote)
     }
 
-    /// Moves the endpoint to where its name leads now.
+    /// Moves the endpoint to this address of its name.
     pub fn set_endpoint(&mut self, now: Now, endpoint: SocketAddr) {
         for peer in self.node.peers(now) {
             self.node.set_endpoint(peer.id, endpoint, now);
         }
         self.remote = Some(endpoint);
-        self.look_at_path();
+        self.update_source();
     }
 
-    /// Looks from which local address the peer would be reached now; whether that is another than at the last look.
-    pub fn look_at_path(&mut self) -> bool {
+    /// Notes from which local address the peer would be reached now; whether that is another than
+    /// before.
+    pub fn update_source(&mut self) -> bool {
         let source = self.remote.and_then(network::source_towards);
-        // A way that is gone is nothing to try; one that has come back is.
+        // Without a route there is nothing to try.
         std::mem::replace(&mut self.source, source) != source && source.is_some()
     }
 }
 
-/// Where the system does not tell, a refusal looks like silence.
+/// Where the system does not report ICMP errors, a refusal looks like silence.
 fn report_errors(socket: &UdpSocket, on: bool) {
     if let Err(error) = socket.set_error_reports(on) {
-        tracing::debug!(%error, "refused datagrams are not noticed");
+        tracing::debug!(%error, "ICMP errors are not reported");
     }
 }
 
-/// A cell's way into the tunnel: encrypted at once into the edge's send queue.
+/// A cell's entrance to the tunnel: encrypted at once into the edge's send queue.
 pub struct Outlet<'a> {
     node: &'a Node,
     queue: &'a mut SendQueue,

@@ -1,30 +1,16 @@
-//! A new configuration while traffic flows: all of it or nothing, and unchanged flows are left alone.
+//! A new configuration while traffic flows: all of it or nothing, and unchanged flows are left
+//! alone.
+//!
+//! This adds to [`DataPlane`], which calls it: a change touches every part of the data plane
+//! between two rounds, so nothing smaller could own it.
 
 use std::sync::Arc;
 
 use policy::forwarder::Policy;
-use tunnel::key::PrivateKey;
-use tunnel::node::PeerConfig;
 use tunnel::time::Now;
 
-use super::Listeners;
-use super::named::Named;
-use super::{DataPlane, Owner};
-use crate::flow::EdgeId;
-use crate::stats::Pools;
-use crate::upstream::Member;
-
-/// A change that can no longer fail: everything that could was done before it was sent.
-pub struct Change {
-    /// The new configuration; its peers are those of the old one, by name and in order.
-    pub policy: Arc<Policy>,
-    /// New keys of our own.
-    pub keys: Vec<(EdgeId, PrivateKey)>,
-    /// New settings of peers that changed.
-    pub peers: Vec<(EdgeId, PeerConfig)>,
-    /// Listeners that are new, already bound.
-    pub bound: Listeners,
-}
+use super::endpoint_name::EndpointName;
+use super::{Change, DataPlane, Listeners, Owner};
 
 impl DataPlane {
     /// Applies a change between two rounds.
@@ -34,34 +20,25 @@ impl DataPlane {
         }
         let Change { policy, keys, peers, bound } = change;
         for (edge, key) in keys {
-            if let Some(edge) = self.edges.iter().find(|known| known.id == edge) {
+            if let Some(edge) = self.edges.get_mut(edge) {
                 edge.node.set_private_key(Some(key), now);
             }
         }
         for (edge, config) in peers {
-            let Some(edge) = self.edges.iter().find(|known| known.id == edge) else { continue };
+            let Some(edge) = self.edges.get_mut(edge) else { continue };
             if let Err(error) = edge.node.update_peers(&[config], &[], now) {
                 tracing::warn!(peer = %edge.name, %error, "the peer's new settings were refused");
             }
         }
-        for (named, peer) in self.names.iter_mut().zip(&policy.peers) {
-            if *named.endpoint() != peer.endpoint {
-                *named = Named::new(peer.endpoint.clone());
+        for (name, peer) in self.names.iter_mut().zip(&policy.peers) {
+            if *name.endpoint() != peer.endpoint {
+                *name = EndpointName::new(peer.endpoint.clone());
             }
         }
         self.replace_listeners(&policy, bound);
-        let old = Arc::clone(&self.flows.policy);
+        let old = Arc::clone(&self.flows.context().policy);
         self.flows.abort(now, |owner, _| has_changed(owner, &old, &policy));
-        let before = self.stats.pools.load_full();
-        self.stats.adopt(&policy);
-        self.flows.adopt(policy);
-        let after = self.stats.pools.load();
-        let members = |pools: &Pools| -> Vec<Arc<Member>> {
-            pools.values().flat_map(|pool| pool.members().iter().map(Arc::clone)).collect()
-        };
-        let kept = members(&after);
-        let gone = members(&before).into_iter().filter(|old| !kept.iter().any(|kept| Arc::ptr_eq(kept, old)));
-        self.flows.retire(now, gone.collect());
+        self.flows.adopt(now, policy);
         tracing::info!("configuration applied");
     }
 
@@ -72,27 +49,28 @@ impl DataPlane {
             if policy.reach.contains(&listener.reach) {
                 kept.push(listener);
             } else {
-                listener.release_held(&self.flows);
+                listener.release_held(&self.stats);
             }
         }
         kept.extend(bound.tcp);
-        for (place, listener) in kept.iter_mut().enumerate() {
-            if let Err(error) = listener.rewatch(self.poll.registry(), place) {
+        for (index, listener) in kept.iter_mut().enumerate() {
+            if let Err(error) = listener.rewatch(self.poll.registry(), index, &self.edges) {
                 tracing::warn!(reach = %listener.reach.name, %error, "the listener cannot be watched");
             }
         }
         self.listeners = kept;
-        self.flows.keep_listeners(policy);
+        self.flows.keep_udp_listeners(policy);
         for listener in bound.udp {
             let name = listener.reach.name.clone();
-            if let Err(error) = self.flows.add_listener(listener) {
+            if let Err(error) = self.flows.add_udp_listener(listener, &self.edges) {
                 tracing::warn!(reach = %name, %error, "the listener cannot be watched");
             }
         }
     }
 }
 
-/// Whether a flow's entry is another now; one that only leads elsewhere keeps its flows, and its old upstreams drain.
+/// Whether a flow's entry is another now; one that only leads elsewhere keeps its flows, and its
+/// old upstreams drain.
 fn has_changed(owner: &Owner, old: &Policy, new: &Policy) -> bool {
     match owner {
         Owner::Inject(name, _) => {

@@ -2,21 +2,21 @@
 
 use mio::Token;
 
-use crate::flow::SlotId;
+use crate::flow::{EdgeId, SlotId};
 
 /// Bits of a token below the kind; a [`SlotId`] has 56.
 const KIND_SHIFT: u32 = 56;
 
-/// What a token stands for.
+/// The source of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub(super) enum Source {
     /// Commands wait.
     Waker,
-    /// The system tells of a change of the network.
+    /// The system reports a change of the network.
     Network,
-    /// The socket of the edge at this place.
-    Edge(usize),
-    /// The listener at this place.
+    /// The socket of this edge.
+    Edge(EdgeId),
+    /// The listener of this index.
     Listener(usize),
     /// The kernel socket of this flow.
     Flow(SlotId),
@@ -27,49 +27,49 @@ pub enum Source {
 }
 
 /// The token of the waker.
-pub const WAKER: Token = Token(0);
+pub(super) const WAKER: Token = Token(0);
 
-/// The token of the socket that tells of changes of the network.
-pub const NETWORK: Token = Token(1);
+/// The token of the socket that reports changes of the network.
+pub(super) const NETWORK: Token = Token(1);
 
 /// The token of an edge's socket.
 #[must_use]
-pub const fn edge(place: usize) -> Token {
-    Token((1 << KIND_SHIFT) | place)
+pub(super) const fn edge(id: EdgeId) -> Token {
+    Token((1 << KIND_SHIFT) | id.index())
 }
 
 /// The token of a listener.
 #[must_use]
-pub const fn listener(place: usize) -> Token {
-    Token((2 << KIND_SHIFT) | place)
+pub(super) const fn listener(index: usize) -> Token {
+    Token((2 << KIND_SHIFT) | index)
 }
 
 /// The token of a flow's socket.
 #[must_use]
-pub const fn flow(id: SlotId) -> Token {
+pub(super) const fn flow(id: SlotId) -> Token {
     Token((3 << KIND_SHIFT) | id.to_bits() as usize)
 }
 
 /// The token of a UDP flow's socket.
 #[must_use]
-pub const fn datagrams(id: SlotId) -> Token {
+pub(super) const fn datagrams(id: SlotId) -> Token {
     Token((4 << KIND_SHIFT) | id.to_bits() as usize)
 }
 
 /// The token of a UDP listener.
 #[must_use]
-pub const fn udp_listener(number: u32) -> Token {
+pub(super) const fn udp_listener(number: u32) -> Token {
     Token((5 << KIND_SHIFT) | number as usize)
 }
 
-/// What a token stands for; `None` for one that was never given out.
+/// The source of a token; `None` for one that was never given out.
 #[must_use]
-pub const fn source(token: Token) -> Option<Source> {
+pub(super) const fn source(token: Token) -> Option<Source> {
     let number = token.0 & ((1 << KIND_SHIFT) - 1);
     match token.0 >> KIND_SHIFT {
         0 if number == 1 => Some(Source::Network),
         0 => Some(Source::Waker),
-        1 => Some(Source::Edge(number)),
+        1 => Some(Source::Edge(EdgeId::from_index(number))),
         2 => Some(Source::Listener(number)),
         3 => Some(Source::Flow(SlotId::from_bits(number as u64))),
         4 => Some(Source::Datagrams(SlotId::from_bits(number as u64))),
@@ -88,7 +88,7 @@ mod tests {
         for (token, expected) in [
             (WAKER, Source::Waker),
             (NETWORK, Source::Network),
-            (edge(3), Source::Edge(3)),
+            (edge(EdgeId(3)), Source::Edge(EdgeId(3))),
             (listener(70_000), Source::Listener(70_000)),
             (flow(id), Source::Flow(id)),
             (datagrams(id), Source::Datagrams(id)),

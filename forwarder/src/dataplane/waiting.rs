@@ -1,4 +1,4 @@
-//! How the data thread waits: asleep, or for a moment looking on.
+//! How the data thread waits: asleep, or busy-polling for a moment.
 
 use std::io;
 use std::sync::Arc;
@@ -15,23 +15,24 @@ use crate::stats::{Stats, add};
 /// Polls on behalf of the data thread.
 pub(super) struct Waiting {
     busy_poll: BusyPoll,
-    looks_on: bool,
+    is_enabled: bool,
     stats: Arc<Stats>,
 }
 
 impl Waiting {
-    /// As the configuration says; with a single processor whoever would bring something could not run meanwhile.
+    /// As configured; with a single processor the sender of what is waited for could not run
+    /// meanwhile.
     pub(super) fn new(policy: &Policy, stats: Arc<Stats>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             busy_poll: BusyPoll::default(),
-            looks_on: policy.offload.busy_poll == Switch::Auto && processors > 1,
+            is_enabled: policy.offload.busy_poll == Switch::Auto && processors > 1,
             stats,
         }
     }
 
-    /// Waits until one of the sources has something, for `most` at the longest; `after_bulk` says that what was carried
-    /// before is part of something large.
+    /// Waits until one of the sources has something, for `most` at the longest; `after_bulk` when
+    /// what was carried before is part of something large.
     ///
     /// # Errors
     /// Only when the poll itself fails.
@@ -49,24 +50,24 @@ impl Waiting {
             return once(poll, events, most);
         }
         let begin = clock::instant();
-        let looked = self.look(poll, events, most)?;
-        if looked {
+        let has_polled = self.busy_poll(poll, events, most)?;
+        if has_polled {
             add(&self.stats.busy_polls, 1);
             self.busy_poll.handle_poll(clock::instant().since(begin));
         }
         if events.is_empty() {
-            add(&self.stats.busy_poll_misses, u64::from(looked));
+            add(&self.stats.busy_poll_misses, u64::from(has_polled));
             once(poll, events, most)?;
         }
         self.busy_poll.handle_wait(clock::instant().since(begin));
         Ok(())
     }
 
-    /// Looks again and again, if that is worth while; whoever else has something to do on this processor goes first.
-    /// Returns whether it looked.
-    fn look(&self, poll: &mut Poll, events: &mut Events, most: Duration) -> io::Result<bool> {
+    /// Polls repeatedly without sleeping, where that has paid off; other threads on this processor
+    /// run first. Returns whether it did.
+    fn busy_poll(&self, poll: &mut Poll, events: &mut Events, most: Duration) -> io::Result<bool> {
         events.clear();
-        let window = if self.looks_on { self.busy_poll.window().min(most) } else { Duration::ZERO };
+        let window = if self.is_enabled { self.busy_poll.window().min(most) } else { Duration::ZERO };
         let begin = clock::instant();
         while events.is_empty() && clock::instant().since(begin) < window {
             std::thread::yield_now();

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use policy::forwarder::Limits;
 
-use super::ClientPrefix;
+use super::key::ClientPrefix;
 
-/// Why a new flow was turned away; flows already there are never touched.
+/// Why a new flow was refused; flows already there are never touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Shed {
     /// As many flows as `[limits] flows` allows.
@@ -15,7 +15,7 @@ pub enum Shed {
     FlowsOfClient,
     /// As many unanswered dials as `pending_dials` allows.
     Dials,
-    /// As many flows that nobody or only the upstream has answered as a quarter of `[limits] flows`.
+    /// As many flows whose upstream or client has not answered as a quarter of `[limits] flows`.
     HalfOpen,
     /// As many unanswered dials of this client as `pending_per_client` allows.
     DialsOfClient,
@@ -84,7 +84,7 @@ impl Admission {
         Ok(())
     }
 
-    /// Admits a flow that begins on this machine: only the total counts, clients are strangers.
+    /// Admits a flow that begins on this machine: only the total counts, no client's limit.
     ///
     /// # Errors
     /// [`Shed`]; then nothing is counted.
@@ -101,7 +101,7 @@ impl Admission {
         self.total.flows = self.total.flows.saturating_sub(1);
     }
 
-    /// The upstream has answered; the client is asked to finish the handshake.
+    /// The upstream has answered; the client is expected to finish the handshake.
     pub fn half_opened(&mut self) {
         self.half_open += 1;
     }
@@ -141,7 +141,8 @@ impl Admission {
         self.buffered
     }
 
-    /// Flows of any kind, and those among them that their upstream or their client has not answered.
+    /// Flows of any kind, and those among them that their upstream or their client has not
+    /// answered.
     #[must_use]
     pub fn counts(&self) -> (u32, u32) {
         (self.total.flows, self.total.dials + self.half_open)
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn full_buffers_turn_new_flows_away() {
+    fn full_buffers_refuse_new_flows() {
         let mut admission = Admission::new(limits());
         admission.buffers(1_000, 0);
         assert_eq!(admission.dial(client(1)), Err(Shed::Buffers));

@@ -1,10 +1,10 @@
-//! A token bucket for answers that strangers can provoke.
+//! A token bucket for replies that unauthenticated sources can cause.
 
 use std::time::Duration;
 
 use tunnel::time::Instant;
 
-/// Lets `rate` answers per second through, and bursts of `burst`.
+/// Lets `rate` replies per second through, and bursts of `burst`.
 #[derive(Debug)]
 pub struct Bucket {
     interval: Duration,
@@ -21,7 +21,7 @@ impl Bucket {
         Self { interval, depth: interval * burst.max(1), full_at: Instant::default() }
     }
 
-    /// Whether one more answer may be given now.
+    /// Whether one more reply may be sent now.
     pub fn take(&mut self, now: Instant) -> bool {
         let from = self.full_at.max(now);
         if from.since(now) + self.interval > self.depth {

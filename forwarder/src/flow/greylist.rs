@@ -1,14 +1,15 @@
-//! SYNs that came while there was no room: one that comes again is more than a spoofed one.
+//! SYNs that came while there was no room: one that is repeated is not from a forged address.
 //!
-//! A flood from forged addresses repeats nothing, while a real client sends its SYN again after a second (RFC 6298 §2.1). So
-//! under pressure the first SYN of a flow leaves a mark in a table of fixed size, and only the second is served.
+//! A flood from forged addresses repeats nothing, while a real client repeats its SYN after a
+//! second (RFC 6298 §2.1). So under pressure the first SYN of a flow leaves a mark in a table of
+//! fixed size, and only the second is served.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tunnel::time::Instant;
 
-use super::FlowKey;
+use super::key::FlowKey;
 
 /// Marks: a megabyte, enough for three seconds of 80,000 SYNs per second.
 const SLOTS: usize = 1 << 18;
@@ -19,7 +20,7 @@ const LATEST: Duration = Duration::from_secs(8);
 /// The unit of a mark's time.
 const UNIT: Duration = Duration::from_millis(100);
 
-/// Marks of SYNs, hashed with a random key so that nobody can aim at a slot.
+/// Marks of SYNs, hashed with a random key so that no client can choose a slot.
 pub struct Greylist {
     /// Upper half: a tag of the flow. Lower half: when, in [`UNIT`]s, wrapping; 0 is never used.
     slots: Box<[u32]>,
@@ -34,7 +35,7 @@ impl Default for Greylist {
 
 impl Greylist {
     /// Whether this flow's SYN came before, some time ago; if not, it is marked.
-    pub fn comes_again(&mut self, now: Instant, flow: &FlowKey) -> bool {
+    pub fn is_repeated(&mut self, now: Instant, flow: &FlowKey) -> bool {
         let hash = self.key.hash_one(flow);
         let tag = (hash >> 32) as u32 & 0xffff_0000;
         let time = stamp(now);
@@ -69,37 +70,37 @@ mod tests {
     #[test]
     fn a_syn_that_is_sent_again_after_a_second_is_served_and_a_duplicate_is_not() {
         let mut greylist = Greylist::default();
-        assert!(!greylist.comes_again(at(0), &flow(1)));
-        assert!(!greylist.comes_again(at(200), &flow(1)));
-        assert!(greylist.comes_again(at(1_000), &flow(1)));
-        assert!(!greylist.comes_again(at(1_100), &flow(1)), "each time costs two");
+        assert!(!greylist.is_repeated(at(0), &flow(1)));
+        assert!(!greylist.is_repeated(at(200), &flow(1)));
+        assert!(greylist.is_repeated(at(1_000), &flow(1)));
+        assert!(!greylist.is_repeated(at(1_100), &flow(1)), "each time costs two");
     }
 
     #[test]
-    fn what_never_comes_again_is_never_served_and_drowns_no_other() {
+    fn what_is_never_repeated_is_never_served_and_displaces_no_other() {
         let mut greylist = Greylist::default();
-        greylist.comes_again(at(0), &flow(0));
+        greylist.is_repeated(at(0), &flow(0));
         let served =
-            (1..150_000).filter(|n| greylist.comes_again(at(u64::from(*n) / 150), &flow(*n))).count();
+            (1..150_000).filter(|n| greylist.is_repeated(at(u64::from(*n) / 150), &flow(*n))).count();
         assert!(served < 10, "{served}");
         let honest = 1_000_000..1_000_200;
         honest.clone().for_each(|n| {
-            greylist.comes_again(at(2_000), &flow(n));
+            greylist.is_repeated(at(2_000), &flow(n));
         });
         (2_000_000..2_050_000).for_each(|n| {
-            greylist.comes_again(at(2_500), &flow(n));
+            greylist.is_repeated(at(2_500), &flow(n));
         });
         // Each mark survives with e^-0.19: 165 on average, with a deviation of five.
-        let came = honest.filter(|n| greylist.comes_again(at(3_000), &flow(*n))).count();
+        let came = honest.filter(|n| greylist.is_repeated(at(3_000), &flow(*n))).count();
         assert!(came > 130, "{came} of 200 came through a flood of 50,000 per second");
     }
 
     #[test]
     fn a_mark_is_forgotten() {
         let mut greylist = Greylist::default();
-        greylist.comes_again(at(0), &flow(1));
-        assert!(!greylist.comes_again(at(9_000), &flow(1)));
-        assert!(greylist.comes_again(at(10_000), &flow(1)));
+        greylist.is_repeated(at(0), &flow(1));
+        assert!(!greylist.is_repeated(at(9_000), &flow(1)));
+        assert!(greylist.is_repeated(at(10_000), &flow(1)));
     }
 
     fn flow(number: u32) -> FlowKey {

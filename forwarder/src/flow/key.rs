@@ -1,15 +1,29 @@
-//! What names a flow: the edge it came through and its two ends.
+//! The key of a flow: the edge it came through and its two ends.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// An edge's number within the daemon: its place in the configuration when it was first seen.
+/// An edge's number within the daemon: its index among the edges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EdgeId(pub u32);
 
+impl EdgeId {
+    /// The number of the edge with this index.
+    #[must_use]
+    pub const fn from_index(index: usize) -> Self {
+        Self(if index < u32::MAX as usize { index as u32 } else { u32::MAX })
+    }
+
+    /// Its index.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A TCP flow as the tunnel sees it.
 ///
-/// The edge is part of the name: two edges may carry the same addresses, and a reply leaves by the edge its
-/// request came through.
+/// The edge is part of the key: two edges may carry the same addresses, and a reply leaves by the
+/// edge its request came through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// Through which edge.

@@ -1,4 +1,4 @@
-//! Flows: how they are named, found, admitted and answered when there is none.
+//! Flows: their keys, their table, their limits, and the replies to segments of none.
 
 pub mod admission;
 pub mod bucket;

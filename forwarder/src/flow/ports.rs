@@ -1,4 +1,5 @@
-//! Source ports of reached flows: not in use, and not used towards the same target a short while ago.
+//! Source ports of reached flows: not in use, and not used towards the same target a short while
+//! ago.
 
 use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -8,10 +9,11 @@ use std::time::Duration;
 use policy::forwarder::SourcePort;
 use tunnel::time::Instant;
 
-use super::{EdgeId, FlowKey};
+use super::key::{EdgeId, FlowKey};
 
-/// How long a port rests before it is used again towards the same target: one maximum segment lifetime there and
-/// back, so that neither the target's TIME-WAIT nor a NAT on the way takes the new flow for the old one.
+/// How long a port rests before it is used again towards the same target: one maximum segment
+/// lifetime there and back, so that neither the target's TIME-WAIT nor a NAT on the path takes the
+/// new flow for the old one.
 pub const QUARANTINE: Duration = Duration::from_secs(60);
 
 /// Ports that NFS servers take for privileged, without those below 600 that other services own.
@@ -19,7 +21,7 @@ const PRIVILEGED: RangeInclusive<u16> = 600..=1023;
 /// The dynamic ports of RFC 6335.
 const DYNAMIC: RangeInclusive<u16> = 49152..=65535;
 
-/// Hands out source ports; bounded by the number of ports that can rest within [`QUARANTINE`].
+/// Allocates source ports; bounded by the number of ports that can rest within [`QUARANTINE`].
 #[derive(Debug, Default)]
 pub struct Ports {
     resting: HashSet<FlowKey>,
@@ -27,17 +29,18 @@ pub struct Ports {
     next: u16,
 }
 
-/// Most names that may rest; beyond it the oldest come free early.
+/// Most keys that may rest; beyond it the oldest are free early.
 const MAX_RESTING: usize = 65_536;
 
 impl Ports {
-    /// A port allocator that starts at a place of its own (`seed`), so that a restart does not repeat itself.
+    /// A port allocator that starts at `seed`, so that a restart does not use the same ports again.
     #[must_use]
     pub fn new(seed: u16) -> Self {
         Self { next: seed, ..Self::default() }
     }
 
-    /// A name for a new flow to `remote` whose port is neither resting nor `in_use`; `None` when all are.
+    /// A key for a new flow to `remote` whose port is neither resting nor `in_use`; `None` when all
+    /// are.
     pub fn allocate(
         &mut self,
         now: Instant,

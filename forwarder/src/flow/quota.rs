@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::ClientPrefix;
+use super::key::ClientPrefix;
 
-/// Why a UDP flow was not begun.
+/// Why a UDP flow was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OverQuota {
-    /// As many as `[limits] udp_flows` allows: a flow that has not proven itself must go first.
+    /// As many as `[limits] udp_flows` allows: a flow that has not proven itself must end first.
     Total,
     /// As many of this client as `udp_flows_per_client` allows.
     Client,

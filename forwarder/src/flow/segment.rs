@@ -17,12 +17,12 @@ pub struct Bare {
     pub sequence: u32,
     /// Acknowledgement number; sent with the ACK flag.
     pub acknowledgement: Option<u32>,
-    /// Flags besides ACK.
+    /// Flags other than ACK.
     pub flags: u8,
 }
 
 impl Bare {
-    /// The reset that answers `tcp` (RFC 9293 §3.10.7.1); `None` for a reset, which is never answered.
+    /// The reset in reply to `tcp` (RFC 9293 §3.10.7.1); `None` for a reset, which gets no reply.
     #[must_use]
     pub fn reset(ip: &Ip, tcp: &Tcp) -> Option<Self> {
         if tcp.flags & tcp_flags::RST != 0 {

@@ -1,9 +1,9 @@
-//! The flow table: from a flow's name, or its slot, to what is known of it.
+//! The flow table: from a flow's key, or its slot, to its state.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// A place in a [`FlowTable`]; one that was freed and used again is another.
+/// A slot in a [`FlowTable`]; one that was freed and used again is another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SlotId {
     index: u32,
@@ -28,9 +28,9 @@ impl SlotId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// A bounded table of flows: found by name in constant time, by slot without a hash.
+/// A bounded table of flows: found by key in constant time, by slot without a hash.
 ///
-/// Names are hashed with a random key, so clients cannot choose colliding ones.
+/// Keys are hashed with a random seed, so clients cannot choose colliding ones.
 #[derive(Debug)]
 pub struct FlowTable<K, T> {
     index: HashMap<K, SlotId>,
@@ -67,15 +67,15 @@ impl<K: Copy + Eq + Hash, T> FlowTable<K, T> {
         self.index.is_empty()
     }
 
-    /// Changes how many flows it may hold; those there stay.
+    /// Changes how many flows it may hold; existing ones stay.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
 
-    /// Adds a flow; one of the same name must have been removed.
+    /// Adds a flow; one of the same key must have been removed.
     ///
     /// # Errors
-    /// [`Full`] at the limit, or when the name is taken.
+    /// [`Full`] at the limit, or when the key is taken.
     pub fn insert(&mut self, key: K, value: T) -> Result<SlotId, Full> {
         if self.index.len() >= self.limit || self.index.contains_key(&key) {
             return Err(Full);
@@ -110,7 +110,7 @@ impl<K: Copy + Eq + Hash, T> FlowTable<K, T> {
         slot.entry.as_mut().map(|(key, value)| (&*key, value))
     }
 
-    /// Puts something else into a flow's slot, and gives what was there; the name and the slot stay.
+    /// Replaces the value in a flow's slot, and returns the one before; the key and the slot stay.
     pub fn replace(&mut self, id: SlotId, value: T) -> Option<T> {
         let (_, place) = self
             .slots
@@ -139,7 +139,7 @@ impl<K: Copy + Eq + Hash, T> FlowTable<K, T> {
         self.index.values().copied()
     }
 
-    /// Every flow with its name, in no order.
+    /// Every flow with its key, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &T)> {
         self.slots.iter().filter_map(|slot| slot.entry.as_ref().map(|(key, value)| (key, value)))
     }

@@ -1,6 +1,7 @@
-//! A TLS ClientHello that asks for a name, and what begins an answer to it (RFC 8446 §4.1.2, RFC 6066 §3).
+//! A TLS ClientHello for a server name, and how a reply to it begins (RFC 8446 §4.1.2, RFC 6066
+//! §3).
 //!
-//! It is a question only: no session follows, so the key share need not belong to a key.
+//! It is a request only: no session follows, so the key share need not belong to a key.
 
 /// Random bytes that a hello takes: its random, its session id and its key share.
 pub(super) const RANDOM: usize = 96;

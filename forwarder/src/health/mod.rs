@@ -1,4 +1,4 @@
-//! Health checks: every upstream of an entry with `health` is asked again and again whether it works.
+//! Health checks: every upstream of an entry with `health` is checked periodically.
 
 mod hello;
 
@@ -12,8 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
 use crate::proxy_protocol;
-use crate::stats::Stats;
-use crate::upstream::Member;
+use crate::upstream::{Member, Pools};
 
 /// Bytes of a status line that are read: `HTTP/1.1 200`.
 const STATUS_LINE: usize = 12;
@@ -25,12 +24,13 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch upstreams that are new; those that left the configuration are forgotten by themselves.
+    /// Begins to watch upstreams that are new; those that left the configuration are no longer
+    /// checked.
     ///
     /// Must be called within a [`tokio::task::LocalSet`].
-    pub fn tend(&mut self, stats: &Stats) {
+    pub fn watch_new(&mut self, pools: &Pools) {
         self.watched.retain(|known| known.strong_count() > 0);
-        for pool in stats.pools.load().values() {
+        for pool in pools.load().values() {
             for member in pool.members().iter().filter(|member| member.health.is_some()) {
                 let weak = Arc::downgrade(member);
                 if !self.watched.iter().any(|known| known.ptr_eq(&weak)) {
@@ -52,7 +52,7 @@ async fn watch(member: Weak<Member>) {
             let error = result.err().map(|error| error.to_string()).unwrap_or_default();
             tracing::info!(upstream = %checked.upstream, is_up, error, "an upstream's health changed");
         }
-        // Not held while it sleeps: one that left the configuration is to go.
+        // Not held while it sleeps, so that one that left the configuration is dropped.
         drop(checked);
         sleep(health.every).await;
     }
@@ -66,28 +66,28 @@ async fn check(member: &Member, health: &Health) -> io::Result<()> {
                 Host::Address(address) => TcpStream::connect((*address, port)).await?,
                 Host::Name(name) => TcpStream::connect((&**name, port)).await?,
             };
-            ask(stream, member.proxy_protocol, &health.check).await
+            exchange(stream, member.proxy_protocol, &health.check).await
         }
         Upstream::Unix(path) => {
-            ask(UnixStream::connect(path).await?, member.proxy_protocol, &health.check).await
+            exchange(UnixStream::connect(path).await?, member.proxy_protocol, &health.check).await
         }
     }
 }
 
-async fn ask(
+async fn exchange(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     proxy: ProxyProtocol,
     check: &Check,
 ) -> io::Result<()> {
-    let mut question = proxy_protocol::own(proxy);
+    let mut request = proxy_protocol::own(proxy);
     match check {
-        Check::Tcp => stream.write_all(&question).await,
+        Check::Tcp => stream.write_all(&request).await,
         Check::Http { name, path } => {
-            let request = format!(
+            let head = format!(
                 "GET {path} HTTP/1.1\r\nHost: {name}\r\nUser-Agent: causeway-forwarder\r\nConnection: close\r\n\r\n"
             );
-            question.extend_from_slice(request.as_bytes());
-            stream.write_all(&question).await?;
+            request.extend_from_slice(head.as_bytes());
+            stream.write_all(&request).await?;
             let mut line = [0; STATUS_LINE];
             stream.read_exact(&mut line).await?;
             if is_success(&line) { Ok(()) } else { Err(refused(&String::from_utf8_lossy(&line))) }
@@ -95,8 +95,8 @@ async fn ask(
         Check::Tls { name } => {
             let mut random = [0; hello::RANDOM];
             getrandom::fill(&mut random).map_err(io::Error::other)?;
-            question.extend_from_slice(&hello::client_hello(name, &random));
-            stream.write_all(&question).await?;
+            request.extend_from_slice(&hello::client_hello(name, &random));
+            stream.write_all(&request).await?;
             let mut record = [0; 6];
             stream.read_exact(&mut record).await?;
             if hello::is_server_hello(&record) { Ok(()) } else { Err(refused("no ServerHello")) }
@@ -104,11 +104,11 @@ async fn ask(
     }
 }
 
-fn refused(answer: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("it answered: {answer}"))
+fn refused(reply: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("it replied: {reply}"))
 }
 
-/// Whether a status line tells of success or a redirection.
+/// Whether a status line reports success or a redirection.
 fn is_success(line: &[u8; STATUS_LINE]) -> bool {
     line.starts_with(b"HTTP/1.") && matches!(line.get(8..10), Some(b" 2" | b" 3"))
 }

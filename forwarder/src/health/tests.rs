@@ -44,7 +44,7 @@ fn a_check_of_a_listener_that_wants_a_header_brings_one_of_its_own() {
 }
 
 #[test]
-fn a_unix_socket_is_asked_like_any_other() {
+fn a_unix_socket_is_checked_like_any_other() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("caddy.sock");
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -54,7 +54,7 @@ fn a_unix_socket_is_asked_like_any_other() {
     assert!(checked(&upstream, "{ check = \"tcp\" }", "off").is_err());
 }
 
-/// A server that reads one question and gives this answer; it ends with what was asked.
+/// A server that reads one request and sends this reply; it returns the request.
 fn server(answer: Vec<u8>) -> (std::thread::JoinHandle<Vec<u8>>, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -63,7 +63,7 @@ fn server(answer: Vec<u8>) -> (std::thread::JoinHandle<Vec<u8>>, u16) {
         let mut question = vec![0; 2_048];
         let length = stream.read(&mut question).unwrap();
         question.truncate(length);
-        // Who asked may be gone, as after a check by connection alone.
+        // The client may be gone, as after a check by connection alone.
         let _ = stream.write_all(&answer);
         question
     });

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
-use super::Word;
+use super::change::NetworkChange;
 
 /// Addresses and routes of both families.
 const GROUPS: u32 =
@@ -23,23 +23,23 @@ pub(super) fn open() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// What the messages in one datagram mean for the way to an edge.
-pub(super) fn concerns(mut bytes: &[u8]) -> Option<Word> {
+/// What the messages in one datagram mean for the path to an edge.
+pub(super) fn concerns(mut bytes: &[u8]) -> Option<NetworkChange> {
     let mut found = None;
     while let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() {
         let [a, b, c, d, e, f, ..] = *header;
         let length = u32::from_ne_bytes([a, b, c, d]) as usize;
-        let word = match u16::from_ne_bytes([e, f]) {
+        let change = match u16::from_ne_bytes([e, f]) {
             // `struct rtmsg`: family, destination length, source length, tos, table.
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE => match rest {
-                [_, 0, _, _, libc::RT_TABLE_MAIN, ..] => Some(Word::Surely),
+                [_, 0, _, _, libc::RT_TABLE_MAIN, ..] => Some(NetworkChange::DefaultRoute),
                 [_, _, _, _, libc::RT_TABLE_LOCAL, ..] => None,
-                _ => Some(Word::Perhaps),
+                _ => Some(NetworkChange::Possible),
             },
-            libc::RTM_NEWADDR | libc::RTM_DELADDR => Some(Word::Perhaps),
+            libc::RTM_NEWADDR | libc::RTM_DELADDR => Some(NetworkChange::Possible),
             _ => None,
         };
-        found = found.max(word);
+        found = found.max(change);
         // Messages are aligned to four bytes.
         bytes = bytes.get(length.max(HEADER).next_multiple_of(4)..).unwrap_or_default();
     }
@@ -51,19 +51,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_default_route_concerns_us_for_sure_and_a_local_one_never() {
-        assert_eq!(concerns(&route(libc::RTM_NEWROUTE, 0, libc::RT_TABLE_MAIN)), Some(Word::Surely));
-        assert_eq!(concerns(&route(libc::RTM_DELROUTE, 0, libc::RT_TABLE_MAIN)), Some(Word::Surely));
-        assert_eq!(concerns(&route(libc::RTM_NEWROUTE, 24, libc::RT_TABLE_MAIN)), Some(Word::Perhaps));
+    fn a_default_route_always_concerns_us_and_a_local_one_never() {
+        assert_eq!(
+            concerns(&route(libc::RTM_NEWROUTE, 0, libc::RT_TABLE_MAIN)),
+            Some(NetworkChange::DefaultRoute)
+        );
+        assert_eq!(
+            concerns(&route(libc::RTM_DELROUTE, 0, libc::RT_TABLE_MAIN)),
+            Some(NetworkChange::DefaultRoute)
+        );
+        assert_eq!(
+            concerns(&route(libc::RTM_NEWROUTE, 24, libc::RT_TABLE_MAIN)),
+            Some(NetworkChange::Possible)
+        );
         assert_eq!(concerns(&route(libc::RTM_NEWROUTE, 32, libc::RT_TABLE_LOCAL)), None);
         assert_eq!(concerns(&route(libc::RTM_NEWLINK, 0, libc::RT_TABLE_MAIN)), None);
     }
 
     #[test]
-    fn the_strongest_word_of_several_counts() {
+    fn the_strongest_change_of_several_counts() {
         let mut messages = route(libc::RTM_NEWADDR, 24, 0);
         messages.extend(route(libc::RTM_NEWROUTE, 0, libc::RT_TABLE_MAIN));
-        assert_eq!(concerns(&messages), Some(Word::Surely));
+        assert_eq!(concerns(&messages), Some(NetworkChange::DefaultRoute));
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! Changes of the network as the system tells them: another default route, another address.
+//! Changes of the network as the system reports them: another default route, another address.
 //!
-//! The system speaks of every interface that comes and goes, a container's too. What matters is whether the way to an edge
-//! is another than before, so each word leads to one look at that, a moment later: changes come in bursts.
+//! The system reports every interface that comes and goes, a container's too. What matters is
+//! whether the path to an edge is another than before. So that is checked once after each report, a
+//! moment later: changes come in bursts.
 
+mod change;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(not(target_os = "linux"))]
@@ -17,31 +19,24 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use tunnel::time::Instant;
 
+pub use change::NetworkChange;
 #[cfg(target_os = "linux")]
 use linux::{concerns, open};
 #[cfg(not(target_os = "linux"))]
 use routing_socket::{concerns, open};
 
-/// How long after the first word of a burst it is looked at.
+/// How long after the first report of a burst the paths are checked.
 const SETTLED: Duration = Duration::from_millis(300);
 /// Messages read at a time.
 const MESSAGES: usize = 64;
 /// Bytes of one message: the kernel's page.
 const MESSAGE: usize = 8 * 1024;
 
-/// What is known of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Word {
-    /// Something changed that may concern the way to an edge.
-    Perhaps,
-    /// A default route changed.
-    Surely,
-}
-
-/// The socket on which the system tells of changes.
+/// The socket on which the system reports changes.
 pub struct Watch {
     socket: OwnedFd,
-    look_at: Option<(Instant, Word)>,
+    /// When the burst is over, and the strongest change of it.
+    pending: Option<(Instant, NetworkChange)>,
 }
 
 impl Watch {
@@ -52,44 +47,46 @@ impl Watch {
     pub fn open(registry: &Registry, token: Token) -> io::Result<Self> {
         let socket = open()?;
         registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
-        Ok(Self { socket, look_at: None })
+        Ok(Self { socket, pending: None })
     }
 
-    /// Reads what the system says.
+    /// Reads what the system reported.
     pub fn handle_ready(&mut self, now: Instant) {
         let mut message = [0; MESSAGE];
         for _ in 0..MESSAGES {
-            let word = match rustix::io::read(&self.socket, &mut message) {
+            let change = match rustix::io::read(&self.socket, &mut message) {
                 Ok(length) => concerns(message.get(..length).unwrap_or_default()),
-                // More happened than was kept for us: whatever it was, it is worth a look.
-                Err(rustix::io::Errno::NOBUFS) => Some(Word::Perhaps),
+                // More happened than the system kept for us: whatever it was, the paths are
+                // checked.
+                Err(rustix::io::Errno::NOBUFS) => Some(NetworkChange::Possible),
                 Err(_) => return,
             };
-            if let Some(word) = word {
-                let (at, known) = self.look_at.unwrap_or((now.after(SETTLED), word));
-                self.look_at = Some((at, known.max(word)));
+            if let Some(change) = change {
+                let (at, known) = self.pending.unwrap_or((now.after(SETTLED), change));
+                self.pending = Some((at, known.max(change)));
             }
         }
-        // The poll tells of new messages only: what is left is read at the next look.
-        self.look_at.get_or_insert((now.after(SETTLED), Word::Perhaps));
+        // The poll reports new messages only: the rest is read by the next `poll`.
+        self.pending.get_or_insert((now.after(SETTLED), NetworkChange::Possible));
     }
 
     /// When [`poll`](Self::poll) is next due.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.look_at.map(|(at, _)| at)
+        self.pending.map(|(at, _)| at)
     }
 
-    /// What was said, once the burst is over.
-    pub fn poll(&mut self, now: Instant) -> Option<Word> {
-        let (_, word) = self.look_at.filter(|(at, _)| *at <= now)?;
-        self.look_at = None;
+    /// What changed, once the burst is over.
+    pub fn poll(&mut self, now: Instant) -> Option<NetworkChange> {
+        let (_, change) = self.pending.filter(|(at, _)| *at <= now)?;
+        self.pending = None;
         self.handle_ready(now);
-        Some(word)
+        Some(change)
     }
 }
 
-/// The local address from which datagrams to `remote` would leave now; `None` without a route. Nothing is sent.
+/// The local address from which datagrams to `remote` would leave now; `None` without a route.
+/// Nothing is sent.
 #[must_use]
 pub fn source_towards(remote: SocketAddr) -> Option<IpAddr> {
     let any: SocketAddr = match remote {

@@ -7,7 +7,7 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketType, socket};
 
-use super::Word;
+use super::change::NetworkChange;
 
 pub(super) fn open() -> io::Result<OwnedFd> {
     let family = AddressFamily::from_raw(libc::AF_ROUTE as _);
@@ -17,8 +17,9 @@ pub(super) fn open() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The system tells of every route and address here; which of them matter, the look at the way to the edges shows.
-pub(super) fn concerns(message: &[u8]) -> Option<Word> {
+/// The system reports every route and address here; which of them matter, the check of the paths to
+/// the edges shows.
+pub(super) fn concerns(message: &[u8]) -> Option<NetworkChange> {
     // `rtm_msglen`, `rtm_version`, `rtm_type` begin every message.
     match message {
         [_, _, _, kind, ..]
@@ -27,7 +28,7 @@ pub(super) fn concerns(message: &[u8]) -> Option<Word> {
                 libc::RTM_ADD | libc::RTM_DELETE | libc::RTM_CHANGE | libc::RTM_NEWADDR | libc::RTM_DELADDR
             ) =>
         {
-            Some(Word::Perhaps)
+            Some(NetworkChange::Possible)
         }
         _ => None,
     }

@@ -4,29 +4,29 @@ use super::*;
 fn nothing_is_said_before_fifteen_seconds_and_each_reason_once() {
     let mut outage = Outage::default();
     let look = look();
-    let told: Vec<_> = (0..12).filter_map(|n| outage.handle_look(&look, at(n * 5))).collect();
+    let reasons: Vec<_> = (0..12).filter_map(|n| outage.handle_observation(&look, at(n * 5))).collect();
 
-    assert_eq!(told, [Reason::Silent]);
+    assert_eq!(reasons, [Reason::Silent]);
     assert_eq!(outage.reason(), Some(Reason::Silent));
-    assert_eq!(Outage::default().handle_look(&look, at(0)), None);
+    assert_eq!(Outage::default().handle_observation(&look, at(0)), None);
     let mut early = Outage::default();
-    assert!((0..15).all(|second| early.handle_look(&look, at(second)).is_none()));
-    assert_eq!(early.handle_look(&look, at(15)), Some(Reason::Silent));
+    assert!((0..15).all(|second| early.handle_observation(&look, at(second)).is_none()));
+    assert_eq!(early.handle_observation(&look, at(15)), Some(Reason::Silent));
 }
 
 #[test]
 fn a_peer_that_is_up_again_has_no_reason_and_the_next_outage_begins_from_nothing() {
     let mut outage = Outage::default();
     for second in [0, 15] {
-        outage.handle_look(&look(), at(second));
+        outage.handle_observation(&look(), at(second));
     }
-    outage.handle_look(&Look { is_up: true, ..look() }, at(20));
+    outage.handle_observation(&Observation { is_up: true, ..look() }, at(20));
     assert_eq!(outage.reason(), None);
 
     let counts = Counts { refused: 3, handshakes: 1, ..Counts::default() };
-    let later = Look { counts, ..look() };
-    outage.handle_look(&later, at(100));
-    assert_eq!(outage.handle_look(&later, at(115)), Some(Reason::Lost), "those refusals were before");
+    let later = Observation { counts, ..look() };
+    outage.handle_observation(&later, at(100));
+    assert_eq!(outage.handle_observation(&later, at(115)), Some(Reason::Lost), "those refusals were before");
 }
 
 #[test]
@@ -34,17 +34,17 @@ fn each_sign_has_its_reason() {
     let grown = |change: fn(&mut Counts)| {
         let mut counts = Counts::default();
         change(&mut counts);
-        Look { counts, ..look() }
+        Observation { counts, ..look() }
     };
     let key = tunnel::key::PrivateKey::from_bytes([1; 32]).public();
     let proxy = Some("104.16.0.1:51820".parse().unwrap());
     for (look, expected) in [
         (look(), Reason::Silent),
-        (Look { is_unresolved: true, remote: None, ..look() }, Reason::Unresolved),
-        (Look { remote: proxy, ..look() }, Reason::Proxied),
-        (Look { is_for_another_key: true, ..look() }, Reason::ForAnotherKey),
-        (Look { unknown_key: Some(key), ..look() }, Reason::UnknownKey(key)),
-        (Look { is_unsent: true, ..look() }, Reason::Unsent),
+        (Observation { is_unresolved: true, remote: None, ..look() }, Reason::Unresolved),
+        (Observation { remote: proxy, ..look() }, Reason::Proxied),
+        (Observation { is_for_another_key: true, ..look() }, Reason::ForAnotherKey),
+        (Observation { unknown_key: Some(key), ..look() }, Reason::UnknownKey(key)),
+        (Observation { is_unsent: true, ..look() }, Reason::Unsent),
         (grown(|counts| counts.refused = 1), Reason::Refused),
         (grown(|counts| counts.unreachable = 1), Reason::Unreachable),
         (grown(|counts| (counts.unauthentic, counts.dropped) = (1, 1)), Reason::Unauthentic),
@@ -52,8 +52,8 @@ fn each_sign_has_its_reason() {
         (grown(|counts| counts.handshakes = 1), Reason::Lost),
     ] {
         let mut outage = Outage::default();
-        outage.handle_look(&self::look(), at(0));
-        assert_eq!(outage.handle_look(&look, at(15)), Some(expected));
+        outage.handle_observation(&self::look(), at(0));
+        assert_eq!(outage.handle_observation(&look, at(15)), Some(expected));
         let endpoint = HostPort { host: Host::Name("kyiv.example.com".into()), port: 51820 };
         let text = expected.text("kyiv", &endpoint, look.remote, "OWN");
         assert!(text.starts_with("peer kyiv: ") && text.contains("; "), "no fix: {text}");
@@ -71,13 +71,13 @@ fn silence_names_where_it_was_tried_and_which_key_the_edge_must_have() {
 }
 
 #[test]
-fn only_a_mistake_is_one_for_a_person_to_mend() {
+fn only_a_mistake_is_one_for_a_person_to_fix() {
     assert!(Reason::Silent.is_mistake(0) && Reason::Unauthentic.is_mistake(3));
     assert!(!Reason::Lost.is_mistake(1) && !Reason::Refused.is_mistake(1));
 }
 
-fn look() -> Look {
-    Look {
+fn look() -> Observation {
+    Observation {
         is_up: false,
         counts: Counts::default(),
         is_unresolved: false,

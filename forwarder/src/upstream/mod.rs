@@ -10,10 +10,10 @@ use mio::{Registry, Token};
 
 use crate::cell::Cell;
 use crate::stats::Dialled;
-pub use pool::{Lease, Member, Pool};
+pub use pool::{ByEntry, Lease, Member, Pool, Pools};
 pub use stream::Stream;
 
-/// A nonblocking socket with what is known of its readiness.
+/// A nonblocking socket with its readiness.
 #[derive(Debug)]
 pub struct Upstream {
     stream: Stream,
@@ -25,12 +25,12 @@ pub struct Upstream {
     write_closed: bool,
 }
 
-/// What moving data came to.
+/// How moving data ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moved {
     /// This many bytes; nothing more can be moved now.
     Bytes(usize),
-    /// This many bytes; there is more to do once the others had their turn.
+    /// This many bytes; there is more to do after the turns of others.
     More(usize),
     /// The socket failed.
     Failed,
@@ -71,7 +71,7 @@ impl Upstream {
         Self { stream, header, is_readable: true, is_writable: true, read_closed: false, write_closed: false }
     }
 
-    /// Remembers what the poll said.
+    /// Remembers what the poll reported.
     pub fn ready(&mut self, readable: bool, writable: bool) {
         self.is_readable |= readable;
         self.is_writable |= writable;
@@ -83,7 +83,8 @@ impl Upstream {
         self.is_readable && !self.read_closed
     }
 
-    /// Moves data that arrived through the tunnel to the socket, `budget` bytes at most or a little more.
+    /// Moves data that arrived through the tunnel to the socket, `budget` bytes at most or a little
+    /// more.
     pub fn write_from(&mut self, cell: &mut Cell, budget: usize) -> Moved {
         if !self.write_header() {
             return Moved::Failed;
@@ -108,7 +109,7 @@ impl Upstream {
         }
         if !self.write_closed && self.header.is_empty() && cell.is_drained() {
             self.write_closed = true;
-            // A socket that is gone already says so when it is read.
+            // A socket that is gone already fails when it is read.
             let _ = self.stream.shutdown(Shutdown::Write);
         }
         Moved::Bytes(moved)
@@ -157,7 +158,7 @@ impl Upstream {
         true
     }
 
-    /// Whether everything that came through the tunnel was handed over and the end was told.
+    /// Whether everything that came through the tunnel was written and the end was sent.
     #[must_use]
     pub const fn is_write_closed(&self) -> bool {
         self.write_closed

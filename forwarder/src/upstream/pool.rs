@@ -1,10 +1,13 @@
 //! The upstreams of one entry: which of them is tried first, and how many flows each has.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use policy::forwarder::{Health, Inject, ProxyProtocol, Upstream};
+use arc_swap::{ArcSwap, Guard};
+use policy::Name;
+use policy::forwarder::{Health, Inject, Policy, ProxyProtocol, Upstream};
 use tunnel::time::Instant;
 
 /// How long an upstream that failed a dial comes after the others.
@@ -17,7 +20,7 @@ const FALL: u64 = 2;
 pub struct Member {
     /// Where it is.
     pub upstream: Upstream,
-    /// How it is asked whether it works.
+    /// How its health is checked.
     pub health: Option<Health>,
     /// The header it expects, a health check's included.
     pub proxy_protocol: ProxyProtocol,
@@ -31,7 +34,54 @@ pub struct Member {
     rests_until: AtomicU64,
 }
 
-/// All of them.
+/// The pools by the names of their entries.
+pub type ByEntry = BTreeMap<Name, Arc<Pool>>;
+
+/// The pool of each `[[inject]]` of the configuration in force; the data thread picks from them,
+/// the health checks and the control plane look at them.
+#[derive(Debug)]
+pub struct Pools(ArcSwap<ByEntry>);
+
+impl Pools {
+    /// The pools of a configuration.
+    #[must_use]
+    pub fn new(policy: &Policy) -> Self {
+        Self(ArcSwap::from_pointee(of(policy, &ByEntry::new())))
+    }
+
+    /// Takes the upstreams of a new configuration; those that stay keep what is known of them.
+    /// Returns those that left it.
+    pub fn adopt(&self, policy: &Policy) -> Vec<Arc<Member>> {
+        let before = self.0.load_full();
+        let after = of(policy, &before);
+        let kept: Vec<_> = members(&after).collect();
+        let is_kept = |old: &&Arc<Member>| kept.iter().any(|kept| Arc::ptr_eq(kept, old));
+        let removed = members(&before).filter(|old| !is_kept(old)).map(Arc::clone).collect();
+        drop(kept);
+        self.0.store(Arc::new(after));
+        removed
+    }
+
+    /// Every pool by the name of its entry.
+    #[must_use]
+    pub fn load(&self) -> Guard<Arc<ByEntry>> {
+        self.0.load()
+    }
+}
+
+fn of(policy: &Policy, before: &ByEntry) -> ByEntry {
+    let pool = |entry: &Inject| {
+        let pool = Pool::new(entry, before.get(&entry.name).map(|pool| &**pool));
+        (entry.name.clone(), Arc::new(pool))
+    };
+    policy.inject.iter().map(pool).collect()
+}
+
+fn members(pools: &ByEntry) -> impl Iterator<Item = &Arc<Member>> {
+    pools.values().flat_map(|pool| pool.members())
+}
+
+/// The upstreams of one entry.
 #[derive(Debug, Default)]
 pub struct Pool {
     members: Vec<Arc<Member>>,
@@ -56,8 +106,8 @@ impl Pool {
         &self.members
     }
 
-    /// Every upstream in the order in which a new flow tries them: those that work first, among them the one with the
-    /// fewest flows, among equals each in turn.
+    /// Every upstream in the order in which a new flow tries them: those that work first, among
+    /// them the one with the fewest flows, among equals each in turn.
     #[must_use]
     pub fn order(&self, now: Instant) -> Vec<Arc<Member>> {
         if let [only] = self.members.as_slice() {
@@ -91,7 +141,7 @@ impl Member {
             == (&other.upstream, &other.health, other.proxy_protocol, other.first_port)
     }
 
-    /// Whether its last checks were answered; true while nobody checks.
+    /// Whether its last checks were answered; true without health checks.
     #[must_use]
     pub fn is_up(&self) -> bool {
         !self.is_down.load(Ordering::Relaxed)
@@ -151,7 +201,7 @@ impl Lease {
         Self(member)
     }
 
-    /// Whose.
+    /// The upstream.
     #[must_use]
     pub const fn member(&self) -> &Arc<Member> {
         &self.0
@@ -186,7 +236,7 @@ mod tests {
     fn one_that_is_down_comes_last_and_is_still_tried_when_nothing_else_is_left() {
         let pool = pool("\"127.0.0.1:1\", \"127.0.0.1:2\"");
         let lease = Lease::new(Arc::clone(&pool.members()[1]));
-        assert_eq!(pool.members()[0].handle_check(false), None, "one lost answer is none");
+        assert_eq!(pool.members()[0].handle_check(false), None, "one lost reply is none");
         assert_eq!(pool.members()[0].handle_check(false), Some(false));
         assert_eq!(first(&pool, 0), "127.0.0.1:2");
         assert_eq!(pool.order(at(0)).len(), 2);
@@ -214,6 +264,15 @@ mod tests {
         assert_eq!(first(&new, 0), "unix:/run/caddy.sock");
     }
 
+    #[test]
+    fn the_upstreams_that_left_the_configuration_are_returned_and_no_others() {
+        let pools = Pools::new(&policy("\"127.0.0.1:1\", \"127.0.0.1:2\""));
+        let removed = pools.adopt(&policy("\"127.0.0.1:2\", \"127.0.0.1:3\""));
+        let removed: Vec<_> = removed.iter().map(|member| member.upstream.to_string()).collect();
+        assert_eq!(removed, ["127.0.0.1:1"]);
+        assert_eq!(pools.load().values().next().unwrap().members().len(), 2);
+    }
+
     fn first(pool: &Pool, second: u64) -> String {
         pool.order(at(second))[0].upstream.to_string()
     }
@@ -223,13 +282,17 @@ mod tests {
     }
 
     fn entry(upstreams: &str) -> Inject {
+        policy(upstreams).inject.remove(0)
+    }
+
+    fn policy(upstreams: &str) -> Policy {
         let text = format!(
             "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n[[peer]]\nname = \"kyiv\"\n\
              public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nendpoint = \"192.0.2.2:51820\"\n\
              [[inject]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = [{upstreams}]\n"
         );
         let source = Source { name: Path::new("forwarder.toml"), text: &text };
-        policy::forwarder::parse(&source).unwrap().inject.remove(0)
+        policy::forwarder::parse(&source).unwrap()
     }
 
     fn at(seconds: u64) -> Instant {

@@ -55,7 +55,8 @@ impl Stream {
         }
     }
 
-    /// Sends what is written at once; otherwise the last bytes of an answer may wait for an acknowledgement.
+    /// Sends what is written at once; otherwise the last bytes of a reply may wait for an
+    /// acknowledgement.
     pub fn set_nodelay(&self) {
         if let Self::Tcp(stream) = self {
             // Failing costs only latency.
@@ -74,7 +75,7 @@ impl Stream {
         }
     }
 
-    /// Makes the coming close a reset (RFC 9293 ABORT); a Unix-domain socket knows none.
+    /// Makes the coming close a reset (RFC 9293 ABORT); a Unix-domain socket has none.
     pub fn reset(&self) {
         if let Self::Tcp(stream) = self {
             // When it fails the peer sees an orderly end, which is the most that can be done.

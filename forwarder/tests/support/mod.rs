@@ -10,10 +10,10 @@ use forwarder::cell::{Cell, Egress, Path, SCRATCH, Settings};
 use forwarder::config;
 use forwarder::dataplane::{Command, Commands, DataPlane, Inbox, Parts};
 use forwarder::flow::segment::Bare;
-use forwarder::resolve::Resolver;
 use forwarder::setup;
 use forwarder::state::MarkWriter;
 use forwarder::stats::Stats;
+use forwarder::upstream::Pools;
 use tunnel::io::Wait;
 use tunnel::io::clock;
 use tunnel::io::udp::{Backend, ReceiveBatch, UdpOptions, UdpSocket};
@@ -30,6 +30,8 @@ const ORIGIN_KEY: [u8; 32] = [0x22; 32];
 /// The forwarder's data plane on a thread of its own.
 pub struct Daemon {
     pub stats: Arc<Stats>,
+    /// The upstreams of each `[[inject]]`.
+    pub pools: Arc<Pools>,
     commands: Commands,
     thread: Option<JoinHandle<std::io::Result<()>>>,
     _folder: tempfile::TempDir,
@@ -47,20 +49,21 @@ impl Daemon {
         let state = MarkWriter::start(mark).unwrap();
         let stats = Arc::new(Stats::default());
         stats.adopt(&loaded.policy);
+        let pools = Arc::new(Pools::new(&loaded.policy));
         let parts = Parts {
             edges: setup::edges(&loaded, watermark, backend).unwrap(),
             listeners: setup::listeners(loaded.policy.reach.iter()).unwrap(),
             stats: Arc::clone(&stats),
-            resolver: Resolver::start(&commands).unwrap(),
+            pools: Arc::clone(&pools),
             state,
             policy: loaded.policy,
         };
         let plane = DataPlane::new(inbox, parts).unwrap();
         let thread = Some(std::thread::spawn(|| plane.run()));
-        Self { stats, commands, thread, _folder: folder }
+        Self { stats, pools, commands, thread, _folder: folder }
     }
 
-    /// Tells it to stop within this time, and waits.
+    /// Stops it within this time, and waits.
     pub fn stop(&mut self, drain: Duration) {
         self.commands.send(Command::Stop { drain });
         self.thread.take().unwrap().join().unwrap().unwrap();

@@ -47,7 +47,7 @@ pub(crate) fn inner_packet(input: &[u8]) {
             coalescer.commit(tunnel::node::PeerId(1), packet.len(), 3);
         }
         if let Ok(ip) = Ip::parse(packet) {
-            let _ = forwarder::icmp::Complaint::parse(&ip, packet);
+            let _ = forwarder::icmp::IcmpError::parse(&ip, packet);
         }
     }
     drain(&mut coalescer);

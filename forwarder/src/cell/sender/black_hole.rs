@@ -1,15 +1,17 @@
-//! Paths that lose long packets and say nothing: a router's message that a packet was too big is lost too, or was never sent.
+//! Paths that lose long packets without an ICMP error: a router's message that a packet was too big
+//! is lost too, or was never sent.
 //!
-//! Where timeouts follow one another a short segment is tried. When that arrives and what follows it in full size does
-//! not, long packets are lost on this path (black hole detection in the terms of RFC 8899 §4.3 and RFC 4821 §7.7). An outage
-//! is none: when it is over, long ones arrive again.
+//! Where timeouts follow one another a short segment is tried. When that arrives and what follows
+//! it in full size does not, long packets are lost on this path (black hole detection in the terms
+//! of RFC 8899 §4.3 and RFC 4821 §7.7). An outage is none: when it is over, long ones arrive again.
 
-/// Bytes of payload that every link carries: IPv6's least MTU of 1280 (RFC 8200 §5), less its header and TCP's.
+/// Bytes of payload that every link carries: IPv6's least MTU of 1280 (RFC 8200 §5), less its
+/// header and TCP's.
 pub(super) const SHORT: u64 = 1_220;
 /// Timeouts in a row before a short segment is tried.
 const STALLS: u32 = 2;
 
-/// What timeouts have told of long packets.
+/// What timeouts have shown about long packets.
 #[derive(Debug, Default)]
 pub(super) struct BlackHole {
     /// Timeouts since something was last acknowledged.
@@ -33,7 +35,8 @@ impl BlackHole {
         self.stalls >= STALLS && segment as u64 > SHORT
     }
 
-    /// The first unacknowledged bytes left again, in a segment that is short on purpose and ends here.
+    /// The first unacknowledged bytes left again, in a segment that is short on purpose and ends
+    /// here.
     pub(super) fn handle_short(&mut self, end: u64) {
         self.trial = Trial::UnderWay(end);
     }

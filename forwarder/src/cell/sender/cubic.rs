@@ -1,11 +1,13 @@
-//! The congestion window: CUBIC (RFC 9438) with appropriate byte counting (RFC 3465), an initial window of ten segments
-//! (RFC 6928) and HyStart++ (RFC 9406), without its limit per acknowledgement: receivers acknowledge whole super-packets.
+//! The congestion window: CUBIC (RFC 9438) with appropriate byte counting (RFC 3465), an initial
+//! window of ten segments (RFC 6928) and HyStart++ (RFC 9406), without its limit per
+//! acknowledgement: receivers acknowledge whole super-packets.
 //!
-//! On a round trip shorter than the delay that HyStart++ waits for, a queue overflows before it is seen. There slow start
-//! ends as well when more in flight brings no more per second, as BBR's does (draft-ietf-ccwg-bbr §5.3.1.2).
+//! On a round trip shorter than the delay that HyStart++ waits for, a queue overflows before it is
+//! seen. There slow start ends as well when more in flight brings no more per second, as BBR's does
+//! (draft-ietf-ccwg-bbr §5.3.1.2).
 //!
-//! A single loss on a path without a queue is more likely noise than congestion, and reduces the window by less (after RFC
-//! 8511, and as Veno does).
+//! A single loss on a path without a queue is more likely noise than congestion, and reduces the
+//! window by less (after RFC 8511, and as Veno does).
 
 use std::time::Duration;
 
@@ -13,12 +15,13 @@ use tunnel::time::Instant;
 
 /// RFC 9438 §4.6.
 const BETA: f64 = 0.7;
-/// The same where the queue is known to be short, as RFC 8511 §3 takes it: to empty a queue that is not there nobody need
-/// slow down as much.
+/// The same where the queue is known to be short, as RFC 8511 §3 takes it: a queue that is not
+/// there need not be emptied.
 const BETA_SHORT_QUEUE: f64 = 0.85;
 /// RFC 9438 §5.
 const C: f64 = 0.4;
-/// What Reno would grow by per round trip, to be as fair as CUBIC is after its smaller reduction (RFC 9438 §4.3).
+/// What Reno would grow by per round trip, to be as fair as CUBIC is after its smaller reduction
+/// (RFC 9438 §4.3).
 const ALPHA: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);
 /// RFC 6928.
 const INITIAL_SEGMENTS: usize = 10;
@@ -28,15 +31,15 @@ const SMALLEST_SEGMENTS: usize = 2;
 const MIN_DELAY: Duration = Duration::from_millis(4);
 const MAX_DELAY: Duration = Duration::from_millis(16);
 const SAMPLES: u32 = 8;
-/// Slow start is this much slower while it is not sure that the path is full.
+/// Slow start is this much slower while it is not certain that the path is full.
 const SLOWER: usize = 4;
 const CAREFUL_ROUNDS: u32 = 5;
-/// A round that delivers less than this much faster than the fastest before is one without growth, and so many of them end
-/// slow start.
+/// A round that delivers less than this much faster than the fastest before is one without growth,
+/// and so many of them end slow start.
 const FASTER: f64 = 1.25;
 const STALLED_ROUNDS: u32 = 3;
 
-/// The window and what it is reckoned from; in bytes.
+/// The window and what it is computed from; in bytes.
 #[derive(Debug)]
 pub(super) struct Cubic {
     segment: usize,
@@ -83,9 +86,9 @@ pub(super) struct Sample {
     pub(super) round_trip: Duration,
     /// The shortest round trip of the path.
     pub(super) shortest: Duration,
-    /// Bytes that the acknowledgement told of.
+    /// Bytes that the acknowledgement reported.
     pub(super) delivered: u64,
-    /// What is acknowledged and what was sent: offsets that tell when a round is over.
+    /// What is acknowledged and what was sent: offsets that show when a round is over.
     pub(super) acknowledged: u64,
     pub(super) next: u64,
     /// Whether the window, and not the flow's owner, held back what was sent.
@@ -153,9 +156,9 @@ impl Cubic {
         self.window = grown as usize;
     }
 
-    /// Something was lost: the threshold is where the window goes, which is left to the caller. With `is_queued` there was
-    /// a queue on the path, or nobody knows; else the loss says less of congestion. With `is_one` this and the last reduction
-    /// are undone together.
+    /// Something was lost: the threshold is the window's next value, which the caller sets. With
+    /// `is_queued` there was a queue on the path, or it is not known; else the loss is less likely
+    /// congestion. With `is_one` this and the last reduction are undone together.
     pub(super) fn reduce(&mut self, is_queued: bool, is_one: bool) {
         let beta = if is_queued { BETA } else { BETA_SHORT_QUEUE };
         let before = self.before_reduction.filter(|_| is_one);
@@ -183,7 +186,8 @@ impl Cubic {
         }
     }
 
-    /// Nothing was sent for a while: what the window says of the path fades (RFC 5681 §4.1, as Linux does it).
+    /// Nothing was sent for a while: the window no longer shows what the path carries (RFC 5681
+    /// §4.1, as Linux does it).
     pub(super) fn rest(&mut self, idle: Duration, timeout: Duration) {
         let halvings = idle.as_nanos().checked_div(timeout.as_nanos()).unwrap_or(0).min(32);
         if halvings == 0 {
@@ -224,7 +228,8 @@ impl Cubic {
         }
         let current = start.current.map_or(sample, |current| current.min(sample));
         start.current = Some(current);
-        // The RFC reckons with an acknowledgement for every other segment; one for a whole super-packet stands for many.
+        // The RFC assumes an acknowledgement for every other segment; one for a whole super-packet
+        // counts as many.
         let pairs = delivered / (2 * self.segment.max(1) as u64);
         start.samples = start.samples.saturating_add(u32::try_from(pairs).unwrap_or(u32::MAX).max(1));
         if start.samples < SAMPLES {
@@ -241,7 +246,8 @@ impl Cubic {
 }
 
 impl SlowStart {
-    /// Compares what this round brought per second with the rounds before, where delays tell too little.
+    /// Compares what this round brought per second with the rounds before, where delays show too
+    /// little.
     fn look_at_rate(&mut self, sample: &Sample) {
         if sample.acknowledged <= self.round_end {
             return;
@@ -251,7 +257,7 @@ impl SlowStart {
             self.stalled = 0;
             return;
         };
-        // What came in one go has no rate.
+        // What came at once has no rate.
         let seconds = sample.now.since(at).max(sample.round_trip).as_secs_f64();
         let rate = (sample.acknowledged - from) as f64 / seconds.max(1e-6);
         if rate >= self.fastest * FASTER {

@@ -1,13 +1,15 @@
 //! The sending half of a cell's TCP: what to send, when, and again.
 //!
-//! Selective acknowledgements (RFC 2018, duplicates by RFC 2883) on a scoreboard; losses by time (RACK and tail loss probes,
-//! RFC 8985), where the other end has no SACK by three duplicates (RFC 6582); the timeout of RFC 6298 with Linux's 200 ms
-//! minimum; CUBIC; proportional rate reduction; reductions undone that prove to be mistakes, by duplicates or by an
-//! original that arrives after a timeout (RFC 5682); probes of a closed window (RFC 9293 §3.8.6.1); short segments where the
-//! path loses long ones and nobody says so (RFC 8899 §4.3).
+//! Selective acknowledgements (RFC 2018, duplicates by RFC 2883) on a scoreboard; losses by time
+//! (RACK and tail loss probes, RFC 8985), where the other end has no SACK by three duplicates (RFC
+//! 6582); the timeout of RFC 6298 with Linux's 200 ms minimum; CUBIC; proportional rate reduction;
+//! reductions undone that prove to be mistakes, by duplicates or by an original that arrives after
+//! a timeout (RFC 5682); probes of a closed window (RFC 9293 §3.8.6.1); short segments where the
+//! path loses long ones without an ICMP error (RFC 8899 §4.3).
 //!
-//! Pure: it takes the time and acknowledgements and says what to send; it holds no byte of the stream. Places are offsets
-//! from the first byte; the bytes themselves are in the cell's [ring](super::ring).
+//! Pure: it takes the time and acknowledgements and returns what to send; it holds no byte of the
+//! stream. Places are offsets from the first byte; the bytes themselves are in the cell's
+//! [ring](super::ring).
 
 mod black_hole;
 mod cubic;
@@ -31,7 +33,7 @@ pub(super) use options::{Blocks, Offer};
 use rack::Rack;
 use recovery::{Phase, Recovery, Step};
 use rtt::Rtt;
-use scoreboard::{News, Run, Scoreboard};
+use scoreboard::{AckSummary, Run, Scoreboard};
 use timers::{Probe, Timers};
 use transmit::Usage;
 pub(super) use transmit::{Segment, Sizes};
@@ -39,14 +41,19 @@ pub(super) use transmit::{Segment, Sizes};
 /// Duplicate acknowledgements that mean a loss where there is no SACK (RFC 5681 §3.2).
 const DUPLICATES: u64 = 3;
 
-/// Segments that may be found lost at once where nothing is congested: noise on a radio link loses single ones, a queue that is
-/// full, or a policer, loses them in a row.
-const STRAYS: u64 = 2;
+/// Segments that may be found lost at once without congestion: noise on a radio link loses single
+/// ones, a full queue or a policer loses them in a row.
+const RANDOM_LOSSES: u64 = 2;
 
 /// How many of the longest segments the owner may be ahead of what has left.
 const AHEAD: usize = 2;
 
 /// The sending half of an established flow.
+///
+/// It has more than 25 methods because the rules of TCP do not divide further: the parts of its
+/// state have owners (scoreboard, window, round trips, recovery, timers), and what is left here are
+/// the rules that read several of them at once. They are in three files: acknowledgements here,
+/// `timers`, `transmit`.
 #[derive(Debug)]
 pub(super) struct Sender {
     /// Sequence number of the first byte.
@@ -68,7 +75,8 @@ pub(super) struct Sender {
     probe: Option<Probe>,
     usage: Usage,
     black_hole: BlackHole,
-    /// Duplicate acknowledgements in a row from an end without SACK: each is a segment that arrived.
+    /// Duplicate acknowledgements in a row from an end without SACK: each is a segment that
+    /// arrived.
     duplicates: u64,
     last_sent: Instant,
     tally: Tally,
@@ -79,8 +87,8 @@ pub(super) struct Sender {
 pub struct Tally {
     /// Bytes of payload that were sent again.
     pub resent: u64,
-    /// How often the [scoreboard](scoreboard::MAX_ENTRIES) was full: nothing new was sent, or something that arrived
-    /// could not be noted.
+    /// How often the [scoreboard](scoreboard::MAX_ENTRIES) was full: nothing new was sent, or
+    /// something that arrived could not be noted.
     pub full: u64,
 }
 
@@ -91,11 +99,11 @@ struct Window {
     edge: u64,
     len: u64,
     largest: u64,
-    /// Sequence number of the segment that told it last (SND.WL1).
-    told_by: u32,
+    /// Sequence number of the segment that last updated it (SND.WL1).
+    updated_by: u32,
 }
 
-/// What an acknowledgement says.
+/// The contents of an acknowledgement.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ack {
     /// Acknowledgement number.
@@ -109,9 +117,9 @@ pub(super) struct Ack {
     pub(super) blocks: Blocks,
 }
 
-/// What an acknowledgement was.
+/// What became of an acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum AckResult {
     /// Taken: so many bytes of data are newly acknowledged.
     Taken(usize),
     /// For something never sent (RFC 9293 §3.10.7.4).
@@ -119,8 +127,9 @@ pub(super) enum Heard {
 }
 
 impl Sender {
-    /// The sender of a flow whose handshake is over: `first` is the sequence number of its first byte, `ack` what ended the
-    /// handshake, its window scaled unless it was a SYN; `round_trip` what the handshake took, if that is known.
+    /// The sender of a flow whose handshake is over: `first` is the sequence number of its first
+    /// byte, `ack` what ended the handshake, its window scaled unless it was a SYN; `round_trip`
+    /// what the handshake took, if that is known.
     pub(super) fn new(
         now: Instant,
         first: u32,
@@ -142,7 +151,7 @@ impl Sender {
             board: Scoreboard::default(),
             end: 0,
             is_closing: false,
-            window: Window { edge: len, len, largest: len, told_by: ack.sequence },
+            window: Window { edge: len, len, largest: len, updated_by: ack.sequence },
             rtt,
             rack: Rack::new(),
             cubic: Cubic::new(sizes.segment),
@@ -157,7 +166,7 @@ impl Sender {
         }
     }
 
-    /// What was counted since this was last asked.
+    /// What was counted since the last call.
     pub(super) fn take_tally(&mut self) -> Tally {
         std::mem::take(&mut self.tally)
     }
@@ -167,8 +176,9 @@ impl Sender {
         self.first
     }
 
-    /// Bytes that may be written now: what the congestion window will let go soon, and not much more. What waits for the
-    /// tunnel to take it takes memory, and more than two of the longest segments at once makes nothing faster.
+    /// Bytes that may be written now: what the congestion window will allow soon, and not much
+    /// more. What waits for the tunnel to take it takes memory, and more than two of the longest
+    /// segments at once makes nothing faster.
     pub(super) fn room(&self) -> usize {
         if self.is_closing {
             return 0;
@@ -177,7 +187,7 @@ impl Sender {
         let allowed = usize::try_from(self.allowance()).unwrap_or(usize::MAX);
         let ahead = allowed.min(AHEAD * self.sizes.largest).max(self.cubic.window().min(self.sizes.largest));
         let unsent = usize::try_from(self.end - self.board.next().min(self.end)).unwrap_or(usize::MAX);
-        // Whole segments, so that where there is plenty to send none goes half full.
+        // Whole segments, so that where there is plenty to send none leaves half full.
         (ahead / segment * segment).saturating_sub(unsent)
     }
 
@@ -201,7 +211,8 @@ impl Sender {
         usize::try_from(self.stream_end() - self.board.acknowledged()).unwrap_or(usize::MAX)
     }
 
-    /// Sequence number of a segment without data: the next, or the window's end where the other end took back room.
+    /// Sequence number of a segment without data: the next, or the window's end where the other end
+    /// took back room.
     pub(super) fn sequence(&self) -> u32 {
         let inside = self.board.next().min(self.window.edge.max(self.board.acknowledged()));
         self.sequence_of(inside)
@@ -213,14 +224,16 @@ impl Sender {
         self.place(sequence).is_some_and(|place| sent.contains(&place))
     }
 
-    /// A smaller segment size: the path cannot carry longer packets, so everything that flies is sent again.
+    /// A smaller segment size: the path cannot carry longer packets, so everything in flight is
+    /// sent again.
     pub(super) fn shrink(&mut self, sizes: Sizes) {
         self.sizes = sizes;
         self.cubic.set_segment(sizes.segment);
         self.board.lose_all();
     }
 
-    /// Whether the path has been found to lose long packets without a word; answered once for each finding.
+    /// Whether the path has been found to lose long packets without an ICMP error; `true` once for
+    /// each finding.
     pub(super) fn take_black_hole(&mut self) -> bool {
         self.black_hole.take_finding()
     }
@@ -243,28 +256,28 @@ impl Sender {
     }
 
     /// Takes an acknowledgement whose segment lies near the receive window.
-    pub(super) fn handle_ack(&mut self, now: Instant, ack: &Ack) -> Heard {
+    pub(super) fn handle_ack(&mut self, now: Instant, ack: &Ack) -> AckResult {
         // Below the first byte of all: as old as can be.
         let place = self.place(ack.number).unwrap_or(0);
         if place > self.board.next() {
-            return Heard::NeverSent;
+            return AckResult::NeverSent;
         }
         let data_before = self.board.acknowledged().min(self.end);
         let is_duplicate = self.is_duplicate(place, ack);
         self.update_window(place, ack);
-        let (news, arrived_twice) = self.read(now, place, ack);
-        self.measure(now, &news);
-        if news.acknowledged > 0 {
+        let (summary, arrived_twice) = self.read(now, place, ack);
+        self.measure(now, &summary);
+        if summary.acknowledged > 0 {
             self.black_hole.handle_progress(self.board.acknowledged());
         }
-        self.answer_probe(place, arrived_twice, is_duplicate);
+        self.handle_probe_reply(place, arrived_twice, is_duplicate);
         if let Some(run) = arrived_twice {
             self.handle_duplicate(run);
         }
-        self.mend(now, &news, is_duplicate);
-        self.rearm(now, news.acknowledged > 0);
+        self.recover(now, &summary, is_duplicate);
+        self.rearm(now, summary.acknowledged > 0);
         let data = self.board.acknowledged().min(self.end) - data_before;
-        Heard::Taken(usize::try_from(data).unwrap_or(usize::MAX))
+        AckResult::Taken(usize::try_from(data).unwrap_or(usize::MAX))
     }
 
     /// Whether it acknowledges the same as the one before and brings nothing else (RFC 5681 §2).
@@ -276,12 +289,12 @@ impl Sender {
             && window == self.window.len
     }
 
-    /// What the acknowledgement tells about what was sent, and a run that arrived twice.
-    fn read(&mut self, now: Instant, place: u64, ack: &Ack) -> (News, Option<Run>) {
-        let mut news = News::default();
+    /// What the acknowledgement reports about what was sent, and a run that arrived twice.
+    fn read(&mut self, now: Instant, place: u64, ack: &Ack) -> (AckSummary, Option<Run>) {
+        let mut summary = AckSummary::default();
         let shortest = self.rtt.shortest().unwrap_or_default();
         let believable = |sent_at: Instant| now.since(sent_at) >= shortest;
-        self.board.acknowledge(place, believable, &mut news);
+        self.board.acknowledge(place, believable, &mut summary);
         let mut forward = place;
         let mut arrived_twice = None;
         if self.offer.selective {
@@ -289,16 +302,16 @@ impl Sender {
             let runs = std::array::from_fn::<_, { options::MAX_BLOCKS }, _>(|_| self.run(blocks.next()?));
             arrived_twice = twice(&runs, place);
             for run in runs.iter().flatten().filter(|run| Some(**run) != arrived_twice) {
-                self.board.select(*run, believable, &mut news);
+                self.board.select(*run, believable, &mut summary);
                 forward = forward.max(run.1.min(self.board.next()));
             }
         }
         self.board.arrived_up_to(forward);
-        self.tally.full += u64::from(news.was_full);
-        (news, arrived_twice)
+        self.tally.full += u64::from(summary.was_full);
+        (summary, arrived_twice)
     }
 
-    /// A SACK block as places; `None` when it says nothing that can be.
+    /// A SACK block as places; `None` when it is impossible.
     fn run(&self, (start, end): (u32, u32)) -> Option<Run> {
         let run = (self.place(start)?, self.place(end)?);
         (run.0 < run.1 && run.1 <= self.board.next()).then_some(run)
@@ -306,32 +319,32 @@ impl Sender {
 
     fn update_window(&mut self, place: u64, ack: &Ack) {
         let len = u64::from(ack.window) << self.offer.scale.unwrap_or(0);
-        let is_later = (ack.sequence.wrapping_sub(self.window.told_by) as i32) > 0;
-        let is_same = ack.sequence == self.window.told_by;
+        let is_later = (ack.sequence.wrapping_sub(self.window.updated_by) as i32) > 0;
+        let is_same = ack.sequence == self.window.updated_by;
         let acknowledged = self.board.acknowledged();
-        // What arrives late says what the window was (RFC 9293 §3.10.7.4).
+        // What arrives late has an old window (RFC 9293 §3.10.7.4).
         let is_wider = is_same && (place + len >= self.window.edge || len == 0);
         if place > acknowledged || (place == acknowledged && (is_later || is_wider)) {
             let largest = self.window.largest.max(len);
-            self.window = Window { edge: place + len, len, largest, told_by: ack.sequence };
+            self.window = Window { edge: place + len, len, largest, updated_by: ack.sequence };
         }
     }
 
-    fn measure(&mut self, now: Instant, news: &News) {
-        if let Some((first, last)) = news.once {
+    fn measure(&mut self, now: Instant, summary: &AckSummary) {
+        if let Some((first, last)) = summary.once {
             let (first, last) = (now.since(first), now.since(last));
             self.rtt.sample(now, (first, last));
             self.cubic.handle_sample(Sample {
                 now,
                 round_trip: last,
                 shortest: self.rtt.shortest().unwrap_or(last),
-                delivered: news.delivered,
+                delivered: summary.delivered,
                 acknowledged: self.board.acknowledged(),
                 next: self.board.next(),
                 is_full: self.usage.is_full(&self.cubic),
             });
         }
-        self.rack.handle_news(now, news);
+        self.rack.handle_ack_summary(now, summary);
     }
 
     /// A run arrived twice; where something was sent again, that was too early.
@@ -345,22 +358,22 @@ impl Sender {
     }
 
     /// Finds losses, and grows or reduces what may be sent.
-    fn mend(&mut self, now: Instant, news: &News, is_duplicate: bool) {
-        if self.recovery.phase() == Phase::Timeout && news.was_not_lost {
+    fn recover(&mut self, now: Instant, summary: &AckSummary, is_duplicate: bool) {
+        if self.recovery.phase() == Phase::Timeout && summary.was_not_lost {
             // The timeout came too early: the original was only late (RFC 5682).
             self.undo();
         }
         let lost_before = self.board.lost();
         let delivered = match self.offer.selective {
-            true => news.delivered,
-            false => self.count_duplicates(news, is_duplicate),
+            true => summary.delivered,
+            false => self.count_duplicates(summary, is_duplicate),
         };
         if self.recovery.is_over(self.board.acknowledged()) {
             self.end_recovery();
         }
         self.detect(now);
         match self.recovery.phase() {
-            Phase::Fast => self.step(delivered, news.acknowledged > 0 && self.board.lost() <= lost_before),
+            Phase::Fast => self.step(delivered, summary.acknowledged > 0 && self.board.lost() <= lost_before),
             Phase::Open | Phase::Timeout => {
                 if delivered > 0 && self.usage.is_full(&self.cubic) {
                     let bytes = usize::try_from(delivered).unwrap_or(usize::MAX);
@@ -370,16 +383,17 @@ impl Sender {
         }
     }
 
-    /// Without SACK: three duplicates are a loss, and so is what an acknowledgement in recovery stops at (RFC 6582).
-    fn count_duplicates(&mut self, news: &News, is_duplicate: bool) -> u64 {
+    /// Without SACK: three duplicates are a loss, and so is what an acknowledgement in recovery
+    /// stops at (RFC 6582).
+    fn count_duplicates(&mut self, summary: &AckSummary, is_duplicate: bool) -> u64 {
         let segment = self.sizes.segment as u64;
-        if news.acknowledged > 0 {
+        if summary.acknowledged > 0 {
             let known = self.duplicates * segment;
             self.duplicates = 0;
             if self.recovery.phase() == Phase::Fast && !self.recovery.is_over(self.board.acknowledged()) {
                 self.board.lose_first(segment);
             }
-            return news.delivered.saturating_sub(known);
+            return summary.delivered.saturating_sub(known);
         }
         if !is_duplicate {
             return 0;
@@ -420,9 +434,10 @@ impl Sender {
         self.cubic.reduce(is_queued, is_one);
     }
 
-    /// Whether losses that were just found are a sign of congestion: they come in numbers, or there is a queue on the path.
+    /// Whether losses that were just found are a sign of congestion: they come in numbers, or there
+    /// is a queue on the path.
     fn is_congested(&self) -> bool {
-        self.board.lost() > STRAYS * self.sizes.segment as u64 || self.rtt.is_queued()
+        self.board.lost() > RANDOM_LOSSES * self.sizes.segment as u64 || self.rtt.is_queued()
     }
 
     fn end_recovery(&mut self) {
@@ -462,8 +477,8 @@ impl Sender {
     }
 }
 
-/// The block that tells of something that arrived twice (RFC 2883 §4): the first one, when it lies below what is
-/// acknowledged or inside the second.
+/// The block that reports something that arrived twice (RFC 2883 §4): the first one, when it is
+/// below what is acknowledged or inside the second.
 fn twice(runs: &[Option<Run>], acknowledged: u64) -> Option<Run> {
     let first = runs.first().copied().flatten()?;
     let is_inside = |outer: Run| outer.0 <= first.0 && first.1 <= outer.1;

@@ -1,4 +1,5 @@
-//! The TCP options that a sender reads: window scale (RFC 7323), SACK permitted and SACK blocks (RFC 2018).
+//! The TCP options that a sender reads: window scale (RFC 7323), SACK permitted and SACK blocks
+//! (RFC 2018).
 
 /// The largest shift (RFC 7323 §2.3).
 const MAX_SCALE: u8 = 14;

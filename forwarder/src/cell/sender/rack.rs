@@ -1,14 +1,15 @@
-//! Which of what was sent is lost: RACK (RFC 8985 §6), told apart from reordering by time.
+//! Which of what was sent is lost: RACK (RFC 8985 §6), distinguished from reordering by time.
 
 use std::time::Duration;
 
 use super::rtt::Rtt;
-use super::scoreboard::News;
+use super::scoreboard::AckSummary;
 use tunnel::time::Instant;
 
-/// Segments that arrived out of order before reordering was ever seen: then a gap is a loss (RFC 8985 §6.2, step 4).
+/// Segments that arrived out of order before reordering was ever seen: then a gap is a loss (RFC
+/// 8985 §6.2, step 4).
 const DUPLICATE_THRESHOLD: u64 = 3;
-/// Recoveries after which a widened window goes back to normal (RFC 8985 §6.2, step 4).
+/// Recoveries after which a widened window returns to normal (RFC 8985 §6.2, step 4).
 const PERSIST: u32 = 16;
 
 /// What the newest delivery and the reordering of the path are.
@@ -17,7 +18,7 @@ pub(super) struct Rack {
     newest: Option<(Instant, u64)>,
     round_trip: Duration,
     reordering_seen: bool,
-    /// Quarters of the shortest round trip that a late segment is waited for.
+    /// Quarters of the shortest round trip that a late segment may take.
     quarters: u32,
     persist: u32,
     /// No second widening before this offset is acknowledged: once per round trip.
@@ -36,16 +37,17 @@ impl Rack {
         }
     }
 
-    /// Takes what an acknowledgement told.
-    pub(super) fn handle_news(&mut self, now: Instant, news: &News) {
-        if let Some(newest) = news.newest {
+    /// Takes what an acknowledgement reported.
+    pub(super) fn handle_ack_summary(&mut self, now: Instant, summary: &AckSummary) {
+        if let Some(newest) = summary.newest {
             self.round_trip = now.since(newest.0);
             self.newest = Some(self.newest.map_or(newest, |known| known.max(newest)));
         }
-        self.reordering_seen |= news.reordered;
+        self.reordering_seen |= summary.reordered;
     }
 
-    /// Something arrived twice: what was sent again had not been lost. Widens the window once per round trip.
+    /// Something arrived twice: what was sent again had not been lost. Widens the window once per
+    /// round trip.
     pub(super) fn handle_duplicate(&mut self, acknowledged: u64, next: u64) {
         self.reordering_seen = true;
         if acknowledged >= self.widened_until {
@@ -69,7 +71,8 @@ impl Rack {
         self.newest
     }
 
-    /// How long after it was sent something may arrive without being lost: a round trip and the reordering window.
+    /// How long after it was sent something may arrive without being lost: a round trip and the
+    /// reordering window.
     pub(super) fn allowance(&self, rtt: &Rtt, is_recovering: bool, arrived_segments: u64) -> Duration {
         self.round_trip + self.window(rtt, is_recovering, arrived_segments)
     }
@@ -98,7 +101,7 @@ mod tests {
     #[test]
     fn a_path_that_reorders_is_given_a_quarter_of_a_round_trip() {
         let mut rack = Rack::new();
-        rack.handle_news(at(50), &News { reordered: true, ..News::default() });
+        rack.handle_ack_summary(at(50), &AckSummary { reordered: true, ..AckSummary::default() });
         assert_eq!(rack.window(&rtt(), true, 9), Duration::from_millis(10));
     }
 

@@ -1,4 +1,5 @@
-//! How much may be sent while losses are mended: proportional rate reduction (RFC 6937), and when a reduction was a mistake.
+//! How much may be sent while losses are repaired: proportional rate reduction (RFC 6937), and when
+//! a reduction was a mistake.
 
 use super::scoreboard::Run;
 
@@ -7,7 +8,7 @@ use super::scoreboard::Run;
 pub(super) enum Phase {
     /// Nothing is known to be lost.
     Open,
-    /// Losses were told by acknowledgements.
+    /// Losses were reported by acknowledgements.
     Fast,
     /// The retransmission timeout ran out.
     Timeout,
@@ -20,11 +21,13 @@ pub(super) struct Recovery {
     /// Over once this offset is acknowledged.
     point: u64,
     rate: Rate,
-    /// Bytes sent again since the last reduction, minus those that arrived twice; `None` when it cannot be undone.
+    /// Bytes sent again since the last reduction, minus those that arrived twice; `None` when it
+    /// cannot be undone.
     resent: Option<u64>,
-    /// Where the last reduction was: duplicates below say nothing about it.
+    /// Where the last reduction was: duplicates below are not about it.
     reduced_at: u64,
-    /// What was sent last when something was sent again: once that is acknowledged, whoever got it twice has said so.
+    /// What was sent last when something was sent again: once that is acknowledged, any
+    /// duplicate has been reported.
     answered_at: u64,
 }
 
@@ -42,7 +45,7 @@ struct Rate {
 pub(super) struct Step {
     pub(super) delivered: u64,
     pub(super) flying: u64,
-    /// Where the window is to go.
+    /// The window's next value.
     pub(super) threshold: u64,
     /// The acknowledgement advanced, and nothing more was found lost.
     pub(super) is_good: bool,
@@ -65,7 +68,8 @@ impl Recovery {
         self.phase
     }
 
-    /// Losses were found; `window` is what it was before the reduction, `sent` the bytes between first and next.
+    /// Losses were found; `window` is what it was before the reduction, `sent` the bytes between
+    /// first and next.
     pub(super) fn begin(&mut self, window: u64, sent: Run) {
         self.phase = Phase::Fast;
         self.rate = Rate { window: window.max(1), ..Rate::default() };
@@ -82,8 +86,8 @@ impl Recovery {
         self.point = sent.1;
     }
 
-    /// Whether something was sent again of which it cannot be known yet whether it arrived twice: then the next reduction is
-    /// one with the last, and both are undone together or not at all.
+    /// Whether something was sent again of which it cannot be known yet whether it arrived twice:
+    /// then the next reduction is one with the last, and both are undone together or not at all.
     pub(super) fn is_unanswered(&self, acknowledged: u64) -> bool {
         self.has_resent() && acknowledged <= self.answered_at
     }
@@ -110,7 +114,7 @@ impl Recovery {
         self.rate.quota
     }
 
-    /// Reckons the quota anew (RFC 6937 §3, with the slow start reduction bound).
+    /// Computes the quota again (RFC 6937 §3, with the slow start reduction bound).
     pub(super) fn step(&mut self, step: Step) {
         let Step { delivered, flying, threshold, is_good, segment } = step;
         let rate = &mut self.rate;
@@ -135,12 +139,14 @@ impl Recovery {
         }
     }
 
-    /// Whether something was sent again since the last reduction of which it is not known that it arrived twice.
+    /// Whether something was sent again since the last reduction of which it is not known that it
+    /// arrived twice.
     pub(super) fn has_resent(&self) -> bool {
         self.resent.is_some_and(|resent| resent > 0)
     }
 
-    /// A run arrived twice; `true` when by now everything sent again did, so that the reduction was a mistake.
+    /// A run arrived twice; `true` when by now everything sent again did, so that the reduction was
+    /// a mistake.
     pub(super) fn handle_duplicate(&mut self, run: Run) -> bool {
         let Some(resent) = self.resent.as_mut().filter(|resent| **resent > 0) else { return false };
         if run.1 <= self.reduced_at {
@@ -150,7 +156,8 @@ impl Recovery {
         *resent == 0
     }
 
-    /// Whether an episode comes to its end with nothing sent again: what was thought lost arrived by itself.
+    /// Whether an episode comes to its end with nothing sent again: what was thought lost arrived
+    /// by itself.
     pub(super) fn is_needless(&self) -> bool {
         self.phase == Phase::Fast && self.resent == Some(0)
     }
@@ -224,7 +231,7 @@ mod tests {
         recovery.sent(10, true, 260);
         assert!(!recovery.handle_duplicate((100, 120)));
         assert!(recovery.handle_duplicate((200, 210)));
-        // Once what left after it is acknowledged, nothing is to be heard of it any more.
+        // Once what left after it is acknowledged, no duplicate of it can be reported any more.
         recovery.begin(100, (300, 400));
         recovery.sent(20, true, 400);
         recovery.end();

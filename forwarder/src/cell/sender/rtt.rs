@@ -1,4 +1,5 @@
-//! Round-trip times and the retransmission timeout (RFC 6298), with Linux's minimum of 200 ms instead of one second.
+//! Round-trip times and the retransmission timeout (RFC 6298), with Linux's minimum of 200 ms
+//! instead of one second.
 
 use std::time::Duration;
 
@@ -6,16 +7,18 @@ use tunnel::time::Instant;
 
 /// RFC 6298 §2.1.
 const INITIAL: Duration = Duration::from_secs(1);
-/// What the timeout is longer than the smoothed round trip at least: Linux's `TCP_RTO_MIN`, below RFC 6298's second.
+/// What the timeout is longer than the smoothed round trip at least: Linux's `TCP_RTO_MIN`, below
+/// RFC 6298's second.
 const MARGIN: Duration = Duration::from_millis(200);
 /// The longest timeout, however often it was doubled (RFC 6298 §2.5: at least 60 s).
 pub(super) const LONGEST: Duration = Duration::from_secs(60);
-/// Less than so much is not told apart from what sender and receiver take.
+/// Less than so much cannot be distinguished from the delays of sender and receiver.
 const NOTICED: Duration = Duration::from_millis(1);
-/// How long a shortest round trip is believed (RFC 8985 §6.2 wants a windowed minimum; Linux takes 300 s too).
+/// How long a shortest round trip is believed (RFC 8985 §6.2 wants a windowed minimum; Linux takes
+/// 300 s too).
 const SHORTEST_HOLDS: Duration = Duration::from_secs(300);
 
-/// What is known of the path's delay.
+/// The measured delay of the path.
 #[derive(Debug, Default)]
 pub(super) struct Rtt {
     smoothed: Option<Duration>,
@@ -34,8 +37,9 @@ struct Lately {
 }
 
 impl Rtt {
-    /// Round trips of the first and the last of what was just acknowledged and sent once only (Karn's rule is the
-    /// caller's): the first counts for the timeout, the last for what the path takes.
+    /// Round trips of the first and the last of what was just acknowledged and sent once only
+    /// (Karn's rule is the caller's): the first counts for the timeout, the last for what the path
+    /// takes.
     pub(super) fn sample(&mut self, now: Instant, (sample, last): (Duration, Duration)) {
         self.doublings = 0;
         let forgotten = |(_, at): (Duration, Instant)| now.since(at) > SHORTEST_HOLDS;
@@ -65,8 +69,8 @@ impl Rtt {
         self.shortest.map(|(shortest, _)| shortest)
     }
 
-    /// Whether packets of late waited in a queue on the path: the shortest round trip of the last one or two is an eighth,
-    /// and at least [`NOTICED`], above the shortest of the path.
+    /// Whether packets lately waited in a queue on the path: the shortest round trip of the last
+    /// one or two is an eighth, and at least [`NOTICED`], above the shortest of the path.
     pub(super) fn is_queued(&self) -> bool {
         let lately = self.lately.current.into_iter().chain(self.lately.before).min();
         let (Some(lately), Some(shortest)) = (lately, self.shortest()) else { return true };

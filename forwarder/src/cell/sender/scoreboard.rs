@@ -1,15 +1,18 @@
-//! What was sent and not yet acknowledged: which runs of bytes fly, arrived out of order, or are lost.
+//! What was sent and not yet acknowledged: which runs of bytes are in flight, arrived out of order,
+//! or are lost.
 //!
-//! Places are offsets from the first byte of the stream. Runs sent together stay one entry until an acknowledgement or a
-//! loss takes them apart, so that a path without loss costs one entry per super-packet.
+//! Places are offsets from the first byte of the stream. Runs sent together stay one entry until an
+//! acknowledgement or a loss takes them apart, so that a path without loss costs one entry per
+//! super-packet.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tunnel::time::Instant;
 
-/// Most entries. Beyond it nothing new is sent, and a selective acknowledgement that would cut one more run in pieces
-/// counts for nothing: what it tells is sent again. A full ring of 4 MiB is 3,100 segments.
+/// Most entries. Beyond it nothing new is sent, and a selective acknowledgement that would cut one
+/// more run in pieces is ignored: what it reports is sent again. A full ring of 4 MiB is 3,100
+/// segments.
 pub(super) const MAX_ENTRIES: usize = 8_192;
 /// Neighbours that both arrived become one entry up to this many bytes.
 const MERGED: u64 = 60_000;
@@ -51,15 +54,16 @@ pub(super) struct Scoreboard {
     forward: u64,
 }
 
-/// What one acknowledgement told.
+/// What one acknowledgement reported.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct News {
+pub(super) struct AckSummary {
     /// Bytes that the cumulative acknowledgement advanced by.
     pub(super) acknowledged: u64,
     /// Bytes of which it was not known before that they arrived.
     pub(super) delivered: u64,
-    /// Of what was delivered, when the last was sent and where it ends (`RACK.xmit_ts`, `RACK.end_seq`); what was
-    /// sent again counts only when the answer cannot have been meant for the first time.
+    /// Of what was delivered, when the last was sent and where it ends (`RACK.xmit_ts`,
+    /// `RACK.end_seq`); what was sent again counts only when the acknowledgement cannot be for the
+    /// first time.
     pub(super) newest: Option<(Instant, u64)>,
     /// Of what was delivered and sent only once: when the first and the last were sent.
     pub(super) once: Option<(Instant, Instant)>,
@@ -115,9 +119,14 @@ impl Scoreboard {
     }
 
     /// Everything below `to` has arrived.
-    pub(super) fn acknowledge(&mut self, to: u64, believable: impl Fn(Instant) -> bool, news: &mut News) {
+    pub(super) fn acknowledge(
+        &mut self,
+        to: u64,
+        believable: impl Fn(Instant) -> bool,
+        summary: &mut AckSummary,
+    ) {
         let to = to.min(self.next);
-        news.acknowledged += to.saturating_sub(self.acknowledged);
+        summary.acknowledged += to.saturating_sub(self.acknowledged);
         while let Some(entry) = self.entries.front_mut().filter(|entry| entry.start < to) {
             let run = Entry { end: entry.end.min(to), ..*entry };
             entry.start = run.end;
@@ -127,14 +136,20 @@ impl Scoreboard {
             }
             self.leave(&run);
             if run.state != State::Arrived {
-                news.deliver(&run, self.forward, &believable);
+                summary.deliver(&run, self.forward, &believable);
             }
         }
         self.acknowledged = self.acknowledged.max(to);
     }
 
-    /// The bytes of `block` have arrived; the caller tells [`arrived_up_to`](Self::arrived_up_to) afterwards.
-    pub(super) fn select(&mut self, block: Run, believable: impl Fn(Instant) -> bool, news: &mut News) {
+    /// The bytes of `block` have arrived; the caller calls [`arrived_up_to`](Self::arrived_up_to)
+    /// afterwards.
+    pub(super) fn select(
+        &mut self,
+        block: Run,
+        believable: impl Fn(Instant) -> bool,
+        summary: &mut AckSummary,
+    ) {
         let (start, end) = (block.0.max(self.acknowledged), block.1.min(self.next));
         let mut at = self.entries.partition_point(|entry| entry.end <= start);
         while let Some(&entry) = self.entries.get(at).filter(|entry| entry.start < end) {
@@ -144,7 +159,7 @@ impl Scoreboard {
             }
             if entry.start < start {
                 if !self.has_room() {
-                    news.was_full = true;
+                    summary.was_full = true;
                     break;
                 }
                 self.split(at, start);
@@ -153,19 +168,24 @@ impl Scoreboard {
             }
             if entry.end > end {
                 if !self.has_room() {
-                    news.was_full = true;
+                    summary.was_full = true;
                     break;
                 }
                 self.split(at, end);
             }
-            at = self.arrive(at, &believable, news);
+            at = self.arrive(at, &believable, summary);
         }
     }
 
-    /// One entry has arrived; answers the index after it.
-    fn arrive(&mut self, at: usize, believable: &impl Fn(Instant) -> bool, news: &mut News) -> usize {
+    /// One entry has arrived; returns the index after it.
+    fn arrive(
+        &mut self,
+        at: usize,
+        believable: &impl Fn(Instant) -> bool,
+        summary: &mut AckSummary,
+    ) -> usize {
         let Some(&entry) = self.entries.get(at) else { return at + 1 };
-        news.deliver(&entry, self.forward, believable);
+        summary.deliver(&entry, self.forward, believable);
         self.leave(&entry);
         self.arrived += entry.end - entry.start;
         if let Some(entry) = self.entries.get_mut(at) {
@@ -189,9 +209,10 @@ impl Scoreboard {
         self.forward = self.forward.max(end);
     }
 
-    /// Marks as lost what was sent before the `newest` that arrived and has had `allowance` since (RFC 8985 §6.2, step 5).
+    /// Marks as lost what was sent before the `newest` that arrived and has had `allowance` since
+    /// (RFC 8985 §6.2, step 5).
     ///
-    /// Answers when the next would be lost; bytes newly lost are seen in [`lost`](Self::lost).
+    /// Returns when the next would be lost; bytes newly lost are seen in [`lost`](Self::lost).
     pub(super) fn detect(
         &mut self,
         now: Instant,
@@ -220,7 +241,7 @@ impl Scoreboard {
         next
     }
 
-    /// The first `len` bytes are lost, where nothing tells more (RFC 6582).
+    /// The first `len` bytes are lost, where nothing more is reported (RFC 6582).
     pub(super) fn lose_first(&mut self, len: u64) {
         let Some(first) = self.entries.front().copied() else { return };
         if first.state != State::Flying {
@@ -236,9 +257,11 @@ impl Scoreboard {
         }
     }
 
-    /// The timeout ran out: the first is lost, and of the rest what had `allowance` to arrive and did not.
+    /// The timeout ran out: the first is lost, and of the rest what had `allowance` to arrive and
+    /// did not.
     ///
-    /// When the first did "arrive", the other end has thrown it away again (RFC 2018 §8), and all it told is void.
+    /// When the first did "arrive", the other end has discarded it again (RFC 2018 §8), and all
+    /// that it reported is void.
     pub(super) fn time_out(&mut self, now: Instant, allowance: Duration) {
         let reneged = self.entries.front().is_some_and(|entry| entry.state == State::Arrived);
         for (at, entry) in self.entries.iter_mut().enumerate() {
@@ -258,7 +281,7 @@ impl Scoreboard {
         self.recount();
     }
 
-    /// What was thought lost flies after all.
+    /// What was taken for lost is in flight after all.
     pub(super) fn nothing_is_lost(&mut self) {
         for entry in &mut self.entries {
             if entry.state == State::Lost {
@@ -356,7 +379,7 @@ impl Scoreboard {
     }
 }
 
-impl News {
+impl AckSummary {
     fn deliver(&mut self, entry: &Entry, forward: u64, believable: &impl Fn(Instant) -> bool) {
         self.delivered += entry.end - entry.start;
         let sent = (entry.sent_at, entry.end);
@@ -381,17 +404,17 @@ mod tests {
     #[test]
     fn what_is_acknowledged_leaves_and_a_part_of_an_entry_is_cut_off() {
         let mut board = sent(&[100, 100]);
-        let news = acknowledge(&mut board, 150);
-        assert_eq!((news.acknowledged, news.delivered, board.outstanding()), (150, 150, 50));
+        let summary = acknowledge(&mut board, 150);
+        assert_eq!((summary.acknowledged, summary.delivered, board.outstanding()), (150, 150, 50));
         assert!(board.is_consistent());
     }
 
     #[test]
     fn a_selective_acknowledgement_cuts_an_entry_in_three() {
         let mut board = sent(&[300]);
-        let news = select(&mut board, (100, 200));
+        let summary = select(&mut board, (100, 200));
         assert_eq!(
-            (news.delivered, board.flying(), board.arrived(), board.entries.len()),
+            (summary.delivered, board.flying(), board.arrived(), board.entries.len()),
             (100, 200, 100, 3)
         );
         assert_eq!(select(&mut board, (100, 200)).delivered, 0);
@@ -412,8 +435,8 @@ mod tests {
     #[test]
     fn what_was_sent_before_the_newest_arrival_is_lost_after_its_allowance() {
         let mut board = sent(&[100, 100, 100]);
-        let news = select(&mut board, (200, 300));
-        let newest = news.newest.unwrap();
+        let summary = select(&mut board, (200, 300));
+        let newest = summary.newest.unwrap();
         let wait = Duration::from_millis(5);
         assert_eq!(board.detect(at(2), newest, wait), Some(at(5)));
         assert_eq!(board.lost(), 0);
@@ -425,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_that_takes_back_what_it_told_is_sent_everything_again() {
+    fn a_receiver_that_takes_back_what_it_reported_is_sent_everything_again() {
         let mut board = sent(&[100, 100]);
         select(&mut board, (0, 100));
         board.time_out(at(5), Duration::from_secs(1));
@@ -453,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn crumbs_beyond_the_limit_count_for_nothing() {
+    fn runs_beyond_the_limit_are_ignored() {
         let mut board = sent(&[100_000]);
         for at in 0..10_000 {
             select(&mut board, (at * 10 + 3, at * 10 + 4));
@@ -466,7 +489,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_sums_are_right_whatever_is_told(
+        fn the_sums_are_right_whatever_is_acknowledged(
             steps in prop::collection::vec((0_u8..8, 0_u64..6_000, 1_u64..900), 1..120)
         ) {
             let mut board = Scoreboard::default();
@@ -499,18 +522,18 @@ mod tests {
         board
     }
 
-    fn acknowledge(board: &mut Scoreboard, to: u64) -> News {
-        let mut news = News::default();
-        board.acknowledge(to, |_| true, &mut news);
+    fn acknowledge(board: &mut Scoreboard, to: u64) -> AckSummary {
+        let mut summary = AckSummary::default();
+        board.acknowledge(to, |_| true, &mut summary);
         board.arrived_up_to(to);
-        news
+        summary
     }
 
-    fn select(board: &mut Scoreboard, block: Run) -> News {
-        let mut news = News::default();
-        board.select(block, |_| true, &mut news);
+    fn select(board: &mut Scoreboard, block: Run) -> AckSummary {
+        let mut summary = AckSummary::default();
+        board.select(block, |_| true, &mut summary);
         board.arrived_up_to(block.1);
-        news
+        summary
     }
 
     fn at(milliseconds: u64) -> Instant {

@@ -1,4 +1,5 @@
-//! What happens when nothing does: the retransmission timeout, tail loss probes, the reordering timer, window probes.
+//! What happens when no segment arrives: the retransmission timeout, tail loss probes, the
+//! reordering timer, window probes.
 
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use super::Sender;
 use super::recovery::Phase;
 use super::scoreboard::Run;
 
-/// How long a receiver may keep an acknowledgement of a single segment (RFC 8985 §7.2, Linux's value).
+/// How long a receiver may keep an acknowledgement of a single segment (RFC 8985 §7.2, Linux's
+/// value).
 const DELAYED_ACK: Duration = Duration::from_millis(200);
 /// What a probe waits longer than two round trips, for clocks of a millisecond.
 const SLACK: Duration = Duration::from_millis(2);
@@ -24,14 +26,14 @@ pub(super) struct Timers {
     pub(super) probe: Option<Instant>,
     /// RFC 8985 §6.3.
     pub(super) reorder: Option<Instant>,
-    /// RFC 9293 §3.8.6.1, and how often it went off in a row.
+    /// RFC 9293 §3.8.6.1, and how often it ran out in a row.
     window: Option<Instant>,
     window_probes: u32,
     pub(super) probe_due: bool,
     pub(super) window_probe_due: bool,
 }
 
-/// A tail loss probe on its way.
+/// A tail loss probe in flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Probe {
     /// Where what it carries ends.
@@ -69,7 +71,8 @@ impl Sender {
         }
     }
 
-    /// The path is back: a timeout or window probe that was put off by doubling is due now, and counts from one again.
+    /// The path is back: a timeout or window probe that was delayed by doubling is due now, and counts
+    /// from one again.
     /// `true` when something is.
     pub(in crate::cell) fn resume(&mut self, now: Instant) -> bool {
         let mut is_due = false;
@@ -84,7 +87,7 @@ impl Sender {
         is_due
     }
 
-    /// What was waited for in case it was only late is lost.
+    /// What might have been late only is lost.
     fn reordering_timed_out(&mut self, now: Instant) {
         let lost = self.board.lost();
         let was_recovering = self.recovery.phase() == Phase::Fast;
@@ -154,13 +157,13 @@ impl Sender {
         self.timers.probe = Some(self.timers.retransmit.map_or(at, |timeout| timeout.min(at)));
     }
 
-    /// What the answer to a probe says (RFC 8985 §7.4).
-    pub(super) fn answer_probe(&mut self, place: u64, arrived_twice: Option<Run>, is_duplicate: bool) {
+    /// Handles the reply to a probe (RFC 8985 §7.4).
+    pub(super) fn handle_probe_reply(&mut self, place: u64, arrived_twice: Option<Run>, is_duplicate: bool) {
         let Some(probe) = self.probe.filter(|probe| place >= probe.end) else { return };
         if !probe.again || arrived_twice.is_some_and(|run| run.1 == probe.end) {
             self.probe = None;
         } else if place > probe.end {
-            // The original was lost and the probe mended it: that is congestion all the same.
+            // The original was lost and the probe repaired it: that is congestion all the same.
             self.probe = None;
             if self.recovery.phase() == Phase::Open {
                 self.reduce(true);

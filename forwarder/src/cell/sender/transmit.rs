@@ -14,7 +14,7 @@ use super::timers::Probe;
 pub(in crate::cell) struct Sizes {
     /// The longest one on the path.
     pub(in crate::cell) segment: usize,
-    /// The most that may be handed out at once, a multiple of `segment`.
+    /// The most that may be sent at once, a multiple of `segment`.
     pub(in crate::cell) largest: usize,
 }
 
@@ -33,7 +33,8 @@ pub(in crate::cell) struct Segment {
     pub(in crate::cell) fin: bool,
 }
 
-/// How much of the congestion window was used: one that was not says nothing about the path (RFC 9438 §5.8).
+/// How much of the congestion window was used: one that was not does not show what the path carries
+/// (RFC 9438 §5.8).
 #[derive(Debug, Default)]
 pub(super) struct Usage {
     is_limited: bool,
@@ -42,7 +43,7 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// Whether the window may grow; judged over a round trip, as acknowledgements come in flocks.
+    /// Whether the window may grow; judged over a round trip, as acknowledgements come in bursts.
     pub(super) fn is_full(&self, cubic: &Cubic) -> bool {
         self.is_limited || (cubic.is_slow_start() && (cubic.window() as u64) < 2 * self.most)
     }
@@ -52,7 +53,7 @@ impl Sender {
     /// The next segment to send now, which counts as sent; `None` when nothing may be.
     pub(in crate::cell) fn poll_segment(&mut self, now: Instant) -> Option<Segment> {
         if std::mem::take(&mut self.timers.window_probe_due) {
-            // One before the first: no receiver takes it, and every one answers with its window.
+            // One before the first: no receiver takes it, and every one replies with its window.
             let sequence = self.sequence_of(self.board.acknowledged()).wrapping_sub(1);
             return Some(Segment { sequence, at: 0, len: 0, push: false, fin: false });
         }
@@ -74,7 +75,7 @@ impl Sender {
         Some(self.send(now, run))
     }
 
-    /// Bytes that the congestion window lets go now.
+    /// Bytes that the congestion window allows now.
     pub(super) fn allowance(&self) -> u64 {
         let flying = self.flying();
         let allowance = match self.recovery.phase() {
@@ -120,7 +121,7 @@ impl Sender {
         (len > 0).then_some((next, next + len))
     }
 
-    /// How much of what is unsent goes in one piece: whole segments, or all there is.
+    /// How much of what is unsent leaves in one piece: whole segments, or all there is.
     fn cut(&self, unsent: u64, allowance: u64, room: u64) -> u64 {
         let segment = self.sizes.segment as u64;
         let wanted = unsent.min(self.sizes.largest as u64);
@@ -129,7 +130,8 @@ impl Sender {
             return len;
         }
         let whole = len / segment * segment;
-        // A window smaller than a segment is used once there is nothing to wait for (RFC 9293 §3.8.6.2.1).
+        // A window smaller than a segment is used once there is nothing to wait for (RFC 9293
+        // §3.8.6.2.1).
         let is_small =
             room <= allowance && (self.board.outstanding() == 0 || room * 2 >= self.window.largest);
         if whole == 0 && is_small { len } else { whole }
@@ -145,7 +147,8 @@ impl Sender {
         }
     }
 
-    /// What a tail loss probe sends: something new where the window lets it, or the last segment again.
+    /// What a tail loss probe sends: something new where the window allows it, or the last segment
+    /// again.
     fn probe_run(&self) -> Option<Run> {
         let (next, segment) = (self.board.next(), self.sizes.segment as u64);
         let new = self.stream_end().min(self.window.edge).saturating_sub(next).min(segment);

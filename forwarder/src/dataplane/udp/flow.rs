@@ -1,4 +1,4 @@
-//! What is known of one UDP flow.
+//! One UDP flow.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mio::net::UdpSocket;
 use tunnel::time::Instant;
 
-use crate::dataplane::open::Owner;
+use crate::dataplane::owner::Owner;
 use crate::stats::{Dropped, EntryStats, Stats, add, take};
 use crate::upstream::Lease;
 
@@ -16,7 +16,7 @@ const MAX_HELD: (usize, usize) = (8, 16 * 1024);
 
 /// One UDP flow.
 pub(super) struct UdpFlow {
-    /// Whose it is.
+    /// Its entry.
     pub(super) owner: Owner,
     /// The counters of its entry.
     pub(super) stats: Arc<EntryStats>,
@@ -27,16 +27,16 @@ pub(super) struct UdpFlow {
     /// Where its timer entry is.
     pub(super) armed: Option<Instant>,
     /// Whether it waits for its turn already.
-    pub(super) is_dirty: bool,
+    pub(super) is_queued: bool,
     /// Whether a datagram was sent to the side that opened it.
     pub(super) is_answered: bool,
-    /// Whether the side that opened it spoke after it was answered: no spoofed address is likely to.
+    /// Whether the side that opened it sent again after a reply: no spoofed address is likely to.
     pub(super) is_proven: bool,
-    /// How often the client's machine called its port unreachable since the client last spoke.
+    /// How often the client's machine reported its port unreachable since the client last sent.
     pub(super) unreachable: u8,
-    /// The largest packet that its path carries, as far as it was told.
+    /// The largest packet that its path carries, as far as ICMP reported it.
     pub(super) mtu: u16,
-    heard_at: Instant,
+    active_at: Instant,
 }
 
 /// The local end of a flow.
@@ -47,9 +47,9 @@ pub(super) enum Side {
     Socket(UdpSocket),
     /// A client of a `[[reach]]` listener.
     Listener {
-        /// Which.
+        /// The listener's number.
         listener: u32,
-        /// Whom.
+        /// The client's address.
         client: SocketAddr,
     },
 }
@@ -87,25 +87,25 @@ impl UdpFlow {
             side,
             lease: None,
             armed: None,
-            is_dirty: false,
+            is_queued: false,
             is_answered: false,
             is_proven: false,
             unreachable: 0,
             mtu: u16::MAX,
-            heard_at: now,
+            active_at: now,
         }
     }
 
-    /// The side that opened it has spoken.
-    pub(super) fn hear(&mut self, now: Instant) {
-        self.heard_at = now;
+    /// The side that opened it has sent a datagram.
+    pub(super) fn note_activity(&mut self, now: Instant) {
+        self.active_at = now;
         self.unreachable = 0;
         self.is_proven |= self.is_answered;
     }
 
-    /// When the side that opened it last spoke.
-    pub(super) const fn heard_at(&self) -> Instant {
-        self.heard_at
+    /// When the side that opened it last sent a datagram.
+    pub(super) const fn active_at(&self) -> Instant {
+        self.active_at
     }
 }
 
@@ -126,7 +126,7 @@ pub(super) fn connected(to: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Whether an error is the upstream's machine saying that nothing listens there.
+/// Whether an error is the upstream's machine reporting that nothing listens there.
 pub(super) fn is_refusal(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ConnectionRefused
 }

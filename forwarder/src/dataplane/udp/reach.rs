@@ -1,95 +1,51 @@
-//! Local UDP listeners whose datagrams go into the tunnel.
+//! Datagrams of local clients, from the listeners into the tunnel.
 
 use std::io;
 use std::net::SocketAddr;
 
-use mio::net::UdpSocket;
-use mio::{Interest, Registry};
-use policy::forwarder::{Policy, Reach};
 use tunnel::node::PeerState;
 use tunnel::time::Now;
 
 use super::flow::{Side, UdpFlow};
-use super::{BUDGET, make_room};
+use super::flows::UdpFlows;
+use crate::dataplane::context::Context;
 use crate::dataplane::edge::Edge;
-use crate::dataplane::flows::Flows;
-use crate::dataplane::open::Owner;
-use crate::dataplane::token;
+use crate::dataplane::edges::Edges;
+use crate::dataplane::owner::Owner;
 use crate::flow::SlotId;
 use crate::stats::{Dialled, Dropped};
 
-/// One `[[reach]]` entry that carries UDP, at work.
-pub struct Listener {
-    /// Its entry.
-    pub reach: Reach,
-    socket: UdpSocket,
-    is_ready: bool,
+/// Reads the listeners and sends what local clients sent into the tunnel.
+pub(super) struct ListenerReader<'a> {
+    pub(super) now: Now,
+    pub(super) flows: &'a mut UdpFlows,
+    pub(super) context: &'a Context,
 }
 
-impl Listener {
-    /// Binds the entry's local address.
-    ///
-    /// # Errors
-    /// From the system: the address is taken, or the port needs a privilege.
-    pub fn bind(reach: Reach) -> io::Result<Self> {
-        let socket = UdpSocket::bind(reach.listen)?;
-        Ok(Self { reach, socket, is_ready: true })
-    }
-
-    pub(super) fn send(&self, payload: &[u8], client: SocketAddr) -> io::Result<usize> {
-        self.socket.send_to(payload, client)
-    }
-}
-
-impl Flows {
-    /// Takes a listener to work.
-    ///
-    /// # Errors
-    /// From the system: it cannot be watched.
-    pub fn add_listener(&mut self, listener: Listener) -> io::Result<()> {
-        let (number, mut listener) = (self.udp.next_listener, listener);
-        watch(&mut listener.socket, &self.registry, number)?;
-        self.udp.next_listener = number.wrapping_add(1);
-        self.udp.listeners.insert(number, listener);
-        Ok(())
-    }
-
-    /// Closes the listeners whose entry is not in the configuration any more; their flows end with their entries.
-    pub fn keep_listeners(&mut self, policy: &Policy) {
-        self.udp.listeners.retain(|_, listener| policy.reach.contains(&listener.reach));
-    }
-
-    /// The poll says that datagrams wait at a listener.
-    pub(in crate::dataplane) fn listener_ready(&mut self, number: u32) {
-        if let Some(listener) = self.udp.listeners.get_mut(&number) {
-            listener.is_ready = true;
-        }
-    }
-
-    /// Reads every listener that has something; `true` when some have more.
-    pub(super) fn read_listeners(&mut self, now: Now, edges: &mut [Edge]) -> bool {
-        let ready = self.udp.listeners.iter().filter(|(_, listener)| listener.is_ready);
+impl ListenerReader<'_> {
+    /// Reads every listener that has something, `budget` datagrams each at most; `true` when some
+    /// have more.
+    pub(super) fn read_all(&mut self, edges: &mut Edges, budget: usize) -> bool {
+        let ready = self.flows.listeners.iter().filter(|(_, listener)| listener.is_ready);
         let ready: Vec<u32> = ready.map(|(number, _)| *number).collect();
         let mut again = false;
         for number in ready {
-            again |= self.read_listener(now, number, edges);
+            again |= self.read(number, edges, budget);
         }
         again
     }
 
-    fn read_listener(&mut self, now: Now, number: u32, edges: &mut [Edge]) -> bool {
-        for _ in 0..BUDGET {
-            let udp = &mut self.udp;
-            let Some(listener) = udp.listeners.get_mut(&number) else { return false };
-            let Some(edge) = edges.iter_mut().find(|edge| edge.name == listener.reach.peer) else {
-                return false;
-            };
-            if !make_room(edge) {
-                // The listener stays ready; the poll says when the edge's socket has room.
+    fn read(&mut self, number: u32, edges: &mut Edges, budget: usize) -> bool {
+        for _ in 0..budget {
+            let flows = &mut *self.flows;
+            let Some(listener) = flows.listeners.get_mut(&number) else { return false };
+            let Some(edge) = listener.edge.and_then(|id| edges.get_mut(id)) else { return false };
+            if !edge.make_room() {
+                // The listener stays ready; the poll reports when the edge's socket has room.
                 return false;
             }
-            match listener.socket.recv_from(udp.buffer.payload_mut()) {
-                Ok((length, client)) => self.reach_datagram(now, edge, (number, client), length),
+            match listener.socket.recv_from(flows.buffer.payload_mut()) {
+                Ok((length, client)) => self.forward(edge, (number, client), length),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
                     listener.is_ready = false;
@@ -100,47 +56,43 @@ impl Flows {
         true
     }
 
-    /// Sends what lies in the buffer into the tunnel, for a local client.
-    fn reach_datagram(&mut self, now: Now, edge: &mut Edge, from: (u32, SocketAddr), length: usize) {
+    /// Sends the datagram in the buffer into the tunnel, for a local client.
+    fn forward(&mut self, edge: &mut Edge, from: (u32, SocketAddr), length: usize) {
         if edge.state != PeerState::Up {
-            return self.stats.refuse(Dropped::TunnelDown);
+            return self.context.stats.refuse(Dropped::TunnelDown);
         }
-        let known = self.udp.clients.get(&from).copied();
-        let Some(id) = known.or_else(|| self.begin_reached(now, edge, from)) else { return };
-        self.udp.hear(now.instant, id);
-        self.answer(now, edge, id, length);
+        let known = self.flows.clients.get(&from).copied();
+        let Some(id) = known.or_else(|| self.begin(edge, from)) else { return };
+        self.flows.note_activity(self.now.instant, id);
+        self.flows.send_buffer(self.now, edge, id, length);
     }
 
-    fn begin_reached(&mut self, now: Now, edge: &Edge, from: (u32, SocketAddr)) -> Option<SlotId> {
-        let reach = self.udp.listeners.get(&from.0)?.reach.clone();
-        if self.is_stopping {
-            self.stats.refuse(Dropped::Stopping);
+    fn begin(&mut self, edge: &Edge, from: (u32, SocketAddr)) -> Option<SlotId> {
+        let (flows, all_stats, now) = (&mut *self.flows, &self.context.stats, self.now.instant);
+        let reach = flows.listeners.get(&from.0)?.reach.clone();
+        if self.context.is_stopping {
+            all_stats.refuse(Dropped::Stopping);
             return None;
         }
-        let stats = self.stats.reach.load().get(&reach.name).cloned()?;
+        let stats = all_stats.reach.load().get(&reach.name).cloned()?;
         let local = SocketAddr::new(edge.address_like(reach.target.ip())?, 0);
-        self.take_quota(now, None)?;
-        let udp = &mut self.udp;
-        let in_use = |key: &_| udp.table.find(key).is_some();
+        flows.take_quota(now, None, all_stats)?;
+        let table = &flows.table;
+        let in_use = |key: &_| table.find(key).is_some();
         let ends = (local, reach.target);
-        let key = udp.ports.allocate(now.instant, edge.id, ends, reach.source_port, in_use);
-        let result = if key.is_some() { Dialled::Connected } else { Dialled::Exhausted };
-        stats.dialled(result);
+        let key = flows.ports.allocate(now, edge.id, ends, reach.source_port, in_use);
+        stats.dialled(if key.is_some() { Dialled::Connected } else { Dialled::Exhausted });
         let side = Side::Listener { listener: from.0, client: from.1 };
-        let mut flow = UdpFlow::new(now.instant, Owner::Reach(reach.name), stats, side);
+        let mut flow = UdpFlow::new(now, Owner::Reach(reach.name), stats, side);
         // A client on this machine is no spoofed address.
         flow.is_proven = true;
-        let id = key.and_then(|key| udp.table.insert(key, flow).ok());
+        let id = key.and_then(|key| flows.table.insert(key, flow).ok());
         match id {
             Some(id) => {
-                udp.clients.insert(from, id);
+                flows.clients.insert(from, id);
             }
-            None => udp.quota.release(None),
+            None => flows.quota.release(None),
         }
         id
     }
-}
-
-fn watch(socket: &mut UdpSocket, registry: &Registry, number: u32) -> io::Result<()> {
-    registry.register(socket, token::udp_listener(number), Interest::READABLE)
 }

@@ -1,4 +1,5 @@
-//! How much comes through, on virtual time, beside what a TCP with CUBIC may expect of the same path.
+//! How much comes through, on virtual time, next to what a TCP with CUBIC may expect of the same
+//! path.
 
 use super::*;
 
@@ -29,7 +30,7 @@ fn a_path_that_loses_without_a_queue_brings_more_than_cubic_gets_of_it() {
 }
 
 #[test]
-fn nor_does_reordering_beside_losses_cost_what_that_gains() {
+fn nor_does_reordering_together_with_losses_cost_what_that_gains() {
     for (loss, least) in [(1, 0.6), (10, 1.0), (50, 1.0)] {
         for round_trip in [5, 50, 200] {
             let share = goodput(loss, round_trip, 25);
@@ -48,13 +49,14 @@ fn packets_late_by_more_than_half_a_round_trip_do_not_end_slow_start() {
         path.transfer(20_000_000);
         path.seconds()
     };
-    // What is sent again too early arrives twice, and that undoes the reduction, also when another came before it was known.
+    // What is sent again too early arrives twice, and that undoes the reduction, also when another
+    // came before it was known.
     let slow = (1..=12).map(seconds).filter(|seconds| *seconds > 3.0).count();
     assert!(slow <= 3, "{slow} of 12");
 }
 
 #[test]
-fn where_delays_tell_nothing_slow_start_ends_before_the_queue_overflows() {
+fn where_delays_show_nothing_slow_start_ends_before_the_queue_overflows() {
     // A third of a millisecond, as between two machines in a room; six megabytes of queue.
     let mut path = Flow::new(Faults {
         delay: Duration::from_micros(150),
@@ -71,7 +73,8 @@ fn where_delays_tell_nothing_slow_start_ends_before_the_queue_overflows() {
 
 #[test]
 fn a_receive_buffer_of_a_stock_system_is_enough() {
-    // Linux's `rmem_max`, which nobody gets beyond without a privilege, before a link that is faster than what reads it.
+    // Linux's `rmem_max`, which no process exceeds without a privilege, on a link that is faster
+    // than its reader.
     let mut path = Flow::new(Faults {
         delay: Duration::from_micros(150),
         rate: 600_000_000,
@@ -119,7 +122,8 @@ fn goodput(loss: u64, round_trip: u64, reorder: u64) -> f64 {
     shares[1]
 }
 
-/// Bytes per second: the larger of CUBIC's and Reno's average window (RFC 9438 §5.1), or the narrowest link.
+/// Bytes per second: the larger of CUBIC's and Reno's average window (RFC 9438 §5.1), or the
+/// narrowest link.
 fn expected(loss: f64, round_trip: f64) -> f64 {
     let segments = (1.054 * (round_trip / loss).powf(0.75)).max(1.22 / loss.sqrt());
     (segments * SEGMENT as f64 / round_trip).min(RATE as f64)

@@ -1,14 +1,15 @@
 //! An open flow: a cell on one side, a kernel socket on the other.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use policy::Name;
 use tunnel::time::{Instant, Now};
 
-use super::edge::Edge;
 use crate::cell::{Cell, Ending, Transmitted};
-use crate::flow::ClientPrefix;
+use crate::dataplane::edge::Edge;
+use crate::dataplane::owner::Owner;
+use crate::flow::SlotId;
 use crate::stats::{Dialled, EntryStats, add, take};
 use crate::upstream::{Lease, Moved, Upstream};
 
@@ -21,43 +22,34 @@ const HANDSHAKE: Duration = Duration::from_secs(30);
 /// How long a flow may carry nothing at all (RFC 5382 REQ-5: at least 2 h 4 min).
 const IDLE: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
 
-/// Which kind of entry a flow belongs to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// An `[[inject]]` on behalf of this client.
-    Inject(Name, ClientPrefix),
-    /// A `[[reach]]`.
-    Reach(Name),
-}
-
 /// A flow with both its ends.
-pub struct Open {
+pub(super) struct Open {
     /// The end inside the tunnel.
-    pub cell: Cell,
+    pub(super) cell: Cell,
     /// The kernel's end.
-    pub upstream: Upstream,
+    pub(super) upstream: Upstream,
     /// Which of its entry's upstreams that is; `None` for a `[[reach]]`.
-    pub lease: Option<Lease>,
-    /// Whose it is.
-    pub owner: Owner,
+    pub(super) lease: Option<Lease>,
+    /// Its entry.
+    pub(super) owner: Owner,
     /// The counters of its entry.
-    pub stats: Arc<EntryStats>,
+    pub(super) stats: Arc<EntryStats>,
     /// Where its timer entry is.
-    pub armed: Option<Instant>,
-    /// Where it stands among the flows whose client has not answered; `None` once it has.
-    pub half_open: Option<Instant>,
+    pub(super) armed: Option<Instant>,
+    /// Its entry among the flows whose client has not answered; `None` once it has.
+    pub(super) half_open: Option<Instant>,
     /// Whether it waits for its turn already.
-    pub is_dirty: bool,
+    pub(super) is_queued: bool,
     /// Bytes of buffer accounted for.
-    pub touched: u64,
+    pub(super) touched: u64,
     opened_at: Instant,
     is_established: bool,
     is_aborting: bool,
 }
 
-/// What a turn came to.
+/// How a turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub(super) enum TurnResult {
     /// Nothing more until something happens, or this deadline.
     Wait(Instant),
     /// More can be moved at once.
@@ -70,7 +62,7 @@ pub enum Turn {
 
 impl Open {
     /// A flow that begins now.
-    pub fn new(
+    pub(super) fn new(
         now: Instant,
         cell: Cell,
         (upstream, lease): (Upstream, Option<Lease>),
@@ -86,7 +78,7 @@ impl Open {
             stats,
             armed: None,
             half_open: None,
-            is_dirty: false,
+            is_queued: false,
             touched: 0,
             opened_at: now,
             is_established: false,
@@ -96,23 +88,31 @@ impl Open {
 
     /// Whether the handshake was finished.
     #[must_use]
-    pub const fn is_established(&self) -> bool {
+    pub(super) const fn is_established(&self) -> bool {
         self.is_established
     }
 
+    /// Gives the flow a turn soon, if it does not wait for one already.
+    pub(super) fn mark(&mut self, id: SlotId, queue: &mut VecDeque<SlotId>) {
+        if !std::mem::replace(&mut self.is_queued, true) {
+            queue.push_back(id);
+        }
+    }
+
     /// Ends the flow with resets both ways at its next turn.
-    pub fn abort(&mut self) {
+    pub(super) fn abort(&mut self) {
         self.is_aborting = true;
         self.cell.abort();
     }
 
     /// Moves what can be moved in both directions and sends what is due.
-    pub fn turn(&mut self, now: Now, edge: &mut Edge, scratch: &mut [u8]) -> Turn {
+    pub(super) fn turn(&mut self, now: Now, edge: &mut Edge, scratch: &mut [u8]) -> TurnResult {
         self.expire(now.instant);
-        // Before the socket is touched: an end that was reset must not look like one that was closed.
+        // Before the socket is touched: a flow that was reset must not look like one that was
+        // closed.
         if self.cell.ending() == Some(Ending::Reset) {
             self.count_failed_dial();
-            return Turn::Over(Ending::Reset);
+            return TurnResult::Over(Ending::Reset);
         }
         let is_busy = !self.is_aborting && self.carry();
         self.cell.release_idle(now.instant);
@@ -126,17 +126,17 @@ impl Open {
         if self.cell.ending().is_some() {
             if self.is_aborting {
                 self.count_failed_dial();
-                return Turn::Over(Ending::Reset);
+                return TurnResult::Over(Ending::Reset);
             }
             if self.upstream.is_write_closed() {
-                return Turn::Over(Ending::Closed);
+                return TurnResult::Over(Ending::Closed);
             }
         }
         match transmitted {
-            Transmitted::Blocked => Turn::Blocked,
+            Transmitted::Blocked => TurnResult::Blocked,
             // What has left made room.
-            Transmitted::All if is_busy || self.may_read_more() => Turn::Again,
-            Transmitted::All => Turn::Wait(self.deadline(now.instant)),
+            Transmitted::All if is_busy || self.may_read_more() => TurnResult::Again,
+            Transmitted::All => TurnResult::Wait(self.deadline(now.instant)),
         }
     }
 
@@ -170,7 +170,7 @@ impl Open {
         let opening = !self.is_established && now.since(self.opened_at) >= HANDSHAKE;
         let stuck = silent >= UNACKNOWLEDGED && self.cell.unacknowledged() > 0;
         if !self.is_aborting && (opening || stuck || silent >= IDLE) {
-            tracing::debug!(opening, stuck, "a flow is given up");
+            tracing::debug!(opening, stuck, "a flow timed out");
             self.abort();
         }
     }
@@ -209,6 +209,7 @@ mod tests {
     use std::collections::VecDeque;
 
     use mio::net::UnixStream;
+    use policy::Name;
     use tunnel::offload::SuperPacket;
     use tunnel::packet::{Ip, Tcp, tcp_flags};
 
@@ -217,14 +218,14 @@ mod tests {
     use crate::upstream::Stream;
 
     #[test]
-    fn data_that_nobody_acknowledges_for_ten_minutes_ends_the_flow_with_a_reset() {
+    fn data_that_is_not_acknowledged_for_ten_minutes_ends_the_flow_with_a_reset() {
         let (mut open, mut scratch, mut sent) = (established(), vec![0; SCRATCH], Sent::default());
         assert!(open.cell.fill(|room| (room.len().min(5), ())).is_some());
         for second in [1, 60, 300, 599] {
             open.expire(at(second));
             open.cell.poll_transmit(at(second), (&mut sent, &mut scratch));
             assert!(!open.is_aborting, "given up after {second} s");
-            assert!(open.deadline(at(second)) <= at(600), "nobody would look again");
+            assert!(open.deadline(at(second)) <= at(600), "no timer would end it");
         }
         assert!(sent.flags().all(|flags| flags & tcp_flags::RST == 0));
         open.expire(at(600));
@@ -263,7 +264,7 @@ mod tests {
         }
     }
 
-    /// A flow whose handshake ended at time zero, and whose client then says no more.
+    /// A flow whose handshake ended at time zero, and whose client then sends nothing.
     fn established() -> Open {
         let path = |local: &str, remote: &str| Path {
             local: local.parse().unwrap(),

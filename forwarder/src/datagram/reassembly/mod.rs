@@ -1,4 +1,5 @@
-//! Fragments of UDP datagrams, joined within bounds of count, bytes and time (RFC 791, RFC 8200 §4.5, RFC 5722).
+//! Fragments of UDP datagrams, joined within bounds of count, bytes and time (RFC 791, RFC 8200
+//! §4.5, RFC 5722).
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -21,7 +22,7 @@ pub const MAX_FRAGMENTS: usize = 128;
 /// How long a datagram waits for its missing fragments, as Linux does.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a fragment came to.
+/// The result of a fragment.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Joined {
     /// The datagram is whole: everything after the IP header.
@@ -62,11 +63,11 @@ pub struct Reassembly {
 }
 
 impl Reassembly {
-    /// Takes one fragment: the header that says so, and what follows it.
+    /// Takes one fragment: its header, and what follows it.
     pub fn handle_fragment(&mut self, now: Instant, edge: EdgeId, ip: &Ip, content: &[u8]) -> Joined {
         let Some(fragment) = ip.fragment else { return Joined::Whole(content.to_vec()) };
         let key = Key { edge, src: ip.src, dst: ip.dst, protocol: ip.protocol, id: fragment.id };
-        // An IPv6 datagram in a single fragment waits for nobody (RFC 6946).
+        // An IPv6 datagram in a single fragment waits for no other (RFC 6946).
         if fragment.offset == 0 && !fragment.more {
             return Joined::Whole(content.to_vec());
         }
@@ -139,7 +140,7 @@ impl Reassembly {
         self.bytes
     }
 
-    /// Datagrams given up since this was last asked.
+    /// Datagrams given up since the last call.
     pub fn take_given_up(&mut self) -> u64 {
         std::mem::take(&mut self.given_up)
     }

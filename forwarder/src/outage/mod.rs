@@ -1,7 +1,7 @@
 //! Why a peer is not up, as far as this end can know, and what to do about it.
 //!
-//! WireGuard answers nobody it does not know: from here a dead endpoint, a wrong port and a wrong key look alike unless
-//! something comes back.
+//! WireGuard does not reply to an unknown peer: from here a dead endpoint, a wrong port and a wrong
+//! key look alike unless something comes back.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -15,26 +15,27 @@ use policy::{Host, HostPort, Source};
 use tunnel::key::PublicKey;
 use tunnel::time::Instant;
 
-/// A peer is not up for so long before it is looked for a reason: a start and a change of the network take less.
+/// How long a peer is not up before a reason is given: a start and a change of the network take
+/// less.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The addresses of the proxy that publishes names as its own addresses, and carries HTTP alone.
 static PROXY: LazyLock<Vec<IpNetwork>> = LazyLock::new(|| {
-    let text = include_str!("../../configs/lists/cloudflare.list");
+    let text = include_str!("../../../configs/lists/cloudflare.list");
     policy::sections::parse_list(&Source { name: Path::new("cloudflare"), text }).unwrap_or_default()
 });
 
-/// What the data thread notes of what the system says about datagrams to a peer.
+/// What the system reported about datagrams to a peer, counted by the data thread.
 #[derive(Debug, Default)]
 pub struct Signs {
-    /// ICMP answers that nothing listens on the port.
+    /// ICMP errors that nothing listens on the port.
     pub refused: AtomicU64,
-    /// ICMP answers that the address cannot be reached.
+    /// ICMP errors that the address cannot be reached.
     pub unreachable: AtomicU64,
     /// Whether the endpoint's name has no address.
     pub is_unresolved: AtomicBool,
 }
 
-/// What was counted of a peer since the start; all of it grows only.
+/// What was counted about a peer since the start; all of it grows only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// See [`Signs`].
@@ -51,9 +52,9 @@ pub struct Counts {
     pub handshakes: u64,
 }
 
-/// A peer at one look.
+/// The state of a peer at one moment.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct Observation {
     /// Whether it is up.
     pub is_up: bool,
     /// What was counted.
@@ -64,7 +65,7 @@ pub struct Look {
     pub is_unsent: bool,
     /// Whether the peer begins handshakes for another key than ours.
     pub is_for_another_key: bool,
-    /// A key that is not the peer's and with which handshakes are begun.
+    /// A key that is not the peer's and that begins handshakes.
     pub unknown_key: Option<PublicKey>,
     /// Where it was tried last.
     pub remote: Option<SocketAddr>,
@@ -87,7 +88,7 @@ pub enum Reason {
     Answered,
     /// Nothing listens on the port.
     Refused,
-    /// No router knows the way.
+    /// A router reports that there is no route.
     Unreachable,
     /// This machine cannot send there.
     Unsent,
@@ -105,42 +106,42 @@ pub struct Outage {
 }
 
 impl Outage {
-    /// Takes a look at the peer; the reason when it is another than before.
-    pub fn handle_look(&mut self, look: &Look, now: Instant) -> Option<Reason> {
-        if look.is_up {
+    /// Takes the state of the peer; the reason when it is another than before.
+    pub fn handle_observation(&mut self, seen: &Observation, now: Instant) -> Option<Reason> {
+        if seen.is_up {
             *self = Self::default();
             return None;
         }
-        let (began, before) = *self.began.get_or_insert((now, look.counts));
+        let (began, before) = *self.began.get_or_insert((now, seen.counts));
         if now.since(began) < PATIENCE {
             return None;
         }
-        let reason = reason(look, &before);
+        let reason = reason(seen, &before);
         (self.reason.replace(reason) != Some(reason)).then_some(reason)
     }
 
-    /// The reason, once one was looked for.
+    /// The reason, once there is one.
     #[must_use]
     pub const fn reason(&self) -> Option<Reason> {
         self.reason
     }
 }
 
-/// The first that fits: what is said for certain comes before what is concluded.
-fn reason(look: &Look, before: &Counts) -> Reason {
-    let counts = &look.counts;
-    let proxied = look.remote.is_some_and(|remote| is_proxy(remote.ip()));
+/// The first that fits: what is certain comes before what is concluded.
+fn reason(seen: &Observation, before: &Counts) -> Reason {
+    let counts = &seen.counts;
+    let proxied = seen.remote.is_some_and(|remote| is_proxy(remote.ip()));
     let came_back = counts.dropped > before.dropped || counts.authentic > before.authentic;
-    match look.unknown_key {
-        _ if look.is_unresolved => Reason::Unresolved,
+    match seen.unknown_key {
+        _ if seen.is_unresolved => Reason::Unresolved,
         _ if proxied => Reason::Proxied,
         Some(key) => Reason::UnknownKey(key),
-        None if look.is_for_another_key => Reason::ForAnotherKey,
+        None if seen.is_for_another_key => Reason::ForAnotherKey,
         None if counts.unauthentic > before.unauthentic => Reason::Unauthentic,
         None if counts.refused > before.refused => Reason::Refused,
         None if counts.unreachable > before.unreachable => Reason::Unreachable,
         None if came_back => Reason::Answered,
-        None if look.is_unsent => Reason::Unsent,
+        None if seen.is_unsent => Reason::Unsent,
         None if counts.handshakes > 0 => Reason::Lost,
         None => Reason::Silent,
     }
@@ -151,13 +152,14 @@ fn is_proxy(address: IpAddr) -> bool {
 }
 
 impl Reason {
-    /// Whether a person has to act: a peer that was heard may come back by itself.
+    /// Whether a person has to act: a peer that was up before may come back by itself.
     #[must_use]
     pub const fn is_mistake(self, handshakes: u64) -> bool {
         handshakes == 0 || matches!(self, Self::ForAnotherKey | Self::UnknownKey(_) | Self::Unauthentic)
     }
 
-    /// What is wrong and what to do, for the peer `name` at `endpoint`, tried last at `remote`, by our key `own`.
+    /// What is wrong and what to do, for the peer `name` at `endpoint`, tried last at `remote`, by
+    /// our key `own`.
     #[must_use]
     pub fn text(self, name: &str, endpoint: &HostPort, remote: Option<SocketAddr>, own: &str) -> String {
         let at = remote.map_or_else(|| endpoint.to_string(), |remote| remote.to_string());
@@ -216,7 +218,7 @@ impl Reason {
             ),
             Self::Silent => write!(
                 text,
-                "nothing came back from {at}, and WireGuard does not say why: the edge is not reachable at this address, \
+                "nothing came back from {at}, and WireGuard gives no reason: the edge is not reachable at this address, \
                  it has another port, or a key is wrong; at the edge `gatewayctl status` names a wrong key, `gatewayctl \
                  peers` shows the public_key and the port to write here, and its [[peer]] must have public_key = \"{own}\""
             ),

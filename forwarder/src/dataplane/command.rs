@@ -1,0 +1,88 @@
+//! How other threads reach the data thread.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use mio::{Poll, Waker};
+use policy::forwarder::Policy;
+use tunnel::key::PrivateKey;
+use tunnel::node::PeerConfig;
+
+use super::resolve::Resolved;
+use super::{tcp, token, udp};
+use crate::flow::EdgeId;
+
+/// A request of another thread to the data thread.
+pub enum Command {
+    /// A name was resolved.
+    Resolved(Resolved),
+    /// A new configuration, checked and prepared.
+    Reload(Box<Change>),
+    /// Stop: take no new flows, let existing ones finish for `drain`, then reset them.
+    Stop {
+        /// For how long.
+        drain: Duration,
+    },
+}
+
+/// A change that can no longer fail: everything that could was done before it was sent.
+pub struct Change {
+    /// The new configuration; its peers are those of the old one, by name and in order.
+    pub policy: Arc<Policy>,
+    /// New keys of our own.
+    pub keys: Vec<(EdgeId, PrivateKey)>,
+    /// New settings of peers that changed.
+    pub peers: Vec<(EdgeId, PeerConfig)>,
+    /// Listeners that are new, already bound.
+    pub bound: Listeners,
+}
+
+/// Listeners that are bound.
+#[derive(Default)]
+pub struct Listeners {
+    /// For connections.
+    pub tcp: Vec<tcp::Listener>,
+    /// For datagrams.
+    pub udp: Vec<udp::Listener>,
+}
+
+/// Sends commands to the data thread and wakes it.
+#[derive(Clone)]
+pub struct Commands {
+    sender: Sender<Command>,
+    waker: Arc<Waker>,
+}
+
+impl Commands {
+    /// Sends a command; it is lost only when the data thread has ended.
+    pub fn send(&self, command: Command) {
+        if self.sender.send(command).is_ok() {
+            // A failed wake means that the poll is gone, and with it the thread.
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+/// The poll and the command queue, made before the data plane itself.
+pub struct Inbox {
+    pub(super) poll: Poll,
+    pub(super) received: Receiver<Command>,
+    /// For the threads that the data plane starts itself.
+    pub(super) commands: Commands,
+}
+
+impl Inbox {
+    /// A new poll with its command queue.
+    ///
+    /// # Errors
+    /// From the system.
+    pub fn new() -> io::Result<(Self, Commands)> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), token::WAKER)?);
+        let (sender, received) = channel();
+        let commands = Commands { sender, waker };
+        Ok((Self { poll, received, commands: commands.clone() }, commands))
+    }
+}

@@ -1,0 +1,76 @@
+//! What an edge needs in every round: its timers, its events, its endpoint's name.
+
+use std::sync::atomic::Ordering;
+
+use mio::Registry;
+use tunnel::node::{Event, PeerState, RecoveryStep};
+use tunnel::time::Now;
+
+use super::edge::Edge;
+use super::endpoint_name::EndpointName;
+use super::flows::Flows;
+use crate::control::problems;
+use crate::state::MarkWriter;
+
+/// One round of the edges, at one moment.
+pub(super) struct EdgeRound<'a> {
+    pub(super) now: Now,
+    pub(super) registry: &'a Registry,
+    pub(super) flows: &'a mut Flows,
+    pub(super) state: &'a MarkWriter,
+}
+
+impl EdgeRound<'_> {
+    /// Does what is due for an edge.
+    pub(super) fn run(&mut self, edge: &mut Edge, name: &mut EndpointName) {
+        if edge.node.poll_timeout().is_some_and(|at| at <= self.now.instant) {
+            edge.handle_timeout(self.now);
+            edge.sample_queue_drops();
+        }
+        while let Some(event) = edge.node.poll_event() {
+            self.handle_event(edge, name, event);
+        }
+        edge.signs.is_unresolved.store(name.is_unresolved(), Ordering::Relaxed);
+        name.resolve(self.now, edge.id, &self.flows.context().resolver);
+    }
+
+    fn handle_event(&mut self, edge: &mut Edge, name: &mut EndpointName, event: Event) {
+        match event {
+            Event::StateChanged { from, to, .. } => {
+                tracing::info!(peer = %edge.name, from = from.label(), to = to.label(), "peer state changed");
+                edge.set_state(to);
+                if to == PeerState::Up {
+                    name.handle_reply();
+                }
+            }
+            Event::Recover { step: RecoveryStep::Rebind, .. } => match edge.rebind(self.registry) {
+                Ok(()) => tracing::info!(peer = %edge.name, "opened a new UDP socket to recover"),
+                Err(error) => {
+                    tracing::info!(peer = %edge.name, %error, "could not open a new UDP socket to recover")
+                }
+            },
+            Event::Recover { step: RecoveryStep::Resolve, .. } => name.handle_silence(self.now),
+            Event::Recover { step: RecoveryStep::Handshake, .. } | Event::EndpointChanged { .. } => {}
+            Event::Handshake { .. } => {
+                tracing::debug!(peer = %edge.name, "session agreed");
+                name.handle_reply();
+                self.flows.tcp(self.now).resume(edge.id);
+            }
+            Event::PathMtu { mtu, .. } => {
+                tracing::info!(peer = %edge.name, mtu, "path MTU discovered");
+                edge.set_mtu(mtu);
+                self.flows.tcp(self.now).shrink(edge.id, mtu);
+            }
+            Event::Watermark { wall } => self.state.save(wall),
+            Event::ClockBehind { by } => tracing::info!(
+                behind_seconds = by.as_secs(),
+                "the wall clock is behind the latest one used here: an edge may reply with a handshake of its own"
+            ),
+            Event::SharedKey { .. } => tracing::warn!("{}", problems::shared_key(&edge.name)),
+            Event::OldTimestamp { .. } => tracing::info!(
+                peer = %edge.name,
+                "a handshake of the peer is older than the one before: its clock went back, or it is a replay"
+            ),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Which entry of the configuration a flow belongs to.
+
+use policy::Name;
+
+use crate::flow::ClientPrefix;
+
+/// The entry of a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// An `[[inject]]`, on behalf of this client.
+    Inject(Name, ClientPrefix),
+    /// A `[[reach]]`.
+    Reach(Name),
+}
+
+impl Owner {
+    /// The client that the limits count; `None` for a flow that began on this machine.
+    pub(crate) const fn client(&self) -> Option<ClientPrefix> {
+        match self {
+            Self::Inject(_, client) => Some(*client),
+            Self::Reach(_) => None,
+        }
+    }
+}

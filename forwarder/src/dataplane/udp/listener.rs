@@ -1,0 +1,43 @@
+//! Local UDP listeners.
+
+use std::io;
+use std::net::SocketAddr;
+
+use mio::net::UdpSocket;
+use mio::{Interest, Registry};
+use policy::forwarder::Reach;
+
+use crate::dataplane::edges::Edges;
+use crate::dataplane::token;
+use crate::flow::EdgeId;
+
+/// One `[[reach]]` entry that carries UDP, at work.
+pub struct Listener {
+    /// Its entry.
+    pub reach: Reach,
+    /// The edge that it leads to, known once it is watched.
+    pub(super) edge: Option<EdgeId>,
+    pub(super) socket: UdpSocket,
+    pub(super) is_ready: bool,
+}
+
+impl Listener {
+    /// Binds the entry's local address.
+    ///
+    /// # Errors
+    /// From the system: the address is taken, or the port needs a privilege.
+    pub fn bind(reach: Reach) -> io::Result<Self> {
+        let socket = UdpSocket::bind(reach.listen)?;
+        Ok(Self { reach, edge: None, socket, is_ready: true })
+    }
+
+    /// Watches it under this number, and finds its edge.
+    pub(super) fn watch(&mut self, registry: &Registry, number: u32, edges: &Edges) -> io::Result<()> {
+        self.edge = edges.find(&self.reach.peer);
+        registry.register(&mut self.socket, token::udp_listener(number), Interest::READABLE)
+    }
+
+    pub(super) fn send(&self, payload: &[u8], client: SocketAddr) -> io::Result<usize> {
+        self.socket.send_to(payload, client)
+    }
+}
