@@ -1,4 +1,4 @@
-//! Where a peer's endpoint leads when it is a name: resolved at the start, and repeatedly while the peer is silent.
+//! The name of a peer's endpoint: resolved at the start, and repeatedly while the peer is silent.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,80 +6,81 @@ use std::time::Duration;
 use policy::{Host, HostPort};
 use tunnel::time::{Instant, Now};
 
-/// First and longest pause between requests that were not answered.
+/// First and longest pause between requests that gave no address.
 const UNANSWERED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Between requests while the peer is silent: its address may have just changed.
 const SILENT: Duration = Duration::from_secs(5);
 
-/// A peer's endpoint as the configuration names it; an address counts as a name that leads to itself.
+/// A peer's endpoint as the configuration names it.
 #[derive(Debug)]
 pub struct EndpointName {
     endpoint: HostPort,
     /// The address tried last.
     address: Option<SocketAddr>,
-    ask_at: Option<Instant>,
+    request_at: Option<Instant>,
     pause: Duration,
-    is_doubted: bool,
+    is_silent: bool,
     is_unresolved: bool,
-    /// How many answers were tried: a name with several addresses has each tried in turn.
+    /// How many replies were tried: each address of a name is tried in turn.
     turn: usize,
 }
 
 impl EndpointName {
-    /// A name that is asked for at once.
+    /// A name that is resolved at once.
     #[must_use]
     pub fn new(endpoint: HostPort) -> Self {
-        let ask_at = Some(Instant::default());
+        let request_at = Some(Instant::default());
         Self {
             endpoint,
             address: None,
-            ask_at,
+            request_at,
             pause: UNANSWERED.0,
-            is_doubted: false,
+            is_silent: false,
             is_unresolved: false,
             turn: 0,
         }
     }
 
-    /// What the configuration says.
+    /// The name in the configuration.
     #[must_use]
     pub const fn endpoint(&self) -> &HostPort {
         &self.endpoint
     }
 
-    /// Whether the last answer had no address.
+    /// Whether the name had no address at the last request.
     #[must_use]
     pub const fn is_unresolved(&self) -> bool {
         self.is_unresolved
     }
 
-    /// The peer is silent: its name is resolved now, and again until it answers.
-    pub fn doubt(&mut self, now: Now) {
-        self.is_doubted = true;
-        self.ask_at = Some(now.instant);
+    /// The peer is silent: its name is resolved now, and again until the peer replies.
+    pub fn handle_silence(&mut self, now: Now) {
+        self.is_silent = true;
+        self.request_at = Some(now.instant);
     }
 
-    /// The peer has answered.
-    pub fn trust(&mut self) {
-        self.is_doubted = false;
+    /// The peer has replied from where it is.
+    pub fn handle_reply(&mut self) {
+        self.is_silent = false;
         if self.address.is_some() {
-            self.ask_at = None;
+            self.request_at = None;
         }
     }
 
     /// When [`is_due`](Self::is_due) may next be true.
     #[must_use]
     pub const fn deadline(&self) -> Option<Instant> {
-        self.ask_at
+        self.request_at
     }
 
-    /// Whether to ask now; then the next time is set, should the answer get lost or change nothing.
+    /// Whether to request now; then the next time is set, should the reply get lost or change
+    /// nothing.
     pub fn is_due(&mut self, now: Now) -> bool {
-        if self.ask_at.is_none_or(|at| at > now.instant) {
+        if self.request_at.is_none_or(|at| at > now.instant) {
             return false;
         }
         let is_literal = matches!(self.endpoint.host, Host::Address(_));
-        self.ask_at = match (self.is_doubted, self.address) {
+        self.request_at = match (self.is_silent, self.address) {
             (true, _) if !is_literal => Some(now.instant.after(SILENT)),
             (_, None) => Some(now.instant.after(UNANSWERED.1)),
             (_, Some(_)) => None,
@@ -87,9 +88,10 @@ impl EndpointName {
         true
     }
 
-    /// Takes an answer while the peer is taken to be at `current`. Returns the address to try, if it is another one than
-    /// before, or than where a packet of the peer from elsewhere has led.
-    pub fn answer(
+    /// Takes the addresses while the peer is assumed at `current`; returns the address to try, when
+    /// it is another than before or than `current`, to which a packet of the peer may have moved
+    /// it.
+    pub fn handle_resolved(
         &mut self,
         now: Now,
         addresses: &[SocketAddr],
@@ -98,7 +100,7 @@ impl EndpointName {
         self.is_unresolved = addresses.is_empty();
         if self.is_unresolved {
             if self.address.is_none() {
-                self.ask_at = Some(now.instant.after(self.pause));
+                self.request_at = Some(now.instant.after(self.pause));
                 self.pause = (self.pause * 2).min(UNANSWERED.1);
             }
             return None;
@@ -106,8 +108,8 @@ impl EndpointName {
         self.pause = UNANSWERED.0;
         let address = *addresses.get(self.turn % addresses.len())?;
         self.turn = self.turn.wrapping_add(1);
-        if !self.is_doubted {
-            self.ask_at = None;
+        if !self.is_silent {
+            self.request_at = None;
         }
         let is_new = self.address.replace(address) != Some(address);
         (is_new || current != Some(address)).then_some(address)
@@ -119,71 +121,72 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_resolved_at_once_and_then_no_more_while_the_peer_answers() {
-        let mut named = named();
-        assert!(named.is_due(at(0)));
-        assert_eq!(named.answer(at(0), &[address(1)], None), Some(address(1)));
-        named.trust();
-        assert_eq!(named.deadline(), None);
+    fn a_name_is_resolved_at_once_and_then_no_more_while_the_peer_replies() {
+        let mut name = name();
+        assert!(name.is_due(at(0)));
+        assert_eq!(name.handle_resolved(at(0), &[address(1)], None), Some(address(1)));
+        name.handle_reply();
+        assert_eq!(name.deadline(), None);
     }
 
     #[test]
-    fn the_name_of_a_silent_peer_is_resolved_every_five_seconds_until_it_answers() {
-        let mut named = named();
-        named.is_due(at(0));
-        named.answer(at(0), &[address(1)], None);
-        named.doubt(at(10));
+    fn the_name_of_a_silent_peer_is_resolved_every_five_seconds_until_it_replies() {
+        let mut name = name();
+        name.is_due(at(0));
+        name.handle_resolved(at(0), &[address(1)], None);
+        name.handle_silence(at(10));
         for second in [10, 15, 20] {
-            assert!(named.is_due(at(second)));
-            assert!(!named.is_due(at(second + 4)));
+            assert!(name.is_due(at(second)));
+            assert!(!name.is_due(at(second + 4)));
             assert_eq!(
-                named.answer(at(second), &[address(1)], Some(address(1))),
+                name.handle_resolved(at(second), &[address(1)], Some(address(1))),
                 None,
-                "the same address is no news"
+                "the same address is not tried again"
             );
         }
-        assert!(named.is_due(at(25)));
-        assert_eq!(named.answer(at(25), &[address(2)], Some(address(1))), Some(address(2)));
-        named.trust();
-        assert!(!named.is_due(at(60)));
+        assert!(name.is_due(at(25)));
+        assert_eq!(name.handle_resolved(at(25), &[address(2)], Some(address(1))), Some(address(2)));
+        name.handle_reply();
+        assert!(!name.is_due(at(60)));
     }
 
     #[test]
-    fn a_silent_peer_that_was_followed_elsewhere_is_tried_where_its_name_leads() {
-        let mut named = named();
-        named.is_due(at(0));
-        named.answer(at(0), &[address(1)], None);
-        named.trust();
-        named.doubt(at(10));
-        assert!(named.is_due(at(10)));
-        assert_eq!(named.answer(at(10), &[address(1)], Some(address(66))), Some(address(1)));
+    fn a_silent_peer_that_moved_is_tried_at_the_address_of_its_name() {
+        let mut name = name();
+        name.is_due(at(0));
+        name.handle_resolved(at(0), &[address(1)], None);
+        name.handle_reply();
+        name.handle_silence(at(10));
+        assert!(name.is_due(at(10)));
+        assert_eq!(name.handle_resolved(at(10), &[address(1)], Some(address(66))), Some(address(1)));
     }
 
     #[test]
     fn each_address_of_a_name_is_tried_in_turn() {
-        let mut named = named();
-        named.doubt(at(0));
+        let mut name = name();
+        name.handle_silence(at(0));
         let both = [address(1), address(2)];
-        let tried: Vec<_> = (0..4).filter_map(|second| named.answer(at(second), &both, None)).collect();
+        let tried: Vec<_> =
+            (0..4).filter_map(|second| name.handle_resolved(at(second), &both, None)).collect();
         assert_eq!(tried, [address(1), address(2), address(1), address(2)]);
     }
 
     #[test]
     fn a_name_without_an_address_is_resolved_ever_more_slowly() {
-        let mut named = named();
+        let mut name = name();
         let mut now = 0;
         let mut pauses = Vec::new();
         for _ in 0..7 {
-            assert!(named.is_due(at(now)));
-            assert_eq!(named.answer(at(now), &[], None), None);
-            let next = named.deadline().unwrap().since_boot().as_secs();
+            assert!(name.is_due(at(now)));
+            assert_eq!(name.handle_resolved(at(now), &[], None), None);
+            let next = name.deadline().unwrap().since_boot().as_secs();
             pauses.push(next - now);
             now = next;
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
     }
 
-    fn named() -> EndpointName {
+    fn name() -> EndpointName {
         EndpointName::new(HostPort { host: Host::Name("kyiv.example.com".into()), port: 51820 })
     }
 

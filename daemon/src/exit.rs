@@ -1,6 +1,7 @@
 //! How programs end: one number for each answer that a script may need.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 /// The exit codes of the daemons and of the commands that ask them.
@@ -28,6 +29,17 @@ pub enum Exit {
     Degraded = 10,
     /// It does not work.
     Broken = 11,
+}
+
+impl Exit {
+    /// [`Exit::Permission`] where the system denies access, else [`Exit::Failed`].
+    #[must_use]
+    pub fn of(error: &std::io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Self::Permission,
+            _ => Self::Failed,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {

@@ -125,7 +125,9 @@ impl Commands<'_> {
     fn own_file(&self) -> Result<(PathBuf, bool, Option<u64>), ExitError> {
         match (self.ask)(&ChangeRequest::OwnFile)? {
             ChangeReply::OwnFile { path, in_force, waits_seconds } => Ok((path, in_force, waits_seconds)),
-            _ => Err(unexpected()),
+            ChangeReply::Changes(_) | ChangeReply::TakenBack { .. } | ChangeReply::Confirmed => {
+                Err(unexpected())
+            }
         }
     }
 
@@ -305,7 +307,9 @@ fn finish(ready: Vec<Replacement>) -> Result<(), ExitError> {
 fn changes(reply: ChangeReply) -> Result<Changes, ExitError> {
     match reply {
         ChangeReply::Changes(changes) => Ok(changes),
-        _ => Err(unexpected()),
+        ChangeReply::OwnFile { .. } | ChangeReply::TakenBack { .. } | ChangeReply::Confirmed => {
+            Err(unexpected())
+        }
     }
 }
 

@@ -166,10 +166,7 @@ impl OperatorState {
     }
 
     fn refused(&self, error: &io::Error) -> ExitError {
-        let exit = match error.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::Permission,
-            _ => Exit::Failed,
-        };
+        let exit = Exit::of(error);
         let folder = self.folder.display();
         ExitError::new(
             exit,

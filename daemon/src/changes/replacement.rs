@@ -112,10 +112,7 @@ pub(super) fn sweep(folder: &Path, name: &str) {
 
 /// What a failed write of `path` ends a command with.
 pub(super) fn trouble(path: &Path, error: &io::Error) -> ExitError {
-    let exit = match error.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::Permission,
-        _ => Exit::Failed,
-    };
+    let exit = Exit::of(error);
     ExitError::new(exit, format!("{}: {error}; it is written by root or its owner", path.display()))
 }
 

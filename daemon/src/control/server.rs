@@ -76,10 +76,7 @@ impl BindError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Taken(_) | Self::NoSocket(_) => Exit::Conflict,
-            Self::System { error, .. } => match error.kind() {
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::Permission,
-                _ => Exit::Failed,
-            },
+            Self::System { error, .. } => Exit::of(error),
         }
     }
 }

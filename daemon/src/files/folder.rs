@@ -46,10 +46,7 @@ impl Lock {
     pub fn claim(folder: &Path, name: &str) -> Result<Self, ExitError> {
         let shown = folder.display();
         let refused = |error: io::Error| {
-            let exit = match error.kind() {
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::Permission,
-                _ => Exit::Failed,
-            };
+            let exit = Exit::of(&error);
             let fix = "give the daemon's user the folder, or set [state] directory";
             ExitError::new(exit, format!("the state folder {shown}: {error}; {fix}"))
         };

@@ -53,6 +53,28 @@ enum Command {
     Peers(Asking),
     /// One line; exit code 0 when every peer is up, 10 when some are not, 11 when none is.
     Health(Asking),
+    #[command(flatten)]
+    Change(Change),
+    /// Writes a part of another program's configuration.
+    Export {
+        #[command(subcommand)]
+        exported: export::Exported,
+    },
+    /// Waits until a peer is up, or a reach target answers.
+    Wait {
+        /// A peer, or a `[[reach]]` entry.
+        name: String,
+        /// For how long.
+        #[arg(long, default_value = "120s", value_parser = duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+/// What changes the configuration, or would.
+#[derive(Subcommand)]
+enum Change {
     /// Lists what a configuration would change.
     Plan {
         /// The configuration.
@@ -78,21 +100,6 @@ enum Command {
     Rollback(Asking),
     /// Reads the configuration, lists and keys again; flows go on.
     Reload(Asking),
-    /// Writes a part of another program's configuration.
-    Export {
-        #[command(subcommand)]
-        exported: export::Exported,
-    },
-    /// Waits until a peer is up, or a reach target answers.
-    Wait {
-        /// A peer, or a `[[reach]]` entry.
-        name: String,
-        /// For how long.
-        #[arg(long, default_value = "120s", value_parser = duration)]
-        timeout: Duration,
-        #[command(flatten)]
-        asking: Asking,
-    },
 }
 
 #[derive(Args)]
@@ -151,10 +158,7 @@ fn carry_out(cli: &Cli) -> Outcome {
         Some(Command::Health(asking)) => show(config, asking, |report| {
             (show::health_document(report), show::health(report), report.health.exit())
         }),
-        Some(Command::Plan { asking, .. } | Command::Apply { asking, .. }) => change(cli, asking),
-        Some(Command::Confirm(asking) | Command::Rollback(asking) | Command::Reload(asking)) => {
-            change(cli, asking)
-        }
+        Some(Command::Change(command)) => change(config, command),
         Some(Command::Export { exported }) => {
             let config = config.ok_or_else(no_file)?;
             export::export(exported, config).map(|text| {
@@ -173,26 +177,30 @@ fn carry_out(cli: &Cli) -> Outcome {
 }
 
 /// Carries out what changes the configuration, or would.
-fn change(cli: &Cli, asking: &Asking) -> Outcome {
-    let places = places(cli.config.as_deref(), asking)?;
+fn change(config: Option<&Path>, command: &Change) -> Outcome {
+    let (Change::Plan { asking, .. }
+    | Change::Apply { asking, .. }
+    | Change::Confirm(asking)
+    | Change::Rollback(asking)
+    | Change::Reload(asking)) = command;
+    let places = places(config, asking)?;
     let ask = |request: &ChangeRequest| ask_change(&places, request);
-    let config = || cli.config.as_deref().ok_or_else(no_file);
-    let trusted = cli.config.as_deref().map_or(Trusted::OthersOnly, Trusted::by_owner_of);
+    let own = || config.ok_or_else(no_file);
+    let trusted = config.map_or(Trusted::OthersOnly, Trusted::by_owner_of);
     let commands = Commands { program: "forwarder", ask: &ask, needs, trusted };
-    match &cli.command {
-        Some(Command::Plan { file, .. }) => show_changes(&commands.plan(file)?, asking.json)?,
-        Some(Command::Apply { file, confirm, .. }) => {
-            show_changes(&commands.apply(config()?, file, *confirm)?, asking.json)?;
+    match command {
+        Change::Plan { file, .. } => show_changes(&commands.plan(file)?, asking.json)?,
+        Change::Apply { file, confirm, .. } => {
+            show_changes(&commands.apply(own()?, file, *confirm)?, asking.json)?;
             if let Some(patience) = confirm {
                 let line = format!("in force for {}, unless: forwarder confirm", period(patience.as_secs()));
                 // Standard error may be closed; the change is in force all the same.
                 let _ = writeln!(std::io::stderr(), "{line}");
             }
         }
-        Some(Command::Confirm(_)) => commands.confirm(config()?)?,
-        Some(Command::Rollback(_)) => commands.roll_back(config()?)?,
-        Some(Command::Reload(_)) => show_changes(&commands.reload(config()?)?, asking.json)?,
-        _ => {}
+        Change::Confirm(_) => commands.confirm(own()?)?,
+        Change::Rollback(_) => commands.roll_back(own()?)?,
+        Change::Reload(_) => show_changes(&commands.reload(own()?)?, asking.json)?,
     }
     Ok(Exit::Ok)
 }

@@ -7,10 +7,10 @@ use tunnel::node::{Event, PeerState, RecoveryStep};
 use tunnel::time::Now;
 
 use super::edge::Edge;
-use super::endpoint_name::EndpointName;
 use super::flows::Flows;
 use crate::control::problems;
 use crate::state::MarkWriter;
+use daemon::endpoint_name::EndpointName;
 
 /// One round of the edges, at one moment.
 pub(super) struct EdgeRound<'a> {
@@ -31,7 +31,9 @@ impl EdgeRound<'_> {
             self.handle_event(edge, name, event);
         }
         edge.signs.is_unresolved.store(name.is_unresolved(), Ordering::Relaxed);
-        name.resolve(self.now, edge.id, &self.flows.context().resolver);
+        if name.is_due(self.now) {
+            self.flows.context().resolver.request_endpoint(edge.id, name.endpoint().clone());
+        }
     }
 
     fn handle_event(&mut self, edge: &mut Edge, name: &mut EndpointName, event: Event) {

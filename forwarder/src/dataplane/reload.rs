@@ -9,8 +9,8 @@ use std::sync::Arc;
 use policy::forwarder::Policy;
 use tunnel::time::Now;
 
-use super::endpoint_name::EndpointName;
 use super::{Change, DataPlane, Listeners, Owner};
+use daemon::endpoint_name::EndpointName;
 
 impl DataPlane {
     /// Applies a change between two rounds.

@@ -82,7 +82,7 @@ impl Edge {
         );
         if to == PeerState::Up {
             self.note_endpoints();
-            self.trust_name(peer);
+            self.note_reply(peer);
         }
     }
 
@@ -147,7 +147,7 @@ impl Edge {
                 "the peer's name does not resolve; trying again"
             );
         }
-        if let Some(address) = name.answer(now, &addresses, current) {
+        if let Some(address) = name.handle_resolved(now, &addresses, current) {
             node.set_endpoint(status.id, address, now);
             self.device.wake();
         }
@@ -162,16 +162,16 @@ impl Edge {
             return self.device.wake();
         }
         if let Some(name) = self.names.borrow_mut().get_mut(&key) {
-            name.doubt(Self::now());
+            name.handle_silence(Self::now());
         }
         self.resolve_due();
     }
 
-    fn trust_name(&self, id: PeerId) {
+    fn note_reply(&self, id: PeerId) {
         if let Some((key, _)) = self.configured_endpoint(id)
             && let Some(name) = self.names.borrow_mut().get_mut(&key)
         {
-            name.trust();
+            name.handle_reply();
         }
     }
 

@@ -98,6 +98,33 @@ enum Command {
         /// The address.
         address: IpAddr,
     },
+    #[command(flatten)]
+    Change(Change),
+    /// Makes both configurations out of another product's.
+    #[command(subcommand)]
+    Import(Imported),
+    /// Writes a configuration for the other side.
+    #[command(subcommand)]
+    Export(Exported),
+    /// Files of prefixes.
+    #[command(subcommand)]
+    Lists(Lists),
+    /// Makes a key pair: NAME.key (0600) and NAME.pub in DIR; prints the public key.
+    Keygen {
+        /// Folder, made when missing; the mode of one that is there stays.
+        dir: PathBuf,
+        /// Name of the two files.
+        #[arg(long, default_value = "private", value_parser = plain_name)]
+        name: String,
+        /// Gives the private key to this user, a name or a number: the one the daemon runs as.
+        #[arg(long, value_name = "USER")]
+        owner: Option<String>,
+    },
+}
+
+/// What changes the configuration, or would.
+#[derive(Subcommand)]
+enum Change {
     /// What a configuration would change, line by line.
     Plan {
         /// The configuration.
@@ -138,26 +165,6 @@ enum Command {
         /// One JSON object instead of text.
         #[arg(long)]
         json: bool,
-    },
-    /// Makes both configurations out of another product's.
-    #[command(subcommand)]
-    Import(Imported),
-    /// Writes a configuration for the other side.
-    #[command(subcommand)]
-    Export(Exported),
-    /// Files of prefixes.
-    #[command(subcommand)]
-    Lists(Lists),
-    /// Makes a key pair: NAME.key (0600) and NAME.pub in DIR; prints the public key.
-    Keygen {
-        /// Folder, made when missing; the mode of one that is there stays.
-        dir: PathBuf,
-        /// Name of the two files.
-        #[arg(long, default_value = "private", value_parser = plain_name)]
-        name: String,
-        /// Gives the private key to this user, a name or a number: the one the daemon runs as.
-        #[arg(long, value_name = "USER")]
-        owner: Option<String>,
     },
 }
 
@@ -238,11 +245,7 @@ fn run(arguments: &Arguments) -> Result<Exit, ExitError> {
             tell(socket, &Request::Ban { address: *address, seconds: *period })
         }
         Command::Unban { address } => tell(socket, &Request::Unban { address: *address }),
-        Command::Plan { .. }
-        | Command::Apply { .. }
-        | Command::Confirm { .. }
-        | Command::Rollback { .. }
-        | Command::Reload { .. } => change(socket, &arguments.command),
+        Command::Change(command) => change(socket, command),
         Command::Import(what) => exchange::import(what),
         Command::Export(what) => write(&exchange::export(what)?).map(|()| Exit::Ok),
         Command::Flows { service, address, limit, output } => {
@@ -291,25 +294,27 @@ fn show_once(socket: &Path, request: &Request, json: bool, before: &str) -> Resu
 }
 
 /// Carries out what changes the configuration, or would.
-fn change(socket: &Path, command: &Command) -> Result<Exit, ExitError> {
-    let ask = |request: &ChangeRequest| match ask(socket, &Request::Change(request.clone()))? {
-        Reply::Change(reply) => Ok(reply),
-        _ => Err(ExitError::new(Exit::Failed, "the daemon sent the answer to another request")),
+fn change(socket: &Path, command: &Change) -> Result<Exit, ExitError> {
+    let ask = |request: &ChangeRequest| {
+        let reply = ask(socket, &Request::Change(request.clone()))?;
+        if let Reply::Change(reply) = reply {
+            return Ok(reply);
+        }
+        Err(ExitError::new(Exit::Failed, "the daemon sent the answer to another request"))
     };
     let commands = Commands { program: "gatewayctl", ask: &ask, needs, trusted: Trusted::OthersOnly };
     match command {
-        Command::Plan { file, json } => show_changes(&commands.plan(file)?, *json)?,
-        Command::Apply { file, confirm, json, own } => {
+        Change::Plan { file, json } => show_changes(&commands.plan(file)?, *json)?,
+        Change::Apply { file, confirm, json, own } => {
             let changes = commands.apply(&own.config, file, confirm.map(Duration::from_secs))?;
             show_changes(&changes, *json)?;
             if let Some(seconds) = confirm {
                 complain(&format!("in force for {}, unless: gatewayctl confirm", period(*seconds)));
             }
         }
-        Command::Confirm { own } => commands.confirm(&own.config)?,
-        Command::Rollback { own } => commands.roll_back(&own.config)?,
-        Command::Reload { json, own } => show_changes(&commands.reload(&own.config)?, *json)?,
-        _ => {}
+        Change::Confirm { own } => commands.confirm(&own.config)?,
+        Change::Rollback { own } => commands.roll_back(&own.config)?,
+        Change::Reload { json, own } => show_changes(&commands.reload(&own.config)?, *json)?,
     }
     Ok(Exit::Ok)
 }
