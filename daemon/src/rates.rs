@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_that_start_anew_are_no_negative_rate() {
+    fn counters_that_start_again_are_no_negative_rate() {
         let mut rates = Rates::default();
         rates.handle_sample(at(1), BTreeMap::from([(key(), (1000, 1000))]));
         rates.handle_sample(at(2), BTreeMap::from([(key(), (0, 0))]));

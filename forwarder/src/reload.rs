@@ -93,7 +93,7 @@ impl Origin {
         let config = config::load(&self.config)?;
         let _turn = self.applying.lock().await;
         self.confirmable.refuse_while_waiting()?;
-        self.confirmable.apply_for_good(self, config).await
+        self.confirmable.apply_permanently(self, config).await
     }
 }
 

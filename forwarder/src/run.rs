@@ -43,7 +43,7 @@ use crate::stats::Stats;
 use crate::upstream::Pools;
 use crate::{health, metrics, setup};
 
-/// How often rates are measured and systemd is told.
+/// How often rates are measured and systemd is notified.
 const TICK: Duration = Duration::from_secs(5);
 
 /// Everything that was opened at the start.
@@ -107,7 +107,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
     let environment = Environment::of_process();
     let folder = environment.state_folder(Some(&file.policy));
     let lock = Lock::claim(&folder, "forwarder")?;
-    let operator = OperatorState::beside(&folder, Trusted::by_owner_of(config));
+    let operator = OperatorState::next_to(&folder, Trusted::by_owner_of(config));
     let trials = Trials::of(&folder);
     let load = |text| Ok(config::load_draft(config, config, text)?);
     let (loaded, startup) = resume(file, config, (&operator, &trials), load);

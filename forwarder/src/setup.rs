@@ -86,13 +86,13 @@ fn udp_options(policy: &Policy, place: usize, backend: Backend) -> UdpOptions {
 pub fn listeners<'a>(reach: impl Iterator<Item = &'a Reach>) -> Result<Listeners, String> {
     let mut listeners = Listeners::default();
     for entry in reach {
-        let told =
+        let not_bound =
             |error: io::Error| format!("[[reach]] {}: {} cannot be bound: {error}", entry.name, entry.listen);
         if entry.protocols.contains(Protocol::Tcp) {
-            listeners.tcp.push(tcp::Listener::bind(entry.clone()).map_err(told)?);
+            listeners.tcp.push(tcp::Listener::bind(entry.clone()).map_err(not_bound)?);
         }
         if entry.protocols.contains(Protocol::Udp) {
-            listeners.udp.push(udp::Listener::bind(entry.clone()).map_err(told)?);
+            listeners.udp.push(udp::Listener::bind(entry.clone()).map_err(not_bound)?);
         }
     }
     Ok(listeners)

@@ -24,7 +24,7 @@ fn a_good_configuration_is_checked_without_a_trace() {
 }
 
 #[test]
-fn every_kind_of_failure_has_its_exit_code_and_its_mend() {
+fn every_kind_of_failure_has_its_exit_code_and_its_fix() {
     let site = Site::new();
     let code = |arguments: &[&str]| site.run(arguments).status.code();
     assert_eq!(code(&["status"]), Some(3));
@@ -40,7 +40,7 @@ fn every_kind_of_failure_has_its_exit_code_and_its_mend() {
 }
 
 #[test]
-fn a_running_daemon_tells_how_it_is_and_ends_cleanly() {
+fn a_running_daemon_reports_its_health_and_ends_cleanly() {
     let mut site = Site::new();
     site.start();
     assert_eq!(site.run(&["health"]).status.code(), Some(11), "its only peer was never heard");
@@ -51,7 +51,7 @@ fn a_running_daemon_tells_how_it_is_and_ends_cleanly() {
     assert!(status.contains("inject web: 192.168.88.2/32:443 -> 127.0.0.1:8443"), "{status}");
     let waited = site.run(&["wait", "kyiv", "--timeout", "0s"]);
     assert_eq!(waited.status.code(), Some(1));
-    assert_eq!(site.run(&["wait", "nobody"]).status.code(), Some(2));
+    assert_eq!(site.run(&["wait", "unknown"]).status.code(), Some(2));
     let second = site.run(&[]);
     assert_eq!(second.status.code(), Some(6), "{}", words(&second.stderr));
     let mode = fs::metadata(site.path("forwarder.sock")).unwrap().permissions().mode();
@@ -89,7 +89,7 @@ fn a_reload_applies_all_or_nothing() {
     let refused = site.run(&["reload", "--socket", &site.path("forwarder.sock").display().to_string()]);
     assert_eq!(refused.status.code(), Some(4));
     assert!(words(&refused.stderr).contains("colour"), "{}", words(&refused.stderr));
-    assert_eq!(site.run(&["status"]).status.code(), Some(4), "which socket it is cannot be told any more");
+    assert_eq!(site.run(&["status"]).status.code(), Some(4), "the configuration no longer names a socket");
     let socket = site.path("forwarder.sock").display().to_string();
     assert!(words(&site.run(&["status", "--socket", &socket]).stdout).contains("reach nfs"));
     assert!(TcpStream::connect(("127.0.0.1", reach)).is_ok());

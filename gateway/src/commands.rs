@@ -60,7 +60,7 @@ pub fn check(path: &Path, with: Option<&Path>, is_json: bool) -> Result<Exit, Ex
         }
         (Ok(found), false) => {
             for message in found.policy.warnings.iter().map(ToString::to_string).chain(found.notes) {
-                tell(&message);
+                print_to_stderr(&message);
             }
             print(&effective(path, &found.policy))?;
             found.trusted.iter().try_for_each(|line| print(&format!("# trusted: {line}\n")))?;
@@ -126,7 +126,7 @@ fn around(policy: &Policy) -> Around {
     Around { trusted: machine.trusted(policy), problems }
 }
 
-/// Foreign rules that stand in the way, where this user may look at them.
+/// Foreign rules that block the tunnel, where this user may look at them.
 fn obstacles_here(policy: &Policy) -> Vec<String> {
     if privilege::require().is_err() {
         return Vec::new();
@@ -214,7 +214,7 @@ fn remove_applied(scope: &Scope, applied: &Applied) -> Result<(), ExitError> {
     match scope.of_hearsay(&applied.device, applied.protocol) {
         Ok(scope) => remove_routing(&scope),
         Err(failure) => {
-            tell(&failure.message);
+            print_to_stderr(&failure.message);
             Ok(())
         }
     }
@@ -227,7 +227,7 @@ fn restore_switches(scope: &Scope, state: &State) -> Result<(), ExitError> {
         Ok(Reply::Sysctls { values }) => values.into_iter().flatten().next(),
         Ok(_) => None,
         Err(failure) => {
-            tell(&format!("{path:?} was not set back: {failure}"));
+            print_to_stderr(&format!("{path:?} was not set back: {failure}"));
             None
         }
     };
@@ -237,11 +237,11 @@ fn restore_switches(scope: &Scope, state: &State) -> Result<(), ExitError> {
         match answer_once(scope, Request::WriteSysctls { values: vec![switch] }) {
             Ok(Reply::Unwritable { switches }) => {
                 for (path, value, reason) in switches {
-                    tell(&format!("{path} could not be set back to {value}: {reason}"));
+                    print_to_stderr(&format!("{path} could not be set back to {value}: {reason}"));
                 }
             }
             Ok(_) => {}
-            Err(failure) => tell(&format!("{path:?} was not set back to {value:?}: {failure}")),
+            Err(failure) => print_to_stderr(&format!("{path:?} was not set back to {value:?}: {failure}")),
         }
     }
     Ok(())
@@ -258,7 +258,7 @@ fn remove_dead_socket(path: &Path) {
     let refused =
         UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
     if refused && let Err(error) = std::fs::remove_file(path) {
-        tell(&format!("{}: {error}", path.display()));
+        print_to_stderr(&format!("{}: {error}", path.display()));
     }
 }
 
@@ -317,8 +317,8 @@ pub(crate) fn print(text: &str) -> Result<(), ExitError> {
     }
 }
 
-pub(crate) fn tell(message: &str) {
-    // Nobody is left to tell when this fails too.
+pub(crate) fn print_to_stderr(message: &str) {
+    // There is no other place to report a failed write.
     drop(writeln!(io::stderr().lock(), "{message}"));
 }
 

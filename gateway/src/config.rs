@@ -196,7 +196,7 @@ allowed_ips = ["10.77.88.2/32"]
     }
 
     #[test]
-    fn a_user_who_may_not_read_the_private_key_knows_it_by_the_public_one_beside_it() {
+    fn a_user_who_may_not_read_the_private_key_knows_it_by_the_public_one_next_to_it() {
         let folder = written("no key at all", 0o600);
         let path = folder.path().join("gateway.toml");
         fs::write(folder.path().join("kyiv.pub"), "j3T5Vv0uQeVHYpLSWqsd8i3y3JA1Bq4EuxcCfNRgMjs=\n").unwrap();

@@ -21,27 +21,27 @@ use daemon::files::read_text;
 /// What is imported.
 #[derive(Subcommand)]
 pub enum Imported {
-    /// A wg-quick file, of either end.
+    /// Convert a wg-quick file of either end.
     WgQuick {
-        /// The file.
+        /// Convert this file.
         file: PathBuf,
-        /// Folder for what is written; nothing there is overwritten.
+        /// Write the configurations to this folder; existing files stay.
         #[arg(long, value_name = "DIR", default_value = ".")]
         into: PathBuf,
-        /// Say what became of every line, not only what is missing, assumed or lost.
+        /// Report every line, not only what is missing, assumed or lost.
         #[arg(long)]
         all: bool,
     },
-    /// The /export of the edge's RouterOS 7 router and that of the origin's.
+    /// Convert the RouterOS 7 /export of the edge's router and that of the origin's.
     Mikrotik {
-        /// The edge's export.
+        /// Read the edge's export from this file.
         edge: PathBuf,
-        /// The origin's export.
+        /// Read the origin's export from this file.
         origin: PathBuf,
-        /// Folder for what is written; nothing there is overwritten.
+        /// Write the configurations to this folder; existing files stay.
         #[arg(long, value_name = "DIR", default_value = ".")]
         into: PathBuf,
-        /// Say what became of every line, not only what is missing, assumed or lost.
+        /// Report every line, not only what is missing, assumed or lost.
         #[arg(long)]
         all: bool,
     },
@@ -50,36 +50,38 @@ pub enum Imported {
 /// What is exported, to standard output.
 #[derive(Subcommand)]
 pub enum Exported {
-    /// The wg-quick file of a Linux router at the far end.
+    /// Print the wg-quick file for a Linux router at the far end.
     WgQuick {
-        /// The peer that it is for.
+        /// Write it for this peer.
         peer: String,
         /// What the far end must know about the edge.
         #[command(flatten)]
         edge: EdgeArguments,
     },
-    /// The RouterOS 7 script of a router at the far end.
+    /// Print the RouterOS 7 script for a router at the far end.
     Mikrotik {
-        /// The peer that it is for.
+        /// Write it for this peer.
         peer: String,
         /// What the far end must know about the edge.
         #[command(flatten)]
         edge: EdgeArguments,
     },
-    /// The RouterOS 7 script by which the edge's router takes over when the edge is gone.
+    /// Print the RouterOS 7 script by which the edge's router takes over when the edge is gone.
     MikrotikEdge {
-        /// The edge's configuration.
+        /// Read this configuration of the edge.
         #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]
         config: PathBuf,
     },
-    /// Caddy's listener for what the forwarder hands over.
+    /// Print the Caddy listener for connections from the forwarder.
     Caddy {
-        /// The forwarder's configuration.
+        /// Read this configuration of the forwarder.
         forwarder: PathBuf,
-        /// A list of the proxies in front of the edge, such as lists/cloudflare.list.
+        /// Trust the proxies in front of the edge that this list names, such as
+        /// lists/cloudflare.list.
         #[arg(long, value_name = "FILE")]
         proxies: Option<PathBuf>,
-        /// The forwarder's address on the network it shares with Caddy, where that is not loopback.
+        /// Expect the forwarder at this address on the network it shares with Caddy, if not
+        /// loopback.
         #[arg(long, value_name = "ADDRESS")]
         from: Option<std::net::IpAddr>,
     },
@@ -91,13 +93,13 @@ pub const CONFIGURATION: &str = "/etc/causeway/gateway.toml";
 /// What a far end must know about the edge.
 #[derive(clap::Args)]
 pub struct EdgeArguments {
-    /// The edge's configuration; its private key is read for the public one.
+    /// Read this configuration of the edge; the public key comes from its private key.
     #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]
     config: PathBuf,
-    /// The edge's public name or address, and the port that reaches its WireGuard.
+    /// Reach the edge's WireGuard at this public name or address and port.
     #[arg(long, value_name = "HOST:PORT")]
     endpoint: String,
-    /// What the edge is called at the far end.
+    /// Call the edge this at the far end.
     #[arg(long, default_value = "edge")]
     name: String,
 }
@@ -127,7 +129,7 @@ pub fn import(what: &Imported) -> Result<Exit, ExitError> {
     for finding in &imported.findings {
         let quiet = matches!(finding.kind, FindingKind::Replaced | FindingKind::Stays | FindingKind::Carried);
         if all || !quiet {
-            // Nobody is left to tell when this fails.
+            // There is no other place to report a failed write.
             drop(writeln!(io::stderr().lock(), "{finding}"));
         }
     }

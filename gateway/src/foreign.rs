@@ -1,9 +1,10 @@
-//! Other people's rules that stand in the way of ours.
+//! Foreign rules that block the tunnel.
 //!
-//! A packet must be accepted by every base chain of its hook: what we accept, Docker's FORWARD policy or the REJECT of
-//! a cloud image's INPUT still drops. Foreign tables are never changed; what stands in the way is named, with the
-//! command that fixes it; never one of `nft` for a table that only its owner may change. The judgement is by shape, not by simulation: a chain that ends closed must hold an accept
-//! rule that names our device or our port.
+//! A packet must be accepted by every base chain of its hook: what we accept, Docker's FORWARD
+//! policy or the REJECT of a cloud image's INPUT still drops. Foreign tables are never changed;
+//! what blocks the tunnel is named, with the command that fixes it; never one of `nft` for a table
+//! that only its owner may change. The judgement is by shape, not by simulation: a chain that ends
+//! closed must hold an accept rule that names our device or our port.
 
 use serde_json::Value;
 
@@ -18,7 +19,7 @@ pub struct Needs {
     pub port: u16,
 }
 
-/// One line for each foreign chain that stands in the way, from what `nft -j list ruleset` prints.
+/// One line for each foreign chain that blocks the tunnel, from what `nft -j list ruleset` prints.
 #[must_use]
 pub fn obstacles(listing: &str, needs: &Needs) -> Vec<String> {
     let listing: Value = serde_json::from_str(listing).unwrap_or_default();
@@ -108,7 +109,7 @@ fn obstacle(chain: &Chain<'_>, keeper: Keeper, rules: &[Rule<'_>], needs: &Needs
         None if chain.drops => "its policy is drop",
         None => return None,
     };
-    let place = format!("the foreign chain {family} {table} {name} stands in the way: {why}");
+    let place = format!("the foreign chain {family} {table} {name} blocks the tunnel: {why}");
     if chain.hook == "input" {
         let open = accepts(&|rule| rule.matches_port(needs.port) || rule.is_unconditional());
         let rule = format!("udp dport {} accept", needs.port);
@@ -309,10 +310,10 @@ mod tests {
             ),
             "{lines:?}"
         );
-        let mended = |key: &str| rule("DOCKER-USER", &[device(key), json!({"accept": null})]);
-        let half = found(&[chain("forward", "FORWARD", "drop"), jump.clone(), mended("iifname")]);
+        let fixed = |key: &str| rule("DOCKER-USER", &[device(key), json!({"accept": null})]);
+        let half = found(&[chain("forward", "FORWARD", "drop"), jump.clone(), fixed("iifname")]);
         assert!(half[0].contains("oifname gw0") && !half[0].contains("iifname gw0"), "{half:?}");
-        let whole = [chain("forward", "FORWARD", "drop"), jump, mended("iifname"), mended("oifname")];
+        let whole = [chain("forward", "FORWARD", "drop"), jump, fixed("iifname"), fixed("oifname")];
         assert_eq!(found(&whole), [""; 0]);
     }
 

@@ -1,4 +1,5 @@
-//! `gateway guard`: the drop table of the boot, from the whole one down to a single rule; never all or nothing.
+//! `gateway guard`: the boot-time drop table, from the whole one down to a single rule; never all
+//! or nothing.
 
 use std::path::Path;
 use std::thread;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use policy::gateway::Policy;
 use policy::ruleset::Ruleset;
 
-use crate::commands::{apply, ask, list, print, tell};
+use crate::commands::{apply, ask, list, print, print_to_stderr};
 use crate::config;
 use crate::edge::blueprint::guards;
 use crate::kernel::{Listing, Reply, Request};
@@ -71,7 +72,8 @@ enum Round {
     Failed(Vec<String>),
 }
 
-/// Loads the drop table of the boot, unless a table is in place already; `nft` may take as long as it takes.
+/// Loads the boot-time drop table, unless a table is in place already; there is no time limit for
+/// `nft`.
 ///
 /// # Errors
 /// [`Exit::Degraded`] when another table was loaded instead, [`Exit::Failed`] with what is open when none could be loaded.
@@ -93,7 +95,7 @@ pub fn guard(path: &Path) -> Result<(), ExitError> {
                     reasons.push(open_now(forwarding()));
                     return Err(ExitError::new(Exit::Failed, reasons.join("\n")));
                 };
-                tell(&format!("{}\ntrying again in {} s", reasons.join("\n"), pause.as_secs()));
+                print_to_stderr(&format!("{}\ntrying again in {} s", reasons.join("\n"), pause.as_secs()));
                 thread::sleep(*pause);
             }
         }

@@ -46,20 +46,20 @@ pub fn refresh_all(
     only: &[String],
     mut fetch: impl FnMut(&str) -> Result<String, String>,
 ) -> Result<Vec<String>, ExitError> {
-    let (mut lines, mut complaints) = (Vec::new(), Vec::<ExitError>::new());
+    let (mut lines, mut errors) = (Vec::new(), Vec::<ExitError>::new());
     for list in chosen(config, only)? {
         let FileLocation::Path(file) = &list.file.location else { continue };
         let texts: Result<Vec<_>, _> = list.urls.iter().map(|url| fetch(url)).collect();
         match take(file, texts.map(|texts| texts.join("\n"))) {
             Ok(line) => lines.push(format!("@{}: {line}", list.name)),
-            Err(stop) => complaints.push(ExitError::new(stop.exit, format!("@{}: {stop}", list.name))),
+            Err(stop) => errors.push(ExitError::new(stop.exit, format!("@{}: {stop}", list.name))),
         }
     }
-    if complaints.is_empty() {
+    if errors.is_empty() {
         return Ok(lines);
     }
-    let worst = complaints.iter().map(|stop| stop.exit).find(|exit| *exit != Exit::Stale);
-    lines.extend(complaints.iter().map(ToString::to_string));
+    let worst = errors.iter().map(|stop| stop.exit).find(|exit| *exit != Exit::Stale);
+    lines.extend(errors.iter().map(ToString::to_string));
     Err(ExitError::new(worst.unwrap_or(Exit::Stale), lines.join("\n")))
 }
 

@@ -11,47 +11,47 @@ use daemon::exit::{Exit, ExitError};
 use gateway::kernel::HELPER_COMMAND;
 use gateway::{commands, guard, kernel, memory, privilege, run};
 
-/// Runs the edge: publishes ports of machines behind a WireGuard tunnel.
+/// Run the edge: publish ports of machines behind a WireGuard tunnel.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true, after_help = EXIT_CODES)]
 struct Arguments {
-    /// The configuration.
+    /// Run the daemon with this configuration.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-const EXIT_CODES: &str = "Without a command the daemon runs in the foreground; SIGHUP reads the configuration again.\n\
+const EXIT_CODES: &str = "Without a command the daemon runs in the foreground; SIGHUP reloads the configuration.\n\
     Exit codes: 0 ok, 1 failed, 2 usage, 4 configuration invalid, 5 permission, capability or key-file mode, 6 conflict";
 
 #[derive(Subcommand)]
 enum Command {
-    /// Validates a configuration and prints what it amounts to; needs no privilege.
+    /// Validate a configuration and print the effective one; needs no privileges.
     Check {
-        /// The configuration.
+        /// Check this configuration.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
-        /// The other end's configuration: lists what does not pair up.
+        /// Compare with the other end's configuration and list what does not match.
         #[arg(long, value_name = "FORWARDER.TOML")]
         with: Option<PathBuf>,
-        /// JSON instead of text.
+        /// Print JSON instead of text.
         #[arg(long)]
         json: bool,
     },
-    /// Removes every rule, route and device the daemon made, and nothing else.
+    /// Remove every rule, route and device that the daemon created, and nothing else.
     Down {
-        /// The configuration.
+        /// Remove what a daemon with this configuration created.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Installs the drop table of the boot, before the network comes up.
+    /// Install the boot-time drop table, before the network comes up.
     Guard {
-        /// The configuration.
+        /// Install the drop table of this configuration.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// The process that keeps CAP_NET_ADMIN; started by the daemon alone.
+    /// Run the process that keeps CAP_NET_ADMIN; only the daemon starts it.
     #[command(name = HELPER_COMMAND, hide = true)]
     KernelHelper,
 }
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(exit) => exit.into(),
         Err(stop) => {
-            complain(&stop.message);
+            print_error(&stop.message);
             stop.exit.into()
         }
     }
@@ -84,8 +84,9 @@ fn help() -> Result<(), ExitError> {
     kernel::serve(&socket).map_err(|error| ExitError::new(Exit::Failed, format!("kernel helper: {error}")))
 }
 
-fn complain(message: &str) {
+fn print_error(message: &str) {
     let mut out = std::io::stderr().lock();
-    // Without a prefix, so that editors find `file:line:column`. Nobody is left to tell when this fails too.
+    // Without a prefix, so that editors find `file:line:column`. There is no other place to report
+    // a failed write.
     drop(writeln!(out, "{message}"));
 }

@@ -11,7 +11,7 @@
 
 use caps::{CapSet, Capability, CapsHashSet};
 
-/// What is missing for the work, and the mend.
+/// What is missing for the work, and the fix.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
     /// The process may not change the network.
@@ -60,7 +60,8 @@ pub fn become_helper() -> Result<(), PrivilegeError> {
     end_with_parent()
 }
 
-/// Drops every capability for good. Must run before the first thread: each thread has its own set.
+/// Drops every capability permanently. Must run before the first thread: each thread has its own
+/// set.
 ///
 /// # Errors
 /// [`PrivilegeError::NotDropped`] when the kernel refuses.

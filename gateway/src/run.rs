@@ -1,8 +1,9 @@
 //! The daemon: from the command line to a running edge, and its life until a signal ends it.
 //!
-//! Order matters: the helper starts before the first thread, everything privileged is taken through it, then this process
-//! drops its capabilities, and only then do threads and sockets begin to parse what strangers send. On the way down
-//! nothing is removed: rules, routes and device stay as they are, closed, until `gateway down`.
+//! Order matters: the helper starts before the first thread, everything privileged is taken through
+//! it, then this process drops its capabilities, and only then do threads and sockets begin to
+//! parse what unauthenticated sources send. On the way down nothing is removed: rules, routes and
+//! device stay as they are, closed, until `gateway down`.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -19,7 +20,7 @@ use tunnel::device::DeviceEvent;
 
 use crate::config::{self, Config};
 use crate::control::protocol::{Reply, Request};
-use crate::edge::{Edge, Hands, refusal, resume, take_hands};
+use crate::edge::{Edge, Resources, acquire, refusal, resume};
 use crate::kernel::{Helper, Scope};
 use crate::sandbox::{self, Confinement};
 use crate::state::State;
@@ -34,7 +35,7 @@ use daemon::metrics::process;
 
 /// How often the edge looks after itself while there is something to see.
 const TICK: Duration = Duration::from_secs(1);
-/// How often while there is nothing: no traffic, nobody who asks, no change that waits.
+/// How often while there is nothing: no traffic, no request, no change that waits.
 const QUIET_TICK: Duration = Duration::from_secs(4);
 
 /// Runs the edge until a signal ends it.
@@ -58,11 +59,11 @@ pub fn run(path: &Path) -> Result<(), ExitError> {
     let _lock = state.claim()?;
     let (config, confirmable) = resume(config, &state);
     let socket = bind_control(&config.policy)?;
-    let hands = take_hands(&config, &helper, &state).map_err(refusal)?;
+    let resources = acquire(&config, &helper, &state).map_err(refusal)?;
     process::read_units();
     privilege::drop_all().map_err(|error| permission(&error))?;
     confine(&config.policy);
-    serve(config, hands, (helper, state, confirmable), &socket)
+    serve(config, resources, (helper, state, confirmable), &socket)
 }
 
 /// Leaves this process no file to change but its own, and no program to run, where the kernel has Landlock.
@@ -100,11 +101,11 @@ fn bind_control(policy: &Policy) -> Result<Socket, ExitError> {
 
 fn serve(
     config: Config,
-    hands: Hands,
+    resources: Resources,
     (helper, state, confirmable): (Helper, State, Confirmable),
     socket: &Socket,
 ) -> Result<(), ExitError> {
-    let (edge, events) = Edge::start(config, hands, helper, state, confirmable).map_err(refusal)?;
+    let (edge, events) = Edge::start(config, resources, helper, state, confirmable).map_err(refusal)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build();
     let runtime =
         runtime.map_err(|error| ExitError::new(Exit::Failed, format!("the control thread: {error}")))?;
@@ -123,7 +124,7 @@ async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket
     edge.resolve_all();
     let mut repairs = spawn_local(Rc::clone(&edge).reconcile());
     memory::give_back();
-    tracing::info!("the edge is up");
+    tracing::info!("gateway started");
     notify(&[NotifyState::Ready, NotifyState::Status(&edge.headline().1)]);
     let mut file = WatchedFile::new(edge.config_path());
     let mut tick = interval(TICK);
@@ -239,7 +240,7 @@ impl Pages for Edge {
 /// What control clients are answered.
 struct Control {
     edge: Rc<Edge>,
-    /// Told of every request.
+    /// Notified of every request.
     asked: Rc<Notify>,
 }
 

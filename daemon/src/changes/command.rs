@@ -86,7 +86,7 @@ impl Commands<'_> {
         let (name, text) = named(file)?;
         self.refuse_strays(&name, &text, &work.own)?;
         match patience {
-            None => work.apply_for_good(name, &text),
+            None => work.apply_permanently(name, &text),
             Some(patience) => work.apply_for_now(name, text, patience),
         }
     }
@@ -137,7 +137,7 @@ impl Commands<'_> {
         let text = read_text(own).map_err(|error| trouble(own, &error))?;
         let (Ok(needs) | Err(needs)) = (self.needs)(own, &text);
         let group = group_id(&needs.group).unwrap_or_else(|| metadata.gid());
-        Ok((OperatorState::beside(&needs.state, self.trusted), group))
+        Ok((OperatorState::next_to(&needs.state, self.trusted), group))
     }
 
     /// Refuses a text whose files lie next to it, where the daemon will not look for them.
@@ -192,7 +192,7 @@ impl<'a> Work<'a> {
         self.old.clone()
     }
 
-    fn apply_for_good(&self, name: PathBuf, text: &str) -> Result<Changes, ExitError> {
+    fn apply_permanently(&self, name: PathBuf, text: &str) -> Result<Changes, ExitError> {
         let ready = self.ready(text, &self.before(text))?;
         let changes = self.put_in_force(name, text)?;
         finish(ready)?;
@@ -332,16 +332,16 @@ pub fn named(file: &Path) -> Result<(PathBuf, String), ExitError> {
 }
 
 fn stray((here, there): (&FileRef, &FileRef)) -> Option<String> {
-    let (FileLocation::Path(beside), FileLocation::Path(wanted)) = (&here.location, &there.location) else {
+    let (FileLocation::Path(nearby), FileLocation::Path(wanted)) = (&here.location, &there.location) else {
         return None;
     };
-    let differs = || fs::read(beside).ok() != fs::read(wanted).ok();
-    (beside != wanted && beside.exists() && differs()).then(|| {
+    let differs = || fs::read(nearby).ok() != fs::read(wanted).ok();
+    (nearby != wanted && nearby.exists() && differs()).then(|| {
         format!(
             "{}: the daemon reads {}, not {}; copy the file there first, or name it with its whole path",
             here.at,
             wanted.display(),
-            beside.display()
+            nearby.display()
         )
     })
 }

@@ -1,4 +1,5 @@
-//! The daemon's side: changes for good, and changes that go back unless they are confirmed in time.
+//! The daemon's side: permanent changes, and changes that go back unless they are confirmed in
+//! time.
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -204,11 +205,11 @@ impl Confirmable {
         Err(still_waits(self.program, left.as_secs()))
     }
 
-    /// Applies a configuration for good; the caller holds the turn.
+    /// Applies a configuration permanently; the caller holds the turn.
     ///
     /// # Errors
     /// As [`Applies::apply`].
-    pub async fn apply_for_good<A: Applies>(
+    pub async fn apply_permanently<A: Applies>(
         &self,
         role: &A,
         config: A::Config,
@@ -236,7 +237,7 @@ impl Confirmable {
         self.refuse_while_waiting()?;
         match confirmation {
             Some(confirmation) => self.apply_for_now(role, config, confirmation).await,
-            None => self.apply_for_good(role, config).await,
+            None => self.apply_permanently(role, config).await,
         }
     }
 

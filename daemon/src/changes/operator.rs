@@ -63,7 +63,7 @@ pub struct Locked {
 impl OperatorState {
     /// The folder next to the daemon's state folder: `/var/lib/causeway-root` for `/var/lib/causeway`.
     #[must_use]
-    pub fn beside(state_directory: &Path, trusted: Trusted) -> Self {
+    pub fn next_to(state_directory: &Path, trusted: Trusted) -> Self {
         let mut name = state_directory.file_name().map_or_else(|| OsString::from("causeway"), OsString::from);
         name.push("-root");
         Self { folder: state_directory.with_file_name(name), trusted }
@@ -96,7 +96,7 @@ impl OperatorState {
         texts
     }
 
-    /// A file that nobody but root may have written.
+    /// A file that only root may have written.
     fn text(&self, name: &str) -> Option<String> {
         let path = self.folder.join(name);
         let trusts = |path: &Path| match self.trusted {
@@ -153,7 +153,7 @@ impl OperatorState {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                // Nobody is left to read it when this fails.
+                // There is no other place to report a failed write.
                 drop(writeln!(
                     io::stderr().lock(),
                     "another command is changing the configuration; waiting for it"
@@ -279,10 +279,10 @@ mod tests {
 
     #[test]
     fn the_folder_lies_next_to_the_daemons_own() {
-        let beside =
-            |path: &str| OperatorState::beside(Path::new(path), Trusted::OthersOnly).folder().to_owned();
-        assert_eq!(beside("/var/lib/causeway"), Path::new("/var/lib/causeway-root"));
-        assert_eq!(beside("/srv/edge/state"), Path::new("/srv/edge/state-root"));
+        let folder_of =
+            |path: &str| OperatorState::next_to(Path::new(path), Trusted::OthersOnly).folder().to_owned();
+        assert_eq!(folder_of("/var/lib/causeway"), Path::new("/var/lib/causeway-root"));
+        assert_eq!(folder_of("/srv/edge/state"), Path::new("/srv/edge/state-root"));
     }
 
     #[test]
@@ -335,7 +335,7 @@ mod tests {
 
     fn made() -> (tempfile::TempDir, OperatorState) {
         let folder = tempfile::tempdir().unwrap();
-        let root = OperatorState::beside(&folder.path().join("state"), Trusted::OthersOnly);
+        let root = OperatorState::next_to(&folder.path().join("state"), Trusted::OthersOnly);
         (folder, root)
     }
 

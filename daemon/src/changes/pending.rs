@@ -9,7 +9,7 @@ use tunnel::time::Now;
 
 use crate::files;
 
-/// A point in time as both clocks tell it.
+/// A point in time as both clocks have it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
     /// Which boot of the machine; empty where the system has no name for it.
@@ -118,8 +118,9 @@ fn boot_id() -> String {
 impl Pending {
     /// How long it may still stay; `None` when its time is over.
     ///
-    /// After a reboot only the wall clock can tell. One that lies before the change cannot be right, as on a machine
-    /// without a clock, and then the time counts as over: going back is what is safe.
+    /// After a reboot only the wall clock is left. One that lies before the change cannot be right,
+    /// as on a machine without a clock, and then the time counts as over: going back is what is
+    /// safe.
     #[must_use]
     pub fn remaining(&self, now: &Moment) -> Option<Duration> {
         let gone = if now.boot == self.applied.boot {
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_reboot_the_wall_clock_tells() {
+    fn after_a_reboot_the_wall_clock_decides() {
         let pending = pending();
         assert_eq!(pending.remaining(&at("two", 3, 1_050)), Some(10 * SECOND));
         assert_eq!(pending.remaining(&at("two", 3, 1_060)), None);

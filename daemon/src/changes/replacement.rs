@@ -22,7 +22,7 @@ pub struct Target {
 #[derive(Debug)]
 pub struct Replacement {
     file: File,
-    beside: PathBuf,
+    temporary: PathBuf,
     path: PathBuf,
 }
 
@@ -48,9 +48,9 @@ impl Replacement {
         let mut number = [0; 8];
         getrandom::fill(&mut number).map_err(|error| stop(io::Error::other(error)))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let beside = path.with_file_name(format!(".{name}.{:016x}.new", u64::from_ne_bytes(number)));
-        let file = File::options().write(true).create_new(true).mode(0o600).open(&beside).map_err(stop)?;
-        let replacement = Self { file, beside, path: path.to_owned() };
+        let temporary = path.with_file_name(format!(".{name}.{:016x}.new", u64::from_ne_bytes(number)));
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&temporary).map_err(stop)?;
+        let replacement = Self { file, temporary, path: path.to_owned() };
         replacement.dress(target).map_err(stop)?;
         Ok(replacement)
     }
@@ -61,7 +61,8 @@ impl Replacement {
         let group = target.group.filter(|group| *group != made.gid());
         if owner.is_some() || group.is_some() {
             let given = fchown(&self.file, owner, group);
-            // Of its own files root only wishes the group: without the capability, as in a container, they stay as they are.
+            // For its own files root only tries to set the group: without the capability, as in a
+            // container, they stay as they are.
             if target.owner.is_some() {
                 given?;
             }
@@ -85,7 +86,7 @@ impl Replacement {
     /// Whatever the file system says.
     pub fn finish(self) -> Result<(), ExitError> {
         let folder = self.path.parent().unwrap_or(Path::new("/"));
-        let renamed = fs::rename(&self.beside, &self.path);
+        let renamed = fs::rename(&self.temporary, &self.path);
         renamed.and_then(|()| File::open(folder)?.sync_all()).map_err(|error| trouble(&self.path, &error))
     }
 }
@@ -93,7 +94,7 @@ impl Replacement {
 impl Drop for Replacement {
     fn drop(&mut self) {
         // After `finish` there is none left.
-        drop(fs::remove_file(&self.beside));
+        drop(fs::remove_file(&self.temporary));
     }
 }
 

@@ -8,25 +8,26 @@ use std::path::Path;
 /// Most bytes read of a state file: more is not ours.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Replaces `path` with `contents`, mode 0600: written beside it, flushed, renamed, the folder flushed.
+/// Replaces `path` with `contents`, mode 0600: written next to it, flushed, renamed, the folder
+/// flushed.
 ///
 /// # Errors
 /// Whatever the file system says; then the old file is as it was.
 pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut beside = name.to_owned();
-    beside.push(".new");
-    let beside = folder.join(beside);
+    let mut temporary = name.to_owned();
+    temporary.push(".new");
+    let temporary = folder.join(temporary);
     // A rest of an earlier crash is never written through: it might be a link.
-    match fs::remove_file(&beside) {
+    match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
     let written = file.write_all(contents).and_then(|()| file.sync_all());
-    if let Err(error) = written.and_then(|()| fs::rename(&beside, path)) {
-        drop(fs::remove_file(&beside));
+    if let Err(error) = written.and_then(|()| fs::rename(&temporary, path)) {
+        drop(fs::remove_file(&temporary));
         return Err(error);
     }
     File::open(folder)?.sync_all()

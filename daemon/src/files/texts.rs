@@ -117,7 +117,8 @@ pub(super) fn credentials_folder() -> Option<PathBuf> {
     std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
 }
 
-/// How to fix a configuration file that cannot be read, as the end of a sentence; empty where only the error tells.
+/// How to fix a configuration file that cannot be read, as the end of a sentence; empty where the
+/// error says enough.
 #[must_use]
 pub fn fix_of(path: &str, error: &io::Error) -> String {
     match error.kind() {

@@ -1,4 +1,4 @@
-//! `forwarder check`: whether a configuration can be run, and what it amounts to.
+//! `forwarder check`: whether a configuration can be run, and the effective one.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -51,7 +51,7 @@ fn notes(found: &Inspected) -> impl Iterator<Item = String> {
     found.unseen.iter().map(|file| format!("{}: not looked into, only the daemon's user may", file.display()))
 }
 
-/// What the configuration amounts to, one line per entry.
+/// The effective configuration, one line per entry.
 fn effective(policy: &Policy, environment: &Environment) -> String {
     let mut text = String::from("the configuration is valid\n");
     for peer in &policy.peers {

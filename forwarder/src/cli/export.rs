@@ -18,17 +18,18 @@ use crate::config;
 /// What is written, to standard output.
 #[derive(Subcommand)]
 pub(super) enum Exported {
-    /// Caddy's listener for what the forwarder hands over: the only one that believes a PROXY header.
+    /// Print the Caddy listener for connections from the forwarder, the only one that trusts PROXY
+    /// headers.
     Caddy(Caddy),
 }
 
 #[derive(Args)]
 pub(super) struct Caddy {
-    /// The proxy in front of the edge, whose word about its visitors is believed: a file of prefixes such as
-    /// lists/cloudflare.list, or "@NAME" for a list of the configuration.
+    /// Trust what the proxies in front of the edge report about their visitors: a file of prefixes
+    /// such as lists/cloudflare.list, or "@NAME" for a list of the configuration.
     #[arg(long, value_name = "FILE")]
     proxies: Option<PathBuf>,
-    /// The forwarder's address on the network it shares with Caddy, where that is not loopback.
+    /// Expect the forwarder at this address on the network it shares with Caddy, if not loopback.
     #[arg(long, value_name = "ADDRESS")]
     from: Option<IpAddr>,
 }

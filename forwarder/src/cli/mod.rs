@@ -24,47 +24,48 @@ use crate::control::report::Report;
 use crate::places::{Environment, Place};
 use crate::{config, run};
 
-/// The origin's peer: carries flows between a WireGuard tunnel and local services, without any privilege.
+/// Run the forwarder at the origin: carry flows between a WireGuard tunnel and local services,
+/// without privileges.
 #[derive(Parser)]
 #[command(name = "forwarder", version, arg_required_else_help = true, after_help = AFTER_HELP)]
 struct Cli {
-    /// The configuration; without a command the daemon runs by it.
+    /// Use this configuration; without a command, run the daemon with it.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-const AFTER_HELP: &str = "Without a command the daemon runs in the foreground; SIGHUP reads the configuration again.\n\
+const AFTER_HELP: &str = "Without a command the daemon runs in the foreground; SIGHUP reloads the configuration.\n\
     Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not reachable, 4 configuration invalid, 5 permission or key-file mode, \
     6 conflict, 10 degraded, 11 broken";
 
 #[derive(Subcommand)]
 enum Command {
-    /// Validates the configuration and the files it names; changes nothing and needs no privilege.
+    /// Validate the configuration and the files it names; changes nothing, needs no privileges.
     Check {
-        /// JSON instead of text.
+        /// Print JSON instead of text.
         #[arg(long)]
         json: bool,
     },
-    /// How the daemon does: flows, entries, drops.
+    /// Show the state of the daemon: flows, entries, drops.
     Status(Asking),
-    /// The peers, like `wg show`.
+    /// Show peers, like `wg show`.
     Peers(Asking),
-    /// One line; exit code 0 when every peer is up, 10 when some are not, 11 when none is.
+    /// Show health in one line; exits 0 when all peers are up, 10 when some are, 11 when none is.
     Health(Asking),
     #[command(flatten)]
     Change(Change),
-    /// Writes a part of another program's configuration.
+    /// Print a part of another program's configuration.
     Export {
         #[command(subcommand)]
         exported: export::Exported,
     },
-    /// Waits until a peer is up, or a reach target answers.
+    /// Wait until a peer is up, or a reach target answers.
     Wait {
-        /// A peer, or a `[[reach]]` entry.
+        /// Wait for this peer or `[[reach]]` entry.
         name: String,
-        /// For how long.
+        /// Give up after this time.
         #[arg(long, default_value = "120s", value_parser = duration)]
         timeout: Duration,
         #[command(flatten)]
@@ -75,39 +76,40 @@ enum Command {
 /// What changes the configuration, or would.
 #[derive(Subcommand)]
 enum Change {
-    /// Lists what a configuration would change.
+    /// Show what a configuration would change, line by line.
     Plan {
-        /// The configuration.
+        /// Compare this configuration with the one in force.
         file: PathBuf,
         #[command(flatten)]
         asking: Asking,
     },
-    /// Applies a configuration to the running daemon; then the daemon's own file (--config) holds it too.
+    /// Apply a configuration to the running daemon and save it as the daemon's own file (--config).
     ///
     /// Keys and lists with relative names are looked for next to the daemon's own file.
     Apply {
-        /// The configuration.
+        /// Apply this configuration.
         file: PathBuf,
-        /// Goes back unless `forwarder confirm` follows in time; until then the daemon's own file stays as it is.
+        /// Roll back unless `forwarder confirm` follows within TIME (default: 60s); save when
+        /// confirmed.
         #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, default_missing_value = "60s")]
         confirm: Option<Duration>,
         #[command(flatten)]
         asking: Asking,
     },
-    /// Keeps what `apply --confirm` changed; exits 7 when it was taken back already.
+    /// Keep what `apply --confirm` changed; exits 7 when it was already rolled back.
     Confirm(Asking),
-    /// Takes back what waits for `confirm`, else applies the configuration before the one in force.
+    /// Undo the change that waits for `confirm`, else apply the previous configuration.
     Rollback(Asking),
-    /// Reads the configuration, lists and keys again; flows go on.
+    /// Reload configuration, lists and keys; flows go on.
     Reload(Asking),
 }
 
 #[derive(Args)]
 struct Asking {
-    /// JSON instead of text.
+    /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
-    /// The daemon's control socket.
+    /// Connect to this control socket of the daemon.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
 }

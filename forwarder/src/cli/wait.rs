@@ -52,7 +52,7 @@ fn look(report: &Report, places: &[Place], name: &str) -> Result<(bool, String),
         return Ok((peer.state == "up", format!("its state is {}", peer.state)));
     }
     match report.reach.iter().find(|entry| entry.name == name) {
-        // Nobody knows what a service of UDP would answer to.
+        // What a UDP service answers to is not known.
         Some(entry) if entry.protocols == "udp" => {
             let peer = report.peers.iter().find(|peer| Some(&peer.name) == entry.peer.as_ref());
             let is_up = peer.is_some_and(|peer| peer.state == "up");

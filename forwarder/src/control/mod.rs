@@ -1,4 +1,5 @@
-//! The control plane: what the daemon shows, on its socket and as metrics, and what it is told by signals.
+//! The control plane: what the daemon shows, on its socket and as metrics, and the signals it
+//! handles.
 
 pub mod client;
 pub mod problems;
@@ -43,7 +44,7 @@ pub struct Shared {
     pub round_trips: Arc<RoundTrips>,
     /// When the daemon started.
     pub started: Instant,
-    /// Whether it was told to stop.
+    /// Whether it was asked to stop.
     pub is_stopping: AtomicBool,
     /// Why the configuration was not taken when it was last read again.
     pub not_taken: Mutex<Option<String>>,
@@ -176,7 +177,7 @@ impl Shared {
         clock::instant().since(self.started)
     }
 
-    /// Whether it was told to stop.
+    /// Whether it was asked to stop.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Relaxed)

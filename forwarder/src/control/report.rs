@@ -1,4 +1,4 @@
-//! What the daemon tells about itself: one document, from which every command takes its part.
+//! What the daemon reports about itself: one document, from which every command takes its part.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub struct Report {
     pub version: String,
     /// Seconds since it started.
     pub uptime_seconds: f64,
-    /// Whether it was told to stop.
+    /// Whether it was asked to stop.
     pub stopping: bool,
     /// The verdict.
     pub health: Health,
@@ -144,9 +144,9 @@ pub fn report(shared: &Shared) -> Report {
                 let address = entry.address.map_or("*".to_owned(), |address| address.to_string());
                 let from = format!("{address}:{}", entry.ports);
                 let to: Vec<String> = entry.upstreams.iter().map(ToString::to_string).collect();
-                let told = Entry::new(&entry.name, from, to.join(", "), inject.get(&entry.name)?);
+                let shown = Entry::new(&entry.name, from, to.join(", "), inject.get(&entry.name)?);
                 let upstreams = upstreams(pools.get(&entry.name)?);
-                Some(Entry { upstreams, protocols: words(entry.protocols), ..told })
+                Some(Entry { upstreams, protocols: words(entry.protocols), ..shown })
             })
             .collect(),
         reach: policy
@@ -155,9 +155,9 @@ pub fn report(shared: &Shared) -> Report {
             .filter_map(|entry| {
                 let stats = reach.get(&entry.name)?;
                 let (from, to) = (entry.listen.to_string(), entry.target.to_string());
-                let told = Entry::new(&entry.name, from, to, stats);
+                let shown = Entry::new(&entry.name, from, to, stats);
                 let peer = Some(entry.peer.to_string());
-                Some(Entry { peer, protocols: words(entry.protocols), ..told })
+                Some(Entry { peer, protocols: words(entry.protocols), ..shown })
             })
             .collect(),
         dropped: dropped(shared)

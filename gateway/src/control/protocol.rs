@@ -26,7 +26,7 @@ pub enum Request {
     },
     /// Published ports and private flows.
     Services,
-    /// How the edge does.
+    /// Overall status.
     Status,
     /// Banned sources.
     Bans,
@@ -38,7 +38,7 @@ pub enum Request {
         /// Only with this address at one of their ends.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         address: Option<IpAddr>,
-        /// Most that are told, up to [`MAX_FLOWS`].
+        /// Most that are shown, up to [`MAX_FLOWS`].
         limit: usize,
     },
     /// Which offloads are in use.
@@ -52,7 +52,7 @@ pub enum Request {
     Ban {
         /// The source.
         address: IpAddr,
-        /// For how long; for good when missing.
+        /// For how long; permanently when missing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seconds: Option<u64>,
     },

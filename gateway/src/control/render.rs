@@ -73,12 +73,12 @@ pub fn status(report: &Status, style: Style) -> String {
 #[must_use]
 pub fn bans(report: &Bans) -> String {
     if report.bans.is_empty() {
-        return "nobody is banned\n".to_owned();
+        return "no source is banned\n".to_owned();
     }
     let line = |ban: &super::report::Ban| {
         let expiry = ban
             .expires_in_seconds
-            .map_or_else(|| "for good".to_owned(), |left| format!("for {}", period(left)));
+            .map_or_else(|| "permanent".to_owned(), |left| format!("for {}", period(left)));
         format!("{}  {expiry}\n", ban.address)
     };
     report.bans.iter().map(line).collect()

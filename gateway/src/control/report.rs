@@ -76,7 +76,7 @@ pub struct Status {
     /// Who is trusted besides the tunnel and loopback, a line for each interface; everybody else is the WAN.
     #[serde(default)]
     pub trusted: Vec<String>,
-    /// What is wrong, each with its mend; empty when all is well.
+    /// What is wrong, each with its fix; empty when all is well.
     pub problems: Vec<String>,
 }
 
@@ -103,9 +103,9 @@ pub struct Ban {
 pub struct Flows {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// How many flows there are, told here or not.
+    /// How many flows there are, shown here or not.
     pub total: usize,
-    /// Whether there are more than are told here.
+    /// Whether there are more than are shown here.
     pub truncated: bool,
     /// The flows, those that carried most first.
     pub flows: Vec<Flow>,

@@ -56,7 +56,7 @@ impl Applies for Edge {
 /// What the edge starts with: the file, or what an unconfirmed change makes of it.
 #[must_use]
 pub fn resume(file: Config, state: &State) -> (Config, Confirmable) {
-    let operator = OperatorState::beside(&file.policy.state_directory, Trusted::OthersOnly);
+    let operator = OperatorState::next_to(&file.policy.state_directory, Trusted::OthersOnly);
     let (path, trials) = (file.path.clone(), state.trials());
     let load = |text| Ok(config::load_text(&path, text)?);
     let (config, startup): (Config, Startup) =

@@ -42,7 +42,7 @@ pub struct Unwritable {
 pub struct Repair {
     /// What was put back, a line each.
     pub lines: Vec<String>,
-    /// Of the table, when it was made anew.
+    /// Of the table, when it was created again.
     pub fingerprint: Option<u64>,
     /// Switches that could not be written.
     pub unwritable: Vec<Unwritable>,
@@ -110,9 +110,10 @@ impl Blueprint {
 
     /// Changes the kernel from `old`, which is in place, to this; looks whether it is there, and what could not be set.
     ///
-    /// Routes are added first and the table is changed last, in one transaction that the kernel takes wholly or not at all:
-    /// whatever refuses until then, the routes are taken away again. What the table no longer needs is taken away only
-    /// then. A table that is to stay as it is, and whose fingerprint is the `expected` one, is left alone.
+    /// Routes are added first and the table is changed last, in one transaction that the kernel
+    /// takes completely or not at all: whatever refuses until then, the routes are taken away
+    /// again. What the table no longer needs is taken away only then. A table that is to stay as it
+    /// is, and whose fingerprint is the `expected` one, is left alone.
     ///
     /// # Errors
     /// What the kernel refused, or how the kernel differs from the plan, and what is left of the change.
@@ -209,7 +210,7 @@ impl Blueprint {
         Ok(fingerprint(&helper.list(Listing::Table)?))
     }
 
-    /// Puts back what somebody else changed.
+    /// Puts back what another program changed.
     ///
     /// # Errors
     /// What the kernel refused.
@@ -225,7 +226,7 @@ impl Blueprint {
             }
         }
         repair.lines.extend(helper.apply_routing(Routing::new(&self.plan.routing))?);
-        // That the routes of an uplink changed is nobody's mistake, so that it is no repair.
+        // Routes of an uplink change in normal operation: following them is no repair.
         for line in self.follow_uplinks(helper)? {
             tracing::info!("{line}");
         }
@@ -290,8 +291,8 @@ impl Blueprint {
         self.offer(present, |transaction| helper.apply_ruleset(transaction))
     }
 
-    /// Gives `take` the transaction from what the table holds to what it must be, and where that is refused the one that
-    /// makes the table anew.
+    /// Gives `take` the transaction from what the table holds to what it must be, and where that is
+    /// refused the one that creates the table again.
     fn offer(&self, present: &Present, take: impl Fn(String) -> Result<(), Failure>) -> Result<(), Failure> {
         match take(self.plan.ruleset.install(present).to_string()) {
             // Another version's sets may have other types: then only a new table helps, in the same transaction.

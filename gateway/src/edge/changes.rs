@@ -5,7 +5,7 @@ use policy::plan::{Change, Plan};
 
 use crate::config::Keys;
 
-/// A configuration as far as changes of it are told.
+/// The parts of a configuration whose changes are reported.
 pub(super) struct Side<'a> {
     pub(super) policy: &'a Policy,
     pub(super) keys: &'a Keys,

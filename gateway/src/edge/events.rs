@@ -1,4 +1,4 @@
-//! What the data plane tells, and what is done about it.
+//! Events of the data plane, and what is done about them.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -18,7 +18,9 @@ impl Edge {
     pub fn handle_event(self: &Rc<Self>, event: DeviceEvent) -> bool {
         match event {
             DeviceEvent::TunGone => {
-                tracing::error!("the TUN device was deleted; the daemon ends so that it is made anew");
+                tracing::error!(
+                    "the TUN device was deleted; the daemon ends so that the device is created again"
+                );
                 return false;
             }
             // Logged where it was found.
@@ -31,26 +33,26 @@ impl Edge {
     fn handle_node_event(self: &Rc<Self>, event: Event) {
         match event {
             Event::Handshake { peer } => {
-                tracing::debug!(peer = self.name_of_id(peer), "a session was agreed")
+                tracing::debug!(peer = self.name_of_id(peer), "session established")
             }
             Event::EndpointChanged { peer, endpoint } => {
-                tracing::debug!(peer = self.name_of_id(peer), endpoint = %endpoint.remote, "the peer is elsewhere now");
+                tracing::debug!(peer = self.name_of_id(peer), endpoint = %endpoint.remote, "peer endpoint changed");
                 self.note_endpoints();
             }
-            Event::StateChanged { peer, from, to } => self.tell_state(peer, from, to),
+            Event::StateChanged { peer, from, to } => self.log_state(peer, from, to),
             Event::Recover { peer, step: RecoveryStep::Resolve } => self.resolve(peer),
             // The handshake is the node's own work, and another socket on the same fixed port would be the same.
             Event::Recover { peer, step } => {
                 tracing::debug!(peer = self.name_of_id(peer), ?step, "recovering")
             }
             Event::PathMtu { peer, mtu } => {
-                tracing::info!(peer = self.name_of_id(peer), mtu, "found what the path carries");
+                tracing::info!(peer = self.name_of_id(peer), mtu, "path MTU discovered");
                 self.follow_path_mtu();
             }
             Event::Watermark { wall } => {
                 if let Err(error) = self.state.clock_mark().write(wall) {
                     tracing::warn!(
-                        "the clock mark cannot be written ({error}); free the disk or mend its permissions"
+                        "the clock mark cannot be written ({error}); free disk space or fix the state folder's permissions"
                     );
                 }
             }
@@ -73,12 +75,12 @@ impl Edge {
         }
     }
 
-    fn tell_state(&self, peer: PeerId, from: PeerState, to: PeerState) {
+    fn log_state(&self, peer: PeerId, from: PeerState, to: PeerState) {
         tracing::info!(
             peer = self.name_of_id(peer),
             from = from.label(),
             to = to.label(),
-            "the peer's state changed"
+            "peer state changed"
         );
         if to == PeerState::Up {
             self.note_endpoints();
@@ -197,7 +199,7 @@ impl Edge {
         if let Err(error) = self.state.keep_endpoints(&endpoints) {
             // Once: the next second would only say it again.
             tracing::warn!(
-                "the peers' endpoints cannot be written ({error}); free the disk or mend its permissions"
+                "the peers' endpoints cannot be written ({error}); free disk space or fix the state folder's permissions"
             );
         }
         self.endpoints.replace(endpoints);

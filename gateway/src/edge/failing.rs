@@ -93,7 +93,7 @@ mod tests {
             failing.handle_failure("no".to_owned(), Duration::from_secs(seconds))
         };
         assert!(!fail(&mut failing, 0));
-        assert!(!failing.handle_success(), "what nobody was warned of is not said to be over");
+        assert!(!failing.handle_success(), "the end of what was not warned of is not logged");
         let warnings: Vec<_> = (0..5).map(|_| fail(&mut failing, 0)).collect();
         assert_eq!(warnings, [false, true, false, false, false]);
         assert!(failing.handle_success() && !failing.handle_success());

@@ -1,11 +1,11 @@
-//! Whether our table is still what we made it, told from what `nft -j list table` prints.
+//! Whether our table is still what we made it, by what `nft -j list table` prints.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::Value;
 
-/// A number that changes when somebody changes rules, chains, maps or static sets, and not when packets, bans or
-/// meters do; `None` when there is no table.
+/// A number that depends on rules, chains, maps and static sets, and not on packets, bans or
+/// meters; `None` when there is no table.
 #[must_use]
 pub(super) fn fingerprint(listing: &str) -> Option<u64> {
     let mut listing: Value = serde_json::from_str(listing).ok()?;

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flow_is_told_with_its_service_its_peer_and_its_age() {
+    fn a_flow_is_shown_with_its_service_its_peer_and_its_age() {
         let text = include_str!("../../../configs/gateway.toml");
         let policy = policy::gateway::parse(&Source { name: Path::new("gateway.toml"), text }).unwrap();
         let services = policy.plan().ruleset.services;
@@ -134,12 +134,12 @@ mod tests {
             started_nanoseconds: Some(5_000_000_000),
             tcp_state: Some(3),
         };
-        let told = described(&flow, &policy, &services, Duration::from_secs(7));
-        assert_eq!((told.service.as_str(), told.kind.as_str()), ("https", "publish"));
-        assert_eq!((told.peer.as_deref(), told.state.as_deref()), (Some("wroclaw"), Some("established")));
-        assert_eq!((told.age_seconds, told.masqueraded), (Some(2.0), false));
+        let shown = described(&flow, &policy, &services, Duration::from_secs(7));
+        assert_eq!((shown.service.as_str(), shown.kind.as_str()), ("https", "publish"));
+        assert_eq!((shown.peer.as_deref(), shown.state.as_deref()), (Some("wroclaw"), Some("established")));
+        assert_eq!((shown.age_seconds, shown.masqueraded), (Some(2.0), false));
 
-        let stranger = kernel::Flow {
+        let foreign = kernel::Flow {
             mark: 0x4357_ffff,
             protocol: 1,
             listen: "192.0.2.2:0".parse().unwrap(),
@@ -148,8 +148,8 @@ mod tests {
             tcp_state: Some(99),
             ..flow
         };
-        let told = described(&stranger, &policy, &services, Duration::ZERO);
-        assert_eq!((told.service.as_str(), told.peer, told.state), ("-", None, None));
-        assert_eq!((told.protocol.as_str(), told.listen.as_str()), ("icmp", "192.0.2.2"));
+        let shown = described(&foreign, &policy, &services, Duration::ZERO);
+        assert_eq!((shown.service.as_str(), shown.peer, shown.state), ("-", None, None));
+        assert_eq!((shown.protocol.as_str(), shown.listen.as_str()), ("icmp", "192.0.2.2"));
     }
 }

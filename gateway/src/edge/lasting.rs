@@ -75,6 +75,6 @@ mod tests {
         assert!(lasting.handle_look(start + LEAST, found()).is_empty());
         assert_eq!(lasting.handle_look(start + LEAST * 2, found()), found());
         assert!(lasting.handle_look(start + LEAST * 3, Vec::new()).is_empty() && lasting.lines().is_empty());
-        assert!(lasting.handle_look(start + LEAST * 4, found()).is_empty(), "it counts anew");
+        assert!(lasting.handle_look(start + LEAST * 4, found()).is_empty(), "the time begins again");
     }
 }

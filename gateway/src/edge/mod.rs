@@ -54,11 +54,11 @@ use failing::Failing;
 use lasting::Lasting;
 use machine::Machine;
 use outer::Outer;
-use reconcile::Fight;
+use reconcile::Contention;
 
 pub use apply::resume;
 pub use reload::refusal;
-pub use start::{Hands, take_hands};
+pub use start::{Resources, acquire};
 
 /// The running edge. It lives on the control thread alone; what other threads need is shared by `Arc`.
 pub struct Edge {
@@ -81,17 +81,17 @@ pub struct Edge {
     /// When round trips were last noted for the histogram, and when its intake was last cleared.
     trips_noted: Cell<Instant>,
     trips_settled: Cell<Instant>,
-    fight: RefCell<Fight>,
+    contention: RefCell<Contention>,
     /// Looks at the kernel that failed.
     failing: RefCell<Failing>,
-    /// Has the next look at the kernel begin at once.
-    bell: Arc<Notify>,
+    /// Starts the next look at the kernel at once.
+    wakeup: Arc<Notify>,
     /// The turn of what reads from the kernel for a report.
     reading: Arc<Semaphore>,
     /// Which calls of the data threads keep failing.
     calls: RefCell<CallLog>,
     kernel_counters: RefCell<KernelCounters>,
-    /// The endpoints as they stand in the state folder.
+    /// The endpoints as they are in the state folder.
     endpoints: RefCell<Endpoints>,
     /// Endpoints that are names in the configuration, by the peer's key.
     names: RefCell<BTreeMap<policy::PublicKey, EndpointName>>,

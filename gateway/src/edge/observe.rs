@@ -25,11 +25,11 @@ use daemon::peers::{Interface, Peer, Peers};
 
 /// Between two looks at the round trips: there is a probe every five seconds.
 const PROBES: Duration = Duration::from_millis(4_500);
-/// Between two clearings of the histogram's intake, when nobody scrapes.
+/// Between two clearings of the histogram's intake, when there is no scrape.
 const SETTLES: Duration = Duration::from_secs(300);
 /// Bytes between two samples that are more than what keeps an idle tunnel alive.
 const QUIET: u64 = 4_096;
-/// Switches that tell how many flows conntrack follows, and the most it will.
+/// Switches that hold how many flows conntrack follows, and the most it will.
 const FLOWS: [&str; 2] = ["net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max"];
 
 /// What our own metrics begin with.
@@ -219,12 +219,12 @@ impl Edge {
             Number::counter(
                 "gateway_reconcile_repairs_total",
                 "Times that rules, routes or switches were put back after another program changed them.",
-                self.fight.borrow().total,
+                self.contention.borrow().total,
             ),
             Number::flag(
                 "gateway_reconcile_fought",
                 "Whether another program keeps changing rules, routes or switches of the edge.",
-                self.fight.borrow().is_on,
+                self.contention.borrow().is_on,
             ),
             Number::counter(
                 "gateway_reconcile_failures_total",
@@ -373,7 +373,7 @@ fn device_numbers(stats: &DeviceStats) -> [Number; 4] {
     ]
 }
 
-/// Runs what blocks on the helper beside the control thread.
+/// Runs what blocks on the helper outside the control thread.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {

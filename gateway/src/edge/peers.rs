@@ -1,4 +1,4 @@
-//! What the node is told about the peers of a configuration.
+//! What the node must know about the peers of a configuration.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What somebody else changed is put back, at once and without a fuss; whoever keeps changing it is told of.
+//! What another program changed is put back at once; repeated interference is logged once.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -22,39 +22,41 @@ use crate::kernel::{Failure, FailureKind};
 
 /// How long after a change the look begins, so that a burst of changes costs one.
 const SETTLE: Duration = Duration::from_millis(200);
-/// The longest time between two looks, when nothing is told.
+/// The longest time between two looks, when no change is reported.
 const POLL: Duration = Duration::from_secs(10);
-/// Repairs within [`FIGHT_WINDOW`] from which on somebody is fighting.
-const FIGHT: usize = 12;
-/// See [`FIGHT`].
-const FIGHT_WINDOW: Duration = Duration::from_secs(60);
-/// The longest pause between repairs while somebody fights.
+/// Repairs within [`CONTENTION_WINDOW`] from which on there is contention.
+const CONTENTION: usize = 12;
+/// See [`CONTENTION`].
+const CONTENTION_WINDOW: Duration = Duration::from_secs(60);
+/// The longest pause between repairs during contention.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// When repairs were made, and what follows for the next one.
+/// Whether another program keeps undoing repairs: when they were made, and the pause before the
+/// next.
 #[derive(Debug, Default)]
-pub(super) struct Fight {
+pub(super) struct Contention {
     repairs: VecDeque<Instant>,
     /// Repairs since the start.
     pub(super) total: u64,
     pub(super) is_on: bool,
 }
 
-impl Fight {
-    /// Counts a repair; whether a fight begins with it.
+impl Contention {
+    /// Counts a repair; whether contention begins with it.
     fn handle_repair(&mut self, now: Instant) -> bool {
         self.total += 1;
         self.repairs.push_back(now);
         let was_on = self.is_on;
-        self.is_on = self.recent(now) >= FIGHT;
+        self.is_on = self.recent(now) >= CONTENTION;
         self.is_on && !was_on
     }
 
-    /// How long to wait before the next look: none, or twice as long with each repair of a fight.
+    /// How long to wait before the next look: not at all, or twice as long with each repair during
+    /// contention.
     fn pause(&mut self, now: Instant) -> Duration {
         let recent = self.recent(now);
-        self.is_on = recent >= FIGHT;
-        let doublings = u32::try_from(recent.saturating_sub(FIGHT)).unwrap_or(u32::MAX);
+        self.is_on = recent >= CONTENTION;
+        let doublings = u32::try_from(recent.saturating_sub(CONTENTION)).unwrap_or(u32::MAX);
         if self.is_on {
             Duration::from_secs(1 << doublings.min(6)).min(LONGEST_PAUSE)
         } else {
@@ -63,7 +65,7 @@ impl Fight {
     }
 
     fn recent(&mut self, now: Instant) -> usize {
-        while self.repairs.front().is_some_and(|first| now.duration_since(*first) > FIGHT_WINDOW) {
+        while self.repairs.front().is_some_and(|first| now.duration_since(*first) > CONTENTION_WINDOW) {
             self.repairs.pop_front();
         }
         self.repairs.len()
@@ -73,47 +75,47 @@ impl Fight {
 impl Edge {
     /// Watches and repairs until the daemon cannot go on; why.
     pub async fn reconcile(self: Rc<Self>) -> String {
-        if let Err(failure) = self.hang_bell().await {
+        if let Err(failure) = self.watch_for_changes().await {
             tracing::info!("changes by others are only found every {} s: {failure}", POLL.as_secs());
         }
         let mut polls = 0_u32;
-        // What changed between the start and the bell.
+        // The first look also finds what changed before the watch began.
         let mut rules_too = true;
         loop {
             if let Err(fault) = self.look(rules_too).await {
                 return fault;
             }
-            let pause = self.fight.borrow_mut().pause(Instant::now());
+            let pause = self.contention.borrow_mut().pause(Instant::now());
             sleep(pause).await;
             let failing = self.failing.borrow().pause();
             rules_too = match failing {
                 Some(pause) => {
-                    // However often the bell rings.
+                    // However many changes are reported.
                     sleep(FIRST_PAUSE).await;
-                    drop(timeout(pause.saturating_sub(FIRST_PAUSE), self.bell.notified()).await);
+                    drop(timeout(pause.saturating_sub(FIRST_PAUSE), self.wakeup.notified()).await);
                     true
                 }
                 None => {
                     let is_settling = self.path_faults.borrow().is_settling();
                     let wait = if is_settling { path_check::LEAST } else { POLL };
-                    let told = timeout(wait, self.bell.notified()).await.is_ok();
-                    if told {
+                    let is_notified = timeout(wait, self.wakeup.notified()).await.is_ok();
+                    if is_notified {
                         sleep(SETTLE).await;
                     }
-                    polls = if told { 0 } else { polls + 1 };
-                    // Reading the rules starts a program: without a bell that is done once a minute.
-                    told || is_settling || polls.is_multiple_of(6)
+                    polls = if is_notified { 0 } else { polls + 1 };
+                    // Reading the rules starts a program: without a notification, once a minute.
+                    is_notified || is_settling || polls.is_multiple_of(6)
                 }
             };
         }
     }
 
-    /// Has a thread wait on the helper's sockets and ring.
-    async fn hang_bell(&self) -> Result<(), Failure> {
-        let (helper, bell) = (self.helper.clone(), Arc::clone(&self.bell));
+    /// Starts a thread that waits on the helper's sockets and wakes the loop.
+    async fn watch_for_changes(&self) -> Result<(), Failure> {
+        let (helper, wakeup) = (self.helper.clone(), Arc::clone(&self.wakeup));
         let fds = blocking(move || helper.watch()).await?;
         let thread =
-            std::thread::Builder::new().name("cw-watch".to_owned()).spawn(move || listen(&fds, &bell));
+            std::thread::Builder::new().name("cw-watch".to_owned()).spawn(move || listen(&fds, &wakeup));
         thread.map(drop).map_err(|error| Failure::new(FailureKind::Kernel, error.to_string()))
     }
 
@@ -140,8 +142,8 @@ impl Edge {
         // As often as the rules: after every change, and once a minute.
         if rules_too {
             self.check_paths(is_sound).await;
-            // Also where nobody asks for numbers: conntrack's room is judged with them. An nft that hangs is not waited for
-            // again.
+            // Also without a scrape: conntrack's room is judged with these counters. An nft that
+            // hangs is not waited for again.
             if is_sound && let Err(failure) = self.read_counters().await {
                 tracing::debug!(%failure, "the kernel's counters cannot be read");
             }
@@ -165,7 +167,7 @@ impl Edge {
         // What a person has fixed since is no problem any more.
         self.current.borrow_mut().unwritable = unwritable;
         if !lines.is_empty() {
-            self.tell_repair(&lines);
+            self.log_repair(&lines);
         }
         Ok(lines.len())
     }
@@ -192,24 +194,25 @@ impl Edge {
             Err(error) => tracing::debug!(%error, "the device stays under its new name"),
         }
         let name = &self.current.borrow().policy.interface.name;
-        format!("the device {name} was renamed, moved or replaced by somebody")
+        format!("the device {name} was renamed, moved or replaced by another program")
     }
 
-    fn tell_repair(&self, lines: &[String]) {
-        let begins = self.fight.borrow_mut().handle_repair(Instant::now());
+    fn log_repair(&self, lines: &[String]) {
+        let begins = self.contention.borrow_mut().handle_repair(Instant::now());
         if begins {
             tracing::warn!(
-                "somebody keeps changing what the edge needs ({}); find out who: another firewall or network manager?",
+                "another program keeps changing what the edge needs ({}); find out which: another firewall or network \
+                 manager?",
                 lines.join("; ")
             );
         } else {
-            tracing::info!("repaired what somebody changed: {}", lines.join("; "));
+            tracing::info!("repaired what another program changed: {}", lines.join("; "));
         }
     }
 }
 
-/// Rings at every message of the sockets, for as long as the process lives.
-fn listen(fds: &[OwnedFd], bell: &Notify) {
+/// Wakes the loop at every message of the sockets, for as long as the process lives.
+fn listen(fds: &[OwnedFd], wakeup: &Notify) {
     loop {
         let mut waiting: Vec<_> = fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         match poll(&mut waiting, None) {
@@ -218,13 +221,13 @@ fn listen(fds: &[OwnedFd], bell: &Notify) {
             Err(_) => return,
         }
         fds.iter().for_each(drain);
-        bell.notify_one();
+        wakeup.notify_one();
         // A storm of changes costs no more than ten rounds a second.
         std::thread::sleep(SETTLE / 2);
     }
 }
 
-/// Empties a socket; what it says does not matter, and an overflow is a bell too.
+/// Empties a socket; what it says does not matter, and an overflow is a notification too.
 fn drain(fd: &OwnedFd) {
     let mut buffer = [0; 8192];
     for _ in 0..1024 {
@@ -240,27 +243,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_repair_now_and_then_is_no_fight() {
-        let mut fight = Fight::default();
+    fn a_repair_now_and_then_is_no_contention() {
+        let mut contention = Contention::default();
         let start = Instant::now();
         for minute in 0..20 {
             let now = start + Duration::from_secs(60 * minute);
-            assert!(!fight.handle_repair(now));
-            assert_eq!(fight.pause(now), Duration::ZERO);
+            assert!(!contention.handle_repair(now));
+            assert_eq!(contention.pause(now), Duration::ZERO);
         }
     }
 
     #[test]
-    fn a_fight_is_told_once_and_slows_down_but_never_ends() {
-        let mut fight = Fight::default();
+    fn contention_is_logged_once_and_slows_down_repairs_but_never_ends_them() {
+        let mut contention = Contention::default();
         let start = Instant::now();
-        let mut told = 0;
+        let mut logged = 0;
         for second in 0..30 {
-            told += u32::from(fight.handle_repair(start + Duration::from_secs(second)));
+            logged += u32::from(contention.handle_repair(start + Duration::from_secs(second)));
         }
-        assert_eq!(told, 1);
-        assert_eq!(fight.pause(start + Duration::from_secs(30)), LONGEST_PAUSE);
-        assert_eq!(fight.pause(start + Duration::from_secs(120)), Duration::ZERO);
-        assert!(!fight.is_on);
+        assert_eq!(logged, 1);
+        assert_eq!(contention.pause(start + Duration::from_secs(30)), LONGEST_PAUSE);
+        assert_eq!(contention.pause(start + Duration::from_secs(120)), Duration::ZERO);
+        assert!(!contention.is_on);
     }
 }

@@ -1,4 +1,4 @@
-//! A change of the configuration while traffic flows: wholly, or not at all.
+//! A change of the configuration while traffic flows: completely, or not at all.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl Edge {
         let config = config::load(&self.config_path).inspect_err(|_| self.note_apply(false))?;
         let _turn = self.applying.lock().await;
         self.confirmable.refuse_while_waiting()?;
-        self.confirmable.apply_for_good(self, config).await
+        self.confirmable.apply_permanently(self, config).await
     }
 
     pub(super) fn note_apply(&self, ok: bool) {
@@ -79,9 +79,9 @@ impl Edge {
         self.note_apply(applied.is_ok());
         if let Ok(changes) = &applied {
             self.not_taken.take();
-            tell(changes);
+            log_changes(changes);
             if self.failing.borrow().is_on() {
-                self.bell.notify_one();
+                self.wakeup.notify_one();
             }
         }
         applied
@@ -179,7 +179,7 @@ impl Edge {
         let applied = blocking(move || Ok(new.change((&old, expected), &helper, &state)));
         applied.await.map_err(refusal)?.map_err(|undone| {
             if !undone.left.is_nothing() {
-                self.bell.notify_one();
+                self.wakeup.notify_one();
             }
             undone.stop()
         })
@@ -244,7 +244,7 @@ impl Edge {
         });
         let left = back.await.unwrap_or_else(Left::Unknown);
         if !left.is_nothing() {
-            self.bell.notify_one();
+            self.wakeup.notify_one();
         }
         left
     }
@@ -300,7 +300,7 @@ fn cannot_change(key: &str) -> String {
 }
 
 /// Logs what a person has to know of a change: another own key cuts every peer off until it has the new one.
-fn tell(changes: &[Change]) {
+fn log_changes(changes: &[Change]) {
     for change in changes {
         match change.part {
             "key" if change.line.starts_with("~ private key:") => {

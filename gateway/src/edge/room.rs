@@ -19,7 +19,8 @@ const fn is_crowded(was: bool, held: u64, most: u64) -> bool {
     most > 0 && held.saturating_mul(100) >= most.saturating_mul(least)
 }
 
-/// Judges anew whether the table is crowded, and says it once when that changes; one that cannot be read is as it was.
+/// Judges again whether the table is crowded, and logs a change once; one that cannot be read
+/// counts as before.
 pub(super) fn judge_room(was: bool, flows: Option<(u64, u64)>) -> bool {
     let Some((held, most)) = flows else { return was };
     let is_crowded = is_crowded(was, held, most);

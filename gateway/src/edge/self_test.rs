@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peers_address_beside_ours_is_asked_from() {
+    fn a_peers_address_next_to_ours_is_asked_from() {
         assert_eq!(
             chosen(&["10.77.88.1/30"], &["192.168.88.0/24", "10.77.88.2/32"]),
             asks("10.77.88.1", "10.77.88.2")
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn where_our_prefix_holds_nobody_else_a_peers_prefix_does() {
+    fn where_our_prefix_holds_no_other_address_a_peers_prefix_does() {
         let chosen_one = chosen(&["10.77.88.1/32"], &["fd77::/64", "0.0.0.0/0", "192.168.88.0/24"]);
         assert_eq!(chosen_one, asks("10.77.88.1", "192.168.88.1"));
     }

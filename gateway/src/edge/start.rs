@@ -34,8 +34,9 @@ use policy::ruleset::marks_in_force;
 /// Events that may wait for the control thread; what does not fit is found by the next look at the peers.
 const EVENTS: usize = 1024;
 
-/// What the data plane works with, taken before anything in the kernel is changed but the device.
-pub struct Hands {
+/// What the data plane works with, acquired before anything in the kernel but the device is
+/// changed.
+pub struct Resources {
     tun: OwnedFd,
     socket: UdpSocket,
     outer: Outer,
@@ -51,9 +52,9 @@ pub struct Hands {
 ///
 /// # Errors
 /// [`FailureKind::Conflict`] when the port or the device is taken, [`FailureKind::Ruleset`] when `nft` refuses.
-pub fn take_hands(config: &Config, helper: &Helper, state: &State) -> Result<Hands, Failure> {
+pub fn acquire(config: &Config, helper: &Helper, state: &State) -> Result<Resources, Failure> {
     let policy = &config.policy;
-    // An unconfirmed change may ask for more than the file did when the helper was told.
+    // An unconfirmed change may ask for more than the file did when the helper got its scope.
     helper.cover(&Scope::of(policy, &config.path))?;
     let outer = Outer::new(helper.clone(), policy.kernel.fwmark);
     let socket = outer.open(policy.interface.listen_port)?;
@@ -65,7 +66,7 @@ pub fn take_hands(config: &Config, helper: &Helper, state: &State) -> Result<Han
     let tun = helper.open(&Request::OpenTun)?;
     let unwritable = blueprint.apply(helper, state)?;
     let fingerprint = Blueprint::fingerprint(helper)?;
-    Ok(Hands { tun, socket, outer, blueprint, machine, unwritable, fingerprint })
+    Ok(Resources { tun, socket, outer, blueprint, machine, unwritable, fingerprint })
 }
 
 impl Edge {
@@ -75,7 +76,7 @@ impl Edge {
     /// When the device or a thread cannot be had.
     pub fn start(
         config: Config,
-        hands: Hands,
+        resources: Resources,
         helper: Helper,
         state: State,
         confirmable: Confirmable,
@@ -83,23 +84,24 @@ impl Edge {
         let failed =
             |error: std::io::Error| Failure::new(FailureKind::Kernel, format!("the data plane: {error}"));
         let offloads = offloads(&config.policy);
-        let tun = Tun::from_fd(hands.tun, TunOffload { tcp: offloads.tun_tcp, udp: offloads.tun_udp });
+        let tun = Tun::from_fd(resources.tun, TunOffload { tcp: offloads.tun_tcp, udp: offloads.tun_udp });
         let tun = tun.map_err(failed)?;
         self_test::run(&tun, &config.policy)?;
-        let node = Arc::new(Node::new(node_config(&config, &hands.blueprint, &state), Self::now()));
+        let node = Arc::new(Node::new(node_config(&config, &resources.blueprint, &state), Self::now()));
         let (sender, events) = mpsc::channel(EVENTS);
         // A full channel loses no fact: states and endpoints are read from the node again every second.
         let on_event = {
             let sender = sender.clone();
             move |event| _ = sender.try_send(event)
         };
-        let device = Device::start(Arc::clone(&node), tun, hands.socket, offloads, Threads::Auto, on_event);
+        let device =
+            Device::start(Arc::clone(&node), tun, resources.socket, offloads, Threads::Auto, on_event);
         let device = Arc::new(device.map_err(failed)?);
         device.watch(move |fault| end_after(fault, &sender)).map_err(failed)?;
         let endpoints = state.endpoints();
         add_peers(&node, &config, &endpoints)?;
         device.wake();
-        let outer = Arc::new(hands.outer);
+        let outer = Arc::new(resources.outer);
         let wg = WgDevice { device: Arc::clone(&device), outer: Arc::clone(&outer) };
         let wg_socket = serve_wg(config.policy.interface.name.as_str(), wg)?;
         let edge = Self {
@@ -114,9 +116,9 @@ impl Edge {
                 text: config.text,
                 policy: config.policy,
                 keys: config.keys,
-                blueprint: Arc::new(hands.blueprint),
-                unwritable: hands.unwritable,
-                fingerprint: hands.fingerprint,
+                blueprint: Arc::new(resources.blueprint),
+                unwritable: resources.unwritable,
+                fingerprint: resources.fingerprint,
             }),
             machine: RefCell::default(),
             path_faults: RefCell::new(Lasting::new(path_check::LEAST)),
@@ -126,9 +128,9 @@ impl Edge {
             round_trips: RefCell::new(RoundTrips::new(ROLE)),
             trips_noted: Cell::new(Instant::now()),
             trips_settled: Cell::new(Instant::now()),
-            fight: RefCell::default(),
+            contention: RefCell::default(),
             failing: RefCell::default(),
-            bell: Arc::new(Notify::new()),
+            wakeup: Arc::new(Notify::new()),
             reading: Arc::new(Semaphore::new(1)),
             calls: RefCell::default(),
             kernel_counters: RefCell::default(),
@@ -143,7 +145,7 @@ impl Edge {
             confirmable,
             applying: tokio::sync::Mutex::new(()),
         };
-        edge.adopt_machine(hands.machine);
+        edge.adopt_machine(resources.machine);
         edge.warn_of_unwritable();
         edge.say_what_the_kernel_has();
         Ok((edge, events))

@@ -1,4 +1,5 @@
-//! How the edge does, in one word and a line for each problem: `gatewayctl status`, `/readyz` and `systemctl status`.
+//! The edge's health, in one word and a line for each problem: `gatewayctl status`, `/readyz` and
+//! `systemctl status`.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ const TABLE_MISSING: &str = "the table inet causeway is missing: published ports
                              open to the WAN; it is put back at once, unless another line says why not";
 
 impl Edge {
-    /// How the edge does, in a few numbers.
+    /// The edge's health, in a few numbers.
     pub async fn status(&self) -> Status {
         let (leaked, mut failing) = self.look_at_table().await;
         failing.extend(self.device.problems(clock::instant()));
@@ -70,7 +71,7 @@ impl Edge {
             Ok(Some(counters)) => (Some(self.leaked(&counters)), failing),
             Ok(None) => {
                 failing.push(TABLE_MISSING.to_owned());
-                self.bell.notify_one();
+                self.wakeup.notify_one();
                 (Some(0), failing)
             }
             Err(failure) => {
@@ -93,7 +94,7 @@ impl Edge {
         shared.chain(missing).collect()
     }
 
-    /// Foreign rules that stand in the way, each with its fix.
+    /// Foreign rules that block the tunnel, each with its fix.
     pub async fn obstacles(&self) -> Vec<String> {
         let needs = {
             let interface = &self.current.borrow().policy.interface;
@@ -135,15 +136,16 @@ impl Edge {
             )
         };
         let mut problems: Vec<_> = current.unwritable.iter().map(switch).collect();
-        if self.fight.borrow().is_on {
-            problems
-                .push("somebody keeps changing rules, routes or switches; see the log for which".to_owned());
+        if self.contention.borrow().is_on {
+            let problem = "another program keeps changing rules, routes or switches; see the log for which";
+            problems.push(problem.to_owned());
         }
         problems.extend(self.path_faults.borrow().lines().iter().cloned());
         problems.extend(current.policy.lists.iter().filter_map(list_age));
         if !self.wg_socket.is_reachable() {
             let path = self.wg_socket.path().display();
-            problems.push(format!("somebody removed {path}; restart the daemon to have `wg` work again"));
+            problems
+                .push(format!("another program removed {path}; restart the daemon to have `wg` work again"));
         }
         problems
     }
@@ -163,7 +165,7 @@ impl Edge {
     }
 }
 
-/// How the edge does: broken when something fails or no peer is up, degraded over any other problem.
+/// The health: broken when something fails or no peer is up, degraded over any other problem.
 fn health(failing: &[String], problems: &[String], (up, peers): (usize, usize)) -> Health {
     match problems {
         [] => Health::Ok,

@@ -49,7 +49,7 @@ impl WgDevice {
         let mark = mark.map_or(Ok(()), |mark| self.outer.change_mark(&self.device, mark));
         if let Err(failure) = port.and(mark) {
             tracing::warn!(
-                "a refused `wg set` could not be undone wholly ({failure}); apply the configuration again"
+                "a refused `wg set` could not be undone completely ({failure}); apply the configuration again"
             );
         }
     }

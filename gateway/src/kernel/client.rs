@@ -49,12 +49,13 @@ struct Talk {
     socket: UnixStream,
     /// Of the last request.
     sequence: u64,
-    /// What the helper was told it may do.
+    /// What the helper may do.
     scope: Scope,
 }
 
 impl Helper {
-    /// Starts the helper: this same program, with the socket as its standard input; and tells it what it may do.
+    /// Starts the helper: this same program, with the socket as its standard input; and sends it
+    /// the scope.
     ///
     /// Must happen before the first thread and while the process still has `CAP_NET_ADMIN`.
     ///
@@ -117,8 +118,8 @@ impl Helper {
         }
         Err(Failure::new(
             FailureKind::Conflict,
-            "the configuration asks for more than the kernel helper was told at its start, and no file of root's says so; \
-             use gatewayctl as root, or write the file as root and restart: systemctl restart gateway",
+            "the configuration asks for more than the kernel helper was allowed at its start, and no file of root's \
+             allows it; use gatewayctl as root, or write the file as root and restart: systemctl restart gateway",
         ))
     }
 
@@ -161,7 +162,7 @@ impl Helper {
     /// Asks whether there is a TUN driver that we may use.
     ///
     /// # Errors
-    /// [`FailureKind::Permission`] with the mend.
+    /// [`FailureKind::Permission`] with the fix.
     pub fn probe(&self) -> Result<(), Failure> {
         self.call(&Request::Probe).map(drop)
     }
@@ -262,7 +263,7 @@ impl Helper {
         }
     }
 
-    /// Opens the sockets that tell of changes.
+    /// Opens the sockets that report changes.
     ///
     /// # Errors
     /// What the kernel said.
@@ -273,7 +274,7 @@ impl Helper {
     /// Opens the TUN device or the outer socket.
     ///
     /// # Errors
-    /// [`FailureKind::Permission`] or [`FailureKind::Conflict`], with the mend.
+    /// [`FailureKind::Permission`] or [`FailureKind::Conflict`], with the fix.
     pub fn open(&self, request: &Request) -> Result<OwnedFd, Failure> {
         let (reply, fds) = self.call(request)?;
         fds.into_iter().next().ok_or_else(|| unexpected(&reply))
@@ -382,7 +383,7 @@ mod tests {
         far.join().unwrap();
     }
 
-    /// A helper played by a thread, after it was told its scope.
+    /// A helper played by a thread, after it has received its scope.
     fn pair(play: impl FnOnce(&UnixStream) + Send + 'static) -> (Helper, thread::JoinHandle<()>) {
         let (near, far) = UnixStream::pair().unwrap();
         let far = thread::spawn(move || {
@@ -390,7 +391,7 @@ mod tests {
             frame::send(&far, &Numbered { sequence: begin.sequence, body: Reply::Done }, &[]).unwrap();
             play(&far);
         });
-        // Stands for the process, and ends with the test's standard input.
+        // In place of the helper's process; it ends with the test's standard input.
         let child = Command::new("/bin/cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         (Helper::over(near, child, Scope::closed(), SHORT).unwrap(), far)
     }

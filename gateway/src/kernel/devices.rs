@@ -67,12 +67,12 @@ fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
 }
 
 fn no_tun(error: &io::Error) -> Failure {
-    let mend = match error.kind() {
+    let fix = match error.kind() {
         io::ErrorKind::NotFound => "load the driver: modprobe tun; in a container pass --device /dev/net/tun",
         io::ErrorKind::PermissionDenied => {
             "give the daemon's user access: DeviceAllow=/dev/net/tun rw in its unit, or chmod 0666 /dev/net/tun"
         }
         _ => "load the driver: modprobe tun",
     };
-    Failure::new(FailureKind::Permission, format!("{TUN} cannot be opened: {error}; {mend}"))
+    Failure::new(FailureKind::Permission, format!("{TUN} cannot be opened: {error}; {fix}"))
 }

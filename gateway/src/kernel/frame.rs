@@ -1,4 +1,4 @@
-//! Frames on the socket between daemon and helper: a length, JSON, and descriptors beside the length.
+//! Frames on the socket between daemon and helper: a length, JSON, and descriptors with the length.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::protocol::{MAX_FDS, MAX_FRAME};
 
-/// Sends one message, with `fds` beside it.
+/// Sends one message together with `fds`.
 ///
 /// # Errors
 /// `InvalidInput` for a message over [`MAX_FRAME`] or with more than [`MAX_FDS`] descriptors; else the socket's own.

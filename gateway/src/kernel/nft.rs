@@ -1,4 +1,5 @@
-//! Runs `nft`: by absolute path, with an empty environment, JSON on its standard input, its complaints kept.
+//! Runs `nft`: by absolute path, with an empty environment, JSON on its standard input, its error
+//! output kept.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -34,12 +35,13 @@ const INCOMPLETE: &str = "nft did not print the whole listing; old ones cannot l
 /// Most bytes kept of what `nft` prints.
 const MAX_OUTPUT: u64 = 32 << 20;
 
-/// Whether the kernel would take the ruleset, which the scope has written anew: a caller's own bytes never come here.
+/// Whether the kernel would take the ruleset, which the scope has written again: a caller's own
+/// bytes never come here.
 pub(super) fn check(ruleset: &str, limit: Limit) -> Result<(), Failure> {
     run(&CHECK, ruleset, limit).map(drop).map_err(|failure| explain(ruleset, failure))
 }
 
-/// Runs the ruleset as one transaction, which the kernel takes wholly or not at all.
+/// Runs the ruleset as one transaction, which the kernel takes completely or not at all.
 pub(super) fn apply(ruleset: &str, limit: Limit) -> Result<(), Failure> {
     run(&["-j", "-f", "-"], ruleset, limit).map(drop).map_err(|failure| explain(ruleset, failure))
 }
@@ -71,13 +73,14 @@ fn owned() -> Option<Failure> {
     let listing = run(&["-t", "list", "table", FAMILY, TABLE], "", OF_TRIFLES).ok()?;
     let owner = owner(&listing)?;
     let message = format!(
-        "the table {FAMILY} {TABLE} is owned by another process ({owner}), and nobody else may change it; end that \
+        "the table {FAMILY} {TABLE} is owned by another process ({owner}), which alone may change it; end that \
          process, and if the table is still there: nft delete table {FAMILY} {TABLE}"
     );
     Some(Failure::new(FailureKind::Conflict, message))
 }
 
-/// The name of the program that owns a table, from the beginning of its listing; `None` when nobody does.
+/// The name of the program that owns a table, from the beginning of its listing; `None` when it has
+/// no owner.
 fn owner(listing: &str) -> Option<&str> {
     let mut lines = listing.lines();
     let first = lines.next()?;
@@ -116,24 +119,21 @@ fn run(arguments: &[&str], input: &str, limit: Limit) -> Result<String, Failure>
     let stdin = child.stdin.take();
     let stdout = child.stdout.take();
     let stderr = child.stderr.take();
-    let (printed, complaints) = thread::scope(|scope| {
+    let (printed, errors) = thread::scope(|scope| {
         let writer = scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input.as_bytes())));
         let printed = scope.spawn(move || read_all(stdout));
-        let complaints = scope.spawn(move || read_all(stderr));
+        let errors = scope.spawn(move || read_all(stderr));
         let status = wait(&mut child, limit);
         drop(writer.join());
-        (
-            status.map(|status| (status, printed.join().unwrap_or_default())),
-            complaints.join().unwrap_or_default(),
-        )
+        (status.map(|status| (status, printed.join().unwrap_or_default())), errors.join().unwrap_or_default())
     });
     let (status, printed) = printed?;
     if status.success() {
         return Ok(printed);
     }
-    let said = first_lines(&complaints, &printed);
+    let said = first_lines(&errors, &printed);
     let message = if said.is_empty() {
-        format!("nft failed without a word ({status}); {REINSTALL}")
+        format!("nft failed without output ({status}); {REINSTALL}")
     } else {
         format!("nft: {said}")
     };
@@ -183,14 +183,14 @@ fn wait(child: &mut Child, limit: Limit) -> Result<ExitStatus, Failure> {
 fn read_all(pipe: Option<impl Read>) -> String {
     let mut bytes = Vec::new();
     if let Some(pipe) = pipe {
-        // An unreadable pipe leaves what came so far, which is all that can be told.
+        // An unreadable pipe leaves what came so far, which is all that can be reported.
         drop(pipe.take(MAX_OUTPUT).read_to_end(&mut bytes));
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn first_lines(complaints: &str, printed: &str) -> String {
-    let text = if complaints.trim().is_empty() { printed } else { complaints };
+fn first_lines(errors: &str, printed: &str) -> String {
+    let text = if errors.trim().is_empty() { printed } else { errors };
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && line.len() < 400);
     lines.take(4).collect::<Vec<_>>().join(" | ")
 }

@@ -1,7 +1,8 @@
 //! What the daemon may ask of its kernel helper, and how a message is framed.
 //!
-//! One message is a length of four bytes (big endian) and that many bytes of JSON; file descriptors travel beside
-//! the length as `SCM_RIGHTS`. A frame holds at most [`MAX_FRAME`] bytes, a message at most [`MAX_FDS`] descriptors.
+//! One message is a length of four bytes (big endian) and that many bytes of JSON; file descriptors
+//! travel with the length as `SCM_RIGHTS`. A frame holds at most [`MAX_FRAME`] bytes, a message at
+//! most [`MAX_FDS`] descriptors.
 
 use ipnetwork::IpNetwork;
 use policy::plan;
@@ -11,10 +12,10 @@ use super::scope::Scope;
 
 /// Most bytes of JSON in one message: a ruleset of ten thousand services fits.
 pub const MAX_FRAME: usize = 32 << 20;
-/// Most file descriptors beside one message.
+/// Most file descriptors with one message.
 pub const MAX_FDS: usize = 2;
 
-/// One wish of the daemon.
+/// One request of the daemon.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Request {
@@ -51,12 +52,12 @@ pub enum Request {
         /// Firewall mark of its packets.
         mark: u32,
     },
-    /// Marks the packets of the daemon's own outer socket, which comes beside the request.
+    /// Marks the packets of the daemon's own outer socket, which comes with the request.
     MarkUdp {
         /// Firewall mark; 0 is none.
         mark: u32,
     },
-    /// Opens sockets that become readable when somebody changes the network, and hands them over.
+    /// Opens sockets that become readable when the network changes, and hands them over.
     Watch,
     /// Adds the addresses, routes and rules of the plan that are missing; when one is refused, none stays.
     AddRouting {
@@ -165,9 +166,9 @@ pub struct Flow {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// Done; nothing to tell.
+    /// Done; nothing to report.
     Done,
-    /// Descriptors come beside this message.
+    /// Descriptors come with this message.
     Descriptors,
     /// What `nft -j list` printed; empty when there is no such table.
     Listed {
@@ -212,13 +213,13 @@ pub struct Numbered<T> {
     pub body: T,
 }
 
-/// Why a wish was not granted; nothing of it was done unless the message says so.
+/// Why a request was refused; nothing of it was done unless the message says so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
     /// What a caller decides by.
     pub kind: FailureKind,
-    /// What happened and how to mend it, one line.
+    /// What happened and how to fix it, one line.
     pub message: String,
 }
 
@@ -228,7 +229,7 @@ pub struct Failure {
 pub enum FailureKind {
     /// A capability, a device node or a program is missing.
     Permission,
-    /// The wish lies outside what the helper does.
+    /// The request lies outside what the helper does.
     Refused,
     /// `nft` did not take the ruleset.
     Ruleset,

@@ -61,11 +61,11 @@ fn begin(socket: &UnixStream) -> std::io::Result<Option<(Scope, u64)>> {
             frame::send(socket, &Numbered { sequence, body: Reply::Done }, &[])?;
             Ok(Some((scope, sequence)))
         }
-        Some(_) => Err(refused("the first request must tell the scope".to_owned())),
+        Some(_) => Err(refused("the first request must set the scope".to_owned())),
     }
 }
 
-/// Does one request at once, for commands that need no daemon; `nft` may take as long as it takes.
+/// Does one request at once, for commands that need no daemon; there is no time limit for `nft`.
 ///
 /// # Errors
 /// What the request itself fails with, and [`FailureKind::Refused`] outside the scope.

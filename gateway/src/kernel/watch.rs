@@ -1,7 +1,7 @@
-//! Sockets that tell when somebody changes links, addresses, routes, rules, forwarding or nftables.
+//! Sockets that report changes of links, addresses, routes, rules, forwarding and nftables.
 //!
-//! Joining nftables' group needs a capability, reading what it says does not: so the helper opens them and the daemon
-//! waits on them. It reads them as a bell, never as a message.
+//! Joining nftables' group needs a capability, reading what it says does not: so the helper opens
+//! them and the daemon waits on them. It takes each message as a wakeup and ignores the content.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,7 +16,7 @@ const ROUTE_GROUPS: [u32; 9] = [1, 5, 9, 7, 11, 8, 19, 24, 25];
 /// The group of nftables' changes (nfnetlink.h).
 const NFTABLES_GROUP: u32 = 7;
 
-/// Two sockets: one for everything that rtnetlink tells, one for nftables.
+/// Two sockets: one for everything that rtnetlink reports, one for nftables.
 pub(super) fn open() -> Result<Vec<OwnedFd>, Failure> {
     let failed =
         |error: io::Error| Failure::new(FailureKind::Kernel, format!("watching the kernel: {error}"));

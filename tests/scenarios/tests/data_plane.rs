@@ -90,7 +90,7 @@ fn an_edge_whose_device_lets_nothing_out_does_not_start_and_says_why() -> Result
         ensure!(output.status.code() == Some(1), "{output:?}");
         ensure!(said.contains("self-test of the tunnel's device failed"), "{said}");
         ensure!(said.contains("none of the answers came out of it"), "{said}");
-        ensure!(!said.contains("the edge is up"), "{said}");
+        ensure!(!said.contains("gateway started"), "{said}");
         let closed = site.edge.run("nft list table inet causeway")?;
         ensure!(closed.contains("drop"), "the rules do not stay:\n{closed}");
         Ok(())
@@ -124,7 +124,7 @@ fn an_edge_that_may_not_answer_pings_starts_all_the_same() -> Result<()> {
              add rule inet foreign in iifname gw0 drop'",
         )?;
         site.start_gateway()?;
-        site.gateway()?.wait_for_log("the edge is up", LIMIT)
+        site.gateway()?.wait_for_log("gateway started", LIMIT)
     })
 }
 

@@ -57,7 +57,7 @@ fn whatever_somebody_takes_away_is_put_back_counted_and_logged_once() -> Result<
                 let repairs = metric(&site.edge, "gateway_reconcile_repairs_total")?;
                 Ok((repairs > count as f64).then_some(repairs))
             })?;
-            let logged = site.gateway()?.log()?.matches("repaired what somebody changed").count();
+            let logged = site.gateway()?.log()?.matches("repaired what another program changed").count();
             ensure!(
                 told == (count + 1) as f64 && logged == count + 1,
                 "{what}: {told} counted, {logged} logged"
@@ -72,13 +72,13 @@ fn somebody_who_keeps_at_it_is_told_of_once_and_slowed_down() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         site.start()?;
-        lab.expect_warning("somebody keeps changing");
-        until(Duration::from_secs(120), "the fight to be noticed", || {
+        lab.expect_warning("another program keeps changing");
+        until(Duration::from_secs(120), "the contention to be noticed", || {
             site.edge.output("ip route delete 192.168.88.0/24 dev gw0 table 4357")?;
             Ok((metric(&site.edge, "gateway_reconcile_fought")? == 1.0).then_some(()))
         })?;
         let status = status(&site)?;
-        ensure!(status.contains("somebody keeps changing"), "{status}");
+        ensure!(status.contains("another program keeps changing"), "{status}");
         // Slowed down: for a second or longer the route stays away.
         site.edge.output("ip route delete 192.168.88.0/24 dev gw0 table 4357")?;
         let route = || site.edge.run("ip route show table 4357");
@@ -87,7 +87,7 @@ fn somebody_who_keeps_at_it_is_told_of_once_and_slowed_down() -> Result<()> {
             Ok(route()?.contains("192.168.88.0/24 dev gw0").then_some(()))
         })?;
         println!("back after {:?}", begun.elapsed());
-        let warnings = site.gateway()?.log()?.matches("somebody keeps changing").count();
+        let warnings = site.gateway()?.log()?.matches("another program keeps changing").count();
         ensure!(warnings == 1, "told {warnings} times");
         Ok(())
     })
@@ -168,11 +168,11 @@ fn foreign_tables_are_the_same_after_twenty_restarts_and_what_they_forbid_is_nam
         let checked =
             site.edge.command(lab::binary("gateway")?).args(["check", "--config", &config]).output()?;
         let said = String::from_utf8_lossy(&checked.stderr).into_owned();
-        ensure!(said.contains("ip filter FORWARD stands in the way: its policy is drop"), "{said}");
+        ensure!(said.contains("ip filter FORWARD blocks the tunnel: its policy is drop"), "{said}");
         ensure!(status(&site)?.contains("ip filter FORWARD"), "{}", status(&site)?);
         mend(&site.edge, &said, "FORWARD")?;
         download(&client, "192.0.2.2:5001", 1 << 20)?;
-        ensure!(!status(&site)?.contains("stands in the way"), "{}", status(&site)?);
+        ensure!(!status(&site)?.contains("blocks the tunnel"), "{}", status(&site)?);
         Ok(())
     })
 }
@@ -199,7 +199,7 @@ fn an_input_chain_that_rejects_the_tunnel_is_named_with_its_mend() -> Result<()>
         ensure!(site.wait_until_up(Duration::from_secs(3)).is_err(), "the chain lets the tunnel in");
         mend(&site.edge, &said, "INPUT")?;
         site.wait_until_up(Duration::from_secs(60))?;
-        ensure!(!status(&site)?.contains("stands in the way"), "{}", status(&site)?);
+        ensure!(!status(&site)?.contains("blocks the tunnel"), "{}", status(&site)?);
         Ok(())
     })
 }

@@ -25,7 +25,7 @@ pub(crate) fn start(path: &Path) -> Result<Running> {
     let origin_config = write(&path.origin, "forwarder.toml", &forwarder_toml(&kyiv.public, &path.origin))?;
     let mut edge = path.lab.daemon(&path.edge, "gateway", ["--config", &edge_config])?;
     // The origin of every contender finds its edge there: a first handshake in vain would be measured otherwise.
-    edge.wait_for_log("the edge is up", Duration::from_secs(10))?;
+    edge.wait_for_log("gateway started", Duration::from_secs(10))?;
     let origin = path.lab.daemon(&path.origin, "forwarder", ["--config", &origin_config])?;
     Ok(Running { edge: vec![edge], origin: vec![origin] })
 }

@@ -1,4 +1,4 @@
-//! `gatewayctl`: asks the running edge, and makes keys.
+//! `gatewayctl`: shows and changes the running edge, and creates keys.
 
 mod fetch;
 
@@ -21,11 +21,11 @@ use gateway::keygen::{Owner, keygen};
 use gateway::lists;
 use serde::Serialize;
 
-/// Shows and changes the running edge.
+/// Show and change the running edge.
 #[derive(Parser)]
 #[command(name = "gatewayctl", version, after_help = EXIT_CODES)]
 struct Arguments {
-    /// The daemon's control socket.
+    /// Connect to this control socket of the daemon.
     #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
     #[command(subcommand)]
@@ -37,86 +37,87 @@ const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not reac
 
 #[derive(Subcommand)]
 enum Command {
-    /// The peers, like `wg show` with names, states, round trips and rates.
+    /// Show peers, like `wg show` with names, states, round-trip times and rates.
     Peers {
         #[command(flatten)]
         output: Output,
-        /// The exact lines of `wg show all dump`, keys "(hidden)".
+        /// Print the exact lines of `wg show all dump`, with "(hidden)" for keys.
         #[arg(long, conflicts_with_all = ["json", "watch"])]
         dump: bool,
-        /// With --dump: write private and preshared keys out; root only.
+        /// Print private and preshared keys with --dump; root only.
         #[arg(long, requires = "dump")]
         show_keys: bool,
     },
-    /// Published ports and private flows.
+    /// Show published ports and private flows.
     Services {
         #[command(flatten)]
         output: Output,
     },
-    /// How the edge does; ends with 10 when degraded, 11 when broken.
+    /// Show edge health; exits 10 when degraded, 11 when broken.
     Status {
         #[command(flatten)]
         output: Output,
     },
-    /// Who talks to whom through the edge: published ports and private flows.
+    /// Show who talks to whom through published ports and private flows.
     Flows {
-        /// Only of this publish or allow.
+        /// Show only flows of this publish or allow.
         #[arg(long, value_name = "NAME")]
         service: Option<String>,
-        /// Only with this address as client, as what it sends to, or as target.
+        /// Show only flows with this address as client, as what the client sends to, or as target.
         #[arg(long, value_name = "ADDRESS")]
         address: Option<IpAddr>,
-        /// Most flows that are shown, up to 10000.
+        /// Show at most COUNT flows, up to 10000.
         #[arg(long, value_name = "COUNT", default_value_t = 1000)]
         limit: usize,
         #[command(flatten)]
         output: Output,
     },
-    /// Offloads of the tunnel's device and socket: what is in use.
+    /// Show or change offloads of the tunnel's device and socket.
     Offload {
         #[command(subcommand)]
         command: Option<Offload>,
-        /// One JSON object instead of text.
+        /// Print one JSON object instead of text.
         #[arg(long, global = true)]
         json: bool,
     },
-    /// Banned sources.
+    /// Show banned source addresses.
     Bans {
         #[command(flatten)]
         output: Output,
     },
-    /// Bans a source address.
+    /// Ban a source address.
     Ban {
-        /// The address.
+        /// Ban this address.
         address: IpAddr,
-        /// For how long, such as 10m or 24h; for good when left out.
+        /// Lift the ban after TIME, such as 10m or 24h; permanent if omitted.
         #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
         period: Option<u64>,
     },
-    /// Lifts a ban.
+    /// Lift a ban.
     Unban {
-        /// The address.
+        /// Unban this address.
         address: IpAddr,
     },
     #[command(flatten)]
     Change(Change),
-    /// Makes both configurations out of another product's.
+    /// Convert a configuration from another product, for both ends.
     #[command(subcommand)]
     Import(Imported),
-    /// Writes a configuration for the other side.
+    /// Print a configuration for another product.
     #[command(subcommand)]
     Export(Exported),
-    /// Files of prefixes.
+    /// Manage prefix lists.
     #[command(subcommand)]
     Lists(Lists),
-    /// Makes a key pair: NAME.key (0600) and NAME.pub in DIR; prints the public key.
+    /// Create a key pair, NAME.key (0600) and NAME.pub, in DIR, and print the public key.
     Keygen {
-        /// Folder, made when missing; the mode of one that is there stays.
+        /// Write to this folder; create it if missing, keep its mode otherwise.
         dir: PathBuf,
-        /// Name of the two files.
+        /// Give the two files this name.
         #[arg(long, default_value = "private", value_parser = plain_name)]
         name: String,
-        /// Gives the private key to this user, a name or a number: the one the daemon runs as.
+        /// Make USER, a name or a number, the owner of the private key: the user that the daemon
+        /// runs as.
         #[arg(long, value_name = "USER")]
         owner: Option<String>,
     },
@@ -125,44 +126,45 @@ enum Command {
 /// What changes the configuration, or would.
 #[derive(Subcommand)]
 enum Change {
-    /// What a configuration would change, line by line.
+    /// Show what a configuration would change, line by line.
     Plan {
-        /// The configuration.
+        /// Compare this configuration with the one in force.
         file: PathBuf,
-        /// One JSON object instead of text.
+        /// Print one JSON object instead of text.
         #[arg(long)]
         json: bool,
     },
-    /// Applies a configuration to the running edge; then the daemon's own file (--config) holds it too.
+    /// Apply a configuration to the running edge and save it as the daemon's own file (--config).
     ///
-    /// Keys and lists with relative names are looked for beside the daemon's own file.
+    /// Keys and lists with relative names are looked for next to the daemon's own file.
     Apply {
-        /// The configuration.
+        /// Apply this configuration.
         file: PathBuf,
-        /// Goes back by itself unless `gatewayctl confirm` comes in time; until then the daemon's own file stays as it is.
+        /// Roll back unless `gatewayctl confirm` follows within TIME (default: 60s); save when
+        /// confirmed.
         #[arg(long, value_name = "TIME", value_parser = seconds, num_args = 0..=1, default_missing_value = "60s")]
         confirm: Option<u64>,
-        /// One JSON object instead of text.
+        /// Print one JSON object instead of text.
         #[arg(long)]
         json: bool,
         #[command(flatten)]
         own: Own,
     },
-    /// Keeps what `apply --confirm` changed; ends with 7 when it was taken back already.
+    /// Keep what `apply --confirm` changed; exits 7 when it was already rolled back.
     Confirm {
         #[command(flatten)]
         own: Own,
     },
-    /// Goes back: takes back what waits for `confirm`, else applies the configuration before the one in force.
+    /// Undo the change that waits for `confirm`, else apply the previous configuration.
     Rollback {
         #[command(flatten)]
         own: Own,
     },
-    /// Has the daemon read its own file, its lists and keys again.
+    /// Reload configuration, lists and keys.
     Reload {
         #[command(flatten)]
         own: Own,
-        /// One JSON object instead of text.
+        /// Print one JSON object instead of text.
         #[arg(long)]
         json: bool,
     },
@@ -170,11 +172,11 @@ enum Change {
 
 #[derive(Subcommand)]
 enum Offload {
-    /// What is in use, and what the configuration wants where that is another.
+    /// Show the offloads in use, and where they differ from the configuration.
     Show,
-    /// Turns offloads on or off until the next apply.
+    /// Turn offloads on or off until the next apply.
     Set {
-        /// `tun_tcp=off`, `tun_udp=on`, `udp_gso=off`, `udp_gro=on`, `busy_poll=off`.
+        /// Set tun_tcp, tun_udp, udp_gso, udp_gro or busy_poll, such as `tun_tcp=off`.
         #[arg(required = true, value_name = "NAME=on|off", value_parser = switch)]
         switches: Vec<(String, bool)>,
     },
@@ -183,20 +185,21 @@ enum Offload {
 /// What is done with list files.
 #[derive(Subcommand)]
 enum Lists {
-    /// Replaces lists by fetched texts where those are plausible; ends with 8 when only old ones are left.
+    /// Replace lists whose fetched text is plausible; exits 8 when an old list had to stay.
     Refresh {
-        /// One list file, to be replaced by --from or standard input; without it, lists of the configuration are fetched.
+        /// Replace this file from --from or standard input; fetch the configuration's lists if
+        /// omitted.
         file: Option<PathBuf>,
-        /// The fetched text; standard input when left out.
+        /// Read the fetched text from FILE; standard input if omitted.
         #[arg(long, value_name = "FILE", requires = "file")]
         from: Option<PathBuf>,
-        /// The configuration whose lists with a url are fetched.
+        /// Fetch the lists of this configuration that have a url.
         #[arg(long, value_name = "FILE", default_value = CONFIGURATION, conflicts_with = "file")]
         config: PathBuf,
-        /// Only the list of this name; may be given several times.
+        /// Fetch only the list of this name; may be repeated.
         #[arg(long = "list", value_name = "NAME", conflicts_with = "file")]
         only: Vec<String>,
-        /// Certificates to trust instead of the system's.
+        /// Trust these certificates instead of the system's.
         #[arg(long, value_name = "PEM", conflicts_with = "file")]
         ca: Option<PathBuf>,
     },
@@ -205,17 +208,17 @@ enum Lists {
 /// The file that a command may write.
 #[derive(Args)]
 struct Own {
-    /// The daemon's own configuration file; no other is ever written.
+    /// Use FILE as the daemon's own configuration file; no other is ever written.
     #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]
     config: PathBuf,
 }
 
 #[derive(Args, Clone, Copy)]
 struct Output {
-    /// One JSON object instead of text.
+    /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
-    /// Again and again, every SECONDS (2).
+    /// Refresh every SECONDS (default: 2).
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", require_equals = true)]
     watch: Option<f64>,
 }
@@ -225,7 +228,7 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(exit) => exit.into(),
         Err(stop) => {
-            complain(&stop.message);
+            print_to_stderr(&stop.message);
             stop.exit.into()
         }
     }
@@ -242,9 +245,9 @@ fn run(arguments: &Arguments) -> Result<Exit, ExitError> {
         Command::Status { output } => show(socket, &Request::Status, *output),
         Command::Bans { output } => show(socket, &Request::Bans, *output),
         Command::Ban { address, period } => {
-            tell(socket, &Request::Ban { address: *address, seconds: *period })
+            send(socket, &Request::Ban { address: *address, seconds: *period })
         }
-        Command::Unban { address } => tell(socket, &Request::Unban { address: *address }),
+        Command::Unban { address } => send(socket, &Request::Unban { address: *address }),
         Command::Change(command) => change(socket, command),
         Command::Import(what) => exchange::import(what),
         Command::Export(what) => write(&exchange::export(what)?).map(|()| Exit::Ok),
@@ -309,7 +312,7 @@ fn change(socket: &Path, command: &Change) -> Result<Exit, ExitError> {
             let changes = commands.apply(&own.config, file, confirm.map(Duration::from_secs))?;
             show_changes(&changes, *json)?;
             if let Some(seconds) = confirm {
-                complain(&format!("in force for {}, unless: gatewayctl confirm", period(*seconds)));
+                print_to_stderr(&format!("in force for {}, unless: gatewayctl confirm", period(*seconds)));
             }
         }
         Change::Confirm { own } => commands.confirm(&own.config)?,
@@ -338,7 +341,7 @@ fn show_changes(changes: &Changes, json: bool) -> Result<(), ExitError> {
     write(&either(json, changes, || changes.text(Style::of_stdout()))?)
 }
 
-fn tell(socket: &Path, request: &Request) -> Result<Exit, ExitError> {
+fn send(socket: &Path, request: &Request) -> Result<Exit, ExitError> {
     ask(socket, request).map(|_| Exit::Ok)
 }
 
@@ -426,8 +429,9 @@ fn write(text: &str) -> Result<(), ExitError> {
     }
 }
 
-fn complain(message: &str) {
+fn print_to_stderr(message: &str) {
     let mut out = io::stderr().lock();
-    // Without a prefix, so that editors find `file:line:column`. Nobody is left to tell when this fails too.
+    // Without a prefix, so that editors find `file:line:column`. There is no other place to report
+    // a failed write.
     drop(writeln!(out, "{message}"));
 }

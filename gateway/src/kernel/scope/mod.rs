@@ -1,4 +1,4 @@
-//! What the helper may do: told to it once by its parent, before anything from the network is parsed.
+//! What the helper may do: set once by its parent, before anything from the network is parsed.
 //!
 //! Requests name neither device, protocol number nor table of their own choice; what they do name is held against the
 //! scope, and a request outside it is refused before the kernel sees any of it. Pure: it decides, and touches nothing.
@@ -143,7 +143,7 @@ impl Scope {
             asked: Asked::of(policy),
             texts: Some(Texts {
                 file: std::path::absolute(file).unwrap_or_else(|_| file.to_owned()),
-                folder: OperatorState::beside(&policy.state_directory, Trusted::OthersOnly)
+                folder: OperatorState::next_to(&policy.state_directory, Trusted::OthersOnly)
                     .folder()
                     .to_owned(),
             }),
@@ -151,7 +151,7 @@ impl Scope {
         }
     }
 
-    /// Nothing but rules that lead nowhere: for the drop table of the boot, and for looking.
+    /// Nothing but rules that lead nowhere: for the boot-time drop table, and for looking.
     #[must_use]
     pub fn closed() -> Self {
         Self::default()
@@ -209,13 +209,13 @@ impl Scope {
             && self.asked.covers(&other.asked)
     }
 
-    /// The request as it is carried out, its ruleset written anew.
+    /// The request as it is carried out, its ruleset written again from what was admitted.
     ///
     /// # Errors
     /// [`FailureKind::Refused`] for what lies outside the scope.
     pub fn judge(&self, request: Request) -> Result<Request, Failure> {
         match &request {
-            Request::Begin { .. } => Err(refuse("the scope was told already")),
+            Request::Begin { .. } => Err(refuse("the scope is set already")),
             Request::CheckRuleset { ruleset } => {
                 self.admitted(ruleset).map(|ruleset| Request::CheckRuleset { ruleset })
             }
