@@ -206,12 +206,12 @@ fn remove_routing(scope: &Scope) -> Result<(), ExitError> {
     }
 }
 
-/// Removes what the daemon's own note names besides; what it cannot be trusted about stays, and is said.
+/// Removes what the daemon's own note names besides; what it cannot be trusted about stays, and is reported.
 fn remove_applied(scope: &Scope, applied: &Applied) -> Result<(), ExitError> {
     if (applied.device.as_str(), applied.protocol) == (scope.device.as_str(), scope.protocol) {
         return Ok(());
     }
-    match scope.of_hearsay(&applied.device, applied.protocol) {
+    match scope.of_untrusted(&applied.device, applied.protocol) {
         Ok(scope) => remove_routing(&scope),
         Err(failure) => {
             print_to_stderr(&failure.message);

@@ -28,23 +28,23 @@ pub fn obstacles(listing: &str, needs: &Needs) -> Vec<String> {
     let tables: Vec<&Value> = objects.iter().filter_map(|object| object.get("table")).collect();
     let chains = objects.iter().filter_map(|object| base_chain(object.get("chain")?));
     let chains = chains.filter(|chain| !is_ours(chain));
-    chains.filter_map(|chain| obstacle(&chain, keeper(&chain, &tables), &rules, needs)).collect()
+    chains.filter_map(|chain| obstacle(&chain, writer(&chain, &tables), &rules, needs)).collect()
 }
 
 /// Who may change a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Keeper {
-    /// Whoever may change any.
-    Anybody,
+enum WritableBy {
+    /// Every program that may change any table.
+    Any,
     /// firewalld, by its own command: it makes the table again, and 2.x owns it.
     Firewalld,
     /// The process that made it and no other.
     Owner,
 }
 
-fn keeper(chain: &Chain<'_>, tables: &[&Value]) -> Keeper {
+fn writer(chain: &Chain<'_>, tables: &[&Value]) -> WritableBy {
     if chain.table == "firewalld" {
-        return Keeper::Firewalld;
+        return WritableBy::Firewalld;
     }
     let is = |table: &Value, key, value| table.get(key).and_then(Value::as_str) == Some(value);
     let table =
@@ -52,10 +52,10 @@ fn keeper(chain: &Chain<'_>, tables: &[&Value]) -> Keeper {
     // `dormant` is the only flag without an owner; nft 1.0.6 writes anything in the place of `owner`.
     let is_dormant = |flag: &Value| flag.as_str() == Some("dormant");
     match table.and_then(|table| table.get("flags")) {
-        None => Keeper::Anybody,
-        Some(Value::Array(flags)) if flags.iter().all(is_dormant) => Keeper::Anybody,
-        Some(flag) if is_dormant(flag) => Keeper::Anybody,
-        Some(_) => Keeper::Owner,
+        None => WritableBy::Any,
+        Some(Value::Array(flags)) if flags.iter().all(is_dormant) => WritableBy::Any,
+        Some(flag) if is_dormant(flag) => WritableBy::Any,
+        Some(_) => WritableBy::Owner,
     }
 }
 
@@ -97,7 +97,7 @@ fn is_ours(chain: &Chain<'_>) -> bool {
     chain.family == nft::FAMILY && chain.table == nft::TABLE
 }
 
-fn obstacle(chain: &Chain<'_>, keeper: Keeper, rules: &[Rule<'_>], needs: &Needs) -> Option<String> {
+fn obstacle(chain: &Chain<'_>, writer: WritableBy, rules: &[Rule<'_>], needs: &Needs) -> Option<String> {
     let Chain { family, table, name, .. } = chain;
     let reached = reachable(chain, rules);
     let closing = reached.iter().position(|rule| rule.closes());
@@ -114,14 +114,15 @@ fn obstacle(chain: &Chain<'_>, keeper: Keeper, rules: &[Rule<'_>], needs: &Needs
         let open = accepts(&|rule| rule.matches_port(needs.port) || rule.is_unconditional());
         let rule = format!("udp dport {} accept", needs.port);
         let own = format!("UDP port {}", needs.port);
-        let fix = || keeper.fix(needs, &own, || insertion(chain, &rule));
+        let fix = || writer.fix(needs, &own, || insertion(chain, &rule));
         return (!open).then(|| format!("{place}, and the tunnel's port is not let in; {}", fix()));
     }
     let device = &needs.device;
     let open = |key| accepts(&move |rule| rule.matches_device(key, device) || rule.is_unconditional());
     // What is published passes firewalld by the rule for DNATed flows, whichever zones it leads between.
     let passes = |key| {
-        open(key) || keeper == Keeper::Firewalld && key == "oifname" && accepts(&|rule| rule.matches_dnat())
+        open(key)
+            || writer == WritableBy::Firewalld && key == "oifname" && accepts(&|rule| rule.matches_dnat())
     };
     let missing: Vec<_> = ["iifname", "oifname"].into_iter().filter(|key| !passes(key)).collect();
     if missing.is_empty() {
@@ -133,15 +134,15 @@ fn obstacle(chain: &Chain<'_>, keeper: Keeper, rules: &[Rule<'_>], needs: &Needs
         let command = |key: &&str| insertion(&into, &format!("{key} {device} accept"));
         missing.iter().map(command).collect::<Vec<_>>().join(" && ")
     };
-    let fix = keeper.fix(needs, &format!("packets from and to {device}"), commands);
+    let fix = writer.fix(needs, &format!("packets from and to {device}"), commands);
     Some(format!("{place}, and packets of {device} are not let through; {fix}"))
 }
 
-impl Keeper {
+impl WritableBy {
     /// What a person does to have a table let something pass.
     fn fix(self, needs: &Needs, what: &str, insertions: impl FnOnce() -> String) -> String {
         match self {
-            Self::Anybody => format!("run: {}", insertions()),
+            Self::Any => format!("run: {}", insertions()),
             Self::Firewalld => format!(
                 "run: firewall-cmd --permanent --zone=trusted --add-interface={} && firewall-cmd --permanent --add-port={}/udp \
                  && firewall-cmd --reload",

@@ -57,7 +57,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    memory::keep_little();
+    memory::limit_heap();
     let arguments = Arguments::parse();
     let ended = match (arguments.command, arguments.config) {
         (Some(Command::Check { config, with, json }), _) => commands::check(&config, with.as_deref(), json),

@@ -1,4 +1,5 @@
-//! Memory that was needed once is given back: a ruleset of a thousand services takes megabytes for half a second.
+//! Memory that was needed once goes back to the system: a ruleset of a thousand services takes
+//! megabytes for half a second.
 #![allow(unsafe_code)]
 
 /// Bytes from which on an allocation is its own mapping, which goes back to the system when it is freed.
@@ -6,7 +7,7 @@
 const MAPPED_FROM: libc::c_int = 128 << 10;
 
 /// Keeps the allocator from holding large blocks for later, as it does by itself once the first was freed.
-pub fn keep_little() {
+pub fn limit_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: `mallopt` takes two numbers; it is called before other threads exist.
     unsafe {
@@ -15,7 +16,7 @@ pub fn keep_little() {
 }
 
 /// Gives what is free on the heap back to the system, as after the start or a change of the configuration.
-pub fn give_back() {
+pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: `malloc_trim` takes a number and may be called at any time by any thread.
     unsafe {

@@ -40,7 +40,7 @@ pub fn require() -> Result<(), PrivilegeError> {
 ///
 /// # Errors
 /// [`PrivilegeError::NotDropped`] when the kernel refuses.
-pub fn hand_down() -> Result<(), PrivilegeError> {
+pub fn keep_across_exec() -> Result<(), PrivilegeError> {
     let only = CapsHashSet::from([Capability::CAP_NET_ADMIN]);
     caps::set(None, CapSet::Inheritable, &only).map_err(refused)?;
     caps::raise(None, CapSet::Ambient, Capability::CAP_NET_ADMIN).map_err(refused)
@@ -53,7 +53,7 @@ pub fn hand_down() -> Result<(), PrivilegeError> {
 pub fn become_helper() -> Result<(), PrivilegeError> {
     narrow_bounding_set(&[Capability::CAP_NET_ADMIN])?;
     let only = CapsHashSet::from([Capability::CAP_NET_ADMIN]);
-    hand_down()?;
+    keep_across_exec()?;
     caps::set(None, CapSet::Effective, &only).map_err(refused)?;
     caps::set(None, CapSet::Permitted, &only).map_err(refused)?;
     harden()?;

@@ -50,7 +50,7 @@ pub fn run(path: &Path) -> Result<(), ExitError> {
     }
     let permission = |error: &dyn std::fmt::Display| ExitError::new(Exit::Permission, error);
     privilege::require().map_err(|error| permission(&error))?;
-    privilege::hand_down().map_err(|error| permission(&error))?;
+    privilege::keep_across_exec().map_err(|error| permission(&error))?;
     let helper = Helper::start(Scope::of(&config.policy, path)).map_err(|error| {
         ExitError::new(Exit::Failed, format!("the kernel helper does not start: {error}"))
     })?;
@@ -109,21 +109,25 @@ fn serve(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build();
     let runtime =
         runtime.map_err(|error| ExitError::new(Exit::Failed, format!("the control thread: {error}")))?;
-    let ended = LocalSet::new().block_on(&runtime, live(Rc::new(edge), events, socket));
+    let ended = LocalSet::new().block_on(&runtime, event_loop(Rc::new(edge), events, socket));
     // A name that is still being resolved must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(100));
     ended
 }
 
 /// The edge's life: events, signals, clients and scrapes, until the end.
-async fn live(edge: Rc<Edge>, mut events: Receiver<DeviceEvent>, socket: &Socket) -> Result<(), ExitError> {
+async fn event_loop(
+    edge: Rc<Edge>,
+    mut events: Receiver<DeviceEvent>,
+    socket: &Socket,
+) -> Result<(), ExitError> {
     let failed = |error: std::io::Error| ExitError::new(Exit::Failed, format!("signals: {error}"));
     let mut signals = Signals::handle().map_err(failed)?;
     let mut listeners = Listeners::default();
     listeners.start(&edge.metrics_addresses(), &edge)?;
     edge.resolve_all();
     let mut repairs = spawn_local(Rc::clone(&edge).reconcile());
-    memory::give_back();
+    memory::trim_heap();
     tracing::info!("gateway started");
     notify(&[NotifyState::Ready, NotifyState::Status(&edge.headline().1)]);
     let mut file = WatchedFile::new(edge.config_path());

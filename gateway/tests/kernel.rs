@@ -254,10 +254,10 @@ fn nothing_of_others_is_touched_whatever_the_daemon_asks_for() {
         }
         // What a file of the daemon's user says about the past.
         for protocol in [0, 2, 3, 4] {
-            assert!(scope().of_hearsay("eth0", protocol).is_err());
+            assert!(scope().of_untrusted("eth0", protocol).is_err());
         }
         for device in ["ovpn0", "eth0"] {
-            take_away(&scope().of_hearsay(device, 157).unwrap()).unwrap();
+            take_away(&scope().of_untrusted(device, 157).unwrap()).unwrap();
         }
         assert_eq!(state(), before);
     });

@@ -87,7 +87,7 @@ impl Commands<'_> {
         self.refuse_strays(&name, &text, &work.own)?;
         match patience {
             None => work.apply_permanently(name, &text),
-            Some(patience) => work.apply_for_now(name, text, patience),
+            Some(patience) => work.apply_unconfirmed(name, text, patience),
         }
     }
 
@@ -208,7 +208,12 @@ impl<'a> Work<'a> {
         applied
     }
 
-    fn apply_for_now(&self, name: PathBuf, text: String, patience: Duration) -> Result<Changes, ExitError> {
+    fn apply_unconfirmed(
+        &self,
+        name: PathBuf,
+        text: String,
+        patience: Duration,
+    ) -> Result<Changes, ExitError> {
         if let Some(left) = self.waits_seconds {
             return Err(still_waits(self.commands.program, left));
         }
@@ -257,7 +262,7 @@ impl<'a> Work<'a> {
         if was_waiting {
             return Ok(());
         }
-        let Some(target) = self.one_before() else {
+        let Some(target) = self.previous_text() else {
             let message = "there is no configuration before this one that these commands put in force";
             return Err(ExitError::new(Exit::Failed, message));
         };
@@ -267,7 +272,7 @@ impl<'a> Work<'a> {
     }
 
     /// Where a rollback leads.
-    fn one_before(&self) -> Option<String> {
+    fn previous_text(&self) -> Option<String> {
         match self.root.current() {
             // A command was killed after the daemon had taken its text: the file is what was before.
             _ if !self.in_force && self.root.is_interrupted() => Some(self.old.clone()),

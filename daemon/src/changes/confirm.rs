@@ -149,7 +149,7 @@ fn note(trials: &Trials, id: &str, outcome: Outcome) {
 }
 
 fn warn_of_state(error: &std::io::Error) {
-    tracing::warn!("the state folder cannot be written ({error}); free the disk or change its permissions");
+    tracing::warn!("the state folder cannot be written ({error}); free disk space or fix its permissions");
 }
 
 /// The change that waits for its confirmation, if one does, and what became of the last one.
@@ -236,12 +236,12 @@ impl Confirmable {
         let _turn = role.turn().await;
         self.refuse_while_waiting()?;
         match confirmation {
-            Some(confirmation) => self.apply_for_now(role, config, confirmation).await,
+            Some(confirmation) => self.apply_unconfirmed(role, config, confirmation).await,
             None => self.apply_permanently(role, config).await,
         }
     }
 
-    async fn apply_for_now<A: Applies>(
+    async fn apply_unconfirmed<A: Applies>(
         &self,
         role: &A,
         config: A::Config,

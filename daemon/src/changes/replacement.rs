@@ -51,11 +51,11 @@ impl Replacement {
         let temporary = path.with_file_name(format!(".{name}.{:016x}.new", u64::from_ne_bytes(number)));
         let file = File::options().write(true).create_new(true).mode(0o600).open(&temporary).map_err(stop)?;
         let replacement = Self { file, temporary, path: path.to_owned() };
-        replacement.dress(target).map_err(stop)?;
+        replacement.set_attributes(target).map_err(stop)?;
         Ok(replacement)
     }
 
-    fn dress(&self, target: &Target) -> io::Result<()> {
+    fn set_attributes(&self, target: &Target) -> io::Result<()> {
         let made = self.file.metadata()?;
         let owner = target.owner.filter(|owner| *owner != made.uid());
         let group = target.group.filter(|group| *group != made.gid());

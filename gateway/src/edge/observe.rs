@@ -14,7 +14,7 @@ use tunnel::reason::DropReason;
 
 use super::counters::{Counters, parse_bans, parse_counters};
 use super::dump::dump;
-use super::room::judge_room;
+use super::room::judge_conntrack;
 use super::services::service;
 use super::wg::WgDevice;
 use super::{Edge, KernelCounters};
@@ -318,7 +318,7 @@ impl Edge {
         let mut flows = flows.into_iter().map(|value| value?.parse().ok());
         let flows = flows.next().flatten().zip(flows.next().flatten());
         let named = parse_counters(&listing);
-        let is_crowded = judge_room(self.kernel_counters.borrow().is_crowded, flows);
+        let is_crowded = judge_conntrack(self.kernel_counters.borrow().is_crowded, flows);
         *self.kernel_counters.borrow_mut() =
             KernelCounters { read: Some(Instant::now()), named: named.clone(), flows, is_crowded };
         Ok(Some(named))

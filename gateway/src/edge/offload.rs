@@ -32,7 +32,7 @@ impl Edge {
     }
 
     /// Logs once what is optional and which of it this machine has.
-    pub(super) fn say_what_the_kernel_has(&self) {
+    pub(super) fn log_kernel_features(&self) {
         let offloads = self.offloads().offloads;
         let names = |has: bool| {
             let some = offloads.iter().filter(|offload| offload.kernel == Some(has));

@@ -41,7 +41,7 @@ impl Edge {
         let asked = blocking(move || faults(&policy, &blueprint.conditions)).await;
         asked.unwrap_or_else(|failure| {
             vec![format!(
-                "the ways of services cannot be asked for ({failure}); see `ip rule` and `ip route`"
+                "the routes of services cannot be looked up ({failure}); see `ip rule` and `ip route`"
             )]
         })
     }

@@ -122,7 +122,7 @@ impl Edge {
         self.check_paths(true).await;
         self.search_path_mtu();
         self.device.wake();
-        memory::give_back();
+        memory::trim_heap();
         Ok(changes)
     }
 

@@ -21,7 +21,7 @@ const fn is_crowded(was: bool, held: u64, most: u64) -> bool {
 
 /// Judges again whether the table is crowded, and logs a change once; one that cannot be read
 /// counts as before.
-pub(super) fn judge_room(was: bool, flows: Option<(u64, u64)>) -> bool {
+pub(super) fn judge_conntrack(was: bool, flows: Option<(u64, u64)>) -> bool {
     let Some((held, most)) = flows else { return was };
     let is_crowded = is_crowded(was, held, most);
     match (was, is_crowded) {
@@ -65,7 +65,7 @@ fn described(held: u64, most: u64, holder: &Holder) -> String {
 
 impl Edge {
     /// The problem with the table, if there is one.
-    pub(super) async fn room(&self) -> Option<String> {
+    pub(super) async fn conntrack_problem(&self) -> Option<String> {
         let (held, most) = {
             let counters = self.kernel_counters.borrow();
             counters.flows.filter(|_| counters.is_crowded)?

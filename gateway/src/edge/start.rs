@@ -147,7 +147,7 @@ impl Edge {
         };
         edge.adopt_machine(resources.machine);
         edge.warn_of_unwritable();
-        edge.say_what_the_kernel_has();
+        edge.log_kernel_features();
         Ok((edge, events))
     }
 }

@@ -42,7 +42,7 @@ impl Edge {
         problems.extend(self.device.node().clock_fault(Self::now()).map(|fault| fault.to_string()));
         problems.extend(self.peer_problems(&peers));
         problems.extend(self.taken_ports().await);
-        problems.extend(self.room().await);
+        problems.extend(self.conntrack_problem().await);
         let current = self.current.borrow();
         Status {
             schema: SCHEMA,

@@ -37,7 +37,7 @@ pub struct Helper {
 
 #[derive(Debug)]
 struct Inner {
-    talk: Mutex<Talk>,
+    connection: Mutex<Connection>,
     child: Mutex<Child>,
     process_id: u32,
     /// What it failed to do once.
@@ -45,7 +45,7 @@ struct Inner {
 }
 
 #[derive(Debug)]
-struct Talk {
+struct Connection {
     socket: UnixStream,
     /// Of the last request.
     sequence: u64,
@@ -77,8 +77,8 @@ impl Helper {
         socket.set_read_timeout(Some(patience))?;
         socket.set_write_timeout(Some(patience))?;
         let process_id = child.id();
-        let talk = Mutex::new(Talk { socket, sequence: 0, scope: scope.clone() });
-        let inner = Inner { talk, child: Mutex::new(child), process_id, lost: OnceLock::new() };
+        let connection = Mutex::new(Connection { socket, sequence: 0, scope: scope.clone() });
+        let inner = Inner { connection, child: Mutex::new(child), process_id, lost: OnceLock::new() };
         let helper = Self { inner: Arc::new(inner) };
         helper.call(&Request::Begin { scope }).map_err(io::Error::other)?;
         Ok(helper)
@@ -106,12 +106,12 @@ impl Helper {
     /// # Errors
     /// [`FailureKind::Conflict`] when only a restart can widen what it may do.
     pub fn cover(&self, wanted: &Scope) -> Result<(), Failure> {
-        if self.inner.talk.lock().scope.covers(wanted) {
+        if self.inner.connection.lock().scope.covers(wanted) {
             return Ok(());
         }
         if let Reply::Scope(scope) = self.call(&Request::Widen)?.0 {
             let is_enough = scope.covers(wanted);
-            self.inner.talk.lock().scope = scope;
+            self.inner.connection.lock().scope = scope;
             if is_enough {
                 return Ok(());
             }
@@ -140,11 +140,11 @@ impl Helper {
         request: &Request,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
-        let mut talk = self.inner.talk.lock();
+        let mut connection = self.inner.connection.lock();
         if let Some(fault) = self.inner.lost.get() {
             return Err(gone(fault));
         }
-        match talk.exchange(request, fds) {
+        match connection.exchange(request, fds) {
             Ok((Reply::Failed(failure), _)) => Err(failure),
             Ok(answer) => Ok(answer),
             // Refused before the first byte was sent.
@@ -152,8 +152,8 @@ impl Helper {
                 Err(Failure::new(FailureKind::Refused, error.to_string()))
             }
             Err(error) => {
-                let fault = self.inner.lost.get_or_init(|| described(&error, &talk.socket));
-                drop(talk.socket.shutdown(Shutdown::Both));
+                let fault = self.inner.lost.get_or_init(|| described(&error, &connection.socket));
+                drop(connection.socket.shutdown(Shutdown::Both));
                 Err(gone(fault))
             }
         }
@@ -281,7 +281,7 @@ impl Helper {
     }
 }
 
-impl Talk {
+impl Connection {
     fn exchange(&mut self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<(Reply, Vec<OwnedFd>)> {
         self.sequence += 1;
         let sequence = self.sequence;
@@ -297,7 +297,7 @@ impl Talk {
 impl Drop for Inner {
     fn drop(&mut self) {
         // The helper ends when its socket does; waiting for it leaves no zombie.
-        drop(self.talk.get_mut().socket.shutdown(Shutdown::Both));
+        drop(self.connection.get_mut().socket.shutdown(Shutdown::Both));
         let child = self.child.get_mut();
         if self.lost.get().is_none() {
             drop(child.wait());

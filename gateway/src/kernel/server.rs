@@ -45,7 +45,7 @@ pub fn serve(socket: &UnixStream) -> std::io::Result<()> {
         // Rulesets are large, and rare.
         if is_large {
             drop(reply);
-            memory::give_back();
+            memory::trim_heap();
         }
     }
     Ok(())

@@ -167,7 +167,7 @@ impl Scope {
     ///
     /// # Errors
     /// When the number is not one of the gateway's.
-    pub fn of_hearsay(&self, device: &str, protocol: u8) -> Result<Self, Failure> {
+    pub fn of_untrusted(&self, device: &str, protocol: u8) -> Result<Self, Failure> {
         if protocol != self.protocol && protocol != OWN_PROTOCOL {
             return Err(refuse(format!(
                 "protocol {protocol} is not the gateway's; its routes and rules are left alone"
