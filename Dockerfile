@@ -49,7 +49,7 @@ COPY binaries/${TARGETARCH}/ /out/
 
 FROM ${BINARIES} AS binaries
 
-# What the binaries need beside themselves: the C library and, for the gateway, nft with its libraries.
+# What the binaries need in addition: the C library and, for the gateway, nft with its libraries.
 FROM --platform=$BUILDPLATFORM ${DEBIAN_IMAGE} AS runtime
 ARG BUILDARCH
 ARG TARGETARCH
@@ -116,7 +116,7 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["gatewayctl", "s
 ENTRYPOINT ["gateway"]
 CMD ["--config", "/etc/causeway/gateway.toml"]
 
-# The origin's peer: --cap-drop ALL --read-only; it runs as nobody in particular.
+# The origin's peer: --cap-drop ALL --read-only; it may run as any user.
 FROM scratch AS forwarder
 COPY --from=runtime /forwarder/ /
 COPY --from=binaries /out/forwarder /usr/local/bin/

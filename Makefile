@@ -1,9 +1,9 @@
-# Everything a person or CI runs. `make help` lists it.
+# Everything that a person or CI runs. `make help` lists it.
 CARGO ?= cargo
 PROFILE := --profile lab
 # Backtraces of expected errors would bury what a scenario prints.
 export RUST_LIB_BACKTRACE ?= 0
-# Root may make namespaces; anybody else becomes root of a user namespace first.
+# Root may make namespaces; any other user becomes root of a user namespace first.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,unshare --user --map-root-user --net --mount --pid --fork --mount-proc)
 
 .PHONY: help demo test soak redteam lint build portable machine machine-quick
@@ -49,12 +49,13 @@ machine: ## Run the checks of tests/machine in emulated Debian machines (MACHINE
 machine-quick: ## Install the edge on an emulated Debian 12 by README, and check page, WireGuard, guard and journal.
 	scripts/machine quick
 
-lint: ## Check format, lints, documentation and dependencies.
+lint: ## Check format, words, lints, documentation and dependencies.
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --all --check --manifest-path tests/sim/Cargo.toml
 	$(CARGO) fmt --all --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) fmt --all --check --manifest-path benches/paths/Cargo.toml
 	$(CARGO) fmt --check --manifest-path benches/paths/Cargo.toml
+	scripts/words
 	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
 	cd tests/sim && $(CARGO) clippy --all-targets -- -D warnings
 	cd benches/paths && $(CARGO) clippy -- -D warnings

@@ -14,10 +14,10 @@ bench-build:
 	scripts/packages test
 	$(CARGO) build --release -p benches -p tunnel -p gateway -p forwarder --bins
 
-bench-peers: bench-build ## Measure Causeway beside its peers (about twenty minutes); BENCH='--only bulk ...' chooses.
+bench-peers: bench-build ## Compare Causeway with its peers (about twenty minutes); BENCH='--only bulk ...' chooses.
 	$(AS_ROOT) $(BENCH_BIN)/bench-peers $(BENCH)
 
-path-matrix: ## Measure downloads over bad paths beside the kernel's TCP and smoltcp's (about twenty minutes); BENCH='--loss 1 ...' chooses.
+path-matrix: ## Compare downloads over bad paths with the kernel's TCP and smoltcp's (about twenty minutes); BENCH='--loss 1 ...' chooses.
 	scripts/packages test
 	$(CARGO) build --release -p tunnel -p gateway -p forwarder --bins
 	cd benches/paths && $(CARGO) build --release --target-dir $(abspath $(or $(CARGO_TARGET_DIR),target))
@@ -28,7 +28,7 @@ bench-counts: ## Count the hot loops' instructions and hold them against the bas
 	$(CARGO) build --release -p benches --bin bench-counts
 	$(BENCH_BIN)/bench-counts check
 
-bench-scale: ## Time an edge with 1,000 peers, 100,000 prefixes and 100,000 flows beside one with a single peer.
+bench-scale: ## Compare an edge with 1,000 peers, 100,000 prefixes and 100,000 flows with an edge with one peer.
 	$(CARGO) build --release -p benches --bin bench-counts
 	$(BENCH_BIN)/bench-counts scale
 

@@ -180,7 +180,7 @@ mod tests {
     use crate::packets;
 
     #[test]
-    fn every_peer_of_a_crowd_sends_receives_and_agrees_anew() {
+    fn every_peer_of_a_crowd_sends_receives_and_rehandshakes() {
         let mut crowd = Crowd::new(20, 50);
         let packet = packets::udp4(200);
         for _ in 0..100 {

@@ -22,7 +22,8 @@ pub fn allow() -> CubicAllowed {
 impl Drop for CubicAllowed {
     fn drop(&mut self) {
         if let Some(before) = &self.before {
-            // Nobody is left to tell; the list is then one name longer until the next boot.
+            // An error cannot be reported from here; the list then keeps one extra name until the
+            // next boot.
             let _ = fs::write(ALLOWED, before);
         }
     }

@@ -109,7 +109,8 @@ pub fn node_to_node() -> Loop {
     Loop::new("node-to-node", packet.bytes.len(), move || Some(pair.carry(&packet).bytes))
 }
 
-/// A packet of 200 payload bytes, so that the look-ups weigh, with that many prefixes of another peer beside.
+/// A packet of 200 payload bytes, small enough for the look-ups to matter, while another peer has
+/// that many prefixes.
 #[must_use]
 pub fn small_packet(name: &'static str, prefixes: u32) -> Loop {
     let (mut pair, packet) = (Pair::new(prefixes), packets::udp4(200));

@@ -14,7 +14,7 @@ use crate::packets::Whole;
 
 /// Room for a super-packet, encrypted.
 pub(crate) const ROOM: usize = 72 * 1024;
-/// Time stands still here: the nodes read no clock, and so two runs do the same.
+/// The fixed time of every run: the nodes read no clock, so two runs do the same.
 pub(crate) const NOW: Now =
     Now { instant: Instant::from_boot(Duration::from_secs(1000)), wall: Duration::from_secs(1_800_000_000) };
 
@@ -47,7 +47,8 @@ pub struct Carried {
 }
 
 impl Pair {
-    /// Two nodes; the receiver has `other_prefixes` prefixes of other peers beside the sender's own.
+    /// Two nodes; the receiver has `other_prefixes` prefixes of other peers in addition to the
+    /// sender's own.
     #[must_use]
     pub fn new(other_prefixes: u32) -> Self {
         let (here, there) =

@@ -193,13 +193,13 @@ mod tests {
 
     #[test]
     fn lists_are_fetched_over_tls_or_from_this_machine() {
-        for good in [
+        for valid in [
             "https://www.cloudflare.com/ips-v4",
             "https://[2001:db8::1]/x",
             "http://127.0.0.1:8080/x",
             "http://[::1]/x",
         ] {
-            assert_eq!(fetchable(good).as_deref(), Some(good));
+            assert_eq!(fetchable(valid).as_deref(), Some(valid));
         }
         for bad in [
             "http://example.com/x",

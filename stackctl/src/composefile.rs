@@ -2,7 +2,7 @@
 //!
 //! Compose fills `${NAME}` after it has read the YAML, so neither quotes, colons nor `$` in a value can change the
 //! file's meaning, and no secret is written into the copy. Only in a mapping's key, where Compose fills nothing,
-//! does the value itself stand.
+//! is the value itself written.
 
 use crate::template::{Placeholder, Unfilled, placeholders, position};
 use crate::vars::Vars;

@@ -1,6 +1,7 @@
 //! Why a verb ended, as the exit code that scripts read.
 
-/// A verb's failure; the variant is the exit code, the text says what happened, where, and how to mend it.
+/// A verb's failure; the variant is the exit code, the text says what happened, where, and how to
+/// fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// Something else went wrong (exit 1).
@@ -18,7 +19,7 @@ pub enum Fault {
     /// A secret file is open to others, tracked by git, or not ours to read (exit 5).
     #[error("{0}")]
     Permission(String),
-    /// Somebody else's work would be overwritten (exit 6).
+    /// The work of another operator would be overwritten (exit 6).
     #[error("{0}")]
     Conflict(String),
     /// The change did not become healthy and the previous generation runs again (exit 7).

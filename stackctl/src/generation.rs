@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How many generations of a service are kept.
 pub const KEPT: usize = 5;
 
-/// One generation; its files lie beside it under their own names.
+/// One generation; its files lie next to it under their own names.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
     /// Its number, counting from 1.
@@ -16,7 +16,7 @@ pub struct Generation {
     pub made: u64,
     /// Rendered files by path below the location, in the order of their copies `0`, `1`, ….
     pub files: Vec<Kept>,
-    /// How many Compose files lie beside it, as `compose-0.yaml` and on, base first.
+    /// How many Compose files lie next to it, as `compose-0.yaml` and on, base first.
     pub compose_files: usize,
     /// The image each container ran, by its content's name.
     pub images: BTreeMap<String, String>,

@@ -36,7 +36,7 @@ impl Pattern {
     }
 }
 
-/// Whether `name` is matched by one segment, in which `*` stands for any text.
+/// Whether `name` is matched by one segment, in which `*` matches any text.
 #[must_use]
 pub fn segment_matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');

@@ -1,8 +1,8 @@
 //! Rules for files that hold secrets: closed to others, ours, and unknown to git.
 
-/// What is wrong with a secret file, and the command that mends it.
+/// What is wrong with a secret file, and the command that fixes it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Complaint {
+pub enum SecretFileError {
     /// Group or others may read or write it.
     #[error("{path} has mode {mode:04o}, so others can read it: chmod 600 {path}")]
     Open {
@@ -11,7 +11,7 @@ pub enum Complaint {
         /// Its permission bits.
         mode: u32,
     },
-    /// It belongs to somebody else.
+    /// It belongs to another user.
     #[error("{path} belongs to uid {owner}, not to you ({me}): sudo chown {me} {path}")]
     Foreign {
         /// The file.
@@ -29,13 +29,13 @@ pub enum Complaint {
     },
 }
 
-/// Judges a secret file's mode and owner; root may read everybody's.
+/// Judges a secret file's mode and owner; root may read those of every user.
 #[must_use]
-pub fn judge(path: &str, mode: u32, owner: u32, me: u32) -> Option<Complaint> {
+pub fn judge(path: &str, mode: u32, owner: u32, me: u32) -> Option<SecretFileError> {
     if mode & 0o077 != 0 {
-        return Some(Complaint::Open { path: path.to_owned(), mode: mode & 0o7777 });
+        return Some(SecretFileError::Open { path: path.to_owned(), mode: mode & 0o7777 });
     }
-    (me != 0 && owner != me).then(|| Complaint::Foreign { path: path.to_owned(), owner, me })
+    (me != 0 && owner != me).then(|| SecretFileError::Foreign { path: path.to_owned(), owner, me })
 }
 
 /// The lines a location's `.gitignore` lacks; `ignored` says what git ignores already.
@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(judge("f", 0o400, 1000, 0), None);
         let open = judge("f", 0o100_640, 1000, 1000).map(|c| c.to_string());
         assert_eq!(open.as_deref(), Some("f has mode 0640, so others can read it: chmod 600 f"));
-        assert!(matches!(judge("f", 0o600, 0, 1000), Some(Complaint::Foreign { .. })));
+        assert!(matches!(judge("f", 0o600, 0, 1000), Some(SecretFileError::Foreign { .. })));
     }
 
     #[test]

@@ -58,9 +58,9 @@ pub enum Decision {
     Attributes,
     /// The bytes must change.
     Write(Style),
-    /// A file of the location's own stands where a shared template would render: it wins.
+    /// The location has a file of its own where a shared template would render: it wins.
     OwnFile,
-    /// Somebody edited the rendered file.
+    /// The rendered file was edited by hand.
     EditedByHand,
 }
 
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_mode_or_owner_alone_is_mended_without_writing() {
+    fn a_wrong_mode_or_owner_alone_is_fixed_without_writing() {
         let present = Present { bytes: b"x", mode: 0o644, owner: (0, 0) };
         let decision =
             Manifest::default().decide(b"k", &output("x", false), Some(&present), false, Style::InPlace);

@@ -27,8 +27,8 @@ fn distance(left: &str, right: &str) -> usize {
         let mut diagonal = std::mem::replace(&mut row, vec![line + 1]);
         for (to, pair) in right.iter().zip(diagonal.windows(2)) {
             let [corner, above] = pair else { continue };
-            let beside = row.last().copied().unwrap_or_default();
-            row.push((corner + usize::from(from != *to)).min(above + 1).min(beside + 1));
+            let previous = row.last().copied().unwrap_or_default();
+            row.push((corner + usize::from(from != *to)).min(above + 1).min(previous + 1));
         }
         diagonal.clear();
     }

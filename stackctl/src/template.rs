@@ -1,6 +1,6 @@
 //! `{{NAME}}` placeholders: found, filled in one pass, everything else left byte for byte as it is.
 
-/// A placeholder's name and where it stands.
+/// A placeholder's name and its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placeholder<'a> {
     /// Three or more of `A-Z 0-9 _`, starting with a letter.

@@ -12,7 +12,7 @@ pub struct Tree {
     pub locations: BTreeMap<String, Location>,
 }
 
-/// A folder of the tree that stands for one site.
+/// A folder of the tree that describes one site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     /// Its folder's name.
@@ -53,7 +53,7 @@ impl Location {
     }
 }
 
-/// The location somebody means, by name or by the folder they stand in.
+/// The chosen location: by name, or by the current folder.
 ///
 /// The error lists what there is.
 pub fn choose<'t>(tree: &'t Tree, named: Option<&str>, here: &Path) -> Result<&'t Location, String> {
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_folder_one_stands_in_is_the_location() {
+    fn the_current_folder_chooses_the_location() {
         let tree = tree(&[("wroclaw", &["caddy"]), ("kyiv", &["emby"])]);
         assert_eq!(choose(&tree, None, Path::new("/t/kyiv/emby")).map(|l| l.name.as_str()), Ok("kyiv"));
         assert_eq!(

@@ -98,7 +98,7 @@ impl Vars {
         Hidden::new(text)
     }
 
-    /// The name under which a Compose file finds what `{{name}}` stands for.
+    /// The name under which a Compose file finds the value of `{{name}}`.
     #[must_use]
     pub fn compose_name(&self, name: &str) -> Option<String> {
         let var = self.0.get(name)?;

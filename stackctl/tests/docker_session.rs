@@ -20,7 +20,7 @@ fn the_sample_tree_lives_through_changes_and_failures() {
     site.watch.learn(&site.tree);
     status_and_logs_show_what_runs(&run);
     an_edited_template_recreates_only_its_consumer(&site.engine, &site.tree, &run);
-    a_killed_container_is_drift_until_up_mends_it(&site.engine, &run);
+    a_killed_container_is_drift_until_up_repairs_it(&site.engine, &run);
     an_unhealthy_change_goes_back(&site.engine, &site.tree, &run);
     site.watch.end();
 }
@@ -39,12 +39,12 @@ fn the_sample_tree_keeps_its_secrets_and_its_data() {
     site.watch.learn(&site.tree);
     an_interrupted_change_is_finished(&site.engine, &site.tree, &run);
     a_project_of_another_folder_is_not_taken_over(&site.engine);
-    a_lost_secret_is_not_made_anew_over_its_volume(&site.tree, &run);
+    a_lost_secret_is_not_replaced_over_its_volume(&site.tree, &run);
     down_and_clean_take_only_what_they_may(&site.engine, &site.tree, &run);
     site.watch.end();
 }
 
-/// The sample tree, an engine, and somebody who looks for secrets.
+/// The sample tree, an engine, and a watch that looks for secrets.
 struct Site {
     engine: Engine,
     tree: Tree,
@@ -127,7 +127,7 @@ fn an_edited_template_recreates_only_its_consumer(engine: &Engine, tree: &Tree, 
     assert_eq!(changed(&before, &engine.ids()), ["monitoring-alertmanager-1"]);
 }
 
-fn a_killed_container_is_drift_until_up_mends_it(engine: &Engine, run: &Run<'_>) {
+fn a_killed_container_is_drift_until_up_repairs_it(engine: &Engine, run: &Run<'_>) {
     let before = engine.ids();
     engine.docker(&["rm", "--force", "immich-redis-1"]);
     engine.docker(&["stop", "--time", "1", "emby-emby-1"]);
@@ -149,8 +149,8 @@ fn a_killed_container_is_drift_until_up_mends_it(engine: &Engine, run: &Run<'_>)
     );
     run(&["all-up"]).expect(0);
     assert_eq!(changed(&before, &engine.ids()), ["immich-redis-1"]);
-    let mended = run(&["status", "emby", "--json"]).expect(0).json();
-    assert_eq!(mended["containers"][0]["state"], "running");
+    let repaired = run(&["status", "emby", "--json"]).expect(0).json();
+    assert_eq!(repaired["containers"][0]["state"], "running");
 }
 
 fn an_unhealthy_change_goes_back(engine: &Engine, tree: &Tree, run: &Run<'_>) {
@@ -185,7 +185,7 @@ fn a_rotated_secret_restarts_only_its_consumers(engine: &Engine, tree: &Tree, ru
     let (before, old) = (engine.ids(), tree.read("wroclaw/.env.generated"));
     let rotated = run(&["secrets", "rotate", "GRAFANA_OIDC_SECRET", "--json"]).expect(0).json();
     assert_eq!(rotated["rotated"], serde_json::json!(["GRAFANA_OIDC_SECRET", "GRAFANA_OIDC_SECRET_HASH"]));
-    // Authelia has the hash, Grafana the secret itself: two projects, and nobody else.
+    // Authelia has the hash, Grafana the secret itself: two projects, and no other.
     assert_eq!(changed(&before, &engine.ids()), ["authelia-authelia-1", "monitoring-grafana-1"]);
     let new = tree.read("wroclaw/.env.generated");
     let differing = old.lines().filter(|line| !new.contains(*line)).count();
@@ -235,7 +235,7 @@ fn a_project_of_another_folder_is_not_taken_over(engine: &Engine) {
     assert_eq!(before, engine.ids());
 }
 
-fn a_lost_secret_is_not_made_anew_over_its_volume(tree: &Tree, run: &Run<'_>) {
+fn a_lost_secret_is_not_replaced_over_its_volume(tree: &Tree, run: &Run<'_>) {
     let whole = tree.read("wroclaw/.env.generated");
     let without: String = whole
         .lines()
@@ -271,7 +271,8 @@ fn down_and_clean_take_only_what_they_may(engine: &Engine, tree: &Tree, run: &Ru
     run(&["setup", "immich"]).expect(0);
 }
 
-/// Looks over everybody's shoulder: no secret may be said, nor stand in argv or the environment of a tool.
+/// Watches every process: no secret may be printed, nor be in the arguments or the environment of
+/// a tool.
 struct Watch {
     secrets: std::sync::Mutex<BTreeSet<String>>,
     heard: std::sync::Mutex<String>,

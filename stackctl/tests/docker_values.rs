@@ -1,4 +1,4 @@
-//! Every printable character reaches a container as it stands in the env file, through real Compose.
+//! Every printable character reaches a container as it is in the env file, through real Compose.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)] // A scenario that cannot go on stops.
 
@@ -98,7 +98,7 @@ fn hooks_warn_unless_they_are_fatal(engine: &Engine, tree: &Tree) {
 fn the_printed_command_works_as_it_is(engine: &Engine, tree: &Tree) {
     let printed =
         stackctl(engine, tree, "here", &["print-command", "echo", "--", "ps", "--services"]).expect(0);
-    // A person's shell reaches Docker by its own variables; here they stand before the command.
+    // A person's shell reaches Docker by its own variables; here they precede the command.
     let host = engine
         .environment()
         .into_iter()

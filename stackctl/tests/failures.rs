@@ -1,5 +1,5 @@
-//! Every failure has its exit code, says how to mend it, and changes nothing. No Docker is needed here: a stand-in
-//! on the `PATH` answers for Compose, and the engine is not there.
+//! Every failure has its exit code, says how to fix it, and changes nothing. No Docker is needed
+//! here: a stand-in on the `PATH` answers for Compose, and there is no engine.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)] // A scenario that cannot go on stops.
 
@@ -61,7 +61,7 @@ fn an_env_file_that_is_not_ours_to_read_is_never_taken_for_empty() {
     }
     let site = Site::new();
     open_to_all(site.dir.path());
-    let said = site.run_as_nobody(&["render", "--check"]).expect(5);
+    let said = site.run_unprivileged(&["render", "--check"]).expect(5);
     assert!(said.err.contains(".env.user") && said.err.contains("uid 0"), "{}", said.err);
 }
 
@@ -211,7 +211,7 @@ fn no_engine_is_exit_three_and_compose_one_is_refused() {
 }
 
 #[test]
-fn the_second_operator_is_told_who_works() {
+fn the_second_operator_learns_who_holds_the_lock() {
     let site = Site::new();
     site.run(&["setup"]).expect(0);
     let lock = fs::File::options().write(true).open(site.path("wroclaw/.stack/lock")).expect("a lock");
@@ -294,7 +294,7 @@ fn the_doctor_lists_what_reads_otherwise_and_what_passes_through() {
     for finding in [
         "ODD is read literally",
         "_base/caddy.yaml:4:49: {{PORTS}} is no variable",
-        "TWICE stands in both",
+        "TWICE is in both",
         "Docker does not answer",
     ] {
         assert!(text.contains(finding), "{finding}: {text}");
@@ -469,7 +469,7 @@ impl Site {
         alone(&self.tree, "wroclaw", Some(&self.bin()), words)
     }
 
-    fn run_as_nobody(&self, words: &[&str]) -> Said {
+    fn run_unprivileged(&self, words: &[&str]) -> Said {
         let copy = self.dir.path().join("bin/stackctl");
         fs::copy(support::STACKCTL, &copy).expect("copied");
         let output = Command::new("setpriv")

@@ -270,7 +270,7 @@ fn http(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<Stri
 fn await_http(port: u16, path: &str) {
     let start = Instant::now();
     while http(port, "GET", path, "").is_err() {
-        assert!(start.elapsed() < Duration::from_secs(30), "nobody answers {path}");
+        assert!(start.elapsed() < Duration::from_secs(30), "no answer at {path}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }

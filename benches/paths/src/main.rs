@@ -1,4 +1,5 @@
-//! The path matrix: goodput of downloads over a path that loses, delays and reorders, beside the kernel's TCP and smoltcp's.
+//! The path matrix: goodput of downloads over a path that loses, delays and reorders, compared with
+//! the kernel's TCP and smoltcp's.
 
 mod cell;
 mod origin;
@@ -106,6 +107,6 @@ fn cells(arguments: &Arguments) -> Vec<Cell> {
 }
 
 fn say(line: &str) {
-    // Progress is for a person who watches; nobody may be there.
+    // Progress is for a person who watches; standard error may be closed.
     let _ = writeln!(std::io::stderr(), "bench-paths: {line}");
 }

@@ -1,4 +1,4 @@
-//! What stands at the origin.
+//! The origin's programs: servers and a forwarder.
 
 use std::fs;
 use std::time::Duration;

@@ -18,7 +18,8 @@ pub(crate) struct Table {
     settled: Vec<(Way, Result<f64>)>,
 }
 
-/// A goal over cells: what it is, beside whom, which cells count, and the wanted ratio.
+/// A goal over cells: what it is, compared with which program, which cells count, and the wanted
+/// ratio.
 type Row<'a> = (&'static str, Way, &'a dyn Fn(&Cell) -> bool, &'static str);
 
 impl Table {
@@ -84,7 +85,8 @@ impl Table {
         };
         let (own, kernel) = (settled(Way::Causeway), settled(Way::Kernel));
         let mut text =
-            "\n## Beside the goals\n\n| what | figure | where | goal |\n|---|---|---|---|\n".to_owned();
+            "\n## Compared with the goals\n\n| what | figure | where | goal |\n|---|---|---|---|\n"
+                .to_owned();
         let _ = writeln!(
             text,
             "| 200 ms, nothing lost, from the 10th to the 15th second: ÷ kernel | {} | {} of {} Mbit/s | ≥ 0.85 |",
@@ -94,13 +96,13 @@ impl Table {
         );
         let is_easy = |cell: &Cell| cell.loss <= 0.1 && cell.reorder == 0.0;
         let is_hard = |cell: &Cell| !is_easy(cell) && cell.loss <= 1.0;
-        // Nobody can be twice as fast as who fills the path.
+        // No program can be twice as fast as one that fills the path.
         let full = self.rate as f64 * 8.0 / 1e6 / 2.0;
         let has_room =
             |cell: &Cell| self.megabits(cell, Way::Smoltcp).is_some_and(|megabits| megabits < full);
         let rows: [Row<'_>; 4] = [
             ("up to 0.1 % lost, in order: least ÷ kernel", Way::Kernel, &is_easy, "≥ 0.8"),
-            ("up to 1 % lost, reordered: least ÷ kernel", Way::Kernel, &is_hard, "≥ 0.8, wished for"),
+            ("up to 1 % lost, reordered: least ÷ kernel", Way::Kernel, &is_hard, "≥ 0.8, desired"),
             ("anywhere: least ÷ smoltcp", Way::Smoltcp, &|_| true, ""),
             (
                 "where smoltcp fills less than half of the path: least ÷ smoltcp",

@@ -54,7 +54,7 @@ pub(crate) struct Open {
     _lab: Box<Lab>,
 }
 
-/// What runs beside the lab; dropped, it ends.
+/// The processes and servers that run next to the lab; dropping it ends them.
 pub(crate) struct Origin {
     pub(crate) _processes: Vec<Process>,
     pub(crate) _servers: Vec<lab::TcpServer>,

@@ -36,7 +36,8 @@ enum Work {
     Check,
     /// Count, and make that the baseline.
     Record,
-    /// Time a crowd of 1,000 peers, 100,000 prefixes and 100,000 flows beside a single peer, and handshakes beside data.
+    /// Time 1,000 peers with 100,000 prefixes and 100,000 flows against one peer, and handshakes
+    /// while data flows.
     Scale,
     /// Only turn one loop; this is what runs under callgrind.
     Turn {

@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
 use crate::fault::Fault;
-use crate::shell::process::{say, tell};
-use crate::verbs::clean::Leave;
+use crate::shell::process::{notify, say};
+use crate::verbs::clean::Consent;
 use crate::verbs::session::{Options, Session};
 use crate::verbs::up::How;
 use crate::verbs::{
@@ -33,19 +33,19 @@ key-file mode, 6 conflict, 7 rolled back, 8 stale, 10 degraded, 11 broken.";
 
 #[derive(Args, Debug)]
 struct Common {
-    /// The tree's root; found from the current folder without it.
+    /// Root of the tree [default: found from the current folder]
     #[arg(long, global = true)]
     root: Option<PathBuf>,
-    /// The location; the folder one stands in, or the only one, without it.
+    /// Location name [default: the current folder's, or the only one]
     #[arg(long, global = true)]
     location: Option<String>,
     /// Print one JSON object on standard output.
     #[arg(long, global = true)]
     json: bool,
-    /// Say what would change and change nothing.
+    /// Show what would change and change nothing.
     #[arg(long, global = true)]
     dry_run: bool,
-    /// Break another operator's lock once it is ten minutes old.
+    /// Break another operator's lock if it is at least ten minutes old.
     #[arg(long, global = true)]
     break_lock: bool,
     /// Close env files that others can read.
@@ -61,20 +61,20 @@ struct Common {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
-    /// Make one service the one that verbs mean.
+    /// Select the service that verbs work on by default.
     Select {
-        /// The service; the caller's SERVICE without it.
+        /// Service name [default: the variable SERVICE, or the selected one]
         service: Option<String>,
     },
-    /// Let verbs mean all services again.
+    /// Let verbs work on all services again.
     Unselect,
     /// Make missing secrets and render templates.
     Setup(Which),
-    /// Start, wait for health, keep the state as a generation.
+    /// Start services, wait until they are healthy, keep the state as a generation.
     Up(UpArgs),
     /// Stop and remove containers.
     Down(Which),
-    /// Recreate what changed and restart the rest.
+    /// Recreate the containers that changed and restart the rest.
     Restart(UpArgs),
     /// Show logs: the last 50 lines, or follow with -f.
     Logs {
@@ -84,30 +84,30 @@ enum Verb {
         #[arg(short, long)]
         follow: bool,
     },
-    /// Show what is wanted against what runs.
+    /// Compare what is configured with what runs.
     Status {
         #[command(flatten)]
         which: Which,
-        /// One table of every location.
+        /// Show one table of every location.
         #[arg(long)]
         all_locations: bool,
     },
     /// Delete what [clean] lists.
     Clean(CleanArgs),
-    /// setup for every service.
+    /// Run setup for every service.
     AllSetup,
-    /// up for every service, in the order of `[depends]`.
+    /// Run up for every service, in the order of `[depends]`.
     AllUp(HowArgs),
-    /// down for every service, in the reverse order.
+    /// Run down for every service, in the reverse order.
     AllDown,
-    /// restart for every service.
+    /// Run restart for every service.
     AllRestart(HowArgs),
-    /// logs of every service.
+    /// Show the logs of every service.
     AllLogs,
-    /// status of every service.
+    /// Show the status of every service.
     AllStatus,
-    /// clean for every service.
-    AllClean(LeaveArgs),
+    /// Run clean for every service.
+    AllClean(ConsentArgs),
     /// Render templates.
     Render {
         #[command(flatten)]
@@ -121,25 +121,25 @@ enum Verb {
     /// List, show or rotate secrets.
     #[command(subcommand)]
     Secrets(SecretVerb),
-    /// Bring a generation back.
+    /// Go back to an earlier generation.
     Rollback {
         #[command(flatten)]
         which: Which,
-        /// The generation's number; the one before what runs without it.
+        /// Number of the generation [default: the one before what runs]
         #[arg(long)]
         to: Option<u64>,
     },
-    /// Look for what could bite.
+    /// Check the configuration and this machine for problems.
     Doctor(Which),
     /// Print the docker command behind a verb.
     PrintCommand {
         #[command(flatten)]
         which: Which,
-        /// The Compose verb and its arguments; `up --detach` without them.
+        /// Compose verb and its arguments [default: `up --detach`]
         #[arg(last = true)]
         compose: Vec<String>,
     },
-    /// Compare an existing tree with what stackctl would make of it; write a first stack.toml.
+    /// Compare an existing tree with what stackctl would make of it, and write a first stack.toml.
     Adopt,
     /// Hash a password from standard input: argon2id, pbkdf2-sha512 or bcrypt.
     Hash {
@@ -155,7 +155,7 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
-    /// SERVICE ACTION, as declared in stack.toml.
+    /// Run an action that stack.toml declares: SERVICE ACTION.
     #[command(external_subcommand)]
     Action(Vec<String>),
 }
@@ -181,7 +181,7 @@ impl Verb {
 
 #[derive(Args, Debug, Clone, Default)]
 struct Which {
-    /// The service; the selected one, or all, without it.
+    /// Service name [default: the selected one, or all]
     service: Option<String>,
 }
 
@@ -190,7 +190,7 @@ struct HowArgs {
     /// Go back to the previous generation when a service does not become healthy.
     #[arg(long)]
     rollback: bool,
-    /// How many seconds a service may take to become healthy.
+    /// Seconds that a service may take to become healthy.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
     wait: Option<u64>,
 }
@@ -204,7 +204,7 @@ struct UpArgs {
 }
 
 #[derive(Args, Debug, Clone, Default)]
-struct LeaveArgs {
+struct ConsentArgs {
     /// Delete data too.
     #[arg(long)]
     yes: bool,
@@ -218,19 +218,19 @@ struct CleanArgs {
     #[command(flatten)]
     which: Which,
     #[command(flatten)]
-    leave: LeaveArgs,
+    consent: ConsentArgs,
 }
 
 #[derive(Subcommand, Debug)]
 enum SecretVerb {
-    /// Names, kinds and where their values are; never a value.
+    /// List names, kinds and where the values are; never a value.
     List,
     /// Print one value.
     Show {
         /// Its name.
         name: String,
     },
-    /// Make a new value and its hashes, and restart who uses them.
+    /// Make a new value and its hashes, and restart the services that use them.
     Rotate {
         /// Its name.
         name: String,
@@ -258,7 +258,7 @@ pub fn run(words: Vec<String>) -> u8 {
 }
 
 fn failed(fault: &Fault, json: bool) -> u8 {
-    tell(&format!("stackctl: {fault}"));
+    notify(&format!("stackctl: {fault}"));
     if json {
         let value = serde_json::json!({"schema": 1, "error": fault.to_string(), "exit": fault.exit_code()});
         say(&format!("{value}\n"));
@@ -309,7 +309,7 @@ fn print(common: &Common, report: Report) -> u8 {
         say(&text);
     }
     fault.map_or(0, |fault| {
-        tell(&format!("stackctl: {fault}"));
+        notify(&format!("stackctl: {fault}"));
         fault.exit_code()
     })
 }
@@ -350,8 +350,8 @@ fn report(session: &Session, verb: &Verb) -> Result<Option<Report>, Fault> {
         Verb::Status { all_locations: true, .. } => status::everywhere(session)?,
         Verb::Status { which, .. } => status::status(session, &chosen(which)?)?,
         Verb::AllStatus => status::status(session, &all())?,
-        Verb::Clean(args) => clean::clean(session, &chosen(&args.which)?, &leave(&args.leave))?,
-        Verb::AllClean(args) => clean::clean(session, &all(), &leave(args))?,
+        Verb::Clean(args) => clean::clean(session, &chosen(&args.which)?, &consent(&args.consent))?,
+        Verb::AllClean(args) => clean::clean(session, &all(), &consent(args))?,
         Verb::Render { which, check } => setup::render(session, &chosen(which)?, *check)?,
         Verb::Diff(which) => diff::diff(session, &chosen(which)?)?,
         Verb::Secrets(SecretVerb::List) => secrets::list(session)?,
@@ -389,8 +389,8 @@ fn how(args: &HowArgs, restart: bool) -> How {
     How { rollback: args.rollback, wait: args.wait.map(Duration::from_secs), restart }
 }
 
-fn leave(args: &LeaveArgs) -> Leave {
-    Leave { data: args.yes, volumes: args.volume.clone() }
+fn consent(args: &ConsentArgs) -> Consent {
+    Consent { data: args.yes, volumes: args.volume.clone() }
 }
 
 #[cfg(test)]

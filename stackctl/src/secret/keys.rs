@@ -6,7 +6,7 @@ use rsa::pkcs8::{EncodePrivateKey as _, LineEnding};
 
 use super::Hidden;
 
-/// The DER that stands before an Ed25519 seed in a PKCS#8 key (RFC 8410 §7).
+/// The DER that precedes an Ed25519 seed in a PKCS#8 key (RFC 8410 §7).
 const ED25519_PREFIX: [u8; 16] = [48, 46, 2, 1, 0, 48, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32];
 
 /// Why a value is not a private key.

@@ -25,9 +25,9 @@ pub fn root(here: &Path) -> Option<PathBuf> {
             || dir.join("scripts/.service").is_file()
     };
     let marked = here.ancestors().find(is_root);
-    // A tree without any of these is still one when the folder we stand in is a location.
-    let beside = || here.ancestors().find(|dir| is_location(dir)).and_then(Path::parent);
-    marked.or_else(beside).map(Path::to_path_buf)
+    // A tree without any of these is still one when the current folder is in a location.
+    let parent_of_location = || here.ancestors().find(|dir| is_location(dir)).and_then(Path::parent);
+    marked.or_else(parent_of_location).map(Path::to_path_buf)
 }
 
 /// Reads `stack.toml`, when there is one.

@@ -1,4 +1,4 @@
-//! Docker and its Compose v2 plugin, asked and told through their command line.
+//! Docker and its Compose v2 plugin, driven through their command line.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::Output;
 
 use serde::Deserialize;
 
-use super::process::{Call, complaint};
+use super::process::{Call, error_output};
 use crate::fault::Fault;
 use crate::invocation::Project;
 use crate::model::Model;
@@ -140,8 +140,11 @@ impl Docker {
         let compose = self.compose_version(dir)?;
         let engine = self.say(dir, &["version", "--format", "{{.Server.Version}}"])?;
         if !engine.status.success() {
-            let mend = if cfg!(target_os = "macos") { " (start it with: open -a Docker)" } else { "" };
-            return Err(Fault::Unreachable(format!("Docker does not answer{mend}: {}", complaint(&engine))));
+            let hint = if cfg!(target_os = "macos") { " (start it with: open -a Docker)" } else { "" };
+            return Err(Fault::Unreachable(format!(
+                "Docker does not answer{hint}: {}",
+                error_output(&engine)
+            )));
         }
         Ok((compose, String::from_utf8_lossy(&engine.stdout).trim().to_owned()))
     }
@@ -178,7 +181,7 @@ impl Docker {
             return Err(Fault::Invalid(format!(
                 "{}: Compose refuses it: {}",
                 project.name,
-                complaint(&output)
+                error_output(&output)
             )));
         }
         Model::parse(&output.stdout).map_err(|error| Fault::Failed(format!("docker compose config: {error}")))
@@ -191,7 +194,7 @@ impl Docker {
             return Err(Fault::Invalid(format!(
                 "{}: Compose refuses it: {}",
                 project.name,
-                complaint(&output)
+                error_output(&output)
             )));
         }
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -277,7 +280,7 @@ impl Docker {
     pub fn good(&self, dir: &Path, arguments: &[&str]) -> Result<String, Fault> {
         let output = self.say(dir, arguments)?;
         if !output.status.success() {
-            let text = complaint(&output);
+            let text = error_output(&output);
             let unreachable =
                 text.contains("annot connect to the Docker daemon") || text.contains("error during connect");
             return Err(if unreachable { Fault::Unreachable(text) } else { Fault::Failed(text) });

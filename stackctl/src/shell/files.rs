@@ -55,36 +55,37 @@ pub struct Attributes {
 
 /// Writes a file's new content, whole or not at all.
 ///
-/// In place, the new bytes first lie complete in a file beside the target (`NAME.stackctl-new`), so that an
-/// interrupted write is finished by [`finish_interrupted`] and a full disk is noticed before the old bytes go.
+/// In place, the new bytes are first written completely to a file next to the target
+/// (`NAME.stackctl-new`), so that [`finish_interrupted`] finishes an interrupted write and a full
+/// disk is noticed before the old bytes go.
 pub fn write(path: &Path, bytes: &[u8], attributes: Attributes, style: Style) -> io::Result<()> {
     let parent = path.parent().ok_or_else(|| io::Error::other("no parent folder"))?;
     fs::create_dir_all(parent)?;
-    let beside = beside(path);
-    let made = new_file(&beside, bytes, attributes);
+    let staged = staged_path(path);
+    let made = new_file(&staged, bytes, attributes);
     if let Err(error) = made {
-        let _ = fs::remove_file(&beside);
+        let _ = fs::remove_file(&staged);
         return Err(error);
     }
     if style == Style::InPlace && path.is_file() {
-        copy_into(&beside, path, bytes, attributes)?;
+        copy_into(&staged, path, bytes, attributes)?;
     } else {
-        fs::rename(&beside, path)?;
+        fs::rename(&staged, path)?;
     }
     File::open(parent)?.sync_all()
 }
 
 /// Finishes a write in place that a crash interrupted; true when there was one.
 pub fn finish_interrupted(path: &Path) -> io::Result<bool> {
-    let beside = beside(path);
-    let Some(whole) = read(&beside)? else { return Ok(false) };
-    // The marker follows the bytes: without it the crash came before the file beside was complete.
-    let marked = beside.with_extension("stackctl-ready");
+    let staged = staged_path(path);
+    let Some(whole) = read(&staged)? else { return Ok(false) };
+    // The marker follows the bytes: without it the crash came before the staged file was complete.
+    let marked = staged.with_extension("stackctl-ready");
     if !marked.exists() {
-        fs::remove_file(&beside)?;
+        fs::remove_file(&staged)?;
         return Ok(false);
     }
-    copy_into(&beside, path, &whole.bytes, Attributes { mode: whole.mode, owner: None })?;
+    copy_into(&staged, path, &whole.bytes, Attributes { mode: whole.mode, owner: None })?;
     Ok(true)
 }
 
@@ -106,7 +107,7 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
     set_attributes(path, Attributes { mode: 0o700, owner: None })
 }
 
-fn beside(path: &Path) -> PathBuf {
+fn staged_path(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".stackctl-new");
     path.with_file_name(name)
@@ -120,8 +121,8 @@ fn new_file(path: &Path, bytes: &[u8], attributes: Attributes) -> io::Result<()>
     file.sync_all()
 }
 
-fn copy_into(beside: &Path, path: &Path, bytes: &[u8], attributes: Attributes) -> io::Result<()> {
-    let marked = beside.with_extension("stackctl-ready");
+fn copy_into(staged: &Path, path: &Path, bytes: &[u8], attributes: Attributes) -> io::Result<()> {
+    let marked = staged.with_extension("stackctl-ready");
     File::create(&marked)?.sync_all()?;
     let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
     // Ask for the room first: a full disk must not cost the old bytes.
@@ -133,7 +134,7 @@ fn copy_into(beside: &Path, path: &Path, bytes: &[u8], attributes: Attributes) -
     file.set_len(length)?;
     set_attributes(path, attributes)?;
     file.sync_all()?;
-    fs::remove_file(beside)?;
+    fs::remove_file(staged)?;
     fs::remove_file(marked)
 }
 
@@ -178,13 +179,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("file");
         fs::write(&path, "half of the n").expect("written");
-        fs::write(beside(&path), "the new bytes").expect("written");
+        fs::write(staged_path(&path), "the new bytes").expect("written");
         assert!(
             !finish_interrupted(&path).expect("looked at"),
             "no marker: the old bytes were never touched"
         );
-        fs::write(beside(&path), "the new bytes").expect("written");
-        fs::write(beside(&path).with_extension("stackctl-ready"), "").expect("written");
+        fs::write(staged_path(&path), "the new bytes").expect("written");
+        fs::write(staged_path(&path).with_extension("stackctl-ready"), "").expect("written");
         assert!(finish_interrupted(&path).expect("finished"));
         assert_eq!(text(&path), "the new bytes");
         assert_eq!(fs::read_dir(dir.path()).map(Iterator::count).ok(), Some(1));
@@ -197,7 +198,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("file");
         fs::write(&path, "old").expect("written");
-        std::os::unix::fs::symlink("/dev/full", beside(&path)).expect("linked");
+        std::os::unix::fs::symlink("/dev/full", staged_path(&path)).expect("linked");
         assert!(write(&path, b"new", CLOSED, Style::InPlace).is_err());
         assert_eq!(text(&path), "old");
     }

@@ -28,13 +28,13 @@ pub fn take(state: &Path, break_lock: bool) -> Result<Lock, Fault> {
             holder.split_whitespace().last().and_then(|word| word.parse::<u64>().ok()).unwrap_or_default();
         let age = now().saturating_sub(since);
         if !break_lock || age < BREAKABLE_AFTER {
-            let who = holder.rsplit_once(' ').map_or("somebody", |(who, _)| who);
-            let mend = if break_lock {
+            let who = holder.rsplit_once(' ').map_or("another operator", |(who, _)| who);
+            let hint = if break_lock {
                 format!("; it can be broken once it is {BREAKABLE_AFTER} s old")
             } else {
                 String::new()
             };
-            return Err(Fault::Conflict(format!("{who} has been working here for {age} s{mend}")));
+            return Err(Fault::Conflict(format!("{who} has been working here for {age} s{hint}")));
         }
         fs::remove_file(&path).map_err(fail)?;
         file = open(&path).map_err(fail)?;
@@ -48,7 +48,7 @@ pub fn take(state: &Path, break_lock: bool) -> Result<Lock, Fault> {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // An empty file says that nobody holds it, and two runs leave the same bytes.
+        // An empty file means that the lock is free, and two runs leave the same bytes.
         let _ = self.0.rewind();
         let _ = self.0.set_len(0);
     }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_operator_is_told_who_works() {
+    fn the_second_operator_learns_who_holds_the_lock() {
         let dir = tempfile::tempdir().expect("a folder");
         let held = take(dir.path(), false).expect("free");
         let refused = take(dir.path(), false).err().expect("held");

@@ -67,9 +67,9 @@ impl Call<'_> {
     }
 }
 
-/// The last line that a failed program said, for a message.
+/// The last lines that a failed program printed, for a message.
 #[must_use]
-pub fn complaint(output: &Output) -> String {
+pub fn error_output(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let said: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let tail = said.get(said.len().saturating_sub(5)..).unwrap_or_default().join("\n");
@@ -82,7 +82,7 @@ pub fn say(text: &str) {
 }
 
 /// Writes a message to standard error.
-pub fn tell(text: &str) {
+pub fn notify(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 

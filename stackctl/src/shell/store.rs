@@ -51,7 +51,7 @@ impl Store {
         Ok(Self { dir, key })
     }
 
-    /// The key of content hashes: without it nobody can compare a hash with guesses.
+    /// The key of content hashes: without it a hash cannot be compared with guesses.
     #[must_use]
     pub fn key(&self) -> &[u8] {
         &self.key

@@ -10,7 +10,7 @@ use crate::invocation::Project;
 use crate::nearest::{hint, nearest};
 use crate::secret::{HashKind, hash};
 use crate::shell::files::{self, Attributes};
-use crate::shell::process::{Call, tell};
+use crate::shell::process::{Call, notify};
 use crate::shell::store::Store;
 use crate::vars::Vars;
 
@@ -77,7 +77,7 @@ pub fn logs(session: &Session, services: &[String], follow: bool) -> Result<(), 
     Ok(())
 }
 
-/// `print-command`: what a person would type, so that nobody is locked in.
+/// `print-command`: what a person would type, so that work can go on without stackctl.
 pub fn print_command(session: &Session, services: &[String], verb: &[String]) -> Result<Report, Fault> {
     let store = Store::open(session.location.state_dir(), false)?;
     let vars = session.vars()?;
@@ -154,7 +154,7 @@ pub fn post_up(session: &Session, vars: &Vars, service: &str) -> Result<(), Faul
         let result = run(session, vars, "sh", &arguments, &dir, &format!("hook {}", hook.run));
         match result {
             Err(fault) if hook.fatal => return Err(fault.within(service)),
-            Err(fault) => tell(&format!("{service}: warning: {fault}")),
+            Err(fault) => notify(&format!("{service}: warning: {fault}")),
             Ok(()) => {}
         }
     }

@@ -86,7 +86,7 @@ fn compare_models(
     let read = |project: &Project| -> Result<String, Fault> {
         let output = docker.compose(project, &["config", "--format", "json"])?;
         if !output.status.success() {
-            return Ok(format!("Compose refuses it: {}", crate::shell::process::complaint(&output)));
+            return Ok(format!("Compose refuses it: {}", crate::shell::process::error_output(&output)));
         }
         let value: Value =
             serde_json::from_slice(&output.stdout).map_err(|error| Fault::Failed(error.to_string()))?;
@@ -157,7 +157,7 @@ fn first_stack_toml(generated: &[Entry], users: &BTreeMap<String, BTreeSet<Strin
         let service = users.get(&entry.name).and_then(|services| services.first()).map(String::as_str);
         let line = match guess(entry.value.expose()) {
             Some(kind) => format!("{} = {kind}", entry.name),
-            // What nobody can make again is only named, so that nothing is made in its place.
+            // A value that cannot be made again is only named, never replaced.
             None => {
                 format!("# {} = {{ kind = \"…\" }}   # its kind is not to be seen from its value", entry.name)
             }

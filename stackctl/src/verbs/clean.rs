@@ -17,7 +17,7 @@ use crate::shell::store::Store;
 
 /// What may be deleted besides files.
 #[derive(Debug, Clone, Default)]
-pub struct Leave {
+pub struct Consent {
     /// Data too.
     pub data: bool,
     /// These volumes too.
@@ -25,15 +25,15 @@ pub struct Leave {
 }
 
 /// Everything a cleaning would delete.
-struct Doomed {
+struct Deletions {
     files: Vec<PathBuf>,
     data: Vec<PathBuf>,
     volumes: Vec<String>,
     secrets: Vec<String>,
 }
 
-/// Cleans services: says all of it, deletes what there is leave for.
-pub fn clean(session: &Session, services: &[String], leave: &Leave) -> Result<Report, Fault> {
+/// Cleans services: lists everything, deletes what the consent covers.
+pub fn clean(session: &Session, services: &[String], consent: &Consent) -> Result<Report, Fault> {
     let _lock = session.lock()?;
     let store = session.store()?;
     let vars = session.vars()?;
@@ -41,31 +41,31 @@ pub fn clean(session: &Session, services: &[String], leave: &Leave) -> Result<Re
     let listed = |name: &String| {
         services.iter().any(|s| session.stack.clean.get(s).is_some_and(|c| c.volumes.contains(name)))
     };
-    if let Some(stranger) = leave.volumes.iter().find(|name| !listed(name)) {
+    if let Some(unlisted) = consent.volumes.iter().find(|name| !listed(name)) {
         return Err(Fault::Usage(format!(
-            "no [clean] of {} lists the volume {stranger}",
+            "no [clean] of {} lists the volume {unlisted}",
             services.join(", ")
         )));
     }
     each(session, services, "clean", |service| {
         let nothing = Clean::default();
         let clean = session.stack.clean.get(service).unwrap_or(&nothing);
-        let doomed = doomed(session, &docker, clean, service, leave)?;
+        let deletions = deletions(session, &docker, clean, service, consent)?;
         if !session.options.dry_run {
-            refuse_running(session, &docker, service, &doomed, leave)?;
-            delete(session, &docker, &store, &doomed, leave)?;
+            refuse_running(session, &docker, service, &deletions, consent)?;
+            delete(session, &docker, &store, &deletions, consent)?;
         }
-        Ok(said(session, &doomed, leave))
+        Ok(summary(session, &deletions, consent))
     })
 }
 
-fn doomed(
+fn deletions(
     session: &Session,
     docker: &Docker,
     clean: &Clean,
     service: &str,
-    leave: &Leave,
-) -> Result<Doomed, Fault> {
+    consent: &Consent,
+) -> Result<Deletions, Fault> {
     let find = |patterns: &[Pattern]| {
         patterns
             .iter()
@@ -78,18 +78,18 @@ fn doomed(
             volumes.push(name.clone());
         }
     }
-    let gone = |name: &String| leave.volumes.contains(name) || !volumes.contains(name);
+    let gone = |name: &String| consent.volumes.contains(name) || !volumes.contains(name);
     let secrets = session
         .stack
         .secrets_of(service)
         .filter(|(_, secret)| {
             let of_secret = if secret.volumes.is_empty() { &clean.volumes } else { &secret.volumes };
-            let goes_now = of_secret.iter().any(|name| leave.volumes.contains(name));
+            let goes_now = of_secret.iter().any(|name| consent.volumes.contains(name));
             goes_now && of_secret.iter().all(gone)
         })
         .map(|(name, _)| name.to_owned())
         .collect();
-    Ok(Doomed { files: find(&clean.files), data: find(&clean.data), volumes, secrets })
+    Ok(Deletions { files: find(&clean.files), data: find(&clean.data), volumes, secrets })
 }
 
 /// Data and volumes of a running service are not pulled from under it.
@@ -97,10 +97,10 @@ fn refuse_running(
     session: &Session,
     docker: &Docker,
     service: &str,
-    doomed: &Doomed,
-    leave: &Leave,
+    deletions: &Deletions,
+    consent: &Consent,
 ) -> Result<(), Fault> {
-    let deletes_data = leave.data && !doomed.data.is_empty() || !leave.volumes.is_empty();
+    let deletes_data = consent.data && !deletions.data.is_empty() || !consent.volumes.is_empty();
     if !deletes_data {
         return Ok(());
     }
@@ -117,12 +117,12 @@ fn delete(
     session: &Session,
     docker: &Docker,
     store: &Store,
-    doomed: &Doomed,
-    leave: &Leave,
+    deletions: &Deletions,
+    consent: &Consent,
 ) -> Result<(), Fault> {
-    let data: &[PathBuf] = if leave.data { &doomed.data } else { &[] };
+    let data: &[PathBuf] = if consent.data { &deletions.data } else { &[] };
     let mut manifest = store.manifest()?;
-    for path in doomed.files.iter().chain(data) {
+    for path in deletions.files.iter().chain(data) {
         let gone = if path.is_dir() && !path.is_symlink() {
             fs::remove_dir_all(path)
         } else {
@@ -133,30 +133,30 @@ fn delete(
             manifest.files.remove(below.to_string_lossy().as_ref());
         }
     }
-    for name in doomed.volumes.iter().filter(|name| leave.volumes.contains(name)) {
+    for name in deletions.volumes.iter().filter(|name| consent.volumes.contains(name)) {
         docker.good(&session.location.dir, &["volume", "rm", name])?;
     }
-    if !doomed.secrets.is_empty() {
-        let names: Vec<&str> = doomed.secrets.iter().map(String::as_str).collect();
+    if !deletions.secrets.is_empty() {
+        let names: Vec<&str> = deletions.secrets.iter().map(String::as_str).collect();
         secrets::forget(session, &mut manifest, &names)?;
     }
     store.save_manifest(&manifest)
 }
 
-fn said(session: &Session, doomed: &Doomed, leave: &Leave) -> (String, serde_json::Value) {
+fn summary(session: &Session, deletions: &Deletions, consent: &Consent) -> (String, serde_json::Value) {
     let verb = if session.options.dry_run { "would delete" } else { "deleted" };
     let short =
         |path: &PathBuf| path.strip_prefix(&session.location.dir).unwrap_or(path).display().to_string();
     let mut text = String::from("\n");
     let mut deleted = Vec::new();
     let mut kept = Vec::new();
-    let files = doomed.files.iter().map(|path| (short(path), true, ""));
+    let files = deletions.files.iter().map(|path| (short(path), true, ""));
     let data =
-        doomed.data.iter().map(|path| (short(path), leave.data, " (data: --yes, or make clean YES=1)"));
-    let volumes = doomed.volumes.iter().map(|name| {
-        (format!("volume {name}"), leave.volumes.contains(name), " (volume: --volume with its name)")
+        deletions.data.iter().map(|path| (short(path), consent.data, " (data: --yes, or make clean YES=1)"));
+    let volumes = deletions.volumes.iter().map(|name| {
+        (format!("volume {name}"), consent.volumes.contains(name), " (volume: --volume with its name)")
     });
-    let secrets = doomed.secrets.iter().map(|name| (format!("secret {name}"), true, ""));
+    let secrets = deletions.secrets.iter().map(|name| (format!("secret {name}"), true, ""));
     for (what, goes, needs) in files.chain(data).chain(volumes).chain(secrets) {
         if goes {
             text.push_str(&format!("  {verb} {what}\n"));

@@ -1,4 +1,4 @@
-//! `diff`: rendered against what is on disk, and which containers would be made anew.
+//! `diff`: rendered against what is on disk, and which containers would be recreated.
 
 use serde_json::json;
 
@@ -37,8 +37,8 @@ pub fn diff(session: &Session, services: &[String]) -> Result<Report, Fault> {
         }
         let edited = one.planned.iter().any(|planned| planned.decision == Decision::EditedByHand);
         if reached && !edited {
-            let raised = bring_up(&dry, &vars, &docker, &store, &one.service, &How::default())?;
-            for (word, names) in [("create", &raised.created), ("recreate", &raised.recreated)] {
+            let outcome = bring_up(&dry, &vars, &docker, &store, &one.service, &How::default())?;
+            for (word, names) in [("create", &outcome.created), ("recreate", &outcome.recreated)] {
                 for name in names {
                     text.push_str(&format!("{}: up would {word} {name}\n", one.service));
                     rows.push(json!({"service": one.service, "container": name, "would": word}));

@@ -91,7 +91,7 @@ fn env_file(session: &Session, path: &std::path::Path, findings: &mut Findings) 
 fn variables(session: &Session, vars: &Vars, generated: &[Entry], user: &[Entry], findings: &mut Findings) {
     for entry in generated {
         if user.iter().any(|other| other.name == entry.name) {
-            findings.add(Weight::Warning, format!("{} stands in both env files: .env.user wins", entry.name));
+            findings.add(Weight::Warning, format!("{} is in both env files: .env.user wins", entry.name));
         }
         if entry.value.expose().contains('\n') {
             findings.add(
@@ -112,12 +112,12 @@ fn variables(session: &Session, vars: &Vars, generated: &[Entry], user: &[Entry]
         let (Some(hashed), Some(password)) = (vars.find(name), vars.find(of)) else { continue };
         let of_user = password.origin == Origin::User;
         if !verify(*kind, password.stored.expose(), hashed.stored.expose()) {
-            let mend = if of_user {
+            let fix = if of_user {
                 format!("delete {name} from .env.generated and run `stackctl setup`")
             } else {
-                format!("`stackctl secrets rotate {of}` makes both anew")
+                format!("`stackctl secrets rotate {of}` makes both again")
             };
-            findings.add(Weight::Error, format!("{name} is not the hash of {of}: {mend}"));
+            findings.add(Weight::Error, format!("{name} is not the hash of {of}: {fix}"));
         }
     }
 }

@@ -7,7 +7,7 @@ use super::session::Session;
 use super::status::Row;
 use crate::config::Machine;
 use crate::fault::Fault;
-use crate::shell::process::{Call, complaint};
+use crate::shell::process::{Call, error_output};
 use crate::shell::ssh;
 use crate::vars::Vars;
 
@@ -55,7 +55,7 @@ pub fn rows(session: &Session, machine: &Machine, patience: Duration) -> Result<
     };
     let output = call.capture_within(patience).map_err(|error| Fault::Unreachable(error.to_string()))?;
     if !output.status.success() {
-        return Err(Fault::Unreachable(complaint(&output)));
+        return Err(Fault::Unreachable(error_output(&output)));
     }
     let answer: Answer = serde_json::from_slice(&output.stdout)
         .map_err(|error| Fault::Failed(format!("its answer: {error}")))?;

@@ -14,7 +14,7 @@ use crate::manifest::{Manifest, Style};
 use crate::secret::{Hidden, mint};
 use crate::shell::docker::Docker;
 use crate::shell::files::{self, Attributes};
-use crate::shell::process::tell;
+use crate::shell::process::notify;
 use crate::shell::{self};
 use crate::vars::{Origin, Vars};
 use crate::verbs::prepare::{names_used, prepare};
@@ -174,7 +174,8 @@ pub fn keep_minted(session: &Session, manifest: &mut Manifest, minted: &Minted) 
             .collect();
         text = with_section_lines(&text, service, &lines);
     }
-    // Remembered first: a value that is written but not remembered would be silently made anew when it is lost.
+    // Remembered first: a value that is written but not remembered would be silently replaced by
+    // a new one when it is lost.
     manifest.minted.extend(minted.made.iter().map(|(name, service)| (name.clone(), service.clone())));
     session.store()?.save_manifest(manifest)?;
     files::write(&path, text.as_bytes(), Attributes { mode: 0o600, owner: None }, Style::Replace)
@@ -261,7 +262,7 @@ pub fn rotate(session: &Session, name: &str, accept_data_loss: bool) -> Result<R
             }
         }
     }
-    let list = |names: &[String]| if names.is_empty() { "nobody".into() } else { names.join(", ") };
+    let list = |names: &[String]| if names.is_empty() { "none".into() } else { names.join(", ") };
     let mut text = format!(
         "rotated {}; used by {}\n",
         names.iter().cloned().collect::<Vec<_>>().join(", "),
@@ -286,10 +287,10 @@ fn refuse_rotation(
     }
     if vars.find(name).is_some_and(|var| var.origin == Origin::User) {
         return Err(Fault::Conflict(format!(
-            "{name} stands in .env.user, which is never rewritten: change it there"
+            "{name} is in .env.user, which is never rewritten: change it there"
         )));
     }
-    // A value that never was needs no leave; one that volumes were made with does.
+    // A value that never was needs no consent; one that volumes were made with does.
     let lost = vars.find(name).is_none();
     if accept_data_loss || (secret.volumes.is_empty() && !lost) {
         return Ok(());
@@ -314,7 +315,7 @@ pub fn forget(session: &Session, manifest: &mut Manifest, names: &[&str]) -> Res
         .map_err(fail)?;
     for name in names {
         manifest.minted.remove(*name);
-        tell(&format!("forgot {name}"));
+        notify(&format!("forgot {name}"));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::config::Stack;
 use crate::envfile::{self, Entry};
 use crate::fault::Fault;
-use crate::hygiene::{Complaint, judge};
+use crate::hygiene::{SecretFileError, judge};
 use crate::invocation::environment;
 use crate::shell::docker::Docker;
 use crate::shell::files::{self, Attributes};
@@ -23,7 +23,7 @@ use crate::vars::Vars;
 pub struct Options {
     /// The tree's root, instead of looking for it.
     pub root: Option<PathBuf>,
-    /// The location, instead of the folder one stands in.
+    /// The location's name, instead of the current folder's location.
     pub location: Option<String>,
     /// Say what would change, change nothing.
     pub dry_run: bool,
@@ -170,7 +170,7 @@ impl Session {
         let paths: Vec<&str> =
             [".env.user", ".env.generated", ".stack"].iter().chain(rendered).copied().collect();
         match git.tracked(&paths).into_iter().next() {
-            Some(path) => Err(Fault::Permission(Complaint::Tracked { path }.to_string())),
+            Some(path) => Err(Fault::Permission(SecretFileError::Tracked { path }.to_string())),
             None => Ok(()),
         }
     }
@@ -179,11 +179,11 @@ impl Session {
         let Ok(meta) = std::fs::metadata(path) else { return Ok(()) };
         let name = path.display().to_string();
         match judge(&name, meta.mode() & 0o7777, meta.uid(), shell::user()) {
-            Some(Complaint::Open { .. }) if self.options.fix_permissions && !self.options.dry_run => {
+            Some(SecretFileError::Open { .. }) if self.options.fix_permissions && !self.options.dry_run => {
                 let closed = Attributes { mode: 0o600, owner: None };
                 files::set_attributes(path, closed).map_err(|error| unreadable(path, &error))
             }
-            Some(complaint) => Err(Fault::Permission(complaint.to_string())),
+            Some(error) => Err(Fault::Permission(error.to_string())),
             None => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! `setup` and `render`: missing secrets made, templates rendered, git told what to ignore.
+//! `setup` and `render`: make missing secrets, render templates, write `.gitignore`.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use crate::hygiene::missing_ignores;
 use crate::manifest::{Decision, Manifest};
 use crate::shell::files;
 use crate::shell::git::Git;
-use crate::shell::process::tell;
+use crate::shell::process::notify;
 use crate::shell::store::Store;
 use crate::vars::Vars;
 
@@ -140,7 +140,7 @@ pub fn finish_interrupted(session: &Session, manifest: &Manifest) -> Result<(), 
         let path = session.location.dir.join(path);
         let finished = files::finish_interrupted(&path);
         if finished.map_err(|error| Fault::Failed(format!("{}: {error}", path.display())))? {
-            tell(&format!("finished an interrupted write of {}", path.display()));
+            notify(&format!("finished an interrupted write of {}", path.display()));
         }
     }
     Ok(())

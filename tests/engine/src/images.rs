@@ -138,7 +138,8 @@ fn libraries(program: &Path) -> Vec<PathBuf> {
     words.map(|word| PathBuf::from(word.trim_end_matches(':'))).collect()
 }
 
-/// Adds the authorities that this machine trusts beside those of the distribution, in front of whatever fetches.
+/// Adds the certificate authorities that this machine trusts to those of the distribution, before
+/// anything is fetched.
 fn authorities(rootfs: &Path) {
     let own = Path::new("/usr/local/share/ca-certificates");
     if own.is_dir() {

@@ -28,7 +28,7 @@ pub(crate) fn unexpected(watched: &[Watched], expected: &[String]) -> Result<Vec
 /// Whether a line is a warning, an error or a panic.
 pub(crate) fn is_alarming(line: &str) -> bool {
     let words = ["WARN", "ERROR"];
-    // The level stands among the first words; later ones are message.
+    // The level is among the first three words; the rest is the message.
     let level = line.split_whitespace().take(3).any(|word| words.contains(&word));
     level
         || line.contains(" panicked at ")

@@ -79,7 +79,7 @@ impl Node {
             holder: std::sync::Mutex::new(holder),
         }));
         node.ip("link set lo up")?;
-        // Addresses are usable at once: nobody else can have them.
+        // Addresses are usable at once: no one else can have them.
         node.sysctl("net/ipv6/conf/all/accept_dad", "0")?;
         node.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
         Ok(node)

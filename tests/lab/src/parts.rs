@@ -19,10 +19,10 @@ pub fn workspace() -> PathBuf {
 pub fn binary(name: &str) -> Result<PathBuf> {
     let exe = env::current_exe()?;
     let chosen = env::var_os("CAUSEWAY_BINARIES").map(PathBuf::from);
-    let beside = exe.ancestors().skip(1).take(2).map(Path::to_owned);
-    let found = chosen.into_iter().chain(beside).map(|folder| folder.join(name)).find(|path| path.is_file());
+    let built = exe.ancestors().skip(1).take(2).map(Path::to_owned);
+    let found = chosen.into_iter().chain(built).map(|folder| folder.join(name)).find(|path| path.is_file());
     found.with_context(|| {
-        format!("{name} is not built beside {}: cargo build --profile lab --workspace --bins", exe.display())
+        format!("{name} is not built next to {}: cargo build --profile lab --workspace --bins", exe.display())
     })
 }
 

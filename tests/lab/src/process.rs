@@ -1,4 +1,4 @@
-//! A process that runs beside a scenario: signals, waiting, and what it said.
+//! A process that runs during a scenario: signals, waiting, and its output.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -139,7 +139,11 @@ impl Lab {
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         let unexpected = logs::unexpected(&watched, &expected)?;
-        ensure!(unexpected.is_empty(), "log lines nobody announced:\n{}", unexpected.join("\n"));
+        ensure!(
+            unexpected.is_empty(),
+            "unexpected warnings or errors in the log:\n{}",
+            unexpected.join("\n")
+        );
         Ok(())
     }
 

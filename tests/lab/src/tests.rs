@@ -6,14 +6,14 @@ use crate::logs::is_alarming;
 use crate::{Counter, LeakWatch, TcpServer, Topology, UdpEcho, echo, pattern, scenario, until};
 
 #[test]
-fn the_client_reaches_the_edge_and_nobody_reaches_behind_the_carriers_nat() -> anyhow::Result<()> {
+fn the_client_reaches_the_edge_but_nothing_behind_the_carriers_nat() -> anyhow::Result<()> {
     scenario(Topology::standard(), |lab| {
         let (client, origin) = (lab.node("client")?, lab.node("origin")?);
         client.run("ping -c 1 -W 2 192.0.2.2")?;
         client.run("ping -6 -c 1 -W 2 2001:db8:192::2")?;
         origin.run("ping -c 1 -W 2 192.0.2.2")?;
         let inward = client.output("ping -c 1 -W 1 198.51.100.7")?;
-        assert!(!inward.status.success(), "the carrier's NAT answered a stranger");
+        assert!(!inward.status.success(), "the carrier's NAT answered a WAN client");
         Ok(())
     })
 }
@@ -122,7 +122,7 @@ fn an_unannounced_warning_fails_a_scenario_and_an_announced_one_does_not() -> an
 }
 
 #[test]
-fn levels_are_told_from_words_in_messages() {
+fn levels_are_distinguished_from_words_in_messages() {
     assert!(is_alarming("2026-11-22T21:00:00Z ERROR gateway: no"));
     assert!(is_alarming("thread 'cw-rx' panicked at src/x.rs:1:1:"));
     assert!(!is_alarming("2026-11-22T21:00:00Z INFO gateway: a reader logged ERROR once"));

@@ -14,7 +14,7 @@ pub struct Topology {
     container: Option<Bridge>,
 }
 
-/// Whose rules stand around the container.
+/// Whose rules surround the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bridge {
     /// Only the masquerade that lets it out.
@@ -33,7 +33,7 @@ enum Shape {
 /// What has 192.168.88.2, the address that services at the origin are known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Far {
-    /// Nobody: a forwarder answers for it.
+    /// No machine: a forwarder answers for it.
     Forwarder,
     /// `origin` itself.
     Host,
@@ -60,8 +60,9 @@ impl Topology {
         Self { shape: Shape::Standard, ..Self::empty() }
     }
 
-    /// As the standard one, but `edge` has only `eth0` 192.168.1.2, beside `lan`, behind `router` 192.168.1.1, which
-    /// holds 192.0.2.2 and forwards tcp 443 and udp 51820, for its LAN as well (hairpin, which hides who asked).
+    /// As the standard one, but `edge` has only `eth0` 192.168.1.2, next to `lan`, behind `router`
+    /// 192.168.1.1, which holds 192.0.2.2 and forwards tcp 443 and udp 51820, for its LAN as well
+    /// (hairpin, which hides who asked).
     pub fn one_armed() -> Self {
         Self { shape: Shape::OneArmed, ..Self::empty() }
     }

@@ -109,7 +109,7 @@ pub struct UdpServer {
 }
 
 impl UdpServer {
-    /// Serves `socket`, which may belong to any node; `answer` is told the sender and what it sent.
+    /// Serves `socket`, which may belong to any node; `answer` gets the sender and what it sent.
     pub fn start(
         socket: UdpSocket,
         answer: impl Fn(SocketAddr, &[u8]) -> Vec<u8> + Send + 'static,

@@ -33,7 +33,7 @@ pub enum Request {
         /// How many.
         count: usize,
     },
-    /// Tell what happened so far.
+    /// Report what happened so far.
     Counters {},
 }
 

@@ -95,7 +95,7 @@ impl Path {
         self.faults = faults;
     }
 
-    /// Begins the faults' sequence anew, as that of a new path with this seed.
+    /// Restarts the faults' sequence, as that of a new path with this seed.
     pub fn reseed(&mut self, seed: u64) {
         let Self { random, jitter, .. } = Self::new(seed);
         (self.random, self.jitter) = (random, jitter);

@@ -100,7 +100,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Begins the faults' sequence anew in both directions.
+    /// Restarts the faults' sequence in both directions.
     pub fn reseed(&self, seed: u64) {
         self.with_path(Direction::Forward, |path| path.reseed(seed));
         self.with_path(Direction::Back, |path| path.reseed(seed ^ u64::MAX));

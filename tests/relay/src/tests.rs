@@ -31,7 +31,7 @@ fn the_same_seed_does_the_same_and_another_seed_does_not() {
 }
 
 #[test]
-fn a_path_that_is_seeded_anew_does_what_a_new_one_does() {
+fn a_path_that_is_reseeded_does_what_a_new_one_does() {
     let faults = Faults { drop: 0.2, duplicate: 0.1, ..Faults::default() };
     let run = |mut path: Path| {
         send_numbers(&mut path, 500);

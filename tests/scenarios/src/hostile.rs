@@ -153,7 +153,7 @@ impl Attacker {
         Ok(Self { socket, judged, last, sent: AtomicU64::new(0) })
     }
 
-    /// Sends one packet; one that the own kernel refuses counts as sent to nobody.
+    /// Sends one packet; one that this machine's kernel refuses is not counted.
     pub fn send(&self, packet: &[u8]) {
         self.sent.fetch_add(u64::from(self.socket.send(packet).is_ok()), Ordering::Relaxed);
     }
@@ -189,7 +189,7 @@ impl Attacker {
     }
 }
 
-/// Servers that nobody may reach, of both protocols.
+/// Servers of both protocols that must not be reached.
 #[derive(Debug)]
 pub struct Closed {
     tcp: Vec<TcpServer>,
@@ -237,7 +237,7 @@ pub fn memory(process: &Process) -> Result<u64> {
 pub fn initiations(public: &str, count: u32) -> Result<Vec<Vec<u8>>> {
     let public_key = PublicKey::from_bytes(bytes(public)?)?;
     let initiation = |number: u32| {
-        let private_key = PrivateKey::from_bytes(bytes(&KeyPair::of(&format!("stranger {number}")).private)?);
+        let private_key = PrivateKey::from_bytes(bytes(&KeyPair::of(&format!("unknown {number}")).private)?);
         let config = NodeConfig {
             private_key: Some(private_key),
             addresses: Vec::new(),

@@ -1,7 +1,8 @@
 //! Whole-system scenarios: real daemons, real services, real namespaces.
 //!
 //! [`Site`] is the worked example of the documents in a lab: an edge with its gateway, an origin with its forwarder, and
-//! their files. [`Caddy`], [`Nginx`], [`NfsServer`] and [`WireGuardGo`] are the real parts beside them; [`Pair`] is `causeway-wg` alone, at both ends of a cable.
+//! their files. [`Caddy`], [`Nginx`], [`NfsServer`] and [`WireGuardGo`] are the real parts next to
+//! them; [`Pair`] is `causeway-wg` alone, at both ends of a cable.
 //!
 //! One scenario alone, with everything that its daemons logged when it fails:
 //! `cargo build --profile lab --workspace --bins && cargo nextest run --cargo-profile lab -p scenarios NAME`.

@@ -23,8 +23,8 @@ pub struct Oracle<'lab> {
 }
 
 impl<'lab> Oracle<'lab> {
-    /// Prepares the second edge and tells the site's forwarder of it; neither is started.
-    pub fn beside(site: &mut Site<'lab>, lab: &'lab Lab) -> Result<Self> {
+    /// Prepares the second edge and adds it to the forwarder's configuration; starts neither.
+    pub fn add_to(site: &mut Site<'lab>, lab: &'lab Lab) -> Result<Self> {
         let node = lab.node("oracle")?;
         let (own, far) = (KeyPair::of("oracle"), KeyPair::of("wroclaw at oracle"));
         own.write(&node.directory().join("oracle.key"))?;

@@ -94,8 +94,8 @@ impl Probe {
         self.answers("udp", target)
     }
 
-    /// Whether anybody said that a port or a host cannot be reached.
-    pub fn was_told(&self) -> Result<bool> {
+    /// Whether any ICMP error said that a port or a host cannot be reached.
+    pub fn got_unreachable(&self) -> Result<bool> {
         let text = self.node.run("nft list counter inet probe unreachable")?;
         Ok(!text.contains("packets 0 "))
     }

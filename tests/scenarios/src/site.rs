@@ -12,8 +12,8 @@ use serde_json::Value;
 use crate::keys::{KeyPair, preshared_key, write_secret};
 use crate::offload::Offload;
 
-/// Who the forwarder runs as where the machine lets us choose: nobody.
-const NOBODY: (u32, u32) = (65_534, 65_534);
+/// Uid and gid of the forwarder where the machine lets us choose.
+const UNPRIVILEGED: (u32, u32) = (65_534, 65_534);
 
 /// Commands of `gatewayctl` that write the daemon's own file.
 const WRITING: [&str; 4] = ["apply", "confirm", "rollback", "reload"];
@@ -156,7 +156,7 @@ impl<'lab> Site<'lab> {
         answered.map(drop)
     }
 
-    /// Writes `forwarder.toml` and starts the origin's daemon, as nobody where that is possible.
+    /// Writes `forwarder.toml` and starts the origin's daemon, unprivileged where that is possible.
     pub fn start_forwarder(&mut self) -> Result<()> {
         self.forwarder_config.write()?;
         self.give_origin_away()?;
@@ -170,7 +170,7 @@ impl<'lab> Site<'lab> {
         Ok(())
     }
 
-    /// Runs the `forwarder` program with these arguments beside the daemon, as the same user.
+    /// Runs the `forwarder` program with these arguments while the daemon runs, as the same user.
     pub fn forwarder_command(&self, arguments: &[&str]) -> Result<NodeCommand> {
         let command = self.origin.command(lab::binary("forwarder")?).args(arguments);
         Ok(self.as_forwarder(command))
@@ -216,19 +216,19 @@ impl<'lab> Site<'lab> {
         self.forwarder.as_mut().context("the forwarder was not started")
     }
 
-    /// Whether the forwarder can run as somebody else than root here.
+    /// Whether the forwarder can run as another user than root here.
     pub fn is_unprivileged(&self) -> bool {
         lab::has_real_root()
     }
 
     fn as_forwarder(&self, command: NodeCommand) -> NodeCommand {
         let command = command.env("XDG_RUNTIME_DIR", self.origin.directory().join("state"));
-        if self.is_unprivileged() { command.user(NOBODY.0, NOBODY.1) } else { command }
+        if self.is_unprivileged() { command.user(UNPRIVILEGED.0, UNPRIVILEGED.1) } else { command }
     }
 
     /// The gateway as its unit starts it, with the folders and the device that the unit gives it.
     fn unit(&self) -> Result<NodeCommand> {
-        let (uid, gid) = NOBODY;
+        let (uid, gid) = UNPRIVILEGED;
         let folder = self.edge.directory();
         for name in ["kyiv.key", "wroclaw.psk", "gateway.toml", "state"] {
             chown(folder.join(name), Some(uid), Some(gid))?;
@@ -259,10 +259,10 @@ impl<'lab> Site<'lab> {
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
             if path.extension().is_some_and(|end| ["key", "psk", "toml"].iter().any(|own| end == *own)) {
-                chown(path, Some(NOBODY.0), Some(NOBODY.1))?;
+                chown(path, Some(UNPRIVILEGED.0), Some(UNPRIVILEGED.1))?;
             }
         }
-        chown(folder.join("state"), Some(NOBODY.0), Some(NOBODY.1))?;
+        chown(folder.join("state"), Some(UNPRIVILEGED.0), Some(UNPRIVILEGED.1))?;
         fs::set_permissions(folder.join("state"), fs::Permissions::from_mode(0o700))?;
         Ok(())
     }

@@ -28,7 +28,7 @@ impl Measured {
 }
 
 /// Serves bulk traffic on a node: a connection says `down N\n` and gets N bytes, or `up\n`, sends until it has no more
-/// and is told the number of bytes that arrived, `wrong` first if their content was not the pattern.
+/// and gets the number of bytes that arrived, `wrong` first if their content was not the pattern.
 pub fn serve_bulk(node: &Node, address: &str) -> Result<TcpServer> {
     TcpServer::start(node.tcp_listener(address)?, |mut stream| {
         let request = read_line(&mut stream)?;

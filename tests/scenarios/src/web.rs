@@ -155,8 +155,9 @@ https://emby.example.com:9443 {{
     )
 }
 
-/// A browser of today for TLS: a Caddy on a client that asks `https://emby.example.com` at an edge, anew for every request
-/// to its loopback port 8080. Its ClientHello offers a post-quantum key share first, as Go's own has it.
+/// A browser of today for TLS: a Caddy on a client that forwards each request to its loopback port
+/// 8080 to `https://emby.example.com` at an edge, over a new connection. Its ClientHello offers a
+/// post-quantum key share first, as Go's own has it.
 #[derive(Debug)]
 pub struct ModernClient {
     /// The running program.

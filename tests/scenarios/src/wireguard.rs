@@ -1,4 +1,4 @@
-//! Other people's WireGuard beside ours.
+//! Other WireGuard implementations, next to ours.
 
 use std::fs;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub struct WireGuardGo {
     interface: String,
 }
 
-/// What a plain WireGuard interface is told by `wg setconf`.
+/// What `wg setconf` sets on a plain WireGuard interface.
 #[derive(Debug, Clone)]
 pub struct PlainPeer<'text> {
     /// Own private key, base64.

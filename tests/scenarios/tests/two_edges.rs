@@ -106,7 +106,7 @@ fn the_second_edge_lets_in_cloudflares_prefixes_only_and_the_first_lets_in_every
 
 fn both_edges(lab: &Lab) -> Result<(Site<'_>, Oracle<'_>)> {
     let mut site = Site::new(lab)?;
-    let mut oracle = Oracle::beside(&mut site, lab)?;
+    let mut oracle = Oracle::add_to(&mut site, lab)?;
     oracle.start()?;
     site.start()?;
     oracle.wait_until_up(Duration::from_secs(30))?;

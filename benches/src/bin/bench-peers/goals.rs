@@ -1,4 +1,4 @@
-//! What was measured beside what is wanted.
+//! The measurements, compared with the goals.
 
 use std::fmt::Write as _;
 
@@ -80,8 +80,8 @@ const KEPT: &[(&str, Contender, &str, &str, Goal)] = &[
         "udp_down_200",
         AtLeast(0.95),
     ),
-    ("bulk kept beside requests", CausewayWg, "loaded_bulk", "loaded_alone", AtLeast(0.95)),
-    ("bulk kept beside requests", Gateway, "loaded_bulk", "loaded_alone", AtLeast(0.95)),
+    ("bulk kept during requests", CausewayWg, "loaded_bulk", "loaded_alone", AtLeast(0.95)),
+    ("bulk kept during requests", Gateway, "loaded_bulk", "loaded_alone", AtLeast(0.95)),
 ];
 
 /// Values by themselves: the metric, by how much it is divided, its unit.
@@ -116,7 +116,7 @@ pub(crate) fn table(
     cipher: impl Fn(&str) -> Option<f64>,
 ) -> String {
     let mut text =
-        "\n## Beside the goals\n\n| what | whose | over | figure | goal | reached |\n|---|---|---|---|---|---|\n".to_owned();
+        "\n## Compared with the goals\n\n| what | whose | over | figure | goal | reached |\n|---|---|---|---|---|---|\n".to_owned();
     let mut row = |what: &str, whose: Contender, over: &str, value: Option<f64>, unit: &str, goal: Goal| {
         let Some(value) = value.filter(|value| value.is_finite()) else { return };
         let reached = if goal.is_reached(value) { "yes" } else { "no" };

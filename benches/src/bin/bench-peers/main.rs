@@ -23,7 +23,7 @@ use contender::Contender;
 use measure::{Group, Plan};
 use report::Results;
 
-/// Measures Causeway beside other tunnels on one path, and writes a table for people and JSON for machines.
+/// Compare Causeway with other tunnels on one path; write a table for people and JSON for machines.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Which, in this order; all when none is named.
@@ -89,6 +89,6 @@ fn or_all<T: ValueEnum + Copy>(chosen: &[T]) -> Vec<T> {
 }
 
 fn say(line: &str) {
-    // Progress is for a person who watches; nobody may be there.
+    // Progress is for a person who watches; standard error may be closed.
     let _ = writeln!(std::io::stderr(), "bench-peers: {line}");
 }

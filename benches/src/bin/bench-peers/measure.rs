@@ -21,7 +21,7 @@ pub(crate) enum Group {
     Bulk,
     /// Request and response on idle connections.
     Request,
-    /// Request and response beside a bulk transfer.
+    /// Request and response during a bulk transfer.
     Loaded,
     /// New connections.
     Connect,
@@ -187,7 +187,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The same transfer alone and with one connection that asks beside it.
+    /// The same transfer alone, and while one connection sends requests.
     fn loaded(&mut self) -> Result<()> {
         let target = format!("{EDGE}:{ECHO}");
         let alone = number(&self.iperf(true, 1, 3)?, "/end/sum_received/bits_per_second")? / 1e9;

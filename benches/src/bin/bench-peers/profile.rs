@@ -37,7 +37,7 @@ const KINDS: [(&str, &[&str]); 9] = [
     ("scheduling and waiting", &["schedule", "futex", "try_to_wake", "poll", "enqueue", "dequeue", "idle"]),
 ];
 
-/// What goes through the tunnel while perf looks on.
+/// The traffic in the tunnel while perf samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Load {
     /// One stream from the service to the client.

@@ -1,4 +1,4 @@
-//! What processes and the machine have used, as /proc tells it.
+//! What processes and the machine have used, from /proc.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -32,7 +32,7 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    /// The edge's and the origin's: the same in every run, and secret from nobody.
+    /// The edge's and the origin's keys: the same in every run, and not secret.
     pub(crate) fn pair() -> (Self, Self) {
         let keys = |byte| {
             let key = PrivateKey::from_bytes([byte; 32]);

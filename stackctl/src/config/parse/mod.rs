@@ -12,13 +12,13 @@ use crate::nearest::{hint, nearest};
 use crate::secret::HashKind;
 use crate::template::{Position, position};
 
-/// A mistake in `stack.toml`, and where it stands.
+/// A mistake in `stack.toml`, with its position.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}:{}: {message}", .position.line, .position.column)]
 pub struct ConfigError {
     /// Line and column.
     pub position: Position,
-    /// What is wrong and how to mend it.
+    /// What is wrong and how to fix it.
     pub message: String,
 }
 
@@ -261,7 +261,7 @@ fn actions(
             if let Some(place) =
                 argv.iter().skip(1).position(|word| word == "@compose" || word == "@stackctl")
             {
-                let message = format!("word {} can only stand first: it is the program", place + 2);
+                let message = format!("word {} can only come first: it is the program", place + 2);
                 return Err(at(span, message));
             }
             named.insert(name.into_inner(), argv);

@@ -42,7 +42,7 @@ wait = "5m"
 }
 
 #[test]
-fn mistakes_have_a_place_and_a_mend() {
+fn mistakes_are_reported_with_a_position_and_a_fix() {
     for (text, line, column, says) in [
         ("[secret.x]\nA = 1\n", 1, 2, "did you mean secrets?"),
         ("[secrets.x]\nAAA = { kind = \"pasword\" }", 2, 16, "did you mean password?"),
@@ -62,7 +62,7 @@ fn mistakes_have_a_place_and_a_mend() {
             "declared twice",
         ),
         ("[actions.x]\nrun = []", 2, 1, "a program and its arguments"),
-        ("[actions.x]\nrun = [\"a\", \"@compose\"]", 2, 1, "only stand first"),
+        ("[actions.x]\nrun = [\"a\", \"@compose\"]", 2, 1, "only come first"),
         ("[hooks.x]\npost_up = [{ run = \"a\", on_failure = \"no\" }]", 2, 38, "\"warn\" or \"fatal\""),
         ("[clean.x]\ndata = [\"../y\"]", 2, 9, "leaves the location"),
         ("[location.x]\nhost = \"tcp://x\"\npath = \"/\"", 2, 8, "ssh://"),

@@ -95,7 +95,7 @@ fn add_file(mount: &Seen, path: &Path, contents: &mut BTreeMap<String, Vec<u8>>)
         return Ok(());
     }
     let length = fs::metadata(path).map(|meta| meta.len()).unwrap_or_default();
-    // Too large to be a configuration: its length stands for it.
+    // Too large to be a configuration: its length takes its place.
     let bytes = if length > files::SIZE_LIMIT {
         length.to_be_bytes().to_vec()
     } else {

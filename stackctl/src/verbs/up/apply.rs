@@ -13,7 +13,7 @@ use crate::invocation::Project;
 use crate::manifest::Decision;
 use crate::overlay::{Content, FILES_LABEL, fingerprint};
 use crate::shell::docker::{Docker, Running};
-use crate::shell::process::tell;
+use crate::shell::process::notify;
 use crate::shell::store::{Snapshot, Store};
 use crate::vars::Vars;
 use crate::verbs::prepare::{Prepared, prepare};
@@ -22,10 +22,10 @@ use crate::verbs::{actions, rollback};
 
 /// What bringing a service up did.
 #[derive(Debug, Default)]
-pub struct Raised {
+pub struct UpOutcome {
     /// Rendered files that changed.
     pub rendered: Vec<String>,
-    /// Compose services whose container was made anew.
+    /// Compose services whose container was recreated.
     pub recreated: Vec<String>,
     /// Compose services that had no container.
     pub created: Vec<String>,
@@ -33,7 +33,7 @@ pub struct Raised {
     pub kept: Vec<String>,
 }
 
-impl Raised {
+impl UpOutcome {
     /// For people and for programs.
     #[must_use]
     pub fn report(&self) -> (String, Value) {
@@ -59,7 +59,7 @@ pub fn bring_up(
     store: &Store,
     service: &str,
     how: &How,
-) -> Result<Raised, Fault> {
+) -> Result<UpOutcome, Fault> {
     let mut manifest = store.manifest()?;
     let prepared = prepare(session, vars, store, &manifest, service)?;
     prepared.refuse_edited()?;
@@ -78,11 +78,11 @@ pub fn bring_up(
     }
     drop(stage);
     if !before.is_empty() && before.iter().all(|container| container.label(FILES_LABEL).is_none()) {
-        tell(&format!("{service}: this first up adds labels, which recreates its containers once"));
+        notify(&format!("{service}: this first up adds labels, which recreates its containers once"));
     }
     let pending = store.service_dir(service).join("pending");
     if pending.exists() {
-        tell(&format!("{service}: the last change was interrupted; finishing it"));
+        notify(&format!("{service}: the last change was interrupted; finishing it"));
     }
     store.put(&pending, b"")?;
     // Until it is healthy, no generation is what runs.
@@ -107,17 +107,17 @@ pub fn bring_up(
             return Err(fault);
         }
     };
-    let raised = compare(rendered, &before, &after);
-    if how.restart && !raised.kept.is_empty() {
+    let outcome = compare(rendered, &before, &after);
+    if how.restart && !outcome.kept.is_empty() {
         let verb: Vec<&str> =
-            std::iter::once("restart").chain(raised.kept.iter().map(String::as_str)).collect();
+            std::iter::once("restart").chain(outcome.kept.iter().map(String::as_str)).collect();
         docker.compose_aside(&project, &verb)?;
         until_healthy(session, docker, service, &wanted, limit, true)?;
     }
     actions::post_up(session, vars, service)?;
     remember(session, store, &prepared, &after)?;
     let _ = std::fs::remove_file(&pending);
-    Ok(raised)
+    Ok(outcome)
 }
 
 /// Starts a project and waits for its health.
@@ -171,7 +171,7 @@ pub fn remember(
             content: content.clone(),
         };
         let number = store.keep(service, generation, &Snapshot { files, compose, env })?;
-        tell(&format!("{service}: generation {number} at {}", session.location.name));
+        notify(&format!("{service}: generation {number} at {}", session.location.name));
     }
     store.put(&store.service_dir(service).join("applied"), content.as_bytes()).map(|_| ())
 }
@@ -219,29 +219,29 @@ fn agreed(service: &str, fault: &Fault, number: u64) -> bool {
     if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
         return false;
     }
-    tell(&format!("{fault}\n{service}: go back to generation {number}? [y/N]"));
+    notify(&format!("{fault}\n{service}: go back to generation {number}? [y/N]"));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).is_ok() && answer.trim().eq_ignore_ascii_case("y")
 }
 
-fn compare(rendered: Vec<String>, before: &[Running], after: &[Running]) -> Raised {
-    let mut raised = Raised { rendered, ..Raised::default() };
+fn compare(rendered: Vec<String>, before: &[Running], after: &[Running]) -> UpOutcome {
+    let mut outcome = UpOutcome { rendered, ..UpOutcome::default() };
     for container in after {
         let name = container.service().to_owned();
         let same = before.iter().any(|old| old.id == container.id);
         let had = before.iter().any(|old| old.service() == name);
         let list = match (same, had) {
-            (true, _) => &mut raised.kept,
-            (false, true) => &mut raised.recreated,
-            (false, false) => &mut raised.created,
+            (true, _) => &mut outcome.kept,
+            (false, true) => &mut outcome.recreated,
+            (false, false) => &mut outcome.created,
         };
         list.push(name);
     }
-    for list in [&mut raised.kept, &mut raised.recreated, &mut raised.created] {
+    for list in [&mut outcome.kept, &mut outcome.recreated, &mut outcome.created] {
         list.sort();
         list.dedup();
     }
-    raised
+    outcome
 }
 
 /// What an `up` would do, from the hashes Compose would give and those the containers have.
@@ -250,19 +250,19 @@ fn foreseen(
     prepared: &Prepared,
     project: &Project,
     before: &[Running],
-) -> Result<Raised, Fault> {
+) -> Result<UpOutcome, Fault> {
     let wanted = docker.wanted_hashes(project)?;
     let rendered = prepared.planned.iter().filter(|p| matches!(p.decision, Decision::Write(_)));
-    let mut raised =
-        Raised { rendered: rendered.map(|p| p.output.path.clone()).collect(), ..Raised::default() };
+    let mut outcome =
+        UpOutcome { rendered: rendered.map(|p| p.output.path.clone()).collect(), ..UpOutcome::default() };
     for (name, hash) in wanted {
         let found = before.iter().find(|container| container.service() == name);
         match found.map(|container| container.label("com.docker.compose.config-hash") == Some(hash.as_str()))
         {
-            None => raised.created.push(name),
-            Some(true) => raised.kept.push(name),
-            Some(false) => raised.recreated.push(name),
+            None => outcome.created.push(name),
+            Some(true) => outcome.kept.push(name),
+            Some(false) => outcome.recreated.push(name),
         }
     }
-    Ok(raised)
+    Ok(outcome)
 }

@@ -12,9 +12,9 @@ use super::session::Session;
 use crate::fault::Fault;
 use crate::order::start_order;
 use crate::shell::docker::{Docker, Running};
-use crate::shell::process::tell;
+use crate::shell::process::notify;
 
-pub use apply::{Raised, bring_up, remember, start};
+pub use apply::{UpOutcome, bring_up, remember, start};
 pub use wait::{WAIT, until_healthy};
 
 /// How a service is brought up.
@@ -39,7 +39,7 @@ pub fn up(session: &Session, services: &[String], how: &How) -> Result<Report, F
     let docker = session.docker(&vars);
     docker.versions(&session.location.dir)?;
     each(session, &services, "up", |service| {
-        bring_up(session, &vars, &docker, &store, service, how).map(|raised| raised.report())
+        bring_up(session, &vars, &docker, &store, service, how).map(|outcome| outcome.report())
     })
 }
 
@@ -87,7 +87,7 @@ pub fn each(
             Err(fault) => {
                 let (code, message) = (fault.exit_code(), fault.to_string());
                 if services.len() > 1 {
-                    tell(&format!("{service}: {message}"));
+                    notify(&format!("{service}: {message}"));
                     text.push_str(&format!("{service}: failed (exit {code})\n"));
                 }
                 rows.push(json!({"service": service, "ok": false, "exit": code, "error": message}));
@@ -154,7 +154,7 @@ fn unlabelled_origin(
     if working_dir != project_dir {
         return Some(working_dir.to_owned());
     }
-    // All locations share _base/: the override file tells them apart.
+    // All locations share _base/: the override file distinguishes them.
     let files = container.label("com.docker.compose.project.config_files").unwrap_or_default();
     let others = session.tree.locations.values().filter(|other| other.name != session.location.name);
     let other = others.map(|other| other.dir.to_string_lossy().into_owned());

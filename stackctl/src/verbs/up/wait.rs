@@ -6,7 +6,7 @@ use super::wanted_containers;
 use crate::fault::Fault;
 use crate::health::{Look, Verdict, judge};
 use crate::shell::docker::{Docker, Running};
-use crate::shell::process::tell;
+use crate::shell::process::notify;
 use crate::verbs::session::Session;
 
 /// How long a service may take to become healthy unless something else is said.
@@ -48,7 +48,7 @@ pub fn until_healthy(
                     return Err(unhealthy(session, docker, service, &running, &name, &why));
                 }
                 if what != said {
-                    tell(&format!("{service}: waiting for {what} ({} s)", start.elapsed().as_secs()));
+                    notify(&format!("{service}: waiting for {what} ({} s)", start.elapsed().as_secs()));
                     said = what;
                 }
             }

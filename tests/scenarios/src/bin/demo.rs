@@ -31,7 +31,7 @@ fn show(lab: &Lab) -> Result<()> {
         out,
         "client 203.0.113.10 -- internet -- 192.0.2.2 edge (gateway) == tunnel == origin (forwarder)"
     )?;
-    writeln!(out, "the origin, 100.64.0.2, stands behind a carrier's NAT that lets nothing in\n")?;
+    writeln!(out, "the origin, 100.64.0.2, is behind a carrier's NAT that lets nothing in\n")?;
     let web = Web::start(&site.origin)?;
     let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
     site.start_gateway()?;
