@@ -32,7 +32,7 @@ pub fn page(shared: &Shared) -> String {
             .with("stage", stage)
             .with("reason", reason)
     }));
-    numbers.extend(shared.edges.iter().flat_map(io_numbers));
+    numbers.extend(shared.edges.load().iter().flat_map(|edge| io_numbers(edge)));
     numbers.extend(report::peers(shared).numbers(ROLE));
     rendered(numbers) + &shared.round_trips.page()
 }

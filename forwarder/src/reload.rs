@@ -10,9 +10,10 @@ use daemon::log;
 use policy::forwarder::Policy;
 use policy::plan;
 use tokio::sync::MutexGuard;
+use tunnel::io::udp::Backend;
 
 use crate::config::{self, Loaded};
-use crate::control::Shared;
+use crate::control::{EdgeView, Shared};
 use crate::dataplane::{Change, Command, Listeners};
 use crate::flow::EdgeId;
 use crate::run::Origin;
@@ -51,7 +52,7 @@ impl Applies for Origin {
     async fn apply(&self, config: Loaded) -> Result<Vec<plan::Change>, ExitError> {
         let old = self.shared.policy.load_full();
         let changes = changed(&old, &config, &self.shared);
-        let change = prepare(&old, &config, &self.shared)?;
+        let change = prepare(&old, &config, self)?;
         log::change(change.policy.log);
         for line in &changes {
             // Another own key cuts the peer off until it has the new one.
@@ -61,6 +62,10 @@ impl Applies for Origin {
                 tracing::info!("{line}");
             }
         }
+        let mut edges = Vec::clone(&self.shared.edges.load());
+        let view = |edge| Arc::new(EdgeView::of(edge, &self.shared.round_trips));
+        edges.extend(change.added.iter().map(view));
+        self.shared.edges.store(Arc::new(edges));
         self.shared.policy.store(Arc::clone(&change.policy));
         *self.text.borrow_mut() = config.text;
         *self.shared.not_taken.lock() = None;
@@ -104,7 +109,7 @@ fn not_taken(file: &Path, error: &str) -> String {
 
 /// The changes of the policy, and a line for each peer that has to be given another key of ours.
 fn changed(old: &Policy, new: &Loaded, shared: &Shared) -> Vec<plan::Change> {
-    let renewed = shared.edges.iter().zip(&new.keys).filter_map(|(edge, keys)| {
+    let renewed = shared.edges.load().iter().zip(&new.keys).filter_map(|(edge, keys)| {
         let (before, after) = (edge.node.private_key()?.public(), keys.private.public());
         (before != after).then(|| plan::Change {
             part: "key",
@@ -118,7 +123,8 @@ fn changed(old: &Policy, new: &Loaded, shared: &Shared) -> Vec<plan::Change> {
 }
 
 /// Everything that can be refused, done before anything changes.
-fn prepare(old: &Policy, loaded: &Loaded, shared: &Shared) -> Result<Change, ExitError> {
+fn prepare(old: &Policy, loaded: &Loaded, origin: &Origin) -> Result<Change, ExitError> {
+    let shared = &origin.shared;
     let failed = |message: String| ExitError::new(Exit::Failed, message);
     let new = &loaded.policy;
     if let Some(what) = old.needs_restart(new) {
@@ -126,7 +132,7 @@ fn prepare(old: &Policy, loaded: &Loaded, shared: &Shared) -> Result<Change, Exi
         return Err(ExitError::new(Exit::Conflict, message));
     }
     let (mut peers, mut keys) = (Vec::new(), Vec::new());
-    for (place, edge) in shared.edges.iter().enumerate() {
+    for (place, edge) in shared.edges.load().iter().enumerate() {
         let id = EdgeId(u32::try_from(place).unwrap_or(u32::MAX));
         let before = edge.node.private_key().map(|key| key.public());
         let own = loaded.keys.get(place).map(|keys| &keys.private);
@@ -140,7 +146,9 @@ fn prepare(old: &Policy, loaded: &Loaded, shared: &Shared) -> Result<Change, Exi
         }
         peers.push((id, config));
     }
-    Ok(Change { policy: Arc::clone(new), keys, peers, bound: bind_new(old, new).map_err(failed)? })
+    let added = setup::edges_from(loaded, old.peers.len(), origin.mark.read(), Backend::Auto).map_err(failed)?;
+    let bound = bind_new(old, new).map_err(failed)?;
+    Ok(Change { policy: Arc::clone(new), keys, added, peers, bound })
 }
 
 /// Binds what is new; an entry that changed on the address it had would clash with itself and needs a restart.

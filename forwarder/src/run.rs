@@ -65,6 +65,7 @@ pub struct Origin {
     pub(crate) shared: Arc<Shared>,
     pub(crate) commands: Commands,
     pub(crate) confirmable: Confirmable,
+    pub(crate) mark: ClockMark,
     /// Changes happen one at a time.
     pub(crate) applying: tokio::sync::Mutex<()>,
 }
@@ -117,7 +118,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
     let control = bind_first(&environment.sockets(Some(&policy)))?;
     let edges = setup::edges(&loaded, mark.read(), Backend::Auto).map_err(refused)?;
     let listeners = setup::listeners(policy.reach.iter()).map_err(refused)?;
-    let state = MarkWriter::start(mark).map_err(system)?;
+    let state = MarkWriter::start(mark.clone()).map_err(system)?;
     let stats = Arc::new(Stats::default());
     stats.adopt(&policy);
     let pools = Arc::new(Pools::new(&policy));
@@ -126,7 +127,9 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         policy: ArcSwap::new(Arc::clone(&policy)),
         stats: Arc::clone(&stats),
         pools: Arc::clone(&pools),
-        edges: edges.iter().map(|edge| EdgeView::of(edge, &round_trips)).collect(),
+        edges: ArcSwap::from_pointee(
+            edges.iter().map(|edge| Arc::new(EdgeView::of(edge, &round_trips))).collect(),
+        ),
         round_trips,
         started: clock::instant(),
         is_stopping: AtomicBool::new(false),
@@ -157,6 +160,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         shared,
         commands,
         confirmable,
+        mark,
         applying: tokio::sync::Mutex::default(),
     });
     Ok(Running { origin, control, _lock: lock, data, ended, watchdog, failed })
@@ -171,7 +175,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     listeners.start(&shared.policy.load().metrics.listen, &origin)?;
     let mut signals = Signals::handle().map_err(system)?;
     let socket = control.path().display();
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), peers = shared.edges.len(), %socket, "forwarder started");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), peers = shared.edges.load().len(), %socket, "forwarder started");
     notify(&[NotifyState::Ready]);
     let (mut answering, mut ended) = (pin!(control.serve(Rc::clone(&origin))), pin!(ended));
     let mut failed = pin!(failed);
@@ -286,7 +290,7 @@ impl Receives {
     /// Says once that receiving fails, and once that it works again.
     fn look(&mut self, shared: &Shared) {
         let now = clock::instant();
-        for edge in &shared.edges {
+        for edge in shared.edges.load().iter() {
             match edge.receive_problem(now) {
                 Some(problem) if self.failing.insert(edge.name.clone()) => tracing::warn!("{problem}"),
                 None if self.failing.remove(&edge.name) => {
@@ -300,11 +304,11 @@ impl Receives {
 
 /// Measures, and reports to systemd that the data thread goes on, if it does.
 fn tick(shared: &Shared, is_sound: bool) {
-    for edge in &shared.edges {
+    for edge in shared.edges.load().iter() {
         edge.measure();
     }
     if !shared.is_stopping() {
-        for (edge, peer) in shared.edges.iter().zip(&shared.policy.load().peers) {
+        for (edge, peer) in shared.edges.load().iter().zip(&shared.policy.load().peers) {
             edge.watch_outage(&peer.endpoint);
         }
     }

@@ -28,6 +28,19 @@ const SOCKET_BUFFER: usize = 7 << 20;
 /// # Errors
 /// In words: a port that is taken, a key the tunnel refuses.
 pub fn edges(loaded: &Loaded, watermark: Duration, backend: Backend) -> Result<Vec<Edge>, String> {
+    edges_from(loaded, 0, watermark, backend)
+}
+
+/// Opens the edges of the `[[peer]]` entries from this one on.
+///
+/// # Errors
+/// As for [`edges`].
+pub fn edges_from(
+    loaded: &Loaded,
+    first: usize,
+    watermark: Duration,
+    backend: Backend,
+) -> Result<Vec<Edge>, String> {
     let policy = &loaded.policy;
     let open = |(place, peer): (usize, &policy::forwarder::Peer)| {
         let Some(keys) = loaded.keys.get(place) else { return Err(format!("{}: no key", peer.name)) };
@@ -55,7 +68,7 @@ pub fn edges(loaded: &Loaded, watermark: Duration, backend: Backend) -> Result<V
         }
         Ok(edge)
     };
-    policy.peers.iter().enumerate().map(open).collect()
+    policy.peers.iter().enumerate().skip(first).map(open).collect()
 }
 
 /// Inner MTU of every tunnel.

@@ -39,7 +39,7 @@ pub struct Shared {
     /// The upstreams of each `[[inject]]`.
     pub pools: Arc<Pools>,
     /// The edges, in the order of the configuration.
-    pub edges: Vec<EdgeView>,
+    pub edges: ArcSwap<Vec<Arc<EdgeView>>>,
     /// Round trips of the probes since the start.
     pub round_trips: Arc<RoundTrips>,
     /// When the daemon started.

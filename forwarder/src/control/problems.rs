@@ -1,5 +1,6 @@
 //! What a person should look at although flows are carried: sentences for `status` and the log, each with its fix.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use policy::Name;
 use policy::forwarder::Policy;
 use tunnel::time::{Instant, Now};
 
-use super::Shared;
+use super::{EdgeView, Shared};
 use crate::stats::Stats;
 
 /// How long a want of descriptors is shown after it was last felt.
@@ -17,8 +18,9 @@ const SHOWN: Duration = Duration::from_secs(300);
 #[must_use]
 pub fn problems(shared: &Shared, policy: &Policy, now: Now) -> Vec<String> {
     let not_taken = shared.not_taken.lock().clone();
+    let edges = shared.edges.load();
     let outages =
-        shared.edges.iter().zip(&policy.peers).filter_map(|(edge, peer)| edge.problem(&peer.endpoint));
+        edges.iter().zip(&policy.peers).filter_map(|(edge, peer)| edge.problem(&peer.endpoint));
     not_taken
         .into_iter()
         .chain(outages)
@@ -30,7 +32,7 @@ pub fn problems(shared: &Shared, policy: &Policy, now: Now) -> Vec<String> {
 
 /// The wall clock is one for all edges; each node knows what it used of it.
 fn clock(shared: &Shared, now: Now) -> Option<String> {
-    shared.edges.iter().find_map(|edge| edge.node.clock_fault(now)).map(|fault| fault.to_string())
+    shared.edges.load().iter().find_map(|edge| edge.node.clock_fault(now)).map(|fault| fault.to_string())
 }
 
 /// That flows were refused for want of descriptors.
@@ -46,10 +48,9 @@ pub fn descriptors(stats: &Stats, now: Instant) -> Option<String> {
     })
 }
 
-fn shared_keys(shared: &Shared, now: Now) -> impl Iterator<Item = String> {
-    let shows_it =
-        move |peers: Vec<tunnel::node::PeerStatus>| peers.iter().any(|peer| peer.shared_key.is_some());
-    shared.edges.iter().filter(move |edge| shows_it(edge.node.peers(now))).map(|edge| shared_key(&edge.name))
+fn shared_keys(shared: &Shared, now: Now) -> Vec<String> {
+    let is_shared = |edge: &&Arc<EdgeView>| edge.node.peers(now).iter().any(|peer| peer.shared_key.is_some());
+    shared.edges.load().iter().filter(is_shared).map(|edge| shared_key(&edge.name)).collect()
 }
 
 /// What sessions say that work and are lost every few seconds.

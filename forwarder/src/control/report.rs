@@ -123,7 +123,7 @@ pub fn report(shared: &Shared) -> Report {
     let (inject, reach) = (shared.stats.inject.load(), shared.stats.reach.load());
     let pools = shared.pools.load();
     let stats = &shared.stats;
-    let failing: Vec<_> = shared.edges.iter().filter_map(|edge| edge.receive_problem(now.instant)).collect();
+    let failing: Vec<_> = shared.edges.load().iter().filter_map(|edge| edge.receive_problem(now.instant)).collect();
     let is_failing = !failing.is_empty();
     let problems = failing.into_iter().chain(problems(shared, &policy, now)).collect::<Vec<_>>();
     Report {
@@ -175,10 +175,10 @@ pub fn dropped(shared: &Shared) -> impl Iterator<Item = (&'static str, &'static 
         (stage, label, shared.stats.dropped(*reason))
     });
     let node = DropReason::ALL.iter().map(|reason| {
-        let count = shared.edges.iter().map(|edge| edge.node.dropped(*reason)).sum();
+        let count = shared.edges.load().iter().map(|edge| edge.node.dropped(*reason)).sum();
         (reason.stage(), reason.label(), count)
     });
-    let queue_drops = shared.edges.iter().map(|edge| edge.udp.load().receive_queue_drops.read()).sum();
+    let queue_drops = shared.edges.load().iter().map(|edge| edge.udp.load().receive_queue_drops.read()).sum();
     own.chain(node).chain([("receive", "socket_buffer_full", queue_drops)])
 }
 
@@ -186,7 +186,7 @@ pub fn dropped(shared: &Shared) -> impl Iterator<Item = (&'static str, &'static 
 #[must_use]
 pub fn peers(shared: &Shared) -> Peers {
     let now = clock::now();
-    let of_edge = |edge: &EdgeView| {
+    let of_edge = |edge: &Arc<EdgeView>| {
         let interface = edge.interface();
         let peer = |status: &PeerStatus| {
             let rates = edge.per_second(&status.public_key);
@@ -194,7 +194,7 @@ pub fn peers(shared: &Shared) -> Peers {
         };
         edge.node.peers(now).iter().map(peer).collect::<Vec<_>>()
     };
-    let peers: Vec<Peer> = shared.edges.iter().flat_map(of_edge).collect();
+    let peers: Vec<Peer> = shared.edges.load().iter().flat_map(of_edge).collect();
     Peers { schema: SCHEMA, interface: peers.first().map(|peer| peer.interface.clone()), peers }
 }
 

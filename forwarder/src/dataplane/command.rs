@@ -10,6 +10,7 @@ use policy::forwarder::Policy;
 use tunnel::key::PrivateKey;
 use tunnel::node::PeerConfig;
 
+use super::edge::Edge;
 use super::resolve::Resolved;
 use super::{tcp, token, udp};
 use crate::flow::EdgeId;
@@ -29,10 +30,13 @@ pub enum Command {
 
 /// A change that can no longer fail: everything that could was done before it was sent.
 pub struct Change {
-    /// The new configuration; its peers are those of the old one, by name and in order.
+    /// The new configuration; its peers are those of the old one, by name and in order, and then
+    /// those of the `added` edges.
     pub policy: Arc<Policy>,
     /// New keys of our own.
     pub keys: Vec<(EdgeId, PrivateKey)>,
+    /// Edges that are new, their sockets already open.
+    pub added: Vec<Edge>,
     /// New settings of peers that changed.
     pub peers: Vec<(EdgeId, PeerConfig)>,
     /// Listeners that are new, already bound.

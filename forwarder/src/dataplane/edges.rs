@@ -19,6 +19,12 @@ impl Edges {
         Self(edges)
     }
 
+    /// Adds one, behind the others.
+    pub(crate) fn push(&mut self, mut edge: Edge) {
+        edge.id = EdgeId::from_index(self.0.len());
+        self.0.push(edge);
+    }
+
     /// An edge by its number.
     pub(crate) fn get_mut(&mut self, id: EdgeId) -> Option<&mut Edge> {
         self.0.get_mut(id.index())

@@ -18,7 +18,7 @@ impl DataPlane {
         if self.stop_at.is_some() {
             return;
         }
-        let Change { policy, keys, peers, bound } = change;
+        let Change { policy, keys, added, peers, bound } = change;
         for (edge, key) in keys {
             if let Some(edge) = self.edges.get_mut(edge) {
                 edge.node.set_private_key(Some(key), now);
@@ -34,6 +34,15 @@ impl DataPlane {
             if *name.endpoint() != peer.endpoint {
                 *name = EndpointName::new(peer.endpoint.clone());
             }
+        }
+        let known = self.names.len();
+        for (edge, peer) in added.into_iter().zip(policy.peers.iter().skip(known)) {
+            self.edges.push(edge);
+            let edge = self.edges.iter().next_back();
+            if let Some(Err(error)) = edge.map(|edge| edge.watch(self.poll.registry())) {
+                tracing::warn!(peer = %peer.name, %error, "the edge's socket cannot be watched");
+            }
+            self.names.push(EndpointName::new(peer.endpoint.clone()));
         }
         self.replace_listeners(&policy, bound);
         let old = Arc::clone(&self.flows.context().policy);

@@ -14,8 +14,10 @@ impl Policy {
                 .map(|peer| (peer.name.clone(), peer.public_key, peer.address.clone()))
                 .collect()
         };
+        // Further peers may come, at the end of the file.
+        let is_kept = identity(next).starts_with(&identity(self));
         let checks = [
-            (identity(self) != identity(next), "a peer's name, key, address or place"),
+            (!is_kept, "a peer's name, key, address or place"),
             (self.interface.mtu != next.interface.mtu, "[interface] mtu"),
             (self.interface.listen_port != next.interface.listen_port, "[interface] listen_port"),
             (self.metrics != next.metrics, "[metrics]"),
@@ -36,6 +38,8 @@ impl Policy {
                 what.into_iter().map(|key| Change { part: "peer", line: format!("~ {} {key}", old.name) }),
             );
         }
+        let added = next.peers.iter().skip(self.peers.len());
+        changes.extend(added.map(|peer| Change { part: "peer", line: format!("+ {}", peer.name) }));
         entries("inject", &self.inject, &next.inject, |entry| entry.name.to_string(), &mut changes);
         entries("reach", &self.reach, &next.reach, |entry| entry.name.to_string(), &mut changes);
         entries("list", &self.lists, &next.lists, |list| list.name.to_string(), &mut changes);

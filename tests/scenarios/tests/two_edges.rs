@@ -104,6 +104,35 @@ fn the_second_edge_lets_in_cloudflares_prefixes_only_and_the_first_lets_in_every
     })
 }
 
+#[test]
+fn an_edge_that_is_added_at_a_reload_comes_up_while_a_download_through_the_other_goes_on() -> Result<()> {
+    scenario(Topology::two_edges(), |lab| {
+        let mut site = Site::new(lab)?;
+        let alone = site.forwarder_config.text.clone();
+        let mut oracle = Oracle::beside(&mut site, lab)?;
+        let both = std::mem::replace(&mut site.forwarder_config.text, alone);
+        oracle.start()?;
+        site.start()?;
+        let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
+        let client = lab.node("client")?;
+        let mut download_by_kyiv = Download::begin(&client, KYIV)?;
+        download_by_kyiv.read_some()?;
+
+        site.forwarder_config.text = both;
+        site.forwarder_config.write()?;
+        let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();
+        let config = site.forwarder_config.path().to_string_lossy().into_owned();
+        let reloaded = site.forwarder_command(&["reload", "--config", &config, "--socket", &socket])?.output()?;
+        let said = String::from_utf8_lossy(&reloaded.stdout).into_owned();
+        ensure!(reloaded.status.success() && said.contains("+ oracle"), "{said}: {reloaded:?}");
+        oracle.wait_until_up(Duration::from_secs(30))?;
+        let mut download_by_oracle = Download::begin(&client, ORACLE)?;
+        download_by_oracle.read_some()?;
+        download_by_kyiv.finish().context("the download that was under way")?;
+        Ok(())
+    })
+}
+
 fn both_edges(lab: &Lab) -> Result<(Site<'_>, Oracle<'_>)> {
     let mut site = Site::new(lab)?;
     let mut oracle = Oracle::add_to(&mut site, lab)?;
