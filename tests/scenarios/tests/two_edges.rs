@@ -109,7 +109,7 @@ fn an_edge_that_is_added_at_a_reload_comes_up_while_a_download_through_the_other
     scenario(Topology::two_edges(), |lab| {
         let mut site = Site::new(lab)?;
         let alone = site.forwarder_config.text.clone();
-        let mut oracle = Oracle::beside(&mut site, lab)?;
+        let mut oracle = Oracle::add_to(&mut site, lab)?;
         let both = std::mem::replace(&mut site.forwarder_config.text, alone);
         oracle.start()?;
         site.start()?;
