@@ -109,7 +109,8 @@ fn not_taken(file: &Path, error: &str) -> String {
 
 /// The changes of the policy, and a line for each peer that has to be given another key of ours.
 fn changed(old: &Policy, new: &Loaded, shared: &Shared) -> Vec<plan::Change> {
-    let renewed = shared.edges.load().iter().zip(&new.keys).filter_map(|(edge, keys)| {
+    let edges = shared.edges.load();
+    let renewed = edges.iter().zip(&new.keys).filter_map(|(edge, keys)| {
         let (before, after) = (edge.node.private_key()?.public(), keys.private.public());
         (before != after).then(|| plan::Change {
             part: "key",
@@ -146,7 +147,8 @@ fn prepare(old: &Policy, loaded: &Loaded, origin: &Origin) -> Result<Change, Exi
         }
         peers.push((id, config));
     }
-    let added = setup::edges_from(loaded, old.peers.len(), origin.mark.read(), Backend::Auto).map_err(failed)?;
+    let added =
+        setup::edges_from(loaded, old.peers.len(), origin.mark.read(), Backend::Auto).map_err(failed)?;
     let bound = bind_new(old, new).map_err(failed)?;
     Ok(Change { policy: Arc::clone(new), keys, added, peers, bound })
 }

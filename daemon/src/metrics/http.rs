@@ -41,11 +41,11 @@ pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
     };
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
-        socket2::Type::STREAM.nonblocking().cloexec(),
+        socket2::Type::STREAM,
         Some(socket2::Protocol::TCP),
     )
     .map_err(named)?;
-    socket.set_reuse_address(true).map_err(named)?;
+    socket.set_nonblocking(true).and_then(|()| socket.set_reuse_address(true)).map_err(named)?;
     if address.is_ipv6() {
         // Each address of the configuration is served by itself.
         socket.set_only_v6(true).map_err(named)?;

@@ -19,8 +19,7 @@ const SHOWN: Duration = Duration::from_secs(300);
 pub fn problems(shared: &Shared, policy: &Policy, now: Now) -> Vec<String> {
     let not_taken = shared.not_taken.lock().clone();
     let edges = shared.edges.load();
-    let outages =
-        edges.iter().zip(&policy.peers).filter_map(|(edge, peer)| edge.problem(&peer.endpoint));
+    let outages = edges.iter().zip(&policy.peers).filter_map(|(edge, peer)| edge.problem(&peer.endpoint));
     not_taken
         .into_iter()
         .chain(outages)

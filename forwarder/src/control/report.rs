@@ -123,7 +123,8 @@ pub fn report(shared: &Shared) -> Report {
     let (inject, reach) = (shared.stats.inject.load(), shared.stats.reach.load());
     let pools = shared.pools.load();
     let stats = &shared.stats;
-    let failing: Vec<_> = shared.edges.load().iter().filter_map(|edge| edge.receive_problem(now.instant)).collect();
+    let failing: Vec<_> =
+        shared.edges.load().iter().filter_map(|edge| edge.receive_problem(now.instant)).collect();
     let is_failing = !failing.is_empty();
     let problems = failing.into_iter().chain(problems(shared, &policy, now)).collect::<Vec<_>>();
     Report {

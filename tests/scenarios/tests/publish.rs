@@ -130,9 +130,10 @@ fn a_port_of_an_address_of_version_six_with_a_target_of_version_four_is_refused_
         let written = std::fs::read_to_string(site.gateway_config.path())?;
         let line = written.lines().position(|line| line == "listen = \"[2001:db8:192::2]:8443\"");
         let line = line.context("the listen line")? + 2;
-        let complaint =
-            format!("gateway.toml:{line}:10: 2001:db8:192::2 takes clients of another address family");
-        ensure!(said.contains(&complaint), "{said}");
+        let error = format!(
+            "gateway.toml:{line}:10: 2001:db8:192::2 and its target 192.168.88.2 are of different address families"
+        );
+        ensure!(said.contains(&error), "{said}");
         ensure!(!site.edge.run("nft list tables")?.contains("causeway"), "a check has changed the kernel");
         Ok(())
     })
