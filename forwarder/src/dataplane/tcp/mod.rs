@@ -1,7 +1,7 @@
 //! TCP flows: a cell on the side of the tunnel, a kernel socket on the other.
 //!
-//! [`TcpFlows`](flows::TcpFlows) owns the flows; the handlers borrow it for one call. A segment or
-//! a timer goes to [`TcpHandler`](handler::TcpHandler), a flow whose upstream has not answered to
+//! [`TcpFlows`] owns the flows; the handlers borrow it for one call. A segment or
+//! a timer goes to [`TcpHandler`], a flow whose upstream has not answered to
 //! [`Dialler`](dialler::Dialler), a local connection to its [`Listener`].
 
 mod admission;
