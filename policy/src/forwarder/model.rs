@@ -232,10 +232,12 @@ impl Inject {
             && self.peers.contains(peer)
     }
 
-    /// Whether the two differ in nothing but where they lead and how that is watched.
+    /// Whether flows of this entry can go on under `other`: it differs in nothing but where it leads,
+    /// how that is watched, and further peers.
     #[must_use]
     pub fn is_alike(&self, other: &Self) -> bool {
-        let led = |entry: &Self| Self { upstreams: Vec::new(), health: None, ..entry.clone() };
-        led(self) == led(other)
+        let led =
+            |entry: &Self| Self { upstreams: Vec::new(), health: None, peers: Vec::new(), ..entry.clone() };
+        led(self) == led(other) && self.peers.iter().all(|peer| other.peers.contains(peer))
     }
 }
