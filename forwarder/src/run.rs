@@ -77,6 +77,8 @@ pub struct Origin {
 pub fn run(config: &Path) -> Result<(), ExitError> {
     let failed = |error: io::Error| ExitError::new(Exit::Failed, error);
     renounce_privileges().map_err(failed)?;
+    // A draft is read as the content of the same path, so that the files both name compare as equal.
+    let config = &std::path::absolute(config).map_err(failed)?;
     let loaded = config::load(config)?;
     log::start(loaded.policy.log);
     for warning in &loaded.policy.warnings {
@@ -155,7 +157,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
     });
     let data = thread.map_err(system)?;
     let origin = Rc::new(Origin {
-        config: std::path::absolute(config).unwrap_or_else(|_| config.to_owned()),
+        config: config.to_owned(),
         text: RefCell::new(loaded.text),
         shared,
         commands,

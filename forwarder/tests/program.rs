@@ -117,6 +117,7 @@ fn a_change_that_is_not_confirmed_goes_back_and_one_that_is_stays() {
 
     let plan = site.run(&["plan", &draft]);
     assert!(words(&plan.stdout).contains("+ nfs") && !is_open(), "{}", words(&plan.stdout));
+    assert_eq!(words(&plan.stdout).lines().count(), 1, "nothing else differs: {}", words(&plan.stdout));
 
     let applied = site.run(&["apply", &draft, "--confirm", "2s"]);
     assert_eq!(applied.status.code(), Some(0), "{}", words(&applied.stderr));
@@ -142,7 +143,7 @@ fn a_change_that_is_not_confirmed_goes_back_and_one_that_is_stays() {
     fs::write(&draft, before.clone() + "colour = 1\n").unwrap();
     let refused = site.run(&["apply", &draft]);
     assert_eq!(refused.status.code(), Some(4));
-    assert!(words(&refused.stderr).contains("draft.toml:"), "{}", words(&refused.stderr));
+    assert!(words(&refused.stderr).starts_with(&format!("{draft}:")), "{}", words(&refused.stderr));
     assert_eq!(fs::read_to_string(site.path("forwarder.toml")).unwrap(), before);
 }
 
@@ -182,7 +183,12 @@ impl Site {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_forwarder")));
-        command.arg("--config").arg(self.path("forwarder.toml")).args(arguments).env("NO_COLOR", "1");
+        command
+            .current_dir(self.folder.path())
+            .arg("--config")
+            .arg("forwarder.toml")
+            .args(arguments)
+            .env("NO_COLOR", "1");
         command
     }
 

@@ -22,7 +22,9 @@ pub fn ask(places: &[Place], request: &Request) -> Result<Reply, ExitError> {
         match place.check_folder().map_err(unreachable).and_then(|()| client::ask(&place.socket, request)) {
             Ok(reply) => return Ok(reply),
             Err(error @ AskError::Unreachable { .. }) => tried.push(error),
-            Err(error @ (AskError::NotUnderstood(_) | AskError::Failed(_))) => {
+            // It begins with the file, line and column where there are any.
+            Err(AskError::Failed(error)) => return Err(error),
+            Err(error @ AskError::NotUnderstood(_)) => {
                 return Err(ExitError::new(error.exit(), format!("{}: {error}", place.socket.display())));
             }
         }
