@@ -193,7 +193,7 @@ fn a_change_that_fails_half_way_is_said_to_be_taken_back_only_when_it_is() -> Re
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let nft = OtherNft::prepare(&site.edge)?;
-        // With a rule of somebody's there are tables of the way back, too.
+        // With a rule of another program there are tables of the way back as well.
         site.edge.run("ip rule add to 203.0.113.99 lookup main")?;
         site.start()?;
         let whole = kernel_state(&site.edge)?;

@@ -44,7 +44,7 @@ fn from_the_origin_every_tcp_port_of_the_edge_and_of_a_lan_host_is_closed_but_th
             }
             answers(&probe, target, &[2049])?;
         }
-        ensure!(!probe.got_unreachable()?, "somebody explained what is closed");
+        ensure!(!probe.got_unreachable()?, "an ICMP error explained what is closed");
         Ok(())
     })
 }
@@ -79,7 +79,7 @@ fn from_the_internet_every_tcp_port_and_the_common_udp_ports_are_closed_but_thos
         // The published port and WireGuard's, which is let in and says nothing.
         let dropped = growth(&site.edge, &before)?.get("drop_input_wan_guard").copied().unwrap_or(0);
         ensure!(dropped == COMMON_UDP.len() as u64 - 2, "{dropped} datagrams were dropped");
-        ensure!(!probe.got_unreachable()?, "somebody explained what is closed");
+        ensure!(!probe.got_unreachable()?, "an ICMP error explained what is closed");
         Ok(())
     })
 }
