@@ -329,15 +329,35 @@ pub enum Problem {
         /// What is written.
         written: String,
     },
-    /// An end of a private flow that is an address of the internet.
+    /// The target of a private flow that is an address of the internet.
     #[error(
-        "{written} is an address of the internet, which private flows cannot reach; run a relay or proxy on the edge and write \
-         \"self\", or correct the address"
+        "{written} is an address of the internet; write to = [\"wan\"] with `ports` to let a peer open flows to the internet \
+         by the edge's address, or correct the address"
     )]
-    OutsideParty {
+    OutsideTarget {
         /// What is written.
         written: String,
     },
+    /// The source of a private flow that is an address of the internet.
+    #[error(
+        "{written} is an address of the internet; what it may open is a [[publish]] entry with this address in `allow`, or \
+         correct the address"
+    )]
+    OutsideSource {
+        /// What is written.
+        written: String,
+    },
+    /// The internet as one of several targets.
+    #[error("\"wan\" is the only target of an entry; write an entry of its own for each other target")]
+    WanWithOthers,
+    /// The internet as a target of something that has no ports.
+    #[error("flows to \"wan\" are opened by port; write `protocol` as \"tcp\" or \"udp\", with `ports`")]
+    WanWithoutPorts,
+    /// A flow to the internet that is to keep its source.
+    #[error(
+        "flows to \"wan\" leave by the edge's address; write source = \"masquerade\", or leave `source` out"
+    )]
+    WanKeepsSource,
     /// A private flow that does not cross the tunnel.
     #[error(
         "a flow from {from} to {to} does not pass through the tunnel; [[allow]] is only for flows to, from or between peers"

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::forwarder::{self, ProxyProtocol};
 use crate::gateway::{self, Allow, Party, Publish, Service, SourceHandling};
+use crate::prefix::is_special;
 use crate::{Mtu, Name, Protocol, PublicKey};
 
 /// Public keys that belong to the private key files, where the caller could read those.
@@ -255,7 +256,7 @@ impl Pair<'_> {
                 let full = if prefix.is_ipv4() { 32 } else { 128 };
                 (prefix.prefix() == full).then(|| prefix.ip())
             }
-            Party::Peer(_) | Party::Edge | Party::Lan(_) | Party::Behind { .. } => None,
+            Party::Peer(_) | Party::Edge | Party::Lan(_) | Party::Behind { .. } | Party::Wan => None,
         }
     }
 
@@ -267,6 +268,10 @@ impl Pair<'_> {
     fn is_target(&self, to: &[Party], address: IpAddr) -> bool {
         to.iter().any(|to| match to {
             Party::Edge => true,
+            Party::Wan => {
+                let inside = self.gateway.lan.iter().copied().chain(self.gateway.tunnel_prefixes());
+                !is_special(address) && !inside.into_iter().any(|prefix| prefix.contains(address))
+            }
             Party::Lan(prefix) | Party::Behind { prefix, .. } => prefix.contains(address),
             Party::Peer(name) => {
                 let peer = self.gateway.peers.iter().find(|peer| peer.name == *name);

@@ -39,6 +39,39 @@ pub fn is_private(prefix: IpNetwork) -> bool {
     }
 }
 
+/// Prefixes whose addresses no host of the internet has (RFC 6890), and those that hide an IPv4
+/// address (6to4, Teredo, NAT64). Networks for documentation are not among them.
+#[must_use]
+pub fn special_prefixes() -> Vec<IpNetwork> {
+    let v4 = |a, b, length| (IpAddr::from([a, b, 0, 0]), length);
+    let v6 = |first, second, length| (IpAddr::from([first, second, 0, 0, 0, 0, 0, 0]), length);
+    let prefixes = [
+        v4(0, 0, 8),
+        v4(10, 0, 8),
+        v4(100, 64, 10),
+        v4(127, 0, 8),
+        v4(169, 254, 16),
+        v4(172, 16, 12),
+        v4(192, 0, 24),
+        v4(192, 168, 16),
+        v4(198, 18, 15),
+        v4(224, 0, 3),
+        // All but 2000::/3, which holds what is assigned so far.
+        v6(0, 0, 3),
+        v6(0x4000, 0, 2),
+        v6(0x8000, 0, 1),
+        v6(0x2001, 0, 32),
+        v6(0x2002, 0, 16),
+    ];
+    prefixes.into_iter().filter_map(|(address, length)| IpNetwork::new(address, length).ok()).collect()
+}
+
+/// Whether no host of the internet can have the address.
+#[must_use]
+pub fn is_special(address: IpAddr) -> bool {
+    special_prefixes().iter().any(|prefix| prefix.contains(address))
+}
+
 /// The same addresses without prefixes that lie inside others, which an interval set would refuse.
 #[must_use]
 pub fn disjoint(prefixes: impl Iterator<Item = IpNetwork>) -> Vec<IpNetwork> {
@@ -77,6 +110,39 @@ mod tests {
         }
         for outside in ["0.0.0.0/0", "192.168.88.0/23", "192.168.89.1/32", "::/0", "fd00:89::/64"] {
             assert!(!lies_within(&prefixes, prefix(outside)), "{outside}");
+        }
+    }
+
+    #[test]
+    fn special_addresses_are_those_that_no_host_of_the_internet_has() {
+        let special = [
+            "0.0.0.1",
+            "10.77.88.2",
+            "100.64.0.2",
+            "127.0.0.1",
+            "169.254.1.1",
+            "172.31.255.255",
+            "192.0.0.8",
+            "192.168.88.2",
+            "198.19.255.255",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::ffff:203.0.113.10",
+            "64:ff9b::203.0.113.10",
+            "2001::1",
+            "2002:c000:202::1",
+            "fd00:88::2",
+            "fe80::1",
+            "ff02::1",
+        ];
+        for address in special {
+            assert!(is_special(address.parse().unwrap()), "{address}");
+        }
+        for address in
+            ["9.255.255.255", "100.63.255.255", "172.32.0.1", "192.0.2.2", "203.0.113.10", "2001:db8::1"]
+        {
+            assert!(!is_special(address.parse().unwrap()), "{address}");
         }
     }
 }

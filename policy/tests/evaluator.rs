@@ -40,12 +40,27 @@ fn addresses_of_the_tunnel_leave_by_the_tunnel_or_not_at_all() {
 }
 
 #[test]
-fn nothing_comes_out_of_the_tunnel_to_the_wan() {
-    for_many_packets(|_, packet, outcome| {
+fn only_listed_flows_to_the_internet_leave_the_tunnel_by_the_wan_and_by_the_edges_address() {
+    let mut seen = 0;
+    for_many_packets(|policy, packet, outcome| {
         let from_tunnel = packet.arrival == Arrival::Interface("gw0".to_owned());
-        let to_wan = matches!(outcome, Outcome::Forwarded { interface, .. } if interface == "eth0");
-        assert!(!(from_tunnel && to_wan), "{packet:?}");
+        let Outcome::Forwarded { interface, to, masqueraded, .. } = outcome else { return };
+        if !from_tunnel || interface != "eth0" {
+            return;
+        }
+        let (protocol, port) = service(packet).unwrap();
+        let lists = |allow: &gateway::Allow| {
+            let gateway::Service::Ports { protocols, ports } = &allow.service else { return false };
+            allow.to == [gateway::Party::Wan]
+                && protocols.contains(protocol)
+                && ports.iter().any(|range| range.contains(port))
+        };
+        assert!(policy.allow.iter().any(lists), "{packet:?}");
+        assert!(*masqueraded, "{packet:?}");
+        assert!(["198.51.100.9", "2001:db8:5::9"].contains(&to.to_string().as_str()), "{packet:?}");
+        seen += 1;
     });
+    assert!(seen > 0, "no packet was of such a flow");
 }
 
 #[test]
@@ -111,7 +126,7 @@ fn syn(destination: u16) -> Packet {
     }
 }
 
-fn for_many_packets(check: impl Fn(&gateway::Policy, &Packet, &Outcome)) {
+fn for_many_packets(mut check: impl FnMut(&gateway::Policy, &Packet, &Outcome)) {
     for seed in 0..100 {
         let policy = parsed(&arbitrary::gateway_text(seed));
         let mut random = Random::new(seed);

@@ -96,6 +96,7 @@ fn party(party: &Party) -> String {
     match party {
         Party::Peer(name) => format!("peer:{name}"),
         Party::Edge => "self".to_owned(),
+        Party::Wan => "wan".to_owned(),
         Party::Lan(prefix) | Party::Behind { prefix, .. } => prefix.to_string(),
     }
 }
@@ -103,7 +104,7 @@ fn party(party: &Party) -> String {
 fn peer_of(party: &Party) -> Option<String> {
     match party {
         Party::Peer(name) | Party::Behind { peer: name, .. } => Some(name.to_string()),
-        Party::Edge | Party::Lan(_) => None,
+        Party::Edge | Party::Lan(_) | Party::Wan => None,
     }
 }
 

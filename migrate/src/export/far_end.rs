@@ -138,7 +138,7 @@ pub(super) fn mtu(policy: &Policy) -> u16 {
 /// The prefixes of a party of a private flow; none for the edge itself.
 pub(super) fn prefixes(party: &Party, policy: &Policy) -> Vec<IpNetwork> {
     match party {
-        Party::Edge => Vec::new(),
+        Party::Edge | Party::Wan => Vec::new(),
         Party::Lan(prefix) | Party::Behind { prefix, .. } => vec![*prefix],
         Party::Peer(name) => {
             let peers = policy.peers.iter().filter(|peer| peer.name == *name);

@@ -183,7 +183,7 @@ impl FarEnd<'_> {
     fn private(&self, allow: &Allow, v4: bool, text: &mut String) {
         let here = |party: &&Party| match party {
             Party::Behind { peer, .. } | Party::Peer(peer) => *peer == self.peer.name,
-            Party::Edge | Party::Lan(_) => false,
+            Party::Edge | Party::Lan(_) | Party::Wan => false,
         };
         let family = |prefix: &IpNetwork| prefix.is_ipv4() == v4;
         for to in allow.to.iter().filter(here).flat_map(|to| prefixes(to, self.policy)).filter(family) {
@@ -334,7 +334,7 @@ fn edge_filters(policy: &Policy, text: &mut String) {
         for to in allow.to.iter().flat_map(v4) {
             for from in &allow.from {
                 match from {
-                    Party::Edge => {}
+                    Party::Edge | Party::Wan => {}
                     Party::Peer(peer) => {
                         let from = format!("src-address-list=peer-{peer}");
                         rule(

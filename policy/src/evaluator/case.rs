@@ -73,7 +73,7 @@ impl<'p, 'a> Case<'p, 'a> {
         }
         let entry = self.listed(|from| match from {
             Party::Peer(name) => self.places.belongs_to(self.packet.source, name.as_str()),
-            Party::Edge | Party::Lan(_) | Party::Behind { .. } => false,
+            Party::Edge | Party::Lan(_) | Party::Behind { .. } | Party::Wan => false,
         });
         if entry.is_some() && self.is_stray() {
             return dropped("prerouting", "not_syn").into();
@@ -91,7 +91,12 @@ impl<'p, 'a> Case<'p, 'a> {
             return Judgement { outcome, entry: entry.map(Entry::Allow) };
         }
         let Some(way) = self.places.route(self.packet.destination) else { return Outcome::Unroutable.into() };
-        entry.map_or(dropped("forward", "not_listed").into(), |entry| self.allowed(way, entry))
+        // A network of containers is no way to the internet.
+        let astray = |entry: &&Allow| entry.to.contains(&Party::Wan) && self.is_container_network(way);
+        match entry.filter(|entry| !astray(entry)) {
+            Some(entry) => self.allowed(way, entry),
+            None => dropped("forward", "not_listed").into(),
+        }
     }
 
     /// Unauthenticated sources reach published ports and what the edge accepts; the LAN and
@@ -126,7 +131,7 @@ impl<'p, 'a> Case<'p, 'a> {
             let entry = self.listed(|from| match from {
                 Party::Lan(prefix) => lan && prefix.contains(source),
                 Party::Edge => container && self.is_container(interface) && !self.places.in_lan(source),
-                Party::Peer(_) | Party::Behind { .. } => false,
+                Party::Peer(_) | Party::Behind { .. } | Party::Wan => false,
             });
             if entry.is_some() && self.is_stray() {
                 return dropped("prerouting", "not_syn").into();
@@ -264,6 +269,7 @@ impl<'p, 'a> Case<'p, 'a> {
         let destination = self.packet.destination;
         let fits = |to: &Party| match to {
             Party::Edge => self.places.is_local(destination),
+            Party::Wan => self.places.in_internet(destination),
             Party::Peer(name) => self.places.belongs_to(destination, name.as_str()),
             Party::Lan(prefix) | Party::Behind { prefix, .. } => prefix.contains(destination),
         };

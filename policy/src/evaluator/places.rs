@@ -30,6 +30,27 @@ impl<'a> Places<'a> {
         self.policy.lan.iter().any(|prefix| prefix.contains(address))
     }
 
+    /// Whether the address may be a host of the internet: none of a private, shared, local,
+    /// multicast or unassigned network, none that hides another address, and none of our networks.
+    pub(super) fn in_internet(&self, address: IpAddr) -> bool {
+        let global = match address {
+            IpAddr::V4(address) => {
+                let [a, b, c, _] = address.octets();
+                let shared = a == 100 && (64..128).contains(&b);
+                let assignments = (a, b, c) == (192, 0, 0);
+                let benchmarks = a == 198 && (b == 18 || b == 19);
+                let private = address.is_private() || shared || assignments || benchmarks;
+                !(private || a == 0 || a == 127 || address.is_link_local() || a >= 224)
+            }
+            IpAddr::V6(address) => {
+                let [first, second, ..] = address.segments();
+                let hidden = first == 0x2002 || (first, second) == (0x2001, 0);
+                (0x2000..0x4000).contains(&first) && !hidden
+            }
+        };
+        global && !self.in_lan(address) && !self.in_tunnel(address) && !self.is_local(address)
+    }
+
     /// Whether the address is in the tunnel's own networks or routed to a peer; a prefix of length
     /// 0 is not routed.
     pub(super) fn in_tunnel(&self, address: IpAddr) -> bool {

@@ -192,6 +192,7 @@ impl Check<'_, '_> {
     }
 
     fn allow(&self, entry: &AllowAt) {
+        self.wan(entry);
         let mut common = false;
         for to in &entry.to {
             for from in &entry.from {
@@ -217,9 +218,23 @@ impl Check<'_, '_> {
         }
     }
 
+    /// The internet is a target by itself, by port, and never sees an address of the tunnel.
+    fn wan(&self, entry: &AllowAt) {
+        let Some(wan) = entry.to.iter().find(|to| to.value == Party::Wan) else { return };
+        if entry.to.len() > 1 {
+            self.report(&wan.at, Problem::WanWithOthers);
+        }
+        if entry.value.service == Service::Echo {
+            self.report(&wan.at, Problem::WanWithoutPorts);
+        }
+        if entry.value.source == SourceHandling::Preserve {
+            self.report(&entry.source_at, Problem::WanKeepsSource);
+        }
+    }
+
     fn has_family(&self, party: &Party, ipv6: bool) -> bool {
         match party {
-            Party::Edge => true,
+            Party::Edge | Party::Wan => true,
             Party::Lan(prefix) | Party::Behind { prefix, .. } => prefix.is_ipv6() == ipv6,
             Party::Peer(name) => {
                 let peer = self.policy.peers.iter().find(|peer| peer.name == *name);
@@ -257,7 +272,7 @@ impl Check<'_, '_> {
                     .listen
                     .iter()
                     .any(|at| at.ip().is_unspecified() || prefix.contains(at.ip())),
-                Party::Peer(_) | Party::Behind { .. } => false,
+                Party::Peer(_) | Party::Behind { .. } | Party::Wan => false,
             });
             if let (Some(range), Some(to), true) = (hit, local, protocols.contains(Protocol::Tcp)) {
                 self.report(&to.at, Problem::MetricsExposed { port: service_text(Protocols::Tcp, *range) });
@@ -300,7 +315,7 @@ fn service_text(protocols: Protocols, ports: PortRange) -> String {
 fn beyond(party: &Party) -> Option<&Name> {
     match party {
         Party::Peer(peer) | Party::Behind { peer, .. } => Some(peer),
-        Party::Edge | Party::Lan(_) => None,
+        Party::Edge | Party::Lan(_) | Party::Wan => None,
     }
 }
 
@@ -316,6 +331,7 @@ fn party_text(party: &Party) -> String {
     match party {
         Party::Peer(name) => format!("peer:{name}"),
         Party::Edge => "self".to_owned(),
+        Party::Wan => "wan".to_owned(),
         Party::Lan(prefix) | Party::Behind { prefix, .. } => prefix.to_string(),
     }
 }

@@ -216,6 +216,9 @@ pub enum Party {
         /// The peer.
         peer: Name,
     },
+    /// The internet: every address that is global, not the edge's own, and in neither `[lan]` nor
+    /// the tunnel. Only as the one target of flows of peers, which leave by the edge's address.
+    Wan,
 }
 
 /// What a private flow may open.

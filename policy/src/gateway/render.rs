@@ -137,6 +137,7 @@ fn party(party: &Party) -> String {
     match party {
         Party::Peer(name) => format!("peer:{name}"),
         Party::Edge => "self".to_owned(),
+        Party::Wan => "wan".to_owned(),
         Party::Lan(prefix) | Party::Behind { prefix, .. } => prefix.to_string(),
     }
 }

@@ -198,6 +198,11 @@ pub(super) fn to_local() -> Value {
     equal(&fib_type(), "local")
 }
 
+/// Whether the packet is to no address of this machine.
+pub(super) fn not_to_local() -> Value {
+    unequal(&fib_type(), "local")
+}
+
 /// Whether the packet is to this machine, alone or with others.
 pub(super) fn to_local_or_all() -> Value {
     equal(&fib_type(), json!({"set": ["local", "broadcast", "multicast"]}))

@@ -3,17 +3,22 @@
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
+use super::chains::leads_to_wan;
 use super::json::{Family, concat, ports, prefix};
 use super::owned::{elements, owned};
 use super::services::{ServiceKind, ServiceMark};
 use super::{Content, Set};
 use crate::gateway::{Party, Policy, Publish, SourceHandling, Target};
-use crate::prefix::disjoint;
+use crate::prefix::{disjoint, special_prefixes};
 use crate::sections::List;
 use crate::{AllowList, Name, PortRange, Protocol};
 
 /// The most addresses that a set filled by others or by packets may hold; nft's own default.
 const DYNAMIC_SIZE: u32 = 65_535;
+/// The set of marks of flows to the internet.
+pub(super) const TO_WAN: &str = "to_wan";
+/// The sets of addresses that no host of the internet has, one for each family.
+pub(super) const SPECIAL: &str = "special";
 /// How long a source is remembered by a meter after its last new connection, in seconds.
 const METER_SECONDS: u32 = 120;
 
@@ -229,6 +234,26 @@ fn own_sources(publish: &Publish, service: &ServiceMark, family: Family) -> Vec<
     let AllowList::Only { prefixes, .. } = &publish.allow else { return Vec::new() };
     let of_family = prefixes.iter().copied().filter(|&member| family.holds(member));
     disjoint(of_family).into_iter().map(|member| concat([json!(service.mark), prefix(member)])).collect()
+}
+
+/// What tells flows to the internet from others; nothing when no `[[allow]]` has such flows.
+pub(super) fn to_wan(policy: &Policy, marks: &[ServiceMark]) -> Vec<Set> {
+    let allows = marks.iter().filter(|mark| mark.kind == ServiceKind::Allow);
+    let of_wan: Vec<Value> = policy
+        .allow
+        .iter()
+        .zip(allows)
+        .filter(|(allow, _)| leads_to_wan(allow))
+        .map(|(_, mark)| json!(mark.mark))
+        .collect();
+    if of_wan.is_empty() {
+        return Vec::new();
+    }
+    let special = |family: Family| {
+        prefixes(format!("{SPECIAL}{}", family.digit()), family, special_prefixes().into_iter())
+    };
+    let marks = fixed(TO_WAN, json!({"type": "mark"}), of_wan);
+    Family::BOTH.map(special).into_iter().chain([marks]).collect()
 }
 
 /// Peers that an `[[allow]]` lets open flows out of the tunnel.

@@ -96,6 +96,12 @@ pub(crate) const FAULTS: &[Fault] = &[
             r#"{"prefix":{"addr":"192.168.88.0","len":24}}"#,
         );
     }),
+    ("flows to the internet reach the edge itself", |it| {
+        it.rewrite("private_in", r#""right":"local""#, r#""right":"blackhole""#);
+    }),
+    ("flows to the internet keep their source", |it| {
+        it.rewrite("srcnat", r#"{"masquerade":null}"#, r#"{"accept":null}"#);
+    }),
     ("the edge's own programs are not led to services", |it| it.keep_rules("own", |_| false)),
     ("private UDP flows are taken for TCP", |it| it.rewrite("private_lan", r#""udp""#, r#""tcp""#)),
     ("the edge's own private flows are forgotten", |it| it.keep_rules("private_self", |_| false)),

@@ -170,8 +170,10 @@ fn allow(random: &mut Random, number: u64, text: &mut String) {
     };
     let from = random.pick(from).copied().unwrap_or_default();
     let to = random.pick(to).copied().unwrap_or_default();
+    let is_wan = inward && random.chance(25);
+    let to = if is_wan { "\"wan\"" } else { to };
     let _ = write!(text, "[[allow]]\nname = \"a{number}\"\nfrom = [{from}]\nto = [{to}]\n");
-    if random.chance(20) {
+    if !is_wan && random.chance(20) {
         text.push_str("protocol = [\"icmp\"]\n");
     } else {
         let protocol = random.pick(&["\"tcp\"", "\"udp\"", "\"tcp\", \"udp\""]).copied().unwrap_or_default();

@@ -8,7 +8,7 @@ use super::publish::source;
 use crate::fields::{self, At};
 use crate::gateway::check;
 use crate::gateway::entries::AllowAt;
-use crate::gateway::model::{Allow, Party, Peer, Service};
+use crate::gateway::model::{Allow, Party, Peer, Service, SourceHandling};
 use crate::names::Names;
 use crate::prefix::{covers, is_private};
 use crate::reader::{Table, Value};
@@ -31,9 +31,13 @@ pub(super) fn allow(table: &Table<'_>, names: &mut Names, parties: &Parties<'_>)
     let from = table.required("from").map(|value| parties.read(value, false));
     let to = table.required("to").map(|value| parties.read(value, true));
     let service = service(table);
+    let is_source_written = table.optional("source").is_some();
     let source = source(table);
     table.close();
-    let (from, to, source) = (from??, to??, source?);
+    let (from, to, mut source) = (from??, to??, source?);
+    if !is_source_written && to.iter().any(|party| party.value == Party::Wan) {
+        source.value = SourceHandling::Masquerade;
+    }
     let value = Allow {
         name: name?,
         from: from.iter().map(|party| party.value.clone()).collect(),
@@ -82,6 +86,9 @@ impl Parties<'_> {
         if written == "self" {
             return Some(Party::Edge);
         }
+        if written == "wan" && target {
+            return Some(Party::Wan);
+        }
         if let Some(name) = written.strip_prefix("peer:") {
             return self.names.peer(value, name).map(Party::Peer);
         }
@@ -94,7 +101,8 @@ impl Parties<'_> {
             let written = prefix.to_string();
             value.report(match is_private(prefix) {
                 true => Problem::UnknownParty { written },
-                false => Problem::OutsideParty { written },
+                false if target => Problem::OutsideTarget { written },
+                false => Problem::OutsideSource { written },
             });
         }
         party

@@ -22,6 +22,7 @@ use crate::conditions::Conditions;
 use crate::gateway::Policy;
 
 pub(super) use minimal::{minimal, no_forwarding};
+pub(super) use private::leads_to_wan;
 
 /// Priorities of base chains (nft(8)): `classify` sees packets after conntrack (-200) and before
 /// any DNAT (-100).
@@ -81,6 +82,7 @@ impl<'p> Chains<'p> {
         ];
         chains.extend(self.service_chains());
         chains.extend(self.peer_chains());
+        chains.extend(self.wan_chain());
         chains.extend([
             base("classify", "filter", "prerouting", CLASSIFY, self.classify(next_hops, mark_replies())),
             base("own", "route", "output", CLASSIFY, self.own(mark_replies())),
@@ -237,6 +239,7 @@ impl<'p> Chains<'p> {
 
     fn input_from_tunnel(&self) -> Vec<Value> {
         let mut rules = self.known_or_invalid("input");
+        rules.extend(self.astray_from_wan("input"));
         rules.push(rule([state(&["new"]), self.is_allow(), goto("carried")]));
         for family in Family::BOTH {
             let own = in_set(daddr(family), "own", family);
@@ -302,6 +305,7 @@ impl<'p> Chains<'p> {
 
     fn forward_from_tunnel(&self) -> Vec<Value> {
         let mut rules = self.known_or_invalid("forward");
+        rules.extend(self.astray_from_wan("forward"));
         rules.push(rule([state(&["new"]), self.is_allow(), goto("carried")]));
         rules.push(ended([], self.dropped("forward", "not_listed")));
         rules
