@@ -76,7 +76,7 @@ fn a_path_that_grows_is_noticed_after_ten_minutes() {
 }
 
 #[test]
-fn one_probe_in_ten_lost_makes_nobody_fall_in_a_day() {
+fn one_probe_in_ten_lost_does_not_lower_the_size_in_a_day() {
     let mut path = Path::new(RANGE, 1420);
     // Five in a hundred each way.
     path.loss = 97;
