@@ -1,4 +1,4 @@
-//! Batches, limits, and what a peer may get wrong.
+//! Batches, limits, and a peer's mistakes.
 
 use super::*;
 use crate::node::wire::DATA_OVERHEAD;
