@@ -56,7 +56,7 @@ pub enum InvalidFaults {
 }
 
 impl Faults {
-    /// Refuses values without a sense.
+    /// Refuses values that make no sense.
     pub fn check(&self) -> Result<(), InvalidFaults> {
         let probabilities = [self.drop, self.duplicate, self.reorder, self.flip, self.truncate];
         if probabilities.iter().any(|value| !(0.0..=1.0).contains(value)) {

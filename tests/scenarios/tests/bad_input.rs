@@ -230,7 +230,7 @@ fn refused(edge: &Node, mistake: &str, error: &str) -> Result<()> {
     Ok(())
 }
 
-/// A datagram of random bytes; every second one begins like a WireGuard message.
+/// A datagram of random bytes; half of them begin like a WireGuard message.
 fn datagram(random: &mut Random) -> Vec<u8> {
     let lengths = [148, 92, 64, 32, usize::try_from(random.below(1500)).unwrap_or(0)];
     let length = lengths.get(usize::try_from(random.below(5)).unwrap_or(0)).copied().unwrap_or(0);

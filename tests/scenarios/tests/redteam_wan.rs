@@ -281,7 +281,7 @@ fn ip_options() -> Result<Vec<Vec<u8>>> {
     let to_origin = [137, 7, 4, 192, 168, 88, 2];
     let record = [7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0];
     let stamp = [68, 12, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    // Options that are malformed are answered by the kernel itself, before any rule of ours.
+    // Only valid options: the kernel itself answers malformed ones, before any rule of ours.
     let options: [&[u8]; 5] = [&to_lan, &to_origin, &record, &stamp, &[148, 4, 0, 0]];
     let mut packets = Vec::new();
     for options in options {
@@ -323,7 +323,8 @@ fn fragments() -> Result<Vec<Vec<u8>>> {
     Ok(packets)
 }
 
-/// Every type but those that are needed (echo request and errors), and what claims to come from the next hop.
+/// Every ICMP type but the needed ones (echo request and errors), and messages that claim to come
+/// from the next hop.
 fn icmp_messages() -> Result<Vec<Vec<u8>>> {
     let router = Ipv4Addr::new(192, 0, 2, 1);
     let mut packets = Vec::new();
@@ -357,7 +358,8 @@ fn syn6(source: Ipv6Addr, target: Ipv6Addr, port: u16) -> Result<Vec<u8>> {
     forge::v6(source, target, protocol::TCP, &tcp)
 }
 
-/// Sources that no packet of the WAN can have, extension headers, and what would change routes or addresses.
+/// Sources that no packet of the WAN can have, extension headers, and messages that would change
+/// routes or addresses.
 fn odd_v6() -> Result<Vec<Vec<u8>>> {
     let mut packets = Vec::new();
     let sources = [
@@ -375,7 +377,8 @@ fn odd_v6() -> Result<Vec<Vec<u8>>> {
             packets.push(syn6(source.parse()?, EDGE_V6, port)?);
         }
     }
-    // Hop-by-hop, destination options, routing (type 0, to a LAN host's mapped address), and a fragment that is whole.
+    // Hop-by-hop, destination options, routing (type 0, to a LAN host's mapped address), and a
+    // fragment that is the whole packet.
     let mut routing = vec![6, 2, 0, 1, 0, 0, 0, 0];
     routing.extend("::ffff:192.168.1.50".parse::<Ipv6Addr>()?.octets());
     let headers: [(u8, &[u8]); 4] = [
