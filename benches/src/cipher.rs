@@ -1,4 +1,4 @@
-//! The cipher alone: what no engine on this library can be faster than.
+//! The cipher alone: no engine on this library can be faster.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ impl Cipher {
     /// Copies one sealed packet of zeros and opens it.
     ///
     /// # Errors
-    /// When it is not authentic, which it is.
+    /// None in practice: the packet is authentic.
     pub fn open(&mut self, sealed: &[u8]) -> Result<usize, ring::error::Unspecified> {
         self.buffer.clear();
         self.buffer.extend_from_slice(sealed);

@@ -15,7 +15,7 @@ use crate::packets::Whole;
 
 /// Flows that packets are spread over, whatever the number of peers.
 const FLOWS: u32 = 100_000;
-/// Virtual time between handshakes: more than 200 a second would be asked for a cookie first.
+/// Virtual time between handshakes: above 200 a second the edge would reply with a cookie first.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// An edge and the far ends of all its peers, each with a session.
@@ -26,7 +26,7 @@ pub struct Crowd {
     prefixes: u32,
     coalescer: Coalescer,
     buffer: Vec<u8>,
-    /// What all far ends send through: a thousand arenas would be measured otherwise.
+    /// The queue through which all far ends send: otherwise a thousand arenas would be measured.
     wire: SendQueue,
     turn: u32,
     now: Now,
@@ -103,7 +103,8 @@ impl Crowd {
     /// A handshake of the next peer; the datagrams that the edge answered with, and what `clock` says the edge took.
     pub fn shake_hands(&mut self, clock: impl Fn() -> Duration) -> (usize, Duration) {
         let (peer, _) = self.next();
-        // From ever other addresses, as from a thousand peers after a power cut: one source has a limit.
+        // Each from another address, as from a thousand peers after a power cut: there is a limit
+        // per source.
         let mut far = far_end(peer, self.turn, self.edge.public, self.edge.at);
         self.edge.out.clear();
         self.now.instant = self.now.instant.after(PAUSE);

@@ -1,4 +1,4 @@
-//! Leave for namespaces to use cubic.
+//! Permission for namespaces to use cubic.
 
 use std::fs;
 

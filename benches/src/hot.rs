@@ -14,7 +14,7 @@ pub const SEGMENTS: usize = 44;
 
 /// A hot loop with its data, ready to turn.
 pub struct Loop {
-    /// What it is called in the baseline.
+    /// Its name in the baseline.
     pub name: &'static str,
     /// Payload bytes that one turn handles.
     pub bytes: usize,
@@ -35,7 +35,7 @@ impl Loop {
 /// How a loop is made ready.
 pub type Make = fn() -> Loop;
 
-/// All that are counted, none of them made yet: some take a thousand handshakes.
+/// All loops that are counted. None is made yet, since some take a thousand handshakes.
 pub const ALL: &[(&str, Make)] = &[
     ("checksum-1420", checksum),
     ("split-tcp4", || split("split-tcp4", full_tcp4())),
@@ -117,7 +117,8 @@ pub fn small_packet(name: &'static str, prefixes: u32) -> Loop {
     Loop::new(name, packet.bytes.len(), move || Some(pair.carry(&packet).bytes))
 }
 
-/// A full super-packet encrypted for the next of so many peers, of so many prefixes each, in one of 100,000 flows.
+/// A full super-packet encrypted for the next of this many peers, with this many prefixes each, in
+/// one of 100,000 flows.
 #[must_use]
 pub fn send_to(name: &'static str, peers: u32, prefixes: u32) -> Loop {
     let (mut crowd, packet) = (Crowd::new(peers, prefixes), full_tcp4());

@@ -12,6 +12,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Lets this process and its children hold as many descriptors as it may at most.
 pub fn raise_descriptor_limit() {
     let most = getrlimit(Resource::Nofile).maximum;
-    // A refusal shows in what is measured: fewer connections than wanted.
+    // A refusal shows in the measurement: there are fewer connections than requested.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
 }

@@ -1,4 +1,4 @@
-//! Two nodes with a session, joined by nothing but memory: the engine without a kernel.
+//! Two nodes with a session, joined in memory: the engine without a kernel.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::packets::Whole;
 
 /// Room for a super-packet, encrypted.
 pub(crate) const ROOM: usize = 72 * 1024;
-/// The fixed time of every run: the nodes read no clock, so two runs do the same.
+/// The fixed time of every run: the nodes read no clock, so that two runs do the same.
 pub(crate) const NOW: Now =
     Now { instant: Instant::from_boot(Duration::from_secs(1000)), wall: Duration::from_secs(1_800_000_000) };
 
@@ -27,7 +27,7 @@ pub struct Pair {
     coalescer: Coalescer,
 }
 
-/// One node, where it is, and what it sends.
+/// One node, its address, and its send queue.
 pub(crate) struct End {
     pub(crate) node: Node,
     pub(crate) public: PublicKey,
@@ -35,7 +35,7 @@ pub(crate) struct End {
     pub(crate) out: SendQueue,
 }
 
-/// What one super-packet became.
+/// The result of one super-packet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Carried {
     /// Datagrams between the nodes.
@@ -150,7 +150,7 @@ impl End {
     /// Adds one more peer, with about this many /28s spread over all addresses but those of 192.168.88.0/24.
     fn burden(&self, prefixes: u32) {
         let prefix = |number: u32| {
-            // Odd multiples of a number never meet: a spread without a random number.
+            // Odd multiples never repeat: the prefixes are spread without random numbers.
             let address = std::net::Ipv4Addr::from(number.wrapping_mul(0x9e37_79b1) & !15);
             let is_other = !address.octets().starts_with(&[192, 168, 88]);
             let network = ipnetwork::Ipv4Network::new(address, 28).ok().map(IpNetwork::V4);

@@ -10,7 +10,7 @@ pub const SEGMENT: u16 = 1368;
 /// Bytes of an IPv4 header and a TCP header with a timestamp option.
 pub const HEADERS: usize = 52;
 
-/// A packet with what is still to be done to it.
+/// A packet with the offload that is still to be done.
 #[derive(Debug, Clone)]
 pub struct Whole {
     /// From the first byte of the IP header.

@@ -299,7 +299,7 @@ mod tests {
         places.iter().map(|place| place.socket.display().to_string()).collect()
     }
 
-    /// A folder that cannot be made, not even by root.
+    /// A folder that not even root can make.
     const NOWHERE: &str = "/proc/causeway/forwarder.sock";
 
     #[test]

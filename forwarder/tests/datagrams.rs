@@ -1,5 +1,6 @@
 //! UDP through the whole data plane, against a WireGuard node in this process.
-// A test stops at what it did not expect; what both data-plane programs share is used by each in part.
+// A test fails by panicking. Both data-plane test programs share a module, and each uses a part of
+// it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -119,7 +120,7 @@ fn a_burst_of_many_flows_that_cannot_be_joined_reaches_the_flows_whole() {
     let client = |at: u16| SocketAddr::new("203.0.113.10".parse().unwrap(), 40_000 + at);
     let burst = (0..800).flat_map(|at| packets(client(at), to, &pattern(1_000))).collect();
     edge.inject_all(burst);
-    // Each is refused by itself, so each is counted.
+    // Each is refused separately, so each is counted.
     edge.until("all of the burst", |_| daemon.stats.dropped(Dropped::NoInject) >= 800);
 }
 
@@ -177,7 +178,7 @@ fn an_upstream_gets_an_error_for_a_client_that_is_gone_but_no_message_ends_a_flo
         edge.send(CLIENT, SERVICE, b"again");
         assert_eq!(receive(&mut edge, &upstream).1, forwarder);
     }
-    // The error of another machine is ignored.
+    // An ICMP error from another machine is ignored.
     let forged = gone.build(&answer, "198.51.100.66".parse().unwrap()).unwrap();
     (0..4).for_each(|_| edge.inject(forged.clone()));
     edge.send(CLIENT, SERVICE, b"again");
@@ -306,7 +307,7 @@ fn is_port_unreachable(packet: &[u8], client: &str) -> bool {
     ip.protocol == protocol::ICMP && ip.dst == client.ip() && ip.payload(packet).starts_with(&[3, 3])
 }
 
-/// Waits for a datagram at a local socket, and answers who sent it.
+/// Waits for a datagram at a local socket, and answers its sender.
 fn receive(edge: &mut Edge, socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut bytes = vec![0; 65_535];
     let mut received = None;

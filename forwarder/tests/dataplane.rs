@@ -1,5 +1,5 @@
 //! The whole data plane against a WireGuard node in this process, over loopback UDP.
-// A test stops at what it did not expect; what is shared with the other data-plane program is public.
+// A test fails by panicking. What the other data-plane test program shares is public.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -403,7 +403,8 @@ fn an_origin_that_one_stray_packet_led_elsewhere_returns_to_its_configured_endpo
     while edge.handshakes() < 2 {
         assert!(Instant::now() < limit, "it stays where one packet led it");
         if Instant::now() > again {
-            // A reply to a probe that was under way has led it back at once, and nothing was lost.
+            // A reply to a probe that was under way has moved the endpoint back at once, and
+            // nothing was lost.
             (elsewhere, again) = (edge.stray(), after(20));
         }
         let soon = Instant::now() + Duration::from_millis(500);

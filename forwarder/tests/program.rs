@@ -1,4 +1,4 @@
-//! The program as a person runs it: commands, exit codes, signals, and what it shows.
+//! The program as an operator runs it: commands, exit codes, signals and output.
 // A test fails by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 

@@ -121,7 +121,8 @@ pub fn landlock_error() -> Option<std::io::Error> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    /// Has the kernel answer `landlock_create_ruleset` of this thread with `errno`, as a unit's filter does.
+    /// Makes the kernel refuse `landlock_create_ruleset` of this thread with `errno`, as a unit's
+    /// filter does.
     pub(crate) fn refuse_landlock(errno: i32) {
         let number = u32::try_from(libc::SYS_landlock_create_ruleset).unwrap();
         let statement = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };

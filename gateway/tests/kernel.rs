@@ -1,4 +1,4 @@
-//! What the kernel helper does to a real kernel, in a network namespace that each test makes for itself.
+//! The kernel helper on a real kernel, in a network namespace that each test makes for itself.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -74,7 +74,7 @@ fn addresses_of_one_subnet_change_in_one_request_where_no_switch_can_be_written(
     });
 }
 
-/// The kernel's default is to take the other addresses of a subnet along with its first one.
+/// By default the kernel removes the other addresses of a subnet together with its first one.
 fn subnet_changes() {
     open_tun();
     let with = |addresses: &[&str]| {
@@ -252,7 +252,7 @@ fn nothing_of_others_is_touched_whatever_the_daemon_asks_for() {
         for (path, value) in [("net/ipv4/conf/all/accept_source_route", "1"), ("net/ipv4/ip_forward", "0")] {
             refused(Request::WriteSysctls { values: vec![(path.to_owned(), value.to_owned())] });
         }
-        // What a file of the daemon's user says about the past.
+        // The old values that a file of the daemon's user gives.
         for protocol in [0, 2, 3, 4] {
             assert!(scope().of_untrusted("eth0", protocol).is_err());
         }
@@ -376,7 +376,7 @@ fn answer_once(request: Request) -> Result<Reply, Failure> {
     gateway::kernel::answer_once(&scope(), request)
 }
 
-/// What `gateway down` asks for.
+/// The request of `gateway down`.
 fn take_away(scope: &Scope) -> Result<Reply, Failure> {
     let removal = if scope.removal == Removal::Never { Removal::All } else { scope.removal };
     gateway::kernel::answer_once(&Scope { removal, ..scope.clone() }, Request::RemoveRouting)
@@ -399,7 +399,7 @@ fn listed() -> String {
 }
 
 fn state() -> String {
-    // Addresses that the kernel makes up by itself arrive when they like.
+    // Addresses that the kernel adds by itself may arrive at any time.
     let made_up = |line: &&str| !line.contains("fe80::") && !line.contains("ff00::");
     let text = [ip("-brief link"), ip("rule"), ip("-6 rule"), ip("route show table all")].concat();
     text.lines().filter(made_up).collect::<Vec<_>>().join("\n")
@@ -421,7 +421,7 @@ fn run(program: &str, arguments: &str) -> String {
 
 #[test]
 fn addresses_parse_as_the_kernel_gives_them() {
-    // The wire's own types must carry both families through JSON unchanged.
+    // The protocol's own types must carry both families through JSON unchanged.
     let routing = Routing { addresses: vec!["fd77:88::1/64".parse().unwrap()], ..plan() };
     let text = serde_json::to_string(&routing).unwrap();
     let back: Routing = serde_json::from_str(&text).unwrap();

@@ -1,7 +1,7 @@
 //! Every way a configuration can be wrong, with the errors it gives.
 //!
-//! Each `tests/bad/*.toml` has a `.txt` of the same name with the errors it must give. After a change of
-//! words, run with `UPDATE_EXPECTED=1` and read the difference.
+//! Each `tests/bad/*.toml` has a `.txt` of the same name with the errors it must give. After a
+//! change of an error's text, run with `UPDATE_EXPECTED=1` and read the difference.
 
 // Helpers of tests fail by panicking, as tests do.
 #![allow(

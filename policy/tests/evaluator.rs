@@ -10,7 +10,7 @@ use policy::evaluator::{Arrival, Outcome, Packet, Transport, evaluate};
 use policy::{Protocol, Source, gateway};
 
 #[test]
-fn strangers_reach_published_accepted_and_needed_ports_only() {
+fn wan_clients_reach_published_accepted_and_needed_ports_only() {
     for_many_packets(|policy, packet, outcome| {
         let at = |name: &str| packet.arrival == Arrival::Interface(name.to_owned());
         let on_wan = at("br-x") || (at("eth0") && (packet.relayed || policy.lan_interfaces.is_empty()));
@@ -93,7 +93,7 @@ fn a_published_range_keeps_its_offsets() {
 }
 
 #[test]
-fn a_ban_goes_before_everything_a_stranger_may() {
+fn a_ban_goes_before_everything_a_wan_client_may() {
     let policy = parsed(&format!(
         "{HEAD}[[publish]]\nname = \"r\"\nlisten = \"443\"\ntarget = \"192.168.88.2:443\"\n"
     ));

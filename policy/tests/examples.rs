@@ -1,4 +1,4 @@
-//! The annotated examples are what they say: valid, and full of defaults.
+//! The annotated examples are valid, and show the defaults.
 
 // Helpers of tests fail by panicking, as tests do.
 #![allow(

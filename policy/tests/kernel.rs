@@ -1,6 +1,6 @@
-//! The rules that policies compile to are rules that nft takes.
+//! `nft` accepts the rules that policies compile to.
 //!
-//! These tests need `nft` and a user namespace of their own; without them they fail, and say so.
+//! These tests need `nft` and a user namespace of their own, and fail with a message without them.
 
 // Helpers of tests fail by panicking, as tests do.
 #![allow(
@@ -116,7 +116,7 @@ fn bytecode_of(ruleset: &Value) -> String {
     in_namespace(&format!("nft --debug=netlink -j -c -f {}\n", file.display()))
 }
 
-/// The commands of a policy in a table of their own, so that many fit one call of nft.
+/// The commands of a policy in a table of its own, so that one call of nft takes many policies.
 fn in_table(number: u64, policy: &gateway::Policy) -> Vec<Value> {
     let text = policy.plan().ruleset.install(&Present::nothing()).to_string();
     let moved: Value =
@@ -172,7 +172,7 @@ fn private(name: &str) -> String {
 }
 
 #[test]
-fn a_name_with_quotes_newlines_unicode_or_4_kilobytes_is_refused_wherever_one_stands() {
+fn a_name_with_quotes_newlines_unicode_or_4_kilobytes_is_refused_wherever_one_appears() {
     let longest = "n".repeat(4_096);
     let hostile = [
         "",

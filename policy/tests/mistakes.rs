@@ -1,4 +1,4 @@
-//! One mistake in a valid file is one error: what follows from it is not reported as well.
+//! One mistake in a valid file is one error: its consequences are not reported as well.
 
 // Helpers of tests fail by panicking, as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -128,7 +128,7 @@ fn an_own_or_a_secret_key_as_a_peers_is_one_error_at_its_place() {
     assert!(misplaced_keys(&source, &peers, &KnownKeys::default()).is_empty());
 }
 
-/// Changes every line of a file that `change` has something for, one at a time.
+/// Changes each line of a file for which `change` returns another, one at a time.
 fn each_line(file: File, change: impl Fn(&str) -> Option<String>) {
     let text = text(file);
     let mut tried = 0;

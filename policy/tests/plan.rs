@@ -27,18 +27,18 @@ fn another_service_changes_its_own_elements_only() {
 }
 
 #[test]
-fn an_allow_list_of_its_own_is_told_with_the_services_name() {
+fn a_services_own_allow_list_is_shown_with_the_services_name() {
     let target = "target = \"192.168.88.2:443\"\n";
     let closed = BASE.replace(target, &format!("{target}allow = [\"203.0.113.0/24\", \"2001:db8::/32\"]\n"));
 
     let changes = changes(BASE, &closed);
 
     for (set, prefix) in [("sources4", "203.0.113.0/24"), ("sources6", "2001:db8::/32")] {
-        let is_told = |line: &String| {
+        let is_shown = |line: &String| {
             line.starts_with(&format!("ruleset: + @{set}: 0x4357"))
                 && line.ends_with(&format!(" . {prefix} (https)"))
         };
-        assert!(changes.iter().any(is_told), "{changes:#?}");
+        assert!(changes.iter().any(is_shown), "{changes:#?}");
     }
     assert_eq!(changes.len(), 3, "these and @restricted: {changes:#?}");
 }

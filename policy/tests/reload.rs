@@ -1,5 +1,4 @@
-//! Whatever changes in a file is taken by a reload and named, or named as what needs a restart:
-//! nothing is ignored.
+//! A reload takes and names every change in a file, or names it as one that needs a restart.
 
 // Helpers of tests fail by panicking, as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -62,7 +61,7 @@ const GATEWAY: [(&str, &str, &str); 58] = [
     ("kernel", "route_table", "4358"),
     ("kernel", "rule_priority", "4360"),
     ("kernel", "route_protocol", "158"),
-    // Several ways in one place.
+    // Keys for which several values are tried.
     ("interface", "mtu", "\"auto\""),
     ("publish", "target", "\"192.168.88.2:444\""),
     ("peer", "probe", "\"192.168.88.9\""),
@@ -177,7 +176,8 @@ fn is_complete(file: &str, table: &[(&str, &str, &str)]) {
     }
 }
 
-/// The file with another value of the first such key of the first such section.
+/// The file with another value of a section's key; the first section with that name, and its first
+/// key.
 fn changed(file: &str, section: &str, key: &str, value: &str) -> String {
     let (mut inside, mut done) = (false, false);
     let mut lines = Vec::new();
@@ -196,7 +196,7 @@ fn changed(file: &str, section: &str, key: &str, value: &str) -> String {
     }
     assert!(done, "{file} has no [{section}] {key}");
     let changed = lines.join("\n");
-    // What else names the entry goes with it.
+    // Other lines that name the entry change with it.
     match (key, value) {
         ("name", "\"wroclaw2\"") => changed.replace("peer:wroclaw\"", "peer:wroclaw2\""),
         ("name", "\"friends\"") => changed.replace("@partners", "@friends"),

@@ -1,4 +1,4 @@
-//! What is generated is what the `nftables` crate's types describe, in all that they can describe.
+//! The generated rules conform to the `nftables` crate's types, as far as these go.
 
 // Helpers of tests fail by panicking, as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]

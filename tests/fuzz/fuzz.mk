@@ -2,7 +2,8 @@
 
 FUZZ_SECONDS ?= 3600
 FUZZ_TARGETS ?= split coalesce virtio_header datagram damaged_datagram inner_packet config_toml endpoint uapi proxy_header upstream fragments helper_request
-# Coverage for the fuzzer and an address sanitizer. They are unstable flags that the stable compiler takes when told to.
+# Coverage for the fuzzer and an address sanitizer. These flags are unstable; the stable compiler
+# takes them with RUSTC_BOOTSTRAP=1.
 FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 	-Cllvm-args=-sanitizer-coverage-trace-compares -Zsanitizer=address --cfg fuzzing

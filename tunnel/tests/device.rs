@@ -80,8 +80,8 @@ fn another_socket_takes_over_while_traffic_flows_and_nothing_leaks() {
 }
 
 #[test]
-fn a_deleted_tun_ends_the_threads_and_is_told() {
-    in_namespace("a_deleted_tun_ends_the_threads_and_is_told", || {
+fn a_deleted_tun_ends_the_threads_and_is_reported() {
+    in_namespace("a_deleted_tun_ends_the_threads_and_is_reported", || {
         for threads in [Threads::One, Threads::Auto, Threads::PerDirection] {
             let lab = Lab::new(threads);
             ip("link del gw0");
@@ -103,7 +103,7 @@ fn packets_cross_the_device_both_ways_by_its_self_test() {
         assert!(error.starts_with("nothing can be written to gw0: Input/output error"), "{error}");
         ip("link set gw0 up");
         self_test::test(&tun, near, far).unwrap();
-        // An address that nothing routes to the device gets no answer out of it.
+        // The device gives no answer for an address that is not routed to it.
         ip("route add blackhole 192.0.2.0/24");
         let elsewhere = "192.0.2.1".parse().unwrap();
         let error = self_test::test(&tun, near, elsewhere).unwrap_err().to_string();
@@ -147,7 +147,7 @@ fn an_idle_device_is_sound_and_a_device_ends_at_once_with_its_watchdog() {
             let mut lab = Lab::new(threads);
             lab.device.watch(|fault| panic!("{fault}")).unwrap();
             lab.exchange(3);
-            // Long enough for more samples than a stuck thread gets.
+            // Long enough for more samples than a stuck thread is allowed.
             std::thread::sleep(Duration::from_secs(6));
             assert!(lab.device.is_healthy() && !lab.device.has_failed());
             let start = Instant::now();
@@ -172,7 +172,7 @@ fn packets_in_quick_succession_are_looked_out_for_unless_that_is_switched_off() 
             std::thread::sleep(Duration::from_micros(20));
         }
         lab.device.set_offloads(Offloads { busy_poll: false, ..Offloads::default() }).unwrap();
-        // The wait under way may be one of those before.
+        // The wait under way may have begun before.
         std::thread::sleep(Duration::from_millis(5));
         let before = lab.device.stats().busy_polls.read();
         for _ in 0..2_000 {

@@ -34,12 +34,13 @@ impl Cell {
         }
     }
 
-    /// Bytes that a good TCP moves in about so many seconds (Mathis and others, 1997), so that every transfer ends.
+    /// Bytes that a good TCP moves in about this many seconds (Mathis and others, 1997), so that
+    /// every transfer ends.
     pub(crate) fn bytes(&self, seconds: u64) -> u64 {
         let round_trip = self.round_trip as f64 / 1e3;
         let line = self.rate as f64 * 0.9;
         let loss = self.loss / 100.0;
-        // On a short path timeouts, which the formula leaves out, are what is waited for.
+        // On a short path most of the time is spent on timeouts, which the formula leaves out.
         let lossy = if loss > 0.0 {
             1_380.0 * 1.3 / (round_trip * loss.sqrt() * (1.0 + 0.1 * loss / round_trip))
         } else {

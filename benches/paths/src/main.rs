@@ -19,7 +19,8 @@ use cell::Cell;
 use table::Table;
 use way::{Open, Way};
 
-/// The long path without loss, in milliseconds, and the seconds of a download that are looked at there.
+/// The round trip of the long path without loss in milliseconds, and the seconds of a download that
+/// are measured there.
 const LONG: u64 = 200;
 const SETTLED: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(15));
 
@@ -107,6 +108,6 @@ fn cells(arguments: &Arguments) -> Vec<Cell> {
 }
 
 fn say(line: &str) {
-    // Progress is for a person who watches; standard error may be closed.
+    // Progress output may fail: standard error may be closed.
     let _ = writeln!(std::io::stderr(), "bench-paths: {line}");
 }

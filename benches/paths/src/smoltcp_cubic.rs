@@ -1,4 +1,5 @@
-//! smoltcp as it is: one socket with its own CUBIC on a tunnel of its own, serving what `scenarios::serve_bulk` serves.
+//! smoltcp unchanged: one socket with its own CUBIC on a tunnel of its own, which serves what
+//! `scenarios::serve_bulk` serves.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -161,7 +162,7 @@ impl Server {
             tcp.abort();
             self.request.clear();
             self.left = None;
-            // Refused only while it is open, and then the next round tries again.
+            // Listening is refused only while the socket is open; the next round tries again.
             let _ = tcp.listen(PORT);
         }
         if self.left.is_none() && tcp.can_recv() {

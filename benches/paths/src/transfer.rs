@@ -1,4 +1,4 @@
-//! A download whose every byte is checked.
+//! A download of which every byte is checked.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -10,14 +10,14 @@ use lab::{Node, pattern};
 /// What `scenarios::serve_bulk` repeats.
 const BLOCK: usize = 1 << 20;
 
-/// What came of a download.
+/// The result of a download.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Download {
     /// Bytes that came, all of them right.
     pub(crate) bytes: u64,
     /// From the request to the last byte.
     pub(crate) elapsed: Duration,
-    /// Whether everything asked for came.
+    /// Whether everything that was requested came.
     pub(crate) is_whole: bool,
 }
 
@@ -46,7 +46,8 @@ pub(crate) fn download(client: &Node, address: &str, bytes: u64, limit: Duration
     Ok(Download { bytes: content.count, elapsed, is_whole })
 }
 
-/// What comes between `from` and `to` after the request of a download that lasts longer, in millions of bits per second.
+/// The rate of a long download between `from` and `to` after its request, in millions of bits per
+/// second.
 ///
 /// # Errors
 /// The connection failed, or a byte was wrong.
@@ -80,7 +81,7 @@ impl Content {
         Ok(Self { stream, expected: pattern(1, BLOCK), buffer: vec![0; 256 * 1024], bytes, count: 0 })
     }
 
-    /// Takes what is there, or waits for some of it; how much it was.
+    /// Reads what is there, or waits until something is; answers how much it was.
     fn take(&mut self) -> Result<usize> {
         let len = match self.stream.read(&mut self.buffer) {
             Ok(len) => len,

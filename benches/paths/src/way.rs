@@ -1,4 +1,4 @@
-//! Who sends at the origin; the edge is ours for all.
+//! The senders at the origin; the edge is ours for all of them.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,11 +15,11 @@ use crate::origin;
 use crate::smoltcp_cubic::SmoltcpOrigin;
 use crate::transfer::{Download, download, settled_rate};
 
-/// The relay, as the origin dials it.
+/// The relay's address for the origin.
 pub(crate) const RELAY: &str = "198.51.100.1:51820";
-/// The service, as the client calls it.
+/// The service's address for the client.
 const SERVICE: &str = "192.0.2.2:5001";
-/// Bytes of the relay's socket buffers: no burst is lost where the cell says nothing is.
+/// Bytes of the relay's socket buffers, so that no burst is lost there.
 const BUFFER: usize = 16 << 20;
 /// How much longer a transfer may take than it is sized for.
 pub(crate) const LIMIT: u64 = 2;
@@ -62,14 +62,14 @@ pub(crate) struct Origin {
 }
 
 impl Way {
-    /// Lays it out and waits until it carries.
+    /// Builds the path and waits until it carries traffic.
     pub(crate) fn open(self) -> Result<Open> {
         let topology =
             if self == Self::Kernel { Topology::standard().routed() } else { Topology::standard() };
         let lab = Box::new(Lab::build("bench-paths", topology)?);
         for node in lab.nodes() {
             node.sysctl("net/ipv4/tcp_congestion_control", "cubic")?;
-            // What one path taught about losses must not slow down the start on the next.
+            // The kernel's memory of losses on one path must not slow down the start on the next.
             node.sysctl("net/ipv4/tcp_no_metrics_save", "1")?;
         }
         let relay = relay(&lab)?;
@@ -95,15 +95,15 @@ impl Way {
 impl Open {
     /// One download over the cell's path; what it took, or why it failed.
     ///
-    /// The same datagrams are lost for everyone in the same repetition: how soon slow start meets its first loss is luck, and
-    /// decides much of a short transfer over a long path.
+    /// In one repetition the same datagrams are lost for every sender: the time of the first loss
+    /// in slow start is chance, and decides much of a short transfer over a long path.
     pub(crate) fn measure(&self, cell: &Cell, seconds: u64, repetition: u32) -> Result<Download> {
         let limit = Duration::from_secs(LIMIT * seconds);
         self.relay.reseed(u64::from(repetition) + 1);
         self.over(cell, || download(&self.client, SERVICE, cell.bytes(seconds), limit))
     }
 
-    /// What a long download brings once it has had time to find the path's rate, in Mbit/s.
+    /// The rate of a long download once it has had time to find the path's rate, in Mbit/s.
     pub(crate) fn settled_rate(&self, cell: &Cell, span: (Duration, Duration)) -> Result<f64> {
         self.over(cell, || settled_rate(&self.client, SERVICE, span))
     }
@@ -113,7 +113,7 @@ impl Open {
         let outcome = work();
         let perfect = Cell { loss: 0.0, round_trip: 0, reorder: 0.0, ..*cell };
         self.set(&perfect)?;
-        // What is still under way must not meet the next download.
+        // Datagrams that are still under way must not disturb the next download.
         std::thread::sleep(Duration::from_millis(500));
         outcome
     }

@@ -52,8 +52,8 @@ fn a_flow_that_both_ends_close_at_once_over_a_bad_path_ends_at_both() {
         pair.server.as_mut().unwrap().close();
         pair.run_until(|pair| {
             let server = pair.server.as_mut().unwrap().ending();
-            // No end waits for the last acknowledgement of a closing: the end that closed last may
-            // be gone.
+            // No end waits for the last acknowledgement of a close: the end that closed last may be
+            // gone.
             pair.client.ending() == Some(Ending::Closed) || server == Some(Ending::Closed)
         });
     }
@@ -61,7 +61,7 @@ fn a_flow_that_both_ends_close_at_once_over_a_bad_path_ends_at_both() {
 
 #[test]
 fn no_acknowledgement_goes_back_behind_data_that_was_sent() {
-    // Uploads with holes are acknowledged at once, in the middle of a download.
+    // An upload with holes is acknowledged at once, also in the middle of a download.
     let mut pair = Pair::new(v4(), Wire { loss: 3, reorder: 10, ..Wire::clean(10) });
     pair.transfer(300_000, 300_000);
     assert!(pair.wire.backwards == 0, "{} bare acknowledgements with an old number", pair.wire.backwards);
@@ -197,7 +197,8 @@ struct Wire {
     longest: usize,
     longest_carried: usize,
     bad: usize,
-    /// Packets without data whose sequence number is not the highest of their direction, and those.
+    /// How many packets without data had a lower sequence number than the highest of their
+    /// direction.
     backwards: usize,
     highest: [Option<u32>; 2],
     count: u64,
@@ -317,7 +318,7 @@ impl Pair {
         }
     }
 
-    /// Sends so many bytes from the client and from the server, and checks that they arrive.
+    /// Sends this many bytes from the client and from the server, and checks that they arrive.
     fn transfer(&mut self, from_client: usize, from_server: usize) {
         let had = (self.received.0.len(), self.received.1.len());
         self.to_send = (from_client, from_server);
@@ -352,7 +353,7 @@ impl Pair {
         }
     }
 
-    /// Moves data, sends, and goes on to what happens next.
+    /// Moves data, sends, and advances the time to the next event.
     fn step(&mut self) {
         let Self { client, server, wire, now, scratch, to_send, received, .. } = self;
         read(client, &mut received.1);

@@ -97,7 +97,7 @@ pub struct Edge {
     inlet: Coalescer,
     pub cell: Option<Cell>,
     pub resets: usize,
-    /// What arrived that was no segment of the cell: whole packets.
+    /// Whole packets that arrived and were no segments of the cell.
     pub others: Vec<Vec<u8>>,
     listens: Option<(SocketAddr, Option<SocketAddr>)>,
     scratch: Vec<u8>,
@@ -189,7 +189,7 @@ impl Edge {
         self.listens = Some((address.parse().unwrap(), None));
     }
 
-    /// Who connected to [`listen`](Self::listen).
+    /// The address of the client that connected to [`listen`](Self::listen).
     pub fn caller(&self) -> Option<SocketAddr> {
         self.listens.and_then(|(_, caller)| caller)
     }
@@ -209,7 +209,8 @@ impl Edge {
         self.socket.send(queue.transmits(), Wait::Block);
     }
 
-    /// Sends one authentic packet of the tunnel from another socket, which it then leaves behind, open and silent.
+    /// Sends one authentic packet of the tunnel from another socket, which stays open and silent
+    /// afterwards.
     pub fn stray(&mut self) -> UdpSocket {
         let socket = UdpSocket::open(&UdpOptions::default()).unwrap();
         let mut queue = SendQueue::with_capacity(1 << 20);

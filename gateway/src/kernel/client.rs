@@ -341,7 +341,8 @@ mod tests {
     #[test]
     fn a_helper_that_was_late_once_is_never_asked_again_and_its_late_answers_are_never_believed() {
         let (helper, far) = pair(|far| {
-            // Answers the first question too late, and the second one with what belongs to the first.
+            // Answers the first request too late, and then the second one with the first one's
+            // reply.
             let (first, _) = frame::receive::<Numbered<Request>>(far).unwrap().unwrap();
             thread::sleep(SHORT * 2);
             let late = Numbered { sequence: first.sequence, body: Reply::Listed { json: "old".to_owned() } };
@@ -391,7 +392,7 @@ mod tests {
             frame::send(&far, &Numbered { sequence: begin.sequence, body: Reply::Done }, &[]).unwrap();
             play(&far);
         });
-        // In place of the helper's process; it ends with the test's standard input.
+        // A stand-in for the helper's process; it ends when its standard input is closed.
         let child = Command::new("/bin/cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         (Helper::over(near, child, Scope::closed(), SHORT).unwrap(), far)
     }

@@ -201,7 +201,7 @@ mod tests {
         assert!(read(&whole[..whole.len() - 4], &mut |_| {}).is_err());
         for length in 0..entry().len() {
             let mut count = 0;
-            // Whatever is cut off: no panic, and never more than the one flow.
+            // Wherever the entry is cut, nothing panics, and there is at most one flow.
             let _ = read(&message(CTNETLINK, &entry()[..length]), &mut |_| count += 1);
             assert!(count <= 1);
         }

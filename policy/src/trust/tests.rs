@@ -130,7 +130,7 @@ fn a_bridge_is_a_container_network_by_its_ports_and_routes_and_not_by_its_name()
 }
 
 #[test]
-fn a_name_that_is_nowhere_and_a_prefix_that_nobody_carries_are_said_with_what_there_is() {
+fn an_interface_that_is_missing_and_a_prefix_that_none_has_are_named_with_what_there_is() {
     let mut system = machine();
     let ok = policy("");
     assert_eq!(remarks(&ok, &Pins::new(&ok, &system, &[]), &system), Vec::<String>::new());

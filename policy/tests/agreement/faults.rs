@@ -1,14 +1,15 @@
-//! Faults that a compiler could have, planted in what it made: rules, elements, priorities, routes.
+//! Faults that a compiler could have, planted in its output: rules, elements, priorities, routes.
 
 use policy::plan::{RouteKind, Selector};
 use serde_json::{Value, json};
 
 use crate::stage::Compiled;
 
-/// What is wrong, and how to make it so.
+/// A fault, and the function that plants it.
 pub(crate) type Fault = (&'static str, fn(&mut Compiled));
 
-/// Each is tried in one policy after another; where it changes nothing it is no fault.
+/// Each fault is tried in one policy after another. In a policy where it changes nothing it does
+/// not count.
 pub(crate) const FAULTS: &[Fault] = &[
     ("a range of public ports ends one early", |it| it.last_ports("publish_tcp4", -1)),
     ("a range of public ports ends one late", |it| it.last_ports("publish_tcp4", 1)),
@@ -216,7 +217,7 @@ impl Compiled {
         });
     }
 
-    /// Changes what keys of a map lead to.
+    /// Changes the values of a map's keys.
     fn values(&mut self, map: &str, change: impl Fn(&Value) -> Value) {
         self.elements(map).into_iter().for_each(|element| element[1] = change(&element[1]));
     }
@@ -226,7 +227,7 @@ impl Compiled {
         self.elements(map).into_iter().for_each(|element| element[1] = values.pop().unwrap());
     }
 
-    /// Gives the elements of a set, which begin with a mark, the mark behind their own.
+    /// Gives the elements of a set, which begin with a mark, the next mark instead.
     fn next_marks(&mut self, set: &str) {
         for element in self.elements(set) {
             element["concat"][0] = json!(element["concat"][0].as_u64().unwrap() + 1);

@@ -1,4 +1,4 @@
-//! The kernel does with packets what the evaluator says, and a compiler that errs is found out.
+//! The kernel does with packets what the evaluator says, and a faulty compiler is detected.
 //!
 //! The tests run themselves again in a network namespace of their own, build the worked example's
 //! surroundings there out of veth pairs, install generated policies with real `nft` and `ip`, and
@@ -70,7 +70,8 @@ fn compare() {
     assert!(seen.keys().all(|verdict| VERDICTS.contains(&verdict.as_str())), "a verdict is not listed here");
 }
 
-/// Spoils what the compiler made, fault by fault, and looks whether the comparison notices.
+/// Plants one fault after another in the compiled rules, and checks that the comparison detects
+/// each.
 fn find_faults() {
     let mut stage = Stage::build();
     let policies: Vec<gateway::Policy> = (0..POLICIES_PER_FAULT).map(generated).collect();
@@ -102,7 +103,7 @@ const PACKETS_PER_FAULT: u64 = 120;
 
 /// How long a packet may be under way before it counts as lost without a trace.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The same where being lost is one of the things that faults do.
+/// The same when a planted fault may make a packet vanish.
 const IMPATIENCE: Duration = Duration::from_millis(300);
 
 /// Everything that can happen to the first packet of a flow in the surroundings of the test.
@@ -123,8 +124,8 @@ const VERDICTS: &[&str] = &[
     "postrouting leak",
 ];
 
-/// What the packets are chosen to be in turn: every verdict, and each of the ways to be forwarded
-/// or delivered.
+/// The classes of packets that are chosen in turn: every verdict, and each way to be forwarded or
+/// delivered.
 const WANTED: &[&str] = &[
     "delivered",
     "delivered from the WAN",
@@ -148,7 +149,7 @@ const WANTED: &[&str] = &[
     "postrouting leak",
 ];
 
-/// Sends one packet; gives the evaluator's verdict, and where the kernel's differs, both.
+/// Sends one packet; returns the evaluator's verdict, or both verdicts when the kernel's differs.
 fn one_packet(
     stage: &mut Stage,
     policy: &gateway::Policy,
@@ -175,7 +176,7 @@ fn one_packet(
     (verdict(&expected.outcome), mismatch)
 }
 
-/// A packet of the wanted class, or some packet when the policy hardly knows any such.
+/// A packet of the wanted class, or any packet when the policy hardly allows one.
 fn likely(wanted: &str, random: &mut Random, policy: &gateway::Policy, around: &Surroundings) -> Packet {
     let mut packet = arbitrary::packet(random, policy);
     for _ in 0..1_000 {

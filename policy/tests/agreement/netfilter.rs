@@ -1,5 +1,5 @@
-//! What netfilter counts and tracks, asked over netlink: a packet a millisecond leaves no time for
-//! a process each.
+//! Netfilter's counters and tracked flows, read over netlink: with one packet a millisecond there
+//! is no time to start a process for each.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -106,7 +106,7 @@ fn attributes_of(mut bytes: &[u8]) -> BTreeMap<u16, &[u8]> {
     let mut found = BTreeMap::new();
     while bytes.len() >= 4 {
         let size = usize::from(u16::from_ne_bytes(bytes[..2].try_into().unwrap()));
-        // The highest bit says that attributes are nested inside.
+        // The highest bit means that the attribute has attributes inside.
         let kind = u16::from_ne_bytes(bytes[2..4].try_into().unwrap()) & 0x3fff;
         found.insert(kind, &bytes[4..size]);
         bytes = &bytes[size.next_multiple_of(4).min(bytes.len())..];

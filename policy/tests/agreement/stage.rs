@@ -26,7 +26,7 @@ const INTERFACES: [&str; 5] = ["eth0", "eth1", "docker0", "br-x", "gw0"];
 /// Sources under a ban, whatever the policy.
 pub(crate) const BANNED: [&str; 2] = ["203.0.113.66", "2001:db8:1::66"];
 
-/// What a compiler made of a policy: the commands that fill an empty table, and the routing.
+/// A compiled policy: the commands that fill an empty table, and the routing.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Compiled {
     pub(crate) commands: Vec<Value>,
@@ -36,13 +36,13 @@ pub(crate) struct Compiled {
 pub(crate) struct Stage {
     wires: BTreeMap<&'static str, Wire>,
     netfilter: Netfilter,
-    /// What is installed already: most policies differ in nothing of it.
+    /// What is installed already, which most policies have in common.
     routing: Option<Routing>,
-    /// Source port, or identifier of an echo request, by which the packet under way is known.
+    /// Source port, or identifier of an echo request, that identifies the packet under way.
     identity: u16,
 }
 
-/// What became of a packet.
+/// What happened to a packet.
 #[derive(Debug)]
 pub(crate) struct Observed {
     /// `None` when it vanished without a trace.
@@ -91,7 +91,7 @@ impl Stage {
         self.put(install["nftables"].as_array().unwrap(), &plan.routing);
     }
 
-    /// Throws away what there is and installs what may be spoilt.
+    /// Removes everything, and installs a plan that may have a fault.
     pub(crate) fn install(&mut self, compiled: &Compiled) {
         let teardown = Ruleset::teardown();
         let commands = teardown["nftables"].as_array().unwrap().iter().chain(&compiled.commands);
@@ -126,7 +126,8 @@ impl Stage {
         packet
     }
 
-    /// Sends one packet and finds out what became of it; `patience` is for packets that vanish.
+    /// Sends one packet and finds out what happened to it; `patience` is how long to wait for one
+    /// that vanishes.
     pub(crate) fn send(&mut self, packet: &Packet, patience: Duration) -> Observed {
         let delivered = self.netfilter.counters("probe");
         let before = self.netfilter.counters("causeway");
@@ -189,7 +190,7 @@ impl Wire {
     }
 }
 
-/// Through an ordinary socket; a packet that the rules drop may be an error of the call.
+/// Sends through an ordinary socket; when the rules drop the packet, the call may fail.
 fn send_from_edge(packet: &Packet, identity: u16) {
     let ipv6 = packet.source.is_ipv6();
     let domain = if ipv6 { Domain::IPV6 } else { Domain::IPV4 };
@@ -233,7 +234,7 @@ fn dropped(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Opt
     let grown =
         after.iter().find(|(name, packets)| name.starts_with("drop_") && before.get(*name) != Some(packets));
     let (stage, reason) = grown?.0.strip_prefix("drop_")?.split_once('_')?;
-    // The evaluator's words live for ever; so do these few of the test.
+    // The evaluator's reasons are static strings, so these few must be as well.
     Some(Outcome::Dropped { stage: stage.to_owned().leak(), reason: reason.to_owned().leak() })
 }
 

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use crate::{link, packages};
 
-/// Whose network an engine and its containers have.
+/// The network of an engine and its containers.
 pub enum Network {
     /// A new one with nothing but loopback: nothing can be fetched.
     Own,
     /// An existing namespace, by its path; what a container publishes is published there.
     Existing(String),
-    /// That of this machine, in which the engine makes no bridge and no rule: for builds with `--network host` that
-    /// fetch something.
+    /// The network of this machine, where the engine makes no bridge and no rule. It is for builds
+    /// with `--network host` that fetch something.
     Machine,
 }
 
@@ -72,7 +72,7 @@ impl Engine {
         }
     }
 
-    /// What stackctl and docker are called with.
+    /// The environment of stackctl and docker.
     pub fn environment(&self) -> Vec<(String, String)> {
         let at = |name: &str| self.dir.path().join(name).display().to_string();
         let path = format!(

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::{Engine, executable, link, packages};
 
-/// Images of the sample tree; each is the same stand-in under another name.
+/// Images of the sample tree; each is the same stand-in with another name.
 const IMAGES: [&str; 16] = [
     "causeway/forwarder:latest",
     "causeway/gateway:latest",

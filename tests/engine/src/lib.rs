@@ -34,8 +34,8 @@ pub fn packages(set: &str) -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
 }
 
-/// Whether this process may make namespaces and run a Docker engine; says so loudly when it may not, on standard error
-/// and in `target/lab-skipped`, which `.ci/run` refuses.
+/// Whether this process may make namespaces and run a Docker engine. When it may not, that is
+/// reported on standard error and in `target/lab-skipped`, which `.ci/run` refuses.
 pub fn privileged() -> bool {
     let whole = fs::read_to_string("/proc/self/uid_map")
         .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));

@@ -1,8 +1,8 @@
-//! What a program said.
+//! A program's output.
 
 use std::process::Output;
 
-/// What a call of stackctl said.
+/// The output and exit code of a call of stackctl.
 #[derive(Debug)]
 pub struct Said {
     /// The exit code; -1 after a signal.
@@ -24,7 +24,7 @@ impl Said {
         }
     }
 
-    /// The same, after checking the exit code.
+    /// The same, after a check of the exit code.
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.out, self.err);
         self

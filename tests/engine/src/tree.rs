@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::project;
 
-/// The names whose container is not the one it was.
+/// The names whose container was replaced.
 pub fn changed(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Vec<String> {
     after.iter().filter(|(name, id)| before.get(*name) != Some(*id)).map(|(name, _)| name.clone()).collect()
 }

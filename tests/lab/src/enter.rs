@@ -16,7 +16,8 @@ pub(crate) struct User {
     pub(crate) gid: u32,
 }
 
-/// Where a process shall run: the descriptors of a node's namespaces and what it gives up there.
+/// Where a process runs: the descriptors of a node's namespaces, and the user that it becomes
+/// there.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry {
     pub(crate) net: RawFd,

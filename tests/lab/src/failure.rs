@@ -11,7 +11,7 @@ use crate::node::Node;
 use crate::parts::workspace;
 use crate::scenario::Lab;
 
-/// What each side is asked, best effort.
+/// The commands that show each side's state; one may fail.
 const QUESTIONS: [&str; 8] = [
     "ip -details address",
     "ip rule",

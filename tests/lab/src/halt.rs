@@ -1,4 +1,4 @@
-//! One thread of a running process, held still as a debugger does it, while the others go on.
+//! Stops one thread of a running process, as a debugger does, while the others go on.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -15,7 +15,7 @@ use crate::wait::until;
 /// How long a process may take to begin its threads.
 const BEGINS: Duration = Duration::from_secs(10);
 
-/// A thread that is held still until this is dropped, or its process ends.
+/// A thread that is stopped until this is dropped or its process ends.
 #[derive(Debug)]
 pub struct Halted {
     release: Option<Sender<()>>,
@@ -31,7 +31,7 @@ impl Halted {
         let id = until(BEGINS, &format!("a thread {name} of {process}"), || find(process, name))?;
         let (release, released) = channel();
         let (halted, is_halted) = channel();
-        // What is traced belongs to the thread that traces it.
+        // Only the thread that traces another may control it.
         let tracer = std::thread::spawn(move || {
             let begun = halt(id);
             let goes_on = begun.is_ok();
@@ -73,7 +73,7 @@ fn halt(id: libc::pid_t) -> io::Result<()> {
     if waited == id { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Keeps the thread still until its owner wants it to go on; reaps it when its process ended first.
+/// Keeps the thread stopped until its owner lets it go on; reaps it when its process ended first.
 fn hold(id: libc::pid_t, released: &Receiver<()>) {
     loop {
         match released.recv_timeout(Duration::from_millis(20)) {

@@ -95,7 +95,7 @@ impl Node {
         &self.0.directory
     }
 
-    /// A path every program accepts as this node's network namespace.
+    /// The path of this node's network namespace, for any program.
     pub fn network_path(&self) -> String {
         format!("/proc/{}/ns/net", self.0.pid)
     }
@@ -114,7 +114,7 @@ impl Node {
     }
 
     /// Runs a command line (split at spaces, no quoting) to its end and returns its standard output; failure to
-    /// start, a non-zero exit and more than 60 seconds are errors that quote what it said.
+    /// start, a non-zero exit and more than 60 seconds are errors that quote its output.
     pub fn run(&self, line: &str) -> Result<String> {
         self.line(line)?.run()
     }
@@ -328,7 +328,7 @@ impl NodeCommand {
     }
 }
 
-/// Reads everything a stream will still say, up to `limit` bytes.
+/// Reads a stream to its end, up to `limit` bytes.
 pub fn read_all(stream: &mut TcpStream, limit: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     stream.take(limit).read_to_end(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! Where the programs are that a scenario drives, and what to do without them.
+//! Where a scenario's programs are, and what to do when one is missing.
 
 use std::env;
 use std::fs::{self, OpenOptions};
@@ -36,7 +36,7 @@ pub fn newer(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not installed: run scripts/packages test"))
 }
 
-/// Whether the full counts an issue names are wanted (`make soak`) rather than the reduced ones.
+/// Whether scenarios run with the full counts (`make soak`) rather than the reduced ones.
 pub fn full_counts() -> bool {
     env::var_os("CAUSEWAY_SOAK").is_some_and(|value| value == "1")
 }
@@ -52,7 +52,8 @@ pub fn has_real_root() -> bool {
 #[derive(Debug)]
 pub struct Skip(());
 
-/// Skips the calling scenario, loudly: on standard error and in `target/lab-skipped`, which `.ci/run` refuses.
+/// Skips the calling scenario and reports it on standard error and in `target/lab-skipped`, which
+/// `.ci/run` refuses.
 pub fn skip(scenario: &str, reason: &str) -> Result<Skip> {
     let line = format!("SKIPPED {scenario}: {reason}\n");
     std::io::stderr().write_all(line.as_bytes())?;

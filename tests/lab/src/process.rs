@@ -47,7 +47,7 @@ impl Process {
         self.child.id()
     }
 
-    /// The process that it has started, where that is one.
+    /// The only process that it has started.
     pub fn only_child(&self) -> Result<u32> {
         let mut children = Vec::new();
         for task in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
@@ -58,7 +58,8 @@ impl Process {
         children.first().copied().context("no child")
     }
 
-    /// Everything it has written to standard output and error; what one of the same name wrote before it is left out.
+    /// Everything it has written to standard output and error, without the output of an earlier
+    /// process of the same name.
     pub fn log(&self) -> Result<String> {
         let all = fs::read(&self.log).with_context(|| self.log.display().to_string())?;
         Ok(String::from_utf8_lossy(all.get(self.begins..).unwrap_or_default()).into_owned())

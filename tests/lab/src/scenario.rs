@@ -1,4 +1,4 @@
-//! The life of one scenario: build the lab, run it, judge the logs, keep what explains a failure.
+//! One scenario: build the lab, run the test, judge the logs, keep what explains a failure.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -21,7 +21,7 @@ use crate::{failure, parts};
 #[derive(Debug)]
 pub struct Lab {
     name: String,
-    // Before the nodes' folder, so that everything has ended when the folder goes.
+    // Dropped before the nodes' folder, so that every process has ended when the folder is removed.
     nodes: Mutex<BTreeMap<String, Node>>,
     captures: Mutex<Vec<Capture>>,
     watched: Mutex<Vec<Watched>>,
@@ -64,7 +64,7 @@ impl Lab {
             spawner: Arc::new(Spawner::start().context("starting the lab's processes")?),
             directory: tempfile::Builder::new().prefix("lab-").tempdir()?,
         };
-        // Processes that give up root still read their files here.
+        // Processes that give up root must still be able to read their files here.
         open_to_all(lab.directory.path())?;
         topology::lay_out(&lab, topology).context("laying out the lab")?;
         Ok(lab)
@@ -75,7 +75,7 @@ impl Lab {
         &self.name
     }
 
-    /// The folder of everything this lab writes; it goes when the lab does.
+    /// The folder of everything that this lab writes; it is removed with the lab.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -120,7 +120,7 @@ impl Lab {
         Ok(process)
     }
 
-    /// Judges this process's log, too, when the scenario ends.
+    /// Judges this process's log as well when the scenario ends.
     pub fn judge(&self, process: &Process) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let path = process.log_path();

@@ -1,4 +1,4 @@
-//! The networks scenarios run in: who is joined to whom, with which addresses.
+//! The networks of scenarios: which nodes are joined, with which addresses.
 
 use anyhow::Result;
 
@@ -17,7 +17,7 @@ pub struct Topology {
 /// Whose rules surround the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bridge {
-    /// Only the masquerade that lets it out.
+    /// Only the masquerade that lets the container out.
     Plain,
     /// Everything that Docker writes for a published port.
     Docker,
@@ -62,7 +62,7 @@ impl Topology {
 
     /// As the standard one, but `edge` has only `eth0` 192.168.1.2, next to `lan`, behind `router`
     /// 192.168.1.1, which holds 192.0.2.2 and forwards tcp 443 and udp 51820, for its LAN as well
-    /// (hairpin, which hides who asked).
+    /// (hairpin, with its own address as the source).
     pub fn one_armed() -> Self {
         Self { shape: Shape::OneArmed, ..Self::empty() }
     }
@@ -139,7 +139,7 @@ pub(crate) fn lay_out(lab: &Lab, topology: Topology) -> Result<()> {
     Ok(())
 }
 
-/// A machine in a network of its own behind `inet`, whose end of it is PREFIX.1.
+/// A machine in a network of its own behind `inet`, which is PREFIX.1 there.
 fn on_the_internet(lab: &Lab, name: &str, prefix: &str, host: u8) -> Result<crate::node::Node> {
     let (inet, node) = (lab.node("inet")?, lab.add_node(name)?);
     lab.connect((&inet, &format!("{name}0")), (&node, "eth0"))?;
@@ -280,7 +280,7 @@ impl Lab {
              add rule ip cgnat postrouting oifname wan0 ip protocol udp masquerade to :{port}
              add rule ip cgnat postrouting oifname wan0 masquerade"
         ))?;
-        // Nothing to delete is an exit status, not a failure.
+        // The exit status also shows when there was nothing to delete, which is no failure.
         cgnat.output("conntrack -D -p udp").map(drop)
     }
 }

@@ -1,4 +1,4 @@
-//! Small servers for traffic whose every byte is known beforehand.
+//! Small servers for traffic with known content.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-/// How long one read waits before a server looks whether it shall end.
+/// How long one read waits before a server checks whether it must end.
 const GLANCE: Duration = Duration::from_millis(100);
 
 /// A TCP server that runs one handler per connection until it is dropped.
@@ -38,7 +38,7 @@ impl TcpServer {
                     Ok((stream, _)) => {
                         count.fetch_add(1, Ordering::Relaxed);
                         let handler = Arc::clone(&handler);
-                        // A handler ends with its connection, and all of them with the lab.
+                        // A handler ends with its connection, and every handler with the lab.
                         std::thread::spawn(move || {
                             stream.set_nonblocking(false).and_then(|()| handler(stream))
                         });

@@ -42,7 +42,7 @@ end() {
 }
 trap end EXIT
 
-# asked SOURCE ADDRESS PORT: whether a connection comes about.
+# asked SOURCE ADDRESS PORT: whether a connection succeeds.
 asked() { out nc -z -w 4 -s "$1" "$2" "$3" >/dev/null 2>&1; }
 # The daemon may still be learning about the uplink.
 opens() { local begin=$SECONDS; until asked "$@"; do [ $((SECONDS - begin)) -lt 60 ] || return 1; sleep 1; done; }
@@ -96,7 +96,7 @@ six_in_four() {
   ip -n outside link set sit5 up
   ip -n outside route replace 2001:db8:5::2/128 dev sit5
   ip -6 route add default dev sit5 metric 6000
-  # The edge is the side that begins: as every such tunnel does, it keeps the provider's packets coming.
+  # The edge sends first and keeps the way back open, as the client of every such tunnel does.
   ping -q -c 2 -W 5 2001:db8:5::1 >/dev/null
   judged '6in4' $client6 2001:db8:5::2
 }

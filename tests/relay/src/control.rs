@@ -6,7 +6,7 @@ use crate::faults::Faults;
 use crate::path::Counters;
 use crate::shell::{Direction, Relay};
 
-/// What can be asked, for example `{"faults": {"direction": "forward", "faults": {"drop": 0.05}}}`.
+/// A request, for example `{"faults": {"direction": "forward", "faults": {"drop": 0.05}}}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
@@ -37,7 +37,7 @@ pub enum Request {
     Counters {},
 }
 
-/// What is answered.
+/// The reply.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {

@@ -1,4 +1,4 @@
-//! What shall go wrong in one direction.
+//! The faults of one direction.
 
 use std::time::Duration;
 
@@ -49,14 +49,14 @@ pub struct Window {
 pub enum InvalidFaults {
     /// A probability outside 0 to 1.
     Probability,
-    /// A rate of 0 bytes per second; `blackhole` says that better.
+    /// A rate of 0 bytes per second; `blackhole` is meant for that.
     Rate,
     /// A delay or jitter above an hour.
     Delay,
 }
 
 impl Faults {
-    /// Refuses values that cannot be meant.
+    /// Refuses values that make no sense.
     pub fn check(&self) -> Result<(), InvalidFaults> {
         let probabilities = [self.drop, self.duplicate, self.reorder, self.flip, self.truncate];
         if probabilities.iter().any(|value| !(0.0..=1.0).contains(value)) {

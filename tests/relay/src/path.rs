@@ -79,7 +79,7 @@ impl Path {
         Self {
             faults: Faults::default(),
             random: Random::new(seed),
-            // Of its own: how often it is asked depends on what else goes wrong.
+            // A separate sequence: how many numbers it draws depends on the other faults.
             jitter: Random::new(seed.rotate_left(32)),
             counters: Counters::default(),
             under_way: BinaryHeap::new(),
@@ -134,7 +134,7 @@ impl Path {
         }
     }
 
-    /// Gives one datagram that is due at `now`.
+    /// Returns one datagram that is due at `now`.
     pub fn poll_datagram(&mut self, now: Duration) -> Option<Vec<u8>> {
         self.release_held(now);
         if self.under_way.peek().is_none_or(|Reverse(due)| due.at > now) {

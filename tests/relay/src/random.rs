@@ -1,4 +1,5 @@
-//! A small deterministic generator: faults must be the same for the same seed, on every machine and for ever.
+//! A small deterministic generator: the same seed must give the same faults on every machine, in
+//! every version.
 
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 #[derive(Debug, Clone)]

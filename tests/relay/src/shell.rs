@@ -13,14 +13,15 @@ use serde::{Deserialize, Serialize};
 use crate::faults::{Faults, InvalidFaults};
 use crate::path::{Counters, Path};
 
-/// How long the threads wait for a datagram when nothing is due, before they look whether they shall end.
+/// How long the threads wait for a datagram when nothing is due, before they check whether they
+/// must end.
 const GLANCE: Duration = Duration::from_millis(4);
 
 /// Which way a datagram goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
-    /// From whoever dials the relay to the target.
+    /// From the side that dials the relay to the target.
     Forward,
     /// From the target back.
     Back,
@@ -28,8 +29,8 @@ pub enum Direction {
 
 /// A relay that runs until it is dropped.
 ///
-/// It serves one dialling side at a time: answers go to the address that was heard last, as a NAT in front of it may
-/// rebind.
+/// It serves one dialling side at a time. Answers go to the address of the last datagram, since a
+/// NAT in front of that side may rebind.
 #[derive(Debug)]
 pub struct Relay {
     shared: Arc<Shared>,
@@ -157,8 +158,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a datagram, no longer than until the next one is `due`; whether there is one. A socket's own timeout counts
-    /// in ticks of the kernel, milliseconds each: a path whose delay shakes by as much is not the one that was asked for.
+    /// Waits for a datagram, at most until the next one is `due`; answers whether there is one. A
+    /// socket's own timeout counts in ticks of milliseconds, which would add that much jitter to
+    /// the path.
     fn is_readable(&self, socket: &UdpSocket, due: Option<Duration>) -> bool {
         let wait = due.map_or(GLANCE, |due| due.saturating_sub(self.now()).min(GLANCE));
         let timeout = Timespec::try_from(wait).ok();
@@ -175,7 +177,7 @@ impl Shared {
             state.forward.handle_datagram(self.now(), buffer.get(..length).unwrap_or_default());
         }
         while let Some(datagram) = state.forward.poll_datagram(self.now()) {
-            // Send errors are weather: the path lost one more.
+            // A send error counts as a loss on the path.
             let _ = state.far.send_to(&datagram, self.target);
         }
     }

@@ -1,4 +1,4 @@
-//! Text: configuration files, the UAPI, endpoints; and the header that is made of addresses.
+//! Text: configuration files, the UAPI, endpoints; and the PROXY header that is made of addresses.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -7,7 +7,7 @@ use policy::Source;
 use policy::forwarder::ProxyProtocol;
 use tunnel::uapi::{Change, parse_set};
 
-/// Text of either file: it is refused with positions inside it, or it compiles.
+/// The text of either file is refused with positions inside it, or it compiles.
 pub(crate) fn config_toml(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let source = Source { name: Path::new("fuzz.toml"), text };
@@ -30,7 +30,7 @@ pub(crate) fn endpoint(input: &[u8]) {
     config_toml(text.as_bytes());
 }
 
-/// The body of a `set` request: it is refused, or it is a change that can be made.
+/// The body of a `set` request is refused, or it is a change that can be made.
 pub(crate) fn uapi(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     if let Ok(set) = parse_set(text) {
@@ -39,7 +39,7 @@ pub(crate) fn uapi(input: &[u8]) {
     }
 }
 
-/// Two addresses and ports: the header is as long as its protocol says and tells them truly.
+/// Two addresses and ports: the header has the length of its protocol and the given addresses.
 pub(crate) fn proxy_header(input: &[u8]) {
     let Some((&[kind, ports @ ..], rest)) = input.split_first_chunk::<5>() else { return };
     let Some(&addresses) = rest.first_chunk::<32>() else { return };
@@ -69,7 +69,7 @@ fn judge(text: &str, errors: &[policy::ConfigError]) {
     assert!(!errors.is_empty(), "refused without a reason");
     let lines = u32::try_from(text.lines().count()).unwrap_or(u32::MAX).saturating_add(1);
     for error in errors {
-        assert!((1..=lines.max(1)).contains(&error.at.line), "an error stands outside the text: {error}");
+        assert!((1..=lines.max(1)).contains(&error.at.line), "an error is outside the text: {error}");
         assert!(error.at.column >= 1, "a column is counted from 1");
     }
 }

@@ -14,7 +14,7 @@ static SCOPE: LazyLock<Scope> = LazyLock::new(|| {
     Scope::of(&policy, source.name)
 });
 
-/// The body of a frame: it is refused, or what is carried out lies within the scope.
+/// The body of a frame is refused, or what is carried out is within the scope.
 pub(crate) fn helper_request(input: &[u8]) {
     let Ok(Numbered { body, .. }) = decode::<Numbered<Request>>(input) else { return };
     match SCOPE.judge(body) {

@@ -1,4 +1,4 @@
-//! Super-packets: cut, joined, and told apart by the kernel's header.
+//! Super-packets: cut, joined, and recognised by the kernel's header.
 
 use tunnel::node::PeerId;
 use tunnel::offload::{CoalesceOptions, Coalescer, Offload, Segments, SuperPacket, virtio};
@@ -36,7 +36,8 @@ pub(crate) fn split(input: &[u8]) {
     }
 }
 
-/// Any packets, well-formed ones among them: what comes out, cut again, is what went in.
+/// Any packets, well-formed ones among them: when the joined packets are cut again, they are the
+/// same.
 pub(crate) fn coalesce(input: &[u8]) {
     let packets = packets(input);
     let mut coalescer = Coalescer::new(CoalesceOptions { tcp: true, udp: true });
@@ -45,7 +46,7 @@ pub(crate) fn coalesce(input: &[u8]) {
         if !coalescer.has_room() {
             drain(&mut coalescer, &mut after);
         }
-        // An empty packet is none: committing it takes the slot back.
+        // An empty packet is no packet, and is left out.
         let slot = coalescer.slot(packet.len() + 16).filter(|_| !packet.is_empty());
         let Some(slot) = slot else { continue };
         slot.get_mut(..packet.len()).expect("the slot has the room asked for").copy_from_slice(&packet);
@@ -58,7 +59,7 @@ pub(crate) fn coalesce(input: &[u8]) {
     assert_eq!(before, after, "packets were changed, lost or made up");
 }
 
-/// Ten bytes of header, then the packet: whatever is understood can be cut, and nothing panics.
+/// Ten bytes of header, then the packet: what is accepted can be cut, and nothing panics.
 pub(crate) fn virtio_header(input: &[u8]) {
     let (header, packet) = input.split_at(input.len().min(virtio::HEADER_LEN));
     let mut bytes = packet.to_vec();
@@ -104,7 +105,8 @@ fn drain(coalescer: &mut Coalescer, after: &mut Vec<(PeerId, Vec<u8>)>) {
     }
 }
 
-/// Without what an atomic IPv4 packet's identification is, which means nothing (RFC 6864 §4.1).
+/// The packet with the identification of an atomic IPv4 packet cleared, since it has no meaning
+/// (RFC 6864 §4.1).
 fn normal(mut packet: Vec<u8>) -> Vec<u8> {
     if let [first, _, _, _, id @ ..] = packet.as_mut_slice()
         && *first >> 4 == 4

@@ -1,4 +1,4 @@
-//! What the origin is told where to dial, and the pieces of datagrams it joins.
+//! The upstreams that the origin dials, and the fragments that it joins.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,8 +18,9 @@ const STEP: usize = 8;
 /// The longest content of one fragment.
 const CONTENT: usize = 2_047;
 
-/// Text in the place of an upstream and of the name a health check asks for: what is taken is written back so that it
-/// is taken for the same again, and a name is one that DNS can hold (RFC 1035 §2.3.4).
+/// The text is parsed as an upstream and as the name of a health check. What is accepted is written
+/// so that it parses to the same value again, and a name is one that DNS can hold (RFC 1035
+/// §2.3.4).
 pub(crate) fn upstream(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     if let Some(upstream) = parse(text).and_then(|mut inject| inject.upstreams.pop()) {
@@ -30,7 +31,7 @@ pub(crate) fn upstream(input: &[u8]) {
             Upstream::Network { host: Host::Name(name), .. } => judge_name(name),
             Upstream::Network { host: Host::Address(_), .. } => {}
             Upstream::Unix(path) => {
-                assert!(path.is_absolute(), "a socket beside the working directory");
+                assert!(path.is_absolute(), "a socket relative to the working directory");
                 assert!(!path.as_os_str().as_encoded_bytes().contains(&0), "a path that the kernel cuts");
             }
         }
@@ -42,7 +43,7 @@ pub(crate) fn upstream(input: &[u8]) {
     }
 }
 
-/// An entry whose only upstream is this text; its pool can be asked.
+/// An entry whose only upstream is this text; its pool can be queried.
 fn parse(text: &str) -> Option<Inject> {
     let inject = config(&quoted(text), "")?.inject.into_iter().next()?;
     let order = Pool::new(&inject, None).order(Instant::from_boot(Duration::ZERO));
@@ -80,8 +81,8 @@ fn quoted(text: &str) -> String {
     format!("\"{escaped}\"")
 }
 
-/// Fragments of several clients' datagrams, in steps of eight bytes: the bounds hold, and a datagram that comes out
-/// whole has every byte where it was sent, unless one of its pieces was forged.
+/// Fragments of several clients' datagrams, in steps of eight bytes: the limits hold, and every
+/// byte of a complete datagram is where it was sent, unless one of its fragments was forged.
 pub(crate) fn fragments(input: &[u8]) {
     let mut reassembly = Reassembly::default();
     let (mut second, mut begun, mut over) = (0, 0_u64, 0_u64);
@@ -110,7 +111,7 @@ pub(crate) fn fragments(input: &[u8]) {
                 assert!(is_true || forged.contains(&piece.datagram()), "a byte is not where it was sent");
             }
             Joined::Refused(_) => over += 1,
-            Joined::Waiting => assert!(reassembly.deadline().is_some(), "nobody gives it up"),
+            Joined::Waiting => assert!(reassembly.deadline().is_some(), "it waits without a deadline"),
         }
         assert!(reassembly.bytes() <= MAX_BYTES, "{} bytes wait", reassembly.bytes());
     }
@@ -119,7 +120,7 @@ pub(crate) fn fragments(input: &[u8]) {
     assert!(reassembly.take_given_up() + over <= begun, "more came to an end than began");
 }
 
-/// A fragment as one step tells it.
+/// A fragment as one step describes it.
 #[derive(Clone, Copy)]
 struct Piece {
     client: u8,
@@ -135,7 +136,7 @@ impl Piece {
         (self.client, self.id, self.is_v6)
     }
 
-    /// What its datagram has at a place.
+    /// The byte of its datagram at an offset.
     fn byte(self, at: usize) -> u8 {
         (at as u8).wrapping_mul(31) ^ (at >> 8) as u8 ^ self.client ^ self.id
     }

@@ -1,4 +1,4 @@
-//! Bytes from a peer that is who it says, and means harm.
+//! Bytes from an authenticated peer that attacks.
 
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519;
@@ -25,7 +25,7 @@ pub(crate) fn inner_packet(input: &[u8]) {
         let mut sealed = vec![0; (plain.len() + 32).max(148)];
         let TunnResult::WriteToNetwork(message) = peer.encapsulate(plain, &mut sealed) else { continue };
         for second in [false, true] {
-            // The same message twice: the second is a replay unless it goes to another node; so it must vanish.
+            // The same message twice: the second is a replay, and must be dropped.
             let mut contents = message.to_vec();
             let stride = contents.len();
             let received = Received { from: at(7), to: None, ecn: 3, stride, contents: &mut contents };
@@ -59,7 +59,7 @@ fn drain(coalescer: &mut Coalescer) {
     }
 }
 
-/// A peer with a session, as somebody else's program would hold it.
+/// A peer with a session, as another WireGuard program would have it.
 fn handshake(node: &tunnel::node::Node) -> Tunn {
     let secret = x25519::StaticSecret::from(*private(2).as_bytes());
     let public = x25519::PublicKey::from(*private(1).public().as_bytes());

@@ -29,7 +29,8 @@ impl InnerSink for Kept {
     }
 }
 
-/// A stride of two bytes, then what a socket received: a stranger is never answered and nothing is delivered.
+/// A stride of two bytes, then what a socket received: an unknown peer is never answered, and
+/// nothing is delivered.
 pub(crate) fn datagram(input: &[u8]) {
     let Some((stride, contents)) = input.split_first_chunk() else { return };
     let node = edge(private(2).public());
@@ -38,8 +39,8 @@ pub(crate) fn datagram(input: &[u8]) {
     let mut contents = contents.to_vec();
     let received = Received { from: at(7), to: None, ecn: 0, stride, contents: &mut contents };
     node.handle_received(clock::now(), received, &mut sink, &mut out);
-    assert!(sink.packets.is_empty(), "a stranger's packet was delivered");
-    assert!(out.is_empty(), "a stranger was answered");
+    assert!(sink.packets.is_empty(), "an unknown peer's packet was delivered");
+    assert!(out.is_empty(), "an unknown peer was answered");
 }
 
 /// A real datagram of a session, with the input XORed onto it: unless it is unchanged, it is never delivered.

@@ -1,4 +1,4 @@
-//! Packets made byte by byte, honest or not, of both families.
+//! Packets of both families made byte by byte, valid or forged.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -17,7 +17,7 @@ pub struct V4 {
 }
 
 impl V4 {
-    /// A packet of any protocol with bytes of one's choice behind its header.
+    /// A packet of any protocol with these bytes after its header.
     pub fn new(source: Ipv4Addr, target: Ipv4Addr, protocol: u8, payload: impl Into<Vec<u8>>) -> Self {
         Self { source, target, protocol, options: Vec::new(), fragment: 0x4000, payload: payload.into() }
     }
@@ -30,14 +30,14 @@ impl V4 {
         self
     }
 
-    /// One fragment of the packet with bytes of one's choice at this offset, which is counted in eights.
+    /// One fragment of the packet, with these bytes at this offset in units of 8 bytes.
     #[must_use]
     pub fn fragment(&self, offset: u16, bytes: impl Into<Vec<u8>>, more: bool) -> Self {
         let fragment = offset | if more { 0x2000 } else { 0 };
         Self { fragment, payload: bytes.into(), ..self.clone() }
     }
 
-    /// As it is on a wire.
+    /// The bytes of the whole packet.
     pub fn bytes(&self) -> Result<Vec<u8>> {
         let words = 5 + self.options.len() / 4;
         let length = u16::try_from(words * 4 + self.payload.len())?;
@@ -56,7 +56,7 @@ impl V4 {
     }
 }
 
-/// A piece of some bytes; what lies behind their end is left out.
+/// A range of some bytes, cut at their end.
 pub fn piece(bytes: &[u8], range: std::ops::Range<usize>) -> &[u8] {
     bytes.get(range.start..range.end.min(bytes.len())).unwrap_or_default()
 }
@@ -76,7 +76,7 @@ pub fn udp(source: IpAddr, target: IpAddr, (from, to): (u16, u16), payload: &[u8
     Ok(summed(source, target, protocol::UDP, datagram, 6))
 }
 
-/// An ICMP message: type, code, the four bytes behind the checksum, and the rest.
+/// An ICMP message: type, code, the four bytes after the checksum, and the rest.
 pub fn icmp(kind: u8, code: u8, word: [u8; 4], rest: &[u8]) -> Vec<u8> {
     let mut message = vec![kind, code, 0, 0];
     message.extend(word);
@@ -98,7 +98,7 @@ pub fn icmp6(source: Ipv6Addr, target: Ipv6Addr, kind: u8, word: [u8; 4], rest: 
 pub fn v6(source: Ipv6Addr, target: Ipv6Addr, next: u8, payload: &[u8]) -> Result<Vec<u8>> {
     let mut packet = vec![0x60, 0, 0, 0];
     packet.extend(u16::try_from(payload.len())?.to_be_bytes());
-    // Neighbour discovery is heard only with all its hops left.
+    // Neighbour discovery is accepted only with a hop limit of 255.
     packet.extend([next, 255]);
     packet.extend(source.octets());
     packet.extend(target.octets());
@@ -111,7 +111,7 @@ pub fn syn(source: Ipv4Addr, target: Ipv4Addr, ports: (u16, u16)) -> Result<Vec<
     segment(source, target, ports, tunnel::packet::tcp_flags::SYN)
 }
 
-/// A whole TCP segment over IPv4 with flags of one's choice.
+/// A whole TCP segment over IPv4 with these flags.
 pub fn segment(source: Ipv4Addr, target: Ipv4Addr, ports: (u16, u16), flags: u8) -> Result<Vec<u8>> {
     let tcp = tcp(source.into(), target.into(), ports, flags);
     V4::new(source, target, protocol::TCP, tcp).bytes()
@@ -123,7 +123,7 @@ pub fn datagram(source: Ipv4Addr, target: Ipv4Addr, ports: (u16, u16), payload: 
     V4::new(source, target, protocol::UDP, udp).bytes()
 }
 
-/// A whole ICMP message over IPv4 without anything behind its first eight bytes.
+/// A whole ICMP message over IPv4 that ends after its first eight bytes.
 pub fn message(source: Ipv4Addr, target: Ipv4Addr, kind: u8, code: u8) -> Result<Vec<u8>> {
     V4::new(source, target, protocol::ICMP, icmp(kind, code, [0, 0, 0, 1], b"")).bytes()
 }

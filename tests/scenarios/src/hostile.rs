@@ -1,4 +1,5 @@
-//! What an attack is measured by: packets where none may be, and pages for everybody else meanwhile.
+//! How an attack is measured: by packets where none may be, and by the pages that another client
+//! gets meanwhile.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -19,12 +20,13 @@ use tunnel::transmit::SendQueue;
 use crate::KeyPair;
 use crate::forge::datagram;
 
-/// As long as a client goes on trying: its SYNs are repeated after 1, 3, 7 and 15 seconds.
+/// How long a client goes on trying: its SYNs are repeated after 1, 3, 7 and 15 seconds.
 const PATIENCE: Duration = Duration::from_secs(31);
-/// The port of the datagram that says that everything before it was judged.
+/// The port of the datagram whose arrival shows that everything before it was judged.
 const LAST_PORT: u16 = 40_404;
 
-/// A client that asks for one page after another until it is sent home, and gives up none.
+/// A client that fetches one page after another until it is ended, and fails when one does not
+/// come.
 #[derive(Debug)]
 pub struct Visitor {
     ending: Arc<AtomicBool>,
@@ -33,7 +35,7 @@ pub struct Visitor {
 }
 
 impl Visitor {
-    /// Starts asking; `address` is an echo server's, seen from `node`.
+    /// Starts to fetch; `address` is that of an echo server, as seen from `node`.
     pub fn start(node: &Node, address: &str) -> Self {
         let (ending, pages) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (flag, count) = (Arc::clone(&ending), Arc::clone(&pages));
@@ -49,7 +51,7 @@ impl Visitor {
         Self { ending, pages, thread: Some(thread) }
     }
 
-    /// Waits until so many more pages came.
+    /// Waits until this many more pages came.
     pub fn sees(&self, more: u64) -> Result<()> {
         let goal = self.pages.load(Ordering::Relaxed) + more;
         until(2 * PATIENCE, "pages for a visitor", || {
@@ -92,7 +94,7 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// Nothing is watched yet.
+    /// Watches nothing yet.
     pub fn new() -> Self {
         Self::default()
     }
@@ -163,7 +165,7 @@ impl Attacker {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Sends so many packets of a kind, no more than `rate` a second.
+    /// Sends this many packets of a kind, no more than `rate` a second.
     pub fn flood(&self, count: u32, rate: u32, packet: impl Fn(u32) -> Result<Vec<u8>>) -> Result<()> {
         let start = std::time::Instant::now();
         for number in 0..count {
@@ -183,7 +185,7 @@ impl Attacker {
             self.socket.send(&self.last)?;
             Ok((self.judged.packets()? > before).then_some(()))
         })?;
-        // What is answered at all is answered within the same moment.
+        // An answer, if there is one, comes within this time.
         std::thread::sleep(Duration::from_millis(100));
         Ok(())
     }
@@ -233,7 +235,8 @@ pub fn memory(process: &Process) -> Result<u64> {
     text.split_whitespace().next().context("no VmRSS")?.parse().context("VmRSS")
 }
 
-/// Handshake initiations for the holder of a public key from keys that it does not know; their first MAC is right.
+/// Handshake initiations to the owner of a public key, from keys that it does not know. Their first
+/// MAC is valid.
 pub fn initiations(public: &str, count: u32) -> Result<Vec<Vec<u8>>> {
     let public_key = PublicKey::from_bytes(bytes(public)?)?;
     let initiation = |number: u32| {

@@ -1,4 +1,4 @@
-//! Keys that are the same in every run, so that a failure can be looked at again.
+//! Keys that are the same in every run, so that a failure can be reproduced.
 
 use std::fs;
 use std::io::Write;
@@ -37,14 +37,14 @@ pub fn preshared_key(name: &str) -> String {
     STANDARD.encode(bytes_of(&format!("psk of {name}")))
 }
 
-/// Writes a secret in the place of whatever the file held, mode 0600.
+/// Writes a secret to a file with mode 0600, which replaces an older one.
 pub fn write_secret(path: &Path, text: &str) -> Result<()> {
     let _ = fs::remove_file(path);
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     Ok(writeln!(file, "{text}")?)
 }
 
-/// 32 bytes that depend on the name only; no secret is kept by them.
+/// 32 bytes that depend on the name alone, for tests only.
 fn bytes_of(name: &str) -> [u8; 32] {
     let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

@@ -11,8 +11,9 @@
 //! `CAUSEWAY_OFFLOAD=off` (or `falling`) runs every scenario of the worked example without offloads, or with sends that
 //! the kernel refuses to segment.
 //!
-//! Root of a user namespace is enough for all but those that become another user, which is real root's: the scenarios
-//! of `privilege` skip themselves, loudly, and `.ci/run` fails when anything was skipped.
+//! Root of a user namespace is enough for all scenarios but those that become another user, for
+//! which real root is needed. Without it these skip themselves with a message, and `.ci/run` fails
+//! when one was skipped.
 
 pub mod forge;
 mod hostile;

@@ -1,4 +1,4 @@
-//! An `nft` that does not do what it is asked, in the place of the edge's own.
+//! A faulty `nft` that replaces the edge's own.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use lab::{Node, Process};
 
-/// Where the daemon finds it.
+/// Where the daemon finds `nft`.
 const PROGRAM: &str = "/usr/sbin/nft";
 
-/// The edge's `nft`, and what takes its place for a while.
+/// The edge's `nft`, and the script that replaces it for a while.
 #[derive(Debug)]
 pub struct OtherNft {
     edge: Node,
@@ -19,7 +19,7 @@ pub struct OtherNft {
 }
 
 impl OtherNft {
-    /// Prepares it; the edge's own is still in its place.
+    /// Prepares the script; the edge's own `nft` still runs.
     pub fn prepare(edge: &Node) -> Result<Self> {
         let (real, script) = (edge.directory().join("nft.real"), edge.directory().join("nft.other"));
         fs::copy(PROGRAM, &real)?;
@@ -50,7 +50,7 @@ pub fn own_table(edge: &Node, line: &str) -> Result<Process> {
     let input = input.display();
     fs::write(&text, format!("{line}\n"))?;
     edge.run(&format!("mkfifo {input}"))?;
-    // Opened for both, so that it never ends.
+    // Opened for reading and writing, so that it has no end of file.
     edge.command("sh")
         .args(["-c", &format!("exec 3<>{input}; cat {} >&3; exec nft -i <&3", text.display())])
         .spawn("nft")

@@ -1,4 +1,4 @@
-//! In which mode the daemons carry packets, and how many bytes went which way.
+//! The offload mode in which the daemons run, and how many bytes took each path.
 
 use std::collections::BTreeMap;
 
@@ -50,10 +50,10 @@ impl Site<'_> {
     /// the tunnel's datagrams, which the kernel then fragments one by one, but not in runs.
     pub fn refuse_segmented_sends(
         &self,
-        beside_edge: (&Node, &str),
-        beside_origin: (&Node, &str),
+        router_at_edge: (&Node, &str),
+        router_at_origin: (&Node, &str),
     ) -> Result<()> {
-        let ends = [(&self.edge, "eth0"), beside_edge, (&self.origin, "eth0"), beside_origin];
+        let ends = [(&self.edge, "eth0"), router_at_edge, (&self.origin, "eth0"), router_at_origin];
         for (node, interface) in ends {
             node.run(&format!("ip link set {interface} mtu 1400"))?;
         }
@@ -98,7 +98,8 @@ impl Carried {
         Self { bytes: bytes.collect(), fallbacks: self.fallbacks - earlier.fallbacks }
     }
 
-    /// Which part of a path's bytes went joined, 0 to 1; `None` when fewer than a million bytes took it.
+    /// The share of a path's bytes that went joined, 0 to 1; `None` when fewer than a million bytes
+    /// took it.
     #[must_use]
     pub fn joined(&self, path: &str) -> Option<f64> {
         let of = |mode: &str| self.bytes.get(&(path.to_owned(), mode.to_owned())).copied().unwrap_or(0.0);

@@ -1,4 +1,4 @@
-//! A kernel without what is optional, by a library that the daemon is started with.
+//! A kernel without the optional features, simulated by a library that the daemon is started with.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ const SOURCE: &str = include_str!("old_kernel.c");
 pub struct BrokenReads(PathBuf);
 
 impl Site<'_> {
-    /// Has the edge's daemon, not started yet, find a kernel without what is optional.
+    /// Makes the edge's daemon, not started yet, see a kernel without the optional features.
     ///
     /// # Errors
     /// When there is no C compiler.

@@ -10,7 +10,8 @@ use serde_json::Value;
 use crate::keys::KeyPair;
 use crate::site::{Config, Site};
 
-/// The edge `oracle` of [`lab::Topology::two_edges`]: 10.88.99.1, the origin being 10.88.99.2 there, with a key of its own.
+/// The edge `oracle` of [`lab::Topology::two_edges`], with a key of its own. In its tunnel it is
+/// 10.88.99.1 and the origin is 10.88.99.2.
 #[derive(Debug)]
 pub struct Oracle<'lab> {
     lab: &'lab Lab,

@@ -1,4 +1,4 @@
-//! `causeway-wg` at both ends of a path, set up with `wg` and `ip` as anybody would.
+//! `causeway-wg` at both ends of a path, set up with `wg` and `ip` as usual.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -143,7 +143,7 @@ impl Pair {
         Ok(pair)
     }
 
-    /// The same on two nodes that are there; neither knows where the other is.
+    /// The same on two existing nodes; neither knows the other's endpoint.
     pub fn between(lab: &Lab, one: &Node, two: &Node) -> Result<Self> {
         let pair =
             Self { one: Plain::start(lab, one, "wg0", "one")?, two: Plain::start(lab, two, "wg0", "two")? };

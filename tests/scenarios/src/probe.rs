@@ -1,4 +1,4 @@
-//! Bare packets that try ports, and a record of who answered them.
+//! Raw packets that try ports, and a record of the answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -11,10 +11,10 @@ use tunnel::packet::tcp_flags;
 
 use crate::forge::{datagram, segment, syn};
 
-/// How many packets are on their way at most before the receiver is asked whether it has counted them.
+/// How many packets are sent at most before the sender waits until the receiver has counted them.
 const BURST: usize = 1_000;
 
-/// Tries ports of other machines from one interface of a node, with an address of one's choice.
+/// Tries ports of other machines from one interface of a node, with any source address.
 #[derive(Debug)]
 pub struct Probe {
     node: Node,
@@ -56,12 +56,12 @@ impl Probe {
         self.bursts(ports, counted, |port| datagram(self.source, target.parse()?, (40_000, port), b"word"))
     }
 
-    /// Sends one SYN from a port of one's choice.
+    /// Sends one SYN from this port.
     pub fn syn(&self, from: u16, target: &str, port: u16) -> Result<()> {
         self.socket.send(&syn(self.source, target.parse()?, (from, port))?)
     }
 
-    /// Sends one segment of a flow that is under way from a port of one's choice.
+    /// Sends one segment of a flow that is under way from this port.
     pub fn ack(&self, from: u16, target: &str, port: u16) -> Result<()> {
         self.socket.send(&segment(self.source, target.parse()?, (from, port), tcp_flags::ACK)?)
     }

@@ -1,4 +1,5 @@
-//! A plain WireGuard router at the far end, set up by nothing but what `gatewayctl export wg-quick` writes.
+//! A plain WireGuard router at the far end, set up only with what `gatewayctl export wg-quick`
+//! writes.
 
 use anyhow::Result;
 use lab::{Node, NodeCommand};
@@ -15,7 +16,8 @@ pub struct Router {
 }
 
 impl Router {
-    /// Exports the configuration of the edge's `peer`, puts it with its key where it says, and runs `wg-quick up kyiv`.
+    /// Exports the configuration of the edge's `peer`, writes it and its key to the paths that it
+    /// names, and runs `wg-quick up kyiv`.
     pub fn up(site: &Site<'_>, node: &Node, peer: &str, key: &KeyPair) -> Result<Self> {
         site.gateway_config.write()?;
         let config = site.gateway_config.path().to_string_lossy();

@@ -1,4 +1,4 @@
-//! Servers that say whom they see, and clients that ask them.
+//! Servers that answer with the client's address as they see it, and clients that ask them.
 
 use std::io::Write;
 use std::net::UdpSocket;
@@ -25,14 +25,14 @@ pub fn serve_seen_udp(node: &Node, address: &str) -> Result<UdpServer> {
     UdpServer::start(socket, move |from, _| format!("{} {port}", from.ip()).into_bytes())
 }
 
-/// What such a server says over TCP.
+/// What such a server answers over TCP.
 pub fn ask_tcp(node: &Node, address: &str) -> Result<String> {
     let mut stream = node.tcp_connect(address, LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
     Ok(String::from_utf8(read_all(&mut stream, 128)?)?)
 }
 
-/// What such a server says over UDP; asked again while nothing comes.
+/// What such a server answers over UDP; the question is repeated until an answer comes.
 pub fn ask_udp(node: &Node, address: &str) -> Result<String> {
     let socket = node.udp_socket(if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" })?;
     socket.set_read_timeout(Some(Duration::from_millis(500)))?;

@@ -44,7 +44,7 @@ pub struct Site<'lab> {
     pub forwarder_config: Config,
     /// Whether the edge's daemon runs as its systemd unit runs it: a user of its own with one ambient capability.
     pub as_unit: bool,
-    /// What the daemons find in their environment besides: edge, origin.
+    /// Further environment variables of the edge's daemon and of the origin's.
     pub environment: [Vec<(String, String)>; 2],
     /// The edge's daemon, once started.
     pub gateway: Option<Process>,
@@ -103,7 +103,7 @@ impl<'lab> Site<'lab> {
             Config::new(edge.directory().join("gateway.toml"), gateway_toml(&wroclaw.public, &edge));
         let forwarder_config =
             Config::new(origin.directory().join("forwarder.toml"), forwarder_toml(&kyiv.public, &origin));
-        // What Debian and Docker hosts have on; the gateway must not depend on being the one who turns it on.
+        // On Debian hosts with Docker this is on already, and the gateway must work there as well.
         edge.sysctl("net/ipv4/ip_forward", "1")?;
         let mut site = Self {
             lab,
@@ -130,12 +130,12 @@ impl<'lab> Site<'lab> {
         self.start_forwarder()?;
         let up = self.wait_until_up(Duration::from_secs(15))?;
         if Offload::chosen()? == Offload::Falling {
-            let beside_edge = match self.lab.node("router") {
+            let router_at_edge = match self.lab.node("router") {
                 Ok(router) => (router, "lan0"),
                 Err(_) => (self.lab.node("inet")?, "edge0"),
             };
-            let beside_origin = self.lab.node("cgnat")?;
-            self.refuse_segmented_sends((&beside_edge.0, beside_edge.1), (&beside_origin, "lan0"))?;
+            let router_at_origin = self.lab.node("cgnat")?;
+            self.refuse_segmented_sends((&router_at_edge.0, router_at_edge.1), (&router_at_origin, "lan0"))?;
         }
         Ok(up)
     }
@@ -176,7 +176,7 @@ impl<'lab> Site<'lab> {
         Ok(self.as_forwarder(command))
     }
 
-    /// Runs `gatewayctl` on the edge; commands that write the daemon's file are given its name.
+    /// Runs `gatewayctl` on the edge; commands that write the daemon's file get its name.
     pub fn gatewayctl(&self, arguments: &[&str]) -> Result<NodeCommand> {
         let command = self.edge.command(lab::binary("gatewayctl")?).args(arguments);
         let writes = arguments.first().is_some_and(|verb| WRITING.contains(verb));
@@ -250,7 +250,7 @@ impl<'lab> Site<'lab> {
         Ok(command.arg(lab::binary("gateway")?))
     }
 
-    /// Hands the origin's files to the forwarder's user.
+    /// Gives the origin's files to the forwarder's user.
     fn give_origin_away(&self) -> Result<()> {
         if !self.is_unprivileged() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Bulk transfers whose content is known and whose time is taken.
+//! Bulk transfers with known content, which are timed.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -11,7 +11,7 @@ use lab::{Node, TcpServer, pattern};
 /// One block of the pattern that bulk traffic repeats.
 const BLOCK: usize = 1 << 20;
 
-/// What a transfer took.
+/// The size and the duration of a transfer.
 #[derive(Debug, Clone, Copy)]
 pub struct Measured {
     /// Bytes of content.
@@ -27,8 +27,9 @@ impl Measured {
     }
 }
 
-/// Serves bulk traffic on a node: a connection says `down N\n` and gets N bytes, or `up\n`, sends until it has no more
-/// and gets the number of bytes that arrived, `wrong` first if their content was not the pattern.
+/// Serves bulk traffic on a node. A client sends `down N\n` and gets N bytes. Or it sends `up\n`
+/// and its bytes, ends its side, and gets the number of bytes that arrived, after `wrong` if they
+/// were not the pattern.
 pub fn serve_bulk(node: &Node, address: &str) -> Result<TcpServer> {
     TcpServer::start(node.tcp_listener(address)?, |mut stream| {
         let request = read_line(&mut stream)?;
@@ -73,7 +74,7 @@ pub fn sha256(node: &Node, path: &Path) -> Result<String> {
 
 fn connect(node: &Node, address: &str) -> Result<TcpStream> {
     let stream = node.tcp_connect(address, Duration::from_secs(10))?;
-    // A stuck transfer fails here, long before the whole test is given up.
+    // A stuck transfer fails here, long before the time limit of the whole test.
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     stream.set_write_timeout(Some(Duration::from_secs(30)))?;
     Ok(stream)

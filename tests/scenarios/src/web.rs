@@ -10,8 +10,8 @@ use lab::{Node, Process, until};
 /// How long a server may take to open its ports.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// A Caddy that ends TLS: port 443 for its own network, and 8443 on loopback, which alone believes PROXY headers, and
-/// requires them.
+/// A Caddy that ends TLS on port 443 for its own network, and on 8443 of loopback. Only the latter
+/// believes PROXY headers, and it requires them.
 #[derive(Debug)]
 pub struct Caddy {
     /// The running server.
@@ -33,7 +33,8 @@ impl Caddy {
         })
     }
 
-    /// Starts it with global options that were exported for it; `/whoami` answers the connection's address and the client's.
+    /// Starts it with exported global options; `/whoami` answers the connection's address and the
+    /// client's.
     pub fn start_exported(node: &Node, options: &str) -> Result<Self> {
         Self::run(node, |folder| {
             let ours = format!(
@@ -155,9 +156,9 @@ https://emby.example.com:9443 {{
     )
 }
 
-/// A browser of today for TLS: a Caddy on a client that forwards each request to its loopback port
-/// 8080 to `https://emby.example.com` at an edge, over a new connection. Its ClientHello offers a
-/// post-quantum key share first, as Go's own has it.
+/// A client whose TLS is that of a current browser: a Caddy that forwards each request to its
+/// loopback port 8080 to `https://emby.example.com` at an edge, over a new connection. Its
+/// ClientHello offers a post-quantum key share first, as Go does by default.
 #[derive(Debug)]
 pub struct ModernClient {
     /// The running program.

@@ -37,8 +37,9 @@ pub struct PlainPeer<'text> {
 impl WireGuardGo {
     /// Starts it and waits for its socket; the interface has no addresses yet and is down.
     pub fn start(node: &Node, interface: &str) -> Result<Self> {
-        // `wg` removes a socket that refuses it, and wireguard-go ends when the socket it is about to
-        // replace is removed under it: nothing of a killed one is left, and `wg` only asks once it listens.
+        // `wg` removes a socket that refuses it, and wireguard-go ends when the socket that it is
+        // about to replace is removed meanwhile. So the socket of a killed one is removed first,
+        // and `wg` is used only once the new one listens.
         node.run(&format!("rm -f /var/run/wireguard/{interface}.sock"))?;
         let command =
             node.command(lab::newer("wireguard-go")?).args(["-f", interface]).env("LOG_LEVEL", "verbose");

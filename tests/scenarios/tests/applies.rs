@@ -1,4 +1,4 @@
-//! Changes while traffic flows: what they do not concern never notices them.
+//! Changes while traffic flows: they do not disturb the flows of any other service.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -83,7 +83,7 @@ fn a_changed_file_is_applied_by_itself_where_it_is_watched_and_only_when_asked_w
         };
         site.gateway_config.append(&publish("first", 6000, 6001)).write()?;
         std::thread::sleep(Duration::from_secs(5));
-        ensure!(!has(&site, "first")?, "nobody asked for the change");
+        ensure!(!has(&site, "first")?, "the change was applied without a request");
         site.gateway_config.append("[reload]\nwatch = true").write()?;
         site.gateway()?.signal(Signal::Hangup)?;
         waits(&site, "first")?;
@@ -93,7 +93,7 @@ fn a_changed_file_is_applied_by_itself_where_it_is_watched_and_only_when_asked_w
 }
 
 #[test]
-fn a_plan_tells_rule_by_rule_what_the_apply_then_changes_and_changes_nothing_itself() -> Result<()> {
+fn a_plan_lists_rule_by_rule_what_the_apply_then_changes_and_changes_nothing_itself() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         site.start_gateway()?;
@@ -111,7 +111,7 @@ fn a_plan_tells_rule_by_rule_what_the_apply_then_changes_and_changes_nothing_its
             "a plan that takes something away:\n{planned}"
         );
         ensure!(site.edge.run("nft -s list ruleset")? == before, "the plan changed rules");
-        ensure!(ask("apply")? == planned, "the apply told another thing than the plan");
+        ensure!(ask("apply")? == planned, "the apply listed other changes than the plan");
         ensure!(site.edge.run("nft -s list ruleset")? != before, "the apply changed nothing");
         let after = ask("plan")?;
         ensure!(after.trim() == "nothing would change", "{after}");
@@ -123,7 +123,7 @@ fn publish(name: &str, port: u16, target: u16) -> String {
     format!("[[publish]]\nname = \"{name}\"\nlisten = \"{port}\"\ntarget = \"192.168.88.2:{target}\"\n")
 }
 
-/// A flow of one service with a byte each way behind it.
+/// A flow of one service that has carried a byte each way.
 fn session(client: &Node, port: u16) -> Result<TcpStream> {
     let mut stream = client.tcp_connect(&format!("192.0.2.2:{port}"), Duration::from_secs(10))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -132,7 +132,7 @@ fn session(client: &Node, port: u16) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// The conntrack entry's number of the flow to a public port, as `id=N`.
+/// The id of the conntrack entry of the flow to a public port, as `id=N`.
 fn flows(edge: &Node, port: u16) -> Result<Option<String>> {
     let output = edge.output(&format!("conntrack -L -p tcp --orig-port-dst {port} -o id"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -140,7 +140,7 @@ fn flows(edge: &Node, port: u16) -> Result<Option<String>> {
     Ok(entry.and_then(|line| line.split_whitespace().find(|word| word.starts_with("id="))).map(str::to_owned))
 }
 
-/// A server that sends the pattern slowly, until it is told to finish.
+/// A server that sends the pattern slowly, until [`Paced::finish`] is called.
 struct Paced {
     finished: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,

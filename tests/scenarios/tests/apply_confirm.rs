@@ -1,4 +1,5 @@
-//! A change of the running edge: wholly or not at all, and back by itself when nobody confirms it.
+//! A change of the running edge is made completely or not at all, and is undone when it is not
+//! confirmed in time.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,7 +13,7 @@ use lab::{Lab, Node, TcpServer, Topology, scenario, until};
 use scenarios::Site;
 use serde_json::Value;
 
-/// What an operator hears when he was too slow.
+/// What an operator reads who confirms too late.
 const TAKEN_BACK: &str = "not confirmed in time";
 
 #[test]
@@ -48,7 +49,7 @@ fn an_unconfirmed_change_goes_back_although_the_daemon_was_killed() -> Result<()
     scenario(Topology::standard(), |lab| {
         let mut place = Place::start(lab)?;
         lab.expect_warning(TAKEN_BACK);
-        // It starts again in time: the change is in force until its time is over.
+        // Started again before the deadline: the change is in force until then.
         ensure!(place.apply(&["--confirm", "20s"])?.0 == Some(0));
         place.site.gateway()?.kill()?;
         place.site.start_gateway()?;
@@ -57,7 +58,8 @@ fn an_unconfirmed_change_goes_back_although_the_daemon_was_killed() -> Result<()
             Ok((!place.is_locked_out()).then_some(()))
         })?;
 
-        // It starts again too late: what was before is in force from the first moment.
+        // Started again after the deadline: the old configuration is in force from the first
+        // moment.
         ensure!(place.apply(&["--confirm", "2s"])?.0 == Some(0));
         place.site.gateway()?.kill()?;
         std::thread::sleep(Duration::from_millis(2_500));
@@ -85,7 +87,7 @@ fn a_confirmed_change_stays_in_the_file_and_a_rollback_takes_it_out() -> Result<
         let mode = fs::metadata(place.site.gateway_config.path())?.permissions().mode() & 0o777;
         ensure!(mode == 0o640, "the file's mode is {mode:o}");
 
-        // What is in force is what a restart finds.
+        // A restart finds the configuration that is in force.
         place.site.gateway_config.text = place.new.clone();
         place.site.gateway()?.kill()?;
         place.site.start_gateway()?;
@@ -96,12 +98,12 @@ fn a_confirmed_change_stays_in_the_file_and_a_rollback_takes_it_out() -> Result<
         ensure!(place.ctl(&["rollback"])?.0 == Some(0));
         ensure!(place.is_locked_out() && place.file()? == place.new, "the second rollback is not in force");
 
-        // Without a confirmation to wait for, the file follows at once.
+        // Without --confirm the file is written at once.
         fs::write(&place.draft, &place.old)?;
         ensure!(place.apply(&[])?.0 == Some(0));
         ensure!(!place.is_locked_out() && place.file()? == place.old);
 
-        // A change that waits is taken back at once when that is asked for.
+        // A rollback undoes a change that waits for its confirmation at once.
         fs::write(&place.draft, &place.new)?;
         ensure!(place.apply(&["--confirm", "600s"])?.0 == Some(0));
         ensure!(place.is_locked_out());
@@ -115,7 +117,7 @@ fn a_confirmed_change_stays_in_the_file_and_a_rollback_takes_it_out() -> Result<
 fn a_change_that_the_kernel_refuses_leaves_everything_byte_for_byte() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let place = Place::start(lab)?;
-        // A route that the kernel does not take: the device may not have IPv6.
+        // A route that the kernel refuses: IPv6 is disabled on the device.
         place.site.edge.sysctl("net/ipv6/conf/gw0/disable_ipv6", "1")?;
         let before = place.everything()?;
         let old = place.old.clone();
@@ -133,12 +135,12 @@ fn a_change_that_the_kernel_refuses_leaves_everything_byte_for_byte() -> Result<
         ensure!(taken.0 == Some(6), "{taken:?}");
         place.compare(&before)?;
 
-        // A peer that is the edge itself, which its key file alone tells.
+        // A peer with the edge's own key, which only the key file shows.
         let own = old.replace(&place.site.wroclaw.public, &place.site.kyiv.public);
         ensure!(place.apply_text(&own)?.0 == Some(4));
         place.compare(&before)?;
 
-        // A text that waits for nothing leaves nothing that waits.
+        // A change that is refused leaves nothing to confirm.
         let pending = place.apply_with(&unroutable, &["--confirm", "600s"])?;
         ensure!(pending.0 == Some(7), "{pending:?}");
         place.compare(&before)?;
@@ -164,18 +166,18 @@ fn a_draft_is_understood_as_the_daemons_own_file_wherever_it_lies() -> Result<()
         ensure!(stray.0 == Some(6) && stray.1.contains("drafts/kyiv.key"), "{stray:?}");
         ensure!(place.file()? == new, "a refused draft changed the file");
 
-        // Edited in place and applied for a while there would be no way back.
+        // A file that was edited in place cannot be applied with --confirm: the old text is gone.
         fs::write(place.site.gateway_config.path(), &place.old)?;
         place.draft = place.site.gateway_config.path().clone();
         let no_way_back = place.apply(&["--confirm", "60s"])?;
         ensure!(no_way_back.0 == Some(6) && no_way_back.1.contains("way back"), "{no_way_back:?}");
-        ensure!(place.apply(&[])?.0 == Some(0), "edited in place it is applied for good");
+        ensure!(place.apply(&[])?.0 == Some(0), "a file edited in place is applied permanently");
         ensure!(!place.is_locked_out());
         Ok(())
     })
 }
 
-/// An operator who logs in to the edge from the internet, and a draft that takes this away.
+/// An operator who logs in to the edge from the internet, and a draft that locks him out.
 struct Place<'lab> {
     site: Site<'lab>,
     client: Node,
@@ -243,7 +245,7 @@ impl<'lab> Place<'lab> {
         serde_json::from_slice(&output.stdout).context("status is no JSON")
     }
 
-    /// What a refused change must not touch; of the rules everything but what packets count.
+    /// What a refused change must not touch: the rules without their packet counters, and all else.
     fn everything(&self) -> Result<Vec<(String, String)>> {
         let questions = [
             "nft -j -s list ruleset",

@@ -9,7 +9,7 @@ use lab::{Counter, Node, Signal, Topology, full_counts, scenario};
 use relay::Random;
 use scenarios::{PlainPeer, Site, WireGuardGo, download, preshared_key, serve_bulk};
 
-/// A change to the good `gateway.toml`, and what the complaint must say.
+/// A change to the good `gateway.toml`, and what the error must say.
 const MISTAKES: [(&str, &str, &str); 14] = [
     ("listen_port = 51820", "listen_port = \"many\"", "listen_port"),
     ("mtu = 1420", "mtu = 1420\nmut = 1420", "mtu"),
@@ -28,19 +28,19 @@ const MISTAKES: [(&str, &str, &str); 14] = [
 ];
 
 #[test]
-fn every_mistake_is_answered_with_its_place_and_its_mend_and_exit_code_four() -> Result<()> {
+fn every_mistake_is_answered_with_its_place_and_its_fix_and_exit_code_four() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let good = Site::new(lab)?;
         good.gateway_config.write()?;
         let (code, said) = check(&good.edge)?;
         ensure!(code == Some(0), "the good file is refused: {said}");
-        for (old, new, complaint) in MISTAKES {
+        for (old, new, error) in MISTAKES {
             let mut site = Site::new(lab)?;
             site.gateway_config.replace(old, new)?.write()?;
-            refused(&site.edge, new, complaint)?;
+            refused(&site.edge, new, error)?;
         }
         let mut site = Site::new(lab)?;
-        // The point of order 1, and the all-zero key: everybody could read such a session.
+        // The point of order 1: anyone could compute the keys of such a session.
         let low = "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
         let public = site.wroclaw.public.clone();
         site.gateway_config.replace(&public, low)?.write()?;
@@ -80,7 +80,7 @@ fn an_edge_that_is_its_own_peer_is_refused_by_check_and_before_anything_is_chang
 }
 
 #[test]
-fn every_file_of_the_bad_corpus_is_refused_in_the_words_that_are_committed_beside_it() -> Result<()> {
+fn every_file_of_the_bad_corpus_is_refused_in_the_words_that_are_committed_next_to_it() -> Result<()> {
     scenario(Topology::empty(), |lab| {
         let node = lab.add_node("anywhere")?;
         let mut tried = 0;
@@ -140,7 +140,7 @@ fn a_running_gateway_keeps_its_policy_when_it_is_given_a_bad_one() -> Result<()>
         }
         ensure!(site.edge.run("nft -s list table inet causeway")? == rules, "a bad file changed the rules");
         download(&lab.node("client")?, "192.0.2.2:5001", 1 << 20)?;
-        // Told to reload a bad file, it warns and goes on.
+        // When it reloads a bad file it warns and goes on.
         lab.expect_warning("gateway.toml:");
         site.gateway()?.signal(Signal::Hangup)?;
         site.gateway()?.wait_for_log("gateway.toml:", Duration::from_secs(5))?;
@@ -165,11 +165,11 @@ fn random_datagrams_are_never_answered_and_disturb_nothing() -> Result<()> {
         let mut random = Random::new(51_820);
         let mut sent = 0_u64;
         for _ in 0..count {
-            // A full queue is the sender's own; the datagram then was not sent.
+            // An error means that the sender's own queue is full: the datagram was not sent.
             sent += u64::from(socket.send(&datagram(&mut random)).is_ok());
         }
         ensure!(arrived.packets()? >= sent * 9 / 10, "{} of {sent} arrived", arrived.packets()?);
-        ensure!(answers.packets()? == 0, "{} answers to a stranger", answers.packets()?);
+        ensure!(answers.packets()? == 0, "{} answers to an unauthenticated source", answers.packets()?);
         download(&client, "192.0.2.2:5001", 1 << 20)?;
         ensure!(site.gateway()?.is_running());
         Ok(())
@@ -216,21 +216,21 @@ fn check(edge: &Node) -> Result<(Option<i32>, String)> {
     Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
 }
 
-fn refused(edge: &Node, mistake: &str, complaint: &str) -> Result<()> {
+fn refused(edge: &Node, mistake: &str, error: &str) -> Result<()> {
     let (code, said) = check(edge)?;
     ensure!(code == Some(4), "{mistake}: exit code {code:?}: {said}");
-    ensure!(said.contains(complaint), "{mistake}: {said}");
+    ensure!(said.contains(error), "{mistake}: {said}");
     let place = said.split("gateway.toml:").nth(1).unwrap_or_default();
     let mut numbers = place.split(':').map(|number| number.trim().parse::<u32>().is_ok());
     ensure!(
         numbers.next() == Some(true) && numbers.next() == Some(true),
         "{mistake}: no line and column: {said}"
     );
-    ensure!(said.contains(';'), "{mistake}: no mend: {said}");
+    ensure!(said.contains(';'), "{mistake}: no fix: {said}");
     Ok(())
 }
 
-/// A datagram of any length that looks like WireGuard in its first bytes half of the time, but knows no key.
+/// A datagram of random bytes; half of them begin like a WireGuard message.
 fn datagram(random: &mut Random) -> Vec<u8> {
     let lengths = [148, 92, 64, 32, usize::try_from(random.below(1500)).unwrap_or(0)];
     let length = lengths.get(usize::try_from(random.below(5)).unwrap_or(0)).copied().unwrap_or(0);
@@ -249,7 +249,8 @@ fn bytes(random: &mut Random, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Sends IPv4 packets whose addresses are right, so that they pass the tunnel, and whose rest is noise.
+/// Sends IPv4 packets with valid addresses, so that they pass the tunnel, and random bytes
+/// otherwise.
 fn send_malformed(node: &Node, from: [u8; 4], to: [u8; 4]) -> Result<()> {
     let count = if full_counts() { 1_000_000 } else { 20_000 };
     let socket = node.packet_socket("wg0", None)?;
@@ -258,7 +259,7 @@ fn send_malformed(node: &Node, from: [u8; 4], to: [u8; 4]) -> Result<()> {
         let length = usize::try_from(20 + random.below(1380)).unwrap_or(20);
         let mut packet = bytes(&mut random, length);
         let total = u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes();
-        // Half of them with an honest header, so that what is behind it is looked at.
+        // Half of them have a valid header, so that what follows it is parsed.
         let header = [0x45, 0, total[0], total[1], 0, 0, 0, 0, 64, 6, 0, 0];
         let honest = random.chance(0.5);
         let addresses = from.into_iter().chain(to);
@@ -270,7 +271,7 @@ fn send_malformed(node: &Node, from: [u8; 4], to: [u8; 4]) -> Result<()> {
             }
         }
         packet.iter_mut().skip(12).zip(addresses).for_each(|(byte, address)| *byte = address);
-        // A full queue of the interface is not the daemons' matter.
+        // The interface's own queue may be full, which is no fault of a daemon.
         let _ = socket.send(&packet);
     }
     Ok(())

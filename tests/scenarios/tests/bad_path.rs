@@ -90,7 +90,8 @@ fn replayed_datagrams_are_dropped_and_do_not_move_the_endpoint() -> Result<()> {
         let address = relay.rebind()?;
         let replayed = relay.replay(Direction::Forward, 1000);
         ensure!(replayed > 100, "only {replayed} datagrams were recorded");
-        // A replay proves nothing about where the peer is; only its own next word may move the endpoint.
+        // A replay does not prove where the peer is; only the peer's next datagram may move the
+        // endpoint.
         until(Duration::from_secs(35), "the peer's own next word to move the endpoint", || {
             let now = site.peer_field("/endpoint")?;
             let port = now.as_str().and_then(|text| text.rsplit(':').next()).context("no endpoint")?;

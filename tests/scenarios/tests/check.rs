@@ -1,4 +1,5 @@
-//! `gateway check`: what it warns of, and how long it and an apply take with very much to do.
+//! `gateway check`: what it warns of, and how long it and an apply take with a very large
+//! configuration.
 #![allow(clippy::print_stdout, reason = "figures that are quoted come from here")]
 
 use std::fmt::Write as _;

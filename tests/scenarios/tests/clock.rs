@@ -1,4 +1,5 @@
-//! Wall clocks that ran ten years ahead, and marks of them that are kept, lost or damaged: the tunnel comes up all the same.
+//! Wall clocks that ran ten years ahead, and stored marks of them that are kept, lost or damaged:
+//! the tunnel comes up in every case.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use lab::{Lab, Topology, scenario, time_until, until};
 use scenarios::Site;
 
 const TEN_YEARS: u64 = 3_653 * 86_400;
-/// How long a tunnel may take with whatever clock there was.
+/// How long the tunnel may take to come up, whatever the clock was.
 const LIMIT: Duration = Duration::from_secs(10);
 /// A wall clock that is wrong by the seconds in `CLOCK_OFFSET`; every other clock is the kernel's.
 const SHIFTED_CLOCK: &str = r#"
@@ -37,7 +38,7 @@ enum Mark {
 #[test]
 fn an_origin_whose_clock_ran_ten_years_ahead_is_up_again_at_once_when_it_is_right() -> Result<()> {
     for mark in [Mark::Kept, Mark::Missing, Mark::Damaged] {
-        // Each in a lab of its own: the NAT gives a port that it has given to one socket to no other.
+        // Each has its own lab: the NAT never gives one socket's port to another.
         scenario(Topology::standard(), |lab| {
             println!("{mark:?}: up {:?} after the start", origin_is_right_again(lab, mark)?);
             Ok(())
@@ -54,7 +55,8 @@ fn origin_is_right_again(lab: &Lab, mark: Mark) -> Result<Duration> {
     settle(&site)?;
     site.forwarder()?.kill()?;
     leave(site.origin.directory().join("state/clock.json"), mark)?;
-    // The carrier's NAT has forgotten it meanwhile: only the edge's answer to where it calls from can reach it.
+    // The carrier's NAT has forgotten the mapping: the edge reaches the origin only at the address
+    // that it now sends from.
     lab.rebind_cgnat(44_000)?;
     site.environment = [Vec::new(), Vec::new()];
     let started = Instant::now();
@@ -72,7 +74,7 @@ fn an_edge_whose_clock_ran_ten_years_ahead_is_up_again_at_once_when_it_is_right(
         site.environment = [ahead(&library), Vec::new()];
         site.start()?;
         settle(&site)?;
-        // Started again, it calls the origin, which then remembers a stamp of the future.
+        // Started again, it initiates, and the origin remembers a timestamp of the future.
         site.gateway()?.kill()?;
         site.start_gateway()?;
         site.wait_until_up(LIMIT)?;
@@ -98,22 +100,22 @@ fn a_clock_that_is_behind_the_latest_one_used_is_shown_until_a_session_is_agreed
         let kept = format!("{{\"highest_seconds\":{ahead},\"highest_nanoseconds\":0}}");
         fs::write(site.edge.directory().join("state/clock.json"), kept)?;
         site.start_gateway()?;
-        let told = "seconds behind the latest one used here";
-        ensure!(gateway_status(&site)?.contains(told), "{}", gateway_status(&site)?);
+        let behind = "seconds behind the latest one used here";
+        ensure!(gateway_status(&site)?.contains(behind), "{}", gateway_status(&site)?);
         site.gateway()?.kill()?;
         site.start_forwarder()?;
-        until(LIMIT, "the origin's status", || Ok(forwarder_status(&site)?.contains(told).then_some(())))?;
+        until(LIMIT, "the origin's status", || Ok(forwarder_status(&site)?.contains(behind).then_some(())))?;
         site.start_gateway()?;
         site.wait_until_up(LIMIT)?;
         until(LIMIT, "the origin's status to be clean", || {
-            Ok((!forwarder_status(&site)?.contains(told)).then_some(()))
+            Ok((!forwarder_status(&site)?.contains(behind)).then_some(()))
         })?;
-        ensure!(!gateway_status(&site)?.contains(told), "{}", gateway_status(&site)?);
+        ensure!(!gateway_status(&site)?.contains(behind), "{}", gateway_status(&site)?);
         Ok(())
     })
 }
 
-/// The library that shifts the wall clock of whoever is started with it, where everybody may read it.
+/// The library that shifts a program's wall clock, in a place where every user may read it.
 fn shifted_clock(lab: &Lab) -> Result<PathBuf> {
     let folder = lab.node("origin")?.directory().to_owned();
     let (source, library) = (folder.join("clock.c"), folder.join("clock.so"));

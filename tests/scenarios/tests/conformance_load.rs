@@ -1,4 +1,4 @@
-//! A `causeway-wg` that strangers ask for more handshakes than it would ever need.
+//! A `causeway-wg` that unknown peers flood with handshake initiations.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,11 +13,11 @@ use scenarios::{Pair, Plain, initiations};
 fn under_load_an_honest_peer_connects_by_its_cookie_and_an_old_session_goes_on() -> Result<()> {
     scenario(Topology::empty(), |lab| {
         let pair = Pair::start(lab)?;
-        let strangers = lab.add_node("strangers")?;
-        lab.connect((&pair.two.node, "eth1"), (&strangers, "eth0"))?;
+        let flooder = lab.add_node("flooder")?;
+        lab.connect((&pair.two.node, "eth1"), (&flooder, "eth0"))?;
         pair.two.node.ip("address add 198.51.100.2/24 dev eth1\nroute add default via 198.51.100.1")?;
-        strangers.ip("address add 198.51.100.1/24 dev eth0")?;
-        strangers.sysctl("net/ipv4/ip_forward", "1")?;
+        flooder.ip("address add 198.51.100.1/24 dev eth0")?;
+        flooder.sysctl("net/ipv4/ip_forward", "1")?;
         pair.two.node.shell("for i in all eth1; do echo 0 > /proc/sys/net/ipv4/conf/$i/rp_filter; done")?;
         pair.two.node.nft(COUNTERS)?;
         pair.pings()?;
@@ -28,7 +28,7 @@ fn under_load_an_honest_peer_connects_by_its_cookie_and_an_old_session_goes_on()
         pair.two.set(&format!("peer {} allowed-ips 10.7.0.1/32", late.keys.public))?;
         pair.two.node.ip("address add 10.7.0.2/32 dev wg0\nroute add 10.7.0.1/32 dev wg0")?;
 
-        let socket = strangers.packet_socket("eth0", Some((&pair.two.node, "eth1")))?;
+        let socket = flooder.packet_socket("eth0", Some((&pair.two.node, "eth1")))?;
         let initiations = initiations(&pair.two.keys.public, 32)?;
         let ending = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -38,9 +38,9 @@ fn under_load_an_honest_peer_connects_by_its_cookie_and_an_old_session_goes_on()
             let asked = flood.join().map_err(|_| anyhow::anyhow!("the flood panicked"))??;
             outcome?;
             let (cookies, responses) = (counted(&pair, "cookies")?, counted(&pair, "others")?);
-            println!("{asked} initiations from strangers, {cookies} cookies");
+            println!("{asked} initiations from unknown peers, {cookies} cookies");
             ensure!(cookies > 0 && cookies <= asked, "{asked} initiations, {cookies} cookies");
-            ensure!(responses == 0, "{responses} strangers got something else");
+            ensure!(responses == 0, "{responses} unknown peers got something else");
             Ok(())
         })
     })
@@ -48,7 +48,7 @@ fn under_load_an_honest_peer_connects_by_its_cookie_and_an_old_session_goes_on()
 
 fn during_flood(pair: &Pair, late: &Plain) -> Result<()> {
     std::thread::sleep(Duration::from_secs(2));
-    // Its first initiation is answered by a cookie, the next one shows that.
+    // Its first initiation is answered with a cookie, which the next one carries.
     late.reaches("10.7.0.2")?;
     let (mut answered, start) = (0, Instant::now());
     let length = Duration::from_secs(if full_counts() { 30 } else { 3 });
@@ -77,7 +77,7 @@ fn flood(socket: &PacketSocket, initiations: &[Vec<u8>], ending: &AtomicBool) ->
     Ok(sent.into())
 }
 
-/// What leaves towards strangers: cookie replies (type 3, 64 bytes) and anything else.
+/// Counts what is sent to unknown peers: cookie replies (type 3, 64 bytes) and anything else.
 const COUNTERS: &str = "table inet load {
        counter cookies { }
        counter others { }

@@ -68,7 +68,7 @@ fn answers_leave_from_the_address_that_was_asked_and_follow_it_when_it_goes() ->
         pair.one
             .node
             .ip("address add 192.0.2.11/24 dev eth0\naddress add 2001:db8:2::11/64 dev eth0 nodad")?;
-        // An address of another interface is as good as any.
+        // The address of another interface works as well.
         pair.one
             .node
             .ip("link add inside0 type veth peer name inside1\nlink set inside1 up\nlink set inside0 up")?;
@@ -92,7 +92,7 @@ fn answers_leave_from_the_address_that_was_asked_and_follow_it_when_it_goes() ->
             pair.two.set(&format!("peer {} endpoint {endpoint}", pair.one.keys.public))?;
             pair.two.ping("10.9.0.1").context(address)?;
             pair.two.expect_endpoint(&pair.one, &endpoint)?;
-            // What the other end begins leaves from there, too.
+            // Packets that the other end sends first leave from there as well.
             pair.one.ping("10.9.0.2")?;
             pair.two.expect_endpoint(&pair.one, &endpoint)?;
         }
@@ -119,7 +119,7 @@ fn a_better_route_is_taken_with_the_address_that_belongs_to_it() -> Result<()> {
         own_address(&one.node, "2001:db8:51::1")?;
         own_address(&two.node, "2001:db8:51::2")?;
         for node in [&one.node, &two.node] {
-            // The same address may be heard on either cable.
+            // A packet of the same source may arrive by either cable.
             node.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
             node.shell("for i in eth0 eth1; do echo 0 > /proc/sys/net/ipv4/conf/$i/rp_filter; done")?;
         }
@@ -151,7 +151,7 @@ fn a_better_route_is_taken_with_the_address_that_belongs_to_it() -> Result<()> {
 fn behind_nat_a_keepalive_holds_the_way_back_open() -> Result<()> {
     scenario(Topology::empty(), |lab| {
         let (pair, nat) = behind_nat(lab)?;
-        // The entry of the translation lives two seconds: less than the silence that follows.
+        // The NAT's entry lives two seconds, which is less than the silence that follows.
         nat.sysctl("net/netfilter/nf_conntrack_udp_timeout", "2")?;
         nat.sysctl("net/netfilter/nf_conntrack_udp_timeout_stream", "2")?;
         pair.one.ping("10.9.0.2")?;
@@ -186,10 +186,10 @@ fn a_packet_with_nowhere_to_go_is_answered_here_and_through_nat() -> Result<()> 
             ensure!(text.to_lowercase().contains("unreachable"), "ping {words}:\n{text}");
             Ok(())
         };
-        // Nobody has these addresses.
+        // No peer has these addresses.
         unreachable(&pair.one, "10.9.0.99")?;
         unreachable(&pair.one, "fd00:9::99")?;
-        // Somebody has, but nobody knows where that is.
+        // A peer has them, but its endpoint is unknown.
         let other = scenarios::KeyPair::of("other").public;
         pair.one.set(&format!("peer {other} allowed-ips 10.9.0.98/32,fd00:9::98/128"))?;
         unreachable(&pair.one, "10.9.0.98")?;
@@ -219,7 +219,7 @@ fn a_packet_that_would_go_round_in_circles_is_stopped() -> Result<()> {
     scenario(Topology::empty(), |lab| {
         let pair = Pair::start(lab)?;
         pair.pings()?;
-        // The way to the peer leads through the peer.
+        // The route to the peer's endpoint leads through the peer.
         let (one, two) = (&pair.one, &pair.two);
         one.set(&format!("peer {} allowed-ips 0.0.0.0/0,::/0", two.keys.public))?;
         one.node.ip("route add 192.0.2.2/32 dev wg0")?;
@@ -232,7 +232,7 @@ fn a_packet_that_would_go_round_in_circles_is_stopped() -> Result<()> {
         one.node.ip("route delete 192.0.2.2/32 dev wg0")?;
         one.reaches("10.9.0.2")?;
 
-        // A peer whose endpoint is this interface itself, in its own peer's network.
+        // A peer whose endpoint is the tunnel address of this interface itself.
         let looped = scenarios::KeyPair::of("looped").public;
         one.set(&format!("peer {looped} allowed-ips 10.9.0.50/32 endpoint 10.9.0.1:5001"))?;
         let before = one.transfer(two)?.1;
@@ -275,7 +275,7 @@ fn a_cable_that_is_unplugged_and_plugged_in_again_costs_nothing_but_the_time() -
             pair.one.node.run("ip link set eth0 up")?;
             pair.one.reaches("10.9.0.2")?;
         }
-        // Without any way at all, and then with another one.
+        // First without any route, and then with another one.
         pair.one.node.run("ip link delete eth0")?;
         ensure!(!pair.one.answers("10.9.0.2")?);
         lab.connect((&pair.one.node, "eth2"), (&pair.two.node, "eth2"))?;

@@ -83,8 +83,8 @@ fn a_file_replaces_all_peers_and_another_adds_to_them() -> Result<()> {
         one.node.run(&format!("wg setconf wg0 {}", one.secret("all", &original)?))?;
         ensure!(one.show("peers")? == pair.two.keys.public);
         one.reaches("10.9.0.2")?;
-        let nobody = original.split("[Peer]").next().unwrap_or_default();
-        one.node.run(&format!("wg setconf wg0 {}", one.secret("nobody", nobody)?))?;
+        let no_peer = original.split("[Peer]").next().unwrap_or_default();
+        one.node.run(&format!("wg setconf wg0 {}", one.secret("no-peer", no_peer)?))?;
         ensure!(one.show("peers")?.is_empty());
         ensure!(!one.answers("10.9.0.2")?);
         Ok(())
@@ -139,7 +139,7 @@ fn keys_are_clamped_ones_own_is_no_peers_and_a_low_order_one_sends_nothing() -> 
         one.set(&format!("private-key {file}"))?;
         ensure!(one.show("private-key")? == "+P///////////////////////////////////////38=");
         let own = one.show("public-key")?;
-        // `wg` asks for it and is not told of an error, but there is no such peer.
+        // `wg` requests it and gets no error, but no such peer is added.
         one.node.output(&format!("wg set wg0 peer {own} allowed-ips 10.9.7.0/24"))?;
         ensure!(!one.show("peers")?.contains(&own));
         let file = one.secret("one", &one.keys.private)?;
@@ -178,7 +178,7 @@ fn an_unknown_interface_is_an_error_and_a_deleted_one_ends_the_process() -> Resu
             pair.one = again(lab, &pair)?;
             pair.one.reaches("10.9.0.2")?;
         }
-        // Without its socket nobody could set it up any more: wg-quick takes an interface away like this, too.
+        // An interface whose socket is removed ends. wg-quick removes an interface this way.
         pair.one.node.run("rm /var/run/wireguard/wg0.sock")?;
         ensure!(pair.one.process.wait(Duration::from_secs(10))?.success());
         ensure!(!pair.one.node.output("ip link show wg0")?.status.success());
@@ -202,7 +202,7 @@ fn packets_carry_the_firewall_mark_and_follow_the_route_for_it() -> Result<()> {
         ensure!(one.show("fwmark")? == "0x77");
         one.ping("10.9.0.2")?;
         ensure!(!one.node.run("nft list counter inet marks marked")?.contains("packets 0 "));
-        // Marked packets have nowhere to go; the mark is changed, and they have.
+        // Packets with the first mark have no route; with the second one they have.
         one.node.run("ip rule add fwmark 0x77 unreachable")?;
         ensure!(!one.answers("10.9.0.2")?);
         one.set("fwmark 0x78")?;

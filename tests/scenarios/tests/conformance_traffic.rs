@@ -64,7 +64,7 @@ fn bytes_and_handshakes_are_counted_exactly() -> Result<()> {
         let pair = Pair::start(lab)?;
         ensure!(pair.one.transfer(&pair.two)? == (0, 0));
         ensure!(pair.one.of_peer("latest-handshakes", &pair.two)? == "0");
-        // What IPv6 says by itself when an interface comes up is not to be counted.
+        // IPv6's own packets when an interface comes up must not be counted.
         for end in [&pair.one, &pair.two] {
             end.node.sysctl("net/ipv6/conf/wg0/disable_ipv6", "1")?;
         }
@@ -136,7 +136,7 @@ fn everything_crosses(pair: &Pair) -> Result<()> {
     Ok(())
 }
 
-/// One run of iperf3, whose server serves just that.
+/// One run of iperf3, with a server for this run alone.
 fn iperf(from: &Node, to: &Node, address: &str, options: &str) -> Result<()> {
     let mut server = to.command("iperf3").args(["-s", "-1", "-B", address]).spawn("iperf3")?;
     until(Duration::from_secs(10), "iperf3 to listen", || {

@@ -1,4 +1,5 @@
-//! The kernel's table of flows: who may fill it, how flows begin, and what is said when it is nearly full.
+//! The kernel's table of flows: who may fill it, how flows begin, and what is reported when it is
+//! nearly full.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
@@ -10,7 +11,7 @@ use lab::{Lab, TcpServer, Topology, echo, scenario, until};
 use scenarios::{Probe, Router, Site, growth, packet_counters};
 
 const BULK: &str = "192.0.2.2:5001";
-/// Most flows that a peer may have open out of the tunnel.
+/// How many flows a peer may have open out of the tunnel.
 const MOST: u64 = 2_048;
 const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
 
@@ -25,7 +26,8 @@ fn a_taken_origin_reaches_its_limit_of_flows_and_a_wan_client_is_let_in_at_once(
         let _ssh = TcpServer::start(site.edge.tcp_listener("0.0.0.0:22")?, echo)?;
         let taken = Probe::new(&site.origin, "kyiv", None, "192.168.88.77")?;
         let before = packet_counters(&site.edge)?;
-        // At first as fast as it can, then at a rate that is allowed, until twice the limit was asked for.
+        // At first as fast as it can, then at the allowed rate, until it has requested twice the
+        // limit.
         for (number, port) in (10_000..16_000_u16).enumerate() {
             taken.syn(port, "192.168.1.2", 2049)?;
             if number > 2_000 && number % 50 == 0 {
@@ -133,7 +135,7 @@ fn a_table_of_flows_that_is_nearly_full_is_a_problem_until_there_is_room() -> Re
 }
 
 #[test]
-fn silent_connections_are_forgotten_after_two_hours_unless_somebody_chose_another_time() -> Result<()> {
+fn silent_connections_are_forgotten_after_two_hours_unless_a_shorter_time_was_set() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         for (before, meanwhile) in [("432000", "7440"), ("3600", "3600")] {

@@ -1,8 +1,9 @@
 //! The main job with both ends in containers, on the images of the Dockerfile and the Compose services of the sample
 //! tree, in front of a real Caddy; and what is in those images.
 //!
-//! Each site has a Docker engine of its own in its machine's network. The gateway's container has that network itself,
-//! so nothing stands between the public port and the gateway that could change a client's address.
+//! Each site has a Docker engine of its own in its machine's network. The gateway's container has
+//! that network itself, so nothing between the public port and the gateway can change a client's
+//! address.
 
 #![allow(clippy::print_stdout)] // Sizes and versions are what a person looks for.
 
@@ -36,11 +37,11 @@ fn a_page_of_a_caddy_among_containers_reaches_an_internet_client_through_both_en
         the_images_are_small(&sites.wroclaw);
         sites.up()?;
         the_page_arrives_with_the_clients_address(&sites, lab)?;
-        nobody_else_speaks_for_a_client(&sites)?;
+        no_other_container_speaks_for_a_client(&sites)?;
         services_of_the_monitoring_network_are_reached_by_name(&sites)?;
         containers_reach_the_other_site_by_the_forwarders_name(&sites)?;
         the_gateway_holds_one_capability_and_the_forwarder_none(&sites)?;
-        nobody_complained(&sites)?;
+        neither_logged_a_warning(&sites)?;
         ensure!(leaks.packets()? == 0, "{} packets left outside the tunnel", leaks.packets()?);
         Ok(())
     })
@@ -102,8 +103,9 @@ fn the_page_arrives_with_the_clients_address(sites: &Sites, lab: &Lab) -> Result
     Ok(())
 }
 
-/// This machine, by the published port, must bring a header; another container must not.
-fn nobody_else_speaks_for_a_client(sites: &Sites) -> Result<()> {
+/// A connection of this machine to the published port must have a PROXY header; a connection of
+/// another container must not.
+fn no_other_container_speaks_for_a_client(sites: &Sites) -> Result<()> {
     let url = "https://emby.example.com:8443/System/Ping";
     let curl = || sites.origin.command("curl").args(["-sS", "-k", "--max-time", "10"]);
     let command = curl().args(["--resolve", "emby.example.com:8443:127.0.0.1", url]);
@@ -142,7 +144,7 @@ fn containers_reach_the_other_site_by_the_forwarders_name(sites: &Sites) -> Resu
 
 fn the_gateway_holds_one_capability_and_the_forwarder_none(sites: &Sites) -> Result<()> {
     let net_admin = 1 << 12;
-    // While the helper runs nft there are two that hold it.
+    // While the helper runs nft, two processes hold it.
     until(Duration::from_secs(30), "the helper to hold it alone", || {
         let gateway = processes(&sites.kyiv, GATEWAY)?;
         ensure!(gateway.iter().any(|process| process.name == "gateway"), "{gateway:?}");
@@ -163,7 +165,7 @@ fn the_gateway_holds_one_capability_and_the_forwarder_none(sites: &Sites) -> Res
     Ok(())
 }
 
-fn nobody_complained(sites: &Sites) -> Result<()> {
+fn neither_logged_a_warning(sites: &Sites) -> Result<()> {
     for (engine, container) in [(&sites.kyiv, GATEWAY), (&sites.wroclaw, "forwarder-forwarder-1")] {
         let log = log_of(engine, container);
         let bad: Vec<_> =
@@ -225,7 +227,7 @@ impl Sites {
         let kyiv = |words: &[&str]| stackctl(&self.kyiv, &self.kyiv_tree, "kyiv", words);
         let wroclaw = |words: &[&str]| stackctl(&self.wroclaw, &self.wroclaw_tree, "wroclaw", words);
         kyiv(&["setup", "gateway"])?;
-        // Healthy is an edge whose peers are up, and its peer comes next.
+        // The edge becomes healthy only with its peer, which starts next.
         let compose = kyiv(&["print-command", "gateway", "--", "up", "--detach", "--pull", "never"])?;
         start_without_waiting(&self.kyiv, &compose.out)?;
         self.wroclaw.docker(&["network", "create", "monitoring"]);
@@ -266,7 +268,7 @@ fn stackctl(engine: &Engine, tree: &Tree, location: &str, words: &[&str]) -> Res
     Ok(said)
 }
 
-/// Runs a command line that `stackctl print-command` gave, which names no engine, against one.
+/// Runs a command line of `stackctl print-command`, which names no engine, on this engine.
 fn start_without_waiting(engine: &Engine, line: &str) -> Result<()> {
     let variables = engine.environment().into_iter().filter(|(name, _)| name.starts_with("DOCKER"));
     let host: String = variables.map(|(name, value)| format!(" {name}={value}")).collect();
@@ -276,7 +278,7 @@ fn start_without_waiting(engine: &Engine, line: &str) -> Result<()> {
     Ok(())
 }
 
-/// Builds the images around the programs that lie beside this test, stripped.
+/// Builds the images with the programs next to this test, stripped.
 fn build_from_what_is_built(engine: &Engine, lab: &Lab) -> Result<()> {
     let context = lab.directory().join("context");
     let binaries = context.join("binaries").join(architecture());
@@ -327,7 +329,7 @@ fn weigh(engine: &Engine, image: &str, name: &str) {
     assert!(bytes > 1_000_000 && bytes < limit, "{name} has {said} bytes");
 }
 
-/// What one process of a container is and may.
+/// One process of a container, with its capabilities.
 #[derive(Debug)]
 struct Process {
     name: String,
@@ -417,7 +419,7 @@ fn version(rootfs: &Path, program: &str, architecture: &str) -> Result<String> {
         }
     };
     command.arg("--library-path").arg(rootfs.join(libraries));
-    // qemu gives a process no netlink socket, without which nft says nothing: that its libraries are there must do.
+    // Under qemu nft has no netlink socket and cannot run: check only that its libraries are there.
     if program.ends_with("nft") && architecture != self::architecture() {
         command.arg("--list").arg(rootfs.join(program));
     } else {

@@ -216,7 +216,7 @@ fn status(site: &Site<'_>) -> Result<Value> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// The status code of `/readyz` and what it says.
+/// The status code and the text of `/readyz`.
 fn readiness(site: &Site<'_>) -> Result<String> {
     let script = "curl -sS --max-time 10 -D - http://127.0.0.1:9586/readyz | sed '1s/^HTTP[^ ]* //'";
     site.edge.shell(script)

@@ -1,4 +1,5 @@
-//! `gatewayctl flows` and `gatewayctl offload`: what the running edge tells about its traffic, and its switches.
+//! `gatewayctl flows` and `gatewayctl offload`: what the running edge shows of its traffic, and its
+//! offload switches.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,7 +11,7 @@ use scenarios::{Offload, Site, download, serve_bulk, upload};
 use serde_json::Value;
 
 #[test]
-fn flows_are_told_with_who_where_bytes_age_and_peer_and_found_by_service_and_address() -> Result<()> {
+fn flows_are_listed_with_who_where_bytes_age_and_peer_and_found_by_service_and_address() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let _servers = [
@@ -101,7 +102,7 @@ fn traffic_flows_with_every_offload_turned_off_and_on_again() -> Result<()> {
     })
 }
 
-/// A connection that has carried so many bytes each way.
+/// A connection that has carried this many bytes each way.
 fn session(node: &Node, address: &str, bytes: usize) -> Result<TcpStream> {
     let mut stream = node.tcp_connect(address, Duration::from_secs(10))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;

@@ -1,4 +1,5 @@
-//! What `forwarder export caddy` writes, in a real Caddy: who is believed about a client's address, and who is not.
+//! What `forwarder export caddy` writes, in a real Caddy: which sources it believes about a
+//! client's address.
 
 use std::fs;
 
@@ -8,7 +9,7 @@ use scenarios::{Caddy, Site};
 
 /// Cloudflare's part is played by the lab's client, whose network is in this list.
 const PROXY: &str = "203.0.113.0/24\n";
-/// Where no client of the lab lives.
+/// A list with no client of the lab.
 const OTHERS: &str = "198.18.0.0/24\n";
 const VISITOR: [&str; 2] = ["-H", "CF-Connecting-IP: 198.18.0.1"];
 
@@ -19,7 +20,7 @@ fn the_visitors_address_that_cloudflare_adds_is_believed_from_cloudflare() -> Re
         let client = lab.node("client")?;
         ensure!(whoami(&caddy, &client, &[])? == "203.0.113.10 203.0.113.10");
         ensure!(whoami(&caddy, &client, &VISITOR)? == "203.0.113.10 198.18.0.1");
-        // A visitor may write lines of this header, which Cloudflare passes on: it is nobody's word.
+        // A visitor can write this header himself, and Cloudflare passes it on: it is not believed.
         let forwarded = ["-H", "X-Forwarded-For: 198.18.0.1"];
         ensure!(whoami(&caddy, &client, &forwarded)? == "203.0.113.10 203.0.113.10");
         Ok(())
@@ -27,11 +28,11 @@ fn the_visitors_address_that_cloudflare_adds_is_believed_from_cloudflare() -> Re
 }
 
 #[test]
-fn no_word_of_a_stranger_about_an_address_is_believed() -> Result<()> {
+fn no_address_that_an_untrusted_source_claims_is_believed() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let (site, caddy) = site_with(lab, OTHERS)?;
         let client = lab.node("client")?;
-        // From outside: neither a header of HTTP nor one before it.
+        // From outside: neither an HTTP header nor a PROXY header before it.
         ensure!(whoami(&caddy, &client, &VISITOR)? == "203.0.113.10 203.0.113.10");
         ensure!(caddy.curl(&client, "192.0.2.2", &["--haproxy-protocol"], "/whoami").is_err());
         // On the origin's own machine: without a header nothing is served.
@@ -40,7 +41,7 @@ fn no_word_of_a_stranger_about_an_address_is_believed() -> Result<()> {
             caddy.curl(&site.origin, "127.0.0.1", &headerless, "/whoami").is_err(),
             "served without a header"
         );
-        // From the origin's LAN: the listener is not there, and Caddy's other one believes nobody.
+        // From the origin's LAN: this listener is closed, and Caddy's other one believes no source.
         let neighbour = lab.node("cgnat")?;
         let direct = ["--connect-to", "::100.64.0.2:8443", "--haproxy-protocol"];
         ensure!(
@@ -55,7 +56,8 @@ fn no_word_of_a_stranger_about_an_address_is_believed() -> Result<()> {
     })
 }
 
-/// The worked example with what the forwarder's own export says, for this list of proxies.
+/// The worked example with Caddy as the forwarder's own export configures it, for this list of
+/// proxies.
 fn site_with<'lab>(lab: &'lab Lab, list: &str) -> Result<(Site<'lab>, Caddy)> {
     let mut site = Site::new(lab)?;
     fs::write(site.origin.directory().join("proxies.list"), list)?;

@@ -18,15 +18,15 @@ use tunnel::packet::{Sum, protocol, tcp_flags};
 const BULK: &str = "192.0.2.2:5001";
 /// Short connections at the same time.
 const PARALLEL: usize = 16;
-/// Bytes per second of a flow that is watched during a flood: well below what the machine carries, so that what is
-/// missing was lost to the flood and not to who makes it.
+/// Bytes per second of the flow that is watched during a flood. It is well below what the machine
+/// carries, so that a loss is an effect of the flood and not of the load that making it causes.
 const STEADY: u64 = 6_250_000;
 
 #[test]
 fn thousands_of_idle_flows_take_little_memory_and_no_time_and_none_of_them_starves() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let count = if full_counts() { 10_000 } else { 2_000 };
-        // Both ends of every flow are this process's, each in a table of its own.
+        // This process has both ends of every flow, each end with its own table of descriptors.
         let count = count.min(raise_descriptors(count + 500)? - 500);
         let mut site = site(lab)?;
         let service = Service::apart(site.origin.tcp_listener("127.0.0.1:5001")?)?;
@@ -52,7 +52,8 @@ fn thousands_of_idle_flows_take_little_memory_and_no_time_and_none_of_them_starv
             println!("round {round}: the last of {count} answers came after {slowest:?}");
             std::thread::sleep(Duration::from_secs(if full_counts() { 10 } else { 0 }));
         }
-        // All at once is more than the queues on the way hold: what is lost comes by its clients' timeouts.
+        // All at once is more than the queues on the way hold: lost segments are sent again after a
+        // timeout.
         let slowest = ask_all(&mut flows, Duration::ZERO).context("all at once")?;
         println!("all at once: the last of {count} answers came after {slowest:?}");
         Ok(())
@@ -66,7 +67,7 @@ fn short_connections_leave_neither_memory_nor_descriptors_behind() -> Result<()>
         let mut site = site(lab)?;
         let _server = TcpServer::start(site.origin.tcp_listener("127.0.0.1:5001")?, echo)?;
         site.start()?;
-        // What ends in order keeps its port for a minute.
+        // A connection that ends in order keeps its port for a minute.
         lab.node("client")?.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
         let rounds = |count: usize, workers: usize| -> Result<()> {
             let worker = |_| -> Result<()> {
@@ -87,11 +88,11 @@ fn short_connections_leave_neither_memory_nor_descriptors_behind() -> Result<()>
                     .try_for_each(|worker| worker.join().unwrap_or_else(|_| anyhow::bail!("panicked")))
             })
         };
-        // As many as fill the table of finished flows, which then stays as large as it is.
+        // Enough to fill the table of finished flows, which then grows no more.
         rounds(if full_counts() { 60_000 } else { 1_000 }, PARALLEL)?;
         let quiet = |site: &mut Site<'_>| settled(site.forwarder()?);
         let (memory_before, descriptors_before) = quiet(&mut site)?;
-        // One after another, which takes longer, and the rest side by side.
+        // A part one after another, which takes longer, and the rest in parallel.
         for (count, workers) in [(count / 20, 1), (count - count / 20, PARALLEL)] {
             let start = Instant::now();
             let done = rounds(count, workers);
@@ -113,7 +114,7 @@ fn short_connections_leave_neither_memory_nor_descriptors_behind() -> Result<()>
 }
 
 #[test]
-fn a_slow_reader_gets_every_byte_and_holds_up_nobody_else() -> Result<()> {
+fn a_slow_reader_gets_every_byte_and_holds_up_no_other_flow() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = site(lab)?;
         let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
@@ -150,12 +151,12 @@ fn resets_pass_through_both_ways() -> Result<()> {
         service.set_read_timeout(Some(Duration::from_secs(10)))?;
         SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
         drop(client);
-        ensure!(is_reset(service.read(&mut [0])), "the service was not told");
+        ensure!(is_reset(service.read(&mut [0])), "the service got no reset");
         let mut client = connect(lab)?;
         let (service, _) = listener.accept()?;
         SockRef::from(&service).set_linger(Some(Duration::ZERO))?;
         drop(service);
-        ensure!(is_reset(client.read(&mut [0])), "the client was not told");
+        ensure!(is_reset(client.read(&mut [0])), "the client got no reset");
         Ok(())
     })
 }
@@ -180,18 +181,18 @@ fn an_upstream_that_accepts_and_says_nothing_costs_nothing() -> Result<()> {
 }
 
 #[test]
-fn a_client_of_an_upstream_that_never_answers_is_told_within_the_dial_timeout() -> Result<()> {
+fn a_client_of_an_upstream_that_never_answers_is_refused_within_the_dial_timeout() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = site(lab)?;
-        // An address of the origin's own network where nobody is, and which answers nothing.
+        // An address that no host has: nothing answers.
         site.forwarder_config.replace("upstream = \"127.0.0.1:5001\"", "upstream = \"198.18.77.77:5001\"")?;
         site.forwarder_config.replace("[limits]", "[limits]\ndial_timeout = \"2s\"")?;
         lab.node("inet")?.ip("route add blackhole 198.18.77.0/24")?;
         site.start()?;
         let start = Instant::now();
         let refused = lab.node("client")?.tcp_connect(BULK, Duration::from_secs(60));
-        ensure!(refused.is_err(), "connected to nobody");
-        println!("told after {:?}", start.elapsed());
+        ensure!(refused.is_err(), "connected to an address that no host has");
+        println!("refused after {:?}", start.elapsed());
         ensure!(start.elapsed() < Duration::from_secs(30));
         Ok(())
     })
@@ -248,7 +249,7 @@ fn with_64_descriptors_new_flows_are_refused_at_once_and_old_ones_go_on() -> Res
         let _server = TcpServer::start(site.origin.tcp_listener("127.0.0.1:5001")?, echo)?;
         site.start()?;
         let pid = site.forwarder()?.pid().to_string();
-        // Root without every capability may not do that to another's process; its owner may.
+        // Only the owner of a process, or root with every capability, may set its limits.
         let owner = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "prlimit"];
         let mut limit = Command::new(if site.is_unprivileged() { "setpriv" } else { "prlimit" });
         limit.args(if site.is_unprivileged() { owner.as_slice() } else { &[] });
@@ -274,7 +275,8 @@ fn with_64_descriptors_new_flows_are_refused_at_once_and_old_ones_go_on() -> Res
         for flow in &mut flows {
             exchange(flow)?;
         }
-        // No scrape is answered without a descriptor: the kernel's own count shows whether anything spins.
+        // Without a free descriptor no scrape is answered: the kernel's count of processor time
+        // shows whether anything spins.
         let before = processor(site.forwarder()?)?;
         std::thread::sleep(Duration::from_secs(2));
         let spent = processor(site.forwarder()?)? - before;
@@ -327,7 +329,7 @@ fn a_flood_of_spoofed_syns_leaves_old_flows_alone_and_lets_an_honest_client_in()
                 quiet / 1e6,
                 flooded / 1e6
             );
-            // What the machine that does all this at once does not carry in quiet proves nothing in the flood.
+            // A machine that is too slow for this flow without the flood proves nothing with it.
             ensure!(!full_counts() || flooded >= quiet * 0.9, "the flow lost more than a tenth");
             ensure!(!full_counts() || took < Duration::from_secs(3), "the honest client waited");
             Ok(())
@@ -348,8 +350,8 @@ fn a_flood_of_spoofed_syns_leaves_old_flows_alone_and_lets_an_honest_client_in()
 fn refusals(site: &Site<'_>) -> Result<String> {
     let page = site.origin.run("curl -sS --max-time 10 http://127.0.0.1:9587/metrics")?;
     let names = ["forwarder_dropped_packets_total", "forwarder_dials_total", "forwarder_resets_total"];
-    let told = |line: &&str| names.iter().any(|name| line.starts_with(name)) && !line.ends_with(" 0");
-    Ok(page.lines().filter(told).collect::<Vec<_>>().join("\n"))
+    let counts = |line: &&str| names.iter().any(|name| line.starts_with(name)) && !line.ends_with(" 0");
+    Ok(page.lines().filter(counts).collect::<Vec<_>>().join("\n"))
 }
 
 /// Sends a kilobyte into each flow, `pause` apart, and waits for every answer; how long that took.
@@ -408,7 +410,8 @@ fn descriptors(process: &Process) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{}/fd", process.pid()))?.count())
 }
 
-/// Memory and descriptors once finished flows are forgotten: late segments are answered for ten seconds.
+/// Memory and descriptors once finished flows are forgotten, which takes ten seconds: until then
+/// late segments are answered.
 fn settled(process: &Process) -> Result<(u64, usize)> {
     until(Duration::from_secs(60), "finished flows to be forgotten", || {
         let first = descriptors(process)?;
@@ -426,13 +429,14 @@ fn rounds(site: &Site<'_>) -> Result<u64> {
     line.context("no rounds are counted")?.parse().context("rounds")
 }
 
-/// Lets this process open so many descriptors, or as many as the machine allows; how many that is.
+/// Raises this process's limit on descriptors to this many, or to what the machine allows; answers
+/// the limit.
 fn raise_descriptors(wanted: usize) -> Result<usize> {
     let limits = fs::read_to_string("/proc/self/limits")?;
     let line = limits.lines().find(|line| line.starts_with("Max open files")).context("no limit")?;
     let most = line.split_whitespace().nth(4).context("no hard limit")?.parse().context("the hard limit")?;
     let own = std::process::id().to_string();
-    // Only who may change the machine's limits gets beyond the hard one.
+    // Only a process that may change the machine's limits gets beyond the hard one.
     for limit in [wanted.max(most), most] {
         let nofile = format!("--nofile={limit}:{limit}");
         if Command::new("prlimit").args(["--pid", &own, &nofile]).output()?.status.success() {
@@ -464,7 +468,7 @@ impl Service {
         let (ending, count) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let (flag, held) = (Arc::clone(&ending), Arc::clone(&count));
         let thread = Some(std::thread::spawn(move || {
-            // Without, the limit on descriptors is one for both ends, which the test would tell.
+            // If that fails, both ends share one limit on descriptors, and the test shows it.
             if !is_apart || lab::own_descriptors().is_ok() {
                 serve(&listener, &flag, &held);
             }
@@ -500,7 +504,7 @@ impl Drop for Service {
     fn drop(&mut self) {
         self.ending.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // It ends within one glance; its streams are closed with it.
+            // The thread ends within one round, and its streams are closed with it.
             let _ = thread.join();
         }
     }
@@ -524,15 +528,15 @@ fn steady_download(flow: &mut TcpStream, span: Duration) -> Result<f64> {
     Ok(count as f64 * 8.0 / start.elapsed().as_secs_f64())
 }
 
-/// Sends SYNs from addresses that nobody has, 50,000 a second or as many as the machine can.
+/// Sends SYNs from addresses that no host has, 50,000 a second or as many as the machine can.
 fn flood(packets: &PacketSocket, limit: Duration, ending: &AtomicBool, sent: &AtomicU64) -> Result<()> {
     let start = Instant::now();
     let mut number = 0u32;
     while start.elapsed() < limit && !ending.load(Ordering::Relaxed) {
         for _ in 0..50 {
-            // An address of the benchmark network, which the lab gives to nobody.
+            // An address of the benchmark network, which no host of the lab has.
             let source = (Ipv4Addr::from(0xc612_0000 | (number & 0xffff)), 1_024 + (number >> 16) as u16);
-            // A full queue on the way is what a flood does.
+            // A full queue on the way is to be expected in a flood.
             let _ = packets.send(&syn(source, number));
             number += 1;
         }

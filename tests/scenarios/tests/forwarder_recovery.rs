@@ -79,7 +79,7 @@ fn a_program_that_waits_starts_once_its_service_is_there() -> Result<()> {
 }
 
 #[test]
-fn a_held_connection_goes_through_once_the_tunnel_is_up_and_a_refused_one_is_told_at_once() -> Result<()> {
+fn a_held_connection_goes_through_once_the_tunnel_is_up_and_a_refused_one_is_reset_at_once() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let (mut site, _echo) = site_with_echo(lab)?;
         site.forwarder_config
@@ -183,7 +183,7 @@ fn exchange(stream: &mut TcpStream) -> Result<()> {
     stream.read_exact(&mut [0; 6]).context("the echo did not come")
 }
 
-/// How a connection that is refused ends: the reset may come before its maker learns that it stood.
+/// How a refused connection ends: the reset may arrive while it connects, or at its first read.
 fn reset_while_connecting_or_reading(node: &lab::Node, address: &str) -> Option<std::io::ErrorKind> {
     let limit = Duration::from_secs(5);
     match node.tcp_connect(address, limit) {

@@ -146,7 +146,7 @@ fn refuse(edge: &Node, words: &str) -> Result<()> {
     )
 }
 
-/// Puts a program in the place of `nft` that does this first when it is given a transaction.
+/// Replaces `nft` by a program that runs this before each transaction.
 fn wrap(edge: &Node, first: &str) -> Result<()> {
     let (real, wrapper) = (edge.directory().join("nft-real"), edge.directory().join("nft-wrapper"));
     fs::copy("/usr/sbin/nft", &real)?;

@@ -27,7 +27,7 @@ fn a_browser_fetches_pages_and_films_over_http3() -> Result<()> {
         site.start()?;
         let client = lab.node("client")?;
         let pages = fetch(&client, &caddy.certificate(), &["/whoami", "/film", "/whoami"])?;
-        // No header tells Caddy who the client is: PROXY protocol does not exist for QUIC.
+        // No header names the client to Caddy: there is no PROXY protocol for QUIC.
         ensure!(pages.first().is_some_and(|page| page == b"127.0.0.1"), "{:?}", pages.first());
         ensure!(pages.get(1) == Some(&film), "the film came wrong");
         Ok(())

@@ -83,7 +83,8 @@ fn gateway_down_removes_what_it_made_and_nothing_else() -> Result<()> {
 fn gateway_down_sets_back_the_switches_that_the_daemon_changed_and_no_others() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
-        // Name, before the daemon, set by another since, after `gateway down`.
+        // The switch, its value before the daemon, the value that another program sets while it
+        // runs, the value after `gateway down`.
         let switches = [
             ("net/ipv4/ip_forward", "0", None, "0"),
             ("net/ipv4/conf/all/src_valid_mark", "1", None, "1"),
@@ -127,7 +128,7 @@ fn boot_guard(site: &Site<'_>) -> Result<()> {
 
 fn take_the_guard_out(edge: &Node) -> Result<()> {
     edge.run("nft delete table inet causeway")?;
-    // Its rules and routes, too: a tunnel prefix then follows the default route.
+    // Without its rules and routes a tunnel prefix follows the default route.
     edge.output("ip link delete gw0")?;
     edge.shell(
         "ip rule show | sed -n 's/^\\([0-9]*\\):.*/\\1/p' | while read priority; do
@@ -194,7 +195,8 @@ impl Drop for Senders {
     }
 }
 
-/// Sends about two thousand datagrams a second; a refusal by the own kernel is a try as well.
+/// Sends about two thousand datagrams a second; one that the sender's kernel refuses counts as
+/// well.
 fn send_until(socket: &UdpSocket, target: &str, sent: &AtomicU64, ending: &AtomicBool) {
     while !ending.load(Ordering::Relaxed) {
         for _ in 0..20 {

@@ -43,7 +43,7 @@ fn every_implausible_answer_leaves_the_list_and_says_stale() -> Result<()> {
             ensure!(code == Some(8) && said.contains(why), "{why}: {code:?} {said}");
             ensure!(place.list()? == good, "{why}: the list was changed");
         }
-        // Nobody there, and no list to fall back on.
+        // A bad answer, and no list to fall back on.
         fs::remove_file(&place.file)?;
         ensure!(place.refresh(&[])?.0 == Some(1));
         Ok(())
@@ -67,8 +67,8 @@ fn over_tls_only_a_trusted_server_is_believed() -> Result<()> {
             edge.tcp_connect("127.0.0.1:8443", Duration::from_secs(1)).map(Some)
         })?;
         place.point_to("https://localhost:8443/v4")?;
-        let stranger = place.refresh(&[])?;
-        ensure!(stranger.0 == Some(1) && !place.file.exists(), "{stranger:?}");
+        let untrusted = place.refresh(&[])?;
+        ensure!(untrusted.0 == Some(1) && !place.file.exists(), "{untrusted:?}");
         let pem = place.site.edge.directory().join("tls.pem");
         let trusted = place.refresh(&["--ca", &pem.to_string_lossy()])?;
         ensure!(trusted.0 == Some(0) && place.list()?.contains(GOOD[0]), "{trusted:?}");
@@ -104,7 +104,7 @@ const CERTIFICATE: &str = "[req]\ndistinguished_name = dn\nx509_extensions = ext
                            [ext]\nbasicConstraints = critical,CA:FALSE\nsubjectAltName = DNS:localhost\n";
 const ADDRESS: &str = "http://127.0.0.1:8080/v4";
 
-/// A site whose published port is for one list, and a server that answers what it is told.
+/// A site whose published port is open to one list, and a server that gives the list's answers.
 struct Place<'lab> {
     site: Site<'lab>,
     file: PathBuf,
@@ -134,7 +134,7 @@ impl<'lab> Place<'lab> {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = (status, text.to_owned());
     }
 
-    /// Exit code and everything said.
+    /// Exit code and all output.
     fn refresh(&self, more: &[&str]) -> Result<(Option<i32>, String)> {
         let config = self.site.gateway_config.path().to_string_lossy().into_owned();
         let arguments = [&["lists", "refresh", "--config", &config], more].concat();
@@ -161,7 +161,7 @@ fn serve(node: &Node, answer: &Arc<Mutex<(u16, String)>>) -> Result<TcpServer> {
         }
         let (status, text) = answer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let head = format!(
-            "HTTP/1.1 {status} Told\r\nContent-Length: {}\r\nLocation: http://127.0.0.1:8080/v4\r\nConnection: close\r\n\r\n",
+            "HTTP/1.1 {status} Chosen\r\nContent-Length: {}\r\nLocation: http://127.0.0.1:8080/v4\r\nConnection: close\r\n\r\n",
             text.len()
         );
         stream.write_all(head.as_bytes())?;

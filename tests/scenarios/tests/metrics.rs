@@ -1,4 +1,4 @@
-//! Both daemons under Debian's Prometheus, and whether their counters tell the truth.
+//! Both daemons under Debian's Prometheus, and whether their counters are right.
 
 use std::fs;
 use std::time::Duration;
@@ -12,7 +12,7 @@ const GATEWAY: &str = "http://127.0.0.1:9586/metrics";
 const FORWARDER: &str = "http://127.0.0.1:9587/metrics";
 
 #[test]
-fn prometheus_scrapes_both_daemons_and_promtool_finds_nothing_to_mend() -> Result<()> {
+fn prometheus_scrapes_both_daemons_and_promtool_finds_nothing_to_fix() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = site_with_forwarder_metrics(lab)?;
         site.start()?;
@@ -88,7 +88,7 @@ fn a_page_that_is_asked_for_under_a_foreign_name_is_refused_and_under_a_listed_o
                     let url = format!("http://127.0.0.1:{port}/{path}");
                     let status = node.command("curl").args(["-sS", "-o", "/dev/null", "-w", "%{http_code}"]);
                     let status = status.args(["-H", &format!("Host:{host}"), &url]).run()?;
-                    // Without a name only those pages are served that say how the machine is.
+                    // Without a name only the health pages are served.
                     let expected = if host.is_empty() && path == "readyz" { "200" } else { expected };
                     ensure!(status == expected, "{url} as {host:?}: {status} and not {expected}");
                 }
@@ -99,7 +99,7 @@ fn a_page_that_is_asked_for_under_a_foreign_name_is_refused_and_under_a_listed_o
 }
 
 #[test]
-fn no_client_address_is_ever_a_label_and_nobody_outside_is_answered() -> Result<()> {
+fn no_client_address_is_ever_a_label_and_no_wan_client_is_answered() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;

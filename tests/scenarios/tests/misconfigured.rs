@@ -1,4 +1,5 @@
-//! A tunnel that does not come up: each end says which of its causes it is, as far as it can know, and what to do.
+//! A tunnel that does not come up: each end names the cause, as far as it can know it, and what to
+//! do.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use relay::Random;
 use scenarios::{KeyPair, Site, preshared_key, write_secret};
 use serde_json::Value;
 
-/// A reason is looked for after 15 s, at every fifth second.
+/// A daemon looks for the reason after 15 s, and then every five seconds.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 #[test]
@@ -18,7 +19,7 @@ fn a_wrong_key_of_the_edge_at_the_origin_is_named_by_both_ends() -> Result<()> {
         lab.expect_warning("nothing came back");
         let mut site = Site::new(lab)?;
         let (kyiv, wroclaw) = (site.kyiv.public.clone(), site.wroclaw.public.clone());
-        site.forwarder_config.replace(&kyiv, &KeyPair::of("somebody").public)?;
+        site.forwarder_config.replace(&kyiv, &KeyPair::of("unknown").public)?;
         start_both(&mut site)?;
 
         edge_says(&site, &["(bad_mac)", &kyiv])?;
@@ -33,7 +34,7 @@ fn a_key_that_the_edge_does_not_list_is_shown_there_to_be_compared() -> Result<(
         lab.expect_warning("nothing came back");
         let mut site = Site::new(lab)?;
         let wroclaw = site.wroclaw.public.clone();
-        site.gateway_config.replace(&wroclaw, &KeyPair::of("somebody").public)?;
+        site.gateway_config.replace(&wroclaw, &KeyPair::of("unknown").public)?;
         start_both(&mut site)?;
 
         edge_says(&site, &["(unknown_peer)", &wroclaw, "NAME.pub"])?;
@@ -46,11 +47,11 @@ fn a_key_that_the_edge_does_not_list_is_shown_there_to_be_compared() -> Result<(
 }
 
 #[test]
-fn another_preshared_key_is_told_from_silence() -> Result<()> {
+fn another_preshared_key_is_distinguished_from_silence() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         lab.expect_warning("its answer does not authenticate");
         let mut site = Site::new(lab)?;
-        write_secret(&site.origin.directory().join("wroclaw.psk"), &preshared_key("somebody"))?;
+        write_secret(&site.origin.directory().join("wroclaw.psk"), &preshared_key("unknown"))?;
         start_both(&mut site)?;
 
         origin_says(&site, &["192.0.2.2:51820 answers", "preshared_key_file"])
@@ -75,11 +76,12 @@ fn a_wrong_port_is_silence_that_names_the_port_and_the_edge_has_nothing_to_say()
 }
 
 #[test]
-fn an_endpoint_where_nothing_listens_and_one_that_nobody_has_answer_by_icmp() -> Result<()> {
+fn an_endpoint_where_nothing_listens_and_one_that_no_host_has_answer_by_icmp() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         lab.expect_warning("nothing listens on this UDP port");
         lab.expect_warning("cannot be reached");
-        // What belongs to a flow comes back through this NAT; through the lab's own it does not, and looks like silence.
+        // This NAT lets a flow's ICMP errors back in. The lab's own drops them, which looks like
+        // silence.
         lab.node("cgnat")?.nft("add rule ip cgnat forward ct state related accept")?;
         let mut site = Site::new(lab)?;
         site.forwarder_config.replace("192.0.2.2:51820", "192.0.2.1:51820")?;
@@ -90,7 +92,7 @@ fn an_endpoint_where_nothing_listens_and_one_that_nobody_has_answer_by_icmp() ->
         site.forwarder_config.replace("192.0.2.1:51820", "192.0.2.77:51820")?;
         site.start_forwarder()?;
         origin_says(&site, &["192.0.2.77 cannot be reached"])?;
-        // What is known now is no hindrance once the edge is there.
+        // The reason that was found does not keep the tunnel from coming up once the edge is there.
         drop(site.forwarder.take());
         site.forwarder_config.replace("192.0.2.77:51820", "192.0.2.2:51820")?;
         site.start_forwarder()?;

@@ -17,7 +17,7 @@ fn a_port_that_docker_publishes_is_reached_from_the_origin_as_a_port_of_the_edge
         let (origin, container) = (lab.node("origin")?, lab.node("container")?);
         let _server = serve_seen_tcp(&container, "172.17.0.2:9091")?;
         let _unpublished = serve_seen_tcp(&container, "172.17.0.2:8081")?;
-        // Docker's own proxy listens there, too; its packets never come to it.
+        // Docker's own proxy listens there as well, but the packets never reach it.
         let _proxy = serve_seen_tcp(&site.edge, "0.0.0.0:9091")?;
         let before = packet_counters(&site.edge)?;
         ensure!(
@@ -53,13 +53,14 @@ fn containers_behind_dockers_own_rules_reach_what_is_listed_for_the_edge_and_not
         let _server = serve_seen_tcp(&origin, "192.168.88.2:8428")?;
         let _unlisted = serve_seen_tcp(&origin, "192.168.88.2:9999")?;
         let seen = ask_tcp(&container, "192.168.88.2:8428")?;
-        // Docker masquerades what leaves its bridge, and the way into the tunnel has the tunnel's address.
+        // Docker masquerades what leaves its bridge: into the tunnel it leaves with the tunnel's
+        // address.
         ensure!(seen == "10.77.88.1 8428", "the far end saw {seen}");
         let before = packet_counters(&site.edge)?;
         ensure!(container.tcp_connect("192.168.88.2:9999", Duration::from_secs(1)).is_err());
         let grown = growth(&site.edge, &before)?;
         ensure!(grown.contains_key("drop_forward_not_listed"), "not counted: {grown:?}");
-        // And the way out that is none of ours stays as it was.
+        // The container's way to the internet is as it was.
         let inet = lab.node("inet")?;
         let _internet = serve_seen_tcp(&inet, "192.0.2.1:80")?;
         let seen = ask_tcp(&container, "192.0.2.1:80")?;

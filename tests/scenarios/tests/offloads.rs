@@ -1,4 +1,5 @@
-//! The main job with offloads on, off and falling back in mid-traffic: every byte right, in order, by the way it should.
+//! The main job with offloads on, off and falling back in mid-traffic: every byte is right, in
+//! order, and takes the expected path.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -80,8 +81,8 @@ fn when_the_kernel_refuses_segmented_sends_in_mid_traffic_both_ends_go_on_one_by
             ensure!(joined <= 0.1, "udp_send: {:.0} % went joined: {side:?}", joined * 100.0);
             ensure!(side.fallbacks > 0.0, "no fallback was counted: {side:?}");
         }
-        // The other boundaries know nothing of it; how much can be joined before the TUN is written depends on what
-        // arrives at once.
+        // The other boundaries are not concerned. How much can be joined before the TUN is written
+        // depends on what arrives at once.
         let joined = carried.joined("tun_read").context("too little was read")?;
         ensure!(joined >= 0.9, "tun_read: only {:.0} % went joined: {carried:?}", joined * 100.0);
         Ok(())
@@ -112,7 +113,7 @@ fn offloads_are_switched_off_and_on_again_under_a_download() -> Result<()> {
             site.gateway_config.write()?;
             site.gateway()?.signal(lab::Signal::Hangup)?;
             down.read()?;
-            // Once the change is in force everything takes the other way.
+            // Once the change is in force everything takes the other path.
             let wanted = if round % 2 == 0 { 0.0..=0.1 } else { 0.9..=1.0 };
             until(Duration::from_secs(20), "the switched offloads", || {
                 let before = site.carried()?;
@@ -161,7 +162,7 @@ fn nothing_is_reordered_within_a_flow() -> Result<()> {
 }
 
 #[test]
-fn a_damaged_packet_stays_damaged_beside_sound_ones() -> Result<()> {
+fn a_damaged_packet_stays_damaged_next_to_sound_ones() -> Result<()> {
     scenario(Topology::standard().routed(), |lab| {
         let mut site = Site::new(lab)?;
         site.gateway_config.append(
@@ -183,7 +184,7 @@ fn a_damaged_packet_stays_damaged_beside_sound_ones() -> Result<()> {
         let count: u32 = if full_counts() { 21_000 } else { 2_100 };
         let delivered = || numbers.lock().map(|numbers| numbers.len()).unwrap_or(0);
         for number in 0..count {
-            // Every third is damaged after its checksum was made: what says "go" then says "ba".
+            // Every third is damaged after its checksum was made: its "go" becomes "ba".
             socket.send(&numbered(number, number % 3 == 2)?)?;
             if number % 30 == 29 {
                 let sound = ((number + 1) / 3 * 2) as usize;
@@ -200,7 +201,7 @@ fn a_damaged_packet_stays_damaged_beside_sound_ones() -> Result<()> {
         ensure!(numbers.iter().all(|bytes| bytes.starts_with(b"go")), "a damaged packet was delivered");
         let order: Vec<&[u8]> = numbers.iter().filter_map(|bytes| bytes.get(2..6)).collect();
         ensure!(order.is_sorted(), "datagrams of one flow were reordered");
-        // The edge's own conntrack takes them for invalid; where it did not, the receiver would.
+        // The edge's own conntrack drops them as invalid; if it did not, the receiver would.
         let grown = growth(&site.edge, &before)?;
         ensure!(grown.get("drop_forward_invalid") == Some(&bad), "{bad} were damaged, counted: {grown:?}");
         Ok(())
@@ -223,7 +224,8 @@ impl MainJob {
         Ok(Self { caddy, _nfs: nfs, _bulk: serve_bulk(&site.origin, "127.0.0.1:5001")? })
     }
 
-    /// Does it and answers what it made cross the edge's engine and the origin's.
+    /// Does it, and answers what it sent across the boundaries of the edge's engine and the
+    /// origin's.
     fn done(&self, lab: &Lab, site: &mut Site<'_>) -> Result<(Carried, Carried)> {
         let client = lab.node("client")?;
         let before = (site.carried()?, site.carried_at_the_origin()?);
@@ -270,7 +272,8 @@ impl Half {
 struct Flow {
     packets: u64,
     bytes: u64,
-    /// Packets that brought bytes for the first time after later ones had passed, and that nobody had asked for again.
+    /// Packets whose bytes came for the first time but after later ones, and that the receiver had
+    /// not reported missing.
     late: u64,
     next: Option<u32>,
     holes: Vec<(u32, u32)>,
@@ -375,7 +378,7 @@ fn numbered(number: u32, damaged: bool) -> Result<Vec<u8>> {
     Ok(packet)
 }
 
-/// wireguard-go as the far end: what it is given to send it sends as it is.
+/// wireguard-go as the far end: it sends each packet as it gets it.
 fn plain_far_end(site: &Site<'_>) -> Result<WireGuardGo> {
     let far = WireGuardGo::start(&site.origin, "wg0")?;
     far.configure(&PlainPeer {

@@ -21,7 +21,7 @@ fn a_page_comes_through_an_edge_with_one_interface_and_the_client_keeps_its_addr
 }
 
 #[test]
-fn neighbours_on_the_only_interface_are_the_lan_and_strangers_behind_the_router_are_not() -> Result<()> {
+fn neighbours_on_the_only_interface_are_the_lan_and_wan_clients_behind_the_router_are_not() -> Result<()> {
     scenario(Topology::one_armed(), |lab| {
         let mut site = stated(lab)?;
         let _metrics = TcpServer::start(site.origin.tcp_listener("127.0.0.1:8428")?, echo)?;
@@ -34,8 +34,8 @@ fn neighbours_on_the_only_interface_are_the_lan_and_strangers_behind_the_router_
         // A router that forwards one port too many shows what the edge itself lets in.
         lab.node("router")?
             .run("nft add rule ip router in iifname wan0 tcp dport 9091 dnat to 192.168.1.2")?;
-        let stranger = client.tcp_connect("192.0.2.2:9091", Duration::from_secs(2));
-        ensure!(stranger.is_err(), "a stranger reached a port that is not published");
+        let from_wan = client.tcp_connect("192.0.2.2:9091", Duration::from_secs(2));
+        ensure!(from_wan.is_err(), "a WAN client reached a port that is not published");
         Ok(())
     })
 }
@@ -48,11 +48,11 @@ fn lan_hosts_reach_a_published_port_by_the_public_address_and_by_the_edges_own()
         site.start()?;
         let lan = lab.node("lan")?;
         let leaks = LeakWatch::start(&lab.node("router")?)?;
-        // The router sends it back into the LAN, and must put its own address on it: else the reply would take a
-        // shorter way and nobody would know it.
+        // The router sends the packet back into the LAN with its own address as the source.
+        // Otherwise the reply would go straight to the client, which would not recognise it.
         let seen = caddy.fetch(&lan, "192.0.2.2", "/whoami")?;
         ensure!(seen == "192.168.1.1", "by hairpin the server saw {seen}");
-        // A name server of the LAN that knows the edge's own address keeps the client's.
+        // When the LAN's name server gives the edge's own address, the client's address is kept.
         let seen = caddy.fetch(&lan, "192.168.1.2", "/whoami")?;
         ensure!(seen == "192.168.1.50", "the server saw {seen}");
         ensure!(leaks.packets()? == 0, "{} packets left outside the tunnel", leaks.packets()?);
@@ -69,7 +69,8 @@ fn one_cable_that_is_not_said_to_be_the_lans_too_is_the_wan_and_check_and_status
         site.gateway_config.write()?;
         let lan = lab.node("lan")?;
         let mut used = lan.tcp_connect("192.168.1.2:9091", Duration::from_secs(5))?;
-        // Connection tracking must have seen it, as on an edge that is upgraded.
+        // The kernel must track this connection before the gateway starts, as on an edge that is
+        // upgraded.
         site.edge.nft(
             "table inet before { chain input { type filter hook input priority 0; ct state new counter\n }\n }",
         )?;
@@ -105,7 +106,7 @@ fn what_the_router_sends_is_from_the_wan_even_with_an_address_of_the_lan() -> Re
         site.start()?;
         let (lan, client, router) = (lab.node("lan")?, lab.node("client")?, lab.node("router")?);
         lan.tcp_connect("192.168.1.2:9091", Duration::from_secs(5))?;
-        // A router that forwards everything, and hides who asked.
+        // A router that forwards everything, and replaces the client's address by its own.
         router.run("nft add rule ip router in iifname wan0 tcp dport 9091 dnat to 192.168.1.2")?;
         router.run("nft add rule ip router out ip daddr 192.168.1.2 tcp dport 9091 masquerade")?;
         ensure!(

@@ -1,4 +1,5 @@
-//! The main job: a page from behind carrier-grade NAT, and who the server thinks has fetched it.
+//! The main job: a page from behind carrier-grade NAT, and the client's address as the server sees
+//! it.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -114,7 +115,7 @@ fn either_side_may_finish_first_and_the_other_still_gets_everything() -> Result<
 }
 
 #[test]
-fn a_client_of_an_upstream_that_dies_is_told() -> Result<()> {
+fn a_client_of_an_upstream_that_dies_sees_its_connection_end() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let caddy = Caddy::start(&site.origin)?;
@@ -130,7 +131,7 @@ fn a_client_of_an_upstream_that_dies_is_told() -> Result<()> {
 }
 
 #[test]
-fn a_forwarder_that_is_told_to_stop_lets_a_flow_finish() -> Result<()> {
+fn a_forwarder_that_is_asked_to_stop_lets_a_flow_finish() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let _echo = TcpServer::start(site.origin.tcp_listener("127.0.0.1:5001")?, lab::echo)?;

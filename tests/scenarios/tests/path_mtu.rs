@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use lab::{Counter, Lab, Node, Topology, full_counts, pattern, scenario, until};
 use scenarios::{Caddy, KeyPair, ModernClient, PlainPeer, Site, WireGuardGo, download, serve_bulk, upload};
 
-/// A link by whose it is and its two ends.
+/// A link: whose it is, and its two ends.
 type Link = (&'static str, [(&'static str, &'static str); 2]);
 
 /// Where the path is narrow.
@@ -44,7 +44,8 @@ fn a_post_quantum_handshake_succeeds_from_behind_a_narrow_link_that_swallows_lon
     scenario(Topology::standard(), |lab| {
         let guest = behind_a_home_router(lab)?;
         lose_icmp(lab, &["inet", "home"])?;
-        // What its own long packets meet, only the client can find out; Windows and macOS do so by default.
+        // Only the client can find out that its own long packets are lost; Windows and macOS do so
+        // by default.
         guest.sysctl("net/ipv4/tcp_mtu_probing", "1")?;
         handshakes(lab, &guest, GUEST, &[HOME])
     })
@@ -55,7 +56,8 @@ fn both_ends_of_a_connection_hear_of_segments_that_fit_the_tunnel() -> Result<()
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
-        // An origin that believes in a larger tunnel than the edge offers longer segments than the edge's device takes.
+        // An origin with a larger tunnel MTU than the edge announces longer segments than the
+        // edge's device takes.
         site.forwarder_config.replace("mtu = 1420", "mtu = 1440")?;
         site.start()?;
         let client = lab.node("client")?;
@@ -80,14 +82,14 @@ fn both_ends_of_a_connection_hear_of_segments_that_fit_the_tunnel() -> Result<()
 }
 
 #[test]
-fn a_size_that_the_path_refuses_later_is_told_to_the_origin_through_the_tunnel() -> Result<()> {
+fn a_size_that_the_path_refuses_later_is_sent_to_the_origin_through_the_tunnel() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
         site.start()?;
         let (client, inet) = (lab.node("client")?, lab.node("inet")?);
-        let told = "icmp type destination-unreachable icmp code frag-needed";
-        let to_origin = Counter::leaving(&site.edge, "told", &format!("oifname gw0 {told}"))?;
+        let too_long = "icmp type destination-unreachable icmp code frag-needed";
+        let to_origin = Counter::leaving(&site.edge, "errors", &format!("oifname gw0 {too_long}"))?;
         let block = pattern(1, 1 << 20);
         let mut stream = client.tcp_connect("192.0.2.2:5001", Duration::from_secs(10))?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
@@ -95,19 +97,20 @@ fn a_size_that_the_path_refuses_later_is_told_to_the_origin_through_the_tunnel()
         let mut piece = vec![0; block.len()];
         for number in 0..16 {
             if number == 4 {
-                // Only the router's side: the client goes on believing in what it said at the beginning.
+                // Only on the router's side: the client keeps the segment size that it announced at
+                // the beginning.
                 inet.run("ip link set client0 mtu 1280")?;
             }
             stream.read_exact(&mut piece)?;
             ensure!(piece == block, "wrong bytes in block {number}");
         }
-        ensure!(to_origin.packets()? > 0, "nobody told the origin");
+        ensure!(to_origin.packets()? > 0, "no ICMP error was sent to the origin");
         Ok(())
     })
 }
 
 #[test]
-fn a_client_is_told_of_the_tunnels_size() -> Result<()> {
+fn a_client_is_sent_the_tunnels_size() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         site.gateway_config.append(
@@ -115,16 +118,16 @@ fn a_client_is_told_of_the_tunnels_size() -> Result<()> {
         );
         site.start_gateway()?;
         let client = lab.node("client")?;
-        let told = Counter::arriving(
+        let errors = Counter::arriving(
             &client,
-            "told",
+            "errors",
             "ip saddr 192.0.2.2 icmp type destination-unreachable icmp code frag-needed",
         )?;
         // Linux's own datagrams have DF set, so the edge may not cut what the tunnel cannot take.
         let socket = client.udp_socket("0.0.0.0:0")?;
         until(Duration::from_secs(10), "the edge to say what fits", || {
             let _ = socket.send_to(&[7; 1_472], "192.0.2.2:6000");
-            Ok((told.packets()? > 0).then_some(()))
+            Ok((errors.packets()? > 0).then_some(()))
         })
     })
 }
@@ -143,7 +146,7 @@ fn auto_finds_what_the_path_carries_where_icmp_is_lost_and_bulk_crosses_uncut() 
         site.start()?;
         settles_at(&site, 1_340)?;
         crosses_uncut(lab)?;
-        // What the search ends at when the path gets narrower later, by whichever link.
+        // What the search finds when a link of the path gets narrower later.
         let narrower: Vec<u16> =
             if full_counts() { (1_280..1_400).step_by(20).rev().collect() } else { vec![1_292] };
         for outer in narrower {

@@ -102,7 +102,7 @@ fn a_port_that_docker_publishes_is_closed_to_the_wan() -> Result<()> {
     })
 }
 
-/// Whether a connection comes to nothing within two seconds.
+/// Whether a connection fails within two seconds.
 fn is_closed(node: &Node, address: &str) -> bool {
     node.tcp_connect(address, Duration::from_secs(2)).is_err()
 }

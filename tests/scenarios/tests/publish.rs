@@ -192,7 +192,7 @@ fn start(site: &mut Site<'_>, services: &str) -> Result<Router> {
     Ok(far)
 }
 
-/// Everything that the shapes lead to.
+/// A server at every address that the published ports lead to.
 struct Servers {
     _tcp: Vec<TcpServer>,
     _udp: Vec<UdpServer>,

@@ -14,10 +14,10 @@ use lab::{Lab, Node, NodeCommand, Process, Topology, scenario};
 
 /// The user who types the lines that need no privilege.
 const USER: (u32, u32) = (65_534, 65_534);
-/// What stands in README for the other machine's public key.
+/// README's placeholders for the other machine's public key.
 const FAR_KEYS: [&str; 2] = ["<the Mac's public key>", "<the Pi's public key>"];
 
-/// What a line is here.
+/// What this test does with a line.
 #[derive(Clone, Copy)]
 enum Step {
     /// Not run: the programs are built already.
@@ -30,14 +30,15 @@ enum Step {
     Restarts(&'static str),
     /// Ends these units.
     Stops(&'static [&'static str]),
-    /// A timer, which is systemd's; its service's user can read what the service reads.
+    /// Not run, since only systemd has timers. The user of its service can read what the service
+    /// reads.
     Timer,
     /// A daemon in the foreground, started by hand.
     ByHand,
 }
 use Step::{ByHand, Elsewhere, Restarts, Runs, Starts, Stops, Timer};
 
-/// README's installation: machine, line, what it is here.
+/// README's installation: machine, line, what this test does with it.
 const INSTALLATION: &[(&str, &str, Step)] = &[
     ("edge", "cargo build --release --workspace", Elsewhere),
     ("edge", "sudo scripts/install gateway", Runs),
@@ -221,7 +222,8 @@ impl<'lab> Machines<'lab> {
         Ok(())
     }
 
-    /// The same file, another user, no session, and `/run` for root alone.
+    /// Starts the forwarder with the same file as another user, without a session, when only root
+    /// may write to `/run`.
     fn start_by_hand(&mut self, line: &str) -> Result<()> {
         let denied = self.run("origin", "forwarder status").err().context("status as another user")?;
         ensure!(denied.to_string().contains("exit status: 5"), "{denied}");

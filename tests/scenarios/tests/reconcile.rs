@@ -1,4 +1,5 @@
-//! What others do to the edge's rules, routes and switches, and what the edge does to others' (nothing).
+//! Other programs change the edge's rules, routes and switches, and the edge repairs them. It never
+//! changes theirs.
 #![allow(clippy::print_stdout, reason = "figures that are quoted come from here")]
 
 use std::io::{Read, Write};
@@ -27,7 +28,7 @@ table inet other {
 }";
 
 #[test]
-fn whatever_somebody_takes_away_is_put_back_counted_and_logged_once() -> Result<()> {
+fn whatever_another_program_takes_away_is_put_back_counted_and_logged_once() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
@@ -51,16 +52,17 @@ fn whatever_somebody_takes_away_is_put_back_counted_and_logged_once() -> Result<
             site.edge.shell(script).context(*what)?;
             let begun = Instant::now();
             until(Duration::from_secs(30), what, || Ok((kernel_state(&site.edge)? == whole).then_some(())))?;
-            println!("{what}: mended after {:?}", begun.elapsed());
-            // A look may begin in the middle of it; the count settles when the whole is there.
-            let told = until(Duration::from_secs(10), "the repair to be counted", || {
+            println!("{what}: repaired after {:?}", begun.elapsed());
+            // A check may run in the middle of the harm; the count is final once everything is
+            // back.
+            let counted = until(Duration::from_secs(10), "the repair to be counted", || {
                 let repairs = metric(&site.edge, "gateway_reconcile_repairs_total")?;
                 Ok((repairs > count as f64).then_some(repairs))
             })?;
             let logged = site.gateway()?.log()?.matches("repaired what another program changed").count();
             ensure!(
-                told == (count + 1) as f64 && logged == count + 1,
-                "{what}: {told} counted, {logged} logged"
+                counted == (count + 1) as f64 && logged == count + 1,
+                "{what}: {counted} counted, {logged} logged"
             );
         }
         download(&lab.node("client")?, "192.0.2.2:5001", 1 << 20).map(drop)
@@ -68,7 +70,7 @@ fn whatever_somebody_takes_away_is_put_back_counted_and_logged_once() -> Result<
 }
 
 #[test]
-fn somebody_who_keeps_at_it_is_told_of_once_and_slowed_down() -> Result<()> {
+fn repeated_interference_is_logged_once_and_repaired_more_slowly() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         site.start()?;
@@ -79,7 +81,7 @@ fn somebody_who_keeps_at_it_is_told_of_once_and_slowed_down() -> Result<()> {
         })?;
         let status = status(&site)?;
         ensure!(status.contains("another program keeps changing"), "{status}");
-        // Slowed down: for a second or longer the route stays away.
+        // Repairs are slow now: the route is missing for a second or longer.
         site.edge.output("ip route delete 192.168.88.0/24 dev gw0 table 4357")?;
         let route = || site.edge.run("ip route show table 4357");
         let begun = Instant::now();
@@ -88,13 +90,13 @@ fn somebody_who_keeps_at_it_is_told_of_once_and_slowed_down() -> Result<()> {
         })?;
         println!("back after {:?}", begun.elapsed());
         let warnings = site.gateway()?.log()?.matches("another program keeps changing").count();
-        ensure!(warnings == 1, "told {warnings} times");
+        ensure!(warnings == 1, "logged {warnings} times");
         Ok(())
     })
 }
 
 #[test]
-fn switches_that_cannot_be_written_degrade_the_edge_with_the_exact_mend() -> Result<()> {
+fn switches_that_cannot_be_written_degrade_the_edge_with_the_exact_fix() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         site.edge.shell("mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys")?;
@@ -103,15 +105,15 @@ fn switches_that_cannot_be_written_degrade_the_edge_with_the_exact_mend() -> Res
         let output = site.gatewayctl(&["status", "--json"])?.output()?;
         ensure!(output.status.code() == Some(10), "exit code {:?}", output.status.code());
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let mend = "sysctl -w net.ipv4.conf.all.src_valid_mark=1";
-        ensure!(said.contains("\"degraded\"") && said.contains(mend), "{said}");
+        let fix = "sysctl -w net.ipv4.conf.all.src_valid_mark=1";
+        ensure!(said.contains("\"degraded\"") && said.contains(fix), "{said}");
         let unwritable = metric(&site.edge, "gateway_kernel_unwritable_switches")?;
         ensure!(unwritable >= 1.0, "{unwritable}");
-        // The mends, done as they were told, are all that is needed.
+        // To run the fixes as they were printed is all that is needed.
         site.edge.shell("mount -o remount,rw,bind /proc/sys")?;
         let problems: Value = serde_json::from_str(&said)?;
         for problem in problems.pointer("/problems").and_then(Value::as_array).context("no problems")? {
-            let command = problem.as_str().and_then(|text| text.split_once("run: ")).context("no mend")?.1;
+            let command = problem.as_str().and_then(|text| text.split_once("run: ")).context("no fix")?.1;
             site.edge.shell(command)?;
         }
         until(Duration::from_secs(90), "the edge to be well", || {
@@ -141,8 +143,8 @@ fn router_advertisements_switched_off_on_purpose_stay_off_and_are_no_problem() -
 }
 
 #[test]
-fn foreign_tables_are_the_same_after_twenty_restarts_and_what_they_forbid_is_named_with_its_mend()
--> Result<()> {
+fn foreign_tables_are_the_same_after_twenty_restarts_and_what_they_forbid_is_named_with_its_fix() -> Result<()>
+{
     scenario(Topology::standard().with_container(), |lab| {
         let mut site = Site::new(lab)?;
         let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
@@ -170,7 +172,7 @@ fn foreign_tables_are_the_same_after_twenty_restarts_and_what_they_forbid_is_nam
         let said = String::from_utf8_lossy(&checked.stderr).into_owned();
         ensure!(said.contains("ip filter FORWARD blocks the tunnel: its policy is drop"), "{said}");
         ensure!(status(&site)?.contains("ip filter FORWARD"), "{}", status(&site)?);
-        mend(&site.edge, &said, "FORWARD")?;
+        fix(&site.edge, &said, "FORWARD")?;
         download(&client, "192.0.2.2:5001", 1 << 20)?;
         ensure!(!status(&site)?.contains("blocks the tunnel"), "{}", status(&site)?);
         Ok(())
@@ -178,7 +180,7 @@ fn foreign_tables_are_the_same_after_twenty_restarts_and_what_they_forbid_is_nam
 }
 
 #[test]
-fn an_input_chain_that_rejects_the_tunnel_is_named_with_its_mend() -> Result<()> {
+fn an_input_chain_that_rejects_the_tunnel_is_named_with_its_fix() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         site.edge.nft(
@@ -190,24 +192,24 @@ fn an_input_chain_that_rejects_the_tunnel_is_named_with_its_mend() -> Result<()>
              }
              }",
         )?;
-        // A slow machine may take longer than the origin's patience.
+        // A slow machine may take longer than the origin waits before it warns.
         lab.expect_warning("nothing came back");
         site.start_gateway()?;
         site.start_forwarder()?;
         let said = status(&site)?;
         ensure!(said.contains("a rule there refuses everything"), "{said}");
         ensure!(site.wait_until_up(Duration::from_secs(3)).is_err(), "the chain lets the tunnel in");
-        mend(&site.edge, &said, "INPUT")?;
+        fix(&site.edge, &said, "INPUT")?;
         site.wait_until_up(Duration::from_secs(60))?;
         ensure!(!status(&site)?.contains("blocks the tunnel"), "{}", status(&site)?);
         Ok(())
     })
 }
 
-/// Does what the line about a chain says.
-fn mend(edge: &Node, said: &str, chain: &str) -> Result<()> {
+/// Runs the command that the line about a chain gives.
+fn fix(edge: &Node, said: &str, chain: &str) -> Result<()> {
     let line = said.lines().find(|line| line.contains(chain)).context("no line about the chain")?;
-    let command = line.split_once("run: ").context("no mend")?.1;
+    let command = line.split_once("run: ").context("no fix")?.1;
     edge.shell(command).map(drop)
 }
 
@@ -215,13 +217,13 @@ fn status(site: &Site<'_>) -> Result<String> {
     Ok(String::from_utf8_lossy(&site.gatewayctl(&["status"])?.output()?.stdout).into_owned())
 }
 
-/// Everything of ours in the kernel, without what packets count and what numbers the kernel gives.
+/// Everything of ours in the kernel, without packet counters and the numbers that the kernel gives.
 fn kernel_state(edge: &Node) -> Result<String> {
     let rules = edge.run("nft -s list table inet causeway").unwrap_or_default();
     let routes = edge.run("ip route show table 4357")?;
     let others = ["ip rule", "ip -6 rule", "ip -brief address show gw0", "sysctl net.ipv4.ip_forward"];
     let others: Result<Vec<_>> = others.iter().map(|question| edge.run(question)).collect();
-    // A route that was added again stands at another place.
+    // A route that was added again is at another place.
     let mut routes: Vec<_> = routes.lines().map(str::trim).collect();
     routes.sort_unstable();
     Ok([rules, routes.join("\n"), others?.join("\n")].join("\n"))

@@ -129,14 +129,14 @@ fn an_edge_whose_public_address_is_not_on_the_outgoing_interface_answers_from_it
 
 fn site_with_echo(lab: &Lab) -> Result<(Site<'_>, TcpServer)> {
     let site = Site::new(lab)?;
-    // An echo that also speaks by itself when it is told to, through a file only the test writes.
-    let wish = site.origin.directory().join("speak");
+    // An echo that also sends by itself, once for each file `speak` that the test writes.
+    let request = site.origin.directory().join("speak");
     let listener = site.origin.tcp_listener("127.0.0.1:5001")?;
     let server = TcpServer::start(listener, move |mut stream| {
         stream.set_read_timeout(Some(Duration::from_millis(20)))?;
         let mut buffer = [0; 4096];
         loop {
-            if fs::remove_file(&wish).is_ok() {
+            if fs::remove_file(&request).is_ok() {
                 stream.write_all(b"origin")?;
             }
             match stream.read(&mut buffer) {

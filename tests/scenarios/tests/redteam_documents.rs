@@ -1,4 +1,5 @@
-//! What the documents say about attacks is held by tests: each one that they name exists, and each attack is named.
+//! Tests hold what the documents say about attacks: every test that they name exists, and every
+//! attack is named.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -57,7 +58,7 @@ fn references(document: &str) -> Result<Vec<(String, String)>> {
     Ok(pairs.map(|(file, name)| (file.to_owned(), name.to_owned())).collect())
 }
 
-/// Path and name of every test of the workspace and of the workspaces beside it.
+/// Path and name of every test of the workspace and of the separate workspaces in its folders.
 fn tests() -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     for folder in ["daemon", "forwarder", "gateway", "migrate", "policy", "stackctl", "tests", "tunnel"] {
@@ -73,7 +74,7 @@ fn collect(folder: &Path, found: &mut Vec<(String, String)>) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() {
-            // Workspaces of their own have what was built from them inside.
+            // A separate workspace has its build output inside.
             if path.file_name().is_none_or(|name| name != "target") {
                 collect(&path, found)?;
             }

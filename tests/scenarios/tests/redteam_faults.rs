@@ -1,4 +1,4 @@
-//! Faults of the machine, one after another: what can be put right is put right, what cannot is said, and a page comes again.
+//! Faults of the machine, one after another: each is repaired or reported, and a page comes again.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -57,10 +57,9 @@ fn a_page_comes_again_after_whatever_is_changed_under_the_running_edge() -> Resu
 }
 
 #[test]
-fn a_deleted_device_ends_the_daemon_and_a_table_of_somebody_else_with_its_name_is_replaced_whole()
--> Result<()> {
+fn a_deleted_device_ends_the_daemon_and_a_foreign_table_with_its_tables_name_is_replaced() -> Result<()> {
     scenario(Topology::standard(), |lab| {
-        // Whichever notices first: who reads from it, or who looks whether it is there.
+        // Either the thread that reads from it notices first, or the check whether it is there.
         lab.expect_warning("the TUN device was deleted");
         lab.expect_warning("the device gw0 was renamed, moved or replaced");
         let (mut site, _page) = served(lab)?;
@@ -78,7 +77,7 @@ fn a_deleted_device_ends_the_daemon_and_a_table_of_somebody_else_with_its_name_i
              }",
         )?;
         site.start_gateway()?;
-        comes_again(lab, "a table of somebody else")?;
+        comes_again(lab, "a foreign table")?;
         let now = site.edge.run("nft list table inet causeway")?;
         ensure!(!now.contains("foreign") && !now.contains("policy drop"), "{now}");
         ensure!(now.matches("hook").count() == own.matches("hook").count(), "{now}");
@@ -160,7 +159,7 @@ fn storms_of_reloads_and_of_wg_leave_neither_descriptors_nor_another_table_behin
                 site.edge.command("wg").args(["syncconf", "gw0"]).arg(&file).run()?;
             }
         }
-        // Few descriptors: a repair needs none that are not there already.
+        // With hardly a free descriptor a repair still works.
         let pid = site.gateway()?.pid().to_string();
         let limited = Command::new("prlimit").args(["--pid", &pid, "--nofile=40:40"]).status()?;
         ensure!(limited.success());
@@ -194,7 +193,7 @@ fn a_daemon_or_a_helper_killed_in_an_apply_leaves_the_file_and_the_table_one_tex
             std::thread::sleep(Duration::from_millis(random.below(60)));
             if round % 3 == 0 {
                 signal("KILL", &helper(&mut site)?)?;
-                // Without its helper it cannot hold what it promises, and ends.
+                // Without its helper the daemon cannot keep its guarantees, and ends.
                 site.gateway()?.wait(Duration::from_secs(20)).context("a daemon without its helper")?;
             } else {
                 site.gateway()?.kill()?;
@@ -246,7 +245,7 @@ fn a_helper_that_stood_still_answers_the_right_question_or_is_given_up_with_its_
 }
 
 #[test]
-fn whatever_a_resolver_says_the_forwarder_lives_keeps_its_session_and_finds_the_edge_once_it_is_told()
+fn whatever_a_resolver_says_the_forwarder_lives_keeps_its_session_and_finds_the_edge_once_it_is_answered()
 -> Result<()> {
     scenario(Topology::standard(), |lab| {
         lab.expect_warning("kyiv.example.com");
@@ -269,7 +268,7 @@ fn whatever_a_resolver_says_the_forwarder_lives_keeps_its_session_and_finds_the_
             })?;
             ensure!(site.forwarder()?.is_running(), "round {round}");
         }
-        resolver.tell_the_truth();
+        resolver.answer_correctly();
         comes_again(lab, "lies")?;
 
         // A live session does not depend on the name.
@@ -307,7 +306,7 @@ impl Resolver {
         self.next.store(0, Ordering::Relaxed);
     }
 
-    fn tell_the_truth(&self) {
+    fn answer_correctly(&self) {
         self.next.store(usize::MAX, Ordering::Relaxed);
     }
 
@@ -355,7 +354,8 @@ fn answer(lie: usize, query: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The query's number and question as an answer with these flags and so many records to follow.
+/// The start of an answer: the query's id and question, these flags, and the count of records that
+/// follow.
 fn header(query: &[u8], flags: u16, records: u16) -> Vec<u8> {
     let end = query.iter().skip(12).position(|byte| *byte == 0).map_or(query.len(), |at| 12 + at + 5);
     let mut answer = query.get(..2).unwrap_or_default().to_vec();

@@ -1,4 +1,5 @@
-//! Attacks from the edge itself: a local user, and a daemon that was taken over and may write what is the daemon's own.
+//! Attacks from the edge itself: a local user, and a daemon that was taken over and may write the
+//! daemon's own files.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -14,7 +15,7 @@ use scenarios::{Closed, Site, memory, page};
 use serde_json::{Value, json};
 
 /// A user who is neither root nor the daemon's.
-const SOMEBODY: u32 = 65_533;
+const OTHER_USER: u32 = 65_533;
 /// How long a connection that must fail is tried.
 const SHORT: Duration = Duration::from_millis(700);
 
@@ -46,24 +47,24 @@ fn another_local_user_reads_no_key_state_or_memory_and_opens_neither_socket() ->
         }
         for file in files {
             let read =
-                site.edge.command("head").args(["-c", "1", &file]).user(SOMEBODY, SOMEBODY).output()?;
-            ensure!(!read.status.success(), "{file} can be read by somebody else");
+                site.edge.command("head").args(["-c", "1", &file]).user(OTHER_USER, OTHER_USER).output()?;
+            ensure!(!read.status.success(), "{file} can be read by another user");
         }
         for socket in ["/run/causeway/gateway.sock", "/run/wireguard/gw0.sock", "/var/run/wireguard/gw0.sock"]
         {
             let script = format!("import socket; s = socket.socket(socket.AF_UNIX); s.connect({socket:?})");
-            let connect = site.edge.command("python3").args(["-c", &script]).user(SOMEBODY, SOMEBODY);
-            ensure!(!connect.output()?.status.success(), "{socket} can be opened by somebody else");
+            let connect = site.edge.command("python3").args(["-c", &script]).user(OTHER_USER, OTHER_USER);
+            ensure!(!connect.output()?.status.success(), "{socket} can be opened by another user");
         }
         for command in [&["status"][..], &["ban", "203.0.113.10"], &["rollback"]] {
-            let output = site.gatewayctl(command)?.user(SOMEBODY, SOMEBODY).output()?;
+            let output = site.gatewayctl(command)?.user(OTHER_USER, OTHER_USER).output()?;
             ensure!(!output.status.success(), "{command:?} is open to everybody");
         }
-        // By its number outside the lab, where it is the same process.
+        // By the number that the same process has outside the lab.
         for process in [daemon.to_string(), helper.trim().to_owned()] {
-            let somebody = ["--reuid", "65533", "--regid", "65533", "--clear-groups", "kill", "-TERM"];
-            let sent = std::process::Command::new("setpriv").args(somebody).arg(&process).output()?;
-            ensure!(!sent.status.success(), "somebody ended {process}");
+            let other_user = ["--reuid", "65533", "--regid", "65533", "--clear-groups", "kill", "-TERM"];
+            let sent = std::process::Command::new("setpriv").args(other_user).arg(&process).output()?;
+            ensure!(!sent.status.success(), "another user ended {process}");
         }
         Ok(())
     })
@@ -141,8 +142,8 @@ fn malformed_requests_and_bans_without_sense_are_refused_and_the_daemon_stays_sm
         ];
         for request in requests {
             let start = String::from_utf8_lossy(request.get(..40).unwrap_or(&request)).into_owned();
-            match tell(&socket, &request) {
-                // Too long a line is hung up on.
+            match send(&socket, &request) {
+                // The daemon closes the connection when a line is too long.
                 Ok(None) => {}
                 Ok(Some(reply)) => {
                     let is_flows = start.contains("\"flows\"") && reply.get("flows").is_some();
@@ -156,7 +157,7 @@ fn malformed_requests_and_bans_without_sense_are_refused_and_the_daemon_stays_sm
             site.gatewayctl(&["bans"])?.run()?.contains("203.0.113.10").eq(&false),
             "a senseless ban is in force"
         );
-        // An IPv4 address in IPv6's dress is the IPv4 address.
+        // An IPv4-mapped IPv6 address is the IPv4 address.
         site.gatewayctl(&["ban", "::ffff:203.0.113.10", "--for", "1h"])?.run()?;
         let bans = site.edge.run("nft list set inet causeway bans4")?;
         ensure!(bans.contains("203.0.113.10"), "{bans}");
@@ -186,7 +187,8 @@ fn what_a_taken_daemon_writes_into_its_state_opens_nothing_at_the_next_start_and
             }
         }
         closed.holds("forged state")?;
-        // The origin is found although its last endpoint was forged, and the clock's mark is no time that can be.
+        // The origin is found although its last endpoint was forged and the clock's mark is an
+        // impossible time.
         site.wait_until_up(Duration::from_secs(40))?;
         page(&lab.node("client")?, "192.0.2.2:5001")?;
         site.gateway()?.kill()?;
@@ -203,14 +205,14 @@ fn a_taken_daemon_may_open_the_edge_by_its_own_table_and_lead_ports_into_the_tun
     };
     let rule = |chain: &str, table: &str, expr: Value| json!({"add": {"rule": {"family": "inet", "table": table, "chain": chain, "expr": expr}}});
     let leads = |to: &str| json!({"add": {"element": {"family": "inet", "table": "causeway", "name": "target4", "elem": [[0x4357_0001, to]]}}});
-    // What SECURITY.md says that it can do.
+    // What it can do, as SECURITY.md says.
     ensure!(
         passes(rule("input", "causeway", json!([{"accept": null}]))),
         "the documents say that it can open the guard"
     );
     ensure!(passes(rule("forward", "causeway", json!([{"accept": null}]))));
     ensure!(passes(leads("192.168.88.77")));
-    // And what it cannot.
+    // What it cannot do.
     ensure!(!passes(rule("input", "filter", json!([{"accept": null}]))), "a table of others");
     ensure!(!passes(leads("192.168.1.50")), "a target outside the tunnel");
     ensure!(!passes(rule("output", "causeway", json!([{"dnat": {"family": "ip", "addr": "192.168.88.2"}}]))));
@@ -220,7 +222,7 @@ fn a_taken_daemon_may_open_the_edge_by_its_own_table_and_lead_ports_into_the_tun
     Ok(())
 }
 
-/// Every file of the state folder as somebody would write it who wants more.
+/// Writes every file of the state folder as an attacker would who wants more rights.
 fn write_all(state: &Path, lan: &str) -> Result<()> {
     let far = "{\"highest_seconds\":9223372036854775808,\"highest_nanoseconds\":0}";
     let kept = fs::read_to_string(state.join("endpoints.json")).unwrap_or_default();
@@ -235,8 +237,9 @@ fn write_all(state: &Path, lan: &str) -> Result<()> {
     Ok(())
 }
 
-/// Links to what is root's, pipes that nobody writes into, and a folder: `check`, `guard` and `down` end in time, print
-/// nothing of what the links lead to, and change nothing there.
+/// The state folder has links to a file of root's, pipes that no process writes into, and folders.
+/// `check`, `guard` and `down` end in time, print nothing of what the links lead to, and change
+/// nothing there.
 fn root_commands_end(site: &Site<'_>, state: &Path) -> Result<()> {
     let secret = site.edge.directory().join("secret");
     fs::write(&secret, "root:$y$secret:19000")?;
@@ -288,8 +291,8 @@ fn control_socket(site: &Site<'_>) -> Result<PathBuf> {
     Ok(format!("/proc/{pid}/root/run/causeway/gateway.sock").into())
 }
 
-/// One line, and the answer's, if there is one.
-fn tell(socket: &Path, line: &[u8]) -> Result<Option<Value>> {
+/// Sends one line; answers the reply, if there is one.
+fn send(socket: &Path, line: &[u8]) -> Result<Option<Value>> {
     let mut stream = UnixStream::connect(socket).with_context(|| socket.display().to_string())?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     stream.write_all(line)?;

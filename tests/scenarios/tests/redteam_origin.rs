@@ -1,4 +1,5 @@
-//! A taken origin, and a taken edge: who holds an end of the tunnel reaches what the other end lists, and nothing else.
+//! A taken origin, and a taken edge: an attacker at one end of the tunnel reaches what the other
+//! end lists, and nothing else.
 
 use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -24,7 +25,7 @@ const CLOSED: [u16; 5] = [22, 111, 2050, 8080, 9091];
 const AT_ORIGIN: [u16; 4] = [22, 5432, 8080, 9090];
 
 #[test]
-fn a_taken_origin_reaches_nothing_that_no_allow_lists_and_nobody_on_the_internet() -> Result<()> {
+fn a_taken_origin_reaches_nothing_that_no_allow_lists_and_no_host_on_the_internet() -> Result<()> {
     scenario(Topology::standard().routed(), |lab| {
         let mut site = Site::new(lab)?;
         let _page = TcpServer::start(site.origin.tcp_listener("192.168.88.2:5001")?, echo)?;
@@ -67,7 +68,7 @@ fn a_taken_origin_reaches_nothing_that_no_allow_lists_and_nobody_on_the_internet
 }
 
 #[test]
-fn a_taken_edge_makes_the_forwarder_dial_nothing_that_no_inject_lists_and_send_to_nobody_else() -> Result<()>
+fn a_taken_edge_makes_the_forwarder_dial_nothing_that_no_inject_lists_and_send_to_no_one_else() -> Result<()>
 {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
@@ -81,7 +82,7 @@ fn a_taken_edge_makes_the_forwarder_dial_nothing_that_no_inject_lists_and_send_t
         let attacker = Attacker::new((&site.edge, "wg0"), None, &site.edge, (EDGE_IN_TUNNEL, ORIGIN))?;
         let silence = Silence::new().leaving(
             &site.origin,
-            "went to somebody else",
+            "went to another host",
             "oifname != lo ip daddr != 192.0.2.2",
         )?;
         let targets = [
@@ -240,7 +241,7 @@ fn other_protocols() -> Result<Vec<Vec<u8>>> {
     Ok(packets)
 }
 
-/// Answers to questions that nobody asked.
+/// Replies without a request.
 fn without_a_flow() -> Result<Vec<Vec<u8>>> {
     use tcp_flags::{ACK, PSH, RST, SYN};
     let mut packets = Vec::new();
@@ -282,7 +283,8 @@ fn malformed() -> Result<Vec<Vec<u8>>> {
     Ok(packets)
 }
 
-/// The edge's key and address in other hands: a plain interface from which any packet can be sent.
+/// An attacker with the edge's key and address: a plain interface from which any packet can be
+/// sent.
 fn taken_edge(lab: &Lab, site: &Site<'_>) -> Result<WireGuardGo> {
     let edge = lab.node("edge")?;
     let near = WireGuardGo::start(&edge, "wg0")?;

@@ -1,4 +1,5 @@
-//! Attacks of a WAN client on the edge: nothing is answered, nothing goes further, and everybody else is served meanwhile.
+//! Attacks of a WAN client on the edge: nothing is answered, nothing goes further, and other
+//! clients are served meanwhile.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -13,9 +14,10 @@ use tunnel::packet::{protocol, tcp_flags};
 const EDGE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const EDGE_ON_LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const LAN_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 50);
-/// An address of the internet, beside the visitor's, that nobody has.
-const STRANGER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
-const STRANGER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x203, 0, 0, 0, 0, 0x77);
+/// The attacker's source, an address of the internet next to the visitor's, which no host of the
+/// lab has.
+const ATTACKER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
+const ATTACKER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x203, 0, 0, 0, 0, 0x77);
 const EDGE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x192, 0, 0, 0, 0, 2);
 /// The echo server at the origin, as visitors know it.
 const SERVICE: &str = "192.0.2.2:5001";
@@ -55,7 +57,7 @@ fn over_ipv6_a_wan_client_reaches_nothing_by_ports_headers_or_neighbour_discover
         let last_port = if full_counts() { 10_000 } else { 1_024 };
         for port in (1..=last_port).filter(|port| *port != 22).chain(CLOSED) {
             // Port 22 is accepted: it is closed, and says so.
-            stage.attacker.send(&syn6(STRANGER_V6, EDGE_V6, port)?);
+            stage.attacker.send(&syn6(ATTACKER_V6, EDGE_V6, port)?);
         }
         stage.holds("ports")?;
         for packet in odd_v6()? {
@@ -76,7 +78,7 @@ fn forged_icmp_errors_about_the_tunnel_neither_cut_nor_slow_nor_shrink_it() -> R
         site.start()?;
         let (inet, client) = (lab.node("inet")?, lab.node("client")?);
         let attacker =
-            Attacker::new((&inet, "edge0"), Some((&site.edge, "eth0")), &site.edge, (STRANGER, EDGE))?;
+            Attacker::new((&inet, "edge0"), Some((&site.edge, "eth0")), &site.edge, (ATTACKER, EDGE))?;
         let cut =
             Silence::new().arriving(&inet, "are fragments", "iifname edge0 ip frag-off & 0x3fff != 0")?;
         let endpoint = site.peer_field("/endpoint")?;
@@ -113,7 +115,8 @@ fn forged_icmp_errors_about_the_tunnel_neither_cut_nor_slow_nor_shrink_it() -> R
 #[test]
 fn floods_of_a_wan_client_take_no_page_from_anybody_and_get_no_answer_but_cookies() -> Result<()> {
     scenario(Topology::standard(), |lab| {
-        // Named while the peer is not up, which the machine that makes the floods may cause.
+        // Warned of while the peer is not up, as may happen when the machine is busy with the
+        // floods.
         lab.expect_warning("came with a key that no [[peer]] has");
         let mut site = Site::new(lab)?;
         site.gateway_config.append(
@@ -123,9 +126,9 @@ fn floods_of_a_wan_client_take_no_page_from_anybody_and_get_no_answer_but_cookie
         site.start()?;
         let inet = lab.node("inet")?;
         let attacker =
-            Attacker::new((&inet, "edge0"), Some((&site.edge, "eth0")), &site.edge, (STRANGER, EDGE))?;
+            Attacker::new((&inet, "edge0"), Some((&site.edge, "eth0")), &site.edge, (ATTACKER, EDGE))?;
         // Of WireGuard an unknown peer gets cookie replies at most, which are of type 3.
-        let told = Silence::new().arriving(
+        let only_cookies = Silence::new().arriving(
             &inet,
             "are more than a cookie",
             "iifname edge0 ip daddr != 198.51.100.7 udp sport 51820 @th,64,8 != 3",
@@ -137,7 +140,7 @@ fn floods_of_a_wan_client_take_no_page_from_anybody_and_get_no_answer_but_cookie
             let (count, rate) = if full_counts() { (8 * flood.rate, flood.rate) } else { (12_000, 6_000) };
             attacker.flood(count, rate, &flood.packet)?;
             attacker.settle()?;
-            told.holds(flood.name)?;
+            only_cookies.holds(flood.name)?;
             visitor.sees(2)?;
             ensure!(site.gateway()?.is_running() && site.forwarder()?.is_running(), "{}", flood.name);
         }
@@ -170,11 +173,11 @@ impl<'lab> Stage<'lab> {
         let page = TcpServer::start(site.origin.tcp_listener("127.0.0.1:5001")?, echo)?;
         site.start()?;
         let (inet, lan, client) = (lab.node("inet")?, lab.node("lan")?, lab.node("client")?);
-        // Neighbours know each other from now on.
+        // From now on the machines have each other's link-layer addresses.
         client.run("ping -6 -c 1 -W 5 2001:db8:192::2")?;
         let closed = [Closed::start(&site.edge, "[::]", &CLOSED)?, Closed::start(&lan, "0.0.0.0", &CLOSED)?];
         let attacker =
-            Attacker::new((&inet, "edge0"), Some((&site.edge, "eth0")), &site.edge, (STRANGER, EDGE))?;
+            Attacker::new((&inet, "edge0"), Some((&site.edge, "eth0")), &site.edge, (ATTACKER, EDGE))?;
         let discovery = "{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld-listener-report, mld2-listener-report }";
         let silence = Silence::new()
             .arriving(&inet, "came back", "iifname edge0 ip daddr != { 203.0.113.10, 198.51.100.7 }")?
@@ -206,13 +209,13 @@ impl<'lab> Stage<'lab> {
 
 /// Each protocol but ICMP, whose echo is answered, with a SYN to a LAN host in it, as a tunnel would carry it.
 fn every_protocol() -> Result<Vec<Vec<u8>>> {
-    let inner = syn(STRANGER, LAN_HOST, (40_000, 2049))?;
+    let inner = syn(ATTACKER, LAN_HOST, (40_000, 2049))?;
     let numbers = (0..=u8::MAX).filter(|number| *number != protocol::ICMP);
     let targets = [EDGE, EDGE_ON_LAN];
     targets
         .iter()
         .flat_map(|&target| numbers.clone().map(move |number| (target, number)))
-        .map(|(target, number)| V4::new(STRANGER, target, number, inner.clone()).bytes())
+        .map(|(target, number)| V4::new(ATTACKER, target, number, inner.clone()).bytes())
         .collect()
 }
 
@@ -250,7 +253,7 @@ fn forged_sources() -> Result<Vec<Vec<u8>>> {
         }
     }
     for target in targets.into_iter().filter(|target| ![EDGE, EDGE_ON_LAN].contains(target)) {
-        packets.push(syn(STRANGER, target, (40_000, 5001))?);
+        packets.push(syn(ATTACKER, target, (40_000, 5001))?);
     }
     Ok(packets)
 }
@@ -261,12 +264,12 @@ fn odd_flags() -> Result<Vec<Vec<u8>>> {
     let mut packets = Vec::new();
     for flags in [0, FIN, FIN | PSH | URG, SYN | FIN, SYN | RST, SYN | ACK, RST, RST | ACK, 0xff] {
         for port in [2049, 5001] {
-            packets.push(segment(STRANGER, EDGE, (40_001, port), flags)?);
+            packets.push(segment(ATTACKER, EDGE, (40_001, port), flags)?);
         }
     }
     for flags in [ACK, FIN | ACK, PSH | ACK] {
         for port in [2049, 5001] {
-            packets.push(segment(STRANGER, EDGE, (40_002, port), flags)?);
+            packets.push(segment(ATTACKER, EDGE, (40_002, port), flags)?);
         }
     }
     Ok(packets)
@@ -278,39 +281,40 @@ fn ip_options() -> Result<Vec<Vec<u8>>> {
     let to_origin = [137, 7, 4, 192, 168, 88, 2];
     let record = [7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0];
     let stamp = [68, 12, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    // Options that are malformed are answered by the kernel itself, before any rule of ours.
+    // Only valid options: the kernel itself answers malformed ones, before any rule of ours.
     let options: [&[u8]; 5] = [&to_lan, &to_origin, &record, &stamp, &[148, 4, 0, 0]];
     let mut packets = Vec::new();
     for options in options {
-        let tcp = forge::tcp(STRANGER.into(), EDGE.into(), (40_003, 2049), tcp_flags::SYN);
-        packets.push(V4::new(STRANGER, EDGE, protocol::TCP, tcp).options(options).bytes()?);
-        let udp = forge::udp(STRANGER.into(), EDGE.into(), (40_003, 9999), b"word")?;
-        packets.push(V4::new(STRANGER, EDGE, protocol::UDP, udp).options(options).bytes()?);
+        let tcp = forge::tcp(ATTACKER.into(), EDGE.into(), (40_003, 2049), tcp_flags::SYN);
+        packets.push(V4::new(ATTACKER, EDGE, protocol::TCP, tcp).options(options).bytes()?);
+        let udp = forge::udp(ATTACKER.into(), EDGE.into(), (40_003, 9999), b"word")?;
+        packets.push(V4::new(ATTACKER, EDGE, protocol::UDP, udp).options(options).bytes()?);
     }
     Ok(packets)
 }
 
-/// SYNs and datagrams to closed ports, cut so that a rule that looks at one piece would let them in.
+/// SYNs and datagrams to closed ports, cut so that a rule that sees only one piece would let them
+/// in.
 fn fragments() -> Result<Vec<Vec<u8>>> {
-    let mut tcp = forge::tcp(STRANGER.into(), EDGE.into(), (40_004, 2049), tcp_flags::SYN);
+    let mut tcp = forge::tcp(ATTACKER.into(), EDGE.into(), (40_004, 2049), tcp_flags::SYN);
     tcp.extend([0; 12]);
-    let whole = V4::new(STRANGER, EDGE, protocol::TCP, Vec::new());
-    let open = forge::tcp(STRANGER.into(), EDGE.into(), (40_004, 5001), tcp_flags::SYN);
-    let udp = forge::udp(STRANGER.into(), EDGE.into(), (40_004, 9999), &[0; 40])?;
-    let datagram = V4::new(STRANGER, EDGE, protocol::UDP, Vec::new());
+    let whole = V4::new(ATTACKER, EDGE, protocol::TCP, Vec::new());
+    let open = forge::tcp(ATTACKER.into(), EDGE.into(), (40_004, 5001), tcp_flags::SYN);
+    let udp = forge::udp(ATTACKER.into(), EDGE.into(), (40_004, 9999), &[0; 40])?;
+    let datagram = V4::new(ATTACKER, EDGE, protocol::UDP, Vec::new());
     let (head, tail) = tcp.split_at(8);
     let mut packets = vec![
         // Tiny: the flags are in the second piece.
         whole.fragment(0, head, true).bytes()?,
         whole.fragment(1, tail, false).bytes()?,
-        // No beginning.
+        // The first piece is missing.
         datagram.fragment(5, piece(&udp, 40..usize::MAX), false).bytes()?,
         // Longer than a packet can be.
         datagram.fragment(8191, vec![0; 200], false).bytes()?,
         datagram.fragment(0, piece(&udp, 0..16), true).bytes()?,
         datagram.fragment(2, piece(&udp, 16..usize::MAX), false).bytes()?,
     ];
-    // Two beginnings: an open port first, the closed one over it, in either order.
+    // Two first pieces that overlap: one to an open port, one to a closed port, in either order.
     for (first, second) in [(&open, &tcp), (&tcp, &open)] {
         packets.push(whole.fragment(0, piece(first, 0..16), true).bytes()?);
         packets.push(whole.fragment(0, piece(second, 0..16), true).bytes()?);
@@ -319,14 +323,15 @@ fn fragments() -> Result<Vec<Vec<u8>>> {
     Ok(packets)
 }
 
-/// Every type but those that are needed (echo request and errors), and what claims to come from the next hop.
+/// Every ICMP type but the needed ones (echo request and errors), and messages that claim to come
+/// from the next hop.
 fn icmp_messages() -> Result<Vec<Vec<u8>>> {
     let router = Ipv4Addr::new(192, 0, 2, 1);
     let mut packets = Vec::new();
     for kind in (0..=u8::MAX).filter(|kind| ![3, 8, 11, 12].contains(kind)) {
-        packets.push(forge::message(STRANGER, EDGE, kind, 0)?);
+        packets.push(forge::message(ATTACKER, EDGE, kind, 0)?);
     }
-    let known = syn(EDGE, STRANGER, (2049, 40_000))?;
+    let known = syn(EDGE, ATTACKER, (2049, 40_000))?;
     for code in 0..4 {
         let redirect = forge::icmp(5, code, [192, 0, 2, 66], &known);
         packets.push(V4::new(router, EDGE, protocol::ICMP, redirect).bytes()?);
@@ -340,9 +345,9 @@ fn broadcasts() -> Result<Vec<Vec<u8>>> {
         ["192.0.2.255", "255.255.255.255", "192.168.1.255", "224.0.0.1", "224.0.0.251", "239.255.255.250"]
     {
         let target: Ipv4Addr = target.parse()?;
-        packets.push(forge::message(STRANGER, target, 8, 0)?);
+        packets.push(forge::message(ATTACKER, target, 8, 0)?);
         for port in [67, 137, 1900, 5353, 9999] {
-            packets.push(datagram(STRANGER, target, (port, port), b"who is there")?);
+            packets.push(datagram(ATTACKER, target, (port, port), b"who is there")?);
         }
     }
     Ok(packets)
@@ -353,7 +358,8 @@ fn syn6(source: Ipv6Addr, target: Ipv6Addr, port: u16) -> Result<Vec<u8>> {
     forge::v6(source, target, protocol::TCP, &tcp)
 }
 
-/// Sources that no packet of the WAN can have, extension headers, and what would change routes or addresses.
+/// Sources that no packet of the WAN can have, extension headers, and messages that would change
+/// routes or addresses.
 fn odd_v6() -> Result<Vec<Vec<u8>>> {
     let mut packets = Vec::new();
     let sources = [
@@ -371,7 +377,8 @@ fn odd_v6() -> Result<Vec<Vec<u8>>> {
             packets.push(syn6(source.parse()?, EDGE_V6, port)?);
         }
     }
-    // Hop-by-hop, destination options, routing (type 0, to a LAN host's mapped address), and a fragment that is whole.
+    // Hop-by-hop, destination options, routing (type 0, to a LAN host's mapped address), and a
+    // fragment that is the whole packet.
     let mut routing = vec![6, 2, 0, 1, 0, 0, 0, 0];
     routing.extend("::ffff:192.168.1.50".parse::<Ipv6Addr>()?.octets());
     let headers: [(u8, &[u8]); 4] = [
@@ -381,14 +388,14 @@ fn odd_v6() -> Result<Vec<Vec<u8>>> {
         (44, &[6, 0, 0, 0, 0, 0, 0, 9]),
     ];
     for (next, header) in headers {
-        let tcp = forge::tcp(STRANGER_V6.into(), EDGE_V6.into(), (40_005, 8080), tcp_flags::SYN);
-        packets.push(forge::v6(STRANGER_V6, EDGE_V6, next, &[header, &tcp].concat())?);
+        let tcp = forge::tcp(ATTACKER_V6.into(), EDGE_V6.into(), (40_005, 8080), tcp_flags::SYN);
+        packets.push(forge::v6(ATTACKER_V6, EDGE_V6, next, &[header, &tcp].concat())?);
     }
     let mut prefix = vec![3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0];
     prefix.extend("2001:db8:bad::".parse::<Ipv6Addr>()?.octets());
     let advert = [&[0, 0, 0, 0, 0, 0, 0, 0][..], &prefix].concat();
-    let redirect = [STRANGER_V6.octets(), "2001:db8:203::10".parse::<Ipv6Addr>()?.octets()].concat();
-    for source in [STRANGER_V6, "2001:db8:192::1".parse()?] {
+    let redirect = [ATTACKER_V6.octets(), "2001:db8:203::10".parse::<Ipv6Addr>()?.octets()].concat();
+    for source in [ATTACKER_V6, "2001:db8:192::1".parse()?] {
         for (kind, rest) in
             [(134, &advert), (137, &redirect), (139, &redirect), (130, &redirect), (133, &advert)]
         {
@@ -408,7 +415,7 @@ struct Flood {
 }
 
 fn floods(site: &Site<'_>) -> Result<Vec<Flood>> {
-    // Addresses of the benchmark network, which the lab gives to nobody.
+    // Addresses of the benchmark network, which no host of the lab has.
     let source = |number: u32| Ipv4Addr::from_bits(0xc612_0000 | (number & 0xffff));
     let port = |number: u32| 1_024 + u16::try_from(number >> 16).unwrap_or(0);
     let initiations = initiations(&site.kyiv.public, 32)?;
@@ -433,7 +440,7 @@ fn floods(site: &Site<'_>) -> Result<Vec<Flood>> {
         flood(
             "initiations of one source",
             10_000,
-            Box::new(move |number| datagram(STRANGER, EDGE, (4000, 51_820), &same(number))),
+            Box::new(move |number| datagram(ATTACKER, EDGE, (4000, 51_820), &same(number))),
         ),
         flood("SYNs", 20_000, Box::new(move |number| syn(source(number), EDGE, (port(number), 5001)))),
         flood(

@@ -1,4 +1,4 @@
-//! What a reload takes of the files it reads again, and what it says of it.
+//! What a reload takes of the files that it reads again, and what it reports.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn another_private_key_of_the_edge_is_planned_named_and_taken() -> Result<()> {
         ensure!(reloaded.contains(&line), "{reloaded}");
         site.gateway()?.wait_for_log(&line, SOON)?;
 
-        // The origin is given the new key, by a restart: to it, that is another peer.
+        // The origin gets the new key by a restart: to the origin it is another peer.
         site.forwarder_config.replace(&old, &new.public)?;
         drop(site.forwarder.take());
         site.start_forwarder()?;
@@ -75,7 +75,7 @@ fn the_log_section_is_taken_by_a_reload_at_both_ends() -> Result<()> {
         site.forwarder_config.append(debug).write()?;
         site.forwarder()?.signal(Signal::Hangup)?;
         site.forwarder()?.wait_for_log("level info → debug", SOON)?;
-        // A new session is agreed after a restart of the other end, which is told at debug.
+        // After a restart of the other end a new session is agreed, which is logged at debug.
         for _ in 0..2 {
             site.forwarder()?.wait_for_log("\"level\":\"INFO\"", SOON)?;
         }

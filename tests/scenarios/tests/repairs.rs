@@ -1,4 +1,5 @@
-//! Repairs that fail: they are said, repeated, and done as soon as they can be; and changes that fail half way.
+//! Repairs that fail are reported and repeated until they succeed. Changes that fail half way are
+//! undone.
 #![allow(clippy::print_stdout, reason = "figures that are quoted come from here")]
 
 use std::fs;
@@ -9,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use lab::{Node, Topology, scenario, until};
 use scenarios::{OtherNft, Site, own_table};
 
-/// What is warned of while looks at the kernel fail.
+/// The warning while checks of the kernel fail.
 const WARNING: &str = "cannot be checked or put back";
 
 #[test]
@@ -23,7 +24,7 @@ fn a_repair_that_fails_is_said_everywhere_and_done_seconds_after_nft_works_again
         let whole = kernel_state(&site.edge)?;
         lab.expect_warning(WARNING);
 
-        // It lists, and takes nothing.
+        // nft lists, but refuses every change.
         nft.begin("case \"$*\" in *-f*) exit 1;; esac; exec $real \"$@\"")?;
         nft.run("flush ruleset")?;
         until(Duration::from_secs(15), "status to say it", || {
@@ -43,7 +44,7 @@ fn a_repair_that_fails_is_said_everywhere_and_done_seconds_after_nft_works_again
         let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
         ensure!((count("WARN"), count("put back again")) == (1, 1), "{log}");
 
-        // It works not at all, for two seconds.
+        // nft fails completely for two seconds.
         nft.begin("exit 1")?;
         nft.run("flush ruleset")?;
         std::thread::sleep(Duration::from_secs(2));
@@ -136,7 +137,7 @@ fn a_table_that_another_process_owns_is_named_with_what_to_do_at_the_start_and_l
 fn a_table_of_firewalld_is_never_to_be_changed_by_nft() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
-        // As firewalld 2.x makes it, which owns it.
+        // As firewalld 2.x makes it: it owns the table.
         let _firewalld = own_table(
             &site.edge,
             "table inet firewalld { flags owner; \
@@ -214,7 +215,8 @@ fn a_change_that_fails_half_way_is_said_to_be_taken_back_only_when_it_is() -> Re
         ensure!(kernel_state(&site.edge)? == whole);
         nft.end()?;
 
-        // After it, nft cannot be asked once whether the table is there: it is taken back, and found to be.
+        // The next apply succeeds, but the first look at the table after it fails: the change is
+        // undone, as a second look confirms.
         let failures = site.edge.directory().join("failures");
         let fails = format!(
             "file={}; case \"$*\" in
@@ -231,7 +233,7 @@ fn a_change_that_fails_half_way_is_said_to_be_taken_back_only_when_it_is() -> Re
         ensure!(kernel_state(&site.edge)? == whole);
         nft.end()?;
 
-        // It cannot be asked for longer: nobody knows what is in force, and that is said.
+        // While all looks at the table fail, what is in force is unknown, and that is reported.
         lab.expect_warning(WARNING);
         fs::remove_file(failures.with_extension("begun"))?;
         fs::write(&failures, "1000\n")?;
@@ -273,7 +275,7 @@ fn status(site: &Site<'_>) -> Result<(Option<i32>, String)> {
     Ok((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 
-/// The status code of `/readyz` and what it says.
+/// The status code and the text of `/readyz`.
 fn readiness(edge: &Node) -> Result<(String, String)> {
     let said = edge.shell("curl -sS --max-time 10 -w '\\n%{http_code}' http://127.0.0.1:9586/readyz")?;
     let (line, code) = said.rsplit_once('\n').context("no answer")?;
@@ -286,7 +288,7 @@ fn metric(edge: &Node, name: &str) -> Result<f64> {
     Ok(line.with_context(|| format!("no {name}"))?.trim().parse()?)
 }
 
-/// Everything of ours in the kernel, without what packets count and what numbers the kernel gives.
+/// Everything of ours in the kernel, without packet counters and the numbers that the kernel gives.
 fn kernel_state(edge: &Node) -> Result<String> {
     let rules = edge.run("nft -s list table inet causeway")?;
     let lists = ["ip route show table all proto 157", "ip route show table all proto 158"];

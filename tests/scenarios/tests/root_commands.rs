@@ -1,4 +1,5 @@
-//! Root's commands at the same moment, killed, and on a full disk: the file and the edge never differ in silence.
+//! Root's commands at the same moment, killed, and on a full disk: any difference between the file
+//! and the edge is reported.
 
 use std::fs;
 use std::thread;
@@ -87,7 +88,8 @@ fn a_full_disk_refuses_before_anything_is_changed_and_loses_nothing() -> Result<
             ensure!(fs::read_to_string(place.site.gateway_config.path())? == place.texts[1]);
         }
 
-        // A confirmation that cannot be kept is refused before the daemon is asked, and comes in time later.
+        // A confirmation that cannot be written is refused before the daemon is asked, and succeeds
+        // later, still in time.
         place.site.edge.shell("rm state-root/filler")?;
         ensure!(place.ctl(&["apply", Place::draft(0), "--confirm", "600s"])?.0 == Some(0));
         place.site.edge.shell(fill)?;

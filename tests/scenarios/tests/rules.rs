@@ -115,8 +115,8 @@ impl Machine {
         let edge = lab.add_node("edge")?;
         let mut neighbours = Vec::new();
         for interface in ["eth0", "eth1", "docker0", "br-x", "gw0"] {
-            let node = lab.add_node(&format!("beside-{interface}"))?;
-            // A neighbour that speaks only when it is told to.
+            let node = lab.add_node(&format!("by-{interface}"))?;
+            // Without IPv6 the neighbour sends nothing but the test's packets.
             node.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
             lab.connect((&edge, interface), (&node, "eth0"))?;
             let socket = node.packet_socket("eth0", Some((&edge, interface)))?;
@@ -187,7 +187,7 @@ impl Machine {
         if seen.is_something() {
             return Ok(seen);
         }
-        // Nothing may mean not yet.
+        // The packet may not have arrived yet.
         std::thread::sleep(Duration::from_millis(20));
         self.read()
     }
@@ -240,7 +240,8 @@ impl Seen {
         }
     }
 
-    /// The reasons that can be the packet's own; the edge's answer to it, an ICMP error say, is a packet of its own.
+    /// The reasons for which the packet itself can have been dropped. The edge's answer to it, such
+    /// as an ICMP error, is a packet of its own.
     fn way_in(&self) -> Vec<&String> {
         let answer =
             |drop: &&String| drop.starts_with("drop_output_") || drop.starts_with("drop_postrouting_");

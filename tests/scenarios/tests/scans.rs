@@ -111,7 +111,7 @@ fn a_neighbour_on_the_wan_reaches_neither_the_lan_nor_a_container_nor_the_tunnel
             ensure!(dropped == ports.len() as u64, "{target}: {} tried, {grown:?}", ports.len());
             answers(&probe, target, &[])?;
         }
-        // The LAN's own address of the edge is the edge: the same ports are open there as on the WAN's.
+        // At the edge's LAN address the same ports are open as at its WAN address.
         probe.syns("192.168.1.2", &ports, || tried.packets())?;
         answers(&probe, "192.168.1.2", &[22, 443])
     })

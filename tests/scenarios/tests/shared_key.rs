@@ -45,7 +45,7 @@ fn two_forwarders_with_one_key_are_reported_at_both_ends() -> Result<()> {
     })
 }
 
-/// The origin's own configuration for a second daemon beside the first.
+/// The origin's own configuration for a second daemon next to the first.
 fn second(site: &Site<'_>) -> Result<Config> {
     let folder = site.origin.directory();
     let state = folder.join(SECOND);
@@ -58,7 +58,7 @@ fn second(site: &Site<'_>) -> Result<Config> {
     config.replace("127.0.0.1:9587", "127.0.0.1:9588")?;
     let (own, other) = (folder.join("state"), state.display().to_string());
     config.replace(&own.display().to_string(), &other)?;
-    // Keys are the user's own; the second daemon is root's.
+    // The keys belong to the forwarder's user; the second daemon runs as root and needs its own.
     for name in ["wroclaw.key", "wroclaw.psk"] {
         fs::copy(folder.join(name), state.join(name))?;
         chown(state.join(name), Some(0), Some(0))?;

@@ -1,4 +1,5 @@
-//! What a daemon that was taken over, and files that it may have written, make root's commands and its helper do: nothing.
+//! A daemon that was taken over, and files that it may have written, do not make root's commands or
+//! its helper do anything.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -12,7 +13,8 @@ use lab::{Topology, scenario};
 use scenarios::Site;
 use serde_json::{Value, json};
 
-/// A text that `nft` refuses as JSON and then reads in its own language, from the byte on where it has not read yet.
+/// A text that `nft` refuses as JSON and then reads in its own language, from the first byte that
+/// it has not read yet.
 fn polyglot(native: &str) -> String {
     let head = r#"{"nftables":[{"metainfo":{"a":99999999999999999999999,"x":""#;
     format!("{head}{}{native}#\"}}}}]}}\n", "A".repeat(4096 - head.len()))

@@ -25,7 +25,7 @@ fn a_client_comes_through_both_edges_at_once_and_every_reply_leaves_by_the_edge_
         let by_oracle = Counter::arriving(&oracle.node, "replies", &replies)?;
         let leaks = LeakWatch::start(&lab.node("inet")?)?;
 
-        // The same address and port twice: at the origin only the tunnel tells these flows from each other.
+        // The same address and port twice: at the origin only the tunnel distinguishes these flows.
         let mut through_kyiv = connect_from(&client, 40_000, KYIV)?;
         let mut through_oracle = connect_from(&client, 40_000, ORACLE)?;
         let words = 200;
@@ -159,7 +159,7 @@ fn connect_from(node: &Node, port: u16, edge: &str) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Says words, each only once the one before has come back.
+/// Sends words, each only after the one before has come back.
 fn talk(stream: &mut TcpStream, words: u64) -> Result<()> {
     for number in 0..words {
         let word = number.to_be_bytes();

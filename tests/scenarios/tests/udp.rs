@@ -30,13 +30,13 @@ fn datagrams_of_one_to_8000_bytes_come_back_unchanged() -> Result<()> {
 }
 
 #[test]
-fn a_client_of_an_absent_upstream_is_told_by_icmp() -> Result<()> {
+fn a_client_of_an_absent_upstream_gets_an_icmp_error() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = site(lab)?;
         site.start()?;
         let client = connected(&lab.node("client")?)?;
         until(Duration::from_secs(10), "port unreachable", || {
-            // Told about the one before.
+            // The error is that of the datagram before.
             let refused = client
                 .send(b"question")
                 .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
@@ -62,7 +62,7 @@ fn a_live_flow_survives_a_flood_of_spoofed_ones() -> Result<()> {
         flood.ip(&addresses.join("\n"))?;
         for host in 129..250 {
             for _ in 0..4 {
-                // The flow is begun, and nobody will ever answer it.
+                // This begins a flow that is never answered.
                 flood.udp_socket(&format!("203.0.113.{host}:0"))?.send_to(b"spoofed", SERVICE)?;
             }
             // A service that does not read loses what its socket cannot hold, the live flow's question among it.

@@ -73,7 +73,7 @@ fn system_calls(name: &str) -> Result<Vec<String>> {
 }
 
 #[test]
-fn the_gateway_tells_systemd_when_it_is_ready_and_when_it_stops() -> Result<()> {
+fn the_gateway_notifies_systemd_when_it_is_ready_and_when_it_stops() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         site.gateway_config.write()?;
@@ -84,17 +84,17 @@ fn the_gateway_tells_systemd_when_it_is_ready_and_when_it_stops() -> Result<()> 
         let gateway = command.arg("--config").arg(site.gateway_config.path()).spawn("gateway")?;
         lab.judge(&gateway);
         site.gateway = Some(gateway);
-        told(&systemd, "READY=1")?;
-        // Ready means that everything stands: rules, device, control socket.
+        wait_for(&systemd, "READY=1")?;
+        // Ready means that rules, device and control socket are there.
         ensure!(site.state()? == "never");
         ensure!(site.edge.run("nft list tables")?.contains("causeway"));
         let status = site.gateway()?.stop(Duration::from_secs(10))?;
         ensure!(status.success(), "the gateway ended with {status}");
-        told(&systemd, "STOPPING=1")
+        wait_for(&systemd, "STOPPING=1")
     })
 }
 
-fn told(systemd: &UnixDatagram, wanted: &str) -> Result<()> {
+fn wait_for(systemd: &UnixDatagram, wanted: &str) -> Result<()> {
     let mut buffer = [0; 4096];
     loop {
         let length = systemd.recv(&mut buffer).with_context(|| format!("{wanted} was not said"))?;

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use lab::{Lab, TcpServer, Topology, echo, scenario, until};
 use scenarios::{Router, Site};
 
-/// A provider that drops what has another source than it gave out (BCP 38).
+/// A provider that drops packets from any source but the one that it assigned (BCP 38).
 const PROVIDERS: &str = "table ip bcp38 { chain forward { type filter hook forward priority 0;
   iifname edge0 ip saddr != 192.0.2.0/24 drop
   iifname edge2 ip saddr != 198.18.3.0/24 drop
@@ -34,7 +34,7 @@ fn a_service_is_reached_by_both_of_two_uplinks_that_check_sources_and_goes_on_wh
         until(Duration::from_secs(10), "the uplink that is back", || {
             client.tcp_connect("198.18.3.2:443", Duration::from_secs(2)).map(Some)
         })?;
-        // No bit of the connection mark is used for it, and the service's own is as it was.
+        // The way back uses no bit of the connection mark: the service's mark is as it was.
         let flows = site.edge.run("conntrack -L -p tcp --orig-port-dst 443")?;
         ensure!(
             flows.lines().filter(|line| line.contains("mark=")).all(|line| line.contains("mark=1129801379")),
@@ -60,14 +60,15 @@ fn a_vpn_providers_default_route_takes_no_reply_in_either_order_of_starts() -> R
         let _far = Router::up(&site, &site.origin, "wroclaw", &site.wroclaw)?;
         site.wait_until_up(Duration::from_secs(20))?;
         let _far_end = TcpServer::start(site.origin.tcp_listener("192.168.88.2:443")?, echo)?;
-        until(Duration::from_secs(10), "the page beside a VPN", || {
+        until(Duration::from_secs(10), "the page next to a VPN", || {
             client.tcp_connect("192.0.2.2:443", Duration::from_secs(2)).map(Some)
         })?;
         site.edge.shell("set +e; ip link del vpn0; ip rule del not fwmark 51820 table 51820; ip rule del table main suppress_prefixlength 0")?;
         client.tcp_connect("192.0.2.2:443", Duration::from_secs(5))?;
         site.edge.shell(vpn)?;
-        // Its rules come without a priority, and so before all others; the edge's own move before them.
-        until(Duration::from_secs(10), "the page beside a VPN that came later", || {
+        // The VPN's rules have no priority, so the kernel puts them before all others; the edge
+        // moves its own before them.
+        until(Duration::from_secs(10), "the page next to a VPN that came later", || {
             client.tcp_connect("192.0.2.2:443", Duration::from_secs(2)).map(Some)
         })?;
         Ok(())

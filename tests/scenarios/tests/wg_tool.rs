@@ -9,7 +9,7 @@ use lab::{Lab, Topology, scenario, until};
 use scenarios::{KeyPair, Site, preshared_key};
 
 #[test]
-fn wg_show_tells_what_the_configuration_says() -> Result<()> {
+fn wg_show_lists_what_the_configuration_says() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         site.start()?;
@@ -107,7 +107,7 @@ fn gatewayctl_dumps_what_wg_dumps_with_keys_hidden_unless_root_asks() -> Result<
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         site.start()?;
-        // Bytes move on between two questions: ask until nothing did.
+        // The byte counters may change between two questions: ask until they did not.
         until(Duration::from_secs(20), "both dumps to be equal", || {
             let before = site.edge.run("wg show all dump")?;
             let hidden = site.gatewayctl(&["peers", "--dump"])?.run()?;

@@ -60,7 +60,7 @@ impl Side {
 /// How a test sets up a pair.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
-    /// Probes and the whole ladder, as the product has them; without, plain WireGuard.
+    /// Probes and the whole recovery ladder, as in the product; plain WireGuard when unset.
     pub liveness: bool,
     /// The origin's persistent keepalive.
     pub keepalive: Option<Duration>,
@@ -261,7 +261,7 @@ impl Pair {
         self.send_offloaded(side, bytes, Offload::None)
     }
 
-    /// Sends an inner packet with something left to be done to it.
+    /// Sends an inner packet whose offload is still to be done.
     pub fn send_offloaded(&mut self, side: Side, mut bytes: Vec<u8>, offload: Offload) -> Verdict {
         let now = self.now(side);
         let end = self.end(side);
@@ -279,7 +279,7 @@ impl Pair {
         self.path.take_newest().expect("a datagram")
     }
 
-    /// Hands a datagram to a node as if it came from `from`.
+    /// Gives a datagram to a node as if it came from `from`.
     pub fn inject(&mut self, side: Side, from: SocketAddr, mut datagram: Vec<u8>) {
         let now = self.now(side);
         let end = self.end(side);
@@ -340,7 +340,7 @@ impl Pair {
         end.delivered.len()
     }
 
-    /// Tells a side's node that its network changed.
+    /// Notifies a side's node that its network changed.
     pub fn network_change(&mut self, side: Side) {
         let now = self.now(side);
         self.end(side).node.handle_network_change(now);
@@ -384,7 +384,7 @@ impl Pair {
         assert!(again.is_none_or(|at| at > now.instant), "a deadline that has passed stays due");
     }
 
-    /// Puts what a node wants to send on the path, and notes its events.
+    /// Puts what a node sends on the path, and records its events.
     fn post(&mut self, side: Side) {
         let elapsed = self.elapsed;
         let end = match side {
@@ -440,7 +440,7 @@ impl End {
         }
     }
 
-    /// How many events are as `wanted`.
+    /// How many events match `wanted`.
     pub fn count(&self, wanted: impl Fn(&Event) -> bool) -> usize {
         self.events.iter().filter(|(_, event)| wanted(event)).count()
     }

@@ -26,7 +26,7 @@ pub struct Faults {
 pub struct Flight {
     /// Where it will come out.
     pub to: Side,
-    /// Whom the receiver sees as its sender.
+    /// The sender's address as the receiver sees it.
     pub from: SocketAddr,
     /// Its bytes.
     pub datagram: Vec<u8>,
@@ -38,7 +38,7 @@ pub struct Path {
     pub delay: Duration,
     /// What goes wrong.
     pub faults: Faults,
-    /// Whether the two directions swallow everything: towards the edge, towards the origin.
+    /// Whether each direction drops everything: towards the edge, towards the origin.
     pub blackhole: [bool; 2],
     /// Where the edge is reached.
     pub edge: SocketAddr,
@@ -90,7 +90,7 @@ impl Path {
         self.mapping
     }
 
-    /// Swallows everything, or nothing.
+    /// Drops everything, or nothing.
     pub const fn set_blackhole(&mut self, on: bool) {
         self.blackhole = [on; 2];
     }

@@ -75,7 +75,7 @@ fn a_clock_behind_is_reported_once_and_the_mark_follows_it_once_a_session_is_agr
 }
 
 #[test]
-fn an_initiation_recorded_while_the_clock_was_ahead_keeps_nobody_out_after_a_restart() {
+fn an_initiation_recorded_while_the_clock_was_ahead_keeps_no_peer_out_after_a_restart() {
     let mut pair = Pair::new(Setup { initiate: false, keepalive: None, ..Setup::default() });
     pair.run(secs(TEN_YEARS));
     pair.path.record = Some(Vec::new());
@@ -94,8 +94,8 @@ fn an_initiation_recorded_while_the_clock_was_ahead_keeps_nobody_out_after_a_res
             let initiation = if *side == Side::Edge { &from_origin } else { &from_edge };
             pair.inject(*side, at(ELSEWHERE), initiation.clone());
         }
-        // Each recording keeps its receiver waiting for a confirmation, and both sides then call at
-        // once.
+        // Each recorded initiation makes its receiver wait for a confirmation. Both sides then
+        // initiate at the same time.
         assert!(pair.run_until(secs(20), is_up_again).is_some(), "{poisoned:?}");
         assert_eq!(pair.peer(Side::Edge).endpoint.map(|endpoint| endpoint.remote), Some(at(ORIGIN_AT)));
         assert_carries(&mut pair);
@@ -121,14 +121,14 @@ fn an_old_stamp_is_answered_by_one_initiation_in_five_seconds_to_its_source_and_
 
     let initiations =
         pair.path.record.take().expect("a record").iter().filter(|(_, bytes)| bytes[0] == 1).count();
-    // The edge's own repetition of the last, to where the peer was, may come in between.
+    // The edge may repeat its last initiation to the peer's old address in between.
     assert!((4..=5).contains(&initiations), "{initiations} in twenty seconds");
     assert_eq!(pair.edge.sent - sent, initiations as u64, "nothing else was sent");
     assert_eq!(pair.peer(Side::Edge).endpoint.map(|endpoint| endpoint.remote), Some(at(ORIGIN_AT)));
 }
 
 #[test]
-fn every_stamp_lies_below_the_watermark_that_was_told_before() {
+fn every_stamp_lies_below_the_watermark_that_was_reported_before() {
     let mut pair = Pair::new(Setup::default());
     pair.run_sending(&BOTH, secs(1), secs(3600));
 
@@ -159,8 +159,8 @@ fn a_restart_right_after_the_watermark_was_kept_is_not_behind() {
 
 #[test]
 fn an_authentic_but_old_stamp_makes_the_other_side_initiate_once_in_five_seconds() {
-    // An hour of life, in which the edge initiates; then it loses its clock: its timestamps start
-    // where they once did.
+    // The edge runs for an hour and initiates; then it loses its clock, and its timestamps start
+    // again where they started first.
     let mut pair = Pair::new(Setup::plain());
     pair.run(secs(3600));
     let mut config = pair.peer_config(Side::Edge);
@@ -214,7 +214,7 @@ fn a_wall_clock_that_jumps_by_years_loses_no_packet() {
 }
 
 #[test]
-fn handshakes_are_told_on_both_clocks() {
+fn handshakes_are_reported_on_both_clocks() {
     let pair = Pair::connected(Setup::default());
     let now = pair.now(Side::Edge);
     let handshake = pair.peer(Side::Edge).latest_handshake.expect("a handshake");
@@ -223,7 +223,7 @@ fn handshakes_are_told_on_both_clocks() {
     assert!(now.wall - handshake.wall < secs(2));
 }
 
-/// What a side finds on its disk.
+/// What a side has on its disk.
 #[derive(Clone, Copy, Debug)]
 enum Mark {
     Kept,

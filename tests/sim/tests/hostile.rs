@@ -1,4 +1,4 @@
-//! What an attacker on the path, or with a peer's key, may send.
+//! What an attacker on the path, or with a peer's key, can send.
 
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
@@ -265,7 +265,7 @@ fn own_outer_packets_are_not_wrapped_again() {
     assert!(matches!(pair.send_bytes(Side::Origin, own), tunnel::node::Verdict::Waiting { .. }));
 }
 
-/// How many datagrams a test sends: fewer by default than a soak, which sets `SIM_DATAGRAMS`.
+/// How many datagrams a test sends: `SIM_DATAGRAMS`, which a soak sets, or fewer.
 fn datagrams(default: u64) -> u64 {
     std::env::var("SIM_DATAGRAMS").ok().and_then(|count| count.parse().ok()).unwrap_or(default)
 }
@@ -290,7 +290,7 @@ fn hostile_origin(pair: &mut Pair) -> Tunn {
     peer
 }
 
-/// Bytes that are more or less an IP packet of the origin's.
+/// Bytes that are nearly an IP packet of the origin's.
 fn random_inner(pair: &mut Pair) -> Vec<u8> {
     let (choice, length) = (pair.path.random(), pair.path.random() as usize % 1400);
     let mut bytes = vec![0; length];

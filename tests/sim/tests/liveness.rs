@@ -1,4 +1,4 @@
-//! How well a peer is connected, and what watching it costs.
+//! How well a peer is connected, and what the probes cost.
 
 use sim::path::Faults;
 use sim::{EDGE, ORIGIN, Pair, Setup, Side, ms, secs};
@@ -48,7 +48,7 @@ fn other_echo_requests_go_through_to_the_inner_network() {
     pair.send_bytes(Side::Origin, ping(&[0; 56], EDGE));
     pair.run(ms(500));
 
-    // The simulation counts what it delivers without a number as damaged.
+    // The simulation counts a delivered packet without a number as damaged.
     assert_eq!(pair.edge.damaged, 2);
 }
 
@@ -84,7 +84,7 @@ fn the_state_goes_from_up_to_stale_to_down_and_back() {
 }
 
 #[test]
-fn stale_is_told_fifteen_seconds_after_the_last_answer() {
+fn stale_is_reported_fifteen_seconds_after_the_last_answer() {
     let mut pair = Pair::connected(Setup::default());
     pair.run(secs(20));
     pair.origin.events.clear();
@@ -140,7 +140,7 @@ fn a_plain_peer_is_up_while_its_handshake_is_younger_than_three_minutes() {
 }
 
 #[test]
-fn an_idle_plain_pair_falls_asleep_for_good() {
+fn an_idle_plain_pair_never_wakes_again() {
     let mut pair = Pair::connected(Setup::plain());
     pair.run(secs(600));
     let wakes = (pair.edge.wakes, pair.origin.wakes);
@@ -170,7 +170,7 @@ fn a_keepalive_leaves_after_so_long_without_a_packet_and_no_sooner() {
     pair.run(secs(1));
     let sent = pair.origin.sent;
 
-    // The edge's own sign of life comes up to ten seconds after the last packet, and counts.
+    // The edge's own keepalive comes up to ten seconds after the last packet, and counts.
     pair.run(secs(23));
     assert_eq!(pair.origin.sent, sent);
     pair.run(secs(13));

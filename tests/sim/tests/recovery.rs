@@ -1,4 +1,4 @@
-//! Recovery, as often as it takes: from silence, from restarts, from suspends.
+//! Recovery from silence, from restarts and from suspends.
 
 use sim::path::Faults;
 use sim::{ORIGIN_AT, Pair, Setup, Side, at, ms, secs};
@@ -89,7 +89,7 @@ fn an_edge_that_has_answered_waits_for_the_confirmation_before_it_calls_itself()
     assert_eq!(initiations(&mut pair, Side::Edge), 0);
     assert_eq!((pair.peer(Side::Edge).handshakes, pair.peer(Side::Origin).handshakes), (1, 1));
 
-    // The answer is never confirmed: the origin is gone.
+    // The response is never confirmed, because the origin is gone.
     let mut pair = Pair::new(Setup::default());
     let now = pair.now(Side::Edge);
     pair.edge.node.update_peers(&[config], &[], now).expect("a peer");
@@ -209,7 +209,7 @@ fn an_edge_that_restarts_calls_the_last_known_endpoint_and_is_back_within_five_s
 
     let took = pair.run_until(secs(5), |pair| pair.state(Side::Edge) == PeerState::Up);
     assert!(took.is_some());
-    // The origin goes over to the new session with the first packet through it.
+    // The origin changes to the new session with the first packet through it.
     pair.run(ms(50));
     pair.run_sending(&BOTH, ms(100), secs(5));
     pair.run(secs(1));
@@ -254,8 +254,8 @@ fn a_suspend_of_200_seconds_is_over_with_the_first_packet() {
         pair.send(side);
         pair.run(ms(100));
         let burst = pair.end(side).sent - sent;
-        // The other side's own handshake may cross: then two are answered, confirmed and probed,
-        // eight datagrams.
+        // The other side's own handshake may cross this one: then two are answered, confirmed and
+        // probed, which are eight datagrams.
         assert!(burst <= 8, "{burst} datagrams of {side:?} at once after waking");
         assert!(initiations(&mut pair, side) <= 1, "{side:?} begins once");
         let took = pair.run_until(secs(6), |pair| pair.arrived(side.other()) > arrived);

@@ -279,7 +279,7 @@ mod tests {
         assert_eq!(backlog.take_dropped(), 200 - (LARGE - 1) + 1000 - (SMALL - 1));
         let out: Vec<_> = std::iter::from_fn(|| pop(&mut backlog)).collect();
         assert!(out.contains(&(2, 65_000, 7)) && out.contains(&(3, 60, 8)));
-        // What is kept of the greedy flow is its newest.
+        // Only the newest packets of the greedy flow are kept.
         let kept: Vec<_> = out.iter().filter(|packet| packet.0 == 1).map(|packet| packet.2).collect();
         assert_eq!(kept, (200 - (LARGE as u8 - 1)..200).collect::<Vec<_>>());
         assert_eq!((backlog.free_small.len(), backlog.free_large.len()), (SMALL, LARGE));
@@ -295,7 +295,7 @@ mod tests {
         assert!(backlog.pop().is_none());
     }
 
-    /// A queue in which the flows of these tests do not meet by chance.
+    /// A queue in which no two flows of these tests share a bucket.
     fn queue() -> Backlog {
         loop {
             let mut backlog = Backlog::new(BUFFER_LEN);

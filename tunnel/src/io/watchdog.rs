@@ -186,7 +186,7 @@ mod tests {
         let thread = std::thread::spawn({
             let heartbeat = Arc::clone(&heartbeat);
             move || {
-                // As after a fault in the kernel: the thread ends, and nothing of it is dropped.
+                // As after a fault in the kernel: the thread ends without running any destructor.
                 std::mem::forget(begin(&heartbeat));
             }
         });

@@ -223,7 +223,8 @@ mod tests {
         else {
             panic!("expected a cookie once the bucket is empty");
         };
-        // The reply answers an older message of this caller, so it must have sent no other since.
+        // The caller accepts a reply only to its latest message, so it must not have sent another
+        // since.
         let mut scratch = [0; 256];
         caller.decapsulate(None, &reply, &mut scratch);
 

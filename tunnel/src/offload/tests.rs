@@ -481,8 +481,7 @@ fn through(
     packets: impl IntoIterator<Item = (PeerId, Vec<u8>)>,
 ) -> (usize, Vec<(PeerId, Vec<u8>)>) {
     for (peer, packet) in packets {
-        // A datagram that fails to authenticate first: its slot is scribbled on and never
-        // committed.
+        // First a datagram that fails to authenticate: its slot is written to, but never committed.
         coalescer.slot(packet.len() + 16).unwrap().fill(0xee);
         let slot = coalescer.slot(packet.len() + 16).unwrap();
         slot.fill(0xdd);

@@ -87,7 +87,7 @@ fn prefixes_are_removed_one_by_one_and_given_to_the_last_who_asks() {
 }
 
 #[test]
-fn update_only_adds_nobody_and_a_removed_peer_may_come_back_fresh() {
+fn update_only_adds_no_peer_and_a_removed_peer_may_come_back_fresh() {
     let before = [config(A, &["10.0.0.0/8"])];
     let set = parse(&format!("public_key={B}\nupdate_only=true\nallowed_ip=10.0.0.0/8")).unwrap();
     assert!(Change::of(&set, None, &before).upsert.is_empty());

@@ -9,8 +9,8 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
 const LISTENER: Token = Token(0);
-/// Connections that wait to be accepted: the library's 128 come in while the kernel makes room for more descriptors, and
-/// who is refused then asks again only after a second.
+/// Connections that may wait to be accepted. The library's 128 are reached while the kernel makes
+/// room for more descriptors, and a client that is refused then tries again only after a second.
 const BACKLOG: i32 = 4_096;
 
 struct Connection {
@@ -51,7 +51,7 @@ pub(crate) fn serve(address: SocketAddr) -> Result<()> {
 }
 
 impl Connection {
-    /// Returns what came; an error when the connection is over.
+    /// Reads what came; an error when the connection is over.
     fn echo(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         loop {
             if !self.pay()? {
@@ -67,7 +67,7 @@ impl Connection {
         }
     }
 
-    /// Writes what is owed; whether nothing is left.
+    /// Writes back what was read; answers whether nothing is left.
     fn pay(&mut self) -> io::Result<bool> {
         while !self.owed.is_empty() {
             match self.stream.write(&self.owed) {

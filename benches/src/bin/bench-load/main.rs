@@ -116,7 +116,7 @@ fn length(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
-/// One line at once, so that who reads it while we go on sees it whole.
+/// Prints one line at once, so that a reader sees it whole while this goes on.
 fn say(result: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_string(result)?;
     line.push('\n');

@@ -14,7 +14,7 @@ const SIZE: usize = 64;
 /// How long an answer or a connection may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What became of idle connections.
+/// The result of a run with idle connections.
 #[derive(Debug, Serialize)]
 pub(crate) enum Idle {
     /// All that could be opened are open.

@@ -1,4 +1,4 @@
-//! Response times and what is said about them.
+//! Response times and their summary.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub(crate) struct Samples {
     errors: u64,
 }
 
-/// What a run came to.
+/// The summary of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
     /// Answers per second, all connections together.

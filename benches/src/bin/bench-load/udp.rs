@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
-/// Room of the receiving socket; a pause of the reader of some milliseconds shall not count as loss of the path.
+/// The receiving socket's buffer: a pause of the reader of some milliseconds must not count as a
+/// loss on the path.
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// Between two bursts of the sender.
 const TICK: Duration = Duration::from_micros(250);
@@ -54,7 +55,7 @@ struct Outcome {
 
 pub(crate) fn bind(address: SocketAddr) -> Result<UdpSocket> {
     let socket = UdpSocket::bind(address)?;
-    // Beyond the machine's limit only for root; otherwise what the machine allows must do.
+    // Only root gets more than the machine's limit; without root the limit is used.
     if rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).is_err() {
         rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER)?;
     }
@@ -103,7 +104,7 @@ impl Search {
             let outcome = try_rate(rate)?;
             if outcome.loss() <= self.loss {
                 best = best.max(self.rate(outcome.received));
-                // The sender itself may be the one that does not follow.
+                // The sender itself may be too slow.
                 if self.rate(outcome.sent) < rate * 0.95 {
                     break;
                 }
@@ -162,8 +163,8 @@ impl Outcome {
     }
 }
 
-/// Sends at a steady rate in small bursts and says how many went out; what is late is dropped from the plan after
-/// 20 ms, so that a pause is not followed by a flood.
+/// Sends at a steady rate in small bursts; answers how many went out. What is more than 20 ms late
+/// is not sent, so that no flood follows a pause.
 fn stream(send: impl Fn(&[u8]) -> bool, number: u32, rate: f64, length: Duration, size: usize) -> u64 {
     let mut data = vec![0; size.max(32)];
     if let Some(head) = data.get_mut(..32) {

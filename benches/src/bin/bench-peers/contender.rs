@@ -1,4 +1,4 @@
-//! Who is measured.
+//! The contenders that are measured.
 
 use std::fmt;
 
@@ -36,7 +36,7 @@ pub(crate) enum Contender {
     Direct,
 }
 
-/// The programs that carry the traffic, by the side they stand on; dropped, they end.
+/// The programs that carry the traffic, by the side that they run on; dropped, they end.
 #[derive(Debug, Default)]
 pub(crate) struct Running {
     pub(crate) edge: Vec<Process>,
@@ -60,7 +60,7 @@ impl Contender {
         }
     }
 
-    /// Starts it on a path on which nothing runs yet.
+    /// Starts it on a path where nothing runs yet.
     pub(crate) fn start(self, path: &Path) -> Result<Running> {
         match self {
             Self::CausewayWg => wireguard::start(path, Engine::Causeway, Engine::Causeway),

@@ -24,7 +24,8 @@ pub(crate) fn start(path: &Path) -> Result<Running> {
     let edge_config = write(&path.edge, "gateway.toml", &gateway_toml(&wroclaw.public, &path.edge))?;
     let origin_config = write(&path.origin, "forwarder.toml", &forwarder_toml(&kyiv.public, &path.origin))?;
     let mut edge = path.lab.daemon(&path.edge, "gateway", ["--config", &edge_config])?;
-    // The origin of every contender finds its edge there: a first handshake in vain would be measured otherwise.
+    // Every contender's origin starts after its edge: otherwise a failed first handshake would be
+    // measured.
     edge.wait_for_log("gateway started", Duration::from_secs(10))?;
     let origin = path.lab.daemon(&path.origin, "forwarder", ["--config", &origin_config])?;
     Ok(Running { edge: vec![edge], origin: vec![origin] })

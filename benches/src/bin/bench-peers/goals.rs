@@ -7,7 +7,7 @@ use crate::contender::Contender::{
     WireguardGo,
 };
 
-/// Which side of the goal is the good one.
+/// Whether a value must be above or below the goal.
 #[derive(Clone, Copy)]
 enum Goal {
     AtLeast(f64),

@@ -1,4 +1,4 @@
-//! On what it was measured.
+//! The machine that the measurements were made on.
 
 use std::collections::BTreeMap;
 use std::fs;

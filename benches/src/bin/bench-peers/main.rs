@@ -89,6 +89,6 @@ fn or_all<T: ValueEnum + Copy>(chosen: &[T]) -> Vec<T> {
 }
 
 fn say(line: &str) {
-    // Progress is for a person who watches; standard error may be closed.
+    // Progress output may fail: standard error may be closed.
     let _ = writeln!(std::io::stderr(), "bench-peers: {line}");
 }

@@ -1,4 +1,4 @@
-//! What is measured of a contender.
+//! The measurements of a contender.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use crate::machine;
 use crate::path::{BULK, DATAGRAMS, ECHO, EDGE, Path, load_tool};
 use crate::tally::{Cpu, Pids};
 
-/// Questions that belong together.
+/// Measurements that belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Group {
     /// iperf3 both ways with 1 and 4 streams: throughput, CPU, memory.
@@ -33,14 +33,14 @@ pub(crate) enum Group {
     Many,
 }
 
-/// What to do to everyone.
+/// What to measure of every contender.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) groups: Vec<Group>,
     pub(crate) seconds: u32,
 }
 
-/// What came of one repetition.
+/// The results of one repetition.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     /// By the metric's name.

@@ -14,7 +14,7 @@ pub(crate) const ECHO: u16 = 444;
 pub(crate) const DATAGRAMS: u16 = 445;
 /// The edge's public address.
 pub(crate) const EDGE: &str = "192.0.2.2";
-/// What the carrier's NAT shows.
+/// The public address of the carrier's NAT.
 pub(crate) const CGNAT: &str = "192.0.2.7";
 /// The service's address at the origin.
 pub(crate) const SERVICE: &str = "192.168.88.2";
@@ -31,7 +31,7 @@ pub(crate) struct Path {
 }
 
 impl Path {
-    /// Lays it out; nothing leads from the client to the service yet.
+    /// Builds the path; nothing leads from the client to the service yet.
     pub(crate) fn lay() -> Result<Self> {
         let lab = Lab::build("bench-peers", Topology::empty())?;
         let [client, edge, cgnat, origin] =
@@ -72,7 +72,7 @@ impl Path {
         ))
     }
 
-    /// Answers leave the origin by `device`, as what the service sends always must.
+    /// Makes the service's packets leave the origin by `device`.
     pub(crate) fn return_by(&self, device: &str) -> Result<()> {
         self.origin.ip(&format!("route add default dev {device} table 88\nrule add from {SERVICE} lookup 88"))
     }
@@ -97,7 +97,8 @@ pub(crate) fn load_tool() -> Result<PathBuf> {
     lab::binary("bench-load")
 }
 
-/// What every machine of the path has: cubic, since the machine's own default may be another, and routers route.
+/// The settings of every machine of the path: cubic, since the default may be another, and
+/// forwarding on routers.
 fn settle(node: &Node) -> Result<()> {
     node.sysctl("net/ipv4/tcp_congestion_control", "cubic").context(
         "namespaces may not use cubic: as root, add it to net.ipv4.tcp_allowed_congestion_control",

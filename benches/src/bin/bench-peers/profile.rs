@@ -18,7 +18,7 @@ use crate::tally::Pids;
 /// Functions shown of each side.
 const SHOWN: usize = 40;
 
-/// Kinds of work by what functions are called; the first that matches counts.
+/// Kinds of work by the names of functions; the first match counts.
 const KINDS: [(&str, &[&str]); 9] = [
     ("cipher", &["chacha", "poly1305", "Poly1305", "aead"]),
     ("checksums", &["checksum", "csum", "Sum::"]),
@@ -74,7 +74,7 @@ pub(crate) fn run(contender: Contender, load: Load, seconds: u32) -> Result<()> 
     Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
-/// Carries the load for so long and says how fast that went.
+/// Runs the load for this long, and prints its rate.
 fn put_through(path: &Path, load: Load, seconds: u32) -> Result<String> {
     let target = format!("{EDGE}:{ECHO}");
     let asked = |kind: &str, parallel: &str, count: &str| {

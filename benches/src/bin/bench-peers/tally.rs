@@ -9,7 +9,7 @@ use lab::Process;
 /// CPU seconds used up to now.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Cpu {
-    /// By the contender's programs at the edge. What their sends set off in the kernel counts as theirs.
+    /// By the contender's programs at the edge, including the kernel's work for their sends.
     pub(crate) edge: f64,
     /// By those at the origin.
     pub(crate) origin: f64,
@@ -55,13 +55,15 @@ impl Pids {
         Ok(Cpu { edge, origin, system: busy, steal: at(7) }.scaled(0.01))
     }
 
-    /// CPU seconds of both sides to the nanosecond, for what is too little for ticks. Threads that ended are missing.
+    /// CPU seconds of both sides to the nanosecond, for loads too small for ticks. Threads that
+    /// ended are missing.
     pub(crate) fn fine(&self) -> (f64, f64) {
         let sum = |pids: &[u32]| pids.iter().map(|pid| scheduled(*pid)).sum::<f64>() / 1e9;
         (sum(&self.edge), sum(&self.origin))
     }
 
-    /// Resident megabytes at the edge and at the origin; what processes of one program have mapped of it counts once.
+    /// Resident megabytes at the edge and at the origin; memory that processes of one program share
+    /// counts once.
     pub(crate) fn resident(&self) -> (f64, f64) {
         (resident(&self.edge) / 1024.0, resident(&self.origin) / 1024.0)
     }
@@ -126,7 +128,8 @@ fn scheduled(pid: u32) -> f64 {
     threads.filter_map(nanos).sum()
 }
 
-/// Resident kilobytes: each process's own memory, and of the files that each program has mapped the most there is.
+/// Resident kilobytes: the sum of each process's own memory and, for each program, its largest
+/// mapped files.
 fn resident(pids: &[u32]) -> f64 {
     let (mut own, mut files): (f64, BTreeMap<_, f64>) = (0.0, BTreeMap::new());
     for pid in pids {

@@ -74,7 +74,7 @@ pub(crate) fn start_origin(path: &Path) -> Result<Process> {
     Ok(process)
 }
 
-/// Where a peer at the edge that cannot learn it finds the origin.
+/// The origin's endpoint, for a peer at the edge that cannot learn it.
 pub(crate) fn origin_endpoint() -> String {
     format!("{CGNAT}:{PORT}")
 }

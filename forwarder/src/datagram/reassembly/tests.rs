@@ -38,7 +38,7 @@ fn a_duplicate_changes_nothing() {
 fn fragments_that_overlap_give_the_datagram_up() {
     let packets = fragments("203.0.113.10:40001", 3_000, 7);
     let mut forged = packets[1].clone();
-    // Eight bytes earlier than it belongs, so that it covers the end of the first.
+    // Moved to eight bytes earlier, so that it overlaps the end of the first.
     let offset = u16::from_be_bytes([forged[6], forged[7]]) - 1;
     forged[6..8].copy_from_slice(&offset.to_be_bytes());
     let mut reassembly = Reassembly::default();

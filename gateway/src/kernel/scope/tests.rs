@@ -134,7 +134,7 @@ fn a_scope_of_the_systems_own_numbers_is_refused() {
     }
     assert!(Scope { device: "../x".to_owned(), ..good.clone() }.checked().is_err());
     assert!(good.of_untrusted("gw0", 2).is_err() && good.of_untrusted("gw0", 3).is_err());
-    // With 158 it would also name 159, which is anyone's.
+    // With 158 the scope would include 159 as well, which any program may use.
     assert!(good.of_untrusted("gw0", 158).is_err());
     assert_eq!(good.of_untrusted("ovpn0", 157).unwrap().removal, Removal::Shown);
 }

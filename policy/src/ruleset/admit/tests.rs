@@ -13,7 +13,7 @@ use crate::trust::Pins;
 use crate::uplinks::{MAX_UPLINKS, uplinks};
 
 const EXAMPLE: &str = include_str!("../../../../configs/gateway.toml");
-/// What the example and the made-up policies leave out.
+/// Sections that the example and the generated policies do not have.
 const MORE: &str = r#"
 [[publish]]
 name = "range"
@@ -222,8 +222,8 @@ fn json_that_two_readers_may_take_differently_is_refused() {
 
 #[test]
 fn a_text_made_to_be_read_twice_is_refused() {
-    // What another reader refuses at the number, and `nft` then reads in its own language from byte
-    // 4096 on.
+    // A text that another parser refuses at the number, and that `nft` then reads in its own
+    // language from byte 4096 on.
     let head = r#"{"nftables":[{"metainfo":{"a":99999999999999999999999,"x":""#;
     let pad = "A".repeat(4096 - head.len());
     let text = format!("{head}{pad};delete table inet docker;#\"}}}}]}}\n");

@@ -115,8 +115,8 @@ fn ecn_bits_travel_both_ways() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_run_that_the_kernel_will_not_segment_goes_out_datagram_by_datagram() {
-    // More datagrams than any kernel cuts fail as segments above the interface's MTU do in older
-    // kernels: with EINVAL.
+    // More datagrams than any kernel segments fail with EINVAL, as segments above the interface's
+    // MTU do in older kernels.
     let (a, b) = (open(&UdpOptions::default()), open(&UdpOptions::default()));
     send(&a, &b, 10, &[5; 2000]);
     assert_eq!(receive(&b, 200).len(), 200);

@@ -76,9 +76,9 @@ fn a_path_that_grows_is_noticed_after_ten_minutes() {
 }
 
 #[test]
-fn one_probe_in_ten_lost_makes_nobody_fall_in_a_day() {
+fn one_probe_in_ten_lost_does_not_lower_the_size_in_a_day() {
     let mut path = Path::new(RANGE, 1420);
-    // Five in a hundred each way.
+    // Five percent are lost each way.
     path.loss = 97;
     path.run(86_400);
     assert_eq!(path.search.found(), Some(1420));
@@ -154,12 +154,12 @@ fn without_a_session_nothing_is_sent_and_a_forged_answer_is_none() {
     assert_eq!(search.deadline(), None);
 }
 
-/// A path on virtual time: carries inner packets of up to so many bytes, and loses some.
+/// A path on virtual time that carries inner packets up to a size, and loses some.
 struct Path {
     search: Search,
     now: Instant,
     carries: u16,
-    /// Probes in a thousand that are lost, together with nothing else.
+    /// Probes in a thousand that are lost by chance.
     loss: u64,
     is_down: bool,
     answered: Option<Instant>,

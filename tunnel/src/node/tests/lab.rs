@@ -13,7 +13,7 @@ pub(super) enum Side {
     Origin,
 }
 
-/// One end: a node, what it wants to send, and what it delivered.
+/// One end: a node, its send queue, and the packets that it delivered.
 pub(super) struct End {
     pub(super) node: Node,
     pub(super) key: PublicKey,
@@ -118,7 +118,7 @@ impl Pair {
         end.node.handle_inner(now, whole(&mut packet(from, to, data)), &mut end.out)
     }
 
-    /// One sealed datagram, taken off its way.
+    /// One sealed datagram, taken from the send queue.
     pub(super) fn seal(&mut self, side: Side, data: &[u8]) -> Vec<u8> {
         self.send(side, data);
         self.end(side).take().pop().expect("a datagram was sent").0
@@ -280,7 +280,7 @@ pub(super) fn packet(from: &str, to: &str, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Makes the header checksum right again.
+/// Corrects the header checksum.
 pub(super) fn fix_header(bytes: &mut [u8]) {
     if bytes[0] >> 4 == 4 {
         bytes[10..12].fill(0);
@@ -294,7 +294,7 @@ pub(super) fn ipv6_packet(from: &str, to: &str, data: &[u8]) -> Vec<u8> {
     packet(from, to, data)
 }
 
-/// A TCP packet of `length` payload bytes as the kernel hands it over, its checksum left to be
+/// A TCP packet of `length` payload bytes as the kernel gives it, with the checksum still to be
 /// computed.
 pub(super) fn tcp_super_packet(from: &str, to: &str, segment_size: usize, length: usize) -> Vec<u8> {
     assert!(segment_size <= length);

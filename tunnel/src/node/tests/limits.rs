@@ -1,11 +1,11 @@
-//! Batches, limits, and what a peer may get wrong.
+//! Batches, limits, and a peer's mistakes.
 
 use super::*;
 use crate::node::wire::DATA_OVERHEAD;
 use lab::{End, ipv6_packet};
 
 #[test]
-fn joined_datagrams_of_several_peers_are_told_apart_and_stay_in_order() {
+fn joined_datagrams_of_several_peers_are_separated_and_stay_in_order() {
     let mut pair = Pair::connected();
     let mut joined = Vec::new();
     for n in 0..10u8 {
@@ -224,7 +224,7 @@ fn probes_are_answered_by_the_node_itself() {
 }
 
 #[test]
-fn datagrams_to_nobody_are_dropped_in_silence() {
+fn datagrams_that_are_not_wireguard_are_dropped_silently() {
     let mut pair = Pair::connected();
     let end: &mut End = &mut pair.edge;
     for datagram in [vec![], vec![4, 0, 0, 0], vec![9; 148], vec![0; 2000]] {
@@ -236,7 +236,7 @@ fn datagrams_to_nobody_are_dropped_in_silence() {
 }
 
 #[test]
-fn the_size_of_the_path_is_found_through_the_tunnel_and_told_once() {
+fn the_size_of_the_path_is_found_through_the_tunnel_and_reported_once() {
     let mut pair = Pair::with_liveness(Some(lab::RULES));
     // What an outer packet of 1392 bytes carries over IPv4.
     let (inner, longest) = (1392 - 60, 1392 - 28);

@@ -214,8 +214,8 @@ fn a_hundred_thousand_allowed_ips_are_set_at_once() {
     let took = started.elapsed();
 
     assert_eq!(pair.edge.node.peers(pair.now)[0].allowed_ips.len(), 130_560);
-    // A fifth of a second of one core in a debug build; the rest is for a machine that is busy with
-    // other tests.
+    // It takes a fifth of a second on one core in a debug build; the limit is for a machine that is
+    // busy with other tests.
     assert!(took < Duration::from_secs(10), "{took:?}");
 }
 

@@ -1,9 +1,8 @@
-//! How much comes through, on virtual time, next to what a TCP with CUBIC may expect of the same
-//! path.
+//! Goodput on virtual time, compared with what a TCP with CUBIC may expect of the same path.
 
 use super::*;
 
-/// Bytes per second of the paths, and what waits before the narrowest link.
+/// Bytes per second of the paths, and the bytes that may wait before the narrowest link.
 const RATE: u64 = 12_500_000;
 const QUEUE: u64 = 2_500_000;
 /// How long a transfer would take at the expected rate.
@@ -49,15 +48,16 @@ fn packets_late_by_more_than_half_a_round_trip_do_not_end_slow_start() {
         path.transfer(20_000_000);
         path.seconds()
     };
-    // What is sent again too early arrives twice, and that undoes the reduction, also when another
-    // came before it was known.
+    // A segment that was sent again too early arrives twice. That undoes the reduction of the
+    // window, even when another reduction came before it was known.
     let slow = (1..=12).map(seconds).filter(|seconds| *seconds > 3.0).count();
     assert!(slow <= 3, "{slow} of 12");
 }
 
 #[test]
 fn where_delays_show_nothing_slow_start_ends_before_the_queue_overflows() {
-    // A third of a millisecond, as between two machines in a room; six megabytes of queue.
+    // A round trip of a third of a millisecond, as between two machines in a room, and a queue of
+    // six megabytes.
     let mut path = Flow::new(Faults {
         delay: Duration::from_micros(150),
         rate: 600_000_000,
@@ -67,7 +67,7 @@ fn where_delays_show_nothing_slow_start_ends_before_the_queue_overflows() {
     });
     path.transfer(20_000_000);
     assert_eq!((path.overflowed, path.sent_again), (0, 0));
-    // The window found the path's rate all the same.
+    // The window found the path's rate nevertheless.
     assert!(path.seconds() < 0.1, "{}", path.seconds());
 }
 
@@ -96,7 +96,7 @@ fn an_owner_who_writes_slowly_does_not_end_slow_start() {
     assert!(path.sender.cubic.is_slow_start(), "{:?}", path.sender.cubic);
 }
 
-/// The goodput of a transfer over what RFC 9438 lets expect, as a share of it; the median of three.
+/// The goodput of a transfer as a share of what RFC 9438 predicts; the median of three.
 fn goodput(loss: u64, round_trip: u64, reorder: u64) -> f64 {
     let delay = Duration::from_millis(round_trip) / 2;
     let expected = expected(loss as f64 / 1_000.0, (delay * 2).as_secs_f64());

@@ -1,4 +1,4 @@
-//! A path that fails, and one that is back.
+//! A path that fails and comes back.
 
 use super::*;
 

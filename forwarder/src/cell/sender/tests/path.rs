@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-/// What goes wrong on the path; chances per thousand, in both directions, reordering in percent.
+/// The faults of the path in both directions: chances per thousand, reordering in percent.
 #[derive(Clone, Debug)]
 pub(super) struct Faults {
     pub(super) delay: Duration,
     pub(super) loss: u64,
     pub(super) duplicate: u64,
     pub(super) reorder: u64,
-    /// By how much what is reordered comes later.
+    /// The delay of a reordered packet.
     pub(super) late: Duration,
     /// Packets to the receiver that are lost, counted from 0.
     pub(super) losing: Vec<u64>,
@@ -23,7 +23,7 @@ pub(super) struct Faults {
     pub(super) capacity: u64,
     /// Bytes per second of the narrowest link; 0 where there is none.
     pub(super) rate: u64,
-    /// Bytes that wait before it at most.
+    /// The most bytes that wait before the narrowest link.
     pub(super) queue: u64,
     pub(super) seed: u64,
 }
@@ -122,7 +122,7 @@ pub(super) struct Flow {
     pub(super) sent_again: u64,
     pub(super) highest: u64,
     pub(super) is_reading: bool,
-    /// When the narrowest link has sent all that waits before it.
+    /// When the narrowest link will have sent everything that waits before it.
     pub(super) free_at: Instant,
     /// Bytes that did not fit there.
     pub(super) overflowed: u64,
@@ -172,7 +172,7 @@ impl Flow {
         self.to_write += len;
     }
 
-    /// Writes so many bytes and runs until they are acknowledged.
+    /// Writes this many bytes and runs until they are acknowledged.
     pub(super) fn transfer(&mut self, len: u64) {
         self.write(len);
         let limit = self.now.after(Duration::from_secs(600));
@@ -218,7 +218,7 @@ impl Flow {
             self.sender.written(len);
             self.to_write -= len as u64;
             self.pump();
-            // What has left makes room.
+            // Bytes that were sent make room.
             if self.to_write == 0 || self.sender.room() == 0 {
                 break;
             }
@@ -288,8 +288,7 @@ impl Flow {
         }
     }
 
-    /// How long so many bytes take to get through the narrowest link; `None` when its queue is
-    /// full.
+    /// How long this many bytes take through the narrowest link; `None` when its queue is full.
     fn queue(&mut self, len: u64) -> Option<Duration> {
         let Faults { rate, queue, .. } = self.faults;
         let takes = |bytes: u64| Duration::from_nanos((bytes * 1_000_000_000).checked_div(rate).unwrap_or(0));

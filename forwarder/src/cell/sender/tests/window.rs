@@ -59,7 +59,7 @@ fn a_full_scoreboard_holds_back_what_is_new_and_is_counted() {
     }
     assert_eq!(sent, scoreboard::MAX_ENTRIES);
     assert_eq!(path.sender.take_tally(), Tally { resent: 0, full: 1 });
-    // In the middle of the second: there is no entry for its two halves.
+    // An acknowledgement of the middle of the second segment: there is no entry left to split it.
     let ack = Ack {
         blocks: [(FIRST.wrapping_add(600), FIRST.wrapping_add(700))].into_iter().collect(),
         ..path.receiver.ack()
