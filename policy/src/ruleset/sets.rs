@@ -236,7 +236,7 @@ fn own_sources(publish: &Publish, service: &ServiceMark, family: Family) -> Vec<
     disjoint(of_family).into_iter().map(|member| concat([json!(service.mark), prefix(member)])).collect()
 }
 
-/// What tells flows to the internet from others; nothing when no `[[allow]]` has such flows.
+/// By what flows to the internet are known; nothing when no `[[allow]]` has such flows.
 pub(super) fn to_wan(policy: &Policy, marks: &[ServiceMark]) -> Vec<Set> {
     let allows = marks.iter().filter(|mark| mark.kind == ServiceKind::Allow);
     let of_wan: Vec<Value> = policy
