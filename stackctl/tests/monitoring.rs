@@ -162,7 +162,7 @@ fn pack() -> PathBuf {
     project().join("configs/monitoring")
 }
 
-fn read_all(dir: &std::path::Path, text: &mut String) {
+fn read_all(dir: &Path, text: &mut String) {
     for entry in fs::read_dir(dir).expect("readable").flatten() {
         let path = entry.path();
         if path.is_dir() {
