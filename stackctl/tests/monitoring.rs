@@ -57,10 +57,16 @@ fn vmalert_tool(dir: &Path, test: &str, rules: &str) -> Child {
     // It keeps its store at a fixed name in the folder for temporary files.
     let own = dir.join(test).with_extension("tmp");
     fs::create_dir(&own).expect("made");
-    Command::new(packages("monitoring").join("usr/bin/vmalert-tool"))
+    // And it serves at a fixed port.
+    let tool = packages("monitoring").join("usr/bin/vmalert-tool");
+    let script = format!(
+        "ip link set lo up && exec {} unittest --disableAlertgroupLabel --files {}",
+        tool.display(),
+        dir.join(test).display()
+    );
+    Command::new("unshare")
         .env("TMPDIR", own)
-        .args(["unittest", "--disableAlertgroupLabel", "--files"])
-        .arg(dir.join(test))
+        .args(["--map-root-user", "--net", "sh", "-c", &script])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
