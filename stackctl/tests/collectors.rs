@@ -105,8 +105,7 @@ fn everything_a_collector_asks_is_in_the_tree_and_within_its_reach() {
 #[test]
 fn caddys_admin_endpoint_is_its_containers_own() {
     let caddyfile = read("caddy/Caddyfile.tmpl");
-    let admin: Vec<&str> =
-        caddyfile.lines().filter_map(|line| line.trim().strip_prefix("admin ")).collect();
+    let admin: Vec<&str> = caddyfile.lines().filter_map(|line| line.trim().strip_prefix("admin ")).collect();
     assert_eq!(admin, ["localhost:2019"]);
     for location in LOCATIONS {
         assert!(!asked(&components(location)).iter().any(|address| address.contains(":2019")));
@@ -117,8 +116,7 @@ fn caddys_admin_endpoint_is_its_containers_own() {
 fn grafana_is_given_both_stores_and_every_panel_uses_one_of_them() {
     let sources = fs::read_to_string(project().join("configs/monitoring/provisioning/datasources/store.yml"))
         .expect("readable");
-    let kinds: Vec<&str> =
-        sources.lines().filter_map(|line| line.trim().strip_prefix("type: ")).collect();
+    let kinds: Vec<&str> = sources.lines().filter_map(|line| line.trim().strip_prefix("type: ")).collect();
     assert_eq!(kinds, ["prometheus", "victoriametrics-logs-datasource"]);
     // What Grafana does not bring along has to be installed.
     assert!(read("wroclaw/monitoring.yaml").contains("GF_INSTALL_PLUGINS=victoriametrics-logs-datasource"));
@@ -126,8 +124,8 @@ fn grafana_is_given_both_stores_and_every_panel_uses_one_of_them() {
     for url in sources.lines().filter_map(|line| line.trim().strip_prefix("url: ")) {
         tree.answers("wroclaw", url);
     }
-    let text = fs::read_to_string(project().join("configs/monitoring/dashboards/causeway.json"))
-        .expect("readable");
+    let text =
+        fs::read_to_string(project().join("configs/monitoring/dashboards/causeway.json")).expect("readable");
     let dashboard: Json = serde_json::from_str(&text).expect("JSON");
     let mut logs = 0;
     for panel in dashboard["panels"].as_array().expect("panels") {
@@ -159,9 +157,11 @@ fn asked(components: &[Block]) -> Vec<String> {
         match component.kind.as_str() {
             "prometheus.scrape" => {
                 if let Some(Value::List(targets)) = component.get("targets") {
-                    asked.extend(targets.iter().map(|target| {
-                        target.entry("__address__").expect("an address").to_owned()
-                    }));
+                    asked.extend(
+                        targets
+                            .iter()
+                            .map(|target| target.entry("__address__").expect("an address").to_owned()),
+                    );
                 }
             }
             "prometheus.exporter.blackbox" => {
@@ -280,9 +280,10 @@ fn without_placeholders(path: &Path) -> String {
 
 fn with_examples(location: &str, text: &str) -> String {
     let example = read(&format!("{location}/.env.user.example"));
-    example.lines().filter_map(|line| line.split_once('=')).fold(text.to_owned(), |text, (name, value)| {
-        text.replace(&format!("{{{{{name}}}}}"), value)
-    })
+    example
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .fold(text.to_owned(), |text, (name, value)| text.replace(&format!("{{{{{name}}}}}"), value))
 }
 
 fn host_and_port(address: &str) -> (String, u16) {

@@ -33,7 +33,8 @@ fn the_rules_pass_promtool_and_each_failure_is_one_page() {
     }
     // vmalert evaluates the rules in the sample tree: its own tool must come to the same.
     let dir = tempfile::tempdir().expect("a folder");
-    let tools: Vec<Child> = RULE_TESTS.iter().map(|(test, rules)| vmalert_tool(dir.path(), test, rules)).collect();
+    let tools: Vec<Child> =
+        RULE_TESTS.iter().map(|(test, rules)| vmalert_tool(dir.path(), test, rules)).collect();
     for tool in tools {
         let output = tool.wait_with_output().expect("vmalert-tool runs");
         let said =

@@ -77,7 +77,8 @@ fn a_dead_far_site_is_one_page() -> Result<()> {
         sites.kyiv = None;
         sites.site.gateway()?.kill()?;
         sites.lab.node("inet")?.ip("link set edge0 down")?;
-        let page = sites.one_page("/page/wroclaw", "kyiv is gone: no tunnel, and its public address does not answer")?;
+        let page = sites
+            .one_page("/page/wroclaw", "kyiv is down: no tunnel, and its public address does not answer")?;
         sites.nothing_more_comes("wroclaw", "LocationDown", &page)
     })
 }
@@ -88,7 +89,8 @@ fn a_dead_site_with_the_stores_is_one_page_of_the_other_sites_own_watch() -> Res
         sites.wroclaw = None;
         sites.site.forwarder()?.kill()?;
         sites.lab.node("cgnat")?.ip("link set lan0 down")?;
-        let page = sites.one_page("/page/kyiv", "wroclaw is gone: no tunnel, and its alerting has fallen silent")?;
+        let page =
+            sites.one_page("/page/kyiv", "wroclaw is down: no tunnel, and its watchdog has stopped")?;
         sites.nothing_more_comes("kyiv", "LocationDown", &page)
     })
 }
@@ -136,7 +138,7 @@ impl<'lab> Sites<'lab> {
 
     fn watch(&self, site: &str) -> Result<&Watch> {
         let watch = if site == "kyiv" { &self.kyiv } else { &self.wroclaw };
-        watch.as_ref().with_context(|| format!("{site} is gone"))
+        watch.as_ref().with_context(|| format!("{site} is down"))
     }
 
     /// Every page of metrics and every probe has arrived where its rules are, and all say that it works.

@@ -45,7 +45,8 @@ impl Receiver {
         let server = TcpServer::start(node.tcp_listener(ADDRESS)?, move |mut stream| {
             let (path, body) = request(&mut stream)?;
             let answer = own.lock().unwrap_or_else(PoisonError::into_inner).answer(&path, &body, patience);
-            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length:";
+            let head =
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length:";
             stream.write_all(format!("{head} {}\r\n\r\n{answer}", answer.len()).as_bytes())
         })?;
         Ok(Self { heard, _server: server })

@@ -17,7 +17,7 @@ pub(crate) enum Pace {
     /// The files as they are; collectors ask as often as Alloy's files say.
     Full,
     /// Collectors ask every second, rules are evaluated every second, and what they wait for is shortened. The 15 seconds
-    /// until an end reports that its peer is gone are the protocol's and stay; `services` is how long a service may fail.
+    /// until an end reports that its peer is down are the protocol's and stay; `services` is how long a service may fail.
     /// The windows are no shorter than 10 seconds: a sample can be found some seconds after it was taken.
     Short { services: &'static str },
 }
@@ -175,7 +175,8 @@ impl Watch {
     /// The alerts that the site's vmalert has, pending or firing: what could still become a page.
     pub(crate) fn alerts(&self) -> Result<BTreeSet<String>> {
         let answer = ask(&self.node, "http://127.0.0.1:8880/api/v1/alerts")?;
-        let alerts = answer.pointer("/data/alerts").and_then(|alerts| alerts.as_array()).context("no alerts")?;
+        let alerts =
+            answer.pointer("/data/alerts").and_then(|alerts| alerts.as_array()).context("no alerts")?;
         Ok(alerts.iter().filter_map(|alert| alert["name"].as_str().map(str::to_owned)).collect())
     }
 }
@@ -193,10 +194,13 @@ fn collecting(site: &str, jobs: &[Job], pace: Pace) -> String {
     let (pages, probes) = pace.intervals();
     let mut text = format!("global: {{ scrape_interval: {pages} }}\nscrape_configs:\n");
     for Job { name, target, module, labels } in jobs {
-        let location = if labels.contains("location:") { String::new() } else { format!("location: {site}, ") };
+        let location =
+            if labels.contains("location:") { String::new() } else { format!("location: {site}, ") };
         let labels = format!("{{ {location}{labels} }}");
         text += &match module {
-            None => format!("- {{ job_name: {name}, static_configs: [{{ targets: ['{target}'], labels: {labels} }}] }}\n"),
+            None => format!(
+                "- {{ job_name: {name}, static_configs: [{{ targets: ['{target}'], labels: {labels} }}] }}\n"
+            ),
             Some(module) => format!(
                 "- job_name: integrations/blackbox/{name}\n  scrape_interval: {probes}\n  metrics_path: /probe\n  \
                  params: {{ module: [{module}], target: ['{target}'] }}\n  \
@@ -210,8 +214,9 @@ fn collecting(site: &str, jobs: &[Job], pace: Pace) -> String {
 /// As the sample tree runs it; its waits for late samples are left out at the short pace.
 fn vmalert(node: &Node, rules: &str, pace: Pace) -> NodeCommand {
     let command = tool(node, "vmalert").arg(format!("-rule={rules}"));
-    let command =
-        command.args(["datasource", "remoteWrite", "remoteRead"].map(|to| format!("-{to}.url=http://127.0.0.1:8428")));
+    let command = command.args(
+        ["datasource", "remoteWrite", "remoteRead"].map(|to| format!("-{to}.url=http://127.0.0.1:8428")),
+    );
     let command = command.args(["-notifier.url=http://127.0.0.1:9093", "-httpListenAddr=127.0.0.1:8880"]);
     command.args(pace.is_short().then_some("-rule.evalDelay=0s"))
 }
