@@ -1,4 +1,4 @@
-//! What the sample tree's collectors are told: their files are of Alloy's language, and everything that they ask is there.
+//! The configuration of the sample tree's collectors: the files are of Alloy's language, and everything that they ask is there.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)] // A scenario that cannot go on stops.
 
@@ -242,18 +242,18 @@ impl Containers {
         }
         let own = self.0.keys().filter(|name| self.is_on_the_machine(name));
         let own = own.map(|name| (name.clone(), port));
-        let listener = self.published(&host, port).into_iter().chain(own);
-        let listener = listener.filter(|(name, port)| LISTENERS.iter().any(|l| l.0 == name && l.1 == *port));
-        let (name, inside) = listener.last().unwrap_or_else(|| panic!("nobody listens at {address}"));
+        let known = |(name, port): &(String, u16)| LISTENERS.iter().any(|l| l.0 == name && l.1 == *port);
+        let listener = self.published(&host, port).into_iter().chain(own).find(known);
+        let (name, inside) = listener.unwrap_or_else(|| panic!("nothing listens at {address}"));
         listens(&name, inside, address);
     }
 
     /// Containers behind a published port, with the port inside.
     fn published(&self, host: &str, port: u16) -> Vec<(String, u16)> {
-        let mut found = Vec::new();
+        let (mut found, port) = (Vec::new(), port.to_string());
         for (name, spec) in &self.0 {
             for published in spec["ports"].as_array().cloned().unwrap_or_default() {
-                if published["host_ip"] == host && published["published"] == port.to_string() {
+                if published["host_ip"] == host && published["published"] == port.as_str() {
                     let inside = published["target"].as_u64().and_then(|p| u16::try_from(p).ok());
                     let inside = inside.expect("a port");
                     let same = format!("service:{name}");

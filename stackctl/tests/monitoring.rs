@@ -1,6 +1,6 @@
 //! The monitoring pack on real parts: promtool, vmalert-tool, amtool and Alertmanager on loopback.
 //!
-//! What Alloy is told is checked in collectors.rs. What needs a running gateway and forwarder is in tests/scenarios/tests:
+//! Alloy's configuration is checked in collectors.rs. What needs a running gateway and forwarder is in tests/scenarios/tests:
 //! the dashboard's queries and the pushing through the tunnel in monitoring.rs, the failures and their pages in pages.rs.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)] // A scenario that cannot go on stops.
