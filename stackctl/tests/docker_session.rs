@@ -96,7 +96,7 @@ fn setting_up_twice_changes_nothing(engine: &Engine, tree: &Tree, run: &Run<'_>)
 fn status_and_logs_show_what_runs(run: &Run<'_>) {
     let status = run(&["status", "--json"]).expect(0).json();
     let rows = status["containers"].as_array().expect("rows").clone();
-    assert_eq!(rows.len(), 13, "{status}");
+    assert_eq!(rows.len(), 14, "{status}");
     for row in &rows {
         assert_eq!(
             (row["state"].as_str(), row["drift"].as_array().map(Vec::len)),

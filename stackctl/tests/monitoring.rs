@@ -1,7 +1,7 @@
 //! The monitoring pack on real parts: promtool, vmalert-tool, amtool and Alertmanager on loopback.
 //!
-//! Alloy has no package here, so its configuration is checked by its shape only. What needs a running gateway and
-//! forwarder, the dashboard's queries and the pushing through the tunnel, is in tests/scenarios/tests/monitoring.rs.
+//! Alloy's configuration is checked in collectors.rs. What needs a running gateway and forwarder is in tests/scenarios/tests:
+//! the dashboard's queries and the pushing through the tunnel in monitoring.rs, the failures and their pages in pages.rs.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)] // A scenario that cannot go on stops.
 
@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -19,32 +19,59 @@ use std::time::{Duration, Instant};
 use support::{packages, project};
 
 #[test]
-fn the_rules_pass_promtool_and_a_dead_site_is_one_page() {
+fn the_rules_pass_promtool_and_each_failure_is_one_page() {
     let promtool = packages("monitoring").join("usr/bin/promtool");
-    for (words, file) in
-        [(["check", "rules"], "rules/causeway.yml"), (["test", "rules"], "tests/causeway_test.yml")]
-    {
-        let output =
-            Command::new(&promtool).args(words).arg(pack().join(file)).output().expect("promtool runs");
+    let run = |words: &[&str]| {
+        let output = Command::new(&promtool).args(words).current_dir(pack()).output().expect("promtool runs");
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("SUCCESS"), "{said}");
+    };
+    run(&["check", "rules", "rules/causeway.yml", "watch/kyiv.yml"]);
+    for (test, _) in RULE_TESTS {
+        run(&["test", "rules", &format!("tests/{test}")]);
+    }
+    // vmalert evaluates the rules in the sample tree: its own tool must come to the same.
+    let dir = tempfile::tempdir().expect("a folder");
+    let tools: Vec<Child> =
+        RULE_TESTS.iter().map(|(test, rules)| vmalert_tool(dir.path(), test, rules)).collect();
+    for tool in tools {
+        let output = tool.wait_with_output().expect("vmalert-tool runs");
         let said =
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && said.contains("SUCCESS"), "{said}");
     }
-    // vmalert evaluates the rules in the sample tree: its own tool must come to the same.
-    let dir = tempfile::tempdir().expect("a folder");
-    let tests = fs::read_to_string(pack().join("tests/causeway_test.yml")).expect("readable");
-    let rules = pack().join("rules/causeway.yml").display().to_string();
-    let tests =
-        tests.replace("promql_expr_test", "metricsql_expr_test").replace("../rules/causeway.yml", &rules);
-    fs::write(dir.path().join("test.yml"), tests).expect("written");
-    let output = Command::new(packages("monitoring").join("usr/bin/vmalert-tool"))
-        .args(["unittest", "--disableAlertgroupLabel", "--files"])
-        .arg(dir.path().join("test.yml"))
-        .output()
-        .expect("vmalert-tool runs");
-    let said =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("SUCCESS"), "{said}");
+}
+
+/// Tests of the rules, and the rules that they are about.
+const RULE_TESTS: [(&str, &str); 3] = [
+    ("far_sites_test.yml", "rules/causeway.yml"),
+    ("services_test.yml", "rules/causeway.yml"),
+    ("kyiv_test.yml", "watch/kyiv.yml"),
+];
+
+fn vmalert_tool(dir: &Path, test: &str, rules: &str) -> Child {
+    let text = fs::read_to_string(pack().join("tests").join(test)).expect("readable");
+    let full = pack().join(rules).display().to_string();
+    let text = text.replace("promql_expr_test", "metricsql_expr_test").replace(&format!("../{rules}"), &full);
+    fs::write(dir.join(test), text).expect("written");
+    // It keeps its store at a fixed name in the folder for temporary files.
+    let own = dir.join(test).with_extension("tmp");
+    fs::create_dir(&own).expect("made");
+    // And it serves at a fixed port.
+    let tool = packages("monitoring").join("usr/bin/vmalert-tool");
+    let script = format!(
+        "ip link set lo up && exec {} unittest --disableAlertgroupLabel --files {}",
+        tool.display(),
+        dir.join(test).display()
+    );
+    Command::new("unshare")
+        .env("TMPDIR", own)
+        .args(["--map-root-user", "--net", "sh", "-c", &script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("vmalert-tool runs")
 }
 
 #[test]
@@ -102,7 +129,7 @@ fn every_alert_of_a_dead_site_together_is_one_notification() {
     await_http(port, "/-/ready");
     let alerts = r#"[
       {"labels":{"alertname":"LocationDown","level":"location","severity":"page","location":"kyiv"}},
-      {"labels":{"alertname":"ComponentDown","level":"component","severity":"page","location":"kyiv","component":"tunnel"}},
+      {"labels":{"alertname":"TunnelDown","level":"tunnel","severity":"page","location":"kyiv","component":"tunnel"}},
       {"labels":{"alertname":"ComponentDown","level":"component","severity":"page","location":"kyiv","component":"nfs"}},
       {"labels":{"alertname":"ServiceDown","level":"service","severity":"page","location":"kyiv","component":"docker","service":"transmission"}},
       {"labels":{"alertname":"PushBehind","level":"config","severity":"ticket","location":"kyiv"}}]"#;
@@ -123,7 +150,7 @@ fn dashboard_and_rules_name_only_metrics_that_the_daemons_have() {
     let mut shared = String::new();
     read_all(&project().join("daemon/src"), &mut shared);
     let read = |file: &str| fs::read_to_string(pack().join(file)).expect("readable");
-    let text = read("dashboards/causeway.json") + &read("rules/causeway.yml");
+    let text = read("dashboards/causeway.json") + &read("rules/causeway.yml") + &read("watch/kyiv.yml");
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     let metric =
         |word: &&str| ["gateway_", "forwarder_", "wireguard_"].iter().any(|start| word.starts_with(start));
@@ -138,57 +165,11 @@ fn dashboard_and_rules_name_only_metrics_that_the_daemons_have() {
     println!("{} metric names, each in a daemon's source", names.len());
 }
 
-#[test]
-fn the_alloy_configurations_have_the_right_shape() {
-    for location in ["wroclaw", "kyiv"] {
-        let text = fs::read_to_string(pack().join(format!("{location}.alloy.tmpl"))).expect("readable");
-        let code: String = text
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("//"))
-            .map(|l| format!("{l}\n"))
-            .collect();
-        let mut depth = 0i32;
-        let mut quoted = false;
-        let mut defined = BTreeSet::new();
-        for line in code.replace("{{", "<").replace("}}", ">").lines() {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            if let (0, [kind, label, "{"]) = (depth, words.as_slice()) {
-                defined.insert(format!("{kind}.{}", label.trim_matches('"')));
-            }
-            for c in line.chars() {
-                match c {
-                    '"' => quoted = !quoted,
-                    '{' | '[' if !quoted => depth += 1,
-                    '}' | ']' if !quoted => depth -= 1,
-                    _ => {}
-                }
-            }
-            assert!(!quoted && depth >= 0, "{location}: {line}");
-        }
-        assert_eq!(depth, 0, "{location}: a block is not closed");
-        for word in code.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '_')) {
-            let exported = [".receiver", ".targets", ".output"].iter().find_map(|end| word.strip_suffix(end));
-            if let Some(name) = exported.filter(|name| name.contains('.')) {
-                assert!(defined.contains(name), "{location}: {name} is used but not defined");
-            }
-        }
-        for must in [
-            "prometheus.remote_write.store",
-            "loki.write.store",
-            "prometheus.scrape.router",
-            "prometheus.exporter.cadvisor.docker",
-        ] {
-            assert!(defined.contains(must), "{location}: {must} is missing");
-        }
-        assert_eq!(code.matches("wal {").count(), 2, "{location}: both ways are buffered");
-    }
-}
-
 fn pack() -> PathBuf {
     project().join("configs/monitoring")
 }
 
-fn read_all(dir: &std::path::Path, text: &mut String) {
+fn read_all(dir: &Path, text: &mut String) {
     for entry in fs::read_dir(dir).expect("readable").flatten() {
         let path = entry.path();
         if path.is_dir() {

@@ -2,6 +2,8 @@
 // Each scenario is a program of its own and uses a part of this.
 #![allow(dead_code, unused_imports)]
 
+pub(crate) mod alloy;
+
 use std::path::Path;
 use std::process::Command;
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::{Engine, executable, link, packages};
 
 /// Images of the sample tree; each is the same stand-in with another name.
-const IMAGES: [&str; 16] = [
+const IMAGES: [&str; 17] = [
     "causeway/forwarder:latest",
     "causeway/gateway:latest",
     "authelia/authelia:4",
@@ -24,6 +24,7 @@ const IMAGES: [&str; 16] = [
     "grafana/grafana:11.4.0",
     "linuxserver/transmission:4.0.5",
     "metalmatze/transmission-exporter:0.3.0",
+    "ghcr.io/akpw/mktxp:latest",
 ];
 
 /// Serves every port that a health check of the sample tree asks for, unless a mounted file says STANDIN_BROKEN.
@@ -47,7 +48,7 @@ impl Engine {
             fs::create_dir_all(rootfs.join(folder)).expect("made");
         }
         fs::copy(self.root().join("bin/busybox"), rootfs.join("bin/busybox")).expect("copied");
-        for applet in "sh httpd wget sleep cat rm grep ls echo env printenv mkdir touch".split(' ') {
+        for applet in "sh httpd wget sleep cat cp rm grep ls echo env printenv mkdir touch".split(' ') {
             link(Path::new("busybox"), &rootfs.join("bin").join(applet));
         }
         let pages = "System/Ping api/health api/server/ping config/index.html health -/ready transmission/web/index.html";
@@ -59,6 +60,7 @@ impl Engine {
         let scripts = [
             ("serve", SERVE),
             ("pg_isready", "#!/bin/sh\nexit 0\n"),
+            ("mktxp", "#!/bin/sh\ntest -s \"$2/mktxp.conf\" && exec /bin/serve\n"),
             ("caddy", "#!/bin/sh\ntest -s \"$3\" && echo \"Valid configuration\"\n"),
         ];
         for (name, text) in scripts {

@@ -38,6 +38,7 @@ fn a_page_of_a_caddy_among_containers_reaches_an_internet_client_through_both_en
         sites.up()?;
         the_page_arrives_with_the_clients_address(&sites, lab)?;
         no_other_container_speaks_for_a_client(&sites)?;
+        neighbours_of_caddy_reach_its_metrics_and_not_its_admin_endpoint(&sites)?;
         services_of_the_monitoring_network_are_reached_by_name(&sites)?;
         containers_reach_the_other_site_by_the_forwarders_name(&sites)?;
         the_gateway_holds_one_capability_and_the_forwarder_none(&sites)?;
@@ -121,6 +122,21 @@ fn no_other_container_speaks_for_a_client(sites: &Sites) -> Result<()> {
     believed.write_all(b"PROXY TCP4 198.18.0.1 192.0.2.2 1234 443\r\nGET / HTTP/1.0\r\n\r\n")?;
     let answer = String::from_utf8_lossy(&lab::read_all(&mut believed, 4096)?).into_owned();
     ensure!(answer.contains("400 Bad Request"), "{answer:?}");
+    Ok(())
+}
+
+/// Whoever reaches the admin endpoint can replace the whole configuration.
+fn neighbours_of_caddy_reach_its_metrics_and_not_its_admin_endpoint(sites: &Sites) -> Result<()> {
+    let ask = |url: &str| {
+        let words = ["exec", "emby-emby-1", "/bin/busybox", "wget", "-T", "5", "-q", "-O", "-", url];
+        Said::of(&sites.wroclaw.try_docker(&words))
+    };
+    let refused = ask("http://caddy:2019/config/");
+    ensure!(refused.code != 0 && refused.err.contains("refused"), "{refused:?}");
+    let metrics = ask("http://caddy:2020/metrics");
+    ensure!(metrics.code == 0 && metrics.out.contains("caddy_http_requests_total"), "{metrics:?}");
+    let other = ask("http://caddy:2020/config/");
+    ensure!(!other.out.contains("apps"), "{other:?}");
     Ok(())
 }
 
