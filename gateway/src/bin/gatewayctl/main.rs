@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use daemon::changes::{ChangeRequest, Changes, Commands, Needs, Trusted};
 use daemon::exit::{Exit, ExitError};
-use daemon::text::{Style, period};
+use daemon::text::{Style, lasting, period};
 use gateway::control::client::{DEFAULT_SOCKET, ask};
 use gateway::control::protocol::{Reply, Request};
 use gateway::control::render;
@@ -90,8 +90,8 @@ enum Command {
         /// Ban this address.
         address: IpAddr,
         /// Lift the ban after TIME, such as 10m or 24h; permanent if omitted.
-        #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
-        period: Option<u64>,
+        #[arg(long = "for", value_name = "TIME", value_parser = lasting)]
+        period: Option<Duration>,
     },
     /// Lift a ban.
     Unban {
@@ -142,8 +142,8 @@ enum Change {
         file: PathBuf,
         /// Roll back unless `gatewayctl confirm` follows within TIME (default: 60s); save when
         /// confirmed.
-        #[arg(long, value_name = "TIME", value_parser = seconds, num_args = 0..=1, default_missing_value = "60s")]
-        confirm: Option<u64>,
+        #[arg(long, value_name = "TIME", value_parser = lasting, num_args = 0..=1, default_missing_value = "60s")]
+        confirm: Option<Duration>,
         /// Print one JSON object instead of text.
         #[arg(long)]
         json: bool,
@@ -245,7 +245,7 @@ fn run(arguments: &Arguments) -> Result<Exit, ExitError> {
         Command::Status { output } => show(socket, &Request::Status, *output),
         Command::Bans { output } => show(socket, &Request::Bans, *output),
         Command::Ban { address, period } => {
-            send(socket, &Request::Ban { address: *address, seconds: *period })
+            send(socket, &Request::Ban { address: *address, seconds: period.map(|time| time.as_secs()) })
         }
         Command::Unban { address } => send(socket, &Request::Unban { address: *address }),
         Command::Change(command) => change(socket, command),
@@ -309,10 +309,13 @@ fn change(socket: &Path, command: &Change) -> Result<Exit, ExitError> {
     match command {
         Change::Plan { file, json } => show_changes(&commands.plan(file)?, *json)?,
         Change::Apply { file, confirm, json, own } => {
-            let changes = commands.apply(&own.config, file, confirm.map(Duration::from_secs))?;
+            let changes = commands.apply(&own.config, file, *confirm)?;
             show_changes(&changes, *json)?;
-            if let Some(seconds) = confirm {
-                print_to_stderr(&format!("in force for {}, unless: gatewayctl confirm", period(*seconds)));
+            if let Some(patience) = confirm {
+                print_to_stderr(&format!(
+                    "in force for {}, unless: gatewayctl confirm",
+                    period(patience.as_secs())
+                ));
             }
         }
         Change::Confirm { own } => commands.confirm(&own.config)?,
@@ -387,21 +390,6 @@ fn either(json: bool, report: &impl Serialize, text: impl FnOnce() -> String) ->
         return Ok(text());
     }
     serde_json::to_string(report).map(|line| line + "\n").map_err(|error| ExitError::new(Exit::Failed, error))
-}
-
-fn seconds(text: &str) -> Result<u64, String> {
-    let wrong = || "a time is a number and s, m, h or d, such as 10m".to_owned();
-    let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let unit = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(unit).filter(|seconds| (1..=31_536_000).contains(seconds)).ok_or_else(wrong)
 }
 
 fn switch(text: &str) -> Result<(String, bool), String> {
