@@ -10,4 +10,4 @@ pub use folder::{Lock, fix_of_write, make_folder, unwritten};
 pub use keys::{KeyFiles, misplaced_keys, read_key};
 pub use replacement::{Replacement, Target, sweep};
 pub use small::{read, read_json, remove, replace, replace_json};
-pub use texts::{LoadError, fix_of, load_list, read_text, text_of};
+pub use texts::{LoadError, fix_of, load_lists, read_text, text_of};
