@@ -160,10 +160,10 @@ impl Peer {
             rtt_seconds: status.rtt.map(|rtt| rtt.as_secs_f64()),
             loss_ratio: status.loss_ratio,
             path_mtu_bytes: status.path_mtu,
-            probes_lost: status.probes_lost,
-            handshakes: status.handshakes,
-            endpoint_changes: status.endpoint_changes,
-            recoveries: status.recoveries,
+            probes_lost: status.counts.probes_lost,
+            handshakes: status.counts.handshakes,
+            endpoint_changes: status.counts.endpoint_changes,
+            recoveries: status.counts.recoveries,
         }
     }
 
