@@ -13,6 +13,7 @@ fn recovers_for_ever_after_the_session_expired() {
         pair.path.set_blackhole(true);
         pair.run(secs(6 * 3600));
         assert_eq!(pair.state(Side::Origin), PeerState::Down);
+        assert!(pair.peer(Side::Origin).counts.handshake_failures > 0, "liveness {liveness}");
 
         pair.path.set_blackhole(false);
         let took = pair.run_until(limit, |pair| pair.state(Side::Origin) == PeerState::Up);

@@ -16,6 +16,8 @@ use crate::time::{Instant, Now};
 pub struct PeerCounts {
     /// Handshakes agreed.
     pub handshakes: u64,
+    /// Attempts to agree a session that had no answer in time.
+    pub handshake_failures: u64,
     /// Changes of its endpoint.
     pub endpoint_changes: u64,
     /// Recovery steps taken, by [`RecoveryStep`] in declaration order.
@@ -32,6 +34,7 @@ pub(super) struct PeerStats {
     pub(super) rx_packets: AtomicU64,
     pub(super) tx_packets: AtomicU64,
     handshakes: AtomicU64,
+    handshake_failures: AtomicU64,
     endpoint_changes: AtomicU64,
     recoveries: [AtomicU64; 3],
     probes_lost: AtomicU64,
@@ -82,6 +85,7 @@ impl PeerStats {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         PeerCounts {
             handshakes: read(&self.handshakes),
+            handshake_failures: read(&self.handshake_failures),
             endpoint_changes: read(&self.endpoint_changes),
             recoveries: self.recoveries.each_ref().map(read),
             probes_lost: read(&self.probes_lost),
@@ -98,6 +102,7 @@ impl PeerStats {
 
     /// No session could be agreed in time.
     pub(super) fn record_failure(&self) {
+        self.handshake_failures.fetch_add(1, Ordering::Relaxed);
         self.failed.store(true, Ordering::Relaxed);
     }
 
