@@ -60,9 +60,7 @@ impl ClockMark {
     /// Whatever the file system says.
     pub fn write(&self, wall: Duration) -> io::Result<()> {
         let stored = Stored { highest_seconds: wall.as_secs(), highest_nanoseconds: wall.subsec_nanos() };
-        let mut text = serde_json::to_vec_pretty(&stored)?;
-        text.push(b'\n');
-        files::replace(&self.folder.join(NAME), &text)
+        files::replace_json(&self.folder.join(NAME), &stored)
     }
 }
 

@@ -5,6 +5,7 @@
 //! - [`files`]: configurations, lists and keys that are read; state that is replaced in one step.
 //! - [`clock_mark`]: the highest wall clock ever used, kept across restarts.
 //! - [`changes`]: changes of the configuration: plan, apply, confirm, rollback, reload, on both sides of the socket.
+//! - [`command_line`]: what the programs print, how they end, and the verbs of changes.
 //! - [`control`]: the control socket, both sides: who may ask, one JSON object per line each way.
 //! - [`endpoint_name`]: names of peers, each of their addresses tried in turn.
 //! - [`peers`] and [`text`]: peers as JSON and as text, the same at both ends.
@@ -19,6 +20,7 @@
 
 pub mod changes;
 pub mod clock_mark;
+pub mod command_line;
 pub mod control;
 pub mod endpoint_name;
 pub mod exit;

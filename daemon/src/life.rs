@@ -1,13 +1,15 @@
 //! What a daemon's life is made of: systemd, signals, the watched configuration file, the listeners of the metrics page.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::SystemTime;
 
 use sd_notify::NotifyState;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{AbortHandle, spawn_local};
 
@@ -119,58 +121,92 @@ fn look(path: &Path) -> Option<Stamp> {
 /// The listeners of the metrics page that run, by address.
 #[derive(Default)]
 pub struct Listeners {
-    running: BTreeMap<SocketAddr, AbortHandle>,
+    running: BTreeMap<SocketAddr, Running>,
     refused: Vec<SocketAddr>,
+}
+
+/// A listener and what serves it; dropping it closes the address at once.
+struct Running {
+    _listener: Rc<TcpListener>,
+    task: AbortHandle,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl Listeners {
     /// Listens on these addresses. Must run inside a `LocalSet`.
     ///
     /// # Errors
-    /// [`Exit::Conflict`] for an address that is taken.
+    /// As [`Self::replace`].
     pub fn start<P: Pages + 'static>(
         &mut self,
         wanted: &[SocketAddr],
         pages: &Rc<P>,
     ) -> Result<(), ExitError> {
-        for address in wanted {
-            self.listen(*address, pages).map_err(|error| {
-                let is_taken = error.kind() == io::ErrorKind::AddrInUse;
-                ExitError::new(if is_taken { Exit::Conflict } else { Exit::Failed }, error)
-            })?;
-        }
-        Ok(())
+        self.replace(wanted, pages)
+    }
+
+    /// Listens on these addresses and on no others; or, when one cannot be had, on those as before. Must run inside a
+    /// `LocalSet`.
+    ///
+    /// # Errors
+    /// [`Exit::Conflict`] for an address that is taken, else what the system denies.
+    pub fn replace<P: Pages + 'static>(
+        &mut self,
+        wanted: &[SocketAddr],
+        pages: &Rc<P>,
+    ) -> Result<(), ExitError> {
+        let mut going = mem::take(&mut self.running);
+        self.running = going.extract_if(.., |address, _| wanted.contains(address)).collect();
+        let kept: Vec<_> = self.running.keys().copied().collect();
+        let ports: BTreeSet<u16> =
+            wanted.iter().filter(|new| !kept.contains(new)).map(SocketAddr::port).collect();
+        // An address and the wildcard exclude each other on one port.
+        let closed: Vec<_> = going
+            .extract_if(.., |address, _| ports.contains(&address.port()))
+            .map(|(address, _)| address)
+            .collect();
+        let bound = wanted.iter().try_for_each(|address| self.listen(*address, pages));
+        let Err(error) = bound else { return Ok(()) };
+        self.running.retain(|address, _| kept.contains(address));
+        self.running.append(&mut going);
+        self.follow_also(&closed, pages);
+        let exit = if error.kind() == io::ErrorKind::AddrInUse { Exit::Conflict } else { Exit::of(&error) };
+        Err(ExitError::new(exit, error))
     }
 
     /// Listens on these addresses and on no others; one that cannot be had is logged once.
     pub fn follow<P: Pages + 'static>(&mut self, wanted: &[SocketAddr], pages: &Rc<P>) {
-        self.running.retain(|address, task| {
-            let stays = wanted.contains(address);
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
+        self.running.retain(|address, _| wanted.contains(address));
         self.refused.retain(|address| wanted.contains(address));
+        self.follow_also(wanted, pages);
+    }
+
+    fn follow_also<P: Pages + 'static>(&mut self, wanted: &[SocketAddr], pages: &Rc<P>) {
         for &address in wanted {
-            if self.running.contains_key(&address) {
-                continue;
-            }
             match self.listen(address, pages) {
                 Ok(()) => self.refused.retain(|refused| *refused != address),
                 Err(_) if self.refused.contains(&address) => {}
                 Err(error) => {
-                    tracing::warn!("{error}; free the address or change [metrics] listen");
+                    tracing::warn!("{error}");
                     self.refused.push(address);
                 }
             }
         }
     }
 
+    /// Listens on an address, unless that is done already.
     fn listen<P: Pages + 'static>(&mut self, address: SocketAddr, pages: &Rc<P>) -> io::Result<()> {
-        let listener = http::bind(address)?;
-        let task = spawn_local(http::serve(listener, Rc::clone(pages)));
-        self.running.insert(address, task.abort_handle());
+        if self.running.contains_key(&address) {
+            return Ok(());
+        }
+        let listener = Rc::new(http::bind(address)?);
+        let task = spawn_local(http::serve(Rc::downgrade(&listener), Rc::clone(pages))).abort_handle();
+        self.running.insert(address, Running { _listener: listener, task });
         Ok(())
     }
 }
@@ -195,10 +231,101 @@ mod tests {
 
     #[test]
     fn both_families_of_the_wildcard_can_be_listened_on_at_once() {
+        inside(async {
+            let first = http::bind("0.0.0.0:0".parse().unwrap()).unwrap();
+            let port = first.local_addr().unwrap().port();
+            http::bind(SocketAddr::new("::".parse().unwrap(), port)).unwrap();
+        });
+    }
+
+    #[test]
+    fn an_address_that_is_taken_is_refused_and_those_before_go_on() {
+        inside(async {
+            let (mut listeners, pages, [old, new]) = (Listeners::default(), Rc::new(Empty), free());
+            listeners.replace(&[old], &pages).unwrap();
+            let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let taken = holder.local_addr().unwrap();
+
+            // Also where one of its own had to make room first.
+            let own = SocketAddr::new("0.0.0.0".parse().unwrap(), old.port());
+            for wanted in [vec![taken], vec![new, taken], vec![own, taken]] {
+                let refused = listeners.replace(&wanted, &pages).unwrap_err();
+                assert_eq!(refused.exit, Exit::Conflict, "{wanted:?}");
+                assert!(refused.message.contains(&taken.to_string()), "{refused}");
+                assert!(refused.message.contains("[metrics] listen"), "{refused}");
+                assert_eq!(ask(old).await, "up 1\n");
+            }
+            assert!(ask(new).await.is_empty(), "one that was free is not kept either");
+        });
+    }
+
+    #[test]
+    fn another_address_takes_the_place_of_the_one_before() {
+        inside(async {
+            let (mut listeners, pages, [old, new]) = (Listeners::default(), Rc::new(Empty), free());
+            let everywhere = SocketAddr::new("0.0.0.0".parse().unwrap(), old.port());
+            listeners.replace(&[old], &pages).unwrap();
+            // The wildcard cannot be had before the address goes, nor the other way round.
+            for wanted in [vec![everywhere], vec![old], vec![old, new], vec![new]] {
+                listeners.replace(&wanted, &pages).unwrap();
+                let answered = wanted.iter().map(SocketAddr::port).collect::<BTreeSet<_>>();
+                for address in [old, new] {
+                    assert_eq!(
+                        ask(address).await.is_empty(),
+                        !answered.contains(&address.port()),
+                        "{wanted:?}"
+                    );
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn following_from_an_address_to_the_wildcard_takes_one_look() {
+        inside(async {
+            let (mut listeners, pages, [old, _]) = (Listeners::default(), Rc::new(Empty), free());
+            listeners.follow(&[old], &pages);
+            ask(old).await;
+            listeners.follow(&[SocketAddr::new("0.0.0.0".parse().unwrap(), old.port())], &pages);
+            assert!(listeners.refused.is_empty());
+            assert_eq!(ask(old).await, "up 1\n");
+        });
+    }
+
+    struct Empty;
+
+    impl Pages for Empty {
+        async fn metrics(&self) -> String {
+            "up 1\n".to_owned()
+        }
+
+        fn readiness(&self) -> (bool, String) {
+            (true, String::new())
+        }
+
+        fn hosts(&self) -> Vec<policy::Host> {
+            Vec::new()
+        }
+    }
+
+    fn inside(test: impl Future<Output = ()>) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _inside = runtime.enter();
-        let first = http::bind("0.0.0.0:0".parse().unwrap()).unwrap();
-        let port = first.local_addr().unwrap().port();
-        http::bind(SocketAddr::new("::".parse().unwrap(), port)).unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, test);
+    }
+
+    /// Two addresses that were free a moment ago.
+    fn free() -> [SocketAddr; 2] {
+        let held = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        held.map(|held| held.local_addr().unwrap())
+    }
+
+    /// The page that an address answers with; empty when nothing listens there.
+    async fn ask(address: SocketAddr) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let Ok(mut stream) = tokio::net::TcpStream::connect(address).await else { return String::new() };
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned()
     }
 }

@@ -90,6 +90,9 @@ pub struct Peer {
     pub probes_lost: u64,
     /// Handshakes completed since the start.
     pub handshakes: u64,
+    /// Attempts to agree a session that had no answer in time, since the start.
+    #[serde(default)]
+    pub handshake_failures: u64,
     /// Changes of its endpoint since the start.
     pub endpoint_changes: u64,
     /// Recovery attempts since the start: handshake, rebind, resolve.
@@ -160,10 +163,11 @@ impl Peer {
             rtt_seconds: status.rtt.map(|rtt| rtt.as_secs_f64()),
             loss_ratio: status.loss_ratio,
             path_mtu_bytes: status.path_mtu,
-            probes_lost: status.probes_lost,
-            handshakes: status.handshakes,
-            endpoint_changes: status.endpoint_changes,
-            recoveries: status.recoveries,
+            probes_lost: status.counts.probes_lost,
+            handshakes: status.counts.handshakes,
+            handshake_failures: status.counts.handshake_failures,
+            endpoint_changes: status.counts.endpoint_changes,
+            recoveries: status.counts.recoveries,
         }
     }
 
@@ -193,6 +197,11 @@ impl Peer {
         let mut numbers = vec![
             own(Number::flag(name("peer_up"), "Whether the peer has answered lately.", self.is_up())),
             counter("peer_handshakes_total", "Handshakes completed with the peer.", self.handshakes),
+            counter(
+                "peer_handshake_failures_total",
+                "Attempts to agree a session with the peer that had no answer in time.",
+                self.handshake_failures,
+            ),
             gauge(
                 "peer_last_handshake_timestamp_seconds",
                 "UNIX time of the last handshake with the peer, 0 before the first.",
@@ -426,6 +435,7 @@ peer: wroclaw                                             UP
             "wireguard_peer_last_handshake_seconds{device=\"gw0\",public_key=\"8kF=\"} 1790000000",
             "gateway_tunnel_bytes_total{peer=\"wroclaw\",direction=\"rx\"} 3672197038",
             "gateway_peer_up{peer=\"wroclaw\"} 1",
+            "gateway_peer_handshake_failures_total{peer=\"wroclaw\"} 2",
         ] {
             assert!(shown.lines().any(|have| have == line), "{line}\n{shown}");
         }
@@ -461,6 +471,7 @@ peer: wroclaw                                             UP
             path_mtu_bytes: None,
             probes_lost: 0,
             handshakes: 3,
+            handshake_failures: 2,
             endpoint_changes: 0,
             recoveries: [0; 3],
         };

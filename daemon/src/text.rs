@@ -1,6 +1,10 @@
 //! Text for people: sizes, times, tables, colours.
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
+
+/// The longest [`time`].
+const LONGEST: Duration = Duration::from_secs(31_536_000);
 
 /// How text is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +112,23 @@ pub fn period(seconds: u64) -> String {
     if parts.is_empty() { "0 seconds".to_owned() } else { parts.join(", ") }
 }
 
+/// A time on a command line, such as `10m`: seconds, minutes, hours or days, up to a year.
+///
+/// # Errors
+/// How it is written.
+pub fn time(text: &str) -> Result<Duration, String> {
+    let whole = policy::text::period(text).filter(|time| time.subsec_nanos() == 0 && *time <= LONGEST);
+    whole.ok_or_else(|| "a time is a number and s, m, h or d, such as 10m, up to 365d".to_owned())
+}
+
+/// A [`time`] of a second at least.
+///
+/// # Errors
+/// As [`time`].
+pub fn lasting(text: &str) -> Result<Duration, String> {
+    time(text).and_then(|time| if time.is_zero() { Err("a second at least".to_owned()) } else { Ok(time) })
+}
+
 /// Lines of columns that are as wide as their widest cell.
 #[must_use]
 pub fn table(rows: &[Vec<String>]) -> Vec<String> {
@@ -138,5 +159,18 @@ mod tests {
         assert_eq!(period(0), "0 seconds");
         assert_eq!(period(61), "1 minute, 1 second");
         assert_eq!(period(90_061), "1 day, 1 hour");
+    }
+
+    #[test]
+    fn a_time_has_a_unit_or_is_in_seconds() {
+        for (text, seconds) in
+            [("7", 7), ("0s", 0), ("120s", 120), ("2m", 120), ("24h", 86_400), ("365d", 31_536_000)]
+        {
+            assert_eq!(time(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "soon", "m", "-1s", "1.5m", "250ms", "366d", "1w", "18446744073709551615d"] {
+            assert!(time(text).is_err(), "{text}");
+        }
+        assert!(lasting("0s").is_err() && lasting("1s").is_ok());
     }
 }

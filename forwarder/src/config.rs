@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use daemon::files::{KeyFiles, LoadError, load_list, misplaced_keys, read_key, text_of};
+use daemon::files::{KeyFiles, LoadError, load_lists, misplaced_keys, read_key, text_of};
 use policy::forwarder::{Peer, Policy};
 use policy::{ConfigError, FileRef, Host, Source};
 use tunnel::key::{PresharedKey, PrivateKey};
@@ -45,10 +45,7 @@ pub fn load_draft(path: &Path, said: &Path, text: String) -> Result<Loaded, Load
 
 fn load_text(path: &Path, text: String) -> Result<Loaded, LoadError> {
     let mut policy = parse(path, &text)?;
-    let mut errors = Vec::new();
-    for list in &mut policy.lists {
-        errors.extend(load_list(list).err().unwrap_or_default());
-    }
+    let mut errors = load_lists(&mut policy.lists);
     let keys: Vec<Keys> = policy.peers.iter().filter_map(|peer| read_keys(peer, &mut errors)).collect();
     let own: Vec<_> = keys.iter().map(|keys| keys.private.public()).collect();
     let peers: Vec<_> = policy.peers.iter().map(|peer| peer.public_key).collect();
@@ -75,10 +72,7 @@ pub struct Inspected {
 /// [`LoadError`], with everything that is wrong at once.
 pub fn inspect(path: &Path) -> Result<Inspected, LoadError> {
     let mut policy = read(path)?;
-    let mut errors = Vec::new();
-    for list in &mut policy.lists {
-        errors.extend(load_list(list).err().unwrap_or_default());
-    }
+    let mut errors = load_lists(&mut policy.lists);
     let found = KeyFiles::inspect(&key_files(&policy));
     errors.extend(found.errors);
     if errors.is_empty() {

@@ -1,8 +1,12 @@
 //! The page that Prometheus reads, made from plain counters.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use daemon::metrics::http::Pages;
 use daemon::metrics::{Boundary, Number, call_numbers, page as rendered};
+use daemon::peers::Health;
+use policy::Host;
 use tunnel::io::clock;
 
 use crate::control::report::{self, Entry, Report};
@@ -11,6 +15,28 @@ use crate::stats::{Dialled, EntryStats, Stats};
 
 /// What our own metrics begin with.
 pub const ROLE: &str = "forwarder";
+
+/// What is served to Prometheus, and to whoever asks whether the daemon is ready.
+pub struct Page(pub Arc<Shared>);
+
+impl Pages for Page {
+    async fn metrics(&self) -> String {
+        page(&self.0)
+    }
+
+    fn readiness(&self) -> (bool, String) {
+        let report = report::report(&self.0);
+        match (report.health, report.problems.first()) {
+            (Health::Broken, Some(problem)) => (false, format!("{problem}\n")),
+            (Health::Broken, None) => (false, "no peer is up\n".to_owned()),
+            (Health::Ok | Health::Degraded, _) => (true, "a peer is up\n".to_owned()),
+        }
+    }
+
+    fn hosts(&self) -> Vec<Host> {
+        self.0.policy.load().metrics.hosts.clone()
+    }
+}
 
 /// The whole page.
 #[must_use]

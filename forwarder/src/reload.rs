@@ -53,6 +53,7 @@ impl Applies for Origin {
         let old = self.shared.policy.load_full();
         let changes = changed(&old, &config, &self.shared);
         let change = prepare(&old, &config, self)?;
+        self.listen(&change.policy)?;
         log::change(change.policy.log);
         for line in &changes {
             // Another own key cuts the peer off until it has the new one.

@@ -20,10 +20,9 @@ use daemon::files::Lock;
 use daemon::life::{Asked, Listeners, Signals, notify, notify_reloading};
 use daemon::log;
 use daemon::metrics::RoundTrips;
-use daemon::metrics::http::Pages;
-use daemon::peers::Health;
 use parking_lot::Mutex;
-use policy::{Host, Name};
+use policy::Name;
+use policy::forwarder::Policy;
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 use tokio::task::{LocalSet, spawn_local};
@@ -66,6 +65,8 @@ pub struct Origin {
     pub(crate) commands: Commands,
     pub(crate) confirmable: Confirmable,
     pub(crate) mark: ClockMark,
+    /// Where the metrics page is served.
+    pub(crate) scraped: RefCell<Listeners>,
     /// Changes happen one at a time.
     pub(crate) applying: tokio::sync::Mutex<()>,
 }
@@ -163,6 +164,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         commands,
         confirmable,
         mark,
+        scraped: RefCell::default(),
         applying: tokio::sync::Mutex::default(),
     });
     Ok(Running { origin, control, _lock: lock, data, ended, watchdog, failed })
@@ -173,8 +175,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     let lost = |reason: String| ExitError::new(Exit::Failed, format!("the data thread failed: {reason}"));
     let system = |error: io::Error| ExitError::new(Exit::Failed, error);
     let shared = &*origin.shared;
-    let mut listeners = Listeners::default();
-    listeners.start(&shared.policy.load().metrics.listen, &origin)?;
+    origin.listen(&shared.policy.load())?;
     let mut signals = Signals::handle().map_err(system)?;
     let socket = control.path().display();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), peers = shared.edges.load().len(), %socket, "forwarder started");
@@ -215,6 +216,15 @@ async fn serve(running: Running) -> Result<(), ExitError> {
 }
 
 impl Origin {
+    /// Serves the metrics page where this policy has it, and nowhere else.
+    ///
+    /// # Errors
+    /// When an address cannot be had; then it is served where it was.
+    pub(crate) fn listen(&self, policy: &Policy) -> Result<(), ExitError> {
+        let page = Rc::new(metrics::Page(Arc::clone(&self.shared)));
+        self.scraped.borrow_mut().replace(&policy.metrics.listen, &page)
+    }
+
     /// Reads the file again, as SIGHUP asks.
     async fn reload(self: Rc<Self>) {
         notify_reloading();
@@ -251,25 +261,6 @@ impl Answer for Origin {
                 reply.map(Reply::Change)
             }
         }
-    }
-}
-
-impl Pages for Origin {
-    async fn metrics(&self) -> String {
-        metrics::page(&self.shared)
-    }
-
-    fn readiness(&self) -> (bool, String) {
-        let report = report(&self.shared);
-        match (report.health, report.problems.first()) {
-            (Health::Broken, Some(problem)) => (false, format!("{problem}\n")),
-            (Health::Broken, None) => (false, "no peer is up\n".to_owned()),
-            (Health::Ok | Health::Degraded, _) => (true, "a peer is up\n".to_owned()),
-        }
-    }
-
-    fn hosts(&self) -> Vec<Host> {
-        self.shared.policy.load().metrics.hosts.clone()
     }
 }
 

@@ -103,6 +103,37 @@ fn a_reload_applies_all_or_nothing() {
 }
 
 #[test]
+fn a_reload_moves_the_metrics_page_and_one_to_a_taken_address_leaves_it_where_it_is() {
+    let mut site = Site::new();
+    site.start();
+    let (old, new) = (site.metrics, free_port());
+    let before = fs::read_to_string(site.path("forwarder.toml")).unwrap();
+    let listening_on = |listen: &str| before.replace(&format!("\"127.0.0.1:{old}\""), listen);
+    let page_of = |port: u16, host: &str| page(port, "/healthz", host);
+
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    fs::write(site.path("forwarder.toml"), listening_on(&format!("\"{taken}\""))).unwrap();
+    let refused = site.run(&["reload"]);
+    assert_eq!(refused.status.code(), Some(6));
+    let error = words(&refused.stderr);
+    assert!(error.contains(&taken.to_string()) && error.contains("[metrics] listen"), "{error}");
+    assert!(page_of(old, "localhost").is_some_and(|page| page.starts_with("HTTP/1.1 200")));
+
+    // The wildcard has the old address as well, which must go first.
+    for (listen, port) in [(format!("\"0.0.0.0:{old}\""), old), (format!("\"127.0.0.1:{new}\""), new)] {
+        let hosts = "hosts = [\"origin.lan\"]\n";
+        let text = listening_on(&listen).replace("[control]", &format!("{hosts}[control]"));
+        fs::write(site.path("forwarder.toml"), text).unwrap();
+        let reloaded = site.run(&["reload"]);
+        assert_eq!(reloaded.status.code(), Some(0), "{}", words(&reloaded.stderr));
+        assert!(words(&reloaded.stdout).contains("~ listen ["), "{}", words(&reloaded.stdout));
+        assert!(page_of(port, "origin.lan").is_some_and(|page| page.starts_with("HTTP/1.1 200")), "{listen}");
+    }
+    assert_eq!(page_of(old, "localhost"), None, "nothing listens where the page was");
+}
+
+#[test]
 fn a_change_that_is_not_confirmed_goes_back_and_one_that_is_stays() {
     let mut site = Site::new();
     site.start();
@@ -212,11 +243,7 @@ impl Site {
     }
 
     fn page(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.metrics)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-        let mut page = String::new();
-        stream.read_to_string(&mut page).unwrap();
-        page
+        page(self.metrics, path, "localhost").unwrap()
     }
 
     fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
@@ -235,6 +262,15 @@ impl Drop for Site {
             let _ = daemon.wait();
         }
     }
+}
+
+/// What the page of a port answers; `None` where nothing listens.
+fn page(port: u16, path: &str, host: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    Some(page)
 }
 
 fn free_port() -> u16 {

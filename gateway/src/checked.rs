@@ -3,53 +3,39 @@
 use std::path::Path;
 
 use policy::gateway::Policy;
-use policy::{ConfigError, Position};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use daemon::files::{LoadError, fix_of};
-
-/// Version of the document's shape.
-const SCHEMA: u32 = 1;
+use daemon::command_line;
+use daemon::files::LoadError;
 
 /// A valid configuration: every key as it is in effect, under the names that the file has; with notes, who would be
 /// trusted, and what does not pair up.
 #[must_use]
 pub fn valid(path: &Path, policy: &Policy, [notes, trusted, unpaired]: [&[String]; 3]) -> Value {
-    let warnings: Vec<Value> =
-        policy.warnings.iter().map(|warning| located(&warning.at, &warning.message)).collect();
-    json!({
-        "schema": SCHEMA, "file": path.display().to_string(), "valid": true,
-        "configuration": toml::from_str::<Value>(&policy.to_toml()).unwrap_or_default(),
-        "warnings": warnings, "notes": notes, "trusted": trusted, "unpaired": unpaired, "errors": [],
-    })
+    let configuration = toml::from_str::<Value>(&policy.to_toml()).unwrap_or_default();
+    around(command_line::valid(path, &configuration, &policy.warnings, notes), trusted, unpaired)
 }
 
-/// Why there is no valid configuration; `line` and `column` are `null` for a file that cannot be read at all.
+/// Why there is no valid configuration.
 #[must_use]
 pub fn invalid(path: &Path, error: &LoadError) -> Value {
-    let errors: Vec<Value> = match error {
-        LoadError::Unreadable { path, error } => {
-            let message = format!("{error}{}", fix_of(path, error));
-            vec![json!({"file": path, "line": null, "column": null, "message": message})]
-        }
-        LoadError::Invalid(errors) => {
-            let of_error = |error: &ConfigError| located(&error.at, &error.problem.to_string());
-            errors.iter().map(of_error).collect()
-        }
-    };
-    json!({
-        "schema": SCHEMA, "file": path.display().to_string(), "valid": false,
-        "warnings": [], "notes": [], "trusted": [], "unpaired": [], "errors": errors,
-    })
+    around(command_line::invalid(path, error), &[], &[])
 }
 
-fn located(at: &Position, message: &str) -> Value {
-    json!({"file": at.file.display().to_string(), "line": at.line, "column": at.column, "message": message})
+/// The document with what only the edge's has.
+fn around(mut document: Value, trusted: &[String], unpaired: &[String]) -> Value {
+    if let Some(fields) = document.as_object_mut() {
+        fields.extend(
+            [("trusted", trusted), ("unpaired", unpaired)].map(|(key, lines)| (key.to_owned(), lines.into())),
+        );
+    }
+    document
 }
 
 #[cfg(test)]
 mod tests {
     use policy::Source;
+    use serde_json::json;
 
     use super::*;
 

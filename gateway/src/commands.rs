@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,7 @@ use crate::kernel::{Failure, FailureKind, Listing, Reply, Request, Scope, answer
 use crate::listening::listeners;
 use crate::privilege;
 use crate::state::{Applied, State, Switched};
+use daemon::command_line::{print, print_to_stderr};
 use daemon::exit::{Exit, ExitError};
 use daemon::files::LoadError;
 
@@ -308,18 +309,6 @@ fn effective(path: &Path, policy: &Policy) -> String {
         );
     }
     text
-}
-
-pub(crate) fn print(text: &str) -> Result<(), ExitError> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|error| ExitError::new(Exit::Failed, error)),
-    }
-}
-
-pub(crate) fn print_to_stderr(message: &str) {
-    // There is no other place to report a failed write.
-    drop(writeln!(io::stderr().lock(), "{message}"));
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use daemon::files::{KeyFiles, LoadError, load_list, misplaced_keys, read_key, text_of};
+use daemon::files::{KeyFiles, LoadError, load_lists, misplaced_keys, read_key, text_of};
 use policy::gateway::{self, Policy};
 use policy::{ConfigError, FileLocation, SecretKey, Source};
 use tunnel::io::key_files;
@@ -77,12 +77,7 @@ pub fn load_policy(path: &Path) -> Result<Policy, LoadError> {
 
 fn policy_of(path: &Path, text: &str) -> Result<Policy, LoadError> {
     let mut policy = gateway::parse(&Source { name: path, text }).map_err(LoadError::Invalid)?;
-    let mut errors = Vec::new();
-    for list in &mut policy.lists {
-        if let Err(more) = load_list(list) {
-            errors.extend(more);
-        }
-    }
+    let errors = load_lists(&mut policy.lists);
     if errors.is_empty() { Ok(policy) } else { Err(LoadError::Invalid(errors)) }
 }
 

@@ -15,6 +15,7 @@ use tunnel::key::PrivateKey;
 use zeroize::Zeroizing;
 
 use crate::config::{load, load_policy};
+use daemon::command_line::print_to_stderr;
 use daemon::exit::{Exit, ExitError};
 use daemon::files::read_text;
 
@@ -129,8 +130,7 @@ pub fn import(what: &Imported) -> Result<Exit, ExitError> {
     for finding in &imported.findings {
         let quiet = matches!(finding.kind, FindingKind::Replaced | FindingKind::Stays | FindingKind::Carried);
         if all || !quiet {
-            // There is no other place to report a failed write.
-            drop(writeln!(io::stderr().lock(), "{finding}"));
+            print_to_stderr(&finding.to_string());
         }
     }
     Ok(Exit::Ok)

@@ -8,12 +8,13 @@ use std::time::Duration;
 use policy::gateway::Policy;
 use policy::ruleset::Ruleset;
 
-use crate::commands::{apply, ask, list, print, print_to_stderr};
+use crate::commands::{apply, ask, list};
 use crate::config;
 use crate::edge::blueprint::guards;
 use crate::kernel::{Listing, Reply, Request};
 use crate::privilege;
 use crate::state::{Guards, State};
+use daemon::command_line::{print, print_to_stderr};
 use daemon::exit::{Exit, ExitError};
 
 /// Where the state is when the configuration cannot be read.

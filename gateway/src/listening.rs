@@ -1,26 +1,31 @@
 //! The sockets of this machine that wait for connections or datagrams, as `/proc/net` lists them.
 
-use std::fs;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use policy::Protocol;
 use policy::trust::Listener;
 
-/// Files, what is in them, and the state of a waiting socket (`tcp_states.h`): listening, and unconnected.
-const FILES: [(&str, Protocol, &str); 4] = [
-    ("/proc/self/net/tcp", Protocol::Tcp, "0A"),
-    ("/proc/self/net/tcp6", Protocol::Tcp, "0A"),
-    ("/proc/self/net/udp", Protocol::Udp, "07"),
-    ("/proc/self/net/udp6", Protocol::Udp, "07"),
-];
+/// States of waiting sockets (`tcp_states.h`).
+const LISTENING: &str = "0A";
+const UNCONNECTED: &str = "07";
 
 /// Every waiting socket; none of a kind whose file cannot be read.
 #[must_use]
 pub fn listeners() -> Vec<Listener> {
+    let lines = |file: &str| {
+        let opened = File::open(Path::new("/proc/self/net").join(file));
+        opened.into_iter().flat_map(|file| BufReader::new(file).lines().skip(1)).map_while(Result::ok)
+    };
     let mut found = Vec::new();
-    for (path, protocol, state) in FILES {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        found.extend(text.lines().skip(1).filter_map(|line| listener(line, protocol, state)));
+    for file in ["tcp", "tcp6"] {
+        // Sockets that listen come first (proc_net_tcp.rst); the connections, which may be many, are not read.
+        found.extend(lines(file).map_while(|line| listener(&line, Protocol::Tcp, LISTENING)));
+    }
+    for file in ["udp", "udp6"] {
+        found.extend(lines(file).filter_map(|line| listener(&line, Protocol::Udp, UNCONNECTED)));
     }
     found.sort_unstable();
     found.dedup();
@@ -48,13 +53,16 @@ fn address(text: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, UdpSocket};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
 
     use super::*;
 
     #[test]
     fn sockets_that_wait_are_listed_and_connected_ones_are_not() {
-        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (tcp, early) =
+            (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let _connections = [(); 50].map(|()| TcpStream::connect(early.local_addr().unwrap()).unwrap());
+        let late = TcpListener::bind("127.0.0.1:0").unwrap();
         let udp = UdpSocket::bind("[::1]:0").unwrap();
         let connected = UdpSocket::bind("127.0.0.1:0").unwrap();
         connected.connect("127.0.0.1:9").unwrap();
@@ -64,7 +72,9 @@ mod tests {
         let has = |protocol, at: std::net::SocketAddr| {
             found.contains(&Listener { protocol, address: at.ip(), port: at.port() })
         };
-        assert!(has(Protocol::Tcp, tcp.local_addr().unwrap()));
+        for tcp in [tcp, early, late] {
+            assert!(has(Protocol::Tcp, tcp.local_addr().unwrap()));
+        }
         assert!(has(Protocol::Udp, udp.local_addr().unwrap()));
         assert!(!has(Protocol::Udp, connected.local_addr().unwrap()));
     }

@@ -3,9 +3,7 @@
 //! Run by an unprivileged timer that may write nothing but the folder of the lists. How texts are fetched is the
 //! caller's: the daemon, which shares this crate, has no client for it.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read};
 use std::path::Path;
 
 use ipnetwork::IpNetwork;
@@ -15,7 +13,7 @@ use policy::sections::{List, parse_list};
 use policy::{FileLocation, Source};
 
 use daemon::exit::{Exit, ExitError};
-use daemon::files::{LoadError, read_text};
+use daemon::files::{LoadError, Replacement, Target, read_text, sweep};
 
 /// Judges a fetched text, from a file or standard input, and puts it in the place of the list's file.
 ///
@@ -106,22 +104,16 @@ fn in_use(file: &Path) -> Option<Vec<IpNetwork>> {
 
 /// The new file takes the old one's place in one step; a reader sees the one or the other.
 fn replace(file: &Path, text: &str) -> io::Result<()> {
-    let mut name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(".new");
-    let fresh = file.with_file_name(name);
-    // A rest of an earlier crash is never written through: it might be a link.
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    if let (Some(folder), Some(name)) = (file.parent(), file.file_name()) {
+        sweep(folder, &format!("{}.", name.to_string_lossy()));
     }
-    let mut opened = File::options().write(true).create_new(true).mode(0o644).open(&fresh)?;
-    opened.write_all(text.as_bytes())?;
-    opened.sync_all()?;
-    fs::rename(&fresh, file)
+    Replacement::prepare(file, Target::own(0o644), text.as_bytes())?.finish()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const GOOD: &str = "104.16.0.0/13\n172.64.0.0/13\n131.0.72.0/22\n2606:4700::/32\n";

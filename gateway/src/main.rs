@@ -1,12 +1,12 @@
 //! `gateway`: the edge daemon.
 
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use daemon::command_line::end;
 use daemon::exit::{Exit, ExitError};
 use gateway::kernel::HELPER_COMMAND;
 use gateway::{commands, guard, kernel, memory, privilege, run};
@@ -67,13 +67,7 @@ fn main() -> ExitCode {
         (None, Some(config)) => run::run(&config).map(|()| Exit::Ok),
         (None, None) => Err(ExitError::new(Exit::Usage, "--config FILE is missing; try gateway --help")),
     };
-    match ended {
-        Ok(exit) => exit.into(),
-        Err(stop) => {
-            print_error(&stop.message);
-            stop.exit.into()
-        }
-    }
+    end(ended)
 }
 
 /// Serves the daemon at standard input, with nothing but `CAP_NET_ADMIN`.
@@ -82,11 +76,4 @@ fn help() -> Result<(), ExitError> {
     let input = std::io::stdin().as_fd().try_clone_to_owned();
     let socket = UnixStream::from(input.map_err(|error| ExitError::new(Exit::Failed, error))?);
     kernel::serve(&socket).map_err(|error| ExitError::new(Exit::Failed, format!("kernel helper: {error}")))
-}
-
-fn print_error(message: &str) {
-    let mut out = std::io::stderr().lock();
-    // Without a prefix, so that editors find `file:line:column`. There is no other place to report
-    // a failed write.
-    drop(writeln!(out, "{message}"));
 }

@@ -1,6 +1,6 @@
 //! What a change of the configuration alters, line by line.
 
-use std::fmt;
+use std::fmt::{self, Debug, Display};
 
 /// One difference between two plans, as a line for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,8 +12,37 @@ pub struct Change {
     pub line: String,
 }
 
-impl fmt::Display for Change {
+impl Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.part, self.line)
+    }
+}
+
+/// Lines about settings that have another value.
+#[derive(Default)]
+pub(crate) struct Settings {
+    pub(crate) lines: Vec<Change>,
+}
+
+impl Settings {
+    /// One setting, as it is shown.
+    pub(crate) fn field(&mut self, part: &'static str, what: &str, old: &str, new: &str) {
+        if old != new {
+            self.lines.push(Change { part, line: format!("~ {what} {old} → {new}") });
+        }
+    }
+
+    /// One that is shown as the program has it.
+    pub(crate) fn debug<T: Debug>(&mut self, part: &'static str, what: &str, old: &T, new: &T) {
+        self.field(part, what, &format!("{old:?}"), &format!("{new:?}"));
+    }
+
+    /// One with several values.
+    pub(crate) fn values<T: Display>(&mut self, part: &'static str, what: &str, old: &[T], new: &[T]) {
+        let shown = |values: &[T]| {
+            let values: Vec<_> = values.iter().map(ToString::to_string).collect();
+            format!("[{}]", values.join(", "))
+        };
+        self.field(part, what, &shown(old), &shown(new));
     }
 }

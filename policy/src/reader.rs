@@ -91,6 +91,17 @@ impl<'t> Reader<'t> {
         self.warnings.borrow_mut().push(Warning { at, message });
     }
 
+    /// Reads a whole file by `read`, which gets its root.
+    pub(crate) fn read_file<T>(
+        source: &Source<'_>,
+        read: impl FnOnce(&Table<'_>, &Reader<'_>) -> Option<T>,
+    ) -> Result<(T, Vec<Warning>), Vec<ConfigError>> {
+        let reader = Reader::new(source);
+        let document = reader.document();
+        let value = document.as_ref().and_then(|document| read(&Table::root(&reader, document), &reader));
+        reader.finish(value)
+    }
+
     /// The policy when there was no error, else every error in the order of the text.
     pub(crate) fn finish<T>(self, policy: Option<T>) -> Result<(T, Vec<Warning>), Vec<ConfigError>> {
         let mut errors = self.errors.into_inner();

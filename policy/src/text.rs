@@ -115,6 +115,17 @@ pub fn protocols(text: &str) -> Option<Protocols> {
     }
 }
 
+/// As [`duration`], with days (`7d`), and seconds without a unit: what a command line takes.
+#[must_use]
+pub fn period(text: &str) -> Option<Duration> {
+    let (number, unit) = number_and_unit(text)?;
+    match unit {
+        "" => Some(Duration::from_secs(number)),
+        "d" => number.checked_mul(86_400).map(Duration::from_secs),
+        _ => duration(text),
+    }
+}
+
 /// `250ms`, `25s`, `2m` or `1h`.
 #[must_use]
 pub fn duration(text: &str) -> Option<Duration> {

@@ -14,13 +14,12 @@ use std::time::Duration;
 use policy::{FileLocation, FileRef};
 
 use super::confirm::still_waits;
-use super::operator::{Locked, OperatorState, Trusted};
+use super::operator::{Locked, OperatorState, Trusted, finish_one, trouble};
 use super::pending::{Moment, Pending};
-use super::replacement::{Replacement, Target, sweep, trouble};
 use super::{ChangeReply, ChangeRequest, Changes, Confirmation};
 use crate::control::server::group_id;
 use crate::exit::{Exit, ExitError};
-use crate::files::read_text;
+use crate::files::{Replacement, Target, read_text, sweep};
 
 /// What a configuration names that the commands need.
 #[derive(Clone, Debug)]
@@ -286,7 +285,9 @@ impl<'a> Work<'a> {
     fn ready(&self, text: &str, before: &str) -> Result<Vec<Replacement>, ExitError> {
         let mut ready = Vec::new();
         if text != self.old {
-            ready.push(Replacement::begin(&self.own, &Target::like(&self.own)?)?.holding(text)?);
+            let prepared = Target::like(&self.own)
+                .and_then(|target| Replacement::prepare(&self.own, target, text.as_bytes()));
+            ready.push(prepared.map_err(|error| trouble(&self.own, &error))?);
         }
         ready.extend(self.records(text, before)?);
         Ok(ready)
@@ -304,7 +305,7 @@ impl<'a> Work<'a> {
 }
 
 fn finish(ready: Vec<Replacement>) -> Result<(), ExitError> {
-    ready.into_iter().try_for_each(Replacement::finish).map_err(|stop| {
+    ready.into_iter().try_for_each(finish_one).map_err(|stop| {
         ExitError::new(stop.exit, format!("the daemon has it in force, but not every file follows: {stop}"))
     })
 }

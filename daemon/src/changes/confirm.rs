@@ -12,6 +12,7 @@ use super::operator::OperatorState;
 use super::pending::{Moment, Outcome, Pending, Trial, Trials};
 use super::{ChangeReply, ChangeRequest, Changes, Confirmation};
 use crate::exit::{Exit, ExitError};
+use crate::files::unwritten;
 
 /// The longest time that a change may wait for its confirmation.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(86_400);
@@ -420,9 +421,4 @@ pub(super) fn still_waits(program: &str, seconds: u64) -> ExitError {
         "a change waits {seconds} s more for its confirmation; {program} confirm or {program} rollback first"
     );
     ExitError::new(Exit::Conflict, message)
-}
-
-fn unwritten(error: &std::io::Error) -> ExitError {
-    let message = format!("the state folder cannot be written: {error}; give the daemon's user permission");
-    ExitError::new(Exit::Permission, message)
 }

@@ -4,13 +4,11 @@
 //! - `confirm`: the daemon's side: a change that goes back by itself unless it is confirmed in time.
 //! - `operator`: the folder of the operator's commands, which the daemon reads and never writes.
 //! - `pending`: a change that waits, and when its time is over.
-//! - `replacement`: a file that is either old or new.
 
 mod command;
 mod confirm;
 mod operator;
 mod pending;
-mod replacement;
 
 use std::path::PathBuf;
 

@@ -17,9 +17,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use super::pending::Pending;
-use super::replacement::{Replacement, Target, sweep};
 use crate::exit::{Exit, ExitError};
-use crate::files::read;
+use crate::files::{Replacement, Target, fix_of_write, read, sweep};
 
 /// Mode of the folder: the daemon's group may read.
 const FOLDER_MODE: u32 = 0o750;
@@ -166,12 +165,8 @@ impl OperatorState {
     }
 
     fn refused(&self, error: &io::Error) -> ExitError {
-        let exit = Exit::of(error);
-        let folder = self.folder.display();
-        ExitError::new(
-            exit,
-            format!("{folder}: {error}; run it as root; in a container mount a volume there"),
-        )
+        let fix = fix_of_write(error, "run it as root; in a container mount a volume there");
+        ExitError::new(Exit::of(error), format!("{}: {error}; {fix}", self.folder.display()))
     }
 }
 
@@ -225,7 +220,7 @@ impl Locked {
     /// # Errors
     /// Whatever the file system says.
     pub fn keep_draft(&self, text: &str) -> Result<(), ExitError> {
-        self.replacement("draft.toml", text)?.finish()
+        finish_one(self.replacement("draft.toml", text)?)
     }
 
     /// Forgets it: the command has ended, well or not.
@@ -239,7 +234,7 @@ impl Locked {
     /// Whatever the file system says.
     pub fn keep_pending(&self, pending: &Pending) -> Result<(), ExitError> {
         let text = serde_json::to_string(pending).map_err(|error| ExitError::new(Exit::Failed, error))?;
-        self.replacement("pending.json", &text)?.finish()
+        finish_one(self.replacement("pending.json", &text)?)
     }
 
     /// Forgets it: it was confirmed, taken back or never begun.
@@ -248,8 +243,9 @@ impl Locked {
     }
 
     fn replacement(&self, name: &str, text: &str) -> Result<Replacement, ExitError> {
-        let target = Target { owner: None, group: Some(self.group), mode: FILE_MODE };
-        Replacement::begin(&self.state.folder.join(name), &target)?.holding(text)
+        let target = Target { group: Some(self.group), ..Target::own(FILE_MODE) };
+        let path = self.state.folder.join(name);
+        Replacement::prepare(&path, target, text.as_bytes()).map_err(|error| trouble(&path, &error))
     }
 
     /// A file that cannot be removed is judged by its content again, which the daemon has noted as settled.
@@ -257,6 +253,18 @@ impl Locked {
         drop(fs::remove_file(self.state.folder.join(name)));
         drop(File::open(&self.state.folder).and_then(|folder| folder.sync_all()));
     }
+}
+
+/// Has a prepared file take its place.
+pub(super) fn finish_one(ready: Replacement) -> Result<(), ExitError> {
+    let path = ready.path().to_owned();
+    ready.finish().map_err(|error| trouble(&path, &error))
+}
+
+/// What a failed write of `path` ends a command with.
+pub(super) fn trouble(path: &Path, error: &io::Error) -> ExitError {
+    let fix = fix_of_write(error, "it is written by root or its owner");
+    ExitError::new(Exit::of(error), format!("{}: {error}; {fix}", path.display()))
 }
 
 /// Whether no one but its owner may write it.

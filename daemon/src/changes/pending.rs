@@ -72,7 +72,7 @@ impl Trials {
     /// The last one.
     #[must_use]
     pub fn last(&self) -> Option<Trial> {
-        serde_json::from_slice(&files::read(&self.file).ok()??).ok()
+        files::read_json(&self.file)
     }
 
     /// Notes one.
@@ -83,9 +83,7 @@ impl Trials {
         if self.last().as_ref() == Some(trial) {
             return Ok(());
         }
-        let mut text = serde_json::to_vec_pretty(trial)?;
-        text.push(b'\n');
-        files::replace(&self.file, &text)
+        files::replace_json(&self.file, trial)
     }
 
     /// Forgets a change that never began.

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::{MAX_LINE, MAX_READER_LINE, Outcome};
 use crate::exit::{Exit, ExitError};
@@ -31,7 +32,7 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Answers requests that are allowed.
 pub trait Answer {
     /// A request.
-    type Request: DeserializeOwned;
+    type Request: DeserializeOwned + Serialize;
     /// An answer.
     type Reply: Serialize;
 
@@ -210,7 +211,7 @@ async fn converse<A: Answer>(stream: UnixStream, may_write: bool, answer: &A) ->
 }
 
 async fn reply_to<A: Answer>(line: &[u8], may_write: bool, answer: &A) -> Outcome<A::Reply> {
-    match serde_json::from_slice::<A::Request>(line) {
+    match parse::<A::Request>(line) {
         Ok(request) if A::is_privileged(&request) && !may_write => {
             failed(Exit::Permission, "only root and the daemon's own user may do this; use sudo".to_owned())
         }
@@ -219,6 +220,19 @@ async fn reply_to<A: Answer>(line: &[u8], may_write: bool, answer: &A) -> Outcom
             Err(error) => failed(error.exit, error.message),
         },
         Err(error) => failed(Exit::Usage, format!("not a request: {error}")),
+    }
+}
+
+/// Reads a request; one without arguments may have no further field either, which serde does not see. What is null counts
+/// as left out.
+fn parse<R: DeserializeOwned + Serialize>(line: &[u8]) -> serde_json::Result<R> {
+    let given: Value = serde_json::from_slice(line)?;
+    let request = R::deserialize(&given)?;
+    let known = serde_json::to_value(&request)?;
+    let fields = given.as_object().into_iter().flatten();
+    match fields.filter(|(_, value)| !value.is_null()).find(|(key, _)| known.get(key).is_none()) {
+        Some((key, _)) => Err(serde::de::Error::custom(format_args!("unknown field `{key}`"))),
+        None => Ok(request),
     }
 }
 
@@ -263,8 +277,8 @@ mod tests {
 
     use super::*;
 
-    #[derive(Deserialize)]
-    #[serde(tag = "command", rename_all = "snake_case")]
+    #[derive(Deserialize, Serialize)]
+    #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
     enum Request {
         Status,
     }
@@ -312,6 +326,16 @@ mod tests {
             read_line(&mut client)
         });
         assert!(answer.contains("\"exit\":2"), "{answer}");
+    }
+
+    #[test]
+    fn a_request_without_arguments_has_none() {
+        for further in ["colour", "schema", "commands"] {
+            let line = format!("{{\"command\":\"status\",\"{further}\":1}}");
+            let error = parse::<Request>(line.as_bytes()).err().map(|error| error.to_string());
+            assert_eq!(error, Some(format!("unknown field `{further}`")));
+        }
+        assert!(parse::<Request>(b"{\"command\":\"status\"}").is_ok());
     }
 
     #[test]

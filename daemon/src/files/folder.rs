@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use super::replacement::sweep;
 use crate::exit::{Exit, ExitError};
 
 /// The file's name in a state folder.
@@ -14,6 +15,22 @@ const NAME: &str = "lock";
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
+}
+
+/// How to fix a failed write: what helps against a full disk, or else what would help `otherwise`.
+#[must_use]
+pub fn fix_of_write(error: &io::Error, otherwise: &'static str) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free space on its disk",
+        _ => otherwise,
+    }
+}
+
+/// The end of what needs a state folder that cannot be written.
+#[must_use]
+pub fn unwritten(error: &io::Error) -> ExitError {
+    let fix = fix_of_write(error, "give the daemon's user permission");
+    ExitError::new(Exit::of(error), format!("the state folder cannot be written: {error}; {fix}"))
 }
 
 /// Makes a state folder (mode 0700) where it is missing.
@@ -46,14 +63,15 @@ impl Lock {
     pub fn claim(folder: &Path, name: &str) -> Result<Self, ExitError> {
         let shown = folder.display();
         let refused = |error: io::Error| {
-            let exit = Exit::of(&error);
-            let fix = "give the daemon's user the folder, or set [state] directory";
-            ExitError::new(exit, format!("the state folder {shown}: {error}; {fix}"))
+            let fix = fix_of_write(&error, "give the daemon's user the folder, or set [state] directory");
+            ExitError::new(Exit::of(&error), format!("the state folder {shown}: {error}; {fix}"))
         };
         make_folder(folder).map_err(refused)?;
-        Self::take(folder).map_err(refused)?.ok_or_else(|| {
+        let lock = Self::take(folder).map_err(refused)?.ok_or_else(|| {
             ExitError::new(Exit::Conflict, format!("another {name} runs with the state folder {shown}"))
-        })
+        })?;
+        sweep(folder, "");
+        Ok(lock)
     }
 
     /// Whether a daemon holds the folder now.
@@ -80,6 +98,26 @@ mod tests {
         assert!(Lock::is_held(&folder));
         drop(lock);
         assert!(!Lock::is_held(&folder));
+    }
+
+    #[test]
+    fn a_start_removes_what_a_killed_daemon_was_writing() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = folder.path().join(".clock.json.a1b2c3.new");
+        fs::write(&left, "half").unwrap();
+        fs::write(folder.path().join("clock.json"), "{}").unwrap();
+        let _lock = Lock::claim(folder.path(), "gateway").unwrap();
+        assert!(!left.exists() && folder.path().join("clock.json").exists());
+    }
+
+    #[test]
+    fn a_full_disk_is_not_fixed_by_permissions() {
+        let full = unwritten(&io::ErrorKind::StorageFull.into());
+        assert_eq!(full.exit, Exit::Failed);
+        assert!(full.message.ends_with("free space on its disk"), "{full}");
+        let denied = unwritten(&io::ErrorKind::PermissionDenied.into());
+        assert_eq!(denied.exit, Exit::Permission);
+        assert!(denied.message.ends_with("give the daemon's user permission"), "{denied}");
     }
 
     #[test]

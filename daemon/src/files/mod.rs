@@ -2,10 +2,12 @@
 
 mod folder;
 mod keys;
+mod replacement;
 mod small;
 mod texts;
 
-pub use folder::{Lock, make_folder};
+pub use folder::{Lock, fix_of_write, make_folder, unwritten};
 pub use keys::{KeyFiles, misplaced_keys, read_key};
-pub use small::{read, remove, replace};
-pub use texts::{LoadError, fix_of, load_list, read_text, text_of};
+pub use replacement::{Replacement, Target, sweep};
+pub use small::{read, read_json, remove, replace, replace_json};
+pub use texts::{LoadError, fix_of, load_lists, read_text, text_of};

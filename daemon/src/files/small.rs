@@ -1,36 +1,40 @@
 //! Small files that are either old or new, never half.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::replacement::{Replacement, Target};
 
 /// Most bytes read of a state file: more is not ours.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Replaces `path` with `contents`, mode 0600: written next to it, flushed, renamed, the folder
-/// flushed.
+/// Replaces `path` with `contents`, mode 0600, in one step.
 ///
 /// # Errors
 /// Whatever the file system says; then the old file is as it was.
 pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut temporary = name.to_owned();
-    temporary.push(".new");
-    let temporary = folder.join(temporary);
-    // A rest of an earlier crash is never written through: it might be a link.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    let written = file.write_all(contents).and_then(|()| file.sync_all());
-    if let Err(error) = written.and_then(|()| fs::rename(&temporary, path)) {
-        drop(fs::remove_file(&temporary));
-        return Err(error);
-    }
-    File::open(folder)?.sync_all()
+    Replacement::prepare(path, Target::own(0o600), contents)?.finish()
+}
+
+/// Replaces `path` with `value` as JSON.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    replace(path, &text)
+}
+
+/// Reads a state file as JSON; `None` where it is missing or damaged.
+#[must_use]
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&read(path).ok()??).ok()
 }
 
 /// Removes a state file, if there is one, and flushes the folder.
@@ -95,16 +99,6 @@ mod tests {
         assert!(replace(&path, b"new").is_err());
         assert!(path.is_dir());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_link_left_in_the_way_is_not_followed() {
-        let folder = tempfile::tempdir().unwrap();
-        let victim = folder.path().join("victim");
-        fs::write(&victim, "precious").unwrap();
-        std::os::unix::fs::symlink(&victim, folder.path().join("state.new")).unwrap();
-        replace(&folder.path().join("state"), b"new").unwrap();
-        assert_eq!(fs::read(&victim).unwrap(), b"precious");
     }
 
     #[test]

@@ -94,11 +94,12 @@ pub fn read_text(path: &Path) -> io::Result<String> {
     ))
 }
 
-/// Fills a list from its file.
-///
-/// # Errors
-/// What is wrong with the file or in it.
-pub fn load_list(list: &mut List) -> Result<(), Vec<ConfigError>> {
+/// Fills lists from their files; what is wrong with the files or in them.
+pub fn load_lists(lists: &mut [List]) -> Vec<ConfigError> {
+    lists.iter_mut().filter_map(|list| load_list(list).err()).flatten().collect()
+}
+
+fn load_list(list: &mut List) -> Result<(), Vec<ConfigError>> {
     let path = list.file.path(credentials_folder().as_deref()).map_err(|error| vec![error])?;
     let text = read_text(&path).map_err(|error| vec![unreadable(&list.file, &error)])?;
     list.load(&Source { name: &path, text: &text })

@@ -1,9 +1,11 @@
 //! A small HTTP server: `GET` of three paths, bounded in time, bytes and clients.
 
+use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
-use std::rc::Rc;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use policy::Host;
@@ -31,13 +33,14 @@ pub trait Pages {
     fn hosts(&self) -> Vec<Host>;
 }
 
-/// Binds one address.
+/// Binds one address. Must run inside a runtime.
 ///
 /// # Errors
 /// When it is taken or not ours, naming it.
-pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let named = |error: io::Error| {
-        io::Error::new(error.kind(), format!("[metrics] {address} cannot be bound: {error}"))
+        let fix = "free the address or change [metrics] listen";
+        io::Error::new(error.kind(), format!("[metrics] {address} cannot be bound: {error}; {fix}"))
     };
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
@@ -51,19 +54,21 @@ pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
         socket.set_only_v6(true).map_err(named)?;
     }
     socket.bind(&address.into()).and_then(|()| socket.listen(64)).map_err(named)?;
-    Ok(socket.into())
+    TcpListener::from_std(socket.into())
 }
 
-/// Serves one listener until the future is dropped. Must run inside a `LocalSet`.
-///
-/// # Errors
-/// When tokio does not take the listener.
-pub async fn serve<P: Pages + 'static>(listener: StdListener, pages: Rc<P>) -> io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
+/// Serves one listener for as long as its owner keeps it. Must run inside a `LocalSet`.
+pub async fn serve<P: Pages + 'static>(listener: Weak<TcpListener>, pages: Rc<P>) {
     let places = Arc::new(Semaphore::new(MAX_CLIENTS));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
-        match listener.accept().await {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        // Held for one look at a time, so that the address is free as soon as the owner drops the listener.
+        let accepted = poll_fn(|context| match listener.upgrade() {
+            Some(listener) => listener.poll_accept(context).map(Some),
+            None => Poll::Ready(None),
+        });
+        let Some(accepted) = accepted.await else { return };
+        match accepted {
             Ok((stream, _)) => {
                 let pages = Rc::clone(&pages);
                 task::spawn_local(async move {

@@ -1,16 +1,14 @@
 //! `forwarder check`: whether a configuration can be run, and the effective one.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 
 use policy::forwarder::Policy;
-use policy::{ConfigError, Position};
 use serde_json::{Value, json};
 
-use super::{Outcome, print};
+use super::Outcome;
+use daemon::command_line::{invalid, print, print_to_stderr, valid};
 use daemon::exit::Exit;
-use daemon::files::{LoadError, fix_of};
 
 use crate::config::{Inspected, inspect};
 use crate::places::Environment;
@@ -23,28 +21,24 @@ pub(super) fn check(path: &Path, is_json: bool) -> Outcome {
     let environment = Environment::of_process();
     match (inspect(path), is_json) {
         (Ok(found), false) => {
-            for message in messages(&found) {
-                // Standard error may be closed; the message is then lost, the answer is not.
-                let _ = writeln!(std::io::stderr(), "{message}");
-            }
-            print(&effective(&found.policy, &environment));
-            Ok(Exit::Ok)
+            found
+                .policy
+                .warnings
+                .iter()
+                .map(ToString::to_string)
+                .chain(notes(&found))
+                .for_each(|message| print_to_stderr(&message));
+            print(&effective(&found.policy, &environment)).map(|()| Exit::Ok)
         }
         (Ok(found), true) => {
-            print(&valid(path, &found, &environment).to_string());
-            Ok(Exit::Ok)
+            let notes: Vec<_> = notes(&found).collect();
+            let configuration = configuration(&found.policy, &environment);
+            let document = valid(path, &configuration, &found.policy.warnings, &notes);
+            print(&format!("{document}\n")).map(|()| Exit::Ok)
         }
         (Err(error), false) => Err(error.into()),
-        (Err(error), true) => {
-            print(&invalid(path, &error).to_string());
-            Ok(error.exit())
-        }
+        (Err(error), true) => print(&format!("{}\n", invalid(path, &error))).map(|()| error.exit()),
     }
-}
-
-fn messages(found: &Inspected) -> Vec<String> {
-    let warnings = found.policy.warnings.iter().map(ToString::to_string);
-    warnings.chain(notes(found)).collect()
 }
 
 fn notes(found: &Inspected) -> impl Iterator<Item = String> {
@@ -71,7 +65,7 @@ fn effective(policy: &Policy, environment: &Environment) -> String {
     let sockets = sockets(policy, environment).join(", else ");
     let _ = writeln!(text, "run by this user: control socket {sockets}");
     let _ = writeln!(text, "run by this user: state in {}", environment.state_folder(Some(policy)).display());
-    text.trim_end().to_owned()
+    text
 }
 
 fn sockets(policy: &Policy, environment: &Environment) -> Vec<String> {
@@ -79,8 +73,8 @@ fn sockets(policy: &Policy, environment: &Environment) -> Vec<String> {
     places.iter().map(|place| place.socket.display().to_string()).collect()
 }
 
-fn valid(path: &Path, found: &Inspected, environment: &Environment) -> Value {
-    let policy = &found.policy;
+/// What is in effect, as JSON.
+fn configuration(policy: &Policy, environment: &Environment) -> Value {
     let texts = |values: &mut dyn Iterator<Item = String>| values.collect::<Vec<_>>();
     let peers: Vec<Value> = policy
         .peers
@@ -108,36 +102,9 @@ fn valid(path: &Path, found: &Inspected, environment: &Environment) -> Value {
                "target": entry.target.to_string(), "peer": entry.peer.as_str()})
         })
         .collect();
-    let warnings: Vec<Value> =
-        policy.warnings.iter().map(|warning| located(&warning.at, &warning.message)).collect();
     json!({
-        "schema": 1, "file": path.display().to_string(), "valid": true,
-        "configuration": {
-            "peer": peers, "inject": inject, "reach": reach,
-            "control": {"socket": sockets(policy, environment)},
-            "state": {"directory": environment.state_folder(Some(policy)).display().to_string()},
-        },
-        "warnings": warnings, "notes": notes(found).collect::<Vec<_>>(), "errors": [],
+        "peer": peers, "inject": inject, "reach": reach,
+        "control": {"socket": sockets(policy, environment)},
+        "state": {"directory": environment.state_folder(Some(policy)).display().to_string()},
     })
-}
-
-fn invalid(path: &Path, error: &LoadError) -> Value {
-    let errors: Vec<Value> = match error {
-        LoadError::Unreadable { path, error } => {
-            let message = format!("{error}{}", fix_of(path, error));
-            vec![json!({"file": path, "line": null, "column": null, "message": message})]
-        }
-        LoadError::Invalid(errors) => {
-            let of_error = |error: &ConfigError| located(&error.at, &error.problem.to_string());
-            errors.iter().map(of_error).collect()
-        }
-    };
-    json!({
-        "schema": 1, "file": path.display().to_string(), "valid": false,
-        "warnings": [], "notes": [], "errors": errors,
-    })
-}
-
-fn located(at: &Position, message: &str) -> Value {
-    json!({"file": at.file.display().to_string(), "line": at.line, "column": at.column, "message": message})
 }

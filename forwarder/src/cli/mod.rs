@@ -1,12 +1,10 @@
 //! The command line: the daemon itself and the commands that ask it.
-#![allow(clippy::print_stdout, reason = "data goes to standard output, messages to standard error")]
 
 mod check;
 mod export;
 mod show;
 mod wait;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,9 +12,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use daemon::changes::{ChangeRequest, Changes, Commands, Needs, Trusted};
+use daemon::changes::{ChangeRequest, Commands, Needs, Trusted};
+use daemon::command_line::{NAME_IT, Verb, document, end, print};
 use daemon::exit::{Exit, ExitError};
-use daemon::text::{Style, period};
+use daemon::text::{Style, lasting, time};
 use policy::forwarder::Policy;
 
 use crate::control::client::{ask_change, ask_report};
@@ -66,7 +65,7 @@ enum Command {
         /// Wait for this peer or `[[reach]]` entry.
         name: String,
         /// Give up after this time.
-        #[arg(long, default_value = "120s", value_parser = duration)]
+        #[arg(long, default_value = "120s", value_parser = time)]
         timeout: Duration,
         #[command(flatten)]
         asking: Asking,
@@ -91,7 +90,7 @@ enum Change {
         file: PathBuf,
         /// Roll back unless `forwarder confirm` follows within TIME (default: 60s); save when
         /// confirmed.
-        #[arg(long, value_name = "TIME", value_parser = duration, num_args = 0..=1, default_missing_value = "60s")]
+        #[arg(long, value_name = "TIME", value_parser = lasting, num_args = 0..=1, default_missing_value = "60s")]
         confirm: Option<Duration>,
         #[command(flatten)]
         asking: Asking,
@@ -125,18 +124,11 @@ pub fn main() -> ExitCode {
             return Exit::from_code(u8::try_from(error.exit_code()).unwrap_or(1)).into();
         }
     };
-    let ended = carry_out(&cli).unwrap_or_else(|error| {
-        // Standard error may be closed; the exit code is left.
-        let _ = writeln!(std::io::stderr(), "{error}");
-        error.exit
-    });
-    ended.into()
+    end(carry_out(&cli))
 }
 
 /// The group of the daemon's user, as the unit has it.
 const GROUP: &str = "causeway-forwarder";
-/// What to do about a missing configuration.
-const NAME_IT: &str = "name the configuration with --config FILE";
 
 fn no_file() -> ExitError {
     ExitError::new(Exit::Usage, NAME_IT)
@@ -163,17 +155,12 @@ fn carry_out(cli: &Cli) -> Outcome {
         Some(Command::Change(command)) => change(config, command),
         Some(Command::Export { exported }) => {
             let config = config.ok_or_else(no_file)?;
-            export::export(exported, config).map(|text| {
-                print(text.trim_end());
-                Exit::Ok
-            })
+            print(&export::export(exported, config)?).map(|()| Exit::Ok)
         }
         Some(Command::Wait { name, timeout, asking }) => {
             let places = places(config, asking)?;
-            wait::wait(&places, name, *timeout, asking.json).map(|line| {
-                print(&line);
-                Exit::Ok
-            })
+            let line = wait::wait(&places, name, *timeout, asking.json)?;
+            print(&format!("{line}\n")).map(|()| Exit::Ok)
         }
     }
 }
@@ -187,24 +174,16 @@ fn change(config: Option<&Path>, command: &Change) -> Outcome {
     | Change::Reload(asking)) = command;
     let places = places(config, asking)?;
     let ask = |request: &ChangeRequest| ask_change(&places, request);
-    let own = || config.ok_or_else(no_file);
     let trusted = config.map_or(Trusted::OthersOnly, Trusted::by_owner_of);
     let commands = Commands { program: "forwarder", ask: &ask, needs, trusted };
-    match command {
-        Change::Plan { file, .. } => show_changes(&commands.plan(file)?, asking.json)?,
-        Change::Apply { file, confirm, .. } => {
-            show_changes(&commands.apply(own()?, file, *confirm)?, asking.json)?;
-            if let Some(patience) = confirm {
-                let line = format!("in force for {}, unless: forwarder confirm", period(patience.as_secs()));
-                // Standard error may be closed; the change is in force all the same.
-                let _ = writeln!(std::io::stderr(), "{line}");
-            }
-        }
-        Change::Confirm(_) => commands.confirm(own()?)?,
-        Change::Rollback(_) => commands.roll_back(own()?)?,
-        Change::Reload(_) => show_changes(&commands.reload(own()?)?, asking.json)?,
-    }
-    Ok(Exit::Ok)
+    let verb = match command {
+        Change::Plan { file, .. } => Verb::Plan(file),
+        Change::Apply { file, confirm, .. } => Verb::Apply(file, *confirm),
+        Change::Confirm(_) => Verb::Confirm,
+        Change::Rollback(_) => Verb::Rollback,
+        Change::Reload(_) => Verb::Reload,
+    };
+    commands.carry_out(verb, config, asking.json)
 }
 
 /// What a configuration of the origin names that the commands need.
@@ -221,29 +200,14 @@ fn needs(name: &Path, text: &str) -> Result<Needs, Needs> {
     }
 }
 
-fn show_changes(changes: &Changes, json: bool) -> Result<(), ExitError> {
-    if json {
-        print(&serde_json::to_string(changes).map_err(|error| ExitError::new(Exit::Failed, error))?);
-    } else {
-        print(changes.text(Style::of_stdout()).trim_end());
-    }
-    Ok(())
-}
-
 fn show<T: Serialize>(
     config: Option<&Path>,
     asking: &Asking,
     render: impl Fn(&Report) -> (T, String, Exit),
 ) -> Outcome {
     let report = ask_report(&places(config, asking)?)?;
-    let (document, text, code) = render(&report);
-    if asking.json {
-        let json = serde_json::to_string(&document).map_err(|error| ExitError::new(Exit::Failed, error))?;
-        print(&json);
-    } else {
-        print(text.trim_end());
-    }
-    Ok(code)
+    let (report, text, code) = render(&report);
+    print(&document(asking.json, &report, || text)?).map(|()| code)
 }
 
 /// The socket that was named, else the configuration's, else every place where a daemon may have made it.
@@ -258,21 +222,6 @@ fn places(config: Option<&Path>, asking: &Asking) -> Result<Vec<Place>, ExitErro
     Ok(Environment::of_process().client_sockets(policy.as_ref()))
 }
 
-fn print(text: &str) {
-    // A reader that has gone away, such as `head`, is no error.
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-/// `120s`, `2m`, or seconds alone.
-fn duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = match text.strip_suffix('m') {
-        Some(number) => (number, 60),
-        None => (text.strip_suffix('s').unwrap_or(text), 1),
-    };
-    let number: u64 = number.parse().map_err(|_| "write it as 120s or 2m".to_owned())?;
-    Ok(Duration::from_secs(number.saturating_mul(unit)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,13 +230,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn durations_are_seconds_or_minutes() {
-        assert_eq!(duration("120s"), Ok(Duration::from_secs(120)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        assert_eq!(duration("7"), Ok(Duration::from_secs(7)));
-        assert!(duration("soon").is_err());
     }
 }

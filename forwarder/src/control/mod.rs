@@ -124,7 +124,7 @@ impl EdgeView {
                 dropped: received.map(|reason| self.node.dropped(*reason)).sum(),
                 unauthentic: self.node.dropped(DropReason::BadHandshake),
                 authentic: status.rx_bytes,
-                handshakes: status.handshakes,
+                handshakes: status.counts.handshakes,
             },
             is_unresolved: self.signs.is_unresolved.load(Ordering::Relaxed),
             is_unsent: self.udp.load().send_errors.read() > 0,

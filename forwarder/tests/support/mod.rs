@@ -230,7 +230,7 @@ impl Edge {
 
     /// Sessions agreed since the start.
     pub fn handshakes(&self) -> u64 {
-        self.node.peers(clock::now())[0].handshakes
+        self.node.peers(clock::now())[0].counts.handshakes
     }
 
     /// Runs until `done` is satisfied with what has happened; fails after ten seconds.

@@ -10,6 +10,8 @@ use super::fingerprint::fingerprint;
 use super::undone::{Left, Undone};
 use crate::kernel::{Failure, FailureKind, Helper, Listing, Routing, UplinkTable};
 use crate::state::{Applied, Guards, State, Switched};
+use daemon::exit::Exit;
+use daemon::files::unwritten;
 
 /// How often a change that failed is looked at before what differs is given up.
 const LOOKS: usize = 3;
@@ -328,8 +330,9 @@ fn present(listing: &str) -> Result<Present, Failure> {
 
 #[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
 fn lost(error: std::io::Error) -> Failure {
-    let message = format!("the state folder cannot be written: {error}; give the daemon's user permission");
-    Failure::new(FailureKind::Permission, message)
+    let refused = unwritten(&error);
+    let is_denied = refused.exit == Exit::Permission;
+    Failure::new(if is_denied { FailureKind::Permission } else { FailureKind::Kernel }, refused.message)
 }
 
 /// The drop tables for a boot, as transactions that work from any state.

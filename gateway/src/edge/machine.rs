@@ -139,7 +139,9 @@ impl Edge {
 
     fn keep_pins(&self, machine: &Machine) {
         if let Err(error) = self.state.keep_pins(&machine.kept()) {
-            tracing::warn!("the state folder cannot be written ({error}); fix its permissions");
+            tracing::warn!(
+                "the state folder cannot be written ({error}); free disk space or fix its permissions"
+            );
         }
     }
 

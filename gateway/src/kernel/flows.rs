@@ -3,32 +3,19 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use rtnetlink::sys::protocols::NETLINK_NETFILTER;
-use rtnetlink::sys::{Socket, SocketAddr as Netlink};
-
+use super::ctnetlink::{
+    DONE, ENTRY, ERROR, FAMILY, Order, attribute, connect, cta, message, number, outcome, request,
+};
 use super::protocol::{Failure, FailureKind, Flow, FlowQuery};
 
-/// `NFNL_SUBSYS_CTNETLINK << 8`; with 1 it asks for entries, with 0 it is one (nfnetlink_conntrack.h).
-const CTNETLINK: u16 = 1 << 8;
-/// `NLM_F_REQUEST | NLM_F_DUMP`
-const FLAGS: u16 = 1 | 0x300;
-/// `NLMSG_ERROR` and `NLMSG_DONE`
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
 /// One datagram of a dump; the kernel makes them no larger than what is offered, up to 32 KiB.
 const DATAGRAM: usize = 64 << 10;
-/// Messages begin at multiples of four.
-const fn aligned(length: usize) -> usize {
-    (length + 3) & !3
-}
 
 /// The flows that fit the query, of which those that carried most come in full, and how many there are.
 pub(super) fn list(query: &FlowQuery) -> Result<(Vec<Flow>, usize), Failure> {
     let failed = |error: io::Error| Failure::new(FailureKind::Kernel, format!("reading flows: {error}"));
-    let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed)?;
-    socket.bind_auto().map_err(failed)?;
-    socket.connect(&Netlink::new(0, 0)).map_err(failed)?;
-    socket.send(&request(query), 0).map_err(failed)?;
+    let socket = connect().map_err(failed)?;
+    socket.send(&request(Order::List, query.mark, query.mask), 0).map_err(failed)?;
     let (mut largest, mut matched) = (Largest::new(query.limit), 0);
     let mut datagram = Vec::with_capacity(DATAGRAM);
     loop {
@@ -85,87 +72,49 @@ impl FlowQuery {
     }
 }
 
-/// A dump of the entries whose mark, masked, is the query's.
-fn request(query: &FlowQuery) -> Vec<u8> {
-    let mut message = Vec::new();
-    message.extend(36_u32.to_ne_bytes());
-    message.extend((CTNETLINK | 1).to_ne_bytes());
-    message.extend(FLAGS.to_ne_bytes());
-    // Sequence and port: one request at a time needs neither. Then any family, version 0, no resource.
-    message.extend([0; 12]);
-    for (kind, value) in [(8_u16, query.mark), (21, query.mask)] {
-        message.extend(8_u16.to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend(value.to_be_bytes());
-    }
-    message
-}
-
 /// Reads a datagram of the dump; whether it was the last.
 fn read(mut datagram: &[u8], each: &mut impl FnMut(Flow)) -> io::Result<bool> {
-    while let Some((header, rest)) = datagram.split_at_checked(16) {
-        let length = number::<4>(header, 0).map_or(0, u32::from_ne_bytes);
-        let body = usize::try_from(length).ok().and_then(|length| rest.get(..length.checked_sub(16)?));
-        let body = body.ok_or(io::ErrorKind::InvalidData)?;
-        match number::<2>(header, 4).map_or(0, u16::from_ne_bytes) {
+    while !datagram.is_empty() {
+        let (kind, body, rest) = message(datagram).ok_or(io::ErrorKind::InvalidData)?;
+        match kind {
             DONE => return Ok(true),
-            ERROR => {
-                let code = number::<4>(body, 0).map_or(0, i32::from_ne_bytes);
-                return Err(io::Error::from_raw_os_error(code.saturating_neg()));
-            }
-            // Entries that are being torn down may lack a part; they are gone by the time anybody reads of them.
-            CTNETLINK => body.get(4..).and_then(flow).into_iter().for_each(&mut *each),
+            ERROR => return outcome(body).map(|()| false),
+            // Entries that are being torn down may lack a part; they are gone by the time the answer is read.
+            ENTRY => body.get(FAMILY..).and_then(flow).into_iter().for_each(&mut *each),
             _ => {}
         }
-        datagram = rest.get(aligned(body.len())..).unwrap_or_default();
+        datagram = rest;
     }
     Ok(false)
 }
 
-fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..at + N)?.try_into().ok()
-}
-
-/// The attributes of a message or of a nested attribute.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16::from_ne_bytes(number(bytes, 0)?));
-        let kind = u16::from_ne_bytes(number(bytes, 2)?) & 0x3fff;
-        let value = bytes.get(4..length)?;
-        bytes = bytes.get(aligned(length)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
-}
-
 fn flow(bytes: &[u8]) -> Option<Flow> {
-    let (protocol, client, listen) = tuple(attribute(bytes, 1)?)?;
-    let (_, target, answered) = tuple(attribute(bytes, 2)?)?;
+    let (protocol, client, listen) = tuple(attribute(bytes, cta::TUPLE_ORIG)?)?;
+    let (_, target, answered) = tuple(attribute(bytes, cta::TUPLE_REPLY)?)?;
     let long = |outer, inner| {
         let value = attribute(attribute(bytes, outer)?, inner)?;
         number(value, 0).map(u64::from_be_bytes)
     };
-    let tcp = attribute(bytes, 4).and_then(|info| attribute(info, 1));
+    let both = |inner| [cta::COUNTERS_ORIG, cta::COUNTERS_REPLY].map(|way| long(way, inner).unwrap_or(0));
+    let tcp = attribute(bytes, cta::PROTOINFO).and_then(|info| attribute(info, cta::PROTOINFO_TCP));
+    let state = tcp.and_then(|tcp| attribute(tcp, cta::PROTOINFO_TCP_STATE));
     Some(Flow {
-        mark: attribute(bytes, 8).and_then(|mark| number(mark, 0)).map_or(0, u32::from_be_bytes),
+        mark: attribute(bytes, cta::MARK).and_then(|mark| number(mark, 0)).map_or(0, u32::from_be_bytes),
         protocol,
         client,
         listen,
         target,
         answered,
-        packets: [long(9, 1).unwrap_or(0), long(10, 1).unwrap_or(0)],
-        bytes: [long(9, 2).unwrap_or(0), long(10, 2).unwrap_or(0)],
-        started_nanoseconds: long(20, 1),
-        tcp_state: tcp.and_then(|tcp| attribute(tcp, 1)).and_then(|state| state.first().copied()),
+        packets: both(cta::COUNTERS_PACKETS),
+        bytes: both(cta::COUNTERS_BYTES),
+        started_nanoseconds: long(cta::TIMESTAMP, cta::TIMESTAMP_START),
+        tcp_state: state.and_then(|state| state.first().copied()),
     })
 }
 
 /// Protocol, source and destination; a protocol without ports has port 0.
 fn tuple(bytes: &[u8]) -> Option<(u8, SocketAddr, SocketAddr)> {
-    let (addresses, protocol) = (attribute(bytes, 1)?, attribute(bytes, 2)?);
+    let (addresses, protocol) = (attribute(bytes, cta::TUPLE_IP)?, attribute(bytes, cta::TUPLE_PROTO)?);
     let address = |v4: u16, v6: u16| -> Option<IpAddr> {
         match attribute(addresses, v4) {
             Some(four) => number::<4>(four, 0).map(|octets| Ipv4Addr::from(octets).into()),
@@ -174,18 +123,20 @@ fn tuple(bytes: &[u8]) -> Option<(u8, SocketAddr, SocketAddr)> {
     };
     let port =
         |kind| attribute(protocol, kind).and_then(|port| number(port, 0)).map_or(0, u16::from_be_bytes);
-    let number = attribute(protocol, 1)?.first().copied()?;
-    Some((number, SocketAddr::new(address(1, 3)?, port(2)), SocketAddr::new(address(2, 4)?, port(3))))
+    let source = SocketAddr::new(address(cta::IP_V4_SRC, cta::IP_V6_SRC)?, port(cta::PROTO_SRC_PORT));
+    let destination = SocketAddr::new(address(cta::IP_V4_DST, cta::IP_V6_DST)?, port(cta::PROTO_DST_PORT));
+    Some((attribute(protocol, cta::PROTO_NUM)?.first().copied()?, source, destination))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::ctnetlink::aligned;
     use super::*;
 
     #[test]
     fn an_entry_is_read_with_all_its_parts() {
         let mut flows = Vec::new();
-        assert!(!read(&message(CTNETLINK, &entry()), &mut |flow| flows.push(flow)).unwrap());
+        assert!(!read(&sent(ENTRY, &entry()), &mut |flow| flows.push(flow)).unwrap());
         let flow = flows.pop().unwrap();
         assert_eq!((flow.mark, flow.protocol, flow.tcp_state), (0x4357_0001, 6, Some(3)));
         assert_eq!(flow.client, "203.0.113.10:40000".parse().unwrap());
@@ -197,27 +148,27 @@ mod tests {
 
     #[test]
     fn a_cut_message_is_an_error_and_a_cut_attribute_no_flow() {
-        let whole = message(CTNETLINK, &entry());
+        let whole = sent(ENTRY, &entry());
         assert!(read(&whole[..whole.len() - 4], &mut |_| {}).is_err());
         for length in 0..entry().len() {
             let mut count = 0;
             // Wherever the entry is cut, nothing panics, and there is at most one flow.
-            let _ = read(&message(CTNETLINK, &entry()[..length]), &mut |_| count += 1);
+            let _ = read(&sent(ENTRY, &entry()[..length]), &mut |_| count += 1);
             assert!(count <= 1);
         }
     }
 
     #[test]
     fn the_end_and_an_error_end_the_dump() {
-        assert!(read(&message(DONE, &[0; 4]), &mut |_| {}).unwrap());
-        let error = read(&message(ERROR, &(-libc::EPERM).to_ne_bytes()), &mut |_| {}).unwrap_err();
+        assert!(read(&sent(DONE, &[0; 4]), &mut |_| {}).unwrap());
+        let error = read(&sent(ERROR, &(-libc::EPERM).to_ne_bytes()), &mut |_| {}).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EPERM));
     }
 
     #[test]
     fn a_query_is_by_service_and_by_any_of_three_addresses() {
         let mut flows = Vec::new();
-        read(&message(CTNETLINK, &entry()), &mut |flow| flows.push(flow)).unwrap();
+        read(&sent(ENTRY, &entry()), &mut |flow| flows.push(flow)).unwrap();
         let fits = |marks: &[u32], address: Option<&str>| {
             let address = address.map(|address| address.parse().unwrap());
             let query =
@@ -234,7 +185,7 @@ mod tests {
     #[test]
     fn those_that_carried_most_are_kept_wherever_in_the_dump_they_are() {
         let mut flows = Vec::new();
-        read(&message(CTNETLINK, &entry()), &mut |flow| flows.push(flow)).unwrap();
+        read(&sent(ENTRY, &entry()), &mut |flow| flows.push(flow)).unwrap();
         for limit in [1, 3, 50, 200] {
             let mut largest = Largest::new(limit);
             // 0, 37, 74 … 99, 36 …: every number below 100 once, in no order.
@@ -248,13 +199,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_request_is_as_long_as_it_says() {
-        let query = FlowQuery { mark: 1, mask: 2, marks: Vec::new(), address: None, limit: 1 };
-        assert_eq!(request(&query).len(), 44 - 8);
-    }
-
-    fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+    fn sent(kind: u16, body: &[u8]) -> Vec<u8> {
         let length = u32::try_from(16 + body.len()).unwrap();
         let mut bytes = [length.to_ne_bytes().to_vec(), kind.to_ne_bytes().to_vec(), vec![0; 10]].concat();
         bytes.extend(body);

@@ -18,6 +18,7 @@
 
 mod client;
 mod conntrack;
+mod ctnetlink;
 mod devices;
 mod flows;
 mod frame;

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use daemon::changes::Trials;
 use daemon::clock_mark::ClockMark;
 use daemon::exit::ExitError;
-use daemon::files::{Lock, make_folder, read, remove, replace};
+use daemon::files::{Lock, make_folder, read, read_json, remove, replace, replace_json};
 use ipnetwork::IpNetwork;
 use policy::trust::KeptPin;
 use serde::de::DeserializeOwned;
@@ -219,14 +219,11 @@ impl State {
     }
 
     fn load<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        let bytes = read(&self.folder.join(name)).ok()??;
-        serde_json::from_slice(&bytes).ok()
+        read_json(&self.folder.join(name))
     }
 
     fn keep(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(value)?;
-        text.push(b'\n');
-        replace(&self.folder.join(name), &text)
+        replace_json(&self.folder.join(name), value)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a running forwarder takes of another configuration.
 
 use super::model::{Peer, Policy};
-use crate::change::Change;
+use crate::change::{Change, Settings};
 
 impl Policy {
     /// What `next` has otherwise and cannot change while the daemon runs.
@@ -20,7 +20,6 @@ impl Policy {
             (!is_kept, "a peer's name, key, address or place"),
             (self.interface.mtu != next.interface.mtu, "[interface] mtu"),
             (self.interface.listen_port != next.interface.listen_port, "[interface] listen_port"),
-            (self.metrics != next.metrics, "[metrics]"),
             (self.control != next.control, "[control]"),
             (self.state_directory != next.state_directory, "[state]"),
             (self.offload != next.offload, "[offload]"),
@@ -47,15 +46,10 @@ impl Policy {
             let line = format!("~ {:?} → {:?}", self.limits, next.limits);
             changes.push(Change { part: "limits", line });
         }
-        let (old, new) = (self.log, next.log);
-        let words = [
-            ("level", old.level.as_str(), new.level.as_str()),
-            ("format", old.format.as_str(), new.format.as_str()),
-        ];
-        for (key, old, new) in words.into_iter().filter(|(_, old, new)| old != new) {
-            changes.push(Change { part: "log", line: format!("~ {key} {old} → {new}") });
-        }
-        changes
+        let mut settings = Settings { lines: changes };
+        self.metrics.note_changes(&next.metrics, &mut settings);
+        self.log.note_changes(next.log, &mut settings);
+        settings.lines
     }
 }
 

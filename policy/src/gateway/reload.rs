@@ -1,10 +1,8 @@
 //! What another configuration changes at a running edge, besides its plan.
 
-use std::fmt::Debug;
-
 use super::model::{Peer, Policy};
 use crate::Mtu;
-use crate::change::Change;
+use crate::change::{Change, Settings};
 use crate::sections::List;
 
 impl Policy {
@@ -47,40 +45,24 @@ impl Policy {
             &next.container_interfaces,
         );
         changes.lists(&self.lists, &next.lists);
-        changes.debug("metrics", "listen", &self.metrics.listen, &next.metrics.listen);
-        changes.debug("metrics", "hosts", &self.metrics.hosts, &next.metrics.hosts);
-        changes.field("log", "level", self.log.level.as_str(), next.log.level.as_str());
-        changes.field("log", "format", self.log.format.as_str(), next.log.format.as_str());
+        self.metrics.note_changes(&next.metrics, &mut changes);
+        self.log.note_changes(next.log, &mut changes);
         for ((key, old), (_, new)) in self.offload.switches().into_iter().zip(next.offload.switches()) {
             changes.field("offload", key, old.as_str(), new.as_str());
         }
         changes.field("reload", "watch", &self.watch.to_string(), &next.watch.to_string());
-        changes.0
+        changes.lines
     }
 }
 
-/// Lines of what changed.
-#[derive(Default)]
-struct Settings(Vec<Change>);
-
 impl Settings {
-    fn field(&mut self, part: &'static str, what: &str, old: &str, new: &str) {
-        if old != new {
-            self.0.push(Change { part, line: format!("~ {what} {old} → {new}") });
-        }
-    }
-
-    fn debug<T: Debug + PartialEq>(&mut self, part: &'static str, what: &str, old: &T, new: &T) {
-        self.field(part, what, &format!("{old:?}"), &format!("{new:?}"));
-    }
-
     fn lists(&mut self, old: &[List], new: &[List]) {
         let has = |lists: &[List], name| lists.iter().any(|list| list.name == name);
         for list in old.iter().filter(|list| !has(new, list.name.clone())) {
-            self.0.push(Change { part: "list", line: format!("- @{}", list.name) });
+            self.lines.push(Change { part: "list", line: format!("- @{}", list.name) });
         }
         for list in new.iter().filter(|list| !has(old, list.name.clone())) {
-            self.0.push(Change { part: "list", line: format!("+ @{}", list.name) });
+            self.lines.push(Change { part: "list", line: format!("+ @{}", list.name) });
         }
         for (old, new) in pairs(old, new, |list: &List| &list.name) {
             let name = &old.name;

@@ -1,5 +1,6 @@
 //! `[log]`: what is logged, and how.
 
+use crate::change::Settings;
 use crate::reader::Table;
 
 /// `[log]`
@@ -9,6 +10,14 @@ pub struct Log {
     pub level: LogLevel,
     /// How lines look.
     pub format: LogFormat,
+}
+
+impl Log {
+    /// Notes what `next` has otherwise.
+    pub(crate) fn note_changes(self, next: Self, changes: &mut Settings) {
+        changes.field("log", "level", self.level.as_str(), next.level.as_str());
+        changes.field("log", "format", self.format.as_str(), next.format.as_str());
+    }
 }
 
 /// Levels of importance, as `tracing` has them.

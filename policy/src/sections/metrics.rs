@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::change::Settings;
 use crate::fields::{self, At};
 use crate::reader::{Table, Value};
 use crate::{Host, text};
@@ -13,6 +14,14 @@ pub struct Metrics {
     pub listen: Vec<SocketAddr>,
     /// Host names under which the pages may be requested, besides addresses and `localhost`.
     pub hosts: Vec<Host>,
+}
+
+impl Metrics {
+    /// Notes what `next` has otherwise.
+    pub(crate) fn note_changes(&self, next: &Self, changes: &mut Settings) {
+        changes.values("metrics", "listen", &self.listen, &next.listen);
+        changes.values("metrics", "hosts", &self.hosts, &next.hosts);
+    }
 }
 
 /// `[metrics]`, and where its addresses are.

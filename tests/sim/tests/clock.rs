@@ -169,7 +169,7 @@ fn an_authentic_but_old_stamp_makes_the_other_side_initiate_once_in_five_seconds
     pair.edge.node.update_peers(&[config.clone()], &[], now).expect("a peer");
     pair.send(Side::Edge);
     pair.run(secs(200));
-    assert_eq!(pair.peer(Side::Origin).handshakes, 1);
+    assert_eq!(pair.peer(Side::Origin).counts.handshakes, 1);
 
     pair.restart(Side::Edge, config, Duration::ZERO);
     pair.send(Side::Edge);
@@ -187,7 +187,7 @@ fn old_stamps_replayed_while_the_peer_is_heard_provoke_nothing() {
     pair.run(secs(1));
     let sent = pair.path.record.take().expect("a record");
     let (_, initiation) = sent.into_iter().find(|(side, _)| *side == Side::Origin).expect("an initiation");
-    let handshakes = pair.peer(Side::Edge).handshakes;
+    let handshakes = pair.peer(Side::Edge).counts.handshakes;
 
     for _ in 0..100 {
         pair.inject(Side::Edge, at("203.0.113.66:4500"), initiation.clone());
@@ -195,7 +195,7 @@ fn old_stamps_replayed_while_the_peer_is_heard_provoke_nothing() {
     }
 
     assert_eq!(pair.dropped(Side::Edge, DropReason::OldTimestamp), 100);
-    assert_eq!(pair.peer(Side::Edge).handshakes, handshakes);
+    assert_eq!(pair.peer(Side::Edge).counts.handshakes, handshakes);
     assert_eq!(pair.peer(Side::Edge).endpoint.map(|endpoint| endpoint.remote), Some(at(ORIGIN_AT)));
 }
 

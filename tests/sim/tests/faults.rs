@@ -26,7 +26,7 @@ fn rekeys_without_losing_a_packet() {
     pair.run_sending(&BOTH, ms(20), secs(600));
     pair.run(secs(1));
 
-    let handshakes = pair.peer(Side::Origin).handshakes;
+    let handshakes = pair.peer(Side::Origin).counts.handshakes;
     assert!((5..=7).contains(&handshakes), "{handshakes}");
     assert_eq!((pair.arrived(Side::Edge), pair.arrived(Side::Origin)), (30_000, 30_000));
 }
@@ -39,7 +39,7 @@ fn a_plain_pair_rekeys_without_losing_a_packet_whoever_began() {
         pair.run(secs(1));
 
         assert_eq!(pair.arrived(side.other()), 12_000);
-        let handshakes = pair.peer(side).handshakes;
+        let handshakes = pair.peer(side).counts.handshakes;
         assert!((4..=8).contains(&handshakes), "{handshakes}");
     }
 }

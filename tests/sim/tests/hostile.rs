@@ -198,7 +198,7 @@ fn an_honest_origin_connects_through_a_flood_of_spoofed_sources() {
             pair.inject(Side::Edge, (source, 4500).into(), message.clone());
         }
         pair.run(ms(1));
-        if connected.is_none() && pair.peer(Side::Edge).handshakes > 0 {
+        if connected.is_none() && pair.peer(Side::Edge).counts.handshakes > 0 {
             connected = Some(pair.elapsed() - started);
         }
     }
@@ -240,7 +240,7 @@ fn both_sides_may_begin_at_the_same_moment() {
         pair.run_sending(&[Side::Origin, Side::Edge], ms(100), secs(300));
         pair.run(secs(1));
         assert_eq!((pair.arrived(Side::Edge), pair.arrived(Side::Origin)), (3000, 3000), "seed {seed}");
-        assert!(pair.peer(Side::Edge).handshakes <= 12, "{}", pair.peer(Side::Edge).handshakes);
+        assert!(pair.peer(Side::Edge).counts.handshakes <= 12, "{}", pair.peer(Side::Edge).counts.handshakes);
     }
 }
 

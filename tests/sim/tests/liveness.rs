@@ -17,7 +17,7 @@ fn round_trip_and_loss_come_from_the_probes() {
         let peer = pair.peer(side);
         let rtt = peer.rtt.expect("a round trip");
         assert!(rtt >= ms(29) && rtt <= ms(31), "{rtt:?}");
-        assert_eq!((peer.loss_ratio, peer.probes_lost), (Some(0.0), 0));
+        assert_eq!((peer.loss_ratio, peer.counts.probes_lost), (Some(0.0), 0));
     }
 
     pair.path.faults = Faults { loss: 0.3, ..Faults::default() };
@@ -187,7 +187,7 @@ fn a_keepalive_alone_keeps_the_session_for_ever() {
     }
     pair.run(secs(1));
     assert_eq!(pair.arrived(Side::Origin), 120);
-    let handshakes = pair.peer(Side::Origin).handshakes;
+    let handshakes = pair.peer(Side::Origin).counts.handshakes;
     assert!(handshakes <= 65, "{handshakes}");
 }
 
@@ -202,5 +202,5 @@ fn received_data_is_answered_by_a_keepalive_within_ten_seconds() {
     pair.run(secs(11));
 
     assert_eq!(pair.edge.sent, sent + 1);
-    assert_eq!(pair.peer(Side::Origin).handshakes, 1, "no needless handshake");
+    assert_eq!(pair.peer(Side::Origin).counts.handshakes, 1, "no needless handshake");
 }

@@ -13,6 +13,7 @@ fn recovers_for_ever_after_the_session_expired() {
         pair.path.set_blackhole(true);
         pair.run(secs(6 * 3600));
         assert_eq!(pair.state(Side::Origin), PeerState::Down);
+        assert!(pair.peer(Side::Origin).counts.handshake_failures > 0, "liveness {liveness}");
 
         pair.path.set_blackhole(false);
         let took = pair.run_until(limit, |pair| pair.state(Side::Origin) == PeerState::Up);
@@ -87,7 +88,7 @@ fn an_edge_that_has_answered_waits_for_the_confirmation_before_it_calls_itself()
     pair.path.record = Some(Vec::new());
     pair.run(secs(4));
     assert_eq!(initiations(&mut pair, Side::Edge), 0);
-    assert_eq!((pair.peer(Side::Edge).handshakes, pair.peer(Side::Origin).handshakes), (1, 1));
+    assert_eq!((pair.peer(Side::Edge).counts.handshakes, pair.peer(Side::Origin).counts.handshakes), (1, 1));
 
     // The response is never confirmed, because the origin is gone.
     let mut pair = Pair::new(Setup::default());
@@ -160,14 +161,19 @@ fn a_short_outage_ends_with_the_first_rung() {
     let mut pair = Pair::connected(Setup::default());
     pair.run(secs(20));
     pair.path.set_blackhole(true);
-    pair.run_until(secs(10), |pair| pair.peer(Side::Origin).recoveries[0] == 1).expect("the first step");
+    pair.run_until(secs(10), |pair| pair.peer(Side::Origin).counts.recoveries[0] == 1)
+        .expect("the first step");
     pair.path.set_blackhole(false);
 
     pair.run(secs(60));
 
     assert_eq!(pair.state(Side::Origin), PeerState::Up);
-    assert!(pair.peer(Side::Origin).recoveries[0] <= 2, "{:?}", pair.peer(Side::Origin).recoveries);
-    assert_eq!(pair.peer(Side::Origin).recoveries[2], 0);
+    assert!(
+        pair.peer(Side::Origin).counts.recoveries[0] <= 2,
+        "{:?}",
+        pair.peer(Side::Origin).counts.recoveries
+    );
+    assert_eq!(pair.peer(Side::Origin).counts.recoveries[2], 0);
 }
 
 #[test]
@@ -179,7 +185,7 @@ fn the_resolved_address_is_tried_at_once() {
     let config = pair.peer_config(Side::Edge);
     pair.restart(Side::Edge, config, secs(0));
 
-    pair.run_until(secs(15), |pair| pair.peer(Side::Origin).recoveries[2] == 1)
+    pair.run_until(secs(15), |pair| pair.peer(Side::Origin).counts.recoveries[2] == 1)
         .expect("the name is to be resolved");
     let (id, now) = (pair.peer_id(Side::Origin), pair.now(Side::Origin));
     pair.origin.node.set_endpoint(id, moved, now);
@@ -283,11 +289,11 @@ fn a_session_past_its_life_carries_nothing_even_right_after_a_suspend() {
 fn a_change_of_network_tries_the_path_at_once() {
     let mut pair = Pair::connected(Setup::default());
     pair.run(secs(20));
-    let handshakes = pair.peer(Side::Origin).handshakes;
+    let handshakes = pair.peer(Side::Origin).counts.handshakes;
     pair.path.rebind();
     pair.network_change(Side::Origin);
 
-    let took = pair.run_until(secs(5), |pair| pair.peer(Side::Origin).handshakes > handshakes);
+    let took = pair.run_until(secs(5), |pair| pair.peer(Side::Origin).counts.handshakes > handshakes);
     assert!(took.is_some_and(|took| took <= ms(50)), "{took:?}");
     assert_eq!(pair.peer(Side::Edge).endpoint.map(|endpoint| endpoint.remote), Some(pair.path.mapping()));
 }
@@ -334,7 +340,11 @@ fn a_one_way_failure_is_seen_and_tried() {
     pair.run(secs(20));
     pair.path.blackhole = [true, false];
     pair.run(secs(30));
-    assert!(pair.peer(Side::Origin).recoveries[1] >= 1, "{:?}", pair.peer(Side::Origin).recoveries);
+    assert!(
+        pair.peer(Side::Origin).counts.recoveries[1] >= 1,
+        "{:?}",
+        pair.peer(Side::Origin).counts.recoveries
+    );
 
     pair.path.blackhole = [false, false];
     pair.path.faults = Faults::default();
@@ -354,10 +364,10 @@ fn a_peer_that_stops_to_answer_probes_is_not_pestered_with_handshakes() {
     pair.edge.node.update_peers(&[config], &[], now).expect("a peer");
     pair.run(secs(900));
 
-    let handshakes = pair.peer(Side::Origin).handshakes;
+    let handshakes = pair.peer(Side::Origin).counts.handshakes;
     assert!(handshakes < 80, "{handshakes} in fifteen minutes");
     pair.run(secs(3600));
-    let later = pair.peer(Side::Origin).handshakes - handshakes;
+    let later = pair.peer(Side::Origin).counts.handshakes - handshakes;
     assert!(later <= 40, "{later} in the hour after that");
     assert_eq!(pair.state(Side::Origin), PeerState::Up);
 }

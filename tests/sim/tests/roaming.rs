@@ -100,14 +100,14 @@ fn replies_leave_from_the_address_the_packet_came_to() {
 fn a_rebinding_while_busy_is_followed_at_once() {
     for seed in 1..=50 {
         let mut pair = Pair::connected(Setup { seed, ..Setup::default() });
-        let handshakes = pair.peer(Side::Origin).handshakes;
+        let handshakes = pair.peer(Side::Origin).counts.handshakes;
         pair.run_sending(&[Side::Origin, Side::Edge], ms(10), secs(2));
         let mapping = pair.path.rebind();
 
         pair.send(Side::Origin);
         let took = pair.run_until(secs(1), |pair| endpoint(pair) == mapping).expect("it is followed");
         assert!(took <= ms(30), "{took:?}");
-        assert_eq!(pair.peer(Side::Origin).handshakes, handshakes);
+        assert_eq!(pair.peer(Side::Origin).counts.handshakes, handshakes);
     }
 }
 
@@ -156,7 +156,7 @@ fn an_old_initiation_replayed_after_a_restart_does_not_move_the_endpoint() {
     pair.inject(Side::Edge, at(ELSEWHERE), initiation);
 
     assert_eq!(endpoint(&pair), at(ORIGIN_AT));
-    assert_eq!(pair.peer(Side::Edge).handshakes, 0);
+    assert_eq!(pair.peer(Side::Edge).counts.handshakes, 0);
 }
 
 fn endpoint(pair: &Pair) -> std::net::SocketAddr {

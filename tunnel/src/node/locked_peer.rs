@@ -1,7 +1,5 @@
 //! One peer under its lock: every call into its `Tunn`, and the deadline that follows from it.
 
-use std::sync::atomic::Ordering;
-
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::{Tunn, TunnResult};
 use parking_lot::MutexGuard;
@@ -230,7 +228,7 @@ impl<'a> LockedPeer<'a> {
         self.core.expired = true;
         self.node.drops.count_many(DropReason::NoSession, std::mem::take(&mut self.core.waiting));
         if failed {
-            self.peer.stats.failed.store(true, Ordering::Relaxed);
+            self.peer.stats.record_failure();
         }
         if self.core.opens() || (failed && self.core.wanted) {
             self.core.start_recovery(self.node.liveness.is_some(), self.now.instant);
@@ -260,7 +258,7 @@ impl<'a> LockedPeer<'a> {
             if let Some(before) = before {
                 self.core.shared_key.note_move(self.now.instant, before, path.remote);
             }
-            self.peer.stats.endpoint_changes.fetch_add(1, Ordering::Relaxed);
+            self.peer.stats.record_move();
             self.node.events.push(Event::EndpointChanged { peer: self.peer.id, endpoint: path });
         }
     }

@@ -49,6 +49,7 @@ pub use config::{Liveness, MtuRange, NodeConfig, PeerConfig};
 pub use received::Received;
 pub use refused::{Refused, RefusedKey};
 pub use shared_key::SharedKey;
+pub use stats::PeerCounts;
 pub use status::{Event, PeerError, PeerState, PeerStatus, RecoveryStep, Verdict};
 
 use crate::endpoint::LocalSide;

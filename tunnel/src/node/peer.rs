@@ -59,13 +59,8 @@ impl Peer {
             rtt: stats.rtt.load(),
             loss_ratio: stats.loss_ratio(),
             path_mtu: stats.path_mtu(),
-            probes_lost: stats.probes_lost.load(Ordering::Relaxed),
-            handshakes: stats.handshakes.load(Ordering::Relaxed),
-            endpoint_changes: stats.endpoint_changes.load(Ordering::Relaxed),
+            counts: stats.counts(),
             shared_key: stats.shared_key.lock().filter(|shared| shared.is_fresh(now.instant)),
-            recoveries: std::array::from_fn(|step| {
-                stats.recoveries.get(step).map_or(0, |count| count.load(Ordering::Relaxed))
-            }),
         }
     }
 }

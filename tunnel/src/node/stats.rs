@@ -11,6 +11,21 @@ use super::shared_key::SharedKey;
 use super::status::{PeerState, RecoveryStep};
 use crate::time::{Instant, Now};
 
+/// What happened to a peer since the node started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerCounts {
+    /// Handshakes agreed.
+    pub handshakes: u64,
+    /// Attempts to agree a session that had no answer in time.
+    pub handshake_failures: u64,
+    /// Changes of its endpoint.
+    pub endpoint_changes: u64,
+    /// Recovery steps taken, by [`RecoveryStep`] in declaration order.
+    pub recoveries: [u64; 3],
+    /// Probes lost.
+    pub probes_lost: u64,
+}
+
 /// Counters and times of one peer.
 #[derive(Default)]
 pub(super) struct PeerStats {
@@ -18,10 +33,11 @@ pub(super) struct PeerStats {
     pub(super) tx_bytes: AtomicU64,
     pub(super) rx_packets: AtomicU64,
     pub(super) tx_packets: AtomicU64,
-    pub(super) handshakes: AtomicU64,
-    pub(super) endpoint_changes: AtomicU64,
-    pub(super) recoveries: [AtomicU64; 3],
-    pub(super) probes_lost: AtomicU64,
+    handshakes: AtomicU64,
+    handshake_failures: AtomicU64,
+    endpoint_changes: AtomicU64,
+    recoveries: [AtomicU64; 3],
+    probes_lost: AtomicU64,
     /// Zero while none was found.
     pub(super) path_mtu: AtomicU16,
     pub(super) rtt: AtomicDuration,
@@ -32,7 +48,7 @@ pub(super) struct PeerStats {
     pub(super) handshake: AtomicDuration,
     pub(super) handshake_wall: AtomicDuration,
     pub(super) answered: AtomicBool,
-    pub(super) failed: AtomicBool,
+    failed: AtomicBool,
     pub(super) shared_key: Mutex<Option<SharedKey>>,
 }
 
@@ -64,12 +80,35 @@ impl PeerStats {
         add(&self.rx_bytes, bytes);
     }
 
+    /// What happened since the start.
+    pub(super) fn counts(&self) -> PeerCounts {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        PeerCounts {
+            handshakes: read(&self.handshakes),
+            handshake_failures: read(&self.handshake_failures),
+            endpoint_changes: read(&self.endpoint_changes),
+            recoveries: self.recoveries.each_ref().map(read),
+            probes_lost: read(&self.probes_lost),
+        }
+    }
+
     /// A session was agreed.
     pub(super) fn record_handshake(&self, now: Now) {
         self.handshakes.fetch_add(1, Ordering::Relaxed);
         self.handshake.store(Some(now.instant.since_boot()));
         self.handshake_wall.store(Some(now.wall));
         self.failed.store(false, Ordering::Relaxed);
+    }
+
+    /// No session could be agreed in time.
+    pub(super) fn record_failure(&self) {
+        self.handshake_failures.fetch_add(1, Ordering::Relaxed);
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// It was heard from elsewhere.
+    pub(super) fn record_move(&self) {
+        self.endpoint_changes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A step of the recovery ladder was taken.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::shared_key::SharedKey;
+use super::stats::PeerCounts;
 use crate::endpoint::{Endpoint, PeerId};
 use crate::key::PublicKey;
 use crate::reason::DropReason;
@@ -178,14 +179,8 @@ pub struct PeerStatus {
     pub loss_ratio: Option<f64>,
     /// The largest inner packet that the path carries, once that was searched and found.
     pub path_mtu: Option<u16>,
-    /// Probes lost since the start.
-    pub probes_lost: u64,
-    /// Handshakes agreed since the start.
-    pub handshakes: u64,
-    /// Endpoint changes since the start.
-    pub endpoint_changes: u64,
+    /// What happened to it since the start.
+    pub counts: PeerCounts,
     /// That two machines use one key, if a sign of it was seen within the last minute.
     pub shared_key: Option<SharedKey>,
-    /// Recovery steps taken, by [`RecoveryStep`] in declaration order.
-    pub recoveries: [u64; 3],
 }

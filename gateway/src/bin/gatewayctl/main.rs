@@ -2,7 +2,7 @@
 
 mod fetch;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,16 +10,16 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use daemon::changes::{ChangeRequest, Changes, Commands, Needs, Trusted};
+use daemon::changes::{ChangeRequest, Commands, Needs, Trusted};
+use daemon::command_line::{Verb, document, end, print};
 use daemon::exit::{Exit, ExitError};
-use daemon::text::{Style, period};
+use daemon::text::{Style, lasting};
 use gateway::control::client::{DEFAULT_SOCKET, ask};
 use gateway::control::protocol::{Reply, Request};
 use gateway::control::render;
 use gateway::exchange::{self, CONFIGURATION, Exported, Imported};
 use gateway::keygen::{Owner, keygen};
 use gateway::lists;
-use serde::Serialize;
 
 /// Show and change the running edge.
 #[derive(Parser)]
@@ -90,8 +90,8 @@ enum Command {
         /// Ban this address.
         address: IpAddr,
         /// Lift the ban after TIME, such as 10m or 24h; permanent if omitted.
-        #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
-        period: Option<u64>,
+        #[arg(long = "for", value_name = "TIME", value_parser = lasting)]
+        period: Option<Duration>,
     },
     /// Lift a ban.
     Unban {
@@ -142,8 +142,8 @@ enum Change {
         file: PathBuf,
         /// Roll back unless `gatewayctl confirm` follows within TIME (default: 60s); save when
         /// confirmed.
-        #[arg(long, value_name = "TIME", value_parser = seconds, num_args = 0..=1, default_missing_value = "60s")]
-        confirm: Option<u64>,
+        #[arg(long, value_name = "TIME", value_parser = lasting, num_args = 0..=1, default_missing_value = "60s")]
+        confirm: Option<Duration>,
         /// Print one JSON object instead of text.
         #[arg(long)]
         json: bool,
@@ -225,13 +225,7 @@ struct Output {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(&arguments) {
-        Ok(exit) => exit.into(),
-        Err(stop) => {
-            print_to_stderr(&stop.message);
-            stop.exit.into()
-        }
-    }
+    end(run(&arguments))
 }
 
 fn run(arguments: &Arguments) -> Result<Exit, ExitError> {
@@ -245,12 +239,12 @@ fn run(arguments: &Arguments) -> Result<Exit, ExitError> {
         Command::Status { output } => show(socket, &Request::Status, *output),
         Command::Bans { output } => show(socket, &Request::Bans, *output),
         Command::Ban { address, period } => {
-            send(socket, &Request::Ban { address: *address, seconds: *period })
+            send(socket, &Request::Ban { address: *address, seconds: period.map(|time| time.as_secs()) })
         }
         Command::Unban { address } => send(socket, &Request::Unban { address: *address }),
         Command::Change(command) => change(socket, command),
         Command::Import(what) => exchange::import(what),
-        Command::Export(what) => write(&exchange::export(what)?).map(|()| Exit::Ok),
+        Command::Export(what) => print(&exchange::export(what)?).map(|()| Exit::Ok),
         Command::Flows { service, address, limit, output } => {
             let service = service.clone();
             show(socket, &Request::Flows { service, address: *address, limit: *limit }, *output)
@@ -284,15 +278,15 @@ fn show_once(socket: &Path, request: &Request, json: bool, before: &str) -> Resu
     let exit = if let Reply::Status(status) = &reply { status.health.exit() } else { Exit::Ok };
     let text = match &reply {
         Reply::Dump(text) => text.clone(),
-        Reply::Peers(report) => either(json, report, || report.text(style))?,
-        Reply::Services(report) => either(json, report, || render::services(report, style))?,
-        Reply::Status(report) => either(json, report, || render::status(report, style))?,
-        Reply::Flows(report) => either(json, report, || render::flows(report, style))?,
-        Reply::Offloads(report) => either(json, report, || render::offloads(report))?,
-        Reply::Bans(report) => either(json, report, || render::bans(report))?,
+        Reply::Peers(report) => document(json, report, || report.text(style))?,
+        Reply::Services(report) => document(json, report, || render::services(report, style))?,
+        Reply::Status(report) => document(json, report, || render::status(report, style))?,
+        Reply::Flows(report) => document(json, report, || render::flows(report, style))?,
+        Reply::Offloads(report) => document(json, report, || render::offloads(report))?,
+        Reply::Bans(report) => document(json, report, || render::bans(report))?,
         Reply::Done | Reply::Change(_) => String::new(),
     };
-    write(&format!("{before}{text}"))?;
+    print(&format!("{before}{text}"))?;
     Ok(exit)
 }
 
@@ -306,20 +300,14 @@ fn change(socket: &Path, command: &Change) -> Result<Exit, ExitError> {
         Err(ExitError::new(Exit::Failed, "the daemon sent the answer to another request"))
     };
     let commands = Commands { program: "gatewayctl", ask: &ask, needs, trusted: Trusted::OthersOnly };
-    match command {
-        Change::Plan { file, json } => show_changes(&commands.plan(file)?, *json)?,
-        Change::Apply { file, confirm, json, own } => {
-            let changes = commands.apply(&own.config, file, confirm.map(Duration::from_secs))?;
-            show_changes(&changes, *json)?;
-            if let Some(seconds) = confirm {
-                print_to_stderr(&format!("in force for {}, unless: gatewayctl confirm", period(*seconds)));
-            }
-        }
-        Change::Confirm { own } => commands.confirm(&own.config)?,
-        Change::Rollback { own } => commands.roll_back(&own.config)?,
-        Change::Reload { json, own } => show_changes(&commands.reload(&own.config)?, *json)?,
-    }
-    Ok(Exit::Ok)
+    let (verb, own, json) = match command {
+        Change::Plan { file, json } => (Verb::Plan(file), None, json),
+        Change::Apply { file, confirm, json, own } => (Verb::Apply(file, *confirm), Some(own), json),
+        Change::Confirm { own } => (Verb::Confirm, Some(own), &false),
+        Change::Rollback { own } => (Verb::Rollback, Some(own), &false),
+        Change::Reload { json, own } => (Verb::Reload, Some(own), json),
+    };
+    commands.carry_out(verb, own.map(|own| own.config.as_path()), *json)
 }
 
 /// What a configuration of the edge names that the commands need.
@@ -337,10 +325,6 @@ fn needs(name: &Path, text: &str) -> Result<Needs, Needs> {
     })
 }
 
-fn show_changes(changes: &Changes, json: bool) -> Result<(), ExitError> {
-    write(&either(json, changes, || changes.text(Style::of_stdout()))?)
-}
-
 fn send(socket: &Path, request: &Request) -> Result<Exit, ExitError> {
     ask(socket, request).map(|_| Exit::Ok)
 }
@@ -354,7 +338,7 @@ fn refresh(what: &Lists) -> Result<Exit, ExitError> {
             lists::refresh_all(config, only, |url| client.text(url))?
         }
     };
-    lines.iter().try_for_each(|line| write(&format!("{line}\n")))?;
+    lines.iter().try_for_each(|line| print(&format!("{line}\n")))?;
     Ok(Exit::Ok)
 }
 
@@ -369,7 +353,7 @@ fn make_keys(dir: &Path, name: &str, owner: Option<&str>) -> Result<Exit, ExitEr
             exits.into_iter().find(|(kind, _)| *kind == error.kind()).map_or(Exit::Failed, |(_, exit)| exit);
         ExitError::new(exit, format!("{}: {error}", dir.display()))
     })?;
-    write(&format!("{public}\n"))?;
+    print(&format!("{public}\n"))?;
     Ok(Exit::Ok)
 }
 
@@ -380,28 +364,6 @@ fn user(name: &str) -> Result<Owner, ExitError> {
         let fix = "make the users with: systemd-sysusers (scripts/install does)";
         ExitError::new(Exit::Usage, format!("--owner {name}: there is no such user; {fix}"))
     })
-}
-
-fn either(json: bool, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<String, ExitError> {
-    if !json {
-        return Ok(text());
-    }
-    serde_json::to_string(report).map(|line| line + "\n").map_err(|error| ExitError::new(Exit::Failed, error))
-}
-
-fn seconds(text: &str) -> Result<u64, String> {
-    let wrong = || "a time is a number and s, m, h or d, such as 10m".to_owned();
-    let split = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let unit = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(unit).filter(|seconds| (1..=31_536_000).contains(seconds)).ok_or_else(wrong)
 }
 
 fn switch(text: &str) -> Result<(String, bool), String> {
@@ -418,20 +380,4 @@ fn plain_name(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("letters, digits, '-', '_' and '.'".to_owned())
-}
-
-fn write(text: &str) -> Result<(), ExitError> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // The reader of a pipe has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|error| ExitError::new(Exit::Failed, error)),
-    }
-}
-
-fn print_to_stderr(message: &str) {
-    let mut out = io::stderr().lock();
-    // Without a prefix, so that editors find `file:line:column`. There is no other place to report
-    // a failed write.
-    drop(writeln!(out, "{message}"));
 }

@@ -34,12 +34,8 @@ const KEEPALIVE: Duration = Duration::from_secs(25);
 /// # Errors
 /// Every error in the text at once, in the order of the text; never an empty list.
 pub fn parse(source: &Source<'_>) -> Result<Policy, Vec<ConfigError>> {
-    let reader = Reader::new(source);
-    let document = reader.document();
-    let policy = document.as_ref().and_then(|document| read(&Table::root(&reader, document), &reader));
-    let (mut policy, warnings) = reader.finish(policy)?;
-    policy.warnings = warnings;
-    Ok(policy)
+    let (policy, warnings) = Reader::read_file(source, read)?;
+    Ok(Policy { warnings, ..policy })
 }
 
 /// Every section is read before an absent one ends this, so that all errors are found.

@@ -37,12 +37,8 @@ const MAX_SERVICES: usize = 16_384;
 /// # Errors
 /// Every error in the text at once, in the order of the text; never an empty list.
 pub fn parse(source: &Source<'_>) -> Result<Policy, Vec<ConfigError>> {
-    let reader = Reader::new(source);
-    let document = reader.document();
-    let policy = document.as_ref().and_then(|document| read(&Table::root(&reader, document), &reader));
-    let (mut policy, warnings) = reader.finish(policy)?;
-    policy.warnings = warnings;
-    Ok(policy)
+    let (policy, warnings) = Reader::read_file(source, read)?;
+    Ok(Policy { warnings, ..policy })
 }
 
 /// Every section is read before an absent one ends this, so that all errors are found.

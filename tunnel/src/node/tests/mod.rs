@@ -22,8 +22,8 @@ fn a_first_packet_waits_for_the_handshake_and_arrives() {
     pair.exchange();
 
     assert_eq!(pair.edge.delivered, [packet(ORIGIN, EDGE, b"first")]);
-    assert_eq!(pair.edge.node.peers(pair.now)[0].handshakes, 1);
-    assert_eq!(pair.origin.node.peers(pair.now)[0].handshakes, 1);
+    assert_eq!(pair.edge.node.peers(pair.now)[0].counts.handshakes, 1);
+    assert_eq!(pair.origin.node.peers(pair.now)[0].counts.handshakes, 1);
 }
 
 #[test]
@@ -167,7 +167,9 @@ fn a_preshared_key_must_be_the_same_on_both_sides() {
     assert_eq!(pair.edge.delivered, [packet(ORIGIN, EDGE, b"both")]);
     let after = pair.origin.node.peers(pair.now)[0].clone();
     assert!(
-        after.has_preshared_key && after.tx_bytes > before.tx_bytes && after.handshakes > before.handshakes
+        after.has_preshared_key
+            && after.tx_bytes > before.tx_bytes
+            && after.counts.handshakes > before.counts.handshakes
     );
 }
 
