@@ -110,7 +110,7 @@ impl Edge {
             device,
             outer,
             wg_socket,
-            config_path: std::path::absolute(&config.path).unwrap_or(config.path),
+            config_path: config.path,
             started: Instant::now(),
             current: RefCell::new(Current {
                 text: config.text,
