@@ -20,7 +20,7 @@ use tunnel::device::DeviceEvent;
 
 use crate::config::{self, Config};
 use crate::control::protocol::{Reply, Request};
-use crate::edge::{Edge, Resources, acquire, refusal, resume};
+use crate::edge::{Edge, Resources, acquire, resume};
 use crate::kernel::{Helper, Scope};
 use crate::sandbox::{self, Confinement};
 use crate::state::State;
@@ -56,12 +56,12 @@ pub fn run(path: &Path) -> Result<(), ExitError> {
     let helper = Helper::start(Scope::of(&config.policy, path)).map_err(|error| {
         ExitError::new(Exit::Failed, format!("the kernel helper does not start: {error}"))
     })?;
-    helper.probe().map_err(refusal)?;
+    helper.probe()?;
     let state = State::at(&config.policy.state_directory);
     let _lock = state.claim()?;
     let (config, confirmable) = resume(config, &state);
     let socket = bind_control(&config.policy)?;
-    let resources = acquire(&config, &helper, &state).map_err(refusal)?;
+    let resources = acquire(&config, &helper, &state)?;
     process::read_units();
     privilege::drop_all().map_err(|error| permission(&error))?;
     confine(&config.policy);
@@ -107,7 +107,7 @@ fn serve(
     (helper, state, confirmable): (Helper, State, Confirmable),
     socket: &Socket,
 ) -> Result<(), ExitError> {
-    let (edge, events) = Edge::start(config, resources, helper, state, confirmable).map_err(refusal)?;
+    let (edge, events) = Edge::start(config, resources, helper, state, confirmable)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build();
     let runtime =
         runtime.map_err(|error| ExitError::new(Exit::Failed, format!("the control thread: {error}")))?;
@@ -263,16 +263,16 @@ impl Answer for Control {
         let answer = match request {
             Request::Peers => Ok(Reply::Peers(edge.peers())),
             Request::Dump { show_keys } => Ok(Reply::Dump(edge.dump(show_keys))),
-            Request::Services => edge.services().await.map(Reply::Services).map_err(refusal),
+            Request::Services => Ok(Reply::Services(edge.services().await?)),
             Request::Status => Ok(Reply::Status(edge.status().await)),
             Request::Flows { service, address, limit } => {
                 edge.flows(service.as_deref(), address, limit).await.map(Reply::Flows)
             }
             Request::Offloads => Ok(Reply::Offloads(edge.offloads())),
             Request::SetOffloads { switches } => edge.set_offloads(&switches).map(Reply::Offloads),
-            Request::Bans => edge.bans().await.map(Reply::Bans).map_err(refusal),
+            Request::Bans => Ok(Reply::Bans(edge.bans().await?)),
             Request::Ban { address, seconds } => edge.ban(address, seconds).await.map(|()| Reply::Done),
-            Request::Unban { address } => edge.unban(address).await.map(|()| Reply::Done).map_err(refusal),
+            Request::Unban { address } => Ok(edge.unban(address).await.map(|()| Reply::Done)?),
             Request::Change(request) => {
                 let reply = edge.confirmable().answer(&**edge, request, edge.reload()).await;
                 edge.resolve_all();

@@ -7,8 +7,7 @@ use policy::gateway::Policy;
 use policy::ruleset::ServiceMark;
 
 use super::Edge;
-use super::observe::blocking;
-use super::reload::refusal;
+use super::blocking::blocking;
 use crate::control::protocol::MAX_FLOWS;
 use crate::control::report::{Flow, Flows, SCHEMA};
 use crate::kernel::{self, FlowQuery};
@@ -54,7 +53,7 @@ impl Edge {
             FlowQuery { mark: current.policy.kernel.ct_mark, mask: OURS, marks, address, limit }
         };
         let helper = self.helper.clone();
-        let (flows, total) = blocking(move || helper.flows(query)).await.map_err(refusal)?;
+        let (flows, total) = blocking(move || helper.flows(query)).await?;
         let current = self.current.borrow();
         let (policy, services) = (&current.policy, &current.blueprint.plan.ruleset.services);
         let now = Self::now().wall;

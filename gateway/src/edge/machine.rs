@@ -11,8 +11,8 @@ use policy::trust::{KeptPin, Pins, Trust, closed_between, remarks, taken};
 use policy::uplinks::{Uplink, is_only_way, reply_path_remarks, uplinks};
 
 use super::Edge;
+use super::blocking::blocking;
 use super::blueprint::Blueprint;
-use super::observe::blocking;
 use crate::kernel::{Failure, FailureKind, Helper, Request, read_system};
 use crate::listening::listeners;
 

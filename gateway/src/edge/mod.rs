@@ -1,6 +1,7 @@
 //! The running edge: the data plane, the kernel helper and the policy in force, seen from the control thread.
 
 mod apply;
+mod blocking;
 pub mod blueprint;
 mod changes;
 mod counters;
@@ -57,7 +58,6 @@ use outer::Outer;
 use reconcile::Contention;
 
 pub use apply::resume;
-pub use reload::refusal;
 pub use start::{Resources, acquire};
 
 /// The running edge. It lives on the control thread alone; what other threads need is shared by `Arc`.

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tunnel::device::{Call, Device, DeviceStats};
 use tunnel::io::clock;
 use tunnel::node::{PeerState, PeerStatus};
 use tunnel::reason::DropReason;
 
+use super::blocking::blocking;
 use super::counters::{Counters, parse_bans, parse_counters};
 use super::dump::dump;
 use super::room::judge_conntrack;
@@ -371,16 +371,6 @@ fn device_numbers(stats: &DeviceStats) -> [Number; 4] {
             stats.tx_unreachable.read(),
         ),
     ]
-}
-
-/// Runs what blocks on the helper outside the control thread.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    match spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Failure::new(FailureKind::Kernel, error.to_string())),
-    }
 }
 
 fn numbers_of(service: &Service) -> Vec<Number> {

@@ -11,8 +11,8 @@ use policy::system::System;
 use tunnel::io::routes::RouteWatch;
 
 use super::Edge;
+use super::blocking::blocking;
 use super::machine::Machine;
-use super::observe::blocking;
 use crate::kernel::{Failure, FailureKind, rules_before};
 
 /// How long a fault must last: in the middle of a change of addresses or routes there may be no way for a moment.

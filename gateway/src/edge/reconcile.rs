@@ -14,9 +14,9 @@ use tokio::time::{sleep, timeout};
 use tunnel::io::tun::is_gone;
 
 use super::Edge;
+use super::blocking::blocking;
 use super::blueprint::{Repair, Rules};
 use super::failing::FIRST_PAUSE;
-use super::observe::blocking;
 use super::path_check;
 use crate::kernel::{Failure, FailureKind};
 

@@ -9,16 +9,17 @@ use policy::plan::Change;
 use serde_json::json;
 use tunnel::io::udp::UdpSocket;
 
+use super::blocking::blocking;
 use super::blueprint::{Blueprint, Unwritable};
 use super::changes::{Side, changes};
 use super::machine::Machine;
-use super::observe::{ROLE, blocking};
+use super::observe::ROLE;
 use super::services::ended;
 use super::start::offloads;
 use super::undone::Left;
 use super::{Current, Edge, peers};
 use crate::config::{self, Config};
-use crate::kernel::{Failure, FailureKind, Request, Scope, nft};
+use crate::kernel::{Failure, Request, Scope, nft};
 use crate::memory;
 use daemon::exit::{Exit, ExitError};
 use daemon::metrics::RoundTrips;
@@ -128,14 +129,14 @@ impl Edge {
 
     async fn machine_now(&self, policy: &Policy) -> Result<Machine, ExitError> {
         let asked = policy.clone();
-        let system = blocking(move || Machine::read(&asked)).await.map_err(refusal)?;
+        let system = blocking(move || Machine::read(&asked)).await?;
         let (mut machine, asked, helper) =
             (self.machine_for(policy, system), policy.clone(), self.helper.clone());
         let resolved = blocking(move || {
             machine.resolve(&asked, &helper);
             Ok(machine)
         });
-        resolved.await.map_err(refusal)
+        Ok(resolved.await?)
     }
 
     /// Ends the flows of services that are gone or have changed, and of no others.
@@ -157,7 +158,7 @@ impl Edge {
     /// Asks whether the helper may do what the policy needs.
     async fn cover(&self, policy: &Policy) -> Result<(), ExitError> {
         let (helper, wanted) = (self.helper.clone(), Scope::of(policy, &self.config_path));
-        blocking(move || helper.cover(&wanted)).await.map_err(refusal)
+        Ok(blocking(move || helper.cover(&wanted)).await?)
     }
 
     fn refuse_what_needs_a_restart(&self, new: &Policy) -> Result<(), ExitError> {
@@ -177,7 +178,7 @@ impl Edge {
         let (helper, state) = (self.helper.clone(), self.state.clone());
         let (new, old, expected) = (Arc::clone(new), Arc::clone(old), self.current.borrow().fingerprint);
         let applied = blocking(move || Ok(new.change((&old, expected), &helper, &state)));
-        applied.await.map_err(refusal)?.map_err(|undone| {
+        applied.await?.map_err(|undone| {
             if !undone.left.is_nothing() {
                 self.wakeup.notify_one();
             }
@@ -188,7 +189,7 @@ impl Edge {
     /// Opens a socket on the wanted port, if that is another than now; changes nothing.
     async fn prepare_socket(&self, port: u16) -> Result<Option<UdpSocket>, ExitError> {
         let (outer, device) = (Arc::clone(&self.outer), Arc::clone(&self.device));
-        blocking(move || outer.prepare(&device, port)).await.map_err(refusal)
+        Ok(blocking(move || outer.prepare(&device, port)).await?)
     }
 
     async fn move_socket(&self, socket: Option<UdpSocket>, mark: u32, old_mark: u32) -> Result<(), Failure> {
@@ -266,7 +267,7 @@ impl Edge {
             }
             None => json!(address),
         };
-        self.change_bans("add", address, &element).await.map_err(refusal)
+        Ok(self.change_bans("add", address, &element).await?)
     }
 
     /// Lifts a ban.
@@ -318,15 +319,4 @@ fn first_line(message: &str) -> String {
     let more = message.lines().count().saturating_sub(1);
     let first = message.lines().next().unwrap_or_default();
     if more == 0 { first.to_owned() } else { format!("{first} (and {more} more)") }
-}
-
-/// A refusal of the kernel as the end of a command.
-#[must_use]
-pub fn refusal(failure: Failure) -> ExitError {
-    let exit = match failure.kind {
-        FailureKind::Permission => Exit::Permission,
-        FailureKind::Conflict => Exit::Conflict,
-        FailureKind::Ruleset | FailureKind::Refused | FailureKind::Kernel | FailureKind::Gone => Exit::Failed,
-    };
-    ExitError::new(exit, failure)
 }

@@ -3,7 +3,7 @@
 use policy::ruleset::ServiceMark;
 
 use super::Edge;
-use super::observe::blocking;
+use super::blocking::blocking;
 use crate::kernel::FlowQuery;
 
 /// Shares of the table in percent: from the first on it is a problem, and below the second it is none any more.

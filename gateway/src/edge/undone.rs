@@ -1,6 +1,5 @@
 //! A change that failed: why, and what is left of it, as a look at the kernel found it.
 
-use super::reload::refusal;
 use crate::kernel::{Failure, FailureKind};
 use daemon::exit::{Exit, ExitError};
 
@@ -35,7 +34,7 @@ impl Undone {
         // A refused ruleset is no change that was taken back: none was begun.
         let is_refused = self.failure.kind == FailureKind::Ruleset;
         match &self.left {
-            left if left.is_nothing() && is_refused => refusal(self.failure),
+            left if left.is_nothing() && is_refused => self.failure.into(),
             left => left.stop(&self.failure),
         }
     }

@@ -93,7 +93,8 @@ fn a_changed_file_is_applied_by_itself_where_it_is_watched_and_only_when_asked_w
 }
 
 #[test]
-fn a_plan_of_the_file_in_force_is_empty_though_the_gateway_was_started_with_its_relative_name() -> Result<()> {
+fn a_plan_of_the_file_in_force_is_empty_though_the_gateway_was_started_with_its_relative_name() -> Result<()>
+{
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         std::fs::write(site.edge.directory().join("partners.list"), "198.51.100.0/24\n")?;
