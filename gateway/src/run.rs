@@ -9,7 +9,6 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use policy::Host;
 use policy::gateway::Policy;
 use sd_notify::NotifyState;
 use tokio::sync::Notify;
@@ -30,7 +29,6 @@ use daemon::control::server::{Access, Answer, Socket};
 use daemon::exit::{Exit, ExitError};
 use daemon::life::{Asked, Listeners, Signals, WatchedFile, notify, notify_reloading};
 use daemon::log;
-use daemon::metrics::http::Pages;
 use daemon::metrics::process;
 
 /// How often the edge looks after itself while there is something to see.
@@ -126,8 +124,7 @@ async fn event_loop(
     let failed = |error: std::io::Error| ExitError::new(Exit::Failed, format!("signals: {error}"));
     let mut signals = Signals::handle().map_err(failed)?;
     let mut listeners = Listeners::default();
-    listeners.start(&edge.metrics_addresses(), &edge)?;
-    edge.resolve_all();
+    listeners.start(&edge.config().policy.metrics.listen, &edge)?;
     let mut repairs = spawn_local(Rc::clone(&edge).reconcile());
     memory::trim_heap();
     tracing::info!("gateway started");
@@ -154,16 +151,15 @@ async fn event_loop(
             },
             () = asked.notified(), if is_quiet => tick.reset_immediately(),
             _ = tick.tick() => {
-                is_quiet = !look_after(&edge, &mut listeners)? && !edge.needs_seconds();
+                let is_watched = edge.config().policy.watch;
+                let needs_seconds = is_watched || edge.confirmable().is_waiting();
+                is_quiet = !look_after(&edge, &mut listeners)? && !needs_seconds;
                 tick.reset_after(if is_quiet { QUIET_TICK } else { TICK });
                 if edge.confirmable().is_overdue() {
                     let edge = Rc::clone(&edge);
-                    drop(spawn_local(async move {
-                        edge.confirmable().take_back_overdue(&*edge).await;
-                        edge.resolve_all();
-                    }));
+                    drop(spawn_local(async move { edge.confirmable().take_back_overdue(&*edge).await }));
                 }
-                if edge.is_file_watched() && file.has_changed(edge.config_path()) {
+                if is_watched && file.has_changed(edge.config_path()) {
                     drop(spawn_local(reload(Rc::clone(&edge), Rc::clone(&asked))));
                 }
             }
@@ -186,13 +182,8 @@ async fn event_loop(
 
 /// Whether there was traffic since the last look.
 fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<bool, ExitError> {
-    let has_traffic = edge.sample();
-    edge.look_at_calls();
-    edge.keep_endpoints_again();
-    edge.resolve_due();
-    edge.follow_path_mtu();
-    edge.warn_of_refused_handshakes();
-    listeners.follow(&edge.metrics_addresses(), edge);
+    let has_traffic = edge.tick();
+    listeners.follow(&edge.config().policy.metrics.listen, edge);
     if let Some(fault) = edge.fault() {
         return Err(lost(&fault));
     }
@@ -211,10 +202,7 @@ fn lost(fault: &str) -> ExitError {
 async fn reload(edge: Rc<Edge>, asked: Rc<Notify>) {
     notify_reloading();
     match edge.reload().await {
-        Ok(changes) => {
-            tracing::info!(changes = changes.len(), "the configuration was applied");
-            edge.resolve_all();
-        }
+        Ok(changes) => tracing::info!(changes = changes.len(), "the configuration was applied"),
         Err(stop) => {
             for line in stop.message.lines() {
                 tracing::warn!("not applied, the configuration before stays in force: {line}");
@@ -223,24 +211,6 @@ async fn reload(edge: Rc<Edge>, asked: Rc<Notify>) {
     }
     notify(&[NotifyState::Ready]);
     asked.notify_one();
-}
-
-impl Pages for Edge {
-    async fn metrics(&self) -> String {
-        self.metrics_page().await
-    }
-
-    fn readiness(&self) -> (bool, String) {
-        let (ready, line) = self.headline();
-        match self.fault() {
-            Some(fault) => (false, fault + "\n"),
-            None => (ready, line + "\n"),
-        }
-    }
-
-    fn hosts(&self) -> Vec<Host> {
-        self.metrics_hosts()
-    }
 }
 
 /// What control clients are answered.
@@ -259,27 +229,8 @@ impl Answer for Control {
     }
 
     async fn answer(&self, request: Request) -> Result<Reply, ExitError> {
-        let edge = &self.edge;
-        let answer = match request {
-            Request::Peers => Ok(Reply::Peers(edge.peers())),
-            Request::Dump { show_keys } => Ok(Reply::Dump(edge.dump(show_keys))),
-            Request::Services => Ok(Reply::Services(edge.services().await?)),
-            Request::Status => Ok(Reply::Status(edge.status().await)),
-            Request::Flows { service, address, limit } => {
-                edge.flows(service.as_deref(), address, limit).await.map(Reply::Flows)
-            }
-            Request::Offloads => Ok(Reply::Offloads(edge.offloads())),
-            Request::SetOffloads { switches } => edge.set_offloads(&switches).map(Reply::Offloads),
-            Request::Bans => Ok(Reply::Bans(edge.bans().await?)),
-            Request::Ban { address, seconds } => edge.ban(address, seconds).await.map(|()| Reply::Done),
-            Request::Unban { address } => Ok(edge.unban(address).await.map(|()| Reply::Done)?),
-            Request::Change(request) => {
-                let reply = edge.confirmable().answer(&**edge, request, edge.reload()).await;
-                edge.resolve_all();
-                reply.map(Reply::Change)
-            }
-        };
+        let reply = self.edge.answer(request).await;
         self.asked.notify_one();
-        answer
+        reply
     }
 }
