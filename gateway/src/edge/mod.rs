@@ -2,11 +2,11 @@
 //!
 //! | part | what it has |
 //! |---|---|
-//! | [`in_force`] | the configuration in force: what plan, apply, reload and rollback read and replace |
-//! | [`watch`] | what looks at the kernel found, and what was repaired |
-//! | [`meter`] | what is measured for reports |
-//! | [`peers`] | where peers are: endpoints kept on disk, and names to resolve |
-//! | [`data_plane`] | device, outer socket and `wg` socket |
+//! | `in_force` | the configuration in force: what plan, apply, reload and rollback read and replace |
+//! | `watch` | what looks at the kernel found, and what was repaired |
+//! | `meter` | what is measured for reports |
+//! | `peers` | where peers are: endpoints kept on disk, and names to resolve |
+//! | `data_plane` | device, outer socket and `wg` socket |
 //!
 //! The parts do not know the edge. They are plain values that decide; what waits is here, and borrows a part only between
 //! two waits.

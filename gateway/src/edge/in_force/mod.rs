@@ -284,3 +284,112 @@ fn list_age(list: &List) -> Option<String> {
         format!("@{} was last fetched {days} days ago; see: systemctl status causeway-lists", list.name)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use policy::Source;
+    use policy::system::{Link, LinkKind, LinkRoute, System};
+    use tunnel::key::PrivateKey;
+
+    use super::*;
+    use crate::config::Keys;
+
+    const TEXT: &str = "[interface]\naddress = [\"10.77.88.1/30\"]\nprivate_key_file = \"kyiv.key\"\nmtu = \"auto\"\n\
+        [wan]\ninterface = \"eth0\"\n[[peer]]\nname = \"wroclaw\"\nallowed_ips = [\"10.77.88.2/32\"]\n\
+        public_key = \"j3T5Vv0uQeVHYpLSWqsd8i3y3JA1Bq4EuxcCfNRgMjs=\"\n";
+
+    #[test]
+    fn a_file_that_was_not_taken_is_a_problem_until_an_apply_or_a_reload_is_taken() {
+        let mut in_force = started(TEXT);
+        let refused = ExitError::new(Exit::Invalid, "gateway.toml:3:1: wrong\nand more\nand more");
+        in_force.handle_apply(false);
+        in_force.handle_reload(Some(&refused));
+        assert_eq!(in_force.applies(), (1, false));
+        let problem = in_force.not_taken().unwrap();
+        assert!(problem.ends_with("gateway.toml:3:1: wrong (and 2 more)"), "{problem}");
+
+        in_force.handle_apply(true);
+        assert_eq!((in_force.applies(), in_force.not_taken()), ((2, true), None));
+        in_force.handle_reload(Some(&refused));
+        in_force.handle_reload(None);
+        assert_eq!(in_force.not_taken(), None);
+    }
+
+    #[test]
+    fn a_look_that_leaves_the_table_alone_leaves_its_fingerprint_and_says_which_switches_are_wrong_now() {
+        let mut in_force = started(TEXT);
+        let switch = Unwritable {
+            path: "net/ipv4/ip_forward".to_owned(),
+            value: "1".to_owned(),
+            reason: "read-only".to_owned(),
+        };
+        in_force.handle_repair(Some(7), vec![switch]);
+        assert_eq!(in_force.in_kernel().1, Some(7));
+        let problems: Vec<_> = in_force.unwritable().collect();
+        assert!(problems[0].ends_with("run: sysctl -w net.ipv4.ip_forward=1"), "{problems:?}");
+        in_force.handle_repair(None, Vec::new());
+        assert_eq!((in_force.in_kernel().1, in_force.unwritable().count()), (Some(7), 0));
+    }
+
+    #[test]
+    fn the_device_follows_its_paths_only_when_its_mtu_is_not_fixed() {
+        let auto = started(TEXT);
+        assert_eq!(auto.due_mtu(Some(1400)), Some(1400));
+        assert_eq!((auto.due_mtu(None), auto.due_mtu(Some(auto.mtu()))), (None, None));
+        let fixed = started(&TEXT.replace("\"auto\"", "1420"));
+        assert_eq!(fixed.due_mtu(Some(1400)), None);
+    }
+
+    #[test]
+    fn what_cannot_change_while_the_daemon_runs_is_first_in_the_plan_and_refused_by_an_apply() {
+        let in_force = started(TEXT);
+        let next = config(&TEXT.replace("[interface]", "[interface]\nname = \"gw1\""));
+        let planned = in_force.plan(&next, (&Machine::default(), None), &[]);
+        assert_eq!(planned[0].part, "restart");
+        let refused = in_force.refuse_what_needs_a_restart(&next.policy).unwrap_err();
+        assert_eq!((refused.exit, &refused.message), (Exit::Conflict, &planned[0].line));
+        let same = config(TEXT);
+        assert!(in_force.refuse_what_needs_a_restart(&same.policy).is_ok());
+        assert_eq!(in_force.plan(&same, (&Machine::default(), None), &[]), []);
+    }
+
+    #[test]
+    fn the_kernel_is_changed_only_when_the_machine_makes_a_difference() {
+        let in_force = started(TEXT);
+        assert!(in_force.due(&Machine::default()).is_none());
+        let default = LinkRoute {
+            destination: "0.0.0.0/0".parse().unwrap(),
+            link: 2,
+            gateway: Some("192.0.2.1".parse().unwrap()),
+            table: 254,
+            metric: 100,
+            protocol: 16,
+        };
+        let eth0 = Link {
+            index: 2,
+            name: "eth0".to_owned(),
+            kind: LinkKind::Other,
+            master: None,
+            addresses: vec!["192.0.2.2/24".parse().unwrap()],
+        };
+        let system = System { links: vec![eth0], routes: vec![default], ..System::default() };
+        let with_uplink = Machine::at_apply(in_force.policy(), system, &[]);
+        let due = in_force.due(&with_uplink).unwrap();
+        assert_eq!(due.conditions.uplinks.len(), 1);
+    }
+
+    fn started(text: &str) -> InForce {
+        let config = config(text);
+        let conditions = Machine::default().conditions(&config.policy, None, (&[], &[]));
+        let blueprint = Blueprint::new(&config.policy, conditions);
+        InForce::new(Arc::new(config), Arc::new(blueprint), Installed::default())
+    }
+
+    fn config(text: &str) -> Config {
+        let policy = policy::gateway::parse(&Source { name: Path::new("gateway.toml"), text }).unwrap();
+        let keys = Keys { private: PrivateKey::from_bytes([1; 32]), preshared: [].into() };
+        Config { path: PathBuf::from("gateway.toml"), text: text.to_owned(), policy, keys }
+    }
+}
