@@ -27,7 +27,7 @@ use crate::{memory, privilege};
 use daemon::changes::{Applies as _, Confirmable};
 use daemon::control::server::{Access, Answer, Socket};
 use daemon::exit::{Exit, ExitError};
-use daemon::life::{Asked, Listeners, Signals, WatchedFile, notify, notify_reloading};
+use daemon::life::{Asked, Listeners, Signals, WatchedFile, notify};
 use daemon::log;
 use daemon::metrics::process;
 
@@ -200,16 +200,7 @@ fn lost(fault: &str) -> ExitError {
 }
 
 async fn reload(edge: Rc<Edge>, asked: Rc<Notify>) {
-    notify_reloading();
-    match edge.reload().await {
-        Ok(changes) => tracing::info!(changes = changes.len(), "the configuration was applied"),
-        Err(stop) => {
-            for line in stop.message.lines() {
-                tracing::warn!("not applied, the configuration before stays in force: {line}");
-            }
-        }
-    }
-    notify(&[NotifyState::Ready]);
+    daemon::life::reload(&*edge).await;
     asked.notify_one();
 }
 

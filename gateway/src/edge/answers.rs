@@ -50,9 +50,7 @@ impl Edge {
             Request::Unban { address } => {
                 Ok(bans::unban(&self.helper, address).await.map(|()| Reply::Done)?)
             }
-            Request::Change(request) => {
-                self.confirmable.answer(self, request, self.reload()).await.map(Reply::Change)
-            }
+            Request::Change(request) => self.confirmable.answer(self, request).await.map(Reply::Change),
         }
     }
 

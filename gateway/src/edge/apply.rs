@@ -30,6 +30,10 @@ impl Applies for Edge {
         &self.config_path
     }
 
+    fn load(&self) -> Result<Config, ExitError> {
+        Ok(config::load(&self.config_path)?)
+    }
+
     fn read(&self, said: &Path, text: String) -> Result<Config, ExitError> {
         Ok(config::load_draft(&self.config_path, said, text)?)
     }
@@ -62,6 +66,10 @@ impl Applies for Edge {
         self.in_force.borrow_mut().handle_apply(false);
     }
 
+    fn note_reload(&self, refused: Option<&ExitError>) {
+        self.in_force.borrow_mut().handle_reload(refused);
+    }
+
     fn text_in_force(&self) -> String {
         self.config().text.clone()
     }
@@ -83,23 +91,6 @@ pub fn resume(file: Config, state: &State) -> (Config, Confirmable) {
 }
 
 impl Edge {
-    /// Reads the daemon's own file again and applies it.
-    ///
-    /// # Errors
-    /// What is wrong; then everything is as it was. [`Conflict`](daemon::exit::Exit::Conflict) while a change waits for its
-    /// confirmation.
-    pub async fn reload(&self) -> Result<Vec<Change>, ExitError> {
-        let reload = async {
-            let config = config::load(&self.config_path).inspect_err(|_| self.note_refused())?;
-            let _turn = self.turn().await;
-            self.confirmable.refuse_while_waiting()?;
-            self.confirmable.apply_permanently(self, config).await
-        };
-        let applied = reload.await;
-        self.in_force.borrow_mut().handle_reload(applied.as_ref().err());
-        applied
-    }
-
     /// Whatever may refuse is asked before anything is changed that cannot be taken back without a trace. The caller holds
     /// the turn.
     async fn try_to_apply(&self, config: Config) -> Result<Vec<Change>, ExitError> {

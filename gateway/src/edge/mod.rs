@@ -29,7 +29,7 @@ mod start;
 mod status;
 mod watch;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -62,8 +62,6 @@ pub struct Edge {
     watch: RefCell<Watch>,
     meter: RefCell<Meter>,
     peers: Rc<RefCell<Peers>>,
-    /// An MTU of the paths that the kernel did not take.
-    refused_mtu: Cell<Option<u16>>,
     /// Changes that wait for their confirmation.
     confirmable: Confirmable,
     /// Serializes applies: two at once would judge each other's half-done work.
@@ -88,7 +86,7 @@ impl Edge {
     /// last time.
     pub fn tick(self: &Rc<Self>) -> bool {
         let has_traffic = self.meter.borrow_mut().sample(&self.in_force.borrow(), &self.plane);
-        self.plane.look_at_calls();
+        self.watch.borrow_mut().look_at_calls(self.plane.device());
         self.peers.borrow_mut().handle_tick();
         self.keep_endpoints();
         peers::resolve_due(&self.peers, self.plane.device());

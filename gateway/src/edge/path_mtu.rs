@@ -10,8 +10,7 @@ use super::Edge;
 impl Edge {
     /// Changes device and rules in the background when the paths carry another size than these are made for.
     pub(super) fn follow_path_mtu(self: &Rc<Self>) {
-        let due = self.in_force.borrow().due_mtu(self.plane.found_mtu());
-        if due.is_some_and(|mtu| self.refused_mtu.get() != Some(mtu)) {
+        if self.in_force.borrow().due_mtu(self.plane.found_mtu()).is_some() {
             let edge = Rc::clone(self);
             drop(spawn_local(async move { edge.change_mtu().await }));
         }
@@ -26,13 +25,14 @@ impl Edge {
         };
         match self.change_kernel(&new).await {
             Ok(installed) => {
-                self.in_force.borrow_mut().follow(new, installed);
-                self.refused_mtu.set(None);
+                let mut in_force = self.in_force.borrow_mut();
+                in_force.follow(new, installed);
+                in_force.set_refused_mtu(None);
                 self.plane.device().node().set_mtu(mtu);
                 tracing::info!(mtu, "the tunnel's MTU follows its paths");
             }
             Err(stop) => {
-                self.refused_mtu.set(Some(mtu));
+                self.in_force.borrow_mut().set_refused_mtu(Some(mtu));
                 tracing::warn!(
                     "the device keeps its MTU though the paths carry {mtu} bytes: {}",
                     stop.message

@@ -1,6 +1,6 @@
 //! From a configuration to a running edge.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -88,7 +88,6 @@ impl Edge {
             in_force: RefCell::new(in_force),
             watch: RefCell::new(Watch::new(machine)),
             meter: RefCell::new(Meter::new(Instant::now())),
-            refused_mtu: Cell::new(None),
             confirmable,
             applying: tokio::sync::Mutex::new(()),
         };

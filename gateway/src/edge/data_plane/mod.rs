@@ -6,7 +6,6 @@ mod outer;
 mod self_test;
 mod wg;
 
-use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use ipnetwork::IpNetwork;
 use policy::Mtu;
 use policy::gateway::Policy;
 use tokio::sync::mpsc;
-use tunnel::device::{CallLog, Device, DeviceEvent, Threads};
+use tunnel::device::{Device, DeviceEvent, Threads};
 use tunnel::io::clock;
 use tunnel::io::tun::{Tun, TunOffload, is_gone};
 use tunnel::io::udp::UdpSocket;
@@ -44,8 +43,6 @@ pub(super) struct DataPlane {
     device: Arc<Device>,
     outer: Arc<Outer>,
     wg_socket: Server,
-    /// Which calls of the data threads keep failing.
-    calls: RefCell<CallLog>,
 }
 
 impl DataPlane {
@@ -80,7 +77,7 @@ impl DataPlane {
         let outer = Arc::new(outer);
         let wg = WgDevice { device: Arc::clone(&device), outer: Arc::clone(&outer) };
         let wg_socket = serve_wg(config.policy.interface.name.as_str(), wg)?;
-        Ok((Self { device, outer, wg_socket, calls: RefCell::default() }, events))
+        Ok((Self { device, outer, wg_socket }, events))
     }
 
     /// The running device.
@@ -112,11 +109,6 @@ impl DataPlane {
     pub(super) fn dump(&self, name: &str, show_keys: bool) -> String {
         let device = WgDevice { device: Arc::clone(&self.device), outer: Arc::clone(&self.outer) };
         dump(name, &device.snapshot(), show_keys)
-    }
-
-    /// Logs when calls of the data threads keep failing, and when they work again.
-    pub(super) fn look_at_calls(&self) {
-        self.calls.borrow_mut().check(&self.device, clock::instant());
     }
 
     /// That another program removed the `wg` socket, if one did.

@@ -38,6 +38,8 @@ pub(super) struct InForce {
     config: Arc<Config>,
     blueprint: Arc<Blueprint>,
     installed: Installed,
+    /// An MTU of the paths that the kernel did not take.
+    refused_mtu: Option<u16>,
     /// Configurations applied and refused since the start.
     generation: u64,
     failed_applies: u64,
@@ -53,6 +55,7 @@ impl InForce {
             config,
             blueprint,
             installed,
+            refused_mtu: None,
             generation: 1,
             failed_applies: 0,
             last_apply_ok: true,
@@ -101,9 +104,15 @@ impl InForce {
         (!same).then(|| Blueprint::new(self.policy(), conditions))
     }
 
-    /// The MTU that the device should get, when the paths were `found` to carry another size.
+    /// The MTU that the device should get, when the paths were `found` to carry another size that was not refused.
     pub(super) fn due_mtu(&self, found: Option<u16>) -> Option<u16> {
-        found.filter(|found| self.policy().interface.mtu == Mtu::Auto && *found != self.mtu())
+        let found = found.filter(|_| self.policy().interface.mtu == Mtu::Auto)?;
+        (found != self.mtu() && self.refused_mtu != Some(found)).then_some(found)
+    }
+
+    /// Notes the MTU that the kernel did not take, or that it took the last one.
+    pub(super) const fn set_refused_mtu(&mut self, mtu: Option<u16>) {
+        self.refused_mtu = mtu;
     }
 
     /// Refuses what cannot change while the daemon runs.
@@ -338,6 +347,9 @@ mod tests {
         let auto = started(TEXT);
         assert_eq!(auto.due_mtu(Some(1400)), Some(1400));
         assert_eq!((auto.due_mtu(None), auto.due_mtu(Some(auto.mtu()))), (None, None));
+        let mut refused = started(TEXT);
+        refused.set_refused_mtu(Some(1400));
+        assert_eq!((refused.due_mtu(Some(1400)), refused.due_mtu(Some(1380))), (None, Some(1380)));
         let fixed = started(&TEXT.replace("\"auto\"", "1420"));
         assert_eq!(fixed.due_mtu(Some(1400)), None);
     }

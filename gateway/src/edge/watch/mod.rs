@@ -1,4 +1,4 @@
-//! What looks at the kernel found: what another program changed, what is not as configured, and looks that failed.
+//! What looks at kernel and data plane found: what another program changed, what is not as configured, and what failed.
 
 mod contention;
 mod failing;
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use daemon::metrics::Number;
 use policy::gateway::Policy;
 use tokio::sync::Notify;
+use tunnel::device::{CallLog, Device};
+use tunnel::io::clock;
 use tunnel::node::Node;
 use tunnel::time::Now;
 
@@ -43,6 +45,8 @@ pub(super) struct Watch {
     contention: Contention,
     /// Looks that failed.
     failing: Failing,
+    /// Which calls of the data threads keep failing.
+    calls: CallLog,
     /// Refused handshakes that were warned of.
     warned: Warned,
     /// Starts the next look at once.
@@ -69,6 +73,7 @@ impl Watch {
             remarks: Lasting::new(SETTLED),
             contention: Contention::default(),
             failing: Failing::default(),
+            calls: CallLog::default(),
             warned: Warned::default(),
             wakeup: Arc::new(Notify::new()),
         }
@@ -139,6 +144,11 @@ impl Watch {
         if self.failing.handle_success() {
             tracing::info!("rules, routes and switches are checked and put back again");
         }
+    }
+
+    /// Logs when calls of the data threads keep failing, and when they work again.
+    pub(super) fn look_at_calls(&mut self, device: &Device) {
+        self.calls.check(device, clock::instant());
     }
 
     /// Warns of handshakes that look like a mistake, of each once.
