@@ -21,13 +21,11 @@ use super::in_force::InForce;
 use crate::control::report::{SCHEMA, Service};
 
 pub(super) use counters::{Counters, parse_bans};
-pub(super) use numbers::{device_numbers, drop_numbers, io_numbers, leaked, service_numbers};
+pub(super) use numbers::{ROLE, device_numbers, drop_numbers, io_numbers, leaked, service_numbers};
 pub(super) use reader::{ConntrackFlows, Reader};
 pub(super) use room::conntrack_problem;
 use room::judge_conntrack;
 
-/// What our own metrics begin with.
-pub(super) const ROLE: &str = "gateway";
 /// Between two looks at the round trips: there is a probe every five seconds.
 const PROBES: Duration = Duration::from_millis(4_500);
 /// Between two clearings of the histogram's intake, when there is no scrape.

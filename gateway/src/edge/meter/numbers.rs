@@ -6,9 +6,11 @@ use tunnel::device::{Call, Device, DeviceStats};
 use tunnel::io::clock;
 use tunnel::reason::DropReason;
 
-use super::ROLE;
 use super::counters::Counters;
 use crate::control::report::Service;
+
+/// What our own metrics begin with.
+pub(in crate::edge) const ROLE: &str = "gateway";
 
 /// Packets that were dropped by the node, by the kernel's rules and at the sockets.
 pub(in crate::edge) fn drop_numbers(device: &Device, ruleset: &Ruleset, counters: &Counters) -> Vec<Number> {

@@ -25,12 +25,10 @@ use lasting::Lasting;
 use refused::Warned;
 
 pub(super) use failing::FIRST_PAUSE;
-pub(super) use notifications::watch_for_changes;
+pub(super) use notifications::{SETTLE, watch_for_changes};
 pub(super) use path_check::path_faults;
 pub(super) use refused::mistakes;
 
-/// How long after a change the look begins, so that a burst of changes costs one.
-pub(super) const SETTLE: Duration = Duration::from_millis(200);
 /// The longest time between two looks, when no change is reported.
 pub(super) const POLL: Duration = Duration::from_secs(10);
 /// How long what is not as configured must last before it is logged: while a machine starts, interfaces come up one by one.

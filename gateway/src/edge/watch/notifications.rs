@@ -2,15 +2,18 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use tokio::sync::Notify;
 
-use super::SETTLE;
 use crate::edge::blocking::blocking;
 use crate::kernel::{Failure, FailureKind, Helper};
+
+/// How long after a change the look begins, so that a burst of changes costs one.
+pub(in crate::edge) const SETTLE: Duration = Duration::from_millis(200);
 
 /// Starts a thread that waits on the helper's sockets and wakes the loop.
 pub(in crate::edge) async fn watch_for_changes(helper: Helper, wakeup: Arc<Notify>) -> Result<(), Failure> {
