@@ -1,4 +1,10 @@
-//! What a daemon's life is made of: systemd, signals, the watched configuration file, the listeners of the metrics page.
+//! What a daemon's life is made of: systemd, signals, reloads, the watched configuration file, the listeners of the
+//! metrics page.
+//!
+//! Each role keeps a loop of its own, in its `run.rs`: the gateway's takes events of the data plane, ticks slowly without
+//! traffic and ends with its repairs, while the forwarder's waits for a data thread that drains its flows before the end.
+//! They have only signals, the control socket and overdue changes in common, so that one loop for both would need a trait
+//! with a method for nearly every arm, and more lines than the two loops have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -13,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{AbortHandle, spawn_local};
 
+use crate::changes::Applies;
 use crate::exit::{Exit, ExitError};
 use crate::metrics::http::{self, Pages};
 
@@ -23,11 +30,21 @@ pub fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Notifies systemd that the configuration is being read again; [`NotifyState::Ready`] ends it.
-pub fn notify_reloading() {
+/// Reads the configuration file again and applies it, as SIGHUP or a change of the file asks; systemd is notified when it
+/// begins and when it has ended.
+pub async fn reload(role: &impl Applies) {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         notify(&[NotifyState::Reloading, now]);
     }
+    match role.confirmable().reload(role).await {
+        Ok(changes) => tracing::info!(changes = changes.len(), "the configuration was applied"),
+        Err(error) => {
+            for line in error.message.lines() {
+                tracing::warn!("not applied, the configuration before stays in force: {line}");
+            }
+        }
+    }
+    notify(&[NotifyState::Ready]);
 }
 
 /// What a signal asks for.

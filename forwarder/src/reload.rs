@@ -32,6 +32,10 @@ impl Applies for Origin {
         &self.config
     }
 
+    fn load(&self) -> Result<Loaded, ExitError> {
+        Ok(config::load(&self.config)?)
+    }
+
     fn read(&self, said: &Path, text: String) -> Result<Loaded, ExitError> {
         Ok(config::load_draft(&self.config, said, text)?)
     }
@@ -74,32 +78,16 @@ impl Applies for Origin {
         Ok(changes)
     }
 
+    fn note_reload(&self, refused: Option<&ExitError>) {
+        *self.shared.not_taken.lock() = refused.map(|error| not_taken(&self.config, &error.message));
+    }
+
     fn text_in_force(&self) -> String {
         self.text.borrow().clone()
     }
 
     fn confirmable(&self) -> &Confirmable {
         &self.confirmable
-    }
-}
-
-impl Origin {
-    /// Reads the daemon's own file again and applies it.
-    ///
-    /// # Errors
-    /// What is wrong; then everything is as it was.
-    pub(crate) async fn read_again(&self) -> Result<Vec<plan::Change>, ExitError> {
-        let applied = self.read_again_in_turn().await;
-        let refused = applied.as_ref().err().map(|error| not_taken(&self.config, &error.message));
-        *self.shared.not_taken.lock() = refused;
-        applied
-    }
-
-    async fn read_again_in_turn(&self) -> Result<Vec<plan::Change>, ExitError> {
-        let config = config::load(&self.config)?;
-        let _turn = self.applying.lock().await;
-        self.confirmable.refuse_while_waiting()?;
-        self.confirmable.apply_permanently(self, config).await
     }
 }
 

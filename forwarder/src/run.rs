@@ -17,7 +17,7 @@ use daemon::clock_mark::ClockMark;
 use daemon::control::server::{Answer, Socket};
 use daemon::exit::{Exit, ExitError};
 use daemon::files::Lock;
-use daemon::life::{Asked, Listeners, Signals, notify, notify_reloading};
+use daemon::life::{Asked, Listeners, Signals, notify};
 use daemon::log;
 use daemon::metrics::RoundTrips;
 use parking_lot::Mutex;
@@ -193,7 +193,10 @@ async fn serve(running: Running) -> Result<(), ExitError> {
             Ok(fault) = &mut failed => return Err(lost(fault.to_string())),
             result = &mut answering => result.map_err(system)?,
             asked = signals.next() => match asked {
-                Asked::Reload => drop(spawn_local(Rc::clone(&origin).reload())),
+                Asked::Reload => {
+                    let origin = Rc::clone(&origin);
+                    drop(spawn_local(async move { daemon::life::reload(&*origin).await }));
+                }
                 Asked::Stop => origin.stop(),
             },
             () = tokio::time::sleep(TICK) => {
@@ -225,17 +228,6 @@ impl Origin {
         self.scraped.borrow_mut().replace(&policy.metrics.listen, &page)
     }
 
-    /// Reads the file again, as SIGHUP asks.
-    async fn reload(self: Rc<Self>) {
-        notify_reloading();
-        if let Err(error) = self.read_again().await {
-            for line in error.message.lines() {
-                tracing::warn!("not applied, the configuration before stays in force: {line}");
-            }
-        }
-        notify(&[NotifyState::Ready]);
-    }
-
     /// Begins to stop; asked a second time, at once.
     fn stop(&self) {
         let again = self.shared.is_stopping.swap(true, Ordering::Relaxed);
@@ -256,10 +248,7 @@ impl Answer for Origin {
     async fn answer(&self, request: Request) -> Result<Reply, ExitError> {
         match request {
             Request::Report => Ok(Reply::Report(Box::new(report(&self.shared)))),
-            Request::Change(request) => {
-                let reply = self.confirmable.answer(self, request, self.read_again()).await;
-                reply.map(Reply::Change)
-            }
+            Request::Change(request) => self.confirmable.answer(self, request).await.map(Reply::Change),
         }
     }
 }

@@ -18,9 +18,8 @@ use policy::{Host, HostPort, Source, forwarder};
 use crate::checked;
 use crate::config;
 use crate::edge::machine::Machine;
-use crate::edge::refusal;
 use crate::foreign::{Needs, obstacles};
-use crate::kernel::{Failure, FailureKind, Listing, Reply, Request, Scope, answer_once};
+use crate::kernel::{Listing, Reply, Request, Scope, answer_once};
 use crate::listening::listeners;
 use crate::privilege;
 use crate::state::{Applied, State, Switched};
@@ -279,10 +278,7 @@ pub(crate) fn ask(request: Request) -> Result<Reply, ExitError> {
 }
 
 fn ask_within(scope: &Scope, request: Request) -> Result<Reply, ExitError> {
-    answer_once(scope, request).map_err(|failure: Failure| match failure.kind {
-        FailureKind::Ruleset => ExitError::new(Exit::Failed, failure),
-        _ => refusal(failure),
-    })
+    Ok(answer_once(scope, request)?)
 }
 
 /// The effective configuration, a file by itself, and as comments what it asks of the kernel.

@@ -10,7 +10,7 @@ use policy::ruleset::Ruleset;
 
 use crate::commands::{apply, ask, list};
 use crate::config;
-use crate::edge::blueprint::guards;
+use crate::edge::guards;
 use crate::kernel::{Listing, Reply, Request};
 use crate::privilege;
 use crate::state::{Guards, State};

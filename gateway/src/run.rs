@@ -9,7 +9,6 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use policy::Host;
 use policy::gateway::Policy;
 use sd_notify::NotifyState;
 use tokio::sync::Notify;
@@ -20,7 +19,7 @@ use tunnel::device::DeviceEvent;
 
 use crate::config::{self, Config};
 use crate::control::protocol::{Reply, Request};
-use crate::edge::{Edge, Resources, acquire, refusal, resume};
+use crate::edge::{Edge, Resources, acquire, resume};
 use crate::kernel::{Helper, Scope};
 use crate::sandbox::{self, Confinement};
 use crate::state::State;
@@ -28,9 +27,8 @@ use crate::{memory, privilege};
 use daemon::changes::{Applies as _, Confirmable};
 use daemon::control::server::{Access, Answer, Socket};
 use daemon::exit::{Exit, ExitError};
-use daemon::life::{Asked, Listeners, Signals, WatchedFile, notify, notify_reloading};
+use daemon::life::{Asked, Listeners, Signals, WatchedFile, notify};
 use daemon::log;
-use daemon::metrics::http::Pages;
 use daemon::metrics::process;
 
 /// How often the edge looks after itself while there is something to see.
@@ -43,6 +41,8 @@ const QUIET_TICK: Duration = Duration::from_secs(4);
 /// # Errors
 /// With the exit code of what is missing or wrong; before the ruleset was accepted, nothing has been changed.
 pub fn run(path: &Path) -> Result<(), ExitError> {
+    // A draft is read as the content of the same path, so that the files both name compare as equal.
+    let path = &std::path::absolute(path).map_err(|error| ExitError::new(Exit::Failed, error))?;
     let config = config::load(path)?;
     log::start(config.policy.log);
     for warning in &config.policy.warnings {
@@ -54,12 +54,12 @@ pub fn run(path: &Path) -> Result<(), ExitError> {
     let helper = Helper::start(Scope::of(&config.policy, path)).map_err(|error| {
         ExitError::new(Exit::Failed, format!("the kernel helper does not start: {error}"))
     })?;
-    helper.probe().map_err(refusal)?;
+    helper.probe()?;
     let state = State::at(&config.policy.state_directory);
     let _lock = state.claim()?;
     let (config, confirmable) = resume(config, &state);
     let socket = bind_control(&config.policy)?;
-    let resources = acquire(&config, &helper, &state).map_err(refusal)?;
+    let resources = acquire(&config, &helper, &state)?;
     process::read_units();
     privilege::drop_all().map_err(|error| permission(&error))?;
     confine(&config.policy);
@@ -105,7 +105,7 @@ fn serve(
     (helper, state, confirmable): (Helper, State, Confirmable),
     socket: &Socket,
 ) -> Result<(), ExitError> {
-    let (edge, events) = Edge::start(config, resources, helper, state, confirmable).map_err(refusal)?;
+    let (edge, events) = Edge::start(config, resources, helper, state, confirmable)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build();
     let runtime =
         runtime.map_err(|error| ExitError::new(Exit::Failed, format!("the control thread: {error}")))?;
@@ -124,8 +124,7 @@ async fn event_loop(
     let failed = |error: std::io::Error| ExitError::new(Exit::Failed, format!("signals: {error}"));
     let mut signals = Signals::handle().map_err(failed)?;
     let mut listeners = Listeners::default();
-    listeners.start(&edge.metrics_addresses(), &edge)?;
-    edge.resolve_all();
+    listeners.start(&edge.config().policy.metrics.listen, &edge)?;
     let mut repairs = spawn_local(Rc::clone(&edge).reconcile());
     memory::trim_heap();
     tracing::info!("gateway started");
@@ -152,16 +151,15 @@ async fn event_loop(
             },
             () = asked.notified(), if is_quiet => tick.reset_immediately(),
             _ = tick.tick() => {
-                is_quiet = !look_after(&edge, &mut listeners)? && !edge.needs_seconds();
+                let is_watched = edge.config().policy.watch;
+                let needs_seconds = is_watched || edge.confirmable().is_waiting();
+                is_quiet = !look_after(&edge, &mut listeners)? && !needs_seconds;
                 tick.reset_after(if is_quiet { QUIET_TICK } else { TICK });
                 if edge.confirmable().is_overdue() {
                     let edge = Rc::clone(&edge);
-                    drop(spawn_local(async move {
-                        edge.confirmable().take_back_overdue(&*edge).await;
-                        edge.resolve_all();
-                    }));
+                    drop(spawn_local(async move { edge.confirmable().take_back_overdue(&*edge).await }));
                 }
-                if edge.is_file_watched() && file.has_changed(edge.config_path()) {
+                if is_watched && file.has_changed(edge.config_path()) {
                     drop(spawn_local(reload(Rc::clone(&edge), Rc::clone(&asked))));
                 }
             }
@@ -184,13 +182,8 @@ async fn event_loop(
 
 /// Whether there was traffic since the last look.
 fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<bool, ExitError> {
-    let has_traffic = edge.sample();
-    edge.look_at_calls();
-    edge.keep_endpoints_again();
-    edge.resolve_due();
-    edge.follow_path_mtu();
-    edge.warn_of_refused_handshakes();
-    listeners.follow(&edge.metrics_addresses(), edge);
+    let has_traffic = edge.tick();
+    listeners.follow(&edge.config().policy.metrics.listen, edge);
     if let Some(fault) = edge.fault() {
         return Err(lost(&fault));
     }
@@ -207,38 +200,8 @@ fn lost(fault: &str) -> ExitError {
 }
 
 async fn reload(edge: Rc<Edge>, asked: Rc<Notify>) {
-    notify_reloading();
-    match edge.reload().await {
-        Ok(changes) => {
-            tracing::info!(changes = changes.len(), "the configuration was applied");
-            edge.resolve_all();
-        }
-        Err(stop) => {
-            for line in stop.message.lines() {
-                tracing::warn!("not applied, the configuration before stays in force: {line}");
-            }
-        }
-    }
-    notify(&[NotifyState::Ready]);
+    daemon::life::reload(&*edge).await;
     asked.notify_one();
-}
-
-impl Pages for Edge {
-    async fn metrics(&self) -> String {
-        self.metrics_page().await
-    }
-
-    fn readiness(&self) -> (bool, String) {
-        let (ready, line) = self.headline();
-        match self.fault() {
-            Some(fault) => (false, fault + "\n"),
-            None => (ready, line + "\n"),
-        }
-    }
-
-    fn hosts(&self) -> Vec<Host> {
-        self.metrics_hosts()
-    }
 }
 
 /// What control clients are answered.
@@ -257,27 +220,8 @@ impl Answer for Control {
     }
 
     async fn answer(&self, request: Request) -> Result<Reply, ExitError> {
-        let edge = &self.edge;
-        let answer = match request {
-            Request::Peers => Ok(Reply::Peers(edge.peers())),
-            Request::Dump { show_keys } => Ok(Reply::Dump(edge.dump(show_keys))),
-            Request::Services => edge.services().await.map(Reply::Services).map_err(refusal),
-            Request::Status => Ok(Reply::Status(edge.status().await)),
-            Request::Flows { service, address, limit } => {
-                edge.flows(service.as_deref(), address, limit).await.map(Reply::Flows)
-            }
-            Request::Offloads => Ok(Reply::Offloads(edge.offloads())),
-            Request::SetOffloads { switches } => edge.set_offloads(&switches).map(Reply::Offloads),
-            Request::Bans => edge.bans().await.map(Reply::Bans).map_err(refusal),
-            Request::Ban { address, seconds } => edge.ban(address, seconds).await.map(|()| Reply::Done),
-            Request::Unban { address } => edge.unban(address).await.map(|()| Reply::Done).map_err(refusal),
-            Request::Change(request) => {
-                let reply = edge.confirmable().answer(&**edge, request, edge.reload()).await;
-                edge.resolve_all();
-                reply.map(Reply::Change)
-            }
-        };
+        let reply = self.edge.answer(request).await;
         self.asked.notify_one();
-        answer
+        reply
     }
 }

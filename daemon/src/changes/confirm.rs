@@ -33,6 +33,12 @@ pub trait Applies {
     /// The daemon's own file.
     fn config_path(&self) -> &Path;
 
+    /// Reads the daemon's own file.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn load(&self) -> Result<Self::Config, ExitError>;
+
     /// Takes `text` for the content of the daemon's own file; errors name the file `said`, where the operator wrote it.
     ///
     /// # Errors
@@ -53,6 +59,9 @@ pub trait Applies {
 
     /// Notes that a text was refused before it was tried.
     fn note_refused(&self) {}
+
+    /// Notes that the daemon's own file was read again, and refused for this reason or taken.
+    fn note_reload(&self, refused: Option<&ExitError>);
 
     /// The text that is in force.
     fn text_in_force(&self) -> String;
@@ -201,16 +210,29 @@ impl Confirmable {
     ///
     /// # Errors
     /// [`Exit::Conflict`]
-    pub fn refuse_while_waiting(&self) -> Result<(), ExitError> {
+    fn refuse_while_waiting(&self) -> Result<(), ExitError> {
         let Some(left) = self.waits() else { return Ok(()) };
         Err(still_waits(self.program, left.as_secs()))
     }
 
-    /// Applies a configuration permanently; the caller holds the turn.
+    /// Reads the daemon's own file again and applies it.
     ///
     /// # Errors
-    /// As [`Applies::apply`].
-    pub async fn apply_permanently<A: Applies>(
+    /// What is wrong; then everything is as it was. [`Exit::Conflict`] while a change waits for its confirmation.
+    pub async fn reload<A: Applies>(&self, role: &A) -> Result<Vec<Change>, ExitError> {
+        let reload = async {
+            let config = role.load().inspect_err(|_| role.note_refused())?;
+            let _turn = role.turn().await;
+            self.refuse_while_waiting()?;
+            self.apply_permanently(role, config).await
+        };
+        let applied = reload.await;
+        role.note_reload(applied.as_ref().err());
+        applied
+    }
+
+    /// Applies a configuration permanently; the caller holds the turn.
+    async fn apply_permanently<A: Applies>(
         &self,
         role: &A,
         config: A::Config,
@@ -370,7 +392,7 @@ impl Confirmable {
         Ok(())
     }
 
-    /// Answers a request but for [`ChangeRequest::Reload`], which each role handles in its own way.
+    /// Answers a request.
     ///
     /// # Errors
     /// What is wrong; then everything is as it was.
@@ -378,7 +400,6 @@ impl Confirmable {
         &self,
         role: &A,
         request: ChangeRequest,
-        reload: impl Future<Output = Result<Vec<Change>, ExitError>>,
     ) -> Result<ChangeReply, ExitError> {
         let changes = |changes| ChangeReply::Changes(Changes::of(changes));
         match request {
@@ -401,7 +422,7 @@ impl Confirmable {
                 let was_waiting = self.take_back(role).await?;
                 Ok(ChangeReply::TakenBack { was_waiting })
             }
-            ChangeRequest::Reload => reload.await.map(changes),
+            ChangeRequest::Reload => self.reload(role).await.map(changes),
         }
     }
 }

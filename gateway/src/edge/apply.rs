@@ -1,14 +1,20 @@
-//! The edge as the daemon's changes see it.
+//! A change of the configuration while traffic flows: completely, or not at all.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use daemon::changes::{Applies, Confirmable, OperatorState, Startup, Text, Trusted};
 use daemon::exit::ExitError;
 use policy::plan::Change;
 use tokio::sync::MutexGuard;
 
-use super::Edge;
+use super::in_force::{Blueprint, Installed, Left};
+use super::machine::Machine;
+use super::status::warn_of_problems;
+use super::{Edge, peers};
 use crate::config::{self, Config};
+use crate::listening::listeners;
+use crate::memory;
 use crate::state::State;
 
 impl Text for Config {
@@ -24,6 +30,10 @@ impl Applies for Edge {
         &self.config_path
     }
 
+    fn load(&self) -> Result<Config, ExitError> {
+        Ok(config::load(&self.config_path)?)
+    }
+
     fn read(&self, said: &Path, text: String) -> Result<Config, ExitError> {
         Ok(config::load_draft(&self.config_path, said, text)?)
     }
@@ -33,19 +43,35 @@ impl Applies for Edge {
     }
 
     fn plan(&self, config: &Config) -> Vec<Change> {
-        self.changes_to(config)
+        let machine = {
+            let watch = self.watch.borrow();
+            watch.machine().at_next_apply(&config.policy, watch.machine().system().clone())
+        };
+        self.in_force.borrow().plan(config, (&machine, self.plane.found_mtu()), &listeners())
     }
 
     async fn apply(&self, config: Config) -> Result<Vec<Change>, ExitError> {
-        self.apply_in_turn(config).await
+        let applied = self.try_to_apply(config).await;
+        self.in_force.borrow_mut().handle_apply(applied.is_ok());
+        if let Ok(changes) = &applied {
+            log_changes(changes);
+            if self.watch.borrow().is_failing() {
+                self.watch.borrow().wake();
+            }
+        }
+        applied
     }
 
     fn note_refused(&self) {
-        self.note_apply(false);
+        self.in_force.borrow_mut().handle_apply(false);
+    }
+
+    fn note_reload(&self, refused: Option<&ExitError>) {
+        self.in_force.borrow_mut().handle_reload(refused);
     }
 
     fn text_in_force(&self) -> String {
-        self.current.borrow().text.clone()
+        self.config().text.clone()
     }
 
     fn confirmable(&self) -> &Confirmable {
@@ -62,4 +88,99 @@ pub fn resume(file: Config, state: &State) -> (Config, Confirmable) {
     let (config, startup): (Config, Startup) =
         daemon::changes::resume(file, &path, (&operator, &trials), load);
     (config, Confirmable::new("gatewayctl", startup, operator, trials))
+}
+
+impl Edge {
+    /// Whatever may refuse is asked before anything is changed that cannot be taken back without a trace. The caller holds
+    /// the turn.
+    async fn try_to_apply(&self, config: Config) -> Result<Vec<Change>, ExitError> {
+        let (config, old) = (Arc::new(config), self.config());
+        let policy = &config.policy;
+        self.in_force.borrow().refuse_what_needs_a_restart(policy)?;
+        self.installer.cover(&config).await?;
+        let before = self.watch.borrow().machine().clone();
+        let machine = self.installer.machine_at_apply(&config, before).await?;
+        let (new, changes) = {
+            let in_force = self.in_force.borrow();
+            let new = in_force.next(policy, &machine, self.plane.found_mtu());
+            let changes = in_force.changes(&config, &new, &machine, &listeners());
+            (Arc::new(new), changes)
+        };
+        let socket = self.plane.prepare_socket(policy.interface.listen_port).await?;
+        let installed = self.change_kernel(&new).await?;
+        let moved = self.plane.move_socket(socket, policy.kernel.fwmark, old.policy.kernel.fwmark).await;
+        let changed =
+            moved.map_err(|failure| failure.to_string()).and_then(|()| self.plane.change_node(&config, &old));
+        if let Err(message) = changed {
+            return Err(self.go_back(&old).await.stop(&message));
+        }
+        let ended = self.in_force.borrow().ended(policy, &new);
+        self.installer.end_flows(ended).await;
+        if changes.iter().any(|change| change.part == "peer") {
+            // A peer that went must leave no series behind.
+            self.meter.borrow_mut().forget_round_trips();
+        }
+        self.put_in_force(config, machine, (new, installed));
+        self.check_paths(true).await;
+        memory::trim_heap();
+        Ok(changes)
+    }
+
+    fn put_in_force(
+        &self,
+        config: Arc<Config>,
+        machine: Machine,
+        (blueprint, installed): (Arc<Blueprint>, Installed),
+    ) {
+        daemon::log::change(config.policy.log);
+        machine.keep_pins(&self.state);
+        self.watch.borrow_mut().handle_machine(machine);
+        let is_news = self.in_force.borrow_mut().replace(config, blueprint, installed);
+        let in_force = self.in_force.borrow();
+        if is_news {
+            warn_of_problems(&in_force, &self.watch.borrow(), &self.plane);
+        }
+        self.peers.borrow_mut().follow(in_force.policy());
+        peers::resolve_due(&self.peers, self.plane.device());
+        self.plane.search_path_mtu(in_force.policy(), in_force.mtu());
+        self.plane.device().wake();
+    }
+
+    /// Puts the new rules and routes in place; when a step is refused, what was before comes back, and the error says
+    /// whether it did.
+    pub(super) async fn change_kernel(&self, new: &Arc<Blueprint>) -> Result<Installed, ExitError> {
+        let old = self.in_force.borrow().in_kernel();
+        self.installer.change(new, old).await.map_err(|undone| {
+            if !undone.left.is_nothing() {
+                self.watch.borrow().wake();
+            }
+            undone.stop()
+        })
+    }
+
+    /// Makes everything what it was before a change that failed at its very end; what is left of it.
+    async fn go_back(&self, old: &Config) -> Left {
+        let before = self.in_force.borrow().in_kernel();
+        let left = self.installer.put_back(before).await;
+        let left = left.and(self.plane.put_socket_back(&old.policy).await);
+        if !left.is_nothing() {
+            self.watch.borrow().wake();
+        }
+        left
+    }
+}
+
+/// Logs what a person has to know of a change: another own key cuts every peer off until it has the new one.
+fn log_changes(changes: &[Change]) {
+    for change in changes {
+        match change.part {
+            "key" if change.line.starts_with("~ private key:") => {
+                tracing::warn!("{}", change.line.trim_start_matches("~ "));
+            }
+            "device" | "guard" | "key" | "list" | "log" | "metrics" | "offload" | "reload" => {
+                tracing::info!("{change}")
+            }
+            _ => {}
+        }
+    }
 }

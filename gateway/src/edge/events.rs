@@ -1,14 +1,8 @@
 //! Events of the data plane, and what is done about them.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 
-use daemon::endpoint_name::EndpointName;
-use policy::HostPort;
-use policy::gateway::Peer;
-use tokio::task;
 use tunnel::device::DeviceEvent;
-use tunnel::key::PublicKey;
 use tunnel::node::{Event, PeerId, PeerState, RecoveryStep};
 
 use super::{Edge, peers};
@@ -31,22 +25,36 @@ impl Edge {
     }
 
     fn handle_node_event(self: &Rc<Self>, event: Event) {
+        let name = |id: PeerId| match self.plane.peer(id) {
+            Some(peer) => self.in_force.borrow().name_of(&peer.public_key),
+            None => id.0.to_string(),
+        };
         match event {
             Event::Handshake { peer } => {
-                tracing::debug!(peer = self.name_of_id(peer), "session established")
+                tracing::debug!(peer = name(peer), "session established")
             }
             Event::EndpointChanged { peer, endpoint } => {
-                tracing::debug!(peer = self.name_of_id(peer), endpoint = %endpoint.remote, "peer endpoint changed");
-                self.note_endpoints();
+                tracing::debug!(peer = name(peer), endpoint = %endpoint.remote, "peer endpoint changed");
+                if self.peers.borrow_mut().note() {
+                    self.keep_endpoints();
+                }
             }
-            Event::StateChanged { peer, from, to } => self.log_state(peer, from, to),
-            Event::Recover { peer, step: RecoveryStep::Resolve } => self.resolve(peer),
+            Event::StateChanged { peer, from, to } => {
+                let (from, state) = (from.label(), to.label());
+                tracing::info!(peer = name(peer), from, to = state, "peer state changed");
+                if to == PeerState::Up {
+                    self.handle_reply(peer);
+                }
+            }
+            Event::Recover { peer, step: RecoveryStep::Resolve } => {
+                peers::handle_silence(&self.peers, self.plane.device(), &self.config().policy, peer);
+            }
             // The handshake is the node's own work, and another socket on the same fixed port would be the same.
             Event::Recover { peer, step } => {
-                tracing::debug!(peer = self.name_of_id(peer), ?step, "recovering")
+                tracing::debug!(peer = name(peer), ?step, "recovering")
             }
             Event::PathMtu { peer, mtu } => {
-                tracing::info!(peer = self.name_of_id(peer), mtu, "path MTU discovered");
+                tracing::info!(peer = name(peer), mtu, "path MTU discovered");
                 self.follow_path_mtu();
             }
             Event::Watermark { wall } => {
@@ -64,161 +72,24 @@ impl Edge {
                 );
             }
             Event::SharedKey { peer, is_the_peers } => {
-                tracing::warn!("{}", shared_key(&self.name_of_id(peer), is_the_peers));
+                tracing::warn!("{}", shared_key(&name(peer), is_the_peers));
             }
             Event::OldTimestamp { peer } => {
                 tracing::info!(
-                    peer = self.name_of_id(peer),
+                    peer = name(peer),
                     "a handshake of the peer is older than the one before: its clock went back, or it is a replay"
                 );
             }
         }
     }
 
-    fn log_state(&self, peer: PeerId, from: PeerState, to: PeerState) {
-        tracing::info!(
-            peer = self.name_of_id(peer),
-            from = from.label(),
-            to = to.label(),
-            "peer state changed"
-        );
-        if to == PeerState::Up {
-            self.note_endpoints();
-            self.note_reply(peer);
-        }
-    }
-
-    /// Has the endpoints written at once after a quiet second, so that even a crash finds them; else the tick does.
-    fn note_endpoints(&self) {
-        if !self.endpoints_noted.replace(true) {
+    fn handle_reply(&self, id: PeerId) {
+        if self.peers.borrow_mut().note() {
             self.keep_endpoints();
         }
-    }
-
-    /// Writes the endpoints if they changed; to be called at every look.
-    pub fn keep_endpoints_again(&self) {
-        self.endpoints_noted.set(false);
-        self.keep_endpoints();
-    }
-
-    /// Follows the endpoints that are names in the configuration, as after a start or a change.
-    pub fn resolve_all(self: &Rc<Self>) {
-        {
-            let current = self.current.borrow();
-            let mut names = self.names.borrow_mut();
-            let mut before = std::mem::take(&mut *names);
-            for peer in &current.policy.peers {
-                let Some(endpoint) = peers::name_to_resolve(peer) else { continue };
-                let kept = before.remove(&peer.public_key).filter(|name| name.endpoint() == endpoint);
-                let name = kept.unwrap_or_else(|| EndpointName::new(endpoint.clone()));
-                names.insert(peer.public_key, name);
-            }
+        if let Some(status) = self.plane.peer(id) {
+            self.peers.borrow_mut().handle_reply(&status.public_key);
         }
-        self.resolve_due();
-    }
-
-    /// Resolves the names whose time has come, in the background; to be called every few seconds.
-    pub fn resolve_due(self: &Rc<Self>) {
-        let now = Self::now();
-        let due: Vec<_> = {
-            let mut names = self.names.borrow_mut();
-            let due = |(key, name): (&policy::PublicKey, &mut EndpointName)| {
-                name.is_due(now).then(|| (*key, name.endpoint().clone()))
-            };
-            names.iter_mut().filter_map(due).collect()
-        };
-        for (key, endpoint) in due {
-            let edge = Rc::clone(self);
-            task::spawn_local(async move {
-                let addresses = tokio::net::lookup_host(endpoint.to_string()).await;
-                edge.handle_addresses(&key, addresses.map(Iterator::collect).unwrap_or_default());
-            });
-        }
-    }
-
-    fn handle_addresses(&self, key: &policy::PublicKey, addresses: Vec<SocketAddr>) {
-        let (node, now) = (self.device.node(), Self::now());
-        let status = node.peers(now).into_iter().find(|peer| peer.public_key.as_bytes() == key.as_bytes());
-        let Some(status) = status else { return };
-        let current = status.endpoint.map(|endpoint| endpoint.remote);
-        let mut names = self.names.borrow_mut();
-        let Some(name) = names.get_mut(key) else { return };
-        if addresses.is_empty() {
-            tracing::info!(
-                peer = self.name_of_id(status.id),
-                "the peer's name does not resolve; trying again"
-            );
-        }
-        if let Some(address) = name.handle_resolved(now, &addresses, current) {
-            node.set_endpoint(status.id, address, now);
-            self.device.wake();
-        }
-    }
-
-    /// A silent peer: one whose endpoint is an address is tried there at once, as a packet from elsewhere may have led away
-    /// from it; else each address of its name is tried in turn until it answers.
-    fn resolve(self: &Rc<Self>, id: PeerId) {
-        let Some((key, endpoint)) = self.configured_endpoint(id) else { return };
-        if let Some(address) = peers::literal(&endpoint) {
-            self.device.node().set_endpoint(id, address, Self::now());
-            return self.device.wake();
-        }
-        if let Some(name) = self.names.borrow_mut().get_mut(&key) {
-            name.handle_silence(Self::now());
-        }
-        self.resolve_due();
-    }
-
-    fn note_reply(&self, id: PeerId) {
-        if let Some((key, _)) = self.configured_endpoint(id)
-            && let Some(name) = self.names.borrow_mut().get_mut(&key)
-        {
-            name.handle_reply();
-        }
-    }
-
-    fn configured_endpoint(&self, id: PeerId) -> Option<(policy::PublicKey, HostPort)> {
-        let status = self.device.node().peers(Self::now()).into_iter().find(|peer| peer.id == id)?;
-        let current = self.current.borrow();
-        let is_it = |peer: &&Peer| peer.public_key.as_bytes() == status.public_key.as_bytes();
-        let peer = current.policy.peers.iter().find(is_it)?;
-        Some((peer.public_key, peer.endpoint.clone()?))
-    }
-
-    /// Writes the endpoints of the peers heard since the start; others keep the place they had.
-    pub fn keep_endpoints(&self) {
-        let status = self.device.node().peers(Self::now());
-        let heard = status.into_iter().filter(|peer| peer.latest_handshake.is_some());
-        let heard = heard.filter_map(|peer| Some((peer.public_key.to_string(), peer.endpoint?.remote)));
-        let mut endpoints = self.endpoints.borrow().clone();
-        endpoints.peers.extend(heard);
-        endpoints.peers.retain(|key, _| self.is_configured(key));
-        if endpoints == *self.endpoints.borrow() {
-            return;
-        }
-        if let Err(error) = self.state.keep_endpoints(&endpoints) {
-            // Once: the next second would only say it again.
-            tracing::warn!(
-                "the peers' endpoints cannot be written ({error}); free disk space or fix the state folder's permissions"
-            );
-        }
-        self.endpoints.replace(endpoints);
-    }
-
-    fn is_configured(&self, key: &str) -> bool {
-        self.current.borrow().policy.peers.iter().any(|peer| peer.public_key.to_string() == key)
-    }
-
-    fn name_of_id(&self, id: PeerId) -> String {
-        let status = self.device.node().peers(Self::now()).into_iter().find(|peer| peer.id == id);
-        status.map_or_else(|| format!("{}", id.0), |status| self.name_of(&status.public_key))
-    }
-
-    /// The peer's name in the configuration, or the beginning of its key.
-    pub(super) fn name_of(&self, key: &PublicKey) -> String {
-        let current = self.current.borrow();
-        let named = current.policy.peers.iter().find(|peer| peer.public_key.as_bytes() == key.as_bytes());
-        named.map_or_else(|| key.to_string().chars().take(8).collect(), |peer| peer.name.to_string())
     }
 }
 

@@ -6,9 +6,7 @@ use std::time::Duration;
 use policy::gateway::Policy;
 use policy::ruleset::ServiceMark;
 
-use super::Edge;
-use super::observe::blocking;
-use super::reload::refusal;
+use super::in_force::InForce;
 use crate::control::protocol::MAX_FLOWS;
 use crate::control::report::{Flow, Flows, SCHEMA};
 use crate::kernel::{self, FlowQuery};
@@ -30,37 +28,31 @@ const TCP_STATES: [&str; 10] = [
 /// The upper half of a conntrack mark says that a flow is ours.
 const OURS: u32 = 0xffff_0000;
 
-impl Edge {
-    /// Flows of published ports and private flows, those that carried most first.
-    ///
-    /// # Errors
-    /// [`Exit::Usage`] for a service that there is not; what the kernel said.
-    pub async fn flows(
-        &self,
-        service: Option<&str>,
-        address: Option<IpAddr>,
-        limit: usize,
-    ) -> Result<Flows, ExitError> {
-        let query = {
-            let current = self.current.borrow();
-            let services = &current.blueprint.plan.ruleset.services;
-            let marks = services.iter().filter(|mark| service == Some(mark.name.as_str()));
-            let marks: Vec<u32> = marks.map(|mark| mark.mark).collect();
-            if let (Some(name), true) = (service, marks.is_empty()) {
-                let message = format!("there is no service {name}; gatewayctl services lists them");
-                return Err(ExitError::new(Exit::Usage, message));
-            }
-            let limit = limit.clamp(1, MAX_FLOWS);
-            FlowQuery { mark: current.policy.kernel.ct_mark, mask: OURS, marks, address, limit }
-        };
-        let helper = self.helper.clone();
-        let (flows, total) = blocking(move || helper.flows(query)).await.map_err(refusal)?;
-        let current = self.current.borrow();
-        let (policy, services) = (&current.policy, &current.blueprint.plan.ruleset.services);
-        let now = Self::now().wall;
-        let flows: Vec<_> = flows.iter().map(|flow| described(flow, policy, services, now)).collect();
-        Ok(Flows { schema: SCHEMA, total, truncated: total > flows.len(), flows })
+/// What to read for the flows of a service, of an address, or of all.
+///
+/// # Errors
+/// [`Exit::Usage`] for a service that there is not.
+pub(super) fn query(
+    in_force: &InForce,
+    service: Option<&str>,
+    address: Option<IpAddr>,
+    limit: usize,
+) -> Result<FlowQuery, ExitError> {
+    let marks = in_force.ruleset().services.iter().filter(|mark| service == Some(mark.name.as_str()));
+    let marks: Vec<u32> = marks.map(|mark| mark.mark).collect();
+    if let (Some(name), true) = (service, marks.is_empty()) {
+        let message = format!("there is no service {name}; gatewayctl services lists them");
+        return Err(ExitError::new(Exit::Usage, message));
     }
+    let limit = limit.clamp(1, MAX_FLOWS);
+    Ok(FlowQuery { mark: in_force.policy().kernel.ct_mark, mask: OURS, marks, address, limit })
+}
+
+/// Flows of published ports and private flows, those that carried most first, out of `total`.
+pub(super) fn report(in_force: &InForce, (flows, total): (Vec<kernel::Flow>, usize), now: Duration) -> Flows {
+    let (policy, services) = (in_force.policy(), &in_force.ruleset().services);
+    let flows: Vec<_> = flows.iter().map(|flow| described(flow, policy, services, now)).collect();
+    Flows { schema: SCHEMA, total, truncated: total > flows.len(), flows }
 }
 
 fn described(flow: &kernel::Flow, policy: &Policy, services: &[ServiceMark], now: Duration) -> Flow {

@@ -1,175 +1,111 @@
-//! The running edge: the data plane, the kernel helper and the policy in force, seen from the control thread.
+//! The running edge, seen from the control thread: a front over what it is made of.
+//!
+//! | part | what it has |
+//! |---|---|
+//! | `in_force` | the configuration in force: what plan, apply, reload and rollback read and replace |
+//! | `watch` | what looks at the kernel found, and what was repaired |
+//! | `meter` | what is measured for reports |
+//! | `peers` | where peers are: endpoints kept on disk, and names to resolve |
+//! | `data_plane` | device, outer socket and `wg` socket |
+//!
+//! The parts do not know the edge. They are plain values that decide; what waits is here, and borrows a part only between
+//! two waits.
 
+mod answers;
 mod apply;
-pub mod blueprint;
-mod changes;
-mod counters;
-mod dump;
+mod bans;
+mod blocking;
+mod data_plane;
 mod events;
-mod failing;
-mod fingerprint;
 mod flows;
-mod lasting;
+mod in_force;
 pub mod machine;
-mod observe;
-mod offload;
-mod outer;
-mod path_check;
+mod meter;
+mod pages;
 mod path_mtu;
-pub mod peers;
+mod peers;
 mod reconcile;
-mod refused;
-mod reload;
-mod room;
-mod self_test;
-mod services;
 mod start;
 mod status;
-mod undone;
-mod wg;
+mod watch;
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
-use policy::gateway::Policy;
-use tokio::sync::{Notify, Semaphore};
-use tunnel::device::{CallLog, Device};
-use tunnel::io::clock;
-use tunnel::time::Now;
-use tunnel::uapi;
-
-use crate::config::Keys;
-use crate::kernel::Helper;
-use crate::state::{Endpoints, State};
-use blueprint::{Blueprint, Unwritable};
-use counters::Counters;
 use daemon::changes::Confirmable;
-use daemon::endpoint_name::EndpointName;
-use daemon::metrics::RoundTrips;
-use daemon::rates::Rates;
-use failing::Failing;
-use lasting::Lasting;
-use machine::Machine;
-use outer::Outer;
-use reconcile::Contention;
+use tunnel::io::clock;
+
+use crate::config::Config;
+use crate::kernel::Helper;
+use crate::state::State;
+use data_plane::DataPlane;
+use in_force::{InForce, Installer};
+use meter::{Meter, Reader};
+use peers::Peers;
+use watch::Watch;
 
 pub use apply::resume;
-pub use reload::refusal;
+pub use in_force::guards;
 pub use start::{Resources, acquire};
 
-/// The running edge. It lives on the control thread alone; what other threads need is shared by `Arc`.
+/// The running edge. It lives on the control thread alone.
 pub struct Edge {
     helper: Helper,
     state: State,
-    device: Arc<Device>,
-    outer: Arc<Outer>,
-    wg_socket: uapi::server::Server,
     config_path: PathBuf,
-    started: Instant,
-    current: RefCell<Current>,
-    machine: RefCell<Machine>,
-    /// Ways of packets that lead elsewhere than they must, as of the last look.
-    path_faults: RefCell<Lasting>,
-    remarks: RefCell<Lasting>,
-    rates: RefCell<Rates>,
-    /// An MTU of the paths that the kernel did not take.
-    refused_mtu: Cell<Option<u16>>,
-    round_trips: RefCell<RoundTrips>,
-    /// When round trips were last noted for the histogram, and when its intake was last cleared.
-    trips_noted: Cell<Instant>,
-    trips_settled: Cell<Instant>,
-    contention: RefCell<Contention>,
-    /// Looks at the kernel that failed.
-    failing: RefCell<Failing>,
-    /// Starts the next look at the kernel at once.
-    wakeup: Arc<Notify>,
-    /// The turn of what reads from the kernel for a report.
-    reading: Arc<Semaphore>,
-    /// Which calls of the data threads keep failing.
-    calls: RefCell<CallLog>,
-    kernel_counters: RefCell<KernelCounters>,
-    /// The endpoints as they are in the state folder.
-    endpoints: RefCell<Endpoints>,
-    /// Endpoints that are names in the configuration, by the peer's key.
-    names: RefCell<BTreeMap<policy::PublicKey, EndpointName>>,
-    /// Whether they were written since the last tick.
-    endpoints_noted: Cell<bool>,
-    generation: Cell<u64>,
-    failed_applies: Cell<u64>,
-    last_apply_ok: Cell<bool>,
-    /// Why the file was not taken when it was last read again.
-    not_taken: RefCell<Option<String>>,
-    /// Refused handshakes that were warned of.
-    warned: RefCell<refused::Warned>,
+    plane: DataPlane,
+    installer: Installer,
+    reader: Reader,
+    in_force: RefCell<InForce>,
+    watch: RefCell<Watch>,
+    meter: RefCell<Meter>,
+    peers: Rc<RefCell<Peers>>,
     /// Changes that wait for their confirmation.
     confirmable: Confirmable,
     /// Serializes applies: two at once would judge each other's half-done work.
     applying: tokio::sync::Mutex<()>,
 }
 
-/// What the kernel counted when it was last asked.
-#[derive(Clone, Debug, Default)]
-struct KernelCounters {
-    read: Option<Instant>,
-    named: Counters,
-    /// Flows that conntrack follows, and the most it will.
-    flows: Option<(u64, u64)>,
-    /// Whether it was nearly full then.
-    is_crowded: bool,
-}
-
-/// The configuration in force.
-struct Current {
-    text: String,
-    policy: Policy,
-    keys: Keys,
-    blueprint: Arc<Blueprint>,
-    unwritable: Vec<Unwritable>,
-    /// Of the table as we made it.
-    fingerprint: Option<u64>,
-}
-
 impl Edge {
-    /// Whether the configuration file is applied whenever it changes.
+    /// The configuration in force.
     #[must_use]
-    pub fn is_file_watched(&self) -> bool {
-        self.current.borrow().policy.watch
-    }
-
-    /// Whether something is to be looked at every second: a file, or the time of a change that waits to be confirmed.
-    #[must_use]
-    pub fn needs_seconds(&self) -> bool {
-        self.is_file_watched() || self.confirmable.is_waiting()
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(self.in_force.borrow().config())
     }
 
     /// Why the daemon is of no use any more: the helper or a data thread ended, or is stuck.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         let helper = self.helper.fault().map(|fault| format!("the kernel helper is lost: {fault}"));
-        helper.or_else(|| (!self.device.is_healthy()).then(|| "a data thread ended".to_owned()))
+        helper.or_else(|| (!self.plane.device().is_healthy()).then(|| "a data thread ended".to_owned()))
     }
 
-    /// Says so when calls of the data threads keep failing, and when they work again.
-    pub fn look_at_calls(&self) {
-        self.calls.borrow_mut().check(&self.device, clock::instant());
+    /// Looks after everything that time changes; to be called every few seconds. Returns whether there was traffic since the
+    /// last time.
+    pub fn tick(self: &Rc<Self>) -> bool {
+        let has_traffic = self.meter.borrow_mut().sample(&self.in_force.borrow(), &self.plane);
+        self.watch.borrow_mut().look_at_calls(self.plane.device());
+        self.peers.borrow_mut().handle_tick();
+        self.keep_endpoints();
+        peers::resolve_due(&self.peers, self.plane.device());
+        self.follow_path_mtu();
+        self.watch.borrow_mut().warn_of_refused_handshakes(self.plane.device().node(), clock::now());
+        has_traffic
     }
 
-    /// The addresses that metrics are to be served on.
-    #[must_use]
-    pub fn metrics_addresses(&self) -> Vec<std::net::SocketAddr> {
-        self.current.borrow().policy.metrics.listen.clone()
-    }
-
-    /// The names under which metrics may be asked for.
-    #[must_use]
-    pub fn metrics_hosts(&self) -> Vec<policy::Host> {
-        self.current.borrow().policy.metrics.hosts.clone()
-    }
-
-    fn now() -> Now {
-        clock::now()
+    /// Writes the endpoints of the peers heard since the start, if they changed.
+    pub fn keep_endpoints(&self) {
+        let heard = self.plane.peers().into_iter().filter(|peer| peer.latest_handshake.is_some());
+        let heard = heard.filter_map(|peer| Some((peer.public_key.to_string(), peer.endpoint?.remote)));
+        let (in_force, mut peers) = (self.in_force.borrow(), self.peers.borrow_mut());
+        let Some(endpoints) = peers.moved(in_force.policy(), heard) else { return };
+        if let Err(error) = self.state.keep_endpoints(endpoints) {
+            // Once: the next second would only say it again.
+            tracing::warn!(
+                "the peers' endpoints cannot be written ({error}); free disk space or fix the state folder's permissions"
+            );
+        }
     }
 }

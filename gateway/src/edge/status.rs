@@ -1,23 +1,27 @@
 //! The edge's health, in one word and a line for each problem: `gatewayctl status`, `/readyz` and
 //! `systemctl status`.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use policy::sections::List;
+use daemon::changes::is_file_in_force;
+use daemon::peers::Health;
+use policy::gateway::Policy;
+use policy::trust::taken;
 use tunnel::io::clock;
 use tunnel::node::{PeerState, PeerStatus};
 
 use super::Edge;
+use super::blocking::blocking;
+use super::data_plane::DataPlane;
 use super::events::shared_key;
-use daemon::changes::is_file_in_force;
-use daemon::peers::Health;
-
+use super::in_force::{InForce, stale_lists};
+use super::meter::{Counters, Reader, conntrack_problem, leaked};
+use super::watch::{Watch, mistakes};
+use crate::config::Config;
 use crate::control::report::{SCHEMA, Status};
-use crate::foreign::{Needs, obstacles};
-use crate::kernel::Listing;
-
-/// The age from which a fetched list is a problem; the timer fetches every day.
-const STALE_LIST: Duration = Duration::from_secs(7 * 86_400);
+use crate::foreign::{self, Needs};
+use crate::kernel::{Failure, Listing};
+use crate::listening::listeners;
 
 /// Said when our table is not there.
 const TABLE_MISSING: &str = "the table inet causeway is missing: published ports are not led on, and the edge's own ports are \
@@ -25,87 +29,45 @@ const TABLE_MISSING: &str = "the table inet causeway is missing: published ports
 
 impl Edge {
     /// The edge's health, in a few numbers.
-    pub async fn status(&self) -> Status {
-        let (leaked, mut failing) = self.look_at_table().await;
-        failing.extend(self.device.problems(clock::instant()));
-        let peers = self.device.node().peers(Self::now());
-        let up = peers.iter().filter(|peer| peer.state == PeerState::Up).count();
+    pub(super) async fn status(&self) -> Status {
+        let counters = self.read_counters().await;
+        let (leaked, mut failing) = table_problems(counters, &self.in_force.borrow(), &self.watch.borrow());
+        failing.extend(self.plane.device().problems(clock::instant()));
+        let peers = self.plane.peers();
         let mut problems = failing.clone();
-        problems.extend(self.problems());
-        problems.extend(self.machine.borrow().remarks(&self.current.borrow().policy));
-        problems.extend(self.not_taken());
-        problems.extend(self.refused_handshakes());
+        problems.extend(known_problems(&self.in_force.borrow(), &self.watch.borrow(), &self.plane));
         // Without an answer from nft there is none about the chains of others, either.
         if leaked.is_some() {
-            problems.extend(self.obstacles().await);
+            problems.extend(obstacles(&self.reader, &self.config().policy).await);
         }
-        problems.extend(self.device.node().clock_fault(Self::now()).map(|fault| fault.to_string()));
-        problems.extend(self.peer_problems(&peers));
-        problems.extend(self.taken_ports().await);
-        problems.extend(self.conntrack_problem().await);
-        let current = self.current.borrow();
+        problems.extend(self.plane.device().node().clock_fault(clock::now()).map(|fault| fault.to_string()));
+        problems.extend(peer_problems(&self.in_force.borrow(), &peers));
+        problems.extend(taken_ports(self.config()).await);
+        let crowded = self.meter.borrow().crowded_flows();
+        if let Some(flows) = crowded {
+            let (blueprint, _) = self.in_force.borrow().in_kernel();
+            let services = &blueprint.plan.ruleset.services;
+            problems.push(conntrack_problem(self.helper.clone(), flows, services).await);
+        }
+        let up = peers.iter().filter(|peer| peer.state == PeerState::Up).count();
+        let in_force = self.in_force.borrow();
+        let (generation, last_apply_ok) = in_force.applies();
         Status {
             schema: SCHEMA,
             health: health(&failing, &problems, (up, peers.len())),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: self.config_path.display().to_string(),
-            generation: self.generation.get(),
+            generation,
             config_in_force: is_file_in_force(self),
             confirm_within_seconds: self.confirmable.waits().map(|left| left.as_secs()),
-            last_apply_ok: self.last_apply_ok.get(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            interface: current.policy.interface.name.to_string(),
+            last_apply_ok,
+            uptime_seconds: self.meter.borrow().uptime_seconds(),
+            interface: in_force.policy().interface.name.to_string(),
             peers_up: up,
             peers: peers.len(),
             leaked_packets: leaked.unwrap_or(0),
-            trusted: self.trusted(),
+            trusted: self.watch.borrow().machine().trusted(in_force.policy()),
             problems,
-        }
-    }
-
-    /// How many packets would have left the wrong way, if that can be read, and what of rules and routes does not work.
-    async fn look_at_table(&self) -> (Option<u64>, Vec<String>) {
-        let counters = self.read_counters().await;
-        let mut failing: Vec<_> = self.failing.borrow().problem().into_iter().collect();
-        match counters {
-            Ok(Some(counters)) => (Some(self.leaked(&counters)), failing),
-            Ok(None) => {
-                failing.push(TABLE_MISSING.to_owned());
-                self.wakeup.notify_one();
-                (Some(0), failing)
-            }
-            Err(failure) => {
-                failing.push(format!("the kernel's counters cannot be read: {failure}"));
-                (None, failing)
-            }
-        }
-    }
-
-    /// Peers that are not up, and keys that two machines use.
-    fn peer_problems(&self, peers: &[PeerStatus]) -> Vec<String> {
-        let shared = peers.iter().filter_map(|peer| {
-            let shared = peer.shared_key?;
-            let ends = shared.ends.map(|[one, other]| format!(" (at {one} and {other})")).unwrap_or_default();
-            Some(shared_key(&self.name_of(&peer.public_key), shared.ends.is_some()) + &ends)
-        });
-        let missing = peers.iter().filter(|peer| peer.state != PeerState::Up);
-        let missing =
-            missing.map(|peer| format!("peer {} is {}", self.name_of(&peer.public_key), peer.state.label()));
-        shared.chain(missing).collect()
-    }
-
-    /// Foreign rules that block the tunnel, each with its fix.
-    pub async fn obstacles(&self) -> Vec<String> {
-        let needs = {
-            let interface = &self.current.borrow().policy.interface;
-            Needs { device: interface.name.to_string(), port: interface.listen_port }
-        };
-        let helper = self.helper.clone();
-        match self.read_kernel(move || helper.list(Listing::Everybody)).await {
-            Ok(listing) => obstacles(&listing, &needs),
-            Err(failure) => {
-                vec![format!("whether other firewalls let the tunnel pass is not known: {failure}")]
-            }
         }
     }
 
@@ -113,54 +75,90 @@ impl Edge {
     /// everything else works.
     #[must_use]
     pub fn headline(&self) -> (bool, String) {
-        let failing = self.failing.borrow().problem();
-        if let Some(problem) = failing.into_iter().chain(self.device.problems(clock::instant())).next() {
+        let failing = self.watch.borrow().failing_problem();
+        let problems = self.plane.device().problems(clock::instant());
+        if let Some(problem) = failing.into_iter().chain(problems).next() {
             return (false, problem);
         }
-        let peers = self.device.node().peers(Self::now());
+        let peers = self.plane.peers();
         let up = peers.iter().filter(|peer| peer.state == PeerState::Up).count();
         (up > 0 || peers.is_empty(), format!("{up} of {} peers up", peers.len()))
     }
+}
 
-    /// What is not as configured, each with its fix.
-    fn problems(&self) -> Vec<String> {
-        let current = self.current.borrow();
-        let switch = |switch: &super::Unwritable| {
-            format!(
-                "{} should be {} and cannot be written ({}); run: sysctl -w {}={}",
-                switch.path,
-                switch.value,
-                switch.reason,
-                switch.path.replace('/', "."),
-                switch.value
-            )
-        };
-        let mut problems: Vec<_> = current.unwritable.iter().map(switch).collect();
-        if self.contention.borrow().is_on {
-            let problem = "another program keeps changing rules, routes or switches; see the log for which";
-            problems.push(problem.to_owned());
+/// How many packets would have left the wrong way, if that can be read, and what of rules and routes does not work.
+fn table_problems(
+    counters: Result<Option<Counters>, Failure>,
+    in_force: &InForce,
+    watch: &Watch,
+) -> (Option<u64>, Vec<String>) {
+    let mut failing: Vec<_> = watch.failing_problem().into_iter().collect();
+    match counters {
+        Ok(Some(counters)) => (Some(leaked(in_force.ruleset(), &counters)), failing),
+        Ok(None) => {
+            failing.push(TABLE_MISSING.to_owned());
+            watch.wake();
+            (Some(0), failing)
         }
-        problems.extend(self.path_faults.borrow().lines().iter().cloned());
-        problems.extend(current.policy.lists.iter().filter_map(list_age));
-        if !self.wg_socket.is_reachable() {
-            let path = self.wg_socket.path().display();
-            problems
-                .push(format!("another program removed {path}; restart the daemon to have `wg` work again"));
+        Err(failure) => {
+            failing.push(format!("the kernel's counters cannot be read: {failure}"));
+            (None, failing)
         }
-        problems
     }
+}
 
-    /// Why the file is not in force, when it was read again and not taken.
-    fn not_taken(&self) -> Option<String> {
-        let (file, reason) = (self.config_path.display(), self.not_taken.borrow());
-        let reason = reason.as_ref()?;
-        Some(format!("{file} was read again and not taken, the configuration before is in force: {reason}"))
+/// What is known to be wrong without another look.
+fn known_problems(in_force: &InForce, watch: &Watch, plane: &DataPlane) -> Vec<String> {
+    let mut problems = configured_problems(in_force, watch, plane);
+    problems.extend(watch.machine().remarks(in_force.policy()));
+    problems.extend(in_force.not_taken());
+    let handshakes = mistakes(plane.device().node(), clock::now());
+    problems.extend(handshakes.into_iter().map(|(_, line)| line));
+    problems
+}
+
+/// What is not as configured, each with its fix.
+fn configured_problems(in_force: &InForce, watch: &Watch, plane: &DataPlane) -> Vec<String> {
+    let mut problems: Vec<_> = in_force.unwritable().collect();
+    problems.extend(watch.problems());
+    problems.extend(stale_lists(in_force.policy()));
+    problems.extend(plane.wg_problem());
+    problems
+}
+
+/// Warns of what is not as configured: a person should act.
+pub(super) fn warn_of_problems(in_force: &InForce, watch: &Watch, plane: &DataPlane) {
+    for problem in configured_problems(in_force, watch, plane) {
+        tracing::warn!("{problem}");
     }
+}
 
-    /// Warns of switches that could not be written: a person should act.
-    pub(super) fn warn_of_unwritable(&self) {
-        for problem in self.problems() {
-            tracing::warn!("{problem}");
+/// Peers that are not up, and keys that two machines use.
+fn peer_problems(in_force: &InForce, peers: &[PeerStatus]) -> Vec<String> {
+    let shared = peers.iter().filter_map(|peer| {
+        let shared = peer.shared_key?;
+        let ends = shared.ends.map(|[one, other]| format!(" (at {one} and {other})")).unwrap_or_default();
+        Some(shared_key(&in_force.name_of(&peer.public_key), shared.ends.is_some()) + &ends)
+    });
+    let missing = peers.iter().filter(|peer| peer.state != PeerState::Up);
+    let missing =
+        missing.map(|peer| format!("peer {} is {}", in_force.name_of(&peer.public_key), peer.state.label()));
+    shared.chain(missing).collect()
+}
+
+/// Published ports that a program of the edge listens on as well.
+async fn taken_ports(config: Arc<Config>) -> Vec<String> {
+    blocking(move || Ok(taken(&config.policy, &listeners()))).await.unwrap_or_default()
+}
+
+/// Foreign rules that block the tunnel, each with its fix.
+async fn obstacles(reader: &Reader, policy: &Policy) -> Vec<String> {
+    let interface = &policy.interface;
+    let needs = Needs { device: interface.name.to_string(), port: interface.listen_port };
+    match reader.list(Listing::Everybody).await {
+        Ok(listing) => foreign::obstacles(&listing, &needs),
+        Err(failure) => {
+            vec![format!("whether other firewalls let the tunnel pass is not known: {failure}")]
         }
     }
 }
@@ -172,16 +170,6 @@ fn health(failing: &[String], problems: &[String], (up, peers): (usize, usize)) 
         _ if !failing.is_empty() || up == 0 && peers > 0 => Health::Broken,
         _ => Health::Degraded,
     }
-}
-
-/// Says so when a list that is fetched has not been for long.
-fn list_age(list: &List) -> Option<String> {
-    let path = list.file.path(None).ok().filter(|_| !list.urls.is_empty())?;
-    let age = std::fs::metadata(path).ok()?.modified().ok()?.elapsed().unwrap_or_default();
-    (age > STALE_LIST).then(|| {
-        let days = age.as_secs() / 86_400;
-        format!("@{} was last fetched {days} days ago; see: systemctl status causeway-lists", list.name)
-    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! travel with the length as `SCM_RIGHTS`. A frame holds at most [`MAX_FRAME`] bytes, a message at
 //! most [`MAX_FDS`] descriptors.
 
+use daemon::exit::{Exit, ExitError};
 use ipnetwork::IpNetwork;
 use policy::plan;
 use serde::{Deserialize, Serialize};
@@ -245,6 +246,19 @@ impl Failure {
     /// A failure of `kind`.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
+    }
+}
+
+impl From<Failure> for ExitError {
+    fn from(failure: Failure) -> Self {
+        let exit = match failure.kind {
+            FailureKind::Permission => Exit::Permission,
+            FailureKind::Conflict => Exit::Conflict,
+            FailureKind::Ruleset | FailureKind::Refused | FailureKind::Kernel | FailureKind::Gone => {
+                Exit::Failed
+            }
+        };
+        Self::new(exit, failure)
     }
 }
 

@@ -93,6 +93,25 @@ fn a_changed_file_is_applied_by_itself_where_it_is_watched_and_only_when_asked_w
 }
 
 #[test]
+fn a_plan_of_the_file_in_force_is_empty_though_the_gateway_was_started_with_its_relative_name() -> Result<()>
+{
+    scenario(Topology::standard(), |lab| {
+        let mut site = Site::new(lab)?;
+        std::fs::write(site.edge.directory().join("partners.list"), "198.51.100.0/24\n")?;
+        site.gateway_config.append("[[list]]\nname = \"partners\"\nfile = \"partners.list\"\n").write()?;
+        let command = site.edge.command(lab::binary("gateway")?).args(["--config", "gateway.toml"]);
+        let gateway = command.spawn("gateway")?;
+        lab.judge(&gateway);
+        until(Duration::from_secs(10), "the gateway's control socket", || site.peers().map(Some))?;
+        site.gateway = Some(gateway);
+        let planned = site.gatewayctl(&["plan"])?.arg(site.gateway_config.path()).run()?;
+        ensure!(planned.trim() == "nothing would change", "{planned}");
+        site.gatewayctl(&["reload"])?.run()?;
+        Ok(())
+    })
+}
+
+#[test]
 fn a_plan_lists_rule_by_rule_what_the_apply_then_changes_and_changes_nothing_itself() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;

@@ -57,6 +57,11 @@ fn an_unconfirmed_change_goes_back_although_the_daemon_was_killed() -> Result<()
         until(Duration::from_secs(90), "the operator to be let in again", || {
             Ok((!place.is_locked_out()).then_some(()))
         })?;
+        // The rules are what they were a moment before the daemon is done with the change.
+        until(Duration::from_secs(10), "the change to be over", || {
+            let left = place.status()?.pointer("/confirm_within_seconds").cloned();
+            Ok(left.is_some_and(|left| left.is_null()).then_some(()))
+        })?;
 
         // Started again after the deadline: the old configuration is in force from the first
         // moment.

@@ -1,21 +1,21 @@
 //! Offloads of the running device: what is in use, and the switch for each.
 
+use policy::Switch;
+use policy::gateway::Policy;
 use tunnel::device::Offloads;
 use tunnel::io::tun::UDP_SINCE;
 
-use super::Edge;
-use super::start::offloads;
+use super::DataPlane;
 use crate::control::report::{self, Offload, SCHEMA};
 use daemon::exit::{Exit, ExitError};
 
 /// The names, in the order they are shown.
 const NAMES: [&str; 5] = ["tun_tcp", "tun_udp", "udp_gso", "udp_gro", "busy_poll"];
 
-impl Edge {
-    /// What is in use, and what the configuration wants.
-    #[must_use]
-    pub fn offloads(&self) -> report::Offloads {
-        let (mut now, mut wanted) = (self.device.offloads(), offloads(&self.current.borrow().policy));
+impl DataPlane {
+    /// What is in use, and what the policy wants.
+    pub(in crate::edge) fn offloads(&self, policy: &Policy) -> report::Offloads {
+        let (mut now, mut wanted) = (self.device.offloads(), offloads(policy));
         let mut known = self.device.supported_offloads();
         let offload = |name: &str| {
             let is = |offloads: &mut Offloads| field(offloads, name).is_some_and(|on| *on);
@@ -32,8 +32,8 @@ impl Edge {
     }
 
     /// Logs once what is optional and which of it this machine has.
-    pub(super) fn log_kernel_features(&self) {
-        let offloads = self.offloads().offloads;
+    pub(in crate::edge) fn log_kernel_features(&self, policy: &Policy) {
+        let offloads = self.offloads(policy).offloads;
         let names = |has: bool| {
             let some = offloads.iter().filter(|offload| offload.kernel == Some(has));
             let named = some.map(|offload| match &offload.needs {
@@ -50,7 +50,11 @@ impl Edge {
     ///
     /// # Errors
     /// [`Exit::Usage`] for a name that there is not, [`Exit::Failed`] when the kernel does not take it: nothing changed.
-    pub fn set_offloads(&self, switches: &[(String, bool)]) -> Result<report::Offloads, ExitError> {
+    pub(in crate::edge) fn set_offloads(
+        &self,
+        policy: &Policy,
+        switches: &[(String, bool)],
+    ) -> Result<report::Offloads, ExitError> {
         let mut next = self.device.offloads();
         for (name, on) in switches {
             let Some(field) = field(&mut next, name) else {
@@ -66,7 +70,20 @@ impl Edge {
             .set_offloads(next)
             .map_err(|error| ExitError::new(Exit::Failed, format!("offloads: {error}")))?;
         tracing::info!(?next, "offloads were changed until the next apply");
-        Ok(self.offloads())
+        Ok(self.offloads(policy))
+    }
+}
+
+/// The offloads that a policy wants.
+pub(super) fn offloads(policy: &Policy) -> Offloads {
+    let on = |switch: Switch| switch == Switch::Auto;
+    let offload = &policy.offload;
+    Offloads {
+        tun_tcp: on(offload.tun_gso),
+        tun_udp: on(offload.tun_gso) && on(offload.tun_gro),
+        udp_gso: on(offload.udp_gso),
+        udp_gro: on(offload.udp_gro),
+        busy_poll: on(offload.busy_poll),
     }
 }
 

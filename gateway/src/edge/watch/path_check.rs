@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use policy::gateway::Policy;
 use policy::plan::Conditions;
 use policy::system::System;
 use tunnel::io::routes::RouteWatch;
 
-use super::Edge;
-use super::machine::Machine;
-use super::observe::blocking;
+use crate::config::Config;
+use crate::edge::blocking::blocking;
+use crate::edge::machine::Machine;
 use crate::kernel::{Failure, FailureKind, rules_before};
 
 /// How long a fault must last: in the middle of a change of addresses or routes there may be no way for a moment.
@@ -21,30 +21,12 @@ pub(super) const LEAST: Duration = Duration::from_secs(2);
 const CLIENTS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9)), IpAddr::V6(Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 0xfe))];
 
-impl Edge {
-    /// Looks at the ways, and keeps what stays wrong for `status`; logs it once.
-    ///
-    /// Where rules or routes were not what they should be (`is_sound`), ways are wrong for that reason, which is reported
-    /// already.
-    pub(super) async fn check_paths(&self, is_sound: bool) {
-        let faults = if is_sound { self.path_faults_now().await } else { Vec::new() };
-        for fault in self.path_faults.borrow_mut().handle_look(Instant::now(), faults) {
-            tracing::warn!("{fault}");
-        }
-    }
-
-    async fn path_faults_now(&self) -> Vec<String> {
-        let (policy, blueprint) = {
-            let current = self.current.borrow();
-            (current.policy.clone(), Arc::clone(&current.blueprint))
-        };
-        let asked = blocking(move || faults(&policy, &blueprint.conditions)).await;
-        asked.unwrap_or_else(|failure| {
-            vec![format!(
-                "the routes of services cannot be looked up ({failure}); see `ip rule` and `ip route`"
-            )]
-        })
-    }
+/// The ways that lead elsewhere now.
+pub(in crate::edge) async fn path_faults(config: Arc<Config>, conditions: Conditions) -> Vec<String> {
+    let asked = blocking(move || faults(&config.policy, &conditions)).await;
+    asked.unwrap_or_else(|failure| {
+        vec![format!("the routes of services cannot be looked up ({failure}); see `ip rule` and `ip route`")]
+    })
 }
 
 /// One line for each way that leads elsewhere.

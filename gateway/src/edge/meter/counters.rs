@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::control::report::Ban;
 
 /// Bytes and packets of every named counter.
-pub(super) type Counters = BTreeMap<String, (u64, u64)>;
+pub(in crate::edge) type Counters = BTreeMap<String, (u64, u64)>;
 
 /// Reads a listing of counters; what is not understood is left out.
 #[must_use]
@@ -22,7 +22,7 @@ pub(super) fn parse_counters(listing: &str) -> Counters {
 
 /// Reads a listing of a set of bans.
 #[must_use]
-pub(super) fn parse_bans(listing: &str) -> Vec<Ban> {
+pub(in crate::edge) fn parse_bans(listing: &str) -> Vec<Ban> {
     let elements = |object: &Value| object.get("set")?.get("elem")?.as_array().cloned();
     let elements = objects(listing).iter().filter_map(elements).flatten().collect::<Vec<_>>();
     elements.iter().filter_map(parse_ban).collect()

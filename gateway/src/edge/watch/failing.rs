@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The time until the look after the first one that failed; it doubles with each further one.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
+pub(in crate::edge) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest time between two looks while they fail.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A look that fails after so long has no reason that passes by itself.

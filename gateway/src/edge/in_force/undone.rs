@@ -1,12 +1,11 @@
 //! A change that failed: why, and what is left of it, as a look at the kernel found it.
 
-use super::reload::refusal;
 use crate::kernel::{Failure, FailureKind};
 use daemon::exit::{Exit, ExitError};
 
 /// A change that failed.
 #[derive(Debug)]
-pub struct Undone {
+pub(in crate::edge) struct Undone {
     /// Why.
     pub failure: Failure,
     /// What is left of it.
@@ -15,7 +14,7 @@ pub struct Undone {
 
 /// What is left of a change that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Left {
+pub(in crate::edge) enum Left {
     /// It was refused before anything was changed.
     NotBegun,
     /// What was found to differ from what was before, after it was put back; nothing, as a rule.
@@ -30,12 +29,17 @@ impl Undone {
         Self { failure, left: Left::NotBegun }
     }
 
+    /// A change whose end is not known.
+    pub(super) fn unknown(failure: Failure) -> Self {
+        Self { left: Left::Unknown(failure.clone()), failure }
+    }
+
     /// As the end of a command.
-    pub(super) fn stop(self) -> ExitError {
+    pub(in crate::edge) fn stop(self) -> ExitError {
         // A refused ruleset is no change that was taken back: none was begun.
         let is_refused = self.failure.kind == FailureKind::Ruleset;
         match &self.left {
-            left if left.is_nothing() && is_refused => refusal(self.failure),
+            left if left.is_nothing() && is_refused => self.failure.into(),
             left => left.stop(&self.failure),
         }
     }
@@ -43,7 +47,7 @@ impl Undone {
 
 impl Left {
     /// Adds what the caller found.
-    pub(super) fn and(self, more: impl IntoIterator<Item = String>) -> Self {
+    pub(in crate::edge) fn and(self, more: impl IntoIterator<Item = String>) -> Self {
         match self {
             Self::Compared(mut lines) => {
                 lines.extend(more);
@@ -54,7 +58,7 @@ impl Left {
     }
 
     /// Whether everything is as it was.
-    pub(super) fn is_nothing(&self) -> bool {
+    pub(in crate::edge) fn is_nothing(&self) -> bool {
         match self {
             Self::NotBegun => true,
             Self::Compared(lines) => lines.is_empty(),
@@ -63,7 +67,7 @@ impl Left {
     }
 
     /// The end of a command for `reason`.
-    pub(super) fn stop(&self, reason: &dyn std::fmt::Display) -> ExitError {
+    pub(in crate::edge) fn stop(&self, reason: &dyn std::fmt::Display) -> ExitError {
         let again = "the edge goes on trying, see gatewayctl status";
         match self {
             Self::NotBegun => ExitError::new(Exit::RolledBack, format!("{reason}; nothing was changed")),

@@ -13,7 +13,7 @@ use crate::state::Endpoints;
 
 /// The peers of a first start: at their configured address, else where they were last heard.
 #[must_use]
-pub fn at_start(policy: &Policy, keys: &Keys, last: &Endpoints) -> Vec<PeerConfig> {
+pub(in crate::edge) fn at_start(policy: &Policy, keys: &Keys, last: &Endpoints) -> Vec<PeerConfig> {
     let endpoint = |peer: &Peer| {
         let heard = last.peers.get(&peer.public_key.to_string()).copied();
         // A roamed address is newer than the configured one, and a name is not resolved yet.
@@ -24,7 +24,7 @@ pub fn at_start(policy: &Policy, keys: &Keys, last: &Endpoints) -> Vec<PeerConfi
 
 /// The peers of a later configuration: a peer that stays keeps its place, unless the file gives it another.
 #[must_use]
-pub fn at_reload(new: &Policy, old: &Policy, keys: &Keys) -> Vec<PeerConfig> {
+pub(in crate::edge) fn at_reload(new: &Policy, old: &Policy, keys: &Keys) -> Vec<PeerConfig> {
     let endpoint = |peer: &Peer| {
         let before = old.peers.iter().find(|old| old.public_key == peer.public_key);
         let moved = before.is_none_or(|before| before.endpoint != peer.endpoint);
@@ -35,7 +35,7 @@ pub fn at_reload(new: &Policy, old: &Policy, keys: &Keys) -> Vec<PeerConfig> {
 
 /// Keys of peers that the node has and the configuration has not, among them those that `wg set` added.
 #[must_use]
-pub fn superfluous(node: &Node, policy: &Policy, now: tunnel::time::Now) -> Vec<PublicKey> {
+pub(in crate::edge) fn superfluous(node: &Node, policy: &Policy, now: tunnel::time::Now) -> Vec<PublicKey> {
     let wanted: BTreeSet<[u8; 32]> = policy.peers.iter().map(|peer| *peer.public_key.as_bytes()).collect();
     let present = node.peers(now).into_iter().map(|peer| peer.public_key);
     present.filter(|key| !wanted.contains(key.as_bytes())).collect()
@@ -43,7 +43,7 @@ pub fn superfluous(node: &Node, policy: &Policy, now: tunnel::time::Now) -> Vec<
 
 /// The name to resolve for a peer whose endpoint is not an address.
 #[must_use]
-pub fn name_to_resolve(peer: &Peer) -> Option<&HostPort> {
+pub(super) fn name_to_resolve(peer: &Peer) -> Option<&HostPort> {
     peer.endpoint.as_ref().filter(|endpoint| matches!(endpoint.host, Host::Name(_)))
 }
 
@@ -62,7 +62,7 @@ fn config(peer: &Peer, keys: &Keys, endpoint: Option<SocketAddr>) -> Option<Peer
 
 /// The endpoint as an address, if it is one.
 #[must_use]
-pub fn literal(endpoint: &HostPort) -> Option<SocketAddr> {
+pub(super) fn literal(endpoint: &HostPort) -> Option<SocketAddr> {
     match endpoint.host {
         Host::Address(address) => Some(SocketAddr::new(address, endpoint.port)),
         Host::Name(_) => None,

@@ -2,9 +2,9 @@
 
 use policy::ruleset::ServiceMark;
 
-use super::Edge;
-use super::observe::blocking;
-use crate::kernel::FlowQuery;
+use super::reader::ConntrackFlows;
+use crate::edge::blocking::blocking;
+use crate::kernel::{FlowQuery, Helper};
 
 /// Shares of the table in percent: from the first on it is a problem, and below the second it is none any more.
 const CROWDED: u64 = 80;
@@ -21,8 +21,8 @@ const fn is_crowded(was: bool, held: u64, most: u64) -> bool {
 
 /// Judges again whether the table is crowded, and logs a change once; one that cannot be read
 /// counts as before.
-pub(super) fn judge_conntrack(was: bool, flows: Option<(u64, u64)>) -> bool {
-    let Some((held, most)) = flows else { return was };
+pub(super) fn judge_conntrack(was: bool, flows: Option<ConntrackFlows>) -> bool {
+    let Some(ConntrackFlows { held, most }) = flows else { return was };
     let is_crowded = is_crowded(was, held, most);
     match (was, is_crowded) {
         (false, true) => tracing::warn!(held, most, "conntrack is nearly full; see gatewayctl status"),
@@ -63,41 +63,31 @@ fn described(held: u64, most: u64, holder: &Holder) -> String {
     )
 }
 
-impl Edge {
-    /// The problem with the table, if there is one.
-    pub(super) async fn conntrack_problem(&self) -> Option<String> {
-        let (held, most) = {
-            let counters = self.kernel_counters.borrow();
-            counters.flows.filter(|_| counters.is_crowded)?
+/// The problem with a crowded table, whoever of these services or others holds most of it.
+pub(in crate::edge) async fn conntrack_problem(
+    helper: Helper,
+    flows: ConntrackFlows,
+    services: &[ServiceMark],
+) -> String {
+    let ConntrackFlows { held, most } = flows;
+    let services: Vec<_> = services.iter().take(MOST_SERVICES).cloned().collect();
+    let counted = blocking(move || {
+        let count = |service: ServiceMark| {
+            let query =
+                FlowQuery { mark: service.mark, mask: u32::MAX, marks: Vec::new(), address: None, limit: 1 };
+            let (_, flows) = helper.flows(query)?;
+            Ok((service, u64::try_from(flows).unwrap_or(u64::MAX)))
         };
-        let services: Vec<ServiceMark> = {
-            let current = self.current.borrow();
-            current.blueprint.plan.ruleset.services.iter().take(MOST_SERVICES).cloned().collect()
-        };
-        let helper = self.helper.clone();
-        let counted = blocking(move || {
-            let count = |service: ServiceMark| {
-                let query = FlowQuery {
-                    mark: service.mark,
-                    mask: u32::MAX,
-                    marks: Vec::new(),
-                    address: None,
-                    limit: 1,
-                };
-                let (_, flows) = helper.flows(query)?;
-                Ok((service, u64::try_from(flows).unwrap_or(u64::MAX)))
-            };
-            services.into_iter().map(count).collect()
-        });
-        let holder = match counted.await {
-            Ok(counted) => greatest(counted, held),
-            Err(failure) => {
-                tracing::debug!(%failure, "flows could not be counted");
-                Holder { service: None, flows: held }
-            }
-        };
-        Some(described(held, most, &holder))
-    }
+        services.into_iter().map(count).collect()
+    });
+    let holder = match counted.await {
+        Ok(counted) => greatest(counted, held),
+        Err(failure) => {
+            tracing::debug!(%failure, "flows could not be counted");
+            Holder { service: None, flows: held }
+        }
+    };
+    described(held, most, &holder)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tunnel::io::udp::{UdpOptions, UdpSocket};
 use crate::kernel::{Failure, FailureKind, Helper, Request};
 
 /// Opens outer sockets and remembers their mark.
-pub(super) struct Outer {
+pub(in crate::edge) struct Outer {
     helper: Helper,
     mark: AtomicU32,
 }
@@ -17,7 +17,7 @@ pub(super) struct Outer {
 impl Outer {
     /// Sockets of this mark, opened by `helper`.
     #[must_use]
-    pub(super) const fn new(helper: Helper, mark: u32) -> Self {
+    pub(in crate::edge) const fn new(helper: Helper, mark: u32) -> Self {
         Self { helper, mark: AtomicU32::new(mark) }
     }
 
@@ -31,7 +31,7 @@ impl Outer {
     ///
     /// # Errors
     /// [`FailureKind::Conflict`] when the port is taken.
-    pub(super) fn open(&self, port: u16) -> Result<UdpSocket, Failure> {
+    pub(in crate::edge) fn open(&self, port: u16) -> Result<UdpSocket, Failure> {
         let fd = self.helper.open(&Request::OpenUdp { port, mark: self.mark() })?;
         // Without a mark here: the helper has set it, and this process may not. Its larger buffers stay.
         let options = UdpOptions { port, mark: 0, ..UdpOptions::default() };

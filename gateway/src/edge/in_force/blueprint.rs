@@ -18,7 +18,7 @@ const LOOKS: usize = 3;
 
 /// A compiled configuration.
 #[derive(Debug)]
-pub struct Blueprint {
+pub(in crate::edge) struct Blueprint {
     /// Ruleset, routing and peers.
     pub plan: Plan,
     /// What of the machine it was compiled for.
@@ -30,7 +30,7 @@ pub struct Blueprint {
 
 /// A switch that should have another value and could not be given it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unwritable {
+pub(in crate::edge) struct Unwritable {
     /// Path below `/proc/sys`.
     pub path: String,
     /// What it should be.
@@ -39,9 +39,18 @@ pub struct Unwritable {
     pub reason: String,
 }
 
+/// What was put into the kernel, as a later look finds it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::edge) struct Installed {
+    /// Switches that could not be written.
+    pub unwritable: Vec<Unwritable>,
+    /// Of the table; `None` when it is not known.
+    pub fingerprint: Option<u64>,
+}
+
 /// What a look at the kernel found and put back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Repair {
+pub(in crate::edge) struct Repair {
     /// What was put back, a line each.
     pub lines: Vec<String>,
     /// Of the table, when it was created again.
@@ -52,7 +61,7 @@ pub struct Repair {
 
 /// Whether a look at the kernel includes the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rules {
+pub(in crate::edge) enum Rules {
     /// No: reading them starts a program.
     Skipped,
     /// Yes; what their fingerprint must be, where that is known.
@@ -69,7 +78,7 @@ struct Switches {
 impl Blueprint {
     /// Compiles a policy for the machine as it is.
     #[must_use]
-    pub fn new(policy: &Policy, conditions: Conditions) -> Self {
+    pub(in crate::edge) fn new(policy: &Policy, conditions: Conditions) -> Self {
         Self {
             plan: policy.plan_under(&conditions),
             conditions,
@@ -81,7 +90,7 @@ impl Blueprint {
 
     /// The marks of services and the numbers of uplinks that this has put in force, which later plans keep.
     #[must_use]
-    pub fn in_force(&self) -> (&[ServiceMark], &[Uplink]) {
+    pub(in crate::edge) fn in_force(&self) -> (&[ServiceMark], &[Uplink]) {
         (&self.plan.ruleset.services, &self.conditions.uplinks)
     }
 
@@ -89,7 +98,7 @@ impl Blueprint {
     ///
     /// # Errors
     /// What `nft` said.
-    pub fn check(&self, helper: &Helper) -> Result<(), Failure> {
+    pub(in crate::edge) fn check(&self, helper: &Helper) -> Result<(), Failure> {
         self.offer(&outline(helper)?, |transaction| helper.check_ruleset(transaction))
     }
 
@@ -99,7 +108,7 @@ impl Blueprint {
     ///
     /// # Errors
     /// What the kernel refused. A refused ruleset changed nothing at all; after a refused route the rules stay, closed.
-    pub fn apply(&self, helper: &Helper, state: &State) -> Result<Vec<Unwritable>, Failure> {
+    pub(in crate::edge) fn apply(&self, helper: &Helper, state: &State) -> Result<Vec<Unwritable>, Failure> {
         let present = outline(helper)?;
         self.remember(state)?;
         self.install(&present, helper)?;
@@ -119,12 +128,12 @@ impl Blueprint {
     ///
     /// # Errors
     /// What the kernel refused, or how the kernel differs from the plan, and what is left of the change.
-    pub fn change(
+    pub(in crate::edge) fn change(
         &self,
         (old, expected): (&Self, Option<u64>),
         helper: &Helper,
         state: &State,
-    ) -> Result<(Vec<Unwritable>, Option<u64>), Undone> {
+    ) -> Result<Installed, Undone> {
         let present = self.table_to_change((old, expected), helper).map_err(Undone::not_begun)?;
         let switches = self.read_switches(helper).map_err(Undone::not_begun)?;
         let change = || {
@@ -145,7 +154,7 @@ impl Blueprint {
         for line in lines {
             tracing::info!("{line}");
         }
-        Ok((unwritable, fingerprint))
+        Ok(Installed { unwritable, fingerprint })
     }
 
     /// What the table holds that a change from `old` starts from; `None` where it stays as it is.
@@ -166,7 +175,7 @@ impl Blueprint {
     }
 
     /// Puts this in the place of a change that failed half way, and looks again until the kernel holds it.
-    pub fn put_back(&self, expected: Option<u64>, helper: &Helper, state: &State) -> Left {
+    pub(in crate::edge) fn put_back(&self, expected: Option<u64>, helper: &Helper, state: &State) -> Left {
         let noted = self.remember(state).map_err(|failure| failure.message);
         match self.restored(expected, helper, state) {
             Ok(lines) => Left::Compared(noted.err().into_iter().chain(lines).collect()),
@@ -208,7 +217,7 @@ impl Blueprint {
     ///
     /// # Errors
     /// What `nft` said.
-    pub fn fingerprint(helper: &Helper) -> Result<Option<u64>, Failure> {
+    pub(in crate::edge) fn fingerprint(helper: &Helper) -> Result<Option<u64>, Failure> {
         Ok(fingerprint(&helper.list(Listing::Table)?))
     }
 
@@ -216,7 +225,12 @@ impl Blueprint {
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn repair(&self, helper: &Helper, state: &State, rules: Rules) -> Result<Repair, Failure> {
+    pub(in crate::edge) fn repair(
+        &self,
+        helper: &Helper,
+        state: &State,
+        rules: Rules,
+    ) -> Result<Repair, Failure> {
         let mut repair = Repair::default();
         if let Rules::Expected(expected) = rules {
             let listing = helper.list(Listing::Table)?;

@@ -8,26 +8,6 @@ use policy::ruleset::{ServiceKind, ServiceMark};
 use super::counters::Counters;
 use crate::control::report::Service;
 
-/// Conntrack marks of the services that `new` no longer has, or has otherwise than `old`.
-pub(super) fn ended(
-    old: &Policy,
-    old_marks: &[ServiceMark],
-    new: &Policy,
-    new_marks: &[ServiceMark],
-) -> Vec<u32> {
-    let stays = |mark: &ServiceMark| {
-        let same_mark = new_marks.iter().any(|new| new.mark == mark.mark && new.name == mark.name);
-        let publish = |policy: &Policy| policy.publish.iter().find(|entry| entry.name == mark.name).cloned();
-        let allow = |policy: &Policy| policy.allow.iter().find(|entry| entry.name == mark.name).cloned();
-        let same = match mark.kind {
-            ServiceKind::Publish => publish(old) == publish(new),
-            ServiceKind::Allow => allow(old) == allow(new),
-        };
-        same_mark && same
-    };
-    old_marks.iter().filter(|mark| !stays(mark)).map(|mark| mark.mark).collect()
-}
-
 /// A service with its state, that of the worst peer it needs, and what it carried.
 pub(super) fn service(
     policy: &Policy,
@@ -149,19 +129,6 @@ protocol = ["udp"]
 listen = "6000"
 target = "192.168.88.2:6000"
 "#;
-
-    #[test]
-    fn flows_of_changed_and_removed_services_end_and_others_go_on() {
-        let old = policy(TEXT);
-        let marks = |policy: &Policy| policy.plan().ruleset.services;
-        let changed = policy(&TEXT.replace("192.168.88.2:6000", "192.168.88.3:6000"));
-        let removed = policy(TEXT.split("[[publish]]\nname = \"game\"").next().unwrap());
-        let game = marks(&old).iter().find(|mark| mark.name.as_str() == "game").unwrap().mark;
-        assert!(ended(&old, &marks(&old), &old, &marks(&old)).is_empty());
-        assert_eq!(ended(&old, &marks(&old), &changed, &marks(&changed)), [game]);
-        assert_eq!(ended(&old, &marks(&old), &removed, &marks(&removed)), [game]);
-        assert!(ended(&removed, &marks(&removed), &old, &marks(&old)).is_empty());
-    }
 
     #[test]
     fn a_service_is_as_well_as_the_worst_peer_it_needs() {

@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use tunnel::key::PublicKey;
-use tunnel::node::{PeerState, Refused};
-use tunnel::time::Instant;
-
-use super::Edge;
+use tunnel::node::{Node, PeerState, Refused};
+use tunnel::time::{Instant, Now};
 
 /// One mistake is warned of once in this time: whoever knows the port can repeat it at will.
 const AGAIN: Duration = Duration::from_secs(3_600);
@@ -15,7 +13,7 @@ const REMEMBERED: usize = 64;
 
 /// What is wrong with the handshakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mistake {
+pub(in crate::edge) enum Mistake {
     /// They are made for another key than the edge's.
     OtherKey,
     /// They come with a key that no peer has.
@@ -26,36 +24,19 @@ enum Mistake {
 #[derive(Debug, Default)]
 pub(super) struct Warned(Vec<(Mistake, Instant)>);
 
-impl Edge {
-    /// Warns of handshakes that look like a mistake, of each once.
-    pub fn warn_of_refused_handshakes(&self) {
-        let now = Self::now().instant;
-        for (mistake, line) in self.mistakes() {
-            if self.warned.borrow_mut().is_new(mistake, now) {
-                tracing::warn!("{line}");
-            }
-        }
+/// The mistakes of the last minute, each with what to do about it.
+pub(in crate::edge) fn mistakes(node: &Node, now: Now) -> Vec<(Mistake, String)> {
+    let refused = node.refused(now);
+    if refused == Refused::default() {
+        return Vec::new();
     }
-
-    /// The same as problems, as they are now.
-    pub(super) fn refused_handshakes(&self) -> impl Iterator<Item = String> {
-        self.mistakes().into_iter().map(|(_, line)| line)
-    }
-
-    fn mistakes(&self) -> Vec<(Mistake, String)> {
-        let (node, now) = (self.device.node(), Self::now());
-        let refused = node.refused(now);
-        if refused == Refused::default() {
-            return Vec::new();
-        }
-        let is_one_missing = node.peers(now).iter().any(|peer| peer.state != PeerState::Up);
-        mistakes(&refused, node.private_key().map(|key| key.public()), is_one_missing)
-    }
+    let is_one_missing = node.peers(now).iter().any(|peer| peer.state != PeerState::Up);
+    described(&refused, node.private_key().map(|key| key.public()), is_one_missing)
 }
 
 /// Handshakes for another key mean something only while a peer is missing; a key that is in no `[[peer]]` may be that of
 /// one more.
-fn mistakes(refused: &Refused, own: Option<PublicKey>, is_one_missing: bool) -> Vec<(Mistake, String)> {
+fn described(refused: &Refused, own: Option<PublicKey>, is_one_missing: bool) -> Vec<(Mistake, String)> {
     let other = own.filter(|_| refused.foreign > 0 && is_one_missing).map(|own| {
         let count = refused.foreign;
         let line = format!(
@@ -76,7 +57,7 @@ fn mistakes(refused: &Refused, own: Option<PublicKey>, is_one_missing: bool) -> 
 }
 
 impl Warned {
-    fn is_new(&mut self, mistake: Mistake, now: Instant) -> bool {
+    pub(super) fn is_new(&mut self, mistake: Mistake, now: Instant) -> bool {
         self.0.retain(|(_, at)| now.since(*at) < AGAIN);
         let is_new = self.0.len() < REMEMBERED && !self.0.iter().any(|(known, _)| *known == mistake);
         if is_new {
@@ -97,7 +78,7 @@ mod tests {
     fn each_mistake_says_what_to_write_and_where() {
         let refused = Refused { foreign: 7, unknown: vec![RefusedKey { key: key(2), count: 5 }] };
         let lines: Vec<_> =
-            mistakes(&refused, Some(key(1)), true).into_iter().map(|(_, line)| line).collect();
+            described(&refused, Some(key(1)), true).into_iter().map(|(_, line)| line).collect();
 
         assert_eq!(lines.len(), 2);
         assert!(
@@ -116,7 +97,7 @@ mod tests {
     fn handshakes_for_another_key_are_noise_while_every_peer_is_up() {
         let refused = Refused { foreign: 7, unknown: Vec::new() };
 
-        assert!(mistakes(&refused, Some(key(1)), false).is_empty());
+        assert!(described(&refused, Some(key(1)), false).is_empty());
     }
 
     #[test]
