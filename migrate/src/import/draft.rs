@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use super::outcome::{Finding, FindingKind, Import, ImportError, KeyFile, ListFile};
 use policy::gateway::Service;
 use policy::pairing::pairing;
-use policy::{Name, PortRange, Protocols, Source, forwarder, gateway, prefix};
+use policy::{AllowList, Name, PortRange, Protocols, Source, forwarder, gateway, prefix};
 use zeroize::Zeroizing;
 
 /// Everything both configurations will say.
@@ -27,6 +27,8 @@ pub(super) struct Edge {
     pub(super) address: Vec<IpNetwork>,
     pub(super) listen_port: u16,
     pub(super) mtu: Option<u16>,
+    /// The interface towards the internet.
+    pub(super) wan: String,
     pub(super) lan: Vec<IpNetwork>,
     pub(super) peers: Vec<EdgePeer>,
     pub(super) publish: Vec<Publish>,
@@ -49,9 +51,14 @@ pub(super) struct List {
 pub(super) struct Publish {
     pub(super) name: String,
     pub(super) protocols: Protocols,
+    /// One address of the edge; `None` for every one.
+    pub(super) address: Option<IpAddr>,
+    /// Whether only unauthenticated sources get it.
+    pub(super) wan_only: bool,
     pub(super) ports: PortRange,
     pub(super) target: IpAddr,
     pub(super) target_ports: PortRange,
+    pub(super) masquerade: bool,
     /// Prefixes and `@NAME`s; empty for everyone.
     pub(super) allow: Vec<String>,
 }
@@ -111,7 +118,7 @@ pub(super) const NO_KEY: &str = "PUT+THE+PUBLIC+KEY+OF+THE+OTHER+SIDE+HERE00=";
 
 impl Draft {
     pub(super) fn note(&mut self, kind: FindingKind, text: impl Into<String>) {
-        self.findings.push(Finding { at: None, kind, text: text.into() });
+        self.findings.push(Finding { at: None, column: None, kind, text: text.into() });
     }
 
     /// The texts, read back by the parsers that the daemons use; what does not pair up is one more
@@ -128,6 +135,9 @@ impl Draft {
         let origin = forwarder::parse(&origin).map_err(|errors| contradiction(errors, "forwarder.toml"))?;
         for warning in edge.warnings.iter().chain(&origin.warnings) {
             self.note(FindingKind::Assumed, warning.to_string());
+        }
+        for publish in &edge.publish {
+            self.note(FindingKind::Public, public(publish));
         }
         for finding in pairing(&edge, &origin) {
             self.note(FindingKind::NoCounterpart, finding.to_string());
@@ -153,6 +163,27 @@ impl Draft {
             None => (Some(files.len()), 0),
         });
     }
+}
+
+/// A published port in one line: source, port, target.
+fn public(publish: &gateway::Publish) -> String {
+    let address = publish.address.map_or_else(|| "every address".to_owned(), |address| address.to_string());
+    let from = match &publish.allow {
+        AllowList::Any => "everyone".to_owned(),
+        AllowList::Only { prefixes, lists } => {
+            let prefixes = prefixes.iter().map(ToString::to_string);
+            prefixes.chain(lists.iter().map(|list| format!("@{list}"))).collect::<Vec<_>>().join(", ")
+        }
+    };
+    let protocols = publish.protocols.iter().map(|protocol| protocol.as_str()).collect::<Vec<_>>().join("+");
+    let targets = publish
+        .targets
+        .iter()
+        .map(|target| format!("{} of peer {:?}", with_ports(target.address, target.ports), target.peer))
+        .collect::<Vec<_>>()
+        .join(" and ");
+    let (name, ports) = (&publish.name, publish.ports);
+    format!("from {from} to {protocols}/{ports} of {address}, on to {targets}: publish {name:?}")
 }
 
 impl List {
@@ -190,7 +221,7 @@ impl Edge {
         key("private_key_file", quoted(&self.key_file), &mut text);
         mtu(self.mtu, &mut text);
         table("[wan]", &mut text);
-        key("interface", quoted("eth0"), &mut text);
+        key("interface", quoted(&self.wan), &mut text);
         key("accept", "[]", &mut text);
         if !self.lan.is_empty() {
             table("[lan]", &mut text);
@@ -224,8 +255,16 @@ impl Publish {
         table("[[publish]]", text);
         key("name", quoted(&self.name), text);
         key("protocol", protocols(self.protocols), text);
-        key("listen", quoted(self.ports), text);
+        let listen = match (self.address, self.wan_only) {
+            (Some(address), _) => with_ports(address, self.ports),
+            (None, true) => format!("wan:{}", self.ports),
+            (None, false) => self.ports.to_string(),
+        };
+        key("listen", quoted(listen), text);
         key("target", quoted(with_ports(self.target, self.target_ports)), text);
+        if self.masquerade {
+            key("source", quoted("masquerade"), text);
+        }
         if !self.allow.is_empty() {
             key("allow", array(&self.allow), text);
         }

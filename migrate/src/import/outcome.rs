@@ -48,11 +48,13 @@ pub struct KeyFile {
 pub type Derive<'d> = &'d dyn Fn(&str) -> Option<PublicKey>;
 
 /// A remark about an imported line, or about a value that no line has; prints as `FILE:LINE: KIND:
-/// TEXT`.
+/// TEXT`, with the column after the line where one word is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The file as the caller named it, and the line from 1; `None` for a value that no line has.
     pub at: Option<(String, u32)>,
+    /// The column in characters from 1, where one word is meant.
+    pub column: Option<u32>,
     /// What to do about it.
     pub kind: FindingKind,
     /// One sentence.
@@ -74,6 +76,8 @@ pub enum FindingKind {
     Stays,
     /// The rule is in the configurations, under the name that is given.
     Carried,
+    /// A port that the internet reaches with these configurations: verify each.
+    Public,
 }
 
 /// Why nothing could be imported.
@@ -125,6 +129,7 @@ impl FindingKind {
             Self::Replaced => "replaced",
             Self::Stays => "stays on the router",
             Self::Carried => "carried",
+            Self::Public => "becomes public",
         }
     }
 }
@@ -132,7 +137,9 @@ impl FindingKind {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some((file, line)) = &self.at {
-            write!(f, "{file}:{line}: ")?;
+            write!(f, "{file}:{line}:")?;
+            self.column.iter().try_for_each(|column| write!(f, "{column}:"))?;
+            f.write_str(" ")?;
         }
         write!(f, "{}: {}", self.kind.as_str(), self.text)
     }

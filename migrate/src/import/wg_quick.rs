@@ -77,6 +77,7 @@ fn sections(text: &str, file: &str) -> (Vec<Section>, Vec<Finding>) {
             }
             _ => findings.push(Finding {
                 at: Some((file.to_owned(), number)),
+                column: None,
                 kind: FindingKind::NoCounterpart,
                 text: "a line that is neither a section nor KEY = VALUE in one".to_owned(),
             }),
@@ -208,7 +209,17 @@ impl Reader<'_> {
         };
         let (lan, publish, allow) = (Vec::new(), Vec::new(), Vec::new());
         let key_file = format!("{}.key", self.stem);
-        let edge = Edge { key_file, address, listen_port: port, mtu: self.mtu(), lan, peers, publish, allow };
+        let edge = Edge {
+            key_file,
+            address,
+            listen_port: port,
+            mtu: self.mtu(),
+            wan: "eth0".to_owned(),
+            lan,
+            peers,
+            publish,
+            allow,
+        };
         let other_key = origin.key_file.clone();
         let mut draft = self.draft(edge, origin, &other_key);
         draft.keys.extend(keys);
@@ -261,6 +272,7 @@ impl Reader<'_> {
             address: edge_address,
             listen_port: first.endpoint().map_or(USUAL_PORT, |endpoint| endpoint.port),
             mtu: self.mtu(),
+            wan: "eth0".to_owned(),
             lan,
             peers: vec![EdgePeer {
                 name: self.stem.clone(),
@@ -326,7 +338,7 @@ impl Reader<'_> {
     }
 
     fn finding(&self, line: u32, kind: FindingKind, text: String) -> Finding {
-        Finding { at: Some((self.file.to_owned(), line)), kind, text }
+        Finding { at: Some((self.file.to_owned(), line)), column: None, kind, text }
     }
 }
 
@@ -362,7 +374,17 @@ fn hook(command: &str, draft: &mut Draft, names: &mut Names) -> (FindingKind, St
         let text = format!(
             "publish and inject {name:?}; its server sees the forwarder's address unless proxy_protocol is set"
         );
-        draft.edge.publish.push(Publish { name, protocols, ports, target, target_ports, allow: Vec::new() });
+        draft.edge.publish.push(Publish {
+            name,
+            protocols,
+            address: None,
+            wan_only: false,
+            ports,
+            target,
+            target_ports,
+            masquerade: false,
+            allow: Vec::new(),
+        });
         return (FindingKind::Carried, text);
     }
     if command.contains("ip_forward") || command.contains("TCPMSS") {

@@ -122,9 +122,12 @@ fn publish(
         draft.edge.publish.push(Publish {
             name,
             protocols,
+            address: None,
+            wan_only: false,
             ports: *ports,
             target,
             target_ports,
+            masquerade: false,
             allow: allow.clone(),
         });
     }

@@ -57,6 +57,7 @@ fn begin(edge: &Router, near: &Link, origin: &Router, far: &Link) -> Draft {
         address: near.address.clone(),
         listen_port: near.listen_port,
         mtu: near.mtu,
+        wan: "eth0".to_owned(),
         lan: Vec::new(),
         peers: Vec::new(),
         publish: Vec::new(),

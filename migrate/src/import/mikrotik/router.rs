@@ -180,7 +180,7 @@ impl Router {
     }
 
     pub(super) fn finding(&self, line: u32, kind: FindingKind, text: String) -> Finding {
-        Finding { at: Some((self.file.clone(), line)), kind, text }
+        Finding { at: Some((self.file.clone(), line)), column: None, kind, text }
     }
 
     /// What became of every command, in the order of the export; a menu that has nothing to do with
