@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use migrate::export::{self, EdgeSide, ExportError};
-use migrate::import::{self, FindingKind, Import, ImportError};
+use migrate::import::{self, Exports, FindingKind, Import, ImportError};
 use policy::gateway::Policy;
 use policy::sections::parse_list;
 use policy::{PublicKey, Source, forwarder};
@@ -32,12 +32,15 @@ pub enum Imported {
         #[arg(long)]
         all: bool,
     },
-    /// Convert the RouterOS 7 /export of the edge's router and that of the origin's.
+    /// Convert the RouterOS 7 /export of the edge's router, of the origin's, or of both.
     Mikrotik {
-        /// Read the edge's export from this file.
+        /// Read the edge's export from this file; with --origin-only, the origin's.
         edge: PathBuf,
-        /// Read the origin's export from this file.
-        origin: PathBuf,
+        /// Read the origin's export from this file; without it, only what the edge's says is known.
+        origin: Option<PathBuf>,
+        /// Take the only file as the origin's.
+        #[arg(long, conflicts_with = "origin")]
+        origin_only: bool,
         /// Write the configurations to this folder; existing files stay.
         #[arg(long, value_name = "DIR", default_value = ".")]
         into: PathBuf,
@@ -114,10 +117,8 @@ pub fn import(what: &Imported) -> Result<Exit, ExitError> {
             let text = text_of(file)?;
             (import::wg_quick(&Source { name: file, text: &text }, &public_key), into, *all)
         }
-        Imported::Mikrotik { edge, origin, into, all } => {
-            let (edge_text, origin_text) = (text_of(edge)?, text_of(origin)?);
-            let edge = Source { name: edge, text: &edge_text };
-            (import::mikrotik(&edge, &Source { name: origin, text: &origin_text }), into, *all)
+        Imported::Mikrotik { edge, origin, origin_only, into, all } => {
+            (mikrotik(edge, origin.as_deref(), *origin_only)?, into, *all)
         }
     };
     let imported = imported.map_err(|error: ImportError| ExitError::new(Exit::Invalid, error))?;
@@ -134,6 +135,31 @@ pub fn import(what: &Imported) -> Result<Exit, ExitError> {
         }
     }
     Ok(Exit::Ok)
+}
+
+fn mikrotik(
+    first: &Path,
+    origin: Option<&Path>,
+    origin_only: bool,
+) -> Result<Result<Import, ImportError>, ExitError> {
+    let first_text = foreign_text(first)?;
+    let first = Source { name: first, text: &first_text };
+    Ok(match origin {
+        None if origin_only => import::mikrotik(&Exports::Origin(&first), &public_key),
+        None => import::mikrotik(&Exports::Edge(&first), &public_key),
+        Some(origin) => {
+            let text = foreign_text(origin)?;
+            let origin = Source { name: origin, text: &text };
+            import::mikrotik(&Exports::Both { edge: &first, origin: &origin }, &public_key)
+        }
+    })
+}
+
+/// The text of another product, in the encoding that it has.
+fn foreign_text(file: &Path) -> Result<Zeroizing<String>, ExitError> {
+    let bytes = std::fs::read(file).map(Zeroizing::new);
+    let bytes = bytes.map_err(|error| ExitError::new(Exit::Invalid, format!("{}: {error}", file.display())))?;
+    import::decode(file, &bytes).map_err(|error| ExitError::new(Exit::Invalid, error))
 }
 
 /// The text of an export for the other side.
@@ -223,7 +249,8 @@ mod tests {
         let import_into = || {
             import(&Imported::Mikrotik {
                 edge: fixture("KYIV.rsc"),
-                origin: fixture("WROCLAW.rsc"),
+                origin: Some(fixture("WROCLAW.rsc")),
+                origin_only: false,
                 into: folder.path().join("new"),
                 all: false,
             })

@@ -16,7 +16,7 @@ use std::process::Command;
 
 use arbitrary::Random;
 use migrate::export::{self, EdgeSide, ExportError};
-use migrate::import::{self, FindingKind};
+use migrate::import::{self, Exports, FindingKind};
 use policy::gateway::{Party, Policy, Service};
 use policy::{AllowList, Host, HostPort, Name, PublicKey, Source, forwarder, gateway};
 
@@ -112,7 +112,8 @@ fn both_router_scripts_import_as_the_policy_they_came_from() {
         let near = Source { name: Path::new("kyiv.rsc"), text: &near };
         let far = Source { name: Path::new("wroclaw.rsc"), text: &far };
 
-        let import = import::mikrotik(&near, &far).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let exports = Exports::Both { edge: &near, origin: &far };
+        let import = import::mikrotik(&exports, &|_| None).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
 
         let mut again = gateway(&import.gateway);
         for list in &mut again.lists {

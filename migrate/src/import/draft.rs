@@ -99,8 +99,8 @@ pub(super) struct Inject {
     pub(super) upstream: String,
     pub(super) proxy_protocol: bool,
     pub(super) peer: String,
-    /// Empty for everyone.
-    pub(super) allow: Vec<IpNetwork>,
+    /// Prefixes and `@NAME`s; empty for everyone.
+    pub(super) allow: Vec<String>,
 }
 
 pub(super) struct Reach {
@@ -124,7 +124,7 @@ impl Draft {
     /// The texts, read back by the parsers that the daemons use; what does not pair up is one more
     /// finding.
     pub(super) fn finish(mut self) -> Result<Import, ImportError> {
-        let (gateway_text, forwarder_text) = (self.edge.text(&self.lists), self.origin.text());
+        let (gateway_text, forwarder_text) = (self.edge.text(&self.lists), self.origin.text(&self.lists));
         let contradiction = |errors: Vec<policy::ConfigError>, file: &str| match errors.into_iter().next() {
             Some(error) => ImportError::Contradiction { error: Box::new(error) },
             None => ImportError::NotWgQuick { file: file.to_owned(), part: "[Interface]" },
@@ -207,11 +207,6 @@ impl Edge {
         self.peers.iter().filter(|peer| longest(peer).is_some()).max_by_key(longest)
     }
 
-    pub(super) fn is_lan(&self, prefix: IpNetwork) -> bool {
-        let mut lan = self.lan.iter();
-        lan.any(|lan| lan.prefix() <= prefix.prefix() && lan.contains(prefix.network()))
-    }
-
     fn text(&self, lists: &[List]) -> String {
         let mut text =
             String::from("# Written by `gatewayctl import`; read its findings before you use it.\n");
@@ -228,11 +223,8 @@ impl Edge {
             key("prefixes", array(&self.lan), &mut text);
         }
         self.peers.iter().for_each(|peer| peer.write(&mut text));
-        for list in lists {
-            table("[[list]]", &mut text);
-            key("name", quoted(&list.name), &mut text);
-            key("file", quoted(list.file_name()), &mut text);
-        }
+        let used = self.publish.iter().flat_map(|publish| &publish.allow);
+        list_tables(used, lists, &mut text);
         self.publish.iter().for_each(|publish| publish.write(&mut text));
         self.allow.iter().for_each(|allow| allow.write(&mut text));
         text
@@ -291,7 +283,7 @@ impl Allow {
 }
 
 impl Origin {
-    fn text(&self) -> String {
+    fn text(&self, lists: &[List]) -> String {
         let mut text =
             String::from("# Written by `gatewayctl import`; read its findings before you use it.\n");
         table("[interface]", &mut text);
@@ -313,6 +305,7 @@ impl Origin {
                 key("private_key_file", quoted(key_file), &mut text);
             }
         }
+        list_tables(self.inject.iter().flat_map(|inject| &inject.allow), lists, &mut text);
         self.inject.iter().for_each(|inject| inject.write(&mut text));
         self.reach.iter().for_each(|reach| reach.write(&mut text));
         text
@@ -360,6 +353,16 @@ pub(super) fn with_ports(address: IpAddr, ports: PortRange) -> String {
     match address {
         IpAddr::V4(address) => format!("{address}:{ports}"),
         IpAddr::V6(address) => format!("[{address}]:{ports}"),
+    }
+}
+
+/// The `[[list]]` entries of lists that are used.
+fn list_tables<'a>(used: impl Iterator<Item = &'a String>, lists: &[List], text: &mut String) {
+    let used: BTreeSet<&str> = used.filter_map(|item| item.strip_prefix('@')).collect();
+    for list in lists.iter().filter(|list| used.contains(list.name.as_str())) {
+        table("[[list]]", text);
+        key("name", quoted(&list.name), text);
+        key("file", quoted(list.file_name()), text);
     }
 }
 

@@ -7,7 +7,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 /// The largest text that is read, in bytes.
-pub const MAX_BYTES: usize = 4 << 20;
+pub const MAX_BYTES: usize = 16 << 20;
 
 /// What an import gives: two configurations that parse, the files they name, and what to know about
 /// them.
@@ -91,16 +91,42 @@ pub enum ImportError {
         /// Its size.
         bytes: usize,
     },
-    /// Two WireGuard interfaces with addresses in one network are the tunnel; there are none.
+    /// No two WireGuard interfaces show by any sign that they are one tunnel.
     #[error(
         "no tunnel between {edge} and {origin}: no WireGuard interface of the first router shares a network with one \
-         of the second; export both routers with /export, and give the edge's export first"
+         of the second, is named by its network=, or is held by its peer's allowed-address; export both routers with \
+         /export, and give the edge's export first"
     )]
     NoTunnel {
         /// The edge's file.
         edge: String,
         /// The origin's file.
         origin: String,
+    },
+    /// A file that is not text in an encoding that is known.
+    #[error("{at}: {what}")]
+    NotText {
+        /// The file, with line and column where there is one.
+        at: String,
+        /// What is wrong, and how to fix it.
+        what: &'static str,
+    },
+    /// Rules may be missing from what was read, or be in another order, so that what is carried
+    /// could let in more.
+    #[error("{at}: {text}; rules may be missing or in another order, so nothing is imported: give a whole /export")]
+    RulesHidden {
+        /// File, line and column.
+        at: String,
+        /// What is there.
+        text: String,
+    },
+    /// One export does not say what the other would.
+    #[error("{at}: {what}")]
+    Ambiguous {
+        /// The file, with line and column where there is one.
+        at: String,
+        /// What is not known, and how to fix it.
+        what: String,
     },
     /// A wg-quick file without a part that makes a tunnel.
     #[error("{file} has no {part}: this is not a wg-quick configuration")]
