@@ -110,6 +110,10 @@ impl Carry<'_> {
         });
         let bound = address.map(|address| format!(", on {address} only")).unwrap_or_default();
         self.notes.verdict(EDGE, service.index, Carried, format!("{what}{bound}"));
+        for other in &service.others {
+            let line = self.edge.place(service.index).line;
+            self.notes.verdict(EDGE, *other, Carried, format!("{what}, together with line {line}"));
+        }
         if let Some(lines) = self.limited_by(service) {
             let text = format!("{what} is not for every source that its rule names: {lines} take a part, or may; verify its allow");
             self.notes.verdict(EDGE, service.index, Assumed, text);

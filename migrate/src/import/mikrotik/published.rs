@@ -14,6 +14,8 @@ use policy::{PortRange, Protocol};
 pub(super) struct Service {
     /// The command of the dst-nat that comes first.
     pub(super) index: usize,
+    /// Further dst-nats that lead a part of it the same way.
+    pub(super) others: BTreeSet<usize>,
     pub(super) protocol: Protocol,
     /// The only public address that has it.
     pub(super) bound: Option<u128>,
@@ -327,12 +329,14 @@ fn of_one_way(way: Way, pieces: &[Piece], start: &Flows) -> Vec<Service> {
         for ((index, bound, sources, except), first, last) in listeners(&flows, cuts, &addresses, rule_of) {
             let Some(ports) = ports(first, last) else { continue };
             let (mut refused_by, mut passed_by) = (<[BTreeSet<usize>; 2]>::default(), <[BTreeSet<usize>; 2]>::default());
+            let mut others = BTreeSet::new();
             for piece in of_protocol().filter(|piece| piece.flow.ports.contains(first)) {
+                others.extend(Some(piece.index).filter(|other| *other != index));
                 join(&mut refused_by, &piece.refused_by);
                 join(&mut passed_by, &piece.passed_by);
             }
             let service =
-                Service { index, protocol, bound, ports, sources, except, way, refused_by, passed_by };
+                Service { index, others, protocol, bound, ports, sources, except, way, refused_by, passed_by };
             services.push(service);
         }
     }
