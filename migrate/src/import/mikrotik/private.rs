@@ -174,33 +174,34 @@ impl Ends<'_, '_> {
         let own = self.origin_own.iter().next().map(|(first, _)| first);
         let by_tunnel = own.is_some_and(|own| flow.sources.contains(own));
         let machine = self.machine.or(single).or(own);
-        let Some(machine) = machine else { return Vec::new() };
-        if Some(machine) == own {
+        if machine.is_some() && machine == own {
             return if by_tunnel { vec![(flow.clone(), None, Found::default())] } else { Vec::new() };
         }
-        let (kept, hidden, found) = self.out_of_the_origin(machine, flow);
+        // Without a sign of the machine it may be any host.
+        let machines = machine.map_or_else(|| behind.clone(), Ranges::one);
+        let (kept, hidden, found) = self.out_of_the_origin(&machines, flow);
         let mut open = Flows::empty();
-        if flow.sources.contains(machine) {
+        if flow.sources.covers(&machines) {
             open.add(kept);
         }
         if by_tunnel {
             open.add(hidden);
         }
         let open = open.map(|open| Flow { sources: flow.sources.clone(), ..anywhere(open) }).merged();
-        let only = (!is_whole).then_some(machine);
+        let only = machine.filter(|_| !is_whole);
         open.iter().map(|flow| (flow.clone(), only, found.clone())).collect()
     }
 
     /// What the origin's router lets one of its hosts open, by whether its source is kept.
-    fn out_of_the_origin(&self, machine: u128, flow: &Flow) -> (Flows, Flows, Found) {
+    fn out_of_the_origin(&self, machines: &Ranges, flow: &Flow) -> (Flows, Flows, Found) {
         let origin = self.origin;
         let mut ids = origin.router.inside(origin.family).into_iter();
-        let id = ids.find(|id| origin.router.networks(*id, origin.family).contains(machine));
-        let arrives = id.map_or_else(Ranges::all, Ranges::one);
+        let id = ids.find(|id| origin.router.networks(*id, origin.family).covers(machines));
+        let arrives = id.map_or_else(|| Ranges::one(origin.link.id).complement(), Ranges::one);
         let start = Flows::of(Flow {
             arrives,
             leaves: Ranges::one(origin.link.id),
-            sources: Ranges::one(machine),
+            sources: machines.clone(),
             ..flow.clone()
         });
         let tracked = origin.tracked(&start, false);
