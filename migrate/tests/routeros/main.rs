@@ -3,6 +3,7 @@
 // Helpers of tests fail by panicking, as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod mutation;
 mod packets;
 mod reference;
 
@@ -45,6 +46,47 @@ fn what_the_result_lets_in_both_routers_let_in() {
             .try_packets(1_500, &mut Random::new(15));
     }
     assert!(total > 500, "only {total} packets were let in, so little was compared");
+}
+
+#[test]
+fn every_word_of_a_carried_rule_decides_about_the_result_or_the_verdict() {
+    let mut count = 0;
+    let mut idle = Vec::new();
+    for name in names() {
+        let (edge, origin) = (text(&name, "edge"), text(&name, "origin"));
+        let both = [edge, origin].map(|text| text.map(|text| mutation::joined(&text)));
+        let Ok(import) = import_texts(both[0].as_deref(), both[1].as_deref()) else { continue };
+        let before = mutation::said(&import);
+        for (side, file) in [(0, "edge.rsc"), (1, "origin.rsc")] {
+            let Some(text) = &both[side] else { continue };
+            for mutant in mutation::mutants(text, &mutation::carried(&import, file, text)) {
+                count += 1;
+                let mut changed = both.clone();
+                changed[side] = Some(mutant.text);
+                let after = import_texts(changed[0].as_deref(), changed[1].as_deref());
+                if after.is_ok_and(|import| mutation::said(&import) == before) {
+                    idle.push(format!("{name} {file} {}", mutant.what));
+                }
+            }
+        }
+    }
+    assert!(count > 300, "only {count} changes were tried");
+    assert_eq!(idle, Vec::<String>::new(), "{} of {count} changes change nothing", idle.len());
+}
+
+#[test]
+fn a_result_that_lets_in_more_is_noticed() {
+    let name = "02-office-only";
+    let (edge, origin) = (text(name, "edge").unwrap(), text(name, "origin").unwrap());
+    let import = imported(name).unwrap();
+    let mut case = case(name, &edge, Some(&origin), &import);
+    for publish in &mut case.gateway.publish {
+        publish.allow = policy::AllowList::Any;
+    }
+    let tried = std::panic::catch_unwind(|| case.try_packets(1_500, &mut Random::new(15)));
+    let message = tried.unwrap_err();
+    let message = message.downcast_ref::<String>().unwrap();
+    assert!(message.contains("is let in, and the routers refused it"), "{message}");
 }
 
 fn case<'c>(name: &'c str, edge: &str, origin: Option<&str>, import: &Import) -> packets::Case<'c> {

@@ -94,7 +94,7 @@ impl Rule {
     /// The rules of a menu that are in force, in order.
     pub(super) fn all(router: &Router, family: Family, table: &str) -> Vec<Self> {
         let menu = format!("{} firewall {table}", family.menu());
-        router.of(&menu).map(|(index, entry)| Reader::new(router, family, entry).rule(index)).collect()
+        router.of(&menu).map(|(index, entry)| Reader::new(router, family, entry).rule(index, table)).collect()
     }
 
     /// Whether the rule cannot decide about the first packet of such a flow.
@@ -139,7 +139,7 @@ impl<'r> Reader<'r> {
         Self { router, family, entry, rule }
     }
 
-    fn rule(mut self, index: usize) -> Rule {
+    fn rule(mut self, index: usize, table: &str) -> Rule {
         self.rule.index = index;
         let mut seen: Vec<&str> = Vec::new();
         for value in self.entry.values().filter(|value| !NO_CONDITION.contains(&value.key.as_str())) {
@@ -149,6 +149,7 @@ impl<'r> Reader<'r> {
             seen.push(&value.key);
             self.condition(value);
         }
+        self.unknown_action(table);
         if !self.entry.target.is_empty() {
             let at = self.entry.at;
             let text = format!("{:?} ({}:{}:{})", self.entry.target, self.router.file, at.line, at.column);
@@ -156,6 +157,26 @@ impl<'r> Reader<'r> {
             self.rule.certain = Flow { ports: Ranges::empty(), ..Flow::all() };
         }
         self.rule
+    }
+
+    /// An action that is not one of its table leaves open what becomes of the packet.
+    fn unknown_action(&mut self, table: &str) {
+        let is_known = match &self.rule.action {
+            Action::Drop => table != "nat",
+            Action::Translate(_) | Action::Hide(_) => table == "nat",
+            Action::Other => {
+                matches!(self.entry.value("action"), Some("redirect" | "same")) && table == "nat"
+                    || self.entry.value("action") == Some("notrack") && table == "raw"
+            }
+            Action::Accept | Action::Jump(_) | Action::Return | Action::Continue => true,
+        };
+        if !is_known && let Some(value) = self.entry.values().find(|value| value.key == "action") {
+            let at = value.at;
+            let place = format!("{}:{}:{}", self.router.file, at.line, at.column);
+            self.rule.doubts.push(format!("the action {} ({place})", value.text.as_str()));
+            self.rule.action = Action::Other;
+            self.rule.certain.ports = Ranges::empty();
+        }
     }
 
     fn condition(&mut self, value: &Value) {
