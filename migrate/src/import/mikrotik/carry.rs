@@ -85,7 +85,13 @@ impl Carry<'_> {
         let name = self.names.claim(comment.as_deref().unwrap_or(&usual), "rule");
         let allow = match self.sources(&service.sources, &name, true) {
             Some(allow) => allow,
-            None => return self.refuse(service.index, "its sources are more prefixes than a list can hold"),
+            None => {
+                let text = format!(
+                    "its sources are more than {MOST_PREFIXES} prefixes; leave the list that refuses the others out of the \
+                     export, and refuse them in front of the edge or with `gatewayctl ban`"
+                );
+                return self.refuse(service.index, &text);
+            }
         };
         let what = format!("publish {name:?}");
         self.notes.limiting(EDGE, &service.refused_by[0], &what);
