@@ -5,12 +5,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use migrate::export::{self, EdgeSide, ExportError};
-use migrate::import::{self, Exports, FindingKind, Import, ImportError};
+use migrate::import::{self, Exports, FindingKind, Import, ImportError, Role, WgQuickOptions};
 use policy::gateway::Policy;
 use policy::sections::parse_list;
-use policy::{PublicKey, Source, forwarder};
+use policy::{InterfaceName, Name, PublicKey, Source, forwarder};
 use tunnel::key::PrivateKey;
 use zeroize::Zeroizing;
 
@@ -23,8 +23,17 @@ use daemon::files::read_text;
 pub enum Imported {
     /// Convert a wg-quick file of either end.
     WgQuick {
-        /// Convert this file.
+        /// Convert this file; its name is that of the tunnel's interface.
         file: PathBuf,
+        /// Take the file for this end's, if its lines do not say which.
+        #[arg(long, visible_alias = "as", value_name = "END")]
+        role: Option<End>,
+        /// Take this interface of the edge for the one towards the internet.
+        #[arg(long, value_name = "INTERFACE", value_parser = interface)]
+        wan: Option<String>,
+        /// Give the peers these names, in the order of the file.
+        #[arg(long = "name", value_name = "NAME", value_parser = peer_name)]
+        names: Vec<String>,
         /// Write the configurations to this folder; existing files stay.
         #[arg(long, value_name = "DIR", default_value = ".")]
         into: PathBuf,
@@ -48,6 +57,15 @@ pub enum Imported {
         #[arg(long)]
         all: bool,
     },
+}
+
+/// Whose wg-quick file it is.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum End {
+    /// The machine with the public address.
+    Edge,
+    /// The machine with the services.
+    Origin,
 }
 
 /// What is exported, to standard output.
@@ -113,9 +131,14 @@ pub struct EdgeArguments {
 /// [`ExitError`], when nothing could be imported or a file is in the way.
 pub fn import(what: &Imported) -> Result<Exit, ExitError> {
     let (imported, into, all) = match what {
-        Imported::WgQuick { file, into, all } => {
+        Imported::WgQuick { file, role, wan, names, into, all } => {
             let text = text_of(file)?;
-            (import::wg_quick(&Source { name: file, text: &text }, &public_key), into, *all)
+            let role = role.map(|end| match end {
+                End::Edge => Role::Edge,
+                End::Origin => Role::Origin,
+            });
+            let options = WgQuickOptions { role, wan: wan.clone(), names: names.clone() };
+            (import::wg_quick(&Source { name: file, text: &text }, &options, &public_key), into, *all)
         }
         Imported::Mikrotik { edge, origin, origin_only, into, all } => {
             (mikrotik(edge, origin.as_deref(), *origin_only)?, into, *all)
@@ -178,6 +201,16 @@ pub fn export(what: &Exported) -> Result<String, ExitError> {
             export::caddy(&policy, &proxies, *from).map_err(|error| ExitError::new(Exit::Usage, error))
         }
     }
+}
+
+fn interface(text: &str) -> Result<String, String> {
+    let expected = "the name of an interface, such as eth0";
+    InterfaceName::new(text).map(|name| name.to_string()).ok_or_else(|| expected.to_owned())
+}
+
+fn peer_name(text: &str) -> Result<String, String> {
+    let expected = "a name of 1 to 32 letters, digits, `-`, `_` and `.`";
+    Name::new(text).map(|name| name.to_string()).ok_or_else(|| expected.to_owned())
 }
 
 type FarEnd = fn(&Policy, &str, &EdgeSide) -> Result<String, ExportError>;
@@ -269,7 +302,15 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let into = folder.path().to_owned();
-        import(&Imported::WgQuick { file: fixture("kyiv.conf"), into: into.clone(), all: true }).unwrap();
+        import(&Imported::WgQuick {
+            file: fixture("kyiv.conf"),
+            role: None,
+            wan: None,
+            names: Vec::new(),
+            into: into.clone(),
+            all: true,
+        })
+        .unwrap();
 
         let mode = fs::metadata(into.join("kyiv.key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

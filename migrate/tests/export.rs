@@ -16,7 +16,7 @@ use std::process::Command;
 
 use arbitrary::Random;
 use migrate::export::{self, EdgeSide, ExportError};
-use migrate::import::{self, Exports, FindingKind};
+use migrate::import::{self, Exports, FindingKind, WgQuickOptions};
 use policy::gateway::{Party, Policy, Service};
 use policy::{AllowList, Host, HostPort, Name, PublicKey, Source, forwarder, gateway};
 
@@ -92,7 +92,8 @@ fn a_wg_quick_file_of_the_far_end_imports_as_the_tunnel_it_came_from() {
     let source = Source { name: Path::new("wroclaw.conf"), text: &text };
     let wroclaw = policy.peers[0].public_key;
 
-    let import = import::wg_quick(&source, &|_| Some(wroclaw)).unwrap_or_else(|error| panic!("{error}"));
+    let import = import::wg_quick(&source, &WgQuickOptions::default(), &|_| Some(wroclaw))
+        .unwrap_or_else(|error| panic!("{error}"));
 
     let (far, near) = (forwarder(&import.forwarder), gateway(&import.gateway));
     assert_eq!(far.interface.address, ["10.77.88.2/30".parse().unwrap()]);

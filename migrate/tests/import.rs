@@ -12,7 +12,7 @@
 use std::path::{Path, PathBuf};
 
 use arbitrary::Random;
-use migrate::import::{self, Exports, FindingKind, Import, ImportError};
+use migrate::import::{self, Exports, FindingKind, Import, ImportError, WgQuickOptions};
 use policy::{PublicKey, Source, forwarder, gateway};
 
 #[test]
@@ -46,8 +46,12 @@ fn mikrotik(edge: &str, origin: &str) -> Result<Import, ImportError> {
 }
 
 fn wg_quick(name: &str) -> Import {
-    import::wg_quick(&Source { name: Path::new(name), text: &read(name) }, &|_| own_key())
-        .unwrap_or_else(|error| panic!("{error}"))
+    import::wg_quick(
+        &Source { name: Path::new(name), text: &read(name) },
+        &WgQuickOptions::default(),
+        &|_| own_key(),
+    )
+    .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Replaces the caller's X25519.
@@ -140,7 +144,11 @@ fn exports_without_a_tunnel_between_them_are_refused() {
         assert!(matches!(mikrotik(edge, origin), Err(ImportError::NoTunnel { .. })), "{edge:?}");
     }
     let text = "[Peer]\nPublicKey = a\n";
-    let refused = import::wg_quick(&Source { name: Path::new("wg0.conf"), text }, &|_| None).map(drop);
+    let refused =
+        import::wg_quick(&Source { name: Path::new("wg0.conf"), text }, &WgQuickOptions::default(), &|_| {
+            None
+        })
+        .map(drop);
     assert!(matches!(refused, Err(ImportError::NotWgQuick { .. })));
 }
 
@@ -168,7 +176,11 @@ fn no_text_makes_an_import_panic_and_what_it_writes_always_parses() {
         }
         let text = mutilated(&quick, &mut random);
         let derive = |_: &str| own_key().filter(|_| round % 2 == 0);
-        if let Ok(import) = import::wg_quick(&Source { name: Path::new("wg0.conf"), text: &text }, &derive) {
+        if let Ok(import) = import::wg_quick(
+            &Source { name: Path::new("wg0.conf"), text: &text },
+            &WgQuickOptions::default(),
+            &derive,
+        ) {
             gateway(&import.gateway);
             forwarder(&import.forwarder);
         }

@@ -121,10 +121,15 @@ impl Draft {
         self.findings.push(Finding { at: None, column: None, kind, text: text.into() });
     }
 
+    /// The texts of `gateway.toml` and `forwarder.toml`.
+    pub(super) fn texts(&self) -> (String, String) {
+        (self.edge.text(&self.lists), self.origin.text(&self.lists))
+    }
+
     /// The texts, read back by the parsers that the daemons use; what does not pair up is one more
     /// finding.
     pub(super) fn finish(mut self) -> Result<Import, ImportError> {
-        let (gateway_text, forwarder_text) = (self.edge.text(&self.lists), self.origin.text(&self.lists));
+        let (gateway_text, forwarder_text) = self.texts();
         let contradiction = |errors: Vec<policy::ConfigError>, file: &str| match errors.into_iter().next() {
             Some(error) => ImportError::Contradiction { error: Box::new(error) },
             None => ImportError::NotWgQuick { file: file.to_owned(), part: "[Interface]" },

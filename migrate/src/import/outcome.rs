@@ -136,6 +136,26 @@ pub enum ImportError {
         /// `[Interface]` with an address, or `[Peer]`.
         part: &'static str,
     },
+    /// A wg-quick file whose signs do not say whose it is.
+    #[error(
+        "{file} may be the edge's or the origin's; signs {signs}; say which with --role edge or --role origin"
+    )]
+    UnknownRole {
+        /// The file.
+        file: String,
+        /// What each end would have.
+        signs: String,
+    },
+    /// A value of the imported file that no configuration can have.
+    #[error("{file}:{line}: {why}")]
+    Refused {
+        /// The file.
+        file: String,
+        /// The line of the value.
+        line: u32,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The imported values contradict each other in a way that no configuration can say.
     #[error("the imported values contradict each other: {error}")]
     Contradiction {
