@@ -181,7 +181,8 @@ fn mikrotik(
 /// The text of another product, in the encoding that it has.
 fn foreign_text(file: &Path) -> Result<Zeroizing<String>, ExitError> {
     let bytes = std::fs::read(file).map(Zeroizing::new);
-    let bytes = bytes.map_err(|error| ExitError::new(Exit::Invalid, format!("{}: {error}", file.display())))?;
+    let bytes =
+        bytes.map_err(|error| ExitError::new(Exit::Invalid, format!("{}: {error}", file.display())))?;
     import::decode(file, &bytes).map_err(|error| ExitError::new(Exit::Invalid, error))
 }
 

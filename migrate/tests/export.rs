@@ -114,7 +114,8 @@ fn both_router_scripts_import_as_the_policy_they_came_from() {
         let far = Source { name: Path::new("wroclaw.rsc"), text: &far };
 
         let exports = Exports::Both { edge: &near, origin: &far };
-        let import = import::mikrotik(&exports, &|_| None).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let import =
+            import::mikrotik(&exports, &|_| None).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
 
         let mut again = gateway(&import.gateway);
         for list in &mut again.lists {
@@ -125,7 +126,13 @@ fn both_router_scripts_import_as_the_policy_they_came_from() {
             finding.kind == FindingKind::NoCounterpart
                 && finding.at.as_ref().is_some_and(|(file, _)| file == "kyiv.rsc")
         });
-        assert_eq!(lost.map(ToString::to_string).collect::<Vec<_>>(), Vec::<String>::new(), "seed {seed}:\n{}\n{}", near.text, far.text);
+        assert_eq!(
+            lost.map(ToString::to_string).collect::<Vec<_>>(),
+            Vec::<String>::new(),
+            "seed {seed}:\n{}\n{}",
+            near.text,
+            far.text
+        );
         assert_eq!(published(&again), published(&policy), "seed {seed}:\n{}", near.text);
         assert_eq!(allowed(&again), allowed(&policy), "seed {seed}:\n{}", near.text);
         assert_eq!(again.interface.address, policy.interface.address);
@@ -234,13 +241,25 @@ fn routable(random: &mut Random) -> String {
             (
                 "\"peer:wroclaw\"",
                 random
-                    .pick(&["\"192.168.1.2\"", "\"192.168.1.2\", \"192.168.1.50\"", "\"192.168.1.0/24\"", "\"fd00:1::5\""])
+                    .pick(&[
+                        "\"192.168.1.2\"",
+                        "\"192.168.1.2\", \"192.168.1.50\"",
+                        "\"192.168.1.0/24\"",
+                        "\"fd00:1::5\"",
+                    ])
                     .unwrap(),
             )
         } else {
             (
-                *random.pick(&["\"self\", \"192.168.1.0/24\", \"fd00:1::/64\"", "\"192.168.1.50\", \"fd00:1::50\""]).unwrap(),
-                random.pick(&["\"192.168.88.2\"", "\"192.168.88.0/24\"", "\"fd00:88::/64\"", "\"fd00:88::2\""]).unwrap(),
+                *random
+                    .pick(&[
+                        "\"self\", \"192.168.1.0/24\", \"fd00:1::/64\"",
+                        "\"192.168.1.50\", \"fd00:1::50\"",
+                    ])
+                    .unwrap(),
+                random
+                    .pick(&["\"192.168.88.2\"", "\"192.168.88.0/24\"", "\"fd00:88::/64\"", "\"fd00:88::2\""])
+                    .unwrap(),
             )
         };
         let _ = write!(text, "[[allow]]\nname = \"a{number}\"\nfrom = [{from}]\nto = [{to}]\n");

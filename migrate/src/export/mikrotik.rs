@@ -289,8 +289,7 @@ fn edge_nat(policy: &Policy, text: &mut String) {
             for target in publish.targets.iter().filter(|target| target.address.is_ipv4() == v4) {
                 dst_nat(publish, target.address, target.ports, &mut later);
                 if publish.source == SourceHandling::Masquerade {
-                    let service =
-                        Service::Ports { protocols: publish.protocols, ports: vec![target.ports] };
+                    let service = Service::Ports { protocols: publish.protocols, ports: vec![target.ports] };
                     masquerade(&publish.name, target.address.into(), &service, &mut rules);
                 }
             }

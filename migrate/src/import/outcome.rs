@@ -113,7 +113,9 @@ pub enum ImportError {
     },
     /// Rules may be missing from what was read, or be in another order, so that what is carried
     /// could let in more.
-    #[error("{at}: {text}; rules may be missing or in another order, so nothing is imported: give a whole /export")]
+    #[error(
+        "{at}: {text}; rules may be missing or in another order, so nothing is imported: give a whole /export"
+    )]
     RulesHidden {
         /// File, line and column.
         at: String,

@@ -26,7 +26,11 @@ pub(crate) fn mutants(text: &str, lines: &[u32]) -> Vec<Mutant> {
                 let changed_line = line.replacen(word, &format!("{key}={changed}"), 1);
                 let lines = text.lines().enumerate();
                 let text: Vec<&str> = lines
-                    .map(|(at, line)| if at + 1 == usize::try_from(*number).unwrap() { &*changed_line } else { line })
+                    .map(
+                        |(at, line)| {
+                            if at + 1 == usize::try_from(*number).unwrap() { &*changed_line } else { line }
+                        },
+                    )
                     .collect();
                 all.push(Mutant { what: format!("{number}: {word} → {changed}"), text: text.join("\n") });
             }
@@ -52,7 +56,12 @@ fn changes(key: &str, value: &str) -> Vec<String> {
     let bare = value.trim_start_matches('!');
     let other = match key {
         "chain" => "elsewhere".to_owned(),
-        "action" => return vec![if value == "accept" { "drop" } else { "accept" }.to_owned(), "unheard-of".to_owned()],
+        "action" => {
+            return vec![
+                if value == "accept" { "drop" } else { "accept" }.to_owned(),
+                "unheard-of".to_owned(),
+            ];
+        }
         "protocol" => if bare == "tcp" { "udp" } else { "tcp" }.to_owned(),
         "dst-port" => "61234".to_owned(),
         "to-ports" => return vec!["61234".to_owned(), "1-2".to_owned()],
@@ -60,7 +69,9 @@ fn changes(key: &str, value: &str) -> Vec<String> {
         "src-address" | "dst-address" => "198.18.7.0/24".to_owned(),
         "to-addresses" => return vec!["198.18.7.9".to_owned(), "192.168.88.200".to_owned()],
         "to-address" => return vec!["2001:db8:99::9/128".to_owned(), "fd00:88::200/128".to_owned()],
-        "src-address-list" | "dst-address-list" | "in-interface-list" | "out-interface-list" => "nowhere".to_owned(),
+        "src-address-list" | "dst-address-list" | "in-interface-list" | "out-interface-list" => {
+            "nowhere".to_owned()
+        }
         "in-interface" | "out-interface" => "ether9".to_owned(),
         "connection-state" => "invalid".to_owned(),
         "connection-nat-state" => "srcnat".to_owned(),

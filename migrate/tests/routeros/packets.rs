@@ -43,7 +43,8 @@ impl Case<'_> {
     }
 
     fn surroundings(&self) -> Surroundings {
-        let (mut addresses, mut links) = (vec![UNNAMED.parse().unwrap(), "2001:db8:ffff::1".parse().unwrap()], Vec::new());
+        let (mut addresses, mut links) =
+            (vec![UNNAMED.parse().unwrap(), "2001:db8:ffff::1".parse().unwrap()], Vec::new());
         let wan = self.edge.members("WAN");
         for (interface, own) in self.edge.addresses() {
             if wan.contains(&interface) {
@@ -53,7 +54,8 @@ impl Case<'_> {
             }
         }
         let named = self.edge.words().into_iter().filter_map(|word| word.parse::<IpNetwork>().ok());
-        let public = |prefix: &IpNetwork| prefix.to_string().starts_with("203.0.113.") && prefix.prefix() == 32;
+        let public =
+            |prefix: &IpNetwork| prefix.to_string().starts_with("203.0.113.") && prefix.prefix() == 32;
         addresses.extend(named.filter(public).map(|prefix| prefix.ip()));
         Surroundings {
             pinned: links.iter().map(|(name, _)| name.clone()).collect(),
@@ -74,9 +76,17 @@ impl Case<'_> {
     }
 
     /// Where the result sends a packet: the destination in the tunnel.
-    fn sent(&self, arrives: &str, source: IpAddr, destination: IpAddr, transport: Transport, surroundings: &Surroundings) -> Option<(IpAddr, u16, bool)> {
+    fn sent(
+        &self,
+        arrives: &str,
+        source: IpAddr,
+        destination: IpAddr,
+        transport: Transport,
+        surroundings: &Surroundings,
+    ) -> Option<(IpAddr, u16, bool)> {
         let arrival = Arrival::Interface(arrives.to_owned());
-        let packet = policy::evaluator::Packet { arrival, source, destination, transport, relayed: arrives == "eth0" };
+        let packet =
+            policy::evaluator::Packet { arrival, source, destination, transport, relayed: arrives == "eth0" };
         match evaluate(&self.gateway, surroundings, &packet) {
             Outcome::Forwarded { interface, to, port, masqueraded } => {
                 let into = (interface == self.gateway.interface.name.as_str()) != (arrives == "gw0");
@@ -94,17 +104,34 @@ impl Case<'_> {
         inject.is_some_and(|inject| self.forwarder.admits(inject, client))
     }
 
-    fn from_the_wan(&self, source: IpAddr, protocol: &'static str, port: u16, surroundings: &Surroundings, random: &mut Random) -> bool {
-        let public: Vec<IpAddr> = surroundings.public.iter().copied().filter(|one| one.is_ipv4() == source.is_ipv4()).collect();
+    fn from_the_wan(
+        &self,
+        source: IpAddr,
+        protocol: &'static str,
+        port: u16,
+        surroundings: &Surroundings,
+        random: &mut Random,
+    ) -> bool {
+        let public: Vec<IpAddr> =
+            surroundings.public.iter().copied().filter(|one| one.is_ipv4() == source.is_ipv4()).collect();
         let destination = *random.pick(&public).unwrap();
         let transport = Self::transport(protocol, port);
-        let Some((to, to_port, hidden)) = self.sent("eth0", source, destination, transport, surroundings) else { return false };
+        let Some((to, to_port, hidden)) = self.sent("eth0", source, destination, transport, surroundings)
+        else {
+            return false;
+        };
         let client = if hidden { self.own(&self.edge, source) } else { source };
         if self.origin.is_some() && !self.carried(protocol, client, SocketAddr::new(to, to_port)) {
             return false;
         }
         // An address is on one uplink; those that no export names may be on any.
-        let on: Vec<String> = self.edge.addresses().into_iter().filter(|(_, own)| own.ip() == destination).map(|(on, _)| on).collect();
+        let on: Vec<String> = self
+            .edge
+            .addresses()
+            .into_iter()
+            .filter(|(_, own)| own.ip() == destination)
+            .map(|(on, _)| on)
+            .collect();
         let on = if on.is_empty() { self.edge.members("WAN").into_iter().collect() } else { on };
         for arrives in on {
             let packet = Packet { arrives, source, destination, protocol, port };
@@ -129,7 +156,8 @@ impl Case<'_> {
     }
 
     fn edge_route(&self, to: IpAddr) -> String {
-        let peer = self.gateway.peers.iter().any(|peer| peer.allowed_ips.iter().any(|prefix| prefix.contains(to)));
+        let peer =
+            self.gateway.peers.iter().any(|peer| peer.allowed_ips.iter().any(|prefix| prefix.contains(to)));
         if peer { self.edge.link() } else { Self::inside(&self.edge, to) }
     }
 
@@ -144,27 +172,55 @@ impl Case<'_> {
         own.find(|(_, own)| own.is_ipv4() == like.is_ipv4()).map_or(like, |(_, own)| own.ip())
     }
 
-    fn from_the_lan(&self, source: IpAddr, destination: IpAddr, protocol: &'static str, port: u16, surroundings: &Surroundings) -> bool {
-        let on: Vec<String> = surroundings.links.iter().filter(|(_, link)| link.contains(source)).map(|(on, _)| on.clone()).collect();
+    fn from_the_lan(
+        &self,
+        source: IpAddr,
+        destination: IpAddr,
+        protocol: &'static str,
+        port: u16,
+        surroundings: &Surroundings,
+    ) -> bool {
+        let on: Vec<String> = surroundings
+            .links
+            .iter()
+            .filter(|(_, link)| link.contains(source))
+            .map(|(on, _)| on.clone())
+            .collect();
         let Some(first) = on.first() else { return false };
-        if source.is_ipv4() != destination.is_ipv4() || self.edge.addresses().iter().any(|(_, own)| own.ip() == destination) {
+        if source.is_ipv4() != destination.is_ipv4()
+            || self.edge.addresses().iter().any(|(_, own)| own.ip() == destination)
+        {
             return false;
         }
         let protocol = if protocol == "icmp" && source.is_ipv6() { "icmpv6" } else { protocol };
-        let Some((to, to_port, _)) = self.sent(first, source, destination, Self::transport(protocol, port), surroundings) else { return false };
+        let Some((to, to_port, _)) =
+            self.sent(first, source, destination, Self::transport(protocol, port), surroundings)
+        else {
+            return false;
+        };
         if !self.carried(protocol, source, SocketAddr::new(to, to_port)) {
             return false;
         }
         for arrives in on {
             let packet = Packet { arrives, source, destination, protocol, port };
             let there = self.at_both(&packet, &[]);
-            assert!(there.is_some(), "{}: {packet:?} is let into the tunnel, and the routers refused it", self.name);
+            assert!(
+                there.is_some(),
+                "{}: {packet:?} is let into the tunnel, and the routers refused it",
+                self.name
+            );
         }
         true
     }
 
     /// The forwarder has one address in the tunnel; before, its machine or its router opened flows.
-    fn from_the_forwarder(&self, destination: IpAddr, protocol: &'static str, port: u16, surroundings: &Surroundings) -> bool {
+    fn from_the_forwarder(
+        &self,
+        destination: IpAddr,
+        protocol: &'static str,
+        port: u16,
+        surroundings: &Surroundings,
+    ) -> bool {
         let Some(origin) = &self.origin else { return false };
         let source = self.own(origin, destination);
         if source == destination || source.is_ipv4() != destination.is_ipv4() {
@@ -176,29 +232,47 @@ impl Case<'_> {
             return false;
         }
         let machine: IpAddr = if source.is_ipv4() { "192.168.88.2" } else { "fd00:88::2" }.parse().unwrap();
-        let opened = [(machine, Self::inside(origin, machine)), (source, String::new())].into_iter().any(|(source, arrives)| {
-            let packet = Packet { arrives: arrives.clone(), source, destination, protocol, port };
-            let out = if arrives.is_empty() { Some((destination, port, false)) } else { origin.passes(&packet, &|_| Some(origin.link()), &[]) };
-            out.is_some_and(|(destination, port, hidden)| {
-                let source = if hidden { self.own(origin, destination) } else { source };
-                let packet = Packet { arrives: self.edge.link(), source, destination, protocol, port };
-                self.edge.passes(&packet, &|to| Some(Self::inside(&self.edge, to)), &[]).is_some()
-            })
-        });
-        assert!(opened, "{}: {protocol} {port} of {destination} is open to the forwarder, and was not to its machine", self.name);
+        let opened = [(machine, Self::inside(origin, machine)), (source, String::new())].into_iter().any(
+            |(source, arrives)| {
+                let packet = Packet { arrives: arrives.clone(), source, destination, protocol, port };
+                let out = if arrives.is_empty() {
+                    Some((destination, port, false))
+                } else {
+                    origin.passes(&packet, &|_| Some(origin.link()), &[])
+                };
+                out.is_some_and(|(destination, port, hidden)| {
+                    let source = if hidden { self.own(origin, destination) } else { source };
+                    let packet = Packet { arrives: self.edge.link(), source, destination, protocol, port };
+                    self.edge.passes(&packet, &|to| Some(Self::inside(&self.edge, to)), &[]).is_some()
+                })
+            },
+        );
+        assert!(
+            opened,
+            "{}: {protocol} {port} of {destination} is open to the forwarder, and was not to its machine",
+            self.name
+        );
         true
     }
 }
 
 /// Addresses and ports at and next to every one in the words.
 fn constants(words: &[String]) -> (Vec<IpAddr>, Vec<u16>) {
-    let mut addresses: BTreeSet<IpAddr> = ["8.8.8.8", "2001:db8:9::9", "192.168.1.77", "192.168.88.77"].map(|a| a.parse().unwrap()).into();
+    let mut addresses: BTreeSet<IpAddr> =
+        ["8.8.8.8", "2001:db8:9::9", "192.168.1.77", "192.168.88.77"].map(|a| a.parse().unwrap()).into();
     let mut ports: BTreeSet<u16> = [443, 9].into();
     for word in words {
         let word = word.trim_start_matches('!');
         let like = word.split(['-', '/']).next().and_then(|first| first.parse::<IpAddr>().ok());
         if let (Some(like), Some((first, last))) = (like, bounds(word)) {
-            let near = [first.saturating_sub(1), first, first + 1, last.saturating_sub(1), last, last.saturating_add(1)];
+            let near = [
+                first.saturating_sub(1),
+                first,
+                first + 1,
+                last.saturating_sub(1),
+                last,
+                last.saturating_add(1),
+            ];
             addresses.extend(near.map(|number| address(number, like)));
         }
         for part in word.split([',', '-']).filter_map(|part| part.parse::<u16>().ok()) {

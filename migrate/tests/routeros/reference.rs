@@ -82,13 +82,19 @@ impl Router {
 
     /// Every value of every rule, for packets around them.
     pub(crate) fn words(&self) -> Vec<String> {
-        let rules = self.commands.iter().filter(|(menu, _)| menu.contains("firewall") || menu.ends_with("address"));
+        let rules =
+            self.commands.iter().filter(|(menu, _)| menu.contains("firewall") || menu.ends_with("address"));
         rules.flat_map(|(_, values)| values.values()).cloned().collect()
     }
 
     /// Where a packet out of this router's dst-nat and filters ends, if it is sure to pass: its
     /// destination, its port, and whether its source becomes that of the interface.
-    pub(crate) fn passes(&self, packet: &Packet, route: &dyn Fn(IpAddr) -> Option<String>, unnamed: &[IpAddr]) -> Option<(IpAddr, u16, bool)> {
+    pub(crate) fn passes(
+        &self,
+        packet: &Packet,
+        route: &dyn Fn(IpAddr) -> Option<String>,
+        unnamed: &[IpAddr],
+    ) -> Option<(IpAddr, u16, bool)> {
         let state = State { leaves: "", translated: false, unnamed };
         let raw = self.walk(packet, "raw", "prerouting", state);
         if raw.iter().any(|end| *end != End::Accept && *end != End::Return) {
@@ -100,7 +106,8 @@ impl Router {
         if let End::Rule(rule) = end {
             (after.destination, after.port) = self.translated(packet, *rule)?;
         }
-        let is_own = self.addresses().iter().any(|(_, own)| own.ip() == after.destination) || unnamed.contains(&after.destination);
+        let is_own = self.addresses().iter().any(|(_, own)| own.ip() == after.destination)
+            || unnamed.contains(&after.destination);
         let leaves = if is_own { String::new() } else { route(after.destination)? };
         let state = State { leaves: &leaves, translated, unnamed };
         let chain = if is_own { "input" } else { "forward" };
@@ -168,7 +175,13 @@ impl Router {
     }
 
     /// Whether a rule may apply to a packet, and whether it must.
-    fn matches(&self, packet: &Packet, rule: &BTreeMap<String, String>, state: State<'_>, is_drop: bool) -> (bool, bool) {
+    fn matches(
+        &self,
+        packet: &Packet,
+        rule: &BTreeMap<String, String>,
+        state: State<'_>,
+        is_drop: bool,
+    ) -> (bool, bool) {
         let mut must = true;
         for (key, written) in rule.iter().filter(|(_, value)| !value.is_empty()) {
             let (negated, value) = match written.strip_prefix('!') {
@@ -195,11 +208,24 @@ impl Router {
                 "connection-nat-state" if value == "dstnat" => Some(state.translated),
                 "dst-address-type" if value == "local" => {
                     let mut own = self.addresses().into_iter().map(|(_, own)| own.ip());
-                    Some(own.any(|own| own == packet.destination) || state.unnamed.contains(&packet.destination))
+                    Some(
+                        own.any(|own| own == packet.destination)
+                            || state.unnamed.contains(&packet.destination),
+                    )
                 }
                 "ipsec-policy" => Some(value.ends_with(",none")),
-                "action" | "chain" | "comment" | "log" | "hw-offload" | "to-addresses" | "to-address" | "to-ports"
-                | "jump-target" | "address-list" | "address-list-timeout" | "disabled" => Some(!negated),
+                "action"
+                | "chain"
+                | "comment"
+                | "log"
+                | "hw-offload"
+                | "to-addresses"
+                | "to-address"
+                | "to-ports"
+                | "jump-target"
+                | "address-list"
+                | "address-list-timeout"
+                | "disabled" => Some(!negated),
                 _ => None,
             };
             match known {
@@ -215,7 +241,8 @@ impl Router {
     fn in_list(&self, address: IpAddr, list: &str) -> Option<bool> {
         let menu = Self::menu(address, "address-list");
         let held = self.of(&menu).any(|entry| entry["list"] == list && in_range(address, &entry["address"]));
-        let is_filled = self.commands.iter().any(|(_, values)| values.get("address-list").is_some_and(|of| of == list));
+        let is_filled =
+            self.commands.iter().any(|(_, values)| values.get("address-list").is_some_and(|of| of == list));
         if is_filled && !held { None } else { Some(held) }
     }
 

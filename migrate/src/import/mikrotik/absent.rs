@@ -39,7 +39,11 @@ pub(super) fn edge(origin: &Router, derive: Derive<'_>) -> Result<Router, Import
     let key = key(origin, link, derive);
     made_up(
         "edge",
-        &format!("{text}add allowed-address={}{key} interface=tunnel\n{}", allowed.join(","), address(link, host)),
+        &format!(
+            "{text}add allowed-address={}{key} interface=tunnel\n{}",
+            allowed.join(","),
+            address(link, host)
+        ),
     )
 }
 
@@ -64,7 +68,10 @@ fn only_tunnel(router: &Router) -> Result<(&Link, &LinkPeer), ImportError> {
 fn unknown(router: &Router, link: &Link, what: &str, other: &str) -> ImportError {
     let place = router.place(link.index);
     let at = format!("{}:{}:{}", router.file, place.line, place.column);
-    ImportError::Ambiguous { at, what: format!("{what} is not in this export: give the {other}'s export too") }
+    ImportError::Ambiguous {
+        at,
+        what: format!("{what} is not in this export: give the {other}'s export too"),
+    }
 }
 
 /// The only other host of a network of two.

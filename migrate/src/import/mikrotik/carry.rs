@@ -11,7 +11,9 @@ use super::private::Private;
 use super::published::{Service as Published, by_ports, ports};
 use super::ranges::{Family, Ranges};
 use super::router::Router;
-use crate::import::draft::{Allow, Draft, Inject, List, Names, Publish, Reach, plain_name, shortest, with_ports};
+use crate::import::draft::{
+    Allow, Draft, Inject, List, Names, Publish, Reach, plain_name, shortest, with_ports,
+};
 use crate::import::outcome::FindingKind::{Assumed, Carried, NoCounterpart};
 use policy::gateway::Service;
 use policy::{PortRange, Protocol, Protocols};
@@ -80,7 +82,8 @@ impl Carry<'_> {
         let Some(target_ports) = target_ports else {
             return self.refuse(service.index, "its ports are moved out of 1 to 65535");
         };
-        let comment = self.edge.entry(service.index).and_then(|entry| entry.value("comment")).and_then(plain_name);
+        let comment =
+            self.edge.entry(service.index).and_then(|entry| entry.value("comment")).and_then(plain_name);
         let usual = format!("{}-{}", service.protocol, service.ports);
         let name = self.names.claim(comment.as_deref().unwrap_or(&usual), "rule");
         let allow = match self.sources(&service.sources, &name, true) {
@@ -121,7 +124,9 @@ impl Carry<'_> {
             self.notes.verdict(EDGE, *other, Carried, format!("{what}, together with line {line}"));
         }
         if let Some(lines) = self.limited_by(service) {
-            let text = format!("{what} is not for every source that its rule names: {lines} take a part, or may; verify its allow");
+            let text = format!(
+                "{what} is not for every source that its rule names: {lines} take a part, or may; verify its allow"
+            );
             self.notes.verdict(EDGE, service.index, Assumed, text);
         }
         if let Some(address) = address {
@@ -187,7 +192,8 @@ impl Carry<'_> {
             && to_ports.count() == 1
             && !service.way.is_hidden
             && self.machine == Some(to);
-        let upstream = if web { PROXY_UPSTREAM.to_owned() } else { with_ports(self.family.address(to), to_ports) };
+        let upstream =
+            if web { PROXY_UPSTREAM.to_owned() } else { with_ports(self.family.address(to), to_ports) };
         let name = self.inject_names.claim(publish, "inject");
         // The origin's own limits stay at the origin too; where it had none, the edge alone decides.
         let is_limited_there = !service.refused_by[1].is_empty() && !service.way.is_hidden;
@@ -209,7 +215,9 @@ impl Carry<'_> {
                  alone accepts it (`gatewayctl export caddy`)"
             )
         } else {
-            format!("inject {name:?}: its server sees the forwarder's address; set proxy_protocol if it understands that")
+            format!(
+                "inject {name:?}: its server sees the forwarder's address; set proxy_protocol if it understands that"
+            )
         };
         self.draft.note(Assumed, text);
     }
@@ -256,15 +264,22 @@ impl Carry<'_> {
 
     /// Whether a list of this name has these prefixes or does not exist yet.
     fn is_free_list(&self, list: &str, prefixes: &[IpNetwork]) -> bool {
-        self.draft.lists.iter().find(|known| known.name == list).is_none_or(|known| known.prefixes == prefixes)
+        self.draft
+            .lists
+            .iter()
+            .find(|known| known.name == list)
+            .is_none_or(|known| known.prefixes == prefixes)
     }
 
     /// One `[[allow]]` for each kind of service of a private flow, with its other half.
     pub(super) fn private(&mut self, private: &Private, lan: &[IpNetwork]) {
         let peer = self.draft.edge.peers.get(private.peer);
-        let Some((peer, allowed)) = peer.map(|peer| (peer.name.clone(), peer.allowed_ips.clone())) else { return };
+        let Some((peer, allowed)) = peer.map(|peer| (peer.name.clone(), peer.allowed_ips.clone())) else {
+            return;
+        };
         let named = format!("peer:{peer}");
-        let prefixes = |ranges: &Ranges| ranges.prefixes(self.family).into_iter().map(shortest).collect::<Vec<_>>();
+        let prefixes =
+            |ranges: &Ranges| ranges.prefixes(self.family).into_iter().map(shortest).collect::<Vec<_>>();
         let (from, to) = if private.is_inward {
             (vec![named], prefixes(&private.flow.destinations))
         } else {
@@ -284,7 +299,8 @@ impl Carry<'_> {
         for (service, is_ping) in services(private) {
             let suffix = if is_ping { " ping" } else { "" };
             let comment = self.edge.entry(private.index).and_then(|entry| entry.value("comment"));
-            let comment = comment.map(|comment| format!("{comment}{suffix}")).and_then(|name| plain_name(&name));
+            let comment =
+                comment.map(|comment| format!("{comment}{suffix}")).and_then(|name| plain_name(&name));
             let usual = if private.is_inward { "from-tunnel" } else { "into-tunnel" };
             let name = self.names.claim(comment.as_deref().unwrap_or(usual), "rule");
             let masquerade = private.is_hidden || private.is_inward && self.family == Family::V4;
@@ -292,7 +308,13 @@ impl Carry<'_> {
             self.note_private(private, &name);
             let (from, to) = (from.clone(), to.clone());
             let ours = peer == self.origin_name;
-            self.draft.edge.allow.push(Allow { name: name.clone(), from, to, service: service.clone(), masquerade });
+            self.draft.edge.allow.push(Allow {
+                name: name.clone(),
+                from,
+                to,
+                service: service.clone(),
+                masquerade,
+            });
             if let (Service::Ports { protocols, ports }, true) = (&service, ours) {
                 self.other_half(private, &name, *protocols, ports);
             }
@@ -333,7 +355,9 @@ impl Carry<'_> {
             }
             let (to, by) = private.upstream.unwrap_or((host, 0));
             if self.origin_own.contains(to) {
-                let text = format!("allow {name:?} leads to the origin's router itself; the forwarder has no server there");
+                let text = format!(
+                    "allow {name:?} leads to the origin's router itself; the forwarder has no server there"
+                );
                 self.draft.note(NoCounterpart, text);
                 continue;
             }
@@ -355,14 +379,17 @@ impl Carry<'_> {
 
     fn reach(&mut self, name: &str, protocols: Protocols, host: IpAddr, range: PortRange) {
         if range.count() > MOST_LISTENERS {
-            let text = format!("allow {name:?}: {range} are too many local listeners; add the [[reach]] entries that are used");
+            let text = format!(
+                "allow {name:?}: {range} are too many local listeners; add the [[reach]] entries that are used"
+            );
             return self.draft.note(NoCounterpart, text);
         }
         for port in range.first()..=range.last() {
             let Some(listen) = free_listener(self.draft, port) else { continue };
             let (name, peer) = (self.reach_names.claim(name, "reach"), self.edge_name.to_owned());
-            let text =
-                format!("reach {name:?}: clients of {host}:{port} must now connect to {listen} on the origin itself");
+            let text = format!(
+                "reach {name:?}: clients of {host}:{port} must now connect to {listen} on the origin itself"
+            );
             let (target, privileged) = (SocketAddr::new(host, port), port == 2049);
             self.draft.origin.reach.push(Reach { name, protocols, listen, target, peer, privileged });
             self.draft.note(Assumed, text);
@@ -370,7 +397,14 @@ impl Carry<'_> {
     }
 
     /// The injects of an edge whose export was not given: what the origin lets in from it.
-    pub(super) fn other_edge(&mut self, peer: &str, to: u128, upstream: u128, by: i64, flows: &[super::flows::Flow]) -> Vec<String> {
+    pub(super) fn other_edge(
+        &mut self,
+        peer: &str,
+        to: u128,
+        upstream: u128,
+        by: i64,
+        flows: &[super::flows::Flow],
+    ) -> Vec<String> {
         let mut made = Vec::new();
         for (protocol, number) in [(Protocol::Tcp, TCP), (Protocol::Udp, UDP)] {
             let of: Vec<_> = flows.iter().filter(|flow| flow.protocols.contains(number)).cloned().collect();
@@ -379,17 +413,32 @@ impl Carry<'_> {
                 let Some(upstream_ports) = moved(range, by) else { continue };
                 let protocols = of_one(protocol);
                 let like = self.draft.origin.inject.iter().find(|inject| {
-                    inject.address == address && inject.ports == range && inject.protocols == protocols && inject.peer != peer
+                    inject.address == address
+                        && inject.ports == range
+                        && inject.protocols == protocols
+                        && inject.peer != peer
                 });
                 let like = like.map(|like| (like.name.clone(), like.upstream.clone(), like.proxy_protocol));
-                let wanted = like.as_ref().map_or_else(|| format!("{protocol} {range} {peer}"), |like| format!("{} {peer}", like.0));
+                let wanted = like.as_ref().map_or_else(
+                    || format!("{protocol} {range} {peer}"),
+                    |like| format!("{} {peer}", like.0),
+                );
                 let name = self.inject_names.claim(&wanted, "inject");
                 let Some(allow) = self.sources(&sources, &name, false) else { continue };
                 let own = with_ports(self.family.address(upstream), upstream_ports);
-                let (upstream, proxy_protocol) = like.map_or((own, false), |(_, upstream, proxy)| (upstream, proxy));
+                let (upstream, proxy_protocol) =
+                    like.map_or((own, false), |(_, upstream, proxy)| (upstream, proxy));
                 let peer = peer.to_owned();
-                let inject =
-                    Inject { name: name.clone(), protocols, address, ports: range, upstream, proxy_protocol, peer, allow };
+                let inject = Inject {
+                    name: name.clone(),
+                    protocols,
+                    address,
+                    ports: range,
+                    upstream,
+                    proxy_protocol,
+                    peer,
+                    allow,
+                };
                 if self.inject(inject) {
                     made.push(format!("inject {name:?}"));
                 }
@@ -410,7 +459,8 @@ fn services(private: &Private) -> Vec<(Service, bool)> {
     };
     let ranges = private.flow.ports.and(&Ranges::of(1, 65_535));
     let ranges: Vec<PortRange> = ranges.iter().filter_map(|(first, last)| ports(first, last)).collect();
-    let transports = protocols.filter(|_| !ranges.is_empty()).map(|protocols| Service::Ports { protocols, ports: ranges });
+    let transports =
+        protocols.filter(|_| !ranges.is_empty()).map(|protocols| Service::Ports { protocols, ports: ranges });
     let echo = holds(ECHO).then_some((Service::Echo, protocols.is_some()));
     transports.into_iter().map(|service| (service, false)).chain(echo).collect()
 }
@@ -434,4 +484,3 @@ fn moved(range: PortRange, by: i64) -> Option<PortRange> {
     let port = |port: u16| u16::try_from(i64::from(port).checked_add(by)?).ok();
     PortRange::new(port(range.first())?, port(range.last())?)
 }
-

@@ -15,7 +15,9 @@ impl InterfaceLists {
         let in_force = || entries.iter().filter(|entry| entry.command == "add" && !entry.is_disabled());
         let mut direct: BTreeMap<String, Ranges> = BTreeMap::new();
         for entry in in_force().filter(|entry| &*entry.menu == "interface list member") {
-            let (Some(list), Some(member)) = (entry.value("list"), entry.value("interface")) else { continue };
+            let (Some(list), Some(member)) = (entry.value("list"), entry.value("interface")) else {
+                continue;
+            };
             let members = direct.entry(list.to_owned()).or_default();
             *members = interfaces.get(member).map_or(Ranges::empty(), |id| Ranges::one(*id)).or(members);
         }
@@ -63,7 +65,8 @@ pub(super) struct AddressLists(BTreeMap<(Family, String), AddressList>);
 
 impl AddressLists {
     pub(super) fn of(entries: &[Entry]) -> Self {
-        let mut ranges: BTreeMap<(Family, String), (Vec<(u128, u128)>, Option<&'static str>)> = BTreeMap::new();
+        let mut ranges: BTreeMap<(Family, String), (Vec<(u128, u128)>, Option<&'static str>)> =
+            BTreeMap::new();
         let filled = filled_at_run_time(entries);
         for (entry, family) in entries.iter().filter_map(|entry| Some((entry, family(entry)?))) {
             let Some(name) = entry.value("list") else { continue };
@@ -74,7 +77,9 @@ impl AddressLists {
                 None => list.1 = Some("has names, whose addresses change"),
             }
         }
-        for (family, name) in Family::BOTH.into_iter().flat_map(|family| filled.iter().map(move |n| (family, n))) {
+        for (family, name) in
+            Family::BOTH.into_iter().flat_map(|family| filled.iter().map(move |n| (family, n)))
+        {
             ranges.entry((family, name.clone())).or_default().1 = Some("is filled while the router runs");
         }
         let list = |(ranges, open)| AddressList { addresses: Ranges::union_of(ranges), open };

@@ -10,6 +10,7 @@ mod absent;
 mod carry;
 mod flows;
 mod lists;
+mod mixed;
 mod notes;
 mod pair;
 mod private;
@@ -29,11 +30,11 @@ use ipnetwork::IpNetwork;
 use super::draft::{
     Draft, Edge, EdgePeer, NO_KEY, Names, Origin, OriginPeer, everywhere, is_everyone, key_file,
 };
-use super::outcome::{Derive, FindingKind, Import, ImportError};
+use super::outcome::{Derive, Finding, FindingKind, Import, ImportError};
 use policy::{PublicKey, Source};
 use router::{Link, LinkPeer, Router};
 
-/// The exports that there are.
+/// The exports that there are; one of two may be a wg-quick file.
 #[derive(Clone, Copy)]
 pub enum Exports<'s> {
     /// Of both ends.
@@ -55,18 +56,7 @@ pub enum Exports<'s> {
 /// # Errors
 /// [`ImportError`], when there is no tunnel in them, or rules may be missing from what was read.
 pub fn mikrotik(exports: &Exports<'_>, derive: Derive<'_>) -> Result<Import, ImportError> {
-    let (mut edge, mut origin) = match exports {
-        Exports::Both { edge, origin } => (Router::read(edge)?, Router::read(origin)?),
-        Exports::Edge(edge) => {
-            let edge = Router::read(edge)?;
-            let origin = absent::origin(&edge, derive)?;
-            (edge, origin)
-        }
-        Exports::Origin(origin) => {
-            let origin = Router::read(origin)?;
-            (absent::edge(&origin, derive)?, origin)
-        }
-    };
+    let (mut edge, mut origin, of_files) = routers(exports, derive)?;
     if edge.name == origin.name {
         edge.name.push_str("-edge");
         origin.name.push_str("-origin");
@@ -87,8 +77,42 @@ pub fn mikrotik(exports: &Exports<'_>, derive: Derive<'_>) -> Result<Import, Imp
     routing::settle(&mut edge, &near, &draft);
     routing::settle(&mut origin, &far, &draft);
     rules::assumptions(&edge, &near, &mut draft);
-    draft.findings.splice(0..0, edge.ledger().into_iter().chain(origin.ledger()));
+    draft.findings.splice(0..0, of_files.into_iter().chain(edge.ledger()).chain(origin.ledger()));
     draft.finish()
+}
+
+/// Both routers, and what became of the lines of files that are no exports.
+fn routers(exports: &Exports<'_>, derive: Derive<'_>) -> Result<(Router, Router, Vec<Finding>), ImportError> {
+    match exports {
+        Exports::Both { edge, origin } => match (mixed::is_wg_quick(edge), mixed::is_wg_quick(origin)) {
+            (false, false) => Ok((Router::read(edge)?, Router::read(origin)?, Vec::new())),
+            (true, false) => {
+                let (edge, findings) = mixed::edge(edge, derive)?;
+                Ok((edge, Router::read(origin)?, findings))
+            }
+            (false, true) => {
+                let (origin, findings) = mixed::origin(origin, derive)?;
+                Ok((Router::read(edge)?, origin, findings))
+            }
+            (true, true) => Err(no_router(edge)),
+        },
+        Exports::Edge(edge) => {
+            let edge =
+                if mixed::is_wg_quick(edge) { return Err(no_router(edge)) } else { Router::read(edge)? };
+            let origin = absent::origin(&edge, derive)?;
+            Ok((edge, origin, Vec::new()))
+        }
+        Exports::Origin(origin) if mixed::is_wg_quick(origin) => Err(no_router(origin)),
+        Exports::Origin(origin) => {
+            let origin = Router::read(origin)?;
+            Ok((absent::edge(&origin, derive)?, origin, Vec::new()))
+        }
+    }
+}
+
+fn no_router(source: &Source<'_>) -> ImportError {
+    let what = "a wg-quick file and no export of a router: use `gatewayctl import wg-quick`".to_owned();
+    ImportError::Ambiguous { at: source.name.display().to_string(), what }
 }
 
 fn begin(edge: &Router, near: &Link, origin: &Router, far: &Link) -> Draft {

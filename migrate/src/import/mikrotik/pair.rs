@@ -7,7 +7,11 @@ use crate::import::outcome::Derive;
 
 /// The WireGuard interfaces, one of each router, that are the ends of one tunnel, and the sign by
 /// which that is known.
-pub(super) fn tunnel(edge: &Router, origin: &Router, derive: Derive<'_>) -> Option<(Link, Link, &'static str)> {
+pub(super) fn tunnel(
+    edge: &Router,
+    origin: &Router,
+    derive: Derive<'_>,
+) -> Option<(Link, Link, &'static str)> {
     let signs: [(&str, &dyn Fn(&Link, &Link) -> bool); 4] = [
         ("the public key of each is a peer of the other", &|near, far| {
             knows(edge, near, origin, far, derive) && knows(origin, far, edge, near, derive)
@@ -29,7 +33,10 @@ pub(super) fn tunnel(edge: &Router, origin: &Router, derive: Derive<'_>) -> Opti
 
 fn shares_network(near: &Link, far: &Link) -> bool {
     let both = |near: &IpNetwork, far: &IpNetwork| {
-        near.is_ipv4() == far.is_ipv4() && near.ip() != far.ip() && near.contains(far.ip()) && far.contains(near.ip())
+        near.is_ipv4() == far.is_ipv4()
+            && near.ip() != far.ip()
+            && near.contains(far.ip())
+            && far.contains(near.ip())
     };
     near.address.iter().any(|near| far.address.iter().any(|far| both(near, far)))
 }

@@ -100,7 +100,12 @@ impl Ends<'_, '_> {
 
     /// What of flows into the tunnel reaches a host, with their sources as they were, by what gets
     /// them.
-    fn at_the_origin(&self, flows: &Flows, is_hidden: bool, is_ours: bool) -> BTreeMap<Option<(u128, i64)>, Found> {
+    fn at_the_origin(
+        &self,
+        flows: &Flows,
+        is_hidden: bool,
+        is_ours: bool,
+    ) -> BTreeMap<Option<(u128, i64)>, Found> {
         let mut all: BTreeMap<Option<(u128, i64)>, Found> = BTreeMap::new();
         if !is_ours {
             all.insert(None, Found { flows: flows.clone(), ..Found::default() });

@@ -178,7 +178,8 @@ fn not_reached(router: &Router, rule: &Rule) -> String {
     if !rule.possible.arrives.meets(&every) {
         return "not about packets from the WAN".to_owned();
     }
-    "no packet from the WAN gets to it: its destination is private, or earlier rules take everything".to_owned()
+    "no packet from the WAN gets to it: its destination is private, or earlier rules take everything"
+        .to_owned()
 }
 
 /// Why nothing of a dst-nat passes both routers.
@@ -328,15 +329,26 @@ fn of_one_way(way: Way, pieces: &[Piece], start: &Flows) -> Vec<Service> {
         let cuts = of_protocol().flat_map(|piece| piece.flow.ports.iter()).collect();
         for ((index, bound, sources, except), first, last) in listeners(&flows, cuts, &addresses, rule_of) {
             let Some(ports) = ports(first, last) else { continue };
-            let (mut refused_by, mut passed_by) = (<[BTreeSet<usize>; 2]>::default(), <[BTreeSet<usize>; 2]>::default());
+            let (mut refused_by, mut passed_by) =
+                (<[BTreeSet<usize>; 2]>::default(), <[BTreeSet<usize>; 2]>::default());
             let mut others = BTreeSet::new();
             for piece in of_protocol().filter(|piece| piece.flow.ports.contains(first)) {
                 others.extend(Some(piece.index).filter(|other| *other != index));
                 join(&mut refused_by, &piece.refused_by);
                 join(&mut passed_by, &piece.passed_by);
             }
-            let service =
-                Service { index, others, protocol, bound, ports, sources, except, way, refused_by, passed_by };
+            let service = Service {
+                index,
+                others,
+                protocol,
+                bound,
+                ports,
+                sources,
+                except,
+                way,
+                refused_by,
+                passed_by,
+            };
             services.push(service);
         }
     }
@@ -391,7 +403,10 @@ fn told_apart(rule: usize, by_address: &ByAddress, addresses: &Ranges) -> Vec<Li
     let except: Vec<u128> = addresses.numbers().filter(|one| !by_address.contains_key(one)).collect();
     let general = every.map(|sources| (rule, None, sources.clone(), except));
     let bound = by_address.iter().filter(|(one, sources)| **one != ANY_OTHER && every != Some(*sources));
-    general.into_iter().chain(bound.map(|(one, sources)| (rule, Some(*one), sources.clone(), Vec::new()))).collect()
+    general
+        .into_iter()
+        .chain(bound.map(|(one, sources)| (rule, Some(*one), sources.clone(), Vec::new())))
+        .collect()
 }
 
 /// The sources of each port range of flows, whatever their destinations.

@@ -78,7 +78,11 @@ impl Ranges {
             if a.max(c) <= b.min(d) {
                 common.push((a.max(c), b.min(d)));
             }
-            if b < d { mine.next() } else { theirs.next() };
+            if b < d {
+                mine.next()
+            } else {
+                theirs.next()
+            };
         }
         Self(common)
     }

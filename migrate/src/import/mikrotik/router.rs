@@ -218,8 +218,7 @@ impl Router {
             "l2tp-client",
             "vxlan",
         ];
-        let is_kind =
-            |menu: &str| menu.strip_prefix("interface ").is_some_and(|kind| KINDS.contains(&kind));
+        let is_kind = |menu: &str| menu.strip_prefix("interface ").is_some_and(|kind| KINDS.contains(&kind));
         let made = self.entries.iter().filter(|entry| entry.command == "add" && is_kind(&entry.menu));
         made.filter_map(|entry| self.interface(entry.value("name")?)).collect()
     }
@@ -255,7 +254,8 @@ impl Router {
     pub(super) fn is_last_drop(&self, index: usize) -> bool {
         let shown = ["action", "chain", "comment", "log", "log-prefix", "disabled"];
         self.entry(index).is_some_and(|entry| {
-            entry.value("action") == Some("drop") && entry.values().all(|value| shown.contains(&value.key.as_str()))
+            entry.value("action") == Some("drop")
+                && entry.values().all(|value| shown.contains(&value.key.as_str()))
         })
     }
 
@@ -294,7 +294,10 @@ fn out_of_order(entry: &Entry) -> Option<String> {
         "move" => "move",
         _ => return None,
     };
-    let text = format!("{what} in /{} changes the order or the rules, so this is a script and no export", entry.menu);
+    let text = format!(
+        "{what} in /{} changes the order or the rules, so this is a script and no export",
+        entry.menu
+    );
     is_ordered.then_some(text)
 }
 

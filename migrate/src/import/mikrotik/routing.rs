@@ -54,10 +54,13 @@ fn mangle(router: &Router, menu: &str, tables: &BTreeSet<String>) -> Vec<(usize,
         .filter_map(|(_, entry)| entry.value("connection-mark"))
         .collect();
     let verdict = |entry: &Entry| match entry.value("action") {
-        Some("mark-routing") if routed(entry) => {
-            (Replaced, "replies go back through the tunnel their connection came by, without marks".to_owned())
-        }
-        Some("mark-connection") if entry.value("new-connection-mark").is_some_and(|mark| marks.contains(mark)) => {
+        Some("mark-routing") if routed(entry) => (
+            Replaced,
+            "replies go back through the tunnel their connection came by, without marks".to_owned(),
+        ),
+        Some("mark-connection")
+            if entry.value("new-connection-mark").is_some_and(|mark| marks.contains(mark)) =>
+        {
             (Replaced, "connections stay in their tunnel without marks".to_owned())
         }
         Some("change-mss") => (Replaced, "MSS is clamped both ways by default".to_owned()),
@@ -84,7 +87,8 @@ fn carried(link: &Link, draft: &Draft, tunnel: &Link) -> bool {
 /// The WireGuard interface that a route's gateway names or lies on.
 fn gateway_link<'r>(entry: &Entry, router: &'r Router) -> Option<&'r Link> {
     let gateway = entry.value("gateway")?;
-    let (gateway, named) = gateway.split_once('%').map_or((gateway, gateway), |(gateway, name)| (gateway, name));
+    let (gateway, named) =
+        gateway.split_once('%').map_or((gateway, gateway), |(gateway, name)| (gateway, name));
     let address = text::address(gateway);
     let on = |link: &&Link| {
         let near = link.address.iter().chain(&link.others);

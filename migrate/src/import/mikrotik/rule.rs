@@ -86,8 +86,20 @@ const NO_CONDITION: [&str; 23] = [
 
 /// Protocols that are neither TCP, UDP nor ICMP.
 const OTHER_PROTOCOLS: [&str; 14] = [
-    "gre", "ipsec-esp", "ipsec-ah", "ospf", "igmp", "ipip", "ipencap", "sctp", "udp-lite", "vrrp", "pim",
-    "l2tp", "etherip", "rsvp",
+    "gre",
+    "ipsec-esp",
+    "ipsec-ah",
+    "ospf",
+    "igmp",
+    "ipip",
+    "ipencap",
+    "sctp",
+    "udp-lite",
+    "vrrp",
+    "pim",
+    "l2tp",
+    "etherip",
+    "rsvp",
 ];
 
 impl Rule {
@@ -329,9 +341,11 @@ fn action(entry: &Entry, family: Family) -> Action {
         "drop" | "reject" | "tarpit" => Action::Drop,
         "jump" => Action::Jump(entry.value("jump-target").unwrap_or_default().to_owned()),
         "return" => Action::Return,
-        "log" | "passthrough" | "fasttrack-connection" | "add-src-to-address-list" | "add-dst-to-address-list" => {
-            Action::Continue
-        }
+        "log"
+        | "passthrough"
+        | "fasttrack-connection"
+        | "add-src-to-address-list"
+        | "add-dst-to-address-list" => Action::Continue,
         "dst-nat" => Action::Translate(translation(entry, to())),
         "netmap" if entry.value("chain") != Some("srcnat") => {
             let mut translation = translation(entry, to());
@@ -339,7 +353,9 @@ fn action(entry: &Entry, family: Family) -> Action {
             Action::Translate(translation)
         }
         "masquerade" => Action::Hide(None),
-        "src-nat" => Action::Hide(Some(to().map_or_else(Ranges::empty, |(first, last)| Ranges::of(first, last)))),
+        "src-nat" => {
+            Action::Hide(Some(to().map_or_else(Ranges::empty, |(first, last)| Ranges::of(first, last))))
+        }
         _ => Action::Other,
     }
 }
@@ -361,7 +377,9 @@ impl Translation {
     pub(super) fn target(&self, destination: u128) -> Option<u128> {
         let (first, last) = self.to?;
         match self.mapped {
-            Some((begin, end)) if end - begin == last - first => first.checked_add(destination.checked_sub(begin)?),
+            Some((begin, end)) if end - begin == last - first => {
+                first.checked_add(destination.checked_sub(begin)?)
+            }
             _ => (first == last).then_some(first),
         }
     }

@@ -290,8 +290,10 @@ pub(super) fn assumptions(edge: &Router, near: &Link, draft: &mut Draft) {
         let routed = draft.edge.peers.iter().flat_map(|peer| &peer.allowed_ips);
         let prefixes: Vec<String> =
             routed.filter(|prefix| prefix.prefix() > 0).map(ToString::to_string).collect();
-        let text =
-            format!("LAN hosts reach the origin only if their router sends {} to the edge", prefixes.join(", "));
+        let text = format!(
+            "LAN hosts reach the origin only if their router sends {} to the edge",
+            prefixes.join(", ")
+        );
         draft.note(Assumed, text);
     }
 }

@@ -107,7 +107,9 @@ impl<'r> Site<'r> {
         for ending in walk.endings {
             let rule = ending.rule.and_then(|at| Some((at, self.nat.get(at)?)));
             match rule {
-                Some((at, rule)) if matches!(rule.action, Action::Translate(_)) => taken.push((at, ending.flows)),
+                Some((at, rule)) if matches!(rule.action, Action::Translate(_)) => {
+                    taken.push((at, ending.flows))
+                }
                 _ => untouched.add(ending.flows),
             }
         }
@@ -207,11 +209,8 @@ impl<'r> Site<'r> {
     ) {
         let Some((rule, translation)) = self.translation(at) else { return };
         for (flow, to, moved) in pieces(flows, translation) {
-            let there = Flow {
-                destinations: Ranges::one(to),
-                ports: flow.ports.moved(moved),
-                ..flow.clone()
-            };
+            let there =
+                Flow { destinations: Ranges::one(to), ports: flow.ports.moved(moved), ..flow.clone() };
             let found = self.forward(&Flows::of(there), true);
             let back = found.flows.map(|passed| Flow {
                 destinations: flow.destinations.clone(),

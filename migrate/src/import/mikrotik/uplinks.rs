@@ -57,8 +57,10 @@ pub(super) fn uplinks(router: &Router) -> Vec<Uplink> {
 
 /// Interfaces whose address the other end gives.
 pub(super) fn clients(router: &Router) -> impl Iterator<Item = (&'static str, &Entry, String)> {
-    let dhcp = router.of("ip dhcp-client").filter(|(_, entry)| entry.value("add-default-route") != Some("no"));
-    let dhcp = dhcp.filter_map(|(_, entry)| Some(("DHCP client", entry, entry.value("interface")?.to_owned())));
+    let dhcp =
+        router.of("ip dhcp-client").filter(|(_, entry)| entry.value("add-default-route") != Some("no"));
+    let dhcp =
+        dhcp.filter_map(|(_, entry)| Some(("DHCP client", entry, entry.value("interface")?.to_owned())));
     let pppoe = router.of("interface pppoe-client");
     let pppoe = pppoe.filter_map(|(_, entry)| Some(("PPPoE client", entry, entry.value("name")?.to_owned())));
     dhcp.chain(pppoe)
@@ -68,7 +70,9 @@ pub(super) fn clients(router: &Router) -> impl Iterator<Item = (&'static str, &E
 fn masquerades(router: &Router) -> impl Iterator<Item = (&'static str, &Entry, String)> {
     let rules = router.of("ip firewall nat").filter(|(_, entry)| {
         entry.value("action") == Some("masquerade")
-            && ["dst-address", "dst-address-list", "dst-port", "protocol"].iter().all(|key| entry.value(key).is_none())
+            && ["dst-address", "dst-address-list", "dst-port", "protocol"]
+                .iter()
+                .all(|key| entry.value(key).is_none())
     });
     rules.filter_map(|(_, entry)| {
         let name = entry.value("out-interface").filter(|name| !name.starts_with('!'))?;

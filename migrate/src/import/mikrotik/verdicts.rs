@@ -74,7 +74,9 @@ fn filter(site: &Site<'_>, rule: &Rule, side: usize, notes: &Notes) -> Verdict {
         }
         ("input" | "output", _) => (Stays, itself.to_owned()),
         (_, Action::Continue) => (Replaced, "it does not decide about the first packet of a flow".to_owned()),
-        (_, Action::Jump(target)) => (Replaced, format!("the rules of chain {target:?} were read where it jumps")),
+        (_, Action::Jump(target)) => {
+            (Replaced, format!("the rules of chain {target:?} were read where it jumps"))
+        }
         (_, Action::Return) => (Replaced, "its chain was read in order".to_owned()),
         (_, Action::Drop) => refusing(site, rule),
         (_, Action::Accept) => accepting(site, rule, side),
@@ -111,7 +113,8 @@ fn accepting(site: &Site<'_>, rule: &Rule, side: usize) -> Verdict {
     match (rule.translated, named, side) {
         (Some(true), _, _) => (Replaced, "it is for published ports, of which it lets none pass".to_owned()),
         (_, true, EDGE) => {
-            let text = "nothing that it accepts both passes both routers and ends at a peer, the edge or its LAN";
+            let text =
+                "nothing that it accepts both passes both routers and ends at a peer, the edge or its LAN";
             (NoCounterpart, format!("{text}: {}", summary(site, rule)))
         }
         (_, true, _) => {
@@ -144,7 +147,9 @@ fn nat(site: &Site<'_>, rule: &Rule, side: usize, notes: &Notes) -> Option<Verdi
             "NAT exemption: nothing through the tunnel is translated unless an entry says so".to_owned(),
         ),
         (_, Action::Continue) => (Replaced, "it decides nothing".to_owned()),
-        (_, Action::Jump(target)) => (Replaced, format!("the rules of chain {target:?} were read where it jumps")),
+        (_, Action::Jump(target)) => {
+            (Replaced, format!("the rules of chain {target:?} were read where it jumps"))
+        }
         (_, Action::Return) => (Replaced, "its chain was read in order".to_owned()),
         _ => (Stays, "it changes nothing that is carried".to_owned()),
     })
@@ -155,7 +160,9 @@ fn hiding(site: &Site<'_>, rule: &Rule, side: usize, notes: &Notes) -> Verdict {
     let into_tunnel = rule.possible.and(&Flow { leaves: Ranges::one(site.link.id), ..Flow::all() });
     let own = site.family == Family::V4;
     match into_tunnel {
-        None => (Stays, if own { "the LAN's own internet access" } else { "not about the tunnel" }.to_owned()),
+        None => {
+            (Stays, if own { "the LAN's own internet access" } else { "not about the tunnel" }.to_owned())
+        }
         Some(_) if side == EDGE && notes.hides => {
             (Carried, "source = \"masquerade\" of what it hides from the origin".to_owned())
         }

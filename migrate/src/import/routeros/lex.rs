@@ -64,11 +64,9 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = Line> {
 
 /// A line with those that continue it after a final backslash, white space at their beginning left
 /// out.
-fn joined<'t>(
-    (number, line): (u32, &'t str),
-    rest: &mut impl Iterator<Item = (u32, &'t str)>,
-) -> Characters {
-    let mut all: Characters = (Zeroizing::new(Vec::with_capacity(line.len())), Vec::with_capacity(line.len()));
+fn joined<'t>((number, line): (u32, &'t str), rest: &mut impl Iterator<Item = (u32, &'t str)>) -> Characters {
+    let mut all: Characters =
+        (Zeroizing::new(Vec::with_capacity(line.len())), Vec::with_capacity(line.len()));
     let (mut number, mut line) = (number, line);
     let mut is_first = true;
     loop {

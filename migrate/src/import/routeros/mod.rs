@@ -13,8 +13,8 @@ use std::rc::Rc;
 use zeroize::Zeroizing;
 
 pub use decode::decode;
-use lex::{Line, Word};
 pub(super) use lex::Place;
+use lex::{Line, Word};
 use policy::Source;
 
 /// The most commands of one text that are read; the rest is reported as one finding.
@@ -295,7 +295,8 @@ mod tests {
 
     #[test]
     fn what_may_hide_a_rule_says_so() {
-        let text = "#error exporting \"/ip/firewall/filter\" (timeout)\n/ip firewall nat\n:put 1\n/x\n:put 1\n";
+        let text =
+            "#error exporting \"/ip/firewall/filter\" (timeout)\n/ip firewall nat\n:put 1\n/x\n:put 1\n";
         let (_, strays) = read(&Source { name: Path::new("a.rsc"), text });
         assert_eq!(strays.iter().map(|stray| stray.hides_rules).collect::<Vec<_>>(), [true, true, false]);
     }
