@@ -233,6 +233,11 @@ fn routable(random: &mut Random) -> String {
             let _ = writeln!(text, "allow = [\"{}\"]", allow[usize::from(host.starts_with('['))]);
         }
     }
+    private_flows(random, &mut text);
+    text
+}
+
+fn private_flows(random: &mut Random, text: &mut String) {
     for number in 0..random.below(6) {
         // Private services have ports that no published one has, since a router's rule for both is
         // one rule.
@@ -275,7 +280,6 @@ fn routable(random: &mut Random) -> String {
             );
         }
     }
-    text
 }
 
 fn edge() -> EdgeSide {

@@ -2,7 +2,7 @@
 
 use migrate::import::{FindingKind, Import};
 
-/// A word of a carried rule, written anew.
+/// A word of a carried rule, changed.
 pub(crate) struct Mutant {
     pub(crate) what: String,
     pub(crate) text: String,

@@ -19,6 +19,9 @@ pub(crate) struct Case<'c> {
     pub(crate) forwarder: forwarder::Policy,
 }
 
+/// Where a packet is sent: address, port, and whether its source is hidden.
+type Sent = (IpAddr, u16, bool);
+
 /// An address that the new edge has and no export names.
 const UNNAMED: &str = "192.0.2.200";
 
@@ -33,11 +36,11 @@ impl Case<'_> {
             let source = *random.pick(&addresses).unwrap();
             let port = *random.pick(&ports).unwrap();
             let protocol = *random.pick(&["tcp", "udp"]).unwrap();
-            let_in += usize::from(self.from_the_wan(source, protocol, port, &surroundings, random));
+            let_in += usize::from(self.wan_packet(source, protocol, port, &surroundings, random));
             let destination = *random.pick(&addresses).unwrap();
             let protocol = *random.pick(&["tcp", "udp", "icmp"]).unwrap();
-            let_in += usize::from(self.from_the_lan(source, destination, protocol, port, &surroundings));
-            let_in += usize::from(self.from_the_forwarder(destination, protocol, port, &surroundings));
+            let_in += usize::from(self.lan_packet(source, destination, protocol, port, &surroundings));
+            let_in += usize::from(self.forwarder_packet(destination, protocol, port, &surroundings));
         }
         let_in
     }
@@ -83,7 +86,7 @@ impl Case<'_> {
         destination: IpAddr,
         transport: Transport,
         surroundings: &Surroundings,
-    ) -> Option<(IpAddr, u16, bool)> {
+    ) -> Option<Sent> {
         let arrival = Arrival::Interface(arrives.to_owned());
         let packet =
             policy::evaluator::Packet { arrival, source, destination, transport, relayed: arrives == "eth0" };
@@ -104,7 +107,7 @@ impl Case<'_> {
         inject.is_some_and(|inject| self.forwarder.admits(inject, client))
     }
 
-    fn from_the_wan(
+    fn wan_packet(
         &self,
         source: IpAddr,
         protocol: &'static str,
@@ -144,7 +147,7 @@ impl Case<'_> {
     }
 
     /// What both routers do: where the edge sends it, and where it ends.
-    fn at_both(&self, packet: &Packet, unnamed: &[IpAddr]) -> Option<((IpAddr, u16, bool), (IpAddr, u16))> {
+    fn at_both(&self, packet: &Packet, unnamed: &[IpAddr]) -> Option<(Sent, (IpAddr, u16))> {
         let route = |to: IpAddr| Some(self.edge_route(to));
         let at_edge = self.edge.passes(packet, &route, unnamed)?;
         let Some(origin) = &self.origin else { return Some((at_edge, (at_edge.0, at_edge.1))) };
@@ -172,7 +175,7 @@ impl Case<'_> {
         own.find(|(_, own)| own.is_ipv4() == like.is_ipv4()).map_or(like, |(_, own)| own.ip())
     }
 
-    fn from_the_lan(
+    fn lan_packet(
         &self,
         source: IpAddr,
         destination: IpAddr,
@@ -214,7 +217,7 @@ impl Case<'_> {
     }
 
     /// The forwarder has one address in the tunnel; before, its machine or its router opened flows.
-    fn from_the_forwarder(
+    fn forwarder_packet(
         &self,
         destination: IpAddr,
         protocol: &'static str,

@@ -54,9 +54,8 @@ impl Carry<'_> {
         self.notes.verdict(EDGE, index, NoCounterpart, format!("{text}: {summary}"));
     }
 
-    /// One `[[publish]]` with the `[[inject]]` that it leads to.
-    pub(super) fn publish(&mut self, service: &Published, all: &[Published]) {
-        let protocols = of_one(service.protocol);
+    /// Why a service cannot be an entry; else the ports of its target.
+    fn target_ports(&self, service: &Published, all: &[Published]) -> Result<PortRange, String> {
         let uncovered = service.except.iter().find(|one| {
             !all.iter().any(|other| {
                 other.bound == Some(**one)
@@ -67,41 +66,38 @@ impl Carry<'_> {
         });
         if let Some(one) = uncovered {
             let address = self.family.address(*one);
-            let text = format!("it is for every public address but {address}, which `listen` cannot express");
-            return self.refuse(service.index, &text);
+            return Err(format!(
+                "it is for every public address but {address}, which `listen` cannot express"
+            ));
         }
-        if let Err(text) = self.is_free(service, protocols) {
-            return self.refuse(service.index, &text);
-        }
+        self.is_free(service, of_one(service.protocol))?;
         let upstream = service.way.upstream.unwrap_or(service.way.target);
         if service.way.is_ours && self.origin_own.contains(upstream) {
             let text = "its server is the origin's router itself, at an address that the forwarder's tunnel will have";
-            return self.refuse(service.index, text);
+            return Err(text.to_owned());
         }
-        let target_ports = moved(service.ports, service.way.moved);
-        let Some(target_ports) = target_ports else {
-            return self.refuse(service.index, "its ports are moved out of 1 to 65535");
+        moved(service.ports, service.way.moved)
+            .ok_or_else(|| "its ports are moved out of 1 to 65535".to_owned())
+    }
+
+    /// One `[[publish]]` with the `[[inject]]` that it leads to.
+    pub(super) fn publish(&mut self, service: &Published, all: &[Published]) {
+        let protocols = of_one(service.protocol);
+        let target_ports = match self.target_ports(service, all) {
+            Ok(ports) => ports,
+            Err(text) => return self.refuse(service.index, &text),
         };
         let comment =
             self.edge.entry(service.index).and_then(|entry| entry.value("comment")).and_then(plain_name);
         let usual = format!("{}-{}", service.protocol, service.ports);
         let name = self.names.claim(comment.as_deref().unwrap_or(&usual), "rule");
-        let allow = match self.sources(&service.sources, &name, true) {
-            Some(allow) => allow,
-            None => {
-                let text = format!(
-                    "its sources are more than {MOST_PREFIXES} prefixes; leave the list that refuses the others out of the \
-                     export, and refuse them in front of the edge or with `gatewayctl ban`"
-                );
-                return self.refuse(service.index, &text);
-            }
+        let Some(allow) = self.sources(&service.sources, &name, true) else {
+            let text = format!(
+                "its sources are more than {MOST_PREFIXES} prefixes; leave the list that refuses the others out of the \
+                 export, and refuse them in front of the edge or with `gatewayctl ban`"
+            );
+            return self.refuse(service.index, &text);
         };
-        let what = format!("publish {name:?}");
-        self.notes.limiting(EDGE, &service.refused_by[0], &what);
-        self.notes.limiting(ORIGIN, &service.refused_by[1], &what);
-        self.notes.passing(EDGE, &service.passed_by[0], &what);
-        self.notes.passing(ORIGIN, &service.passed_by[1], &what);
-        self.notes.hides |= service.way.is_hidden;
         let address = service.bound.map(|bound| self.family.address(bound));
         let target = self.family.address(service.way.target);
         let masquerade = service.way.is_hidden;
@@ -117,6 +113,21 @@ impl Carry<'_> {
             masquerade,
             allow,
         });
+        self.note_published(service, &name);
+        self.server(service, &name, target, target_ports, at_origin);
+    }
+
+    /// Which commands a service comes from, and what its sources depend on.
+    fn note_published(&mut self, service: &Published, name: &str) {
+        let what = format!("publish {name:?}");
+        let ([near_refused, far_refused], [near_passed, far_passed]) =
+            (&service.refused_by, &service.passed_by);
+        self.notes.limiting(EDGE, near_refused, &what);
+        self.notes.limiting(ORIGIN, far_refused, &what);
+        self.notes.passing(EDGE, near_passed, &what);
+        self.notes.passing(ORIGIN, far_passed, &what);
+        self.notes.hides |= service.way.is_hidden;
+        let address = service.bound.map(|bound| self.family.address(bound));
         let bound = address.map(|address| format!(", on {address} only")).unwrap_or_default();
         self.notes.verdict(EDGE, service.index, Carried, format!("{what}{bound}"));
         for other in &service.others {
@@ -136,7 +147,6 @@ impl Carry<'_> {
             );
             self.draft.note(Assumed, text);
         }
-        self.server(service, &name, target, target_ports, at_origin);
     }
 
     /// The lines of other rules that the sources of a service come from.

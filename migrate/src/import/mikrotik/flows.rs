@@ -17,7 +17,7 @@ pub(super) struct Flow {
     pub(super) ports: Ranges,
 }
 
-/// The most products that one set may have; more are no longer told apart.
+/// The most products that one set may have; more are no longer separated.
 const MOST: usize = 2_000;
 
 pub(super) const TCP: u128 = 6;
@@ -123,7 +123,7 @@ impl Flows {
 
     pub(super) fn minus(&self, flow: &Flow) -> Self {
         let rest: Vec<Flow> = self.0.iter().flat_map(|mine| mine.minus(flow)).collect();
-        // A set that cannot be told exactly any more is left out: narrower, never wider.
+        // A set that cannot be given exactly any more is left out: narrower, never wider.
         if rest.len() > MOST { Self::empty() } else { Self(rest) }
     }
 

@@ -60,13 +60,15 @@ pub(super) struct AddressList {
     pub(super) open: Option<&'static str>,
 }
 
+/// The ranges of a list, and why it may hold more.
+type Held = (Vec<(u128, u128)>, Option<&'static str>);
+
 /// The lists of addresses of both families.
 pub(super) struct AddressLists(BTreeMap<(Family, String), AddressList>);
 
 impl AddressLists {
     pub(super) fn of(entries: &[Entry]) -> Self {
-        let mut ranges: BTreeMap<(Family, String), (Vec<(u128, u128)>, Option<&'static str>)> =
-            BTreeMap::new();
+        let mut ranges: BTreeMap<(Family, String), Held> = BTreeMap::new();
         let filled = filled_at_run_time(entries);
         for (entry, family) in entries.iter().filter_map(|entry| Some((entry, family(entry)?))) {
             let Some(name) = entry.value("list") else { continue };
@@ -82,7 +84,7 @@ impl AddressLists {
         {
             ranges.entry((family, name.clone())).or_default().1 = Some("is filled while the router runs");
         }
-        let list = |(ranges, open)| AddressList { addresses: Ranges::union_of(ranges), open };
+        let list = |(ranges, open): Held| AddressList { addresses: Ranges::union_of(ranges), open };
         Self(ranges.into_iter().map(|(key, value)| (key, list(value))).collect())
     }
 

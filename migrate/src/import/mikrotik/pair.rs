@@ -5,6 +5,9 @@ use ipnetwork::IpNetwork;
 use super::router::{Link, LinkPeer, Router};
 use crate::import::outcome::Derive;
 
+/// A sign that two interfaces are one tunnel, and how to look for it.
+type Sign<'s> = (&'static str, &'s dyn Fn(&Link, &Link) -> bool);
+
 /// The WireGuard interfaces, one of each router, that are the ends of one tunnel, and the sign by
 /// which that is known.
 pub(super) fn tunnel(
@@ -12,7 +15,7 @@ pub(super) fn tunnel(
     origin: &Router,
     derive: Derive<'_>,
 ) -> Option<(Link, Link, &'static str)> {
-    let signs: [(&str, &dyn Fn(&Link, &Link) -> bool); 4] = [
+    let signs: [Sign<'_>; 4] = [
         ("the public key of each is a peer of the other", &|near, far| {
             knows(edge, near, origin, far, derive) && knows(origin, far, edge, near, derive)
         }),

@@ -220,7 +220,7 @@ impl Ends<'_, '_> {
     }
 }
 
-/// What some interface refuses: the other end does not tell interfaces apart that have one network.
+/// What some interface refuses: the other end does not separate interfaces that have one network.
 fn denied(start: &Flows, by_rule: &[(Option<usize>, Flows)]) -> Flows {
     let refused = by_rule.iter().fold(start.clone(), |rest, (_, flows)| rest.without(flows));
     refused.map(anywhere)

@@ -53,7 +53,7 @@ pub(super) enum Refusal {
     Elsewhere(usize, u128),
 }
 
-/// Stands for every public address that the export does not name.
+/// Represents every public address that the export does not name.
 pub(super) const ANY_OTHER: u128 = 1;
 
 /// Who is behind the tunnel.
@@ -129,7 +129,7 @@ fn from_the_wan(edge: &Site<'_>) -> Flows {
     all
 }
 
-/// Public addresses that rules name, so that each can be told apart.
+/// Public addresses that rules name, so that each can be separated.
 fn named(rules: &[Rule], family: Family) -> Ranges {
     let ranges = rules.iter().flat_map(|rule| rule.possible.destinations.iter());
     let small = ranges.filter(|(first, last)| last - first < 64);
@@ -311,7 +311,7 @@ type Listener = (usize, Option<u128>, Ranges, Vec<u128>);
 
 /// The services that lead one way.
 fn of_one_way(way: Way, pieces: &[Piece], start: &Flows) -> Vec<Service> {
-    // What is refused on one uplink is refused on all, since the edge does not tell them apart.
+    // What is refused on one uplink is refused on all, since the edge does not separate them.
     let any = |flow: &Flow| Flow { arrives: Ranges::all(), leaves: Ranges::all(), ..flow.clone() };
     let mut through = Flows::empty();
     pieces.iter().for_each(|piece| through.add(Flows::of(piece.flow.clone())));
@@ -386,7 +386,7 @@ fn listeners(
                 *sources = sources.or(&flow.sources);
             }
         }
-        for listener in told_apart(rule_of(*first), &by_address, addresses) {
+        for listener in separated(rule_of(*first), &by_address, addresses) {
             let last = next - 1;
             match found.iter_mut().find(|(known, _, end)| *known == listener && end + 1 == *first) {
                 Some((_, _, end)) => *end = last,
@@ -398,7 +398,7 @@ fn listeners(
 }
 
 /// A service on every address, and one on each that lets in other sources.
-fn told_apart(rule: usize, by_address: &ByAddress, addresses: &Ranges) -> Vec<Listener> {
+fn separated(rule: usize, by_address: &ByAddress, addresses: &Ranges) -> Vec<Listener> {
     let every = by_address.get(&ANY_OTHER);
     let except: Vec<u128> = addresses.numbers().filter(|one| !by_address.contains_key(one)).collect();
     let general = every.map(|sources| (rule, None, sources.clone(), except));

@@ -44,7 +44,7 @@ pub(super) struct Link {
     pub(super) mtu: Option<u16>,
     /// Own addresses with the length of their network.
     pub(super) address: Vec<IpNetwork>,
-    /// What `network=` names beside a single address: the other end.
+    /// What `network=` names next to a single address: the other end.
     pub(super) others: Vec<IpNetwork>,
 }
 

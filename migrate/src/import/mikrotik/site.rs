@@ -136,10 +136,7 @@ impl<'r> Site<'r> {
     /// The translation of the rule at a position.
     pub(super) fn translation(&self, at: usize) -> Option<(&Rule, &Translation)> {
         let rule = self.nat.get(at)?;
-        match &rule.action {
-            Action::Translate(translation) => Some((rule, translation)),
-            _ => None,
-        }
+        if let Action::Translate(translation) = &rule.action { Some((rule, translation)) } else { None }
     }
 
     /// What becomes of flows that come out of the tunnel here.
