@@ -121,14 +121,26 @@ impl Flows {
         Self(self.0.iter().filter_map(|mine| mine.and(flow)).collect())
     }
 
+    /// What only this set holds; nothing when that cannot be given exactly any more: narrower, never
+    /// wider.
     pub(super) fn minus(&self, flow: &Flow) -> Self {
+        self.try_minus(flow).unwrap_or_default()
+    }
+
+    fn try_minus(&self, flow: &Flow) -> Option<Self> {
         let rest: Vec<Flow> = self.0.iter().flat_map(|mine| mine.minus(flow)).collect();
-        // A set that cannot be given exactly any more is left out: narrower, never wider.
-        if rest.len() > MOST { Self::empty() } else { Self(rest) }
+        (rest.len() <= MOST).then_some(Self(rest))
     }
 
     pub(super) fn without(&self, other: &Self) -> Self {
         other.0.iter().fold(self.clone(), |rest, flow| rest.minus(flow))
+    }
+
+    /// What did not pass, of which nothing may be carried; everything when that cannot be given
+    /// exactly any more.
+    pub(super) fn refused(&self, passed: &Self) -> Self {
+        let rest = passed.0.iter().try_fold(self.clone(), |rest, flow| rest.try_minus(flow));
+        rest.unwrap_or_else(|| Self(vec![Flow::all()]))
     }
 
     pub(super) fn add(&mut self, other: Self) {
@@ -181,6 +193,27 @@ mod tests {
                 assert_eq!(holds.count(), usize::from(!gone), "{source} {port}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_too_much_to_follow_is_refused_on_both_sides() {
+        let mut many = Flows::empty();
+        for step in 0..60 {
+            many.add(Flows::of(Flow { sources: Ranges::one(step), ports: Ranges::one(step), ..Flow::all() }));
+            many.add(Flows::of(Flow {
+                leaves: Ranges::one(step),
+                arrives: Ranges::one(step + 1),
+                ..Flow::all()
+            }));
+            many.add(Flows::of(Flow {
+                protocols: Ranges::one(step),
+                leaves: Ranges::one(step),
+                ..Flow::all()
+            }));
+        }
+        let all = Flows::of(Flow::all());
+        assert!(all.without(&many).is_empty());
+        assert_eq!(all.refused(&many), all);
     }
 
     #[test]

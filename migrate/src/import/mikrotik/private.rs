@@ -142,7 +142,7 @@ impl Ends<'_, '_> {
             }));
         }
         let own = start.and(&Flow { destinations: edge.router.own(edge.family), ..Flow::all() });
-        let own_refused = own.without(&edge.through("input", &own, false).flows).map(anywhere);
+        let own_refused = own.refused(&edge.through("input", &own, false).flows).map(anywhere);
         let tracked = edge.tracked(&start, false);
         let (_, untouched) = edge.translated(&tracked.flows, false);
         let (by_rule, refused) = edge.forwarded_by_rule(&untouched);
@@ -213,7 +213,7 @@ impl Ends<'_, '_> {
         let (_, untouched) = origin.translated(&tracked.flows, false);
         let found = origin.through("forward", &untouched, false);
         // Where the machine is behind is unknown: what any interface refuses is refused.
-        let refused = start.without(&found.flows).map(anywhere);
+        let refused = start.refused(&found.flows).map(anywhere);
         let through = found.flows.without(&refused);
         let (kept, hidden) = origin.sources_after(&through, &self.origin_own, false);
         (kept, hidden, found)
@@ -222,6 +222,7 @@ impl Ends<'_, '_> {
 
 /// What some interface refuses: the other end does not separate interfaces that have one network.
 fn denied(start: &Flows, by_rule: &[(Option<usize>, Flows)]) -> Flows {
-    let refused = by_rule.iter().fold(start.clone(), |rest, (_, flows)| rest.without(flows));
-    refused.map(anywhere)
+    let mut passed = Flows::empty();
+    by_rule.iter().for_each(|(_, flows)| passed.add(flows.clone()));
+    start.refused(&passed).map(anywhere)
 }

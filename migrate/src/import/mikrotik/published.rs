@@ -315,7 +315,7 @@ fn of_one_way(way: Way, pieces: &[Piece], start: &Flows) -> Vec<Service> {
     let any = |flow: &Flow| Flow { arrives: Ranges::all(), leaves: Ranges::all(), ..flow.clone() };
     let mut through = Flows::empty();
     pieces.iter().for_each(|piece| through.add(Flows::of(piece.flow.clone())));
-    let refused = start.without(&through).map(any);
+    let refused = start.refused(&through).map(any);
     let through = through.without(&refused).map(any).merged();
     let addresses = start.iter().fold(Ranges::empty(), |all, flow| all.or(&flow.destinations));
     let mut services = Vec::new();

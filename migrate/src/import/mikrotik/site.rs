@@ -190,7 +190,7 @@ impl<'r> Site<'r> {
         let to = Flow { destinations: known.complement(), leaves: elsewhere, ..Flow::all() };
         let start = flows.and(&to);
         let mut found = self.through("forward", &start, is_translated);
-        let refused = start.without(&found.flows).map(|flow| Flow { leaves: Ranges::all(), ..flow.clone() });
+        let refused = start.refused(&found.flows).map(|flow| Flow { leaves: Ranges::all(), ..flow.clone() });
         found.flows = found.flows.without(&refused);
         all.join(found);
         all.flows = all.flows.map(|flow| Flow { leaves: Ranges::all(), ..flow.clone() }).merged();
