@@ -70,6 +70,12 @@ impl Carry<'_> {
                 "it is for every public address but {address}, which `listen` cannot express"
             ));
         }
+        let lan = super::ranges::addresses(&self.draft.edge.lan, self.family);
+        if lan.covers(&service.sources) {
+            return Err(
+                "only the LAN's own sources are left of it, and they do not come from the WAN".to_owned()
+            );
+        }
         self.is_free(service, of_one(service.protocol))?;
         let upstream = service.way.upstream.unwrap_or(service.way.target);
         if service.way.is_ours && self.origin_own.contains(upstream) {

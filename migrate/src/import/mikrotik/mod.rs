@@ -71,6 +71,10 @@ pub fn mikrotik(exports: &Exports<'_>, derive: Derive<'_>) -> Result<Import, Imp
             format!("{near} of {} and {far} of {} are one tunnel: {sign}", edge.file, origin.file),
         );
     }
+    if let Exports::Edge(_) = exports {
+        let text = "the origin's export was not given: what its own filters refuse is not known, and not refused here";
+        draft.note(FindingKind::Assumed, text);
+    }
     peers(&mut edge, &near, &mut draft, &origin.name);
     edges(&mut origin, &far, &mut draft, &edge.name, near.listen_port);
     rules::carry(&mut edge, &near, &mut origin, &far, &mut draft);
