@@ -5,12 +5,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use migrate::export::{self, EdgeSide, ExportError};
-use migrate::import::{self, FindingKind, Import, ImportError};
+use migrate::import::{self, Exports, FindingKind, Import, ImportError, Role, WgQuickOptions};
 use policy::gateway::Policy;
 use policy::sections::parse_list;
-use policy::{PublicKey, Source, forwarder};
+use policy::{InterfaceName, Name, PublicKey, Source, forwarder};
 use tunnel::key::PrivateKey;
 use zeroize::Zeroizing;
 
@@ -24,8 +24,17 @@ use daemon::files::read_text;
 pub enum Imported {
     /// Convert a wg-quick file of either end.
     WgQuick {
-        /// Convert this file.
+        /// Convert this file; its name is that of the tunnel's interface.
         file: PathBuf,
+        /// Take the file for this end's, if its lines do not say which.
+        #[arg(long, visible_alias = "as", value_name = "END")]
+        role: Option<End>,
+        /// Take this interface of the edge for the one towards the internet.
+        #[arg(long, value_name = "INTERFACE", value_parser = interface)]
+        wan: Option<String>,
+        /// Give the peers these names, in the order of the file.
+        #[arg(long = "name", value_name = "NAME", value_parser = peer_name)]
+        names: Vec<String>,
         /// Write the configurations to this folder; existing files stay.
         #[arg(long, value_name = "DIR", default_value = ".")]
         into: PathBuf,
@@ -33,12 +42,15 @@ pub enum Imported {
         #[arg(long)]
         all: bool,
     },
-    /// Convert the RouterOS 7 /export of the edge's router and that of the origin's.
+    /// Convert the RouterOS 7 /export of the edge's router, of the origin's, or of both.
     Mikrotik {
-        /// Read the edge's export from this file.
+        /// Read the edge's export from this file; with --origin-only, the origin's.
         edge: PathBuf,
-        /// Read the origin's export from this file.
-        origin: PathBuf,
+        /// Read the origin's export from this file; without it, only what the edge's says is known.
+        origin: Option<PathBuf>,
+        /// Take the only file as the origin's.
+        #[arg(long, conflicts_with = "origin")]
+        origin_only: bool,
         /// Write the configurations to this folder; existing files stay.
         #[arg(long, value_name = "DIR", default_value = ".")]
         into: PathBuf,
@@ -46,6 +58,15 @@ pub enum Imported {
         #[arg(long)]
         all: bool,
     },
+}
+
+/// Whose wg-quick file it is.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum End {
+    /// The machine with the public address.
+    Edge,
+    /// The machine with the services.
+    Origin,
 }
 
 /// What is exported, to standard output.
@@ -111,14 +132,17 @@ pub struct EdgeArguments {
 /// [`ExitError`], when nothing could be imported or a file is in the way.
 pub fn import(what: &Imported) -> Result<Exit, ExitError> {
     let (imported, into, all) = match what {
-        Imported::WgQuick { file, into, all } => {
+        Imported::WgQuick { file, role, wan, names, into, all } => {
             let text = text_of(file)?;
-            (import::wg_quick(&Source { name: file, text: &text }, &public_key), into, *all)
+            let role = role.map(|end| match end {
+                End::Edge => Role::Edge,
+                End::Origin => Role::Origin,
+            });
+            let options = WgQuickOptions { role, wan: wan.clone(), names: names.clone() };
+            (import::wg_quick(&Source { name: file, text: &text }, &options, &public_key), into, *all)
         }
-        Imported::Mikrotik { edge, origin, into, all } => {
-            let (edge_text, origin_text) = (text_of(edge)?, text_of(origin)?);
-            let edge = Source { name: edge, text: &edge_text };
-            (import::mikrotik(&edge, &Source { name: origin, text: &origin_text }), into, *all)
+        Imported::Mikrotik { edge, origin, origin_only, into, all } => {
+            (mikrotik(edge, origin.as_deref(), *origin_only)?, into, *all)
         }
     };
     let imported = imported.map_err(|error: ImportError| ExitError::new(Exit::Invalid, error))?;
@@ -134,6 +158,32 @@ pub fn import(what: &Imported) -> Result<Exit, ExitError> {
         }
     }
     Ok(Exit::Ok)
+}
+
+fn mikrotik(
+    first: &Path,
+    origin: Option<&Path>,
+    origin_only: bool,
+) -> Result<Result<Import, ImportError>, ExitError> {
+    let first_text = foreign_text(first)?;
+    let first = Source { name: first, text: &first_text };
+    Ok(match origin {
+        None if origin_only => import::mikrotik(&Exports::Origin(&first), &public_key),
+        None => import::mikrotik(&Exports::Edge(&first), &public_key),
+        Some(origin) => {
+            let text = foreign_text(origin)?;
+            let origin = Source { name: origin, text: &text };
+            import::mikrotik(&Exports::Both { edge: &first, origin: &origin }, &public_key)
+        }
+    })
+}
+
+/// The text of another product, in the encoding that it has.
+fn foreign_text(file: &Path) -> Result<Zeroizing<String>, ExitError> {
+    let bytes = std::fs::read(file).map(Zeroizing::new);
+    let bytes =
+        bytes.map_err(|error| ExitError::new(Exit::Invalid, format!("{}: {error}", file.display())))?;
+    import::decode(file, &bytes).map_err(|error| ExitError::new(Exit::Invalid, error))
 }
 
 /// The text of an export for the other side.
@@ -152,6 +202,16 @@ pub fn export(what: &Exported) -> Result<String, ExitError> {
             export::caddy(&policy, &proxies, *from).map_err(|error| ExitError::new(Exit::Usage, error))
         }
     }
+}
+
+fn interface(text: &str) -> Result<String, String> {
+    let expected = "the name of an interface, such as eth0";
+    InterfaceName::new(text).map(|name| name.to_string()).ok_or_else(|| expected.to_owned())
+}
+
+fn peer_name(text: &str) -> Result<String, String> {
+    let expected = "a name of 1 to 32 letters, digits, `-`, `_` and `.`";
+    Name::new(text).map(|name| name.to_string()).ok_or_else(|| expected.to_owned())
 }
 
 type FarEnd = fn(&Policy, &str, &EdgeSide) -> Result<String, ExportError>;
@@ -223,7 +283,8 @@ mod tests {
         let import_into = || {
             import(&Imported::Mikrotik {
                 edge: fixture("KYIV.rsc"),
-                origin: fixture("WROCLAW.rsc"),
+                origin: Some(fixture("WROCLAW.rsc")),
+                origin_only: false,
                 into: folder.path().join("new"),
                 all: false,
             })
@@ -242,7 +303,15 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let into = folder.path().to_owned();
-        import(&Imported::WgQuick { file: fixture("kyiv.conf"), into: into.clone(), all: true }).unwrap();
+        import(&Imported::WgQuick {
+            file: fixture("kyiv.conf"),
+            role: None,
+            wan: None,
+            names: Vec::new(),
+            into: into.clone(),
+            all: true,
+        })
+        .unwrap();
 
         let mode = fs::metadata(into.join("kyiv.key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

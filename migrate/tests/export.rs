@@ -16,7 +16,7 @@ use std::process::Command;
 
 use arbitrary::Random;
 use migrate::export::{self, EdgeSide, ExportError};
-use migrate::import::{self, FindingKind};
+use migrate::import::{self, Exports, FindingKind, WgQuickOptions};
 use policy::gateway::{Party, Policy, Service};
 use policy::{AllowList, Host, HostPort, Name, PublicKey, Source, forwarder, gateway};
 
@@ -92,7 +92,8 @@ fn a_wg_quick_file_of_the_far_end_imports_as_the_tunnel_it_came_from() {
     let source = Source { name: Path::new("wroclaw.conf"), text: &text };
     let wroclaw = policy.peers[0].public_key;
 
-    let import = import::wg_quick(&source, &|_| Some(wroclaw)).unwrap_or_else(|error| panic!("{error}"));
+    let import = import::wg_quick(&source, &WgQuickOptions::default(), &|_| Some(wroclaw))
+        .unwrap_or_else(|error| panic!("{error}"));
 
     let (far, near) = (forwarder(&import.forwarder), gateway(&import.gateway));
     assert_eq!(far.interface.address, ["10.77.88.2/30".parse().unwrap()]);
@@ -112,7 +113,9 @@ fn both_router_scripts_import_as_the_policy_they_came_from() {
         let near = Source { name: Path::new("kyiv.rsc"), text: &near };
         let far = Source { name: Path::new("wroclaw.rsc"), text: &far };
 
-        let import = import::mikrotik(&near, &far).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let exports = Exports::Both { edge: &near, origin: &far };
+        let import =
+            import::mikrotik(&exports, &|_| None).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
 
         let mut again = gateway(&import.gateway);
         for list in &mut again.lists {
@@ -123,7 +126,13 @@ fn both_router_scripts_import_as_the_policy_they_came_from() {
             finding.kind == FindingKind::NoCounterpart
                 && finding.at.as_ref().is_some_and(|(file, _)| file == "kyiv.rsc")
         });
-        assert_eq!(lost.map(ToString::to_string).collect::<Vec<_>>(), Vec::<String>::new(), "seed {seed}");
+        assert_eq!(
+            lost.map(ToString::to_string).collect::<Vec<_>>(),
+            Vec::<String>::new(),
+            "seed {seed}:\n{}\n{}",
+            near.text,
+            far.text
+        );
         assert_eq!(published(&again), published(&policy), "seed {seed}:\n{}", near.text);
         assert_eq!(allowed(&again), allowed(&policy), "seed {seed}:\n{}", near.text);
         assert_eq!(again.interface.address, policy.interface.address);
@@ -137,7 +146,8 @@ fn both_router_scripts_import_as_the_policy_they_came_from() {
 
 /// What the edge's router has before the script runs.
 const ROUTER: &str = "/interface list member\nadd interface=ether1 list=WAN\nadd interface=bridge list=LAN\n\
-                      /ip address\nadd address=192.168.1.1/24 interface=bridge\n";
+                      /ip address\nadd address=192.168.1.1/24 interface=bridge\n\
+                      /ipv6 address\nadd address=fd00:1::1/64 interface=bridge\n";
 
 /// Every published port as one line, whatever entry it is in.
 fn published(policy: &Policy) -> BTreeSet<String> {
@@ -155,7 +165,8 @@ fn published(policy: &Policy) -> BTreeSet<String> {
             publish.protocols.iter().flat_map(|p| publish.targets.iter().map(move |t| (p, t)))
         {
             let (ports, to, to_ports) = (publish.ports, target.address, target.ports);
-            lines.insert(format!("{protocol} {ports} → {to} {to_ports} for {allow}"));
+            let (on, source) = (publish.address, publish.source);
+            lines.insert(format!("{protocol} {on:?} {ports} → {to} {to_ports} for {allow}, {source:?}"));
         }
     }
     lines
@@ -166,14 +177,21 @@ fn allowed(policy: &Policy) -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
     for allow in &policy.allow {
         for (from, to) in allow.from.iter().flat_map(|from| allow.to.iter().map(move |to| (from, to))) {
-            if *from == Party::Edge {
+            let family = |party: &Party| match party {
+                Party::Lan(prefix) | Party::Behind { prefix, .. } => Some(prefix.is_ipv4()),
+                Party::Peer(_) | Party::Edge => None,
+            };
+            let differ = family(from).zip(family(to)).is_some_and(|(from, to)| from != to);
+            if *from == Party::Edge || differ {
                 continue;
             }
+            // Into the LAN an import masquerades whatever it reads, since LAN hosts answer their router.
+            let source = matches!(to, Party::Behind { .. }).then_some(allow.source);
             match &allow.service {
-                Service::Echo => drop(lines.insert(format!("{from:?} → {to:?} echo"))),
+                Service::Echo => drop(lines.insert(format!("{from:?} → {to:?} echo {source:?}"))),
                 Service::Ports { protocols, ports } => {
                     for protocol in protocols.iter() {
-                        lines.insert(format!("{from:?} → {to:?} {protocol} {ports:?}"));
+                        lines.insert(format!("{from:?} → {to:?} {protocol} {ports:?} {source:?}"));
                     }
                 }
             }
@@ -182,12 +200,13 @@ fn allowed(policy: &Policy) -> BTreeSet<String> {
     lines
 }
 
-/// A policy that a pair of routers can express: IPv4, and no part of the edge itself.
+/// A policy that a pair of routers can express: no part of the edge itself.
 fn routable(random: &mut Random) -> String {
     let mut text = String::from(
-        "[interface]\naddress = [\"10.77.88.1/30\"]\nprivate_key_file = \"kyiv.key\"\n[wan]\ninterface = \"eth0\"\n\
-         [lan]\nprefixes = [\"192.168.1.0/24\"]\n[[peer]]\nname = \"wroclaw\"\n\
-         public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nallowed_ips = [\"10.77.88.2/32\", \"192.168.88.0/24\"]\n",
+        "[interface]\naddress = [\"10.77.88.1/30\", \"fd00:77::1/126\"]\nprivate_key_file = \"kyiv.key\"\n[wan]\ninterface = \"eth0\"\n\
+         [lan]\nprefixes = [\"192.168.1.0/24\", \"fd00:1::/64\"]\n[[peer]]\nname = \"wroclaw\"\n\
+         public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\n\
+         allowed_ips = [\"10.77.88.2/32\", \"192.168.88.0/24\", \"fd00:77::2/128\", \"fd00:88::/64\"]\n",
     );
     for number in 0..random.below(6) {
         let first = 1_000 + number * 100;
@@ -196,17 +215,29 @@ fn routable(random: &mut Random) -> String {
             |first: u64| if count == 0 { first.to_string() } else { format!("{first}-{}", first + count) };
         let protocol = random.pick(&["[\"tcp\"]", "[\"udp\"]", "[\"tcp\", \"udp\"]"]).unwrap();
         let to = if random.chance(50) { first } else { 20_000 + random.below(9_000) };
+        let (public, host) =
+            *random.pick(&[("203.0.113.9", "192.168.88."), ("[2001:db8:5::9]", "[fd00:88::")]).unwrap();
+        let close = if host.starts_with('[') { "]" } else { "" };
+        let listen = if random.chance(30) { format!("{public}:{}", range(first)) } else { range(first) };
         let _ = write!(
             text,
-            "[[publish]]\nname = \"p{number}\"\nprotocol = {protocol}\nlisten = \"{}\"\ntarget = \"192.168.88.{}:{}\"\n",
-            range(first),
+            "[[publish]]\nname = \"p{number}\"\nprotocol = {protocol}\nlisten = \"{listen}\"\ntarget = \"{host}{}{close}:{}\"\n",
             2 + random.below(3),
             range(to)
         );
+        if random.chance(30) {
+            text.push_str("source = \"masquerade\"\n");
+        }
         if random.chance(40) {
-            text.push_str("allow = [\"198.51.100.0/25\", \"203.0.113.9/32\"]\n");
+            let allow = ["198.51.100.0/25\", \"203.0.113.9/32", "2001:db8:7::/48\", \"2001:db8:8::1/128"];
+            let _ = writeln!(text, "allow = [\"{}\"]", allow[usize::from(host.starts_with('['))]);
         }
     }
+    private_flows(random, &mut text);
+    text
+}
+
+fn private_flows(random: &mut Random, text: &mut String) {
     for number in 0..random.below(6) {
         // Private services have ports that no published one has, since a router's rule for both is
         // one rule.
@@ -215,13 +246,25 @@ fn routable(random: &mut Random) -> String {
             (
                 "\"peer:wroclaw\"",
                 random
-                    .pick(&["\"192.168.1.2\"", "\"192.168.1.2\", \"192.168.1.50\"", "\"192.168.1.0/24\""])
+                    .pick(&[
+                        "\"192.168.1.2\"",
+                        "\"192.168.1.2\", \"192.168.1.50\"",
+                        "\"192.168.1.0/24\"",
+                        "\"fd00:1::5\"",
+                    ])
                     .unwrap(),
             )
         } else {
             (
-                *random.pick(&["\"self\", \"192.168.1.0/24\"", "\"192.168.1.50\""]).unwrap(),
-                random.pick(&["\"192.168.88.2\"", "\"192.168.88.0/24\""]).unwrap(),
+                *random
+                    .pick(&[
+                        "\"self\", \"192.168.1.0/24\", \"fd00:1::/64\"",
+                        "\"192.168.1.50\", \"fd00:1::50\"",
+                    ])
+                    .unwrap(),
+                random
+                    .pick(&["\"192.168.88.2\"", "\"192.168.88.0/24\"", "\"fd00:88::/64\"", "\"fd00:88::2\""])
+                    .unwrap(),
             )
         };
         let _ = write!(text, "[[allow]]\nname = \"a{number}\"\nfrom = [{from}]\nto = [{to}]\n");
@@ -237,7 +280,6 @@ fn routable(random: &mut Random) -> String {
             );
         }
     }
-    text
 }
 
 fn edge() -> EdgeSide {

@@ -12,7 +12,7 @@
 use std::path::{Path, PathBuf};
 
 use arbitrary::Random;
-use migrate::import::{self, FindingKind, Import, ImportError};
+use migrate::import::{self, Exports, FindingKind, Import, ImportError, WgQuickOptions};
 use policy::{PublicKey, Source, forwarder, gateway};
 
 #[test]
@@ -41,12 +41,17 @@ fn routers() -> Import {
 
 fn mikrotik(edge: &str, origin: &str) -> Result<Import, ImportError> {
     let edge = Source { name: Path::new("KYIV.rsc"), text: edge };
-    import::mikrotik(&edge, &Source { name: Path::new("WROCLAW.rsc"), text: origin })
+    let origin = Source { name: Path::new("WROCLAW.rsc"), text: origin };
+    import::mikrotik(&Exports::Both { edge: &edge, origin: &origin }, &|_| None)
 }
 
 fn wg_quick(name: &str) -> Import {
-    import::wg_quick(&Source { name: Path::new(name), text: &read(name) }, &|_| own_key())
-        .unwrap_or_else(|error| panic!("{error}"))
+    import::wg_quick(
+        &Source { name: Path::new(name), text: &read(name) },
+        &WgQuickOptions::default(),
+        &|_| own_key(),
+    )
+    .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Replaces the caller's X25519.
@@ -127,9 +132,8 @@ fn keys_that_an_export_holds_go_to_files_and_into_no_text() {
 #[test]
 fn lists_are_files_that_the_edge_reads() {
     let import = routers();
-    let list = &import.lists[0];
+    let list = import.lists.iter().find(|list| list.name == "lists/partners.list").unwrap();
 
-    assert_eq!(list.name, "lists/partners.list");
     let source = Source { name: Path::new(&list.name), text: &list.text };
     assert_eq!(policy::sections::parse_list(&source).unwrap().len(), 2);
 }
@@ -140,7 +144,11 @@ fn exports_without_a_tunnel_between_them_are_refused() {
         assert!(matches!(mikrotik(edge, origin), Err(ImportError::NoTunnel { .. })), "{edge:?}");
     }
     let text = "[Peer]\nPublicKey = a\n";
-    let refused = import::wg_quick(&Source { name: Path::new("wg0.conf"), text }, &|_| None).map(drop);
+    let refused =
+        import::wg_quick(&Source { name: Path::new("wg0.conf"), text }, &WgQuickOptions::default(), &|_| {
+            None
+        })
+        .map(drop);
     assert!(matches!(refused, Err(ImportError::NotWgQuick { .. })));
 }
 
@@ -168,12 +176,17 @@ fn no_text_makes_an_import_panic_and_what_it_writes_always_parses() {
         }
         let text = mutilated(&quick, &mut random);
         let derive = |_: &str| own_key().filter(|_| round % 2 == 0);
-        if let Ok(import) = import::wg_quick(&Source { name: Path::new("wg0.conf"), text: &text }, &derive) {
+        if let Ok(import) = import::wg_quick(
+            &Source { name: Path::new("wg0.conf"), text: &text },
+            &WgQuickOptions::default(),
+            &derive,
+        ) {
             gateway(&import.gateway);
             forwarder(&import.forwarder);
         }
     }
-    assert!(imported > 75, "only {imported} of the mutilated exports still held a tunnel");
+    // A torn rule refuses the whole export.
+    assert!(imported > 30, "only {imported} of the mutilated exports still held a tunnel");
 }
 
 /// A text with some words and signs changed, some lines gone, doubled or swapped.

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnetwork::IpNetwork;
+
 use crate::forwarder::{self, ProxyProtocol};
 use crate::gateway::{self, Allow, Party, Publish, Service, SourceHandling};
-use crate::prefix::is_special;
-use crate::{Mtu, Name, Protocol, PublicKey};
+use crate::{AllowList, Mtu, Name, Protocol, PublicKey, prefix};
 
 /// Public keys that belong to the private key files, where the caller could read those.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,6 +91,31 @@ pub enum Finding {
         /// The entry with the header.
         inject: Name,
     },
+    /// An upstream in the tunnel's own network, where no program listens.
+    UpstreamInTunnel {
+        /// The service.
+        publish: Name,
+        /// The entry behind it.
+        inject: Name,
+        /// Where it leads.
+        upstream: String,
+    },
+    /// Sources that the origin drops, since its peer may not send from them.
+    SourcesNotAllowed {
+        /// The service.
+        publish: Name,
+        /// Whom its packets come from at the origin.
+        from: String,
+        /// The edge as a peer of the origin.
+        peer: Name,
+    },
+    /// The forwarder sends from an address that the edge does not take from it.
+    AddressNotAllowed {
+        /// The forwarder as a peer of the edge.
+        peer: Name,
+        /// Its addresses.
+        address: String,
+    },
     /// Clients who may use the public port but not the entry behind it.
     NarrowerInject {
         /// The service.
@@ -137,7 +163,14 @@ fn edge_of<'f>(
             .iter()
             .any(|own| gateway.interface.address.iter().any(|address| own.contains(address.ip())))
     };
-    by_key.or_else(|| forwarder.peers.iter().find(shares_network))
+    // With single addresses at both ends no network is shared, but the edge routes ours to a peer.
+    let is_routed = |peer: &&forwarder::Peer| {
+        let mut routed = gateway.peers.iter().flat_map(|peer| &peer.allowed_ips);
+        routed.any(|prefix| prefix.prefix() > 0 && peer.address.iter().any(|own| prefix.contains(own.ip())))
+    };
+    by_key
+        .or_else(|| forwarder.peers.iter().find(shares_network))
+        .or_else(|| forwarder.peers.iter().find(is_routed))
 }
 
 /// The edge's peer that is this forwarder: the one with its key, or the one that owns its address.
@@ -174,6 +207,13 @@ impl Pair<'_> {
             (None, Some(_)) => findings.push(Finding::PresharedOnOneSide { file: "forwarder.toml" }),
             _ => {}
         }
+        let is_allowed =
+            |own: &IpNetwork| self.origin.allowed_ips.iter().any(|prefix| prefix.contains(own.ip()));
+        if !self.edge.address.iter().any(is_allowed) {
+            let addresses: Vec<String> = self.edge.address.iter().map(|own| own.ip().to_string()).collect();
+            let (peer, address) = (self.origin.name.clone(), addresses.join(", "));
+            findings.push(Finding::AddressNotAllowed { peer, address });
+        }
         let (endpoint, listen) = (self.edge.endpoint.port, self.gateway.interface.listen_port);
         if endpoint != listen {
             findings.push(Finding::OtherPort { endpoint, listen });
@@ -190,6 +230,10 @@ impl Pair<'_> {
     fn publish(&self, publish: &Publish) -> Vec<Finding> {
         let mut findings = Vec::new();
         for target in publish.targets.iter().filter(|target| target.peer == self.origin.name) {
+            if let Some(from) = self.dropped_sources(publish, target.address.is_ipv6()) {
+                let (publish, peer) = (publish.name.clone(), self.edge.name.clone());
+                findings.push(Finding::SourcesNotAllowed { publish, from, peer });
+            }
             for protocol in publish.protocols.iter() {
                 let mut ports = target.ports.first()..=target.ports.last();
                 let address = |port| SocketAddr::new(target.address, port);
@@ -202,16 +246,52 @@ impl Pair<'_> {
                     continue;
                 };
                 let (publish_name, inject_name) = (publish.name.clone(), inject.name.clone());
+                findings.extend(self.upstreams(publish, inject));
                 if publish.source == SourceHandling::Masquerade && inject.proxy_protocol != ProxyProtocol::Off
                 {
                     findings
                         .push(Finding::ProxyBehindMasquerade { publish: publish_name, inject: inject_name });
-                } else if inject.allow != crate::AllowList::Any && inject.allow != publish.allow {
+                } else if inject.allow != AllowList::Any && inject.allow != publish.allow {
                     findings.push(Finding::NarrowerInject { publish: publish_name, inject: inject_name });
                 }
             }
         }
         findings
+    }
+
+    fn upstreams(&self, publish: &Publish, inject: &forwarder::Inject) -> Vec<Finding> {
+        let tunnel: Vec<IpNetwork> =
+            self.forwarder.peers.iter().flat_map(|peer| peer.address.iter().copied()).collect();
+        let inside = inject.upstreams.iter().filter(|upstream| upstream.is_within(&tunnel));
+        let finding = |upstream: &forwarder::Upstream| Finding::UpstreamInTunnel {
+            publish: publish.name.clone(),
+            inject: inject.name.clone(),
+            upstream: upstream.to_string(),
+        };
+        inside.map(finding).collect()
+    }
+
+    /// Sources of a service, of one family, that may not come through this edge at the origin.
+    fn dropped_sources(&self, publish: &Publish, is_ipv6: bool) -> Option<String> {
+        let of_family = |prefix: &&IpNetwork| prefix.is_ipv6() == is_ipv6;
+        let allowed: Vec<IpNetwork> = self.edge.allowed_ips.iter().filter(of_family).copied().collect();
+        let holds = |prefix: IpNetwork| {
+            prefix::is_everything(&allowed) || allowed.iter().any(|allowed| prefix::covers(*allowed, prefix))
+        };
+        if publish.source == SourceHandling::Masquerade {
+            let own = self.gateway.interface.address.iter().filter(of_family).map(|own| own.ip());
+            return own.into_iter().find(|own| !holds(IpNetwork::from(*own))).map(|own| own.to_string());
+        }
+        match &publish.allow {
+            AllowList::Any if prefix::is_everything(&allowed) => None,
+            AllowList::Any => Some("everyone".to_owned()),
+            AllowList::Only { prefixes, lists } => {
+                let named = self.gateway.lists.iter().filter(|list| lists.contains(&list.name));
+                let mut sources =
+                    prefixes.iter().chain(named.flat_map(|list| &list.prefixes)).filter(of_family);
+                sources.find(|source| !holds(**source)).map(ToString::to_string)
+            }
+        }
     }
 
     fn inject(&self, protocol: Protocol, destination: SocketAddr) -> Option<&forwarder::Inject> {
@@ -270,7 +350,7 @@ impl Pair<'_> {
             Party::Edge => true,
             Party::Wan => {
                 let inside = self.gateway.lan.iter().copied().chain(self.gateway.tunnel_prefixes());
-                !is_special(address) && !inside.into_iter().any(|prefix| prefix.contains(address))
+                !prefix::is_special(address) && !inside.into_iter().any(|prefix| prefix.contains(address))
             }
             Party::Lan(prefix) | Party::Behind { prefix, .. } => prefix.contains(address),
             Party::Peer(name) => {
@@ -356,6 +436,21 @@ impl fmt::Display for Finding {
                 f,
                 "inject {inject:?} writes a PROXY header, but publish {publish:?} masquerades: it would carry the \
                  edge's address; set source = \"preserve\""
+            ),
+            Self::UpstreamInTunnel { publish, inject, upstream } => write!(
+                f,
+                "inject {inject:?} of publish {publish:?} leads to {upstream}, in the tunnel's own network, where no program \
+                 listens: write 127.0.0.1 for a program of the origin, or the LAN address of another machine"
+            ),
+            Self::SourcesNotAllowed { publish, from, peer } => write!(
+                f,
+                "publish {publish:?} is for {from}, but allowed_ips of peer {peer:?} in forwarder.toml do not have that: the \
+                 forwarder drops their packets; add it"
+            ),
+            Self::AddressNotAllowed { peer, address } => write!(
+                f,
+                "peer {peer:?} of gateway.toml does not have the forwarder's address {address} in its allowed_ips: the edge \
+                 drops its packets; add it"
             ),
             Self::NarrowerInject { publish, inject } => write!(
                 f,

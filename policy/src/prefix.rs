@@ -86,6 +86,16 @@ pub fn disjoint(prefixes: impl Iterator<Item = IpNetwork>) -> Vec<IpNetwork> {
     kept
 }
 
+/// Whether prefixes of one family hold every address of it together, such as 0.0.0.0/1 and
+/// 128.0.0.0/1.
+#[must_use]
+pub fn is_everything(prefixes: &[IpNetwork]) -> bool {
+    // Disjoint prefixes hold everything when their sizes add up to it; the smallest are left out.
+    let sizes = disjoint(prefixes.iter().copied().filter(|prefix| prefix.prefix() <= 32));
+    let whole = 1_u64 << 32;
+    sizes.iter().map(|prefix| whole >> prefix.prefix()).sum::<u64>() == whole
+}
+
 /// Whether a prefix lies within one of `prefixes`, which have no host bits set.
 #[must_use]
 pub fn lies_within(prefixes: &BTreeSet<IpNetwork>, prefix: IpNetwork) -> bool {
@@ -98,6 +108,21 @@ pub fn lies_within(prefixes: &BTreeSet<IpNetwork>, prefix: IpNetwork) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn halves_hold_everything_together_and_one_alone_does_not() {
+        let all = |text: &str| {
+            is_everything(&text.split(' ').map(|prefix| prefix.parse().unwrap()).collect::<Vec<_>>())
+        };
+        for everything in
+            ["0.0.0.0/0", "::/0", "::/1 8000::/1", "0.0.0.0/1 128.0.0.0/2 192.0.0.0/2 10.0.0.0/8"]
+        {
+            assert!(all(everything), "{everything}");
+        }
+        for part in ["0.0.0.0/1", "0.0.0.0/1 0.0.0.0/2 64.0.0.0/2", "10.0.0.0/8 ::1/128"] {
+            assert!(!all(part), "{part}");
+        }
+    }
 
     #[test]
     fn a_prefix_lies_within_itself_and_wider_ones_and_in_no_others() {

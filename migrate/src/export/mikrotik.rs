@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use super::far_end::{EdgeSide, ExportError, FarEnd, join, mtu, prefixes};
 use policy::gateway::{Allow, Party, Policy, Publish, Service, SourceHandling, Target};
-use policy::{AllowList, Name, PortRange, Protocol, Protocols, prefix};
+use policy::{AllowList, Name, PortRange, prefix};
 
 /// The name of everything that is created on the router.
 const OURS: &str = "causeway";
@@ -211,10 +211,11 @@ fn rule(
     service: &Service,
     text: &mut String,
 ) {
-    let to = to.map(|to| format!(" dst-address={}", shortest(to))).unwrap_or_default();
     let from = from.map(|from| format!(" {from}")).unwrap_or_default();
+    let echo = if to.is_none_or(|to| to.is_ipv4()) { "protocol=icmp" } else { "protocol=icmpv6" };
+    let to = to.map(|to| format!(" dst-address={}", shortest(to))).unwrap_or_default();
     let transports = match service {
-        Service::Echo => vec!["protocol=icmp".to_owned()],
+        Service::Echo => vec![echo.to_owned()],
         Service::Ports { protocols, ports } => protocols
             .iter()
             .map(|protocol| format!("dst-port={} protocol={protocol}", join(ports, ",")))
@@ -281,84 +282,113 @@ fn allow_list(publish: &Name) -> String {
 }
 
 fn edge_nat(policy: &Policy, text: &mut String) {
-    menu("ip firewall nat", text);
-    for lan in policy.lan.iter().filter(|lan| lan.is_ipv4()) {
+    for (family, v4) in [("ip", true), ("ipv6", false)] {
+        // What is masqueraded comes before the exemptions, which would take its LAN sources.
+        let (mut rules, mut later) = (String::new(), String::new());
+        for publish in &policy.publish {
+            for target in publish.targets.iter().filter(|target| target.address.is_ipv4() == v4) {
+                dst_nat(publish, target.address, target.ports, &mut later);
+                if publish.source == SourceHandling::Masquerade {
+                    let service = Service::Ports { protocols: publish.protocols, ports: vec![target.ports] };
+                    masquerade(&publish.name, target.address.into(), &service, &mut rules);
+                }
+            }
+        }
+        for allow in policy.allow.iter().filter(|allow| allow.source == SourceHandling::Masquerade) {
+            for to in allow.to.iter().filter(|to| matches!(to, Party::Behind { .. } | Party::Peer(_))) {
+                let to = prefixes(to, policy).into_iter().filter(|prefix| prefix.is_ipv4() == v4);
+                to.for_each(|to| masquerade(&allow.name, to, &allow.service, &mut rules));
+            }
+        }
+        exemptions(policy, v4, &mut rules);
+        rules.push_str(&later);
+        if !rules.is_empty() {
+            menu(&format!("{family} firewall nat"), text);
+            text.push_str(&rules);
+        }
+    }
+}
+
+/// What the LAN's masquerade must leave alone; IPv6 is not masqueraded.
+fn exemptions(policy: &Policy, v4: bool, text: &mut String) {
+    for lan in policy.lan.iter().filter(|lan| lan.is_ipv4() && v4) {
         for peer in policy.peers.iter().flat_map(|peer| &peer.allowed_ips) {
             if peer.is_ipv4() && peer.prefix() > 0 {
                 let _ = writeln!(text, "add action=accept chain=srcnat dst-address={peer} src-address={lan}");
             }
         }
     }
-    for publish in &policy.publish {
-        for target in publish.targets.iter().filter(|target| target.address.is_ipv4()) {
-            dst_nat(publish, target.address, target.ports, text);
-        }
-    }
 }
 
 fn dst_nat(publish: &Publish, target: IpAddr, target_ports: PortRange, text: &mut String) {
-    let to = publish.address.map(|address| format!(" dst-address={address}")).unwrap_or_default();
+    let bound = publish.address.map(|address| format!(" dst-address={address}")).unwrap_or_default();
     let from = match publish.allow {
         AllowList::Any => String::new(),
         AllowList::Only { .. } => format!(" src-address-list={}", allow_list(&publish.name)),
     };
+    // IPv6 NAT has a prefix where IPv4 has a range.
+    let to = match target {
+        IpAddr::V4(target) => format!("to-addresses={target}"),
+        IpAddr::V6(target) => format!("to-address={target}/128"),
+    };
     for protocol in publish.protocols.iter() {
         let _ = writeln!(
             text,
-            "add action=dst-nat chain=dstnat comment={}{to} dst-port={} in-interface-list=WAN protocol={protocol}{from} \
-             to-addresses={target} to-ports={target_ports}",
+            "add action=dst-nat chain=dstnat comment={}{bound} dst-port={} in-interface-list=WAN protocol={protocol}{from} \
+             {to} to-ports={target_ports}",
             publish.name, publish.ports
         );
-        if publish.source == SourceHandling::Masquerade {
-            let protocols = if protocol == Protocol::Tcp { Protocols::Tcp } else { Protocols::Udp };
-            let names = join(protocols.iter(), ",");
-            let _ = writeln!(
-                text,
-                "add action=masquerade chain=srcnat comment={} dst-address={target} dst-port={target_ports} out-interface={OURS} \
-                 protocol={names}",
-                publish.name
-            );
-        }
+    }
+}
+
+/// The edge's own address instead of the source, for what a masquerading entry sends into the
+/// tunnel.
+fn masquerade(name: &Name, to: IpNetwork, service: &Service, text: &mut String) {
+    let transports: Vec<String> = match service {
+        Service::Echo if to.is_ipv4() => vec!["protocol=icmp".to_owned()],
+        Service::Echo => vec!["protocol=icmpv6".to_owned()],
+        Service::Ports { protocols, ports } => protocols
+            .iter()
+            .map(|protocol| format!("dst-port={} protocol={protocol}", join(ports, ",")))
+            .collect(),
+    };
+    for transport in transports {
+        let _ = writeln!(
+            text,
+            "add action=masquerade chain=srcnat comment={name} dst-address={} out-interface={OURS} {transport}",
+            shortest(to)
+        );
     }
 }
 
 fn edge_filters(policy: &Policy, text: &mut String) {
-    menu("ip firewall filter", text);
+    let has_v6 = policy.tunnel_prefixes().any(|prefix| prefix.is_ipv6());
+    for (family, v4) in [("ip", true), ("ipv6", false)].into_iter().filter(|(_, v4)| *v4 || has_v6) {
+        menu(&format!("{family} firewall filter"), text);
+        edge_filter(policy, v4, text);
+    }
+}
+
+fn edge_filter(policy: &Policy, v4: bool, text: &mut String) {
     text.push_str("add action=accept chain=forward connection-state=established,related\n");
     let _ =
         writeln!(text, "add action=accept chain=forward connection-nat-state=dstnat in-interface-list=WAN");
     for allow in &policy.allow {
-        let v4 = |party: &Party| {
-            prefixes(party, policy).into_iter().filter(IpNetwork::is_ipv4).collect::<Vec<_>>()
+        let of_family = |party: &Party| {
+            let all = prefixes(party, policy).into_iter().filter(|prefix| prefix.is_ipv4() == v4);
+            all.collect::<Vec<_>>()
         };
-        for to in allow.to.iter().flat_map(v4) {
+        for to in allow.to.iter().flat_map(of_family) {
             for from in &allow.from {
-                match from {
-                    Party::Edge | Party::Wan => {}
-                    Party::Peer(peer) => {
-                        let from = format!("src-address-list=peer-{peer}");
-                        rule(
-                            &allow.name,
-                            &format!("in-interface={OURS}"),
-                            Some(&from),
-                            Some(to),
-                            &allow.service,
-                            text,
-                        );
+                let (from, side) = match from {
+                    Party::Peer(peer) => (format!("src-address-list=peer-{peer}"), "in"),
+                    Party::Lan(prefix) | Party::Behind { prefix, .. } if prefix.is_ipv4() == v4 => {
+                        (format!("src-address={}", shortest(*prefix)), "out")
                     }
-                    Party::Lan(prefix) | Party::Behind { prefix, .. } if prefix.is_ipv4() => {
-                        let from = format!("src-address={}", shortest(*prefix));
-                        rule(
-                            &allow.name,
-                            &format!("out-interface={OURS}"),
-                            Some(&from),
-                            Some(to),
-                            &allow.service,
-                            text,
-                        );
-                    }
-                    Party::Lan(_) | Party::Behind { .. } => {}
-                }
+                    Party::Edge | Party::Lan(_) | Party::Behind { .. } | Party::Wan => continue,
+                };
+                let side = format!("{side}-interface={OURS}");
+                rule(&allow.name, &side, Some(&from), Some(to), &allow.service, text);
             }
         }
     }

@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use super::outcome::{Finding, FindingKind, Import, ImportError, KeyFile, ListFile};
 use policy::gateway::Service;
 use policy::pairing::pairing;
-use policy::{Name, PortRange, Protocols, Source, forwarder, gateway, prefix};
+use policy::{AllowList, Name, PortRange, Protocols, Source, forwarder, gateway, prefix};
 use zeroize::Zeroizing;
 
 /// Everything both configurations will say.
@@ -27,6 +27,8 @@ pub(super) struct Edge {
     pub(super) address: Vec<IpNetwork>,
     pub(super) listen_port: u16,
     pub(super) mtu: Option<u16>,
+    /// The interface towards the internet.
+    pub(super) wan: String,
     pub(super) lan: Vec<IpNetwork>,
     pub(super) peers: Vec<EdgePeer>,
     pub(super) publish: Vec<Publish>,
@@ -49,9 +51,14 @@ pub(super) struct List {
 pub(super) struct Publish {
     pub(super) name: String,
     pub(super) protocols: Protocols,
+    /// One address of the edge; `None` for every one.
+    pub(super) address: Option<IpAddr>,
+    /// Whether only unauthenticated sources get it.
+    pub(super) wan_only: bool,
     pub(super) ports: PortRange,
     pub(super) target: IpAddr,
     pub(super) target_ports: PortRange,
+    pub(super) masquerade: bool,
     /// Prefixes and `@NAME`s; empty for everyone.
     pub(super) allow: Vec<String>,
 }
@@ -92,8 +99,8 @@ pub(super) struct Inject {
     pub(super) upstream: String,
     pub(super) proxy_protocol: bool,
     pub(super) peer: String,
-    /// Empty for everyone.
-    pub(super) allow: Vec<IpNetwork>,
+    /// Prefixes and `@NAME`s; empty for everyone.
+    pub(super) allow: Vec<String>,
 }
 
 pub(super) struct Reach {
@@ -111,13 +118,18 @@ pub(super) const NO_KEY: &str = "PUT+THE+PUBLIC+KEY+OF+THE+OTHER+SIDE+HERE00=";
 
 impl Draft {
     pub(super) fn note(&mut self, kind: FindingKind, text: impl Into<String>) {
-        self.findings.push(Finding { at: None, kind, text: text.into() });
+        self.findings.push(Finding { at: None, column: None, kind, text: text.into() });
+    }
+
+    /// The texts of `gateway.toml` and `forwarder.toml`.
+    pub(super) fn texts(&self) -> (String, String) {
+        (self.edge.text(&self.lists), self.origin.text(&self.lists))
     }
 
     /// The texts, read back by the parsers that the daemons use; what does not pair up is one more
     /// finding.
     pub(super) fn finish(mut self) -> Result<Import, ImportError> {
-        let (gateway_text, forwarder_text) = (self.edge.text(&self.lists), self.origin.text());
+        let (gateway_text, forwarder_text) = self.texts();
         let contradiction = |errors: Vec<policy::ConfigError>, file: &str| match errors.into_iter().next() {
             Some(error) => ImportError::Contradiction { error: Box::new(error) },
             None => ImportError::NotWgQuick { file: file.to_owned(), part: "[Interface]" },
@@ -128,6 +140,9 @@ impl Draft {
         let origin = forwarder::parse(&origin).map_err(|errors| contradiction(errors, "forwarder.toml"))?;
         for warning in edge.warnings.iter().chain(&origin.warnings) {
             self.note(FindingKind::Assumed, warning.to_string());
+        }
+        for publish in &edge.publish {
+            self.note(FindingKind::Public, public(publish));
         }
         for finding in pairing(&edge, &origin) {
             self.note(FindingKind::NoCounterpart, finding.to_string());
@@ -155,6 +170,27 @@ impl Draft {
     }
 }
 
+/// A published port in one line: source, port, target.
+fn public(publish: &gateway::Publish) -> String {
+    let address = publish.address.map_or_else(|| "every address".to_owned(), |address| address.to_string());
+    let from = match &publish.allow {
+        AllowList::Any => "everyone".to_owned(),
+        AllowList::Only { prefixes, lists } => {
+            let prefixes = prefixes.iter().map(ToString::to_string);
+            prefixes.chain(lists.iter().map(|list| format!("@{list}"))).collect::<Vec<_>>().join(", ")
+        }
+    };
+    let protocols = publish.protocols.iter().map(|protocol| protocol.as_str()).collect::<Vec<_>>().join("+");
+    let targets = publish
+        .targets
+        .iter()
+        .map(|target| format!("{} of peer {:?}", with_ports(target.address, target.ports), target.peer))
+        .collect::<Vec<_>>()
+        .join(" and ");
+    let (name, ports) = (&publish.name, publish.ports);
+    format!("from {from} to {protocols}/{ports} of {address}, on to {targets}: publish {name:?}")
+}
+
 impl List {
     fn file_name(&self) -> String {
         format!("lists/{}.list", self.name)
@@ -176,11 +212,6 @@ impl Edge {
         self.peers.iter().filter(|peer| longest(peer).is_some()).max_by_key(longest)
     }
 
-    pub(super) fn is_lan(&self, prefix: IpNetwork) -> bool {
-        let mut lan = self.lan.iter();
-        lan.any(|lan| lan.prefix() <= prefix.prefix() && lan.contains(prefix.network()))
-    }
-
     fn text(&self, lists: &[List]) -> String {
         let mut text =
             String::from("# Written by `gatewayctl import`; read its findings before you use it.\n");
@@ -190,18 +221,15 @@ impl Edge {
         key("private_key_file", quoted(&self.key_file), &mut text);
         mtu(self.mtu, &mut text);
         table("[wan]", &mut text);
-        key("interface", quoted("eth0"), &mut text);
+        key("interface", quoted(&self.wan), &mut text);
         key("accept", "[]", &mut text);
         if !self.lan.is_empty() {
             table("[lan]", &mut text);
             key("prefixes", array(&self.lan), &mut text);
         }
         self.peers.iter().for_each(|peer| peer.write(&mut text));
-        for list in lists {
-            table("[[list]]", &mut text);
-            key("name", quoted(&list.name), &mut text);
-            key("file", quoted(list.file_name()), &mut text);
-        }
+        let used = self.publish.iter().flat_map(|publish| &publish.allow);
+        list_tables(used, lists, &mut text);
         self.publish.iter().for_each(|publish| publish.write(&mut text));
         self.allow.iter().for_each(|allow| allow.write(&mut text));
         text
@@ -224,8 +252,16 @@ impl Publish {
         table("[[publish]]", text);
         key("name", quoted(&self.name), text);
         key("protocol", protocols(self.protocols), text);
-        key("listen", quoted(self.ports), text);
+        let listen = match (self.address, self.wan_only) {
+            (Some(address), _) => with_ports(address, self.ports),
+            (None, true) => format!("wan:{}", self.ports),
+            (None, false) => self.ports.to_string(),
+        };
+        key("listen", quoted(listen), text);
         key("target", quoted(with_ports(self.target, self.target_ports)), text);
+        if self.masquerade {
+            key("source", quoted("masquerade"), text);
+        }
         if !self.allow.is_empty() {
             key("allow", array(&self.allow), text);
         }
@@ -252,7 +288,7 @@ impl Allow {
 }
 
 impl Origin {
-    fn text(&self) -> String {
+    fn text(&self, lists: &[List]) -> String {
         let mut text =
             String::from("# Written by `gatewayctl import`; read its findings before you use it.\n");
         table("[interface]", &mut text);
@@ -274,6 +310,7 @@ impl Origin {
                 key("private_key_file", quoted(key_file), &mut text);
             }
         }
+        list_tables(self.inject.iter().flat_map(|inject| &inject.allow), lists, &mut text);
         self.inject.iter().for_each(|inject| inject.write(&mut text));
         self.reach.iter().for_each(|reach| reach.write(&mut text));
         text
@@ -321,6 +358,16 @@ pub(super) fn with_ports(address: IpAddr, ports: PortRange) -> String {
     match address {
         IpAddr::V4(address) => format!("{address}:{ports}"),
         IpAddr::V6(address) => format!("[{address}]:{ports}"),
+    }
+}
+
+/// The `[[list]]` entries of lists that are used.
+fn list_tables<'a>(used: impl Iterator<Item = &'a String>, lists: &[List], text: &mut String) {
+    let used: BTreeSet<&str> = used.filter_map(|item| item.strip_prefix('@')).collect();
+    for list in lists.iter().filter(|list| used.contains(list.name.as_str())) {
+        table("[[list]]", text);
+        key("name", quoted(&list.name), text);
+        key("file", quoted(list.file_name()), text);
     }
 }
 

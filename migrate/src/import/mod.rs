@@ -6,11 +6,12 @@
 
 mod draft;
 mod mikrotik;
+mod netfilter;
 mod outcome;
 mod routeros;
 mod wg_quick;
 
-pub use mikrotik::mikrotik;
+pub use mikrotik::{Exports, mikrotik};
 pub use outcome::{Derive, Finding, FindingKind, Import, ImportError, KeyFile, ListFile, MAX_BYTES};
-pub use routeros::MAX_ENTRIES;
-pub use wg_quick::wg_quick;
+pub use routeros::{MAX_ENTRIES, decode};
+pub use wg_quick::{Role, WgQuickOptions, wg_quick};

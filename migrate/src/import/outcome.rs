@@ -7,7 +7,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 /// The largest text that is read, in bytes.
-pub const MAX_BYTES: usize = 4 << 20;
+pub const MAX_BYTES: usize = 16 << 20;
 
 /// What an import gives: two configurations that parse, the files they name, and what to know about
 /// them.
@@ -48,11 +48,13 @@ pub struct KeyFile {
 pub type Derive<'d> = &'d dyn Fn(&str) -> Option<PublicKey>;
 
 /// A remark about an imported line, or about a value that no line has; prints as `FILE:LINE: KIND:
-/// TEXT`.
+/// TEXT`, with the column after the line where one word is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The file as the caller named it, and the line from 1; `None` for a value that no line has.
     pub at: Option<(String, u32)>,
+    /// The column in characters from 1, where one word is meant.
+    pub column: Option<u32>,
     /// What to do about it.
     pub kind: FindingKind,
     /// One sentence.
@@ -74,6 +76,8 @@ pub enum FindingKind {
     Stays,
     /// The rule is in the configurations, under the name that is given.
     Carried,
+    /// A port that the internet reaches with these configurations: verify each.
+    Public,
 }
 
 /// Why nothing could be imported.
@@ -87,16 +91,44 @@ pub enum ImportError {
         /// Its size.
         bytes: usize,
     },
-    /// Two WireGuard interfaces with addresses in one network are the tunnel; there are none.
+    /// No two WireGuard interfaces show by any sign that they are one tunnel.
     #[error(
         "no tunnel between {edge} and {origin}: no WireGuard interface of the first router shares a network with one \
-         of the second; export both routers with /export, and give the edge's export first"
+         of the second, is named by its network=, or is held by its peer's allowed-address; export both routers with \
+         /export, and give the edge's export first"
     )]
     NoTunnel {
         /// The edge's file.
         edge: String,
         /// The origin's file.
         origin: String,
+    },
+    /// A file that is not text in an encoding that is known.
+    #[error("{at}: {what}")]
+    NotText {
+        /// The file, with line and column where there is one.
+        at: String,
+        /// What is wrong, and how to fix it.
+        what: &'static str,
+    },
+    /// Rules may be missing from what was read, or be in another order, so that what is carried
+    /// could let in more.
+    #[error(
+        "{at}: {text}; rules may be missing or in another order, so nothing is imported: give a whole /export"
+    )]
+    RulesHidden {
+        /// File, line and column.
+        at: String,
+        /// What is there.
+        text: String,
+    },
+    /// One export does not say what the other would.
+    #[error("{at}: {what}")]
+    Ambiguous {
+        /// The file, with line and column where there is one.
+        at: String,
+        /// What is not known, and how to fix it.
+        what: String,
     },
     /// A wg-quick file without a part that makes a tunnel.
     #[error("{file} has no {part}: this is not a wg-quick configuration")]
@@ -105,6 +137,26 @@ pub enum ImportError {
         file: String,
         /// `[Interface]` with an address, or `[Peer]`.
         part: &'static str,
+    },
+    /// A wg-quick file whose signs do not say whose it is.
+    #[error(
+        "{file} may be the edge's or the origin's; signs {signs}; say which with --role edge or --role origin"
+    )]
+    UnknownRole {
+        /// The file.
+        file: String,
+        /// What each end would have.
+        signs: String,
+    },
+    /// A value of the imported file that no configuration can have.
+    #[error("{file}:{line}: {why}")]
+    Refused {
+        /// The file.
+        file: String,
+        /// The line of the value.
+        line: u32,
+        /// What is wrong with it.
+        why: String,
     },
     /// The imported values contradict each other in a way that no configuration can say.
     #[error("the imported values contradict each other: {error}")]
@@ -125,6 +177,7 @@ impl FindingKind {
             Self::Replaced => "replaced",
             Self::Stays => "stays on the router",
             Self::Carried => "carried",
+            Self::Public => "becomes public",
         }
     }
 }
@@ -132,7 +185,9 @@ impl FindingKind {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some((file, line)) = &self.at {
-            write!(f, "{file}:{line}: ")?;
+            write!(f, "{file}:{line}:")?;
+            self.column.iter().try_for_each(|column| write!(f, "{column}:"))?;
+            f.write_str(" ")?;
         }
         write!(f, "{}: {}", self.kind.as_str(), self.text)
     }

@@ -37,7 +37,7 @@ add comment=defconf interface=ether1
 add address=192.168.1.2 comment="Raspberry Pi" mac-address=02:00:00:00:01:02
 add address=192.168.1.50 mac-address=02:00:00:00:01:50
 /ip firewall address-list
-add address=198.51.100.66 list=blacklist
+add address=198.51.100.166 list=blacklist
 add address=203.0.113.0/24 comment="the office" list=partners
 add address=198.51.100.0/25 list=partners
 /ip firewall filter

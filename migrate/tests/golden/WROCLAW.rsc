@@ -50,6 +50,10 @@ add action=accept chain=forward comment=MQTT dst-address=192.168.88.2 dst-port=\
     8883 in-interface=wg-kyiv protocol=tcp
 add action=accept chain=forward comment="NFS in Kyiv" dst-address=192.168.1.2 \
     dst-port=2049 out-interface=wg-kyiv protocol=tcp src-address=192.168.88.2
+add action=accept chain=forward comment=Transmission dst-address=192.168.1.2 \
+    dst-port=9091 out-interface=wg-kyiv protocol=tcp src-address=192.168.88.2
+add action=accept chain=forward comment="ping from Kyiv" in-interface=wg-kyiv \
+    protocol=icmp
 add action=accept chain=forward comment="LAN to internet" in-interface-list=LAN \
     out-interface-list=WAN
 add action=drop chain=forward

@@ -24,6 +24,7 @@ pub(super) fn everything(
     mtu(reader, interface, peers);
     peer_keys(reader, peers);
     injects(reader, inject);
+    upstreams(reader, inject, peers);
     reaches(reader, reach, peers, metrics);
 }
 
@@ -75,6 +76,22 @@ fn injects(reader: &Reader<'_>, inject: &[At<Inject>]) {
                 entry.at.clone(),
                 Problem::InjectClash { what, other: other.value.name.to_string() },
             );
+        }
+    }
+}
+
+/// The forwarder's addresses in the tunnel are on no interface of its machine, so that no program
+/// listens there.
+fn upstreams(reader: &Reader<'_>, inject: &[At<Inject>], peers: &[PeerAt]) {
+    let tunnel: Vec<IpNetwork> = peers.iter().flat_map(|peer| peer.value.address.clone()).collect();
+    for entry in inject {
+        for upstream in entry.value.upstreams.iter().filter(|upstream| upstream.is_within(&tunnel)) {
+            let name = &entry.value.name;
+            let message = format!(
+                "upstream {upstream} of inject {name:?} is in the tunnel's own network, where no program of this machine \
+                 listens: write 127.0.0.1 for a program here, or the LAN address of another machine"
+            );
+            reader.warn_at(entry.at.clone(), message);
         }
     }
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
+
 use crate::Host;
 
 /// One place that an injected flow may be carried to.
@@ -58,6 +60,19 @@ pub enum Check {
         /// The server name (SNI).
         name: Arc<str>,
     },
+}
+
+impl Upstream {
+    /// Whether it is an address of one of these networks.
+    #[must_use]
+    pub fn is_within(&self, networks: &[IpNetwork]) -> bool {
+        match self {
+            Self::Network { host: Host::Address(address), .. } => {
+                networks.iter().any(|network| network.contains(*address))
+            }
+            Self::Network { host: Host::Name(_), .. } | Self::Unix(_) => false,
+        }
+    }
 }
 
 impl UpstreamPort {

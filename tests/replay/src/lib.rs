@@ -6,6 +6,7 @@
 #![allow(clippy::panic, clippy::expect_used)]
 
 mod configuration;
+mod foreign;
 mod helper;
 mod offload;
 mod origin;
@@ -16,7 +17,7 @@ mod wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("split", offload::split),
     ("coalesce", offload::coalesce),
     ("virtio_header", offload::virtio_header),
@@ -30,6 +31,7 @@ pub const TARGETS: [Target; 13] = [
     ("upstream", origin::upstream),
     ("fragments", origin::fragments),
     ("helper_request", helper::helper_request),
+    ("routeros", foreign::routeros),
 ];
 
 /// Runs the target of that name.

@@ -1,54 +1,122 @@
-//! Two RouterOS exports, the edge's and the origin's, as both configurations.
+//! RouterOS exports of the edge, of the origin, or of both, as both configurations.
+//!
+//! Each step takes values and returns values: `routeros` reads the text, `router` and `rule` what
+//! it says, `walk` and `site` what the rules do with sets of flows, `published` and `private` what
+//! both routers let through, `carry` the entries, `verdicts` and `routing` what became of each
+//! command. What is carried is what certainly passed before: a condition that has no counterpart
+//! makes it less, never more.
 
-mod edge;
-mod origin;
+mod absent;
+mod carry;
+mod flows;
+mod lists;
+mod mixed;
+mod notes;
+mod pair;
+mod private;
+mod published;
+mod ranges;
 mod router;
 mod routing;
 mod rule;
+mod rules;
+mod site;
+mod uplinks;
+mod verdicts;
+mod walk;
 
 use ipnetwork::IpNetwork;
 
 use super::draft::{
     Draft, Edge, EdgePeer, NO_KEY, Names, Origin, OriginPeer, everywhere, is_everyone, key_file,
 };
-use super::outcome::{FindingKind, Import, ImportError};
+use super::outcome::{Derive, Finding, FindingKind, Import, ImportError};
 use policy::{PublicKey, Source};
 use router::{Link, LinkPeer, Router};
 
-/// Reads the `/export` of the edge's router and that of the origin's, RouterOS 7, and writes both
-/// configurations.
+/// The exports that there are; one of two may be a wg-quick file.
+#[derive(Clone, Copy)]
+pub enum Exports<'s> {
+    /// Of both ends.
+    Both {
+        /// The edge's, which has the public address.
+        edge: &'s Source<'s>,
+        /// The origin's, which dials.
+        origin: &'s Source<'s>,
+    },
+    /// Of the edge alone.
+    Edge(&'s Source<'s>),
+    /// Of the origin alone.
+    Origin(&'s Source<'s>),
+}
+
+/// Reads the `/export` of the edge's router, of the origin's, or both, RouterOS 7, and writes both
+/// configurations; the public keys of private keys that an export holds come from `derive`.
 ///
 /// # Errors
-/// [`ImportError`], when there is no tunnel between the two.
-pub fn mikrotik(edge: &Source<'_>, origin: &Source<'_>) -> Result<Import, ImportError> {
-    let mut edge = Router::read(edge)?;
-    let mut origin = Router::read(origin)?;
+/// [`ImportError`], when there is no tunnel in them, or rules may be missing from what was read.
+pub fn mikrotik(exports: &Exports<'_>, derive: Derive<'_>) -> Result<Import, ImportError> {
+    let (mut edge, mut origin, of_files) = routers(exports, derive)?;
     if edge.name == origin.name {
         edge.name.push_str("-edge");
         origin.name.push_str("-origin");
     }
-    let (near, far) = tunnel(&edge, &origin)
+    let (near, far, sign) = pair::tunnel(&edge, &origin, derive)
         .ok_or_else(|| ImportError::NoTunnel { edge: edge.file.clone(), origin: origin.file.clone() })?;
     let mut draft = begin(&edge, &near, &origin, &far);
+    if edge.is_given && origin.is_given {
+        let (near, far) = (&near.name, &far.name);
+        draft.note(
+            FindingKind::Assumed,
+            format!("{near} of {} and {far} of {} are one tunnel: {sign}", edge.file, origin.file),
+        );
+    }
+    if let Exports::Edge(_) = exports {
+        let text = "the origin's export was not given: what its own filters refuse is not known, and not refused here";
+        draft.note(FindingKind::Assumed, text);
+    }
     peers(&mut edge, &near, &mut draft, &origin.name);
     edges(&mut origin, &far, &mut draft, &edge.name, near.listen_port);
-    let mut names = Names::default();
-    edge::rules(&mut edge, &near, &mut draft, &mut names);
-    origin::rules(&mut origin, &far, &mut draft, &edge.name);
-    edge::assumptions(&edge, &near, &mut draft);
-    draft.findings.splice(0..0, edge.ledger().into_iter().chain(origin.ledger()));
+    rules::carry(&mut edge, &near, &mut origin, &far, &mut draft);
+    routing::settle(&mut edge, &near, &draft);
+    routing::settle(&mut origin, &far, &draft);
+    rules::assumptions(&edge, &near, &mut draft);
+    draft.findings.splice(0..0, of_files.into_iter().chain(edge.ledger()).chain(origin.ledger()));
     draft.finish()
 }
 
-/// The WireGuard interfaces, one of each router, whose addresses lie in one network.
-fn tunnel(edge: &Router, origin: &Router) -> Option<(Link, Link)> {
-    let shares = |near: &Link, far: &Link| {
-        near.address
-            .iter()
-            .any(|near| far.address.iter().any(|far| near.contains(far.ip()) && near.ip() != far.ip()))
-    };
-    let mut pairs = edge.links.iter().flat_map(|near| origin.links.iter().map(move |far| (near, far)));
-    pairs.find(|(near, far)| shares(near, far)).map(|(near, far)| (near.clone(), far.clone()))
+/// Both routers, and what became of the lines of files that are no exports.
+fn routers(exports: &Exports<'_>, derive: Derive<'_>) -> Result<(Router, Router, Vec<Finding>), ImportError> {
+    match exports {
+        Exports::Both { edge, origin } => match (mixed::is_wg_quick(edge), mixed::is_wg_quick(origin)) {
+            (false, false) => Ok((Router::read(edge)?, Router::read(origin)?, Vec::new())),
+            (true, false) => {
+                let (edge, findings) = mixed::edge(edge, derive)?;
+                Ok((edge, Router::read(origin)?, findings))
+            }
+            (false, true) => {
+                let (origin, findings) = mixed::origin(origin, derive)?;
+                Ok((Router::read(edge)?, origin, findings))
+            }
+            (true, true) => Err(no_router(edge)),
+        },
+        Exports::Edge(edge) => {
+            let edge =
+                if mixed::is_wg_quick(edge) { return Err(no_router(edge)) } else { Router::read(edge)? };
+            let origin = absent::origin(&edge, derive)?;
+            Ok((edge, origin, Vec::new()))
+        }
+        Exports::Origin(origin) if mixed::is_wg_quick(origin) => Err(no_router(origin)),
+        Exports::Origin(origin) => {
+            let origin = Router::read(origin)?;
+            Ok((absent::edge(&origin, derive)?, origin, Vec::new()))
+        }
+    }
+}
+
+fn no_router(source: &Source<'_>) -> ImportError {
+    let what = "a wg-quick file and no export of a router: use `gatewayctl import wg-quick`".to_owned();
+    ImportError::Ambiguous { at: source.name.display().to_string(), what }
 }
 
 fn begin(edge: &Router, near: &Link, origin: &Router, far: &Link) -> Draft {
@@ -57,6 +125,7 @@ fn begin(edge: &Router, near: &Link, origin: &Router, far: &Link) -> Draft {
         address: near.address.clone(),
         listen_port: near.listen_port,
         mtu: near.mtu,
+        wan: "eth0".to_owned(),
         lan: Vec::new(),
         peers: Vec::new(),
         publish: Vec::new(),
@@ -79,7 +148,7 @@ fn begin(edge: &Router, near: &Link, origin: &Router, far: &Link) -> Draft {
 
 /// The private key of an interface, or that it is missing.
 fn own_key(router: &Router, link: &Link, file: &str, draft: &mut Draft) {
-    let line = router.entry(link.index).map_or(0, |entry| entry.line);
+    let line = router.place(link.index).line;
     match router.entry(link.index).and_then(|entry| entry.value("private-key")) {
         Some(key) => draft.keys.push(key_file(file, key)),
         None => {
@@ -89,8 +158,16 @@ fn own_key(router: &Router, link: &Link, file: &str, draft: &mut Draft) {
                  configuration",
                 link.name
             );
-            draft.findings.push(router.finding(line, FindingKind::Missing, text));
+            missing(router, line, text, draft);
         }
+    }
+}
+
+/// A value that an export does not hold; without a place where no export was given.
+fn missing(router: &Router, line: u32, text: String, draft: &mut Draft) {
+    match router.is_given {
+        true => draft.findings.push(router.finding(line, FindingKind::Missing, text)),
+        false => draft.note(FindingKind::Missing, text),
     }
 }
 
@@ -99,9 +176,9 @@ fn public_key(router: &Router, peer: &LinkPeer, draft: &mut Draft) -> String {
     let entry = router.entry(peer.index);
     let key = entry.and_then(|entry| entry.value("public-key")).and_then(|key| key.parse::<PublicKey>().ok());
     key.map(|key| key.to_string()).unwrap_or_else(|| {
-        let line = entry.map_or(0, |entry| entry.line);
-        let text = format!("the public key of peer {}: replace {NO_KEY:?}", peer.name);
-        draft.findings.push(router.finding(line, FindingKind::Missing, text));
+        let line = router.place(peer.index).line;
+        let name = peer.name.as_deref().unwrap_or("of the other end");
+        missing(router, line, format!("the public key of peer {name}: replace {NO_KEY:?}"), draft);
         NO_KEY.to_owned()
     })
 }
@@ -115,6 +192,12 @@ fn preshared(router: &Router, peer: &LinkPeer, name: &str, draft: &mut Draft) ->
     Some(file)
 }
 
+/// What a peer is called: by its name, else by its comment.
+fn peer_name<'r>(router: &'r Router, peer: &'r LinkPeer) -> &'r str {
+    let comment = || router.entry(peer.index).and_then(|entry| entry.value("comment"));
+    peer.name.as_deref().or_else(comment).unwrap_or("peer")
+}
+
 /// The edge's peers: every peer of the tunnel's interface, the origin under its own name.
 fn peers(edge: &mut Router, near: &Link, draft: &mut Draft, origin: &str) {
     let far_hosts = draft.origin.address.clone();
@@ -124,7 +207,7 @@ fn peers(edge: &mut Router, near: &Link, draft: &mut Draft, origin: &str) {
         let is_origin =
             far_hosts.iter().any(|far| peer.allowed.iter().any(|prefix| prefix.contains(far.ip())))
                 && draft.edge.peers.iter().all(|known| known.name != origin);
-        let name = names.claim(if is_origin { origin } else { &peer.name }, "peer");
+        let name = names.claim(if is_origin { origin } else { peer_name(edge, &peer) }, "peer");
         let key = public_key(edge, &peer, draft);
         let taken: Vec<IpNetwork> =
             draft.edge.peers.iter().flat_map(|other| other.allowed_ips.clone()).collect();
@@ -171,8 +254,7 @@ fn edges(origin: &mut Router, far: &Link, draft: &mut Draft, edge: &str, edge_po
             origin.settle(link.index, kind, text);
             continue;
         };
-        let wanted = if is_main { edge } else { peer.name.as_str() };
-        let name = names.claim(wanted, "edge");
+        let name = names.claim(if is_main { edge } else { peer_name(origin, &peer) }, "edge");
         let public_key = public_key(origin, &peer, draft);
         if draft.origin.peers.iter().any(|other| other.public_key == public_key) || link.address.is_empty() {
             let text = format!("{}: its peer has no key, or the link no address, of its own", link.name);
@@ -226,7 +308,7 @@ fn opened(peer: &LinkPeer, origin: &Router, draft: &mut Draft, name: &str) -> Ve
     if peer.allowed.iter().any(|prefix| is_everyone(*prefix)) {
         return peer.allowed.clone();
     }
-    let line = origin.entry(peer.index).map_or(0, |entry| entry.line);
+    let line = origin.place(peer.index).line;
     let text = format!("peer {name:?} may send from every address, since published clients keep theirs");
     draft.findings.push(origin.finding(line, FindingKind::Assumed, text));
     everywhere()

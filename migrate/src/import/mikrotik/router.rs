@@ -1,4 +1,4 @@
-//! What one router's export says, apart from its rules, and what became of each of its commands.
+//! What one router's export says, apart from its rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,9 +7,12 @@ use ipnetwork::IpNetwork;
 use policy::prefix::is_private;
 use policy::{Source, prefix, text};
 
+use super::lists::{AddressLists, InterfaceLists};
+use super::ranges::{Family, Ranges, addresses};
+use super::uplinks::{Uplink, uplinks};
 use crate::import::draft::stem;
-use crate::import::outcome::{Finding, FindingKind, ImportError, MAX_BYTES};
-use crate::import::routeros::{self, Entry, Stray};
+use crate::import::outcome::{FindingKind, ImportError, MAX_BYTES};
+use crate::import::routeros::{self, Entry, Place, Stray};
 
 pub(super) struct Router {
     pub(super) file: String,
@@ -17,21 +20,32 @@ pub(super) struct Router {
     pub(super) links: Vec<Link>,
     pub(super) peers: Vec<LinkPeer>,
     /// Interfaces of the WAN.
-    pub(super) wan: BTreeSet<String>,
-    entries: Vec<Entry>,
-    strays: Vec<Stray>,
-    settled: Vec<Vec<(FindingKind, String)>>,
+    pub(super) wan: Vec<Uplink>,
+    pub(super) own: Vec<Own>,
+    pub(super) interface_lists: InterfaceLists,
+    pub(super) address_lists: AddressLists,
+    pub(super) entries: Vec<Entry>,
+    pub(super) strays: Vec<Stray>,
+    pub(super) settled: Vec<Vec<(FindingKind, String)>>,
+    interfaces: BTreeMap<String, u128>,
+    /// Interfaces that are on top of another, as VRRP is: upper and lower.
+    above: Vec<(u128, u128)>,
+    /// Whether the export is the operator's, and not made up for a router that was not given.
+    pub(super) is_given: bool,
 }
 
 /// A WireGuard interface.
 #[derive(Clone)]
 pub(super) struct Link {
     pub(super) index: usize,
+    pub(super) id: u128,
     pub(super) name: String,
     pub(super) listen_port: u16,
     pub(super) mtu: Option<u16>,
     /// Own addresses with the length of their network.
     pub(super) address: Vec<IpNetwork>,
+    /// What `network=` names next to a single address: the other end.
+    pub(super) others: Vec<IpNetwork>,
 }
 
 /// A peer of a WireGuard interface.
@@ -39,19 +53,17 @@ pub(super) struct Link {
 pub(super) struct LinkPeer {
     pub(super) index: usize,
     pub(super) link: String,
-    pub(super) name: String,
+    pub(super) name: Option<String>,
     pub(super) allowed: Vec<IpNetwork>,
     pub(super) endpoint: Option<String>,
     pub(super) keepalive: Option<u64>,
 }
 
-/// Where an interface name leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    Tunnel,
-    OtherTunnel,
-    Wan,
-    Lan,
+/// An own address.
+pub(super) struct Own {
+    pub(super) index: usize,
+    pub(super) interface: u128,
+    pub(super) address: IpNetwork,
 }
 
 impl Router {
@@ -61,17 +73,54 @@ impl Router {
             return Err(ImportError::TooLarge { file, bytes: source.text.len() });
         }
         let (entries, strays) = routeros::read(source);
-        let settled = entries.iter().map(|_| Vec::new()).collect();
-        let (name, wan) = (stem(source.name), wan(&entries));
-        let mut router =
-            Self { file, name, links: Vec::new(), peers: Vec::new(), wan, entries, strays, settled };
+        if let Some(stray) = strays.iter().find(|stray| stray.hides_rules) {
+            let at = format!("{file}:{}:{}", stray.at.line, stray.at.column);
+            return Err(ImportError::RulesHidden { at, text: stray.text.clone() });
+        }
+        if let Some((entry, what)) = entries.iter().find_map(|entry| Some((entry, out_of_order(entry)?))) {
+            let at = format!("{file}:{}:{}", entry.at.line, entry.at.column);
+            return Err(ImportError::RulesHidden { at, text: what });
+        }
+        let interfaces = interfaces(&entries);
+        let mut router = Self {
+            file,
+            name: stem(source.name),
+            links: Vec::new(),
+            peers: Vec::new(),
+            wan: Vec::new(),
+            own: Vec::new(),
+            interface_lists: InterfaceLists::of(&entries, &interfaces),
+            address_lists: AddressLists::of(&entries),
+            settled: entries.iter().map(|_| Vec::new()).collect(),
+            entries,
+            strays,
+            interfaces,
+            above: Vec::new(),
+            is_given: true,
+        };
+        router.own = router.own_addresses();
+        router.above = router.above();
         router.links = router.links();
         router.peers = router.peers();
+        router.wan = uplinks(&router);
         Ok(router)
     }
 
     pub(super) fn entry(&self, index: usize) -> Option<&Entry> {
         self.entries.get(index)
+    }
+
+    pub(super) fn place(&self, index: usize) -> Place {
+        self.entry(index).map(|entry| entry.at).unwrap_or_default()
+    }
+
+    /// The number of an interface of this name.
+    pub(super) fn interface(&self, name: &str) -> Option<u128> {
+        self.interfaces.get(name).copied()
+    }
+
+    pub(super) fn interface_name(&self, id: u128) -> &str {
+        self.interfaces.iter().find(|(_, known)| **known == id).map_or("?", |(name, _)| name)
     }
 
     /// The commands of a menu that are in force, by their number.
@@ -82,28 +131,45 @@ impl Router {
             .filter(move |(_, entry)| entry.is(menu, "add") && !entry.is_disabled())
     }
 
+    fn own_addresses(&self) -> Vec<Own> {
+        let entries = self.of("ip address").chain(self.of("ipv6 address"));
+        let own = entries.filter_map(|(index, entry)| {
+            let interface = self.interface(entry.value("interface")?)?;
+            Some(Own { index, interface, address: text::prefix(entry.value("address")?)? })
+        });
+        own.collect()
+    }
+
+    /// VRRP and MAC-VLAN interfaces receive what is sent on the one below.
+    fn above(&self) -> Vec<(u128, u128)> {
+        let entries = self.of("interface vrrp").chain(self.of("interface macvlan"));
+        let pairs = entries.filter_map(|(_, entry)| {
+            Some((self.interface(entry.value("name")?)?, self.interface(entry.value("interface")?)?))
+        });
+        pairs.collect()
+    }
+
     fn links(&self) -> Vec<Link> {
         let link = |(index, entry): (usize, &Entry)| {
             let name = entry.value("name")?.to_owned();
-            let on_it = |address: &Entry| address.value("interface") == Some(&name);
-            let addresses = self.of("ip address").chain(self.of("ipv6 address"));
-            let own = addresses.filter(|(_, entry)| on_it(entry)).map(|(_, entry)| entry);
-            let address = own.filter_map(|entry| text::prefix(entry.value("address")?)).collect();
+            let id = self.interface(&name)?;
+            let own: Vec<&Own> = self.own.iter().filter(|own| own.interface == id).collect();
+            let others = own.iter().filter_map(|own| {
+                let network = text::prefix(self.entry(own.index)?.value("network")?)?;
+                (prefix::host(own.address).is_some() && network.ip() != own.address.ip()).then_some(network)
+            });
+            let (others, address) = (others.collect(), own.iter().map(|own| own.address).collect());
             let listen_port = entry.value("listen-port").and_then(text::port).unwrap_or(13_231);
             let mtu = entry.value("mtu").and_then(|mtu| mtu.parse().ok()).filter(|&mtu: &u16| mtu >= 576);
-            Some(Link { index, name, listen_port, mtu, address })
+            Some(Link { index, id, name, listen_port, mtu, address, others })
         };
         self.of("interface wireguard").filter_map(link).collect()
     }
 
     fn peers(&self) -> Vec<LinkPeer> {
         let peer = |(index, entry): (usize, &Entry)| {
-            let mut allowed: Vec<IpNetwork> = entry
-                .list("allowed-address")
-                .into_iter()
-                .filter_map(text::prefix)
-                .map(prefix::network)
-                .collect();
+            let prefixes = entry.list("allowed-address").into_iter().filter_map(text::prefix);
+            let mut allowed: Vec<IpNetwork> = prefixes.map(prefix::network).collect();
             allowed.sort_unstable();
             allowed.dedup();
             let host = entry.value("endpoint-address").filter(|host| text::host(host).is_some());
@@ -112,7 +178,10 @@ impl Router {
                 true => format!("[{host}]:{port}"),
                 false => format!("{host}:{port}"),
             });
-            let name = entry.value("name").or_else(|| entry.value("comment")).unwrap_or("peer").to_owned();
+            // A responder never dials, whatever endpoint it knows.
+            let endpoint = endpoint.filter(|_| !matches!(entry.value("responder"), Some("yes" | "true")));
+            let endpoint = endpoint.filter(|_| !matches!(entry.value("is-responder"), Some("yes" | "true")));
+            let name = entry.value("name").map(str::to_owned);
             let link = entry.value("interface")?.to_owned();
             let keepalive = entry.value("persistent-keepalive").and_then(seconds);
             Some(LinkPeer { index, link, name, allowed, endpoint, keepalive })
@@ -120,141 +189,130 @@ impl Router {
         self.of("interface wireguard peers").filter_map(peer).collect()
     }
 
-    /// Networks of interfaces that are neither WAN nor WireGuard, IPv4 ones that are private and
-    /// IPv6 ones that are unique-local; with the command that says so.
-    pub(super) fn lan(&self) -> Vec<(usize, IpNetwork)> {
-        let local = |interface: &str| {
-            !self.wan.contains(interface) && self.links.iter().all(|link| link.name != interface)
-        };
-        let addresses = self.of("ip address").chain(self.of("ipv6 address"));
-        let inside = addresses.filter(|(_, entry)| entry.value("interface").is_some_and(local));
-        let networks = inside.filter_map(|(index, entry)| {
-            Some((index, prefix::network(text::prefix(entry.value("address")?)?)))
-        });
-        networks.filter(|(_, network)| is_private(*network)).collect()
+    /// Private networks of interfaces that are neither the WAN's nor tunnels; with the command that
+    /// says so and the interface.
+    pub(super) fn lan(&self) -> impl Iterator<Item = (&Own, IpNetwork)> {
+        let inside = self.own.iter().filter(|own| self.is_inside(own.interface));
+        let networks = inside.map(|own| (own, prefix::network(own.address)));
+        networks.filter(|(_, network)| is_private(*network))
     }
 
-    /// Where an interface or an interface list leads; `None` when its members lead to different
-    /// sides.
-    pub(super) fn side(&self, tunnel: &Link, name: &str, is_list: bool) -> Option<Side> {
-        if !is_list {
-            return Some(self.side_of_one(tunnel, name));
-        }
-        let members = self.of("interface list member").filter(|(_, entry)| entry.value("list") == Some(name));
-        let mut sides =
-            members.filter_map(|(_, entry)| Some(self.side_of_one(tunnel, entry.value("interface")?)));
-        let first = sides.next().or_else(|| (name == "WAN").then_some(Side::Wan))?;
-        sides.all(|side| side == first).then_some(first)
+    /// Whether an interface is neither the WAN's nor a tunnel.
+    pub(super) fn is_inside(&self, id: u128) -> bool {
+        self.wan.iter().all(|uplink| uplink.id != id) && !self.tunnels().contains(&id)
     }
 
-    fn side_of_one(&self, tunnel: &Link, name: &str) -> Side {
-        if name == tunnel.name {
-            Side::Tunnel
-        } else if self.links.iter().any(|link| link.name == name) {
-            Side::OtherTunnel
-        } else if self.wan.contains(name) {
-            Side::Wan
-        } else {
-            Side::Lan
-        }
+    /// Interfaces that lead to other sites.
+    pub(super) fn tunnels(&self) -> BTreeSet<u128> {
+        const KINDS: [&str; 12] = [
+            "wireguard",
+            "gre",
+            "gre6",
+            "ipip",
+            "ipipv6",
+            "eoip",
+            "eoipv6",
+            "6to4",
+            "zerotier",
+            "ovpn-client",
+            "l2tp-client",
+            "vxlan",
+        ];
+        let is_kind = |menu: &str| menu.strip_prefix("interface ").is_some_and(|kind| KINDS.contains(&kind));
+        let made = self.entries.iter().filter(|entry| entry.command == "add" && is_kind(&entry.menu));
+        made.filter_map(|entry| self.interface(entry.value("name")?)).collect()
     }
 
-    /// The prefixes of an address list, and whether something in it is not a prefix.
-    pub(super) fn address_list(&self, name: &str) -> (Vec<IpNetwork>, bool) {
-        let entries = self.of("ip firewall address-list").chain(self.of("ipv6 firewall address-list"));
-        let (mut prefixes, mut unreadable) = (BTreeSet::new(), false);
-        for (_, entry) in entries.filter(|(_, entry)| entry.value("list") == Some(name)) {
-            match entry.value("address").and_then(text::prefix) {
-                Some(prefix) => drop(prefixes.insert(prefix::network(prefix))),
-                None => unreadable = true,
-            }
-        }
-        (prefixes.into_iter().collect(), unreadable)
+    /// The networks whose hosts are reached by an interface.
+    pub(super) fn direct_networks(&self, interface: u128, family: Family) -> Ranges {
+        addresses(self.own.iter().filter(|own| own.interface == interface).map(|own| &own.address), family)
+    }
+
+    /// The networks whose packets may arrive by an interface.
+    pub(super) fn networks(&self, interface: u128, family: Family) -> Ranges {
+        let lower = self.above.iter().filter(|(upper, _)| *upper == interface).map(|(_, lower)| *lower);
+        let on: Vec<u128> = lower.chain([interface]).collect();
+        let own = self.own.iter().filter(|own| on.contains(&own.interface));
+        addresses(own.map(|own| &own.address), family)
+    }
+
+    /// The router's own addresses.
+    pub(super) fn own(&self, family: Family) -> Ranges {
+        let hosts: Vec<IpNetwork> = self.own.iter().map(|own| IpNetwork::from(own.address.ip())).collect();
+        addresses(&hosts, family)
+    }
+
+    /// Interfaces that have addresses of the family and are neither the WAN's nor tunnels.
+    pub(super) fn inside(&self, family: Family) -> BTreeSet<u128> {
+        let lan = self.lan().filter(|(own, _)| Family::of(own.address.is_ipv4()) == family);
+        let direct: BTreeSet<u128> = lan.map(|(own, _)| own.interface).collect();
+        let upper = self.above.iter().filter(|(_, lower)| direct.contains(lower)).map(|(upper, _)| *upper);
+        direct.iter().copied().chain(upper).collect()
+    }
+
+    /// Whether a command refuses everything that no rule before it let pass.
+    pub(super) fn is_last_drop(&self, index: usize) -> bool {
+        let shown = ["action", "chain", "comment", "log", "log-prefix", "disabled"];
+        self.entry(index).is_some_and(|entry| {
+            entry.value("action") == Some("drop")
+                && entry.values().all(|value| shown.contains(&value.key.as_str()))
+        })
     }
 
     /// Records what a command became; a command may become several things.
-    pub(super) fn settle(&mut self, index: usize, kind: FindingKind, text: String) {
-        if let Some(notes) = self.settled.get_mut(index) {
+    pub(super) fn settle(&mut self, index: usize, kind: FindingKind, text: impl Into<String>) {
+        let text = text.into();
+        if let Some(notes) = self.settled.get_mut(index)
+            && !notes.contains(&(kind, text.clone()))
+        {
             notes.push((kind, text));
         }
     }
-
-    pub(super) fn finding(&self, line: u32, kind: FindingKind, text: String) -> Finding {
-        Finding { at: Some((self.file.clone(), line)), kind, text }
-    }
-
-    /// What became of every command, in the order of the export; a menu that has nothing to do with
-    /// tunnels is one line.
-    pub(super) fn ledger(&self) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        let mut quiet: BTreeMap<&str, (u32, usize)> = BTreeMap::new();
-        for (entry, notes) in self.entries.iter().zip(&self.settled) {
-            if notes.is_empty() && !entry.is_disabled() && !concerns_traffic(entry) {
-                let (_, count) = quiet.entry(&entry.menu).or_insert((entry.line, 0));
-                *count += 1;
-            }
-            for (kind, text) in notes {
-                findings.push(self.finding(entry.line, *kind, text.clone()));
-            }
-            if notes.is_empty() && entry.is_disabled() {
-                let text = format!("disabled, so left out: {}", entry.summary());
-                findings.push(self.finding(entry.line, FindingKind::Stays, text));
-            } else if notes.is_empty() && concerns_traffic(entry) {
-                findings.push(self.finding(entry.line, FindingKind::NoCounterpart, entry.summary()));
-            }
-        }
-        for (menu, (line, count)) in quiet {
-            let text = format!("/{menu}: {count} commands, the first of them here");
-            findings.push(self.finding(line, FindingKind::Stays, text));
-        }
-        for stray in &self.strays {
-            let text = format!("not a command of an export: {}", stray.text);
-            findings.push(self.finding(stray.line, FindingKind::NoCounterpart, text));
-        }
-        findings.sort_by_key(|finding| finding.at.as_ref().map(|(_, line)| *line));
-        findings
-    }
 }
 
-/// The menu's commands, copied, so that they can be settled while they are read.
-pub(super) fn commands(router: &Router, menu: &str) -> Vec<(usize, Entry)> {
-    router.of(menu).map(|(index, entry)| (index, entry.clone())).collect()
-}
+/// Menus whose commands decide in the order in which they are written.
+const ORDERED: [&str; 8] = [
+    "ip firewall filter",
+    "ip firewall nat",
+    "ip firewall raw",
+    "ip firewall address-list",
+    "ipv6 firewall filter",
+    "ipv6 firewall nat",
+    "ipv6 firewall raw",
+    "ipv6 firewall address-list",
+];
 
-/// Menus whose every command must be accounted for.
-fn concerns_traffic(entry: &Entry) -> bool {
-    const MENUS: [&str; 7] = [
-        "ip firewall",
-        "ipv6 firewall",
-        "ip route",
-        "ipv6 route",
-        "routing rule",
-        "routing table",
-        "interface wireguard",
-    ];
-    MENUS.iter().any(|menu| entry.menu.starts_with(menu)) && entry.command != "set"
-}
-
-/// Interfaces of the list `WAN`, of default routes, and those that masquerade.
-fn wan(entries: &[Entry]) -> BTreeSet<String> {
-    let adds = || entries.iter().filter(|entry| entry.command == "add" && !entry.is_disabled());
-    let in_list =
-        adds().filter(|entry| entry.menu == "interface list member" && entry.value("list") == Some("WAN"));
-    let in_list = in_list.filter_map(|entry| entry.value("interface"));
-    let hidden =
-        adds().filter(|entry| entry.menu == "ip firewall nat" && entry.value("action") == Some("masquerade"));
-    let hidden = hidden.filter_map(|entry| entry.value("out-interface"));
-    let is_link = |name: &str| {
-        adds().any(|entry| entry.menu == "interface wireguard" && entry.value("name") == Some(name))
+/// A command that moves or changes rules, which an export never holds.
+fn out_of_order(entry: &Entry) -> Option<String> {
+    let is_ordered = ORDERED.contains(&&*entry.menu);
+    let what = match entry.command.as_str() {
+        "add" => entry.values().find(|value| value.key == "place-before").map(|_| "place-before")?,
+        "set" => "set",
+        "remove" => "remove",
+        "enable" => "enable",
+        "disable" => "disable",
+        "move" => "move",
+        _ => return None,
     };
-    let clients =
-        adds().filter(|entry| matches!(entry.menu.as_str(), "ip dhcp-client" | "interface pppoe-client"));
-    let clients = clients.filter_map(|entry| match entry.menu.as_str() {
-        "ip dhcp-client" => entry.value("interface"),
-        _ => entry.value("name"),
-    });
-    let all = in_list.chain(hidden).chain(clients);
-    all.filter(|name| !is_link(name) && !name.starts_with('!')).map(str::to_owned).collect()
+    let text = format!(
+        "{what} in /{} changes the order or the rules, so this is a script and no export",
+        entry.menu
+    );
+    is_ordered.then_some(text)
+}
+
+/// Every interface that is named anywhere, numbered.
+fn interfaces(entries: &[Entry]) -> BTreeMap<String, u128> {
+    let mut names = BTreeSet::new();
+    for entry in entries {
+        let is_interface = entry.menu.starts_with("interface ") && &*entry.menu != "interface list";
+        let keys = ["interface", "in-interface", "out-interface", "bridge"];
+        let named = keys.iter().filter_map(|key| entry.value(key));
+        let own = entry.value("name").filter(|_| is_interface);
+        let all = named.chain(own).map(|name| name.trim_start_matches('!'));
+        names.extend(all.map(str::to_owned));
+    }
+    (1..).zip(names).map(|(number, name)| (name, number)).collect()
 }
 
 /// `25`, `25s`, `1m30s` or `00:00:25`, as 1 to 65,535 seconds.

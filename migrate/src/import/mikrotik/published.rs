@@ -1,0 +1,420 @@
+//! What the edge's dst-nat rules publish: the flows that both routers let through, as services.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::flows::{Flow, Flows, TCP, UDP};
+use super::ranges::{Family, Ranges};
+use super::router::Router;
+use super::rule::Rule;
+use super::site::{Site, pieces};
+use super::uplinks::is_unroutable;
+use policy::{PortRange, Protocol};
+
+/// A port that is published, before it has a name.
+pub(super) struct Service {
+    /// The command of the dst-nat that comes first.
+    pub(super) index: usize,
+    /// Further dst-nats that lead a part of it the same way.
+    pub(super) others: BTreeSet<usize>,
+    pub(super) protocol: Protocol,
+    /// The only public address that has it.
+    pub(super) bound: Option<u128>,
+    pub(super) ports: PortRange,
+    pub(super) sources: Ranges,
+    /// Public addresses that must not have it.
+    pub(super) except: Vec<u128>,
+    pub(super) way: Way,
+    /// Commands of the edge and of the origin that refuse a part of its flows, or may.
+    pub(super) refused_by: [BTreeSet<usize>; 2],
+    /// Commands of the edge and of the origin that let its flows pass.
+    pub(super) passed_by: [BTreeSet<usize>; 2],
+}
+
+/// Where a service leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Way {
+    /// Where the edge sends it.
+    pub(super) target: u128,
+    pub(super) moved: i64,
+    /// Whether the origin sees the edge's address instead of the client's.
+    pub(super) is_hidden: bool,
+    /// What gets it at the origin; `None` when that is the target.
+    pub(super) upstream: Option<u128>,
+    pub(super) upstream_moved: i64,
+    /// Whether the target is behind the origin whose export was read.
+    pub(super) is_ours: bool,
+}
+
+/// Why a dst-nat is not carried.
+pub(super) enum Refusal {
+    /// Its command, and why.
+    Rule(usize, String),
+    /// Its target is behind no peer.
+    Elsewhere(usize, u128),
+}
+
+/// Represents every public address that the export does not name.
+pub(super) const ANY_OTHER: u128 = 1;
+
+/// Who is behind the tunnel.
+pub(super) struct Behind {
+    /// The edge's own addresses in the tunnel.
+    pub(super) edge: Ranges,
+    /// What is behind the origin.
+    pub(super) origin: Ranges,
+    /// What is behind any peer.
+    pub(super) peers: Ranges,
+}
+
+/// Flows that one dst-nat takes and both routers let through, as they arrived by the WAN.
+struct Piece {
+    index: usize,
+    flow: Flow,
+    refused_by: [BTreeSet<usize>; 2],
+    passed_by: [BTreeSet<usize>; 2],
+}
+
+/// The services, and the rules that make none.
+pub(super) fn services(edge: &Site<'_>, origin: &Site<'_>, behind: &Behind) -> (Vec<Service>, Vec<Refusal>) {
+    let start = from_the_wan(edge);
+    let tracked = edge.tracked(&start, true);
+    let (taken, _) = edge.translated(&tracked.flows, true);
+    let mut groups: BTreeMap<Way, Vec<Piece>> = BTreeMap::new();
+    let mut refusals = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (at, flows) in &taken {
+        let Some((rule, _)) = edge.translation(*at) else { continue };
+        seen.insert(rule.index);
+        if let Some(refusal) = unpublishable(rule, behind) {
+            refusals.push(refusal);
+            continue;
+        }
+        let mut path = Path { edge, origin, behind, raw: &tracked.refused_by, groups: &mut groups };
+        if !path.follow(*at, flows) {
+            refusals.push(Refusal::Rule(rule.index, refused_everywhere(rule)));
+        }
+    }
+    for rule in edge.nat.iter().filter(|rule| !seen.contains(&rule.index) && translates(rule)) {
+        refusals.push(Refusal::Rule(rule.index, not_reached(edge.router, rule)));
+    }
+    let mut services: Vec<Service> =
+        groups.into_iter().flat_map(|(way, pieces)| of_one_way(way, &pieces, &start)).collect();
+    services.sort_by_key(|service| (service.index, service.ports, service.bound));
+    (services, refusals)
+}
+
+/// Everything that can arrive by the WAN for one of its addresses.
+fn from_the_wan(edge: &Site<'_>) -> Flows {
+    let family = edge.family;
+    let mut all = Flows::empty();
+    let mut own_of_all = Ranges::empty();
+    let arriving = |arrives: Ranges, destinations: Ranges| Flow {
+        arrives,
+        leaves: Ranges::all(),
+        protocols: Ranges::one(TCP).or(&Ranges::one(UDP)),
+        sources: family.everyone(),
+        destinations,
+        ports: Ranges::of(1, 65_535),
+    };
+    for uplink in &edge.router.wan {
+        let own = edge.router.own.iter().filter(|own| own.interface == uplink.id);
+        let own = own.map(|own| super::ranges::number(own.address.ip())).filter(|(of, _)| *of == family);
+        let own = Ranges::union_of(own.map(|(_, number)| (number, number)).collect());
+        all.add(Flows::of(arriving(Ranges::one(uplink.id), own.clone())));
+        own_of_all = own_of_all.or(&own);
+    }
+    let every = edge.router.wan.iter().map(|uplink| (uplink.id, uplink.id)).collect();
+    let others = named(&edge.nat, family).or(&Ranges::one(ANY_OTHER)).minus(&own_of_all);
+    all.add(Flows::of(arriving(Ranges::union_of(every), others)));
+    all
+}
+
+/// Public addresses that rules name, so that each can be separated.
+fn named(rules: &[Rule], family: Family) -> Ranges {
+    let ranges = rules.iter().flat_map(|rule| rule.possible.destinations.iter());
+    let small = ranges.filter(|(first, last)| last - first < 64);
+    let all = Ranges::union_of(small.collect());
+    Ranges::union_of(
+        all.numbers().take(1_024).filter(|one| !is_unroutable(family, *one)).map(|one| (one, one)).collect(),
+    )
+}
+
+pub(super) fn translates(rule: &Rule) -> bool {
+    matches!(rule.action, super::rule::Action::Translate(_))
+}
+
+/// Why no part of a rule can be published, whatever the filters say.
+fn unpublishable(rule: &Rule, behind: &Behind) -> Option<Refusal> {
+    let refused = |text: &str| Some(Refusal::Rule(rule.index, text.to_owned()));
+    let super::rule::Action::Translate(translation) = &rule.action else { return None };
+    let Some((first, last)) = translation.to else { return refused("no to-addresses that can be read") };
+    if first == last && !behind.peers.contains(first) {
+        return Some(Refusal::Elsewhere(rule.index, first));
+    }
+    if translation.mapped.is_none() && first != last {
+        return refused("no single to-addresses");
+    }
+    let both = Ranges::one(TCP).or(&Ranges::one(UDP));
+    if rule.possible.protocols.covers(&both) {
+        return refused("no protocol tcp or udp: write a rule for each port");
+    }
+    if rule.possible.ports.covers(&Ranges::of(1, 65_535)) {
+        return refused("every port: list those that are used");
+    }
+    None
+}
+
+/// Why a dst-nat takes nothing that arrives by the WAN.
+fn not_reached(router: &Router, rule: &Rule) -> String {
+    let every = Ranges::union_of(router.wan.iter().map(|uplink| (uplink.id, uplink.id)).collect());
+    if let Some(doubt) = rule.doubts.first() {
+        return doubt.clone();
+    }
+    if router.wan.is_empty() {
+        return "no interface of this export is the WAN's by any sign (list WAN, DHCP or PPPoE client, masquerade, default \
+                route, public address), so nothing is public"
+            .to_owned();
+    }
+    if !rule.possible.arrives.meets(&every) {
+        return "not about packets from the WAN".to_owned();
+    }
+    "no packet from the WAN gets to it: its destination is private, or earlier rules take everything"
+        .to_owned()
+}
+
+/// Why nothing of a dst-nat passes both routers.
+fn refused_everywhere(rule: &Rule) -> String {
+    let passes = "no packet of it is sure to pass both routers: see the rules that refuse it or may";
+    rule.doubts.first().cloned().unwrap_or_else(|| passes.to_owned())
+}
+
+struct Path<'p, 'r> {
+    edge: &'p Site<'r>,
+    origin: &'p Site<'r>,
+    behind: &'p Behind,
+    raw: &'p BTreeSet<usize>,
+    groups: &'p mut BTreeMap<Way, Vec<Piece>>,
+}
+
+impl Path<'_, '_> {
+    /// Whether any flow that a dst-nat takes gets through.
+    fn follow(&mut self, at: usize, flows: &Flows) -> bool {
+        let Some((rule, translation)) = self.edge.translation(at) else { return false };
+        let index = rule.index;
+        let before = self.before(at);
+        let mut any = false;
+        for (flow, target, moved) in pieces(flows, translation) {
+            if !self.behind.peers.contains(target) {
+                continue;
+            }
+            let there = Flow {
+                destinations: Ranges::one(target),
+                ports: flow.ports.moved(moved),
+                leaves: Ranges::one(self.edge.link.id),
+                ..flow.clone()
+            };
+            let found = self.edge.through("forward", &Flows::of(there), true);
+            let (kept, hidden) = self.edge.sources_after(&found.flows, &self.behind.edge, true);
+            for (passed, is_hidden) in [(kept, false), (hidden, true)] {
+                for passed in passed.iter() {
+                    let way = Way { target, moved, is_hidden, ..Way::default() };
+                    let refused: BTreeSet<usize> =
+                        found.refused_by.iter().chain(self.raw).chain(&before).copied().collect();
+                    any |= self.at_the_origin(&flow, passed, way, index, [&refused, &found.passed_by]);
+                }
+            }
+        }
+        any
+    }
+
+    /// Commands before a dst-nat that take a part of its flows.
+    fn before(&self, at: usize) -> BTreeSet<usize> {
+        let Some(rule) = self.edge.nat.get(at) else { return BTreeSet::new() };
+        let earlier = self.edge.nat.iter().take(at).filter(|earlier| {
+            earlier.chain == rule.chain
+                && earlier.action != super::rule::Action::Continue
+                && earlier.possible.and(&rule.possible).is_some()
+        });
+        earlier.map(|earlier| earlier.index).collect()
+    }
+
+    fn at_the_origin(
+        &mut self,
+        flow: &Flow,
+        passed: &Flow,
+        way: Way,
+        index: usize,
+        [refused, passed_by]: [&BTreeSet<usize>; 2],
+    ) -> bool {
+        let is_ours = self.behind.origin.contains(way.target);
+        let way = Way { is_ours, ..way };
+        if !is_ours {
+            let none = BTreeSet::new();
+            let by = [[refused.clone(), none.clone()], [passed_by.clone(), none]];
+            self.collect(way, index, flow, passed.clone(), by);
+            return true;
+        }
+        let mut arriving = passed.clone();
+        if way.is_hidden {
+            arriving.sources = self.behind.edge.clone();
+        }
+        let (delivered, refused_there) = self.origin.deliver(&Flows::of(arriving));
+        let mut any = false;
+        for delivered in delivered {
+            let way = Way { upstream: delivered.to, upstream_moved: delivered.moved, ..way };
+            for there in delivered.flows.iter() {
+                // Every address of the edge must be let through, since which one is used is not known.
+                if way.is_hidden && !there.sources.covers(&self.behind.edge) {
+                    continue;
+                }
+                let sources = if way.is_hidden { passed.sources.clone() } else { there.sources.clone() };
+                let through = Flow { arrives: passed.arrives.clone(), sources, ..there.clone() };
+                let refused_by = [refused.clone(), refused_there.clone()];
+                let passed_by = [passed_by.clone(), delivered.passed_by.clone()];
+                self.collect(way, index, flow, through, [refused_by, passed_by]);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Adds what got through, as it arrived by the WAN.
+    fn collect(
+        &mut self,
+        way: Way,
+        index: usize,
+        flow: &Flow,
+        through: Flow,
+        [refused_by, passed_by]: [[BTreeSet<usize>; 2]; 2],
+    ) {
+        let flow = Flow {
+            leaves: Ranges::all(),
+            destinations: flow.destinations.clone(),
+            ports: through.ports.moved(-way.moved),
+            ..through
+        };
+        self.groups.entry(way).or_default().push(Piece { index, flow, refused_by, passed_by });
+    }
+}
+
+impl Default for Way {
+    fn default() -> Self {
+        Self { target: 0, moved: 0, is_hidden: false, upstream: None, upstream_moved: 0, is_ours: true }
+    }
+}
+
+/// The sources that each public address lets in at one port.
+type ByAddress = BTreeMap<u128, Ranges>;
+
+/// One way to listen: the rule, the address, the sources, and the addresses that must not have it.
+type Listener = (usize, Option<u128>, Ranges, Vec<u128>);
+
+/// The services that lead one way.
+fn of_one_way(way: Way, pieces: &[Piece], start: &Flows) -> Vec<Service> {
+    // What is refused on one uplink is refused on all, since the edge does not separate them.
+    let any = |flow: &Flow| Flow { arrives: Ranges::all(), leaves: Ranges::all(), ..flow.clone() };
+    let mut through = Flows::empty();
+    pieces.iter().for_each(|piece| through.add(Flows::of(piece.flow.clone())));
+    let refused = start.refused(&through).map(any);
+    let through = through.without(&refused).map(any).merged();
+    let addresses = start.iter().fold(Ranges::empty(), |all, flow| all.or(&flow.destinations));
+    let mut services = Vec::new();
+    for (protocol, number) in [(Protocol::Tcp, TCP), (Protocol::Udp, UDP)] {
+        let flows: Vec<&Flow> = through.iter().filter(|flow| flow.protocols.contains(number)).collect();
+        let of_protocol = || pieces.iter().filter(|piece| piece.flow.protocols.contains(number));
+        let rule_of = |port: u128| {
+            let rules = of_protocol().filter(|piece| piece.flow.ports.contains(port));
+            rules.map(|piece| piece.index).min().unwrap_or_default()
+        };
+        let cuts = of_protocol().flat_map(|piece| piece.flow.ports.iter()).collect();
+        for ((index, bound, sources, except), first, last) in listeners(&flows, cuts, &addresses, rule_of) {
+            let Some(ports) = ports(first, last) else { continue };
+            let (mut refused_by, mut passed_by) =
+                (<[BTreeSet<usize>; 2]>::default(), <[BTreeSet<usize>; 2]>::default());
+            let mut others = BTreeSet::new();
+            for piece in of_protocol().filter(|piece| piece.flow.ports.contains(first)) {
+                others.extend(Some(piece.index).filter(|other| *other != index));
+                join(&mut refused_by, &piece.refused_by);
+                join(&mut passed_by, &piece.passed_by);
+            }
+            let service = Service {
+                index,
+                others,
+                protocol,
+                bound,
+                ports,
+                sources,
+                except,
+                way,
+                refused_by,
+                passed_by,
+            };
+            services.push(service);
+        }
+    }
+    services
+}
+
+fn join(all: &mut [BTreeSet<usize>; 2], some: &[BTreeSet<usize>; 2]) {
+    for (all, some) in all.iter_mut().zip(some) {
+        all.extend(some.iter().copied());
+    }
+}
+
+pub(super) fn ports(first: u128, last: u128) -> Option<PortRange> {
+    PortRange::new(u16::try_from(first).ok()?, u16::try_from(last).ok()?)
+}
+
+/// The listeners of one protocol, each with its first and last port; `cuts` are the ranges of
+/// single rules.
+fn listeners(
+    flows: &[&Flow],
+    cuts: Vec<(u128, u128)>,
+    addresses: &Ranges,
+    rule_of: impl Fn(u128) -> usize,
+) -> Vec<(Listener, u128, u128)> {
+    let ranges = flows.iter().flat_map(|flow| flow.ports.iter()).chain(cuts);
+    let mut cuts: Vec<u128> = ranges.flat_map(|(first, last)| [first, last + 1]).collect();
+    cuts.sort_unstable();
+    cuts.dedup();
+    let mut found: Vec<(Listener, u128, u128)> = Vec::new();
+    for (first, next) in cuts.iter().zip(cuts.iter().skip(1)) {
+        let mut by_address = ByAddress::new();
+        for flow in flows.iter().filter(|flow| flow.ports.contains(*first)) {
+            for address in flow.destinations.and(addresses).numbers() {
+                let sources = by_address.entry(address).or_default();
+                *sources = sources.or(&flow.sources);
+            }
+        }
+        for listener in separated(rule_of(*first), &by_address, addresses) {
+            let last = next - 1;
+            match found.iter_mut().find(|(known, _, end)| *known == listener && end + 1 == *first) {
+                Some((_, _, end)) => *end = last,
+                None => found.push((listener, *first, last)),
+            }
+        }
+    }
+    found
+}
+
+/// A service on every address, and one on each that lets in other sources.
+fn separated(rule: usize, by_address: &ByAddress, addresses: &Ranges) -> Vec<Listener> {
+    let every = by_address.get(&ANY_OTHER);
+    let except: Vec<u128> = addresses.numbers().filter(|one| !by_address.contains_key(one)).collect();
+    let general = every.map(|sources| (rule, None, sources.clone(), except));
+    let bound = by_address.iter().filter(|(one, sources)| **one != ANY_OTHER && every != Some(*sources));
+    general
+        .into_iter()
+        .chain(bound.map(|(one, sources)| (rule, Some(*one), sources.clone(), Vec::new())))
+        .collect()
+}
+
+/// The sources of each port range of flows, whatever their destinations.
+pub(super) fn by_ports(flows: &[Flow]) -> Vec<(Ranges, u128, u128)> {
+    let one = Ranges::one(ANY_OTHER);
+    let flows: Vec<Flow> =
+        flows.iter().map(|flow| Flow { destinations: one.clone(), ..flow.clone() }).collect();
+    let flows: Vec<&Flow> = flows.iter().collect();
+    let found = listeners(&flows, Vec::new(), &one, |_| 0);
+    found.into_iter().map(|((_, _, sources, _), first, last)| (sources, first, last)).collect()
+}

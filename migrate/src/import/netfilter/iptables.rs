@@ -1,0 +1,541 @@
+//! `iptables` and `ip6tables`, in their legacy and nft forms: the words of one command.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::shell::{Place, Word};
+use super::{Action, Base, ChainId, Condition, Hook, Kind, Operation, Ports, Rule, State, Target, Unread};
+use policy::{Protocol, text};
+
+/// The program's tables and chains, when `name` is one of its programs; `None` for another program.
+pub(in crate::import) fn space(name: &str) -> Option<&'static str> {
+    match name {
+        "iptables" | "iptables-legacy" | "iptables-nft" => Some("iptables"),
+        "ip6tables" | "ip6tables-legacy" | "ip6tables-nft" => Some("ip6tables"),
+        _ => None,
+    }
+}
+
+/// Where the kernel calls a built-in chain.
+pub(super) fn base(id: &ChainId) -> Option<Base> {
+    if !id.space.ends_with("tables") {
+        return None;
+    }
+    let (hook, is_first) = match id.name.as_str() {
+        "PREROUTING" => (Hook::Prerouting, true),
+        "INPUT" => (Hook::Input, false),
+        "FORWARD" => (Hook::Forward, false),
+        "OUTPUT" => (Hook::Output, true),
+        "POSTROUTING" => (Hook::Postrouting, false),
+        _ => return None,
+    };
+    let (is_nat, priority) = match id.table.as_str() {
+        "raw" => (false, -300),
+        "mangle" => (false, -150),
+        "nat" => (true, if is_first { -100 } else { 100 }),
+        "security" => (false, 50),
+        _ => (false, 0),
+    };
+    Some(Base { hook, is_nat, priority })
+}
+
+/// Reads a command of `space`; what cannot be read of a rule is in the rule.
+///
+/// # Errors
+/// [`Unread`], when it is not known which chain is changed, or how.
+pub(in crate::import) fn operation(
+    space: &'static str,
+    words: &[Word],
+    text: &str,
+) -> Result<Operation, Unread> {
+    let words = separate(words);
+    let place = words.first().map(|word| word.place).unwrap_or_default();
+    if let Some(word) = words.iter().find(|word| word.is_expanded) {
+        return Err(Unread::new(
+            word.place,
+            format!("`{}` depends on the shell: write the value", word.text),
+        ));
+    }
+    let mut reader = Reader { words: &words, at: 1, space, parts: Parts::default() };
+    while let Some(word) = reader.next() {
+        reader.option(word);
+    }
+    let Parts { table, verb, unread, .. } = &mut reader.parts;
+    let table = table.take().unwrap_or_else(|| "filter".to_owned());
+    let Some((verb, name, number)) = verb.take() else {
+        let why = "no command such as -A or -I is in it";
+        return Err(unread.take().unwrap_or_else(|| Unread::new(place, why)));
+    };
+    let id = name.map(|name| ChainId { space, table: table.clone(), name });
+    let name = id.as_ref().map(|id| id.name.clone());
+    let rule = reader.rule(place, text);
+    let needs = || Unread::new(place, "the name of a chain is missing");
+    Ok(match verb {
+        Verb::Append => Operation::Append(id.ok_or_else(needs)?, rule),
+        Verb::Insert => Operation::Insert(id.ok_or_else(needs)?, number.unwrap_or(1).max(1) - 1, rule),
+        Verb::Check => Operation::Check(id.ok_or_else(needs)?, rule),
+        Verb::Delete => match number {
+            Some(number) => Operation::DeleteAt(id.ok_or_else(needs)?, number.max(1) - 1),
+            None => Operation::Delete(id.ok_or_else(needs)?, rule),
+        },
+        Verb::Refuse(refuses) => Operation::Policy(id.ok_or_else(needs)?, refuses),
+        Verb::Flush => Operation::Flush(space, table, name),
+        Verb::Make => Operation::Make(id.ok_or_else(needs)?, None),
+        Verb::Remove => Operation::Remove(space, table, name),
+        Verb::Look => Operation::Nothing,
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Verb {
+    Append,
+    Insert,
+    Delete,
+    Check,
+    /// Whether the policy refuses.
+    Refuse(bool),
+    Flush,
+    Make,
+    Remove,
+    Look,
+}
+
+#[derive(Default)]
+struct Parts {
+    table: Option<String>,
+    verb: Option<(Verb, Option<String>, Option<usize>)>,
+    conditions: Vec<Condition>,
+    is_negated: bool,
+    action: Option<Action>,
+    unread: Option<Unread>,
+}
+
+struct Reader<'w> {
+    words: &'w [Word],
+    at: usize,
+    space: &'static str,
+    parts: Parts,
+}
+
+/// `-ptcp` and `--dport=443` as two words.
+fn separate(words: &[Word]) -> Vec<Word> {
+    let mut separated = Vec::new();
+    for word in words {
+        let bytes = word.text.as_bytes();
+        let split = match (bytes.first(), bytes.get(1)) {
+            (Some(b'-'), Some(b'-')) => word.text.find('=').map(|at| (at, at + 1)),
+            (Some(b'-'), Some(letter)) if bytes.len() > 2 && b"tpsdioj".contains(letter) => Some((2, 2)),
+            _ => None,
+        };
+        let parts = split.and_then(|(end, start)| Some((word.text.get(..end)?, word.text.get(start..)?)));
+        match parts {
+            Some((option, value)) => {
+                separated.push(Word { text: option.to_owned(), ..word.clone() });
+                let column = word.place.column + u32::try_from(option.len()).unwrap_or(0);
+                let place = Place { column, ..word.place };
+                separated.push(Word { text: value.to_owned(), place, ..word.clone() });
+            }
+            None => separated.push(word.clone()),
+        }
+    }
+    separated
+}
+
+impl<'w> Reader<'w> {
+    fn next(&mut self) -> Option<&'w Word> {
+        let word = self.words.get(self.at)?;
+        self.at += 1;
+        Some(word)
+    }
+
+    fn unread(&mut self, word: &Word, why: impl Into<String>) {
+        self.parts.unread.get_or_insert(Unread::new(word.place, why));
+    }
+
+    /// The value of an option; a `!` in front of it negates, as old versions wrote it.
+    fn value(&mut self, option: &Word) -> Option<&'w Word> {
+        let mut value = self.next();
+        if value.is_some_and(|value| value.text == "!") {
+            self.parts.is_negated = true;
+            value = self.next();
+        }
+        if value.is_none() {
+            self.unread(option, format!("`{}` has no value", option.text));
+        }
+        value
+    }
+
+    fn option(&mut self, word: &'w Word) {
+        match word.text.as_str() {
+            "!" => {
+                self.parts.is_negated = true;
+                return;
+            }
+            "-t" | "--table" => {
+                let table = self.value(word).map(|table| table.text.clone());
+                self.parts.table = table.or(self.parts.table.take());
+            }
+            "-w" | "--wait" | "-W" | "--wait-interval" => {
+                // The number of seconds may be left out.
+                let is_number = |word: &&Word| word.text.parse::<u32>().is_ok();
+                if self.words.get(self.at).filter(is_number).is_some() {
+                    self.at += 1;
+                }
+            }
+            "-v" | "--verbose" | "-n" | "--numeric" => {}
+            "-4" if self.space == "iptables" => {}
+            "-6" if self.space == "ip6tables" => {}
+            "-j" | "--jump" | "-g" | "--goto" => self.jump(word),
+            _ => {
+                if !self.verb(word) && !self.condition(word) && !self.target_option(word) {
+                    self.unread(word, format!("`{}` is not understood", word.text));
+                }
+            }
+        }
+        if self.parts.is_negated {
+            self.unread(word, format!("`!` before `{}` is not understood", word.text));
+        }
+        self.parts.is_negated = false;
+    }
+
+    fn verb(&mut self, word: &'w Word) -> bool {
+        let verb = match word.text.as_str() {
+            "-A" | "--append" => Verb::Append,
+            "-I" | "--insert" => Verb::Insert,
+            "-D" | "--delete" => Verb::Delete,
+            "-C" | "--check" => Verb::Check,
+            "-P" | "--policy" => Verb::Refuse(true),
+            "-F" | "--flush" => Verb::Flush,
+            "-N" | "--new-chain" | "--new" => Verb::Make,
+            "-X" | "--delete-chain" => Verb::Remove,
+            "-L" | "--list" | "-S" | "--list-rules" | "-Z" | "--zero" => Verb::Look,
+            _ => return false,
+        };
+        let is_name = |word: &&Word| !word.text.starts_with('-') && word.text != "!";
+        let name = self.words.get(self.at).filter(is_name).map(|word| word.text.clone());
+        self.at += usize::from(name.is_some());
+        let following = self.words.get(self.at);
+        let number = following.and_then(|word| word.text.parse().ok());
+        self.at += usize::from(number.is_some());
+        let verb = match (verb, following.map(|word| word.text.as_str())) {
+            (Verb::Refuse(_), Some(policy @ ("DROP" | "ACCEPT"))) => {
+                self.at += 1;
+                Verb::Refuse(policy == "DROP")
+            }
+            (Verb::Refuse(_), _) => {
+                self.unread(word, "a policy is DROP or ACCEPT");
+                return true;
+            }
+            (verb, _) => verb,
+        };
+        self.parts.verb = Some((verb, name, number));
+        true
+    }
+
+    fn jump(&mut self, word: &'w Word) {
+        let Some(target) = self.value(word) else { return };
+        let is_goto = matches!(word.text.as_str(), "-g" | "--goto");
+        let action = match target.text.as_str() {
+            _ if is_goto => Action::Goto(target.text.clone()),
+            "ACCEPT" => Action::Accept,
+            "DROP" | "REJECT" => Action::Refuse,
+            "RETURN" => Action::Return,
+            "LOG" | "NFLOG" => Action::Nothing,
+            "TCPMSS" => Action::ClampMss,
+            "MASQUERADE" => Action::Masquerade,
+            "REDIRECT" => Action::Redirect,
+            // The address follows.
+            "DNAT" | "SNAT" => Action::Unclear,
+            // A chain, or a target that is not understood: which it is, the chains of the file say.
+            name => Action::Jump(name.to_owned()),
+        };
+        self.parts.action = Some(action);
+    }
+
+    /// An option that belongs to a target.
+    fn target_option(&mut self, word: &'w Word) -> bool {
+        match word.text.as_str() {
+            "--to-destination" | "--to-dest" | "--to" => {
+                let Some(value) = self.value(word) else { return true };
+                match target(&value.text) {
+                    Some(target) => self.parts.action = Some(Action::Dnat(target)),
+                    None => self.unread(
+                        value,
+                        format!("`{}` is no single address with a port or a range of ports", value.text),
+                    ),
+                }
+            }
+            "--to-source" => {
+                let Some(value) = self.value(word) else { return true };
+                match text::address(&value.text) {
+                    Some(address) => self.parts.action = Some(Action::Snat(address)),
+                    None => self.unread(value, format!("`{}` is no single address", value.text)),
+                }
+            }
+            "--to-ports" if matches!(self.parts.action, Some(Action::Redirect)) => {
+                let _ = self.value(word);
+            }
+            "--clamp-mss-to-pmtu" if matches!(self.parts.action, Some(Action::ClampMss)) => {}
+            "--set-mss" if matches!(self.parts.action, Some(Action::ClampMss)) => {
+                let _ = self.value(word);
+            }
+            "--reject-with" if matches!(self.parts.action, Some(Action::Refuse)) => {
+                let _ = self.value(word);
+            }
+            "--log-prefix" | "--log-level" | "--nflog-prefix" | "--nflog-group"
+                if matches!(self.parts.action, Some(Action::Nothing)) =>
+            {
+                let _ = self.value(word);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn condition(&mut self, word: &'w Word) -> bool {
+        let option = word.text.as_str();
+        if matches!(option, "-m" | "--match") {
+            let known = ["tcp", "udp", "multiport", "comment", "conntrack", "state", "addrtype"];
+            if let Some(value) = self.value(word).filter(|value| !known.contains(&value.text.as_str())) {
+                self.unread(value, format!("the match `{}` is not understood", value.text));
+            }
+            return true;
+        }
+        if option == "--syn" {
+            self.add(Kind::Syn);
+            return true;
+        }
+        let known = [
+            "--comment",
+            "-i",
+            "--in-interface",
+            "-o",
+            "--out-interface",
+            "-p",
+            "--protocol",
+            "--proto",
+            "-s",
+            "--source",
+            "--src",
+            "-d",
+            "--destination",
+            "--dst",
+            "--dport",
+            "--destination-port",
+            "--dports",
+            "--destination-ports",
+            "--sport",
+            "--source-port",
+            "--sports",
+            "--source-ports",
+            "--ctstate",
+            "--state",
+            "--dst-type",
+            "--tcp-flags",
+        ];
+        if !known.contains(&option) {
+            return false;
+        }
+        let Some(value) = self.value(word) else { return true };
+        let text = value.text.as_str();
+        let kind = match option {
+            "--comment" => return true,
+            "-i" | "--in-interface" => Some(Kind::Incoming(vec![text.to_owned()])),
+            "-o" | "--out-interface" => Some(Kind::Outgoing(vec![text.to_owned()])),
+            "-p" | "--protocol" | "--proto" => return self.protocol(value),
+            "-s" | "--source" | "--src" => self.prefixes(text).map(Kind::Source),
+            "-d" | "--destination" | "--dst" => self.prefixes(text).map(Kind::Destination),
+            "--sport" | "--source-port" | "--sports" | "--source-ports" => ports(text).map(Kind::SourcePort),
+            "--dport" | "--destination-port" | "--dports" | "--destination-ports" => {
+                ports(text).map(Kind::Port)
+            }
+            "--ctstate" | "--state" => states(text).map(Kind::State),
+            "--dst-type" => Some(Kind::Local).filter(|_| text == "LOCAL"),
+            _ => {
+                // Of the flags SYN, RST, ACK and FIN a first packet has SYN.
+                let compared = self.next().map(|word| word.text.as_str());
+                let asks = text.split(',').any(|flag| flag == "SYN");
+                Some(Kind::Syn).filter(|_| asks && compared == Some("SYN"))
+            }
+        };
+        match kind {
+            Some(kind) => self.add(kind),
+            None => self.unread(value, format!("`{text}` of {option} is not understood")),
+        }
+        true
+    }
+
+    fn add(&mut self, kind: Kind) {
+        let is_negated = std::mem::take(&mut self.parts.is_negated);
+        // What comes after a word that was not understood may be part of it.
+        if self.parts.unread.is_none() {
+            self.parts.conditions.push(Condition { kind, is_negated });
+        }
+    }
+
+    fn protocol(&mut self, value: &'w Word) -> bool {
+        let protocol = match value.text.to_ascii_lowercase().as_str() {
+            "all" | "0" if !self.parts.is_negated => return true,
+            "tcp" | "6" => Some(Protocol::Tcp),
+            "udp" | "17" => Some(Protocol::Udp),
+            "icmp" | "1" | "icmpv6" | "ipv6-icmp" | "58" | "esp" | "ah" | "gre" | "sctp" => None,
+            _ => {
+                self.unread(value, format!("the protocol `{}` is not understood", value.text));
+                return true;
+            }
+        };
+        self.add(Kind::Protocol(vec![protocol]));
+        true
+    }
+
+    fn prefixes(&self, list: &str) -> Option<Vec<IpNetwork>> {
+        let is_v4 = self.space == "iptables";
+        let prefixes: Vec<IpNetwork> = list.split(',').map(prefix).collect::<Option<_>>()?;
+        let fits = prefixes.iter().all(|prefix| prefix.is_ipv4() == is_v4);
+        (fits && (prefixes.len() == 1 || !self.parts.is_negated)).then_some(prefixes)
+    }
+
+    fn rule(self, place: Place, text: &str) -> Rule {
+        let Parts { conditions, action, unread, .. } = self.parts;
+        let has_ports = conditions.iter().any(|condition| matches!(condition.kind, Kind::Port(_)));
+        let has_transport = conditions.iter().any(|condition| match &condition.kind {
+            Kind::Protocol(protocols) => !condition.is_negated && protocols.iter().all(Option::is_some),
+            _ => false,
+        });
+        let unread = unread.or_else(|| {
+            let why = "ports need `-p tcp` or `-p udp`";
+            (has_ports && !has_transport).then(|| Unread::new(place, why))
+        });
+        let has_no_address = action == Some(Action::Unclear);
+        let why = "the address that it changes to is missing";
+        let unread = unread.or_else(|| has_no_address.then(|| Unread::new(place, why)));
+        let action = match (action.unwrap_or(Action::Nothing), &unread) {
+            (action @ (Action::Nothing | Action::ClampMss), _) => action,
+            (_, Some(_)) => Action::Unclear,
+            (action, None) => action,
+        };
+        Rule { conditions, action, unread, place, text: text.to_owned() }
+    }
+}
+
+/// `80`, `8000:8010` or a list of them.
+fn ports(list: &str) -> Option<Vec<(u16, u16)>> {
+    let one = |item: &str| {
+        let (first, last) = item.split_once(':').unwrap_or((item, item));
+        let first = if first.is_empty() { 0 } else { first.parse().ok()? };
+        let last = if last.is_empty() { u16::MAX } else { last.parse().ok()? };
+        (first <= last).then_some((first, last))
+    };
+    let ports = list.split(',').map(one).collect::<Option<Vec<_>>>()?;
+    (list != ":").then_some(ports)
+}
+
+/// `192.0.2.0/24`, `192.0.2.0/255.255.255.0` or a single address, without host bits.
+pub(super) fn prefix(text: &str) -> Option<IpNetwork> {
+    if let Some((address, mask)) = text.split_once('/')
+        && let (Ok(IpAddr::V4(address)), Ok(IpAddr::V4(mask))) = (address.parse(), mask.parse())
+    {
+        let length = ipnetwork::ipv4_mask_to_prefix(mask).ok()?;
+        return IpNetwork::new(IpAddr::V4(address), length).ok().map(policy::prefix::network);
+    }
+    text::prefix(text).map(policy::prefix::network)
+}
+
+/// States of connection tracking, in either program's case.
+pub(super) fn states(list: &str) -> Option<Vec<State>> {
+    let one = |name: &str| {
+        Some(match name.trim().to_ascii_uppercase().as_str() {
+            "NEW" => State::New,
+            "ESTABLISHED" => State::Established,
+            "DNAT" => State::Dnat,
+            "RELATED" | "INVALID" | "UNTRACKED" | "SNAT" => State::Other,
+            _ => return None,
+        })
+    };
+    list.split(',').map(one).collect()
+}
+
+/// `ADDRESS`, `ADDRESS:PORT`, `ADDRESS:FIRST-LAST` or `ADDRESS:FIRST-LAST/BASE`.
+pub(super) fn target(written: &str) -> Option<Target> {
+    if let Some(address) = text::address(written.trim_start_matches('[').trim_end_matches(']')) {
+        return Some(Target { address, ports: Ports::Same });
+    }
+    let (address, ports) = text::split_port(written)?;
+    let address = text::address(address)?;
+    let (ports, from) = match ports.split_once('/') {
+        Some((ports, from)) => (ports, Some(text::port(from)?)),
+        None => (ports, None),
+    };
+    let ports = text::ports(ports)?;
+    let (first, last) = (ports.first(), ports.last());
+    let ports = match from {
+        Some(from) => Ports::Shifted { from, last: from.checked_add(last - first)?, to: first },
+        None if first == last => Ports::One(first),
+        None => Ports::Within(first, last),
+    };
+    Some(Target { address, ports })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::shell::{Body, commands};
+    use super::*;
+
+    fn rule(text: &str) -> Rule {
+        let chars: Vec<(char, Place)> =
+            text.chars().zip(1..).map(|(c, column)| (c, Place { line: 7, column })).collect();
+        let Body::Simple { words, .. } = &commands(&chars)[0].body else { panic!("{text}") };
+        match operation(space(&words[0].text).unwrap(), words, text) {
+            Ok(Operation::Append(_, rule) | Operation::Insert(_, _, rule)) => rule,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_way_to_write_a_rule_is_the_same_rule() {
+        let usual = rule(
+            "iptables -t nat -A PREROUTING -i eth0 -p tcp --dport 443 -j DNAT --to-destination 10.0.0.2:443",
+        );
+        for other in [
+            "iptables-nft -w 5 -t nat -I PREROUTING 1 -i eth0 -p tcp -m tcp --dport 443 -j DNAT --to 10.0.0.2:443",
+            "iptables-legacy --table nat --append PREROUTING --in-interface eth0 --protocol tcp --destination-port 443 --jump DNAT --to-destination 10.0.0.2:443",
+            "iptables -tnat -A PREROUTING -ieth0 -ptcp --dport=443 -jDNAT --to-destination=10.0.0.2:443",
+            "iptables -t nat -A PREROUTING -i eth0 -p 6 -m multiport --dports 443 -m comment --comment 'a; b' -j DNAT --to-destination 10.0.0.2:443",
+        ] {
+            let other = rule(other);
+            assert_eq!((&other.conditions, &other.action), (&usual.conditions, &usual.action));
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_not_understood_is_named_by_its_column() {
+        for (text, column) in [
+            ("iptables -A FORWARD -m geoip --source-country RU -j DROP", 24),
+            ("iptables -A FORWARD -s example.com -j DROP", 24),
+            ("iptables -A FORWARD -p tcp --dport https -j DROP", 36),
+            ("iptables -A FORWARD -p tcp ! -m tcp -j DROP", 30),
+            ("iptables -t nat -A PREROUTING -p tcp --dport 1 -j DNAT --to-destination 10.0.0.2-10.0.0.3", 73),
+            ("iptables -A FORWARD -p tcp --dport 1 --frobnicate -j ACCEPT", 38),
+        ] {
+            let rule = rule(text);
+            let unread = rule.unread.unwrap_or_else(|| panic!("{text}"));
+            assert_eq!((unread.place.line, unread.place.column), (7, column), "{text}: {}", unread.why);
+            assert_eq!(rule.action, Action::Unclear, "{text}");
+        }
+    }
+
+    #[test]
+    fn targets_keep_what_the_kernel_does_with_the_port() {
+        let ports = |text: &str| target(text).map(|target| target.ports);
+        assert_eq!(ports("10.0.0.2"), Some(Ports::Same));
+        assert_eq!(ports("10.0.0.2:80"), Some(Ports::One(80)));
+        assert_eq!(ports("10.0.0.2:80-90"), Some(Ports::Within(80, 90)));
+        let shifted = Ports::Shifted { from: 8_080, last: 8_090, to: 80 };
+        assert_eq!(ports("10.0.0.2:80-90/8080"), Some(shifted));
+        assert_eq!((shifted.of(8_081), shifted.of(8_091)), (Some(81), None));
+        assert_eq!(target("[fd00::2]:443").map(|target| target.ports), Some(Ports::One(443)));
+        assert_eq!(target("fd00::2").map(|target| target.ports), Some(Ports::Same));
+        assert_eq!(ports("host:80"), None);
+    }
+}

@@ -1,0 +1,280 @@
+//! A `wg-quick` file, of either end, as both configurations.
+//!
+//! - `file` reads lines and values, `hooks` runs the commands on a model of the machine.
+//! - `role` decides whose file it is, `ends` writes the tunnel.
+//! - `services` finds what the edge's rules publish, `carry` writes it, `remarks` says for every
+//!   command what became of it.
+
+mod carry;
+mod cells;
+mod ends;
+mod file;
+mod hooks;
+mod remarks;
+mod role;
+mod services;
+
+use super::draft::{Draft, stem};
+use super::netfilter::{Action, Kind};
+use super::outcome::{Derive, Finding, FindingKind, Import, ImportError, MAX_BYTES};
+use file::{Section, sections, wrong};
+use hooks::{Machine, Note};
+use policy::{ConfigError, Source};
+pub use role::Role;
+use services::is_virtual;
+
+/// What the operator says about a file, where the file leaves it open.
+#[derive(Clone, Debug, Default)]
+pub struct WgQuickOptions {
+    /// Whose file it is.
+    pub role: Option<Role>,
+    /// The edge's interface towards the internet.
+    pub wan: Option<String>,
+    /// Names of the peers, in the order of the file.
+    pub names: Vec<String>,
+}
+
+/// Reads a `wg-quick` file and writes both configurations; the public keys of private keys that it
+/// holds come from `derive`.
+///
+/// # Errors
+/// [`ImportError`], when there is no tunnel in it, or the role is not known.
+pub fn wg_quick(
+    source: &Source<'_>,
+    options: &WgQuickOptions,
+    derive: Derive<'_>,
+) -> Result<Import, ImportError> {
+    let file = source.name.display().to_string();
+    if source.text.len() > MAX_BYTES {
+        return Err(ImportError::TooLarge { file, bytes: source.text.len() });
+    }
+    let (sections, findings) = sections(source.text, &file);
+    let interface = sections.iter().find(|section| section.title == "interface");
+    let missing = |part| ImportError::NotWgQuick { file: file.clone(), part };
+    let interface = interface.filter(|section| !section.prefixes("address", true).is_empty());
+    let interface = interface.ok_or_else(|| missing("[Interface] with an address"))?;
+    let peers: Vec<&Section> = sections.iter().filter(|section| section.title == "peer").collect();
+    if peers.is_empty() {
+        return Err(missing("[Peer]"));
+    }
+    let tunnel = source.name.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut machine = hooks::run(interface, &tunnel);
+    let placed = machine.rules.place_chains();
+    let sides = sides(&machine, &tunnel, options);
+    let reader = Reader {
+        file: &file,
+        tunnel,
+        stem: stem(source.name),
+        interface,
+        peers: &peers,
+        derive,
+        options,
+        machine,
+        sides,
+        placed,
+    };
+    let mut draft = reader.convert()?;
+    draft.findings.extend(findings);
+    reader.lines(&sections, &mut draft);
+    let (gateway, forwarder) = draft.texts();
+    draft.finish().map_err(|error| match error {
+        ImportError::Contradiction { error } => located(&error, [&gateway, &forwarder], source),
+        other => other,
+    })
+}
+
+/// Where connections from outside arrive.
+struct Sides {
+    /// The interface towards the internet.
+    wan: String,
+    /// Whether the operator named it.
+    is_stated: bool,
+    /// Whether rules name it.
+    is_named: bool,
+    /// Other interfaces that rules name, but the tunnel.
+    others: Vec<String>,
+}
+
+struct Reader<'a> {
+    file: &'a str,
+    /// The name of the tunnel's interface.
+    tunnel: String,
+    stem: String,
+    interface: &'a Section,
+    peers: &'a [&'a Section],
+    derive: Derive<'a>,
+    options: &'a WgQuickOptions,
+    machine: Machine,
+    sides: Sides,
+    /// Chains that got their place by a sign.
+    placed: Vec<(usize, &'static str)>,
+}
+
+/// The interface towards the internet is the one that rules name and that is no bridge or tunnel.
+fn sides(machine: &Machine, tunnel: &str, options: &WgQuickOptions) -> Sides {
+    let mut named: Vec<String> = Vec::new();
+    let conditions = machine.rules.rules.iter().flat_map(|rule| &rule.conditions);
+    for condition in conditions {
+        let (Kind::Incoming(names) | Kind::Outgoing(names)) = &condition.kind else { continue };
+        for name in names.iter().map(|name| name.replace('+', "0")) {
+            if name != tunnel && !named.contains(&name) {
+                named.push(name);
+            }
+        }
+    }
+    let first = named.iter().find(|name| !is_virtual(name)).cloned();
+    let is_named = first.is_some();
+    let wan = options.wan.clone().or(first).unwrap_or_else(|| "eth0".to_owned());
+    named.retain(|name| *name != wan);
+    Sides { wan, is_stated: options.wan.is_some(), is_named, others: named }
+}
+
+impl Reader<'_> {
+    fn convert(&self) -> Result<Draft, ImportError> {
+        let (role, signs) = match self.options.role {
+            Some(role) => (role, None),
+            None => {
+                let asked = |signs| ImportError::UnknownRole { file: self.file.to_owned(), signs };
+                let (role, signs) =
+                    role::role(self.interface, self.peers, self.publishes()).map_err(asked)?;
+                (role, Some(signs))
+            }
+        };
+        let mut draft = match role {
+            Role::Edge => {
+                let mut draft = self.edge();
+                self.carry(&mut draft);
+                draft
+            }
+            Role::Origin => {
+                let mut draft = self.origin()?;
+                self.remarks_of_origin(&mut draft);
+                draft
+            }
+        };
+        if let Some(signs) = signs {
+            let end = if role == Role::Edge { "edge" } else { "origin" };
+            draft.note(
+                FindingKind::Assumed,
+                format!("this is the {end}'s file, since {signs}; --role says otherwise"),
+            );
+        }
+        self.guesses(role, &mut draft);
+        Ok(draft)
+    }
+
+    /// Says which addresses are guessed.
+    fn guesses(&self, role: Role, draft: &mut Draft) {
+        let (allowed, file) = match role {
+            Role::Edge => {
+                let of = draft
+                    .edge
+                    .peers
+                    .iter()
+                    .find(|peer| draft.origin.key_file == format!("{}-origin.key", peer.name));
+                (of.map(|peer| peer.allowed_ips.clone()), "forwarder.toml")
+            }
+            Role::Origin => (draft.origin.peers.first().map(|peer| peer.allowed_ips.clone()), "gateway.toml"),
+        };
+        for address in self.guessed_addresses(&allowed.unwrap_or_default()) {
+            let text =
+                format!("[interface] address {address} in {file}: the file does not have the other end's");
+            draft.note(FindingKind::Assumed, text);
+        }
+    }
+
+    /// Whether a rule leads connections from outside to a peer.
+    fn publishes(&self) -> bool {
+        let allowed = self.peers.iter().flat_map(|peer| peer.prefixes("allowedips", false));
+        let routed: Vec<_> = allowed.filter(|prefix| !policy::prefix::is_default(*prefix)).collect();
+        self.machine.rules.rules.iter().any(|rule| {
+            let Action::Dnat(target) = &rule.action else { return false };
+            let from_tunnel = rule.conditions.iter().any(|condition| {
+                let is_tunnel = |names: &[String]| names.iter().any(|name| *name == self.tunnel);
+                matches!(&condition.kind, Kind::Incoming(names) if is_tunnel(names) && !condition.is_negated)
+            });
+            !from_tunnel && routed.iter().any(|prefix| prefix.contains(target.address))
+        })
+    }
+
+    /// One finding for every line that is not simply a value of the tunnel, and for every command.
+    fn lines(&self, sections: &[Section], draft: &mut Draft) {
+        for Note { place, kind, text } in &self.machine.notes {
+            draft.findings.push(self.finding(place.line, None, *kind, text.clone()));
+        }
+        let entries =
+            sections.iter().flat_map(|section| section.values.iter().map(move |entry| (section, entry)));
+        for (section, entry) in entries {
+            let line = entry.place.line;
+            if let Some((place, text)) = wrong(entry) {
+                let finding = self.finding(place.line, Some(place.column), FindingKind::NoCounterpart, text);
+                draft.findings.push(finding);
+                continue;
+            }
+            let (kind, text) = match entry.key.as_str() {
+                "mtu" if self.has_low_mtu() => {
+                    let text =
+                        format!("mtu {} is below the 1280 that IPv6 needs: it is left out", *entry.value);
+                    (FindingKind::NoCounterpart, text)
+                }
+                "endpoint" if draft.edge.peers.len() == self.peers.len() && self.is_saved() => {
+                    let text =
+                        "SaveConfig wrote where the peer was when it was saved: the edge waits for it".into();
+                    (FindingKind::Replaced, text)
+                }
+                "privatekey"
+                | "address"
+                | "listenport"
+                | "mtu"
+                | "publickey"
+                | "presharedkey"
+                | "allowedips"
+                | "endpoint"
+                | "persistentkeepalive"
+                | "postup"
+                | "preup" => continue,
+                "postdown" | "predown" => {
+                    (FindingKind::Replaced, "`gateway down` removes what the edge created".into())
+                }
+                "dns" => (FindingKind::Stays, "name servers are configured on the machine itself".into()),
+                "table" | "fwmark" => {
+                    (FindingKind::Replaced, "routes and marks are set in [kernel], which has defaults".into())
+                }
+                "saveconfig" => {
+                    (FindingKind::Replaced, "the daemons never write their configurations".into())
+                }
+                other => (FindingKind::NoCounterpart, format!("{other} in [{}] is unknown", section.title)),
+            };
+            draft.findings.push(self.finding(line, None, kind, text));
+        }
+    }
+
+    fn is_saved(&self) -> bool {
+        self.interface.value("saveconfig").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    }
+
+    fn finding(&self, line: u32, column: Option<u32>, kind: FindingKind, text: String) -> Finding {
+        Finding { at: Some((self.file.to_owned(), line)), column, kind, text }
+    }
+}
+
+/// The first contradiction, at the line of the imported file that the refused value comes from.
+fn located(error: &ConfigError, texts: [&String; 2], source: &Source<'_>) -> ImportError {
+    let position = &error.at;
+    let is_gateway = position.file.as_os_str() == "gateway.toml";
+    let [gateway, forwarder] = texts;
+    let text = if is_gateway { gateway } else { forwarder };
+    let line = usize::try_from(position.line).ok().and_then(|line| text.lines().nth(line.checked_sub(1)?));
+    let column = usize::try_from(position.column).unwrap_or(1);
+    let rest: String = line.unwrap_or_default().chars().skip(column.saturating_sub(1)).collect();
+    let value = rest.trim_start_matches('"').split(['"', ',', ']']).next().unwrap_or_default().trim();
+    let stem = value.split('/').next().unwrap_or_default();
+    let found = [value, stem].into_iter().filter(|value| !value.is_empty()).find_map(|value| {
+        (1_u32..).zip(source.text.lines()).find(|(_, line)| line.contains(value)).map(|(number, _)| number)
+    });
+    ImportError::Refused {
+        file: source.name.display().to_string(),
+        line: found.unwrap_or(1),
+        why: error.problem.to_string(),
+    }
+}

@@ -1,0 +1,177 @@
+//! What became of every rule of a file.
+
+use super::super::draft::Draft;
+use super::super::netfilter::{Action, Chain, Hook, Kind, Rule, State};
+use super::super::outcome::{Finding, FindingKind};
+use super::Reader;
+use super::carry::Carried;
+use super::hooks::shown;
+use super::services::Services;
+use policy::Protocol;
+
+impl Reader<'_> {
+    /// One finding for every rule of the edge.
+    pub(super) fn remarks_of_edge(&self, found: &Services, carried: &[Carried], draft: &mut Draft) {
+        for &number in &self.machine.made {
+            let Some(rule) = self.machine.rules.rule(number) else { continue };
+            let names = |is: &dyn Fn(&Carried) -> bool| {
+                let names = carried.iter().filter(|entry| is(entry)).map(|entry| format!("{:?}", entry.name));
+                names.collect::<Vec<_>>().join(", ")
+            };
+            let by = names(&|entry| entry.service.by.contains(&number));
+            let through = names(&|entry| entry.service.through.contains(&number));
+            let (kind, text) = if !by.is_empty() {
+                let sign = self.sign(number).map(|sign| format!(", called for incoming packets by {sign}"));
+                let text = format!(
+                    "publish {by}{}; its server sees the forwarder's address unless proxy_protocol is set",
+                    sign.unwrap_or_default()
+                );
+                (FindingKind::Carried, text)
+            } else if !through.is_empty() && rule.unread.is_none() {
+                (FindingKind::Carried, format!("it decides about publish {through}"))
+            } else {
+                self.left(number, rule, found, draft)
+            };
+            draft.findings.push(self.of_rule(rule, kind, &text));
+        }
+    }
+
+    fn sign(&self, number: usize) -> Option<&'static str> {
+        let home = self.machine.rules.chains.iter().position(|chain| chain.rules.contains(&number))?;
+        self.placed.iter().find(|(chain, _)| *chain == home).map(|(_, sign)| *sign)
+    }
+
+    /// A finding with the place of what was not read, or that of the rule.
+    fn of_rule(&self, rule: &Rule, kind: FindingKind, text: &str) -> Finding {
+        let command = shown(&rule.text);
+        match &rule.unread {
+            Some(unread) if kind == FindingKind::NoCounterpart => {
+                let text = format!("`{command}`: {}", unread.why);
+                self.finding(unread.place.line, Some(unread.place.column), kind, text)
+            }
+            _ => self.finding(rule.place.line, None, kind, format!("`{command}`: {text}")),
+        }
+    }
+
+    /// What to do about a rule that no published port needs.
+    fn left(&self, number: usize, rule: &Rule, found: &Services, draft: &Draft) -> (FindingKind, String) {
+        if let Some(why) = found.refused.get(&number) {
+            return (FindingKind::NoCounterpart, why.clone());
+        }
+        let home = self.machine.rules.home(number);
+        let hook = home.and_then(|chain| chain.base).map(|base| base.hook);
+        match &rule.action {
+            Action::Dnat(_) => (FindingKind::NoCounterpart, self.not_published(number, rule, hook, found)),
+            Action::ClampMss => (FindingKind::Replaced, "the gateway does this itself".to_owned()),
+            Action::Masquerade | Action::Snat(_) => (
+                FindingKind::NoCounterpart,
+                "peers and LANs get no way to the internet through the edge, and published connections keep their \
+                 clients' addresses"
+                    .to_owned(),
+            ),
+            Action::Accept => self.accepted(rule, hook, draft.edge.listen_port),
+            Action::Refuse => refused(home, hook),
+            _ if home.is_none() => (FindingKind::Replaced, "a later command removes it".to_owned()),
+            _ => (FindingKind::NoCounterpart, "no entry says this".to_owned()),
+        }
+    }
+
+    fn not_published(&self, number: usize, rule: &Rule, hook: Option<Hook>, found: &Services) -> String {
+        let line = |by: usize| self.machine.rules.rule(by).map_or(0, |rule| rule.place.line);
+        let from_tunnel = rule.conditions.iter().any(|condition| match &condition.kind {
+            Kind::Incoming(names) => names.contains(&self.tunnel) && !condition.is_negated,
+            _ => false,
+        });
+        if hook == Some(Hook::Output) {
+            return "it is for connections of this machine itself, not for the internet".to_owned();
+        }
+        if from_tunnel {
+            return "it is for what comes out of the tunnel, not for the internet".to_owned();
+        }
+        match (found.stopped.get(&number), found.unclear) {
+            (Some(Some(by)), _) => format!("line {} refuses its connections", line(*by)),
+            (Some(None), _) => {
+                "nothing lets its connections through, and what is not let through is refused".to_owned()
+            }
+            (None, Some(by)) => format!("line {} is not read in full, and may decide before it", line(by)),
+            (None, None) => {
+                "an earlier rule decides about all its connections, or nothing leads to it".to_owned()
+            }
+        }
+    }
+
+    fn accepted(&self, rule: &Rule, hook: Option<Hook>, listen_port: u16) -> (FindingKind, String) {
+        let ports = rule.conditions.iter().find_map(|condition| match &condition.kind {
+            Kind::Port(ports) if !condition.is_negated => Some(ports.clone()),
+            _ => None,
+        });
+        let is_for = |protocol| {
+            rule.conditions.iter().any(|condition| match &condition.kind {
+                Kind::Protocol(protocols) => *protocols == [Some(protocol)] && !condition.is_negated,
+                _ => false,
+            })
+        };
+        let only_replies = rule.conditions.iter().any(|condition| match &condition.kind {
+            Kind::State(states) => {
+                !condition.is_negated
+                    && states.iter().all(|state| matches!(state, State::Established | State::Other))
+            }
+            _ => false,
+        });
+        if only_replies {
+            return (FindingKind::Replaced, "replies pass with their flow".to_owned());
+        }
+        match (hook, ports) {
+            (Some(Hook::Input), Some(ports)) if is_for(Protocol::Udp) && ports == [(listen_port, listen_port)] => {
+                (FindingKind::Replaced, "the tunnel's own port is open".to_owned())
+            }
+            (Some(Hook::Input), Some(_)) => (
+                FindingKind::NoCounterpart,
+                "ports of the edge itself are opened in [wan] accept, or for peers by an [[allow]] to \"self\"".to_owned(),
+            ),
+            (Some(Hook::Forward), _) => (
+                FindingKind::NoCounterpart,
+                "no published port needs it; private flows between peers, the edge and its LAN are listed in [[allow]]"
+                    .to_owned(),
+            ),
+            _ => (FindingKind::NoCounterpart, "no published port needs it".to_owned()),
+        }
+    }
+
+    /// One finding for every rule of an origin, which publishes nothing itself.
+    pub(super) fn remarks_of_origin(&self, draft: &mut Draft) {
+        for &number in &self.machine.made {
+            let Some(rule) = self.machine.rules.rule(number) else { continue };
+            let (kind, text) = match &rule.action {
+                Action::Dnat(_) => (
+                    FindingKind::NoCounterpart,
+                    "a port of the tunnel that leads elsewhere is an [[inject]] with that upstream",
+                ),
+                Action::Masquerade | Action::Snat(_) => (
+                    FindingKind::Replaced,
+                    "the forwarder connects to its upstreams from this machine itself",
+                ),
+                Action::ClampMss => (FindingKind::Replaced, "the forwarder does this itself"),
+                _ => (
+                    FindingKind::NoCounterpart,
+                    "the forwarder carries what [[inject]] and [[reach]] list, and nothing else",
+                ),
+            };
+            draft.findings.push(self.of_rule(rule, kind, text));
+        }
+    }
+}
+
+/// A rule that refuses what the gateway refuses as well, as far as its place says so.
+fn refused(home: Option<&Chain>, hook: Option<Hook>) -> (FindingKind, String) {
+    match (home, hook) {
+        (Some(_), Some(Hook::Forward | Hook::Input)) => {
+            (FindingKind::Replaced, "the gateway refuses what no entry lists".to_owned())
+        }
+        (None, _) => (FindingKind::Replaced, "a later command removes it".to_owned()),
+        _ => (
+            FindingKind::NoCounterpart,
+            "the gateway refuses what no entry lists, and nothing more".to_owned(),
+        ),
+    }
+}

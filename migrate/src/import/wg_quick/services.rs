@@ -1,0 +1,537 @@
+//! What the rules of an edge publish: ports whose every connection from outside goes to a peer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::super::netfilter::evaluate::{Fate, Packet, SourceAddress, World};
+use super::super::netfilter::{Action, Kind};
+use super::Sides;
+use super::cells::{self, Addresses};
+use policy::{PortRange, Protocol};
+
+/// A published port, as the rules make it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Service {
+    pub(super) protocol: Protocol,
+    /// One address of the edge; `None` for every one.
+    pub(super) address: Option<IpAddr>,
+    pub(super) wan_only: bool,
+    pub(super) ports: PortRange,
+    pub(super) target: IpAddr,
+    pub(super) target_ports: PortRange,
+    pub(super) masquerade: bool,
+    /// `None` for everyone.
+    pub(super) sources: Option<Vec<IpNetwork>>,
+    /// The rules that change the destination.
+    pub(super) by: BTreeSet<usize>,
+    /// Every rule that decides about its flows, or that keeps other sources out of it.
+    pub(super) through: BTreeSet<usize>,
+}
+
+/// What was found.
+#[derive(Default)]
+pub(super) struct Services {
+    pub(super) services: Vec<Service>,
+    /// Rules that change a destination and are not carried, and why.
+    pub(super) refused: BTreeMap<usize, String>,
+    /// Rules that change a destination, and the rule that refuses their connections; `None` for a
+    /// policy.
+    pub(super) stopped: BTreeMap<usize, Option<usize>>,
+    /// A rule in front of every change of a destination that is not read in full.
+    pub(super) unclear: Option<usize>,
+}
+
+/// The most decisions that are made about a file.
+const MOST: usize = 40_000_000;
+/// An interface that no rule names.
+const UNNAMED: &str = "(another)";
+
+/// Finds the services; `listen_port` is the tunnel's own.
+///
+/// A rule is carried whole or not at all: what is refused is closed, and the rest decided again.
+pub(super) fn services(world: &World<'_>, sides: &Sides, own: &[IpNetwork], listen_port: u16) -> Services {
+    let mut refused: BTreeMap<usize, String> = BTreeMap::new();
+    loop {
+        let closed = refused.keys().copied().collect();
+        let found = Services::default();
+        let mut finder = Finder { world, sides, own, found, conflicts: BTreeMap::new(), closed };
+        finder.everything(listen_port);
+        let known = refused.len();
+        refused.extend(std::mem::take(&mut finder.found.refused));
+        if refused.len() == known {
+            refused.extend(finder.conflicts);
+        }
+        if refused.len() == known {
+            return Services { refused, ..finder.found }.joined();
+        }
+    }
+}
+
+/// The parts of every dimension, for one family.
+struct Space {
+    sources: Vec<Addresses>,
+    destinations: Vec<Addresses>,
+    ports: Vec<(u16, u16)>,
+    source_ports: Vec<u16>,
+}
+
+struct Finder<'a> {
+    world: &'a World<'a>,
+    sides: &'a Sides,
+    own: &'a [IpNetwork],
+    found: Services,
+    /// Rules that disagree with another one.
+    conflicts: BTreeMap<usize, String>,
+    /// Rules that an earlier round refused.
+    closed: BTreeSet<usize>,
+}
+
+/// What happens to the flows of one part of the ports at one address and interface.
+#[derive(Default)]
+struct Value {
+    /// Sources by the way that their flows go.
+    ways: BTreeMap<(IpAddr, PortRange, bool), Way>,
+    /// Rules that could not be followed to the end, and why.
+    refused: BTreeMap<usize, String>,
+    stopped: BTreeMap<usize, Option<usize>>,
+    unclear: Option<usize>,
+    through: BTreeSet<usize>,
+}
+
+#[derive(Default)]
+struct Way {
+    sources: BTreeSet<usize>,
+    by: BTreeSet<usize>,
+}
+
+impl Value {
+    fn is_like(&self, other: &Self) -> bool {
+        let ways = |value: &Self| -> Vec<_> {
+            value.ways.iter().map(|(key, way)| (*key, way.sources.clone())).collect()
+        };
+        ways(self) == ways(other) && self.refused.is_empty() == other.refused.is_empty()
+    }
+
+    fn by(&self) -> BTreeSet<usize> {
+        let refused = self.refused.keys().copied();
+        self.ways.values().flat_map(|way| way.by.iter().copied()).chain(refused).collect()
+    }
+}
+
+impl Finder<'_> {
+    fn everything(&mut self, listen_port: u16) {
+        for is_v4 in [true, false] {
+            let Some(space) = self.space(is_v4) else {
+                let why =
+                    "the rules of the file name too many addresses and ports together; import it in parts";
+                self.changing().into_iter().for_each(|number| self.refuse(number, why));
+                continue;
+            };
+            for protocol in Protocol::BOTH {
+                for ports in &space.ports {
+                    self.ports(&space, protocol, *ports);
+                }
+            }
+        }
+        let is_own =
+            |service: &&Service| service.protocol == Protocol::Udp && service.ports.contains(listen_port);
+        let own: Vec<usize> =
+            self.found.services.iter().filter(is_own).flat_map(|service| service.by.clone()).collect();
+        let why = format!("udp/{listen_port} is the tunnel's own port");
+        own.into_iter().for_each(|by| self.refuse(by, &why));
+    }
+
+    fn refuse(&mut self, by: usize, why: &str) {
+        if self.closed.contains(&by) {
+            return;
+        }
+        self.found.refused.entry(by).or_insert_with(|| why.to_owned());
+    }
+
+    /// A rule that is carried if the other one is not.
+    fn conflict(&mut self, by: usize, why: &str) {
+        self.conflicts.entry(by).or_insert_with(|| why.to_owned());
+    }
+
+    /// Every rule that changes a destination.
+    fn changing(&self) -> Vec<usize> {
+        let rules = self.world.rules.rules.iter().enumerate();
+        rules.filter(|(_, rule)| matches!(rule.action, Action::Dnat(_))).map(|(number, _)| number).collect()
+    }
+
+    fn space(&self, is_v4: bool) -> Option<Space> {
+        let rules = &self.world.rules.rules;
+        let space = Space {
+            sources: cells::addresses(rules, is_v4, of_either_end),
+            destinations: cells::addresses(rules, is_v4, of_destination),
+            ports: cells::ports(rules),
+            source_ports: cells::source_ports(rules),
+        };
+        let sizes = [
+            space.sources.len(),
+            space.destinations.len(),
+            space.ports.len(),
+            space.source_ports.len(),
+            self.sides.others.len() + 2,
+            rules.len().max(1),
+        ];
+        let all = sizes.iter().try_fold(2_usize, |all, size| all.checked_mul(*size));
+        all.filter(|all| *all <= MOST).map(|_| space)
+    }
+
+    /// Decides about one part of the ports.
+    fn ports(&mut self, space: &Space, protocol: Protocol, ports: (u16, u16)) {
+        let at = |finder: &Self, destination: &Addresses| finder.value(space, destination, protocol, ports);
+        let Some(outside) = space.destinations.iter().find(|part| !part.is_named) else {
+            let why = "its rules name every address; name the edge's own only";
+            return space.destinations.iter().for_each(|part| {
+                let by = at(self, part).0.by();
+                by.into_iter().for_each(|by| self.refuse(by, why));
+            });
+        };
+        let (unbound, is_wan_only) = at(self, outside);
+        self.merge_refused(&unbound);
+        let mut is_exact = true;
+        for part in space.destinations.iter().filter(|part| part.is_named) {
+            let (value, is_wan_only) = at(self, part);
+            self.merge_refused(&value);
+            if value.is_like(&unbound) {
+                continue;
+            }
+            is_exact &= self.bound(space, protocol, ports, *part, (&value, is_wan_only));
+        }
+        if !is_exact && !unbound.ways.is_empty() {
+            let why = "for some addresses of the edge other rules decide, which one entry cannot say: name the \
+                       address that it is for with -d";
+            unbound.by().into_iter().for_each(|by| self.conflict(by, why));
+        }
+        self.add(space, protocol, ports, None, (&unbound, is_wan_only));
+    }
+
+    fn merge_refused(&mut self, value: &Value) {
+        value.refused.iter().for_each(|(by, why)| self.refuse(*by, why));
+        self.found.stopped.extend(&value.stopped);
+        self.found.unclear = self.found.unclear.or(value.unclear);
+    }
+
+    /// What is bound to an address; whether the result can say it.
+    fn bound(
+        &mut self,
+        space: &Space,
+        protocol: Protocol,
+        ports: (u16, u16),
+        part: Addresses,
+        (value, is_wan_only): (&Value, bool),
+    ) -> bool {
+        if value.ways.is_empty() {
+            return false;
+        }
+        let problem = match part.single() {
+            None => Some("a network cannot be bound: name each address of the edge".to_owned()),
+            Some(address) if self.own.iter().any(|own| own.contains(address)) => {
+                Some(format!("{address} is in the tunnel: it is for peers, not for the internet"))
+            }
+            Some(address) if is_internal(address) => Some(format!(
+                "{address} is a private address: if a router in front of the edge forwards the port there, add \
+                 `listen = \"{address}:{}\"` by hand",
+                ports.0
+            )),
+            Some(_) if is_wan_only => {
+                Some("it excludes an interface, which an entry for one address cannot".to_owned())
+            }
+            Some(_) => None,
+        };
+        if let Some(problem) = &problem {
+            value.by().into_iter().for_each(|by| self.refuse(by, problem));
+            return false;
+        }
+        self.add(space, protocol, ports, part.single(), (value, false));
+        true
+    }
+
+    fn add(
+        &mut self,
+        space: &Space,
+        protocol: Protocol,
+        ports: (u16, u16),
+        address: Option<IpAddr>,
+        (value, wan_only): (&Value, bool),
+    ) {
+        let mut ways = value.ways.iter();
+        let Some(((target, target_ports, masquerade), way)) = ways.next() else { return };
+        if ways.next().is_some() {
+            let why = "the same port leads elsewhere for other sources, which one entry cannot say";
+            return value.by().into_iter().for_each(|by| self.conflict(by, why));
+        }
+        let Some(ports) = PortRange::new(ports.0, ports.1) else { return };
+        if !self.lists_ports(&value.through) {
+            let why = format!(
+                "it takes every port that no other rule takes, such as {ports}: list its ports with --dport"
+            );
+            return way.by.iter().for_each(|by| self.refuse(*by, &why));
+        }
+        if let Some(own) = self.own.iter().find(|own| is_end(**own, *target)) {
+            let why = format!("{target} is no host of {}", policy::prefix::network(*own));
+            return way.by.iter().for_each(|by| self.refuse(*by, &why));
+        }
+        let sources = (way.sources.len() < space.sources.len()).then(|| {
+            let chosen = way.sources.iter().filter_map(|at| space.sources.get(*at)).copied();
+            cells::prefixes(&chosen.collect::<Vec<_>>())
+        });
+        self.found.services.push(Service {
+            protocol,
+            address,
+            wan_only,
+            ports,
+            target: *target,
+            target_ports: *target_ports,
+            masquerade: *masquerade,
+            sources,
+            by: way.by.clone(),
+            through: value.through.clone(),
+        });
+    }
+
+    /// Whether one of the rules that a flow passes names its port.
+    fn lists_ports(&self, through: &BTreeSet<usize>) -> bool {
+        let rules = through.iter().filter_map(|number| self.world.rules.rule(*number));
+        rules
+            .flat_map(|rule| &rule.conditions)
+            .any(|condition| matches!(condition.kind, Kind::Port(_)) && !condition.is_negated)
+    }
+
+    /// What is decided about what comes in by the WAN, and whether other interfaces are left out.
+    fn value(
+        &self,
+        space: &Space,
+        destination: &Addresses,
+        protocol: Protocol,
+        ports: (u16, u16),
+    ) -> (Value, bool) {
+        let at = |interface: &str| self.flows(space, destination, protocol, ports, interface);
+        let mut value = at(&self.sides.wan);
+        let mut wan_only = false;
+        let others = self.sides.others.iter().map(String::as_str);
+        let unnamed = at(UNNAMED);
+        for other in others {
+            let found = at(other);
+            if found.is_like(&value) {
+                continue;
+            }
+            wan_only |= !value.ways.is_empty();
+            if is_virtual(other) || self.sides.is_stated {
+                let why =
+                    format!("it is for what comes in by {other}, which is not the way in from the internet");
+                let only = found.by().into_iter().filter(|by| !value.by().contains(by)).collect::<Vec<_>>();
+                value.refused.extend(only.into_iter().map(|by| (by, why.clone())));
+                continue;
+            }
+            let why = format!(
+                "{} and {other} differ: name the interface towards the internet with --wan",
+                self.sides.wan
+            );
+            let by = found.by().into_iter().chain(value.by()).chain(unnamed.by());
+            value.refused.extend(by.map(|by| (by, why.clone())).collect::<Vec<_>>());
+        }
+        (value, wan_only)
+    }
+
+    fn flows(
+        &self,
+        space: &Space,
+        destination: &Addresses,
+        protocol: Protocol,
+        ports: (u16, u16),
+        interface: &str,
+    ) -> Value {
+        let mut value = Value::default();
+        for (number, source) in space.sources.iter().enumerate() {
+            let mut first: Option<Fate> = None;
+            for &source_port in &space.source_ports {
+                let packet = Packet {
+                    interface,
+                    source: source.any(),
+                    source_port,
+                    destination: destination.any(),
+                    port: ports.0,
+                    protocol,
+                };
+                let mut passed = Vec::new();
+                let fate = self.world.fate(packet, &mut passed);
+                if first.is_some_and(|first| first != fate) {
+                    let of = [first, Some(fate)].into_iter().flatten().filter_map(by_of);
+                    let why = "it depends on the client's port, which no entry can";
+                    value.refused.extend(of.map(|by| (by, why.to_owned())));
+                }
+                first.get_or_insert(fate);
+                value.through.extend(passed);
+            }
+            if let Some(fate) = first {
+                self.count(&mut value, (number, ports), fate);
+            }
+        }
+        value
+    }
+
+    fn count(&self, value: &mut Value, (source, ports): (usize, (u16, u16)), fate: Fate) {
+        // What is not carried is closed.
+        if by_of(fate).is_some_and(|by| self.closed.contains(&by)) {
+            return;
+        }
+        let line = |by: usize| self.world.rules.rule(by).map_or(0, |rule| rule.place.line);
+        let (by, why) = match fate {
+            Fate::Tunnel(way) => {
+                if let SourceAddress::Other { by } = way.source {
+                    let why =
+                        format!("line {} gives its connections another source than the edge's", line(by));
+                    value.refused.insert(way.by, why);
+                    return;
+                }
+                let to = way.ports.of(ports.0).zip(way.ports.of(ports.1));
+                let to = to.and_then(|(first, last)| PortRange::new(first, last));
+                let Some(to) = to.filter(|to| to.last() - to.first() == ports.1 - ports.0) else {
+                    let why = format!("ports {}-{} lead to one port: list them one by one", ports.0, ports.1);
+                    value.refused.insert(way.by, why);
+                    return;
+                };
+                let masquerade = matches!(way.source, SourceAddress::Edge { .. });
+                let known = value.ways.entry((way.address, to, masquerade)).or_default();
+                known.sources.insert(source);
+                known.by.insert(way.by);
+                return;
+            }
+            Fate::Refused { dnat, by } => {
+                value.stopped.extend(dnat.map(|dnat| (dnat, by)));
+                return;
+            }
+            Fate::Untouched => return,
+            Fate::Elsewhere { by } => (by, "its target is behind no peer of this file".to_owned()),
+            Fate::Unclear { dnat, by } => match dnat {
+                Some(dnat) if dnat != by => {
+                    (dnat, format!("its connections reach line {}, which is not read in full", line(by)))
+                }
+                _ => {
+                    value.unclear = Some(by);
+                    return;
+                }
+            },
+        };
+        value.refused.entry(by).or_insert(why);
+    }
+}
+
+const fn of_destination(kind: &Kind) -> Option<&Vec<IpNetwork>> {
+    match kind {
+        Kind::Destination(prefixes) => Some(prefixes),
+        _ => None,
+    }
+}
+
+/// A reply's destination is the client, so both count for clients.
+const fn of_either_end(kind: &Kind) -> Option<&Vec<IpNetwork>> {
+    match kind {
+        Kind::Source(prefixes) | Kind::Destination(prefixes) => Some(prefixes),
+        _ => None,
+    }
+}
+
+/// The rule that a fate is about.
+fn by_of(fate: Fate) -> Option<usize> {
+    match fate {
+        Fate::Tunnel(way) => Some(way.by),
+        Fate::Elsewhere { by } => Some(by),
+        Fate::Refused { dnat, .. } | Fate::Unclear { dnat, .. } => dnat,
+        Fate::Untouched => None,
+    }
+}
+
+impl Services {
+    /// Joins neighbouring ports of the same rule.
+    fn joined(mut self) -> Self {
+        let mut joined: Vec<Service> = Vec::new();
+        self.services.sort_by_key(|service| {
+            (service.by.first().copied(), service.protocol, service.address, service.ports)
+        });
+        for service in self.services {
+            let touches = |last: &&mut Service| {
+                let is_next = u32::from(last.ports.last()) + 1 == u32::from(service.ports.first());
+                let like = Service {
+                    ports: last.ports,
+                    target_ports: last.target_ports,
+                    through: last.through.clone(),
+                    ..service.clone()
+                };
+                let to_next =
+                    u32::from(last.target_ports.last()) + 1 == u32::from(service.target_ports.first());
+                is_next && to_next && like == **last
+            };
+            match joined.last_mut().filter(touches) {
+                Some(last) => {
+                    let ends =
+                        |range: PortRange, other: PortRange| PortRange::new(range.first(), other.last());
+                    last.ports = ends(last.ports, service.ports).unwrap_or(last.ports);
+                    last.target_ports =
+                        ends(last.target_ports, service.target_ports).unwrap_or(last.target_ports);
+                    last.through.extend(service.through);
+                }
+                None => joined.push(service),
+            }
+        }
+        self.services = joined;
+        self
+    }
+}
+
+/// Interfaces that only this machine, its containers and its tunnels have.
+pub(super) fn is_virtual(name: &str) -> bool {
+    let stems = [
+        "lo",
+        "docker",
+        "br-",
+        "veth",
+        "virbr",
+        "cni",
+        "podman",
+        "lxc",
+        "lxd",
+        "wg",
+        "tun",
+        "tap",
+        "tailscale",
+        "zt",
+        "dummy",
+        "vmbr",
+        "cali",
+        "flannel",
+    ];
+    stems.iter().any(|stem| name.starts_with(stem))
+}
+
+/// Whether the internet has no route to an address.
+fn is_internal(address: IpAddr) -> bool {
+    policy::prefix::is_private(IpNetwork::from(address))
+        || match address {
+            IpAddr::V4(v4) => {
+                let [first, second, ..] = v4.octets();
+                let is_carrier = first == 100 && (64..128).contains(&second);
+                v4.is_loopback()
+                    || v4.is_link_local()
+                    || v4.is_multicast()
+                    || v4.is_broadcast()
+                    || is_carrier
+                    || first == 0
+            }
+            IpAddr::V6(v6) => {
+                v6.is_loopback() || v6.is_unicast_link_local() || v6.is_multicast() || v6.is_unspecified()
+            }
+        }
+}
+
+/// Whether an address is one that no host of the network can have.
+fn is_end(network: IpNetwork, address: IpAddr) -> bool {
+    let bits: u8 = if network.is_ipv4() { 32 } else { 128 };
+    let has_ends = network.is_ipv4() == address.is_ipv4() && bits - network.prefix() >= 2;
+    has_ends && (address == network.network() || (address.is_ipv4() && address == network.broadcast()))
+}

@@ -1,0 +1,39 @@
+# 2026-03-07 10:16:00 by RouterOS 7.19.4
+# software id = 0A1B-2C3D
+#
+# model = RB5009UG+S+
+/interface bridge
+add name=bridge
+/interface wireguard
+add listen-port=13231 mtu=1420 name=wg1
+/interface list
+add name=WAN
+add name=LAN
+/interface list member
+add interface=ether1 list=WAN
+add interface=bridge list=LAN
+/interface wireguard peers
+add allowed-address=10.77.88.2/32,192.168.88.0/24 interface=wg1 public-key=\
+    "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+/ip address
+add address=192.168.1.1/24 interface=bridge network=192.168.1.0
+add address=203.0.113.2/29 interface=ether1 network=203.0.113.0
+add address=10.77.88.1/30 interface=wg1 network=10.77.88.0
+/ip firewall nat
+add action=masquerade chain=srcnat out-interface-list=WAN
+/routing table
+add disabled=no fib name=via-wg
+/ip route
+add dst-address=192.168.88.0/24 gateway=wg1 routing-table=main
+add dst-address=0.0.0.0/0 gateway=192.0.2.1 routing-table=main
+add dst-address=0.0.0.0/0 gateway=wg1 routing-table=via-wg
+add dst-address=0.0.0.0/0 distance=2 gateway=192.0.2.1 routing-table=via-wg
+add blackhole distance=250 dst-address=0.0.0.0/0 routing-table=via-wg
+/routing rule
+add action=lookup-only-in-table dst-address=10.50.0.0/16 table=main
+add action=lookup src-address=192.168.1.9 table=via-wg
+/ip firewall mangle
+add action=mark-routing chain=prerouting new-routing-mark=via-wg src-address=\
+    192.168.1.9
+/system identity
+set name=Edge

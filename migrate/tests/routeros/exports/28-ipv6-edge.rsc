@@ -1,0 +1,40 @@
+# 2026-03-05 10:14:00 by RouterOS 7.23
+# software id = 0A1B-2C3D
+#
+# model = RB5009UG+S+
+/interface bridge
+add name=bridge
+/interface wireguard
+add listen-port=13231 mtu=1420 name=wg1
+/interface list
+add name=WAN
+add name=LAN
+/interface list member
+add interface=ether1 list=WAN
+add interface=bridge list=LAN
+/interface wireguard peers
+add allowed-address=10.77.88.2/32,192.168.88.0/24,fd00:88::/64 interface=wg1 public-key=\
+    "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+/ip address
+add address=192.168.1.1/24 interface=bridge network=192.168.1.0
+add address=203.0.113.2/29 interface=ether1 network=203.0.113.0
+add address=10.77.88.1/30 interface=wg1 network=10.77.88.0
+/ipv6 address
+add address=fd00:77::1/126 advertise=no interface=wg1
+add address=2001:db8:1::1/64 interface=bridge
+/ipv6 firewall address-list
+add address=2001:db8:7::/48 list=partners
+/ipv6 firewall filter
+add action=accept chain=forward connection-state=established,related
+add action=accept chain=forward dst-address=fd00:88::2/128 dst-port=443 \
+    in-interface-list=WAN protocol=tcp
+add action=accept chain=forward dst-address=fd00:88::2/128 dst-port=8883 \
+    in-interface-list=WAN protocol=tcp src-address-list=partners
+add action=drop chain=forward in-interface-list=WAN
+/ipv6 firewall nat
+add action=dst-nat chain=dstnat comment=https dst-port=443 in-interface-list=WAN \
+    protocol=tcp to-address=fd00:88::2/128
+add action=dst-nat chain=dstnat comment=mqtt dst-port=8883 in-interface-list=WAN \
+    protocol=tcp to-address=fd00:88::2/128
+/system identity
+set name=Edge
