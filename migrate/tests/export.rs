@@ -104,6 +104,63 @@ fn a_wg_quick_file_of_the_far_end_imports_as_the_tunnel_it_came_from() {
 }
 
 #[test]
+fn what_a_wg_quick_file_can_say_survives_export_and_import() {
+    for seed in 0..60 {
+        let random = &mut Random::new(seed);
+        let mut text = arbitrary::gateway_text(seed);
+        if random.chance(50) {
+            text = text.replace(
+                "allowed_ips = [\"10.77.88.2/32\"",
+                "preshared_key_file = \"k\"\nallowed_ips = [\"10.77.88.2/32\"",
+            );
+        }
+        let own = random
+            .pick(&["10.77.88.1/24\", \"fd00:77::1/64", "10.77.88.9/24\", \"fd00:77::9/64", "fd00:77::5/64"])
+            .unwrap();
+        text = text.replace("10.77.88.1/24\", \"fd00:77::1/64", own).replace("\"10.77.88.1\", ", "");
+        let mtu = random.pick(&["mtu = 1380\n", "mtu = 1420\n"]).unwrap();
+        let text = text.replacen("private_key_file", &format!("{mtu}private_key_file"), 1);
+        let policy = gateway(&text);
+        let exported = export::wg_quick(&policy, "wroclaw", &edge()).unwrap();
+        let source = Source { name: Path::new("wroclaw.conf"), text: &exported };
+
+        let import = import::wg_quick(&source, &WgQuickOptions::default(), &|_| None)
+            .unwrap_or_else(|error| panic!("seed {seed}: {error}\n{exported}"));
+
+        let (far, near) = (forwarder(&import.forwarder), gateway(&import.gateway));
+        assert_eq!(near.interface.address, policy.interface.address, "seed {seed}");
+        assert_eq!(near.interface.mtu, policy.interface.mtu, "seed {seed}");
+        assert_eq!(far.interface.mtu, policy.interface.mtu, "seed {seed}");
+        assert_eq!(near.interface.listen_port, edge().endpoint.port);
+        let networks = |prefixes: &[ipnetwork::IpNetwork]| prefixes.iter().copied().collect::<BTreeSet<_>>();
+        let family = |v4: bool| policy.interface.address.iter().any(|own| own.is_ipv4() == v4);
+        let lan: Vec<_> = policy
+            .lan
+            .iter()
+            .copied()
+            .filter(|prefix| {
+                family(prefix.is_ipv4())
+                    || policy.peers[0].allowed_ips.iter().any(|allowed| allowed.is_ipv4() == prefix.is_ipv4())
+            })
+            .collect();
+        assert_eq!(networks(&near.lan), networks(&lan), "seed {seed}\n{exported}");
+        let own: BTreeSet<_> =
+            far.interface.address.iter().map(|own| ipnetwork::IpNetwork::from(own.ip())).collect();
+        assert_eq!(networks(&near.peers[0].allowed_ips), own, "seed {seed}");
+        assert!(own.is_subset(&networks(&policy.peers[0].allowed_ips)), "seed {seed}");
+        let to_edge = &far.peers[0];
+        assert_eq!(
+            (&to_edge.name, to_edge.public_key, &to_edge.endpoint),
+            (&edge().name, edge().public_key, &edge().endpoint)
+        );
+        let preshared = policy.peers[0].preshared_key_file.is_some();
+        assert_eq!(to_edge.preshared_key_file.is_some(), preshared, "seed {seed}");
+        assert_eq!(near.peers[0].preshared_key_file.is_some(), preshared, "seed {seed}");
+        assert!(policy::pairing::pairing(&near, &far).is_empty());
+    }
+}
+
+#[test]
 fn both_router_scripts_import_as_the_policy_they_came_from() {
     for seed in 0..60 {
         let policy = gateway(&routable(&mut Random::new(seed)));

@@ -7,6 +7,7 @@
 
 mod configuration;
 mod helper;
+mod import;
 mod offload;
 mod origin;
 mod tunnelled;
@@ -16,7 +17,7 @@ mod wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     ("split", offload::split),
     ("coalesce", offload::coalesce),
     ("virtio_header", offload::virtio_header),
@@ -30,6 +31,7 @@ pub const TARGETS: [Target; 13] = [
     ("upstream", origin::upstream),
     ("fragments", origin::fragments),
     ("helper_request", helper::helper_request),
+    ("wg_quick", import::wg_quick),
 ];
 
 /// Runs the target of that name.

@@ -30,6 +30,15 @@ pub(super) fn base(id: &ChainId) -> Option<Base> {
         "POSTROUTING" => (Hook::Postrouting, false),
         _ => return None,
     };
+    let has_chain = match id.table.as_str() {
+        "nat" => hook != Hook::Forward,
+        "raw" => is_first,
+        "filter" | "security" => !matches!(hook, Hook::Prerouting | Hook::Postrouting),
+        _ => true,
+    };
+    if !has_chain {
+        return None;
+    }
     let (is_nat, priority) = match id.table.as_str() {
         "raw" => (false, -300),
         "mangle" => (false, -150),
@@ -63,13 +72,16 @@ pub(in crate::import) fn operation(
     }
     let Parts { table, verb, unread, .. } = &mut reader.parts;
     let table = table.take().unwrap_or_else(|| "filter".to_owned());
+    if !["filter", "nat", "mangle", "raw", "security"].contains(&table.as_str()) {
+        return Err(Unread::new(place, format!("there is no table `{table}`")));
+    }
     let Some((verb, name, number)) = verb.take() else {
         let why = "no command such as -A or -I is in it";
         return Err(unread.take().unwrap_or_else(|| Unread::new(place, why)));
     };
     let id = name.map(|name| ChainId { space, table: table.clone(), name });
     let name = id.as_ref().map(|id| id.name.clone());
-    let rule = reader.rule(place, text);
+    let rule = reader.rule((&table, name.as_deref().unwrap_or_default()), place, text);
     let needs = || Unread::new(place, "the name of a chain is missing");
     Ok(match verb {
         Verb::Append => Operation::Append(id.ok_or_else(needs)?, rule),
@@ -108,8 +120,38 @@ struct Parts {
     conditions: Vec<Condition>,
     is_negated: bool,
     action: Option<Action>,
+    /// For `DNAT` and `SNAT`, whether it is the first.
+    changes_destination: Option<bool>,
     unread: Option<Unread>,
 }
+
+/// Targets of extensions, which are no chains.
+const EXTENSIONS: [&str; 24] = [
+    "AUDIT",
+    "CHECKSUM",
+    "CLASSIFY",
+    "CONNMARK",
+    "CONNSECMARK",
+    "CT",
+    "DNPT",
+    "DSCP",
+    "HL",
+    "HMARK",
+    "MARK",
+    "NETMAP",
+    "NFQUEUE",
+    "NOTRACK",
+    "QUEUE",
+    "SECMARK",
+    "SET",
+    "SNPT",
+    "SYNPROXY",
+    "TEE",
+    "TOS",
+    "TPROXY",
+    "TRACE",
+    "TTL",
+];
 
 struct Reader<'w> {
     words: &'w [Word],
@@ -246,8 +288,14 @@ impl<'w> Reader<'w> {
             "MASQUERADE" => Action::Masquerade,
             "REDIRECT" => Action::Redirect,
             // The address follows.
-            "DNAT" | "SNAT" => Action::Unclear,
-            // A chain, or a target that is not understood: which it is, the chains of the file say.
+            "DNAT" | "SNAT" => {
+                self.parts.changes_destination = Some(target.text == "DNAT");
+                Action::Unclear
+            }
+            name if EXTENSIONS.contains(&name) => {
+                self.unread(target, format!("the target `{name}` is not understood"));
+                Action::Unclear
+            }
             name => Action::Jump(name.to_owned()),
         };
         self.parts.action = Some(action);
@@ -256,7 +304,7 @@ impl<'w> Reader<'w> {
     /// An option that belongs to a target.
     fn target_option(&mut self, word: &'w Word) -> bool {
         match word.text.as_str() {
-            "--to-destination" | "--to-dest" | "--to" => {
+            "--to-destination" | "--to-dest" | "--to" if self.parts.changes_destination == Some(true) => {
                 let Some(value) = self.value(word) else { return true };
                 match target(&value.text) {
                     Some(target) => self.parts.action = Some(Action::Dnat(target)),
@@ -266,7 +314,7 @@ impl<'w> Reader<'w> {
                     ),
                 }
             }
-            "--to-source" => {
+            "--to-source" if self.parts.changes_destination == Some(false) => {
                 let Some(value) = self.value(word) else { return true };
                 match text::address(&value.text) {
                     Some(address) => self.parts.action = Some(Action::Snat(address)),
@@ -396,7 +444,7 @@ impl<'w> Reader<'w> {
         (fits && (prefixes.len() == 1 || !self.parts.is_negated)).then_some(prefixes)
     }
 
-    fn rule(self, place: Place, text: &str) -> Rule {
+    fn rule(self, home: (&str, &str), place: Place, text: &str) -> Rule {
         let Parts { conditions, action, unread, .. } = self.parts;
         let has_ports = conditions.iter().any(|condition| matches!(condition.kind, Kind::Port(_)));
         let has_transport = conditions.iter().any(|condition| match &condition.kind {
@@ -407,15 +455,43 @@ impl<'w> Reader<'w> {
             let why = "ports need `-p tcp` or `-p udp`";
             (has_ports && !has_transport).then(|| Unread::new(place, why))
         });
-        let has_no_address = action == Some(Action::Unclear);
-        let why = "the address that it changes to is missing";
-        let unread = unread.or_else(|| has_no_address.then(|| Unread::new(place, why)));
+        let misused = misused(home, &conditions, action.as_ref());
+        let unread = unread.or_else(|| misused.map(|why| Unread::new(place, why)));
         let action = match (action.unwrap_or(Action::Nothing), &unread) {
             (action @ (Action::Nothing | Action::ClampMss), _) => action,
             (_, Some(_)) => Action::Unclear,
             (action, None) => action,
         };
         Rule { conditions, action, unread, place, text: text.to_owned() }
+    }
+}
+
+/// Why the program refuses a rule in this table and chain.
+fn misused(
+    (table, chain): (&str, &str),
+    conditions: &[Condition],
+    action: Option<&Action>,
+) -> Option<&'static str> {
+    let asks = |incoming: bool| {
+        conditions.iter().any(|condition| match condition.kind {
+            Kind::Incoming(_) => incoming,
+            Kind::Outgoing(_) => !incoming,
+            _ => false,
+        })
+    };
+    match action {
+        Some(Action::Unclear) => Some("the address that it changes to is missing"),
+        Some(Action::Refuse) if table == "nat" => Some("the table nat refuses nothing: use the table filter"),
+        Some(Action::Dnat(_) | Action::Redirect | Action::Masquerade | Action::Snat(_)) if table != "nat" => {
+            Some("addresses are changed in the table nat only: add -t nat")
+        }
+        _ if asks(false) && matches!(chain, "PREROUTING" | "INPUT") => {
+            Some("it is not known yet by which interface a packet leaves: use -i")
+        }
+        _ if asks(true) && matches!(chain, "POSTROUTING" | "OUTPUT") => {
+            Some("it is no longer known by which interface a packet came in: use -o")
+        }
+        _ => None,
     }
 }
 

@@ -125,6 +125,14 @@ pub(in crate::import) struct Rule {
 }
 
 impl Rule {
+    /// The chain that it goes on in.
+    fn jump(&self) -> Option<&str> {
+        match &self.action {
+            Action::Jump(name) | Action::Goto(name) => Some(name),
+            _ => None,
+        }
+    }
+
     fn is_like(&self, other: &Self) -> bool {
         self.conditions == other.conditions && self.action == other.action
     }
@@ -286,14 +294,8 @@ impl Ruleset {
     /// Gives chains that the file uses but does not make the place that their name or rules imply;
     /// their number and the sign, for those that have one.
     pub(in crate::import) fn place_chains(&mut self) -> Vec<(usize, &'static str)> {
-        let jumps: Vec<String> = self
-            .rules
-            .iter()
-            .filter_map(|rule| match &rule.action {
-                Action::Jump(name) | Action::Goto(name) => Some(name.clone()),
-                _ => None,
-            })
-            .collect();
+        self.resolve_jumps();
+        let jumps: Vec<String> = self.rules.iter().filter_map(Rule::jump).map(str::to_owned).collect();
         let mut placed = Vec::new();
         for (number, chain) in self.chains.iter_mut().enumerate() {
             if chain.is_made || chain.base.is_some() || jumps.contains(&chain.id.name) {
@@ -305,10 +307,12 @@ impl Ruleset {
                 let mut conditions = rule.conditions.iter();
                 conditions.any(|condition| matches!(condition.kind, Kind::Incoming(_)))
             };
-            let named = hook_named(&chain.id.name);
+            let is_nft = chain.id.space.starts_with("nft");
+            let named = hook_named(&chain.id.name).filter(|_| is_nft);
             let (hook, sign) = match named {
                 Some(hook) => (hook, "its name"),
-                None if changes && rules.iter().all(|rule| comes_in(rule)) => (
+                None if chain.id.name == "DOCKER-USER" => (Hook::Forward, "its name, which Docker gives it"),
+                None if is_nft && changes && rules.iter().all(|rule| comes_in(rule)) => (
                     Hook::Prerouting,
                     "its rules, which ask for the incoming interface and change the destination",
                 ),
@@ -330,6 +334,28 @@ impl Ruleset {
             placed.push((number, sign));
         }
         placed
+    }
+
+    /// A jump to a chain that the file does not make leads to what is not known.
+    fn resolve_jumps(&mut self) {
+        for chain in &self.chains {
+            for number in &chain.rules {
+                let Some(rule) = self.rules.get_mut(*number) else { continue };
+                let Some(name) = rule.jump() else { continue };
+                let is_made = self.chains.iter().any(|known| {
+                    known.is_made
+                        && (known.id.space, &known.id.table) == (chain.id.space, &chain.id.table)
+                        && known.id.name == name
+                });
+                if !is_made {
+                    let why = format!(
+                        "`{name}` is neither a target that is understood nor a chain that the file makes"
+                    );
+                    rule.unread.get_or_insert(Unread::new(rule.place, why));
+                    rule.action = Action::Unclear;
+                }
+            }
+        }
     }
 
     fn add(&mut self, rule: Rule) -> usize {

@@ -23,6 +23,7 @@ pub(super) struct Machine {
     pub(super) preshared: Vec<String>,
 }
 
+#[derive(PartialEq, Eq)]
 pub(super) struct Note {
     pub(super) place: Place,
     pub(super) kind: FindingKind,
@@ -76,7 +77,11 @@ impl Machine {
     }
 
     fn note(&mut self, place: Place, kind: FindingKind, text: impl Into<String>) {
-        self.notes.push(Note { place, kind, text: text.into() });
+        let note = Note { place, kind, text: text.into() };
+        // A block changes several things in one command.
+        if self.notes.last() != Some(&note) {
+            self.notes.push(note);
+        }
     }
 
     /// Carries a command out; whether it succeeds, where that is known.
@@ -105,7 +110,7 @@ impl Machine {
             };
         }
         match program {
-            "nft" => match nft::operations(&words, &command.text) {
+            "nft" => match nft::operations(&words) {
                 Ok(operations) => {
                     let ended = operations.into_iter().map(|one| self.filter(command, one, runs));
                     ended.fold(Some(true), |all, one| Some(all? && one?))

@@ -13,6 +13,8 @@ mod hooks;
 mod remarks;
 mod role;
 mod services;
+#[cfg(test)]
+mod tests;
 
 use super::draft::{Draft, stem};
 use super::netfilter::{Action, Kind};

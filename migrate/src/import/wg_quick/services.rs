@@ -44,7 +44,9 @@ pub(super) struct Services {
 }
 
 /// The most decisions that are made about a file.
-const MOST: usize = 40_000_000;
+const MOST: usize = 10_000_000;
+/// The most rounds in which what is not carried is closed.
+const ROUNDS: usize = 12;
 /// An interface that no rule names.
 const UNNAMED: &str = "(another)";
 
@@ -53,7 +55,7 @@ const UNNAMED: &str = "(another)";
 /// A rule is carried whole or not at all: what is refused is closed, and the rest decided again.
 pub(super) fn services(world: &World<'_>, sides: &Sides, own: &[IpNetwork], listen_port: u16) -> Services {
     let mut refused: BTreeMap<usize, String> = BTreeMap::new();
-    loop {
+    for round in 0..=ROUNDS + 1 {
         let closed = refused.keys().copied().collect();
         let found = Services::default();
         let mut finder = Finder { world, sides, own, found, conflicts: BTreeMap::new(), closed };
@@ -61,12 +63,19 @@ pub(super) fn services(world: &World<'_>, sides: &Sides, own: &[IpNetwork], list
         let known = refused.len();
         refused.extend(std::mem::take(&mut finder.found.refused));
         if refused.len() == known {
-            refused.extend(finder.conflicts);
+            refused.extend(std::mem::take(&mut finder.conflicts));
         }
         if refused.len() == known {
             return Services { refused, ..finder.found }.joined();
         }
+        if round == ROUNDS {
+            let why = || "too many rules of the file depend on one another; import it in parts".to_owned();
+            for by in finder.changing() {
+                refused.entry(by).or_insert_with(why);
+            }
+        }
     }
+    Services { refused, ..Services::default() }
 }
 
 /// The parts of every dimension, for one family.
@@ -412,7 +421,12 @@ impl Finder<'_> {
                 Some(dnat) if dnat != by => {
                     (dnat, format!("its connections reach line {}, which is not read in full", line(by)))
                 }
-                _ => {
+                Some(_) => (
+                    by,
+                    "the kernel picks one of its ports for each connection: write ADDRESS:FIRST-LAST/BASE"
+                        .to_owned(),
+                ),
+                None => {
                     value.unclear = Some(by);
                     return;
                 }
@@ -448,6 +462,17 @@ fn by_of(fate: Fate) -> Option<usize> {
 }
 
 impl Services {
+    /// Whether the same is published, by whatever rules.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let plain = |services: &Self| -> Vec<Service> {
+            let services = services.services.iter().cloned();
+            services
+                .map(|service| Service { by: BTreeSet::new(), through: BTreeSet::new(), ..service })
+                .collect()
+        };
+        plain(self) == plain(other)
+    }
+
     /// Joins neighbouring ports of the same rule.
     fn joined(mut self) -> Self {
         let mut joined: Vec<Service> = Vec::new();

@@ -8,7 +8,7 @@ use policy::{Protocol, text};
 impl<'t> Reader<'t> {
     /// A rule, up to the end of its statement.
     pub(super) fn statement(&mut self) -> Rule {
-        let place = self.place();
+        let (place, begin) = (self.place(), self.at);
         let (mut conditions, mut action, mut unread) = (Vec::new(), None, None);
         while self.peek().is_some_and(|word| !matches!(word, ";" | "}")) {
             let start = self.at;
@@ -37,7 +37,9 @@ impl<'t> Reader<'t> {
             (Some(action), None) => action,
             (_, Some(_)) => Action::Unclear,
         };
-        Rule { conditions, action, unread, place, text: self.text.to_owned() }
+        let words: Vec<&str> =
+            self.tokens.iter().take(self.at).skip(begin).map(|token| token.text.as_str()).collect();
+        Rule { conditions, action, unread, place, text: words.join(" ") }
     }
 
     /// Skips a set, of whatever.
