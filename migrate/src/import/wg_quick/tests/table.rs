@@ -46,13 +46,13 @@ const TABLE: &[Row] = &[
     Row(
         "masqueraded",
         &["tcp 443 to 10.77.88.2:443 as the edge", "tcp 80 to 10.77.88.2:80"],
-        &[(8, "line 9 gives"), (9, "no published port")],
+        &[(8, "line 9 gives"), (9, "what it decides")],
     ),
     Row("negations", &[], &[(5, "list its ports"), (6, "an earlier rule"), (7, "an earlier rule")]),
     Row(
         "nft-block",
         &["tcp 443 to 10.77.88.2:443 from 24 prefixes"],
-        &[(5, "nothing lets its connections through")],
+        &[(6, "nothing lets its connections through")],
     ),
     Row(
         "nft-lines",
