@@ -130,11 +130,9 @@ impl World<'_> {
             return Fate::Refused { dnat: Some(by), by: None };
         }
         let packet = Packet { destination: target.address, port, ..packet };
-        let ports = match target.ports {
-            Ports::Within(first, last) if first != last => Ports::Same,
-            Ports::Within(first, _) => Ports::One(first),
-            ports => ports,
-        };
+        // A port within the range is kept.
+        let is_kept = matches!(target.ports, Ports::Within(first, last) if first != last);
+        let ports = if is_kept { Ports::Same } else { target.ports };
         let way = Way { address: target.address, ports, source: SourceAddress::Client, by };
         self.forwarded(packet, way, passed)
     }
@@ -153,7 +151,11 @@ impl World<'_> {
                 Verdict::Refuse(by) => return Fate::Refused { dnat, by },
                 Verdict::Unclear(by) => return Fate::Unclear { dnat, by },
                 Verdict::Source(source) if way.source == SourceAddress::Client => way.source = source,
-                _ => {}
+                Verdict::Source(_)
+                | Verdict::Return
+                | Verdict::Accept
+                | Verdict::Dnat(..)
+                | Verdict::Redirect => {}
             }
         }
         let later = Flow { state: State::Established, ..new };
@@ -179,7 +181,11 @@ impl World<'_> {
                 match self.run(self.base(chain), &flow, passed) {
                     Verdict::Refuse(by) => return Fate::Refused { dnat, by },
                     Verdict::Unclear(by) => return Fate::Unclear { dnat, by },
-                    _ => {}
+                    Verdict::Source(_)
+                    | Verdict::Return
+                    | Verdict::Accept
+                    | Verdict::Dnat(..)
+                    | Verdict::Redirect => {}
                 }
             }
         }
@@ -259,10 +265,11 @@ impl World<'_> {
                     return Some(Verdict::Unclear(number));
                 };
                 let within = Within { chain: into, depth: within.depth + 1, ..within };
-                match self.run(within, flow, passed) {
-                    Verdict::Return if matches!(rule.action, Action::Jump(_)) => return None,
-                    verdict => verdict,
+                let verdict = self.run(within, flow, passed);
+                if matches!((&verdict, &rule.action), (Verdict::Return, Action::Jump(_))) {
+                    return None;
                 }
+                verdict
             }
             Action::Unclear => Verdict::Unclear(number),
             Action::Dnat(_)

@@ -26,7 +26,7 @@ pub(in crate::import) struct Condition {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::import) enum Kind {
-    /// The interface it comes in by; a final `+` stands for any rest.
+    /// The interface it comes in by; a final `+` matches any rest.
     Incoming(Vec<String>),
     /// The interface it leaves by.
     Outgoing(Vec<String>),
@@ -43,6 +43,23 @@ pub(in crate::import) enum Kind {
     /// The destination is an address of the machine itself.
     Local,
     IsIpv6,
+}
+
+impl Kind {
+    /// The ports that are asked for.
+    pub(in crate::import) fn ports(&self) -> Option<&[(u16, u16)]> {
+        if let Self::Port(ports) = self { Some(ports) } else { None }
+    }
+
+    /// The destinations that are asked for.
+    pub(in crate::import) const fn of_destination(&self) -> Option<&Vec<IpNetwork>> {
+        if let Self::Destination(prefixes) = self { Some(prefixes) } else { None }
+    }
+
+    /// Both ends: a reply's destination is the client.
+    pub(in crate::import) const fn of_either_end(&self) -> Option<&Vec<IpNetwork>> {
+        if let Self::Source(prefixes) | Self::Destination(prefixes) = self { Some(prefixes) } else { None }
+    }
 }
 
 /// A state of connection tracking.
@@ -127,10 +144,7 @@ pub(in crate::import) struct Rule {
 impl Rule {
     /// The chain that it goes on in.
     fn jump(&self) -> Option<&str> {
-        match &self.action {
-            Action::Jump(name) | Action::Goto(name) => Some(name),
-            _ => None,
-        }
+        if let Action::Jump(name) | Action::Goto(name) = &self.action { Some(name) } else { None }
     }
 
     fn is_like(&self, other: &Self) -> bool {
@@ -312,7 +326,7 @@ impl Ruleset {
             let (hook, sign) = match named {
                 Some(hook) => (hook, "its name"),
                 None if chain.id.name == "DOCKER-USER" => (Hook::Forward, "its name, which Docker gives it"),
-                None if is_nft && changes && rules.iter().all(|rule| comes_in(rule)) => (
+                None if is_nft && changes && rules.iter().all(comes_in) => (
                     Hook::Prerouting,
                     "its rules, which ask for the incoming interface and change the destination",
                 ),

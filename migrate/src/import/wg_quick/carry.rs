@@ -16,8 +16,8 @@ use policy::{PortRange, Protocol, Protocols};
 /// Prefixes that an entry has itself; more become a list.
 const INLINE: usize = 16;
 
-/// The most rules of which each is left out once, to see what it is for.
-const MOST_COMPARED: usize = 64;
+/// The most decisions that are made again to see what each rule is for.
+const MOST_COMPARED: usize = 100_000_000;
 
 /// A service with the name of its entry.
 pub(super) struct Carried {
@@ -75,8 +75,11 @@ impl Reader<'_> {
             .filter(|(number, rule)| decides(rule) && self.machine.rules.home(*number).is_some())
             .map(|(number, _)| number)
             .collect();
+        if candidates.len().saturating_mul(found.decisions) > MOST_COMPARED {
+            return None;
+        }
         let mut weighed = Weighed::default();
-        for number in candidates.get(..).filter(|all| all.len() <= MOST_COMPARED)?.iter().copied() {
+        for number in candidates {
             let mut without = self.machine.rules.clone();
             without.rules.get_mut(number).into_iter().for_each(|rule| rule.action = Action::Nothing);
             let other = self.found(&without, draft);
@@ -116,9 +119,26 @@ impl Reader<'_> {
         }
     }
 
+    /// Where the file has no single address of the origin, what is published leads to it.
+    fn settle_address(&self, carried: &[Carried], draft: &mut Draft) {
+        let name = draft.origin.key_file.trim_end_matches("-origin.key");
+        let peer = draft.edge.peers.iter().find(|peer| peer.name == name);
+        let guessed =
+            self.guessed_addresses(peer.map(|peer| peer.allowed_ips.as_slice()).unwrap_or_default());
+        for own in draft.origin.address.iter_mut().filter(|own| guessed.contains(&own.ip())) {
+            let mut targets = carried.iter().map(|entry| entry.service.target);
+            let target = targets.find(|target| own.contains(*target));
+            if let Some(known) = target.and_then(|target| IpNetwork::new(target, own.prefix()).ok()) {
+                *own = known;
+            }
+        }
+    }
+
     /// What the origin does with what is published: to its address in the tunnel means to itself.
     fn injects(&self, carried: &[Carried], draft: &mut Draft) {
-        let own: Vec<IpAddr> = draft.origin.address.iter().map(IpNetwork::ip).collect();
+        self.settle_address(carried, draft);
+        let own: Vec<IpNetwork> = draft.origin.address.iter().chain(&draft.edge.address).copied().collect();
+        let is_own = |address: IpAddr| own.iter().any(|own| own.contains(address));
         let name = draft.origin.key_file.trim_end_matches("-origin.key").to_owned();
         let mut entries: Vec<(String, Protocol, IpAddr, PortRange)> = Vec::new();
         for Carried { name: entry, service, protocols } in carried {
@@ -149,13 +169,10 @@ impl Reader<'_> {
                 Some(_) => Protocols::Both,
                 None => one(protocol),
             };
-            let upstream = if own.contains(&address) {
-                format!("127.0.0.1:{ports}")
-            } else {
-                with_ports(address, ports)
-            };
+            let upstream =
+                if is_own(address) { format!("127.0.0.1:{ports}") } else { with_ports(address, ports) };
             let name = names.claim(&entry, "port");
-            if own.contains(&address) {
+            if is_own(address) {
                 let text = format!(
                     "upstream {upstream:?} of inject {name:?}: {address} is the forwarder's own address in the tunnel, where no \
                      program listens"

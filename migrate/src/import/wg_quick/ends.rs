@@ -300,7 +300,10 @@ impl Reader<'_> {
         let is_lan =
             |prefix: &IpNetwork| !prefix::is_default(*prefix) && !in_tunnel(prefix) && !is_edge(prefix);
         // A network of the internet is let in by AllowedIPs, and is no LAN unless it is routed.
-        let private = allowed.iter().filter(|prefix| prefix::is_private(**prefix));
+        let is_private = |prefix: &&IpNetwork| {
+            prefix::is_private(**prefix) && prefix::is_private(IpNetwork::from(prefix.broadcast()))
+        };
+        let private = allowed.iter().filter(is_private);
         let routed = private.chain(&self.machine.routes).copied();
         let lan = prefix::disjoint(routed.filter(is_lan));
         Edge {

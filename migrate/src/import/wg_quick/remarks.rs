@@ -110,15 +110,17 @@ impl Reader<'_> {
             ),
             Action::Accept => self.accepted(rule, hook, draft.edge.listen_port),
             Action::Refuse => refused(hook),
-            _ => (FindingKind::NoCounterpart, "no entry says this".to_owned()),
+            Action::Return | Action::Jump(_) | Action::Goto(_) | Action::Redirect | Action::Nothing | Action::Unclear => {
+                (FindingKind::NoCounterpart, "no entry says this".to_owned())
+            }
         }
     }
 
     fn not_published(&self, number: usize, rule: &Rule, hook: Option<Hook>, found: &Services) -> String {
         let line = |by: usize| self.machine.rules.rule(by).map_or(0, |rule| rule.place.line);
-        let from_tunnel = rule.conditions.iter().any(|condition| match &condition.kind {
-            Kind::Incoming(names) => names.contains(&self.tunnel) && !condition.is_negated,
-            _ => false,
+        let from_tunnel = rule.conditions.iter().any(|condition| {
+            matches!(&condition.kind, Kind::Incoming(names) if names.contains(&self.tunnel))
+                && !condition.is_negated
         });
         if hook == Some(Hook::Output) {
             return "it is for connections of this machine itself, not for the internet".to_owned();
@@ -139,22 +141,18 @@ impl Reader<'_> {
     }
 
     fn accepted(&self, rule: &Rule, hook: Option<Hook>, listen_port: u16) -> (FindingKind, String) {
-        let ports = rule.conditions.iter().find_map(|condition| match &condition.kind {
-            Kind::Port(ports) if !condition.is_negated => Some(ports.clone()),
-            _ => None,
-        });
+        let mut conditions = rule.conditions.iter().filter(|condition| !condition.is_negated);
+        let ports = conditions.find_map(|condition| condition.kind.ports());
         let is_for = |protocol| {
-            rule.conditions.iter().any(|condition| match &condition.kind {
-                Kind::Protocol(protocols) => *protocols == [Some(protocol)] && !condition.is_negated,
-                _ => false,
+            rule.conditions.iter().any(|condition| {
+                matches!(&condition.kind, Kind::Protocol(protocols) if *protocols == [Some(protocol)])
+                    && !condition.is_negated
             })
         };
-        let only_replies = rule.conditions.iter().any(|condition| match &condition.kind {
-            Kind::State(states) => {
-                !condition.is_negated
-                    && states.iter().all(|state| matches!(state, State::Established | State::Other))
-            }
-            _ => false,
+        let are_later =
+            |states: &[State]| states.iter().all(|state| matches!(state, State::Established | State::Other));
+        let only_replies = rule.conditions.iter().any(|condition| {
+            matches!(&condition.kind, Kind::State(states) if are_later(states)) && !condition.is_negated
         });
         if only_replies {
             return (FindingKind::Replaced, "replies pass with their flow".to_owned());
@@ -190,7 +188,14 @@ impl Reader<'_> {
                     "the forwarder connects to its upstreams from this machine itself",
                 ),
                 Action::ClampMss => (FindingKind::Replaced, "the forwarder does this itself"),
-                _ => (
+                Action::Accept
+                | Action::Refuse
+                | Action::Return
+                | Action::Jump(_)
+                | Action::Goto(_)
+                | Action::Redirect
+                | Action::Nothing
+                | Action::Unclear => (
                     FindingKind::NoCounterpart,
                     "the forwarder carries what [[inject]] and [[reach]] list, and nothing else",
                 ),

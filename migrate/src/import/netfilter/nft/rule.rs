@@ -106,9 +106,7 @@ impl<'t> Reader<'t> {
 
     fn translation(&mut self, is_destination: bool) -> Result<Action, Unread> {
         let _ = self.take("ip") || self.take("ip6");
-        if !self.take("to") {
-            return self.unread();
-        }
+        let _ = self.take("to");
         let written = self.peek().unwrap_or_default();
         let action = if is_destination {
             target(written).map(Action::Dnat)
@@ -227,7 +225,7 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// A name that ends in `*` stands for any rest.
+/// A name that ends in `*` matches any rest.
 fn pattern(name: &str) -> String {
     name.strip_suffix('*').map_or_else(|| name.to_owned(), |stem| format!("{stem}+"))
 }

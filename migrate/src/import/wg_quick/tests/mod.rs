@@ -127,6 +127,48 @@ fn names_are_given_or_come_with_the_sign_they_were_taken_from() {
 }
 
 #[test]
+fn what_only_private_addresses_may_use_is_not_published() {
+    for source in ["10.77.88.0/24", "192.168.1.0/24", "100.64.0.0/10", "10.0.0.0/8,172.16.0.0/12"] {
+        let rule = WEB.replace("-i eth0", &format!("-i eth0 -s {source}"));
+        let import = import("wg0.conf", &edge(&rule)).unwrap();
+        assert!(gateway(&import).publish.is_empty(), "{source}");
+        assert!(
+            import.findings.iter().any(|finding| finding.text.contains("only private addresses")),
+            "{source}"
+        );
+    }
+}
+
+#[test]
+fn a_rule_in_the_chain_that_docker_calls_first_decides_before_others() {
+    let hooks = format!("{WEB}PostUp = iptables -I DOCKER-USER -i eth0 ! -s 203.0.113.0/24 -j DROP\n");
+    let import = import("wg0.conf", &edge(&hooks)).unwrap();
+
+    assert!(import.gateway.contains("allow = [\"203.0.113.0/24\"]"), "{}", import.gateway);
+    let sign = import.findings.iter().find(|finding| finding.text.contains("\"DOCKER-USER\"")).unwrap();
+    assert_eq!(sign.kind, FindingKind::Assumed);
+
+    let unknown = hooks.replace("DOCKER-USER", "SOMEWHERE");
+    let findings = self::import("wg0.conf", &edge(&unknown)).unwrap().findings;
+    let said = |finding: &crate::import::Finding| finding.text.contains("where this chain is called from");
+    assert!(findings.iter().any(|finding| finding.kind == FindingKind::NoCounterpart && said(finding)));
+}
+
+#[test]
+fn an_origin_without_a_single_address_has_the_one_that_ports_lead_to() {
+    let text =
+        edge(&WEB.replace("10.77.88.2:443", "10.77.88.7:443")).replace("10.77.88.2/32", "10.77.88.0/24");
+    let import = import("wg0.conf", &text).unwrap();
+
+    let far = forwarder(&import);
+    assert_eq!(far.interface.address, ["10.77.88.7/24".parse().unwrap()]);
+    assert_eq!(far.inject[0].upstreams[0].to_string(), "127.0.0.1:443");
+    assert!(
+        import.findings.iter().any(|finding| finding.text.contains("address 10.77.88.7 in forwarder.toml"))
+    );
+}
+
+#[test]
 fn a_prefix_that_two_peers_have_is_the_last_ones() {
     let text = edge(WEB)
         + "[Peer]\nPublicKey = TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=\nAllowedIPs = 10.77.88.2/32\n";

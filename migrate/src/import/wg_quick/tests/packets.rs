@@ -65,10 +65,7 @@ impl<'a> Case<'a> {
     }
 
     fn packets(&self) -> Vec<Packet<'_>> {
-        let mut sources = self.addresses(|kind| match kind {
-            Kind::Source(prefixes) | Kind::Destination(prefixes) => Some(prefixes),
-            _ => None,
-        });
+        let mut sources = self.addresses(Kind::of_either_end);
         sources.extend(
             ["203.0.113.10", "8.8.8.8", "2001:db8:1::10"].map(|text| text.parse::<IpAddr>().unwrap()),
         );
@@ -111,10 +108,7 @@ impl<'a> Case<'a> {
 
     /// Addresses of the edge.
     fn destinations(&self) -> BTreeSet<IpAddr> {
-        let named = self.addresses(|kind| match kind {
-            Kind::Destination(prefixes) => Some(prefixes),
-            _ => None,
-        });
+        let named = self.addresses(Kind::of_destination);
         let own = ["192.0.2.2", "192.0.2.77", "2001:db8:2::2"].map(|text| text.parse().unwrap());
         named.into_iter().chain(own).filter(|address| !self.in_tunnel(*address)).collect()
     }
