@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use arbitrary::Random;
+use ipnetwork::IpNetwork;
 use migrate::export::{self, EdgeSide, ExportError};
 use migrate::import::{self, Exports, FindingKind, WgQuickOptions};
 use policy::gateway::{Party, Policy, Service};
@@ -101,6 +102,75 @@ fn a_wg_quick_file_of_the_far_end_imports_as_the_tunnel_it_came_from() {
     assert_eq!(near.interface.address, policy.interface.address);
     assert_eq!(near.interface.listen_port, policy.interface.listen_port);
     assert!(near.peers[0].allowed_ips.iter().all(|prefix| policy.peers[0].allowed_ips.contains(prefix)));
+}
+
+#[test]
+fn what_a_wg_quick_file_can_say_survives_export_and_import() {
+    for seed in 0..60 {
+        let policy = gateway(&of_a_tunnel(seed));
+        let exported = export::wg_quick(&policy, "wroclaw", &edge()).unwrap();
+        let source = Source { name: Path::new("wroclaw.conf"), text: &exported };
+
+        let import = import::wg_quick(&source, &WgQuickOptions::default(), &|_| None)
+            .unwrap_or_else(|error| panic!("seed {seed}: {error}\n{exported}"));
+
+        let (far, near) = (forwarder(&import.forwarder), gateway(&import.gateway));
+        assert_eq!(near.interface.address, policy.interface.address, "seed {seed}");
+        assert_eq!((near.interface.mtu, far.interface.mtu), (policy.interface.mtu, policy.interface.mtu));
+        assert_eq!(near.interface.listen_port, edge().endpoint.port);
+        assert_eq!(networks(&near.lan), networks(&policy.lan), "seed {seed}\n{exported}");
+        let own: Vec<IpNetwork> = far.interface.address.iter().map(|own| IpNetwork::from(own.ip())).collect();
+        assert_eq!(networks(&near.peers[0].allowed_ips), networks(&own), "seed {seed}");
+        assert!(networks(&own).is_subset(&networks(&policy.peers[0].allowed_ips)), "seed {seed}");
+        let to = &far.peers[0];
+        assert_eq!(
+            (&to.name, to.public_key, &to.endpoint),
+            (&edge().name, edge().public_key, &edge().endpoint)
+        );
+        let preshared = policy.peers[0].preshared_key_file.is_some();
+        for file in [&to.preshared_key_file, &near.peers[0].preshared_key_file] {
+            assert_eq!(file.is_some(), preshared, "seed {seed}");
+        }
+        assert!(policy::pairing::pairing(&near, &far).is_empty(), "seed {seed}");
+    }
+}
+
+fn networks(prefixes: &[IpNetwork]) -> BTreeSet<IpNetwork> {
+    prefixes.iter().copied().collect()
+}
+
+/// An edge with one or both families, some LANs, and a preshared key or none.
+fn of_a_tunnel(seed: u64) -> String {
+    let random = &mut Random::new(seed);
+    if random.chance(50) {
+        // Everything else in it is nothing that a far end's file can say.
+        let text = arbitrary::gateway_text(seed);
+        let own = random.pick(&["10.77.88.1/24", "10.77.88.9/24", "10.77.88.254/24"]).unwrap();
+        return text.replace("10.77.88.1/24", own).replace("\"10.77.88.1\", ", "");
+    }
+    let (v4, v6) = *random.pick(&[(true, true), (false, true), (true, false)]).unwrap();
+    let listed = |v4_item: &str, v6_item: &str| {
+        let items = [(v4, v4_item), (v6, v6_item)].into_iter().filter(|(wanted, _)| *wanted);
+        items.map(|(_, item)| format!("{item:?}")).collect::<Vec<_>>().join(", ")
+    };
+    let host = 1 + random.below(5);
+    let mut text = format!(
+        "[interface]\naddress = [{}]\nmtu = {}\nprivate_key_file = \"k\"\n",
+        listed(&format!("10.77.88.{host}/24"), &format!("fd00:77::{host}/64")),
+        1_280 + random.below(200),
+    );
+    if random.chance(70) {
+        let _ = write!(text, "[lan]\nprefixes = [{}]\n", listed("192.168.1.0/24", "2001:db8:1::/64"));
+    }
+    let _ = write!(
+        text,
+        "[[peer]]\nname = \"wroclaw\"\npublic_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nallowed_ips = [{}]\n",
+        listed("10.77.88.77/32", "fd00:77::77/128"),
+    );
+    if random.chance(50) {
+        text.push_str("preshared_key_file = \"wroclaw.psk\"\n");
+    }
+    text
 }
 
 #[test]

@@ -77,6 +77,73 @@ fn addresses_ports_keys_and_sizes_are_compared() {
 }
 
 #[test]
+fn clients_must_be_let_through_at_the_origin() {
+    let only =
+        |prefixes: &str| FORWARDER.replace("endpoint =", &format!("allowed_ips = [{prefixes}]\nendpoint ="));
+    for enough in ["\"0.0.0.0/0\"", "\"0.0.0.0/1\", \"128.0.0.0/1\"", "\"10.77.88.1/32\", \"0.0.0.0/0\""] {
+        assert_eq!(found(GATEWAY, &only(enough)), Vec::<String>::new(), "{enough}");
+    }
+    let narrow = only("\"10.77.88.1/32\", \"192.168.1.0/24\"");
+    assert_eq!(
+        found(GATEWAY, &narrow),
+        [
+            "publish \"https\" is for everyone, but allowed_ips of peer \"kyiv\" in forwarder.toml do not have that: the \
+             forwarder drops their packets; add it"
+        ]
+    );
+
+    let masqueraded = GATEWAY.replace("listen = \"443\"", "listen = \"443\"\nsource = \"masquerade\"");
+    let plain = narrow.replace("proxy_protocol = \"v2\"", "");
+    assert_eq!(found(&masqueraded, &plain), Vec::<String>::new());
+    let listed = GATEWAY.replace("listen = \"443\"", "listen = \"443\"\nallow = [\"192.168.1.0/25\"]");
+    assert_eq!(found(&listed, &narrow), Vec::<String>::new());
+    let wider = listed.replace("192.168.1.0/25", "192.168.0.0/16");
+    assert!(
+        matches!(findings(&wider, &narrow).as_slice(), [Finding::SourcesNotAllowed { from, .. }] if from == "192.168.0.0/16")
+    );
+}
+
+#[test]
+fn an_upstream_in_the_tunnel_is_found_by_both_checks() {
+    let itself = FORWARDER.replace("127.0.0.1:8443", "10.77.88.2:8443");
+
+    assert!(matches!(findings(GATEWAY, &itself).as_slice(), [Finding::UpstreamInTunnel { .. }]));
+    let warnings: Vec<String> = forwarder(&itself).warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 1);
+    assert!(
+        warnings[0].contains("upstream 10.77.88.2:8443") && warnings[0].contains("127.0.0.1"),
+        "{warnings:?}"
+    );
+    assert!(forwarder(FORWARDER).warnings.is_empty());
+    let behind = FORWARDER.replace("127.0.0.1:8443", "192.168.88.9:8443");
+    assert!(forwarder(&behind).warnings.is_empty() && findings(GATEWAY, &behind).is_empty());
+}
+
+#[test]
+fn single_addresses_at_both_ends_are_one_tunnel() {
+    let (edge, origin) = (
+        GATEWAY.replace("10.77.88.1/30", "10.77.88.1/32"),
+        FORWARDER.replace("10.77.88.2/30", "10.77.88.2/32"),
+    );
+
+    assert_eq!(found(&edge, &origin), Vec::<String>::new());
+    assert!(matches!(
+        findings(&edge, &origin.replace("10.77.88.2/32", "10.77.99.2/32")).as_slice(),
+        [Finding::NoEdge]
+    ));
+}
+
+#[test]
+fn the_forwarders_address_must_be_its_peers() {
+    let elsewhere = gateway(&GATEWAY.replace("10.77.88.2/32", "10.77.88.6/32"));
+    let forwarder = forwarder(FORWARDER);
+    let keys = OwnKeys { gateway: None, forwarder: Some(elsewhere.peers[0].public_key) };
+
+    let findings = pairing_with_keys(&elsewhere, &forwarder, &keys);
+    assert!(matches!(findings.first(), Some(Finding::AddressNotAllowed { .. })), "{findings:?}");
+}
+
+#[test]
 fn keys_are_compared_where_they_are_known() {
     let (gateway, forwarder) = (gateway(GATEWAY), forwarder(FORWARDER));
     let right = OwnKeys {

@@ -45,7 +45,11 @@ pub fn wg_quick(policy: &Policy, peer: &str, edge: &EdgeSide) -> Result<String, 
     let _ = writeln!(text, "\n[Peer]\n# {}", edge.name);
     let _ = writeln!(text, "PublicKey = {}", edge.public_key);
     let _ = writeln!(text, "Endpoint = {}", edge.endpoint);
-    let _ = writeln!(text, "AllowedIPs = {}", join(far.everyone(), ", "));
+    // Everyone holds the edge's addresses, but a reader of this file learns them from here only.
+    let own = policy.interface.address.iter().filter(|own| far.has_family(own.is_ipv4()));
+    let own = own.map(|own| IpNetwork::from(own.ip()).to_string());
+    let allowed = own.chain(far.everyone().into_iter().map(str::to_owned));
+    let _ = writeln!(text, "AllowedIPs = {}", join(allowed, ", "));
     text.push_str("PersistentKeepalive = 25\n");
     Ok(text)
 }

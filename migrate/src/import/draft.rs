@@ -142,7 +142,8 @@ impl Draft {
             self.note(FindingKind::Assumed, warning.to_string());
         }
         for publish in &edge.publish {
-            self.note(FindingKind::Public, public(publish));
+            let text = public(publish, &self.lists);
+            self.note(FindingKind::Public, text);
         }
         for finding in pairing(&edge, &origin) {
             self.note(FindingKind::NoCounterpart, finding.to_string());
@@ -171,13 +172,18 @@ impl Draft {
 }
 
 /// A published port in one line: source, port, target.
-fn public(publish: &gateway::Publish) -> String {
+fn public(publish: &gateway::Publish, known: &[List]) -> String {
     let address = publish.address.map_or_else(|| "every address".to_owned(), |address| address.to_string());
     let from = match &publish.allow {
         AllowList::Any => "everyone".to_owned(),
         AllowList::Only { prefixes, lists } => {
             let prefixes = prefixes.iter().map(ToString::to_string);
-            prefixes.chain(lists.iter().map(|list| format!("@{list}"))).collect::<Vec<_>>().join(", ")
+            let named = lists.iter().map(|name| {
+                let list = known.iter().find(|list| list.name == name.as_str());
+                let count = list.map_or(0, |list| list.prefixes.len());
+                format!("@{name} ({count} prefixes in lists/{name}.list)")
+            });
+            prefixes.chain(named).collect::<Vec<_>>().join(", ")
         }
     };
     let protocols = publish.protocols.iter().map(|protocol| protocol.as_str()).collect::<Vec<_>>().join("+");

@@ -8,6 +8,7 @@
 mod configuration;
 mod foreign;
 mod helper;
+mod import;
 mod offload;
 mod origin;
 mod tunnelled;
@@ -17,7 +18,7 @@ mod wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     ("split", offload::split),
     ("coalesce", offload::coalesce),
     ("virtio_header", offload::virtio_header),
@@ -32,6 +33,7 @@ pub const TARGETS: [Target; 14] = [
     ("fragments", origin::fragments),
     ("helper_request", helper::helper_request),
     ("routeros", foreign::routeros),
+    ("wg_quick", import::wg_quick),
 ];
 
 /// Runs the target of that name.

@@ -79,6 +79,14 @@ struct Flow<'a> {
     is_local: bool,
 }
 
+/// The chain that a rule is in, within which base chain.
+#[derive(Clone, Copy)]
+struct Within<'c> {
+    chain: &'c Chain,
+    is_nat: bool,
+    depth: usize,
+}
+
 enum Verdict {
     /// The chain is at its end, or a rule returned from it.
     Return,
@@ -105,7 +113,7 @@ impl World<'_> {
             if self.is_nat(chain) && dnat.is_some() {
                 continue;
             }
-            match self.run(chain, &flow, passed, 0) {
+            match self.run(self.base(chain), &flow, passed) {
                 Verdict::Dnat(target, by) => dnat = Some((target, by)),
                 Verdict::Redirect => return Fate::Untouched,
                 Verdict::Refuse(by) => return Fate::Refused { dnat: dnat.map(|(_, by)| by), by },
@@ -122,11 +130,9 @@ impl World<'_> {
             return Fate::Refused { dnat: Some(by), by: None };
         }
         let packet = Packet { destination: target.address, port, ..packet };
-        let ports = match target.ports {
-            Ports::Within(first, last) if first != last => Ports::Same,
-            Ports::Within(first, _) => Ports::One(first),
-            ports => ports,
-        };
+        // A port within the range is kept.
+        let is_kept = matches!(target.ports, Ports::Within(first, last) if first != last);
+        let ports = if is_kept { Ports::Same } else { target.ports };
         let way = Way { address: target.address, ports, source: SourceAddress::Client, by };
         self.forwarded(packet, way, passed)
     }
@@ -141,11 +147,15 @@ impl World<'_> {
         };
         let dnat = Some(way.by);
         for chain in self.at(Hook::Forward).into_iter().chain(self.at(Hook::Postrouting)) {
-            match self.run(chain, &new, passed, 0) {
+            match self.run(self.base(chain), &new, passed) {
                 Verdict::Refuse(by) => return Fate::Refused { dnat, by },
                 Verdict::Unclear(by) => return Fate::Unclear { dnat, by },
                 Verdict::Source(source) if way.source == SourceAddress::Client => way.source = source,
-                _ => {}
+                Verdict::Source(_)
+                | Verdict::Return
+                | Verdict::Accept
+                | Verdict::Dnat(..)
+                | Verdict::Redirect => {}
             }
         }
         let later = Flow { state: State::Established, ..new };
@@ -168,10 +178,14 @@ impl World<'_> {
             let hooks = [Hook::Forward, Hook::Postrouting];
             for chain in hooks.into_iter().flat_map(|hook| self.at(hook)).filter(|chain| !self.is_nat(chain))
             {
-                match self.run(chain, &flow, passed, 0) {
+                match self.run(self.base(chain), &flow, passed) {
                     Verdict::Refuse(by) => return Fate::Refused { dnat, by },
                     Verdict::Unclear(by) => return Fate::Unclear { dnat, by },
-                    _ => {}
+                    Verdict::Source(_)
+                    | Verdict::Return
+                    | Verdict::Accept
+                    | Verdict::Dnat(..)
+                    | Verdict::Redirect => {}
                 }
             }
         }
@@ -189,11 +203,15 @@ impl World<'_> {
         chain.base.is_some_and(|base| base.is_nat)
     }
 
-    fn run(&self, chain: &Chain, flow: &Flow<'_>, passed: &mut Vec<usize>, depth: usize) -> Verdict {
+    fn base<'c>(&self, chain: &'c Chain) -> Within<'c> {
+        Within { chain, is_nat: self.is_nat(chain), depth: 0 }
+    }
+
+    fn run(&self, within: Within<'_>, flow: &Flow<'_>, passed: &mut Vec<usize>) -> Verdict {
+        let chain = within.chain;
         if !is_of_family(chain.id.space, flow.packet.source) {
             return Verdict::Return;
         }
-        let is_base = depth == 0;
         for &number in &chain.rules {
             let Some(rule) = self.rules.rule(number) else { continue };
             if matches!(rule.action, Action::Nothing | Action::ClampMss) {
@@ -204,29 +222,32 @@ impl World<'_> {
                 Is::Unclear => return Verdict::Unclear(number),
                 Is::Yes => passed.push(number),
             }
-            match self.act(chain, (rule, number), flow, passed, depth) {
+            match self.act(within, (rule, number), flow, passed) {
                 Some(Verdict::Return) => break,
                 Some(verdict) => return verdict,
                 None => {}
             }
         }
-        if is_base && chain.refuses { Verdict::Refuse(None) } else { Verdict::Return }
+        if within.depth == 0 && chain.refuses { Verdict::Refuse(None) } else { Verdict::Return }
     }
 
     /// What a rule that fits decides; `None` when the next one is asked.
     fn act(
         &self,
-        chain: &Chain,
+        within: Within<'_>,
         (rule, number): (&Rule, usize),
         flow: &Flow<'_>,
         passed: &mut Vec<usize>,
-        depth: usize,
     ) -> Option<Verdict> {
-        let has_state = flow.state == State::New;
+        let (chain, has_state) = (within.chain, flow.state == State::New);
         Some(match &rule.action {
             Action::Accept => Verdict::Accept,
             Action::Refuse => Verdict::Refuse(Some(number)),
             Action::Return => Verdict::Return,
+            // The kernel has no such rule outside a chain of NAT.
+            Action::Dnat(_) | Action::Redirect | Action::Masquerade | Action::Snat(_) if !within.is_nat => {
+                Verdict::Unclear(number)
+            }
             Action::Dnat(target) if has_state => Verdict::Dnat(*target, number),
             Action::Redirect if has_state => Verdict::Redirect,
             Action::Masquerade if has_state => Verdict::Source(SourceAddress::Edge { by: number }),
@@ -240,13 +261,15 @@ impl World<'_> {
                         && known.id.table == chain.id.table
                         && known.id.name == *name
                 });
-                let Some(into) = into.filter(|_| depth < DEPTH) else {
+                let Some(into) = into.filter(|_| within.depth < DEPTH) else {
                     return Some(Verdict::Unclear(number));
                 };
-                match self.run(into, flow, passed, depth + 1) {
-                    Verdict::Return if matches!(rule.action, Action::Jump(_)) => return None,
-                    verdict => verdict,
+                let within = Within { chain: into, depth: within.depth + 1, ..within };
+                let verdict = self.run(within, flow, passed);
+                if matches!((&verdict, &rule.action), (Verdict::Return, Action::Jump(_))) {
+                    return None;
                 }
+                verdict
             }
             Action::Unclear => Verdict::Unclear(number),
             Action::Dnat(_)

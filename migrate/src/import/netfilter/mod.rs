@@ -26,7 +26,7 @@ pub(in crate::import) struct Condition {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::import) enum Kind {
-    /// The interface it comes in by; a final `+` stands for any rest.
+    /// The interface it comes in by; a final `+` matches any rest.
     Incoming(Vec<String>),
     /// The interface it leaves by.
     Outgoing(Vec<String>),
@@ -43,6 +43,23 @@ pub(in crate::import) enum Kind {
     /// The destination is an address of the machine itself.
     Local,
     IsIpv6,
+}
+
+impl Kind {
+    /// The ports that are asked for.
+    pub(in crate::import) fn ports(&self) -> Option<&[(u16, u16)]> {
+        if let Self::Port(ports) = self { Some(ports) } else { None }
+    }
+
+    /// The destinations that are asked for.
+    pub(in crate::import) const fn of_destination(&self) -> Option<&Vec<IpNetwork>> {
+        if let Self::Destination(prefixes) = self { Some(prefixes) } else { None }
+    }
+
+    /// Both ends: a reply's destination is the client.
+    pub(in crate::import) const fn of_either_end(&self) -> Option<&Vec<IpNetwork>> {
+        if let Self::Source(prefixes) | Self::Destination(prefixes) = self { Some(prefixes) } else { None }
+    }
 }
 
 /// A state of connection tracking.
@@ -125,6 +142,11 @@ pub(in crate::import) struct Rule {
 }
 
 impl Rule {
+    /// The chain that it goes on in.
+    fn jump(&self) -> Option<&str> {
+        if let Action::Jump(name) | Action::Goto(name) = &self.action { Some(name) } else { None }
+    }
+
     fn is_like(&self, other: &Self) -> bool {
         self.conditions == other.conditions && self.action == other.action
     }
@@ -286,14 +308,8 @@ impl Ruleset {
     /// Gives chains that the file uses but does not make the place that their name or rules imply;
     /// their number and the sign, for those that have one.
     pub(in crate::import) fn place_chains(&mut self) -> Vec<(usize, &'static str)> {
-        let jumps: Vec<String> = self
-            .rules
-            .iter()
-            .filter_map(|rule| match &rule.action {
-                Action::Jump(name) | Action::Goto(name) => Some(name.clone()),
-                _ => None,
-            })
-            .collect();
+        self.resolve_jumps();
+        let jumps: Vec<String> = self.rules.iter().filter_map(Rule::jump).map(str::to_owned).collect();
         let mut placed = Vec::new();
         for (number, chain) in self.chains.iter_mut().enumerate() {
             if chain.is_made || chain.base.is_some() || jumps.contains(&chain.id.name) {
@@ -305,10 +321,12 @@ impl Ruleset {
                 let mut conditions = rule.conditions.iter();
                 conditions.any(|condition| matches!(condition.kind, Kind::Incoming(_)))
             };
-            let named = hook_named(&chain.id.name);
+            let is_nft = chain.id.space.starts_with("nft");
+            let named = hook_named(&chain.id.name).filter(|_| is_nft);
             let (hook, sign) = match named {
                 Some(hook) => (hook, "its name"),
-                None if changes && rules.iter().all(|rule| comes_in(rule)) => (
+                None if chain.id.name == "DOCKER-USER" => (Hook::Forward, "its name, which Docker gives it"),
+                None if is_nft && changes && rules.iter().all(comes_in) => (
                     Hook::Prerouting,
                     "its rules, which ask for the incoming interface and change the destination",
                 ),
@@ -330,6 +348,28 @@ impl Ruleset {
             placed.push((number, sign));
         }
         placed
+    }
+
+    /// A jump to a chain that the file does not make leads to what is not known.
+    fn resolve_jumps(&mut self) {
+        for chain in &self.chains {
+            for number in &chain.rules {
+                let Some(rule) = self.rules.get_mut(*number) else { continue };
+                let Some(name) = rule.jump() else { continue };
+                let is_made = self.chains.iter().any(|known| {
+                    known.is_made
+                        && (known.id.space, &known.id.table) == (chain.id.space, &chain.id.table)
+                        && known.id.name == name
+                });
+                if !is_made {
+                    let why = format!(
+                        "`{name}` is neither a target that is understood nor a chain that the file makes"
+                    );
+                    rule.unread.get_or_insert(Unread::new(rule.place, why));
+                    rule.action = Action::Unclear;
+                }
+            }
+        }
     }
 
     fn add(&mut self, rule: Rule) -> usize {

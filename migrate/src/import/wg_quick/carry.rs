@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 
 use super::super::draft::{Draft, Inject, List, Names, Publish, with_ports};
 use super::super::netfilter::evaluate::World;
+use super::super::netfilter::{Action, Rule, Ruleset};
 use super::super::outcome::FindingKind;
 use super::Reader;
 use super::services::{Service, Services, services};
@@ -15,6 +16,9 @@ use policy::{PortRange, Protocol, Protocols};
 /// Prefixes that an entry has itself; more become a list.
 const INLINE: usize = 16;
 
+/// The most decisions that are made again to see what each rule is for.
+const MOST_COMPARED: usize = 100_000_000;
+
 /// A service with the name of its entry.
 pub(super) struct Carried {
     pub(super) name: String,
@@ -22,10 +26,20 @@ pub(super) struct Carried {
     protocols: Protocols,
 }
 
+/// Rules by what changes without them.
+#[derive(Default)]
+pub(super) struct Weighed {
+    /// Other ports or sources would be published.
+    pub(super) needed: BTreeSet<usize>,
+    /// A change of a destination could be carried.
+    pub(super) blocking: BTreeSet<usize>,
+}
+
 impl Reader<'_> {
     /// Adds what the rules of the edge publish, and says what became of each command.
     pub(super) fn carry(&self, draft: &mut Draft) {
-        let found = self.found(draft);
+        let found = self.found(&self.machine.rules, draft);
+        let weighed = self.weighed(&found, draft);
         let carried = named(&found.services);
         self.choose_origin(&carried, draft);
         for entry in &carried {
@@ -33,10 +47,10 @@ impl Reader<'_> {
             draft.edge.publish.push(publish);
         }
         self.injects(&carried, draft);
-        self.remarks_of_edge(&found, &carried, draft);
+        self.remarks_of_edge((&found, weighed.as_ref()), &carried, draft);
     }
 
-    fn found(&self, draft: &Draft) -> Services {
+    fn found(&self, rules: &Ruleset, draft: &Draft) -> Services {
         let own = draft.edge.address.clone();
         let addresses: Vec<IpAddr> = own.iter().map(IpNetwork::ip).collect();
         let has_routes =
@@ -47,13 +61,35 @@ impl Reader<'_> {
             let is_routed = has_routes || own.iter().any(holds) || routes.iter().any(holds);
             is_routed && draft.edge.owner(IpNetwork::from(address)).is_some()
         };
-        let world = World {
-            rules: &self.machine.rules,
-            tunnel: &self.tunnel,
-            own: &addresses,
-            is_in_tunnel: &is_in_tunnel,
-        };
+        let world = World { rules, tunnel: &self.tunnel, own: &addresses, is_in_tunnel: &is_in_tunnel };
         services(&world, &self.sides, &own, draft.edge.listen_port)
+    }
+
+    /// What each rule that changes no destination is for, seen by leaving it out.
+    fn weighed(&self, found: &Services, draft: &Draft) -> Option<Weighed> {
+        let rules = self.machine.rules.rules.iter().enumerate();
+        let decides = |rule: &Rule| {
+            !matches!(rule.action, Action::Dnat(_) | Action::Nothing | Action::ClampMss | Action::Unclear)
+        };
+        let candidates: Vec<usize> = rules
+            .filter(|(number, rule)| decides(rule) && self.machine.rules.home(*number).is_some())
+            .map(|(number, _)| number)
+            .collect();
+        if candidates.len().saturating_mul(found.decisions) > MOST_COMPARED {
+            return None;
+        }
+        let mut weighed = Weighed::default();
+        for number in candidates {
+            let mut without = self.machine.rules.clone();
+            without.rules.get_mut(number).into_iter().for_each(|rule| rule.action = Action::Nothing);
+            let other = self.found(&without, draft);
+            if !other.refused.keys().eq(found.refused.keys()) {
+                weighed.blocking.insert(number);
+            } else if !other.is_like(found) {
+                weighed.needed.insert(number);
+            }
+        }
+        Some(weighed)
     }
 
     /// `forwarder.toml` is that of the first peer that something is published for.
@@ -83,9 +119,26 @@ impl Reader<'_> {
         }
     }
 
+    /// Where the file has no single address of the origin, what is published leads to it.
+    fn settle_address(&self, carried: &[Carried], draft: &mut Draft) {
+        let name = draft.origin.key_file.trim_end_matches("-origin.key");
+        let peer = draft.edge.peers.iter().find(|peer| peer.name == name);
+        let guessed =
+            self.guessed_addresses(peer.map(|peer| peer.allowed_ips.as_slice()).unwrap_or_default());
+        for own in draft.origin.address.iter_mut().filter(|own| guessed.contains(&own.ip())) {
+            let mut targets = carried.iter().map(|entry| entry.service.target);
+            let target = targets.find(|target| own.contains(*target));
+            if let Some(known) = target.and_then(|target| IpNetwork::new(target, own.prefix()).ok()) {
+                *own = known;
+            }
+        }
+    }
+
     /// What the origin does with what is published: to its address in the tunnel means to itself.
     fn injects(&self, carried: &[Carried], draft: &mut Draft) {
-        let own: Vec<IpAddr> = draft.origin.address.iter().map(IpNetwork::ip).collect();
+        self.settle_address(carried, draft);
+        let own: Vec<IpNetwork> = draft.origin.address.iter().chain(&draft.edge.address).copied().collect();
+        let is_own = |address: IpAddr| own.iter().any(|own| own.contains(address));
         let name = draft.origin.key_file.trim_end_matches("-origin.key").to_owned();
         let mut entries: Vec<(String, Protocol, IpAddr, PortRange)> = Vec::new();
         for Carried { name: entry, service, protocols } in carried {
@@ -116,13 +169,10 @@ impl Reader<'_> {
                 Some(_) => Protocols::Both,
                 None => one(protocol),
             };
-            let upstream = if own.contains(&address) {
-                format!("127.0.0.1:{ports}")
-            } else {
-                with_ports(address, ports)
-            };
+            let upstream =
+                if is_own(address) { format!("127.0.0.1:{ports}") } else { with_ports(address, ports) };
             let name = names.claim(&entry, "port");
-            if own.contains(&address) {
+            if is_own(address) {
                 let text = format!(
                     "upstream {upstream:?} of inject {name:?}: {address} is the forwarder's own address in the tunnel, where no \
                      program listens"

@@ -1,4 +1,4 @@
-//! The parts of the space of flows that rules cannot tell apart.
+//! The parts of the space of flows that rules treat alike.
 //!
 //! Between two neighbouring constants of the rules every address, and every port, is treated alike,
 //! so one flow of each part decides for all of it.
@@ -90,10 +90,7 @@ fn range(part: Addresses) -> Vec<IpNetwork> {
 pub(super) fn ports(rules: &[Rule]) -> Vec<(u16, u16)> {
     let mut starts = BTreeSet::from([1]);
     let ranges =
-        rules.iter().flat_map(|rule| &rule.conditions).filter_map(|condition| match &condition.kind {
-            Kind::Port(ranges) => Some(ranges.as_slice()),
-            _ => None,
-        });
+        rules.iter().flat_map(|rule| &rule.conditions).filter_map(|condition| condition.kind.ports());
     let mut bounds: Vec<u32> =
         ranges.flatten().flat_map(|(first, last)| [u32::from(*first), u32::from(*last) + 1]).collect();
     for rule in rules {
@@ -115,7 +112,7 @@ pub(super) fn ports(rules: &[Rule]) -> Vec<(u16, u16)> {
     starts.iter().zip(ends).filter_map(part).collect()
 }
 
-/// One source port of each part that rules tell apart.
+/// One source port of each part that rules treat alike.
 pub(super) fn source_ports(rules: &[Rule]) -> Vec<u16> {
     let mut ports = BTreeSet::from([40_000]);
     for condition in rules.iter().flat_map(|rule| &rule.conditions) {
@@ -161,10 +158,7 @@ mod tests {
             text: String::new(),
         };
         let rules = [rule("128.0.0.0/2"), rule("0.0.0.0/0"), rule("255.255.255.255/32")];
-        let parts = addresses(&rules, true, |kind| match kind {
-            Kind::Source(prefixes) => Some(prefixes),
-            _ => None,
-        });
+        let parts = addresses(&rules, true, Kind::of_either_end);
 
         assert_eq!(parts.len(), 4);
         assert_eq!(prefixes(&parts), ["0.0.0.0/0".parse().unwrap()]);

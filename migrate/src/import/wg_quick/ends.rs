@@ -298,8 +298,13 @@ impl Reader<'_> {
             other_side(address, &allowed).into_iter().map(|(address, _)| address).collect();
         let is_edge = |prefix: &IpNetwork| edge.iter().any(|edge| prefix::host(*prefix) == Some(edge.ip()));
         let is_lan =
-            |prefix: &IpNetwork| prefix::is_private(*prefix) && !in_tunnel(prefix) && !is_edge(prefix);
-        let routed = allowed.iter().chain(&self.machine.routes).copied();
+            |prefix: &IpNetwork| !prefix::is_default(*prefix) && !in_tunnel(prefix) && !is_edge(prefix);
+        // A network of the internet is let in by AllowedIPs, and is no LAN unless it is routed.
+        let is_private = |prefix: &&IpNetwork| {
+            prefix::is_private(**prefix) && prefix::is_private(IpNetwork::from(prefix.broadcast()))
+        };
+        let private = allowed.iter().filter(is_private);
+        let routed = private.chain(&self.machine.routes).copied();
         let lan = prefix::disjoint(routed.filter(is_lan));
         Edge {
             key_file: "edge-side.key".to_owned(),

@@ -23,6 +23,7 @@ pub(super) struct Machine {
     pub(super) preshared: Vec<String>,
 }
 
+#[derive(PartialEq, Eq)]
 pub(super) struct Note {
     pub(super) place: Place,
     pub(super) kind: FindingKind,
@@ -76,7 +77,11 @@ impl Machine {
     }
 
     fn note(&mut self, place: Place, kind: FindingKind, text: impl Into<String>) {
-        self.notes.push(Note { place, kind, text: text.into() });
+        let note = Note { place, kind, text: text.into() };
+        // A block changes several things in one command.
+        if self.notes.last() != Some(&note) {
+            self.notes.push(note);
+        }
     }
 
     /// Carries a command out; whether it succeeds, where that is known.
@@ -105,10 +110,11 @@ impl Machine {
             };
         }
         match program {
-            "nft" => match nft::operations(&words, &command.text) {
+            "nft" => match nft::operations(&words) {
                 Ok(operations) => {
-                    let ended = operations.into_iter().map(|one| self.filter(command, one, runs));
-                    ended.fold(Some(true), |all, one| Some(all? && one?))
+                    let ended: Vec<Option<bool>> =
+                        operations.into_iter().map(|one| self.filter(command, one, runs)).collect();
+                    ended.into_iter().try_fold(true, |all, one| Some(all && one?))
                 }
                 Err(unread) => self.unread(command, unread.place, &unread.why),
             },
@@ -257,15 +263,13 @@ impl Machine {
 
 /// What a change that makes no rule means for the rules of the file.
 fn described(operation: &Operation) -> String {
-    let chain = |id: &ChainId| id.name.clone();
-    match operation {
-        Operation::Policy(id, true) => {
-            format!("what no rule of {} accepts is refused here too: it needs an entry", chain(id))
-        }
-        Operation::Policy(id, false) => {
-            format!("{} lets through what no rule refuses; here it needs an entry", chain(id))
-        }
-        _ => "it is taken into account in the rules of this file".to_owned(),
+    let Operation::Policy(ChainId { name, .. }, refuses) = operation else {
+        return "it is taken into account in the rules of this file".to_owned();
+    };
+    if *refuses {
+        format!("what no rule of {name} accepts is refused here too: it needs an entry")
+    } else {
+        format!("{name} lets through what no rule refuses; here it needs an entry")
     }
 }
 

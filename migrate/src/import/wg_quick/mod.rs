@@ -13,9 +13,11 @@ mod hooks;
 mod remarks;
 mod role;
 mod services;
+#[cfg(test)]
+mod tests;
 
 use super::draft::{Draft, stem};
-use super::netfilter::{Action, Kind};
+use super::netfilter::{Action, Hook, Kind, Rule};
 use super::outcome::{Derive, Finding, FindingKind, Import, ImportError, MAX_BYTES};
 use file::{Section, sections, wrong};
 use hooks::{Machine, Note};
@@ -77,9 +79,9 @@ pub fn wg_quick(
     draft.findings.extend(findings);
     reader.lines(&sections, &mut draft);
     let (gateway, forwarder) = draft.texts();
-    draft.finish().map_err(|error| match error {
-        ImportError::Contradiction { error } => located(&error, [&gateway, &forwarder], source),
-        other => other,
+    draft.finish().map_err(|error| {
+        let ImportError::Contradiction { error } = error else { return error };
+        located(&error, [&gateway, &forwarder], source)
     })
 }
 
@@ -136,7 +138,8 @@ impl Reader<'_> {
             None => {
                 let asked = |signs| ImportError::UnknownRole { file: self.file.to_owned(), signs };
                 let (role, signs) =
-                    role::role(self.interface, self.peers, self.publishes()).map_err(asked)?;
+                    role::role(self.interface, self.peers, (self.publishes(), self.forwards()))
+                        .map_err(asked)?;
                 (role, Some(signs))
             }
         };
@@ -165,18 +168,23 @@ impl Reader<'_> {
 
     /// Says which addresses are guessed.
     fn guesses(&self, role: Role, draft: &mut Draft) {
-        let (allowed, file) = match role {
+        let (allowed, used, file) = match role {
             Role::Edge => {
-                let of = draft
-                    .edge
-                    .peers
-                    .iter()
-                    .find(|peer| draft.origin.key_file == format!("{}-origin.key", peer.name));
-                (of.map(|peer| peer.allowed_ips.clone()), "forwarder.toml")
+                let is_of = |name: &str| draft.origin.key_file == format!("{name}-origin.key");
+                let of = draft.edge.peers.iter().find(|peer| is_of(&peer.name));
+                (of.map(|peer| peer.allowed_ips.clone()), &draft.origin.address, "forwarder.toml")
             }
-            Role::Origin => (draft.origin.peers.first().map(|peer| peer.allowed_ips.clone()), "gateway.toml"),
+            Role::Origin => {
+                let of = draft.origin.peers.first().map(|peer| peer.allowed_ips.clone());
+                (of, &draft.edge.address, "gateway.toml")
+            }
         };
-        for address in self.guessed_addresses(&allowed.unwrap_or_default()) {
+        let guessed = self.guessed_addresses(&allowed.unwrap_or_default());
+        // In the order of our own addresses, as they were guessed.
+        let settled = used.iter().filter(|used| {
+            guessed.iter().any(|guessed| used.contains(*guessed) && used.is_ipv4() == guessed.is_ipv4())
+        });
+        for address in settled.map(|used| used.ip()).collect::<Vec<_>>() {
             let text =
                 format!("[interface] address {address} in {file}: the file does not have the other end's");
             draft.note(FindingKind::Assumed, text);
@@ -190,10 +198,25 @@ impl Reader<'_> {
         self.machine.rules.rules.iter().any(|rule| {
             let Action::Dnat(target) = &rule.action else { return false };
             let from_tunnel = rule.conditions.iter().any(|condition| {
-                let is_tunnel = |names: &[String]| names.iter().any(|name| *name == self.tunnel);
-                matches!(&condition.kind, Kind::Incoming(names) if is_tunnel(names) && !condition.is_negated)
+                matches!(&condition.kind, Kind::Incoming(names) if names.contains(&self.tunnel))
+                    && !condition.is_negated
             });
             !from_tunnel && routed.iter().any(|prefix| prefix.contains(target.address))
+        })
+    }
+
+    /// Whether a rule of a forward chain names the tunnel.
+    fn forwards(&self) -> bool {
+        let rules = self.machine.rules.rules.iter().enumerate();
+        let names_tunnel = |rule: &Rule| {
+            rule.conditions.iter().any(|condition| {
+                matches!(&condition.kind, Kind::Incoming(names) | Kind::Outgoing(names) if names.contains(&self.tunnel))
+            })
+        };
+        let mut named = rules.filter(|(_, rule)| names_tunnel(rule));
+        named.any(|(number, _)| {
+            let base = self.machine.rules.home(number).and_then(|chain| chain.base);
+            base.is_some_and(|base| base.hook == Hook::Forward)
         })
     }
 

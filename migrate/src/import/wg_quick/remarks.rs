@@ -1,17 +1,25 @@
 //! What became of every rule of a file.
 
+use std::collections::BTreeSet;
+
 use super::super::draft::Draft;
-use super::super::netfilter::{Action, Chain, Hook, Kind, Rule, State};
+use super::super::netfilter::{Action, Hook, Kind, Rule, State};
 use super::super::outcome::{Finding, FindingKind};
 use super::Reader;
-use super::carry::Carried;
+use super::carry::{Carried, Weighed};
 use super::hooks::shown;
 use super::services::Services;
 use policy::Protocol;
 
 impl Reader<'_> {
     /// One finding for every rule of the edge.
-    pub(super) fn remarks_of_edge(&self, found: &Services, carried: &[Carried], draft: &mut Draft) {
+    pub(super) fn remarks_of_edge(
+        &self,
+        (found, weighed): (&Services, Option<&Weighed>),
+        carried: &[Carried],
+        draft: &mut Draft,
+    ) {
+        self.signs(draft);
         for &number in &self.machine.made {
             let Some(rule) = self.machine.rules.rule(number) else { continue };
             let names = |is: &dyn Fn(&Carried) -> bool| {
@@ -21,24 +29,46 @@ impl Reader<'_> {
             let by = names(&|entry| entry.service.by.contains(&number));
             let through = names(&|entry| entry.service.through.contains(&number));
             let (kind, text) = if !by.is_empty() {
-                let sign = self.sign(number).map(|sign| format!(", called for incoming packets by {sign}"));
                 let text = format!(
-                    "publish {by}{}; its server sees the forwarder's address unless proxy_protocol is set",
-                    sign.unwrap_or_default()
+                    "publish {by}; its server sees the forwarder's address unless proxy_protocol is set"
                 );
                 (FindingKind::Carried, text)
-            } else if !through.is_empty() && rule.unread.is_none() {
-                (FindingKind::Carried, format!("it decides about publish {through}"))
             } else {
-                self.left(number, rule, found, draft)
+                let is_in = |of: fn(&Weighed) -> &BTreeSet<usize>| {
+                    weighed.is_some_and(|weighed| of(weighed).contains(&number))
+                };
+                let (is_needed, is_blocking) =
+                    (is_in(|weighed| &weighed.needed), is_in(|weighed| &weighed.blocking));
+                let passes = !through.is_empty() && rule.unread.is_none();
+                match (is_blocking, is_needed || weighed.is_none(), passes) {
+                    (true, ..) => (FindingKind::NoCounterpart, "no entry can say what it decides".to_owned()),
+                    (_, true, true) => (FindingKind::Carried, format!("it decides about publish {through}")),
+                    (_, _, false) if is_needed => {
+                        (FindingKind::Carried, "what it excludes is not published".to_owned())
+                    }
+                    (_, false, true) => (
+                        FindingKind::Replaced,
+                        "what passes it is published, and would be without it".to_owned(),
+                    ),
+                    _ => self.left(number, rule, found, draft),
+                }
             };
             draft.findings.push(self.of_rule(rule, kind, &text));
         }
     }
 
-    fn sign(&self, number: usize) -> Option<&'static str> {
-        let home = self.machine.rules.chains.iter().position(|chain| chain.rules.contains(&number))?;
-        self.placed.iter().find(|(chain, _)| *chain == home).map(|(_, sign)| *sign)
+    /// Says by which sign a chain that the file does not make was given its place.
+    fn signs(&self, draft: &mut Draft) {
+        for (number, sign) in &self.placed {
+            let Some(chain) = self.machine.rules.chains.get(*number) else { continue };
+            let first = chain.rules.first().and_then(|rule| self.machine.rules.rule(*rule));
+            let Some((rule, base)) = first.zip(chain.base) else { continue };
+            let text = format!(
+                "the chain {:?} of the table {:?}, which the file does not make, is called at {:?} before others, by {sign}",
+                chain.id.name, chain.id.table, base.hook
+            );
+            draft.findings.push(self.finding(rule.place.line, None, FindingKind::Assumed, text));
+        }
     }
 
     /// A finding with the place of what was not read, or that of the rule.
@@ -60,9 +90,18 @@ impl Reader<'_> {
         }
         let home = self.machine.rules.home(number);
         let hook = home.and_then(|chain| chain.base).map(|base| base.hook);
+        if home.is_none() {
+            return (FindingKind::Replaced, "a later command removes it".to_owned());
+        }
+        let to_tunnel = rule.conditions.iter().any(
+            |condition| matches!(&condition.kind, Kind::Outgoing(names) if names.contains(&self.tunnel)),
+        );
         match &rule.action {
             Action::Dnat(_) => (FindingKind::NoCounterpart, self.not_published(number, rule, hook, found)),
             Action::ClampMss => (FindingKind::Replaced, "the gateway does this itself".to_owned()),
+            Action::Masquerade | Action::Snat(_) if to_tunnel => {
+                (FindingKind::NoCounterpart, "no published port needs it".to_owned())
+            }
             Action::Masquerade | Action::Snat(_) => (
                 FindingKind::NoCounterpart,
                 "peers and LANs get no way to the internet through the edge, and published connections keep their \
@@ -70,17 +109,18 @@ impl Reader<'_> {
                     .to_owned(),
             ),
             Action::Accept => self.accepted(rule, hook, draft.edge.listen_port),
-            Action::Refuse => refused(home, hook),
-            _ if home.is_none() => (FindingKind::Replaced, "a later command removes it".to_owned()),
-            _ => (FindingKind::NoCounterpart, "no entry says this".to_owned()),
+            Action::Refuse => refused(hook),
+            Action::Return | Action::Jump(_) | Action::Goto(_) | Action::Redirect | Action::Nothing | Action::Unclear => {
+                (FindingKind::NoCounterpart, "no entry says this".to_owned())
+            }
         }
     }
 
     fn not_published(&self, number: usize, rule: &Rule, hook: Option<Hook>, found: &Services) -> String {
         let line = |by: usize| self.machine.rules.rule(by).map_or(0, |rule| rule.place.line);
-        let from_tunnel = rule.conditions.iter().any(|condition| match &condition.kind {
-            Kind::Incoming(names) => names.contains(&self.tunnel) && !condition.is_negated,
-            _ => false,
+        let from_tunnel = rule.conditions.iter().any(|condition| {
+            matches!(&condition.kind, Kind::Incoming(names) if names.contains(&self.tunnel))
+                && !condition.is_negated
         });
         if hook == Some(Hook::Output) {
             return "it is for connections of this machine itself, not for the internet".to_owned();
@@ -101,22 +141,18 @@ impl Reader<'_> {
     }
 
     fn accepted(&self, rule: &Rule, hook: Option<Hook>, listen_port: u16) -> (FindingKind, String) {
-        let ports = rule.conditions.iter().find_map(|condition| match &condition.kind {
-            Kind::Port(ports) if !condition.is_negated => Some(ports.clone()),
-            _ => None,
-        });
+        let mut conditions = rule.conditions.iter().filter(|condition| !condition.is_negated);
+        let ports = conditions.find_map(|condition| condition.kind.ports());
         let is_for = |protocol| {
-            rule.conditions.iter().any(|condition| match &condition.kind {
-                Kind::Protocol(protocols) => *protocols == [Some(protocol)] && !condition.is_negated,
-                _ => false,
+            rule.conditions.iter().any(|condition| {
+                matches!(&condition.kind, Kind::Protocol(protocols) if *protocols == [Some(protocol)])
+                    && !condition.is_negated
             })
         };
-        let only_replies = rule.conditions.iter().any(|condition| match &condition.kind {
-            Kind::State(states) => {
-                !condition.is_negated
-                    && states.iter().all(|state| matches!(state, State::Established | State::Other))
-            }
-            _ => false,
+        let are_later =
+            |states: &[State]| states.iter().all(|state| matches!(state, State::Established | State::Other));
+        let only_replies = rule.conditions.iter().any(|condition| {
+            matches!(&condition.kind, Kind::State(states) if are_later(states)) && !condition.is_negated
         });
         if only_replies {
             return (FindingKind::Replaced, "replies pass with their flow".to_owned());
@@ -152,7 +188,14 @@ impl Reader<'_> {
                     "the forwarder connects to its upstreams from this machine itself",
                 ),
                 Action::ClampMss => (FindingKind::Replaced, "the forwarder does this itself"),
-                _ => (
+                Action::Accept
+                | Action::Refuse
+                | Action::Return
+                | Action::Jump(_)
+                | Action::Goto(_)
+                | Action::Redirect
+                | Action::Nothing
+                | Action::Unclear => (
                     FindingKind::NoCounterpart,
                     "the forwarder carries what [[inject]] and [[reach]] list, and nothing else",
                 ),
@@ -163,12 +206,11 @@ impl Reader<'_> {
 }
 
 /// A rule that refuses what the gateway refuses as well, as far as its place says so.
-fn refused(home: Option<&Chain>, hook: Option<Hook>) -> (FindingKind, String) {
-    match (home, hook) {
-        (Some(_), Some(Hook::Forward | Hook::Input)) => {
+fn refused(hook: Option<Hook>) -> (FindingKind, String) {
+    match hook {
+        Some(Hook::Forward | Hook::Input) => {
             (FindingKind::Replaced, "the gateway refuses what no entry lists".to_owned())
         }
-        (None, _) => (FindingKind::Replaced, "a later command removes it".to_owned()),
         _ => (
             FindingKind::NoCounterpart,
             "the gateway refuses what no entry lists, and nothing more".to_owned(),

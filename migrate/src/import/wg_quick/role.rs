@@ -20,7 +20,7 @@ pub enum Role {
 pub(super) fn role(
     interface: &Section,
     peers: &[&Section],
-    publishes: bool,
+    (publishes, forwards): (bool, bool),
 ) -> Result<(Role, String), String> {
     let is_saved = interface.value("saveconfig").is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let has_port = interface.value("listenport").is_some();
@@ -33,6 +33,7 @@ pub(super) fn role(
     let edge = signs(&[
         (has_port, "ListenPort is set"),
         (publishes, "a rule leads connections from outside to a peer"),
+        (forwards, "a rule forwards between the tunnel and another interface"),
         (dialled < peers.len() && !is_saved, "a peer has no Endpoint"),
     ]);
     let origin = signs(&[
@@ -41,8 +42,8 @@ pub(super) fn role(
         (everywhere, "AllowedIPs hold every address"),
         (dialled == peers.len() && !has_port, "ListenPort is not set"),
     ]);
-    // Who listens and leads connections to a peer is the edge, whomever it dials as well.
-    if has_port && publishes && !everywhere {
+    // Who listens and forwards to a peer is the edge, whomever it dials as well.
+    if has_port && (publishes || forwards) && !everywhere {
         return Ok((Role::Edge, edge.join(" and ")));
     }
     match (edge.len(), origin.len()) {

@@ -9,6 +9,7 @@ use super::super::netfilter::evaluate::{Fate, Packet, SourceAddress, World};
 use super::super::netfilter::{Action, Kind};
 use super::Sides;
 use super::cells::{self, Addresses};
+use policy::prefix::covers;
 use policy::{PortRange, Protocol};
 
 /// A published port, as the rules make it.
@@ -41,10 +42,14 @@ pub(super) struct Services {
     pub(super) stopped: BTreeMap<usize, Option<usize>>,
     /// A rule in front of every change of a destination that is not read in full.
     pub(super) unclear: Option<usize>,
+    /// How many decisions about rules it took.
+    pub(super) decisions: usize,
 }
 
 /// The most decisions that are made about a file.
-const MOST: usize = 40_000_000;
+const MOST: usize = 20_000_000;
+/// The most rounds in which what is not carried is closed.
+const ROUNDS: usize = 12;
 /// An interface that no rule names.
 const UNNAMED: &str = "(another)";
 
@@ -53,7 +58,7 @@ const UNNAMED: &str = "(another)";
 /// A rule is carried whole or not at all: what is refused is closed, and the rest decided again.
 pub(super) fn services(world: &World<'_>, sides: &Sides, own: &[IpNetwork], listen_port: u16) -> Services {
     let mut refused: BTreeMap<usize, String> = BTreeMap::new();
-    loop {
+    for round in 0..=ROUNDS + 1 {
         let closed = refused.keys().copied().collect();
         let found = Services::default();
         let mut finder = Finder { world, sides, own, found, conflicts: BTreeMap::new(), closed };
@@ -61,12 +66,19 @@ pub(super) fn services(world: &World<'_>, sides: &Sides, own: &[IpNetwork], list
         let known = refused.len();
         refused.extend(std::mem::take(&mut finder.found.refused));
         if refused.len() == known {
-            refused.extend(finder.conflicts);
+            refused.extend(std::mem::take(&mut finder.conflicts));
         }
         if refused.len() == known {
             return Services { refused, ..finder.found }.joined();
         }
+        if round == ROUNDS {
+            let why = || "too many rules of the file depend on one another; import it in parts".to_owned();
+            for by in finder.changing() {
+                refused.entry(by).or_insert_with(why);
+            }
+        }
     }
+    Services { refused, ..Services::default() }
 }
 
 /// The parts of every dimension, for one family.
@@ -123,12 +135,13 @@ impl Value {
 impl Finder<'_> {
     fn everything(&mut self, listen_port: u16) {
         for is_v4 in [true, false] {
-            let Some(space) = self.space(is_v4) else {
+            let Some((space, size)) = self.space(is_v4) else {
                 let why =
                     "the rules of the file name too many addresses and ports together; import it in parts";
                 self.changing().into_iter().for_each(|number| self.refuse(number, why));
                 continue;
             };
+            self.found.decisions += size;
             for protocol in Protocol::BOTH {
                 for ports in &space.ports {
                     self.ports(&space, protocol, *ports);
@@ -161,11 +174,11 @@ impl Finder<'_> {
         rules.filter(|(_, rule)| matches!(rule.action, Action::Dnat(_))).map(|(number, _)| number).collect()
     }
 
-    fn space(&self, is_v4: bool) -> Option<Space> {
+    fn space(&self, is_v4: bool) -> Option<(Space, usize)> {
         let rules = &self.world.rules.rules;
         let space = Space {
-            sources: cells::addresses(rules, is_v4, of_either_end),
-            destinations: cells::addresses(rules, is_v4, of_destination),
+            sources: cells::addresses(rules, is_v4, Kind::of_either_end),
+            destinations: cells::addresses(rules, is_v4, Kind::of_destination),
             ports: cells::ports(rules),
             source_ports: cells::source_ports(rules),
         };
@@ -178,7 +191,7 @@ impl Finder<'_> {
             rules.len().max(1),
         ];
         let all = sizes.iter().try_fold(2_usize, |all, size| all.checked_mul(*size));
-        all.filter(|all| *all <= MOST).map(|_| space)
+        all.filter(|all| *all <= MOST).map(|size| (space, size))
     }
 
     /// Decides about one part of the ports.
@@ -280,6 +293,15 @@ impl Finder<'_> {
             let chosen = way.sources.iter().filter_map(|at| space.sources.get(*at)).copied();
             cells::prefixes(&chosen.collect::<Vec<_>>())
         });
+        let is_inside = |prefix: &IpNetwork| {
+            self.own.iter().any(|own| covers(*own, *prefix))
+                || (is_internal(prefix.network()) && is_internal(prefix.broadcast()))
+        };
+        if sources.as_ref().is_some_and(|sources| sources.iter().all(is_inside)) {
+            let why =
+                "only private addresses may use it, so it is not for the internet: list it in [[allow]]";
+            return way.by.iter().for_each(|by| self.refuse(*by, why));
+        }
         self.found.services.push(Service {
             protocol,
             address,
@@ -314,7 +336,6 @@ impl Finder<'_> {
         let mut value = at(&self.sides.wan);
         let mut wan_only = false;
         let others = self.sides.others.iter().map(String::as_str);
-        let unnamed = at(UNNAMED);
         for other in others {
             let found = at(other);
             if found.is_like(&value) {
@@ -332,7 +353,7 @@ impl Finder<'_> {
                 "{} and {other} differ: name the interface towards the internet with --wan",
                 self.sides.wan
             );
-            let by = found.by().into_iter().chain(value.by()).chain(unnamed.by());
+            let by = found.by().into_iter().chain(value.by()).chain(at(UNNAMED).by());
             value.refused.extend(by.map(|by| (by, why.clone())).collect::<Vec<_>>());
         }
         (value, wan_only)
@@ -412,28 +433,18 @@ impl Finder<'_> {
                 Some(dnat) if dnat != by => {
                     (dnat, format!("its connections reach line {}, which is not read in full", line(by)))
                 }
-                _ => {
+                Some(_) => (
+                    by,
+                    "the kernel picks one of its ports for each connection: write ADDRESS:FIRST-LAST/BASE"
+                        .to_owned(),
+                ),
+                None => {
                     value.unclear = Some(by);
                     return;
                 }
             },
         };
         value.refused.entry(by).or_insert(why);
-    }
-}
-
-const fn of_destination(kind: &Kind) -> Option<&Vec<IpNetwork>> {
-    match kind {
-        Kind::Destination(prefixes) => Some(prefixes),
-        _ => None,
-    }
-}
-
-/// A reply's destination is the client, so both count for clients.
-const fn of_either_end(kind: &Kind) -> Option<&Vec<IpNetwork>> {
-    match kind {
-        Kind::Source(prefixes) | Kind::Destination(prefixes) => Some(prefixes),
-        _ => None,
     }
 }
 
@@ -448,6 +459,17 @@ fn by_of(fate: Fate) -> Option<usize> {
 }
 
 impl Services {
+    /// Whether the same is published, by whatever rules.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let plain = |services: &Self| -> Vec<Service> {
+            let services = services.services.iter().cloned();
+            services
+                .map(|service| Service { by: BTreeSet::new(), through: BTreeSet::new(), ..service })
+                .collect()
+        };
+        plain(self) == plain(other)
+    }
+
     /// Joins neighbouring ports of the same rule.
     fn joined(mut self) -> Self {
         let mut joined: Vec<Service> = Vec::new();

@@ -9,7 +9,7 @@ use super::{Base, ChainId, Hook, Operation, Unread};
 ///
 /// # Errors
 /// [`Unread`], when it is not known which chain is changed, or how.
-pub(in crate::import) fn operations(words: &[Word], text: &str) -> Result<Vec<Operation>, Unread> {
+pub(in crate::import) fn operations(words: &[Word]) -> Result<Vec<Operation>, Unread> {
     if let Some(word) = words.iter().find(|word| word.is_expanded) {
         return Err(Unread::new(
             word.place,
@@ -17,7 +17,7 @@ pub(in crate::import) fn operations(words: &[Word], text: &str) -> Result<Vec<Op
         ));
     }
     let tokens = words.iter().skip(1).flat_map(tokens).collect::<Vec<_>>();
-    let mut reader = Reader { tokens: &tokens, at: 0, text, operations: Vec::new() };
+    let mut reader = Reader { tokens: &tokens, at: 0, operations: Vec::new() };
     while reader.peek().is_some() {
         reader.command()?;
     }
@@ -59,7 +59,6 @@ fn tokens(word: &Word) -> Vec<Token> {
 pub(super) struct Reader<'t> {
     tokens: &'t [Token],
     at: usize,
-    text: &'t str,
     operations: Vec<Operation>,
 }
 
@@ -220,7 +219,11 @@ impl<'t> Reader<'t> {
     /// `type nat hook prerouting priority dstnat`.
     fn base(&mut self) -> Result<Base, Unread> {
         self.at += 1;
-        let is_nat = self.name()? == "nat";
+        let is_nat = match self.peek() {
+            Some(kind @ ("nat" | "filter" | "route")) => kind == "nat",
+            _ => return self.unread(),
+        };
+        self.at += 1;
         if !self.take("hook") {
             return self.unread();
         }
@@ -272,7 +275,7 @@ mod tests {
         let chars: Vec<(char, Place)> =
             text.chars().zip(1..).map(|(c, column)| (c, Place { line: 3, column })).collect();
         let Body::Simple { words, .. } = &commands(&chars)[0].body else { panic!("{text}") };
-        operations(words, text)
+        operations(words)
     }
 
     fn rule(text: &str) -> Rule {

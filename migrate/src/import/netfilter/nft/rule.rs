@@ -8,7 +8,7 @@ use policy::{Protocol, text};
 impl<'t> Reader<'t> {
     /// A rule, up to the end of its statement.
     pub(super) fn statement(&mut self) -> Rule {
-        let place = self.place();
+        let (place, begin) = (self.place(), self.at);
         let (mut conditions, mut action, mut unread) = (Vec::new(), None, None);
         while self.peek().is_some_and(|word| !matches!(word, ";" | "}")) {
             let start = self.at;
@@ -37,7 +37,9 @@ impl<'t> Reader<'t> {
             (Some(action), None) => action,
             (_, Some(_)) => Action::Unclear,
         };
-        Rule { conditions, action, unread, place, text: self.text.to_owned() }
+        let words: Vec<&str> =
+            self.tokens.iter().take(self.at).skip(begin).map(|token| token.text.as_str()).collect();
+        Rule { conditions, action, unread, place, text: words.join(" ") }
     }
 
     /// Skips a set, of whatever.
@@ -104,9 +106,7 @@ impl<'t> Reader<'t> {
 
     fn translation(&mut self, is_destination: bool) -> Result<Action, Unread> {
         let _ = self.take("ip") || self.take("ip6");
-        if !self.take("to") {
-            return self.unread();
-        }
+        let _ = self.take("to");
         let written = self.peek().unwrap_or_default();
         let action = if is_destination {
             target(written).map(Action::Dnat)
@@ -225,7 +225,7 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// A name that ends in `*` stands for any rest.
+/// A name that ends in `*` matches any rest.
 fn pattern(name: &str) -> String {
     name.strip_suffix('*').map_or_else(|| name.to_owned(), |stem| format!("{stem}+"))
 }

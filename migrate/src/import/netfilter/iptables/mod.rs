@@ -1,11 +1,13 @@
 //! `iptables` and `ip6tables`, in their legacy and nft forms: the words of one command.
 
-use std::net::IpAddr;
-
 use ipnetwork::IpNetwork;
 
+mod values;
+
+use self::values::ports;
+pub(super) use self::values::{prefix, states, target};
 use super::shell::{Place, Word};
-use super::{Action, Base, ChainId, Condition, Hook, Kind, Operation, Ports, Rule, State, Target, Unread};
+use super::{Action, Base, ChainId, Condition, Hook, Kind, Operation, Rule, Unread};
 use policy::{Protocol, text};
 
 /// The program's tables and chains, when `name` is one of its programs; `None` for another program.
@@ -30,6 +32,15 @@ pub(super) fn base(id: &ChainId) -> Option<Base> {
         "POSTROUTING" => (Hook::Postrouting, false),
         _ => return None,
     };
+    let has_chain = match id.table.as_str() {
+        "nat" => hook != Hook::Forward,
+        "raw" => is_first,
+        "filter" | "security" => !matches!(hook, Hook::Prerouting | Hook::Postrouting),
+        _ => true,
+    };
+    if !has_chain {
+        return None;
+    }
     let (is_nat, priority) = match id.table.as_str() {
         "raw" => (false, -300),
         "mangle" => (false, -150),
@@ -63,13 +74,16 @@ pub(in crate::import) fn operation(
     }
     let Parts { table, verb, unread, .. } = &mut reader.parts;
     let table = table.take().unwrap_or_else(|| "filter".to_owned());
+    if !["filter", "nat", "mangle", "raw", "security"].contains(&table.as_str()) {
+        return Err(Unread::new(place, format!("there is no table `{table}`")));
+    }
     let Some((verb, name, number)) = verb.take() else {
         let why = "no command such as -A or -I is in it";
         return Err(unread.take().unwrap_or_else(|| Unread::new(place, why)));
     };
     let id = name.map(|name| ChainId { space, table: table.clone(), name });
     let name = id.as_ref().map(|id| id.name.clone());
-    let rule = reader.rule(place, text);
+    let rule = reader.rule((&table, name.as_deref().unwrap_or_default()), place, text);
     let needs = || Unread::new(place, "the name of a chain is missing");
     Ok(match verb {
         Verb::Append => Operation::Append(id.ok_or_else(needs)?, rule),
@@ -108,8 +122,38 @@ struct Parts {
     conditions: Vec<Condition>,
     is_negated: bool,
     action: Option<Action>,
+    /// For `DNAT` and `SNAT`, whether it is the first.
+    changes_destination: Option<bool>,
     unread: Option<Unread>,
 }
+
+/// Targets of extensions, which are no chains.
+const EXTENSIONS: [&str; 24] = [
+    "AUDIT",
+    "CHECKSUM",
+    "CLASSIFY",
+    "CONNMARK",
+    "CONNSECMARK",
+    "CT",
+    "DNPT",
+    "DSCP",
+    "HL",
+    "HMARK",
+    "MARK",
+    "NETMAP",
+    "NFQUEUE",
+    "NOTRACK",
+    "QUEUE",
+    "SECMARK",
+    "SET",
+    "SNPT",
+    "SYNPROXY",
+    "TEE",
+    "TOS",
+    "TPROXY",
+    "TRACE",
+    "TTL",
+];
 
 struct Reader<'w> {
     words: &'w [Word],
@@ -246,8 +290,14 @@ impl<'w> Reader<'w> {
             "MASQUERADE" => Action::Masquerade,
             "REDIRECT" => Action::Redirect,
             // The address follows.
-            "DNAT" | "SNAT" => Action::Unclear,
-            // A chain, or a target that is not understood: which it is, the chains of the file say.
+            "DNAT" | "SNAT" => {
+                self.parts.changes_destination = Some(target.text == "DNAT");
+                Action::Unclear
+            }
+            name if EXTENSIONS.contains(&name) => {
+                self.unread(target, format!("the target `{name}` is not understood"));
+                Action::Unclear
+            }
             name => Action::Jump(name.to_owned()),
         };
         self.parts.action = Some(action);
@@ -256,7 +306,7 @@ impl<'w> Reader<'w> {
     /// An option that belongs to a target.
     fn target_option(&mut self, word: &'w Word) -> bool {
         match word.text.as_str() {
-            "--to-destination" | "--to-dest" | "--to" => {
+            "--to-destination" | "--to-dest" | "--to" if self.parts.changes_destination == Some(true) => {
                 let Some(value) = self.value(word) else { return true };
                 match target(&value.text) {
                     Some(target) => self.parts.action = Some(Action::Dnat(target)),
@@ -266,7 +316,7 @@ impl<'w> Reader<'w> {
                     ),
                 }
             }
-            "--to-source" => {
+            "--to-source" if self.parts.changes_destination == Some(false) => {
                 let Some(value) = self.value(word) else { return true };
                 match text::address(&value.text) {
                     Some(address) => self.parts.action = Some(Action::Snat(address)),
@@ -396,20 +446,19 @@ impl<'w> Reader<'w> {
         (fits && (prefixes.len() == 1 || !self.parts.is_negated)).then_some(prefixes)
     }
 
-    fn rule(self, place: Place, text: &str) -> Rule {
+    fn rule(self, home: (&str, &str), place: Place, text: &str) -> Rule {
         let Parts { conditions, action, unread, .. } = self.parts;
         let has_ports = conditions.iter().any(|condition| matches!(condition.kind, Kind::Port(_)));
-        let has_transport = conditions.iter().any(|condition| match &condition.kind {
-            Kind::Protocol(protocols) => !condition.is_negated && protocols.iter().all(Option::is_some),
-            _ => false,
+        let has_transport = conditions.iter().any(|condition| {
+            matches!(&condition.kind, Kind::Protocol(protocols) if protocols.iter().all(Option::is_some))
+                && !condition.is_negated
         });
         let unread = unread.or_else(|| {
             let why = "ports need `-p tcp` or `-p udp`";
             (has_ports && !has_transport).then(|| Unread::new(place, why))
         });
-        let has_no_address = action == Some(Action::Unclear);
-        let why = "the address that it changes to is missing";
-        let unread = unread.or_else(|| has_no_address.then(|| Unread::new(place, why)));
+        let misused = misused(home, &conditions, action.as_ref());
+        let unread = unread.or_else(|| misused.map(|why| Unread::new(place, why)));
         let action = match (action.unwrap_or(Action::Nothing), &unread) {
             (action @ (Action::Nothing | Action::ClampMss), _) => action,
             (_, Some(_)) => Action::Unclear,
@@ -419,62 +468,32 @@ impl<'w> Reader<'w> {
     }
 }
 
-/// `80`, `8000:8010` or a list of them.
-fn ports(list: &str) -> Option<Vec<(u16, u16)>> {
-    let one = |item: &str| {
-        let (first, last) = item.split_once(':').unwrap_or((item, item));
-        let first = if first.is_empty() { 0 } else { first.parse().ok()? };
-        let last = if last.is_empty() { u16::MAX } else { last.parse().ok()? };
-        (first <= last).then_some((first, last))
-    };
-    let ports = list.split(',').map(one).collect::<Option<Vec<_>>>()?;
-    (list != ":").then_some(ports)
-}
-
-/// `192.0.2.0/24`, `192.0.2.0/255.255.255.0` or a single address, without host bits.
-pub(super) fn prefix(text: &str) -> Option<IpNetwork> {
-    if let Some((address, mask)) = text.split_once('/')
-        && let (Ok(IpAddr::V4(address)), Ok(IpAddr::V4(mask))) = (address.parse(), mask.parse())
-    {
-        let length = ipnetwork::ipv4_mask_to_prefix(mask).ok()?;
-        return IpNetwork::new(IpAddr::V4(address), length).ok().map(policy::prefix::network);
-    }
-    text::prefix(text).map(policy::prefix::network)
-}
-
-/// States of connection tracking, in either program's case.
-pub(super) fn states(list: &str) -> Option<Vec<State>> {
-    let one = |name: &str| {
-        Some(match name.trim().to_ascii_uppercase().as_str() {
-            "NEW" => State::New,
-            "ESTABLISHED" => State::Established,
-            "DNAT" => State::Dnat,
-            "RELATED" | "INVALID" | "UNTRACKED" | "SNAT" => State::Other,
-            _ => return None,
+/// Why the program refuses a rule in this table and chain.
+fn misused(
+    (table, chain): (&str, &str),
+    conditions: &[Condition],
+    action: Option<&Action>,
+) -> Option<&'static str> {
+    let asks = |incoming: bool| {
+        conditions.iter().any(|condition| match incoming {
+            true => matches!(condition.kind, Kind::Incoming(_)),
+            false => matches!(condition.kind, Kind::Outgoing(_)),
         })
     };
-    list.split(',').map(one).collect()
-}
-
-/// `ADDRESS`, `ADDRESS:PORT`, `ADDRESS:FIRST-LAST` or `ADDRESS:FIRST-LAST/BASE`.
-pub(super) fn target(written: &str) -> Option<Target> {
-    if let Some(address) = text::address(written.trim_start_matches('[').trim_end_matches(']')) {
-        return Some(Target { address, ports: Ports::Same });
+    match action {
+        Some(Action::Unclear) => Some("the address that it changes to is missing"),
+        Some(Action::Refuse) if table == "nat" => Some("the table nat refuses nothing: use the table filter"),
+        Some(Action::Dnat(_) | Action::Redirect | Action::Masquerade | Action::Snat(_)) if table != "nat" => {
+            Some("addresses are changed in the table nat only: add -t nat")
+        }
+        _ if asks(false) && matches!(chain, "PREROUTING" | "INPUT") => {
+            Some("it is not known yet by which interface a packet leaves: use -i")
+        }
+        _ if asks(true) && matches!(chain, "POSTROUTING" | "OUTPUT") => {
+            Some("it is no longer known by which interface a packet came in: use -o")
+        }
+        _ => None,
     }
-    let (address, ports) = text::split_port(written)?;
-    let address = text::address(address)?;
-    let (ports, from) = match ports.split_once('/') {
-        Some((ports, from)) => (ports, Some(text::port(from)?)),
-        None => (ports, None),
-    };
-    let ports = text::ports(ports)?;
-    let (first, last) = (ports.first(), ports.last());
-    let ports = match from {
-        Some(from) => Ports::Shifted { from, last: from.checked_add(last - first)?, to: first },
-        None if first == last => Ports::One(first),
-        None => Ports::Within(first, last),
-    };
-    Some(Target { address, ports })
 }
 
 #[cfg(test)]
@@ -523,19 +542,5 @@ mod tests {
             assert_eq!((unread.place.line, unread.place.column), (7, column), "{text}: {}", unread.why);
             assert_eq!(rule.action, Action::Unclear, "{text}");
         }
-    }
-
-    #[test]
-    fn targets_keep_what_the_kernel_does_with_the_port() {
-        let ports = |text: &str| target(text).map(|target| target.ports);
-        assert_eq!(ports("10.0.0.2"), Some(Ports::Same));
-        assert_eq!(ports("10.0.0.2:80"), Some(Ports::One(80)));
-        assert_eq!(ports("10.0.0.2:80-90"), Some(Ports::Within(80, 90)));
-        let shifted = Ports::Shifted { from: 8_080, last: 8_090, to: 80 };
-        assert_eq!(ports("10.0.0.2:80-90/8080"), Some(shifted));
-        assert_eq!((shifted.of(8_081), shifted.of(8_091)), (Some(81), None));
-        assert_eq!(target("[fd00::2]:443").map(|target| target.ports), Some(Ports::One(443)));
-        assert_eq!(target("fd00::2").map(|target| target.ports), Some(Ports::Same));
-        assert_eq!(ports("host:80"), None);
     }
 }

@@ -1,0 +1,129 @@
+//! Every word of every rule that is carried counts: changing it changes the result or the verdict.
+
+use super::super::hooks::shown;
+use super::{files, import};
+use crate::import::{FindingKind, Import};
+
+#[test]
+fn a_changed_word_of_a_carried_rule_changes_the_result_or_the_verdict() {
+    let (mut changed, mut unchanged) = (0, Vec::new());
+    for (name, text) in files() {
+        let Ok(before) = import(&name, &text) else { continue };
+        for (command, start) in carried(&before, &text) {
+            for (at, word) in words(&command) {
+                for mutant in mutants(&command, at, word) {
+                    let after =
+                        format!("{}{mutant}{}", &text[..start + at], &text[start + at + word.len()..]);
+                    match import(&name, &after) {
+                        Ok(import) if seen(&import) == seen(&before) => {
+                            unchanged.push(format!("{name}: {word:?} as {mutant:?} in `{command}`"));
+                        }
+                        _ => changed += 1,
+                    }
+                }
+            }
+        }
+    }
+    assert!(unchanged.is_empty(), "{}", unchanged.join("\n"));
+    assert!(changed > 1_000, "only {changed} mutations");
+}
+
+/// What counts of an import: the files, and what became of each line.
+fn seen(import: &Import) -> (String, String, Vec<String>, Vec<(u32, FindingKind)>) {
+    let mut lines: Vec<(u32, FindingKind)> =
+        import.findings.iter().filter_map(|finding| Some((finding.at.as_ref()?.1, finding.kind))).collect();
+    lines.sort();
+    let lists = import.lists.iter().map(|list| list.text.clone()).collect();
+    (import.gateway.clone(), import.forwarder.clone(), lists, lines)
+}
+
+/// The commands that are carried, and where each begins.
+fn carried(import: &Import, text: &str) -> Vec<(String, usize)> {
+    let mut commands = Vec::new();
+    for finding in import.findings.iter().filter(|finding| finding.kind == FindingKind::Carried) {
+        let line = usize::try_from(finding.at.as_ref().unwrap().1).unwrap();
+        let begin: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
+        let rest = text[begin..].lines().next().unwrap();
+        let value = begin + rest.find('=').unwrap() + 1;
+        let whole = &text[value..begin + rest.len()];
+        // A rule of nft is shown without its command, a long one cut off.
+        let said = finding.text.split('`').nth(1).unwrap().trim_end_matches('…');
+        let at = whole.find(said).filter(|_| !whole.contains("nft"));
+        let one = match at {
+            Some(at) => (said.to_owned(), value + at),
+            None => (whole.to_owned(), value),
+        };
+        if !commands.contains(&one) {
+            commands.push(one);
+        }
+    }
+    assert!(shown("x") == "x");
+    commands
+}
+
+/// Words with their offsets.
+fn words(command: &str) -> Vec<(usize, &str)> {
+    let start = command.as_ptr() as usize;
+    command.split_whitespace().map(|word| (word.as_ptr() as usize - start, word)).collect()
+}
+
+/// Other words in the place of one; none for a word that decides nothing.
+fn mutants(command: &str, at: usize, word: &str) -> Vec<String> {
+    let before = command[..at].split_whitespace().next_back().unwrap_or_default();
+    // Names of tables and chains, and what is the default; of a range, ports that are not asked for.
+    let is_name = command.contains("nft")
+        && (matches!(word, "inet" | "edge" | "fwd" | "pre" | "-100;" | "add")
+            || (word == "ip" && matches!(before, "dnat" | "rule")));
+    let is_wider = before == "--to-destination" && word.contains('-');
+    // What a comment says, how long to wait, and where a lone rule is inserted.
+    let is_comment = command[..at].contains("comment") && !word.starts_with('-') && before != "-m";
+    let is_neutral = is_name
+        || (is_comment && (before == "--comment" || word.ends_with('"')))
+        || matches!(before, "-w" | "PREROUTING") && word.parse::<u32>().is_ok()
+        || matches!(word, "policy" | "counter" | ";" | "}" | "{" | "\\" | "type" | "filter" | "chain");
+    if is_neutral {
+        return Vec::new();
+    }
+    let mut mutants = vec!["xyzzy".to_owned()];
+    let swapped = [
+        ("tcp", "udp"),
+        ("udp", "tcp"),
+        ("ACCEPT", "DROP"),
+        ("DROP", "ACCEPT"),
+        ("accept", "drop"),
+        ("eth0", "eth7"),
+        ("\"eth0\"", "\"eth7\""),
+        ("%i", "wg9"),
+        ("NEW", "INVALID"),
+        ("ESTABLISHED,RELATED", "INVALID"),
+        ("DNAT", "REDIRECT"),
+        ("PREROUTING", "OUTPUT"),
+        ("FORWARD", "INPUT"),
+        ("nat", "mangle"),
+        ("raw", "filter"),
+        ("saddr", "daddr"),
+        ("-i", "-o"),
+        ("-s", "-d"),
+        ("--dport", "--sport"),
+        ("!=", "=="),
+    ];
+    // `-m tcp` loads what `-p` means already.
+    let is_match = matches!(before, "-m" | "--match");
+    mutants.extend(
+        swapped.iter().filter(|(from, _)| *from == word && !is_match).map(|(_, to)| (*to).to_owned()),
+    );
+    mutants.extend(bumped(word).filter(|_| !is_wider));
+    if !matches!(word, "-w" | "sudo" | "--syn" | "-ieth0") {
+        mutants.push(String::new());
+    }
+    mutants
+}
+
+/// The last number of a word, one higher.
+fn bumped(word: &str) -> Option<String> {
+    let end = word.rfind(|c: char| c.is_ascii_digit())? + 1;
+    let start = word[..end].rfind(|c: char| !c.is_ascii_digit()).map_or(0, |at| at + 1);
+    let number: u32 = word[start..end].parse().ok()?;
+    let is_name = word[..start].ends_with(|c: char| c.is_ascii_alphabetic());
+    (!is_name).then(|| format!("{}{}{}", &word[..start], number + 1, &word[end..]))
+}
