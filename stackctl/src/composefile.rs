@@ -51,27 +51,6 @@ pub fn fill(text: &[u8], vars: &Vars) -> Filled {
     filled
 }
 
-/// Names that a Compose file interpolates itself: `$NAME`, `${NAME}` and `${NAME:-…}`.
-#[must_use]
-pub fn interpolated(text: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut rest = text;
-    while let Some((_, after)) = rest.split_once('$') {
-        rest = after;
-        if let Some(escaped) = rest.strip_prefix('$') {
-            rest = escaped;
-            continue;
-        }
-        let body = rest.strip_prefix('{').unwrap_or(rest);
-        let length = body.bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count();
-        let name = body.get(..length).unwrap_or_default();
-        if crate::envfile::is_name(name) {
-            names.push(name.to_owned());
-        }
-    }
-    names
-}
-
 fn in_key(text: &[u8], placeholder: &Placeholder<'_>) -> bool {
     let before = text.get(..placeholder.start).unwrap_or_default();
     let line_start = before.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
@@ -117,11 +96,6 @@ mod tests {
         };
         assert_eq!(copy("x: a${{AAA}}").as_deref(), Some("x: a$$${AAA}"));
         assert_eq!(copy("x: a$${{AAA}}").as_deref(), Some("x: a$$${AAA}"));
-    }
-
-    #[test]
-    fn interpolated_names_are_found() {
-        assert_eq!(interpolated("${A}:$B $$C ${D:-x} ${E?y} $1"), ["A", "B", "D", "E"]);
     }
 
     fn vars(text: &str) -> Vars {

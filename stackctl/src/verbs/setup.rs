@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::Report;
+use super::adopt;
 use super::prepare::{Prepared, prepare};
 use super::secrets;
 use super::session::Session;
@@ -18,6 +19,8 @@ use crate::vars::Vars;
 /// Makes what the services lack: secrets, rendered files, ignored paths; nothing that exists changes its value.
 pub fn setup(session: &Session, services: &[String]) -> Result<Report, Fault> {
     let _lock = session.lock()?;
+    let offered = adopt::offer::offer(session, services)?;
+    let session = offered.as_ref().unwrap_or(session);
     let store = session.store()?;
     let mut manifest = store.manifest()?;
     finish_interrupted(session, &manifest)?;
