@@ -51,6 +51,17 @@ pub fn fill(text: &[u8], vars: &Vars) -> Filled {
     filled
 }
 
+/// The variables a Compose file uses: `$NAME`, and the `environment: NAME` of a secret or config.
+#[must_use]
+pub fn variables(text: &str) -> Vec<String> {
+    let object = |line: &str| {
+        let value = line.trim().strip_prefix("environment:")?.split(" #").next()?;
+        let name = value.trim().trim_matches(['"', '\'']);
+        crate::envfile::is_name(name).then(|| name.to_owned())
+    };
+    crate::interpolate::names(text).into_iter().chain(text.lines().filter_map(object)).collect()
+}
+
 fn in_key(text: &[u8], placeholder: &Placeholder<'_>) -> bool {
     let before = text.get(..placeholder.start).unwrap_or_default();
     let line_start = before.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
@@ -87,6 +98,12 @@ mod tests {
     #[test]
     fn a_file_without_known_names_is_read_as_it_is() {
         assert_eq!(fill(b"image: {{PORTS}}", &vars("")).copy, None);
+    }
+
+    #[test]
+    fn the_variable_of_a_secret_is_one_that_the_file_uses() {
+        let text = "services:\n  a:\n    environment:\n      X: ${A}\nsecrets:\n  pw:\n    environment: \"DB_PASSWORD\"\r\n";
+        assert_eq!(variables(text), ["A", "DB_PASSWORD"]);
     }
 
     #[test]

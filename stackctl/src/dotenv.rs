@@ -98,7 +98,8 @@ impl<'t> Reader<'t> {
         let rest = self.rest();
         let from = rest.trim_start_matches(blank);
         self.at += rest.len() - from.len();
-        let expand = |text: &str| substitute(text, known).map_err(|error: InterpolationError| error.to_string());
+        let expand =
+            |text: &str| substitute(text, known).map_err(|error: InterpolationError| error.to_string());
         let quote = from.chars().next().filter(|c| matches!(c, '"' | '\''));
         let Some(quote) = quote else {
             let line = from.split('\n').next().unwrap_or_default();

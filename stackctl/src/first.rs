@@ -78,8 +78,14 @@ fn secrets(
     let mut sections: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (name, value) in declared {
         // A database's own service before those that only log in.
-        let maker = services.iter().find(|(_, facts)| !made_in(name, facts).is_empty()).map(|(service, _)| service);
-        let service = maker.or(owner(name, users)).map_or("unused", String::as_str);
+        let maker =
+            services.iter().find(|(_, facts)| !made_in(name, facts).is_empty()).map(|(service, _)| service);
+        let of_hash = || {
+            let mut hashes =
+                declared.iter().filter(|(hash, _)| hashed_name(hash, declared).as_ref() == Some(name));
+            hashes.find_map(|(hash, _)| owner(hash, users))
+        };
+        let service = maker.or(owner(name, users)).or_else(of_hash).map_or("unused", String::as_str);
         let kind = match value {
             Some(value) => kind_of_value(name, value, declared),
             None => kind_of_name(name, declared),
@@ -87,7 +93,8 @@ fn secrets(
         let line = match kind {
             Some(kind) => {
                 let volumes = made_with(name, services);
-                let volumes = if volumes.is_empty() { String::new() } else { format!(", volumes = {volumes:?}") };
+                let volumes =
+                    if volumes.is_empty() { String::new() } else { format!(", volumes = {volumes:?}") };
                 format!("{name} = {{ {kind}{volumes} }}")
             }
             // A value that cannot be made again is only named, never replaced.
@@ -95,7 +102,8 @@ fn secrets(
         };
         sections.entry(service).or_default().push(line);
     }
-    let section = |(service, lines): (&str, Vec<String>)| format!("\n[secrets.{service}]\n{}\n", lines.join("\n"));
+    let section =
+        |(service, lines): (&str, Vec<String>)| format!("\n[secrets.{service}]\n{}\n", lines.join("\n"));
     sections.into_iter().map(section).collect()
 }
 
@@ -114,12 +122,15 @@ fn kind_of_value(name: &str, value: &Hidden, declared: &[Declared]) -> Option<St
     } else if length == 36 && text.split('-').map(str::len).eq([8, 4, 4, 4, 12]) {
         Some("kind = \"uuid\"".into())
     } else if all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        && length >= 16
+        && (16..=2048).contains(&length)
         && length.is_multiple_of(2)
     {
         Some(format!("kind = \"hex\", bytes = {}", length / 2))
-    } else if let Some(bytes) =
-        STANDARD.decode(text).ok().map(|b| b.len()).filter(|n| *n >= 16 && text.contains(['=', '+', '/']))
+    } else if let Some(bytes) = STANDARD
+        .decode(text)
+        .ok()
+        .map(|b| b.len())
+        .filter(|n| (16..=1024).contains(n) && text.contains(['=', '+', '/']))
     {
         Some(format!("kind = \"base64\", bytes = {bytes}"))
     } else if all(|b| b.is_ascii_graphic()) && (8..=256).contains(&length) {
@@ -193,7 +204,9 @@ fn made_in(name: &str, facts: &Facts) -> BTreeSet<String> {
     let Some(model) = &facts.model else { return BTreeSet::new() };
     let initial = facts.environment.iter().filter(|(_, key, variable)| variable == name && is_initial(key));
     let containers = initial.filter_map(|(container, _, _)| model.services.get(container));
-    let mut volumes: BTreeSet<String> = containers.flat_map(|container| model.data_of(container)).collect();
+    let by_file = model.services.values().filter(|container| gets_by_file(facts, model, container, name));
+    let mut volumes: BTreeSet<String> =
+        containers.chain(by_file).flat_map(|container| model.data_of(container)).collect();
     if name.contains("ENCRYPTION") {
         let sees = |container: &&Container| sees(facts, model, container, name);
         volumes.extend(model.services.values().filter(sees).flat_map(|container| model.data_of(container)));
@@ -201,9 +214,23 @@ fn made_in(name: &str, facts: &Facts) -> BTreeSet<String> {
     volumes
 }
 
+/// Whether a container reads the variable as an initial password out of one of its secrets.
+fn gets_by_file(facts: &Facts, model: &Model, container: &Container, name: &str) -> bool {
+    let mut keys = container.environment.keys();
+    let rendered = |path: &std::path::Path| {
+        facts.rendered.iter().any(|(other, variable)| variable == name && std::path::Path::new(other) == path)
+    };
+    let of_it = |secret: &crate::model::FileObject| {
+        secret.environment.as_deref() == Some(name) || secret.file.as_deref().is_some_and(rendered)
+    };
+    keys.any(|key| key.strip_suffix("_FILE").is_some_and(is_initial))
+        && container.secrets.iter().filter_map(|used| model.secrets.get(&used.source)).any(of_it)
+}
+
 fn sees(facts: &Facts, model: &Model, container: &Container, name: &str) -> bool {
     let own = |service: &String| model.services.get(service).is_some_and(|one| std::ptr::eq(one, container));
-    let in_environment = facts.environment.iter().any(|(service, _, variable)| variable == name && own(service));
+    let in_environment =
+        facts.environment.iter().any(|(service, _, variable)| variable == name && own(service));
     let files = model.seen_by(container);
     let rendered = facts.rendered.iter().filter(|(_, variable)| variable == name);
     let mut mounted = rendered.map(|(path, _)| std::path::Path::new(path));
@@ -238,7 +265,8 @@ fn actions(service: &str, facts: &Facts, with_secrets: bool) -> String {
     }
     for (name, container) in facts.model.iter().flat_map(|model| &model.services) {
         let exec = ["@compose", "exec", "-T", name.as_str()];
-        let with = |words: &[&'static str]| exec.iter().copied().chain(words.iter().copied()).collect::<Vec<_>>();
+        let with =
+            |words: &[&'static str]| exec.iter().copied().chain(words.iter().copied()).collect::<Vec<_>>();
         match image_name(container.image.as_deref().unwrap_or_default()) {
             "caddy" => {
                 let validate = ["caddy", "caddy", "validate", "--config", "/etc/caddy/Caddyfile"];
@@ -280,8 +308,11 @@ fn image_name(image: &str) -> &str {
 fn depends(name: &str, facts: &Facts, services: &BTreeMap<String, Facts>) -> Option<String> {
     let wanted = facts.model.as_ref()?.external_names();
     let owns = |other: &Facts| other.model.as_ref().is_some_and(|model| model.owns(&wanted));
-    let others: Vec<&String> =
-        services.iter().filter(|(other, facts)| *other != name && owns(facts)).map(|(other, _)| other).collect();
+    let others: Vec<&String> = services
+        .iter()
+        .filter(|(other, facts)| *other != name && owns(facts))
+        .map(|(other, _)| other)
+        .collect();
     (!others.is_empty()).then(|| format!("{name} = {others:?}\n"))
 }
 
@@ -316,7 +347,8 @@ mod tests {
         ];
         let declared: Vec<Declared> =
             values.iter().map(|(n, v)| ((*n).to_owned(), Some(Hidden::new((*v).to_owned())))).collect();
-        let users = [("PASS".to_owned(), ["emby".to_owned()].into())].into();
+        // The password itself is used nowhere, its hash is.
+        let users = [("PASS_HASH".to_owned(), ["emby".to_owned()].into())].into();
         let text = stack_toml(&declared, &users, &BTreeMap::new());
         let stack = crate::config::parse(&text).expect("valid");
         let kinds: BTreeMap<_, _> =
@@ -375,6 +407,16 @@ mod tests {
         assert_eq!(stack.depends["immich"], ["authelia"]);
         assert_eq!(stack.clean["immich"].volumes, ["immich_data"]);
         assert_eq!(stack.projects["authelia"], "home");
+    }
+
+    #[test]
+    fn a_password_that_a_database_reads_from_a_secret_made_its_volume() {
+        let text = r#"{"services":{"db":{"image":"postgres:16","environment":{"POSTGRES_PASSWORD_FILE":"/run/secrets/pw"},
+            "secrets":[{"source":"pw"}],"volumes":[{"type":"volume","source":"data","target":"/data"}]}},
+            "secrets":{"pw":{"environment":"DB_PASSWORD"}},"volumes":{"data":{"name":"x_data"}}}"#;
+        let services = [("x".to_owned(), facts(text))].into();
+        assert_eq!(made_with("DB_PASSWORD", &services), ["x_data"]);
+        assert!(made_with("OTHER", &services).is_empty());
     }
 
     #[test]

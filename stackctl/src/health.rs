@@ -98,7 +98,8 @@ pub fn judge(wanted: &[&str], looks: &[Look<'_>]) -> Verdict {
         }
     }
     // A container may crash because another is not there yet.
-    let settling = !waiting.is_empty() || looks.iter().any(|look| look.health == "starting" && !look.crashes());
+    let settling =
+        !waiting.is_empty() || looks.iter().any(|look| look.health == "starting" && !look.crashes());
     for look in looks.iter().filter(|look| wanted.contains(&look.service)) {
         let failed = |why: String| Verdict::Failed { service: look.service.to_owned(), why };
         match (look.status, look.health) {
@@ -180,7 +181,10 @@ mod tests {
         let starting = look("db", "running", "starting");
         assert!(matches!(judge(&["web", "db"], &[crashing.clone(), starting]), Verdict::Waiting(_)));
         (crashing.status, crashing.up_for) = ("running", Some(1));
-        assert!(matches!(judge(&["web"], &[crashing.clone()]), Verdict::Failed { .. }), "between two crashes");
+        assert!(
+            matches!(judge(&["web"], &[crashing.clone()]), Verdict::Failed { .. }),
+            "between two crashes"
+        );
         crashing.up_for = Some(60);
         assert_eq!(judge(&["web"], &[crashing]), Verdict::Healthy, "it recovered");
     }

@@ -77,10 +77,7 @@ pub fn pieces(text: &str) -> Result<Vec<Piece<'_>>, InterpolationError> {
 }
 
 /// The text with every reference replaced; a variable without value and default is empty, as Compose has it.
-pub fn substitute(
-    text: &str,
-    value: &dyn Fn(&str) -> Option<String>,
-) -> Result<String, InterpolationError> {
+pub fn substitute(text: &str, value: &dyn Fn(&str) -> Option<String>) -> Result<String, InterpolationError> {
     let mut out = String::with_capacity(text.len());
     for piece in pieces(text)? {
         match piece {

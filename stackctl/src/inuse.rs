@@ -65,7 +65,9 @@ fn finding(name: &str, uses: &[&Use], vars: &Vars) -> Option<Finding> {
     }
     let value = one.value.expose();
     let Some(var) = vars.find(name) else { return Some(Finding::Absent(one.clone())) };
-    if [var.stored.expose(), var.rendered.expose()].contains(&value) {
+    // A key in use is PEM, and one line of base64 in the env file.
+    let same_key = || crate::secret::as_pem(var.stored.expose()).is_ok_and(|pem| pem.expose() == value);
+    if [var.stored.expose(), var.rendered.expose()].contains(&value) || same_key() {
         return None;
     }
     let how = describe(value, var.stored.expose(), &format!("in {}", var.origin.file()));
@@ -80,11 +82,8 @@ pub fn describe(used: &str, other: &str, there: &str) -> String {
         1 => "1 character".to_owned(),
         many => format!("{many} characters"),
     };
-    let other_count = if used.is_empty() || other.is_empty() {
-        count(other)
-    } else {
-        other.chars().count().to_string()
-    };
+    let other_count =
+        if used.is_empty() || other.is_empty() { count(other) } else { other.chars().count().to_string() };
     let counts = format!("{} in use, {other_count} {there}", count(used));
     slip(used, other, there).map_or(counts.clone(), |slip| format!("{counts}: {slip}"))
 }
@@ -280,7 +279,9 @@ mod tests {
         assert_eq!(one("${A:?run setup}", "s"), map(&[("A", "s")]));
         assert_eq!(one("http://${U}:${P:-x}@db/", "http://u:p@db/"), map(&[("U", "u"), ("P", "p")]));
         assert_eq!(one("$$${A}", "$1"), map(&[("A", "1")]));
-        for (template, actual) in [("a${A}", "b1"), ("${A}${B}", "12"), ("${A:+x}", "x"), ("${A}-${A}", "1-2")] {
+        for (template, actual) in
+            [("a${A}", "b1"), ("${A}${B}", "12"), ("${A:+x}", "x"), ("${A}-${A}", "1-2")]
+        {
             assert_eq!(one(template, actual), None, "{template}");
         }
     }
@@ -299,12 +300,19 @@ mod tests {
     }
 
     #[test]
+    fn a_key_in_use_is_the_one_that_the_env_file_has_on_one_line() {
+        let stored = crate::secret::new_ed25519(&[5; 32]);
+        let pem = crate::secret::as_pem(stored.expose()).expect("a key");
+        let text = format!("JWK={}\n", stored.expose());
+        let vars = Vars::join(&envfile::parse(&text).expect("readable"), &[], &Stack::default());
+        let used = Use { name: "JWK".into(), value: pem, place: "authelia/configuration.yml".into() };
+        assert!(compare(&[used], &vars.expect("joined")).is_empty());
+    }
+
+    #[test]
     fn what_is_absent_or_differs_is_found_and_what_agrees_is_not() {
-        let vars = Vars::join(
-            &envfile::parse("SAME=1\nOTHER=abc=\n").expect("readable"),
-            &[],
-            &Stack::default(),
-        );
+        let vars =
+            Vars::join(&envfile::parse("SAME=1\nOTHER=abc=\n").expect("readable"), &[], &Stack::default());
         let used = |name: &str, value: &str, place: &str| Use {
             name: name.into(),
             value: Hidden::new(value.into()),

@@ -102,6 +102,9 @@ pub struct FileObject {
     /// The file it is made of, if it is made of one.
     #[serde(default)]
     pub file: Option<PathBuf>,
+    /// The variable it is made of, if it is made of one.
+    #[serde(default)]
+    pub environment: Option<String>,
 }
 
 /// A top-level volume or network.

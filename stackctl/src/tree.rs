@@ -135,6 +135,14 @@ pub fn services(
     Err(format!("there is no service {name} at {}{}", location.name, crate::nearest::hint(&near)))
 }
 
+/// The project that Compose makes of a folder's name: lower case, without what a name may not have.
+#[must_use]
+pub fn project_of_folder(name: &str) -> String {
+    let kept = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '_' || *c == '-';
+    let name: String = name.to_lowercase().chars().filter(kept).collect();
+    name.trim_start_matches(['_', '-']).to_owned()
+}
+
 /// Whether a file's stem may be a project name, which is what Compose accepts.
 #[must_use]
 pub fn is_service_name(name: &str) -> bool {
@@ -173,6 +181,7 @@ mod tests {
         for other in ["services:\n  name: x\n", "name: ${X}\n", "name:\n"] {
             assert_eq!(project_of_file(other), None, "{other}");
         }
+        assert_eq!(project_of_folder("_My.Photos 2"), "myphotos2");
     }
 
     #[test]

@@ -131,7 +131,7 @@ fn a_killed_container_is_drift_until_up_repairs_it(engine: &Engine, run: &Run<'_
     let before = engine.ids();
     engine.docker(&["rm", "--force", "immich-redis-1"]);
     engine.docker(&["stop", "--time", "1", "emby-emby-1"]);
-    let status = run(&["status", "--json"]).expect(0).json();
+    let status = run(&["status", "--json"]).expect(10).json();
     let state = |name: &str| {
         let rows = status["containers"].as_array().expect("rows").clone();
         let row = rows.into_iter().find(|row| row["container"] == name).expect("a row");

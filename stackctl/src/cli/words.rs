@@ -79,19 +79,21 @@ pub(super) fn as_verb(words: &[String], service: &str, verb: &str, extra: &[Stri
 
 /// What `make help` prints: verbs, and what each service of the location can do.
 pub(super) fn help(session: &Session) -> String {
+    let services: Vec<&str> = session.location.services.keys().map(String::as_str).collect();
+    let example = services.first().map_or_else(String::new, |service| format!(", as {service}-status"));
     let mut text = format!(
-        "Targets at {}:\n  {}\n  all-VERB: the same for every service, in the order of [depends]\n  SERVICE-VERB or SERVICE-ACTION:\n",
-        session.location.name,
-        VERBS.join(" ")
+        "make VERB           {}\nmake all-VERB       every service, in the order of [depends]\nmake SERVICE-VERB   {}{example}\n",
+        VERBS.join(" "),
+        SERVICE_VERBS.join(" ")
     );
-    for service in session.location.services.keys() {
+    text.push_str(&format!("\nservices at {}: {}\n", session.location.name, services.join(" ")));
+    for service in services {
         let actions = session.stack.actions.get(service).into_iter().flat_map(|actions| actions.keys());
-        let words = SERVICE_VERBS.iter().copied().chain(actions.map(String::as_str));
-        let targets: Vec<String> = words.map(|word| format!("{service}-{word}")).collect();
-        text.push_str(&format!("    {}\n", targets.join(" ")));
+        let targets: String = actions.map(|action| format!("make {service}-{action}\n")).collect();
+        text.push_str(&targets);
     }
     text.push_str(
-        "Variables: SERVICE=NAME FOLLOW=1 (logs) ALL=1 (status) YES=1 VOLUMES=\"A B\" (clean) DRY_RUN=1 JSON=1 ARGS=\"…\"\n",
+        "\nSERVICE=NAME one service, FOLLOW=1 logs, ALL=1 every location's status, YES=1 VOLUMES=\"A B\" clean,\nDRY_RUN=1, JSON=1, ARGS=\"--rollback --wait 300\"\n",
     );
     text
 }
@@ -120,7 +122,9 @@ pub(super) fn of_target(
             .filter_map(|service| Some((service, target.strip_prefix(service.as_str())?.strip_prefix('-')?)))
             .max_by_key(|(service, _)| service.len());
         let (service, action) = split.ok_or_else(|| {
-            Fault::Usage(format!("no target {target}: a verb, all-VERB, SERVICE-VERB or SERVICE-ACTION (make help)"))
+            Fault::Usage(format!(
+                "no target {target}: a verb, all-VERB, SERVICE-VERB or SERVICE-ACTION (make help)"
+            ))
         })?;
         words.extend(of_service(session, service, action));
     }

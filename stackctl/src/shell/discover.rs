@@ -128,10 +128,10 @@ fn services(
     for entry in fs::read_dir(dir).map_err(fail)? {
         let path = entry.map_err(fail)?.path();
         let name = name_of(&path);
-        if path.is_dir() && is_service_name(&name) {
-            let files = own_files(&path);
-            if !files.is_empty() {
-                services.insert(name, ServiceFiles { files, folder: Some(path), project: None });
+        if path.is_dir() {
+            let (files, service) = (own_files(&path), tree::project_of_folder(&name));
+            if !files.is_empty() && !service.is_empty() && !name.starts_with(['.', '_']) {
+                services.insert(service, ServiceFiles { files, folder: Some(path), project: None });
             }
         } else if let Some(service) = tree::service_of_file(&name).filter(|_| path.is_file()) {
             // Many tools keep a NAME.yml of their own here: it is a service only if it looks like one.
@@ -145,10 +145,10 @@ fn services(
         only_one(&files)?;
         services.insert(service, ServiceFiles { files, ..ServiceFiles::default() });
     }
-    let own = own_files(dir);
-    if !own.is_empty() && is_service_name(location) {
-        let files = ServiceFiles { files: own, ..ServiceFiles::default() };
-        services.entry(location.to_owned()).or_insert(files);
+    let (own, service) = (own_files(dir), tree::project_of_folder(location));
+    if !own.is_empty() && !service.is_empty() {
+        let files = ServiceFiles { files: own, folder: Some(dir.to_path_buf()), project: None };
+        services.entry(service).or_insert(files);
     }
     for placed in stack.place.get(location).into_iter().flatten() {
         services.entry(placed.clone()).or_default();
@@ -156,7 +156,10 @@ fn services(
     for (name, service) in &mut services {
         service.files.splice(0..0, base(root, name)?);
         let texts = service.files.iter().filter_map(|path| files::read_text(path).ok().flatten());
-        service.project = texts.filter_map(|text| tree::project_of_file(&text).map(str::to_owned)).last();
+        let of_dotenv = service.folder.as_ref().and_then(|folder| project_of_dotenv(&folder.join(".env")));
+        let of_files = texts.filter_map(|text| tree::project_of_file(&text).map(str::to_owned)).last();
+        // Compose's own order.
+        service.project = of_dotenv.or(of_files);
     }
     services.retain(|_, files| !files.files.is_empty());
     Ok(services)
@@ -170,6 +173,14 @@ fn base(root: &Path, service: &str) -> Result<Vec<PathBuf>, Fault> {
     found.retain(|path| path.is_file());
     only_one(&found)?;
     Ok(if found.is_empty() { own_files(&dir.join(service)) } else { found })
+}
+
+/// The project's name that the `.env` of a service's own folder gives.
+fn project_of_dotenv(path: &Path) -> Option<String> {
+    let text = files::read_text(path).ok().flatten()?;
+    let settings = crate::dotenv::parse(&text, &|_| None).ok()?;
+    let last = settings.into_iter().rev().find(|setting| setting.name == "COMPOSE_PROJECT_NAME")?;
+    is_service_name(&last.value).then_some(last.value)
 }
 
 /// Two files of one service are not chosen between.

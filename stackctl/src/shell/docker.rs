@@ -337,8 +337,12 @@ impl Docker {
     pub fn last_lines(&self, dir: &Path, container: &Running, count: usize) -> String {
         let tail = count.to_string();
         let logs = |since: &[&str]| {
-            let words: Vec<&str> =
-                ["logs", "--tail", &tail].iter().chain(since).copied().chain([container.id.as_str()]).collect();
+            let words: Vec<&str> = ["logs", "--tail", &tail]
+                .iter()
+                .chain(since)
+                .copied()
+                .chain([container.id.as_str()])
+                .collect();
             let output = self.say(dir, &words);
             let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
             String::from_utf8_lossy(&text).into_owned()

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::Report;
-use super::session::Session;
 use super::adopt::{offer, used};
+use super::session::Session;
 use super::up::{How, bring_up, wanted_containers};
 use crate::config::{Secret, SecretKind};
 use crate::envfile::{literal_line, with_section_lines, without};
@@ -224,7 +224,12 @@ fn is_there(session: &Session, docker: &Docker, volume: &str) -> Result<bool, Fa
 }
 
 /// Volumes that were made with a secret for which stack.toml names none: a database's, or what it encrypts.
-fn undeclared_volumes(session: &Session, docker: &Docker, vars: &Vars, name: &str) -> Result<Vec<String>, Fault> {
+fn undeclared_volumes(
+    session: &Session,
+    docker: &Docker,
+    vars: &Vars,
+    name: &str,
+) -> Result<Vec<String>, Fault> {
     let store = Store::open(session.location.state_dir(), false)?;
     let mut services = BTreeMap::new();
     for service in session.all_services() {
@@ -355,7 +360,8 @@ pub fn rotate(session: &Session, name: &str, accept_data_loss: bool) -> Result<R
     if !session.options.dry_run {
         keep_minted(session, &mut manifest, &minted)?;
         for service in &consumers {
-            let running = docker.containers(&session.location.dir, Some(session.project(service))).unwrap_or_default();
+            let running =
+                docker.containers(&session.location.dir, Some(session.project(service))).unwrap_or_default();
             if running.iter().any(|container| container.state.status == "running") {
                 let report = bring_up(session, &new_vars, &docker, &store, service, &How::default())?;
                 restarted.extend(report.recreated.iter().map(|container| format!("{service}/{container}")));

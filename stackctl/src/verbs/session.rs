@@ -122,7 +122,8 @@ impl Session {
         let environment = self.environment(vars);
         let mut all = vars.clone();
         for path in self.dotenv_paths(service) {
-            let text = files::read_text(&path).map_err(|error| unreadable(&path, &error))?.unwrap_or_default();
+            let text =
+                files::read_text(&path).map_err(|error| unreadable(&path, &error))?.unwrap_or_default();
             let outer = |name: &str| {
                 environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
             };
@@ -205,7 +206,9 @@ impl Session {
             let service = file.split('.').next().unwrap_or_default().to_owned();
             format!("add {name}/{file}, or [place] {name} = [\"{service}\"] to stack.toml")
         } else {
-            format!("a service is {name}/SERVICE.yaml (or .yml), or {name}/SERVICE/compose.yaml")
+            format!(
+                "a service is {name}/SERVICE.yaml (or .yml; lower-case letters, digits, _ and -), or {name}/SERVICE/compose.yaml"
+            )
         };
         format!("{shown} looks like a Compose file and is not used: {fix}")
     }

@@ -188,7 +188,9 @@ fn of_service(
     let notes = file_notes(&prepared);
     let mine: Vec<&Running> = containers
         .iter()
-        .filter(|c| c.label("com.docker.compose.project") == Some(session.project(service)) && !c.is_one_off())
+        .filter(|c| {
+            c.label("com.docker.compose.project") == Some(session.project(service)) && !c.is_one_off()
+        })
         .collect();
     let mut rows = Vec::new();
     for (name, files) in &wanted.files {
@@ -215,8 +217,7 @@ fn of_service(
 
 fn trouble(session: &Session, docker: &Docker, service: &str, container: &Running) -> Option<Trouble> {
     let (broken, why) = container.look(crate::shell::now()).trouble()?;
-    let lines =
-        if broken { masked_lines(session, docker, service, container, LINES) } else { Vec::new() };
+    let lines = if broken { masked_lines(session, docker, service, container, LINES) } else { Vec::new() };
     Some(Trouble { broken, why, lines })
 }
 

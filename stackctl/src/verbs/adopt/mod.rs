@@ -36,16 +36,29 @@ pub fn adopt(session: &Session, services: &[String]) -> Result<Report, Fault> {
     let containers = containers.unwrap_or_default();
     let running: BTreeMap<&String, Vec<Running>> =
         services.iter().map(|service| (service, running_of(session, &containers, service))).collect();
-    let session = &with_projects(session, &running, first, &mut said)?;
+    let mut session = with_projects(session, &running, first, &mut said)?;
     let store = Store::open(session.location.state_dir(), false)?;
     let mut in_use = BTreeMap::new();
     for (service, running) in &running {
-        let found = used::read(session, &docker, &store, &vars, service, running)?;
+        let found = used::read(&session, &docker, &store, &vars, service, running)?;
         found.differences.iter().for_each(|line| said.differs(line));
         in_use.insert((*service).clone(), found);
     }
-    let taken = take_over(session, &vars, &in_use, &mut said)?;
-    let (vars, generated) = (taken.vars, taken.text);
+    let taken = take_over(&session, &vars, &in_use, &mut said)?;
+    let mut vars = taken.vars;
+    let mut offered = None;
+    if first {
+        let entries = envfile::parse(&taken.text).map_err(|error| Fault::Invalid(error.to_string()))?;
+        let text = offer::text(&session, &docker, &store, &vars, &entries, &in_use)?;
+        // What is compared is what comes out with the new file.
+        let stack = crate::config::parse(&text).map_err(|error| Fault::Failed(error.to_string()))?;
+        session = session.with_stack(stack)?;
+        let user = session.entries(&session.user_path())?;
+        vars =
+            Vars::join(&entries, &user, &session.stack).map_err(|error| Fault::Invalid(error.to_string()))?;
+        offered = Some(text);
+    }
+    let session = &session;
     for service in services {
         let running = running.get(service).map(Vec::as_slice).unwrap_or_default();
         let uses = in_use.get(service).map(|found| found.uses.as_slice()).unwrap_or_default();
@@ -55,9 +68,7 @@ pub fn adopt(session: &Session, services: &[String]) -> Result<Report, Fault> {
     for path in crate::shell::discover::unused(&session.tree, &session.location) {
         said.line(&session.arrangement(&path));
     }
-    if first {
-        let entries = envfile::parse(&generated).map_err(|error| Fault::Invalid(error.to_string()))?;
-        let text = offer::text(session, &docker, &store, &vars, &entries, &in_use)?;
+    if let Some(text) = offered {
         write_first(session, &text, &mut said)?;
     }
     let json = json!({"schema": 1, "location": session.location.name, "compared": said.rows, "differing": said.differing,
@@ -168,7 +179,8 @@ fn take_over(
         let (used, what, replaces) = match finding {
             Finding::Absent(used) => {
                 let length = used.value.expose().chars().count();
-                let what = format!("{}: in use by {} ({length} characters), in no env file", used.name, used.place);
+                let what =
+                    format!("{}: in use by {} ({length} characters), in no env file", used.name, used.place);
                 (used, what, false)
             }
             Finding::Differs { used, origin, how } => {
@@ -180,7 +192,10 @@ fn take_over(
                 (used, what, true)
             }
             Finding::Disagree { one, how, .. } => {
-                said.differs(&format!("{}: {how} (in use by {}); it cannot be taken over", one.name, one.place));
+                said.differs(&format!(
+                    "{}: {how} (in use by {}); it cannot be taken over",
+                    one.name, one.place
+                ));
                 continue;
             }
         };
@@ -193,7 +208,10 @@ fn take_over(
         }
         let service = in_use.iter().find(|(_, found)| found.uses.iter().any(|other| other.name == used.name));
         text = with_section_lines(&text, service.map_or("unused", |(service, _)| service), &line);
-        said.line(&format!("{what}; {} into .env.generated", if dry { "would be taken over" } else { "taken over" }));
+        said.line(&format!(
+            "{what}; {} into .env.generated",
+            if dry { "would be taken over" } else { "taken over" }
+        ));
         names.push(used.name);
     }
     if text != old && !dry {

@@ -38,10 +38,12 @@ pub(super) fn compare(
     }
     let stage = prepared.stage(store)?;
     let ours = prepared.project(&stage.0, false);
-    let mut today = as_run(running).map_or_else(|| by_files(session, prepared, &stage.0, store), Ok)?;
+    let mut today = as_run(session, &prepared.service, running)
+        .map_or_else(|| by_files(session, prepared, &stage.0, store), Ok)?;
     if !running.is_empty() {
         // What a shell gave when they were started is gone, but in use.
-        let lines: String = uses.iter().map(|used| quote_for_compose(&used.name, used.value.expose())).collect();
+        let lines: String =
+            uses.iter().map(|used| quote_for_compose(&used.name, used.value.expose())).collect();
         let path = stage.0.join("in-use.env");
         store.put(&path, lines.as_bytes())?;
         if today.env_files.is_empty() {
@@ -66,7 +68,8 @@ impl Difference<'_> {
     fn line(&self, vars: &Vars) -> String {
         let Self { path, today, ours } = self;
         let value = |value: &Value| match value {
-            Value::String(text) => text.clone(),
+            // Compose prints every `$` doubled.
+            Value::String(text) => text.replace("$$", "$"),
             other => other.to_string(),
         };
         let hidden = ["environment.", "labels.", "command", "args."].iter().any(|part| path.contains(part));
@@ -111,20 +114,21 @@ fn differences<'v>(before: &'v Value, after: &'v Value, path: String, found: &mu
 }
 
 /// The project as its containers' labels say it was started.
-fn as_run(running: &[Running]) -> Option<Project> {
+fn as_run(session: &Session, service: &str, running: &[Running]) -> Option<Project> {
     let container = running.first()?;
     let label = |name: &str| container.label(&format!("com.docker.compose.{name}"));
     let paths = |text: &str| text.split(',').map(PathBuf::from).collect::<Vec<PathBuf>>();
-    let workdir = PathBuf::from(label("project.working_dir")?);
+    let project_dir = PathBuf::from(label("project.working_dir")?);
     let files = paths(label("project.config_files")?);
     let env_files = label("project.environment_file").map(paths).unwrap_or_default();
-    let there = files.iter().chain(&env_files).all(|path| path.is_file()) && workdir.is_dir();
+    let there = files.iter().chain(&env_files).all(|path| path.is_file()) && project_dir.is_dir();
     there.then(|| Project {
         name: label("project").unwrap_or_default().to_owned(),
-        project_dir: workdir.clone(),
+        project_dir,
         files,
         env_files,
-        workdir,
+        // No label says where the command was called; `${PWD}` in the files means this folder.
+        workdir: session.workdir(service).to_path_buf(),
     })
 }
 

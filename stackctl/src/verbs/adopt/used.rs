@@ -190,7 +190,13 @@ impl Compared<'_> {
         let wanted = resolved_pairs(self.resolved("labels"));
         for (key, template) in pairs(self.definition.get("labels")) {
             let Some(actual) = self.container.label(&key) else { continue };
-            found.note(&template, wanted.get(&key).map(String::as_str), actual, self.place, &format!("label {key}"));
+            found.note(
+                &template,
+                wanted.get(&key).map(String::as_str),
+                actual,
+                self.place,
+                &format!("label {key}"),
+            );
         }
     }
 
@@ -213,7 +219,8 @@ impl Compared<'_> {
         let words = |value: Option<&Value>| -> Option<Vec<String>> {
             value?.as_array()?.iter().map(|word| word.as_str().map(str::to_owned)).collect()
         };
-        let (Some(templates), Some(actual)) = (words(self.definition.get("command")), &self.container.config.cmd)
+        let (Some(templates), Some(actual)) =
+            (words(self.definition.get("command")), &self.container.config.cmd)
         else {
             return;
         };
@@ -236,7 +243,8 @@ impl Compared<'_> {
         for (index, port) in wanted.iter().enumerate() {
             let text = |key: &str| port.get(key).and_then(Value::as_str).unwrap_or_default();
             let target = port.get("target").and_then(Value::as_u64).unwrap_or_default();
-            let key = format!("{target}/{}", if text("protocol").is_empty() { "tcp" } else { text("protocol") });
+            let key =
+                format!("{target}/{}", if text("protocol").is_empty() { "tcp" } else { text("protocol") });
             let bindings = self.container.host_config.port_bindings.as_ref();
             let bound = bindings.and_then(|all| all.get(&key)).and_then(Option::as_ref);
             let same = |one: &&crate::shell::docker::Binding| {

@@ -123,7 +123,7 @@ pub fn names_used(session: &Session, service: &str) -> Result<BTreeSet<String>, 
         let text = files::read_text(path).map_err(|e| Fault::Failed(format!("{}: {e}", path.display())))?;
         let text = text.unwrap_or_default();
         names.extend(placeholders(text.as_bytes()).iter().map(|placeholder| placeholder.name.to_owned()));
-        names.extend(interpolate::names(&text));
+        names.extend(composefile::variables(&text));
     }
     Ok(names)
 }
@@ -145,7 +145,7 @@ fn compose_file(session: &Session, path: &Path, vars: &Vars) -> Result<ComposeFi
         return Err(Fault::Invalid(lacking.join("\n")));
     }
     let unknown = filled.unknown.iter().map(place).collect();
-    let uses = filled.known.iter().cloned().chain(interpolate::names(&text)).collect();
+    let uses = filled.known.iter().cloned().chain(composefile::variables(&text)).collect();
     let copied = filled.copy.is_some();
     Ok(ComposeFile {
         path: path.to_path_buf(),
@@ -424,12 +424,7 @@ pub enum Changes {
 
 impl Changes {
     /// Asks Compose about a service staged with its labels.
-    pub fn read(
-        docker: &Docker,
-        store: &Store,
-        prepared: &Prepared,
-        stage: &Stage,
-    ) -> Result<Self, Fault> {
+    pub fn read(docker: &Docker, store: &Store, prepared: &Prepared, stage: &Stage) -> Result<Self, Fault> {
         let mut project = prepared.project(&stage.0, true);
         if let Some(names) = docker.would_recreate(&project)? {
             return Ok(Self::Named(names));

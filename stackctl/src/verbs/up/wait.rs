@@ -33,7 +33,8 @@ pub fn until_healthy(
     let mut good = 0;
     loop {
         let running = wanted_containers(docker, session, service)?;
-        let looks: Vec<Look<'_>> = running.iter().map(|container| container.look(crate::shell::now())).collect();
+        let looks: Vec<Look<'_>> =
+            running.iter().map(|container| container.look(crate::shell::now())).collect();
         match judge(wanted, &looks) {
             Verdict::Healthy => {
                 good += 1;
