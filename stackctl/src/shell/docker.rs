@@ -46,9 +46,6 @@ pub struct Running {
 #[derive(Deserialize, Clone)]
 #[serde(rename_all = "PascalCase")]
 pub struct Mounted {
-    /// A volume's name, for a volume.
-    #[serde(default)]
-    pub name: Option<String>,
     /// The path on this machine.
     #[serde(default)]
     pub source: String,

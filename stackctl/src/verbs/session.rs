@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::arrange::without_services;
 use crate::config::Stack;
 use crate::dotenv;
 use crate::envfile::{self, Entry};
@@ -180,43 +181,14 @@ impl Session {
         }
         services(&self.tree, &self.location, named, self.selected().as_deref()).map_err(|text| {
             let empty = self.location.services.is_empty();
-            Fault::Usage(if empty { format!("{text}\n{}", self.without_services()) } else { text })
+            Fault::Usage(if empty { format!("{text}\n{}", without_services(self)) } else { text })
         })
-    }
-
-    /// Why the location has no service, with the files that may be meant as some.
-    fn without_services(&self) -> String {
-        let name = &self.location.name;
-        let mut text = format!(
-            "{name} has no services: each is {name}/SERVICE.yaml (or .yml), or {name}/SERVICE/compose.yaml"
-        );
-        for path in discover::unused(&self.tree, &self.location) {
-            text.push_str(&format!("\n{}", self.arrangement(&path)));
-        }
-        text
-    }
-
-    /// How a Compose file that no service uses becomes part of one.
-    #[must_use]
-    pub fn arrangement(&self, path: &Path) -> String {
-        let (root, name) = (&self.tree.root, &self.location.name);
-        let shown = path.strip_prefix(root).unwrap_or(path).display();
-        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let fix = if path.starts_with(root.join("_base")) {
-            let service = file.split('.').next().unwrap_or_default().to_owned();
-            format!("add {name}/{file}, or [place] {name} = [\"{service}\"] to stack.toml")
-        } else {
-            format!(
-                "a service is {name}/SERVICE.yaml (or .yml; lower-case letters, digits, _ and -), or {name}/SERVICE/compose.yaml"
-            )
-        };
-        format!("{shown} looks like a Compose file and is not used: {fix}")
     }
 
     /// All services of the location, of which there must be one.
     pub fn every_service(&self) -> Result<Vec<String>, Fault> {
         if self.location.services.is_empty() {
-            return Err(Fault::Invalid(self.without_services()));
+            return Err(Fault::Invalid(without_services(self)));
         }
         Ok(self.all_services())
     }

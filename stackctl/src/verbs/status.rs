@@ -93,6 +93,25 @@ fn fault(rows: &[Row]) -> Option<Fault> {
 }
 
 impl Row {
+    /// A row about which nothing but this is known.
+    fn blank(session: &Session, service: &str, container: &str, state: &str, drift: Vec<String>) -> Self {
+        Self {
+            location: session.location.name.clone(),
+            service: service.to_owned(),
+            container: container.to_owned(),
+            state: state.to_owned(),
+            health: "-".into(),
+            image: "-".into(),
+            drift,
+            trouble: None,
+        }
+    }
+
+    fn troubled(mut self, why: &str) -> Self {
+        self.trouble = Some(Trouble { broken: false, why: why.to_owned(), lines: Vec::new() });
+        self
+    }
+
     fn shown(&self) -> String {
         let container = if self.container == "-" { String::new() } else { format!("/{}", self.container) };
         format!("{}{container}", self.service)
@@ -154,26 +173,13 @@ fn of_service(
     service: &str,
 ) -> Result<Vec<Row>, Fault> {
     let manifest = store.manifest()?;
-    let blank = |container: &str, state: &str, drift: Vec<String>| Row {
-        location: session.location.name.clone(),
-        service: service.to_owned(),
-        container: container.to_owned(),
-        state: state.to_owned(),
-        health: "-".into(),
-        image: "-".into(),
-        drift,
-        trouble: None,
-    };
-    let troubled = |mut row: Row, why: &str| {
-        row.trouble = Some(Trouble { broken: false, why: why.to_owned(), lines: Vec::new() });
-        row
-    };
+    let blank = |container: &str, state: &str, drift| Row::blank(session, service, container, state, drift);
     // A service that cannot be rendered is a line of the table, not the end of it.
     let prepared = match prepare(session, vars, store, &manifest, service) {
         Ok(prepared) => prepared,
         Err(Fault::Invalid(text)) => {
             let first = text.lines().next().unwrap_or_default().to_owned();
-            return Ok(vec![troubled(blank("-", "invalid", vec![first]), "its definition is invalid")]);
+            return Ok(vec![blank("-", "invalid", vec![first]).troubled("its definition is invalid")]);
         }
         Err(other) => return Err(other),
     };
@@ -181,7 +187,7 @@ fn of_service(
     let wanted = match labelled {
         Ok(wanted) => wanted,
         Err(Fault::Invalid(text)) => {
-            return Ok(vec![troubled(blank("-", "invalid", vec![text]), "its definition is invalid")]);
+            return Ok(vec![blank("-", "invalid", vec![text]).troubled("its definition is invalid")]);
         }
         Err(other) => return Err(other),
     };
@@ -196,7 +202,7 @@ fn of_service(
     for (name, files) in &wanted.files {
         let found: Vec<&&Running> = mine.iter().filter(|container| container.service() == name).collect();
         if found.is_empty() {
-            let mut row = troubled(blank(name, "missing", notes.clone()), "it is missing");
+            let mut row = blank(name, "missing", notes.clone()).troubled("it is missing");
             row.drift.push("no container".into());
             rows.push(row);
         }

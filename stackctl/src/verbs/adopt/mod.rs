@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::Report;
+use super::arrange::arrangement;
 use super::prepare::{Planned, prepare};
 use super::session::Session;
 use crate::envfile::{self, with_section_lines, without};
@@ -66,7 +67,7 @@ pub fn adopt(session: &Session, services: &[String]) -> Result<Report, Fault> {
         look.at(service, &mut said)?;
     }
     for path in crate::shell::discover::unused(&session.tree, &session.location) {
-        said.line(&session.arrangement(&path));
+        said.line(&arrangement(session, &path));
     }
     if let Some(text) = offered {
         write_first(session, &text, &mut said)?;
