@@ -176,6 +176,7 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn values_are_read_as_compose_reads_them() {
@@ -215,6 +216,21 @@ mod tests {
         {
             let error = parse(text, &outer).err().map(|error| error.line);
             assert_eq!(error, Some(line), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_compose_gets_from_stackctl_reads_back_as_the_same_bytes(value in "[ -~\n]{0,40}") {
+            let line = crate::envfile::quote_for_compose("NAME", &value);
+            let read = parse(&line, &|_| None).map(|settings| settings.into_iter().map(|s| s.value).collect());
+            prop_assert_eq!(read, Ok::<Vec<String>, DotenvError>(vec![value]));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "([A-C$={}:'\"# \n\\\\-]|\u{feff}|é){0,60}") {
+            let _ = parse(&text, &outer);
+            let _ = crate::interpolate::needed(&text);
         }
     }
 

@@ -26,6 +26,9 @@ pub struct Model {
     /// Variables that have neither a value nor a default: Compose made them empty.
     #[serde(skip)]
     pub unset: Vec<String>,
+    /// Names of `{{NAME}}` that are left in it.
+    #[serde(skip)]
+    pub left: Vec<String>,
 }
 
 /// One container's definition.
@@ -147,7 +150,10 @@ pub struct Seen {
 impl Model {
     /// Reads Compose's answer.
     pub fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(json)
+        let mut model: Self = serde_json::from_slice(json)?;
+        let names = crate::template::placeholders(json).into_iter().map(|found| found.name.to_owned());
+        model.left = names.collect();
+        Ok(model)
     }
 
     /// Every path of this machine that a container of this definition sees, in a fixed order.

@@ -115,6 +115,46 @@ fn a_variable_without_value_and_default_is_refused_with_its_place() {
     alone(&tree, "kyiv", Some(&bin), &["setup"]).expect(0);
 }
 
+#[test]
+fn a_placeholder_in_a_file_that_only_compose_reads_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (tree, bin) = old_tree(dir.path(), "example.com");
+    tree.write("kyiv/mail.yaml", "include: [inc/part.yaml]\nservices: {}\n");
+    tree.write(
+        "kyiv/inc/part.yaml",
+        "services: { part: { image: x, environment: { D: \"{{DOMAIN}} {{OWN}}\" } } }\n",
+    );
+    let said = alone(&tree, "kyiv", Some(&bin), &["setup"]).expect(4);
+    assert!(
+        said.err.contains("mail: {{DOMAIN}} is left in a file that Compose reads besides"),
+        "{}",
+        said.err
+    );
+    assert!(!said.err.contains("{{OWN}}"), "{}", said.err);
+    tree.edit("kyiv/inc/part.yaml", "{{DOMAIN}}", "${DOMAIN}");
+    alone(&tree, "kyiv", Some(&bin), &["setup"]).expect(0);
+}
+
+#[test]
+fn a_dotenv_of_a_folder_names_its_files_project_and_profiles() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (tree, bin) = old_tree(dir.path(), "example.com");
+    tree.write("kyiv/photos/compose.yaml", "services: { a: { image: x } }\n");
+    tree.write("kyiv/photos/prod.yaml", "services: { b: { image: x }, c: { image: x, profiles: [more] } }\n");
+    tree.write(
+        "kyiv/photos/.env",
+        "COMPOSE_FILE=compose.yaml:prod.yaml\nCOMPOSE_PROJECT_NAME=immich\nCOMPOSE_PROFILES=more\n",
+    );
+    let said = alone(&tree, "kyiv", Some(&bin), &["photos", "print-command", "--json"]).expect(0).json();
+    let command = said["commands"][0]["command"].as_str().expect("text");
+    assert!(command.contains("--project-name immich") && command.contains("photos/prod.yaml"), "{command}");
+    alone(&tree, "kyiv", Some(&bin), &["photos", "setup"]).expect(0);
+    let labels = tree.read("kyiv/.stack/services/photos/labels.yaml");
+    for container in ["\"a\"", "\"b\"", "\"c\""] {
+        assert!(labels.contains(container), "{container}: {labels}");
+    }
+}
+
 /// Files that people have, each with two variables that Compose is asked for.
 const DOTENVS: [&str; 38] = [
     "T1=a$\n",

@@ -106,10 +106,23 @@ fn own_file(dir: &Path) -> Option<PathBuf> {
     tree::COMPOSE_NAMES.iter().map(|name| dir.join(name)).find(|path| path.is_file())
 }
 
-/// That file with the override that Compose reads with it.
+/// The files that Compose reads in a folder: those its `.env` names, else its own file and the override of it.
 fn own_files(dir: &Path) -> Vec<PathBuf> {
+    let Some(file) = own_file(dir) else { return Vec::new() };
+    if let Some(named) = dotenv_value(dir, "COMPOSE_FILE") {
+        let separator = dotenv_value(dir, "COMPOSE_PATH_SEPARATOR").unwrap_or_else(|| ":".to_owned());
+        return named.split(separator.as_str()).map(|path| dir.join(path.trim_start_matches("./"))).collect();
+    }
     let over = tree::OVERRIDE_NAMES.iter().map(|name| dir.join(name)).find(|path| path.is_file());
-    own_file(dir).into_iter().flat_map(|file| std::iter::once(file).chain(over.clone())).collect()
+    std::iter::once(file).chain(over).collect()
+}
+
+/// A variable of a folder's `.env` that means something to Compose itself.
+fn dotenv_value(dir: &Path, name: &str) -> Option<String> {
+    let text = files::read_text(&dir.join(".env")).ok().flatten()?;
+    let settings = crate::dotenv::parse(&text, &|_| None).ok()?;
+    let last = settings.into_iter().rev().find(|setting| setting.name == name)?;
+    Some(last.value).filter(|value| !value.is_empty())
 }
 
 fn is_compose(path: &Path) -> bool {
@@ -156,7 +169,9 @@ fn services(
     for (name, service) in &mut services {
         service.files.splice(0..0, base(root, name)?);
         let texts = service.files.iter().filter_map(|path| files::read_text(path).ok().flatten());
-        let of_dotenv = service.folder.as_ref().and_then(|folder| project_of_dotenv(&folder.join(".env")));
+        let of_dotenv =
+            service.folder.as_ref().and_then(|folder| dotenv_value(folder, "COMPOSE_PROJECT_NAME"));
+        let of_dotenv = of_dotenv.filter(|name| is_service_name(name));
         let of_files = texts.filter_map(|text| tree::project_of_file(&text).map(str::to_owned)).last();
         // Compose's own order.
         service.project = of_dotenv.or(of_files);
@@ -173,14 +188,6 @@ fn base(root: &Path, service: &str) -> Result<Vec<PathBuf>, Fault> {
     found.retain(|path| path.is_file());
     only_one(&found)?;
     Ok(if found.is_empty() { own_files(&dir.join(service)) } else { found })
-}
-
-/// The project's name that the `.env` of a service's own folder gives.
-fn project_of_dotenv(path: &Path) -> Option<String> {
-    let text = files::read_text(path).ok().flatten()?;
-    let settings = crate::dotenv::parse(&text, &|_| None).ok()?;
-    let last = settings.into_iter().rev().find(|setting| setting.name == "COMPOSE_PROJECT_NAME")?;
-    is_service_name(&last.value).then_some(last.value)
 }
 
 /// Two files of one service are not chosen between.

@@ -36,11 +36,16 @@ pub struct Minted {
 
 impl Minted {
     /// Keeps a value in use, as the line that an env file has for it.
-    fn take(&mut self, name: &str, secret: &Secret, line: &str) -> Result<(), Fault> {
-        let read = crate::envfile::parse(line).map_err(|error| Fault::Failed(error.to_string()))?;
-        for entry in read {
-            self.values.insert(name.to_owned(), entry.value);
-        }
+    fn take(&mut self, name: &str, secret: &Secret, used: &Use) -> Result<(), Fault> {
+        let line = line_of(name, used.value.expose()).ok_or_else(|| {
+            Fault::Conflict(format!(
+                "{name} is in use by {} with a value that no line of an env file can hold: put it into .env.user",
+                used.place
+            ))
+        })?;
+        let read = crate::envfile::parse(&line).map_err(|error| Fault::Failed(error.to_string()))?;
+        notify(&format!("took {name} over: {} has it in use", used.place));
+        self.values.extend(read.into_iter().map(|entry| (name.to_owned(), entry.value)));
         self.flattened.insert(name.to_owned(), secret.service.clone());
         Ok(())
     }
@@ -66,21 +71,22 @@ pub fn mint_missing(
         if session.vars_of(vars, &secret.service)?.find(name).is_some() {
             continue;
         }
-        if let Some(used) = in_use.of(name)? {
-            let Some(line) = line_of(name, used.value.expose()) else {
-                return Err(Fault::Conflict(format!(
-                    "{name} is in use by {} with a value that no line of an env file can hold: put it into .env.user",
-                    used.place
-                )));
-            };
-            notify(&format!("took {name} over: {} has it in use", used.place));
-            minted.take(name, secret, &line)?;
+        let used = in_use.of(name)?.filter(|used| fits(vars, &minted, secret, used.value.expose()));
+        if let Some(used) = used {
+            minted.take(name, secret, used)?;
             continue;
         }
         refuse_if_used(session, &docker, manifest, name, secret)?;
         mint_one(vars, &mut minted, name, secret)?;
     }
     Ok(minted)
+}
+
+/// Whether a value in use may stay: a hash only while it is that of its password.
+fn fits(vars: &Vars, minted: &Minted, secret: &Secret, value: &str) -> bool {
+    let SecretKind::Hash { of, kind } = &secret.kind else { return true };
+    let password = minted.values.get(of).or(vars.find(of).map(|var| &var.stored));
+    password.is_some_and(|password| crate::secret::verify(*kind, password.expose(), value))
 }
 
 /// Values in use, read at the first question.

@@ -265,10 +265,25 @@ impl Prepared {
         Ok(Checked { model, labels })
     }
 
-    /// Refuses variables that have neither a value nor a default: Compose would start with empty ones.
+    /// Refuses variables that have neither a value nor a default, which Compose would make empty, and placeholders that
+    /// nothing fills.
     fn refuse_unset(&self, session: &Session, model: &Model) -> Result<(), Fault> {
-        let lines: Vec<String> = model.unset.iter().map(|name| self.unset_line(session, name)).collect();
+        let mut lines: Vec<String> = model.unset.iter().map(|name| self.unset_line(session, name)).collect();
+        lines.extend(model.left.iter().filter(|name| self.is_left(session, name)).map(|name| {
+            format!(
+                "{}: {{{{{name}}}}} is left in a file that Compose reads besides (include, extends, env_file): write ${{{name}}} there",
+                self.service
+            )
+        }));
         if lines.is_empty() { Ok(()) } else { Err(Fault::Invalid(lines.join("\n"))) }
+    }
+
+    /// Whether a placeholder of this name that is left in the model should have been filled.
+    fn is_left(&self, session: &Session, name: &str) -> bool {
+        let known = self.vars.find(name).is_some() || session.stack.secrets.contains_key(name);
+        let text = format!("{{{{{name}}}}}");
+        // A value may contain one: it is never looked into.
+        known && !self.vars.iter().any(|(_, var)| var.rendered.expose().contains(&text))
     }
 
     fn unset_line(&self, session: &Session, name: &str) -> String {
