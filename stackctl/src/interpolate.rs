@@ -23,7 +23,7 @@ pub struct Reference<'t> {
 /// One piece of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece<'t> {
-    /// Text that stands for itself; `$$` comes as one `$`.
+    /// Text that is itself; `$$` comes as one `$`.
     Text(&'t str),
     /// A reference.
     Reference(Reference<'t>),

@@ -64,7 +64,7 @@ pub fn until_healthy(
     }
 }
 
-/// What already failed for good among containers that were not there before, while Compose is still at work.
+/// What already crashes among containers that were not there before, while Compose is still at work.
 ///
 /// Compose itself waits for ever for a dependency that crashes again and again.
 pub(super) fn failed_meanwhile(
