@@ -184,7 +184,7 @@ fn a_crash_loop_is_reported_in_seconds(engine: &Engine) {
     let failed = run(&["up", "loop"]).expect(1);
     let took = start.elapsed();
     println!("a crash loop was reported after {:.1} s", took.as_secs_f64());
-    assert!(took < Duration::from_secs(15), "{took:?}");
+    assert!(took < Duration::from_secs(30), "{took:?}");
     assert!(failed.err.contains("web is not well: it crashes again and again"), "{}", failed.err);
     assert_eq!(failed.err.matches("  boom <WORD_PASSWORD>").count(), 1, "{}", failed.err);
     let status = run(&["status"]).expect(11);

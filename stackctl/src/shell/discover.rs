@@ -172,7 +172,7 @@ fn services(
         let of_dotenv =
             service.folder.as_ref().and_then(|folder| dotenv_value(folder, "COMPOSE_PROJECT_NAME"));
         let of_dotenv = of_dotenv.filter(|name| is_service_name(name));
-        let of_files = texts.filter_map(|text| tree::project_of_file(&text).map(str::to_owned)).last();
+        let of_files = texts.filter_map(|text| tree::project_of_file(&text).map(str::to_owned)).next_back();
         // Compose's own order.
         service.project = of_dotenv.or(of_files);
     }

@@ -67,11 +67,9 @@ pub(super) fn compare(
 impl Difference<'_> {
     fn line(&self, vars: &Vars) -> String {
         let Self { path, today, ours } = self;
-        let value = |value: &Value| match value {
-            // Compose prints every `$` doubled.
-            Value::String(text) => text.replace("$$", "$"),
-            other => other.to_string(),
-        };
+        // Compose prints every `$` doubled.
+        let value =
+            |value: &Value| value.as_str().map_or_else(|| value.to_string(), |text| text.replace("$$", "$"));
         let hidden = ["environment.", "labels.", "command", "args."].iter().any(|part| path.contains(part));
         match (today.map(value), ours.map(value)) {
             (Some(today), Some(ours)) if hidden => {

@@ -329,10 +329,10 @@ fn pairs(value: Option<&Value>) -> BTreeMap<String, String> {
         Some((name, value)) => (name.to_owned(), value.to_owned()),
         None => (text.to_owned(), format!("${{{text}}}")),
     };
-    let of_value = |name: &String, value: &Value| match value {
-        Value::String(text) => (name.clone(), text.clone()),
-        Value::Null => (name.clone(), format!("${{{name}}}")),
-        other => (name.clone(), other.to_string()),
+    let of_value = |name: &String, value: &Value| match value.as_str() {
+        Some(text) => (name.clone(), text.to_owned()),
+        None if value.is_null() => (name.clone(), format!("${{{name}}}")),
+        None => (name.clone(), value.to_string()),
     };
     match value {
         Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).map(of_text).collect(),

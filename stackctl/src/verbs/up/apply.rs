@@ -20,6 +20,9 @@ use crate::verbs::prepare::{Changes, Checked, Prepared, Stage, prepare};
 use crate::verbs::session::Session;
 use crate::verbs::{actions, rollback};
 
+/// How long a container that was restarted is watched after Compose gave it up.
+const CRASHING: Duration = Duration::from_secs(10);
+
 /// What bringing a service up did.
 #[derive(Debug, Default)]
 pub struct UpOutcome {
@@ -140,8 +143,12 @@ pub fn start(
         if crashed {
             return Err(fault);
         }
-        // Compose also fails here when a dependency is unhealthy: the container's own words say more.
-        let looked = until_healthy(session, docker, service, wanted, Duration::ZERO, false);
+        // Compose also fails here when a dependency is unhealthy: the container's own words say more, and one that
+        // was restarted is given the time to show that it crashes again.
+        let restarted = |container: &Running| container.restart_count > 0;
+        let crashes = wanted_containers(docker, session, service)?.iter().any(restarted);
+        let patience = if crashes { CRASHING } else { Duration::ZERO };
+        let looked = until_healthy(session, docker, service, wanted, patience, true);
         return Err(looked.err().unwrap_or(fault));
     }
     let now = wanted_containers(docker, session, service)?;
