@@ -51,25 +51,15 @@ pub fn fill(text: &[u8], vars: &Vars) -> Filled {
     filled
 }
 
-/// Names that a Compose file interpolates itself: `$NAME`, `${NAME}` and `${NAME:-…}`.
+/// The variables a Compose file uses: `$NAME`, and the `environment: NAME` of a secret or config.
 #[must_use]
-pub fn interpolated(text: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut rest = text;
-    while let Some((_, after)) = rest.split_once('$') {
-        rest = after;
-        if let Some(escaped) = rest.strip_prefix('$') {
-            rest = escaped;
-            continue;
-        }
-        let body = rest.strip_prefix('{').unwrap_or(rest);
-        let length = body.bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count();
-        let name = body.get(..length).unwrap_or_default();
-        if crate::envfile::is_name(name) {
-            names.push(name.to_owned());
-        }
-    }
-    names
+pub fn variables(text: &str) -> Vec<String> {
+    let object = |line: &str| {
+        let value = line.trim().strip_prefix("environment:")?.split(" #").next()?;
+        let name = value.trim().trim_matches(['"', '\'']);
+        crate::envfile::is_name(name).then(|| name.to_owned())
+    };
+    crate::interpolate::names(text).into_iter().chain(text.lines().filter_map(object)).collect()
 }
 
 fn in_key(text: &[u8], placeholder: &Placeholder<'_>) -> bool {
@@ -111,17 +101,18 @@ mod tests {
     }
 
     #[test]
+    fn the_variable_of_a_secret_is_one_that_the_file_uses() {
+        let text = "services:\n  a:\n    environment:\n      X: ${A}\nsecrets:\n  pw:\n    environment: \"DB_PASSWORD\"\r\n";
+        assert_eq!(variables(text), ["A", "DB_PASSWORD"]);
+    }
+
+    #[test]
     fn a_dollar_before_a_placeholder_stays_text() {
         let copy = |text: &str| {
             fill(text.as_bytes(), &vars("AAA=1\n")).copy.map(|c| String::from_utf8_lossy(&c).into_owned())
         };
         assert_eq!(copy("x: a${{AAA}}").as_deref(), Some("x: a$$${AAA}"));
         assert_eq!(copy("x: a$${{AAA}}").as_deref(), Some("x: a$$${AAA}"));
-    }
-
-    #[test]
-    fn interpolated_names_are_found() {
-        assert_eq!(interpolated("${A}:$B $$C ${D:-x} ${E?y} $1"), ["A", "B", "D", "E"]);
     }
 
     fn vars(text: &str) -> Vars {

@@ -43,33 +43,60 @@ pub enum EnvError {
 
 /// Reads an env file literally; later entries of one name win.
 ///
-/// The only value of several lines that is understood is a quoted PEM block, which older trees hold.
+/// A quoted value may have several lines: a PEM block, or one whose further lines are no assignments themselves.
 pub fn parse(text: &str) -> Result<Vec<Entry>, EnvError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let lines: Vec<&str> = text.lines().collect();
     let mut entries = Vec::new();
-    let mut lines = text.lines().enumerate();
-    while let Some((index, full)) = lines.next() {
-        let line = index + 1;
-        let trimmed = full.trim();
+    let mut index = 0;
+    while let Some(full) = lines.get(index) {
+        let (line, trimmed) = (index + 1, full.trim());
         if trimmed.is_empty() || trimmed.starts_with('#') {
+            index += 1;
             continue;
         }
-        let (name, value) = trimmed.split_once('=').ok_or(EnvError::NoAssignment { line })?;
-        let name = name.trim().strip_prefix("export ").unwrap_or(name.trim()).trim();
+        let (name, value) = assignment(trimmed).ok_or(EnvError::NoAssignment { line })?;
         if !is_name(name) {
             return Err(EnvError::BadName { line });
         }
-        let mut raw = value.trim().to_owned();
-        if let Some(quote) = opens_block(&raw) {
-            while !raw.ends_with(quote) {
-                let (_, next) = lines.next().ok_or(EnvError::OpenBlock { line })?;
-                raw.push('\n');
-                raw.push_str(next.trim_end());
-            }
+        let further = further_lines(value, lines.get(index + 1..).unwrap_or_default());
+        let further = further.ok_or(EnvError::OpenBlock { line })?;
+        let mut raw = value.to_owned();
+        for next in lines.iter().skip(index + 1).take(further) {
+            raw.push('\n');
+            raw.push_str(next.trim_end());
         }
         let value = Hidden::new(strip_quotes(&raw).to_owned());
         entries.push(Entry { name: name.to_owned(), value, raw: Hidden::new(raw), line });
+        index += 1 + further;
     }
     Ok(entries)
+}
+
+/// The name and the value of a line, both trimmed; `None` without `=`.
+fn assignment(line: &str) -> Option<(&str, &str)> {
+    let (name, value) = line.trim().split_once('=')?;
+    let name = name.trim();
+    Some((name.strip_prefix("export ").unwrap_or(name).trim(), value.trim()))
+}
+
+/// How many of the lines behind a value belong to it; `None` for a PEM block that is never closed.
+fn further_lines(value: &str, behind: &[&str]) -> Option<usize> {
+    let Some(quote) = value.chars().next().filter(|c| matches!(c, '"' | '\'')) else { return Some(0) };
+    if value.len() > 1 && value.ends_with(quote) {
+        return Some(0);
+    }
+    let closing = behind.iter().position(|line| line.trim_end().ends_with(quote)).map(|at| at + 1);
+    if opens_block(value).is_some() {
+        return closing;
+    }
+    // A lone quote is a value too, so lines that are something by themselves end the search.
+    let own = |line: &&str| {
+        let named = assignment(line).is_some_and(|(name, _)| is_name(name));
+        named || line.trim().is_empty() || line.trim_start().starts_with('#')
+    };
+    let count = closing.unwrap_or_default();
+    Some(if behind.iter().take(count).any(own) { 0 } else { count })
 }
 
 /// Whether `name` may be an environment variable's name.
@@ -81,6 +108,13 @@ pub fn is_name(name: &str) -> bool {
 }
 
 impl Entry {
+    /// A variable whose value needs no reading.
+    #[must_use]
+    pub fn of(name: &str, value: &str, line: usize) -> Self {
+        let value = Hidden::new(value.to_owned());
+        Self { name: name.to_owned(), raw: value.clone(), value, line }
+    }
+
     /// Why Compose would read another value from this line than the literal one, if it would.
     #[must_use]
     pub fn compose_difference(&self) -> Option<&'static str> {
@@ -175,26 +209,24 @@ pub fn with_section_lines(text: &str, service: &str, lines: &str) -> String {
     out
 }
 
-/// `text` without the lines of the named variables; a PEM block goes as a whole.
+/// `text` without the lines of the named variables; a value of several lines goes as a whole.
 #[must_use]
 pub fn without(text: &str, names: &[&str]) -> String {
+    let lines: Vec<&str> = text.lines().collect();
     let mut out = String::with_capacity(text.len());
-    let mut block = None;
-    for line in text.lines() {
-        if let Some(quote) = block {
-            if line.trim_end().ends_with(quote) {
-                block = None;
+    let mut index = 0;
+    while let Some(line) = lines.get(index) {
+        let plain = line.strip_prefix('\u{feff}').unwrap_or(line);
+        let named = assignment(plain).filter(|_| !plain.trim_start().starts_with('#'));
+        let behind = lines.get(index + 1..).unwrap_or_default();
+        let count = 1 + named.and_then(|(_, value)| further_lines(value, behind)).unwrap_or_default();
+        if !named.is_some_and(|(name, _)| names.contains(&name)) {
+            for kept in lines.iter().skip(index).take(count) {
+                out.push_str(kept);
+                out.push('\n');
             }
-            continue;
         }
-        let (name, value) = line.split_once('=').unwrap_or(("", ""));
-        let name = name.trim().strip_prefix("export ").unwrap_or(name.trim()).trim();
-        if !line.trim_start().starts_with('#') && names.contains(&name) {
-            block = opens_block(value.trim()).filter(|quote| !value.trim().ends_with(*quote));
-            continue;
-        }
-        out.push_str(line);
-        out.push('\n');
+        index += count;
     }
     out
 }
@@ -255,6 +287,23 @@ mod tests {
         assert_eq!(entries[0].1, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----");
         assert_eq!(entries[1], ("B".into(), "2".into()));
         assert_eq!(without(text, &["K"]), "B=2\n");
+    }
+
+    #[test]
+    fn a_quoted_value_of_several_lines_is_one_value_unless_its_lines_are_assignments() {
+        let text = "J='{\n  \"a\": 1\n}'\nB=2\n";
+        assert_eq!(read(text)[0].1, "{\n  \"a\": 1\n}");
+        assert_eq!(without(text, &["J"]), "B=2\n");
+        assert_eq!(without(text, &["B"]), "J='{\n  \"a\": 1\n}'\n");
+        let lone = "Q=\"\nA=1\nB=x\"\n";
+        assert_eq!(read(lone).iter().map(|(_, v)| v.as_str()).collect::<Vec<_>>(), ["\"", "1", "x\""]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_windows_line_ends_are_no_part_of_a_value() {
+        let text = "\u{feff}A=1\r\nB='2'\r\n# c\r\n";
+        assert_eq!(read(text), [("A", "1"), ("B", "2")].map(|(n, v)| (n.to_owned(), v.to_owned())));
+        assert_eq!(without(text, &["A"]), "B='2'\n# c\n");
     }
 
     #[test]

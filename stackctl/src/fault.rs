@@ -58,6 +58,17 @@ impl Fault {
     #[must_use]
     pub fn within(self, place: &str) -> Self {
         let text = format!("{place}: {self}");
+        self.with(text)
+    }
+
+    /// The same failure with its exit code kept and more said behind its text.
+    #[must_use]
+    pub fn and(self, more: &str) -> Self {
+        let text = format!("{self}; {more}");
+        self.with(text)
+    }
+
+    fn with(self, text: String) -> Self {
         match self {
             Self::Failed(_) => Self::Failed(text),
             Self::Usage(_) => Self::Usage(text),

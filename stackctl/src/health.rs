@@ -1,5 +1,10 @@
 //! Whether a service came up: judged from its containers, one look at a time.
 
+/// Restarts after which a container is called one that crashes again and again: about a second with Docker's pauses.
+const CRASHES: u64 = 3;
+/// A container that was restarted counts as up again after this many seconds.
+const STEADY: u64 = 10;
+
 /// What one look shows of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look<'l> {
@@ -13,6 +18,58 @@ pub struct Look<'l> {
     pub exit_code: i64,
     /// Whether Docker starts it again when it ends.
     pub restarts: bool,
+    /// How often Docker started it again.
+    pub restarted: u64,
+    /// Seconds since it was last started.
+    pub up_for: Option<u64>,
+}
+
+impl Look<'_> {
+    /// Whether it ends soon after each start, and is started again.
+    #[must_use]
+    pub fn crashes(&self) -> bool {
+        let young = self.up_for.is_none_or(|seconds| seconds < STEADY);
+        self.restarted >= CRASHES && (self.status == "restarting" || (self.status == "running" && young))
+    }
+
+    /// Whether it was restarted and has not run for long enough to be called up.
+    fn unsteady(&self) -> bool {
+        self.restarted > 0 && self.up_for.is_some_and(|seconds| seconds < STEADY)
+    }
+
+    /// Whether it ended, as it should, after its one job.
+    #[must_use]
+    pub fn did_its_job(&self) -> bool {
+        self.status == "exited" && self.exit_code == 0 && !self.restarts
+    }
+
+    /// What is wrong with it, in words; `true` when it does not run as it should although it was started.
+    #[must_use]
+    pub fn trouble(&self) -> Option<(bool, String)> {
+        if self.crashes() || self.status == "restarting" {
+            return Some((true, self.crash_text()));
+        }
+        match (self.status, self.health) {
+            ("running", "unhealthy") => Some((true, "its health check fails".into())),
+            ("running", _) => None,
+            _ if self.did_its_job() => None,
+            // 137 and 143 are what `docker stop` leaves.
+            ("exited", _) if matches!(self.exit_code, 0 | 137 | 143) => Some((false, "it is stopped".into())),
+            ("exited" | "dead", _) => Some((true, format!("it ended with code {}", self.exit_code))),
+            ("created", _) => Some((false, "it was never started".into())),
+            (status, _) => Some((false, format!("it is {status}"))),
+        }
+    }
+
+    fn crash_text(&self) -> String {
+        let times = if self.restarted == 1 { "once".into() } else { format!("{} times", self.restarted) };
+        // While it runs, Docker has no exit code to give.
+        let code = match self.status {
+            "running" => String::new(),
+            _ => format!(", last exit code {}", self.exit_code),
+        };
+        format!("it crashes again and again: restarted {times}{code}")
+    }
 }
 
 /// What the looks at all containers of a service come to.
@@ -40,12 +97,19 @@ pub fn judge(wanted: &[&str], looks: &[Look<'_>]) -> Verdict {
             waiting.push(format!("{service} missing"));
         }
     }
+    // A container may crash because another is not there yet.
+    let settling =
+        !waiting.is_empty() || looks.iter().any(|look| look.health == "starting" && !look.crashes());
     for look in looks.iter().filter(|look| wanted.contains(&look.service)) {
         let failed = |why: String| Verdict::Failed { service: look.service.to_owned(), why };
         match (look.status, look.health) {
+            _ if look.crashes() && !settling => return failed(look.crash_text()),
+            ("running", "healthy" | "-") if look.unsteady() => {
+                waiting.push(format!("{} restarted {} times", look.service, look.restarted));
+            }
             ("running", "healthy" | "-") => {}
             ("running", "unhealthy") => return failed("its health check fails".into()),
-            ("exited", _) if look.exit_code == 0 && !look.restarts => {}
+            ("exited", _) if look.did_its_job() => {}
             ("exited" | "dead", _) if !look.restarts => {
                 return failed(format!("it ended with code {}", look.exit_code));
             }
@@ -54,6 +118,25 @@ pub fn judge(wanted: &[&str], looks: &[Look<'_>]) -> Verdict {
         }
     }
     if waiting.is_empty() { Verdict::Healthy } else { Verdict::Waiting(waiting.join(", ")) }
+}
+
+/// Seconds since 1970 of a time as Docker writes it (`2026-11-29T19:48:35.57Z`); a container that never ran has none.
+#[must_use]
+pub fn seconds_of(time: &str) -> Option<u64> {
+    let (date, clock) = time.split_once('T')?;
+    let numbers = |text: &str, by: char| text.split(by).map(|part| part.parse::<u64>().ok()).collect();
+    let date: Option<Vec<u64>> = numbers(date, '-');
+    let clock: Option<Vec<u64>> = numbers(clock.split(['.', 'Z', '+']).next()?, ':');
+    let [year, month, day] = *date?.as_slice() else { return None };
+    let [hour, minute, second] = *clock?.as_slice() else { return None };
+    if year < 1970 || !(1..=12).contains(&month) || day == 0 {
+        return None;
+    }
+    // Years that begin in March have their leap day at the end.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leap_days = year / 4 - year / 100 + year / 400;
+    let days = (year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1).checked_sub(719_468)?;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
 #[cfg(test)]
@@ -88,7 +171,57 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_container_that_crashes_again_and_again_fails_unless_another_is_still_starting() {
+        let mut crashing = look("web", "restarting", "-");
+        (crashing.exit_code, crashing.restarts, crashing.restarted) = (3, true, 4);
+        let failed = judge(&["web"], &[crashing.clone()]);
+        let why = "it crashes again and again: restarted 4 times, last exit code 3";
+        assert_eq!(failed, Verdict::Failed { service: "web".into(), why: why.into() });
+        let starting = look("db", "running", "starting");
+        assert!(matches!(judge(&["web", "db"], &[crashing.clone(), starting]), Verdict::Waiting(_)));
+        (crashing.status, crashing.up_for) = ("running", Some(1));
+        assert!(
+            matches!(judge(&["web"], &[crashing.clone()]), Verdict::Failed { .. }),
+            "between two crashes"
+        );
+        crashing.up_for = Some(60);
+        assert_eq!(judge(&["web"], &[crashing]), Verdict::Healthy, "it recovered");
+    }
+
+    #[test]
+    fn a_restarted_container_is_up_once_it_has_run_for_a_while() {
+        let mut once = look("web", "running", "-");
+        (once.restarted, once.up_for) = (1, Some(2));
+        assert!(matches!(judge(&["web"], &[once.clone()]), Verdict::Waiting(_)));
+        once.up_for = Some(STEADY);
+        assert_eq!(judge(&["web"], &[once]), Verdict::Healthy);
+    }
+
+    #[test]
+    fn trouble_is_broken_or_only_stopped() {
+        assert_eq!(look("web", "running", "starting").trouble(), None);
+        assert_eq!(look("init", "exited", "-").trouble(), None);
+        let broken = |look: Look<'_>| look.trouble().map(|(broken, _)| broken);
+        assert_eq!(broken(look("web", "running", "unhealthy")), Some(true));
+        assert_eq!(broken(look("web", "restarting", "-")), Some(true));
+        assert_eq!(broken(look("web", "paused", "-")), Some(false));
+        let ended = |code, restarts| Look { exit_code: code, restarts, ..look("web", "exited", "-") };
+        assert_eq!(broken(ended(143, true)), Some(false), "stopped by hand");
+        assert_eq!(broken(ended(1, false)), Some(true));
+    }
+
+    #[test]
+    fn dockers_times_are_seconds() {
+        assert_eq!(seconds_of("1970-01-01T00:00:00Z"), Some(0));
+        assert_eq!(seconds_of("2026-11-29T19:48:35.577322896Z"), Some(1_795_981_715));
+        assert_eq!(seconds_of("2024-02-29T00:00:01+00:00"), Some(1_709_164_801));
+        for none in ["0001-01-01T00:00:00Z", "", "yesterday", "2026-13-01T00:00:00Z"] {
+            assert_eq!(seconds_of(none), None, "{none}");
+        }
+    }
+
     fn look<'l>(service: &'l str, status: &'l str, health: &'l str) -> Look<'l> {
-        Look { service, status, health, exit_code: 0, restarts: false }
+        Look { service, status, health, exit_code: 0, restarts: false, restarted: 0, up_for: None }
     }
 }

@@ -27,8 +27,8 @@ pub struct Project {
     pub project_dir: PathBuf,
     /// Base, override, and the labels when there are any.
     pub files: Vec<PathBuf>,
-    /// The one generated env file.
-    pub env_file: PathBuf,
+    /// The env files, later ones winning; without any, Compose looks for its own `.env`.
+    pub env_files: Vec<PathBuf>,
     /// The location: working directory and `PWD`.
     pub workdir: PathBuf,
 }
@@ -40,7 +40,9 @@ impl Project {
         let path = |path: &Path| path.to_string_lossy().into_owned();
         let mut argv = vec!["compose".to_owned(), "--project-name".into(), self.name.clone()];
         argv.extend(["--project-directory".into(), path(&self.project_dir)]);
-        argv.extend(["--env-file".into(), path(&self.env_file)]);
+        for file in &self.env_files {
+            argv.extend(["--env-file".into(), path(file)]);
+        }
         for file in &self.files {
             argv.extend(["--file".into(), path(file)]);
         }
@@ -100,7 +102,7 @@ mod tests {
             name: "caddy".into(),
             project_dir: "/t/_base".into(),
             files: vec!["/t/_base/caddy.yaml".into(), "/t/wroclaw/caddy.yaml".into()],
-            env_file: "/t/wroclaw/.stack/caddy/compose.env".into(),
+            env_files: vec!["/t/wroclaw/.stack/caddy/compose.env".into()],
             workdir: "/t/wroclaw".into(),
         };
         assert_eq!(

@@ -20,6 +20,15 @@ pub struct Model {
     /// Top-level volumes.
     #[serde(default)]
     pub volumes: BTreeMap<String, Volume>,
+    /// Top-level networks.
+    #[serde(default)]
+    pub networks: BTreeMap<String, Volume>,
+    /// Variables that have neither a value nor a default: Compose made them empty.
+    #[serde(skip)]
+    pub unset: Vec<String>,
+    /// Names of `{{NAME}}` that are left in it.
+    #[serde(skip)]
+    pub left: Vec<String>,
 }
 
 /// One container's definition.
@@ -40,6 +49,29 @@ pub struct Container {
     /// How many of it run; absent means one.
     #[serde(default)]
     pub scale: Option<u32>,
+    /// How it is deployed.
+    #[serde(default)]
+    pub deploy: Option<Deploy>,
+    /// Its environment; a variable without value is none.
+    #[serde(default)]
+    pub environment: BTreeMap<String, Option<String>>,
+}
+
+/// The part of `deploy` that stackctl looks at.
+#[derive(Deserialize)]
+pub struct Deploy {
+    /// How many of it run; absent means one.
+    #[serde(default)]
+    pub replicas: Option<u32>,
+}
+
+impl Container {
+    /// Whether one of it is to run at all.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        let replicas = self.deploy.as_ref().and_then(|deploy| deploy.replicas);
+        self.scale.or(replicas) != Some(0)
+    }
 }
 
 /// One mount of a container.
@@ -73,14 +105,35 @@ pub struct FileObject {
     /// The file it is made of, if it is made of one.
     #[serde(default)]
     pub file: Option<PathBuf>,
+    /// The variable it is made of, if it is made of one.
+    #[serde(default)]
+    pub environment: Option<String>,
 }
 
-/// A top-level volume.
+/// A top-level volume or network.
 #[derive(Deserialize)]
 pub struct Volume {
     /// The name Docker knows it by.
     #[serde(default)]
     pub name: Option<String>,
+    /// Whether something else makes it.
+    #[serde(default)]
+    pub external: bool,
+}
+
+/// The variables that Compose says are not set, from its warnings.
+#[must_use]
+pub fn unset(warnings: &str) -> Vec<String> {
+    let name = |before: &str| {
+        let word = before.trim_end().rsplit(' ').next()?.trim_matches(['\\', '"']);
+        crate::envfile::is_name(word).then(|| word.to_owned())
+    };
+    let mut names: Vec<String> = Vec::new();
+    for line in warnings.lines() {
+        let Some((before, _)) = line.split_once("variable is not set") else { continue };
+        names.extend(name(before).filter(|name| !names.contains(name)));
+    }
+    names
 }
 
 /// A path of this machine whose content a container sees.
@@ -97,7 +150,10 @@ pub struct Seen {
 impl Model {
     /// Reads Compose's answer.
     pub fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(json)
+        let mut model: Self = serde_json::from_slice(json)?;
+        let names = crate::template::placeholders(json).into_iter().map(|found| found.name.to_owned());
+        model.left = names.collect();
+        Ok(model)
     }
 
     /// Every path of this machine that a container of this definition sees, in a fixed order.
@@ -120,15 +176,58 @@ impl Model {
         seen
     }
 
-    /// The names of the project's volumes, as Docker knows them.
+    /// The names of the project's own volumes, as Docker knows them.
     pub fn volume_names(&self) -> impl Iterator<Item = &str> {
-        self.volumes.values().filter_map(|volume| volume.name.as_deref())
+        self.volumes.values().filter(|volume| !volume.external).filter_map(|volume| volume.name.as_deref())
+    }
+
+    /// Where a container keeps data: volumes by their name, folders by their path.
+    #[must_use]
+    pub fn data_of(&self, container: &Container) -> Vec<String> {
+        let writable = container.volumes.iter().filter(|mount| !mount.read_only && !mount.source.is_empty());
+        let place = |mount: &Mount| match mount.kind.as_str() {
+            "volume" => self.volumes.get(&mount.source).and_then(|volume| volume.name.clone()),
+            // A target with an ending is a file: configuration, a socket, a device.
+            "bind" if !mount.target.rsplit('/').next().is_some_and(|last| last.contains('.')) => {
+                Some(mount.source.clone())
+            }
+            _ => None,
+        };
+        writable.filter_map(place).collect()
+    }
+
+    /// The names of networks and volumes that others must have made.
+    #[must_use]
+    pub fn external_names(&self) -> Vec<&str> {
+        let all = self.networks.values().chain(self.volumes.values());
+        all.filter(|one| one.external).filter_map(|one| one.name.as_deref()).collect()
+    }
+
+    /// Whether the project makes a network or volume of one of these names.
+    #[must_use]
+    pub fn owns(&self, names: &[&str]) -> bool {
+        let mut all = self.networks.values().chain(self.volumes.values());
+        all.any(|one| !one.external && one.name.as_deref().is_some_and(|name| names.contains(&name)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn composes_warnings_name_the_variables_without_value() {
+        let said = "time=\"2026-11-29T19:48:33Z\" level=warning msg=\"The \\\"AAA\\\" variable is not set. Defaulting to a blank string.\"\n\
+                    WARN[0000] The \"BBB\" variable is not set. Defaulting to a blank string. \nother\n";
+        assert_eq!(unset(said), ["AAA", "BBB"]);
+    }
+
+    #[test]
+    fn what_is_scaled_to_nothing_is_not_wanted() {
+        let parse = |json: &str| serde_json::from_str::<Container>(json).expect("readable").is_wanted();
+        assert!(parse("{}") && parse(r#"{"deploy":{}}"#) && parse(r#"{"scale":2}"#));
+        assert!(!parse(r#"{"scale":0}"#) && !parse(r#"{"deploy":{"replicas":0}}"#));
+    }
 
     #[test]
     fn binds_configs_and_secrets_are_what_a_container_sees() {

@@ -26,16 +26,18 @@ pub struct Location {
 /// The Compose files of one service at one location; at least one of them exists.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServiceFiles {
-    /// `_base/SERVICE.yaml`.
-    pub base: Option<PathBuf>,
-    /// `LOCATION/SERVICE.yaml`.
-    pub over: Option<PathBuf>,
+    /// The files in the order Compose merges them: those of `_base`, then the location's.
+    pub files: Vec<PathBuf>,
+    /// The service's own folder, for one that is a folder with a `compose.yaml`.
+    pub folder: Option<PathBuf>,
+    /// What the files themselves call their project.
+    pub project: Option<String>,
 }
 
 impl ServiceFiles {
     /// The files in the order Compose merges them.
     pub fn in_order(&self) -> impl Iterator<Item = &Path> {
-        self.base.iter().chain(&self.over).map(PathBuf::as_path)
+        self.files.iter().map(PathBuf::as_path)
     }
 
     /// The project directory: the folder of the first file.
@@ -43,6 +45,41 @@ impl ServiceFiles {
     pub fn project_dir(&self) -> Option<&Path> {
         self.in_order().next().and_then(Path::parent)
     }
+}
+
+/// The names under which Compose finds a file by itself, in its order.
+pub const COMPOSE_NAMES: [&str; 4] =
+    ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
+
+/// The names of the override that Compose reads with such a file.
+pub const OVERRIDE_NAMES: [&str; 4] = [
+    "compose.override.yml",
+    "compose.override.yaml",
+    "docker-compose.override.yml",
+    "docker-compose.override.yaml",
+];
+
+/// The service that a file in a location's folder is named after: `NAME.yaml` or `NAME.yml`.
+#[must_use]
+pub fn service_of_file(name: &str) -> Option<&str> {
+    let stem = name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".yml"))?;
+    (is_service_name(stem) && !COMPOSE_NAMES.contains(&name)).then_some(stem)
+}
+
+/// The project's name that a Compose file gives, when it is a plain word.
+#[must_use]
+pub fn project_of_file(text: &str) -> Option<&str> {
+    let line = text.lines().rev().find_map(|line| line.strip_prefix("name:"))?;
+    let value = line.split(" #").next().unwrap_or_default().trim().trim_matches(['"', '\'']);
+    is_service_name(value).then_some(value)
+}
+
+/// Whether a YAML text is a Compose file by its top-level keys.
+#[must_use]
+pub fn looks_like_compose(text: &str) -> bool {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let keys = ["services:", "include:", "\"services\":", "'services':"];
+    text.lines().any(|line| keys.iter().any(|key| line.starts_with(key)))
 }
 
 impl Location {
@@ -71,7 +108,7 @@ pub fn choose<'t>(tree: &'t Tree, named: Option<&str>, here: &Path) -> Result<&'
     match (all.next(), all.next()) {
         (Some(only), None) => Ok(only),
         (None, _) => Err(format!(
-            "no location below {}: a location is a folder with .env.user, its example or .env.generated",
+            "no location below {}: a location is a folder with .env.user, its example or .env.generated, and with SERVICE.yaml or SERVICE/compose.yaml for each service",
             tree.root.display()
         )),
         _ => Err(format!("which location? Stand in one, or give --location: {}", list())),
@@ -98,6 +135,14 @@ pub fn services(
     Err(format!("there is no service {name} at {}{}", location.name, crate::nearest::hint(&near)))
 }
 
+/// The project that Compose makes of a folder's name: lower case, without what a name may not have.
+#[must_use]
+pub fn project_of_folder(name: &str) -> String {
+    let kept = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '_' || *c == '-';
+    let name: String = name.to_lowercase().chars().filter(kept).collect();
+    name.trim_start_matches(['_', '-']).to_owned()
+}
+
 /// Whether a file's stem may be a project name, which is what Compose accepts.
 #[must_use]
 pub fn is_service_name(name: &str) -> bool {
@@ -119,6 +164,32 @@ mod tests {
         );
         assert!(choose(&tree, None, Path::new("/t")).is_err_and(|text| text.contains("kyiv, wroclaw")));
         assert!(choose(&tree, Some("lviv"), Path::new("/t")).is_err());
+    }
+
+    #[test]
+    fn both_endings_name_a_service_and_composes_own_names_do_not() {
+        assert_eq!(service_of_file("caddy.yml"), Some("caddy"));
+        assert_eq!(service_of_file("caddy.yaml"), Some("caddy"));
+        for other in ["compose.yaml", "docker-compose.yml", "compose.override.yml", "caddy.json", ".yml"] {
+            assert_eq!(service_of_file(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_file_names_its_project() {
+        assert_eq!(project_of_file("# x\nname: \"immich\" # y\nservices: {}\n"), Some("immich"));
+        for other in ["services:\n  name: x\n", "name: ${X}\n", "name:\n"] {
+            assert_eq!(project_of_file(other), None, "{other}");
+        }
+        assert_eq!(project_of_folder("_My.Photos 2"), "myphotos2");
+    }
+
+    #[test]
+    fn a_compose_file_is_known_by_its_top_level_keys() {
+        for text in ["services: {}\n", "\u{feff}services:\r\n", "# x\nname: a\ninclude:\n  - b.yaml\n"] {
+            assert!(looks_like_compose(text), "{text}");
+        }
+        assert!(!looks_like_compose("global:\n  services: 1\n"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The variables of a location: `.env.generated`, then `.env.user`, and nothing else.
+//! The variables of a location: `.env` as Compose reads it, over it `.env.generated`, over that `.env.user`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +17,20 @@ pub enum Origin {
     Generated,
     /// `.env.user`; it wins.
     User,
+    /// A `.env` that Compose reads by itself; both others win.
+    Dotenv,
+}
+
+impl Origin {
+    /// The file's name.
+    #[must_use]
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Generated => ".env.generated",
+            Self::User => ".env.user",
+            Self::Dotenv => ".env",
+        }
+    }
 }
 
 /// One variable of a location.
@@ -51,21 +65,19 @@ impl Vars {
         for (origin, entry) in
             origins.into_iter().flat_map(|(origin, list)| list.iter().map(move |e| (origin, e)))
         {
-            let declared = stack.secrets.get(&entry.name);
-            let pem = declared.is_some_and(|secret| secret.kind.is_key());
-            let rendered = if pem {
-                as_pem(entry.value.expose()).map_err(|error| NotAKey(entry.name.clone(), error))?
-            } else {
-                entry.value.clone()
-            };
-            let secret =
-                declared.is_some() || origin == Origin::Generated || named_like_a_secret(&entry.name);
-            all.insert(
-                entry.name.clone(),
-                Var { stored: entry.value.clone(), rendered, origin, secret, pem },
-            );
+            all.insert(entry.name.clone(), var(entry, origin, stack)?);
         }
         Ok(Self(all))
+    }
+
+    /// These variables, with those of a `.env` where there is no other of the name.
+    pub fn over(mut self, dotenv: &[Entry], stack: &Stack) -> Result<Self, NotAKey> {
+        let mut below = BTreeMap::new();
+        for entry in dotenv.iter().filter(|entry| !self.0.contains_key(&entry.name)) {
+            below.insert(entry.name.clone(), var(entry, Origin::Dotenv, stack)?);
+        }
+        self.0.extend(below);
+        Ok(self)
     }
 
     /// A variable by name.
@@ -124,11 +136,31 @@ impl Vars {
     }
 }
 
+fn var(entry: &Entry, origin: Origin, stack: &Stack) -> Result<Var, NotAKey> {
+    let declared = stack.secrets.get(&entry.name);
+    let pem = declared.is_some_and(|secret| secret.kind.is_key());
+    let rendered = if pem {
+        as_pem(entry.value.expose()).map_err(|error| NotAKey(entry.name.clone(), error))?
+    } else {
+        entry.value.clone()
+    };
+    let secret = declared.is_some() || origin == Origin::Generated || named_like_a_secret(&entry.name);
+    Ok(Var { stored: entry.value.clone(), rendered, origin, secret, pem })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::envfile;
     use crate::secret::new_ed25519;
+
+    #[test]
+    fn a_dotenv_gives_only_what_no_other_file_has() {
+        let below = [Entry::of("AAA", "0", 1), Entry::of("DDD", "old", 2), Entry::of("DDD", "new", 3)];
+        let vars = join("AAA=1\n", "", "").over(&below, &Stack::default()).expect("joined");
+        let seen: Vec<_> = vars.iter().map(|(n, v)| (n, v.stored.expose(), v.origin)).collect();
+        assert_eq!(seen, [("AAA", "1", Origin::Generated), ("DDD", "new", Origin::Dotenv)]);
+    }
 
     #[test]
     fn the_users_file_wins_and_generated_values_are_secret() {

@@ -131,7 +131,7 @@ fn a_killed_container_is_drift_until_up_repairs_it(engine: &Engine, run: &Run<'_
     let before = engine.ids();
     engine.docker(&["rm", "--force", "immich-redis-1"]);
     engine.docker(&["stop", "--time", "1", "emby-emby-1"]);
-    let status = run(&["status", "--json"]).expect(0).json();
+    let status = run(&["status", "--json"]).expect(10).json();
     let state = |name: &str| {
         let rows = status["containers"].as_array().expect("rows").clone();
         let row = rows.into_iter().find(|row| row["container"] == name).expect("a row");
@@ -242,11 +242,19 @@ fn a_lost_secret_is_not_replaced_over_its_volume(tree: &Tree, run: &Run<'_>) {
         .filter(|line| !line.starts_with("IMMICH_DB_PASSWORD="))
         .map(|l| format!("{l}\n"))
         .collect();
+    // What runs still has it.
+    tree.write("wroclaw/.env.generated", &without);
+    let taken = run(&["setup", "immich"]).expect(0);
+    assert!(taken.err.contains("took IMMICH_DB_PASSWORD over"), "{}", taken.err);
+    let sorted =
+        |text: &str| text.lines().filter(|l| l.contains('=')).map(str::to_owned).collect::<BTreeSet<_>>();
+    assert_eq!(sorted(&tree.read("wroclaw/.env.generated")), sorted(&whole));
+    run(&["down", "immich"]).expect(0);
     tree.write("wroclaw/.env.generated", &without);
     let refused = run(&["setup", "immich"]).expect(6);
     assert!(refused.err.contains("immich_postgres_data"), "{}", refused.err);
     tree.write("wroclaw/.env.generated", &whole);
-    run(&["setup", "immich"]).expect(0);
+    run(&["up", "immich"]).expect(0);
 }
 
 fn down_and_clean_take_only_what_they_may(engine: &Engine, tree: &Tree, run: &Run<'_>) {

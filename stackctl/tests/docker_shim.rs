@@ -49,7 +49,8 @@ fn make_does_the_same_session() {
     make(&["restart"]).expect(0);
     assert_eq!(changed(&ids, &engine.ids()), ["authelia-authelia-1"]);
     engine.docker(&["rm", "--force", "authelia-authelia-1"]);
-    assert!(make(&["status"]).expect(0).out.contains("missing"));
+    let missing = make(&["authelia-status"]).expect(2);
+    assert!(missing.out.contains("missing") && missing.err.contains("Error 10"), "{}", missing.err);
     make(&["up"]).expect(0);
     tree.edit("authelia/configuration.yml.tmpl", "level: debug", "level: STANDIN_BROKEN");
     // make turns every failure into its own code 2 and says ours.

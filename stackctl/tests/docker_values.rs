@@ -78,6 +78,8 @@ fn a_container_in_anothers_network_follows_it(engine: &Engine, tree: &Tree) {
     let again = engine.ids();
     stackctl(engine, tree, "here", &["up", "echo"]).expect(0);
     assert_eq!(again, engine.ids());
+    let status = stackctl(engine, tree, "here", &["status", "echo"]).expect(0);
+    assert!(!status.out.contains("definition changed"), "{}", status.out);
     tree.write("here/echo.yaml", "services: {}\n");
     stackctl(engine, tree, "here", &["up", "echo"]).expect(0);
     assert!(!engine.ids().contains_key("echo-tail-1"), "what no file defines any more goes");

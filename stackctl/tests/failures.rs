@@ -66,13 +66,124 @@ fn an_env_file_that_is_not_ours_to_read_is_never_taken_for_empty() {
 }
 
 #[test]
-fn an_env_file_open_to_others_is_refused_until_it_is_closed() {
+fn an_env_file_open_to_others_is_closed_and_that_is_said_once() {
     let site = Site::new();
-    fs::set_permissions(site.path("wroclaw/.env.user"), Permissions::from_mode(0o640)).expect("opened");
-    let said = site.run(&["setup"]).expect(5);
-    assert!(said.err.contains("has mode 0640") && said.err.contains("chmod 600"), "{}", said.err);
-    site.run(&["setup", "--fix-permissions"]).expect(0);
+    let path = site.path("wroclaw/.env.user");
+    let mode = || fs::metadata(&path).expect("there").permissions().mode() & 0o777;
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("opened");
+    let said = site.run(&["setup", "--dry-run"]).expect(0);
+    assert!(said.err.contains("would close wroclaw/.env.user: it has mode 0644"), "{}", said.err);
+    assert_eq!(mode(), 0o644);
+    let said = site.run(&["setup"]).expect(0);
+    let line = "closed wroclaw/.env.user: it had mode 0644, so others could read it; now 0600";
+    assert_eq!(said.err.matches("closed wroclaw/.env.user").count(), 1, "{}", said.err);
+    assert!(said.err.contains(line) && mode() == 0o600, "{}", said.err);
+    assert!(!site.run(&["setup"]).expect(0).err.contains("closed"));
+}
+
+#[test]
+fn an_open_env_file_of_another_user_is_refused() {
+    if !privileged() {
+        return;
+    }
+    let site = Site::new();
+    open_to_all(site.dir.path());
+    let path = site.path("wroclaw/.env.user");
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("opened");
+    let said = site.run_unprivileged(&["render", "--check"]).expect(5);
+    assert!(said.err.contains("has mode 0644") && said.err.contains("chmod 600"), "{}", said.err);
+}
+
+#[test]
+fn files_that_end_in_yml_and_folders_are_services_too() {
+    let site = Site::new();
+    fs::rename(site.path("_base/caddy.yaml"), site.path("_base/caddy.yml")).expect("renamed");
+    fs::rename(site.path("wroclaw/caddy.yaml"), site.path("wroclaw/caddy.yml")).expect("renamed");
+    site.tree.write("wroclaw/immich/docker-compose.yml", "\u{feff}name: photos\r\nservices: {}\r\n");
+    site.tree.write("wroclaw/immich/docker-compose.override.yml", "services: {}\n");
+    site.tree.write("wroclaw/prometheus.yml", "scrape_configs: []\n");
+    let said = site.run(&["print-command", "--json"]).expect(0).json();
+    let commands: Vec<&str> =
+        said["commands"].as_array().expect("rows").iter().filter_map(|row| row["command"].as_str()).collect();
+    let [caddy, immich] = commands.as_slice() else { panic!("{said}") };
+    assert!(caddy.contains("/_base ") && caddy.contains("/wroclaw/caddy.yml"), "{caddy}");
+    assert!(immich.contains("--project-name photos ") && immich.contains("override.yml"), "{immich}");
+    assert!(immich.starts_with(&format!("cd {}", site.path("wroclaw/immich").display())), "{immich}");
+    site.tree.write("wroclaw/caddy.yaml", "services: {}\n");
+    let said = site.run(&["status"]).expect(4);
+    assert!(said.err.contains("are both the same service"), "{}", said.err);
+}
+
+#[test]
+fn a_tree_of_folders_needs_no_location() {
+    let site = Site::new();
+    let root = site.dir.path().canonicalize().expect("there").join("flat");
+    let tree = Tree::of(
+        &root,
+        &[
+            ("caddy/compose.yaml", "services: {}\n"),
+            ("caddy/.env", "TAG=1\n"),
+            ("emby/compose.yml", "services: {}\n"),
+            ("notes/x.txt", ""),
+        ],
+    );
+    for place in ["", "caddy"] {
+        let said = alone(&tree, place, Some(&site.bin()), &["print-command"]).expect(0);
+        assert_eq!(said.out.lines().count(), 2, "{}", said.out);
+        assert!(said.out.contains("--project-name caddy ") && said.out.contains("emby/compose.yml"));
+    }
+    let lone = Tree::of(&site.dir.path().join("lone"), &[("x/y.txt", "")]);
+    assert!(alone(&lone, "", Some(&site.bin()), &["status"]).expect(2).err.contains("no tree at or above"));
+}
+
+#[test]
+fn a_location_without_services_says_what_is_not_used_and_how_to_arrange_it() {
+    let site = Site::new();
+    site.tree.write("kyiv/.env.user", "");
+    site.tree.write("kyiv/old/stack.yml", "services: {}\n");
+    for verb in ["setup", "all-up", "status", "adopt"] {
+        let said = alone(&site.tree, "kyiv", Some(&site.bin()), &[verb]).expect(4);
+        assert!(
+            said.err.contains("kyiv has no services: each is kyiv/SERVICE.yaml (or .yml)"),
+            "{}",
+            said.err
+        );
+        let line =
+            "kyiv/old/stack.yml looks like a Compose file and is not used: a service is kyiv/SERVICE.yaml";
+        assert!(said.err.contains(line), "{}", said.err);
+    }
+    site.tree.write("_base/emby.yml", "services: {}\n");
+    let said = site.run(&["adopt"]).expect(0);
+    assert!(said.out.contains("_base/emby.yml looks like a Compose file and is not used"), "{}", said.out);
+    assert!(said.out.contains("add wroclaw/emby.yml, or [place] wroclaw = [\"emby\"]"), "{}", said.out);
+}
+
+#[test]
+fn two_services_of_one_project_are_refused() {
+    let site = Site::new();
+    site.tree.write("wroclaw/emby.yaml", "name: caddy\nservices: {}\n");
+    let said = site.run(&["status"]).expect(4);
+    assert!(said.err.contains("caddy and emby are both the Compose project caddy"), "{}", said.err);
+    site.tree.write("stack.toml", "[project]\nemby = \"media\"\n");
+    assert!(site.run(&["print-command"]).expect(0).out.contains("--project-name media"));
+}
+
+#[test]
+fn where_no_stack_toml_exists_setup_offers_the_one_it_would_write() {
+    let site = Site::new();
+    site.tree.write("wroclaw/caddy/a.conf.tmpl", "{{SESSION_SECRET}} {{ADMIN_PASSWORD}}\n");
+    let before = site.tree.fingerprint();
+    let said = site.run(&["setup"]).expect(4);
+    assert!(said.err.contains("how ADMIN_PASSWORD, SESSION_SECRET are made"), "{}", said.err);
+    assert!(
+        said.err.contains("[secrets.caddy]\nADMIN_PASSWORD = { kind = \"password\", length = 24 }"),
+        "{}",
+        said.err
+    );
+    site.unchanged_since(&before);
+    site.run(&["adopt"]).expect(10);
     site.run(&["setup"]).expect(0);
+    assert!(site.tree.read("wroclaw/.env.generated").contains("SESSION_SECRET="));
 }
 
 #[test]
@@ -366,6 +477,16 @@ fn the_makefile_shim_finds_verbs_services_and_actions() {
     assert_eq!(site.tree.read("scripts/.service"), "caddy\n");
     assert_eq!(make(&["caddy-validate"]).expect(0).out, "validated\n");
     assert_eq!(make(&["caddy-get-code"]).expect(0).out, "code 42\n");
+    let help = make(&["help"]).expect(0).out;
+    for target in ["make all-VERB", "as caddy-status", "services at wroclaw: caddy", "make caddy-get-code"] {
+        assert!(help.contains(target), "{target}: {help}");
+    }
+    for verb in ["setup", "render", "doctor", "print-command"] {
+        let code = if verb == "doctor" { 2 } else { 0 };
+        make(&[&format!("caddy-{verb}")]).expect(code);
+        site.run(&["caddy", verb, "--json"]).expect(if verb == "doctor" { 11 } else { 0 });
+    }
+    assert!(make(&["caddy-status"]).expect(2).err.contains("Docker does not answer"));
     assert!(make(&["setup"]).expect(0).out.contains("everything is set up"));
     make(&["all-setup"]).expect(0);
     assert!(make(&["unselect"]).expect(0).out.contains("verbs mean all"));

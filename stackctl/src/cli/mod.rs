@@ -27,7 +27,8 @@ pub struct Cli {
     verb: Verb,
 }
 
-const EXITS: &str = "SERVICE ACTION runs an action declared in stack.toml; all-VERB means every service.\n\
+const EXITS: &str = "SERVICE ACTION runs an action declared in stack.toml; SERVICE VERB is VERB SERVICE; all-VERB means every \
+service.\n\
 Exit codes: 0 ok, 1 failed, 2 usage, 3 Docker or a machine not reachable, 4 configuration invalid, 5 permission or \
 key-file mode, 6 conflict, 7 rolled back, 8 stale, 10 degraded, 11 broken.";
 
@@ -48,8 +49,8 @@ struct Common {
     /// Break another operator's lock if it is at least ten minutes old.
     #[arg(long, global = true)]
     break_lock: bool,
-    /// Close env files that others can read.
-    #[arg(long, global = true)]
+    /// Accepted for older scripts: env files that others can read are always closed.
+    #[arg(long, global = true, hide = true)]
     fix_permissions: bool,
     /// Overwrite rendered files that were edited by hand.
     #[arg(long, global = true)]
@@ -272,7 +273,17 @@ fn dispatch(cli: &Cli, words: &[String]) -> Result<u8, Fault> {
     }
     let session = open(&cli.common)?;
     if let Verb::Make { target, rest } = &cli.verb {
+        if target == "help" {
+            say(&words::help(&session));
+            return Ok(0);
+        }
         return Ok(run(words::of_target(&session, &cli.common, target, rest)?));
+    }
+    if let Verb::Action(list) = &cli.verb
+        && let [service, word, extra @ ..] = list.as_slice()
+        && words::of_service(&session, service, word).first() != Some(service)
+    {
+        return Ok(run(words::as_verb(words, service, word, extra)));
     }
     let stays =
         matches!(cli.verb, Verb::Select { .. } | Verb::Unselect | Verb::Status { all_locations: true, .. });
@@ -291,7 +302,6 @@ fn open(common: &Common) -> Result<Session, Fault> {
         location: common.location.clone(),
         dry_run: common.dry_run,
         break_lock: common.break_lock,
-        fix_permissions: common.fix_permissions,
         overwrite: common.overwrite,
         here: common.here,
     };
@@ -323,7 +333,7 @@ fn with_exit(mut json: Value, fault: Option<&Fault>) -> Value {
 
 fn report(session: &Session, verb: &Verb) -> Result<Option<Report>, Fault> {
     let chosen = |which: &Which| session.services(which.service.as_deref());
-    let all = || session.all_services();
+    let all = || session.every_service();
     Ok(Some(match verb {
         Verb::Select { service } => {
             let name = service.clone().or_else(|| session.selected());
@@ -332,26 +342,26 @@ fn report(session: &Session, verb: &Verb) -> Result<Option<Report>, Fault> {
         }
         Verb::Unselect => actions::select(session, None)?,
         Verb::Setup(which) => setup::setup(session, &chosen(which)?)?,
-        Verb::AllSetup => setup::setup(session, &all())?,
+        Verb::AllSetup => setup::setup(session, &all()?)?,
         Verb::Up(args) => up::up(session, &chosen(&args.which)?, &how(&args.how, false))?,
-        Verb::AllUp(args) => up::up(session, &all(), &how(args, false))?,
+        Verb::AllUp(args) => up::up(session, &all()?, &how(args, false))?,
         Verb::Restart(args) => up::up(session, &chosen(&args.which)?, &how(&args.how, true))?,
-        Verb::AllRestart(args) => up::up(session, &all(), &how(args, true))?,
+        Verb::AllRestart(args) => up::up(session, &all()?, &how(args, true))?,
         Verb::Down(which) => up::down(session, &chosen(which)?)?,
-        Verb::AllDown => up::down(session, &all())?,
+        Verb::AllDown => up::down(session, &all()?)?,
         Verb::Logs { which, follow } => {
             actions::logs(session, &chosen(which)?, *follow)?;
             return Ok(None);
         }
         Verb::AllLogs => {
-            actions::logs(session, &all(), false)?;
+            actions::logs(session, &all()?, false)?;
             return Ok(None);
         }
         Verb::Status { all_locations: true, .. } => status::everywhere(session)?,
         Verb::Status { which, .. } => status::status(session, &chosen(which)?)?,
-        Verb::AllStatus => status::status(session, &all())?,
+        Verb::AllStatus => status::status(session, &all()?)?,
         Verb::Clean(args) => clean::clean(session, &chosen(&args.which)?, &consent(&args.consent))?,
-        Verb::AllClean(args) => clean::clean(session, &all(), &consent(args))?,
+        Verb::AllClean(args) => clean::clean(session, &all()?, &consent(args))?,
         Verb::Render { which, check } => setup::render(session, &chosen(which)?, *check)?,
         Verb::Diff(which) => diff::diff(session, &chosen(which)?)?,
         Verb::Secrets(SecretVerb::List) => secrets::list(session)?,
@@ -368,7 +378,7 @@ fn report(session: &Session, verb: &Verb) -> Result<Option<Report>, Fault> {
         }
         Verb::Doctor(which) => doctor::doctor(session, &chosen(which)?)?,
         Verb::PrintCommand { which, compose } => actions::print_command(session, &chosen(which)?, compose)?,
-        Verb::Adopt => adopt::adopt(session, &all())?,
+        Verb::Adopt => adopt::adopt(session, &all()?)?,
         Verb::Action(words) => return action(session, words),
         Verb::Hash { .. } | Verb::Make { .. } => return Ok(None),
     }))

@@ -4,6 +4,22 @@ use super::{Common, Which};
 use crate::fault::Fault;
 use crate::verbs::session::Session;
 
+/// Verbs that take a service, as SERVICE-VERB.
+const SERVICE_VERBS: [&str; 12] = [
+    "setup",
+    "up",
+    "down",
+    "restart",
+    "logs",
+    "status",
+    "clean",
+    "render",
+    "diff",
+    "doctor",
+    "rollback",
+    "print-command",
+];
+
 /// Targets of the Makefile shim that are verbs, by themselves or behind `all-`.
 const VERBS: [&str; 16] = [
     "select",
@@ -44,6 +60,44 @@ pub(super) fn far(session: &Session, which: Option<&Which>, words: &[String]) ->
     far
 }
 
+/// `SERVICE WORD`: an action that stack.toml declares, else a verb for the service.
+pub(super) fn of_service(session: &Session, service: &str, word: &str) -> [String; 2] {
+    let declared = session.stack.actions.get(service).is_some_and(|actions| actions.contains_key(word));
+    if SERVICE_VERBS.contains(&word) && !declared {
+        [word.to_owned(), service.to_owned()]
+    } else {
+        [service.to_owned(), word.to_owned()]
+    }
+}
+
+/// `SERVICE VERB …` as `VERB SERVICE …`, what precedes it kept.
+pub(super) fn as_verb(words: &[String], service: &str, verb: &str, extra: &[String]) -> Vec<String> {
+    let before = words.len().saturating_sub(extra.len() + 2);
+    let swapped = [verb.to_owned(), service.to_owned()];
+    words.iter().take(before).cloned().chain(swapped).chain(extra.iter().cloned()).collect()
+}
+
+/// What `make help` prints: verbs, and what each service of the location can do.
+pub(super) fn help(session: &Session) -> String {
+    let services: Vec<&str> = session.location.services.keys().map(String::as_str).collect();
+    let example = services.first().map_or_else(String::new, |service| format!(", as {service}-status"));
+    let mut text = format!(
+        "make VERB           {}\nmake all-VERB       every service, in the order of [depends]\nmake SERVICE-VERB   {}{example}\n",
+        VERBS.join(" "),
+        SERVICE_VERBS.join(" ")
+    );
+    text.push_str(&format!("\nservices at {}: {}\n", session.location.name, services.join(" ")));
+    for service in services {
+        let actions = session.stack.actions.get(service).into_iter().flat_map(|actions| actions.keys());
+        let targets: String = actions.map(|action| format!("make {service}-{action}\n")).collect();
+        text.push_str(&targets);
+    }
+    text.push_str(
+        "\nSERVICE=NAME one service, FOLLOW=1 logs, ALL=1 every location's status, YES=1 VOLUMES=\"A B\" clean,\nDRY_RUN=1, JSON=1, ARGS=\"--rollback --wait 300\"\n",
+    );
+    text
+}
+
 /// A Makefile target as words: a verb, an `all-` verb, or SERVICE-ACTION, the longest service name winning.
 pub(super) fn of_target(
     session: &Session,
@@ -67,9 +121,12 @@ pub(super) fn of_target(
         let split = services
             .filter_map(|service| Some((service, target.strip_prefix(service.as_str())?.strip_prefix('-')?)))
             .max_by_key(|(service, _)| service.len());
-        let (service, action) = split
-            .ok_or_else(|| Fault::Usage(format!("no target {target}: a verb, all-VERB or SERVICE-ACTION")))?;
-        words.extend([service.clone(), action.to_owned()]);
+        let (service, action) = split.ok_or_else(|| {
+            Fault::Usage(format!(
+                "no target {target}: a verb, all-VERB, SERVICE-VERB or SERVICE-ACTION (make help)"
+            ))
+        })?;
+        words.extend(of_service(session, service, action));
     }
     words.extend(rest.iter().cloned());
     Ok(words)

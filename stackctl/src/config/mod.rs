@@ -25,6 +25,8 @@ pub struct Stack {
     pub depends: BTreeMap<String, Vec<String>>,
     /// `[place] LOCATION = [SERVICE…]`: services that need no override file there.
     pub place: BTreeMap<String, Vec<String>>,
+    /// `[project] SERVICE = "NAME"`: the Compose project of a service that is not called after it.
+    pub projects: BTreeMap<String, String>,
     /// `[location.NAME]`: the machine a location lives on.
     pub locations: BTreeMap<String, Machine>,
     /// `[file."PATH"]`: mode and owner of a rendered file, by its path below the location.
@@ -42,7 +44,8 @@ pub struct Secret {
     pub kind: SecretKind,
     /// A login password that `setup` prints once, when it makes it.
     pub show_once: bool,
-    /// Volumes made with it; without any, all volumes of the service's project count when it is lost.
+    /// Volumes made with it, or folders (with a `/`); without any, all volumes of the service's project count when it
+    /// is lost.
     pub volumes: Vec<String>,
 }
 

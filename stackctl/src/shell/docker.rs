@@ -1,13 +1,15 @@
 //! Docker and its Compose v2 plugin, driven through their command line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Output;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::process::{Call, error_output};
 use crate::fault::Fault;
+use crate::health::{Look, seconds_of};
 use crate::invocation::Project;
 use crate::model::Model;
 
@@ -32,6 +34,24 @@ pub struct Running {
     pub state: State,
     /// What happens when it ends.
     pub host_config: HostConfig,
+    /// How often Docker started it again since it was made or started by hand.
+    #[serde(default)]
+    pub restart_count: u64,
+    /// What is mounted where.
+    #[serde(default)]
+    pub mounts: Vec<Mounted>,
+}
+
+/// One mount of a container.
+#[derive(Deserialize, Clone)]
+#[serde(rename_all = "PascalCase")]
+pub struct Mounted {
+    /// The path on this machine.
+    #[serde(default)]
+    pub source: String,
+    /// Where the container sees it.
+    #[serde(default)]
+    pub destination: String,
 }
 
 /// The part of a container's definition that stackctl looks at.
@@ -44,6 +64,12 @@ pub struct RunningConfig {
     /// Its labels.
     #[serde(default)]
     pub labels: Option<BTreeMap<String, String>>,
+    /// Its environment, each as `NAME=value`.
+    #[serde(default)]
+    pub env: Option<Vec<String>>,
+    /// Its command.
+    #[serde(default)]
+    pub cmd: Option<Vec<String>>,
 }
 
 /// What a container does now.
@@ -58,6 +84,9 @@ pub struct State {
     /// Its health, when it has a check.
     #[serde(default)]
     pub health: Option<Health>,
+    /// When it was last started.
+    #[serde(default)]
+    pub started_at: String,
 }
 
 /// A container's health.
@@ -75,6 +104,21 @@ pub struct HostConfig {
     /// When it is started again.
     #[serde(default)]
     pub restart_policy: Option<RestartPolicy>,
+    /// Published ports: by `PORT/PROTOCOL`, the addresses of this machine.
+    #[serde(default)]
+    pub port_bindings: Option<BTreeMap<String, Option<Vec<Binding>>>>,
+}
+
+/// One address of this machine on which a container's port is published.
+#[derive(Deserialize, Clone)]
+#[serde(rename_all = "PascalCase")]
+pub struct Binding {
+    /// The address; empty for all.
+    #[serde(default)]
+    pub host_ip: String,
+    /// The port.
+    #[serde(default)]
+    pub host_port: String,
 }
 
 /// When a container is started again.
@@ -84,6 +128,9 @@ pub struct RestartPolicy {
     /// `no`, `always`, `unless-stopped` or `on-failure`.
     #[serde(default)]
     pub name: String,
+    /// After how many restarts `on-failure` gives up; 0 for never.
+    #[serde(default)]
+    pub maximum_retry_count: u64,
 }
 
 impl Running {
@@ -108,10 +155,26 @@ impl Running {
     /// Whether Docker starts it again after it ended as it did.
     #[must_use]
     pub fn restarts(&self) -> bool {
-        match self.host_config.restart_policy.as_ref().map_or("", |policy| policy.name.as_str()) {
+        let Some(policy) = &self.host_config.restart_policy else { return false };
+        let given_up = policy.maximum_retry_count > 0 && self.restart_count >= policy.maximum_retry_count;
+        match policy.name.as_str() {
             "always" | "unless-stopped" => true,
-            "on-failure" => self.state.exit_code != 0,
+            "on-failure" => self.state.exit_code != 0 && !given_up,
             _ => false,
+        }
+    }
+
+    /// What the health judgement needs of it, at `now` in seconds since 1970.
+    #[must_use]
+    pub fn look(&self, now: u64) -> Look<'_> {
+        Look {
+            service: self.service(),
+            status: &self.state.status,
+            health: self.health(),
+            exit_code: self.state.exit_code,
+            restarts: self.restarts(),
+            restarted: self.restart_count,
+            up_for: seconds_of(&self.state.started_at).map(|started| now.saturating_sub(started)),
         }
     }
 
@@ -184,10 +247,38 @@ impl Docker {
                 error_output(&output)
             )));
         }
-        Model::parse(&output.stdout).map_err(|error| Fault::Failed(format!("docker compose config: {error}")))
+        let mut model = Model::parse(&output.stdout)
+            .map_err(|error| Fault::Failed(format!("docker compose config: {error}")))?;
+        model.unset = crate::model::unset(&String::from_utf8_lossy(&output.stderr));
+        Ok(model)
     }
 
-    /// The hash Compose would give each container of a project.
+    /// A project's model as Compose prints it.
+    pub fn config(&self, project: &Project, options: &[&str]) -> Result<Result<Value, String>, Fault> {
+        let verb: Vec<&str> = ["config", "--format", "json"].iter().chain(options).copied().collect();
+        let output = self.compose(project, &verb)?;
+        if !output.status.success() {
+            return Ok(Err(error_output(&output)));
+        }
+        let value = serde_json::from_slice(&output.stdout);
+        value.map(Ok).map_err(|error| Fault::Failed(format!("docker compose config: {error}")))
+    }
+
+    /// The names of the containers that Compose would make again, by its own word; `None` when it has none.
+    ///
+    /// Its `config --hash` is no such word: it leaves out what an `env_file` says and whose network a container is in.
+    pub fn would_recreate(&self, project: &Project) -> Result<Option<BTreeSet<String>>, Fault> {
+        let mut arguments = project.arguments(&["create", "--pull", "never"]);
+        arguments.insert(1, "--dry-run".to_owned());
+        let output = self.call(&arguments, &project.workdir).capture().map_err(no_docker)?;
+        if !output.status.success() {
+            return Ok(None);
+        }
+        let said = [output.stdout, output.stderr].concat();
+        Ok(Some(recreated(&String::from_utf8_lossy(&said))))
+    }
+
+    /// The hash Compose would give each container of a project whose definitions are resolved.
     pub fn wanted_hashes(&self, project: &Project) -> Result<BTreeMap<String, String>, Fault> {
         let output = self.compose(project, &["config", "--hash", "*"])?;
         if !output.status.success() {
@@ -239,11 +330,22 @@ impl Docker {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    /// A container's last lines.
-    pub fn last_lines(&self, dir: &Path, id: &str) -> String {
-        let output = self.say(dir, &["logs", "--tail", "30", id]);
-        let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
-        String::from_utf8_lossy(&text).into_owned()
+    /// A container's last lines: those since its last start, else the last of all.
+    pub fn last_lines(&self, dir: &Path, container: &Running, count: usize) -> String {
+        let tail = count.to_string();
+        let logs = |since: &[&str]| {
+            let words: Vec<&str> = ["logs", "--tail", &tail]
+                .iter()
+                .chain(since)
+                .copied()
+                .chain([container.id.as_str()])
+                .collect();
+            let output = self.say(dir, &words);
+            let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
+            String::from_utf8_lossy(&text).into_owned()
+        };
+        let recent = logs(&["--since", &container.state.started_at]);
+        if recent.trim().is_empty() { last_of_each(&logs(&[])) } else { recent }
     }
 
     /// Runs a Compose verb and keeps what it says.
@@ -261,6 +363,30 @@ impl Docker {
             Ok(())
         } else {
             Err(Fault::Failed(format!("docker compose {word} ended with {status}")))
+        }
+    }
+
+    /// As [`Self::compose_aside`], but ends it as soon as `look` finds a fault.
+    pub fn compose_watched(
+        &self,
+        project: &Project,
+        verb: &[&str],
+        look: &mut dyn FnMut() -> Option<Fault>,
+    ) -> Result<(), Fault> {
+        let arguments = project.arguments(verb);
+        let mut found = None;
+        let status = self
+            .call(&arguments, &project.workdir)
+            .run_watched(&mut || {
+                found = look();
+                found.is_some()
+            })
+            .map_err(no_docker)?;
+        let word = verb.first().copied().unwrap_or_default();
+        match found {
+            Some(fault) => Err(fault),
+            None if status.success() => Ok(()),
+            None => Err(Fault::Failed(format!("docker compose {word} ended with {status}"))),
         }
     }
 
@@ -298,6 +424,24 @@ impl Docker {
     }
 }
 
+/// The lines of a text, each that comes again only where it comes last.
+fn last_of_each(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let again = |at: usize, line: &str| lines.iter().skip(at + 1).any(|later| *later == line);
+    let kept = lines.iter().enumerate().filter(|(at, line)| !again(*at, line));
+    kept.map(|(_, line)| format!("{line}\n")).collect()
+}
+
+/// The containers that a dry run of Compose says it would make again.
+fn recreated(said: &str) -> BTreeSet<String> {
+    let line = |line: &str| {
+        let mut words = line.split("Container ").nth(1)?.split_whitespace();
+        let (name, what) = (words.next()?, words.next()?);
+        what.starts_with("Recreate").then(|| name.to_owned())
+    };
+    said.lines().filter_map(line).collect()
+}
+
 fn no_docker(error: std::io::Error) -> Fault {
     if error.kind() == std::io::ErrorKind::NotFound {
         return Fault::Unreachable(
@@ -305,4 +449,21 @@ fn no_docker(error: std::io::Error) -> Fault {
         );
     }
     Fault::Failed(format!("docker: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_every_life_of_a_container_says_is_shown_once() {
+        assert_eq!(last_of_each("start 1\nboom\nstart 2\nboom\n"), "start 1\nstart 2\nboom\n");
+    }
+
+    #[test]
+    fn composes_dry_run_names_what_it_would_make_again() {
+        let said = " DRY-RUN MODE -  Container web-web-1  Running\n DRY-RUN MODE -  Container web-db-1  Recreate\n \
+                    DRY-RUN MODE -  Container web-db-1  Recreated\n DRY-RUN MODE -  Network web_default  Creating\n";
+        assert_eq!(recreated(said), ["web-db-1".to_owned()].into());
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// A program call: argv, environment and folder, nothing inherited.
@@ -22,6 +22,10 @@ impl Call<'_> {
         let mut command = Command::new(self.program);
         command.args(self.arguments).env_clear().current_dir(self.workdir);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        // `${PWD}` in a Compose file means where its commands run.
+        if self.environment.iter().any(|(name, _)| name == "PWD") {
+            command.env("PWD", self.workdir);
+        }
         command
     }
 
@@ -34,6 +38,24 @@ impl Call<'_> {
     pub fn run_aside(&self) -> io::Result<ExitStatus> {
         let stderr = io::stderr();
         self.command().stdin(Stdio::null()).stdout(stderr).status()
+    }
+
+    /// As [`Self::run_aside`], asking `enough` twice a second whether to end it.
+    pub fn run_watched(&self, enough: &mut dyn FnMut() -> bool) -> io::Result<ExitStatus> {
+        let mut child = self.command().stdin(Stdio::null()).stdout(io::stderr()).spawn()?;
+        let mut asked = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            if asked.elapsed() >= Duration::from_millis(500) {
+                if enough() {
+                    return end(&mut child);
+                }
+                asked = Instant::now();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Runs it and keeps what it says.
@@ -65,6 +87,23 @@ impl Call<'_> {
         let text = |thread: std::thread::JoinHandle<Vec<u8>>| thread.join().unwrap_or_default();
         Ok(Output { status, stdout: text(out), stderr: text(err) })
     }
+}
+
+/// Asks a child to end, which lets it end its own children, and makes it after two seconds.
+fn end(child: &mut Child) -> io::Result<ExitStatus> {
+    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(2) {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill()?;
+    child.wait()
 }
 
 /// The last lines that a failed program printed, for a message.

@@ -104,7 +104,7 @@ fn refuse_running(
     if !deletes_data {
         return Ok(());
     }
-    let running = docker.containers(&session.location.dir, Some(service))?;
+    let running = docker.containers(&session.location.dir, Some(session.project(service)))?;
     if running.is_empty() {
         return Ok(());
     }

@@ -139,7 +139,8 @@ fn docker(
     for service in services {
         let files = session.location.services.get(service);
         let project_dir = files.and_then(|files| files.project_dir()).unwrap_or(&session.location.dir);
-        let running = docker.containers(&session.location.dir, Some(service)).unwrap_or_default();
+        let running =
+            docker.containers(&session.location.dir, Some(session.project(service))).unwrap_or_default();
         if let Err(fault) = refuse_foreign(session, service, &project_dir.to_string_lossy(), &running) {
             findings.add(Weight::Error, fault.to_string());
         }

@@ -2,6 +2,7 @@
 
 pub mod actions;
 pub mod adopt;
+pub mod arrange;
 pub mod clean;
 pub mod diff;
 pub mod doctor;

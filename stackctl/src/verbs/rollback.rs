@@ -83,7 +83,7 @@ pub fn apply(
     project.files.push(overlay);
     let wanted: Vec<&str> = model.services.keys().map(String::as_str).collect();
     let limit = session.stack.wait.get(service).copied().unwrap_or(WAIT);
-    start(session, docker, &project, &wanted, limit, &before)?;
+    start(session, docker, service, &project, &wanted, limit, &before)?;
     store.put(&store.service_dir(service).join("applied"), generation.content.as_bytes())?;
     Ok(changed)
 }
@@ -98,11 +98,11 @@ fn project(
     let files_of = session.location.services.get(service);
     let project_dir = files_of.and_then(|files| files.project_dir()).unwrap_or(&session.location.dir);
     Ok(Project {
-        name: service.to_owned(),
+        name: session.project(service).to_owned(),
         project_dir: project_dir.to_path_buf(),
         files: (0..generation.compose_files).map(|index| dir.join(format!("compose-{index}.yaml"))).collect(),
-        env_file: dir.join("compose.env"),
-        workdir: session.location.dir.clone(),
+        env_files: vec![dir.join("compose.env")],
+        workdir: session.workdir(service).to_path_buf(),
     })
 }
 

@@ -1,20 +1,25 @@
 //! Secrets: the missing ones made, the known ones listed, shown and rotated.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
 use super::Report;
+use super::adopt::{offer, used};
 use super::session::Session;
-use super::up::{How, bring_up};
+use super::up::{How, bring_up, wanted_containers};
 use crate::config::{Secret, SecretKind};
 use crate::envfile::{literal_line, with_section_lines, without};
 use crate::fault::Fault;
+use crate::first::line_of;
+use crate::inuse::Use;
 use crate::manifest::{Manifest, Style};
 use crate::secret::{Hidden, mint};
 use crate::shell::docker::Docker;
 use crate::shell::files::{self, Attributes};
 use crate::shell::process::notify;
+use crate::shell::store::Store;
 use crate::shell::{self};
 use crate::vars::{Origin, Vars};
 use crate::verbs::prepare::{names_used, prepare};
@@ -25,8 +30,25 @@ pub struct Minted {
     /// Their names, with the service they are of.
     pub made: BTreeMap<String, String>,
     values: BTreeMap<String, Hidden>,
-    /// Old entries of several lines that become one.
+    /// Old entries of several lines that become one, and values in use that no file had.
     flattened: BTreeMap<String, String>,
+}
+
+impl Minted {
+    /// Keeps a value in use, as the line that an env file has for it.
+    fn take(&mut self, name: &str, secret: &Secret, used: &Use) -> Result<(), Fault> {
+        let line = line_of(name, used.value.expose()).ok_or_else(|| {
+            Fault::Conflict(format!(
+                "{name} is in use by {} with a value that no line of an env file can hold: put it into .env.user",
+                used.place
+            ))
+        })?;
+        let read = crate::envfile::parse(&line).map_err(|error| Fault::Failed(error.to_string()))?;
+        notify(&format!("took {name} over: {} has it in use", used.place));
+        self.values.extend(read.into_iter().map(|entry| (name.to_owned(), entry.value)));
+        self.flattened.insert(name.to_owned(), secret.service.clone());
+        Ok(())
+    }
 }
 
 /// Makes the secrets of `services` that have no value.
@@ -40,15 +62,73 @@ pub fn mint_missing(
 ) -> Result<Minted, Fault> {
     let mut minted = Minted::default();
     let docker = session.docker(vars);
+    let in_use = InUse { session, docker: &docker, vars, services, uses: OnceCell::new() };
     for (name, secret) in wanted(session, services)? {
         if let Some(var) = vars.find(name) {
             flatten(name, secret, var, &mut minted);
+            continue;
+        }
+        if session.vars_of(vars, &secret.service)?.find(name).is_some() {
+            continue;
+        }
+        let used = in_use.of(name)?.filter(|used| fits(vars, &minted, secret, used.value.expose()));
+        if let Some(used) = used {
+            minted.take(name, secret, used)?;
             continue;
         }
         refuse_if_used(session, &docker, manifest, name, secret)?;
         mint_one(vars, &mut minted, name, secret)?;
     }
     Ok(minted)
+}
+
+/// Whether a value in use may stay: a hash only while it is that of its password.
+fn fits(vars: &Vars, minted: &Minted, secret: &Secret, value: &str) -> bool {
+    let SecretKind::Hash { of, kind } = &secret.kind else { return true };
+    let password = minted.values.get(of).or(vars.find(of).map(|var| &var.stored));
+    password.is_some_and(|password| crate::secret::verify(*kind, password.expose(), value))
+}
+
+/// Values in use, read at the first question.
+struct InUse<'s> {
+    session: &'s Session,
+    docker: &'s Docker,
+    vars: &'s Vars,
+    services: &'s [String],
+    uses: OnceCell<Vec<Use>>,
+}
+
+impl InUse<'_> {
+    /// The value of a variable that containers or rendered files have in use; two different ones are a conflict.
+    fn of(&self, name: &str) -> Result<Option<&Use>, Fault> {
+        let uses = match self.uses.get() {
+            Some(uses) => uses,
+            None => {
+                let read = self.read()?;
+                self.uses.get_or_init(|| read)
+            }
+        };
+        let mut found = uses.iter().filter(|used| used.name == name && !used.value.expose().is_empty());
+        let Some(one) = found.next() else { return Ok(None) };
+        match found.find(|other| other.value.expose() != one.value.expose()) {
+            None => Ok(Some(one)),
+            Some(other) => Err(Fault::Conflict(format!(
+                "{name} has no value here, and {} and {} use different ones: put the right one into .env.user",
+                one.place, other.place
+            ))),
+        }
+    }
+
+    fn read(&self) -> Result<Vec<Use>, Fault> {
+        let store = Store::open(self.session.location.state_dir(), false)?;
+        let mut uses = Vec::new();
+        for service in self.services {
+            // Without an engine nothing runs, so nothing of it is in use.
+            let running = wanted_containers(self.docker, self.session, service).unwrap_or_default();
+            uses.extend(used::read(self.session, self.docker, &store, self.vars, service, &running)?.uses);
+        }
+        Ok(uses)
+    }
 }
 
 /// The secrets of services, and those of others that they use; hashes last, since they need their password.
@@ -129,12 +209,47 @@ fn refuse_if_used(
 fn volumes_made_with(session: &Session, docker: &Docker, secret: &Secret) -> Result<Vec<String>, Fault> {
     let dir = &session.location.dir;
     if secret.volumes.is_empty() {
-        return docker.volumes(dir, &secret.service);
+        return docker.volumes(dir, session.project(&secret.service));
     }
     let mut there = Vec::new();
     for volume in &secret.volumes {
-        if docker.has_volume(dir, volume)? {
+        if is_there(session, docker, volume)? {
             there.push(volume.clone());
+        }
+    }
+    Ok(there)
+}
+
+/// Whether a volume exists; a name with a `/` is a folder of this machine, which must have something in it.
+fn is_there(session: &Session, docker: &Docker, volume: &str) -> Result<bool, Fault> {
+    if !volume.contains('/') {
+        return docker.has_volume(&session.location.dir, volume);
+    }
+    let path = session.location.dir.join(volume);
+    Ok(std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()))
+}
+
+/// Volumes that were made with a secret for which stack.toml names none: a database's, or what it encrypts.
+fn undeclared_volumes(
+    session: &Session,
+    docker: &Docker,
+    vars: &Vars,
+    name: &str,
+) -> Result<Vec<String>, Fault> {
+    let store = Store::open(session.location.state_dir(), false)?;
+    let mut services = BTreeMap::new();
+    for service in session.all_services() {
+        if !names_used(session, &service)?.contains(name) {
+            continue;
+        }
+        let in_use = used::read(session, docker, &store, vars, &service, &[])?;
+        let facts = offer::facts(session, docker, &store, vars, &service, &in_use)?;
+        services.insert(service, facts);
+    }
+    let mut there = Vec::new();
+    for volume in crate::first::made_with(name, &services) {
+        if is_there(session, docker, &volume)? {
+            there.push(volume);
         }
     }
     Ok(there)
@@ -251,7 +366,8 @@ pub fn rotate(session: &Session, name: &str, accept_data_loss: bool) -> Result<R
     if !session.options.dry_run {
         keep_minted(session, &mut manifest, &minted)?;
         for service in &consumers {
-            let running = docker.containers(&session.location.dir, Some(service)).unwrap_or_default();
+            let running =
+                docker.containers(&session.location.dir, Some(session.project(service))).unwrap_or_default();
             if running.iter().any(|container| container.state.status == "running") {
                 let report = bring_up(session, &new_vars, &docker, &store, service, &How::default())?;
                 restarted.extend(report.recreated.iter().map(|container| format!("{service}/{container}")));
@@ -292,17 +408,23 @@ fn refuse_rotation(
     }
     // A value that never was needs no consent; one that volumes were made with does.
     let lost = vars.find(name).is_none();
-    if accept_data_loss || (secret.volumes.is_empty() && !lost) {
-        return Ok(());
-    }
-    let volumes = volumes_made_with(session, docker, secret)?;
+    let volumes = if secret.volumes.is_empty() && !lost {
+        undeclared_volumes(session, docker, vars, name)?
+    } else {
+        volumes_made_with(session, docker, secret)?
+    };
     if volumes.is_empty() {
         return Ok(());
     }
     let list = volumes.join(", ");
-    Err(Fault::Conflict(format!(
-        "{list} was made with {name} and may not open with another: --accept-data-loss rotates it all the same"
-    )))
+    let text = format!(
+        "{list} was made with {name} and keeps the old value: a database takes a new password only by its own command (ALTER USER …), and what is encrypted opens with the old key alone"
+    );
+    if accept_data_loss {
+        notify(&format!("warning: {text}"));
+        return Ok(());
+    }
+    Err(Fault::Conflict(format!("{text}. --accept-data-loss rotates it all the same")))
 }
 
 /// Forgets secrets whose volumes were deleted.

@@ -1,10 +1,14 @@
 //! One call of stackctl: the tree, the location, its variables, and how Docker is reached.
 
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::arrange::without_services;
 use crate::config::Stack;
+use crate::dotenv;
 use crate::envfile::{self, Entry};
 use crate::fault::Fault;
 use crate::hygiene::{SecretFileError, judge};
@@ -13,6 +17,7 @@ use crate::shell::docker::Docker;
 use crate::shell::files::{self, Attributes};
 use crate::shell::git::Git;
 use crate::shell::lock::{self, Lock};
+use crate::shell::process::notify;
 use crate::shell::store::Store;
 use crate::shell::{self, discover};
 use crate::tree::{Location, Tree, choose, services};
@@ -29,8 +34,6 @@ pub struct Options {
     pub dry_run: bool,
     /// Break a lock that is old enough.
     pub break_lock: bool,
-    /// Close secret files that are open to others.
-    pub fix_permissions: bool,
     /// Overwrite rendered files that were edited by hand.
     pub overwrite: bool,
     /// Work on this machine even where `[location]` names another.
@@ -48,6 +51,8 @@ pub struct Session {
     /// `stack.toml`.
     pub stack: Stack,
     caller: Vec<(String, String)>,
+    /// Files whose mode a dry run has mentioned.
+    mentioned: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl Session {
@@ -68,7 +73,69 @@ impl Session {
         let tree = discover::tree(&root, &stack)?;
         let here = here.canonicalize().unwrap_or_else(|_| here.to_path_buf());
         let location = choose(&tree, options.location.as_deref(), &here).map_err(Fault::Usage)?.clone();
-        Ok(Self { options, tree, location, stack, caller })
+        let session = Self { options, tree, location, stack, caller, mentioned: RefCell::default() };
+        session.refuse_shared_projects()?;
+        Ok(session)
+    }
+
+    /// Refuses two services of one Compose project: each `up` would remove the other's containers.
+    fn refuse_shared_projects(&self) -> Result<(), Fault> {
+        let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
+        for service in self.location.services.keys() {
+            let project = self.project(service);
+            if let Some(other) = owners.insert(project, service) {
+                return Err(Fault::Invalid(format!(
+                    "{other} and {service} are both the Compose project {project}: give each its own, by `name:` in its file or [project] in stack.toml"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The Compose project of a service: `[project]`, else the `name:` of its files, else its own name.
+    #[must_use]
+    pub fn project<'s>(&'s self, service: &'s str) -> &'s str {
+        let declared = self.stack.projects.get(service);
+        let of_files = || self.location.services.get(service).and_then(|files| files.project.as_ref());
+        declared.or_else(of_files).map_or(service, String::as_str)
+    }
+
+    /// Where the Compose commands of a service run: its own folder when it is one, else the location.
+    #[must_use]
+    pub fn workdir(&self, service: &str) -> &Path {
+        let files = self.location.services.get(service);
+        files.and_then(|files| files.folder.as_deref()).unwrap_or(&self.location.dir)
+    }
+
+    /// The `.env` files that Compose reads by itself for a service; the first has precedence.
+    #[must_use]
+    pub fn dotenv_paths(&self, service: &str) -> Vec<PathBuf> {
+        let project_dir = self.location.services.get(service).and_then(|files| files.project_dir());
+        let mut paths: Vec<PathBuf> =
+            std::iter::once(self.workdir(service)).chain(project_dir).map(|dir| dir.join(".env")).collect();
+        paths.dedup();
+        paths.retain(|path| path.is_file());
+        paths
+    }
+
+    /// The variables of one service: the location's over those of its `.env`.
+    pub fn vars_of(&self, vars: &Vars, service: &str) -> Result<Vars, Fault> {
+        let environment = self.environment(vars);
+        let mut all = vars.clone();
+        for path in self.dotenv_paths(service) {
+            let text =
+                files::read_text(&path).map_err(|error| unreadable(&path, &error))?.unwrap_or_default();
+            let outer = |name: &str| {
+                environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+            };
+            let settings = dotenv::parse(&text, &outer)
+                .map_err(|error| Fault::Invalid(format!("{}:{error}", path.display())))?;
+            let named = settings.iter().filter(|setting| envfile::is_name(&setting.name));
+            let entries: Vec<Entry> =
+                named.map(|setting| Entry::of(&setting.name, &setting.value, setting.line)).collect();
+            all = all.over(&entries, &self.stack).map_err(|error| Fault::Invalid(error.to_string()))?;
+        }
+        Ok(all)
     }
 
     /// The same session at another location.
@@ -80,7 +147,16 @@ impl Session {
             location,
             stack: self.stack.clone(),
             caller: self.caller.clone(),
+            mentioned: self.mentioned.clone(),
         })
+    }
+
+    /// The same session with another `stack.toml`.
+    pub fn with_stack(&self, stack: Stack) -> Result<Self, Fault> {
+        let mut other = self.at(&self.location.name)?;
+        other.stack = stack;
+        other.refuse_shared_projects()?;
+        Ok(other)
     }
 
     /// Where the selected service is kept.
@@ -98,12 +174,26 @@ impl Session {
         from_caller.and_then(|(_, value)| named(value.clone())).or_else(from_file)
     }
 
-    /// The services a verb means: the named one, else the selected one, else all.
+    /// The services a verb means: the named one, else the selected one, else all, of which there must be one.
     pub fn services(&self, named: Option<&str>) -> Result<Vec<String>, Fault> {
-        services(&self.tree, &self.location, named, self.selected().as_deref()).map_err(Fault::Usage)
+        if named.is_none() {
+            self.every_service()?;
+        }
+        services(&self.tree, &self.location, named, self.selected().as_deref()).map_err(|text| {
+            let empty = self.location.services.is_empty();
+            Fault::Usage(if empty { format!("{text}\n{}", without_services(self)) } else { text })
+        })
     }
 
-    /// All services of the location.
+    /// All services of the location, of which there must be one.
+    pub fn every_service(&self) -> Result<Vec<String>, Fault> {
+        if self.location.services.is_empty() {
+            return Err(Fault::Invalid(without_services(self)));
+        }
+        Ok(self.all_services())
+    }
+
+    /// All services of the location; there may be none.
     #[must_use]
     pub fn all_services(&self) -> Vec<String> {
         self.location.services.keys().cloned().collect()
@@ -179,13 +269,28 @@ impl Session {
         let Ok(meta) = std::fs::metadata(path) else { return Ok(()) };
         let name = path.display().to_string();
         match judge(&name, meta.mode() & 0o7777, meta.uid(), shell::user()) {
-            Some(SecretFileError::Open { .. }) if self.options.fix_permissions && !self.options.dry_run => {
-                let closed = Attributes { mode: 0o600, owner: None };
-                files::set_attributes(path, closed).map_err(|error| unreadable(path, &error))
-            }
+            Some(SecretFileError::Open { mode, .. }) => self.close(path, mode),
             Some(error) => Err(Fault::Permission(error.to_string())),
             None => Ok(()),
         }
+    }
+
+    /// Closes a secret file of ours that others can read, and says so.
+    fn close(&self, path: &Path, mode: u32) -> Result<(), Fault> {
+        let shown = path.strip_prefix(&self.tree.root).unwrap_or(path).display().to_string();
+        if self.options.dry_run {
+            if self.mentioned.borrow_mut().insert(path.to_path_buf()) {
+                notify(&format!("would close {shown}: it has mode {mode:04o}, so others can read it"));
+            }
+            return Ok(());
+        }
+        let closed = Attributes { mode: 0o600, owner: None };
+        files::set_attributes(path, closed).map_err(|error| {
+            let open = SecretFileError::Open { path: path.display().to_string(), mode };
+            Fault::Permission(format!("{open} ({error})"))
+        })?;
+        notify(&format!("closed {shown}: it had mode {mode:04o}, so others could read it; now 0600"));
+        Ok(())
     }
 }
 

@@ -3,8 +3,9 @@
 use serde_json::json;
 
 use super::Report;
+use super::adopt;
 use super::prepare::{Prepared, prepare};
-use super::secrets;
+use super::secrets::{self, Minted};
 use super::session::Session;
 use crate::fault::Fault;
 use crate::hygiene::missing_ignores;
@@ -18,6 +19,8 @@ use crate::vars::Vars;
 /// Makes what the services lack: secrets, rendered files, ignored paths; nothing that exists changes its value.
 pub fn setup(session: &Session, services: &[String]) -> Result<Report, Fault> {
     let _lock = session.lock()?;
+    let offered = adopt::offer::offer(session, services)?;
+    let session = offered.as_ref().unwrap_or(session);
     let store = session.store()?;
     let mut manifest = store.manifest()?;
     finish_interrupted(session, &manifest)?;
@@ -49,25 +52,22 @@ pub fn setup(session: &Session, services: &[String]) -> Result<Report, Fault> {
         ignore_in_git(session, &manifest, &vars)?;
     }
     let own: Vec<&str> = prepared.iter().flat_map(own_files).collect();
-    let mut text = String::new();
-    for name in minted.made.keys() {
-        text.push_str(&format!("made {name}\n"));
-    }
-    for path in &changed {
-        text.push_str(&format!("rendered {path}\n"));
-    }
-    for path in &own {
-        text.push_str(&format!("kept {path}: the location's own file wins over the shared template\n"));
-    }
-    let shown = secrets::show_once(session, &minted);
-    text.push_str(&shown);
-    if text.is_empty() {
-        text.push_str("everything is set up\n");
-    }
     let made: Vec<&String> = minted.made.keys().collect();
     let json = json!({"schema": 1, "location": session.location.name, "services": services, "dry_run": session.options.dry_run,
         "secrets_made": made, "rendered": changed, "own_files": own});
-    Ok(Report::new(text, json))
+    Ok(Report::new(summary(session, &minted, &changed, &own), json))
+}
+
+fn summary(session: &Session, minted: &Minted, changed: &[String], own: &[&str]) -> String {
+    let mut text: String = minted.made.keys().map(|name| format!("made {name}\n")).collect();
+    text.extend(changed.iter().map(|path| format!("rendered {path}\n")));
+    let kept = |path: &&str| format!("kept {path}: the location's own file wins over the shared template\n");
+    text.extend(own.iter().map(kept));
+    text.push_str(&secrets::show_once(session, minted));
+    if text.is_empty() {
+        text.push_str("everything is set up\n");
+    }
+    text
 }
 
 /// Renders only; with `check`, says (exit 8) what is older than its template and writes nothing.

@@ -1,14 +1,16 @@
 //! `status`: what is wanted against what runs, here or at every location.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Report;
-use super::prepare::{Prepared, prepare};
+use super::prepare::{Changes, Prepared, prepare};
 use super::remote;
 use super::session::Session;
+use super::up::masked_lines;
 use crate::fault::Fault;
 use crate::manifest::Decision;
 use crate::overlay::{FILES_LABEL, LOCATION_LABEL};
@@ -36,13 +38,84 @@ pub struct Row {
     pub image: String,
     /// What differs from what is wanted; empty when nothing does.
     pub drift: Vec<String>,
+    /// What is wrong with it, when something is.
+    #[serde(default)]
+    pub trouble: Option<Trouble>,
 }
+
+/// What is wrong with a wanted container.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// Whether it was started and does not run as it should; else it is only not there.
+    pub broken: bool,
+    /// What is wrong, in words.
+    pub why: String,
+    /// Its last lines, without secrets.
+    #[serde(default)]
+    pub lines: Vec<String>,
+}
+
+/// How many of a broken container's last lines are shown.
+const LINES: usize = 10;
 
 /// The table of one location.
 pub fn status(session: &Session, services: &[String]) -> Result<Report, Fault> {
     let rows = rows(session, services)?;
     let json = json!({"schema": 1, "location": session.location.name, "containers": rows});
-    Ok(Report::new(table(&rows), json))
+    Ok(Report { text: table(&rows) + &troubles(&rows), json, fault: fault(&rows) })
+}
+
+/// What is broken, each once, with its last lines.
+fn troubles(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        let Some(trouble) = row.trouble.as_ref().filter(|trouble| trouble.broken) else { continue };
+        text.push_str(&format!("{}: {}", row.shown(), trouble.why));
+        text.push_str(if trouble.lines.is_empty() { "\n" } else { "; its last lines:\n" });
+        text.extend(trouble.lines.iter().map(|line| format!("  {line}\n")));
+    }
+    text
+}
+
+/// Exit 11 when a container does not run as it should, 10 when one is not there or stopped.
+fn fault(rows: &[Row]) -> Option<Fault> {
+    let named = |broken: bool| {
+        let of = |row: &&Row| row.trouble.as_ref().is_some_and(|trouble| trouble.broken == broken);
+        rows.iter().filter(of).map(Row::shown).collect::<Vec<_>>().join(", ")
+    };
+    let (broken, absent) = (named(true), named(false));
+    match (broken.is_empty(), absent.is_empty()) {
+        (true, true) => None,
+        (true, false) => Some(Fault::Degraded(format!("not running: {absent}"))),
+        (false, true) => Some(Fault::Broken(format!("broken: {broken}"))),
+        (false, false) => Some(Fault::Broken(format!("broken: {broken}; not running: {absent}"))),
+    }
+}
+
+impl Row {
+    /// A row about which nothing but this is known.
+    fn blank(session: &Session, service: &str, container: &str, state: &str, drift: Vec<String>) -> Self {
+        Self {
+            location: session.location.name.clone(),
+            service: service.to_owned(),
+            container: container.to_owned(),
+            state: state.to_owned(),
+            health: "-".into(),
+            image: "-".into(),
+            drift,
+            trouble: None,
+        }
+    }
+
+    fn troubled(mut self, why: &str) -> Self {
+        self.trouble = Some(Trouble { broken: false, why: why.to_owned(), lines: Vec::new() });
+        self
+    }
+
+    fn shown(&self) -> String {
+        let container = if self.container == "-" { String::new() } else { format!("/{}", self.container) };
+        format!("{}{container}", self.service)
+    }
 }
 
 /// One table of all locations; one that cannot be reached is a line of it, and the exit code says so (10).
@@ -68,7 +141,12 @@ pub fn everywhere(session: &Session) -> Result<Report, Fault> {
         unreachable.iter().map(|(name, why)| json!({"location": name, "error": why})).collect();
     let json = json!({"schema": 1, "containers": all, "unreachable": listed});
     let names = unreachable.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-    let fault = (!unreachable.is_empty()).then(|| Fault::Degraded(format!("not reached: {names}")));
+    text.push_str(&troubles(&all));
+    let unreached = || (!unreachable.is_empty()).then(|| Fault::Degraded(format!("not reached: {names}")));
+    let fault = match (fault(&all), unreached()) {
+        (Some(worse), Some(other)) => Some(worse.and(&other.to_string())),
+        (one, other) => one.or(other),
+    };
     Ok(Report { text, json, fault })
 }
 
@@ -95,40 +173,36 @@ fn of_service(
     service: &str,
 ) -> Result<Vec<Row>, Fault> {
     let manifest = store.manifest()?;
-    let blank = |container: &str, state: &str, drift: Vec<String>| Row {
-        location: session.location.name.clone(),
-        service: service.to_owned(),
-        container: container.to_owned(),
-        state: state.to_owned(),
-        health: "-".into(),
-        image: "-".into(),
-        drift,
-    };
+    let blank = |container: &str, state: &str, drift| Row::blank(session, service, container, state, drift);
     // A service that cannot be rendered is a line of the table, not the end of it.
     let prepared = match prepare(session, vars, store, &manifest, service) {
         Ok(prepared) => prepared,
         Err(Fault::Invalid(text)) => {
             let first = text.lines().next().unwrap_or_default().to_owned();
-            return Ok(vec![blank("-", "invalid", vec![first])]);
+            return Ok(vec![blank("-", "invalid", vec![first]).troubled("its definition is invalid")]);
         }
         Err(other) => return Err(other),
     };
     let labelled = Wanted::read(session, docker, store, &prepared);
     let wanted = match labelled {
         Ok(wanted) => wanted,
-        Err(Fault::Invalid(text)) => return Ok(vec![blank("-", "invalid", vec![text])]),
+        Err(Fault::Invalid(text)) => {
+            return Ok(vec![blank("-", "invalid", vec![text]).troubled("its definition is invalid")]);
+        }
         Err(other) => return Err(other),
     };
     let notes = file_notes(&prepared);
     let mine: Vec<&Running> = containers
         .iter()
-        .filter(|c| c.label("com.docker.compose.project") == Some(service) && !c.is_one_off())
+        .filter(|c| {
+            c.label("com.docker.compose.project") == Some(session.project(service)) && !c.is_one_off()
+        })
         .collect();
     let mut rows = Vec::new();
-    for (name, hash, files) in &wanted.0 {
+    for (name, files) in &wanted.files {
         let found: Vec<&&Running> = mine.iter().filter(|container| container.service() == name).collect();
         if found.is_empty() {
-            let mut row = blank(name, "missing", notes.clone());
+            let mut row = blank(name, "missing", notes.clone()).troubled("it is missing");
             row.drift.push("no container".into());
             rows.push(row);
         }
@@ -136,34 +210,48 @@ fn of_service(
             let mut row = blank(name, &container.state.status, notes.clone());
             row.health = container.health().to_owned();
             row.image.clone_from(&container.config.image);
-            row.drift.extend(drift(session, container, hash, files));
+            row.drift.extend(drift(session, container, wanted.changes.has(container), files));
+            row.trouble = trouble(session, docker, service, container);
             rows.push(row);
         }
     }
-    for container in mine.iter().filter(|c| !wanted.0.iter().any(|(name, _, _)| name == c.service())) {
+    for container in mine.iter().filter(|c| !wanted.files.contains_key(c.service())) {
         rows.push(blank(container.service(), "unwanted", vec!["no Compose file defines it any more".into()]));
     }
     Ok(rows)
 }
 
-/// For each wanted container: its name, the hash Compose would give it, and the hash of its files.
-struct Wanted(Vec<(String, String, String)>);
+fn trouble(session: &Session, docker: &Docker, service: &str, container: &Running) -> Option<Trouble> {
+    let (broken, why) = container.look(crate::shell::now()).trouble()?;
+    let lines = if broken { masked_lines(session, docker, service, container, LINES) } else { Vec::new() };
+    Some(Trouble { broken, why, lines })
+}
+
+/// What is wanted of a service.
+struct Wanted {
+    /// For each wanted container the hash of its files.
+    files: BTreeMap<String, String>,
+    /// Which containers Compose would make again.
+    changes: Changes,
+}
 
 impl Wanted {
     fn read(session: &Session, docker: &Docker, store: &Store, prepared: &Prepared) -> Result<Self, Fault> {
         let bare = prepared.stage(store)?;
         let model = docker.model(&prepared.project(&bare.0, false))?;
-        let labels = prepared.labels(session, store, &model, &std::collections::BTreeMap::new())?;
+        let labels = prepared.labels(session, store, &model, &BTreeMap::new())?;
         let stage = prepared.stage_with(store, &labels)?;
-        let hashes = docker.wanted_hashes(&prepared.project(&stage.0, true))?;
+        let changes = Changes::read(docker, store, prepared, &stage)?;
         let overlay: serde_json::Value = serde_json::from_str(&labels).unwrap_or_default();
-        let files = |name: &str| {
-            let labels =
-                overlay.get("services").and_then(|all| all.get(name)).and_then(|one| one.get("labels"));
+        let hash = |name: &str| {
+            let of_service = overlay.get("services").and_then(|all| all.get(name));
+            let labels = of_service.and_then(|one| one.get("labels"));
             let label = labels.and_then(|labels| labels.get(FILES_LABEL)).and_then(serde_json::Value::as_str);
             label.unwrap_or_default().to_owned()
         };
-        Ok(Self(hashes.into_iter().map(|(name, hash)| (name.clone(), hash, files(&name))).collect()))
+        let wanted = model.services.iter().filter(|(_, container)| container.is_wanted());
+        let files = wanted.map(|(name, _)| (name.clone(), hash(name))).collect();
+        Ok(Self { files, changes })
     }
 }
 
@@ -178,23 +266,19 @@ fn file_notes(prepared: &Prepared) -> Vec<String> {
     notes
 }
 
-fn drift(session: &Session, container: &Running, hash: &str, files: &str) -> Vec<String> {
+fn drift(session: &Session, container: &Running, changed: bool, files: &str) -> Vec<String> {
     let mut drift = Vec::new();
     let here = session.location.dir.to_string_lossy();
     if container.label(LOCATION_LABEL).is_some_and(|location| location != here) {
         drift.push("runs from another folder".to_owned());
     }
-    let did_its_job =
-        container.state.status == "exited" && container.state.exit_code == 0 && !container.restarts();
-    if container.state.status != "running" && !did_its_job {
+    if container.state.status != "running" && !container.look(0).did_its_job() {
         drift.push("not running".to_owned());
     }
     match container.label(FILES_LABEL) {
         None => drift.push("not started by stackctl".to_owned()),
         Some(label) if label != files => drift.push("mounted files changed".to_owned()),
-        Some(_) if container.label("com.docker.compose.config-hash") != Some(hash) => {
-            drift.push("definition changed".to_owned());
-        }
+        Some(_) if changed => drift.push("definition changed".to_owned()),
         Some(_) => {}
     }
     drift
@@ -238,6 +322,7 @@ mod tests {
             health: "healthy".into(),
             image: "caddy:2".into(),
             drift: vec![],
+            trouble: None,
         };
         assert_eq!(
             table(&[row]),

@@ -43,12 +43,20 @@ while :; do sleep 3600 & wait $!; done
 impl Engine {
     /// Makes the stand-in image and gives it every name of the sample tree.
     pub fn load_images(&self) {
+        self.load_standin();
+        for image in IMAGES {
+            self.docker(&["tag", "standin:1", image]);
+        }
+    }
+
+    /// Makes the stand-in image alone, `standin:1`.
+    pub fn load_standin(&self) {
         let rootfs = self.dir.path().join("rootfs");
         for folder in ["bin", "tmp", "etc", "data"] {
             fs::create_dir_all(rootfs.join(folder)).expect("made");
         }
         fs::copy(self.root().join("bin/busybox"), rootfs.join("bin/busybox")).expect("copied");
-        for applet in "sh httpd wget sleep cat cp rm grep ls echo env printenv mkdir touch".split(' ') {
+        for applet in "sh httpd wget sleep cat cp rm grep ls echo env printenv mkdir touch true".split(' ') {
             link(Path::new("busybox"), &rootfs.join("bin").join(applet));
         }
         let pages = "System/Ping api/health api/server/ping config/index.html health -/ready transmission/web/index.html";
@@ -67,9 +75,6 @@ impl Engine {
             executable(&rootfs.join("bin").join(name), text);
         }
         self.import(&rootfs, &["ENTRYPOINT [\"/bin/serve\"]"], "standin:1");
-        for image in IMAGES {
-            self.docker(&["tag", "standin:1", image]);
-        }
     }
 
     /// Makes an image of a folder.

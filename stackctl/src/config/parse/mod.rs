@@ -31,6 +31,7 @@ struct RawStack {
     clean: BTreeMap<String, RawClean>,
     depends: BTreeMap<String, Vec<String>>,
     place: BTreeMap<String, Vec<String>>,
+    project: BTreeMap<String, Spanned<String>>,
     location: BTreeMap<String, RawMachine>,
     file: BTreeMap<Spanned<String>, RawFile>,
     up: BTreeMap<String, RawUp>,
@@ -112,6 +113,13 @@ pub fn parse(text: &str) -> Result<Stack, ConfigError> {
         actions: actions(raw.actions, &at)?,
         ..Stack::default()
     };
+    for (service, name) in raw.project {
+        if !crate::tree::is_service_name(name.get_ref()) {
+            let message = "a project's name is lower-case letters, digits, _ and -";
+            return Err(at(name.span(), message.into()));
+        }
+        stack.projects.insert(service, name.into_inner());
+    }
     for (service, hooks) in raw.hooks {
         let hooks: Result<_, _> = hooks.post_up.into_iter().map(|raw| hook(raw, &at)).collect();
         stack.post_up.insert(service, hooks?);

@@ -10,6 +10,7 @@ use super::session::Session;
 use crate::composefile;
 use crate::fault::Fault;
 use crate::generation::Kept;
+use crate::interpolate;
 use crate::invocation::Project;
 use crate::manifest::{Decision, Manifest, Present};
 use crate::model::Model;
@@ -17,7 +18,7 @@ use crate::overlay;
 use crate::render::{Output, render};
 use crate::secret::Hidden;
 use crate::shell::discover;
-use crate::shell::docker::Docker;
+use crate::shell::docker::{Docker, Running};
 use crate::shell::files::{self, Attributes, OnDisk};
 use crate::shell::store::Store;
 use crate::template::placeholders;
@@ -55,7 +56,8 @@ pub struct Prepared {
     pub compose: Vec<ComposeFile>,
     project_dir: PathBuf,
     workdir: PathBuf,
-    env: Hidden,
+    project_name: String,
+    vars: Vars,
     /// Paths that any service of the location rendered before.
     rendered_before: Vec<String>,
 }
@@ -76,6 +78,7 @@ pub fn prepare(
     manifest: &Manifest,
     service: &str,
 ) -> Result<Prepared, Fault> {
+    let vars = &session.vars_of(vars, service)?;
     let files_of = session.location.services.get(service);
     let files_of =
         files_of.ok_or_else(|| Fault::Usage(format!("no service {service} at {}", session.location.name)))?;
@@ -97,9 +100,16 @@ pub fn prepare(
         compose.push(compose_file(session, path, vars)?);
     }
     let project_dir = files_of.project_dir().unwrap_or(&session.location.dir).to_path_buf();
-    let workdir = session.location.dir.clone();
-    let (service, rendered_before) = (service.to_owned(), manifest.files.keys().cloned().collect());
-    Ok(Prepared { service, planned, compose, project_dir, workdir, env: vars.compose_env(), rendered_before })
+    Ok(Prepared {
+        service: service.to_owned(),
+        planned,
+        compose,
+        project_dir,
+        workdir: session.workdir(service).to_path_buf(),
+        project_name: session.project(service).to_owned(),
+        vars: vars.clone(),
+        rendered_before: manifest.files.keys().cloned().collect(),
+    })
 }
 
 /// The names that a service's templates and Compose files use, whether or not they have a value.
@@ -113,7 +123,7 @@ pub fn names_used(session: &Session, service: &str) -> Result<BTreeSet<String>, 
         let text = files::read_text(path).map_err(|e| Fault::Failed(format!("{}: {e}", path.display())))?;
         let text = text.unwrap_or_default();
         names.extend(placeholders(text.as_bytes()).iter().map(|placeholder| placeholder.name.to_owned()));
-        names.extend(composefile::interpolated(&text));
+        names.extend(composefile::variables(&text));
     }
     Ok(names)
 }
@@ -135,7 +145,7 @@ fn compose_file(session: &Session, path: &Path, vars: &Vars) -> Result<ComposeFi
         return Err(Fault::Invalid(lacking.join("\n")));
     }
     let unknown = filled.unknown.iter().map(place).collect();
-    let uses = filled.known.iter().cloned().chain(composefile::interpolated(&text)).collect();
+    let uses = filled.known.iter().cloned().chain(composefile::variables(&text)).collect();
     let copied = filled.copy.is_some();
     Ok(ComposeFile {
         path: path.to_path_buf(),
@@ -174,7 +184,8 @@ impl Prepared {
             compose: Vec::new(),
             project_dir: session.location.dir.clone(),
             workdir: session.location.dir.clone(),
-            env: Hidden::new(String::new()),
+            project_name: session.project(service).to_owned(),
+            vars: Vars::default(),
             rendered_before: manifest.files.keys().cloned().collect(),
         }
     }
@@ -227,10 +238,10 @@ impl Prepared {
             all.push(dir.join("labels.yaml"));
         }
         Project {
-            name: self.service.clone(),
+            name: self.project_name.clone(),
             project_dir: self.project_dir.clone(),
             files: all,
-            env_file: dir.join("compose.env"),
+            env_files: vec![dir.join("compose.env")],
             workdir: self.workdir.clone(),
         }
     }
@@ -249,8 +260,52 @@ impl Prepared {
             }
             other => other?,
         };
+        self.refuse_unset(session, &model)?;
         let labels = self.labels(session, store, &model, &BTreeMap::new())?;
         Ok(Checked { model, labels })
+    }
+
+    /// Refuses variables that have neither a value nor a default, which Compose would make empty, and placeholders that
+    /// nothing fills.
+    fn refuse_unset(&self, session: &Session, model: &Model) -> Result<(), Fault> {
+        let mut lines: Vec<String> = model.unset.iter().map(|name| self.unset_line(session, name)).collect();
+        lines.extend(model.left.iter().filter(|name| self.is_left(session, name)).map(|name| {
+            format!(
+                "{}: {{{{{name}}}}} is left in a file that Compose reads besides (include, extends, env_file): write ${{{name}}} there",
+                self.service
+            )
+        }));
+        if lines.is_empty() { Ok(()) } else { Err(Fault::Invalid(lines.join("\n"))) }
+    }
+
+    /// Whether a placeholder of this name that is left in the model should have been filled.
+    fn is_left(&self, session: &Session, name: &str) -> bool {
+        let known = self.vars.find(name).is_some() || session.stack.secrets.contains_key(name);
+        let text = format!("{{{{{name}}}}}");
+        // A value may contain one: it is never looked into.
+        known && !self.vars.iter().any(|(_, var)| var.rendered.expose().contains(&text))
+    }
+
+    fn unset_line(&self, session: &Session, name: &str) -> String {
+        let place = self.compose.iter().find_map(|file| {
+            let text = String::from_utf8_lossy(&file.bytes);
+            let at = interpolate::first_use(&text, name)?;
+            let spot = crate::template::position(text.as_bytes(), at);
+            let shown = file.path.strip_prefix(&session.tree.root).unwrap_or(&file.path).display();
+            Some(format!("{shown}:{}:{}", spot.line, spot.column))
+        });
+        let place = place.unwrap_or_else(|| format!("{} (a file it includes)", self.service));
+        let near = crate::nearest::hint(&self.vars.nearest(name));
+        format!(
+            "{place}: {name} has no value and no default{near}: give it one in {}/.env.user, or write ${{{name}:-}} where empty is meant",
+            session.location.name
+        )
+    }
+
+    /// The variables as this service sees them.
+    #[must_use]
+    pub fn vars(&self) -> &Vars {
+        &self.vars
     }
 
     /// The generated last override for a model.
@@ -331,12 +386,12 @@ impl Prepared {
 
     /// The env file Compose gets.
     #[must_use]
-    pub fn env(&self) -> &Hidden {
-        &self.env
+    pub fn env(&self) -> Hidden {
+        self.vars.compose_env()
     }
 
     fn put_private(&self, store: &Store, dir: &Path) -> Result<(), Fault> {
-        store.put(&dir.join("compose.env"), self.env.expose().as_bytes())?;
+        store.put(&dir.join("compose.env"), self.env().expose().as_bytes())?;
         for (index, file) in self.compose.iter().enumerate() {
             let copy = dir.join(copy_name(index));
             if file.copied {
@@ -371,6 +426,43 @@ impl Prepared {
             written.push(path);
         }
         Ok(written)
+    }
+}
+
+/// What Compose would make again.
+pub enum Changes {
+    /// The containers' names, by Compose's own word.
+    Named(BTreeSet<String>),
+    /// The hash of each wanted definition, where Compose cannot say.
+    Hashes(BTreeMap<String, String>),
+}
+
+impl Changes {
+    /// Asks Compose about a service staged with its labels.
+    pub fn read(docker: &Docker, store: &Store, prepared: &Prepared, stage: &Stage) -> Result<Self, Fault> {
+        let mut project = prepared.project(&stage.0, true);
+        if let Some(names) = docker.would_recreate(&project)? {
+            return Ok(Self::Named(names));
+        }
+        // Of a resolved definition Compose's hash is that of the label, whatever it was resolved from.
+        if let Ok(resolved) = docker.config(&project, &[])? {
+            let path = stage.0.join("resolved.json");
+            store.put(&path, resolved.to_string().as_bytes())?;
+            project.files = vec![path];
+        }
+        Ok(Self::Hashes(docker.wanted_hashes(&project)?))
+    }
+
+    /// Whether a container would be made again.
+    #[must_use]
+    pub fn has(&self, container: &Running) -> bool {
+        match self {
+            Self::Named(names) => names.contains(container.name.trim_start_matches('/')),
+            Self::Hashes(hashes) => {
+                let label = container.label("com.docker.compose.config-hash");
+                hashes.get(container.service()).is_some_and(|hash| Some(hash.as_str()) != label)
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{How, WAIT, refuse_foreign, until_healthy, wanted_containers};
+use super::{How, WAIT, refuse_foreign, until_healthy, wait, wanted_containers};
 use crate::fault::Fault;
 use crate::generation::{Generation, Kept};
 use crate::invocation::Project;
@@ -16,9 +16,12 @@ use crate::shell::docker::{Docker, Running};
 use crate::shell::process::notify;
 use crate::shell::store::{Snapshot, Store};
 use crate::vars::Vars;
-use crate::verbs::prepare::{Prepared, prepare};
+use crate::verbs::prepare::{Changes, Checked, Prepared, Stage, prepare};
 use crate::verbs::session::Session;
 use crate::verbs::{actions, rollback};
+
+/// How long a container that was restarted is watched after Compose gave it up.
+const CRASHING: Duration = Duration::from_secs(10);
 
 /// What bringing a service up did.
 #[derive(Debug, Default)]
@@ -74,7 +77,7 @@ pub fn bring_up(
         &before,
     )?;
     if session.options.dry_run {
-        return foreseen(docker, &prepared, &prepared.project(&stage.0, true), &before);
+        return foreseen(docker, &prepared, store, &stage, &checked, &before);
     }
     drop(stage);
     if !before.is_empty() && before.iter().all(|container| container.label(FILES_LABEL).is_none()) {
@@ -94,11 +97,11 @@ pub fn bring_up(
         .model
         .services
         .iter()
-        .filter(|(_, c)| c.scale != Some(0))
+        .filter(|(_, container)| container.is_wanted())
         .map(|(name, _)| name.as_str())
         .collect();
     let limit = how.wait.or(session.stack.wait.get(service).copied()).unwrap_or(WAIT);
-    let started = start(session, docker, &project, &wanted, limit, &before);
+    let started = start(session, docker, service, &project, &wanted, limit, &before);
     let after = match started {
         Ok(after) => after,
         Err(fault) => {
@@ -124,22 +127,35 @@ pub fn bring_up(
 pub fn start(
     session: &Session,
     docker: &Docker,
+    service: &str,
     project: &Project,
     wanted: &[&str],
     limit: Duration,
     before: &[Running],
 ) -> Result<Vec<Running>, Fault> {
-    let up = docker.compose_aside(project, &["up", "--detach", "--remove-orphans"]);
+    let mut crashed = false;
+    let up = docker.compose_watched(project, &["up", "--detach", "--remove-orphans"], &mut || {
+        let failed = wait::failed_meanwhile(session, docker, service, wanted, before);
+        crashed = failed.is_some();
+        failed
+    });
     if let Err(fault) = up {
-        // Compose also fails here when a dependency is unhealthy: the container's own words say more.
-        let looked = until_healthy(session, docker, &project.name, wanted, Duration::ZERO, false);
+        if crashed {
+            return Err(fault);
+        }
+        // Compose also fails here when a dependency is unhealthy: the container's own words say more, and one that
+        // was restarted is given the time to show that it crashes again.
+        let restarted = |container: &Running| container.restart_count > 0;
+        let crashes = wanted_containers(docker, session, service)?.iter().any(restarted);
+        let patience = if crashes { CRASHING } else { Duration::ZERO };
+        let looked = until_healthy(session, docker, service, wanted, patience, true);
         return Err(looked.err().unwrap_or(fault));
     }
-    let now = wanted_containers(docker, session, &project.name)?;
+    let now = wanted_containers(docker, session, service)?;
     let ids = |list: &[Running]| list.iter().map(|container| container.id.clone()).collect::<BTreeSet<_>>();
     let stopped = before.iter().any(|container| container.state.status != "running");
     let changed = ids(before) != ids(&now) || stopped;
-    until_healthy(session, docker, &project.name, wanted, limit, changed)
+    until_healthy(session, docker, service, wanted, limit, changed)
 }
 
 /// Keeps what runs now as a generation, unless it is the newest one already.
@@ -244,24 +260,26 @@ fn compare(rendered: Vec<String>, before: &[Running], after: &[Running]) -> UpOu
     outcome
 }
 
-/// What an `up` would do, from the hashes Compose would give and those the containers have.
+/// What an `up` would do.
 fn foreseen(
     docker: &Docker,
     prepared: &Prepared,
-    project: &Project,
+    store: &Store,
+    stage: &Stage,
+    checked: &Checked,
     before: &[Running],
 ) -> Result<UpOutcome, Fault> {
-    let wanted = docker.wanted_hashes(project)?;
+    let changes = Changes::read(docker, store, prepared, stage)?;
     let rendered = prepared.planned.iter().filter(|p| matches!(p.decision, Decision::Write(_)));
     let mut outcome =
         UpOutcome { rendered: rendered.map(|p| p.output.path.clone()).collect(), ..UpOutcome::default() };
-    for (name, hash) in wanted {
+    let wanted = checked.model.services.iter().filter(|(_, container)| container.is_wanted());
+    for name in wanted.map(|(name, _)| name.clone()) {
         let found = before.iter().find(|container| container.service() == name);
-        match found.map(|container| container.label("com.docker.compose.config-hash") == Some(hash.as_str()))
-        {
+        match found.map(|container| changes.has(container)) {
             None => outcome.created.push(name),
-            Some(true) => outcome.kept.push(name),
-            Some(false) => outcome.recreated.push(name),
+            Some(false) => outcome.kept.push(name),
+            Some(true) => outcome.recreated.push(name),
         }
     }
     Ok(outcome)

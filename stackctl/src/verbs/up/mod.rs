@@ -15,7 +15,7 @@ use crate::shell::docker::{Docker, Running};
 use crate::shell::process::notify;
 
 pub use apply::{UpOutcome, bring_up, remember, start};
-pub use wait::{WAIT, until_healthy};
+pub use wait::{WAIT, masked_lines, until_healthy};
 
 /// How a service is brought up.
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,7 +58,7 @@ pub fn down(session: &Session, services: &[String]) -> Result<Report, Fault> {
         let prepared = super::prepare::prepare(session, &vars, &store, &manifest, service)?;
         let stage = prepared.stage(&store)?;
         let project = prepared.project(&stage.0, false);
-        let running = docker.containers(&session.location.dir, Some(service))?;
+        let running = docker.containers(&session.location.dir, Some(session.project(service)))?;
         refuse_foreign(session, service, &project.project_dir.to_string_lossy(), &running)?;
         let names: Vec<&str> = running.iter().map(Running::service).collect();
         if !session.options.dry_run {
@@ -163,7 +163,7 @@ fn unlabelled_origin(
 
 /// The containers of a project without those of `docker compose run`.
 pub fn wanted_containers(docker: &Docker, session: &Session, service: &str) -> Result<Vec<Running>, Fault> {
-    let mut all = docker.containers(&session.location.dir, Some(service))?;
+    let mut all = docker.containers(&session.location.dir, Some(session.project(service)))?;
     all.retain(|container| !container.is_one_off());
     Ok(all)
 }

@@ -11,9 +11,13 @@ use crate::verbs::session::Session;
 
 /// How long a service may take to become healthy unless something else is said.
 pub const WAIT: Duration = Duration::from_secs(120);
+/// How many of a failed container's last lines are shown.
+const LINES: usize = 30;
 const PAUSE: Duration = Duration::from_millis(500);
 /// Looks in a row that must be good: a container that crashes at once looks fine for a moment.
 const GOOD_LOOKS: u32 = 3;
+/// As many where a container has no health check, so that only time shows that it stays.
+const GOOD_LOOKS_UNCHECKED: u32 = 6;
 
 /// Waits until every wanted container is healthy; else says which is not, with its last lines.
 pub fn until_healthy(
@@ -29,11 +33,14 @@ pub fn until_healthy(
     let mut good = 0;
     loop {
         let running = wanted_containers(docker, session, service)?;
-        let looks: Vec<Look<'_>> = running.iter().map(look).collect();
+        let looks: Vec<Look<'_>> =
+            running.iter().map(|container| container.look(crate::shell::now())).collect();
         match judge(wanted, &looks) {
             Verdict::Healthy => {
                 good += 1;
-                if good >= GOOD_LOOKS || !changed {
+                let unchecked = looks.iter().any(|look| look.status == "running" && look.health == "-");
+                let enough = if unchecked { GOOD_LOOKS_UNCHECKED } else { GOOD_LOOKS };
+                if good >= enough || !changed {
                     return Ok(running);
                 }
             }
@@ -57,14 +64,22 @@ pub fn until_healthy(
     }
 }
 
-fn look(container: &Running) -> Look<'_> {
-    Look {
-        service: container.service(),
-        status: &container.state.status,
-        health: container.health(),
-        exit_code: container.state.exit_code,
-        restarts: container.restarts(),
-    }
+/// What already crashes among containers that were not there before, while Compose is still at work.
+///
+/// Compose itself waits for ever for a dependency that crashes again and again.
+pub(super) fn failed_meanwhile(
+    session: &Session,
+    docker: &Docker,
+    service: &str,
+    wanted: &[&str],
+    before: &[Running],
+) -> Option<Fault> {
+    let mut running = wanted_containers(docker, session, service).ok()?;
+    running.retain(|container| !before.iter().any(|old| old.id == container.id));
+    let now = crate::shell::now();
+    let crashing = running.iter().find(|one| one.look(now).crashes() && wanted.contains(&one.service()))?;
+    let (_, why) = crashing.look(now).trouble()?;
+    Some(unhealthy(session, docker, service, &running, crashing.service(), &why))
 }
 
 fn unhealthy(
@@ -77,10 +92,21 @@ fn unhealthy(
 ) -> Fault {
     let container = running.iter().find(|container| container.service() == name);
     let lines = container
-        .map(|container| docker.last_lines(&session.location.dir, &container.id))
+        .map(|container| masked_lines(session, docker, service, container, LINES))
         .unwrap_or_default();
-    // A service may print its own secrets; stackctl does not.
-    let lines = session.vars().map(|vars| vars.mask(&lines)).unwrap_or_default();
-    let lines: String = lines.lines().map(|line| format!("\n  {line}")).collect();
+    let lines: String = lines.iter().map(|line| format!("\n  {line}")).collect();
     Fault::Failed(format!("{service}: {name} is not well: {why}{lines}"))
+}
+
+/// A container's last lines without any secret: a service may print its own, stackctl does not.
+pub fn masked_lines(
+    session: &Session,
+    docker: &Docker,
+    service: &str,
+    container: &Running,
+    count: usize,
+) -> Vec<String> {
+    let text = docker.last_lines(&session.location.dir, container, count);
+    let vars = session.vars().and_then(|vars| session.vars_of(&vars, service));
+    vars.map(|vars| vars.mask(&text).lines().map(str::to_owned).collect()).unwrap_or_default()
 }
