@@ -60,6 +60,9 @@ fn verbs_of_a_far_location_run_there_over_ssh() {
     assert_eq!(state("caddy"), ("wroclaw".into(), "missing".into()));
     run("kyiv", &["up", "nonsense"]).expect(2);
 
+    // Kyiv's own watch, next to a collector on the machine's network. Both locations share this engine, so it comes last.
+    run("kyiv", &["up", "monitoring"]).expect(0);
+
     sites.cut();
     let table = run("wroclaw", &["status", "--all-locations", "--json"]).expect(10).json();
     assert_eq!(table["unreachable"][0]["location"], "kyiv", "{table}");
