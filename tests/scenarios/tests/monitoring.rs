@@ -1,7 +1,7 @@
 //! The monitoring pack on a pair that really runs: a collector at the edge pushes through the tunnel into a
 //! VictoriaMetrics at the origin, and every query of the dashboard and every alert rule is run against that store.
 //!
-//! Alloy and Grafana have no Debian package: vmagent stands for the one, the store's own query interface for the other.
+//! Alloy and Grafana have no Debian package: vmagent replaces the one, the store's own query interface the other.
 
 #![allow(clippy::print_stdout, clippy::indexing_slicing)] // Figures are printed; a JSON value has an answer to any index.
 
@@ -36,7 +36,7 @@ fn every_query_of_the_dashboard_and_every_alert_rule_runs_on_what_both_daemons_t
             })?;
             queries += 1;
         }
-        println!("{queries} queries of the dashboard returned what both daemons told");
+        println!("{queries} queries of the dashboard returned what both daemons report");
         ensure!(queries >= 24, "the dashboard has lost queries");
         collectors.all_run()?;
         a_picture_where_one_is_wanted(&site, lab)?;
@@ -67,7 +67,7 @@ fn samples_pushed_while_the_tunnel_was_cut_all_arrive() -> Result<()> {
         let arrived = until(WAIT, "every sample to arrive", || {
             let arrived = ticks(&site.origin)?;
             let lost: Vec<_> = (1..=last).filter(|tick| !arrived.contains(tick)).collect();
-            // On a busy machine the collector gives up on a scrape; it tells so, and that must arrive as well.
+            // On a busy machine the collector gives up on a scrape; it reports that, and that must arrive as well.
             let failed = values(&site.origin, "up{job=\"tick\"}")?.into_iter().filter(|up| *up == 0).count();
             ensure!(
                 lost.len() <= failed,
@@ -177,7 +177,7 @@ impl Collectors {
     }
 }
 
-/// As kyiv.alloy.tmpl has it, where this stands in for Alloy.
+/// As kyiv.alloy.tmpl has it, where vmagent replaces Alloy.
 const AGENT: &str = "global: { scrape_interval: 1s, external_labels: { location: kyiv } }
 scrape_configs:
 - { job_name: alloy, static_configs: [{ targets: ['127.0.0.1:8429'], labels: { component: alloy } }] }

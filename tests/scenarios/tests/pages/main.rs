@@ -2,7 +2,7 @@
 //! both sites that counts what it is sent. Each failure is one page, and it says what failed.
 //!
 //! In `make test` the rules' waits are shortened and everything is asked every second; `make soak` runs the files as they are.
-//! A collector of VictoriaMetrics stands in for Alloy, and the receiver for the service that hears the watchdogs.
+//! A collector of VictoriaMetrics replaces Alloy, and the receiver replaces the service that hears the watchdogs.
 
 #![allow(clippy::print_stdout, clippy::indexing_slicing)] // Figures are printed; a JSON value has an answer to any index.
 
