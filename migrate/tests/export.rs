@@ -249,7 +249,7 @@ fn allowed(policy: &Policy) -> BTreeSet<String> {
         for (from, to) in allow.from.iter().flat_map(|from| allow.to.iter().map(move |to| (from, to))) {
             let family = |party: &Party| match party {
                 Party::Lan(prefix) | Party::Behind { prefix, .. } => Some(prefix.is_ipv4()),
-                Party::Peer(_) | Party::Edge => None,
+                Party::Peer(_) | Party::Edge | Party::Wan => None,
             };
             let differ = family(from).zip(family(to)).is_some_and(|(from, to)| from != to);
             if *from == Party::Edge || differ {

@@ -20,7 +20,7 @@ use serde_json::Value;
 const WAIT: Duration = Duration::from_secs(90);
 
 #[test]
-fn every_query_of_the_dashboard_and_every_alert_rule_runs_on_what_both_daemons_tell() -> Result<()> {
+fn every_query_of_the_dashboard_and_every_alert_rule_runs_on_what_both_daemons_report() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
