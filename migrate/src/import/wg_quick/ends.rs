@@ -360,10 +360,14 @@ fn neighbour(own: IpNetwork) -> IpAddr {
         IpAddr::V4(address) => IpAddr::V4((address.to_bits() ^ 1).into()),
         IpAddr::V6(address) => IpAddr::V6((address.to_bits() ^ 1).into()),
     };
-    let bits: u8 = if own.is_ipv4() { 32 } else { 128 };
-    if bits - own.prefix() < 2 {
+    let (bits, usual): (u8, u8) = if own.is_ipv4() { (32, 24) } else { (128, 64) };
+    if bits - own.prefix() == 1 {
         return flipped(own.ip());
     }
-    let first = next(own.network(), 1);
+    // A single address says nothing about its network.
+    let length = if bits == own.prefix() { usual } else { own.prefix() };
+    let network =
+        IpNetwork::new(own.ip(), length).map_or_else(|_| own.network(), |network| network.network());
+    let first = next(network, 1);
     if own.ip() == first { next(first, 1) } else { first }
 }

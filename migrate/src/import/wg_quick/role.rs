@@ -33,7 +33,7 @@ pub(super) fn role(
     let edge = signs(&[
         (has_port, "ListenPort is set"),
         (publishes, "a rule leads connections from outside to a peer"),
-        (forwards, "a rule forwards between the tunnel and another interface"),
+        (forwards && has_port, "a rule forwards between the tunnel and another interface"),
         (dialled < peers.len() && !is_saved, "a peer has no Endpoint"),
     ]);
     let origin = signs(&[

@@ -428,7 +428,9 @@ impl Finder<'_> {
                 return;
             }
             Fate::Untouched => return,
-            Fate::Elsewhere { by } => (by, "its target is behind no peer of this file".to_owned()),
+            Fate::Elsewhere { by } => {
+                (by, "its target is behind no peer of this file, or not routed there".to_owned())
+            }
             Fate::Unclear { dnat, by } => match dnat {
                 Some(dnat) if dnat != by => {
                     (dnat, format!("its connections reach line {}, which is not read in full", line(by)))

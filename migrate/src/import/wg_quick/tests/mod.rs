@@ -169,6 +169,26 @@ fn an_origin_without_a_single_address_has_the_one_that_ports_lead_to() {
 }
 
 #[test]
+fn the_other_ends_address_is_guessed_aloud() {
+    for (own, other) in [
+        ("10.77.88.2/32", "10.77.88.1/32"),
+        ("10.77.88.7/24", "10.77.88.1/24"),
+        ("fd00:77::1/64", "fd00:77::2/64"),
+    ] {
+        let text = format!(
+            "[Interface]\nAddress = {own}\n[Peer]\nPublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\n\
+             AllowedIPs = 0.0.0.0/0, ::/0\nEndpoint = vpn.example.com:51820\n"
+        );
+        let import = import("wg0.conf", &text).unwrap();
+
+        assert_eq!(gateway(&import).interface.address, [other.parse().unwrap()]);
+        let address = other.split('/').next().unwrap();
+        let said = format!("[interface] address {address} in gateway.toml");
+        assert!(import.findings.iter().any(|finding| finding.text.starts_with(&said)), "{said}");
+    }
+}
+
+#[test]
 fn a_prefix_that_two_peers_have_is_the_last_ones() {
     let text = edge(WEB)
         + "[Peer]\nPublicKey = TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=\nAllowedIPs = 10.77.88.2/32\n";

@@ -72,7 +72,7 @@ fn mutants(command: &str, at: usize, word: &str) -> Vec<String> {
     let before = command[..at].split_whitespace().next_back().unwrap_or_default();
     // Names of tables and chains, and what is the default; of a range, ports that are not asked for.
     let is_name = command.contains("nft")
-        && (matches!(word, "inet" | "edge" | "fwd" | "pre" | "-100;" | "add")
+        && (matches!(word, "to" | "inet" | "edge" | "fwd" | "pre" | "-100;" | "add")
             || (word == "ip" && matches!(before, "dnat" | "rule")));
     let is_wider = before == "--to-destination" && word.contains('-');
     // What a comment says, how long to wait, and where a lone rule is inserted.
