@@ -69,6 +69,7 @@ pub fn service_of_file(name: &str) -> Option<&str> {
 /// The project's name that a Compose file gives, when it is a plain word.
 #[must_use]
 pub fn project_of_file(text: &str) -> Option<&str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let line = text.lines().rev().find_map(|line| line.strip_prefix("name:"))?;
     let value = line.split(" #").next().unwrap_or_default().trim().trim_matches(['"', '\'']);
     is_service_name(value).then_some(value)
@@ -181,6 +182,7 @@ mod tests {
         for other in ["services:\n  name: x\n", "name: ${X}\n", "name:\n"] {
             assert_eq!(project_of_file(other), None, "{other}");
         }
+        assert_eq!(project_of_file("\u{feff}name: photos\r\nservices: {}\r\n"), Some("photos"));
         assert_eq!(project_of_folder("_My.Photos 2"), "myphotos2");
     }
 
