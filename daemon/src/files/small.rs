@@ -102,6 +102,19 @@ mod tests {
     }
 
     #[test]
+    fn a_link_left_in_the_way_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let victim = folder.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        for name in ["state", "state.new"] {
+            std::os::unix::fs::symlink(&victim, folder.path().join(name)).unwrap();
+        }
+        replace(&folder.path().join("state"), b"new").unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        assert_eq!(read(&folder.path().join("state")).unwrap().unwrap(), b"new");
+    }
+
+    #[test]
     fn a_link_is_not_read_and_a_pipe_is_not_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let (link, pipe) = (folder.path().join("link"), folder.path().join("pipe"));
