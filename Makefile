@@ -56,6 +56,7 @@ lint: ## Check format, words, lints, documentation and dependencies.
 	$(CARGO) fmt --all --check --manifest-path benches/paths/Cargo.toml
 	$(CARGO) fmt --check --manifest-path benches/paths/Cargo.toml
 	scripts/words
+	scripts/columns
 	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
 	cd tests/sim && $(CARGO) clippy --all-targets -- -D warnings
 	cd benches/paths && $(CARGO) clippy -- -D warnings

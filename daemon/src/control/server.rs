@@ -226,8 +226,9 @@ async fn reply_to<A: Answer>(line: &[u8], may_write: bool, answer: &A) -> Outcom
 /// Reads a request; one without arguments may have no further field either, which serde does not see. What is null counts
 /// as left out.
 fn parse<R: DeserializeOwned + Serialize>(line: &[u8]) -> serde_json::Result<R> {
+    // From the text, which may have a field twice; a `Value` keeps the last one.
+    let request = serde_json::from_slice(line)?;
     let given: Value = serde_json::from_slice(line)?;
-    let request = R::deserialize(&given)?;
     let known = serde_json::to_value(&request)?;
     let fields = given.as_object().into_iter().flatten();
     match fields.filter(|(_, value)| !value.is_null()).find(|(key, _)| known.get(key).is_none()) {
@@ -336,6 +337,7 @@ mod tests {
             assert_eq!(error, Some(format!("unknown field `{further}`")));
         }
         assert!(parse::<Request>(b"{\"command\":\"status\"}").is_ok());
+        assert!(parse::<Request>(b"{\"command\":\"status\",\"command\":\"status\"}").is_err());
     }
 
     #[test]
