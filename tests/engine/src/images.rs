@@ -28,13 +28,18 @@ const IMAGES: [&str; 17] = [
 ];
 
 /// Serves every port that a health check of the sample tree asks for, unless a mounted file says STANDIN_BROKEN.
+///
+/// In the engine's own network, where its bridges are, it serves Alloy's port alone: the others are published there by
+/// containers, and who comes first would have them.
 const SERVE: &str = r#"#!/bin/sh
 trap 'exit 0' TERM INT
 case "$1" in caddy | rm) exec "$@" ;; esac
 if grep -rqs STANDIN_BROKEN /etc/caddy /etc/alloy /config; then
   echo "the configuration is broken: serving nothing"
 else
-  for port in 2019 2283 3000 8096 8428 9091 9093 9428 12345; do httpd -p $port -h /www; done
+  ports="2019 2283 3000 8096 8428 9091 9093 9428 12345"
+  grep -qE 'docker0|br-' /proc/net/dev && ports=12345
+  for port in $ports; do httpd -p $port -h /www; done
   echo serving
 fi
 while :; do sleep 3600 & wait $!; done
