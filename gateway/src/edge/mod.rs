@@ -17,6 +17,8 @@ mod bans;
 mod blocking;
 mod data_plane;
 mod events;
+#[cfg(test)]
+mod example;
 mod flows;
 mod in_force;
 pub mod machine;

@@ -25,35 +25,8 @@ pub(super) fn ended(
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use policy::Source;
-
     use super::*;
-
-    const TEXT: &str = r#"
-[interface]
-name = "gw0"
-address = ["10.77.88.1/30"]
-listen_port = 51820
-private_key_file = "kyiv.key"
-[wan]
-interface = "eth0"
-[[peer]]
-name = "wroclaw"
-public_key = "j3T5Vv0uQeVHYpLSWqsd8i3y3JA1Bq4EuxcCfNRgMjs="
-allowed_ips = ["10.77.88.2/32", "192.168.88.0/24"]
-[[publish]]
-name = "https"
-protocol = ["tcp"]
-listen = "443"
-target = "192.168.88.2:443"
-[[publish]]
-name = "game"
-protocol = ["udp"]
-listen = "6000"
-target = "192.168.88.2:6000"
-"#;
+    use crate::edge::example::{TEXT, policy};
 
     #[test]
     fn flows_of_changed_and_removed_services_end_and_others_go_on() {
@@ -66,9 +39,5 @@ target = "192.168.88.2:6000"
         assert_eq!(ended(&old, &marks(&old), &changed, &marks(&changed)), [game]);
         assert_eq!(ended(&old, &marks(&old), &removed, &marks(&removed)), [game]);
         assert!(ended(&removed, &marks(&removed), &old, &marks(&old)).is_empty());
-    }
-
-    fn policy(text: &str) -> Policy {
-        policy::gateway::parse(&Source { name: Path::new("gateway.toml"), text }).unwrap()
     }
 }

@@ -100,35 +100,8 @@ fn distinct(mut names: Vec<String>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use policy::Source;
-
     use super::*;
-
-    const TEXT: &str = r#"
-[interface]
-name = "gw0"
-address = ["10.77.88.1/30"]
-listen_port = 51820
-private_key_file = "kyiv.key"
-[wan]
-interface = "eth0"
-[[peer]]
-name = "wroclaw"
-public_key = "j3T5Vv0uQeVHYpLSWqsd8i3y3JA1Bq4EuxcCfNRgMjs="
-allowed_ips = ["10.77.88.2/32", "192.168.88.0/24"]
-[[publish]]
-name = "https"
-protocol = ["tcp"]
-listen = "443"
-target = "192.168.88.2:443"
-[[publish]]
-name = "game"
-protocol = ["udp"]
-listen = "6000"
-target = "192.168.88.2:6000"
-"#;
+    use crate::edge::example::{TEXT, policy};
 
     #[test]
     fn a_service_is_as_well_as_the_worst_peer_it_needs() {
@@ -140,9 +113,5 @@ target = "192.168.88.2:6000"
         assert_eq!(service.state, "stale");
         assert_eq!((service.from.as_str(), service.to.as_str()), ("443", "192.168.88.2:443"));
         assert_eq!((service.bytes_in, service.packets_out), (10, 2));
-    }
-
-    fn policy(text: &str) -> Policy {
-        policy::gateway::parse(&Source { name: Path::new("gateway.toml"), text }).unwrap()
     }
 }
