@@ -3,27 +3,18 @@
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)] // A scenario that cannot go on stops.
 
+mod site;
+#[path = "../support/mod.rs"]
 mod support;
+mod trees;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use support::{Said, Tree, alone, executable, link, privileged};
-
-const COMPOSE: &str = "services:\n  caddy:\n    image: caddy:2\n    environment: [\"MAIL={{MAIL_ADDRESS}}\", \"OWN={{PORTS}}\"]\n";
-
-/// Answers as Compose 2.40 does, refuses a project that says REFUSED, and has no engine behind it.
-const FAKE_DOCKER: &str = r#"#!/bin/sh
-case "$*" in
-  "compose version --short") echo 2.40.3 ;;
-  compose*config*json*)
-    for word in "$@"; do case $word in *.yaml) grep -qs REFUSED "$word" && { echo "services.caddy is refused" >&2; exit 1; } ;; esac; done
-    echo '{"services":{"caddy":{"image":"caddy:2"}}}' ;;
-  *) echo "Cannot connect to the Docker daemon at unix:///nowhere/docker.sock" >&2; exit 1 ;;
-esac
-"#;
+use site::{COMPOSE, FAKE_DOCKER, Site};
+use support::{Said, alone, executable, link, privileged};
 
 #[test]
 fn missing_variables_are_all_named_at_once_and_nothing_is_written() {
@@ -92,98 +83,6 @@ fn an_open_env_file_of_another_user_is_refused() {
     fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("opened");
     let said = site.run_unprivileged(&["render", "--check"]).expect(5);
     assert!(said.err.contains("has mode 0644") && said.err.contains("chmod 600"), "{}", said.err);
-}
-
-#[test]
-fn files_that_end_in_yml_and_folders_are_services_too() {
-    let site = Site::new();
-    fs::rename(site.path("_base/caddy.yaml"), site.path("_base/caddy.yml")).expect("renamed");
-    fs::rename(site.path("wroclaw/caddy.yaml"), site.path("wroclaw/caddy.yml")).expect("renamed");
-    site.tree.write("wroclaw/immich/docker-compose.yml", "\u{feff}name: photos\r\nservices: {}\r\n");
-    site.tree.write("wroclaw/immich/docker-compose.override.yml", "services: {}\n");
-    site.tree.write("wroclaw/prometheus.yml", "scrape_configs: []\n");
-    let said = site.run(&["print-command", "--json"]).expect(0).json();
-    let commands: Vec<&str> =
-        said["commands"].as_array().expect("rows").iter().filter_map(|row| row["command"].as_str()).collect();
-    let [caddy, immich] = commands.as_slice() else { panic!("{said}") };
-    assert!(caddy.contains("/_base ") && caddy.contains("/wroclaw/caddy.yml"), "{caddy}");
-    assert!(immich.contains("--project-name photos ") && immich.contains("override.yml"), "{immich}");
-    assert!(immich.starts_with(&format!("cd {}", site.path("wroclaw/immich").display())), "{immich}");
-    site.tree.write("wroclaw/caddy.yaml", "services: {}\n");
-    let said = site.run(&["status"]).expect(4);
-    assert!(said.err.contains("are both the same service"), "{}", said.err);
-}
-
-#[test]
-fn a_tree_of_folders_needs_no_location() {
-    let site = Site::new();
-    let root = site.dir.path().canonicalize().expect("there").join("flat");
-    let tree = Tree::of(
-        &root,
-        &[
-            ("caddy/compose.yaml", "services: {}\n"),
-            ("caddy/.env", "TAG=1\n"),
-            ("emby/compose.yml", "services: {}\n"),
-            ("notes/x.txt", ""),
-        ],
-    );
-    for place in ["", "caddy"] {
-        let said = alone(&tree, place, Some(&site.bin()), &["print-command"]).expect(0);
-        assert_eq!(said.out.lines().count(), 2, "{}", said.out);
-        assert!(said.out.contains("--project-name caddy ") && said.out.contains("emby/compose.yml"));
-    }
-    let lone = Tree::of(&site.dir.path().join("lone"), &[("x/y.txt", "")]);
-    assert!(alone(&lone, "", Some(&site.bin()), &["status"]).expect(2).err.contains("no tree at or above"));
-}
-
-#[test]
-fn a_location_without_services_says_what_is_not_used_and_how_to_arrange_it() {
-    let site = Site::new();
-    site.tree.write("kyiv/.env.user", "");
-    site.tree.write("kyiv/old/stack.yml", "services: {}\n");
-    for verb in ["setup", "all-up", "status", "adopt"] {
-        let said = alone(&site.tree, "kyiv", Some(&site.bin()), &[verb]).expect(4);
-        assert!(
-            said.err.contains("kyiv has no services: each is kyiv/SERVICE.yaml (or .yml)"),
-            "{}",
-            said.err
-        );
-        let line =
-            "kyiv/old/stack.yml looks like a Compose file and is not used: a service is kyiv/SERVICE.yaml";
-        assert!(said.err.contains(line), "{}", said.err);
-    }
-    site.tree.write("_base/emby.yml", "services: {}\n");
-    let said = site.run(&["adopt"]).expect(0);
-    assert!(said.out.contains("_base/emby.yml looks like a Compose file and is not used"), "{}", said.out);
-    assert!(said.out.contains("add wroclaw/emby.yml, or [place] wroclaw = [\"emby\"]"), "{}", said.out);
-}
-
-#[test]
-fn two_services_of_one_project_are_refused() {
-    let site = Site::new();
-    site.tree.write("wroclaw/emby.yaml", "name: caddy\nservices: {}\n");
-    let said = site.run(&["status"]).expect(4);
-    assert!(said.err.contains("caddy and emby are both the Compose project caddy"), "{}", said.err);
-    site.tree.write("stack.toml", "[project]\nemby = \"media\"\n");
-    assert!(site.run(&["print-command"]).expect(0).out.contains("--project-name media"));
-}
-
-#[test]
-fn where_no_stack_toml_exists_setup_offers_the_one_it_would_write() {
-    let site = Site::new();
-    site.tree.write("wroclaw/caddy/a.conf.tmpl", "{{SESSION_SECRET}} {{ADMIN_PASSWORD}}\n");
-    let before = site.tree.fingerprint();
-    let said = site.run(&["setup"]).expect(4);
-    assert!(said.err.contains("how ADMIN_PASSWORD, SESSION_SECRET are made"), "{}", said.err);
-    assert!(
-        said.err.contains("[secrets.caddy]\nADMIN_PASSWORD = { kind = \"password\", length = 24 }"),
-        "{}",
-        said.err
-    );
-    site.unchanged_since(&before);
-    site.run(&["adopt"]).expect(10);
-    site.run(&["setup"]).expect(0);
-    assert!(site.tree.read("wroclaw/.env.generated").contains("SESSION_SECRET="));
 }
 
 #[test]
@@ -554,69 +453,6 @@ fn a_placed_service_needs_no_override_and_its_project_lies_in_base() {
     let copy = site.path("kyiv/.stack/services/caddy/compose-0.yaml").display().to_string();
     assert!(argv.windows(2).any(|pair| pair == ["--project-directory", base.as_str()]), "{argv:?}");
     assert!(argv.windows(2).any(|pair| pair == ["--file", copy.as_str()]), "{argv:?}");
-}
-
-/// A tree with one service and a stand-in for docker.
-struct Site {
-    dir: tempfile::TempDir,
-    tree: Tree,
-}
-
-impl Site {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().expect("a folder");
-        fs::create_dir_all(dir.path().join("bin")).expect("made");
-        executable(&dir.path().join("bin/docker"), FAKE_DOCKER);
-        let tree = Tree::of(
-            &dir.path().canonicalize().expect("there").join("tree"),
-            &[
-                ("_base/caddy.yaml", COMPOSE),
-                ("wroclaw/caddy.yaml", "services: {}\n"),
-                ("wroclaw/.env.user", "MAIL_ADDRESS=me@example.com\n"),
-            ],
-        );
-        Self { dir, tree }
-    }
-
-    fn bin(&self) -> PathBuf {
-        self.dir.path().join("bin")
-    }
-
-    fn path(&self, below: &str) -> PathBuf {
-        self.tree.root.join(below)
-    }
-
-    fn run(&self, words: &[&str]) -> Said {
-        alone(&self.tree, "wroclaw", Some(&self.bin()), words)
-    }
-
-    fn run_unprivileged(&self, words: &[&str]) -> Said {
-        let copy = self.dir.path().join("bin/stackctl");
-        fs::copy(support::STACKCTL, &copy).expect("copied");
-        let output = Command::new("setpriv")
-            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
-            .arg(copy)
-            .args(words)
-            .current_dir(self.path("wroclaw"))
-            .output();
-        Said::of(&output.expect("setpriv runs"))
-    }
-
-    fn git(&self, words: &[&str]) {
-        let status = Command::new("git").args(words).current_dir(&self.tree.root).status();
-        assert!(status.expect("git runs").success(), "{words:?}");
-    }
-
-    /// Nothing but the lock and the hash key may have come.
-    fn unchanged_since(&self, before: &std::collections::BTreeMap<PathBuf, (u32, Vec<u8>)>) {
-        let mut now = self.tree.fingerprint();
-        now.retain(|path, _| !path.ends_with(".stack/lock") && !path.ends_with(".stack/hash.key"));
-        let names = |map: &std::collections::BTreeMap<PathBuf, (u32, Vec<u8>)>| {
-            map.keys().cloned().collect::<Vec<_>>()
-        };
-        assert_eq!(names(&now), names(before));
-        assert!(now == *before, "a file changed");
-    }
 }
 
 fn open_to_all(dir: &Path) {
