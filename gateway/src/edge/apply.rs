@@ -177,7 +177,7 @@ fn log_changes(changes: &[Change]) {
             "key" if change.line.starts_with("~ private key:") => {
                 tracing::warn!("{}", change.line.trim_start_matches("~ "));
             }
-            "device" | "guard" | "key" | "list" | "log" | "metrics" | "offload" | "reload" => {
+            "device" | "guard" | "key" | "link" | "list" | "log" | "metrics" | "offload" | "reload" => {
                 tracing::info!("{change}")
             }
             _ => {}

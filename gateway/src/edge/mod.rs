@@ -21,6 +21,7 @@ mod events;
 mod example;
 mod flows;
 mod in_force;
+mod link_port;
 pub mod machine;
 mod meter;
 mod pages;
