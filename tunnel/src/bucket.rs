@@ -1,10 +1,10 @@
-//! A token bucket for replies that unauthenticated sources can cause.
+//! A token bucket: how often another end may cause something.
 
 use std::time::Duration;
 
-use tunnel::time::Instant;
+use crate::time::Instant;
 
-/// Lets `rate` replies per second through, and bursts of `burst`.
+/// Lets `rate` events per second through, and bursts of `burst`.
 #[derive(Debug)]
 pub struct Bucket {
     interval: Duration,
@@ -21,7 +21,7 @@ impl Bucket {
         Self { interval, depth: interval * burst.max(1), full_at: Instant::default() }
     }
 
-    /// Whether one more reply may be sent now.
+    /// Whether one more may happen now; it then has.
     pub fn take(&mut self, now: Instant) -> bool {
         let from = self.full_at.max(now);
         if from.since(now) + self.interval > self.depth {
@@ -29,6 +29,13 @@ impl Bucket {
         }
         self.full_at = from.after(self.interval);
         true
+    }
+
+    /// When [`take`](Self::take) succeeds next; not later than now when it would now.
+    #[must_use]
+    pub const fn ready_at(&self) -> Instant {
+        let full = self.full_at.since_boot();
+        Instant::from_boot(full.saturating_sub(self.depth.saturating_sub(self.interval)))
     }
 }
 
@@ -44,5 +51,17 @@ mod tests {
         let later = start.after(Duration::from_secs(1));
         let passed = (0..1000).filter(|n| bucket.take(later.after(Duration::from_millis(*n)))).count();
         assert!((14..=15).contains(&passed), "{passed}");
+    }
+
+    #[test]
+    fn an_empty_bucket_knows_when_the_next_may_happen() {
+        let mut bucket = Bucket::new(10, 2);
+        let start = Instant::from_boot(Duration::from_secs(100));
+        assert!(bucket.ready_at() <= start);
+        assert!(bucket.take(start) && bucket.ready_at() <= start);
+        assert!(bucket.take(start));
+        assert_eq!(bucket.ready_at(), start.after(Duration::from_millis(100)));
+        assert!(!bucket.take(start.after(Duration::from_millis(99))));
+        assert!(bucket.take(bucket.ready_at()));
     }
 }
