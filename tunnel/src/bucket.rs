@@ -17,8 +17,14 @@ impl Bucket {
     /// A full bucket; `rate` is at least 1.
     #[must_use]
     pub fn new(rate: u32, burst: u32) -> Self {
-        let interval = Duration::from_secs(1) / rate.max(1);
-        Self { interval, depth: interval * burst.max(1), full_at: Instant::default() }
+        Self::every(Duration::from_secs(1) / rate.max(1), burst)
+    }
+
+    /// A full bucket that lets one event through per `interval`.
+    #[must_use]
+    pub const fn every(interval: Duration, burst: u32) -> Self {
+        let burst = if burst == 0 { 1 } else { burst };
+        Self { interval, depth: interval.saturating_mul(burst), full_at: Instant::from_boot(Duration::ZERO) }
     }
 
     /// Whether one more may happen now; it then has.

@@ -3,9 +3,13 @@
 //! Pure: bytes, values and points in time in; bytes and values out. Each role has the sockets in its own crate.
 //!
 //! - [`frame`]: lengths in front of messages. [`message`]: the messages. [`hello`]: the proof that both ends hold their key.
-//! - [`session`]: one link, as the end in either role sees it.
+//! - [`session`]: one link, as the end in either role sees it. [`links`]: all of an edge.
+//! - [`health`]: services as they are reported and kept. [`remote`]: what an end knows of the other, and shows.
 
 pub mod frame;
+pub mod health;
 pub mod hello;
+pub mod links;
 pub mod message;
+pub mod remote;
 pub mod session;
