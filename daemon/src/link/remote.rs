@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tunnel::time::Instant;
 
 use super::health::Table;
 use super::message::{Bytes, LONGEST_NOTICE, Notice};
 use super::session::{Ended, Event, Far};
+use super::shown::{Link, ServiceShown};
 
 /// How long after a notice the next one counts: an end cannot announce its stop again and again.
 const NOTICE_EVERY: Duration = Duration::from_secs(3600);
@@ -117,6 +117,12 @@ impl Remote {
         self.up.as_ref()
     }
 
+    /// Why there is no link, as far as that is something to be fixed.
+    #[must_use]
+    pub const fn fault(&self) -> Option<Ended> {
+        self.fault
+    }
+
     /// Whether two machines hold its key, as far as was seen within ten minutes.
     #[must_use]
     pub fn has_shared_key(&self, now: Instant) -> bool {
@@ -130,13 +136,6 @@ impl Remote {
             return None;
         }
         let about = self.up.as_ref().map(|far| &far.about);
-        let service = |service: super::message::Service| ServiceShown {
-            name: service.name.to_string(),
-            state: service.state.label().to_owned(),
-            seconds: service.seconds,
-            reason: service.reason.map(|reason| reason.label().to_owned()),
-            evidence: service.evidence.map(|evidence| evidence.as_str().to_owned()),
-        };
         Some(Link {
             up: self.up.is_some(),
             seconds: self.was_up.then(|| now.since(self.since).as_secs()),
@@ -147,49 +146,9 @@ impl Remote {
             rx_bytes: self.bytes.0,
             tx_bytes: self.bytes.1,
             back_within_seconds: self.back_by.filter(|at| *at > now).map(|at| at.since(now).as_secs()),
-            services: self.health.services(now).map(service).collect(),
+            services: self.health.services(now).map(ServiceShown::from).collect(),
         })
     }
-}
-
-/// A link as both ends show it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Link {
-    /// Whether it is up.
-    pub up: bool,
-    /// For how long it has been up or down; `None` when it never was up.
-    pub seconds: Option<u64>,
-    /// Why it is down.
-    pub reason: Option<String>,
-    /// The other end's machine, while it is up.
-    pub name: Option<String>,
-    /// The other end's version, while it is up.
-    pub version: Option<String>,
-    /// The schema of the messages, while it is up.
-    pub schema: Option<u32>,
-    /// Bytes received over it.
-    pub rx_bytes: u64,
-    /// Bytes sent over it.
-    pub tx_bytes: u64,
-    /// Within how long the other end announced to be back.
-    pub back_within_seconds: Option<u64>,
-    /// The other end's services, as it reported them; the edge alone receives them.
-    pub services: Vec<ServiceShown>,
-}
-
-/// A service of the other end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceShown {
-    /// Its name in the other end's configuration.
-    pub name: String,
-    /// `up`, `failing` or `unknown`.
-    pub state: String,
-    /// For how long, in seconds.
-    pub seconds: u64,
-    /// Why it is failing.
-    pub reason: Option<String>,
-    /// What the other end saw; its text, to be shown in quotes.
-    pub evidence: Option<String>,
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub const MAX_PER_PEER: usize = 4;
 /// Memory of all links.
 pub const MAX_HELD: usize = 8 << 20;
 /// What a connection takes outside its session, in the kernel and in its task.
-const CONNECTION: usize = 4 << 10;
+const CONNECTION: usize = 8 << 10;
 /// New connections of one peer: one in this time, and so many at once.
 const ACCEPT_PACE: (Duration, u32) = (Duration::from_secs(1), 8);
 /// Reports about one peer: one in this time, and so many at once; an hour has at most twice as many.
@@ -298,13 +298,15 @@ impl Links {
         self.changes.pop_front()
     }
 
-    /// Announces something on every link.
-    pub fn announce(&mut self, now: Instant, notice: Notice) {
+    /// Announces on every link that this end stops, and ends it; no connection is taken any more.
+    pub fn stop(&mut self, now: Instant, back_within: Duration) {
+        let seconds = u32::try_from(back_within.as_secs()).unwrap_or(u32::MAX);
         for (id, connection) in &mut self.connections {
-            if connection.session.send_notice(now, notice) {
-                self.touched.push(*id);
-            }
+            connection.session.send_notice(now, Notice::Stopping { seconds });
+            connection.session.finish(Ended::Stopping);
+            self.touched.push(*id);
         }
+        self.addresses.clear();
     }
 
     /// What is known of each peer.

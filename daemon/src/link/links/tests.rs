@@ -186,15 +186,17 @@ fn what_origins_report_counts_as_memory_and_ends_with_their_link() {
 }
 
 #[test]
-fn a_notice_of_the_edge_reaches_every_open_link() {
+fn an_edge_that_stops_announces_it_on_every_open_link_and_takes_no_other() {
     let mut links = edge(2);
     let mut open = connect(&mut links, at(0), 0, 1);
     let unproven = links.accept(at(0), address(1), [1; 32]).unwrap();
-    let before = links.poll_output(unproven).len();
-    links.announce(at(1), Notice::Stopping { seconds: 30 });
-    assert_eq!(links.poll_output(unproven).len(), before);
+    links.stop(at(1), Duration::from_secs(30));
+    assert!(links.is_over(unproven) && !links.is_over(open.id));
+    assert!(links.take_touched().contains(&open.id));
     run(&mut links, at(1), &mut open);
     assert_eq!(open.session.poll_event(), Some(Event::Notice(Notice::Stopping { seconds: 30 })));
+    assert!(links.is_over(open.id));
+    assert_eq!(links.accept(at(1), address(0), [1; 32]), Err(Refused::NotAPeer));
 }
 
 #[test]

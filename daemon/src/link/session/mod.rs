@@ -139,6 +139,8 @@ pub struct Session {
     heard: Instant,
     is_pinged: bool,
     next_id: u32,
+    /// Why it ends once everything was sent.
+    finishing: Option<Ended>,
 }
 
 impl Session {
@@ -159,6 +161,7 @@ impl Session {
             heard: now,
             is_pinged: false,
             next_id: 0,
+            finishing: None,
         };
         session.queue(now, &Message::Nonce(own));
         session
@@ -233,11 +236,20 @@ impl Session {
     /// So many bytes of [`poll_output`](Self::poll_output) were sent.
     pub fn handle_sent(&mut self, now: Instant, count: usize) {
         self.output.advance(now, count);
+        if let Some(reason) = self.finishing.filter(|_| self.output.pending().is_empty()) {
+            self.close(reason);
+        }
     }
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front().map(|(_, event)| event)
+    }
+
+    /// Whether there is room for a message of any length now.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.is_open() && self.output.pending().len() <= READ_BELOW
     }
 
     /// Reports services to the other end; `false` while it is not known, and once the link is over.
@@ -248,6 +260,15 @@ impl Session {
     /// Announces something to the other end; `false` as for [`send_health`](Self::send_health).
     pub fn send_notice(&mut self, now: Instant, notice: Notice) -> bool {
         self.send(now, &Message::Notice(notice))
+    }
+
+    /// Ends it for a reason of its owner's once what waits was sent; at once when the other end is not known.
+    pub fn finish(&mut self, reason: Ended) {
+        if self.is_open() && !self.output.pending().is_empty() {
+            self.finishing = Some(reason);
+        } else {
+            self.close(reason);
+        }
     }
 
     /// Ends it for a reason of its owner's.

@@ -37,6 +37,20 @@ fn health_and_notices_arrive_as_they_were_sent() {
 }
 
 #[test]
+fn a_link_that_is_finished_ends_when_the_last_message_was_sent() {
+    let (mut origin, mut edge) = opened();
+    origin.send_notice(at(1), Notice::Stopping { seconds: 60 });
+    origin.finish(Ended::Stopping);
+    assert!(origin.is_open());
+    exchange(at(1), &mut origin, &mut edge);
+    assert_eq!(edge.poll_event(), Some(Event::Notice(Notice::Stopping { seconds: 60 })));
+    assert_eq!(origin.poll_event(), Some(Event::Closed(Ended::Stopping)));
+    let (mut unknown, _) = pair();
+    unknown.finish(Ended::Stopping);
+    assert!(unknown.is_closed(), "an end that is not known is not waited for");
+}
+
+#[test]
 fn nothing_can_be_sent_before_the_other_end_is_known_or_after_the_end() {
     let (mut origin, _) = pair();
     assert!(!origin.send_health(at(0), Health::default()));

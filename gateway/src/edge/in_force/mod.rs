@@ -120,6 +120,11 @@ impl InForce {
         (found != self.mtu() && self.refused_mtu != Some(found)).then_some(found)
     }
 
+    /// The sockets of the link that the daemon owns, as the rules know them.
+    pub(super) const fn link(&self) -> &Vec<SocketAddr> {
+        &self.link
+    }
+
     /// Notes which sockets of the link the daemon owns.
     pub(super) fn set_link(&mut self, sockets: Vec<SocketAddr>) {
         self.link = sockets;
