@@ -20,7 +20,7 @@ fn two_files_that_fit_give_no_finding() {
 }
 
 #[test]
-fn a_publish_needs_an_service() {
+fn a_publish_needs_a_service() {
     let forwarder = FORWARDER.replace("192.168.88.2:443", "192.168.88.2:444");
 
     assert_eq!(
@@ -45,7 +45,7 @@ fn a_reach_needs_an_allow_and_an_allow_a_reach() {
 }
 
 #[test]
-fn an_allow_into_the_tunnel_needs_an_service() {
+fn an_allow_into_the_tunnel_needs_a_service() {
     let forwarder = FORWARDER.replace(":8428\"\nupstream", ":8429\"\nupstream");
 
     assert_eq!(
