@@ -28,6 +28,10 @@ fn both_ends_show_the_link_and_the_edge_knows_soon_which_service_fails() -> Resu
         let shown = site.gatewayctl(&["peers"])?.run()?;
         ensure!(shown.contains("  link: up for "), "{shown}");
         ensure!(site.gatewayctl(&["status"])?.run()?.contains("links: 1 up"), "status does not count it");
+        let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();
+        let status = site.forwarder_command(&["status", "--socket", &socket])?.output()?;
+        let status = String::from_utf8_lossy(&status.stdout).into_owned();
+        ensure!(status.contains("kyiv: link: up for "), "{status}");
         let metrics = metrics(&site.edge, 9586)?;
         ensure!(metrics.contains("gateway_link_up{peer=\"wroclaw\"} 1"), "{metrics}");
         ensure!(metrics.contains("gateway_link_bytes_total{direction=\"rx\",peer=\"wroclaw\"}"), "{metrics}");
