@@ -351,12 +351,6 @@ impl Peers {
         self.peers.iter().filter(|peer| peer.is_up()).count()
     }
 
-    /// How many links are up.
-    #[must_use]
-    pub fn links_up(&self) -> usize {
-        self.peers.iter().filter(|peer| peer.link.as_ref().is_some_and(|link| link.up)).count()
-    }
-
     /// For people: this machine's side above the peers that share it.
     #[must_use]
     pub fn text(&self, style: Style) -> String {

@@ -60,7 +60,8 @@ impl From<Service> for ServiceShown {
 
 impl Link {
     /// For people: the link, and the other end's services that are failing.
-    pub(crate) fn lines(&self) -> Vec<String> {
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![self.line()];
         if !self.services.is_empty() {
             let count = |state: State| self.services.iter().filter(|it| it.state == state.label()).count();

@@ -49,6 +49,11 @@ pub(super) fn status(report: &Report) -> String {
         report.pending_dials,
         bytes(report.buffer_bytes)
     );
+    for (peer, link) in report.peers.iter().filter_map(|peer| Some((&peer.name, peer.link.as_ref()?))) {
+        for line in link.lines() {
+            let _ = writeln!(text, "{peer}: {line}");
+        }
+    }
     for problem in &report.problems {
         let _ = writeln!(text, "problem: {problem}");
     }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tunnel::time::Instant;
 
 use super::Links;
-use crate::control::{EdgeView, problems};
+use crate::control::EdgeView;
 
 /// Parts of a report that may wait; beyond it everything is reported again.
 const MAX_WAITING: usize = 64;
@@ -133,7 +133,8 @@ fn log(view: &EdgeView, change: &Change, is_known: bool) {
         }
         Change::Refused(reason) => tracing::debug!(%peer, reason = reason.label(), "no link so far"),
         Change::Stopping => tracing::info!(%peer, "the edge announced that it stops"),
-        Change::SharedKey => tracing::warn!("{}", problems::shared_key(peer)),
+        // Shown as a problem; sessions that alternate are what is warned of.
+        Change::SharedKey => tracing::info!(%peer, "two machines with the edge's key have links in turn"),
     }
 }
 
