@@ -10,6 +10,7 @@
 //! - [`endpoint_name`]: names of peers, each of their addresses tried in turn.
 //! - [`peers`] and [`text`]: peers as JSON and as text, the same at both ends.
 //! - [`metrics`]: the page with its listeners, and what both ends show on it.
+//! - [`health`]: whether a service works, hop by hop, the same model at both ends.
 //! - [`life`]: systemd, signals, and the watched configuration file.
 //! - [`link`]: the control channel between the two ends, without its sockets.
 //!
@@ -26,6 +27,7 @@ pub mod control;
 pub mod endpoint_name;
 pub mod exit;
 pub mod files;
+pub mod health;
 pub mod life;
 pub mod link;
 pub mod log;

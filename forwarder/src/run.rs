@@ -140,6 +140,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         is_stopping: AtomicBool::new(false),
         not_taken: Mutex::default(),
         link_refusals: Mutex::default(),
+        since: Mutex::default(),
     });
     let (inbox, commands) = Inbox::new().map_err(system)?;
     let targets = link::targets(&loaded);

@@ -339,6 +339,10 @@ impl<'r> Value<'r> {
         Some(Table::new(self.reader, title, offset, entries))
     }
 
+    pub(crate) fn is_table(self) -> bool {
+        matches!(self.value.get_ref(), DeValue::Table(_))
+    }
+
     pub(crate) fn warn(self, message: String) {
         self.reader.warn_at(self.at(), message);
     }

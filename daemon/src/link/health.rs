@@ -6,7 +6,7 @@ use std::time::Duration;
 use policy::Name;
 use tunnel::time::Instant;
 
-use super::message::{Evidence, Health, Reason, Service, State};
+use super::message::{Evidence, Health, Matches, Reason, Service, State};
 
 /// How often everything is reported again although nothing changed.
 pub const DIGEST_EVERY: Duration = Duration::from_secs(300);
@@ -26,6 +26,10 @@ pub struct Seen {
     pub reason: Option<Reason>,
     /// What was seen.
     pub evidence: Option<Evidence>,
+    /// What it takes.
+    pub matches: Matches,
+    /// The peers through which it is reached; it is reported to them alone.
+    pub peers: Vec<Name>,
 }
 
 /// Knows since when each service is as it is, and what is new.
@@ -35,7 +39,8 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Takes how the services are now; returns what is to be reported: those that changed, or all when one came or went.
+    /// Takes how the services are now; returns what is to be reported: those that changed, or all when one came or went, for
+    /// a peer or altogether. Each peer is sent what [`Self::part_of`] leaves of it.
     pub fn handle_look(&mut self, now: Instant, seen: Vec<Seen>) -> Vec<Health> {
         let before = std::mem::take(&mut self.services);
         let mut changed = Vec::new();
@@ -47,7 +52,20 @@ impl Reporter {
             }
             self.services.insert(new.name.clone(), (new, since));
         }
-        if before.keys().eq(self.services.keys()) { parts(&changed, false) } else { self.digest(now) }
+        let places = |known: &BTreeMap<Name, (Seen, Instant)>| -> Vec<_> {
+            known.iter().map(|(name, (seen, _))| (name.clone(), seen.peers.clone())).collect()
+        };
+        if places(&before) == places(&self.services) { parts(&changed, false) } else { self.digest(now) }
+    }
+
+    /// A report without the services that are not reached through this peer; `None` when nothing is left to be said.
+    #[must_use]
+    pub fn part_of(&self, peer: &Name, mut report: Health) -> Option<Health> {
+        let is_its = |service: &Service| {
+            self.services.get(&service.name).is_some_and(|(seen, _)| seen.peers.contains(peer))
+        };
+        report.services.retain(is_its);
+        (!report.services.is_empty() || report.begins || report.ends).then_some(report)
     }
 
     /// All services, in as many messages as they need.
@@ -64,6 +82,7 @@ fn as_sent(now: Instant, (seen, since): &(Seen, Instant)) -> Service {
         seconds: now.since(*since).as_secs(),
         reason: seen.reason,
         evidence: seen.evidence.clone(),
+        matches: Some(seen.matches.clone()),
     }
 }
 
@@ -80,10 +99,21 @@ fn parts(services: &[Service], is_digest: bool) -> Vec<Health> {
     parts
 }
 
+/// What the other end reported, as of one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// Its services.
+    pub services: Vec<Service>,
+    /// Whether these are all.
+    pub is_whole: bool,
+}
+
 /// The services of the other end, as it last reported them.
 #[derive(Debug, Default)]
 pub struct Table {
     services: BTreeMap<Name, Kept>,
+    /// Whether a whole digest came.
+    has_digest: bool,
 }
 
 /// A service as it was reported.
@@ -108,6 +138,7 @@ impl Table {
             }
         }
         if health.ends {
+            self.has_digest = true;
             self.services.retain(|_, kept| kept.is_confirmed);
         }
     }
@@ -118,6 +149,12 @@ impl Table {
             let seconds = kept.service.seconds.saturating_add(now.since(kept.at).as_secs());
             Service { seconds, ..kept.service.clone() }
         })
+    }
+
+    /// Whether these are all services of the sender.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.has_digest && self.services.len() < MAX_SERVICES
     }
 
     /// Bytes of memory that it holds, roughly.
@@ -132,7 +169,8 @@ impl Table {
 mod tests {
     use super::*;
     use crate::link::frame::MAX_FRAME;
-    use crate::link::message::Message;
+    use crate::link::message::{Message, Ports};
+    use policy::PortRange;
 
     #[test]
     fn the_first_look_is_reported_whole_and_the_next_only_when_something_changed() {
@@ -190,6 +228,34 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_is_sent_the_services_that_are_reached_through_it_and_no_others() {
+        let (kyiv, oracle) = (Name::new("kyiv").unwrap(), Name::new("oracle").unwrap());
+        let mut reporter = Reporter::default();
+        let both = |peers: Vec<Name>| vec![seen("a", State::Up), Seen { peers, ..seen("b", State::Up) }];
+        let first = reporter.handle_look(at(1), both(vec![oracle.clone()])).remove(0);
+        let names = |part: Option<Health>| -> Vec<String> {
+            part.into_iter().flat_map(|part| part.services).map(|service| service.name.to_string()).collect()
+        };
+        assert_eq!(names(reporter.part_of(&kyiv, first.clone())), ["a"]);
+        assert_eq!(names(reporter.part_of(&oracle, first)), ["b"]);
+        // What is not reached through a peer any more is gone for it: all is reported again.
+        let moved = reporter.handle_look(at(2), both(vec![kyiv.clone()])).remove(0);
+        assert!(moved.begins && moved.ends);
+        let failing = vec![seen("a", State::Failing), Seen { peers: vec![kyiv], ..seen("b", State::Up) }];
+        let changed = reporter.handle_look(at(3), failing).remove(0);
+        assert_eq!(reporter.part_of(&oracle, changed), None);
+    }
+
+    #[test]
+    fn a_table_is_whole_once_a_digest_ended() {
+        let mut table = Table::default();
+        table.handle_report(at(1), Health { services: vec![sent("a", State::Up, 1)], ..Health::default() });
+        assert!(!table.is_whole());
+        table.handle_report(at(1), Health { begins: true, ends: true, services: vec![] });
+        assert!(table.is_whole());
+    }
+
+    #[test]
     fn a_reader_keeps_a_bounded_number_of_services_whatever_comes() {
         let mut table = Table::default();
         for number in 0..2_000 {
@@ -208,6 +274,10 @@ mod tests {
             seconds: u64::MAX,
             reason: Some(Reason::Unreachable),
             evidence: Some(Evidence::of(&"\"".repeat(Evidence::MAX))),
+            matches: Some(Matches {
+                address: Some("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff/128".parse().unwrap()),
+                ..matches()
+            }),
         };
         let mut parts = parts(&vec![longest; PER_MESSAGE], true);
         let message = Message::Health(parts.remove(0));
@@ -217,11 +287,24 @@ mod tests {
     }
 
     fn seen(name: &str, state: State) -> Seen {
-        Seen { name: Name::new(name).unwrap(), state, reason: None, evidence: None }
+        let peers = vec![Name::new("kyiv").unwrap()];
+        Seen {
+            name: Name::new(name).unwrap(),
+            state,
+            reason: None,
+            evidence: None,
+            matches: matches(),
+            peers,
+        }
+    }
+
+    fn matches() -> Matches {
+        Matches { address: None, ports: Ports(PortRange::ALL), tcp: true, udp: true }
     }
 
     fn sent(name: &str, state: State, seconds: u64) -> Service {
-        Service { name: Name::new(name).unwrap(), state, seconds, reason: None, evidence: None }
+        let matches = Some(matches());
+        Service { name: Name::new(name).unwrap(), state, seconds, reason: None, evidence: None, matches }
     }
 
     fn at(seconds: u64) -> Instant {

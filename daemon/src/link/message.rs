@@ -5,11 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use policy::Name;
+use ipnetwork::IpNetwork;
+use policy::{Name, PortRange, Protocol};
 use serde::{Deserialize, Serialize};
 
 /// The version of the messages that this program knows. Both ends use the lower of theirs.
@@ -143,6 +145,56 @@ pub struct Service {
     /// What was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Evidence>,
+    /// What it takes; `None` from a release that does not report it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matches: Option<Matches>,
+}
+
+/// The flows that an entry takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Matches {
+    /// Their destination; `None` for any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpNetwork>,
+    /// Their destination ports.
+    pub ports: Ports,
+    /// Whether it takes TCP.
+    #[serde(default)]
+    pub tcp: bool,
+    /// Whether it takes UDP.
+    #[serde(default)]
+    pub udp: bool,
+}
+
+impl Matches {
+    /// Whether it takes flows of this protocol to this address, on its ports.
+    #[must_use]
+    pub fn takes(&self, protocol: Protocol, address: IpAddr) -> bool {
+        let protocol = match protocol {
+            Protocol::Tcp => self.tcp,
+            Protocol::Udp => self.udp,
+        };
+        protocol && self.address.is_none_or(|prefix| prefix.contains(address))
+    }
+}
+
+/// Ports, the first and the last on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "(u16, u16)", into = "(u16, u16)")]
+pub struct Ports(pub PortRange);
+
+impl TryFrom<(u16, u16)> for Ports {
+    type Error = &'static str;
+
+    fn try_from((first, last): (u16, u16)) -> Result<Self, Self::Error> {
+        PortRange::new(first, last).map(Self).ok_or("ports are two numbers above 0, the higher one last")
+    }
+}
+
+impl From<Ports> for (u16, u16) {
+    fn from(Ports(ports): Ports) -> Self {
+        (ports.first(), ports.last())
+    }
 }
 
 /// How a service is.
@@ -315,7 +367,8 @@ mod tests {
                 state: State::Unknown,
                 seconds: 3,
                 reason: Some(Reason::Other),
-                evidence: None
+                evidence: None,
+                matches: None
             }]
         );
         let unknown = [
@@ -350,6 +403,32 @@ mod tests {
     }
 
     #[test]
+    fn addresses_and_ports_of_an_entry_that_cannot_be_are_refused() {
+        let read = |matches: &str| {
+            let text = format!(
+                r#"{{"type":"health","services":[{{"name":"a","state":"up","seconds":0,"matches":{matches}}}]}}"#
+            );
+            serde_json::from_str::<Message>(&text)
+        };
+        for right in
+            [r#"{"ports":[1,65535]}"#, r#"{"address":"fd00::/64","ports":[443,443],"udp":true,"x":1}"#]
+        {
+            assert!(read(right).is_ok(), "{right}");
+        }
+        for wrong in [
+            r#"{}"#,
+            r#"{"ports":[0,5]}"#,
+            r#"{"ports":[9,5]}"#,
+            r#"{"ports":[5]}"#,
+            r#"{"ports":[5,70000]}"#,
+            r#"{"address":"$(reboot)","ports":[5,5]}"#,
+            r#"{"address":"192.168.88.2/33","ports":[5,5]}"#,
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn evidence_that_is_made_here_is_accepted_there() {
         for text in ["ok", "\u{1b}[31mred\n", &"é".repeat(500), "\"quoted\" \\ text"] {
             let evidence = Evidence::of(text);
@@ -373,6 +452,12 @@ mod tests {
             seconds: 12,
             reason: Some(Reason::TimedOut),
             evidence: Some(Evidence::of("no reply")),
+            matches: Some(Matches {
+                address: Some("192.168.88.2/32".parse().unwrap()),
+                ports: Ports(PortRange::new(5_000, 5_010).unwrap()),
+                tcp: true,
+                udp: false,
+            }),
         };
         let messages = [
             Message::Nonce(Greeting { nonce: Bytes([1; 32]), schema: SCHEMA }),

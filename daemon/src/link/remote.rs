@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tunnel::time::Instant;
 
-use super::health::Table;
+use super::health::{Reported, Table};
 use super::message::{Bytes, LONGEST_NOTICE, Notice};
 use super::session::{Ended, Event, Far};
 use super::shown::{Link, ServiceShown};
@@ -115,6 +115,15 @@ impl Remote {
     #[must_use]
     pub const fn far(&self) -> Option<&Far> {
         self.up.as_ref()
+    }
+
+    /// What the other end reported of its services; `None` without a link.
+    #[must_use]
+    pub fn reported(&self, now: Instant) -> Option<Reported> {
+        let table = &self.health;
+        self.up
+            .is_some()
+            .then(|| Reported { services: table.services(now).collect(), is_whole: table.is_whole() })
     }
 
     /// Why there is no link, as far as that is something to be fixed.

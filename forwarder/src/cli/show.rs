@@ -60,8 +60,15 @@ pub(super) fn status(report: &Report) -> String {
     for (kind, entries) in [("service", &report.services), ("reach", &report.reach)] {
         for entry in entries {
             text.push_str(&line(kind, entry));
+            if let Some(failing) = entry.health.as_ref().and_then(|health| health.failing.as_ref()) {
+                let _ = writeln!(text, "  {}", failing.line());
+            }
             for upstream in &entry.upstreams {
-                let state = if upstream.up { "up" } else { "down" };
+                let state = match upstream.state.as_str() {
+                    "ok" => "up",
+                    "failing" => "down",
+                    _ => "not checked",
+                };
                 let (flows, failures) = (upstream.flows, upstream.failures);
                 let _ =
                     writeln!(text, "  {}: {state}, {flows} flows, {failures} dials failed", upstream.address);

@@ -2,6 +2,7 @@
 //! handles.
 
 pub mod client;
+mod health;
 pub mod problems;
 pub mod protocol;
 pub mod report;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use daemon::health::Since;
 use daemon::link::remote::Remote;
 use daemon::metrics::RoundTrips;
 use daemon::peers::Interface;
@@ -53,6 +55,8 @@ pub struct Shared {
     pub not_taken: Mutex<Option<String>>,
     /// Links that were refused here, by reason.
     pub link_refusals: Mutex<BTreeMap<&'static str, u64>>,
+    /// Since when the hops of each service are as they are.
+    pub since: Mutex<Since>,
 }
 
 /// An edge as the control plane sees it.

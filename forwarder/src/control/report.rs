@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use daemon::health::{Path, PathShown};
 use daemon::peers::{Health, Peer, Peers};
 use policy::Protocols;
+use policy::forwarder::{Policy, Service};
 use serde::{Deserialize, Serialize};
 use tunnel::io::clock;
 use tunnel::node::PeerStatus;
 use tunnel::reason::DropReason;
 
+use super::health::path;
 use super::problems::problems;
 use super::{EdgeView, Shared};
 use crate::stats::{Dialled, Dropped, EntryStats};
@@ -85,6 +88,9 @@ pub struct Entry {
     pub dials: BTreeMap<String, u64>,
     /// The upstreams of a `[[service]]`; none for a `[[reach]]`.
     pub upstreams: Vec<UpstreamState>,
+    /// Whether a `[[service]]` works, hop by hop; `None` for a `[[reach]]`.
+    #[serde(default)]
+    pub health: Option<PathShown>,
 }
 
 /// An upstream of a `[[service]]` entry.
@@ -94,6 +100,9 @@ pub struct UpstreamState {
     pub address: String,
     /// Whether its health checks are answered; true without any.
     pub up: bool,
+    /// What they say: `ok`, `failing`, or `unknown` where there is none.
+    #[serde(default)]
+    pub state: String,
     /// Flows that it has now.
     pub flows: u64,
     /// Dials to it that failed.
@@ -108,6 +117,7 @@ fn upstreams(pool: &Pool) -> Vec<UpstreamState> {
     let state = |member: &Arc<Member>| UpstreamState {
         address: member.upstream.to_string(),
         up: member.is_up(),
+        state: member.state().label().to_owned(),
         flows: member.flows(),
         failures: member.failures(),
     };
@@ -120,8 +130,7 @@ pub fn report(shared: &Shared) -> Report {
     let now = clock::now();
     let peers = peers(shared);
     let policy = shared.policy.load();
-    let (services, reach) = (shared.stats.services.load(), shared.stats.reach.load());
-    let pools = shared.pools.load();
+    let reach = shared.stats.reach.load();
     let stats = &shared.stats;
     let failing: Vec<_> =
         shared.edges.load().iter().filter_map(|edge| edge.receive_problem(now.instant)).collect();
@@ -138,18 +147,7 @@ pub fn report(shared: &Shared) -> Report {
         pending_dials: stats.pending_dials.load(Ordering::Relaxed),
         buffer_bytes: stats.buffer_bytes.load(Ordering::Relaxed),
         peers: peers.peers,
-        services: policy
-            .services
-            .iter()
-            .filter_map(|entry| {
-                let address = entry.address.map_or("*".to_owned(), |address| address.to_string());
-                let from = format!("{address}:{}", entry.ports);
-                let to: Vec<String> = entry.upstreams.iter().map(ToString::to_string).collect();
-                let shown = Entry::new(&entry.name, from, to.join(", "), services.get(&entry.name)?);
-                let upstreams = upstreams(pools.get(&entry.name)?);
-                Some(Entry { upstreams, protocols: words(entry.protocols), ..shown })
-            })
-            .collect(),
+        services: service_entries(shared, &policy),
         reach: policy
             .reach
             .iter()
@@ -167,6 +165,28 @@ pub fn report(shared: &Shared) -> Report {
             .collect(),
         problems,
     }
+}
+
+/// What the `[[service]]` entries carried, and whether each works.
+fn service_entries(shared: &Shared, policy: &Policy) -> Vec<Entry> {
+    let (stats, pools) = (shared.stats.services.load(), shared.pools.load());
+    let mut paths: Vec<(&Service, &Arc<Pool>, Path)> = policy
+        .services
+        .iter()
+        .filter_map(|entry| Some((entry, pools.get(&entry.name)?)))
+        .map(|(entry, pool)| (entry, pool, path(shared, policy, entry, pool)))
+        .collect();
+    let named = paths.iter_mut().map(|(entry, _, path)| (entry.name.as_str(), path));
+    shared.since.lock().handle_look(clock::instant(), named);
+    let entry = |(entry, pool, path): &(&Service, &Arc<Pool>, Path)| {
+        let address = entry.address.map_or("*".to_owned(), |address| address.to_string());
+        let from = format!("{address}:{}", entry.ports);
+        let to: Vec<String> = entry.upstreams.iter().map(ToString::to_string).collect();
+        let shown = Entry::new(&entry.name, from, to.join(", "), stats.get(&entry.name)?);
+        let (upstreams, health) = (upstreams(pool), Some(PathShown::from(path)));
+        Some(Entry { upstreams, health, protocols: words(entry.protocols), ..shown })
+    };
+    paths.iter().filter_map(entry).collect()
 }
 
 /// Every reason with its count: our own, and those of the nodes together.
@@ -215,6 +235,7 @@ impl Entry {
             tx_bytes: read(&stats.sent),
             dials: dials.collect(),
             upstreams: Vec::new(),
+            health: None,
         }
     }
 }

@@ -1,17 +1,20 @@
-//! Health checks: every upstream of an entry with `health` is checked periodically.
+//! Health checks: every upstream of a single TCP port is checked periodically, unless its entry turns that off.
 
 mod hello;
 
 use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+use daemon::health::{CONFIRM_AFTER, State};
 use policy::Host;
 use policy::forwarder::{Check, Health, ProxyProtocol, Upstream};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
+use tunnel::io::clock;
 
 use crate::link::check_failure;
 use crate::proxy_protocol;
@@ -56,23 +59,39 @@ async fn watch(member: Weak<Member>, changed: Rc<Notify>) {
     loop {
         let Some(checked) = member.upgrade() else { return };
         let Some(health) = checked.health.clone() else { return };
-        let result = timeout(health.timeout, check(&checked, &health)).await;
-        let result = result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        if let Err(error) = &result {
-            checked.note_failure(check_failure(&checked.upstream, error));
-        }
-        let was_checked = checked.is_checked();
-        let change = checked.handle_check(result.is_ok());
-        if change.is_some() || checked.is_checked() != was_checked {
+        let vouched = checked.vouched_until(clock::instant()).filter(|_| health.counts_dials);
+        let result = match vouched {
+            Some(_) => Ok(()),
+            None => {
+                let result = timeout(health.timeout, check(&checked, &health)).await;
+                let result = result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                result.map_err(|error| check_failure(&checked.upstream, &error))
+            }
+        };
+        let error = result.as_ref().err().map(|failure| failure.evidence.as_str().to_owned());
+        let before = checked.state();
+        if checked.handle_check(result) {
             changed.notify_one();
+            let (state, error) = (checked.state(), error.unwrap_or_default());
+            // The first verdict is no change, unless it is a bad one.
+            if before != State::Unknown || state == State::Failing {
+                let state = state.label();
+                tracing::info!(upstream = %checked.upstream, state, error, "an upstream's health changed");
+            }
         }
-        if let Some(is_up) = change {
-            let error = result.err().map(|error| error.to_string()).unwrap_or_default();
-            tracing::info!(upstream = %checked.upstream, is_up, error, "an upstream's health changed");
-        }
+        let pause = pause(&health, checked.is_in_doubt(), vouched.map(|until| until.since(clock::instant())));
         // Not held while it sleeps, so that one that left the configuration is dropped.
         drop(checked);
-        sleep(health.every).await;
+        sleep(pause).await;
+    }
+}
+
+/// The pause until the next check; a client's connection may count for `vouched`.
+fn pause(health: &Health, is_in_doubt: bool, vouched: Option<Duration>) -> Duration {
+    match vouched {
+        Some(rest) => rest.min(health.every),
+        None if is_in_doubt && health.counts_dials => CONFIRM_AFTER.min(health.every),
+        None => health.every,
     }
 }
 

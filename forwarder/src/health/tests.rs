@@ -4,7 +4,6 @@ use policy::Source;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
-use std::time::Duration;
 
 #[test]
 fn a_connection_is_enough_for_tcp_and_none_is_not() {
@@ -52,6 +51,17 @@ fn a_unix_socket_is_checked_like_any_other() {
     assert!(checked(&upstream, "{ check = \"tcp\" }", "off").is_ok());
     drop(listener);
     assert!(checked(&upstream, "{ check = \"tcp\" }", "off").is_err());
+}
+
+#[test]
+fn a_first_failure_is_confirmed_at_once_and_a_clients_connection_puts_the_next_check_off() {
+    let default = Health::DEFAULT;
+    assert_eq!(pause(&default, false, None), Duration::from_secs(5));
+    assert_eq!(pause(&default, true, None), CONFIRM_AFTER);
+    assert_eq!(pause(&default, false, Some(Duration::from_secs(9))), Duration::from_secs(5));
+    assert_eq!(pause(&default, false, Some(Duration::from_secs(2))), Duration::from_secs(2));
+    let own = Health { counts_dials: false, every: Duration::from_secs(60), ..default };
+    assert_eq!(pause(&own, true, None), Duration::from_secs(60), "as the file says");
 }
 
 /// A server that reads one request and sends this reply; it returns the request.

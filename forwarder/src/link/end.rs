@@ -63,9 +63,9 @@ impl End {
             return;
         }
         let mut waiting = self.waiting.borrow_mut();
-        waiting.extend(reports.iter().cloned());
+        waiting.extend(self.links.parts_of(&self.view.name, reports));
         if waiting.len() > MAX_WAITING {
-            *waiting = self.links.digest(now).into();
+            *waiting = self.links.digest(now, &self.view.name).into();
         }
         self.touched.notify_one();
     }
@@ -100,7 +100,7 @@ impl End {
                 self.was_open.set(true);
                 if far.about.reads_health() {
                     self.digest_at.set(Some(now.after(DIGEST_EVERY)));
-                    *self.waiting.borrow_mut() = self.links.digest(now).into();
+                    *self.waiting.borrow_mut() = self.links.digest(now, &self.view.name).into();
                 }
             }
             // A peer that sends nothing at all is a plain WireGuard peer.
@@ -185,7 +185,7 @@ impl Endpoint for End {
         self.handle_events(now);
         if self.digest_at.get().is_some_and(|due| due <= now) {
             self.digest_at.set(Some(now.after(DIGEST_EVERY)));
-            self.report(now, &self.links.digest(now));
+            self.report(now, &self.links.digest(now, &self.view.name));
         }
     }
 

@@ -21,6 +21,7 @@ use daemon::link::hello::{Identity, Role};
 use daemon::link::message::{About, Health};
 use daemon::link::session::{Ended, Session};
 use daemon::link::shell::{self, carry};
+use policy::Name;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
@@ -34,7 +35,7 @@ use crate::dataplane::{Command, Commands, LinkDial};
 use crate::flow::EdgeId;
 use end::End;
 use redial::Redial;
-pub(crate) use services::check_failure;
+pub(crate) use services::{check_failure, state};
 
 /// How long the announcement of an end may take.
 const ANNOUNCING: Duration = Duration::from_millis(500);
@@ -150,8 +151,16 @@ impl Links {
         }
     }
 
-    fn digest(&self, now: Instant) -> Vec<Health> {
-        self.reporter.borrow().digest(now)
+    /// Everything, as the edge of this name is sent it.
+    fn digest(&self, now: Instant, edge: &Name) -> Vec<Health> {
+        let reporter = self.reporter.borrow();
+        reporter.digest(now).into_iter().filter_map(|report| reporter.part_of(edge, report)).collect()
+    }
+
+    /// What the edge of this name is sent of these reports.
+    fn parts_of(&self, edge: &Name, reports: &[Health]) -> Vec<Health> {
+        let reporter = self.reporter.borrow();
+        reports.iter().filter_map(|report| reporter.part_of(edge, report.clone())).collect()
     }
 
     fn count_refused(&self, reason: Ended) {

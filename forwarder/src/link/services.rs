@@ -1,38 +1,49 @@
 //! How the services are, as the link reports them.
 
 use std::io;
-use std::sync::Arc;
 
+use daemon::health::{CheckFailure, State};
 use daemon::link::health::Seen;
-use daemon::link::message::{Evidence, Reason, State};
-use policy::Host;
+use daemon::link::message::{Evidence, Matches, Ports, Reason, State as Reported};
 use policy::forwarder::{Policy, Upstream};
+use policy::{Host, Protocol};
 
 use crate::stats::Dialled;
-use crate::upstream::{self, ByEntry, CheckFailure, Member, Pool};
+use crate::upstream::{self, ByEntry, Pool};
 
-/// Every entry of the policy: up when an upstream replies to its checks, failing when none does, unknown without checks.
+/// Every entry of the policy: up when an upstream replies to its checks, failing when none does, else unknown.
 #[must_use]
 pub(crate) fn services(policy: &Policy, pools: &ByEntry) -> Vec<Seen> {
     let seen = |entry: &policy::forwarder::Service| {
-        let (state, failure) = pools.get(&entry.name).map_or((State::Unknown, None), |pool| state(pool));
+        let (state, failure) = pools.get(&entry.name).map_or((Reported::Unknown, None), |pool| state(pool));
         Seen {
             name: entry.name.clone(),
             state,
             reason: failure.as_ref().map(|failure| failure.reason),
             evidence: failure.map(|failure| failure.evidence),
+            matches: Matches {
+                address: entry.address,
+                ports: Ports(entry.ports),
+                tcp: entry.protocols.contains(Protocol::Tcp),
+                udp: entry.protocols.contains(Protocol::Udp),
+            },
+            peers: entry.peers.clone(),
         }
     };
     policy.services.iter().map(seen).collect()
 }
 
-fn state(pool: &Pool) -> (State, Option<CheckFailure>) {
-    let checked: Vec<&Arc<Member>> = pool.members().iter().filter(|member| member.is_checked()).collect();
-    match checked.as_slice() {
-        [] => (State::Unknown, None),
-        some if some.iter().any(|member| member.is_up()) => (State::Up, None),
-        all => (State::Failing, all.iter().find_map(|member| member.last_failure())),
+/// How the upstreams of an entry are together: it works while one of them does.
+#[must_use]
+pub(crate) fn state(pool: &Pool) -> (Reported, Option<CheckFailure>) {
+    let states: Vec<State> = pool.members().iter().map(|member| member.state()).collect();
+    if states.contains(&State::Ok) {
+        return (Reported::Up, None);
     }
+    if states.is_empty() || states.contains(&State::Unknown) {
+        return (Reported::Unknown, None);
+    }
+    (Reported::Failing, pool.members().iter().find_map(|member| member.failure()))
 }
 
 /// What a failed check says.
@@ -74,28 +85,31 @@ mod tests {
         let pools = Pools::new(&policy);
         let now = || services(&policy, &pools.load()).remove(0);
         let members = pools.load().values().next().unwrap().members().to_vec();
-        assert_eq!((now().state, now().reason), (State::Unknown, None));
+        assert_eq!((now().state, now().reason), (Reported::Unknown, None));
         for member in &members {
-            member.handle_check(true);
+            member.handle_check(Ok(()));
         }
-        assert_eq!(now().state, State::Up);
+        assert_eq!(now().state, Reported::Up);
         let refused = io::Error::from_raw_os_error(libc::ECONNREFUSED);
-        for (member, state) in members.iter().zip([State::Up, State::Failing]) {
-            member.note_failure(check_failure(&member.upstream, &refused));
-            member.handle_check(false);
-            member.handle_check(false);
+        for (member, state) in members.iter().zip([Reported::Up, Reported::Failing]) {
+            for _ in 0..2 {
+                member.handle_check(Err(check_failure(&member.upstream, &refused)));
+            }
             assert_eq!(now().state, state);
         }
         assert_eq!(now().reason, Some(Reason::Refused));
         assert!(now().evidence.unwrap().as_str().contains("refused"));
-        members[0].handle_check(true);
-        assert_eq!((now().state, now().reason, now().evidence), (State::Up, None, None));
+        members[0].handle_check(Ok(()));
+        assert_eq!((now().state, now().reason, now().evidence), (Reported::Up, None, None));
     }
 
     #[test]
-    fn an_entry_without_checks_is_unknown() {
-        let policy = policy("upstream = \"127.0.0.1:1\"\n");
-        assert_eq!(services(&policy, &Pools::new(&policy).load())[0].state, State::Unknown);
+    fn an_entry_without_checks_is_unknown_and_reports_what_it_takes() {
+        let policy = policy("upstream = \"127.0.0.1:1\"\nhealth = \"off\"\n");
+        let seen = services(&policy, &Pools::new(&policy).load()).remove(0);
+        assert_eq!(seen.state, Reported::Unknown);
+        assert_eq!((seen.matches.ports.0.first(), seen.matches.tcp, seen.matches.udp), (443, true, false));
+        assert_eq!(seen.peers.len(), 1);
     }
 
     #[test]

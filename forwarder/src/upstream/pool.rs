@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use daemon::link::message::{Evidence, Reason};
+use daemon::health::{CheckFailure, State, Tries};
 use parking_lot::Mutex;
 use policy::Name;
 use policy::forwarder::{Health, Policy, ProxyProtocol, Service, Upstream};
@@ -14,17 +14,8 @@ use tunnel::time::Instant;
 
 /// How long an upstream that failed a dial comes after the others.
 const REST: Duration = Duration::from_secs(5);
-/// Failed checks in a row after which an upstream is down.
-const FALL: u64 = 2;
-
-/// Why a health check failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckFailure {
-    /// In one word.
-    pub reason: Reason,
-    /// What was seen.
-    pub evidence: Evidence,
-}
+/// How long a connection that was made for a client says that the upstream works.
+const DIAL_COUNTS: Duration = Duration::from_secs(10);
 
 /// One upstream of an entry.
 #[derive(Debug)]
@@ -40,10 +31,10 @@ pub struct Member {
     flows: AtomicU64,
     failures: AtomicU64,
     is_down: AtomicBool,
-    is_checked: AtomicBool,
-    failed_checks: AtomicU64,
-    /// Why the last check failed; for the control plane alone.
-    failure: Mutex<Option<CheckFailure>>,
+    /// The health checks so far; for the control plane alone.
+    tries: Mutex<Tries>,
+    /// When a connection was last made for a client, in nanoseconds since boot; 0 once one failed.
+    connected: AtomicU64,
     /// Until when it comes after the others; nanoseconds since boot.
     rests_until: AtomicU64,
 }
@@ -145,9 +136,8 @@ impl Member {
             flows: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             is_down: AtomicBool::new(false),
-            is_checked: AtomicBool::new(false),
-            failure: Mutex::default(),
-            failed_checks: AtomicU64::new(0),
+            tries: Mutex::default(),
+            connected: AtomicU64::new(0),
             rests_until: AtomicU64::new(0),
         }
     }
@@ -178,40 +168,50 @@ impl Member {
     /// A dial failed: for a while the others come first.
     pub fn handle_failure(&self, now: Instant) {
         self.failures.fetch_add(1, Ordering::Relaxed);
+        self.connected.store(0, Ordering::Relaxed);
         self.rests_until.store(nanos(now.after(REST)), Ordering::Relaxed);
     }
 
-    /// A health check came to an end; whether the upstream came up or went down by it.
-    pub fn handle_check(&self, succeeded: bool) -> Option<bool> {
-        let is_down = if succeeded {
-            self.failed_checks.store(0, Ordering::Relaxed);
+    /// A connection was made for a client.
+    pub fn handle_connected(&self, now: Instant) {
+        self.connected.store(nanos(now), Ordering::Relaxed);
+    }
+
+    /// Until when the last connection that was made for a client counts as a check; `None` when it does not.
+    #[must_use]
+    pub fn vouched_until(&self, now: Instant) -> Option<Instant> {
+        let connected = self.connected.load(Ordering::Relaxed);
+        let until = Instant::from_boot(Duration::from_nanos(connected)).after(DIAL_COUNTS);
+        (connected > 0 && now < until).then_some(until)
+    }
+
+    /// A health check came to an end; whether what is known of the upstream changed by it.
+    pub fn handle_check(&self, result: Result<(), CheckFailure>) -> bool {
+        if result.is_ok() {
             self.rests_until.store(0, Ordering::Relaxed);
-            false
-        } else {
-            self.failed_checks.fetch_add(1, Ordering::Relaxed) + 1 >= FALL
-        };
-        if !succeeded && !is_down {
-            return None;
         }
-        self.is_checked.store(true, Ordering::Relaxed);
-        (self.is_down.swap(is_down, Ordering::Relaxed) != is_down).then_some(!is_down)
+        let mut tries = self.tries.lock();
+        let changed = tries.handle_probe(result);
+        self.is_down.store(tries.state() == State::Failing, Ordering::Relaxed);
+        changed
     }
 
-    /// Whether its health checks have come to a verdict.
+    /// What its health checks say.
     #[must_use]
-    pub fn is_checked(&self) -> bool {
-        self.is_checked.load(Ordering::Relaxed)
+    pub fn state(&self) -> State {
+        self.tries.lock().state()
     }
 
-    /// A health check failed for this reason.
-    pub fn note_failure(&self, failure: CheckFailure) {
-        *self.failure.lock() = Some(failure);
-    }
-
-    /// Why its last failed check failed.
+    /// Whether the next health check decides about a first failure.
     #[must_use]
-    pub fn last_failure(&self) -> Option<CheckFailure> {
-        self.failure.lock().clone()
+    pub fn is_in_doubt(&self) -> bool {
+        self.tries.lock().is_in_doubt()
+    }
+
+    /// Why its last health check failed.
+    #[must_use]
+    pub fn failure(&self) -> Option<CheckFailure> {
+        self.tries.lock().failure().cloned()
     }
 
     fn is_resting(&self, now: Instant) -> bool {
@@ -251,6 +251,7 @@ impl Drop for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use daemon::link::message::{Evidence, Reason};
     use policy::Source;
     use std::path::Path;
 
@@ -270,12 +271,14 @@ mod tests {
     fn one_that_is_down_comes_last_and_is_still_tried_when_nothing_else_is_left() {
         let pool = pool("\"127.0.0.1:1\", \"127.0.0.1:2\"");
         let lease = Lease::new(Arc::clone(&pool.members()[1]));
-        assert_eq!(pool.members()[0].handle_check(false), None, "one lost reply is none");
-        assert_eq!(pool.members()[0].handle_check(false), Some(false));
+        let refused = || Err(CheckFailure { reason: Reason::Refused, evidence: Evidence::of("refused") });
+        pool.members()[0].handle_check(Ok(()));
+        assert!(!pool.members()[0].handle_check(refused()), "one lost reply is none");
+        assert!(pool.members()[0].is_up() && pool.members()[0].handle_check(refused()));
         assert_eq!(first(&pool, 0), "127.0.0.1:2");
         assert_eq!(pool.order(at(0)).len(), 2);
-        assert_eq!(pool.members()[0].handle_check(false), None);
-        assert_eq!(pool.members()[0].handle_check(true), Some(true));
+        assert!(!pool.members()[0].handle_check(refused()));
+        assert!(pool.members()[0].handle_check(Ok(())));
         assert_eq!(first(&pool, 0), "127.0.0.1:1");
         drop(lease);
     }
@@ -287,6 +290,17 @@ mod tests {
         pool.members()[0].handle_failure(at(0));
         assert_eq!(first(&pool, 4), "127.0.0.1:2");
         assert_eq!(first(&pool, 5), "127.0.0.1:1");
+    }
+
+    #[test]
+    fn a_connection_for_a_client_counts_for_ten_seconds_unless_one_failed_since() {
+        let member = pool("\"127.0.0.1:1\"").members()[0].clone();
+        assert_eq!(member.vouched_until(at(0)), None);
+        member.handle_connected(at(0));
+        assert_eq!(member.vouched_until(at(9)), Some(at(10)));
+        assert_eq!(member.vouched_until(at(10)), None);
+        member.handle_failure(at(5));
+        assert_eq!(member.vouched_until(at(6)), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::report::{Bans, Flow, Flows, Offloads, Service, Services, Status};
 /// `gatewayctl services`
 #[must_use]
 pub fn services(report: &Services, style: Style) -> String {
-    let header = ["NAME", "KIND", "PROTOCOL", "FROM", "TO", "PEERS", "IN", "OUT", "STATE"];
+    let header = ["NAME", "KIND", "PROTOCOL", "FROM", "TO", "PEERS", "IN", "OUT", "STATE", "HEALTH"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     rows.extend(report.services.iter().map(service_row));
     let mut lines = table(&rows).into_iter();
@@ -17,6 +17,11 @@ pub fn services(report: &Services, style: Style) -> String {
     for line in lines {
         text.push_str(&line);
         text.push('\n');
+    }
+    for service in &report.services {
+        if let Some(failing) = &service.health.failing {
+            let _ = writeln!(text, "{} {}", style.paint("33", &format!("{}:", service.name)), failing.line());
+        }
     }
     text
 }
@@ -32,6 +37,7 @@ fn service_row(service: &Service) -> Vec<String> {
         bytes(service.bytes_in),
         bytes(service.bytes_out),
         service.state.clone(),
+        service.health.state.clone(),
     ]
 }
 

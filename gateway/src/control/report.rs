@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use daemon::health::PathShown;
 use daemon::peers::Health;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,9 @@ pub struct Service {
     pub peers: Vec<String>,
     /// State of the worst of them.
     pub state: String,
+    /// Whether it works, hop by hop.
+    #[serde(default)]
+    pub health: PathShown,
     /// Packets towards the target.
     pub packets_in: u64,
     /// Bytes towards the target.

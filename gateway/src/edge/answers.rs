@@ -6,7 +6,7 @@ use daemon::exit::ExitError;
 use tunnel::io::clock;
 
 use super::blocking::blocking;
-use super::meter::{Counters, services};
+use super::meter::Counters;
 use super::{Edge, bans, flows};
 use crate::control::protocol::{Reply, Request};
 use crate::control::report::{SCHEMA, Services};
@@ -30,8 +30,7 @@ impl Edge {
             }
             Request::Services => {
                 let counters = self.read_counters().await?.unwrap_or_default();
-                let services = services(&self.in_force.borrow(), &self.plane.peers(), &counters);
-                Ok(Reply::Services(Services { schema: SCHEMA, services }))
+                Ok(Reply::Services(Services { schema: SCHEMA, services: self.services(&counters) }))
             }
             Request::Status => Ok(Reply::Status(self.status().await)),
             Request::Flows { service, address, limit } => {
@@ -61,7 +60,9 @@ impl Edge {
         if young.is_some() {
             return Ok(young);
         }
-        let Some((named, flows)) = self.reader.counters().await? else { return Ok(None) };
+        let read = self.reader.counters().await?;
+        self.health.has_table.set(read.is_some());
+        let Some((named, flows)) = read else { return Ok(None) };
         self.meter.borrow_mut().handle_counters(Instant::now(), named.clone(), flows);
         Ok(Some(named))
     }

@@ -7,6 +7,7 @@
 //! | `meter` | what is measured for reports |
 //! | `peers` | where peers are: endpoints kept on disk, and names to resolve |
 //! | `links` | the control channels of the origins |
+//! | `health` | since when which hop of a service is failing |
 //! | `data_plane` | device, outer socket and `wg` socket |
 //!
 //! The parts do not know the edge. They are plain values that decide; what waits is here, and borrows a part only between
@@ -21,6 +22,7 @@ mod events;
 #[cfg(test)]
 mod example;
 mod flows;
+mod health;
 mod in_force;
 mod links;
 pub mod machine;
@@ -47,6 +49,7 @@ use crate::config::Config;
 use crate::kernel::{Failure, Helper};
 use crate::state::State;
 use data_plane::DataPlane;
+use health::Health;
 use in_force::{InForce, Installer};
 use links::EdgeLinks;
 use meter::{Meter, Reader};
@@ -70,6 +73,7 @@ pub struct Edge {
     meter: RefCell<Meter>,
     peers: Rc<RefCell<Peers>>,
     links: Rc<EdgeLinks>,
+    health: Health,
     /// Changes that wait for their confirmation.
     confirmable: Confirmable,
     /// Serializes applies: two at once would judge each other's half-done work.
@@ -100,6 +104,7 @@ impl Edge {
         peers::resolve_due(&self.peers, self.plane.device());
         self.follow_path_mtu();
         self.follow_link();
+        self.note_health();
         self.watch.borrow_mut().warn_of_refused_handshakes(self.plane.device().node(), clock::now());
         has_traffic
     }

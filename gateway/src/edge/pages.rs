@@ -5,7 +5,7 @@ use daemon::metrics::{Number, page};
 use policy::Host;
 
 use super::Edge;
-use super::meter::{ROLE, device_numbers, drop_numbers, io_numbers, leaked, service_numbers, services};
+use super::meter::{ROLE, device_numbers, drop_numbers, io_numbers, leaked, service_numbers};
 
 impl Pages for Edge {
     async fn metrics(&self) -> String {
@@ -14,11 +14,11 @@ impl Pages for Edge {
             None
         });
         let counters = read.unwrap_or_else(|| self.meter.borrow().last_counters().clone());
+        let services = self.services(&counters);
         let (in_force, meter, device) = (self.in_force.borrow(), self.meter.borrow(), self.plane.device());
         let peers = self.links.with_links(meter.peers_as_sampled(&in_force, &self.plane));
         let mut numbers = peers.numbers(ROLE);
         numbers.extend(self.links.numbers());
-        let services = services(&in_force, &self.plane.peers(), &counters);
         numbers.extend(services.iter().flat_map(service_numbers));
         numbers.extend(drop_numbers(device, in_force.ruleset(), &counters));
         numbers.extend(io_numbers(device));

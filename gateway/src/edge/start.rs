@@ -14,6 +14,7 @@ use tunnel::io::udp::UdpSocket;
 
 use super::Edge;
 use super::data_plane::{DataPlane, Outer};
+use super::health::Health;
 use super::in_force::{Blueprint, InForce, Installed, Installer};
 use super::links::EdgeLinks;
 use super::machine::Machine;
@@ -88,6 +89,7 @@ impl Edge {
             state,
             plane,
             links,
+            health: Health::new(),
             peers: Rc::new(RefCell::new(Peers::new(in_force.policy(), endpoints))),
             in_force: RefCell::new(in_force),
             watch: RefCell::new(Watch::new(machine)),

@@ -91,7 +91,7 @@ pub struct Service {
     pub ports: PortRange,
     /// Where flows are carried to, at least one: each to the one that has the fewest.
     pub upstreams: Vec<Upstream>,
-    /// How upstreams are asked whether they work; `None` when they are not.
+    /// How upstreams are asked whether they work; `None` when they are not: turned off, or no single TCP port.
     pub health: Option<Health>,
     /// The header written before the client's first byte.
     pub proxy_protocol: ProxyProtocol,

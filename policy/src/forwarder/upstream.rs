@@ -41,6 +41,18 @@ pub struct Health {
     pub every: Duration,
     /// How long a reply may take.
     pub timeout: Duration,
+    /// Whether a connection that was made for a client counts as a check.
+    pub counts_dials: bool,
+}
+
+impl Health {
+    /// How an upstream is checked where the file does not say: by connections.
+    pub const DEFAULT: Self = Self {
+        check: Check::Tcp,
+        every: Duration::from_secs(5),
+        timeout: Duration::from_secs(2),
+        counts_dials: true,
+    };
 }
 
 /// What a health check verifies.

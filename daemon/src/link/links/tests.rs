@@ -174,6 +174,7 @@ fn what_origins_report_counts_as_memory_and_ends_with_their_link() {
         seconds: 1,
         reason: None,
         evidence: None,
+        matches: None,
     };
     let services = (0..50).map(service).collect();
     origin.session.send_health(at(1), Health { begins: true, ends: true, services });

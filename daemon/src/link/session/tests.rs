@@ -454,7 +454,8 @@ fn hello(byte: u8) -> Message {
 
 fn service(name: &str) -> Service {
     let evidence = Some(Evidence::of(&"e".repeat(Evidence::MAX)));
-    Service { name: Name::new(name).unwrap(), state: State::Failing, seconds: 7, reason: None, evidence }
+    let name = Name::new(name).unwrap();
+    Service { name, state: State::Failing, seconds: 7, reason: None, evidence, matches: None }
 }
 
 fn opened() -> (Session, Session) {

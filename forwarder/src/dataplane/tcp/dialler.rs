@@ -255,6 +255,9 @@ impl Dialler<'_> {
         let header = proxy_protocol::header(dial.service.proxy_protocol, key.remote, key.local);
         let (owner, client, stats) = (dial.owner(), dial.client, Arc::clone(&dial.stats));
         let (upstream, mut armed) = ((Upstream::new(stream, header), dial.lease.take()), dial.armed);
+        if let Some(lease) = &upstream.1 {
+            lease.member().handle_connected(now.instant);
+        }
         let path = Path { local: key.local, remote: key.remote };
         let mut cell = Cell::accept(now.instant, path, (&tcp, ip.payload(&syn)), settings);
         let out = (&mut self.edge.outlet(now), &mut *self.flows.scratch);

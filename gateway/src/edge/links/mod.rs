@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use daemon::link::health::Reported;
 use daemon::link::links::{LinkId, LinkPeer, Links};
 use daemon::link::message::READS_HEALTH;
 use daemon::link::remote::Change;
@@ -114,6 +115,12 @@ impl EdgeLinks {
         let shown = |name: &str| links.remote(&Name::new(name)?)?.shown(now);
         peers.peers.iter_mut().for_each(|peer| peer.link = shown(&peer.name));
         peers
+    }
+
+    /// What the peers with a link reported of their service entries.
+    pub(super) fn reported(&self, now: Instant) -> BTreeMap<String, Reported> {
+        let links = self.links.borrow();
+        links.remotes().filter_map(|(name, remote)| Some((name.to_string(), remote.reported(now)?))).collect()
     }
 
     /// How many links are up.

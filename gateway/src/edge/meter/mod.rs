@@ -25,6 +25,7 @@ pub(super) use numbers::{ROLE, device_numbers, drop_numbers, io_numbers, leaked,
 pub(super) use reader::{ConntrackFlows, Reader};
 pub(super) use room::conntrack_problem;
 use room::judge_conntrack;
+pub(super) use services::peers_of;
 
 /// Between two looks at the round trips: there is a probe every five seconds.
 const PROBES: Duration = Duration::from_millis(4_500);

@@ -74,14 +74,21 @@ pub(in crate::edge) fn device_numbers(stats: &DeviceStats) -> [Number; 4] {
     ]
 }
 
-/// What a service carried, and whether its peers are up.
+/// What a service carried, whether it works, and whether its peers are up.
 pub(in crate::edge) fn service_numbers(service: &Service) -> Vec<Number> {
     let own = |number: Number| number.with("service", &service.name);
     let mut numbers = vec![own(Number::flag(
         "gateway_service_up",
-        "Whether every peer that the service needs is up.",
-        service.state == "up",
+        "0 if a hop of the service, from the rules to the upstream, is failing, else 1.",
+        service.health.failing.is_none(),
     ))];
+    let help = "Whether every peer that the service needs is up.";
+    numbers.push(own(Number::flag("gateway_service_peer_up", help, service.state == "up")));
+    if let Some(failing) = &service.health.failing {
+        let help = "1 for the hop that keeps a service from working, with the reason.";
+        let number = own(Number::flag("gateway_service_failing_hop", help, true)).with("hop", &failing.hop);
+        numbers.push(number.with("reason", failing.reason.as_deref().unwrap_or_default()));
+    }
     let directions =
         [("rx", service.bytes_in, service.packets_in), ("tx", service.bytes_out, service.packets_out)];
     for (direction, bytes, packets) in directions {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use daemon::health::PathShown;
 use policy::gateway::{Allow, Party, Policy, Publish, Service as Opened};
 use policy::ruleset::{ServiceKind, ServiceMark};
 
@@ -35,6 +36,7 @@ pub(super) fn service(
         to,
         peers,
         state: state.unwrap_or("up").to_owned(),
+        health: PathShown::default(),
         packets_in,
         bytes_in,
         packets_out,
@@ -68,8 +70,12 @@ fn describe_allow(allow: &Allow) -> Description {
         Opened::Echo => ("icmp".to_owned(), String::new()),
     };
     let list = |parties: &[Party]| parties.iter().map(party).collect::<Vec<_>>().join(",");
-    let peers = allow.from.iter().chain(&allow.to).filter_map(peer_of).collect();
-    (protocol, list(&allow.from), format!("{}{ports}", list(&allow.to)), distinct(peers))
+    (protocol, list(&allow.from), format!("{}{ports}", list(&allow.to)), peers_of(allow))
+}
+
+/// The peers that a private flow needs.
+pub(in crate::edge) fn peers_of(allow: &Allow) -> Vec<String> {
+    distinct(allow.from.iter().chain(&allow.to).filter_map(peer_of).collect())
 }
 
 fn party(party: &Party) -> String {

@@ -7,6 +7,7 @@ mod notifications;
 mod path_check;
 mod refused;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -182,6 +183,12 @@ impl Watch {
         self.failing.problem()
     }
 
+    /// What is wrong with the way of packets to a target.
+    pub(super) fn route_fault(&self, target: IpAddr) -> Option<String> {
+        let what = path_check::packets_for(target) + " ";
+        self.path_faults.lines().iter().find(|line| line.starts_with(&what)).cloned()
+    }
+
     /// That another program undoes repairs, and ways that lead elsewhere.
     pub(super) fn problems(&self) -> Vec<String> {
         let contention = self.contention.is_on.then(|| {
@@ -235,6 +242,19 @@ mod tests {
         watch.handle_success();
         watch.handle_paths(start + path_check::LEAST, fault.clone());
         assert_eq!((watch.next_look(), watch.problems()), (NextLook::Poll(POLL), fault));
+    }
+
+    #[test]
+    fn the_fault_of_a_targets_way_is_found_by_its_address() {
+        let (mut watch, start) = (Watch::new(Machine::default()), Instant::now());
+        let target: IpAddr = "192.168.88.2".parse().unwrap();
+        let fault = format!("{} would go by eth0: see `ip rule`", path_check::packets_for(target));
+        for second in [0, 60] {
+            watch.handle_paths(start + Duration::from_secs(second), vec![fault.clone()]);
+        }
+        assert_eq!(watch.route_fault(target), Some(fault));
+        assert_eq!(watch.route_fault("192.168.88.20".parse().unwrap()), None);
+        assert_eq!(watch.route_fault("192.168.88.1".parse().unwrap()), None);
     }
 
     #[test]

@@ -68,6 +68,11 @@ fn faults(policy: &Policy, conditions: &Conditions) -> Result<Vec<String>, Failu
     Ok(wrong.into_iter().map(describe).collect())
 }
 
+/// How the packets for a target are named in a fault of their way.
+pub(super) fn packets_for(target: IpAddr) -> String {
+    format!("packets for the target {target}")
+}
+
 /// What is asked: destination, source and mark.
 type Question = (IpAddr, IpAddr, u32);
 
@@ -81,7 +86,7 @@ fn ways(policy: &Policy, conditions: &Conditions, system: &System) -> Vec<(Strin
             policy.publish.iter().flat_map(|publish| &publish.targets).map(|target| target.address).collect();
         for target in targets {
             if let Some(source) = own(target.is_ipv6()) {
-                ways.push((format!("packets for the target {target}"), (target, source, 0), tunnel.index));
+                ways.push((packets_for(target), (target, source, 0), tunnel.index));
             }
         }
     }

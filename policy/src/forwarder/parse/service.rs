@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
-use crate::fields::{self, At, or_absent};
+use crate::fields::{self, At};
 use crate::forwarder::model::{ProxyProtocol, Service};
 use crate::forwarder::upstream::{Check, Health, Upstream, UpstreamPort};
 use crate::names::Names;
@@ -29,7 +29,10 @@ pub(super) fn service(
         let one = |item| upstream(item, ports, protocols);
         value.one_or_many().into_iter().map(one).collect::<Option<Vec<_>>>()
     });
-    let health = table.optional("health").map(|value| health(value, protocols, ports));
+    let health = match table.optional("health") {
+        Some(value) => health(value, protocols, ports),
+        None => Some(can_be_checked(protocols, ports).then_some(Health::DEFAULT)),
+    };
     let proxy_protocol = table.optional("proxy_protocol").map_or(Some(ProxyProtocol::Off), |value| {
         let proxy = proxy_protocol(value)?;
         if proxy != ProxyProtocol::Off && protocols.is_some_and(|protocols| protocols.contains(Protocol::Udp))
@@ -53,7 +56,7 @@ pub(super) fn service(
         address: address?,
         ports: ports?,
         upstreams: upstreams?.filter(|upstreams| !upstreams.is_empty())?,
-        health: or_absent(health)?,
+        health: health?,
         proxy_protocol: proxy_protocol?,
         peers: through?,
         allow: allow?,
@@ -112,12 +115,26 @@ fn upstream(value: Value<'_>, matched: Option<PortRange>, protocols: Option<Prot
 /// The longest path of a Unix-domain socket that every system takes (`sun_path` of macOS less the
 /// final zero).
 const UNIX_PATH: usize = 103;
-/// Default interval and timeout of a health check.
-const HEALTH: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(2));
 
-fn health(value: Value<'_>, protocols: Option<Protocols>, ports: Option<PortRange>) -> Option<Health> {
+/// Whether a connection to the upstream says that it works: of several ports, none need be in use.
+fn can_be_checked(protocols: Option<Protocols>, ports: Option<PortRange>) -> bool {
+    protocols != Some(Protocols::Udp) && ports.is_none_or(|ports| ports.count() == 1)
+}
+
+/// `"off"`, or how upstreams are checked.
+fn health(
+    value: Value<'_>,
+    protocols: Option<Protocols>,
+    ports: Option<PortRange>,
+) -> Option<Option<Health>> {
+    if value.is_string("off") {
+        return Some(None);
+    }
+    if !value.is_table() {
+        return value.bad("\"off\", or a table such as { check = \"tcp\" }");
+    }
     let table = value.table("health")?;
-    if protocols == Some(Protocols::Udp) || ports.is_some_and(|ports| ports.count() > 1) {
+    if !can_be_checked(protocols, ports) {
         value.report(Problem::HealthNeedsOnePort);
     }
     let kind = table.required("check").and_then(|value| {
@@ -134,8 +151,8 @@ fn health(value: Value<'_>, protocols: Option<Protocols>, ports: Option<PortRang
         Some(_) => Some(Check::Tcp),
         None => None,
     };
-    let every = fields::duration(&table, "every", HEALTH.0);
-    let timeout = fields::duration(&table, "timeout", HEALTH.1);
+    let every = fields::duration(&table, "every", Health::DEFAULT.every);
+    let timeout = fields::duration(&table, "timeout", Health::DEFAULT.timeout);
     let (least, most) = (Duration::from_millis(100), Duration::from_secs(3600));
     for (key, duration) in [("every", every), ("timeout", timeout)] {
         if !(least..=most).contains(&duration)
@@ -150,7 +167,7 @@ fn health(value: Value<'_>, protocols: Option<Protocols>, ports: Option<PortRang
     } else {
         table.report_missing();
     }
-    Some(Health { check: check?, every, timeout })
+    Some(Some(Health { check: check?, every, timeout, counts_dials: false }))
 }
 
 fn server_name(value: Value<'_>) -> Option<Arc<str>> {

@@ -1,0 +1,296 @@
+//! Whether each service works, hop by hop: what the edge itself sees, then what the origin reports over the link.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use daemon::health::{Hop, HopName, Lead, Path, PathShown, Place, Reason, Since, State, Wanted, leads_to};
+use daemon::link::health::Reported;
+use daemon::link::message::{Evidence, Reason as Why, Service as Entry, State as EntryState};
+use policy::gateway::{Policy, Publish, Target};
+use tunnel::io::clock;
+use tunnel::node::{PeerState, PeerStatus};
+use tunnel::time::Instant;
+
+use super::Edge;
+use super::meter::{Counters, services};
+use crate::control::report::Service;
+
+/// How often is looked when no report is asked for, so that it is known since when a hop is failing.
+const LOOKS: Duration = Duration::from_secs(5);
+
+/// What earlier looks found.
+pub(super) struct Health {
+    since: RefCell<Since>,
+    next_look: Cell<Instant>,
+    /// Whether the edge's table was there when the kernel was last asked.
+    pub(super) has_table: Cell<bool>,
+}
+
+impl Health {
+    /// No look so far.
+    pub(super) fn new() -> Self {
+        Self { since: RefCell::default(), next_look: Cell::default(), has_table: Cell::new(true) }
+    }
+}
+
+/// What is seen of the edge and its origins at one moment.
+struct Look<'l> {
+    /// Why the rules are failing or not known.
+    ruleset: Hop,
+    /// By the name of the peer: its state, and whether it ever answered a probe.
+    tunnels: BTreeMap<String, (PeerState, bool)>,
+    /// What the peers with a link reported.
+    reported: BTreeMap<String, Reported>,
+    /// What is wrong with the way of packets to a target.
+    route_fault: &'l dyn Fn(IpAddr) -> Option<String>,
+}
+
+impl Edge {
+    /// Published ports and private flows: what they carried, and whether they work.
+    pub(super) fn services(&self, counters: &Counters) -> Vec<Service> {
+        let peers = self.plane.peers();
+        let paths = self.paths(&peers);
+        let mut services = services(&self.in_force.borrow(), &peers, counters);
+        for service in &mut services {
+            service.health = paths.get(&service.name).map(PathShown::from).unwrap_or_default();
+        }
+        services
+    }
+
+    /// Looks at every service when that is due.
+    pub(super) fn note_health(&self) {
+        let now = clock::instant();
+        if self.health.next_look.get() <= now {
+            self.health.next_look.set(now.after(LOOKS));
+            drop(self.paths(&self.plane.peers()));
+        }
+    }
+
+    fn paths(&self, peers: &[PeerStatus]) -> BTreeMap<String, Path> {
+        let (in_force, watch) = (self.in_force.borrow(), self.watch.borrow());
+        let now = clock::instant();
+        let state =
+            |peer: &PeerStatus| (in_force.name_of(&peer.public_key), (peer.state, peer.rtt.is_some()));
+        let look = Look {
+            ruleset: ruleset(self.health.has_table.get(), watch.failing_problem()),
+            tunnels: peers.iter().map(state).collect(),
+            reported: self.links.reported(now),
+            route_fault: &|target| watch.route_fault(target),
+        };
+        let mut paths = look.paths(in_force.policy());
+        let named = paths.iter_mut().map(|(name, path)| (name.as_str(), path));
+        self.health.since.borrow_mut().handle_look(now, named);
+        paths
+    }
+}
+
+/// Rules that cannot be checked may be as they should.
+fn ruleset(has_table: bool, problem: Option<String>) -> Hop {
+    if !has_table {
+        return Hop::failing(HopName::Ruleset, Reason::TableMissing, None);
+    }
+    match problem {
+        Some(problem) => {
+            let evidence = Some(Evidence::of(&problem));
+            Hop { evidence, ..Hop::unknown(HopName::Ruleset, Reason::NotRepaired) }
+        }
+        None => Hop::ok(HopName::Ruleset),
+    }
+}
+
+impl Look<'_> {
+    /// The path of every service by its name.
+    fn paths(&self, policy: &Policy) -> BTreeMap<String, Path> {
+        let published = policy.publish.iter().map(|publish| {
+            let paths = publish.targets.iter().map(|target| self.published(publish, target)).collect();
+            (publish.name.to_string(), Path::worst(paths))
+        });
+        let allowed = policy.allow.iter().map(|allow| {
+            let peers = super::meter::peers_of(allow);
+            let paths = peers.iter().map(|peer| self.private(Some(peer))).collect::<Vec<_>>();
+            let path = if paths.is_empty() { self.private(None) } else { Path::worst(paths) };
+            (allow.name.to_string(), path)
+        });
+        published.chain(allowed).collect()
+    }
+
+    /// The hops to one target of a published port.
+    fn published(&self, publish: &Publish, target: &Target) -> Path {
+        let peer = target.peer.as_str();
+        let (entry, upstream, name) = self.beyond(publish, target);
+        let link = match self.reported.contains_key(peer) {
+            true => Hop::ok(HopName::Link),
+            false => Hop::unknown(HopName::Link, Reason::NoLink),
+        };
+        let hops =
+            vec![self.ruleset.clone(), self.route(target.address), self.tunnel(peer), link, entry, upstream];
+        let address = match target.address {
+            IpAddr::V6(address) => format!("[{address}]"),
+            IpAddr::V4(address) => address.to_string(),
+        };
+        let target = format!("{address}:{}", target.ports);
+        Path { hops, place: Place { peer: Some(peer.to_owned()), entry: name, target } }
+    }
+
+    /// The hops of a private flow: what is behind the peer is not known.
+    fn private(&self, peer: Option<&str>) -> Path {
+        let tunnel = peer.map(|peer| self.tunnel(peer));
+        let hops = std::iter::once(self.ruleset.clone()).chain(tunnel).collect();
+        Path { hops, place: Place { peer: peer.map(str::to_owned), ..Place::default() } }
+    }
+
+    fn route(&self, target: IpAddr) -> Hop {
+        match (self.route_fault)(target) {
+            Some(fault) => Hop::failing(HopName::Route, Reason::OtherRoute, Some(Evidence::of(&fault))),
+            None => Hop::ok(HopName::Route),
+        }
+    }
+
+    fn tunnel(&self, peer: &str) -> Hop {
+        match self.tunnels.get(peer).copied().unwrap_or((PeerState::Never, false)) {
+            (PeerState::Up, _) => Hop::ok(HopName::Tunnel),
+            (PeerState::Never, _) => Hop::failing(HopName::Tunnel, Reason::NeverHeard, None),
+            // A plain peer is silent while no packet goes through it.
+            (PeerState::Stale | PeerState::Down, false) => Hop::unknown(HopName::Tunnel, Reason::Silent),
+            (PeerState::Stale | PeerState::Down, true) => Hop::failing(HopName::Tunnel, Reason::Silent, None),
+        }
+    }
+
+    /// The service entry and the upstream behind a target, and the entry's name.
+    fn beyond(&self, publish: &Publish, target: &Target) -> (Hop, Hop, Option<String>) {
+        let unknown = |reason| {
+            let hop = |name| Hop::unknown(name, reason);
+            (hop(HopName::ServiceEntry), hop(HopName::Upstream), None)
+        };
+        let Some(reported) = self.reported.get(target.peer.as_str()) else { return unknown(Reason::NoLink) };
+        let wanted = Wanted {
+            name: &publish.name,
+            protocols: publish.protocols,
+            address: target.address,
+            ports: target.ports,
+        };
+        match leads_to(&reported.services, reported.is_whole, &wanted) {
+            Lead::Unknown => unknown(Reason::NotChecked),
+            Lead::Nowhere(protocol, port) => {
+                let evidence = Evidence::of(&format!("no entry takes {}/{port}", protocol.as_str()));
+                let entry = Hop::failing(HopName::ServiceEntry, Reason::NoEntry, Some(evidence));
+                (entry, Hop::unknown(HopName::Upstream, Reason::NotChecked), None)
+            }
+            Lead::Entries(entries) => {
+                let (upstream, name) = upstream(&entries);
+                (Hop::ok(HopName::ServiceEntry), upstream, name)
+            }
+        }
+    }
+}
+
+/// The upstreams of entries together: the failing one decides, and one that works is enough to know that others may.
+fn upstream(entries: &[Entry]) -> (Hop, Option<String>) {
+    let with = |state| entries.iter().find(|entry| entry.state == state);
+    let decides = with(EntryState::Failing).or_else(|| with(EntryState::Up)).or_else(|| entries.first());
+    let Some(entry) = decides else { return (Hop::unknown(HopName::Upstream, Reason::NotChecked), None) };
+    let hop = match State::from(entry.state) {
+        State::Ok => Hop::ok(HopName::Upstream),
+        State::Unknown => Hop::unknown(HopName::Upstream, Reason::NotChecked),
+        State::Failing => {
+            let reason = Reason::Probe(entry.reason.unwrap_or(Why::Other));
+            Hop::failing(HopName::Upstream, reason, entry.evidence.clone())
+        }
+    };
+    (Hop { seconds: Some(entry.seconds), ..hop }, Some(entry.name.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon::link::message::{Matches, Ports};
+    use policy::{Name, PortRange};
+
+    use super::*;
+    use crate::edge::example::{TEXT, policy};
+
+    #[test]
+    fn the_first_failing_hop_from_the_rules_to_the_upstream_is_named() {
+        let failing = entry("web", EntryState::Failing, (443, 443), true);
+        let mut scene = Scene { reported: Some((vec![failing], true)), ..Scene::default() };
+        assert_eq!(scene.decides("https"), Some((HopName::Upstream, "refused")));
+        let path = scene.paths().remove("https").unwrap();
+        assert_eq!((path.place.entry.as_deref(), path.failing().unwrap().seconds), (Some("web"), Some(7)));
+        scene.reported = Some((vec![], true));
+        assert_eq!(scene.decides("https"), Some((HopName::ServiceEntry, "no_entry")));
+        scene.tunnel = (PeerState::Stale, true);
+        assert_eq!(scene.decides("https"), Some((HopName::Tunnel, "silent")));
+        scene.route = Some("packets would go by eth0");
+        assert_eq!(scene.decides("https"), Some((HopName::Route, "other_route")));
+        scene.has_table = false;
+        assert_eq!(scene.decides("https"), Some((HopName::Ruleset, "table_missing")));
+    }
+
+    #[test]
+    fn without_a_link_or_its_digest_nothing_behind_the_tunnel_is_failing() {
+        for reported in [None, Some((vec![], false))] {
+            let path = Scene { reported, ..Scene::default() }.paths().remove("https").unwrap();
+            assert_eq!((path.failing(), path.state()), (None, State::Unknown));
+        }
+    }
+
+    #[test]
+    fn udp_that_is_not_checked_is_unknown() {
+        let reported = Some((vec![entry("game", EntryState::Unknown, (6_000, 6_000), false)], true));
+        let path = Scene { reported, ..Scene::default() }.paths().remove("game").unwrap();
+        assert_eq!((path.failing(), path.state()), (None, State::Unknown));
+    }
+
+    #[test]
+    fn a_plain_peer_that_is_idle_is_not_failing_and_one_that_was_never_heard_is() {
+        let mut scene = Scene { tunnel: (PeerState::Down, false), ..Scene::default() };
+        assert_eq!(scene.decides("https"), None);
+        scene.tunnel = (PeerState::Never, false);
+        assert_eq!(scene.decides("https"), Some((HopName::Tunnel, "never_heard")));
+    }
+
+    #[test]
+    fn rules_that_cannot_be_checked_are_unknown_with_the_evidence() {
+        let hop = ruleset(true, Some("nft hangs".to_owned()));
+        assert_eq!((hop.state, hop.evidence.unwrap().as_str()), (State::Unknown, "nft hangs"));
+    }
+
+    struct Scene {
+        has_table: bool,
+        route: Option<&'static str>,
+        tunnel: (PeerState, bool),
+        reported: Option<(Vec<Entry>, bool)>,
+    }
+
+    impl Default for Scene {
+        fn default() -> Self {
+            Self { has_table: true, route: None, tunnel: (PeerState::Up, true), reported: None }
+        }
+    }
+
+    impl Scene {
+        fn decides(&self, service: &str) -> Option<(HopName, &'static str)> {
+            let path = self.paths().remove(service).unwrap();
+            path.failing().map(|hop| (hop.name, hop.reason.map_or("", Reason::label)))
+        }
+
+        fn paths(&self) -> BTreeMap<String, Path> {
+            let reported = self.reported.clone().map(|(services, is_whole)| Reported { services, is_whole });
+            let look = Look {
+                ruleset: ruleset(self.has_table, None),
+                tunnels: BTreeMap::from([("wroclaw".to_owned(), self.tunnel)]),
+                reported: reported.into_iter().map(|reported| ("wroclaw".to_owned(), reported)).collect(),
+                route_fault: &|_| self.route.map(str::to_owned),
+            };
+            look.paths(&policy(TEXT))
+        }
+    }
+
+    fn entry(name: &str, state: EntryState, (first, last): (u16, u16), tcp: bool) -> Entry {
+        let ports = Ports(PortRange::new(first, last).unwrap());
+        let reason = (state == EntryState::Failing).then_some(Why::Refused);
+        let matches = Some(Matches { address: None, ports, tcp, udp: !tcp });
+        Entry { name: Name::new(name).unwrap(), state, seconds: 7, reason, evidence: None, matches }
+    }
+}
