@@ -72,11 +72,10 @@ async fn watch(member: Weak<Member>, changed: Rc<Notify>) {
         let before = checked.state();
         if checked.handle_check(result) {
             changed.notify_one();
-            let (state, error) = (checked.state(), error.unwrap_or_default());
+            let (is_up, error) = (checked.is_up(), error.unwrap_or_default());
             // The first verdict is no change, unless it is a bad one.
-            if before != State::Unknown || state == State::Failing {
-                let state = state.label();
-                tracing::info!(upstream = %checked.upstream, state, error, "an upstream's health changed");
+            if before != State::Unknown || !is_up {
+                tracing::info!(upstream = %checked.upstream, is_up, error, "an upstream's health changed");
             }
         }
         let pause = pause(&health, checked.is_in_doubt(), vouched.map(|until| until.since(clock::instant())));

@@ -144,6 +144,9 @@ fn a_slow_reader_gets_every_byte_and_holds_up_no_other_flow() -> Result<()> {
 fn resets_pass_through_both_ways() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = site(lab)?;
+        // Each connection that the listener takes is a client's.
+        site.forwarder_config
+            .replace("upstream = \"127.0.0.1:5001\"", "upstream = \"127.0.0.1:5001\"\nhealth = \"off\"")?;
         let listener = site.origin.tcp_listener("127.0.0.1:5001")?;
         site.start()?;
         let client = connect(lab)?;

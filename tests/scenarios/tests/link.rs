@@ -41,7 +41,7 @@ fn both_ends_show_the_link_and_the_edge_knows_soon_which_service_fails() -> Resu
         );
 
         until(KNOWN, "the services to be known", || {
-            Ok((service(&site, "bulk")? == "up" && service(&site, "https")? == "unknown").then_some(()))
+            Ok((service(&site, "bulk")? == "up" && service(&site, "https")? == "failing").then_some(()))
         })?;
         drop(page);
         let took = time_until(KNOWN, "the edge to know", || Ok(service(&site, "bulk")? == "failing"))?;

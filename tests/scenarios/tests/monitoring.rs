@@ -24,6 +24,7 @@ fn every_query_of_the_dashboard_and_every_alert_rule_runs_on_what_both_daemons_r
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
+        let _https = TcpServer::start(site.origin.tcp_listener("127.0.0.1:8443")?, lab::echo)?;
         let _disk = TcpServer::start(site.edge.tcp_listener("192.168.1.2:2049")?, lab::echo)?;
         site.start()?;
         let _store = store(&site.origin)?;
