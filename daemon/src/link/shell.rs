@@ -13,7 +13,7 @@ use tunnel::time::Instant;
 use super::message::{About, Bytes};
 
 /// Bytes that are read and written at a time.
-const CHUNK: usize = 4 << 10;
+const CHUNK: usize = 1 << 10;
 /// The longest sleep, for an end that has no timer.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 

@@ -28,7 +28,7 @@ pub const MAX_PER_PEER: usize = 4;
 /// Memory of all links.
 pub const MAX_HELD: usize = 8 << 20;
 /// What a connection takes outside its session, in the kernel and in its task.
-const CONNECTION: usize = 8 << 10;
+const CONNECTION: usize = 4 << 10;
 /// New connections of one peer: one in this time, and so many at once.
 const ACCEPT_PACE: (Duration, u32) = (Duration::from_secs(1), 8);
 /// Reports about one peer: one in this time, and so many at once; an hour has at most twice as many.
@@ -183,7 +183,7 @@ impl Links {
     pub fn accept(&mut self, now: Instant, source: IpAddr, nonce: [u8; 32]) -> Result<LinkId, Refused> {
         let accepted = self.admit(now, source, nonce);
         if let Err(refused) = accepted {
-            self.count_refused(refused.label());
+            count(&mut self.refused, refused.label());
         }
         accepted
     }
@@ -344,7 +344,7 @@ impl Links {
         if let Event::Closed(reason) = event
             && reason.is_refusal()
         {
-            self.count_refused(reason.label());
+            count(&mut self.refused, reason.label());
         }
         let Some(known) = self.peers.get_mut(&peer) else { return };
         let replaced = match event {
@@ -396,8 +396,8 @@ impl Links {
         self.held = (self.held + held).saturating_sub(connection.held);
         connection.held = held;
     }
+}
 
-    fn count_refused(&mut self, label: &'static str) {
-        *self.refused.entry(label).or_default() += 1;
-    }
+fn count(refused: &mut BTreeMap<&'static str, u64>, label: &'static str) {
+    *refused.entry(label).or_default() += 1;
 }
