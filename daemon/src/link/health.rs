@@ -1,4 +1,5 @@
-//! The health of services across a link: what the sender reports and when, and what the reader keeps of it.
+//! The health of services across a link: what the sender reports and when, and what the reader
+//! keeps of it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -35,7 +36,8 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Takes how the services are now; returns what is to be reported: those that changed, or all when one came or went.
+    /// Takes how the services are now; returns what is to be reported: those that changed, or all
+    /// when one came or went.
     pub fn handle_look(&mut self, now: Instant, seen: Vec<Seen>) -> Vec<Health> {
         let before = std::mem::take(&mut self.services);
         let mut changed = Vec::new();

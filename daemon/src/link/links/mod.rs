@@ -1,7 +1,9 @@
-//! All links of an edge: which peer a connection is of, how many there may be, and how much memory they may take.
+//! All links of an edge: which peer a connection is of, how many there may be, and how much memory
+//! they may take.
 //!
-//! Whoever owns the connections calls [`Links::accept`] for each, passes bytes and time, and closes a connection once
-//! [`Links::is_over`]; [`Links::take_touched`] names the connections for which something changed that they did not cause.
+//! Whoever owns the connections calls [`Links::accept`] for each, passes bytes and time, and closes
+//! a connection once [`Links::is_over`]; [`Links::take_touched`] names the connections for which
+//! something changed that they did not cause.
 
 mod owner;
 #[cfg(test)]
@@ -31,7 +33,8 @@ pub const MAX_HELD: usize = 8 << 20;
 const CONNECTION: usize = 4 << 10;
 /// New connections of one peer: one in this time, and so many at once.
 const ACCEPT_PACE: (Duration, u32) = (Duration::from_secs(1), 8);
-/// Reports about one peer: one in this time, and so many at once; an hour has at most twice as many.
+/// Reports about one peer: one in this time, and so many at once; an hour has at most twice as
+/// many.
 const REPORT_PACE: (Duration, u32) = (Duration::from_secs(720), 5);
 
 /// One connection.
@@ -150,7 +153,8 @@ impl Links {
         }
     }
 
-    /// Takes a configuration: this machine's key and tunnel addresses, and the peers. Links of peers that changed end.
+    /// Takes a configuration: this machine's key and tunnel addresses, and the peers. Links of
+    /// peers that changed end.
     pub fn configure(
         &mut self,
         now: Instant,
@@ -288,7 +292,8 @@ impl Links {
         }
     }
 
-    /// The connections for which something changed that they did not cause: they have output, or are over.
+    /// The connections for which something changed that they did not cause: they have output, or
+    /// are over.
     pub fn take_touched(&mut self) -> Vec<LinkId> {
         std::mem::take(&mut self.touched)
     }

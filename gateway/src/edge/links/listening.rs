@@ -39,14 +39,15 @@ fn places(policy: &Policy) -> Vec<SocketAddr> {
 }
 
 impl Listening {
-    /// Takes the sockets before the rules know which there are; the addresses need not be on the device yet.
+    /// Takes the sockets before the rules know which there are; the addresses need not be on the
+    /// device yet.
     pub(in crate::edge) fn bind(policy: &Policy) -> Self {
         let addresses = places(policy).into_iter().map(|address| (address, Listener::bind(address)));
         Self { addresses: addresses.collect() }
     }
 
-    /// Listens where this policy has the link, and nowhere else; what failed is tried again. `serve` gets each connection
-    /// with its source.
+    /// Listens where this policy has the link, and nowhere else; what failed is tried again.
+    /// `serve` gets each connection with its source.
     pub(super) fn follow(
         &mut self,
         policy: &Policy,

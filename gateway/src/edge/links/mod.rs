@@ -79,7 +79,8 @@ impl EdgeLinks {
         self.handle_changes();
     }
 
-    /// Listens where this policy has the link; closes what is elsewhere, and tries again what failed.
+    /// Listens where this policy has the link; closes what is elsewhere, and tries again what
+    /// failed.
     pub(super) fn listen(self: &Rc<Self>, policy: &Policy) {
         let links = Rc::clone(self);
         let serve = move |stream: TcpStream, source: SocketAddr| links.accept(stream, source);
