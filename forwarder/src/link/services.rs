@@ -15,7 +15,7 @@ use crate::upstream::{self, ByEntry, CheckFailure, Member, Pool};
 /// unknown without checks.
 #[must_use]
 pub(crate) fn services(policy: &Policy, pools: &ByEntry) -> Vec<Seen> {
-    let seen = |entry: &policy::forwarder::Inject| {
+    let seen = |entry: &policy::forwarder::Service| {
         let (state, failure) = pools.get(&entry.name).map_or((State::Unknown, None), |pool| state(pool));
         Seen {
             name: entry.name.clone(),
@@ -24,7 +24,7 @@ pub(crate) fn services(policy: &Policy, pools: &ByEntry) -> Vec<Seen> {
             evidence: failure.map(|failure| failure.evidence),
         }
     };
-    policy.inject.iter().map(seen).collect()
+    policy.services.iter().map(seen).collect()
 }
 
 fn state(pool: &Pool) -> (State, Option<CheckFailure>) {
@@ -108,7 +108,7 @@ mod tests {
     fn each_error_has_its_reason() {
         let policy =
             policy("upstream = [\"127.0.0.1:1\", \"caddy.example.com:2\", \"unix:/run/caddy.sock\"]\n");
-        let upstreams = &policy.inject[0].upstreams;
+        let upstreams = &policy.services[0].upstreams;
         let system = io::Error::from_raw_os_error;
         let cases = [
             (0, system(libc::ECONNREFUSED), Reason::Refused),
@@ -129,7 +129,7 @@ mod tests {
         let text = format!(
             "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n[[peer]]\nname = \"kyiv\"\n\
              public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nendpoint = \"192.0.2.2:51820\"\n\
-             [[inject]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\n{entry}"
+             [[service]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\n{entry}"
         );
         policy::forwarder::parse(&Source { name: Path::new("forwarder.toml"), text: &text }).unwrap()
     }
