@@ -164,7 +164,7 @@ fn no_text_makes_an_import_panic_and_what_it_writes_always_parses() {
     let (edge, origin) = (read("KYIV.rsc"), read("WROCLAW.rsc"));
     let quick = read("kyiv.conf");
     let mut imported = 0;
-    for round in 0..150 {
+    for round in 0..250 {
         let (edge, origin) = (mutilated(&edge, &mut random), mutilated(&origin, &mut random));
         match mikrotik(&edge, &origin) {
             Ok(import) => {

@@ -70,11 +70,22 @@ impl Carry<'_> {
                 "it is for every public address but {address}, which `listen` cannot express"
             ));
         }
+        if let Some(unclear) = &service.unclear {
+            let named: Vec<String> = unclear.prefixes(self.family).into_iter().take(3).map(shortest).collect();
+            return Err(format!(
+                "rules treat it differently for addresses of {}, and the export does not say whether the edge has one: write \
+                 dst-address= with the edge's own, or publish it by hand with listen = \"ADDRESS:PORT\"",
+                named.join(", ")
+            ));
+        }
         let lan = super::ranges::addresses(&self.draft.edge.lan, self.family);
         if lan.covers(&service.sources) {
-            return Err(
-                "only the LAN's own sources are left of it, and they do not come from the WAN".to_owned()
-            );
+            let text = if service.way.is_hidden {
+                "for the LAN it is not carried, since it is masqueraded there, and the LAN's sources do not come from the WAN"
+            } else {
+                "only the LAN's own sources are left of it, and they do not come from the WAN"
+            };
+            return Err(text.to_owned());
         }
         self.is_free(service, of_one(service.protocol))?;
         let upstream = service.way.upstream.unwrap_or(service.way.target);

@@ -7,19 +7,23 @@
 //! makes it less, never more.
 
 mod absent;
+mod addresses;
 mod carry;
 mod flows;
 mod lists;
 mod mixed;
 mod notes;
+mod obstacles;
 mod pair;
 mod private;
 mod published;
 mod ranges;
 mod router;
+mod routes;
 mod routing;
 mod rule;
 mod rules;
+mod scripts;
 mod site;
 mod uplinks;
 mod verdicts;

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use super::flows::{Flow, Flows};
 use super::ranges::{Family, Ranges};
 use super::router::{Link, Router};
-use super::rule::{Action, Rule, Translation};
+use super::routes::{Goal, Routing};
+use super::rule::Packet::{First, Later, Reply};
+use super::rule::{Action, Rule, Table, Translation};
 use super::walk::{State, Walk};
 
 /// The rules of a router for one family, with the tunnel's interface.
@@ -18,6 +20,13 @@ pub(super) struct Site<'r> {
     pub(super) raw: Vec<Rule>,
     pub(super) nat: Vec<Rule>,
     pub(super) filter: Vec<Rule>,
+    pub(super) bridge: Vec<Rule>,
+    pub(super) mangle: Vec<Rule>,
+    pub(super) routing: Routing,
+    /// Filter and bridge as the packets after the first meet them.
+    later: [Vec<Rule>; 2],
+    /// Raw, filter and bridge as replies meet them.
+    replies: [Vec<Rule>; 3],
 }
 
 /// What was found on a path: flows that certainly pass, and the commands that decided.
@@ -43,12 +52,24 @@ pub(super) struct Delivered {
 
 const PLAIN: State = State { is_translated: false, is_local: false };
 const TRANSLATED: State = State { is_translated: true, is_local: false };
-const LOCAL: State = State { is_translated: false, is_local: true };
 
 impl<'r> Site<'r> {
     pub(super) fn new(router: &'r Router, link: &'r Link, family: Family, beyond: Ranges) -> Self {
-        let rules = |table| Rule::all(router, family, table);
-        Self { router, link, family, beyond, raw: rules("raw"), nat: rules("nat"), filter: rules("filter") }
+        let rules = |table, packet| Rule::all(router, family, table, packet);
+        Self {
+            router,
+            link,
+            family,
+            beyond,
+            raw: rules(Table::Raw, First),
+            nat: rules(Table::Nat, First),
+            filter: rules(Table::Filter, First),
+            bridge: rules(Table::Bridge, First),
+            mangle: rules(Table::Mangle, First),
+            routing: Routing::read(router, family),
+            later: [Table::Filter, Table::Bridge].map(|table| rules(table, Later)),
+            replies: [Table::Raw, Table::Filter, Table::Bridge].map(|table| rules(table, Reply)),
+        }
     }
 
     /// The numbers of the commands of rules, by their position.
@@ -56,23 +77,99 @@ impl<'r> Site<'r> {
         positions.into_iter().filter_map(|at| rules.get(at)).map(|rule| rule.index).collect()
     }
 
-    /// What gets through a chain of filters.
+    /// What gets through a chain of filters, with the packets that follow it and the replies.
     pub(super) fn through(&self, chain: &str, flows: &Flows, is_translated: bool) -> Found {
         let is_local = chain == "input";
-        let walk = Walk::filter(&self.filter, chain, flows, State { is_translated, is_local });
+        let state = State { is_translated, is_local };
+        let walk = Walk::filter(&self.filter, chain, flows, state);
         let deciding = walk.endings.iter().filter_map(|ending| ending.rule);
-        Found {
+        let mut found = Found {
             flows: walk.passed(),
             refused_by: Self::commands(&self.filter, walk.refused_by.iter().copied()),
             passed_by: Self::commands(&self.filter, deciding),
+        };
+        found.narrow(self.bridged(&self.bridge, &found.flows));
+        found.narrow(self.known(&found.flows, state));
+        found
+    }
+
+    /// What of flows that their first packet opened is let through both ways.
+    fn known(&self, flows: &Flows, state: State) -> Found {
+        let [later, later_bridge] = &self.later;
+        let [raw, filter, bridge] = &self.replies;
+        let (ahead, back) = if state.is_local { ("input", "output") } else { ("forward", "forward") };
+        let out = if state.is_local { "output" } else { "prerouting" };
+        let mut found = Self::pass(later, ahead, flows, state);
+        found.narrow(self.bridged(later_bridge, &found.flows));
+        let reversed = |flows: &Flows| flows.map(Flow::reversed);
+        let state = State { is_local: false, ..state };
+        for (rules, chain) in [(raw, out), (filter, back)] {
+            let mut replies = Self::pass(rules, chain, &reversed(&found.flows), state);
+            replies.flows = reversed(&replies.flows);
+            found.narrow(replies);
         }
+        let mut replies = self.bridged(bridge, &reversed(&found.flows));
+        replies.flows = reversed(&replies.flows);
+        found.narrow(replies);
+        found
+    }
+
+    /// What of hidden flows gets its replies: those are sent to this router's own address.
+    pub(super) fn hidden(&self, flows: &Flows, own: &Ranges) -> Found {
+        let [raw, ..] = &self.replies;
+        let state = State { is_translated: false, is_local: true };
+        let mut all = Found::default();
+        for flow in flows.iter() {
+            let reply = Flow { destinations: own.clone(), leaves: Ranges::all(), ..flow.reversed() };
+            let start = Flows::of(reply);
+            let found = Self::pass(raw, "prerouting", &start, state);
+            all.refused_by.extend(found.refused_by);
+            // Which of the own addresses is used is not known.
+            let refused = start.refused(&found.flows).map(|reply| Flow {
+                destinations: flow.sources.clone(),
+                leaves: flow.arrives.clone(),
+                ..reply.clone()
+            });
+            all.flows.add(Flows::of(flow.clone()).without(&refused.map(Flow::reversed)));
+        }
+        all
+    }
+
+    fn pass(rules: &[Rule], chain: &str, flows: &Flows, state: State) -> Found {
+        let walk = Walk::filter(rules, chain, flows, state);
+        let refused_by = Self::commands(rules, walk.refused_by.iter().copied());
+        Found { flows: walk.passed(), refused_by, passed_by: BTreeSet::new() }
+    }
+
+    /// What bridges let in and out, which ask before and after the router's own filter.
+    fn bridged(&self, rules: &[Rule], flows: &Flows) -> Found {
+        let mut found = Found { flows: flows.clone(), ..Found::default() };
+        if rules.is_empty() {
+            return found;
+        }
+        let bridges = self.router.bridges();
+        let arriving = Flow { arrives: bridges.clone(), ..Flow::all() };
+        let leaving = Flow { leaves: bridges, ..Flow::all() };
+        for (chain, part) in [("input", arriving), ("output", leaving)] {
+            let mut passed = Self::pass(rules, chain, &found.flows.and(&part), PLAIN);
+            passed.flows.add(found.flows.minus(&part));
+            found.narrow(passed);
+        }
+        found
     }
 
     /// What gets through the forward chain, by the position of the rule that lets it.
     pub(super) fn forwarded_by_rule(&self, flows: &Flows) -> (Vec<(Option<usize>, Flows)>, BTreeSet<usize>) {
         let walk = Walk::filter(&self.filter, "forward", flows, PLAIN);
-        let refused = Self::commands(&self.filter, walk.refused_by.iter().copied());
-        (walk.endings.into_iter().map(|ending| (ending.rule, ending.flows)).collect(), refused)
+        let mut refused = Self::commands(&self.filter, walk.refused_by.iter().copied());
+        let both_ways = |(rule, flows): (Option<usize>, Flows)| {
+            let mut found = self.bridged(&self.bridge, &flows);
+            found.narrow(self.known(&found.flows, PLAIN));
+            refused.extend(found.refused_by);
+            (rule, found.flows)
+        };
+        let passed: Vec<_> = walk.endings.into_iter().map(|ending| (ending.rule, ending.flows)).map(both_ways).collect();
+        (passed, refused)
     }
 
     /// What accepts let through, each with everything that it is about and that some accept lets
@@ -98,6 +195,13 @@ impl<'r> Site<'r> {
         let walk = Walk::filter(&self.raw, "prerouting", flows, State { is_translated: false, is_local });
         let refused_by = Self::commands(&self.raw, walk.refused_by.iter().copied());
         Found { flows: walk.passed(), refused_by, passed_by: BTreeSet::new() }
+    }
+
+    /// What of flows is routed to where it should go; `target` is where a dst-nat sends it.
+    pub(super) fn routed(&self, flows: &Flows, target: Option<u128>, goal: Goal) -> Found {
+        let mut all = Found::default();
+        flows.iter().for_each(|flow| all.join(self.routing.carried(flow, target, goal)));
+        all
     }
 
     /// What each dst-nat takes, by its position, and what none takes.
@@ -157,22 +261,18 @@ impl<'r> Site<'r> {
             for (at, flows) in taken {
                 self.translated_here(at, &flows, &mut delivered, &mut refused_by);
             }
-            let found = if is_local { self.input(&untouched) } else { self.forward(&untouched, false) };
+            let found = if is_local {
+                self.through("input", &untouched, false)
+            } else {
+                let routed = self.routed(&untouched, None, Goal::AwayFrom(self.link.id));
+                refused_by.extend(routed.refused_by);
+                self.forward(&routed.flows, false)
+            };
             refused_by.extend(found.refused_by);
             delivered.push(Delivered { flows: found.flows, to: None, moved: 0, passed_by: found.passed_by });
         }
         delivered.retain(|delivered| !delivered.flows.is_empty());
         (delivered, refused_by)
-    }
-
-    fn input(&self, flows: &Flows) -> Found {
-        let walk = Walk::filter(&self.filter, "input", flows, LOCAL);
-        let deciding = walk.endings.iter().filter_map(|ending| ending.rule);
-        Found {
-            flows: walk.passed(),
-            refused_by: Self::commands(&self.filter, walk.refused_by.iter().copied()),
-            passed_by: Self::commands(&self.filter, deciding),
-        }
     }
 
     /// Through the forward chain, whichever interface leads to the destination.
@@ -206,9 +306,14 @@ impl<'r> Site<'r> {
     ) {
         let Some((rule, translation)) = self.translation(at) else { return };
         for (flow, to, moved) in pieces(flows, translation) {
-            let there =
-                Flow { destinations: Ranges::one(to), ports: flow.ports.moved(moved), ..flow.clone() };
-            let found = self.forward(&Flows::of(there), true);
+            let routed = self.routed(&Flows::of(flow.clone()), Some(to), Goal::AwayFrom(self.link.id));
+            refused_by.extend(routed.refused_by);
+            let there = routed.flows.map(|flow| Flow {
+                destinations: Ranges::one(to),
+                ports: flow.ports.moved(moved),
+                ..flow.clone()
+            });
+            let found = self.forward(&there, true);
             let back = found.flows.map(|passed| Flow {
                 destinations: flow.destinations.clone(),
                 ports: passed.ports.moved(-moved),
@@ -222,6 +327,12 @@ impl<'r> Site<'r> {
 }
 
 impl Found {
+    /// Only what a later step lets pass too.
+    pub(super) fn narrow(&mut self, later: Self) {
+        self.flows = later.flows;
+        self.refused_by.extend(later.refused_by);
+    }
+
     pub(super) fn join(&mut self, other: Self) {
         self.flows.add(other.flows);
         self.refused_by.extend(other.refused_by);

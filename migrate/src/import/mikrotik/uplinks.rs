@@ -5,10 +5,11 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::ranges::Family;
+use super::ranges::{Family, Ranges, addresses, number};
 use super::router::Router;
 use crate::import::routeros::Entry;
-use policy::text;
+use policy::prefix::is_private;
+use policy::{prefix, text};
 
 /// An interface of the WAN.
 pub(super) struct Uplink {
@@ -23,7 +24,7 @@ pub(super) struct Uplink {
 pub(super) fn uplinks(router: &Router) -> Vec<Uplink> {
     let mut signs: BTreeMap<u128, Vec<String>> = BTreeMap::new();
     let tunnels = router.tunnels();
-    let listed = |list: &str, id| router.interface_lists.members(list).is_some_and(|list| list.contains(id));
+    let listed = |list: &str, id| router.interface_lists.has(list, id);
     let is_link = |id| {
         let mut links = router.of("interface wireguard");
         links.any(|(_, link)| link.value("name").and_then(|name| router.interface(name)) == Some(id))
@@ -66,16 +67,23 @@ pub(super) fn clients(router: &Router) -> impl Iterator<Item = (&'static str, &E
     dhcp.chain(pppoe)
 }
 
-/// Interfaces out of which everything is masqueraded, whatever its destination.
+/// Interfaces out of which everything is masqueraded, whatever its destination; one with a private
+/// network may be the LAN's, whose hosts hairpin rules hide from each other.
 fn masquerades(router: &Router) -> impl Iterator<Item = (&'static str, &Entry, String)> {
     let rules = router.of("ip firewall nat").filter(|(_, entry)| {
         entry.value("action") == Some("masquerade")
-            && ["dst-address", "dst-address-list", "dst-port", "protocol"]
+            && ["dst-address", "dst-address-list", "dst-port", "protocol", "in-interface", "in-interface-list"]
                 .iter()
                 .all(|key| entry.value(key).is_none())
     });
-    rules.filter_map(|(_, entry)| {
-        let name = entry.value("out-interface").filter(|name| !name.starts_with('!'))?;
+    let has_network = |name: &str| {
+        let id = router.interface(name);
+        let own = || router.own.iter().filter(|own| Some(own.interface) == id);
+        let serves = || router.of("ip dhcp-server").any(|(_, entry)| entry.value("interface") == Some(name));
+        own().any(|own| is_private(prefix::network(own.address))) || serves()
+    };
+    rules.filter_map(move |(_, entry)| {
+        let name = entry.value("out-interface").filter(|name| !name.starts_with('!') && !has_network(name))?;
         Some(("masquerade", entry, name.to_owned()))
     })
 }
@@ -97,23 +105,26 @@ fn defaults(router: &Router) -> impl Iterator<Item = (&Entry, u128)> {
 }
 
 /// An IPv4 address that only the internet has.
-pub(super) fn is_public(address: IpNetwork) -> bool {
-    match address {
-        IpNetwork::V4(address) => {
-            let ip = address.ip();
-            let shared = ip.octets().starts_with(&[100]) && (64..128).contains(&ip.octets()[1]);
-            !(ip.is_private() || shared || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified())
-        }
-        IpNetwork::V6(_) => false,
-    }
+fn is_public(address: IpNetwork) -> bool {
+    let (family, number) = number(address.ip());
+    family == Family::V4 && !unroutable(family).contains(number)
 }
 
-/// Whether an address is one that no packet from the internet can carry as its destination.
-pub(super) fn is_unroutable(family: Family, number: u128) -> bool {
-    match family.address(number) {
-        IpAddr::V4(address) => !is_public(IpNetwork::from(IpAddr::V4(address))),
-        IpAddr::V6(address) => {
-            address.is_unique_local() || address.is_unicast_link_local() || address.is_loopback()
-        }
-    }
+/// The addresses that no packet from the internet can have as its destination.
+pub(super) fn unroutable(family: Family) -> Ranges {
+    let written: &[&str] = match family {
+        Family::V4 => &[
+            "0.0.0.0/8",
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "224.0.0.0/3",
+        ],
+        Family::V6 => &["::/127", "fc00::/7", "fe80::/10", "ff00::/8"],
+    };
+    let prefixes: Vec<IpNetwork> = written.iter().filter_map(|written| text::prefix(written)).collect();
+    addresses(&prefixes, family)
 }

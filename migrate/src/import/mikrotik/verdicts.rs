@@ -25,6 +25,11 @@ pub(super) fn verdicts(site: &Site<'_>, side: usize, notes: &mut Notes) {
             .unwrap_or_else(|| (Stays, "about packets before the router forwards them".to_owned()));
         notes.verdict(side, rule.index, kind, text);
     }
+    for rule in &site.bridge {
+        let (kind, text) = effects(site, rule, side, notes)
+            .unwrap_or_else(|| (Stays, "about frames of a bridge, none of them carried".to_owned()));
+        notes.verdict(side, rule.index, kind, text);
+    }
 }
 
 fn summary(site: &Site<'_>, rule: &Rule) -> String {
@@ -93,14 +98,14 @@ fn refusing(site: &Site<'_>, rule: &Rule) -> Verdict {
         let text = format!("{doubt}: nothing that it may refuse is carried: {}", summary(site, rule));
         return (NoCounterpart, text);
     }
-    if !rule.is_for_new || is_only_about_tunnel(site, rule) || rule.translated == Some(false) {
+    if !rule.is_for_such || is_only_about_tunnel(site, rule) || rule.translated == Some(false) {
         return (Replaced, format!("{listed}; the rest is dropped and counted"));
     }
     (Stays, format!("{listed}; elsewhere the router still refuses it"))
 }
 
 fn accepting(site: &Site<'_>, rule: &Rule, side: usize) -> Verdict {
-    if !rule.is_for_new {
+    if !rule.is_for_such {
         return (Replaced, "packets of known flows pass".to_owned());
     }
     if !is_about_tunnel(site, rule) {

@@ -31,10 +31,13 @@ pub(super) struct Walk<'r> {
     pub(super) endings: Vec<Ending>,
     /// Positions of rules that refused something, or may have.
     pub(super) refused_by: BTreeSet<usize>,
+    jumps: u32,
 }
 
 /// Chains that jump deeper than this are refused.
 const DEEPEST: u8 = 16;
+/// What jumps after this many chains is refused.
+const MOST_JUMPS: u32 = 4_096;
 
 impl<'r> Walk<'r> {
     /// Flows through a chain of filters: those that certainly pass.
@@ -48,7 +51,7 @@ impl<'r> Walk<'r> {
     }
 
     const fn new(rules: &'r [Rule], state: State, falls_through: bool) -> Self {
-        Self { rules, state, falls_through, endings: Vec::new(), refused_by: BTreeSet::new() }
+        Self { rules, state, falls_through, endings: Vec::new(), refused_by: BTreeSet::new(), jumps: 0 }
     }
 
     fn run(mut self, chain: &str, flows: &Flows) -> Self {
@@ -102,7 +105,7 @@ impl<'r> Walk<'r> {
                     }
                     flows = self.refuse(at, &flows, &rule.possible);
                 }
-                Action::Jump(target) if depth < DEEPEST => {
+                Action::Jump(target) if depth < DEEPEST && self.jumps < MOST_JUMPS => {
                     flows = self.jump(at, target, flows, in_doubt, depth + 1);
                 }
                 Action::Jump(_) => flows = self.refuse(at, &flows, &rule.possible),
@@ -130,12 +133,16 @@ impl<'r> Walk<'r> {
 
     fn jump(&mut self, at: usize, target: &str, flows: Flows, in_doubt: bool, depth: u8) -> Flows {
         let Some(rule) = self.rules.get(at) else { return flows };
+        self.jumps += 1;
         let into = flows.and(&rule.possible);
         let certain = if in_doubt { Flows::empty() } else { flows.and(&rule.certain) };
         let doubtful = if in_doubt { into } else { into.minus(&rule.certain) };
         let mut left = flows.minus(&rule.possible);
-        left.add(self.chain(target, certain, false, depth));
-        left.add(self.chain(target, doubtful, true, depth));
+        for (flows, in_doubt) in [(certain, false), (doubtful, true)] {
+            if !flows.is_empty() {
+                left.add(self.chain(target, flows, in_doubt, depth));
+            }
+        }
         left
     }
 }
