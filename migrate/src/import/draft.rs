@@ -91,6 +91,7 @@ pub(super) struct OriginPeer {
     pub(super) own: Option<(Vec<IpNetwork>, String)>,
 }
 
+#[derive(Clone)]
 pub(super) struct Inject {
     pub(super) name: String,
     pub(super) protocols: Protocols,

@@ -6,6 +6,7 @@
 mod mutation;
 mod packets;
 mod reference;
+mod variants;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -137,8 +138,14 @@ fn describe(import: &Import, table: &mut String) {
     }
 }
 
-/// The names of all pairs.
-fn names() -> BTreeSet<String> {
+/// The names of all pairs: those of files, and the variants of one.
+fn names() -> Vec<String> {
+    let variants = variants::VARIANTS.iter().map(|variant| variant.name.to_owned());
+    files().into_iter().chain(variants).collect()
+}
+
+/// The names of all pairs of files.
+fn files() -> BTreeSet<String> {
     let files = std::fs::read_dir(folder()).unwrap().map(|file| file.unwrap().file_name());
     let files = files.filter_map(|file| file.into_string().ok());
     let pairs = files.filter_map(|file| {
@@ -164,6 +171,9 @@ fn imported(name: &str) -> Result<Import, ImportError> {
 }
 
 fn text(name: &str, side: &str) -> Option<zeroize::Zeroizing<String>> {
+    if let Some(variant) = variants::VARIANTS.iter().find(|variant| variant.name == name) {
+        return Some(if side == "edge" { variant.edge() } else { variant.origin() }.into());
+    }
     let path = |kind: &str| folder().join(format!("{name}-{side}.{kind}"));
     let file = [path("rsc"), path("conf")].into_iter().find(|path| path.exists())?;
     let bytes = std::fs::read(&file).ok()?;

@@ -18,6 +18,8 @@ const MOST_PARTS: usize = 64;
 pub(super) struct Addresses {
     /// Own addresses, and those that rules name one by one.
     pub(super) singles: Ranges,
+    /// Those of them that are the edge's, or may be: with another address it must let in no more.
+    pub(super) own: Ranges,
     /// Represents every address that is in no other part.
     pub(super) rest: u128,
     /// Wide ranges that rules name, each with the address that represents it.
@@ -48,11 +50,12 @@ impl Addresses {
         let rest = parts.next().and_then(|part| first(&part)).unwrap_or_default();
         // Nothing arrives for further addresses where every uplink has its own in the export.
         let is_known = edge.router.wan.iter().all(|uplink| has_own(edge, uplink.id));
+        let own = if is_known { own } else { singles.clone() };
         let mut wide = BTreeMap::new();
         for part in parts.take(if is_known { 0 } else { MOST_PARTS }) {
             wide.extend(first(&part).map(|one| (one, part)));
         }
-        Self { singles, rest, wide }
+        Self { singles, own, rest, wide }
     }
 
     /// Every address that represents a part.

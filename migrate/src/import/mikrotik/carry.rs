@@ -16,7 +16,7 @@ use crate::import::draft::{
 };
 use crate::import::outcome::FindingKind::{Assumed, Carried, NoCounterpart};
 use policy::gateway::Service;
-use policy::{PortRange, Protocol, Protocols};
+use policy::{PortRange, Protocol, Protocols, text};
 
 /// More ports than this in one rule are not opened as local listeners.
 const MOST_LISTENERS: u32 = 16;
@@ -249,18 +249,27 @@ impl Carry<'_> {
         self.draft.note(Assumed, text);
     }
 
-    /// An entry, unless one of the same peer claims the packet already: the first decides.
+    /// An entry, unless one of the same peer claims the packet already: the first decides. Of a
+    /// range what is not claimed is left.
     fn inject(&mut self, inject: Inject) -> bool {
-        let clash = self.draft.origin.inject.iter().any(|other| {
+        let claims = |other: &&Inject| {
             other.peer == inject.peer
                 && other.address == inject.address
-                && other.ports.overlaps(inject.ports)
                 && other.protocols.iter().any(|protocol| inject.protocols.contains(protocol))
-        });
-        if !clash {
-            self.draft.origin.inject.push(inject);
+        };
+        let range = |ports: PortRange| (u128::from(ports.first()), u128::from(ports.last()));
+        let claimed = self.draft.origin.inject.iter().filter(claims).map(|other| range(other.ports));
+        let (first, last) = range(inject.ports);
+        let free = Ranges::of(first, last).minus(&Ranges::union_of(claimed.collect()));
+        let parts: Vec<PortRange> = free.iter().filter_map(|(first, last)| ports(first, last)).collect();
+        let mut name = Some(inject.name.clone());
+        for part in &parts {
+            let by = i64::from(part.first()) - i64::from(inject.ports.first());
+            let Some(upstream) = moved_upstream(&inject.upstream, by, *part) else { continue };
+            let name = name.take().unwrap_or_else(|| self.inject_names.claim(&inject.name, "inject"));
+            self.draft.origin.inject.push(Inject { name, ports: *part, upstream, ..inject.clone() });
         }
-        !clash
+        !parts.is_empty()
     }
 
     /// Sources as `allow` is written: nothing for everyone, a named list, prefixes, or a list file.
@@ -505,6 +514,15 @@ const fn of_one(protocol: Protocol) -> Protocols {
         Protocol::Tcp => Protocols::Tcp,
         Protocol::Udp => Protocols::Udp,
     }
+}
+
+/// An upstream with as many ports as `part`, the first of them moved.
+fn moved_upstream(upstream: &str, by: i64, part: PortRange) -> Option<String> {
+    let (host, written) = upstream.rsplit_once(':')?;
+    let first = u128::from(text::ports(written)?.first());
+    let first = first.checked_add_signed(by.into())?;
+    let range = ports(first, first + u128::from(part.count()) - 1)?;
+    Some(format!("{host}:{range}"))
 }
 
 fn moved(range: PortRange, by: i64) -> Option<PortRange> {

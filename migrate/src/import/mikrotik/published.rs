@@ -106,7 +106,7 @@ pub(super) fn services(edge: &Site<'_>, origin: &Site<'_>, behind: &Behind) -> (
         }
     }
     for rule in edge.nat.iter().filter(|rule| !seen.contains(&rule.index) && translates(rule)) {
-        refusals.push(Refusal::Rule(rule.index, not_reached(edge.router, rule)));
+        refusals.push(Refusal::Rule(rule.index, not_reached(edge.router, rule, &tracked.refused_by)));
     }
     let of = groups.into_iter().flat_map(|(way, pieces)| of_one_way(way, &pieces, &start, &addresses));
     let mut services: Vec<Service> = of.collect();
@@ -193,7 +193,7 @@ fn unpublishable(rule: &Rule, behind: &Behind) -> Option<Refusal> {
 }
 
 /// Why a dst-nat takes nothing that arrives by the WAN.
-fn not_reached(router: &Router, rule: &Rule) -> String {
+fn not_reached(router: &Router, rule: &Rule, raw: &BTreeSet<usize>) -> String {
     let every = Ranges::union_of(router.wan.iter().map(|uplink| (uplink.id, uplink.id)).collect());
     if let Some(doubt) = rule.doubts.first() {
         return doubt.clone();
@@ -206,8 +206,9 @@ fn not_reached(router: &Router, rule: &Rule) -> String {
     if !rule.possible.arrives.meets(&every) {
         return "not about packets from the WAN".to_owned();
     }
-    "no packet from the WAN gets to it: its destination is private, or earlier rules take everything"
-        .to_owned()
+    let text = "no packet from the WAN gets to it: its destination is private, or earlier rules take everything";
+    let lines = lines([router], &[raw.clone()]);
+    if lines.is_empty() { text.to_owned() } else { format!("{text}: see {lines}") }
 }
 
 /// Why nothing of a dst-nat passes both routers: the lines that refuse it or may.
@@ -215,14 +216,20 @@ fn refused_everywhere(rule: &Rule, routers: [&Router; 2], refused_by: &[BTreeSet
     if let Some(doubt) = rule.doubts.first() {
         return doubt.clone();
     }
+    let passes = "no flow of it is sure to pass both routers, replies included";
+    let lines = lines(routers, refused_by);
+    if lines.is_empty() { passes.to_owned() } else { format!("{passes}: see {lines}") }
+}
+
+/// Where commands are, at most six of them.
+fn lines<const N: usize>(routers: [&Router; N], commands: &[BTreeSet<usize>; N]) -> String {
     let mut lines = Vec::new();
-    for (router, by) in routers.into_iter().zip(refused_by) {
-        lines.extend(by.iter().map(|index| format!("{}:{}", router.file, router.place(*index).line)));
+    for (router, commands) in routers.into_iter().zip(commands) {
+        lines.extend(commands.iter().map(|index| format!("{}:{}", router.file, router.place(*index).line)));
     }
     let more = if lines.len() > 6 { " and more" } else { "" };
     lines.truncate(6);
-    let passes = "no flow of it is sure to pass both routers, replies included";
-    if lines.is_empty() { passes.to_owned() } else { format!("{passes}: see {}{more}", lines.join(", ")) }
+    format!("{}{more}", lines.join(", "))
 }
 
 struct Path<'p, 'r> {
@@ -279,18 +286,11 @@ impl Path<'_, '_> {
         let edge = self.edge;
         let found = edge.routed(&Flows::of(flow.clone()), Some(target), Goal::Into(edge.link.id));
         if found.flows.is_empty() {
-            let address = edge.family.address(target);
-            let line = |index: usize| format!("line {}", edge.router.place(index).line);
-            let by: Vec<String> = match found.refused_by.iter().next() {
-                Some(_) => found.refused_by.iter().map(|index| line(*index)).collect(),
-                None => edge.routing.route_of(target).map(line).into_iter().collect(),
-            };
-            let why = if by.is_empty() {
-                format!("no route leads to {address}")
-            } else {
-                format!("{address} is not routed into {}: {}", edge.link.name, by.join(", "))
-            };
-            self.not_routed = Some(format!("{why}; add the route, or publish it by hand"));
+            let (address, link) = (edge.family.address(target), &edge.link.name);
+            let lines = lines([edge.router], &[found.refused_by.clone()]);
+            let see = if lines.is_empty() { "no route leads there".to_owned() } else { format!("see {lines}") };
+            let text = format!("{address} is not routed into {link} ({see}); add the route, or publish it by hand");
+            self.not_routed = Some(text);
         }
         found
     }
@@ -479,10 +479,12 @@ fn listeners(
 
 /// A service on every address, and one on each that lets in other sources.
 fn separated(rule: usize, by_address: &ByAddress, addresses: &Addresses) -> Vec<Listener> {
-    let every = by_address.get(&addresses.rest);
+    let own = addresses.own.numbers().filter_map(|one| by_address.get(&one));
+    let every = by_address.get(&addresses.rest).map(|every| own.fold(every.clone(), |all, one| all.and(one)));
+    let every = every.as_ref().filter(|every| !every.is_empty());
     let singles = addresses.singles.numbers();
     let except: Vec<u128> = singles.filter(|one| !by_address.contains_key(one)).collect();
-    let differing = addresses.wide.iter().filter(|(one, _)| by_address.get(*one) != every);
+    let differing = addresses.wide.iter().filter(|(one, _)| by_address.get(*one) != by_address.get(&addresses.rest));
     let unclear = differing.map(|(_, part)| part.clone()).next();
     let some = every.or_else(|| addresses.wide.keys().find_map(|one| by_address.get(one)));
     let listener = |address, sources: &Ranges, except, unclear| Listener {
@@ -500,7 +502,7 @@ fn separated(rule: usize, by_address: &ByAddress, addresses: &Addresses) -> Vec<
 
 /// The sources of each port range of flows, whatever their destinations.
 pub(super) fn by_ports(flows: &[Flow]) -> Vec<(Ranges, u128, u128)> {
-    let one = Addresses { singles: Ranges::empty(), rest: 1, wide: BTreeMap::new() };
+    let one = Addresses { singles: Ranges::empty(), own: Ranges::empty(), rest: 1, wide: BTreeMap::new() };
     let flows: Vec<Flow> =
         flows.iter().map(|flow| Flow { destinations: Ranges::one(one.rest), ..flow.clone() }).collect();
     let flows: Vec<&Flow> = flows.iter().collect();

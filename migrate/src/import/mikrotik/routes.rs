@@ -155,6 +155,13 @@ impl Routing {
             self.take(&mut rest, rule, &certain, target, goal, &mut found);
         }
         found.flows.add(rest.and(&to(&Flow::all(), &self.in_main(goal), target)));
+        if found.flows.is_empty() {
+            let main = self.tables.get(MAIN).into_iter().flat_map(|main| &main.parts);
+            let wrong = main.filter(|(part, route)| {
+                !goal.is_met(route.way) && !rest.and(&to(&Flow::all(), part, target)).is_empty()
+            });
+            found.refused_by.extend(wrong.map(|(_, route)| route.index));
+        }
         found
     }
 
@@ -214,12 +221,6 @@ impl Routing {
             found.flows.add(rest.and(&right));
             *rest = rest.minus(&right);
         }
-    }
-
-    /// The command of the route of the main table that has an address; `None` when none has.
-    pub(super) fn route_of(&self, address: u128) -> Option<usize> {
-        let parts = &self.tables.get(MAIN)?.parts;
-        parts.iter().find(|(part, _)| part.contains(address)).map(|(_, route)| route.index)
     }
 }
 

@@ -291,8 +291,9 @@ impl<'r> Reader<'r> {
                 let asked = self.protocol(written);
                 self.ask(value, asked, is_negated, |flow| &mut flow.protocols);
             }
-            // The port of the service is the source port of a reply; a client's may be any.
-            "dst-port" if self.packet != Packet::Reply => {
+            // The port of the service is the source port of a reply.
+            "dst-port" if self.packet == Packet::Reply => self.client_ports(value, written, is_negated),
+            "dst-port" => {
                 let asked = self.ports(written);
                 self.ask(value, asked, is_negated, |flow| &mut flow.ports);
             }
@@ -321,6 +322,20 @@ impl<'r> Reader<'r> {
                 self.ask(value, asked, is_negated, |flow| &mut flow.protocols);
             }
             _ => self.state(value, written, is_negated),
+        }
+    }
+
+    /// The ports of clients, which are any above 1,023: a rule about few of them is about few flows
+    /// of a client, and not about the client.
+    fn client_ports(&mut self, value: &Value, written: &str, is_negated: bool) {
+        const FEW: usize = 1_024;
+        let clients = Ranges::of(1_024, 65_535);
+        let Some(asked) = self.ports(written) else { return self.doubt(value, "no counterpart") };
+        let asked = if is_negated { asked.complement() } else { asked }.and(&clients);
+        if asked.numbers().take(FEW).count() < FEW {
+            self.ask(value, Some(Ranges::empty()), false, |flow| &mut flow.protocols);
+        } else if !asked.covers(&clients) {
+            self.doubt(value, "no counterpart");
         }
     }
 

@@ -8,6 +8,7 @@ use super::router::{Link, Router};
 use super::routes::{Goal, Routing};
 use super::rule::Packet::{First, Later, Reply};
 use super::rule::{Action, Rule, Table, Translation};
+use super::uplinks::no_host;
 use super::walk::{State, Walk};
 
 /// The rules of a router for one family, with the tunnel's interface.
@@ -101,17 +102,28 @@ impl<'r> Site<'r> {
         let out = if state.is_local { "output" } else { "prerouting" };
         let mut found = Self::pass(later, ahead, flows, state);
         found.narrow(self.bridged(later_bridge, &found.flows));
-        let reversed = |flows: &Flows| flows.map(Flow::reversed);
         let state = State { is_local: false, ..state };
         for (rules, chain) in [(raw, out), (filter, back)] {
-            let mut replies = Self::pass(rules, chain, &reversed(&found.flows), state);
-            replies.flows = reversed(&replies.flows);
-            found.narrow(replies);
+            found.narrow(self.answered(&found.flows, |replies| Self::pass(rules, chain, replies, state)));
         }
-        let mut replies = self.bridged(bridge, &reversed(&found.flows));
-        replies.flows = reversed(&replies.flows);
-        found.narrow(replies);
+        found.narrow(self.answered(&found.flows, |replies| self.bridged(bridge, replies)));
         found
+    }
+
+    /// The flows whose replies pass; what is refused to addresses that no host has is not refused.
+    fn answered(&self, flows: &Flows, pass: impl Fn(&Flows) -> Found) -> Found {
+        let hosts = Flow { sources: no_host(self.family).complement(), ..Flow::all() };
+        let mut all = Found::default();
+        for flow in flows.iter() {
+            let one = Flows::of(flow.clone());
+            let mut found = pass(&one.map(Flow::reversed));
+            found.flows = found.flows.map(Flow::reversed);
+            if one.refused(&found.flows).and(&hosts).is_empty() {
+                found = Found { flows: one, ..Found::default() };
+            }
+            all.join(found);
+        }
+        all
     }
 
     /// What of hidden flows gets its replies: those are sent to this router's own address.

@@ -112,19 +112,22 @@ fn is_public(address: IpNetwork) -> bool {
 
 /// The addresses that no packet from the internet can have as its destination.
 pub(super) fn unroutable(family: Family) -> Ranges {
-    let written: &[&str] = match family {
-        Family::V4 => &[
-            "0.0.0.0/8",
-            "10.0.0.0/8",
-            "100.64.0.0/10",
-            "127.0.0.0/8",
-            "169.254.0.0/16",
-            "172.16.0.0/12",
-            "192.168.0.0/16",
-            "224.0.0.0/3",
-        ],
-        Family::V6 => &["::/127", "fc00::/7", "fe80::/10", "ff00::/8"],
+    let private: &[&str] = match family {
+        Family::V4 => &["10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"],
+        Family::V6 => &["fc00::/7", "fe80::/10"],
     };
+    prefixes(private, family).or(&no_host(family))
+}
+
+/// The addresses that no host has, so that none is a client's.
+pub(super) fn no_host(family: Family) -> Ranges {
+    match family {
+        Family::V4 => prefixes(&["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"], family),
+        Family::V6 => prefixes(&["::/127", "ff00::/8"], family),
+    }
+}
+
+fn prefixes(written: &[&str], family: Family) -> Ranges {
     let prefixes: Vec<IpNetwork> = written.iter().filter_map(|written| text::prefix(written)).collect();
     addresses(&prefixes, family)
 }

@@ -21,14 +21,25 @@ pub(super) fn verdicts(site: &Site<'_>, side: usize, notes: &mut Notes) {
         }
     }
     for rule in &site.raw {
-        let (kind, text) = effects(site, rule, side, notes)
-            .unwrap_or_else(|| (Stays, "about packets before the router forwards them".to_owned()));
+        let (kind, text) =
+            effects(site, rule, side, notes).unwrap_or_else(|| early(site, rule, "about packets before the router forwards them"));
         notes.verdict(side, rule.index, kind, text);
     }
     for rule in &site.bridge {
-        let (kind, text) = effects(site, rule, side, notes)
-            .unwrap_or_else(|| (Stays, "about frames of a bridge, none of them carried".to_owned()));
+        let (kind, text) =
+            effects(site, rule, side, notes).unwrap_or_else(|| early(site, rule, "about frames of a bridge, none of them carried"));
         notes.verdict(side, rule.index, kind, text);
+    }
+}
+
+/// A rule that is asked before or after the router's filter, and takes nothing of what is carried.
+fn early(site: &Site<'_>, rule: &Rule, text: &str) -> Verdict {
+    match (&rule.action, rule.doubts.first()) {
+        (Action::Drop | Action::Other, Some(doubt)) => {
+            let text = format!("{doubt}: nothing that it may refuse is carried: {}", summary(site, rule));
+            (NoCounterpart, text)
+        }
+        _ => (Stays, text.to_owned()),
     }
 }
 
