@@ -270,3 +270,31 @@ fn forwarder(text: &str) -> forwarder::Policy {
     let source = Source { name: Path::new("forwarder.toml"), text };
     forwarder::parse(&source).unwrap_or_else(|errors| panic!("{errors:#?}\n{text}"))
 }
+
+#[test]
+fn exports_in_the_wrong_order_are_refused_where_every_sign_says_so() {
+    let (edge, origin) =
+        (read("KYIV.rsc").replace("name=peer1 persistent-keepalive=25s", "name=peer1"), read("WROCLAW.rsc"));
+    assert!(mikrotik(&edge, &origin).is_ok());
+
+    let Err(ImportError::Ambiguous { at, what }) = mikrotik(&origin, &edge) else {
+        panic!("the roles were swapped")
+    };
+    assert_eq!(at, "KYIV.rsc");
+    assert!(what.contains("give the edge's export first: WROCLAW.rsc KYIV.rsc"), "{what}");
+}
+
+#[test]
+fn chains_that_jump_again_and_again_end_in_time() {
+    let mut rules = String::from("/ip firewall filter\n");
+    for level in 0..14 {
+        let chain = if level == 0 { "forward".to_owned() } else { format!("c{level}") };
+        rules.push_str(&format!("add action=jump chain={chain} jump-target=c{}\n", level + 1).repeat(4));
+    }
+    let edge = format!("{}\n{rules}", read("KYIV.rsc"));
+    let started = std::time::Instant::now();
+    let import = mikrotik(&edge, &read("WROCLAW.rsc")).unwrap();
+
+    assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
+    assert!(import.gateway.contains("[interface]"));
+}

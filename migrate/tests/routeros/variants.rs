@@ -131,9 +131,15 @@ pub(crate) const VARIANTS: &[Variant] = &[
     base("as it is"),
     leased(base("as it is, with a lease")),
     // Routes.
-    before("route is disabled", "/ip route\nadd disabled=yes dst-address=192.168.88.0/24 gateway=wg-wroclaw\n"),
+    before(
+        "route is disabled",
+        "/ip route\nadd disabled=yes dst-address=192.168.88.0/24 gateway=wg-wroclaw\n",
+    ),
     leased(before("no route", "/ip route\n")),
-    before("route to a host of the LAN", "/ip route\nadd dst-address=192.168.88.0/24 gateway=192.168.1.254\n"),
+    before(
+        "route to a host of the LAN",
+        "/ip route\nadd dst-address=192.168.88.0/24 gateway=192.168.1.254\n",
+    ),
     before(
         "route in a table that nothing uses",
         "/routing table\nadd fib name=other\n/ip route\nadd dst-address=192.168.88.0/24 gateway=wg-wroclaw routing-table=other\n",
@@ -154,9 +160,15 @@ pub(crate) const VARIANTS: &[Variant] = &[
         "one of two gateways",
         "/ip route\nadd dst-address=192.168.88.0/24 gateway=wg-wroclaw,192.168.1.9\n",
     ),
-    before("connected network", "/ip address\nadd address=192.168.88.9/24 interface=ether5 network=192.168.88.0\n"),
+    before(
+        "connected network",
+        "/ip address\nadd address=192.168.88.9/24 interface=ether5 network=192.168.88.0\n",
+    ),
     before("route by the other end", "/ip route\nadd dst-address=192.168.88.0/24 gateway=10.77.88.2\n"),
-    before("route by both names", "/ip route\nadd dst-address=192.168.88.0/24 gateway=10.77.88.2%wg-wroclaw\n"),
+    before(
+        "route by both names",
+        "/ip route\nadd dst-address=192.168.88.0/24 gateway=10.77.88.2%wg-wroclaw\n",
+    ),
     before("routes by a protocol", "/ip route\n/routing ospf instance\nadd name=ospf\n"),
     before(
         "mark into a table without the tunnel",
@@ -169,8 +181,14 @@ pub(crate) const VARIANTS: &[Variant] = &[
         "/routing table\nadd fib name=via\n/ip route\nadd dst-address=192.168.88.0/24 gateway=wg-wroclaw routing-table=via\n/ip \
          firewall mangle\nadd action=mark-routing chain=prerouting in-interface=ether1 new-routing-mark=via\n",
     ),
-    after("routing rule drops", "/routing rule\nadd action=drop dst-address=192.168.88.0/24 interface=ether1\n"),
-    after("routing rule is unreachable", "/routing rule\nadd action=unreachable src-address=198.51.100.0/24\n"),
+    after(
+        "routing rule drops",
+        "/routing rule\nadd action=drop dst-address=192.168.88.0/24 interface=ether1\n",
+    ),
+    after(
+        "routing rule is unreachable",
+        "/routing rule\nadd action=unreachable src-address=198.51.100.0/24\n",
+    ),
     after(
         "routing rule looks in a table without the route",
         "/routing table\nadd fib name=other\n/routing rule\nadd action=lookup-only-in-table dst-address=192.168.88.0/24 table=other\n",
@@ -191,8 +209,14 @@ pub(crate) const VARIANTS: &[Variant] = &[
         "/system script\nadd name=close source=\"/ip firewall nat disable [find dst-port=443]\"\n/system scheduler\nadd interval=1d \
          name=night on-event=close\n",
     ),
-    after("netwatch changes a filter", "/tool netwatch\nadd down-script=\"/ip/firewall/filter/enable 3\" host=10.0.0.1\n"),
-    after("script about something else", "/system script\nadd name=led source=\"/system leds set 0 disabled=yes\"\n"),
+    after(
+        "netwatch changes a filter",
+        "/tool netwatch\nadd down-script=\"/ip/firewall/filter/enable 3\" host=10.0.0.1\n",
+    ),
+    after(
+        "script about something else",
+        "/system script\nadd name=led source=\"/system leds set 0 disabled=yes\"\n",
+    ),
     after(
         "script about the tunnel",
         "/system scheduler\nadd name=x on-event=\"/interface wireguard peers set 0 endpoint-address=example.com\"\n",
@@ -204,7 +228,10 @@ pub(crate) const VARIANTS: &[Variant] = &[
     ),
     before("list member is disabled", "/interface list member\ndisable [ find interface=ether1 ]\n"),
     before("list is set", "/interface list\nset [ find name=WAN ] exclude=dynamic\n"),
-    before("built-in list is set", "/interface list\nset [ find name=dynamic ] comment=\"dynamic interfaces\"\n"),
+    before(
+        "built-in list is set",
+        "/interface list\nset [ find name=dynamic ] comment=\"dynamic interfaces\"\n",
+    ),
     before("tunnel is disabled", "/interface wireguard\ndisable wg-wroclaw\n"),
     before("tunnel is disabled as an interface", "/interface\ndisable wg-wroclaw\n"),
     before("peer is set", "/interface wireguard peers\nset [ find name=wroclaw ] disabled=yes\n"),
@@ -224,7 +251,10 @@ pub(crate) const VARIANTS: &[Variant] = &[
         "copy-from",
         "/ip firewall filter\nadd action=drop chain=forward connection-state=invalid\nadd chain=forward copy-from=0 src-address=198.51.100.0/24\n",
     ),
-    filter("abbreviated action", "/ip firewall filter\nadd act=drop chain=forward src-address=198.51.100.0/24\n"),
+    filter(
+        "abbreviated action",
+        "/ip firewall filter\nadd act=drop chain=forward src-address=198.51.100.0/24\n",
+    ),
     // The way back.
     filter(
         "jump for known flows",
@@ -269,10 +299,22 @@ pub(crate) const VARIANTS: &[Variant] = &[
         "replies to one source are dropped",
         "/ip firewall filter\nadd action=drop chain=forward dst-address=198.51.100.0/24 out-interface=ether1\n",
     ),
-    after("raw drops replies", "/ip firewall raw\nadd action=drop chain=prerouting in-interface=wg-wroclaw src-address=192.168.88.2\n"),
-    after("raw does not track replies", "/ip firewall raw\nadd action=notrack chain=prerouting in-interface=wg-wroclaw\n"),
-    origin("origin drops replies", "/ip firewall filter\nadd action=drop chain=forward out-interface=wg-kyiv src-address=192.168.88.2\n"),
-    origin("origin's raw drops replies", "/ip firewall raw\nadd action=drop chain=prerouting in-interface=bridge src-address=192.168.88.2\n"),
+    after(
+        "raw drops replies",
+        "/ip firewall raw\nadd action=drop chain=prerouting in-interface=wg-wroclaw src-address=192.168.88.2\n",
+    ),
+    after(
+        "raw does not track replies",
+        "/ip firewall raw\nadd action=notrack chain=prerouting in-interface=wg-wroclaw\n",
+    ),
+    origin(
+        "origin drops replies",
+        "/ip firewall filter\nadd action=drop chain=forward out-interface=wg-kyiv src-address=192.168.88.2\n",
+    ),
+    origin(
+        "origin's raw drops replies",
+        "/ip firewall raw\nadd action=drop chain=prerouting in-interface=bridge src-address=192.168.88.2\n",
+    ),
     origin(
         "origin's bridge drops",
         "/interface bridge filter\nadd action=drop chain=output dst-address=192.168.88.2/32 mac-protocol=ip out-bridge=bridge\n",
@@ -281,10 +323,19 @@ pub(crate) const VARIANTS: &[Variant] = &[
         "origin's bridge drops replies",
         "/interface bridge filter\nadd action=drop chain=input in-bridge=bridge mac-protocol=ip src-address=192.168.88.2/32\n",
     ),
-    origin("origin's bridge drops other frames", "/interface bridge filter\nadd action=drop chain=input mac-protocol=pppoe\n"),
+    origin(
+        "origin's bridge drops other frames",
+        "/interface bridge filter\nadd action=drop chain=input mac-protocol=pppoe\n",
+    ),
     // Lists that something else fills.
-    filter("list without an entry", "/ip firewall filter\nadd action=drop chain=forward src-address-list=crowdsec\n"),
-    after("raw by a list without an entry", "/ip firewall raw\nadd action=drop chain=prerouting src-address-list=blocklist\n"),
+    filter(
+        "list without an entry",
+        "/ip firewall filter\nadd action=drop chain=forward src-address-list=crowdsec\n",
+    ),
+    after(
+        "raw by a list without an entry",
+        "/ip firewall raw\nadd action=drop chain=prerouting src-address-list=blocklist\n",
+    ),
     after(
         "list that a script fills",
         "/ip firewall address-list\nadd address=198.51.100.7 list=bad\n/ip firewall raw\nadd action=drop chain=prerouting \

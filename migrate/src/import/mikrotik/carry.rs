@@ -71,7 +71,8 @@ impl Carry<'_> {
             ));
         }
         if let Some(unclear) = &service.unclear {
-            let named: Vec<String> = unclear.prefixes(self.family).into_iter().take(3).map(shortest).collect();
+            let named: Vec<String> =
+                unclear.prefixes(self.family).into_iter().take(3).map(shortest).collect();
             return Err(format!(
                 "rules treat it differently for addresses of {}, and the export does not say whether the edge has one: write \
                  dst-address= with the edge's own, or publish it by hand with listen = \"ADDRESS:PORT\"",

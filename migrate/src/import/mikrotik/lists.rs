@@ -48,7 +48,8 @@ impl InterfaceLists {
                 for list in entry.list("exclude") {
                     let other = Self::resolve(&all, list);
                     // What may be excluded is no sure member.
-                    held.known = if other.open.is_some() { Ranges::empty() } else { held.known.minus(&other.known) };
+                    held.known =
+                        if other.open.is_some() { Ranges::empty() } else { held.known.minus(&other.known) };
                     held.open = held.open.or(other.open);
                 }
                 if held.open.is_none() && held.known.is_empty() {
@@ -127,7 +128,8 @@ impl AddressLists {
         for key in by_scripts.iter().flat_map(both) {
             ranges.entry(key).or_default().open = Some("is named by a script, which may fill it");
         }
-        let list = |held: Held<Vec<(u128, u128)>>| Held { known: Ranges::union_of(held.known), open: held.open };
+        let list =
+            |held: Held<Vec<(u128, u128)>>| Held { known: Ranges::union_of(held.known), open: held.open };
         let lists = ranges.into_iter().map(|(key, value)| (key, list(value))).collect();
         Self { lists, is_any_filled }
     }

@@ -67,7 +67,9 @@ pub fn mikrotik(exports: &Exports<'_>, derive: Derive<'_>) -> Result<Import, Imp
     }
     let (near, far, sign) = pair::tunnel(&edge, &origin, derive)
         .ok_or_else(|| ImportError::NoTunnel { edge: edge.file.clone(), origin: origin.file.clone() })?;
-    if let (true, Some(error)) = (edge.is_given && origin.is_given, pair::swapped((&edge, &near), (&origin, &far))) {
+    if let (true, Some(error)) =
+        (edge.is_given && origin.is_given, pair::swapped((&edge, &near), (&origin, &far)))
+    {
         return Err(error);
     }
     let mut draft = begin(&edge, &near, &origin, &far);

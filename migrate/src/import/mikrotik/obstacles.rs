@@ -35,9 +35,8 @@ pub(super) fn obstacle(router: &Router, link: &Link, family: Family) -> Option<O
 fn last_set(router: &Router, menu: &str, key: &str, value: &str) -> Option<usize> {
     let sets = router.entries.iter().enumerate().filter(|(_, entry)| entry.is(menu, "set"));
     let last = sets.filter(|(_, entry)| entry.value(key).is_some()).last();
-    let is_same = |written: &str| {
-        written == value || matches!((written, value), ("false", "no") | ("true", "yes"))
-    };
+    let is_same =
+        |written: &str| written == value || matches!((written, value), ("false", "no") | ("true", "yes"));
     last.filter(|(_, entry)| entry.value(key).is_some_and(is_same)).map(|(index, _)| index)
 }
 

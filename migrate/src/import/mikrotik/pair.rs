@@ -77,7 +77,10 @@ fn publishes(router: &Router, link: &Link) -> bool {
         let to = rule.value("to-addresses").or_else(|| rule.value("to-address"));
         let to = to.and_then(|to| text::prefix(to.split('-').next().unwrap_or(to)));
         matches!(rule.value("action"), Some("dst-nat" | "netmap"))
-            && to.is_some_and(|to| on(router, link).any(|peer| peer.allowed.iter().any(|one| one.prefix() > 0 && one.contains(to.ip()))))
+            && to.is_some_and(|to| {
+                on(router, link)
+                    .any(|peer| peer.allowed.iter().any(|one| one.prefix() > 0 && one.contains(to.ip())))
+            })
     })
 }
 

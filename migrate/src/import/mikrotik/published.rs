@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::addresses::Addresses;
 use super::flows::{Flow, Flows, TCP, UDP};
 use super::ranges::Ranges;
 use super::router::Router;
-use super::rule::Rule;
-use super::addresses::Addresses;
 use super::routes::Goal;
+use super::rule::Rule;
 use super::site::{Found, Site, pieces};
 use super::uplinks::Uplink;
 use policy::{PortRange, Protocol};
@@ -206,7 +206,8 @@ fn not_reached(router: &Router, rule: &Rule, raw: &BTreeSet<usize>) -> String {
     if !rule.possible.arrives.meets(&every) {
         return "not about packets from the WAN".to_owned();
     }
-    let text = "no packet from the WAN gets to it: its destination is private, or earlier rules take everything";
+    let text =
+        "no packet from the WAN gets to it: its destination is private, or earlier rules take everything";
     let lines = lines([router], &[raw.clone()]);
     if lines.is_empty() { text.to_owned() } else { format!("{text}: see {lines}") }
 }
@@ -288,8 +289,10 @@ impl Path<'_, '_> {
         if found.flows.is_empty() {
             let (address, link) = (edge.family.address(target), &edge.link.name);
             let lines = lines([edge.router], &[found.refused_by.clone()]);
-            let see = if lines.is_empty() { "no route leads there".to_owned() } else { format!("see {lines}") };
-            let text = format!("{address} is not routed into {link} ({see}); add the route, or publish it by hand");
+            let see =
+                if lines.is_empty() { "no route leads there".to_owned() } else { format!("see {lines}") };
+            let text =
+                format!("{address} is not routed into {link} ({see}); add the route, or publish it by hand");
             self.not_routed = Some(text);
         }
         found
@@ -484,7 +487,8 @@ fn separated(rule: usize, by_address: &ByAddress, addresses: &Addresses) -> Vec<
     let every = every.as_ref().filter(|every| !every.is_empty());
     let singles = addresses.singles.numbers();
     let except: Vec<u128> = singles.filter(|one| !by_address.contains_key(one)).collect();
-    let differing = addresses.wide.iter().filter(|(one, _)| by_address.get(*one) != by_address.get(&addresses.rest));
+    let differing =
+        addresses.wide.iter().filter(|(one, _)| by_address.get(*one) != by_address.get(&addresses.rest));
     let unclear = differing.map(|(_, part)| part.clone()).next();
     let some = every.or_else(|| addresses.wide.keys().find_map(|one| by_address.get(one)));
     let listener = |address, sources: &Ranges, except, unclear| Listener {
@@ -497,7 +501,10 @@ fn separated(rule: usize, by_address: &ByAddress, addresses: &Addresses) -> Vec<
     let general = some.map(|sources| listener(None, sources, except, unclear));
     let is_single = |one: u128| one != addresses.rest && !addresses.wide.contains_key(&one);
     let bound = by_address.iter().filter(|(one, sources)| is_single(**one) && every != Some(*sources));
-    general.into_iter().chain(bound.map(|(one, sources)| listener(Some(*one), sources, Vec::new(), None))).collect()
+    general
+        .into_iter()
+        .chain(bound.map(|(one, sources)| listener(Some(*one), sources, Vec::new(), None)))
+        .collect()
 }
 
 /// The sources of each port range of flows, whatever their destinations.

@@ -155,7 +155,8 @@ impl Router {
         let own = entries.filter_map(|(index, entry)| {
             let interface = self.interface(entry.value("interface")?)?;
             // The export does not say which address it is.
-            let is_computed = entry.value("from-pool").is_some() || matches!(entry.value("eui-64"), Some("yes"));
+            let is_computed =
+                entry.value("from-pool").is_some() || matches!(entry.value("eui-64"), Some("yes"));
             if is_computed {
                 return None;
             }
@@ -309,7 +310,10 @@ fn out_of_order(entry: &Entry) -> Option<String> {
         None if is_of_a_script(&entry.menu, &entry.command, &entry.target) => entry.command.as_str(),
         None => return None,
     };
-    Some(format!("{what} in /{} changes the order or the rules, so this is a script and no export", entry.menu))
+    Some(format!(
+        "{what} in /{} changes the order or the rules, so this is a script and no export",
+        entry.menu
+    ))
 }
 
 /// Every interface that is named anywhere, numbered.

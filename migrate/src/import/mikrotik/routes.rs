@@ -175,7 +175,8 @@ impl Routing {
         }
         if self.assumed.is_some() {
             let everyone = self.family.everyone();
-            let default = main.parts.iter().filter(|(_, route)| Ranges::of(route.to.0, route.to.1) == everyone);
+            let default =
+                main.parts.iter().filter(|(_, route)| Ranges::of(route.to.0, route.to.1) == everyone);
             right = default.fold(right, |all, (part, _)| all.or(part));
         }
         right
@@ -240,7 +241,8 @@ fn static_route(router: &Router, family: Family, index: usize, entry: &Entry) ->
         None => family.everyone().iter().next()?,
     };
     let is_yes = |key: &str| entry.value(key).is_some_and(|value| value != "no" && value != "unicast");
-    let refuses = entry.target.split(' ').any(|word| ["blackhole", "unreachable", "prohibit"].contains(&word));
+    let refuses =
+        entry.target.split(' ').any(|word| ["blackhole", "unreachable", "prohibit"].contains(&word));
     let is_unknown = entry.values().any(|value| is_unknown(&entry.menu, &value.key));
     let way = if refuses || is_yes("blackhole") || is_yes("type") {
         Way::Refused
@@ -259,7 +261,8 @@ pub(super) fn way_by(router: &Router, gateway: &str) -> Option<u128> {
     if gateway.contains(',') || gateway.contains('@') {
         return None;
     }
-    let (address, named) = gateway.split_once('%').map_or((gateway, gateway), |(address, name)| (address, name));
+    let (address, named) =
+        gateway.split_once('%').map_or((gateway, gateway), |(address, name)| (address, name));
     if let Some(id) = router.interface(named) {
         return Some(id);
     }
@@ -272,7 +275,8 @@ pub(super) fn way_by(router: &Router, gateway: &str) -> Option<u128> {
 fn connected(router: &Router, family: Family) -> impl Iterator<Item = (usize, (u128, u128), u128)> {
     let networks = router.own.iter().filter_map(move |own| {
         let named = router.entry(own.index).and_then(|entry| text::prefix(entry.value("network")?));
-        let network = if prefix::host(own.address).is_some() { named.unwrap_or(own.address) } else { own.address };
+        let network =
+            if prefix::host(own.address).is_some() { named.unwrap_or(own.address) } else { own.address };
         Some((own.index, super::ranges::bounds(prefix::network(network), family)?, own.interface))
     });
     networks
@@ -280,11 +284,13 @@ fn connected(router: &Router, family: Family) -> impl Iterator<Item = (usize, (u
 
 /// Connected networks, and the default routes that the other end of an uplink gives.
 fn own_routes(router: &Router, family: Family) -> Vec<Route> {
-    let own = connected(router, family).map(|(index, to, id)| Route { index, to, distance: 0, way: Way::Out(id) });
+    let own =
+        connected(router, family).map(|(index, to, id)| Route { index, to, distance: 0, way: Way::Out(id) });
     let mut routes: Vec<Route> = own.collect();
     if family == Family::V4 {
         for (_, entry, name) in clients(router) {
-            let index = router.entries.iter().position(|known| std::ptr::eq(known, entry)).unwrap_or_default();
+            let index =
+                router.entries.iter().position(|known| std::ptr::eq(known, entry)).unwrap_or_default();
             let distance = entry.value("default-route-distance").and_then(|distance| distance.parse().ok());
             let way = router.interface(&name).map_or(Way::Elsewhere, Way::Out);
             let everyone = family.everyone().iter().next();
@@ -313,7 +319,8 @@ fn marks(router: &Router, family: Family) -> Vec<(Step, bool)> {
         let is_sure = is_first && rule.chain == "prerouting" && rule.local.is_none();
         is_first &= !ends;
         let Some(then) = then else { continue };
-        let by_connection = value(rule, "connection-mark").filter(|mark| !mark.starts_with('!') && *mark != "no-mark");
+        let by_connection =
+            value(rule, "connection-mark").filter(|mark| !mark.starts_with('!') && *mark != "no-mark");
         let possible = match by_connection {
             None => vec![rule.possible.clone()],
             // A new connection has a mark only where a rule gives it one.
@@ -322,7 +329,12 @@ fn marks(router: &Router, family: Family) -> Vec<(Step, bool)> {
                 giving.filter_map(|giving| giving.possible.and(&rule.possible)).collect()
             }
         };
-        let step = |possible| Step { index: rule.index, certain: rule.certain.clone(), possible, then: then.clone() };
+        let step = |possible| Step {
+            index: rule.index,
+            certain: rule.certain.clone(),
+            possible,
+            then: then.clone(),
+        };
         marks.extend(possible.into_iter().map(step).map(|step| (step, is_sure)));
     }
     marks
@@ -365,7 +377,11 @@ fn assumed(router: &Router, family: Family) -> Option<&'static str> {
     let speaks = |menu: &str| {
         menu.strip_prefix("routing ").is_some_and(|rest| PROTOCOLS.iter().any(|one| rest.starts_with(one)))
     };
-    if router.entries.iter().any(|entry| entry.command == "add" && !entry.is_disabled() && speaks(&entry.menu)) {
+    if router
+        .entries
+        .iter()
+        .any(|entry| entry.command == "add" && !entry.is_disabled() && speaks(&entry.menu))
+    {
         return Some("a routing protocol gives it routes, which no export holds");
     }
     let menu = format!("{} route", family.menu());

@@ -66,7 +66,8 @@ pub(super) fn filled_lists(entries: &[Entry]) -> (BTreeSet<String>, bool) {
 pub(super) fn changes_rules(router: &Router) -> Option<usize> {
     let decides = |text: &str| {
         let tables = ["filter", "nat", "raw", "mangle"];
-        text.contains("interface list") || text.contains("firewall") && tables.iter().any(|one| has_word(text, one))
+        text.contains("interface list")
+            || text.contains("firewall") && tables.iter().any(|one| has_word(text, one))
     };
     let changes = |text: &str| CHANGES.iter().any(|word| has_word(text, word));
     scripts(&router.entries).find(|(_, text)| decides(text) && changes(text)).map(|(index, _)| index)

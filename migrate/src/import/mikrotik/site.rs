@@ -180,7 +180,8 @@ impl<'r> Site<'r> {
             refused.extend(found.refused_by);
             (rule, found.flows)
         };
-        let passed: Vec<_> = walk.endings.into_iter().map(|ending| (ending.rule, ending.flows)).map(both_ways).collect();
+        let passed: Vec<_> =
+            walk.endings.into_iter().map(|ending| (ending.rule, ending.flows)).map(both_ways).collect();
         (passed, refused)
     }
 

@@ -72,9 +72,16 @@ pub(super) fn clients(router: &Router) -> impl Iterator<Item = (&'static str, &E
 fn masquerades(router: &Router) -> impl Iterator<Item = (&'static str, &Entry, String)> {
     let rules = router.of("ip firewall nat").filter(|(_, entry)| {
         entry.value("action") == Some("masquerade")
-            && ["dst-address", "dst-address-list", "dst-port", "protocol", "in-interface", "in-interface-list"]
-                .iter()
-                .all(|key| entry.value(key).is_none())
+            && [
+                "dst-address",
+                "dst-address-list",
+                "dst-port",
+                "protocol",
+                "in-interface",
+                "in-interface-list",
+            ]
+            .iter()
+            .all(|key| entry.value(key).is_none())
     });
     let has_network = |name: &str| {
         let id = router.interface(name);
@@ -83,7 +90,8 @@ fn masquerades(router: &Router) -> impl Iterator<Item = (&'static str, &Entry, S
         own().any(|own| is_private(prefix::network(own.address))) || serves()
     };
     rules.filter_map(move |(_, entry)| {
-        let name = entry.value("out-interface").filter(|name| !name.starts_with('!') && !has_network(name))?;
+        let name =
+            entry.value("out-interface").filter(|name| !name.starts_with('!') && !has_network(name))?;
         Some(("masquerade", entry, name.to_owned()))
     })
 }

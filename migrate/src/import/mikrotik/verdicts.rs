@@ -21,13 +21,13 @@ pub(super) fn verdicts(site: &Site<'_>, side: usize, notes: &mut Notes) {
         }
     }
     for rule in &site.raw {
-        let (kind, text) =
-            effects(site, rule, side, notes).unwrap_or_else(|| early(site, rule, "about packets before the router forwards them"));
+        let (kind, text) = effects(site, rule, side, notes)
+            .unwrap_or_else(|| early(site, rule, "about packets before the router forwards them"));
         notes.verdict(side, rule.index, kind, text);
     }
     for rule in &site.bridge {
-        let (kind, text) =
-            effects(site, rule, side, notes).unwrap_or_else(|| early(site, rule, "about frames of a bridge, none of them carried"));
+        let (kind, text) = effects(site, rule, side, notes)
+            .unwrap_or_else(|| early(site, rule, "about frames of a bridge, none of them carried"));
         notes.verdict(side, rule.index, kind, text);
     }
 }

@@ -172,6 +172,7 @@ pub(in crate::import) fn is_of_a_script(menu: &str, command: &str, target: &str)
 /// Whether the text of a line that is no command may change what is read.
 pub(super) fn may_change(text: &str) -> bool {
     let text = text.to_ascii_lowercase().replace('/', " ");
-    let words = ["firewall", "interface ", "{", "}", "do=", "import", "ip ", "ipv6 ", "routing ", "script run"];
+    let words =
+        ["firewall", "interface ", "{", "}", "do=", "import", "ip ", "ipv6 ", "routing ", "script run"];
     words.iter().any(|word| text.contains(word))
 }

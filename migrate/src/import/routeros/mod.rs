@@ -146,7 +146,8 @@ pub(super) fn read(source: &Source<'_>) -> (Vec<Entry>, Vec<Stray>) {
 
 /// Whether a menu, or one that the words name, decides what passes.
 fn decides(menu: &str) -> bool {
-    is_read(menu) || ["ip firewall", "ipv6 firewall", "interface list"].iter().any(|start| menu.contains(start))
+    is_read(menu)
+        || ["ip firewall", "ipv6 firewall", "interface list"].iter().any(|start| menu.contains(start))
 }
 
 fn printable(text: &str) -> String {
