@@ -61,6 +61,15 @@ const NAT: &str = "\
 add action=masquerade chain=srcnat out-interface-list=WAN
 add action=dst-nat chain=dstnat dst-port=443 in-interface-list=WAN protocol=tcp to-addresses=192.168.88.2
 ";
+const PRIVATE: &str = "\
+/ip firewall filter
+add action=accept chain=forward connection-state=established,related,untracked
+add action=accept chain=forward comment=NFS dst-address=192.168.1.2 dst-port=2049 in-interface=wg-wroclaw protocol=tcp
+add action=accept chain=forward comment=Monitoring dst-address=192.168.88.2 dst-port=8428 in-interface=bridge \
+out-interface=wg-wroclaw protocol=tcp
+add action=accept chain=forward connection-nat-state=dstnat in-interface-list=WAN
+add action=drop chain=forward
+";
 const ORIGIN: &str = "\
 /interface bridge
 add name=bridge
@@ -327,6 +336,35 @@ pub(crate) const VARIANTS: &[Variant] = &[
         "origin's bridge drops other frames",
         "/interface bridge filter\nadd action=drop chain=input mac-protocol=pppoe\n",
     ),
+    // Private flows.
+    filter("private flows", PRIVATE),
+    Variant {
+        after: "/ip firewall raw\nadd action=drop chain=prerouting in-interface=bridge src-address=192.168.1.2\n",
+        ..filter("replies of a private flow are dropped in raw", PRIVATE)
+    },
+    Variant {
+        after: "/ip firewall raw\nadd action=drop chain=prerouting in-interface=wg-wroclaw src-address=192.168.88.2\n",
+        ..filter("the tunnel is dropped in raw", PRIVATE)
+    },
+    filter(
+        "private flows without their replies",
+        "/ip firewall filter\nadd action=accept chain=forward comment=NFS dst-address=192.168.1.2 dst-port=2049 in-interface=wg-wroclaw \
+         protocol=tcp\nadd action=accept chain=forward comment=Monitoring dst-address=192.168.88.2 dst-port=8428 in-interface=bridge \
+         out-interface=wg-wroclaw protocol=tcp\nadd action=drop chain=forward\n",
+    ),
+    Variant {
+        before: "/ip route\nadd dst-address=192.168.88.0/24 gateway=wg-wroclaw\nadd blackhole dst-address=192.168.1.2/32\nadd blackhole \
+                 dst-address=192.168.88.2/32\n",
+        ..filter("private flows into a blackhole", PRIVATE)
+    },
+    Variant {
+        origin: "/interface bridge filter\nadd action=drop chain=input in-bridge=bridge mac-protocol=ip src-address=192.168.88.2/32\n",
+        ..filter("private flows that the origin's bridge drops", PRIVATE)
+    },
+    Variant {
+        before: "/ip settings\nset ip-forward=no\n",
+        ..filter("private flows without forwarding", PRIVATE)
+    },
     // Lists that something else fills.
     filter(
         "list without an entry",
@@ -354,6 +392,20 @@ pub(crate) const VARIANTS: &[Variant] = &[
     after(
         "list of interfaces without a member",
         "/interface list\nadd name=BAD\n/ip firewall raw\nadd action=drop chain=prerouting in-interface-list=BAD\n",
+    ),
+    // Conditions of replies that are not about them.
+    filter(
+        "clients' ports",
+        "/ip firewall filter\nadd action=drop chain=forward dst-port=8080 protocol=tcp\nadd action=drop chain=forward dst-port=1-1023 \
+         in-interface=wg-wroclaw protocol=tcp\n",
+    ),
+    filter(
+        "all ports of clients",
+        "/ip firewall filter\nadd action=drop chain=forward dst-port=1024-65535 in-interface=wg-wroclaw protocol=tcp\n",
+    ),
+    after(
+        "raw drops bad sources",
+        "/ip firewall raw\nadd action=drop chain=prerouting src-address=224.0.0.0/3\n",
     ),
     // Public addresses.
     leased(after(

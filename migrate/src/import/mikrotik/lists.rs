@@ -98,6 +98,9 @@ fn filled_lists(entries: &[Entry]) -> impl Iterator<Item = &str> {
     named.flatten().filter(|name| !["all", "none"].contains(name))
 }
 
+/// First and last addresses of ranges in any order.
+type Pairs = Vec<(u128, u128)>;
+
 /// The lists of addresses of both families.
 pub(super) struct AddressLists {
     lists: BTreeMap<(Family, String), Held<Ranges>>,
@@ -107,7 +110,7 @@ pub(super) struct AddressLists {
 
 impl AddressLists {
     pub(super) fn of(entries: &[Entry]) -> Self {
-        let mut ranges: BTreeMap<(Family, String), Held<Vec<(u128, u128)>>> = BTreeMap::new();
+        let mut ranges: BTreeMap<(Family, String), Held<Pairs>> = BTreeMap::new();
         for (entry, family) in entries.iter().filter_map(|entry| Some((entry, family(entry)?))) {
             let Some(name) = entry.value("list") else { continue };
             let list = ranges.entry((family, name.to_owned())).or_default();
@@ -128,8 +131,7 @@ impl AddressLists {
         for key in by_scripts.iter().flat_map(both) {
             ranges.entry(key).or_default().open = Some("is named by a script, which may fill it");
         }
-        let list =
-            |held: Held<Vec<(u128, u128)>>| Held { known: Ranges::union_of(held.known), open: held.open };
+        let list = |held: Held<Pairs>| Held { known: Ranges::union_of(held.known), open: held.open };
         let lists = ranges.into_iter().map(|(key, value)| (key, list(value))).collect();
         Self { lists, is_any_filled }
     }

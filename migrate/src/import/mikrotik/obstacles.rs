@@ -33,8 +33,8 @@ pub(super) fn obstacle(router: &Router, link: &Link, family: Family) -> Option<O
 
 /// The last command that sets a property, when it gives it a value.
 fn last_set(router: &Router, menu: &str, key: &str, value: &str) -> Option<usize> {
-    let sets = router.entries.iter().enumerate().filter(|(_, entry)| entry.is(menu, "set"));
-    let last = sets.filter(|(_, entry)| entry.value(key).is_some()).last();
+    let mut sets = router.entries.iter().enumerate().rev().filter(|(_, entry)| entry.is(menu, "set"));
+    let last = sets.find(|(_, entry)| entry.value(key).is_some());
     let is_same =
         |written: &str| written == value || matches!((written, value), ("false", "no") | ("true", "yes"));
     last.filter(|(_, entry)| entry.value(key).is_some_and(is_same)).map(|(index, _)| index)

@@ -35,10 +35,13 @@ pub(super) fn tunnel(
     (usable(&found.0) && usable(&found.1)).then_some(found)
 }
 
+/// Whether a router with its end of the tunnel shows a sign.
+type Shows = fn(&Router, &Link) -> bool;
+
 /// The error for exports in the wrong order: every sign of which router dials, and which publishes,
 /// says so.
 pub(super) fn swapped(edge: (&Router, &Link), origin: (&Router, &Link)) -> Option<ImportError> {
-    let signs: [(&str, fn(&Router, &Link) -> bool); 3] = [
+    let signs: [(&str, Shows); 3] = [
         ("knows where to dial", dials),
         ("keeps the tunnel alive", keeps_alive),
         ("publishes nothing into the tunnel", |router, link| !publishes(router, link)),

@@ -208,7 +208,7 @@ fn not_reached(router: &Router, rule: &Rule, raw: &BTreeSet<usize>) -> String {
     }
     let text =
         "no packet from the WAN gets to it: its destination is private, or earlier rules take everything";
-    let lines = lines([router], &[raw.clone()]);
+    let lines = lines(&[router], std::slice::from_ref(raw));
     if lines.is_empty() { text.to_owned() } else { format!("{text}: see {lines}") }
 }
 
@@ -218,14 +218,14 @@ fn refused_everywhere(rule: &Rule, routers: [&Router; 2], refused_by: &[BTreeSet
         return doubt.clone();
     }
     let passes = "no flow of it is sure to pass both routers, replies included";
-    let lines = lines(routers, refused_by);
+    let lines = lines(&routers, refused_by);
     if lines.is_empty() { passes.to_owned() } else { format!("{passes}: see {lines}") }
 }
 
 /// Where commands are, at most six of them.
-fn lines<const N: usize>(routers: [&Router; N], commands: &[BTreeSet<usize>; N]) -> String {
+fn lines(routers: &[&Router], commands: &[BTreeSet<usize>]) -> String {
     let mut lines = Vec::new();
-    for (router, commands) in routers.into_iter().zip(commands) {
+    for (router, commands) in routers.iter().zip(commands) {
         lines.extend(commands.iter().map(|index| format!("{}:{}", router.file, router.place(*index).line)));
     }
     let more = if lines.len() > 6 { " and more" } else { "" };
@@ -288,7 +288,7 @@ impl Path<'_, '_> {
         let found = edge.routed(&Flows::of(flow.clone()), Some(target), Goal::Into(edge.link.id));
         if found.flows.is_empty() {
             let (address, link) = (edge.family.address(target), &edge.link.name);
-            let lines = lines([edge.router], &[found.refused_by.clone()]);
+            let lines = lines(&[edge.router], std::slice::from_ref(&found.refused_by));
             let see =
                 if lines.is_empty() { "no route leads there".to_owned() } else { format!("see {lines}") };
             let text =

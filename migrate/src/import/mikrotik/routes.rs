@@ -273,13 +273,12 @@ pub(super) fn way_by(router: &Router, gateway: &str) -> Option<u128> {
 
 /// The networks that a router is connected to, with the command and the interface of each.
 fn connected(router: &Router, family: Family) -> impl Iterator<Item = (usize, (u128, u128), u128)> {
-    let networks = router.own.iter().filter_map(move |own| {
+    router.own.iter().filter_map(move |own| {
         let named = router.entry(own.index).and_then(|entry| text::prefix(entry.value("network")?));
         let network =
             if prefix::host(own.address).is_some() { named.unwrap_or(own.address) } else { own.address };
         Some((own.index, super::ranges::bounds(prefix::network(network), family)?, own.interface))
-    });
-    networks
+    })
 }
 
 /// Connected networks, and the default routes that the other end of an uplink gives.

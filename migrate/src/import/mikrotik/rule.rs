@@ -118,7 +118,9 @@ impl Rule {
     pub(super) fn all(router: &Router, family: Family, table: Table, packet: Packet) -> Vec<Self> {
         let menu = match table {
             Table::Bridge => "interface bridge filter".to_owned(),
-            _ => format!("{} firewall {}", family.menu(), table.name()),
+            Table::Raw | Table::Mangle | Table::Nat | Table::Filter => {
+                format!("{} firewall {}", family.menu(), table.name())
+            }
         };
         let rules = router.of(&menu);
         rules.map(|(index, entry)| Reader::new(router, family, entry, packet).rule(index, table)).collect()
