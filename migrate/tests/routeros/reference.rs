@@ -125,7 +125,7 @@ impl Router {
     }
 
     fn by(&self, gateway: &str) -> String {
-        let named = gateway.split('%').next_back().unwrap();
+        let named = gateway.split('%').next_back().unwrap().trim_end_matches("@main");
         match named.parse::<IpAddr>() {
             Err(_) => named.to_owned(),
             Ok(address) => {
@@ -283,7 +283,8 @@ impl Router {
                 "src-port" if state.turn == Turn::Reply => {
                     Some(value.split(',').any(|range| in_ports(packet.port, range)))
                 }
-                "tcp-flags" if value == "syn,!ack" && state.turn != Turn::First => Some(false),
+                "tcp-flags" => has_flags(written, state.turn).map(|has| has != negated),
+                "port" if value == "0" => Some(false),
                 "src-address" => Some(in_range(packet.source, value)),
                 "dst-address" => Some(in_range(packet.destination, value)),
                 "src-address-list" | "dst-address-list" => {
@@ -402,6 +403,23 @@ fn values(line: &str) -> BTreeMap<String, String> {
     }
     let pairs = words.iter().filter_map(|word| word.split_once('='));
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// Whether the packets of a turn have flags and lack others; `None` when some do.
+fn has_flags(written: &str, turn: Turn) -> Option<bool> {
+    let packets = match turn {
+        Turn::First => vec!["syn"],
+        Turn::Later => vec!["ack", "ack psh", "fin ack"],
+        Turn::Reply => vec!["syn ack", "ack", "ack psh", "fin ack"],
+    };
+    let has = |packet: &&&str| {
+        written.split(',').all(|flag| packet.contains(flag.trim_start_matches('!')) != flag.starts_with('!'))
+    };
+    match packets.iter().filter(has).count() {
+        0 => Some(false),
+        all if all == packets.len() => Some(true),
+        _ => None,
+    }
 }
 
 fn in_ports(port: u16, range: &str) -> bool {

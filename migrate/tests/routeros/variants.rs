@@ -459,4 +459,101 @@ pub(crate) const VARIANTS: &[Variant] = &[
          \"DxMrtQGq2UO9UWQXMvBiQWzuVX9RLJ9nTo5cKkhBvRc=\" rate-limit=1M\n/ip address\nadd address=192.168.5.1/24 interface=ether5 \
          scope=odd\n/interface list member\nadd interface=ether5 list=LAN until=tomorrow\n",
     ),
+    // More shapes of the same.
+    before(
+        "WAN interface is disabled",
+        "/interface ethernet\nset [ find default-name=ether1 ] disabled=yes\n",
+    ),
+    before(
+        "longer unreachable route",
+        "/ip route\nadd dst-address=192.168.88.0/24 gateway=wg-wroclaw\nadd dst-address=192.168.88.2/32 type=unreachable\n",
+    ),
+    before(
+        "second route for when the first fails",
+        "/ip route\nadd dst-address=192.168.88.0/24 gateway=wg-wroclaw\nadd distance=10 dst-address=192.168.88.0/24 gateway=192.168.1.7\n",
+    ),
+    before(
+        "route of a larger network",
+        "/ip route\nadd dst-address=192.168.0.0/16 gateway=wg-wroclaw@main\n",
+    ),
+    before(
+        "route of a VRF",
+        "/ip vrf\nadd interfaces=ether9 name=v\n/ip route\nadd dst-address=192.168.88.0/24 gateway=wg-wroclaw@v\n",
+    ),
+    before(
+        "mangle routes elsewhere",
+        "/ip firewall mangle\nadd action=route chain=prerouting in-interface=ether1 route-dst=192.168.1.9\n",
+    ),
+    before(
+        "marks of connections for replies",
+        "/routing table\nadd fib name=isp1\n/ip firewall mangle\nadd action=mark-connection chain=prerouting connection-mark=no-mark connection-state=new in-interface=ether1 new-connection-mark=c1 passthrough=yes\nadd action=mark-routing chain=prerouting connection-mark=c1 in-interface-list=!WAN new-routing-mark=isp1 passthrough=yes\nadd action=mark-routing chain=output connection-mark=c1 new-routing-mark=isp1\n/ip route\nadd dst-address=0.0.0.0/0 gateway=203.0.113.1 routing-table=isp1\nadd dst-address=192.168.88.0/24 gateway=wg-wroclaw\n",
+    ),
+    before(
+        "marks of connections that also route first packets",
+        "/routing table\nadd fib name=isp1\n/ip firewall mangle\nadd action=mark-connection chain=prerouting connection-state=new in-interface=ether1 new-connection-mark=c1 passthrough=yes\nadd action=mark-routing chain=prerouting connection-mark=c1 new-routing-mark=isp1\n/ip route\nadd dst-address=0.0.0.0/0 gateway=203.0.113.1 routing-table=isp1\nadd dst-address=192.168.88.0/24 gateway=wg-wroclaw\n",
+    ),
+    before(
+        "lease script changes NAT",
+        "/ip dhcp-client\nadd interface=ether8 script=\":if (\\$bound=1) do={/ip firewall nat set [find comment=x] to-addresses=\\$\\\"lease-address\\\"}\"\n",
+    ),
+    before(
+        "script computes the name of a list",
+        "/ppp profile\nadd name=p on-up=\"/ip/firewall/address-list/add list=\\$x address=1.2.3.4\"\n/ip firewall raw\nadd action=drop chain=prerouting src-address-list=zz\n/ip firewall address-list\nadd address=198.51.100.7 list=zz\n",
+    ),
+    before(
+        "script about an interface",
+        "/system scheduler\nadd name=n on-event=\"/interface disable wg-wroclaw\"\n",
+    ),
+    before(
+        "comment about the firewall",
+        "/ip service\nset www comment=\"see the firewall filter add\" disabled=yes\n",
+    ),
+    before("log topics", "/system logging\nadd topics=firewall action=memory\n"),
+    filter(
+        "known flows are accepted one way",
+        "/ip firewall filter\nadd action=accept chain=forward connection-state=established,related in-interface-list=WAN\nadd action=accept chain=forward connection-nat-state=dstnat connection-state=new\nadd action=drop chain=forward\n",
+    ),
+    filter(
+        "both ways are accepted by port",
+        "/ip firewall filter\nadd action=accept chain=forward dst-address=192.168.88.2 dst-port=443 protocol=tcp\nadd action=accept chain=forward src-address=192.168.88.2 src-port=443 protocol=tcp\nadd action=drop chain=forward\n",
+    ),
+    filter(
+        "related flows are dropped",
+        "/ip firewall filter\nadd action=drop chain=forward connection-state=related src-address=198.51.100.0/24\n",
+    ),
+    filter(
+        "all but a list without an entry",
+        "/ip firewall filter\nadd action=drop chain=forward src-address-list=!friends\n",
+    ),
+    filter(
+        "list whose entry is disabled",
+        "/ip firewall filter\nadd action=drop chain=forward src-address-list=friends\n/ip firewall address-list\nadd address=1.2.3.4 disabled=yes list=friends\n",
+    ),
+    origin(
+        "origin accepts only new flows",
+        "/ip firewall filter\nadd action=accept chain=forward connection-state=new in-interface=wg-kyiv\nadd action=drop chain=forward\n",
+    ),
+    origin("origin's LAN in a VRF", "/ip vrf\nadd interfaces=bridge name=v\n"),
+    after(
+        "raw lets one source to the address",
+        "/ip firewall raw\nadd action=drop chain=prerouting dst-address=203.0.113.2 dst-port=443 protocol=tcp src-address=!198.51.100.0/24\n",
+    ),
+    after(
+        "bad destinations are dropped next to an address",
+        "/ip firewall address-list\nadd address=0.0.0.0/8 list=bad_dst_ipv4\nadd address=224.0.0.0/4 list=bad_dst_ipv4\n/ip firewall raw\nadd action=drop chain=prerouting dst-address-list=bad_dst_ipv4\n",
+    ),
+    leased(after(
+        "official raw rules",
+        "/ip firewall address-list\nadd address=0.0.0.0/8 list=no_forward_ipv4\nadd address=169.254.0.0/16 list=no_forward_ipv4\nadd address=224.0.0.0/4 list=no_forward_ipv4\nadd address=255.255.255.255/32 list=no_forward_ipv4\nadd address=127.0.0.0/8 list=bad_ipv4\nadd address=192.0.0.0/24 list=bad_ipv4\nadd address=240.0.0.0/4 list=bad_ipv4\nadd address=10.0.0.0/8 list=not_global_ipv4\nadd address=192.168.0.0/16 list=not_global_ipv4\nadd address=0.0.0.0/8 list=bad_src_ipv4\nadd address=224.0.0.0/4 list=bad_src_ipv4\nadd address=0.0.0.0/8 list=bad_dst_ipv4\nadd address=224.0.0.0/4 list=bad_dst_ipv4\n/ip firewall raw\nadd action=accept chain=prerouting disabled=yes\nadd action=drop chain=prerouting src-address-list=bad_ipv4\nadd action=drop chain=prerouting dst-address-list=bad_ipv4\nadd action=drop chain=prerouting src-address-list=bad_src_ipv4\nadd action=drop chain=prerouting dst-address-list=bad_dst_ipv4\nadd action=drop chain=prerouting src-address-list=not_global_ipv4 in-interface-list=WAN\nadd action=drop chain=prerouting in-interface-list=LAN src-address=!192.168.1.0/24\nadd action=drop chain=prerouting protocol=udp port=0\nadd action=jump chain=prerouting jump-target=icmp4 protocol=icmp\nadd action=jump chain=prerouting jump-target=bad_tcp protocol=tcp\nadd action=accept chain=prerouting in-interface-list=LAN\nadd action=accept chain=prerouting in-interface-list=WAN\nadd action=accept chain=prerouting in-interface=wg-wroclaw\nadd action=drop chain=prerouting\nadd action=drop chain=bad_tcp protocol=tcp tcp-flags=!fin,!syn,!rst,!ack\nadd action=drop chain=bad_tcp port=0 protocol=tcp\n/ip firewall filter\nadd action=drop chain=forward src-address-list=no_forward_ipv4\nadd action=drop chain=forward dst-address-list=no_forward_ipv4\n",
+    )),
+    after(
+        "flags and ports that no packet has",
+        "/ip firewall raw\nadd action=drop chain=prerouting protocol=tcp tcp-flags=!fin,!syn,!rst,!ack\nadd action=drop chain=prerouting \
+         protocol=tcp tcp-flags=fin,syn\nadd action=drop chain=prerouting protocol=tcp tcp-flags=fin,!ack\nadd action=drop chain=prerouting \
+         port=0 protocol=tcp\n",
+    ),
+    filter(
+        "flags of known flows",
+        "/ip firewall filter\nadd action=drop chain=forward protocol=tcp src-address=198.51.100.0/24 tcp-flags=ack\n",
+    ),
 ];

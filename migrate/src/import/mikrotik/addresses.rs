@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::flows::Flows;
 use super::ranges::{Family, Ranges};
 use super::rule::Rule;
 use super::site::Site;
@@ -56,6 +57,20 @@ impl Addresses {
             wide.extend(first(&part).map(|one| (one, part)));
         }
         Self { singles, own, rest, wide }
+    }
+
+    /// Without the parts of which no packet at all gets through raw: a range that is refused as a
+    /// whole holds no address of the edge.
+    pub(super) fn reached(mut self, tracked: &Flows) -> Self {
+        let is_reached = |one: u128| tracked.iter().any(|flow| flow.destinations.contains(one));
+        self.wide.retain(|one, _| is_reached(*one));
+        if !is_reached(self.rest)
+            && let Some(largest) = self.wide.keys().copied().max_by_key(|one| self.wide.get(one).map(count))
+        {
+            self.wide.remove(&largest);
+            self.rest = largest;
+        }
+        self
     }
 
     /// Every address that represents a part.

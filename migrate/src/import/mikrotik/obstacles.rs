@@ -19,7 +19,11 @@ pub(super) fn obstacle(router: &Router, link: &Link, family: Family) -> Option<O
     };
     for (menu, key, value) in forwarding {
         if let Some(index) = last_set(router, menu, key, value) {
-            return Some(found(index, "the router forwards nothing"));
+            let text = match family {
+                Family::V4 => "the router forwards no IPv4",
+                Family::V6 => "the router forwards no IPv6",
+            };
+            return Some(found(index, text));
         }
     }
     if let Some(index) = last_set(router, "ip firewall connection tracking", "enabled", "no") {

@@ -81,6 +81,7 @@ pub(super) fn services(edge: &Site<'_>, origin: &Site<'_>, behind: &Behind) -> (
     let addresses = Addresses::of(edge);
     let start = from_the_wan(edge, &addresses);
     let tracked = edge.tracked(&start, true);
+    let addresses = addresses.reached(&tracked.flows);
     let (taken, _) = edge.translated(&tracked.flows, true);
     let mut groups: BTreeMap<Way, Vec<Piece>> = BTreeMap::new();
     let mut refusals = Vec::new();

@@ -29,6 +29,8 @@ pub(super) struct Router {
     pub(super) strays: Vec<Stray>,
     pub(super) settled: Vec<Vec<(FindingKind, String)>>,
     interfaces: BTreeMap<String, u128>,
+    /// Interfaces that are switched off.
+    pub(super) disabled: BTreeSet<u128>,
     /// Interfaces that are on top of another, as VRRP is: upper and lower.
     above: Vec<(u128, u128)>,
     /// Whether the export is the operator's, and not made up for a router that was not given.
@@ -96,9 +98,11 @@ impl Router {
             entries,
             strays,
             interfaces,
+            disabled: BTreeSet::new(),
             above: Vec::new(),
             is_given: true,
         };
+        router.disabled = router.disabled();
         router.own = router.own_addresses();
         router.above = router.above();
         router.links = router.links();
@@ -150,6 +154,20 @@ impl Router {
             .filter(move |(_, entry)| entry.is(menu, "add") && !entry.is_disabled())
     }
 
+    /// Interfaces that a command switches off, by the name that it gives them or had by default.
+    fn disabled(&self) -> BTreeSet<u128> {
+        let off =
+            self.entries.iter().filter(|entry| entry.menu.starts_with("interface ") && entry.is_disabled());
+        let default = |entry: &'_ Entry| {
+            let (_, name) = entry.target.split_once("default-name=")?;
+            self.interface(name.trim_matches('"'))
+        };
+        off.filter_map(|entry| {
+            entry.value("name").map_or_else(|| default(entry), |name| self.interface(name))
+        })
+        .collect()
+    }
+
     fn own_addresses(&self) -> Vec<Own> {
         let entries = self.of("ip address").chain(self.of("ipv6 address"));
         let own = entries.filter_map(|(index, entry)| {
@@ -157,7 +175,7 @@ impl Router {
             // The export does not say which address it is.
             let is_computed =
                 entry.value("from-pool").is_some() || matches!(entry.value("eui-64"), Some("yes"));
-            if is_computed {
+            if is_computed || self.disabled.contains(&interface) {
                 return None;
             }
             Some(Own { index, interface, address: text::prefix(entry.value("address")?)? })

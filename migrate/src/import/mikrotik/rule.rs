@@ -303,6 +303,7 @@ impl<'r> Reader<'r> {
                 let asked = self.ports(written);
                 self.ask(value, asked, is_negated, |flow| &mut flow.ports);
             }
+            "port" => self.any_port(value, written, is_negated),
             "src-address" => {
                 let asked = range(written, self.family).map(|(first, last)| Ranges::of(first, last));
                 self.ask(value, asked, is_negated, |flow| &mut flow.sources);
@@ -330,15 +331,47 @@ impl<'r> Reader<'r> {
     /// The ports of clients, which are any above 1,023: a rule about few of them is about few flows
     /// of a client, and not about the client.
     fn client_ports(&mut self, value: &Value, written: &str, is_negated: bool) {
-        const FEW: usize = 1_024;
         let clients = Ranges::of(1_024, 65_535);
         let Some(asked) = self.ports(written) else { return self.doubt(value, "no counterpart") };
         let asked = if is_negated { asked.complement() } else { asked }.and(&clients);
-        if asked.numbers().take(FEW).count() < FEW {
+        if is_few(&asked) {
             self.ask(value, Some(Ranges::empty()), false, |flow| &mut flow.protocols);
         } else if !asked.covers(&clients) {
             self.doubt(value, "no counterpart");
         }
+    }
+
+    /// A port at either end.
+    fn any_port(&mut self, value: &Value, written: &str, is_negated: bool) {
+        let clients = Ranges::of(1_024, 65_535);
+        let asked = self.ports(written).filter(|asked| !is_negated && is_few(&asked.and(&clients)));
+        self.ask(value, asked, false, |flow| &mut flow.ports);
+    }
+
+    /// Flags of TCP, of which each kind of packet has few combinations.
+    fn flags(&mut self, value: &Value) {
+        let packets: &[&[&str]] = match self.packet {
+            Packet::First => &[&["syn"]],
+            Packet::Later => &[&["ack"], &["ack", "psh"], &["ack", "fin"]],
+            Packet::Reply => &[&["syn", "ack"], &["ack"], &["ack", "psh"], &["ack", "fin"]],
+        };
+        let asked: Vec<&str> = value.text.split(',').map(str::trim).collect();
+        let has = |packet: &[&str]| {
+            asked.iter().all(|flag| match flag.strip_prefix('!') {
+                Some(flag) => !packet.contains(&flag),
+                None => packet.contains(flag),
+            })
+        };
+        let is_known =
+            |flag: &&str| ["fin", "syn", "rst", "psh", "ack", "urg"].contains(&flag.trim_start_matches('!'));
+        let count = packets.iter().filter(|packet| has(packet)).count();
+        let protocols = match count {
+            _ if !asked.iter().all(is_known) => None,
+            0 => Some(Ranges::empty()),
+            all if all == packets.len() => Some(Ranges::one(TCP)),
+            _ => None,
+        };
+        self.ask(value, protocols, false, |flow| &mut flow.protocols);
     }
 
     /// Conditions that are about no part of [`Flow`].
@@ -352,15 +385,7 @@ impl<'r> Reader<'r> {
             ("dst-address-type", "local") => self.rule.local = Some(!is_negated),
             ("dst-address-type", "unicast") if !is_negated => {}
             ("dst-address-type", "broadcast" | "multicast") if is_negated => {}
-            ("tcp-flags", "syn" | "syn,!ack") if !is_negated => {
-                // The first reply has SYN too, next to ACK.
-                let asked = match self.packet {
-                    Packet::First => Some(Ranges::one(TCP)),
-                    Packet::Reply if written == "syn" => None,
-                    Packet::Later | Packet::Reply => Some(Ranges::empty()),
-                };
-                self.ask(value, asked, false, |flow| &mut flow.protocols);
-            }
+            ("tcp-flags", _) => self.flags(value),
             // What is carried is never under IPsec.
             ("ipsec-policy", "in,none" | "out,none") if !is_negated => {}
             ("ipsec-policy", "in,ipsec" | "out,ipsec") if !is_negated => {
@@ -432,8 +457,7 @@ impl<'r> Reader<'r> {
     fn ports(&self, written: &str) -> Asked {
         let protocol = self.entry.value("protocol").or_else(|| self.entry.value("ip-protocol"));
         matches!(protocol, Some("tcp" | "udp" | "6" | "17")).then_some(())?;
-        let ranges = written.split(',').map(|item| text::ports(item.trim()));
-        let ranges = ranges.map(|range| range.map(|range| (range.first().into(), range.last().into())));
+        let ranges = written.split(',').map(|item| port_range(item.trim()));
         Some(Ranges::union_of(ranges.collect::<Option<Vec<(u128, u128)>>>()?))
     }
 
@@ -465,6 +489,19 @@ impl<'r> Reader<'r> {
         let asked = self.router.interface(written).filter(|_| !is_group).map(Ranges::one);
         self.ask(value, asked, is_negated, part);
     }
+}
+
+/// Whether ports are few of those that clients have.
+fn is_few(ports: &Ranges) -> bool {
+    const FEW: usize = 1_024;
+    ports.numbers().take(FEW).count() < FEW
+}
+
+/// First and last of a range of ports, which begin at 0.
+fn port_range(written: &str) -> Option<(u128, u128)> {
+    let (first, last) = written.split_once('-').unwrap_or((written, written));
+    let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
+    (first <= last).then_some((first.into(), last.into()))
 }
 
 /// Whether a value is negated, and the rest of it.

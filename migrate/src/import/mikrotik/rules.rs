@@ -16,7 +16,7 @@ use super::routes::Routing;
 use super::site::Site;
 use super::verdicts::verdicts;
 use crate::import::draft::{Draft, Names, OriginPeer};
-use crate::import::outcome::FindingKind::{Assumed, Carried, NoCounterpart};
+use crate::import::outcome::FindingKind::{Assumed, Carried, NoCounterpart, Stays};
 
 /// Carries every rule of both routers over, or records why not.
 pub(super) fn carry(edge: &mut Router, near: &Link, origin: &mut Router, far: &Link, draft: &mut Draft) {
@@ -68,7 +68,10 @@ fn both_families(
         let is_hindered = obstacles.iter().any(Option::is_some);
         for (side, obstacle) in [EDGE, ORIGIN].into_iter().zip(&obstacles) {
             let Some(Obstacle { index, text }) = obstacle else { continue };
-            notes.verdict(side, *index, NoCounterpart, format!("{text}, so nothing is carried"));
+            // A family without rules has nothing to lose.
+            let kind =
+                if at_edge.nat.is_empty() && at_edge.filter.is_empty() { Stays } else { NoCounterpart };
+            notes.verdict(side, *index, kind, format!("{text}, so nothing is carried"));
         }
         refuse(&refusals, edge, family, notes);
         let (machine, others) = machine(&found, far, family);

@@ -10,8 +10,17 @@ use crate::import::routeros::{Entry, Value};
 const TEXTS: [&str; 4] = ["comment", "note", "name", "log-prefix"];
 
 /// Parts of the router's configuration that decide what passes.
-const PARTS: [&str; 6] =
-    ["firewall", "interface list", "interface wireguard", "ip route", "ip settings", "routing rule"];
+const PARTS: [&str; 9] = [
+    "firewall",
+    "interface disable",
+    "interface enable",
+    "interface list",
+    "interface set",
+    "interface wireguard",
+    "ip route",
+    "ip settings",
+    "routing rule",
+];
 
 /// Commands that change something.
 const CHANGES: [&str; 7] = ["add", "set", "remove", "enable", "disable", "move", "unset"];
@@ -24,7 +33,8 @@ fn script(entry: &Entry, value: &Value) -> Option<String> {
     }
     let text = value.text.to_ascii_lowercase().replace('/', " ");
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    PARTS.iter().any(|part| text.contains(part)).then_some(text)
+    let names = PARTS.iter().any(|part| text.contains(part));
+    (names && text.contains(' ')).then_some(text)
 }
 
 fn scripts(entries: &[Entry]) -> impl Iterator<Item = (usize, String)> {

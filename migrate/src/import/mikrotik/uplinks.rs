@@ -30,7 +30,10 @@ pub(super) fn uplinks(router: &Router) -> Vec<Uplink> {
         links.any(|(_, link)| link.value("name").and_then(|name| router.interface(name)) == Some(id))
     };
     let mut sign = |id: u128, text: String| {
-        let vetoed = is_link(id) || listed("LAN", id) || tunnels.contains(&id) && !listed("WAN", id);
+        let vetoed = router.disabled.contains(&id)
+            || is_link(id)
+            || listed("LAN", id)
+            || tunnels.contains(&id) && !listed("WAN", id);
         if !vetoed {
             signs.entry(id).or_default().push(text);
         }
@@ -121,17 +124,17 @@ fn is_public(address: IpNetwork) -> bool {
 /// The addresses that no packet from the internet can have as its destination.
 pub(super) fn unroutable(family: Family) -> Ranges {
     let private: &[&str] = match family {
-        Family::V4 => &["10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"],
-        Family::V6 => &["fc00::/7", "fe80::/10"],
+        Family::V4 => &["10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16"],
+        Family::V6 => &["fc00::/7"],
     };
     prefixes(private, family).or(&no_host(family))
 }
 
-/// The addresses that no host has, so that none is a client's.
+/// The addresses that no host behind a router has, so that none is a client's.
 pub(super) fn no_host(family: Family) -> Ranges {
     match family {
-        Family::V4 => prefixes(&["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"], family),
-        Family::V6 => prefixes(&["::/127", "ff00::/8"], family),
+        Family::V4 => prefixes(&["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"], family),
+        Family::V6 => prefixes(&["::/127", "fe80::/10", "ff00::/8"], family),
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) fn verdicts(site: &Site<'_>, side: usize, notes: &mut Notes) {
 /// A rule that is asked before or after the router's filter, and takes nothing of what is carried.
 fn early(site: &Site<'_>, rule: &Rule, text: &str) -> Verdict {
     match (&rule.action, rule.doubts.first()) {
+        // No packet that the router forwards goes from one port of a bridge to another.
+        _ if rule.chain == "forward" => (Stays, text.to_owned()),
         (Action::Drop | Action::Other, Some(doubt)) => {
             let text = format!("{doubt}: nothing that it may refuse is carried: {}", summary(site, rule));
             (NoCounterpart, text)
