@@ -210,6 +210,11 @@ pub(crate) const VARIANTS: &[Variant] = &[
     before("tracking is automatic", "/ip firewall connection tracking\nset enabled=auto udp-timeout=30s\n"),
     before("no forwarding", "/ip settings\nset ip-forward=no rp-filter=strict\n"),
     origin("no forwarding at the origin", "/ip settings\nset ip-forward=no\n"),
+    origin("strict reverse path filter at the origin", "/ip settings\nset rp-filter=strict\n"),
+    origin(
+        "strict reverse path filter with the way back",
+        "add dst-address=198.51.100.0/24 gateway=wg-kyiv\n/ip settings\nset rp-filter=strict\n",
+    ),
     before("tunnel in a VRF", "/ip vrf\nadd interfaces=wg-wroclaw name=tun\n"),
     before("WAN in a VRF by its list", "/ip vrf\nadd interfaces=WAN name=tun\n"),
     before("VRF of another interface", "/ip vrf\nadd interfaces=ether9 name=management\n"),

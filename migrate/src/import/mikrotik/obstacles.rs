@@ -35,6 +35,13 @@ pub(super) fn obstacle(router: &Router, link: &Link, family: Family) -> Option<O
     scripts::changes_rules(router).map(|index| found(index, "a script changes rules while the router runs"))
 }
 
+/// The command by which a router refuses packets whose source it would not reach by the interface
+/// that they came in by.
+pub(super) fn strict(router: &Router, family: Family) -> Option<usize> {
+    let is_ipv4 = family == Family::V4;
+    is_ipv4.then(|| last_set(router, "ip settings", "rp-filter", "strict")).flatten()
+}
+
 /// The last command that sets a property, when it gives it a value.
 fn last_set(router: &Router, menu: &str, key: &str, value: &str) -> Option<usize> {
     let mut sets = router.entries.iter().enumerate().rev().filter(|(_, entry)| entry.is(menu, "set"));

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::flows::{Flow, Flows};
+use super::obstacles::strict;
 use super::ranges::{Family, Ranges};
 use super::router::{Link, Router};
 use super::routes::{Goal, Routing};
@@ -265,6 +266,7 @@ impl<'r> Site<'r> {
         });
         let own = self.router.own(self.family);
         let (mut delivered, mut refused_by) = (Vec::new(), BTreeSet::new());
+        let arriving = self.believed(&arriving, &mut refused_by);
         for is_local in [true, false] {
             let here = if is_local { own.clone() } else { own.complement() };
             let part = arriving.and(&Flow { destinations: here, ..Flow::all() });
@@ -286,6 +288,15 @@ impl<'r> Site<'r> {
         }
         delivered.retain(|delivered| !delivered.flows.is_empty());
         (delivered, refused_by)
+    }
+
+    /// What a strict reverse path filter leaves of what comes out of the tunnel.
+    fn believed(&self, arriving: &Flows, refused_by: &mut BTreeSet<usize>) -> Flows {
+        let Some(index) = strict(self.router, self.family) else { return arriving.clone() };
+        let back = arriving.map(|flow| Flow { arrives: Ranges::all(), ..flow.reversed() });
+        let found = self.routed(&back, None, Goal::Into(self.link.id));
+        refused_by.insert(index);
+        found.flows.map(|flow| Flow { leaves: Ranges::one(self.link.id), ..flow.clone() }.reversed())
     }
 
     /// Through the forward chain, whichever interface leads to the destination.
