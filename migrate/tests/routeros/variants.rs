@@ -561,4 +561,51 @@ pub(crate) const VARIANTS: &[Variant] = &[
         "flags of known flows",
         "/ip firewall filter\nadd action=drop chain=forward protocol=tcp src-address=198.51.100.0/24 tcp-flags=ack\n",
     ),
+    // Addresses, uplinks and what else takes packets.
+    Variant {
+        before: "/ip address\nadd address=203.0.113.3/29 interface=ether1 network=203.0.113.0\n",
+        ..after(
+            "refused service of one address",
+            "/ip firewall nat\nadd action=dst-nat chain=dstnat dst-address=203.0.113.2 dst-port=443 in-interface=ether1 protocol=tcp \
+             to-addresses=10.77.88.2\nadd action=dst-nat chain=dstnat dst-port=443 in-interface=ether1 protocol=tcp to-addresses=192.168.88.2\n",
+        )
+    },
+    before(
+        "public address of servers behind the router",
+        "/ip address\nadd address=198.51.100.1/29 interface=dmz network=198.51.100.0\n/ip firewall nat\nadd action=dst-nat chain=dstnat \
+         dst-port=25 in-interface=dmz protocol=tcp to-addresses=192.168.88.2\nadd action=dst-nat chain=dstnat dst-address=198.51.100.1 \
+         dst-port=587 in-interface=ether1 protocol=tcp to-addresses=192.168.88.2\n",
+    ),
+    leased(after(
+        "PPPoE over an interface of the WAN",
+        "/interface pppoe-client\nadd add-default-route=yes disabled=no interface=ether2 name=pppoe-out1 user=x\n/interface list \
+         member\nadd interface=pppoe-out1 list=WAN\nadd interface=ether2 list=WAN\n/ip firewall nat\nadd action=dst-nat chain=dstnat \
+         dst-port=444 in-interface-list=WAN protocol=tcp to-addresses=192.168.88.2\n",
+    )),
+    after(
+        "IPsec takes one source",
+        "/ip ipsec policy\nadd action=discard dst-address=192.168.88.2/32 src-address=198.51.100.0/24\n",
+    ),
+    after(
+        "IPsec takes replies",
+        "/ip ipsec policy\nadd dst-address=198.51.100.0/24 src-address=192.168.88.0/24 tunnel=yes\n",
+    ),
+    after(
+        "IPsec takes nothing",
+        "/ip ipsec policy\nset 0 disabled=yes\nadd action=none dst-address=192.168.88.2/32 src-address=198.51.100.0/24\n",
+    ),
+    filter(
+        "jump by the hour",
+        "/ip firewall filter\nadd action=accept chain=forward connection-state=established,related\nadd action=jump chain=forward \
+         jump-target=web time=8h-18h,mon\nadd action=drop chain=forward\nadd action=accept chain=web\n",
+    ),
+    after(
+        "broadcast address of the tunnel",
+        "/ip firewall nat\nadd action=dst-nat chain=dstnat dst-port=443 in-interface-list=WAN protocol=tcp to-addresses=10.77.88.3\n",
+    ),
+    after(
+        "ranges of different sizes",
+        "/ip firewall nat\nadd action=dst-nat chain=dstnat dst-port=8000-8010 in-interface-list=WAN protocol=tcp to-addresses=192.168.88.2 \
+         to-ports=9000-9005\n",
+    ),
 ];

@@ -55,11 +55,13 @@ impl Carry<'_> {
     }
 
     /// Why a service cannot be an entry; else the ports of its target.
-    fn target_ports(&self, service: &Published, all: &[Published]) -> Result<PortRange, String> {
+    fn target_ports(&self, service: &Published) -> Result<PortRange, String> {
+        // What an address has of its own must be carried: else the general entry would have it.
         let uncovered = service.except.iter().find(|one| {
-            !all.iter().any(|other| {
-                other.bound == Some(**one)
-                    && other.protocol == service.protocol
+            let address = Some(self.family.address(**one));
+            !self.draft.edge.publish.iter().any(|other| {
+                other.address == address
+                    && other.protocols.iter().any(|protocol| protocol == service.protocol)
                     && other.ports.first() <= service.ports.first()
                     && service.ports.last() <= other.ports.last()
             })
@@ -99,9 +101,9 @@ impl Carry<'_> {
     }
 
     /// One `[[publish]]` with the `[[inject]]` that it leads to.
-    pub(super) fn publish(&mut self, service: &Published, all: &[Published]) {
+    pub(super) fn publish(&mut self, service: &Published) {
         let protocols = of_one(service.protocol);
-        let target_ports = match self.target_ports(service, all) {
+        let target_ports = match self.target_ports(service) {
             Ok(ports) => ports,
             Err(text) => return self.refuse(service.index, &text),
         };

@@ -31,9 +31,7 @@ mod walk;
 
 use ipnetwork::IpNetwork;
 
-use super::draft::{
-    Draft, Edge, EdgePeer, NO_KEY, Names, Origin, OriginPeer, everywhere, is_everyone, key_file,
-};
+use super::draft::{Draft, Edge, EdgePeer, NO_KEY, Names, Origin, OriginPeer, everywhere, key_file};
 use super::outcome::{Derive, Finding, FindingKind, Import, ImportError};
 use policy::{PublicKey, Source};
 use router::{Link, LinkPeer, Router};
@@ -281,7 +279,7 @@ fn edges(origin: &mut Router, far: &Link, draft: &mut Draft, edge: &str, edge_po
         if let Some((_, file)) = &own {
             own_key(origin, &link, file, draft);
         }
-        let allowed_ips = opened(&peer, origin, draft, &name);
+        let allowed_ips = peer.allowed.clone();
         let preshared_key_file = preshared(origin, &peer, &name, draft);
         origin.settle(link.index, FindingKind::Carried, format!("the tunnel of peer {name:?}"));
         origin.settle(peer.index, FindingKind::Carried, format!("peer {name:?} of the origin"));
@@ -310,15 +308,4 @@ fn absent_edge(link: &Link, draft: &mut Draft, edge: &str, edge_port: u16) {
         keepalive: None,
         own: None,
     });
-}
-
-/// The addresses that may come through an edge; published clients come from anywhere.
-fn opened(peer: &LinkPeer, origin: &Router, draft: &mut Draft, name: &str) -> Vec<IpNetwork> {
-    if peer.allowed.iter().any(|prefix| is_everyone(*prefix)) {
-        return peer.allowed.clone();
-    }
-    let line = origin.place(peer.index).line;
-    let text = format!("peer {name:?} may send from every address, since published clients keep theirs");
-    draft.findings.push(origin.finding(line, FindingKind::Assumed, text));
-    everywhere()
 }

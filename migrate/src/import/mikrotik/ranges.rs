@@ -201,6 +201,12 @@ pub(super) fn bounds(prefix: IpNetwork, family: Family) -> Option<(u128, u128)> 
     (of == family).then_some((first, first | mask))
 }
 
+/// The two addresses of an IPv4 network that are no hosts; `None` for networks that have none.
+pub(super) fn ends(own: IpNetwork) -> Option<(u128, u128)> {
+    let is_network = own.is_ipv4() && own.prefix() < 31;
+    is_network.then(|| bounds(own, Family::V4)).flatten()
+}
+
 /// The addresses of prefixes that are of the family.
 pub(super) fn addresses<'p>(prefixes: impl IntoIterator<Item = &'p IpNetwork>, family: Family) -> Ranges {
     Ranges::union_of(prefixes.into_iter().filter_map(|prefix| bounds(*prefix, family)).collect())

@@ -105,7 +105,9 @@ fn both_families(
             machine,
             origin_own: &origin_own,
         };
-        found.iter().for_each(|service| carry.publish(service, &found));
+        // Those that leave addresses to others come last.
+        let (others, first): (Vec<_>, Vec<_>) = found.iter().partition(|service| !service.except.is_empty());
+        first.into_iter().chain(others).for_each(|service| carry.publish(service));
         private.iter().for_each(|private| carry.private(private, &lan));
         if !is_hindered {
             other_edges(&mut carry, origin, far, edge.is_given);

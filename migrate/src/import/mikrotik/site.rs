@@ -3,14 +3,16 @@
 use std::collections::BTreeSet;
 
 use super::flows::{Flow, Flows};
+use super::lists::range;
 use super::obstacles::strict;
-use super::ranges::{Family, Ranges};
+use super::ranges::{Family, Ranges, addresses};
 use super::router::{Link, Router};
 use super::routes::{Goal, Routing};
 use super::rule::Packet::{First, Later, Reply};
 use super::rule::{Action, Rule, Table, Translation};
 use super::uplinks::no_host;
 use super::walk::{State, Walk};
+use crate::import::routeros::Entry;
 
 /// The rules of a router for one family, with the tunnel's interface.
 pub(super) struct Site<'r> {
@@ -25,6 +27,8 @@ pub(super) struct Site<'r> {
     pub(super) bridge: Vec<Rule>,
     pub(super) mangle: Vec<Rule>,
     pub(super) routing: Routing,
+    /// What IPsec policies take, with their commands.
+    policies: Vec<(usize, Flow)>,
     /// Filter and bridge as the packets after the first meet them.
     later: [Vec<Rule>; 2],
     /// Raw, filter and bridge as replies meet them.
@@ -69,6 +73,7 @@ impl<'r> Site<'r> {
             bridge: rules(Table::Bridge, First),
             mangle: rules(Table::Mangle, First),
             routing: Routing::read(router, family),
+            policies: policies(router, family),
             later: [Table::Filter, Table::Bridge].map(|table| rules(table, Later)),
             replies: [Table::Raw, Table::Filter, Table::Bridge].map(|table| rules(table, Reply)),
         }
@@ -91,7 +96,22 @@ impl<'r> Site<'r> {
             passed_by: Self::commands(&self.filter, deciding),
         };
         found.narrow(self.bridged(&self.bridge, &found.flows));
+        found.narrow(self.clear(&found.flows));
         found.narrow(self.known(&found.flows, state));
+        found
+    }
+
+    /// What no IPsec policy takes, either way.
+    fn clear(&self, flows: &Flows) -> Found {
+        let mut found = Found { flows: flows.clone(), ..Found::default() };
+        for (index, policy) in &self.policies {
+            for taken in [policy.clone(), policy.reversed()] {
+                if !found.flows.and(&taken).is_empty() {
+                    found.flows = found.flows.minus(&taken);
+                    found.refused_by.insert(*index);
+                }
+            }
+        }
         found
     }
 
@@ -177,6 +197,7 @@ impl<'r> Site<'r> {
         let mut refused = Self::commands(&self.filter, walk.refused_by.iter().copied());
         let both_ways = |(rule, flows): (Option<usize>, Flows)| {
             let mut found = self.bridged(&self.bridge, &flows);
+            found.narrow(self.clear(&found.flows));
             found.narrow(self.known(&found.flows, PLAIN));
             refused.extend(found.refused_by);
             (rule, found.flows)
@@ -259,9 +280,13 @@ impl<'r> Site<'r> {
 
     /// What becomes of flows that come out of the tunnel here.
     pub(super) fn deliver(&self, flows: &Flows) -> (Vec<Delivered>, BTreeSet<usize>) {
+        let peers = self.router.peers.iter().filter(|peer| peer.link == self.link.name);
+        let allowed = addresses(peers.flat_map(|peer| &peer.allowed), self.family);
         let arriving = flows.map(|flow| Flow {
             arrives: Ranges::one(self.link.id),
             leaves: Ranges::all(),
+            // WireGuard itself refuses other sources.
+            sources: flow.sources.and(&allowed),
             ..flow.clone()
         });
         let own = self.router.own(self.family);
@@ -362,6 +387,22 @@ impl Found {
         self.refused_by.extend(other.refused_by);
         self.passed_by.extend(other.passed_by);
     }
+}
+
+/// What IPsec policies take: with one of a later RouterOS nothing is sure.
+fn policies(router: &Router, family: Family) -> Vec<(usize, Flow)> {
+    let address = |entry: &Entry, key: &str| match entry.value(key) {
+        None => Some(Ranges::all()),
+        Some(written) => range(written, family).map(|(first, last)| Ranges::of(first, last)),
+    };
+    let taking = router.of("ip ipsec policy").filter(|(_, entry)| {
+        entry.value("action") != Some("none") && !matches!(entry.value("template"), Some("yes" | "true"))
+    });
+    let policies = taking.filter_map(|(index, entry)| {
+        let (sources, destinations) = (address(entry, "src-address")?, address(entry, "dst-address")?);
+        Some((index, Flow { sources, destinations, ..Flow::all() }))
+    });
+    policies.collect()
 }
 
 /// The most destinations and ports that are followed one by one.

@@ -53,10 +53,34 @@ pub(super) fn uplinks(router: &Router) -> Vec<Uplink> {
         sign(id, format!("default route, line {}", entry.at.line));
     }
     for own in router.own.iter().filter(|own| is_public(own.address)) {
-        sign(own.interface, format!("public address {}", own.address));
+        sign(own.interface, format!("{PUBLIC} {}", own.address));
+    }
+    carriers(router, &mut signs);
+    // A public address may be that of servers behind the router.
+    if signs.values().flatten().any(|text| !text.starts_with(PUBLIC)) {
+        signs.retain(|_, texts| texts.iter().any(|text| !text.starts_with(PUBLIC)));
     }
     let uplink = |(id, signs)| Uplink { id, name: router.interface_name(id).to_owned(), signs };
     signs.into_iter().map(uplink).collect()
+}
+
+/// The sign of an interface with an address that only the internet has.
+const PUBLIC: &str = "public address";
+
+/// Takes out the interfaces that only carry frames of another uplink, as below PPPoE or a VLAN.
+fn carriers(router: &Router, signs: &mut BTreeMap<u128, Vec<String>>) {
+    let menus = ["interface pppoe-client", "interface vlan", "interface macvlan"];
+    let above = menus.iter().flat_map(|menu| router.of(menu));
+    let pairs = above.filter_map(|(_, entry)| {
+        Some((router.interface(entry.value("name")?)?, router.interface(entry.value("interface")?)?))
+    });
+    for (upper, lower) in pairs {
+        let has_address = router.own.iter().any(|own| own.interface == lower);
+        let is_client = || clients(router).any(|(_, _, name)| router.interface(&name) == Some(lower));
+        if signs.contains_key(&upper) && !has_address && !is_client() {
+            signs.remove(&lower);
+        }
+    }
 }
 
 /// Interfaces whose address the other end gives.

@@ -92,6 +92,13 @@ fn filter(site: &Site<'_>, rule: &Rule, side: usize, notes: &Notes) -> Verdict {
         }
         ("input" | "output", _) => (Stays, itself.to_owned()),
         (_, Action::Continue) => (Replaced, "it does not decide about the first packet of a flow".to_owned()),
+        (_, Action::Jump(_) | Action::Return) if !rule.doubts.is_empty() => {
+            let doubt = rule.doubts.first().map(String::as_str).unwrap_or_default();
+            (
+                NoCounterpart,
+                format!("{doubt}: nothing of what it may take is carried: {}", summary(site, rule)),
+            )
+        }
         (_, Action::Jump(target)) => {
             (Replaced, format!("the rules of chain {target:?} were read where it jumps"))
         }
