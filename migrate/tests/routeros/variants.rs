@@ -599,10 +599,14 @@ pub(crate) const VARIANTS: &[Variant] = &[
         "/ip firewall filter\nadd action=accept chain=forward connection-state=established,related\nadd action=jump chain=forward \
          jump-target=web time=8h-18h,mon\nadd action=drop chain=forward\nadd action=accept chain=web\n",
     ),
-    after(
-        "broadcast address of the tunnel",
-        "/ip firewall nat\nadd action=dst-nat chain=dstnat dst-port=443 in-interface-list=WAN protocol=tcp to-addresses=10.77.88.3\n",
-    ),
+    Variant {
+        before: "/interface wireguard peers\nadd allowed-address=10.77.88.3/32,10.5.0.0/16 interface=wg-wroclaw name=tablet \
+                 public-key=\"DxMrtQGq2UO9UWQXMvBiQWzuVX9RLJ9nTo5cKkhBvRc=\"\n",
+        ..after(
+            "broadcast address of the tunnel",
+            "/ip firewall nat\nadd action=dst-nat chain=dstnat dst-port=443 in-interface-list=WAN protocol=tcp to-addresses=10.77.88.3\n",
+        )
+    },
     after(
         "ranges of different sizes",
         "/ip firewall nat\nadd action=dst-nat chain=dstnat dst-port=8000-8010 in-interface-list=WAN protocol=tcp to-addresses=192.168.88.2 \

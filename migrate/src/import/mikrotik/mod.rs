@@ -220,6 +220,11 @@ fn peers(edge: &mut Router, near: &Link, draft: &mut Draft, origin: &str) {
             draft.edge.peers.iter().flat_map(|other| other.allowed_ips.clone()).collect();
         let mut allowed_ips = peer.allowed.clone();
         allowed_ips.retain(|prefix| !taken.contains(prefix));
+        let is_host = |prefix: &IpNetwork| !near.address.iter().any(|own| ranges::is_end(*own, *prefix));
+        for prefix in allowed_ips.extract_if(.., |prefix| !is_host(prefix)) {
+            let text = format!("{prefix} is no host of the tunnel's network, so peer {name:?} is without it");
+            edge.settle(peer.index, FindingKind::NoCounterpart, text);
+        }
         if allowed_ips.is_empty() || draft.edge.peers.iter().any(|other| other.public_key == key) {
             let text = format!("peer {name:?} has no key or prefix of its own");
             edge.settle(peer.index, FindingKind::NoCounterpart, text);

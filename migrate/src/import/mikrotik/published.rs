@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::addresses::Addresses;
 use super::flows::{Flow, Flows, TCP, UDP};
 use super::ranges::Ranges;
-use super::router::{Link, Router};
+use super::router::Router;
 use super::routes::Goal;
 use super::rule::Rule;
 use super::site::{Found, Site, pieces};
@@ -90,7 +90,7 @@ pub(super) fn services(edge: &Site<'_>, origin: &Site<'_>, behind: &Behind) -> (
     for (at, flows) in &taken {
         let Some((rule, _)) = edge.translation(*at) else { continue };
         seen.insert(rule.index);
-        if let Some(refusal) = unpublishable(rule, behind, edge.link) {
+        if let Some(refusal) = unpublishable(rule, behind) {
             refusals.push(refusal);
             continue;
         }
@@ -173,7 +173,7 @@ pub(super) fn translates(rule: &Rule) -> bool {
 }
 
 /// Why no part of a rule can be published, whatever the filters say.
-fn unpublishable(rule: &Rule, behind: &Behind, link: &Link) -> Option<Refusal> {
+fn unpublishable(rule: &Rule, behind: &Behind) -> Option<Refusal> {
     let refused = |text: &str| Some(Refusal::Rule(rule.index, text.to_owned()));
     let super::rule::Action::Translate(translation) = &rule.action else { return None };
     let Some((first, last)) = translation.to else {
@@ -184,10 +184,6 @@ fn unpublishable(rule: &Rule, behind: &Behind, link: &Link) -> Option<Refusal> {
     }
     if translation.mapped.is_none() && first != last {
         return refused("no single to-addresses");
-    }
-    let ends = link.address.iter().filter_map(|own| super::ranges::ends(*own));
-    if ends.into_iter().any(|(network, broadcast)| first == network || last == broadcast) {
-        return refused("to-addresses is no host of the tunnel's network");
     }
     let both = Ranges::one(TCP).or(&Ranges::one(UDP));
     if rule.possible.protocols.covers(&both) {

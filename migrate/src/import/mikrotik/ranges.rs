@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
+use policy::prefix;
 
 /// A set of numbers, as ranges in order that neither overlap nor touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -201,10 +202,12 @@ pub(super) fn bounds(prefix: IpNetwork, family: Family) -> Option<(u128, u128)> 
     (of == family).then_some((first, first | mask))
 }
 
-/// The two addresses of an IPv4 network that are no hosts; `None` for networks that have none.
-pub(super) fn ends(own: IpNetwork) -> Option<(u128, u128)> {
-    let is_network = own.is_ipv4() && own.prefix() < 31;
-    is_network.then(|| bounds(own, Family::V4)).flatten()
+/// Whether a single address is one of the two of an own IPv4 network that are no hosts.
+pub(super) fn is_end(own: IpNetwork, prefix: IpNetwork) -> bool {
+    let host = prefix::host(prefix).map(number);
+    let network = if own.is_ipv4() && own.prefix() < 31 { bounds(own, Family::V4) } else { None };
+    let is_one = |(first, last)| [first, last].into_iter().any(|end| host == Some((Family::V4, end)));
+    network.is_some_and(is_one)
 }
 
 /// The addresses of prefixes that are of the family.
