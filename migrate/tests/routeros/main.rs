@@ -53,7 +53,7 @@ fn what_the_result_lets_in_both_routers_let_in() {
 }
 
 #[test]
-fn every_word_of_a_carried_rule_decides_about_the_result_or_the_verdict() {
+fn every_word_of_a_carried_rule_or_of_its_route_decides_about_the_result_or_the_verdict() {
     let mut count = 0;
     let mut idle = Vec::new();
     for name in names() {
@@ -63,7 +63,11 @@ fn every_word_of_a_carried_rule_decides_about_the_result_or_the_verdict() {
         let before = mutation::said(&import);
         for (side, file) in [(0, "edge.rsc"), (1, "origin.rsc")] {
             let Some(text) = &both[side] else { continue };
-            for mutant in mutation::mutants(text, &mutation::carried(&import, file, text)) {
+            let mut lines = mutation::carried(&import, file, text);
+            if side == 0 {
+                lines.extend(mutation::routes(&import, text));
+            }
+            for mutant in mutation::mutants(text, &lines) {
                 count += 1;
                 let mut changed = both.clone();
                 changed[side] = Some(mutant.text);
