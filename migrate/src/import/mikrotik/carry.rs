@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnetwork::IpNetwork;
 
 use super::flows::{ECHO, TCP, UDP};
+use super::listeners::{by_ports, ports};
 use super::notes::{EDGE, Notes, ORIGIN};
 use super::private::Private;
-use super::published::{Service as Published, by_ports, ports};
+use super::published::Service as Published;
 use super::ranges::{Family, Ranges};
 use super::router::Router;
 use crate::import::draft::{

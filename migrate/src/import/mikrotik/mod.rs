@@ -1,8 +1,9 @@
 //! RouterOS exports of the edge, of the origin, or of both, as both configurations.
 //!
 //! Each step takes values and returns values: `routeros` reads the text, `router` and `rule` what
-//! it says, `walk` and `site` what the rules do with sets of flows, `published` and `private` what
-//! both routers let through, `carry` the entries, `verdicts` and `routing` what became of each
+//! it says, `obstacles` and `scripts` what makes its rules unsure, `walk`, `routes` and `site` what
+//! the rules do with sets of flows, `addresses`, `published` and `private` what both routers let
+//! through, `listeners` and `carry` the entries, `verdicts` and `routing` what became of each
 //! command. What is carried is what certainly passed before: a condition that has no counterpart
 //! makes it less, never more.
 
@@ -10,6 +11,7 @@ mod absent;
 mod addresses;
 mod carry;
 mod flows;
+mod listeners;
 mod lists;
 mod mixed;
 mod notes;
