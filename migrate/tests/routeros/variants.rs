@@ -248,6 +248,7 @@ pub(crate) const VARIANTS: &[Variant] = &[
     ),
     before("tunnel is disabled", "/interface wireguard\ndisable wg-wroclaw\n"),
     before("tunnel is disabled as an interface", "/interface\ndisable wg-wroclaw\n"),
+    before("uplink is disabled", "/interface pppoe-client\ndisable pppoe-out1\n"),
     before("peer is set", "/interface wireguard peers\nset [ find name=wroclaw ] disabled=yes\n"),
     before("address is removed", "/ip address\nremove 1\n"),
     before(

@@ -165,7 +165,7 @@ pub(in crate::import) fn is_of_a_script(menu: &str, command: &str, target: &str)
             !BUILT_IN_LISTS.contains(&name)
         }
         "set" => menu == "interface" || is_read(menu) && !SETTINGS.contains(&menu),
-        _ => menu == "interface" || is_read(menu),
+        _ => menu.starts_with("interface") || is_read(menu),
     }
 }
 
