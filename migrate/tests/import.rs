@@ -298,3 +298,18 @@ fn chains_that_jump_again_and_again_end_in_time() {
     assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
     assert!(import.gateway.contains("[interface]"));
 }
+
+#[test]
+fn a_long_list_of_destinations_is_read_in_time() {
+    let mut rules = String::from("/ip firewall address-list\n");
+    for number in 0..100_000_u32 {
+        let [_, a, b, c] = number.to_be_bytes();
+        rules.push_str(&format!("add address={}.{b}.{c}.7 list=many\n", 11 + a * 2));
+    }
+    rules.push_str("/ip firewall raw\nadd action=drop chain=prerouting dst-address-list=many\n");
+    let edge = format!("{}\n{rules}", read("KYIV.rsc"));
+    let started = std::time::Instant::now();
+    assert!(mikrotik(&edge, &read("WROCLAW.rsc")).is_ok());
+
+    assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
+}

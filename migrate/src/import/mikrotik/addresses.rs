@@ -35,17 +35,14 @@ impl Addresses {
         let own = own(edge);
         let rules: Vec<&Rule> = edge.raw.iter().chain(&edge.nat).chain(&edge.mangle).collect();
         let singles = named(&rules).and(&routable).or(&own);
-        let mut by_rules: BTreeMap<Vec<bool>, Ranges> = BTreeMap::new();
+        let mut by_rules: BTreeMap<Vec<bool>, Vec<(u128, u128)>> = BTreeMap::new();
         for cell in cells(&rules, &routable.minus(&singles)) {
-            let one = cell.iter().next().map(|(first, _)| first).unwrap_or_default();
             let asked = |rule: &&Rule| {
-                [rule.possible.destinations.contains(one), rule.certain.destinations.contains(one)]
+                [rule.possible.destinations.contains(cell.0), rule.certain.destinations.contains(cell.0)]
             };
-            let signature: Vec<bool> = rules.iter().flat_map(asked).collect();
-            let part = by_rules.entry(signature).or_default();
-            *part = part.or(&cell);
+            by_rules.entry(rules.iter().flat_map(asked).collect()).or_default().push(cell);
         }
-        let mut parts: Vec<Ranges> = by_rules.into_values().collect();
+        let mut parts: Vec<Ranges> = by_rules.into_values().map(Ranges::union_of).collect();
         parts.sort_by_key(|part| std::cmp::Reverse(count(part)));
         let mut parts = parts.into_iter();
         let rest = parts.next().and_then(|part| first(&part)).unwrap_or_default();
@@ -118,7 +115,7 @@ fn named(rules: &[&Rule]) -> Ranges {
 }
 
 /// A range of addresses, cut wherever the destinations of a rule begin or end.
-fn cells(rules: &[&Rule], range: &Ranges) -> Vec<Ranges> {
+fn cells(rules: &[&Rule], range: &Ranges) -> Vec<(u128, u128)> {
     let mut cuts = BTreeSet::new();
     for rule in rules {
         for (first, last) in rule.possible.destinations.iter().chain(rule.certain.destinations.iter()) {
@@ -130,10 +127,10 @@ fn cells(rules: &[&Rule], range: &Ranges) -> Vec<Ranges> {
     for (first, last) in range.iter() {
         let mut begin = first;
         for cut in cuts.range(first..=last).filter(|cut| **cut > first) {
-            cells.push(Ranges::of(begin, *cut - 1));
+            cells.push((begin, *cut - 1));
             begin = *cut;
         }
-        cells.push(Ranges::of(begin, last));
+        cells.push((begin, last));
     }
     cells
 }
