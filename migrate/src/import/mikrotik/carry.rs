@@ -13,7 +13,7 @@ use super::published::Service as Published;
 use super::ranges::{Family, Ranges};
 use super::router::Router;
 use crate::import::draft::{
-    Allow, Draft, Inject, List, Names, Publish, Reach, plain_name, shortest, with_ports,
+    Allow, Draft, List, Names, OriginService, Publish, Reach, plain_name, shortest, with_ports,
 };
 use crate::import::outcome::FindingKind::{Assumed, Carried, NoCounterpart};
 use policy::gateway::Service;
@@ -35,7 +35,7 @@ pub(super) struct Carry<'c> {
     pub(super) draft: &'c mut Draft,
     pub(super) notes: &'c mut Notes,
     pub(super) names: &'c mut Names,
-    pub(super) inject_names: &'c mut Names,
+    pub(super) service_names: &'c mut Names,
     pub(super) reach_names: &'c mut Names,
     pub(super) edge: &'c Router,
     pub(super) origin: &'c Router,
@@ -101,7 +101,7 @@ impl Carry<'_> {
             .ok_or_else(|| "its ports are moved out of 1 to 65535".to_owned())
     }
 
-    /// One `[[publish]]` with the `[[inject]]` that it leads to.
+    /// One `[[publish]]` with the `[[service]]` that it leads to.
     pub(super) fn publish(&mut self, service: &Published) {
         let protocols = of_one(service.protocol);
         let target_ports = match self.target_ports(service) {
@@ -201,7 +201,7 @@ impl Carry<'_> {
         }
     }
 
-    /// The `[[inject]]` of a service that leads to the origin.
+    /// The `[[service]]` of a service that leads to the origin.
     fn server(
         &mut self,
         service: &Published,
@@ -225,11 +225,11 @@ impl Carry<'_> {
             && self.machine == Some(to);
         let upstream =
             if web { PROXY_UPSTREAM.to_owned() } else { with_ports(self.family.address(to), to_ports) };
-        let name = self.inject_names.claim(publish, "inject");
+        let name = self.service_names.claim(publish, "service");
         // The origin's own limits stay at the origin too; where it had none, the edge alone decides.
         let is_limited_there = !service.refused_by[1].is_empty() && !service.way.is_hidden;
         let allow = if is_limited_there { allow } else { Vec::new() };
-        let inject = Inject {
+        let service = OriginService {
             name: name.clone(),
             protocols: of_one(service.protocol),
             address: target,
@@ -239,15 +239,15 @@ impl Carry<'_> {
             peer: self.edge_name.to_owned(),
             allow,
         };
-        self.inject(inject);
+        self.service(service);
         let text = if web {
             format!(
-                "inject {name:?} goes to {PROXY_UPSTREAM} with a PROXY header: the web server needs a listener there that \
+                "service {name:?} goes to {PROXY_UPSTREAM} with a PROXY header: the web server needs a listener there that \
                  alone accepts it (`gatewayctl export caddy`)"
             )
         } else {
             format!(
-                "inject {name:?}: its server sees the forwarder's address; set proxy_protocol if it understands that"
+                "service {name:?}: its server sees the forwarder's address; set proxy_protocol if it understands that"
             )
         };
         self.draft.note(Assumed, text);
@@ -255,23 +255,28 @@ impl Carry<'_> {
 
     /// An entry, unless one of the same peer claims the packet already: the first decides. Of a
     /// range what is not claimed is left.
-    fn inject(&mut self, inject: Inject) -> bool {
-        let claims = |other: &&Inject| {
-            other.peer == inject.peer
-                && other.address == inject.address
-                && other.protocols.iter().any(|protocol| inject.protocols.contains(protocol))
+    fn service(&mut self, service: OriginService) -> bool {
+        let claims = |other: &&OriginService| {
+            other.peer == service.peer
+                && other.address == service.address
+                && other.protocols.iter().any(|protocol| service.protocols.contains(protocol))
         };
         let range = |ports: PortRange| (u128::from(ports.first()), u128::from(ports.last()));
-        let claimed = self.draft.origin.inject.iter().filter(claims).map(|other| range(other.ports));
-        let (first, last) = range(inject.ports);
+        let claimed = self.draft.origin.services.iter().filter(claims).map(|other| range(other.ports));
+        let (first, last) = range(service.ports);
         let free = Ranges::of(first, last).minus(&Ranges::union_of(claimed.collect()));
         let parts: Vec<PortRange> = free.iter().filter_map(|(first, last)| ports(first, last)).collect();
-        let mut name = Some(inject.name.clone());
+        let mut name = Some(service.name.clone());
         for part in &parts {
-            let by = i64::from(part.first()) - i64::from(inject.ports.first());
-            let Some(upstream) = moved_upstream(&inject.upstream, by, *part) else { continue };
-            let name = name.take().unwrap_or_else(|| self.inject_names.claim(&inject.name, "inject"));
-            self.draft.origin.inject.push(Inject { name, ports: *part, upstream, ..inject.clone() });
+            let by = i64::from(part.first()) - i64::from(service.ports.first());
+            let Some(upstream) = moved_upstream(&service.upstream, by, *part) else { continue };
+            let name = name.take().unwrap_or_else(|| self.service_names.claim(&service.name, "service"));
+            self.draft.origin.services.push(OriginService {
+                name,
+                ports: *part,
+                upstream,
+                ..service.clone()
+            });
         }
         !parts.is_empty()
     }
@@ -377,7 +382,7 @@ impl Carry<'_> {
         }
     }
 
-    /// The inject or reach of a private flow.
+    /// The service or reach of a private flow.
     fn other_half(&mut self, private: &Private, name: &str, protocols: Protocols, ranges: &[PortRange]) {
         let hosts: Vec<u128> = private.flow.destinations.numbers().take(9).collect();
         if hosts.len() > 8 {
@@ -403,8 +408,8 @@ impl Carry<'_> {
             }
             let Some(to_ports) = moved(range, by) else { continue };
             let upstream = with_ports(self.family.address(to), to_ports);
-            let inject = Inject {
-                name: self.inject_names.claim(name, "inject"),
+            let service = OriginService {
+                name: self.service_names.claim(name, "service"),
                 protocols,
                 address,
                 ports: range,
@@ -413,7 +418,7 @@ impl Carry<'_> {
                 peer: self.edge_name.to_owned(),
                 allow: Vec::new(),
             };
-            self.inject(inject);
+            self.service(service);
         }
     }
 
@@ -436,7 +441,7 @@ impl Carry<'_> {
         }
     }
 
-    /// The injects of an edge whose export was not given: what the origin lets in from it.
+    /// The services of an edge whose export was not given: what the origin lets in from it.
     pub(super) fn other_edge(
         &mut self,
         peer: &str,
@@ -452,24 +457,24 @@ impl Carry<'_> {
                 let (Some(range), address) = (ports(first, last), self.family.address(to)) else { continue };
                 let Some(upstream_ports) = moved(range, by) else { continue };
                 let protocols = of_one(protocol);
-                let like = self.draft.origin.inject.iter().find(|inject| {
-                    inject.address == address
-                        && inject.ports == range
-                        && inject.protocols == protocols
-                        && inject.peer != peer
+                let like = self.draft.origin.services.iter().find(|service| {
+                    service.address == address
+                        && service.ports == range
+                        && service.protocols == protocols
+                        && service.peer != peer
                 });
                 let like = like.map(|like| (like.name.clone(), like.upstream.clone(), like.proxy_protocol));
                 let wanted = like.as_ref().map_or_else(
                     || format!("{protocol} {range} {peer}"),
                     |like| format!("{} {peer}", like.0),
                 );
-                let name = self.inject_names.claim(&wanted, "inject");
+                let name = self.service_names.claim(&wanted, "service");
                 let Some(allow) = self.sources(&sources, &name, false) else { continue };
                 let own = with_ports(self.family.address(upstream), upstream_ports);
                 let (upstream, proxy_protocol) =
                     like.map_or((own, false), |(_, upstream, proxy)| (upstream, proxy));
                 let peer = peer.to_owned();
-                let inject = Inject {
+                let service = OriginService {
                     name: name.clone(),
                     protocols,
                     address,
@@ -479,8 +484,8 @@ impl Carry<'_> {
                     peer,
                     allow,
                 };
-                if self.inject(inject) {
-                    made.push(format!("inject {name:?}"));
+                if self.service(service) {
+                    made.push(format!("service {name:?}"));
                 }
             }
         }
