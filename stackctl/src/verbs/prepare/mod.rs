@@ -1,6 +1,7 @@
 //! Getting a service ready: rendered in memory, checked by Compose, then written.
 
 mod content;
+mod mounted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,6 +24,8 @@ use crate::shell::files::{self, Attributes, OnDisk};
 use crate::shell::store::Store;
 use crate::template::placeholders;
 use crate::vars::Vars;
+
+pub use mounted::Mounts;
 
 /// A Compose file, and the copy Compose must read instead when it has known placeholders.
 pub struct ComposeFile {
@@ -382,6 +385,11 @@ impl Prepared {
             .mounted_singly
             .insert(self.service.clone(), content::mounted_singly(session, &checked.model));
         Ok(self.project(&dir, true))
+    }
+
+    /// The files of the tree that containers of a model mount and no template makes.
+    pub fn mounts(&self, session: &Session, model: &Model) -> Result<Mounts, Fault> {
+        mounted::mounts(session, self, model)
     }
 
     /// The env file Compose gets.

@@ -16,7 +16,7 @@ use crate::shell::docker::{Docker, Running};
 use crate::shell::process::notify;
 use crate::shell::store::{Snapshot, Store};
 use crate::vars::Vars;
-use crate::verbs::prepare::{Changes, Checked, Prepared, Stage, prepare};
+use crate::verbs::prepare::{Changes, Checked, Mounts, Prepared, Stage, prepare};
 use crate::verbs::session::Session;
 use crate::verbs::{actions, rollback};
 
@@ -118,7 +118,7 @@ pub fn bring_up(
         until_healthy(session, docker, service, &wanted, limit, true)?;
     }
     actions::post_up(session, vars, service)?;
-    remember(session, store, &prepared, &after)?;
+    remember(session, store, &prepared, &checked, &after)?;
     let _ = std::fs::remove_file(&pending);
     Ok(outcome)
 }
@@ -163,6 +163,7 @@ pub fn remember(
     session: &Session,
     store: &Store,
     prepared: &Prepared,
+    checked: &Checked,
     running: &[Running],
 ) -> Result<(), Fault> {
     let ours = prepared.planned.iter().filter(|planned| planned.decision != Decision::OwnFile);
@@ -170,39 +171,37 @@ pub fn remember(
     let files: Vec<(Kept, Vec<u8>)> = outputs
         .map(|o| (Kept { path: o.path.clone(), mode: o.mode, owner: o.owner }, o.bytes.to_vec()))
         .collect();
-    let compose: Vec<Vec<u8>> = prepared.compose.iter().map(|file| file.bytes.clone()).collect();
+    let Mounts { kept: mounted, left_out } = prepared.mounts(session, &checked.model)?;
     let env = prepared.env().expose().as_bytes().to_vec();
     let images: BTreeMap<String, String> =
         running.iter().map(|container| (container.service().to_owned(), container.image.clone())).collect();
-    let content = content(store.key(), &files, &compose, &env, &images);
+    let snapshot = Snapshot { files, mounted, definition: checked.model.json.to_vec(), env };
+    let content = content(store.key(), &snapshot, &images);
     let service = prepared.service.as_str();
     let newest = store.generations(service)?.pop();
     if newest.is_none_or(|newest| newest.content != content) {
         let generation = Generation {
             number: 0,
             made: crate::shell::now(),
-            files: files.iter().map(|(kept, _)| kept.clone()).collect(),
-            compose_files: compose.len(),
+            files: snapshot.files.iter().map(|(kept, _)| kept.clone()).collect(),
+            mounted: snapshot.mounted.iter().map(|(mounted, _)| mounted.clone()).collect(),
+            left_out,
             images,
             content: content.clone(),
         };
-        let number = store.keep(service, generation, &Snapshot { files, compose, env })?;
+        let number = store.keep(service, generation, &snapshot)?;
         notify(&format!("{service}: generation {number} at {}", session.location.name));
     }
     store.put(&store.service_dir(service).join("applied"), content.as_bytes()).map(|_| ())
 }
 
-fn content(
-    key: &[u8],
-    files: &[(Kept, Vec<u8>)],
-    compose: &[Vec<u8>],
-    env: &[u8],
-    images: &BTreeMap<String, String>,
-) -> String {
-    let files = files.iter().map(|(kept, bytes)| Content { target: &kept.path, bytes });
-    let compose = compose.iter().map(|bytes| Content { target: "compose", bytes });
+fn content(key: &[u8], snapshot: &Snapshot, images: &BTreeMap<String, String>) -> String {
+    let files = snapshot.files.iter().map(|(kept, bytes)| Content { target: &kept.path, bytes });
+    let mounted = snapshot.mounted.iter().map(|(file, bytes)| Content { target: &file.path, bytes });
     let images = images.iter().map(|(name, image)| Content { target: name, bytes: image.as_bytes() });
-    fingerprint(key, files.chain(compose).chain(images).chain([Content { target: "env", bytes: env }]))
+    let rest = [("definition", &snapshot.definition), ("env", &snapshot.env)];
+    let rest = rest.map(|(target, bytes)| Content { target, bytes });
+    fingerprint(key, files.chain(mounted).chain(images).chain(rest))
 }
 
 /// Returns to the previous generation when that was asked for, or is agreed to at the terminal.
@@ -223,7 +222,11 @@ fn go_back(
         ));
     }
     match rollback::apply(session, docker, store, service, &target) {
-        Ok(_) => Fault::RolledBack(format!("{fault}\n{service}: generation {} runs again", target.number)),
+        Ok(restored) => Fault::RolledBack(format!(
+            "{fault}\n{service}: generation {} runs again{}",
+            target.number,
+            restored.lines(target.number)
+        )),
         Err(second) => Fault::Broken(format!(
             "{fault}\nand generation {} does not come up either: {second}",
             target.number
