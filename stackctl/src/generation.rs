@@ -18,7 +18,7 @@ pub struct Generation {
     pub files: Vec<Kept>,
     /// Files of the tree that its containers mount and no template makes, in the order of their copies `mounted-0`, ….
     #[serde(default)]
-    pub mounted: Vec<Mounted>,
+    pub mounted: Vec<MountedFile>,
     /// Mounted files that are not kept, each with the reason.
     #[serde(default)]
     pub left_out: Vec<String>,
@@ -41,7 +41,7 @@ pub struct Kept {
 
 /// One file that a container mounts and no template makes.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct Mounted {
+pub struct MountedFile {
     /// Its path below the tree's root.
     pub path: String,
     /// Its permission bits.

@@ -87,6 +87,9 @@ pub struct State {
     /// When it was last started.
     #[serde(default)]
     pub started_at: String,
+    /// Why Docker could not start it.
+    #[serde(default)]
+    pub error: String,
 }
 
 /// A container's health.
@@ -172,6 +175,7 @@ impl Running {
             status: &self.state.status,
             health: self.health(),
             exit_code: self.state.exit_code,
+            error: &self.state.error,
             restarts: self.restarts(),
             restarted: self.restart_count,
             up_for: seconds_of(&self.state.started_at).map(|started| now.saturating_sub(started)),

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::files::{self, Attributes, OnDisk};
 use crate::fault::Fault;
-use crate::generation::{Generation, Kept, Mounted, succession};
+use crate::generation::{Generation, Kept, MountedFile, succession};
 use crate::manifest::{Manifest, Style};
 
 const CLOSED: Attributes = Attributes { mode: 0o600, owner: None };
@@ -28,7 +28,7 @@ pub struct Snapshot {
     /// Rendered files.
     pub files: Vec<(Kept, Vec<u8>)>,
     /// Files that containers mount and no template makes.
-    pub mounted: Vec<(Mounted, Vec<u8>)>,
+    pub mounted: Vec<(MountedFile, Vec<u8>)>,
     /// The definition as Compose resolved it, whatever files it was made of.
     pub definition: Vec<u8>,
     /// The env file Compose got.
@@ -143,9 +143,9 @@ impl Store {
         &self,
         service: &str,
         generation: &Generation,
-    ) -> Result<Vec<(Mounted, PathBuf, OnDisk)>, Fault> {
+    ) -> Result<Vec<(MountedFile, PathBuf, OnDisk)>, Fault> {
         let dir = self.generation_dir(service, generation.number);
-        let back = |(index, mounted): (usize, &Mounted)| {
+        let back = |(index, mounted): (usize, &MountedFile)| {
             let copy = dir.join(mounted_copy(index));
             let found = part(&copy)?;
             Ok((mounted.clone(), copy, found))
@@ -212,7 +212,8 @@ mod tests {
         for number in 1..=7u64 {
             let kept = Kept { path: "a/b".into(), mode: 0o640, owner: None };
             let files = vec![(kept.clone(), format!("text {number}").into_bytes())];
-            let mounted = Mounted { path: "home/a.conf".into(), mode: 0o640, owner: (0, 0), writable: false };
+            let mounted =
+                MountedFile { path: "home/a.conf".into(), mode: 0o640, owner: (0, 0), writable: false };
             let snapshot = Snapshot {
                 files,
                 mounted: vec![(mounted.clone(), format!("conf {number}").into_bytes())],

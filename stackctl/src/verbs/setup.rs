@@ -98,7 +98,10 @@ pub fn render(session: &Session, services: &[String], check: bool) -> Result<Rep
         }
         store.save_manifest(&manifest)?;
     }
-    let text = stale.iter().map(|path| format!("rendered {path}\n")).collect::<String>();
+    let mut text = stale.iter().map(|path| format!("rendered {path}\n")).collect::<String>();
+    if stale.is_empty() {
+        text.push_str("nothing to render: every file is as its template says\n");
+    }
     Ok(Report::new(text, json))
 }
 

@@ -111,7 +111,17 @@ fn a_service_or_location_that_is_not_there_says_where_it_is() {
     let said = alone(&site.tree, "", Some(&site.bin()), &["status"]).expect(2);
     assert!(said.err.contains("kyiv, wroclaw"), "{}", said.err);
     assert!(site.run(&["cady"]).expect(2).err.contains("neither a verb nor a service"));
-    assert!(site.run(&["caddy", "validat"]).expect(2).err.contains("declared are: none"));
+    let said = site.run(&["caddy", "validat"]).expect(2).err;
+    assert!(said.contains("caddy has no verb or action validat; its actions are: none"), "{said}");
+    for (target, near) in [
+        ("caddy-statsu", "status"),
+        ("cady-status", "caddy-status"),
+        ("statsu", "status"),
+        ("all-upp", "all-up"),
+    ] {
+        let said = site.run(&["make", target]).expect(2).err;
+        assert!(said.contains(&format!("(did you mean {near}")), "{target}: {said}");
+    }
     site.run(&["select", "transmision"]).expect(2);
     site.run(&["up", "--nonsense"]).expect(2);
 }
@@ -390,7 +400,7 @@ fn the_makefile_shim_finds_verbs_services_and_actions() {
     make(&["all-setup"]).expect(0);
     assert!(make(&["unselect"]).expect(0).out.contains("verbs mean all"));
     assert!(make(&["up"]).expect(2).err.contains("Docker does not answer"));
-    assert!(make(&["caddy-nonsense"]).expect(2).err.contains("no action nonsense"));
+    assert!(make(&["caddy-nonsense"]).expect(2).err.contains("no verb or action nonsense"));
 }
 
 #[test]

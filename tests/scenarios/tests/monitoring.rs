@@ -218,7 +218,7 @@ fn dashboard() -> Result<Vec<(String, String)>> {
     let text = fs::read_to_string(lab::workspace().join("configs/monitoring/dashboards/causeway.json"))?;
     let dashboard: Value = serde_json::from_str(&text)?;
     let panels = dashboard["panels"].as_array().context("no panels")?;
-    // Panels of logs ask another store, which has no package here.
+    // Panels of logs ask another store: a test of stackctl asks it.
     let panels = panels.iter().filter(|panel| panel["datasource"]["type"] == "prometheus");
     let queries = panels.flat_map(|panel| {
         let title = panel["title"].as_str().unwrap_or_default().to_owned();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::Prepared;
 use super::content::{DEPTH, is_data, walk};
 use crate::fault::Fault;
-use crate::generation::Mounted;
+use crate::generation::MountedFile;
 use crate::manifest::Decision;
 use crate::model::{Model, Seen};
 use crate::shell::files::{self, SIZE_LIMIT};
@@ -17,11 +17,11 @@ const FILES: usize = 500;
 /// … of together so many bytes.
 const BYTES: usize = 16 << 20;
 
-/// Mounted files, and what a generation does not keep.
+/// MountedFile files, and what a generation does not keep.
 #[derive(Default)]
 pub struct Mounts {
     /// Each file with its bytes.
-    pub kept: Vec<(Mounted, Vec<u8>)>,
+    pub kept: Vec<(MountedFile, Vec<u8>)>,
     /// What is not kept, each with the reason.
     pub left_out: Vec<String>,
 }
@@ -45,7 +45,7 @@ pub(super) fn mounts(session: &Session, prepared: &Prepared, model: &Model) -> R
             surplus += 1;
             continue;
         }
-        let mounted = Mounted { path: shown, mode: file.mode, owner: file.owner, writable };
+        let mounted = MountedFile { path: shown, mode: file.mode, owner: file.owner, writable };
         kept.push((mounted, file.bytes.to_vec()));
     }
     if surplus > 0 {

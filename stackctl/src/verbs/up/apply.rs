@@ -34,6 +34,8 @@ pub struct UpOutcome {
     pub created: Vec<String>,
     /// Compose services whose container stayed.
     pub kept: Vec<String>,
+    /// Compose services whose container stayed and was started again.
+    pub restarted: Vec<String>,
 }
 
 impl UpOutcome {
@@ -46,10 +48,11 @@ impl UpOutcome {
         let parts = [
             part("created", &self.created),
             part("recreated", &self.recreated),
+            part("restarted", &self.restarted),
             part("unchanged", &self.kept),
         ];
         let text = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
-        let json = json!({"rendered": self.rendered, "created": self.created, "recreated": self.recreated, "unchanged": self.kept});
+        let json = json!({"rendered": self.rendered, "created": self.created, "recreated": self.recreated, "restarted": self.restarted, "unchanged": self.kept});
         (format!("{text}\n"), json)
     }
 }
@@ -110,12 +113,13 @@ pub fn bring_up(
             return Err(fault);
         }
     };
-    let outcome = compare(rendered, &before, &after);
+    let mut outcome = compare(rendered, &before, &after);
     if how.restart && !outcome.kept.is_empty() {
         let verb: Vec<&str> =
             std::iter::once("restart").chain(outcome.kept.iter().map(String::as_str)).collect();
         docker.compose_aside(&project, &verb)?;
         until_healthy(session, docker, service, &wanted, limit, true)?;
+        outcome.restarted = std::mem::take(&mut outcome.kept);
     }
     actions::post_up(session, vars, service)?;
     remember(session, store, &prepared, &checked, &after)?;
@@ -147,9 +151,13 @@ pub fn start(
         // was restarted is given the time to show that it crashes again.
         let restarted = |container: &Running| container.restart_count > 0;
         let crashes = wanted_containers(docker, session, service)?.iter().any(restarted);
-        let patience = if crashes { CRASHING } else { Duration::ZERO };
-        let looked = until_healthy(session, docker, service, wanted, patience, true);
-        return Err(looked.err().unwrap_or(fault));
+        let failed = if crashes {
+            until_healthy(session, docker, service, wanted, CRASHING, true).err()
+        } else {
+            wait::failed_now(session, docker, service, wanted)?
+        };
+        let unknown = || Fault::Failed(format!("{service}: {fault}; Compose's own message is above"));
+        return Err(failed.unwrap_or_else(unknown));
     }
     let now = wanted_containers(docker, session, service)?;
     let ids = |list: &[Running]| list.iter().map(|container| container.id.clone()).collect::<BTreeSet<_>>();

@@ -15,7 +15,7 @@ use crate::shell::docker::{Docker, Running};
 use crate::shell::process::notify;
 
 pub use apply::{UpOutcome, bring_up, remember, start};
-pub use wait::{WAIT, masked_lines, until_healthy};
+pub use wait::{WAIT, masked, masked_lines, until_healthy};
 
 /// How a service is brought up.
 #[derive(Debug, Clone, Copy, Default)]
@@ -87,7 +87,8 @@ pub fn each(
             Err(fault) => {
                 let (code, message) = (fault.exit_code(), fault.to_string());
                 if services.len() > 1 {
-                    notify(&format!("{service}: {message}"));
+                    let named = [":", "/"].iter().any(|end| message.starts_with(&format!("{service}{end}")));
+                    notify(&if named { message.clone() } else { format!("{service}: {message}") });
                     text.push_str(&format!("{service}: failed (exit {code})\n"));
                 }
                 rows.push(json!({"service": service, "ok": false, "exit": code, "error": message}));
