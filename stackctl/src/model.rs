@@ -181,6 +181,12 @@ impl Model {
         seen
     }
 
+    /// The variables that configs and secrets are made of: the definition has their names, not their values.
+    pub fn variables_of_objects(&self) -> impl Iterator<Item = &str> {
+        let objects = self.configs.values().chain(self.secrets.values());
+        objects.filter_map(|object| object.environment.as_deref())
+    }
+
     /// The names of the project's own volumes, as Docker knows them.
     pub fn volume_names(&self) -> impl Iterator<Item = &str> {
         self.volumes.values().filter(|volume| !volume.external).filter_map(|volume| volume.name.as_deref())

@@ -85,6 +85,13 @@ fn a_rollback_brings_back_what_compose_read_and_what_containers_mount() {
         back.out
     );
 
+    let none = site.run(&["rollback", "web"]).expect(2);
+    assert!(
+        none.err.contains("web has no generation before the one that runs: there are 1, 2"),
+        "{}",
+        none.err
+    );
+
     // Nothing is made again when the sources say the same as what runs.
     for (path, old, _) in READ {
         site.tree.write(path, old);
@@ -92,6 +99,11 @@ fn a_rollback_brings_back_what_compose_read_and_what_containers_mount() {
     let before = site.engine.ids();
     site.run(&["up", "web"]).expect(0);
     assert_eq!(before, site.engine.ids());
+    // What the service does not use, and what a container writes, makes no new generation.
+    site.tree.write("home/.env.user", "OF_NOTHING_HERE=1\n");
+    fs::write(site.tree.root.join("home/web/state.json"), "newer\n").expect("written");
+    let up = site.run(&["up", "web"]).expect(0);
+    assert!(!up.err.contains("generation"), "the same is no new generation: {}", up.err);
 }
 
 #[test]

@@ -323,9 +323,11 @@ impl Docker {
         Ok(listed.lines().map(str::to_owned).collect())
     }
 
-    /// Whether a volume of exactly this name exists.
+    /// Whether a volume of exactly this name exists; an engine that does not answer is no "no".
     pub fn has_volume(&self, dir: &Path, name: &str) -> Result<bool, Fault> {
-        Ok(self.say(dir, &["volume", "inspect", "--format", "{{.Name}}", name])?.status.success())
+        let filter = format!("name={name}");
+        let listed = self.good(dir, &["volume", "ls", "--quiet", "--filter", &filter])?;
+        Ok(listed.lines().any(|line| line == name))
     }
 
     /// The content's name of a local image.

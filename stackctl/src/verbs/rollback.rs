@@ -30,8 +30,7 @@ pub fn rollback(session: &Session, service: &str, number: Option<u64>) -> Result
     let all = store.generations(service)?;
     let list = all.iter().map(|generation| generation.number.to_string()).collect::<Vec<_>>().join(", ");
     let chosen = target(&all, number, &running);
-    let chosen = chosen
-        .ok_or_else(|| Fault::Usage(format!("{service} has no such generation: there are [{list}]")))?;
+    let chosen = chosen.ok_or_else(|| Fault::Usage(no_generation(service, number, &list)))?;
     if session.options.dry_run {
         let text = format!("{service}: would return to generation {}\n", chosen.number);
         return Ok(Report::new(
@@ -52,6 +51,16 @@ pub fn rollback(session: &Session, service: &str, number: Option<u64>) -> Result
         "not_kept": restored.not_kept, "dry_run": false,
     });
     Ok(Report::new(text, json))
+}
+
+fn no_generation(service: &str, number: Option<u64>, list: &str) -> String {
+    match (number, list) {
+        (_, "") => format!("{service} has no generation yet: its first healthy `up` makes one"),
+        (Some(number), _) => format!("{service} has no generation {number}: there are {list}"),
+        (None, _) => {
+            format!("{service} has no generation before the one that runs: there are {list} (--to N)")
+        }
+    }
 }
 
 /// A mounted file that differs from the generation's.

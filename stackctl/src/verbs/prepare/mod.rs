@@ -16,7 +16,7 @@ use crate::invocation::Project;
 use crate::manifest::{Decision, Manifest, Present};
 use crate::model::Model;
 use crate::overlay;
-use crate::render::{Output, render};
+use crate::render::{Missing, Output, render};
 use crate::secret::Hidden;
 use crate::shell::discover;
 use crate::shell::docker::{Docker, Running};
@@ -86,8 +86,7 @@ pub fn prepare(
     let files_of =
         files_of.ok_or_else(|| Fault::Usage(format!("no service {service} at {}", session.location.name)))?;
     let sources = discover::templates(&session.tree.root, &session.location, service)?;
-    let outputs =
-        render(&sources, vars, &session.stack).map_err(|missing| Fault::Invalid(missing.to_string()))?;
+    let outputs = render(&sources, vars, &session.stack).map_err(|missing| lacking(session, &missing))?;
     let mut planned = Vec::with_capacity(outputs.len());
     for output in outputs {
         let path = session.location.dir.join(&output.path);
@@ -113,6 +112,13 @@ pub fn prepare(
         vars: vars.clone(),
         rendered_before: manifest.files.keys().cloned().collect(),
     })
+}
+
+fn lacking(session: &Session, missing: &Missing) -> Fault {
+    let by_setup = |line: &String| line.contains("`stackctl setup` makes it");
+    let fix =
+        if missing.0.iter().all(by_setup) { String::new() } else { format!("\n{}", session.value_fix()) };
+    Fault::Invalid(format!("{missing}{fix}"))
 }
 
 /// The names that a service's templates and Compose files use, whether or not they have a value.

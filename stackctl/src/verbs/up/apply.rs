@@ -184,7 +184,10 @@ pub fn remember(
     let images: BTreeMap<String, String> =
         running.iter().map(|container| (container.service().to_owned(), container.image.clone())).collect();
     let snapshot = Snapshot { files, mounted, definition: checked.model.json.to_vec(), env };
-    let content = content(store.key(), &snapshot, &images);
+    let objects = checked.model.variables_of_objects();
+    let values: Vec<(&str, &str)> =
+        objects.filter_map(|name| Some((name, prepared.vars().find(name)?.stored.expose()))).collect();
+    let content = content(store.key(), &snapshot, &images, &values);
     let service = prepared.service.as_str();
     let newest = store.generations(service)?.pop();
     if newest.is_none_or(|newest| newest.content != content) {
@@ -203,13 +206,21 @@ pub fn remember(
     store.put(&store.service_dir(service).join("applied"), content.as_bytes()).map(|_| ())
 }
 
-fn content(key: &[u8], snapshot: &Snapshot, images: &BTreeMap<String, String>) -> String {
+/// All that a service is made of; of its variables those that the definition only names, since it has the others' values.
+fn content(
+    key: &[u8],
+    snapshot: &Snapshot,
+    images: &BTreeMap<String, String>,
+    values: &[(&str, &str)],
+) -> String {
     let files = snapshot.files.iter().map(|(kept, bytes)| Content { target: &kept.path, bytes });
-    let mounted = snapshot.mounted.iter().map(|(file, bytes)| Content { target: &file.path, bytes });
+    // What a container writes changes by itself.
+    let mounted = snapshot.mounted.iter().filter(|(file, _)| !file.writable);
+    let mounted = mounted.map(|(file, bytes)| Content { target: &file.path, bytes });
     let images = images.iter().map(|(name, image)| Content { target: name, bytes: image.as_bytes() });
-    let rest = [("definition", &snapshot.definition), ("env", &snapshot.env)];
-    let rest = rest.map(|(target, bytes)| Content { target, bytes });
-    fingerprint(key, files.chain(mounted).chain(images).chain(rest))
+    let values = values.iter().map(|(name, value)| Content { target: name, bytes: value.as_bytes() });
+    let definition = [Content { target: "definition", bytes: &snapshot.definition }];
+    fingerprint(key, files.chain(mounted).chain(images).chain(values).chain(definition))
 }
 
 /// Returns to the previous generation when that was asked for, or is agreed to at the terminal.

@@ -81,7 +81,8 @@ pub fn each(
     for service in services {
         match run(service) {
             Ok((said, value)) => {
-                text.push_str(&format!("{service}: {said}"));
+                let gap = if said.starts_with('\n') { "" } else { " " };
+                text.push_str(&format!("{service}:{gap}{said}"));
                 rows.push(json!({"service": service, "ok": true, "result": value}));
             }
             Err(fault) => {
