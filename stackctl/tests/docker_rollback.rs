@@ -123,6 +123,9 @@ fn a_rollback_needs_none_of_the_files_that_compose_read() {
     site.run(&["up", "web"]).expect(4);
     site.run(&["rollback", "web", "--to", "1"]).expect(0);
     assert_eq!(site.seen(), old);
+    let down = site.run(&["down", "web"]).expect(0);
+    assert!(down.err.contains("web: its files are wrong, so generation 2 says what to stop"), "{}", down.err);
+    assert!(site.engine.ids().is_empty(), "{:?}", site.engine.ids());
     for path in MOUNTED {
         assert_eq!(site.tree.read(path), "old\n", "{path}");
     }

@@ -183,7 +183,8 @@ fn put_back_mounted(
     Ok(restored)
 }
 
-fn project(
+/// The project as a generation has it.
+pub(super) fn project(
     session: &Session,
     service: &str,
     generation: &Generation,
