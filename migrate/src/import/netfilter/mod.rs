@@ -51,6 +51,11 @@ impl Kind {
         if let Self::Port(ports) = self { Some(ports) } else { None }
     }
 
+    /// The source ports that are asked for.
+    pub(in crate::import) fn source_ports(&self) -> Option<&[(u16, u16)]> {
+        if let Self::SourcePort(ports) = self { Some(ports) } else { None }
+    }
+
     /// The destinations that are asked for.
     pub(in crate::import) const fn of_destination(&self) -> Option<&Vec<IpNetwork>> {
         if let Self::Destination(prefixes) = self { Some(prefixes) } else { None }
@@ -84,7 +89,7 @@ pub(in crate::import) enum Action {
     Goto(String),
     Dnat(Target),
     /// To a port of the machine itself.
-    Redirect,
+    Redirect(Ports),
     Masquerade,
     Snat(IpAddr),
     /// The MSS is clamped.
@@ -217,6 +222,8 @@ pub(in crate::import) struct Ruleset {
     pub(in crate::import) chains: Vec<Chain>,
     /// Whether packets are forwarded, where a command says so: IPv4, IPv6.
     pub(in crate::import) forwards: [Option<bool>; 2],
+    /// Whether packets from outside may be for loopback addresses.
+    pub(in crate::import) routes_loopback: bool,
 }
 
 impl Ruleset {

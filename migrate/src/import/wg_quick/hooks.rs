@@ -207,6 +207,10 @@ impl Machine {
             *forwards = Some(value != "0");
             return value == "1";
         }
+        if name.ends_with(".route_localnet") {
+            self.rules.routes_loopback = value == "1";
+            return false;
+        }
         let ends =
             [(".rp_filter", "02"), (".src_valid_mark", "1"), (".forwarding", "1"), (".proxy_arp", "0")];
         ends.iter().any(|(end, values)| name.ends_with(end) && values.contains(value))

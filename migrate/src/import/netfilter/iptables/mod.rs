@@ -7,7 +7,7 @@ mod values;
 use self::values::ports;
 pub(super) use self::values::{prefix, states, target};
 use super::shell::{Place, Word};
-use super::{Action, Base, ChainId, Condition, Hook, Kind, Operation, Rule, Unread};
+use super::{Action, Base, ChainId, Condition, Hook, Kind, Operation, Ports, Rule, Unread};
 use policy::{Protocol, text};
 
 /// The program's tables and chains, when `name` is one of its programs; `None` for another program.
@@ -288,7 +288,7 @@ impl<'w> Reader<'w> {
             "LOG" | "NFLOG" => Action::Nothing,
             "TCPMSS" => Action::ClampMss,
             "MASQUERADE" => Action::Masquerade,
-            "REDIRECT" => Action::Redirect,
+            "REDIRECT" => Action::Redirect(Ports::Same),
             // The address follows.
             "DNAT" | "SNAT" => {
                 self.parts.changes_destination = Some(target.text == "DNAT");
@@ -323,8 +323,15 @@ impl<'w> Reader<'w> {
                     None => self.unread(value, format!("`{}` is no single address", value.text)),
                 }
             }
-            "--to-ports" if matches!(self.parts.action, Some(Action::Redirect)) => {
-                let _ = self.value(word);
+            "--to-ports" | "--to-port" if matches!(self.parts.action, Some(Action::Redirect(_))) => {
+                let Some(value) = self.value(word) else { return true };
+                match text::ports(&value.text) {
+                    Some(ports) => {
+                        self.parts.action =
+                            Some(Action::Redirect(Ports::Within(ports.first(), ports.last())));
+                    }
+                    None => self.unread(value, format!("`{}` is no port or range of ports", value.text)),
+                }
             }
             "--clamp-mss-to-pmtu" if matches!(self.parts.action, Some(Action::ClampMss)) => {}
             "--set-mss" if matches!(self.parts.action, Some(Action::ClampMss)) => {
@@ -483,7 +490,7 @@ fn misused(
     match action {
         Some(Action::Unclear) => Some("the address that it changes to is missing"),
         Some(Action::Refuse) if table == "nat" => Some("the table nat refuses nothing: use the table filter"),
-        Some(Action::Dnat(_) | Action::Redirect | Action::Masquerade | Action::Snat(_)) if table != "nat" => {
+        Some(Action::Dnat(_) | Action::Redirect(_) | Action::Masquerade | Action::Snat(_)) if table != "nat" => {
             Some("addresses are changed in the table nat only: add -t nat")
         }
         _ if asks(false) && matches!(chain, "PREROUTING" | "INPUT") => {

@@ -1,5 +1,6 @@
 //! Files after the shape of real ones, each with what becomes of it; their mutations, and packets.
 
+mod both;
 mod mutation;
 mod packets;
 mod table;
