@@ -34,6 +34,9 @@ pub enum Imported {
         /// Take this interface of the edge for the one towards the internet.
         #[arg(long, value_name = "INTERFACE", value_parser = interface)]
         wan: Option<String>,
+        /// Take this interface for the tunnel's, if it is not the file's name.
+        #[arg(long, value_name = "INTERFACE", value_parser = interface)]
+        interface: Option<String>,
         /// Give the peers these names, in the order of the file.
         #[arg(long = "name", value_name = "NAME", value_parser = peer_name)]
         names: Vec<String>,
@@ -134,18 +137,19 @@ pub struct EdgeArguments {
 /// [`ExitError`], when nothing could be imported or a file is in the way.
 pub fn import(what: &Imported) -> Result<Exit, ExitError> {
     let (imported, into, all) = match what {
-        Imported::WgQuick { file, origin, role, wan, names, into, all } => {
-            let text = text_of(file)?;
+        Imported::WgQuick { file, origin, role, wan, interface, names, into, all } => {
+            let text = foreign_text(file)?;
             let source = Source { name: file, text: &text };
             let role = role.map(|end| match end {
                 End::Edge => Role::Edge,
                 End::Origin => Role::Origin,
             });
-            let options = WgQuickOptions { role, wan: wan.clone(), names: names.clone() };
+            let (wan, names, interface) = (wan.clone(), names.clone(), interface.clone());
+            let options = WgQuickOptions { role, wan, names, interface };
             let imported = match origin {
                 None => import::wg_quick(&source, &options, &public_key),
                 Some(origin) => {
-                    let text = text_of(origin)?;
+                    let text = foreign_text(origin)?;
                     let origin = Source { name: origin, text: &text };
                     import::wg_quick_both(&source, &origin, &options, &public_key)
                 }
@@ -319,6 +323,7 @@ mod tests {
             origin: None,
             role: None,
             wan: None,
+            interface: None,
             names: Vec::new(),
             into: into.clone(),
             all: true,

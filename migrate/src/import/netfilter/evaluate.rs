@@ -101,6 +101,8 @@ pub(in crate::import) struct World<'a> {
 
 /// Chains within chains.
 const DEPTH: usize = 16;
+/// The most rules that fit one flow: chains that jump to one another often fit without end.
+const MOST_PASSED: usize = 20_000;
 /// The priority at which the kernel changes destinations, those of replies to a changed source as
 /// well.
 const NAT: i32 = -100;
@@ -112,6 +114,7 @@ struct Flow<'a> {
     state: State,
     is_changed: bool,
     is_local: bool,
+    is_reply: bool,
 }
 
 /// A destination that a rule changes; without an address, to the machine itself.
@@ -249,7 +252,7 @@ impl World<'_> {
         is_local: bool,
         passed: &mut Vec<usize>,
     ) -> (Option<Change>, Result<(), Stop>) {
-        let mut flow = Flow { packet, outgoing: None, state: State::New, is_changed: false, is_local };
+        let mut flow = Flow { packet, outgoing: None, state: State::New, is_changed: false, is_local, is_reply: false };
         let mut change: Option<Change> = None;
         for chain in self.at(Hook::Prerouting) {
             if self.is_nat(chain) && change.is_some() {
@@ -283,17 +286,20 @@ impl World<'_> {
         passed: &mut Vec<usize>,
     ) -> Result<SourceAddress, Stop> {
         let new =
-            Flow { packet: after, outgoing: Some(leaves), state: State::New, is_changed, is_local: false };
-        let mut source = SourceAddress::Client;
+            Flow { packet: after, outgoing: Some(leaves), state: State::New, is_changed, is_local: false, is_reply: false };
+        let own = self.own.iter().find(|own| own.is_ipv4() == after.source.is_ipv4()).copied();
+        let (mut source, mut flow) = (SourceAddress::Client, new);
         for chain in self.at(Hook::Forward).into_iter().chain(self.at(Hook::Postrouting)) {
-            match self.run(self.base(chain), &new, passed) {
+            match self.run(self.base(chain), &flow, passed) {
                 Verdict::Stop(stop) => return Err(stop),
-                Verdict::Source(found) if source == SourceAddress::Client => source = found,
+                Verdict::Source(found) if source == SourceAddress::Client => {
+                    source = found;
+                    flow.packet.source = own.unwrap_or(after.source);
+                }
                 Verdict::Source(_) | Verdict::Return | Verdict::Accept | Verdict::Change(_) => {}
             }
         }
-        let own = self.own.iter().find(|own| own.is_ipv4() == after.source.is_ipv4());
-        let hidden = own.copied().filter(|_| source != SourceAddress::Client);
+        let hidden = own.filter(|_| source != SourceAddress::Client);
         let reply = Packet {
             interface: leaves,
             source: after.destination,
@@ -306,9 +312,9 @@ impl World<'_> {
         let early = Packet { destination: hidden.unwrap_or(reply.destination), ..reply };
         let state = State::Established;
         let later = Flow { state, ..new };
-        let reply_out = Flow { packet: reply, outgoing: Some(before.interface), ..later };
+        let reply_out = Flow { packet: reply, outgoing: Some(before.interface), is_reply: true, ..later };
         let first = Flow { packet: before, outgoing: None, is_local: is_changed, ..later };
-        let reply_in = Flow { packet: early, outgoing: None, is_local: hidden.is_some(), ..later };
+        let reply_in = Flow { packet: early, outgoing: None, is_local: hidden.is_some(), is_reply: true, ..later };
         self.pass_in(first, Flow { outgoing: None, ..later }, passed)?;
         self.pass(&[Hook::Forward, Hook::Postrouting], &later, passed)?;
         self.pass_in(reply_in, Flow { outgoing: None, ..reply_out }, passed)?;
@@ -324,7 +330,7 @@ impl World<'_> {
         is_changed: bool,
         passed: &mut Vec<usize>,
     ) -> Result<(), Stop> {
-        let new = Flow { packet: after, outgoing: None, state: State::New, is_changed, is_local: true };
+        let new = Flow { packet: after, outgoing: None, state: State::New, is_changed, is_local: true, is_reply: false };
         self.pass(&[Hook::Input], &new, passed)?;
         let later = Flow { state: State::Established, ..new };
         self.pass_in(Flow { packet: before, ..later }, later, passed)?;
@@ -337,7 +343,7 @@ impl World<'_> {
             port: after.source_port,
             protocol: after.protocol,
         };
-        let reply = Flow { packet: reply, outgoing: Some(self.tunnel), is_local: false, ..later };
+        let reply = Flow { packet: reply, outgoing: Some(self.tunnel), is_local: false, is_reply: true, ..later };
         self.pass(&[Hook::Output, Hook::Postrouting], &reply, passed)
     }
 
@@ -392,6 +398,7 @@ impl World<'_> {
             match self.fits(rule, flow) {
                 Is::No => continue,
                 Is::Unclear => return Verdict::Stop(Stop::Unclear(number)),
+                Is::Yes if passed.len() >= MOST_PASSED => return Verdict::Stop(Stop::Unclear(number)),
                 Is::Yes => passed.push(number),
             }
             match self.act(within, (rule, number), flow, passed) {
@@ -465,10 +472,21 @@ impl World<'_> {
     }
 
     fn fits(&self, rule: &Rule, flow: &Flow<'_>) -> Is {
-        if !rule.conditions.iter().all(|condition| condition.holds(flow)) {
+        // Of the replies only the first has SYN, so what is asked of it is not true of all.
+        let is_open = |condition: &Condition| condition.kind == Kind::AnySyn && flow.is_reply;
+        if !rule.conditions.iter().all(|condition| is_open(condition) || condition.holds(flow)) {
             return Is::No;
         }
-        if rule.unread.is_some() { Is::Unclear } else { Is::Yes }
+        let is_other_family = match &rule.action {
+            Action::Dnat(Target { address, .. }) | Action::Snat(address) => {
+                address.is_ipv4() != flow.packet.source.is_ipv4()
+            }
+            _ => false,
+        };
+        if is_other_family {
+            return Is::No;
+        }
+        if rule.unread.is_some() || rule.conditions.iter().any(is_open) { Is::Unclear } else { Is::Yes }
     }
 }
 
@@ -483,8 +501,10 @@ const fn kept(ports: Ports) -> Ports {
 /// Whether the chains of a program see packets of this family.
 fn is_of_family(space: &str, address: IpAddr) -> bool {
     match space {
-        "iptables" | "nft ip" => address.is_ipv4(),
-        "ip6tables" | "nft ip6" => address.is_ipv6(),
+        "nft ip" => address.is_ipv4(),
+        "nft ip6" => address.is_ipv6(),
+        space if space.ends_with("ip6tables") => address.is_ipv6(),
+        space if space.ends_with("iptables") => address.is_ipv4(),
         _ => true,
     }
 }
@@ -505,7 +525,7 @@ impl Condition {
             Kind::State(states) => {
                 states.contains(&flow.state) || (flow.is_changed && states.contains(&State::Dnat))
             }
-            Kind::Syn => packet.protocol == Protocol::Tcp && flow.state == State::New,
+            Kind::Syn | Kind::AnySyn => packet.protocol == Protocol::Tcp && flow.state == State::New,
             Kind::Local => flow.is_local,
             Kind::IsIpv6 => packet.source.is_ipv6(),
         };

@@ -91,7 +91,7 @@ impl Beyond<'_> {
         peer.map(|peer| peer.name.clone()).unwrap_or_default()
     }
 
-    /// Whose packets the origin takes from the edge.
+    /// Whose packets the origin takes from the edge, besides the edge itself.
     pub(super) fn allowed(&self) -> Vec<IpNetwork> {
         let peer = self.reader.peers.get(self.edge);
         peer.map(|peer| with_defaults(&peer.prefixes("allowedips", false))).unwrap_or_default()

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::super::draft::{Draft, Inject, List, Names, Publish, with_ports};
+use super::super::draft::{Draft, EdgePeer, Inject, List, Names, Publish, with_ports};
 use super::super::netfilter::evaluate::World;
 use super::super::netfilter::{Action, Rule, Ruleset};
 use super::super::outcome::FindingKind;
@@ -59,6 +59,11 @@ impl Reader<'_> {
             });
         }
         self.injects(&carried, draft);
+        if found.asks_interface && carried.iter().any(|entry| !entry.service.forward.wan_only) {
+            let text = "a published port answers the edge's LAN and containers too, where the rules name one interface; write \
+                        listen = \"wan:PORT\" where only the internet may have it";
+            draft.note(FindingKind::Assumed, text);
+        }
         self.remarks_of_edge((&found, weighed.as_ref()), &carried, draft);
         if let Some(beyond) = &self.beyond {
             beyond.remarks((&found, weighed.as_ref()), &carried, self.machine.rules.rules.len(), draft);
@@ -70,7 +75,8 @@ impl Reader<'_> {
         let own = draft.edge.address.clone();
         let addresses: Vec<IpAddr> = own.iter().map(IpNetwork::ip).collect();
         let is_in_tunnel = |address: IpAddr| {
-            self.routes_to(&own, address) && draft.edge.owner(IpNetwork::from(address)).is_some()
+            let owner = draft.edge.owner(IpNetwork::from(address));
+            self.routes_to(&own, address) && owner.is_some_and(|owner| !self.leads_elsewhere(owner, address))
         };
         let edge = World { rules, tunnel: &self.tunnel, own: &addresses, is_in_tunnel: &is_in_tunnel };
         let is_behind = |address: IpAddr| {
@@ -127,7 +133,17 @@ impl Reader<'_> {
         let holds = |prefix: &IpNetwork| prefix.contains(address);
         let table = self.interface.value("table").unwrap_or("auto");
         let is_main = ["auto", "main", "254"].iter().any(|known| table.eq_ignore_ascii_case(known));
-        is_main || own.iter().any(holds) || self.machine.routes.iter().any(holds)
+        let is_asked = self.machine.tables.iter().any(|known| known == table);
+        is_main || is_asked || own.iter().any(holds) || self.machine.routes.iter().any(holds)
+    }
+
+    /// Whether a route of the file that is as long as the peer's prefix, or longer, leads away.
+    fn leads_elsewhere(&self, owner: &EdgePeer, address: IpAddr) -> bool {
+        let longest = |prefixes: &[IpNetwork]| {
+            prefixes.iter().filter(|prefix| prefix.contains(address)).map(|prefix| prefix.prefix()).max()
+        };
+        let into = longest(&owner.allowed_ips).max(longest(&self.machine.routes));
+        longest(&self.machine.elsewhere).is_some_and(|away| Some(away) >= into)
     }
 
     /// The name of the edge's peer that `forwarder.toml` is for.

@@ -26,6 +26,11 @@ impl Addresses {
         address(self.first, self.is_v4)
     }
 
+    /// The first and the last.
+    pub(super) fn ends(self) -> [IpAddr; 2] {
+        [self.first, self.last].map(|bits| address(bits, self.is_v4))
+    }
+
     /// The only one.
     pub(super) fn single(self) -> Option<IpAddr> {
         (self.first == self.last).then(|| self.any())
@@ -118,10 +123,18 @@ pub(super) fn ports(rules: &[&Rule]) -> Vec<(u16, u16)> {
     starts.iter().zip(ends).filter_map(part).collect()
 }
 
+/// The first of the ports that clients use.
+const CLIENT_PORTS: u16 = 32_768;
+
 /// One source port of each part that rules treat alike.
 pub(super) fn source_ports(rules: &[&Rule]) -> Vec<u16> {
     let mut ports = BTreeSet::from([40_000]);
     for condition in rules.iter().flat_map(|rule| &rule.conditions) {
+        // The port of a client is the port of its replies; those that services have are no client's.
+        if let Kind::Port(ranges) = &condition.kind {
+            let bounds = ranges.iter().flat_map(|(first, last)| [Some(*first), last.checked_add(1)]);
+            ports.extend(bounds.flatten().filter(|port| *port >= CLIENT_PORTS));
+        }
         if let Kind::SourcePort(ranges) = &condition.kind {
             let beyond = ranges
                 .iter()
@@ -160,6 +173,7 @@ mod tests {
             }],
             action: Action::Accept,
             unread: None,
+            spec: Vec::new(),
             place: Default::default(),
             text: String::new(),
         };

@@ -42,6 +42,7 @@ pub(super) fn is_internal(address: IpAddr) -> bool {
                     || v4.is_broadcast()
                     || is_carrier
                     || first == 0
+                    || first >= 240
             }
             IpAddr::V6(v6) => {
                 v6.is_loopback() || v6.is_unicast_link_local() || v6.is_multicast() || v6.is_unspecified()

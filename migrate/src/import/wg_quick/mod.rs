@@ -21,6 +21,7 @@ mod tests;
 
 use super::draft::{Draft, stem};
 use both::Beyond;
+use super::netfilter::evaluate::is_interface;
 use super::netfilter::{Action, Hook, Kind, Rule};
 use super::outcome::{Derive, Finding, FindingKind, Import, ImportError, MAX_BYTES};
 use file::{Section, sections, wrong};
@@ -38,6 +39,8 @@ pub struct WgQuickOptions {
     pub wan: Option<String>,
     /// Names of the peers, in the order of the file.
     pub names: Vec<String>,
+    /// The name of the tunnel's interface, where it is not that of the file.
+    pub interface: Option<String>,
 }
 
 /// Reads a `wg-quick` file and writes both configurations; the public keys of private keys that it
@@ -123,6 +126,29 @@ impl FileText {
         })
     }
 
+    /// Refuses rules that name a tunnel, and never the one that the file's name says.
+    fn is_named(&self, machine: &Machine) -> Result<(), ImportError> {
+        let conditions = machine.rules.rules.iter().flat_map(|rule| &rule.conditions);
+        let names: Vec<&String> = conditions
+            .filter_map(|condition| match &condition.kind {
+                Kind::Incoming(names) | Kind::Outgoing(names) => Some(names),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        let is_own = |name: &&&String| is_interface(name, &self.tunnel);
+        let is_tunnel = |name: &&&String| ["wg", "awg", "tun"].iter().any(|stem| name.starts_with(stem));
+        let Some(other) = names.iter().find(is_tunnel).filter(|_| !names.iter().any(|name| is_own(&name))) else {
+            return Ok(());
+        };
+        let what = format!(
+            "its rules name {other}, and never {}, which its name says is its interface: say which one it is with --interface \
+             {other} or --interface {}",
+            self.tunnel, self.tunnel
+        );
+        Err(ImportError::Ambiguous { at: self.file.clone(), what })
+    }
+
     fn reader<'a>(
         &'a self,
         options: &'a WgQuickOptions,
@@ -136,12 +162,16 @@ impl FileText {
         if peers.is_empty() {
             return Err(missing("[Peer]"));
         }
-        let mut machine = hooks::run(interface, &self.tunnel);
+        let tunnel = options.interface.clone().unwrap_or_else(|| self.tunnel.clone());
+        let mut machine = hooks::run(interface, &tunnel);
         let placed = machine.rules.place_chains();
-        let sides = sides(&machine, &self.tunnel, options);
+        if options.interface.is_none() {
+            self.is_named(&machine)?;
+        }
+        let sides = sides(&machine, &tunnel, options);
         Ok(Reader {
             file: &self.file,
-            tunnel: self.tunnel.clone(),
+            tunnel,
             stem: self.stem.clone(),
             interface,
             peers,
@@ -155,6 +185,9 @@ impl FileText {
         })
     }
 }
+
+/// Keys of a peer.
+const OF_PEER: [&str; 5] = ["publickey", "presharedkey", "allowedips", "endpoint", "persistentkeepalive"];
 
 /// Where connections from outside arrive.
 struct Sides {
@@ -314,6 +347,10 @@ impl Reader<'_> {
                 continue;
             }
             let (kind, text) = match entry.key.as_str() {
+                key if section.title == "peer" && !OF_PEER.contains(&key) => (
+                    FindingKind::NoCounterpart,
+                    format!("{key} in [Peer], where `wg` refuses it: it is not read"),
+                ),
                 "mtu" if self.has_low_mtu() => {
                     let text =
                         format!("mtu {} is below the 1280 that IPv6 needs: it is left out", *entry.value);

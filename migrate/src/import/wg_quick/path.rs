@@ -6,6 +6,7 @@ use ipnetwork::IpNetwork;
 
 use super::super::netfilter::Rule;
 use super::super::netfilter::evaluate::{Fate, Packet, Refuser, SourceAddress, Stop, There, Way, World};
+use policy::prefix::host;
 
 /// Both machines, or the edge alone. Rules of the origin are numbered on after those of the edge.
 pub(super) struct Path<'a> {
@@ -63,7 +64,11 @@ impl Path<'_> {
                 own.copied().ok_or(Stop::Refused(Refuser::AllowedIps))?
             }
         };
-        if !far.allowed.iter().any(|prefix| prefix.contains(source)) {
+        // Nothing comes in from outside with the edge's own address.
+        let is_its_own = |prefix: &IpNetwork| {
+            way.source == SourceAddress::Client && self.edge.own.iter().any(|own| host(*prefix) == Some(*own))
+        };
+        if !far.allowed.iter().any(|prefix| prefix.contains(source) && !is_its_own(prefix)) {
             return Err(Stop::Refused(Refuser::AllowedIps));
         }
         let port = way.ports.of(packet.port).ok_or(Stop::Unclear(way.by))?;

@@ -51,8 +51,10 @@ pub(super) struct Services {
     pub(super) stopped: BTreeMap<usize, Refuser>,
     /// A rule in front of every change of a destination that is not read in full.
     pub(super) unclear: Option<usize>,
-    /// How many decisions about rules it took.
+    /// How many decisions about rules it took, or would take.
     pub(super) decisions: usize,
+    /// Whether services are for what comes in by some interface only.
+    pub(super) asks_interface: bool,
 }
 
 /// The most decisions that are made about a file.
@@ -119,6 +121,7 @@ struct Value {
     stopped: BTreeMap<usize, Refuser>,
     unclear: Option<usize>,
     is_limited_there: bool,
+    asks_interface: bool,
     through: BTreeSet<usize>,
 }
 
@@ -158,9 +161,10 @@ impl Finder<'_> {
                 let why =
                     "the rules of the file name too many addresses and ports together; import it in parts";
                 self.changing().into_iter().for_each(|number| self.refuse(number, why));
+                self.found.decisions = usize::MAX;
                 continue;
             };
-            self.found.decisions += size;
+            self.found.decisions = self.found.decisions.saturating_add(size);
             for protocol in Protocol::BOTH {
                 for ports in &space.ports {
                     self.ports(&space, protocol, *ports);
@@ -230,7 +234,8 @@ impl Finder<'_> {
         for part in space.destinations.iter().filter(|part| part.is_named) {
             let (value, is_wan_only) = at(self, part);
             self.merge_refused(&value);
-            if value.is_like(&unbound) {
+            // Nothing comes from the internet to an address that it has no route to.
+            if value.is_like(&unbound) || value.ways.is_empty() && part.ends().into_iter().all(is_internal) {
                 continue;
             }
             is_exact &= self.bound(space, protocol, ports, *part, (&value, is_wan_only));
@@ -247,6 +252,7 @@ impl Finder<'_> {
         value.refused.iter().for_each(|(by, why)| self.refuse(*by, why));
         self.found.stopped.extend(&value.stopped);
         self.found.unclear = self.found.unclear.or(value.unclear);
+        self.found.asks_interface |= value.asks_interface;
     }
 
     /// What is bound to an address; whether the result can say it.
@@ -346,7 +352,10 @@ impl Finder<'_> {
         let rules = through.iter().filter_map(|number| self.path.rule(*number));
         rules
             .flat_map(|rule| &rule.conditions)
-            .any(|condition| matches!(condition.kind, Kind::Port(_)) && !condition.is_negated)
+            .any(|condition| {
+                let is_every = |ports: &[(u16, u16)]| ports.iter().any(|(first, last)| *first <= 1 && *last == u16::MAX);
+                condition.kind.ports().is_some_and(|ports| !is_every(ports)) && !condition.is_negated
+            })
     }
 
     /// What is decided about what comes in by the WAN, and whether other interfaces are left out.
@@ -360,6 +369,7 @@ impl Finder<'_> {
         let at = |interface: &str| self.flows(space, destination, protocol, ports, interface);
         let mut value = at(&self.sides.wan);
         let mut wan_only = false;
+        value.asks_interface = !value.ways.is_empty() && !at(UNNAMED).is_like(&value);
         let others = self.sides.others.iter().map(String::as_str);
         for other in others {
             let found = at(other);
@@ -368,8 +378,10 @@ impl Finder<'_> {
             }
             wan_only |= !value.ways.is_empty();
             if is_virtual(other) || self.sides.is_stated {
-                let why =
-                    format!("it is for what comes in by {other}, which is not the way in from the internet");
+                let why = format!(
+                    "it is for what comes in by {other}, which is not the way in from the internet; if it is, say --wan \
+                     {other}"
+                );
                 let only = found.by().into_iter().filter(|by| !value.by().contains(by)).collect::<Vec<_>>();
                 value.refused.extend(only.into_iter().map(|by| (by, why.clone())));
                 continue;

@@ -13,8 +13,12 @@ use policy::{Protocol, text};
 /// The program's tables and chains, when `name` is one of its programs; `None` for another program.
 pub(in crate::import) fn space(name: &str) -> Option<&'static str> {
     match name {
-        "iptables" | "iptables-legacy" | "iptables-nft" => Some("iptables"),
-        "ip6tables" | "ip6tables-legacy" | "ip6tables-nft" => Some("ip6tables"),
+        "iptables" => Some("iptables"),
+        "iptables-legacy" => Some("legacy iptables"),
+        "iptables-nft" => Some("nft iptables"),
+        "ip6tables" => Some("ip6tables"),
+        "ip6tables-legacy" => Some("legacy ip6tables"),
+        "ip6tables-nft" => Some("nft ip6tables"),
         _ => None,
     }
 }
@@ -69,9 +73,13 @@ pub(in crate::import) fn operation(
         ));
     }
     let mut reader = Reader { words: &words, at: 1, space, parts: Parts::default() };
+    let mut spec: Vec<String> = Vec::new();
     while let Some(word) = reader.next() {
+        let start = reader.at - 1;
         reader.option(word);
+        spec.extend(group(words.get(start..reader.at).unwrap_or_default()));
     }
+    spec.sort();
     let Parts { table, verb, unread, .. } = &mut reader.parts;
     let table = table.take().unwrap_or_else(|| "filter".to_owned());
     if !["filter", "nat", "mangle", "raw", "security"].contains(&table.as_str()) {
@@ -83,7 +91,8 @@ pub(in crate::import) fn operation(
     };
     let id = name.map(|name| ChainId { space, table: table.clone(), name });
     let name = id.as_ref().map(|id| id.name.clone());
-    let rule = reader.rule((&table, name.as_deref().unwrap_or_default()), place, text);
+    let mut rule = reader.rule((&table, name.as_deref().unwrap_or_default()), place, text);
+    rule.spec = spec;
     let needs = || Unread::new(place, "the name of a chain is missing");
     Ok(match verb {
         Verb::Append => Operation::Append(id.ok_or_else(needs)?, rule),
@@ -95,7 +104,7 @@ pub(in crate::import) fn operation(
         },
         Verb::Refuse(refuses) => Operation::Policy(id.ok_or_else(needs)?, refuses),
         Verb::Flush => Operation::Flush(space, table, name),
-        Verb::Make => Operation::Make(id.ok_or_else(needs)?, None),
+        Verb::Make => Operation::Make(id.ok_or_else(needs)?, None, None),
         Verb::Remove => Operation::Remove(space, table, name),
         Verb::Look => Operation::Nothing,
     })
@@ -160,6 +169,28 @@ struct Reader<'w> {
     at: usize,
     space: &'static str,
     parts: Parts,
+}
+
+/// An option of a rule with its value; none for what is no part of the rule.
+fn group(words: &[Word]) -> Option<String> {
+    let (option, values) = words.split_first()?;
+    let option = match option.text.as_str() {
+        "-A" | "--append" | "-I" | "--insert" | "-D" | "--delete" | "-C" | "--check" | "-t" | "--table" | "-w"
+        | "--wait" | "-W" | "--wait-interval" | "-v" | "--verbose" | "-n" | "--numeric" | "-4" | "-6" => return None,
+        "--jump" => "-j",
+        "--match" => "-m",
+        "--protocol" | "--proto" => "-p",
+        "--source" | "--src" => "-s",
+        "--destination" | "--dst" => "-d",
+        "--in-interface" => "-i",
+        "--out-interface" => "-o",
+        "--to" | "--to-dest" => "--to-destination",
+        other => other,
+    };
+    let values: Vec<&str> = values.iter().map(|word| word.text.as_str()).collect();
+    // `-p tcp` loads it as well.
+    let is_implied = option == "-m" && matches!(values.as_slice(), ["tcp" | "udp"]);
+    (!is_implied).then(|| format!("{option} {}", values.join(" ")).trim_end().to_owned())
 }
 
 /// `-ptcp` and `--dport=443` as two words.
@@ -228,8 +259,8 @@ impl<'w> Reader<'w> {
                 }
             }
             "-v" | "--verbose" | "-n" | "--numeric" => {}
-            "-4" if self.space == "iptables" => {}
-            "-6" if self.space == "ip6tables" => {}
+            "-4" if !self.space.ends_with("ip6tables") => {}
+            "-6" if self.space.ends_with("ip6tables") => {}
             "-j" | "--jump" | "-g" | "--goto" => self.jump(word),
             _ => {
                 if !self.verb(word) && !self.condition(word) && !self.target_option(word) {
@@ -333,6 +364,9 @@ impl<'w> Reader<'w> {
                     None => self.unread(value, format!("`{}` is no port or range of ports", value.text)),
                 }
             }
+            "--random" | "--random-fully" | "--persistent"
+                if self.parts.changes_destination.is_some()
+                    || matches!(self.parts.action, Some(Action::Masquerade | Action::Dnat(_) | Action::Snat(_))) => {}
             "--clamp-mss-to-pmtu" if matches!(self.parts.action, Some(Action::ClampMss)) => {}
             "--set-mss" if matches!(self.parts.action, Some(Action::ClampMss)) => {
                 let _ = self.value(word);
@@ -412,8 +446,9 @@ impl<'w> Reader<'w> {
             _ => {
                 // Of the flags SYN, RST, ACK and FIN a first packet has SYN.
                 let compared = self.next().map(|word| word.text.as_str());
-                let asks = text.split(',').any(|flag| flag == "SYN");
-                Some(Kind::Syn).filter(|_| asks && compared == Some("SYN"))
+                let asks = |name: &str| text.split(',').any(|flag| flag == name || flag == "ALL");
+                let kind = if asks("ACK") { Kind::Syn } else { Kind::AnySyn };
+                Some(kind).filter(|_| asks("SYN") && compared == Some("SYN"))
             }
         };
         match kind {
@@ -447,7 +482,7 @@ impl<'w> Reader<'w> {
     }
 
     fn prefixes(&self, list: &str) -> Option<Vec<IpNetwork>> {
-        let is_v4 = self.space == "iptables";
+        let is_v4 = !self.space.ends_with("ip6tables");
         let prefixes: Vec<IpNetwork> = list.split(',').map(prefix).collect::<Option<_>>()?;
         let fits = prefixes.iter().all(|prefix| prefix.is_ipv4() == is_v4);
         (fits && (prefixes.len() == 1 || !self.parts.is_negated)).then_some(prefixes)
@@ -471,7 +506,7 @@ impl<'w> Reader<'w> {
             (_, Some(_)) => Action::Unclear,
             (action, None) => action,
         };
-        Rule { conditions, action, unread, place, text: text.to_owned() }
+        Rule { conditions, action, unread, spec: Vec::new(), place, text: text.to_owned() }
     }
 }
 
@@ -539,7 +574,7 @@ mod tests {
         for (text, column) in [
             ("iptables -A FORWARD -m geoip --source-country RU -j DROP", 24),
             ("iptables -A FORWARD -s example.com -j DROP", 24),
-            ("iptables -A FORWARD -p tcp --dport https -j DROP", 36),
+            ("iptables -A FORWARD -p tcp --dport gopher -j DROP", 36),
             ("iptables -A FORWARD -p tcp ! -m tcp -j DROP", 30),
             ("iptables -t nat -A PREROUTING -p tcp --dport 1 -j DNAT --to-destination 10.0.0.2-10.0.0.3", 73),
             ("iptables -A FORWARD -p tcp --dport 1 --frobnicate -j ACCEPT", 38),

@@ -7,12 +7,30 @@ use ipnetwork::IpNetwork;
 use super::super::{Ports, State, Target};
 use policy::text;
 
-/// `80`, `8000:8010` or a list of them.
+/// Names of ports that rules are often written with.
+const NAMES: [(&str, u16); 10] = [
+    ("ssh", 22),
+    ("smtp", 25),
+    ("domain", 53),
+    ("http", 80),
+    ("www", 80),
+    ("imap", 143),
+    ("https", 443),
+    ("submission", 587),
+    ("imaps", 993),
+    ("http-alt", 8080),
+];
+
+/// `80`, `https`, `8000:8010` or a list of them.
 pub(super) fn ports(list: &str) -> Option<Vec<(u16, u16)>> {
+    let number = |item: &str| {
+        let known = NAMES.iter().find(|(name, _)| *name == item).map(|(_, port)| *port);
+        known.or_else(|| item.parse().ok())
+    };
     let one = |item: &str| {
         let (first, last) = item.split_once(':').unwrap_or((item, item));
-        let first = if first.is_empty() { 0 } else { first.parse().ok()? };
-        let last = if last.is_empty() { u16::MAX } else { last.parse().ok()? };
+        let first = if first.is_empty() { 0 } else { number(first)? };
+        let last = if last.is_empty() { u16::MAX } else { number(last)? };
         (first <= last).then_some((first, last))
     };
     let ports = list.split(',').map(one).collect::<Option<Vec<_>>>()?;
@@ -21,6 +39,7 @@ pub(super) fn ports(list: &str) -> Option<Vec<(u16, u16)>> {
 
 /// `192.0.2.0/24`, `192.0.2.0/255.255.255.0` or a single address, without host bits.
 pub(in crate::import::netfilter) fn prefix(text: &str) -> Option<IpNetwork> {
+    let text = if text == "0/0" { "0.0.0.0/0" } else { text };
     if let Some((address, mask)) = text.split_once('/')
         && let (Ok(IpAddr::V4(address)), Ok(IpAddr::V4(mask))) = (address.parse(), mask.parse())
     {

@@ -39,7 +39,7 @@ impl<'t> Reader<'t> {
         };
         let words: Vec<&str> =
             self.tokens.iter().take(self.at).skip(begin).map(|token| token.text.as_str()).collect();
-        Rule { conditions, action, unread, place, text: words.join(" ") }
+        Rule { conditions, action, unread, spec: Vec::new(), place, text: words.join(" ") }
     }
 
     /// Skips a set, of whatever.

@@ -2,6 +2,7 @@
 
 mod both;
 mod mutation;
+mod narrow;
 mod packets;
 mod table;
 
