@@ -131,7 +131,8 @@ impl FarEnd<'_> {
     /// One comment for each entry that lets this peer out to the internet.
     pub(super) fn left_out(&self) -> String {
         let is_from = |allow: &&Allow| allow.from.contains(&Party::Peer(self.peer.name.clone()));
-        let why = "which of its connections the far end sends through the tunnel is for its own routes to say";
+        let why =
+            "which of its connections the far end sends through the tunnel is for its own routes to say";
         to_wan(self.policy).filter(is_from).map(|allow| left_out(allow, why)).collect()
     }
 }

@@ -64,7 +64,8 @@ pub fn mikrotik_edge(policy: &Policy) -> String {
          # Remove the tunnel's address from the edge first, and set the edge's private key by hand. Move the filter rules above\n\
          # your final drop, and the NAT exemption above masquerade. The interface list WAN must contain the public interface.\n",
     );
-    let why = "a router has no limit of flows and new flows for a peer, and without it the entry would be wider";
+    let why =
+        "a router has no limit of flows and new flows for a peer, and without it the entry would be wider";
     to_wan(policy).for_each(|allow| text.push_str(&left_out(allow, why)));
     menu("interface wireguard", &mut text);
     let port = policy.interface.listen_port;

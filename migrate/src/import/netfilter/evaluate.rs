@@ -252,7 +252,8 @@ impl World<'_> {
         is_local: bool,
         passed: &mut Vec<usize>,
     ) -> (Option<Change>, Result<(), Stop>) {
-        let mut flow = Flow { packet, outgoing: None, state: State::New, is_changed: false, is_local, is_reply: false };
+        let mut flow =
+            Flow { packet, outgoing: None, state: State::New, is_changed: false, is_local, is_reply: false };
         let mut change: Option<Change> = None;
         for chain in self.at(Hook::Prerouting) {
             if self.is_nat(chain) && change.is_some() {
@@ -285,8 +286,14 @@ impl World<'_> {
         is_changed: bool,
         passed: &mut Vec<usize>,
     ) -> Result<SourceAddress, Stop> {
-        let new =
-            Flow { packet: after, outgoing: Some(leaves), state: State::New, is_changed, is_local: false, is_reply: false };
+        let new = Flow {
+            packet: after,
+            outgoing: Some(leaves),
+            state: State::New,
+            is_changed,
+            is_local: false,
+            is_reply: false,
+        };
         let own = self.own.iter().find(|own| own.is_ipv4() == after.source.is_ipv4()).copied();
         let (mut source, mut flow) = (SourceAddress::Client, new);
         for chain in self.at(Hook::Forward).into_iter().chain(self.at(Hook::Postrouting)) {
@@ -314,7 +321,8 @@ impl World<'_> {
         let later = Flow { state, ..new };
         let reply_out = Flow { packet: reply, outgoing: Some(before.interface), is_reply: true, ..later };
         let first = Flow { packet: before, outgoing: None, is_local: is_changed, ..later };
-        let reply_in = Flow { packet: early, outgoing: None, is_local: hidden.is_some(), is_reply: true, ..later };
+        let reply_in =
+            Flow { packet: early, outgoing: None, is_local: hidden.is_some(), is_reply: true, ..later };
         self.pass_in(first, Flow { outgoing: None, ..later }, passed)?;
         self.pass(&[Hook::Forward, Hook::Postrouting], &later, passed)?;
         self.pass_in(reply_in, Flow { outgoing: None, ..reply_out }, passed)?;
@@ -330,7 +338,14 @@ impl World<'_> {
         is_changed: bool,
         passed: &mut Vec<usize>,
     ) -> Result<(), Stop> {
-        let new = Flow { packet: after, outgoing: None, state: State::New, is_changed, is_local: true, is_reply: false };
+        let new = Flow {
+            packet: after,
+            outgoing: None,
+            state: State::New,
+            is_changed,
+            is_local: true,
+            is_reply: false,
+        };
         self.pass(&[Hook::Input], &new, passed)?;
         let later = Flow { state: State::Established, ..new };
         self.pass_in(Flow { packet: before, ..later }, later, passed)?;
@@ -343,7 +358,8 @@ impl World<'_> {
             port: after.source_port,
             protocol: after.protocol,
         };
-        let reply = Flow { packet: reply, outgoing: Some(self.tunnel), is_local: false, is_reply: true, ..later };
+        let reply =
+            Flow { packet: reply, outgoing: Some(self.tunnel), is_local: false, is_reply: true, ..later };
         self.pass(&[Hook::Output, Hook::Postrouting], &reply, passed)
     }
 

@@ -339,11 +339,13 @@ impl Ruleset {
                 let rules = chain(id)?.rules.iter().filter_map(|number| self.rule(*number));
                 let mut known = rules.clone();
                 let is_there = known.any(|known| known.is_like(rule));
-                (!is_there && rules.into_iter().any(|known| known.may_be_like(rule)))
-                    .then_some("whether it is about a rule above, in other words, is not known: write the same words")
+                (!is_there && rules.into_iter().any(|known| known.may_be_like(rule))).then_some(
+                    "whether it is about a rule above, in other words, is not known: write the same words",
+                )
             }
             Operation::Policy(id, _) => {
-                let has_base = iptables::base(id).is_some() || chain(id).is_some_and(|chain| chain.base.is_some());
+                let has_base =
+                    iptables::base(id).is_some() || chain(id).is_some_and(|chain| chain.base.is_some());
                 (!has_base).then_some("it sets the policy of a chain that the file does not make")
             }
             _ => None,
@@ -359,10 +361,21 @@ impl Ruleset {
         // Rules that only change addresses may be in one chain or in two.
         let decides = |chain: &Chain| {
             let mut rules = chain.rules.iter().filter_map(|number| self.rules.get(*number));
-            chain.refuses || rules.any(|rule| !matches!(rule.action, Action::Dnat(_) | Action::Masquerade | Action::Snat(_) | Action::Nothing | Action::ClampMss))
+            chain.refuses
+                || rules.any(|rule| {
+                    !matches!(
+                        rule.action,
+                        Action::Dnat(_)
+                            | Action::Masquerade
+                            | Action::Snat(_)
+                            | Action::Nothing
+                            | Action::ClampMss
+                    )
+                })
         };
         let may_be_one = |one: &Chain, other: &Chain| {
-            (&one.id.table, &one.id.name) == (&other.id.table, &other.id.name) && (decides(one) || decides(other))
+            (&one.id.table, &one.id.name) == (&other.id.table, &other.id.name)
+                && (decides(one) || decides(other))
         };
         let pairs = [
             ("iptables", ["legacy iptables", "nft iptables"]),
@@ -377,7 +390,11 @@ impl Ruleset {
                    the whole file";
         let first = self.rules.first().map(|rule| (rule.place, rule.text.clone()));
         let obscured = (0..count).filter_map(|_| first.clone());
-        obscured.collect::<Vec<_>>().into_iter().map(|(place, text)| self.obscure(place, &text, why)).collect()
+        obscured
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|(place, text)| self.obscure(place, &text, why))
+            .collect()
     }
 
     /// Whether a removal succeeds; `iptables` keeps a chain that has rules or is jumped to.

@@ -65,7 +65,8 @@ fn peer(one: &Reader<'_>, other: &Reader<'_>) -> Result<(usize, &'static str), I
         let allowed = peer.prefixes("allowedips", false);
         allowed.iter().any(|prefix| prefix.prefix() > 0 && hosts.iter().any(|own| prefix.contains(own.ip())))
     };
-    let found: Vec<usize> = (0..).zip(&one.peers[..]).filter(|(_, peer)| holds(peer)).map(|(at, _)| at).collect();
+    let found: Vec<usize> =
+        (0..).zip(&one.peers[..]).filter(|(_, peer)| holds(peer)).map(|(at, _)| at).collect();
     match (found.as_slice(), one.peers.len()) {
         ([at], _) => Ok((*at, "AllowedIPs hold its address")),
         ([], 1) => Ok((0, "it is the only peer")),
@@ -122,7 +123,10 @@ impl Beyond<'_> {
         for key in far.keys {
             match draft.keys.iter().find(|known| known.name == key.name) {
                 Some(known) if known.text != key.text => {
-                    let text = format!("{}: the two files have different keys for it, of which one is written", key.name);
+                    let text = format!(
+                        "{}: the two files have different keys for it, of which one is written",
+                        key.name
+                    );
                     draft.note(FindingKind::NoCounterpart, text);
                 }
                 Some(_) => {}
@@ -158,14 +162,19 @@ impl Beyond<'_> {
             let is_blocking = weighed.is_some_and(|weighed| is_in(&weighed.blocking));
             let through = through.join(", ");
             let (kind, text) = match &rule.action {
-                _ if is_blocking => (FindingKind::NoCounterpart, "no entry can say what it decides".to_owned()),
+                _ if is_blocking => {
+                    (FindingKind::NoCounterpart, "no entry can say what it decides".to_owned())
+                }
                 Action::Dnat(_) | Action::Redirect(_) if !through.is_empty() => (
                     FindingKind::Carried,
-                    format!("the upstream of {through}; it sees the forwarder's address unless proxy_protocol is set"),
+                    format!(
+                        "the upstream of {through}; it sees the forwarder's address unless proxy_protocol is set"
+                    ),
                 ),
-                _ if is_needed && weighed.is_some() => {
-                    (FindingKind::Carried, format!("it decides about what is published{}", of_names(&through)))
-                }
+                _ if is_needed && weighed.is_some() => (
+                    FindingKind::Carried,
+                    format!("it decides about what is published{}", of_names(&through)),
+                ),
                 Action::Dnat(_) | Action::Redirect(_) => {
                     (FindingKind::NoCounterpart, self.not_led(rule, found))
                 }
@@ -183,9 +192,10 @@ impl Beyond<'_> {
                     && condition.is_negated == is_negated
             })
         };
-        let names_another = rule.conditions.iter().any(|condition| {
-            matches!(condition.kind, Kind::Incoming(_)) && !condition.is_negated
-        });
+        let names_another = rule
+            .conditions
+            .iter()
+            .any(|condition| matches!(condition.kind, Kind::Incoming(_)) && !condition.is_negated);
         if from_tunnel(true) || names_another && !from_tunnel(false) {
             return "it is not for what comes out of the tunnel".to_owned();
         }
@@ -203,17 +213,19 @@ impl Beyond<'_> {
                 "the forwarder connects to its upstreams from this machine itself".to_owned(),
             ),
             Action::ClampMss => (FindingKind::Replaced, "the forwarder does this itself".to_owned()),
-            Action::Accept | Action::Refuse | Action::Return | Action::Jump(_) | Action::Goto(_) if passes => (
-                FindingKind::Replaced,
-                "what passes it is published, and would be without it".to_owned(),
-            ),
+            Action::Accept | Action::Refuse | Action::Return | Action::Jump(_) | Action::Goto(_)
+                if passes =>
+            {
+                (FindingKind::Replaced, "what passes it is published, and would be without it".to_owned())
+            }
             Action::Refuse => (
                 FindingKind::Replaced,
                 "the forwarder carries what [[inject]] and [[reach]] list, and nothing else".to_owned(),
             ),
             _ => (
                 FindingKind::NoCounterpart,
-                "no published port needs it; the forwarder carries what [[inject]] and [[reach]] list".to_owned(),
+                "no published port needs it; the forwarder carries what [[inject]] and [[reach]] list"
+                    .to_owned(),
             ),
         }
     }

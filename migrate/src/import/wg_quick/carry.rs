@@ -267,7 +267,8 @@ fn entries<'c>(carried: impl Iterator<Item = &'c Carried>, is_own: &dyn Fn(IpAdd
     for Carried { name, service, protocols, allow } in carried {
         let (address, ports) = (service.forward.target, service.forward.target_ports);
         let upstream = service.upstream.unwrap_or(Upstream { address, ports, is_own: is_own(address) });
-        let allow = if service.is_limited_there && !service.forward.masquerade { allow.clone() } else { Vec::new() };
+        let allow =
+            if service.is_limited_there && !service.forward.masquerade { allow.clone() } else { Vec::new() };
         for protocol in protocols.iter() {
             let overlaps = |known: &&mut Entry| {
                 (known.protocol, known.address) == (protocol, address) && known.ports.overlaps(ports)
@@ -325,9 +326,8 @@ fn without(rules: &Ruleset, number: usize) -> Ruleset {
 
 /// Peers that services lead to and whose files were not given.
 fn other_origins(carried: &[Carried], known: &str, draft: &mut Draft) {
-    let owner = |entry: &Carried| {
-        Some(draft.edge.owner(IpNetwork::from(entry.service.forward.target))?.name.clone())
-    };
+    let owner =
+        |entry: &Carried| Some(draft.edge.owner(IpNetwork::from(entry.service.forward.target))?.name.clone());
     let others: BTreeSet<String> = carried.iter().filter_map(owner).filter(|name| name != known).collect();
     if !others.is_empty() {
         let names: Vec<String> = others.iter().map(|name| format!("{name:?}")).collect();

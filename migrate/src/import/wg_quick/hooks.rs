@@ -3,9 +3,7 @@
 use ipnetwork::IpNetwork;
 
 use super::super::netfilter::shell::{Body, Command, Place, When, Word, commands};
-use super::super::netfilter::{
-    Action, ChainId, Condition, Kind, Operation, Rule, Ruleset, iptables, nft,
-};
+use super::super::netfilter::{Action, ChainId, Condition, Kind, Operation, Rule, Ruleset, iptables, nft};
 use super::super::outcome::FindingKind;
 use super::Section;
 use super::file::Entry;
@@ -88,7 +86,9 @@ struct Shell {
 impl Shell {
     fn runs(&self, when: When) -> Runs {
         let by_status = match (when, self.status) {
-            (When::Always, _) | (When::AfterSuccess, Some(true)) | (When::AfterFailure, Some(false)) => Runs::Yes,
+            (When::Always, _) | (When::AfterSuccess, Some(true)) | (When::AfterFailure, Some(false)) => {
+                Runs::Yes
+            }
             (When::AfterSuccess, Some(false)) | (When::AfterFailure, Some(true)) => Runs::No,
             (_, None) => Runs::Maybe,
         };
@@ -108,7 +108,9 @@ impl Shell {
         self.status = if runs == Runs::Yes { ended } else { None };
         match words.as_slice() {
             ["exit" | "return" | "exec", ..] => self.goes_on = self.goes_on.stopped(runs),
-            ["set", flags, ..] if flags.starts_with('-') && flags.contains('e') => self.ends_on_failure = true,
+            ["set", flags, ..] if flags.starts_with('-') && flags.contains('e') => {
+                self.ends_on_failure = true
+            }
             _ if self.ends_on_failure && self.status != Some(true) => {
                 let fails = if self.status.is_some() { Runs::Yes } else { Runs::Maybe };
                 self.goes_on = self.goes_on.stopped(fails);
@@ -141,10 +143,8 @@ impl Machine {
         for command in commands(&entry.hook) {
             let runs = shell.runs(command.when);
             if runs == Runs::No {
-                let text = format!(
-                    "`{}`: it does not run, by how the commands before it end",
-                    shown(&command.text)
-                );
+                let text =
+                    format!("`{}`: it does not run, by how the commands before it end", shown(&command.text));
                 self.note(command.place, FindingKind::Replaced, text);
                 continue;
             }
@@ -341,9 +341,13 @@ impl Machine {
                 let text = format!("`{}`: it is routed by allowed_ips", shown(&command.text));
                 self.note(command.place, FindingKind::Replaced, text);
             }
-            ["route" | "r" | "ro", "add" | "replace" | "append", "blackhole" | "unreachable" | "prohibit" | "throw", prefix, ..]
-                if !rest.contains(&"table") =>
-            {
+            [
+                "route" | "r" | "ro",
+                "add" | "replace" | "append",
+                "blackhole" | "unreachable" | "prohibit" | "throw",
+                prefix,
+                ..,
+            ] if !rest.contains(&"table") => {
                 match if *prefix == "default" { None } else { text::prefix(prefix) } {
                     Some(prefix) => self.refusing_route(command, policy::prefix::network(prefix)),
                     None => {
@@ -365,7 +369,11 @@ impl Machine {
             ["rule" | "ru", "add", ..]
                 if rest.iter().any(|word| matches!(*word, "blackhole" | "unreachable" | "prohibit")) =>
             {
-                let _ = self.unread(command, command.place, "which packets this routing rule refuses is not read");
+                let _ = self.unread(
+                    command,
+                    command.place,
+                    "which packets this routing rule refuses is not read",
+                );
             }
             ["rule" | "ru", "add", selectors @ .., "table" | "lookup", table] if selectors.is_empty() => {
                 self.tables.push((*table).to_owned());

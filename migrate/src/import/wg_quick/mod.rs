@@ -20,15 +20,15 @@ mod services;
 mod tests;
 
 use super::draft::{Draft, stem};
-use both::Beyond;
 use super::netfilter::evaluate::is_interface;
 use super::netfilter::{Action, Hook, Kind, Rule};
 use super::outcome::{Derive, Finding, FindingKind, Import, ImportError, MAX_BYTES};
+use both::Beyond;
 use file::{Section, sections, wrong};
 use hooks::{Machine, Note};
+use kinds::is_virtual;
 use policy::{ConfigError, Source};
 pub use role::Role;
-use kinds::is_virtual;
 
 /// What the operator says about a file, where the file leaves it open.
 #[derive(Clone, Debug, Default)]
@@ -117,13 +117,7 @@ impl FileText {
         }
         let (sections, findings) = sections(source.text, &file);
         let tunnel = source.name.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        Ok(Self {
-            file,
-            tunnel: tunnel.unwrap_or_default(),
-            stem: stem(source.name),
-            sections,
-            findings,
-        })
+        Ok(Self { file, tunnel: tunnel.unwrap_or_default(), stem: stem(source.name), sections, findings })
     }
 
     /// Refuses rules that name a tunnel, and never the one that the file's name says.
@@ -138,7 +132,8 @@ impl FileText {
             .collect();
         let is_own = |name: &&&String| is_interface(name, &self.tunnel);
         let is_tunnel = |name: &&&String| ["wg", "awg", "tun"].iter().any(|stem| name.starts_with(stem));
-        let Some(other) = names.iter().find(is_tunnel).filter(|_| !names.iter().any(|name| is_own(&name))) else {
+        let Some(other) = names.iter().find(is_tunnel).filter(|_| !names.iter().any(|name| is_own(&name)))
+        else {
             return Ok(());
         };
         let what = format!(

@@ -147,7 +147,8 @@ impl Reader<'_> {
                 Some(line) => format!("line {line} refuses its connections"),
                 None => {
                     let there = by.saturating_sub(self.machine.rules.rules.len());
-                    let rule = self.beyond.as_ref().and_then(|beyond| beyond.reader.machine.rules.rule(there));
+                    let rule =
+                        self.beyond.as_ref().and_then(|beyond| beyond.reader.machine.rules.rule(there));
                     let line = rule.map_or(0, |rule| rule.place.line);
                     format!("line {line} of {far} refuses its connections")
                 }

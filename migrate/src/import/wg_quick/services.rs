@@ -171,8 +171,9 @@ impl Finder<'_> {
                 }
             }
         }
-        let is_own =
-            |service: &&Service| service.protocol == Protocol::Udp && service.forward.ports.contains(listen_port);
+        let is_own = |service: &&Service| {
+            service.protocol == Protocol::Udp && service.forward.ports.contains(listen_port)
+        };
         let own: Vec<usize> =
             self.found.services.iter().filter(is_own).flat_map(|service| service.by.clone()).collect();
         let why = format!("udp/{listen_port} is the tunnel's own port");
@@ -350,12 +351,11 @@ impl Finder<'_> {
     /// Whether one of the rules that a flow passes names its port.
     fn lists_ports(&self, through: &BTreeSet<usize>) -> bool {
         let rules = through.iter().filter_map(|number| self.path.rule(*number));
-        rules
-            .flat_map(|rule| &rule.conditions)
-            .any(|condition| {
-                let is_every = |ports: &[(u16, u16)]| ports.iter().any(|(first, last)| *first <= 1 && *last == u16::MAX);
-                condition.kind.ports().is_some_and(|ports| !is_every(ports)) && !condition.is_negated
-            })
+        rules.flat_map(|rule| &rule.conditions).any(|condition| {
+            let is_every =
+                |ports: &[(u16, u16)]| ports.iter().any(|(first, last)| *first <= 1 && *last == u16::MAX);
+            condition.kind.ports().is_some_and(|ports| !is_every(ports)) && !condition.is_negated
+        })
     }
 
     /// What is decided about what comes in by the WAN, and whether other interfaces are left out.
@@ -565,7 +565,10 @@ impl Service {
                 target_ports: forward.target_ports,
                 ..after.clone()
             },
-            upstream: next.upstream.zip(self.upstream).map(|(next, own)| Upstream { ports: own.ports, ..next }),
+            upstream: next
+                .upstream
+                .zip(self.upstream)
+                .map(|(next, own)| Upstream { ports: own.ports, ..next }),
             through: self.through.clone(),
             ..next.clone()
         };

@@ -175,8 +175,9 @@ struct Reader<'w> {
 fn group(words: &[Word]) -> Option<String> {
     let (option, values) = words.split_first()?;
     let option = match option.text.as_str() {
-        "-A" | "--append" | "-I" | "--insert" | "-D" | "--delete" | "-C" | "--check" | "-t" | "--table" | "-w"
-        | "--wait" | "-W" | "--wait-interval" | "-v" | "--verbose" | "-n" | "--numeric" | "-4" | "-6" => return None,
+        "-A" | "--append" | "-I" | "--insert" | "-D" | "--delete" | "-C" | "--check" | "-t" | "--table"
+        | "-w" | "--wait" | "-W" | "--wait-interval" | "-v" | "--verbose" | "-n" | "--numeric" | "-4"
+        | "-6" => return None,
         "--jump" => "-j",
         "--match" => "-m",
         "--protocol" | "--proto" => "-p",
@@ -366,7 +367,10 @@ impl<'w> Reader<'w> {
             }
             "--random" | "--random-fully" | "--persistent"
                 if self.parts.changes_destination.is_some()
-                    || matches!(self.parts.action, Some(Action::Masquerade | Action::Dnat(_) | Action::Snat(_))) => {}
+                    || matches!(
+                        self.parts.action,
+                        Some(Action::Masquerade | Action::Dnat(_) | Action::Snat(_))
+                    ) => {}
             "--clamp-mss-to-pmtu" if matches!(self.parts.action, Some(Action::ClampMss)) => {}
             "--set-mss" if matches!(self.parts.action, Some(Action::ClampMss)) => {
                 let _ = self.value(word);
@@ -525,7 +529,9 @@ fn misused(
     match action {
         Some(Action::Unclear) => Some("the address that it changes to is missing"),
         Some(Action::Refuse) if table == "nat" => Some("the table nat refuses nothing: use the table filter"),
-        Some(Action::Dnat(_) | Action::Redirect(_) | Action::Masquerade | Action::Snat(_)) if table != "nat" => {
+        Some(Action::Dnat(_) | Action::Redirect(_) | Action::Masquerade | Action::Snat(_))
+            if table != "nat" =>
+        {
             Some("addresses are changed in the table nat only: add -t nat")
         }
         _ if asks(false) && matches!(chain, "PREROUTING" | "INPUT") => {

@@ -276,7 +276,11 @@ fn id(space: &'static str, table: String, name: String) -> ChainId {
         other => other,
     };
     let known = ChainId { space: program, table, name };
-    if program == space || super::iptables::base(&known).is_some() { known } else { ChainId { space, ..known } }
+    if program == space || super::iptables::base(&known).is_some() {
+        known
+    } else {
+        ChainId { space, ..known }
+    }
 }
 
 #[cfg(test)]

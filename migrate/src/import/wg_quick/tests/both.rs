@@ -43,6 +43,60 @@ fn said(import: &Import) -> String {
     import.findings.iter().map(|finding| format!("{finding}\n")).collect()
 }
 
+/// Pairs of files, by the name that they share.
+pub(super) fn pairs() -> Vec<(String, [String; 2])> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wg-quick-both");
+    let names =
+        std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> =
+        names.filter_map(|name| name.strip_suffix("-edge.conf").map(str::to_owned)).collect();
+    names.sort();
+    let text =
+        |name: &str, end: &str| std::fs::read_to_string(folder.join(format!("{name}-{end}.conf"))).unwrap();
+    names.into_iter().map(|name| (name.clone(), [text(&name, "edge"), text(&name, "origin")])).collect()
+}
+
+/// Both files, with no word about their keys.
+pub(super) fn import_pair([edge, origin]: &[String; 2]) -> Result<Import, ImportError> {
+    let edge = Source { name: Path::new("edge/wg0.conf"), text: edge };
+    let origin = Source { name: Path::new("origin/wg0.conf"), text: origin };
+    wg_quick_both(&edge, &origin, &WgQuickOptions::default(), &|_| None)
+}
+
+#[test]
+fn pairs_of_files_become_what_passes_both() {
+    let expected = [
+        ("lan-servers", vec!["10.77.88.2 443 to 192.168.88.10:8443", "10.77.88.2 25 to 127.0.0.1:10025"], ""),
+        (
+            "narrow-allowed",
+            vec![
+                "10.77.88.2 27019-27020 to 127.0.0.1:27019",
+                "10.77.88.2 27015-27018 to 192.168.88.30:27015",
+            ],
+            "AllowedIPs in",
+        ),
+        (
+            "origin-filters",
+            vec!["10.77.88.2 443 to 127.0.0.1:443", "192.168.88.20 80 to 192.168.88.20:80"],
+            "",
+        ),
+    ];
+    let known = pairs();
+    assert_eq!(known.len(), expected.len());
+    for ((name, texts), (expected, injects, why)) in known.iter().zip(expected) {
+        let import = import_pair(texts).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(name, expected);
+        assert_eq!(carried(&import), injects, "{name}\n{}", said(&import));
+        assert!(said(&import).contains(why), "{name}\n{}", said(&import));
+        for (end, text) in ["edge", "origin"].iter().zip(texts) {
+            for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| line.starts_with("PostUp")) {
+                let at = Some((format!("{end}/wg0.conf"), number));
+                assert!(import.findings.iter().any(|finding| finding.at == at), "{name} {end}: {line}");
+            }
+        }
+    }
+}
+
 /// Each inject as one line, and who may use what is published.
 fn carried(import: &Import) -> Vec<String> {
     assert_eq!(policy::pairing::pairing(&gateway(import), &forwarder(import)), []);
@@ -54,7 +108,8 @@ fn carried(import: &Import) -> Vec<String> {
     lines.collect()
 }
 
-const LAN_WEB: &str = "PostUp = iptables -t nat -A PREROUTING -i %i -p tcp --dport 443 -j DNAT --to 192.168.88.10:8443\n";
+const LAN_WEB: &str =
+    "PostUp = iptables -t nat -A PREROUTING -i %i -p tcp --dport 443 -j DNAT --to 192.168.88.10:8443\n";
 
 #[test]
 fn a_dnat_of_the_origin_is_the_upstream_of_the_inject() {
@@ -66,7 +121,11 @@ fn a_dnat_of_the_origin_is_the_upstream_of_the_inject() {
     assert_eq!(keys, ["wg0-edge.key", "wg0-origin.key"]);
     let far = forwarder(&import);
     assert_eq!(far.peers[0].endpoint.to_string(), "kyiv.example.com:51820");
-    assert!(!said(&import).contains(": missing:") && !said(&import).starts_with("missing:"), "{}", said(&import));
+    assert!(
+        !said(&import).contains(": missing:") && !said(&import).starts_with("missing:"),
+        "{}",
+        said(&import)
+    );
 }
 
 #[test]
@@ -119,7 +178,10 @@ fn what_the_origin_refuses_is_not_published() {
     ] {
         let import = both(WEB, &hooks);
         assert!(gateway(&import).publish.is_empty(), "{hooks}");
-        let lost = import.findings.iter().any(|finding| finding.to_string().starts_with("edge/wg0.conf:5: no counterpart"));
+        let lost = import
+            .findings
+            .iter()
+            .any(|finding| finding.to_string().starts_with("edge/wg0.conf:5: no counterpart"));
         assert!(lost, "{hooks}{}", said(&import));
     }
 }
@@ -147,7 +209,8 @@ fn sources_that_the_origin_keeps_out_are_kept_out_at_both_ends() {
 fn an_address_that_may_be_the_origins_own_or_not_is_right_for_both() {
     let web = WEB.replace("10.77.88.2", "192.168.88.2");
     let with = |hooks: &str| {
-        let edge = edge(&web).replace("AllowedIPs = 10.77.88.2/32", "AllowedIPs = 10.77.88.2/32, 192.168.88.0/24");
+        let edge =
+            edge(&web).replace("AllowedIPs = 10.77.88.2/32", "AllowedIPs = 10.77.88.2/32, 192.168.88.0/24");
         import_both(&edge, &origin(hooks)).unwrap()
     };
     assert_eq!(carried(&with("")), ["192.168.88.2 443 to 192.168.88.2:443"]);
@@ -161,14 +224,20 @@ fn files_that_are_no_tunnel_and_files_in_the_wrong_order_are_refused() {
     let swapped = import_both(&origin(""), &edge(WEB)).err().unwrap();
     assert!(swapped.to_string().contains("give the edge's file first"), "{swapped}");
 
-    let strange = edge(WEB).replace("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=");
+    let strange = edge(WEB).replace(
+        "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
+        "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=",
+    );
     let refused = import_both(&strange, &origin("")).err().unwrap();
     assert!(refused.to_string().contains("no [Peer] has the public key"), "{refused}");
 }
 
 #[test]
 fn services_of_another_peer_keep_their_own_origin() {
-    let more = format!("{WEB}{}", WEB.replace("10.77.88.2:443", "10.77.88.3:25").replace("--dport 443", "--dport 25"));
+    let more = format!(
+        "{WEB}{}",
+        WEB.replace("10.77.88.2:443", "10.77.88.3:25").replace("--dport 443", "--dport 25")
+    );
     let text = edge(&more)
         + "[Peer]\nPublicKey = TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=\nAllowedIPs = 10.77.88.3/32\n";
     let import = import_both(&text, &origin(LAN_WEB)).unwrap();

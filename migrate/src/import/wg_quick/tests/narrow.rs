@@ -58,12 +58,18 @@ fn what_keeps_some_back_leaves_the_rest() {
         "iptables -t raw -A PREROUTING -i %i -d 203.0.113.0/24 -j DROP",
     ] {
         let import = with(&format!("{WEB}PostUp = {hook}\n"));
-        assert!(import.gateway.contains("allow = [\"@sources-1\"]"), "{hook}\n{}{}", import.gateway, said(&import));
+        assert!(
+            import.gateway.contains("allow = [\"@sources-1\"]"),
+            "{hook}\n{}{}",
+            import.gateway,
+            said(&import)
+        );
         assert!(!import.lists[0].text.contains("203.0.113"), "{hook}");
     }
     let range = "PostUp = iptables -t nat -A PREROUTING -i eth0 -p tcp --dport 8000:8010 -j DNAT --to-destination 10.77.88.2\n\
                  PostUp = iptables -A FORWARD -i %i -p tcp --sport 8005 -j DROP\n";
-    let ports: Vec<String> = gateway(&with(range)).publish.iter().map(|publish| publish.ports.to_string()).collect();
+    let ports: Vec<String> =
+        gateway(&with(range)).publish.iter().map(|publish| publish.ports.to_string()).collect();
     assert_eq!(ports, ["8000-8004", "8006-8010"]);
 }
 
@@ -78,17 +84,21 @@ fn a_command_that_deletes_nothing_deletes_nothing() {
         "iptables -I FORWARD -s 203.0.113.7 -j DROP; iptables -D FORWARD -s 203.0.113.7/32 -j DROP || true",
     ] {
         let import = with(&format!("{WEB}PostUp = {hooks}\n"));
-        let is_narrow = gateway(&import).publish.iter().all(|publish| publish.allow != policy::AllowList::Any);
+        let is_narrow =
+            gateway(&import).publish.iter().all(|publish| publish.allow != policy::AllowList::Any);
         assert!(is_narrow, "{hooks}\n{}", import.gateway);
     }
-    let same = format!("{WEB}PostUp = {DROP}\nPostUp = iptables -D FORWARD --source 203.0.113.0/24 --jump DROP\n");
+    let same =
+        format!("{WEB}PostUp = {DROP}\nPostUp = iptables -D FORWARD --source 203.0.113.0/24 --jump DROP\n");
     assert_eq!(gateway(&with(&same)).publish[0].allow, policy::AllowList::Any);
 }
 
 #[test]
 fn what_does_not_run_publishes_nothing() {
     let rule = WEB.trim_start_matches("PostUp = ").trim_end();
-    for start in ["exit 0; ", "[ -e /etc/publish ] || exit 0; ", "set -e; test -e /etc/publish; ", "exec true; "] {
+    for start in
+        ["exit 0; ", "[ -e /etc/publish ] || exit 0; ", "set -e; test -e /etc/publish; ", "exec true; "]
+    {
         let import = with(&format!("PostUp = {start}{rule}\n"));
         assert!(gateway(&import).publish.is_empty(), "{start}\n{}", import.gateway);
     }
