@@ -45,7 +45,7 @@ pub(in crate::import) enum Refuser {
     AllowedIps,
     /// A chain of the other end that lets nothing else through, or an end that does not forward.
     PolicyThere,
-    /// The other end, either for itself or for a host behind it, which are not told apart.
+    /// The other end, either for itself or for a host behind it, which the file does not distinguish.
     OwnOrNot,
 }
 
@@ -115,6 +115,7 @@ struct Flow<'a> {
     is_changed: bool,
     is_local: bool,
     is_reply: bool,
+    is_hidden: bool,
 }
 
 /// A destination that a rule changes; without an address, to the machine itself.
@@ -252,8 +253,15 @@ impl World<'_> {
         is_local: bool,
         passed: &mut Vec<usize>,
     ) -> (Option<Change>, Result<(), Stop>) {
-        let mut flow =
-            Flow { packet, outgoing: None, state: State::New, is_changed: false, is_local, is_reply: false };
+        let mut flow = Flow {
+            packet,
+            outgoing: None,
+            state: State::New,
+            is_changed: false,
+            is_local,
+            is_reply: false,
+            is_hidden: false,
+        };
         let mut change: Option<Change> = None;
         for chain in self.at(Hook::Prerouting) {
             if self.is_nat(chain) && change.is_some() {
@@ -293,6 +301,7 @@ impl World<'_> {
             is_changed,
             is_local: false,
             is_reply: false,
+            is_hidden: false,
         };
         let own = self.own.iter().find(|own| own.is_ipv4() == after.source.is_ipv4()).copied();
         let (mut source, mut flow) = (SourceAddress::Client, new);
@@ -301,6 +310,7 @@ impl World<'_> {
                 Verdict::Stop(stop) => return Err(stop),
                 Verdict::Source(found) if source == SourceAddress::Client => {
                     source = found;
+                    flow.is_hidden = true;
                     flow.packet.source = own.unwrap_or(after.source);
                 }
                 Verdict::Source(_) | Verdict::Return | Verdict::Accept | Verdict::Change(_) => {}
@@ -318,7 +328,7 @@ impl World<'_> {
         // Until its destination is changed back, a reply is for the source that the far end saw.
         let early = Packet { destination: hidden.unwrap_or(reply.destination), ..reply };
         let state = State::Established;
-        let later = Flow { state, ..new };
+        let later = Flow { state, is_hidden: hidden.is_some(), ..new };
         let reply_out = Flow { packet: reply, outgoing: Some(before.interface), is_reply: true, ..later };
         let first = Flow { packet: before, outgoing: None, is_local: is_changed, ..later };
         let reply_in =
@@ -345,6 +355,7 @@ impl World<'_> {
             is_changed,
             is_local: true,
             is_reply: false,
+            is_hidden: false,
         };
         self.pass(&[Hook::Input], &new, passed)?;
         let later = Flow { state: State::Established, ..new };
@@ -493,13 +504,9 @@ impl World<'_> {
         if !rule.conditions.iter().all(|condition| is_open(condition) || condition.holds(flow)) {
             return Is::No;
         }
-        let is_other_family = match &rule.action {
-            Action::Dnat(Target { address, .. }) | Action::Snat(address) => {
-                address.is_ipv4() != flow.packet.source.is_ipv4()
-            }
-            _ => false,
-        };
-        if is_other_family {
+        if let Action::Dnat(Target { address, .. }) | Action::Snat(address) = &rule.action
+            && address.is_ipv4() != flow.packet.source.is_ipv4()
+        {
             return Is::No;
         }
         if rule.unread.is_some() || rule.conditions.iter().any(is_open) { Is::Unclear } else { Is::Yes }
@@ -510,7 +517,7 @@ impl World<'_> {
 const fn kept(ports: Ports) -> Ports {
     match ports {
         Ports::Within(first, last) if first != last => Ports::Same,
-        other => other,
+        Ports::Same | Ports::One(_) | Ports::Shifted { .. } | Ports::Within(..) => ports,
     }
 }
 
@@ -539,11 +546,14 @@ impl Condition {
             Kind::SourcePort(ports) => within(ports, packet.source_port),
             Kind::Port(ports) => within(ports, packet.port),
             Kind::State(states) => {
-                states.contains(&flow.state) || (flow.is_changed && states.contains(&State::Dnat))
+                states.contains(&flow.state)
+                    || (flow.is_changed && states.contains(&State::Dnat))
+                    || (flow.is_hidden && states.contains(&State::Snat))
             }
             Kind::Syn | Kind::AnySyn => packet.protocol == Protocol::Tcp && flow.state == State::New,
             Kind::Local => flow.is_local,
             Kind::IsIpv6 => packet.source.is_ipv6(),
+            Kind::Never => false,
         };
         holds != self.is_negated
     }

@@ -45,6 +45,8 @@ pub(in crate::import) enum Kind {
     /// The destination is an address of the machine itself.
     Local,
     IsIpv6,
+    /// Of a packet that no connection has: a fragment, or TCP flags that contradict each other.
+    Never,
 }
 
 impl Kind {
@@ -76,6 +78,8 @@ pub(in crate::import) enum State {
     Established,
     /// Its destination was changed.
     Dnat,
+    /// Its source was changed.
+    Snat,
     /// No flow of a service is ever in it.
     Other,
 }
@@ -348,7 +352,13 @@ impl Ruleset {
                     iptables::base(id).is_some() || chain(id).is_some_and(|chain| chain.base.is_some());
                 (!has_base).then_some("it sets the policy of a chain that the file does not make")
             }
-            _ => None,
+            Operation::Append(..)
+            | Operation::Insert(..)
+            | Operation::DeleteAt(..)
+            | Operation::Flush(..)
+            | Operation::Make(..)
+            | Operation::Remove(..)
+            | Operation::Nothing => None,
         }
     }
 

@@ -178,7 +178,16 @@ impl Beyond<'_> {
                 Action::Dnat(_) | Action::Redirect(_) => {
                     (FindingKind::NoCounterpart, self.not_led(rule, found))
                 }
-                _ => self.left(rule, !through.is_empty()),
+                Action::Accept
+                | Action::Refuse
+                | Action::Return
+                | Action::Jump(_)
+                | Action::Goto(_)
+                | Action::Masquerade
+                | Action::Snat(_)
+                | Action::ClampMss
+                | Action::Nothing
+                | Action::Unclear => self.left(rule, !through.is_empty()),
             };
             draft.findings.push(reader.of_rule(rule, kind, &text));
         }
@@ -222,7 +231,14 @@ impl Beyond<'_> {
                 FindingKind::Replaced,
                 "the forwarder carries what [[inject]] and [[reach]] list, and nothing else".to_owned(),
             ),
-            _ => (
+            Action::Accept
+            | Action::Return
+            | Action::Jump(_)
+            | Action::Goto(_)
+            | Action::Dnat(_)
+            | Action::Redirect(_)
+            | Action::Nothing
+            | Action::Unclear => (
                 FindingKind::NoCounterpart,
                 "no published port needs it; the forwarder carries what [[inject]] and [[reach]] list"
                     .to_owned(),

@@ -141,7 +141,11 @@ impl Reader<'_> {
             notes.extend(note);
             let key = peer.public_key().map_or_else(|| NO_KEY.to_owned(), |key| key.to_string());
             let allowed_ips = self.own_prefixes(number);
-            if allowed_ips.is_empty() || peers.iter().any(|other| other.public_key == key) {
+            // Of two sections of one key the last decides.
+            let mut later = self.peers.iter().skip(number + 1);
+            let is_replaced =
+                peer.public_key().is_some() && later.any(|later| later.public_key() == peer.public_key());
+            if is_replaced || allowed_ips.is_empty() || peers.iter().any(|other| other.public_key == key) {
                 left_out.push(name);
                 continue;
             }

@@ -163,7 +163,6 @@ impl Machine {
 
     /// Carries a command out; whether it succeeds, where that is known.
     fn command(&mut self, command: &Command, tunnel: &str, runs: Runs) -> Option<bool> {
-        let text = shown(&command.text);
         let (words, output) = match &command.body {
             Body::Simple { words, output } => (words, output),
             Body::Opaque(why) => {
@@ -190,21 +189,35 @@ impl Machine {
                 Err(unread) => self.unread(command, unread.place, &unread.why),
             };
         }
-        match program {
-            "nft" => match nft::operations(&words) {
+        if program == "nft" {
+            return match nft::operations(&words) {
                 Ok(operations) => {
                     let ended: Vec<Option<bool>> =
                         operations.into_iter().map(|one| self.filter(command, one, runs)).collect();
                     ended.into_iter().try_fold(true, |all, one| Some(all && one?))
                 }
                 Err(unread) => self.unread(command, unread.place, &unread.why),
-            },
+            };
+        }
+        let output = output.as_ref().map(|word| word.text.replace("%i", tunnel));
+        self.other_program(command, (program, &rest), output.as_deref(), tunnel)
+    }
+
+    /// A program that is not one of the packet filter.
+    fn other_program(
+        &mut self,
+        command: &Command,
+        (program, rest): (&str, &[&str]),
+        output: Option<&str>,
+        tunnel: &str,
+    ) -> Option<bool> {
+        match program {
             "sysctl" if rest.iter().any(|word| word.contains('=')) => {
                 let set = rest.iter().filter(|word| word.contains('='));
                 let known = set.map(|word| self.switch(word)).fold(true, |all, one| all & one);
                 self.switched(command, known)
             }
-            "echo" => match output.as_ref().map(|word| word.text.replace("%i", tunnel)) {
+            "echo" => match output {
                 Some(file) if file.starts_with("/proc/sys/") => {
                     let name = file.trim_start_matches("/proc/sys/").replace('/', ".");
                     let known = self.switch(&format!("{name}={}", rest.join(" ")));
@@ -220,17 +233,15 @@ impl Machine {
             "tc" if rest.contains(&"filter") => {
                 self.unread(command, command.place, "what it drops is not read")
             }
-            "ip" => self.ip(command, &rest, tunnel),
-            "wg" if rest.first() == Some(&"set") => self.wg(command, &rest),
+            "ip" => self.ip(command, rest, tunnel),
+            "wg" if rest.first() == Some(&"set") => self.wg(command, rest),
             "true" | ":" | "sleep" | "logger" | "set" | "exit" | "return" => Some(true),
             "iptables-save" | "ip6tables-save" => Some(true),
             "false" => Some(false),
             "resolvconf" | "resolvectl" => {
-                self.note(
-                    command.place,
-                    FindingKind::Stays,
-                    format!("`{text}`: name servers are configured on the machine itself"),
-                );
+                let text = shown(&command.text);
+                let text = format!("`{text}`: name servers are configured on the machine itself");
+                self.note(command.place, FindingKind::Stays, text);
                 None
             }
             _ => {
@@ -375,7 +386,7 @@ impl Machine {
                     "which packets this routing rule refuses is not read",
                 );
             }
-            ["rule" | "ru", "add", selectors @ .., "table" | "lookup", table] if selectors.is_empty() => {
+            ["rule" | "ru", "add", "table" | "lookup", table] => {
                 self.tables.push((*table).to_owned());
                 let text = format!("`{}`: routes are made of allowed_ips", shown(&command.text));
                 self.note(command.place, FindingKind::Replaced, text);

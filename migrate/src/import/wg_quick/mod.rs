@@ -123,13 +123,11 @@ impl FileText {
     /// Refuses rules that name a tunnel, and never the one that the file's name says.
     fn is_named(&self, machine: &Machine) -> Result<(), ImportError> {
         let conditions = machine.rules.rules.iter().flat_map(|rule| &rule.conditions);
-        let names: Vec<&String> = conditions
-            .filter_map(|condition| match &condition.kind {
-                Kind::Incoming(names) | Kind::Outgoing(names) => Some(names),
-                _ => None,
-            })
-            .flatten()
-            .collect();
+        let mut names: Vec<&String> = Vec::new();
+        for condition in conditions {
+            let (Kind::Incoming(of) | Kind::Outgoing(of)) = &condition.kind else { continue };
+            names.extend(of);
+        }
         let is_own = |name: &&&String| is_interface(name, &self.tunnel);
         let is_tunnel = |name: &&&String| ["wg", "awg", "tun"].iter().any(|stem| name.starts_with(stem));
         let Some(other) = names.iter().find(is_tunnel).filter(|_| !names.iter().any(|name| is_own(&name)))

@@ -164,6 +164,36 @@ const EXTENSIONS: [&str; 24] = [
     "TTL",
 ];
 
+/// Options with a value that say when a rule applies.
+const OPTIONS: [&str; 26] = [
+    "--comment",
+    "-i",
+    "--in-interface",
+    "-o",
+    "--out-interface",
+    "-p",
+    "--protocol",
+    "--proto",
+    "-s",
+    "--source",
+    "--src",
+    "-d",
+    "--destination",
+    "--dst",
+    "--dport",
+    "--destination-port",
+    "--dports",
+    "--destination-ports",
+    "--sport",
+    "--source-port",
+    "--sports",
+    "--source-ports",
+    "--ctstate",
+    "--state",
+    "--dst-type",
+    "--tcp-flags",
+];
+
 struct Reader<'w> {
     words: &'w [Word],
     at: usize,
@@ -397,39 +427,12 @@ impl<'w> Reader<'w> {
             }
             return true;
         }
-        if option == "--syn" {
-            self.add(Kind::Syn);
+        if matches!(option, "--syn" | "-f" | "--fragment") {
+            // Connection tracking joins fragments before any rule sees them.
+            self.add(if option == "--syn" { Kind::Syn } else { Kind::Never });
             return true;
         }
-        let known = [
-            "--comment",
-            "-i",
-            "--in-interface",
-            "-o",
-            "--out-interface",
-            "-p",
-            "--protocol",
-            "--proto",
-            "-s",
-            "--source",
-            "--src",
-            "-d",
-            "--destination",
-            "--dst",
-            "--dport",
-            "--destination-port",
-            "--dports",
-            "--destination-ports",
-            "--sport",
-            "--source-port",
-            "--sports",
-            "--source-ports",
-            "--ctstate",
-            "--state",
-            "--dst-type",
-            "--tcp-flags",
-        ];
-        if !known.contains(&option) {
+        if !OPTIONS.contains(&option) {
             return false;
         }
         let Some(value) = self.value(word) else { return true };
@@ -448,11 +451,8 @@ impl<'w> Reader<'w> {
             "--ctstate" | "--state" => states(text).map(Kind::State),
             "--dst-type" => Some(Kind::Local).filter(|_| text == "LOCAL"),
             _ => {
-                // Of the flags SYN, RST, ACK and FIN a first packet has SYN.
-                let compared = self.next().map(|word| word.text.as_str());
-                let asks = |name: &str| text.split(',').any(|flag| flag == name || flag == "ALL");
-                let kind = if asks("ACK") { Kind::Syn } else { Kind::AnySyn };
-                Some(kind).filter(|_| asks("SYN") && compared == Some("SYN"))
+                let set = self.next().map(|word| word.text.as_str()).unwrap_or_default();
+                values::flags(text, set)
             }
         };
         match kind {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::super::{Ports, State, Target};
+use super::super::{Kind, Ports, State, Target};
 use policy::text;
 
 /// Names of ports that rules are often written with.
@@ -37,6 +37,21 @@ pub(super) fn ports(list: &str) -> Option<Vec<(u16, u16)>> {
     (list != ":").then_some(ports)
 }
 
+/// What `--tcp-flags MASK SET` asks for.
+pub(super) fn flags(mask: &str, set: &str) -> Option<Kind> {
+    let holds = |list: &str, flag: &str| list.split(',').any(|item| item == flag || item == "ALL");
+    let (asks, has) = (|flag: &str| holds(mask, flag), |flag: &str| holds(set, flag));
+    let contradict = [("SYN", "FIN"), ("SYN", "RST"), ("FIN", "RST")];
+    let is_bare_end = has("FIN") && asks("ACK") && !has("ACK");
+    let is_nothing = set == "NONE" && ["SYN", "ACK", "RST"].into_iter().all(asks);
+    if contradict.iter().any(|(one, other)| has(one) && has(other)) || is_bare_end || is_nothing {
+        return Some(Kind::Never);
+    }
+    // Of the flags SYN, RST, ACK and FIN a first packet has SYN, and the first reply ACK as well.
+    let kind = if asks("ACK") { Kind::Syn } else { Kind::AnySyn };
+    (asks("SYN") && set == "SYN").then_some(kind)
+}
+
 /// `192.0.2.0/24`, `192.0.2.0/255.255.255.0` or a single address, without host bits.
 pub(in crate::import::netfilter) fn prefix(text: &str) -> Option<IpNetwork> {
     let text = if text == "0/0" { "0.0.0.0/0" } else { text };
@@ -56,7 +71,8 @@ pub(in crate::import::netfilter) fn states(list: &str) -> Option<Vec<State>> {
             "NEW" => State::New,
             "ESTABLISHED" => State::Established,
             "DNAT" => State::Dnat,
-            "RELATED" | "INVALID" | "UNTRACKED" | "SNAT" => State::Other,
+            "SNAT" => State::Snat,
+            "RELATED" | "INVALID" | "UNTRACKED" => State::Other,
             _ => return None,
         })
     };

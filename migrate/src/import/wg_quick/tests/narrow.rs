@@ -22,6 +22,7 @@ fn what_keeps_replies_or_packets_back_anywhere_on_the_way_refuses_the_service() 
         "iptables -A FORWARD -i %i -p tcp --tcp-flags SYN SYN -j DROP",
         "iptables -A FORWARD -i %i -p tcp -m tcp ! --tcp-flags SYN,RST SYN -j DROP",
         "iptables -A FORWARD -i %i -p tcp --dport 50000:60000 -j DROP",
+        "iptables -t nat -A POSTROUTING -o %i -j MASQUERADE; iptables -A FORWARD -m conntrack --ctstate SNAT -j DROP",
         "nft 'table inet g { chain p { type filter hook prerouting priority 0; ct status dnat drop; } }'",
         "nft 'table inet g { chain p { type filter hook prerouting priority 0; ip daddr 10.77.88.2 drop; } }'",
         "nft 'table inet f { chain w { type filter hook forward priority 0; policy drop; } }'; \
@@ -173,6 +174,10 @@ fn what_no_packet_from_the_internet_is_for_costs_nothing() {
         "iptables -t mangle -A PREROUTING -d 224.0.0.0/4 -j DROP",
         "iptables -t raw -A PREROUTING -i eth0 -d 10.77.88.0/24 -j DROP",
         "iptables -t raw -A PREROUTING -d 240.0.0.0/4 -j DROP",
+        "iptables -t mangle -A PREROUTING -p tcp --tcp-flags ALL NONE -j DROP",
+        "iptables -A FORWARD -p tcp --tcp-flags SYN,FIN SYN,FIN -j DROP",
+        "iptables -A FORWARD -p tcp --tcp-flags ALL ALL -j DROP; iptables -A FORWARD -f -j DROP",
+        "iptables -A FORWARD -p tcp --tcp-flags ALL FIN,URG,PSH -j DROP",
     ] {
         let import = with(&format!("{WEB}PostUp = {hook}\n"));
         assert_eq!(gateway(&import).publish.len(), 1, "{hook}\n{}", said(&import));
@@ -226,4 +231,13 @@ fn chains_that_jump_to_one_another_often_and_long_lists_are_decided_in_bounded_t
     let import = with(&format!("{WEB}{drops}"));
     assert!(gateway(&import).publish.is_empty() && said(&import).contains("import it in parts"));
     assert!(started.elapsed() < std::time::Duration::from_secs(60), "{:?}", started.elapsed());
+}
+
+#[test]
+fn of_two_sections_with_one_key_the_last_decides() {
+    let text = edge(WEB)
+        + "[Peer]\nPublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\nAllowedIPs = 10.77.88.3/32\n";
+    let import = import("wg0.conf", &text).unwrap();
+    assert!(gateway(&import).publish.is_empty());
+    assert_eq!(gateway(&import).peers[0].allowed_ips, ["10.77.88.3/32".parse().unwrap()]);
 }
