@@ -52,13 +52,8 @@ fn peer(one: &Reader<'_>, other: &Reader<'_>) -> Result<(usize, &'static str), I
     let refused = |what: String| ImportError::Ambiguous { at: one.file.to_owned(), what };
     let own = other.interface.value("privatekey").and_then(|key| (one.derive)(key));
     let has = |key: PublicKey| one.peers.iter().position(|peer| peer.public_key() == Some(key));
-    if let Some(key) = own {
-        return has(key).map(|at| (at, "[Peer] has its public key")).ok_or_else(|| {
-            refused(format!(
-                "no [Peer] has the public key of the PrivateKey in {}: correct the PublicKey, or give the files of one tunnel",
-                other.file
-            ))
-        });
+    if let Some(at) = own.and_then(has) {
+        return Ok((at, "[Peer] has its public key"));
     }
     let hosts = other.address();
     let holds = |peer: &&Section| {
@@ -67,11 +62,16 @@ fn peer(one: &Reader<'_>, other: &Reader<'_>) -> Result<(usize, &'static str), I
     };
     let found: Vec<usize> =
         (0..).zip(&one.peers[..]).filter(|(_, peer)| holds(peer)).map(|(at, _)| at).collect();
-    match (found.as_slice(), one.peers.len()) {
-        ([at], _) => Ok((*at, "AllowedIPs hold its address")),
-        ([], 1) => Ok((0, "it is the only peer")),
+    match (found.as_slice(), one.peers.len(), own) {
+        ([at], _, None) => Ok((*at, "AllowedIPs hold its address")),
+        ([at], _, Some(_)) => Ok((
+            *at,
+            "AllowedIPs hold its address, though PublicKey is not that of its PrivateKey: correct one of them",
+        )),
+        ([], 1, None) => Ok((0, "it is the only peer")),
         _ => Err(refused(format!(
-            "which [Peer] is {} is not known: its PrivateKey is not in it, and not exactly one AllowedIPs holds its address",
+            "which [Peer] is {} is not known: none has the public key of its PrivateKey, and not exactly one AllowedIPs \
+             holds its address; give the two files of one tunnel",
             other.file
         ))),
     }

@@ -224,12 +224,16 @@ fn files_that_are_no_tunnel_and_files_in_the_wrong_order_are_refused() {
     let swapped = import_both(&origin(""), &edge(WEB)).err().unwrap();
     assert!(swapped.to_string().contains("give the edge's file first"), "{swapped}");
 
-    let strange = edge(WEB).replace(
+    let other_key = edge(WEB).replace(
         "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
         "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=",
     );
+    let import = import_both(&other_key, &origin("")).unwrap();
+    assert!(said(&import).contains("PublicKey is not that of its PrivateKey"), "{}", said(&import));
+
+    let strange = other_key.replace("10.77.88.2/32", "10.99.0.2/32");
     let refused = import_both(&strange, &origin("")).err().unwrap();
-    assert!(refused.to_string().contains("no [Peer] has the public key"), "{refused}");
+    assert!(refused.to_string().contains("which [Peer] is origin/wg0.conf is not known"), "{refused}");
 }
 
 #[test]
