@@ -229,7 +229,7 @@ impl Beyond<'_> {
             }
             Action::Refuse => (
                 FindingKind::Replaced,
-                "the forwarder carries what [[inject]] and [[reach]] list, and nothing else".to_owned(),
+                "the forwarder carries what [[service]] and [[reach]] list, and nothing else".to_owned(),
             ),
             Action::Accept
             | Action::Return
@@ -240,7 +240,7 @@ impl Beyond<'_> {
             | Action::Nothing
             | Action::Unclear => (
                 FindingKind::NoCounterpart,
-                "no published port needs it; the forwarder carries what [[inject]] and [[reach]] list"
+                "no published port needs it; the forwarder carries what [[service]] and [[reach]] list"
                     .to_owned(),
             ),
         }

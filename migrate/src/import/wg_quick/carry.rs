@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::super::draft::{Draft, EdgePeer, Inject, List, Names, Publish, with_ports};
+use super::super::draft::{Draft, EdgePeer, List, Names, OriginService, Publish, with_ports};
 use super::super::netfilter::evaluate::World;
 use super::super::netfilter::{Action, Rule, Ruleset};
 use super::super::outcome::FindingKind;
@@ -58,7 +58,7 @@ impl Reader<'_> {
                 allow: entry.allow.clone(),
             });
         }
-        self.injects(&carried, draft);
+        self.services(&carried, draft);
         if found.asks_interface && carried.iter().any(|entry| !entry.service.forward.wan_only) {
             let text = "a published port answers the edge's LAN and containers too, where the rules name one interface; write \
                         listen = \"wan:PORT\" where only the internet may have it";
@@ -197,7 +197,7 @@ impl Reader<'_> {
     }
 
     /// What the origin does with what is published: to its address in the tunnel means to itself.
-    fn injects(&self, carried: &[Carried], draft: &mut Draft) {
+    fn services(&self, carried: &[Carried], draft: &mut Draft) {
         if self.beyond.is_none() {
             self.settle_address(carried, draft);
         }
@@ -232,12 +232,12 @@ impl Reader<'_> {
             let name = names.claim(&entry.name, "port");
             if is_own && !address.is_loopback() {
                 let text = format!(
-                    "upstream {upstream:?} of inject {name:?}: {address} is the forwarder's own address in the tunnel, where no \
+                    "upstream {upstream:?} of service {name:?}: {address} is the forwarder's own address in the tunnel, where no \
                      program listens"
                 );
                 draft.note(FindingKind::Assumed, text);
             }
-            draft.origin.inject.push(Inject {
+            draft.origin.services.push(OriginService {
                 name,
                 protocols,
                 address: entry.address,
@@ -251,7 +251,7 @@ impl Reader<'_> {
     }
 }
 
-/// A port of the tunnel, on its way to an `[[inject]]`.
+/// A port of the tunnel, on its way to a `[[service]]`.
 struct Entry {
     name: String,
     protocol: Protocol,

@@ -83,10 +83,10 @@ fn pairs_of_files_become_what_passes_both() {
     ];
     let known = pairs();
     assert_eq!(known.len(), expected.len());
-    for ((name, texts), (expected, injects, why)) in known.iter().zip(expected) {
+    for ((name, texts), (expected, services, why)) in known.iter().zip(expected) {
         let import = import_pair(texts).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(name, expected);
-        assert_eq!(carried(&import), injects, "{name}\n{}", said(&import));
+        assert_eq!(carried(&import), services, "{name}\n{}", said(&import));
         assert!(said(&import).contains(why), "{name}\n{}", said(&import));
         for (end, text) in ["edge", "origin"].iter().zip(texts) {
             for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| line.starts_with("PostUp")) {
@@ -97,13 +97,13 @@ fn pairs_of_files_become_what_passes_both() {
     }
 }
 
-/// Each inject as one line, and who may use what is published.
+/// Each service as one line, and who may use what is published.
 fn carried(import: &Import) -> Vec<String> {
     assert_eq!(policy::pairing::pairing(&gateway(import), &forwarder(import)), []);
     let far = forwarder(import);
-    let lines = far.inject.iter().map(|inject| {
-        let upstream = inject.upstreams.first().map(ToString::to_string).unwrap_or_default();
-        format!("{} {} to {upstream}", inject.address.unwrap().ip(), inject.ports)
+    let lines = far.services.iter().map(|service| {
+        let upstream = service.upstreams.first().map(ToString::to_string).unwrap_or_default();
+        format!("{} {} to {upstream}", service.address.unwrap().ip(), service.ports)
     });
     lines.collect()
 }
@@ -112,7 +112,7 @@ const LAN_WEB: &str =
     "PostUp = iptables -t nat -A PREROUTING -i %i -p tcp --dport 443 -j DNAT --to 192.168.88.10:8443\n";
 
 #[test]
-fn a_dnat_of_the_origin_is_the_upstream_of_the_inject() {
+fn a_dnat_of_the_origin_is_the_upstream_of_the_service() {
     let import = both(WEB, LAN_WEB);
 
     assert_eq!(carried(&import), ["10.77.88.2 443 to 192.168.88.10:8443"]);
@@ -247,6 +247,6 @@ fn services_of_another_peer_keep_their_own_origin() {
     let import = import_both(&text, &origin(LAN_WEB)).unwrap();
 
     assert_eq!(gateway(&import).publish.len(), 2);
-    assert_eq!(forwarder(&import).inject.len(), 1);
+    assert_eq!(forwarder(&import).services.len(), 1);
     assert!(said(&import).contains("forwarder.toml of \"origin-2\""), "{}", said(&import));
 }

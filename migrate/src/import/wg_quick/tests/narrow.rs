@@ -140,7 +140,7 @@ fn an_inet_table_changes_destinations_of_one_family() {
          10.77.88.2:443; } }'\n",
     );
     assert_eq!(gateway(&import).publish.len(), 1);
-    assert_eq!(forwarder(&import).inject.len(), 1);
+    assert_eq!(forwarder(&import).services.len(), 1);
 }
 
 #[test]
