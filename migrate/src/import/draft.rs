@@ -7,9 +7,11 @@ use std::path::Path;
 
 use ipnetwork::IpNetwork;
 
+use super::link_port;
 use super::outcome::{Finding, FindingKind, Import, ImportError, KeyFile, ListFile};
 use policy::gateway::Service;
 use policy::pairing::pairing;
+use policy::sections::Link;
 use policy::{AllowList, Name, PortRange, Protocols, Source, forwarder, gateway, prefix};
 use zeroize::Zeroizing;
 
@@ -129,7 +131,10 @@ impl Draft {
 
     /// The texts of `gateway.toml` and `forwarder.toml`.
     pub(super) fn texts(&self) -> (String, String) {
-        (self.edge.text(&self.lists), self.origin.text(&self.lists))
+        let usual = Link::default().port;
+        let link = link_port::free(&self.edge, &self.origin).filter(|port| *port != usual);
+        let section = link.map(|port| format!("\n[link]\nport = {port}\n")).unwrap_or_default();
+        (self.edge.text(&self.lists) + &section, self.origin.text(&self.lists) + &section)
     }
 
     /// The texts, read back by the parsers that the daemons use; what does not pair up is one more

@@ -5,6 +5,7 @@
 //! counterpart is not carried over at all, since a wider rule would be worse than none.
 
 mod draft;
+mod link_port;
 mod mikrotik;
 mod netfilter;
 mod outcome;
