@@ -11,6 +11,7 @@
 //! - [`peers`] and [`text`]: peers as JSON and as text, the same at both ends.
 //! - [`metrics`]: the page with its listeners, and what both ends show on it.
 //! - [`life`]: systemd, signals, and the watched configuration file.
+//! - [`link`]: the control channel between the two ends, without its sockets.
 //!
 //! Nothing here is for Linux alone but what systemd asks for: the forwarder runs on macOS as well.
 #![allow(
@@ -26,6 +27,7 @@ pub mod endpoint_name;
 pub mod exit;
 pub mod files;
 pub mod life;
+pub mod link;
 pub mod log;
 pub mod metrics;
 pub mod peers;
