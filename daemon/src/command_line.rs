@@ -60,16 +60,16 @@ pub fn end(ended: Result<Exit, ExitError>) -> ExitCode {
     exit.into()
 }
 
-/// A command that changes the configuration of the running daemon, or would; with what the command line gives it.
+/// A command about the running daemon's configuration, with its arguments.
 #[derive(Clone, Copy, Debug)]
 pub enum Verb<'a> {
     /// Shows what a file would change.
     Plan(&'a Path),
-    /// Applies a file; with a time it goes back unless it is confirmed in time.
+    /// Applies a file; with a time, it is rolled back unless it is confirmed within that.
     Apply(&'a Path, Option<Duration>),
-    /// Keeps what waits.
+    /// Keeps the change that waits.
     Confirm,
-    /// Goes back to the configuration before.
+    /// Returns to the previous configuration.
     Rollback,
     /// Reads the daemon's own file again.
     Reload,
@@ -86,10 +86,10 @@ impl Commands<'_> {
         let own = || own.ok_or_else(|| ExitError::new(Exit::Usage, NAME_IT));
         match verb {
             Verb::Plan(file) => show(&self.plan(file)?)?,
-            Verb::Apply(file, patience) => {
-                show(&self.apply(own()?, file, patience)?)?;
-                if let Some(patience) = patience {
-                    let time = period(patience.as_secs());
+            Verb::Apply(file, confirm_within) => {
+                show(&self.apply(own()?, file, confirm_within)?)?;
+                if let Some(confirm_within) = confirm_within {
+                    let time = period(confirm_within.as_secs());
                     print_to_stderr(&format!("in force for {time}, unless: {} confirm", self.program));
                 }
             }

@@ -9,7 +9,7 @@ use tunnel::time::Instant;
 /// Rates are over so long, or over the last two samples where those are further apart.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// What shows rates takes a sample of its own when the last is older.
+/// A reader of rates takes a sample first if the last one is older.
 const STALE: Duration = Duration::from_secs(1);
 
 /// Bytes received and sent by one peer so far.
@@ -34,7 +34,7 @@ impl Rates {
         moved
     }
 
-    /// Whether the last sample is older than the one a busy daemon would have.
+    /// Whether the last sample is too old, as in an idle daemon.
     pub fn are_stale(&self, now: Instant) -> bool {
         self.samples.back().is_none_or(|(at, _)| now.since(*at) > STALE)
     }

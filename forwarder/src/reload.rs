@@ -36,8 +36,8 @@ impl Applies for Origin {
         Ok(config::load(&self.config)?)
     }
 
-    fn read(&self, said: &Path, text: String) -> Result<Loaded, ExitError> {
-        Ok(config::load_draft(&self.config, said, text)?)
+    fn read(&self, shown: &Path, text: String) -> Result<Loaded, ExitError> {
+        Ok(config::load_draft(&self.config, shown, text)?)
     }
 
     async fn turn(&self) -> MutexGuard<'_, ()> {

@@ -3,8 +3,8 @@
 //! A packet must be accepted by every base chain of its hook: what we accept, Docker's FORWARD
 //! policy or the REJECT of a cloud image's INPUT still drops. Foreign tables are never changed;
 //! what blocks the tunnel is named, with the command that fixes it; never one of `nft` for a table
-//! that only its owner may change. The judgement is by shape, not by simulation: a chain that ends
-//! closed must hold an accept rule that names our device or our port.
+//! that only its owner may change. It looks at the form of the rules and does not simulate them: a
+//! chain that drops by default must have an accept rule for our device or our port.
 
 use serde_json::Value;
 
@@ -139,7 +139,7 @@ fn obstacle(chain: &Chain<'_>, writer: WritableBy, rules: &[Rule<'_>], needs: &N
 }
 
 impl WritableBy {
-    /// What a person does to have a table let something pass.
+    /// How to make a table let something pass.
     fn fix(self, needs: &Needs, what: &str, insertions: impl FnOnce() -> String) -> String {
         match self {
             Self::Any => format!("run: {}", insertions()),
@@ -233,7 +233,7 @@ impl Rule<'_> {
 
     fn matches_port(&self, port: u16) -> bool {
         self.conditions().all(|part| {
-            // What iptables wrote and nft cannot show may well be the port.
+            // A match that iptables wrote and nft cannot show may be the one for the port.
             if matches!(part.pointer("/xt/name").and_then(Value::as_str), Some("udp" | "multiport")) {
                 return true;
             }
@@ -246,7 +246,7 @@ impl Rule<'_> {
         })
     }
 
-    /// Accepts what was led on by DNAT, and nothing less.
+    /// Whether it accepts all that DNAT redirected.
     fn matches_dnat(&self) -> bool {
         let mut conditions = self.conditions();
         let only = conditions.next().filter(|_| conditions.next().is_none());
@@ -256,7 +256,7 @@ impl Rule<'_> {
         })
     }
 
-    /// Accepts all that comes from (`iifname`) or goes to (`oifname`) the device.
+    /// Whether it accepts all that comes from (`iifname`) or goes to (`oifname`) the device.
     fn matches_device(&self, key: &str, device: &str) -> bool {
         let mut conditions = self.conditions();
         let only = conditions.next().filter(|_| conditions.next().is_none());

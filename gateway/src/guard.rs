@@ -1,5 +1,5 @@
-//! `gateway guard`: the boot-time drop table, from the whole one down to a single rule; never all
-//! or nothing.
+//! `gateway guard`: loads the boot-time drop table, or the best smaller one that the kernel takes,
+//! down to a single rule.
 
 use std::path::Path;
 use std::thread;
@@ -118,7 +118,7 @@ fn round(path: &Path) -> Round {
             Err(stop) => reasons.push(stop.message),
         }
     }
-    // Of a broken nft every table says the same.
+    // A broken nft fails in the same way for every table.
     reasons.dedup();
     Round::Failed(reasons)
 }

@@ -75,7 +75,7 @@ fn chosen(config: &Path, only: &[String]) -> Result<Vec<List>, ExitError> {
     Ok(lists)
 }
 
-/// Puts a plausible text in place; what became of it.
+/// Puts a plausible text in place; returns what was done.
 fn take(file: &Path, fetched: Result<String, String>) -> Result<String, ExitError> {
     let in_use = in_use(file);
     let there = in_use.is_some();

@@ -1,4 +1,5 @@
-//! Landlock: after its start the daemon changes no file but its own and runs no program, whatever it is made to parse.
+//! Landlock: after its start the daemon can change only its own files and run no program, even if
+//! it is compromised.
 
 use std::path::Path;
 

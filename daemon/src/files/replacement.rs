@@ -98,8 +98,8 @@ fn folder_of(path: &Path) -> &Path {
 /// How the names of files end that are not finished.
 const SUFFIX: &str = ".new";
 
-/// Removes what killed programs have left next to the files whose names begin with `name`; whoever calls it is the only one
-/// at work.
+/// Removes what killed programs have left next to the files whose names begin with `name`; no other
+/// program may be writing there.
 pub fn sweep(folder: &Path, name: &str) {
     let prefix = format!(".{name}");
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -37,7 +37,7 @@ struct Cli {
 
 const AFTER_HELP: &str = "Without a command the daemon runs in the foreground; SIGHUP reloads the configuration.\n\
     Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not reachable, 4 configuration invalid, 5 permission or key-file mode, \
-    6 conflict, 10 degraded, 11 broken";
+    6 conflict, 7 rolled back, 10 degraded, 11 broken";
 
 #[derive(Subcommand)]
 enum Command {

@@ -23,7 +23,7 @@ use crate::foreign::{self, Needs};
 use crate::kernel::{Failure, Listing};
 use crate::listening::listeners;
 
-/// Said when our table is not there.
+/// The problem when our table is missing.
 const TABLE_MISSING: &str = "the table inet causeway is missing: published ports are not led on, and the edge's own ports are \
                              open to the WAN; it is put back at once, unless another line says why not";
 
@@ -36,15 +36,15 @@ impl Edge {
         let peers = self.plane.peers();
         let mut problems = failing.clone();
         problems.extend(known_problems(&self.in_force.borrow(), &self.watch.borrow(), &self.plane));
-        // Without an answer from nft there is none about the chains of others, either.
+        // If nft does not reply, the chains of others cannot be read either.
         if leaked.is_some() {
             problems.extend(obstacles(&self.reader, &self.config().policy).await);
         }
         problems.extend(self.plane.device().node().clock_fault(clock::now()).map(|fault| fault.to_string()));
         problems.extend(peer_problems(&self.in_force.borrow(), &peers));
         problems.extend(taken_ports(self.config()).await);
-        let crowded = self.meter.borrow().crowded_flows();
-        if let Some(flows) = crowded {
+        let nearly_full = self.meter.borrow().flows_if_nearly_full();
+        if let Some(flows) = nearly_full {
             let (blueprint, _) = self.in_force.borrow().in_kernel();
             let services = &blueprint.plan.ruleset.services;
             problems.push(conntrack_problem(self.helper.clone(), flows, services).await);
@@ -107,7 +107,7 @@ fn table_problems(
     }
 }
 
-/// What is known to be wrong without another look.
+/// What is known to be wrong without another check.
 fn known_problems(in_force: &InForce, watch: &Watch, plane: &DataPlane) -> Vec<String> {
     let mut problems = configured_problems(in_force, watch, plane);
     problems.extend(watch.machine().remarks(in_force.policy()));
@@ -155,7 +155,7 @@ async fn taken_ports(config: Arc<Config>) -> Vec<String> {
 async fn obstacles(reader: &Reader, policy: &Policy) -> Vec<String> {
     let interface = &policy.interface;
     let needs = Needs { device: interface.name.to_string(), port: interface.listen_port };
-    match reader.list(Listing::Everybody).await {
+    match reader.list(Listing::Ruleset).await {
         Ok(listing) => foreign::obstacles(&listing, &needs),
         Err(failure) => {
             vec![format!("whether other firewalls let the tunnel pass is not known: {failure}")]

@@ -118,8 +118,8 @@ pub enum Listing {
     Bans4,
     /// Banned IPv6 sources.
     Bans6,
-    /// The rules of everybody, without what they count.
-    Everybody,
+    /// The whole ruleset, tables of others included, without what they count.
+    Ruleset,
 }
 
 /// Which flows are read.
@@ -218,7 +218,7 @@ pub struct Numbered<T> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// What a caller decides by.
+    /// Its kind, by which a caller decides.
     pub kind: FailureKind,
     /// What happened and how to fix it, one line.
     pub message: String,
@@ -234,7 +234,7 @@ pub enum FailureKind {
     Refused,
     /// `nft` did not take the ruleset.
     Ruleset,
-    /// The kernel said no.
+    /// The kernel refused.
     Kernel,
     /// Another process holds the device, the port or the table.
     Conflict,

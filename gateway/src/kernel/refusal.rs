@@ -11,7 +11,7 @@ use super::protocol::Failure;
 const LIMIT: Duration = Duration::from_secs(10);
 /// The most characters of a rule that are shown.
 const MAX_RULE: usize = 300;
-/// What a person can do about it.
+/// The fix.
 const FIX: &str = "this nft and this kernel do not fit each other: install the newest nftables and kernel that the distribution has, \
                    or an older kernel, and report this line";
 
@@ -33,8 +33,8 @@ pub(super) fn explained(
     versions: &Versions,
     check: impl Fn(&str, Duration) -> Result<(), Failure>,
 ) -> Failure {
-    let culprit = culprit(ruleset, check);
-    let what = culprit.as_ref().map_or_else(
+    let refused_command = refused_command(ruleset, check);
+    let what = refused_command.as_ref().map_or_else(
         || "the command at fault could not be found".to_owned(),
         |command| format!("refused is: {}", shortened(&describe(command))),
     );
@@ -44,7 +44,7 @@ pub(super) fn explained(
 }
 
 /// The first command that is refused; `None` when all are taken now, or time is up.
-fn culprit(ruleset: &str, check: impl Fn(&str, Duration) -> Result<(), Failure>) -> Option<Value> {
+fn refused_command(ruleset: &str, check: impl Fn(&str, Duration) -> Result<(), Failure>) -> Option<Value> {
     let parsed: Value = serde_json::from_str(ruleset).ok()?;
     let commands = parsed.get("nftables")?.as_array()?;
     let texts: Vec<String> = commands.iter().map(Value::to_string).collect();

@@ -9,7 +9,7 @@ use lab::{Lab, Topology, scenario, until};
 use scenarios::{KeyPair, Pair, Plain, preshared_key};
 
 #[test]
-fn a_new_private_key_shakes_hands_at_once() -> Result<()> {
+fn a_new_private_key_starts_a_handshake_at_once() -> Result<()> {
     scenario(Topology::empty(), |lab| {
         let pair = Pair::start(lab)?;
         pair.pings()?;

@@ -10,7 +10,7 @@ use scenarios::{KeyPair, Site, preshared_key, write_secret};
 use serde_json::Value;
 
 /// A daemon looks for the reason after 15 s, and then every five seconds.
-const PATIENCE: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);
 
 #[test]
 fn a_wrong_key_of_the_edge_at_the_origin_is_named_by_both_ends() -> Result<()> {
@@ -176,7 +176,7 @@ fn says(end: &str, problems: impl Fn() -> Result<Vec<String>>, parts: &[&str]) -
         ensure!(said, "{end} says {problems:?}, not {parts:?}");
         Ok(Some(()))
     };
-    until(PATIENCE, &format!("{end} to say why"), is_said)
+    until(TIMEOUT, &format!("{end} to say why"), is_said)
 }
 
 fn edge_problems(site: &Site<'_>) -> Result<Vec<String>> {

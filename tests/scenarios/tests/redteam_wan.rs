@@ -113,7 +113,7 @@ fn forged_icmp_errors_about_the_tunnel_neither_cut_nor_slow_nor_shrink_it() -> R
 }
 
 #[test]
-fn floods_of_a_wan_client_take_no_page_from_anybody_and_get_no_answer_but_cookies() -> Result<()> {
+fn floods_of_a_wan_client_take_no_page_from_other_clients_and_get_no_answer_but_cookies() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         // Warned of while the peer is not up, as may happen when the machine is busy with the
         // floods.

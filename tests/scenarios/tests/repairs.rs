@@ -14,7 +14,7 @@ use scenarios::{OtherNft, Site, own_table};
 const WARNING: &str = "cannot be checked or put back";
 
 #[test]
-fn a_repair_that_fails_is_said_everywhere_and_done_seconds_after_nft_works_again() -> Result<()> {
+fn a_repair_that_fails_is_reported_everywhere_and_done_seconds_after_nft_works_again() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let nft = OtherNft::prepare(&site.edge)?;
@@ -44,16 +44,19 @@ fn a_repair_that_fails_is_said_everywhere_and_done_seconds_after_nft_works_again
         let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
         ensure!((count("WARN"), count("put back again")) == (1, 1), "{log}");
 
-        // nft fails completely for two seconds.
+        // nft fails completely until a check has failed.
+        let failures = metric(&site.edge, "gateway_reconcile_failures_total")?;
         nft.begin("exit 1")?;
         nft.run("flush ruleset")?;
-        std::thread::sleep(Duration::from_secs(2));
+        until(Duration::from_secs(30), "a check to fail", || {
+            Ok((metric(&site.edge, "gateway_reconcile_failures_total")? > failures).then_some(()))
+        })?;
         is_repaired_once_it_works(&mut site, &nft, &whole, Duration::from_secs(5))
     })
 }
 
 #[test]
-fn nft_that_hangs_is_stopped_and_said_with_what_to_do_and_status_does_not_wait_for_it() -> Result<()> {
+fn nft_that_hangs_is_stopped_and_reported_with_its_fix_and_status_does_not_wait_for_it() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let nft = OtherNft::prepare(&site.edge)?;
@@ -190,7 +193,7 @@ fn a_helper_that_stalls_ends_the_daemon_with_the_reason_and_a_restarted_one_work
 }
 
 #[test]
-fn a_change_that_fails_half_way_is_said_to_be_taken_back_only_when_it_is() -> Result<()> {
+fn a_change_that_fails_half_way_is_reported_as_undone_only_when_it_is() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let nft = OtherNft::prepare(&site.edge)?;

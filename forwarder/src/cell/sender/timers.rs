@@ -114,8 +114,8 @@ impl Sender {
             self.reduce(true);
         }
         self.recovery.time_out(sent, is_new);
-        let flying = usize::try_from(self.flying()).unwrap_or(usize::MAX);
-        self.cubic.set_window(flying.saturating_add(self.sizes.segment));
+        let in_flight = usize::try_from(self.in_flight()).unwrap_or(usize::MAX);
+        self.cubic.set_window(in_flight.saturating_add(self.sizes.segment));
         self.rtt.back_off();
         self.probe = None;
         self.timers.probe = None;

@@ -35,7 +35,7 @@ use wg::WgDevice;
 
 pub(super) use outer::Outer;
 
-/// Events that may wait for the control thread; what does not fit is found by the next look at the peers.
+/// Events that may wait for the control thread; what does not fit is found by the next check at the peers.
 const EVENTS: usize = 1024;
 
 /// The running data threads, and the sockets that lead to them.
@@ -64,7 +64,8 @@ impl DataPlane {
         self_test::run(&tun, &config.policy)?;
         let node = Arc::new(Node::new(node_config(config, mtu, state), clock::now()));
         let (sender, events) = mpsc::channel(EVENTS);
-        // A full channel loses no fact: states and endpoints are read from the node again every second.
+        // A full channel loses no information: states and endpoints are read from the node again
+        // every second.
         let on_event = {
             let sender = sender.clone();
             move |event| _ = sender.try_send(event)
@@ -189,8 +190,8 @@ impl DataPlane {
         Ok(())
     }
 
-    /// The device that the data plane works on is no longer the tunnel's: it goes when the daemon ends, and the next start
-    /// makes another. Returns why.
+    /// The device of the data plane is no longer the tunnel's: makes it go away when the daemon
+    /// ends, so that the next start creates another. Returns the reason.
     pub(super) fn give_up_device(&self, name: &str) -> String {
         match self.device.tun().set_persistent(false) {
             Ok(()) => {}
@@ -230,7 +231,8 @@ fn serve_wg(name: &str, wg: WgDevice) -> Result<Server, Failure> {
     })
 }
 
-/// Has the control thread end the daemon in good order, or ends it when that thread cannot: it may wait for the stuck one.
+/// Makes the control thread end the daemon in good order; ends it directly if that thread cannot,
+/// since it may wait for the stuck one.
 fn end_after(fault: Fault, events: &mpsc::Sender<DeviceEvent>) {
     tracing::error!(
         "{fault}; the daemon ends, so that it is started again; rules, routes and device stay, closed"

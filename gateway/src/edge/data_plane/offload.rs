@@ -31,7 +31,7 @@ impl DataPlane {
         report::Offloads { schema: SCHEMA, offloads: NAMES.into_iter().map(offload).collect() }
     }
 
-    /// Logs once what is optional and which of it this machine has.
+    /// Logs once which optional features this machine has.
     pub(in crate::edge) fn log_kernel_features(&self, policy: &Policy) {
         let offloads = self.offloads(policy).offloads;
         let names = |has: bool| {

@@ -1,4 +1,4 @@
-//! The shell around the names of endpoints: asks the resolver, and gives the node what it answers.
+//! The I/O for names of endpoints: asks the resolver, and gives its addresses to the node.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -39,8 +39,9 @@ fn handle_addresses(peers: &mut Peers, device: &Device, key: &PublicKey, address
     }
 }
 
-/// A silent peer: one whose endpoint is an address is tried there at once, as a packet from elsewhere may have led away
-/// from it; else each address of its name is tried in turn until it answers.
+/// A peer is silent. If its endpoint is an address, that is tried at once, since a packet from
+/// elsewhere may have moved the endpoint; else each address of its name is tried in turn until it
+/// replies.
 pub(in crate::edge) fn handle_silence(
     peers: &Rc<RefCell<Peers>>,
     device: &Arc<Device>,

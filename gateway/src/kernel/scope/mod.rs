@@ -1,7 +1,8 @@
 //! What the helper may do: set once by its parent, before anything from the network is parsed.
 //!
-//! Requests name neither device, protocol number nor table of their own choice; what they do name is held against the
-//! scope, and a request outside it is refused before the kernel sees any of it. Pure: it decides, and touches nothing.
+//! Requests choose neither device, protocol number nor table. What they do contain is checked
+//! against the scope, and a request outside it is refused before the kernel sees any of it. Pure:
+//! it decides and changes nothing.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -151,7 +152,7 @@ impl Scope {
         }
     }
 
-    /// Nothing but rules that lead nowhere: for the boot-time drop table, and for looking.
+    /// Nothing but tables and reads: for the boot-time drop table, and for commands that only read.
     #[must_use]
     pub fn closed() -> Self {
         Self::default()

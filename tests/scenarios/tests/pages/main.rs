@@ -129,8 +129,8 @@ fn watched(services: &'static str, failure: impl Fn(&mut Sites<'_>) -> Result<()
 
 impl<'lab> Sites<'lab> {
     fn start(lab: &'lab Lab, pace: Pace) -> Result<Self> {
-        let patience = Duration::from_secs(if lab::full_counts() { 600 } else { 8 });
-        let receiver = Receiver::start(&lab.node("client")?, patience)?;
+        let timeout = Duration::from_secs(if lab::full_counts() { 600 } else { 8 });
+        let receiver = Receiver::start(&lab.node("client")?, timeout)?;
         let mut site = Site::new(lab)?;
         let service = serve_page(&site.origin, "127.0.0.1:5001")?;
         let disk = TcpServer::start(site.edge.tcp_listener("127.0.0.1:2049")?, lab::echo)?;
