@@ -1,4 +1,4 @@
-//! A daemon that was taken over, and files that it may have written, do not make root's commands or
+//! A compromised daemon, and files that it may have written, do not make root's commands or
 //! its helper do anything.
 
 use std::fs;

@@ -218,8 +218,8 @@ fn a_change_that_fails_half_way_is_reported_as_undone_only_when_it_is() -> Resul
         ensure!(kernel_state(&site.edge)? == whole);
         nft.end()?;
 
-        // The next apply succeeds, but the first look at the table after it fails: the change is
-        // undone, as a second look confirms.
+        // The next apply succeeds, but the first check of the table after it fails: the change is
+        // undone, as a second check confirms.
         let failures = site.edge.directory().join("failures");
         let fails = format!(
             "file={}; case \"$*\" in
@@ -236,7 +236,7 @@ fn a_change_that_fails_half_way_is_reported_as_undone_only_when_it_is() -> Resul
         ensure!(kernel_state(&site.edge)? == whole);
         nft.end()?;
 
-        // While all looks at the table fail, what is in force is unknown, and that is reported.
+        // While all checks of the table fail, what is in force is unknown, and that is reported.
         lab.expect_warning(WARNING);
         fs::remove_file(failures.with_extension("begun"))?;
         fs::write(&failures, "1000\n")?;

@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(backlog.take_dropped(), 200 - (LARGE - 1) + 1000 - (SMALL - 1));
         let out: Vec<_> = std::iter::from_fn(|| pop(&mut backlog)).collect();
         assert!(out.contains(&(2, 65_000, 7)) && out.contains(&(3, 60, 8)));
-        // Only the newest packets of the greedy flow are kept.
+        // Only the newest packets of the flow that held most are kept.
         let kept: Vec<_> = out.iter().filter(|packet| packet.0 == 1).map(|packet| packet.2).collect();
         assert_eq!(kept, (200 - (LARGE as u8 - 1)..200).collect::<Vec<_>>());
         assert_eq!((backlog.free_small.len(), backlog.free_large.len()), (SMALL, LARGE));

@@ -23,7 +23,7 @@ const FLOWS_OF_PEER: u32 = 2_048;
 /// ended at a rate of at least 800 a second; what is opened faster would stay in it for long.
 const NEW_FLOWS_OF_PEER: u32 = 500;
 /// Most flows to the internet that all peers together may open in a second, twice as many at once:
-/// enough for mail and updates, and little for scans from a peer that was taken over.
+/// enough for mail and updates, and little for scans from a compromised peer.
 const NEW_FLOWS_TO_WAN: u32 = 50;
 
 impl Chains<'_> {
