@@ -76,7 +76,8 @@ pub enum Verb<'a> {
 }
 
 impl Commands<'_> {
-    /// Carries out a verb and prints what it changes; `own` is the daemon's own file, which a plan does not need.
+    /// Carries out a verb and prints what it changes; `own` is the daemon's own file, which a plan
+    /// does not need.
     ///
     /// # Errors
     /// What the daemon refuses, or what cannot be written.
@@ -112,7 +113,8 @@ pub fn valid(path: &Path, configuration: &Value, warnings: &[Warning], notes: &[
     })
 }
 
-/// `check --json` when there is no valid configuration; `line` and `column` are `null` for a file that cannot be read at all.
+/// `check --json` when there is no valid configuration; `line` and `column` are `null` for a file
+/// that cannot be read at all.
 #[must_use]
 pub fn invalid(path: &Path, error: &LoadError) -> Value {
     let errors: Vec<Value> = match error {

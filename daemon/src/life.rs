@@ -1,10 +1,11 @@
 //! What every daemon handles while it runs: systemd, signals, reloads, the watched configuration
 //! file, the listeners of the metrics page.
 //!
-//! Each role keeps a loop of its own, in its `run.rs`: the gateway's takes events of the data plane, ticks slowly without
-//! traffic and ends with its repairs, while the forwarder's waits for a data thread that drains its flows before the end.
-//! They have only signals, the control socket and overdue changes in common, so that one loop for both would need a trait
-//! with a method for nearly every arm, and more lines than the two loops have.
+//! Each role keeps a loop of its own, in its `run.rs`: the gateway's takes events of the data
+//! plane, ticks slowly without traffic and ends with its repairs, while the forwarder's waits for a
+//! data thread that drains its flows before the end. They have only signals, the control socket and
+//! overdue changes in common, so that one loop for both would need a trait with a method for nearly
+//! every arm, and more lines than the two loops have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -30,8 +31,8 @@ pub fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Reads the configuration file again and applies it, as SIGHUP or a change of the file asks; systemd is notified when it
-/// begins and when it has ended.
+/// Reads the configuration file again and applies it, as SIGHUP or a change of the file asks;
+/// systemd is notified when it begins and when it has ended.
 pub async fn reload(role: &impl Applies) {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         notify(&[NotifyState::Reloading, now]);
@@ -168,8 +169,8 @@ impl Listeners {
         self.replace(wanted, pages)
     }
 
-    /// Listens on these addresses and on no others; or, when one cannot be had, on those as before. Must run inside a
-    /// `LocalSet`.
+    /// Listens on these addresses and on no others; or, when one cannot be had, on those as before.
+    /// Must run inside a `LocalSet`.
     ///
     /// # Errors
     /// [`Exit::Conflict`] for an address that is taken, else what the system denies.

@@ -22,7 +22,8 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// Takes a sample; those older than the window go. Returns how many bytes all peers received and sent since the last.
+    /// Takes a sample; those older than the window go. Returns how many bytes all peers received
+    /// and sent since the last.
     pub fn handle_sample(&mut self, now: Instant, bytes: BTreeMap<PublicKey, Bytes>) -> u64 {
         let total = |bytes: &BTreeMap<PublicKey, Bytes>| bytes.values().map(|(rx, tx)| rx + tx).sum::<u64>();
         let before = self.samples.back().map_or(0, |(_, bytes)| total(bytes));

@@ -6,10 +6,11 @@
 //! - [`dataplane`] is the data thread: it moves packets between the edges and the upstreams.
 //!   [`upstream`] has its sockets to local services, [`health`] checks those, [`network`] reports
 //!   changes of the network.
-//! - [`run`] is the daemon with its control thread; [`setup`] opens what it needs, [`reload`] applies
-//!   another configuration, [`config`] reads one with its keys, [`state`] keeps the clock mark.
-//! - [`stats`] are the counters, [`metrics`] the page made of them, [`control`] the requests and the
-//!   report.
+//! - [`run`] is the daemon with its control thread; [`setup`] opens what it needs, [`reload`]
+//!   applies another configuration, [`config`] reads one with its keys, [`state`] keeps the clock
+//!   mark.
+//! - [`stats`] are the counters, [`metrics`] the page made of them, [`control`] the requests and
+//!   the report.
 //! - [`cli`] has the commands, and [`places`] the folders in which both look for socket and state.
 
 pub mod cell;

@@ -142,7 +142,8 @@ fn prepare(old: &Policy, loaded: &Loaded, origin: &Origin) -> Result<Change, Exi
     Ok(Change { policy: Arc::clone(new), keys, added, peers, bound })
 }
 
-/// Binds what is new; an entry that changed on the address it had would clash with itself and needs a restart.
+/// Binds what is new; an entry that changed on the address it had would clash with itself and needs
+/// a restart.
 fn bind_new(old: &Policy, new: &Policy) -> Result<Listeners, String> {
     let bound: HashSet<_> = old.reach.iter().map(|entry| entry.listen).collect();
     let added: Vec<_> = new.reach.iter().filter(|entry| !old.reach.contains(entry)).collect();

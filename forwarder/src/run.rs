@@ -75,11 +75,13 @@ pub struct Origin {
 /// Runs the daemon in the foreground until it is asked to stop.
 ///
 /// # Errors
-/// With the exit code of what is missing or wrong; before anything is changed where that is possible.
+/// With the exit code of what is missing or wrong; before anything is changed where that is
+/// possible.
 pub fn run(config: &Path) -> Result<(), ExitError> {
     let failed = |error: io::Error| ExitError::new(Exit::Failed, error);
     renounce_privileges().map_err(failed)?;
-    // A draft is read as the content of the same path, so that the files both name compare as equal.
+    // A draft is read as the content of the same path, so that the files both name compare as
+    // equal.
     let config = &std::path::absolute(config).map_err(failed)?;
     let loaded = config::load(config)?;
     log::start(loaded.policy.log);
@@ -94,8 +96,8 @@ pub fn run(config: &Path) -> Result<(), ExitError> {
     LocalSet::new().block_on(&runtime, serve(running))
 }
 
-/// No program that this one might ever start could gain a privilege, and no other process of the same user can read its
-/// memory, where the keys are, or trace it.
+/// No program that this one might ever start could gain a privilege, and no other process of the
+/// same user can read its memory, where the keys are, or trace it.
 fn renounce_privileges() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {

@@ -48,8 +48,8 @@ struct Found {
 /// `gateway check`: validates and prints the effective configuration, as text or as JSON.
 ///
 /// # Errors
-/// [`Exit::Invalid`] or [`Exit::Permission`] with every error, [`Exit::Failed`] when the two files do not pair up. As JSON
-/// the document says what is wrong, and only the code is returned.
+/// [`Exit::Invalid`] or [`Exit::Permission`] with every error, [`Exit::Failed`] when the two files
+/// do not pair up. As JSON the document says what is wrong, and only the code is returned.
 pub fn check(path: &Path, with: Option<&Path>, is_json: bool) -> Result<Exit, ExitError> {
     match (inspect(path, with), is_json) {
         (Ok(found), true) => {
@@ -251,7 +251,8 @@ fn restore_switches(scope: &Scope, state: &State) -> Result<(), ExitError> {
     Ok(())
 }
 
-/// The switches that the daemon changed and that still have the value it gave them, with the values they had before.
+/// The switches that the daemon changed and that still have the value it gave them, with the values
+/// they had before.
 fn to_restore(changed: &BTreeMap<String, Switched>, now: &[Option<String>]) -> Vec<(String, String)> {
     let still_ours = changed.iter().zip(now).filter(|((_, change), now)| now.as_ref() == Some(&change.set));
     still_ours.map(|((path, change), _)| (path.clone(), change.before.clone())).collect()

@@ -1,4 +1,5 @@
-//! Reads the configuration and the files it names: keys, whose mode must be private, and prefix lists.
+//! Reads the configuration and the files it names: keys, whose mode must be private, and prefix
+//! lists.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,7 +40,8 @@ pub fn load(path: &Path) -> Result<Config, LoadError> {
     load_text(path, text)
 }
 
-/// Takes `text` for the content of the file `path`, which need not exist, and reads its lists and keys.
+/// Takes `text` for the content of the file `path`, which need not exist, and reads its lists and
+/// keys.
 ///
 /// # Errors
 /// [`LoadError`], with every error at once.

@@ -49,7 +49,8 @@ fn writer(chain: &Chain<'_>, tables: &[&Value]) -> WritableBy {
     let is = |table: &Value, key, value| table.get(key).and_then(Value::as_str) == Some(value);
     let table =
         tables.iter().find(|table| is(table, "family", chain.family) && is(table, "name", chain.table));
-    // `dormant` is the only flag without an owner; nft 1.0.6 writes anything in the place of `owner`.
+    // `dormant` is the only flag without an owner; nft 1.0.6 writes anything in the place of
+    // `owner`.
     let is_dormant = |flag: &Value| flag.as_str() == Some("dormant");
     match table.and_then(|table| table.get("flags")) {
         None => WritableBy::Any,
@@ -119,7 +120,8 @@ fn obstacle(chain: &Chain<'_>, writer: WritableBy, rules: &[Rule<'_>], needs: &N
     }
     let device = &needs.device;
     let open = |key| accepts(&move |rule| rule.matches_device(key, device) || rule.is_unconditional());
-    // What is published passes firewalld by the rule for DNATed flows, whichever zones it leads between.
+    // What is published passes firewalld by the rule for DNATed flows, whichever zones it leads
+    // between.
     let passes = |key| {
         open(key)
             || writer == WritableBy::Firewalld && key == "oifname" && accepts(&|rule| rule.matches_dnat())
@@ -175,7 +177,8 @@ fn insertion(chain: &Chain<'_>, rule: &str) -> String {
     format!("nft insert rule {} {} {} {rule}", chain.family, chain.table, chain.name)
 }
 
-/// The rules of a chain with those of the chains it jumps to without a condition in their place, three levels deep.
+/// The rules of a chain with those of the chains it jumps to without a condition in their place,
+/// three levels deep.
 fn reachable<'r>(chain: &Chain<'_>, rules: &'r [Rule<'r>]) -> Vec<&'r Rule<'r>> {
     let mut found = Vec::new();
     expand(chain, chain.name, rules, 3, &mut found);
@@ -203,7 +206,8 @@ impl Rule<'_> {
     }
 
     fn conditions(&self) -> impl Iterator<Item = &Value> {
-        // What is no statement without effect narrows the rule, among it what nft cannot show (`xt`).
+        // What is no statement without effect narrows the rule, among it what nft cannot show
+        // (`xt`).
         self.parts.iter().filter(|part| {
             let effects = ["counter", "log", "comment", "accept", "drop", "reject", "jump", "goto", "return"];
             !effects.iter().any(|effect| part.get(effect).is_some())

@@ -39,9 +39,11 @@ const QUIET_TICK: Duration = Duration::from_secs(4);
 /// Runs the edge until a signal ends it.
 ///
 /// # Errors
-/// With the exit code of what is missing or wrong; before the ruleset was accepted, nothing has been changed.
+/// With the exit code of what is missing or wrong; before the ruleset was accepted, nothing has
+/// been changed.
 pub fn run(path: &Path) -> Result<(), ExitError> {
-    // A draft is read as the content of the same path, so that the files both name compare as equal.
+    // A draft is read as the content of the same path, so that the files both name compare as
+    // equal.
     let path = &std::path::absolute(path).map_err(|error| ExitError::new(Exit::Failed, error))?;
     let config = config::load(path)?;
     log::start(config.policy.log);

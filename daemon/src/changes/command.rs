@@ -73,11 +73,12 @@ impl Commands<'_> {
         changes((self.ask)(&ChangeRequest::Plan { name, text })?)
     }
 
-    /// Applies `file`; without `confirm_within` the configuration file `config` then holds the same text.
+    /// Applies `file`; without `confirm_within` the configuration file `config` then holds the same
+    /// text.
     ///
     /// # Errors
-    /// What the daemon refuses, and [`Exit::Conflict`] when `file` names files that lie next to it but not next to
-    /// `config`.
+    /// What the daemon refuses, and [`Exit::Conflict`] when `file` names files that lie next to it
+    /// but not next to `config`.
     pub fn apply(
         &self,
         config: &Path,
@@ -95,7 +96,8 @@ impl Commands<'_> {
         }
     }
 
-    /// Keeps the change that waits: the configuration file then holds the text that the operator's folder kept.
+    /// Keeps the change that waits: the configuration file then holds the text that the operator's
+    /// folder kept.
     ///
     /// # Errors
     /// [`Exit::RolledBack`] when it came too late.
@@ -135,7 +137,8 @@ impl Commands<'_> {
         }
     }
 
-    /// The operator's folder and the group that may read it, by the operator's own configuration file.
+    /// The operator's folder and the group that may read it, by the operator's own configuration
+    /// file.
     fn place(&self, own: &Path) -> Result<(OperatorState, u32), ExitError> {
         let metadata = fs::metadata(own).map_err(|error| write_error(own, &error))?;
         let text = read_text(own).map_err(|error| write_error(own, &error))?;

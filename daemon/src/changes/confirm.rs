@@ -219,7 +219,8 @@ impl Confirmable {
     /// Reads the daemon's own file again and applies it.
     ///
     /// # Errors
-    /// What is wrong; then everything is as it was. [`Exit::Conflict`] while a change waits for its confirmation.
+    /// What is wrong; then everything is as it was. [`Exit::Conflict`] while a change waits for its
+    /// confirmation.
     pub async fn reload<A: Applies>(&self, role: &A) -> Result<Vec<Change>, ExitError> {
         let reload = async {
             let config = role.load().inspect_err(|_| role.note_refused())?;
@@ -335,7 +336,8 @@ impl Confirmable {
         Ok(())
     }
 
-    /// The answer to a confirmation when no change waits: it was confirmed before, rolled back, or never made.
+    /// The answer to a confirmation when no change waits: it was confirmed before, rolled back, or
+    /// never made.
     fn settled(&self, id: Option<&str>) -> Result<(), ExitError> {
         let confirmed = self.trials.last().filter(|trial| trial.outcome == Outcome::Confirmed);
         if confirmed.is_some_and(|trial| id == Some(&trial.id)) {

@@ -1,4 +1,5 @@
-//! What the operator's commands keep next to the daemon's own state, where the daemon may read and never writes.
+//! What the operator's commands keep next to the daemon's own state, where the daemon may read and
+//! never writes.
 //!
 //! The operator is root, or, for a forwarder that runs as the user who owns its configuration, that
 //! user.
@@ -61,7 +62,8 @@ pub struct Locked {
 }
 
 impl OperatorState {
-    /// The folder next to the daemon's state folder: `/var/lib/causeway-root` for `/var/lib/causeway`.
+    /// The folder next to the daemon's state folder: `/var/lib/causeway-root` for
+    /// `/var/lib/causeway`.
     #[must_use]
     pub fn next_to(state_directory: &Path, trusted: Trusted) -> Self {
         let mut name = state_directory.file_name().map_or_else(|| OsString::from("causeway"), OsString::from);

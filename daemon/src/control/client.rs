@@ -64,7 +64,8 @@ pub fn ask<R: DeserializeOwned>(socket: &Path, request: &impl Serialize) -> Resu
     let mut stream = UnixStream::connect(socket).map_err(unreachable)?;
     stream.set_read_timeout(Some(TIMEOUT)).map_err(unreachable)?;
     stream.set_write_timeout(Some(TIMEOUT)).map_err(unreachable)?;
-    // A refused request may be answered, and the socket closed, before all of it is written: the answer says why.
+    // A refused request may be answered, and the socket closed, before all of it is written: the
+    // answer says why.
     let written = stream.write_all(&line);
     let mut answer = Vec::new();
     let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);

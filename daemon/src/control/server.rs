@@ -227,8 +227,8 @@ async fn reply_to<A: Answer>(line: &[u8], may_write: bool, answer: &A) -> Outcom
     }
 }
 
-/// Reads a request; one without arguments may have no further field either, which serde does not see. What is null counts
-/// as left out.
+/// Reads a request; one without arguments may have no further field either, which serde does not
+/// see. What is null counts as left out.
 fn parse<R: DeserializeOwned + Serialize>(line: &[u8]) -> serde_json::Result<R> {
     // From the text, which may have a field twice; a `Value` keeps the last one.
     let request = serde_json::from_slice(line)?;

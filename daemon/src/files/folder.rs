@@ -59,7 +59,8 @@ impl Lock {
     /// Makes the folder and claims it for the daemon `name`.
     ///
     /// # Errors
-    /// [`Exit::Permission`] for a folder that this user may not write, [`Exit::Conflict`] when another daemon holds it.
+    /// [`Exit::Permission`] for a folder that this user may not write, [`Exit::Conflict`] when
+    /// another daemon holds it.
     pub fn claim(folder: &Path, name: &str) -> Result<Self, ExitError> {
         let shown = folder.display();
         let refused = |error: io::Error| {

@@ -76,8 +76,8 @@ fn is_forbidden(path: &Path) -> bool {
     is_denied && !fs::metadata(path).is_ok_and(is_open)
 }
 
-/// Public keys of `peers` that cannot be right: one of this machine's `own`, or a secret key that a file next to the
-/// configuration holds.
+/// Public keys of `peers` that cannot be right: one of this machine's `own`, or a secret key that a
+/// file next to the configuration holds.
 #[must_use]
 pub fn misplaced_keys(
     source: &Source<'_>,

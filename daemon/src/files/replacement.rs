@@ -1,4 +1,5 @@
-//! A file that is either old or new, whose new content is on the disk before anything depends on it.
+//! A file that is either old or new, whose new content is on the disk before anything depends on
+//! it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -44,7 +45,8 @@ pub struct Replacement {
 }
 
 impl Replacement {
-    /// Makes a file next to `path`, under a name that no other has, and writes what it is to hold; the disk keeps it.
+    /// Makes a file next to `path`, under a name that no other has, and writes what it is to hold;
+    /// the disk keeps it.
     ///
     /// # Errors
     /// Whatever the file system says.

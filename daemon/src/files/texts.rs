@@ -37,7 +37,8 @@ impl LoadError {
                 Exit::Permission
             }
             Self::Unreadable { .. } => Exit::Invalid,
-            // An invalid text is the first thing to fix; a file's mode matters once the text is right.
+            // An invalid text is the first thing to fix; a file's mode matters once the text is
+            // right.
             Self::Invalid(errors) if errors.iter().all(is_permission) => Exit::Permission,
             Self::Invalid(_) => Exit::Invalid,
         }

@@ -1,7 +1,8 @@
 //! The page in Prometheus' text format, made from plain numbers.
 //!
-//! Every page is made by a recorder of its own, so that a series whose labels changed is gone from the next one. No label
-//! holds a client's address; `endpoint` is a peer's, as dashboards for the WireGuard exporters expect it.
+//! Every page is made by a recorder of its own, so that a series whose labels changed is gone from
+//! the next one. No label holds a client's address; `endpoint` is a peer's, as dashboards for the
+//! WireGuard exporters expect it.
 
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;

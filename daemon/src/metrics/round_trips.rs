@@ -43,7 +43,8 @@ impl RoundTrips {
         self.handle.render()
     }
 
-    /// Puts what was recorded into the buckets, which otherwise waits for the next page; call every few minutes.
+    /// Puts what was recorded into the buckets, which otherwise waits for the next page; call every
+    /// few minutes.
     pub fn settle(&self) {
         self.handle.run_upkeep();
     }

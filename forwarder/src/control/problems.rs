@@ -1,4 +1,5 @@
-//! What a person should look at although flows are carried: sentences for `status` and the log, each with its fix.
+//! What a person should look at although flows are carried: sentences for `status` and the log,
+//! each with its fix.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

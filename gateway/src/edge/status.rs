@@ -71,8 +71,8 @@ impl Edge {
         }
     }
 
-    /// One line about the peers, or about what does not work, for `systemctl status` and `/readyz`; whether a peer is up and
-    /// everything else works.
+    /// One line about the peers, or about what does not work, for `systemctl status` and `/readyz`;
+    /// whether a peer is up and everything else works.
     #[must_use]
     pub fn headline(&self) -> (bool, String) {
         let failing = self.watch.borrow().failing_problem();
@@ -86,7 +86,8 @@ impl Edge {
     }
 }
 
-/// How many packets would have left the wrong way, if that can be read, and what of rules and routes does not work.
+/// How many packets would have left the wrong way, if that can be read, and what of rules and
+/// routes does not work.
 fn table_problems(
     counters: Result<Option<Counters>, Failure>,
     in_force: &InForce,

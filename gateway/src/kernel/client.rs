@@ -199,7 +199,8 @@ impl Helper {
     /// Makes device, addresses, routes and rules what the plan says; the changes, a line each.
     ///
     /// # Errors
-    /// What the kernel refused; what came before it stays done, and a second call goes on from there.
+    /// What the kernel refused; what came before it stays done, and a second call goes on from
+    /// there.
     pub fn apply_routing(&self, routing: Routing) -> Result<Vec<String>, Failure> {
         match self.call(&Request::ApplyRouting { routing })?.0 {
             Reply::Changed { lines } => Ok(lines),

@@ -21,7 +21,8 @@ const PROGRAMS: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr
 const RELEASE: &str = "/proc/sys/kernel/osrelease";
 /// The longest that `nft` may take; without one, as long as it takes.
 pub(super) type Limit = Option<Duration>;
-/// An apply of a thousand services takes a fraction of a second; a hung `nft` must not hang the helper.
+/// An apply of a thousand services takes a fraction of a second; a hung `nft` must not hang the
+/// helper.
 pub(super) const HELPERS: Limit = Some(Duration::from_secs(20));
 /// The limit for calls that change nothing and print little.
 const SHORT: Limit = Some(Duration::from_secs(2));

@@ -25,7 +25,8 @@ pub enum Request {
         /// The scope that all later requests are held against.
         scope: Scope,
     },
-    /// Root's own texts may ask for more than they did: reads them again, and answers what may be done now.
+    /// Root's own texts may ask for more than they did: reads them again, and answers what may be
+    /// done now.
     Widen,
     /// Is there a TUN driver, and may we use it? Changes nothing.
     Probe,
@@ -60,12 +61,14 @@ pub enum Request {
     },
     /// Opens sockets that become readable when the network changes, and hands them over.
     Watch,
-    /// Adds the addresses, routes and rules of the plan that are missing; when one is refused, none stays.
+    /// Adds the addresses, routes and rules of the plan that are missing; when one is refused, none
+    /// stays.
     AddRouting {
         /// The plan.
         routing: Routing,
     },
-    /// Makes addresses, routes and rules what the plan says: adds what is missing, takes away what is ours and too much.
+    /// Makes addresses, routes and rules what the plan says: adds what is missing, takes away what
+    /// is ours and too much.
     ApplyRouting {
         /// The plan.
         routing: Routing,

@@ -1,4 +1,5 @@
-//! Which command of a refused transaction is at fault: nft's own message names none when its input is JSON.
+//! Which command of a refused transaction is at fault: nft's own message names none when its input
+//! is JSON.
 
 use std::time::{Duration, Instant};
 
@@ -64,8 +65,9 @@ fn beginning(commands: &[String], count: usize) -> String {
 
 /// The place of the first command of `count` whose presence has a transaction refused.
 ///
-/// `is_taken` says whether the first so many commands are taken, or `None` to give up. A command refers only to earlier
-/// ones, so whatever ends before the one at fault is taken, and whatever holds it is refused.
+/// `is_taken` says whether the first so many commands are taken, or `None` to give up. A command
+/// refers only to earlier ones, so whatever ends before the one at fault is taken, and whatever
+/// holds it is refused.
 fn first_refused(count: usize, mut is_taken: impl FnMut(usize) -> Option<bool>) -> Option<usize> {
     if is_taken(count)? {
         return None;

@@ -20,8 +20,8 @@ pub(super) struct Placed<'a> {
 /// Serves the daemon at the other end of `socket`, returning when it closes.
 ///
 /// # Errors
-/// When netlink or the socket fails, or the daemon does not keep to the order of requests; the helper then ends, and the
-/// daemon with it.
+/// When netlink or the socket fails, or the daemon does not keep to the order of requests; the
+/// helper then ends, and the daemon with it.
 pub fn serve(socket: &UnixStream) -> std::io::Result<()> {
     let netlink = Netlink::connect()?;
     let Some((mut scope, mut last)) = begin(socket)? else { return Ok(()) };

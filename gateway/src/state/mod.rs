@@ -122,8 +122,8 @@ impl State {
         self.load("sysctls.json").unwrap_or_default()
     }
 
-    /// Notes switches that were changed. Where a switch still had the value that was set earlier, the value before that
-    /// stays noted.
+    /// Notes switches that were changed. Where a switch still had the value that was set earlier,
+    /// the value before that stays noted.
     ///
     /// # Errors
     /// Whatever the file system says.

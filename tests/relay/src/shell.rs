@@ -62,8 +62,9 @@ struct State {
 }
 
 impl Relay {
-    /// Relays between `near`, where the dialling side sends, and `target`, reached through a socket that
-    /// `open_target` makes, again at every [`Relay::rebind`]. Both may belong to any network namespace.
+    /// Relays between `near`, where the dialling side sends, and `target`, reached through a socket
+    /// that `open_target` makes, again at every [`Relay::rebind`]. Both may belong to any network
+    /// namespace.
     pub fn start(
         near: UdpSocket,
         target: SocketAddr,
@@ -123,7 +124,8 @@ impl Relay {
         self.with_path(direction, |path| path.replay(now, count))
     }
 
-    /// Goes on from a new source port, as a NAT that lost its mapping does; answers the new local address.
+    /// Goes on from a new source port, as a NAT that lost its mapping does; answers the new local
+    /// address.
     pub fn rebind(&self) -> io::Result<SocketAddr> {
         let far = open_far(&self.shared.open_target)?;
         let address = far.local_addr()?;

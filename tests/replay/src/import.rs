@@ -5,8 +5,8 @@ use std::path::Path;
 use migrate::import::{self, FindingKind, ImportError, Role, WgQuickOptions};
 use policy::{PublicKey, Source};
 
-/// A wg-quick file of either end: it is refused at a line that it has, or both files that it becomes
-/// are valid, and each port that they publish is reported.
+/// A wg-quick file of either end: it is refused at a line that it has, or both files that it
+/// becomes are valid, and each port that they publish is reported.
 pub(crate) fn wg_quick(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let source = Source { name: Path::new("wg0.conf"), text };

@@ -137,8 +137,8 @@ pub struct Attacker {
 }
 
 impl Attacker {
-    /// Sends out of `interface` of `node` to `neighbour`; without one into a tunnel, at whose far end `judge` is.
-    /// `source` and `target` are of a datagram that reaches it.
+    /// Sends out of `interface` of `node` to `neighbour`; without one into a tunnel, at whose far
+    /// end `judge` is. `source` and `target` are of a datagram that reaches it.
     pub fn new(
         (node, interface): (&Node, &str),
         neighbour: Option<(&Node, &str)>,

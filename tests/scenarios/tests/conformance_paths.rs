@@ -1,5 +1,6 @@
-//! Where a peer is and how to reach it: `causeway-wg` at both ends, held to the checks that the kernel's own interface
-//! is held to (tools/testing/selftests/wireguard/netns.sh of Linux), in scenarios of our own.
+//! Where a peer is and how to reach it: `causeway-wg` at both ends, held to the checks that the
+//! kernel's own interface is held to (tools/testing/selftests/wireguard/netns.sh of Linux), in
+//! scenarios of our own.
 
 use std::time::Duration;
 
@@ -290,7 +291,8 @@ fn a_cable_that_is_unplugged_and_plugged_in_again_costs_nothing_but_the_time() -
     })
 }
 
-/// `one` behind a router that translates its address to 198.51.100.1; `two` at 198.51.100.2 knows no endpoint.
+/// `one` behind a router that translates its address to 198.51.100.1; `two` at 198.51.100.2 knows
+/// no endpoint.
 fn behind_nat(lab: &Lab) -> Result<(Pair, Node)> {
     let (one, nat, two) = (lab.add_node("one")?, lab.add_node("nat")?, lab.add_node("two")?);
     lab.connect((&one, "eth0"), (&nat, "lan0"))?;

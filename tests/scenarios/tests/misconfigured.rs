@@ -134,7 +134,8 @@ fn a_tunnel_that_is_up_has_nothing_to_say_at_either_end_whatever_noise_comes_to_
     })
 }
 
-/// Messages in the form of initiations, and datagrams of any form, from one address over six seconds.
+/// Messages in the form of initiations, and datagrams of any form, from one address over six
+/// seconds.
 fn noise(lab: &Lab, edge: &Node) -> Result<()> {
     let socket = lab.node("client")?.udp_socket("203.0.113.10:0")?;
     let mut random = Random::new(7);

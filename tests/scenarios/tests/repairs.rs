@@ -211,7 +211,8 @@ fn a_change_that_fails_half_way_is_reported_as_undone_only_when_it_is() -> Resul
             Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
         };
 
-        // The second call of nft that is to change something fails: that is the apply after the check.
+        // The second call of nft that is to change something fails: that is the apply after the
+        // check.
         nft.begin("case \"$*\" in '-j -f -') exit 1;; esac; exec $real \"$@\"")?;
         let (code, said) = apply()?;
         ensure!(code == Some(1) && !said.contains("as it was"), "{code:?} {said}");

@@ -71,9 +71,8 @@ impl Sender {
         }
     }
 
-    /// The path is back: a timeout or window probe that was delayed by doubling is due now, and counts
-    /// from one again.
-    /// `true` when something is.
+    /// The path is back: a timeout or window probe that was delayed by doubling is due now, and
+    /// counts from one again. `true` when something is.
     pub(in crate::cell) fn resume(&mut self, now: Instant) -> bool {
         let mut is_due = false;
         if self.timers.retransmit.is_some() && self.rtt.reset_back_off() {

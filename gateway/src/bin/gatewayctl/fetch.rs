@@ -1,4 +1,5 @@
-//! A GET over TLS, for lists: bounded in size, time and redirects, trusting the system's certificates or one file.
+//! A GET over TLS, for lists: bounded in size, time and redirects, trusting the system's
+//! certificates or one file.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The data plane as the control thread changes and reads it: the device, its outer socket and the `wg` socket.
+//! The data plane as the control thread changes and reads it: the device, its outer socket and the
+//! `wg` socket.
 
 mod dump;
 mod offload;
@@ -35,7 +36,8 @@ use wg::WgDevice;
 
 pub(super) use outer::Outer;
 
-/// Events that may wait for the control thread; what does not fit is found by the next check at the peers.
+/// Events that may wait for the control thread; what does not fit is found by the next check at the
+/// peers.
 const EVENTS: usize = 1024;
 
 /// The running data threads, and the sockets that lead to them.
@@ -136,7 +138,8 @@ impl DataPlane {
         blocking(move || outer.prepare(&device, port)).await
     }
 
-    /// Puts a prepared socket in place, with another mark; when that is refused, both are as before.
+    /// Puts a prepared socket in place, with another mark; when that is refused, both are as
+    /// before.
     pub(super) async fn move_socket(
         &self,
         socket: Option<UdpSocket>,
@@ -170,7 +173,8 @@ impl DataPlane {
         back.await.err().map(|failure| format!("the outer socket: {failure}"))
     }
 
-    /// Gives the node what changed from the configuration in force to another; when its peers are refused, nothing changed.
+    /// Gives the node what changed from the configuration in force to another; when its peers are
+    /// refused, nothing changed.
     pub(super) fn change_node(&self, next: &Config, in_force: &Config) -> Result<(), String> {
         let (node, now) = (self.device.node(), clock::now());
         let own = next.keys.private.public();

@@ -49,7 +49,8 @@ impl DataPlane {
     /// Turns offloads on or off; the next apply brings back what the configuration wants.
     ///
     /// # Errors
-    /// [`Exit::Usage`] for a name that there is not, [`Exit::Failed`] when the kernel does not take it: nothing changed.
+    /// [`Exit::Usage`] for a name that there is not, [`Exit::Failed`] when the kernel does not take
+    /// it: nothing changed.
     pub(in crate::edge) fn set_offloads(
         &self,
         policy: &Policy,

@@ -88,7 +88,8 @@ impl Blueprint {
         }
     }
 
-    /// The marks of services and the numbers of uplinks that this has put in force, which later plans keep.
+    /// The marks of services and the numbers of uplinks that this has put in force, which later
+    /// plans keep.
     #[must_use]
     pub(in crate::edge) fn in_force(&self) -> (&[ServiceMark], &[Uplink]) {
         (&self.plan.ruleset.services, &self.conditions.uplinks)
@@ -107,7 +108,8 @@ impl Blueprint {
     /// Before each step the state folder holds what is needed to undo it.
     ///
     /// # Errors
-    /// What the kernel refused. A refused ruleset changed nothing at all; after a refused route the rules stay, closed.
+    /// What the kernel refused. A refused ruleset changed nothing at all; after a refused route the
+    /// rules stay, closed.
     pub(in crate::edge) fn apply(&self, helper: &Helper, state: &State) -> Result<Vec<Unwritable>, Failure> {
         let present = outline(helper)?;
         self.remember(state)?;
@@ -119,7 +121,8 @@ impl Blueprint {
         Ok(self.write_switches(helper, state)?.unwritable)
     }
 
-    /// Changes the kernel from `old`, which is in place, to this; checks whether it is there, and what could not be set.
+    /// Changes the kernel from `old`, which is in place, to this; checks whether it is there, and
+    /// what could not be set.
     ///
     /// Routes are added first and the table is changed last, in one transaction that the kernel
     /// takes completely or not at all: whatever refuses until then, the routes are taken away
@@ -127,7 +130,8 @@ impl Blueprint {
     /// is, and whose fingerprint is the `expected` one, is left alone.
     ///
     /// # Errors
-    /// What the kernel refused, or how the kernel differs from the plan, and what is left of the change.
+    /// What the kernel refused, or how the kernel differs from the plan, and what is left of the
+    /// change.
     pub(in crate::edge) fn change(
         &self,
         (old, expected): (&Self, Option<u64>),
@@ -174,7 +178,8 @@ impl Blueprint {
         helper.follow_uplinks(self.plan.routing.uplinks.iter().map(UplinkTable::from).collect())
     }
 
-    /// Puts this in the place of a change that failed half way, and checks again until the kernel holds it.
+    /// Puts this in the place of a change that failed half way, and checks again until the kernel
+    /// holds it.
     pub(in crate::edge) fn put_back(&self, expected: Option<u64>, helper: &Helper, state: &State) -> Left {
         let noted = self.remember(state).map_err(|failure| failure.message);
         match self.restored(expected, helper, state) {
@@ -274,7 +279,8 @@ impl Blueprint {
 
     /// Sets the switches that are wrong, and notes which for the command that takes it back.
     ///
-    /// The rules must be in place: they load the modules that some switches belong to, and nothing is forwarded before.
+    /// The rules must be in place: they load the modules that some switches belong to, and nothing
+    /// is forwarded before.
     fn write_switches(&self, helper: &Helper, state: &State) -> Result<Switches, Failure> {
         let wanted = &self.plan.routing.sysctls;
         let found = self.read_switches(helper)?;

@@ -74,8 +74,8 @@ impl Meter {
         self.started.elapsed().as_secs()
     }
 
-    /// Takes a sample of every peer's counters, for the rates; every few seconds of its round trip too. Returns whether
-    /// there was traffic since the last.
+    /// Takes a sample of every peer's counters, for the rates; every few seconds of its round trip
+    /// too. Returns whether there was traffic since the last.
     pub(super) fn sample(&mut self, in_force: &InForce, plane: &DataPlane) -> bool {
         let peers = plane.peers();
         let bytes = peers.iter().map(|peer| (peer.public_key, (peer.rx_bytes, peer.tx_bytes)));

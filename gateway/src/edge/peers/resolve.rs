@@ -15,7 +15,8 @@ use tunnel::node::PeerId;
 
 use super::{Peers, config};
 
-/// Resolves the names whose time has come, in the background; to be called every few seconds, inside a `LocalSet`.
+/// Resolves the names whose time has come, in the background; to be called every few seconds,
+/// inside a `LocalSet`.
 pub(in crate::edge) fn resolve_due(peers: &Rc<RefCell<Peers>>, device: &Arc<Device>) {
     let due = peers.borrow_mut().due(clock::now());
     for (key, endpoint) in due {

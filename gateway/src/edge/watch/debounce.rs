@@ -41,7 +41,8 @@ impl Debounce {
         &self.lasting
     }
 
-    /// Whether a line was found that does not count yet, so that another check is due after `least`.
+    /// Whether a line was found that does not count yet, so that another check is due after
+    /// `least`.
     pub(super) fn is_settling(&self) -> bool {
         self.since.len() > self.lasting.len()
     }

@@ -22,7 +22,8 @@ pub(super) struct Failing {
 }
 
 impl Failing {
-    /// Counts a check that failed after `lasted`; whether to warn of it, once until one does not fail.
+    /// Counts a check that failed after `lasted`; whether to warn of it, once until one does not
+    /// fail.
     ///
     /// The first may fail over something temporary, such as a link that is removed during the
     /// check.

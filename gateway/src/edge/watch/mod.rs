@@ -1,4 +1,5 @@
-//! What checks of kernel and data plane found: what another program changed, what is not as configured, and what failed.
+//! What checks of kernel and data plane found: what another program changed, what is not as
+//! configured, and what failed.
 
 mod contention;
 mod debounce;
@@ -31,7 +32,8 @@ pub(super) use refused::mistakes;
 
 /// The longest time between two checks, when no change is reported.
 pub(super) const POLL: Duration = Duration::from_secs(10);
-/// How long what is not as configured must last before it is logged: while a machine starts, interfaces come up one by one.
+/// How long what is not as configured must last before it is logged: while a machine starts,
+/// interfaces come up one by one.
 const SETTLED: Duration = Duration::from_secs(30);
 
 /// The results of the checks so far.

@@ -16,9 +16,11 @@ use crate::edge::blocking::blocking;
 use crate::edge::machine::Machine;
 use crate::kernel::{Failure, FailureKind, rules_before};
 
-/// How long a fault must last: in the middle of a change of addresses or routes there may be no way for a moment.
+/// How long a fault must last: in the middle of a change of addresses or routes there may be no way
+/// for a moment.
 pub(super) const LEAST: Duration = Duration::from_secs(2);
-/// Clients somewhere in the internet, by whose addresses the way back is asked for; nothing is sent to them.
+/// Clients somewhere in the internet, by whose addresses the way back is asked for; nothing is sent
+/// to them.
 const CLIENTS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9)), IpAddr::V6(Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 0xfe))];
 

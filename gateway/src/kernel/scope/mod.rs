@@ -96,7 +96,8 @@ pub enum Removal {
     Never,
     /// Routes, rules and device.
     All,
-    /// As [`Removal::All`], but the device only where a route of ours leads into it: a file of the daemon's user named it.
+    /// As [`Removal::All`], but the device only where a route of ours leads into it: a file of the
+    /// daemon's user named it.
     Shown,
 }
 
@@ -319,7 +320,8 @@ impl Scope {
         Ok(())
     }
 
-    /// Rules of the gateway may be asked before all others but the first, which is the kernel's for its own addresses.
+    /// Rules of the gateway may be asked before all others but the first, which is the kernel's for
+    /// its own addresses.
     fn is_priority(&self, priority: u32) -> bool {
         let last = self.asked.priorities.last().map_or(0, |first| first.saturating_add(PRIORITIES));
         (1..last).contains(&priority)

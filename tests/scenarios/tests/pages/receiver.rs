@@ -1,4 +1,5 @@
-//! What is outside both sites: who is paged, and the service that hears each site's watchdog and shows "up" or "down".
+//! What is outside both sites: who is paged, and the service that hears each site's watchdog and
+//! shows "up" or "down".
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
