@@ -218,7 +218,7 @@ mod tests {
         let text = format!(
             "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"wroclaw.key\"\n\
              [[peer]]\nname = \"kyiv\"\npublic_key = \"{PUBLIC}\"\nendpoint = \"127.0.0.1:51820\"\n\
-             [[inject]]\nname = \"web\"\nprotocol = [\"{protocol}\"]\nmatch = \"192.168.88.2:443\"\n\
+             [[service]]\nname = \"web\"\nprotocol = [\"{protocol}\"]\nmatch = \"192.168.88.2:443\"\n\
              upstream = \"127.0.0.1:8443\"\n"
         );
         fs::write(folder.path().join("forwarder.toml"), text).unwrap();

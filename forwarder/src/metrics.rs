@@ -45,10 +45,10 @@ pub fn page(shared: &Shared) -> String {
     let mut numbers = daemon_numbers(&report);
     numbers.extend(flow_numbers(&shared.stats));
     numbers.extend(loop_numbers(&shared.stats));
-    for (name, stats) in shared.stats.inject.load().iter() {
-        numbers.extend(INJECT.numbers(name.as_str(), stats));
+    for (name, stats) in shared.stats.services.load().iter() {
+        numbers.extend(SERVICE.numbers(name.as_str(), stats));
     }
-    numbers.extend(report.inject.iter().flat_map(upstream_numbers));
+    numbers.extend(report.services.iter().flat_map(upstream_numbers));
     for (name, stats) in shared.stats.reach.load().iter() {
         numbers.extend(REACH.numbers(name.as_str(), stats));
     }
@@ -142,11 +142,11 @@ struct Kind {
     dials: (&'static str, &'static str),
 }
 
-const INJECT: Kind = Kind {
-    label: "inject",
-    flows: ("forwarder_flows", "Flows that are open, by inject entry."),
-    bytes: ("forwarder_bytes_total", "Payload bytes by inject entry; rx comes out of the tunnel."),
-    dials: ("forwarder_dials_total", "Dials to upstreams by inject entry and result."),
+const SERVICE: Kind = Kind {
+    label: "service",
+    flows: ("forwarder_flows", "Flows that are open, by service entry."),
+    bytes: ("forwarder_bytes_total", "Payload bytes by service entry; rx comes out of the tunnel."),
+    dials: ("forwarder_dials_total", "Dials to upstreams by service entry and result."),
 };
 const REACH: Kind = Kind {
     label: "reach",
@@ -183,7 +183,7 @@ fn upstream_numbers(entry: &Entry) -> Vec<Number> {
                 upstream.failures,
             ),
         ]
-        .map(|number| number.with("inject", &entry.name).with("upstream", &upstream.address))
+        .map(|number| number.with("service", &entry.name).with("upstream", &upstream.address))
     };
     entry.upstreams.iter().flat_map(of_upstream).collect()
 }

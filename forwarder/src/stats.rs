@@ -50,9 +50,9 @@ labelled! {
         NoFlow = "demux" / "no_flow",
         /// An ICMP message that is about none of our flows.
         UnrelatedIcmp = "demux" / "unrelated_icmp",
-        /// A SYN or datagram that no `[[inject]]` matches; a reset or an ICMP error is sent in
+        /// A SYN or datagram that no `[[service]]` matches; a reset or an ICMP error is sent in
         /// reply, within limits.
-        NoInject = "admission" / "no_inject",
+        NoService = "admission" / "no_service",
         /// A SYN or datagram from a source outside the entry's `allow`; with the same replies.
         NotAllowed = "admission" / "not_allowed",
         /// A SYN, or a datagram too many, of a flow that is being dialled already.
@@ -130,7 +130,7 @@ impl<const N: usize> Counters<N> {
     }
 }
 
-/// What one `[[inject]]` or `[[reach]]` entry has carried.
+/// What one `[[service]]` or `[[reach]]` entry has carried.
 #[derive(Debug, Default)]
 pub struct EntryStats {
     /// Flows open now.
@@ -161,8 +161,8 @@ pub type Entries = BTreeMap<Name, Arc<EntryStats>>;
 /// Everything the data thread counts.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// By `[[inject]]`.
-    pub inject: ArcSwap<Entries>,
+    /// By `[[service]]`.
+    pub services: ArcSwap<Entries>,
     /// By `[[reach]]`.
     pub reach: ArcSwap<Entries>,
     /// Flows in the table, dials included.
@@ -224,7 +224,7 @@ impl Stats {
             }
             entries.store(Arc::new(grown));
         };
-        grown(&self.inject, &mut policy.inject.iter().map(|entry| &entry.name));
+        grown(&self.services, &mut policy.services.iter().map(|entry| &entry.name));
         grown(&self.reach, &mut policy.reach.iter().map(|entry| &entry.name));
     }
 

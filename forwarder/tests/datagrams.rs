@@ -32,15 +32,15 @@ const SERVICE: &str = "192.168.88.2:53";
 #[test]
 fn a_request_is_answered_from_the_address_it_was_sent_to() {
     for backend in [Backend::Auto, Backend::Portable] {
-        let (mut edge, upstream) = (Edge::new(), service());
-        let daemon = Daemon::start(edge.port(), &inject(SERVICE, &port(&upstream)), backend);
+        let (mut edge, upstream) = (Edge::new(), server());
+        let daemon = Daemon::start(edge.port(), &service(SERVICE, &port(&upstream)), backend);
         come_up(&mut edge);
         edge.send(CLIENT, SERVICE, b"question");
         let (question, forwarder) = receive(&mut edge, &upstream);
         assert_eq!(question, b"question");
         upstream.send_to(b"answer", forwarder).unwrap();
         assert_eq!(edge.receive(SERVICE, CLIENT), b"answer");
-        let stats = daemon.stats.inject.load().values().next().unwrap().clone();
+        let stats = daemon.stats.services.load().values().next().unwrap().clone();
         let counted = [&stats.flows, &stats.received, &stats.sent].map(|count| count.load(Ordering::Relaxed));
         assert_eq!(counted, [1, 8, 6]);
     }
@@ -48,9 +48,9 @@ fn a_request_is_answered_from_the_address_it_was_sent_to() {
 
 #[test]
 fn datagrams_of_one_to_8000_bytes_cross_both_ways_over_both_families() {
-    let (mut edge, upstream) = (Edge::new(), service());
-    let entries =
-        inject(SERVICE, &port(&upstream)) + &inject("[fd88::2]:53", &port(&upstream)).replace("dns", "dns6");
+    let (mut edge, upstream) = (Edge::new(), server());
+    let entries = service(SERVICE, &port(&upstream))
+        + &service("[fd88::2]:53", &port(&upstream)).replace("dns", "dns6");
     let _daemon = Daemon::start(edge.port(), &entries, Backend::Auto);
     come_up(&mut edge);
     for (client, to) in [(CLIENT, SERVICE), ("[2001:db8::10]:40001", "[fd88::2]:53")] {
@@ -67,8 +67,8 @@ fn datagrams_of_one_to_8000_bytes_cross_both_ways_over_both_families() {
 
 #[test]
 fn each_client_has_a_socket_of_its_own() {
-    let (mut edge, upstream) = (Edge::new(), service());
-    let _daemon = Daemon::start(edge.port(), &inject(SERVICE, &port(&upstream)), Backend::Auto);
+    let (mut edge, upstream) = (Edge::new(), server());
+    let _daemon = Daemon::start(edge.port(), &service(SERVICE, &port(&upstream)), Backend::Auto);
     come_up(&mut edge);
     let clients = ["203.0.113.10:40001", "203.0.113.10:40002", "203.0.113.11:40001"];
     let mut seen = Vec::new();
@@ -85,8 +85,8 @@ fn each_client_has_a_socket_of_its_own() {
 
 #[test]
 fn a_client_of_an_absent_upstream_gets_an_error_that_nothing_listens() {
-    let (mut edge, upstream) = (Edge::new(), service());
-    let _daemon = Daemon::start(edge.port(), &inject(SERVICE, &port(&upstream)), Backend::Auto);
+    let (mut edge, upstream) = (Edge::new(), server());
+    let _daemon = Daemon::start(edge.port(), &service(SERVICE, &port(&upstream)), Backend::Auto);
     drop(upstream);
     come_up(&mut edge);
     edge.send(CLIENT, SERVICE, b"question");
@@ -97,11 +97,11 @@ fn a_client_of_an_absent_upstream_gets_an_error_that_nothing_listens() {
 
 #[test]
 fn what_no_entry_matches_gets_an_error_and_is_counted() {
-    let (mut edge, upstream) = (Edge::new(), service());
-    let entry = inject(SERVICE, &port(&upstream)) + "allow = [\"198.51.100.0/24\"]\n";
+    let (mut edge, upstream) = (Edge::new(), server());
+    let entry = service(SERVICE, &port(&upstream)) + "allow = [\"198.51.100.0/24\"]\n";
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     come_up(&mut edge);
-    for (to, reason) in [("192.168.88.2:54", Dropped::NoInject), (SERVICE, Dropped::NotAllowed)] {
+    for (to, reason) in [("192.168.88.2:54", Dropped::NoService), (SERVICE, Dropped::NotAllowed)] {
         edge.others.clear();
         edge.send(CLIENT, to, b"question");
         edge.until("port unreachable", |edge| {
@@ -113,21 +113,21 @@ fn what_no_entry_matches_gets_an_error_and_is_counted() {
 
 #[test]
 fn a_burst_of_many_flows_that_cannot_be_joined_reaches_the_flows_whole() {
-    let (mut edge, upstream) = (Edge::new(), service());
-    let daemon = Daemon::start(edge.port(), &inject(SERVICE, &port(&upstream)), Backend::Auto);
+    let (mut edge, upstream) = (Edge::new(), server());
+    let daemon = Daemon::start(edge.port(), &service(SERVICE, &port(&upstream)), Backend::Auto);
     come_up(&mut edge);
     let to: SocketAddr = "192.168.88.2:54".parse().unwrap();
     let client = |at: u16| SocketAddr::new("203.0.113.10".parse().unwrap(), 40_000 + at);
     let burst = (0..800).flat_map(|at| packets(client(at), to, &pattern(1_000))).collect();
     edge.inject_all(burst);
     // Each is refused separately, so each is counted.
-    edge.until("all of the burst", |_| daemon.stats.dropped(Dropped::NoInject) >= 800);
+    edge.until("all of the burst", |_| daemon.stats.dropped(Dropped::NoService) >= 800);
 }
 
 #[test]
 fn spoofed_flows_push_out_one_another_and_never_one_that_is_answered() {
-    let (mut edge, upstream) = (Edge::new(), service());
-    let entry = inject(SERVICE, &port(&upstream)) + "[limits]\nudp_flows = 8\n";
+    let (mut edge, upstream) = (Edge::new(), server());
+    let entry = service(SERVICE, &port(&upstream)) + "[limits]\nudp_flows = 8\n";
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     come_up(&mut edge);
     edge.send(CLIENT, SERVICE, b"first");
@@ -148,8 +148,8 @@ fn spoofed_flows_push_out_one_another_and_never_one_that_is_answered() {
 
 #[test]
 fn one_client_may_have_so_many_flows_and_no_more() {
-    let (mut edge, upstream) = (Edge::new(), service());
-    let entry = inject(SERVICE, &port(&upstream)) + "[limits]\nudp_flows_per_client = 4\n";
+    let (mut edge, upstream) = (Edge::new(), server());
+    let entry = service(SERVICE, &port(&upstream)) + "[limits]\nudp_flows_per_client = 4\n";
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     come_up(&mut edge);
     for port in 0..6 {
@@ -164,8 +164,8 @@ fn one_client_may_have_so_many_flows_and_no_more() {
 
 #[test]
 fn an_upstream_gets_an_error_for_a_client_that_is_gone_but_no_message_ends_a_flow_whose_client_sends() {
-    let (mut edge, upstream) = (Edge::new(), service());
-    let daemon = Daemon::start(edge.port(), &inject(SERVICE, &port(&upstream)), Backend::Auto);
+    let (mut edge, upstream) = (Edge::new(), server());
+    let daemon = Daemon::start(edge.port(), &service(SERVICE, &port(&upstream)), Backend::Auto);
     come_up(&mut edge);
     let gone = IcmpError::PortUnreachable;
     let (client, to): (SocketAddr, SocketAddr) = (CLIENT.parse().unwrap(), SERVICE.parse().unwrap());
@@ -196,8 +196,8 @@ fn an_upstream_gets_an_error_for_a_client_that_is_gone_but_no_message_ends_a_flo
 
 #[test]
 fn a_router_on_the_way_that_carries_less_gets_smaller_fragments() {
-    let (mut edge, upstream) = (Edge::new(), service());
-    let _daemon = Daemon::start(edge.port(), &inject(SERVICE, &port(&upstream)), Backend::Auto);
+    let (mut edge, upstream) = (Edge::new(), server());
+    let _daemon = Daemon::start(edge.port(), &service(SERVICE, &port(&upstream)), Backend::Auto);
     come_up(&mut edge);
     edge.send(CLIENT, SERVICE, b"question");
     let (_, forwarder) = receive(&mut edge, &upstream);
@@ -218,12 +218,12 @@ fn a_router_on_the_way_that_carries_less_gets_smaller_fragments() {
 #[test]
 fn a_local_client_reaches_a_udp_service_beyond_the_tunnel() {
     let mut edge = Edge::new();
-    let listen = port(&service());
+    let listen = port(&server());
     let entry = format!(
         "[[reach]]\nname = \"dns\"\nprotocol = [\"udp\"]\nlisten = \"{listen}\"\ntarget = \"192.168.1.2:53\"\n"
     );
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
-    let clients = [service(), service()];
+    let clients = [server(), server()];
     come_up(&mut edge);
     for (place, client) in clients.iter().enumerate() {
         // Nothing is carried before the tunnel is up; a client of UDP repeats its request.
@@ -244,7 +244,7 @@ fn a_local_client_reaches_a_udp_service_beyond_the_tunnel() {
         // Not even from another port of the same machine.
         edge.send("192.168.1.2:54", &source.to_string(), b"forged");
     }
-    edge.until("the forged ones to be dropped", |_| daemon.stats.dropped(Dropped::NoInject) == 2);
+    edge.until("the forged ones to be dropped", |_| daemon.stats.dropped(Dropped::NoService) == 2);
     assert_eq!(daemon.stats.udp_flows.load(Ordering::Relaxed), 2);
 }
 
@@ -320,7 +320,7 @@ fn receive(edge: &mut Edge, socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     (bytes, from)
 }
 
-fn service() -> UdpSocket {
+fn server() -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     socket
@@ -330,9 +330,9 @@ fn port(socket: &UdpSocket) -> String {
     socket.local_addr().unwrap().to_string()
 }
 
-fn inject(matches: &str, upstream: &str) -> String {
+fn service(matches: &str, upstream: &str) -> String {
     format!(
-        "[[inject]]\nname = \"dns\"\nprotocol = [\"udp\"]\nmatch = \"{matches}\"\nupstream = \"{upstream}\"\n"
+        "[[service]]\nname = \"dns\"\nprotocol = [\"udp\"]\nmatch = \"{matches}\"\nupstream = \"{upstream}\"\n"
     )
 }
 

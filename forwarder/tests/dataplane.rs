@@ -26,7 +26,7 @@ use tunnel::packet::icmp::{Echo, Error};
 fn a_page_is_fetched_and_the_upstream_sees_the_client_in_a_proxy_header() {
     for backend in [Backend::Auto, Backend::Portable] {
         let (mut edge, upstream) = (Edge::new(), listener());
-        let entry = inject("web", "192.168.88.2:443", port(&upstream), "v2");
+        let entry = service("web", "192.168.88.2:443", port(&upstream), "v2");
         let _daemon = Daemon::start(edge.port(), &entry, backend);
         connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
         edge.write_all(b"GET / HTTP/1.0\r\n\r\n");
@@ -47,7 +47,7 @@ fn a_page_is_fetched_and_the_upstream_sees_the_client_in_a_proxy_header() {
 #[test]
 fn ipv6_flows_are_carried_to_an_ipv4_upstream() {
     let (mut edge, upstream) = (Edge::new(), listener());
-    let entry = inject("web", "[fd88::2]:443", port(&upstream), "v1");
+    let entry = service("web", "[fd88::2]:443", port(&upstream), "v1");
     let _daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     connect_when_up(&mut edge, "[2001:db8::10]:40001", "[fd88::2]:443");
     edge.write_all(b"ping");
@@ -67,7 +67,7 @@ fn ipv6_flows_are_carried_to_an_ipv4_upstream() {
 fn megabytes_cross_both_ways_unchanged() {
     for backend in [Backend::Auto, Backend::Portable] {
         let (mut edge, upstream) = (Edge::new(), listener());
-        let entry = inject("bulk", "192.168.88.2:5001", port(&upstream), "off");
+        let entry = service("bulk", "192.168.88.2:5001", port(&upstream), "off");
         let daemon = Daemon::start(edge.port(), &entry, backend);
         connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:5001");
         let (mut service, _) = upstream.accept().unwrap();
@@ -80,7 +80,7 @@ fn megabytes_cross_both_ways_unchanged() {
         edge.write_all(&content);
         assert!(edge.read_exact(content.len()) == content, "the bytes differ");
         echo.join().unwrap();
-        let entry = daemon.stats.inject.load().values().next().unwrap().clone();
+        let entry = daemon.stats.services.load().values().next().unwrap().clone();
         assert_eq!(entry.received.load(std::sync::atomic::Ordering::Relaxed), 8 << 20);
         assert_eq!(entry.sent.load(std::sync::atomic::Ordering::Relaxed), 8 << 20);
     }
@@ -89,12 +89,12 @@ fn megabytes_cross_both_ways_unchanged() {
 #[test]
 fn a_refused_upstream_is_a_refused_client() {
     let (mut edge, upstream) = (Edge::new(), listener());
-    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off");
+    let entry = service("web", "192.168.88.2:443", port(&upstream), "off");
     drop(upstream);
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     edge.connect("203.0.113.10:40001", "192.168.88.2:443");
     edge.until("the reset", |edge| edge.cell.as_mut().unwrap().ending().is_some());
-    let stats = daemon.stats.inject.load().values().next().unwrap().clone();
+    let stats = daemon.stats.services.load().values().next().unwrap().clone();
     assert!(stats.dials(Dialled::Refused) >= 1);
 }
 
@@ -103,7 +103,7 @@ fn a_flow_goes_to_the_next_upstream_when_one_refuses() {
     let (mut edge, first, second) = (Edge::new(), listener(), listener());
     let both = format!("[\"127.0.0.1:{}\", \"127.0.0.1:{}\"]", port(&first), port(&second));
     drop(first);
-    let entry = format!("[[inject]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = {both}\n");
+    let entry = format!("[[service]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = {both}\n");
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     for client in 0..4 {
         connect_when_up(&mut edge, &format!("203.0.113.10:{}", 40_001 + client), "192.168.88.2:443");
@@ -113,7 +113,7 @@ fn a_flow_goes_to_the_next_upstream_when_one_refuses() {
     let failures: Vec<u64> =
         pools.values().next().unwrap().members().iter().map(|member| member.failures()).collect();
     assert_eq!(failures, [1, 0], "one that refused is not dialled again at once");
-    let stats = daemon.stats.inject.load().values().next().unwrap().clone();
+    let stats = daemon.stats.services.load().values().next().unwrap().clone();
     assert_eq!((stats.dials(Dialled::Connected), stats.dials(Dialled::Refused)), (4, 0));
 }
 
@@ -121,7 +121,7 @@ fn a_flow_goes_to_the_next_upstream_when_one_refuses() {
 fn flows_are_spread_over_the_upstreams() {
     let (mut edge, one, other) = (Edge::new(), listener(), listener());
     let both = format!("[\"127.0.0.1:{}\", \"127.0.0.1:{}\"]", port(&one), port(&other));
-    let entry = format!("[[inject]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = {both}\n");
+    let entry = format!("[[service]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = {both}\n");
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     for client in 0..6 {
         connect_when_up(&mut edge, &format!("203.0.113.10:{}", 40_001 + client), "192.168.88.2:443");
@@ -139,7 +139,7 @@ fn a_unix_socket_is_an_upstream_and_gets_the_header() {
     let path = folder.path().join("caddy.sock");
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let entry = format!(
-        "[[inject]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = \"unix:{}\"\nproxy_protocol = \"v1\"\n",
+        "[[service]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = \"unix:{}\"\nproxy_protocol = \"v1\"\n",
         path.display()
     );
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
@@ -156,7 +156,7 @@ fn a_unix_socket_is_an_upstream_and_gets_the_header() {
     std::fs::remove_file(&path).unwrap();
     edge.connect("203.0.113.10:40002", "192.168.88.2:443");
     edge.until("the reset", |edge| edge.cell.as_mut().unwrap().ending().is_some());
-    let stats = daemon.stats.inject.load().values().next().unwrap().clone();
+    let stats = daemon.stats.services.load().values().next().unwrap().clone();
     assert_eq!(stats.dials(Dialled::Refused), 1);
 }
 
@@ -164,7 +164,8 @@ fn a_unix_socket_is_an_upstream_and_gets_the_header() {
 fn every_address_of_a_name_is_tried() {
     // The name leads to ::1 as well where the machine has IPv6, and nothing listens there.
     let (mut edge, upstream) = (Edge::new(), listener());
-    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off").replace("127.0.0.1:", "localhost:");
+    let entry =
+        service("web", "192.168.88.2:443", port(&upstream), "off").replace("127.0.0.1:", "localhost:");
     let _daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
     upstream.accept().unwrap();
@@ -175,7 +176,7 @@ fn only_those_in_a_named_list_may_connect() {
     let (mut edge, upstream) = (Edge::new(), listener());
     let list = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(list.path(), "203.0.113.0/28 # friends\n").unwrap();
-    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off")
+    let entry = service("web", "192.168.88.2:443", port(&upstream), "off")
         + &format!(
             "allow = [\"@friends\"]\n[[list]]\nname = \"friends\"\nfile = \"{}\"\n",
             list.path().display()
@@ -190,7 +191,7 @@ fn only_those_in_a_named_list_may_connect() {
 #[test]
 fn a_flood_of_spoofed_syns_keeps_no_client_out_that_tries_twice() {
     let (mut edge, upstream) = (Edge::new(), listener());
-    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off") + "[limits]\nflows = 64\n";
+    let entry = service("web", "192.168.88.2:443", port(&upstream), "off") + "[limits]\nflows = 64\n";
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
     let (mut first, _) = upstream.accept().unwrap();
@@ -210,9 +211,9 @@ fn a_flood_of_spoofed_syns_keeps_no_client_out_that_tries_twice() {
 #[test]
 fn what_no_entry_matches_is_reset_and_counted() {
     let mut edge = Edge::new();
-    let entry = inject("web", "192.168.88.2:443", 1, "off") + "allow = [\"198.51.100.0/24\"]\n";
+    let entry = service("web", "192.168.88.2:443", 1, "off") + "allow = [\"198.51.100.0/24\"]\n";
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
-    for (port, reason) in [(22, Dropped::NoInject), (443, Dropped::NotAllowed)] {
+    for (port, reason) in [(22, Dropped::NoService), (443, Dropped::NotAllowed)] {
         edge.connect("203.0.113.10:40001", &format!("192.168.88.2:{port}"));
         edge.until("the reset", |edge| edge.cell.as_mut().unwrap().ending().is_some());
         assert!(daemon.stats.dropped(reason) >= 1, "{reason:?}");
@@ -222,7 +223,7 @@ fn what_no_entry_matches_is_reset_and_counted() {
 #[test]
 fn each_direction_closes_by_itself() {
     let (mut edge, upstream) = (Edge::new(), listener());
-    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off");
+    let entry = service("web", "192.168.88.2:443", port(&upstream), "off");
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
     let (mut service, _) = upstream.accept().unwrap();
@@ -244,7 +245,7 @@ fn each_direction_closes_by_itself() {
 #[test]
 fn a_reset_passes_through_both_ways() {
     let (mut edge, upstream) = (Edge::new(), listener());
-    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off");
+    let entry = service("web", "192.168.88.2:443", port(&upstream), "off");
     let _daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
     let (mut service, _) = upstream.accept().unwrap();
@@ -265,7 +266,7 @@ fn a_reset_passes_through_both_ways() {
 #[test]
 fn a_port_that_a_client_resets_and_uses_again_at_once_opens_a_new_flow() {
     let (mut edge, upstream) = (Edge::new(), listener());
-    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off");
+    let entry = service("web", "192.168.88.2:443", port(&upstream), "off");
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
     let first = upstream.accept().unwrap();
@@ -356,7 +357,7 @@ fn a_router_is_believed_only_if_it_quotes_what_is_on_the_path() {
 #[test]
 fn a_forged_too_big_message_does_not_shrink_a_flow_and_a_true_one_does() {
     let (mut edge, upstream) = (Edge::new(), listener());
-    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off");
+    let entry = service("web", "192.168.88.2:443", port(&upstream), "off");
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
     let mut server = upstream.accept().unwrap().0;
@@ -393,7 +394,7 @@ fn after(seconds: u64) -> Instant {
 #[test]
 fn an_origin_that_one_stray_packet_led_elsewhere_returns_to_its_configured_endpoint() {
     let mut edge = Edge::answering();
-    let _daemon = Daemon::start(edge.port(), &inject("web", "192.168.88.2:443", 1, "off"), Backend::Auto);
+    let _daemon = Daemon::start(edge.port(), &service("web", "192.168.88.2:443", 1, "off"), Backend::Auto);
     edge.until("the session", |edge| edge.handshakes() == 1);
     let settled = Instant::now() + Duration::from_secs(1);
     edge.until("the first probe to be answered", |_| Instant::now() > settled);
@@ -426,9 +427,9 @@ fn a_listener_refuses_while_the_tunnel_is_down() {
 }
 
 #[test]
-fn echo_requests_to_tunnel_and_inject_addresses_are_answered_and_no_others() {
+fn echo_requests_to_tunnel_and_service_addresses_are_answered_and_no_others() {
     let (mut edge, upstream) = (Edge::new(), listener());
-    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off");
+    let entry = service("web", "192.168.88.2:443", port(&upstream), "off");
     let _daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
     for (id, address) in [(1, "10.77.88.2"), (2, "192.168.88.3"), (3, "192.168.88.2")] {
@@ -448,7 +449,7 @@ fn echo_requests_to_tunnel_and_inject_addresses_are_answered_and_no_others() {
 #[test]
 fn a_stop_lets_a_flow_finish_and_takes_no_new_one() {
     let (mut edge, upstream) = (Edge::new(), listener());
-    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off");
+    let entry = service("web", "192.168.88.2:443", port(&upstream), "off");
     let mut daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
     let (mut service, _) = upstream.accept().unwrap();
@@ -470,7 +471,7 @@ fn a_stop_lets_a_flow_finish_and_takes_no_new_one() {
 #[test]
 fn a_flow_that_does_not_finish_is_reset_when_its_time_is_over() {
     let (mut edge, upstream) = (Edge::new(), listener());
-    let entry = inject("web", "192.168.88.2:443", port(&upstream), "off");
+    let entry = service("web", "192.168.88.2:443", port(&upstream), "off");
     let mut daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
     let (mut service, _) = upstream.accept().unwrap();
@@ -501,7 +502,7 @@ fn open_flows(daemon: &Daemon) -> u64 {
     let flows = |entry: &std::sync::Arc<forwarder::stats::EntryStats>| {
         entry.flows.load(std::sync::atomic::Ordering::Relaxed)
     };
-    daemon.stats.inject.load().values().map(flows).sum()
+    daemon.stats.services.load().values().map(flows).sum()
 }
 
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
@@ -514,9 +515,9 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     panic!("waited five seconds for {what}");
 }
 
-fn inject(name: &str, matches: &str, upstream: u16, proxy: &str) -> String {
+fn service(name: &str, matches: &str, upstream: u16, proxy: &str) -> String {
     format!(
-        "[[inject]]\nname = \"{name}\"\nmatch = \"{matches}\"\nupstream = \"127.0.0.1:{upstream}\"\n\
+        "[[service]]\nname = \"{name}\"\nmatch = \"{matches}\"\nupstream = \"127.0.0.1:{upstream}\"\n\
          proxy_protocol = \"{proxy}\"\n"
     )
 }

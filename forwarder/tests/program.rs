@@ -19,7 +19,7 @@ fn a_good_configuration_is_checked_without_a_trace() {
     let site = Site::new();
     let output = site.run(&["check"]);
     assert_eq!(output.status.code(), Some(0), "{}", words(&output.stderr));
-    assert!(words(&output.stdout).contains("inject web: 192.168.88.2/32:443"));
+    assert!(words(&output.stdout).contains("service web: 192.168.88.2/32:443"));
     assert!(!site.path("forwarder.sock").exists() && !site.path("clock").exists());
 }
 
@@ -33,7 +33,7 @@ fn every_kind_of_failure_has_its_exit_code_and_its_fix() {
     let output = site.run(&["check"]);
     assert_eq!(output.status.code(), Some(5));
     assert!(words(&output.stderr).contains("chmod 0600"), "{}", words(&output.stderr));
-    site.append("[[inject]]\nname = \"web\"\nmach = \"192.168.88.2:80\"\n");
+    site.append("[[service]]\nname = \"web\"\nmach = \"192.168.88.2:80\"\n");
     let output = site.run(&["check"]);
     assert_eq!(output.status.code(), Some(4));
     assert!(words(&output.stderr).contains("match"), "{}", words(&output.stderr));
@@ -48,7 +48,7 @@ fn a_running_daemon_reports_its_health_and_ends_cleanly() {
     assert_eq!((&peers["schema"], &peers["peers"][0]["state"]), (&1.into(), &"never".into()));
     assert_eq!(peers["interface"]["mtu"], 1420);
     let status = words(&site.run(&["status"]).stdout);
-    assert!(status.contains("inject web: 192.168.88.2/32:443 -> 127.0.0.1:8443"), "{status}");
+    assert!(status.contains("service web: 192.168.88.2/32:443 -> 127.0.0.1:8443"), "{status}");
     let waited = site.run(&["wait", "kyiv", "--timeout", "0s"]);
     assert_eq!(waited.status.code(), Some(1));
     assert_eq!(site.run(&["wait", "unknown"]).status.code(), Some(2));
@@ -58,10 +58,10 @@ fn a_running_daemon_reports_its_health_and_ends_cleanly() {
     assert_eq!(mode & 0o777, 0o600);
     let page = site.page("/metrics");
     for line in [
-        "forwarder_flows{inject=\"web\"} 0",
+        "forwarder_flows{service=\"web\"} 0",
         "forwarder_peer_up{peer=\"kyiv\"} 0",
-        "forwarder_dials_total{inject=\"web\",result=\"refused\"} 0",
-        "forwarder_dropped_packets_total{stage=\"admission\",reason=\"no_inject\"} 0",
+        "forwarder_dials_total{service=\"web\",result=\"refused\"} 0",
+        "forwarder_dropped_packets_total{stage=\"admission\",reason=\"no_service\"} 0",
         "wireguard_device_info{device=\"kyiv\"",
         "wireguard_received_bytes_total{interface=\"kyiv\"",
     ] {
@@ -193,7 +193,7 @@ impl Site {
              [[peer]]\nname = \"kyiv\"\npublic_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\n\
              endpoint = \"127.0.0.1:{}\"\n[metrics]\nlisten = [\"127.0.0.1:{metrics}\"]\n\
              [control]\nsocket = \"{root}/forwarder.sock\"\n[state]\ndirectory = \"{root}\"\n\
-             [[inject]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = \"127.0.0.1:8443\"\n",
+             [[service]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = \"127.0.0.1:8443\"\n",
             free_port()
         );
         fs::write(folder.path().join("forwarder.toml"), text).unwrap();

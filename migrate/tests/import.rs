@@ -105,7 +105,7 @@ fn the_second_edge_keeps_its_own_tunnel_and_its_allow_list() {
 
     let oracle = policy.peers.iter().find(|peer| peer.name.as_str() == "oracle").unwrap();
     assert_eq!(oracle.address, ["10.88.99.2/30".parse().unwrap()]);
-    let https = policy.inject.iter().find(|inject| inject.name.as_str() == "https-oracle").unwrap();
+    let https = policy.services.iter().find(|service| service.name.as_str() == "https-oracle").unwrap();
     assert!(https.allow.admits("104.16.0.1".parse().unwrap(), |_| &[]));
     assert!(!https.allow.admits("203.0.113.10".parse().unwrap(), |_| &[]));
 }

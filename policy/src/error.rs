@@ -382,9 +382,9 @@ pub enum Problem {
     /// Several edges, and no edge is named.
     #[error("there are several peers; name one: add peer = \"NAME\"")]
     AmbiguousPeer,
-    /// Two injects that claim the same flow.
+    /// Two services that claim the same flow.
     #[error("{what} is also matched by {other:?}, and neither match is more specific; make one narrower")]
-    InjectClash {
+    ServiceClash {
         /// Protocol, address and port.
         what: String,
         /// The other entry.

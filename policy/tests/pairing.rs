@@ -20,12 +20,14 @@ fn two_files_that_fit_give_no_finding() {
 }
 
 #[test]
-fn a_publish_needs_an_inject() {
+fn a_publish_needs_a_service() {
     let forwarder = FORWARDER.replace("192.168.88.2:443", "192.168.88.2:444");
 
     assert_eq!(
         found(GATEWAY, &forwarder),
-        ["publish \"https\" leads to tcp 192.168.88.2:443, which no [[inject]] matches: clients are refused"]
+        [
+            "publish \"https\" leads to tcp 192.168.88.2:443, which no [[service]] matches: clients are refused"
+        ]
     );
 }
 
@@ -43,13 +45,13 @@ fn a_reach_needs_an_allow_and_an_allow_a_reach() {
 }
 
 #[test]
-fn an_allow_into_the_tunnel_needs_an_inject() {
+fn an_allow_into_the_tunnel_needs_a_service() {
     let forwarder = FORWARDER.replace(":8428\"\nupstream", ":8429\"\nupstream");
 
     assert_eq!(
         found(GATEWAY, &forwarder),
         [
-            "allow \"push\" leads to tcp 192.168.88.2:8428, which no [[inject]] matches: connections are refused"
+            "allow \"push\" leads to tcp 192.168.88.2:8428, which no [[service]] matches: connections are refused"
         ]
     );
 }
@@ -196,12 +198,12 @@ mtu = 1420
 name = "kyiv"
 public_key = "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="
 endpoint = "kyiv.example.com:51820"
-[[inject]]
+[[service]]
 name = "https"
 match = "192.168.88.2:443"
 upstream = "127.0.0.1:8443"
 proxy_protocol = "v2"
-[[inject]]
+[[service]]
 name = "push"
 match = "192.168.88.2:8428"
 upstream = "127.0.0.1:8428"

@@ -124,20 +124,20 @@ fn limits_behind_a_list_and_lost_management_are_warned_about() {
 }
 
 #[test]
-fn the_most_specific_inject_decides() {
+fn the_most_specific_service_decides() {
     let policy = forwarder::parse(&Source {
         name: Path::new("forwarder.toml"),
         text: "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n[[peer]]\nname = \"kyiv\"\n\
                public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nendpoint = \"192.0.2.2:51820\"\n\
-               [[inject]]\nname = \"rest\"\nmatch = \"*:*\"\nupstream = \"127.0.0.1:*\"\n\
-               [[inject]]\nname = \"net\"\nmatch = \"192.168.88.0/24:5000-5010\"\nupstream = \"127.0.0.1:6000-6010\"\n\
-               [[inject]]\nname = \"one\"\nmatch = \"192.168.88.2:5003\"\nupstream = \"caddy:80\"\n",
+               [[service]]\nname = \"rest\"\nmatch = \"*:*\"\nupstream = \"127.0.0.1:*\"\n\
+               [[service]]\nname = \"net\"\nmatch = \"192.168.88.0/24:5000-5010\"\nupstream = \"127.0.0.1:6000-6010\"\n\
+               [[service]]\nname = \"one\"\nmatch = \"192.168.88.2:5003\"\nupstream = \"caddy:80\"\n",
     })
     .unwrap();
     let decided = |address: &str| {
         let destination = address.parse().unwrap();
-        let inject = policy.inject_for(&policy.peers[0].name, policy::Protocol::Tcp, destination).unwrap();
-        (inject.name.to_string(), upstream_port(inject, destination.port()))
+        let service = policy.service_for(&policy.peers[0].name, policy::Protocol::Tcp, destination).unwrap();
+        (service.name.to_string(), upstream_port(service, destination.port()))
     };
 
     assert_eq!(decided("192.168.88.2:5003"), ("one".to_owned(), 80));
@@ -217,9 +217,9 @@ fn parsed(text: &str) -> gateway::Policy {
     gateway::parse(&source).unwrap_or_else(|errors| panic!("{errors:#?}\n{text}"))
 }
 
-fn upstream_port(inject: &forwarder::Inject, asked: u16) -> u16 {
-    match &inject.upstreams[0] {
-        forwarder::Upstream::Network { port, .. } => port.of(asked, inject.ports.first()),
+fn upstream_port(service: &forwarder::Service, asked: u16) -> u16 {
+    match &service.upstreams[0] {
+        forwarder::Upstream::Network { port, .. } => port.of(asked, service.ports.first()),
         forwarder::Upstream::Unix(path) => panic!("{}", path.display()),
     }
 }

@@ -45,7 +45,7 @@ origin_start() { # origin_start PUBLIC_KEY_OF_THE_EDGE
   sed -i 's|^address = .*|address = ["10.77.88.2/30", "fd77:88::2/64"]|' "$folder/forwarder.toml"
   cat >>"$folder/forwarder.toml" <<'TOML'
 
-[[inject]]
+[[service]]
 name = "https6"
 protocol = ["tcp"]
 match = "[fd88::2]:443"

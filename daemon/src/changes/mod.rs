@@ -112,7 +112,7 @@ pub struct Changes {
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// `ruleset`, `route`, `rule`, `sysctl`, `device`, `peer`, `inject`, `reach`, `limits`, `key`, `list`, `metrics`, `log`,
+    /// `ruleset`, `route`, `rule`, `sysctl`, `device`, `peer`, `service`, `reach`, `limits`, `key`, `list`, `metrics`, `log`,
     /// `offload` or `reload`; `restart` for what cannot change while the daemon runs.
     pub part: String,
     /// `+ …`, `- …` or `~ … → …`.

@@ -52,11 +52,11 @@ fn effective(policy: &Policy, environment: &Environment) -> String {
         let own: Vec<String> = peer.address.iter().map(ToString::to_string).collect();
         let _ = writeln!(text, "peer {}: {} as {}", peer.name, peer.endpoint, own.join(", "));
     }
-    for inject in &policy.inject {
-        let address = inject.address.map_or("*".to_owned(), |address| address.to_string());
-        let upstreams: Vec<String> = inject.upstreams.iter().map(ToString::to_string).collect();
+    for service in &policy.services {
+        let address = service.address.map_or("*".to_owned(), |address| address.to_string());
+        let upstreams: Vec<String> = service.upstreams.iter().map(ToString::to_string).collect();
         let to = upstreams.join(", ");
-        let _ = writeln!(text, "inject {}: {address}:{} -> {to}", inject.name, inject.ports);
+        let _ = writeln!(text, "service {}: {address}:{} -> {to}", service.name, service.ports);
     }
     for reach in &policy.reach {
         let _ =
@@ -85,8 +85,8 @@ fn configuration(policy: &Policy, environment: &Environment) -> Value {
                "allowed_ips": texts(&mut peer.allowed_ips.iter().map(ToString::to_string))})
         })
         .collect();
-    let inject: Vec<Value> = policy
-        .inject
+    let services: Vec<Value> = policy
+        .services
         .iter()
         .map(|entry| {
             let address = entry.address.map_or("*".to_owned(), |address| address.to_string());
@@ -103,7 +103,7 @@ fn configuration(policy: &Policy, environment: &Environment) -> Value {
         })
         .collect();
     json!({
-        "peer": peers, "inject": inject, "reach": reach,
+        "peer": peers, "service": services, "reach": reach,
         "control": {"socket": sockets(policy, environment)},
         "state": {"directory": environment.state_folder(Some(policy)).display().to_string()},
     })

@@ -52,7 +52,7 @@ pub(super) fn status(report: &Report) -> String {
     for problem in &report.problems {
         let _ = writeln!(text, "problem: {problem}");
     }
-    for (kind, entries) in [("inject", &report.inject), ("reach", &report.reach)] {
+    for (kind, entries) in [("service", &report.services), ("reach", &report.reach)] {
         for entry in entries {
             text.push_str(&line(kind, entry));
             for upstream in &entry.upstreams {

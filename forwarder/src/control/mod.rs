@@ -36,7 +36,7 @@ pub struct Shared {
     pub policy: ArcSwap<Policy>,
     /// The data thread's counters.
     pub stats: Arc<Stats>,
-    /// The upstreams of each `[[inject]]`.
+    /// The upstreams of each `[[service]]`.
     pub pools: Arc<Pools>,
     /// The edges, in the order of the configuration.
     pub edges: ArcSwap<Vec<Arc<EdgeView>>>,

@@ -42,8 +42,8 @@ pub struct Report {
     pub buffer_bytes: u64,
     /// Edges with their devices.
     pub peers: Vec<Peer>,
-    /// What `[[inject]]` entries carried.
-    pub inject: Vec<Entry>,
+    /// What `[[service]]` entries carried.
+    pub services: Vec<Entry>,
     /// What `[[reach]]` entries carried.
     pub reach: Vec<Entry>,
     /// Dropped packets by `stage/reason`, those that happened.
@@ -62,7 +62,7 @@ fn health(peers: &Peers, is_failing: bool, problems: &[String]) -> Health {
     }
 }
 
-/// An `[[inject]]` or `[[reach]]` entry.
+/// A `[[service]]` or `[[reach]]` entry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// Its name.
@@ -83,11 +83,11 @@ pub struct Entry {
     pub tx_bytes: u64,
     /// Dials by result.
     pub dials: BTreeMap<String, u64>,
-    /// The upstreams of an `[[inject]]`; none for a `[[reach]]`.
+    /// The upstreams of a `[[service]]`; none for a `[[reach]]`.
     pub upstreams: Vec<UpstreamState>,
 }
 
-/// An upstream of an `[[inject]]` entry.
+/// An upstream of a `[[service]]` entry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UpstreamState {
     /// Where it is.
@@ -120,7 +120,7 @@ pub fn report(shared: &Shared) -> Report {
     let now = clock::now();
     let peers = peers(shared);
     let policy = shared.policy.load();
-    let (inject, reach) = (shared.stats.inject.load(), shared.stats.reach.load());
+    let (services, reach) = (shared.stats.services.load(), shared.stats.reach.load());
     let pools = shared.pools.load();
     let stats = &shared.stats;
     let failing: Vec<_> =
@@ -138,14 +138,14 @@ pub fn report(shared: &Shared) -> Report {
         pending_dials: stats.pending_dials.load(Ordering::Relaxed),
         buffer_bytes: stats.buffer_bytes.load(Ordering::Relaxed),
         peers: peers.peers,
-        inject: policy
-            .inject
+        services: policy
+            .services
             .iter()
             .filter_map(|entry| {
                 let address = entry.address.map_or("*".to_owned(), |address| address.to_string());
                 let from = format!("{address}:{}", entry.ports);
                 let to: Vec<String> = entry.upstreams.iter().map(ToString::to_string).collect();
-                let shown = Entry::new(&entry.name, from, to.join(", "), inject.get(&entry.name)?);
+                let shown = Entry::new(&entry.name, from, to.join(", "), services.get(&entry.name)?);
                 let upstreams = upstreams(pools.get(&entry.name)?);
                 Some(Entry { upstreams, protocols: words(entry.protocols), ..shown })
             })

@@ -108,10 +108,10 @@ impl Flows {
     }
 
     fn answers_echo(&self, edge: &Edge, ip: &Ip) -> bool {
-        let injected = |address: &ipnetwork::IpNetwork| address.contains(ip.dst);
+        let matched = |address: &ipnetwork::IpNetwork| address.contains(ip.dst);
         edge.addresses.contains(&ip.dst)
-            || self.context.policy.inject.iter().any(|inject| {
-                inject.peers.contains(&edge.name) && inject.address.as_ref().is_some_and(injected)
+            || self.context.policy.services.iter().any(|service| {
+                service.peers.contains(&edge.name) && service.address.as_ref().is_some_and(matched)
             })
     }
 

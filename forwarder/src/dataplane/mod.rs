@@ -93,7 +93,7 @@ pub struct Parts {
     pub edges: Vec<Edge>,
     /// The listeners of `[[reach]]`.
     pub listeners: Listeners,
-    /// The upstreams of `[[inject]]`.
+    /// The upstreams of `[[service]]`.
     pub pools: Arc<Pools>,
     /// Where it counts.
     pub stats: Arc<Stats>,

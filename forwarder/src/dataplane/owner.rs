@@ -7,8 +7,8 @@ use crate::flow::ClientPrefix;
 /// The entry of a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// An `[[inject]]`, on behalf of this client.
-    Inject(Name, ClientPrefix),
+    /// A `[[service]]`, on behalf of this client.
+    Service(Name, ClientPrefix),
     /// A `[[reach]]`.
     Reach(Name),
 }
@@ -17,7 +17,7 @@ impl Owner {
     /// The client that the limits count; `None` for a flow that began on this machine.
     pub(crate) const fn client(&self) -> Option<ClientPrefix> {
         match self {
-            Self::Inject(_, client) => Some(*client),
+            Self::Service(_, client) => Some(*client),
             Self::Reach(_) => None,
         }
     }

@@ -82,9 +82,9 @@ impl DataPlane {
 /// old upstreams drain.
 fn has_changed(owner: &Owner, old: &Policy, new: &Policy) -> bool {
     match owner {
-        Owner::Inject(name, _) => {
-            let old = old.inject.iter().find(|entry| entry.name == *name);
-            let new = new.inject.iter().find(|entry| entry.name == *name);
+        Owner::Service(name, _) => {
+            let old = old.services.iter().find(|entry| entry.name == *name);
+            let new = new.services.iter().find(|entry| entry.name == *name);
             !old.zip(new).is_some_and(|(old, new)| old.is_alike(new))
         }
         Owner::Reach(name) => {

@@ -28,7 +28,7 @@ impl EdgeId {
 pub struct FlowKey {
     /// Through which edge.
     pub edge: EdgeId,
-    /// Our end: the destination that injected packets carry, or the source of a reached flow.
+    /// Our end: the destination that packets out of the tunnel carry, or the source of a reached flow.
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,

@@ -74,11 +74,11 @@ fn checked(upstream: &str, health: &str, proxy: &str) -> io::Result<()> {
     let text = format!(
         "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n[[peer]]\nname = \"kyiv\"\n\
          public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nendpoint = \"192.0.2.2:51820\"\n\
-         [[inject]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = \"{upstream}\"\nhealth = {health}\n\
+         [[service]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = \"{upstream}\"\nhealth = {health}\n\
          proxy_protocol = \"{proxy}\"\n"
     );
     let source = Source { name: Path::new("forwarder.toml"), text: &text };
-    let pool = Pool::new(&policy::forwarder::parse(&source).unwrap().inject[0], None);
+    let pool = Pool::new(&policy::forwarder::parse(&source).unwrap().services[0], None);
     let member = &pool.members()[0];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let check =

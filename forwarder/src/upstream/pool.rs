@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use policy::Name;
-use policy::forwarder::{Health, Inject, Policy, ProxyProtocol, Upstream};
+use policy::forwarder::{Health, Policy, ProxyProtocol, Service, Upstream};
 use tunnel::time::Instant;
 
 /// How long an upstream that failed a dial comes after the others.
@@ -37,7 +37,7 @@ pub struct Member {
 /// The pools by the names of their entries.
 pub type ByEntry = BTreeMap<Name, Arc<Pool>>;
 
-/// The pool of each `[[inject]]` of the configuration in force; the data thread picks from them,
+/// The pool of each `[[service]]` of the configuration in force; the data thread picks from them,
 /// the health checks and the control plane look at them.
 #[derive(Debug)]
 pub struct Pools(ArcSwap<ByEntry>);
@@ -70,11 +70,11 @@ impl Pools {
 }
 
 fn of(policy: &Policy, before: &ByEntry) -> ByEntry {
-    let pool = |entry: &Inject| {
+    let pool = |entry: &Service| {
         let pool = Pool::new(entry, before.get(&entry.name).map(|pool| &**pool));
         (entry.name.clone(), Arc::new(pool))
     };
-    policy.inject.iter().map(pool).collect()
+    policy.services.iter().map(pool).collect()
 }
 
 fn members(pools: &ByEntry) -> impl Iterator<Item = &Arc<Member>> {
@@ -91,7 +91,7 @@ pub struct Pool {
 impl Pool {
     /// The upstreams of an entry; those that were there before keep what is known of them.
     #[must_use]
-    pub fn new(entry: &Inject, before: Option<&Self>) -> Self {
+    pub fn new(entry: &Service, before: Option<&Self>) -> Self {
         let known = before.map(|pool| pool.members.as_slice()).unwrap_or_default();
         let member = |upstream: &Upstream| {
             let new = Member::new(entry, upstream);
@@ -122,7 +122,7 @@ impl Pool {
 }
 
 impl Member {
-    fn new(entry: &Inject, upstream: &Upstream) -> Self {
+    fn new(entry: &Service, upstream: &Upstream) -> Self {
         Self {
             upstream: upstream.clone(),
             health: entry.health.clone(),
@@ -281,15 +281,15 @@ mod tests {
         Pool::new(&entry(upstreams), None)
     }
 
-    fn entry(upstreams: &str) -> Inject {
-        policy(upstreams).inject.remove(0)
+    fn entry(upstreams: &str) -> Service {
+        policy(upstreams).services.remove(0)
     }
 
     fn policy(upstreams: &str) -> Policy {
         let text = format!(
             "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n[[peer]]\nname = \"kyiv\"\n\
              public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nendpoint = \"192.0.2.2:51820\"\n\
-             [[inject]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = [{upstreams}]\n"
+             [[service]]\nname = \"web\"\nmatch = \"192.168.88.2:443\"\nupstream = [{upstreams}]\n"
         );
         let source = Source { name: Path::new("forwarder.toml"), text: &text };
         policy::forwarder::parse(&source).unwrap()

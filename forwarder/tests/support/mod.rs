@@ -30,7 +30,7 @@ const ORIGIN_KEY: [u8; 32] = [0x22; 32];
 /// The forwarder's data plane on a thread of its own.
 pub struct Daemon {
     pub stats: Arc<Stats>,
-    /// The upstreams of each `[[inject]]`.
+    /// The upstreams of each `[[service]]`.
     pub pools: Arc<Pools>,
     commands: Commands,
     thread: Option<JoinHandle<std::io::Result<()>>>,

@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 
 use super::far_end::{ExportError, join};
 use policy::Host;
-use policy::forwarder::{Inject, Policy, ProxyProtocol, Upstream, UpstreamPort};
+use policy::forwarder::{Policy, ProxyProtocol, Service, Upstream, UpstreamPort};
 
 /// The global options for every upstream that is given a PROXY header, with what to add to the
 /// sites.
@@ -25,7 +25,7 @@ pub fn caddy(
     proxies: &[IpNetwork],
     forwarder: Option<IpAddr>,
 ) -> Result<String, ExportError> {
-    let with_header = policy.inject.iter().filter(|inject| inject.proxy_protocol != ProxyProtocol::Off);
+    let with_header = policy.services.iter().filter(|service| service.proxy_protocol != ProxyProtocol::Off);
     let listeners: BTreeSet<Listener> = with_header.flat_map(Listener::of).collect();
     if listeners.is_empty() {
         return Err(ExportError::NoHeader);
@@ -55,24 +55,24 @@ struct Listener {
 impl Listener {
     /// The listeners of an entry: one for each port of its upstreams; a Unix-domain socket needs
     /// none that is named here.
-    fn of(inject: &Inject) -> impl Iterator<Item = Self> {
-        inject
+    fn of(service: &Service) -> impl Iterator<Item = Self> {
+        service
             .upstreams
             .iter()
             .filter_map(|upstream| match upstream {
-                Upstream::Network { host, port } => Some(Self::of_upstream(inject, host, *port)),
+                Upstream::Network { host, port } => Some(Self::of_upstream(service, host, *port)),
                 Upstream::Unix(_) => None,
             })
             .flatten()
     }
 
-    fn of_upstream(inject: &Inject, host: &Host, port: UpstreamPort) -> impl Iterator<Item = Self> + use<> {
+    fn of_upstream(service: &Service, host: &Host, port: UpstreamPort) -> impl Iterator<Item = Self> + use<> {
         let (host, loopback) = match host {
             Host::Address(address) => (address.to_string(), address.is_loopback()),
             Host::Name(name) => (name.to_string(), &**name == "localhost"),
         };
-        let first = port.of(inject.ports.first(), inject.ports.first());
-        let count = inject.ports.count().min(MOST_PORTS);
+        let first = port.of(service.ports.first(), service.ports.first());
+        let count = service.ports.count().min(MOST_PORTS);
         let ports = (0..count).filter_map(move |offset| first.checked_add(u16::try_from(offset).ok()?));
         ports.map(move |port| Self { host: host.clone(), port, loopback })
     }

@@ -62,7 +62,7 @@ pub enum ExportError {
     },
     /// There is no listener to write.
     #[error(
-        "no [[inject]] has proxy_protocol; a server learns the client's address only from a PROXY header"
+        "no [[service]] has proxy_protocol; a server learns the client's address only from a PROXY header"
     )]
     NoHeader,
     /// The listener is reached over a network, so it must know from where.

@@ -76,7 +76,7 @@ pub(super) struct Origin {
     pub(super) address: Vec<IpNetwork>,
     pub(super) mtu: Option<u16>,
     pub(super) peers: Vec<OriginPeer>,
-    pub(super) inject: Vec<Inject>,
+    pub(super) services: Vec<OriginService>,
     pub(super) reach: Vec<Reach>,
 }
 
@@ -91,7 +91,7 @@ pub(super) struct OriginPeer {
     pub(super) own: Option<(Vec<IpNetwork>, String)>,
 }
 
-pub(super) struct Inject {
+pub(super) struct OriginService {
     pub(super) name: String,
     pub(super) protocols: Protocols,
     pub(super) address: IpAddr,
@@ -316,16 +316,16 @@ impl Origin {
                 key("private_key_file", quoted(key_file), &mut text);
             }
         }
-        list_tables(self.inject.iter().flat_map(|inject| &inject.allow), lists, &mut text);
-        self.inject.iter().for_each(|inject| inject.write(&mut text));
+        list_tables(self.services.iter().flat_map(|service| &service.allow), lists, &mut text);
+        self.services.iter().for_each(|service| service.write(&mut text));
         self.reach.iter().for_each(|reach| reach.write(&mut text));
         text
     }
 }
 
-impl Inject {
+impl OriginService {
     fn write(&self, text: &mut String) {
-        table("[[inject]]", text);
+        table("[[service]]", text);
         key("name", quoted(&self.name), text);
         key("protocol", protocols(self.protocols), text);
         key("match", quoted(with_ports(self.address, self.ports)), text);

@@ -115,15 +115,15 @@ fn describe(import: &Import, table: &mut String) {
         let text = format!("{:?} → {:?} {:?} {:?}", allow.from, allow.to, allow.service, allow.source);
         let _ = writeln!(table, "  private: {} {}", allow.name, text);
     }
-    for inject in &forwarder.inject {
-        let upstreams: Vec<String> = inject.upstreams.iter().map(ToString::to_string).collect();
-        let to = inject.address.map_or_else(|| "*".to_owned(), |address| address.ip().to_string());
-        let (peers, allow) = (&inject.peers, &inject.allow);
+    for service in &forwarder.services {
+        let upstreams: Vec<String> = service.upstreams.iter().map(ToString::to_string).collect();
+        let to = service.address.map_or_else(|| "*".to_owned(), |address| address.ip().to_string());
+        let (peers, allow) = (&service.peers, &service.allow);
         let _ = writeln!(
             table,
-            "  inject: {} {to} {} → {} of {peers:?} for {allow:?}",
-            inject.name,
-            inject.ports,
+            "  service: {} {to} {} → {} of {peers:?} for {allow:?}",
+            service.name,
+            service.ports,
             upstreams.join(", ")
         );
     }

@@ -103,8 +103,8 @@ impl Case<'_> {
     fn carried(&self, protocol: &str, client: IpAddr, to: SocketAddr) -> bool {
         let Some(protocol) = policy::text::protocol(protocol) else { return true };
         let peer = &self.forwarder.peers[0].name;
-        let inject = self.forwarder.inject_for(peer, protocol, to);
-        inject.is_some_and(|inject| self.forwarder.admits(inject, client))
+        let service = self.forwarder.service_for(peer, protocol, to);
+        service.is_some_and(|service| self.forwarder.admits(service, client))
     }
 
     fn wan_packet(

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use ipnetwork::IpNetwork;
 
 use super::entries::{PeerAt, ReachAt};
-use super::model::{Inject, Interface};
+use super::model::{Interface, Service};
 use crate::fields::At;
 use crate::prefix::covers;
 use crate::reader::Reader;
@@ -17,23 +17,23 @@ pub(super) fn everything(
     reader: &Reader<'_>,
     interface: &At<Interface>,
     peers: &[PeerAt],
-    inject: &[At<Inject>],
+    services: &[At<Service>],
     reach: &[ReachAt],
     metrics: &[At<SocketAddr>],
 ) {
     mtu(reader, interface, peers);
     peer_keys(reader, peers);
-    injects(reader, inject);
-    upstreams(reader, inject, peers);
+    claims(reader, services);
+    upstreams(reader, services, peers);
     reaches(reader, reach, peers, metrics);
 }
 
 /// Entries whose match lies inside another's come before it; the file's order otherwise.
-pub(super) fn most_specific_first(mut inject: Vec<Inject>) -> Vec<Inject> {
-    inject.sort_by_key(|inject| {
-        (Reverse(inject.address.map_or(0, |prefix| prefix.prefix())), inject.ports.count())
+pub(super) fn most_specific_first(mut services: Vec<Service>) -> Vec<Service> {
+    services.sort_by_key(|service| {
+        (Reverse(service.address.map_or(0, |prefix| prefix.prefix())), service.ports.count())
     });
-    inject
+    services
 }
 
 fn mtu(reader: &Reader<'_>, interface: &At<Interface>, peers: &[PeerAt]) {
@@ -66,15 +66,15 @@ fn peer_keys(reader: &Reader<'_>, peers: &[PeerAt]) {
     }
 }
 
-fn injects(reader: &Reader<'_>, inject: &[At<Inject>]) {
-    for (index, entry) in inject.iter().enumerate() {
-        let clash = inject.iter().take(index).find(|other| clashes(&entry.value, &other.value));
+fn claims(reader: &Reader<'_>, services: &[At<Service>]) {
+    for (index, entry) in services.iter().enumerate() {
+        let clash = services.iter().take(index).find(|other| clashes(&entry.value, &other.value));
         if let Some(other) = clash {
             let address = entry.value.address.map_or_else(|| "*".to_owned(), |prefix| prefix.to_string());
             let what = format!("{address}:{}", entry.value.ports);
             reader.report_at(
                 entry.at.clone(),
-                Problem::InjectClash { what, other: other.value.name.to_string() },
+                Problem::ServiceClash { what, other: other.value.name.to_string() },
             );
         }
     }
@@ -82,13 +82,13 @@ fn injects(reader: &Reader<'_>, inject: &[At<Inject>]) {
 
 /// The forwarder's addresses in the tunnel are on no interface of its machine, so that no program
 /// listens there.
-fn upstreams(reader: &Reader<'_>, inject: &[At<Inject>], peers: &[PeerAt]) {
+fn upstreams(reader: &Reader<'_>, services: &[At<Service>], peers: &[PeerAt]) {
     let tunnel: Vec<IpNetwork> = peers.iter().flat_map(|peer| peer.value.address.clone()).collect();
-    for entry in inject {
+    for entry in services {
         for upstream in entry.value.upstreams.iter().filter(|upstream| upstream.is_within(&tunnel)) {
             let name = &entry.value.name;
             let message = format!(
-                "upstream {upstream} of inject {name:?} is in the tunnel's own network, where no program of this machine \
+                "upstream {upstream} of service {name:?} is in the tunnel's own network, where no program of this machine \
                  listens: write 127.0.0.1 for a program here, or the LAN address of another machine"
             );
             reader.warn_at(entry.at.clone(), message);
@@ -97,7 +97,7 @@ fn upstreams(reader: &Reader<'_>, inject: &[At<Inject>], peers: &[PeerAt]) {
 }
 
 /// Two entries clash when one packet would fit both and neither match lies inside the other.
-fn clashes(a: &Inject, b: &Inject) -> bool {
+fn clashes(a: &Service, b: &Service) -> bool {
     let through_one = a.peers.iter().any(|peer| b.peers.contains(peer));
     let protocols = a.protocols.iter().any(|protocol| b.protocols.contains(protocol));
     through_one
@@ -107,14 +107,14 @@ fn clashes(a: &Inject, b: &Inject) -> bool {
         && a_inside_b(a, b) == a_inside_b(b, a)
 }
 
-fn overlap(a: &Inject, b: &Inject) -> bool {
+fn overlap(a: &Service, b: &Service) -> bool {
     match (a.address, b.address) {
         (Some(a), Some(b)) => covers(a, b) || covers(b, a),
         _ => true,
     }
 }
 
-fn a_inside_b(a: &Inject, b: &Inject) -> bool {
+fn a_inside_b(a: &Service, b: &Service) -> bool {
     let address = match (a.address, b.address) {
         (_, None) => true,
         (None, Some(_)) => false,

@@ -7,6 +7,8 @@ mod parse;
 mod reload;
 mod upstream;
 
-pub use model::{Control, Inject, Interface, Limits, OnDown, Peer, Policy, ProxyProtocol, Reach, SourcePort};
+pub use model::{
+    Control, Interface, Limits, OnDown, Peer, Policy, ProxyProtocol, Reach, Service, SourcePort,
+};
 pub use parse::parse;
 pub use upstream::{Check, Health, Upstream, UpstreamPort};

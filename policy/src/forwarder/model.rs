@@ -19,7 +19,7 @@ pub struct Policy {
     /// one device.
     pub peers: Vec<Peer>,
     /// Tunnel → upstream, most specific match first: the first that matches decides.
-    pub inject: Vec<Inject>,
+    pub services: Vec<Service>,
     /// Local listener → tunnel, in the order of the file.
     pub reach: Vec<Reach>,
     /// Named prefix lists, in the order of the file.
@@ -76,10 +76,10 @@ pub struct Peer {
     pub probe: Option<IpAddr>,
 }
 
-/// `[[inject]]`: flows out of the tunnel, carried to a local upstream.
+/// `[[service]]`: flows out of the tunnel, carried to a local upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inject {
-    /// Unique among injects.
+pub struct Service {
+    /// Unique among services.
     pub name: Name,
     /// Transport protocols.
     pub protocols: Protocols,
@@ -207,22 +207,22 @@ impl Policy {
     /// afterwards, so that a client that is not allowed at one entry cannot fall through to
     /// another.
     #[must_use]
-    pub fn inject_for(&self, peer: &Name, protocol: Protocol, destination: SocketAddr) -> Option<&Inject> {
-        self.inject.iter().find(|inject| inject.matches(peer, protocol, destination))
+    pub fn service_for(&self, peer: &Name, protocol: Protocol, destination: SocketAddr) -> Option<&Service> {
+        self.services.iter().find(|service| service.matches(peer, protocol, destination))
     }
 
     /// Whether a client may use an entry of this policy; a list whose file was not loaded admits no
     /// client.
     #[must_use]
-    pub fn admits(&self, inject: &Inject, client: IpAddr) -> bool {
-        inject.allow.admits(client, |name| {
+    pub fn admits(&self, service: &Service, client: IpAddr) -> bool {
+        service.allow.admits(client, |name| {
             let list = self.lists.iter().find(|list| list.name == *name);
             list.map_or(&[], |list| list.prefixes.as_slice())
         })
     }
 }
 
-impl Inject {
+impl Service {
     /// Whether a flow through `peer` to `destination` is this entry's.
     #[must_use]
     pub fn matches(&self, peer: &Name, protocol: Protocol, destination: SocketAddr) -> bool {

@@ -39,7 +39,7 @@ impl Policy {
         }
         let added = next.peers.iter().skip(self.peers.len());
         changes.extend(added.map(|peer| Change { part: "peer", line: format!("+ {}", peer.name) }));
-        entries("inject", &self.inject, &next.inject, |entry| entry.name.to_string(), &mut changes);
+        entries("service", &self.services, &next.services, |entry| entry.name.to_string(), &mut changes);
         entries("reach", &self.reach, &next.reach, |entry| entry.name.to_string(), &mut changes);
         entries("list", &self.lists, &next.lists, |list| list.name.to_string(), &mut changes);
         if self.limits != next.limits {

@@ -1,4 +1,4 @@
-//! Where injected flows are carried to, and how the health of those places is checked.
+//! Where flows out of the tunnel are carried to, and how the health of those places is checked.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 
 use crate::Host;
 
-/// One place that an injected flow may be carried to.
+/// One place that a flow out of the tunnel may be carried to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Upstream {
     /// A port of a machine.

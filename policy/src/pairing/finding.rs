@@ -42,7 +42,7 @@ pub enum Finding {
         forwarder: u16,
     },
     /// A published port that the forwarder answers with a reset.
-    PublishWithoutInject {
+    PublishWithoutService {
         /// The service.
         publish: Name,
         /// Its protocol.
@@ -51,7 +51,7 @@ pub enum Finding {
         target: SocketAddr,
     },
     /// A private flow into the tunnel that the forwarder answers with a reset.
-    AllowWithoutInject {
+    AllowWithoutService {
         /// The entry.
         allow: Name,
         /// Its protocol.
@@ -76,14 +76,14 @@ pub enum Finding {
         /// The service.
         publish: Name,
         /// The entry with the header.
-        inject: Name,
+        service: Name,
     },
     /// An upstream in the tunnel's own network, where no program listens.
     UpstreamInTunnel {
         /// The service.
         publish: Name,
         /// The entry behind it.
-        inject: Name,
+        service: Name,
         /// Where it leads.
         upstream: String,
     },
@@ -104,11 +104,11 @@ pub enum Finding {
         address: String,
     },
     /// Clients who may use the public port but not the entry behind it.
-    NarrowerInject {
+    NarrowerService {
         /// The service.
         publish: Name,
         /// The entry.
-        inject: Name,
+        service: Name,
     },
 }
 
@@ -147,15 +147,15 @@ impl fmt::Display for Finding {
                     "mtu is {gateway} in gateway.toml and {forwarder} in forwarder.toml; write the same"
                 )
             }
-            Self::PublishWithoutInject { .. }
-            | Self::AllowWithoutInject { .. }
+            Self::PublishWithoutService { .. }
+            | Self::AllowWithoutService { .. }
             | Self::AllowWithoutReach { .. }
             | Self::ReachWithoutAllow { .. }
             | Self::ProxyBehindMasquerade { .. }
             | Self::UpstreamInTunnel { .. }
             | Self::SourcesNotAllowed { .. }
             | Self::AddressNotAllowed { .. }
-            | Self::NarrowerInject { .. } => self.entry(f),
+            | Self::NarrowerService { .. } => self.entry(f),
         }
     }
 }
@@ -164,13 +164,13 @@ impl Finding {
     /// Prints a mismatch of entries.
     fn entry(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PublishWithoutInject { publish, protocol, target } => write!(
+            Self::PublishWithoutService { publish, protocol, target } => write!(
                 f,
-                "publish {publish:?} leads to {protocol} {target}, which no [[inject]] matches: clients are refused"
+                "publish {publish:?} leads to {protocol} {target}, which no [[service]] matches: clients are refused"
             ),
-            Self::AllowWithoutInject { allow, protocol, target } => write!(
+            Self::AllowWithoutService { allow, protocol, target } => write!(
                 f,
-                "allow {allow:?} leads to {protocol} {target}, which no [[inject]] matches: connections are refused"
+                "allow {allow:?} leads to {protocol} {target}, which no [[service]] matches: connections are refused"
             ),
             Self::AllowWithoutReach { allow } => {
                 write!(
@@ -184,14 +184,14 @@ impl Finding {
                     "reach {reach:?} leads to {target}, which no [[allow]] lists: the edge drops its connections"
                 )
             }
-            Self::ProxyBehindMasquerade { publish, inject } => write!(
+            Self::ProxyBehindMasquerade { publish, service } => write!(
                 f,
-                "inject {inject:?} writes a PROXY header, but publish {publish:?} masquerades: it would carry the \
+                "service {service:?} writes a PROXY header, but publish {publish:?} masquerades: it would carry the \
                  edge's address; set source = \"preserve\""
             ),
-            Self::UpstreamInTunnel { publish, inject, upstream } => write!(
+            Self::UpstreamInTunnel { publish, service, upstream } => write!(
                 f,
-                "inject {inject:?} of publish {publish:?} leads to {upstream}, in the tunnel's own network, where no program \
+                "service {service:?} of publish {publish:?} leads to {upstream}, in the tunnel's own network, where no program \
                  listens: write 127.0.0.1 for a program of the origin, or the LAN address of another machine"
             ),
             Self::SourcesNotAllowed { publish, from, peer } => write!(
@@ -204,9 +204,9 @@ impl Finding {
                 "peer {peer:?} of gateway.toml does not have the forwarder's address {address} in its allowed_ips: the edge \
                  drops its packets; add it"
             ),
-            Self::NarrowerInject { publish, inject } => write!(
+            Self::NarrowerService { publish, service } => write!(
                 f,
-                "inject {inject:?} has another allow than publish {publish:?}: some clients pass the edge and are \
+                "service {service:?} has another allow than publish {publish:?}: some clients pass the edge and are \
                  refused at the origin; write the same in both"
             ),
             Self::NoEdge

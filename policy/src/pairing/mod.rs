@@ -132,35 +132,38 @@ impl Pair<'_> {
             for protocol in publish.protocols.iter() {
                 let mut ports = target.ports.first()..=target.ports.last();
                 let address = |port| SocketAddr::new(target.address, port);
-                let missing = ports.clone().find(|&port| self.inject(protocol, address(port)).is_none());
+                let missing = ports.clone().find(|&port| self.service(protocol, address(port)).is_none());
                 if let Some(port) = missing {
                     let (publish, target) = (publish.name.clone(), address(port));
-                    findings.push(Finding::PublishWithoutInject { publish, protocol, target });
+                    findings.push(Finding::PublishWithoutService { publish, protocol, target });
                 }
-                let Some(inject) = ports.find_map(|port| self.inject(protocol, address(port))) else {
+                let Some(service) = ports.find_map(|port| self.service(protocol, address(port))) else {
                     continue;
                 };
-                let (publish_name, inject_name) = (publish.name.clone(), inject.name.clone());
-                findings.extend(self.upstreams(publish, inject));
-                if publish.source == SourceHandling::Masquerade && inject.proxy_protocol != ProxyProtocol::Off
+                let (publish_name, service_name) = (publish.name.clone(), service.name.clone());
+                findings.extend(self.upstreams(publish, service));
+                if publish.source == SourceHandling::Masquerade
+                    && service.proxy_protocol != ProxyProtocol::Off
                 {
-                    findings
-                        .push(Finding::ProxyBehindMasquerade { publish: publish_name, inject: inject_name });
-                } else if inject.allow != AllowList::Any && inject.allow != publish.allow {
-                    findings.push(Finding::NarrowerInject { publish: publish_name, inject: inject_name });
+                    findings.push(Finding::ProxyBehindMasquerade {
+                        publish: publish_name,
+                        service: service_name,
+                    });
+                } else if service.allow != AllowList::Any && service.allow != publish.allow {
+                    findings.push(Finding::NarrowerService { publish: publish_name, service: service_name });
                 }
             }
         }
         findings
     }
 
-    fn upstreams(&self, publish: &Publish, inject: &forwarder::Inject) -> Vec<Finding> {
+    fn upstreams(&self, publish: &Publish, service: &forwarder::Service) -> Vec<Finding> {
         let tunnel: Vec<IpNetwork> =
             self.forwarder.peers.iter().flat_map(|peer| peer.address.iter().copied()).collect();
-        let inside = inject.upstreams.iter().filter(|upstream| upstream.is_within(&tunnel));
+        let inside = service.upstreams.iter().filter(|upstream| upstream.is_within(&tunnel));
         let finding = |upstream: &forwarder::Upstream| Finding::UpstreamInTunnel {
             publish: publish.name.clone(),
-            inject: inject.name.clone(),
+            service: service.name.clone(),
             upstream: upstream.to_string(),
         };
         inside.map(finding).collect()
@@ -189,8 +192,8 @@ impl Pair<'_> {
         }
     }
 
-    fn inject(&self, protocol: Protocol, destination: SocketAddr) -> Option<&forwarder::Inject> {
-        self.forwarder.inject_for(&self.edge.name, protocol, destination)
+    fn service(&self, protocol: Protocol, destination: SocketAddr) -> Option<&forwarder::Service> {
+        self.forwarder.service_for(&self.edge.name, protocol, destination)
     }
 
     fn allow(&self, allow: &Allow) -> Vec<Finding> {
@@ -211,9 +214,9 @@ impl Pair<'_> {
                 protocols.iter().flat_map(|protocol| ports.iter().map(move |range| (protocol, range)))
             {
                 let targets = (range.first()..=range.last()).map(|port| SocketAddr::new(address, port));
-                let missing = targets.into_iter().find(|&target| self.inject(protocol, target).is_none());
+                let missing = targets.into_iter().find(|&target| self.service(protocol, target).is_none());
                 if let Some(target) = missing {
-                    findings.push(Finding::AllowWithoutInject {
+                    findings.push(Finding::AllowWithoutService {
                         allow: allow.name.clone(),
                         protocol,
                         target,

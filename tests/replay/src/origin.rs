@@ -8,7 +8,7 @@ use forwarder::datagram::reassembly::MAX_BYTES;
 use forwarder::datagram::{Joined, Reassembly};
 use forwarder::flow::EdgeId;
 use forwarder::upstream::Pool;
-use policy::forwarder::{Check, Inject, Policy, Upstream};
+use policy::forwarder::{Check, Policy, Service, Upstream};
 use policy::{Host, Source};
 use tunnel::packet::Ip;
 use tunnel::time::Instant;
@@ -23,9 +23,9 @@ const CONTENT: usize = 2_047;
 /// §2.3.4).
 pub(crate) fn upstream(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    if let Some(upstream) = parse(text).and_then(|mut inject| inject.upstreams.pop()) {
+    if let Some(upstream) = parse(text).and_then(|mut service| service.upstreams.pop()) {
         let written = upstream.to_string();
-        let again = parse(&written).and_then(|mut inject| inject.upstreams.pop());
+        let again = parse(&written).and_then(|mut service| service.upstreams.pop());
         assert_eq!(again.as_ref(), Some(&upstream), "{written:?} is not what it was written from");
         match &upstream {
             Upstream::Network { host: Host::Name(name), .. } => judge_name(name),
@@ -37,25 +37,25 @@ pub(crate) fn upstream(input: &[u8]) {
         }
     }
     let health = format!("health = {{ check = \"tls\", name = {} }}\n", quoted(text));
-    let checked = config("\"127.0.0.1:8443\"", &health).and_then(|policy| policy.inject.into_iter().next());
-    if let Some(Check::Tls { name }) = checked.and_then(|inject| Some(inject.health?.check)) {
+    let checked = config("\"127.0.0.1:8443\"", &health).and_then(|policy| policy.services.into_iter().next());
+    if let Some(Check::Tls { name }) = checked.and_then(|service| Some(service.health?.check)) {
         judge_name(&name);
     }
 }
 
 /// An entry whose only upstream is this text; its pool can be queried.
-fn parse(text: &str) -> Option<Inject> {
-    let inject = config(&quoted(text), "")?.inject.into_iter().next()?;
-    let order = Pool::new(&inject, None).order(Instant::from_boot(Duration::ZERO));
-    assert_eq!(order.len(), inject.upstreams.len(), "an upstream is never tried");
-    Some(inject)
+fn parse(text: &str) -> Option<Service> {
+    let service = config(&quoted(text), "")?.services.into_iter().next()?;
+    let order = Pool::new(&service, None).order(Instant::from_boot(Duration::ZERO));
+    assert_eq!(order.len(), service.upstreams.len(), "an upstream is never tried");
+    Some(service)
 }
 
 fn config(upstream: &str, more: &str) -> Option<Policy> {
     let text = format!(
         "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n[[peer]]\nname = \"kyiv\"\n\
          public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nendpoint = \"192.0.2.2:51820\"\n\
-         [[inject]]\nname = \"web\"\nprotocol = [\"tcp\"]\nmatch = \"192.168.88.2:443\"\nupstream = [{upstream}]\n{more}"
+         [[service]]\nname = \"web\"\nprotocol = [\"tcp\"]\nmatch = \"192.168.88.2:443\"\nupstream = [{upstream}]\n{more}"
     );
     policy::forwarder::parse(&Source { name: Path::new("fuzz.toml"), text: &text }).ok()
 }

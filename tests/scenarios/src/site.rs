@@ -346,20 +346,20 @@ endpoint = "192.0.2.2:51820"
 allowed_ips = ["0.0.0.0/0", "::/0"]
 keepalive = "25s"
 
-[[inject]]
+[[service]]
 name = "https"
 protocol = ["tcp"]
 match = "192.168.88.2:443"
 upstream = "127.0.0.1:8443"
 proxy_protocol = "v2"
 
-[[inject]]
+[[service]]
 name = "bulk"
 protocol = ["tcp"]
 match = "192.168.88.2:5001"
 upstream = "127.0.0.1:5001"
 
-[[inject]]
+[[service]]
 name = "metrics"
 protocol = ["tcp"]
 match = "192.168.88.2:8428"

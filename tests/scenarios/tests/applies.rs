@@ -25,7 +25,7 @@ fn a_download_goes_on_through_a_hundred_applies_and_only_changed_services_lose_t
         });
         for port in [6001, 6002] {
             site.forwarder_config.append(&format!(
-                "[[inject]]\nname = \"echo{port}\"\nmatch = \"192.168.88.2:{port}\"\nupstream = \"127.0.0.1:{port}\""
+                "[[service]]\nname = \"echo{port}\"\nmatch = \"192.168.88.2:{port}\"\nupstream = \"127.0.0.1:{port}\""
             ));
         }
         let common = site.gateway_config.text.clone();

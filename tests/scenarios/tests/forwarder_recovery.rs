@@ -104,7 +104,7 @@ fn a_reload_leaves_unchanged_flows_alone_and_drains_an_upstream_that_was_taken_o
             "[[publish]]\nname = \"web\"\nprotocol = [\"tcp\"]\nlisten = \"8080\"\ntarget = \"192.168.88.2:8080\"",
         );
         site.forwarder_config.append(
-            "[[inject]]\nname = \"web\"\nmatch = \"192.168.88.2:8080\"\nupstream = [\"127.0.0.1:8001\", \"127.0.0.1:8002\"]\n\
+            "[[service]]\nname = \"web\"\nmatch = \"192.168.88.2:8080\"\nupstream = [\"127.0.0.1:8001\", \"127.0.0.1:8002\"]\n\
              health = { check = \"tcp\", every = \"500ms\" }\n[limits]\ndrain = \"3s\"",
         );
         let one = TcpServer::start(site.origin.tcp_listener("127.0.0.1:8001")?, echo)?;

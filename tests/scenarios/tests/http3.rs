@@ -52,7 +52,7 @@ fn site_with_http3(lab: &Lab) -> Result<(Site<'_>, Caddy)> {
         "[[publish]]\nname = \"http3\"\nprotocol = [\"udp\"]\nlisten = \"443\"\ntarget = \"192.168.88.2:443\"",
     );
     site.forwarder_config.append(
-        "[[inject]]\nname = \"http3\"\nprotocol = [\"udp\"]\nmatch = \"192.168.88.2:443\"\nupstream = \"127.0.0.1:9443\"",
+        "[[service]]\nname = \"http3\"\nprotocol = [\"udp\"]\nmatch = \"192.168.88.2:443\"\nupstream = \"127.0.0.1:9443\"",
     );
     let caddy = Caddy::start(&site.origin)?;
     Ok((site, caddy))

@@ -144,8 +144,8 @@ fn plain_edge_and_forwarder(lab: &Lab) -> Result<(Site<'_>, WireGuardGo, Vec<Tcp
     let config = &mut site.forwarder_config;
     config.replace(r#"["10.77.88.2/30"]"#, r#"["10.77.88.2/30", "fd77:88::2/64"]"#)?;
     config.append(
-        "[[inject]]\nname = \"six\"\nprotocol = [\"tcp\"]\nmatch = \"[fd77:88::2]:5001\"\nupstream = \"127.0.0.1:5001\"\n\
-         [[inject]]\nname = \"echo\"\nprotocol = [\"tcp\"]\nmatch = \"192.168.88.2:7000\"\nupstream = \"127.0.0.1:7000\"",
+        "[[service]]\nname = \"six\"\nprotocol = [\"tcp\"]\nmatch = \"[fd77:88::2]:5001\"\nupstream = \"127.0.0.1:5001\"\n\
+         [[service]]\nname = \"echo\"\nprotocol = [\"tcp\"]\nmatch = \"192.168.88.2:7000\"\nupstream = \"127.0.0.1:7000\"",
     );
     let edge = lab.node("edge")?;
     edge.nft(

@@ -59,7 +59,7 @@ fn the_counters_equal_what_was_transferred_to_within_protocol_overhead() -> Resu
         within_overhead("upload", after.1 - middle.1, size)?;
         let page = fetch(&site.origin, FORWARDER)?;
         for direction in ["rx", "tx"] {
-            let name = format!("forwarder_bytes_total{{inject=\"bulk\",direction=\"{direction}\"}}");
+            let name = format!("forwarder_bytes_total{{service=\"bulk\",direction=\"{direction}\"}}");
             // Content, and the few words with which the test asks for it.
             let counted = value(&page, &name)?;
             ensure!(
@@ -118,7 +118,7 @@ fn site_with_forwarder_metrics(lab: &lab::Lab) -> Result<Site<'_>> {
     let mut site = Site::new(lab)?;
     site.gateway_config.replace(r#""2283"]"#, r#""2283", "9587"]"#)?;
     site.forwarder_config.append(
-        "[[inject]]\nname = \"own-metrics\"\nprotocol = [\"tcp\"]\nmatch = \"192.168.88.2:9587\"\nupstream = \"127.0.0.1:9587\"",
+        "[[service]]\nname = \"own-metrics\"\nprotocol = [\"tcp\"]\nmatch = \"192.168.88.2:9587\"\nupstream = \"127.0.0.1:9587\"",
     );
     Ok(site)
 }

@@ -21,7 +21,7 @@ const CLIENT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// Ports that the edge and a LAN host listen on; only 2049 of them is listed.
 const CLOSED: [u16; 5] = [22, 111, 2050, 8080, 9091];
 
-/// Ports that the origin listens on and that no `[[inject]]` lists.
+/// Ports that the origin listens on and that no `[[service]]` lists.
 const AT_ORIGIN: [u16; 4] = [22, 5432, 8080, 9090];
 
 #[test]
@@ -68,7 +68,7 @@ fn a_compromised_origin_reaches_nothing_that_no_allow_lists_and_no_host_on_the_i
 }
 
 #[test]
-fn a_compromised_edge_makes_the_forwarder_dial_nothing_that_no_inject_lists_and_send_to_no_one_else()
+fn a_compromised_edge_makes_the_forwarder_dial_nothing_that_no_service_lists_and_send_to_no_one_else()
 -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;

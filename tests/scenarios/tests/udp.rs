@@ -103,7 +103,7 @@ fn site(lab: &Lab) -> Result<Site<'_>> {
          ports = [\"53\"]\nsource = \"masquerade\"",
     );
     site.forwarder_config.append(
-        "[[inject]]\nname = \"dns\"\nprotocol = [\"udp\"]\nmatch = \"192.168.88.2:5353\"\nupstream = \"127.0.0.1:5353\"\n\
+        "[[service]]\nname = \"dns\"\nprotocol = [\"udp\"]\nmatch = \"192.168.88.2:5353\"\nupstream = \"127.0.0.1:5353\"\n\
          [[reach]]\nname = \"names\"\nprotocol = [\"udp\"]\nlisten = \"127.0.0.1:5300\"\ntarget = \"192.168.1.50:53\"",
     );
     Ok(site)

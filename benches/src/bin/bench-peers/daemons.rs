@@ -96,7 +96,7 @@ pending_per_client = 1024
     );
     for (name, protocol, port) in SERVICES {
         text.push_str(&format!(
-            "\n[[inject]]\nname = \"{name}\"\nprotocol = [\"{protocol}\"]\nmatch = \"{SERVICE}:{port}\"\nupstream = \"{SERVICE}:{port}\"\n"
+            "\n[[service]]\nname = \"{name}\"\nprotocol = [\"{protocol}\"]\nmatch = \"{SERVICE}:{port}\"\nupstream = \"{SERVICE}:{port}\"\n"
         ));
     }
     text

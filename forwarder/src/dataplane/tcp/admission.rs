@@ -12,7 +12,7 @@ use crate::stats::Stats;
 /// The counts against the limits, the flows whose client is silent, and the SYNs to be repeated.
 pub(super) struct TcpAdmission {
     counts: Admission,
-    /// Injected flows whose client has not finished the handshake, the oldest first.
+    /// Flows out of the tunnel whose client has not finished the handshake, the oldest first.
     half_open: Deadlines<SlotId>,
     greylist: Greylist,
 }
@@ -83,7 +83,7 @@ impl TcpAdmission {
     pub(super) fn release(&mut self, id: SlotId, open: &mut Open) {
         self.counts.buffers(0, open.touched);
         match open.owner {
-            Owner::Inject(_, client) => {
+            Owner::Service(_, client) => {
                 self.end_half_open(id, open);
                 self.counts.release(client);
             }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use policy::forwarder::Inject;
+use policy::forwarder::Service;
 use tunnel::time::Instant;
 
 use crate::dataplane::owner::Owner;
@@ -18,7 +18,7 @@ const MAX_SYN: usize = 160;
 
 /// A flow whose upstream has not answered.
 pub(super) struct Dial {
-    pub(super) inject: Inject,
+    pub(super) service: Service,
     pub(super) client: ClientPrefix,
     pub(super) stats: Arc<EntryStats>,
     /// The SYN as it came, from its IP header.
@@ -50,7 +50,7 @@ impl Dial {
 
     /// The entry of the flow.
     pub(super) fn owner(&self) -> Owner {
-        Owner::Inject(self.inject.name.clone(), self.client)
+        Owner::Service(self.service.name.clone(), self.client)
     }
 
     /// The upstream in hand did not answer; it is noted once its other addresses have failed as

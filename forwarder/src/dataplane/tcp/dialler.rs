@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use policy::forwarder::{Inject, Policy, Upstream as Target};
+use policy::forwarder::{Policy, Service, Upstream as Target};
 use policy::{Host, Protocol};
 use tunnel::packet::icmp::Error as IcmpError;
 use tunnel::packet::{Ip, Tcp};
@@ -58,8 +58,8 @@ impl Dialler<'_> {
     /// A SYN of no flow: it is admitted and dialled, or refused.
     pub(super) fn handle_syn(&mut self, key: FlowKey, (ip, tcp): (&Ip, &Tcp), packet: &[u8]) {
         let policy = Arc::clone(&self.context.policy);
-        let inject = match self.find_inject(&policy, &key) {
-            Ok(inject) => inject,
+        let service = match self.find_service(&policy, &key) {
+            Ok(service) => service,
             Err(reason) => {
                 self.context.stats.refuse(reason);
                 return self.context.send_reset(self.now, self.edge, ip, tcp);
@@ -70,7 +70,7 @@ impl Dialler<'_> {
         if let Err(reason) = self.admit(&key, client) {
             return self.context.stats.refuse(reason);
         }
-        let Some(dial) = self.new_dial(inject, client, packet.get(..ip.header_len + tcp.header_len), ip)
+        let Some(dial) = self.new_dial(service, client, packet.get(..ip.header_len + tcp.header_len), ip)
         else {
             return self.flows.admission.release_dial(client);
         };
@@ -84,17 +84,17 @@ impl Dialler<'_> {
     }
 
     /// The entry that takes a new flow.
-    fn find_inject<'p>(&self, policy: &'p Policy, key: &FlowKey) -> Result<&'p Inject, Dropped> {
-        let inject = policy.inject_for(&self.edge.name, Protocol::Tcp, key.local);
-        let inject = inject.filter(|_| key.remote.port() != 0 && key.local.port() != 0);
-        let inject = inject.ok_or(Dropped::NoInject)?;
-        if !policy.admits(inject, key.remote.ip()) {
+    fn find_service<'p>(&self, policy: &'p Policy, key: &FlowKey) -> Result<&'p Service, Dropped> {
+        let service = policy.service_for(&self.edge.name, Protocol::Tcp, key.local);
+        let service = service.filter(|_| key.remote.port() != 0 && key.local.port() != 0);
+        let service = service.ok_or(Dropped::NoService)?;
+        if !policy.admits(service, key.remote.ip()) {
             return Err(Dropped::NotAllowed);
         }
         if self.context.is_stopping {
             return Err(Dropped::Stopping);
         }
-        Ok(inject)
+        Ok(service)
     }
 
     /// Counts a new flow. Where flows of silent clients leave no room, a repeated SYN takes the
@@ -124,18 +124,18 @@ impl Dialler<'_> {
     /// A dial that has tried nothing yet; `None` for an entry that is gone.
     fn new_dial(
         &self,
-        inject: &Inject,
+        service: &Service,
         client: ClientPrefix,
         headers: Option<&[u8]>,
         ip: &Ip,
     ) -> Option<Dial> {
         let now = self.now.instant;
-        let stats = self.context.stats.inject.load().get(&inject.name).cloned()?;
-        let members = VecDeque::from(self.context.pools.load().get(&inject.name)?.order(now));
+        let stats = self.context.stats.services.load().get(&service.name).cloned()?;
+        let members = VecDeque::from(self.context.pools.load().get(&service.name)?.order(now));
         let timeout = self.flows.admission.limits().dial_timeout;
         let try_timeout = timeout / u32::try_from(members.len().max(1)).unwrap_or(1);
         Some(Dial {
-            inject: inject.clone(),
+            service: service.clone(),
             client,
             stats,
             // Data in a SYN is not kept: the client sends it again (RFC 9293 §3.10.7.2 allows it).
@@ -195,7 +195,7 @@ impl Dialler<'_> {
         let Some(member) = dial.members.pop_front() else { return Some(Next::Nothing) };
         let target = member.upstream.clone();
         dial.lease = Some(Lease::new(member));
-        let first = dial.inject.ports.first();
+        let first = dial.service.ports.first();
         Some(match target {
             Target::Unix(path) => Next::Begun(Stream::dial_unix(&path)),
             Target::Network { host: Host::Address(address), port } => {
@@ -252,7 +252,7 @@ impl Dialler<'_> {
         let mut syn = std::mem::take(&mut dial.syn);
         let Ok(ip) = Ip::parse(&syn) else { return self.flows.abandon(id) };
         let Ok(tcp) = Tcp::parse(ip.payload(&syn)) else { return self.flows.abandon(id) };
-        let header = proxy_protocol::header(dial.inject.proxy_protocol, key.remote, key.local);
+        let header = proxy_protocol::header(dial.service.proxy_protocol, key.remote, key.local);
         let (owner, client, stats) = (dial.owner(), dial.client, Arc::clone(&dial.stats));
         let (upstream, mut armed) = ((Upstream::new(stream, header), dial.lease.take()), dial.armed);
         let path = Path { local: key.local, remote: key.remote };
@@ -283,7 +283,7 @@ impl Dialler<'_> {
     /// our own is exhausted, so that it does not wait; an ICMP error otherwise.
     fn fail(&mut self, id: SlotId, result: Dialled) {
         let Some(dial) = self.flows.remove_dial(id, result) else { return };
-        tracing::debug!(inject = %dial.inject.name, result = result.labels().concat(), "dial failed");
+        tracing::debug!(service = %dial.service.name, result = result.labels().concat(), "dial failed");
         let Ok(ip) = Ip::parse(&dial.syn) else { return };
         let Ok(tcp) = Tcp::parse(ip.payload(&dial.syn)) else { return };
         match result {

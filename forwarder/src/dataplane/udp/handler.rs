@@ -7,9 +7,9 @@ use tunnel::packet::icmp::Error;
 use tunnel::packet::{Ip, Sum, Udp, protocol};
 use tunnel::time::Now;
 
+use super::dialler::Dialler;
 use super::flow::{self, Side, UdpFlow};
 use super::flows::UdpFlows;
-use super::inject::Injector;
 use super::reach::ListenerReader;
 use crate::datagram::Joined;
 use crate::dataplane::context::Context;
@@ -34,8 +34,8 @@ pub(crate) struct UdpHandler<'a> {
 }
 
 impl UdpHandler<'_> {
-    fn injector(&mut self) -> Injector<'_> {
-        Injector { now: self.now, flows: self.flows, context: self.context }
+    fn dialler(&mut self) -> Dialler<'_> {
+        Dialler { now: self.now, flows: self.flows, context: self.context }
     }
 
     /// Takes a UDP packet that came out of an edge's tunnel, or a fragment of one.
@@ -67,7 +67,7 @@ impl UdpHandler<'_> {
         };
         let id = match self.flows.table.find(&key) {
             Some(id) => id,
-            None => match self.injector().begin(edge, key) {
+            None => match self.dialler().begin(edge, key) {
                 Some(id) => id,
                 None => return,
             },
@@ -107,7 +107,7 @@ impl UdpHandler<'_> {
 
     /// The name of a flow's upstream was resolved, or has no address.
     pub(crate) fn handle_resolved(&mut self, id: SlotId, addresses: &[SocketAddr]) {
-        self.injector().handle_resolved(id, addresses);
+        self.dialler().handle_resolved(id, addresses);
     }
 
     /// The poll reports something about the socket of a flow.

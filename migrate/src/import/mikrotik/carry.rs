@@ -12,7 +12,7 @@ use super::published::{Service as Published, by_ports, ports};
 use super::ranges::{Family, Ranges};
 use super::router::Router;
 use crate::import::draft::{
-    Allow, Draft, Inject, List, Names, Publish, Reach, plain_name, shortest, with_ports,
+    Allow, Draft, List, Names, OriginService, Publish, Reach, plain_name, shortest, with_ports,
 };
 use crate::import::outcome::FindingKind::{Assumed, Carried, NoCounterpart};
 use policy::gateway::Service;
@@ -34,7 +34,7 @@ pub(super) struct Carry<'c> {
     pub(super) draft: &'c mut Draft,
     pub(super) notes: &'c mut Notes,
     pub(super) names: &'c mut Names,
-    pub(super) inject_names: &'c mut Names,
+    pub(super) service_names: &'c mut Names,
     pub(super) reach_names: &'c mut Names,
     pub(super) edge: &'c Router,
     pub(super) origin: &'c Router,
@@ -86,7 +86,7 @@ impl Carry<'_> {
             .ok_or_else(|| "its ports are moved out of 1 to 65535".to_owned())
     }
 
-    /// One `[[publish]]` with the `[[inject]]` that it leads to.
+    /// One `[[publish]]` with the `[[service]]` that it leads to.
     pub(super) fn publish(&mut self, service: &Published, all: &[Published]) {
         let protocols = of_one(service.protocol);
         let target_ports = match self.target_ports(service, all) {
@@ -186,7 +186,7 @@ impl Carry<'_> {
         }
     }
 
-    /// The `[[inject]]` of a service that leads to the origin.
+    /// The `[[service]]` of a service that leads to the origin.
     fn server(
         &mut self,
         service: &Published,
@@ -210,11 +210,11 @@ impl Carry<'_> {
             && self.machine == Some(to);
         let upstream =
             if web { PROXY_UPSTREAM.to_owned() } else { with_ports(self.family.address(to), to_ports) };
-        let name = self.inject_names.claim(publish, "inject");
+        let name = self.service_names.claim(publish, "service");
         // The origin's own limits stay at the origin too; where it had none, the edge alone decides.
         let is_limited_there = !service.refused_by[1].is_empty() && !service.way.is_hidden;
         let allow = if is_limited_there { allow } else { Vec::new() };
-        let inject = Inject {
+        let service = OriginService {
             name: name.clone(),
             protocols: of_one(service.protocol),
             address: target,
@@ -224,30 +224,30 @@ impl Carry<'_> {
             peer: self.edge_name.to_owned(),
             allow,
         };
-        self.inject(inject);
+        self.service(service);
         let text = if web {
             format!(
-                "inject {name:?} goes to {PROXY_UPSTREAM} with a PROXY header: the web server needs a listener there that \
+                "service {name:?} goes to {PROXY_UPSTREAM} with a PROXY header: the web server needs a listener there that \
                  alone accepts it (`gatewayctl export caddy`)"
             )
         } else {
             format!(
-                "inject {name:?}: its server sees the forwarder's address; set proxy_protocol if it understands that"
+                "service {name:?}: its server sees the forwarder's address; set proxy_protocol if it understands that"
             )
         };
         self.draft.note(Assumed, text);
     }
 
     /// An entry, unless one of the same peer claims the packet already: the first decides.
-    fn inject(&mut self, inject: Inject) -> bool {
-        let clash = self.draft.origin.inject.iter().any(|other| {
-            other.peer == inject.peer
-                && other.address == inject.address
-                && other.ports.overlaps(inject.ports)
-                && other.protocols.iter().any(|protocol| inject.protocols.contains(protocol))
+    fn service(&mut self, service: OriginService) -> bool {
+        let clash = self.draft.origin.services.iter().any(|other| {
+            other.peer == service.peer
+                && other.address == service.address
+                && other.ports.overlaps(service.ports)
+                && other.protocols.iter().any(|protocol| service.protocols.contains(protocol))
         });
         if !clash {
-            self.draft.origin.inject.push(inject);
+            self.draft.origin.services.push(service);
         }
         !clash
     }
@@ -353,7 +353,7 @@ impl Carry<'_> {
         }
     }
 
-    /// The inject or reach of a private flow.
+    /// The service or reach of a private flow.
     fn other_half(&mut self, private: &Private, name: &str, protocols: Protocols, ranges: &[PortRange]) {
         let hosts: Vec<u128> = private.flow.destinations.numbers().take(9).collect();
         if hosts.len() > 8 {
@@ -379,8 +379,8 @@ impl Carry<'_> {
             }
             let Some(to_ports) = moved(range, by) else { continue };
             let upstream = with_ports(self.family.address(to), to_ports);
-            let inject = Inject {
-                name: self.inject_names.claim(name, "inject"),
+            let service = OriginService {
+                name: self.service_names.claim(name, "service"),
                 protocols,
                 address,
                 ports: range,
@@ -389,7 +389,7 @@ impl Carry<'_> {
                 peer: self.edge_name.to_owned(),
                 allow: Vec::new(),
             };
-            self.inject(inject);
+            self.service(service);
         }
     }
 
@@ -412,7 +412,7 @@ impl Carry<'_> {
         }
     }
 
-    /// The injects of an edge whose export was not given: what the origin lets in from it.
+    /// The services of an edge whose export was not given: what the origin lets in from it.
     pub(super) fn other_edge(
         &mut self,
         peer: &str,
@@ -428,24 +428,24 @@ impl Carry<'_> {
                 let (Some(range), address) = (ports(first, last), self.family.address(to)) else { continue };
                 let Some(upstream_ports) = moved(range, by) else { continue };
                 let protocols = of_one(protocol);
-                let like = self.draft.origin.inject.iter().find(|inject| {
-                    inject.address == address
-                        && inject.ports == range
-                        && inject.protocols == protocols
-                        && inject.peer != peer
+                let like = self.draft.origin.services.iter().find(|service| {
+                    service.address == address
+                        && service.ports == range
+                        && service.protocols == protocols
+                        && service.peer != peer
                 });
                 let like = like.map(|like| (like.name.clone(), like.upstream.clone(), like.proxy_protocol));
                 let wanted = like.as_ref().map_or_else(
                     || format!("{protocol} {range} {peer}"),
                     |like| format!("{} {peer}", like.0),
                 );
-                let name = self.inject_names.claim(&wanted, "inject");
+                let name = self.service_names.claim(&wanted, "service");
                 let Some(allow) = self.sources(&sources, &name, false) else { continue };
                 let own = with_ports(self.family.address(upstream), upstream_ports);
                 let (upstream, proxy_protocol) =
                     like.map_or((own, false), |(_, upstream, proxy)| (upstream, proxy));
                 let peer = peer.to_owned();
-                let inject = Inject {
+                let service = OriginService {
                     name: name.clone(),
                     protocols,
                     address,
@@ -455,8 +455,8 @@ impl Carry<'_> {
                     peer,
                     allow,
                 };
-                if self.inject(inject) {
-                    made.push(format!("inject {name:?}"));
+                if self.service(service) {
+                    made.push(format!("service {name:?}"));
                 }
             }
         }

@@ -136,7 +136,7 @@ fn begin(edge: &Router, near: &Link, origin: &Router, far: &Link) -> Draft {
         address: far.address.clone(),
         mtu: far.mtu,
         peers: Vec::new(),
-        inject: Vec::new(),
+        services: Vec::new(),
         reach: Vec::new(),
     };
     let (lists, keys, findings) = (Vec::new(), Vec::new(), Vec::new());

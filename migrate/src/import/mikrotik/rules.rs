@@ -39,7 +39,7 @@ pub(super) fn carry(edge: &mut Router, near: &Link, origin: &mut Router, far: &L
 #[derive(Default)]
 struct AllNames {
     rules: Names,
-    injects: Names,
+    services: Names,
     reaches: Names,
 }
 
@@ -81,7 +81,7 @@ fn both_families(
             draft,
             notes,
             names: &mut names.rules,
-            inject_names: &mut names.injects,
+            service_names: &mut names.services,
             reach_names: &mut names.reaches,
             edge,
             origin,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::super::draft::{Draft, Inject, List, Names, Publish, with_ports};
+use super::super::draft::{Draft, List, Names, OriginService, Publish, with_ports};
 use super::super::netfilter::evaluate::World;
 use super::super::netfilter::{Action, Rule, Ruleset};
 use super::super::outcome::FindingKind;
@@ -46,7 +46,7 @@ impl Reader<'_> {
             let publish = publish(entry, draft);
             draft.edge.publish.push(publish);
         }
-        self.injects(&carried, draft);
+        self.services(&carried, draft);
         self.remarks_of_edge((&found, weighed.as_ref()), &carried, draft);
     }
 
@@ -135,7 +135,7 @@ impl Reader<'_> {
     }
 
     /// What the origin does with what is published: to its address in the tunnel means to itself.
-    fn injects(&self, carried: &[Carried], draft: &mut Draft) {
+    fn services(&self, carried: &[Carried], draft: &mut Draft) {
         self.settle_address(carried, draft);
         let own: Vec<IpNetwork> = draft.origin.address.iter().chain(&draft.edge.address).copied().collect();
         let is_own = |address: IpAddr| own.iter().any(|own| own.contains(address));
@@ -174,12 +174,12 @@ impl Reader<'_> {
             let name = names.claim(&entry, "port");
             if is_own(address) {
                 let text = format!(
-                    "upstream {upstream:?} of inject {name:?}: {address} is the forwarder's own address in the tunnel, where no \
+                    "upstream {upstream:?} of service {name:?}: {address} is the forwarder's own address in the tunnel, where no \
                      program listens"
                 );
                 draft.note(FindingKind::Assumed, text);
             }
-            draft.origin.inject.push(Inject {
+            draft.origin.services.push(OriginService {
                 name,
                 protocols,
                 address,

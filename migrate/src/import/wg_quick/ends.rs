@@ -209,7 +209,7 @@ impl Reader<'_> {
             address: other_side(&edge.address, allowed).into_iter().map(|(address, _)| address).collect(),
             mtu: self.mtu(),
             peers: vec![edge_peer],
-            inject: Vec::new(),
+            services: Vec::new(),
             reach: Vec::new(),
         }
     }
@@ -260,14 +260,14 @@ impl Reader<'_> {
         let edge = self.edge_of(&address, first, peers.first());
         let lan = edge.lan.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let key_file = format!("{}.key", self.stem);
-        let (inject, reach) = (Vec::new(), Vec::new());
-        let origin = Origin { key_file, address, mtu: self.mtu(), peers, inject, reach };
+        let (services, reach) = (Vec::new(), Vec::new());
+        let origin = Origin { key_file, address, mtu: self.mtu(), peers, services, reach };
         let mut draft = self.draft(edge, origin, "edge-side.key");
         self.keep(keys, &mut draft);
         draft.findings.extend(notes);
         draft.note(
             FindingKind::Missing,
-            "[[publish]] and [[allow]] in gateway.toml, [[inject]] and [[reach]] in forwarder.toml: the file lists \
+            "[[publish]] and [[allow]] in gateway.toml, [[service]] and [[reach]] in forwarder.toml: the file lists \
              no services",
         );
         draft.note(

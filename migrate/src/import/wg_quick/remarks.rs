@@ -181,7 +181,7 @@ impl Reader<'_> {
             let (kind, text) = match &rule.action {
                 Action::Dnat(_) => (
                     FindingKind::NoCounterpart,
-                    "a port of the tunnel that leads elsewhere is an [[inject]] with that upstream",
+                    "a port of the tunnel that leads elsewhere is a [[service]] with that upstream",
                 ),
                 Action::Masquerade | Action::Snat(_) => (
                     FindingKind::Replaced,
@@ -197,7 +197,7 @@ impl Reader<'_> {
                 | Action::Nothing
                 | Action::Unclear => (
                     FindingKind::NoCounterpart,
-                    "the forwarder carries what [[inject]] and [[reach]] list, and nothing else",
+                    "the forwarder carries what [[service]] and [[reach]] list, and nothing else",
                 ),
             };
             draft.findings.push(self.of_rule(rule, kind, text));

@@ -1,21 +1,21 @@
 //! From the text of `forwarder.toml` to a policy: sections and entries, then what holds between
 //! them.
 
-mod inject;
 mod limits;
 mod reach;
+mod service;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
-use self::inject::inject;
 use self::limits::limits;
 use self::reach::reach;
+use self::service::service;
 use super::check;
 use super::entries::{PeerAt, ReachAt};
-use super::model::{Control, Inject, Interface, Peer, Policy};
+use super::model::{Control, Interface, Peer, Policy, Service};
 use crate::fields::{self, At, Probe, or_absent, probe};
 use crate::names::Names;
 use crate::reader::{Reader, Table};
@@ -45,7 +45,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let mut list_names = Names::of(root, "list");
     let lists: Vec<_> =
         root.tables("list", "[[list]]").iter().map(|table| sections::list(table, &mut list_names)).collect();
-    let mut inject_names = Names::new("inject");
+    let mut service_names = Names::new("service");
     let mut reach_names = Names::new("reach");
     let peers: Vec<Option<PeerAt>> = root
         .tables("peer", "[[peer]]")
@@ -58,10 +58,10 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     }
     let tunnel: Vec<IpNetwork> = peers.iter().flatten().flat_map(|peer| peer.value.address.clone()).collect();
     let known: Vec<Name> = peers.iter().flatten().map(|peer| peer.value.name.clone()).collect();
-    let inject: Vec<Option<At<Inject>>> = root
-        .tables("inject", "[[inject]]")
+    let services: Vec<Option<At<Service>>> = root
+        .tables("service", "[[service]]")
         .iter()
-        .map(|table| inject(table, &mut inject_names, (&peer_names, &list_names), &known))
+        .map(|table| service(table, &mut service_names, (&peer_names, &list_names), &known))
         .collect();
     let reach: Vec<Option<ReachAt>> = root
         .tables("reach", "[[reach]]")
@@ -74,13 +74,13 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
 
     let interface = interface?;
     let peers: Vec<PeerAt> = peers.into_iter().flatten().collect();
-    let inject: Vec<At<Inject>> = inject.into_iter().flatten().collect();
+    let services: Vec<At<Service>> = services.into_iter().flatten().collect();
     let reach: Vec<ReachAt> = reach.into_iter().flatten().collect();
-    check::everything(reader, &interface, &peers, &inject, &reach, &shared.metrics_at);
+    check::everything(reader, &interface, &peers, &services, &reach, &shared.metrics_at);
     Some(Policy {
         interface: interface.value,
         peers: peers.into_iter().map(|peer| peer.value).collect(),
-        inject: check::most_specific_first(inject.into_iter().map(|inject| inject.value).collect()),
+        services: check::most_specific_first(services.into_iter().map(|service| service.value).collect()),
         reach: reach.into_iter().map(|reach| reach.value).collect(),
         lists: lists.into_iter().collect::<Option<_>>()?,
         metrics: shared.metrics,

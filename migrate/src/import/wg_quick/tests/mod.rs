@@ -162,7 +162,7 @@ fn an_origin_without_a_single_address_has_the_one_that_ports_lead_to() {
 
     let far = forwarder(&import);
     assert_eq!(far.interface.address, ["10.77.88.7/24".parse().unwrap()]);
-    assert_eq!(far.inject[0].upstreams[0].to_string(), "127.0.0.1:443");
+    assert_eq!(far.services[0].upstreams[0].to_string(), "127.0.0.1:443");
     assert!(
         import.findings.iter().any(|finding| finding.text.contains("address 10.77.88.7 in forwarder.toml"))
     );

@@ -189,8 +189,8 @@ fn every_service_can_work_on_paper() {
         let (near, far) = (gateway(&import), forwarder(&import));
         assert_eq!(policy::pairing::pairing(&near, &far), [], "{name}");
         let own: Vec<_> = far.interface.address.iter().map(|own| own.ip()).collect();
-        for inject in &far.inject {
-            for upstream in &inject.upstreams {
+        for service in &far.services {
+            for upstream in &service.upstreams {
                 let Upstream::Network { host: Host::Address(host), .. } = upstream else {
                     panic!("{upstream}")
                 };

@@ -1,4 +1,4 @@
-//! `[[inject]]`: what is matched, and where it is carried to.
+//! `[[service]]`: what is matched, and where it is carried to.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,20 +7,20 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use crate::fields::{self, At, or_absent};
-use crate::forwarder::model::{Inject, ProxyProtocol};
+use crate::forwarder::model::{ProxyProtocol, Service};
 use crate::forwarder::upstream::{Check, Health, Upstream, UpstreamPort};
 use crate::names::Names;
 use crate::reader::{Table, Value};
 use crate::sections::allow_list;
 use crate::{AllowList, Host, Name, PortRange, Problem, Protocol, Protocols, prefix, text};
 
-/// One `[[inject]]`.
-pub(super) fn inject(
+/// One `[[service]]`.
+pub(super) fn service(
     table: &Table<'_>,
     names: &mut Names,
     (peers, lists): (&Names, &Names),
     every: &[Name],
-) -> Option<At<Inject>> {
+) -> Option<At<Service>> {
     let name = names.claim(table);
     let protocols = fields::protocols(table);
     let matched = table.required("match");
@@ -47,7 +47,7 @@ pub(super) fn inject(
     );
     let allow = table.optional("allow").map_or(Some(AllowList::Any), |value| allow_list(value, lists));
     table.close();
-    let value = Inject {
+    let value = Service {
         name: name?,
         protocols: protocols?,
         address: address?,

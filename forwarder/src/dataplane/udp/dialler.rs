@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mio::Interest;
-use policy::forwarder::{Inject, Policy, Upstream};
+use policy::forwarder::{Policy, Service, Upstream};
 use policy::{Host, Protocol};
 use tunnel::packet::icmp::Error;
 use tunnel::time::Now;
@@ -21,17 +21,17 @@ use crate::stats::{Dialled, Dropped, add};
 use crate::upstream::Lease;
 
 /// Opens flows of clients beyond an edge.
-pub(super) struct Injector<'a> {
+pub(super) struct Dialler<'a> {
     pub(super) now: Now,
     pub(super) flows: &'a mut UdpFlows,
     pub(super) context: &'a mut Context,
 }
 
-impl Injector<'_> {
+impl Dialler<'_> {
     /// The first datagram of a flow: it is admitted and given a socket, or refused.
     pub(super) fn begin(&mut self, edge: &mut Edge, key: FlowKey) -> Option<SlotId> {
         let (policy, now) = (Arc::clone(&self.context.policy), self.now.instant);
-        let Some(inject) = self.find_inject(&policy, edge, &key) else {
+        let Some(service) = self.find_service(&policy, edge, &key) else {
             self.context.send_datagram_error(self.now, edge, key, Error::PortUnreachable);
             return None;
         };
@@ -40,10 +40,10 @@ impl Injector<'_> {
             return None;
         }
         let client = ClientPrefix::from(key.remote.ip());
-        let stats = self.context.stats.inject.load().get(&inject.name).cloned()?;
-        let member = self.context.pools.load().get(&inject.name)?.order(now).into_iter().next()?;
+        let stats = self.context.stats.services.load().get(&service.name).cloned()?;
+        let member = self.context.pools.load().get(&service.name)?.order(now).into_iter().next()?;
         let Upstream::Network { host, port } = member.upstream.clone() else { return None };
-        let owner = Owner::Inject(inject.name.clone(), client);
+        let owner = Owner::Service(service.name.clone(), client);
         self.flows.take_quota(now, Some(client), &self.context.stats)?;
         let mut flow = UdpFlow::new(now, owner, stats, Side::Waiting(Held::default()));
         flow.lease = Some(Lease::new(member));
@@ -52,7 +52,7 @@ impl Injector<'_> {
             return None;
         };
         self.flows.note_activity(now, id);
-        let port = port.of(key.local.port(), inject.ports.first());
+        let port = port.of(key.local.port(), service.ports.first());
         match host {
             Host::Address(address) => self.connect(id, SocketAddr::new(address, port)),
             Host::Name(name) => {
@@ -65,17 +65,17 @@ impl Injector<'_> {
     }
 
     /// The entry that takes a new flow; none is counted.
-    fn find_inject<'p>(&self, policy: &'p Policy, edge: &Edge, key: &FlowKey) -> Option<&'p Inject> {
-        let inject = policy.inject_for(&edge.name, Protocol::Udp, key.local);
-        let Some(inject) = inject.filter(|_| key.remote.port() != 0 && key.local.port() != 0) else {
-            self.context.stats.refuse(Dropped::NoInject);
+    fn find_service<'p>(&self, policy: &'p Policy, edge: &Edge, key: &FlowKey) -> Option<&'p Service> {
+        let service = policy.service_for(&edge.name, Protocol::Udp, key.local);
+        let Some(service) = service.filter(|_| key.remote.port() != 0 && key.local.port() != 0) else {
+            self.context.stats.refuse(Dropped::NoService);
             return None;
         };
-        if !policy.admits(inject, key.remote.ip()) {
+        if !policy.admits(service, key.remote.ip()) {
             self.context.stats.refuse(Dropped::NotAllowed);
             return None;
         }
-        Some(inject)
+        Some(service)
     }
 
     fn connect(&mut self, id: SlotId, to: SocketAddr) {
