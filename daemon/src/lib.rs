@@ -13,6 +13,7 @@
 //!   both ends.
 //! - [`metrics`]: the page with its listeners, and what both ends show on it.
 //! - [`life`]: systemd, signals, and the watched configuration file.
+//! - [`link`]: the control channel between the two ends, without its sockets.
 //!
 //! Only the parts for systemd are specific to Linux: the forwarder runs on macOS as well.
 #![allow(
@@ -28,6 +29,7 @@ pub mod endpoint_name;
 pub mod exit;
 pub mod files;
 pub mod life;
+pub mod link;
 pub mod log;
 pub mod metrics;
 pub mod peers;

@@ -23,6 +23,7 @@ pub mod deadlines;
 pub mod flow;
 pub mod health;
 pub mod icmp;
+pub mod link;
 pub mod metrics;
 pub mod network;
 pub mod outage;

@@ -52,6 +52,10 @@ pub fn page(shared: &Shared) -> String {
     for (name, stats) in shared.stats.reach.load().iter() {
         numbers.extend(REACH.numbers(name.as_str(), stats));
     }
+    for (reason, count) in shared.link_refusals.lock().iter() {
+        let help = "Links that were refused here, by reason.";
+        numbers.push(Number::counter("forwarder_link_refusals_total", help, *count).with("reason", *reason));
+    }
     numbers.extend(report::dropped(shared).map(|(stage, reason, count)| {
         let help = "Packets that were not carried, by stage and reason.";
         Number::counter("forwarder_dropped_packets_total", help, count)

@@ -16,6 +16,7 @@ use crate::config::{self, Loaded};
 use crate::control::{EdgeView, Shared};
 use crate::dataplane::{Change, Command, Listeners};
 use crate::flow::EdgeId;
+use crate::link;
 use crate::run::Origin;
 use crate::setup;
 
@@ -67,6 +68,7 @@ impl Applies for Origin {
                 tracing::info!("{line}");
             }
         }
+        let targets = link::targets(&config);
         let mut edges = Vec::clone(&self.shared.edges.load());
         let view = |edge| Arc::new(EdgeView::of(edge, &self.shared.round_trips));
         edges.extend(change.added.iter().map(view));
@@ -75,6 +77,7 @@ impl Applies for Origin {
         *self.text.borrow_mut() = config.text;
         *self.shared.not_taken.lock() = None;
         self.commands.send(Command::Reload(Box::new(change)));
+        self.links.follow(targets);
         Ok(changes)
     }
 

@@ -37,6 +37,7 @@ use crate::control::protocol::{Reply, Request};
 use crate::control::report::report;
 use crate::control::{EdgeView, Shared, problems};
 use crate::dataplane::{Command, Commands, DATA_THREAD, DataPlane, Inbox, Parts};
+use crate::link::{self, Links};
 use crate::places::{Environment, bind_first};
 use crate::state::MarkWriter;
 use crate::stats::Stats;
@@ -65,6 +66,7 @@ pub struct Origin {
     pub(crate) shared: Arc<Shared>,
     pub(crate) commands: Commands,
     pub(crate) confirmable: Confirmable,
+    pub(crate) links: Rc<Links>,
     pub(crate) mark: ClockMark,
     /// Where the metrics page is served.
     pub(crate) scraped: RefCell<Listeners>,
@@ -140,8 +142,11 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         started: clock::instant(),
         is_stopping: AtomicBool::new(false),
         not_taken: Mutex::default(),
+        link_refusals: Mutex::default(),
     });
     let (inbox, commands) = Inbox::new().map_err(system)?;
+    let targets = link::targets(&loaded);
+    let links = Links::new(commands.clone(), Arc::clone(&shared), targets).map_err(system)?;
     let parts = Parts { policy, edges, listeners, pools, stats, state };
     let plane = DataPlane::new(inbox, parts).map_err(system)?;
     let (failing, failed) = oneshot::channel();
@@ -166,6 +171,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         shared,
         commands,
         confirmable,
+        links,
         mark,
         scraped: RefCell::default(),
         applying: tokio::sync::Mutex::default(),
@@ -188,7 +194,10 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     let mut receives = Receives::default();
     let mut watch = health::Watch::default();
     let mut was_short = false;
+    let changed = watch.changed();
     watch.watch_new(&shared.pools);
+    origin.links.look();
+    origin.links.start();
     loop {
         tokio::select! {
             _ = &mut ended => break,
@@ -202,8 +211,10 @@ async fn serve(running: Running) -> Result<(), ExitError> {
                 }
                 Asked::Stop => origin.stop(),
             },
+            () = changed.notified() => origin.links.look(),
             () = tokio::time::sleep(TICK) => {
                 watch.watch_new(&shared.pools);
+                origin.links.look();
                 warn_of_descriptors(shared, &mut was_short);
                 receives.look(shared);
                 tick(shared, watchdog.is_healthy());
@@ -236,6 +247,7 @@ impl Origin {
         let again = self.shared.is_stopping.swap(true, Ordering::Relaxed);
         let drain = if again { Duration::ZERO } else { self.shared.policy.load().limits.drain };
         notify(&[NotifyState::Stopping]);
+        self.links.stop();
         self.commands.send(Command::Stop { drain });
     }
 }

@@ -278,6 +278,17 @@ pub enum Problem {
         /// Protocol and port.
         port: String,
     },
+    /// Something else on the port of the link.
+    #[error(
+        "{what} cannot have {port}, the port of the link between the two ends; leave it out here, or change `[link] port` at \
+         both ends"
+    )]
+    OnLinkPort {
+        /// What has it.
+        what: &'static str,
+        /// The port.
+        port: u16,
+    },
     /// A target that the tunnel does not route.
     #[error(
         "{address} is in no peer's allowed_ips, so it is not routed into the tunnel; add its prefix to a peer's allowed_ips"

@@ -6,18 +6,21 @@ pub mod problems;
 pub mod protocol;
 pub mod report;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use daemon::link::remote::Remote;
 use daemon::metrics::RoundTrips;
 use daemon::peers::Interface;
 use daemon::rates::Rates;
 use parking_lot::Mutex;
 use policy::forwarder::Policy;
 use policy::{HostPort, Name};
+use tokio::sync::Notify;
 use tunnel::io::clock;
 use tunnel::io::udp::UdpStats;
 use tunnel::key::PublicKey;
@@ -48,6 +51,8 @@ pub struct Shared {
     pub is_stopping: AtomicBool,
     /// Why the configuration was not taken when it was last read again.
     pub not_taken: Mutex<Option<String>>,
+    /// Links that were refused here, by reason.
+    pub link_refusals: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// An edge as the control plane sees it.
@@ -62,6 +67,10 @@ pub struct EdgeView {
     pub mtu: Arc<AtomicU16>,
     /// What its socket has done since it was opened.
     pub udp: Arc<ArcSwap<UdpStats>>,
+    /// Notified when the peer comes up.
+    pub came_up: Arc<Notify>,
+    /// What is known of the edge by its link.
+    pub link: Mutex<Remote>,
     rates: Mutex<Rates>,
     round_trips: Arc<RoundTrips>,
     path_errors: Arc<PathErrors>,
@@ -78,6 +87,8 @@ impl EdgeView {
             port: Arc::clone(&edge.port),
             mtu: Arc::clone(&edge.mtu),
             udp: Arc::clone(&edge.udp),
+            came_up: Arc::clone(&edge.came_up),
+            link: Mutex::default(),
             rates: Mutex::default(),
             round_trips: Arc::clone(round_trips),
             path_errors: Arc::clone(&edge.path_errors),
@@ -132,6 +143,12 @@ impl EdgeView {
             unknown_key: refused.unknown.first().map(|refused| refused.key),
             remote: status.endpoint.map(|endpoint| endpoint.remote),
         })
+    }
+
+    /// Whether the peer is up.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.node.peers(clock::now()).iter().any(|peer| peer.state == PeerState::Up)
     }
 
     /// Takes a sample of the counters for the rates, and of the round trip; called every few seconds.

@@ -49,7 +49,10 @@ pub fn descriptors(stats: &Stats, now: Instant) -> Option<String> {
 }
 
 fn shared_keys(shared: &Shared, now: Now) -> Vec<String> {
-    let is_shared = |edge: &&Arc<EdgeView>| edge.node.peers(now).iter().any(|peer| peer.shared_key.is_some());
+    let is_shared = |edge: &&Arc<EdgeView>| {
+        let by_sessions = edge.node.peers(now).iter().any(|peer| peer.shared_key.is_some());
+        by_sessions || edge.link.lock().has_shared_key(now.instant)
+    };
     shared.edges.load().iter().filter(is_shared).map(|edge| shared_key(&edge.name)).collect()
 }
 

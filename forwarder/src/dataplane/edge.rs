@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use policy::Name;
+use tokio::sync::Notify;
 use tunnel::io::Wait;
 use tunnel::io::udp::{ReceiveBatch, UdpOptions, UdpSocket, UdpStats};
 use tunnel::node::{Node, PeerState, Received, Verdict};
@@ -52,6 +53,8 @@ pub struct Edge {
     pub udp: Arc<ArcSwap<UdpStats>>,
     /// What the system reports about datagrams to it, for the control plane.
     pub path_errors: Arc<PathErrors>,
+    /// Notified when the peer comes up, for the control plane.
+    pub came_up: Arc<Notify>,
     /// Flows that wait for room in the send queue.
     pub blocked: BTreeSet<SlotId>,
     options: UdpOptions,
@@ -89,6 +92,7 @@ impl Edge {
         report_errors(&socket, true);
         Ok(Self {
             path_errors: Arc::default(),
+            came_up: Arc::default(),
             port: Arc::new(AtomicU16::new(port)),
             udp: Arc::new(ArcSwap::new(socket.shared_stats())),
             id,
@@ -161,6 +165,9 @@ impl Edge {
     pub fn set_state(&mut self, state: PeerState) {
         if (state == PeerState::Up) != (self.state == PeerState::Up) {
             report_errors(&self.socket, state != PeerState::Up);
+            if state == PeerState::Up {
+                self.came_up.notify_one();
+            }
         }
         self.state = state;
     }

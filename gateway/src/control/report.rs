@@ -71,6 +71,9 @@ pub struct Status {
     pub peers_up: usize,
     /// Peers there are.
     pub peers: usize,
+    /// Links that are up.
+    #[serde(default)]
+    pub links_up: usize,
     /// Packets that would have left the wrong way and were dropped.
     pub leaked_packets: u64,
     /// Who is trusted besides the tunnel and loopback, a line for each interface; every other

@@ -22,7 +22,8 @@ impl Edge {
         let policy = &config.policy;
         match request {
             Request::Peers => {
-                Ok(Reply::Peers(self.meter.borrow_mut().peers(&self.in_force.borrow(), &self.plane)))
+                let peers = self.meter.borrow_mut().peers(&self.in_force.borrow(), &self.plane);
+                Ok(Reply::Peers(self.links.with_links(peers)))
             }
             Request::Dump { show_keys } => {
                 Ok(Reply::Dump(self.plane.dump(policy.interface.name.as_str(), show_keys)))

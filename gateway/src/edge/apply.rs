@@ -140,6 +140,7 @@ impl Edge {
         if is_news {
             warn_of_problems(&in_force, &self.watch.borrow(), &self.plane);
         }
+        self.links.configure(in_force.config());
         self.peers.borrow_mut().follow(in_force.policy());
         peers::resolve_due(&self.peers, self.plane.device());
         self.plane.search_path_mtu(in_force.policy(), in_force.mtu());
@@ -179,7 +180,7 @@ fn log_changes(changes: &[Change]) {
             "key" if change.line.starts_with("~ private key:") => {
                 tracing::warn!("{}", change.line.trim_start_matches("~ "));
             }
-            "device" | "guard" | "key" | "list" | "log" | "metrics" | "offload" | "reload" => {
+            "device" | "guard" | "key" | "link" | "list" | "log" | "metrics" | "offload" | "reload" => {
                 tracing::info!("{change}")
             }
             _ => {}

@@ -80,7 +80,8 @@ impl Machine {
         }
     }
 
-    /// What a plan depends on, where services with these marks and uplinks with these numbers are in force.
+    /// What a plan depends on, where services with these marks and uplinks with these numbers are in force, and the daemon
+    /// owns no socket of the link.
     #[must_use]
     pub fn conditions(
         &self,
@@ -97,6 +98,7 @@ impl Machine {
             marks: marks.to_vec(),
             uplinks,
             rule_priority: Some(self.system.rule_priority(policy.kernel.rule_priority)),
+            link: Vec::new(),
         }
     }
 

@@ -6,6 +6,7 @@
 //! | `watch` | what looks at the kernel found, and what was repaired |
 //! | `meter` | what is measured for reports |
 //! | `peers` | where peers are: endpoints kept on disk, and names to resolve |
+//! | `links` | the control channels of the origins |
 //! | `data_plane` | device, outer socket and `wg` socket |
 //!
 //! The parts do not know the edge. They are plain values that decide; what waits is here, and borrows a part only between
@@ -21,6 +22,7 @@ mod events;
 mod example;
 mod flows;
 mod in_force;
+mod links;
 pub mod machine;
 mod meter;
 mod pages;
@@ -32,18 +34,21 @@ mod status;
 mod watch;
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use daemon::changes::Confirmable;
+use tokio::task::spawn_local;
 use tunnel::io::clock;
 
 use crate::config::Config;
-use crate::kernel::Helper;
+use crate::kernel::{Failure, Helper};
 use crate::state::State;
 use data_plane::DataPlane;
 use in_force::{InForce, Installer};
+use links::EdgeLinks;
 use meter::{Meter, Reader};
 use peers::Peers;
 use watch::Watch;
@@ -64,6 +69,7 @@ pub struct Edge {
     watch: RefCell<Watch>,
     meter: RefCell<Meter>,
     peers: Rc<RefCell<Peers>>,
+    links: Rc<EdgeLinks>,
     /// Changes that wait for their confirmation.
     confirmable: Confirmable,
     /// Serializes applies: two at once would see each other's unfinished work.
@@ -93,8 +99,36 @@ impl Edge {
         self.keep_endpoints();
         peers::resolve_due(&self.peers, self.plane.device());
         self.follow_path_mtu();
+        self.follow_link();
         self.watch.borrow_mut().warn_of_refused_handshakes(self.plane.device().node(), clock::now());
         has_traffic
+    }
+
+    /// Has the link listen where the policy has it, and the rules open exactly the sockets that are there.
+    fn follow_link(self: &Rc<Self>) {
+        self.links.listen(&self.config().policy);
+        let sockets = self.links.sockets();
+        if *self.in_force.borrow().link() == sockets {
+            return;
+        }
+        let edge = Rc::clone(self);
+        drop(spawn_local(async move {
+            if let Err(failure) = edge.open_link(sockets).await {
+                tracing::debug!(%failure, "the rules do not follow the link yet; the next look tries it again");
+            }
+        }));
+    }
+
+    /// Opens the port of the link at these addresses, where the daemon listens, and closes it at all others.
+    async fn open_link(&self, sockets: Vec<SocketAddr>) -> Result<(), Failure> {
+        let _turn = self.applying.lock().await;
+        self.in_force.borrow_mut().set_link(sockets);
+        self.follow_machine().await
+    }
+
+    /// Announces to the origins that the daemon stops.
+    pub async fn announce_stop(&self) {
+        self.links.stop().await;
     }
 
     /// Writes the endpoints of the peers heard since the start, if they changed.

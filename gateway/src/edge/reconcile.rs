@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use policy::plan::Conditions;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
@@ -78,20 +79,31 @@ impl Edge {
         Ok(())
     }
 
-    /// Reads the interfaces, and makes the table follow what changed; the caller holds the turn.
-    async fn follow_machine(&self) -> Result<(), Failure> {
+    /// Reads the interfaces, and makes the table follow what changed of them or of the link; the
+    /// caller holds the turn.
+    pub(super) async fn follow_machine(&self) -> Result<(), Failure> {
         let before = self.watch.borrow().machine().clone();
         let machine = self.installer.machine_now(self.config(), before).await?;
         let due = self.in_force.borrow().due(&machine);
         let trusted = machine.trusted(&self.config().policy);
         self.watch.borrow_mut().handle_machine(machine);
         let Some(new) = due.map(Arc::new) else { return Ok(()) };
+        let conditions = self.in_force.borrow().in_kernel().0.conditions.clone();
+        let followed = new.conditions.clone();
         let installed = self.change_kernel(&new).await.map_err(|stop| {
-            let message = format!("the table does not follow a change of the interfaces: {}", stop.message);
+            let message = format!(
+                "the table does not follow a change of the interfaces or of the link: {}",
+                stop.message
+            );
             Failure::new(FailureKind::Kernel, message)
         })?;
         self.in_force.borrow_mut().follow(new, installed);
-        tracing::info!("the table follows the interfaces; trusted: {}", trusted.join("; "));
+        if followed.link != conditions.link {
+            tracing::info!(sockets = ?followed.link, "the table follows the sockets of the link");
+        }
+        if (Conditions { link: conditions.link.clone(), ..followed }) != conditions {
+            tracing::info!("the table follows the interfaces; trusted: {}", trusted.join("; "));
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use daemon::changes::is_file_in_force;
 use daemon::peers::Health;
+use policy::Name;
 use policy::gateway::Policy;
 use policy::trust::taken;
 use tunnel::io::clock;
@@ -41,7 +42,12 @@ impl Edge {
             problems.extend(obstacles(&self.reader, &self.config().policy).await);
         }
         problems.extend(self.plane.device().node().clock_fault(clock::now()).map(|fault| fault.to_string()));
-        problems.extend(peer_problems(&self.in_force.borrow(), &peers));
+        problems.extend(self.links.problems());
+        problems.extend(peer_problems(
+            &self.in_force.borrow(),
+            &peers,
+            &self.links.shared_keys(clock::instant()),
+        ));
         problems.extend(taken_ports(self.config()).await);
         let nearly_full = self.meter.borrow().flows_if_nearly_full();
         if let Some(flows) = nearly_full {
@@ -65,6 +71,7 @@ impl Edge {
             interface: in_force.policy().interface.name.to_string(),
             peers_up: up,
             peers: peers.len(),
+            links_up: self.links.up(),
             leaked_packets: leaked.unwrap_or(0),
             trusted: self.watch.borrow().machine().trusted(in_force.policy()),
             problems,
@@ -134,17 +141,23 @@ pub(super) fn warn_of_problems(in_force: &InForce, watch: &Watch, plane: &DataPl
     }
 }
 
-/// Peers that are not up, and keys that two machines use.
-fn peer_problems(in_force: &InForce, peers: &[PeerStatus]) -> Vec<String> {
+/// Peers that are not up, and keys that two machines use, as sessions or `links` show.
+fn peer_problems(in_force: &InForce, peers: &[PeerStatus], links: &[Name]) -> Vec<String> {
     let shared = peers.iter().filter_map(|peer| {
         let shared = peer.shared_key?;
         let ends = shared.ends.map(|[one, other]| format!(" (at {one} and {other})")).unwrap_or_default();
         Some(shared_key(&in_force.name_of(&peer.public_key), shared.ends.is_some()) + &ends)
     });
+    let is_new = |name: &&Name| {
+        !peers
+            .iter()
+            .any(|peer| peer.shared_key.is_some() && in_force.name_of(&peer.public_key) == name.as_str())
+    };
+    let linked = links.iter().filter(is_new).map(|name| shared_key(name.as_str(), true));
     let missing = peers.iter().filter(|peer| peer.state != PeerState::Up);
     let missing =
         missing.map(|peer| format!("peer {} is {}", in_force.name_of(&peer.public_key), peer.state.label()));
-    shared.chain(missing).collect()
+    shared.chain(linked).chain(missing).collect()
 }
 
 /// Published ports that a program of the edge listens on as well.

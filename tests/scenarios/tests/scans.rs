@@ -16,6 +16,9 @@ const COMMON_UDP: [u16; 24] = [
     5355, 6000, 10_001, 51_820,
 ];
 
+/// The port of the link.
+const LINK: u16 = 51_899;
+
 #[test]
 fn from_the_origin_every_tcp_port_of_the_edge_and_of_a_lan_host_is_closed_but_those_listed() -> Result<()> {
     scenario(Topology::standard().routed().with_docker(), |lab| {
@@ -27,14 +30,20 @@ fn from_the_origin_every_tcp_port_of_the_edge_and_of_a_lan_host_is_closed_but_th
         let all: Vec<u16> = (1..=u16::MAX).collect();
 
         // Port 9091 of the edge is a container's, and so it is refused where packets pass through.
-        let short: Vec<u16> = (1..=1_024).chain(LISTENING.into_iter().filter(|&port| port > 1_024)).collect();
+        let more = LISTENING.into_iter().filter(|&port| port > 1_024).chain([LINK]);
+        let short: Vec<u16> = (1..=1_024).chain(more).collect();
         let tunnel_end = if full_counts() { &all } else { &short };
-        for (target, ports, at_edge, behind_it) in [
-            ("192.168.1.2", &all, all.len() as u64 - 2, 1),
-            ("10.77.88.1", tunnel_end, tunnel_end.len() as u64 - 2, 1),
-            ("192.168.1.50", &all, 0, all.len() as u64 - 1),
+        // That of the link is refused by itself at the edge's end of the tunnel, where nothing has its socket.
+        for (target, ports, at_edge, of_link, behind_it) in [
+            ("192.168.1.2", &all, all.len() as u64 - 2, 0, 1),
+            ("10.77.88.1", tunnel_end, tunnel_end.len() as u64 - 3, 1, 1),
+            ("192.168.1.50", &all, 0, 0, all.len() as u64 - 1),
         ] {
-            let counted = [("drop_input_not_listed", at_edge), ("drop_forward_not_listed", behind_it)];
+            let counted = [
+                ("drop_input_not_listed", at_edge),
+                ("drop_input_link", of_link),
+                ("drop_forward_not_listed", behind_it),
+            ];
             let before = packet_counters(&site.edge)?;
             probe.syns(target, ports, || tried.packets())?;
             let grown = growth(&site.edge, &before)?;

@@ -7,6 +7,7 @@ mod fingerprint;
 mod installer;
 mod undone;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use daemon::exit::{Exit, ExitError};
 use daemon::metrics::Number;
 use policy::Mtu;
 use policy::gateway::{Peer, Policy};
-use policy::plan::Change;
+use policy::plan::{Change, Conditions};
 use policy::ruleset::Ruleset;
 use policy::sections::List;
 use policy::trust::{Listener, closed_between, taken};
@@ -38,6 +39,8 @@ pub(super) struct InForce {
     config: Arc<Config>,
     blueprint: Arc<Blueprint>,
     installed: Installed,
+    /// The sockets of the link that the daemon owns.
+    link: Vec<SocketAddr>,
     /// An MTU of the paths that the kernel did not take.
     refused_mtu: Option<u16>,
     /// Configurations applied and refused since the start.
@@ -55,6 +58,7 @@ impl InForce {
             config,
             blueprint,
             installed,
+            link: Vec::new(),
             refused_mtu: None,
             generation: 1,
             failed_applies: 0,
@@ -91,18 +95,24 @@ impl InForce {
     /// The blueprint of a policy on this machine; services and uplinks that are in force keep their
     /// numbers.
     pub(super) fn next(&self, policy: &Policy, machine: &Machine, mtu: Option<u16>) -> Blueprint {
-        Blueprint::new(policy, machine.conditions(policy, mtu, self.blueprint.in_force()))
+        Blueprint::new(policy, self.conditions(policy, machine, mtu))
+    }
+
+    fn conditions(&self, policy: &Policy, machine: &Machine, mtu: Option<u16>) -> Conditions {
+        let conditions = machine.conditions(policy, mtu, self.blueprint.in_force());
+        Conditions { link: self.link.clone(), ..conditions }
     }
 
     /// The blueprint of the policy in force now that the machine has changed; `None` if that is in
     /// place.
     pub(super) fn due(&self, machine: &Machine) -> Option<Blueprint> {
         let before = &self.blueprint.conditions;
-        let conditions = machine.conditions(self.policy(), before.mtu, self.blueprint.in_force());
+        let conditions = self.conditions(self.policy(), machine, before.mtu);
         let same = conditions.trust == before.trust
             && conditions.uplinks == before.uplinks
             && conditions.is_only_way == before.is_only_way
-            && conditions.rule_priority == before.rule_priority;
+            && conditions.rule_priority == before.rule_priority
+            && conditions.link == before.link;
         (!same).then(|| Blueprint::new(self.policy(), conditions))
     }
 
@@ -110,6 +120,16 @@ impl InForce {
     pub(super) fn due_mtu(&self, found: Option<u16>) -> Option<u16> {
         let found = found.filter(|_| self.policy().interface.mtu == Mtu::Auto)?;
         (found != self.mtu() && self.refused_mtu != Some(found)).then_some(found)
+    }
+
+    /// The sockets of the link that the daemon owns, as the rules know them.
+    pub(super) const fn link(&self) -> &Vec<SocketAddr> {
+        &self.link
+    }
+
+    /// Notes which sockets of the link the daemon owns.
+    pub(super) fn set_link(&mut self, sockets: Vec<SocketAddr>) {
+        self.link = sockets;
     }
 
     /// Records the MTU that the kernel refused; `None` once it took one.
@@ -392,6 +412,27 @@ mod tests {
         let with_uplink = Machine::at_apply(in_force.policy(), system, &[]);
         let due = in_force.due(&with_uplink).unwrap();
         assert_eq!(due.conditions.uplinks.len(), 1);
+    }
+
+    #[test]
+    fn the_port_of_the_link_is_open_while_the_daemon_owns_a_socket_that_the_policy_has_for_it() {
+        let mut in_force = started(TEXT);
+        let machine = Machine::default();
+        let accepts = |blueprint: &Blueprint| {
+            let lines = blueprint.plan.ruleset.lines();
+            lines.iter().any(|line| line.starts_with("link: ") && line.ends_with(" accept"))
+        };
+        assert!(!accepts(&in_force.in_kernel().0));
+        in_force.set_link(vec!["10.77.88.1:51899".parse().unwrap()]);
+        let due = in_force.due(&machine).unwrap();
+        assert!(accepts(&due));
+        in_force.follow(Arc::new(due), Installed::default());
+        assert!(in_force.due(&machine).is_none());
+        assert!(accepts(&in_force.next(in_force.policy(), &machine, None)), "an apply keeps it open");
+        let moved = config(&format!("{TEXT}[link]\nport = 51900\n"));
+        assert!(!accepts(&in_force.next(&moved.policy, &machine, None)), "the socket has the old port");
+        in_force.set_link(Vec::new());
+        assert!(!accepts(&in_force.due(&machine).unwrap()));
     }
 
     fn started(text: &str) -> InForce {

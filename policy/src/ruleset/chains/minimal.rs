@@ -68,7 +68,13 @@ fn out_of_wan(lan: &[IpNetwork]) -> Vec<Value> {
 
 fn input(policy: &Policy) -> Vec<Value> {
     let neighbours = ["nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert", "mld-listener-query"];
-    let mut rules = vec![rule([iif("lo"), accept()]), rule([state(&["established", "related"]), accept()])];
+    let to_link = |own: &IpNetwork| {
+        let (own, port) = (within(daddr, IpNetwork::from(own.ip())), equal(&dport(), policy.link.port));
+        rule([own, is_protocol(Protocol::Tcp), port, drop()])
+    };
+    let mut rules: Vec<Value> = policy.interface.address.iter().map(to_link).collect();
+    rules.push(rule([iif("lo"), accept()]));
+    rules.push(rule([state(&["established", "related"]), accept()]));
     rules.extend(neighbours.map(|kind| rule([equal(&payload("icmpv6", "type"), kind), accept()])));
     rules.extend(dhcp());
     for protocol in Protocol::BOTH {

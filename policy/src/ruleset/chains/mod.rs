@@ -1,5 +1,6 @@
 //! The chains: who a packet belongs to, and whether it may go where it is going.
 
+mod link;
 mod minimal;
 mod private;
 mod published;
@@ -79,6 +80,7 @@ impl<'p> Chains<'p> {
             regular("input_from_tunnel", self.input_from_tunnel()),
             regular("input_from_wan", self.input_from_wan()),
             regular("forward_from_wan", self.forward_from_wan()),
+            regular("link", self.link(&conditions.link)),
         ];
         chains.extend(self.service_chains());
         chains.extend(self.peer_chains());
@@ -232,7 +234,9 @@ impl<'p> Chains<'p> {
 
     /// `input`: what reaches the edge itself.
     fn input(&self, next_hops: bool) -> Vec<Value> {
-        let mut rules = vec![rule([iif("lo"), accept()]), rule([iif(self.tun()), goto("input_from_tunnel")])];
+        let mut rules = self.to_link();
+        rules.push(rule([iif("lo"), accept()]));
+        rules.push(rule([iif(self.tun()), goto("input_from_tunnel")]));
         rules.extend(by_trust(next_hops, &accept(), &accept(), &goto("input_from_wan")));
         rules
     }
