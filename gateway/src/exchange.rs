@@ -131,7 +131,7 @@ pub struct EdgeArguments {
     name: String,
 }
 
-/// Imports, writes the files, and says on standard error what to know about them.
+/// Imports, writes the files, and prints the findings on standard error.
 ///
 /// # Errors
 /// [`ExitError`], when nothing could be imported or a file is in the way.
