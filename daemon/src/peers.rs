@@ -10,6 +10,7 @@ use tunnel::node::{Liveness, PeerState, PeerStatus};
 use tunnel::time::Instant;
 
 use crate::exit::Exit;
+use crate::link::shown::Link;
 use crate::metrics::Number;
 use crate::text::{Style, ago, bytes, period, rate};
 
@@ -83,7 +84,8 @@ pub struct Peer {
     pub rtt_seconds: Option<f64>,
     /// Share of lost probes, 0 to 1; `None` for a peer that is not probed.
     pub loss_ratio: Option<f64>,
-    /// The largest inner packet that the path carries, in bytes; `None` unless `mtu = "auto"` has found it.
+    /// The largest inner packet that the path carries, in bytes; `None` unless `mtu = "auto"` has
+    /// found it.
     #[serde(default)]
     pub path_mtu_bytes: Option<u16>,
     /// Probes lost since the start.
@@ -97,6 +99,9 @@ pub struct Peer {
     pub endpoint_changes: u64,
     /// Recovery attempts since the start: handshake, rebind, resolve.
     pub recoveries: [u64; 3],
+    /// The link with it; `None` for a peer that never had one, as any plain WireGuard peer.
+    #[serde(default)]
+    pub link: Option<Link>,
 }
 
 /// How a daemon as a whole is.
@@ -168,6 +173,7 @@ impl Peer {
             handshake_failures: status.counts.handshake_failures,
             endpoint_changes: status.counts.endpoint_changes,
             recoveries: status.counts.recoveries,
+            link: None,
         }
     }
 
@@ -238,6 +244,7 @@ impl Peer {
             let help = "Inner packets, by peer; rx is received from it.";
             numbers.push(counter("tunnel_packets_total", help, packets).with("direction", direction));
         }
+        numbers.extend(self.link.iter().flat_map(|link| link.numbers(role)).map(own));
         numbers
     }
 
@@ -331,6 +338,9 @@ impl Peer {
             let mtu = self.path_mtu_bytes.map_or_else(String::new, |mtu| format!(", mtu {mtu}"));
             let _ = writeln!(text, "  path: rtt {rtt}, loss {:.1} %{mtu}", loss * 100.0);
         }
+        for line in self.link.iter().flat_map(Link::lines) {
+            let _ = writeln!(text, "  {line}");
+        }
         text
     }
 }
@@ -340,6 +350,12 @@ impl Peers {
     #[must_use]
     pub fn up(&self) -> usize {
         self.peers.iter().filter(|peer| peer.is_up()).count()
+    }
+
+    /// How many links are up.
+    #[must_use]
+    pub fn links_up(&self) -> usize {
+        self.peers.iter().filter(|peer| peer.link.as_ref().is_some_and(|link| link.up)).count()
     }
 
     /// For people: this machine's side above the peers that share it.
@@ -474,6 +490,7 @@ peer: wroclaw                                             UP
             handshake_failures: 2,
             endpoint_changes: 0,
             recoveries: [0; 3],
+            link: None,
         };
         Peers { schema: 1, interface: Some(interface), peers: vec![peer] }
     }

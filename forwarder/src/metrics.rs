@@ -16,7 +16,7 @@ use crate::stats::{Dialled, EntryStats, Stats};
 /// What our own metrics begin with.
 pub const ROLE: &str = "forwarder";
 
-/// What is served to Prometheus, and to whoever asks whether the daemon is ready.
+/// The pages for Prometheus and for readiness checks.
 pub struct Page(pub Arc<Shared>);
 
 impl Pages for Page {
@@ -51,6 +51,10 @@ pub fn page(shared: &Shared) -> String {
     numbers.extend(report.services.iter().flat_map(upstream_numbers));
     for (name, stats) in shared.stats.reach.load().iter() {
         numbers.extend(REACH.numbers(name.as_str(), stats));
+    }
+    for (reason, count) in shared.link_refusals.lock().iter() {
+        let help = "Links that were refused here, by reason.";
+        numbers.push(Number::counter("forwarder_link_refusals_total", help, *count).with("reason", *reason));
     }
     numbers.extend(report::dropped(shared).map(|(stage, reason, count)| {
         let help = "Packets that were not carried, by stage and reason.";

@@ -16,6 +16,7 @@ use crate::config::{self, Loaded};
 use crate::control::{EdgeView, Shared};
 use crate::dataplane::{Change, Command, Listeners};
 use crate::flow::EdgeId;
+use crate::link;
 use crate::run::Origin;
 use crate::setup;
 
@@ -36,8 +37,8 @@ impl Applies for Origin {
         Ok(config::load(&self.config)?)
     }
 
-    fn read(&self, said: &Path, text: String) -> Result<Loaded, ExitError> {
-        Ok(config::load_draft(&self.config, said, text)?)
+    fn read(&self, shown: &Path, text: String) -> Result<Loaded, ExitError> {
+        Ok(config::load_draft(&self.config, shown, text)?)
     }
 
     async fn turn(&self) -> MutexGuard<'_, ()> {
@@ -67,6 +68,7 @@ impl Applies for Origin {
                 tracing::info!("{line}");
             }
         }
+        let targets = link::targets(&config);
         let mut edges = Vec::clone(&self.shared.edges.load());
         let view = |edge| Arc::new(EdgeView::of(edge, &self.shared.round_trips));
         edges.extend(change.added.iter().map(view));
@@ -75,6 +77,7 @@ impl Applies for Origin {
         *self.text.borrow_mut() = config.text;
         *self.shared.not_taken.lock() = None;
         self.commands.send(Command::Reload(Box::new(change)));
+        self.links.follow(targets);
         Ok(changes)
     }
 
@@ -142,7 +145,8 @@ fn prepare(old: &Policy, loaded: &Loaded, origin: &Origin) -> Result<Change, Exi
     Ok(Change { policy: Arc::clone(new), keys, added, peers, bound })
 }
 
-/// Binds what is new; an entry that changed on the address it had would clash with itself and needs a restart.
+/// Binds what is new; an entry that changed on the address it had would clash with itself and needs
+/// a restart.
 fn bind_new(old: &Policy, new: &Policy) -> Result<Listeners, String> {
     let bound: HashSet<_> = old.reach.iter().map(|entry| entry.listen).collect();
     let added: Vec<_> = new.reach.iter().filter(|entry| !old.reach.contains(entry)).collect();

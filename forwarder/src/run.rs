@@ -1,4 +1,5 @@
-//! The daemon: two threads that matter. One moves data; this one listens to signals, the control socket and scrapes.
+//! The daemon has two main threads: one moves data; this one handles signals, the control socket
+//! and scrapes.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -36,6 +37,7 @@ use crate::control::protocol::{Reply, Request};
 use crate::control::report::report;
 use crate::control::{EdgeView, Shared, problems};
 use crate::dataplane::{Command, Commands, DATA_THREAD, DataPlane, Inbox, Parts};
+use crate::link::{self, Links};
 use crate::places::{Environment, bind_first};
 use crate::state::MarkWriter;
 use crate::stats::Stats;
@@ -64,6 +66,7 @@ pub struct Origin {
     pub(crate) shared: Arc<Shared>,
     pub(crate) commands: Commands,
     pub(crate) confirmable: Confirmable,
+    pub(crate) links: Rc<Links>,
     pub(crate) mark: ClockMark,
     /// Where the metrics page is served.
     pub(crate) scraped: RefCell<Listeners>,
@@ -74,11 +77,13 @@ pub struct Origin {
 /// Runs the daemon in the foreground until it is asked to stop.
 ///
 /// # Errors
-/// With the exit code of what is missing or wrong; before anything is changed where that is possible.
+/// With the exit code of what is missing or wrong; before anything is changed where that is
+/// possible.
 pub fn run(config: &Path) -> Result<(), ExitError> {
     let failed = |error: io::Error| ExitError::new(Exit::Failed, error);
     renounce_privileges().map_err(failed)?;
-    // A draft is read as the content of the same path, so that the files both name compare as equal.
+    // A draft is read as the content of the same path, so that the files both name compare as
+    // equal.
     let config = &std::path::absolute(config).map_err(failed)?;
     let loaded = config::load(config)?;
     log::start(loaded.policy.log);
@@ -93,8 +98,8 @@ pub fn run(config: &Path) -> Result<(), ExitError> {
     LocalSet::new().block_on(&runtime, serve(running))
 }
 
-/// No program that this one might ever start could gain a privilege, and no other process of the same user can read its
-/// memory, where the keys are, or trace it.
+/// No program that this one might ever start could gain a privilege, and no other process of the
+/// same user can read its memory, where the keys are, or trace it.
 fn renounce_privileges() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
@@ -137,8 +142,11 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         started: clock::instant(),
         is_stopping: AtomicBool::new(false),
         not_taken: Mutex::default(),
+        link_refusals: Mutex::default(),
     });
     let (inbox, commands) = Inbox::new().map_err(system)?;
+    let targets = link::targets(&loaded);
+    let links = Links::new(commands.clone(), Arc::clone(&shared), targets).map_err(system)?;
     let parts = Parts { policy, edges, listeners, pools, stats, state };
     let plane = DataPlane::new(inbox, parts).map_err(system)?;
     let (failing, failed) = oneshot::channel();
@@ -163,6 +171,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         shared,
         commands,
         confirmable,
+        links,
         mark,
         scraped: RefCell::default(),
         applying: tokio::sync::Mutex::default(),
@@ -185,7 +194,10 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     let mut receives = Receives::default();
     let mut watch = health::Watch::default();
     let mut was_short = false;
+    let changed = watch.changed();
     watch.watch_new(&shared.pools);
+    origin.links.look();
+    origin.links.start();
     loop {
         tokio::select! {
             _ = &mut ended => break,
@@ -199,14 +211,16 @@ async fn serve(running: Running) -> Result<(), ExitError> {
                 }
                 Asked::Stop => origin.stop(),
             },
+            () = changed.notified() => origin.links.look(),
             () = tokio::time::sleep(TICK) => {
                 watch.watch_new(&shared.pools);
+                origin.links.look();
                 warn_of_descriptors(shared, &mut was_short);
                 receives.look(shared);
                 tick(shared, watchdog.is_healthy());
                 if origin.confirmable.is_overdue() {
                     let origin = Rc::clone(&origin);
-                    drop(spawn_local(async move { origin.confirmable.take_back_overdue(&*origin).await }));
+                    drop(spawn_local(async move { origin.confirmable.roll_back_overdue(&*origin).await }));
                 }
             }
         }
@@ -228,11 +242,12 @@ impl Origin {
         self.scraped.borrow_mut().replace(&policy.metrics.listen, &page)
     }
 
-    /// Begins to stop; asked a second time, at once.
+    /// Begins to stop; the second time it stops at once.
     fn stop(&self) {
         let again = self.shared.is_stopping.swap(true, Ordering::Relaxed);
         let drain = if again { Duration::ZERO } else { self.shared.policy.load().limits.drain };
         notify(&[NotifyState::Stopping]);
+        self.links.stop();
         self.commands.send(Command::Stop { drain });
     }
 }
@@ -253,7 +268,8 @@ impl Answer for Origin {
     }
 }
 
-/// Warns once that flows are refused for want of descriptors, until that was not so for a while.
+/// Warns once that flows are refused because no descriptor is free; again only after that was over
+/// for a while.
 fn warn_of_descriptors(shared: &Shared, was_short: &mut bool) {
     let warning = problems::descriptors(&shared.stats, clock::instant());
     if let Some(warning) = warning.as_ref().filter(|_| !*was_short) {
@@ -284,7 +300,7 @@ impl Receives {
     }
 }
 
-/// Measures, and reports to systemd that the data thread goes on, if it does.
+/// Measures, and notifies systemd's watchdog if the data thread is running.
 fn tick(shared: &Shared, is_sound: bool) {
     for edge in shared.edges.load().iter() {
         edge.measure();

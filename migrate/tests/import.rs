@@ -185,6 +185,20 @@ fn no_text_makes_an_import_panic_and_what_it_writes_always_parses() {
             forwarder(&import.forwarder);
         }
     }
+    let both = |end: &str| {
+        let path = format!("tests/wg-quick-both/origin-filters-{end}.conf");
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+    };
+    let (near, far) = (both("edge"), both("origin"));
+    for _ in 0..150 {
+        let (near, far) = (mutilated(&near, &mut random), mutilated(&far, &mut random));
+        let source = |text| Source { name: Path::new("wg0.conf"), text };
+        let options = WgQuickOptions::default();
+        if let Ok(import) = import::wg_quick_both(&source(&near), &source(&far), &options, &|_| None) {
+            gateway(&import.gateway);
+            forwarder(&import.forwarder);
+        }
+    }
     // A torn rule refuses the whole export.
     assert!(imported > 30, "only {imported} of the mutilated exports still held a tunnel");
 }

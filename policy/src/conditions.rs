@@ -1,5 +1,7 @@
 //! What the machine is like when a policy is compiled.
 
+use std::net::SocketAddr;
+
 use crate::ruleset::ServiceMark;
 use crate::trust::Trust;
 use crate::uplinks::Uplink;
@@ -16,9 +18,12 @@ pub struct Conditions {
     pub marks: Vec<ServiceMark>,
     /// The uplinks by which replies go back.
     pub uplinks: Vec<Uplink>,
-    /// Whether replies leave by the one uplink there is without marks.
+    /// Whether replies leave by the only uplink without marks.
     pub is_only_way: bool,
     /// The priority of the first routing rule, where rules of others leave no room behind the
     /// configured one.
     pub rule_priority: Option<u32>,
+    /// The sockets of the link that the daemon owns: only these are open to peers, and only while
+    /// they are at an address and the port that the policy has for the link.
+    pub link: Vec<SocketAddr>,
 }

@@ -278,6 +278,17 @@ pub enum Problem {
         /// Protocol and port.
         port: String,
     },
+    /// Something else on the port of the link.
+    #[error(
+        "{what} cannot have {port}, the port of the link between the two ends; leave it out here, or change `[link] port` at \
+         both ends"
+    )]
+    OnLinkPort {
+        /// What has it.
+        what: &'static str,
+        /// The port.
+        port: u16,
+    },
     /// A target that the tunnel does not route.
     #[error(
         "{address} is in no peer's allowed_ips, so it is not routed into the tunnel; add its prefix to a peer's allowed_ips"
@@ -440,8 +451,20 @@ pub enum Problem {
         prefix: String,
     },
     /// A key file that the configuration names does not exist.
-    #[error("{file} does not exist; create it with `gatewayctl keygen`, or correct the path")]
-    MissingFile {
+    #[error(
+        "{file} does not exist; create a private key with `gatewayctl keygen`, a preshared key with `wg genpsk`, \
+         or correct the path"
+    )]
+    MissingKeyFile {
+        /// The file.
+        file: String,
+    },
+    /// The file of a `[[list]]` does not exist.
+    #[error(
+        "{file} does not exist; run `gatewayctl lists refresh` if the list has a `url`, else write one prefix per line \
+         into it, or correct the path"
+    )]
+    MissingListFile {
         /// The file.
         file: String,
     },

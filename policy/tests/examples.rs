@@ -41,6 +41,7 @@ fn every_default_that_the_gateway_example_names_is_the_default() {
 
     assert_eq!(full.interface, short.interface);
     assert_eq!(full.control, short.control);
+    assert_eq!(full.link, short.link);
     assert_eq!(full.state_directory, short.state_directory);
     assert_eq!(full.log, short.log);
     assert_eq!(full.offload, short.offload);
@@ -58,6 +59,7 @@ fn every_default_that_the_forwarder_example_names_is_the_default() {
     assert_eq!(full.peers[0].keepalive, short.peers[0].keepalive);
     assert_eq!(full.peers[0].allowed_ips, short.peers[0].allowed_ips);
     assert_eq!(full.limits, short.limits);
+    assert_eq!(full.link, short.link);
     assert_eq!(full.state_directory, short.state_directory);
     assert_eq!(full.log, short.log);
     assert_eq!(full.offload, short.offload);

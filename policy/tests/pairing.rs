@@ -69,11 +69,13 @@ fn addresses_ports_keys_and_sizes_are_compared() {
     let elsewhere = GATEWAY.replace("10.77.88.2/32", "10.77.88.6/32");
     let other_port = FORWARDER.replace("example.com:51820", "example.com:51821");
     let other_mtu = FORWARDER.replace("mtu = 1420", "mtu = 1380");
+    let other_link = format!("{FORWARDER}\n[link]\nport = 51900\n");
     let preshared = GATEWAY.replace("allowed_ips", "preshared_key_file = \"psk\"\nallowed_ips");
 
     assert!(matches!(findings(GATEWAY, &unrelated).as_slice(), [Finding::NoEdge]));
     assert!(matches!(findings(&elsewhere, FORWARDER).as_slice(), [Finding::NoOrigin { .. }]));
     assert!(matches!(findings(GATEWAY, &other_port).as_slice(), [Finding::OtherPort { .. }]));
+    assert!(matches!(findings(GATEWAY, &other_link).as_slice(), [Finding::OtherLinkPort { .. }]));
     assert!(matches!(findings(GATEWAY, &other_mtu).as_slice(), [Finding::OtherMtu { .. }]));
     assert!(matches!(findings(&preshared, FORWARDER).as_slice(), [Finding::PresharedOnOneSide { .. }]));
 }

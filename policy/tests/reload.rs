@@ -9,7 +9,7 @@ use std::path::Path;
 use policy::{Source, forwarder, gateway};
 
 /// Section, key and another value, for every key of the annotated gateway.toml.
-const GATEWAY: [(&str, &str, &str); 58] = [
+const GATEWAY: [(&str, &str, &str); 59] = [
     ("interface", "name", "\"gw1\""),
     ("interface", "address", "[\"10.77.88.1/29\"]"),
     ("interface", "listen_port", "51821"),
@@ -46,6 +46,7 @@ const GATEWAY: [(&str, &str, &str); 58] = [
     ("metrics", "hosts", "[\"edge.lan\"]"),
     ("control", "socket", "\"/run/gateway.sock\""),
     ("control", "group", "\"adm\""),
+    ("link", "port", "51900"),
     ("state", "directory", "\"/var/lib/other\""),
     ("log", "level", "\"debug\""),
     ("log", "format", "\"json\""),
@@ -72,7 +73,7 @@ const GATEWAY: [(&str, &str, &str); 58] = [
 ];
 
 /// The same for forwarder.toml.
-const FORWARDER: [(&str, &str, &str); 48] = [
+const FORWARDER: [(&str, &str, &str); 49] = [
     ("interface", "address", "[\"10.77.88.2/29\"]"),
     ("interface", "private_key_file", "\"other.key\""),
     ("interface", "mtu", "1400"),
@@ -106,6 +107,7 @@ const FORWARDER: [(&str, &str, &str); 48] = [
     ("metrics", "listen", "[\"127.0.0.1:9588\"]"),
     ("metrics", "hosts", "[\"edge.lan\"]"),
     ("control", "socket", "\"/run/forwarder.sock\""),
+    ("link", "port", "51900"),
     ("limits", "flows", "99"),
     ("limits", "pending_dials", "99"),
     ("limits", "flows_per_client", "99"),

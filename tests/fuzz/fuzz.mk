@@ -1,7 +1,7 @@
 # Fuzzing; the root Makefile includes this. The corpus is replayed by `make test` (package `replay`).
 
 FUZZ_SECONDS ?= 3600
-FUZZ_TARGETS ?= split coalesce virtio_header datagram damaged_datagram inner_packet config_toml endpoint uapi proxy_header upstream fragments helper_request routeros wg_quick
+FUZZ_TARGETS ?= split coalesce virtio_header datagram damaged_datagram inner_packet config_toml endpoint uapi proxy_header upstream fragments helper_request routeros wg_quick link_frame link_session
 # Coverage for the fuzzer and an address sanitizer. These flags are unstable; the stable compiler
 # takes them with RUSTC_BOOTSTRAP=1.
 FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

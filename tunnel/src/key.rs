@@ -6,7 +6,7 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use boringtun::x25519;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Why a key was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +92,13 @@ impl PrivateKey {
     pub fn public(&self) -> PublicKey {
         PublicKey(*x25519::PublicKey::from(&x25519::StaticSecret::from(self.0)).as_bytes())
     }
+
+    /// The secret that the owners of this key and of `peer`'s share (RFC 7748 §6.1).
+    #[must_use]
+    pub fn agree(&self, peer: &PublicKey) -> Zeroizing<[u8; 32]> {
+        let own = x25519::StaticSecret::from(self.0);
+        Zeroizing::new(own.diffie_hellman(&x25519::PublicKey::from(peer.0)).to_bytes())
+    }
 }
 
 impl FromStr for PrivateKey {
@@ -164,6 +171,13 @@ mod tests {
         for wrong in ["", "AAAA", "not base64 at all, but of the right length..", &"A".repeat(44)] {
             assert!(wrong.parse::<PublicKey>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn both_ends_agree_on_one_secret_and_a_third_key_on_another() {
+        let [a, b, c] = [1, 2, 3].map(|byte| PrivateKey::from_bytes([byte; 32]));
+        assert_eq!(a.agree(&b.public()), b.agree(&a.public()));
+        assert_ne!(a.agree(&b.public()), a.agree(&c.public()));
     }
 
     #[test]

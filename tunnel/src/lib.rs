@@ -5,7 +5,7 @@
 //!   [`packet`]: headers, checksums, ICMP.
 //! - What these and the kernel's side have in common: [`endpoint`], [`key`], [`time`], [`reason`],
 //!   [`sink`] (inner packets in), [`transmit`] (datagrams out).
-//! - Decisions of the threads: [`busy_poll`], [`progress`], [`self_test`].
+//! - Decisions of the threads: [`bucket`], [`busy_poll`], [`progress`], [`self_test`].
 //!
 //! Talking to the kernel: [`io`] (clock, UDP, TUN, routes, key files, watchdog), `device` (the
 //! gateway's threads) and [`uapi`] (the socket of `wg`; its parser is pure).
@@ -14,6 +14,7 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 
+pub mod bucket;
 pub mod busy_poll;
 #[cfg(target_os = "linux")]
 pub mod device;

@@ -6,18 +6,21 @@ pub mod problems;
 pub mod protocol;
 pub mod report;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use daemon::link::remote::Remote;
 use daemon::metrics::RoundTrips;
 use daemon::peers::Interface;
 use daemon::rates::Rates;
 use parking_lot::Mutex;
 use policy::forwarder::Policy;
 use policy::{HostPort, Name};
+use tokio::sync::Notify;
 use tunnel::io::clock;
 use tunnel::io::udp::UdpStats;
 use tunnel::key::PublicKey;
@@ -26,11 +29,11 @@ use tunnel::reason::DropReason;
 use tunnel::time::Instant;
 
 use crate::dataplane::edge::Edge;
-use crate::outage::{Counts, Observation, Outage, Reason, Signs};
+use crate::outage::{Counts, Observation, Outage, PathErrors, Reason};
 use crate::stats::Stats;
 use crate::upstream::Pools;
 
-/// What the control plane may look at; nothing here is a lock of the data path.
+/// What the control plane may read; nothing here is a lock of the data path.
 pub struct Shared {
     /// The configuration in force.
     pub policy: ArcSwap<Policy>,
@@ -48,6 +51,8 @@ pub struct Shared {
     pub is_stopping: AtomicBool,
     /// Why the configuration was not taken when it was last read again.
     pub not_taken: Mutex<Option<String>>,
+    /// Links that were refused here, by reason.
+    pub link_refusals: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// An edge as the control plane sees it.
@@ -62,9 +67,13 @@ pub struct EdgeView {
     pub mtu: Arc<AtomicU16>,
     /// What its socket has done since it was opened.
     pub udp: Arc<ArcSwap<UdpStats>>,
+    /// Notified when the peer comes up.
+    pub came_up: Arc<Notify>,
+    /// What is known of the edge by its link.
+    pub link: Mutex<Remote>,
     rates: Mutex<Rates>,
     round_trips: Arc<RoundTrips>,
-    signs: Arc<Signs>,
+    path_errors: Arc<PathErrors>,
     outage: Mutex<Outage>,
 }
 
@@ -78,14 +87,16 @@ impl EdgeView {
             port: Arc::clone(&edge.port),
             mtu: Arc::clone(&edge.mtu),
             udp: Arc::clone(&edge.udp),
+            came_up: Arc::clone(&edge.came_up),
+            link: Mutex::default(),
             rates: Mutex::default(),
             round_trips: Arc::clone(round_trips),
-            signs: Arc::clone(&edge.signs),
+            path_errors: Arc::clone(&edge.path_errors),
             outage: Mutex::default(),
         }
     }
 
-    /// Looks why the peer is not up, and logs a reason that is another than before.
+    /// Finds out why the peer is not up, and logs the reason if it is another than before.
     pub fn watch_outage(&self, endpoint: &HostPort) {
         let Some(look) = self.look() else { return };
         let reason = self.outage.lock().handle_observation(&look, clock::instant());
@@ -98,7 +109,7 @@ impl EdgeView {
         }
     }
 
-    /// Why the peer is not up, and what to do about it, once that was looked at.
+    /// Why the peer is not up, and what to do about it, once that is known.
     #[must_use]
     pub fn problem(&self, endpoint: &HostPort) -> Option<String> {
         let reason = self.outage.lock().reason()?;
@@ -119,19 +130,25 @@ impl EdgeView {
         Some(Observation {
             is_up: status.state == PeerState::Up,
             counts: Counts {
-                refused: read(&self.signs.refused),
-                unreachable: read(&self.signs.unreachable),
+                refused: read(&self.path_errors.refused),
+                unreachable: read(&self.path_errors.unreachable),
                 dropped: received.map(|reason| self.node.dropped(*reason)).sum(),
                 unauthentic: self.node.dropped(DropReason::BadHandshake),
                 authentic: status.rx_bytes,
                 handshakes: status.counts.handshakes,
             },
-            is_unresolved: self.signs.is_unresolved.load(Ordering::Relaxed),
+            is_unresolved: self.path_errors.is_unresolved.load(Ordering::Relaxed),
             is_unsent: self.udp.load().send_errors.read() > 0,
             is_for_another_key: refused.foreign > 0,
             unknown_key: refused.unknown.first().map(|refused| refused.key),
             remote: status.endpoint.map(|endpoint| endpoint.remote),
         })
+    }
+
+    /// Whether the peer is up.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.node.peers(clock::now()).iter().any(|peer| peer.state == PeerState::Up)
     }
 
     /// Takes a sample of the counters for the rates, and of the round trip; called every few seconds.

@@ -191,7 +191,8 @@ pub fn peers(shared: &Shared) -> Peers {
         let interface = edge.interface();
         let peer = |status: &PeerStatus| {
             let rates = edge.per_second(&status.public_key);
-            Peer::of(status, edge.name.to_string(), interface.clone(), now.instant, rates)
+            let link = edge.link.lock().shown(now.instant);
+            Peer { link, ..Peer::of(status, edge.name.to_string(), interface.clone(), now.instant, rates) }
         };
         edge.node.peers(now).iter().map(peer).collect::<Vec<_>>()
     };

@@ -1,6 +1,8 @@
 //! How other threads reach the data thread.
 
 use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -21,11 +23,23 @@ pub enum Command {
     Resolved(Resolved),
     /// A new configuration, checked and prepared.
     Reload(Box<Change>),
+    /// The link to an edge is to be dialled.
+    Link(LinkDial),
     /// Stop: take no new flows, let existing ones finish for `drain`, then reset them.
     Stop {
         /// For how long.
         drain: Duration,
     },
+}
+
+/// A connection for the link to an edge.
+pub struct LinkDial {
+    /// The edge.
+    pub edge: EdgeId,
+    /// Its address inside the tunnel, and the link's port.
+    pub target: SocketAddr,
+    /// One half of a socket pair, nonblocking; it is closed when the connection ends.
+    pub stream: UnixStream,
 }
 
 /// A change that can no longer fail: everything that could was done before it was sent.

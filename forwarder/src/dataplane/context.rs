@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mio::Registry;
 use policy::forwarder::Policy;
+use tunnel::bucket::Bucket;
 use tunnel::packet::icmp::Error as IcmpError;
 use tunnel::packet::{Ip, Tcp};
 use tunnel::time::{Instant, Now};
@@ -12,8 +13,8 @@ use tunnel::time::{Instant, Now};
 use super::edge::Edge;
 use super::resolve::Resolver;
 use crate::datagram::Buffer;
+use crate::flow::FlowKey;
 use crate::flow::segment::Bare;
-use crate::flow::{Bucket, FlowKey};
 use crate::stats::{Dialled, Dropped, Stats, add};
 use crate::upstream::{self, Pools};
 

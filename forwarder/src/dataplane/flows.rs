@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use policy::forwarder::Policy;
+use tunnel::bucket::Bucket;
 use tunnel::offload::{Offload, SuperPacket};
 use tunnel::packet::icmp::Echo;
 use tunnel::packet::{Ip, protocol};
@@ -15,7 +16,6 @@ use super::edges::Edges;
 use super::owner::Owner;
 use super::tcp::{TcpFlows, TcpHandler};
 use super::udp::{self, UdpFlows, UdpHandler};
-use crate::flow::Bucket;
 use crate::icmp::IcmpError;
 use crate::stats::{Dropped, add};
 use crate::upstream::{Lease, Member};

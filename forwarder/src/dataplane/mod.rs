@@ -26,11 +26,12 @@ use std::time::Duration;
 
 use mio::event::Event;
 use mio::{Events, Poll};
-use policy::forwarder::Policy;
+use policy::forwarder::{Policy, SourcePort};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tunnel::io::clock;
 use tunnel::io::udp::ReceiveBatch;
 use tunnel::io::watchdog::{self, Watched};
+use tunnel::node::PeerState;
 use tunnel::offload::coalesce::{CoalesceOptions, Coalescer};
 use tunnel::progress::Heartbeat;
 use tunnel::time::{Instant, Now};
@@ -39,8 +40,8 @@ use crate::flow::EdgeId;
 use crate::network::{NetworkChange, Watch};
 use crate::state::MarkWriter;
 use crate::stats::{Stats, add};
-use crate::upstream::Pools;
-pub use command::{Change, Command, Commands, Inbox, Listeners};
+use crate::upstream::{Pools, Stream};
+pub use command::{Change, Command, Commands, Inbox, LinkDial, Listeners};
 use context::Context;
 use daemon::endpoint_name::EndpointName;
 use edge::Edge;
@@ -287,6 +288,7 @@ impl DataPlane {
             match command {
                 Command::Resolved(resolved) => self.handle_resolved(now, resolved),
                 Command::Reload(change) => self.reload(now, *change),
+                Command::Link(dial) => self.dial_link(now, dial),
                 Command::Stop { drain } => self.stop(now, drain),
             }
         }
@@ -318,6 +320,22 @@ impl DataPlane {
                 tracing::info!(peer = %edge.name, "the endpoint's name has no address yet, resolving it again");
             }
             None => {}
+        }
+    }
+
+    /// Connects one half of a socket pair to an edge; where that cannot be done, the other half sees the end.
+    fn dial_link(&mut self, now: Now, dial: LinkDial) {
+        let Some(edge) = self.edges.get_mut(dial.edge) else { return };
+        let stream = Stream::Unix(mio::net::UnixStream::from_std(dial.stream));
+        let link = tcp::Local {
+            target: dial.target,
+            source_port: SourcePort::Any,
+            owner: Owner::Link,
+            stats: Arc::default(),
+        };
+        if edge.state == PeerState::Up {
+            // A stream that comes back is closed by its drop.
+            drop(self.flows.tcp(now).open_local(edge, link, stream));
         }
     }
 

@@ -11,6 +11,8 @@ pub enum Owner {
     Service(Name, ClientPrefix),
     /// A `[[reach]]`.
     Reach(Name),
+    /// The link to an edge.
+    Link,
 }
 
 impl Owner {
@@ -18,7 +20,12 @@ impl Owner {
     pub(crate) const fn client(&self) -> Option<ClientPrefix> {
         match self {
             Self::Service(_, client) => Some(*client),
-            Self::Reach(_) => None,
+            Self::Reach(_) | Self::Link => None,
         }
+    }
+
+    /// Whether the flow began on this machine.
+    pub(crate) const fn is_local(&self) -> bool {
+        self.client().is_none()
     }
 }

@@ -1,7 +1,6 @@
 //! Flows: their keys, their table, their limits, and the replies to segments of none.
 
 pub mod admission;
-pub mod bucket;
 pub mod greylist;
 pub mod key;
 pub mod ports;
@@ -10,7 +9,6 @@ pub mod segment;
 pub mod table;
 
 pub use admission::{Admission, Shed};
-pub use bucket::Bucket;
 pub use greylist::Greylist;
 pub use key::{ClientPrefix, EdgeId, FlowKey};
 pub use quota::Quota;

@@ -3,14 +3,17 @@
 mod hello;
 
 use std::io;
+use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use policy::Host;
 use policy::forwarder::{Check, Health, ProxyProtocol, Upstream};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
+use crate::link::check_failure;
 use crate::proxy_protocol;
 use crate::upstream::{Member, Pools};
 
@@ -21,9 +24,16 @@ const STATUS_LINE: usize = 12;
 #[derive(Default)]
 pub struct Watch {
     watched: Vec<Weak<Member>>,
+    changed: Rc<Notify>,
 }
 
 impl Watch {
+    /// What is notified when an upstream's health is another than before.
+    #[must_use]
+    pub fn changed(&self) -> Rc<Notify> {
+        Rc::clone(&self.changed)
+    }
+
     /// Begins to watch upstreams that are new; those that left the configuration are no longer
     /// checked.
     ///
@@ -35,20 +45,28 @@ impl Watch {
                 let weak = Arc::downgrade(member);
                 if !self.watched.iter().any(|known| known.ptr_eq(&weak)) {
                     self.watched.push(Weak::clone(&weak));
-                    tokio::task::spawn_local(watch(weak));
+                    tokio::task::spawn_local(watch(weak, Rc::clone(&self.changed)));
                 }
             }
         }
     }
 }
 
-async fn watch(member: Weak<Member>) {
+async fn watch(member: Weak<Member>, changed: Rc<Notify>) {
     loop {
         let Some(checked) = member.upgrade() else { return };
         let Some(health) = checked.health.clone() else { return };
         let result = timeout(health.timeout, check(&checked, &health)).await;
         let result = result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        if let Some(is_up) = checked.handle_check(result.is_ok()) {
+        if let Err(error) = &result {
+            checked.note_failure(check_failure(&checked.upstream, error));
+        }
+        let was_checked = checked.is_checked();
+        let change = checked.handle_check(result.is_ok());
+        if change.is_some() || checked.is_checked() != was_checked {
+            changed.notify_one();
+        }
+        if let Some(is_up) = change {
             let error = result.err().map(|error| error.to_string()).unwrap_or_default();
             tracing::info!(upstream = %checked.upstream, is_up, error, "an upstream's health changed");
         }

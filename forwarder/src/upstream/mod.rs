@@ -10,7 +10,7 @@ use mio::{Registry, Token};
 
 use crate::cell::Cell;
 use crate::stats::Dialled;
-pub use pool::{ByEntry, Lease, Member, Pool, Pools};
+pub use pool::{ByEntry, CheckFailure, Lease, Member, Pool, Pools};
 pub use stream::Stream;
 
 /// A nonblocking socket with its readiness.

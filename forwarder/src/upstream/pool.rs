@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use daemon::link::message::{Evidence, Reason};
+use parking_lot::Mutex;
 use policy::Name;
 use policy::forwarder::{Health, Policy, ProxyProtocol, Service, Upstream};
 use tunnel::time::Instant;
@@ -14,6 +16,15 @@ use tunnel::time::Instant;
 const REST: Duration = Duration::from_secs(5);
 /// Failed checks in a row after which an upstream is down.
 const FALL: u64 = 2;
+
+/// Why a health check failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckFailure {
+    /// In one word.
+    pub reason: Reason,
+    /// What was seen.
+    pub evidence: Evidence,
+}
 
 /// One upstream of an entry.
 #[derive(Debug)]
@@ -29,7 +40,10 @@ pub struct Member {
     flows: AtomicU64,
     failures: AtomicU64,
     is_down: AtomicBool,
+    is_checked: AtomicBool,
     failed_checks: AtomicU64,
+    /// Why the last check failed; for the control plane alone.
+    failure: Mutex<Option<CheckFailure>>,
     /// Until when it comes after the others; nanoseconds since boot.
     rests_until: AtomicU64,
 }
@@ -131,6 +145,8 @@ impl Member {
             flows: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             is_down: AtomicBool::new(false),
+            is_checked: AtomicBool::new(false),
+            failure: Mutex::default(),
             failed_checks: AtomicU64::new(0),
             rests_until: AtomicU64::new(0),
         }
@@ -177,7 +193,25 @@ impl Member {
         if !succeeded && !is_down {
             return None;
         }
+        self.is_checked.store(true, Ordering::Relaxed);
         (self.is_down.swap(is_down, Ordering::Relaxed) != is_down).then_some(!is_down)
+    }
+
+    /// Whether its health checks have come to a verdict.
+    #[must_use]
+    pub fn is_checked(&self) -> bool {
+        self.is_checked.load(Ordering::Relaxed)
+    }
+
+    /// A health check failed for this reason.
+    pub fn note_failure(&self, failure: CheckFailure) {
+        *self.failure.lock() = Some(failure);
+    }
+
+    /// Why its last failed check failed.
+    #[must_use]
+    pub fn last_failure(&self) -> Option<CheckFailure> {
+        self.failure.lock().clone()
     }
 
     fn is_resting(&self, now: Instant) -> bool {

@@ -1,4 +1,5 @@
-//! Reports as text for people: the field words and their order are those of `wg show`, further facts come after.
+//! Reports as text for people: the field words and their order are those of `wg show`, further
+//! facts come after.
 
 use std::fmt::Write as _;
 
@@ -41,7 +42,7 @@ pub fn status(report: &Status, style: Style) -> String {
     let applied =
         if report.last_apply_ok { "" } else { " (the last apply failed; the one before is in force)" };
     let mut text = format!(
-        "{} {}\n  version: {}        up: {}\n  config: {}, generation {}{applied}\n  interface: {}        peers: {} of {} up\n  leaked packets stopped: {}\n",
+        "{} {}\n  version: {}        up: {}\n  config: {}, generation {}{applied}\n  interface: {}        peers: {} of {} up        links: {} up\n  leaked packets stopped: {}\n",
         style.bold("gateway:"),
         style.state(report.health.label()),
         report.version,
@@ -51,6 +52,7 @@ pub fn status(report: &Status, style: Style) -> String {
         report.interface,
         report.peers_up,
         report.peers,
+        report.links_up,
         report.leaked_packets,
     );
     if !report.config_in_force {

@@ -22,7 +22,8 @@ impl Edge {
         let policy = &config.policy;
         match request {
             Request::Peers => {
-                Ok(Reply::Peers(self.meter.borrow_mut().peers(&self.in_force.borrow(), &self.plane)))
+                let peers = self.meter.borrow_mut().peers(&self.in_force.borrow(), &self.plane);
+                Ok(Reply::Peers(self.links.with_links(peers)))
             }
             Request::Dump { show_keys } => {
                 Ok(Reply::Dump(self.plane.dump(policy.interface.name.as_str(), show_keys)))
@@ -56,9 +57,9 @@ impl Edge {
 
     /// The kernel's named counters, a few seconds old at most. `None` when there is no table.
     pub(super) async fn read_counters(&self) -> Result<Option<Counters>, Failure> {
-        let young = self.meter.borrow().young_counters(Instant::now()).cloned();
-        if young.is_some() {
-            return Ok(young);
+        let fresh = self.meter.borrow().fresh_counters(Instant::now()).cloned();
+        if fresh.is_some() {
+            return Ok(fresh);
         }
         let Some((named, flows)) = self.reader.counters().await? else { return Ok(None) };
         self.meter.borrow_mut().handle_counters(Instant::now(), named.clone(), flows);

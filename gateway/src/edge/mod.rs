@@ -6,6 +6,7 @@
 //! | `watch` | what looks at the kernel found, and what was repaired |
 //! | `meter` | what is measured for reports |
 //! | `peers` | where peers are: endpoints kept on disk, and names to resolve |
+//! | `links` | the control channels of the origins |
 //! | `data_plane` | device, outer socket and `wg` socket |
 //!
 //! The parts do not know the edge. They are plain values that decide; what waits is here, and borrows a part only between
@@ -21,6 +22,7 @@ mod events;
 mod example;
 mod flows;
 mod in_force;
+mod links;
 pub mod machine;
 mod meter;
 mod pages;
@@ -32,18 +34,21 @@ mod status;
 mod watch;
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use daemon::changes::Confirmable;
+use tokio::task::spawn_local;
 use tunnel::io::clock;
 
 use crate::config::Config;
-use crate::kernel::Helper;
+use crate::kernel::{Failure, Helper};
 use crate::state::State;
 use data_plane::DataPlane;
 use in_force::{InForce, Installer};
+use links::EdgeLinks;
 use meter::{Meter, Reader};
 use peers::Peers;
 use watch::Watch;
@@ -64,9 +69,10 @@ pub struct Edge {
     watch: RefCell<Watch>,
     meter: RefCell<Meter>,
     peers: Rc<RefCell<Peers>>,
+    links: Rc<EdgeLinks>,
     /// Changes that wait for their confirmation.
     confirmable: Confirmable,
-    /// Serializes applies: two at once would judge each other's half-done work.
+    /// Serializes applies: two at once would see each other's unfinished work.
     applying: tokio::sync::Mutex<()>,
 }
 
@@ -77,24 +83,52 @@ impl Edge {
         Arc::clone(self.in_force.borrow().config())
     }
 
-    /// Why the daemon is of no use any more: the helper or a data thread ended, or is stuck.
+    /// Why the daemon cannot go on: the helper or a data thread ended, or is stuck.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         let helper = self.helper.fault().map(|fault| format!("the kernel helper is lost: {fault}"));
         helper.or_else(|| (!self.plane.device().is_healthy()).then(|| "a data thread ended".to_owned()))
     }
 
-    /// Looks after everything that time changes; to be called every few seconds. Returns whether there was traffic since the
-    /// last time.
+    /// Does the periodic work; to be called every few seconds. Returns whether there was traffic
+    /// since the last time.
     pub fn tick(self: &Rc<Self>) -> bool {
         let has_traffic = self.meter.borrow_mut().sample(&self.in_force.borrow(), &self.plane);
-        self.watch.borrow_mut().look_at_calls(self.plane.device());
+        self.watch.borrow_mut().check_calls(self.plane.device());
         self.peers.borrow_mut().handle_tick();
         self.keep_endpoints();
         peers::resolve_due(&self.peers, self.plane.device());
         self.follow_path_mtu();
+        self.follow_link();
         self.watch.borrow_mut().warn_of_refused_handshakes(self.plane.device().node(), clock::now());
         has_traffic
+    }
+
+    /// Has the link listen where the policy has it, and the rules open exactly the sockets that are there.
+    fn follow_link(self: &Rc<Self>) {
+        self.links.listen(&self.config().policy);
+        let sockets = self.links.sockets();
+        if *self.in_force.borrow().link() == sockets {
+            return;
+        }
+        let edge = Rc::clone(self);
+        drop(spawn_local(async move {
+            if let Err(failure) = edge.open_link(sockets).await {
+                tracing::debug!(%failure, "the rules do not follow the link yet; the next look tries it again");
+            }
+        }));
+    }
+
+    /// Opens the port of the link at these addresses, where the daemon listens, and closes it at all others.
+    async fn open_link(&self, sockets: Vec<SocketAddr>) -> Result<(), Failure> {
+        let _turn = self.applying.lock().await;
+        self.in_force.borrow_mut().set_link(sockets);
+        self.follow_machine().await
+    }
+
+    /// Announces to the origins that the daemon stops.
+    pub async fn announce_stop(&self) {
+        self.links.stop().await;
     }
 
     /// Writes the endpoints of the peers heard since the start, if they changed.
@@ -104,7 +138,7 @@ impl Edge {
         let (in_force, mut peers) = (self.in_force.borrow(), self.peers.borrow_mut());
         let Some(endpoints) = peers.moved(in_force.policy(), heard) else { return };
         if let Err(error) = self.state.keep_endpoints(endpoints) {
-            // Once: the next second would only say it again.
+            // Logged once: the next second would only repeat it.
             tracing::warn!(
                 "the peers' endpoints cannot be written ({error}); free disk space or fix the state folder's permissions"
             );

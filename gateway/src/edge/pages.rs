@@ -15,7 +15,9 @@ impl Pages for Edge {
         });
         let counters = read.unwrap_or_else(|| self.meter.borrow().last_counters().clone());
         let (in_force, meter, device) = (self.in_force.borrow(), self.meter.borrow(), self.plane.device());
-        let mut numbers = meter.peers_as_sampled(&in_force, &self.plane).numbers(ROLE);
+        let peers = self.links.with_links(meter.peers_as_sampled(&in_force, &self.plane));
+        let mut numbers = peers.numbers(ROLE);
+        numbers.extend(self.links.numbers());
         let services = services(&in_force, &self.plane.peers(), &counters);
         numbers.extend(services.iter().flat_map(service_numbers));
         numbers.extend(drop_numbers(device, in_force.ruleset(), &counters));

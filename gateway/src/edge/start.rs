@@ -15,13 +15,14 @@ use tunnel::io::udp::UdpSocket;
 use super::Edge;
 use super::data_plane::{DataPlane, Outer};
 use super::in_force::{Blueprint, InForce, Installed, Installer};
+use super::links::EdgeLinks;
 use super::machine::Machine;
 use super::meter::{Meter, Reader};
 use super::peers::Peers;
 use super::status::warn_of_problems;
 use super::watch::Watch;
 use crate::config::Config;
-use crate::kernel::{Failure, Helper, Listing, Request, Scope};
+use crate::kernel::{Failure, FailureKind, Helper, Listing, Request, Scope};
 use crate::state::State;
 
 /// What the data plane works with, acquired before anything in the kernel but the device is
@@ -73,6 +74,8 @@ impl Edge {
     ) -> Result<(Self, mpsc::Receiver<DeviceEvent>), Failure> {
         let Resources { tun, socket, outer, blueprint, machine, installed } = resources;
         let endpoints = state.endpoints();
+        let random = |error: std::io::Error| Failure::new(FailureKind::Kernel, error.to_string());
+        let links = Rc::new(EdgeLinks::new(&config).map_err(random)?);
         let in_force = InForce::new(Arc::new(config), Arc::new(blueprint), installed);
         let parts = (tun, socket, outer);
         let (plane, events) = DataPlane::start(in_force.config(), parts, in_force.mtu(), &state)?;
@@ -84,6 +87,7 @@ impl Edge {
             helper,
             state,
             plane,
+            links,
             peers: Rc::new(RefCell::new(Peers::new(in_force.policy(), endpoints))),
             in_force: RefCell::new(in_force),
             watch: RefCell::new(Watch::new(machine)),

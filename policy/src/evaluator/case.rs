@@ -1,6 +1,8 @@
 //! One packet, judged entry by entry.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnetwork::IpNetwork;
 
 use super::places::Places;
 use super::types::{Arrival, Entry, Judgement, Outcome, Packet, Redirect, Surroundings, Transport};
@@ -32,8 +34,8 @@ impl<'p, 'a> Case<'p, 'a> {
         }
     }
 
-    /// The edge itself may open into the tunnel what `[[allow]]` lists from "self", and anything
-    /// elsewhere, but never with an address of the tunnel.
+    /// The edge itself may open flows into the tunnel that `[[allow]]` lists from "self", and any
+    /// flow elsewhere, but none with an address of the tunnel.
     fn out_of_edge(&self) -> Judgement<'p> {
         if self.places.is_local(self.packet.destination) {
             return self.to_itself();
@@ -51,6 +53,9 @@ impl<'p, 'a> Case<'p, 'a> {
 
     /// A program of the edge that connects to one of its public addresses is treated like a client.
     fn to_itself(&self) -> Judgement<'p> {
+        if self.is_to_link() {
+            return dropped("input", "link").into();
+        }
         let is_public = self.surroundings.public.contains(&self.packet.destination);
         let Some(publish) = self.published(false).filter(|_| is_public) else {
             return Outcome::Delivered.into();
@@ -80,9 +85,16 @@ impl<'p, 'a> Case<'p, 'a> {
         }
         if self.places.is_local(self.packet.destination) {
             if let Some(redirect) = self.redirect() {
+                if self.is_link(redirect.to, redirect.protocol) {
+                    return dropped("input", "link").into();
+                }
                 let Some(entry) = entry else { return dropped("forward", "not_listed").into() };
                 let outcome = self.redirected(redirect, entry.source);
                 return Judgement { outcome, entry: Some(Entry::Allow(entry)) };
+            }
+            if self.is_to_link() {
+                let is_open = self.surroundings.link.iter().any(|socket| self.is_to(*socket));
+                return if is_open { Outcome::Delivered } else { dropped("input", "link") }.into();
             }
             let own_end = self.policy.interface.address.iter().any(|own| own.ip() == self.packet.destination);
             let echo = own_end && self.packet.transport == Transport::Echo;
@@ -91,9 +103,9 @@ impl<'p, 'a> Case<'p, 'a> {
             return Judgement { outcome, entry: entry.map(Entry::Allow) };
         }
         let Some(way) = self.places.route(self.packet.destination) else { return Outcome::Unroutable.into() };
-        // A network of containers is no way to the internet.
-        let astray = |entry: &&Allow| entry.to.contains(&Party::Wan) && self.is_container_network(way);
-        match entry.filter(|entry| !astray(entry)) {
+        // A container network does not lead to the internet.
+        let diverted = |entry: &&Allow| entry.to.contains(&Party::Wan) && self.is_container_network(way);
+        match entry.filter(|entry| !diverted(entry)) {
             Some(entry) => self.allowed(way, entry),
             None => dropped("forward", "not_listed").into(),
         }
@@ -148,7 +160,7 @@ impl<'p, 'a> Case<'p, 'a> {
             if self.is_stray() {
                 return dropped("prerouting", "not_syn").into();
             }
-            // A forged LAN address is in no list.
+            // A forged LAN address matches no list.
             let forged = !lan && self.places.in_lan(self.packet.source) && publish.allow != AllowList::Any;
             if forged || !self.admits(&publish.allow) {
                 return dropped("prerouting", "source_not_allowed").into();
@@ -157,9 +169,15 @@ impl<'p, 'a> Case<'p, 'a> {
             return Judgement { outcome, entry: Some(Entry::Publish(publish)) };
         }
         if let Some(redirect) = self.redirect() {
+            if self.is_link(redirect.to, redirect.protocol) {
+                return dropped("input", "link").into();
+            }
             let open = !unauthenticated || self.accepted();
             let outcome = self.redirected(redirect, SourceHandling::Preserve);
             return if open { outcome } else { dropped("forward", "wan_guard") }.into();
+        }
+        if self.is_to_link() {
+            return dropped("input", "link").into();
         }
         let needed = match self.packet.transport {
             Transport::Echo => true,
@@ -302,6 +320,21 @@ impl<'p, 'a> Case<'p, 'a> {
             Transport::Udp { destination, .. } => Some((Protocol::Udp, destination)),
             Transport::Echo => None,
         }
+    }
+
+    /// Whether the packet is for the port of the link at an address of the edge in the tunnel.
+    fn is_to_link(&self) -> bool {
+        let is_link = |(protocol, port)| self.is_link((self.packet.destination, port).into(), protocol);
+        self.service().is_some_and(is_link)
+    }
+
+    fn is_link(&self, at: SocketAddr, protocol: Protocol) -> bool {
+        let mut own = self.policy.interface.address.iter().map(IpNetwork::ip);
+        protocol == Protocol::Tcp && at.port() == self.policy.link.port && own.any(|own| own == at.ip())
+    }
+
+    fn is_to(&self, socket: SocketAddr) -> bool {
+        (self.packet.destination, self.service()) == (socket.ip(), Some((Protocol::Tcp, socket.port())))
     }
 
     fn redirect(&self) -> Option<&Redirect> {

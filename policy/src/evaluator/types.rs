@@ -79,6 +79,8 @@ pub struct Surroundings {
     pub redirects: Vec<Redirect>,
     /// Sources under a ban.
     pub banned: Vec<IpAddr>,
+    /// Sockets of the link that the daemon owns.
+    pub link: Vec<SocketAddr>,
 }
 
 /// A port that a container publishes.

@@ -2,15 +2,16 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
 
 use super::entries::{PeerAt, ReachAt};
-use super::model::{Interface, Service};
+use super::model::{Interface, Peer, Service};
 use crate::fields::At;
 use crate::prefix::covers;
 use crate::reader::Reader;
+use crate::sections::Link;
 use crate::{Mtu, Name, Problem, Protocol, Protocols};
 
 pub(super) fn everything(
@@ -142,6 +143,27 @@ fn reaches(reader: &Reader<'_>, reach: &[ReachAt], peers: &[PeerAt], metrics: &[
             let address = value.target.ip().to_string();
             let problem = Problem::TargetNotAllowed { address, peer: value.peer.to_string() };
             reader.report_at(entry.target_at.clone(), problem);
+        }
+    }
+}
+
+/// The link's port at an edge's address in the tunnel belongs to the link alone.
+///
+/// Which address is the edge's is not known for certain, so that every address of the tunnel's own
+/// network may be.
+pub(super) fn link_port(reader: &Reader<'_>, link: Link, peers: &[PeerAt], reach: &[ReachAt]) {
+    let may_be_edge = |peer: &Peer, address: IpAddr| {
+        peer.probe == Some(address) || peer.address.iter().any(|own| own.contains(address))
+    };
+    for entry in reach {
+        let target = entry.value.target;
+        let mut through = peers.iter().filter(|peer| peer.value.name == entry.value.peer);
+        let is_link = entry.value.protocols.contains(Protocol::Tcp)
+            && target.port() == link.port
+            && through.any(|peer| may_be_edge(&peer.value, target.ip()));
+        if is_link {
+            let what = "a [[reach]] to the tunnel's own network";
+            reader.report_at(entry.target_at.clone(), Problem::OnLinkPort { what, port: link.port });
         }
     }
 }

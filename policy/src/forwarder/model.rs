@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::upstream::{Health, Upstream};
-use crate::sections::{List, Log, Metrics, Offload};
+use crate::sections::{Link, List, Log, Metrics, Offload};
 use crate::{AllowList, FileRef, HostPort, Mtu, Name, PortRange, Protocol, Protocols, PublicKey, Warning};
 
 /// Everything `forwarder.toml` says, valid by construction; every default is filled in.
@@ -28,6 +28,8 @@ pub struct Policy {
     pub metrics: Metrics,
     /// The control socket.
     pub control: Control,
+    /// The control channel to the edges.
+    pub link: Link,
     /// Bounds on what flows may take.
     pub limits: Limits,
     /// Folder of the daemon's own state (the clock mark); `None` leaves it to the daemon.

@@ -48,6 +48,7 @@ impl Policy {
         }
         let mut settings = Settings { lines: changes };
         self.metrics.note_changes(&next.metrics, &mut settings);
+        self.link.note_changes(next.link, &mut settings);
         self.log.note_changes(next.log, &mut settings);
         settings.lines
     }

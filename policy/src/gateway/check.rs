@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::entries::{AllowAt, PeerAt, Places, PublishAt, TargetAt};
+use super::link_port;
 use super::model::{Party, Peer, Policy, Publish, Service, SourceHandling};
 use crate::fields::At;
 use crate::prefix::covers;
@@ -24,6 +25,7 @@ pub(super) fn everything(
     policy.peers = peers.into_iter().map(|peer| finished(peer, &policy.interface.address)).collect();
     Check { reader, policy, places }.mtu();
     Check { reader, policy, places }.publishes(&publish);
+    link_port::check(reader, policy, places, &publish, &allow);
     policy.publish = publish.into_iter().map(|entry| resolved(entry, &policy.peers)).collect();
     let check = Check { reader, policy, places };
     allow.iter().for_each(|entry| check.allow(entry));

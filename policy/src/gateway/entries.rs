@@ -1,8 +1,8 @@
 //! Entries of `gateway.toml` as they are read, each with the places that a later check may report.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use super::model::{Accept, Allow, Party, Peer, Publish, Target, Wan};
+use super::model::{Accept, Allow, Interface, Party, Peer, Publish, Target, Wan};
 use crate::fields::At;
 use crate::{InterfaceName, Name, PortRange, Position};
 
@@ -10,9 +10,18 @@ use crate::{InterfaceName, Name, PortRange, Position};
 pub(super) struct Places {
     pub(super) mtu: Position,
     pub(super) accept: Vec<At<Accept>>,
+    pub(super) metrics: Vec<At<SocketAddr>>,
+    /// Where the port of WireGuard or of the link is written.
+    pub(super) tunnel_port: Position,
     /// Whether interface, LAN and peers were read without an error: else where a flow leads cannot
     /// be judged.
     pub(super) are_ends_known: bool,
+}
+
+pub(super) struct InterfaceAt {
+    pub(super) value: Interface,
+    pub(super) mtu_at: Position,
+    pub(super) listen_port_at: Position,
 }
 
 pub(super) struct PeerAt {

@@ -2,6 +2,7 @@
 
 mod check;
 mod entries;
+mod link_port;
 mod model;
 mod parse;
 mod reload;

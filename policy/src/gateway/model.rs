@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
-use crate::sections::{List, Log, Metrics, Offload};
+use crate::sections::{Link, List, Log, Metrics, Offload};
 use crate::{
     AllowList, Bandwidth, FileRef, HostPort, InterfaceName, Mtu, Name, PortRange, Protocols, PublicKey, Rate,
     Warning, prefix,
@@ -36,6 +36,8 @@ pub struct Policy {
     pub metrics: Metrics,
     /// The control socket.
     pub control: Control,
+    /// The control channel to the peers; no other section has its port.
+    pub link: Link,
     /// Folder of the daemon's own state (endpoints, clock mark, applied policy).
     pub state_directory: PathBuf,
     /// What is logged, and how.

@@ -46,6 +46,7 @@ impl Policy {
         );
         changes.lists(&self.lists, &next.lists);
         self.metrics.note_changes(&next.metrics, &mut changes);
+        self.link.note_changes(next.link, &mut changes);
         self.log.note_changes(next.log, &mut changes);
         for ((key, old), (_, new)) in self.offload.switches().into_iter().zip(next.offload.switches()) {
             changes.field("offload", key, old.as_str(), new.as_str());

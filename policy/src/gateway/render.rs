@@ -54,6 +54,7 @@ impl Policy {
         let control =
             [("socket", quoted(self.control.socket.display())), ("group", quoted(&self.control.group))];
         table("[control]", &control, text);
+        table("[link]", &[("port", self.link.port.to_string())], text);
         table("[state]", &[("directory", quoted(self.state_directory.display()))], text);
         table(
             "[log]",

@@ -34,6 +34,13 @@ pub enum Finding {
         /// What the edge listens on.
         listen: u16,
     },
+    /// The link has another port at each side.
+    OtherLinkPort {
+        /// The edge's.
+        gateway: u16,
+        /// The forwarder's.
+        forwarder: u16,
+    },
     /// The two sides cut packets at different sizes.
     OtherMtu {
         /// The edge's.
@@ -141,6 +148,10 @@ impl fmt::Display for Finding {
                 "forwarder.toml dials port {endpoint}, but gateway.toml listens on {listen}; right only if a router \
                  in between forwards the one to the other"
             ),
+            Self::OtherLinkPort { gateway, forwarder } => write!(
+                f,
+                "[link] port is {gateway} in gateway.toml and {forwarder} in forwarder.toml; write the same"
+            ),
             Self::OtherMtu { gateway, forwarder } => {
                 write!(
                     f,
@@ -214,6 +225,7 @@ impl Finding {
             | Self::WrongKey { .. }
             | Self::PresharedOnOneSide { .. }
             | Self::OtherPort { .. }
+            | Self::OtherLinkPort { .. }
             | Self::OtherMtu { .. } => Ok(()),
         }
     }

@@ -113,6 +113,10 @@ impl Pair<'_> {
         if endpoint != listen {
             findings.push(Finding::OtherPort { endpoint, listen });
         }
+        let (gateway, forwarder) = (self.gateway.link.port, self.forwarder.link.port);
+        if gateway != forwarder {
+            findings.push(Finding::OtherLinkPort { gateway, forwarder });
+        }
         if let (Mtu::Fixed(gateway), Mtu::Fixed(forwarder)) =
             (self.gateway.interface.mtu, self.forwarder.interface.mtu)
             && gateway != forwarder

@@ -1,6 +1,7 @@
 //! Sections that both configurations have: their types, and how they are read.
 
 mod control;
+mod link;
 mod list;
 mod log;
 mod metrics;
@@ -11,12 +12,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub(crate) use control::ControlKeys;
+pub use link::Link;
 pub use list::{List, parse_list};
 pub(crate) use list::{allow_list, list};
 pub use log::{Log, LogFormat, LogLevel};
 pub use metrics::Metrics;
 pub use offload::Offload;
 
+use crate::Position;
 use crate::fields::At;
 use crate::reader::Table;
 
@@ -35,6 +38,9 @@ pub(crate) struct Shared {
     /// Where the addresses of `metrics` are written.
     pub(crate) metrics_at: Vec<At<SocketAddr>>,
     pub(crate) control: Option<ControlKeys>,
+    pub(crate) link: Option<Link>,
+    /// Where the port of `link` is written, if it is.
+    pub(crate) link_at: Option<Position>,
     /// `Some(None)` where the file does not have it.
     pub(crate) state_directory: Option<Option<PathBuf>>,
     pub(crate) log: Option<Log>,
@@ -45,10 +51,13 @@ impl Shared {
     /// Reads all of them, so that every error is found.
     pub(crate) fn read(root: &Table<'_>, daemon: Daemon) -> Self {
         let (metrics, metrics_at) = metrics::metrics(root);
+        let (link, link_at) = link::link(root);
         Self {
             metrics,
             metrics_at,
             control: control::control(root, daemon == Daemon::Gateway),
+            link,
+            link_at,
             state_directory: state::state_directory(root),
             log: log::log(root),
             offload: offload::offload(root, daemon == Daemon::Gateway),

@@ -68,12 +68,17 @@ impl Compiled {
 impl Stage {
     /// What a policy compiles to for the interfaces of this stage.
     pub(crate) fn plan(policy: &Policy) -> Plan {
+        Self::plan_with(policy, arbitrary::link_sockets(policy))
+    }
+
+    /// The same while the daemon owns these sockets of the link.
+    pub(crate) fn plan_with(policy: &Policy, link: Vec<SocketAddr>) -> Plan {
         let interfaces = datalink::interfaces();
         let index = |name: &str| interfaces.iter().find(|it| it.name == name).map_or(9_999, |it| it.index);
         let system = arbitrary::system(index);
         let trust = Pins::new(policy, &system, &[]).trust(policy, &system);
         let uplinks = uplinks(policy, &system, &[]);
-        policy.plan_under(&Conditions { trust, uplinks, ..Conditions::default() })
+        policy.plan_under(&Conditions { trust, uplinks, link, ..Conditions::default() })
     }
 
     pub(crate) fn build() -> Self {
@@ -89,6 +94,13 @@ impl Stage {
         let present = Present::from_listing(&tables).unwrap();
         let install = plan.ruleset.install(&present);
         self.put(install["nftables"].as_array().unwrap(), &plan.routing);
+    }
+
+    /// Removes the table, and installs another one that has nothing of it.
+    pub(crate) fn install_table(&mut self, plan: &Plan) {
+        run("nft", &["-j", "-f", "-"], &plan.ruleset.replace().to_string());
+        shell(&routing_script(&plan.routing));
+        self.netfilter.forget_flows();
     }
 
     /// Removes everything, and installs a plan that may have a fault.
@@ -126,9 +138,9 @@ impl Stage {
         packet
     }
 
-    /// Sends one packet and finds out what happened to it; `patience` is how long to wait for one
+    /// Sends one packet and finds out what happened to it; `timeout` is how long to wait for one
     /// that vanishes.
-    pub(crate) fn send(&mut self, packet: &Packet, patience: Duration) -> Observed {
+    pub(crate) fn send(&mut self, packet: &Packet, timeout: Duration) -> Observed {
         let delivered = self.netfilter.counters("probe");
         let before = self.netfilter.counters("causeway");
         let routeless = routeless();
@@ -146,7 +158,7 @@ impl Stage {
                 .or_else(|| (self.netfilter.counters("probe") != delivered).then_some(Outcome::Delivered))
                 .or_else(|| dropped(&before, &after))
                 .or_else(|| (self::routeless() != routeless).then_some(Outcome::Unroutable));
-            if outcome.is_some() || sent.elapsed() > patience {
+            if outcome.is_some() || sent.elapsed() > timeout {
                 return Observed { outcome, counted: counted(&before, &after) };
             }
             std::thread::sleep(Duration::from_micros(200));
@@ -325,6 +337,7 @@ table ip containers {
   chain prerouting {
     type nat hook prerouting priority -100;
     fib daddr type local tcp dport 9091 dnat to 172.17.0.2:9091
+    fib daddr type local tcp dport { 9092, 9093 } dnat to 10.77.88.1:51899
   }
 }
 table inet probe {

@@ -3,7 +3,7 @@
 //! The same seed gives the same policy and the same packets on every machine.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use policy::Protocol;
 use policy::evaluator::{Arrival, Packet, Redirect, Surroundings, Transport};
@@ -180,7 +180,7 @@ fn allow(random: &mut Random, number: u64, text: &mut String) {
         let first = random.port();
         let _ = writeln!(
             text,
-            "protocol = [{protocol}]\nports = [\"{first}-{}\", \"9091\", \"2049\"]",
+            "protocol = [{protocol}]\nports = [\"{first}-{}\", \"9091\", \"9092\", \"2049\"]",
             first + 40
         );
     }
@@ -199,7 +199,7 @@ const OUTWARD: &[&str] = &[
 ];
 
 /// The worked example's surroundings: the WAN on `eth0` with 192.0.2.2, the LAN on `eth1`, a
-/// container on `docker0` that publishes tcp/9091, and `br-x`, a bridge over a network card that is
+/// container on `docker0` that publishes tcp/9091, a DNAT of tcp/9092 to the port of the link, and `br-x`, a bridge over a network card that is
 /// not in the configuration.
 #[must_use]
 pub fn surroundings(policy: &Policy) -> Surroundings {
@@ -222,8 +222,28 @@ pub fn surroundings(policy: &Policy) -> Surroundings {
         public: vec![IpAddr::V6(V6_WAN)],
         pinned,
         bridges: vec![("docker0".to_owned(), false), ("br-x".to_owned(), true)],
-        redirects: vec![Redirect { protocol: Protocol::Tcp, port: 9_091, to: (V4_CONTAINER, 9_091).into() }],
+        redirects: vec![
+            Redirect { protocol: Protocol::Tcp, port: 9_091, to: (V4_CONTAINER, 9_091).into() },
+            Redirect { protocol: Protocol::Tcp, port: 9_092, to: (V4_TUNNEL, 51_899).into() },
+        ],
         banned: Vec::new(),
+        link: link_sockets(policy),
+    }
+}
+
+/// Sockets of the link that the daemon owns: none, that of IPv4, both, or one that another policy
+/// had. Which, the policy decides.
+#[must_use]
+pub fn link_sockets(policy: &Policy) -> Vec<SocketAddr> {
+    let own = policy.interface.address.iter().map(|own| own.ip());
+    match (policy.publish.len() + policy.allow.len()) % 4 {
+        0 => Vec::new(),
+        1 => own.take(1).map(|own| (own, policy.link.port).into()).collect(),
+        2 => own.map(|own| (own, policy.link.port).into()).collect(),
+        _ => own
+            .map(|own| (own, policy.link.port + 1).into())
+            .chain([(V4_LAN, policy.link.port).into()])
+            .collect(),
     }
 }
 
@@ -288,6 +308,7 @@ const V4_WAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const V4_LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 const V4_CONTAINERS: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 1);
 const V4_BRIDGE: Ipv4Addr = Ipv4Addr::new(198, 18, 5, 1);
+const V4_TUNNEL: Ipv4Addr = Ipv4Addr::new(10, 77, 88, 1);
 const V4_CONTAINER: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 2);
 const V6_WAN: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
 
@@ -392,7 +413,8 @@ fn transport(random: &mut Random, policy: &Policy) -> Transport {
     if random.chance(10) {
         return Transport::Echo;
     }
-    let mut ports: Vec<u16> = vec![22, 902, 9_091, 2_049, 51_820, 51_820, 443];
+    let link = policy.link.port;
+    let mut ports: Vec<u16> = vec![22, 902, 9_091, 9_092, 2_049, 51_820, 51_820, 443, link, link + 1];
     for publish in &policy.publish {
         ports.extend([publish.ports.first(), publish.ports.last(), publish.ports.last().saturating_add(1)]);
     }

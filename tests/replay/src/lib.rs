@@ -1,7 +1,7 @@
 //! The bodies of the fuzz targets: each takes any bytes and panics when a promise is broken.
 //!
-//! `tests/fuzz` puts a fuzzer behind them; the tests of this crate replay the committed corpus in `tests/fuzz/corpus`
-//! with the ordinary compiler.
+//! `tests/fuzz` puts a fuzzer behind them; the tests of this crate replay the committed corpus in
+//! `tests/fuzz/corpus` with the ordinary compiler.
 // A broken promise is a panic here: that is how a fuzzer learns of it.
 #![allow(clippy::panic, clippy::expect_used)]
 
@@ -9,6 +9,7 @@ mod configuration;
 mod foreign;
 mod helper;
 mod import;
+mod link;
 mod offload;
 mod origin;
 mod tunnelled;
@@ -18,7 +19,7 @@ mod wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 17] = [
     ("split", offload::split),
     ("coalesce", offload::coalesce),
     ("virtio_header", offload::virtio_header),
@@ -34,6 +35,8 @@ pub const TARGETS: [Target; 15] = [
     ("helper_request", helper::helper_request),
     ("routeros", foreign::routeros),
     ("wg_quick", import::wg_quick),
+    ("link_frame", link::link_frame),
+    ("link_session", link::link_session),
 ];
 
 /// Runs the target of that name.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use arbitrary::{Random, gateway_text, packet, surroundings, system};
+use arbitrary::{Random, gateway_text, link_sockets, packet, surroundings, system};
 use lab::{Lab, Node, PacketSocket, Topology, full_counts, scenario};
 use policy::Source;
 use policy::evaluator::{Arrival, Outcome, Packet, Surroundings, Transport, evaluate};
@@ -64,8 +64,13 @@ fn whatever_passes_the_minimal_guard_passes_the_whole_one_too() -> Result<()> {
                 passed += 1;
                 // At boot nothing is known of the interfaces.
                 let around = surroundings(&whole);
-                let around =
-                    Surroundings { pinned: Vec::new(), bridges: Vec::new(), public: Vec::new(), ..around };
+                let around = Surroundings {
+                    pinned: Vec::new(),
+                    bridges: Vec::new(),
+                    public: Vec::new(),
+                    link: Vec::new(),
+                    ..around
+                };
                 let expected = evaluate(&whole, &around, &packet);
                 if !seen.is(&expected, &packet) {
                     wrong.push(format!(
@@ -129,6 +134,7 @@ impl Machine {
         edge.nft(
             "table ip dockerlike { chain prerouting { type nat hook prerouting priority -100;
                fib daddr type local tcp dport 9091 dnat to 172.17.0.2;
+               fib daddr type local tcp dport 9092 dnat to 10.77.88.1:51899;
              }
              }",
         )?;
@@ -154,7 +160,12 @@ impl Machine {
         let policy = generated(seed)?;
         let trust = Pins::new(&policy, &self.system, &[]).trust(&policy, &self.system);
         let uplinks = uplinks(&policy, &self.system, &[]);
-        let plan = policy.plan_under(&Conditions { trust, uplinks, ..Conditions::default() });
+        let plan = policy.plan_under(&Conditions {
+            trust,
+            uplinks,
+            link: link_sockets(&policy),
+            ..Conditions::default()
+        });
         ensure!(plan.routing.routes == self.policy.plan().routing.routes, "policy {seed} has other routes");
         self.load(&plan.ruleset)?;
         self.policy = policy;

@@ -16,6 +16,9 @@ const COMMON_UDP: [u16; 24] = [
     5355, 6000, 10_001, 51_820,
 ];
 
+/// The port of the link.
+const LINK: u16 = 51_899;
+
 #[test]
 fn from_the_origin_every_tcp_port_of_the_edge_and_of_a_lan_host_is_closed_but_those_listed() -> Result<()> {
     scenario(Topology::standard().routed().with_docker(), |lab| {
@@ -27,14 +30,20 @@ fn from_the_origin_every_tcp_port_of_the_edge_and_of_a_lan_host_is_closed_but_th
         let all: Vec<u16> = (1..=u16::MAX).collect();
 
         // Port 9091 of the edge is a container's, and so it is refused where packets pass through.
-        let short: Vec<u16> = (1..=1_024).chain(LISTENING.into_iter().filter(|&port| port > 1_024)).collect();
+        let more = LISTENING.into_iter().filter(|&port| port > 1_024).chain([LINK]);
+        let short: Vec<u16> = (1..=1_024).chain(more).collect();
         let tunnel_end = if full_counts() { &all } else { &short };
-        for (target, ports, at_edge, behind_it) in [
-            ("192.168.1.2", &all, all.len() as u64 - 2, 1),
-            ("10.77.88.1", tunnel_end, tunnel_end.len() as u64 - 2, 1),
-            ("192.168.1.50", &all, 0, all.len() as u64 - 1),
+        // That of the link is refused by itself at the edge's end of the tunnel, where nothing has its socket.
+        for (target, ports, at_edge, of_link, behind_it) in [
+            ("192.168.1.2", &all, all.len() as u64 - 2, 0, 1),
+            ("10.77.88.1", tunnel_end, tunnel_end.len() as u64 - 3, 1, 1),
+            ("192.168.1.50", &all, 0, 0, all.len() as u64 - 1),
         ] {
-            let counted = [("drop_input_not_listed", at_edge), ("drop_forward_not_listed", behind_it)];
+            let counted = [
+                ("drop_input_not_listed", at_edge),
+                ("drop_input_link", of_link),
+                ("drop_forward_not_listed", behind_it),
+            ];
             let before = packet_counters(&site.edge)?;
             probe.syns(target, ports, || tried.packets())?;
             let grown = growth(&site.edge, &before)?;
@@ -64,7 +73,8 @@ fn from_the_internet_every_tcp_port_and_the_common_udp_ports_are_closed_but_thos
         let before = packet_counters(&site.edge)?;
         probe.syns("192.0.2.2", &all, || tried.packets())?;
         let grown = growth(&site.edge, &before)?;
-        // All but 22, 443 and 5001 are dropped: the container's port where packets pass, the others at the edge itself.
+        // All but 22, 443 and 5001 are dropped: the container's port where packets pass, the others
+        // at the edge itself.
         for (name, packets) in [("drop_input_wan_guard", 65_531), ("drop_forward_wan_guard", 1)] {
             let seen = grown.get(name).copied().unwrap_or(0);
             ensure!(seen == packets, "{name} is {seen}, not {packets}: {grown:?}");
@@ -123,7 +133,8 @@ struct Servers {
     _udp: Vec<UdpEcho>,
 }
 
-/// An edge on which everything listens, and a container that publishes a port; the far end is a plain router.
+/// An edge on which everything listens, and a container that publishes a port; the far end is a
+/// plain router.
 fn edge_full_of_servers(lab: &Lab) -> Result<(Site<'_>, Router, Servers)> {
     let mut site = Site::new(lab)?;
     site.gateway_config.append(

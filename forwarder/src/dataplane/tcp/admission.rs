@@ -88,6 +88,8 @@ impl TcpAdmission {
                 self.counts.release(client);
             }
             Owner::Reach(_) => self.counts.release_local(),
+            // One per edge, that no flood of flows shuts out: it counts against no limit.
+            Owner::Link => {}
         }
     }
 

@@ -7,7 +7,6 @@ use super::admission::TcpAdmission;
 use super::dial::Dial;
 use super::table::Table;
 use crate::cell::{Ending, SCRATCH, Settings};
-use crate::dataplane::owner::Owner;
 use crate::flow::SlotId;
 use crate::flow::ports::Ports;
 use crate::stats::{Dialled, Stats, add};
@@ -63,7 +62,7 @@ impl TcpFlows {
     pub(super) fn finish(&mut self, now: Instant, id: SlotId, ending: Ending) {
         let Some((key, mut open)) = self.table.take_open(id) else { return };
         self.admission.release(id, &mut open);
-        if matches!(open.owner, Owner::Reach(_)) {
+        if open.owner.is_local() {
             self.ports.release(now, key);
         }
         match ending {

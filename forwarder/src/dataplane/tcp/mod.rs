@@ -10,10 +10,12 @@ mod dialler;
 mod flow;
 mod flows;
 mod handler;
+mod local;
 mod open;
 mod reach;
 mod table;
 
 pub(super) use flows::TcpFlows;
 pub(super) use handler::TcpHandler;
+pub(super) use local::Local;
 pub use reach::Listener;

@@ -119,7 +119,7 @@ impl Open {
         let transmitted = self.cell.poll_transmit(now.instant, (&mut edge.outlet(now), scratch));
         if !self.is_established && !self.is_aborting && self.cell.is_established() {
             self.is_established = true;
-            if matches!(self.owner, Owner::Reach(_)) {
+            if self.owner.is_local() {
                 self.stats.dialled(Dialled::Connected);
             }
         }
@@ -191,7 +191,7 @@ impl Open {
     }
 
     fn count_failed_dial(&mut self) {
-        if !self.is_established && matches!(self.owner, Owner::Reach(_)) {
+        if !self.is_established && self.owner.is_local() {
             let result = if self.is_aborting { Dialled::TimedOut } else { Dialled::Refused };
             self.stats.dialled(result);
         }

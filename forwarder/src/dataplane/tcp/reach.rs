@@ -11,17 +11,15 @@ use policy::forwarder::{OnDown, Reach};
 use tunnel::node::PeerState;
 use tunnel::time::Instant;
 
-use super::flow::Flow;
 use super::handler::TcpHandler;
-use super::open::Open;
-use crate::cell::{Cell, Path};
+use super::local::Local;
 use crate::dataplane::edge::Edge;
 use crate::dataplane::edges::Edges;
 use crate::dataplane::owner::Owner;
 use crate::dataplane::token;
-use crate::flow::{EdgeId, FlowKey};
+use crate::flow::EdgeId;
 use crate::stats::{Dialled, EntryStats, Stats};
-use crate::upstream::{Stream, Upstream};
+use crate::upstream::Stream;
 
 /// Connections taken from one listener before others have their turn.
 const ACCEPT_BATCH: usize = 64;
@@ -141,36 +139,12 @@ impl Listener {
 
     /// Carries an accepted connection into the tunnel, or resets it.
     fn connect(&self, tcp: &mut TcpHandler<'_>, edge: &Edge, stream: Stream) {
-        let Some((key, cell, stats)) = self.prepare(tcp, edge) else {
-            return self.refuse(&tcp.context.stats, &stream, Dialled::Exhausted);
-        };
-        let owner = Owner::Reach(self.reach.name.clone());
-        let upstream = (Upstream::new(stream, Vec::new()), None);
-        let open = Open::new(tcp.now.instant, cell, upstream, owner, stats);
-        let Ok(id) = tcp.flows.table.flows.insert(key, Flow::Open(Box::new(open))) else {
-            return tcp.flows.admission.release_local();
-        };
-        if let Some((_, open)) = tcp.flows.table.open_mut(id)
-            && open.upstream.watch(&tcp.context.registry, token::flow(id)).is_err()
-        {
-            open.abort();
+        let Some(stats) = self.stats(&tcp.context.stats) else { return stream.reset() };
+        let Reach { target, source_port, ref name, .. } = self.reach;
+        let local = Local { target, source_port, owner: Owner::Reach(name.clone()), stats };
+        if let Err(stream) = tcp.open_local(edge, local, stream) {
+            self.refuse(&tcp.context.stats, &stream, Dialled::Exhausted);
         }
-        tcp.flows.table.mark(id);
-    }
-
-    /// The name, the cell and the counters of a new flow; `None` when there is no room for it.
-    fn prepare(&self, tcp: &mut TcpHandler<'_>, edge: &Edge) -> Option<(FlowKey, Cell, Arc<EntryStats>)> {
-        let (now, target) = (tcp.now.instant, self.reach.target);
-        let stats = self.stats(&tcp.context.stats)?;
-        let local = SocketAddr::new(edge.address_like(target.ip())?, 0);
-        let settings = tcp.flows.settings(edge.mtu()).filter(|_| !tcp.context.is_stopping)?;
-        let table = &tcp.flows.table.flows;
-        let in_use = |key: &FlowKey| table.find(key).is_some();
-        let ends = (local, target);
-        let key = tcp.flows.ports.allocate(now, edge.id, ends, self.reach.source_port, in_use)?;
-        tcp.flows.admission.admit_local().ok()?;
-        let path = Path { local: key.local, remote: key.remote };
-        Some((key, Cell::connect(now, path, settings), stats))
     }
 
     fn stats(&self, stats: &Stats) -> Option<Arc<EntryStats>> {

@@ -7,6 +7,7 @@ mod fingerprint;
 mod installer;
 mod undone;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use daemon::exit::{Exit, ExitError};
 use daemon::metrics::Number;
 use policy::Mtu;
 use policy::gateway::{Peer, Policy};
-use policy::plan::Change;
+use policy::plan::{Change, Conditions};
 use policy::ruleset::Ruleset;
 use policy::sections::List;
 use policy::trust::{Listener, closed_between, taken};
@@ -33,11 +34,13 @@ pub(super) use undone::Left;
 /// The age from which a fetched list is a problem; the timer fetches every day.
 const STALE_LIST: Duration = Duration::from_secs(7 * 86_400);
 
-/// The configuration in force, what it made of the kernel, and how changes of it ended.
+/// The configuration in force, what it put into the kernel, and how changes of it ended.
 pub(super) struct InForce {
     config: Arc<Config>,
     blueprint: Arc<Blueprint>,
     installed: Installed,
+    /// The sockets of the link that the daemon owns.
+    link: Vec<SocketAddr>,
     /// An MTU of the paths that the kernel did not take.
     refused_mtu: Option<u16>,
     /// Configurations applied and refused since the start.
@@ -55,6 +58,7 @@ impl InForce {
             config,
             blueprint,
             installed,
+            link: Vec::new(),
             refused_mtu: None,
             generation: 1,
             failed_applies: 0,
@@ -88,19 +92,27 @@ impl InForce {
         (Arc::clone(&self.blueprint), self.installed.fingerprint)
     }
 
-    /// What a policy would make of the kernel on this machine, after what is in force.
+    /// The blueprint of a policy on this machine; services and uplinks that are in force keep their
+    /// numbers.
     pub(super) fn next(&self, policy: &Policy, machine: &Machine, mtu: Option<u16>) -> Blueprint {
-        Blueprint::new(policy, machine.conditions(policy, mtu, self.blueprint.in_force()))
+        Blueprint::new(policy, self.conditions(policy, machine, mtu))
     }
 
-    /// What the policy in force makes of the kernel now that the machine is another; `None` where that is in place.
+    fn conditions(&self, policy: &Policy, machine: &Machine, mtu: Option<u16>) -> Conditions {
+        let conditions = machine.conditions(policy, mtu, self.blueprint.in_force());
+        Conditions { link: self.link.clone(), ..conditions }
+    }
+
+    /// The blueprint of the policy in force now that the machine has changed; `None` if that is in
+    /// place.
     pub(super) fn due(&self, machine: &Machine) -> Option<Blueprint> {
         let before = &self.blueprint.conditions;
-        let conditions = machine.conditions(self.policy(), before.mtu, self.blueprint.in_force());
+        let conditions = self.conditions(self.policy(), machine, before.mtu);
         let same = conditions.trust == before.trust
             && conditions.uplinks == before.uplinks
             && conditions.is_only_way == before.is_only_way
-            && conditions.rule_priority == before.rule_priority;
+            && conditions.rule_priority == before.rule_priority
+            && conditions.link == before.link;
         (!same).then(|| Blueprint::new(self.policy(), conditions))
     }
 
@@ -110,7 +122,17 @@ impl InForce {
         (found != self.mtu() && self.refused_mtu != Some(found)).then_some(found)
     }
 
-    /// Notes the MTU that the kernel did not take, or that it took the last one.
+    /// The sockets of the link that the daemon owns, as the rules know them.
+    pub(super) const fn link(&self) -> &Vec<SocketAddr> {
+        &self.link
+    }
+
+    /// Notes which sockets of the link the daemon owns.
+    pub(super) fn set_link(&mut self, sockets: Vec<SocketAddr>) {
+        self.link = sockets;
+    }
+
+    /// Records the MTU that the kernel refused; `None` once it took one.
     pub(super) const fn set_refused_mtu(&mut self, mtu: Option<u16>) {
         self.refused_mtu = mtu;
     }
@@ -177,13 +199,13 @@ impl InForce {
         is_news
     }
 
-    /// The same configuration makes something else of the kernel now.
+    /// Takes what the same configuration puts into the kernel now.
     pub(super) fn follow(&mut self, blueprint: Arc<Blueprint>, installed: Installed) {
         self.blueprint = blueprint;
         self.installed = installed;
     }
 
-    /// Takes what a look at the kernel put back; a switch that a person has set since is no problem any more.
+    /// Takes what a check of the kernel put back; a switch that a person has set since is no problem any more.
     pub(super) fn handle_repair(&mut self, fingerprint: Option<u64>, unwritable: Vec<Unwritable>) {
         let fingerprint = fingerprint.or(self.installed.fingerprint);
         self.installed = Installed { unwritable, fingerprint };
@@ -254,7 +276,7 @@ impl InForce {
             ),
             Number::counter(
                 "gateway_config_failed_applies_total",
-                "Configurations refused or taken back since the start.",
+                "Configurations refused or rolled back since the start.",
                 self.failed_applies,
             ),
             Number::gauge(
@@ -284,7 +306,7 @@ pub(super) fn stale_lists(policy: &Policy) -> impl Iterator<Item = String> {
     policy.lists.iter().filter_map(list_age)
 }
 
-/// Says so when a list that is fetched has not been for long.
+/// The problem that a list has not been fetched for long.
 fn list_age(list: &List) -> Option<String> {
     let path = list.file.path(None).ok().filter(|_| !list.urls.is_empty())?;
     let age = std::fs::metadata(path).ok()?.modified().ok()?.elapsed().unwrap_or_default();
@@ -327,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_that_leaves_the_table_alone_leaves_its_fingerprint_and_says_which_switches_are_wrong_now() {
+    fn a_check_that_leaves_the_table_alone_leaves_its_fingerprint_and_says_which_switches_are_wrong_now() {
         let mut in_force = started(TEXT);
         let switch = Unwritable {
             path: "net/ipv4/ip_forward".to_owned(),
@@ -390,6 +412,27 @@ mod tests {
         let with_uplink = Machine::at_apply(in_force.policy(), system, &[]);
         let due = in_force.due(&with_uplink).unwrap();
         assert_eq!(due.conditions.uplinks.len(), 1);
+    }
+
+    #[test]
+    fn the_port_of_the_link_is_open_while_the_daemon_owns_a_socket_that_the_policy_has_for_it() {
+        let mut in_force = started(TEXT);
+        let machine = Machine::default();
+        let accepts = |blueprint: &Blueprint| {
+            let lines = blueprint.plan.ruleset.lines();
+            lines.iter().any(|line| line.starts_with("link: ") && line.ends_with(" accept"))
+        };
+        assert!(!accepts(&in_force.in_kernel().0));
+        in_force.set_link(vec!["10.77.88.1:51899".parse().unwrap()]);
+        let due = in_force.due(&machine).unwrap();
+        assert!(accepts(&due));
+        in_force.follow(Arc::new(due), Installed::default());
+        assert!(in_force.due(&machine).is_none());
+        assert!(accepts(&in_force.next(in_force.policy(), &machine, None)), "an apply keeps it open");
+        let moved = config(&format!("{TEXT}[link]\nport = 51900\n"));
+        assert!(!accepts(&in_force.next(&moved.policy, &machine, None)), "the socket has the old port");
+        in_force.set_link(Vec::new());
+        assert!(!accepts(&in_force.due(&machine).unwrap()));
     }
 
     fn started(text: &str) -> InForce {

@@ -13,7 +13,7 @@ use super::published::Service as Published;
 use super::ranges::{Family, Ranges};
 use super::router::Router;
 use crate::import::draft::{
-    Allow, Draft, List, Names, OriginService, Publish, Reach, plain_name, shortest, with_ports,
+    Allow, Draft, List, Names, OriginService, PortForward, Publish, Reach, plain_name, shortest, with_ports,
 };
 use crate::import::outcome::FindingKind::{Assumed, Carried, NoCounterpart};
 use policy::gateway::Service;
@@ -126,12 +126,14 @@ impl Carry<'_> {
         self.draft.edge.publish.push(Publish {
             name: name.clone(),
             protocols,
-            address,
-            wan_only: false,
-            ports: service.ports,
-            target,
-            target_ports,
-            masquerade,
+            forward: PortForward {
+                address,
+                wan_only: false,
+                ports: service.ports,
+                target,
+                target_ports,
+                masquerade,
+            },
             allow,
         });
         self.note_published(service, &name);
@@ -190,9 +192,9 @@ impl Carry<'_> {
         let family = |address: IpAddr| Family::of(address.is_ipv4()) == self.family;
         let address = service.bound.map(|bound| self.family.address(bound));
         let taken = edge.publish.iter().find(|other| {
-            family(other.target)
-                && other.address == address
-                && other.ports.overlaps(service.ports)
+            family(other.forward.target)
+                && other.forward.address == address
+                && other.forward.ports.overlaps(service.ports)
                 && other.protocols.iter().any(|protocol| protocols.contains(protocol))
         });
         match taken {

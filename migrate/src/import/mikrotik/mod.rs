@@ -124,7 +124,8 @@ fn routers(exports: &Exports<'_>, derive: Derive<'_>) -> Result<(Router, Router,
 }
 
 fn no_router(source: &Source<'_>) -> ImportError {
-    let what = "a wg-quick file and no export of a router: use `gatewayctl import wg-quick`".to_owned();
+    let what = "a wg-quick file and no export of a router: use `gatewayctl import wg-quick EDGE [ORIGIN]`"
+        .to_owned();
     ImportError::Ambiguous { at: source.name.display().to_string(), what }
 }
 

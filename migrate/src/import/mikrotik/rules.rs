@@ -338,7 +338,8 @@ fn routes_assumed(edge: &Router, near: &Link, draft: &mut Draft) {
 fn forwarded_ports(edge: &Router, near: &Link, draft: &mut Draft) {
     let mut ports = vec![format!("udp/{}", near.listen_port)];
     for publish in &draft.edge.publish {
-        ports.extend(publish.protocols.iter().map(|protocol| format!("{protocol}/{}", publish.ports)));
+        ports
+            .extend(publish.protocols.iter().map(|protocol| format!("{protocol}/{}", publish.forward.ports)));
     }
     ports.sort();
     ports.dedup();

@@ -77,6 +77,8 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let services: Vec<At<Service>> = services.into_iter().flatten().collect();
     let reach: Vec<ReachAt> = reach.into_iter().flatten().collect();
     check::everything(reader, &interface, &peers, &services, &reach, &shared.metrics_at);
+    let link = shared.link?;
+    check::link_port(reader, link, &peers, &reach);
     Some(Policy {
         interface: interface.value,
         peers: peers.into_iter().map(|peer| peer.value).collect(),
@@ -85,6 +87,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         lists: lists.into_iter().collect::<Option<_>>()?,
         metrics: shared.metrics,
         control: Control { socket: shared.control?.socket },
+        link,
         limits,
         state_directory: shared.state_directory?,
         log: shared.log?,

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::check;
-use super::entries::{AllowAt, PeerAt, Places, PublishAt};
+use super::entries::{AllowAt, InterfaceAt, PeerAt, Places, PublishAt};
 use super::model::{Interface, Peer, Policy};
 use super::sides;
 use crate::fields::{self, At, Probe, or_absent, probe};
@@ -66,6 +66,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         lists: entries.lists.into_iter().collect::<Option<_>>()?,
         metrics: shared.metrics,
         control: control(shared.control?),
+        link: shared.link?,
         state_directory: shared.state_directory?.unwrap_or_else(|| STATE_DIRECTORY.into()),
         log: shared.log?,
         offload: shared.offload,
@@ -74,7 +75,13 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         watch,
         warnings: Vec::new(),
     };
-    let places = Places { mtu: interface.at, accept: accept_at, are_ends_known: entries.are_ends_known };
+    let places = Places {
+        mtu: interface.mtu_at,
+        accept: accept_at,
+        metrics: shared.metrics_at,
+        tunnel_port: shared.link_at.unwrap_or(interface.listen_port_at),
+        are_ends_known: entries.are_ends_known,
+    };
     check::everything(reader, &mut policy, &places, entries.peers, entries.publish, entries.allow);
     Some(policy)
 }
@@ -136,11 +143,12 @@ fn bounded<'r>(mut tables: Vec<Table<'r>>, what: &'static str, limit: usize) -> 
     tables
 }
 
-/// The interface, and the place of its MTU.
-fn interface(table: &Table<'_>) -> Option<At<Interface>> {
+fn interface(table: &Table<'_>) -> Option<InterfaceAt> {
     let name = table.optional("name").map_or_else(|| InterfaceName::new("gw0"), fields::interface_name);
     let address = table.required("address").and_then(fields::own_addresses);
-    let listen_port = table.optional("listen_port").map_or(Some(51_820), fields::port);
+    let listen_port = table.optional("listen_port");
+    let listen_port_at = listen_port.map_or_else(|| table.at(), |value| value.at());
+    let listen_port = listen_port.map_or(Some(51_820), fields::port);
     let private_key_file = table.required("private_key_file").and_then(fields::file);
     let mtu = fields::mtu(table);
     table.close();
@@ -152,7 +160,7 @@ fn interface(table: &Table<'_>) -> Option<At<Interface>> {
         private_key_file: private_key_file?,
         mtu: mtu.value,
     };
-    Some(At::new(interface, mtu.at))
+    Some(InterfaceAt { value: interface, mtu_at: mtu.at, listen_port_at })
 }
 
 fn peer(table: &Table<'_>, names: &mut Names, tunnel: &[IpNetwork]) -> Option<PeerAt> {

@@ -76,6 +76,35 @@ fn packets_get_the_marks_of_uplinks_and_no_others() {
 }
 
 #[test]
+fn the_helper_takes_the_rule_that_opens_the_link_and_the_guard_has_none() {
+    let policy = parse(&Source { name: Path::new("gateway.toml"), text: EXAMPLE }).unwrap();
+    let open = |ruleset: &Ruleset| {
+        let text = ruleset.install(&Present::nothing());
+        let rules = text["nftables"].as_array().unwrap().iter().filter_map(|it| it.pointer("/add/rule"));
+        let of_link = rules.filter(|rule| rule["chain"] == "link" && rule.to_string().contains("accept"));
+        of_link.map(|rule| rule["expr"].clone()).collect::<Vec<_>>()
+    };
+    let rule = json!([
+        {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "gw0"}},
+        {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["new", "established"]}},
+        {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": "10.77.88.1"}},
+        {"accept": null},
+    ]);
+    let owned = Conditions { link: vec!["10.77.88.1:51899".parse().unwrap()], ..Conditions::default() };
+    let ruleset = policy.plan_under(&owned).ruleset;
+    assert_eq!(open(&ruleset), [rule]);
+    let text = ruleset.install(&Present::nothing()).to_string();
+    assert_eq!(admit(&text, &policy.tunnel_prefixes().collect(), &marks(&policy)), Ok(text));
+    for other in ["192.168.1.2:51899", "10.77.88.1:51900", "[::]:51899", "0.0.0.0:51899"] {
+        let conditions = Conditions { link: vec![other.parse().unwrap()], ..Conditions::default() };
+        assert_eq!(open(&policy.plan_under(&conditions).ruleset), [Value::Null; 0], "{other}");
+    }
+    for closed in [policy.plan().ruleset, Ruleset::guard(&policy, 1420), Ruleset::minimal_guard(&policy)] {
+        assert_eq!(open(&closed), [Value::Null; 0]);
+    }
+}
+
+#[test]
 fn what_the_edge_itself_sends_is_led_to_services_only_from_its_own_addresses() {
     let dnat = json!({"dnat": {"family": "ip", "addr": {"map": {"key": {"ct": {"key": "mark"}}, "data": "@target4"}}}});
     let rule = |statements: &[Value]| {
@@ -248,7 +277,8 @@ fn conditions(policy: &Policy) -> Conditions {
     let system = machine();
     let pins = Pins::new(policy, &system, &[]);
     let uplinks = uplinks(policy, &system, &[]);
-    Conditions { trust: pins.trust(policy, &system), uplinks, ..Conditions::default() }
+    let own = policy.interface.address.iter().map(|own| (own.ip(), policy.link.port).into());
+    Conditions { trust: pins.trust(policy, &system), uplinks, link: own.collect(), ..Conditions::default() }
 }
 
 /// The uplink `eth0` with a known next hop, the LAN's `eth1`, and `docker0` without a container.

@@ -1,6 +1,8 @@
 //! Files after the shape of real ones, each with what becomes of it; their mutations, and packets.
 
+mod both;
 mod mutation;
+mod narrow;
 mod packets;
 mod table;
 
@@ -95,6 +97,27 @@ fn the_endpoint_that_was_saved_never_makes_an_origin() {
             import.findings.iter().any(|finding| finding.text.starts_with("this is the edge's file, since"));
         assert!(said, "the signs of the role are not reported");
     }
+}
+
+#[test]
+fn the_link_gets_a_port_that_nothing_imported_has() {
+    let dnat = |ports: &str, protocol: &str| {
+        format!(
+            "PostUp = iptables -t nat -A PREROUTING -i eth0 -p {protocol} --dport {ports} -j DNAT --to-destination 10.77.88.2\n"
+        )
+    };
+    let port = |text: &str| {
+        let import = import("wg0.conf", text).unwrap();
+        let ports = (gateway(&import).link.port, forwarder(&import).link.port);
+        assert_eq!(ports.0, ports.1, "both ends have one port");
+        assert_eq!(import.gateway.contains("[link]"), ports.0 != 51_899);
+        ports.0
+    };
+    assert_eq!(port(&edge(WEB)), 51_899);
+    assert_eq!(port(&edge(&dnat("51899", "udp"))), 51_899);
+    assert_eq!(port(&edge(&dnat("51899", "tcp"))), 49_152);
+    assert_eq!(port(&edge(&dnat("49000:52000", "tcp"))), 52_001);
+    assert_eq!(port(&edge("").replace("ListenPort = 51820", "ListenPort = 51899")), 49_152);
 }
 
 #[test]

@@ -1,0 +1,391 @@
+//! What is sent across a link: JSON objects that name their type.
+//!
+//! Only enums, numbers, checked names and one evidence string cross a link. A field, type or value that this version does
+//! not know is ignored, so that a newer end may send it; a request that it does not know is replied to by an error.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use policy::Name;
+use serde::{Deserialize, Serialize};
+
+/// The version of the messages that this program knows. Both ends use the lower of theirs.
+pub const SCHEMA: u32 = 1;
+/// The longest time that a notice speaks of.
+pub const LONGEST_NOTICE: Duration = Duration::from_secs(300);
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Message {
+    /// The first one of each end.
+    Nonce(Greeting),
+    /// The second one of each end: the proof that it holds its key.
+    Hello(Hello),
+    /// A question.
+    Request {
+        /// Repeated in the reply.
+        id: u32,
+        /// What is asked.
+        request: Request,
+    },
+    /// The answer to a question.
+    Reply {
+        /// That of the request.
+        id: u32,
+        /// What is answered.
+        reply: Reply,
+    },
+    /// How the sender's services are.
+    Health(Health),
+    /// Something about the sender that the other end should know.
+    Notice(Notice),
+    /// One that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What a link begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Greeting {
+    /// Of this link alone.
+    pub nonce: Bytes<32>,
+    /// The newest schema that the sender knows.
+    pub schema: u32,
+}
+
+/// The proof, and who the sender is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Covers the keys, and everything that both ends have sent.
+    pub mac: Bytes<32>,
+    /// Who the sender is.
+    #[serde(flatten)]
+    pub about: About,
+}
+
+/// Who an end is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The version of the product.
+    pub version: Name,
+    /// The name of the machine.
+    pub name: Name,
+    /// What it understands beyond requests.
+    pub capabilities: BTreeSet<Name>,
+    /// Random, of this start of the daemon: two at a time are two holders of one key.
+    pub instance: Bytes<16>,
+}
+
+impl About {
+    /// Whether it reads [`Message::Health`].
+    #[must_use]
+    pub fn reads_health(&self) -> bool {
+        self.capabilities.iter().any(|known| known.as_str() == READS_HEALTH)
+    }
+}
+
+/// The capability of an end that reads [`Message::Health`].
+pub const READS_HEALTH: &str = "health";
+
+/// What may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Request {
+    /// Whether the other end is there.
+    Ping,
+    /// Something that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What may be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Reply {
+    /// It is.
+    Pong,
+    /// The request is not known here.
+    UnknownRequest,
+    /// Something that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Some of the sender's services, or a part of a digest of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Whether a digest begins with it.
+    #[serde(default)]
+    pub begins: bool,
+    /// Whether a digest ends with it: a service that it did not have is gone.
+    #[serde(default)]
+    pub ends: bool,
+    /// The services.
+    pub services: Vec<Service>,
+}
+
+/// One service entry of the sender.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name in the sender's configuration.
+    pub name: Name,
+    /// How it is.
+    pub state: State,
+    /// For how long, in seconds.
+    pub seconds: u64,
+    /// Why it is failing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// What was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+}
+
+/// How a service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", from = "String")]
+pub enum State {
+    /// Its upstream replies.
+    Up,
+    /// Its upstream does not.
+    Failing,
+    /// It is not checked, or this version does not know the word.
+    Unknown,
+}
+
+impl State {
+    /// In one word.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Failing => "failing",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl From<String> for State {
+    fn from(word: String) -> Self {
+        [Self::Up, Self::Failing].into_iter().find(|state| state.label() == word).unwrap_or(Self::Unknown)
+    }
+}
+
+/// Why a service is failing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", from = "String")]
+pub enum Reason {
+    /// The upstream refused the connection.
+    Refused,
+    /// The upstream did not answer in time.
+    TimedOut,
+    /// There is no way to the upstream.
+    Unreachable,
+    /// The upstream's name has no address.
+    Unresolved,
+    /// The upstream replied, but not as a working service does.
+    BadReply,
+    /// The sender had no descriptor, port or memory left.
+    Exhausted,
+    /// Another one.
+    Other,
+}
+
+impl Reason {
+    const KNOWN: [Self; 6] =
+        [Self::Refused, Self::TimedOut, Self::Unreachable, Self::Unresolved, Self::BadReply, Self::Exhausted];
+
+    /// In one word.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
+            Self::Unresolved => "unresolved",
+            Self::BadReply => "bad_reply",
+            Self::Exhausted => "exhausted",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl From<String> for Reason {
+    fn from(word: String) -> Self {
+        Self::KNOWN.into_iter().find(|reason| reason.label() == word).unwrap_or(Self::Other)
+    }
+}
+
+/// An event of the sender's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Notice {
+    /// The daemon stops and will be back.
+    Stopping {
+        /// Within this many seconds; more than [`LONGEST_NOTICE`] counts as that.
+        seconds: u32,
+    },
+    /// One that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Text from the other end: at most 200 printable ASCII characters. It is data, to be shown in quotes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Evidence(String);
+
+impl Evidence {
+    /// The most characters.
+    pub const MAX: usize = 200;
+
+    /// The first characters of a text, with `?` for what is not printable.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        let plain = |char: char| if is_printable(char) { char } else { '?' };
+        Self(text.chars().take(Self::MAX).map(plain).collect())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+const fn is_printable(char: char) -> bool {
+    matches!(char, ' '..='~')
+}
+
+impl TryFrom<String> for Evidence {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if text.len() <= Self::MAX && text.chars().all(is_printable) {
+            Ok(Self(text))
+        } else {
+            Err("evidence is at most 200 printable ASCII characters")
+        }
+    }
+}
+
+/// Bytes, in base64 on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Bytes<const N: usize>(pub [u8; N]);
+
+impl<const N: usize> TryFrom<String> for Bytes<N> {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let bytes = STANDARD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or("not base64 of the right number of bytes")
+    }
+}
+
+impl<const N: usize> From<Bytes<N>> for String {
+    fn from(bytes: Bytes<N>) -> Self {
+        STANDARD.encode(bytes.0)
+    }
+}
+
+impl<const N: usize> fmt::Debug for Bytes<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&STANDARD.encode(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_fields_types_and_words_are_ignored() {
+        let text = r#"{"type":"health","weather":{"x":[1]},"services":[
+            {"name":"https","state":"asleep","seconds":3,"reason":"moon","since":"noon"}]}"#;
+        let Ok(Message::Health(health)) = serde_json::from_str(text) else { panic!("not read") };
+        assert_eq!(
+            health.services,
+            [Service {
+                name: Name::new("https").unwrap(),
+                state: State::Unknown,
+                seconds: 3,
+                reason: Some(Reason::Other),
+                evidence: None
+            }]
+        );
+        let unknown = [
+            (r#"{"type":"weather","x":1}"#, Message::Unknown),
+            (
+                r#"{"type":"request","id":7,"request":{"ask":"dance","how":[]}}"#,
+                Message::Request { id: 7, request: Request::Unknown },
+            ),
+            (
+                r#"{"type":"reply","id":7,"reply":{"answer":"no"}}"#,
+                Message::Reply { id: 7, reply: Reply::Unknown },
+            ),
+            (r#"{"type":"notice","event":"party","seconds":9}"#, Message::Notice(Notice::Unknown)),
+        ];
+        for (text, message) in unknown {
+            assert_eq!(serde_json::from_str::<Message>(text).unwrap(), message, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_and_evidence_that_a_terminal_or_a_page_would_obey_are_refused() {
+        for hostile in ["\\u001b[2J", "a\\nb", "é", "<script>alert(1)</script>", "$(reboot)", "", "a b"] {
+            let text = format!(
+                r#"{{"type":"health","services":[{{"name":"{hostile}","state":"up","seconds":0}}]}}"#
+            );
+            assert!(serde_json::from_str::<Message>(&text).is_err(), "{hostile}");
+        }
+        for hostile in ["\\u001b[2J", "a\\nb", "\\u0000", "é", "\\u007f", &"x".repeat(201)] {
+            assert!(serde_json::from_str::<Evidence>(&format!("\"{hostile}\"")).is_err(), "{hostile}");
+        }
+        assert!(serde_json::from_str::<Evidence>(&format!("\"{}\"", "x".repeat(200))).is_ok());
+    }
+
+    #[test]
+    fn evidence_that_is_made_here_is_accepted_there() {
+        for text in ["ok", "\u{1b}[31mred\n", &"é".repeat(500), "\"quoted\" \\ text"] {
+            let evidence = Evidence::of(text);
+            let sent = serde_json::to_string(&evidence).unwrap();
+            assert_eq!(serde_json::from_str::<Evidence>(&sent).unwrap(), evidence);
+        }
+    }
+
+    #[test]
+    fn every_message_is_read_as_it_was_written() {
+        let name = |text| Name::new(text).unwrap();
+        let about = About {
+            version: name("0.1.0"),
+            name: name("wroclaw"),
+            capabilities: BTreeSet::from([name(READS_HEALTH)]),
+            instance: Bytes([7; 16]),
+        };
+        let service = Service {
+            name: name("https"),
+            state: State::Failing,
+            seconds: 12,
+            reason: Some(Reason::TimedOut),
+            evidence: Some(Evidence::of("no reply")),
+        };
+        let messages = [
+            Message::Nonce(Greeting { nonce: Bytes([1; 32]), schema: SCHEMA }),
+            Message::Hello(Hello { mac: Bytes([2; 32]), about }),
+            Message::Request { id: 1, request: Request::Ping },
+            Message::Reply { id: 1, reply: Reply::Pong },
+            Message::Reply { id: u32::MAX, reply: Reply::UnknownRequest },
+            Message::Health(Health { begins: true, ends: false, services: vec![service] }),
+            Message::Notice(Notice::Stopping { seconds: 300 }),
+        ];
+        for message in messages {
+            let text = serde_json::to_string(&message).unwrap();
+            assert_eq!(serde_json::from_str::<Message>(&text).unwrap(), message, "{text}");
+        }
+    }
+}

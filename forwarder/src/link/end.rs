@@ -1,0 +1,198 @@
+//! The origin's end of one link.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::link::health::DIGEST_EVERY;
+use daemon::link::message::{Health, Notice};
+use daemon::link::remote::Change;
+use daemon::link::session::{Ended, Event, Session};
+use daemon::link::shell::Endpoint;
+use tokio::sync::Notify;
+use tunnel::time::Instant;
+
+use super::Links;
+use crate::control::{EdgeView, problems};
+
+/// Parts of a report that may wait; beyond it everything is reported again.
+const MAX_WAITING: usize = 64;
+/// How long this end is away when it stops, as far as it announces.
+const BACK_WITHIN: Duration = Duration::from_secs(300);
+
+/// One connection to an edge.
+pub(super) struct End {
+    links: Rc<Links>,
+    view: Arc<EdgeView>,
+    session: RefCell<Session>,
+    /// Notified when there is something to send for another reason than the connection.
+    pub(super) touched: Notify,
+    /// Reports that are still to be sent.
+    waiting: RefCell<VecDeque<Health>>,
+    /// When everything is reported again; `None` while the edge is not known, or does not read reports.
+    digest_at: Cell<Option<Instant>>,
+    was_open: Cell<bool>,
+    has_heard: Cell<bool>,
+}
+
+impl End {
+    /// A connection that was just begun.
+    pub(super) fn new(links: Rc<Links>, view: Arc<EdgeView>, session: Session) -> Self {
+        Self {
+            links,
+            view,
+            session: RefCell::new(session),
+            touched: Notify::new(),
+            waiting: RefCell::default(),
+            digest_at: Cell::default(),
+            was_open: Cell::default(),
+            has_heard: Cell::default(),
+        }
+    }
+
+    /// Whether it became a link.
+    pub(super) const fn was_open(&self) -> bool {
+        self.was_open.get()
+    }
+
+    /// Reports what changed.
+    pub(super) fn report(&self, now: Instant, reports: &[Health]) {
+        if self.digest_at.get().is_none() {
+            return;
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.extend(reports.iter().cloned());
+        if waiting.len() > MAX_WAITING {
+            *waiting = self.links.digest(now).into();
+        }
+        self.touched.notify_one();
+    }
+
+    /// Announces that this end stops, and ends the link once that was sent.
+    pub(super) fn stop(&self, now: Instant) {
+        let seconds = u32::try_from(BACK_WITHIN.as_secs()).unwrap_or(u32::MAX);
+        self.session.borrow_mut().send_notice(now, Notice::Stopping { seconds });
+        self.finish(now, Ended::Stopping);
+    }
+
+    /// Ends the link once what waits was sent.
+    pub(super) fn finish(&self, now: Instant, reason: Ended) {
+        self.session.borrow_mut().finish(reason);
+        self.handle_events(now);
+        self.touched.notify_one();
+    }
+
+    fn handle_events(&self, now: Instant) {
+        while let Some(event) = self.next_event() {
+            self.handle_event(now, event);
+        }
+    }
+
+    fn next_event(&self) -> Option<Event> {
+        self.session.borrow_mut().poll_event()
+    }
+
+    fn handle_event(&self, now: Instant, event: Event) {
+        match &event {
+            Event::Opened(far) => {
+                self.was_open.set(true);
+                if far.about.reads_health() {
+                    self.digest_at.set(Some(now.after(DIGEST_EVERY)));
+                    *self.waiting.borrow_mut() = self.links.digest(now).into();
+                }
+            }
+            // A peer that sends nothing at all is a plain WireGuard peer.
+            Event::Closed(Ended::HelloLate) if !self.has_heard.get() => return,
+            Event::Closed(reason) if reason.is_refusal() => self.links.count_refused(*reason),
+            Event::Health(_) | Event::Notice(_) | Event::Closed(_) => {}
+        }
+        let mut remote = self.view.link.lock();
+        let before = remote.fault();
+        let change = remote.handle_event(now, event);
+        let is_known = before == remote.fault();
+        drop(remote);
+        if let Some(change) = change {
+            log(&self.view, &change, is_known);
+        }
+    }
+}
+
+/// Logs a change; a refusal only when it is another than before.
+fn log(view: &EdgeView, change: &Change, is_known: bool) {
+    let peer = &view.name;
+    match change {
+        Change::Up(far) => {
+            let (machine, version) = (&far.about.name, &far.about.version);
+            tracing::info!(%peer, %machine, %version, "the link is up");
+        }
+        Change::Down(reason) => tracing::info!(%peer, reason = reason.label(), "the link is down"),
+        Change::Refused(reason) if reason.is_refusal() && !is_known => {
+            tracing::info!(%peer, reason = reason.label(), "there is no link: the other end was refused");
+        }
+        Change::Refused(reason) => tracing::debug!(%peer, reason = reason.label(), "no link so far"),
+        Change::Stopping => tracing::info!(%peer, "the edge announced that it stops"),
+        Change::SharedKey => tracing::warn!("{}", problems::shared_key(peer)),
+    }
+}
+
+impl Endpoint for End {
+    fn wants_input(&self, now: Instant) -> bool {
+        self.session.borrow().wants_input(now)
+    }
+
+    fn handle_input(&self, now: Instant, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        while let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
+            self.has_heard.set(true);
+            let more = self.session.borrow_mut().handle_input(now, rest);
+            if more == 0 {
+                break;
+            }
+            taken += more;
+            self.view.link.lock().bytes.0 += more as u64;
+            self.handle_events(now);
+        }
+        taken
+    }
+
+    fn output(&self, now: Instant, most: usize, into: &mut Vec<u8>) {
+        let mut session = self.session.borrow_mut();
+        while session.has_room()
+            && let Some(report) = self.waiting.borrow_mut().pop_front()
+        {
+            session.send_health(now, report);
+        }
+        let output = session.poll_output();
+        into.extend_from_slice(output.get(..most).unwrap_or(output));
+    }
+
+    fn handle_sent(&self, now: Instant, count: usize) {
+        self.session.borrow_mut().handle_sent(now, count);
+        self.view.link.lock().bytes.1 += count as u64;
+        self.handle_events(now);
+    }
+
+    fn handle_hangup(&self, now: Instant) {
+        self.session.borrow_mut().handle_hangup();
+        self.handle_events(now);
+    }
+
+    fn handle_timeout(&self, now: Instant) {
+        self.session.borrow_mut().handle_timeout(now);
+        self.handle_events(now);
+        if self.digest_at.get().is_some_and(|due| due <= now) {
+            self.digest_at.set(Some(now.after(DIGEST_EVERY)));
+            self.report(now, &self.links.digest(now));
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        [self.session.borrow().poll_timeout(), self.digest_at.get()].into_iter().flatten().min()
+    }
+
+    fn is_over(&self) -> bool {
+        self.session.borrow().is_closed()
+    }
+}

@@ -1,0 +1,254 @@
+//! The links to the edges: one for each that has an address inside the tunnel to ask.
+//!
+//! A connection is one half of a socket pair whose other half the data thread carries through the tunnel, as it carries a
+//! local client's. What is said on it is decided in [`daemon::link`].
+
+mod end;
+mod redial;
+mod services;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::link::health::Reporter;
+use daemon::link::hello::{Identity, Role};
+use daemon::link::message::{About, Health};
+use daemon::link::session::{Ended, Session};
+use daemon::link::shell::{self, carry};
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tokio::time::{sleep, timeout};
+use tunnel::io::clock;
+use tunnel::key::{PresharedKey, PrivateKey, PublicKey};
+use tunnel::time::Instant;
+
+use crate::config::Loaded;
+use crate::control::{EdgeView, Shared};
+use crate::dataplane::{Command, Commands, LinkDial};
+use crate::flow::EdgeId;
+use end::End;
+use redial::Redial;
+pub(crate) use services::check_failure;
+
+/// How long the announcement of an end may take.
+const ANNOUNCING: Duration = Duration::from_millis(500);
+
+/// Where a link leads, and what proves both ends.
+#[derive(Clone)]
+pub struct Target {
+    address: SocketAddr,
+    own: PrivateKey,
+    far: PublicKey,
+    preshared: Option<PresharedKey>,
+}
+
+impl Target {
+    fn is_same(&self, other: &Self) -> bool {
+        self.address == other.address
+            && self.own.public() == other.own.public()
+            && self.far == other.far
+            && self.preshared == other.preshared
+    }
+}
+
+/// The target of each `[[peer]]`, in order; `None` for one that has no address inside the tunnel to ask.
+#[must_use]
+pub fn targets(loaded: &Loaded) -> Vec<Option<Target>> {
+    let policy = &loaded.policy;
+    let target = |(peer, keys): (&policy::forwarder::Peer, &crate::config::Keys)| {
+        Some(Target {
+            address: SocketAddr::new(peer.probe?, policy.link.port),
+            own: keys.private.clone(),
+            // Validation refused low-order keys already, so nothing is lost here.
+            far: PublicKey::from_bytes(*peer.public_key.as_bytes()).ok()?,
+            preshared: keys.preshared.clone(),
+        })
+    };
+    policy.peers.iter().zip(&loaded.keys).map(target).collect()
+}
+
+/// What the tasks are to do.
+struct Orders {
+    targets: Vec<Option<Target>>,
+    is_stopping: bool,
+}
+
+impl Orders {
+    fn target(&self, index: usize) -> Option<&Target> {
+        self.targets.get(index)?.as_ref().filter(|_| !self.is_stopping)
+    }
+}
+
+/// The links of this forwarder.
+pub struct Links {
+    about: About,
+    commands: Commands,
+    shared: Arc<Shared>,
+    orders: watch::Sender<Orders>,
+    reporter: RefCell<Reporter>,
+    open: RefCell<Vec<Weak<End>>>,
+    started: Cell<usize>,
+}
+
+impl Links {
+    /// No link so far.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn new(
+        commands: Commands,
+        shared: Arc<Shared>,
+        targets: Vec<Option<Target>>,
+    ) -> io::Result<Rc<Self>> {
+        let (orders, _) = watch::channel(Orders { targets, is_stopping: false });
+        Ok(Rc::new(Self {
+            about: shell::about(env!("CARGO_PKG_VERSION"), &[])?,
+            commands,
+            shared,
+            orders,
+            reporter: RefCell::default(),
+            open: RefCell::default(),
+            started: Cell::default(),
+        }))
+    }
+
+    /// Keeps a link to every edge from now on, those included that a reload added.
+    ///
+    /// Must be called within a [`tokio::task::LocalSet`].
+    pub fn start(self: &Rc<Self>) {
+        let count = self.shared.edges.load().len();
+        for index in self.started.replace(count)..count {
+            drop(spawn_local(keep(Rc::clone(self), index)));
+        }
+    }
+
+    /// Takes the targets of another configuration; a link whose target changed ends.
+    pub fn follow(self: &Rc<Self>, targets: Vec<Option<Target>>) {
+        self.orders.send_modify(|orders| orders.targets = targets);
+        self.start();
+    }
+
+    /// Announces the stop on every link, and ends it.
+    pub fn stop(&self) {
+        self.orders.send_modify(|orders| orders.is_stopping = true);
+    }
+
+    /// Looks at the services, and reports what changed.
+    pub fn look(&self) {
+        let now = clock::instant();
+        let seen = services::services(&self.shared.policy.load(), &self.shared.pools.load());
+        let reports = self.reporter.borrow_mut().handle_look(now, seen);
+        self.open.borrow_mut().retain(|end| end.strong_count() > 0);
+        for end in self.open.borrow().iter().filter_map(Weak::upgrade).filter(|_| !reports.is_empty()) {
+            end.report(now, &reports);
+        }
+    }
+
+    fn digest(&self, now: Instant) -> Vec<Health> {
+        self.reporter.borrow().digest(now)
+    }
+
+    fn count_refused(&self, reason: Ended) {
+        *self.shared.link_refusals.lock().entry(reason.label()).or_default() += 1;
+    }
+
+    /// Connects one half of a socket pair to the edge, and begins a session on the other.
+    fn dial(
+        self: &Rc<Self>,
+        index: usize,
+        target: &Target,
+        view: Arc<EdgeView>,
+    ) -> io::Result<(tokio::net::UnixStream, Rc<End>)> {
+        let (near, far) = UnixStream::pair()?;
+        near.set_nonblocking(true)?;
+        far.set_nonblocking(true)?;
+        let near = tokio::net::UnixStream::from_std(near)?;
+        let identity = Identity::new(&target.own, &target.far, target.preshared.as_ref());
+        let now = clock::instant();
+        let session = Session::new(now, Role::Origin, identity, self.about.clone(), shell::nonce()?);
+        let edge = EdgeId::from_index(index);
+        self.commands.send(Command::Link(LinkDial { edge, target: target.address, stream: far }));
+        let end = Rc::new(End::new(Rc::clone(self), view, session));
+        self.open.borrow_mut().push(Rc::downgrade(&end));
+        Ok((near, end))
+    }
+}
+
+/// Keeps the link to one edge until the daemon stops.
+async fn keep(links: Rc<Links>, index: usize) {
+    let mut orders = links.orders.subscribe();
+    let mut redial = Redial::default();
+    loop {
+        let target = orders.borrow_and_update().target(index).cloned();
+        let view = links.shared.edges.load().get(index).cloned();
+        let (Some(target), Some(view)) = (target, view) else {
+            // Stopping, or nothing to ask: only another order changes that.
+            if orders.borrow().is_stopping || orders.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        tokio::select! {
+            () = due(&mut redial, &view) => {}
+            () = replaced(&mut orders, index, &target) => continue,
+        }
+        let was_open = match links.dial(index, &target, view) {
+            Ok((stream, end)) => serve(stream, &end, &mut orders, (index, &target)).await,
+            Err(error) => {
+                tracing::debug!(%error, "the link cannot be dialled");
+                false
+            }
+        };
+        redial.handle_end(clock::instant(), was_open, getrandom::u32().unwrap_or_default());
+    }
+}
+
+/// Waits until the tunnel is up and the next dial is due.
+async fn due(redial: &mut Redial, view: &EdgeView) {
+    loop {
+        let pause = redial.next().since(clock::instant());
+        tokio::select! {
+            () = sleep(pause), if view.is_up() => return,
+            () = view.came_up.notified() => redial.handle_peer_up(clock::instant()),
+        }
+    }
+}
+
+/// Waits until the target is another, or there is none any more.
+async fn replaced(orders: &mut watch::Receiver<Orders>, index: usize, target: &Target) {
+    let is_another = |orders: &Orders| !orders.target(index).is_some_and(|now| now.is_same(target));
+    // The sender lives as long as the daemon.
+    let _ = orders.wait_for(is_another).await;
+}
+
+/// Carries a connection until it is over, or its target is another; whether it became a link.
+async fn serve(
+    stream: tokio::net::UnixStream,
+    end: &End,
+    orders: &mut watch::Receiver<Orders>,
+    (index, target): (usize, &Target),
+) -> bool {
+    let mut carried = pin!(carry(stream, end, &end.touched));
+    tokio::select! {
+        () = &mut carried => {
+            // Whatever ended it is known then, also where sending did.
+            end.finish(clock::instant(), Ended::Hangup);
+            return end.was_open();
+        }
+        () = replaced(orders, index, target) => {}
+    }
+    if orders.borrow().is_stopping {
+        end.stop(clock::instant());
+    } else {
+        end.finish(clock::instant(), Ended::Reconfigured);
+    }
+    // Whoever does not read is not waited for.
+    let _ = timeout(ANNOUNCING, carried).await;
+    end.was_open()
+}
