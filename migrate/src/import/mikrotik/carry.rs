@@ -61,10 +61,10 @@ impl Carry<'_> {
         let uncovered = service.except.iter().find(|one| {
             let address = Some(self.family.address(**one));
             !self.draft.edge.publish.iter().any(|other| {
-                other.address == address
+                other.forward.address == address
                     && other.protocols.iter().any(|protocol| protocol == service.protocol)
-                    && other.ports.first() <= service.ports.first()
-                    && service.ports.last() <= other.ports.last()
+                    && other.forward.ports.first() <= service.ports.first()
+                    && service.ports.last() <= other.forward.ports.last()
             })
         });
         if let Some(one) = uncovered {

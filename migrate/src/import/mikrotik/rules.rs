@@ -325,7 +325,7 @@ pub(super) fn assumptions(edge: &Router, near: &Link, draft: &mut Draft) {
 
 /// Where the export may lack the route into the tunnel, that there is one.
 fn routes_assumed(edge: &Router, near: &Link, draft: &mut Draft) {
-    let routed = draft.edge.publish.iter().map(|publish| publish.target.is_ipv4());
+    let routed = draft.edge.publish.iter().map(|publish| publish.forward.target.is_ipv4());
     let families: Vec<Family> = routed.map(Family::of).collect();
     for family in Family::BOTH.into_iter().filter(|family| families.contains(family)) {
         if let Some(why) = Routing::read(edge, family).assumed {
