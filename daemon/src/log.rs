@@ -4,17 +4,18 @@ use std::io::IsTerminal;
 use std::sync::OnceLock;
 
 use policy::sections::{Log, LogFormat, LogLevel};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer, Layered, SubscriberExt as _};
 use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Registry, fmt};
+use tracing_subscriber::{Registry, fmt};
 
 /// What decides which lines there are, above it what writes them.
-type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
+type Filtered = Layered<reload::Layer<Targets, Registry>, Registry>;
 type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
 
 /// What [`change`] changes.
-static IN_USE: OnceLock<(Handle<EnvFilter, Registry>, Handle<Lines, Filtered>)> = OnceLock::new();
+static IN_USE: OnceLock<(Handle<Targets, Registry>, Handle<Lines, Filtered>)> = OnceLock::new();
 
 /// Starts logging; a second call changes nothing.
 ///
@@ -38,8 +39,15 @@ pub fn change(log: Log) {
     }
 }
 
-fn filter(level: LogLevel) -> EnvFilter {
-    EnvFilter::new(format!("{},boringtun=off", level.as_str()))
+fn filter(level: LogLevel) -> Targets {
+    let level = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    Targets::new().with_default(level).with_target("boringtun", LevelFilter::OFF)
 }
 
 fn lines(format: LogFormat) -> Lines {

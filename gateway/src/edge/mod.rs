@@ -71,7 +71,7 @@ pub struct Edge {
     links: Rc<EdgeLinks>,
     /// Changes that wait for their confirmation.
     confirmable: Confirmable,
-    /// Serializes applies: two at once would judge each other's half-done work.
+    /// Serializes applies: two at once would see each other's unfinished work.
     applying: tokio::sync::Mutex<()>,
 }
 
@@ -82,18 +82,18 @@ impl Edge {
         Arc::clone(self.in_force.borrow().config())
     }
 
-    /// Why the daemon is of no use any more: the helper or a data thread ended, or is stuck.
+    /// Why the daemon cannot go on: the helper or a data thread ended, or is stuck.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         let helper = self.helper.fault().map(|fault| format!("the kernel helper is lost: {fault}"));
         helper.or_else(|| (!self.plane.device().is_healthy()).then(|| "a data thread ended".to_owned()))
     }
 
-    /// Looks after everything that time changes; to be called every few seconds. Returns whether there was traffic since the
-    /// last time.
+    /// Does the periodic work; to be called every few seconds. Returns whether there was traffic
+    /// since the last time.
     pub fn tick(self: &Rc<Self>) -> bool {
         let has_traffic = self.meter.borrow_mut().sample(&self.in_force.borrow(), &self.plane);
-        self.watch.borrow_mut().look_at_calls(self.plane.device());
+        self.watch.borrow_mut().check_calls(self.plane.device());
         self.peers.borrow_mut().handle_tick();
         self.keep_endpoints();
         peers::resolve_due(&self.peers, self.plane.device());
@@ -132,7 +132,7 @@ impl Edge {
         let (in_force, mut peers) = (self.in_force.borrow(), self.peers.borrow_mut());
         let Some(endpoints) = peers.moved(in_force.policy(), heard) else { return };
         if let Err(error) = self.state.keep_endpoints(endpoints) {
-            // Once: the next second would only say it again.
+            // Logged once: the next second would only repeat it.
             tracing::warn!(
                 "the peers' endpoints cannot be written ({error}); free disk space or fix the state folder's permissions"
             );

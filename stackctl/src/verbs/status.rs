@@ -10,7 +10,7 @@ use super::Report;
 use super::prepare::{Changes, Prepared, prepare};
 use super::remote;
 use super::session::Session;
-use super::up::masked_lines;
+use super::up::{masked, masked_lines};
 use crate::fault::Fault;
 use crate::manifest::Decision;
 use crate::overlay::{FILES_LABEL, LOCATION_LABEL};
@@ -224,7 +224,7 @@ fn of_service(
 fn trouble(session: &Session, docker: &Docker, service: &str, container: &Running) -> Option<Trouble> {
     let (broken, why) = container.look(crate::shell::now()).trouble()?;
     let lines = if broken { masked_lines(session, docker, service, container, LINES) } else { Vec::new() };
-    Some(Trouble { broken, why, lines })
+    Some(Trouble { broken, why: masked(session, service, &why), lines })
 }
 
 /// What is wanted of a service.

@@ -24,6 +24,7 @@ fn missing_variables_are_all_named_at_once_and_nothing_is_written() {
     let before = site.tree.fingerprint();
     let said = site.run(&["setup"]).expect(4);
     for line in [
+        "\ngive each a value in wroclaw/.env.user, or declare it as a secret in stack.toml",
         "wroclaw/caddy/b.conf.tmpl:2:3: {{MAIL_ADRESS}} has no value (did you mean MAIL_ADDRESS?)",
         "wroclaw/caddy/b.conf.tmpl:2:19: {{OTHER_ONE}} has no value",
         "caddy/a.conf.tmpl:1:1: {{THIRD_ONE}} has no value",
@@ -111,7 +112,17 @@ fn a_service_or_location_that_is_not_there_says_where_it_is() {
     let said = alone(&site.tree, "", Some(&site.bin()), &["status"]).expect(2);
     assert!(said.err.contains("kyiv, wroclaw"), "{}", said.err);
     assert!(site.run(&["cady"]).expect(2).err.contains("neither a verb nor a service"));
-    assert!(site.run(&["caddy", "validat"]).expect(2).err.contains("declared are: none"));
+    let said = site.run(&["caddy", "validat"]).expect(2).err;
+    assert!(said.contains("caddy has no verb or action validat; its actions are: none"), "{said}");
+    for (target, near) in [
+        ("caddy-statsu", "status"),
+        ("cady-status", "caddy-status"),
+        ("statsu", "status"),
+        ("all-upp", "all-up"),
+    ] {
+        let said = site.run(&["make", target]).expect(2).err;
+        assert!(said.contains(&format!("(did you mean {near}")), "{target}: {said}");
+    }
     site.run(&["select", "transmision"]).expect(2);
     site.run(&["up", "--nonsense"]).expect(2);
 }
@@ -230,6 +241,25 @@ fn the_second_operator_learns_who_holds_the_lock() {
     let said = site.run(&["setup"]).expect(6);
     assert!(said.err.contains("pid 7 on mac has been working here"), "{}", said.err);
     site.run(&["setup", "--break-lock"]).expect(0);
+}
+
+#[test]
+fn a_lost_secret_is_not_made_again_while_its_volume_cannot_be_seen() {
+    let site = Site::new();
+    site.tree
+        .write("stack.toml", "[secrets.caddy]\nDB_TOKEN = { kind = \"uuid\", volumes = [\"caddy_data\"] }\n");
+    site.tree.write("wroclaw/caddy/a.conf.tmpl", "{{DB_TOKEN}}\n");
+    site.run(&["setup"]).expect(0);
+    fs::remove_file(site.path("wroclaw/caddy/a.conf")).expect("removed");
+    site.tree.write("wroclaw/.env.generated", "");
+    let said = site.run(&["setup"]).expect(3);
+    assert!(
+        said.err.contains("DB_TOKEN is gone, and whether its volumes remain cannot be seen"),
+        "{}",
+        said.err
+    );
+    assert_eq!(site.tree.read("wroclaw/.env.generated"), "");
+    assert!(!site.path("wroclaw/caddy/a.conf").exists());
 }
 
 #[test]
@@ -390,7 +420,7 @@ fn the_makefile_shim_finds_verbs_services_and_actions() {
     make(&["all-setup"]).expect(0);
     assert!(make(&["unselect"]).expect(0).out.contains("verbs mean all"));
     assert!(make(&["up"]).expect(2).err.contains("Docker does not answer"));
-    assert!(make(&["caddy-nonsense"]).expect(2).err.contains("no action nonsense"));
+    assert!(make(&["caddy-nonsense"]).expect(2).err.contains("no verb or action nonsense"));
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The main job with both ends in containers, on the images of the Dockerfile and the Compose services of the sample
-//! tree, in front of a real Caddy; and what is in those images.
+//! The main job with both ends in containers, on the images of the Dockerfile and the Compose
+//! services of the sample tree, in front of a real Caddy; and what is in those images.
 //!
 //! Each site has a Docker engine of its own in its machine's network. The gateway's container has
 //! that network itself, so nothing between the public port and the gateway can change a client's
@@ -215,7 +215,8 @@ struct Sites {
 impl Sites {
     fn start(lab: &Lab) -> Result<Self> {
         let (edge, origin) = (lab.node("edge")?, lab.node("origin")?);
-        // What configs/sysctl and Docker set on a real edge; a container may read these and not write them.
+        // What configs/sysctl and Docker set on a real edge; a container may read these and not
+        // write them.
         for (switch, value) in [
             ("ip_forward", "1"),
             ("conf/all/src_valid_mark", "1"),
@@ -355,7 +356,8 @@ struct Process {
     bounding: u64,
 }
 
-/// The processes of a container, read by a stand-in that shares their namespace: the images have no shell.
+/// The processes of a container, read by a stand-in that shares their namespace: the images have no
+/// shell.
 fn processes(engine: &Engine, container: &str) -> Result<Vec<Process>> {
     let namespace = format!("container:{container}");
     let script = "for p in /proc/[0-9]*; do echo; cat $p/status; done";
@@ -400,7 +402,8 @@ COPY toolchain /usr/local/cargo
 ENV PATH=/usr/local/cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin CARGO_HOME=/usr/local/cargo
 ";
 
-/// Runs an image's programs outside of a container, those of another architecture by qemu's emulation of a process.
+/// Runs an image's programs outside of a container, those of another architecture by qemu's
+/// emulation of a process.
 fn its_programs_run(engine: &Engine, image: &str, name: &str, architecture: &str) -> Result<()> {
     let rootfs = engine.dir.path().join(format!("rootfs-{image}-{architecture}"));
     fs::create_dir_all(&rootfs)?;

@@ -212,7 +212,7 @@ fn a_program_that_has_the_port_first_gets_no_origin_and_is_a_problem_until_it_en
 }
 
 #[test]
-fn a_taken_origin_that_floods_the_link_costs_bounded_memory_and_no_other_peer_its_link() -> Result<()> {
+fn a_compromised_origin_that_floods_the_link_costs_bounded_memory_and_no_other_peer_its_link() -> Result<()> {
     scenario(Topology::standard().routed(), |lab| {
         let mut site = Site::new(lab)?;
         let _far = plain_origin(&site)?;

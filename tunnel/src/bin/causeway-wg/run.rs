@@ -9,6 +9,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use parking_lot::Mutex;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 use tunnel::device::{CallLog, Device, DeviceEvent, Offloads, Threads};
 use tunnel::io::clock;
 use tunnel::io::tun::{Tun, TunOffload, TunOptions};
@@ -30,29 +33,29 @@ const WIREGUARD_MTU: u16 = 1420;
 const READY: u8 = b'+';
 /// Set for the background process alone.
 const NOTIFY: &str = "CAUSEWAY_WG_NOTIFY";
-/// What to log (`tracing` directives); a background process logs only when this is set.
+/// What to log: `level` and `target=level`, with commas; a background process logs only when this is set.
 const LOG: &str = "CAUSEWAY_WG_LOG";
 
-/// A plain userspace WireGuard interface.
+/// Run a plain WireGuard interface in userspace.
 #[derive(Parser)]
 #[command(name = "causeway-wg", version)]
 struct Arguments {
     /// Stay in the foreground.
     #[arg(short = 'f', long)]
     foreground: bool,
-    /// Divide the work over threads like this.
+    /// Divide the work over threads in this way.
     #[arg(long, value_enum, default_value_t = ThreadChoice::Auto)]
     threads: ThreadChoice,
     /// Use plain sockets, one datagram per call.
     #[arg(long)]
     portable: bool,
-    /// Switch these off: any of tun-tcp, tun-udp, udp-gso, udp-gro, busy-poll, separated by commas.
+    /// Turn these off: any of tun-tcp, tun-udp, udp-gso, udp-gro, busy-poll, separated by commas.
     #[arg(long, value_delimiter = ',')]
     without: Vec<OffloadName>,
     /// Let this many packets wait in the TUN device.
     #[arg(long, default_value_t = QUEUE_LENGTH)]
     queue_length: u16,
-    /// The interface, created when there is none of that name.
+    /// Use the interface of this name; create it if there is none.
     name: String,
 }
 
@@ -103,10 +106,17 @@ fn start_in_background() -> anyhow::Result<()> {
     std::process::exit(status.code().unwrap_or(1));
 }
 
+/// Logs to standard error what [`LOG`] says, else lines of level info and above.
+fn start_log() {
+    let default =
+        || Targets::new().with_default(LevelFilter::INFO).with_target("boringtun", LevelFilter::OFF);
+    let set = std::env::var(LOG).ok().and_then(|written| written.parse().ok());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(set.unwrap_or_else(default)).with(lines).init();
+}
+
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_from_env(LOG);
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,boringtun=off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    start_log();
     let signals = signals::Terminating::block();
     let without = |name| arguments.without.contains(&name);
     let offloads = Offloads {
