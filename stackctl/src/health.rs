@@ -58,7 +58,7 @@ impl Look<'_> {
 
     /// What is wrong with it, in words; `true` when it does not run as it should although it was started.
     #[must_use]
-    pub fn trouble(&self) -> Option<(bool, String)> {
+    pub fn problem(&self) -> Option<(bool, String)> {
         if let Some(why) = self.refused() {
             return Some((true, why));
         }
@@ -256,7 +256,7 @@ mod tests {
         ];
         for (error, text) in reasons {
             refused.error = error;
-            let (broken, why) = refused.trouble().expect("trouble");
+            let (broken, why) = refused.problem().expect("problem");
             assert!(broken && why.starts_with(text), "{why}");
             let waiting = look("db", "created", "-");
             let failed = judge(&["db", "web"], &[waiting, refused.clone()]);
@@ -268,9 +268,9 @@ mod tests {
 
     #[test]
     fn trouble_is_broken_or_only_stopped() {
-        assert_eq!(look("web", "running", "starting").trouble(), None);
-        assert_eq!(look("init", "exited", "-").trouble(), None);
-        let broken = |look: Look<'_>| look.trouble().map(|(broken, _)| broken);
+        assert_eq!(look("web", "running", "starting").problem(), None);
+        assert_eq!(look("init", "exited", "-").problem(), None);
+        let broken = |look: Look<'_>| look.problem().map(|(broken, _)| broken);
         assert_eq!(broken(look("web", "running", "unhealthy")), Some(true));
         assert_eq!(broken(look("web", "restarting", "-")), Some(true));
         assert_eq!(broken(look("web", "paused", "-")), Some(false));

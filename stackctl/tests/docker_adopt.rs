@@ -6,7 +6,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{Engine, Said, Tree, privileged, stackctl};
+use support::{Completed, Engine, Tree, privileged, stackctl};
 
 /// 43 characters, as a script left them that took the line apart at each `=`.
 const IN_USE: &str = "MDEyMzQ1Njc4OWFiY2RlZmdoaWprbG1ub3BxcnN0dXY";
@@ -47,7 +47,7 @@ fn values_in_use_are_taken_over_and_stay(engine: &Engine) {
         let mut command = engine.command("docker");
         command.args(["compose", "--project-name", project, "--file", file, "up", "--detach"]);
         command.env("DB_PASSWORD", IN_USE).env("DB_PORT", "7001").env("FROM_SHELL", "of-the-shell");
-        Said::of(&command.current_dir(tree.root.join("home")).output().expect("docker runs")).expect(0);
+        Completed::of(&command.current_dir(tree.root.join("home")).output().expect("docker runs")).expect(0);
     };
     start("oldname", "db.yaml");
     start("app", "app.yaml");
@@ -87,7 +87,7 @@ fn values_in_use_are_taken_over_and_stay(engine: &Engine) {
     run(&["all-down"]).expect(0);
 }
 
-fn what_runs_or_was_made_with_a_secret_keeps_it(tree: &Tree, run: &dyn Fn(&[&str]) -> Said) {
+fn what_runs_or_was_made_with_a_secret_keeps_it(tree: &Tree, run: &dyn Fn(&[&str]) -> Completed) {
     // A lost value that runs somewhere is taken over, not made again.
     let whole = tree.read("home/.env.generated");
     let lost: String =

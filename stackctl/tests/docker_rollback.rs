@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
-use support::{Engine, Said, Tree, privileged, stackctl};
+use support::{Completed, Engine, Tree, privileged, stackctl};
 
 const WEB: &str = "include: [more.yaml]
 services:
@@ -180,7 +180,7 @@ impl Site {
         Self { engine, tree }
     }
 
-    fn run(&self, words: &[&str]) -> Said {
+    fn run(&self, words: &[&str]) -> Completed {
         stackctl(&self.engine, &self.tree, "home", words)
     }
 

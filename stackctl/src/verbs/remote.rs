@@ -36,9 +36,9 @@ pub fn run(session: &Session, machine: &Machine, words: &[String]) -> Result<u8,
 }
 
 /// The status rows of a far location.
-pub fn rows(session: &Session, machine: &Machine, patience: Duration) -> Result<Vec<Row>, Fault> {
+pub fn rows(session: &Session, machine: &Machine, timeout: Duration) -> Result<Vec<Row>, Fault> {
     let words = ["all-status", "--json"].map(str::to_owned);
-    let output = over_ssh(session, machine, &words, false, |call| call.capture_within(patience));
+    let output = over_ssh(session, machine, &words, false, |call| call.capture_within(timeout));
     let output = output.map_err(|error| Fault::Unreachable(error.to_string()))?;
     // 10 and 11 come with the rows that they are about.
     if !matches!(output.status.code(), Some(0 | 10 | 11)) {

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use site::{COMPOSE, FAKE_DOCKER, Site};
-use support::{Said, alone, executable, link, privileged};
+use support::{Completed, alone, executable, link, privileged};
 
 #[test]
 fn missing_variables_are_all_named_at_once_and_nothing_is_written() {
@@ -138,7 +138,7 @@ fn a_service_named_by_the_environment_wins_over_the_selected_one() {
         .env("PATH", format!("{}:/usr/bin:/bin", site.bin().display()))
         .current_dir(site.path("wroclaw"))
         .output();
-    let said = Said::of(&output.expect("stackctl runs")).expect(0).json();
+    let said = Completed::of(&output.expect("stackctl runs")).expect(0).json();
     let services: Vec<_> =
         said["commands"].as_array().expect("rows").iter().map(|row| &row["service"]).collect();
     assert_eq!(services, ["emby"]);
@@ -153,7 +153,7 @@ fn the_samples_hook_keeps_what_is_secret_out_of_a_commit() {
     let commit = |message: &str| {
         let mut command = Command::new("git");
         command.args(["-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "-q", "-m", message]);
-        Said::of(&command.current_dir(&site.tree.root).output().expect("git runs"))
+        Completed::of(&command.current_dir(&site.tree.root).output().expect("git runs"))
     };
     site.tree.write("wroclaw/forwarder/wroclaw.key", "private");
     site.git(&["add", "-A", "-f"]);
@@ -278,7 +278,7 @@ fn a_full_disk_leaves_the_old_files() {
     );
     let output =
         Command::new("unshare").args(["--mount", "sh", "-c", &script]).output().expect("unshare runs");
-    let said = Said::of(&output).expect(1);
+    let said = Completed::of(&output).expect(1);
     assert!(said.err.contains("big.conf: No space left on device"), "{}", said.err);
     assert!(said.out.contains("small me@example.com") && !said.out.contains("stackctl-new"), "{}", said.out);
 }
@@ -353,7 +353,7 @@ fn a_password_is_hashed_from_standard_input() {
             .spawn()
             .expect("stackctl runs");
         std::io::Write::write_all(&mut child.stdin.take().expect("a pipe"), b"pa$$word\n").expect("written");
-        let said = Said::of(&child.wait_with_output().expect("ended")).expect(0);
+        let said = Completed::of(&child.wait_with_output().expect("ended")).expect(0);
         assert!(said.out.starts_with(start), "{}", said.out);
     }
 }
@@ -400,7 +400,7 @@ fn the_makefile_shim_finds_verbs_services_and_actions() {
             .env("PATH", path)
             .current_dir(site.path("wroclaw"))
             .output();
-        Said::of(&output.expect("make runs"))
+        Completed::of(&output.expect("make runs"))
     };
     assert_eq!(make(&["select", "SERVICE=caddy"]).expect(0).out, "selected caddy\n");
     assert_eq!(site.tree.read("scripts/.service"), "caddy\n");

@@ -5,9 +5,9 @@
 //! packages, which `scripts/stack-packages` unpacks into the project's cache.
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stderr)] // A scenario that cannot go on stops.
 
+mod completed;
 mod docker;
 mod images;
-mod said;
 mod tree;
 
 use std::fs::{self, File, Permissions};
@@ -16,9 +16,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+pub use completed::Completed;
 pub use docker::{Engine, Network};
 pub use images::Source;
-pub use said::Said;
 pub use tree::{Tree, changed};
 
 /// The project's root.

@@ -15,7 +15,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use engine::{Engine, Network, Said, Source, Tree};
+use engine::{Completed, Engine, Network, Source, Tree};
 use lab::{Lab, LeakWatch, Node, TcpServer, Topology, scenario, until};
 use scenarios::KeyPair;
 
@@ -115,7 +115,7 @@ fn no_other_container_speaks_for_a_client(sites: &Sites) -> Result<()> {
     ensure!(command.run()? == "ok\n");
     // Caddy answers plain HTTP after a header it believes, and closes after one it does not.
     let script = "printf 'PROXY TCP4 198.18.0.1 192.0.2.2 1234 443\r\nGET / HTTP/1.0\r\n\r\n' | /bin/busybox nc -w 5 caddy 8443";
-    let forged = Said::of(&sites.wroclaw.try_docker(&["exec", "emby-emby-1", "sh", "-c", script]));
+    let forged = Completed::of(&sites.wroclaw.try_docker(&["exec", "emby-emby-1", "sh", "-c", script]));
     ensure!(forged.out.is_empty(), "another container was believed: {forged:?}");
     let mut believed = sites.origin.tcp_connect("127.0.0.1:8443", Duration::from_secs(5))?;
     believed.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -130,7 +130,7 @@ fn neighbours_of_caddy_reach_its_metrics_and_not_its_admin_endpoint(sites: &Site
     let ask = |port: u16, path: &str| {
         let request = format!("GET {path} HTTP/1.0\r\nHost: caddy\r\n\r\n");
         let script = format!("printf '{request}' | /bin/busybox nc -w 5 caddy {port}");
-        Said::of(&sites.wroclaw.try_docker(&["exec", "emby-emby-1", "sh", "-c", &script]))
+        Completed::of(&sites.wroclaw.try_docker(&["exec", "emby-emby-1", "sh", "-c", &script]))
     };
     let refused = ask(2019, "/config/");
     ensure!(refused.code != 0 && refused.err.contains("refused"), "{refused:?}");
@@ -171,7 +171,7 @@ fn the_gateway_holds_one_capability_and_the_forwarder_none(sites: &Sites) -> Res
         Ok((holders.len() == 1).then_some(()))
     })?;
     let refused = sites.kyiv.try_docker(&["exec", GATEWAY, "gatewayctl", "keygen", "/etc"]);
-    let said = Said::of(&refused);
+    let said = Completed::of(&refused);
     ensure!(said.code != 0 && said.err.contains("Read-only file system"), "{said:?}");
 
     let forwarder = processes(&sites.wroclaw, "forwarder-forwarder-1")?;
@@ -193,7 +193,7 @@ fn neither_logged_a_warning(sites: &Sites) -> Result<()> {
 }
 
 fn log_of(engine: &Engine, container: &str) -> String {
-    let said = Said::of(&engine.try_docker(&["logs", container]));
+    let said = Completed::of(&engine.try_docker(&["logs", container]));
     said.out + &said.err
 }
 
@@ -278,10 +278,10 @@ fn trees(kyiv: &Engine, wroclaw: &Engine) -> Result<(Tree, Tree)> {
     Ok((kyiv_tree, wroclaw_tree))
 }
 
-fn stackctl(engine: &Engine, tree: &Tree, location: &str, words: &[&str]) -> Result<Said> {
+fn stackctl(engine: &Engine, tree: &Tree, location: &str, words: &[&str]) -> Result<Completed> {
     let mut command = engine.command("timeout");
     let command = command.arg("200").arg(lab::binary("stackctl")?).args(words);
-    let said = Said::of(&command.current_dir(tree.root.join(location)).output()?);
+    let said = Completed::of(&command.current_dir(tree.root.join(location)).output()?);
     ensure!(said.code == 0, "stackctl {words:?}: {said:?}");
     Ok(said)
 }

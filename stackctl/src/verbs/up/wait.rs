@@ -78,7 +78,7 @@ pub(super) fn failed_meanwhile(
     running.retain(|container| !before.iter().any(|old| old.id == container.id));
     let now = crate::shell::now();
     let crashing = running.iter().find(|one| one.look(now).crashes() && wanted.contains(&one.service()))?;
-    let (_, why) = crashing.look(now).trouble()?;
+    let (_, why) = crashing.look(now).problem()?;
     Some(unhealthy(session, docker, service, &running, crashing.service(), &why))
 }
 
