@@ -31,6 +31,7 @@ test: ## Run every test and every scenario once, with reduced counts.
 soak: ## Run the scenarios with the full counts (about an hour).
 	scripts/packages test
 	scripts/stack-packages
+	scripts/stack-packages logs
 	$(MAKE) build
 	CAUSEWAY_SOAK=1 $(AS_ROOT) $(CARGO) nextest run --cargo-profile lab --profile soak -p policy -p scenarios -p stackctl --no-fail-fast
 

@@ -55,7 +55,8 @@ impl Cipher {
     }
 }
 
-/// CPU seconds per GB that sealing and opening full packets takes, one after the other on this core.
+/// CPU seconds per GB that sealing and opening full packets takes, one after the other on this
+/// core.
 ///
 /// # Errors
 /// None in practice.

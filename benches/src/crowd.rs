@@ -1,4 +1,5 @@
-//! An edge with many peers, prefixes and flows: what a packet costs then, and what a handshake costs.
+//! An edge with many peers, prefixes and flows: what a packet costs then, and what a handshake
+//! costs.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -79,7 +80,8 @@ impl Crowd {
         }
     }
 
-    /// A packet from an address of the next peer, encrypted there and decrypted here; the bytes that came out.
+    /// A packet from an address of the next peer, encrypted there and decrypted here; the bytes
+    /// that came out.
     pub fn receive(&mut self, packet: &Whole) -> usize {
         let (peer, prefix) = self.next();
         let source = address(peer * self.prefixes + prefix);
@@ -100,7 +102,8 @@ impl Crowd {
         bytes
     }
 
-    /// A handshake of the next peer; the datagrams that the edge answered with, and what `clock` says the edge took.
+    /// A handshake of the next peer; the datagrams that the edge answered with, and what `clock`
+    /// says the edge took.
     pub fn shake_hands(&mut self, clock: impl Fn() -> Duration) -> (usize, Duration) {
         let (peer, _) = self.next();
         // Each from another address, as from a thousand peers after a power cut: there is a limit
@@ -122,7 +125,8 @@ impl Crowd {
     }
 }
 
-/// The packet with an address in place of its own, the ports of one of all flows, and no checksum if it is UDP.
+/// The packet with an address in place of its own, the ports of one of all flows, and no checksum
+/// if it is UDP.
 fn addressed<'a>(
     buffer: &'a mut Vec<u8>,
     packet: &Whole,

@@ -11,7 +11,8 @@ pub struct CubicAllowed {
 /// Which congestion control namespaces may choose.
 const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 
-/// Lets namespaces use cubic where the machine allows them only its own default; the list is put back afterwards.
+/// Lets namespaces use cubic where the machine allows them only its own default; the list is put
+/// back afterwards.
 pub fn allow() -> CubicAllowed {
     let before = fs::read_to_string(ALLOWED).unwrap_or_default().trim().to_owned();
     let changed = !before.split_whitespace().any(|name| name == "cubic")

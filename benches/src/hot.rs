@@ -22,7 +22,8 @@ pub struct Loop {
 }
 
 impl Loop {
-    /// One turn; a number that keeps the work from being optimised away, or `None` when something is broken.
+    /// One turn; a number that keeps the work from being optimised away, or `None` when something
+    /// is broken.
     pub fn turn(&mut self) -> Option<usize> {
         (self.turn)()
     }

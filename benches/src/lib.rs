@@ -1,4 +1,12 @@
-//! What the benches share: packets as the kernel hands them over, two nodes in memory, and the cipher alone.
+//! What the benchmarks share.
+//!
+//! - [`packets`]: packets as the kernel hands them over. [`memory`]: two nodes connected in memory.
+//! - [`crowd`]: a node with many peers. [`cipher`]: the cipher alone.
+//! - [`hot`]: the hot loops, by name, for the micro benchmarks and the instruction counts.
+//! - [`cubic`]: allows CUBIC in the lab's namespaces.
+//!
+//! The programs are in `src/bin`: `bench-counts` (instructions), `bench-load` (load generator),
+//! `bench-peers` (side-by-side run against other tunnels).
 
 pub mod cipher;
 pub mod crowd;

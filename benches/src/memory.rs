@@ -147,7 +147,8 @@ impl End {
         end
     }
 
-    /// Adds one more peer, with about this many /28s spread over all addresses but those of 192.168.88.0/24.
+    /// Adds one more peer, with about this many /28s spread over all addresses but those of
+    /// 192.168.88.0/24.
     fn burden(&self, prefixes: u32) {
         let prefix = |number: u32| {
             // Odd multiples never repeat: the prefixes are spread without random numbers.

@@ -96,7 +96,8 @@ pub fn udp4(payload: usize) -> Whole {
     Whole { bytes, offload: Offload::None }
 }
 
-/// Appends a TCP header with a timestamp option, its checksum field holding the pseudo-header sum, and the payload.
+/// Appends a TCP header with a timestamp option, its checksum field holding the pseudo-header sum,
+/// and the payload.
 fn tcp(bytes: &mut Vec<u8>, src: IpAddr, dst: IpAddr, payload: usize, sequence: u32) {
     let at = bytes.len();
     bytes.extend([0x01, 0xbb, 0xc0, 0x01]);

@@ -1,7 +1,7 @@
 //! The highest wall clock that a handshake was ever stamped with, kept across restarts.
 //!
-//! A peer refuses a handshake that is stamped earlier than the last one it saw, so stamps never go back. A mark that is
-//! missing or damaged counts as none: it is never a reason not to start.
+//! A peer refuses a handshake that is stamped earlier than the last one it saw, so stamps never go
+//! back. A mark that is missing or damaged counts as none: it is never a reason not to start.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,8 @@ use crate::files;
 
 /// The file's name in a state folder.
 const NAME: &str = "clock.json";
-/// Its name in the forwarder's folder until 0.1, where it was a text: seconds, a point, nanoseconds.
+/// Its name in the forwarder's folder until 0.1, where it was a text: seconds, a point,
+/// nanoseconds.
 const OLD_NAME: &str = "clock";
 
 /// The mark of one state folder.

@@ -60,23 +60,24 @@ pub fn end(ended: Result<Exit, ExitError>) -> ExitCode {
     exit.into()
 }
 
-/// A command that changes the configuration of the running daemon, or would; with what the command line gives it.
+/// A command about the running daemon's configuration, with its arguments.
 #[derive(Clone, Copy, Debug)]
 pub enum Verb<'a> {
     /// Shows what a file would change.
     Plan(&'a Path),
-    /// Applies a file; with a time it goes back unless it is confirmed in time.
+    /// Applies a file; with a time, it is rolled back unless it is confirmed within that.
     Apply(&'a Path, Option<Duration>),
-    /// Keeps what waits.
+    /// Keeps the change that waits.
     Confirm,
-    /// Goes back to the configuration before.
+    /// Returns to the previous configuration.
     Rollback,
     /// Reads the daemon's own file again.
     Reload,
 }
 
 impl Commands<'_> {
-    /// Carries out a verb and prints what it changes; `own` is the daemon's own file, which a plan does not need.
+    /// Carries out a verb and prints what it changes; `own` is the daemon's own file, which a plan
+    /// does not need.
     ///
     /// # Errors
     /// What the daemon refuses, or what cannot be written.
@@ -86,10 +87,10 @@ impl Commands<'_> {
         let own = || own.ok_or_else(|| ExitError::new(Exit::Usage, NAME_IT));
         match verb {
             Verb::Plan(file) => show(&self.plan(file)?)?,
-            Verb::Apply(file, patience) => {
-                show(&self.apply(own()?, file, patience)?)?;
-                if let Some(patience) = patience {
-                    let time = period(patience.as_secs());
+            Verb::Apply(file, confirm_within) => {
+                show(&self.apply(own()?, file, confirm_within)?)?;
+                if let Some(confirm_within) = confirm_within {
+                    let time = period(confirm_within.as_secs());
                     print_to_stderr(&format!("in force for {time}, unless: {} confirm", self.program));
                 }
             }
@@ -112,7 +113,8 @@ pub fn valid(path: &Path, configuration: &Value, warnings: &[Warning], notes: &[
     })
 }
 
-/// `check --json` when there is no valid configuration; `line` and `column` are `null` for a file that cannot be read at all.
+/// `check --json` when there is no valid configuration; `line` and `column` are `null` for a file
+/// that cannot be read at all.
 #[must_use]
 pub fn invalid(path: &Path, error: &LoadError) -> Value {
     let errors: Vec<Value> = match error {

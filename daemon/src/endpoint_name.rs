@@ -73,8 +73,8 @@ impl EndpointName {
         self.request_at
     }
 
-    /// Whether to request now; then the next time is set, should the reply get lost or change
-    /// nothing.
+    /// Whether to request now; if so, the next request is scheduled, in case the reply is lost or
+    /// changes nothing.
     pub fn is_due(&mut self, now: Now) -> bool {
         if self.request_at.is_none_or(|at| at > now.instant) {
             return false;

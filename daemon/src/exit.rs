@@ -21,7 +21,7 @@ pub enum Exit {
     Permission = 5,
     /// Another process holds what is needed.
     Conflict = 6,
-    /// A change was taken back.
+    /// A change was rolled back.
     RolledBack = 7,
     /// The answer is an old one.
     Stale = 8,

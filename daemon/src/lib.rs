@@ -1,4 +1,4 @@
-//! What every Causeway daemon is, written once; the gateway and the forwarder are roles on it.
+//! What both Causeway daemons share. The gateway and the forwarder are two roles that use it.
 //!
 //! - [`exit`]: the exit codes of all programs, and the error that ends one.
 //! - [`log`]: log lines on standard error.
@@ -6,15 +6,17 @@
 //! - [`clock_mark`]: the highest wall clock ever used, kept across restarts.
 //! - [`changes`]: changes of the configuration: plan, apply, confirm, rollback, reload, on both sides of the socket.
 //! - [`command_line`]: what the programs print, how they end, and the verbs of changes.
-//! - [`control`]: the control socket, both sides: who may ask, one JSON object per line each way.
+//! - [`control`]: the control socket, both sides: who may send requests; one JSON object per line
+//!   each way.
 //! - [`endpoint_name`]: names of peers, each of their addresses tried in turn.
-//! - [`peers`] and [`text`]: peers as JSON and as text, the same at both ends.
+//! - [`peers`], [`rates`] and [`text`]: peers with their rates as JSON and as text, the same at
+//!   both ends.
 //! - [`metrics`]: the page with its listeners, and what both ends show on it.
 //! - [`health`]: whether a service works, hop by hop, the same model at both ends.
 //! - [`life`]: systemd, signals, and the watched configuration file.
 //! - [`link`]: the control channel between the two ends, without its sockets.
 //!
-//! Nothing here is for Linux alone but what systemd asks for: the forwarder runs on macOS as well.
+//! Only the parts for systemd are specific to Linux: the forwarder runs on macOS as well.
 #![allow(
     clippy::wildcard_enum_match_arm,
     reason = "the enums with a catch-all here are the system's, which grow without us"

@@ -1,10 +1,11 @@
-//! What a daemon's life is made of: systemd, signals, reloads, the watched configuration file, the listeners of the
-//! metrics page.
+//! What every daemon handles while it runs: systemd, signals, reloads, the watched configuration
+//! file, the listeners of the metrics page.
 //!
-//! Each role keeps a loop of its own, in its `run.rs`: the gateway's takes events of the data plane, ticks slowly without
-//! traffic and ends with its repairs, while the forwarder's waits for a data thread that drains its flows before the end.
-//! They have only signals, the control socket and overdue changes in common, so that one loop for both would need a trait
-//! with a method for nearly every arm, and more lines than the two loops have.
+//! Each role keeps a loop of its own, in its `run.rs`: the gateway's takes events of the data
+//! plane, ticks slowly without traffic and ends with its repairs, while the forwarder's waits for a
+//! data thread that drains its flows before the end. They have only signals, the control socket and
+//! overdue changes in common, so that one loop for both would need a trait with a method for nearly
+//! every arm, and more lines than the two loops have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -30,8 +31,8 @@ pub fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Reads the configuration file again and applies it, as SIGHUP or a change of the file asks; systemd is notified when it
-/// begins and when it has ended.
+/// Reads the configuration file again and applies it, as SIGHUP or a change of the file asks;
+/// systemd is notified when it begins and when it has ended.
 pub async fn reload(role: &impl Applies) {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         notify(&[NotifyState::Reloading, now]);
@@ -105,20 +106,21 @@ pub struct WatchedFile {
 }
 
 impl WatchedFile {
-    /// The file as it is now counts as taken.
+    /// The file as it is now counts as applied.
     #[must_use]
     pub fn new(path: &Path) -> Self {
         let seen = look(path);
         Self { taken: seen, seen }
     }
 
-    /// Whether the file is another than the one that was taken, and is written to the end.
+    /// Whether the file differs from the one that was applied last, and is completely written.
     pub fn has_changed(&mut self, path: &Path) -> bool {
         self.handle_look(look(path))
     }
 
-    /// Whether what is seen now is to be taken: it differs, and it was the same at the last look, so that no editor is in
-    /// the middle of writing it. A file that is gone is no change.
+    /// Whether to apply the file as it is now: it differs from the one in force, and it has not
+    /// changed since the last check, so that no editor is in the middle of writing it. A missing
+    /// file is no change.
     fn handle_look(&mut self, now: Option<Stamp>) -> bool {
         let is_settled = now.is_some() && now == self.seen;
         self.seen = now;
@@ -167,8 +169,8 @@ impl Listeners {
         self.replace(wanted, pages)
     }
 
-    /// Listens on these addresses and on no others; or, when one cannot be had, on those as before. Must run inside a
-    /// `LocalSet`.
+    /// Listens on these addresses and on no others; or, when one cannot be had, on those as before.
+    /// Must run inside a `LocalSet`.
     ///
     /// # Errors
     /// [`Exit::Conflict`] for an address that is taken, else what the system denies.

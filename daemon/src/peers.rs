@@ -84,7 +84,8 @@ pub struct Peer {
     pub rtt_seconds: Option<f64>,
     /// Share of lost probes, 0 to 1; `None` for a peer that is not probed.
     pub loss_ratio: Option<f64>,
-    /// The largest inner packet that the path carries, in bytes; `None` unless `mtu = "auto"` has found it.
+    /// The largest inner packet that the path carries, in bytes; `None` unless `mtu = "auto"` has
+    /// found it.
     #[serde(default)]
     pub path_mtu_bytes: Option<u16>,
     /// Probes lost since the start.

@@ -9,7 +9,7 @@ use tunnel::time::Instant;
 /// Rates are over so long, or over the last two samples where those are further apart.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// What shows rates takes a sample of its own when the last is older.
+/// A reader of rates takes a sample first if the last one is older.
 const STALE: Duration = Duration::from_secs(1);
 
 /// Bytes received and sent by one peer so far.
@@ -22,7 +22,8 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// Takes a sample; those older than the window go. Returns how many bytes all peers received and sent since the last.
+    /// Takes a sample; those older than the window go. Returns how many bytes all peers received
+    /// and sent since the last.
     pub fn handle_sample(&mut self, now: Instant, bytes: BTreeMap<PublicKey, Bytes>) -> u64 {
         let total = |bytes: &BTreeMap<PublicKey, Bytes>| bytes.values().map(|(rx, tx)| rx + tx).sum::<u64>();
         let before = self.samples.back().map_or(0, |(_, bytes)| total(bytes));
@@ -34,7 +35,7 @@ impl Rates {
         moved
     }
 
-    /// Whether the last sample is older than the one a busy daemon would have.
+    /// Whether the last sample is too old, as in an idle daemon.
     pub fn are_stale(&self, now: Instant) -> bool {
         self.samples.back().is_none_or(|(at, _)| now.since(*at) > STALE)
     }

@@ -35,12 +35,12 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     load_text(path, text_of(path)?)
 }
 
-/// As [`load`], with `text` for the content of the file `path`; errors name the file `said`.
+/// As [`load`], with `text` for the content of the file `path`; errors name the file `shown`.
 ///
 /// # Errors
 /// [`LoadError`], with everything that is wrong at once.
-pub fn load_draft(path: &Path, said: &Path, text: String) -> Result<Loaded, LoadError> {
-    load_text(path, text).map_err(|error| error.said_of(path, said))
+pub fn load_draft(path: &Path, shown: &Path, text: String) -> Result<Loaded, LoadError> {
+    load_text(path, text).map_err(|error| error.shown_as(path, shown))
 }
 
 fn load_text(path: &Path, text: String) -> Result<Loaded, LoadError> {

@@ -1,6 +1,17 @@
 //! Causeway's origin: the unprivileged peer that re-originates flows to local services.
 //!
-//! Pure modules take `now` and bytes and return values; the modules that touch sockets are few and thin.
+//! - Pure, without sockets or clocks: [`cell`] (a TCP endpoint inside the tunnel, with its sender),
+//!   [`flow`] (keys, table, limits), [`datagram`] (fragments), [`proxy_protocol`], [`icmp`],
+//!   [`deadlines`] and [`outage`] (why a peer is not up).
+//! - [`dataplane`] is the data thread: it moves packets between the edges and the upstreams.
+//!   [`upstream`] has its sockets to local services, [`health`] checks those, [`network`] reports
+//!   changes of the network.
+//! - [`run`] is the daemon with its control thread; [`setup`] opens what it needs, [`reload`]
+//!   applies another configuration, [`config`] reads one with its keys, [`state`] keeps the clock
+//!   mark.
+//! - [`stats`] are the counters, [`metrics`] the page made of them, [`control`] the requests and
+//!   the report.
+//! - [`cli`] has the commands, and [`places`] the folders in which both look for socket and state.
 
 pub mod cell;
 pub mod cli;

@@ -16,7 +16,7 @@ use crate::stats::{Dialled, EntryStats, Stats};
 /// What our own metrics begin with.
 pub const ROLE: &str = "forwarder";
 
-/// What is served to Prometheus, and to whoever asks whether the daemon is ready.
+/// The pages for Prometheus and for readiness checks.
 pub struct Page(pub Arc<Shared>);
 
 impl Pages for Page {

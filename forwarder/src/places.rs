@@ -138,8 +138,8 @@ impl Environment {
 /// Binds the socket in the first of these places where the system allows it.
 ///
 /// # Errors
-/// [`Exit::Conflict`] for another daemon in a place, which ends the search; [`Exit::Permission`] or [`Exit::Failed`]
-/// with every place when none can be used.
+/// [`Exit::Conflict`] for another daemon in a place, which ends the search; [`Exit::Permission`] or
+/// [`Exit::Failed`] with every place when none can be used.
 pub fn bind_first(places: &[Place]) -> Result<Socket, ExitError> {
     let mut errors = Vec::new();
     for place in places {

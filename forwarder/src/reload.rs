@@ -37,8 +37,8 @@ impl Applies for Origin {
         Ok(config::load(&self.config)?)
     }
 
-    fn read(&self, said: &Path, text: String) -> Result<Loaded, ExitError> {
-        Ok(config::load_draft(&self.config, said, text)?)
+    fn read(&self, shown: &Path, text: String) -> Result<Loaded, ExitError> {
+        Ok(config::load_draft(&self.config, shown, text)?)
     }
 
     async fn turn(&self) -> MutexGuard<'_, ()> {
@@ -145,7 +145,8 @@ fn prepare(old: &Policy, loaded: &Loaded, origin: &Origin) -> Result<Change, Exi
     Ok(Change { policy: Arc::clone(new), keys, added, peers, bound })
 }
 
-/// Binds what is new; an entry that changed on the address it had would clash with itself and needs a restart.
+/// Binds what is new; an entry that changed on the address it had would clash with itself and needs
+/// a restart.
 fn bind_new(old: &Policy, new: &Policy) -> Result<Listeners, String> {
     let bound: HashSet<_> = old.reach.iter().map(|entry| entry.listen).collect();
     let added: Vec<_> = new.reach.iter().filter(|entry| !old.reach.contains(entry)).collect();

@@ -1,4 +1,5 @@
-//! The daemon: two threads that matter. One moves data; this one listens to signals, the control socket and scrapes.
+//! The daemon has two main threads: one moves data; this one handles signals, the control socket
+//! and scrapes.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -76,11 +77,13 @@ pub struct Origin {
 /// Runs the daemon in the foreground until it is asked to stop.
 ///
 /// # Errors
-/// With the exit code of what is missing or wrong; before anything is changed where that is possible.
+/// With the exit code of what is missing or wrong; before anything is changed where that is
+/// possible.
 pub fn run(config: &Path) -> Result<(), ExitError> {
     let failed = |error: io::Error| ExitError::new(Exit::Failed, error);
     renounce_privileges().map_err(failed)?;
-    // A draft is read as the content of the same path, so that the files both name compare as equal.
+    // A draft is read as the content of the same path, so that the files both name compare as
+    // equal.
     let config = &std::path::absolute(config).map_err(failed)?;
     let loaded = config::load(config)?;
     log::start(loaded.policy.log);
@@ -95,8 +98,8 @@ pub fn run(config: &Path) -> Result<(), ExitError> {
     LocalSet::new().block_on(&runtime, serve(running))
 }
 
-/// No program that this one might ever start could gain a privilege, and no other process of the same user can read its
-/// memory, where the keys are, or trace it.
+/// No program that this one might ever start could gain a privilege, and no other process of the
+/// same user can read its memory, where the keys are, or trace it.
 fn renounce_privileges() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
@@ -218,7 +221,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
                 tick(shared, watchdog.is_healthy());
                 if origin.confirmable.is_overdue() {
                     let origin = Rc::clone(&origin);
-                    drop(spawn_local(async move { origin.confirmable.take_back_overdue(&*origin).await }));
+                    drop(spawn_local(async move { origin.confirmable.roll_back_overdue(&*origin).await }));
                 }
             }
         }
@@ -240,7 +243,7 @@ impl Origin {
         self.scraped.borrow_mut().replace(&policy.metrics.listen, &page)
     }
 
-    /// Begins to stop; asked a second time, at once.
+    /// Begins to stop; the second time it stops at once.
     fn stop(&self) {
         let again = self.shared.is_stopping.swap(true, Ordering::Relaxed);
         let drain = if again { Duration::ZERO } else { self.shared.policy.load().limits.drain };
@@ -266,7 +269,8 @@ impl Answer for Origin {
     }
 }
 
-/// Warns once that flows are refused for want of descriptors, until that was not so for a while.
+/// Warns once that flows are refused because no descriptor is free; again only after that was over
+/// for a while.
 fn warn_of_descriptors(shared: &Shared, was_short: &mut bool) {
     let warning = problems::descriptors(&shared.stats, clock::instant());
     if let Some(warning) = warning.as_ref().filter(|_| !*was_short) {
@@ -297,7 +301,7 @@ impl Receives {
     }
 }
 
-/// Measures, and reports to systemd that the data thread goes on, if it does.
+/// Measures, and notifies systemd's watchdog if the data thread is running.
 fn tick(shared: &Shared, is_sound: bool) {
     for edge in shared.edges.load().iter() {
         edge.measure();

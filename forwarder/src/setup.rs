@@ -18,7 +18,8 @@ use crate::dataplane::edge::Edge;
 use crate::dataplane::{Listeners, tcp, udp};
 use crate::flow::EdgeId;
 
-/// Inner MTU for `mtu = "auto"` until the path's own is found: what a path through carriers that wrap IPv4 in IPv6 still takes.
+/// Inner MTU for `mtu = "auto"` until the path's own is found: what a path through carriers that
+/// wrap IPv4 in IPv6 still takes.
 const AUTO_MTU: u16 = 1380;
 /// Wanted kernel buffer of the outer socket, each way.
 const SOCKET_BUFFER: usize = 7 << 20;

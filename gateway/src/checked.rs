@@ -8,8 +8,8 @@ use serde_json::Value;
 use daemon::command_line;
 use daemon::files::LoadError;
 
-/// A valid configuration: every key as it is in effect, under the names that the file has; with notes, who would be
-/// trusted, and what does not pair up.
+/// A valid configuration: every key in effect, under its name in the file; with notes, who would be
+/// trusted, and what does not match the other end.
 #[must_use]
 pub fn valid(path: &Path, policy: &Policy, [notes, trusted, unpaired]: [&[String]; 3]) -> Value {
     let configuration = toml::from_str::<Value>(&policy.to_toml()).unwrap_or_default();
@@ -22,7 +22,7 @@ pub fn invalid(path: &Path, error: &LoadError) -> Value {
     around(command_line::invalid(path, error), &[], &[])
 }
 
-/// The document with what only the edge's has.
+/// The document with the fields that only the edge's has.
 fn around(mut document: Value, trusted: &[String], unpaired: &[String]) -> Value {
     if let Some(fields) = document.as_object_mut() {
         fields.extend(

@@ -27,9 +27,9 @@ use daemon::command_line::{print, print_to_stderr};
 use daemon::exit::{Exit, ExitError};
 use daemon::files::LoadError;
 
-/// The list of the proxy that publishes names as its own addresses, and carries HTTP alone.
+/// The list of a proxy that publishes names under its own addresses and carries only HTTP.
 const PROXY: &str = "cloudflare";
-/// It, as it was when this was built, for a configuration that has no such list.
+/// That list as of the build, for a configuration that has none.
 const SHIPPED: &str = include_str!("../../configs/lists/cloudflare.list");
 /// The longest a look-up of a name may take.
 const LOOKUP: Duration = Duration::from_secs(2);
@@ -48,8 +48,8 @@ struct Found {
 /// `gateway check`: validates and prints the effective configuration, as text or as JSON.
 ///
 /// # Errors
-/// [`Exit::Invalid`] or [`Exit::Permission`] with every error, [`Exit::Failed`] when the two files do not pair up. As JSON
-/// the document says what is wrong, and only the code is returned.
+/// [`Exit::Invalid`] or [`Exit::Permission`] with every error, [`Exit::Failed`] when the two files
+/// do not pair up. As JSON the document says what is wrong, and only the code is returned.
 pub fn check(path: &Path, with: Option<&Path>, is_json: bool) -> Result<Exit, ExitError> {
     match (inspect(path, with), is_json) {
         (Ok(found), true) => {
@@ -103,15 +103,16 @@ fn far_end(with: &Path) -> Result<forwarder::Policy, LoadError> {
     forwarder::parse(&Source { name: with, text: &text }).map_err(LoadError::Invalid)
 }
 
-/// What the running system says to a policy.
+/// What a policy would mean on the running system.
 #[derive(Default)]
 struct Around {
     trusted: Vec<String>,
     problems: Vec<String>,
 }
 
-/// Who would be trusted here, what would be closed, and what is not as the policy says; nothing for a user who could not
-/// run the daemon here. On another machine than the edge it says little, so it decides nothing.
+/// Who would be trusted here, what would be closed, and what is not as the policy says; empty for a
+/// user who could not run the daemon here. It only informs, since this need not be the edge's
+/// machine.
 fn around(policy: &Policy) -> Around {
     if privilege::require().is_err() {
         return Around::default();
@@ -132,7 +133,7 @@ fn obstacles_here(policy: &Policy) -> Vec<String> {
         return Vec::new();
     }
     let needs = Needs { device: policy.interface.name.to_string(), port: policy.interface.listen_port };
-    list(Listing::Everybody).map(|listing| obstacles(&listing, &needs)).unwrap_or_default()
+    list(Listing::Ruleset).map(|listing| obstacles(&listing, &needs)).unwrap_or_default()
 }
 
 /// Warnings about endpoints whose names lead to a proxy, which carries no WireGuard.
@@ -160,7 +161,7 @@ fn proxied<'e>(policy: &Policy, file: &Path, endpoints: impl Iterator<Item = &'e
 fn addresses_of(endpoint: &HostPort) -> Vec<IpAddr> {
     let (sender, receiver) = mpsc::channel();
     let name = endpoint.to_string();
-    // A resolver that hangs is left behind: the program ends soon anyway.
+    // A resolver that hangs is not waited for: the program ends soon anyway.
     let looking = thread::Builder::new().spawn(move || {
         let found = name.to_socket_addrs().map(|found| found.map(|address| address.ip()).collect());
         drop(sender.send(found.unwrap_or_default()));
@@ -168,7 +169,8 @@ fn addresses_of(endpoint: &HostPort) -> Vec<IpAddr> {
     looking.ok().and_then(|_| receiver.recv_timeout(LOOKUP).ok()).unwrap_or_default()
 }
 
-/// `gateway down`: takes away every rule, route and device the daemon made, and restores switches.
+/// `gateway down`: removes every rule, route and device that the daemon created, and restores
+/// switches.
 ///
 /// Routes, device and forwarding go before the rules, so that nothing leaks on the way.
 ///
@@ -206,7 +208,8 @@ fn remove_routing(scope: &Scope) -> Result<(), ExitError> {
     }
 }
 
-/// Removes what the daemon's own note names besides; what it cannot be trusted about stays, and is reported.
+/// Removes what the daemon's own record names in addition; what the record cannot be trusted with
+/// stays, and is reported.
 fn remove_applied(scope: &Scope, applied: &Applied) -> Result<(), ExitError> {
     if (applied.device.as_str(), applied.protocol) == (scope.device.as_str(), scope.protocol) {
         return Ok(());
@@ -220,7 +223,8 @@ fn remove_applied(scope: &Scope, applied: &Applied) -> Result<(), ExitError> {
     }
 }
 
-/// Sets back what the daemon changed, each switch by itself: one that its note names wrongly keeps no other from it.
+/// Restores the switches that the daemon changed, one by one, so that a wrong entry in the daemon's
+/// record does not keep the others from being restored.
 fn restore_switches(scope: &Scope, state: &State) -> Result<(), ExitError> {
     let changed = state.switches();
     let read = |path: &String| match answer_once(scope, Request::ReadSysctls { paths: vec![path.clone()] }) {
@@ -247,7 +251,8 @@ fn restore_switches(scope: &Scope, state: &State) -> Result<(), ExitError> {
     Ok(())
 }
 
-/// The switches that the daemon changed and that still have the value it gave them, with the values they had before.
+/// The switches that the daemon changed and that still have the value it gave them, with the values
+/// they had before.
 fn to_restore(changed: &BTreeMap<String, Switched>, now: &[Option<String>]) -> Vec<(String, String)> {
     let still_ours = changed.iter().zip(now).filter(|((_, change), now)| now.as_ref() == Some(&change.set));
     still_ours.map(|((path, change), _)| (path.clone(), change.before.clone())).collect()

@@ -1,4 +1,5 @@
-//! Reads the configuration and the files it names: keys, whose mode must be private, and prefix lists.
+//! Reads the configuration and the files it names: keys, whose mode must be private, and prefix
+//! lists.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,7 +40,8 @@ pub fn load(path: &Path) -> Result<Config, LoadError> {
     load_text(path, text)
 }
 
-/// Takes `text` for the content of the file `path`, which need not exist, and reads its lists and keys.
+/// Takes `text` for the content of the file `path`, which need not exist, and reads its lists and
+/// keys.
 ///
 /// # Errors
 /// [`LoadError`], with every error at once.
@@ -59,12 +61,12 @@ fn misplaced(path: &Path, text: &str, policy: &Policy, own: Option<PublicKey>) -
     misplaced_keys(&Source { name: path, text }, &peers, own.as_slice())
 }
 
-/// As [`load_text`], but errors speak of the file `said`, where the operator wrote it.
+/// As [`load_text`], but errors name the file `shown`, in which the operator wrote it.
 ///
 /// # Errors
 /// [`LoadError`], with every error at once.
-pub fn load_draft(path: &Path, said: &Path, text: String) -> Result<Config, LoadError> {
-    load_text(path, text).map_err(|error| error.said_of(path, said))
+pub fn load_draft(path: &Path, shown: &Path, text: String) -> Result<Config, LoadError> {
+    load_text(path, text).map_err(|error| error.shown_as(path, shown))
 }
 
 /// Reads the configuration and its lists, but no secret.

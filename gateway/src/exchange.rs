@@ -22,16 +22,21 @@ use daemon::files::read_text;
 /// What is imported.
 #[derive(Subcommand)]
 pub enum Imported {
-    /// Convert a wg-quick file of either end.
+    /// Convert a wg-quick file of either end, or the edge's and the origin's together.
     WgQuick {
-        /// Convert this file; its name is that of the tunnel's interface.
+        /// Convert this file, the edge's if there are two; its name is that of the tunnel's interface.
         file: PathBuf,
+        /// Read the origin's rules from this file, and carry what passes both.
+        origin: Option<PathBuf>,
         /// Take the file for this end's, if its lines do not say which.
-        #[arg(long, visible_alias = "as", value_name = "END")]
+        #[arg(long, visible_alias = "as", value_name = "END", conflicts_with = "origin")]
         role: Option<End>,
         /// Take this interface of the edge for the one towards the internet.
         #[arg(long, value_name = "INTERFACE", value_parser = interface)]
         wan: Option<String>,
+        /// Take this interface for the tunnel's, if it is not the file's name.
+        #[arg(long, value_name = "INTERFACE", value_parser = interface)]
+        interface: Option<String>,
         /// Give the peers these names, in the order of the file.
         #[arg(long = "name", value_name = "NAME", value_parser = peer_name)]
         names: Vec<String>,
@@ -126,20 +131,30 @@ pub struct EdgeArguments {
     name: String,
 }
 
-/// Imports, writes the files, and says on standard error what to know about them.
+/// Imports, writes the files, and prints the findings on standard error.
 ///
 /// # Errors
 /// [`ExitError`], when nothing could be imported or a file is in the way.
 pub fn import(what: &Imported) -> Result<Exit, ExitError> {
     let (imported, into, all) = match what {
-        Imported::WgQuick { file, role, wan, names, into, all } => {
-            let text = text_of(file)?;
+        Imported::WgQuick { file, origin, role, wan, interface, names, into, all } => {
+            let text = foreign_text(file)?;
+            let source = Source { name: file, text: &text };
             let role = role.map(|end| match end {
                 End::Edge => Role::Edge,
                 End::Origin => Role::Origin,
             });
-            let options = WgQuickOptions { role, wan: wan.clone(), names: names.clone() };
-            (import::wg_quick(&Source { name: file, text: &text }, &options, &public_key), into, *all)
+            let (wan, names, interface) = (wan.clone(), names.clone(), interface.clone());
+            let options = WgQuickOptions { role, wan, names, interface };
+            let imported = match origin {
+                None => import::wg_quick(&source, &options, &public_key),
+                Some(origin) => {
+                    let text = foreign_text(origin)?;
+                    let origin = Source { name: origin, text: &text };
+                    import::wg_quick_both(&source, &origin, &options, &public_key)
+                }
+            };
+            (imported, into, *all)
         }
         Imported::Mikrotik { edge, origin, origin_only, into, all } => {
             (mikrotik(edge, origin.as_deref(), *origin_only)?, into, *all)
@@ -305,8 +320,10 @@ mod tests {
         let into = folder.path().to_owned();
         import(&Imported::WgQuick {
             file: fixture("kyiv.conf"),
+            origin: None,
             role: None,
             wan: None,
+            interface: None,
             names: Vec::new(),
             into: into.clone(),
             all: true,

@@ -3,8 +3,8 @@
 //! A packet must be accepted by every base chain of its hook: what we accept, Docker's FORWARD
 //! policy or the REJECT of a cloud image's INPUT still drops. Foreign tables are never changed;
 //! what blocks the tunnel is named, with the command that fixes it; never one of `nft` for a table
-//! that only its owner may change. The judgement is by shape, not by simulation: a chain that ends
-//! closed must hold an accept rule that names our device or our port.
+//! that only its owner may change. It looks at the form of the rules and does not simulate them: a
+//! chain that drops by default must have an accept rule for our device or our port.
 
 use serde_json::Value;
 
@@ -49,7 +49,8 @@ fn writer(chain: &Chain<'_>, tables: &[&Value]) -> WritableBy {
     let is = |table: &Value, key, value| table.get(key).and_then(Value::as_str) == Some(value);
     let table =
         tables.iter().find(|table| is(table, "family", chain.family) && is(table, "name", chain.table));
-    // `dormant` is the only flag without an owner; nft 1.0.6 writes anything in the place of `owner`.
+    // `dormant` is the only flag without an owner; nft 1.0.6 writes anything in the place of
+    // `owner`.
     let is_dormant = |flag: &Value| flag.as_str() == Some("dormant");
     match table.and_then(|table| table.get("flags")) {
         None => WritableBy::Any,
@@ -119,7 +120,8 @@ fn obstacle(chain: &Chain<'_>, writer: WritableBy, rules: &[Rule<'_>], needs: &N
     }
     let device = &needs.device;
     let open = |key| accepts(&move |rule| rule.matches_device(key, device) || rule.is_unconditional());
-    // What is published passes firewalld by the rule for DNATed flows, whichever zones it leads between.
+    // What is published passes firewalld by the rule for DNATed flows, whichever zones it leads
+    // between.
     let passes = |key| {
         open(key)
             || writer == WritableBy::Firewalld && key == "oifname" && accepts(&|rule| rule.matches_dnat())
@@ -139,7 +141,7 @@ fn obstacle(chain: &Chain<'_>, writer: WritableBy, rules: &[Rule<'_>], needs: &N
 }
 
 impl WritableBy {
-    /// What a person does to have a table let something pass.
+    /// How to make a table let something pass.
     fn fix(self, needs: &Needs, what: &str, insertions: impl FnOnce() -> String) -> String {
         match self {
             Self::Any => format!("run: {}", insertions()),
@@ -175,7 +177,8 @@ fn insertion(chain: &Chain<'_>, rule: &str) -> String {
     format!("nft insert rule {} {} {} {rule}", chain.family, chain.table, chain.name)
 }
 
-/// The rules of a chain with those of the chains it jumps to without a condition in their place, three levels deep.
+/// The rules of a chain with those of the chains it jumps to without a condition in their place,
+/// three levels deep.
 fn reachable<'r>(chain: &Chain<'_>, rules: &'r [Rule<'r>]) -> Vec<&'r Rule<'r>> {
     let mut found = Vec::new();
     expand(chain, chain.name, rules, 3, &mut found);
@@ -203,7 +206,8 @@ impl Rule<'_> {
     }
 
     fn conditions(&self) -> impl Iterator<Item = &Value> {
-        // What is no statement without effect narrows the rule, among it what nft cannot show (`xt`).
+        // What is no statement without effect narrows the rule, among it what nft cannot show
+        // (`xt`).
         self.parts.iter().filter(|part| {
             let effects = ["counter", "log", "comment", "accept", "drop", "reject", "jump", "goto", "return"];
             !effects.iter().any(|effect| part.get(effect).is_some())
@@ -233,7 +237,7 @@ impl Rule<'_> {
 
     fn matches_port(&self, port: u16) -> bool {
         self.conditions().all(|part| {
-            // What iptables wrote and nft cannot show may well be the port.
+            // A match that iptables wrote and nft cannot show may be the one for the port.
             if matches!(part.pointer("/xt/name").and_then(Value::as_str), Some("udp" | "multiport")) {
                 return true;
             }
@@ -246,7 +250,7 @@ impl Rule<'_> {
         })
     }
 
-    /// Accepts what was led on by DNAT, and nothing less.
+    /// Whether it accepts all that DNAT redirected.
     fn matches_dnat(&self) -> bool {
         let mut conditions = self.conditions();
         let only = conditions.next().filter(|_| conditions.next().is_none());
@@ -256,7 +260,7 @@ impl Rule<'_> {
         })
     }
 
-    /// Accepts all that comes from (`iifname`) or goes to (`oifname`) the device.
+    /// Whether it accepts all that comes from (`iifname`) or goes to (`oifname`) the device.
     fn matches_device(&self, key: &str, device: &str) -> bool {
         let mut conditions = self.conditions();
         let only = conditions.next().filter(|_| conditions.next().is_none());

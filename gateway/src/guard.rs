@@ -1,5 +1,5 @@
-//! `gateway guard`: the boot-time drop table, from the whole one down to a single rule; never all
-//! or nothing.
+//! `gateway guard`: loads the boot-time drop table, or the best smaller one that the kernel takes,
+//! down to a single rule.
 
 use std::path::Path;
 use std::thread;
@@ -19,8 +19,8 @@ use daemon::exit::{Exit, ExitError};
 
 /// Where the state is when the configuration cannot be read.
 const DEFAULT_STATE: &str = "/var/lib/causeway";
-/// Between two rounds in which nothing could be loaded. They end, so that a machine with a broken `nft` still boots; the
-/// unit then goes on trying.
+/// Between two rounds in which nothing could be loaded. They end, so that a machine with a broken
+/// `nft` still boots; the unit then goes on trying.
 const PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 /// Switches that say whether anything passes through the machine.
 const FORWARDING: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
@@ -77,7 +77,8 @@ enum Round {
 /// `nft`.
 ///
 /// # Errors
-/// [`Exit::Degraded`] when another table was loaded instead, [`Exit::Failed`] with what is open when none could be loaded.
+/// [`Exit::Degraded`] when another table was loaded instead, [`Exit::Failed`] with what is open
+/// when none could be loaded.
 pub fn guard(path: &Path) -> Result<(), ExitError> {
     privilege::require().map_err(|error| ExitError::new(Exit::Permission, error))?;
     let mut pauses = PAUSES.iter();
@@ -118,12 +119,13 @@ fn round(path: &Path) -> Round {
             Err(stop) => reasons.push(stop.message),
         }
     }
-    // Of a broken nft every table says the same.
+    // A broken nft fails in the same way for every table.
     reasons.dedup();
     Round::Failed(reasons)
 }
 
-/// The tables to try, the best first: those of the configuration, or else those of the last good one.
+/// The tables to try, the best first: those of the configuration, or else those of the last good
+/// one.
 fn candidates(policy: Option<&Policy>, kept: impl FnOnce() -> Guards) -> Vec<Candidate> {
     let (guards, [whole, minimal]) = match policy {
         Some(policy) => (guards(policy), [Table::Whole, Table::Minimal]),

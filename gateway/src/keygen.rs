@@ -20,8 +20,8 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Finds a user, by name or by number, in a text as `/etc/passwd` has it. A number that it does not list is taken for a
-    /// user whose group has the same number, as in a container.
+    /// Finds a user, by name or by number, in a text as `/etc/passwd` has it. A number that it does
+    /// not list is taken for a user whose group has the same number, as in a container.
     #[must_use]
     pub fn find(user: &str, passwd: &str) -> Option<Self> {
         let number = user.parse().ok();
@@ -37,11 +37,13 @@ impl Owner {
 
 /// Writes `NAME.key` (mode 0600, given to `owner`) and `NAME.pub` into `folder`.
 ///
-/// The mode of a folder that is there stays. One that is missing is made, with the folders above it, so that others may look
-/// into it: the configuration lies there too, and is no secret. As root whatever the umask is.
+/// The mode of a folder that is there stays. One that is missing is made, with the folders above
+/// it, so that others may look into it: the configuration lies there too, and is no secret. As root
+/// whatever the umask is.
 ///
 /// # Errors
-/// `AlreadyExists` when either file is there: a key is never overwritten. Else what the file system says.
+/// `AlreadyExists` when either file is there: a key is never overwritten. Else what the file system
+/// says.
 pub fn keygen(folder: &Path, name: &str, owner: Option<Owner>) -> io::Result<PublicKey> {
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *seed).map_err(io::Error::other)?;

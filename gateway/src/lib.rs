@@ -1,4 +1,15 @@
-//! Causeway's edge: the daemon gateway and its companion gatewayctl.
+//! Causeway's edge: the daemon `gateway`, and its command `gatewayctl`.
+//!
+//! - [`run`] starts the daemon and runs it until a signal ends it. [`edge`] is the running edge:
+//!   the configuration in force, the data threads, checks and repairs, reports.
+//! - [`kernel`] is everything that needs a capability, in a process of its own: nftables, routes,
+//!   the TUN device. [`privilege`] and [`sandbox`] take rights away from both processes.
+//! - [`config`] reads the configuration with its keys, [`state`] the state folder, [`listening`]
+//!   the sockets of other programs, [`foreign`] their firewall rules.
+//! - [`control`] has the requests, the reports, and their text for people.
+//! - Commands: [`commands`] (`check`, `down`) with [`checked`] (`check --json`), [`guard`] (the
+//!   boot-time drop table), [`keygen`], [`lists`], and [`exchange`] (`import`, `export`).
+//! - [`memory`] returns memory that is needed only once to the system.
 #![allow(
     clippy::wildcard_enum_match_arm,
     reason = "the enums with a catch-all here are the system's and netlink's, which grow without us"

@@ -21,7 +21,8 @@ pub fn listeners() -> Vec<Listener> {
     };
     let mut found = Vec::new();
     for file in ["tcp", "tcp6"] {
-        // Sockets that listen come first (proc_net_tcp.rst); the connections, which may be many, are not read.
+        // Sockets that listen come first (proc_net_tcp.rst); the connections, which may be many,
+        // are not read.
         found.extend(lines(file).map_while(|line| listener(&line, Protocol::Tcp, LISTENING)));
     }
     for file in ["udp", "udp6"] {

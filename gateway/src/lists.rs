@@ -1,7 +1,8 @@
-//! `gatewayctl lists refresh`: a fetched list takes the old one's place when it is plausible; else the old one stays.
+//! `gatewayctl lists refresh`: a fetched list takes the old one's place when it is plausible; else
+//! the old one stays.
 //!
-//! Run by an unprivileged timer that may write nothing but the folder of the lists. How texts are fetched is the
-//! caller's: the daemon, which shares this crate, has no client for it.
+//! Run by an unprivileged timer that may write nothing but the folder of the lists. How texts are
+//! fetched is the caller's: the daemon, which shares this crate, has no client for it.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -15,10 +16,12 @@ use policy::{FileLocation, Source};
 use daemon::exit::{Exit, ExitError};
 use daemon::files::{LoadError, Replacement, Target, read_text, sweep};
 
-/// Judges a fetched text, from a file or standard input, and puts it in the place of the list's file.
+/// Judges a fetched text, from a file or standard input, and puts it in the place of the list's
+/// file.
 ///
 /// # Errors
-/// [`Exit::Stale`] when the text is refused and the file is as it was, [`Exit::Failed`] when there is none yet.
+/// [`Exit::Stale`] when the text is refused and the file is as it was, [`Exit::Failed`] when there
+/// is none yet.
 pub fn refresh_file(file: &Path, from: Option<&Path>) -> Result<String, ExitError> {
     let stop =
         |error: io::Error, what: &Path| ExitError::new(Exit::Failed, format!("{}: {error}", what.display()));
@@ -35,10 +38,12 @@ pub fn refresh_file(file: &Path, from: Option<&Path>) -> Result<String, ExitErro
     take(file, Ok(fetched))
 }
 
-/// Fetches every list of the configuration that has a `url`, or those of them that are named; a line for each.
+/// Fetches every list of the configuration that has a `url`, or those of them that are named; a
+/// line for each.
 ///
 /// # Errors
-/// When one could not be renewed; the others are. [`Exit::Stale`] when an old file is in place for each of them.
+/// When one could not be renewed; the others are. [`Exit::Stale`] when an old file is in place for
+/// each of them.
 pub fn refresh_all(
     config: &Path,
     only: &[String],
@@ -75,7 +80,7 @@ fn chosen(config: &Path, only: &[String]) -> Result<Vec<List>, ExitError> {
     Ok(lists)
 }
 
-/// Puts a plausible text in place; what became of it.
+/// Puts a plausible text in place; returns what was done.
 fn take(file: &Path, fetched: Result<String, String>) -> Result<String, ExitError> {
     let in_use = in_use(file);
     let there = in_use.is_some();

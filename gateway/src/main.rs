@@ -23,7 +23,8 @@ struct Arguments {
 }
 
 const EXIT_CODES: &str = "Without a command the daemon runs in the foreground; SIGHUP reloads the configuration.\n\
-    Exit codes: 0 ok, 1 failed, 2 usage, 4 configuration invalid, 5 permission, capability or key-file mode, 6 conflict";
+    Exit codes: 0 ok, 1 failed, 2 usage, 4 configuration invalid, 5 permission, capability or key-file mode, 6 conflict, \
+    10 degraded";
 
 #[derive(Subcommand)]
 enum Command {

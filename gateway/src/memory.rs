@@ -2,11 +2,13 @@
 //! megabytes for half a second.
 #![allow(unsafe_code)]
 
-/// Bytes from which on an allocation is its own mapping, which goes back to the system when it is freed.
+/// Bytes from which on an allocation is its own mapping, which goes back to the system when it is
+/// freed.
 #[cfg(target_env = "gnu")]
 const MAPPED_FROM: libc::c_int = 128 << 10;
 
-/// Keeps the allocator from holding large blocks for later, as it does by itself once the first was freed.
+/// Keeps the allocator from holding large blocks for later, as it does by itself once the first was
+/// freed.
 pub fn limit_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: `mallopt` takes two numbers; it is called before other threads exist.
@@ -15,7 +17,8 @@ pub fn limit_heap() {
     }
 }
 
-/// Gives what is free on the heap back to the system, as after the start or a change of the configuration.
+/// Gives what is free on the heap back to the system, as after the start or a change of the
+/// configuration.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: `malloc_trim` takes a number and may be called at any time by any thread.

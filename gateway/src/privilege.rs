@@ -5,8 +5,9 @@
 //! | daemon | none | none (started as root), or what its unit allows |
 //! | kernel helper | `NET_ADMIN` | `NET_ADMIN` |
 //!
-//! The committed list is `gateway/capabilities.txt`. Only a process with `CAP_SETPCAP` can narrow its bounding set: root
-//! has it, a unit with `AmbientCapabilities=CAP_NET_ADMIN` does not need it, since its bounding set is narrow already.
+//! The committed list is `gateway/capabilities.txt`. Only a process with `CAP_SETPCAP` can narrow
+//! its bounding set: root has it, a unit with `AmbientCapabilities=CAP_NET_ADMIN` does not need it,
+//! since its bounding set is narrow already.
 #![allow(unsafe_code)]
 
 use caps::{CapSet, Capability, CapsHashSet};
@@ -126,7 +127,8 @@ pub(crate) mod tests {
     pub(crate) fn refuse_landlock(errno: i32) {
         let number = u32::try_from(libc::SYS_landlock_create_ruleset).unwrap();
         let statement = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
-        // Load the number of the system call; errno for this one, else allow (seccomp(2), <linux/bpf_common.h>).
+        // Load the number of the system call; errno for this one, else allow (seccomp(2),
+        // <linux/bpf_common.h>).
         let mut program = [
             statement(0x20, 0, 0, 0),
             statement(0x15, number, 0, 1),

@@ -31,17 +31,19 @@ use daemon::life::{Asked, Listeners, Signals, WatchedFile, notify};
 use daemon::log;
 use daemon::metrics::process;
 
-/// How often the edge looks after itself while there is something to see.
+/// How often periodic work is done while there is traffic.
 const TICK: Duration = Duration::from_secs(1);
-/// How often while there is nothing: no traffic, no request, no change that waits.
+/// How often while the edge is idle: no traffic, no request, no change that waits.
 const QUIET_TICK: Duration = Duration::from_secs(4);
 
 /// Runs the edge until a signal ends it.
 ///
 /// # Errors
-/// With the exit code of what is missing or wrong; before the ruleset was accepted, nothing has been changed.
+/// With the exit code of what is missing or wrong; before the ruleset was accepted, nothing has
+/// been changed.
 pub fn run(path: &Path) -> Result<(), ExitError> {
-    // A draft is read as the content of the same path, so that the files both name compare as equal.
+    // A draft is read as the content of the same path, so that the files both name compare as
+    // equal.
     let path = &std::path::absolute(path).map_err(|error| ExitError::new(Exit::Failed, error))?;
     let config = config::load(path)?;
     log::start(config.policy.log);
@@ -66,7 +68,8 @@ pub fn run(path: &Path) -> Result<(), ExitError> {
     serve(config, resources, (helper, state, confirmable), &socket)
 }
 
-/// Leaves this process no file to change but its own, and no program to run, where the kernel has Landlock.
+/// Confines this process to changing its own files and running no program, where the kernel has
+/// Landlock.
 fn confine(policy: &Policy) {
     let wg = Path::new(tunnel::uapi::server::DIRECTORY);
     if let Err(error) = std::fs::create_dir_all(wg) {
@@ -157,7 +160,7 @@ async fn event_loop(
                 tick.reset_after(if is_quiet { QUIET_TICK } else { TICK });
                 if edge.confirmable().is_overdue() {
                     let edge = Rc::clone(&edge);
-                    drop(spawn_local(async move { edge.confirmable().take_back_overdue(&*edge).await }));
+                    drop(spawn_local(async move { edge.confirmable().roll_back_overdue(&*edge).await }));
                 }
                 if is_watched && file.has_changed(edge.config_path()) {
                     drop(spawn_local(reload(Rc::clone(&edge), Rc::clone(&asked))));
@@ -181,7 +184,7 @@ async fn event_loop(
     Ok(())
 }
 
-/// Whether there was traffic since the last look.
+/// Whether there was traffic since the last time.
 fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<bool, ExitError> {
     let has_traffic = edge.tick();
     listeners.follow(&edge.config().policy.metrics.listen, edge);
@@ -194,7 +197,7 @@ fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<bool, ExitEr
     Ok(has_traffic)
 }
 
-/// The end of a daemon that cannot go on, for whoever reads the log and for whoever started it.
+/// Logs why the daemon cannot go on, and returns the error that it ends with.
 fn lost(fault: &str) -> ExitError {
     tracing::error!("{fault}; the daemon ends, so that it is started again; rules and routes stay, closed");
     ExitError::new(Exit::Failed, fault)

@@ -1,4 +1,5 @@
-//! Landlock: after its start the daemon changes no file but its own and runs no program, whatever it is made to parse.
+//! Landlock: after its start the daemon can change only its own files and run no program, even if
+//! it is compromised.
 
 use std::path::Path;
 
@@ -18,13 +19,15 @@ pub enum Confinement {
     Enforced,
     /// The kernel was built without Landlock (ENOSYS).
     NotBuilt,
-    /// The kernel has Landlock, and it is off since boot (EOPNOTSUPP): `lsm=` on the kernel's command line.
+    /// The kernel has Landlock, and it is off since boot (EOPNOTSUPP): `lsm=` on the kernel's
+    /// command line.
     TurnedOff,
     /// A seccomp filter refuses its system calls (any other error, such as EPERM).
     Filtered,
 }
 
-/// Allows changes below `folders` and nowhere else, and the execution of nothing; reading stays free.
+/// Allows changes below `folders` and nowhere else, and the execution of nothing; reading stays
+/// free.
 ///
 /// Holds for this thread and all that it starts, so it must run before the first thread.
 ///

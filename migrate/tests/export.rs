@@ -392,3 +392,21 @@ fn assert_same(name: &str, text: &str) {
     }
     assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "{name}");
 }
+
+#[test]
+fn what_lets_a_peer_out_to_the_internet_is_left_out_of_exports_by_name() {
+    let text = config("gateway.toml")
+        + "\n[[allow]]\nname = \"mail\"\nfrom = [\"peer:wroclaw\"]\nto = [\"wan\"]\nprotocol = [\"tcp\"]\nports = [\"25\"]\n";
+    let policy = gateway(&text);
+
+    for export in [
+        export::wg_quick(&policy, "wroclaw", &edge()).unwrap(),
+        export::mikrotik(&policy, "wroclaw", &edge()).unwrap(),
+        export::mikrotik_edge(&policy),
+    ] {
+        let lines: Vec<&str> = export.lines().filter(|line| line.contains("wan\"]")).collect();
+        assert_eq!(lines.len(), 1, "{export}");
+        assert!(lines[0].starts_with("# Left out: [[allow]] \"mail\" to = [\"wan\"]: "), "{}", lines[0]);
+        assert!(!export.contains("dst-port=25 "), "{export}");
+    }
+}

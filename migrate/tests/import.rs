@@ -164,7 +164,7 @@ fn no_text_makes_an_import_panic_and_what_it_writes_always_parses() {
     let (edge, origin) = (read("KYIV.rsc"), read("WROCLAW.rsc"));
     let quick = read("kyiv.conf");
     let mut imported = 0;
-    for round in 0..150 {
+    for round in 0..250 {
         let (edge, origin) = (mutilated(&edge, &mut random), mutilated(&origin, &mut random));
         match mikrotik(&edge, &origin) {
             Ok(import) => {
@@ -181,6 +181,20 @@ fn no_text_makes_an_import_panic_and_what_it_writes_always_parses() {
             &WgQuickOptions::default(),
             &derive,
         ) {
+            gateway(&import.gateway);
+            forwarder(&import.forwarder);
+        }
+    }
+    let both = |end: &str| {
+        let path = format!("tests/wg-quick-both/origin-filters-{end}.conf");
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+    };
+    let (near, far) = (both("edge"), both("origin"));
+    for _ in 0..150 {
+        let (near, far) = (mutilated(&near, &mut random), mutilated(&far, &mut random));
+        let source = |text| Source { name: Path::new("wg0.conf"), text };
+        let options = WgQuickOptions::default();
+        if let Ok(import) = import::wg_quick_both(&source(&near), &source(&far), &options, &|_| None) {
             gateway(&import.gateway);
             forwarder(&import.forwarder);
         }
@@ -269,4 +283,47 @@ fn gateway(text: &str) -> gateway::Policy {
 fn forwarder(text: &str) -> forwarder::Policy {
     let source = Source { name: Path::new("forwarder.toml"), text };
     forwarder::parse(&source).unwrap_or_else(|errors| panic!("{errors:#?}\n{text}"))
+}
+
+#[test]
+fn exports_in_the_wrong_order_are_refused_where_every_sign_says_so() {
+    let (edge, origin) =
+        (read("KYIV.rsc").replace("name=peer1 persistent-keepalive=25s", "name=peer1"), read("WROCLAW.rsc"));
+    assert!(mikrotik(&edge, &origin).is_ok());
+
+    let Err(ImportError::Ambiguous { at, what }) = mikrotik(&origin, &edge) else {
+        panic!("the roles were swapped")
+    };
+    assert_eq!(at, "KYIV.rsc");
+    assert!(what.contains("give the edge's export first: WROCLAW.rsc KYIV.rsc"), "{what}");
+}
+
+#[test]
+fn chains_that_jump_again_and_again_end_in_time() {
+    let mut rules = String::from("/ip firewall filter\n");
+    for level in 0..14 {
+        let chain = if level == 0 { "forward".to_owned() } else { format!("c{level}") };
+        rules.push_str(&format!("add action=jump chain={chain} jump-target=c{}\n", level + 1).repeat(4));
+    }
+    let edge = format!("{}\n{rules}", read("KYIV.rsc"));
+    let started = std::time::Instant::now();
+    let import = mikrotik(&edge, &read("WROCLAW.rsc")).unwrap();
+
+    assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
+    assert!(import.gateway.contains("[interface]"));
+}
+
+#[test]
+fn a_long_list_of_destinations_is_read_in_time() {
+    let mut rules = String::from("/ip firewall address-list\n");
+    for number in 0..100_000_u32 {
+        let [_, a, b, c] = number.to_be_bytes();
+        rules.push_str(&format!("add address={}.{b}.{c}.7 list=many\n", 11 + a * 2));
+    }
+    rules.push_str("/ip firewall raw\nadd action=drop chain=prerouting dst-address-list=many\n");
+    let edge = format!("{}\n{rules}", read("KYIV.rsc"));
+    let started = std::time::Instant::now();
+    assert!(mikrotik(&edge, &read("WROCLAW.rsc")).is_ok());
+
+    assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
 }

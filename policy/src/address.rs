@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_the_tunnels_network_are_nobodys() {
+    fn the_first_and_last_address_of_the_tunnels_network_are_no_hosts() {
         let tunnel = ["10.77.88.1/30".parse().unwrap(), "fd00::1/126".parse().unwrap()];
         let is_usable = |address: &str| unusable(address.parse().unwrap(), &tunnel).is_none();
 

@@ -32,7 +32,7 @@ impl Settings {
         }
     }
 
-    /// One that is shown as the program has it.
+    /// A setting that is shown by its `Debug` text.
     pub(crate) fn debug<T: Debug>(&mut self, part: &'static str, what: &str, old: &T, new: &T) {
         self.field(part, what, &format!("{old:?}"), &format!("{new:?}"));
     }

@@ -18,7 +18,7 @@ pub struct Conditions {
     pub marks: Vec<ServiceMark>,
     /// The uplinks by which replies go back.
     pub uplinks: Vec<Uplink>,
-    /// Whether replies leave by the one uplink there is without marks.
+    /// Whether replies leave by the only uplink without marks.
     pub is_only_way: bool,
     /// The priority of the first routing rule, where rules of others leave no room behind the
     /// configured one.

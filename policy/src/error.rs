@@ -451,8 +451,20 @@ pub enum Problem {
         prefix: String,
     },
     /// A key file that the configuration names does not exist.
-    #[error("{file} does not exist; create it with `gatewayctl keygen`, or correct the path")]
-    MissingFile {
+    #[error(
+        "{file} does not exist; create a private key with `gatewayctl keygen`, a preshared key with `wg genpsk`, \
+         or correct the path"
+    )]
+    MissingKeyFile {
+        /// The file.
+        file: String,
+    },
+    /// The file of a `[[list]]` does not exist.
+    #[error(
+        "{file} does not exist; run `gatewayctl lists refresh` if the list has a `url`, else write one prefix per line \
+         into it, or correct the path"
+    )]
+    MissingListFile {
         /// The file.
         file: String,
     },

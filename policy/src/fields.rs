@@ -12,8 +12,7 @@ use crate::{
     prefix, text,
 };
 
-/// What fits 1500 bytes of IPv6 and WireGuard (20 for IPv6, 8 for UDP, 32 for WireGuard more than
-/// IPv4).
+/// What fits into 1500 bytes after the headers of IPv6 (40), UDP (8) and WireGuard (32).
 const DEFAULT_MTU: u16 = 1420;
 
 /// A value and its place.
@@ -47,13 +46,14 @@ pub(crate) fn file(value: Value<'_>) -> Option<FileRef> {
     value.parse("a path, or ${CREDENTIALS_DIRECTORY}/NAME", |written| FileRef::parse(written, at))
 }
 
-/// A socket that is bound: the path is not joined to the configuration's folder.
+/// The path of a socket to bind: absolute, so it is not joined to the configuration's folder.
 pub(crate) fn socket_path(value: Value<'_>) -> Option<PathBuf> {
     let expected = "an absolute path in a folder, such as \"/run/causeway/gateway.sock\"";
     value.parse(expected, |written| absolute(written).filter(|path| path.parent().is_some_and(is_no_root)))
 }
 
-/// A folder that is created, and whose files the daemon may write: not the whole file system.
+/// A folder that the daemon creates and whose files it may write; never the root of the file
+/// system.
 pub(crate) fn own_folder(value: Value<'_>) -> Option<PathBuf> {
     value.parse("an absolute path other than /", |written| absolute(written).filter(|path| is_no_root(path)))
 }
@@ -89,7 +89,7 @@ pub(crate) fn own_addresses(value: Value<'_>) -> Option<Vec<IpNetwork>> {
     read.into_iter().collect::<Option<Vec<_>>>().filter(|own| !own.is_empty())
 }
 
-/// The value, unless there is a problem with it, which is reported.
+/// The value; a problem with it is reported, and then there is none.
 pub(crate) fn sound<T>(at: Value<'_>, value: T, problem: Option<Problem>) -> Option<T> {
     let Some(problem) = problem else { return Some(value) };
     at.report(problem);

@@ -11,7 +11,7 @@ use crate::{Name, Problem};
 pub(crate) struct Names {
     kind: &'static str,
     taken: BTreeSet<Name>,
-    /// Whether an entry has no name that could be read: then a name that is not here may be its.
+    /// Whether the name of some entry could not be read: then an unknown name may be that one.
     is_incomplete: bool,
 }
 
@@ -25,8 +25,8 @@ impl Names {
         Self { is_incomplete: root.is_misspelt(kind, &[]), ..Self::new(kind) }
     }
 
-    /// Notes that there are entries whose names are not here: an unknown name is no error of its
-    /// own then.
+    /// Notes that the names of some entries could not be read: then an unknown name is not
+    /// reported.
     pub(crate) fn set_incomplete(&mut self) {
         self.is_incomplete = true;
     }

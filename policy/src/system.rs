@@ -106,7 +106,7 @@ impl System {
         let first = self.rules.iter().copied().min().unwrap_or(u32::MAX);
         match first.checked_sub(OWN_RULES) {
             Some(lower) if lower > 0 => configured.min(lower),
-            // There is no room: the check of the paths reports the effect.
+            // There is no room before the others: the path check reports the effect.
             _ => configured,
         }
     }

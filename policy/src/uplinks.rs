@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn two_uplinks_with_one_address_are_said_and_neither_has_it() {
+    fn two_uplinks_with_one_address_are_reported_and_neither_has_it() {
         let system = system(&[(2, "192.168.0.2/24"), (5, "192.168.0.2/24")]);
         let found = uplinks(&policy(), &system, &[]);
         assert!(found.iter().all(|uplink| uplink.addresses.is_empty()), "{found:?}");

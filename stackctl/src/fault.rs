@@ -37,7 +37,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// The process exit code of DESIGN §4.
+    /// The process exit code, as docs/STACKS.md lists them.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {

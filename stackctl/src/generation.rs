@@ -16,8 +16,12 @@ pub struct Generation {
     pub made: u64,
     /// Rendered files by path below the location, in the order of their copies `0`, `1`, ….
     pub files: Vec<Kept>,
-    /// How many Compose files lie next to it, as `compose-0.yaml` and on, base first.
-    pub compose_files: usize,
+    /// Files of the tree that its containers mount and no template makes, in the order of their copies `mounted-0`, ….
+    #[serde(default)]
+    pub mounted: Vec<MountedFile>,
+    /// Mounted files that are not kept, each with the reason.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     /// The image each container ran, by its content's name.
     pub images: BTreeMap<String, String>,
     /// A keyed hash of all of the above but number and time.
@@ -33,6 +37,19 @@ pub struct Kept {
     pub mode: u32,
     /// Its owner, when stack.toml sets one.
     pub owner: Option<(u32, u32)>,
+}
+
+/// One file that a container mounts and no template makes.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct MountedFile {
+    /// Its path below the tree's root.
+    pub path: String,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Its owner.
+    pub owner: (u32, u32),
+    /// Whether a container may write it: then it may hold data, and a rollback leaves it alone.
+    pub writable: bool,
 }
 
 /// The number of the next generation and those that are now too old.
@@ -84,7 +101,15 @@ mod tests {
     }
 
     fn generation(number: u64, content: &str) -> Generation {
-        let (files, images) = (Vec::new(), BTreeMap::new());
-        Generation { number, made: 0, files, compose_files: 0, images, content: content.into() }
+        let (files, mounted, left_out) = (Vec::new(), Vec::new(), Vec::new());
+        Generation {
+            number,
+            made: 0,
+            files,
+            mounted,
+            left_out,
+            images: BTreeMap::new(),
+            content: content.into(),
+        }
     }
 }

@@ -5,6 +5,17 @@ const CRASHES: u64 = 3;
 /// A container that was restarted counts as up again after this many seconds.
 const STEADY: u64 = 10;
 
+/// What to do about a container that Docker cannot start, by a part of its reason.
+const FIXES: [(&str, &str); 4] = [
+    (
+        "cannot assign requested address",
+        " (this machine has no such address: correct it where the port is published, in an env file or the Compose file)",
+    ),
+    ("address already in use", " (another program has that port: `ss -ltnup` shows which)"),
+    ("port is already allocated", " (another container has that port: `docker ps` shows which)"),
+    ("error while mounting volume", " (the volume's driver options, or the server that they name)"),
+];
+
 /// What one look shows of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look<'l> {
@@ -16,6 +27,8 @@ pub struct Look<'l> {
     pub health: &'l str,
     /// The last exit code.
     pub exit_code: i64,
+    /// Why Docker could not start it; empty when it could.
+    pub error: &'l str,
     /// Whether Docker starts it again when it ends.
     pub restarts: bool,
     /// How often Docker started it again.
@@ -45,7 +58,10 @@ impl Look<'_> {
 
     /// What is wrong with it, in words; `true` when it does not run as it should although it was started.
     #[must_use]
-    pub fn trouble(&self) -> Option<(bool, String)> {
+    pub fn problem(&self) -> Option<(bool, String)> {
+        if let Some(why) = self.refused() {
+            return Some((true, why));
+        }
         if self.crashes() || self.status == "restarting" {
             return Some((true, self.crash_text()));
         }
@@ -59,6 +75,25 @@ impl Look<'_> {
             ("created", _) => Some((false, "it was never started".into())),
             (status, _) => Some((false, format!("it is {status}"))),
         }
+    }
+
+    /// Why Docker could not start it, and how to fix it.
+    fn refused(&self) -> Option<String> {
+        let is_down = matches!(self.status, "created" | "exited" | "dead");
+        if !is_down || self.error.is_empty() {
+            return None;
+        }
+        // Where in Docker it failed helps no one.
+        let mut text = self.error;
+        for place in ["on endpoint ", "Error starting userland proxy", "starting container process caused"] {
+            text = text
+                .split_once(place)
+                .and_then(|(_, rest)| rest.split_once(": "))
+                .map_or(text, |(_, rest)| rest);
+        }
+        let text = text.trim_end_matches(": unknown");
+        let fix = FIXES.iter().find(|(part, _)| text.contains(part)).map_or("", |(_, fix)| fix);
+        Some(format!("Docker cannot start it: {text}{fix}"))
     }
 
     fn crash_text(&self) -> String {
@@ -102,6 +137,9 @@ pub fn judge(wanted: &[&str], looks: &[Look<'_>]) -> Verdict {
         !waiting.is_empty() || looks.iter().any(|look| look.health == "starting" && !look.crashes());
     for look in looks.iter().filter(|look| wanted.contains(&look.service)) {
         let failed = |why: String| Verdict::Failed { service: look.service.to_owned(), why };
+        if let Some(why) = look.refused() {
+            return failed(why);
+        }
         match (look.status, look.health) {
             _ if look.crashes() && !settling => return failed(look.crash_text()),
             ("running", "healthy" | "-") if look.unsteady() => {
@@ -199,10 +237,40 @@ mod tests {
     }
 
     #[test]
+    fn what_docker_cannot_start_has_dockers_reason_and_a_fix() {
+        let mut refused = look("web", "created", "-");
+        let reasons = [
+            (
+                "driver failed programming external connectivity on endpoint web-web-1 (0123): Error starting userland proxy: listen tcp4 192.168.88.2:443: bind: cannot assign requested address",
+                "Docker cannot start it: listen tcp4 192.168.88.2:443: bind: cannot assign requested address (this machine has no such address",
+            ),
+            (
+                "driver failed programming external connectivity on endpoint a (0): Bind for 127.0.0.1:80 failed: port is already allocated",
+                "Docker cannot start it: Bind for 127.0.0.1:80 failed: port is already allocated (another container",
+            ),
+            (
+                "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: exec: \"x\": executable file not found in $PATH: unknown",
+                "Docker cannot start it: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: exec: \"x\": executable file not found in $PATH",
+            ),
+            ("something new", "Docker cannot start it: something new"),
+        ];
+        for (error, text) in reasons {
+            refused.error = error;
+            let (broken, why) = refused.problem().expect("problem");
+            assert!(broken && why.starts_with(text), "{why}");
+            let waiting = look("db", "created", "-");
+            let failed = judge(&["db", "web"], &[waiting, refused.clone()]);
+            assert_eq!(failed, Verdict::Failed { service: "web".into(), why });
+        }
+        refused.status = "running";
+        assert_eq!(judge(&["web"], &[refused]), Verdict::Healthy, "it started since");
+    }
+
+    #[test]
     fn trouble_is_broken_or_only_stopped() {
-        assert_eq!(look("web", "running", "starting").trouble(), None);
-        assert_eq!(look("init", "exited", "-").trouble(), None);
-        let broken = |look: Look<'_>| look.trouble().map(|(broken, _)| broken);
+        assert_eq!(look("web", "running", "starting").problem(), None);
+        assert_eq!(look("init", "exited", "-").problem(), None);
+        let broken = |look: Look<'_>| look.problem().map(|(broken, _)| broken);
         assert_eq!(broken(look("web", "running", "unhealthy")), Some(true));
         assert_eq!(broken(look("web", "restarting", "-")), Some(true));
         assert_eq!(broken(look("web", "paused", "-")), Some(false));
@@ -222,6 +290,6 @@ mod tests {
     }
 
     fn look<'l>(service: &'l str, status: &'l str, health: &'l str) -> Look<'l> {
-        Look { service, status, health, exit_code: 0, restarts: false, restarted: 0, up_for: None }
+        Look { service, status, health, exit_code: 0, error: "", restarts: false, restarted: 0, up_for: None }
     }
 }

@@ -1,7 +1,18 @@
-//! The thin companion that manages each site's Docker Compose stacks.
+//! `stackctl`: manages the Docker Compose stacks of each site.
 //!
-//! Compose does the work; this crate decides files, variables, secrets and order. Everything that decides is pure
-//! and takes bytes; the rest touches files and processes.
+//! Compose does the work; this crate decides files, variables, secrets and order.
+//!
+//! - [`cli`] reads the command line, [`verbs`] carries out each verb.
+//! - [`shell`] is all that touches files, processes, the clock and random bytes. Everything else is
+//!   pure:
+//!   - [`config`] reads `stack.toml`; [`tree`] is the tree of locations and services.
+//!   - [`envfile`], [`dotenv`], [`interpolate`] and [`vars`] read variables; [`secret`] makes and
+//!     hides secret values.
+//!   - [`template`], [`render`] and [`composefile`] fill templates and Compose files; [`manifest`]
+//!     records what was rendered, [`difference`] compares it.
+//!   - [`model`], [`overlay`], [`order`], [`invocation`], [`health`] and [`generation`] are about
+//!     what Compose runs; [`inuse`] and [`first`] about a tree that is taken over.
+//!   - [`fault`] has the exit codes; [`glob`], [`hygiene`] and [`nearest`] are small helpers.
 
 pub mod cli;
 pub mod composefile;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 /// A whole project; keys that are not listed here are none of stackctl's business.
 #[derive(Deserialize)]
@@ -29,6 +30,9 @@ pub struct Model {
     /// Names of `{{NAME}}` that are left in it.
     #[serde(skip)]
     pub left: Vec<String>,
+    /// Compose's answer itself: the definition with everything in it that Compose read.
+    #[serde(skip)]
+    pub json: Zeroizing<Vec<u8>>,
 }
 
 /// One container's definition.
@@ -153,6 +157,7 @@ impl Model {
         let mut model: Self = serde_json::from_slice(json)?;
         let names = crate::template::placeholders(json).into_iter().map(|found| found.name.to_owned());
         model.left = names.collect();
+        model.json = Zeroizing::new(json.to_vec());
         Ok(model)
     }
 
@@ -174,6 +179,12 @@ impl Model {
         let mut seen: Vec<Seen> = binds.chain(files).collect();
         seen.sort();
         seen
+    }
+
+    /// The variables that configs and secrets are made of: the definition has their names, not their values.
+    pub fn variables_of_objects(&self) -> impl Iterator<Item = &str> {
+        let objects = self.configs.values().chain(self.secrets.values());
+        objects.filter_map(|object| object.environment.as_deref())
     }
 
     /// The names of the project's own volumes, as Docker knows them.

@@ -42,7 +42,7 @@ pub struct Output {
     pub uses: Vec<String>,
 }
 
-/// All placeholders without a value, one line each: file, line, column, name, nearest names.
+/// All placeholders without a value, one line for each name: its first place, nearest names, how many places more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct Missing(pub Vec<String>);
@@ -50,22 +50,33 @@ pub struct Missing(pub Vec<String>);
 /// Renders every template, or says everything that is missing.
 pub fn render(sources: &[Source], vars: &Vars, stack: &Stack) -> Result<Vec<Output>, Missing> {
     let mut outputs = Vec::with_capacity(sources.len());
-    let mut missing = Vec::new();
+    let mut missing: Vec<(String, String, usize)> = Vec::new();
     for source in sources {
         match fill(&source.text, |name| vars.find(name).map(|var| var.rendered.expose())) {
             Ok(bytes) => outputs.push(output(source, bytes, vars, stack)),
-            Err(unfilled) => missing.extend(unfilled.into_iter().map(|spot| {
+            Err(unfilled) => unfilled.into_iter().for_each(|spot| {
+                if let Some((.., more)) = missing.iter_mut().find(|(name, ..)| *name == spot.name) {
+                    *more += 1;
+                    return;
+                }
                 let near = if stack.secrets.contains_key(&spot.name) {
                     " yet: `stackctl setup` makes it".to_owned()
                 } else {
                     hint(&vars.nearest(&spot.name))
                 };
                 let (line, column) = (spot.position.line, spot.position.column);
-                format!("{}:{line}:{column}: {{{{{}}}}} has no value{near}", source.template, spot.name)
-            })),
+                let text =
+                    format!("{}:{line}:{column}: {{{{{}}}}} has no value{near}", source.template, spot.name);
+                missing.push((spot.name, text, 0));
+            }),
         }
     }
-    if missing.is_empty() { Ok(outputs) } else { Err(Missing(missing)) }
+    let line = |(_, text, more): (String, String, usize)| match more {
+        0 => text,
+        1 => format!("{text}, and in 1 more place"),
+        _ => format!("{text}, and in {more} more places"),
+    };
+    if missing.is_empty() { Ok(outputs) } else { Err(Missing(missing.into_iter().map(line).collect())) }
 }
 
 fn output(source: &Source, bytes: Vec<u8>, vars: &Vars, stack: &Stack) -> Output {
@@ -113,15 +124,18 @@ mod tests {
 
     #[test]
     fn everything_that_is_missing_is_said_at_once() {
-        let sources = [source("a", "{{PORT_NUMBR}}\n {{OTHER}}", 0o644), source("b", "{{THIRD}}", 0o644)];
+        let sources = [
+            source("a", "{{PORT_NUMBR}}\n {{OTHER}}", 0o644),
+            source("b", "{{THIRD}} {{OTHER}} {{OTHER}} {{THIRD}}", 0o644),
+        ];
         let missing =
             render(&sources, &vars("", "PORT_NUMBER=3\n"), &Stack::default()).err().expect("missing");
         assert_eq!(
             missing.0,
             [
                 "a.tmpl:1:1: {{PORT_NUMBR}} has no value (did you mean PORT_NUMBER?)",
-                "a.tmpl:2:2: {{OTHER}} has no value",
-                "b.tmpl:1:1: {{THIRD}} has no value"
+                "a.tmpl:2:2: {{OTHER}} has no value, and in 2 more places",
+                "b.tmpl:1:1: {{THIRD}} has no value, and in 1 more place"
             ]
         );
     }

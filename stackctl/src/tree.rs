@@ -112,7 +112,7 @@ pub fn choose<'t>(tree: &'t Tree, named: Option<&str>, here: &Path) -> Result<&'
             "no location below {}: a location is a folder with .env.user, its example or .env.generated, and with SERVICE.yaml or SERVICE/compose.yaml for each service",
             tree.root.display()
         )),
-        _ => Err(format!("which location? Stand in one, or give --location: {}", list())),
+        _ => Err(format!("which location? Change into its folder, or give --location NAME: {}", list())),
     }
 }
 

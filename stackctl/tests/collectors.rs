@@ -15,31 +15,26 @@ use support::{packages, project};
 
 const LOCATIONS: [&str; 2] = ["wroclaw", "kyiv"];
 
-/// Who listens where: the container of the tree, its port, and the file of the tree that says so; without a file it is what
-/// the image's documentation gives as its default.
-const LISTENERS: [(&str, u16, &str, &str); 16] = [
-    ("alloy", 12345, "_base/monitoring.yaml", "http://127.0.0.1:12345/-/ready"),
-    ("authelia", 9091, "authelia/configuration.yml.tmpl", "server:\n  address: tcp://:9091/"),
-    (
-        "authelia",
-        9959,
-        "authelia/configuration.yml.tmpl",
-        "telemetry:\n  metrics:\n    enabled: true\n    address: tcp://:9959/metrics",
-    ),
-    ("caddy", 2020, "caddy/Caddyfile.tmpl", "http://:2020 {\n\tmetrics\n}"),
-    ("emby", 8096, "_base/emby.yaml", "http://127.0.0.1:8096/System/Ping"),
-    ("server", 2283, "_base/immich.yaml", "http://127.0.0.1:2283/api/server/ping"),
-    ("transmission", 9091, "_base/transmission.yaml", "http://127.0.0.1:9091/transmission/web/"),
-    ("exporter", 19091, "", ""),
-    ("forwarder", 9587, "wroclaw/forwarder/forwarder.toml.tmpl", "[metrics]\nlisten = [\"0.0.0.0:9587\"]"),
-    ("gateway", 9586, "kyiv/gateway/gateway.toml.tmpl", "[metrics]\nlisten = [\"127.0.0.1:9586\"]"),
-    ("grafana", 3000, "wroclaw/monitoring.yaml", "http://127.0.0.1:3000/api/health"),
-    ("mktxp", 49090, "monitoring/mktxp/_mktxp.conf.tmpl", "listen = '0.0.0.0:49090'"),
-    ("victoria-metrics", 8428, "wroclaw/monitoring.yaml", "http://127.0.0.1:8428/health"),
-    ("victoria-logs", 9428, "", ""),
-    ("vmalert", 8880, "", ""),
-    ("alertmanager", 9093, "", ""),
-];
+/// Who listens where: the container of the tree, its port, and the file of the tree that says so by which words; without a
+/// file it is what the image's documentation gives as its default.
+const LISTENERS: &str = "\
+alloy 12345 _base/monitoring.yaml http://127.0.0.1:12345/-/ready
+authelia 9091 authelia/configuration.yml.tmpl server: address: tcp://:9091/
+authelia 9959 authelia/configuration.yml.tmpl telemetry: metrics: enabled: true address: tcp://:9959/metrics
+caddy 2020 caddy/Caddyfile.tmpl http://:2020 { metrics }
+emby 8096 _base/emby.yaml http://127.0.0.1:8096/System/Ping
+server 2283 _base/immich.yaml http://127.0.0.1:2283/api/server/ping
+transmission 9091 _base/transmission.yaml http://127.0.0.1:9091/transmission/web/
+exporter 19091
+forwarder 9587 wroclaw/forwarder/forwarder.toml.tmpl [metrics] listen = [\"0.0.0.0:9587\"]
+gateway 9586 kyiv/gateway/gateway.toml.tmpl [metrics] listen = [\"127.0.0.1:9586\"]
+grafana 3000 wroclaw/monitoring.yaml http://127.0.0.1:3000/api/health
+mktxp 49090 monitoring/mktxp/_mktxp.conf.tmpl listen = '0.0.0.0:49090'
+victoria-metrics 8428 wroclaw/monitoring.yaml http://127.0.0.1:8428/health
+victoria-logs 9428
+vmalert 8880
+alertmanager 9093
+";
 
 /// What is asked outside of the tree, by the variable that names it.
 const OUTSIDE: [&str; 3] = ["{{KYIV_OUTSIDE}}", "{{LINE_PROBE}}", "{{WATCHDOG_STATUS_URL}}"];
@@ -242,7 +237,7 @@ impl Containers {
         }
         let own = self.0.keys().filter(|name| self.is_on_the_machine(name));
         let own = own.map(|name| (name.clone(), port));
-        let known = |(name, port): &(String, u16)| LISTENERS.iter().any(|l| l.0 == name && l.1 == *port);
+        let known = |(name, port): &(String, u16)| source(name, *port).is_some();
         let listener = self.published(&host, port).into_iter().chain(own).find(known);
         let (name, inside) = listener.unwrap_or_else(|| panic!("nothing listens at {address}"));
         listens(&name, inside, address);
@@ -269,9 +264,18 @@ impl Containers {
 
 /// The container listens on this port, and the tree's own file says so where there is one.
 fn listens(container: &str, port: u16, address: &str) {
-    let listener = LISTENERS.iter().find(|listener| listener.0 == container && listener.1 == port);
-    let (.., path, text) = listener.unwrap_or_else(|| panic!("{address}: {container} does not listen there"));
-    assert!(path.is_empty() || read(path).contains(text), "{address}: {path} has no {text:?}");
+    let Some(source) = source(container, port) else {
+        panic!("{address}: {container} does not listen there");
+    };
+    let Some((path, words)) = source.split_once(' ') else { return };
+    let text = read(path).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains(words), "{address}: {path} has no {words:?}");
+}
+
+/// The file and the words by which a container listens on a port; empty where it is the image's default.
+fn source(container: &str, port: u16) -> Option<&'static str> {
+    let name = format!("{container} {port}");
+    LISTENERS.lines().find_map(|line| line.strip_prefix(&name)).map(str::trim)
 }
 
 fn without_placeholders(path: &Path) -> String {

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{Engine, Said, Tree, privileged, stackctl};
+use support::{Completed, Engine, Tree, privileged, stackctl};
 
 /// 43 characters, as a script left them that took the line apart at each `=`.
 const IN_USE: &str = "MDEyMzQ1Njc4OWFiY2RlZmdoaWprbG1ub3BxcnN0dXY";
@@ -21,6 +21,7 @@ fn what_runs_today_is_what_stackctl_compares_with() {
     values_in_use_are_taken_over_and_stay(&engine);
     no_form_of_a_definition_is_drift_right_after_up(&engine);
     a_crash_loop_is_reported_in_seconds(&engine);
+    what_docker_cannot_start_is_reported_with_its_reason(&engine);
 }
 
 fn values_in_use_are_taken_over_and_stay(engine: &Engine) {
@@ -46,7 +47,7 @@ fn values_in_use_are_taken_over_and_stay(engine: &Engine) {
         let mut command = engine.command("docker");
         command.args(["compose", "--project-name", project, "--file", file, "up", "--detach"]);
         command.env("DB_PASSWORD", IN_USE).env("DB_PORT", "7001").env("FROM_SHELL", "of-the-shell");
-        Said::of(&command.current_dir(tree.root.join("home")).output().expect("docker runs")).expect(0);
+        Completed::of(&command.current_dir(tree.root.join("home")).output().expect("docker runs")).expect(0);
     };
     start("oldname", "db.yaml");
     start("app", "app.yaml");
@@ -86,7 +87,7 @@ fn values_in_use_are_taken_over_and_stay(engine: &Engine) {
     run(&["all-down"]).expect(0);
 }
 
-fn what_runs_or_was_made_with_a_secret_keeps_it(tree: &Tree, run: &dyn Fn(&[&str]) -> Said) {
+fn what_runs_or_was_made_with_a_secret_keeps_it(tree: &Tree, run: &dyn Fn(&[&str]) -> Completed) {
     // A lost value that runs somewhere is taken over, not made again.
     let whole = tree.read("home/.env.generated");
     let lost: String =
@@ -185,7 +186,7 @@ fn a_crash_loop_is_reported_in_seconds(engine: &Engine) {
     let took = start.elapsed();
     println!("a crash loop was reported after {:.1} s", took.as_secs_f64());
     assert!(took < Duration::from_secs(30), "{took:?}");
-    assert!(failed.err.contains("web is not well: it crashes again and again"), "{}", failed.err);
+    assert!(failed.err.contains("loop/web: it crashes again and again"), "{}", failed.err);
     assert_eq!(failed.err.matches("  boom <WORD_PASSWORD>").count(), 1, "{}", failed.err);
     let status = run(&["status"]).expect(11);
     assert!(status.out.contains("loop/web: it crashes again and again"), "{}", status.out);
@@ -197,6 +198,31 @@ fn a_crash_loop_is_reported_in_seconds(engine: &Engine) {
     let failed = run(&["up", "slow"]).expect(1);
     assert!(failed.err.contains("it crashes again and again"), "{}", failed.err);
     run(&["all-down"]).expect(0);
+}
+
+fn what_docker_cannot_start_is_reported_with_its_reason(engine: &Engine) {
+    let tree = Tree::of(
+        &engine.dir.path().join("refused"),
+        &[
+            ("home/.env.user", "LISTEN=192.0.2.77\n"),
+            (
+                "home/web.yaml",
+                "services:\n  web:\n    image: standin:1\n    ports: [\"${LISTEN}:80:80\"]\n  later:\n    image: standin:1\n    depends_on: [web]\n",
+            ),
+        ],
+    );
+    let run = |words: &[&str]| stackctl(engine, &tree, "home", words);
+    let reason = "web/web: Docker cannot start it: listen tcp4 192.0.2.77:80: bind: cannot assign requested address (this machine has no such address";
+    let failed = run(&["all-up"]).expect(1);
+    assert!(failed.err.contains(reason), "{}", failed.err);
+    let status = run(&["status"]).expect(11);
+    assert!(status.out.contains(reason), "{}", status.out);
+    tree.write("home/.env.user", "LISTEN=127.0.0.7\n");
+    run(&["up"]).expect(0);
+    let restarted = run(&["restart"]).expect(0);
+    assert!(restarted.out.contains("web: restarted later, web"), "{}", restarted.out);
+    run(&["status"]).expect(0);
+    run(&["down"]).expect(0);
 }
 
 fn environment(engine: &Engine, container: &str) -> String {

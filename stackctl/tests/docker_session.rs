@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use support::{Engine, Said, Tree, changed, privileged, stackctl};
+use support::{Completed, Engine, Tree, changed, privileged, stackctl};
 
 #[test]
 fn the_sample_tree_lives_through_changes_and_failures() {
@@ -59,14 +59,14 @@ impl Site {
         Self { engine, tree, watch: Watch::begin() }
     }
 
-    fn run(&self, words: &[&str]) -> Said {
+    fn run(&self, words: &[&str]) -> Completed {
         let said = stackctl(&self.engine, &self.tree, "wroclaw", words);
         self.watch.heard(&said);
         said
     }
 }
 
-type Run<'r> = dyn Fn(&[&str]) -> Said + 'r;
+type Run<'r> = dyn Fn(&[&str]) -> Completed + 'r;
 
 fn setting_up_twice_changes_nothing(engine: &Engine, tree: &Tree, run: &Run<'_>) {
     let first = run(&["all-setup"]).expect(0);
@@ -309,7 +309,7 @@ impl Watch {
         self.secrets.lock().expect("held").extend(values.filter(|value| value.len() >= 8));
     }
 
-    fn heard(&self, said: &Said) {
+    fn heard(&self, said: &Completed) {
         let once = said.out.lines().chain(said.err.lines()).filter(|line| !line.contains("(shown only now)"));
         let mut heard = self.heard.lock().expect("held");
         for line in once {

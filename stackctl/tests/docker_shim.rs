@@ -6,7 +6,7 @@ mod support;
 
 use std::path::Path;
 
-use support::{Engine, Said, Tree, changed, link, privileged};
+use support::{Completed, Engine, Tree, changed, link, privileged};
 
 #[test]
 fn make_does_the_same_session() {
@@ -20,11 +20,11 @@ fn make_does_the_same_session() {
     link(Path::new(support::STACKCTL), &bin.join("stackctl"));
     std::fs::remove_file(tree.root.join("wroclaw/Makefile")).expect("removed");
     link(Path::new("../scripts/Makefile"), &tree.root.join("wroclaw/Makefile"));
-    let make = |words: &[&str]| -> Said {
+    let make = |words: &[&str]| -> Completed {
         let path = engine.environment()[0].1.clone();
         let mut command = engine.command("timeout");
         command.args(["300", "make"]).args(words).env("PATH", format!("{}:{path}", bin.display()));
-        Said::of(&command.current_dir(tree.root.join("wroclaw")).output().expect("make runs"))
+        Completed::of(&command.current_dir(tree.root.join("wroclaw")).output().expect("make runs"))
     };
 
     make(&["select", "SERVICE=authelia"]).expect(0);

@@ -33,7 +33,7 @@ fn every_printable_character_reaches_the_container_on_every_way() {
         .env("C36", "evil")
         .current_dir(tree.root.join("here"))
         .output();
-    let said = support::Said::of(&evil.expect("stackctl runs")).expect(0).json();
+    let said = support::Completed::of(&evil.expect("stackctl runs")).expect(0).json();
     assert_eq!(
         said["services"][0]["result"]["unchanged"],
         serde_json::json!(["echo"]),
@@ -109,7 +109,7 @@ fn the_printed_command_works_as_it_is(engine: &Engine, tree: &Tree) {
         .collect::<String>();
     let line = printed.out.replace("env -i", &format!("env -i{host}"));
     let output = engine.command("sh").args(["-c", &line]).output().expect("sh runs");
-    assert_eq!(support::Said::of(&output).expect(0).out, "echo\n");
+    assert_eq!(support::Completed::of(&output).expect(0).out, "echo\n");
 }
 
 fn all_of_them_come_up_but_the_one_that_cannot(engine: &Engine, tree: &Tree) {
@@ -138,7 +138,7 @@ fn labels_recreate_a_foreign_start_once(engine: &Engine, tree: &Tree) {
         .env("PWD", tree.root.join("here"))
         .current_dir(tree.root.join("here"))
         .output();
-    support::Said::of(&started.expect("docker runs")).expect(0);
+    support::Completed::of(&started.expect("docker runs")).expect(0);
     let before = engine.ids();
     let said = stackctl(engine, tree, "here", &["up", "echo"]).expect(0);
     assert!(

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use support::{Engine, Said, Tree, executable, privileged};
+use support::{Completed, Engine, Tree, executable, privileged};
 
 #[test]
 fn verbs_of_a_far_location_run_there_over_ssh() {
@@ -154,13 +154,13 @@ impl Sites {
         text.split_whitespace().next().expect("a child").to_owned()
     }
 
-    fn stackctl(&self, engine: &Engine, tree: &Tree, location: &str, words: &[&str]) -> Said {
+    fn stackctl(&self, engine: &Engine, tree: &Tree, location: &str, words: &[&str]) -> Completed {
         let inside = self.inside();
         let mut command = engine.command("timeout");
         command
             .args(["300", "nsenter", "-t", &inside, "-n", support::STACKCTL, "--location", location])
             .args(words);
-        Said::of(&command.current_dir(Path::new(&tree.root)).output().expect("nsenter runs"))
+        Completed::of(&command.current_dir(Path::new(&tree.root)).output().expect("nsenter runs"))
     }
 
     fn cut(&self) {

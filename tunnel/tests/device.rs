@@ -158,16 +158,16 @@ fn an_idle_device_is_sound_and_a_device_ends_at_once_with_its_watchdog() {
 }
 
 #[test]
-fn packets_in_quick_succession_are_looked_out_for_unless_that_is_switched_off() {
+fn packets_in_quick_succession_start_busy_polling_unless_it_is_turned_off() {
     if std::thread::available_parallelism().map_or(1, usize::from) == 1 {
         return;
     }
-    in_namespace("packets_in_quick_succession_are_looked_out_for_unless_that_is_switched_off", || {
+    in_namespace("packets_in_quick_succession_start_busy_polling_unless_it_is_turned_off", || {
         let mut lab = Lab::new(Threads::Auto);
         lab.exchange(3);
         let end = Instant::now() + Duration::from_secs(20);
         while lab.device.stats().busy_polls.read() == 0 {
-            assert!(Instant::now() < end, "it slept through all of them");
+            assert!(Instant::now() < end, "it never busy-polled");
             lab.app.send_to(&[0; 60], (FAR, 9)).unwrap();
             std::thread::sleep(Duration::from_micros(20));
         }

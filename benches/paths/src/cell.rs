@@ -21,8 +21,8 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// The faults of one direction of the relay: half of the round trip, rounded up one way and down
-    /// the other.
+    /// The faults of one direction of the relay: half of the round trip, rounded up one way and
+    /// down the other.
     pub(crate) fn faults(&self, is_forward: bool) -> Faults {
         Faults {
             drop: self.loss / 100.0,

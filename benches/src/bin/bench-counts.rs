@@ -1,7 +1,9 @@
-//! Instructions that the hot loops take, counted by callgrind and held against a committed baseline.
+//! Instructions that the hot loops take, counted by callgrind and held against a committed
+//! baseline.
 //!
-//! A count is the difference of two runs divided by the turns they differ in, so starting up does not show. It does not
-//! depend on the machine's load, but on processor features, compiler and libraries: the baseline says which.
+//! A count is the difference of two runs divided by the turns they differ in, so starting up does
+//! not show. It does not depend on the machine's load, but on processor features, compiler and
+//! libraries: the baseline says which.
 
 use std::collections::BTreeMap;
 use std::fs;

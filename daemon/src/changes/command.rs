@@ -1,10 +1,12 @@
 //! The operator's side: what the commands change in the running daemon and in its file.
 //!
-//! The daemon may not write its own configuration, so that a daemon that was taken over cannot make anything last; the
-//! operator may. No path and no text that the daemon sends is ever written: the file is the one that the operator named,
-//! and the texts are the operator's, kept in a folder of the operator's. Everything that is to be written is on the disk
-//! before the daemon is asked, and takes its place by renaming afterwards: a full disk refuses before anything is
-//! changed, and a command that is killed in between leaves the old file or the new one. One command works at a time.
+//! The daemon may not write its own configuration, so that nothing that a compromised daemon does
+//! outlasts a restart; the operator may. No path and no text that the daemon sends is ever written:
+//! the file is the one that the operator named, and the texts are the operator's, kept in the
+//! operator's own folder. Everything that is to be written is on the disk before the request is
+//! sent, and is renamed into its place afterwards: a full disk therefore refuses the change before
+//! anything happens, and a command that is killed in between leaves the old file or the new one.
+//! Only one command runs at a time.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,14 +16,14 @@ use std::time::Duration;
 use policy::{FileLocation, FileRef};
 
 use super::confirm::still_waits;
-use super::operator::{Locked, OperatorState, Trusted, finish_one, trouble};
+use super::operator::{Locked, OperatorState, Trusted, finish_one, write_error};
 use super::pending::{Moment, Pending};
 use super::{ChangeReply, ChangeRequest, Changes, Confirmation};
 use crate::control::server::group_id;
 use crate::exit::{Exit, ExitError};
 use crate::files::{Replacement, Target, read_text, sweep};
 
-/// What a configuration names that the commands need.
+/// The parts of a configuration that the commands need.
 #[derive(Clone, Debug)]
 pub struct Needs {
     /// Lists and keys.
@@ -38,22 +40,25 @@ pub struct Commands<'a> {
     pub program: &'static str,
     /// Sends the daemon a request.
     pub ask: &'a dyn Fn(&ChangeRequest) -> Result<ChangeReply, ExitError>,
-    /// What a text names, read as the content of a file; what counts where the text is invalid.
+    /// The needs of a text, read as the content of a file; those that apply where the text is
+    /// invalid.
     pub needs: fn(&Path, &str) -> Result<Needs, Needs>,
-    /// Whose files in the operator's folder count.
+    /// Whose files in the operator's folder are trusted.
     pub trusted: Trusted,
 }
 
-/// One command at work: the edge as its daemon says it is, the file as it is, and the folder of root's.
+/// A command while it runs: the daemon's state as it reports it, the configuration file, and root's
+/// folder.
 struct Work<'a> {
     commands: &'a Commands<'a>,
     /// The configuration file, links followed.
     own: PathBuf,
     /// Its text.
     old: String,
-    /// Whether the daemon says that this is in force: a hint that only chooses between two texts of root's.
+    /// Whether the daemon says that this text is in force: a hint, which only chooses between two
+    /// of root's texts.
     in_force: bool,
-    /// Seconds for which the daemon says that a change waits.
+    /// Seconds for which a change still waits, as the daemon reports it.
     waits_seconds: Option<u64>,
     root: Locked,
 }
@@ -68,29 +73,31 @@ impl Commands<'_> {
         changes((self.ask)(&ChangeRequest::Plan { name, text })?)
     }
 
-    /// Applies `file`; without `patience` the configuration file `config` then holds the same text.
+    /// Applies `file`; without `confirm_within` the configuration file `config` then holds the same
+    /// text.
     ///
     /// # Errors
-    /// What the daemon refuses, and [`Exit::Conflict`] when `file` names files that lie next to it but not next to
-    /// `config`.
+    /// What the daemon refuses, and [`Exit::Conflict`] when `file` names files that lie next to it
+    /// but not next to `config`.
     pub fn apply(
         &self,
         config: &Path,
         file: &Path,
-        patience: Option<Duration>,
+        confirm_within: Option<Duration>,
     ) -> Result<Changes, ExitError> {
         named(file)?;
         let work = Work::begin(self, config)?;
         // Read again behind the lock: another command may have written it meanwhile.
         let (name, text) = named(file)?;
-        self.refuse_strays(&name, &text, &work.own)?;
-        match patience {
+        self.refuse_unread_files(&name, &text, &work.own)?;
+        match confirm_within {
             None => work.apply_permanently(name, &text),
-            Some(patience) => work.apply_unconfirmed(name, text, patience),
+            Some(confirm_within) => work.apply_unconfirmed(name, text, confirm_within),
         }
     }
 
-    /// Keeps the change that waits: the configuration file then holds the text that the operator's folder kept.
+    /// Keeps the change that waits: the configuration file then holds the text that the operator's
+    /// folder kept.
     ///
     /// # Errors
     /// [`Exit::RolledBack`] when it came too late.
@@ -98,15 +105,15 @@ impl Commands<'_> {
         Work::begin(self, config)?.confirm()
     }
 
-    /// Goes back to the configuration before; the configuration file then holds that.
+    /// Returns to the previous configuration; the configuration file then holds it.
     ///
     /// # Errors
-    /// When there is none before.
+    /// When there is no previous configuration.
     pub fn roll_back(&self, config: &Path) -> Result<(), ExitError> {
         Work::begin(self, config)?.roll_back()
     }
 
-    /// Has the daemon read the configuration file again, and keeps its text.
+    /// Makes the daemon read the configuration file again, and keeps its text.
     ///
     /// # Errors
     /// What the daemon refuses.
@@ -124,44 +131,45 @@ impl Commands<'_> {
     fn own_file(&self) -> Result<(PathBuf, bool, Option<u64>), ExitError> {
         match (self.ask)(&ChangeRequest::OwnFile)? {
             ChangeReply::OwnFile { path, in_force, waits_seconds } => Ok((path, in_force, waits_seconds)),
-            ChangeReply::Changes(_) | ChangeReply::TakenBack { .. } | ChangeReply::Confirmed => {
+            ChangeReply::Changes(_) | ChangeReply::RolledBack { .. } | ChangeReply::Confirmed => {
                 Err(unexpected())
             }
         }
     }
 
-    /// The operator's folder and the group that may read it, by the operator's own configuration file.
+    /// The operator's folder and the group that may read it, by the operator's own configuration
+    /// file.
     fn place(&self, own: &Path) -> Result<(OperatorState, u32), ExitError> {
-        let metadata = fs::metadata(own).map_err(|error| trouble(own, &error))?;
-        let text = read_text(own).map_err(|error| trouble(own, &error))?;
+        let metadata = fs::metadata(own).map_err(|error| write_error(own, &error))?;
+        let text = read_text(own).map_err(|error| write_error(own, &error))?;
         let (Ok(needs) | Err(needs)) = (self.needs)(own, &text);
         let group = group_id(&needs.group).unwrap_or_else(|| metadata.gid());
         Ok((OperatorState::next_to(&needs.state, self.trusted), group))
     }
 
-    /// Refuses a text whose files lie next to it, where the daemon will not look for them.
+    /// Refuses a text if files that it names are next to it, where the daemon does not read them.
     ///
-    /// A text that is wrong is left to the daemon, whose error it is.
-    fn refuse_strays(&self, name: &Path, text: &str, own: &Path) -> Result<(), ExitError> {
+    /// An invalid text is left to the daemon, which reports its errors.
+    fn refuse_unread_files(&self, name: &Path, text: &str, own: &Path) -> Result<(), ExitError> {
         if name.parent() == own.parent() {
             return Ok(());
         }
         let (Ok(here), Ok(there)) = ((self.needs)(name, text), (self.needs)(own, text)) else {
             return Ok(());
         };
-        let lines: Vec<_> = here.files.iter().zip(&there.files).filter_map(stray).collect();
+        let lines: Vec<_> = here.files.iter().zip(&there.files).filter_map(unread_file).collect();
         if lines.is_empty() { Ok(()) } else { Err(ExitError::new(Exit::Conflict, lines.join("\n"))) }
     }
 }
 
 impl<'a> Work<'a> {
-    /// Waits for its turn, and looks at everything that the command depends on.
+    /// Waits for the lock, and reads everything that the command depends on.
     fn begin(commands: &'a Commands<'a>, config: &Path) -> Result<Self, ExitError> {
         let own = fs::canonicalize(config).map_err(|error| {
             let fix = "name the daemon's file: --config FILE";
             ExitError::new(Exit::Failed, format!("{}: {error}; {fix}", config.display()))
         })?;
-        // Whether there is a daemon that may be asked is known before anything is made.
+        // Before anything is created: is there a daemon that takes requests of this user?
         commands.own_file()?;
         let (folder, group) = commands.place(&own)?;
         let root = folder.lock(group)?;
@@ -177,14 +185,15 @@ impl<'a> Work<'a> {
             );
             return Err(ExitError::new(Exit::Conflict, message));
         }
-        let old = read_text(&own).map_err(|error| trouble(&own, &error))?;
+        let old = read_text(&own).map_err(|error| write_error(&own, &error))?;
         Ok(Self { commands, own, old, in_force, waits_seconds, root })
     }
 
-    /// What was in force before `text` is, as far as root knows.
+    /// The text that was in force before `text`, as far as root knows.
     fn before(&self, text: &str) -> String {
         let current = self.root.current();
-        // Where the file already holds the text, it was edited in place: what root put in force last is what was before.
+        // If the file already holds the text, it was edited in place: the previous text is the one
+        // that root put in force last.
         if !self.in_force || self.old == text {
             return current.unwrap_or_else(|| self.old.clone());
         }
@@ -198,7 +207,7 @@ impl<'a> Work<'a> {
         Ok(changes)
     }
 
-    /// Has the daemon apply a text of root's, which it finds in root's folder as well.
+    /// Makes the daemon apply one of root's texts, which is in root's folder as well.
     fn put_in_force(&self, name: PathBuf, text: &str) -> Result<Changes, ExitError> {
         self.root.keep_draft(text)?;
         let request = ChangeRequest::Apply { name, text: text.to_owned(), confirm: None };
@@ -211,7 +220,7 @@ impl<'a> Work<'a> {
         &self,
         name: PathBuf,
         text: String,
-        patience: Duration,
+        confirm_within: Duration,
     ) -> Result<Changes, ExitError> {
         if let Some(left) = self.waits_seconds {
             return Err(still_waits(self.commands.program, left));
@@ -222,10 +231,10 @@ impl<'a> Work<'a> {
             text: text.clone(),
             previous: self.old.clone(),
             applied: Moment::now(),
-            patience,
+            confirm_within,
         };
         self.root.keep_pending(&pending)?;
-        let confirm = Some(Confirmation { id, seconds: patience.as_secs() });
+        let confirm = Some(Confirmation { id, seconds: confirm_within.as_secs() });
         let applied = (self.commands.ask)(&ChangeRequest::Apply { name, text, confirm }).and_then(changes);
         applied.inspect_err(|_| self.root.forget_pending())
     }
@@ -254,7 +263,7 @@ impl<'a> Work<'a> {
     }
 
     fn roll_back(&self) -> Result<(), ExitError> {
-        let ChangeReply::TakenBack { was_waiting } = (self.commands.ask)(&ChangeRequest::TakeBack)? else {
+        let ChangeReply::RolledBack { was_waiting } = (self.commands.ask)(&ChangeRequest::RollBack)? else {
             return Err(unexpected());
         };
         self.root.forget_pending();
@@ -273,27 +282,28 @@ impl<'a> Work<'a> {
     /// Where a rollback leads.
     fn previous_text(&self) -> Option<String> {
         match self.root.current() {
-            // A command was killed after the daemon had taken its text: the file is what was before.
+            // A command was killed after the daemon had applied its text: the file is the previous
+            // one.
             _ if !self.in_force && self.root.is_interrupted() => Some(self.old.clone()),
-            // The file was edited, and taken by the daemon without gatewayctl.
+            // The file was edited, and the daemon applied it without a command.
             Some(current) if self.in_force && current != self.old => Some(current),
             Some(_) | None => self.root.previous(),
         }
     }
 
-    /// Everything that is renamed once the daemon has `text` in force, on the disk already.
+    /// The files to rename once the daemon has `text` in force; they are on the disk already.
     fn ready(&self, text: &str, before: &str) -> Result<Vec<Replacement>, ExitError> {
         let mut ready = Vec::new();
         if text != self.old {
             let prepared = Target::like(&self.own)
                 .and_then(|target| Replacement::prepare(&self.own, target, text.as_bytes()));
-            ready.push(prepared.map_err(|error| trouble(&self.own, &error))?);
+            ready.push(prepared.map_err(|error| write_error(&self.own, &error))?);
         }
         ready.extend(self.records(text, before)?);
         Ok(ready)
     }
 
-    /// The same for the folder of root's alone.
+    /// Those of root's folder alone.
     fn records(&self, text: &str, before: &str) -> Result<Vec<Replacement>, ExitError> {
         let mut ready = Vec::new();
         if text != before {
@@ -313,7 +323,7 @@ fn finish(ready: Vec<Replacement>) -> Result<(), ExitError> {
 fn changes(reply: ChangeReply) -> Result<Changes, ExitError> {
     match reply {
         ChangeReply::Changes(changes) => Ok(changes),
-        ChangeReply::OwnFile { .. } | ChangeReply::TakenBack { .. } | ChangeReply::Confirmed => {
+        ChangeReply::OwnFile { .. } | ChangeReply::RolledBack { .. } | ChangeReply::Confirmed => {
             Err(unexpected())
         }
     }
@@ -337,7 +347,7 @@ pub fn named(file: &Path) -> Result<(PathBuf, String), ExitError> {
     Ok((name, text))
 }
 
-fn stray((here, there): (&FileRef, &FileRef)) -> Option<String> {
+fn unread_file((here, there): (&FileRef, &FileRef)) -> Option<String> {
     let (FileLocation::Path(nearby), FileLocation::Path(wanted)) = (&here.location, &there.location) else {
         return None;
     };
@@ -368,7 +378,7 @@ mod tests {
         let (draft_file, own_file) = (draft.path().join("draft.toml"), own.path().join("gateway.toml"));
         let ask = |_: &ChangeRequest| unreachable!("the daemon is not asked");
         let commands = Commands { program: "gatewayctl", ask: &ask, needs, trusted: Trusted::OthersOnly };
-        let refused = || commands.refuse_strays(&draft_file, EXAMPLE, &own_file);
+        let refused = || commands.refuse_unread_files(&draft_file, EXAMPLE, &own_file);
         assert!(refused().is_ok(), "files that are nowhere are the daemon's to miss");
 
         for folder in [&draft, &own] {
@@ -380,7 +390,7 @@ mod tests {
         assert!(stop.message.contains("kyiv.key") && stop.message.contains("draft.toml:"), "{stop}");
 
         fs::write(own.path().join("keys/kyiv.key"), "new").unwrap();
-        assert!(refused().is_ok(), "the same content is no stray");
+        assert!(refused().is_ok(), "the same content is not refused");
     }
 
     fn needs(name: &Path, text: &str) -> Result<Needs, Needs> {

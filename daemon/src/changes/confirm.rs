@@ -1,5 +1,5 @@
-//! The daemon's side: permanent changes, and changes that go back unless they are confirmed in
-//! time.
+//! The daemon's side: permanent changes, and changes that are rolled back unless they are confirmed
+//! in time.
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -15,8 +15,8 @@ use crate::exit::{Exit, ExitError};
 use crate::files::unwritten;
 
 /// The longest time that a change may wait for its confirmation.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(86_400);
-/// Between two tries to take a change back when it is refused.
+const LONGEST_CONFIRM: Duration = Duration::from_secs(86_400);
+/// Between two attempts to roll a change back, while that is refused.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// A configuration with the text that it was read from.
@@ -27,7 +27,7 @@ pub trait Text {
 
 /// What a daemon does to change its configuration.
 pub trait Applies {
-    /// A configuration with all that it names.
+    /// A configuration with the files that it names.
     type Config: Text;
 
     /// The daemon's own file.
@@ -39,11 +39,12 @@ pub trait Applies {
     /// What is wrong with it.
     fn load(&self) -> Result<Self::Config, ExitError>;
 
-    /// Takes `text` for the content of the daemon's own file; errors name the file `said`, where the operator wrote it.
+    /// Takes `text` for the content of the daemon's own file; errors name the file `shown`, in
+    /// which the operator wrote it.
     ///
     /// # Errors
     /// What is wrong with it.
-    fn read(&self, said: &Path, text: String) -> Result<Self::Config, ExitError>;
+    fn read(&self, shown: &Path, text: String) -> Result<Self::Config, ExitError>;
 
     /// Waits for its turn: one change at a time.
     fn turn(&self) -> impl Future<Output = MutexGuard<'_, ()>>;
@@ -74,7 +75,7 @@ pub trait Applies {
 #[derive(Debug)]
 struct Waiting {
     pending: Pending,
-    /// No earlier try than this, after one that failed.
+    /// After an attempt to roll it back that failed: none before this.
     not_before: Option<Moment>,
 }
 
@@ -85,18 +86,18 @@ impl Waiting {
     }
 }
 
-/// What a daemon starts with.
+/// Which change a daemon starts with.
 #[derive(Debug, Default)]
 pub struct Startup {
     waiting: Option<Pending>,
-    taken_back: bool,
+    rolled_back: bool,
 }
 
-/// What to start with: the file, or what an unconfirmed change makes of it.
+/// The configuration to start with: the file, or an unconfirmed change in its place.
 ///
-/// The change is in the operator's folder, which this daemon only reads; what became of it this daemon has noted itself.
-/// Before its time is over it is in force again; afterwards it is not. A file that already holds the unconfirmed text
-/// counts for what was in force before it.
+/// The change is in the operator's folder, which the daemon only reads; its outcome is in the
+/// daemon's own state folder. Until its time is over, the change is put in force again. If the file
+/// already holds the unconfirmed text, the text before it takes the file's place afterwards.
 pub fn resume<C: Text>(
     file: C,
     path: &Path,
@@ -109,7 +110,7 @@ pub fn resume<C: Text>(
     };
     match trial.outcome {
         Outcome::Confirmed => (with_confirmed(file, pending, load), Startup::default()),
-        Outcome::TakenBack => (file, Startup { waiting: None, taken_back: true }),
+        Outcome::RolledBack => (file, Startup { waiting: None, rolled_back: true }),
         Outcome::Begun => resume_begun(file, path, pending, trials, load),
     }
 }
@@ -128,7 +129,7 @@ fn resume_begun<C: Text>(
                     seconds = left.as_secs(),
                     "starting with an unconfirmed change; confirm keeps it"
                 );
-                return (config, Startup { waiting: Some(pending), taken_back: false });
+                return (config, Startup { waiting: Some(pending), rolled_back: false });
             }
             Err(error) => tracing::info!("the unconfirmed change cannot be read again: {error}"),
         }
@@ -137,10 +138,10 @@ fn resume_begun<C: Text>(
         "a change was not confirmed in time: {} is in force as before; see what it cut off",
         path.display()
     );
-    note(trials, &pending.id, Outcome::TakenBack);
-    // The file, unless it holds the change that was taken back.
+    note(trials, &pending.id, Outcome::RolledBack);
+    // The file, unless it holds the change that was rolled back.
     let config = if file.text() == pending.text { load(pending.previous).unwrap_or(file) } else { file };
-    (config, Startup { waiting: None, taken_back: true })
+    (config, Startup { waiting: None, rolled_back: true })
 }
 
 /// The change that was confirmed, although the command was killed before the file held it.
@@ -168,7 +169,7 @@ pub struct Confirmable {
     /// The program whose commands confirm and roll back.
     program: &'static str,
     waiting: RefCell<Option<Waiting>>,
-    taken_back: Cell<bool>,
+    rolled_back: Cell<bool>,
     operator: OperatorState,
     trials: Trials,
 }
@@ -181,7 +182,7 @@ impl Confirmable {
         Self {
             program,
             waiting: RefCell::new(waiting),
-            taken_back: Cell::new(startup.taken_back),
+            rolled_back: Cell::new(startup.rolled_back),
             operator,
             trials,
         }
@@ -206,7 +207,7 @@ impl Confirmable {
         self.waiting.borrow().as_ref().is_some_and(|waiting| waiting.is_over(&Moment::now()))
     }
 
-    /// Refuses a change while another waits: it would not be clear what to go back to.
+    /// Refuses a change while another waits: it would not be clear which one to roll back to.
     ///
     /// # Errors
     /// [`Exit::Conflict`]
@@ -218,7 +219,8 @@ impl Confirmable {
     /// Reads the daemon's own file again and applies it.
     ///
     /// # Errors
-    /// What is wrong; then everything is as it was. [`Exit::Conflict`] while a change waits for its confirmation.
+    /// What is wrong; then everything is as it was. [`Exit::Conflict`] while a change waits for its
+    /// confirmation.
     pub async fn reload<A: Applies>(&self, role: &A) -> Result<Vec<Change>, ExitError> {
         let reload = async {
             let config = role.load().inspect_err(|_| role.note_refused())?;
@@ -238,24 +240,24 @@ impl Confirmable {
         config: A::Config,
     ) -> Result<Vec<Change>, ExitError> {
         let changes = role.apply(config).await?;
-        self.taken_back.set(false);
+        self.rolled_back.set(false);
         Ok(changes)
     }
 
-    /// Applies `text` as the daemon's own file; messages name it `said`.
+    /// Applies `text` as the daemon's own file; messages name it `shown`.
     ///
-    /// With a `confirmation` it goes back by itself unless it is confirmed in time.
+    /// With a `confirmation` it is rolled back automatically unless it is confirmed in time.
     ///
     /// # Errors
     /// What is wrong; then everything is as it was.
     async fn apply_text<A: Applies>(
         &self,
         role: &A,
-        said: &Path,
+        shown: &Path,
         text: String,
         confirmation: Option<Confirmation>,
     ) -> Result<Vec<Change>, ExitError> {
-        let config = role.read(said, text).inspect_err(|_| role.note_refused())?;
+        let config = role.read(shown, text).inspect_err(|_| role.note_refused())?;
         let _turn = role.turn().await;
         self.refuse_while_waiting()?;
         match confirmation {
@@ -278,15 +280,16 @@ impl Confirmable {
             return Err(ExitError::new(Exit::Conflict, message));
         }
         self.refuse_unkept(&id, &text)?;
-        let patience = Duration::from_secs(seconds).min(LONGEST_PATIENCE);
-        let pending = Pending { id, text, previous, applied: Moment::now(), patience };
-        // Before the change: a daemon that is killed in the middle of it must find the way back.
+        let confirm_within = Duration::from_secs(seconds).min(LONGEST_CONFIRM);
+        let pending = Pending { id, text, previous, applied: Moment::now(), confirm_within };
+        // Before the change: a daemon that is killed in the middle of it must know how to roll
+        // back.
         let begun = Trial { id: pending.id.clone(), outcome: Outcome::Begun };
         self.trials.keep(&begun).map_err(|error| unwritten(&error))?;
         let applied = role.apply(config).await;
         match &applied {
             Ok(_) => {
-                self.taken_back.set(false);
+                self.rolled_back.set(false);
                 let pending = Pending { applied: Moment::now(), ..pending };
                 *self.waiting.borrow_mut() = Some(Waiting { pending, not_before: None });
             }
@@ -333,46 +336,47 @@ impl Confirmable {
         Ok(())
     }
 
-    /// The answer to a confirmation when no change waits: it was confirmed before, taken back, or never made.
+    /// The answer to a confirmation when no change waits: it was confirmed before, rolled back, or
+    /// never made.
     fn settled(&self, id: Option<&str>) -> Result<(), ExitError> {
         let confirmed = self.trials.last().filter(|trial| trial.outcome == Outcome::Confirmed);
         if confirmed.is_some_and(|trial| id == Some(&trial.id)) {
             return Ok(());
         }
-        Err(if self.taken_back.get() || self.is_waiting() {
-            let message = "too late: the change was not confirmed in time and was taken back";
+        Err(if self.rolled_back.get() || self.is_waiting() {
+            let message = "too late: the change was not confirmed in time and was rolled back";
             ExitError::new(Exit::RolledBack, message)
         } else {
             ExitError::new(Exit::Failed, "no change waits for a confirmation")
         })
     }
 
-    /// Takes back the change that waits for its confirmation; whether one did.
-    async fn take_back<A: Applies>(&self, role: &A) -> Result<bool, ExitError> {
+    /// Rolls back the change that waits for its confirmation; whether one did.
+    async fn roll_back<A: Applies>(&self, role: &A) -> Result<bool, ExitError> {
         let _turn = role.turn().await;
         if !self.is_waiting() {
             return Ok(false);
         }
-        self.take_back_waiting(role).await?;
-        tracing::info!("the unconfirmed change was taken back on request");
+        self.roll_back_waiting(role).await?;
+        tracing::info!("the unconfirmed change was rolled back on request");
         Ok(true)
     }
 
-    /// Takes the waiting change back, if its time is still over.
-    pub async fn take_back_overdue<A: Applies>(&self, role: &A) {
+    /// Rolls the waiting change back, if its time is still over.
+    pub async fn roll_back_overdue<A: Applies>(&self, role: &A) {
         let _turn = role.turn().await;
         if !self.is_overdue() {
             return;
         }
-        match self.take_back_waiting(role).await {
+        match self.roll_back_waiting(role).await {
             Ok(()) => {
-                self.taken_back.set(true);
+                self.rolled_back.set(true);
                 tracing::warn!(
-                    "the change was not confirmed in time and was taken back; see what it cut off"
+                    "the change was not confirmed in time and was rolled back; see what it cut off"
                 );
             }
             Err(error) => {
-                tracing::error!("an unconfirmed change cannot be taken back yet: {error}");
+                tracing::error!("an unconfirmed change cannot be rolled back yet: {error}");
                 if let Some(waiting) = self.waiting.borrow_mut().as_mut() {
                     let now = Moment::now();
                     waiting.not_before = Some(Moment { since_boot: now.since_boot + RETRY, ..now });
@@ -381,13 +385,13 @@ impl Confirmable {
         }
     }
 
-    async fn take_back_waiting<A: Applies>(&self, role: &A) -> Result<(), ExitError> {
+    async fn roll_back_waiting<A: Applies>(&self, role: &A) -> Result<(), ExitError> {
         let previous = self.waiting.borrow().as_ref().map(|waiting| waiting.pending.previous.clone());
         let Some(previous) = previous else { return Ok(()) };
         let config = role.read(role.config_path(), previous)?;
         role.apply(config).await?;
         if let Some(waiting) = self.waiting.borrow_mut().take() {
-            note(&self.trials, &waiting.pending.id, Outcome::TakenBack);
+            note(&self.trials, &waiting.pending.id, Outcome::RolledBack);
         }
         Ok(())
     }
@@ -418,9 +422,9 @@ impl Confirmable {
             ChangeRequest::Confirm { id } => {
                 self.confirm(role, id.as_deref()).await.map(|()| ChangeReply::Confirmed)
             }
-            ChangeRequest::TakeBack => {
-                let was_waiting = self.take_back(role).await?;
-                Ok(ChangeReply::TakenBack { was_waiting })
+            ChangeRequest::RollBack => {
+                let was_waiting = self.roll_back(role).await?;
+                Ok(ChangeReply::RolledBack { was_waiting })
             }
             ChangeRequest::Reload => self.reload(role).await.map(changes),
         }

@@ -1,7 +1,8 @@
-//! Changes of the configuration of a running daemon: what is asked over the control socket, and both sides of it.
+//! Changes of the configuration of a running daemon: the requests over the control socket, and both
+//! sides of it.
 //!
 //! - `command`: the operator's side: `plan`, `apply`, `confirm`, `rollback`, `reload`. It alone writes the daemon's file.
-//! - `confirm`: the daemon's side: a change that goes back by itself unless it is confirmed in time.
+//! - `confirm`: the daemon's side: a change that is rolled back unless it is confirmed in time.
 //! - `operator`: the folder of the operator's commands, which the daemon reads and never writes.
 //! - `pending`: a change that waits, and when its time is over.
 
@@ -21,7 +22,7 @@ pub use pending::{Moment, Outcome, Pending, Trial, Trials};
 
 use crate::text::Style;
 
-/// What changes the configuration, or would.
+/// Requests that change the configuration, or show what would change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ChangeRequest {
@@ -40,7 +41,7 @@ pub enum ChangeRequest {
         name: PathBuf,
         /// Its text.
         text: String,
-        /// Goes back by itself without [`ChangeRequest::Confirm`] in time; stays when missing.
+        /// Rolls back unless [`ChangeRequest::Confirm`] comes in time; permanent when missing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         confirm: Option<Confirmation>,
     },
@@ -50,13 +51,13 @@ pub enum ChangeRequest {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<String>,
     },
-    /// Takes back the change that waits, if one does; only for writers.
-    TakeBack,
+    /// Rolls back the change that waits, if one does; only for writers.
+    RollBack,
     /// Reads the daemon's own file, its lists and keys again; only for writers.
     Reload,
 }
 
-/// A change that goes back by itself.
+/// A change that needs a confirmation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Confirmation {
@@ -90,8 +91,8 @@ pub enum ChangeReply {
     },
     /// To [`ChangeRequest::Plan`], [`ChangeRequest::Apply`] and [`ChangeRequest::Reload`].
     Changes(Changes),
-    /// To [`ChangeRequest::TakeBack`].
-    TakenBack {
+    /// To [`ChangeRequest::RollBack`].
+    RolledBack {
         /// Whether a change waited.
         was_waiting: bool,
     },

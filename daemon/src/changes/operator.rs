@@ -1,6 +1,8 @@
-//! What the operator's commands keep next to the daemon's own state, where the daemon may read and never writes.
+//! What the operator's commands keep next to the daemon's own state, where the daemon may read and
+//! never writes.
 //!
-//! The operator is root, but for a forwarder that runs as the user who owns its configuration.
+//! The operator is root, or, for a forwarder that runs as the user who owns its configuration, that
+//! user.
 //!
 //! | file | holds |
 //! |---|---|
@@ -35,7 +37,7 @@ pub struct OperatorState {
 /// Whose files are the operator's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trusted {
-    /// Any user's but the daemon's own, which could have been taken over.
+    /// Any user's but the daemon's own, since the daemon could be compromised.
     OthersOnly,
     /// Also the daemon's own: it runs as the operator, who owns its configuration.
     OwnToo,
@@ -51,7 +53,7 @@ impl Trusted {
     }
 }
 
-/// The folder while one command of root's works; there is no other one meanwhile.
+/// The folder while one of root's commands runs; no other command runs meanwhile.
 #[derive(Debug)]
 pub struct Locked {
     state: OperatorState,
@@ -60,7 +62,8 @@ pub struct Locked {
 }
 
 impl OperatorState {
-    /// The folder next to the daemon's state folder: `/var/lib/causeway-root` for `/var/lib/causeway`.
+    /// The folder next to the daemon's state folder: `/var/lib/causeway-root` for
+    /// `/var/lib/causeway`.
     #[must_use]
     pub fn next_to(state_directory: &Path, trusted: Trusted) -> Self {
         let mut name = state_directory.file_name().map_or_else(|| OsString::from("causeway"), OsString::from);
@@ -110,7 +113,7 @@ impl OperatorState {
 
     /// Claims the folder for one command, waiting for another one; makes it when it is missing.
     ///
-    /// `group` may read what is in it, where this process may say so.
+    /// `group` may read what is in it, if this process may set that.
     ///
     /// # Errors
     /// [`Exit::Permission`] when this user may not, or the folder is another's.
@@ -237,7 +240,7 @@ impl Locked {
         finish_one(self.replacement("pending.json", &text)?)
     }
 
-    /// Forgets it: it was confirmed, taken back or never begun.
+    /// Forgets it: it was confirmed, rolled back or never begun.
     pub fn forget_pending(&self) {
         self.forget("pending.json");
     }
@@ -245,10 +248,11 @@ impl Locked {
     fn replacement(&self, name: &str, text: &str) -> Result<Replacement, ExitError> {
         let target = Target { group: Some(self.group), ..Target::own(FILE_MODE) };
         let path = self.state.folder.join(name);
-        Replacement::prepare(&path, target, text.as_bytes()).map_err(|error| trouble(&path, &error))
+        Replacement::prepare(&path, target, text.as_bytes()).map_err(|error| write_error(&path, &error))
     }
 
-    /// A file that cannot be removed is judged by its content again, which the daemon has noted as settled.
+    /// A file that could not be removed does no harm: its change is settled in the daemon's own
+    /// state.
     fn forget(&self, name: &str) {
         drop(fs::remove_file(self.state.folder.join(name)));
         drop(File::open(&self.state.folder).and_then(|folder| folder.sync_all()));
@@ -258,11 +262,11 @@ impl Locked {
 /// Has a prepared file take its place.
 pub(super) fn finish_one(ready: Replacement) -> Result<(), ExitError> {
     let path = ready.path().to_owned();
-    ready.finish().map_err(|error| trouble(&path, &error))
+    ready.finish().map_err(|error| write_error(&path, &error))
 }
 
-/// What a failed write of `path` ends a command with.
-pub(super) fn trouble(path: &Path, error: &io::Error) -> ExitError {
+/// The error of a command whose write of `path` failed.
+pub(super) fn write_error(path: &Path, error: &io::Error) -> ExitError {
     let fix = fix_of_write(error, "it is written by root or its owner");
     ExitError::new(Exit::of(error), format!("{}: {error}; {fix}", path.display()))
 }
@@ -272,7 +276,7 @@ fn is_private(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o022 == 0)
 }
 
-/// Whether neither this process's own user, unless that is root, nor anybody but the owner may write it.
+/// Whether only its owner may write it, and the owner is root or another user than this process's.
 #[must_use]
 pub fn is_trusted(path: &Path) -> bool {
     let own = rustix::process::geteuid().as_raw();

@@ -1,4 +1,5 @@
-//! A change that goes back by itself unless it is confirmed in time, also over a restart of daemon or machine.
+//! A change that is rolled back automatically unless it is confirmed in time, even if the daemon or
+//! the machine restarts meanwhile.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ pub struct Moment {
 /// The change, as the operator's command keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
-    /// What no other change is called.
+    /// A name that no other change has.
     pub id: String,
     /// The configuration that was applied.
     pub text: String,
@@ -32,19 +33,20 @@ pub struct Pending {
     /// When it was applied.
     pub applied: Moment,
     /// How long it may stay without a confirmation.
-    pub patience: Duration,
+    #[serde(alias = "patience")]
+    pub confirm_within: Duration,
 }
 
-/// What became of a change that waits, as the daemon notes it in its own state.
+/// The outcome of a change that needs a confirmation, as the daemon keeps it in its own state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trial {
     /// The change.
     pub id: String,
-    /// How far it is.
+    /// Its outcome.
     pub outcome: Outcome,
 }
 
-/// How far a change is that waits for its confirmation.
+/// The outcome of a change that needs a confirmation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -52,11 +54,12 @@ pub enum Outcome {
     Begun,
     /// It was confirmed.
     Confirmed,
-    /// It was taken back.
-    TakenBack,
+    /// It was rolled back.
+    #[serde(alias = "taken_back")]
+    RolledBack,
 }
 
-/// Where the daemon notes what became of changes that wait.
+/// Where the daemon keeps the outcome of the last such change.
 #[derive(Clone, Debug)]
 pub struct Trials {
     file: PathBuf,
@@ -116,9 +119,8 @@ fn boot_id() -> String {
 impl Pending {
     /// How long it may still stay; `None` when its time is over.
     ///
-    /// After a reboot only the wall clock is left. One that lies before the change cannot be right,
-    /// as on a machine without a clock, and then the time counts as over: going back is what is
-    /// safe.
+    /// After a reboot only the wall clock is left. A wall clock before the change cannot be right,
+    /// as on a machine without a clock; the time then counts as over, since rolling back is safe.
     #[must_use]
     pub fn remaining(&self, now: &Moment) -> Option<Duration> {
         let gone = if now.boot == self.applied.boot {
@@ -126,7 +128,7 @@ impl Pending {
         } else {
             now.wall.checked_sub(self.applied.wall)
         };
-        self.patience.checked_sub(gone?).filter(|left| !left.is_zero())
+        self.confirm_within.checked_sub(gone?).filter(|left| !left.is_zero())
     }
 }
 
@@ -162,7 +164,7 @@ mod tests {
             text: "new".to_owned(),
             previous: "old".to_owned(),
             applied: at("one", 100, 1_000),
-            patience: 60 * SECOND,
+            confirm_within: 60 * SECOND,
         }
     }
 

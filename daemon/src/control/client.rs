@@ -13,7 +13,7 @@ use super::{MAX_LINE, Outcome};
 use crate::exit::{Exit, ExitError};
 
 /// The slowest answer is an apply of a large configuration.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +23,7 @@ pub enum AskError {
     Unreachable {
         /// Which socket.
         socket: PathBuf,
-        /// The system's words.
+        /// The system's error.
         error: io::Error,
     },
     /// The answer is none of this version.
@@ -62,9 +62,10 @@ pub fn ask<R: DeserializeOwned>(socket: &Path, request: &impl Serialize) -> Resu
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     let mut stream = UnixStream::connect(socket).map_err(unreachable)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
-    stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
-    // A refused request may be answered, and the socket closed, before all of it is written: the answer says why.
+    stream.set_read_timeout(Some(TIMEOUT)).map_err(unreachable)?;
+    stream.set_write_timeout(Some(TIMEOUT)).map_err(unreachable)?;
+    // A refused request may be answered, and the socket closed, before all of it is written: the
+    // answer says why.
     let written = stream.write_all(&line);
     let mut answer = Vec::new();
     let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
@@ -80,10 +81,11 @@ pub fn ask<R: DeserializeOwned>(socket: &Path, request: &impl Serialize) -> Resu
     }
 }
 
-/// The answer, without anything that a terminal would obey: a daemon that was taken over speaks to root here.
+/// The reply, with terminal control characters escaped: a compromised daemon could otherwise
+/// control root's terminal.
 fn understood<R: DeserializeOwned>(answer: &[u8]) -> serde_json::Result<Outcome<R>> {
     let mut value: Value = serde_json::from_slice(answer)?;
-    // Only these have lines and columns of their own.
+    // Only these have line breaks and tabs.
     let has_lines = value.get("dump").is_some() || value.get("failed").is_some();
     make_printable(&mut value, has_lines);
     serde_json::from_value(value)
@@ -92,10 +94,16 @@ fn understood<R: DeserializeOwned>(answer: &[u8]) -> serde_json::Result<Outcome<
 fn make_printable(value: &mut Value, has_lines: bool) {
     match value {
         Value::String(text) => {
-            let obeyed = |letter: char| is_obeyed(letter) && !(has_lines && matches!(letter, '\n' | '\t'));
-            if text.contains(obeyed) {
-                let shown = |letter: char| {
-                    if obeyed(letter) { letter.escape_unicode().to_string() } else { letter.to_string() }
+            let is_control = |character: char| {
+                is_terminal_control(character) && !(has_lines && matches!(character, '\n' | '\t'))
+            };
+            if text.contains(is_control) {
+                let shown = |character: char| {
+                    if is_control(character) {
+                        character.escape_unicode().to_string()
+                    } else {
+                        character.to_string()
+                    }
                 };
                 *text = text.chars().map(shown).collect();
             }
@@ -106,11 +114,11 @@ fn make_printable(value: &mut Value, has_lines: bool) {
     }
 }
 
-/// Whether a terminal does something for the letter instead of showing it: control characters, and those that turn the
-/// direction of writing.
-fn is_obeyed(letter: char) -> bool {
-    letter.is_control()
-        || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// Whether a terminal acts on the character instead of showing it: control characters, and those
+/// that change the direction of the text.
+fn is_terminal_control(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The daemon's side of the control socket: who may ask, how much, and how many at once.
+//! The daemon's side of the control socket: who may send requests, how large they may be, and how
+//! many clients there may be.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
@@ -20,7 +21,8 @@ use serde_json::Value;
 use super::{MAX_LINE, MAX_READER_LINE, Outcome};
 use crate::exit::{Exit, ExitError};
 
-/// Most clients at once that may only read; the next one is refused, so that it keeps no place from root.
+/// Most clients at once that may only read; the next one is refused, so that readers never take
+/// root's place.
 const MAX_READERS: usize = 32;
 /// Most clients at once that may write; the next ones wait in the kernel's queue.
 const MAX_WRITERS: usize = 16;
@@ -66,7 +68,7 @@ pub enum BindError {
     System {
         /// Which path.
         path: PathBuf,
-        /// The system's words.
+        /// The system's error.
         error: io::Error,
     },
 }
@@ -90,9 +92,11 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Takes the path: a socket on which no daemon answers is replaced, anything else with this name is left alone.
+    /// Listens at the path: a socket on which no daemon answers is replaced, and anything else with
+    /// this name is left alone.
     ///
-    /// Connecting is reading; a request that changes something is checked against the caller's uid besides.
+    /// Whoever may connect may read; for a request that changes something the caller's uid is
+    /// checked as well.
     ///
     /// # Errors
     /// [`BindError`]
@@ -134,7 +138,7 @@ impl Socket {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Out of descriptors: the next client may have better luck.
+                    // Out of descriptors, for example: one may be free for the next client.
                     tracing::debug!(%error, "a control client could not be taken");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
@@ -152,7 +156,7 @@ impl Socket {
             };
             let answer = Rc::clone(&answer);
             task::spawn_local(async move {
-                if let Err(error) = converse(stream, may_write, &*answer).await {
+                if let Err(error) = serve_client(stream, may_write, &*answer).await {
                     tracing::debug!(%error, "a control client went away");
                 }
                 drop(place);
@@ -167,7 +171,7 @@ fn may_write(stream: &UnixStream) -> io::Result<bool> {
     Ok(caller == 0 || caller == rustix::process::geteuid().as_raw())
 }
 
-/// Reports that every place is taken, as far as the socket's buffer takes it at once.
+/// Reports that there are too many clients, if the socket's buffer takes the report at once.
 fn refuse_busy(stream: &UnixStream) {
     let reply: Outcome<()> =
         failed(Exit::Failed, format!("{MAX_READERS} clients are connected already; try again later"));
@@ -183,7 +187,7 @@ impl Drop for Socket {
     }
 }
 
-async fn converse<A: Answer>(stream: UnixStream, may_write: bool, answer: &A) -> io::Result<()> {
+async fn serve_client<A: Answer>(stream: UnixStream, may_write: bool, answer: &A) -> io::Result<()> {
     let limit = if may_write { MAX_LINE } else { MAX_READER_LINE };
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
@@ -223,8 +227,8 @@ async fn reply_to<A: Answer>(line: &[u8], may_write: bool, answer: &A) -> Outcom
     }
 }
 
-/// Reads a request; one without arguments may have no further field either, which serde does not see. What is null counts
-/// as left out.
+/// Reads a request; one without arguments may have no further field either, which serde does not
+/// see. What is null counts as left out.
 fn parse<R: DeserializeOwned + Serialize>(line: &[u8]) -> serde_json::Result<R> {
     // From the text, which may have a field twice; a `Value` keeps the last one.
     let request = serde_json::from_slice(line)?;

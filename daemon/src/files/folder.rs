@@ -11,7 +11,7 @@ use crate::exit::{Exit, ExitError};
 /// The file's name in a state folder.
 const NAME: &str = "lock";
 
-/// Held while the daemon runs; a second one over the same state would overwrite it.
+/// Held while the daemon runs: a second daemon with the same state would overwrite it.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
@@ -26,7 +26,7 @@ pub fn fix_of_write(error: &io::Error, otherwise: &'static str) -> &'static str 
     }
 }
 
-/// The end of what needs a state folder that cannot be written.
+/// The error of something that needs a state folder which cannot be written.
 #[must_use]
 pub fn unwritten(error: &io::Error) -> ExitError {
     let fix = fix_of_write(error, "give the daemon's user permission");
@@ -59,7 +59,8 @@ impl Lock {
     /// Makes the folder and claims it for the daemon `name`.
     ///
     /// # Errors
-    /// [`Exit::Permission`] for a folder that this user may not write, [`Exit::Conflict`] when another daemon holds it.
+    /// [`Exit::Permission`] for a folder that this user may not write, [`Exit::Conflict`] when
+    /// another daemon holds it.
     pub fn claim(folder: &Path, name: &str) -> Result<Self, ExitError> {
         let shown = folder.display();
         let refused = |error: io::Error| {

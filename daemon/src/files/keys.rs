@@ -9,7 +9,7 @@ use policy::{ConfigError, FileLocation, FileRef, KnownKeys, Problem, PublicKey, 
 use tunnel::io::key_files;
 use zeroize::Zeroizing;
 
-use super::texts::{credentials_folder, unreadable};
+use super::texts::{Kind, credentials_folder, unreadable};
 
 /// Longest key file that is read; a key is 44 characters.
 const MAX_BYTES: u64 = 4096;
@@ -20,8 +20,8 @@ const MAX_BYTES: u64 = 4096;
 /// What is wrong with the file, at the place where the configuration names it.
 pub fn read_key(file: &FileRef) -> Result<SecretKey, ConfigError> {
     let path = file.path(credentials_folder().as_deref())?;
-    let opened = File::open(&path).map_err(|error| unreadable(file, &error))?;
-    let metadata = opened.metadata().map_err(|error| unreadable(file, &error))?;
+    let opened = File::open(&path).map_err(|error| unreadable(file, &error, Kind::Key))?;
+    let metadata = opened.metadata().map_err(|error| unreadable(file, &error, Kind::Key))?;
     let mode = metadata.permissions().mode() & 0o7777;
     // systemd guards credentials itself: their group bits are the mask of an access list.
     let is_credential = matches!(file.location, FileLocation::Credential(_));
@@ -34,7 +34,7 @@ pub fn read_key(file: &FileRef) -> Result<SecretKey, ConfigError> {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             Err(file.error(Problem::MalformedKeyFile { file: path.display().to_string() }))
         }
-        Err(error) => Err(unreadable(file, &error)),
+        Err(error) => Err(unreadable(file, &error, Kind::Key)),
     }
 }
 
@@ -76,8 +76,8 @@ fn is_forbidden(path: &Path) -> bool {
     is_denied && !fs::metadata(path).is_ok_and(is_open)
 }
 
-/// Public keys of `peers` that cannot be right: one of this machine's `own`, or a secret key that a file next to the
-/// configuration holds.
+/// Public keys of `peers` that cannot be right: one of this machine's `own`, or a secret key that a
+/// file next to the configuration holds.
 #[must_use]
 pub fn misplaced_keys(
     source: &Source<'_>,

@@ -1,4 +1,5 @@
-//! A file that is either old or new, whose new content is on the disk before anything depends on it.
+//! A file that is either old or new, whose new content is on the disk before anything depends on
+//! it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -44,7 +45,8 @@ pub struct Replacement {
 }
 
 impl Replacement {
-    /// Makes a file next to `path`, under a name that no other has, and writes what it is to hold; the disk keeps it.
+    /// Makes a file next to `path`, under a name that no other has, and writes what it is to hold;
+    /// the disk keeps it.
     ///
     /// # Errors
     /// Whatever the file system says.
@@ -98,8 +100,8 @@ fn folder_of(path: &Path) -> &Path {
 /// How the names of files end that are not finished.
 const SUFFIX: &str = ".new";
 
-/// Removes what killed programs have left next to the files whose names begin with `name`; whoever calls it is the only one
-/// at work.
+/// Removes what killed programs have left next to the files whose names begin with `name`; no other
+/// program may be writing there.
 pub fn sweep(folder: &Path, name: &str) {
     let prefix = format!(".{name}");
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -51,10 +51,12 @@ pub fn remove(path: &Path) -> io::Result<()> {
 
 /// Reads a state file; `None` when there is none.
 ///
-/// Root's commands read files of the daemon's user too, so a link is not followed, and a pipe is not waited for.
+/// Root's commands read files of the daemon's user too, so a link is not followed, and a pipe is
+/// not waited for.
 ///
 /// # Errors
-/// Whatever the file system says, and `InvalidData` for a file over 16 MiB or one that is no plain file.
+/// Whatever the file system says, and `InvalidData` for a file over 16 MiB or one that is no plain
+/// file.
 pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let opened = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
     let file = match opened {

@@ -20,7 +20,7 @@ pub enum LoadError {
     Unreadable {
         /// The file.
         path: String,
-        /// The system's words.
+        /// The system's error.
         error: io::Error,
     },
     /// Everything that is wrong, in the order of the file; never empty.
@@ -37,7 +37,8 @@ impl LoadError {
                 Exit::Permission
             }
             Self::Unreadable { .. } => Exit::Invalid,
-            // An invalid text is the first thing to fix; a file's mode matters once the text is right.
+            // An invalid text is the first thing to fix; a file's mode matters once the text is
+            // right.
             Self::Invalid(errors) if errors.iter().all(is_permission) => Exit::Permission,
             Self::Invalid(_) => Exit::Invalid,
         }
@@ -45,13 +46,14 @@ impl LoadError {
 }
 
 impl LoadError {
-    /// The same with errors in the file `path` reported for `said`, where the operator wrote its text.
+    /// The same, with the errors in the file `path` reported as errors in `shown`, in which the
+    /// operator wrote the text.
     #[must_use]
-    pub fn said_of(self, path: &Path, said: &Path) -> Self {
+    pub fn shown_as(self, path: &Path, shown: &Path) -> Self {
         match self {
             Self::Invalid(mut errors) => {
                 for error in errors.iter_mut().filter(|error| *error.at.file == *path) {
-                    error.at.file = said.into();
+                    error.at.file = shown.into();
                 }
                 Self::Invalid(errors)
             }
@@ -101,14 +103,22 @@ pub fn load_lists(lists: &mut [List]) -> Vec<ConfigError> {
 
 fn load_list(list: &mut List) -> Result<(), Vec<ConfigError>> {
     let path = list.file.path(credentials_folder().as_deref()).map_err(|error| vec![error])?;
-    let text = read_text(&path).map_err(|error| vec![unreadable(&list.file, &error)])?;
+    let text = read_text(&path).map_err(|error| vec![unreadable(&list.file, &error, Kind::List)])?;
     list.load(&Source { name: &path, text: &text })
 }
 
-pub(super) fn unreadable(file: &FileRef, error: &io::Error) -> ConfigError {
+/// What a file that a configuration names should hold.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Key,
+    List,
+}
+
+pub(super) fn unreadable(file: &FileRef, error: &io::Error, kind: Kind) -> ConfigError {
     let name = file.location.to_string();
-    file.error(match error.kind() {
-        io::ErrorKind::NotFound => Problem::MissingFile { file: name },
+    file.error(match (error.kind(), kind) {
+        (io::ErrorKind::NotFound, Kind::Key) => Problem::MissingKeyFile { file: name },
+        (io::ErrorKind::NotFound, Kind::List) => Problem::MissingListFile { file: name },
         _ => Problem::UnreadableFile { file: name, reason: error.to_string() },
     })
 }
@@ -148,6 +158,17 @@ mod tests {
         assert_eq!(read_text(&path).unwrap().len() as u64, MAX_BYTES);
         file.set_len(MAX_BYTES + 1).unwrap();
         assert_eq!(read_text(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_missing_list_is_an_error_that_says_how_to_get_a_list() {
+        let text = "[[list]]\nname = \"friends\"\nfile = \"/nonexistent/friends.list\"\n[interface]\n\
+                    address = [\"10.77.88.1/30\"]\nprivate_key_file = \"k\"\n";
+        let source = Source { name: Path::new("gateway.toml"), text };
+        let mut lists = policy::gateway::parse(&source).unwrap().lists;
+        let errors = load_lists(&mut lists);
+        let message = errors.first().unwrap().to_string();
+        assert!(message.contains("gatewayctl lists refresh") && !message.contains("keygen"), "{message}");
     }
 
     #[test]

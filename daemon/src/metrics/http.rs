@@ -21,7 +21,7 @@ const MAX_HEAD: usize = 8 << 10;
 /// Most clients of one listener at once; the next ones wait in the kernel's queue.
 const MAX_CLIENTS: usize = 16;
 /// How long a client may take for its request, and again for reading the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the pages hold.
 pub trait Pages {
@@ -62,7 +62,8 @@ pub async fn serve<P: Pages + 'static>(listener: Weak<TcpListener>, pages: Rc<P>
     let places = Arc::new(Semaphore::new(MAX_CLIENTS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        // Held for one look at a time, so that the address is free as soon as the owner drops the listener.
+        // Held for one poll at a time, so that the address is free as soon as the owner drops the
+        // listener.
         let accepted = poll_fn(|context| match listener.upgrade() {
             Some(listener) => listener.poll_accept(context).map(Some),
             None => Poll::Ready(None),
@@ -72,7 +73,7 @@ pub async fn serve<P: Pages + 'static>(listener: Weak<TcpListener>, pages: Rc<P>
             Ok((stream, _)) => {
                 let pages = Rc::clone(&pages);
                 task::spawn_local(async move {
-                    if let Err(error) = converse(stream, &*pages).await {
+                    if let Err(error) = serve_client(stream, &*pages).await {
                         tracing::debug!(%error, "a scrape ended early");
                     }
                     drop(place);
@@ -86,12 +87,12 @@ pub async fn serve<P: Pages + 'static>(listener: Weak<TcpListener>, pages: Rc<P>
     }
 }
 
-async fn converse(mut stream: TcpStream, pages: &impl Pages) -> io::Result<()> {
+async fn serve_client(mut stream: TcpStream, pages: &impl Pages) -> io::Result<()> {
     let mut head = Vec::new();
-    timeout(PATIENCE, read_head(&mut stream, &mut head)).await??;
+    timeout(TIMEOUT, read_head(&mut stream, &mut head)).await??;
     let answer = respond(&head, pages).await;
-    timeout(PATIENCE, stream.write_all(answer.as_bytes())).await??;
-    timeout(PATIENCE, stream.shutdown()).await?
+    timeout(TIMEOUT, stream.write_all(answer.as_bytes())).await??;
+    timeout(TIMEOUT, stream.shutdown()).await?
 }
 
 async fn read_head(stream: &mut TcpStream, head: &mut Vec<u8>) -> io::Result<()> {

@@ -2,7 +2,8 @@
 
 use super::Number;
 
-/// One boundary between the engine and the kernel, and what crossed it since the device or socket was opened.
+/// One boundary between the engine and the kernel, and what crossed it since the device or socket
+/// was opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Boundary {
     /// `tun_read`, `tun_write`, `udp_send` or `udp_receive`.

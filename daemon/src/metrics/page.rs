@@ -1,12 +1,13 @@
 //! The page in Prometheus' text format, made from plain numbers.
 //!
-//! Every page is made by a recorder of its own, so that a series whose labels changed is gone from the next one. No label
-//! holds a client's address; `endpoint` is a peer's, as dashboards for the WireGuard exporters expect it.
+//! Every page is made by a recorder of its own, so that a series whose labels changed is gone from
+//! the next one. No label holds a client's address; `endpoint` is a peer's, as dashboards for the
+//! WireGuard exporters expect it.
 
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
-/// One series with its help and its value: all that a metric needs is said at one place.
+/// One series with its help and its value, so that everything about a metric is in one place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Number {
     name: String,
@@ -22,19 +23,19 @@ enum Value {
 }
 
 impl Number {
-    /// One that only grows; its name ends with `_total`.
+    /// A counter, which only grows; its name ends with `_total`.
     #[must_use]
     pub fn counter(name: impl Into<String>, help: &'static str, value: u64) -> Self {
         Self { name: name.into(), help, labels: Vec::new(), value: Value::Counter(value) }
     }
 
-    /// One that rises and falls.
+    /// A gauge, which rises and falls.
     #[must_use]
     pub fn gauge(name: impl Into<String>, help: &'static str, value: f64) -> Self {
         Self { name: name.into(), help, labels: Vec::new(), value: Value::Gauge(value) }
     }
 
-    /// A count of things that are there now.
+    /// A gauge of how many there are now.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "no table here holds 2^53 entries")]
     pub fn count(name: impl Into<String>, help: &'static str, value: u64) -> Self {
@@ -47,7 +48,7 @@ impl Number {
         Self::gauge(name, help, f64::from(u8::from(is_on)))
     }
 
-    /// With a label more.
+    /// With another label.
     #[must_use]
     pub fn with(mut self, label: &'static str, value: impl Into<String>) -> Self {
         self.labels.push((label, value.into()));

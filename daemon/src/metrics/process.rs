@@ -15,8 +15,8 @@ struct Units {
 
 static UNITS: OnceLock<Units> = OnceLock::new();
 
-/// Reads what does not change while the process lives. Must run before the process makes itself unreadable: then a kernel
-/// before 6.4 does not give these numbers any more.
+/// Reads what does not change while the process lives. Must run before the process makes itself
+/// unreadable: then a kernel before 6.4 does not give these numbers any more.
 pub fn read_units() {
     UNITS.get_or_init(|| Units {
         ticks_per_second: rustix::param::clock_ticks_per_second() as f64,

@@ -1,9 +1,10 @@
-//! Round trips as a histogram, which must remember where a page made from a snapshot cannot.
+//! Round trips as a histogram: it accumulates over time, unlike the page, which is made from one
+//! snapshot.
 
 use metrics::{describe_histogram, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-/// Upper bounds in seconds: a LAN, a city, a continent, an ocean, trouble.
+/// Upper bounds in seconds: a LAN, a city, a continent, an ocean, and worse.
 const BUCKETS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
 
 /// Every peer's round trips since the start or since the peers last changed.
@@ -42,7 +43,8 @@ impl RoundTrips {
         self.handle.render()
     }
 
-    /// Puts what was recorded into the buckets, which otherwise waits for the next page; call every few minutes.
+    /// Puts what was recorded into the buckets, which otherwise waits for the next page; call every
+    /// few minutes.
     pub fn settle(&self) {
         self.handle.run_upkeep();
     }

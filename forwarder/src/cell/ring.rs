@@ -10,18 +10,18 @@ pub(super) enum Storage {
     Heap(Vec<u8>),
 }
 
-/// The smallest lap, and how much free room a lap should have.
+/// The smallest span, and how much free room a span should have; see [`Ring`].
 const ROOM: usize = 64 * 1024;
 
-/// A ring of bytes that wraps early: its lap is no longer than what it holds needs, so that a flow
-/// touches as few pages as its path needs, however large the ring is. An empty ring begins at its
-/// start again.
+/// A ring of bytes that wraps early: it uses only the first bytes of its storage, its span, which
+/// is as short as what it holds allows. A flow thus touches as few pages as its path needs, however
+/// large the storage is. An empty ring begins at its start again.
 pub(super) struct Ring {
     storage: Storage,
     front: usize,
     len: usize,
-    /// Bytes from the start of the storage that are in use; a power of two, or all of them.
-    lap: usize,
+    /// How many bytes of the storage, from its start, are in use; a power of two, or all.
+    span: usize,
     /// The highest place ever written.
     touched: usize,
     /// The most bytes held at once since the last [`trim`](Self::trim).
@@ -30,8 +30,8 @@ pub(super) struct Ring {
 
 impl Ring {
     pub(super) fn new(storage: Storage) -> Self {
-        let mut ring = Self { storage, front: 0, len: 0, lap: 0, touched: 0, most: 0 };
-        ring.lap = ring.capacity().min(ROOM);
+        let mut ring = Self { storage, front: 0, len: 0, span: 0, touched: 0, most: 0 };
+        ring.span = ring.capacity().min(ROOM);
         ring
     }
 
@@ -69,7 +69,7 @@ impl Ring {
         self.touched = 0;
         self.most = 0;
         if self.len == 0 {
-            self.lap = self.capacity().min(ROOM);
+            self.span = self.capacity().min(ROOM);
         }
     }
 
@@ -80,48 +80,48 @@ impl Ring {
 
     /// Free room in one piece, `limit` bytes at most; empty when there is none.
     pub(super) fn room(&mut self, limit: usize) -> &mut [u8] {
-        if self.lap - self.len < limit.min(ROOM) {
+        if self.span - self.len < limit.min(ROOM) {
             self.widen();
         }
-        let Self { front, len, lap, .. } = *self;
-        let (start, end) = if front + len < lap { (front + len, lap) } else { (front + len - lap, front) };
+        let Self { front, len, span, .. } = *self;
+        let (start, end) = if front + len < span { (front + len, span) } else { (front + len - span, front) };
         let end = end.min(start.saturating_add(limit));
         self.bytes_mut().get_mut(start..end).unwrap_or_default()
     }
 
-    /// Doubles the lap, as far as the storage allows; what is before the front moves behind the
+    /// Doubles the span, as far as the storage allows; what is before the front moves behind the
     /// rest.
     fn widen(&mut self) {
-        let lap = (self.lap * 2).min(self.capacity());
-        let turned = (self.front + self.len).saturating_sub(self.lap);
-        if lap == self.lap || turned > lap - self.lap {
+        let span = (self.span * 2).min(self.capacity());
+        let turned = (self.front + self.len).saturating_sub(self.span);
+        if span == self.span || turned > span - self.span {
             return;
         }
-        let old = self.lap;
+        let old = self.span;
         self.bytes_mut().copy_within(..turned, old);
-        self.lap = lap;
+        self.span = span;
         self.touched = self.touched.max(old + turned);
     }
 
-    /// Shortens the lap to twice what was held at most since the last call; returns the offset of
+    /// Shortens the span to twice what was held at most since the last call; returns the offset of
     /// the pages that are no longer needed, if there are any. To be called about once per second.
     pub(super) fn trim(&mut self) -> Option<usize> {
         let most = std::mem::replace(&mut self.most, self.len);
-        let lap = (most * 2).max(ROOM).next_power_of_two();
-        if lap > self.lap / 2 || self.front + self.len > lap {
+        let span = (most * 2).max(ROOM).next_power_of_two();
+        if span > self.span / 2 || self.front + self.len > span {
             return None;
         }
-        self.lap = lap;
-        let is_touched = self.touched > lap;
-        self.touched = self.touched.min(lap);
-        is_touched.then_some(lap)
+        self.span = span;
+        let is_touched = self.touched > span;
+        self.touched = self.touched.min(span);
+        is_touched.then_some(span)
     }
 
     /// Takes what was written into [`room`](Self::room).
     pub(super) fn commit(&mut self, len: usize) {
-        self.len = (self.len + len).min(self.lap);
+        self.len = (self.len + len).min(self.span);
         self.most = self.most.max(self.len);
-        self.touched = self.touched.max((self.front + self.len).min(self.lap));
+        self.touched = self.touched.max((self.front + self.len).min(self.span));
     }
 
     /// Copies `into.len()` bytes from `at` bytes behind the front; `false` when there are not as
@@ -130,8 +130,8 @@ impl Ring {
         if at + into.len() > self.len {
             return false;
         }
-        let start = (self.front + at) % self.lap.max(1);
-        let (first, rest) = into.split_at_mut(into.len().min(self.lap - start));
+        let start = (self.front + at) % self.span.max(1);
+        let (first, rest) = into.split_at_mut(into.len().min(self.span - start));
         let bytes = self.bytes();
         if let (Some(head), Some(tail)) = (bytes.get(start..start + first.len()), bytes.get(..rest.len())) {
             first.copy_from_slice(head);
@@ -144,7 +144,7 @@ impl Ring {
     pub(super) fn release(&mut self, len: usize) {
         let len = len.min(self.len);
         self.len -= len;
-        self.front = if self.len == 0 { 0 } else { (self.front + len) % self.lap.max(1) };
+        self.front = if self.len == 0 { 0 } else { (self.front + len) % self.span.max(1) };
     }
 }
 

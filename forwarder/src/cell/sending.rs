@@ -84,8 +84,8 @@ impl Cell {
     /// Lets `read` write data for the other end into the transmit ring, about as much as the
     /// congestion window allows.
     ///
-    /// `read` gets a buffer that is not empty and returns how much of it it filled. `None`, without a
-    /// call, when there is no room now.
+    /// `read` gets a buffer that is not empty and returns how much of it it filled. `None`, without
+    /// a call, when there is no room now.
     pub fn fill<R>(&mut self, read: impl FnOnce(&mut [u8]) -> (usize, R)) -> Option<R> {
         if !self.may_send() {
             return None;

@@ -37,7 +37,7 @@ struct Cli {
 
 const AFTER_HELP: &str = "Without a command the daemon runs in the foreground; SIGHUP reloads the configuration.\n\
     Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not reachable, 4 configuration invalid, 5 permission or key-file mode, \
-    6 conflict, 10 degraded, 11 broken";
+    6 conflict, 7 rolled back, 10 degraded, 11 broken";
 
 #[derive(Subcommand)]
 enum Command {
@@ -119,7 +119,8 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // To standard output for --help and --version, else to standard error; a closed pipe changes nothing.
+            // To standard output for --help and --version, else to standard error; a closed pipe
+            // changes nothing.
             let _ = error.print();
             return Exit::from_code(u8::try_from(error.exit_code()).unwrap_or(1)).into();
         }
@@ -210,7 +211,8 @@ fn show<T: Serialize>(
     print(&document(asking.json, &report, || text)?).map(|()| code)
 }
 
-/// The socket that was named, else the configuration's, else every place where a daemon may have made it.
+/// The socket that was named, else the configuration's, else every place where a daemon may have
+/// made it.
 fn places(config: Option<&Path>, asking: &Asking) -> Result<Vec<Place>, ExitError> {
     if let Some(socket) = &asking.socket {
         return Ok(vec![Place::at(socket.clone())]);

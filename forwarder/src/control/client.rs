@@ -13,8 +13,9 @@ use crate::places::Place;
 /// Sends a request to the daemon at the first of these places that has one.
 ///
 /// # Errors
-/// [`Exit::Permission`] for a socket that this user may not use, which counts only when no other place has a daemon;
-/// [`Exit::Unreachable`] with every place when none has; else the daemon's own error.
+/// [`Exit::Permission`] for a socket that this user may not use, which counts only when no other
+/// place has a daemon; [`Exit::Unreachable`] with every place when none has; else the daemon's own
+/// error.
 pub fn ask(places: &[Place], request: &Request) -> Result<Reply, ExitError> {
     let mut tried = Vec::new();
     for place in places {

@@ -31,11 +31,11 @@ use tunnel::reason::DropReason;
 use tunnel::time::Instant;
 
 use crate::dataplane::edge::Edge;
-use crate::outage::{Counts, Observation, Outage, Reason, Signs};
+use crate::outage::{Counts, Observation, Outage, PathErrors, Reason};
 use crate::stats::Stats;
 use crate::upstream::Pools;
 
-/// What the control plane may look at; nothing here is a lock of the data path.
+/// What the control plane may read; nothing here is a lock of the data path.
 pub struct Shared {
     /// The configuration in force.
     pub policy: ArcSwap<Policy>,
@@ -77,7 +77,7 @@ pub struct EdgeView {
     pub link: Mutex<Remote>,
     rates: Mutex<Rates>,
     round_trips: Arc<RoundTrips>,
-    signs: Arc<Signs>,
+    path_errors: Arc<PathErrors>,
     outage: Mutex<Outage>,
 }
 
@@ -95,12 +95,12 @@ impl EdgeView {
             link: Mutex::default(),
             rates: Mutex::default(),
             round_trips: Arc::clone(round_trips),
-            signs: Arc::clone(&edge.signs),
+            path_errors: Arc::clone(&edge.path_errors),
             outage: Mutex::default(),
         }
     }
 
-    /// Looks why the peer is not up, and logs a reason that is another than before.
+    /// Finds out why the peer is not up, and logs the reason if it is another than before.
     pub fn watch_outage(&self, endpoint: &HostPort) {
         let Some(look) = self.look() else { return };
         let reason = self.outage.lock().handle_observation(&look, clock::instant());
@@ -113,7 +113,7 @@ impl EdgeView {
         }
     }
 
-    /// Why the peer is not up, and what to do about it, once that was looked at.
+    /// Why the peer is not up, and what to do about it, once that is known.
     #[must_use]
     pub fn problem(&self, endpoint: &HostPort) -> Option<String> {
         let reason = self.outage.lock().reason()?;
@@ -134,14 +134,14 @@ impl EdgeView {
         Some(Observation {
             is_up: status.state == PeerState::Up,
             counts: Counts {
-                refused: read(&self.signs.refused),
-                unreachable: read(&self.signs.unreachable),
+                refused: read(&self.path_errors.refused),
+                unreachable: read(&self.path_errors.unreachable),
                 dropped: received.map(|reason| self.node.dropped(*reason)).sum(),
                 unauthentic: self.node.dropped(DropReason::BadHandshake),
                 authentic: status.rx_bytes,
                 handshakes: status.counts.handshakes,
             },
-            is_unresolved: self.signs.is_unresolved.load(Ordering::Relaxed),
+            is_unresolved: self.path_errors.is_unresolved.load(Ordering::Relaxed),
             is_unsent: self.udp.load().send_errors.read() > 0,
             is_for_another_key: refused.foreign > 0,
             unknown_key: refused.unknown.first().map(|refused| refused.key),

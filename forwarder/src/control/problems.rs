@@ -1,4 +1,5 @@
-//! What a person should look at although flows are carried: sentences for `status` and the log, each with its fix.
+//! What a person should look at although flows are carried: sentences for `status` and the log,
+//! each with its fix.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,10 +12,10 @@ use tunnel::time::{Instant, Now};
 use super::{EdgeView, Shared};
 use crate::stats::Stats;
 
-/// How long a want of descriptors is shown after it was last felt.
+/// How long a lack of descriptors is shown after the last flow was refused for it.
 const SHOWN: Duration = Duration::from_secs(300);
 
-/// Everything to look at now.
+/// The problems that there are now.
 #[must_use]
 pub fn problems(shared: &Shared, policy: &Policy, now: Now) -> Vec<String> {
     let not_taken = shared.not_taken.lock().clone();
@@ -34,7 +35,7 @@ fn clock(shared: &Shared, now: Now) -> Option<String> {
     shared.edges.load().iter().find_map(|edge| edge.node.clock_fault(now)).map(|fault| fault.to_string())
 }
 
-/// That flows were refused for want of descriptors.
+/// The problem that flows were refused because no descriptor was free.
 #[must_use]
 pub fn descriptors(stats: &Stats, now: Instant) -> Option<String> {
     let refused = stats.no_descriptor.load(Ordering::Relaxed);
@@ -55,7 +56,7 @@ fn shared_keys(shared: &Shared, now: Now) -> Vec<String> {
     shared.edges.load().iter().filter(is_shared).map(|edge| shared_key(&edge.name)).collect()
 }
 
-/// What sessions say that work and are lost every few seconds.
+/// The message about sessions that work and are lost every few seconds.
 #[must_use]
 pub fn shared_key(peer: &Name) -> String {
     format!(

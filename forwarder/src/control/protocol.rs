@@ -1,4 +1,4 @@
-//! What the control socket is asked: one JSON object per line each way.
+//! The protocol of the control socket: one JSON object per line each way.
 
 use daemon::changes::{ChangeReply, ChangeRequest};
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use super::report::Report;
 pub enum Request {
     /// Everything that the commands show.
     Report,
-    /// What changes the configuration, or would.
+    /// A request about changes of the configuration.
     #[serde(untagged)]
     Change(ChangeRequest),
 }

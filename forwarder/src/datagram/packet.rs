@@ -46,9 +46,9 @@ impl Buffer {
     /// Gives the first `length` bytes of the payload to `emit` as one packet, or as fragments of at
     /// most `mtu` bytes.
     ///
-    /// `id` distinguishes fragments of different datagrams; IPv4 uses its lower 16 bits. The payload is
-    /// used up. `false`, and nothing is emitted, when the families differ or the length is above
-    /// [`MAX_PAYLOAD`].
+    /// `id` distinguishes fragments of different datagrams; IPv4 uses its lower 16 bits. The
+    /// payload is used up. `false`, and nothing is emitted, when the families differ or the length
+    /// is above [`MAX_PAYLOAD`].
     pub fn packets(
         &mut self,
         ends: (SocketAddr, SocketAddr),

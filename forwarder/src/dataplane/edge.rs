@@ -24,7 +24,7 @@ use super::token;
 use crate::cell::Egress;
 use crate::flow::{EdgeId, SlotId};
 use crate::network;
-use crate::outage::Signs;
+use crate::outage::PathErrors;
 
 /// Bytes of outgoing datagrams that may be gathered before they are sent.
 const QUEUE: usize = 512 * 1024;
@@ -52,7 +52,7 @@ pub struct Edge {
     /// What the socket has done since it was opened, for the control plane.
     pub udp: Arc<ArcSwap<UdpStats>>,
     /// What the system reports about datagrams to it, for the control plane.
-    pub signs: Arc<Signs>,
+    pub path_errors: Arc<PathErrors>,
     /// Notified when the peer comes up, for the control plane.
     pub came_up: Arc<Notify>,
     /// Flows that wait for room in the send queue.
@@ -69,7 +69,7 @@ pub struct Edge {
     is_bulk: bool,
     /// The address that its name had last.
     remote: Option<SocketAddr>,
-    /// From which local address the peer was reached at the last look.
+    /// The local address from which the peer was reached when that was last checked.
     source: Option<IpAddr>,
 }
 
@@ -91,7 +91,7 @@ impl Edge {
         node.set_listen_port(port);
         report_errors(&socket, true);
         Ok(Self {
-            signs: Arc::default(),
+            path_errors: Arc::default(),
             came_up: Arc::default(),
             port: Arc::new(AtomicU16::new(port)),
             udp: Arc::new(ArcSwap::new(socket.shared_stats())),
@@ -212,9 +212,9 @@ impl Edge {
     fn count_icmp_error(&self, error: &io::Error) -> bool {
         let kind = error.kind();
         let count = if kind == io::ErrorKind::ConnectionRefused {
-            &self.signs.refused
+            &self.path_errors.refused
         } else if [io::ErrorKind::HostUnreachable, io::ErrorKind::NetworkUnreachable].contains(&kind) {
-            &self.signs.unreachable
+            &self.path_errors.unreachable
         } else {
             return false;
         };

@@ -30,7 +30,7 @@ impl EdgeRound<'_> {
         while let Some(event) = edge.node.poll_event() {
             self.handle_event(edge, name, event);
         }
-        edge.signs.is_unresolved.store(name.is_unresolved(), Ordering::Relaxed);
+        edge.path_errors.is_unresolved.store(name.is_unresolved(), Ordering::Relaxed);
         if name.is_due(self.now) {
             self.flows.context().resolver.request_endpoint(edge.id, name.endpoint().clone());
         }

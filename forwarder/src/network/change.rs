@@ -1,4 +1,4 @@
-//! Which change of the network matters how much.
+//! Kinds of network changes.
 
 /// A change of the network, the weaker first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

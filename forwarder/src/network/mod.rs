@@ -1,8 +1,8 @@
 //! Changes of the network as the system reports them: another default route, another address.
 //!
 //! The system reports every interface that comes and goes, a container's too. What matters is
-//! whether the path to an edge is another than before. So that is checked once after each report, a
-//! moment later: changes come in bursts.
+//! whether the path to an edge has changed. That is checked once, a moment after each report, since
+//! changes come in bursts.
 
 mod change;
 #[cfg(target_os = "linux")]

@@ -17,16 +17,16 @@ use tunnel::time::Instant;
 
 /// How long a peer is not up before a reason is given: a start and a change of the network take
 /// less.
-const PATIENCE: Duration = Duration::from_secs(15);
+const REPORT_AFTER: Duration = Duration::from_secs(15);
 /// The addresses of the proxy that publishes names as its own addresses, and carries HTTP alone.
 static PROXY: LazyLock<Vec<IpNetwork>> = LazyLock::new(|| {
     let text = include_str!("../../../configs/lists/cloudflare.list");
     policy::sections::parse_list(&Source { name: Path::new("cloudflare"), text }).unwrap_or_default()
 });
 
-/// What the system reported about datagrams to a peer, counted by the data thread.
+/// Errors about datagrams to a peer that the system reported, counted by the data thread.
 #[derive(Debug, Default)]
-pub struct Signs {
+pub struct PathErrors {
     /// ICMP errors that nothing listens on the port.
     pub refused: AtomicU64,
     /// ICMP errors that the address cannot be reached.
@@ -38,9 +38,9 @@ pub struct Signs {
 /// What was counted about a peer since the start; all of it grows only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// See [`Signs`].
+    /// See [`PathErrors`].
     pub refused: u64,
-    /// See [`Signs`].
+    /// See [`PathErrors`].
     pub unreachable: u64,
     /// Datagrams that were received and dropped, whatever they were.
     pub dropped: u64,
@@ -113,7 +113,7 @@ impl Outage {
             return None;
         }
         let (began, before) = *self.began.get_or_insert((now, seen.counts));
-        if now.since(began) < PATIENCE {
+        if now.since(began) < REPORT_AFTER {
             return None;
         }
         let reason = reason(seen, &before);

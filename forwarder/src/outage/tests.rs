@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn nothing_is_said_before_fifteen_seconds_and_each_reason_once() {
+fn nothing_is_reported_before_fifteen_seconds_and_each_reason_once() {
     let mut outage = Outage::default();
     let look = look();
     let reasons: Vec<_> = (0..12).filter_map(|n| outage.handle_observation(&look, at(n * 5))).collect();

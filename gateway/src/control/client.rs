@@ -13,8 +13,8 @@ pub const DEFAULT_SOCKET: &str = "/run/causeway/gateway.sock";
 /// Sends the daemon one request.
 ///
 /// # Errors
-/// [`daemon::exit::Exit::Unreachable`] when no daemon answers, [`daemon::exit::Exit::Permission`] when this user may not
-/// ask, else the daemon's own error.
+/// [`daemon::exit::Exit::Unreachable`] when no daemon answers, [`daemon::exit::Exit::Permission`]
+/// when this user may not ask, else the daemon's own error.
 pub fn ask(socket: &Path, request: &Request) -> Result<Reply, ExitError> {
     client::ask(socket, request).map_err(|error| {
         let fix = match &error {

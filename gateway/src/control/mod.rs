@@ -1,4 +1,4 @@
-//! The control socket: what it speaks, and what it reports.
+//! The control socket: its protocol and its reports.
 
 pub mod client;
 pub mod protocol;

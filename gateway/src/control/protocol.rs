@@ -1,4 +1,4 @@
-//! The control socket's language: one JSON object per line each way.
+//! The protocol of the control socket: one JSON object per line each way.
 
 use std::net::IpAddr;
 
@@ -61,7 +61,7 @@ pub enum Request {
         /// The source.
         address: IpAddr,
     },
-    /// What changes the configuration, or would.
+    /// A request about changes of the configuration.
     #[serde(untagged)]
     Change(ChangeRequest),
 }

@@ -1,4 +1,5 @@
-//! Reports as text for people: the field words and their order are those of `wg show`, further facts come after.
+//! Reports as text for people: the field words and their order are those of `wg show`, further
+//! facts come after.
 
 use std::fmt::Write as _;
 

@@ -80,7 +80,8 @@ pub struct Status {
     pub links_up: usize,
     /// Packets that would have left the wrong way and were dropped.
     pub leaked_packets: u64,
-    /// Who is trusted besides the tunnel and loopback, a line for each interface; everybody else is the WAN.
+    /// Who is trusted besides the tunnel and loopback, a line for each interface; every other
+    /// source is a WAN client.
     #[serde(default)]
     pub trusted: Vec<String>,
     /// What is wrong, each with its fix; empty when all is well.
@@ -169,7 +170,7 @@ pub struct Offload {
     pub on: bool,
     /// Whether the configuration wants it.
     pub configured: bool,
-    /// Whether the machine has it; `None` from a daemon that does not say.
+    /// Whether the machine has it; `None` from a daemon that does not report it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<bool>,
     /// What it needs: the first kernel that has it, or more than one processor.

@@ -56,9 +56,9 @@ impl Edge {
 
     /// The kernel's named counters, a few seconds old at most. `None` when there is no table.
     pub(super) async fn read_counters(&self) -> Result<Option<Counters>, Failure> {
-        let young = self.meter.borrow().young_counters(Instant::now()).cloned();
-        if young.is_some() {
-            return Ok(young);
+        let fresh = self.meter.borrow().fresh_counters(Instant::now()).cloned();
+        if fresh.is_some() {
+            return Ok(fresh);
         }
         let read = self.reader.counters().await?;
         self.health.has_table.set(read.is_some());

@@ -34,8 +34,8 @@ impl Applies for Edge {
         Ok(config::load(&self.config_path)?)
     }
 
-    fn read(&self, said: &Path, text: String) -> Result<Config, ExitError> {
-        Ok(config::load_draft(&self.config_path, said, text)?)
+    fn read(&self, shown: &Path, text: String) -> Result<Config, ExitError> {
+        Ok(config::load_draft(&self.config_path, shown, text)?)
     }
 
     async fn turn(&self) -> MutexGuard<'_, ()> {
@@ -91,8 +91,8 @@ pub fn resume(file: Config, state: &State) -> (Config, Confirmable) {
 }
 
 impl Edge {
-    /// Whatever may refuse is asked before anything is changed that cannot be taken back without a trace. The caller holds
-    /// the turn.
+    /// Everything that may be refused is tried before anything is changed that could not be undone
+    /// completely. The caller holds the turn.
     async fn try_to_apply(&self, config: Config) -> Result<Vec<Change>, ExitError> {
         let (config, old) = (Arc::new(config), self.config());
         let policy = &config.policy;
@@ -117,7 +117,7 @@ impl Edge {
         let ended = self.in_force.borrow().ended(policy, &new);
         self.installer.end_flows(ended).await;
         if changes.iter().any(|change| change.part == "peer") {
-            // A peer that went must leave no series behind.
+            // A removed peer must leave no series.
             self.meter.borrow_mut().forget_round_trips();
         }
         self.put_in_force(config, machine, (new, installed));
@@ -159,7 +159,8 @@ impl Edge {
         })
     }
 
-    /// Makes everything what it was before a change that failed at its very end; what is left of it.
+    /// Restores everything after a change that failed at its very end; returns what is left of the
+    /// change.
     async fn go_back(&self, old: &Config) -> Left {
         let before = self.in_force.borrow().in_kernel();
         let left = self.installer.put_back(before).await;
@@ -171,7 +172,8 @@ impl Edge {
     }
 }
 
-/// Logs what a person has to know of a change: another own key cuts every peer off until it has the new one.
+/// Logs what a person has to know about a change: with another private key every peer is cut off
+/// until it has the new public key.
 fn log_changes(changes: &[Change]) {
     for change in changes {
         match change.part {

@@ -49,7 +49,8 @@ impl Edge {
             Event::Recover { peer, step: RecoveryStep::Resolve } => {
                 peers::handle_silence(&self.peers, self.plane.device(), &self.config().policy, peer);
             }
-            // The handshake is the node's own work, and another socket on the same fixed port would be the same.
+            // The handshake is the node's own work, and another socket on the same fixed port would
+            // be the same.
             Event::Recover { peer, step } => {
                 tracing::debug!(peer = name(peer), ?step, "recovering")
             }

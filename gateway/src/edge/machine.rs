@@ -12,12 +12,13 @@ use policy::uplinks::{Uplink, is_only_way, reply_path_remarks, uplinks};
 use crate::kernel::{Failure, Helper, Request, read_system};
 use crate::state::State;
 
-/// How often, and how long after one another, a next hop is looked for; a neighbour answers within milliseconds.
-const LOOKS: usize = 5;
-/// See [`LOOKS`].
-const BETWEEN_LOOKS: Duration = Duration::from_millis(60);
+/// How often a next hop is looked for, and how long after one another; a neighbour replies within
+/// milliseconds.
+const TRIES: usize = 5;
+/// See [`TRIES`].
+const BETWEEN_TRIES: Duration = Duration::from_millis(60);
 
-/// What was pinned at the last apply, and the interfaces at the last look.
+/// What was pinned at the last apply, and the interfaces at the last check.
 #[derive(Clone, Debug, Default)]
 pub struct Machine {
     pins: Pins,
@@ -25,7 +26,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The machine at an apply: what carries the LAN is pinned now, besides what was `kept`.
+    /// The machine at an apply: pins what carries the LAN now, in addition to what was `kept`.
     #[must_use]
     pub fn at_apply(policy: &Policy, system: System, kept: &[KeptPin]) -> Self {
         Self { pins: Pins::new(policy, &system, kept), system }
@@ -39,7 +40,7 @@ impl Machine {
         machine
     }
 
-    /// Looks at the interfaces, and has the pins follow what changed. It blocks.
+    /// Reads the interfaces, and makes the pins follow what changed. It blocks.
     ///
     /// # Errors
     /// From the kernel.
@@ -50,7 +51,7 @@ impl Machine {
         Ok(())
     }
 
-    /// What the kernel says of the machine now, without what is ours.
+    /// The machine as the kernel reports it now, without what is ours.
     ///
     /// # Errors
     /// From the kernel.
@@ -59,10 +60,10 @@ impl Machine {
         read_system(&[protocol, protocol.saturating_add(1)])
     }
 
-    /// Has the kernel find out the link-layer addresses of next hops, without which nothing is trusted on their links, and
-    /// waits a moment for them. It blocks.
+    /// Makes the kernel resolve the link-layer addresses of next hops, without which nothing is
+    /// trusted on their links, and waits a moment for them. It blocks.
     pub fn resolve(&mut self, policy: &Policy, helper: &Helper) {
-        for _ in 0..LOOKS {
+        for _ in 0..TRIES {
             let neighbours = self.pins.unresolved(&self.system);
             if neighbours.is_empty() {
                 return;
@@ -70,7 +71,7 @@ impl Machine {
             if let Err(failure) = helper.call(&Request::Resolve { neighbours }) {
                 return tracing::debug!(%failure, "a next hop could not be resolved");
             }
-            std::thread::sleep(BETWEEN_LOOKS);
+            std::thread::sleep(BETWEEN_TRIES);
             match Self::read(policy) {
                 Ok(system) => self.system = system,
                 Err(failure) => return tracing::debug!(%failure, "the interfaces could not be read"),
@@ -115,7 +116,7 @@ impl Machine {
         self.pins.trust(policy, &self.system).lines(&self.system)
     }
 
-    /// The interfaces at the last look.
+    /// The interfaces at the last check.
     #[must_use]
     pub const fn system(&self) -> &System {
         &self.system

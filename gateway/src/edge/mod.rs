@@ -36,7 +36,6 @@ mod status;
 mod watch;
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -46,7 +45,7 @@ use tokio::task::spawn_local;
 use tunnel::io::clock;
 
 use crate::config::Config;
-use crate::kernel::{Failure, Helper};
+use crate::kernel::Helper;
 use crate::state::State;
 use data_plane::DataPlane;
 use health::Health;
@@ -76,7 +75,7 @@ pub struct Edge {
     health: Health,
     /// Changes that wait for their confirmation.
     confirmable: Confirmable,
-    /// Serializes applies: two at once would judge each other's half-done work.
+    /// Serializes applies: two at once would see each other's unfinished work.
     applying: tokio::sync::Mutex<()>,
 }
 
@@ -87,18 +86,18 @@ impl Edge {
         Arc::clone(self.in_force.borrow().config())
     }
 
-    /// Why the daemon is of no use any more: the helper or a data thread ended, or is stuck.
+    /// Why the daemon cannot go on: the helper or a data thread ended, or is stuck.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         let helper = self.helper.fault().map(|fault| format!("the kernel helper is lost: {fault}"));
         helper.or_else(|| (!self.plane.device().is_healthy()).then(|| "a data thread ended".to_owned()))
     }
 
-    /// Looks after everything that time changes; to be called every few seconds. Returns whether there was traffic since the
-    /// last time.
+    /// Does the periodic work; to be called every few seconds. Returns whether there was traffic
+    /// since the last time.
     pub fn tick(self: &Rc<Self>) -> bool {
         let has_traffic = self.meter.borrow_mut().sample(&self.in_force.borrow(), &self.plane);
-        self.watch.borrow_mut().look_at_calls(self.plane.device());
+        self.watch.borrow_mut().check_calls(self.plane.device());
         self.peers.borrow_mut().handle_tick();
         self.keep_endpoints();
         peers::resolve_due(&self.peers, self.plane.device());
@@ -118,17 +117,12 @@ impl Edge {
         }
         let edge = Rc::clone(self);
         drop(spawn_local(async move {
-            if let Err(failure) = edge.open_link(sockets).await {
+            let _turn = edge.applying.lock().await;
+            edge.in_force.borrow_mut().set_link(sockets);
+            if let Err(failure) = edge.follow_machine().await {
                 tracing::debug!(%failure, "the rules do not follow the link yet; the next look tries it again");
             }
         }));
-    }
-
-    /// Opens the port of the link at these addresses, where the daemon listens, and closes it at all others.
-    async fn open_link(&self, sockets: Vec<SocketAddr>) -> Result<(), Failure> {
-        let _turn = self.applying.lock().await;
-        self.in_force.borrow_mut().set_link(sockets);
-        self.follow_machine().await
     }
 
     /// Announces to the origins that the daemon stops.
@@ -143,7 +137,7 @@ impl Edge {
         let (in_force, mut peers) = (self.in_force.borrow(), self.peers.borrow_mut());
         let Some(endpoints) = peers.moved(in_force.policy(), heard) else { return };
         if let Err(error) = self.state.keep_endpoints(endpoints) {
-            // Once: the next second would only say it again.
+            // Logged once: the next second would only repeat it.
             tracing::warn!(
                 "the peers' endpoints cannot be written ({error}); free disk space or fix the state folder's permissions"
             );

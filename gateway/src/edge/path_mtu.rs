@@ -8,7 +8,8 @@ use tokio::task::spawn_local;
 use super::Edge;
 
 impl Edge {
-    /// Changes device and rules in the background when the paths carry another size than these are made for.
+    /// Changes device and rules in the background when the paths carry another size than these are
+    /// made for.
     pub(super) fn follow_path_mtu(self: &Rc<Self>) {
         if self.in_force.borrow().due_mtu(self.plane.found_mtu()).is_some() {
             let edge = Rc::clone(self);

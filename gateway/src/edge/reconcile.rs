@@ -9,10 +9,11 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::Edge;
-use super::watch::{FIRST_PAUSE, NextLook, POLL, SETTLE, path_faults, watch_for_changes};
+use super::watch::{FIRST_PAUSE, NextCheck, POLL, SETTLE, path_faults, watch_for_changes};
 use crate::kernel::{Failure, FailureKind};
 
-/// Reading the rules starts a program: without a notification, it is done at one look of so many, once a minute.
+/// Reading the rules starts a program: without a notification, only every sixth check includes
+/// them, once a minute.
 const RULES_EVERY: u32 = 6;
 
 impl Edge {
@@ -23,28 +24,28 @@ impl Edge {
             tracing::info!("changes by others are only found every {} s: {failure}", POLL.as_secs());
         }
         let mut polls = 0_u32;
-        // The first look also finds what changed before the watch began.
+        // The first check also finds what changed before the watch began.
         let mut rules_too = true;
         loop {
-            if let Err(fault) = self.look(rules_too).await {
+            if let Err(fault) = self.check(rules_too).await {
                 return fault;
             }
             let pause = self.watch.borrow_mut().pause(Instant::now());
             sleep(pause).await;
-            let next = self.watch.borrow().next_look();
+            let next = self.watch.borrow().next_check();
             let is_notified = wait(next, &wakeup).await;
             polls = match next {
-                NextLook::Retry(_) => polls,
-                NextLook::Again(_) | NextLook::Poll(_) if is_notified => 0,
-                NextLook::Again(_) | NextLook::Poll(_) => polls + 1,
+                NextCheck::Retry(_) => polls,
+                NextCheck::Again(_) | NextCheck::Poll(_) if is_notified => 0,
+                NextCheck::Again(_) | NextCheck::Poll(_) => polls + 1,
             };
             rules_too =
-                !matches!(next, NextLook::Poll(_)) || is_notified || polls.is_multiple_of(RULES_EVERY);
+                !matches!(next, NextCheck::Poll(_)) || is_notified || polls.is_multiple_of(RULES_EVERY);
         }
     }
 
-    /// Looks once, and puts back what differs; an error when the daemon cannot go on.
-    async fn look(&self, rules_too: bool) -> Result<(), String> {
+    /// Checks once, and puts back what differs; an error when the daemon cannot go on.
+    async fn check(&self, rules_too: bool) -> Result<(), String> {
         let _turn = self.applying.lock().await;
         let begun = Instant::now();
         let followed = self.follow_machine().await;
@@ -69,7 +70,7 @@ impl Edge {
         // As often as the rules: after every change, and once a minute.
         if rules_too {
             self.check_paths(is_sound).await;
-            // Also without a scrape: conntrack's room is judged with these counters. An nft that
+            // Also without a scrape, since these counters show how full conntrack is. An nft that
             // hangs is not waited for again.
             if is_sound && let Err(failure) = self.read_counters().await {
                 tracing::debug!(%failure, "the kernel's counters cannot be read");
@@ -78,7 +79,8 @@ impl Edge {
         Ok(())
     }
 
-    /// Looks at the interfaces, and has the table follow what changed of them or of the link; the caller holds the turn.
+    /// Reads the interfaces, and makes the table follow what changed of them or of the link; the
+    /// caller holds the turn.
     pub(super) async fn follow_machine(&self) -> Result<(), Failure> {
         let before = self.watch.borrow().machine().clone();
         let machine = self.installer.machine_now(self.config(), before).await?;
@@ -114,10 +116,10 @@ impl Edge {
         Ok(repair.lines.len())
     }
 
-    /// Looks at the ways of packets, and keeps what stays wrong for `status`; logs it once.
+    /// Checks by which way packets go, and keeps what stays wrong for `status`; logs it once.
     ///
-    /// Where rules or routes were not what they should be (`is_sound`), ways are wrong for that reason, which is reported
-    /// already.
+    /// If rules or routes were wrong (`is_sound` is false), ways are wrong for that reason, which
+    /// is reported already.
     pub(super) async fn check_paths(&self, is_sound: bool) {
         let faults = if is_sound {
             let (blueprint, _) = self.in_force.borrow().in_kernel();
@@ -129,16 +131,16 @@ impl Edge {
     }
 }
 
-/// Waits until the next look is due; whether a change was reported.
-async fn wait(next: NextLook, wakeup: &Notify) -> bool {
+/// Waits until the next check is due; whether a change was reported.
+async fn wait(next: NextCheck, wakeup: &Notify) -> bool {
     let notified = async |time: Duration| timeout(time, wakeup.notified()).await.is_ok();
     match next {
-        NextLook::Retry(pause) => {
+        NextCheck::Retry(pause) => {
             // However many changes are reported.
             sleep(FIRST_PAUSE).await;
             notified(pause.saturating_sub(FIRST_PAUSE)).await
         }
-        NextLook::Again(time) | NextLook::Poll(time) => {
+        NextCheck::Again(time) | NextCheck::Poll(time) => {
             let is_notified = notified(time).await;
             if is_notified {
                 sleep(SETTLE).await;

@@ -24,7 +24,7 @@ use crate::foreign::{self, Needs};
 use crate::kernel::{Failure, Listing};
 use crate::listening::listeners;
 
-/// Said when our table is not there.
+/// The problem when our table is missing.
 const TABLE_MISSING: &str = "the table inet causeway is missing: published ports are not led on, and the edge's own ports are \
                              open to the WAN; it is put back at once, unless another line says why not";
 
@@ -37,7 +37,7 @@ impl Edge {
         let peers = self.plane.peers();
         let mut problems = failing.clone();
         problems.extend(known_problems(&self.in_force.borrow(), &self.watch.borrow(), &self.plane));
-        // Without an answer from nft there is none about the chains of others, either.
+        // If nft does not reply, the chains of others cannot be read either.
         if leaked.is_some() {
             problems.extend(obstacles(&self.reader, &self.config().policy).await);
         }
@@ -49,8 +49,8 @@ impl Edge {
             &self.links.shared_keys(clock::instant()),
         ));
         problems.extend(taken_ports(self.config()).await);
-        let crowded = self.meter.borrow().crowded_flows();
-        if let Some(flows) = crowded {
+        let nearly_full = self.meter.borrow().flows_if_nearly_full();
+        if let Some(flows) = nearly_full {
             let (blueprint, _) = self.in_force.borrow().in_kernel();
             let services = &blueprint.plan.ruleset.services;
             problems.push(conntrack_problem(self.helper.clone(), flows, services).await);
@@ -78,8 +78,8 @@ impl Edge {
         }
     }
 
-    /// One line about the peers, or about what does not work, for `systemctl status` and `/readyz`; whether a peer is up and
-    /// everything else works.
+    /// One line about the peers, or about what does not work, for `systemctl status` and `/readyz`;
+    /// whether a peer is up and everything else works.
     #[must_use]
     pub fn headline(&self) -> (bool, String) {
         let failing = self.watch.borrow().failing_problem();
@@ -93,7 +93,8 @@ impl Edge {
     }
 }
 
-/// How many packets would have left the wrong way, if that can be read, and what of rules and routes does not work.
+/// How many packets would have left the wrong way, if that can be read, and what of rules and
+/// routes does not work.
 fn table_problems(
     counters: Result<Option<Counters>, Failure>,
     in_force: &InForce,
@@ -114,7 +115,7 @@ fn table_problems(
     }
 }
 
-/// What is known to be wrong without another look.
+/// What is known to be wrong without another check.
 fn known_problems(in_force: &InForce, watch: &Watch, plane: &DataPlane) -> Vec<String> {
     let mut problems = configured_problems(in_force, watch, plane);
     problems.extend(watch.machine().remarks(in_force.policy()));
@@ -168,7 +169,7 @@ async fn taken_ports(config: Arc<Config>) -> Vec<String> {
 async fn obstacles(reader: &Reader, policy: &Policy) -> Vec<String> {
     let interface = &policy.interface;
     let needs = Needs { device: interface.name.to_string(), port: interface.listen_port };
-    match reader.list(Listing::Everybody).await {
+    match reader.list(Listing::Ruleset).await {
         Ok(listing) => foreign::obstacles(&listing, &needs),
         Err(failure) => {
             vec![format!("whether other firewalls let the tunnel pass is not known: {failure}")]

@@ -21,15 +21,16 @@ use super::scope::Scope;
 /// The hidden subcommand under which the helper runs.
 pub const HELPER_COMMAND: &str = "kernel-helper";
 
-/// Longer than the helper waits for `nft` in one request, so that its answer is the one that is heard.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// Longer than the helper waits for `nft` in one request, so that the helper's own error arrives.
+const TIMEOUT: Duration = Duration::from_secs(40);
 /// How long a helper that was killed may take to end.
 const END: Duration = Duration::from_secs(1);
 
-/// The helper process, one request at a time. Clones speak to the same one.
+/// The helper process, one request at a time. Clones share it.
 ///
-/// Every call blocks until the helper has answered: inside tokio it belongs into `spawn_blocking`. A helper that once
-/// did not answer in time, or out of order, is never asked again: what it says later belongs to another question.
+/// Every call blocks until the helper has replied: inside tokio it belongs into `spawn_blocking`. A
+/// helper that once replied late or out of order gets no more requests, since its next reply would
+/// belong to an earlier one.
 #[derive(Clone, Debug)]
 pub struct Helper {
     inner: Arc<Inner>,
@@ -69,13 +70,13 @@ impl Helper {
             .stdin(Stdio::from(OwnedFd::from(far)))
             .stdout(Stdio::null())
             .spawn()?;
-        Self::over(near, child, scope, PATIENCE)
+        Self::over(near, child, scope, TIMEOUT)
     }
 
-    /// Speaks to the helper at the other end of `socket`, with `patience` for each answer.
-    fn over(socket: UnixStream, child: Child, scope: Scope, patience: Duration) -> io::Result<Self> {
-        socket.set_read_timeout(Some(patience))?;
-        socket.set_write_timeout(Some(patience))?;
+    /// Uses the helper at the other end of `socket`, with `timeout` for each reply.
+    fn over(socket: UnixStream, child: Child, scope: Scope, timeout: Duration) -> io::Result<Self> {
+        socket.set_read_timeout(Some(timeout))?;
+        socket.set_write_timeout(Some(timeout))?;
         let process_id = child.id();
         let connection = Mutex::new(Connection { socket, sequence: 0, scope: scope.clone() });
         let inner = Inner { connection, child: Mutex::new(child), process_id, lost: OnceLock::new() };
@@ -90,7 +91,8 @@ impl Helper {
         self.inner.process_id
     }
 
-    /// Why the helper is of no use any more: it ended, or did not answer once; `None` while it is.
+    /// Why the helper can no longer be used: it ended, or did not reply in time; `None` while it
+    /// can.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         let ended = || match self.inner.child.lock().try_wait() {
@@ -197,7 +199,8 @@ impl Helper {
     /// Makes device, addresses, routes and rules what the plan says; the changes, a line each.
     ///
     /// # Errors
-    /// What the kernel refused; what came before it stays done, and a second call goes on from there.
+    /// What the kernel refused; what came before it stays done, and a second call goes on from
+    /// there.
     pub fn apply_routing(&self, routing: Routing) -> Result<Vec<String>, Failure> {
         match self.call(&Request::ApplyRouting { routing })?.0 {
             Reply::Changed { lines } => Ok(lines),
@@ -303,7 +306,8 @@ impl Drop for Inner {
             drop(child.wait());
             return;
         }
-        // One that did not answer may be stopped, or wait for the kernel, and would keep the daemon from its end.
+        // A helper that did not reply may be stopped, or wait for the kernel; waiting for it would
+        // keep the daemon from ending.
         drop(child.kill());
         let killed = Instant::now();
         while matches!(child.try_wait(), Ok(None)) && killed.elapsed() < END {
@@ -314,10 +318,10 @@ impl Drop for Inner {
 
 /// Why an exchange failed, in words.
 fn described(error: &io::Error, socket: &UnixStream) -> String {
-    let patience = socket.read_timeout().ok().flatten().unwrap_or(PATIENCE);
+    let timeout = socket.read_timeout().ok().flatten().unwrap_or(TIMEOUT);
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            format!("it did not answer within {patience:?}")
+            format!("it did not answer within {timeout:?}")
         }
         _ => error.to_string(),
     }
@@ -339,7 +343,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(300);
 
     #[test]
-    fn a_helper_that_was_late_once_is_never_asked_again_and_its_late_answers_are_never_believed() {
+    fn a_helper_that_was_late_once_gets_no_more_requests_and_its_late_replies_are_dropped() {
         let (helper, far) = pair(|far| {
             // Answers the first request too late, and then the second one with the first one's
             // reply.
@@ -384,7 +388,7 @@ mod tests {
         far.join().unwrap();
     }
 
-    /// A helper played by a thread, after it has received its scope.
+    /// A thread that acts as the helper, after it has received its scope.
     fn pair(play: impl FnOnce(&UnixStream) + Send + 'static) -> (Helper, thread::JoinHandle<()>) {
         let (near, far) = UnixStream::pair().unwrap();
         let far = thread::spawn(move || {

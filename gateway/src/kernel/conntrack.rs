@@ -11,7 +11,7 @@ use super::protocol::{Failure, FailureKind};
 pub(super) fn forget(marks: &[u32]) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::new(FailureKind::Kernel, format!("ending flows: {error}"));
     if marks.contains(&0) {
-        // Unmarked flows are everybody else's.
+        // Unmarked flows belong to other programs.
         return Err(Failure::new(FailureKind::Refused, "flows without a mark are not ours to end"));
     }
     let socket = connect().map_err(failed)?;

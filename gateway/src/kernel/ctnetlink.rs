@@ -1,4 +1,5 @@
-//! Messages of ctnetlink, as `nfnetlink_conntrack.h` numbers them: what both requests share, and how attributes are read.
+//! Messages of ctnetlink, as `nfnetlink_conntrack.h` numbers them: what both requests share, and
+//! how attributes are read.
 
 use std::io;
 
@@ -6,7 +7,8 @@ use rtnetlink::packet_core::{NLA_TYPE_MASK, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use rtnetlink::sys::{Socket, SocketAddr};
 
-/// `NFNL_SUBSYS_CTNETLINK << 8`: the kind of an entry, and with the number of a request that of the request.
+/// `NFNL_SUBSYS_CTNETLINK << 8`: the kind of an entry, and with the number of a request that of the
+/// request.
 pub(super) const ENTRY: u16 = 1 << 8;
 /// `NLMSG_ERROR`, which is also the acknowledgement, and `NLMSG_DONE`.
 pub(super) const ERROR: u16 = 2;
@@ -68,7 +70,8 @@ pub(super) fn request(order: Order, mark: u32, mask: u32) -> Vec<u8> {
         Order::List => (1, NLM_F_REQUEST | NLM_F_DUMP),
         Order::Delete => (2, NLM_F_REQUEST | NLM_F_ACK),
     };
-    // Sequence and port: one request at a time needs neither. Then any family, version 0, no resource.
+    // Sequence and port: one request at a time needs neither. Then any family, version 0, no
+    // resource.
     let mut body = vec![0; 8 + FAMILY];
     for (kind, value) in [(cta::MARK, mark), (cta::MARK_MASK, mask)] {
         body.extend(8_u16.to_ne_bytes());

@@ -1,4 +1,5 @@
-//! What conntrack knows about flows: a dump over ctnetlink, read entry by entry and kept only as far as asked.
+//! What conntrack knows about flows: a dump over ctnetlink, read entry by entry and kept only as
+//! far as asked.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,7 +12,8 @@ use super::protocol::{Failure, FailureKind, Flow, FlowQuery};
 /// One datagram of a dump; the kernel makes them no larger than what is offered, up to 32 KiB.
 const DATAGRAM: usize = 64 << 10;
 
-/// The flows that fit the query, of which those that carried most come in full, and how many there are.
+/// The flows that fit the query, of which those that carried most come in full, and how many there
+/// are.
 pub(super) fn list(query: &FlowQuery) -> Result<(Vec<Flow>, usize), Failure> {
     let failed = |error: io::Error| Failure::new(FailureKind::Kernel, format!("reading flows: {error}"));
     let socket = connect().map_err(failed)?;
@@ -33,7 +35,8 @@ pub(super) fn list(query: &FlowQuery) -> Result<(Vec<Flow>, usize), Failure> {
     }
 }
 
-/// The flows that carried most of all that were pushed; holds twice as many as are asked for at most.
+/// The flows that carried most of all that were pushed; holds twice as many as are asked for at
+/// most.
 struct Largest {
     limit: usize,
     flows: Vec<Flow>,
@@ -79,7 +82,8 @@ fn read(mut datagram: &[u8], each: &mut impl FnMut(Flow)) -> io::Result<bool> {
         match kind {
             DONE => return Ok(true),
             ERROR => return outcome(body).map(|()| false),
-            // Entries that are being torn down may lack a part; they are gone by the time the answer is read.
+            // Entries that are being torn down may lack a part; they are gone by the time the
+            // answer is read.
             ENTRY => body.get(FAMILY..).and_then(flow).into_iter().for_each(&mut *each),
             _ => {}
         }

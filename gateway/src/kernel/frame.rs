@@ -17,7 +17,8 @@ use super::protocol::{MAX_FDS, MAX_FRAME};
 /// Sends one message together with `fds`.
 ///
 /// # Errors
-/// `InvalidInput` for a message over [`MAX_FRAME`] or with more than [`MAX_FDS`] descriptors; else the socket's own.
+/// `InvalidInput` for a message over [`MAX_FRAME`] or with more than [`MAX_FDS`] descriptors; else
+/// the socket's own.
 pub(super) fn send(socket: &UnixStream, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let body = serde_json::to_vec(message)?;
     if body.len() > MAX_FRAME || fds.len() > MAX_FDS {

@@ -23,7 +23,8 @@ const MAIN: u32 = 254;
 /// See [`MAIN`].
 const DEFAULT: u32 = 253;
 
-/// The machine's interfaces as they are now; routes with one of the protocol numbers `own` are left out.
+/// The machine's interfaces as they are now; routes with one of the protocol numbers `own` are left
+/// out.
 ///
 /// It blocks, and must not be called inside an async runtime.
 ///
@@ -92,7 +93,8 @@ pub struct ForeignRule {
     pub text: String,
 }
 
-/// The rules of others that are asked before priority `first`; those for local addresses are left out.
+/// The rules of others that are asked before priority `first`; those for local addresses are left
+/// out.
 ///
 /// # Errors
 /// What the kernel said.
@@ -175,7 +177,8 @@ fn link(message: &LinkMessage) -> Link {
     link
 }
 
-/// The machine's own address; that of a point-to-point link with no network, since the other side's is a route.
+/// The machine's own address; that of a point-to-point link with no network, since the other side's
+/// is a route.
 fn address_of(message: &AddressMessage) -> Option<IpNetwork> {
     let (mut local, mut on_link) = (None, None);
     for attribute in &message.attributes {

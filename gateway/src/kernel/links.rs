@@ -105,8 +105,9 @@ async fn addresses(handle: &Handle, index: u32) -> Result<Vec<(IpNetwork, Addres
 
 /// Takes away the device's addresses that the plan does not name; whether there were any.
 ///
-/// With the first address of a subnet the kernel takes away the others of it, unless they are promoted, and with the last
-/// one of a device its routes: whoever removes one adds what is missing afterwards.
+/// With the first address of a subnet the kernel takes away the others of it, unless they are
+/// promoted, and with the last one of a device its routes: whoever removes one adds what is missing
+/// afterwards.
 pub(super) async fn remove_superfluous(
     handle: &Handle,
     index: u32,
@@ -131,8 +132,8 @@ pub(super) async fn remove_superfluous(
     Ok(!superfluous.is_empty())
 }
 
-/// Has addresses stay when the first one of their subnet goes, so that there is no moment without them. Where the switch
-/// cannot be written there is one.
+/// Has addresses stay when the first one of their subnet goes, so that there is no moment without
+/// them. Where the switch cannot be written there is one.
 fn promote_secondaries(device: &str) -> Result<(), Failure> {
     let path = format!("net/ipv4/conf/{device}/promote_secondaries");
     sysctl::write(&[(path, "1".to_owned())]).map(drop)

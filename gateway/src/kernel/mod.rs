@@ -2,19 +2,20 @@
 //!
 //! The daemon starts with `CAP_NET_ADMIN` and, before its first thread, starts this same program
 //! again as the *kernel helper*. The helper keeps `CAP_NET_ADMIN` and nothing else; the daemon then
-//! drops every capability. So the process that parses packets, control requests and scrapes holds
-//! none, and the process that may change the kernel parses nothing but typed, bounded requests from
-//! the one socket it was born with. Before anything from the network is parsed it receives one
-//! scope: which device, protocol number and table are the gateway's. It holds every request against
-//! that (`scope`): a ruleset may contain only what `policy` compiles, switches only the planned
-//! values, and only services of the tunnel's own prefixes are led anywhere. Wider prefixes it takes
-//! from root's own files alone, which it reads itself. What it trusts the daemon with is the rest
-//! of our own table: a daemon that was taken over could open the WAN guard, but could not touch
-//! another's rules or routes, lead ports elsewhere, read files or run programs with rights.
+//! drops every capability. So the process that parses packets, control requests and scrapes has no
+//! capability, and the process that may change the kernel parses nothing but typed, bounded
+//! requests from the one socket that it was started with. Before anything from the network is
+//! parsed it receives one scope: which device, protocol number and table are the gateway's. It
+//! checks every request against that scope (`scope`): a ruleset may contain only what `policy`
+//! compiles, switches get only the planned values, and services lead only to the tunnel's own
+//! prefixes. It takes wider prefixes only from root's own files, which it reads itself. It trusts
+//! the daemon with the rest of our own table: a compromised daemon could open the WAN guard, but
+//! could not change rules or routes of others, lead ports elsewhere, read files, or run programs
+//! with privileges.
 //!
-//! One process would have been less code, with `CAP_NET_ADMIN` next to every parser; a helper that
-//! compiles the policy itself would trust the daemon with nothing, and have to parse the
-//! configuration with rights. This lies between.
+//! The alternatives: a single process would be less code, with `CAP_NET_ADMIN` next to every
+//! parser; a helper that compiles the policy itself would not have to trust the daemon at all, but
+//! would parse the configuration with a capability. This design is a compromise between the two.
 
 mod client;
 mod conntrack;

@@ -22,7 +22,7 @@ impl Netlink {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = {
             let _inside = runtime.enter();
-            // The daemon says when the helper ends, not a signal that is meant for the whole group.
+            // The daemon decides when the helper ends, not a signal to the whole process group.
             for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()] {
                 drop(signal(kind)?);
             }
@@ -44,11 +44,11 @@ impl Netlink {
 pub(super) struct Changes {
     /// A line each: `+ …` or `- …`.
     pub(super) lines: Vec<String>,
-    /// What takes back the additions, in the order they were made.
+    /// What undoes the additions, in the order they were made.
     pub(super) undo: Vec<Undo>,
 }
 
-/// What takes back one addition.
+/// What undoes one addition.
 #[derive(Debug)]
 pub(super) enum Undo {
     /// Gives the device what it had.
@@ -71,8 +71,8 @@ impl Changes {
         self.lines.push(format!("- {what}"));
     }
 
-    /// Takes back every addition, the last one first.
-    pub(super) async fn take_back(self, handle: &Handle) -> Result<(), Failure> {
+    /// Undoes every addition, the last one first.
+    pub(super) async fn undo_all(self, handle: &Handle) -> Result<(), Failure> {
         for undo in self.undo.into_iter().rev() {
             let undone = match undo {
                 Undo::Link(before) => handle.link().set(before).execute().await,
@@ -80,7 +80,7 @@ impl Changes {
                 Undo::Route(message) => handle.route().del(message).execute().await,
                 Undo::Rule(message) => handle.rule().del(message).execute().await,
             };
-            undone.map_err(|error| failure("taking back a change", &error))?;
+            undone.map_err(|error| failure("undoing a change", &error))?;
         }
         Ok(())
     }

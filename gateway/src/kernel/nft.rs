@@ -21,15 +21,16 @@ const PROGRAMS: [&str; 4] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/usr
 const RELEASE: &str = "/proc/sys/kernel/osrelease";
 /// The longest that `nft` may take; without one, as long as it takes.
 pub(super) type Limit = Option<Duration>;
-/// An apply of a thousand services takes a fraction of a second; a hung `nft` must not hang the helper.
-pub(super) const OF_HELPER: Limit = Some(Duration::from_secs(20));
-/// What needs neither the kernel nor much of a processor is done in this time.
-const OF_TRIFLES: Limit = Some(Duration::from_secs(2));
-/// Has `nft` say whether the kernel would take a transaction.
+/// An apply of a thousand services takes a fraction of a second; a hung `nft` must not hang the
+/// helper.
+pub(super) const HELPERS: Limit = Some(Duration::from_secs(20));
+/// The limit for calls that change nothing and print little.
+const SHORT: Limit = Some(Duration::from_secs(2));
+/// Arguments for checking whether the kernel would take a transaction.
 const CHECK: [&str; 4] = ["-j", "-c", "-f", "-"];
-/// What a person does about an `nft` that does not work.
+/// The fix for an `nft` that does not work.
 const REINSTALL: &str = "install it again: apt install --reinstall nftables";
-/// Said of a listing without its end.
+/// The error for a listing without its end.
 const INCOMPLETE: &str = "nft did not print the whole listing; old ones cannot list a table that has an owner (nft list \
                           tables, flags owner): install a newer nftables";
 /// Most bytes kept of what `nft` prints.
@@ -51,7 +52,7 @@ fn explain(ruleset: &str, failure: Failure) -> Failure {
     if failure.kind != FailureKind::Ruleset {
         return failure;
     }
-    let Ok(version) = run(&["--version"], "", OF_TRIFLES) else {
+    let Ok(version) = run(&["--version"], "", SHORT) else {
         return Failure::new(failure.kind, format!("{failure}; nft itself does not work: {REINSTALL}"));
     };
     if failure.message.contains("Operation not permitted")
@@ -70,7 +71,7 @@ fn explain(ruleset: &str, failure: Failure) -> Failure {
 /// The conflict with a process that owns our table, if there is one.
 fn owned() -> Option<Failure> {
     // Not as JSON: nft 1.0.6 names the flag wrongly there.
-    let listing = run(&["-t", "list", "table", FAMILY, TABLE], "", OF_TRIFLES).ok()?;
+    let listing = run(&["-t", "list", "table", FAMILY, TABLE], "", SHORT).ok()?;
     let owner = owner(&listing)?;
     let message = format!(
         "the table {FAMILY} {TABLE} is owned by another process ({owner}), which alone may change it; end that \
@@ -98,7 +99,7 @@ pub(super) fn list(what: Listing, limit: Limit) -> Result<String, Failure> {
         Listing::Outline => &["-j", "-t", "list", "table", FAMILY, TABLE],
         Listing::Counters => &["-j", "list", "counters", "table", FAMILY, TABLE],
         Listing::Bans4 => &["-j", "list", "set", FAMILY, TABLE, "bans4"],
-        Listing::Everybody => &["-j", "-s", "list", "ruleset"],
+        Listing::Ruleset => &["-j", "-s", "list", "ruleset"],
         Listing::Bans6 => &["-j", "list", "set", FAMILY, TABLE, "bans6"],
     };
     match run(arguments, "", limit) {

@@ -25,7 +25,8 @@ pub enum Request {
         /// The scope that all later requests are held against.
         scope: Scope,
     },
-    /// Root's own texts may ask for more than they did: reads them again, and answers what may be done now.
+    /// Root's own texts may ask for more than they did: reads them again, and answers what may be
+    /// done now.
     Widen,
     /// Is there a TUN driver, and may we use it? Changes nothing.
     Probe,
@@ -60,12 +61,14 @@ pub enum Request {
     },
     /// Opens sockets that become readable when the network changes, and hands them over.
     Watch,
-    /// Adds the addresses, routes and rules of the plan that are missing; when one is refused, none stays.
+    /// Adds the addresses, routes and rules of the plan that are missing; when one is refused, none
+    /// stays.
     AddRouting {
         /// The plan.
         routing: Routing,
     },
-    /// Makes addresses, routes and rules what the plan says: adds what is missing, takes away what is ours and too much.
+    /// Makes addresses, routes and rules what the plan says: adds what is missing, takes away what
+    /// is ours and too much.
     ApplyRouting {
         /// The plan.
         routing: Routing,
@@ -118,8 +121,8 @@ pub enum Listing {
     Bans4,
     /// Banned IPv6 sources.
     Bans6,
-    /// The rules of everybody, without what they count.
-    Everybody,
+    /// The whole ruleset, tables of others included, without what they count.
+    Ruleset,
 }
 
 /// Which flows are read.
@@ -218,7 +221,7 @@ pub struct Numbered<T> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// What a caller decides by.
+    /// Its kind, by which a caller decides.
     pub kind: FailureKind,
     /// What happened and how to fix it, one line.
     pub message: String,
@@ -234,7 +237,7 @@ pub enum FailureKind {
     Refused,
     /// `nft` did not take the ruleset.
     Ruleset,
-    /// The kernel said no.
+    /// The kernel refused.
     Kernel,
     /// Another process holds the device, the port or the table.
     Conflict,

@@ -1,4 +1,5 @@
-//! Which command of a refused transaction is at fault: nft's own message names none when its input is JSON.
+//! Which command of a refused transaction is at fault: nft's own message names none when its input
+//! is JSON.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use super::protocol::Failure;
 const LIMIT: Duration = Duration::from_secs(10);
 /// The most characters of a rule that are shown.
 const MAX_RULE: usize = 300;
-/// What a person can do about it.
+/// The fix.
 const FIX: &str = "this nft and this kernel do not fit each other: install the newest nftables and kernel that the distribution has, \
                    or an older kernel, and report this line";
 
@@ -33,8 +34,8 @@ pub(super) fn explained(
     versions: &Versions,
     check: impl Fn(&str, Duration) -> Result<(), Failure>,
 ) -> Failure {
-    let culprit = culprit(ruleset, check);
-    let what = culprit.as_ref().map_or_else(
+    let refused_command = refused_command(ruleset, check);
+    let what = refused_command.as_ref().map_or_else(
         || "the command at fault could not be found".to_owned(),
         |command| format!("refused is: {}", shortened(&describe(command))),
     );
@@ -44,7 +45,7 @@ pub(super) fn explained(
 }
 
 /// The first command that is refused; `None` when all are taken now, or time is up.
-fn culprit(ruleset: &str, check: impl Fn(&str, Duration) -> Result<(), Failure>) -> Option<Value> {
+fn refused_command(ruleset: &str, check: impl Fn(&str, Duration) -> Result<(), Failure>) -> Option<Value> {
     let parsed: Value = serde_json::from_str(ruleset).ok()?;
     let commands = parsed.get("nftables")?.as_array()?;
     let texts: Vec<String> = commands.iter().map(Value::to_string).collect();
@@ -64,8 +65,9 @@ fn beginning(commands: &[String], count: usize) -> String {
 
 /// The place of the first command of `count` whose presence has a transaction refused.
 ///
-/// `is_taken` says whether the first so many commands are taken, or `None` to give up. A command refers only to earlier
-/// ones, so whatever ends before the one at fault is taken, and whatever holds it is refused.
+/// `is_taken` says whether the first so many commands are taken, or `None` to give up. A command
+/// refers only to earlier ones, so whatever ends before the one at fault is taken, and whatever
+/// holds it is refused.
 fn first_refused(count: usize, mut is_taken: impl FnMut(usize) -> Option<bool>) -> Option<usize> {
     if is_taken(count)? {
         return None;

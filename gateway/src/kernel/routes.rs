@@ -1,4 +1,5 @@
-//! Our routes and rules, over rtnetlink. What carries our protocol number is ours; nothing else is ever touched.
+//! Our routes and rules, over rtnetlink. What carries our protocol number is ours; nothing else is
+//! ever touched.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,7 +21,8 @@ use super::server::Placed;
 
 /// Adds the routes and rules of the plan that are missing.
 ///
-/// What leads nowhere is added first and taken away last, so that no packet finds a gap between the two.
+/// What leads nowhere is added first and taken away last, so that no packet finds a gap between the
+/// two.
 pub(super) async fn add_missing(
     handle: &Handle,
     index: u32,

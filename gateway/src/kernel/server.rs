@@ -20,8 +20,8 @@ pub(super) struct Placed<'a> {
 /// Serves the daemon at the other end of `socket`, returning when it closes.
 ///
 /// # Errors
-/// When netlink or the socket fails, or the daemon does not keep to the order of requests; the helper then ends, and the
-/// daemon with it.
+/// When netlink or the socket fails, or the daemon does not keep to the order of requests; the
+/// helper then ends, and the daemon with it.
 pub fn serve(socket: &UnixStream) -> std::io::Result<()> {
     let netlink = Netlink::connect()?;
     let Some((mut scope, mut last)) = begin(socket)? else { return Ok(()) };
@@ -36,7 +36,7 @@ pub fn serve(socket: &UnixStream) -> std::io::Result<()> {
             Request::CheckRuleset { .. } | Request::ApplyRuleset { .. } | Request::List { .. }
         );
         let answer = scope.judge(request).and_then(|request| {
-            answer(&netlink, &mut scope, request, (fds.into_iter().next(), nft::OF_HELPER))
+            answer(&netlink, &mut scope, request, (fds.into_iter().next(), nft::HELPERS))
         });
         let (body, fds) = answer.unwrap_or_else(|failure| (Reply::Failed(failure), Vec::new()));
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
@@ -125,7 +125,7 @@ fn add_routing(netlink: &Netlink, placed: &Placed<'_>) -> Result<Reply, Failure>
         let mut changes = Changes::default();
         match add_missing(handle, placed, &mut changes).await {
             Ok(_) => Ok(Reply::Changed { lines: changes.lines }),
-            Err(failure) => match changes.take_back(handle).await {
+            Err(failure) => match changes.undo_all(handle).await {
                 Ok(()) => Err(failure),
                 Err(worse) => Err(Failure::new(failure.kind, format!("{failure}; {worse}"))),
             },
@@ -145,7 +145,7 @@ fn apply_routing(netlink: &Netlink, placed: &Placed<'_>) -> Result<Reply, Failur
         let index = add_missing(handle, placed, &mut changes).await?;
         routes::remove_superfluous(handle, placed, &mut changes).await?;
         if links::remove_superfluous(handle, index, placed, &mut changes).await? {
-            // What went along comes back as it was, which is no change.
+            // What the kernel removed along with it is added again as it was, which is no change.
             add_missing(handle, placed, &mut Changes::default()).await?;
         }
         Ok(Reply::Changed { lines: changes.lines })

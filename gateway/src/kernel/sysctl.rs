@@ -18,7 +18,8 @@ pub(super) fn read(paths: &[String]) -> Result<Vec<Option<String>>, Failure> {
         .collect()
 }
 
-/// Writes each switch that has another value; those that could not be written come back with the reason.
+/// Writes each switch that has another value; those that could not be written come back with the
+/// reason.
 pub(super) fn write(values: &[(String, String)]) -> Result<Vec<(String, String, String)>, Failure> {
     let mut unwritable = Vec::new();
     for (path, value) in values {

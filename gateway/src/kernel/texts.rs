@@ -1,4 +1,4 @@
-//! Root's own texts, read by the helper itself: what they ask for is within what it may do.
+//! Root's own texts, read by the helper itself: it may do what they ask for.
 
 use policy::Source;
 use policy::gateway::parse;
@@ -9,8 +9,8 @@ use daemon::files::read_text;
 
 /// Adds to the scope what root's texts ask for by now.
 ///
-/// A text counts only when neither this process's own user nor anybody else but its owner may write it. What was within
-/// the scope before stays so: the way back leads there.
+/// A text counts only if its owner alone may write it, and that is not this process's user. What
+/// was within the scope before stays in it, since a rollback leads there.
 pub(super) fn widen(scope: &mut Scope) {
     let Some(Texts { file, folder }) = scope.texts.clone() else { return };
     let own = is_trusted(&file).then(|| read_text(&file).ok()).flatten();

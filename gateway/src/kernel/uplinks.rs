@@ -1,7 +1,9 @@
-//! Tables for the way back: copies of each uplink's own default routes, and rules that ask them by packet mark.
+//! Tables for the way back: copies of each uplink's own default routes, and rules that ask them by
+//! packet mark.
 //!
-//! The helper copies the routes from the kernel itself, so that no caller can lead replies elsewhere. All of it carries a
-//! protocol number of its own, the one behind that of the tunnel's routes.
+//! The helper copies the routes from the kernel itself, so that no caller can lead replies
+//! elsewhere. All of it carries a protocol number of its own, the one behind that of the tunnel's
+//! routes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -33,7 +35,8 @@ pub(super) fn follow(netlink: &Netlink, scope: &Scope, wanted: &[UplinkTable]) -
     })
 }
 
-/// For each table and family the best default route of its link: of the main table before others, then by metric.
+/// For each table and family the best default route of its link: of the main table before others,
+/// then by metric.
 fn copies(system: &System, wanted: &[UplinkTable]) -> Vec<Copied> {
     let mut copies = Vec::new();
     for uplink in wanted {

@@ -11,7 +11,8 @@ use rtnetlink::sys::{Socket, SocketAddr};
 
 use super::protocol::{Failure, FailureKind};
 
-/// Multicast groups of rtnetlink (rtnetlink.h): links, addresses, routes, rules and switches, of both families.
+/// Multicast groups of rtnetlink (rtnetlink.h): links, addresses, routes, rules and switches, of
+/// both families.
 const ROUTE_GROUPS: [u32; 9] = [1, 5, 9, 7, 11, 8, 19, 24, 25];
 /// The group of nftables' changes (nfnetlink.h).
 const NFTABLES_GROUP: u32 = 7;

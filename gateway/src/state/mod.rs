@@ -122,8 +122,8 @@ impl State {
         self.load("sysctls.json").unwrap_or_default()
     }
 
-    /// Notes switches that were changed. Where a switch still had the value that was set earlier, the value before that
-    /// stays noted.
+    /// Notes switches that were changed. Where a switch still had the value that was set earlier,
+    /// the value before that stays noted.
     ///
     /// # Errors
     /// Whatever the file system says.
@@ -186,7 +186,7 @@ impl State {
     #[must_use]
     pub fn pins(&self) -> Vec<KeptPin> {
         let kept: BTreeMap<String, Vec<IpNetwork>> = self.load("lan.json").unwrap_or_default();
-        // The names are shown to root, who does not believe this file.
+        // The names are shown to root, who must not trust this file.
         let is_plain = |name: &String| name.len() < libc::IFNAMSIZ && !name.chars().any(char::is_control);
         let plain = kept.into_iter().filter(|(name, _)| is_plain(name));
         plain.map(|(name, prefixes)| KeptPin { name, prefixes }).collect()
@@ -205,7 +205,7 @@ impl State {
         self.keep("lan.json", &kept)
     }
 
-    /// Forgets what `gateway down` has taken back; endpoints and the clock stay.
+    /// Forgets what `gateway down` has undone; endpoints and the clock stay.
     ///
     /// # Errors
     /// Whatever the file system says.

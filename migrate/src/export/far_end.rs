@@ -1,7 +1,7 @@
 //! What every export shares: the peer as it sees itself, and what can be wrong.
 
 use ipnetwork::IpNetwork;
-use policy::gateway::{Party, Peer, Policy};
+use policy::gateway::{Allow, Party, Peer, Policy};
 use policy::suggest::nearest;
 use policy::{HostPort, Mtu, Name, PublicKey, prefix, text};
 use thiserror::Error;
@@ -125,6 +125,26 @@ impl<'p> FarEnd<'p> {
     pub(super) fn behind_edge(&self) -> impl Iterator<Item = IpNetwork> {
         self.policy.lan.iter().copied().filter(|prefix| self.has_family(prefix.is_ipv4()))
     }
+}
+
+impl FarEnd<'_> {
+    /// One comment for each entry that lets this peer out to the internet.
+    pub(super) fn left_out(&self) -> String {
+        let is_from = |allow: &&Allow| allow.from.contains(&Party::Peer(self.peer.name.clone()));
+        let why =
+            "which of its connections the far end sends through the tunnel is for its own routes to say";
+        to_wan(self.policy).filter(is_from).map(|allow| left_out(allow, why)).collect()
+    }
+}
+
+/// Entries that let peers out to the internet.
+pub(super) fn to_wan(policy: &Policy) -> impl Iterator<Item = &Allow> {
+    policy.allow.iter().filter(|allow| allow.to.contains(&Party::Wan))
+}
+
+/// A comment that an entry is left out, and why.
+pub(super) fn left_out(allow: &Allow, why: &str) -> String {
+    format!("# Left out: [[allow]] {:?} to = [\"wan\"]: {why}.\n", allow.name.as_str())
 }
 
 pub(super) fn mtu(policy: &Policy) -> u16 {

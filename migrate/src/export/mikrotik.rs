@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::far_end::{EdgeSide, ExportError, FarEnd, join, mtu, prefixes};
+use super::far_end::{EdgeSide, ExportError, FarEnd, join, left_out, mtu, prefixes, to_wan};
 use policy::gateway::{Allow, Party, Policy, Publish, Service, SourceHandling, Target};
 use policy::{AllowList, Name, PortRange, prefix};
 
@@ -28,6 +28,7 @@ pub fn mikrotik(policy: &Policy, peer: &str, edge: &EdgeSide) -> Result<String, 
          # old private key. Move the filter rules above your final drop, and the NAT rule above masquerade.\n",
         far.peer.name, edge.name
     );
+    text.push_str(&far.left_out());
     menu("interface wireguard", &mut text);
     let _ =
         writeln!(text, "add comment=\"to {}\" listen-port=13231 mtu={} name={OURS}", edge.name, far.mtu());
@@ -63,6 +64,9 @@ pub fn mikrotik_edge(policy: &Policy) -> String {
          # Remove the tunnel's address from the edge first, and set the edge's private key by hand. Move the filter rules above\n\
          # your final drop, and the NAT exemption above masquerade. The interface list WAN must contain the public interface.\n",
     );
+    let why =
+        "a router has no limit of flows and new flows for a peer, and without it the entry would be wider";
+    to_wan(policy).for_each(|allow| text.push_str(&left_out(allow, why)));
     menu("interface wireguard", &mut text);
     let port = policy.interface.listen_port;
     let _ = writeln!(text, "add listen-port={port} mtu={} name={OURS}", mtu(policy));

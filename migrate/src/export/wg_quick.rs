@@ -36,6 +36,8 @@ pub fn wg_quick(policy: &Policy, peer: &str, edge: &EdgeSide) -> Result<String, 
         interface(&edge.name.to_string()),
         interface(&edge.name.to_string()),
     );
+    let title = text.find("[Interface]").unwrap_or(0);
+    text.insert_str(title, &far.left_out());
     let _ = writeln!(text, "Address = {}", join(&far.address, ", "));
     let _ = writeln!(text, "MTU = {}", far.mtu());
     text.push_str(

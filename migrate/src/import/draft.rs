@@ -53,6 +53,14 @@ pub(super) struct List {
 pub(super) struct Publish {
     pub(super) name: String,
     pub(super) protocols: Protocols,
+    pub(super) forward: PortForward,
+    /// Prefixes and `@NAME`s; empty for everyone.
+    pub(super) allow: Vec<String>,
+}
+
+/// Where a published port listens, and where it leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PortForward {
     /// One address of the edge; `None` for every one.
     pub(super) address: Option<IpAddr>,
     /// Whether only unauthenticated sources get it.
@@ -61,8 +69,6 @@ pub(super) struct Publish {
     pub(super) target: IpAddr,
     pub(super) target_ports: PortRange,
     pub(super) masquerade: bool,
-    /// Prefixes and `@NAME`s; empty for everyone.
-    pub(super) allow: Vec<String>,
 }
 
 pub(super) struct Allow {
@@ -93,6 +99,7 @@ pub(super) struct OriginPeer {
     pub(super) own: Option<(Vec<IpNetwork>, String)>,
 }
 
+#[derive(Clone)]
 pub(super) struct OriginService {
     pub(super) name: String,
     pub(super) protocols: Protocols,
@@ -263,14 +270,15 @@ impl Publish {
         table("[[publish]]", text);
         key("name", quoted(&self.name), text);
         key("protocol", protocols(self.protocols), text);
-        let listen = match (self.address, self.wan_only) {
-            (Some(address), _) => with_ports(address, self.ports),
-            (None, true) => format!("wan:{}", self.ports),
-            (None, false) => self.ports.to_string(),
+        let forward = &self.forward;
+        let listen = match (forward.address, forward.wan_only) {
+            (Some(address), _) => with_ports(address, forward.ports),
+            (None, true) => format!("wan:{}", forward.ports),
+            (None, false) => forward.ports.to_string(),
         };
         key("listen", quoted(listen), text);
-        key("target", quoted(with_ports(self.target, self.target_ports)), text);
-        if self.masquerade {
+        key("target", quoted(with_ports(forward.target, forward.target_ports)), text);
+        if forward.masquerade {
             key("source", quoted("masquerade"), text);
         }
         if !self.allow.is_empty() {

@@ -20,7 +20,7 @@ pub(super) fn free(edge: &Edge, origin: &Origin) -> Option<u16> {
             && !edge
                 .publish
                 .iter()
-                .any(|other| other.protocols.contains(Protocol::Tcp) && of_link(&other.ports))
+                .any(|other| other.protocols.contains(Protocol::Tcp) && of_link(&other.forward.ports))
             && !edge.allow.iter().filter_map(|allow| to_edge(allow, edge)).flatten().any(of_link)
             && !origin.reach.iter().any(|reach| {
                 reach.target.port() == *port

@@ -15,4 +15,4 @@ mod wg_quick;
 pub use mikrotik::{Exports, mikrotik};
 pub use outcome::{Derive, Finding, FindingKind, Import, ImportError, KeyFile, ListFile, MAX_BYTES};
 pub use routeros::{MAX_ENTRIES, decode};
-pub use wg_quick::{Role, WgQuickOptions, wg_quick};
+pub use wg_quick::{Role, WgQuickOptions, wg_quick, wg_quick_both};

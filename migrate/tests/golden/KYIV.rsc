@@ -75,8 +75,8 @@ add action=drop chain=forward comment="drop the rest" log=yes
 /ip firewall mangle
 add action=change-mss chain=forward comment="clamp MSS" new-mss=clamp-to-pmtu \
     out-interface=wg-wroclaw passthrough=yes protocol=tcp tcp-flags=syn
-add action=mark-routing chain=prerouting comment="guests by ISP 2" \
-    new-routing-mark=to-isp2 passthrough=no src-address=192.168.1.200-192.168.1.220
+add action=mark-routing chain=prerouting comment="guests by ISP 2" dst-address=\
+    !192.168.88.0/24 in-interface=bridge new-routing-mark=to-isp2 passthrough=no src-address=192.168.1.200-192.168.1.220
 /ip firewall nat
 add action=accept chain=srcnat comment="no NAT between the LANs" dst-address=\
     192.168.88.0/24 src-address=192.168.1.0/24

@@ -6,6 +6,7 @@
 mod mutation;
 mod packets;
 mod reference;
+mod variants;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -52,7 +53,7 @@ fn what_the_result_lets_in_both_routers_let_in() {
 }
 
 #[test]
-fn every_word_of_a_carried_rule_decides_about_the_result_or_the_verdict() {
+fn every_word_of_a_carried_rule_or_of_its_route_decides_about_the_result_or_the_verdict() {
     let mut count = 0;
     let mut idle = Vec::new();
     for name in names() {
@@ -62,7 +63,11 @@ fn every_word_of_a_carried_rule_decides_about_the_result_or_the_verdict() {
         let before = mutation::said(&import);
         for (side, file) in [(0, "edge.rsc"), (1, "origin.rsc")] {
             let Some(text) = &both[side] else { continue };
-            for mutant in mutation::mutants(text, &mutation::carried(&import, file, text)) {
+            let mut lines = mutation::carried(&import, file, text);
+            if side == 0 {
+                lines.extend(mutation::routes(&import, text));
+            }
+            for mutant in mutation::mutants(text, &lines) {
                 count += 1;
                 let mut changed = both.clone();
                 changed[side] = Some(mutant.text);
@@ -137,8 +142,14 @@ fn describe(import: &Import, table: &mut String) {
     }
 }
 
-/// The names of all pairs.
-fn names() -> BTreeSet<String> {
+/// The names of all pairs: those of files, and the variants of one.
+fn names() -> Vec<String> {
+    let variants = variants::VARIANTS.iter().map(|variant| variant.name.to_owned());
+    files().into_iter().chain(variants).collect()
+}
+
+/// The names of all pairs of files.
+fn files() -> BTreeSet<String> {
     let files = std::fs::read_dir(folder()).unwrap().map(|file| file.unwrap().file_name());
     let files = files.filter_map(|file| file.into_string().ok());
     let pairs = files.filter_map(|file| {
@@ -164,6 +175,9 @@ fn imported(name: &str) -> Result<Import, ImportError> {
 }
 
 fn text(name: &str, side: &str) -> Option<zeroize::Zeroizing<String>> {
+    if let Some(variant) = variants::VARIANTS.iter().find(|variant| variant.name == name) {
+        return Some(if side == "edge" { variant.edge() } else { variant.origin() }.into());
+    }
     let path = |kind: &str| folder().join(format!("{name}-{side}.{kind}"));
     let file = [path("rsc"), path("conf")].into_iter().find(|path| path.exists())?;
     let bytes = std::fs::read(&file).ok()?;

@@ -76,6 +76,7 @@ fn changes(key: &str, value: &str) -> Vec<String> {
         "connection-state" => "invalid".to_owned(),
         "connection-nat-state" => "srcnat".to_owned(),
         "dst-address-type" => "multicast".to_owned(),
+        "gateway" => return vec!["ether9".to_owned(), "192.0.2.9".to_owned()],
         "jump-target" => return vec!["elsewhere".to_owned()],
         // A name, a note, or how it is shown.
         _ => return Vec::new(),
@@ -92,6 +93,19 @@ pub(crate) fn said(import: &Import) -> String {
         said.push_str(&format!("{:?} {:?} {text}\n", finding.at, finding.kind));
     }
     said
+}
+
+/// The lines of the edge's routes to what is public.
+pub(crate) fn routes(import: &Import, text: &str) -> Vec<u32> {
+    let is_public = import.findings.iter().any(|finding| finding.kind == FindingKind::Public);
+    let lines = (1..).zip(text.lines());
+    let routes = lines.filter(|(_, line)| {
+        is_public
+            && line.contains("dst-address=192.168.88.0/24 gateway=")
+            && !line.contains("disabled=yes")
+            && !line.contains("distance=10")
+    });
+    routes.map(|(number, _)| number).collect()
 }
 
 /// The lines of one file's firewall rules that are carried.

@@ -148,7 +148,8 @@ impl Case<'_> {
 
     /// What both routers do: where the edge sends it, and where it ends.
     fn at_both(&self, packet: &Packet, unnamed: &[IpAddr]) -> Option<(Sent, (IpAddr, u16))> {
-        let route = |to: IpAddr| Some(self.edge_route(to));
+        let table = self.edge.mark(packet, unnamed);
+        let route = |to: IpAddr| self.edge_route(to, &table);
         let at_edge = self.edge.passes(packet, &route, unnamed)?;
         let Some(origin) = &self.origin else { return Some((at_edge, (at_edge.0, at_edge.1))) };
         let (to, port, hidden) = at_edge;
@@ -158,10 +159,16 @@ impl Case<'_> {
         Some((at_edge, (to, port)))
     }
 
-    fn edge_route(&self, to: IpAddr) -> String {
+    /// The tunnel, where the edge's routes lead into it.
+    fn edge_route(&self, to: IpAddr, table: &str) -> Option<String> {
         let peer =
             self.gateway.peers.iter().any(|peer| peer.allowed_ips.iter().any(|prefix| prefix.contains(to)));
-        if peer { self.edge.link() } else { Self::inside(&self.edge, to) }
+        let by = if peer && !self.edge.shows_routes(to) {
+            Some(self.edge.link())
+        } else {
+            self.edge.route(to, table)
+        };
+        by.filter(|by| *by == self.edge.link())
     }
 
     fn inside(router: &Router, to: IpAddr) -> String {
@@ -190,7 +197,9 @@ impl Case<'_> {
             .map(|(on, _)| on.clone())
             .collect();
         let Some(first) = on.first() else { return false };
+        // A published port answers the LAN too, which the import notes.
         if source.is_ipv4() != destination.is_ipv4()
+            || surroundings.public.contains(&destination)
             || self.edge.addresses().iter().any(|(_, own)| own.ip() == destination)
         {
             return false;
@@ -241,7 +250,15 @@ impl Case<'_> {
                 let out = if arrives.is_empty() {
                     Some((destination, port, false))
                 } else {
-                    origin.passes(&packet, &|_| Some(origin.link()), &[])
+                    let by = |to: IpAddr| {
+                        let routed = if origin.shows_routes(to) {
+                            origin.route(to, "main")
+                        } else {
+                            Some(origin.link())
+                        };
+                        routed.filter(|by| *by == origin.link())
+                    };
+                    origin.passes(&packet, &by, &[])
                 };
                 out.is_some_and(|(destination, port, hidden)| {
                     let source = if hidden { self.own(origin, destination) } else { source };
@@ -282,6 +299,10 @@ fn constants(words: &[String]) -> (Vec<IpAddr>, Vec<u16>) {
             ports.extend([part.saturating_sub(1).max(1), part.max(1), part.saturating_add(1)]);
         }
     }
-    let usable = |address: &IpAddr| !address.is_unspecified() && number(*address) > 255;
+    // No host has an address of the other ranges.
+    let usable = |address: &IpAddr| match address {
+        IpAddr::V4(address) => !matches!(address.octets()[0], 0 | 127 | 224..),
+        IpAddr::V6(address) => number((*address).into()) > 255 && !address.is_multicast(),
+    };
     (addresses.into_iter().filter(usable).collect(), ports.into_iter().collect())
 }

@@ -13,6 +13,16 @@ type Command = (String, BTreeMap<String, String>);
 /// A router's export.
 pub(crate) struct Router {
     commands: Vec<Command>,
+    /// What a `set` holds, which lists of interfaces are filled by among others.
+    settings: Vec<BTreeMap<String, String>>,
+}
+
+/// Which packet of a flow it is; all must pass.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    Later,
+    Reply,
 }
 
 /// The first packet of a flow.
@@ -30,6 +40,7 @@ pub(crate) struct Packet {
 struct State<'a> {
     leaves: &'a str,
     translated: bool,
+    turn: Turn,
     /// Addresses that the edge has and no export names.
     unnamed: &'a [IpAddr],
 }
@@ -45,16 +56,83 @@ enum End {
 impl Router {
     pub(crate) fn read(text: &str) -> Self {
         let joined = text.replace("\r\n", "\n").replace("\\\n    ", "").replace("\\\n", "");
-        let (mut menu, mut commands) = (String::new(), Vec::new());
+        let (mut menu, mut commands, mut settings) = (String::new(), Vec::new(), Vec::new());
         for line in joined.lines().filter(|line| !line.starts_with('#')) {
             match line.strip_prefix('/') {
                 Some(path) => menu = path.to_owned(),
                 None if line.starts_with("add ") => commands.push((menu.clone(), values(line))),
-                None => {}
+                None => settings.push(values(line)),
             }
         }
         commands.retain(|(_, values)| values.get("disabled").is_none_or(|disabled| disabled != "yes"));
-        Self { commands }
+        Self { commands, settings }
+    }
+
+    /// The table that a mark sends a packet to.
+    pub(crate) fn mark(&self, packet: &Packet, unnamed: &[IpAddr]) -> String {
+        let state = State { leaves: "", translated: false, turn: Turn::First, unnamed };
+        let rules = self.rules(packet, "mangle");
+        let mark = rules.into_iter().find(|rule| {
+            rule["action"] == "mark-routing"
+                && rule["chain"] == "prerouting"
+                && self.matches(packet, rule, state).1
+        });
+        mark.map_or_else(|| "main".to_owned(), |rule| rule["new-routing-mark"].clone())
+    }
+
+    /// The interface by which an address is reached, by the longest route; `None` for nowhere.
+    pub(crate) fn route(&self, to: IpAddr, table: &str) -> Option<String> {
+        self.route_of_table(to, table).or_else(|| self.route_of_table(to, "main")).flatten()
+    }
+
+    fn route_of_table(&self, to: IpAddr, name: &str) -> Option<Option<String>> {
+        let menu = if to.is_ipv4() { "ip route" } else { "ipv6 route" };
+        let table = |route: &&BTreeMap<String, String>| {
+            route.get("routing-table").map_or("main", String::as_str) == name
+        };
+        let mut best: Option<(u128, u32, Option<String>)> = None;
+        let mut offer = |written: &str, distance: u32, by: Option<String>| {
+            if !in_range(to, written) {
+                return;
+            }
+            let (first, last) = bounds(written).unwrap();
+            if best.as_ref().is_none_or(|(size, far, _)| (last - first, distance) < (*size, *far)) {
+                best = Some((last - first, distance, by));
+            }
+        };
+        for (interface, own) in self.addresses().into_iter().filter(|_| name == "main") {
+            offer(&format!("{}/{}", own.network(), own.prefix()), 0, Some(interface));
+        }
+        for route in self.of(menu).filter(table) {
+            let everyone = if to.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+            let written = route.get("dst-address").map_or(everyone, String::as_str);
+            let distance = route.get("distance").map_or(1, |distance| distance.parse().unwrap());
+            offer(written, distance, route.get("gateway").map(|gateway| self.by(gateway)));
+        }
+        if self.of("ip dhcp-client").next().is_some() && to.is_ipv4() && name == "main" {
+            offer("0.0.0.0/0", 1, Some("a lease".to_owned()));
+        }
+        best.map(|(_, _, by)| by)
+    }
+
+    /// Whether the export shows how anything is routed.
+    pub(crate) fn shows_routes(&self, family: IpAddr) -> bool {
+        let menu = if family.is_ipv4() { "ip route" } else { "ipv6 route" };
+        let protocols = self.commands.iter().any(|(menu, _)| menu.starts_with("routing ospf"));
+        let lease = family.is_ipv4() && self.of("ip dhcp-client").next().is_some();
+        !protocols
+            && (self.of(menu).next().is_some() || lease || self.of("interface pppoe-client").next().is_some())
+    }
+
+    fn by(&self, gateway: &str) -> String {
+        let named = gateway.split('%').next_back().unwrap().trim_end_matches("@main");
+        match named.parse::<IpAddr>() {
+            Err(_) => named.to_owned(),
+            Ok(address) => {
+                let own = self.addresses().into_iter().find(|(_, own)| own.contains(address));
+                own.map_or_else(|| "elsewhere".to_owned(), |(interface, _)| interface)
+            }
+        }
     }
 
     pub(crate) fn of<'r>(&'r self, menu: &'r str) -> impl Iterator<Item = &'r BTreeMap<String, String>> {
@@ -95,7 +173,7 @@ impl Router {
         route: &dyn Fn(IpAddr) -> Option<String>,
         unnamed: &[IpAddr],
     ) -> Option<(IpAddr, u16, bool)> {
-        let state = State { leaves: "", translated: false, unnamed };
+        let state = State { leaves: "", translated: false, turn: Turn::First, unnamed };
         let raw = self.walk(packet, "raw", "prerouting", state);
         if raw.iter().any(|end| *end != End::Accept && *end != End::Return) {
             return None;
@@ -109,20 +187,33 @@ impl Router {
         let is_own = self.addresses().iter().any(|(_, own)| own.ip() == after.destination)
             || unnamed.contains(&after.destination);
         let leaves = if is_own { String::new() } else { route(after.destination)? };
-        let state = State { leaves: &leaves, translated, unnamed };
+        let state = State { leaves: &leaves, translated, turn: Turn::First, unnamed };
         let chain = if is_own { "input" } else { "forward" };
-        let passed = self.walk(&after, "filter", chain, state);
-        if passed.iter().any(|end| !matches!(end, End::Accept | End::Return)) {
+        let is_passed = |packet: &Packet, table: &str, chain: &str, state: State<'_>| {
+            self.walk(packet, table, chain, state).iter().all(|end| matches!(end, End::Accept | End::Return))
+        };
+        if !is_passed(&after, "filter", chain, state)
+            || !is_passed(&after, "filter", chain, State { turn: Turn::Later, ..state })
+        {
             return None;
         }
-        let hidden = self.walk(&after, "nat", "srcnat", state);
-        match hidden.as_slice() {
-            [End::Accept | End::Return] => Some((after.destination, after.port, false)),
-            [End::Rule(rule)] if self.rules(&after, "nat")[*rule]["action"] == "masquerade" => {
-                Some((after.destination, after.port, true))
-            }
-            _ => None,
-        }
+        let ends = self.walk(&after, "nat", "srcnat", state);
+        let hidden = match ends.as_slice() {
+            [End::Accept | End::Return] => false,
+            [End::Rule(rule)] if self.rules(&after, "nat")[*rule]["action"] == "masquerade" => true,
+            _ => return None,
+        };
+        let reply = Packet {
+            arrives: leaves.clone(),
+            source: after.destination,
+            destination: packet.source,
+            ..after.clone()
+        };
+        let back = State { leaves: &packet.arrives, turn: Turn::Reply, ..state };
+        let is_answered = is_own
+            || is_passed(&reply, "filter", "forward", back)
+                && (hidden || is_passed(&reply, "raw", "prerouting", State { leaves: "", ..back }));
+        is_answered.then_some((after.destination, after.port, hidden))
     }
 
     fn rules(&self, packet: &Packet, table: &str) -> Vec<&BTreeMap<String, String>> {
@@ -146,7 +237,7 @@ impl Router {
             if rule.get("chain").is_none_or(|of| of != chain) || depth > 9 {
                 continue;
             }
-            let (may, must) = self.matches(packet, rule, state, action == "drop");
+            let (may, must) = self.matches(packet, rule, state);
             if !may {
                 continue;
             }
@@ -175,13 +266,7 @@ impl Router {
     }
 
     /// Whether a rule may apply to a packet, and whether it must.
-    fn matches(
-        &self,
-        packet: &Packet,
-        rule: &BTreeMap<String, String>,
-        state: State<'_>,
-        is_drop: bool,
-    ) -> (bool, bool) {
+    fn matches(&self, packet: &Packet, rule: &BTreeMap<String, String>, state: State<'_>) -> (bool, bool) {
         let mut must = true;
         for (key, written) in rule.iter().filter(|(_, value)| !value.is_empty()) {
             let (negated, value) = match written.strip_prefix('!') {
@@ -190,7 +275,16 @@ impl Router {
             };
             let known = match key.as_str() {
                 "protocol" => Some(value == packet.protocol),
-                "dst-port" => Some(value.split(',').any(|range| in_ports(packet.port, range))),
+                // A client's port is 40,000.
+                "dst-port" => {
+                    let port = if state.turn == Turn::Reply { 40_000 } else { packet.port };
+                    Some(value.split(',').any(|range| in_ports(port, range)))
+                }
+                "src-port" if state.turn == Turn::Reply => {
+                    Some(value.split(',').any(|range| in_ports(packet.port, range)))
+                }
+                "tcp-flags" => has_flags(written, state.turn).map(|has| has != negated),
+                "port" if value == "0" => Some(false),
                 "src-address" => Some(in_range(packet.source, value)),
                 "dst-address" => Some(in_range(packet.destination, value)),
                 "src-address-list" | "dst-address-list" => {
@@ -199,11 +293,11 @@ impl Router {
                 }
                 "in-interface" => Some(value == packet.arrives),
                 "out-interface" => Some(value == state.leaves),
-                "in-interface-list" => Some(self.members(value).contains(&packet.arrives)),
-                "out-interface-list" => Some(self.members(value).contains(state.leaves)),
+                "in-interface-list" => self.is_member(&packet.arrives, value),
+                "out-interface-list" => self.is_member(state.leaves, value),
                 "connection-state" => {
                     let states: Vec<&str> = value.split(',').collect();
-                    Some(states.contains(&"new") || is_drop && states.contains(&"established"))
+                    Some(states.contains(if state.turn == Turn::First { &"new" } else { &"established" }))
                 }
                 "connection-nat-state" if value == "dstnat" => Some(state.translated),
                 "dst-address-type" if value == "local" => {
@@ -219,6 +313,8 @@ impl Router {
                 | "comment"
                 | "log"
                 | "hw-offload"
+                | "new-routing-mark"
+                | "passthrough"
                 | "to-addresses"
                 | "to-address"
                 | "to-ports"
@@ -237,13 +333,38 @@ impl Router {
         (true, must)
     }
 
-    /// `None` for a list that rules fill, unless it holds the address already.
+    /// `None` for a list that has no member, or that something fills, unless it has the interface.
+    fn is_member(&self, interface: &str, list: &str) -> Option<bool> {
+        let members = self.listed(list, 0);
+        let is_filled = self
+            .settings
+            .iter()
+            .any(|values| values.iter().any(|(key, value)| key.ends_with("interface-list") && value == list));
+        if members.contains(interface) {
+            Some(true)
+        } else {
+            (!is_filled && !members.is_empty()).then_some(false)
+        }
+    }
+
+    /// The members of a list and of those that it includes.
+    fn listed(&self, list: &str, depth: u8) -> BTreeSet<String> {
+        let mut members = self.members(list);
+        let lists = self.of("interface list").filter(|made| made["name"] == list);
+        for other in lists.filter_map(|made| made.get("include")).flat_map(|all| all.split(',')) {
+            members.extend(if depth < 5 { self.listed(other, depth + 1) } else { BTreeSet::new() });
+        }
+        members
+    }
+
+    /// `None` for a list that rules fill, or that has nothing, unless it holds the address already.
     fn in_list(&self, address: IpAddr, list: &str) -> Option<bool> {
         let menu = Self::menu(address, "address-list");
         let held = self.of(&menu).any(|entry| entry["list"] == list && in_range(address, &entry["address"]));
         let is_filled =
             self.commands.iter().any(|(_, values)| values.get("address-list").is_some_and(|of| of == list));
-        if is_filled && !held { None } else { Some(held) }
+        let is_open = is_filled || self.of(&menu).all(|entry| entry["list"] != list);
+        if is_open && !held { None } else { Some(held) }
     }
 
     fn translated(&self, packet: &Packet, at: usize) -> Option<(IpAddr, u16)> {
@@ -282,6 +403,23 @@ fn values(line: &str) -> BTreeMap<String, String> {
     }
     let pairs = words.iter().filter_map(|word| word.split_once('='));
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// Whether the packets of a turn have flags and lack others; `None` when some do.
+fn has_flags(written: &str, turn: Turn) -> Option<bool> {
+    let packets = match turn {
+        Turn::First => vec!["syn"],
+        Turn::Later => vec!["ack", "ack psh", "fin ack"],
+        Turn::Reply => vec!["syn ack", "ack", "ack psh", "fin ack"],
+    };
+    let has = |packet: &&&str| {
+        written.split(',').all(|flag| packet.contains(flag.trim_start_matches('!')) != flag.starts_with('!'))
+    };
+    match packets.iter().filter(has).count() {
+        0 => Some(false),
+        all if all == packets.len() => Some(true),
+        _ => None,
+    }
 }
 
 fn in_ports(port: u16, range: &str) -> bool {

@@ -34,8 +34,8 @@ impl<'p, 'a> Case<'p, 'a> {
         }
     }
 
-    /// The edge itself may open into the tunnel what `[[allow]]` lists from "self", and anything
-    /// elsewhere, but never with an address of the tunnel.
+    /// The edge itself may open flows into the tunnel that `[[allow]]` lists from "self", and any
+    /// flow elsewhere, but none with an address of the tunnel.
     fn out_of_edge(&self) -> Judgement<'p> {
         if self.places.is_local(self.packet.destination) {
             return self.to_itself();
@@ -103,9 +103,9 @@ impl<'p, 'a> Case<'p, 'a> {
             return Judgement { outcome, entry: entry.map(Entry::Allow) };
         }
         let Some(way) = self.places.route(self.packet.destination) else { return Outcome::Unroutable.into() };
-        // A network of containers is no way to the internet.
-        let astray = |entry: &&Allow| entry.to.contains(&Party::Wan) && self.is_container_network(way);
-        match entry.filter(|entry| !astray(entry)) {
+        // A container network does not lead to the internet.
+        let diverted = |entry: &&Allow| entry.to.contains(&Party::Wan) && self.is_container_network(way);
+        match entry.filter(|entry| !diverted(entry)) {
             Some(entry) => self.allowed(way, entry),
             None => dropped("forward", "not_listed").into(),
         }
@@ -160,7 +160,7 @@ impl<'p, 'a> Case<'p, 'a> {
             if self.is_stray() {
                 return dropped("prerouting", "not_syn").into();
             }
-            // A forged LAN address is in no list.
+            // A forged LAN address matches no list.
             let forged = !lan && self.places.in_lan(self.packet.source) && publish.allow != AllowList::Any;
             if forged || !self.admits(&publish.allow) {
                 return dropped("prerouting", "source_not_allowed").into();

@@ -1,9 +1,9 @@
-//! What must happen to a packet that opens a flow, worked out from the configuration's documents.
+//! What must happen to a packet that opens a flow, computed from the documented meaning of the
+//! configuration.
 //!
 //! This is the reference: tests compare the compiled rules with it in a real kernel. It shares no
-//! code with the compiler: it reads the policy entry by entry, in the words of
-//! `configs/gateway.toml`. Rates, counts and bandwidths are not part of it, since they depend on
-//! what went before.
+//! code with the compiler: it reads the policy entry by entry, as `configs/gateway.toml` describes
+//! it. Rates, counts and bandwidths are not part of it, since they depend on what went before.
 
 mod case;
 mod places;

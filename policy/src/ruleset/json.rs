@@ -1,4 +1,4 @@
-//! Words of nftables' JSON (libnftables-json(5)), so that chains read like rules.
+//! Builders of nftables' JSON (libnftables-json(5)), so that chains read like rules.
 
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
@@ -82,8 +82,8 @@ pub(super) fn oif(name: &str) -> Value {
     equal(&meta("oifname"), name)
 }
 
-/// What begins every rule of [`super::OWN_DSTNAT`]: the packet goes to an address of this machine,
-/// and none of loopback's.
+/// The beginning of every rule of [`super::OWN_DSTNAT`]: the packet goes to an address of this
+/// machine other than loopback's.
 pub(super) fn to_own_address(family: Family) -> [Value; 2] {
     let loopback = match family {
         Family::V4 => json!({"prefix": {"addr": "127.0.0.0", "len": 8}}),
@@ -143,7 +143,7 @@ pub(super) fn named(set: &str) -> Value {
     Value::String(format!("@{set}"))
 }
 
-/// The fate of a key in a named map.
+/// The verdict that a named map has for a key.
 pub(super) fn mapped(key: &Value, map: &str) -> Value {
     json!({"map": {"key": key, "data": named(map)}})
 }

@@ -76,8 +76,8 @@ enum Content {
     Static(Vec<Value>),
     /// Bans fill it; its content survives every change.
     Outside,
-    /// Packets, through rules; lives through every change. nft 1.0.6 cannot declare one a second
-    /// time in JSON.
+    /// Packets fill it, through rules; its content survives every change. nft 1.0.6 cannot declare
+    /// one a second time in JSON.
     Packets,
 }
 

@@ -14,7 +14,7 @@ pub(super) const ACCEPTED: u16 = 0xffff;
 
 /// Which bits of a conntrack mark say that it is ours.
 pub(super) const OURS: u32 = 0xffff_0000;
-/// Which bits say that it is ours, and of a publish (0) or an allow.
+/// Which bits say that it is ours, and whether it is that of a publish (0) or of an allow.
 pub(super) const OURS_AND_KIND: u32 = 0xffff_8000;
 /// The bit that distinguishes allows from publishes.
 pub(super) const ALLOW_BIT: u32 = FIRST_ALLOW as u32;

@@ -1,4 +1,4 @@
-//! `[control]`: the socket by which a daemon is asked and controlled.
+//! `[control]`: the socket by which a daemon takes requests.
 //!
 //! The two daemons have types of their own for it, as the defaults of one are fixed and those of
 //! the other depend on the system.

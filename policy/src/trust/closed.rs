@@ -34,7 +34,7 @@ pub fn closed_since_names(
         let was_open = match (policy.wan.interfaces.is_empty(), is_wan) {
             (true, _) => !system.is_uplink(link.index),
             (false, false) => true,
-            // There only sources in [lan] were let in.
+            // That release let in only sources in [lan] there.
             (false, true) => !common(&policy.lan, &system.carried(link)).is_empty(),
         };
         was_open && !trust.holds(link.index)

@@ -35,7 +35,7 @@ ports = ["9092", "9093"]
 const REDIRECTED: [u16; 2] = [9_092, 9_093];
 const LINK: u16 = 51_899;
 /// How long a packet that arrives nowhere is waited for.
-const PATIENCE: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Who sends to where, and whether it may arrive while the daemon owns sockets of both families.
 const CASES: &[(&str, &str, &str, u16, bool)] = &[
@@ -93,7 +93,7 @@ fn check(
     (arrival, source, destination, port, may_arrive): &(&str, &str, &str, u16, bool),
 ) {
     let packet = stage.numbered(packet(arrival, source, destination, *port));
-    let seen = stage.send(&packet, PATIENCE).outcome;
+    let seen = stage.send(&packet, TIMEOUT).outcome;
     let is_open = *may_arrive && sockets.contains(&at(destination, *port));
     assert_eq!(seen == Some(Outcome::Delivered), is_open, "{sockets:?} {packet:?}: {seen:?}");
     let surroundings = arbitrary::surroundings(policy);

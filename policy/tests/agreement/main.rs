@@ -61,7 +61,7 @@ fn compare() {
         stage.change_to(&Stage::plan(&policy));
         let mut random = Random::new(seed ^ 0xface);
         for turn in 0..packets {
-            let (verdict, mismatch) = one_packet(&mut stage, &policy, &mut random, turn, PATIENCE);
+            let (verdict, mismatch) = one_packet(&mut stage, &policy, &mut random, turn, TIMEOUT);
             *seen.entry(verdict).or_default() += 1;
             mismatches.extend(mismatch.map(|text| format!("seed {seed}: {text}")));
         }
@@ -96,7 +96,7 @@ fn find_faults() {
             stage.install(&spoilt);
             let mut random = Random::new(0xface);
             (0..PACKETS_PER_FAULT)
-                .find_map(|turn| one_packet(&mut stage, policy, &mut random, turn, IMPATIENCE).1)
+                .find_map(|turn| one_packet(&mut stage, policy, &mut random, turn, SHORT_TIMEOUT).1)
         });
         match found {
             Some(mismatch) => println!("found: {fault}\n  {mismatch}"),
@@ -111,9 +111,9 @@ const POLICIES_PER_FAULT: u64 = 30;
 const PACKETS_PER_FAULT: u64 = 120;
 
 /// How long a packet may be under way before it counts as lost without a trace.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// The same when a planted fault may make a packet vanish.
-const IMPATIENCE: Duration = Duration::from_millis(300);
+const SHORT_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Everything that can happen to the first packet of a flow in the surroundings of the test.
 const VERDICTS: &[&str] = &[
@@ -168,7 +168,7 @@ fn one_packet(
     policy: &gateway::Policy,
     random: &mut Random,
     turn: u64,
-    patience: Duration,
+    timeout: Duration,
 ) -> (String, Option<String>) {
     let around = surroundings(policy);
     let wanted = WANTED[usize::try_from(turn).unwrap() % WANTED.len()];
@@ -178,7 +178,7 @@ fn one_packet(
         Entry::Publish(publish) => format!("publish_in_{}", publish.name),
         Entry::Allow(allow) => format!("allow_in_{}", allow.name),
     });
-    let actual = stage.send(&packet, patience);
+    let actual = stage.send(&packet, timeout);
     let same_way = actual.outcome.as_ref().map(|outcome| simplified(&packet, outcome))
         == Some(simplified(&packet, &expected.outcome));
     let same = same_way && actual.counted == Vec::from_iter(counted.clone());

@@ -138,9 +138,9 @@ impl Stage {
         packet
     }
 
-    /// Sends one packet and finds out what happened to it; `patience` is how long to wait for one
+    /// Sends one packet and finds out what happened to it; `timeout` is how long to wait for one
     /// that vanishes.
-    pub(crate) fn send(&mut self, packet: &Packet, patience: Duration) -> Observed {
+    pub(crate) fn send(&mut self, packet: &Packet, timeout: Duration) -> Observed {
         let delivered = self.netfilter.counters("probe");
         let before = self.netfilter.counters("causeway");
         let routeless = routeless();
@@ -158,7 +158,7 @@ impl Stage {
                 .or_else(|| (self.netfilter.counters("probe") != delivered).then_some(Outcome::Delivered))
                 .or_else(|| dropped(&before, &after))
                 .or_else(|| (self::routeless() != routeless).then_some(Outcome::Unroutable));
-            if outcome.is_some() || sent.elapsed() > patience {
+            if outcome.is_some() || sent.elapsed() > timeout {
                 return Observed { outcome, counted: counted(&before, &after) };
             }
             std::thread::sleep(Duration::from_micros(200));

@@ -2,43 +2,9 @@
 
 use super::{Common, Which};
 use crate::fault::Fault;
+use crate::nearest::{hint, nearest};
+use crate::verbs::names::{service_verbs, verbs};
 use crate::verbs::session::Session;
-
-/// Verbs that take a service, as SERVICE-VERB.
-const SERVICE_VERBS: [&str; 12] = [
-    "setup",
-    "up",
-    "down",
-    "restart",
-    "logs",
-    "status",
-    "clean",
-    "render",
-    "diff",
-    "doctor",
-    "rollback",
-    "print-command",
-];
-
-/// Targets of the Makefile shim that are verbs, by themselves or behind `all-`.
-const VERBS: [&str; 16] = [
-    "select",
-    "unselect",
-    "setup",
-    "up",
-    "down",
-    "restart",
-    "logs",
-    "status",
-    "clean",
-    "render",
-    "diff",
-    "doctor",
-    "rollback",
-    "adopt",
-    "print-command",
-    "secrets",
-];
 
 /// The words for the far stackctl: ours without what only means something here, and with our selection.
 pub(super) fn far(session: &Session, which: Option<&Which>, words: &[String]) -> Vec<String> {
@@ -63,7 +29,7 @@ pub(super) fn far(session: &Session, which: Option<&Which>, words: &[String]) ->
 /// `SERVICE WORD`: an action that stack.toml declares, else a verb for the service.
 pub(super) fn of_service(session: &Session, service: &str, word: &str) -> [String; 2] {
     let declared = session.stack.actions.get(service).is_some_and(|actions| actions.contains_key(word));
-    if SERVICE_VERBS.contains(&word) && !declared {
+    if service_verbs().any(|verb| verb == word) && !declared {
         [word.to_owned(), service.to_owned()]
     } else {
         [service.to_owned(), word.to_owned()]
@@ -83,8 +49,8 @@ pub(super) fn help(session: &Session) -> String {
     let example = services.first().map_or_else(String::new, |service| format!(", as {service}-status"));
     let mut text = format!(
         "make VERB           {}\nmake all-VERB       every service, in the order of [depends]\nmake SERVICE-VERB   {}{example}\n",
-        VERBS.join(" "),
-        SERVICE_VERBS.join(" ")
+        verbs().collect::<Vec<_>>().join(" "),
+        service_verbs().collect::<Vec<_>>().join(" ")
     );
     text.push_str(&format!("\nservices at {}: {}\n", session.location.name, services.join(" ")));
     for service in services {
@@ -96,6 +62,17 @@ pub(super) fn help(session: &Session) -> String {
         "\nSERVICE=NAME one service, FOLLOW=1 logs, ALL=1 every location's status, YES=1 VOLUMES=\"A B\" clean,\nDRY_RUN=1, JSON=1, ARGS=\"--rollback --wait 300\"\n",
     );
     text
+}
+
+/// Every target of the location.
+fn targets(session: &Session) -> Vec<String> {
+    let mut all: Vec<String> = verbs().flat_map(|verb| [verb.to_owned(), format!("all-{verb}")]).collect();
+    for service in session.location.services.keys() {
+        let actions = session.stack.actions.get(service).into_iter().flat_map(|actions| actions.keys());
+        let words = service_verbs().chain(actions.map(String::as_str));
+        all.extend(words.map(|word| format!("{service}-{word}")));
+    }
+    all
 }
 
 /// A Makefile target as words: a verb, an `all-` verb, or SERVICE-ACTION, the longest service name winning.
@@ -112,9 +89,8 @@ pub(super) fn of_target(
             words.extend([flag.to_owned(), value]);
         }
     }
-    let is_verb =
-        VERBS.contains(&target) || target.strip_prefix("all-").is_some_and(|verb| VERBS.contains(&verb));
-    if is_verb {
+    let of_all = target.strip_prefix("all-").unwrap_or(target);
+    if verbs().any(|verb| verb == of_all) {
         words.push(target.to_owned());
     } else {
         let services = session.tree.locations.values().flat_map(|location| location.services.keys());
@@ -122,8 +98,10 @@ pub(super) fn of_target(
             .filter_map(|service| Some((service, target.strip_prefix(service.as_str())?.strip_prefix('-')?)))
             .max_by_key(|(service, _)| service.len());
         let (service, action) = split.ok_or_else(|| {
+            let all = targets(session);
+            let near = hint(&nearest(target, all.iter().map(String::as_str)));
             Fault::Usage(format!(
-                "no target {target}: a verb, all-VERB, SERVICE-VERB or SERVICE-ACTION (make help)"
+                "no target {target}{near}: a target is a verb, all-VERB, SERVICE-VERB or SERVICE-ACTION (make help)"
             ))
         })?;
         words.extend(of_service(session, service, action));

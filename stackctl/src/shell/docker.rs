@@ -87,6 +87,9 @@ pub struct State {
     /// When it was last started.
     #[serde(default)]
     pub started_at: String,
+    /// Why Docker could not start it.
+    #[serde(default)]
+    pub error: String,
 }
 
 /// A container's health.
@@ -172,6 +175,7 @@ impl Running {
             status: &self.state.status,
             health: self.health(),
             exit_code: self.state.exit_code,
+            error: &self.state.error,
             restarts: self.restarts(),
             restarted: self.restart_count,
             up_for: seconds_of(&self.state.started_at).map(|started| now.saturating_sub(started)),
@@ -319,9 +323,11 @@ impl Docker {
         Ok(listed.lines().map(str::to_owned).collect())
     }
 
-    /// Whether a volume of exactly this name exists.
+    /// Whether a volume of exactly this name exists; an engine that does not answer is no "no".
     pub fn has_volume(&self, dir: &Path, name: &str) -> Result<bool, Fault> {
-        Ok(self.say(dir, &["volume", "inspect", "--format", "{{.Name}}", name])?.status.success())
+        let filter = format!("name={name}");
+        let listed = self.good(dir, &["volume", "ls", "--quiet", "--filter", &filter])?;
+        Ok(listed.lines().any(|line| line == name))
     }
 
     /// The content's name of a local image.

@@ -9,10 +9,13 @@ use serde::de::DeserializeOwned;
 
 use super::files::{self, Attributes, OnDisk};
 use crate::fault::Fault;
-use crate::generation::{Generation, Kept, succession};
+use crate::generation::{Generation, Kept, MountedFile, succession};
 use crate::manifest::{Manifest, Style};
 
 const CLOSED: Attributes = Attributes { mode: 0o600, owner: None };
+
+const DEFINITION: &str = "definition.json";
+const ENV: &str = "compose.env";
 
 /// The state folder of one location.
 pub struct Store {
@@ -24,8 +27,10 @@ pub struct Store {
 pub struct Snapshot {
     /// Rendered files.
     pub files: Vec<(Kept, Vec<u8>)>,
-    /// Compose files, base first.
-    pub compose: Vec<Vec<u8>>,
+    /// Files that containers mount and no template makes.
+    pub mounted: Vec<(MountedFile, Vec<u8>)>,
+    /// The definition as Compose resolved it, whatever files it was made of.
+    pub definition: Vec<u8>,
     /// The env file Compose got.
     pub env: Vec<u8>,
 }
@@ -113,10 +118,11 @@ impl Store {
         for (index, (_, bytes)) in snapshot.files.iter().enumerate() {
             self.put(&dir.join(index.to_string()), bytes)?;
         }
-        for (index, bytes) in snapshot.compose.iter().enumerate() {
-            self.put(&dir.join(format!("compose-{index}.yaml")), bytes)?;
+        for (index, (_, bytes)) in snapshot.mounted.iter().enumerate() {
+            self.put(&dir.join(mounted_copy(index)), bytes)?;
         }
-        self.put(&dir.join("compose.env"), &snapshot.env)?;
+        self.put(&dir.join(DEFINITION), &snapshot.definition)?;
+        self.put(&dir.join(ENV), &snapshot.env)?;
         // Last, since a generation without this file does not count.
         self.save(&dir.join("generation.json"), &generation)?;
         for number in old {
@@ -128,20 +134,33 @@ impl Store {
     /// Reads a generation's rendered files back.
     pub fn restore(&self, service: &str, generation: &Generation) -> Result<Vec<(Kept, OnDisk)>, Fault> {
         let dir = self.generation_dir(service, generation.number);
-        let mut files_back = Vec::new();
-        for (index, kept) in generation.files.iter().enumerate() {
-            let path = dir.join(index.to_string());
-            match files::read(&path) {
-                Ok(Some(found)) => files_back.push((kept.clone(), found)),
-                _ => {
-                    return Err(Fault::Broken(format!(
-                        "{}: this part of the generation is gone",
-                        path.display()
-                    )));
-                }
-            }
+        let copies = generation.files.iter().enumerate();
+        copies.map(|(index, kept)| Ok((kept.clone(), part(&dir.join(index.to_string()))?))).collect()
+    }
+
+    /// Reads a generation's mounted files back, each with the path of its copy.
+    pub fn restore_mounted(
+        &self,
+        service: &str,
+        generation: &Generation,
+    ) -> Result<Vec<(MountedFile, PathBuf, OnDisk)>, Fault> {
+        let dir = self.generation_dir(service, generation.number);
+        let back = |(index, mounted): (usize, &MountedFile)| {
+            let copy = dir.join(mounted_copy(index));
+            let found = part(&copy)?;
+            Ok((mounted.clone(), copy, found))
+        };
+        generation.mounted.iter().enumerate().map(back).collect()
+    }
+
+    /// The generation's resolved definition and the env file that goes with it.
+    pub fn definition(&self, service: &str, generation: &Generation) -> Result<(PathBuf, PathBuf), Fault> {
+        let dir = self.generation_dir(service, generation.number);
+        let (definition, env) = (dir.join(DEFINITION), dir.join(ENV));
+        for path in [&definition, &env] {
+            part(path)?;
         }
-        Ok(files_back)
+        Ok((definition, env))
     }
 
     /// A generation's folder.
@@ -171,6 +190,15 @@ impl Store {
     }
 }
 
+fn mounted_copy(index: usize) -> String {
+    format!("mounted-{index}")
+}
+
+fn part(path: &Path) -> Result<OnDisk, Fault> {
+    let gone = || Fault::Broken(format!("{}: this part of the generation is gone", path.display()));
+    files::read(path).ok().flatten().ok_or_else(gone)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,12 +212,20 @@ mod tests {
         for number in 1..=7u64 {
             let kept = Kept { path: "a/b".into(), mode: 0o640, owner: None };
             let files = vec![(kept.clone(), format!("text {number}").into_bytes())];
-            let snapshot = Snapshot { files, compose: vec![b"services: {}".to_vec()], env: b"A=1".to_vec() };
+            let mounted =
+                MountedFile { path: "home/a.conf".into(), mode: 0o640, owner: (0, 0), writable: false };
+            let snapshot = Snapshot {
+                files,
+                mounted: vec![(mounted.clone(), format!("conf {number}").into_bytes())],
+                definition: b"{}".to_vec(),
+                env: b"A=1".to_vec(),
+            };
             let generation = Generation {
                 number: 0,
                 made: 1,
                 files: vec![kept],
-                compose_files: 1,
+                mounted: vec![mounted],
+                left_out: Vec::new(),
                 images: BTreeMap::new(),
                 content: number.to_string(),
             };
@@ -199,7 +235,11 @@ mod tests {
         assert_eq!(all.iter().map(|g| g.number).collect::<Vec<_>>(), [3, 4, 5, 6, 7]);
         let back = store.restore("caddy", &all[4]).expect("whole");
         assert_eq!(back[0].1.bytes.as_slice(), b"text 7");
+        let mounted = store.restore_mounted("caddy", &all[4]).expect("whole");
+        assert_eq!(mounted[0].2.bytes.as_slice(), b"conf 7");
         fs::remove_file(store.generation_dir("caddy", 7).join("0")).expect("removed");
+        fs::remove_file(store.generation_dir("caddy", 7).join("mounted-0")).expect("removed");
+        assert!(store.restore_mounted("caddy", &all[4]).is_err_and(|fault| fault.exit_code() == 11));
         assert!(store.restore("caddy", &all[4]).is_err_and(|fault| fault.exit_code() == 11));
     }
 

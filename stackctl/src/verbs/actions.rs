@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::Report;
+use super::names::service_verbs;
 use super::prepare::prepare;
 use super::session::Session;
 use crate::fault::Fault;
@@ -110,8 +111,8 @@ pub fn act(
         let known: Vec<&str> =
             actions.into_iter().flat_map(|actions| actions.keys()).map(String::as_str).collect();
         let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        let near = hint(&nearest(action, known));
-        Fault::Usage(format!("{service} has no action {action}{near}; declared are: {list}"))
+        let near = hint(&nearest(action, known.into_iter().chain(service_verbs())));
+        Fault::Usage(format!("{service} has no verb or action {action}{near}; its actions are: {list}"))
     })?;
     let words: Vec<String> = argv.iter().chain(extra).cloned().collect();
     if session.options.dry_run {

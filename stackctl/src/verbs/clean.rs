@@ -150,13 +150,16 @@ fn summary(session: &Session, deletions: &Deletions, consent: &Consent) -> (Stri
     let mut text = String::from("\n");
     let mut deleted = Vec::new();
     let mut kept = Vec::new();
-    let files = deletions.files.iter().map(|path| (short(path), true, ""));
-    let data =
-        deletions.data.iter().map(|path| (short(path), consent.data, " (data: --yes, or make clean YES=1)"));
+    let files = deletions.files.iter().map(|path| (short(path), true, String::new()));
+    let data = deletions
+        .data
+        .iter()
+        .map(|path| (short(path), consent.data, " (data: --yes, or make clean YES=1)".to_owned()));
     let volumes = deletions.volumes.iter().map(|name| {
-        (format!("volume {name}"), consent.volumes.contains(name), " (volume: --volume with its name)")
+        let needs = format!(" (volume: --volume {name}, or make clean VOLUMES={name})");
+        (format!("volume {name}"), consent.volumes.contains(name), needs)
     });
-    let secrets = deletions.secrets.iter().map(|name| (format!("secret {name}"), true, ""));
+    let secrets = deletions.secrets.iter().map(|name| (format!("secret {name}"), true, String::new()));
     for (what, goes, needs) in files.chain(data).chain(volumes).chain(secrets) {
         if goes {
             text.push_str(&format!("  {verb} {what}\n"));

@@ -46,6 +46,10 @@ pub fn diff(session: &Session, services: &[String]) -> Result<Report, Fault> {
             }
         }
     }
+    if rows.is_empty() {
+        let what = if reached { "every file and container is" } else { "every file is" };
+        text.push_str(&format!("no difference: {what} as the tree says\n"));
+    }
     if !reached {
         text.push_str("Docker does not answer: containers were not compared\n");
     }

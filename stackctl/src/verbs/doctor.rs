@@ -55,6 +55,9 @@ pub fn doctor(session: &Session, services: &[String]) -> Result<Report, Fault> {
     };
     let mut text: String =
         findings.0.iter().map(|(weight, said)| format!("{}: {said}\n", word(weight))).collect();
+    if findings.0.is_empty() {
+        text.push_str("nothing to report\n");
+    }
     if let Some((compose, engine)) = &versions {
         text.push_str(&format!("Docker {engine}, Compose {compose}\n"));
     }

@@ -6,6 +6,7 @@ pub mod arrange;
 pub mod clean;
 pub mod diff;
 pub mod doctor;
+pub mod names;
 pub mod prepare;
 pub mod remote;
 pub mod rollback;

@@ -20,15 +20,8 @@ pub fn machine(session: &Session) -> Option<&Machine> {
 /// Runs a verb on the location's machine with this terminal; its exit code.
 pub fn run(session: &Session, machine: &Machine, words: &[String]) -> Result<u8, Fault> {
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let arguments = ssh::arguments(machine, &session.tree.root, &session.location.name, words, terminal);
-    let environment = session.environment(&Vars::default());
-    let call = Call {
-        program: "ssh",
-        arguments: &arguments,
-        environment: &environment,
-        workdir: &session.tree.root,
-    };
-    let status = call.run().map_err(|error| Fault::Failed(format!("ssh: {error}")))?;
+    let status = over_ssh(session, machine, words, terminal, |call| call.run());
+    let status = status.map_err(|error| Fault::Failed(format!("ssh: {error}")))?;
     match status.code() {
         // ssh's own code for a connection that failed.
         None | Some(255) => {
@@ -43,17 +36,10 @@ pub fn run(session: &Session, machine: &Machine, words: &[String]) -> Result<u8,
 }
 
 /// The status rows of a far location.
-pub fn rows(session: &Session, machine: &Machine, patience: Duration) -> Result<Vec<Row>, Fault> {
+pub fn rows(session: &Session, machine: &Machine, timeout: Duration) -> Result<Vec<Row>, Fault> {
     let words = ["all-status", "--json"].map(str::to_owned);
-    let arguments = ssh::arguments(machine, &session.tree.root, &session.location.name, &words, false);
-    let environment = session.environment(&Vars::default());
-    let call = Call {
-        program: "ssh",
-        arguments: &arguments,
-        environment: &environment,
-        workdir: &session.tree.root,
-    };
-    let output = call.capture_within(patience).map_err(|error| Fault::Unreachable(error.to_string()))?;
+    let output = over_ssh(session, machine, &words, false, |call| call.capture_within(timeout));
+    let output = output.map_err(|error| Fault::Unreachable(error.to_string()))?;
     // 10 and 11 come with the rows that they are about.
     if !matches!(output.status.code(), Some(0 | 10 | 11)) {
         return Err(Fault::Unreachable(error_output(&output)));
@@ -61,6 +47,20 @@ pub fn rows(session: &Session, machine: &Machine, patience: Duration) -> Result<
     let answer: Answer = serde_json::from_slice(&output.stdout)
         .map_err(|error| Fault::Failed(format!("its answer: {error}")))?;
     Ok(answer.containers)
+}
+
+/// Makes the call of the far stackctl.
+fn over_ssh<T>(
+    session: &Session,
+    machine: &Machine,
+    words: &[String],
+    terminal: bool,
+    make: impl FnOnce(&Call<'_>) -> T,
+) -> T {
+    let workdir = &session.tree.root;
+    let arguments = ssh::arguments(machine, workdir, &session.location.name, words, terminal);
+    let environment = session.environment(&Vars::default());
+    make(&Call { program: "ssh", arguments: &arguments, environment: &environment, workdir })
 }
 
 #[derive(serde::Deserialize)]

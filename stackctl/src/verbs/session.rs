@@ -64,7 +64,7 @@ impl Session {
             Some(_) => start.clone(),
             None => discover::root(&start).ok_or_else(|| {
                 Fault::Usage(format!(
-                    "no tree at or above {}: it has _base/, stack.toml or locations",
+                    "no tree at or above {}: change into one, or give --root (a tree has _base/, stack.toml, or folders with .env.user)",
                     start.display()
                 ))
             })?,
@@ -236,6 +236,16 @@ impl Session {
     #[must_use]
     pub fn user_path(&self) -> PathBuf {
         self.location.dir.join(".env.user")
+    }
+
+    /// How to give a variable a value here.
+    #[must_use]
+    pub fn value_fix(&self) -> String {
+        let name = &self.location.name;
+        if !self.user_path().exists() && self.location.dir.join(".env.user.example").exists() {
+            return format!("there is no .env.user yet: copy {name}/.env.user.example to it and fill it in");
+        }
+        format!("give each a value in {name}/.env.user, or declare it as a secret in stack.toml")
     }
 
     /// The literal entries of one env file; none when there is no file.

@@ -98,7 +98,10 @@ pub fn render(session: &Session, services: &[String], check: bool) -> Result<Rep
         }
         store.save_manifest(&manifest)?;
     }
-    let text = stale.iter().map(|path| format!("rendered {path}\n")).collect::<String>();
+    let mut text = stale.iter().map(|path| format!("rendered {path}\n")).collect::<String>();
+    if stale.is_empty() {
+        text.push_str("nothing to render: every file is as its template says\n");
+    }
     Ok(Report::new(text, json))
 }
 
@@ -122,13 +125,14 @@ pub fn prepare_all(
     if missing.is_empty() {
         return Ok(prepared);
     }
-    if !session.user_path().exists() && session.location.dir.join(".env.user.example").exists() {
-        missing.push(format!(
-            "there is no .env.user yet: copy {}/.env.user.example and fill it in",
-            session.location.name
-        ));
+    // How to fix them is the same for all.
+    let fix = session.value_fix();
+    let lines = || missing.iter().flat_map(|text| text.lines());
+    let mut shown: Vec<&str> = lines().filter(|line| *line != fix).collect();
+    if lines().any(|line| line == fix) {
+        shown.push(&fix);
     }
-    Err(Fault::Invalid(missing.join("\n")))
+    Err(Fault::Invalid(shown.join("\n")))
 }
 
 /// Finishes writes that an interrupted run left half done.

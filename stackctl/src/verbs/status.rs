@@ -10,7 +10,7 @@ use super::Report;
 use super::prepare::{Changes, Prepared, prepare};
 use super::remote;
 use super::session::Session;
-use super::up::masked_lines;
+use super::up::{masked, masked_lines};
 use crate::fault::Fault;
 use crate::manifest::Decision;
 use crate::overlay::{FILES_LABEL, LOCATION_LABEL};
@@ -19,7 +19,7 @@ use crate::shell::store::Store;
 use crate::vars::Vars;
 
 /// A far location that has not answered after this long is called unreachable.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One container of the table; a wanted one that does not exist has the state `missing`.
 #[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
@@ -40,12 +40,12 @@ pub struct Row {
     pub drift: Vec<String>,
     /// What is wrong with it, when something is.
     #[serde(default)]
-    pub trouble: Option<Trouble>,
+    pub problem: Option<Problem>,
 }
 
 /// What is wrong with a wanted container.
 #[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub struct Problem {
     /// Whether it was started and does not run as it should; else it is only not there.
     pub broken: bool,
     /// What is wrong, in words.
@@ -62,17 +62,17 @@ const LINES: usize = 10;
 pub fn status(session: &Session, services: &[String]) -> Result<Report, Fault> {
     let rows = rows(session, services)?;
     let json = json!({"schema": 1, "location": session.location.name, "containers": rows});
-    Ok(Report { text: table(&rows) + &troubles(&rows), json, fault: fault(&rows) })
+    Ok(Report { text: table(&rows) + &problems(&rows), json, fault: fault(&rows) })
 }
 
 /// What is broken, each once, with its last lines.
-fn troubles(rows: &[Row]) -> String {
+fn problems(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in rows {
-        let Some(trouble) = row.trouble.as_ref().filter(|trouble| trouble.broken) else { continue };
-        text.push_str(&format!("{}: {}", row.shown(), trouble.why));
-        text.push_str(if trouble.lines.is_empty() { "\n" } else { "; its last lines:\n" });
-        text.extend(trouble.lines.iter().map(|line| format!("  {line}\n")));
+        let Some(problem) = row.problem.as_ref().filter(|problem| problem.broken) else { continue };
+        text.push_str(&format!("{}: {}", row.shown(), problem.why));
+        text.push_str(if problem.lines.is_empty() { "\n" } else { "; its last lines:\n" });
+        text.extend(problem.lines.iter().map(|line| format!("  {line}\n")));
     }
     text
 }
@@ -80,7 +80,7 @@ fn troubles(rows: &[Row]) -> String {
 /// Exit 11 when a container does not run as it should, 10 when one is not there or stopped.
 fn fault(rows: &[Row]) -> Option<Fault> {
     let named = |broken: bool| {
-        let of = |row: &&Row| row.trouble.as_ref().is_some_and(|trouble| trouble.broken == broken);
+        let of = |row: &&Row| row.problem.as_ref().is_some_and(|problem| problem.broken == broken);
         rows.iter().filter(of).map(Row::shown).collect::<Vec<_>>().join(", ")
     };
     let (broken, absent) = (named(true), named(false));
@@ -103,12 +103,12 @@ impl Row {
             health: "-".into(),
             image: "-".into(),
             drift,
-            trouble: None,
+            problem: None,
         }
     }
 
-    fn troubled(mut self, why: &str) -> Self {
-        self.trouble = Some(Trouble { broken: false, why: why.to_owned(), lines: Vec::new() });
+    fn with_problem(mut self, why: &str) -> Self {
+        self.problem = Some(Problem { broken: false, why: why.to_owned(), lines: Vec::new() });
         self
     }
 
@@ -125,7 +125,7 @@ pub fn everywhere(session: &Session) -> Result<Report, Fault> {
     for name in session.tree.locations.keys() {
         let there = session.at(name)?;
         let found = match remote::machine(&there) {
-            Some(machine) => remote::rows(&there, machine, PATIENCE),
+            Some(machine) => remote::rows(&there, machine, TIMEOUT),
             None => rows(&there, &there.all_services()),
         };
         match found {
@@ -141,7 +141,7 @@ pub fn everywhere(session: &Session) -> Result<Report, Fault> {
         unreachable.iter().map(|(name, why)| json!({"location": name, "error": why})).collect();
     let json = json!({"schema": 1, "containers": all, "unreachable": listed});
     let names = unreachable.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-    text.push_str(&troubles(&all));
+    text.push_str(&problems(&all));
     let unreached = || (!unreachable.is_empty()).then(|| Fault::Degraded(format!("not reached: {names}")));
     let fault = match (fault(&all), unreached()) {
         (Some(worse), Some(other)) => Some(worse.and(&other.to_string())),
@@ -179,7 +179,7 @@ fn of_service(
         Ok(prepared) => prepared,
         Err(Fault::Invalid(text)) => {
             let first = text.lines().next().unwrap_or_default().to_owned();
-            return Ok(vec![blank("-", "invalid", vec![first]).troubled("its definition is invalid")]);
+            return Ok(vec![blank("-", "invalid", vec![first]).with_problem("its definition is invalid")]);
         }
         Err(other) => return Err(other),
     };
@@ -187,7 +187,7 @@ fn of_service(
     let wanted = match labelled {
         Ok(wanted) => wanted,
         Err(Fault::Invalid(text)) => {
-            return Ok(vec![blank("-", "invalid", vec![text]).troubled("its definition is invalid")]);
+            return Ok(vec![blank("-", "invalid", vec![text]).with_problem("its definition is invalid")]);
         }
         Err(other) => return Err(other),
     };
@@ -202,7 +202,7 @@ fn of_service(
     for (name, files) in &wanted.files {
         let found: Vec<&&Running> = mine.iter().filter(|container| container.service() == name).collect();
         if found.is_empty() {
-            let mut row = blank(name, "missing", notes.clone()).troubled("it is missing");
+            let mut row = blank(name, "missing", notes.clone()).with_problem("it is missing");
             row.drift.push("no container".into());
             rows.push(row);
         }
@@ -211,7 +211,7 @@ fn of_service(
             row.health = container.health().to_owned();
             row.image.clone_from(&container.config.image);
             row.drift.extend(drift(session, container, wanted.changes.has(container), files));
-            row.trouble = trouble(session, docker, service, container);
+            row.problem = problem(session, docker, service, container);
             rows.push(row);
         }
     }
@@ -221,10 +221,10 @@ fn of_service(
     Ok(rows)
 }
 
-fn trouble(session: &Session, docker: &Docker, service: &str, container: &Running) -> Option<Trouble> {
-    let (broken, why) = container.look(crate::shell::now()).trouble()?;
+fn problem(session: &Session, docker: &Docker, service: &str, container: &Running) -> Option<Problem> {
+    let (broken, why) = container.look(crate::shell::now()).problem()?;
     let lines = if broken { masked_lines(session, docker, service, container, LINES) } else { Vec::new() };
-    Some(Trouble { broken, why, lines })
+    Some(Problem { broken, why: masked(session, service, &why), lines })
 }
 
 /// What is wanted of a service.
@@ -322,7 +322,7 @@ mod tests {
             health: "healthy".into(),
             image: "caddy:2".into(),
             drift: vec![],
-            trouble: None,
+            problem: None,
         };
         assert_eq!(
             table(&[row]),

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use site::{COMPOSE, FAKE_DOCKER, Site};
-use support::{Said, alone, executable, link, privileged};
+use support::{Completed, alone, executable, link, privileged};
 
 #[test]
 fn missing_variables_are_all_named_at_once_and_nothing_is_written() {
@@ -24,6 +24,7 @@ fn missing_variables_are_all_named_at_once_and_nothing_is_written() {
     let before = site.tree.fingerprint();
     let said = site.run(&["setup"]).expect(4);
     for line in [
+        "\ngive each a value in wroclaw/.env.user, or declare it as a secret in stack.toml",
         "wroclaw/caddy/b.conf.tmpl:2:3: {{MAIL_ADRESS}} has no value (did you mean MAIL_ADDRESS?)",
         "wroclaw/caddy/b.conf.tmpl:2:19: {{OTHER_ONE}} has no value",
         "caddy/a.conf.tmpl:1:1: {{THIRD_ONE}} has no value",
@@ -111,7 +112,17 @@ fn a_service_or_location_that_is_not_there_says_where_it_is() {
     let said = alone(&site.tree, "", Some(&site.bin()), &["status"]).expect(2);
     assert!(said.err.contains("kyiv, wroclaw"), "{}", said.err);
     assert!(site.run(&["cady"]).expect(2).err.contains("neither a verb nor a service"));
-    assert!(site.run(&["caddy", "validat"]).expect(2).err.contains("declared are: none"));
+    let said = site.run(&["caddy", "validat"]).expect(2).err;
+    assert!(said.contains("caddy has no verb or action validat; its actions are: none"), "{said}");
+    for (target, near) in [
+        ("caddy-statsu", "status"),
+        ("cady-status", "caddy-status"),
+        ("statsu", "status"),
+        ("all-upp", "all-up"),
+    ] {
+        let said = site.run(&["make", target]).expect(2).err;
+        assert!(said.contains(&format!("(did you mean {near}")), "{target}: {said}");
+    }
     site.run(&["select", "transmision"]).expect(2);
     site.run(&["up", "--nonsense"]).expect(2);
 }
@@ -127,7 +138,7 @@ fn a_service_named_by_the_environment_wins_over_the_selected_one() {
         .env("PATH", format!("{}:/usr/bin:/bin", site.bin().display()))
         .current_dir(site.path("wroclaw"))
         .output();
-    let said = Said::of(&output.expect("stackctl runs")).expect(0).json();
+    let said = Completed::of(&output.expect("stackctl runs")).expect(0).json();
     let services: Vec<_> =
         said["commands"].as_array().expect("rows").iter().map(|row| &row["service"]).collect();
     assert_eq!(services, ["emby"]);
@@ -142,7 +153,7 @@ fn the_samples_hook_keeps_what_is_secret_out_of_a_commit() {
     let commit = |message: &str| {
         let mut command = Command::new("git");
         command.args(["-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "-q", "-m", message]);
-        Said::of(&command.current_dir(&site.tree.root).output().expect("git runs"))
+        Completed::of(&command.current_dir(&site.tree.root).output().expect("git runs"))
     };
     site.tree.write("wroclaw/forwarder/wroclaw.key", "private");
     site.git(&["add", "-A", "-f"]);
@@ -233,6 +244,25 @@ fn the_second_operator_learns_who_holds_the_lock() {
 }
 
 #[test]
+fn a_lost_secret_is_not_made_again_while_its_volume_cannot_be_seen() {
+    let site = Site::new();
+    site.tree
+        .write("stack.toml", "[secrets.caddy]\nDB_TOKEN = { kind = \"uuid\", volumes = [\"caddy_data\"] }\n");
+    site.tree.write("wroclaw/caddy/a.conf.tmpl", "{{DB_TOKEN}}\n");
+    site.run(&["setup"]).expect(0);
+    fs::remove_file(site.path("wroclaw/caddy/a.conf")).expect("removed");
+    site.tree.write("wroclaw/.env.generated", "");
+    let said = site.run(&["setup"]).expect(3);
+    assert!(
+        said.err.contains("DB_TOKEN is gone, and whether its volumes remain cannot be seen"),
+        "{}",
+        said.err
+    );
+    assert_eq!(site.tree.read("wroclaw/.env.generated"), "");
+    assert!(!site.path("wroclaw/caddy/a.conf").exists());
+}
+
+#[test]
 fn a_full_disk_leaves_the_old_files() {
     if !privileged() {
         return;
@@ -248,7 +278,7 @@ fn a_full_disk_leaves_the_old_files() {
     );
     let output =
         Command::new("unshare").args(["--mount", "sh", "-c", &script]).output().expect("unshare runs");
-    let said = Said::of(&output).expect(1);
+    let said = Completed::of(&output).expect(1);
     assert!(said.err.contains("big.conf: No space left on device"), "{}", said.err);
     assert!(said.out.contains("small me@example.com") && !said.out.contains("stackctl-new"), "{}", said.out);
 }
@@ -323,7 +353,7 @@ fn a_password_is_hashed_from_standard_input() {
             .spawn()
             .expect("stackctl runs");
         std::io::Write::write_all(&mut child.stdin.take().expect("a pipe"), b"pa$$word\n").expect("written");
-        let said = Said::of(&child.wait_with_output().expect("ended")).expect(0);
+        let said = Completed::of(&child.wait_with_output().expect("ended")).expect(0);
         assert!(said.out.starts_with(start), "{}", said.out);
     }
 }
@@ -370,7 +400,7 @@ fn the_makefile_shim_finds_verbs_services_and_actions() {
             .env("PATH", path)
             .current_dir(site.path("wroclaw"))
             .output();
-        Said::of(&output.expect("make runs"))
+        Completed::of(&output.expect("make runs"))
     };
     assert_eq!(make(&["select", "SERVICE=caddy"]).expect(0).out, "selected caddy\n");
     assert_eq!(site.tree.read("scripts/.service"), "caddy\n");
@@ -390,7 +420,7 @@ fn the_makefile_shim_finds_verbs_services_and_actions() {
     make(&["all-setup"]).expect(0);
     assert!(make(&["unselect"]).expect(0).out.contains("verbs mean all"));
     assert!(make(&["up"]).expect(2).err.contains("Docker does not answer"));
-    assert!(make(&["caddy-nonsense"]).expect(2).err.contains("no action nonsense"));
+    assert!(make(&["caddy-nonsense"]).expect(2).err.contains("no verb or action nonsense"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::support::{self, Said, Tree, alone, executable};
+use super::support::{self, Completed, Tree, alone, executable};
 
 pub(crate) const COMPOSE: &str = "services:\n  caddy:\n    image: caddy:2\n    environment: [\"MAIL={{MAIL_ADDRESS}}\", \"OWN={{PORTS}}\"]\n";
 
@@ -49,11 +49,11 @@ impl Site {
         self.tree.root.join(below)
     }
 
-    pub(crate) fn run(&self, words: &[&str]) -> Said {
+    pub(crate) fn run(&self, words: &[&str]) -> Completed {
         alone(&self.tree, "wroclaw", Some(&self.bin()), words)
     }
 
-    pub(crate) fn run_unprivileged(&self, words: &[&str]) -> Said {
+    pub(crate) fn run_unprivileged(&self, words: &[&str]) -> Completed {
         let copy = self.dir.path().join("bin/stackctl");
         fs::copy(support::STACKCTL, &copy).expect("copied");
         let output = Command::new("setpriv")
@@ -62,7 +62,7 @@ impl Site {
             .args(words)
             .current_dir(self.path("wroclaw"))
             .output();
-        Said::of(&output.expect("setpriv runs"))
+        Completed::of(&output.expect("setpriv runs"))
     }
 
     pub(crate) fn git(&self, words: &[&str]) {

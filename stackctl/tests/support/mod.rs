@@ -7,13 +7,13 @@ pub(crate) mod alloy;
 use std::path::Path;
 use std::process::Command;
 
-pub(crate) use engine::{Engine, Said, Tree, changed, executable, link, packages, privileged, project};
+pub(crate) use engine::{Completed, Engine, Tree, changed, executable, link, packages, privileged, project};
 
 /// The stackctl under test.
 pub(crate) const STACKCTL: &str = env!("CARGO_BIN_EXE_stackctl");
 
 /// Runs stackctl in a folder of a tree, against an engine.
-pub(crate) fn stackctl(engine: &Engine, tree: &Tree, location: &str, words: &[&str]) -> Said {
+pub(crate) fn stackctl(engine: &Engine, tree: &Tree, location: &str, words: &[&str]) -> Completed {
     let mut command = engine.command("timeout");
     // A scenario that hangs must say where.
     let output = command
@@ -22,11 +22,11 @@ pub(crate) fn stackctl(engine: &Engine, tree: &Tree, location: &str, words: &[&s
         .current_dir(tree.root.join(location))
         .output()
         .expect("stackctl runs");
-    Said::of(&output)
+    Completed::of(&output)
 }
 
 /// Runs stackctl where no Docker is needed, with programs from `bin` first on the `PATH`.
-pub(crate) fn alone(tree: &Tree, location: &str, bin: Option<&Path>, words: &[&str]) -> Said {
+pub(crate) fn alone(tree: &Tree, location: &str, bin: Option<&Path>, words: &[&str]) -> Completed {
     let path = bin.map(|bin| format!("{}:", bin.display())).unwrap_or_default();
     let output = Command::new(STACKCTL)
         .args(words)
@@ -37,5 +37,5 @@ pub(crate) fn alone(tree: &Tree, location: &str, bin: Option<&Path>, words: &[&s
         .current_dir(tree.root.join(location))
         .output()
         .expect("stackctl runs");
-    Said::of(&output)
+    Completed::of(&output)
 }

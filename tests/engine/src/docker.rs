@@ -19,7 +19,8 @@ pub enum Network {
     Machine,
 }
 
-/// A Docker engine in namespaces, with a socket and a data folder, of its own; it ends with this value.
+/// A Docker engine in namespaces, with a socket and a data folder, of its own; it ends with this
+/// value.
 pub struct Engine {
     /// Where it keeps everything.
     pub dir: tempfile::TempDir,

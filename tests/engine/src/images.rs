@@ -27,10 +27,11 @@ const IMAGES: [&str; 17] = [
     "ghcr.io/akpw/mktxp:latest",
 ];
 
-/// Serves every port that a health check of the sample tree asks for, unless a mounted file says STANDIN_BROKEN.
+/// Serves every port that a health check of the sample tree asks for, unless a mounted file says
+/// STANDIN_BROKEN.
 ///
-/// In the engine's own network, where its bridges are, it serves Alloy's port alone: the others are published there by
-/// containers, and who comes first would have them.
+/// In the engine's own network, where its bridges are, it serves Alloy's port alone: the others are
+/// published there by containers, and who comes first would have them.
 const SERVE: &str = r#"#!/bin/sh
 trap 'exit 0' TERM INT
 case "$1" in caddy | rm) exec "$@" ;; esac
@@ -110,7 +111,8 @@ impl Engine {
         fs::remove_dir_all(&rootfs).expect("removed");
     }
 
-    /// Makes the image `caddy:2` of a real Caddy, with the shell and the `wget` that its health check asks for.
+    /// Makes the image `caddy:2` of a real Caddy, with the shell and the `wget` that its health
+    /// check asks for.
     pub fn load_caddy(&self, caddy: &Path) {
         let rootfs = self.dir.path().join("caddy");
         for folder in ["bin", "tmp", "etc/caddy", "data", "config", "usr/bin"] {

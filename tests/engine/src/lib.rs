@@ -1,13 +1,13 @@
 //! A Docker engine of a test's own, with stand-in images, and the sample tree of Compose stacks.
 //!
-//! An [`Engine`] has a socket, a data folder and namespaces of its own, so a user's Docker is never touched; it ends with
-//! the test. No registry is needed: images are made of what the distribution packages, which `scripts/stack-packages`
-//! unpacks into the project's cache.
+//! An [`Engine`] has a socket, a data folder and namespaces of its own, so a user's Docker is never
+//! touched; it ends with the test. No registry is needed: images are made of what the distribution
+//! packages, which `scripts/stack-packages` unpacks into the project's cache.
 #![allow(clippy::expect_used, clippy::panic, clippy::print_stderr)] // A scenario that cannot go on stops.
 
+mod completed;
 mod docker;
 mod images;
-mod said;
 mod tree;
 
 use std::fs::{self, File, Permissions};
@@ -16,9 +16,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+pub use completed::Completed;
 pub use docker::{Engine, Network};
 pub use images::Source;
-pub use said::Said;
 pub use tree::{Tree, changed};
 
 /// The project's root.

@@ -25,39 +25,44 @@ pub(crate) struct Entry {
     pub(crate) user: Option<User>,
 }
 
-/// Puts every later child of the calling thread into one new PID namespace: its first child is the init whose
-/// death ends all the others.
+/// Puts every later child of the calling thread into one new PID namespace: its first child is the
+/// init whose death ends all the others.
 pub(crate) fn unshare_children() -> io::Result<()> {
-    // SAFETY: no pointers are passed; CLONE_NEWPID changes only which PID namespace children of this thread get.
+    // SAFETY: no pointers are passed; CLONE_NEWPID changes only which PID namespace children of
+    // this thread get.
     check(unsafe { libc::unshare(libc::CLONE_NEWPID) })
 }
 
-/// Gives the calling thread a table of descriptors of its own, with a copy of each that is open: the limit on
-/// descriptors counts for each table.
+/// Gives the calling thread a table of descriptors of its own, with a copy of each that is open:
+/// the limit on descriptors counts for each table.
 ///
 /// # Errors
 /// When the kernel has no memory for it.
 pub fn own_descriptors() -> io::Result<()> {
-    // SAFETY: no pointers are passed; every descriptor this thread knows stays open under its number.
+    // SAFETY: no pointers are passed; every descriptor this thread knows stays open under its
+    // number.
     check(unsafe { libc::unshare(libc::CLONE_FILES) })
 }
 
 /// Lets the kernel kill the command's process when the thread that spawns it ends.
 pub(crate) fn die_with_spawner(command: &mut Command) {
-    // SAFETY: the closure makes one system call and allocates nothing, so it may run between fork and exec.
+    // SAFETY: the closure makes one system call and allocates nothing, so it may run between fork
+    // and exec.
     unsafe { command.pre_exec(set_death_signal) };
 }
 
-/// Makes the command's process the holder of new network and mount namespaces with a `/run` of its own.
+/// Makes the command's process the holder of new network and mount namespaces with a `/run` of its
+/// own.
 pub(crate) fn hold_new_namespaces(command: &mut Command) {
-    // SAFETY: the closure makes system calls on constant strings only and allocates nothing, so it may run between
-    // fork and exec.
+    // SAFETY: the closure makes system calls on constant strings only and allocates nothing, so it
+    // may run between fork and exec.
     unsafe {
         command.pre_exec(|| {
             check(libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS))?;
             mount(None, c"/", None, libc::MS_REC | libc::MS_PRIVATE)?;
             mount(Some(c"tmpfs"), c"/run", Some(c"tmpfs"), libc::MS_NOSUID | libc::MS_NODEV)?;
-            // A sysfs of this namespace shows its links; without the right to mount one, the outer one stays.
+            // A sysfs of this namespace shows its links; without the right to mount one, the outer
+            // one stays.
             let _ = mount(Some(c"sysfs"), c"/sys", Some(c"sysfs"), libc::MS_RDONLY);
             set_death_signal()
         });
@@ -66,8 +71,8 @@ pub(crate) fn hold_new_namespaces(command: &mut Command) {
 
 /// Makes the command's process enter a node, and become `entry.user` there.
 pub(crate) fn enter_before_exec(command: &mut Command, entry: Entry, directory: std::ffi::CString) {
-    // SAFETY: the closure makes system calls on values it owns and allocates nothing, so it may run between fork and
-    // exec. The descriptors belong to the node, which outlives the spawn.
+    // SAFETY: the closure makes system calls on values it owns and allocates nothing, so it may run
+    // between fork and exec. The descriptors belong to the node, which outlives the spawn.
     unsafe {
         command.pre_exec(move || {
             check(libc::setns(entry.net, libc::CLONE_NEWNET))?;
@@ -93,7 +98,8 @@ pub(crate) struct RawPackets {
 }
 
 impl RawPackets {
-    /// Opens one on the interface of that name in this thread's network; packets go to `mac` where links have such.
+    /// Opens one on the interface of that name in this thread's network; packets go to `mac` where
+    /// links have such.
     pub(crate) fn open(interface: &CStr, mac: Option<[u8; 6]>) -> io::Result<Self> {
         // SAFETY: the name is a C string that lives for the call.
         let index = unsafe { libc::if_nametoindex(interface.as_ptr()) };

@@ -1,8 +1,9 @@
 //! Network namespaces, processes and captures for scenarios that cross a network.
 //!
-//! A [`Lab`] is a set of [`Node`]s joined by veth pairs. Nodes have no names outside the test that made them, so any
-//! number of labs run side by side, and everything a lab started ends with it: the processes live in a PID namespace
-//! whose init dies with the test, whether it returns, panics or is killed.
+//! A [`Lab`] is a set of [`Node`]s joined by veth pairs. Nodes have no names outside the test that
+//! made them, so any number of labs run side by side, and everything a lab started ends with it:
+//! the processes live in a PID namespace whose init dies with the test, whether it returns, panics
+//! or is killed.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {

@@ -11,7 +11,8 @@ pub(crate) struct Watched {
     pub(crate) path: PathBuf,
 }
 
-/// The lines at warning level or above that contain none of the announced texts, each with its file's name.
+/// The lines at warning level or above that contain none of the announced texts, each with its
+/// file's name.
 pub(crate) fn unexpected(watched: &[Watched], expected: &[String]) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for log in watched {

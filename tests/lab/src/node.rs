@@ -113,8 +113,9 @@ impl Node {
         }
     }
 
-    /// Runs a command line (split at spaces, no quoting) to its end and returns its standard output; failure to
-    /// start, a non-zero exit and more than 60 seconds are errors that quote its output.
+    /// Runs a command line (split at spaces, no quoting) to its end and returns its standard
+    /// output; failure to start, a non-zero exit and more than 60 seconds are errors that quote its
+    /// output.
     pub fn run(&self, line: &str) -> Result<String> {
         self.line(line)?.run()
     }
@@ -151,8 +152,8 @@ impl Node {
         Ok(self.within(|| fs::read_to_string(&path))??.trim().to_owned())
     }
 
-    /// Runs a closure on a short-lived thread inside the network namespace (not the mount namespace); sockets that
-    /// it opens stay in the namespace wherever they are used later.
+    /// Runs a closure on a short-lived thread inside the network namespace (not the mount
+    /// namespace); sockets that it opens stay in the namespace wherever they are used later.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         std::thread::scope(|scope| {
             let inside = scope.spawn(|| enter::enter_network(&self.0.net).map(|()| work()));
@@ -179,8 +180,8 @@ impl Node {
         self.within(|| UdpSocket::bind(address))?.with_context(|| format!("{}: bind {address}", self.name()))
     }
 
-    /// Opens a socket that sends raw IP packets, malformed ones included, out of an interface; `neighbour` is the
-    /// node and interface at the other end of a veth pair, and `None` for a TUN.
+    /// Opens a socket that sends raw IP packets, malformed ones included, out of an interface;
+    /// `neighbour` is the node and interface at the other end of a veth pair, and `None` for a TUN.
     pub fn packet_socket(&self, interface: &str, neighbour: Option<(&Self, &str)>) -> Result<PacketSocket> {
         let mac = neighbour.map(|(node, name)| node.mac_address(name)).transpose()?;
         let name = CString::new(interface)?;
@@ -197,7 +198,8 @@ impl Node {
         bytes?.try_into().map_err(|_| anyhow!("{interface} has no MAC address"))
     }
 
-    /// Gives the node its own `/etc/hosts`-like file: later writes to the returned path change what it reads.
+    /// Gives the node its own `/etc/hosts`-like file: later writes to the returned path change what
+    /// it reads.
     pub fn shadow_file(&self, path: &str, text: &str) -> Result<PathBuf> {
         let own = self.0.directory.join(path.trim_start_matches('/').replace('/', "_"));
         fs::write(&own, text)?;
@@ -243,7 +245,8 @@ impl NodeCommand {
         self
     }
 
-    /// Runs as this user and group, with no supplementary groups; the kernel then clears every effective capability.
+    /// Runs as this user and group, with no supplementary groups; the kernel then clears every
+    /// effective capability.
     #[must_use]
     pub fn user(mut self, uid: u32, gid: u32) -> Self {
         self.user = Some(User { uid, gid });
@@ -305,7 +308,8 @@ impl NodeCommand {
         })
     }
 
-    /// Starts a process that goes on running; its output is captured in the node's folder as `NAME.log`.
+    /// Starts a process that goes on running; its output is captured in the node's folder as
+    /// `NAME.log`.
     pub fn spawn(mut self, name: &str) -> Result<Process> {
         let log = self.node.directory().join(format!("{name}.log"));
         let file = fs::OpenOptions::new().create(true).append(true).open(&log)?;

@@ -15,7 +15,8 @@ pub fn workspace() -> PathBuf {
     here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
-/// A program of this workspace: from the folder `CAUSEWAY_BINARIES` names, else built with the running test's profile.
+/// A program of this workspace: from the folder `CAUSEWAY_BINARIES` names, else built with the
+/// running test's profile.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let exe = env::current_exe()?;
     let chosen = env::var_os("CAUSEWAY_BINARIES").map(PathBuf::from);
@@ -26,7 +27,8 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     })
 }
 
-/// A program newer than the distribution's, from the cache that `scripts/packages` fills, else from the PATH.
+/// A program newer than the distribution's, from the cache that `scripts/packages` fills, else from
+/// the PATH.
 pub fn newer(name: &str) -> Result<PathBuf> {
     let cache = env::var_os("CAUSEWAY_CACHE").map_or_else(|| workspace().join(".cache"), PathBuf::from);
     let unpacked = ["usr/bin", "usr/sbin"].map(|folder| cache.join("newer").join(folder).join(name));
@@ -41,7 +43,8 @@ pub fn full_counts() -> bool {
     env::var_os("CAUSEWAY_SOAK").is_some_and(|value| value == "1")
 }
 
-/// Whether this is root of the machine, who may become other users, and not only of a user namespace.
+/// Whether this is root of the machine, who may become other users, and not only of a user
+/// namespace.
 pub fn has_real_root() -> bool {
     let whole = fs::read_to_string("/proc/self/uid_map")
         .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));

@@ -31,9 +31,9 @@ pub enum Signal {
     Hangup,
     /// SIGKILL.
     Kill,
-    /// SIGSTOP: freeze.
+    /// SIGSTOP: pause.
     Stop,
-    /// SIGCONT: thaw.
+    /// SIGCONT: go on.
     Continue,
 }
 

@@ -30,10 +30,11 @@ pub struct Lab {
     directory: TempDir,
 }
 
-/// Builds `topology`, runs `test` in it and fails when the test fails or a daemon logged a warning that the test did
-/// not announce with [`Lab::expect_warning`].
+/// Builds `topology`, runs `test` in it and fails when the test fails or a daemon logged a warning
+/// that the test did not announce with [`Lab::expect_warning`].
 ///
-/// What explains a failure is printed and kept in `target/lab-failures/NAME`; a panic is reported the same way.
+/// What explains a failure is printed and kept in `target/lab-failures/NAME`; a panic is reported
+/// the same way.
 pub fn scenario(topology: Topology, test: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("scenario").replace("::", ".");
@@ -147,7 +148,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Records the headers of what crosses an interface, up to 20,000 packets, kept when the scenario fails.
+    /// Records the headers of what crosses an interface, up to 20,000 packets, kept when the
+    /// scenario fails.
     pub fn capture(&self, node: &Node, interface: &str) -> Result<PathBuf> {
         let capture = Capture::start(node, interface)?;
         let path = capture.path().to_owned();

@@ -9,8 +9,9 @@ use crate::enter;
 
 /// Starts processes inside one PID namespace whose init dies with this thread.
 ///
-/// A thread that has left its PID namespace for its children can start no further threads, and the death signal of a
-/// child is tied to the thread that forked it: both are why spawning has a thread of its own.
+/// A thread that has left its PID namespace for its children can start no further threads, and the
+/// death signal of a child is tied to the thread that forked it: both are why spawning has a thread
+/// of its own.
 #[derive(Debug)]
 pub(crate) struct Spawner {
     jobs: Option<Sender<Job>>,
@@ -42,7 +43,8 @@ impl Spawner {
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
-    /// Starts `command` in the lab's PID namespace; the child's number is the one seen from outside.
+    /// Starts `command` in the lab's PID namespace; the child's number is the one seen from
+    /// outside.
     pub(crate) fn spawn(&self, command: Command) -> io::Result<Child> {
         let (reply, answer) = channel();
         let jobs = self.jobs.as_ref().ok_or_else(|| io::Error::other("the lab has ended"))?;

@@ -53,9 +53,9 @@ impl Topology {
         }
     }
 
-    /// `client` 203.0.113.10, `edge` (WAN `eth0` 192.0.2.2, LAN `eth1` 192.168.1.2) and `cgnat` 198.51.100.7 hang off
-    /// the router `inet`; `lan` 192.168.1.50 off `edge`; `origin` 100.64.0.2 off `cgnat`, which masquerades, forgets
-    /// UDP mappings after 30 s and lets nothing in.
+    /// `client` 203.0.113.10, `edge` (WAN `eth0` 192.0.2.2, LAN `eth1` 192.168.1.2) and `cgnat`
+    /// 198.51.100.7 hang off the router `inet`; `lan` 192.168.1.50 off `edge`; `origin` 100.64.0.2
+    /// off `cgnat`, which masquerades, forgets UDP mappings after 30 s and lets nothing in.
     pub fn standard() -> Self {
         Self { shape: Shape::Standard, ..Self::empty() }
     }
@@ -67,8 +67,8 @@ impl Topology {
         Self { shape: Shape::OneArmed, ..Self::empty() }
     }
 
-    /// As the standard one, with a second edge `oracle` 198.18.66.2 that has no LAN, and `proxy` 173.245.48.10, a client
-    /// in a network of Cloudflare's.
+    /// As the standard one, with a second edge `oracle` 198.18.66.2 that has no LAN, and `proxy`
+    /// 173.245.48.10, a client in a network of Cloudflare's.
     pub fn two_edges() -> Self {
         Self { second_edge: true, ..Self::standard() }
     }
@@ -91,14 +91,15 @@ impl Topology {
         Self { second_origin: true, ..self }
     }
 
-    /// Adds `container` 172.17.0.2 to a bridge `docker0` on `edge`, with the masquerade Docker makes for it.
+    /// Adds `container` 172.17.0.2 to a bridge `docker0` on `edge`, with the masquerade Docker
+    /// makes for it.
     #[must_use]
     pub fn with_container(self) -> Self {
         Self { container: Some(Bridge::Plain), ..self }
     }
 
-    /// Adds the container with every rule that Docker 26 writes by iptables-nft for `-p 9091:9091`, FORWARD policy
-    /// DROP included, and in `DOCKER-USER` the two lines that let the tunnel pass.
+    /// Adds the container with every rule that Docker 26 writes by iptables-nft for `-p 9091:9091`,
+    /// FORWARD policy DROP included, and in `DOCKER-USER` the two lines that let the tunnel pass.
     #[must_use]
     pub fn with_docker(self) -> Self {
         Self { container: Some(Bridge::Docker), ..self }

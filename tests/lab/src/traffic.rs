@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 /// How long one read waits before a server checks whether it must end.
-const GLANCE: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(100);
 
 /// A TCP server that runs one handler per connection until it is dropped.
 #[derive(Debug)]
@@ -114,7 +114,7 @@ impl UdpServer {
         socket: UdpSocket,
         answer: impl Fn(SocketAddr, &[u8]) -> Vec<u8> + Send + 'static,
     ) -> Result<Self> {
-        socket.set_read_timeout(Some(GLANCE))?;
+        socket.set_read_timeout(Some(POLL))?;
         let ending = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&ending);
         let thread = std::thread::spawn(move || {

@@ -1,4 +1,5 @@
-//! Packet counters outside the product's own table: the ground truth for what leaked and what was tried.
+//! Packet counters outside the product's own table: the ground truth for what leaked and what was
+//! tried.
 
 use anyhow::{Context, Result};
 
@@ -15,12 +16,14 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// Counts packets that match an nftables expression where they arrive at `node`, before any other rule.
+    /// Counts packets that match an nftables expression where they arrive at `node`, before any
+    /// other rule.
     pub fn arriving(node: &Node, name: &str, expression: &str) -> Result<Self> {
         Self::hooked(node, name, "prerouting", -500, expression)
     }
 
-    /// Counts packets that match an nftables expression where they leave `node`, after every other rule.
+    /// Counts packets that match an nftables expression where they leave `node`, after every other
+    /// rule.
     pub fn leaving(node: &Node, name: &str, expression: &str) -> Result<Self> {
         Self::hooked(node, name, "postrouting", 500, expression)
     }

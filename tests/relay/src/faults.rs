@@ -12,7 +12,8 @@ pub struct Faults {
     pub drop: f64,
     /// Probability that a datagram arrives twice.
     pub duplicate: f64,
-    /// Probability that a datagram is held back until [`Faults::reorder_depth`] later ones have passed.
+    /// Probability that a datagram is held back until [`Faults::reorder_depth`] later ones have
+    /// passed.
     pub reorder: f64,
     /// How many later datagrams overtake a held one; it never waits longer than 100 ms.
     pub reorder_depth: u64,

@@ -1,7 +1,8 @@
 //! A seeded UDP relay that loses, delays, reorders, duplicates, corrupts and rebinds.
 //!
-//! [`Path`] is the pure part: datagrams and the time go in, datagrams come out when they are due, and the same seed
-//! does the same to the same input. [`Relay`] puts two of them, one for each direction, between real sockets.
+//! [`Path`] is the pure part: datagrams and the time go in, datagrams come out when they are due,
+//! and the same seed does the same to the same input. [`Relay`] puts two of them, one for each
+//! direction, between real sockets.
 
 mod control;
 mod faults;

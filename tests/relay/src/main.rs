@@ -1,4 +1,5 @@
-//! `relay --listen ADDRESS --to ADDRESS`: put a bad path between two programs, and steer it by JSON lines.
+//! `relay --listen ADDRESS --to ADDRESS`: put a bad path between two programs, and steer it by JSON
+//! lines.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, UdpSocket};
@@ -24,7 +25,8 @@ struct Arguments {
     /// The faults' sequence.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// A Unix socket for requests; without it they come on standard input, whose end ends the relay.
+    /// A Unix socket for requests; without it they come on standard input, whose end ends the
+    /// relay.
     #[arg(long)]
     control: Option<PathBuf>,
 }

@@ -18,7 +18,8 @@ pub const RECORD_LIMIT: usize = 4096;
 /// How long a datagram is held back for reordering when nothing overtakes it.
 const HOLD_LIMIT: Duration = Duration::from_millis(100);
 
-/// What happened to the datagrams of one direction: the ground truth that metrics are compared with.
+/// What happened to the datagrams of one direction: the ground truth that metrics are compared
+/// with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Datagrams that came in.
@@ -115,7 +116,8 @@ impl Path {
             }
             record.push_back(datagram.to_vec());
         }
-        // Every fault draws its number, so that the fate of a datagram does not depend on the other settings.
+        // Every fault draws its number, so that the fate of a datagram does not depend on the other
+        // settings.
         let lost = self.random.chance(self.faults.drop);
         let twice = self.random.chance(self.faults.duplicate);
         let hold = self.random.chance(self.faults.reorder) && self.faults.reorder_depth > 0;
@@ -157,7 +159,8 @@ impl Path {
         self.record = on.then(VecDeque::new);
     }
 
-    /// Sends the last `count` recorded datagrams again, unaltered, oldest first; answers how many there were.
+    /// Sends the last `count` recorded datagrams again, unaltered, oldest first; answers how many
+    /// there were.
     pub fn replay(&mut self, now: Duration, count: usize) -> usize {
         let Some(record) = &self.record else { return 0 };
         let again: Vec<Vec<u8>> = record.iter().skip(record.len().saturating_sub(count)).cloned().collect();

@@ -20,13 +20,14 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`; 0 when `bound` is 0. The bias is below 2^-32 for the bounds used here.
+    /// A number below `bound`; 0 when `bound` is 0. The bias is below 2^-32 for the bounds used
+    /// here.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next_u64().checked_rem(bound).unwrap_or(0)
     }
 
-    /// True with this probability. Draws a number even for 0 and 1, so that one fault's setting does not shift the
-    /// others' sequence.
+    /// True with this probability. Draws a number even for 0 and 1, so that one fault's setting
+    /// does not shift the others' sequence.
     pub fn chance(&mut self, probability: f64) -> bool {
         let unit = (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
         unit < probability

@@ -15,7 +15,7 @@ use crate::path::{Counters, Path};
 
 /// How long the threads wait for a datagram when nothing is due, before they check whether they
 /// must end.
-const GLANCE: Duration = Duration::from_millis(4);
+const POLL: Duration = Duration::from_millis(4);
 
 /// Which way a datagram goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,15 +62,16 @@ struct State {
 }
 
 impl Relay {
-    /// Relays between `near`, where the dialling side sends, and `target`, reached through a socket that
-    /// `open_target` makes, again at every [`Relay::rebind`]. Both may belong to any network namespace.
+    /// Relays between `near`, where the dialling side sends, and `target`, reached through a socket
+    /// that `open_target` makes, again at every [`Relay::rebind`]. Both may belong to any network
+    /// namespace.
     pub fn start(
         near: UdpSocket,
         target: SocketAddr,
         seed: u64,
         open_target: impl Fn() -> io::Result<UdpSocket> + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        near.set_read_timeout(Some(GLANCE))?;
+        near.set_read_timeout(Some(POLL))?;
         let far = open_far(&open_target)?;
         let state = State { forward: Path::new(seed), back: Path::new(seed ^ u64::MAX), far, dialler: None };
         let shared = Arc::new(Shared {
@@ -123,7 +124,8 @@ impl Relay {
         self.with_path(direction, |path| path.replay(now, count))
     }
 
-    /// Goes on from a new source port, as a NAT that lost its mapping does; answers the new local address.
+    /// Goes on from a new source port, as a NAT that lost its mapping does; answers the new local
+    /// address.
     pub fn rebind(&self) -> io::Result<SocketAddr> {
         let far = open_far(&self.shared.open_target)?;
         let address = far.local_addr()?;
@@ -162,7 +164,7 @@ impl Shared {
     /// socket's own timeout counts in ticks of milliseconds, which would add that much jitter to
     /// the path.
     fn is_readable(&self, socket: &UdpSocket, due: Option<Duration>) -> bool {
-        let wait = due.map_or(GLANCE, |due| due.saturating_sub(self.now()).min(GLANCE));
+        let wait = due.map_or(POLL, |due| due.saturating_sub(self.now()).min(POLL));
         let timeout = Timespec::try_from(wait).ok();
         matches!(poll(&mut [PollFd::new(socket, PollFlags::IN)], timeout.as_ref()), Ok(1..))
     }
@@ -202,6 +204,6 @@ impl Shared {
 
 fn open_far(open: impl Fn() -> io::Result<UdpSocket>) -> io::Result<Arc<UdpSocket>> {
     let socket = open()?;
-    socket.set_read_timeout(Some(GLANCE))?;
+    socket.set_read_timeout(Some(POLL))?;
     Ok(Arc::new(socket))
 }

@@ -1,4 +1,4 @@
-//! What a daemon that was taken over may send to the kernel helper.
+//! What a compromised daemon may send to the kernel helper.
 
 use std::path::Path;
 use std::sync::LazyLock;

@@ -1,7 +1,7 @@
 //! The bodies of the fuzz targets: each takes any bytes and panics when a promise is broken.
 //!
-//! `tests/fuzz` puts a fuzzer behind them; the tests of this crate replay the committed corpus in `tests/fuzz/corpus`
-//! with the ordinary compiler.
+//! `tests/fuzz` puts a fuzzer behind them; the tests of this crate replay the committed corpus in
+//! `tests/fuzz/corpus` with the ordinary compiler.
 // A broken promise is a panic here: that is how a fuzzer learns of it.
 #![allow(clippy::panic, clippy::expect_used)]
 

@@ -8,7 +8,8 @@ use tunnel::sink::InnerSink;
 /// Longest packet there is.
 const LONGEST: usize = 65_535;
 
-/// Four bytes of offload, then the packet: nothing panics, every segment is a valid packet, and no payload byte is lost.
+/// Four bytes of offload, then the packet: nothing panics, every segment is a valid packet, and no
+/// payload byte is lost.
 pub(crate) fn split(input: &[u8]) {
     let Some((&[kind, a, b, c], packet)) = input.split_first_chunk() else { return };
     let mut bytes = packet.get(..packet.len().min(LONGEST)).unwrap_or_default().to_vec();
@@ -118,8 +119,8 @@ fn normal(mut packet: Vec<u8>) -> Vec<u8> {
     packet
 }
 
-/// Packets as the input orders them: each begins with what to make, and most are well-formed, so that the fuzzer need
-/// not find checksums by itself.
+/// Packets as the input orders them: each begins with what to make, and most are well-formed, so
+/// that the fuzzer need not find checksums by itself.
 fn packets(mut input: &[u8]) -> Vec<(PeerId, Vec<u8>)> {
     let mut all = Vec::new();
     let mut sequences = [0_u32; 4];

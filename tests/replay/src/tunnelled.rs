@@ -10,8 +10,8 @@ use tunnel::transmit::SendQueue;
 
 use crate::wire::{Kept, at, edge, private};
 
-/// Plaintexts, each with two bytes of length before it, sealed by a real peer: nothing panics, and what is delivered is
-/// a packet from a source that this peer may use.
+/// Plaintexts, each with two bytes of length before it, sealed by a real peer: nothing panics, and
+/// what is delivered is a packet from a source that this peer may use.
 pub(crate) fn inner_packet(input: &[u8]) {
     let node = edge(private(2).public());
     let mut peer = handshake(&node);

@@ -43,7 +43,8 @@ pub(crate) fn datagram(input: &[u8]) {
     assert!(out.is_empty(), "an unknown peer was answered");
 }
 
-/// A real datagram of a session, with the input XORed onto it: unless it is unchanged, it is never delivered.
+/// A real datagram of a session, with the input XORed onto it: unless it is unchanged, it is never
+/// delivered.
 pub(crate) fn damaged_datagram(input: &[u8]) {
     let (one, other) = (edge(private(2).public()), origin(private(1).public()));
     let (mut up, mut down, mut sink) =

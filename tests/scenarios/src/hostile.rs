@@ -21,7 +21,7 @@ use crate::KeyPair;
 use crate::forge::datagram;
 
 /// How long a client goes on trying: its SYNs are repeated after 1, 3, 7 and 15 seconds.
-const PATIENCE: Duration = Duration::from_secs(31);
+const TIMEOUT: Duration = Duration::from_secs(31);
 /// The port of the datagram whose arrival shows that everything before it was judged.
 const LAST_PORT: u16 = 40_404;
 
@@ -54,7 +54,7 @@ impl Visitor {
     /// Waits until this many more pages came.
     pub fn sees(&self, more: u64) -> Result<()> {
         let goal = self.pages.load(Ordering::Relaxed) + more;
-        until(2 * PATIENCE, "pages for a visitor", || {
+        until(2 * TIMEOUT, "pages for a visitor", || {
             let ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
             Ok((ended || self.pages.load(Ordering::Relaxed) >= goal).then_some(()))
         })
@@ -78,11 +78,11 @@ impl Drop for Visitor {
 
 /// One connection with a kilobyte there and back.
 pub fn page(node: &Node, address: &str) -> Result<()> {
-    exchange(&mut node.tcp_connect(address, PATIENCE)?)
+    exchange(&mut node.tcp_connect(address, TIMEOUT)?)
 }
 
 fn exchange(stream: &mut TcpStream) -> Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(&[7; 1024])?;
     stream.read_exact(&mut [0; 1024]).context("a page did not come whole")
 }
@@ -137,8 +137,8 @@ pub struct Attacker {
 }
 
 impl Attacker {
-    /// Sends out of `interface` of `node` to `neighbour`; without one into a tunnel, at whose far end `judge` is.
-    /// `source` and `target` are of a datagram that reaches it.
+    /// Sends out of `interface` of `node` to `neighbour`; without one into a tunnel, at whose far
+    /// end `judge` is. `source` and `target` are of a datagram that reaches it.
     pub fn new(
         (node, interface): (&Node, &str),
         neighbour: Option<(&Node, &str)>,

@@ -1,15 +1,15 @@
 //! Whole-system scenarios: real daemons, real services, real namespaces.
 //!
-//! [`Site`] is the worked example of the documents in a lab: an edge with its gateway, an origin with its forwarder, and
-//! their files. [`Caddy`], [`Nginx`], [`NfsServer`] and [`WireGuardGo`] are the real parts next to
-//! them; [`Pair`] is `causeway-wg` alone, at both ends of a cable.
+//! [`Site`] is the worked example of the documents in a lab: an edge with its gateway, an origin
+//! with its forwarder, and their files. [`Caddy`], [`Nginx`], [`NfsServer`] and [`WireGuardGo`] are
+//! the real parts next to them; [`Pair`] is `causeway-wg` alone, at both ends of a cable.
 //!
-//! One scenario alone, with everything that its daemons logged when it fails:
-//! `cargo build --profile lab --workspace --bins && cargo nextest run --cargo-profile lab -p scenarios NAME`.
+//! One scenario alone, with everything that its daemons logged when it fails: `cargo build
+//! --profile lab --workspace --bins && cargo nextest run --cargo-profile lab -p scenarios NAME`.
 //! `CAUSEWAY_SOAK=1` chooses the full counts, `CAUSEWAY_BINARIES` a folder of other builds.
 //!
-//! `CAUSEWAY_OFFLOAD=off` (or `falling`) runs every scenario of the worked example without offloads, or with sends that
-//! the kernel refuses to segment.
+//! `CAUSEWAY_OFFLOAD=off` (or `falling`) runs every scenario of the worked example without
+//! offloads, or with sends that the kernel refuses to segment.
 //!
 //! Root of a user namespace is enough for all scenarios but those that become another user, for
 //! which real root is needed. Without it these skip themselves with a message, and `.ci/run` fails

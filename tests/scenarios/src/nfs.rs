@@ -8,7 +8,8 @@ use lab::{Node, Process};
 
 use crate::web::wait_for_port;
 
-/// An nfs-ganesha that exports one folder as `/export`, NFS version 4 only, on port 2049 of every address.
+/// An nfs-ganesha that exports one folder as `/export`, NFS version 4 only, on port 2049 of every
+/// address.
 #[derive(Debug)]
 pub struct NfsServer {
     /// The running server.

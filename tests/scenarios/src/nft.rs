@@ -44,7 +44,8 @@ impl OtherNft {
     }
 }
 
-/// Makes a table that belongs to a process, for as long as that lives, by one line of `nft`'s language.
+/// Makes a table that belongs to a process, for as long as that lives, by one line of `nft`'s
+/// language.
 pub fn own_table(edge: &Node, line: &str) -> Result<Process> {
     let (input, text) = (edge.directory().join("nft.fifo"), edge.directory().join("nft.line"));
     let input = input.display();

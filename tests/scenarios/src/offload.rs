@@ -46,8 +46,9 @@ impl Site<'_> {
         self.forwarder_config.append("[offload]\nudp_gso = \"off\"\nudp_gro = \"off\"\nbusy_poll = \"off\"");
     }
 
-    /// Makes the kernel refuse every segmented send from now on, in mid-traffic as well: the links become narrower than
-    /// the tunnel's datagrams, which the kernel then fragments one by one, but not in runs.
+    /// Makes the kernel refuse every segmented send from now on, in mid-traffic as well: the links
+    /// become narrower than the tunnel's datagrams, which the kernel then fragments one by one, but
+    /// not in runs.
     pub fn refuse_segmented_sends(
         &self,
         router_at_edge: (&Node, &str),

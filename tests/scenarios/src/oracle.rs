@@ -1,4 +1,5 @@
-//! The second edge of the worked example: a machine in a cloud, with a tunnel of its own to the same origin.
+//! The second edge of the worked example: a machine in a cloud, with a tunnel of its own to the
+//! same origin.
 
 use std::fs;
 use std::time::Duration;

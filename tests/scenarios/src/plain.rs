@@ -21,8 +21,9 @@ pub struct Plain {
     interface: String,
 }
 
-/// Two nodes, `one` and `two`, joined by a cable, with `wg0` on each: inside 10.9.0.1 and 10.9.0.2, `fd00:9::1` and
-/// `fd00:9::2`; outside 192.0.2.1 and 192.0.2.2, `2001:db8:2::1` and `2001:db8:2::2`; ports 5001 and 5002.
+/// Two nodes, `one` and `two`, joined by a cable, with `wg0` on each: inside 10.9.0.1 and 10.9.0.2,
+/// `fd00:9::1` and `fd00:9::2`; outside 192.0.2.1 and 192.0.2.2, `2001:db8:2::1` and
+/// `2001:db8:2::2`; ports 5001 and 5002.
 #[derive(Debug)]
 pub struct Pair {
     /// The end with the lower numbers.
@@ -32,7 +33,8 @@ pub struct Pair {
 }
 
 impl Plain {
-    /// Starts it and waits for its socket; the interface has its key, but no addresses and no peers, and is down.
+    /// Starts it and waits for its socket; the interface has its key, but no addresses and no
+    /// peers, and is down.
     pub fn start(lab: &Lab, node: &Node, interface: &str, key: &str) -> Result<Self> {
         let command = node.command(lab::binary("causeway-wg")?).args(["-f", interface]);
         let process = command.spawn(&format!("causeway-wg-{interface}"))?;
@@ -120,7 +122,8 @@ impl Plain {
     }
 }
 
-/// Waits until a node takes packets for an address of its own: the kernel adds the route for an IPv6 one later.
+/// Waits until a node takes packets for an address of its own: the kernel adds the route for an
+/// IPv6 one later.
 pub fn own_address(node: &Node, address: &str) -> Result<()> {
     let bare = address.split('/').next().unwrap_or_default();
     until(Duration::from_secs(10), &format!("{} to own {bare}", node.name()), || {

@@ -23,7 +23,8 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Sends from `source` out of `interface`, to `neighbour` there, and records from now on what comes in by it.
+    /// Sends from `source` out of `interface`, to `neighbour` there, and records from now on what
+    /// comes in by it.
     pub fn new(node: &Node, interface: &str, neighbour: Option<(&Node, &str)>, source: &str) -> Result<Self> {
         node.nft(&format!(
             "table inet probe {{
@@ -45,8 +46,9 @@ impl Probe {
         Ok(Self { node: node.clone(), socket, source: source.parse()? })
     }
 
-    /// Sends one SYN to each port of `target`. `counted` says how many packets the receiver has seen by its own
-    /// counters; the next burst waits until it has seen the one before, so that none is lost in a queue.
+    /// Sends one SYN to each port of `target`. `counted` says how many packets the receiver has
+    /// seen by its own counters; the next burst waits until it has seen the one before, so that
+    /// none is lost in a queue.
     pub fn syns(&self, target: &str, ports: &[u16], counted: impl Fn() -> Result<u64>) -> Result<()> {
         self.bursts(ports, counted, |port| syn(self.source, target.parse()?, (40_000, port)))
     }
@@ -130,7 +132,8 @@ pub fn packet_counters(edge: &Node) -> Result<BTreeMap<String, u64>> {
         .collect())
 }
 
-/// How much each of the gateway's counters has grown since an earlier reading; those that have not are left out.
+/// How much each of the gateway's counters has grown since an earlier reading; those that have not
+/// are left out.
 pub fn growth(edge: &Node, before: &BTreeMap<String, u64>) -> Result<BTreeMap<String, u64>> {
     let now = packet_counters(edge)?;
     let grown = now.into_iter().map(|(name, packets)| {

@@ -20,13 +20,14 @@ pub struct Caddy {
 }
 
 impl Caddy {
-    /// Starts it on a node; `/whoami` answers the client's address, everything else comes from [`Caddy::root`].
+    /// Starts it on a node; `/whoami` answers the client's address, everything else comes from
+    /// [`Caddy::root`].
     pub fn start(node: &Node) -> Result<Self> {
         Self::run(node, caddyfile)
     }
 
-    /// As [`Caddy::start`], but it takes no key exchange that is not post-quantum (X25519MLKEM768), and so no
-    /// ClientHello that fits into one segment.
+    /// As [`Caddy::start`], but it takes no key exchange that is not post-quantum (X25519MLKEM768),
+    /// and so no ClientHello that fits into one segment.
     pub fn start_post_quantum(node: &Node) -> Result<Self> {
         Self::run(node, |folder| {
             caddyfile(folder).replace("tls internal", "tls internal {\n        curves x25519mlkem768\n    }")
@@ -167,7 +168,8 @@ pub struct ModernClient {
 }
 
 impl ModernClient {
-    /// Starts it on a node; `address` is where the site's name leads, and `site` the server whose certificate is known.
+    /// Starts it on a node; `address` is where the site's name leads, and `site` the server whose
+    /// certificate is known.
     pub fn start(node: &Node, address: &str, site: &Caddy) -> Result<Self> {
         let folder = node.directory().join("modern");
         fs::create_dir_all(&folder)?;
@@ -226,8 +228,8 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Starts it on a node: `/whoami` answers the client's address, `PUT` below `/upload/` stores, everything else
-    /// comes from [`Nginx::root`].
+    /// Starts it on a node: `/whoami` answers the client's address, `PUT` below `/upload/` stores,
+    /// everything else comes from [`Nginx::root`].
     pub fn start(node: &Node) -> Result<Self> {
         let folder = node.directory().join("nginx");
         for part in ["root/upload", "tmp"] {

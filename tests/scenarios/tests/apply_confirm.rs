@@ -14,13 +14,13 @@ use scenarios::Site;
 use serde_json::Value;
 
 /// What an operator reads who confirms too late.
-const TAKEN_BACK: &str = "not confirmed in time";
+const ROLLED_BACK: &str = "not confirmed in time";
 
 #[test]
 fn a_change_that_locks_the_operator_out_goes_back_by_itself() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let place = Place::start(lab)?;
-        lab.expect_warning(TAKEN_BACK);
+        lab.expect_warning(ROLLED_BACK);
         let mut session = place.log_in_through_the_tunnel()?;
         let applied = Instant::now();
         ensure!(place.apply(&["--confirm", "8s"])?.0 == Some(0));
@@ -48,7 +48,7 @@ fn a_change_that_locks_the_operator_out_goes_back_by_itself() -> Result<()> {
 fn an_unconfirmed_change_goes_back_although_the_daemon_was_killed() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut place = Place::start(lab)?;
-        lab.expect_warning(TAKEN_BACK);
+        lab.expect_warning(ROLLED_BACK);
         // Started again before the deadline: the change is in force until then.
         ensure!(place.apply(&["--confirm", "20s"])?.0 == Some(0));
         place.site.gateway()?.kill()?;

@@ -177,7 +177,7 @@ fn random_datagrams_are_never_answered_and_disturb_nothing() -> Result<()> {
 }
 
 #[test]
-fn malformed_packets_of_a_peer_harm_neither_the_gateway_nor_anybody_else() -> Result<()> {
+fn malformed_packets_of_a_peer_harm_neither_the_gateway_nor_other_peers() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         site.start_gateway()?;

@@ -1,4 +1,5 @@
-//! A bad path between the ends: the relay in the middle loses, reorders, duplicates, corrupts, replays and rebinds.
+//! A bad path between the ends: the relay in the middle loses, reorders, duplicates, corrupts,
+//! replays and rebinds.
 
 use std::time::Duration;
 
@@ -63,7 +64,8 @@ fn downloads_come_whole_over_every_path_of_the_matrix() -> Result<()> {
     })
 }
 
-/// Loss, round trip in milliseconds and reordering: the corners of the matrix, and all of it in a soak.
+/// Loss, round trip in milliseconds and reordering: the corners of the matrix, and all of it in a
+/// soak.
 fn paths() -> Vec<(f64, u64, f64)> {
     let mut all = Vec::new();
     for reorder in [0.0, 0.25] {
@@ -108,7 +110,8 @@ fn the_tunnel_comes_back_after_a_black_hole() -> Result<()> {
         let (mut site, relay) = site_behind_relay(lab)?;
         let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
         site.start()?;
-        // A peer that has never answered a probe counts as a plain one, which may be silent for minutes.
+        // A peer that has never answered a probe counts as a plain one, which may be silent for
+        // minutes.
         until(Duration::from_secs(10), "the first round trip", || {
             Ok(site.peer_field("/rtt_seconds")?.is_number().then_some(()))
         })?;

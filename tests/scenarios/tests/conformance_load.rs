@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Node, PacketSocket, Topology, full_counts, scenario};
+use lab::{Node, PacketSocket, Topology, full_counts, scenario, until};
 use scenarios::forge::datagram;
 use scenarios::{Pair, Plain, initiations};
 
@@ -47,7 +47,9 @@ fn under_load_an_honest_peer_connects_by_its_cookie_and_an_old_session_goes_on()
 }
 
 fn during_flood(pair: &Pair, late: &Plain) -> Result<()> {
-    std::thread::sleep(Duration::from_secs(2));
+    until(Duration::from_secs(20), "the first cookie reply", || {
+        Ok((counted(pair, "cookies")? > 0).then_some(()))
+    })?;
     // Its first initiation is answered with a cookie, which the next one carries.
     late.reaches("10.7.0.2")?;
     let (mut answered, start) = (0, Instant::now());

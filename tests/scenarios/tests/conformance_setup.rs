@@ -1,5 +1,6 @@
-//! How an interface is set up, changed and taken away: `causeway-wg` under `wg`, `wg-quick` and `ip`, held to the checks
-//! that the kernel's own interface is held to (tools/testing/selftests/wireguard/netns.sh of Linux).
+//! How an interface is set up, changed and taken away: `causeway-wg` under `wg`, `wg-quick` and
+//! `ip`, held to the checks that the kernel's own interface is held to
+//! (tools/testing/selftests/wireguard/netns.sh of Linux).
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use lab::{Lab, Topology, scenario, until};
 use scenarios::{KeyPair, Pair, Plain, preshared_key};
 
 #[test]
-fn a_new_private_key_shakes_hands_at_once() -> Result<()> {
+fn a_new_private_key_starts_a_handshake_at_once() -> Result<()> {
     scenario(Topology::empty(), |lab| {
         let pair = Pair::start(lab)?;
         pair.pings()?;
@@ -252,7 +253,8 @@ fn wg_quick_brings_a_default_route_up_and_takes_everything_down_again() -> Resul
         };
         for _ in 0..2 {
             quick("up")?;
-            // Through the default route, which leads into the tunnel, while the tunnel's own packets do not.
+            // Through the default route, which leads into the tunnel, while the tunnel's own
+            // packets do not.
             until(Duration::from_secs(20), "an answer through the default route", || {
                 one.run("ping -n -q -c 1 -W 1 203.0.113.7").map(Some)
             })?;
@@ -286,7 +288,8 @@ fn again(lab: &Lab, pair: &Pair) -> Result<Plain> {
     Ok(end)
 }
 
-/// Points of low order on curve25519 (RFC 7748, section 6.1, and the WireGuard paper, section 5.4.2).
+/// Points of low order on curve25519 (RFC 7748, section 6.1, and the WireGuard paper, section
+/// 5.4.2).
 const LOW_ORDER: [&str; 5] = [
     "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
     "4Ot6fDtBuK4WVuP68Z/EatoJjeucMrH9hmIFFl9JuAA=",

@@ -1,5 +1,6 @@
-//! What a WireGuard interface carries: `causeway-wg` at both ends, held to the checks that the kernel's own interface
-//! is held to (tools/testing/selftests/wireguard/netns.sh of Linux), in scenarios of our own.
+//! What a WireGuard interface carries: `causeway-wg` at both ends, held to the checks that the
+//! kernel's own interface is held to (tools/testing/selftests/wireguard/netns.sh of Linux), in
+//! scenarios of our own.
 
 use std::time::Duration;
 
@@ -71,8 +72,8 @@ fn bytes_and_handshakes_are_counted_exactly() -> Result<()> {
         let before = inner_bytes(&pair.one.node)?;
         pair.one.node.run("ping -n -q -c 10 -i 0.1 -W 5 10.9.0.2")?;
 
-        // 84 bytes are padded to 96 and get a header and a tag of 32; the handshake is 148 bytes and 92, and the first
-        // packet of the initiator, which confirms it, a keepalive of 32.
+        // 84 bytes are padded to 96 and get a header and a tag of 32; the handshake is 148 bytes
+        // and 92, and the first packet of the initiator, which confirms it, a keepalive of 32.
         let (received, sent) = pair.one.transfer(&pair.two)?;
         ensure!((received, sent) == (92 + 10 * 128, 148 + 32 + 10 * 128), "{received} received, {sent} sent");
         ensure!(pair.two.transfer(&pair.one)? == (sent, received), "the other end counts otherwise");
@@ -97,7 +98,8 @@ fn padding_never_makes_a_packet_longer_than_the_way_takes() -> Result<()> {
                }
              }",
         )?;
-        // 1,419 bytes and 80 of headers are one less than the cable takes; padded to a multiple of 16 they are more.
+        // 1,419 bytes and 80 of headers are one less than the cable takes; padded to a multiple of
+        // 16 they are more.
         for end in [&pair.one, &pair.two] {
             end.mtu(1419)?;
         }

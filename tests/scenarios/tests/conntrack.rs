@@ -16,7 +16,7 @@ const MOST: u64 = 2_048;
 const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
 
 #[test]
-fn a_taken_origin_reaches_its_limit_of_flows_and_a_wan_client_is_let_in_at_once() -> Result<()> {
+fn a_compromised_origin_reaches_its_limit_of_flows_and_a_wan_client_is_let_in_at_once() -> Result<()> {
     scenario(Topology::standard().routed_lan(), |lab| {
         let mut site = Site::new(lab)?;
         site.start_gateway()?;

@@ -1,5 +1,5 @@
-//! The main job with both ends in containers, on the images of the Dockerfile and the Compose services of the sample
-//! tree, in front of a real Caddy; and what is in those images.
+//! The main job with both ends in containers, on the images of the Dockerfile and the Compose
+//! services of the sample tree, in front of a real Caddy; and what is in those images.
 //!
 //! Each site has a Docker engine of its own in its machine's network. The gateway's container has
 //! that network itself, so nothing between the public port and the gateway can change a client's
@@ -15,7 +15,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use engine::{Engine, Network, Said, Source, Tree};
+use engine::{Completed, Engine, Network, Source, Tree};
 use lab::{Lab, LeakWatch, Node, TcpServer, Topology, scenario, until};
 use scenarios::KeyPair;
 
@@ -115,7 +115,7 @@ fn no_other_container_speaks_for_a_client(sites: &Sites) -> Result<()> {
     ensure!(command.run()? == "ok\n");
     // Caddy answers plain HTTP after a header it believes, and closes after one it does not.
     let script = "printf 'PROXY TCP4 198.18.0.1 192.0.2.2 1234 443\r\nGET / HTTP/1.0\r\n\r\n' | /bin/busybox nc -w 5 caddy 8443";
-    let forged = Said::of(&sites.wroclaw.try_docker(&["exec", "emby-emby-1", "sh", "-c", script]));
+    let forged = Completed::of(&sites.wroclaw.try_docker(&["exec", "emby-emby-1", "sh", "-c", script]));
     ensure!(forged.out.is_empty(), "another container was believed: {forged:?}");
     let mut believed = sites.origin.tcp_connect("127.0.0.1:8443", Duration::from_secs(5))?;
     believed.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -130,7 +130,7 @@ fn neighbours_of_caddy_reach_its_metrics_and_not_its_admin_endpoint(sites: &Site
     let ask = |port: u16, path: &str| {
         let request = format!("GET {path} HTTP/1.0\r\nHost: caddy\r\n\r\n");
         let script = format!("printf '{request}' | /bin/busybox nc -w 5 caddy {port}");
-        Said::of(&sites.wroclaw.try_docker(&["exec", "emby-emby-1", "sh", "-c", &script]))
+        Completed::of(&sites.wroclaw.try_docker(&["exec", "emby-emby-1", "sh", "-c", &script]))
     };
     let refused = ask(2019, "/config/");
     ensure!(refused.code != 0 && refused.err.contains("refused"), "{refused:?}");
@@ -171,7 +171,7 @@ fn the_gateway_holds_one_capability_and_the_forwarder_none(sites: &Sites) -> Res
         Ok((holders.len() == 1).then_some(()))
     })?;
     let refused = sites.kyiv.try_docker(&["exec", GATEWAY, "gatewayctl", "keygen", "/etc"]);
-    let said = Said::of(&refused);
+    let said = Completed::of(&refused);
     ensure!(said.code != 0 && said.err.contains("Read-only file system"), "{said:?}");
 
     let forwarder = processes(&sites.wroclaw, "forwarder-forwarder-1")?;
@@ -193,7 +193,7 @@ fn neither_logged_a_warning(sites: &Sites) -> Result<()> {
 }
 
 fn log_of(engine: &Engine, container: &str) -> String {
-    let said = Said::of(&engine.try_docker(&["logs", container]));
+    let said = Completed::of(&engine.try_docker(&["logs", container]));
     said.out + &said.err
 }
 
@@ -215,7 +215,8 @@ struct Sites {
 impl Sites {
     fn start(lab: &Lab) -> Result<Self> {
         let (edge, origin) = (lab.node("edge")?, lab.node("origin")?);
-        // What configs/sysctl and Docker set on a real edge; a container may read these and not write them.
+        // What configs/sysctl and Docker set on a real edge; a container may read these and not
+        // write them.
         for (switch, value) in [
             ("ip_forward", "1"),
             ("conf/all/src_valid_mark", "1"),
@@ -277,10 +278,10 @@ fn trees(kyiv: &Engine, wroclaw: &Engine) -> Result<(Tree, Tree)> {
     Ok((kyiv_tree, wroclaw_tree))
 }
 
-fn stackctl(engine: &Engine, tree: &Tree, location: &str, words: &[&str]) -> Result<Said> {
+fn stackctl(engine: &Engine, tree: &Tree, location: &str, words: &[&str]) -> Result<Completed> {
     let mut command = engine.command("timeout");
     let command = command.arg("200").arg(lab::binary("stackctl")?).args(words);
-    let said = Said::of(&command.current_dir(tree.root.join(location)).output()?);
+    let said = Completed::of(&command.current_dir(tree.root.join(location)).output()?);
     ensure!(said.code == 0, "stackctl {words:?}: {said:?}");
     Ok(said)
 }
@@ -355,7 +356,8 @@ struct Process {
     bounding: u64,
 }
 
-/// The processes of a container, read by a stand-in that shares their namespace: the images have no shell.
+/// The processes of a container, read by a stand-in that shares their namespace: the images have no
+/// shell.
 fn processes(engine: &Engine, container: &str) -> Result<Vec<Process>> {
     let namespace = format!("container:{container}");
     let script = "for p in /proc/[0-9]*; do echo; cat $p/status; done";
@@ -400,7 +402,8 @@ COPY toolchain /usr/local/cargo
 ENV PATH=/usr/local/cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin CARGO_HOME=/usr/local/cargo
 ";
 
-/// Runs an image's programs outside of a container, those of another architecture by qemu's emulation of a process.
+/// Runs an image's programs outside of a container, those of another architecture by qemu's
+/// emulation of a process.
 fn its_programs_run(engine: &Engine, image: &str, name: &str, architecture: &str) -> Result<()> {
     let rootfs = engine.dir.path().join(format!("rootfs-{image}-{architecture}"));
     fs::create_dir_all(&rootfs)?;

@@ -1,4 +1,5 @@
-//! The data plane when the kernel is older, when its calls fail, and when one of its threads is stuck.
+//! The data plane when the kernel is older, when its calls fail, and when one of its threads is
+//! stuck.
 
 use std::time::{Duration, Instant};
 
@@ -190,7 +191,8 @@ fn daemons_that_stood_still_as_a_whole_go_on() -> Result<()> {
     })
 }
 
-/// Holds one thread still, with packets for it, until the process has ended by itself; how long that took.
+/// Holds one thread still, with packets for it, until the process has ended by itself; how long
+/// that took.
 fn ends_when_stuck(lab: &Lab, process: &mut Process, thread: &str) -> Result<Duration> {
     let client = lab.node("client")?;
     let _halted = Halted::thread(process.pid(), thread)?;

@@ -461,7 +461,8 @@ impl Service {
         Self::run(listener, false)
     }
 
-    /// The same with a table of descriptors of its own. The listener stays open until this process ends.
+    /// The same with a table of descriptors of its own. The listener stays open until this process
+    /// ends.
     fn apart(listener: TcpListener) -> Result<Self> {
         Self::run(listener, true)
     }

@@ -1,4 +1,5 @@
-//! Nothing leaks: whatever happens to the gateway, no packet of the tunnel's networks is seen on the internet.
+//! Nothing leaks: whatever happens to the gateway, no packet of the tunnel's networks is seen on
+//! the internet.
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -109,7 +110,8 @@ fn gateway_down_sets_back_the_switches_that_the_daemon_changed_and_no_others() -
     })
 }
 
-/// The worked example with a published UDP port and datagrams allowed from the LAN and the edge itself.
+/// The worked example with a published UDP port and datagrams allowed from the LAN and the edge
+/// itself.
 fn site_with_datagrams(lab: &Lab) -> Result<Site<'_>> {
     let mut site = Site::new(lab)?;
     site.gateway_config.append(

@@ -1,4 +1,5 @@
-//! Lists that are fetched: what a bad answer does to them (nothing), and what the edge does with a good one.
+//! Lists that are fetched: what a bad answer does to them (nothing), and what the edge does with a
+//! good one.
 
 use std::fs;
 use std::io::{Read, Write};

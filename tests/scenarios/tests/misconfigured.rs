@@ -10,7 +10,7 @@ use scenarios::{KeyPair, Site, preshared_key, write_secret};
 use serde_json::Value;
 
 /// A daemon looks for the reason after 15 s, and then every five seconds.
-const PATIENCE: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);
 
 #[test]
 fn a_wrong_key_of_the_edge_at_the_origin_is_named_by_both_ends() -> Result<()> {
@@ -134,7 +134,8 @@ fn a_tunnel_that_is_up_has_nothing_to_say_at_either_end_whatever_noise_comes_to_
     })
 }
 
-/// Messages in the form of initiations, and datagrams of any form, from one address over six seconds.
+/// Messages in the form of initiations, and datagrams of any form, from one address over six
+/// seconds.
 fn noise(lab: &Lab, edge: &Node) -> Result<()> {
     let socket = lab.node("client")?.udp_socket("203.0.113.10:0")?;
     let mut random = Random::new(7);
@@ -176,7 +177,7 @@ fn says(end: &str, problems: impl Fn() -> Result<Vec<String>>, parts: &[&str]) -
         ensure!(said, "{end} says {problems:?}, not {parts:?}");
         Ok(Some(()))
     };
-    until(PATIENCE, &format!("{end} to say why"), is_said)
+    until(TIMEOUT, &format!("{end} to say why"), is_said)
 }
 
 fn edge_problems(site: &Site<'_>) -> Result<Vec<String>> {

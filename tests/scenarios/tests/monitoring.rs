@@ -1,7 +1,9 @@
-//! The monitoring pack on a pair that really runs: a collector at the edge pushes through the tunnel into a
-//! VictoriaMetrics at the origin, and every query of the dashboard and every alert rule is run against that store.
+//! The monitoring pack on a pair that really runs: a collector at the edge pushes through the
+//! tunnel into a VictoriaMetrics at the origin, and every query of the dashboard and every alert
+//! rule is run against that store.
 //!
-//! Alloy and Grafana have no Debian package: vmagent replaces the one, the store's own query interface the other.
+//! Alloy and Grafana have no Debian package: vmagent replaces the one, the store's own query
+//! interface the other.
 
 #![allow(clippy::print_stdout, clippy::indexing_slicing)] // Figures are printed; a JSON value has an answer to any index.
 
@@ -68,7 +70,8 @@ fn samples_pushed_while_the_tunnel_was_cut_all_arrive() -> Result<()> {
         let arrived = until(WAIT, "every sample to arrive", || {
             let arrived = ticks(&site.origin)?;
             let lost: Vec<_> = (1..=last).filter(|tick| !arrived.contains(tick)).collect();
-            // On a busy machine the collector gives up on a scrape; it reports that, and that must arrive as well.
+            // On a busy machine the collector gives up on a scrape; it reports that, and that must
+            // arrive as well.
             let failed = values(&site.origin, "up{job=\"tick\"}")?.into_iter().filter(|up| *up == 0).count();
             ensure!(
                 lost.len() <= failed,
@@ -137,7 +140,8 @@ fn every_rule_is_evaluated_and_only_the_watchdog_fires(origin: &Node) -> Result<
     Ok(())
 }
 
-/// What measures at the edge: a collector, a prober, and something that counts how often it was asked.
+/// What measures at the edge: a collector, a prober, and something that counts how often it was
+/// asked.
 struct Collectors {
     agent: std::cell::RefCell<Process>,
     prober: std::cell::RefCell<Process>,
@@ -219,7 +223,7 @@ fn dashboard() -> Result<Vec<(String, String)>> {
     let text = fs::read_to_string(lab::workspace().join("configs/monitoring/dashboards/causeway.json"))?;
     let dashboard: Value = serde_json::from_str(&text)?;
     let panels = dashboard["panels"].as_array().context("no panels")?;
-    // Panels of logs ask another store, which has no package here.
+    // Panels of logs ask another store: a test of stackctl asks it.
     let panels = panels.iter().filter(|panel| panel["datasource"]["type"] == "prometheus");
     let queries = panels.flat_map(|panel| {
         let title = panel["title"].as_str().unwrap_or_default().to_owned();

@@ -1,4 +1,5 @@
-//! Private flows with the edge's surroundings: containers as Docker publishes them, LAN hosts with and without a way back.
+//! Private flows with the edge's surroundings: containers as Docker publishes them, LAN hosts with
+//! and without a way back.
 
 use std::time::Duration;
 

@@ -361,7 +361,8 @@ fn flows(pcap: &[u8]) -> Result<BTreeMap<Ends, Flow>> {
     Ok(flows)
 }
 
-/// A datagram of 1,000 bytes from 10.77.88.2 to the LAN host, with a checksum that fits the undamaged one.
+/// A datagram of 1,000 bytes from 10.77.88.2 to the LAN host, with a checksum that fits the
+/// undamaged one.
 fn numbered(number: u32, damaged: bool) -> Result<Vec<u8>> {
     let mut payload = b"go".to_vec();
     payload.extend(number.to_be_bytes());

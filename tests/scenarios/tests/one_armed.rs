@@ -1,4 +1,5 @@
-//! An edge with one cable: its WAN and its LAN are the same interface, behind a router that forwards two ports.
+//! An edge with one cable: its WAN and its LAN are the same interface, behind a router that
+//! forwards two ports.
 
 use std::io::{Read, Write};
 use std::time::Duration;

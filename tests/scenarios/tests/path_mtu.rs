@@ -52,7 +52,7 @@ fn a_post_quantum_handshake_succeeds_from_behind_a_narrow_link_that_swallows_lon
 }
 
 #[test]
-fn both_ends_of_a_connection_hear_of_segments_that_fit_the_tunnel() -> Result<()> {
+fn both_ends_of_a_connection_get_an_mss_that_fits_the_tunnel() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;

@@ -177,7 +177,8 @@ listen = "7200"
 target = ["192.168.88.2:7200", "[fd77:88::2]:7200"]
 "#;
 
-/// Starts the edge with these services and the far end as an exported router; both families cross the tunnel.
+/// Starts the edge with these services and the far end as an exported router; both families cross
+/// the tunnel.
 fn start(site: &mut Site<'_>, services: &str) -> Result<Router> {
     let config = &mut site.gateway_config;
     config.replace(r#"["10.77.88.1/30"]"#, r#"["10.77.88.1/30", "fd77:88::1/64"]"#)?;

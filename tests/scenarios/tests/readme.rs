@@ -1,8 +1,10 @@
-//! README's installation and OPERATIONS' upgrade and uninstalling, line by line as they are written.
+//! README's installation and OPERATIONS' upgrade and uninstalling, line by line as they are
+//! written.
 //!
-//! Each machine is a namespace with an `/etc`, `/usr/local` and `/var/lib` of its own. What begins with `sudo` runs as root,
-//! all else as a user without any privilege. There is no systemd in a namespace: of `systemctl` lines the test does what the
-//! installed units say, as their users. A line that the test does not know fails it.
+//! Each machine is a namespace with an `/etc`, `/usr/local` and `/var/lib` of its own. What begins
+//! with `sudo` runs as root, all else as a user without any privilege. There is no systemd in a
+//! namespace: of `systemctl` lines the test does what the installed units say, as their users. A
+//! line that the test does not know fails it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -261,7 +263,8 @@ impl<'lab> Machines<'lab> {
 
     fn nothing_is_left(&self) -> Result<()> {
         for node in [&self.edge, &self.origin] {
-            // What only the namespace has of its own; 0/0 devices are what an overlay keeps for removed files.
+            // What only the namespace has of its own; 0/0 devices are what an overlay keeps for
+            // removed files.
             let found =
                 node.run("find /run/own/etc /run/own/usr /run/own/var -name *causeway* -not -type c")?;
             ensure!(found.is_empty(), "left on {}: {found}", node.name());
@@ -277,7 +280,8 @@ fn value<'u>(unit: &'u str, key: &str) -> &'u str {
     unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default()
 }
 
-/// The unit's command as systemd runs it: its user, its capabilities, its folders in the environment.
+/// The unit's command as systemd runs it: its user, its capabilities, its folders in the
+/// environment.
 fn as_unit(node: &Node, unit: &str) -> NodeCommand {
     let user = value(unit, "User");
     let first = |key| value(unit, key).split_whitespace().next().unwrap_or_default();

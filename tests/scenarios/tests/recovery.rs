@@ -57,7 +57,8 @@ fn the_tunnel_is_back_within_five_seconds_of_a_restart_of_the_edge() -> Result<(
         site.start()?;
         let client = lab.node("client")?;
         for kill in [false, true] {
-            // The edge has run for a moment before it restarts: it has written down where its peer is.
+            // The edge has run for a moment before it restarts: it has written down where its peer
+            // is.
             let kept = site.edge.directory().join("state/endpoints.json");
             until(Duration::from_secs(5), "the endpoint to be kept", || {
                 Ok(fs::read_to_string(&kept)?.contains("198.51.100.7").then_some(()))

@@ -258,8 +258,8 @@ fn whatever_a_resolver_says_the_forwarder_lives_keeps_its_session_and_finds_the_
         site.start()?;
         comes_again(lab, "the right answer")?;
 
-        resolver.lie();
-        for round in 0..if full_counts() { LIES } else { 3 } {
+        resolver.answer_wrongly();
+        for round in 0..if full_counts() { WRONG_ANSWERS } else { 3 } {
             site.forwarder()?.kill()?;
             let asked = resolver.asked();
             site.start_forwarder()?;
@@ -269,17 +269,17 @@ fn whatever_a_resolver_says_the_forwarder_lives_keeps_its_session_and_finds_the_
             ensure!(site.forwarder()?.is_running(), "round {round}");
         }
         resolver.answer_correctly();
-        comes_again(lab, "lies")?;
+        comes_again(lab, "wrong answers")?;
 
         // A live session does not depend on the name.
-        resolver.lie();
+        resolver.answer_wrongly();
         lab.rebind_cgnat(45_001)?;
-        comes_again(lab, "lies about a session that lives")
+        comes_again(lab, "wrong answers about a session that lives")
     })
 }
 
-/// How many lies the resolver knows.
-const LIES: usize = 10;
+/// How many wrong answers the resolver has.
+const WRONG_ANSWERS: usize = 10;
 
 /// A name server for the origin.
 struct Resolver {
@@ -294,15 +294,15 @@ impl Resolver {
         let (which, count) = (Arc::clone(&next), Arc::clone(&asked));
         let server = UdpServer::start(site.origin.udp_socket("127.0.0.1:53")?, move |_, query| {
             count.fetch_add(1, Ordering::Relaxed);
-            let lie = which.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |lie| {
-                (lie != usize::MAX).then(|| (lie + 1) % LIES)
+            let wrong = which.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |wrong| {
+                (wrong != usize::MAX).then(|| (wrong + 1) % WRONG_ANSWERS)
             });
-            lie.map_or_else(|_| address(query, Ipv4Addr::new(192, 0, 2, 2)), |lie| answer(lie, query))
+            wrong.map_or_else(|_| address(query, Ipv4Addr::new(192, 0, 2, 2)), |wrong| answer(wrong, query))
         })?;
         Ok(Self { next, asked, _server: server })
     }
 
-    fn lie(&self) {
+    fn answer_wrongly(&self) {
         self.next.store(0, Ordering::Relaxed);
     }
 
@@ -315,8 +315,8 @@ impl Resolver {
     }
 }
 
-fn answer(lie: usize, query: &[u8]) -> Vec<u8> {
-    match lie {
+fn answer(wrong: usize, query: &[u8]) -> Vec<u8> {
+    match wrong {
         0 => b"no name server at all".to_vec(),
         1 => Vec::new(),
         // SERVFAIL.

@@ -1,4 +1,5 @@
-//! Attacks of a LAN host: it reaches what is listed for the LAN, under its own address, and nothing else beyond the tunnel.
+//! Attacks of a LAN host: it reaches what is listed for the LAN, under its own address, and nothing
+//! else beyond the tunnel.
 
 use std::net::Ipv4Addr;
 

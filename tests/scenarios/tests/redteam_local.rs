@@ -168,7 +168,7 @@ fn malformed_requests_and_bans_without_sense_are_refused_and_the_daemon_stays_sm
 }
 
 #[test]
-fn what_a_taken_daemon_writes_into_its_state_opens_nothing_at_the_next_start_and_stops_no_command_of_root()
+fn what_a_compromised_daemon_writes_into_its_state_opens_nothing_at_the_next_start_and_stops_no_command_of_root()
 -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
@@ -197,7 +197,7 @@ fn what_a_taken_daemon_writes_into_its_state_opens_nothing_at_the_next_start_and
 }
 
 #[test]
-fn a_taken_daemon_may_open_the_edge_by_its_own_table_and_lead_ports_into_the_tunnel_and_nothing_more()
+fn a_compromised_daemon_may_open_the_edge_by_its_own_table_and_lead_ports_into_the_tunnel_and_nothing_more()
 -> Result<()> {
     let tunnel = ["192.168.88.0/24".parse()?].into();
     let passes = |command: Value| {

@@ -1,4 +1,4 @@
-//! A taken origin, and a taken edge: an attacker at one end of the tunnel reaches what the other
+//! A compromised origin, and a compromised edge: an attacker at one end of the tunnel reaches what the other
 //! end lists, and nothing else.
 
 use std::io::Read;
@@ -25,7 +25,7 @@ const CLOSED: [u16; 5] = [22, 111, 2050, 8080, 9091];
 const AT_ORIGIN: [u16; 4] = [22, 5432, 8080, 9090];
 
 #[test]
-fn a_taken_origin_reaches_nothing_that_no_allow_lists_and_no_host_on_the_internet() -> Result<()> {
+fn a_compromised_origin_reaches_nothing_that_no_allow_lists_and_no_host_on_the_internet() -> Result<()> {
     scenario(Topology::standard().routed(), |lab| {
         let mut site = Site::new(lab)?;
         let _page = TcpServer::start(site.origin.tcp_listener("192.168.88.2:5001")?, echo)?;
@@ -68,11 +68,11 @@ fn a_taken_origin_reaches_nothing_that_no_allow_lists_and_no_host_on_the_interne
 }
 
 #[test]
-fn a_taken_edge_makes_the_forwarder_dial_nothing_that_no_service_lists_and_send_to_no_one_else() -> Result<()>
-{
+fn a_compromised_edge_makes_the_forwarder_dial_nothing_that_no_service_lists_and_send_to_no_one_else()
+-> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
-        let _near = taken_edge(lab, &site)?;
+        let _near = compromised_edge(lab, &site)?;
         let closed = Closed::start(&site.origin, "0.0.0.0", &AT_ORIGIN)?;
         let _page = TcpServer::start(site.origin.tcp_listener("127.0.0.1:5001")?, echo)?;
         site.start_forwarder()?;
@@ -114,18 +114,18 @@ fn a_taken_edge_makes_the_forwarder_dial_nothing_that_no_service_lists_and_send_
         }
         // What comes after it in the same tunnel has come through.
         page(&site.edge, "192.168.88.2:5001")?;
-        silence.holds("a taken edge")?;
-        closed.holds("a taken edge")?;
+        silence.holds("a compromised edge")?;
+        closed.holds("a compromised edge")?;
         ensure!(site.forwarder()?.is_running() && attacker.sent() > 500);
         Ok(())
     })
 }
 
 #[test]
-fn a_taken_edge_names_any_client_to_a_web_server_and_no_more_than_that() -> Result<()> {
+fn a_compromised_edge_names_any_client_to_a_web_server_and_no_more_than_that() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
-        let _near = taken_edge(lab, &site)?;
+        let _near = compromised_edge(lab, &site)?;
         // It closes after the header's first line of 28 bytes, and gives it back.
         let _web = TcpServer::start(site.origin.tcp_listener("127.0.0.1:8443")?, |mut stream| {
             let mut header = [0; 28];
@@ -285,7 +285,7 @@ fn malformed() -> Result<Vec<Vec<u8>>> {
 
 /// An attacker with the edge's key and address: a plain interface from which any packet can be
 /// sent.
-fn taken_edge(lab: &Lab, site: &Site<'_>) -> Result<WireGuardGo> {
+fn compromised_edge(lab: &Lab, site: &Site<'_>) -> Result<WireGuardGo> {
     let edge = lab.node("edge")?;
     let near = WireGuardGo::start(&edge, "wg0")?;
     near.configure(&PlainPeer {

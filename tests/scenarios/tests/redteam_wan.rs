@@ -113,7 +113,7 @@ fn forged_icmp_errors_about_the_tunnel_neither_cut_nor_slow_nor_shrink_it() -> R
 }
 
 #[test]
-fn floods_of_a_wan_client_take_no_page_from_anybody_and_get_no_answer_but_cookies() -> Result<()> {
+fn floods_of_a_wan_client_take_no_page_from_other_clients_and_get_no_answer_but_cookies() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         // Warned of while the peer is not up, as may happen when the machine is busy with the
         // floods.
@@ -207,7 +207,8 @@ impl<'lab> Stage<'lab> {
     }
 }
 
-/// Each protocol but ICMP, whose echo is answered, with a SYN to a LAN host in it, as a tunnel would carry it.
+/// Each protocol but ICMP, whose echo is answered, with a SYN to a LAN host in it, as a tunnel
+/// would carry it.
 fn every_protocol() -> Result<Vec<Vec<u8>>> {
     let inner = syn(ATTACKER, LAN_HOST, (40_000, 2049))?;
     let numbers = (0..=u8::MAX).filter(|number| *number != protocol::ICMP);
@@ -275,7 +276,8 @@ fn odd_flags() -> Result<Vec<Vec<u8>>> {
     Ok(packets)
 }
 
-/// Source routes by the edge to a LAN host and a service, recorded routes, time stamps, and router alert.
+/// Source routes by the edge to a LAN host and a service, recorded routes, time stamps, and router
+/// alert.
 fn ip_options() -> Result<Vec<Vec<u8>>> {
     let to_lan = [131, 7, 4, 192, 168, 1, 50];
     let to_origin = [137, 7, 4, 192, 168, 88, 2];

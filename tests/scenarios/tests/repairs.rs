@@ -14,7 +14,7 @@ use scenarios::{OtherNft, Site, own_table};
 const WARNING: &str = "cannot be checked or put back";
 
 #[test]
-fn a_repair_that_fails_is_said_everywhere_and_done_seconds_after_nft_works_again() -> Result<()> {
+fn a_repair_that_fails_is_reported_everywhere_and_done_seconds_after_nft_works_again() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let nft = OtherNft::prepare(&site.edge)?;
@@ -44,16 +44,19 @@ fn a_repair_that_fails_is_said_everywhere_and_done_seconds_after_nft_works_again
         let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
         ensure!((count("WARN"), count("put back again")) == (1, 1), "{log}");
 
-        // nft fails completely for two seconds.
+        // nft fails completely until a check has failed.
+        let failures = metric(&site.edge, "gateway_reconcile_failures_total")?;
         nft.begin("exit 1")?;
         nft.run("flush ruleset")?;
-        std::thread::sleep(Duration::from_secs(2));
+        until(Duration::from_secs(30), "a check to fail", || {
+            Ok((metric(&site.edge, "gateway_reconcile_failures_total")? > failures).then_some(()))
+        })?;
         is_repaired_once_it_works(&mut site, &nft, &whole, Duration::from_secs(5))
     })
 }
 
 #[test]
-fn nft_that_hangs_is_stopped_and_said_with_what_to_do_and_status_does_not_wait_for_it() -> Result<()> {
+fn nft_that_hangs_is_stopped_and_reported_with_its_fix_and_status_does_not_wait_for_it() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let nft = OtherNft::prepare(&site.edge)?;
@@ -190,7 +193,7 @@ fn a_helper_that_stalls_ends_the_daemon_with_the_reason_and_a_restarted_one_work
 }
 
 #[test]
-fn a_change_that_fails_half_way_is_said_to_be_taken_back_only_when_it_is() -> Result<()> {
+fn a_change_that_fails_half_way_is_reported_as_undone_only_when_it_is() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let nft = OtherNft::prepare(&site.edge)?;
@@ -208,15 +211,16 @@ fn a_change_that_fails_half_way_is_said_to_be_taken_back_only_when_it_is() -> Re
             Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
         };
 
-        // The second call of nft that is to change something fails: that is the apply after the check.
+        // The second call of nft that is to change something fails: that is the apply after the
+        // check.
         nft.begin("case \"$*\" in '-j -f -') exit 1;; esac; exec $real \"$@\"")?;
         let (code, said) = apply()?;
         ensure!(code == Some(1) && !said.contains("as it was"), "{code:?} {said}");
         ensure!(kernel_state(&site.edge)? == whole);
         nft.end()?;
 
-        // The next apply succeeds, but the first look at the table after it fails: the change is
-        // undone, as a second look confirms.
+        // The next apply succeeds, but the first check of the table after it fails: the change is
+        // undone, as a second check confirms.
         let failures = site.edge.directory().join("failures");
         let fails = format!(
             "file={}; case \"$*\" in
@@ -233,7 +237,7 @@ fn a_change_that_fails_half_way_is_said_to_be_taken_back_only_when_it_is() -> Re
         ensure!(kernel_state(&site.edge)? == whole);
         nft.end()?;
 
-        // While all looks at the table fail, what is in force is unknown, and that is reported.
+        // While all checks of the table fail, what is in force is unknown, and that is reported.
         lab.expect_warning(WARNING);
         fs::remove_file(failures.with_extension("begun"))?;
         fs::write(&failures, "1000\n")?;

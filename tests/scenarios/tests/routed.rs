@@ -1,4 +1,5 @@
-//! A far end that routes, set up by nothing but what `gatewayctl export wg-quick` wrote: two LANs that talk without NAT.
+//! A far end that routes, set up by nothing but what `gatewayctl export wg-quick` wrote: two LANs
+//! that talk without NAT.
 
 use std::net::UdpSocket;
 use std::time::Duration;

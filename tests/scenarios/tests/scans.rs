@@ -73,7 +73,8 @@ fn from_the_internet_every_tcp_port_and_the_common_udp_ports_are_closed_but_thos
         let before = packet_counters(&site.edge)?;
         probe.syns("192.0.2.2", &all, || tried.packets())?;
         let grown = growth(&site.edge, &before)?;
-        // All but 22, 443 and 5001 are dropped: the container's port where packets pass, the others at the edge itself.
+        // All but 22, 443 and 5001 are dropped: the container's port where packets pass, the others
+        // at the edge itself.
         for (name, packets) in [("drop_input_wan_guard", 65_531), ("drop_forward_wan_guard", 1)] {
             let seen = grown.get(name).copied().unwrap_or(0);
             ensure!(seen == packets, "{name} is {seen}, not {packets}: {grown:?}");
@@ -132,7 +133,8 @@ struct Servers {
     _udp: Vec<UdpEcho>,
 }
 
-/// An edge on which everything listens, and a container that publishes a port; the far end is a plain router.
+/// An edge on which everything listens, and a container that publishes a port; the far end is a
+/// plain router.
 fn edge_full_of_servers(lab: &Lab) -> Result<(Site<'_>, Router, Servers)> {
     let mut site = Site::new(lab)?;
     site.gateway_config.append(

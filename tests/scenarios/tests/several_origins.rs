@@ -1,4 +1,5 @@
-//! Two origins behind one edge: each has services of its own, and neither reaches the other unless that is listed.
+//! Two origins behind one edge: each has services of its own, and neither reaches the other unless
+//! that is listed.
 
 use std::time::Duration;
 

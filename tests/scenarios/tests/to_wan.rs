@@ -1,4 +1,5 @@
-//! Flows of peers that leave by the edge's address: what `to = ["wan"]` opens, and what it leaves closed.
+//! Flows of peers that leave by the edge's address: what `to = ["wan"]` opens, and what it leaves
+//! closed.
 
 use std::time::Duration;
 
@@ -99,7 +100,8 @@ fn flows_to_the_internet_are_limited() -> Result<()> {
     })
 }
 
-/// An edge with `lines` and a far end that routes, which sends the mail server's network into the tunnel.
+/// An edge with `lines` and a far end that routes, which sends the mail server's network into the
+/// tunnel.
 fn routed<'lab>(lab: &'lab Lab, lines: &str) -> Result<(Site<'lab>, Router)> {
     let mut site = Site::new(lab)?;
     site.gateway_config.append(lines);

@@ -1,5 +1,5 @@
-//! The WAN guard trusts by list: whatever an interface is called and whatever routes say, an unauthenticated source reaches
-//! what is published or accepted, and nothing else.
+//! The WAN guard trusts by list: whatever an interface is called and whatever routes say, an
+//! unauthenticated source reaches what is published or accepted, and nothing else.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -9,7 +9,8 @@ use lab::{Lab, Node, TcpServer, Topology, echo, scenario, until};
 use scenarios::forge::datagram;
 use scenarios::{Site, growth, packet_counters};
 
-/// Every address of the edge that a WAN client can ask, with a port that is neither published nor accepted.
+/// Every address of the edge that a WAN client can ask, with a port that is neither published nor
+/// accepted.
 const EDGE: [&str; 2] = ["192.0.2.2:9999", "[2001:db8:192::2]:9999"];
 /// A LAN host behind the edge.
 const BEHIND: &str = "192.168.1.50:9998";

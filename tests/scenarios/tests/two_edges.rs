@@ -1,4 +1,5 @@
-//! One origin behind two edges: every flow belongs to the edge it came by, and neither edge needs the other.
+//! One origin behind two edges: every flow belongs to the edge it came by, and neither edge needs
+//! the other.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -138,7 +138,8 @@ fn one_uplink_and_no_rule_of_others_need_no_marks_and_get_them_as_soon_as_one_co
             for (command, wanted) in [(comes, true), (goes, false)] {
                 site.edge.run(command)?;
                 until(Duration::from_secs(10), command, || {
-                    // Between the table and the routes there is a moment when one is there and the other is not.
+                    // Between the table and the routes there is a moment when one is there and the
+                    // other is not.
                     Ok(marks().is_ok_and(|marks| marks == wanted).then_some(()))
                 })?;
             }
@@ -166,7 +167,8 @@ fn down_takes_the_tables_of_the_way_back_with_it() -> Result<()> {
     })
 }
 
-/// The edge with a second uplink, each behind a provider that checks sources, and more commands on it.
+/// The edge with a second uplink, each behind a provider that checks sources, and more commands on
+/// it.
 fn two_uplinks<'lab>(lab: &'lab Lab, more: &str) -> Result<(Site<'lab>, Router)> {
     let mut site = Site::new(lab)?;
     let (inet, edge) = (lab.node("inet")?, site.edge.clone());

@@ -122,7 +122,8 @@ fn gatewayctl_dumps_what_wg_dumps_with_keys_hidden_unless_root_asks() -> Result<
     })
 }
 
-/// Hides the private key of an interface line (5 fields) and the preshared key of a peer line (9 fields).
+/// Hides the private key of an interface line (5 fields) and the preshared key of a peer line (9
+/// fields).
 fn without_keys(dump: &str) -> Result<String> {
     let mut hidden = String::new();
     for line in dump.lines() {

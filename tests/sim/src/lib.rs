@@ -356,7 +356,7 @@ impl Pair {
         let Some(due) = due.filter(|due| *due <= end) else { return false };
         self.set_elapsed(due.max(self.elapsed));
         if flight == Some(due) {
-            if let Some(Flight { to, from, datagram }) = self.path.land(self.elapsed)
+            if let Some(Flight { to, from, datagram }) = self.path.deliver(self.elapsed)
                 && !self.end_ref(to).suspended
             {
                 self.inject(to, from, datagram);

@@ -101,7 +101,7 @@ impl Path {
         self.flights.len()
     }
 
-    /// Takes back what was sent last.
+    /// Takes the datagram that was sent last off the path.
     pub fn take_newest(&mut self) -> Option<Vec<u8>> {
         let newest = *self.flights.keys().max_by_key(|(_, sequence)| *sequence)?;
         self.flights.remove(&newest).map(|flight| flight.datagram)
@@ -146,7 +146,7 @@ impl Path {
     }
 
     /// The datagram that comes out at `now`.
-    pub fn land(&mut self, now: Duration) -> Option<Flight> {
+    pub fn deliver(&mut self, now: Duration) -> Option<Flight> {
         let entry = self.flights.first_entry().filter(|entry| entry.key().0 <= now)?;
         Some(entry.remove())
     }

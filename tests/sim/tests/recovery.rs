@@ -80,7 +80,7 @@ fn the_first_handshake_is_repeated_three_times_and_then_waits_for_the_ladder() {
 }
 
 #[test]
-fn an_edge_that_has_answered_waits_for_the_confirmation_before_it_calls_itself() {
+fn an_edge_that_has_answered_waits_for_the_confirmation_before_it_initiates() {
     let mut pair = Pair::new(Setup::default());
     let config = PeerConfig { keepalive: Some(secs(25)), ..pair.peer_config(Side::Edge) };
     let now = pair.now(Side::Edge);
@@ -119,7 +119,7 @@ fn a_plain_peer_backs_off() {
 }
 
 #[test]
-fn two_origins_do_not_call_in_step() {
+fn two_origins_do_not_dial_at_the_same_times() {
     let calls = |_: u64| {
         let mut pair = Pair::new(Setup::default());
         pair.path.set_blackhole(true);
@@ -133,7 +133,7 @@ fn two_origins_do_not_call_in_step() {
 }
 
 #[test]
-fn three_lost_probes_climb_the_ladder_rung_by_rung() {
+fn three_lost_probes_start_the_recovery_ladder_step_by_step() {
     let mut pair = Pair::connected(Setup::default());
     pair.run(secs(20));
     pair.origin.events.clear();
@@ -157,7 +157,7 @@ fn three_lost_probes_climb_the_ladder_rung_by_rung() {
 }
 
 #[test]
-fn a_short_outage_ends_with_the_first_rung() {
+fn a_short_outage_ends_with_the_first_step() {
     let mut pair = Pair::connected(Setup::default());
     pair.run(secs(20));
     pair.path.set_blackhole(true);
@@ -205,7 +205,7 @@ fn a_resolved_address_does_not_override_one_that_works() {
 }
 
 #[test]
-fn an_edge_that_restarts_calls_the_last_known_endpoint_and_is_back_within_five_seconds() {
+fn an_edge_that_restarts_initiates_to_the_last_known_endpoint_and_is_up_within_five_seconds() {
     let mut pair = Pair::connected(Setup::default());
     pair.run_sending(&BOTH, ms(100), secs(30));
     let mut config = pair.peer_config(Side::Edge);
@@ -352,7 +352,7 @@ fn a_one_way_failure_is_seen_and_tried() {
 }
 
 #[test]
-fn a_peer_that_stops_to_answer_probes_is_not_pestered_with_handshakes() {
+fn a_peer_that_stops_answering_probes_is_not_sent_ever_more_handshakes() {
     let mut pair = Pair::connected(Setup::default());
     pair.run(secs(30));
     // The far end becomes a plain WireGuard interface with the same key, whose system answers no

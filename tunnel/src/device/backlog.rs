@@ -26,9 +26,10 @@ const FLOWS: usize = 256;
 /// Bytes a flow may send before the next one is served.
 const QUANTUM: isize = 16 << 10;
 
-/// The queue. Packets are read into [`landing`](Self::landing) and kept by [`push`](Self::push).
+/// The queue. A packet is read into [`read_buffer`](Self::read_buffer), and [`push`](Self::push)
+/// keeps it.
 pub(super) struct Backlog {
-    landing: Box<[u8]>,
+    read_buffer: Box<[u8]>,
     small: Box<[u8]>,
     large: Vec<Box<[u8]>>,
     free_small: Vec<usize>,
@@ -78,7 +79,7 @@ impl Backlog {
     pub(super) fn new(buffer_len: usize) -> Self {
         let buffer = || vec![0; BUFFER.max(buffer_len)].into_boxed_slice();
         Self {
-            landing: buffer(),
+            read_buffer: buffer(),
             small: vec![0; SMALL * SMALL_LEN].into_boxed_slice(),
             large: (0..LARGE).map(|_| buffer()).collect(),
             free_small: (0..SMALL).rev().collect(),
@@ -92,8 +93,8 @@ impl Backlog {
     }
 
     /// Where the next packet is read to, behind its virtio header.
-    pub(super) fn landing(&mut self) -> &mut [u8] {
-        &mut self.landing
+    pub(super) fn read_buffer(&mut self) -> &mut [u8] {
+        &mut self.read_buffer
     }
 
     /// Whether nothing waits.
@@ -108,7 +109,7 @@ impl Backlog {
 
     /// Keeps the packet of `len` bytes that was just read; a full queue makes room first.
     pub(super) fn push(&mut self, len: usize, offload: Offload) {
-        let Some(bytes) = self.landing.get(HEADER_LEN..HEADER_LEN + len) else { return };
+        let Some(bytes) = self.read_buffer.get(HEADER_LEN..HEADER_LEN + len) else { return };
         let index = self.flow_of(bytes);
         let Some(place) = self.place(len) else { return };
         let Some(flow) = self.flows.get_mut(index) else { return };
@@ -128,7 +129,8 @@ impl Backlog {
         flow.map_or(0, |flow| self.hasher.hash_one(flow) as usize % FLOWS)
     }
 
-    /// Moves the landed packet to a slot: a small one is copied, a large one changes buffers.
+    /// Moves the packet that was just read to a slot: a small one is copied, for a large one
+    /// buffers are swapped.
     fn place(&mut self, len: usize) -> Option<Place> {
         if len <= SMALL_LEN {
             if self.free_small.is_empty() {
@@ -136,14 +138,14 @@ impl Backlog {
             }
             let slot = self.free_small.pop()?;
             let bytes = self.small.get_mut(slot * SMALL_LEN..)?.get_mut(..len)?;
-            bytes.copy_from_slice(self.landing.get(HEADER_LEN..HEADER_LEN + len)?);
+            bytes.copy_from_slice(self.read_buffer.get(HEADER_LEN..HEADER_LEN + len)?);
             return Some(Place::Small(slot));
         }
         if self.free_large.is_empty() {
             self.evict(1);
         }
         let slot = self.free_large.pop()?;
-        std::mem::swap(&mut self.landing, self.large.get_mut(slot)?);
+        std::mem::swap(&mut self.read_buffer, self.large.get_mut(slot)?);
         Some(Place::Large(slot))
     }
 
@@ -191,7 +193,8 @@ impl Backlog {
                 flow.is_listed = false;
                 continue;
             }
-            // A fresh flow that ran dry waits once among the old, or it could always come first.
+            // A new flow whose queue is empty waits once among the old ones, or it could always
+            // come first.
             list.pop_front();
             self.old.push_back(index);
         }
@@ -279,7 +282,7 @@ mod tests {
         assert_eq!(backlog.take_dropped(), 200 - (LARGE - 1) + 1000 - (SMALL - 1));
         let out: Vec<_> = std::iter::from_fn(|| pop(&mut backlog)).collect();
         assert!(out.contains(&(2, 65_000, 7)) && out.contains(&(3, 60, 8)));
-        // Only the newest packets of the greedy flow are kept.
+        // Only the newest packets of the flow that held most are kept.
         let kept: Vec<_> = out.iter().filter(|packet| packet.0 == 1).map(|packet| packet.2).collect();
         assert_eq!(kept, (200 - (LARGE as u8 - 1)..200).collect::<Vec<_>>());
         assert_eq!((backlog.free_small.len(), backlog.free_large.len()), (SMALL, LARGE));
@@ -288,7 +291,7 @@ mod tests {
     #[test]
     fn bytes_that_are_no_packet_are_carried_like_any_other() {
         let mut backlog = queue();
-        backlog.landing()[HEADER_LEN..HEADER_LEN + 3].copy_from_slice(&[0xff; 3]);
+        backlog.read_buffer()[HEADER_LEN..HEADER_LEN + 3].copy_from_slice(&[0xff; 3]);
         backlog.push(3, Offload::None);
         backlog.push(BUFFER, Offload::None);
         assert_eq!(backlog.pop().map(|packet| packet.bytes.to_vec()), Some(vec![0xff; 3]));
@@ -312,7 +315,7 @@ mod tests {
 
     /// A UDP packet of a flow, its last byte a label.
     fn push(backlog: &mut Backlog, flow: u8, len: usize, label: u8) {
-        let packet = &mut backlog.landing()[HEADER_LEN..HEADER_LEN + len];
+        let packet = &mut backlog.read_buffer()[HEADER_LEN..HEADER_LEN + len];
         packet.fill(0);
         packet[0] = 0x45;
         packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());

@@ -286,7 +286,7 @@ impl Device {
         self.announce();
     }
 
-    /// Lets the timer thread see to the node at once, after something was changed in it.
+    /// Wakes the timer thread, so that it runs the node's timers at once after a change.
     pub fn wake(&self) {
         for thread in self.threads.lock().iter() {
             thread.thread().unpark();

@@ -99,7 +99,7 @@ impl Tx {
 
     fn fill(&mut self, shared: &Shared) -> Round {
         for _ in 0..FILL {
-            match shared.tun.receive(self.backlog.landing()) {
+            match shared.tun.receive(self.backlog.read_buffer()) {
                 Ok(Some(packet)) => {
                     let (len, offload) = (packet.bytes.len(), packet.offload);
                     self.backlog.push(len, offload);

@@ -15,8 +15,8 @@ pub mod watchdog;
 
 /// Bytes of a buffer for one packet or message of up to 64 KiB.
 ///
-/// It is more than that needs, and than what allocators keep for themselves: so it comes from the
-/// kernel as zeros, and its pages take memory only once they are written.
+/// It is larger than needed, and above the size from which allocators use `mmap`: it therefore
+/// comes from the kernel as zeros, and its pages take memory only once they are written.
 pub(crate) const BUFFER: usize = 160 << 10;
 
 /// Whether a call may sleep for its first message.

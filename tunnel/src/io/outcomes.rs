@@ -15,7 +15,8 @@ const LONG: Duration = Duration::from_secs(1);
 /// After so long without another failure nothing is known to be wrong any more: no call was made.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// Errors of a call that works: that there is nothing, or an ICMP error about an earlier datagram.
+/// Errors of a call that works: there is nothing to do, or the call reports an ICMP error about an
+/// earlier datagram.
 const PASSED_ON: [io::ErrorKind; 4] = [
     io::ErrorKind::WouldBlock,
     io::ErrorKind::ConnectionRefused,

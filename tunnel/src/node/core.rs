@@ -9,7 +9,7 @@ use fastrand::Rng;
 
 use super::config::PeerConfig;
 use super::liveness::Prober;
-use super::old_timestamp::{OldTimestamps, Signs};
+use super::old_timestamp::{OldTimestamps, PeerFacts};
 use super::probes::Probes;
 use super::random::below;
 use super::recovery::{DIAL, Ladder, PLAIN, Recovery};
@@ -231,11 +231,11 @@ impl Core {
         !works && self.tunn.is_some()
     }
 
-    /// The facts by which an initiation with an old timestamp is judged.
-    pub(super) fn signs(&self, now: Instant) -> Signs {
+    /// What is known of the peer, to decide about an initiation with an old timestamp.
+    pub(super) fn peer_facts(&self, now: Instant) -> PeerFacts {
         let may_come = self.answer.is_some_and(|answer| now.since(answer.at) < CONFIRMED_WITHIN);
         let is_dead = self.session.is_none() || self.traffic.is_unanswered(now);
-        Signs {
+        PeerFacts {
             heard_in_session: self.session.map(|_| self.traffic.received),
             answers_probes: self.probes.have_been_answered(),
             remembers_a_replay: self.has_unproven_timestamp && !may_come && is_dead,

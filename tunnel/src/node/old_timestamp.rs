@@ -30,9 +30,9 @@ pub(super) struct OldTimestamps {
     reported: Option<Instant>,
 }
 
-/// The facts of a peer's state that an old timestamp is judged by.
+/// What is known of a peer when one of its initiations has an old timestamp.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Signs {
+pub(super) struct PeerFacts {
     /// When its last packet arrived, while it has a session.
     pub(super) heard_in_session: Option<Instant>,
     /// Whether it answers probes; one that does not has no reason to send anything.
@@ -60,20 +60,20 @@ pub(super) enum Reaction {
 
 impl OldTimestamps {
     /// Decides about an authentic initiation whose timestamp is old.
-    pub(super) fn judge(&mut self, now: Instant, signs: Signs) -> Reaction {
-        if let Some(heard) = signs.heard_in_session.filter(|at| now.since(*at) < SPACING) {
+    pub(super) fn judge(&mut self, now: Instant, facts: PeerFacts) -> Reaction {
+        if let Some(heard) = facts.heard_in_session.filter(|at| now.since(*at) < SPACING) {
             // The peer has a session and is heard: then the initiation is a replay. To be sure it
             // is probed, and has until the next old timestamp to answer.
             match self.doubted.map(|at| (at, now.since(at))) {
                 Some((_, age)) if age < DOUBT => return Reaction::Drop,
-                Some((at, age)) if age < DOUBT_HOLDS && heard < at && signs.answers_probes => {}
+                Some((at, age)) if age < DOUBT_HOLDS && heard < at && facts.answers_probes => {}
                 Some(_) | None => {
                     self.doubted = Some(now);
                     return Reaction::Probe;
                 }
             }
         }
-        if signs.remembers_a_replay {
+        if facts.remembers_a_replay {
             return Reaction::Answer;
         }
         if self.initiated.is_some_and(|at| now.since(at) < SPACING) {

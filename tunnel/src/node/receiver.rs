@@ -85,8 +85,8 @@ impl<'a> Receiver<'a> {
         }
         self.drop_for(DropReason::OldTimestamp);
         let (now, core) = (self.locked.now.instant, &mut *self.locked.core);
-        let signs = core.signs(now);
-        match core.old_timestamps.judge(now, signs) {
+        let facts = core.peer_facts(now);
+        match core.old_timestamps.judge(now, facts) {
             Reaction::Drop => {}
             Reaction::Probe => {
                 if let Some(prober) = &mut core.probes.prober {

@@ -13,9 +13,9 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// This many handshakes of one source or key within [`WINDOW`] are no accident: a peer that is not
 /// answered sends a dozen.
 const REPEATED: usize = 3;
-/// The first and the last of them are at least this far apart: a peer waits for its response, a
-/// scanner does not.
-const PATIENT: Duration = Duration::from_secs(4);
+/// The first and the last of them are at least this far apart: a peer waits for a response before
+/// it tries again, a scanner does not.
+const MIN_SPAN: Duration = Duration::from_secs(4);
 /// Sources that are followed at once; the one silent for longest makes room.
 const SOURCES: usize = 64;
 /// Keys that are followed at once.
@@ -47,12 +47,12 @@ pub struct RefusedKey {
 /// What a node remembers of such handshakes.
 #[derive(Default)]
 pub(super) struct RefusedLog {
-    sources: Vec<Trail<u128>>,
-    keys: Vec<Trail<PublicKey>>,
+    sources: Vec<History<u128>>,
+    keys: Vec<History<PublicKey>>,
 }
 
 /// The last handshakes of one source or key, the oldest first.
-struct Trail<T> {
+struct History<T> {
     of: T,
     times: Vec<Instant>,
 }
@@ -73,35 +73,36 @@ impl RefusedLog {
         let unknown = self
             .keys
             .iter()
-            .filter_map(|trail| Some(RefusedKey { key: trail.of, count: trail.repeated(now)? }));
+            .filter_map(|history| Some(RefusedKey { key: history.of, count: history.repeated(now)? }));
         Refused {
-            foreign: self.sources.iter().filter_map(|trail| trail.repeated(now)).sum(),
+            foreign: self.sources.iter().filter_map(|history| history.repeated(now)).sum(),
             unknown: unknown.take(REPORTED).collect(),
         }
     }
 }
 
-impl<T> Trail<T> {
+impl<T> History<T> {
     /// How many there were in the window, when that is no accident.
     fn repeated(&self, now: Instant) -> Option<usize> {
         let recent = || self.times.iter().filter(|at| now.since(**at) < WINDOW);
         let (first, last) = (recent().next()?, recent().next_back()?);
-        Some(recent().count()).filter(|count| *count >= REPEATED && last.since(*first) >= PATIENT)
+        Some(recent().count()).filter(|count| *count >= REPEATED && last.since(*first) >= MIN_SPAN)
     }
 }
 
-fn note<T: PartialEq>(trails: &mut Vec<Trail<T>>, most: usize, of: T, now: Instant) {
+fn note<T: PartialEq>(histories: &mut Vec<History<T>>, most: usize, of: T, now: Instant) {
     // The last to send is last in the list: the first makes room.
-    let known = trails.iter().position(|trail| trail.of == of);
-    let mut trail = known.map_or_else(|| Trail { of, times: Vec::new() }, |place| trails.remove(place));
-    if trail.times.len() >= REMEMBERED {
-        trail.times.remove(0);
+    let known = histories.iter().position(|history| history.of == of);
+    let mut history =
+        known.map_or_else(|| History { of, times: Vec::new() }, |place| histories.remove(place));
+    if history.times.len() >= REMEMBERED {
+        history.times.remove(0);
     }
-    trail.times.push(now);
-    if trails.len() >= most {
-        trails.remove(0);
+    history.times.push(now);
+    if histories.len() >= most {
+        histories.remove(0);
     }
-    trails.push(trail);
+    histories.push(history);
 }
 
 #[cfg(test)]
@@ -157,7 +158,7 @@ mod tests {
             log.note_foreign(source(7), at(200 + n));
         }
         assert!(log.sources.len() <= SOURCES);
-        assert!(log.sources.iter().all(|trail| trail.times.len() <= REMEMBERED));
+        assert!(log.sources.iter().all(|history| history.times.len() <= REMEMBERED));
     }
 
     fn source(n: u32) -> IpAddr {

@@ -116,7 +116,7 @@ impl Timers<'_, '_> {
             return;
         }
         search.handle_timeout(now, prober.answered_at());
-        let probe = search.poll(now, prober.patience());
+        let probe = search.poll(now, prober.reply_timeout());
         if probe.is_some() {
             prober.probe_now(now);
         }

@@ -221,7 +221,7 @@ fn a_pushed_or_a_short_segment_closes_its_group() {
 }
 
 #[test]
-fn corruption_is_never_laundered() {
+fn a_corrupted_packet_never_gets_a_valid_checksum() {
     for is_tcp in [true, false] {
         let wire = naive_split(&Shape::plain(true, is_tcp), &payload(10_000), 1000);
         for at in [1, 9, 10, 22, 30, 39, 500] {

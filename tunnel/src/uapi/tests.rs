@@ -220,7 +220,7 @@ fn a_socket_that_can_be_seen_answers() {
 }
 
 #[test]
-fn the_seventeenth_client_is_hung_up_on() {
+fn the_seventeenth_client_is_disconnected() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::at(directory.path().join("gw0.sock"), Arc::new(Fake::default())).unwrap();
     let mut clients: Vec<_> = (0..16).map(|_| UnixStream::connect(server.path()).unwrap()).collect();

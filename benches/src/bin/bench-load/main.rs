@@ -1,4 +1,5 @@
-//! The load of `bench-peers`: an echo server, and clients that say what they measured as one line of JSON.
+//! The load of `bench-peers`: an echo server, and clients that say what they measured as one line
+//! of JSON.
 
 mod echo;
 mod request;

@@ -12,7 +12,7 @@ use crate::sample::{Samples, Summary};
 /// Bytes of a question and of its answer.
 const SIZE: usize = 64;
 /// How long an answer or a connection may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The result of a run with idle connections.
 #[derive(Debug, Serialize)]
@@ -99,9 +99,9 @@ pub(crate) fn first(target: SocketAddr, limit: Duration) -> Result<First> {
 }
 
 fn connect(target: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&target, PATIENCE)?;
+    let stream = TcpStream::connect_timeout(&target, TIMEOUT)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     Ok(stream)
 }
 

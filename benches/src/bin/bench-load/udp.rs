@@ -1,7 +1,7 @@
 //! Datagrams at a steady rate, counted at the other end.
 //!
-//! A datagram begins with its kind and the number of its run. The client either streams data and asks afterwards how
-//! much came, or asks the server to stream and counts itself.
+//! A datagram begins with its kind and the number of its run. The client either streams data and
+//! asks afterwards how much came, or asks the server to stream and counts itself.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};

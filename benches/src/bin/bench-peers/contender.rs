@@ -44,8 +44,8 @@ pub(crate) struct Running {
 }
 
 impl Contender {
-    /// Whether a group is measured of it. The mixed pairs are there for the throughput alone; onetun
-    /// stops permanently under several streams or a burst of datagrams.
+    /// Whether a group is measured of it. The mixed pairs are there for the throughput alone;
+    /// onetun stops permanently under several streams or a burst of datagrams.
     pub(crate) fn is_asked(self, group: Group) -> bool {
         match self {
             Self::CausewayWgEdge | Self::CausewayWgOrigin => group == Group::Bulk,

@@ -8,7 +8,8 @@ use crate::contender::Running;
 use crate::path::{BULK, DATAGRAMS, ECHO, EDGE, Path, SERVICE};
 use crate::wireguard::{self, Keys, registry};
 
-/// onetun at the edge. It neither learns nor follows its peer's address: the carrier's NAT here keeps the port.
+/// onetun at the edge. It neither learns nor follows its peer's address: the carrier's NAT here
+/// keeps the port.
 pub(crate) fn start_onetun(path: &Path) -> Result<Running> {
     let (kyiv, wroclaw) = Keys::pair();
     let origin = wireguard::start_origin(path)?;

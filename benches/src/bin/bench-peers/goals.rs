@@ -110,7 +110,8 @@ const CIPHER: &[(&str, &str, &str)] = &[
     ("CPU over the cipher alone, origin, up", "cpu_origin_up_1", "open"),
 ];
 
-/// The table; rows without figures are left out. `median` and `cipher` give a figure by contender and metric.
+/// The table; rows without figures are left out. `median` and `cipher` give a figure by contender
+/// and metric.
 pub(crate) fn table(
     median: impl Fn(Contender, &str) -> Option<f64>,
     cipher: impl Fn(&str) -> Option<f64>,

@@ -40,7 +40,8 @@ pub(crate) fn describe() -> BTreeMap<String, String> {
     facts
 }
 
-/// The machine's load average over the last minute, and the share of its CPUs that was busy in the last 300 ms.
+/// The machine's load average over the last minute, and the share of its CPUs that was busy in the
+/// last 300 ms.
 pub(crate) fn load() -> (f64, f64) {
     let average = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let average = average.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(f64::NAN);

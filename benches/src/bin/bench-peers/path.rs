@@ -59,7 +59,8 @@ impl Path {
         Ok(Self { _servers: servers, lab, client, edge, cgnat, origin })
     }
 
-    /// Sends the public ports of the edge to the service by the kernel's NAT, with the client's address kept.
+    /// Sends the public ports of the edge to the service by the kernel's NAT, with the client's
+    /// address kept.
     pub(crate) fn publish(&self) -> Result<()> {
         let ports = format!("{BULK}-{DATAGRAMS}");
         self.edge.nft(&format!(

@@ -58,7 +58,8 @@ pub(crate) fn start(path: &Path, edge: Engine, origin: Engine) -> Result<Running
     join_origin(path, &wroclaw, &kyiv.public)?;
     let mut running = Running { edge: vec![at_edge], origin: vec![at_origin] };
     if origin == Engine::Boringtun {
-        // It waits a whole keepalive interval before its first handshake unless there is something to send.
+        // It waits a whole keepalive interval before its first handshake unless there is something
+        // to send.
         running
             .origin
             .push(path.origin.command("ping").args(["-c", "20", "-i", "0.2", "10.77.88.1"]).spawn("ping")?);

@@ -48,8 +48,8 @@ impl Output {
     }
 
     /// When something has waited for so long that the other end does not read.
-    pub(super) fn deadline(&self, patience: Duration) -> Option<Instant> {
-        (!self.pending().is_empty()).then(|| self.moved.after(patience))
+    pub(super) fn deadline(&self, timeout: Duration) -> Option<Instant> {
+        (!self.pending().is_empty()).then(|| self.moved.after(timeout))
     }
 
     /// Bytes of memory that it holds.

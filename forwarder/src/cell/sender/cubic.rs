@@ -205,7 +205,7 @@ impl Cubic {
         if !self.is_slow_start() {
             return;
         }
-        self.start.look_at_rate(&sample);
+        self.start.check_rate(&sample);
         let Sample { round_trip: sample, acknowledged, next, delivered, .. } = sample;
         if self.start.stalled >= STALLED_ROUNDS {
             self.threshold = self.window;
@@ -248,7 +248,7 @@ impl Cubic {
 impl SlowStart {
     /// Compares what this round brought per second with the rounds before, where delays show too
     /// little.
-    fn look_at_rate(&mut self, sample: &Sample) {
+    fn check_rate(&mut self, sample: &Sample) {
         if sample.acknowledged <= self.round_end {
             return;
         }

@@ -454,7 +454,7 @@ impl Sender {
     fn step(&mut self, delivered: u64, is_good: bool) {
         self.recovery.step(Step {
             delivered,
-            flying: self.flying(),
+            in_flight: self.in_flight(),
             threshold: self.cubic.threshold() as u64,
             is_good,
             segment: self.sizes.segment as u64,
@@ -472,8 +472,8 @@ impl Sender {
     }
 
     /// Bytes believed to be on the path.
-    fn flying(&self) -> u64 {
-        self.board.flying().saturating_sub(self.duplicates * self.sizes.segment as u64)
+    fn in_flight(&self) -> u64 {
+        self.board.in_flight().saturating_sub(self.duplicates * self.sizes.segment as u64)
     }
 }
 

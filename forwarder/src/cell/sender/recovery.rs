@@ -44,7 +44,7 @@ struct Rate {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
     pub(super) delivered: u64,
-    pub(super) flying: u64,
+    pub(super) in_flight: u64,
     /// The window's next value.
     pub(super) threshold: u64,
     /// The acknowledgement advanced, and nothing more was found lost.
@@ -116,14 +116,14 @@ impl Recovery {
 
     /// Computes the quota again (RFC 6937 §3, with the slow start reduction bound).
     pub(super) fn step(&mut self, step: Step) {
-        let Step { delivered, flying, threshold, is_good, segment } = step;
+        let Step { delivered, in_flight, threshold, is_good, segment } = step;
         let rate = &mut self.rate;
         rate.delivered += delivered;
-        let quota = if flying > threshold {
+        let quota = if in_flight > threshold {
             (rate.delivered * threshold).div_ceil(rate.window).saturating_sub(rate.out)
         } else {
             let bound = rate.delivered.saturating_sub(rate.out).max(delivered);
-            (bound + if is_good { segment } else { 0 }).min(threshold - flying)
+            (bound + if is_good { segment } else { 0 }).min(threshold - in_flight)
         };
         // The first retransmission always leaves.
         rate.quota = if rate.out == 0 { quota.max(segment) } else { quota };
@@ -178,14 +178,14 @@ mod tests {
     fn the_first_retransmission_leaves_and_then_seven_of_ten_arrivals_are_answered() {
         let mut recovery = Recovery::new();
         recovery.begin(100 * SEGMENT, (0, 100 * SEGMENT));
-        let mut flying = 95 * SEGMENT;
+        let mut in_flight = 95 * SEGMENT;
         let mut out = 0;
         for arrival in 1..=60 {
-            flying -= SEGMENT;
-            recovery.step(step(flying, 70 * SEGMENT));
+            in_flight -= SEGMENT;
+            recovery.step(step(in_flight, 70 * SEGMENT));
             while recovery.quota() >= SEGMENT {
                 recovery.sent(SEGMENT, true, 100 * SEGMENT);
-                flying += SEGMENT;
+                in_flight += SEGMENT;
                 out += 1;
             }
             let expected = (arrival * 7_u64).div_ceil(10);
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(recovery.phase(), Phase::Open);
     }
 
-    fn step(flying: u64, threshold: u64) -> Step {
-        Step { delivered: SEGMENT, flying, threshold, is_good: false, segment: SEGMENT }
+    fn step(in_flight: u64, threshold: u64) -> Step {
+        Step { delivered: SEGMENT, in_flight, threshold, is_good: false, segment: SEGMENT }
     }
 }

@@ -92,7 +92,7 @@ impl Scoreboard {
     }
 
     /// Bytes believed to be on the path (`pipe` in RFC 6675).
-    pub(super) fn flying(&self) -> u64 {
+    pub(super) fn in_flight(&self) -> u64 {
         self.outstanding() - self.arrived - self.lost
     }
 
@@ -414,7 +414,7 @@ mod tests {
         let mut board = sent(&[300]);
         let summary = select(&mut board, (100, 200));
         assert_eq!(
-            (summary.delivered, board.flying(), board.arrived(), board.entries.len()),
+            (summary.delivered, board.in_flight(), board.arrived(), board.entries.len()),
             (100, 200, 100, 3)
         );
         assert_eq!(select(&mut board, (100, 200)).delivered, 0);
@@ -454,7 +454,7 @@ mod tests {
         board.time_out(at(5), Duration::from_secs(1));
         assert_eq!((board.lost(), board.arrived()), (200, 0));
         board.nothing_is_lost();
-        assert_eq!((board.lost(), board.flying()), (0, 200));
+        assert_eq!((board.lost(), board.in_flight()), (0, 200));
     }
 
     #[test]

@@ -71,9 +71,8 @@ impl Sender {
         }
     }
 
-    /// The path is back: a timeout or window probe that was delayed by doubling is due now, and counts
-    /// from one again.
-    /// `true` when something is.
+    /// The path is back: a timeout or window probe that was delayed by doubling is due now, and
+    /// counts from one again. `true` when something is.
     pub(in crate::cell) fn resume(&mut self, now: Instant) -> bool {
         let mut is_due = false;
         if self.timers.retransmit.is_some() && self.rtt.reset_back_off() {
@@ -114,8 +113,8 @@ impl Sender {
             self.reduce(true);
         }
         self.recovery.time_out(sent, is_new);
-        let flying = usize::try_from(self.flying()).unwrap_or(usize::MAX);
-        self.cubic.set_window(flying.saturating_add(self.sizes.segment));
+        let in_flight = usize::try_from(self.in_flight()).unwrap_or(usize::MAX);
+        self.cubic.set_window(in_flight.saturating_add(self.sizes.segment));
         self.rtt.back_off();
         self.probe = None;
         self.timers.probe = None;

@@ -77,13 +77,13 @@ impl Sender {
 
     /// Bytes that the congestion window allows now.
     pub(super) fn allowance(&self) -> u64 {
-        let flying = self.flying();
+        let in_flight = self.in_flight();
         let allowance = match self.recovery.phase() {
-            Phase::Open | Phase::Timeout => (self.cubic.window() as u64).saturating_sub(flying),
+            Phase::Open | Phase::Timeout => (self.cubic.window() as u64).saturating_sub(in_flight),
             Phase::Fast => self.recovery.quota(),
         };
         // With nothing on the path nothing would ever come back.
-        if flying == 0 { allowance.max(self.sizes.segment as u64) } else { allowance }
+        if in_flight == 0 { allowance.max(self.sizes.segment as u64) } else { allowance }
     }
 
     fn lost_run(&mut self) -> Option<Run> {
@@ -139,11 +139,11 @@ impl Sender {
 
     /// Everything that may leave has left: is it the congestion window that is full?
     fn note_usage(&mut self) {
-        let (is_limited, flying) = (self.allowance() < self.sizes.segment as u64, self.flying());
+        let (is_limited, in_flight) = (self.allowance() < self.sizes.segment as u64, self.in_flight());
         let usage = &mut self.usage;
         let is_new = self.board.acknowledged() >= usage.until;
-        if is_new || is_limited || (!usage.is_limited && flying > usage.most) {
-            *usage = Usage { is_limited, most: flying, until: self.board.next() };
+        if is_new || is_limited || (!usage.is_limited && in_flight > usage.most) {
+            *usage = Usage { is_limited, most: in_flight, until: self.board.next() };
         }
     }
 

@@ -20,7 +20,7 @@ pub const MAX_BYTES: usize = 1 << 20;
 /// Fragments of one datagram: 65,535 bytes in pieces of the smallest MTU.
 pub const MAX_FRAGMENTS: usize = 128;
 /// How long a datagram waits for its missing fragments, as Linux does.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The result of a fragment.
 #[derive(Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl Reassembly {
             self.give_up(&oldest);
         }
         self.counter += 1;
-        let place = (now.after(PATIENCE), self.counter);
+        let place = (now.after(REASSEMBLY_TIMEOUT), self.counter);
         let partial = Partial { place, bytes: Vec::new(), ranges: Vec::new(), fragments: 0, total: None };
         self.partials.insert(key, partial);
         self.order.insert(place, key);

@@ -31,7 +31,7 @@ pub(super) struct Dial {
     pub(super) lease: Option<Lease>,
     pub(super) stream: Option<Stream>,
     /// How long each try may take.
-    pub(super) patience: Duration,
+    pub(super) try_timeout: Duration,
     /// When the dial as a whole is given up.
     pub(super) until: Instant,
     /// Where its timer entry is.

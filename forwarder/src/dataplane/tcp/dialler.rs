@@ -133,7 +133,7 @@ impl Dialler<'_> {
         let stats = self.context.stats.services.load().get(&service.name).cloned()?;
         let members = VecDeque::from(self.context.pools.load().get(&service.name)?.order(now));
         let timeout = self.flows.admission.limits().dial_timeout;
-        let patience = timeout / u32::try_from(members.len().max(1)).unwrap_or(1);
+        let try_timeout = timeout / u32::try_from(members.len().max(1)).unwrap_or(1);
         Some(Dial {
             service: service.clone(),
             client,
@@ -144,7 +144,7 @@ impl Dialler<'_> {
             addresses: VecDeque::new(),
             lease: None,
             stream: None,
-            patience,
+            try_timeout,
             until: now.after(timeout),
             armed: None,
         })
@@ -186,7 +186,7 @@ impl Dialler<'_> {
         let table = &mut self.flows.table;
         let (&key, Flow::Dial(dial)) = table.flows.get_mut(id)? else { return None };
         dial.stream = None;
-        let until = self.now.instant.after(dial.patience).min(dial.until);
+        let until = self.now.instant.after(dial.try_timeout).min(dial.until);
         table.deadlines.disarm(id, &mut dial.armed);
         table.deadlines.arm(id, &mut dial.armed, until);
         if let Some(address) = dial.addresses.pop_front() {

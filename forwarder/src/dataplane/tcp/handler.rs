@@ -112,7 +112,7 @@ impl TcpHandler<'_> {
         }
         match error.kind {
             Kind::TooBig(mtu) => open.cell.handle_too_big(mtu),
-            // Fatal while opening, a passing trouble later (RFC 5461).
+            // A hard error while opening, a soft error later (RFC 5461).
             Kind::Unreachable | Kind::PortUnreachable if !open.cell.is_established() => {
                 tracing::debug!(kind = ?error.kind, "an ICMP error ends a flow that is opening");
                 open.abort();

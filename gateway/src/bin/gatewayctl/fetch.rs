@@ -1,4 +1,5 @@
-//! A GET over TLS, for lists: bounded in size, time and redirects, trusting the system's certificates or one file.
+//! A GET over TLS, for lists: bounded in size, time and redirects, trusting the system's
+//! certificates or one file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,9 +10,9 @@ use policy::feed::MAX_BYTES;
 use ureq::Agent;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 
-/// For one address, names and redirects included.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// A list that moved is found where it went; a chase is not followed.
+/// For one address, name lookup and redirects included.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// A list that moved is found; a long chain of redirects is not followed.
 const REDIRECTS: u32 = 3;
 /// Where systems keep the certificates they trust.
 const BUNDLES: [&str; 4] = [
@@ -21,7 +22,7 @@ const BUNDLES: [&str; 4] = [
     "/etc/ssl/ca-bundle.pem",
 ];
 
-/// What lists are fetched with.
+/// The HTTP client for lists.
 pub(crate) struct Client {
     tls: Agent,
     own: Agent,
@@ -46,13 +47,13 @@ impl Client {
             .build();
         let common = || {
             Agent::config_builder()
-                .timeout_global(Some(PATIENCE))
+                .timeout_global(Some(TIMEOUT))
                 .max_redirects(REDIRECTS)
                 .max_response_header_size(16 << 10)
                 .user_agent(concat!("causeway/", env!("CARGO_PKG_VERSION")))
         };
         let tls = common().tls_config(tls).https_only(true).build().new_agent();
-        // What this machine serves itself needs no certificate, and leads nowhere else.
+        // An address of this machine needs no certificate, and may not redirect.
         let own = common().proxy(None).max_redirects(0).build().new_agent();
         Ok(Self { tls, own })
     }

@@ -8,7 +8,8 @@ use tunnel::uapi::{PeerSnapshot, Snapshot};
 
 /// One line for the interface, one for each peer, fields separated by tabs.
 ///
-/// Private and preshared keys are `(hidden)` unless `show_keys`; a missing one is `(none)` either way.
+/// Private and preshared keys are `(hidden)` unless `show_keys`; a missing one is `(none)` either
+/// way.
 #[must_use]
 pub(super) fn dump(name: &str, device: &Snapshot, show_keys: bool) -> String {
     let private = secret(device.private_key.as_ref().map(tunnel::key::PrivateKey::as_bytes), show_keys);

@@ -1,4 +1,5 @@
-//! The data plane as the control thread changes and reads it: the device, its outer socket and the `wg` socket.
+//! The data plane as the control thread changes and reads it: the device, its outer socket and the
+//! `wg` socket.
 
 mod dump;
 mod offload;
@@ -35,7 +36,8 @@ use wg::WgDevice;
 
 pub(super) use outer::Outer;
 
-/// Events that may wait for the control thread; what does not fit is found by the next look at the peers.
+/// Events that may wait for the control thread; what does not fit is found by the next check at the
+/// peers.
 const EVENTS: usize = 1024;
 
 /// The running data threads, and the sockets that lead to them.
@@ -64,7 +66,8 @@ impl DataPlane {
         self_test::run(&tun, &config.policy)?;
         let node = Arc::new(Node::new(node_config(config, mtu, state), clock::now()));
         let (sender, events) = mpsc::channel(EVENTS);
-        // A full channel loses no fact: states and endpoints are read from the node again every second.
+        // A full channel loses no information: states and endpoints are read from the node again
+        // every second.
         let on_event = {
             let sender = sender.clone();
             move |event| _ = sender.try_send(event)
@@ -135,7 +138,8 @@ impl DataPlane {
         blocking(move || outer.prepare(&device, port)).await
     }
 
-    /// Puts a prepared socket in place, with another mark; when that is refused, both are as before.
+    /// Puts a prepared socket in place, with another mark; when that is refused, both are as
+    /// before.
     pub(super) async fn move_socket(
         &self,
         socket: Option<UdpSocket>,
@@ -169,7 +173,8 @@ impl DataPlane {
         back.await.err().map(|failure| format!("the outer socket: {failure}"))
     }
 
-    /// Gives the node what changed from the configuration in force to another; when its peers are refused, nothing changed.
+    /// Gives the node what changed from the configuration in force to another; when its peers are
+    /// refused, nothing changed.
     pub(super) fn change_node(&self, next: &Config, in_force: &Config) -> Result<(), String> {
         let (node, now) = (self.device.node(), clock::now());
         let own = next.keys.private.public();
@@ -189,8 +194,8 @@ impl DataPlane {
         Ok(())
     }
 
-    /// The device that the data plane works on is no longer the tunnel's: it goes when the daemon ends, and the next start
-    /// makes another. Returns why.
+    /// The device of the data plane is no longer the tunnel's: makes it go away when the daemon
+    /// ends, so that the next start creates another. Returns the reason.
     pub(super) fn give_up_device(&self, name: &str) -> String {
         match self.device.tun().set_persistent(false) {
             Ok(()) => {}
@@ -230,7 +235,8 @@ fn serve_wg(name: &str, wg: WgDevice) -> Result<Server, Failure> {
     })
 }
 
-/// Has the control thread end the daemon in good order, or ends it when that thread cannot: it may wait for the stuck one.
+/// Makes the control thread end the daemon in good order; ends it directly if that thread cannot,
+/// since it may wait for the stuck one.
 fn end_after(fault: Fault, events: &mpsc::Sender<DeviceEvent>) {
     tracing::error!(
         "{fault}; the daemon ends, so that it is started again; rules, routes and device stay, closed"

@@ -31,7 +31,7 @@ impl DataPlane {
         report::Offloads { schema: SCHEMA, offloads: NAMES.into_iter().map(offload).collect() }
     }
 
-    /// Logs once what is optional and which of it this machine has.
+    /// Logs once which optional features this machine has.
     pub(in crate::edge) fn log_kernel_features(&self, policy: &Policy) {
         let offloads = self.offloads(policy).offloads;
         let names = |has: bool| {
@@ -49,7 +49,8 @@ impl DataPlane {
     /// Turns offloads on or off; the next apply brings back what the configuration wants.
     ///
     /// # Errors
-    /// [`Exit::Usage`] for a name that there is not, [`Exit::Failed`] when the kernel does not take it: nothing changed.
+    /// [`Exit::Usage`] for a name that there is not, [`Exit::Failed`] when the kernel does not take
+    /// it: nothing changed.
     pub(in crate::edge) fn set_offloads(
         &self,
         policy: &Policy,

@@ -33,13 +33,15 @@ impl Outer {
     /// [`FailureKind::Conflict`] when the port is taken.
     pub(in crate::edge) fn open(&self, port: u16) -> Result<UdpSocket, Failure> {
         let fd = self.helper.open(&Request::OpenUdp { port, mark: self.mark() })?;
-        // Without a mark here: the helper has set it, and this process may not. Its larger buffers stay.
+        // Without a mark here: the helper has set it, and this process may not. Its larger buffers
+        // stay.
         let options = UdpOptions { port, mark: 0, ..UdpOptions::default() };
         UdpSocket::from_fd(fd, &options)
             .map_err(|error| Failure::new(FailureKind::Kernel, format!("the outer socket: {error}")))
     }
 
-    /// Opens a socket on `port` that can take the place of the device's; `None` when the device has that port.
+    /// Opens a socket on `port` that can take the place of the device's; `None` when the device has
+    /// that port.
     ///
     /// # Errors
     /// [`FailureKind::Conflict`] when the port is taken; nothing has changed then, nor otherwise.

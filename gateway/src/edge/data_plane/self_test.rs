@@ -28,8 +28,8 @@ pub(super) fn run(tun: &Tun, policy: &Policy) -> Result<(), Failure> {
     })
 }
 
-/// One of our addresses and one beyond the device, of the same family: a peer's address in the prefix of ours, else any
-/// address of that prefix, else one of a peer's.
+/// One of our addresses and one beyond the device, of the same family: a peer's address in the
+/// prefix of ours, else any address of that prefix, else one of a peer's.
 fn addresses(own: &[IpNetwork], allowed: &[IpNetwork]) -> Option<(IpAddr, IpAddr)> {
     let is_own = |address: &IpAddr| own.iter().any(|own| own.ip() == *address);
     let neighbour = |own: &IpNetwork| {

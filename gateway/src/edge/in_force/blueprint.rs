@@ -1,4 +1,4 @@
-//! What a configuration makes of the kernel, and how it gets there.
+//! What a configuration requires of the kernel, and how it is put there.
 
 use policy::Mtu;
 use policy::gateway::Policy;
@@ -13,15 +13,15 @@ use crate::state::{Applied, Guards, State, Switched};
 use daemon::exit::Exit;
 use daemon::files::unwritten;
 
-/// How often a change that failed is looked at before what differs is given up.
-const LOOKS: usize = 3;
+/// How often the kernel is checked after a failed change before what still differs is reported.
+const CHECKS: usize = 3;
 
 /// A compiled configuration.
 #[derive(Debug)]
 pub(in crate::edge) struct Blueprint {
     /// Ruleset, routing and peers.
     pub plan: Plan,
-    /// What of the machine it was compiled for.
+    /// The conditions of the machine that it was compiled for.
     pub conditions: Conditions,
     device: String,
     protocol: u8,
@@ -35,7 +35,7 @@ pub(in crate::edge) struct Unwritable {
     pub path: String,
     /// What it should be.
     pub value: String,
-    /// The system's words.
+    /// The system's error.
     pub reason: String,
 }
 
@@ -48,7 +48,7 @@ pub(in crate::edge) struct Installed {
     pub fingerprint: Option<u64>,
 }
 
-/// What a look at the kernel found and put back.
+/// What a check of the kernel found and put back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::edge) struct Repair {
     /// What was put back, a line each.
@@ -59,7 +59,7 @@ pub(in crate::edge) struct Repair {
     pub unwritable: Vec<Unwritable>,
 }
 
-/// Whether a look at the kernel includes the rules.
+/// Whether a check of the kernel includes the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::edge) enum Rules {
     /// No: reading them starts a program.
@@ -88,7 +88,8 @@ impl Blueprint {
         }
     }
 
-    /// The marks of services and the numbers of uplinks that this has put in force, which later plans keep.
+    /// The marks of services and the numbers of uplinks that this has put in force, which later
+    /// plans keep.
     #[must_use]
     pub(in crate::edge) fn in_force(&self) -> (&[ServiceMark], &[Uplink]) {
         (&self.plan.ruleset.services, &self.conditions.uplinks)
@@ -104,10 +105,11 @@ impl Blueprint {
 
     /// Puts rules, device, routes and switches in place, closed first and open last.
     ///
-    /// Before each step the state folder knows how to take it back.
+    /// Before each step the state folder holds what is needed to undo it.
     ///
     /// # Errors
-    /// What the kernel refused. A refused ruleset changed nothing at all; after a refused route the rules stay, closed.
+    /// What the kernel refused. A refused ruleset changed nothing at all; after a refused route the
+    /// rules stay, closed.
     pub(in crate::edge) fn apply(&self, helper: &Helper, state: &State) -> Result<Vec<Unwritable>, Failure> {
         let present = outline(helper)?;
         self.remember(state)?;
@@ -119,7 +121,8 @@ impl Blueprint {
         Ok(self.write_switches(helper, state)?.unwritable)
     }
 
-    /// Changes the kernel from `old`, which is in place, to this; looks whether it is there, and what could not be set.
+    /// Changes the kernel from `old`, which is in place, to this; checks whether it is there, and
+    /// what could not be set.
     ///
     /// Routes are added first and the table is changed last, in one transaction that the kernel
     /// takes completely or not at all: whatever refuses until then, the routes are taken away
@@ -127,7 +130,8 @@ impl Blueprint {
     /// is, and whose fingerprint is the `expected` one, is left alone.
     ///
     /// # Errors
-    /// What the kernel refused, or how the kernel differs from the plan, and what is left of the change.
+    /// What the kernel refused, or how the kernel differs from the plan, and what is left of the
+    /// change.
     pub(in crate::edge) fn change(
         &self,
         (old, expected): (&Self, Option<u64>),
@@ -174,7 +178,8 @@ impl Blueprint {
         helper.follow_uplinks(self.plan.routing.uplinks.iter().map(UplinkTable::from).collect())
     }
 
-    /// Puts this in the place of a change that failed half way, and looks again until the kernel holds it.
+    /// Puts this in the place of a change that failed half way, and checks again until the kernel
+    /// holds it.
     pub(in crate::edge) fn put_back(&self, expected: Option<u64>, helper: &Helper, state: &State) -> Left {
         let noted = self.remember(state).map_err(|failure| failure.message);
         match self.restored(expected, helper, state) {
@@ -183,7 +188,7 @@ impl Blueprint {
         }
     }
 
-    /// What still differed at the last of a few looks, each of which puts back what it finds.
+    /// What still differed at the last of a few checks, each of which puts back what it finds.
     fn restored(
         &self,
         mut expected: Option<u64>,
@@ -191,7 +196,7 @@ impl Blueprint {
         state: &State,
     ) -> Result<Vec<String>, Failure> {
         let mut differs = Vec::new();
-        for _ in 0..LOOKS {
+        for _ in 0..CHECKS {
             let repair = self.repair(helper, state, Rules::Expected(expected))?;
             expected = expected.or(repair.fingerprint);
             differs = repair.lines;
@@ -274,7 +279,8 @@ impl Blueprint {
 
     /// Sets the switches that are wrong, and notes which for the command that takes it back.
     ///
-    /// The rules must be in place: they load the modules that some switches belong to, and nothing is forwarded before.
+    /// The rules must be in place: they load the modules that some switches belong to, and nothing
+    /// is forwarded before.
     fn write_switches(&self, helper: &Helper, state: &State) -> Result<Switches, Failure> {
         let wanted = &self.plan.routing.sysctls;
         let found = self.read_switches(helper)?;
@@ -307,11 +313,12 @@ impl Blueprint {
         self.offer(present, |transaction| helper.apply_ruleset(transaction))
     }
 
-    /// Gives `take` the transaction from what the table holds to what it must be, and where that is
-    /// refused the one that creates the table again.
+    /// Calls `take` with the transaction from the present table to the wanted one; if that is
+    /// refused, with one that creates the table again.
     fn offer(&self, present: &Present, take: impl Fn(String) -> Result<(), Failure>) -> Result<(), Failure> {
         match take(self.plan.ruleset.install(present).to_string()) {
-            // Another version's sets may have other types: then only a new table helps, in the same transaction.
+            // Sets of another version may have other types: then the table must be created again,
+            // in the same transaction.
             Err(failure) if failure.kind == FailureKind::Ruleset && *present != Present::nothing() => {
                 tracing::info!("the table of another version is replaced: {failure}");
                 take(self.plan.ruleset.replace().to_string())

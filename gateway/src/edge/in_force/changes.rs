@@ -1,4 +1,5 @@
-//! What another configuration changes, as it is shown: the plan's lines, and those of settings and keys.
+//! What another configuration changes, as it is shown: the plan's lines, and those of settings and
+//! keys.
 
 use policy::gateway::Policy;
 use policy::plan::{Change, Plan};

@@ -1,4 +1,5 @@
-//! Which flows end with a change of the configuration: those of services that are gone or have changed.
+//! Which flows end with a change of the configuration: those of services that are gone or have
+//! changed.
 
 use policy::gateway::Policy;
 use policy::ruleset::{ServiceKind, ServiceMark};

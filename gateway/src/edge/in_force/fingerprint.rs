@@ -1,4 +1,4 @@
-//! Whether our table is still what we made it, by what `nft -j list table` prints.
+//! Whether our table is unchanged, from what `nft -j list table` prints.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -23,7 +23,7 @@ pub(super) fn fingerprint(listing: &str) -> Option<u64> {
     Some(hasher.finish())
 }
 
-/// Takes out what packets and time change.
+/// Removes what packets and time change.
 fn strip(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(strip),
@@ -50,7 +50,7 @@ fn strip(value: &mut Value) {
 fn strip_set(set: &mut serde_json::Map<String, Value>) {
     let flags = set.get("flags").and_then(Value::as_array).into_iter().flatten();
     let is_filled = flags.into_iter().any(|flag| matches!(flag.as_str(), Some("timeout" | "dynamic")));
-    // nft 1.0.6 does not say `dynamic`; sets of the policy have no size.
+    // nft 1.0.6 does not print `dynamic`; sets of the policy have no size.
     if is_filled || set.contains_key("size") {
         set.remove("elem");
     }

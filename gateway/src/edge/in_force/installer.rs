@@ -10,7 +10,8 @@ use crate::edge::machine::Machine;
 use crate::kernel::{Failure, Helper, Request, Scope};
 use crate::state::State;
 
-/// The helper that changes the kernel, and the state folder that knows the way back.
+/// The helper that changes the kernel, and the state folder that holds what is needed to undo
+/// changes.
 #[derive(Clone)]
 pub(in crate::edge) struct Installer {
     helper: Helper,
@@ -66,7 +67,8 @@ impl Installer {
         blocking(change).await.unwrap_or_else(|failure| Err(Undone::unknown(failure)))
     }
 
-    /// Puts back what was in the kernel before a change that failed at its very end; what is left of it.
+    /// Puts back what was in the kernel before a change that failed at its very end; returns what
+    /// is left of the change.
     pub(in crate::edge) async fn put_back(&self, (old, expected): (Arc<Blueprint>, Option<u64>)) -> Left {
         let this = self.clone();
         let back = move || Ok(old.put_back(expected, &this.helper, &this.state));

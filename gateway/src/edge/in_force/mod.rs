@@ -34,7 +34,7 @@ pub(super) use undone::Left;
 /// The age from which a fetched list is a problem; the timer fetches every day.
 const STALE_LIST: Duration = Duration::from_secs(7 * 86_400);
 
-/// The configuration in force, what it made of the kernel, and how changes of it ended.
+/// The configuration in force, what it put into the kernel, and how changes of it ended.
 pub(super) struct InForce {
     config: Arc<Config>,
     blueprint: Arc<Blueprint>,
@@ -92,7 +92,8 @@ impl InForce {
         (Arc::clone(&self.blueprint), self.installed.fingerprint)
     }
 
-    /// What a policy would make of the kernel on this machine, after what is in force.
+    /// The blueprint of a policy on this machine; services and uplinks that are in force keep their
+    /// numbers.
     pub(super) fn next(&self, policy: &Policy, machine: &Machine, mtu: Option<u16>) -> Blueprint {
         Blueprint::new(policy, self.conditions(policy, machine, mtu))
     }
@@ -102,7 +103,8 @@ impl InForce {
         Conditions { link: self.link.clone(), ..conditions }
     }
 
-    /// What the policy in force makes of the kernel now that the machine is another; `None` where that is in place.
+    /// The blueprint of the policy in force now that the machine has changed; `None` if that is in
+    /// place.
     pub(super) fn due(&self, machine: &Machine) -> Option<Blueprint> {
         let before = &self.blueprint.conditions;
         let conditions = self.conditions(self.policy(), machine, before.mtu);
@@ -130,7 +132,7 @@ impl InForce {
         self.link = sockets;
     }
 
-    /// Notes the MTU that the kernel did not take, or that it took the last one.
+    /// Records the MTU that the kernel refused; `None` once it took one.
     pub(super) const fn set_refused_mtu(&mut self, mtu: Option<u16>) {
         self.refused_mtu = mtu;
     }
@@ -197,13 +199,13 @@ impl InForce {
         is_news
     }
 
-    /// The same configuration makes something else of the kernel now.
+    /// Takes what the same configuration puts into the kernel now.
     pub(super) fn follow(&mut self, blueprint: Arc<Blueprint>, installed: Installed) {
         self.blueprint = blueprint;
         self.installed = installed;
     }
 
-    /// Takes what a look at the kernel put back; a switch that a person has set since is no problem any more.
+    /// Takes what a check of the kernel put back; a switch that a person has set since is no problem any more.
     pub(super) fn handle_repair(&mut self, fingerprint: Option<u64>, unwritable: Vec<Unwritable>) {
         let fingerprint = fingerprint.or(self.installed.fingerprint);
         self.installed = Installed { unwritable, fingerprint };
@@ -274,7 +276,7 @@ impl InForce {
             ),
             Number::counter(
                 "gateway_config_failed_applies_total",
-                "Configurations refused or taken back since the start.",
+                "Configurations refused or rolled back since the start.",
                 self.failed_applies,
             ),
             Number::gauge(
@@ -304,7 +306,7 @@ pub(super) fn stale_lists(policy: &Policy) -> impl Iterator<Item = String> {
     policy.lists.iter().filter_map(list_age)
 }
 
-/// Says so when a list that is fetched has not been for long.
+/// The problem that a list has not been fetched for long.
 fn list_age(list: &List) -> Option<String> {
     let path = list.file.path(None).ok().filter(|_| !list.urls.is_empty())?;
     let age = std::fs::metadata(path).ok()?.modified().ok()?.elapsed().unwrap_or_default();
@@ -347,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_that_leaves_the_table_alone_leaves_its_fingerprint_and_says_which_switches_are_wrong_now() {
+    fn a_check_that_leaves_the_table_alone_leaves_its_fingerprint_and_says_which_switches_are_wrong_now() {
         let mut in_force = started(TEXT);
         let switch = Unwritable {
             path: "net/ipv4/ip_forward".to_owned(),

@@ -1,4 +1,4 @@
-//! A change that failed: why, and what is left of it, as a look at the kernel found it.
+//! A change that failed: why, and what is left of it, as a check of the kernel found it.
 
 use crate::kernel::{Failure, FailureKind};
 use daemon::exit::{Exit, ExitError};
@@ -34,9 +34,9 @@ impl Undone {
         Self { left: Left::Unknown(failure.clone()), failure }
     }
 
-    /// As the end of a command.
+    /// The error that a command ends with.
     pub(in crate::edge) fn stop(self) -> ExitError {
-        // A refused ruleset is no change that was taken back: none was begun.
+        // A refused ruleset is no change that was undone: none was begun.
         let is_refused = self.failure.kind == FailureKind::Ruleset;
         match &self.left {
             left if left.is_nothing() && is_refused => self.failure.into(),
@@ -66,7 +66,7 @@ impl Left {
         }
     }
 
-    /// The end of a command for `reason`.
+    /// The error that a command ends with, for `reason`.
     pub(in crate::edge) fn stop(&self, reason: &dyn std::fmt::Display) -> ExitError {
         let again = "the edge goes on trying, see gatewayctl status";
         match self {
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn that_everything_is_as_it_was_is_said_only_after_a_comparison_that_found_nothing() {
+    fn that_everything_is_as_it_was_is_reported_only_after_a_comparison_that_found_nothing() {
         let failure = |kind| Failure::new(kind, "no");
         let said = |kind, left| {
             let stop = Undone { failure: failure(kind), left }.stop();

@@ -1,9 +1,9 @@
 //! What is measured for reports: rates, round trips, and what the kernel counted.
 
+mod conntrack;
 mod counters;
 mod numbers;
 mod reader;
-mod room;
 mod services;
 
 use std::collections::BTreeMap;
@@ -20,21 +20,21 @@ use super::data_plane::DataPlane;
 use super::in_force::InForce;
 use crate::control::report::{SCHEMA, Service};
 
+pub(super) use conntrack::conntrack_problem;
+use conntrack::judge_conntrack;
 pub(super) use counters::{Counters, parse_bans};
 pub(super) use numbers::{ROLE, device_numbers, drop_numbers, io_numbers, leaked, service_numbers};
 pub(super) use reader::{ConntrackFlows, Reader};
-pub(super) use room::conntrack_problem;
-use room::judge_conntrack;
 pub(super) use services::peers_of;
 
-/// Between two looks at the round trips: there is a probe every five seconds.
+/// Between two readings of the round trips: there is a probe every five seconds.
 const PROBES: Duration = Duration::from_millis(4_500);
 /// Between two clearings of the histogram's intake, when there is no scrape.
 const SETTLES: Duration = Duration::from_secs(300);
 /// Bytes between two samples that are more than what keeps an idle tunnel alive.
 const QUIET: u64 = 4_096;
 /// How old the kernel's counters may be before they are read again.
-const COUNTERS_LIFE: Duration = Duration::from_secs(2);
+const COUNTERS_MAX_AGE: Duration = Duration::from_secs(2);
 
 /// The last measurements.
 pub(super) struct Meter {
@@ -54,7 +54,7 @@ struct KernelCounters {
     named: Counters,
     flows: Option<ConntrackFlows>,
     /// Whether conntrack was nearly full then.
-    is_crowded: bool,
+    is_nearly_full: bool,
 }
 
 impl Meter {
@@ -75,8 +75,8 @@ impl Meter {
         self.started.elapsed().as_secs()
     }
 
-    /// Takes a sample of every peer's counters, for the rates; every few seconds of its round trip too. Returns whether
-    /// there was traffic since the last.
+    /// Takes a sample of every peer's counters, for the rates; every few seconds of its round trip
+    /// too. Returns whether there was traffic since the last.
     pub(super) fn sample(&mut self, in_force: &InForce, plane: &DataPlane) -> bool {
         let peers = plane.peers();
         let bytes = peers.iter().map(|peer| (peer.public_key, (peer.rx_bytes, peer.tx_bytes)));
@@ -125,9 +125,9 @@ impl Meter {
         Peers { schema: SCHEMA, interface: Some(interface), peers }
     }
 
-    /// The kernel's named counters, while they are young: many scrapes cost one reading.
-    pub(super) fn young_counters(&self, now: Instant) -> Option<&Counters> {
-        let read = self.kernel.read.filter(|read| now.duration_since(*read) < COUNTERS_LIFE);
+    /// The kernel's named counters while they are fresh, so that many scrapes cost one reading.
+    pub(super) fn fresh_counters(&self, now: Instant) -> Option<&Counters> {
+        let read = self.kernel.read.filter(|read| now.duration_since(*read) < COUNTERS_MAX_AGE);
         read.map(|_| &self.kernel.named)
     }
 
@@ -136,15 +136,15 @@ impl Meter {
         &self.kernel.named
     }
 
-    /// Takes what the kernel counted, and judges again whether conntrack is crowded.
+    /// Takes what the kernel counted, and judges again whether conntrack is nearly full.
     pub(super) fn handle_counters(&mut self, now: Instant, named: Counters, flows: Option<ConntrackFlows>) {
-        let is_crowded = judge_conntrack(self.kernel.is_crowded, flows);
-        self.kernel = KernelCounters { read: Some(now), named, flows, is_crowded };
+        let is_nearly_full = judge_conntrack(self.kernel.is_nearly_full, flows);
+        self.kernel = KernelCounters { read: Some(now), named, flows, is_nearly_full };
     }
 
     /// The flows of a conntrack that is nearly full.
-    pub(super) fn crowded_flows(&self) -> Option<ConntrackFlows> {
-        self.kernel.flows.filter(|_| self.kernel.is_crowded)
+    pub(super) fn flows_if_nearly_full(&self) -> Option<ConntrackFlows> {
+        self.kernel.flows.filter(|_| self.kernel.is_nearly_full)
     }
 
     /// What conntrack holds, for Prometheus.
@@ -190,27 +190,27 @@ mod tests {
     fn counters_are_read_again_when_they_are_two_seconds_old_and_the_last_ones_stay_until_then() {
         let start = Instant::now();
         let mut meter = Meter::new(start);
-        assert_eq!(meter.young_counters(start), None);
+        assert_eq!(meter.fresh_counters(start), None);
         let named = Counters::from([("drop_input_wan".to_owned(), (180, 3))]);
         meter.handle_counters(start, named.clone(), None);
-        assert_eq!(meter.young_counters(start + COUNTERS_LIFE / 2), Some(&named));
-        assert_eq!(meter.young_counters(start + COUNTERS_LIFE), None);
+        assert_eq!(meter.fresh_counters(start + COUNTERS_MAX_AGE / 2), Some(&named));
+        assert_eq!(meter.fresh_counters(start + COUNTERS_MAX_AGE), None);
         assert_eq!(meter.last_counters(), &named);
     }
 
     #[test]
-    fn conntrack_is_crowded_until_a_reading_has_room_again_and_one_without_numbers_changes_nothing() {
+    fn conntrack_is_nearly_full_until_a_reading_has_room_again_and_one_without_numbers_changes_nothing() {
         let mut meter = Meter::new(Instant::now());
-        let mut crowded = |flows| {
+        let mut nearly_full = |flows| {
             meter.handle_counters(Instant::now(), Counters::new(), flows);
-            (meter.crowded_flows().is_some(), meter.numbers().len())
+            (meter.flows_if_nearly_full().is_some(), meter.numbers().len())
         };
         let held = |held| Some(ConntrackFlows { held, most: 1_000 });
-        assert_eq!(crowded(held(100)), (false, 2));
-        assert_eq!(crowded(held(900)), (true, 2));
-        assert_eq!(crowded(None), (false, 0), "how full it is cannot be said");
-        assert_eq!(crowded(held(750)), (true, 2), "it was crowded when it was last known");
-        assert_eq!(crowded(held(100)), (false, 2));
+        assert_eq!(nearly_full(held(100)), (false, 2));
+        assert_eq!(nearly_full(held(900)), (true, 2));
+        assert_eq!(nearly_full(None), (false, 0), "how full it is is not known");
+        assert_eq!(nearly_full(held(750)), (true, 2), "it was nearly full when it was last known");
+        assert_eq!(nearly_full(held(100)), (false, 2));
     }
 
     #[test]

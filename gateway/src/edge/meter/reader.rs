@@ -22,7 +22,7 @@ pub(in crate::edge) struct ConntrackFlows {
     pub(in crate::edge) most: u64,
 }
 
-/// The turn of what reads from the kernel for a report.
+/// Reads from the kernel for reports, one reading after the other.
 pub(in crate::edge) struct Reader {
     helper: Helper,
     turn: Arc<Semaphore>,
@@ -57,7 +57,8 @@ impl Reader {
         self.read(move |helper| helper.list(what)).await
     }
 
-    /// Does not wait long: one reading at a time, so that those that hang hold up nothing but each other.
+    /// Waits only for a limited time; one reading at a time, so that a reading that hangs delays
+    /// only other readings.
     async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Helper) -> Result<T, Failure> + Send + 'static,

@@ -22,7 +22,8 @@ pub(in crate::edge) fn at_start(policy: &Policy, keys: &Keys, last: &Endpoints) 
     policy.peers.iter().filter_map(|peer| config(peer, keys, endpoint(peer))).collect()
 }
 
-/// The peers of a later configuration: a peer that stays keeps its place, unless the file gives it another.
+/// The peers of a later configuration: a peer that stays keeps its place, unless the file gives it
+/// another.
 #[must_use]
 pub(in crate::edge) fn at_reload(new: &Policy, old: &Policy, keys: &Keys) -> Vec<PeerConfig> {
     let endpoint = |peer: &Peer| {
@@ -33,7 +34,8 @@ pub(in crate::edge) fn at_reload(new: &Policy, old: &Policy, keys: &Keys) -> Vec
     new.peers.iter().filter_map(|peer| config(peer, keys, endpoint(peer))).collect()
 }
 
-/// Keys of peers that the node has and the configuration has not, among them those that `wg set` added.
+/// Keys of peers that the node has and the configuration has not, among them those that `wg set`
+/// added.
 #[must_use]
 pub(in crate::edge) fn superfluous(node: &Node, policy: &Policy, now: tunnel::time::Now) -> Vec<PublicKey> {
     let wanted: BTreeSet<[u8; 32]> = policy.peers.iter().map(|peer| *peer.public_key.as_bytes()).collect();

@@ -1,4 +1,5 @@
-//! Where peers are: the endpoints kept on disk, and those that are names, each address of which is tried in turn.
+//! Where peers are: the endpoints kept on disk, and those that are names, each address of which is
+//! tried in turn.
 
 pub(super) mod config;
 mod resolve;
@@ -35,7 +36,8 @@ impl Peers {
         peers
     }
 
-    /// Follows the endpoints that are names in this policy; what is known of those that stay is kept.
+    /// Follows the endpoints that are names in this policy; what is known of those that stay is
+    /// kept.
     pub(super) fn follow(&mut self, policy: &Policy) {
         let mut before = std::mem::take(&mut self.names);
         for peer in &policy.peers {
@@ -57,7 +59,8 @@ impl Peers {
         due.collect()
     }
 
-    /// Takes the addresses of a peer's name; the address to try next, if it is another than `current`.
+    /// Takes the addresses of a peer's name; the address to try next, if it is another than
+    /// `current`.
     fn handle_addresses(
         &mut self,
         now: Now,
@@ -72,7 +75,8 @@ impl Peers {
         name.handle_resolved(now, addresses, current)
     }
 
-    /// The peer is silent: the addresses of its name, if it has one, are tried in turn until it replies.
+    /// The peer is silent: the addresses of its name, if it has one, are tried in turn until it
+    /// replies.
     fn handle_silence(&mut self, now: Now, key: &PublicKey) {
         if let Some((_, name)) = self.names.get_mut(key) {
             name.handle_silence(now);
@@ -86,7 +90,8 @@ impl Peers {
         }
     }
 
-    /// Notes that an endpoint changed; whether it is to be written at once, as after a quiet second, or by the next tick.
+    /// Notes that an endpoint changed; whether it is to be written at once, as after a quiet
+    /// second, or by the next tick.
     pub(super) const fn note(&mut self) -> bool {
         !std::mem::replace(&mut self.is_noted, true)
     }
@@ -96,8 +101,9 @@ impl Peers {
         self.is_noted = false;
     }
 
-    /// Takes the endpoints of the peers `heard` since the start, by their keys; what is to be written, if it is other than
-    /// before. Peers that were not heard keep the place they had, and those that `policy` has not are forgotten.
+    /// Takes the endpoints of the peers `heard` since the start, by their keys; what is to be
+    /// written, if it is other than before. Peers that were not heard keep the place they had, and
+    /// those that `policy` has not are forgotten.
     pub(super) fn moved(
         &mut self,
         policy: &Policy,

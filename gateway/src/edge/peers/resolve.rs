@@ -1,4 +1,4 @@
-//! The shell around the names of endpoints: asks the resolver, and gives the node what it answers.
+//! The I/O for names of endpoints: asks the resolver, and gives its addresses to the node.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -15,7 +15,8 @@ use tunnel::node::PeerId;
 
 use super::{Peers, config};
 
-/// Resolves the names whose time has come, in the background; to be called every few seconds, inside a `LocalSet`.
+/// Resolves the names whose time has come, in the background; to be called every few seconds,
+/// inside a `LocalSet`.
 pub(in crate::edge) fn resolve_due(peers: &Rc<RefCell<Peers>>, device: &Arc<Device>) {
     let due = peers.borrow_mut().due(clock::now());
     for (key, endpoint) in due {
@@ -39,8 +40,9 @@ fn handle_addresses(peers: &mut Peers, device: &Device, key: &PublicKey, address
     }
 }
 
-/// A silent peer: one whose endpoint is an address is tried there at once, as a packet from elsewhere may have led away
-/// from it; else each address of its name is tried in turn until it answers.
+/// A peer is silent. If its endpoint is an address, that is tried at once, since a packet from
+/// elsewhere may have moved the endpoint; else each address of its name is tried in turn until it
+/// replies.
 pub(in crate::edge) fn handle_silence(
     peers: &Rc<RefCell<Peers>>,
     device: &Arc<Device>,

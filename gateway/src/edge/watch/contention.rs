@@ -30,7 +30,7 @@ impl Contention {
         self.is_on && !was_on
     }
 
-    /// How long to wait before the next look: not at all, or twice as long with each repair during
+    /// How long to wait before the next check: not at all, or twice as long with each repair during
     /// contention.
     pub(super) fn pause(&mut self, now: Instant) -> Duration {
         let recent = self.recent(now);

@@ -1,18 +1,18 @@
-//! Looks at the kernel that fail: what is said of them, and when the next one follows.
+//! Checks of the kernel that fail: what is reported, and when the next check follows.
 
 use std::time::Duration;
 
-/// The time until the look after the first one that failed; it doubles with each further one.
+/// The time until the check after the first one that failed; it doubles with each further one.
 pub(in crate::edge) const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest time between two looks while they fail.
+/// The longest time between two checks while they fail.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// A look that fails after so long has no reason that passes by itself.
+/// A check that takes so long before it fails does not fail over something temporary.
 const LONG: Duration = Duration::from_secs(2);
 
-/// The looks since the last one that did not fail.
+/// The failed checks since the last one that succeeded.
 #[derive(Debug, Default)]
 pub(super) struct Failing {
-    /// Looks that failed since the start.
+    /// Checks that failed since the start.
     pub(super) total: u64,
     /// Those in a row.
     in_row: u32,
@@ -22,9 +22,11 @@ pub(super) struct Failing {
 }
 
 impl Failing {
-    /// Counts a look that failed after `lasted`; whether to warn of it, once until one does not fail.
+    /// Counts a check that failed after `lasted`; whether to warn of it, once until one does not
+    /// fail.
     ///
-    /// The first may fail over something that passes, such as a link that goes in the middle of the look.
+    /// The first may fail over something temporary, such as a link that is removed during the
+    /// check.
     pub(super) fn handle_failure(&mut self, reason: String, lasted: Duration) -> bool {
         self.total += 1;
         self.in_row = self.in_row.saturating_add(1);
@@ -34,18 +36,18 @@ impl Failing {
         is_due
     }
 
-    /// Whether to say that looks work again.
+    /// Whether to log that checks work again.
     pub(super) fn handle_success(&mut self) -> bool {
         self.in_row = 0;
         std::mem::take(&mut self.is_warned)
     }
 
-    /// Whether the last look failed.
+    /// Whether the last check failed.
     pub(super) const fn is_on(&self) -> bool {
         self.in_row > 0
     }
 
-    /// The time until the next look; `None` when the last one did not fail.
+    /// The time until the next check; `None` when the last one did not fail.
     pub(super) fn pause(&self) -> Option<Duration> {
         let doublings = self.in_row.checked_sub(1)?;
         Some((FIRST_PAUSE * (1 << doublings.min(8))).min(LONGEST_PAUSE))
@@ -87,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_warned_of_once_when_it_does_not_pass_and_said_once_when_it_is_over() {
+    fn it_is_warned_of_once_when_it_does_not_pass_and_logged_once_when_it_is_over() {
         let mut failing = Failing::default();
         let fail = |failing: &mut Failing, seconds| {
             failing.handle_failure("no".to_owned(), Duration::from_secs(seconds))
@@ -97,6 +99,6 @@ mod tests {
         let warnings: Vec<_> = (0..5).map(|_| fail(&mut failing, 0)).collect();
         assert_eq!(warnings, [false, true, false, false, false]);
         assert!(failing.handle_success() && !failing.handle_success());
-        assert!(fail(&mut failing, 20), "a look that hung is warned of at once");
+        assert!(fail(&mut failing, 20), "a check that hung is warned of at once");
     }
 }

@@ -1,8 +1,9 @@
-//! What looks at kernel and data plane found: what another program changed, what is not as configured, and what failed.
+//! What checks of kernel and data plane found: what another program changed, what is not as
+//! configured, and what failed.
 
 mod contention;
+mod debounce;
 mod failing;
-mod lasting;
 mod notifications;
 mod path_check;
 mod refused;
@@ -21,8 +22,8 @@ use tunnel::time::Now;
 
 use super::machine::Machine;
 use contention::Contention;
+use debounce::Debounce;
 use failing::Failing;
-use lasting::Lasting;
 use refused::Warned;
 
 pub(super) use failing::FIRST_PAUSE;
@@ -30,46 +31,47 @@ pub(super) use notifications::{SETTLE, watch_for_changes};
 pub(super) use path_check::path_faults;
 pub(super) use refused::mistakes;
 
-/// The longest time between two looks, when no change is reported.
+/// The longest time between two checks, when no change is reported.
 pub(super) const POLL: Duration = Duration::from_secs(10);
-/// How long what is not as configured must last before it is logged: while a machine starts, interfaces come up one by one.
+/// How long what is not as configured must last before it is logged: while a machine starts,
+/// interfaces come up one by one.
 const SETTLED: Duration = Duration::from_secs(30);
 
-/// The results of the looks so far.
+/// The results of the checks so far.
 pub(super) struct Watch {
     machine: Machine,
-    /// Ways of packets that lead elsewhere than they must, as of the last look.
-    path_faults: Lasting,
-    remarks: Lasting,
+    /// Packets that would take a wrong way, as of the last check.
+    path_faults: Debounce,
+    remarks: Debounce,
     contention: Contention,
-    /// Looks that failed.
+    /// Checks that failed.
     failing: Failing,
     /// Which calls of the data threads keep failing.
     calls: CallLog,
     /// Refused handshakes that were warned of.
     warned: Warned,
-    /// Starts the next look at once.
+    /// Starts the next check at once.
     wakeup: Arc<Notify>,
 }
 
-/// When the next look is due, if nothing is reported before.
+/// When the next check is due, if nothing is reported before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NextLook {
+pub(super) enum NextCheck {
     /// The last one failed: after this time, and however many changes are reported not at once.
     Retry(Duration),
-    /// Something was found that does not count before another look finds it too.
+    /// Something was found that does not count before another check finds it too.
     Again(Duration),
     /// All is well.
     Poll(Duration),
 }
 
 impl Watch {
-    /// No look so far; the machine is as the first apply found it.
+    /// No check so far; the machine is as the first apply found it.
     pub(super) fn new(machine: Machine) -> Self {
         Self {
             machine,
-            path_faults: Lasting::new(path_check::LEAST),
-            remarks: Lasting::new(SETTLED),
+            path_faults: Debounce::new(path_check::LEAST),
+            remarks: Debounce::new(SETTLED),
             contention: Contention::default(),
             failing: Failing::default(),
             calls: CallLog::default(),
@@ -78,7 +80,7 @@ impl Watch {
         }
     }
 
-    /// The machine as it was at the last look.
+    /// The machine as it was at the last check.
     pub(super) const fn machine(&self) -> &Machine {
         &self.machine
     }
@@ -88,31 +90,31 @@ impl Watch {
         self.machine = machine;
     }
 
-    /// What starts the next look at once.
+    /// What starts the next check at once.
     pub(super) fn wakeup(&self) -> Arc<Notify> {
         Arc::clone(&self.wakeup)
     }
 
-    /// Starts the next look at once.
+    /// Starts the next check at once.
     pub(super) fn wake(&self) {
         self.wakeup.notify_one();
     }
 
     /// Logs what is not as the configuration says, once it has lasted.
     pub(super) fn warn_of_remarks(&mut self, policy: &Policy, now: Instant) {
-        for remark in self.remarks.handle_look(now, self.machine.remarks(policy)) {
+        for remark in self.remarks.handle_check(now, self.machine.remarks(policy)) {
             tracing::warn!("{remark}");
         }
     }
 
-    /// Takes the ways that lead elsewhere, and logs once what stays wrong.
+    /// Takes the wrong ways that a check found, and logs once what stays wrong.
     pub(super) fn handle_paths(&mut self, now: Instant, faults: Vec<String>) {
-        for fault in self.path_faults.handle_look(now, faults) {
+        for fault in self.path_faults.handle_check(now, faults) {
             tracing::warn!("{fault}");
         }
     }
 
-    /// Takes what a look put back; contention is logged once.
+    /// Takes what a check put back; contention is logged once.
     pub(super) fn handle_repair(&mut self, now: Instant, lines: &[String]) {
         if lines.is_empty() {
             return;
@@ -128,7 +130,7 @@ impl Watch {
         }
     }
 
-    /// Takes a look that failed for this reason, after so long.
+    /// Takes a check that failed for this reason, after so long.
     pub(super) fn handle_failure(&mut self, reason: String, lasted: Duration) {
         let warn = self.failing.handle_failure(reason, lasted);
         match self.failing.problem() {
@@ -138,7 +140,7 @@ impl Watch {
         }
     }
 
-    /// Takes a look that did not fail.
+    /// Takes a check that did not fail.
     pub(super) fn handle_success(&mut self) {
         if self.failing.handle_success() {
             tracing::info!("rules, routes and switches are checked and put back again");
@@ -146,7 +148,7 @@ impl Watch {
     }
 
     /// Logs when calls of the data threads keep failing, and when they work again.
-    pub(super) fn look_at_calls(&mut self, device: &Device) {
+    pub(super) fn check_calls(&mut self, device: &Device) {
         self.calls.check(device, clock::instant());
     }
 
@@ -159,21 +161,21 @@ impl Watch {
         }
     }
 
-    /// The pause after a look: none, or longer with each repair during contention.
+    /// The pause after a check: none, or longer with each repair during contention.
     pub(super) fn pause(&mut self, now: Instant) -> Duration {
         self.contention.pause(now)
     }
 
-    /// When the next look is due, if nothing is reported before.
-    pub(super) fn next_look(&self) -> NextLook {
+    /// When the next check is due, if nothing is reported before.
+    pub(super) fn next_check(&self) -> NextCheck {
         match self.failing.pause() {
-            Some(pause) => NextLook::Retry(pause),
-            None if self.path_faults.is_settling() => NextLook::Again(path_check::LEAST),
-            None => NextLook::Poll(POLL),
+            Some(pause) => NextCheck::Retry(pause),
+            None if self.path_faults.is_settling() => NextCheck::Again(path_check::LEAST),
+            None => NextCheck::Poll(POLL),
         }
     }
 
-    /// Whether the last look failed.
+    /// Whether the last check failed.
     pub(super) const fn is_failing(&self) -> bool {
         self.failing.is_on()
     }
@@ -189,7 +191,7 @@ impl Watch {
         self.path_faults.lines().iter().find(|line| line.starts_with(&what)).cloned()
     }
 
-    /// That another program undoes repairs, and ways that lead elsewhere.
+    /// The problems: another program undoes repairs, or packets take a wrong way.
     pub(super) fn problems(&self) -> Vec<String> {
         let contention = self.contention.is_on.then(|| {
             "another program keeps changing rules, routes or switches; see the log for which".to_owned()
@@ -197,7 +199,7 @@ impl Watch {
         contention.into_iter().chain(self.path_faults.lines().iter().cloned()).collect()
     }
 
-    /// What looks at the kernel found and did, for Prometheus.
+    /// What checks of the kernel found and did, for Prometheus.
     pub(super) fn numbers(&self) -> [Number; 4] {
         [
             Number::counter(
@@ -229,19 +231,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_look_that_failed_is_repeated_soon_and_a_fault_that_settles_is_looked_at_again_first() {
+    fn a_check_that_failed_is_repeated_soon_and_a_fault_that_settles_is_checked_again_first() {
         let (mut watch, start) = (Watch::new(Machine::default()), Instant::now());
-        assert_eq!(watch.next_look(), NextLook::Poll(POLL));
+        assert_eq!(watch.next_check(), NextCheck::Poll(POLL));
         let fault = vec!["replies would go by lo".to_owned()];
         watch.handle_paths(start, fault.clone());
-        assert_eq!(watch.next_look(), NextLook::Again(path_check::LEAST));
+        assert_eq!(watch.next_check(), NextCheck::Again(path_check::LEAST));
         assert!(watch.problems().is_empty(), "it does not count yet");
         watch.handle_failure("nft hangs".to_owned(), Duration::ZERO);
-        assert_eq!(watch.next_look(), NextLook::Retry(FIRST_PAUSE));
+        assert_eq!(watch.next_check(), NextCheck::Retry(FIRST_PAUSE));
         assert!(watch.is_failing() && watch.failing_problem().is_some());
         watch.handle_success();
         watch.handle_paths(start + path_check::LEAST, fault.clone());
-        assert_eq!((watch.next_look(), watch.problems()), (NextLook::Poll(POLL), fault));
+        assert_eq!((watch.next_check(), watch.problems()), (NextCheck::Poll(POLL), fault));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Changes that the kernel reports wake the loop that looks at it.
+//! Changes that the kernel reports wake the loop that checks it.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::edge::blocking::blocking;
 use crate::kernel::{Failure, FailureKind, Helper};
 
-/// How long after a change the look begins, so that a burst of changes costs one.
+/// How long after a change the check begins, so that a burst of changes costs one.
 pub(in crate::edge) const SETTLE: Duration = Duration::from_millis(200);
 
 /// Starts a thread that waits on the helper's sockets and wakes the loop.
@@ -33,7 +33,7 @@ fn listen(fds: &[OwnedFd], wakeup: &Notify) {
         }
         fds.iter().for_each(drain);
         wakeup.notify_one();
-        // A storm of changes costs no more than ten rounds a second.
+        // Many changes cost no more than ten rounds a second.
         std::thread::sleep(SETTLE / 2);
     }
 }

@@ -1,4 +1,5 @@
-//! Asks the kernel by which way packets of each published service go and come back, and says what is in the way.
+//! Asks the kernel by which way packets of each published service go and come back, and reports the
+//! rule that leads them elsewhere.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,9 +16,11 @@ use crate::edge::blocking::blocking;
 use crate::edge::machine::Machine;
 use crate::kernel::{Failure, FailureKind, rules_before};
 
-/// How long a fault must last: in the middle of a change of addresses or routes there may be no way for a moment.
+/// How long a fault must last: in the middle of a change of addresses or routes there may be no way
+/// for a moment.
 pub(super) const LEAST: Duration = Duration::from_secs(2);
-/// Clients somewhere in the internet, by whose addresses the way back is asked for; nothing is sent to them.
+/// Clients somewhere in the internet, by whose addresses the way back is asked for; nothing is sent
+/// to them.
 const CLIENTS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9)), IpAddr::V6(Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 0xfe))];
 
@@ -55,7 +58,7 @@ fn faults(policy: &Policy, conditions: &Conditions) -> Result<Vec<String>, Failu
             .map_or_else(|| "nowhere".to_owned(), |link| format!("by {}", link.name));
         let before: Vec<&str> =
             rules.iter().filter(|rule| rule.ipv6 == ipv6).map(|rule| rule.text.as_str()).collect();
-        let culprit = match before.as_slice() {
+        let cause = match before.as_slice() {
             [] => "see `ip rule` and `ip route`".to_owned(),
             rules => format!(
                 "before the edge's own rules there is: {}; give it a priority above {}",
@@ -63,7 +66,7 @@ fn faults(policy: &Policy, conditions: &Conditions) -> Result<Vec<String>, Failu
                 first + 2
             ),
         };
-        format!("{what} would go {by}: {culprit}")
+        format!("{what} would go {by}: {cause}")
     };
     Ok(wrong.into_iter().map(describe).collect())
 }
@@ -90,7 +93,7 @@ fn ways(policy: &Policy, conditions: &Conditions, system: &System) -> Vec<(Strin
             }
         }
     }
-    // One that went since is looked at when it is back.
+    // An uplink that has gone since is checked when it is back.
     for uplink in conditions.uplinks.iter().filter(|uplink| system.is_uplink(uplink.link)) {
         for client in CLIENTS {
             let carries = system

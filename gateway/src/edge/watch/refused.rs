@@ -34,8 +34,8 @@ pub(in crate::edge) fn mistakes(node: &Node, now: Now) -> Vec<(Mistake, String)>
     described(&refused, node.private_key().map(|key| key.public()), is_one_missing)
 }
 
-/// Handshakes for another key mean something only while a peer is missing; a key that is in no `[[peer]]` may be that of
-/// one more.
+/// Handshakes for another key mean something only while a peer is missing; a key that is in no
+/// `[[peer]]` may be that of one more.
 fn described(refused: &Refused, own: Option<PublicKey>, is_one_missing: bool) -> Vec<(Mistake, String)> {
     let other = own.filter(|_| refused.foreign > 0 && is_one_missing).map(|own| {
         let count = refused.foreign;

@@ -1,7 +1,8 @@
 //! What the helper may do: set once by its parent, before anything from the network is parsed.
 //!
-//! Requests name neither device, protocol number nor table of their own choice; what they do name is held against the
-//! scope, and a request outside it is refused before the kernel sees any of it. Pure: it decides, and touches nothing.
+//! Requests choose neither device, protocol number nor table. What they do contain is checked
+//! against the scope, and a request outside it is refused before the kernel sees any of it. Pure:
+//! it decides and changes nothing.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -95,7 +96,8 @@ pub enum Removal {
     Never,
     /// Routes, rules and device.
     All,
-    /// As [`Removal::All`], but the device only where a route of ours leads into it: a file of the daemon's user named it.
+    /// As [`Removal::All`], but the device only where a route of ours leads into it: a file of the
+    /// daemon's user named it.
     Shown,
 }
 
@@ -151,7 +153,7 @@ impl Scope {
         }
     }
 
-    /// Nothing but rules that lead nowhere: for the boot-time drop table, and for looking.
+    /// Nothing but tables and reads: for the boot-time drop table, and for commands that only read.
     #[must_use]
     pub fn closed() -> Self {
         Self::default()
@@ -318,7 +320,8 @@ impl Scope {
         Ok(())
     }
 
-    /// Rules of the gateway may be asked before all others but the first, which is the kernel's for its own addresses.
+    /// Rules of the gateway may be asked before all others but the first, which is the kernel's for
+    /// its own addresses.
     fn is_priority(&self, priority: u32) -> bool {
         let last = self.asked.priorities.last().map_or(0, |first| first.saturating_add(PRIORITIES));
         (1..last).contains(&priority)

@@ -6,17 +6,18 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnetwork::IpNetwork;
 
 use super::flows::{ECHO, TCP, UDP};
+use super::listeners::{by_ports, ports};
 use super::notes::{EDGE, Notes, ORIGIN};
 use super::private::Private;
-use super::published::{Service as Published, by_ports, ports};
+use super::published::Service as Published;
 use super::ranges::{Family, Ranges};
 use super::router::Router;
 use crate::import::draft::{
-    Allow, Draft, List, Names, OriginService, Publish, Reach, plain_name, shortest, with_ports,
+    Allow, Draft, List, Names, OriginService, PortForward, Publish, Reach, plain_name, shortest, with_ports,
 };
 use crate::import::outcome::FindingKind::{Assumed, Carried, NoCounterpart};
 use policy::gateway::Service;
-use policy::{PortRange, Protocol, Protocols};
+use policy::{PortRange, Protocol, Protocols, text};
 
 /// More ports than this in one rule are not opened as local listeners.
 const MOST_LISTENERS: u32 = 16;
@@ -55,13 +56,15 @@ impl Carry<'_> {
     }
 
     /// Why a service cannot be an entry; else the ports of its target.
-    fn target_ports(&self, service: &Published, all: &[Published]) -> Result<PortRange, String> {
+    fn target_ports(&self, service: &Published) -> Result<PortRange, String> {
+        // What an address has of its own must be carried: else the general entry would have it.
         let uncovered = service.except.iter().find(|one| {
-            !all.iter().any(|other| {
-                other.bound == Some(**one)
-                    && other.protocol == service.protocol
-                    && other.ports.first() <= service.ports.first()
-                    && service.ports.last() <= other.ports.last()
+            let address = Some(self.family.address(**one));
+            !self.draft.edge.publish.iter().any(|other| {
+                other.forward.address == address
+                    && other.protocols.iter().any(|protocol| protocol == service.protocol)
+                    && other.forward.ports.first() <= service.ports.first()
+                    && service.ports.last() <= other.forward.ports.last()
             })
         });
         if let Some(one) = uncovered {
@@ -70,11 +73,23 @@ impl Carry<'_> {
                 "it is for every public address but {address}, which `listen` cannot express"
             ));
         }
+        if let Some(unclear) = &service.unclear {
+            let named: Vec<String> =
+                unclear.prefixes(self.family).into_iter().take(3).map(shortest).collect();
+            return Err(format!(
+                "rules treat it differently for addresses of {}, and the export does not say whether the edge has one: write \
+                 dst-address= with the edge's own, or publish it by hand with listen = \"ADDRESS:PORT\"",
+                named.join(", ")
+            ));
+        }
         let lan = super::ranges::addresses(&self.draft.edge.lan, self.family);
         if lan.covers(&service.sources) {
-            return Err(
-                "only the LAN's own sources are left of it, and they do not come from the WAN".to_owned()
-            );
+            let text = if service.way.is_hidden {
+                "for the LAN it is not carried, since it is masqueraded there, and the LAN's sources do not come from the WAN"
+            } else {
+                "only the LAN's own sources are left of it, and they do not come from the WAN"
+            };
+            return Err(text.to_owned());
         }
         self.is_free(service, of_one(service.protocol))?;
         let upstream = service.way.upstream.unwrap_or(service.way.target);
@@ -87,9 +102,9 @@ impl Carry<'_> {
     }
 
     /// One `[[publish]]` with the `[[service]]` that it leads to.
-    pub(super) fn publish(&mut self, service: &Published, all: &[Published]) {
+    pub(super) fn publish(&mut self, service: &Published) {
         let protocols = of_one(service.protocol);
-        let target_ports = match self.target_ports(service, all) {
+        let target_ports = match self.target_ports(service) {
             Ok(ports) => ports,
             Err(text) => return self.refuse(service.index, &text),
         };
@@ -111,12 +126,14 @@ impl Carry<'_> {
         self.draft.edge.publish.push(Publish {
             name: name.clone(),
             protocols,
-            address,
-            wan_only: false,
-            ports: service.ports,
-            target,
-            target_ports,
-            masquerade,
+            forward: PortForward {
+                address,
+                wan_only: false,
+                ports: service.ports,
+                target,
+                target_ports,
+                masquerade,
+            },
             allow,
         });
         self.note_published(service, &name);
@@ -175,9 +192,9 @@ impl Carry<'_> {
         let family = |address: IpAddr| Family::of(address.is_ipv4()) == self.family;
         let address = service.bound.map(|bound| self.family.address(bound));
         let taken = edge.publish.iter().find(|other| {
-            family(other.target)
-                && other.address == address
-                && other.ports.overlaps(service.ports)
+            family(other.forward.target)
+                && other.forward.address == address
+                && other.forward.ports.overlaps(service.ports)
                 && other.protocols.iter().any(|protocol| protocols.contains(protocol))
         });
         match taken {
@@ -238,18 +255,32 @@ impl Carry<'_> {
         self.draft.note(Assumed, text);
     }
 
-    /// An entry, unless one of the same peer claims the packet already: the first decides.
+    /// An entry, unless one of the same peer claims the packet already: the first decides. Of a
+    /// range what is not claimed is left.
     fn service(&mut self, service: OriginService) -> bool {
-        let clash = self.draft.origin.services.iter().any(|other| {
+        let claims = |other: &&OriginService| {
             other.peer == service.peer
                 && other.address == service.address
-                && other.ports.overlaps(service.ports)
                 && other.protocols.iter().any(|protocol| service.protocols.contains(protocol))
-        });
-        if !clash {
-            self.draft.origin.services.push(service);
+        };
+        let range = |ports: PortRange| (u128::from(ports.first()), u128::from(ports.last()));
+        let claimed = self.draft.origin.services.iter().filter(claims).map(|other| range(other.ports));
+        let (first, last) = range(service.ports);
+        let free = Ranges::of(first, last).minus(&Ranges::union_of(claimed.collect()));
+        let parts: Vec<PortRange> = free.iter().filter_map(|(first, last)| ports(first, last)).collect();
+        let mut name = Some(service.name.clone());
+        for part in &parts {
+            let by = i64::from(part.first()) - i64::from(service.ports.first());
+            let Some(upstream) = moved_upstream(&service.upstream, by, *part) else { continue };
+            let name = name.take().unwrap_or_else(|| self.service_names.claim(&service.name, "service"));
+            self.draft.origin.services.push(OriginService {
+                name,
+                ports: *part,
+                upstream,
+                ..service.clone()
+            });
         }
-        !clash
+        !parts.is_empty()
     }
 
     /// Sources as `allow` is written: nothing for everyone, a named list, prefixes, or a list file.
@@ -494,6 +525,15 @@ const fn of_one(protocol: Protocol) -> Protocols {
         Protocol::Tcp => Protocols::Tcp,
         Protocol::Udp => Protocols::Udp,
     }
+}
+
+/// An upstream with as many ports as `part`, the first of them moved.
+fn moved_upstream(upstream: &str, by: i64, part: PortRange) -> Option<String> {
+    let (host, written) = upstream.rsplit_once(':')?;
+    let first = u128::from(text::ports(written)?.first());
+    let first = first.checked_add_signed(by.into())?;
+    let range = ports(first, first + u128::from(part.count()) - 1)?;
+    Some(format!("{host}:{range}"))
 }
 
 fn moved(range: PortRange, by: i64) -> Option<PortRange> {

@@ -49,6 +49,17 @@ impl Flow {
         self.parts().iter().any(|part| part.is_empty())
     }
 
+    /// The replies of a flow; [`ports`](Self::ports) are then their source ports.
+    pub(super) fn reversed(&self) -> Self {
+        Self {
+            arrives: self.leaves.clone(),
+            leaves: self.arrives.clone(),
+            sources: self.destinations.clone(),
+            destinations: self.sources.clone(),
+            ..self.clone()
+        }
+    }
+
     /// What both hold.
     pub(super) fn and(&self, other: &Self) -> Option<Self> {
         let mut parts = [const { Ranges::empty() }; 6];

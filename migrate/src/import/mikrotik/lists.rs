@@ -5,100 +5,155 @@ use std::collections::{BTreeMap, BTreeSet};
 use policy::text;
 
 use super::ranges::{Family, Ranges, bounds, number};
-use crate::import::routeros::Entry;
+use super::scripts;
+use crate::import::routeros::{Entry, is_unknown};
 
 /// The members of each list of interfaces.
-pub(super) struct InterfaceLists(BTreeMap<String, Ranges>);
+pub(super) struct InterfaceLists(BTreeMap<String, Held<Ranges>>);
+
+/// What a list holds.
+#[derive(Clone, Default)]
+pub(super) struct Held<T> {
+    pub(super) known: T,
+    /// Why it may hold more than the export says.
+    pub(super) open: Option<&'static str>,
+}
 
 impl InterfaceLists {
     pub(super) fn of(entries: &[Entry], interfaces: &BTreeMap<String, u128>) -> Self {
         let in_force = || entries.iter().filter(|entry| entry.command == "add" && !entry.is_disabled());
-        let mut direct: BTreeMap<String, Ranges> = BTreeMap::new();
+        let mut direct: BTreeMap<String, Held<Ranges>> = BTreeMap::new();
         for entry in in_force().filter(|entry| &*entry.menu == "interface list member") {
             let (Some(list), Some(member)) = (entry.value("list"), entry.value("interface")) else {
                 continue;
             };
             let members = direct.entry(list.to_owned()).or_default();
-            *members = interfaces.get(member).map_or(Ranges::empty(), |id| Ranges::one(*id)).or(members);
+            let one = interfaces.get(member).map_or(Ranges::empty(), |id| Ranges::one(*id));
+            members.known = one.or(&members.known);
+        }
+        for name in filled_lists(entries) {
+            direct.entry(name.to_owned()).or_default().open = Some("is filled while the router runs");
         }
         let mut all = direct.clone();
         // A list may include others, which may do the same: a few rounds settle every export.
         for _ in 0..4 {
             for entry in in_force().filter(|entry| &*entry.menu == "interface list") {
                 let Some(name) = entry.value("name") else { continue };
-                let joined = |key: &str, from: &BTreeMap<String, Ranges>| {
-                    let known = entry.list(key).into_iter().map(|list| Self::resolve(from, list));
-                    known.fold(Ranges::empty(), |all, list| all.or(&list.unwrap_or_default()))
-                };
-                let own = direct.get(name).cloned().unwrap_or_default().or(&joined("include", &all));
-                let members = own.minus(&joined("exclude", &all));
-                all.insert(name.to_owned(), members);
+                let mut held = direct.get(name).cloned().unwrap_or_default();
+                for list in entry.list("include") {
+                    let other = Self::resolve(&all, list);
+                    held.known = held.known.or(&other.known);
+                    held.open = held.open.or(other.open);
+                }
+                for list in entry.list("exclude") {
+                    let other = Self::resolve(&all, list);
+                    // What may be excluded is no sure member.
+                    held.known =
+                        if other.open.is_some() { Ranges::empty() } else { held.known.minus(&other.known) };
+                    held.open = held.open.or(other.open);
+                }
+                if held.open.is_none() && held.known.is_empty() {
+                    held.open = Some("has no member in this export, so something else may fill it");
+                }
+                all.insert(name.to_owned(), held);
             }
         }
         Self(all)
     }
 
-    fn resolve(lists: &BTreeMap<String, Ranges>, name: &str) -> Option<Ranges> {
+    fn resolve(lists: &BTreeMap<String, Held<Ranges>>, name: &str) -> Held<Ranges> {
         match name {
-            "all" => Some(Ranges::all()),
-            "none" => Some(Ranges::empty()),
-            _ => lists.get(name).cloned(),
+            "all" => Held { known: Ranges::all(), open: None },
+            "none" => Held::default(),
+            _ => lists.get(name).cloned().unwrap_or_else(|| Held {
+                known: Ranges::empty(),
+                open: Some("has no members in this export"),
+            }),
         }
     }
 
-    /// The members of a list; `None` for one whose members the export does not say.
-    pub(super) fn members(&self, name: &str) -> Option<Ranges> {
+    /// The members of a list, and why it may have more.
+    pub(super) fn get(&self, name: &str) -> Held<Ranges> {
         Self::resolve(&self.0, name)
+    }
+
+    /// Whether an interface is certainly a member of a list.
+    pub(super) fn has(&self, name: &str, id: u128) -> bool {
+        self.get(name).known.contains(id)
     }
 }
 
-/// The addresses of one list.
-#[derive(Default)]
-pub(super) struct AddressList {
-    pub(super) addresses: Ranges,
-    /// Why it may hold more than the export says.
-    pub(super) open: Option<&'static str>,
+/// Lists of interfaces that a service of the router adds to.
+fn filled_lists(entries: &[Entry]) -> impl Iterator<Item = &str> {
+    const KEYS: [&str; 4] =
+        ["interface-list", "wan-interface-list", "lan-interface-list", "internet-interface-list"];
+    let fills = |entry: &&Entry| {
+        !entry.is_disabled()
+            && (&*entry.menu == "interface detect-internet"
+                || ["ppp", "caps-man", "interface wifi", "interface ovpn"]
+                    .iter()
+                    .any(|start| entry.menu.starts_with(start)))
+    };
+    let named = entries.iter().filter(fills).flat_map(|entry| KEYS.map(|key| entry.value(key)));
+    named.flatten().filter(|name| !["all", "none"].contains(name))
 }
 
-/// The ranges of a list, and why it may hold more.
-type Held = (Vec<(u128, u128)>, Option<&'static str>);
+/// First and last addresses of ranges in any order.
+type Pairs = Vec<(u128, u128)>;
 
 /// The lists of addresses of both families.
-pub(super) struct AddressLists(BTreeMap<(Family, String), AddressList>);
+pub(super) struct AddressLists {
+    lists: BTreeMap<(Family, String), Held<Ranges>>,
+    /// Whether a script adds to lists whose names it computes.
+    is_any_filled: bool,
+}
 
 impl AddressLists {
     pub(super) fn of(entries: &[Entry]) -> Self {
-        let mut ranges: BTreeMap<(Family, String), Held> = BTreeMap::new();
-        let filled = filled_at_run_time(entries);
+        let mut ranges: BTreeMap<(Family, String), Held<Pairs>> = BTreeMap::new();
         for (entry, family) in entries.iter().filter_map(|entry| Some((entry, family(entry)?))) {
             let Some(name) = entry.value("list") else { continue };
             let list = ranges.entry((family, name.to_owned())).or_default();
+            let is_unknown = entry.values().any(|value| is_unknown(&entry.menu, &value.key));
             match entry.value("address").and_then(|address| range(address, family)) {
-                Some(range) if entry.value("timeout").is_none() => list.0.push(range),
-                Some(_) => list.1 = Some("has addresses with a timeout"),
-                None => list.1 = Some("has names, whose addresses change"),
+                Some(_) if is_unknown => list.open = Some("has a property that is not known here"),
+                Some(range) if entry.value("timeout").is_none() => list.known.push(range),
+                Some(_) => list.open = Some("has addresses with a timeout"),
+                None => list.open = Some("has names, whose addresses change"),
             }
         }
-        for (family, name) in
-            Family::BOTH.into_iter().flat_map(|family| filled.iter().map(move |n| (family, n)))
-        {
-            ranges.entry((family, name.clone())).or_default().1 = Some("is filled while the router runs");
+        let (by_scripts, is_any_filled) = scripts::filled_lists(entries);
+        let filled = filled_at_run_time(entries);
+        let both = |name: &String| Family::BOTH.map(|family| (family, name.clone()));
+        for key in filled.iter().flat_map(both) {
+            ranges.entry(key).or_default().open = Some("is filled while the router runs");
         }
-        let list = |(ranges, open): Held| AddressList { addresses: Ranges::union_of(ranges), open };
-        Self(ranges.into_iter().map(|(key, value)| (key, list(value))).collect())
+        for key in by_scripts.iter().flat_map(both) {
+            ranges.entry(key).or_default().open = Some("is named by a script, which may fill it");
+        }
+        let list = |held: Held<Pairs>| Held { known: Ranges::union_of(held.known), open: held.open };
+        let lists = ranges.into_iter().map(|(key, value)| (key, list(value))).collect();
+        Self { lists, is_any_filled }
     }
 
-    /// `None` for a list that has nothing in this export.
-    pub(super) fn get(&self, family: Family, name: &str) -> Option<&AddressList> {
-        self.0.get(&(family, name.to_owned()))
+    /// The addresses of a list, and why it may have more.
+    pub(super) fn get(&self, family: Family, name: &str) -> Held<Ranges> {
+        let held = self.lists.get(&(family, name.to_owned())).cloned();
+        // What bouncers and scripts add is in no export.
+        let nothing = Some("has no entry in this export, so something else may fill it");
+        let mut held = held.unwrap_or(Held { known: Ranges::empty(), open: nothing });
+        if self.is_any_filled && held.open.is_none() {
+            held.open = Some("may be filled by a script, which computes the name of its list");
+        }
+        held
     }
 
     /// The name of a list that holds exactly these addresses.
     pub(super) fn named(&self, family: Family, addresses: &Ranges) -> Option<&str> {
-        let same = |(key, list): &(&(Family, String), &AddressList)| {
-            key.0 == family && list.addresses == *addresses && list.open.is_none()
+        let same = |(key, list): &(&(Family, String), &Held<Ranges>)| {
+            key.0 == family && list.known == *addresses && list.open.is_none() && !self.is_any_filled
         };
-        self.0.iter().find(same).map(|(key, _)| key.1.as_str())
+        self.lists.iter().find(same).map(|(key, _)| key.1.as_str())
     }
 }
 

@@ -1,25 +1,31 @@
 //! RouterOS exports of the edge, of the origin, or of both, as both configurations.
 //!
 //! Each step takes values and returns values: `routeros` reads the text, `router` and `rule` what
-//! it says, `walk` and `site` what the rules do with sets of flows, `published` and `private` what
-//! both routers let through, `carry` the entries, `verdicts` and `routing` what became of each
+//! it says, `obstacles` and `scripts` what makes its rules unsure, `walk`, `routes` and `site` what
+//! the rules do with sets of flows, `addresses`, `published` and `private` what both routers let
+//! through, `listeners` and `carry` the entries, `verdicts` and `routing` what became of each
 //! command. What is carried is what certainly passed before: a condition that has no counterpart
 //! makes it less, never more.
 
 mod absent;
+mod addresses;
 mod carry;
 mod flows;
+mod listeners;
 mod lists;
 mod mixed;
 mod notes;
+mod obstacles;
 mod pair;
 mod private;
 mod published;
 mod ranges;
 mod router;
+mod routes;
 mod routing;
 mod rule;
 mod rules;
+mod scripts;
 mod site;
 mod uplinks;
 mod verdicts;
@@ -27,9 +33,7 @@ mod walk;
 
 use ipnetwork::IpNetwork;
 
-use super::draft::{
-    Draft, Edge, EdgePeer, NO_KEY, Names, Origin, OriginPeer, everywhere, is_everyone, key_file,
-};
+use super::draft::{Draft, Edge, EdgePeer, NO_KEY, Names, Origin, OriginPeer, everywhere, key_file};
 use super::outcome::{Derive, Finding, FindingKind, Import, ImportError};
 use policy::{PublicKey, Source};
 use router::{Link, LinkPeer, Router};
@@ -63,6 +67,11 @@ pub fn mikrotik(exports: &Exports<'_>, derive: Derive<'_>) -> Result<Import, Imp
     }
     let (near, far, sign) = pair::tunnel(&edge, &origin, derive)
         .ok_or_else(|| ImportError::NoTunnel { edge: edge.file.clone(), origin: origin.file.clone() })?;
+    if let (true, Some(error)) =
+        (edge.is_given && origin.is_given, pair::swapped((&edge, &near), (&origin, &far)))
+    {
+        return Err(error);
+    }
     let mut draft = begin(&edge, &near, &origin, &far);
     if edge.is_given && origin.is_given {
         let (near, far) = (&near.name, &far.name);
@@ -115,7 +124,8 @@ fn routers(exports: &Exports<'_>, derive: Derive<'_>) -> Result<(Router, Router,
 }
 
 fn no_router(source: &Source<'_>) -> ImportError {
-    let what = "a wg-quick file and no export of a router: use `gatewayctl import wg-quick`".to_owned();
+    let what = "a wg-quick file and no export of a router: use `gatewayctl import wg-quick EDGE [ORIGIN]`"
+        .to_owned();
     ImportError::Ambiguous { at: source.name.display().to_string(), what }
 }
 
@@ -213,6 +223,11 @@ fn peers(edge: &mut Router, near: &Link, draft: &mut Draft, origin: &str) {
             draft.edge.peers.iter().flat_map(|other| other.allowed_ips.clone()).collect();
         let mut allowed_ips = peer.allowed.clone();
         allowed_ips.retain(|prefix| !taken.contains(prefix));
+        let is_host = |prefix: &IpNetwork| !near.address.iter().any(|own| ranges::is_end(*own, *prefix));
+        for prefix in allowed_ips.extract_if(.., |prefix| !is_host(prefix)) {
+            let text = format!("{prefix} is no host of the tunnel's network, so peer {name:?} is without it");
+            edge.settle(peer.index, FindingKind::NoCounterpart, text);
+        }
         if allowed_ips.is_empty() || draft.edge.peers.iter().any(|other| other.public_key == key) {
             let text = format!("peer {name:?} has no key or prefix of its own");
             edge.settle(peer.index, FindingKind::NoCounterpart, text);
@@ -272,7 +287,7 @@ fn edges(origin: &mut Router, far: &Link, draft: &mut Draft, edge: &str, edge_po
         if let Some((_, file)) = &own {
             own_key(origin, &link, file, draft);
         }
-        let allowed_ips = opened(&peer, origin, draft, &name);
+        let allowed_ips = peer.allowed.clone();
         let preshared_key_file = preshared(origin, &peer, &name, draft);
         origin.settle(link.index, FindingKind::Carried, format!("the tunnel of peer {name:?}"));
         origin.settle(peer.index, FindingKind::Carried, format!("peer {name:?} of the origin"));
@@ -301,15 +316,4 @@ fn absent_edge(link: &Link, draft: &mut Draft, edge: &str, edge_port: u16) {
         keepalive: None,
         own: None,
     });
-}
-
-/// The addresses that may come through an edge; published clients come from anywhere.
-fn opened(peer: &LinkPeer, origin: &Router, draft: &mut Draft, name: &str) -> Vec<IpNetwork> {
-    if peer.allowed.iter().any(|prefix| is_everyone(*prefix)) {
-        return peer.allowed.clone();
-    }
-    let line = origin.place(peer.index).line;
-    let text = format!("peer {name:?} may send from every address, since published clients keep theirs");
-    draft.findings.push(origin.finding(line, FindingKind::Assumed, text));
-    everywhere()
 }

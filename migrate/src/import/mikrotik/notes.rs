@@ -153,7 +153,7 @@ impl Router {
 
 /// Menus whose every command must be accounted for.
 fn concerns_traffic(entry: &Entry) -> bool {
-    const MENUS: [&str; 7] = [
+    const MENUS: [&str; 12] = [
         "ip firewall",
         "ipv6 firewall",
         "ip route",
@@ -161,6 +161,11 @@ fn concerns_traffic(entry: &Entry) -> bool {
         "routing rule",
         "routing table",
         "interface wireguard",
+        "interface bridge filter",
+        "interface bridge nat",
+        "interface ethernet switch rule",
+        "ip ipsec policy",
+        "ip vrf",
     ];
     let is_list = entry.menu.ends_with("firewall address-list");
     MENUS.iter().any(|menu| entry.menu.starts_with(menu)) && entry.command != "set" && !is_list

@@ -3,7 +3,8 @@
 use ipnetwork::IpNetwork;
 
 use super::router::{Link, LinkPeer, Router};
-use crate::import::outcome::Derive;
+use crate::import::outcome::{Derive, ImportError};
+use policy::text;
 
 /// A sign that two interfaces are one tunnel, and how to look for it.
 type Sign<'s> = (&'static str, &'s dyn Fn(&Link, &Link) -> bool);
@@ -32,6 +33,58 @@ pub(super) fn tunnel(
     })?;
     let usable = |link: &Link| !link.address.is_empty();
     (usable(&found.0) && usable(&found.1)).then_some(found)
+}
+
+/// Whether a router with its end of the tunnel shows a sign.
+type Shows = fn(&Router, &Link) -> bool;
+
+/// The error for exports in the wrong order: every sign of which router dials, and which publishes,
+/// says so.
+pub(super) fn swapped(edge: (&Router, &Link), origin: (&Router, &Link)) -> Option<ImportError> {
+    let signs: [(&str, Shows); 3] = [
+        ("knows where to dial", dials),
+        ("keeps the tunnel alive", keeps_alive),
+        ("publishes nothing into the tunnel", |router, link| !publishes(router, link)),
+    ];
+    let contradict = signs.iter().all(|(_, is)| is(edge.0, edge.1) && !is(origin.0, origin.1));
+    contradict.then(|| {
+        let texts: Vec<&str> = signs.iter().map(|(text, _)| *text).collect();
+        let (file, other) = (&edge.0.file, &origin.0.file);
+        ImportError::Ambiguous {
+            at: file.clone(),
+            what: format!(
+                "this router {}, and {other} does the opposite: give the edge's export first: {other} {file}",
+                texts.join(", ")
+            ),
+        }
+    })
+}
+
+fn on<'r>(router: &'r Router, link: &'r Link) -> impl Iterator<Item = &'r LinkPeer> {
+    router.peers.iter().filter(|peer| peer.link == link.name)
+}
+
+fn dials(router: &Router, link: &Link) -> bool {
+    on(router, link).any(|peer| peer.endpoint.is_some())
+}
+
+fn keeps_alive(router: &Router, link: &Link) -> bool {
+    on(router, link).any(|peer| peer.keepalive.is_some())
+}
+
+/// Whether a dst-nat leads to a peer of the interface.
+fn publishes(router: &Router, link: &Link) -> bool {
+    let menus = ["ip firewall nat", "ipv6 firewall nat"];
+    let mut rules = menus.iter().flat_map(|menu| router.of(menu));
+    rules.any(|(_, rule)| {
+        let to = rule.value("to-addresses").or_else(|| rule.value("to-address"));
+        let to = to.and_then(|to| text::prefix(to.split('-').next().unwrap_or(to)));
+        matches!(rule.value("action"), Some("dst-nat" | "netmap"))
+            && to.is_some_and(|to| {
+                on(router, link)
+                    .any(|peer| peer.allowed.iter().any(|one| one.prefix() > 0 && one.contains(to.ip())))
+            })
+    })
 }
 
 fn shares_network(near: &Link, far: &Link) -> bool {

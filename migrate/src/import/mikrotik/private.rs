@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::flows::{ECHO, Flow, Flows, TCP, UDP};
 use super::ranges::Ranges;
+use super::routes::Goal;
 use super::site::{Delivered, Found, Site};
 
 /// Flows that one accept of the edge lets through, before they have a name.
@@ -74,11 +75,13 @@ impl Ends<'_, '_> {
         }
         let tracked = edge.tracked(&start, false);
         let (_, untouched) = edge.translated(&tracked.flows, false);
-        let (by_rule, refused) = edge.forwarded_by_rule(&untouched);
-        let refused = refused.into_iter().chain(tracked.refused_by).collect();
+        let routed = edge.routed(&untouched, None, Goal::Into(edge.link.id));
+        let (by_rule, refused) = edge.forwarded_by_rule(&routed.flows);
+        let refused = refused.into_iter().chain(tracked.refused_by).chain(routed.refused_by).collect();
         let denied = denied(&start, &by_rule);
         for (rule, flows) in edge.accepted(&by_rule) {
             let (kept, hidden) = edge.sources_after(&flows, &self.edge_own, false);
+            let hidden = edge.hidden(&hidden, &self.edge_own).flows;
             for (flows, is_hidden) in [(kept, false), (hidden, true)] {
                 for (upstream, found) in self.at_the_origin(&flows, is_hidden, is_ours) {
                     let through = found.flows.map(anywhere).without(&denied).merged();
@@ -145,7 +148,10 @@ impl Ends<'_, '_> {
         let own_refused = own.refused(&edge.through("input", &own, false).flows).map(anywhere);
         let tracked = edge.tracked(&start, false);
         let (_, untouched) = edge.translated(&tracked.flows, false);
-        let (by_rule, refused) = edge.forwarded_by_rule(&untouched);
+        let routed = edge.routed(&untouched, None, Goal::AwayFrom(edge.link.id));
+        let (by_rule, refused) = edge.forwarded_by_rule(&routed.flows);
+        let refused: BTreeSet<usize> =
+            refused.into_iter().chain(tracked.refused_by).chain(routed.refused_by).collect();
         let denied = denied(&start, &by_rule);
         for (rule, flows) in edge.accepted(&by_rule) {
             let flows = flows.map(anywhere).without(&denied).without(&own_refused).merged();
@@ -211,12 +217,16 @@ impl Ends<'_, '_> {
         });
         let tracked = origin.tracked(&start, false);
         let (_, untouched) = origin.translated(&tracked.flows, false);
-        let found = origin.through("forward", &untouched, false);
+        let routed = origin.routed(&untouched, None, Goal::Into(origin.link.id));
+        let mut found = origin.through("forward", &routed.flows, false);
+        found.refused_by.extend(tracked.refused_by.into_iter().chain(routed.refused_by));
         // Where the machine is behind is unknown: what any interface refuses is refused.
         let refused = start.refused(&found.flows).map(anywhere);
         let through = found.flows.without(&refused);
         let (kept, hidden) = origin.sources_after(&through, &self.origin_own, false);
-        (kept, hidden, found)
+        let hidden = origin.hidden(&hidden, &self.origin_own);
+        found.refused_by.extend(hidden.refused_by);
+        (kept, hidden.flows, found)
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::addresses::Addresses;
 use super::flows::{Flow, Flows, TCP, UDP};
-use super::ranges::{Family, Ranges};
+use super::listeners::{Listener, listeners, ports};
+use super::ranges::Ranges;
 use super::router::Router;
+use super::routes::Goal;
 use super::rule::Rule;
-use super::site::{Site, pieces};
-use super::uplinks::is_unroutable;
+use super::site::{Found, Site, pieces};
+use super::uplinks::Uplink;
 use policy::{PortRange, Protocol};
 
 /// A port that is published, before it has a name.
@@ -23,6 +26,9 @@ pub(super) struct Service {
     pub(super) sources: Ranges,
     /// Public addresses that must not have it.
     pub(super) except: Vec<u128>,
+    /// Addresses of which it is not known whether the edge has one, and for which it would be
+    /// another service.
+    pub(super) unclear: Option<Ranges>,
     pub(super) way: Way,
     /// Commands of the edge and of the origin that refuse a part of its flows, or may.
     pub(super) refused_by: [BTreeSet<usize>; 2],
@@ -53,9 +59,6 @@ pub(super) enum Refusal {
     Elsewhere(usize, u128),
 }
 
-/// Represents every public address that the export does not name.
-pub(super) const ANY_OTHER: u128 = 1;
-
 /// Who is behind the tunnel.
 pub(super) struct Behind {
     /// The edge's own addresses in the tunnel.
@@ -76,12 +79,15 @@ struct Piece {
 
 /// The services, and the rules that make none.
 pub(super) fn services(edge: &Site<'_>, origin: &Site<'_>, behind: &Behind) -> (Vec<Service>, Vec<Refusal>) {
-    let start = from_the_wan(edge);
+    let addresses = Addresses::of(edge);
+    let start = from_the_wan(edge, &addresses);
     let tracked = edge.tracked(&start, true);
+    let addresses = addresses.reached(&tracked.flows);
     let (taken, _) = edge.translated(&tracked.flows, true);
     let mut groups: BTreeMap<Way, Vec<Piece>> = BTreeMap::new();
     let mut refusals = Vec::new();
     let mut seen = BTreeSet::new();
+    let mut followed = BTreeSet::new();
     for (at, flows) in &taken {
         let Some((rule, _)) = edge.translation(*at) else { continue };
         seen.insert(rule.index);
@@ -89,22 +95,36 @@ pub(super) fn services(edge: &Site<'_>, origin: &Site<'_>, behind: &Behind) -> (
             refusals.push(refusal);
             continue;
         }
-        let mut path = Path { edge, origin, behind, raw: &tracked.refused_by, groups: &mut groups };
-        if !path.follow(*at, flows) {
-            refusals.push(Refusal::Rule(rule.index, refused_everywhere(rule)));
+        let raw = &tracked.refused_by;
+        let refused_by = <[BTreeSet<usize>; 2]>::default();
+        let mut path = Path { edge, origin, behind, raw, groups: &mut groups, not_routed: None, refused_by };
+        if path.follow(*at, flows) {
+            followed.insert(*at);
+        } else {
+            let routers = [edge.router, origin.router];
+            let refused = || refused_everywhere(rule, routers, &path.refused_by);
+            let text = path.not_routed.clone().unwrap_or_else(refused);
+            refusals.push(Refusal::Rule(rule.index, text));
         }
     }
     for rule in edge.nat.iter().filter(|rule| !seen.contains(&rule.index) && translates(rule)) {
-        refusals.push(Refusal::Rule(rule.index, not_reached(edge.router, rule)));
+        refusals.push(Refusal::Rule(rule.index, not_reached(edge.router, rule, &tracked.refused_by)));
     }
-    let mut services: Vec<Service> =
-        groups.into_iter().flat_map(|(way, pieces)| of_one_way(way, &pieces, &start)).collect();
+    let of = groups.into_iter().flat_map(|(way, pieces)| of_one_way(way, &pieces, &start, &addresses));
+    let mut services: Vec<Service> = of.collect();
     services.sort_by_key(|service| (service.index, service.ports, service.bound));
+    let is_published =
+        |index: usize| services.iter().any(|one| one.index == index || one.others.contains(&index));
+    for rule in followed.into_iter().filter_map(|at| edge.nat.get(at)) {
+        if !is_published(rule.index) {
+            refusals.push(Refusal::Rule(rule.index, on_one_uplink(edge.router, rule)));
+        }
+    }
     (services, refusals)
 }
 
 /// Everything that can arrive by the WAN for one of its addresses.
-fn from_the_wan(edge: &Site<'_>) -> Flows {
+fn from_the_wan(edge: &Site<'_>, addresses: &Addresses) -> Flows {
     let family = edge.family;
     let mut all = Flows::empty();
     let mut own_of_all = Ranges::empty();
@@ -124,18 +144,28 @@ fn from_the_wan(edge: &Site<'_>) -> Flows {
         own_of_all = own_of_all.or(&own);
     }
     let every = edge.router.wan.iter().map(|uplink| (uplink.id, uplink.id)).collect();
-    let others = named(&edge.nat, family).or(&Ranges::one(ANY_OTHER)).minus(&own_of_all);
+    let others = addresses.all().minus(&own_of_all);
     all.add(Flows::of(arriving(Ranges::union_of(every), others)));
     all
 }
 
-/// Public addresses that rules name, so that each can be separated.
-fn named(rules: &[Rule], family: Family) -> Ranges {
-    let ranges = rules.iter().flat_map(|rule| rule.possible.destinations.iter());
-    let small = ranges.filter(|(first, last)| last - first < 64);
-    let all = Ranges::union_of(small.collect());
-    Ranges::union_of(
-        all.numbers().take(1_024).filter(|one| !is_unroutable(family, *one)).map(|one| (one, one)).collect(),
+/// Why a rule that passes both routers for some uplink is published for none.
+fn on_one_uplink(router: &Router, rule: &Rule) -> String {
+    let (on, others): (Vec<_>, Vec<_>) =
+        router.wan.iter().partition(|uplink| rule.possible.arrives.contains(uplink.id));
+    let name = |uplinks: &[&Uplink]| {
+        uplinks.iter().map(|uplink| uplink.name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    if others.is_empty() {
+        return "what passes by one uplink is refused by another, and the export does not say which address each has: write \
+                dst-address=, or publish it by hand with listen = \"ADDRESS:PORT\""
+            .to_owned();
+    }
+    format!(
+        "it is for {} only and not for {}, and the export has no address of it: write dst-address=, or publish it by hand \
+         with listen = \"ADDRESS:PORT\"",
+        name(&on),
+        name(&others)
     )
 }
 
@@ -147,7 +177,9 @@ pub(super) fn translates(rule: &Rule) -> bool {
 fn unpublishable(rule: &Rule, behind: &Behind) -> Option<Refusal> {
     let refused = |text: &str| Some(Refusal::Rule(rule.index, text.to_owned()));
     let super::rule::Action::Translate(translation) = &rule.action else { return None };
-    let Some((first, last)) = translation.to else { return refused("no to-addresses that can be read") };
+    let Some((first, last)) = translation.to else {
+        return refused("no to-addresses or to-ports that can be read");
+    };
     if first == last && !behind.peers.contains(first) {
         return Some(Refusal::Elsewhere(rule.index, first));
     }
@@ -165,7 +197,7 @@ fn unpublishable(rule: &Rule, behind: &Behind) -> Option<Refusal> {
 }
 
 /// Why a dst-nat takes nothing that arrives by the WAN.
-fn not_reached(router: &Router, rule: &Rule) -> String {
+fn not_reached(router: &Router, rule: &Rule, raw: &BTreeSet<usize>) -> String {
     let every = Ranges::union_of(router.wan.iter().map(|uplink| (uplink.id, uplink.id)).collect());
     if let Some(doubt) = rule.doubts.first() {
         return doubt.clone();
@@ -178,14 +210,46 @@ fn not_reached(router: &Router, rule: &Rule) -> String {
     if !rule.possible.arrives.meets(&every) {
         return "not about packets from the WAN".to_owned();
     }
-    "no packet from the WAN gets to it: its destination is private, or earlier rules take everything"
-        .to_owned()
+    let text =
+        "no packet from the WAN gets to it: its destination is private, or earlier rules take everything";
+    let lines = lines(&[router], std::slice::from_ref(raw));
+    if lines.is_empty() { text.to_owned() } else { format!("{text}: see {lines}") }
 }
 
-/// Why nothing of a dst-nat passes both routers.
-fn refused_everywhere(rule: &Rule) -> String {
-    let passes = "no packet of it is sure to pass both routers: see the rules that refuse it or may";
-    rule.doubts.first().cloned().unwrap_or_else(|| passes.to_owned())
+/// Why nothing of a dst-nat passes both routers: the lines that refuse it or may.
+fn refused_everywhere(rule: &Rule, routers: [&Router; 2], refused_by: &[BTreeSet<usize>; 2]) -> String {
+    if let Some(doubt) = rule.doubts.first() {
+        return doubt.clone();
+    }
+    let passes = "no flow of it is sure to pass both routers, replies included";
+    let lines = lines(&routers, refused_by);
+    let mut text = if lines.is_empty() { passes.to_owned() } else { format!("{passes}: see {lines}") };
+    for (router, by) in routers.iter().zip(refused_by) {
+        if by.iter().any(|index| router.is_last_drop(*index)) && !accepts_known(router) {
+            text.push_str(&format!("; no rule of {} accepts connection-state=established", router.file));
+        }
+    }
+    text
+}
+
+/// Whether some filter accepts the packets of known flows.
+fn accepts_known(router: &Router) -> bool {
+    let mut rules = router.of("ip firewall filter").chain(router.of("ipv6 firewall filter"));
+    rules.any(|(_, rule)| {
+        rule.value("action").is_none_or(|action| action == "accept")
+            && rule.list("connection-state").contains(&"established")
+    })
+}
+
+/// Where commands are, at most six of them.
+fn lines(routers: &[&Router], commands: &[BTreeSet<usize>]) -> String {
+    let mut lines = Vec::new();
+    for (router, commands) in routers.iter().zip(commands) {
+        lines.extend(commands.iter().map(|index| format!("{}:{}", router.file, router.place(*index).line)));
+    }
+    let more = if lines.len() > 6 { " and more" } else { "" };
+    lines.truncate(6);
+    format!("{}{more}", lines.join(", "))
 }
 
 struct Path<'p, 'r> {
@@ -194,6 +258,10 @@ struct Path<'p, 'r> {
     behind: &'p Behind,
     raw: &'p BTreeSet<usize>,
     groups: &'p mut BTreeMap<Way, Vec<Piece>>,
+    /// Why a target is not sent into the tunnel.
+    not_routed: Option<String>,
+    /// Commands of the edge and of the origin that refuse something, or may.
+    refused_by: [BTreeSet<usize>; 2],
 }
 
 impl Path<'_, '_> {
@@ -203,18 +271,29 @@ impl Path<'_, '_> {
         let index = rule.index;
         let before = self.before(at);
         let mut any = false;
-        for (flow, target, moved) in pieces(flows, translation) {
+        let pieces = pieces(flows, translation);
+        if pieces.is_empty() {
+            let text = "its ports or addresses are more or fewer than those of to-ports or to-addresses: write a rule for each";
+            self.not_routed = Some(text.to_owned());
+        }
+        for (flow, target, moved) in pieces {
             if !self.behind.peers.contains(target) {
                 continue;
             }
-            let there = Flow {
+            let routed = self.routed(&flow, target);
+            let there = routed.flows.map(|flow| Flow {
                 destinations: Ranges::one(target),
                 ports: flow.ports.moved(moved),
                 leaves: Ranges::one(self.edge.link.id),
                 ..flow.clone()
-            };
-            let found = self.edge.through("forward", &Flows::of(there), true);
+            });
+            let mut found = self.edge.through("forward", &there, true);
+            found.refused_by.extend(routed.refused_by);
             let (kept, hidden) = self.edge.sources_after(&found.flows, &self.behind.edge, true);
+            let hidden = self.edge.hidden(&hidden, &self.behind.edge);
+            found.refused_by.extend(hidden.refused_by);
+            let hidden = hidden.flows;
+            self.refused_by[0].extend(found.refused_by.iter().copied());
             for (passed, is_hidden) in [(kept, false), (hidden, true)] {
                 for passed in passed.iter() {
                     let way = Way { target, moved, is_hidden, ..Way::default() };
@@ -225,6 +304,22 @@ impl Path<'_, '_> {
             }
         }
         any
+    }
+
+    /// What the edge's router sends into the tunnel.
+    fn routed(&mut self, flow: &Flow, target: u128) -> Found {
+        let edge = self.edge;
+        let found = edge.routed(&Flows::of(flow.clone()), Some(target), Goal::Into(edge.link.id));
+        if found.flows.is_empty() {
+            let (address, link) = (edge.family.address(target), &edge.link.name);
+            let lines = lines(&[edge.router], std::slice::from_ref(&found.refused_by));
+            let see =
+                if lines.is_empty() { "no route leads there".to_owned() } else { format!("see {lines}") };
+            let text =
+                format!("{address} is not routed into {link} ({see}); add the route, or publish it by hand");
+            self.not_routed = Some(text);
+        }
+        found
     }
 
     /// Commands before a dst-nat that take a part of its flows.
@@ -259,6 +354,7 @@ impl Path<'_, '_> {
             arriving.sources = self.behind.edge.clone();
         }
         let (delivered, refused_there) = self.origin.deliver(&Flows::of(arriving));
+        self.refused_by[1].extend(refused_there.iter().copied());
         let mut any = false;
         for delivered in delivered {
             let way = Way { upstream: delivered.to, upstream_moved: delivered.moved, ..way };
@@ -303,21 +399,14 @@ impl Default for Way {
     }
 }
 
-/// The sources that each public address lets in at one port.
-type ByAddress = BTreeMap<u128, Ranges>;
-
-/// One way to listen: the rule, the address, the sources, and the addresses that must not have it.
-type Listener = (usize, Option<u128>, Ranges, Vec<u128>);
-
 /// The services that lead one way.
-fn of_one_way(way: Way, pieces: &[Piece], start: &Flows) -> Vec<Service> {
+fn of_one_way(way: Way, pieces: &[Piece], start: &Flows, addresses: &Addresses) -> Vec<Service> {
     // What is refused on one uplink is refused on all, since the edge does not separate them.
     let any = |flow: &Flow| Flow { arrives: Ranges::all(), leaves: Ranges::all(), ..flow.clone() };
     let mut through = Flows::empty();
     pieces.iter().for_each(|piece| through.add(Flows::of(piece.flow.clone())));
     let refused = start.refused(&through).map(any);
     let through = through.without(&refused).map(any).merged();
-    let addresses = start.iter().fold(Ranges::empty(), |all, flow| all.or(&flow.destinations));
     let mut services = Vec::new();
     for (protocol, number) in [(Protocol::Tcp, TCP), (Protocol::Udp, UDP)] {
         let flows: Vec<&Flow> = through.iter().filter(|flow| flow.protocols.contains(number)).collect();
@@ -327,8 +416,9 @@ fn of_one_way(way: Way, pieces: &[Piece], start: &Flows) -> Vec<Service> {
             rules.map(|piece| piece.index).min().unwrap_or_default()
         };
         let cuts = of_protocol().flat_map(|piece| piece.flow.ports.iter()).collect();
-        for ((index, bound, sources, except), first, last) in listeners(&flows, cuts, &addresses, rule_of) {
+        for (listener, first, last) in listeners(&flows, cuts, addresses, rule_of) {
             let Some(ports) = ports(first, last) else { continue };
+            let Listener { rule: index, address: bound, sources, except, unclear } = listener;
             let (mut refused_by, mut passed_by) =
                 (<[BTreeSet<usize>; 2]>::default(), <[BTreeSet<usize>; 2]>::default());
             let mut others = BTreeSet::new();
@@ -345,6 +435,7 @@ fn of_one_way(way: Way, pieces: &[Piece], start: &Flows) -> Vec<Service> {
                 ports,
                 sources,
                 except,
+                unclear,
                 way,
                 refused_by,
                 passed_by,
@@ -359,62 +450,4 @@ fn join(all: &mut [BTreeSet<usize>; 2], some: &[BTreeSet<usize>; 2]) {
     for (all, some) in all.iter_mut().zip(some) {
         all.extend(some.iter().copied());
     }
-}
-
-pub(super) fn ports(first: u128, last: u128) -> Option<PortRange> {
-    PortRange::new(u16::try_from(first).ok()?, u16::try_from(last).ok()?)
-}
-
-/// The listeners of one protocol, each with its first and last port; `cuts` are the ranges of
-/// single rules.
-fn listeners(
-    flows: &[&Flow],
-    cuts: Vec<(u128, u128)>,
-    addresses: &Ranges,
-    rule_of: impl Fn(u128) -> usize,
-) -> Vec<(Listener, u128, u128)> {
-    let ranges = flows.iter().flat_map(|flow| flow.ports.iter()).chain(cuts);
-    let mut cuts: Vec<u128> = ranges.flat_map(|(first, last)| [first, last + 1]).collect();
-    cuts.sort_unstable();
-    cuts.dedup();
-    let mut found: Vec<(Listener, u128, u128)> = Vec::new();
-    for (first, next) in cuts.iter().zip(cuts.iter().skip(1)) {
-        let mut by_address = ByAddress::new();
-        for flow in flows.iter().filter(|flow| flow.ports.contains(*first)) {
-            for address in flow.destinations.and(addresses).numbers() {
-                let sources = by_address.entry(address).or_default();
-                *sources = sources.or(&flow.sources);
-            }
-        }
-        for listener in separated(rule_of(*first), &by_address, addresses) {
-            let last = next - 1;
-            match found.iter_mut().find(|(known, _, end)| *known == listener && end + 1 == *first) {
-                Some((_, _, end)) => *end = last,
-                None => found.push((listener, *first, last)),
-            }
-        }
-    }
-    found
-}
-
-/// A service on every address, and one on each that lets in other sources.
-fn separated(rule: usize, by_address: &ByAddress, addresses: &Ranges) -> Vec<Listener> {
-    let every = by_address.get(&ANY_OTHER);
-    let except: Vec<u128> = addresses.numbers().filter(|one| !by_address.contains_key(one)).collect();
-    let general = every.map(|sources| (rule, None, sources.clone(), except));
-    let bound = by_address.iter().filter(|(one, sources)| **one != ANY_OTHER && every != Some(*sources));
-    general
-        .into_iter()
-        .chain(bound.map(|(one, sources)| (rule, Some(*one), sources.clone(), Vec::new())))
-        .collect()
-}
-
-/// The sources of each port range of flows, whatever their destinations.
-pub(super) fn by_ports(flows: &[Flow]) -> Vec<(Ranges, u128, u128)> {
-    let one = Ranges::one(ANY_OTHER);
-    let flows: Vec<Flow> =
-        flows.iter().map(|flow| Flow { destinations: one.clone(), ..flow.clone() }).collect();
-    let flows: Vec<&Flow> = flows.iter().collect();
-    let found = listeners(&flows, Vec::new(), &one, |_| 0);
-    found.into_iter().map(|((_, _, sources, _), first, last)| (sources, first, last)).collect()
 }

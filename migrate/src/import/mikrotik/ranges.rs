@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
+use policy::prefix;
 
 /// A set of numbers, as ranges in order that neither overlap nor touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -199,6 +200,14 @@ pub(super) fn bounds(prefix: IpNetwork, family: Family) -> Option<(u128, u128)> 
     let host_bits = family.bits().checked_sub(length)?;
     let mask = size(host_bits).wrapping_sub(u128::from(host_bits < 128));
     (of == family).then_some((first, first | mask))
+}
+
+/// Whether a single address is one of the two of an own IPv4 network that are no hosts.
+pub(super) fn is_end(own: IpNetwork, prefix: IpNetwork) -> bool {
+    let host = prefix::host(prefix).map(number);
+    let network = if own.is_ipv4() && own.prefix() < 31 { bounds(own, Family::V4) } else { None };
+    let is_one = |(first, last)| [first, last].into_iter().any(|end| host == Some((Family::V4, end)));
+    network.is_some_and(is_one)
 }
 
 /// The addresses of prefixes that are of the family.

@@ -9,10 +9,11 @@ use policy::{Source, prefix, text};
 
 use super::lists::{AddressLists, InterfaceLists};
 use super::ranges::{Family, Ranges, addresses};
+use super::scripts;
 use super::uplinks::{Uplink, uplinks};
 use crate::import::draft::stem;
 use crate::import::outcome::{FindingKind, ImportError, MAX_BYTES};
-use crate::import::routeros::{self, Entry, Place, Stray};
+use crate::import::routeros::{self, Entry, Place, Stray, is_of_a_script, is_read, is_unknown};
 
 pub(super) struct Router {
     pub(super) file: String,
@@ -28,6 +29,8 @@ pub(super) struct Router {
     pub(super) strays: Vec<Stray>,
     pub(super) settled: Vec<Vec<(FindingKind, String)>>,
     interfaces: BTreeMap<String, u128>,
+    /// Interfaces that are switched off.
+    pub(super) disabled: BTreeSet<u128>,
     /// Interfaces that are on top of another, as VRRP is: upper and lower.
     above: Vec<(u128, u128)>,
     /// Whether the export is the operator's, and not made up for a router that was not given.
@@ -95,15 +98,35 @@ impl Router {
             entries,
             strays,
             interfaces,
+            disabled: BTreeSet::new(),
             above: Vec::new(),
             is_given: true,
         };
+        router.disabled = router.disabled();
         router.own = router.own_addresses();
         router.above = router.above();
         router.links = router.links();
         router.peers = router.peers();
         router.wan = uplinks(&router);
+        router.unknown_properties();
+        scripts::settle(&mut router);
         Ok(router)
+    }
+
+    /// Reports the properties that are not known of commands that are read.
+    fn unknown_properties(&mut self) {
+        let mut found = Vec::new();
+        for (index, entry) in self.entries.iter().enumerate().filter(|(_, entry)| !entry.is_disabled()) {
+            for value in entry.values().filter(|value| is_unknown(&entry.menu, &value.key)) {
+                let Place { line, column } = value.at;
+                let place = format!("{}:{line}:{column}", self.file);
+                found.push((index, format!("the property {} ({place}) has no counterpart", value.key)));
+            }
+        }
+        for (index, text) in found {
+            let summary = self.entry(index).map(Entry::summary).unwrap_or_default();
+            self.settle(index, FindingKind::NoCounterpart, format!("{text}: {summary}"));
+        }
     }
 
     pub(super) fn entry(&self, index: usize) -> Option<&Entry> {
@@ -131,10 +154,30 @@ impl Router {
             .filter(move |(_, entry)| entry.is(menu, "add") && !entry.is_disabled())
     }
 
+    /// Interfaces that a command switches off, by the name that it gives them or had by default.
+    fn disabled(&self) -> BTreeSet<u128> {
+        let off =
+            self.entries.iter().filter(|entry| entry.menu.starts_with("interface ") && entry.is_disabled());
+        let default = |entry: &'_ Entry| {
+            let (_, name) = entry.target.split_once("default-name=")?;
+            self.interface(name.trim_matches('"'))
+        };
+        off.filter_map(|entry| {
+            entry.value("name").map_or_else(|| default(entry), |name| self.interface(name))
+        })
+        .collect()
+    }
+
     fn own_addresses(&self) -> Vec<Own> {
         let entries = self.of("ip address").chain(self.of("ipv6 address"));
         let own = entries.filter_map(|(index, entry)| {
             let interface = self.interface(entry.value("interface")?)?;
+            // The export does not say which address it is.
+            let is_computed =
+                entry.value("from-pool").is_some() || matches!(entry.value("eui-64"), Some("yes"));
+            if is_computed || self.disabled.contains(&interface) {
+                return None;
+            }
             Some(Own { index, interface, address: text::prefix(entry.value("address")?)? })
         });
         own.collect()
@@ -187,6 +230,12 @@ impl Router {
             Some(LinkPeer { index, link, name, allowed, endpoint, keepalive })
         };
         self.of("interface wireguard peers").filter_map(peer).collect()
+    }
+
+    /// The bridges.
+    pub(super) fn bridges(&self) -> Ranges {
+        let made = self.of("interface bridge").filter_map(|(_, entry)| self.interface(entry.value("name")?));
+        Ranges::union_of(made.map(|id| (id, id)).collect())
     }
 
     /// Private networks of interfaces that are neither the WAN's nor tunnels; with the command that
@@ -270,35 +319,19 @@ impl Router {
     }
 }
 
-/// Menus whose commands decide in the order in which they are written.
-const ORDERED: [&str; 8] = [
-    "ip firewall filter",
-    "ip firewall nat",
-    "ip firewall raw",
-    "ip firewall address-list",
-    "ipv6 firewall filter",
-    "ipv6 firewall nat",
-    "ipv6 firewall raw",
-    "ipv6 firewall address-list",
-];
-
-/// A command that moves or changes rules, which an export never holds.
+/// A command that moves or changes what others made, which an export never holds.
 fn out_of_order(entry: &Entry) -> Option<String> {
-    let is_ordered = ORDERED.contains(&&*entry.menu);
-    let what = match entry.command.as_str() {
-        "add" => entry.values().find(|value| value.key == "place-before").map(|_| "place-before")?,
-        "set" => "set",
-        "remove" => "remove",
-        "enable" => "enable",
-        "disable" => "disable",
-        "move" => "move",
-        _ => return None,
+    let is_read = is_read(&entry.menu);
+    let copies = || entry.values().find(|value| ["place-before", "copy-from"].contains(&value.key.as_str()));
+    let what = match copies().filter(|_| is_read && entry.command == "add") {
+        Some(value) => value.key.as_str(),
+        None if is_of_a_script(&entry.menu, &entry.command, &entry.target) => entry.command.as_str(),
+        None => return None,
     };
-    let text = format!(
+    Some(format!(
         "{what} in /{} changes the order or the rules, so this is a script and no export",
         entry.menu
-    );
-    is_ordered.then_some(text)
+    ))
 }
 
 /// Every interface that is named anywhere, numbered.
@@ -306,7 +339,7 @@ fn interfaces(entries: &[Entry]) -> BTreeMap<String, u128> {
     let mut names = BTreeSet::new();
     for entry in entries {
         let is_interface = entry.menu.starts_with("interface ") && &*entry.menu != "interface list";
-        let keys = ["interface", "in-interface", "out-interface", "bridge"];
+        let keys = ["interface", "in-interface", "out-interface", "bridge", "in-bridge", "out-bridge"];
         let named = keys.iter().filter_map(|key| entry.value(key));
         let own = entry.value("name").filter(|_| is_interface);
         let all = named.chain(own).map(|name| name.trim_start_matches('!'));

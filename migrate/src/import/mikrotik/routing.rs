@@ -3,15 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use policy::text;
-
 use super::router::{Link, Router};
+use super::routes::{MAIN, way_by};
 use crate::import::draft::Draft;
 use crate::import::outcome::FindingKind::{self, NoCounterpart, Replaced, Stays};
 use crate::import::routeros::Entry;
-
-/// The table that every route is in unless it says otherwise.
-const MAIN: &str = "main";
 
 /// What became of marks, routes and tables.
 pub(super) fn settle(router: &mut Router, tunnel: &Link, draft: &Draft) {
@@ -86,15 +82,8 @@ fn carried(link: &Link, draft: &Draft, tunnel: &Link) -> bool {
 
 /// The WireGuard interface that a route's gateway names or lies on.
 fn gateway_link<'r>(entry: &Entry, router: &'r Router) -> Option<&'r Link> {
-    let gateway = entry.value("gateway")?;
-    let (gateway, named) =
-        gateway.split_once('%').map_or((gateway, gateway), |(gateway, name)| (gateway, name));
-    let address = text::address(gateway);
-    let on = |link: &&Link| {
-        let near = link.address.iter().chain(&link.others);
-        link.name == named || address.is_some_and(|gateway| near.into_iter().any(|own| own.contains(gateway)))
-    };
-    router.links.iter().find(on)
+    let id = way_by(router, entry.value("gateway")?)?;
+    router.links.iter().find(|link| link.id == id)
 }
 
 /// Routes into the tunnel are the peers' prefixes; the rest is the router's.

@@ -1,7 +1,7 @@
 //! A firewall rule: what it does, and with which flows.
 
 use super::flows::{ECHO, Flow, TCP, UDP};
-use super::lists::range;
+use super::lists::{Held, range};
 use super::ranges::{Family, Ranges};
 use super::router::Router;
 use crate::import::routeros::{Entry, Value};
@@ -24,10 +24,21 @@ pub(super) struct Rule {
     pub(super) translated: Option<bool>,
     /// Whether it asks for packets to an address of the router itself, or for others.
     pub(super) local: Option<bool>,
-    /// Whether the first packet of a flow is among those that it asks for.
-    pub(super) is_for_new: bool,
-    /// Whether packets of known flows are.
-    is_for_established: bool,
+    /// Whether such packets of a flow are among those that it asks for.
+    pub(super) is_for_such: bool,
+}
+
+/// Which packet of a flow a rule is read for.
+///
+/// A flow passes when all three do: rules are asked for each packet, whatever became of the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packet {
+    /// The first, which opens the flow.
+    First,
+    /// Those that follow it the same way.
+    Later,
+    /// Those that come back. [`Flow::ports`] are their source ports: the ports of the service.
+    Reply,
 }
 
 /// What a rule does.
@@ -103,30 +114,57 @@ const OTHER_PROTOCOLS: [&str; 14] = [
 ];
 
 impl Rule {
-    /// The rules of a menu that are in force, in order.
-    pub(super) fn all(router: &Router, family: Family, table: &str) -> Vec<Self> {
-        let menu = format!("{} firewall {table}", family.menu());
-        router.of(&menu).map(|(index, entry)| Reader::new(router, family, entry).rule(index, table)).collect()
+    /// The rules of a table that are in force, in order, as one kind of packet meets them.
+    pub(super) fn all(router: &Router, family: Family, table: Table, packet: Packet) -> Vec<Self> {
+        let menu = match table {
+            Table::Bridge => "interface bridge filter".to_owned(),
+            Table::Raw | Table::Mangle | Table::Nat | Table::Filter => {
+                format!("{} firewall {}", family.menu(), table.name())
+            }
+        };
+        let rules = router.of(&menu);
+        rules.map(|(index, entry)| Reader::new(router, family, entry, packet).rule(index, table)).collect()
     }
 
-    /// Whether the rule cannot decide about the first packet of such a flow.
+    /// Whether the rule cannot decide about such packets of such a flow.
     pub(super) fn passes_by(&self, is_translated: bool, is_local: bool) -> bool {
-        // What refuses the packets of a known flow refuses the flow.
-        let applies = self.is_for_new || self.action == Action::Drop && self.is_for_established;
-        !applies
+        !self.is_for_such
             || self.translated.is_some_and(|asked| asked != is_translated)
             || self.local.is_some_and(|asked| asked != is_local)
     }
 
     /// Whether nothing is asked of a packet.
     pub(super) fn is_for_everything(&self) -> bool {
-        self.certain == Flow::all() && self.translated.is_none() && self.local.is_none() && self.is_for_new
+        self.certain == Flow::all() && self.translated.is_none() && self.local.is_none() && self.is_for_such
+    }
+}
+
+/// A table of rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Table {
+    Raw,
+    Mangle,
+    Nat,
+    Filter,
+    /// The filter of bridges, which has one menu for both families.
+    Bridge,
+}
+
+impl Table {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Mangle => "mangle",
+            Self::Nat => "nat",
+            Self::Filter | Self::Bridge => "filter",
+        }
     }
 }
 
 struct Reader<'r> {
     router: &'r Router,
     family: Family,
+    packet: Packet,
     entry: &'r Entry,
     rule: Rule,
 }
@@ -135,7 +173,7 @@ struct Reader<'r> {
 type Asked = Option<Ranges>;
 
 impl<'r> Reader<'r> {
-    fn new(router: &'r Router, family: Family, entry: &'r Entry) -> Self {
+    fn new(router: &'r Router, family: Family, entry: &'r Entry, packet: Packet) -> Self {
         let rule = Rule {
             index: 0,
             chain: entry.value("chain").unwrap_or_default().to_owned(),
@@ -145,13 +183,12 @@ impl<'r> Reader<'r> {
             doubts: Vec::new(),
             translated: None,
             local: None,
-            is_for_new: true,
-            is_for_established: true,
+            is_for_such: true,
         };
-        Self { router, family, entry, rule }
+        Self { router, family, packet, entry, rule }
     }
 
-    fn rule(mut self, index: usize, table: &str) -> Rule {
+    fn rule(mut self, index: usize, table: Table) -> Rule {
         self.rule.index = index;
         let mut seen: Vec<&str> = Vec::new();
         for value in self.entry.values().filter(|value| !NO_CONDITION.contains(&value.key.as_str())) {
@@ -159,7 +196,11 @@ impl<'r> Reader<'r> {
                 self.doubt(value, "written twice");
             }
             seen.push(&value.key);
-            self.condition(value);
+            if table == Table::Bridge {
+                self.bridge_condition(value);
+            } else {
+                self.condition(value);
+            }
         }
         self.unknown_action(table);
         if !self.entry.target.is_empty() {
@@ -171,40 +212,98 @@ impl<'r> Reader<'r> {
         self.rule
     }
 
-    /// An action that is not one of its table leaves open what becomes of the packet.
-    fn unknown_action(&mut self, table: &str) {
+    /// An action that is not one of its table leaves open what becomes of the packet; so does one
+    /// that is not written, next to a property that may be it.
+    fn unknown_action(&mut self, table: Table) {
+        let written = self.entry.values().find(|value| value.key == "action");
+        let text = written.map(|value| value.text.as_str());
         let is_known = match &self.rule.action {
-            Action::Drop => table != "nat",
-            Action::Translate(_) | Action::Hide(_) => table == "nat",
+            Action::Drop => !matches!(table, Table::Nat | Table::Mangle),
+            Action::Translate(_) | Action::Hide(_) => table == Table::Nat,
             Action::Other => {
-                matches!(self.entry.value("action"), Some("redirect" | "same")) && table == "nat"
-                    || self.entry.value("action") == Some("notrack") && table == "raw"
+                matches!(text, Some("redirect" | "same")) && table == Table::Nat
+                    || text == Some("notrack") && table == Table::Raw
+                    || matches!(text, Some("mark-packet" | "set-priority")) && table == Table::Bridge
+                    || table == Table::Mangle
             }
-            Action::Accept | Action::Jump(_) | Action::Return | Action::Continue => true,
+            Action::Accept => text.is_some() || self.rule.doubts.is_empty(),
+            Action::Jump(_) | Action::Return | Action::Continue => true,
         };
-        if !is_known && let Some(value) = self.entry.values().find(|value| value.key == "action") {
-            let at = value.at;
+        if !is_known {
+            let at = written.map_or(self.entry.at, |value| value.at);
             let place = format!("{}:{}:{}", self.router.file, at.line, at.column);
-            self.rule.doubts.push(format!("the action {} ({place})", value.text.as_str()));
+            let action = text.map_or_else(|| "no action".to_owned(), |text| format!("the action {text}"));
+            self.rule.doubts.push(format!("{action} ({place})"));
             self.rule.action = Action::Other;
             self.rule.certain.ports = Ranges::empty();
+        }
+        if table == Table::Bridge && matches!(text, Some("mark-packet" | "set-priority")) {
+            self.rule.action = Action::Continue;
+        }
+    }
+
+    /// A condition of the filter of bridges, which names things in its own way.
+    fn bridge_condition(&mut self, value: &Value) {
+        let (is_negated, written) = negation(value);
+        let protocols: fn(&mut Flow) -> &mut Ranges = |flow| &mut flow.protocols;
+        let is_ipv4 = self.family == Family::V4;
+        match value.key.as_str() {
+            "in-bridge" | "in-bridge-list" => {
+                self.interfaces(value, written, is_negated, |flow| &mut flow.arrives);
+            }
+            "out-bridge" | "out-bridge-list" => {
+                self.interfaces(value, written, is_negated, |flow| &mut flow.leaves);
+            }
+            "mac-protocol" => {
+                let asked = match (written, is_ipv4) {
+                    ("ip", true) | ("ipv6", false) => Some(Ranges::all()),
+                    ("ip" | "ipv6" | "arp" | "rarp" | "ipx" | "lldp" | "pppoe" | "pppoe-discovery", _) => {
+                        Some(Ranges::empty())
+                    }
+                    _ => None,
+                };
+                self.ask(value, asked, is_negated, protocols);
+            }
+            "ip-protocol" => {
+                let asked = self.protocol(written);
+                self.ask(value, asked, is_negated, protocols);
+            }
+            "src-address" | "dst-address" if !is_ipv4 => {
+                self.ask(value, Some(Ranges::empty()), false, protocols);
+            }
+            "src-address6" | "dst-address6" if is_ipv4 => {
+                self.ask(value, Some(Ranges::empty()), false, protocols);
+            }
+            "src-address" | "src-address6" => {
+                let asked = range(written, self.family).map(|(first, last)| Ranges::of(first, last));
+                self.ask(value, asked, is_negated, |flow| &mut flow.sources);
+            }
+            "dst-address" | "dst-address6" => {
+                let asked = range(written, self.family).map(|(first, last)| Ranges::of(first, last));
+                self.ask(value, asked, is_negated, |flow| &mut flow.destinations);
+            }
+            _ => self.doubt(value, "no counterpart"),
         }
     }
 
     fn condition(&mut self, value: &Value) {
-        let (is_negated, written) = match value.text.strip_prefix('!') {
-            Some(rest) => (true, rest),
-            None => (false, value.text.as_str()),
-        };
+        let (is_negated, written) = negation(value);
         match value.key.as_str() {
             "protocol" => {
                 let asked = self.protocol(written);
                 self.ask(value, asked, is_negated, |flow| &mut flow.protocols);
             }
+            // The port of the service is the source port of a reply.
+            "dst-port" if self.packet == Packet::Reply => self.client_ports(value, written, is_negated),
             "dst-port" => {
                 let asked = self.ports(written);
                 self.ask(value, asked, is_negated, |flow| &mut flow.ports);
             }
+            "src-port" if self.packet == Packet::Reply => {
+                let asked = self.ports(written);
+                self.ask(value, asked, is_negated, |flow| &mut flow.ports);
+            }
+            "port" => self.any_port(value, written, is_negated),
             "src-address" => {
                 let asked = range(written, self.family).map(|(first, last)| Ranges::of(first, last));
                 self.ask(value, asked, is_negated, |flow| &mut flow.sources);
@@ -216,12 +315,10 @@ impl<'r> Reader<'r> {
             "src-address-list" => self.list(value, written, is_negated, |flow| &mut flow.sources),
             "dst-address-list" => self.list(value, written, is_negated, |flow| &mut flow.destinations),
             "in-interface" | "in-interface-list" => {
-                let asked = self.interfaces(&value.key, written);
-                self.ask(value, asked, is_negated, |flow| &mut flow.arrives);
+                self.interfaces(value, written, is_negated, |flow| &mut flow.arrives);
             }
             "out-interface" | "out-interface-list" => {
-                let asked = self.interfaces(&value.key, written);
-                self.ask(value, asked, is_negated, |flow| &mut flow.leaves);
+                self.interfaces(value, written, is_negated, |flow| &mut flow.leaves);
             }
             "icmp-options" => {
                 let asked = self.icmp(written);
@@ -231,21 +328,64 @@ impl<'r> Reader<'r> {
         }
     }
 
+    /// The ports of clients, which are any above 1,023: a rule about few of them is about few flows
+    /// of a client, and not about the client.
+    fn client_ports(&mut self, value: &Value, written: &str, is_negated: bool) {
+        let clients = Ranges::of(1_024, 65_535);
+        let Some(asked) = self.ports(written) else { return self.doubt(value, "no counterpart") };
+        let asked = if is_negated { asked.complement() } else { asked }.and(&clients);
+        if is_few(&asked) {
+            self.ask(value, Some(Ranges::empty()), false, |flow| &mut flow.protocols);
+        } else if !asked.covers(&clients) {
+            self.doubt(value, "no counterpart");
+        }
+    }
+
+    /// A port at either end.
+    fn any_port(&mut self, value: &Value, written: &str, is_negated: bool) {
+        let clients = Ranges::of(1_024, 65_535);
+        let asked = self.ports(written).filter(|asked| !is_negated && is_few(&asked.and(&clients)));
+        self.ask(value, asked, false, |flow| &mut flow.ports);
+    }
+
+    /// Flags of TCP, of which each kind of packet has few combinations.
+    fn flags(&mut self, value: &Value) {
+        let packets: &[&[&str]] = match self.packet {
+            Packet::First => &[&["syn"]],
+            Packet::Later => &[&["ack"], &["ack", "psh"], &["ack", "fin"]],
+            Packet::Reply => &[&["syn", "ack"], &["ack"], &["ack", "psh"], &["ack", "fin"]],
+        };
+        let asked: Vec<&str> = value.text.split(',').map(str::trim).collect();
+        let has = |packet: &[&str]| {
+            asked.iter().all(|flag| match flag.strip_prefix('!') {
+                Some(flag) => !packet.contains(&flag),
+                None => packet.contains(flag),
+            })
+        };
+        let is_known =
+            |flag: &&str| ["fin", "syn", "rst", "psh", "ack", "urg"].contains(&flag.trim_start_matches('!'));
+        let count = packets.iter().filter(|packet| has(packet)).count();
+        let protocols = match count {
+            _ if !asked.iter().all(is_known) => None,
+            0 => Some(Ranges::empty()),
+            all if all == packets.len() => Some(Ranges::one(TCP)),
+            _ => None,
+        };
+        self.ask(value, protocols, false, |flow| &mut flow.protocols);
+    }
+
     /// Conditions that are about no part of [`Flow`].
     fn state(&mut self, value: &Value, written: &str, is_negated: bool) {
         match (value.key.as_str(), written) {
             ("connection-state", _) => {
-                let named: Vec<&str> = written.split(',').map(str::trim).collect();
-                self.rule.is_for_new = named.contains(&"new") != is_negated;
-                self.rule.is_for_established = named.contains(&"established") != is_negated;
+                let asked = if self.packet == Packet::First { "new" } else { "established" };
+                self.rule.is_for_such = written.split(',').any(|named| named.trim() == asked) != is_negated;
             }
             ("connection-nat-state", "dstnat") => self.rule.translated = Some(!is_negated),
             ("dst-address-type", "local") => self.rule.local = Some(!is_negated),
             ("dst-address-type", "unicast") if !is_negated => {}
             ("dst-address-type", "broadcast" | "multicast") if is_negated => {}
-            ("tcp-flags", "syn" | "syn,!ack") if !is_negated => {
-                self.ask(value, Some(Ranges::one(TCP)), false, |flow| &mut flow.protocols);
-            }
+            ("tcp-flags", _) => self.flags(value),
             // What is carried is never under IPsec.
             ("ipsec-policy", "in,none" | "out,none") if !is_negated => {}
             ("ipsec-policy", "in,ipsec" | "out,ipsec") if !is_negated => {
@@ -272,25 +412,32 @@ impl<'r> Reader<'r> {
         self.rule.certain.ports = Ranges::empty();
     }
 
-    /// A list that may hold more than the export says applies to its known addresses in any case,
-    /// and to every other one perhaps.
-    fn list(&mut self, value: &Value, name: &str, is_negated: bool, part: fn(&mut Flow) -> &mut Ranges) {
-        let list = self.router.address_lists.get(self.family, name);
-        let known = list.map(|list| list.addresses.clone()).unwrap_or_default();
-        let Some(open) = list.and_then(|list| list.open) else {
-            return self.ask(value, Some(known), is_negated, part);
-        };
+    /// A list that may hold more than the export says applies to what it is known to hold in any
+    /// case, and to everything else perhaps.
+    fn held(
+        &mut self,
+        value: &Value,
+        held: Held<Ranges>,
+        is_negated: bool,
+        part: fn(&mut Flow) -> &mut Ranges,
+    ) {
+        let Some(open) = held.open else { return self.ask(value, Some(held.known), is_negated, part) };
         let at = value.at;
         let place = format!("{}:{}:{}", self.router.file, at.line, at.column);
+        let name = value.text.trim_start_matches('!');
         self.rule.doubts.push(format!("the list {name:?} {open} ({place})"));
         let (certain, possible) = match is_negated {
-            false => (known, Ranges::all()),
-            true => (Ranges::empty(), known.complement()),
+            false => (held.known, Ranges::all()),
+            true => (Ranges::empty(), held.known.complement()),
         };
         for (flow, asked) in [(&mut self.rule.certain, certain), (&mut self.rule.possible, possible)] {
             let part = part(flow);
             *part = part.and(&asked);
         }
+    }
+
+    fn list(&mut self, value: &Value, name: &str, is_negated: bool, part: fn(&mut Flow) -> &mut Ranges) {
+        self.held(value, self.router.address_lists.get(self.family, name), is_negated, part);
     }
 
     fn protocol(&self, written: &str) -> Asked {
@@ -308,26 +455,60 @@ impl<'r> Reader<'r> {
 
     /// Ports, which only TCP and UDP have.
     fn ports(&self, written: &str) -> Asked {
-        matches!(self.entry.value("protocol"), Some("tcp" | "udp" | "6" | "17")).then_some(())?;
-        let ranges = written.split(',').map(|item| text::ports(item.trim()));
-        let ranges = ranges.map(|range| range.map(|range| (range.first().into(), range.last().into())));
+        let protocol = self.entry.value("protocol").or_else(|| self.entry.value("ip-protocol"));
+        matches!(protocol, Some("tcp" | "udp" | "6" | "17")).then_some(())?;
+        let ranges = written.split(',').map(|item| port_range(item.trim()));
         Some(Ranges::union_of(ranges.collect::<Option<Vec<(u128, u128)>>>()?))
     }
 
     fn icmp(&self, written: &str) -> Asked {
-        let request = if self.family == Family::V4 { "8" } else { "128" };
+        let echo = match (self.family, self.packet) {
+            (Family::V4, Packet::Reply) => "0",
+            (Family::V4, _) => "8",
+            (Family::V6, Packet::Reply) => "129",
+            (Family::V6, _) => "128",
+        };
         let (kind, code) = written.split_once(':').unwrap_or((written, "0-255"));
         kind.parse::<u8>().ok()?;
-        let is_request = kind == request && (code == "0" || code.starts_with("0-"));
-        Some(if is_request { Ranges::one(ECHO) } else { Ranges::empty() })
+        let is_echo = kind == echo && (code == "0" || code.starts_with("0-"));
+        Some(if is_echo { Ranges::one(ECHO) } else { Ranges::empty() })
     }
 
-    fn interfaces(&self, key: &str, written: &str) -> Asked {
-        if key.ends_with("list") {
-            return self.router.interface_lists.members(written);
+    /// An interface, or the members of a list of them.
+    fn interfaces(
+        &mut self,
+        value: &Value,
+        written: &str,
+        is_negated: bool,
+        part: fn(&mut Flow) -> &mut Ranges,
+    ) {
+        if value.key.ends_with("list") {
+            return self.held(value, self.router.interface_lists.get(written), is_negated, part);
         }
         let is_group = ["all-ethernet", "all-wireless", "all-vlan", "all-ppp", "dynamic"].contains(&written);
-        self.router.interface(written).filter(|_| !is_group).map(Ranges::one)
+        let asked = self.router.interface(written).filter(|_| !is_group).map(Ranges::one);
+        self.ask(value, asked, is_negated, part);
+    }
+}
+
+/// Whether ports are few of those that clients have.
+fn is_few(ports: &Ranges) -> bool {
+    const FEW: usize = 1_024;
+    ports.numbers().take(FEW).count() < FEW
+}
+
+/// First and last of a range of ports, which begin at 0.
+fn port_range(written: &str) -> Option<(u128, u128)> {
+    let (first, last) = written.split_once('-').unwrap_or((written, written));
+    let (first, last) = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
+    (first <= last).then_some((first.into(), last.into()))
+}
+
+/// Whether a value is negated, and the rest of it.
+fn negation(value: &Value) -> (bool, &str) {
+    match value.text.strip_prefix('!') {
+        Some(rest) => (true, rest),
+        None => (false, value.text.as_str()),
     }
 }
 

@@ -7,14 +7,16 @@ use ipnetwork::IpNetwork;
 use super::carry::Carry;
 use super::flows::{Flow, Flows, TCP, UDP};
 use super::notes::{EDGE, Notes, ORIGIN};
+use super::obstacles::{Obstacle, obstacle};
 use super::private::Ends;
-use super::published::{Behind, Refusal, Service, services};
+use super::published::{Behind, Refusal, Service, services, translates};
 use super::ranges::{Family, Ranges, addresses};
 use super::router::{Link, Router};
+use super::routes::Routing;
 use super::site::Site;
 use super::verdicts::verdicts;
 use crate::import::draft::{Draft, Names, OriginPeer};
-use crate::import::outcome::FindingKind::{Assumed, Carried, NoCounterpart};
+use crate::import::outcome::FindingKind::{Assumed, Carried, NoCounterpart, Stays};
 
 /// Carries every rule of both routers over, or records why not.
 pub(super) fn carry(edge: &mut Router, near: &Link, origin: &mut Router, far: &Link, draft: &mut Draft) {
@@ -58,7 +60,19 @@ fn both_families(
         let near_side = addresses(&draft.edge.lan, family).or(&behind.edge);
         let at_edge = Site::new(edge, near, family, behind.peers.clone());
         let at_origin = Site::new(origin, far, family, near_side);
-        let (found, refusals) = services(&at_edge, &at_origin, &behind);
+        let obstacles = [obstacle(edge, near, family), obstacle(origin, far, family)];
+        let (found, refusals) = match obstacles.iter().flatten().next() {
+            Some(obstacle) => (Vec::new(), nothing(&at_edge, obstacle.text)),
+            None => services(&at_edge, &at_origin, &behind),
+        };
+        let is_hindered = obstacles.iter().any(Option::is_some);
+        for (side, obstacle) in [EDGE, ORIGIN].into_iter().zip(&obstacles) {
+            let Some(Obstacle { index, text }) = obstacle else { continue };
+            // A family without rules has nothing to lose.
+            let kind =
+                if at_edge.nat.is_empty() && at_edge.filter.is_empty() { Stays } else { NoCounterpart };
+            notes.verdict(side, *index, kind, format!("{text}, so nothing is carried"));
+        }
         refuse(&refusals, edge, family, notes);
         let (machine, others) = machine(&found, far, family);
         if machines.is_none() {
@@ -73,7 +87,7 @@ fn both_families(
             origin_own: addresses(&hosts(&far.address), family),
             machine,
         };
-        let mut private = ends.flows();
+        let mut private = if is_hindered { Vec::new() } else { ends.flows() };
         private.sort_by_key(|private| private.index);
         let (origin_own, lan) = (ends.origin_own.clone(), draft.edge.lan.clone());
         let (edge_name, origin_name) = (edge.name.clone(), origin_peer(draft));
@@ -91,13 +105,23 @@ fn both_families(
             machine,
             origin_own: &origin_own,
         };
-        found.iter().for_each(|service| carry.publish(service, &found));
+        // Those that leave addresses to others come last.
+        let (others, first): (Vec<_>, Vec<_>) = found.iter().partition(|service| !service.except.is_empty());
+        first.into_iter().chain(others).for_each(|service| carry.publish(service));
         private.iter().for_each(|private| carry.private(private, &lan));
-        other_edges(&mut carry, origin, far, edge.is_given);
+        if !is_hindered {
+            other_edges(&mut carry, origin, far, edge.is_given);
+        }
         verdicts(&at_edge, EDGE, notes);
         verdicts(&at_origin, ORIGIN, notes);
     }
     machines
+}
+
+/// The refusal of every dst-nat.
+fn nothing(edge: &Site<'_>, text: &str) -> Vec<Refusal> {
+    let rules = edge.nat.iter().filter(|rule| translates(rule));
+    rules.map(|rule| Refusal::Rule(rule.index, text.to_owned())).collect()
 }
 
 fn refuse(refusals: &[Refusal], edge: &Router, family: Family, notes: &mut Notes) {
@@ -277,6 +301,7 @@ pub(super) fn assumptions(edge: &Router, near: &Link, draft: &mut Draft) {
         ),
     );
     if edge.is_given {
+        routes_assumed(edge, near, draft);
         forwarded_ports(edge, near, draft);
     }
     if draft.edge.allow.iter().any(|allow| allow.masquerade) {
@@ -298,10 +323,23 @@ pub(super) fn assumptions(edge: &Router, near: &Link, draft: &mut Draft) {
     }
 }
 
+/// Where the export may lack the route into the tunnel, that there is one.
+fn routes_assumed(edge: &Router, near: &Link, draft: &mut Draft) {
+    let routed = draft.edge.publish.iter().map(|publish| publish.forward.target.is_ipv4());
+    let families: Vec<Family> = routed.map(Family::of).collect();
+    for family in Family::BOTH.into_iter().filter(|family| families.contains(family)) {
+        if let Some(why) = Routing::read(edge, family).assumed {
+            let text = format!("{} routes what is published into {}: {why}", edge.file, near.name);
+            draft.note(Assumed, text);
+        }
+    }
+}
+
 fn forwarded_ports(edge: &Router, near: &Link, draft: &mut Draft) {
     let mut ports = vec![format!("udp/{}", near.listen_port)];
     for publish in &draft.edge.publish {
-        ports.extend(publish.protocols.iter().map(|protocol| format!("{protocol}/{}", publish.ports)));
+        ports
+            .extend(publish.protocols.iter().map(|protocol| format!("{protocol}/{}", publish.forward.ports)));
     }
     ports.sort();
     ports.dedup();

@@ -3,10 +3,16 @@
 use std::collections::BTreeSet;
 
 use super::flows::{Flow, Flows};
-use super::ranges::{Family, Ranges};
+use super::lists::range;
+use super::obstacles::strict;
+use super::ranges::{Family, Ranges, addresses};
 use super::router::{Link, Router};
-use super::rule::{Action, Rule, Translation};
+use super::routes::{Goal, Routing};
+use super::rule::Packet::{First, Later, Reply};
+use super::rule::{Action, Rule, Table, Translation};
+use super::uplinks::no_host;
 use super::walk::{State, Walk};
+use crate::import::routeros::Entry;
 
 /// The rules of a router for one family, with the tunnel's interface.
 pub(super) struct Site<'r> {
@@ -18,6 +24,15 @@ pub(super) struct Site<'r> {
     pub(super) raw: Vec<Rule>,
     pub(super) nat: Vec<Rule>,
     pub(super) filter: Vec<Rule>,
+    pub(super) bridge: Vec<Rule>,
+    pub(super) mangle: Vec<Rule>,
+    pub(super) routing: Routing,
+    /// What IPsec policies take, with their commands.
+    policies: Vec<(usize, Flow)>,
+    /// Filter and bridge as the packets after the first meet them.
+    later: [Vec<Rule>; 2],
+    /// Raw, filter and bridge as replies meet them.
+    replies: [Vec<Rule>; 3],
 }
 
 /// What was found on a path: flows that certainly pass, and the commands that decided.
@@ -43,12 +58,25 @@ pub(super) struct Delivered {
 
 const PLAIN: State = State { is_translated: false, is_local: false };
 const TRANSLATED: State = State { is_translated: true, is_local: false };
-const LOCAL: State = State { is_translated: false, is_local: true };
 
 impl<'r> Site<'r> {
     pub(super) fn new(router: &'r Router, link: &'r Link, family: Family, beyond: Ranges) -> Self {
-        let rules = |table| Rule::all(router, family, table);
-        Self { router, link, family, beyond, raw: rules("raw"), nat: rules("nat"), filter: rules("filter") }
+        let rules = |table, packet| Rule::all(router, family, table, packet);
+        Self {
+            router,
+            link,
+            family,
+            beyond,
+            raw: rules(Table::Raw, First),
+            nat: rules(Table::Nat, First),
+            filter: rules(Table::Filter, First),
+            bridge: rules(Table::Bridge, First),
+            mangle: rules(Table::Mangle, First),
+            routing: Routing::read(router, family),
+            policies: policies(router, family),
+            later: [Table::Filter, Table::Bridge].map(|table| rules(table, Later)),
+            replies: [Table::Raw, Table::Filter, Table::Bridge].map(|table| rules(table, Reply)),
+        }
     }
 
     /// The numbers of the commands of rules, by their position.
@@ -56,23 +84,127 @@ impl<'r> Site<'r> {
         positions.into_iter().filter_map(|at| rules.get(at)).map(|rule| rule.index).collect()
     }
 
-    /// What gets through a chain of filters.
+    /// What gets through a chain of filters, with the packets that follow it and the replies.
     pub(super) fn through(&self, chain: &str, flows: &Flows, is_translated: bool) -> Found {
         let is_local = chain == "input";
-        let walk = Walk::filter(&self.filter, chain, flows, State { is_translated, is_local });
+        let state = State { is_translated, is_local };
+        let walk = Walk::filter(&self.filter, chain, flows, state);
         let deciding = walk.endings.iter().filter_map(|ending| ending.rule);
-        Found {
+        let mut found = Found {
             flows: walk.passed(),
             refused_by: Self::commands(&self.filter, walk.refused_by.iter().copied()),
             passed_by: Self::commands(&self.filter, deciding),
+        };
+        found.narrow(self.bridged(&self.bridge, &found.flows));
+        found.narrow(self.clear(&found.flows));
+        found.narrow(self.known(&found.flows, state));
+        found
+    }
+
+    /// What no IPsec policy takes, either way.
+    fn clear(&self, flows: &Flows) -> Found {
+        let mut found = Found { flows: flows.clone(), ..Found::default() };
+        for (index, policy) in &self.policies {
+            for taken in [policy.clone(), policy.reversed()] {
+                if !found.flows.and(&taken).is_empty() {
+                    found.flows = found.flows.minus(&taken);
+                    found.refused_by.insert(*index);
+                }
+            }
         }
+        found
+    }
+
+    /// What of flows that their first packet opened is let through both ways.
+    fn known(&self, flows: &Flows, state: State) -> Found {
+        let [later, later_bridge] = &self.later;
+        let [raw, filter, bridge] = &self.replies;
+        let (ahead, back) = if state.is_local { ("input", "output") } else { ("forward", "forward") };
+        let out = if state.is_local { "output" } else { "prerouting" };
+        let mut found = Self::pass(later, ahead, flows, state);
+        found.narrow(self.bridged(later_bridge, &found.flows));
+        let state = State { is_local: false, ..state };
+        for (rules, chain) in [(raw, out), (filter, back)] {
+            found.narrow(self.answered(&found.flows, |replies| Self::pass(rules, chain, replies, state)));
+        }
+        found.narrow(self.answered(&found.flows, |replies| self.bridged(bridge, replies)));
+        found
+    }
+
+    /// The flows whose replies pass; what is refused to addresses that no host has is not refused.
+    fn answered(&self, flows: &Flows, pass: impl Fn(&Flows) -> Found) -> Found {
+        let hosts = Flow { sources: no_host(self.family).complement(), ..Flow::all() };
+        let mut all = Found::default();
+        for flow in flows.iter() {
+            let one = Flows::of(flow.clone());
+            let mut found = pass(&one.map(Flow::reversed));
+            found.flows = found.flows.map(Flow::reversed);
+            if one.refused(&found.flows).and(&hosts).is_empty() {
+                found = Found { flows: one, ..Found::default() };
+            }
+            all.join(found);
+        }
+        all
+    }
+
+    /// What of hidden flows gets its replies: those are sent to this router's own address.
+    pub(super) fn hidden(&self, flows: &Flows, own: &Ranges) -> Found {
+        let [raw, ..] = &self.replies;
+        let state = State { is_translated: false, is_local: true };
+        let mut all = Found::default();
+        for flow in flows.iter() {
+            let reply = Flow { destinations: own.clone(), leaves: Ranges::all(), ..flow.reversed() };
+            let start = Flows::of(reply);
+            let found = Self::pass(raw, "prerouting", &start, state);
+            all.refused_by.extend(found.refused_by);
+            // Which of the own addresses is used is not known.
+            let refused = start.refused(&found.flows).map(|reply| Flow {
+                destinations: flow.sources.clone(),
+                leaves: flow.arrives.clone(),
+                ..reply.clone()
+            });
+            all.flows.add(Flows::of(flow.clone()).without(&refused.map(Flow::reversed)));
+        }
+        all
+    }
+
+    fn pass(rules: &[Rule], chain: &str, flows: &Flows, state: State) -> Found {
+        let walk = Walk::filter(rules, chain, flows, state);
+        let refused_by = Self::commands(rules, walk.refused_by.iter().copied());
+        Found { flows: walk.passed(), refused_by, passed_by: BTreeSet::new() }
+    }
+
+    /// What bridges let in and out, which ask before and after the router's own filter.
+    fn bridged(&self, rules: &[Rule], flows: &Flows) -> Found {
+        let mut found = Found { flows: flows.clone(), ..Found::default() };
+        if rules.is_empty() {
+            return found;
+        }
+        let bridges = self.router.bridges();
+        let arriving = Flow { arrives: bridges.clone(), ..Flow::all() };
+        let leaving = Flow { leaves: bridges, ..Flow::all() };
+        for (chain, part) in [("input", arriving), ("output", leaving)] {
+            let mut passed = Self::pass(rules, chain, &found.flows.and(&part), PLAIN);
+            passed.flows.add(found.flows.minus(&part));
+            found.narrow(passed);
+        }
+        found
     }
 
     /// What gets through the forward chain, by the position of the rule that lets it.
     pub(super) fn forwarded_by_rule(&self, flows: &Flows) -> (Vec<(Option<usize>, Flows)>, BTreeSet<usize>) {
         let walk = Walk::filter(&self.filter, "forward", flows, PLAIN);
-        let refused = Self::commands(&self.filter, walk.refused_by.iter().copied());
-        (walk.endings.into_iter().map(|ending| (ending.rule, ending.flows)).collect(), refused)
+        let mut refused = Self::commands(&self.filter, walk.refused_by.iter().copied());
+        let both_ways = |(rule, flows): (Option<usize>, Flows)| {
+            let mut found = self.bridged(&self.bridge, &flows);
+            found.narrow(self.clear(&found.flows));
+            found.narrow(self.known(&found.flows, PLAIN));
+            refused.extend(found.refused_by);
+            (rule, found.flows)
+        };
+        let passed: Vec<_> =
+            walk.endings.into_iter().map(|ending| (ending.rule, ending.flows)).map(both_ways).collect();
+        (passed, refused)
     }
 
     /// What accepts let through, each with everything that it is about and that some accept lets
@@ -98,6 +230,13 @@ impl<'r> Site<'r> {
         let walk = Walk::filter(&self.raw, "prerouting", flows, State { is_translated: false, is_local });
         let refused_by = Self::commands(&self.raw, walk.refused_by.iter().copied());
         Found { flows: walk.passed(), refused_by, passed_by: BTreeSet::new() }
+    }
+
+    /// What of flows is routed to where it should go; `target` is where a dst-nat sends it.
+    pub(super) fn routed(&self, flows: &Flows, target: Option<u128>, goal: Goal) -> Found {
+        let mut all = Found::default();
+        flows.iter().for_each(|flow| all.join(self.routing.carried(flow, target, goal)));
+        all
     }
 
     /// What each dst-nat takes, by its position, and what none takes.
@@ -141,13 +280,18 @@ impl<'r> Site<'r> {
 
     /// What becomes of flows that come out of the tunnel here.
     pub(super) fn deliver(&self, flows: &Flows) -> (Vec<Delivered>, BTreeSet<usize>) {
+        let peers = self.router.peers.iter().filter(|peer| peer.link == self.link.name);
+        let allowed = addresses(peers.flat_map(|peer| &peer.allowed), self.family);
         let arriving = flows.map(|flow| Flow {
             arrives: Ranges::one(self.link.id),
             leaves: Ranges::all(),
+            // WireGuard itself refuses other sources.
+            sources: flow.sources.and(&allowed),
             ..flow.clone()
         });
         let own = self.router.own(self.family);
         let (mut delivered, mut refused_by) = (Vec::new(), BTreeSet::new());
+        let arriving = self.believed(&arriving, &mut refused_by);
         for is_local in [true, false] {
             let here = if is_local { own.clone() } else { own.complement() };
             let part = arriving.and(&Flow { destinations: here, ..Flow::all() });
@@ -157,7 +301,13 @@ impl<'r> Site<'r> {
             for (at, flows) in taken {
                 self.translated_here(at, &flows, &mut delivered, &mut refused_by);
             }
-            let found = if is_local { self.input(&untouched) } else { self.forward(&untouched, false) };
+            let found = if is_local {
+                self.through("input", &untouched, false)
+            } else {
+                let routed = self.routed(&untouched, None, Goal::AwayFrom(self.link.id));
+                refused_by.extend(routed.refused_by);
+                self.forward(&routed.flows, false)
+            };
             refused_by.extend(found.refused_by);
             delivered.push(Delivered { flows: found.flows, to: None, moved: 0, passed_by: found.passed_by });
         }
@@ -165,14 +315,13 @@ impl<'r> Site<'r> {
         (delivered, refused_by)
     }
 
-    fn input(&self, flows: &Flows) -> Found {
-        let walk = Walk::filter(&self.filter, "input", flows, LOCAL);
-        let deciding = walk.endings.iter().filter_map(|ending| ending.rule);
-        Found {
-            flows: walk.passed(),
-            refused_by: Self::commands(&self.filter, walk.refused_by.iter().copied()),
-            passed_by: Self::commands(&self.filter, deciding),
-        }
+    /// What a strict reverse path filter leaves of what comes out of the tunnel.
+    fn believed(&self, arriving: &Flows, refused_by: &mut BTreeSet<usize>) -> Flows {
+        let Some(index) = strict(self.router, self.family) else { return arriving.clone() };
+        let back = arriving.map(|flow| Flow { arrives: Ranges::all(), ..flow.reversed() });
+        let found = self.routed(&back, None, Goal::Into(self.link.id));
+        refused_by.insert(index);
+        found.flows.map(|flow| Flow { leaves: Ranges::one(self.link.id), ..flow.clone() }.reversed())
     }
 
     /// Through the forward chain, whichever interface leads to the destination.
@@ -206,9 +355,14 @@ impl<'r> Site<'r> {
     ) {
         let Some((rule, translation)) = self.translation(at) else { return };
         for (flow, to, moved) in pieces(flows, translation) {
-            let there =
-                Flow { destinations: Ranges::one(to), ports: flow.ports.moved(moved), ..flow.clone() };
-            let found = self.forward(&Flows::of(there), true);
+            let routed = self.routed(&Flows::of(flow.clone()), Some(to), Goal::AwayFrom(self.link.id));
+            refused_by.extend(routed.refused_by);
+            let there = routed.flows.map(|flow| Flow {
+                destinations: Ranges::one(to),
+                ports: flow.ports.moved(moved),
+                ..flow.clone()
+            });
+            let found = self.forward(&there, true);
             let back = found.flows.map(|passed| Flow {
                 destinations: flow.destinations.clone(),
                 ports: passed.ports.moved(-moved),
@@ -222,11 +376,33 @@ impl<'r> Site<'r> {
 }
 
 impl Found {
+    /// Only what a later step lets pass too.
+    pub(super) fn narrow(&mut self, later: Self) {
+        self.flows = later.flows;
+        self.refused_by.extend(later.refused_by);
+    }
+
     pub(super) fn join(&mut self, other: Self) {
         self.flows.add(other.flows);
         self.refused_by.extend(other.refused_by);
         self.passed_by.extend(other.passed_by);
     }
+}
+
+/// What IPsec policies take: with one of a later RouterOS nothing is sure.
+fn policies(router: &Router, family: Family) -> Vec<(usize, Flow)> {
+    let address = |entry: &Entry, key: &str| match entry.value(key) {
+        None => Some(Ranges::all()),
+        Some(written) => range(written, family).map(|(first, last)| Ranges::of(first, last)),
+    };
+    let taking = router.of("ip ipsec policy").filter(|(_, entry)| {
+        entry.value("action") != Some("none") && !matches!(entry.value("template"), Some("yes" | "true"))
+    });
+    let policies = taking.filter_map(|(index, entry)| {
+        let (sources, destinations) = (address(entry, "src-address")?, address(entry, "dst-address")?);
+        Some((index, Flow { sources, destinations, ..Flow::all() }))
+    });
+    policies.collect()
 }
 
 /// The most destinations and ports that are followed one by one.

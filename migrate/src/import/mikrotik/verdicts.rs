@@ -22,8 +22,26 @@ pub(super) fn verdicts(site: &Site<'_>, side: usize, notes: &mut Notes) {
     }
     for rule in &site.raw {
         let (kind, text) = effects(site, rule, side, notes)
-            .unwrap_or_else(|| (Stays, "about packets before the router forwards them".to_owned()));
+            .unwrap_or_else(|| early(site, rule, "about packets before the router forwards them"));
         notes.verdict(side, rule.index, kind, text);
+    }
+    for rule in &site.bridge {
+        let (kind, text) = effects(site, rule, side, notes)
+            .unwrap_or_else(|| early(site, rule, "about frames of a bridge, none of them carried"));
+        notes.verdict(side, rule.index, kind, text);
+    }
+}
+
+/// A rule that is asked before or after the router's filter, and takes nothing of what is carried.
+fn early(site: &Site<'_>, rule: &Rule, text: &str) -> Verdict {
+    match (&rule.action, rule.doubts.first()) {
+        // No packet that the router forwards goes from one port of a bridge to another.
+        _ if rule.chain == "forward" => (Stays, text.to_owned()),
+        (Action::Drop | Action::Other, Some(doubt)) => {
+            let text = format!("{doubt}: nothing that it may refuse is carried: {}", summary(site, rule));
+            (NoCounterpart, text)
+        }
+        _ => (Stays, text.to_owned()),
     }
 }
 
@@ -74,6 +92,13 @@ fn filter(site: &Site<'_>, rule: &Rule, side: usize, notes: &Notes) -> Verdict {
         }
         ("input" | "output", _) => (Stays, itself.to_owned()),
         (_, Action::Continue) => (Replaced, "it does not decide about the first packet of a flow".to_owned()),
+        (_, Action::Jump(_) | Action::Return) if !rule.doubts.is_empty() => {
+            let doubt = rule.doubts.first().map(String::as_str).unwrap_or_default();
+            (
+                NoCounterpart,
+                format!("{doubt}: nothing of what it may take is carried: {}", summary(site, rule)),
+            )
+        }
         (_, Action::Jump(target)) => {
             (Replaced, format!("the rules of chain {target:?} were read where it jumps"))
         }
@@ -93,14 +118,14 @@ fn refusing(site: &Site<'_>, rule: &Rule) -> Verdict {
         let text = format!("{doubt}: nothing that it may refuse is carried: {}", summary(site, rule));
         return (NoCounterpart, text);
     }
-    if !rule.is_for_new || is_only_about_tunnel(site, rule) || rule.translated == Some(false) {
+    if !rule.is_for_such || is_only_about_tunnel(site, rule) || rule.translated == Some(false) {
         return (Replaced, format!("{listed}; the rest is dropped and counted"));
     }
     (Stays, format!("{listed}; elsewhere the router still refuses it"))
 }
 
 fn accepting(site: &Site<'_>, rule: &Rule, side: usize) -> Verdict {
-    if !rule.is_for_new {
+    if !rule.is_for_such {
         return (Replaced, "packets of known flows pass".to_owned());
     }
     if !is_about_tunnel(site, rule) {

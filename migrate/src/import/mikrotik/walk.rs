@@ -31,10 +31,15 @@ pub(super) struct Walk<'r> {
     pub(super) endings: Vec<Ending>,
     /// Positions of rules that refused something, or may have.
     pub(super) refused_by: BTreeSet<usize>,
+    /// How many more jumps are followed.
+    jumps: usize,
 }
 
 /// Chains that jump deeper than this are refused.
 const DEEPEST: u8 = 16;
+/// What jumps after this many chains is refused, and earlier where there are many rules to visit.
+const MOST_JUMPS: usize = 4_096;
+const MOST_VISITS: usize = 2_000_000;
 
 impl<'r> Walk<'r> {
     /// Flows through a chain of filters: those that certainly pass.
@@ -48,7 +53,9 @@ impl<'r> Walk<'r> {
     }
 
     const fn new(rules: &'r [Rule], state: State, falls_through: bool) -> Self {
-        Self { rules, state, falls_through, endings: Vec::new(), refused_by: BTreeSet::new() }
+        let by_visits = MOST_VISITS / if rules.is_empty() { 1 } else { rules.len() };
+        let jumps = if by_visits < MOST_JUMPS { by_visits } else { MOST_JUMPS };
+        Self { rules, state, falls_through, endings: Vec::new(), refused_by: BTreeSet::new(), jumps }
     }
 
     fn run(mut self, chain: &str, flows: &Flows) -> Self {
@@ -102,7 +109,7 @@ impl<'r> Walk<'r> {
                     }
                     flows = self.refuse(at, &flows, &rule.possible);
                 }
-                Action::Jump(target) if depth < DEEPEST => {
+                Action::Jump(target) if depth < DEEPEST && self.jumps > 0 => {
                     flows = self.jump(at, target, flows, in_doubt, depth + 1);
                 }
                 Action::Jump(_) => flows = self.refuse(at, &flows, &rule.possible),
@@ -130,12 +137,16 @@ impl<'r> Walk<'r> {
 
     fn jump(&mut self, at: usize, target: &str, flows: Flows, in_doubt: bool, depth: u8) -> Flows {
         let Some(rule) = self.rules.get(at) else { return flows };
+        self.jumps -= 1;
         let into = flows.and(&rule.possible);
         let certain = if in_doubt { Flows::empty() } else { flows.and(&rule.certain) };
         let doubtful = if in_doubt { into } else { into.minus(&rule.certain) };
         let mut left = flows.minus(&rule.possible);
-        left.add(self.chain(target, certain, false, depth));
-        left.add(self.chain(target, doubtful, true, depth));
+        for (flows, in_doubt) in [(certain, false), (doubtful, true)] {
+            if !flows.is_empty() {
+                left.add(self.chain(target, flows, in_doubt, depth));
+            }
+        }
         left
     }
 }

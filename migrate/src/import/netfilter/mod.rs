@@ -38,17 +38,26 @@ pub(in crate::import) enum Kind {
     SourcePort(Vec<(u16, u16)>),
     Port(Vec<(u16, u16)>),
     State(Vec<State>),
-    /// TCP flags: those that are looked at, and whether SYN is among those that must be set.
+    /// The first packet of a TCP connection.
     Syn,
+    /// A TCP packet with SYN, which the first reply has as well.
+    AnySyn,
     /// The destination is an address of the machine itself.
     Local,
     IsIpv6,
+    /// Of a packet that no connection has: a fragment, or TCP flags that contradict each other.
+    Never,
 }
 
 impl Kind {
     /// The ports that are asked for.
     pub(in crate::import) fn ports(&self) -> Option<&[(u16, u16)]> {
         if let Self::Port(ports) = self { Some(ports) } else { None }
+    }
+
+    /// The source ports that are asked for.
+    pub(in crate::import) fn source_ports(&self) -> Option<&[(u16, u16)]> {
+        if let Self::SourcePort(ports) = self { Some(ports) } else { None }
     }
 
     /// The destinations that are asked for.
@@ -69,6 +78,8 @@ pub(in crate::import) enum State {
     Established,
     /// Its destination was changed.
     Dnat,
+    /// Its source was changed.
+    Snat,
     /// No flow of a service is ever in it.
     Other,
 }
@@ -84,7 +95,7 @@ pub(in crate::import) enum Action {
     Goto(String),
     Dnat(Target),
     /// To a port of the machine itself.
-    Redirect,
+    Redirect(Ports),
     Masquerade,
     Snat(IpAddr),
     /// The MSS is clamped.
@@ -136,6 +147,8 @@ pub(in crate::import) struct Rule {
     pub(in crate::import) action: Action,
     /// What could not be read; the action is then unclear, unless it changes nothing.
     pub(in crate::import) unread: Option<Unread>,
+    /// The words that make it for `iptables`, which compares them.
+    pub(in crate::import) spec: Vec<String>,
     pub(in crate::import) place: Place,
     /// The command as it is written.
     pub(in crate::import) text: String,
@@ -148,7 +161,18 @@ impl Rule {
     }
 
     fn is_like(&self, other: &Self) -> bool {
-        self.conditions == other.conditions && self.action == other.action
+        self.spec == other.spec
+    }
+
+    /// Whether it may be the same in other words.
+    fn may_be_like(&self, other: &Self) -> bool {
+        let is_commented = |rule: &Self| rule.spec.iter().any(|word| word.starts_with("--comment "));
+        let target = |rule: &Self| rule.spec.iter().find(|word| word.starts_with("-j ")).cloned();
+        let both_read = self.unread.is_none() && other.unread.is_none();
+        !self.is_like(other)
+            && target(self) == target(other)
+            && is_commented(self) == is_commented(other)
+            && (!both_read || self.conditions == other.conditions && self.action == other.action)
     }
 }
 
@@ -191,6 +215,12 @@ pub(in crate::import) struct Chain {
     is_made: bool,
 }
 
+impl Chain {
+    fn is_used(&self) -> bool {
+        self.refuses || !self.rules.is_empty()
+    }
+}
+
 /// A change of the packet filter.
 #[derive(Clone, Debug)]
 pub(in crate::import) enum Operation {
@@ -204,7 +234,9 @@ pub(in crate::import) enum Operation {
     Policy(ChainId, bool),
     /// Every chain of the table without a name.
     Flush(&'static str, String, Option<String>),
-    Make(ChainId, Option<(Base, bool)>),
+    /// Where it is called from, and whether what no rule decides is refused, as far as that is
+    /// written.
+    Make(ChainId, Option<Base>, Option<bool>),
     Remove(&'static str, String, Option<String>),
     Nothing,
 }
@@ -217,6 +249,8 @@ pub(in crate::import) struct Ruleset {
     pub(in crate::import) chains: Vec<Chain>,
     /// Whether packets are forwarded, where a command says so: IPv4, IPv6.
     pub(in crate::import) forwards: [Option<bool>; 2],
+    /// Whether packets from outside may be for loopback addresses.
+    pub(in crate::import) routes_loopback: bool,
 }
 
 impl Ruleset {
@@ -259,24 +293,16 @@ impl Ruleset {
                 self.of(space, &table, name.as_deref()).for_each(|chain| chain.rules.clear());
                 (true, None)
             }
-            Operation::Make(id, base) => {
+            Operation::Make(id, base, refuses) => {
+                let is_program = id.space.ends_with("tables");
+                let is_known = self.chains.iter().any(|chain| chain.id == id && chain.is_made);
                 let chain = self.chain(&id);
                 chain.is_made = true;
-                if let Some((base, refuses)) = base {
-                    (chain.base, chain.refuses) = (Some(base), refuses);
-                }
-                (true, None)
+                chain.base = chain.base.or(base);
+                chain.refuses = refuses.unwrap_or(chain.refuses);
+                (!(is_program && is_known), None)
             }
-            Operation::Remove(space, table, name) => {
-                let is_gone = |chain: &Chain| {
-                    chain.id.space == space
-                        && chain.id.table == table
-                        && name.as_ref().is_none_or(|name| *name == chain.id.name)
-                        && (space.starts_with("nft") || chain.base.is_none())
-                };
-                self.chains.retain(|chain| !is_gone(chain));
-                (true, None)
-            }
+            Operation::Remove(space, table, name) => (self.remove(space, &table, name.as_deref()), None),
             Operation::Nothing => (true, None),
         }
     }
@@ -285,15 +311,121 @@ impl Ruleset {
     pub(in crate::import) fn obscure(&mut self, place: Place, text: &str, why: &str) -> usize {
         let id = ChainId { space: "unread", table: String::new(), name: String::new() };
         let base = Base { hook: Hook::Prerouting, is_nat: false, priority: i32::MIN };
-        self.apply(Operation::Make(id.clone(), Some((base, false))));
+        self.apply(Operation::Make(id.clone(), Some(base), None));
         let rule = Rule {
             conditions: Vec::new(),
             action: Action::Unclear,
             unread: Some(Unread::new(place, why)),
+            spec: Vec::new(),
             place,
             text: text.to_owned(),
         };
         self.apply(Operation::Append(id, rule)).1.unwrap_or_default()
+    }
+
+    /// A rule that refuses what is routed, from this machine or through it; its number.
+    pub(in crate::import) fn refuse_on_the_way(&mut self, rule: Rule) -> usize {
+        let number = self.add(rule);
+        for (name, hook) in [("through", Hook::Forward), ("from", Hook::Output)] {
+            let id = ChainId { space: "routes", table: String::new(), name: name.to_owned() };
+            let base = Base { hook, is_nat: false, priority: i32::MIN };
+            self.apply(Operation::Make(id.clone(), Some(base), None));
+            self.chain(&id).rules.push(number);
+        }
+        number
+    }
+
+    /// Why it is not known what a change does here.
+    pub(in crate::import) fn doubt(&self, operation: &Operation) -> Option<&'static str> {
+        let chain = |id: &ChainId| self.chains.iter().find(|chain| chain.id == *id);
+        match operation {
+            Operation::Delete(id, rule) | Operation::Check(id, rule) => {
+                let rules = chain(id)?.rules.iter().filter_map(|number| self.rule(*number));
+                let mut known = rules.clone();
+                let is_there = known.any(|known| known.is_like(rule));
+                (!is_there && rules.into_iter().any(|known| known.may_be_like(rule))).then_some(
+                    "whether it is about a rule above, in other words, is not known: write the same words",
+                )
+            }
+            Operation::Policy(id, _) => {
+                let has_base =
+                    iptables::base(id).is_some() || chain(id).is_some_and(|chain| chain.base.is_some());
+                (!has_base).then_some("it sets the policy of a chain that the file does not make")
+            }
+            Operation::Append(..)
+            | Operation::Insert(..)
+            | Operation::DeleteAt(..)
+            | Operation::Flush(..)
+            | Operation::Make(..)
+            | Operation::Remove(..)
+            | Operation::Nothing => None,
+        }
+    }
+
+    /// Rules that say so where one file uses the plain `iptables` and one of its variants, which may
+    /// be the same program or another.
+    pub(in crate::import) fn unsure_programs(&mut self) -> Vec<usize> {
+        let of = |space: &'static str| {
+            self.chains.iter().filter(move |chain| chain.id.space == space && chain.is_used())
+        };
+        // Rules that only change addresses may be in one chain or in two.
+        let decides = |chain: &Chain| {
+            let mut rules = chain.rules.iter().filter_map(|number| self.rules.get(*number));
+            chain.refuses
+                || rules.any(|rule| {
+                    !matches!(
+                        rule.action,
+                        Action::Dnat(_)
+                            | Action::Masquerade
+                            | Action::Snat(_)
+                            | Action::Nothing
+                            | Action::ClampMss
+                    )
+                })
+        };
+        let may_be_one = |one: &Chain, other: &Chain| {
+            (&one.id.table, &one.id.name) == (&other.id.table, &other.id.name)
+                && (decides(one) || decides(other))
+        };
+        let pairs = [
+            ("iptables", ["legacy iptables", "nft iptables"]),
+            ("ip6tables", ["legacy ip6tables", "nft ip6tables"]),
+        ];
+        let unsure = pairs.into_iter().filter(|(plain, variants)| {
+            let mut others = variants.iter().flat_map(|variant| of(variant));
+            others.any(|other| of(plain).any(|one| may_be_one(one, other)))
+        });
+        let count = unsure.count();
+        let why = "whether iptables is iptables-legacy, or iptables-nft and so the tables of nft, is not known: use one name in \
+                   the whole file";
+        let first = self.rules.first().map(|rule| (rule.place, rule.text.clone()));
+        let obscured = (0..count).filter_map(|_| first.clone());
+        obscured
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|(place, text)| self.obscure(place, &text, why))
+            .collect()
+    }
+
+    /// Whether a removal succeeds; `iptables` keeps a chain that has rules or is jumped to.
+    fn remove(&mut self, space: &str, table: &str, name: Option<&str>) -> bool {
+        let is_program = space.ends_with("tables");
+        let of_table = |chain: &Chain| chain.id.space == space && chain.id.table == table;
+        let targets: Vec<String> = self
+            .chains
+            .iter()
+            .filter(|chain| of_table(chain))
+            .flat_map(|chain| &chain.rules)
+            .filter_map(|number| self.rules.get(*number)?.jump().map(str::to_owned))
+            .collect();
+        let is_gone = |chain: &Chain| {
+            let is_meant = of_table(chain) && name.is_none_or(|name| *name == chain.id.name);
+            let is_free = chain.base.is_none() && chain.rules.is_empty() && !targets.contains(&chain.id.name);
+            is_meant && (!is_program || is_free)
+        };
+        let before = self.chains.len();
+        self.chains.retain(|chain| !is_gone(chain));
+        !is_program || name.is_none() || self.chains.len() < before
     }
 
     pub(in crate::import) fn rule(&self, number: usize) -> Option<&Rule> {
@@ -312,7 +444,10 @@ impl Ruleset {
         let jumps: Vec<String> = self.rules.iter().filter_map(Rule::jump).map(str::to_owned).collect();
         let mut placed = Vec::new();
         for (number, chain) in self.chains.iter_mut().enumerate() {
-            if chain.is_made || chain.base.is_some() || jumps.contains(&chain.id.name) {
+            // What `-N` makes may have been there before, with a way to it, as Docker's chain is.
+            let is_lost = chain.id.space.ends_with("tables") && chain.is_used();
+            let has_place = chain.base.is_some() || jumps.contains(&chain.id.name);
+            if has_place || chain.is_made && !is_lost {
                 continue;
             }
             let rules: Vec<&Rule> = chain.rules.iter().filter_map(|&rule| self.rules.get(rule)).collect();

@@ -29,8 +29,8 @@ impl Word {
 /// A command, or what is none.
 pub(super) enum Line {
     Words(Vec<Word>),
-    /// The place of something that is no command of an export, and what is wrong.
-    Bad(Place, &'static str),
+    /// The place of something that is no command of an export, what is wrong, and the whole line.
+    Bad(Place, &'static str, Zeroizing<String>),
     /// `#error exporting …`: the router left a menu out.
     LeftOut(Place, String),
 }
@@ -105,7 +105,7 @@ fn commands((characters, places): &Characters) -> Vec<Line> {
         match reader.word() {
             Ok(word) => words.push(word),
             Err(what) => {
-                found.push(Line::Bad(at, what));
+                found.push(Line::Bad(at, what, Zeroizing::new(characters.iter().collect())));
                 return found;
             }
         }

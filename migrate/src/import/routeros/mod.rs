@@ -7,6 +7,7 @@
 
 mod decode;
 mod lex;
+mod menus;
 
 use std::rc::Rc;
 
@@ -15,6 +16,8 @@ use zeroize::Zeroizing;
 pub use decode::decode;
 pub(super) use lex::Place;
 use lex::{Line, Word};
+use menus::{is_no_menu, may_change};
+pub(super) use menus::{is_of_a_script, is_read, is_unknown};
 use policy::Source;
 
 /// The most commands of one text that are read; the rest is reported as one finding.
@@ -123,27 +126,28 @@ pub(super) fn read(source: &Source<'_>) -> (Vec<Entry>, Vec<Stray>) {
                     None => strays.push(Stray {
                         at,
                         text: format!("not a command of an export: {}", printable(&shown.join(" "))),
-                        hides_rules: is_firewall(&menu) || is_firewall(&shown.join(" ")),
+                        hides_rules: decides(&menu) || may_change(&shown.join(" ")),
                     }),
                 }
             }
-            Line::Bad(at, what) => {
+            Line::Bad(at, what, line) => {
                 let text = format!("not a command of an export: {what}");
-                strays.push(Stray { at, text, hides_rules: is_firewall(&menu) });
+                strays.push(Stray { at, text, hides_rules: decides(&menu) || may_change(&line) });
             }
             Line::LeftOut(at, what) => {
                 let text = format!("the router left this out of the export: {}", printable(&what));
                 let path = what.trim_matches('"').trim_start_matches('/').replace('/', " ");
-                strays.push(Stray { at, text, hides_rules: is_firewall(&path) });
+                strays.push(Stray { at, text, hides_rules: decides(&path) });
             }
         }
     }
     (entries, strays)
 }
 
-/// Whether a menu decides what passes.
-fn is_firewall(menu: &str) -> bool {
-    ["ip firewall", "ipv6 firewall", "interface list"].iter().any(|start| menu.contains(start))
+/// Whether a menu, or one that the words name, decides what passes.
+fn decides(menu: &str) -> bool {
+    is_read(menu)
+        || ["ip firewall", "ipv6 firewall", "interface list"].iter().any(|start| menu.contains(start))
 }
 
 fn printable(text: &str) -> String {
@@ -168,6 +172,9 @@ fn command(words: Vec<Word>, menu: &mut Rc<str>) -> Option<Parsed> {
         // `/ip/address/add` in one word.
         let inline = path.pop_if(|last| is_command(last));
         let joined = path.join(" ");
+        if is_no_menu(&joined) {
+            return None;
+        }
         if **menu != *joined {
             *menu = Rc::from(joined);
         }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::super::netfilter::{Action, Kind, Ports, Rule};
+use super::super::netfilter::{Action, Kind, Ports, Rule, Target};
 
 /// Addresses from the first to the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,15 +26,21 @@ impl Addresses {
         address(self.first, self.is_v4)
     }
 
+    /// The first and the last.
+    pub(super) fn ends(self) -> [IpAddr; 2] {
+        [self.first, self.last].map(|bits| address(bits, self.is_v4))
+    }
+
     /// The only one.
     pub(super) fn single(self) -> Option<IpAddr> {
         (self.first == self.last).then(|| self.any())
     }
 }
 
-/// The parts of the addresses of a family, in order, by the prefixes that rules name.
+/// The parts of the addresses of a family, in order, by the prefixes that rules name and by others.
 pub(super) fn addresses(
-    rules: &[Rule],
+    rules: &[&Rule],
+    others: &[IpNetwork],
     is_v4: bool,
     named: fn(&Kind) -> Option<&Vec<IpNetwork>>,
 ) -> Vec<Addresses> {
@@ -42,6 +48,7 @@ pub(super) fn addresses(
     let kinds = rules.iter().flat_map(|rule| &rule.conditions).filter_map(|condition| named(&condition.kind));
     let bounds: Vec<(u128, u128)> = kinds
         .flatten()
+        .chain(others)
         .filter(|prefix| prefix.is_ipv4() == is_v4 && prefix.prefix() > 0)
         .map(|prefix| (bits(prefix.network()), bits(prefix.broadcast())))
         .collect();
@@ -86,16 +93,20 @@ fn range(part: Addresses) -> Vec<IpNetwork> {
     prefixes
 }
 
-/// The parts of all ports, first and last, by the ports that rules name.
-pub(super) fn ports(rules: &[Rule]) -> Vec<(u16, u16)> {
+/// The parts of all ports, first and last, by the ports that rules name: rules that flows reach
+/// later come first.
+pub(super) fn ports(rules: &[&Rule]) -> Vec<(u16, u16)> {
     let mut starts = BTreeSet::from([1]);
-    let ranges =
-        rules.iter().flat_map(|rule| &rule.conditions).filter_map(|condition| condition.kind.ports());
+    // The port of a service is the source port of its replies.
+    let ranges = rules
+        .iter()
+        .flat_map(|rule| &rule.conditions)
+        .filter_map(|condition| condition.kind.ports().or(condition.kind.source_ports()));
     let mut bounds: Vec<u32> =
         ranges.flatten().flat_map(|(first, last)| [u32::from(*first), u32::from(*last) + 1]).collect();
     for rule in rules {
-        let Action::Dnat(target) = &rule.action else { continue };
-        match target.ports {
+        let (Action::Dnat(Target { ports, .. }) | Action::Redirect(ports)) = rule.action else { continue };
+        match ports {
             Ports::Shifted { from, last, to } => {
                 // A rule behind it names the changed port.
                 let back = |bound: &u32| (bound + u32::from(from)).checked_sub(u32::from(to));
@@ -112,10 +123,18 @@ pub(super) fn ports(rules: &[Rule]) -> Vec<(u16, u16)> {
     starts.iter().zip(ends).filter_map(part).collect()
 }
 
+/// The first of the ports that clients use.
+const CLIENT_PORTS: u16 = 32_768;
+
 /// One source port of each part that rules treat alike.
-pub(super) fn source_ports(rules: &[Rule]) -> Vec<u16> {
+pub(super) fn source_ports(rules: &[&Rule]) -> Vec<u16> {
     let mut ports = BTreeSet::from([40_000]);
     for condition in rules.iter().flat_map(|rule| &rule.conditions) {
+        // The port of a client is the port of its replies; those that services have are no client's.
+        if let Kind::Port(ranges) = &condition.kind {
+            let bounds = ranges.iter().flat_map(|(first, last)| [Some(*first), last.checked_add(1)]);
+            ports.extend(bounds.flatten().filter(|port| *port >= CLIENT_PORTS));
+        }
         if let Kind::SourcePort(ranges) = &condition.kind {
             let beyond = ranges
                 .iter()
@@ -154,11 +173,12 @@ mod tests {
             }],
             action: Action::Accept,
             unread: None,
+            spec: Vec::new(),
             place: Default::default(),
             text: String::new(),
         };
         let rules = [rule("128.0.0.0/2"), rule("0.0.0.0/0"), rule("255.255.255.255/32")];
-        let parts = addresses(&rules, true, Kind::of_either_end);
+        let parts = addresses(&rules.each_ref(), &[], true, Kind::of_either_end);
 
         assert_eq!(parts.len(), 4);
         assert_eq!(prefixes(&parts), ["0.0.0.0/0".parse().unwrap()]);

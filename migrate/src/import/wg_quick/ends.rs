@@ -35,7 +35,7 @@ impl Reader<'_> {
     }
 
     /// The interface's own public key, or [`NO_KEY`].
-    fn own_public_key(&self) -> String {
+    pub(super) fn own_public_key(&self) -> String {
         let key = self.interface.value("privatekey").and_then(|key| (self.derive)(key));
         key.map_or_else(|| NO_KEY.to_owned(), |key| key.to_string())
     }
@@ -50,6 +50,9 @@ impl Reader<'_> {
                 FindingKind::Missing,
                 format!("{own_file}: the private key of {}, which the file does not hold", self.file),
             ),
+        }
+        if !self.is_alone {
+            return draft;
         }
         draft.note(
             FindingKind::Missing,
@@ -138,7 +141,11 @@ impl Reader<'_> {
             notes.extend(note);
             let key = peer.public_key().map_or_else(|| NO_KEY.to_owned(), |key| key.to_string());
             let allowed_ips = self.own_prefixes(number);
-            if allowed_ips.is_empty() || peers.iter().any(|other| other.public_key == key) {
+            // Of two sections of one key the last decides.
+            let mut later = self.peers.iter().skip(number + 1);
+            let is_replaced =
+                peer.public_key().is_some() && later.any(|later| later.public_key() == peer.public_key());
+            if is_replaced || allowed_ips.is_empty() || peers.iter().any(|other| other.public_key == key) {
                 left_out.push(name);
                 continue;
             }
@@ -166,10 +173,12 @@ impl Reader<'_> {
         let mut draft = self.draft(edge, origin, &other_key);
         self.keep(keys, &mut draft);
         draft.findings.extend(notes);
-        draft.note(
-            FindingKind::Missing,
-            "[[peer]] endpoint in forwarder.toml: the edge's public name and port",
-        );
+        if self.is_alone {
+            draft.note(
+                FindingKind::Missing,
+                "[[peer]] endpoint in forwarder.toml: the edge's public name and port",
+            );
+        }
         let wan = match (self.sides.is_stated, self.sides.is_named) {
             (true, _) => None,
             (_, true) => Some("by the rules of the file; the file has no value for [lan] prefixes"),
@@ -265,6 +274,15 @@ impl Reader<'_> {
         let mut draft = self.draft(edge, origin, "edge-side.key");
         self.keep(keys, &mut draft);
         draft.findings.extend(notes);
+        for name in left_out {
+            draft.note(
+                FindingKind::NoCounterpart,
+                format!("peer {name:?} has no Endpoint or the key of another"),
+            );
+        }
+        if !self.is_alone {
+            return Ok(draft);
+        }
         draft.note(
             FindingKind::Missing,
             "[[publish]] and [[allow]] in gateway.toml, [[service]] and [[reach]] in forwarder.toml: the file lists \
@@ -278,12 +296,6 @@ impl Reader<'_> {
             let text =
                 format!("[lan] prefixes in gateway.toml: {lan}, since the file routes them to the edge");
             draft.note(FindingKind::Assumed, text);
-        }
-        for name in left_out {
-            draft.note(
-                FindingKind::NoCounterpart,
-                format!("peer {name:?} has no Endpoint or the key of another"),
-            );
         }
         Ok(draft)
     }

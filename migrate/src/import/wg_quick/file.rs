@@ -33,8 +33,8 @@ pub(super) fn sections(text: &str, file: &str) -> (Vec<Section>, Vec<Finding>) {
     let (mut sections, mut findings): (Vec<Section>, Vec<Finding>) = (Vec::new(), Vec::new());
     let mut above: Vec<(String, u32)> = Vec::new();
     let mut is_under_head = false;
-    for line in logical_lines(text) {
-        let number = line.number();
+    for line in lines(text) {
+        let number = line.number;
         let (content, comment) = line.parts();
         let name = comment.as_deref().and_then(named).map(|name| (name, number));
         if content.is_empty() {
@@ -72,42 +72,36 @@ pub(super) fn sections(text: &str, file: &str) -> (Vec<Section>, Vec<Finding>) {
             }),
         }
     }
-    (sections, findings)
+    (one_interface(sections), findings)
 }
 
-/// A line, and the lines that go on after a backslash at its end.
+/// What every section of the interface says, in one: wg-quick reads them as that.
+fn one_interface(sections: Vec<Section>) -> Vec<Section> {
+    let mut joined: Vec<Section> = Vec::new();
+    for section in sections {
+        let known = joined.iter_mut().find(|known| known.title == "interface");
+        match known.filter(|_| section.title == "interface") {
+            Some(known) => known.values.extend(section.values),
+            None => joined.push(section),
+        }
+    }
+    joined
+}
+
+/// A line; wg-quick never joins one with the next.
 struct Line {
+    number: u32,
     chars: Vec<(char, Place)>,
 }
 
-fn logical_lines(text: &str) -> Vec<Line> {
-    let mut lines: Vec<Line> = Vec::new();
-    let mut goes_on = false;
-    for (number, line) in (1_u32..).zip(text.trim_start_matches('\u{feff}').lines()) {
-        let (line, continues) = match line.strip_suffix('\\') {
-            Some(line) => (line, true),
-            None => (line, false),
-        };
-        let mut chars: Vec<(char, Place)> =
-            line.chars().zip(1..).map(|(c, column)| (c, Place { line: number, column })).collect();
-        if chars.is_empty() || continues {
-            let column = u32::try_from(chars.len()).unwrap_or(0).saturating_add(1);
-            chars.push((' ', Place { line: number, column }));
-        }
-        match lines.last_mut().filter(|_| goes_on) {
-            Some(last) => last.chars.append(&mut chars),
-            None => lines.push(Line { chars }),
-        }
-        goes_on = continues;
-    }
-    lines
+fn lines(text: &str) -> impl Iterator<Item = Line> {
+    (1_u32..).zip(text.trim_start_matches('\u{feff}').lines()).map(|(number, line)| {
+        let chars = line.chars().zip(1..).map(|(c, column)| (c, Place { line: number, column }));
+        Line { number, chars: chars.collect() }
+    })
 }
 
 impl Line {
-    fn number(&self) -> u32 {
-        self.chars.first().map_or(0, |(_, place)| place.line)
-    }
-
     /// What is before the number sign, which ends a line even in quotes, and what is behind it.
     fn parts(&self) -> (String, Option<String>) {
         let all: String = self.chars.iter().map(|(c, _)| *c).collect();
@@ -272,12 +266,20 @@ mod tests {
     }
 
     #[test]
-    fn a_line_goes_on_after_a_backslash_and_keeps_its_places() {
-        let (sections, _) = sections("[Interface]\nPostUp = a \\\n  b # c\n", "f");
+    fn a_backslash_at_the_end_of_a_line_joins_nothing() {
+        let (sections, findings) = sections("[Interface]\n# kept \\\nPostUp = a \\\n  b # c\n", "f");
 
-        let hook = &sections[0].values[0].hook;
-        let b = hook.iter().find(|(c, _)| *c == 'b').unwrap().1;
-        assert_eq!(b, Place { line: 3, column: 3 });
-        assert_eq!(*sections[0].values[0].value, "a    b");
+        assert_eq!(*sections[0].values[0].value, "a \\");
+        assert_eq!(sections[0].values[0].place, Place { line: 3, column: 10 });
+        assert_eq!(findings.iter().map(|finding| finding.at.as_ref().unwrap().1).collect::<Vec<_>>(), [4]);
+    }
+
+    #[test]
+    fn interface_sections_are_one() {
+        let (sections, _) = sections("[Interface]\nA = 1\n[Peer]\nB = 2\n[Interface]\nA = 3\n", "f");
+
+        let titles: Vec<&str> = sections.iter().map(|section| section.title.as_str()).collect();
+        assert_eq!(titles, ["interface", "peer"]);
+        assert_eq!(sections[0].value("a"), Some("3"));
     }
 }

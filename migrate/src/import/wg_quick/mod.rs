@@ -1,15 +1,18 @@
-//! A `wg-quick` file, of either end, as both configurations.
+//! `wg-quick` files, of either end or of both, as both configurations.
 //!
 //! - `file` reads lines and values, `hooks` runs the commands on a model of the machine.
-//! - `role` decides whose file it is, `ends` writes the tunnel.
-//! - `services` finds what the edge's rules publish, `carry` writes it, `remarks` says for every
-//!   command what became of it.
+//! - `role` decides whose file it is, `ends` writes the tunnel, `both` joins two files.
+//! - `path` follows a flow through the edge and the origin, `services` finds what is published,
+//!   `carry` writes it, `remarks` says for every command what became of it.
 
+mod both;
 mod carry;
 mod cells;
 mod ends;
 mod file;
 mod hooks;
+mod kinds;
+mod path;
 mod remarks;
 mod role;
 mod services;
@@ -17,13 +20,15 @@ mod services;
 mod tests;
 
 use super::draft::{Draft, stem};
+use super::netfilter::evaluate::is_interface;
 use super::netfilter::{Action, Hook, Kind, Rule};
 use super::outcome::{Derive, Finding, FindingKind, Import, ImportError, MAX_BYTES};
+use both::Beyond;
 use file::{Section, sections, wrong};
 use hooks::{Machine, Note};
+use kinds::is_virtual;
 use policy::{ConfigError, Source};
 pub use role::Role;
-use services::is_virtual;
 
 /// What the operator says about a file, where the file leaves it open.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +39,8 @@ pub struct WgQuickOptions {
     pub wan: Option<String>,
     /// Names of the peers, in the order of the file.
     pub names: Vec<String>,
+    /// The name of the tunnel's interface, where it is not that of the file.
+    pub interface: Option<String>,
 }
 
 /// Reads a `wg-quick` file and writes both configurations; the public keys of private keys that it
@@ -46,44 +53,134 @@ pub fn wg_quick(
     options: &WgQuickOptions,
     derive: Derive<'_>,
 ) -> Result<Import, ImportError> {
-    let file = source.name.display().to_string();
-    if source.text.len() > MAX_BYTES {
-        return Err(ImportError::TooLarge { file, bytes: source.text.len() });
-    }
-    let (sections, findings) = sections(source.text, &file);
-    let interface = sections.iter().find(|section| section.title == "interface");
-    let missing = |part| ImportError::NotWgQuick { file: file.clone(), part };
-    let interface = interface.filter(|section| !section.prefixes("address", true).is_empty());
-    let interface = interface.ok_or_else(|| missing("[Interface] with an address"))?;
-    let peers: Vec<&Section> = sections.iter().filter(|section| section.title == "peer").collect();
-    if peers.is_empty() {
-        return Err(missing("[Peer]"));
-    }
-    let tunnel = source.name.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut machine = hooks::run(interface, &tunnel);
-    let placed = machine.rules.place_chains();
-    let sides = sides(&machine, &tunnel, options);
-    let reader = Reader {
-        file: &file,
-        tunnel,
-        stem: stem(source.name),
-        interface,
-        peers: &peers,
-        derive,
-        options,
-        machine,
-        sides,
-        placed,
-    };
-    let mut draft = reader.convert()?;
-    draft.findings.extend(findings);
-    reader.lines(&sections, &mut draft);
+    let text = FileText::read(source)?;
+    let reader = text.reader(options, derive)?;
+    let (mut draft, role) = reader.convert()?;
+    reader.lines(&text, role, &mut draft);
     let (gateway, forwarder) = draft.texts();
     draft.finish().map_err(|error| {
         let ImportError::Contradiction { error } = error else { return error };
-        located(&error, [&gateway, &forwarder], source)
+        located(&error, [&gateway, &forwarder], [source, source])
     })
 }
+
+/// Reads the edge's file and the origin's, and writes both configurations: what is published passes
+/// the rules of both.
+///
+/// # Errors
+/// [`ImportError`], when they are not the two ends of one tunnel.
+pub fn wg_quick_both(
+    edge: &Source<'_>,
+    origin: &Source<'_>,
+    options: &WgQuickOptions,
+    derive: Derive<'_>,
+) -> Result<Import, ImportError> {
+    let texts = [FileText::read(edge)?, FileText::read(origin)?];
+    let [near, far] = &texts;
+    let its_own = WgQuickOptions::default();
+    let (mut reader, mut beyond) = (near.reader(options, derive)?, far.reader(&its_own, derive)?);
+    if reader.stem == beyond.stem {
+        reader.stem.push_str("-edge");
+        beyond.stem.push_str("-origin");
+    }
+    (reader.is_alone, beyond.is_alone) = (false, false);
+    reader.beyond = Some(Box::new(both::join(&reader, beyond)?));
+    let mut draft = reader.edge();
+    if let Some(beyond) = &reader.beyond {
+        beyond.add_to(&mut draft)?;
+        reader.carry(&mut draft);
+        reader.lines(near, Role::Edge, &mut draft);
+        beyond.reader.lines(far, Role::Origin, &mut draft);
+    }
+    let (gateway, forwarder) = draft.texts();
+    draft.finish().map_err(|error| {
+        let ImportError::Contradiction { error } = error else { return error };
+        located(&error, [&gateway, &forwarder], [edge, origin])
+    })
+}
+
+/// The sections of a file.
+struct FileText {
+    file: String,
+    /// The name of the tunnel's interface.
+    tunnel: String,
+    stem: String,
+    sections: Vec<Section>,
+    findings: Vec<Finding>,
+}
+
+impl FileText {
+    fn read(source: &Source<'_>) -> Result<Self, ImportError> {
+        let file = source.name.display().to_string();
+        if source.text.len() > MAX_BYTES {
+            return Err(ImportError::TooLarge { file, bytes: source.text.len() });
+        }
+        let (sections, findings) = sections(source.text, &file);
+        let tunnel = source.name.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        Ok(Self { file, tunnel: tunnel.unwrap_or_default(), stem: stem(source.name), sections, findings })
+    }
+
+    /// Refuses rules that name a tunnel, and never the one that the file's name says.
+    fn is_named(&self, machine: &Machine) -> Result<(), ImportError> {
+        let conditions = machine.rules.rules.iter().flat_map(|rule| &rule.conditions);
+        let mut names: Vec<&String> = Vec::new();
+        for condition in conditions {
+            let (Kind::Incoming(of) | Kind::Outgoing(of)) = &condition.kind else { continue };
+            names.extend(of);
+        }
+        let is_own = |name: &&&String| is_interface(name, &self.tunnel);
+        let is_tunnel = |name: &&&String| ["wg", "awg", "tun"].iter().any(|stem| name.starts_with(stem));
+        let Some(other) = names.iter().find(is_tunnel).filter(|_| !names.iter().any(|name| is_own(&name)))
+        else {
+            return Ok(());
+        };
+        let what = format!(
+            "its rules name {other}, and never {}, which its name says is its interface: say which one it is with --interface \
+             {other} or --interface {}",
+            self.tunnel, self.tunnel
+        );
+        Err(ImportError::Ambiguous { at: self.file.clone(), what })
+    }
+
+    fn reader<'a>(
+        &'a self,
+        options: &'a WgQuickOptions,
+        derive: Derive<'a>,
+    ) -> Result<Reader<'a>, ImportError> {
+        let missing = |part| ImportError::NotWgQuick { file: self.file.clone(), part };
+        let interface = self.sections.iter().find(|section| section.title == "interface");
+        let interface = interface.filter(|section| !section.prefixes("address", true).is_empty());
+        let interface = interface.ok_or_else(|| missing("[Interface] with an address"))?;
+        let peers: Vec<&Section> = self.sections.iter().filter(|section| section.title == "peer").collect();
+        if peers.is_empty() {
+            return Err(missing("[Peer]"));
+        }
+        let tunnel = options.interface.clone().unwrap_or_else(|| self.tunnel.clone());
+        let mut machine = hooks::run(interface, &tunnel);
+        let placed = machine.rules.place_chains();
+        if options.interface.is_none() {
+            self.is_named(&machine)?;
+        }
+        let sides = sides(&machine, &tunnel, options);
+        Ok(Reader {
+            file: &self.file,
+            tunnel,
+            stem: self.stem.clone(),
+            interface,
+            peers,
+            derive,
+            options,
+            machine,
+            sides,
+            placed,
+            is_alone: true,
+            beyond: None,
+        })
+    }
+}
+
+/// Keys of a peer.
+const OF_PEER: [&str; 5] = ["publickey", "presharedkey", "allowedips", "endpoint", "persistentkeepalive"];
 
 /// Where connections from outside arrive.
 struct Sides {
@@ -103,13 +200,17 @@ struct Reader<'a> {
     tunnel: String,
     stem: String,
     interface: &'a Section,
-    peers: &'a [&'a Section],
+    peers: Vec<&'a Section>,
     derive: Derive<'a>,
     options: &'a WgQuickOptions,
     machine: Machine,
     sides: Sides,
     /// Chains that got their place by a sign.
     placed: Vec<(usize, &'static str)>,
+    /// Whether the other end's file was not given.
+    is_alone: bool,
+    /// The origin's file, where this is the edge's.
+    beyond: Option<Box<Beyond<'a>>>,
 }
 
 /// The interface towards the internet is the one that rules name and that is no bridge or tunnel.
@@ -132,14 +233,17 @@ fn sides(machine: &Machine, tunnel: &str, options: &WgQuickOptions) -> Sides {
 }
 
 impl Reader<'_> {
-    fn convert(&self) -> Result<Draft, ImportError> {
+    /// The role, and the signs that lead to it in words.
+    fn role(&self) -> Result<(Role, String), String> {
+        role::role(self.interface, &self.peers, (self.publishes(), self.forwards()))
+    }
+
+    fn convert(&self) -> Result<(Draft, Role), ImportError> {
         let (role, signs) = match self.options.role {
             Some(role) => (role, None),
             None => {
                 let asked = |signs| ImportError::UnknownRole { file: self.file.to_owned(), signs };
-                let (role, signs) =
-                    role::role(self.interface, self.peers, (self.publishes(), self.forwards()))
-                        .map_err(asked)?;
+                let (role, signs) = self.role().map_err(asked)?;
                 (role, Some(signs))
             }
         };
@@ -163,7 +267,7 @@ impl Reader<'_> {
             );
         }
         self.guesses(role, &mut draft);
-        Ok(draft)
+        Ok((draft, role))
     }
 
     /// Says which addresses are guessed.
@@ -221,12 +325,13 @@ impl Reader<'_> {
     }
 
     /// One finding for every line that is not simply a value of the tunnel, and for every command.
-    fn lines(&self, sections: &[Section], draft: &mut Draft) {
+    fn lines(&self, text: &FileText, role: Role, draft: &mut Draft) {
+        draft.findings.extend(text.findings.iter().cloned());
         for Note { place, kind, text } in &self.machine.notes {
             draft.findings.push(self.finding(place.line, None, *kind, text.clone()));
         }
         let entries =
-            sections.iter().flat_map(|section| section.values.iter().map(move |entry| (section, entry)));
+            text.sections.iter().flat_map(|section| section.values.iter().map(move |entry| (section, entry)));
         for (section, entry) in entries {
             let line = entry.place.line;
             if let Some((place, text)) = wrong(entry) {
@@ -235,12 +340,16 @@ impl Reader<'_> {
                 continue;
             }
             let (kind, text) = match entry.key.as_str() {
+                key if section.title == "peer" && !OF_PEER.contains(&key) => (
+                    FindingKind::NoCounterpart,
+                    format!("{key} in [Peer], where `wg` refuses it: it is not read"),
+                ),
                 "mtu" if self.has_low_mtu() => {
                     let text =
                         format!("mtu {} is below the 1280 that IPv6 needs: it is left out", *entry.value);
                     (FindingKind::NoCounterpart, text)
                 }
-                "endpoint" if draft.edge.peers.len() == self.peers.len() && self.is_saved() => {
+                "endpoint" if role == Role::Edge && self.is_saved() => {
                     let text =
                         "SaveConfig wrote where the peer was when it was saved: the edge waits for it".into();
                     (FindingKind::Replaced, text)
@@ -282,11 +391,11 @@ impl Reader<'_> {
 }
 
 /// The first contradiction, at the line of the imported file that the refused value comes from.
-fn located(error: &ConfigError, texts: [&String; 2], source: &Source<'_>) -> ImportError {
+fn located(error: &ConfigError, texts: [&String; 2], sources: [&Source<'_>; 2]) -> ImportError {
     let position = &error.at;
     let is_gateway = position.file.as_os_str() == "gateway.toml";
-    let [gateway, forwarder] = texts;
-    let text = if is_gateway { gateway } else { forwarder };
+    let ([gateway, forwarder], [edge, origin]) = (texts, sources);
+    let (text, source) = if is_gateway { (gateway, edge) } else { (forwarder, origin) };
     let line = usize::try_from(position.line).ok().and_then(|line| text.lines().nth(line.checked_sub(1)?));
     let column = usize::try_from(position.column).unwrap_or(1);
     let rest: String = line.unwrap_or_default().chars().skip(column.saturating_sub(1)).collect();

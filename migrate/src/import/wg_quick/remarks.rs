@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::draft::Draft;
+use super::super::netfilter::evaluate::Refuser;
 use super::super::netfilter::{Action, Hook, Kind, Rule, State};
 use super::super::outcome::{Finding, FindingKind};
 use super::Reader;
@@ -58,7 +59,7 @@ impl Reader<'_> {
     }
 
     /// Says by which sign a chain that the file does not make was given its place.
-    fn signs(&self, draft: &mut Draft) {
+    pub(super) fn signs(&self, draft: &mut Draft) {
         for (number, sign) in &self.placed {
             let Some(chain) = self.machine.rules.chains.get(*number) else { continue };
             let first = chain.rules.first().and_then(|rule| self.machine.rules.rule(*rule));
@@ -72,7 +73,7 @@ impl Reader<'_> {
     }
 
     /// A finding with the place of what was not read, or that of the rule.
-    fn of_rule(&self, rule: &Rule, kind: FindingKind, text: &str) -> Finding {
+    pub(super) fn of_rule(&self, rule: &Rule, kind: FindingKind, text: &str) -> Finding {
         let command = shown(&rule.text);
         match &rule.unread {
             Some(unread) if kind == FindingKind::NoCounterpart => {
@@ -110,7 +111,7 @@ impl Reader<'_> {
             ),
             Action::Accept => self.accepted(rule, hook, draft.edge.listen_port),
             Action::Refuse => refused(hook),
-            Action::Return | Action::Jump(_) | Action::Goto(_) | Action::Redirect | Action::Nothing | Action::Unclear => {
+            Action::Return | Action::Jump(_) | Action::Goto(_) | Action::Redirect(_) | Action::Nothing | Action::Unclear => {
                 (FindingKind::NoCounterpart, "no entry says this".to_owned())
             }
         }
@@ -129,14 +130,42 @@ impl Reader<'_> {
             return "it is for what comes out of the tunnel, not for the internet".to_owned();
         }
         match (found.stopped.get(&number), found.unclear) {
-            (Some(Some(by)), _) => format!("line {} refuses its connections", line(*by)),
-            (Some(None), _) => {
-                "nothing lets its connections through, and what is not let through is refused".to_owned()
-            }
+            (Some(by), _) => self.refuser(*by),
             (None, Some(by)) => format!("line {} is not read in full, and may decide before it", line(by)),
             (None, None) => {
                 "an earlier rule decides about all its connections, or nothing leads to it".to_owned()
             }
+        }
+    }
+
+    /// What refuses connections, in words.
+    fn refuser(&self, by: Refuser) -> String {
+        let line = |number: usize| self.machine.rules.rule(number).map(|rule| rule.place.line);
+        let far = self.beyond.as_ref().map_or("the origin", |beyond| beyond.reader.file);
+        match by {
+            Refuser::Rule(by) => match line(by) {
+                Some(line) => format!("line {line} refuses its connections"),
+                None => {
+                    let there = by.saturating_sub(self.machine.rules.rules.len());
+                    let rule =
+                        self.beyond.as_ref().and_then(|beyond| beyond.reader.machine.rules.rule(there));
+                    let line = rule.map_or(0, |rule| rule.place.line);
+                    format!("line {line} of {far} refuses its connections")
+                }
+            },
+            Refuser::Policy => {
+                "nothing lets its connections through, and what is not let through is refused".to_owned()
+            }
+            Refuser::PolicyThere => format!(
+                "nothing in {far} lets its connections through, and what is not let through is refused there"
+            ),
+            Refuser::AllowedIps => {
+                format!("AllowedIPs in {far} do not hold its clients' addresses, so the origin drops them")
+            }
+            Refuser::OwnOrNot => format!(
+                "{far} treats connections to itself and to hosts behind it differently, or by interface, and does not \
+                 say which its target is"
+            ),
         }
     }
 
@@ -193,7 +222,7 @@ impl Reader<'_> {
                 | Action::Return
                 | Action::Jump(_)
                 | Action::Goto(_)
-                | Action::Redirect
+                | Action::Redirect(_)
                 | Action::Nothing
                 | Action::Unclear => (
                     FindingKind::NoCounterpart,

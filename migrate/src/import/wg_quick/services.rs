@@ -5,10 +5,13 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::super::netfilter::evaluate::{Fate, Packet, SourceAddress, World};
-use super::super::netfilter::{Action, Kind};
+use super::super::draft::PortForward;
+use super::super::netfilter::evaluate::{self, Fate, Packet, Refuser, SourceAddress, There};
+use super::super::netfilter::{Action, Kind, Ports, Rule};
 use super::Sides;
 use super::cells::{self, Addresses};
+use super::kinds::{is_end, is_internal, is_virtual};
+use super::path::Path;
 use policy::prefix::covers;
 use policy::{PortRange, Protocol};
 
@@ -16,13 +19,11 @@ use policy::{PortRange, Protocol};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Service {
     pub(super) protocol: Protocol,
-    /// One address of the edge; `None` for every one.
-    pub(super) address: Option<IpAddr>,
-    pub(super) wan_only: bool,
-    pub(super) ports: PortRange,
-    pub(super) target: IpAddr,
-    pub(super) target_ports: PortRange,
-    pub(super) masquerade: bool,
+    pub(super) forward: PortForward,
+    /// What gets it at the origin, where the origin's file was read.
+    pub(super) upstream: Option<Upstream>,
+    /// Whether the origin's own rules keep sources out of it.
+    pub(super) is_limited_there: bool,
     /// `None` for everyone.
     pub(super) sources: Option<Vec<IpNetwork>>,
     /// The rules that change the destination.
@@ -31,19 +32,29 @@ pub(super) struct Service {
     pub(super) through: BTreeSet<usize>,
 }
 
+/// What gets a service at the origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Upstream {
+    pub(super) address: IpAddr,
+    pub(super) ports: PortRange,
+    /// Whether that is the origin itself.
+    pub(super) is_own: bool,
+}
+
 /// What was found.
 #[derive(Default)]
 pub(super) struct Services {
     pub(super) services: Vec<Service>,
     /// Rules that change a destination and are not carried, and why.
     pub(super) refused: BTreeMap<usize, String>,
-    /// Rules that change a destination, and the rule that refuses their connections; `None` for a
-    /// policy.
-    pub(super) stopped: BTreeMap<usize, Option<usize>>,
+    /// Rules that change a destination, and what refuses their connections.
+    pub(super) stopped: BTreeMap<usize, Refuser>,
     /// A rule in front of every change of a destination that is not read in full.
     pub(super) unclear: Option<usize>,
-    /// How many decisions about rules it took.
+    /// How many decisions about rules it took, or would take.
     pub(super) decisions: usize,
+    /// Whether services are for what comes in by some interface only.
+    pub(super) asks_interface: bool,
 }
 
 /// The most decisions that are made about a file.
@@ -56,12 +67,12 @@ const UNNAMED: &str = "(another)";
 /// Finds the services; `listen_port` is the tunnel's own.
 ///
 /// A rule is carried whole or not at all: what is refused is closed, and the rest decided again.
-pub(super) fn services(world: &World<'_>, sides: &Sides, own: &[IpNetwork], listen_port: u16) -> Services {
+pub(super) fn services(path: &Path<'_>, sides: &Sides, own: &[IpNetwork], listen_port: u16) -> Services {
     let mut refused: BTreeMap<usize, String> = BTreeMap::new();
     for round in 0..=ROUNDS + 1 {
         let closed = refused.keys().copied().collect();
         let found = Services::default();
-        let mut finder = Finder { world, sides, own, found, conflicts: BTreeMap::new(), closed };
+        let mut finder = Finder { path, sides, own, found, conflicts: BTreeMap::new(), closed };
         finder.everything(listen_port);
         let known = refused.len();
         refused.extend(std::mem::take(&mut finder.found.refused));
@@ -90,7 +101,7 @@ struct Space {
 }
 
 struct Finder<'a> {
-    world: &'a World<'a>,
+    path: &'a Path<'a>,
     sides: &'a Sides,
     own: &'a [IpNetwork],
     found: Services,
@@ -103,13 +114,24 @@ struct Finder<'a> {
 /// What happens to the flows of one part of the ports at one address and interface.
 #[derive(Default)]
 struct Value {
-    /// Sources by the way that their flows go.
-    ways: BTreeMap<(IpAddr, PortRange, bool), Way>,
+    /// Sources by where their flows lead.
+    ways: BTreeMap<Lead, Way>,
     /// Rules that could not be followed to the end, and why.
     refused: BTreeMap<usize, String>,
-    stopped: BTreeMap<usize, Option<usize>>,
+    stopped: BTreeMap<usize, Refuser>,
     unclear: Option<usize>,
+    is_limited_there: bool,
+    asks_interface: bool,
     through: BTreeSet<usize>,
+}
+
+/// Where flows lead.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Lead {
+    target: IpAddr,
+    target_ports: PortRange,
+    masquerade: bool,
+    upstream: Option<Upstream>,
 }
 
 #[derive(Default)]
@@ -139,17 +161,19 @@ impl Finder<'_> {
                 let why =
                     "the rules of the file name too many addresses and ports together; import it in parts";
                 self.changing().into_iter().for_each(|number| self.refuse(number, why));
+                self.found.decisions = usize::MAX;
                 continue;
             };
-            self.found.decisions += size;
+            self.found.decisions = self.found.decisions.saturating_add(size);
             for protocol in Protocol::BOTH {
                 for ports in &space.ports {
                     self.ports(&space, protocol, *ports);
                 }
             }
         }
-        let is_own =
-            |service: &&Service| service.protocol == Protocol::Udp && service.ports.contains(listen_port);
+        let is_own = |service: &&Service| {
+            service.protocol == Protocol::Udp && service.forward.ports.contains(listen_port)
+        };
         let own: Vec<usize> =
             self.found.services.iter().filter(is_own).flat_map(|service| service.by.clone()).collect();
         let why = format!("udp/{listen_port} is the tunnel's own port");
@@ -170,17 +194,18 @@ impl Finder<'_> {
 
     /// Every rule that changes a destination.
     fn changing(&self) -> Vec<usize> {
-        let rules = self.world.rules.rules.iter().enumerate();
+        let rules = self.path.edge.rules.rules.iter().enumerate();
         rules.filter(|(_, rule)| matches!(rule.action, Action::Dnat(_))).map(|(number, _)| number).collect()
     }
 
     fn space(&self, is_v4: bool) -> Option<(Space, usize)> {
-        let rules = &self.world.rules.rules;
+        let rules = self.path.rules();
+        let edge: Vec<&Rule> = self.path.edge.rules.rules.iter().collect();
         let space = Space {
-            sources: cells::addresses(rules, is_v4, Kind::of_either_end),
-            destinations: cells::addresses(rules, is_v4, Kind::of_destination),
-            ports: cells::ports(rules),
-            source_ports: cells::source_ports(rules),
+            sources: cells::addresses(&rules, self.path.allowed(), is_v4, Kind::of_either_end),
+            destinations: cells::addresses(&edge, &[], is_v4, Kind::of_destination),
+            ports: cells::ports(&rules),
+            source_ports: cells::source_ports(&rules),
         };
         let sizes = [
             space.sources.len(),
@@ -210,7 +235,8 @@ impl Finder<'_> {
         for part in space.destinations.iter().filter(|part| part.is_named) {
             let (value, is_wan_only) = at(self, part);
             self.merge_refused(&value);
-            if value.is_like(&unbound) {
+            // Nothing comes from the internet to an address that it has no route to.
+            if value.is_like(&unbound) || value.ways.is_empty() && part.ends().into_iter().all(is_internal) {
                 continue;
             }
             is_exact &= self.bound(space, protocol, ports, *part, (&value, is_wan_only));
@@ -227,6 +253,7 @@ impl Finder<'_> {
         value.refused.iter().for_each(|(by, why)| self.refuse(*by, why));
         self.found.stopped.extend(&value.stopped);
         self.found.unclear = self.found.unclear.or(value.unclear);
+        self.found.asks_interface |= value.asks_interface;
     }
 
     /// What is bound to an address; whether the result can say it.
@@ -273,7 +300,8 @@ impl Finder<'_> {
         (value, wan_only): (&Value, bool),
     ) {
         let mut ways = value.ways.iter();
-        let Some(((target, target_ports, masquerade), way)) = ways.next() else { return };
+        let Some((lead, way)) = ways.next() else { return };
+        let target = lead.target;
         if ways.next().is_some() {
             let why = "the same port leads elsewhere for other sources, which one entry cannot say";
             return value.by().into_iter().for_each(|by| self.conflict(by, why));
@@ -285,7 +313,7 @@ impl Finder<'_> {
             );
             return way.by.iter().for_each(|by| self.refuse(*by, &why));
         }
-        if let Some(own) = self.own.iter().find(|own| is_end(**own, *target)) {
+        if let Some(own) = self.own.iter().find(|own| is_end(**own, target)) {
             let why = format!("{target} is no host of {}", policy::prefix::network(*own));
             return way.by.iter().for_each(|by| self.refuse(*by, &why));
         }
@@ -304,12 +332,16 @@ impl Finder<'_> {
         }
         self.found.services.push(Service {
             protocol,
-            address,
-            wan_only,
-            ports,
-            target: *target,
-            target_ports: *target_ports,
-            masquerade: *masquerade,
+            forward: PortForward {
+                address,
+                wan_only,
+                ports,
+                target,
+                target_ports: lead.target_ports,
+                masquerade: lead.masquerade,
+            },
+            upstream: lead.upstream,
+            is_limited_there: value.is_limited_there,
             sources,
             by: way.by.clone(),
             through: value.through.clone(),
@@ -318,10 +350,12 @@ impl Finder<'_> {
 
     /// Whether one of the rules that a flow passes names its port.
     fn lists_ports(&self, through: &BTreeSet<usize>) -> bool {
-        let rules = through.iter().filter_map(|number| self.world.rules.rule(*number));
-        rules
-            .flat_map(|rule| &rule.conditions)
-            .any(|condition| matches!(condition.kind, Kind::Port(_)) && !condition.is_negated)
+        let rules = through.iter().filter_map(|number| self.path.rule(*number));
+        rules.flat_map(|rule| &rule.conditions).any(|condition| {
+            let is_every =
+                |ports: &[(u16, u16)]| ports.iter().any(|(first, last)| *first <= 1 && *last == u16::MAX);
+            condition.kind.ports().is_some_and(|ports| !is_every(ports)) && !condition.is_negated
+        })
     }
 
     /// What is decided about what comes in by the WAN, and whether other interfaces are left out.
@@ -335,6 +369,7 @@ impl Finder<'_> {
         let at = |interface: &str| self.flows(space, destination, protocol, ports, interface);
         let mut value = at(&self.sides.wan);
         let mut wan_only = false;
+        value.asks_interface = !value.ways.is_empty() && !at(UNNAMED).is_like(&value);
         let others = self.sides.others.iter().map(String::as_str);
         for other in others {
             let found = at(other);
@@ -343,8 +378,10 @@ impl Finder<'_> {
             }
             wan_only |= !value.ways.is_empty();
             if is_virtual(other) || self.sides.is_stated {
-                let why =
-                    format!("it is for what comes in by {other}, which is not the way in from the internet");
+                let why = format!(
+                    "it is for what comes in by {other}, which is not the way in from the internet; if it is, say --wan \
+                     {other}"
+                );
                 let only = found.by().into_iter().filter(|by| !value.by().contains(by)).collect::<Vec<_>>();
                 value.refused.extend(only.into_iter().map(|by| (by, why.clone())));
                 continue;
@@ -380,7 +417,7 @@ impl Finder<'_> {
                     protocol,
                 };
                 let mut passed = Vec::new();
-                let fate = self.world.fate(packet, &mut passed);
+                let fate = self.path.fate(packet, &mut passed);
                 if first.is_some_and(|first| first != fate) {
                     let of = [first, Some(fate)].into_iter().flatten().filter_map(by_of);
                     let why = "it depends on the client's port, which no entry can";
@@ -401,29 +438,19 @@ impl Finder<'_> {
         if by_of(fate).is_some_and(|by| self.closed.contains(&by)) {
             return;
         }
-        let line = |by: usize| self.world.rules.rule(by).map_or(0, |rule| rule.place.line);
+        let line = |by: usize| self.path.place(by);
         let (by, why) = match fate {
-            Fate::Tunnel(way) => {
-                if let SourceAddress::Other { by } = way.source {
-                    let why =
-                        format!("line {} gives its connections another source than the edge's", line(by));
-                    value.refused.insert(way.by, why);
+            Fate::Tunnel(way) => match self.lead(&way, ports) {
+                Ok(lead) => {
+                    let known = value.ways.entry(lead).or_default();
+                    known.sources.insert(source);
+                    known.by.insert(way.by);
                     return;
                 }
-                let to = way.ports.of(ports.0).zip(way.ports.of(ports.1));
-                let to = to.and_then(|(first, last)| PortRange::new(first, last));
-                let Some(to) = to.filter(|to| to.last() - to.first() == ports.1 - ports.0) else {
-                    let why = format!("ports {}-{} lead to one port: list them one by one", ports.0, ports.1);
-                    value.refused.insert(way.by, why);
-                    return;
-                };
-                let masquerade = matches!(way.source, SourceAddress::Edge { .. });
-                let known = value.ways.entry((way.address, to, masquerade)).or_default();
-                known.sources.insert(source);
-                known.by.insert(way.by);
-                return;
-            }
+                Err(why) => (way.by, why),
+            },
             Fate::Refused { dnat, by } => {
+                value.is_limited_there |= self.path.is_there(by);
                 value.stopped.extend(dnat.map(|dnat| (dnat, by)));
                 return;
             }
@@ -433,7 +460,8 @@ impl Finder<'_> {
             }
             Fate::Unclear { dnat, by } => match dnat {
                 Some(dnat) if dnat != by => {
-                    (dnat, format!("its connections reach line {}, which is not read in full", line(by)))
+                    value.is_limited_there |= self.path.is_there(Refuser::Rule(by));
+                    (dnat, format!("its connections reach {}, which is not read in full", line(by)))
                 }
                 Some(_) => (
                     by,
@@ -448,6 +476,31 @@ impl Finder<'_> {
         };
         value.refused.entry(by).or_insert(why);
     }
+
+    /// Where a way leads, or why no entry can say it.
+    fn lead(&self, way: &evaluate::Way, ports: (u16, u16)) -> Result<Lead, String> {
+        if let SourceAddress::Other { by } = way.source {
+            let place = self.path.place(by);
+            return Err(format!("{place} gives its connections another source than the edge's"));
+        }
+        let one = || format!("ports {}-{} lead to one port: list them one by one", ports.0, ports.1);
+        let target_ports = moved(way.ports, ports).ok_or_else(one)?;
+        let upstream = match way.there {
+            None => None,
+            Some(There { address, ports, is_own }) => {
+                let ports = moved(ports, (target_ports.first(), target_ports.last())).ok_or_else(one)?;
+                Some(Upstream { address, ports, is_own })
+            }
+        };
+        let masquerade = matches!(way.source, SourceAddress::Edge { .. });
+        Ok(Lead { target: way.address, target_ports, masquerade, upstream })
+    }
+}
+
+/// The ports that a range becomes, as long as it is.
+fn moved(by: Ports, (first, last): (u16, u16)) -> Option<PortRange> {
+    let to = PortRange::new(by.of(first)?, by.of(last)?)?;
+    (to.last() - to.first() == last - first).then_some(to)
 }
 
 /// The rule that a fate is about.
@@ -466,7 +519,12 @@ impl Services {
         let plain = |services: &Self| -> Vec<Service> {
             let services = services.services.iter().cloned();
             services
-                .map(|service| Service { by: BTreeSet::new(), through: BTreeSet::new(), ..service })
+                .map(|service| Service {
+                    by: BTreeSet::new(),
+                    through: BTreeSet::new(),
+                    is_limited_there: false,
+                    ..service
+                })
                 .collect()
         };
         plain(self) == plain(other)
@@ -476,30 +534,12 @@ impl Services {
     fn joined(mut self) -> Self {
         let mut joined: Vec<Service> = Vec::new();
         self.services.sort_by_key(|service| {
-            (service.by.first().copied(), service.protocol, service.address, service.ports)
+            let PortForward { address, ports, .. } = service.forward;
+            (service.by.first().copied(), service.protocol, address, ports)
         });
         for service in self.services {
-            let touches = |last: &&mut Service| {
-                let is_next = u32::from(last.ports.last()) + 1 == u32::from(service.ports.first());
-                let like = Service {
-                    ports: last.ports,
-                    target_ports: last.target_ports,
-                    through: last.through.clone(),
-                    ..service.clone()
-                };
-                let to_next =
-                    u32::from(last.target_ports.last()) + 1 == u32::from(service.target_ports.first());
-                is_next && to_next && like == **last
-            };
-            match joined.last_mut().filter(touches) {
-                Some(last) => {
-                    let ends =
-                        |range: PortRange, other: PortRange| PortRange::new(range.first(), other.last());
-                    last.ports = ends(last.ports, service.ports).unwrap_or(last.ports);
-                    last.target_ports =
-                        ends(last.target_ports, service.target_ports).unwrap_or(last.target_ports);
-                    last.through.extend(service.through);
-                }
+            match joined.last_mut().filter(|last| last.touches(&service)) {
+                Some(last) => last.join(service),
                 None => joined.push(service),
             }
         }
@@ -508,54 +548,45 @@ impl Services {
     }
 }
 
-/// Interfaces that only this machine, its containers and its tunnels have.
-pub(super) fn is_virtual(name: &str) -> bool {
-    let stems = [
-        "lo",
-        "docker",
-        "br-",
-        "veth",
-        "virbr",
-        "cni",
-        "podman",
-        "lxc",
-        "lxd",
-        "wg",
-        "tun",
-        "tap",
-        "tailscale",
-        "zt",
-        "dummy",
-        "vmbr",
-        "cali",
-        "flannel",
-    ];
-    stems.iter().any(|stem| name.starts_with(stem))
-}
+impl Service {
+    /// Whether another one is the same for the ports that follow.
+    fn touches(&self, next: &Self) -> bool {
+        let follows =
+            |range: PortRange, next: PortRange| u32::from(range.last()) + 1 == u32::from(next.first());
+        let (forward, after) = (&self.forward, &next.forward);
+        let upstream = match (self.upstream, next.upstream) {
+            (None, None) => true,
+            (Some(one), Some(other)) => follows(one.ports, other.ports),
+            _ => false,
+        };
+        let like = Self {
+            forward: PortForward {
+                ports: forward.ports,
+                target_ports: forward.target_ports,
+                ..after.clone()
+            },
+            upstream: next
+                .upstream
+                .zip(self.upstream)
+                .map(|(next, own)| Upstream { ports: own.ports, ..next }),
+            through: self.through.clone(),
+            ..next.clone()
+        };
+        follows(forward.ports, after.ports)
+            && follows(forward.target_ports, after.target_ports)
+            && upstream
+            && like == *self
+    }
 
-/// Whether the internet has no route to an address.
-fn is_internal(address: IpAddr) -> bool {
-    policy::prefix::is_private(IpNetwork::from(address))
-        || match address {
-            IpAddr::V4(v4) => {
-                let [first, second, ..] = v4.octets();
-                let is_carrier = first == 100 && (64..128).contains(&second);
-                v4.is_loopback()
-                    || v4.is_link_local()
-                    || v4.is_multicast()
-                    || v4.is_broadcast()
-                    || is_carrier
-                    || first == 0
-            }
-            IpAddr::V6(v6) => {
-                v6.is_loopback() || v6.is_unicast_link_local() || v6.is_multicast() || v6.is_unspecified()
-            }
+    fn join(&mut self, next: Self) {
+        let ends = |range: &mut PortRange, next: PortRange| {
+            *range = PortRange::new(range.first(), next.last()).unwrap_or(*range);
+        };
+        ends(&mut self.forward.ports, next.forward.ports);
+        ends(&mut self.forward.target_ports, next.forward.target_ports);
+        if let (Some(own), Some(next)) = (&mut self.upstream, next.upstream) {
+            ends(&mut own.ports, next.ports);
         }
-}
-
-/// Whether an address is one that no host of the network can have.
-fn is_end(network: IpNetwork, address: IpAddr) -> bool {
-    let bits: u8 = if network.is_ipv4() { 32 } else { 128 };
-    let has_ends = network.is_ipv4() == address.is_ipv4() && bits - network.prefix() >= 2;
-    has_ends && (address == network.network() || (address.is_ipv4() && address == network.broadcast()))
+        self.through.extend(next.through);
+    }
 }

@@ -26,3 +26,5 @@ add action=masquerade chain=srcnat out-interface-list=WAN
 add interface=ether1
 /system identity
 set name=Edge
+/ip route
+add dst-address=192.168.88.0/24 gateway=wg1

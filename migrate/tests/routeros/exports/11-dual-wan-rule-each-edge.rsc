@@ -29,3 +29,5 @@ add action=dst-nat chain=dstnat comment=b dst-port=443 in-interface=pppoe-out1 p
 add disabled=no interface=ether2 name=pppoe-out1 user=user1
 /system identity
 set name=Edge
+/ip route
+add dst-address=192.168.88.0/24 gateway=wg1

@@ -26,3 +26,5 @@ add action=accept chain=forward dst-address=192.168.88.2 dst-port=443,8428 \
     in-interface=wg1 protocol=tcp
 add action=accept chain=forward out-interface=wg1 src-address=192.168.88.2
 add action=drop chain=forward
+/ip route
+add dst-address=192.168.1.0/24 gateway=wg1

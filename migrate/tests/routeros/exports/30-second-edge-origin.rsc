@@ -32,6 +32,7 @@ add address=10.88.99.2/30 interface=wg-oracle network=10.88.99.0
 add address=173.245.48.0/20 list=cloudflare
 add address=104.16.0.0/13 list=cloudflare
 /ip firewall filter
+add action=accept chain=forward connection-state=established,related
 add action=accept chain=forward dst-address=192.168.88.2 dst-port=443 \
     in-interface=wg1 protocol=tcp
 add action=accept chain=forward dst-address=192.168.88.2 dst-port=443 \

@@ -31,13 +31,13 @@ pub(in crate::ruleset) fn minimal(policy: &Policy) -> Vec<Chain> {
     ];
     let forward = vec![
         rule([oif(tun), drop()]),
-        rule([jump("astray")]),
+        rule([jump("diverted")]),
         rule([state(&["established", "related"]), accept()]),
         rule([drop()]),
     ];
     vec![
         regular("forged", of_tunnel_unless_lan(saddr, &lan, &tunnel)),
-        regular("astray", of_tunnel_unless_lan(daddr, &lan, &tunnel)),
+        regular("diverted", of_tunnel_unless_lan(daddr, &lan, &tunnel)),
         regular("from_wan", out_of_wan(&lan)),
         base("classify", "filter", "prerouting", CLASSIFY, classify),
         base("input", "filter", "input", FILTER, input(policy)),
@@ -63,7 +63,7 @@ fn of_tunnel_unless_lan(address: fn(Family) -> Value, lan: &[IpNetwork], tunnel:
 /// tunnel.
 fn out_of_wan(lan: &[IpNetwork]) -> Vec<Value> {
     let forged = lan.iter().map(|&network| rule([within(saddr, network), no_route_back(), drop()]));
-    forged.chain([rule([jump("astray")])]).collect()
+    forged.chain([rule([jump("diverted")])]).collect()
 }
 
 fn input(policy: &Policy) -> Vec<Value> {

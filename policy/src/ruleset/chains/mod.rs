@@ -28,8 +28,8 @@ pub(super) use private::leads_to_wan;
 /// Priorities of base chains (nft(8)): `classify` sees packets after conntrack (-200) and before
 /// any DNAT (-100).
 const CLASSIFY: i32 = -150;
-/// Just before everyone else's DNAT, so that a published port is ours even where Docker publishes
-/// it too.
+/// Just before the DNAT of other programs, so that a published port is ours even where Docker
+/// publishes it too.
 const DSTNAT: i32 = -101;
 const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
@@ -55,8 +55,8 @@ impl<'p> Chains<'p> {
     /// Every chain, and every reason to drop that one of them has.
     pub(super) fn build(self, conditions: &Conditions) -> (Vec<Chain>, Vec<DropCounter>) {
         let next_hops = !conditions.trust.next_hops.is_empty();
-        // Marks change nothing then, and cost every packet of the outer socket a second look for
-        // its route.
+        // Marks change nothing then, and cost every packet of the outer socket a second route
+        // lookup.
         let mark_replies =
             || if conditions.is_only_way { Vec::new() } else { reply_path::rules(self.policy) };
         let mut chains = vec![
@@ -129,7 +129,7 @@ impl<'p> Chains<'p> {
         self.policy.kernel.ct_mark | u32::from(ACCEPTED)
     }
 
-    /// `prerouting`: gives every new flow its mark, and drops what lies about its source.
+    /// `prerouting`: gives every new flow its mark, and drops packets with a forged source.
     fn classify(&self, next_hops: bool, mark_replies: Vec<Value>) -> Vec<Value> {
         let mut rules = vec![rule([iif("lo"), accept()])];
         rules.extend(mark_replies);
@@ -143,8 +143,8 @@ impl<'p> Chains<'p> {
         rules
     }
 
-    /// `output`, before any NAT: replies get their uplink's mark, and what the edge itself asks at
-    /// a public address of its own the service's.
+    /// `output`, before any NAT: replies get the mark of their uplink, and connections of the edge
+    /// itself to one of its public addresses get the mark of the service.
     fn own(&self, mark_replies: Vec<Value>) -> Vec<Value> {
         let mut rules = mark_replies;
         for family in Family::BOTH {
@@ -243,7 +243,7 @@ impl<'p> Chains<'p> {
 
     fn input_from_tunnel(&self) -> Vec<Value> {
         let mut rules = self.known_or_invalid("input");
-        rules.extend(self.astray_from_wan("input"));
+        rules.extend(self.diverted_from_wan("input"));
         rules.push(rule([state(&["new"]), self.is_allow(), goto("carried")]));
         for family in Family::BOTH {
             let own = in_set(daddr(family), "own", family);
@@ -283,15 +283,15 @@ impl<'p> Chains<'p> {
     fn forward(&self, next_hops: bool) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
-            let astray = [
+            let diverted = [
                 not_oif(self.tun()),
                 in_set(daddr(family), "tunnel", family),
                 not_in_set(daddr(family), "lan", family),
             ];
-            rules.push(ended(astray, self.dropped("forward", "leak")));
+            rules.push(ended(diverted, self.dropped("forward", "leak")));
         }
-        let astray = [self.is_publish(), direction("original"), not_oif(self.tun())];
-        rules.push(ended(astray, self.dropped("forward", "leak")));
+        let diverted = [self.is_publish(), direction("original"), not_oif(self.tun())];
+        rules.push(ended(diverted, self.dropped("forward", "leak")));
         rules.push(rule([iif(self.tun()), goto("forward_from_tunnel")]));
         rules.push(rule([oif(self.tun()), goto("forward_to_tunnel")]));
         rules.extend(by_trust(next_hops, &accept(), &accept(), &goto("forward_from_wan")));
@@ -309,7 +309,7 @@ impl<'p> Chains<'p> {
 
     fn forward_from_tunnel(&self) -> Vec<Value> {
         let mut rules = self.known_or_invalid("forward");
-        rules.extend(self.astray_from_wan("forward"));
+        rules.extend(self.diverted_from_wan("forward"));
         rules.push(rule([state(&["new"]), self.is_allow(), goto("carried")]));
         rules.push(ended([], self.dropped("forward", "not_listed")));
         rules
@@ -341,7 +341,7 @@ impl<'p> Chains<'p> {
         ];
         let chatter = equal(&payload("icmpv6", "type"), set_of(chatter.map(Value::from)));
         vec![
-            // It was on its way to an address of the edge, and is a service's now.
+            // DNAT has changed its destination from an address of the edge to that of a service.
             rule([self.is_publish(), dnatted(), direction("original"), goto("carried")]),
             rule([not_oif(self.tun()), accept()]),
             ended([state(&["invalid"])], self.dropped("output", "invalid")),
@@ -370,7 +370,7 @@ impl<'p> Chains<'p> {
             let leak = self.dropped("postrouting", "leak");
             rules.push(ended([in_set(daddr(family), "tunnel", family)], leak));
         }
-        // Containers may be sent packets of peers.
+        // Packets of peers may go to containers.
         rules.push(rule([in_links("oif", "containers"), accept()]));
         for family in Family::BOTH {
             rules.push(rule([in_set(saddr(family), "lan", family), accept()]));
@@ -416,7 +416,7 @@ fn sent_by_next_hop() -> Value {
     equal(&key, "@next_hops")
 }
 
-/// A rule with a longer end.
+/// A rule of these statements, followed by the two of `end`.
 fn ended(statements: impl IntoIterator<Item = Value>, end: [Value; 2]) -> Value {
     Value::Array(statements.into_iter().chain(end).collect())
 }
@@ -437,10 +437,9 @@ fn udp(field: &str, port: u16) -> Value {
     equal(&payload("udp", field), port)
 }
 
-/// What DHCP servers answer, for IPv4 and IPv6.
+/// Replies of DHCP servers, for IPv4 and IPv6.
 ///
-/// Both stay on their link: to another destination or from another source nothing would answer to
-/// them but an error.
+/// Both stay on their link: with another destination or source, the only reply would be an error.
 fn dhcp() -> [Value; 2] {
     let from = in_prefix(saddr(Family::V6), "fe80::", 10);
     let to = in_prefix(daddr(Family::V6), "fe80::", 10);

@@ -23,7 +23,7 @@ const FLOWS_OF_PEER: u32 = 2_048;
 /// ended at a rate of at least 800 a second; what is opened faster would stay in it for long.
 const NEW_FLOWS_OF_PEER: u32 = 500;
 /// Most flows to the internet that all peers together may open in a second, twice as many at once:
-/// enough for mail and updates, and little for scans from a peer that was taken over.
+/// enough for mail and updates, and little for scans from a compromised peer.
 const NEW_FLOWS_TO_WAN: u32 = 50;
 
 impl Chains<'_> {
@@ -133,21 +133,21 @@ impl Chains<'_> {
         statements
     }
 
-    /// A listed flow begins, as TCP with a SYN: what comes in the middle of one belongs to no flow
-    /// that is known.
+    /// Accepts a new listed flow. TCP must begin with a SYN: a segment from the middle of a
+    /// connection belongs to no known flow.
     pub(super) fn opened(&self) -> Vec<Value> {
         vec![ended([is_stray()], self.dropped("prerouting", "not_syn"))]
     }
 
-    /// The same out of the tunnel, where each peer has its limits.
+    /// The same for flows out of the tunnel, where each peer has limits.
     pub(super) fn opened_by_peer(&self) -> Vec<Value> {
         let mut rules = self.opened();
         rules.extend(Family::BOTH.map(|family| rule([by_address(&saddr(family), &peers_map(family))])));
         rules
     }
 
-    /// Where flows to the internet are listed, a chain that goes before the limits of each peer,
-    /// with one for all peers together.
+    /// The chain with the limit of all peers together, which comes before the limits of each peer;
+    /// `None` where no flow to the internet is listed.
     pub(super) fn wan_chain(&self) -> Option<Chain> {
         if !self.policy.allow.iter().any(leads_to_wan) {
             return None;
@@ -160,26 +160,26 @@ impl Chains<'_> {
         Some(regular("opened_to_wan", rules))
     }
 
-    /// What was on its way to the internet and is led elsewhere: to an address of the edge, by
-    /// another program's DNAT, or to a container.
-    pub(super) fn astray_from_wan(&self, stage: &'static str) -> Vec<Value> {
+    /// Drops flows to the internet that would end elsewhere: at an address of the edge, where
+    /// another program's DNAT sends them, or in a container.
+    pub(super) fn diverted_from_wan(&self, stage: &'static str) -> Vec<Value> {
         if !self.policy.allow.iter().any(leads_to_wan) {
             return Vec::new();
         }
         let is_of_wan = || equal(&ct_mark(), named(TO_WAN));
-        let astray = |statements: Vec<Value>| {
+        let diverted = |statements: Vec<Value>| {
             let statements = [state(&["new"]), is_of_wan()].into_iter().chain(statements);
             ended(statements, self.dropped(stage, "not_listed"))
         };
         match stage {
-            "input" => vec![astray(Vec::new())],
-            _ => vec![astray(vec![dnatted()]), astray(vec![in_links("oif", "containers")])],
+            "input" => vec![diverted(Vec::new())],
+            _ => vec![diverted(vec![dnatted()]), diverted(vec![in_links("oif", "containers")])],
         }
     }
 
-    /// For each peer that may open flows a chain with its limits, which count a flow once.
+    /// A chain with the limits of each peer that may open flows; a flow is counted once.
     ///
-    /// The set has one element, the tunnel's device. The statement alone would count as well, and
+    /// The count is in a set with one element, the tunnel's device: a count in the rule alone would
     /// start again with every change of the rules.
     pub(super) fn peer_chains(&self) -> Vec<Chain> {
         let chain = |name: &Name| {

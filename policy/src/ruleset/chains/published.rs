@@ -116,7 +116,7 @@ impl Chains<'_> {
     pub(super) fn sources(&self, next_hops: bool) -> Vec<Value> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
-            // A source of the LAN is one only where it is trusted.
+            // An address of the LAN counts as a LAN source only where it is trusted.
             let forged = [in_set(saddr(family), "lan", family), sent_by_lan(family, false)];
             rules.push(ended(forged, self.dropped("prerouting", "source_not_allowed")));
             if next_hops {
@@ -139,8 +139,8 @@ impl Chains<'_> {
         rules
     }
 
-    /// Limits per source, asked once per flow; of IPv6 sources the /64 counts, since one machine
-    /// has all of it.
+    /// Limits per source, checked once per flow. An IPv6 source is counted by its /64, since one
+    /// machine has all of it.
     fn limits(&self, publish: &Publish) -> Vec<Value> {
         let mut rules = vec![rule([seen_before(), leave()])];
         for family in Family::BOTH {

@@ -30,22 +30,22 @@ pub fn adopt(session: &Session, services: &[String]) -> Result<Report, Fault> {
     let docker = session.docker(&vars);
     docker.compose_version(&session.location.dir)?;
     let containers = docker.containers(&session.location.dir, None);
-    let mut said = Said::default();
+    let mut reported = Differences::default();
     if let Err(fault) = &containers {
         notify(&format!("running containers are not compared: {fault}"));
     }
     let containers = containers.unwrap_or_default();
     let running: BTreeMap<&String, Vec<Running>> =
         services.iter().map(|service| (service, running_of(session, &containers, service))).collect();
-    let mut session = with_projects(session, &running, first, &mut said)?;
+    let mut session = with_projects(session, &running, first, &mut reported)?;
     let store = Store::open(session.location.state_dir(), false)?;
     let mut in_use = BTreeMap::new();
     for (service, running) in &running {
         let found = used::read(&session, &docker, &store, &vars, service, running)?;
-        found.differences.iter().for_each(|line| said.differs(line));
+        found.differences.iter().for_each(|line| reported.differs(line));
         in_use.insert((*service).clone(), found);
     }
-    let taken = take_over(&session, &vars, &in_use, &mut said)?;
+    let taken = take_over(&session, &vars, &in_use, &mut reported)?;
     let mut vars = taken.vars;
     let mut offered = None;
     if first {
@@ -64,30 +64,30 @@ pub fn adopt(session: &Session, services: &[String]) -> Result<Report, Fault> {
         let running = running.get(service).map(Vec::as_slice).unwrap_or_default();
         let uses = in_use.get(service).map(|found| found.uses.as_slice()).unwrap_or_default();
         let look = Look { session, docker: &docker, store: &store, vars: &vars, running, uses };
-        look.at(service, &mut said)?;
+        look.at(service, &mut reported)?;
     }
     for path in crate::shell::discover::unused(&session.tree, &session.location) {
-        said.line(&arrangement(session, &path));
+        reported.line(&arrangement(session, &path));
     }
     if let Some(text) = offered {
-        write_first(session, &text, &mut said)?;
+        write_first(session, &text, &mut reported)?;
     }
-    let json = json!({"schema": 1, "location": session.location.name, "compared": said.rows, "differing": said.differing,
+    let json = json!({"schema": 1, "location": session.location.name, "compared": reported.rows, "differing": reported.differing,
         "taken_over": taken.names, "wrote_stack_toml": first && !session.options.dry_run});
-    let fault = (said.differing > 0)
-        .then(|| Fault::Degraded(format!("{} things come out otherwise than today", said.differing)));
-    Ok(Report { text: said.text, json, fault })
+    let fault = (reported.differing > 0)
+        .then(|| Fault::Degraded(format!("{} things come out otherwise than today", reported.differing)));
+    Ok(Report { text: reported.text, json, fault })
 }
 
 /// What is reported, as it grows.
 #[derive(Default)]
-struct Said {
+struct Differences {
     text: String,
     rows: Vec<Value>,
     differing: usize,
 }
 
-impl Said {
+impl Differences {
     fn line(&mut self, line: &str) {
         self.text.push_str(line);
         self.text.push('\n');
@@ -126,7 +126,7 @@ fn with_projects(
     session: &Session,
     running: &BTreeMap<&String, Vec<Running>>,
     first: bool,
-    said: &mut Said,
+    reported: &mut Differences,
 ) -> Result<Session, Fault> {
     let mut adopted = session.at(&session.location.name)?;
     let project_of = |running: &[Running]| {
@@ -140,15 +140,15 @@ fn with_projects(
         let alone = running.values().filter(|others| project_of(others) == project).count() == 1;
         let taken = session.location.services.keys().any(|other| session.project(other) == project);
         if first && alone && !taken {
-            said.line(&format!("{service}: runs as the Compose project {project}: it stays that"));
+            reported.line(&format!("{service}: runs as the Compose project {project}: it stays that"));
             adopted.stack.projects.insert((*service).clone(), project);
         } else if alone && !taken {
-            said.differs(&format!(
+            reported.differs(&format!(
                 "{service}: runs as the Compose project {project}, stackctl would start {} next to it: add [project] {service} = \"{project}\" to stack.toml",
                 session.project(service)
             ));
         } else {
-            said.differs(&format!(
+            reported.differs(&format!(
                 "{service}: runs as the Compose project {project} together with others; stackctl gives each service a project of its own, so give its volumes their present names (`name:`) and take {project} down first"
             ));
         }
@@ -168,7 +168,7 @@ fn take_over(
     session: &Session,
     vars: &Vars,
     in_use: &BTreeMap<String, used::InUse>,
-    said: &mut Said,
+    reported: &mut Differences,
 ) -> Result<Taken, Fault> {
     let path = session.generated_path();
     let fail = |error: std::io::Error| Fault::Failed(format!("{}: {error}", path.display()));
@@ -187,13 +187,13 @@ fn take_over(
             Finding::Differs { used, origin, how } => {
                 let what = format!("{}: {how} (in use by {})", used.name, used.place);
                 if origin != Origin::Generated {
-                    said.differs(&format!("{what}; correct {}", origin.file()));
+                    reported.differs(&format!("{what}; correct {}", origin.file()));
                     continue;
                 }
                 (used, what, true)
             }
             Finding::Disagree { one, how, .. } => {
-                said.differs(&format!(
+                reported.differs(&format!(
                     "{}: {how} (in use by {}); it cannot be taken over",
                     one.name, one.place
                 ));
@@ -201,7 +201,7 @@ fn take_over(
             }
         };
         let Some(line) = line_of(&used.name, used.value.expose()) else {
-            said.differs(&format!("{what}; no line of an env file can hold it"));
+            reported.differs(&format!("{what}; no line of an env file can hold it"));
             continue;
         };
         if replaces {
@@ -209,7 +209,7 @@ fn take_over(
         }
         let service = in_use.iter().find(|(_, found)| found.uses.iter().any(|other| other.name == used.name));
         text = with_section_lines(&text, service.map_or("unused", |(service, _)| service), &line);
-        said.line(&format!(
+        reported.line(&format!(
             "{what}; {} into .env.generated",
             if dry { "would be taken over" } else { "taken over" }
         ));
@@ -270,12 +270,12 @@ struct Look<'l> {
 
 impl Look<'_> {
     /// Compares a service's rendered files and its model with today's.
-    fn at(&self, service: &str, said: &mut Said) -> Result<(), Fault> {
-        said.line(&format!("{service}: read from {}", self.sources(service).join(", ")));
+    fn at(&self, service: &str, reported: &mut Differences) -> Result<(), Fault> {
+        reported.line(&format!("{service}: read from {}", self.sources(service).join(", ")));
         let prepared = match prepare(self.session, self.vars, self.store, &self.store.manifest()?, service) {
             Ok(prepared) => prepared,
             Err(Fault::Invalid(text)) => {
-                said.differs(&format!("{service}: cannot be rendered: {text}"));
+                reported.differs(&format!("{service}: cannot be rendered: {text}"));
                 return Ok(());
             }
             Err(other) => return Err(other),
@@ -283,17 +283,17 @@ impl Look<'_> {
         for planned in &prepared.planned {
             let result = word(self.session, planned);
             let path = &planned.output.path;
-            said.line(&format!("{service}: {path}: {result}"));
-            said.differing += usize::from(result == "differs");
-            said.rows.push(json!({"service": service, "file": path, "result": result}));
+            reported.line(&format!("{service}: {path}: {result}"));
+            reported.differing += usize::from(result == "differs");
+            reported.rows.push(json!({"service": service, "file": path, "result": result}));
         }
         let lines =
             today::compare(self.session, self.docker, self.store, &prepared, self.running, self.uses)?;
-        said.differing += usize::from(!lines.is_empty());
+        reported.differing += usize::from(!lines.is_empty());
         let result = if lines.is_empty() { "identical" } else { "differs" };
-        said.line(&format!("{service}: compose config: {result}"));
-        lines.iter().for_each(|line| said.line(&format!("  {line}")));
-        said.rows.push(json!({"service": service, "compose_config": result, "lines": lines}));
+        reported.line(&format!("{service}: compose config: {result}"));
+        lines.iter().for_each(|line| reported.line(&format!("  {line}")));
+        reported.rows.push(json!({"service": service, "compose_config": result, "lines": lines}));
         Ok(())
     }
 
@@ -318,13 +318,13 @@ fn word(session: &Session, planned: &Planned) -> &'static str {
     }
 }
 
-fn write_first(session: &Session, text: &str, said: &mut Said) -> Result<(), Fault> {
+fn write_first(session: &Session, text: &str, reported: &mut Differences) -> Result<(), Fault> {
     let path = session.tree.root.join("stack.toml");
     if session.options.dry_run {
-        said.line(&format!("would write {}:\n\n{text}", path.display()));
+        reported.line(&format!("would write {}:\n\n{text}", path.display()));
         return Ok(());
     }
     offer::write(session, text)?;
-    said.line(&format!("wrote a first {}: look through it, then commit it", path.display()));
+    reported.line(&format!("wrote a first {}: look through it, then commit it", path.display()));
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::verbs::session::Session;
 
 /// A folder mounted for reading is looked at up to this many files.
 const FILES: usize = 2000;
-const DEPTH: usize = 8;
+pub(super) const DEPTH: usize = 8;
 
 /// The keyed hash of everything a container sees that stackctl answers for.
 ///
@@ -111,7 +111,7 @@ fn target(mount: &Seen, below: &Path) -> String {
     Path::new(&mount.target).join(below).to_string_lossy().into_owned()
 }
 
-fn is_data(session: &Session, service: &str, path: &Path) -> bool {
+pub(super) fn is_data(session: &Session, service: &str, path: &Path) -> bool {
     let Ok(below) = path.strip_prefix(&session.location.dir) else { return false };
     let names: Vec<String> = below.iter().map(|part| part.to_string_lossy().into_owned()).collect();
     let matches = |clean: &Clean| {
@@ -124,7 +124,7 @@ fn is_data(session: &Session, service: &str, path: &Path) -> bool {
     session.stack.clean.get(service).is_some_and(matches)
 }
 
-fn walk(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) {
+pub(super) fn walk(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let (path, kind) = (entry.path(), entry.file_type());
         match kind {

@@ -1,6 +1,7 @@
 //! Getting a service ready: rendered in memory, checked by Compose, then written.
 
 mod content;
+mod mounted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,7 +16,7 @@ use crate::invocation::Project;
 use crate::manifest::{Decision, Manifest, Present};
 use crate::model::Model;
 use crate::overlay;
-use crate::render::{Output, render};
+use crate::render::{Missing, Output, render};
 use crate::secret::Hidden;
 use crate::shell::discover;
 use crate::shell::docker::{Docker, Running};
@@ -23,6 +24,8 @@ use crate::shell::files::{self, Attributes, OnDisk};
 use crate::shell::store::Store;
 use crate::template::placeholders;
 use crate::vars::Vars;
+
+pub use mounted::Mounts;
 
 /// A Compose file, and the copy Compose must read instead when it has known placeholders.
 pub struct ComposeFile {
@@ -83,8 +86,7 @@ pub fn prepare(
     let files_of =
         files_of.ok_or_else(|| Fault::Usage(format!("no service {service} at {}", session.location.name)))?;
     let sources = discover::templates(&session.tree.root, &session.location, service)?;
-    let outputs =
-        render(&sources, vars, &session.stack).map_err(|missing| Fault::Invalid(missing.to_string()))?;
+    let outputs = render(&sources, vars, &session.stack).map_err(|missing| lacking(session, &missing))?;
     let mut planned = Vec::with_capacity(outputs.len());
     for output in outputs {
         let path = session.location.dir.join(&output.path);
@@ -110,6 +112,13 @@ pub fn prepare(
         vars: vars.clone(),
         rendered_before: manifest.files.keys().cloned().collect(),
     })
+}
+
+fn lacking(session: &Session, missing: &Missing) -> Fault {
+    let by_setup = |line: &String| line.contains("`stackctl setup` makes it");
+    let fix =
+        if missing.0.iter().all(by_setup) { String::new() } else { format!("\n{}", session.value_fix()) };
+    Fault::Invalid(format!("{missing}{fix}"))
 }
 
 /// The names that a service's templates and Compose files use, whether or not they have a value.
@@ -382,6 +391,11 @@ impl Prepared {
             .mounted_singly
             .insert(self.service.clone(), content::mounted_singly(session, &checked.model));
         Ok(self.project(&dir, true))
+    }
+
+    /// The files of the tree that containers of a model mount and no template makes.
+    pub fn mounts(&self, session: &Session, model: &Model) -> Result<Mounts, Fault> {
+        mounted::mounts(session, self, model)
     }
 
     /// The env file Compose gets.

@@ -16,7 +16,7 @@ use crate::shell::docker::{Docker, Running};
 use crate::shell::process::notify;
 use crate::shell::store::{Snapshot, Store};
 use crate::vars::Vars;
-use crate::verbs::prepare::{Changes, Checked, Prepared, Stage, prepare};
+use crate::verbs::prepare::{Changes, Checked, Mounts, Prepared, Stage, prepare};
 use crate::verbs::session::Session;
 use crate::verbs::{actions, rollback};
 
@@ -34,6 +34,8 @@ pub struct UpOutcome {
     pub created: Vec<String>,
     /// Compose services whose container stayed.
     pub kept: Vec<String>,
+    /// Compose services whose container stayed and was started again.
+    pub restarted: Vec<String>,
 }
 
 impl UpOutcome {
@@ -46,10 +48,11 @@ impl UpOutcome {
         let parts = [
             part("created", &self.created),
             part("recreated", &self.recreated),
+            part("restarted", &self.restarted),
             part("unchanged", &self.kept),
         ];
         let text = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
-        let json = json!({"rendered": self.rendered, "created": self.created, "recreated": self.recreated, "unchanged": self.kept});
+        let json = json!({"rendered": self.rendered, "created": self.created, "recreated": self.recreated, "restarted": self.restarted, "unchanged": self.kept});
         (format!("{text}\n"), json)
     }
 }
@@ -110,15 +113,16 @@ pub fn bring_up(
             return Err(fault);
         }
     };
-    let outcome = compare(rendered, &before, &after);
+    let mut outcome = compare(rendered, &before, &after);
     if how.restart && !outcome.kept.is_empty() {
         let verb: Vec<&str> =
             std::iter::once("restart").chain(outcome.kept.iter().map(String::as_str)).collect();
         docker.compose_aside(&project, &verb)?;
         until_healthy(session, docker, service, &wanted, limit, true)?;
+        outcome.restarted = std::mem::take(&mut outcome.kept);
     }
     actions::post_up(session, vars, service)?;
-    remember(session, store, &prepared, &after)?;
+    remember(session, store, &prepared, &checked, &after)?;
     let _ = std::fs::remove_file(&pending);
     Ok(outcome)
 }
@@ -147,9 +151,13 @@ pub fn start(
         // was restarted is given the time to show that it crashes again.
         let restarted = |container: &Running| container.restart_count > 0;
         let crashes = wanted_containers(docker, session, service)?.iter().any(restarted);
-        let patience = if crashes { CRASHING } else { Duration::ZERO };
-        let looked = until_healthy(session, docker, service, wanted, patience, true);
-        return Err(looked.err().unwrap_or(fault));
+        let failed = if crashes {
+            until_healthy(session, docker, service, wanted, CRASHING, true).err()
+        } else {
+            wait::failed_now(session, docker, service, wanted)?
+        };
+        let unknown = || Fault::Failed(format!("{service}: {fault}; Compose's own message is above"));
+        return Err(failed.unwrap_or_else(unknown));
     }
     let now = wanted_containers(docker, session, service)?;
     let ids = |list: &[Running]| list.iter().map(|container| container.id.clone()).collect::<BTreeSet<_>>();
@@ -163,6 +171,7 @@ pub fn remember(
     session: &Session,
     store: &Store,
     prepared: &Prepared,
+    checked: &Checked,
     running: &[Running],
 ) -> Result<(), Fault> {
     let ours = prepared.planned.iter().filter(|planned| planned.decision != Decision::OwnFile);
@@ -170,39 +179,48 @@ pub fn remember(
     let files: Vec<(Kept, Vec<u8>)> = outputs
         .map(|o| (Kept { path: o.path.clone(), mode: o.mode, owner: o.owner }, o.bytes.to_vec()))
         .collect();
-    let compose: Vec<Vec<u8>> = prepared.compose.iter().map(|file| file.bytes.clone()).collect();
+    let Mounts { kept: mounted, left_out } = prepared.mounts(session, &checked.model)?;
     let env = prepared.env().expose().as_bytes().to_vec();
     let images: BTreeMap<String, String> =
         running.iter().map(|container| (container.service().to_owned(), container.image.clone())).collect();
-    let content = content(store.key(), &files, &compose, &env, &images);
+    let snapshot = Snapshot { files, mounted, definition: checked.model.json.to_vec(), env };
+    let objects = checked.model.variables_of_objects();
+    let values: Vec<(&str, &str)> =
+        objects.filter_map(|name| Some((name, prepared.vars().find(name)?.stored.expose()))).collect();
+    let content = content(store.key(), &snapshot, &images, &values);
     let service = prepared.service.as_str();
     let newest = store.generations(service)?.pop();
     if newest.is_none_or(|newest| newest.content != content) {
         let generation = Generation {
             number: 0,
             made: crate::shell::now(),
-            files: files.iter().map(|(kept, _)| kept.clone()).collect(),
-            compose_files: compose.len(),
+            files: snapshot.files.iter().map(|(kept, _)| kept.clone()).collect(),
+            mounted: snapshot.mounted.iter().map(|(mounted, _)| mounted.clone()).collect(),
+            left_out,
             images,
             content: content.clone(),
         };
-        let number = store.keep(service, generation, &Snapshot { files, compose, env })?;
+        let number = store.keep(service, generation, &snapshot)?;
         notify(&format!("{service}: generation {number} at {}", session.location.name));
     }
     store.put(&store.service_dir(service).join("applied"), content.as_bytes()).map(|_| ())
 }
 
+/// All that a service is made of; of its variables those that the definition only names, since it has the others' values.
 fn content(
     key: &[u8],
-    files: &[(Kept, Vec<u8>)],
-    compose: &[Vec<u8>],
-    env: &[u8],
+    snapshot: &Snapshot,
     images: &BTreeMap<String, String>,
+    values: &[(&str, &str)],
 ) -> String {
-    let files = files.iter().map(|(kept, bytes)| Content { target: &kept.path, bytes });
-    let compose = compose.iter().map(|bytes| Content { target: "compose", bytes });
+    let files = snapshot.files.iter().map(|(kept, bytes)| Content { target: &kept.path, bytes });
+    // What a container writes changes by itself.
+    let mounted = snapshot.mounted.iter().filter(|(file, _)| !file.writable);
+    let mounted = mounted.map(|(file, bytes)| Content { target: &file.path, bytes });
     let images = images.iter().map(|(name, image)| Content { target: name, bytes: image.as_bytes() });
-    fingerprint(key, files.chain(compose).chain(images).chain([Content { target: "env", bytes: env }]))
+    let values = values.iter().map(|(name, value)| Content { target: name, bytes: value.as_bytes() });
+    let definition = [Content { target: "definition", bytes: &snapshot.definition }];
+    fingerprint(key, files.chain(mounted).chain(images).chain(values).chain(definition))
 }
 
 /// Returns to the previous generation when that was asked for, or is agreed to at the terminal.
@@ -223,7 +241,11 @@ fn go_back(
         ));
     }
     match rollback::apply(session, docker, store, service, &target) {
-        Ok(_) => Fault::RolledBack(format!("{fault}\n{service}: generation {} runs again", target.number)),
+        Ok(restored) => Fault::RolledBack(format!(
+            "{fault}\n{service}: generation {} runs again{}",
+            target.number,
+            restored.lines(target.number)
+        )),
         Err(second) => Fault::Broken(format!(
             "{fault}\nand generation {} does not come up either: {second}",
             target.number

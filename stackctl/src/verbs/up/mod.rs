@@ -8,14 +8,18 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Report;
+use super::prepare::{Stage, prepare};
 use super::session::Session;
 use crate::fault::Fault;
+use crate::invocation::Project;
 use crate::order::start_order;
 use crate::shell::docker::{Docker, Running};
 use crate::shell::process::notify;
+use crate::shell::store::Store;
+use crate::vars::Vars;
 
 pub use apply::{UpOutcome, bring_up, remember, start};
-pub use wait::{WAIT, masked_lines, until_healthy};
+pub use wait::{WAIT, masked, masked_lines, until_healthy};
 
 /// How a service is brought up.
 #[derive(Debug, Clone, Copy, Default)]
@@ -54,10 +58,7 @@ pub fn down(session: &Session, services: &[String]) -> Result<Report, Fault> {
     let docker = session.docker(&vars);
     docker.versions(&session.location.dir)?;
     each(session, &services, "down", |service| {
-        let manifest = store.manifest()?;
-        let prepared = super::prepare::prepare(session, &vars, &store, &manifest, service)?;
-        let stage = prepared.stage(&store)?;
-        let project = prepared.project(&stage.0, false);
+        let (project, _stage) = project_to_stop(session, &vars, &docker, &store, service)?;
         let running = docker.containers(&session.location.dir, Some(session.project(service)))?;
         refuse_foreign(session, service, &project.project_dir.to_string_lossy(), &running)?;
         let names: Vec<&str> = running.iter().map(Running::service).collect();
@@ -66,6 +67,33 @@ pub fn down(session: &Session, services: &[String]) -> Result<Report, Fault> {
         }
         Ok((format!("down: {} containers removed\n", names.len()), json!({"removed": names})))
     })
+}
+
+/// The project by its files, or by its newest generation when those are wrong: what runs can be stopped all the same.
+fn project_to_stop(
+    session: &Session,
+    vars: &Vars,
+    docker: &Docker,
+    store: &Store,
+    service: &str,
+) -> Result<(Project, Option<Stage>), Fault> {
+    let by_files = || {
+        let prepared = prepare(session, vars, store, &store.manifest()?, service)?;
+        let stage = prepared.stage(store)?;
+        let project = prepared.project(&stage.0, false);
+        docker.model(&project)?;
+        Ok((project, Some(stage)))
+    };
+    let fault = match by_files() {
+        Err(Fault::Invalid(text)) => Fault::Invalid(text),
+        other => return other,
+    };
+    let Some(newest) = store.generations(service)?.pop() else { return Err(fault) };
+    notify(&format!(
+        "{fault}\n{service}: its files are wrong, so generation {} says what to stop",
+        newest.number
+    ));
+    Ok((super::rollback::project(session, service, &newest, store)?, None))
 }
 
 /// Runs a verb for each service, collects what each says, and sums it up when there are several.
@@ -81,13 +109,15 @@ pub fn each(
     for service in services {
         match run(service) {
             Ok((said, value)) => {
-                text.push_str(&format!("{service}: {said}"));
+                let gap = if said.starts_with('\n') { "" } else { " " };
+                text.push_str(&format!("{service}:{gap}{said}"));
                 rows.push(json!({"service": service, "ok": true, "result": value}));
             }
             Err(fault) => {
                 let (code, message) = (fault.exit_code(), fault.to_string());
                 if services.len() > 1 {
-                    notify(&format!("{service}: {message}"));
+                    let named = [":", "/"].iter().any(|end| message.starts_with(&format!("{service}{end}")));
+                    notify(&if named { message.clone() } else { format!("{service}: {message}") });
                     text.push_str(&format!("{service}: failed (exit {code})\n"));
                 }
                 rows.push(json!({"service": service, "ok": false, "exit": code, "error": message}));

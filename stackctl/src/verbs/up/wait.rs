@@ -78,8 +78,22 @@ pub(super) fn failed_meanwhile(
     running.retain(|container| !before.iter().any(|old| old.id == container.id));
     let now = crate::shell::now();
     let crashing = running.iter().find(|one| one.look(now).crashes() && wanted.contains(&one.service()))?;
-    let (_, why) = crashing.look(now).trouble()?;
+    let (_, why) = crashing.look(now).problem()?;
     Some(unhealthy(session, docker, service, &running, crashing.service(), &why))
+}
+
+/// What has failed by now, after Compose itself gave up.
+pub(super) fn failed_now(
+    session: &Session,
+    docker: &Docker,
+    service: &str,
+    wanted: &[&str],
+) -> Result<Option<Fault>, Fault> {
+    let running = wanted_containers(docker, session, service)?;
+    let now = crate::shell::now();
+    let looks: Vec<Look<'_>> = running.iter().map(|container| container.look(now)).collect();
+    let Verdict::Failed { service: name, why } = judge(wanted, &looks) else { return Ok(None) };
+    Ok(Some(unhealthy(session, docker, service, &running, &name, &why)))
 }
 
 fn unhealthy(
@@ -95,7 +109,7 @@ fn unhealthy(
         .map(|container| masked_lines(session, docker, service, container, LINES))
         .unwrap_or_default();
     let lines: String = lines.iter().map(|line| format!("\n  {line}")).collect();
-    Fault::Failed(format!("{service}: {name} is not well: {why}{lines}"))
+    Fault::Failed(format!("{service}/{name}: {}{lines}", masked(session, service, why)))
 }
 
 /// A container's last lines without any secret: a service may print its own, stackctl does not.
@@ -107,6 +121,11 @@ pub fn masked_lines(
     count: usize,
 ) -> Vec<String> {
     let text = docker.last_lines(&session.location.dir, container, count);
+    masked(session, service, &text).lines().map(str::to_owned).collect()
+}
+
+/// A text of Docker's or a container's without any secret; empty when the secrets cannot be read.
+pub fn masked(session: &Session, service: &str, text: &str) -> String {
     let vars = session.vars().and_then(|vars| session.vars_of(&vars, service));
-    vars.map(|vars| vars.mask(&text).lines().map(str::to_owned).collect()).unwrap_or_default()
+    vars.map(|vars| vars.mask(text)).unwrap_or_default()
 }

@@ -1,4 +1,5 @@
-//! `make demo`: a real web server behind carrier-grade NAT, fetched by an internet client, all in namespaces.
+//! `make demo`: a real web server behind carrier-grade NAT, fetched by an internet client, all in
+//! namespaces.
 
 use std::io::{Write, stdout};
 use std::time::Duration;

@@ -1,8 +1,10 @@
-//! Failures and their pages: the pack's own rules and Alertmanager's file on a pair that really runs, and a receiver outside
-//! both sites that counts what it is sent. Each failure is one page, and it says what failed.
+//! Failures and their pages: the pack's own rules and Alertmanager's file on a pair that really
+//! runs, and a receiver outside both sites that counts what it is sent. Each failure is one page,
+//! and it says what failed.
 //!
-//! In `make test` the rules' waits are shortened and everything is asked every second; `make soak` runs the files as they are.
-//! A collector of VictoriaMetrics replaces Alloy, and the receiver replaces the service that hears the watchdogs.
+//! In `make test` the rules' waits are shortened and everything is asked every second; `make soak`
+//! runs the files as they are. A collector of VictoriaMetrics replaces Alloy, and the receiver
+//! replaces the service that hears the watchdogs.
 
 #![allow(clippy::print_stdout, clippy::indexing_slicing)] // Figures are printed; a JSON value has an answer to any index.
 
@@ -66,7 +68,8 @@ fn a_lost_tunnel_between_two_living_sites_is_one_page_that_says_so() -> Result<(
         )?;
         let page = sites.one_page("/page/wroclaw", "no tunnel to kyiv")?;
         sites.nothing_more_comes("wroclaw", "TunnelDown", &page)?;
-        // Kyiv lives, has lost the tunnel as well, and leaves it to Wrocław, whose watchdog it hears of.
+        // Kyiv lives, has lost the tunnel as well, and leaves it to Wrocław, whose watchdog it
+        // hears of.
         sites.only_has("kyiv", &["Watchdog"])?;
         if lab::full_counts() {
             // What Kyiv's collector kept meanwhile arrives late, and begins no other page.
@@ -129,8 +132,8 @@ fn watched(services: &'static str, failure: impl Fn(&mut Sites<'_>) -> Result<()
 
 impl<'lab> Sites<'lab> {
     fn start(lab: &'lab Lab, pace: Pace) -> Result<Self> {
-        let patience = Duration::from_secs(if lab::full_counts() { 600 } else { 8 });
-        let receiver = Receiver::start(&lab.node("client")?, patience)?;
+        let timeout = Duration::from_secs(if lab::full_counts() { 600 } else { 8 });
+        let receiver = Receiver::start(&lab.node("client")?, timeout)?;
         let mut site = Site::new(lab)?;
         let service = serve_page(&site.origin, "127.0.0.1:5001")?;
         let disk = TcpServer::start(site.edge.tcp_listener("127.0.0.1:2049")?, lab::echo)?;
@@ -148,8 +151,8 @@ impl<'lab> Sites<'lab> {
         watch.as_ref().with_context(|| format!("{site} is down"))
     }
 
-    /// Every page of metrics and every probe has arrived where its rules are, and all say that it works; so many messages
-    /// were sent.
+    /// Every page of metrics and every probe has arrived where its rules are, and all say that it
+    /// works; so many messages were sent.
     fn all_is_well(&self, sent: usize) -> Result<()> {
         let signs = [
             ("wroclaw", "up == 1", WROCLAW.len() + KYIV.len()),

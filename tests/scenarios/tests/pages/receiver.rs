@@ -1,4 +1,5 @@
-//! What is outside both sites: who is paged, and the service that hears each site's watchdog and shows "up" or "down".
+//! What is outside both sites: who is paged, and the service that hears each site's watchdog and
+//! shows "up" or "down".
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -38,13 +39,13 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Starts it; a site's watchdog that was not heard for `patience` is "down".
-    pub(crate) fn start(node: &Node, patience: Duration) -> Result<Self> {
+    /// Starts it; a site's watchdog that was not heard for `timeout` is "down".
+    pub(crate) fn start(node: &Node, timeout: Duration) -> Result<Self> {
         let heard = Arc::new(Mutex::new(Heard::default()));
         let own = Arc::clone(&heard);
         let server = TcpServer::start(node.tcp_listener(ADDRESS)?, move |mut stream| {
             let (path, body) = request(&mut stream)?;
-            let answer = own.lock().unwrap_or_else(PoisonError::into_inner).answer(&path, &body, patience);
+            let answer = own.lock().unwrap_or_else(PoisonError::into_inner).answer(&path, &body, timeout);
             let head =
                 "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length:";
             stream.write_all(format!("{head} {}\r\n\r\n{answer}", answer.len()).as_bytes())
@@ -70,13 +71,13 @@ impl Receiver {
 }
 
 impl Heard {
-    fn answer(&mut self, path: &str, body: &str, patience: Duration) -> String {
+    fn answer(&mut self, path: &str, body: &str, timeout: Duration) -> String {
         let now = Instant::now();
         if let Some(site) = path.strip_prefix("/watchdog/") {
             let entry = self.watchdogs.entry(site.to_owned()).or_insert((now, 0));
             *entry = (now, entry.1 + 1);
         } else if let Some(site) = path.strip_prefix("/status/") {
-            let is_up = self.watchdogs.get(site).is_some_and(|(at, _)| now - *at < patience);
+            let is_up = self.watchdogs.get(site).is_some_and(|(at, _)| now - *at < timeout);
             return format!(r#"{{"status": "{}"}}"#, if is_up { "up" } else { "down" });
         } else if let Some(message) = firing(body) {
             self.pages.push(Page { at: now, path: path.to_owned(), summaries: message });

@@ -1,5 +1,5 @@
-//! What watches at each site, from the pack's own files: a prober, a store that collects, vmalert and Alertmanager; and
-//! Kyiv's collector, which pushes through the tunnel.
+//! What watches at each site, from the pack's own files: a prober, a store that collects, vmalert
+//! and Alertmanager; and Kyiv's collector, which pushes through the tunnel.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -16,9 +16,10 @@ use crate::receiver::{ADDRESS, ask};
 pub(crate) enum Pace {
     /// The files as they are; collectors ask as often as Alloy's files say.
     Full,
-    /// Collectors ask every second, rules are evaluated every second, and what they wait for is shortened. The 15 seconds
-    /// until an end reports that its peer is down are the protocol's and stay; `services` is how long a service may fail.
-    /// The windows are no shorter than 10 seconds: a sample can be found some seconds after it was taken.
+    /// Collectors ask every second, rules are evaluated every second, and what they wait for is
+    /// shortened. The 15 seconds until an end reports that its peer is down are the protocol's and
+    /// stay; `services` is how long a service may fail. The windows are no shorter than 10 seconds:
+    /// a sample can be found some seconds after it was taken.
     Short { services: &'static str },
 }
 
@@ -116,7 +117,8 @@ impl Watch {
         let store = store.arg(format!("-promscrape.config={}", at("store.yml")));
         let store = store.args(["-memory.allowedBytes=64MB", "-retentionPeriod=1"]);
         watch.run(store.args(pace.is_short().then_some("-search.latencyOffset=0s")), "store")?;
-        // Debian's build reads its templates from a fixed place, which the unpacked package has below its own root.
+        // Debian's build reads its templates from a fixed place, which the unpacked package has
+        // below its own root.
         let root = engine::packages("monitoring").display().to_string();
         let script = format!(
             "mount --bind {root}/usr/share /usr/share && exec {root}/usr/bin/prometheus-alertmanager \
@@ -189,7 +191,8 @@ const MODULES: &str = "modules:
   says_up: { prober: http, timeout: 10s, http: { fail_if_body_not_matches_regexp: ['\"up\"'] } }
 ";
 
-/// What a site collects, as its Alloy would: the site's name where nothing else is said, a probe's name in its job.
+/// What a site collects, as its Alloy would: the site's name where nothing else is said, a probe's
+/// name in its job.
 fn collecting(site: &str, jobs: &[Job], pace: Pace) -> String {
     let (pages, probes) = pace.intervals();
     let mut text = format!("global: {{ scrape_interval: {pages} }}\nscrape_configs:\n");

@@ -36,26 +36,26 @@ const NOTIFY: &str = "CAUSEWAY_WG_NOTIFY";
 /// What to log: `level` and `target=level`, with commas; a background process logs only when this is set.
 const LOG: &str = "CAUSEWAY_WG_LOG";
 
-/// A plain userspace WireGuard interface.
+/// Run a plain WireGuard interface in userspace.
 #[derive(Parser)]
 #[command(name = "causeway-wg", version)]
 struct Arguments {
     /// Stay in the foreground.
     #[arg(short = 'f', long)]
     foreground: bool,
-    /// Divide the work over threads like this.
+    /// Divide the work over threads in this way.
     #[arg(long, value_enum, default_value_t = ThreadChoice::Auto)]
     threads: ThreadChoice,
     /// Use plain sockets, one datagram per call.
     #[arg(long)]
     portable: bool,
-    /// Switch these off: any of tun-tcp, tun-udp, udp-gso, udp-gro, busy-poll, separated by commas.
+    /// Turn these off: any of tun-tcp, tun-udp, udp-gso, udp-gro, busy-poll, separated by commas.
     #[arg(long, value_delimiter = ',')]
     without: Vec<OffloadName>,
     /// Let this many packets wait in the TUN device.
     #[arg(long, default_value_t = QUEUE_LENGTH)]
     queue_length: u16,
-    /// The interface, created when there is none of that name.
+    /// Use the interface of this name; create it if there is none.
     name: String,
 }
 

@@ -142,8 +142,8 @@ impl Prober {
     ///
     /// A peer that never answered one does not lose any: it may be unable to answer.
     pub(in crate::node) fn handle_timeout(&mut self, now: Instant) -> bool {
-        let patience = self.patience();
-        let overdue = |sent: &&mut Sent| !sent.lost && sent.at.after(patience) <= now;
+        let timeout = self.reply_timeout();
+        let overdue = |sent: &&mut Sent| !sent.lost && sent.at.after(timeout) <= now;
         let lost = self.sent.iter_mut().filter(overdue).map(|sent| sent.lost = true).count();
         if lost == 0 || !self.answered {
             return false;
@@ -184,12 +184,12 @@ impl Prober {
 
     /// When [`poll`](Self::poll) or [`handle_timeout`](Self::handle_timeout) is next due.
     pub(in crate::node) fn deadline(&self) -> Option<Instant> {
-        let patience = self.patience();
-        let overdue = self.sent.iter().filter(|sent| !sent.lost).map(|sent| sent.at.after(patience)).min();
+        let timeout = self.reply_timeout();
+        let overdue = self.sent.iter().filter(|sent| !sent.lost).map(|sent| sent.at.after(timeout)).min();
         self.next.into_iter().chain(overdue).min()
     }
 
-    /// Makes the next probe due at once, as the companion of another packet.
+    /// Makes the next probe due at once, to go with another packet.
     pub(in crate::node) const fn probe_now(&mut self, now: Instant) {
         if self.next.is_some() {
             self.next = Some(now);
@@ -227,7 +227,7 @@ impl Prober {
 
     /// How long to wait for an answer: as TCP's retransmission timer (RFC 6298), within the
     /// interval of the probes.
-    pub(in crate::node) fn patience(&self) -> Duration {
+    pub(in crate::node) fn reply_timeout(&self) -> Duration {
         let (low, high) = (self.rules.interval_lost, self.rules.interval.max(self.rules.interval_lost));
         self.round_trip.map_or(low, |trip| (trip.smoothed + trip.deviation * 4).clamp(low, high))
     }

@@ -11,7 +11,7 @@ fn probes_leave_every_five_seconds_while_they_are_answered() {
 }
 
 #[test]
-fn one_lost_probe_quickens_the_pace_and_three_call_for_recovery() {
+fn one_lost_probe_shortens_the_interval_and_three_start_recovery() {
     let mut prober = answered_prober();
     let (mut sent, mut called) = (Vec::new(), None);
 
@@ -57,7 +57,7 @@ fn only_an_answer_with_our_token_counts_and_only_once() {
 }
 
 #[test]
-fn a_peer_that_never_answers_is_left_in_peace() {
+fn a_peer_that_never_answers_is_no_longer_probed() {
     let mut prober = prober();
     let sent = (0..590_000).step_by(500).filter(|ms| {
         if ms % 120_000 == 0 {
@@ -97,7 +97,7 @@ fn what_is_remembered_is_bounded() {
 }
 
 #[test]
-fn a_slow_path_gets_more_patience() {
+fn a_slow_path_gets_a_longer_timeout() {
     let mut prober = prober();
     for ms in [0, 5000, 10_000, 15_000] {
         let probe = prober.poll(at(ms)).unwrap();

@@ -2,7 +2,8 @@
 //! fragmented (RFC 8899 in its terms).
 //!
 //! It counts inner sizes: the outer packet is 60 bytes longer over IPv4 and 80 over IPv6. Every
-//! probe has a small companion; only while that is answered is a lost large one a sign of its size.
+//! probe goes with a small one; only while the small one is answered does the loss of the large one
+//! show that its size is too large.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -133,8 +134,8 @@ impl Search {
         self.trial = None;
     }
 
-    /// The probe that is due, if one is; lost after `patience` without an answer.
-    pub(in crate::node) fn poll(&mut self, now: Instant, patience: Duration) -> Option<SizeProbe> {
+    /// The probe that is due, if one is; lost after `timeout` without an answer.
+    pub(in crate::node) fn poll(&mut self, now: Instant, timeout: Duration) -> Option<SizeProbe> {
         if !self.is_active || self.trial.is_some_and(|trial| trial.sent.is_some()) || self.due() > now {
             return None;
         }
@@ -146,7 +147,7 @@ impl Search {
         let sent = Sent {
             sequence: self.sequence,
             at: now,
-            overdue: now.after(patience.max(Duration::from_millis(1))),
+            overdue: now.after(timeout.max(Duration::from_millis(1))),
         };
         trial.sent = Some(sent);
         self.trial = Some(trial);

@@ -39,7 +39,7 @@ fn packets_cross_both_ways_once_a_session_is_agreed() {
 }
 
 #[test]
-fn a_peer_with_an_endpoint_and_a_keepalive_is_called_at_once() {
+fn a_peer_with_an_endpoint_and_a_keepalive_is_sent_a_handshake_at_once() {
     let mut pair = Pair::new();
 
     assert_eq!(pair.origin.node.poll_timeout(), Some(pair.now.instant));
@@ -51,7 +51,7 @@ fn a_peer_with_an_endpoint_and_a_keepalive_is_called_at_once() {
 }
 
 #[test]
-fn the_edge_learns_the_origins_endpoint_and_answers_from_where_it_was_called() {
+fn the_edge_learns_the_origins_endpoint_and_replies_from_the_address_that_was_sent_to() {
     let mut pair = Pair::connected();
     pair.send(Side::Edge, b"to the origin");
 

@@ -7,14 +7,18 @@ mod values;
 use self::values::ports;
 pub(super) use self::values::{prefix, states, target};
 use super::shell::{Place, Word};
-use super::{Action, Base, ChainId, Condition, Hook, Kind, Operation, Rule, Unread};
+use super::{Action, Base, ChainId, Condition, Hook, Kind, Operation, Ports, Rule, Unread};
 use policy::{Protocol, text};
 
 /// The program's tables and chains, when `name` is one of its programs; `None` for another program.
 pub(in crate::import) fn space(name: &str) -> Option<&'static str> {
     match name {
-        "iptables" | "iptables-legacy" | "iptables-nft" => Some("iptables"),
-        "ip6tables" | "ip6tables-legacy" | "ip6tables-nft" => Some("ip6tables"),
+        "iptables" => Some("iptables"),
+        "iptables-legacy" => Some("legacy iptables"),
+        "iptables-nft" => Some("nft iptables"),
+        "ip6tables" => Some("ip6tables"),
+        "ip6tables-legacy" => Some("legacy ip6tables"),
+        "ip6tables-nft" => Some("nft ip6tables"),
         _ => None,
     }
 }
@@ -69,9 +73,13 @@ pub(in crate::import) fn operation(
         ));
     }
     let mut reader = Reader { words: &words, at: 1, space, parts: Parts::default() };
+    let mut spec: Vec<String> = Vec::new();
     while let Some(word) = reader.next() {
+        let start = reader.at - 1;
         reader.option(word);
+        spec.extend(group(words.get(start..reader.at).unwrap_or_default()));
     }
+    spec.sort();
     let Parts { table, verb, unread, .. } = &mut reader.parts;
     let table = table.take().unwrap_or_else(|| "filter".to_owned());
     if !["filter", "nat", "mangle", "raw", "security"].contains(&table.as_str()) {
@@ -83,7 +91,8 @@ pub(in crate::import) fn operation(
     };
     let id = name.map(|name| ChainId { space, table: table.clone(), name });
     let name = id.as_ref().map(|id| id.name.clone());
-    let rule = reader.rule((&table, name.as_deref().unwrap_or_default()), place, text);
+    let mut rule = reader.rule((&table, name.as_deref().unwrap_or_default()), place, text);
+    rule.spec = spec;
     let needs = || Unread::new(place, "the name of a chain is missing");
     Ok(match verb {
         Verb::Append => Operation::Append(id.ok_or_else(needs)?, rule),
@@ -95,7 +104,7 @@ pub(in crate::import) fn operation(
         },
         Verb::Refuse(refuses) => Operation::Policy(id.ok_or_else(needs)?, refuses),
         Verb::Flush => Operation::Flush(space, table, name),
-        Verb::Make => Operation::Make(id.ok_or_else(needs)?, None),
+        Verb::Make => Operation::Make(id.ok_or_else(needs)?, None, None),
         Verb::Remove => Operation::Remove(space, table, name),
         Verb::Look => Operation::Nothing,
     })
@@ -155,11 +164,64 @@ const EXTENSIONS: [&str; 24] = [
     "TTL",
 ];
 
+/// Options with a value that say when a rule applies.
+const OPTIONS: [&str; 26] = [
+    "--comment",
+    "-i",
+    "--in-interface",
+    "-o",
+    "--out-interface",
+    "-p",
+    "--protocol",
+    "--proto",
+    "-s",
+    "--source",
+    "--src",
+    "-d",
+    "--destination",
+    "--dst",
+    "--dport",
+    "--destination-port",
+    "--dports",
+    "--destination-ports",
+    "--sport",
+    "--source-port",
+    "--sports",
+    "--source-ports",
+    "--ctstate",
+    "--state",
+    "--dst-type",
+    "--tcp-flags",
+];
+
 struct Reader<'w> {
     words: &'w [Word],
     at: usize,
     space: &'static str,
     parts: Parts,
+}
+
+/// An option of a rule with its value; none for what is no part of the rule.
+fn group(words: &[Word]) -> Option<String> {
+    let (option, values) = words.split_first()?;
+    let option = match option.text.as_str() {
+        "-A" | "--append" | "-I" | "--insert" | "-D" | "--delete" | "-C" | "--check" | "-t" | "--table"
+        | "-w" | "--wait" | "-W" | "--wait-interval" | "-v" | "--verbose" | "-n" | "--numeric" | "-4"
+        | "-6" => return None,
+        "--jump" => "-j",
+        "--match" => "-m",
+        "--protocol" | "--proto" => "-p",
+        "--source" | "--src" => "-s",
+        "--destination" | "--dst" => "-d",
+        "--in-interface" => "-i",
+        "--out-interface" => "-o",
+        "--to" | "--to-dest" => "--to-destination",
+        other => other,
+    };
+    let values: Vec<&str> = values.iter().map(|word| word.text.as_str()).collect();
+    // `-p tcp` loads it as well.
+    let is_implied = option == "-m" && matches!(values.as_slice(), ["tcp" | "udp"]);
+    (!is_implied).then(|| format!("{option} {}", values.join(" ")).trim_end().to_owned())
 }
 
 /// `-ptcp` and `--dport=443` as two words.
@@ -228,8 +290,8 @@ impl<'w> Reader<'w> {
                 }
             }
             "-v" | "--verbose" | "-n" | "--numeric" => {}
-            "-4" if self.space == "iptables" => {}
-            "-6" if self.space == "ip6tables" => {}
+            "-4" if !self.space.ends_with("ip6tables") => {}
+            "-6" if self.space.ends_with("ip6tables") => {}
             "-j" | "--jump" | "-g" | "--goto" => self.jump(word),
             _ => {
                 if !self.verb(word) && !self.condition(word) && !self.target_option(word) {
@@ -288,7 +350,7 @@ impl<'w> Reader<'w> {
             "LOG" | "NFLOG" => Action::Nothing,
             "TCPMSS" => Action::ClampMss,
             "MASQUERADE" => Action::Masquerade,
-            "REDIRECT" => Action::Redirect,
+            "REDIRECT" => Action::Redirect(Ports::Same),
             // The address follows.
             "DNAT" | "SNAT" => {
                 self.parts.changes_destination = Some(target.text == "DNAT");
@@ -323,9 +385,22 @@ impl<'w> Reader<'w> {
                     None => self.unread(value, format!("`{}` is no single address", value.text)),
                 }
             }
-            "--to-ports" if matches!(self.parts.action, Some(Action::Redirect)) => {
-                let _ = self.value(word);
+            "--to-ports" | "--to-port" if matches!(self.parts.action, Some(Action::Redirect(_))) => {
+                let Some(value) = self.value(word) else { return true };
+                match text::ports(&value.text) {
+                    Some(ports) => {
+                        self.parts.action =
+                            Some(Action::Redirect(Ports::Within(ports.first(), ports.last())));
+                    }
+                    None => self.unread(value, format!("`{}` is no port or range of ports", value.text)),
+                }
             }
+            "--random" | "--random-fully" | "--persistent"
+                if self.parts.changes_destination.is_some()
+                    || matches!(
+                        self.parts.action,
+                        Some(Action::Masquerade | Action::Dnat(_) | Action::Snat(_))
+                    ) => {}
             "--clamp-mss-to-pmtu" if matches!(self.parts.action, Some(Action::ClampMss)) => {}
             "--set-mss" if matches!(self.parts.action, Some(Action::ClampMss)) => {
                 let _ = self.value(word);
@@ -352,39 +427,12 @@ impl<'w> Reader<'w> {
             }
             return true;
         }
-        if option == "--syn" {
-            self.add(Kind::Syn);
+        if matches!(option, "--syn" | "-f" | "--fragment") {
+            // Connection tracking joins fragments before any rule sees them.
+            self.add(if option == "--syn" { Kind::Syn } else { Kind::Never });
             return true;
         }
-        let known = [
-            "--comment",
-            "-i",
-            "--in-interface",
-            "-o",
-            "--out-interface",
-            "-p",
-            "--protocol",
-            "--proto",
-            "-s",
-            "--source",
-            "--src",
-            "-d",
-            "--destination",
-            "--dst",
-            "--dport",
-            "--destination-port",
-            "--dports",
-            "--destination-ports",
-            "--sport",
-            "--source-port",
-            "--sports",
-            "--source-ports",
-            "--ctstate",
-            "--state",
-            "--dst-type",
-            "--tcp-flags",
-        ];
-        if !known.contains(&option) {
+        if !OPTIONS.contains(&option) {
             return false;
         }
         let Some(value) = self.value(word) else { return true };
@@ -403,10 +451,8 @@ impl<'w> Reader<'w> {
             "--ctstate" | "--state" => states(text).map(Kind::State),
             "--dst-type" => Some(Kind::Local).filter(|_| text == "LOCAL"),
             _ => {
-                // Of the flags SYN, RST, ACK and FIN a first packet has SYN.
-                let compared = self.next().map(|word| word.text.as_str());
-                let asks = text.split(',').any(|flag| flag == "SYN");
-                Some(Kind::Syn).filter(|_| asks && compared == Some("SYN"))
+                let set = self.next().map(|word| word.text.as_str()).unwrap_or_default();
+                values::flags(text, set)
             }
         };
         match kind {
@@ -440,7 +486,7 @@ impl<'w> Reader<'w> {
     }
 
     fn prefixes(&self, list: &str) -> Option<Vec<IpNetwork>> {
-        let is_v4 = self.space == "iptables";
+        let is_v4 = !self.space.ends_with("ip6tables");
         let prefixes: Vec<IpNetwork> = list.split(',').map(prefix).collect::<Option<_>>()?;
         let fits = prefixes.iter().all(|prefix| prefix.is_ipv4() == is_v4);
         (fits && (prefixes.len() == 1 || !self.parts.is_negated)).then_some(prefixes)
@@ -464,7 +510,7 @@ impl<'w> Reader<'w> {
             (_, Some(_)) => Action::Unclear,
             (action, None) => action,
         };
-        Rule { conditions, action, unread, place, text: text.to_owned() }
+        Rule { conditions, action, unread, spec: Vec::new(), place, text: text.to_owned() }
     }
 }
 
@@ -483,7 +529,9 @@ fn misused(
     match action {
         Some(Action::Unclear) => Some("the address that it changes to is missing"),
         Some(Action::Refuse) if table == "nat" => Some("the table nat refuses nothing: use the table filter"),
-        Some(Action::Dnat(_) | Action::Redirect | Action::Masquerade | Action::Snat(_)) if table != "nat" => {
+        Some(Action::Dnat(_) | Action::Redirect(_) | Action::Masquerade | Action::Snat(_))
+            if table != "nat" =>
+        {
             Some("addresses are changed in the table nat only: add -t nat")
         }
         _ if asks(false) && matches!(chain, "PREROUTING" | "INPUT") => {
@@ -532,7 +580,7 @@ mod tests {
         for (text, column) in [
             ("iptables -A FORWARD -m geoip --source-country RU -j DROP", 24),
             ("iptables -A FORWARD -s example.com -j DROP", 24),
-            ("iptables -A FORWARD -p tcp --dport https -j DROP", 36),
+            ("iptables -A FORWARD -p tcp --dport gopher -j DROP", 36),
             ("iptables -A FORWARD -p tcp ! -m tcp -j DROP", 30),
             ("iptables -t nat -A PREROUTING -p tcp --dport 1 -j DNAT --to-destination 10.0.0.2-10.0.0.3", 73),
             ("iptables -A FORWARD -p tcp --dport 1 --frobnicate -j ACCEPT", 38),

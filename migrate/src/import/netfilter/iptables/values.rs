@@ -4,23 +4,57 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::super::{Ports, State, Target};
+use super::super::{Kind, Ports, State, Target};
 use policy::text;
 
-/// `80`, `8000:8010` or a list of them.
+/// Names of ports that rules are often written with.
+const NAMES: [(&str, u16); 10] = [
+    ("ssh", 22),
+    ("smtp", 25),
+    ("domain", 53),
+    ("http", 80),
+    ("www", 80),
+    ("imap", 143),
+    ("https", 443),
+    ("submission", 587),
+    ("imaps", 993),
+    ("http-alt", 8080),
+];
+
+/// `80`, `https`, `8000:8010` or a list of them.
 pub(super) fn ports(list: &str) -> Option<Vec<(u16, u16)>> {
+    let number = |item: &str| {
+        let known = NAMES.iter().find(|(name, _)| *name == item).map(|(_, port)| *port);
+        known.or_else(|| item.parse().ok())
+    };
     let one = |item: &str| {
         let (first, last) = item.split_once(':').unwrap_or((item, item));
-        let first = if first.is_empty() { 0 } else { first.parse().ok()? };
-        let last = if last.is_empty() { u16::MAX } else { last.parse().ok()? };
+        let first = if first.is_empty() { 0 } else { number(first)? };
+        let last = if last.is_empty() { u16::MAX } else { number(last)? };
         (first <= last).then_some((first, last))
     };
     let ports = list.split(',').map(one).collect::<Option<Vec<_>>>()?;
     (list != ":").then_some(ports)
 }
 
+/// What `--tcp-flags MASK SET` asks for.
+pub(super) fn flags(mask: &str, set: &str) -> Option<Kind> {
+    let holds = |list: &str, flag: &str| list.split(',').any(|item| item == flag || item == "ALL");
+    let (asks, has) = (|flag: &str| holds(mask, flag), |flag: &str| holds(set, flag));
+    let contradict = [("SYN", "FIN"), ("SYN", "RST"), ("FIN", "RST")];
+    let is_bare_end = has("FIN") && asks("ACK") && !has("ACK");
+    let is_nothing = set == "NONE" && ["SYN", "ACK", "RST"].into_iter().all(asks);
+    if contradict.iter().any(|(one, other)| has(one) && has(other)) || is_bare_end || is_nothing {
+        return Some(Kind::Never);
+    }
+    // Of the flags SYN, RST, ACK and FIN a first packet has SYN, and the first reply ACK as well.
+    let kind = if asks("ACK") { Kind::Syn } else { Kind::AnySyn };
+    (asks("SYN") && set == "SYN").then_some(kind)
+}
+
 /// `192.0.2.0/24`, `192.0.2.0/255.255.255.0` or a single address, without host bits.
 pub(in crate::import::netfilter) fn prefix(text: &str) -> Option<IpNetwork> {
+    let text = if text == "0/0" { "0.0.0.0/0" } else { text };
     if let Some((address, mask)) = text.split_once('/')
         && let (Ok(IpAddr::V4(address)), Ok(IpAddr::V4(mask))) = (address.parse(), mask.parse())
     {
@@ -37,7 +71,8 @@ pub(in crate::import::netfilter) fn states(list: &str) -> Option<Vec<State>> {
             "NEW" => State::New,
             "ESTABLISHED" => State::Established,
             "DNAT" => State::Dnat,
-            "RELATED" | "INVALID" | "UNTRACKED" | "SNAT" => State::Other,
+            "SNAT" => State::Snat,
+            "RELATED" | "INVALID" | "UNTRACKED" => State::Other,
             _ => return None,
         })
     };

@@ -135,7 +135,7 @@ impl<'t> Reader<'t> {
                 self.at += 1;
                 let space = self.family()?;
                 let (table, name) = (self.name()?, self.name()?);
-                self.chain(ChainId { space, table, name })
+                self.chain(id(space, table, name))
             }
             Some("rule") => {
                 self.at += 1;
@@ -144,7 +144,7 @@ impl<'t> Reader<'t> {
                 if matches!(self.peek(), Some("index" | "position" | "handle")) {
                     return self.unread();
                 }
-                self.rule(ChainId { space, table, name }, is_insertion);
+                self.rule(id(space, table, name), is_insertion);
                 Ok(())
             }
             _ => self.unread(),
@@ -185,14 +185,14 @@ impl<'t> Reader<'t> {
                 return self.unread();
             }
             let name = self.name()?;
-            self.chain(ChainId { space, table: table.clone(), name })?;
+            self.chain(id(space, table.clone(), name))?;
         }
         Ok(())
     }
 
     /// A chain, and what is in its braces.
     fn chain(&mut self, id: ChainId) -> Result<(), Unread> {
-        let (mut base, mut refuses, mut rules) = (None, false, Vec::new());
+        let (mut base, mut refuses, mut rules) = (None, None, Vec::new());
         if self.take("{") {
             while !self.take("}") {
                 match self.peek() {
@@ -201,8 +201,8 @@ impl<'t> Reader<'t> {
                     Some("policy") => {
                         self.at += 1;
                         refuses = match self.name()?.as_str() {
-                            "drop" => true,
-                            "accept" => false,
+                            "drop" => Some(true),
+                            "accept" => Some(false),
                             _ => return self.unread(),
                         };
                     }
@@ -211,7 +211,10 @@ impl<'t> Reader<'t> {
                 }
             }
         }
-        self.operations.push(Operation::Make(id.clone(), base.map(|base| (base, refuses))));
+        self.operations.push(match (base, refuses) {
+            (None, Some(refuses)) => Operation::Policy(id.clone(), refuses),
+            _ => Operation::Make(id.clone(), base, refuses),
+        });
         self.operations.extend(rules.into_iter().map(|rule| Operation::Append(id.clone(), rule)));
         Ok(())
     }
@@ -262,6 +265,21 @@ impl<'t> Reader<'t> {
             true => Operation::Insert(id, 0, rule),
             false => Operation::Append(id, rule),
         });
+    }
+}
+
+/// A chain; those of `iptables-nft` are that program's.
+fn id(space: &'static str, table: String, name: String) -> ChainId {
+    let program = match space {
+        "nft ip" => "nft iptables",
+        "nft ip6" => "nft ip6tables",
+        other => other,
+    };
+    let known = ChainId { space: program, table, name };
+    if program == space || super::iptables::base(&known).is_some() {
+        known
+    } else {
+        ChainId { space, ..known }
     }
 }
 
@@ -318,7 +336,7 @@ mod tests {
     fn a_chain_has_the_place_that_its_braces_give() {
         let made =
             read("nft add chain inet t c '{ type filter hook forward priority filter - 5 ; policy drop ; }'");
-        let Some(Operation::Make(_, Some((base, refuses)))) = made.unwrap().pop() else { panic!() };
-        assert_eq!((base.hook, base.is_nat, base.priority, refuses), (Hook::Forward, false, -5, true));
+        let Some(Operation::Make(_, Some(base), refuses)) = made.unwrap().pop() else { panic!() };
+        assert_eq!((base.hook, base.is_nat, base.priority, refuses), (Hook::Forward, false, -5, Some(true)));
     }
 }

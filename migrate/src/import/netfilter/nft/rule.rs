@@ -1,7 +1,7 @@
 //! One rule of nft: conditions, then what is done.
 
 use super::super::iptables::{prefix, states, target};
-use super::super::{Action, Condition, Kind, Rule, Unread};
+use super::super::{Action, Condition, Kind, Ports, Rule, Unread};
 use super::Reader;
 use policy::{Protocol, text};
 
@@ -39,7 +39,7 @@ impl<'t> Reader<'t> {
         };
         let words: Vec<&str> =
             self.tokens.iter().take(self.at).skip(begin).map(|token| token.text.as_str()).collect();
-        Rule { conditions, action, unread, place, text: words.join(" ") }
+        Rule { conditions, action, unread, spec: Vec::new(), place, text: words.join(" ") }
     }
 
     /// Skips a set, of whatever.
@@ -67,8 +67,12 @@ impl<'t> Reader<'t> {
             "return" => Action::Return,
             "masquerade" => Action::Masquerade,
             "redirect" => {
-                let _ = self.take("to") && self.next().is_some();
-                Action::Redirect
+                let mut ports = Ports::Same;
+                if self.take("to") {
+                    let written = text::ports(self.next()?.text.trim_start_matches(':'))?;
+                    ports = Ports::Within(written.first(), written.last());
+                }
+                Action::Redirect(ports)
             }
             "jump" => Action::Jump(self.next()?.text.clone()),
             "goto" => Action::Goto(self.next()?.text.clone()),

@@ -1,6 +1,8 @@
 //! Files after the shape of real ones, each with what becomes of it; their mutations, and packets.
 
+mod both;
 mod mutation;
+mod narrow;
 mod packets;
 mod table;
 

@@ -1,31 +1,65 @@
 //! Every word of every rule that is carried counts: changing it changes the result or the verdict.
 
 use super::super::hooks::shown;
+use super::both::{import_pair, pairs};
 use super::{files, import};
-use crate::import::{FindingKind, Import};
+use crate::import::{Finding, FindingKind, Import, ImportError};
 
 #[test]
 fn a_changed_word_of_a_carried_rule_changes_the_result_or_the_verdict() {
     let (mut changed, mut unchanged) = (0, Vec::new());
     for (name, text) in files() {
         let Ok(before) = import(&name, &text) else { continue };
-        for (command, start) in carried(&before, &text) {
-            for (at, word) in words(&command) {
-                for mutant in mutants(&command, at, word) {
-                    let after =
-                        format!("{}{mutant}{}", &text[..start + at], &text[start + at + word.len()..]);
-                    match import(&name, &after) {
-                        Ok(import) if seen(&import) == seen(&before) => {
-                            unchanged.push(format!("{name}: {word:?} as {mutant:?} in `{command}`"));
-                        }
-                        _ => changed += 1,
+        let (tried, idle) = mutated(&before, &name, &text, &|after| import(&name, after));
+        changed += tried;
+        unchanged.extend(idle);
+    }
+    assert!(unchanged.is_empty(), "{}", unchanged.join("\n"));
+    assert!(changed > 1_000, "only {changed} mutations");
+}
+
+#[test]
+fn a_changed_word_of_either_of_two_files_changes_the_result_or_the_verdict() {
+    let (mut changed, mut unchanged) = (0, Vec::new());
+    for (_, texts) in pairs() {
+        let before = import_pair(&texts).unwrap_or_else(|error| panic!("{error}"));
+        for (side, end) in ["edge", "origin"].iter().enumerate() {
+            let after = |text: &str| {
+                let mut texts = texts.clone();
+                texts[side] = text.to_owned();
+                import_pair(&texts)
+            };
+            let (tried, idle) = mutated(&before, &format!("{end}/wg0.conf"), &texts[side], &after);
+            changed += tried;
+            unchanged.extend(idle);
+        }
+    }
+    assert!(unchanged.is_empty(), "{}", unchanged.join("\n"));
+    assert!(changed > 200, "only {changed} mutations");
+}
+
+/// How many changes of a word of carried rules of a file changed the import, and those that did not.
+fn mutated(
+    before: &Import,
+    name: &str,
+    text: &str,
+    again: &dyn Fn(&str) -> Result<Import, ImportError>,
+) -> (usize, Vec<String>) {
+    let (mut changed, mut unchanged) = (0, Vec::new());
+    for (command, start) in carried(before, name, text) {
+        for (at, word) in words(&command) {
+            for mutant in mutants(&command, at, word) {
+                let after = format!("{}{mutant}{}", &text[..start + at], &text[start + at + word.len()..]);
+                match again(&after) {
+                    Ok(import) if seen(&import) == seen(before) => {
+                        unchanged.push(format!("{name}: {word:?} as {mutant:?} in `{command}`"));
                     }
+                    _ => changed += 1,
                 }
             }
         }
     }
-    assert!(unchanged.is_empty(), "{}", unchanged.join("\n"));
-    assert!(changed > 1_000, "only {changed} mutations");
+    (changed, unchanged)
 }
 
 /// What counts of an import: the files, and what became of each line.
@@ -38,9 +72,11 @@ fn seen(import: &Import) -> (String, String, Vec<String>, Vec<(u32, FindingKind)
 }
 
 /// The commands that are carried, and where each begins.
-fn carried(import: &Import, text: &str) -> Vec<(String, usize)> {
+fn carried(import: &Import, name: &str, text: &str) -> Vec<(String, usize)> {
     let mut commands = Vec::new();
-    for finding in import.findings.iter().filter(|finding| finding.kind == FindingKind::Carried) {
+    let is_of_file = |finding: &&Finding| finding.at.as_ref().is_some_and(|(file, _)| file == name);
+    let carried = import.findings.iter().filter(|finding| finding.kind == FindingKind::Carried);
+    for finding in carried.filter(is_of_file) {
         let line = usize::try_from(finding.at.as_ref().unwrap().1).unwrap();
         let begin: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
         let rest = text[begin..].lines().next().unwrap();
@@ -73,7 +109,7 @@ fn mutants(command: &str, at: usize, word: &str) -> Vec<String> {
     // Names of tables and chains, and what is the default; of a range, ports that are not asked for.
     let is_name = command.contains("nft")
         && (matches!(word, "to" | "inet" | "edge" | "fwd" | "pre" | "-100;" | "add")
-            || (word == "ip" && matches!(before, "dnat" | "rule")));
+            || (word == "ip" && matches!(before, "dnat" | "rule" | "'table")));
     let is_wider = before == "--to-destination" && word.contains('-');
     // What a comment says, how long to wait, and where a lone rule is inserted.
     let is_comment = command[..at].contains("comment") && !word.starts_with('-') && before != "-m";

@@ -4,7 +4,7 @@ use std::process::Output;
 
 /// The output and exit code of a call of stackctl.
 #[derive(Debug)]
-pub struct Said {
+pub struct Completed {
     /// The exit code; -1 after a signal.
     pub code: i32,
     /// Standard output.
@@ -13,7 +13,7 @@ pub struct Said {
     pub err: String,
 }
 
-impl Said {
+impl Completed {
     /// Takes it from a program that has ended.
     pub fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -1,4 +1,4 @@
-//! A daemon that was taken over, and files that it may have written, do not make root's commands or
+//! A compromised daemon, and files that it may have written, do not make root's commands or
 //! its helper do anything.
 
 use std::fs;
@@ -119,7 +119,8 @@ fn down_and_guard_do_not_believe_files_of_the_daemons_user() -> Result<()> {
     })
 }
 
-/// The guard of a boot with an unreadable configuration and a kept table that was made to be read twice.
+/// The guard of a boot with an unreadable configuration and a kept table that was made to be read
+/// twice.
 fn guard_refuses_a_polyglot(site: &Site<'_>) -> Result<()> {
     let folder = site.edge.directory();
     fs::write(folder.join("guard.json"), polyglot(";delete table inet docker;add table ip evil;"))?;

@@ -1,4 +1,4 @@
-//! Whether the kernel's table of flows has room, and who holds most of it.
+//! Whether conntrack's table is nearly full, and who has most of its flows.
 
 use policy::ruleset::ServiceMark;
 
@@ -6,33 +6,33 @@ use super::reader::ConntrackFlows;
 use crate::edge::blocking::blocking;
 use crate::kernel::{FlowQuery, Helper};
 
-/// Shares of the table in percent: from the first on it is a problem, and below the second it is none any more.
-const CROWDED: u64 = 80;
-/// See [`CROWDED`].
-const ROOMY: u64 = 70;
+/// Percent of the table from which on it counts as nearly full, and below which it no longer does.
+const NEARLY_FULL: u64 = 80;
+/// See [`NEARLY_FULL`].
+const ROOM_AGAIN: u64 = 70;
 /// Most services whose flows are counted: each costs a walk through the table.
 const MOST_SERVICES: usize = 32;
 
-/// Whether the table is crowded; one that was stays so until there is room again.
-const fn is_crowded(was: bool, held: u64, most: u64) -> bool {
-    let least = if was { ROOMY } else { CROWDED };
+/// Whether the table is nearly full; one that was stays so until it is below [`ROOM_AGAIN`].
+const fn is_nearly_full(was: bool, held: u64, most: u64) -> bool {
+    let least = if was { ROOM_AGAIN } else { NEARLY_FULL };
     most > 0 && held.saturating_mul(100) >= most.saturating_mul(least)
 }
 
-/// Judges again whether the table is crowded, and logs a change once; one that cannot be read
+/// Judges again whether the table is nearly full, and logs a change once; one that cannot be read
 /// counts as before.
 pub(super) fn judge_conntrack(was: bool, flows: Option<ConntrackFlows>) -> bool {
     let Some(ConntrackFlows { held, most }) = flows else { return was };
-    let is_crowded = is_crowded(was, held, most);
-    match (was, is_crowded) {
+    let is_nearly_full = is_nearly_full(was, held, most);
+    match (was, is_nearly_full) {
         (false, true) => tracing::warn!(held, most, "conntrack is nearly full; see gatewayctl status"),
         (true, false) => tracing::info!(held, most, "conntrack has room again"),
         _ => {}
     }
-    is_crowded
+    is_nearly_full
 }
 
-/// Who holds how many flows.
+/// How many flows a service has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Holder {
     /// `None` for flows that are no service's.
@@ -40,7 +40,7 @@ struct Holder {
     flows: u64,
 }
 
-/// Who holds most, of what each service holds and what is left for all others.
+/// Who has most flows: one of the services, or all others together.
 fn greatest(services: Vec<(ServiceMark, u64)>, held: u64) -> Holder {
     let of_services: u64 = services.iter().map(|(_, flows)| flows).sum();
     let others = Holder { service: None, flows: held.saturating_sub(of_services) };
@@ -63,7 +63,7 @@ fn described(held: u64, most: u64, holder: &Holder) -> String {
     )
 }
 
-/// The problem with a crowded table, whoever of these services or others holds most of it.
+/// The problem of a nearly full table, naming who has most of its flows.
 pub(in crate::edge) async fn conntrack_problem(
     helper: Helper,
     flows: ConntrackFlows,
@@ -98,12 +98,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn four_fifths_are_crowded_and_stay_so_down_to_seven_tenths() {
-        assert!(!is_crowded(false, 799, 1_000) && is_crowded(false, 800, 1_000));
-        assert!(is_crowded(true, 799, 1_000) && is_crowded(true, 700, 1_000));
-        assert!(!is_crowded(true, 699, 1_000) && !is_crowded(false, 700, 1_000));
-        assert!(!is_crowded(false, 0, 0) && !is_crowded(true, 0, 0));
-        assert!(is_crowded(false, u64::MAX, 262_144));
+    fn four_fifths_are_nearly_full_and_stay_so_down_to_seven_tenths() {
+        assert!(!is_nearly_full(false, 799, 1_000) && is_nearly_full(false, 800, 1_000));
+        assert!(is_nearly_full(true, 799, 1_000) && is_nearly_full(true, 700, 1_000));
+        assert!(!is_nearly_full(true, 699, 1_000) && !is_nearly_full(false, 700, 1_000));
+        assert!(!is_nearly_full(false, 0, 0) && !is_nearly_full(true, 0, 0));
+        assert!(is_nearly_full(false, u64::MAX, 262_144));
     }
 
     #[test]
