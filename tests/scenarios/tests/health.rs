@@ -1,4 +1,5 @@
-//! Health that is true: a service that does not work names the hop at both ends, and what is not known is never failing.
+//! Health that is true: a service that does not work names the hop at both ends, and what is not
+//! known is never failing.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ const KNOWN: Duration = Duration::from_secs(15);
 /// A tunnel is up until 15 s after the last authentic packet; then that is to be shown.
 const SILENT: Duration = Duration::from_secs(17);
 
-/// Published ports beside those of the worked example: nothing listens for any of them, and no entry takes `missing`.
+/// More published ports than those of the worked example: nothing listens for any of them, and no
+/// entry takes `missing`.
 const PUBLISHED: &str = r#"
 [[publish]]
 name = "missing"
@@ -176,7 +178,10 @@ fn failing(service: &Value) -> Named {
 fn nothing_unknown_is_failing(site: &Site<'_>) -> Result<()> {
     for name in UNKNOWN {
         let (state, origin) = (state_at_edge(site, name)?, at_origin(site, name)?);
-        ensure!(state == "unknown" && origin.is_none(), "{name} is {state} at the edge, {origin:?} at the origin");
+        ensure!(
+            state == "unknown" && origin.is_none(),
+            "{name} is {state} at the edge, {origin:?} at the origin"
+        );
     }
     Ok(())
 }
@@ -187,7 +192,10 @@ fn texts_and_metrics_name_it(site: &Site<'_>) -> Result<()> {
     ensure!(line.contains(" upstream is failing for ") && line.contains(" (refused): \""), "{line}");
     ensure!(line.contains("fix: at wroclaw: start the program"), "{line}");
     let shown = status(site, &[])?;
-    ensure!(shown.contains("  upstream is failing for ") && shown.contains("127.0.0.1:5001: down"), "{shown}");
+    ensure!(
+        shown.contains("  upstream is failing for ") && shown.contains("127.0.0.1:5001: down"),
+        "{shown}"
+    );
     let metrics = site.edge.run("curl -sS --max-time 10 http://127.0.0.1:9586/metrics")?;
     for line in [
         "gateway_service_up{service=\"bulk\"} 0",
