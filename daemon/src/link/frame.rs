@@ -35,7 +35,8 @@ impl FrameReader {
         self.limit = limit;
     }
 
-    /// Takes from the front of `input` what belongs to the current frame; returns the frame once it is complete.
+    /// Takes from the front of `input` what belongs to the current frame; returns the frame once it
+    /// is complete.
     ///
     /// Memory is taken for bytes that have come, never for a length that was announced.
     ///

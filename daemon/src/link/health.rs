@@ -1,4 +1,5 @@
-//! The health of services across a link: what the sender reports and when, and what the reader keeps of it.
+//! The health of services across a link: what the sender reports and when, and what the reader
+//! keeps of it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

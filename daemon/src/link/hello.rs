@@ -1,9 +1,10 @@
 //! The proof of identity that a link begins with: both ends hold their WireGuard key.
 //!
-//! Each end sends a nonce and the newest schema that it knows, and then a MAC over the role of its sender, both nonces,
-//! both public keys, both schemas and who it is. The key of the MAC comes from the secret that the two static keys share
-//! and the preshared key, so that no other holder of a source address can make one, and none can be used twice, sent back,
-//! or keep the two ends from the newest schema that both know.
+//! Each end sends a nonce and the newest schema that it knows, and then a MAC over the role of its
+//! sender, both nonces, both public keys, both schemas and who it is. The key of the MAC comes from
+//! the secret that the two static keys share and the preshared key, so that no other holder of a
+//! source address can make one, and none can be used twice, sent back, or keep the two ends from
+//! the newest schema that both know.
 
 use ring::hmac;
 use tunnel::key::{PresharedKey, PrivateKey, PublicKey};
@@ -122,7 +123,8 @@ impl Proof<'_> {
         hmac::verify(&key, &self.covered(self.role.other(), about), &mac.0).is_ok()
     }
 
-    /// What a proof by the end in the role `sender` covers: every part has a fixed or a stated length.
+    /// What a proof by the end in the role `sender` covers: every part has a fixed or a stated
+    /// length.
     fn covered(&self, sender: Role, about: &About) -> Vec<u8> {
         let Greetings { own, far } = self.greetings;
         let Identity { own: own_key, far: far_key, .. } = self.identity;

@@ -1,7 +1,8 @@
 //! What is sent across a link: JSON objects that name their type.
 //!
-//! Only enums, numbers, checked names and one evidence string cross a link. A field, type or value that this version does
-//! not know is ignored, so that a newer end may send it; a request that it does not know is replied to by an error.
+//! Only enums, numbers, checked names and one evidence string cross a link. A field, type or value
+//! that this version does not know is ignored, so that a newer end may send it; a request that it
+//! does not know is replied to by an error.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -286,7 +287,8 @@ pub enum Notice {
     Unknown,
 }
 
-/// Text from the other end: at most 200 printable ASCII characters. It is data, to be shown in quotes.
+/// Text from the other end: at most 200 printable ASCII characters. It is data, to be shown in
+/// quotes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Evidence(String);

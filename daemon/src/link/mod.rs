@@ -1,7 +1,7 @@
 //! The link: the control channel between a forwarder and an edge, inside their tunnel.
 //!
-//! Pure but for [`shell`]: bytes, values and points in time in; bytes and values out. Each role has the sockets in its own
-//! crate.
+//! Pure but for [`shell`]: bytes, values and points in time in; bytes and values out. Each role has
+//! the sockets in its own crate.
 //!
 //! - [`frame`]: lengths in front of messages. [`message`]: the messages. [`hello`]: the proof that both ends hold their key.
 //! - [`session`]: one link, as the end in either role sees it. [`links`]: all of an edge.

@@ -73,7 +73,8 @@ impl Remote {
     fn handle_up(&mut self, now: Instant, far: Far) -> Change {
         let instance = far.about.instance;
         let is_other = self.instances.back().is_some_and(|last| *last != instance);
-        // The instance of a start is random: one that comes back after another is a machine that was never gone.
+        // The instance of a start is random: one that comes back after another is a machine that
+        // was never gone.
         let is_shared = is_other && self.instances.contains(&instance);
         self.instances.retain(|known| *known != instance);
         self.instances.push_back(instance);

@@ -1,4 +1,5 @@
-//! The shell around a link: bytes between a connection and the pure end, and what only the machine knows.
+//! The shell around a link: bytes between a connection and the pure end, and what only the machine
+//! knows.
 
 use std::io;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tunnel::time::Instant;
 use super::message::{About, Bytes};
 
 /// Bytes that are read and written at a time.
-const CHUNK: usize = 4 << 10;
+const CHUNK: usize = 1 << 10;
 /// The longest sleep, for an end that has no timer.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
@@ -38,8 +39,8 @@ pub trait Endpoint {
     fn is_over(&self) -> bool;
 }
 
-/// Carries bytes both ways until the end is over; `touched` is notified when it has something to send, or is over, for
-/// another reason than its connection and its timers.
+/// Carries bytes both ways until the end is over; `touched` is notified when it has something to
+/// send, or is over, for another reason than its connection and its timers.
 pub async fn carry(stream: impl AsyncRead + AsyncWrite, end: &impl Endpoint, touched: &Notify) {
     let (mut reader, mut writer) = tokio::io::split(Box::pin(stream));
     let (mut input, mut rest) = (vec![0; CHUNK], 0..0);

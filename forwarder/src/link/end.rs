@@ -31,7 +31,8 @@ pub(super) struct End {
     pub(super) touched: Notify,
     /// Reports that are still to be sent.
     waiting: RefCell<VecDeque<Health>>,
-    /// When everything is reported again; `None` while the edge is not known, or does not read reports.
+    /// When everything is reported again; `None` while the edge is not known, or does not read
+    /// reports.
     digest_at: Cell<Option<Instant>>,
     was_open: Cell<bool>,
     has_heard: Cell<bool>,

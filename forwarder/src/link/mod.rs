@@ -1,7 +1,7 @@
 //! The links to the edges: one for each that has an address inside the tunnel to ask.
 //!
-//! A connection is one half of a socket pair whose other half the data thread carries through the tunnel, as it carries a
-//! local client's. What is said on it is decided in [`daemon::link`].
+//! A connection is one half of a socket pair whose other half the data thread carries through the
+//! tunnel, as it carries a local client's. What is said on it is decided in [`daemon::link`].
 
 mod end;
 mod redial;
@@ -58,7 +58,8 @@ impl Target {
     }
 }
 
-/// The target of each `[[peer]]`, in order; `None` for one that has no address inside the tunnel to ask.
+/// The target of each `[[peer]]`, in order; `None` for one that has no address inside the tunnel to
+/// ask.
 #[must_use]
 pub fn targets(loaded: &Loaded) -> Vec<Option<Target>> {
     let policy = &loaded.policy;

@@ -8,9 +8,11 @@ use tunnel::time::Instant;
 const FIRST: Duration = Duration::from_secs(1);
 /// The longest pause for an edge that had a link before.
 const LONGEST: Duration = Duration::from_secs(30);
-/// And for one that never had: most likely it is a plain WireGuard peer, which costs next to nothing so.
+/// And for one that never had: most likely it is a plain WireGuard peer, which costs next to
+/// nothing so.
 const LONGEST_WITHOUT: Duration = Duration::from_secs(300);
-/// Pauses grow by up to a fifth, so that many ends which lost the same edge do not come back at the same time.
+/// Pauses grow by up to a fifth, so that many ends which lost the same edge do not come back at the
+/// same time.
 const JITTER_SHARE: u32 = 5;
 
 /// The pauses between dials.

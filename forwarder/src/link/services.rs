@@ -11,7 +11,8 @@ use policy::{Host, Protocol};
 use crate::stats::Dialled;
 use crate::upstream::{self, ByEntry, Pool};
 
-/// Every entry of the policy: up when an upstream replies to its checks, failing when none does, else unknown.
+/// Every entry of the policy: up when an upstream replies to its checks, failing when none does,
+/// else unknown.
 #[must_use]
 pub(crate) fn services(policy: &Policy, pools: &ByEntry) -> Vec<Seen> {
     let seen = |entry: &policy::forwarder::Service| {
@@ -53,20 +54,25 @@ pub(crate) fn check_failure(upstream: &Upstream, error: &io::Error) -> CheckFail
 }
 
 fn reason(upstream: &Upstream, error: &io::Error) -> Reason {
+    let kind = error.kind();
+    if kind == io::ErrorKind::TimedOut {
+        return Reason::TimedOut;
+    }
+    if matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) {
+        return Reason::BadReply;
+    }
     let has_name = matches!(upstream, Upstream::Network { host: Host::Name(_), .. });
-    match error.kind() {
-        io::ErrorKind::TimedOut => Reason::TimedOut,
-        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Reason::BadReply,
+    if has_name && error.raw_os_error().is_none() {
         // The resolver's errors have no number of the system's.
-        _ if has_name && error.raw_os_error().is_none() => Reason::Unresolved,
-        _ => match upstream::failure(error) {
-            Dialled::Refused => Reason::Refused,
-            Dialled::TimedOut => Reason::TimedOut,
-            Dialled::Exhausted => Reason::Exhausted,
-            Dialled::Unresolved => Reason::Unresolved,
-            Dialled::Unreachable => Reason::Unreachable,
-            Dialled::Connected | Dialled::Down | Dialled::Abandoned => Reason::Other,
-        },
+        return Reason::Unresolved;
+    }
+    match upstream::failure(error) {
+        Dialled::Refused => Reason::Refused,
+        Dialled::TimedOut => Reason::TimedOut,
+        Dialled::Exhausted => Reason::Exhausted,
+        Dialled::Unresolved => Reason::Unresolved,
+        Dialled::Unreachable => Reason::Unreachable,
+        Dialled::Connected | Dialled::Down | Dialled::Abandoned => Reason::Other,
     }
 }
 

@@ -36,7 +36,6 @@ mod status;
 mod watch;
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -46,7 +45,7 @@ use tokio::task::spawn_local;
 use tunnel::io::clock;
 
 use crate::config::Config;
-use crate::kernel::{Failure, Helper};
+use crate::kernel::Helper;
 use crate::state::State;
 use data_plane::DataPlane;
 use health::Health;
@@ -118,17 +117,12 @@ impl Edge {
         }
         let edge = Rc::clone(self);
         drop(spawn_local(async move {
-            if let Err(failure) = edge.open_link(sockets).await {
+            let _turn = edge.applying.lock().await;
+            edge.in_force.borrow_mut().set_link(sockets);
+            if let Err(failure) = edge.follow_machine().await {
                 tracing::debug!(%failure, "the rules do not follow the link yet; the next look tries it again");
             }
         }));
-    }
-
-    /// Opens the port of the link at these addresses, where the daemon listens, and closes it at all others.
-    async fn open_link(&self, sockets: Vec<SocketAddr>) -> Result<(), Failure> {
-        let _turn = self.applying.lock().await;
-        self.in_force.borrow_mut().set_link(sockets);
-        self.follow_machine().await
     }
 
     /// Announces to the origins that the daemon stops.

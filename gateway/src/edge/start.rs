@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use daemon::changes::Confirmable;
+use policy::plan::Conditions;
 use policy::ruleset::marks_in_force;
 use tokio::sync::mpsc;
 use tunnel::device::DeviceEvent;
@@ -16,7 +17,7 @@ use super::Edge;
 use super::data_plane::{DataPlane, Outer};
 use super::health::Health;
 use super::in_force::{Blueprint, InForce, Installed, Installer};
-use super::links::EdgeLinks;
+use super::links::{EdgeLinks, Listening};
 use super::machine::Machine;
 use super::meter::{Meter, Reader};
 use super::peers::Peers;
@@ -35,6 +36,7 @@ pub struct Resources {
     blueprint: Blueprint,
     machine: Machine,
     installed: Installed,
+    listening: Listening,
 }
 
 /// Opens socket and device and puts the policy into the kernel, closed first and open last.
@@ -53,12 +55,15 @@ pub fn acquire(config: &Config, helper: &Helper, state: &State) -> Result<Resour
     let mut machine = Machine::at_apply(policy, Machine::read(policy)?, &state.pins());
     machine.resolve(policy, helper);
     let marks = marks_in_force(&helper.list(Listing::Table)?);
-    let blueprint = Blueprint::new(policy, machine.conditions(policy, None, (&marks, &[])));
+    // Before the rules: they open the link's port exactly where the daemon has the socket.
+    let listening = Listening::bind(policy);
+    let conditions = machine.conditions(policy, None, (&marks, &[]));
+    let blueprint = Blueprint::new(policy, Conditions { link: listening.sockets(), ..conditions });
     blueprint.check(helper)?;
     let tun = helper.open(&Request::OpenTun)?;
     let unwritable = blueprint.apply(helper, state)?;
     let installed = Installed { unwritable, fingerprint: Blueprint::fingerprint(helper)? };
-    Ok(Resources { tun, socket, outer, blueprint, machine, installed })
+    Ok(Resources { tun, socket, outer, blueprint, machine, installed, listening })
 }
 
 impl Edge {
@@ -73,11 +78,12 @@ impl Edge {
         state: State,
         confirmable: Confirmable,
     ) -> Result<(Self, mpsc::Receiver<DeviceEvent>), Failure> {
-        let Resources { tun, socket, outer, blueprint, machine, installed } = resources;
+        let Resources { tun, socket, outer, blueprint, machine, installed, listening } = resources;
         let endpoints = state.endpoints();
         let random = |error: std::io::Error| Failure::new(FailureKind::Kernel, error.to_string());
-        let links = Rc::new(EdgeLinks::new(&config).map_err(random)?);
-        let in_force = InForce::new(Arc::new(config), Arc::new(blueprint), installed);
+        let links = Rc::new(EdgeLinks::new(&config, listening).map_err(random)?);
+        let mut in_force = InForce::new(Arc::new(config), Arc::new(blueprint), installed);
+        in_force.set_link(links.sockets());
         let parts = (tun, socket, outer);
         let (plane, events) = DataPlane::start(in_force.config(), parts, in_force.mtu(), &state)?;
         machine.keep_pins(&state);

@@ -17,8 +17,8 @@ use tunnel::time::Instant;
 const UNKNOWN: usize = 32 << 10;
 const KNOWN: usize = 2 * MAX_OUTPUT + 16 * MAX_FRAME;
 
-/// The first byte says where the rest is cut; cut or whole, the same frames come out, none longer than allowed, and no
-/// memory is taken for bytes that did not come.
+/// The first byte says where the rest is cut; cut or whole, the same frames come out, none longer
+/// than allowed, and no memory is taken for bytes that did not come.
 pub(crate) fn link_frame(input: &[u8]) {
     let Some((cut, bytes)) = input.split_first() else { return };
     let whole = frames(bytes, bytes.len().max(1));
@@ -49,8 +49,8 @@ fn frames(bytes: &[u8], cut: usize) -> Vec<Vec<u8>> {
     found
 }
 
-/// An origin and an edge on virtual time. Each step is an operation, a length and so many bytes: the edge gets them before
-/// or after its origin has proved itself, or time passes.
+/// An origin and an edge on virtual time. Each step is an operation, a length and so many bytes:
+/// the edge gets them before or after its origin has proved itself, or time passes.
 pub(crate) fn link_session(input: &[u8]) {
     let mut now = Instant::from_boot(Duration::from_secs(1_000));
     let mut edge = session(now, Role::Edge);

@@ -297,14 +297,14 @@ fn service(site: &Site<'_>, name: &str) -> Result<String> {
 }
 
 fn at_origin(site: &Site<'_>) -> Result<Value> {
-    Ok(origin_peer(site)?["link"].clone())
+    Ok(origin_peer(site)?.pointer("/link").cloned().unwrap_or_default())
 }
 
 fn origin_peer(site: &Site<'_>) -> Result<Value> {
     let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();
     let text = site.forwarder_command(&["peers", "--json", "--socket", &socket])?.run()?;
     let peers: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
-    Ok(peers["peers"][0].clone())
+    peers.pointer("/peers/0").cloned().with_context(|| text)
 }
 
 fn metrics(node: &Node, port: u16) -> Result<String> {

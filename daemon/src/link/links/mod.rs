@@ -1,7 +1,9 @@
-//! All links of an edge: which peer a connection is of, how many there may be, and how much memory they may take.
+//! All links of an edge: which peer a connection is of, how many there may be, and how much memory
+//! they may take.
 //!
-//! Whoever owns the connections calls [`Links::accept`] for each, passes bytes and time, and closes a connection once
-//! [`Links::is_over`]; [`Links::take_touched`] names the connections for which something changed that they did not cause.
+//! Whoever owns the connections calls [`Links::accept`] for each, passes bytes and time, and closes
+//! a connection once [`Links::is_over`]; [`Links::take_touched`] names the connections for which
+//! something changed that they did not cause.
 
 mod owner;
 #[cfg(test)]
@@ -28,10 +30,11 @@ pub const MAX_PER_PEER: usize = 4;
 /// Memory of all links.
 pub const MAX_HELD: usize = 8 << 20;
 /// What a connection takes outside its session, in the kernel and in its task.
-const CONNECTION: usize = 8 << 10;
+const CONNECTION: usize = 4 << 10;
 /// New connections of one peer: one in this time, and so many at once.
 const ACCEPT_PACE: (Duration, u32) = (Duration::from_secs(1), 8);
-/// Reports about one peer: one in this time, and so many at once; an hour has at most twice as many.
+/// Reports about one peer: one in this time, and so many at once; an hour has at most twice as
+/// many.
 const REPORT_PACE: (Duration, u32) = (Duration::from_secs(720), 5);
 
 /// One connection.
@@ -150,7 +153,8 @@ impl Links {
         }
     }
 
-    /// Takes a configuration: this machine's key and tunnel addresses, and the peers. Links of peers that changed end.
+    /// Takes a configuration: this machine's key and tunnel addresses, and the peers. Links of
+    /// peers that changed end.
     pub fn configure(
         &mut self,
         now: Instant,
@@ -183,7 +187,7 @@ impl Links {
     pub fn accept(&mut self, now: Instant, source: IpAddr, nonce: [u8; 32]) -> Result<LinkId, Refused> {
         let accepted = self.admit(now, source, nonce);
         if let Err(refused) = accepted {
-            self.count_refused(refused.label());
+            count(&mut self.refused, refused.label());
         }
         accepted
     }
@@ -288,7 +292,8 @@ impl Links {
         }
     }
 
-    /// The connections for which something changed that they did not cause: they have output, or are over.
+    /// The connections for which something changed that they did not cause: they have output, or
+    /// are over.
     pub fn take_touched(&mut self) -> Vec<LinkId> {
         std::mem::take(&mut self.touched)
     }
@@ -344,7 +349,7 @@ impl Links {
         if let Event::Closed(reason) = event
             && reason.is_refusal()
         {
-            self.count_refused(reason.label());
+            count(&mut self.refused, reason.label());
         }
         let Some(known) = self.peers.get_mut(&peer) else { return };
         let replaced = match event {
@@ -396,8 +401,8 @@ impl Links {
         self.held = (self.held + held).saturating_sub(connection.held);
         connection.held = held;
     }
+}
 
-    fn count_refused(&mut self, label: &'static str) {
-        *self.refused.entry(label).or_default() += 1;
-    }
+fn count(refused: &mut BTreeMap<&'static str, u64>, label: &'static str) {
+    *refused.entry(label).or_default() += 1;
 }

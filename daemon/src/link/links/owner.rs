@@ -7,11 +7,12 @@ use policy::Name;
 
 use super::LinkPeer;
 
-/// The peer that has this source to itself: one of its prefixes is exactly this address, inside a network of this machine's
-/// tunnel addresses and none of them.
+/// The peer that has this source to itself: one of its prefixes is exactly this address, inside a
+/// network of this machine's tunnel addresses and none of them.
 ///
-/// A single address is the longest prefix there is, so no other peer can own it as well. A host behind a routing peer is
-/// no peer, and whoever connects from an address of this machine is a program of it.
+/// A single address is the longest prefix there is, so no other peer can own it as well. A host
+/// behind a routing peer is no peer, and whoever connects from an address of this machine is a
+/// program of it.
 #[must_use]
 pub fn owner<'p>(
     addresses: &[IpNetwork],

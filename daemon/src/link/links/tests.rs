@@ -164,6 +164,14 @@ fn a_thousand_peers_that_send_what_they_like_hold_eight_mebibytes() {
 }
 
 #[test]
+fn a_thousand_origins_have_their_links_at_the_same_time() {
+    let mut links = edge(1_000);
+    let origins: Vec<_> = (0..1_000).map(|number| connect(&mut links, at(0), number, 1)).collect();
+    assert!(origins.iter().all(|origin| !links.is_over(origin.id)));
+    assert!(links.held() < MAX_HELD * 3 / 4, "{} bytes", links.held());
+}
+
+#[test]
 fn what_origins_report_counts_as_memory_and_ends_with_their_link() {
     let mut links = edge(1);
     let mut origin = connect(&mut links, at(0), 0, 1);

@@ -1,8 +1,9 @@
 //! One link as its end sees it: bytes and time in, bytes and events out.
 //!
-//! Whoever owns a session reads while [`Session::wants_input`], gives it what came, takes events, sends what
-//! [`Session::poll_output`] has, and calls [`Session::handle_timeout`] when [`Session::poll_timeout`] has come. After
-//! [`Event::Closed`] it closes its connection: nothing comes any more.
+//! Whoever owns a session reads while [`Session::wants_input`], gives it what came, takes events,
+//! sends what [`Session::poll_output`] has, and calls [`Session::handle_timeout`] when
+//! [`Session::poll_timeout`] has come. After [`Event::Closed`] it closes its connection: nothing
+//! comes any more.
 
 mod output;
 #[cfg(test)]
@@ -24,8 +25,10 @@ use output::Output;
 pub const HELLO_TIME: Duration = Duration::from_secs(5);
 /// The most bytes that are taken before it has.
 pub const MAX_BEFORE_HELLO: usize = 4 << 10;
-/// After how long a silence the other end is asked whether it is there.
-pub const PING_AFTER: Duration = Duration::from_secs(8);
+/// After how long a silence an edge asks whether its origin is there.
+const PING_AFTER: Duration = Duration::from_secs(8);
+/// And an origin its edge: the sooner, so that not both ask.
+const ORIGIN_PING_AFTER: Duration = Duration::from_secs(7);
 /// After how long a silence it is not.
 pub const SILENCE: Duration = Duration::from_secs(13);
 /// Events that may wait; while as many do, nothing is read.
@@ -112,6 +115,13 @@ impl Ended {
     #[must_use]
     pub const fn is_refusal(self) -> bool {
         !matches!(self, Self::Hangup | Self::Silent | Self::Replaced | Self::Reconfigured | Self::Stopping)
+    }
+}
+
+const fn ping_after(role: Role) -> Duration {
+    match role {
+        Role::Origin => ORIGIN_PING_AFTER,
+        Role::Edge => PING_AFTER,
     }
 }
 
@@ -209,7 +219,9 @@ impl Session {
             Phase::Open if self.output.deadline(SILENCE).is_some_and(|due| due <= now) => {
                 self.close(Ended::NotReading);
             }
-            Phase::Open if !self.is_pinged && self.heard.after(PING_AFTER) <= now => self.ping(now),
+            Phase::Open if !self.is_pinged && self.heard.after(ping_after(self.role)) <= now => {
+                self.ping(now)
+            }
             Phase::Opening { .. } | Phase::Open | Phase::Closed => {}
         }
     }
@@ -220,7 +232,7 @@ impl Session {
         match &self.phase {
             Phase::Opening { until, .. } => Some(*until),
             Phase::Open => {
-                let silent = self.heard.after(if self.is_pinged { SILENCE } else { PING_AFTER });
+                let silent = self.heard.after(if self.is_pinged { SILENCE } else { ping_after(self.role) });
                 [Some(silent), self.output.deadline(SILENCE), self.paced_until].into_iter().flatten().min()
             }
             Phase::Closed => None,
@@ -262,7 +274,8 @@ impl Session {
         self.send(now, &Message::Notice(notice))
     }
 
-    /// Ends it for a reason of its owner's once what waits was sent; at once when the other end is not known.
+    /// Ends it for a reason of its owner's once what waits was sent; at once when the other end is
+    /// not known.
     pub fn finish(&mut self, reason: Ended) {
         if self.is_open() && !self.output.pending().is_empty() {
             self.finishing = Some(reason);
@@ -383,7 +396,8 @@ impl Session {
         self.is_open() && self.queue(now, message)
     }
 
-    /// Puts a message behind what waits to be sent. When there is no room, the other end does not read.
+    /// Puts a message behind what waits to be sent. When there is no room, the other end does not
+    /// read.
     fn queue(&mut self, now: Instant, message: &Message) -> bool {
         let Some(frame) = serde_json::to_vec(message).ok().and_then(|body| frame(&body)) else {
             return false;

@@ -28,7 +28,7 @@ use tunnel::time::Instant;
 
 use crate::config::Config;
 use connection::Connection;
-use listening::Listening;
+pub(super) use listening::Listening;
 
 /// How long this edge is away when it stops, as far as it announces.
 const BACK_WITHIN: Duration = Duration::from_secs(300);
@@ -46,17 +46,18 @@ pub(super) struct EdgeLinks {
 }
 
 impl EdgeLinks {
-    /// Without sockets so far.
+    /// With these sockets, and without connections so far.
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub(super) fn new(config: &Config) -> std::io::Result<Self> {
+    pub(super) fn new(config: &Config, listening: Listening) -> std::io::Result<Self> {
         let about = shell::about(env!("CARGO_PKG_VERSION"), &[READS_HEALTH])?;
         let links = Self {
             links: RefCell::new(Links::new(config.keys.private.clone(), about)),
-            listening: RefCell::default(),
+            listening: RefCell::new(listening),
             tasks: RefCell::default(),
         };
+        links.problems().iter().for_each(|problem| tracing::warn!("{problem}"));
         links.configure(config);
         Ok(links)
     }
@@ -79,14 +80,13 @@ impl EdgeLinks {
         self.handle_changes();
     }
 
-    /// Listens where this policy has the link; closes what is elsewhere, and tries again what failed.
+    /// Listens where this policy has the link; closes what is elsewhere, and tries again what
+    /// failed.
     pub(super) fn listen(self: &Rc<Self>, policy: &Policy) {
-        let port = policy.link.port;
-        let addresses = policy.interface.address.iter().map(|address| SocketAddr::new(address.ip(), port));
         let links = Rc::clone(self);
         let serve = move |stream: TcpStream, source: SocketAddr| links.accept(stream, source);
         let before = self.problems();
-        self.listening.borrow_mut().follow(&addresses.collect::<Vec<_>>(), &serve);
+        self.listening.borrow_mut().follow(policy, &serve);
         for problem in self.problems().iter().filter(|problem| !before.contains(problem)) {
             tracing::warn!("{problem}");
         }
