@@ -219,3 +219,32 @@ fn forwarder(text: &str) -> forwarder::Policy {
     forwarder::parse(&Source { name: Path::new("/etc/causeway/forwarder.toml"), text })
         .unwrap_or_else(|errors| panic!("{errors:#?}"))
 }
+
+#[test]
+fn a_single_tcp_port_is_checked_by_connections_unless_that_is_turned_off() {
+    let default = Some(forwarder::Health::DEFAULT);
+    for checked in ["192.168.88.2:443\"", "*:443\"", "192.168.88.2:443\"\nprotocol = [\"tcp\", \"udp\"]"] {
+        assert_eq!(health_of(checked), default, "{checked}");
+    }
+    for unchecked in [
+        "192.168.88.2:443\"\nhealth = \"off\"",
+        "192.168.88.2:5000-5010\"",
+        "*:*\"",
+        "192.168.88.2:443\"\nprotocol = [\"udp\"]",
+    ] {
+        assert_eq!(health_of(unchecked), None, "{unchecked}");
+    }
+    let own = health_of("192.168.88.2:443\"\nhealth = { check = \"tcp\" }").unwrap();
+    assert!(!own.counts_dials && own.every == forwarder::Health::DEFAULT.every);
+}
+
+/// How the upstream of an entry is checked; `entry` begins inside the quotes of its match.
+fn health_of(entry: &str) -> Option<forwarder::Health> {
+    let text = format!(
+        "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n[[peer]]\nname = \"kyiv\"\n\
+         public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nendpoint = \"192.0.2.2:51820\"\n\
+         [[service]]\nname = \"web\"\nupstream = \"127.0.0.1:*\"\nmatch = \"{entry}\n"
+    );
+    let source = Source { name: Path::new("forwarder.toml"), text: &text };
+    forwarder::parse(&source).unwrap().services.remove(0).health
+}

@@ -31,8 +31,8 @@ pub enum Lead {
     Unknown,
 }
 
-/// The entries that take the ports of `wanted`, each port by the most specific one as the origin chooses; `is_whole` says
-/// whether `reported` are all entries.
+/// The entries that take the ports of `wanted`, each port by the most specific one as the origin
+/// chooses; `is_whole` says whether `reported` are all entries.
 #[must_use]
 pub fn leads_to(reported: &[Service], is_whole: bool, wanted: &Wanted<'_>) -> Lead {
     if reported.iter().any(|service| service.matches.is_none()) {

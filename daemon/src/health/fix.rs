@@ -1,4 +1,5 @@
-//! How to fix a failing hop. The texts are written here alone: nothing of the other end's but checked names is in them.
+//! How to fix a failing hop. The texts are written here alone: nothing of the other end's but
+//! checked names is in them.
 
 use super::{Hop, HopName, Reason, State};
 use crate::link::message::Reason as Why;

@@ -1,7 +1,7 @@
 //! Whether a service works, hop by hop: from the rules of the edge to the upstream at the origin.
 //!
-//! Each end knows some hops, and lists those alone. The first failing hop decides; what is not known never makes a service
-//! worse. Nothing here waits or asks: what was seen comes in as values.
+//! Each end knows some hops, and lists those alone. The first failing hop decides; what is not
+//! known never makes a service worse. Nothing here waits or asks: what was seen comes in as values.
 
 mod entries;
 mod fix;
@@ -183,7 +183,8 @@ impl Path {
         }
     }
 
-    /// Of several paths of one service, the one that decides: the first failing one, else the first.
+    /// Of several paths of one service, the one that decides: the first failing one, else the
+    /// first.
     #[must_use]
     pub fn worst(paths: Vec<Self>) -> Self {
         let at = paths.iter().position(|path| path.failing().is_some()).unwrap_or(0);

@@ -11,8 +11,8 @@ use super::{HopName, Path, State};
 pub struct Since(BTreeMap<(String, HopName), (State, Instant)>);
 
 impl Since {
-    /// Takes how all services are now, by name, and writes into each hop for how long it is so. A time that the other end
-    /// reported stays.
+    /// Takes how all services are now, by name, and writes into each hop for how long it is so. A
+    /// time that the other end reported stays.
     pub fn handle_look<'p>(
         &mut self,
         now: Instant,

@@ -40,8 +40,9 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Takes how the services are now; returns what is to be reported: those that changed, or all when one came or went, for
-    /// a peer or altogether. Each peer is sent what [`Self::part_of`] leaves of it.
+    /// Takes how the services are now; returns what is to be reported: those that changed, or all
+    /// when one came or went, for a peer or altogether. Each peer is sent what [`Self::part_of`]
+    /// leaves of it.
     pub fn handle_look(&mut self, now: Instant, seen: Vec<Seen>) -> Vec<Health> {
         let before = std::mem::take(&mut self.services);
         let mut changed = Vec::new();
@@ -59,7 +60,8 @@ impl Reporter {
         if places(&before) == places(&self.services) { parts(&changed, false) } else { self.digest(now) }
     }
 
-    /// A report without the services that are not reached through this peer; `None` when nothing is left to be said.
+    /// A report without the services that are not reached through this peer; `None` when nothing is
+    /// left to be said.
     #[must_use]
     pub fn part_of(&self, peer: &Name, mut report: Health) -> Option<Health> {
         let is_its = |service: &Service| {

@@ -1,4 +1,5 @@
-//! The path of each service entry, as far as this end knows it: the tunnel, the link and the upstream.
+//! The path of each service entry, as far as this end knows it: the tunnel, the link and the
+//! upstream.
 
 use std::sync::Arc;
 

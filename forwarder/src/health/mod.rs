@@ -1,4 +1,5 @@
-//! Health checks: every upstream of a single TCP port is checked periodically, unless its entry turns that off.
+//! Health checks: every upstream of a single TCP port is checked periodically, unless its entry
+//! turns that off.
 
 mod hello;
 

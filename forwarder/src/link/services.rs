@@ -11,7 +11,8 @@ use policy::{Host, Protocol};
 use crate::stats::Dialled;
 use crate::upstream::{self, ByEntry, Pool};
 
-/// Every entry of the policy: up when an upstream replies to its checks, failing when none does, else unknown.
+/// Every entry of the policy: up when an upstream replies to its checks, failing when none does,
+/// else unknown.
 #[must_use]
 pub(crate) fn services(policy: &Policy, pools: &ByEntry) -> Vec<Seen> {
     let seen = |entry: &policy::forwarder::Service| {

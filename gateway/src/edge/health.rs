@@ -1,4 +1,5 @@
-//! Whether each service works, hop by hop: what the edge itself sees, then what the origin reports over the link.
+//! Whether each service works, hop by hop: what the edge itself sees, then what the origin reports
+//! over the link.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -17,7 +18,8 @@ use super::Edge;
 use super::meter::{Counters, services};
 use crate::control::report::Service;
 
-/// How often is looked when no report is asked for, so that it is known since when a hop is failing.
+/// How often is looked when no report is asked for, so that it is known since when a hop is
+/// failing.
 const LOOKS: Duration = Duration::from_secs(5);
 
 /// What earlier looks found.
@@ -186,7 +188,8 @@ impl Look<'_> {
     }
 }
 
-/// The upstreams of entries together: the failing one decides, and one that works is enough to know that others may.
+/// The upstreams of entries together: the failing one decides, and one that works is enough to know
+/// that others may.
 fn upstream(entries: &[Entry]) -> (Hop, Option<String>) {
     let with = |state| entries.iter().find(|entry| entry.state == state);
     let decides = with(EntryState::Failing).or_else(|| with(EntryState::Up)).or_else(|| entries.first());

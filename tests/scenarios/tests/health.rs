@@ -1,4 +1,5 @@
-//! Health that is true: a service that does not work names the hop at both ends, and what is not known is never failing.
+//! Health that is true: a service that does not work names the hop at both ends, and what is not
+//! known is never failing.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ const KNOWN: Duration = Duration::from_secs(15);
 /// A tunnel is up until 15 s after the last authentic packet; then that is to be shown.
 const SILENT: Duration = Duration::from_secs(17);
 
-/// Published ports beside those of the worked example: nothing listens for any of them, and no entry takes `missing`.
+/// More published ports than those of the worked example: nothing listens for any of them, and no
+/// entry takes `missing`.
 const PUBLISHED: &str = r#"
 [[publish]]
 name = "missing"
