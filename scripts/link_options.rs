@@ -2,6 +2,7 @@
 
 use std::env::var;
 
+#[expect(clippy::print_stdout, reason = "cargo reads what a build script prints")]
 fn main() {
     println!("cargo:rerun-if-changed=../scripts/link_options.rs");
     let target =

@@ -7,7 +7,7 @@ use tunnel::io::clock;
 
 use super::blocking::blocking;
 use super::meter::Counters;
-use super::{Edge, bans, flows};
+use super::{Edge, bans, flows, health};
 use crate::control::protocol::{Reply, Request};
 use crate::control::report::{SCHEMA, Services};
 use crate::kernel::Failure;
@@ -30,7 +30,7 @@ impl Edge {
             }
             Request::Services => {
                 let counters = self.read_counters().await?.unwrap_or_default();
-                Ok(Reply::Services(Services { schema: SCHEMA, services: self.services(&counters) }))
+                Ok(Reply::Services(Services { schema: SCHEMA, services: health::services(self, &counters) }))
             }
             Request::Status => Ok(Reply::Status(self.status().await)),
             Request::Flows { service, address, limit } => {

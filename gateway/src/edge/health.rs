@@ -15,7 +15,7 @@ use tunnel::node::{PeerState, PeerStatus};
 use tunnel::time::Instant;
 
 use super::Edge;
-use super::meter::{Counters, services};
+use super::meter::{self, Counters};
 use crate::control::report::Service;
 
 /// How often is looked when no report is asked for, so that it is known since when a hop is
@@ -49,43 +49,40 @@ struct Look<'l> {
     route_fault: &'l dyn Fn(IpAddr) -> Option<String>,
 }
 
-impl Edge {
-    /// Published ports and private flows: what they carried, and whether they work.
-    pub(super) fn services(&self, counters: &Counters) -> Vec<Service> {
-        let peers = self.plane.peers();
-        let paths = self.paths(&peers);
-        let mut services = services(&self.in_force.borrow(), &peers, counters);
-        for service in &mut services {
-            service.health = paths.get(&service.name).map(PathShown::from).unwrap_or_default();
-        }
-        services
+/// Published ports and private flows: what they carried, and whether they work.
+pub(super) fn services(edge: &Edge, counters: &Counters) -> Vec<Service> {
+    let peers = edge.plane.peers();
+    let paths = paths(edge, &peers);
+    let mut services = meter::services(&edge.in_force.borrow(), &peers, counters);
+    for service in &mut services {
+        service.health = paths.get(&service.name).map(PathShown::from).unwrap_or_default();
     }
+    services
+}
 
-    /// Looks at every service when that is due.
-    pub(super) fn note_health(&self) {
-        let now = clock::instant();
-        if self.health.next_look.get() <= now {
-            self.health.next_look.set(now.after(LOOKS));
-            drop(self.paths(&self.plane.peers()));
-        }
+/// Looks at every service when that is due.
+pub(super) fn note(edge: &Edge) {
+    let now = clock::instant();
+    if edge.health.next_look.get() <= now {
+        edge.health.next_look.set(now.after(LOOKS));
+        drop(paths(edge, &edge.plane.peers()));
     }
+}
 
-    fn paths(&self, peers: &[PeerStatus]) -> BTreeMap<String, Path> {
-        let (in_force, watch) = (self.in_force.borrow(), self.watch.borrow());
-        let now = clock::instant();
-        let state =
-            |peer: &PeerStatus| (in_force.name_of(&peer.public_key), (peer.state, peer.rtt.is_some()));
-        let look = Look {
-            ruleset: ruleset(self.health.has_table.get(), watch.failing_problem()),
-            tunnels: peers.iter().map(state).collect(),
-            reported: self.links.reported(now),
-            route_fault: &|target| watch.route_fault(target),
-        };
-        let mut paths = look.paths(in_force.policy());
-        let named = paths.iter_mut().map(|(name, path)| (name.as_str(), path));
-        self.health.since.borrow_mut().handle_look(now, named);
-        paths
-    }
+fn paths(edge: &Edge, peers: &[PeerStatus]) -> BTreeMap<String, Path> {
+    let (in_force, watch) = (edge.in_force.borrow(), edge.watch.borrow());
+    let now = clock::instant();
+    let state = |peer: &PeerStatus| (in_force.name_of(&peer.public_key), (peer.state, peer.rtt.is_some()));
+    let look = Look {
+        ruleset: ruleset(edge.health.has_table.get(), watch.failing_problem()),
+        tunnels: peers.iter().map(state).collect(),
+        reported: edge.links.reported(now),
+        route_fault: &|target| watch.route_fault(target),
+    };
+    let mut paths = look.paths(in_force.policy());
+    let named = paths.iter_mut().map(|(name, path)| (name.as_str(), path));
+    edge.health.since.borrow_mut().handle_look(now, named);
+    paths
 }
 
 /// Rules that cannot be checked may be as they should.
@@ -110,7 +107,7 @@ impl Look<'_> {
             (publish.name.to_string(), Path::worst(paths))
         });
         let allowed = policy.allow.iter().map(|allow| {
-            let peers = super::meter::peers_of(allow);
+            let peers = meter::peers_of(allow);
             let paths = peers.iter().map(|peer| self.private(Some(peer))).collect::<Vec<_>>();
             let path = if paths.is_empty() { self.private(None) } else { Path::worst(paths) };
             (allow.name.to_string(), path)

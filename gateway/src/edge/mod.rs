@@ -103,7 +103,7 @@ impl Edge {
         peers::resolve_due(&self.peers, self.plane.device());
         self.follow_path_mtu();
         self.follow_link();
-        self.note_health();
+        health::note(self);
         self.watch.borrow_mut().warn_of_refused_handshakes(self.plane.device().node(), clock::now());
         has_traffic
     }

@@ -4,8 +4,8 @@ use daemon::metrics::http::Pages;
 use daemon::metrics::{Number, page};
 use policy::Host;
 
-use super::Edge;
 use super::meter::{ROLE, device_numbers, drop_numbers, io_numbers, leaked, service_numbers};
+use super::{Edge, health};
 
 impl Pages for Edge {
     async fn metrics(&self) -> String {
@@ -14,7 +14,7 @@ impl Pages for Edge {
             None
         });
         let counters = read.unwrap_or_else(|| self.meter.borrow().last_counters().clone());
-        let services = self.services(&counters);
+        let services = health::services(self, &counters);
         let (in_force, meter, device) = (self.in_force.borrow(), self.meter.borrow(), self.plane.device());
         let peers = self.links.with_links(meter.peers_as_sampled(&in_force, &self.plane));
         let mut numbers = peers.numbers(ROLE);
