@@ -20,7 +20,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// One end of a connection, as [`carry`] drives it; what the calls mean is said at
 /// [`Session`](super::session::Session).
-pub trait Endpoint {
+pub trait LinkEnd {
     /// Whether bytes are to be read now.
     fn wants_input(&self, now: Instant) -> bool;
     /// Takes bytes; how many.
@@ -41,7 +41,7 @@ pub trait Endpoint {
 
 /// Carries bytes both ways until the end is over; `touched` is notified when it has something to
 /// send, or is over, for another reason than its connection and its timers.
-pub async fn carry(stream: impl AsyncRead + AsyncWrite, end: &impl Endpoint, touched: &Notify) {
+pub async fn carry(stream: impl AsyncRead + AsyncWrite, end: &impl LinkEnd, touched: &Notify) {
     let (mut reader, mut writer) = tokio::io::split(Box::pin(stream));
     let (mut input, mut rest) = (vec![0; CHUNK], 0..0);
     let mut output = Vec::with_capacity(CHUNK);

@@ -10,7 +10,7 @@ use daemon::link::health::DIGEST_EVERY;
 use daemon::link::message::{Health, Notice};
 use daemon::link::remote::Change;
 use daemon::link::session::{Ended, Event, Session};
-use daemon::link::shell::Endpoint;
+use daemon::link::shell::LinkEnd;
 use tokio::sync::Notify;
 use tunnel::time::Instant;
 
@@ -139,7 +139,7 @@ fn log(view: &EdgeView, change: &Change, is_known: bool) {
     }
 }
 
-impl Endpoint for End {
+impl LinkEnd for End {
     fn wants_input(&self, now: Instant) -> bool {
         self.session.borrow().wants_input(now)
     }

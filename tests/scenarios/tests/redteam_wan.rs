@@ -187,7 +187,11 @@ impl<'lab> Stage<'lab> {
                 "iifname edge0 meta nfproto ipv6 meta l4proto { tcp, udp }",
             )?
             .arriving(&inet, "came back over ICMPv6", &format!("iifname edge0 icmpv6 type != {discovery}"))?
-            .leaving(&site.edge, "went into the tunnel", "oifname gw0 ip saddr != 203.0.113.10")?
+            .leaving(
+                &site.edge,
+                "went into the tunnel",
+                "oifname gw0 ip saddr != 203.0.113.10 th sport != 51899",
+            )?
             .leaving(&site.edge, "went to the LAN", "oifname eth1 meta l4proto { tcp, udp, icmp }")?;
         let visitor = Visitor::start(&client, SERVICE);
         visitor.sees(1)?;

@@ -1,7 +1,7 @@
 //! One connection, as the task that carries its bytes sees it.
 
 use daemon::link::links::LinkId;
-use daemon::link::shell::Endpoint;
+use daemon::link::shell::LinkEnd;
 use tunnel::time::Instant;
 
 use super::EdgeLinks;
@@ -12,7 +12,7 @@ pub(super) struct Connection<'l> {
     pub(super) id: LinkId,
 }
 
-impl Endpoint for Connection<'_> {
+impl LinkEnd for Connection<'_> {
     fn wants_input(&self, now: Instant) -> bool {
         self.links.links.borrow().wants_input(now, self.id)
     }
