@@ -19,6 +19,9 @@ fn a_download_goes_on_through_a_hundred_applies_and_only_changed_services_lose_t
         let mut site = Site::new(lab)?;
         let client = lab.node("client")?;
         let paced = Paced::serve(&site.origin, "127.0.0.1:5001")?;
+        // A probe would be sent the pattern as well, and counted.
+        site.forwarder_config
+            .replace("upstream = \"127.0.0.1:5001\"", "upstream = \"127.0.0.1:5001\"\nhealth = \"off\"")?;
         let _echoes = [6001, 6002].map(|port| {
             let listener = site.origin.tcp_listener(&format!("127.0.0.1:{port}"));
             listener.and_then(|listener| TcpServer::start(listener, lab::echo))
