@@ -1,6 +1,6 @@
 //! The variants, by what refuses.
 
-use super::{NAT, PRIVATE, Variant, after, base, before, filter, leased, origin};
+use super::{PRIVATE, Variant, Wan, after, base, before, filter, leased, origin};
 
 pub(crate) const VARIANTS: &[Variant] = &[
     base("as it is"),
