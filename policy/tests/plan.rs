@@ -146,6 +146,20 @@ fn the_most_specific_service_decides() {
 }
 
 #[test]
+fn a_service_by_its_former_name_is_read_as_by_its_name() {
+    let parsed = |title: &str| {
+        let text = format!(
+            "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n[[peer]]\nname = \"kyiv\"\n\
+             public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nendpoint = \"192.0.2.2:51820\"\n\
+             [[{title}]]\nname = \"https\"\nmatch = \"192.168.88.2:443\"\nupstream = \"127.0.0.1:8443\"\n"
+        );
+        forwarder::parse(&Source { name: Path::new("forwarder.toml"), text: &text }).unwrap().services
+    };
+    assert_eq!(parsed("service").len(), 1);
+    assert_eq!(parsed("service"), parsed("inject"));
+}
+
+#[test]
 fn the_effective_configuration_is_the_same_policy() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/gateway.toml");
     let example = std::fs::read_to_string(path).unwrap();

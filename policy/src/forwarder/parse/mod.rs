@@ -58,8 +58,10 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     }
     let tunnel: Vec<IpNetwork> = peers.iter().flatten().flat_map(|peer| peer.value.address.clone()).collect();
     let known: Vec<Name> = peers.iter().flatten().map(|peer| peer.value.name.clone()).collect();
-    let services: Vec<Option<At<Service>>> = root
-        .tables("service", "[[service]]")
+    // `[[inject]]` is the name that it had.
+    let mut entries = root.tables("service", "[[service]]");
+    entries.extend(root.tables("inject", "[[inject]]"));
+    let services: Vec<Option<At<Service>>> = entries
         .iter()
         .map(|table| service(table, &mut service_names, (&peer_names, &list_names), &known))
         .collect();
