@@ -25,6 +25,13 @@ pub(crate) struct Page {
     pub(crate) summaries: Vec<String>,
 }
 
+impl Page {
+    /// Whether it need not wake a person.
+    pub(crate) fn is_ticket(&self) -> bool {
+        self.path.contains("?ticket")
+    }
+}
+
 #[derive(Debug, Default)]
 struct Heard {
     pages: Vec<Page>,
@@ -58,9 +65,9 @@ impl Receiver {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).pages.clone()
     }
 
-    /// Waits for the first message.
+    /// Waits for the first message that wakes a person.
     pub(crate) fn first_page(&self, limit: Duration) -> Result<Page> {
-        until(limit, "a page", || Ok(self.pages().first().cloned()))
+        until(limit, "a page", || Ok(self.pages().into_iter().find(|page| !page.is_ticket())))
     }
 
     /// How often a site's watchdog was heard.
