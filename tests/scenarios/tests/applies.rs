@@ -90,8 +90,8 @@ fn a_changed_file_is_applied_by_itself_where_it_is_watched_and_only_when_asked_w
         site.gateway_config.append("[reload]\nwatch = true").write()?;
         site.gateway()?.signal(Signal::Hangup)?;
         waits(&site, "first")?;
-        site.gateway_config.append(&publish("second", 6100, 6002)).write()?;
-        waits(&site, "second")
+        site.gateway_config.append(&publish("another", 6100, 6002)).write()?;
+        waits(&site, "another")
     })
 }
 

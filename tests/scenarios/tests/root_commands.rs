@@ -49,7 +49,7 @@ fn a_killed_apply_leaves_one_of_both_texts_and_status_says_when_the_other_is_in_
             // The daemon may still be at work for the killed command.
             lab::until(Duration::from_secs(20), "status to say whether the file is in force", || {
                 let services = place.site.gatewayctl(&["services"])?.run()?;
-                let in_force = usize::from(services.contains("second"));
+                let in_force = usize::from(services.contains("another"));
                 let said = place.status()?.pointer("/config_in_force").and_then(Value::as_bool);
                 Ok((said == Some(which == in_force)).then_some(()))
             })?;
@@ -135,7 +135,7 @@ impl<'lab> Place<'lab> {
         let mut site = Site::new(lab)?;
         site.start_gateway()?;
         let first = site.gateway_config.text.clone();
-        let more = "[[publish]]\nname = \"second\"\nlisten = \"6000\"\ntarget = \"192.168.88.2:6001\"\n";
+        let more = "[[publish]]\nname = \"another\"\nlisten = \"6000\"\ntarget = \"192.168.88.2:6001\"\n";
         let texts = [first.clone(), format!("{first}\n{more}")];
         for (number, text) in texts.iter().enumerate() {
             fs::write(site.edge.directory().join(Self::draft(number)), text)?;
@@ -163,7 +163,7 @@ impl<'lab> Place<'lab> {
         let which = self.texts.iter().position(|text| *text == file).context("the file is neither text")?;
         let table = self.site.edge.run("nft list table inet causeway")?;
         ensure!(
-            table.contains("publish_in_second") == (which == 1),
+            table.contains("publish_in_another") == (which == 1),
             "the file is {which}, the kernel is not"
         );
         ensure!(self.status()?.pointer("/config_in_force") == Some(&Value::Bool(true)));
