@@ -2,7 +2,7 @@
 //! known is never failing.
 
 // Figures are printed; a JSON value has an answer to any index.
-#![allow(clippy::print_stdout, clippy::indexing_slicing)]
+#![allow(clippy::print_stdout, clippy::indexing_slicing)] // Figures are printed; a JSON value has an answer to any index.
 
 use std::time::Duration;
 

@@ -4,7 +4,7 @@ use std::env::var;
 
 #[expect(clippy::print_stdout, reason = "cargo reads what a build script prints")]
 fn main() {
-    println!("cargo:rerun-if-changed=../scripts/link_options.rs");
+    println!("cargo:rerun-if-changed=../scripts/linker_options.rs");
     let target =
         ["OS", "ENV", "ARCH"].map(|part| var(format!("CARGO_CFG_TARGET_{part}")).unwrap_or_default());
     // Packed relocations take a thirtieth of the space, which is resident memory saved. glibc reads them
