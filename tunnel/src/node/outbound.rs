@@ -9,7 +9,7 @@ use super::core::MAX_WAITING;
 use super::locked_peer::{LockedPeer, Output};
 use super::status::Verdict;
 use super::table::Table;
-use super::wire::{DATA_OVERHEAD, INITIATION_LEN};
+use super::wire::{DATA_OVERHEAD, INITIATION_LEN, sender_index};
 use crate::offload::{Offload, Segments, SuperPacket};
 use crate::packet::{Ip, Udp, protocol};
 use crate::reason::DropReason;
@@ -127,6 +127,27 @@ impl LockedPeer<'_> {
         self.core.traffic.note_data_sent(self.now.instant);
     }
 
+    /// Leaves one packet with the `Tunn`, which begins a handshake with it where none is under way.
+    ///
+    /// While the peer may still confirm a handshake of its own that was answered, that initiation is
+    /// not sent: it would cross the confirmation. The `Tunn` repeats it if none comes.
+    fn leave_waiting(&mut self, segment: &[u8], out: &mut SendQueue) -> Output {
+        let (len, now) = ((segment.len() + DATA_OVERHEAD).max(INITIATION_LEN), self.now.instant);
+        if self.core.opens_at().is_none_or(|at| at <= now) {
+            return self.emit(out, len, None, |tunn, slot| tunn.encapsulate(segment, slot));
+        }
+        let Some(slot) = out.slot(len) else {
+            self.node.drops.count(DropReason::SendQueueFull);
+            return Output::Full;
+        };
+        let Some(tunn) = self.core.tunn.as_mut() else { return Output::Nothing };
+        if let TunnResult::WriteToNetwork(initiation) = tunn.encapsulate(segment, slot) {
+            let index = sender_index(initiation).unwrap_or_default();
+            self.core.note_initiation(index, now);
+        }
+        Output::Nothing
+    }
+
     /// Leaves packets with the `Tunn` until there is a session, and requests one.
     fn wait(&mut self, mut segments: Segments<'_>, out: &mut SendQueue) -> Verdict {
         self.core.wanted = true;
@@ -139,8 +160,7 @@ impl LockedPeer<'_> {
                 continue;
             }
             let segment = padded(segment, mtu, &mut scratch);
-            let len = (segment.len() + DATA_OVERHEAD).max(INITIATION_LEN);
-            if let Output::Full = self.emit(out, len, None, |tunn, slot| tunn.encapsulate(segment, slot)) {
+            if let Output::Full = self.leave_waiting(segment, out) {
                 continue;
             }
             self.core.waiting += 1;

@@ -27,6 +27,39 @@ fn a_first_packet_waits_for_the_handshake_and_arrives() {
 }
 
 #[test]
+fn a_packet_for_a_peer_whose_handshake_was_just_answered_waits_without_another_one() {
+    let mut pair = Pair::new();
+    pair.timers();
+    let (initiation, ..) = pair.origin.take().pop().expect("the origin opens");
+    pair.edge.receive(pair.now, pair.origin.at, &initiation, 0);
+    let answer = pair.edge.take();
+
+    assert!(matches!(pair.send(Side::Edge, b"meanwhile"), Verdict::Waiting { .. }));
+    assert_eq!(pair.edge.take(), []);
+
+    for (datagram, ..) in answer {
+        pair.origin.receive(pair.now, pair.edge.at, &datagram, 0);
+    }
+    pair.exchange();
+    assert_eq!(pair.origin.delivered, [packet(EDGE, ORIGIN, b"meanwhile")]);
+    assert_eq!(pair.edge.node.peers(pair.now)[0].counts.handshakes, 1);
+}
+
+#[test]
+fn a_packet_for_a_peer_that_did_not_confirm_in_time_brings_a_handshake() {
+    let mut pair = Pair::new();
+    pair.timers();
+    let (initiation, ..) = pair.origin.take().pop().expect("the origin opens");
+    pair.edge.receive(pair.now, pair.origin.at, &initiation, 0);
+    pair.edge.take();
+
+    pair.advance(Duration::from_secs(5));
+    pair.send(Side::Edge, b"late");
+    pair.exchange();
+    assert_eq!(pair.origin.delivered, [packet(EDGE, ORIGIN, b"late")]);
+}
+
+#[test]
 fn packets_cross_both_ways_once_a_session_is_agreed() {
     let mut pair = Pair::connected();
 
