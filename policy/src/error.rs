@@ -289,6 +289,22 @@ pub enum Problem {
         /// The port.
         port: u16,
     },
+    /// A port that no peer may publish by itself.
+    #[error("{entry} has a port that belongs to {by}; leave it out of `may_publish`")]
+    MayPublishReserved {
+        /// What is written.
+        entry: String,
+        /// What has the port.
+        by: &'static str,
+    },
+    /// A port that two peers may publish by themselves.
+    #[error("{entry} shares a port with `may_publish` of peer {other:?}; leave the port to one of the two")]
+    MayPublishClash {
+        /// What is written.
+        entry: String,
+        /// The other peer.
+        other: String,
+    },
     /// A target that the tunnel does not route.
     #[error(
         "{address} is in no peer's allowed_ips, so it is not routed into the tunnel; add its prefix to a peer's allowed_ips"

@@ -37,6 +37,7 @@ mod net;
 pub mod pairing;
 pub mod plan;
 pub mod prefix;
+mod public_ports;
 mod reader;
 pub mod ruleset;
 pub mod sections;
@@ -55,4 +56,5 @@ pub use net::{
     AllowList, Bandwidth, Host, HostPort, InterfaceName, Mtu, Name, PortRange, Protocol, Protocols, Rate,
     RateUnit, Switch,
 };
+pub use public_ports::PublicPorts;
 pub use source::{Position, Source};

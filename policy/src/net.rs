@@ -143,6 +143,15 @@ pub enum Protocols {
     Both,
 }
 
+impl From<Protocol> for Protocols {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+        }
+    }
+}
+
 impl Protocols {
     /// The protocols, TCP first.
     pub fn iter(self) -> impl Iterator<Item = Protocol> {

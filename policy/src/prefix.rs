@@ -24,6 +24,13 @@ pub fn host(prefix: IpNetwork) -> Option<IpAddr> {
     (prefix.prefix() == full).then(|| prefix.ip())
 }
 
+/// The bits of an address that a prefix leaves open.
+#[must_use]
+pub fn host_bits(prefix: IpNetwork) -> u8 {
+    let full = if prefix.is_ipv4() { 32 } else { 128 };
+    full - prefix.prefix()
+}
+
 /// Whether a prefix is a whole address family or about half of it.
 #[must_use]
 pub fn is_default(prefix: IpNetwork) -> bool {

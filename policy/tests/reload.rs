@@ -9,7 +9,7 @@ use std::path::Path;
 use policy::{Source, forwarder, gateway};
 
 /// Section, key and another value, for every key of the annotated gateway.toml.
-const GATEWAY: [(&str, &str, &str); 59] = [
+const GATEWAY: [(&str, &str, &str); 60] = [
     ("interface", "name", "\"gw1\""),
     ("interface", "address", "[\"10.77.88.1/29\"]"),
     ("interface", "listen_port", "51821"),
@@ -25,6 +25,7 @@ const GATEWAY: [(&str, &str, &str); 59] = [
     ("peer", "allowed_ips", "[\"10.77.88.2/32\", \"192.168.88.0/24\", \"192.168.89.0/24\"]"),
     ("peer", "endpoint", "\"192.0.2.9:51820\""),
     ("peer", "keepalive", "\"25s\""),
+    ("peer", "may_publish", "[\"444\"]"),
     ("peer", "probe", "\"off\""),
     ("publish", "name", "\"web\""),
     ("publish", "protocol", "[\"tcp\", \"udp\"]"),

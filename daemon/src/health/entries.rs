@@ -1,11 +1,10 @@
 //! Which service entries of the origin a published port leads to, by what the origin reported.
 
-use std::cmp::Reverse;
 use std::net::IpAddr;
 
-use policy::{Name, PortRange, Protocol, Protocols};
+use policy::{Name, PortRange, Protocol, Protocols, prefix};
 
-use crate::link::message::Service;
+use crate::link::message::{Matches, Service};
 
 /// What is published.
 #[derive(Clone, Copy, Debug)]
@@ -63,8 +62,8 @@ fn taken<'s>(
         .filter_map(|service| Some((service, service.matches.as_ref()?)))
         .filter(|(_, matches)| matches.takes(protocol, wanted.address))
         .collect();
-    let specific = |prefix: Option<ipnetwork::IpNetwork>| prefix.map_or(0, |prefix| prefix.prefix());
-    matching.sort_by_key(|(_, matches)| (Reverse(specific(matches.address)), matches.ports.0.count()));
+    let widest = |matches: &Matches| matches.addresses.iter().map(|prefix| prefix::host_bits(*prefix)).max();
+    matching.sort_by_key(|(_, matches)| (widest(matches).unwrap_or(u8::MAX), matches.ports.0.count()));
     let mut rest = vec![wanted.ports];
     let mut taken = Vec::new();
     for (service, matches) in matching {

@@ -14,7 +14,7 @@ pub const DIGEST_EVERY: Duration = Duration::from_secs(300);
 /// The most services of one sender that are reported, and kept.
 pub const MAX_SERVICES: usize = 512;
 /// Services in one message: so many with the longest names and evidence fit in a frame.
-const PER_MESSAGE: usize = 20;
+const PER_MESSAGE: usize = 16;
 
 /// How a service is now, as its own machine sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -278,7 +278,10 @@ mod tests {
             reason: Some(Reason::Unreachable),
             evidence: Some(Evidence::of(&"\"".repeat(Evidence::MAX))),
             matches: Some(Matches {
-                address: Some("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff/128".parse().unwrap()),
+                addresses: vec![
+                    "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff/128".parse().unwrap();
+                    Matches::MAX_ADDRESSES
+                ],
                 ..matches()
             }),
         };
@@ -302,7 +305,7 @@ mod tests {
     }
 
     fn matches() -> Matches {
-        Matches { address: None, ports: Ports(PortRange::ALL), tcp: true, udp: true }
+        Matches { addresses: Vec::new(), ports: Ports(PortRange::ALL), tcp: true, udp: true }
     }
 
     fn sent(name: &str, state: State, seconds: u64) -> Service {

@@ -154,9 +154,9 @@ pub struct Service {
 /// The flows that an entry takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Matches {
-    /// Their destination; `None` for any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<IpNetwork>,
+    /// Their destinations, at most [`Matches::MAX_ADDRESSES`]; none is any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpNetwork>,
     /// Their destination ports.
     pub ports: Ports,
     /// Whether it takes TCP.
@@ -168,6 +168,9 @@ pub struct Matches {
 }
 
 impl Matches {
+    /// The most addresses of one entry that are reported.
+    pub const MAX_ADDRESSES: usize = 4;
+
     /// Whether it takes flows of this protocol to this address, on its ports.
     #[must_use]
     pub fn takes(&self, protocol: Protocol, address: IpAddr) -> bool {
@@ -175,7 +178,8 @@ impl Matches {
             Protocol::Tcp => self.tcp,
             Protocol::Udp => self.udp,
         };
-        protocol && self.address.is_none_or(|prefix| prefix.contains(address))
+        let takes = |prefix: &IpNetwork| prefix.contains(address);
+        protocol && (self.addresses.is_empty() || self.addresses.iter().any(takes))
     }
 }
 
@@ -413,7 +417,7 @@ mod tests {
             serde_json::from_str::<Message>(&text)
         };
         for right in
-            [r#"{"ports":[1,65535]}"#, r#"{"address":"fd00::/64","ports":[443,443],"udp":true,"x":1}"#]
+            [r#"{"ports":[1,65535]}"#, r#"{"addresses":["fd00::/64"],"ports":[443,443],"udp":true,"x":1}"#]
         {
             assert!(read(right).is_ok(), "{right}");
         }
@@ -423,8 +427,8 @@ mod tests {
             r#"{"ports":[9,5]}"#,
             r#"{"ports":[5]}"#,
             r#"{"ports":[5,70000]}"#,
-            r#"{"address":"$(reboot)","ports":[5,5]}"#,
-            r#"{"address":"192.168.88.2/33","ports":[5,5]}"#,
+            r#"{"addresses":["$(reboot)"],"ports":[5,5]}"#,
+            r#"{"addresses":["192.168.88.2/33"],"ports":[5,5]}"#,
         ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
@@ -455,7 +459,7 @@ mod tests {
             reason: Some(Reason::TimedOut),
             evidence: Some(Evidence::of("no reply")),
             matches: Some(Matches {
-                address: Some("192.168.88.2/32".parse().unwrap()),
+                addresses: vec!["192.168.88.2/32".parse().unwrap()],
                 ports: Ports(PortRange::new(5_000, 5_010).unwrap()),
                 tcp: true,
                 udp: false,

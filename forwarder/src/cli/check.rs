@@ -53,10 +53,9 @@ fn effective(policy: &Policy, environment: &Environment) -> String {
         let _ = writeln!(text, "peer {}: {} as {}", peer.name, peer.endpoint, own.join(", "));
     }
     for service in &policy.services {
-        let address = service.address.map_or("*".to_owned(), |address| address.to_string());
         let upstreams: Vec<String> = service.upstreams.iter().map(ToString::to_string).collect();
         let to = upstreams.join(", ");
-        let _ = writeln!(text, "service {}: {address}:{} -> {to}", service.name, service.ports);
+        let _ = writeln!(text, "service {}: {} -> {to}", service.name, service.matched());
     }
     for reach in &policy.reach {
         let _ =
@@ -89,8 +88,7 @@ fn configuration(policy: &Policy, environment: &Environment) -> Value {
         .services
         .iter()
         .map(|entry| {
-            let address = entry.address.map_or("*".to_owned(), |address| address.to_string());
-            json!({"name": entry.name.as_str(), "match": format!("{address}:{}", entry.ports),
+            json!({"name": entry.name.as_str(), "match": entry.matched(),
                "upstream": texts(&mut entry.upstreams.iter().map(ToString::to_string))})
         })
         .collect();

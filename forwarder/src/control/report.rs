@@ -179,8 +179,7 @@ fn service_entries(shared: &Shared, policy: &Policy) -> Vec<Entry> {
     let named = paths.iter_mut().map(|(entry, _, path)| (entry.name.as_str(), path));
     shared.since.lock().handle_look(clock::instant(), named);
     let entry = |(entry, pool, path): &(&Service, &Arc<Pool>, Path)| {
-        let address = entry.address.map_or("*".to_owned(), |address| address.to_string());
-        let from = format!("{address}:{}", entry.ports);
+        let from = entry.matched();
         let to: Vec<String> = entry.upstreams.iter().map(ToString::to_string).collect();
         let shown = Entry::new(&entry.name, from, to.join(", "), stats.get(&entry.name)?);
         let (upstreams, health) = (upstreams(pool), Some(PathShown::from(path)));

@@ -108,10 +108,11 @@ impl Flows {
     }
 
     fn answers_echo(&self, edge: &Edge, ip: &Ip) -> bool {
-        let matched = |address: &ipnetwork::IpNetwork| address.contains(ip.dst);
         edge.addresses.contains(&ip.dst)
             || self.context.policy.services.iter().any(|service| {
-                service.peers.contains(&edge.name) && service.address.as_ref().is_some_and(matched)
+                service.peers.contains(&edge.name)
+                    && !service.addresses.is_empty()
+                    && service.takes_address(ip.dst)
             })
     }
 

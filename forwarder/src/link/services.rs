@@ -5,6 +5,7 @@ use std::io;
 use daemon::health::{CheckFailure, State};
 use daemon::link::health::Seen;
 use daemon::link::message::{Evidence, Matches, Ports, Reason, State as Reported};
+use ipnetwork::IpNetwork;
 use policy::forwarder::{Policy, Upstream};
 use policy::{Host, Protocol};
 
@@ -23,7 +24,7 @@ pub(crate) fn services(policy: &Policy, pools: &ByEntry) -> Vec<Seen> {
             reason: failure.as_ref().map(|failure| failure.reason),
             evidence: failure.map(|failure| failure.evidence),
             matches: Matches {
-                address: entry.address,
+                addresses: reported_addresses(entry),
                 ports: Ports(entry.ports),
                 tcp: entry.protocols.contains(Protocol::Tcp),
                 udp: entry.protocols.contains(Protocol::Udp),
@@ -32,6 +33,11 @@ pub(crate) fn services(policy: &Policy, pools: &ByEntry) -> Vec<Seen> {
         }
     };
     policy.services.iter().map(seen).collect()
+}
+
+/// The addresses that an entry takes; any when there are more than a report may have.
+fn reported_addresses(entry: &policy::forwarder::Service) -> Vec<IpNetwork> {
+    if entry.addresses.len() > Matches::MAX_ADDRESSES { Vec::new() } else { entry.addresses.clone() }
 }
 
 /// How the upstreams of an entry are together: it works while one of them does.

@@ -290,7 +290,7 @@ mod tests {
     fn entry(name: &str, state: EntryState, (first, last): (u16, u16), tcp: bool) -> Entry {
         let ports = Ports(PortRange::new(first, last).unwrap());
         let reason = (state == EntryState::Failing).then_some(Why::Refused);
-        let matches = Some(Matches { address: None, ports, tcp, udp: !tcp });
+        let matches = Some(Matches { addresses: Vec::new(), ports, tcp, udp: !tcp });
         Entry { name: Name::new(name).unwrap(), state, seconds: 7, reason, evidence: None, matches }
     }
 }

@@ -122,7 +122,7 @@ fn describe(import: &Import, table: &mut String) {
     }
     for service in &forwarder.services {
         let upstreams: Vec<String> = service.upstreams.iter().map(ToString::to_string).collect();
-        let to = service.address.map_or_else(|| "*".to_owned(), |address| address.ip().to_string());
+        let to = service.addresses.first().map_or_else(|| "*".to_owned(), |address| address.ip().to_string());
         let (peers, allow) = (&service.peers, &service.allow);
         let _ = writeln!(
             table,

@@ -1,6 +1,5 @@
 //! What must hold between the entries of `forwarder.toml`.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,7 +8,7 @@ use ipnetwork::IpNetwork;
 use super::entries::{PeerAt, ReachAt};
 use super::model::{Interface, Peer, Service};
 use crate::fields::At;
-use crate::prefix::covers;
+use crate::prefix::{self, covers};
 use crate::reader::Reader;
 use crate::sections::Link;
 use crate::{Mtu, Name, Problem, Protocol, Protocols};
@@ -32,7 +31,8 @@ pub(super) fn everything(
 /// Entries whose match lies inside another's come before it; the file's order otherwise.
 pub(super) fn most_specific_first(mut services: Vec<Service>) -> Vec<Service> {
     services.sort_by_key(|service| {
-        (Reverse(service.address.map_or(0, |prefix| prefix.prefix())), service.ports.count())
+        let widest = service.addresses.iter().map(|prefix| prefix::host_bits(*prefix)).max();
+        (widest.unwrap_or(u8::MAX), service.ports.count())
     });
     services
 }
@@ -71,8 +71,7 @@ fn claims(reader: &Reader<'_>, services: &[At<Service>]) {
     for (index, entry) in services.iter().enumerate() {
         let clash = services.iter().take(index).find(|other| clashes(&entry.value, &other.value));
         if let Some(other) = clash {
-            let address = entry.value.address.map_or_else(|| "*".to_owned(), |prefix| prefix.to_string());
-            let what = format!("{address}:{}", entry.value.ports);
+            let what = entry.value.matched();
             reader.report_at(
                 entry.at.clone(),
                 Problem::ServiceClash { what, other: other.value.name.to_string() },
@@ -109,18 +108,13 @@ fn clashes(a: &Service, b: &Service) -> bool {
 }
 
 fn overlap(a: &Service, b: &Service) -> bool {
-    match (a.address, b.address) {
-        (Some(a), Some(b)) => covers(a, b) || covers(b, a),
-        _ => true,
-    }
+    let meets = |a: &IpNetwork| b.addresses.iter().any(|b| covers(*a, *b) || covers(*b, *a));
+    a.addresses.is_empty() || b.addresses.is_empty() || a.addresses.iter().any(meets)
 }
 
 fn a_inside_b(a: &Service, b: &Service) -> bool {
-    let address = match (a.address, b.address) {
-        (_, None) => true,
-        (None, Some(_)) => false,
-        (Some(a), Some(b)) => covers(b, a),
-    };
+    let is_within = |a: &IpNetwork| b.addresses.iter().any(|b| covers(*b, *a));
+    let address = b.addresses.is_empty() || !a.addresses.is_empty() && a.addresses.iter().all(is_within);
     address && b.ports.first() <= a.ports.first() && a.ports.last() <= b.ports.last()
 }
 

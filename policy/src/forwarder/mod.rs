@@ -8,7 +8,7 @@ mod reload;
 mod upstream;
 
 pub use model::{
-    Control, Interface, Limits, OnDown, Peer, Policy, ProxyProtocol, Reach, Service, SourcePort,
+    Control, Interface, Limits, OnDown, Peer, Policy, ProxyProtocol, Publish, Reach, Service, SourcePort,
 };
 pub use parse::parse;
 pub use upstream::{Check, Health, Upstream, UpstreamPort};

@@ -2,13 +2,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
 use super::upstream::{Health, Upstream};
 use crate::sections::{Link, List, Log, Metrics, Offload};
-use crate::{AllowList, FileRef, HostPort, Mtu, Name, PortRange, Protocol, Protocols, PublicKey, Warning};
+use crate::{
+    AllowList, FileRef, HostPort, Mtu, Name, PortRange, Protocol, Protocols, PublicKey, PublicPorts, Warning,
+    prefix,
+};
 
 /// Everything `forwarder.toml` says, valid by construction; every default is filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,10 +89,14 @@ pub struct Service {
     pub name: Name,
     /// Transport protocols.
     pub protocols: Protocols,
-    /// The destination address that packets carry; `None` for any.
-    pub address: Option<IpNetwork>,
+    /// The destination addresses that packets carry; none is any.
+    pub addresses: Vec<IpNetwork>,
     /// The destination ports that packets carry.
     pub ports: PortRange,
+    /// The public ports that the edge is requested to open for it.
+    pub publish: Option<Publish>,
+    /// The names that its visitors use, in lower case; each is watched.
+    pub names: Vec<Arc<str>>,
     /// Where flows are carried to, at least one: each to the one that has the fewest.
     pub upstreams: Vec<Upstream>,
     /// How upstreams are asked whether they work; `None` when they are not: turned off, or no single TCP port.
@@ -99,6 +107,15 @@ pub struct Service {
     pub peers: Vec<Name>,
     /// Which clients may connect; [`Policy::admits`] asks it.
     pub allow: AllowList,
+}
+
+/// Public ports that a service requests from its edges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// The ports, as many in each entry as the service has.
+    pub ports: Vec<PublicPorts>,
+    /// Which clients may connect; lists are the edge's.
+    pub from: AllowList,
 }
 
 /// The PROXY protocol header that an upstream is given (HAProxy's `proxy-protocol.txt`).
@@ -224,22 +241,62 @@ impl Policy {
     }
 }
 
+fn takes(addresses: &[IpNetwork], address: IpAddr) -> bool {
+    addresses.is_empty() || addresses.iter().any(|prefix| prefix.contains(address))
+}
+
+/// [`Service::publish_targets`] of an entry that takes these addresses.
+pub(super) fn publish_targets(addresses: &[IpNetwork], own: &[IpNetwork]) -> Vec<IpAddr> {
+    let taken: Vec<_> = own.iter().map(IpNetwork::ip).filter(|own| takes(addresses, *own)).collect();
+    if !taken.is_empty() {
+        return taken;
+    }
+    addresses.iter().filter_map(|prefix| prefix::host(*prefix)).collect()
+}
+
 impl Service {
     /// Whether a flow through `peer` to `destination` is this entry's.
     #[must_use]
     pub fn matches(&self, peer: &Name, protocol: Protocol, destination: SocketAddr) -> bool {
         self.protocols.contains(protocol)
             && self.ports.contains(destination.port())
-            && self.address.is_none_or(|prefix| prefix.contains(destination.ip()))
+            && self.takes_address(destination.ip())
             && self.peers.contains(peer)
     }
 
+    /// Whether packets to this address are this entry's.
+    #[must_use]
+    pub fn takes_address(&self, address: IpAddr) -> bool {
+        takes(&self.addresses, address)
+    }
+
+    /// Where the edge is to send what it opens for this entry: the own addresses in its tunnel that
+    /// the entry takes, else the single addresses of its match.
+    #[must_use]
+    pub fn publish_targets(&self, own: &[IpNetwork]) -> Vec<IpAddr> {
+        publish_targets(&self.addresses, own)
+    }
+
+    /// What it takes, as it is written: `ADDRESS:PORTS`.
+    #[must_use]
+    pub fn matched(&self) -> String {
+        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let address = if addresses.is_empty() { "*".to_owned() } else { addresses.join(", ") };
+        format!("{address}:{}", self.ports)
+    }
+
     /// Whether flows of this entry can go on under `other`: it differs in nothing but where it leads,
-    /// how that is watched, and further peers.
+    /// how that is watched and published, and further peers.
     #[must_use]
     pub fn is_alike(&self, other: &Self) -> bool {
-        let led =
-            |entry: &Self| Self { upstreams: Vec::new(), health: None, peers: Vec::new(), ..entry.clone() };
+        let led = |entry: &Self| Self {
+            upstreams: Vec::new(),
+            health: None,
+            publish: None,
+            names: Vec::new(),
+            peers: Vec::new(),
+            ..entry.clone()
+        };
         led(self) == led(other) && self.peers.iter().all(|peer| other.peers.contains(peer))
     }
 }

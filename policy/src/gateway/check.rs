@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::entries::{AllowAt, PeerAt, Places, PublishAt, TargetAt};
-use super::link_port;
 use super::model::{Party, Peer, Policy, Publish, Service, SourceHandling};
+use super::{link_port, may_publish};
 use crate::fields::At;
 use crate::prefix::covers;
 use crate::reader::Reader;
@@ -27,6 +27,7 @@ pub(super) fn everything(
     Check { reader, policy, places }.publishes(&publish);
     link_port::check(reader, policy, places, &publish, &allow);
     policy.publish = publish.into_iter().map(|entry| resolved(entry, &policy.peers)).collect();
+    may_publish::check(reader, policy, places);
     let check = Check { reader, policy, places };
     allow.iter().for_each(|entry| check.allow(entry));
     check.metrics(&allow);

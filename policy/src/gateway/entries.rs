@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::model::{Accept, Allow, Interface, Party, Peer, Publish, Target, Wan};
 use crate::fields::At;
-use crate::{InterfaceName, Name, PortRange, Position};
+use crate::{InterfaceName, Name, PortRange, Position, PublicPorts};
 
 /// Places of values that other sections may contradict.
 pub(super) struct Places {
@@ -13,6 +13,8 @@ pub(super) struct Places {
     pub(super) metrics: Vec<At<SocketAddr>>,
     /// Where the port of WireGuard or of the link is written.
     pub(super) tunnel_port: Position,
+    /// What each peer may publish.
+    pub(super) may_publish: Vec<MayPublishAt>,
     /// Whether interface, LAN and peers were read without an error: else where a flow leads cannot
     /// be judged.
     pub(super) are_ends_known: bool,
@@ -29,6 +31,13 @@ pub(super) struct PeerAt {
     pub(super) key_at: Position,
     pub(super) prefixes_at: Vec<Position>,
     pub(super) auto_probe: bool,
+    pub(super) may_publish: Vec<At<PublicPorts>>,
+}
+
+/// `may_publish` of one peer.
+pub(super) struct MayPublishAt {
+    pub(super) peer: Name,
+    pub(super) entries: Vec<At<PublicPorts>>,
 }
 
 pub(super) struct PublishAt {

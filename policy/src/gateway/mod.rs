@@ -3,14 +3,16 @@
 mod check;
 mod entries;
 mod link_port;
+mod may_publish;
 mod model;
 mod parse;
 mod reload;
 mod render;
 mod sides;
 
+pub use may_publish::{MAX_GRANTS, granted};
 pub use model::{
-    Accept, Allow, Control, Interface, InterfacePattern, Kernel, Limits, Party, Peer, Policy, Publish,
-    Service, SourceHandling, Target, Wan,
+    Accept, Allow, Control, Grant, Interface, InterfacePattern, Kernel, Limits, Party, Peer, Policy, Publish,
+    Refusal, Requested, Service, SourceHandling, Target, Wan,
 };
 pub use parse::parse;

@@ -1,5 +1,6 @@
 //! What `gateway.toml` means, as types that cannot be invalid.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,8 +9,8 @@ use ipnetwork::IpNetwork;
 
 use crate::sections::{Link, List, Log, Metrics, Offload};
 use crate::{
-    AllowList, Bandwidth, FileRef, HostPort, InterfaceName, Mtu, Name, PortRange, Protocols, PublicKey, Rate,
-    Warning, prefix,
+    AllowList, Bandwidth, FileRef, HostPort, InterfaceName, Mtu, Name, PortRange, Protocols, PublicKey,
+    PublicPorts, Rate, Warning, prefix,
 };
 
 /// Everything `gateway.toml` says, valid by construction; every default is filled in.
@@ -125,9 +126,68 @@ pub struct Peer {
     pub endpoint: Option<HostPort>,
     /// Persistent keepalive, whole seconds, 1 to 65,535; none by default at the edge.
     pub keepalive: Option<Duration>,
+    /// Public ports that the peer may open by itself; no other peer has one of them.
+    pub may_publish: Vec<PublicPorts>,
     /// Address inside the tunnel that gets ICMP echo requests; `None` for a peer that is not
     /// probed.
     pub probe: Option<IpAddr>,
+}
+
+/// A public port that a peer requests for one of its services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requested {
+    /// The service at the peer.
+    pub service: Name,
+    /// Public ports.
+    pub port: PublicPorts,
+    /// Where the packets go.
+    pub target: IpAddr,
+    /// As many ports as are published, in the same order.
+    pub target_ports: PortRange,
+    /// Which clients may connect; lists are the edge's.
+    pub allow: AllowList,
+}
+
+/// A public port that a peer has published by itself; it is open on the WAN side only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Whose it is.
+    pub peer: Name,
+    /// The service at the peer.
+    pub service: Name,
+    /// Public ports.
+    pub port: PublicPorts,
+    /// An address that the tunnel routes to the peer.
+    pub target: IpAddr,
+    /// As many ports as are published, in the same order.
+    pub target_ports: PortRange,
+    /// Which clients may connect.
+    pub allow: AllowList,
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.peer, self.service)
+    }
+}
+
+/// Why a request for a public port is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `may_publish` does not have the ports.
+    NotAllowed,
+    /// The edge uses one of the ports itself.
+    InUse,
+    /// An earlier request of the peer has one of the ports.
+    RequestedTwice,
+    /// The tunnel does not lead the target's address to this peer.
+    TargetElsewhere,
+    /// There are more or fewer ports at the target.
+    OtherCount,
+    /// The edge has no list of that name.
+    UnknownList,
+    /// The peer has as many as it may have.
+    TooMany,
 }
 
 /// `[[publish]]`: a public port.

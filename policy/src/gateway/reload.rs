@@ -34,6 +34,9 @@ impl Policy {
         changes.field("key", "private key file", &files.0.to_string(), &files.1.to_string());
         for (old, new) in pairs(&self.peers, &next.peers, |peer: &Peer| &peer.name) {
             changes.debug("peer", &format!("{} probe", old.name), &old.probe, &new.probe);
+            let entries = |peer: &Peer| peer.may_publish.iter().map(ToString::to_string).collect::<Vec<_>>();
+            let (before, after) = (entries(old), entries(new));
+            changes.values("peer", &format!("{} may_publish", old.name), &before, &after);
             let file = |peer: &Peer| peer.preshared_key_file.as_ref().map(|file| file.location.to_string());
             changes.debug("peer", &format!("{} preshared key file", old.name), &file(old), &file(new));
         }

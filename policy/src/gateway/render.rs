@@ -83,6 +83,9 @@ fn peer(peer: &Peer, text: &mut String) {
     keys.push(("allowed_ips", array(&peer.allowed_ips)));
     keys.extend(peer.endpoint.as_ref().map(|endpoint| ("endpoint", quoted(endpoint))));
     keys.extend(peer.keepalive.map(|keepalive| ("keepalive", quoted(format!("{}s", keepalive.as_secs())))));
+    if !peer.may_publish.is_empty() {
+        keys.push(("may_publish", array(&peer.may_publish)));
+    }
     keys.push(("probe", quoted(peer.probe.map_or_else(|| "off".to_owned(), |address| address.to_string()))));
     table("[[peer]]", &keys, text);
 }

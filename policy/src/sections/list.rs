@@ -87,11 +87,20 @@ pub(crate) fn list(table: &Table<'_>, names: &mut Names) -> Option<List> {
 
 /// Prefixes and `@NAME`s; both whole address families together are [`AllowList::Any`].
 pub(crate) fn allow_list(value: Value<'_>, lists: &Names) -> Option<AllowList> {
+    sources(value, |item, name| known_list(item, name, lists))
+}
+
+/// As [`allow_list`], with lists that the other end has: their names are only checked for form.
+pub(crate) fn far_allow_list(value: Value<'_>) -> Option<AllowList> {
+    sources(value, |item, name| Name::new(name).or_else(|| item.bad("a prefix, or @ and the name of a list")))
+}
+
+fn sources<'v>(value: Value<'v>, list: impl Fn(Value<'v>, &str) -> Option<Name>) -> Option<AllowList> {
     let (mut prefixes, mut named) = (Vec::new(), Vec::new());
     for item in value.one_or_many() {
         let written = item.string()?;
         match written.strip_prefix('@') {
-            Some(name) => named.push(known_list(item, name, lists)?),
+            Some(name) => named.push(list(item, name)?),
             None => prefixes.push(fields::prefix(item)?.value),
         }
     }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 pub(crate) use control::ControlKeys;
 pub use link::Link;
 pub use list::{List, parse_list};
-pub(crate) use list::{allow_list, list};
+pub(crate) use list::{allow_list, far_allow_list, list};
 pub use log::{Log, LogFormat, LogLevel};
 pub use metrics::Metrics;
 pub use offload::Offload;

@@ -376,7 +376,7 @@ fn bytes_of_an_idle_day(services: usize) -> usize {
         reason: None,
         evidence: None,
         matches: Matches {
-            address: Some("192.168.88.2/32".parse().unwrap()),
+            addresses: vec!["192.168.88.2/32".parse().unwrap()],
             ports: Ports(PortRange::new(443, 443).unwrap()),
             tcp: true,
             udp: false,

@@ -2,6 +2,7 @@
 //! them.
 
 mod limits;
+mod publish;
 mod reach;
 mod service;
 
@@ -20,7 +21,7 @@ use crate::fields::{self, At, Probe, or_absent, probe};
 use crate::names::Names;
 use crate::reader::{Reader, Table};
 use crate::sections::{self, Daemon, Shared};
-use crate::{ConfigError, Name, Problem, Source, text};
+use crate::{ConfigError, Problem, Source, text};
 
 /// The keepalive towards an edge, unless the file says otherwise: below the 30 s after which
 /// carriers forget.
@@ -57,7 +58,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         root.report(Problem::MissingKey { key: "[[peer]]", table: "the file".to_owned() });
     }
     let tunnel: Vec<IpNetwork> = peers.iter().flatten().flat_map(|peer| peer.value.address.clone()).collect();
-    let known: Vec<Name> = peers.iter().flatten().map(|peer| peer.value.name.clone()).collect();
+    let known: Vec<&Peer> = peers.iter().flatten().map(|peer| &peer.value).collect();
     // `[[inject]]` is the name that it had.
     let mut entries = root.tables("service", "[[service]]");
     entries.extend(root.tables("inject", "[[inject]]"));

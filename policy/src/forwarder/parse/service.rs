@@ -6,25 +6,33 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
-use crate::fields::{self, At};
-use crate::forwarder::model::{ProxyProtocol, Service};
+use super::publish::{self, Written};
+use crate::fields::{self, At, or_absent};
+use crate::forwarder::model::{Peer, ProxyProtocol, Publish, Service, publish_targets};
 use crate::forwarder::upstream::{Check, Health, Upstream, UpstreamPort};
 use crate::names::Names;
 use crate::reader::{Table, Value};
 use crate::sections::allow_list;
-use crate::{AllowList, Host, Name, PortRange, Problem, Protocol, Protocols, prefix, text};
+use crate::{AllowList, Host, Name, PortRange, Position, Problem, Protocol, Protocols, prefix, text};
 
 /// One `[[service]]`.
 pub(super) fn service(
     table: &Table<'_>,
     names: &mut Names,
     (peers, lists): (&Names, &Names),
-    every: &[Name],
+    every: &[&Peer],
 ) -> Option<At<Service>> {
     let name = names.claim(table);
-    let protocols = fields::protocols(table);
-    let matched = table.required("match");
-    let (address, ports) = matched.and_then(destination).unzip();
+    let through = table.optional("peer").map_or_else(
+        || Some(every.iter().map(|peer| peer.name.clone()).collect::<Vec<_>>()),
+        |value| {
+            let items = value.one_or_many();
+            items.into_iter().map(|item| peers.peer(item, item.string()?)).collect::<Option<Vec<_>>>()
+        },
+    );
+    let own = own_addresses(every, through.as_deref().unwrap_or_default());
+    let Taken { protocols, addresses, ports, publish, at } = taken(table, &own);
+    let visitors = table.optional("names").map(|value| publish::names(value, protocols));
     let upstreams = table.required("upstream").map(|value| {
         let one = |item| upstream(item, ports, protocols);
         value.one_or_many().into_iter().map(one).collect::<Option<Vec<_>>>()
@@ -41,31 +49,56 @@ pub(super) fn service(
         }
         Some(proxy)
     });
-    let through = table.optional("peer").map_or_else(
-        || Some(every.to_vec()),
-        |value| {
-            let items = value.one_or_many();
-            items.into_iter().map(|item| peers.peer(item, item.string()?)).collect::<Option<Vec<_>>>()
-        },
-    );
     let allow = table.optional("allow").map_or(Some(AllowList::Any), |value| allow_list(value, lists));
     table.close();
     let value = Service {
         name: name?,
         protocols: protocols?,
-        address: address?,
+        addresses: addresses?,
         ports: ports?,
+        publish: or_absent(publish)?,
+        names: or_absent(visitors)?.unwrap_or_default(),
         upstreams: upstreams?.filter(|upstreams| !upstreams.is_empty())?,
         health: health?,
         proxy_protocol: proxy_protocol?,
         peers: through?,
         allow: allow?,
     };
-    Some(At::new(value, matched?.at()))
+    Some(At::new(value, at?))
+}
+
+/// Which packets an entry takes, and what it publishes of that.
+struct Taken {
+    protocols: Option<Protocols>,
+    addresses: Option<Vec<IpNetwork>>,
+    ports: Option<PortRange>,
+    /// `None` inside when there is a `publish` with an error.
+    publish: Option<Option<Publish>>,
+    at: Option<Position>,
+}
+
+/// Without a `match` an entry takes what it publishes, at these own addresses in the tunnel.
+fn taken(table: &Table<'_>, own: &[IpNetwork]) -> Taken {
+    let publish = table.optional("publish");
+    let given = table.optional("protocol").is_some().then(|| fields::protocols(table));
+    let written = publish.and_then(|value| Written::read(value, given.flatten()));
+    let protocols = match (given, &written) {
+        (Some(given), _) => given,
+        (None, Some(written)) => Some(written.protocols()),
+        (None, None) => Some(Protocols::Tcp),
+    };
+    let matched = if publish.is_some() { table.optional("match") } else { table.required("match") };
+    let (addresses, ports) = match matched {
+        Some(value) => destination(value).unzip(),
+        None => written.as_ref().and_then(|written| Some((own.to_vec(), written.taken()?))).unzip(),
+    };
+    let requested = || published(written?, protocols?, ports?, (addresses.as_deref()?, own));
+    let requested = publish.map(|_| requested());
+    Taken { protocols, ports, publish: requested, at: matched.or(publish).map(Value::at), addresses }
 }
 
 /// `ADDRESS:PORT`; the address may be a prefix or `*`, the port a range or `*`.
-fn destination(value: Value<'_>) -> Option<(Option<IpNetwork>, PortRange)> {
+fn destination(value: Value<'_>) -> Option<(Vec<IpNetwork>, PortRange)> {
     let expected = "ADDRESS:PORT, where the address may be a prefix or `*` and the port a range or `*`";
     let (address, ports) = value.parse(expected, |written| {
         let (address, ports) = text::split_port(written)?;
@@ -79,7 +112,30 @@ fn destination(value: Value<'_>) -> Option<(Option<IpNetwork>, PortRange)> {
         value.report(Problem::HostBits { written: prefix.to_string(), network });
         return None;
     }
-    Some((address, ports))
+    Some((address.into_iter().collect(), ports))
+}
+
+/// The own addresses in the tunnels of these peers, each as a prefix of one address.
+fn own_addresses(every: &[&Peer], through: &[Name]) -> Vec<IpNetwork> {
+    let through = every.iter().filter(|peer| through.contains(&peer.name));
+    let mut own: Vec<_> =
+        through.flat_map(|peer| &peer.address).map(|address| IpNetwork::from(address.ip())).collect();
+    own.sort_unstable();
+    own.dedup();
+    own
+}
+
+fn published(
+    written: Written<'_>,
+    protocols: Protocols,
+    ports: PortRange,
+    (addresses, own): (&[IpNetwork], &[IpNetwork]),
+) -> Option<Publish> {
+    if publish_targets(addresses, own).is_empty() {
+        written.report_no_target();
+        return None;
+    }
+    written.publish(protocols, ports)
 }
 
 /// `HOST:PORT`, `HOST:FIRST-LAST`, `HOST:*` or `unix:/PATH`.

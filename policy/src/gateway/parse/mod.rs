@@ -9,14 +9,14 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::check;
-use super::entries::{AllowAt, InterfaceAt, PeerAt, Places, PublishAt};
+use super::entries::{AllowAt, InterfaceAt, MayPublishAt, PeerAt, Places, PublishAt};
 use super::model::{Interface, Peer, Policy};
 use super::sides;
 use crate::fields::{self, At, Probe, or_absent, probe};
 use crate::names::Names;
-use crate::reader::{Reader, Table};
+use crate::reader::{Reader, Table, Value};
 use crate::sections::{self, Daemon, List, Shared};
-use crate::{ConfigError, InterfaceName, Problem, Source, text};
+use crate::{ConfigError, InterfaceName, Problem, PublicPorts, Source, text};
 
 use allow::{Parties, allow};
 use publish::publish;
@@ -80,6 +80,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         accept: accept_at,
         metrics: shared.metrics_at,
         tunnel_port: shared.link_at.unwrap_or(interface.listen_port_at),
+        may_publish: entries.peers.iter().map(may_publish_at).collect(),
         are_ends_known: entries.are_ends_known,
     };
     check::everything(reader, &mut policy, &places, entries.peers, entries.publish, entries.allow);
@@ -173,6 +174,7 @@ fn peer(table: &Table<'_>, names: &mut Names, tunnel: &[IpNetwork]) -> Option<Pe
         .map(|value| value.parse("host:port, such as \"origin.example.com:51820\"", text::host_port));
     let keepalive = table.optional("keepalive").map(fields::keepalive);
     let probe = table.optional("probe").map(|value| probe(value, tunnel));
+    let may_publish = table.optional("may_publish").map(may_publish).unwrap_or_default();
     table.close();
     let (public_key, allowed_ips) = (public_key?, allowed_ips?);
     let value = Peer {
@@ -182,9 +184,19 @@ fn peer(table: &Table<'_>, names: &mut Names, tunnel: &[IpNetwork]) -> Option<Pe
         allowed_ips: allowed_ips.iter().map(|prefix| prefix.value).collect(),
         endpoint: or_absent(endpoint)?,
         keepalive: or_absent(keepalive)?.flatten(),
+        may_publish: may_publish.iter().map(|entry| entry.value).collect(),
         probe: or_absent(probe)?.unwrap_or(Probe::Auto).address(),
     };
     let auto_probe = probe.flatten().is_none_or(|probe| matches!(probe, Probe::Auto));
     let prefixes_at = allowed_ips.into_iter().map(|prefix| prefix.at).collect();
-    Some(PeerAt { value, key_at: public_key.at, prefixes_at, auto_probe })
+    Some(PeerAt { value, key_at: public_key.at, prefixes_at, auto_probe, may_publish })
+}
+
+fn may_publish(value: Value<'_>) -> Vec<At<PublicPorts>> {
+    let read = |item: Value<'_>| Some(At::new(PublicPorts::read(item)?, item.at()));
+    value.one_or_many().into_iter().filter_map(read).collect()
+}
+
+fn may_publish_at(peer: &PeerAt) -> MayPublishAt {
+    MayPublishAt { peer: peer.value.name.clone(), entries: peer.may_publish.clone() }
 }

@@ -103,7 +103,7 @@ fn carried(import: &Import) -> Vec<String> {
     let far = forwarder(import);
     let lines = far.services.iter().map(|service| {
         let upstream = service.upstreams.first().map(ToString::to_string).unwrap_or_default();
-        format!("{} {} to {upstream}", service.address.unwrap().ip(), service.ports)
+        format!("{} {} to {upstream}", service.addresses[0].ip(), service.ports)
     });
     lines.collect()
 }
