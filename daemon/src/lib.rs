@@ -34,6 +34,7 @@ pub mod life;
 pub mod link;
 pub mod log;
 pub mod metrics;
+pub mod pairing;
 pub mod peers;
 pub mod rates;
 pub mod text;
