@@ -156,7 +156,7 @@ mod tests {
 
     fn entry(name: &str, address: Option<&str>, (first, last): (u16, u16)) -> Service {
         let matches = Matches {
-            address: address.map(|address| address.parse().unwrap()),
+            addresses: address.iter().map(|address| address.parse().unwrap()).collect(),
             ports: Ports(PortRange::new(first, last).unwrap()),
             tcp: true,
             udp: false,
