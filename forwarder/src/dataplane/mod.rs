@@ -65,6 +65,21 @@ const EVENTS: usize = 1_024;
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// A sleep that took this much longer than its timeout was a suspend of the machine.
 const SUSPENDED: Duration = Duration::from_secs(10);
+/// How long the connection of a link may take to end: it has nothing left to send but that.
+const LINK_DRAIN: Duration = Duration::from_secs(1);
+
+/// When what is left is reset after a stop was requested.
+struct Stop {
+    /// `None` once the links were.
+    links_end: Option<Instant>,
+    flows_end: Instant,
+}
+
+impl Stop {
+    fn deadline(&self) -> Instant {
+        self.links_end.map_or(self.flows_end, |at| at.min(self.flows_end))
+    }
+}
 
 /// The data thread's whole state.
 pub struct DataPlane {
@@ -79,7 +94,7 @@ pub struct DataPlane {
     commands: Receiver<Command>,
     state: MarkWriter,
     stats: Arc<Stats>,
-    stop_at: Option<Instant>,
+    stop: Option<Stop>,
     /// `None` where the system does not report changes.
     network: Option<Watch>,
     waiting: Waiting,
@@ -141,7 +156,7 @@ impl DataPlane {
             commands: received,
             state,
             stats,
-            stop_at: None,
+            stop: None,
             network,
             waiting,
             heartbeat: Arc::new(Heartbeat::new(DATA_THREAD)),
@@ -346,25 +361,36 @@ impl DataPlane {
         for listener in std::mem::take(&mut self.listeners).iter_mut() {
             listener.release_held(&self.stats);
         }
-        self.stop_at = Some(now.instant.after(drain));
+        self.stop = Some(Stop {
+            flows_end: now.instant.after(drain),
+            links_end: Some(now.instant.after(LINK_DRAIN)),
+        });
     }
 
     /// After a stop: all flows are over, or their time is and they are reset.
     fn is_done(&mut self, now: Now) -> bool {
-        let Some(stop_at) = self.stop_at else { return false };
+        let Some(stop) = &mut self.stop else { return false };
+        if stop.links_end.take_if(|at| *at <= now.instant).is_some() {
+            self.reset(now, |owner| *owner == Owner::Link);
+        }
         let active = self.flows.active();
-        if active > 0 && now.instant < stop_at {
+        if active == 0 {
+            return true;
+        }
+        if self.stop.as_ref().is_some_and(|stop| now.instant < stop.flows_end) {
             return false;
         }
-        if active > 0 {
-            tracing::info!(flows = active, "resetting the flows that did not finish");
-            self.flows.abort(now, |_, _| true);
-            self.flows.tcp(now).take_turns(&mut self.edges);
-            for edge in self.edges.iter_mut() {
-                edge.flush();
-            }
-        }
+        tracing::info!(flows = active, "resetting the flows that did not finish");
+        self.reset(now, |_| true);
         true
+    }
+
+    fn reset(&mut self, now: Now, should_end: impl Fn(&Owner) -> bool) {
+        self.flows.abort(now, |owner, _| should_end(owner));
+        self.flows.tcp(now).take_turns(&mut self.edges);
+        for edge in self.edges.iter_mut() {
+            edge.flush();
+        }
     }
 
     /// The machine slept: every session is tried at once.
@@ -404,7 +430,7 @@ impl DataPlane {
             .chain(network)
             .chain(listeners)
             .chain(self.flows.deadline())
-            .chain(self.stop_at)
+            .chain(self.stop.as_ref().map(Stop::deadline))
             .min();
         next.map_or(LONGEST_SLEEP, |at| at.since(now.instant)).min(LONGEST_SLEEP)
     }

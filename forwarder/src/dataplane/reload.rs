@@ -15,7 +15,7 @@ use daemon::endpoint_name::EndpointName;
 impl DataPlane {
     /// Applies a change between two rounds.
     pub(super) fn reload(&mut self, now: Now, change: Change) {
-        if self.stop_at.is_some() {
+        if self.stop.is_some() {
             return;
         }
         let Change { policy, keys, added, peers, bound } = change;

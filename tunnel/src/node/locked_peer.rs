@@ -82,6 +82,19 @@ impl<'a> LockedPeer<'a> {
         to: Option<Endpoint>,
         call: impl for<'b> FnOnce(&mut Tunn, &'b mut [u8]) -> TunnResult<'b>,
     ) -> Output {
+        self.emit_or_withhold(out, len, to, false, call)
+    }
+
+    /// As [`emit`](Self::emit), but with `withholds` an initiation is not sent: the `Tunn` repeats
+    /// it if it is still of use then.
+    pub(super) fn emit_or_withhold(
+        &mut self,
+        out: &mut SendQueue,
+        len: usize,
+        to: Option<Endpoint>,
+        withholds: bool,
+        call: impl for<'b> FnOnce(&mut Tunn, &'b mut [u8]) -> TunnResult<'b>,
+    ) -> Output {
         let Some(slot) = out.slot(len) else {
             self.node.drops.count(DropReason::SendQueueFull);
             return Output::Full;
@@ -97,6 +110,10 @@ impl<'a> LockedPeer<'a> {
             }
         };
         let Some(endpoint) = to.or(self.endpoint) else { return Output::Nothing };
+        if withholds && kind == KIND_INITIATION {
+            self.core.note_initiation(index.unwrap_or_default(), self.now.instant);
+            return Output::Nothing;
+        }
         out.commit(endpoint, 0, written);
         self.note_sent(kind, index.unwrap_or_default(), written);
         Output::Sent(written)

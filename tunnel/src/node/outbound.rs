@@ -9,7 +9,7 @@ use super::core::MAX_WAITING;
 use super::locked_peer::{LockedPeer, Output};
 use super::status::Verdict;
 use super::table::Table;
-use super::wire::{DATA_OVERHEAD, INITIATION_LEN, sender_index};
+use super::wire::{DATA_OVERHEAD, INITIATION_LEN};
 use crate::offload::{Offload, Segments, SuperPacket};
 use crate::packet::{Ip, Udp, protocol};
 use crate::reason::DropReason;
@@ -133,19 +133,8 @@ impl LockedPeer<'_> {
     /// not sent: it would cross the confirmation. The `Tunn` repeats it if none comes.
     fn leave_waiting(&mut self, segment: &[u8], out: &mut SendQueue) -> Output {
         let (len, now) = ((segment.len() + DATA_OVERHEAD).max(INITIATION_LEN), self.now.instant);
-        if self.core.opens_at().is_none_or(|at| at <= now) {
-            return self.emit(out, len, None, |tunn, slot| tunn.encapsulate(segment, slot));
-        }
-        let Some(slot) = out.slot(len) else {
-            self.node.drops.count(DropReason::SendQueueFull);
-            return Output::Full;
-        };
-        let Some(tunn) = self.core.tunn.as_mut() else { return Output::Nothing };
-        if let TunnResult::WriteToNetwork(initiation) = tunn.encapsulate(segment, slot) {
-            let index = sender_index(initiation).unwrap_or_default();
-            self.core.note_initiation(index, now);
-        }
-        Output::Nothing
+        let withholds = self.core.opens_at().is_some_and(|at| at > now);
+        self.emit_or_withhold(out, len, None, withholds, |tunn, slot| tunn.encapsulate(segment, slot))
     }
 
     /// Leaves packets with the `Tunn` until there is a session, and requests one.

@@ -46,6 +46,33 @@ fn a_packet_for_a_peer_whose_handshake_was_just_answered_waits_without_another_o
 }
 
 #[test]
+fn a_packet_is_sent_through_the_first_of_two_answered_handshakes_once_that_is_confirmed() {
+    let mut pair = Pair::new();
+    pair.timers();
+    let (first, ..) = pair.origin.take().pop().expect("the origin opens");
+    pair.edge.receive(pair.now, pair.origin.at, &first, 0);
+    let answer = pair.edge.take().pop().expect("the edge answers").0;
+    // The origin repeats its initiation before the answer is there.
+    pair.advance(Duration::from_millis(300));
+    let table = pair.origin.node.table.load();
+    let mut locked = LockedPeer::lock(&pair.origin.node, table.peers.values().next().unwrap(), pair.now);
+    let to = locked.endpoint;
+    locked.initiate(to, &mut pair.origin.out);
+    locked.release();
+    let (second, ..) = pair.origin.take().pop().expect("the origin repeats it");
+    pair.edge.receive(pair.now, pair.origin.at, &second, 0);
+    pair.edge.take();
+
+    pair.origin.receive(pair.now, pair.edge.at, &answer, 0);
+    for (confirmation, ..) in pair.origin.take() {
+        pair.edge.receive(pair.now, pair.origin.at, &confirmation, 0);
+    }
+    pair.send(Side::Edge, b"at once");
+    pair.exchange();
+    assert_eq!(pair.origin.delivered, [packet(EDGE, ORIGIN, b"at once")]);
+}
+
+#[test]
 fn a_packet_for_a_peer_that_did_not_confirm_in_time_brings_a_handshake() {
     let mut pair = Pair::new();
     pair.timers();
