@@ -1,8 +1,8 @@
 //! One pairing at a time, as the gateway carries it: what may come and go, and when it ends.
 //!
-//! Whoever owns the connections of the temporary peer calls [`Relay::accept`] for each, passes bytes
-//! and time, and closes a connection once [`Relay::is_over`]. The temporary peer is the node's while
-//! [`Relay::peer`] names it, and no longer.
+//! Whoever owns the connections of the temporary peer calls [`Relay::accept`] for each, passes
+//! bytes and time, and closes a connection once [`Relay::is_over`]. The node has the temporary peer
+//! while [`Relay::peer`] names it, and no longer.
 
 #[cfg(test)]
 mod tests;
@@ -17,8 +17,8 @@ use tunnel::time::Instant;
 use super::control::{LIFETIME, MAX_FRAME, MAX_FRAMES, PairingEnd, PairingReply, UNASKED};
 use crate::link::frame::{FrameReader, frame};
 
-/// How long a connection may last next to another one before that is a second joiner: the end of the
-/// first may come after the beginning of the second.
+/// How long a connection may last next to another one before that is a second joiner: the end of
+/// the first may come after the beginning of the second.
 const OVERLAP: Duration = Duration::from_millis(500);
 /// How long the temporary peer stays after the end of a pairing with a connection, so that the last
 /// frames and the end of the connection reach it.

@@ -87,7 +87,8 @@ impl DataPlane {
         let outer = Arc::new(outer);
         let wg = WgDevice { device: Arc::clone(&device), outer: Arc::clone(&outer) };
         let wg_socket = serve_wg(config.policy.interface.name.as_str(), wg)?;
-        Ok((Self { device, outer, wg_socket, temporary: Cell::new(None), last_temporary: Cell::new(None) }, events))
+        let (temporary, last_temporary) = (Cell::new(None), Cell::new(None));
+        Ok((Self { device, outer, wg_socket, temporary, last_temporary }, events))
     }
 
     /// The running device.
@@ -193,7 +194,7 @@ impl DataPlane {
             node.set_private_key(Some(next.keys.private.clone()), now);
         }
         let upsert = peers::config::at_reload(&next.policy, &in_force.policy, &next.keys);
-        let temporary = self.temporary_beside(&next.policy);
+        let temporary = self.temporary_with(&next.policy);
         let remove = peers::config::superfluous(node, &next.policy, temporary, now);
         if let Err(error) = node.update_peers(&upsert, &remove, now) {
             node.set_private_key(Some(in_force.keys.private.clone()), now);

@@ -60,7 +60,7 @@ impl DataPlane {
 
     /// The temporary peer that stays with this policy: one that it has as a peer of its own is no
     /// longer temporary.
-    pub(super) fn temporary_beside(&self, policy: &Policy) -> Option<PublicKey> {
+    pub(super) fn temporary_with(&self, policy: &Policy) -> Option<PublicKey> {
         let is_of_policy =
             |key: &PublicKey| policy.peers.iter().any(|peer| peer.public_key.as_bytes() == key.as_bytes());
         self.temporary().filter(|key| !is_of_policy(key))

@@ -63,8 +63,8 @@ pub(super) fn check(
     }
 }
 
-/// Whether a host of the tunnel's networks may have the address, as far as only the edge and its LAN
-/// decide.
+/// Whether a host of the tunnel's networks may have the address, as far as only the edge and its
+/// LAN decide.
 fn check_address(address: IpAddr, policy: &Policy) -> Result<(), Refused> {
     let networks = &policy.interface.address;
     if networks.iter().any(|own| own.ip() == address) {
