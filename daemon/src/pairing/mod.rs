@@ -5,3 +5,4 @@
 //! and carries frames between the two; it neither reads nor makes them.
 
 pub mod control;
+pub mod relay;
