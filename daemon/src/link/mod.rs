@@ -14,6 +14,7 @@ pub mod health;
 pub mod hello;
 pub mod links;
 pub mod message;
+pub mod names;
 pub mod remote;
 pub mod session;
 pub mod shell;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use daemon::health::{Path, PathShown};
+use daemon::health::{NameShown, Path, PathShown};
+use daemon::link::names::SeenName;
 use daemon::peers::{Health, Peer, Peers};
 use policy::Protocols;
 use policy::forwarder::{Policy, Service};
@@ -16,6 +17,7 @@ use tunnel::reason::DropReason;
 use super::health::path;
 use super::problems::problems;
 use super::{EdgeView, Shared};
+use crate::link;
 use crate::stats::{Dialled, Dropped, EntryStats};
 use crate::upstream::{Member, Pool};
 
@@ -91,6 +93,9 @@ pub struct Entry {
     /// Whether a `[[service]]` works, hop by hop; `None` for a `[[reach]]`.
     #[serde(default)]
     pub health: Option<PathShown>,
+    /// The names of a `[[service]]`, each with a state of its own.
+    #[serde(default)]
+    pub names: Vec<NameShown>,
 }
 
 /// An upstream of a `[[service]]` entry.
@@ -177,13 +182,16 @@ fn service_entries(shared: &Shared, policy: &Policy) -> Vec<Entry> {
         .map(|(entry, pool)| (entry, pool, path(shared, policy, entry, pool)))
         .collect();
     let named = paths.iter_mut().map(|(entry, _, path)| (entry.name.as_str(), path));
-    shared.since.lock().handle_look(clock::instant(), named);
+    let now = clock::instant();
+    shared.since.lock().handle_look(now, named);
     let entry = |(entry, pool, path): &(&Service, &Arc<Pool>, Path)| {
         let from = entry.matched();
         let to: Vec<String> = entry.upstreams.iter().map(ToString::to_string).collect();
         let shown = Entry::new(&entry.name, from, to.join(", "), stats.get(&entry.name)?);
         let (upstreams, health) = (upstreams(pool), Some(PathShown::from(path)));
-        Some(Entry { upstreams, health, protocols: words(entry.protocols), ..shown })
+        let name = |seen: SeenName| NameShown::of(&seen.health(now, &entry.name), &path.place);
+        let names = link::names(pool).into_iter().map(name).collect();
+        Some(Entry { upstreams, health, names, protocols: words(entry.protocols), ..shown })
     };
     paths.iter().filter_map(entry).collect()
 }
@@ -235,6 +243,7 @@ impl Entry {
             dials: dials.collect(),
             upstreams: Vec::new(),
             health: None,
+            names: Vec::new(),
         }
     }
 }
