@@ -317,7 +317,7 @@ fn a_dial_into_the_tunnel_fails_as_soon_as_a_router_reports_unreachable() {
     let (listen, entry) = reach("on_down = \"hold\"\n");
     let _daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     let mut client = TcpStream::connect(("127.0.0.1", listen)).unwrap();
-    edge.until("the SYN", |edge| edge.others.iter().any(goes_to_the_reach));
+    edge.until("the SYN", |edge| edge.others.iter().any(|packet| goes_to_the_reach(packet)));
     let syn = edge.others.iter().find(|packet| goes_to_the_reach(packet)).unwrap();
     let answer = Error::HostUnreachable.build(syn, "10.77.88.1".parse().unwrap()).unwrap();
     edge.inject(answer);
@@ -333,7 +333,7 @@ fn a_router_is_believed_only_if_it_quotes_what_is_on_the_path() {
     let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
     let client = TcpStream::connect(("127.0.0.1", listen)).unwrap();
     client.set_nonblocking(true).unwrap();
-    edge.until("the SYN", |edge| edge.others.iter().any(goes_to_the_reach));
+    edge.until("the SYN", |edge| edge.others.iter().any(|packet| goes_to_the_reach(packet)));
     let syn = edge.others.iter().find(|packet| goes_to_the_reach(packet)).unwrap().clone();
     let router = "10.77.88.1".parse().unwrap();
     let believed = || daemon.stats.dropped(Dropped::UnrelatedIcmp);
@@ -530,7 +530,7 @@ fn reach(more: &str) -> (u16, String) {
 }
 
 /// Whether a packet is one that the entry of [`reach`] sent; the link sends its own.
-fn goes_to_the_reach(packet: &Vec<u8>) -> bool {
+fn goes_to_the_reach(packet: &[u8]) -> bool {
     Ip::parse(packet).is_ok_and(|ip| ip.dst.to_string() == "192.168.1.2")
 }
 
