@@ -1,7 +1,6 @@
 //! Health checks: every upstream of a single TCP port is checked periodically, and every name of its
 //! entry, unless the entry turns that off.
 
-mod hello;
 mod names;
 
 use std::io;
@@ -21,7 +20,7 @@ use tunnel::io::clock;
 use crate::link::check_failure;
 use crate::proxy_protocol;
 use crate::upstream::{Member, Pools};
-use names::NameWatch;
+use names::{Client, NameWatch};
 
 /// Bytes of a status line that are read: `HTTP/1.1 200`.
 const STATUS_LINE: usize = 12;
@@ -61,8 +60,12 @@ impl Watch {
                 let weak = Arc::downgrade(member);
                 if !self.watched.iter().any(|known| known.ptr_eq(&weak)) {
                     self.watched.push(Weak::clone(&weak));
-                    let reported = (Rc::clone(&self.changed), self.names.upstream_changed());
-                    tokio::task::spawn_local(keep(weak, reported));
+                    let shell = Shell {
+                        client: self.names.client(),
+                        changed: Rc::clone(&self.changed),
+                        for_names: self.names.upstream_changed(),
+                    };
+                    tokio::task::spawn_local(keep(weak, shell));
                 }
             }
         }
@@ -70,7 +73,14 @@ impl Watch {
     }
 }
 
-async fn keep(member: Weak<Member>, (changed, for_names): (Rc<Notify>, watch::Sender<()>)) {
+/// What a check needs, and what is notified of its result.
+struct Shell {
+    client: Client,
+    changed: Rc<Notify>,
+    for_names: watch::Sender<()>,
+}
+
+async fn keep(member: Weak<Member>, shell: Shell) {
     loop {
         let Some(checked) = member.upgrade() else { return };
         let Some(health) = checked.health.clone() else { return };
@@ -78,7 +88,7 @@ async fn keep(member: Weak<Member>, (changed, for_names): (Rc<Notify>, watch::Se
         let result = match vouched {
             Some(_) => Ok(()),
             None => {
-                let result = timeout(health.timeout, check(&checked, &health)).await;
+                let result = timeout(health.timeout, check(&shell.client, &checked, &health)).await;
                 let result = result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
                 result.map_err(|error| check_failure(&checked.upstream, &error))
             }
@@ -86,8 +96,8 @@ async fn keep(member: Weak<Member>, (changed, for_names): (Rc<Notify>, watch::Se
         let error = result.as_ref().err().map(|failure| failure.evidence.as_str().to_owned());
         let before = checked.state();
         if checked.handle_check(result) {
-            changed.notify_one();
-            for_names.send_replace(());
+            shell.changed.notify_one();
+            shell.for_names.send_replace(());
             let (is_up, error) = (checked.is_up(), error.unwrap_or_default());
             // The first verdict is no change, unless it is a bad one.
             if before != State::Unknown || !is_up {
@@ -110,10 +120,11 @@ fn pause(health: &Health, is_in_doubt: bool, vouched: Option<Duration>) -> Durat
     }
 }
 
-async fn check(member: &Member, health: &Health) -> io::Result<()> {
+async fn check(client: &Client, member: &Member, health: &Health) -> io::Result<()> {
+    let (proxy, check) = (member.proxy_protocol, &health.check);
     match connect(member).await? {
-        Connection::Tcp(stream) => exchange(stream, member.proxy_protocol, &health.check).await,
-        Connection::Unix(stream) => exchange(stream, member.proxy_protocol, &health.check).await,
+        Connection::Tcp(stream) => exchange(client, stream, proxy, check).await,
+        Connection::Unix(stream) => exchange(client, stream, proxy, check).await,
     }
 }
 
@@ -136,6 +147,7 @@ async fn connect(member: &Member) -> io::Result<Connection> {
 }
 
 async fn exchange(
+    client: &Client,
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     proxy: ProxyProtocol,
     check: &Check,
@@ -153,15 +165,7 @@ async fn exchange(
             stream.read_exact(&mut line).await?;
             if is_success(&line) { Ok(()) } else { Err(refused(&String::from_utf8_lossy(&line))) }
         }
-        Check::Tls { name } => {
-            let mut random = [0; hello::RANDOM];
-            getrandom::fill(&mut random).map_err(io::Error::other)?;
-            request.extend_from_slice(&hello::client_hello(name, &random));
-            stream.write_all(&request).await?;
-            let mut record = [0; 6];
-            stream.read_exact(&mut record).await?;
-            if hello::is_server_hello(&record) { Ok(()) } else { Err(refused("no ServerHello")) }
-        }
+        Check::Tls { name } => names::begin_session(client, &mut stream, name, request).await,
     }
 }
 

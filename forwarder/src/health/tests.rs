@@ -1,3 +1,4 @@
+use super::names::tests::{Server, certificate};
 use super::*;
 use crate::upstream::Pool;
 use policy::Source;
@@ -26,10 +27,13 @@ fn an_answer_below_400_is_success_and_an_error_page_is_not() {
 
 #[test]
 fn a_server_that_begins_a_session_is_up_and_one_that_alerts_is_not() {
-    for (answer, is_success) in [([22, 3, 3, 0, 122, 2], true), ([21, 3, 3, 0, 2, 2], false)] {
+    let health = "{ check = \"tls\", name = \"emby.example.com\" }";
+    // Its certificate has expired, which is not what is checked.
+    let begins = Server::tls(certificate("emby.example.com", 2020, 2021)).start();
+    assert!(checked(&format!("127.0.0.1:{}", begins.0), health, "off").is_ok());
+    for answer in [[21, 3, 3, 0, 2, 2, 80].as_slice(), b"220 mail.example.com", b""] {
         let (_server, port) = server(answer.to_vec());
-        let health = "{ check = \"tls\", name = \"emby.example.com\" }";
-        assert_eq!(checked(&format!("127.0.0.1:{port}"), health, "off").is_ok(), is_success);
+        assert!(checked(&format!("127.0.0.1:{port}"), health, "off").is_err());
     }
 }
 
@@ -91,7 +95,9 @@ fn checked(upstream: &str, health: &str, proxy: &str) -> io::Result<()> {
     let pool = Pool::new(&policy::forwarder::parse(&source).unwrap().services[0], None);
     let member = &pool.members()[0];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let check =
-        async { timeout(Duration::from_secs(5), check(member, member.health.as_ref().unwrap())).await };
+    let check = async {
+        let client = Client::new().unwrap();
+        timeout(Duration::from_secs(5), check(&client, member, member.health.as_ref().unwrap())).await
+    };
     runtime.block_on(check).unwrap()
 }

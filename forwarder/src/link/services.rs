@@ -106,11 +106,13 @@ fn reason(upstream: &Upstream, error: &io::Error) -> Reason {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::Duration;
 
     use policy::Source;
+    use tunnel::time::Instant;
 
     use super::*;
-    use crate::upstream::Pools;
+    use crate::upstream::{Found, Pools, Speech, Watched};
 
     #[test]
     fn an_entry_is_unknown_until_it_is_checked_and_failing_when_every_upstream_is() {
@@ -143,6 +145,32 @@ mod tests {
         assert_eq!(seen.state, Reported::Unknown);
         assert_eq!((seen.matches.ports.0.first(), seen.matches.tcp, seen.matches.udp), (443, true, false));
         assert_eq!(seen.peers.len(), 1);
+    }
+
+    #[test]
+    fn a_name_fails_alone_and_when_every_name_does_so_does_the_entry() {
+        let entry = "upstream = \"127.0.0.1:1\"\nnames = [\"a.example.com\", \"b.example.com\"]\n";
+        let policy = policy(entry);
+        let pools = Pools::new(&policy);
+        let pool = pools.load().values().next().unwrap().clone();
+        pool.members()[0].handle_check(Ok(()));
+        let fail = |name: &Watched| {
+            for second in [1, 6] {
+                let failure = CheckFailure { reason: Reason::NoSite, evidence: Evidence::of("421") };
+                let found = Found { result: Err(failure), certificate: None, speech: Speech::Tls };
+                name.handle_look(Instant::from_boot(Duration::from_secs(second)), found);
+            }
+        };
+        let now = || services(&policy, &pools.load()).remove(0);
+        fail(&pool.names()[0]);
+        assert_eq!((now().state, now().reason), (Reported::Up, None));
+        let states: Vec<_> = now().names.iter().map(|name| (name.state, name.reason)).collect();
+        assert_eq!(states, [(Reported::Failing, Some(Reason::NoSite)), (Reported::Unknown, None)]);
+        fail(&pool.names()[1]);
+        assert_eq!((now().state, now().reason), (Reported::Failing, Some(Reason::NoSite)));
+        assert!(pool.members()[0].is_up(), "flows still go to it");
+        pools.adopt(&policy);
+        assert_eq!(now().names[0].state, Reported::Failing, "a reload forgets nothing");
     }
 
     #[test]

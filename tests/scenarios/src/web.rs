@@ -51,6 +51,10 @@ impl Caddy {
     /// Starts it with other sites, all on port 8443 of loopback, whose listener requires PROXY headers
     /// or takes none.
     pub fn start_sites(node: &Node, requires_header: bool, sites: &str) -> Result<Self> {
+        let before = node.directory().join("caddy");
+        if before.exists() {
+            fs::remove_dir_all(&before)?;
+        }
         Self::run(node, |folder| {
             let listener = if requires_header { PROXY_LISTENER } else { "" };
             format!("{}{sites}", options(folder, listener))

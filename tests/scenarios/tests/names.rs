@@ -78,7 +78,7 @@ fn a_healthy_caddy_that_needs_a_name_is_never_failing_and_one_without_its_proxy_
 }
 
 /// Sites of a Caddy: one that replies itself, one in front of an application, one with a certificate
-/// of yesterday.
+/// that has expired.
 fn sites(origin: &Node) -> String {
     let folder = origin.directory();
     let site = |name: &str, rest: &str| {
@@ -96,9 +96,14 @@ fn sites(origin: &Node) -> String {
 fn expired_certificate(origin: &Node) -> Result<()> {
     origin.shell(&format!(
         "cd {}
+         printf '[ca]\\ndefault_ca = own\\n[own]\\ndatabase = index.txt\\nserial = serial\\nnew_certs_dir = .\\n\
+             default_md = sha256\\npolicy = any\\ncopy_extensions = copy\\n[any]\\ncommonName = supplied\\n' >ca.cnf
+         : >index.txt
+         echo 01 >serial
          openssl req -newkey ec -nodes -pkeyopt ec_paramgen_curve:prime256v1 -subj /CN=old.example.com \
              -addext subjectAltName=DNS:old.example.com -keyout old.key -out old.csr
-         openssl x509 -req -in old.csr -signkey old.key -days -1 -copy_extensions copy -out old.crt",
+         openssl ca -batch -selfsign -config ca.cnf -in old.csr -keyfile old.key -notext -out old.crt \
+             -startdate 20250101000000Z -enddate 20250201000000Z",
         origin.directory().display()
     ))?;
     Ok(())

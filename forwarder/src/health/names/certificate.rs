@@ -27,7 +27,10 @@ pub(super) struct Judged {
 pub(super) fn judge(certificate: &CertificateDer<'_>, name: &str, now: Duration) -> Judged {
     let Ok(parsed) = ParsedCertificate::try_from(certificate) else { return Judged::default() };
     let reason = match error_at(&parsed, now) {
-        Some(CertificateError::ExpiredContext { .. }) => Some(Reason::CertificateExpired),
+        // Also for one that ends before it begins.
+        Some(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            Some(Reason::CertificateExpired)
+        }
         Some(CertificateError::NotValidYetContext { .. }) => Some(Reason::CertificateNotYetValid),
         Some(_) | None => (!is_for(&parsed, name)).then_some(Reason::WrongCertificate),
     };

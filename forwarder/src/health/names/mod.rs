@@ -7,6 +7,7 @@ mod http;
 mod judge;
 mod tls;
 
+use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -15,6 +16,7 @@ use daemon::health::State;
 use daemon::link::names::{HostName, MAX_NAMES};
 use policy::forwarder::ProxyProtocol;
 use rustls::AlertDescription;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tunnel::io::clock;
@@ -22,7 +24,8 @@ use tunnel::io::clock;
 use crate::upstream::{Found, Member, Pools, Speech, Watched};
 use attempt::{Asked, Attempt, attempt};
 use judge::{Verdict, judge, other_header};
-use tls::Client;
+pub(in crate::health) use tls::Client;
+use tls::Session;
 
 /// From one look to the next.
 const EVERY: Duration = Duration::from_secs(60);
@@ -59,9 +62,14 @@ impl NameWatch {
         Ok(Self { watched: Vec::new(), shell: Rc::new(shell) })
     }
 
-    /// Looks soon: an upstream's health is another than before.
+    /// What lets every name be looked at soon: the health of an upstream is another than before.
     pub(super) fn upstream_changed(&self) -> watch::Sender<()> {
         self.shell.upstream_changed.clone()
+    }
+
+    /// What makes TLS sessions.
+    pub(super) fn client(&self) -> Client {
+        self.shell.client.clone()
     }
 
     /// Begins to watch names that are new, [`MAX_NAMES`] at most; those that left the
@@ -117,8 +125,27 @@ async fn look(watched: &Watched, shell: &Shell) {
     let (state, evidence) = (watched.state(), evidence.unwrap_or_default());
     // The first verdict is no change, unless it is a bad one.
     if before != State::Unknown || state == State::Failing {
-        let name = watched.name.as_ref().map_or("-", HostName::as_str);
-        tracing::info!(name, state = state.label(), evidence, "the state of a name changed");
+        let name = watched.name.as_ref().map(HostName::as_str);
+        let upstream = watched.members.first().map(|member| member.upstream.to_string());
+        tracing::info!(name, upstream, state = state.label(), evidence, "the state of a name changed");
+    }
+}
+
+/// Whether a server begins a TLS session for a name, whatever its certificate; `header` goes out
+/// first.
+pub(super) async fn begin_session(
+    client: &Client,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    name: &str,
+    header: Vec<u8>,
+) -> io::Result<()> {
+    let refused = |reply: String| io::Error::new(io::ErrorKind::InvalidData, format!("it replied: {reply}"));
+    let mut session = client.session(Some(name), false).map_err(io::Error::other)?;
+    match tls::handshake(stream, &mut session, header).await {
+        Ok(()) | Err(Session::Incompatible | Session::Certificate(..)) => Ok(()),
+        Err(Session::Broken(error)) => Err(error),
+        Err(Session::NotTls) => Err(refused("no TLS".to_owned())),
+        Err(Session::Alert(alert)) => Err(refused(format!("TLS alert {alert:?}"))),
     }
 }
 
@@ -195,4 +222,4 @@ async fn offered(client: &Client, asked: Asked<'_>) -> Attempt {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

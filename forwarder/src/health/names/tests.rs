@@ -31,6 +31,7 @@ fn a_name_with_a_valid_certificate_works_and_its_time_is_known() {
 fn each_fault_of_a_certificate_has_its_reason() {
     for (certificate, reason) in [
         (certificate(NAME, 2020, 2021), Reason::CertificateExpired),
+        (certificate(NAME, 2021, 2020), Reason::CertificateExpired),
         (certificate(NAME, 3999, 4000), Reason::CertificateNotYetValid),
         (certificate("other.example.com", 2020, 4000), Reason::WrongCertificate),
         (certificate("*.other.example.com", 2020, 4000), Reason::WrongCertificate),
@@ -87,7 +88,7 @@ fn a_server_that_sends_back_what_it_gets_is_no_proof_of_anything() {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let _ = std::io::copy(&mut stream.try_clone().unwrap(), &mut stream);
+            let _ = io::copy(&mut stream.try_clone().unwrap(), &mut stream);
         }
     });
     for proxy in ["off", "v1", "v2"] {
@@ -196,7 +197,7 @@ impl Verdict {
 }
 
 /// What a server does with every connection.
-struct Server {
+pub(in crate::health) struct Server {
     /// Its certificate; `None` for one that only sends `reply`.
     certificate: Option<CertifiedKey>,
     requires_header: bool,
@@ -207,10 +208,10 @@ struct Server {
 }
 
 /// The port of a server that runs until the test ends.
-struct Running(u16);
+pub(in crate::health) struct Running(pub(in crate::health) u16);
 
 impl Server {
-    fn tls(certificate: CertifiedKey) -> Self {
+    pub(in crate::health) fn tls(certificate: CertifiedKey) -> Self {
         Self {
             certificate: Some(certificate),
             protocols: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
@@ -229,7 +230,7 @@ impl Server {
         }
     }
 
-    fn start(self) -> Running {
+    pub(in crate::health) fn start(self) -> Running {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let config = self.certificate.clone().map(|certificate| Arc::new(self.config(certificate)));
@@ -260,7 +261,7 @@ impl Server {
         config
     }
 
-    fn serve(&self, mut stream: TcpStream, config: Option<Arc<ServerConfig>>) -> std::io::Result<()> {
+    fn serve(&self, mut stream: TcpStream, config: Option<Arc<ServerConfig>>) -> io::Result<()> {
         if self.requires_header {
             let mut header = [0; 16];
             stream.read_exact(&mut header)?;
@@ -273,7 +274,7 @@ impl Server {
             let _ = stream.read(&mut question)?;
             return stream.write_all(self.reply);
         };
-        let connection = ServerConnection::new(config).map_err(std::io::Error::other)?;
+        let connection = ServerConnection::new(config).map_err(io::Error::other)?;
         let mut session = StreamOwned::new(connection, stream);
         let read = session.read(&mut question)?;
         if read > 0 {
@@ -307,7 +308,7 @@ impl rustls::server::ResolvesServerCert for Always {
     }
 }
 
-fn certificate(name: &str, from: i32, until: i32) -> CertifiedKey {
+pub(in crate::health) fn certificate(name: &str, from: i32, until: i32) -> CertifiedKey {
     signed(&params(name, from, until))
 }
 

@@ -26,7 +26,7 @@ pub(super) enum Session {
     NotTls,
     /// The server refused by an alert before it sent a certificate.
     Alert(AlertDescription),
-    /// It speaks TLS, but not as this program does.
+    /// It speaks TLS, but no version or suite that this program has.
     Incompatible,
     /// The server sent this certificate.
     Certificate(CertificateDer<'static>, Page),
@@ -43,14 +43,14 @@ pub(super) enum Page {
 
 /// Sessions of a kind: what they offer.
 #[derive(Clone)]
-pub(super) struct Client {
+pub(in crate::health) struct Client {
     with_http: Arc<ClientConfig>,
     without: Arc<ClientConfig>,
 }
 
 impl Client {
     /// One that takes every certificate, as it judges them itself.
-    pub(super) fn new() -> Result<Self, Error> {
+    pub(in crate::health) fn new() -> Result<Self, Error> {
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let builder = builder.with_safe_default_protocol_versions()?;
         let verifier = Arc::new(TakesEvery);
@@ -187,8 +187,8 @@ fn failed(error: Error, connection: &ClientConnection) -> Session {
             Session::Certificate(certificate.clone(), Page::NotRequested)
         }
         (Error::AlertReceived(alert), None) => Session::Alert(alert),
-        (Error::InvalidMessage(_), None) => Session::NotTls,
-        _ => Session::Incompatible,
+        (Error::PeerIncompatible(_), _) => Session::Incompatible,
+        _ => Session::NotTls,
     }
 }
 
