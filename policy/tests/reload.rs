@@ -74,7 +74,7 @@ const GATEWAY: [(&str, &str, &str); 60] = [
 ];
 
 /// The same for forwarder.toml.
-const FORWARDER: [(&str, &str, &str); 49] = [
+const FORWARDER: [(&str, &str, &str); 52] = [
     ("interface", "address", "[\"10.77.88.2/29\"]"),
     ("interface", "private_key_file", "\"other.key\""),
     ("interface", "mtu", "1400"),
@@ -107,6 +107,9 @@ const FORWARDER: [(&str, &str, &str); 49] = [
     ("reach", "on_down", "\"hold\""),
     ("metrics", "listen", "[\"127.0.0.1:9588\"]"),
     ("metrics", "hosts", "[\"edge.lan\"]"),
+    ("caddy", "sites", "\"/srv/sites\""),
+    ("caddy", "config", "\"/srv/Caddyfile\""),
+    ("caddy", "command", "[\"podman\", \"exec\", \"caddy\", \"caddy\"]"),
     ("control", "socket", "\"/run/forwarder.sock\""),
     ("link", "port", "51900"),
     ("limits", "flows", "99"),

@@ -91,6 +91,26 @@ pub struct Entry {
     /// Whether a `[[service]]` works, hop by hop; `None` for a `[[reach]]`.
     #[serde(default)]
     pub health: Option<PathShown>,
+    /// The public ports that a `[[service]]` requests, for each edge.
+    #[serde(default)]
+    pub publish: Vec<Published>,
+}
+
+/// A public port, or a range of them, that a service requests of an edge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// The ports, such as `443`, `443/udp` or `5000-5010`.
+    pub ports: String,
+    /// The edge.
+    pub peer: String,
+    /// `granted`, `refused`, or `waiting` while the edge has not replied.
+    pub state: String,
+    /// Why it is refused, in one word.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// What to do about a refusal, and where.
+    #[serde(default)]
+    pub fix: Option<String>,
 }
 
 /// An upstream of a `[[service]]` entry.
@@ -235,6 +255,7 @@ impl Entry {
             dials: dials.collect(),
             upstreams: Vec::new(),
             health: None,
+            publish: Vec::new(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The origin's peer: `forwarder.toml` and what it means.
 
+mod caddy;
 mod check;
 mod entries;
 mod model;
@@ -7,6 +8,7 @@ mod parse;
 mod reload;
 mod upstream;
 
+pub use caddy::Caddy;
 pub use model::{
     Control, Interface, Limits, OnDown, Peer, Policy, ProxyProtocol, Publish, Reach, Service, SourcePort,
 };
