@@ -138,6 +138,8 @@ pub struct Links {
     next: u64,
     held: usize,
     touched: Vec<LinkId>,
+    /// Whether a peer requested ports since that was last looked at.
+    is_asked: bool,
     changes: VecDeque<(Name, Change)>,
     refused: BTreeMap<&'static str, u64>,
 }
@@ -155,6 +157,7 @@ impl Links {
             next: 0,
             held: 0,
             touched: Vec::new(),
+            is_asked: false,
             changes: VecDeque::new(),
             refused: BTreeMap::new(),
         }
@@ -389,6 +392,7 @@ impl Links {
     fn handle_asked(&mut self, id: LinkId, peer: &Name, (request, asked): (u32, Asked)) {
         if let Some(known) = self.peers.get_mut(peer).filter(|known| known.open == Some(id)) {
             known.waiting.replace(id, request, asked);
+            self.is_asked = true;
         }
     }
 

@@ -50,6 +50,11 @@ impl Waiting {
 }
 
 impl Links {
+    /// Whether a peer requested ports since the last call.
+    pub fn take_asked(&mut self) -> bool {
+        std::mem::take(&mut self.is_asked)
+    }
+
     /// The next request that is due.
     pub fn poll_requested(&mut self, now: Instant) -> Option<Requested> {
         let is_due = |waiting: &Waiting| waiting.last.is_some() && waiting.next <= now;
