@@ -63,6 +63,9 @@ pub(super) fn status(report: &Report) -> String {
             if let Some(failing) = entry.health.as_ref().and_then(|health| health.failing.as_ref()) {
                 let _ = writeln!(text, "  {}", failing.line());
             }
+            for published in &entry.publish {
+                let _ = writeln!(text, "  {}", published.line());
+            }
             for upstream in &entry.upstreams {
                 let state = match upstream.state.as_str() {
                     "ok" => "up",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use daemon::health::{Path, PathShown};
+use daemon::link::publish::{Answer, Port};
 use daemon::peers::{Health, Peer, Peers};
 use policy::Protocols;
 use policy::forwarder::{Policy, Service};
@@ -113,6 +114,33 @@ pub struct Published {
     pub fix: Option<String>,
 }
 
+impl Published {
+    fn of(peer: &policy::Name, port: &Port, answer: Option<Answer>) -> Self {
+        let state = match answer {
+            None => "waiting",
+            Some(Answer::Granted) => "granted",
+            Some(_) => "refused",
+        };
+        let refused = answer.filter(|answer| *answer != Answer::Granted);
+        Self {
+            ports: port.public().to_string(),
+            peer: peer.to_string(),
+            state: state.to_owned(),
+            reason: refused.map(|answer| answer.label().to_owned()),
+            fix: refused.and_then(|answer| answer.fix(port)),
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let Self { ports, peer, state, reason, fix } = self;
+        let reason = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        let fix = fix.as_ref().map(|fix| format!(": {fix}")).unwrap_or_default();
+        format!("publish {ports} at {peer}: {state}{reason}{fix}")
+    }
+}
+
 /// An upstream of a `[[service]]` entry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UpstreamState {
@@ -201,11 +229,22 @@ fn service_entries(shared: &Shared, policy: &Policy) -> Vec<Entry> {
     let entry = |(entry, pool, path): &(&Service, &Arc<Pool>, Path)| {
         let from = entry.matched();
         let to: Vec<String> = entry.upstreams.iter().map(ToString::to_string).collect();
-        let shown = Entry::new(&entry.name, from, to.join(", "), stats.get(&entry.name)?);
+        let counted = Entry::new(&entry.name, from, to.join(", "), stats.get(&entry.name)?);
         let (upstreams, health) = (upstreams(pool), Some(PathShown::from(path)));
-        Some(Entry { upstreams, health, protocols: words(entry.protocols), ..shown })
+        let publish = published(shared, &entry.name);
+        Some(Entry { upstreams, health, publish, protocols: words(entry.protocols), ..counted })
     };
     paths.iter().filter_map(entry).collect()
+}
+
+/// The public ports that a service requests, for each edge.
+fn published(shared: &Shared, service: &policy::Name) -> Vec<Published> {
+    let of_edge = |edge: &Arc<EdgeView>| {
+        let publishing = edge.publishing.lock();
+        let its = publishing.states().iter().filter(|(port, _)| port.service == *service);
+        its.map(|(port, answer)| Published::of(&edge.name, port, *answer)).collect::<Vec<_>>()
+    };
+    shared.edges.load().iter().flat_map(of_edge).collect()
 }
 
 /// Every reason with its count: our own, and those of the nodes together.

@@ -4,6 +4,7 @@
 //! tunnel, as it carries a local client's. What is said on it is decided in [`daemon::link`].
 
 mod end;
+mod publish;
 mod redial;
 mod services;
 
@@ -133,7 +134,21 @@ impl Links {
     /// Takes the targets of another configuration; a link whose target changed ends.
     pub fn follow(self: &Rc<Self>, targets: Vec<Option<Target>>) {
         self.orders.send_modify(|orders| orders.targets = targets);
+        self.publish();
         self.start();
+    }
+
+    /// Takes the public ports that the configuration requests of each edge, and requests them where
+    /// they changed.
+    pub fn publish(&self) {
+        let policy = self.shared.policy.load();
+        for (edge, peer) in self.shared.edges.load().iter().zip(&policy.peers) {
+            let is_new = edge.publishing.lock().set_wanted(publish::requested(&policy, peer));
+            let is_its = |end: &Rc<End>| end.is_to(&edge.name);
+            for end in self.open.borrow().iter().filter_map(Weak::upgrade).filter(|end| is_new && is_its(end)) {
+                end.publish();
+            }
+        }
     }
 
     /// Announces the stop on every link, and ends it.

@@ -79,7 +79,7 @@ fn paths(edge: &Edge, peers: &[PeerStatus]) -> BTreeMap<String, Path> {
         reported: edge.links.reported(now),
         route_fault: &|target| watch.route_fault(target),
     };
-    let mut paths = look.paths(in_force.policy());
+    let mut paths = look.paths(in_force.served());
     let named = paths.iter_mut().map(|(name, path)| (name.as_str(), path));
     edge.health.since.borrow_mut().handle_look(now, named);
     paths

@@ -7,6 +7,7 @@
 //! | `meter` | what is measured for reports |
 //! | `peers` | where peers are: endpoints kept on disk, and names to resolve |
 //! | `links` | the control channels of the origins |
+//! | `grants` | the ports that origins publish by themselves |
 //! | `health` | since when which hop of a service is failing |
 //! | `data_plane` | device, outer socket and `wg` socket |
 //!
@@ -22,6 +23,7 @@ mod events;
 #[cfg(test)]
 mod example;
 mod flows;
+mod grants;
 mod health;
 mod in_force;
 mod links;
@@ -112,13 +114,13 @@ impl Edge {
     fn follow_link(self: &Rc<Self>) {
         self.links.listen(&self.config().policy);
         let sockets = self.links.sockets();
-        if *self.in_force.borrow().link() == sockets {
+        if self.in_force.borrow().link == sockets {
             return;
         }
         let edge = Rc::clone(self);
         drop(spawn_local(async move {
             let _turn = edge.applying.lock().await;
-            edge.in_force.borrow_mut().set_link(sockets);
+            edge.in_force.borrow_mut().link = sockets;
             if let Err(failure) = edge.follow_machine().await {
                 tracing::debug!(%failure, "the rules do not follow the link yet; the next look tries it again");
             }
