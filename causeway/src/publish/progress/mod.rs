@@ -17,7 +17,7 @@ pub(super) struct Progress {
     pub(super) missing: Vec<String>,
     /// What every edge refuses, with what to do there.
     pub(super) refused: Vec<String>,
-    /// Whether an edge is expected to reply soon.
+    /// Whether an edge's reply, or another check, is expected soon.
     pub(super) is_undecided: bool,
 }
 
@@ -101,7 +101,11 @@ impl Progress {
         match &health.failing {
             // The peers' lines say it.
             Some(hop) if hop.hop == "tunnel" => {}
-            Some(hop) => self.missing.push(hop.line()),
+            Some(hop) => {
+                // A site that was just added is found by the next check.
+                self.is_undecided = true;
+                self.missing.push(hop.line());
+            }
             None if health.state == "ok" => self.proven.push(format!("{} accepts connections", entry.to)),
             None => {}
         }
