@@ -16,6 +16,10 @@ use crate::stats::{Dialled, EntryStats, Stats};
 /// What our own metrics begin with.
 pub const ROLE: &str = "forwarder";
 
+/// The metrics of a name: whether it works, and the time of its certificate.
+const NAMES: [&str; 3] =
+    ["forwarder_name_up", "forwarder_certificate_days", "forwarder_certificate_lifetime_days"];
+
 /// The pages for Prometheus and for readiness checks.
 pub struct Page(pub Arc<Shared>);
 
@@ -49,6 +53,10 @@ pub fn page(shared: &Shared) -> String {
         numbers.extend(SERVICE.numbers(name.as_str(), stats));
     }
     numbers.extend(report.services.iter().flat_map(upstream_numbers));
+    let names = |entry: &Entry| {
+        entry.names.iter().flat_map(|name| name.numbers(NAMES, &entry.name)).collect::<Vec<_>>()
+    };
+    numbers.extend(report.services.iter().flat_map(names));
     for (name, stats) in shared.stats.reach.load().iter() {
         numbers.extend(REACH.numbers(name.as_str(), stats));
     }

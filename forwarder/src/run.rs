@@ -193,7 +193,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     let (mut answering, mut ended) = (pin!(control.serve(Rc::clone(&origin))), pin!(ended));
     let mut failed = pin!(failed);
     let mut receives = Receives::default();
-    let mut watch = health::Watch::default();
+    let mut watch = health::Watch::new().map_err(system)?;
     let mut was_short = false;
     let changed = watch.changed();
     watch.watch_new(&shared.pools);

@@ -48,28 +48,101 @@ fn at_peer(place: &Place, text: &str) -> String {
     place.peer.as_ref().map_or_else(|| text.to_owned(), |peer| format!("at {peer}: {text}"))
 }
 
+/// How to fix one name of a service.
+pub(super) fn name_fix(why: Why, name: &str, place: &Place) -> String {
+    at_peer(place, &what_failed(why, name, place))
+}
+
+/// What the names of an upstream may fail by; `None` for everything else.
+fn named(why: Why, name: &str, entry: &str) -> Option<String> {
+    let text = match why {
+        Why::NoCertificateForName => {
+            format!(
+                "add a site for {name} to the upstream of [[service]] {entry}; if it has one, its log shows why there is no certificate"
+            )
+        }
+        Why::CertificateExpired => {
+            format!(
+                "renew the certificate for {name} at the upstream of [[service]] {entry}; its log shows why it was not"
+            )
+        }
+        Why::CertificateNotYetValid => format!(
+            "set the clock of this machine, or replace the certificate for {name} at the upstream of [[service]] {entry}"
+        ),
+        Why::WrongCertificate => {
+            format!(
+                "give the upstream of [[service]] {entry} a certificate for {name}: the one it sends is for other names"
+            )
+        }
+        Why::NoSite => format!("add a site for {name} to the upstream of [[service]] {entry}"),
+        Why::TlsAlert => {
+            format!("see the log of the upstream of [[service]] {entry}: it refuses TLS for {name}")
+        }
+        Why::NotTls => format!(
+            "direct `upstream` of [[service]] {entry} to a port with TLS: it replies without, and visitors of {name} use TLS"
+        ),
+        Why::Refused
+        | Why::TimedOut
+        | Why::Unreachable
+        | Why::Unresolved
+        | Why::BadReply
+        | Why::Exhausted
+        | Why::NoProxyListener
+        | Why::ProxyHeaderRequired
+        | Why::Other => return None,
+    };
+    Some(text)
+}
+
 fn upstream(reason: Option<Reason>, place: &Place) -> String {
-    let entry = place.entry.as_deref().unwrap_or("-");
     match reason {
-        Some(Reason::Probe(Why::Refused)) => {
+        Some(Reason::Probe(why)) => what_failed(why, "its names", place),
+        Some(_) | None => what_failed(Why::Other, "its names", place),
+    }
+}
+
+fn what_failed(why: Why, name: &str, place: &Place) -> String {
+    let entry = place.entry.as_deref().unwrap_or("-");
+    named(why, name, entry).unwrap_or_else(|| connected(why, entry))
+}
+
+fn connected(why: Why, entry: &str) -> String {
+    match why {
+        Why::Refused => {
             format!("start the program that listens on the upstream of [[service]] {entry}, or correct `upstream`")
         }
-        Some(Reason::Probe(Why::TimedOut)) => format!(
+        Why::TimedOut => format!(
             "restart the program that listens on the upstream of [[service]] {entry}: it accepts no connection, or does not reply"
         ),
-        Some(Reason::Probe(Why::Unreachable)) => {
+        Why::Unreachable => {
             format!("bring up the network to the upstream of [[service]] {entry}, or correct `upstream`")
         }
-        Some(Reason::Probe(Why::Unresolved)) => {
+        Why::Unresolved => {
             format!("correct the host name in `upstream` of [[service]] {entry}, or the DNS that resolves it")
         }
-        Some(Reason::Probe(Why::BadReply)) => {
+        Why::BadReply => {
             format!("see the log of the upstream of [[service]] {entry}, and its `health` and `proxy_protocol`")
         }
-        Some(Reason::Probe(Why::Exhausted)) => {
+        Why::Exhausted => {
             "raise the limit of open files of the forwarder (LimitNOFILE= of the unit, NumberOfFiles of the plist)".to_owned()
         }
-        _ => format!("run `forwarder status`, and see the log of the upstream of [[service]] {entry}"),
+        Why::NoProxyListener => format!(
+            "direct `upstream` of [[service]] {entry} to a listener that accepts PROXY headers (Caddy: listener_wrappers \
+             {{ proxy_protocol … tls }}), or set proxy_protocol = \"off\""
+        ),
+        Why::ProxyHeaderRequired => {
+            format!("set proxy_protocol = \"v2\" in [[service]] {entry}: its upstream requires PROXY headers")
+        }
+        Why::NotTls
+        | Why::TlsAlert
+        | Why::NoCertificateForName
+        | Why::CertificateExpired
+        | Why::CertificateNotYetValid
+        | Why::WrongCertificate
+        | Why::NoSite
+        | Why::Other => {
+            format!("run `forwarder status`, and see the log of the upstream of [[service]] {entry}")
+        }
     }
 }
 
@@ -77,6 +150,33 @@ fn upstream(reason: Option<Reason>, place: &Place) -> String {
 mod tests {
     use super::*;
     use crate::link::message::Evidence;
+
+    #[test]
+    fn every_reason_of_a_name_has_a_fix_of_its_own() {
+        let place = Place { entry: Some("https".to_owned()), ..Place::default() };
+        let reasons = [
+            Why::NoProxyListener,
+            Why::ProxyHeaderRequired,
+            Why::NotTls,
+            Why::TlsAlert,
+            Why::NoCertificateForName,
+            Why::CertificateExpired,
+            Why::CertificateNotYetValid,
+            Why::WrongCertificate,
+            Why::NoSite,
+            Why::Other,
+        ];
+        let mut fixes: Vec<_> = reasons.map(|why| name_fix(why, "emby.example.com", &place)).into();
+        for (why, text) in reasons.iter().zip(&fixes) {
+            assert!(text.contains("[[service]] https"), "{text}");
+            let hop = Hop::failing(HopName::Upstream, Reason::Probe(*why), None);
+            let of_all = fix(&hop, &place).unwrap();
+            assert_eq!(of_all, text.replace("emby.example.com", "its names"));
+        }
+        fixes.sort();
+        fixes.dedup();
+        assert_eq!(fixes.len(), reasons.len());
+    }
 
     #[test]
     fn a_fix_names_the_machine_and_the_entry_and_nothing_that_the_other_end_wrote() {

@@ -5,12 +5,14 @@
 
 mod entries;
 mod fix;
+mod names;
 mod shown;
 mod since;
 mod tries;
 
 pub use entries::{Lead, Wanted, leads_to};
 pub use fix::{Place, fix};
+pub use names::NameShown;
 pub use shown::{HopShown, PathShown};
 pub use since::Since;
 pub use tries::{CONFIRM_AFTER, CheckFailure, Tries};

@@ -8,6 +8,7 @@ use policy::Name;
 use tunnel::time::Instant;
 
 use super::message::{Evidence, Health, Matches, Reason, Service, State};
+use super::names::{self, HostName, MAX_NAMES, NameHealth, SeenName};
 
 /// How often everything is reported again although nothing changed.
 pub const DIGEST_EVERY: Duration = Duration::from_secs(300);
@@ -31,6 +32,16 @@ pub struct Seen {
     pub matches: Matches,
     /// The peers through which it is reached; it is reported to them alone.
     pub peers: Vec<Name>,
+    /// What its visitors ask for.
+    pub names: Vec<SeenName>,
+}
+
+impl Seen {
+    /// Whether there is nothing new to report of the service itself.
+    fn is_as(&self, old: &Self) -> bool {
+        let itself = |seen: &Self| Self { names: Vec::new(), ..seen.clone() };
+        itself(self) == itself(old)
+    }
 }
 
 /// Knows since when each service is as it is, and what is new.
@@ -41,41 +52,63 @@ pub struct Reporter {
 
 impl Reporter {
     /// Takes how the services are now; returns what is to be reported: those that changed, or all
-    /// when one came or went, for a peer or altogether. Each peer is sent what [`Self::part_of`]
-    /// leaves of it.
+    /// when a service or name came or went, for a peer or altogether. Each peer is sent what
+    /// [`Self::part_of`] leaves of it.
     pub fn handle_look(&mut self, now: Instant, seen: Vec<Seen>) -> Vec<Health> {
         let before = std::mem::take(&mut self.services);
-        let mut changed = Vec::new();
-        for new in seen.into_iter().take(MAX_SERVICES) {
+        let (mut changed, mut changed_names) = (Vec::new(), Vec::new());
+        let mut room = MAX_NAMES;
+        for mut new in seen.into_iter().take(MAX_SERVICES) {
+            new.names.truncate(room);
+            room -= new.names.len();
             let old = before.get(&new.name);
             let since = old.filter(|(old, _)| old.state == new.state).map_or(now, |(_, since)| *since);
-            if old.is_none_or(|(old, _)| *old != new) {
+            if old.is_none_or(|(old, _)| !new.is_as(old)) {
                 changed.push(as_sent(now, &(new.clone(), since)));
             }
+            let known = old.map_or(&[][..], |(old, _)| old.names.as_slice());
+            let is_new = |name: &&SeenName| !known.iter().any(|old| name.is_as(old));
+            changed_names.extend(new.names.iter().filter(is_new).map(|name| name.health(now, &new.name)));
             self.services.insert(new.name.clone(), (new, since));
         }
-        let places = |known: &BTreeMap<Name, (Seen, Instant)>| -> Vec<_> {
-            known.iter().map(|(name, (seen, _))| (name.clone(), seen.peers.clone())).collect()
-        };
-        if places(&before) == places(&self.services) { parts(&changed, false) } else { self.digest(now) }
+        if places(&before) == places(&self.services) {
+            parts(&changed, &changed_names, false)
+        } else {
+            self.digest(now)
+        }
     }
 
     /// A report without the services that are not reached through this peer; `None` when nothing is
     /// left to be said.
     #[must_use]
     pub fn part_of(&self, peer: &Name, mut report: Health) -> Option<Health> {
-        let is_its = |service: &Service| {
-            self.services.get(&service.name).is_some_and(|(seen, _)| seen.peers.contains(peer))
-        };
-        report.services.retain(is_its);
-        (!report.services.is_empty() || report.begins || report.ends).then_some(report)
+        let is_its =
+            |service: &Name| self.services.get(service).is_some_and(|(seen, _)| seen.peers.contains(peer));
+        report.services.retain(|service| is_its(&service.name));
+        report.names.retain(|name| is_its(&name.service));
+        let is_empty = report.services.is_empty() && report.names.is_empty();
+        (!is_empty || report.begins || report.ends).then_some(report)
     }
 
     /// All services, in as many messages as they need.
     #[must_use]
     pub fn digest(&self, now: Instant) -> Vec<Health> {
-        parts(&self.services.values().map(|known| as_sent(now, known)).collect::<Vec<_>>(), true)
+        let services: Vec<_> = self.services.values().map(|known| as_sent(now, known)).collect();
+        let of_service = |(seen, _): &(Seen, Instant)| -> Vec<NameHealth> {
+            seen.names.iter().map(|name| name.health(now, &seen.name)).collect()
+        };
+        let names: Vec<_> = self.services.values().flat_map(of_service).collect();
+        parts(&services, &names, true)
     }
+}
+
+/// What each peer reaches, whatever its state.
+fn places(known: &BTreeMap<Name, (Seen, Instant)>) -> Vec<(Name, Vec<Name>, Vec<HostName>)> {
+    let place = |(seen, _): &(Seen, Instant)| {
+        let names = seen.names.iter().map(|seen| seen.name.clone()).collect();
+        (seen.name.clone(), seen.peers.clone(), names)
+    };
+    known.values().map(place).collect()
 }
 
 fn as_sent(now: Instant, (seen, since): &(Seen, Instant)) -> Service {
@@ -89,9 +122,11 @@ fn as_sent(now: Instant, (seen, since): &(Seen, Instant)) -> Service {
     }
 }
 
-fn parts(services: &[Service], is_digest: bool) -> Vec<Health> {
+fn parts(services: &[Service], names: &[NameHealth], is_digest: bool) -> Vec<Health> {
     let part = |services: &[Service]| Health { services: services.to_vec(), ..Health::default() };
-    let mut parts: Vec<Health> = services.chunks(PER_MESSAGE).map(part).collect();
+    let named = |names: &[NameHealth]| Health { names: names.to_vec(), ..Health::default() };
+    let services = services.chunks(PER_MESSAGE).map(part);
+    let mut parts: Vec<Health> = services.chain(names.chunks(names::PER_MESSAGE).map(named)).collect();
     if is_digest {
         if parts.is_empty() {
             parts.push(Health::default());
@@ -107,6 +142,8 @@ fn parts(services: &[Service], is_digest: bool) -> Vec<Health> {
 pub struct Reported {
     /// Its services.
     pub services: Vec<Service>,
+    /// The names of them.
+    pub names: Vec<NameHealth>,
     /// Whether these are all.
     pub is_whole: bool,
 }
@@ -114,43 +151,61 @@ pub struct Reported {
 /// The services of the other end, as it last reported them.
 #[derive(Debug, Default)]
 pub struct Table {
-    services: BTreeMap<Name, Kept>,
+    services: BTreeMap<Name, Kept<Service>>,
+    names: BTreeMap<(Name, HostName), Kept<NameHealth>>,
     /// Whether a whole digest came.
     has_digest: bool,
 }
 
-/// A service as it was reported.
+/// A service or name as it was reported.
 #[derive(Debug)]
-struct Kept {
-    service: Service,
+struct Kept<T> {
+    reported: T,
     at: Instant,
     /// Whether the digest that is coming in has it.
     is_confirmed: bool,
 }
 
 impl Table {
-    /// Takes a report. Services beyond [`MAX_SERVICES`] are ignored.
+    /// Takes a report. Services beyond [`MAX_SERVICES`] are ignored, and names beyond
+    /// [`MAX_NAMES`].
     pub fn handle_report(&mut self, now: Instant, health: Health) {
         if health.begins {
             self.services.values_mut().for_each(|kept| kept.is_confirmed = false);
+            self.names.values_mut().for_each(|kept| kept.is_confirmed = false);
         }
         for service in health.services {
             if self.services.len() < MAX_SERVICES || self.services.contains_key(&service.name) {
                 let name = service.name.clone();
-                self.services.insert(name, Kept { service, at: now, is_confirmed: true });
+                self.services.insert(name, Kept { reported: service, at: now, is_confirmed: true });
+            }
+        }
+        for name in health.names {
+            let key = (name.service.clone(), name.name.clone());
+            if self.names.len() < MAX_NAMES || self.names.contains_key(&key) {
+                self.names.insert(key, Kept { reported: name, at: now, is_confirmed: true });
             }
         }
         if health.ends {
             self.has_digest = true;
             self.services.retain(|_, kept| kept.is_confirmed);
+            self.names.retain(|_, kept| kept.is_confirmed);
         }
     }
 
     /// The services as of now.
     pub fn services(&self, now: Instant) -> impl Iterator<Item = Service> {
         self.services.values().map(move |kept| {
-            let seconds = kept.service.seconds.saturating_add(now.since(kept.at).as_secs());
-            Service { seconds, ..kept.service.clone() }
+            let seconds = kept.reported.seconds.saturating_add(now.since(kept.at).as_secs());
+            Service { seconds, ..kept.reported.clone() }
+        })
+    }
+
+    /// The names as of now.
+    pub fn names(&self, now: Instant) -> impl Iterator<Item = NameHealth> {
+        self.names.values().map(move |kept| {
+            let seconds = kept.reported.seconds.saturating_add(now.since(kept.at).as_secs());
+            NameHealth { seconds, ..kept.reported.clone() }
         })
     }
 
@@ -163,8 +218,12 @@ impl Table {
     /// Bytes of memory that it holds, roughly.
     #[must_use]
     pub fn held(&self) -> usize {
-        let text = |kept: &Kept| kept.service.evidence.as_ref().map_or(0, |text| text.as_str().len());
-        self.services.values().map(|kept| 2 * size_of::<Kept>() + Name::MAX + text(kept)).sum()
+        let text =
+            |kept: &Kept<Service>| kept.reported.evidence.as_ref().map_or(0, |text| text.as_str().len());
+        let service = |kept| 2 * size_of::<Kept<Service>>() + Name::MAX + text(kept);
+        let services: usize = self.services.values().map(service).sum();
+        let name = 2 * size_of::<Kept<NameHealth>>() + 2 * Name::MAX + HostName::MAX;
+        services + name * self.names.len()
     }
 }
 
@@ -173,6 +232,7 @@ mod tests {
     use super::*;
     use crate::link::frame::MAX_FRAME;
     use crate::link::message::{Message, Ports};
+    use crate::link::names::Validity;
     use policy::PortRange;
 
     #[test]
@@ -180,7 +240,7 @@ mod tests {
         let mut reporter = Reporter::default();
         let first = reporter.handle_look(at(0), vec![seen("a", State::Up), seen("b", State::Up)]);
         assert!(
-            matches!(first.as_slice(), [Health { begins: true, ends: true, services }] if services.len() == 2)
+            matches!(first.as_slice(), [Health { begins: true, ends: true, services, .. }] if services.len() == 2)
         );
         assert_eq!(reporter.handle_look(at(9), vec![seen("a", State::Up), seen("b", State::Up)]), []);
         let changed = reporter.handle_look(at(12), vec![seen("a", State::Up), seen("b", State::Failing)]);
@@ -254,7 +314,7 @@ mod tests {
         let mut table = Table::default();
         table.handle_report(at(1), Health { services: vec![sent("a", State::Up, 1)], ..Health::default() });
         assert!(!table.is_whole());
-        table.handle_report(at(1), Health { begins: true, ends: true, services: vec![] });
+        table.handle_report(at(1), Health { begins: true, ends: true, ..Health::default() });
         assert!(table.is_whole());
     }
 
@@ -267,6 +327,52 @@ mod tests {
         }
         assert_eq!(table.services(at(9_999)).count(), MAX_SERVICES);
         assert!(table.held() < 256 << 10, "{} bytes", table.held());
+        for number in 0..2_000 {
+            let names =
+                vec![named(&format!("n{number}.example.com"), State::Up, 0).health(at(9), &name("s1"))];
+            table.handle_report(at(number), Health { names, ..Health::default() });
+        }
+        assert_eq!(table.names(at(9_999)).count(), MAX_NAMES);
+        assert!(table.held() < 512 << 10, "{} bytes", table.held());
+    }
+
+    #[test]
+    fn of_the_names_of_a_service_those_that_changed_are_reported_and_one_that_is_gone_by_a_digest() {
+        let (mut reporter, mut table) = (Reporter::default(), Table::default());
+        let look = |names: Vec<SeenName>| vec![Seen { names, ..seen("web", State::Up) }];
+        let (emby, photos) =
+            (named("emby.example.com", State::Up, 0), named("photos.example.com", State::Up, 0));
+        for report in reporter.handle_look(at(1), look(vec![emby.clone(), photos.clone()])) {
+            table.handle_report(at(1), report);
+        }
+        assert_eq!(table.names(at(11)).map(|name| name.seconds).collect::<Vec<_>>(), [11, 11]);
+        let failing =
+            SeenName { reason: Some(Reason::NoSite), ..named("photos.example.com", State::Failing, 12) };
+        let changed = reporter.handle_look(at(15), look(vec![emby.clone(), failing.clone()]));
+        let expected = Health { names: vec![failing.health(at(15), &name("web"))], ..Health::default() };
+        assert_eq!(changed, [expected], "the service itself and the other name are as they were");
+        table.handle_report(at(15), changed[0].clone());
+        let states: Vec<_> = table.names(at(20)).map(|name| (name.state, name.seconds)).collect();
+        assert_eq!(states, [(State::Up, 20), (State::Failing, 8)]);
+        for report in reporter.handle_look(at(30), look(vec![emby])) {
+            table.handle_report(at(30), report);
+        }
+        assert_eq!(
+            table.names(at(30)).map(|name| name.name).collect::<Vec<_>>(),
+            [HostName::new("emby.example.com").unwrap()]
+        );
+    }
+
+    #[test]
+    fn the_names_of_a_service_are_sent_to_the_peers_that_reach_it() {
+        let mut reporter = Reporter::default();
+        let names = vec![named("emby.example.com", State::Up, 0)];
+        let digest = reporter.handle_look(at(1), vec![Seen { names, ..seen("web", State::Up) }]);
+        let count = |peer: &str| -> usize {
+            let parts = digest.iter().filter_map(|part| reporter.part_of(&name(peer), part.clone()));
+            parts.map(|part| part.names.len()).sum()
+        };
+        assert_eq!((count("kyiv"), count("oracle")), (1, 0));
     }
 
     #[test]
@@ -285,11 +391,23 @@ mod tests {
                 ..matches()
             }),
         };
-        let mut parts = parts(&vec![longest; PER_MESSAGE], true);
-        let message = Message::Health(parts.remove(0));
-        assert!(parts.is_empty());
-        let length = serde_json::to_vec(&message).unwrap().len();
-        assert!(length <= MAX_FRAME, "{length}");
+        let label = "n".repeat(63);
+        let name = HostName::new(&[label.as_str(), &label, &label, &label[2..]].join(".")).unwrap();
+        assert_eq!(name.as_str().len(), HostName::MAX);
+        let named = NameHealth {
+            service: longest.name.clone(),
+            name,
+            state: State::Failing,
+            seconds: u64::MAX,
+            reason: Some(Reason::CertificateNotYetValid),
+            certificate: Some(Validity { hours: i32::MIN, lifetime: i32::MIN }),
+        };
+        let parts = parts(&vec![longest; PER_MESSAGE], &vec![named; names::PER_MESSAGE], true);
+        assert_eq!(parts.len(), 2);
+        for part in parts {
+            let length = serde_json::to_vec(&Message::Health(part)).unwrap().len();
+            assert!(length <= MAX_FRAME, "{length}");
+        }
     }
 
     fn seen(name: &str, state: State) -> Seen {
@@ -301,7 +419,17 @@ mod tests {
             evidence: None,
             matches: matches(),
             peers,
+            names: Vec::new(),
         }
+    }
+
+    fn named(name: &str, state: State, since: u64) -> SeenName {
+        let name = HostName::new(name).unwrap();
+        SeenName { name, state, since: at(since), reason: None, certificate: None }
+    }
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
     }
 
     fn matches() -> Matches {

@@ -15,6 +15,7 @@ use ipnetwork::IpNetwork;
 use policy::{Name, PortRange, Protocol};
 use serde::{Deserialize, Serialize};
 
+use super::names::NameHealth;
 use super::publish::{Answer, Asked};
 
 /// The version of the messages that this program knows. Both ends use the lower of theirs.
@@ -146,11 +147,14 @@ pub struct Health {
     /// Whether a digest begins with it.
     #[serde(default)]
     pub begins: bool,
-    /// Whether a digest ends with it: a service that it did not have is gone.
+    /// Whether a digest ends with it: a service or name that it did not have is gone.
     #[serde(default)]
     pub ends: bool,
     /// The services.
     pub services: Vec<Service>,
+    /// Their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<NameHealth>,
 }
 
 /// One service entry of the sender.
@@ -254,7 +258,7 @@ impl From<String> for State {
     }
 }
 
-/// Why a service is failing.
+/// Why a service, or one name of it, is failing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", from = "String")]
 pub enum Reason {
@@ -270,13 +274,46 @@ pub enum Reason {
     BadReply,
     /// The sender had no descriptor, port or memory left.
     Exhausted,
+    /// The upstream works without the PROXY header that its entry writes, and not with it.
+    NoProxyListener,
+    /// The upstream works with a PROXY header, and its entry writes none.
+    ProxyHeaderRequired,
+    /// The upstream replied without TLS.
+    NotTls,
+    /// The upstream refused TLS by an alert.
+    TlsAlert,
+    /// The upstream has no certificate for the name.
+    NoCertificateForName,
+    /// The certificate has expired.
+    CertificateExpired,
+    /// The certificate is not valid yet.
+    CertificateNotYetValid,
+    /// The certificate is for other names.
+    WrongCertificate,
+    /// The upstream has no site for the name.
+    NoSite,
     /// Another one.
     Other,
 }
 
 impl Reason {
-    const KNOWN: [Self; 6] =
-        [Self::Refused, Self::TimedOut, Self::Unreachable, Self::Unresolved, Self::BadReply, Self::Exhausted];
+    const KNOWN: [Self; 15] = [
+        Self::Refused,
+        Self::TimedOut,
+        Self::Unreachable,
+        Self::Unresolved,
+        Self::BadReply,
+        Self::Exhausted,
+        Self::NoProxyListener,
+        Self::ProxyHeaderRequired,
+        Self::NotTls,
+        Self::TlsAlert,
+        Self::NoCertificateForName,
+        Self::CertificateExpired,
+        Self::CertificateNotYetValid,
+        Self::WrongCertificate,
+        Self::NoSite,
+    ];
 
     /// In one word.
     #[must_use]
@@ -288,6 +325,15 @@ impl Reason {
             Self::Unresolved => "unresolved",
             Self::BadReply => "bad_reply",
             Self::Exhausted => "exhausted",
+            Self::NoProxyListener => "no_proxy_listener",
+            Self::ProxyHeaderRequired => "proxy_header_required",
+            Self::NotTls => "not_tls",
+            Self::TlsAlert => "tls_alert",
+            Self::NoCertificateForName => "no_certificate_for_name",
+            Self::CertificateExpired => "certificate_expired",
+            Self::CertificateNotYetValid => "certificate_not_yet_valid",
+            Self::WrongCertificate => "wrong_certificate",
+            Self::NoSite => "no_site",
             Self::Other => "other",
         }
     }
@@ -383,7 +429,17 @@ impl<const N: usize> fmt::Debug for Bytes<N> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::names::{HostName, Validity};
     use super::*;
+
+    #[test]
+    fn every_reason_is_read_as_it_is_written() {
+        for reason in Reason::KNOWN {
+            let text = serde_json::to_string(&reason).unwrap();
+            assert_eq!(text, format!("\"{}\"", reason.label()));
+            assert_eq!(serde_json::from_str::<Reason>(&text).unwrap(), reason);
+        }
+    }
 
     #[test]
     fn unknown_fields_types_and_words_are_ignored() {
@@ -489,13 +545,26 @@ mod tests {
                 udp: false,
             }),
         };
+        let named = NameHealth {
+            service: name("https"),
+            name: HostName::new("emby.example.com").unwrap(),
+            state: State::Failing,
+            seconds: 3,
+            reason: Some(Reason::CertificateExpired),
+            certificate: Some(Validity { hours: -5, lifetime: 2_160 }),
+        };
         let messages = [
             Message::Nonce(Greeting { nonce: Bytes([1; 32]), schema: SCHEMA }),
             Message::Hello(Hello { mac: Bytes([2; 32]), about }),
             Message::Request { id: 1, request: Request::Ping },
             Message::Reply { id: 1, reply: Reply::Pong },
             Message::Reply { id: u32::MAX, reply: Reply::UnknownRequest },
-            Message::Health(Health { begins: true, ends: false, services: vec![service] }),
+            Message::Health(Health {
+                begins: true,
+                ends: false,
+                services: vec![service],
+                names: vec![named],
+            }),
             Message::Notice(Notice::Stopping { seconds: 300 }),
             Message::Notice(Notice::Grants),
         ];

@@ -15,6 +15,7 @@ pub mod health;
 pub mod hello;
 pub mod links;
 pub mod message;
+pub mod names;
 pub mod publish;
 pub mod remote;
 pub mod session;

@@ -123,9 +123,11 @@ impl Remote {
     #[must_use]
     pub fn reported(&self, now: Instant) -> Option<Reported> {
         let table = &self.health;
-        self.up
-            .is_some()
-            .then(|| Reported { services: table.services(now).collect(), is_whole: table.is_whole() })
+        self.up.is_some().then(|| Reported {
+            services: table.services(now).collect(),
+            names: table.names(now).collect(),
+            is_whole: table.is_whole(),
+        })
     }
 
     /// Why there is no link, as far as that is something to be fixed.

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use daemon::health::NameShown;
 use daemon::peers::{Health, Peers};
 use daemon::text::{bytes, period};
 
@@ -66,6 +67,9 @@ pub(super) fn status(report: &Report) -> String {
             for published in &entry.publish {
                 let _ = writeln!(text, "  {}", published.line());
             }
+            for name in &entry.names {
+                text.push_str(&name_line(name));
+            }
             for upstream in &entry.upstreams {
                 let state = match upstream.state.as_str() {
                     "ok" => "up",
@@ -82,6 +86,18 @@ pub(super) fn status(report: &Report) -> String {
         let _ = writeln!(text, "dropped {reason}: {count}");
     }
     text
+}
+
+/// A name is not checked, up with its certificate, or failing with its fix.
+fn name_line(name: &NameShown) -> String {
+    if name.is_failing() {
+        return format!("  {}\n", name.line());
+    }
+    let state = if name.state == "ok" { "up" } else { "not checked" };
+    match name.certificate_text() {
+        Some(certificate) => format!("  {}: {state}, {certificate}\n", name.name),
+        None => format!("  {}: {state}\n", name.name),
+    }
 }
 
 fn line(kind: &str, entry: &Entry) -> String {

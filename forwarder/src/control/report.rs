@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use daemon::health::{Path, PathShown};
+use daemon::health::{NameShown, Path, PathShown};
+use daemon::link::names::SeenName;
 use daemon::link::publish::{Answer, Port};
 use daemon::peers::{Health, Peer, Peers};
 use policy::Protocols;
@@ -17,6 +18,7 @@ use tunnel::reason::DropReason;
 use super::health::path;
 use super::problems::problems;
 use super::{EdgeView, Shared};
+use crate::link;
 use crate::stats::{Dialled, Dropped, EntryStats};
 use crate::upstream::{Member, Pool};
 
@@ -95,6 +97,9 @@ pub struct Entry {
     /// The public ports that a `[[service]]` requests, for each edge.
     #[serde(default)]
     pub publish: Vec<Published>,
+    /// The names of a `[[service]]`, each with a state of its own.
+    #[serde(default)]
+    pub names: Vec<NameShown>,
 }
 
 /// A public port, or a range of them, that a service requests of an edge.
@@ -225,14 +230,17 @@ fn service_entries(shared: &Shared, policy: &Policy) -> Vec<Entry> {
         .map(|(entry, pool)| (entry, pool, path(shared, policy, entry, pool)))
         .collect();
     let named = paths.iter_mut().map(|(entry, _, path)| (entry.name.as_str(), path));
-    shared.since.lock().handle_look(clock::instant(), named);
+    let now = clock::instant();
+    shared.since.lock().handle_look(now, named);
     let entry = |(entry, pool, path): &(&Service, &Arc<Pool>, Path)| {
         let from = entry.matched();
         let to: Vec<String> = entry.upstreams.iter().map(ToString::to_string).collect();
         let counted = Entry::new(&entry.name, from, to.join(", "), stats.get(&entry.name)?);
         let (upstreams, health) = (upstreams(pool), Some(PathShown::from(path)));
         let publish = published(shared, &entry.name);
-        Some(Entry { upstreams, health, publish, protocols: words(entry.protocols), ..counted })
+        let name = |seen: SeenName| NameShown::of(&seen.health(now, &entry.name), &path.place);
+        let names = link::names(pool).into_iter().map(name).collect();
+        Some(Entry { upstreams, health, publish, names, protocols: words(entry.protocols), ..counted })
     };
     paths.iter().filter_map(entry).collect()
 }
@@ -295,6 +303,7 @@ impl Entry {
             upstreams: Vec::new(),
             health: None,
             publish: Vec::new(),
+            names: Vec::new(),
         }
     }
 }

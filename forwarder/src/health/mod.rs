@@ -1,7 +1,8 @@
-//! Health checks: every upstream of a single TCP port is checked periodically, unless its entry
-//! turns that off.
+//! Health checks: every upstream of a single TCP port is checked periodically, and every name of its
+//! entry, unless the entry turns that off.
 
 mod hello;
+mod names;
 
 use std::io;
 use std::rc::Rc;
@@ -13,32 +14,43 @@ use policy::Host;
 use policy::forwarder::{Check, Health, ProxyProtocol, Upstream};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tunnel::io::clock;
 
 use crate::link::check_failure;
 use crate::proxy_protocol;
 use crate::upstream::{Member, Pools};
+use names::NameWatch;
 
 /// Bytes of a status line that are read: `HTTP/1.1 200`.
 const STATUS_LINE: usize = 12;
 
-/// The upstreams that are being watched.
-#[derive(Default)]
+/// The upstreams and names that are being watched.
 pub struct Watch {
     watched: Vec<Weak<Member>>,
+    names: NameWatch,
     changed: Rc<Notify>,
 }
 
 impl Watch {
-    /// What is notified when an upstream's health is another than before.
+    /// Nothing so far.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn new() -> io::Result<Self> {
+        let changed = Rc::<Notify>::default();
+        let names = NameWatch::new(Rc::clone(&changed)).map_err(io::Error::other)?;
+        Ok(Self { watched: Vec::new(), names, changed })
+    }
+
+    /// What is notified when the health of an upstream or name is another than before.
     #[must_use]
     pub fn changed(&self) -> Rc<Notify> {
         Rc::clone(&self.changed)
     }
 
-    /// Begins to watch upstreams that are new; those that left the configuration are no longer
+    /// Begins to watch upstreams and names that are new; those that left the configuration are no longer
     /// checked.
     ///
     /// Must be called within a [`tokio::task::LocalSet`].
@@ -49,14 +61,16 @@ impl Watch {
                 let weak = Arc::downgrade(member);
                 if !self.watched.iter().any(|known| known.ptr_eq(&weak)) {
                     self.watched.push(Weak::clone(&weak));
-                    tokio::task::spawn_local(watch(weak, Rc::clone(&self.changed)));
+                    let reported = (Rc::clone(&self.changed), self.names.upstream_changed());
+                    tokio::task::spawn_local(keep(weak, reported));
                 }
             }
         }
+        self.names.watch_new(pools);
     }
 }
 
-async fn watch(member: Weak<Member>, changed: Rc<Notify>) {
+async fn keep(member: Weak<Member>, (changed, for_names): (Rc<Notify>, watch::Sender<()>)) {
     loop {
         let Some(checked) = member.upgrade() else { return };
         let Some(health) = checked.health.clone() else { return };
@@ -73,6 +87,7 @@ async fn watch(member: Weak<Member>, changed: Rc<Notify>) {
         let before = checked.state();
         if checked.handle_check(result) {
             changed.notify_one();
+            for_names.send_replace(());
             let (is_up, error) = (checked.is_up(), error.unwrap_or_default());
             // The first verdict is no change, unless it is a bad one.
             if before != State::Unknown || !is_up {
@@ -96,19 +111,28 @@ fn pause(health: &Health, is_in_doubt: bool, vouched: Option<Duration>) -> Durat
 }
 
 async fn check(member: &Member, health: &Health) -> io::Result<()> {
-    match &member.upstream {
-        Upstream::Network { host, port } => {
-            let port = port.of(member.first_port, member.first_port);
-            let stream = match host {
-                Host::Address(address) => TcpStream::connect((*address, port)).await?,
-                Host::Name(name) => TcpStream::connect((&**name, port)).await?,
-            };
-            exchange(stream, member.proxy_protocol, &health.check).await
-        }
-        Upstream::Unix(path) => {
-            exchange(UnixStream::connect(path).await?, member.proxy_protocol, &health.check).await
-        }
+    match connect(member).await? {
+        Connection::Tcp(stream) => exchange(stream, member.proxy_protocol, &health.check).await,
+        Connection::Unix(stream) => exchange(stream, member.proxy_protocol, &health.check).await,
     }
+}
+
+/// A connection to an upstream.
+enum Connection {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+async fn connect(member: &Member) -> io::Result<Connection> {
+    let (host, port) = match &member.upstream {
+        Upstream::Network { host, port } => (host, port.of(member.first_port, member.first_port)),
+        Upstream::Unix(path) => return UnixStream::connect(path).await.map(Connection::Unix),
+    };
+    let stream = match host {
+        Host::Address(address) => TcpStream::connect((*address, port)).await,
+        Host::Name(name) => TcpStream::connect((&**name, port)).await,
+    };
+    stream.map(Connection::Tcp)
 }
 
 async fn exchange(

@@ -36,7 +36,7 @@ use crate::dataplane::{Command, Commands, LinkDial};
 use crate::flow::EdgeId;
 use end::End;
 use redial::Redial;
-pub(crate) use services::{check_failure, state};
+pub(crate) use services::{check_failure, names, state};
 
 /// How long the announcement of an end may take.
 const ANNOUNCING: Duration = Duration::from_millis(500);

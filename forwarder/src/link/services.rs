@@ -5,6 +5,7 @@ use std::io;
 use daemon::health::{CheckFailure, State};
 use daemon::link::health::Seen;
 use daemon::link::message::{Evidence, Matches, Ports, Reason, State as Reported};
+use daemon::link::names::SeenName;
 use ipnetwork::IpNetwork;
 use policy::forwarder::{Policy, Upstream};
 use policy::{Host, Protocol};
@@ -30,9 +31,16 @@ pub(crate) fn services(policy: &Policy, pools: &ByEntry) -> Vec<Seen> {
                 udp: entry.protocols.contains(Protocol::Udp),
             },
             peers: entry.peers.clone(),
+            names: pools.get(&entry.name).map_or_else(Vec::new, |pool| names(pool)),
         }
     };
     policy.services.iter().map(seen).collect()
+}
+
+/// The names of an entry.
+#[must_use]
+pub(crate) fn names(pool: &Pool) -> Vec<SeenName> {
+    pool.names().iter().filter_map(|name| name.seen()).collect()
 }
 
 /// The addresses that an entry takes; any when there are more than a report may have.
@@ -40,9 +48,22 @@ fn reported_addresses(entry: &policy::forwarder::Service) -> Vec<IpNetwork> {
     if entry.addresses.len() > Matches::MAX_ADDRESSES { Vec::new() } else { entry.addresses.clone() }
 }
 
-/// How the upstreams of an entry are together: it works while one of them does.
+/// How the upstreams of an entry are together: it works while one of them does, and one of the
+/// names.
 #[must_use]
 pub(crate) fn state(pool: &Pool) -> (Reported, Option<CheckFailure>) {
+    let of_members = state_of_members(pool);
+    let names = pool.names();
+    let is_failing = !names.is_empty() && names.iter().all(|name| name.state() == State::Failing);
+    match of_members {
+        (Reported::Up | Reported::Unknown, _) if is_failing => {
+            (Reported::Failing, names.first().and_then(|name| name.failure()))
+        }
+        of_members => of_members,
+    }
+}
+
+fn state_of_members(pool: &Pool) -> (Reported, Option<CheckFailure>) {
     let states: Vec<State> = pool.members().iter().map(|member| member.state()).collect();
     if states.contains(&State::Ok) {
         return (Reported::Up, None);

@@ -2,6 +2,7 @@
 
 mod pool;
 mod stream;
+mod watched;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
@@ -12,6 +13,7 @@ use crate::cell::Cell;
 use crate::stats::Dialled;
 pub use pool::{ByEntry, Lease, Member, Pool, Pools};
 pub use stream::Stream;
+pub use watched::{Found, Speech, Watched};
 
 /// A nonblocking socket with its readiness.
 #[derive(Debug)]

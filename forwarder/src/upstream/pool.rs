@@ -12,6 +12,8 @@ use policy::Name;
 use policy::forwarder::{Health, Policy, ProxyProtocol, Service, Upstream};
 use tunnel::time::Instant;
 
+use super::watched::Watched;
+
 /// How long an upstream that failed a dial comes after the others.
 const REST: Duration = Duration::from_secs(5);
 /// How long a connection that was made for a client says that the upstream works.
@@ -90,6 +92,7 @@ fn members(pools: &ByEntry) -> impl Iterator<Item = &Arc<Member>> {
 #[derive(Debug, Default)]
 pub struct Pool {
     members: Vec<Arc<Member>>,
+    names: Vec<Arc<Watched>>,
     turn: AtomicUsize,
 }
 
@@ -102,7 +105,16 @@ impl Pool {
             let new = Member::new(entry, upstream);
             known.iter().find(|old| old.is_same(&new)).cloned().unwrap_or_else(|| Arc::new(new))
         };
-        Self { members: entry.upstreams.iter().map(member).collect(), turn: AtomicUsize::new(0) }
+        let members: Vec<_> = entry.upstreams.iter().map(member).collect();
+        let known = before.map(|pool| pool.names.as_slice()).unwrap_or_default();
+        let names = Watched::of(entry, &members, known);
+        Self { members, names, turn: AtomicUsize::new(0) }
+    }
+
+    /// What is watched of the names of the entry, in the order of the file.
+    #[must_use]
+    pub fn names(&self) -> &[Arc<Watched>] {
+        &self.names
     }
 
     /// Every upstream, in the order of the file.

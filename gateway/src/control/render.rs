@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use daemon::health::NameShown;
 use daemon::text::{Style, bytes, period, table};
 
 use super::report::{Bans, Flow, Flows, Offloads, Service, Services, Status};
@@ -12,7 +13,7 @@ use super::report::{Bans, Flow, Flows, Offloads, Service, Services, Status};
 pub fn services(report: &Services, style: Style) -> String {
     let header = ["NAME", "KIND", "PROTOCOL", "FROM", "TO", "PEERS", "IN", "OUT", "STATE", "HEALTH"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
-    rows.extend(report.services.iter().map(service_row));
+    rows.extend(report.services.iter().flat_map(service_rows));
     let mut lines = table(&rows).into_iter();
     let mut text = lines.next().map(|line| style.bold(&line) + "\n").unwrap_or_default();
     for line in lines {
@@ -23,8 +24,23 @@ pub fn services(report: &Services, style: Style) -> String {
         if let Some(failing) = &service.health.failing {
             let _ = writeln!(text, "{} {}", style.paint("33", &format!("{}:", service.name)), failing.line());
         }
+        for name in service.names.iter().filter(|name| name.is_failing()) {
+            let _ = writeln!(text, "{} {}", style.paint("33", &format!("{}:", service.name)), name.line());
+        }
     }
     text
+}
+
+/// A service, and below it the names that its visitors ask for.
+fn service_rows(service: &Service) -> Vec<Vec<String>> {
+    let none = || "-".to_owned();
+    let name = |name: &NameShown| {
+        let certificate = name.certificate_text().unwrap_or_else(none);
+        let empty = std::iter::repeat_with(none).take(6);
+        let first = [format!("  {}", name.name), "name".to_owned()];
+        first.into_iter().chain(empty).chain([certificate, name.state.clone()]).collect()
+    };
+    std::iter::once(service_row(service)).chain(service.names.iter().map(name)).collect()
 }
 
 fn service_row(service: &Service) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use daemon::health::PathShown;
+use daemon::health::{NameShown, PathShown};
 use daemon::peers::Health;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,9 @@ pub struct Service {
     /// Whether it works, hop by hop.
     #[serde(default)]
     pub health: PathShown,
+    /// What its visitors ask for, each with a state of its own, as the origin reported it.
+    #[serde(default)]
+    pub names: Vec<NameShown>,
     /// Packets towards the target.
     pub packets_in: u64,
     /// Bytes towards the target.

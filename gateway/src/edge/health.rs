@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use daemon::health::{Hop, HopName, Lead, Path, PathShown, Place, Reason, Since, State, Wanted, leads_to};
+use daemon::health::{
+    Hop, HopName, Lead, NameShown, Path, PathShown, Place, Reason, Since, State, Wanted, leads_to,
+};
 use daemon::link::health::Reported;
 use daemon::link::message::{Evidence, Reason as Why, Service as Entry, State as EntryState};
 use policy::gateway::{Policy, Publish, Target};
@@ -52,10 +54,11 @@ struct Look<'l> {
 /// Published ports and private flows: what they carried, and whether they work.
 pub(super) fn services(edge: &Edge, counters: &Counters) -> Vec<Service> {
     let peers = edge.plane.peers();
-    let paths = paths(edge, &peers);
+    let (paths, mut names) = look(edge, &peers);
     let mut services = meter::services(&edge.in_force.borrow(), &peers, counters);
     for service in &mut services {
         service.health = paths.get(&service.name).map(PathShown::from).unwrap_or_default();
+        service.names = names.remove(&service.name).unwrap_or_default();
     }
     services
 }
@@ -65,11 +68,12 @@ pub(super) fn note(edge: &Edge) {
     let now = clock::instant();
     if edge.health.next_look.get() <= now {
         edge.health.next_look.set(now.after(LOOKS));
-        drop(paths(edge, &edge.plane.peers()));
+        drop(look(edge, &edge.plane.peers()));
     }
 }
 
-fn paths(edge: &Edge, peers: &[PeerStatus]) -> BTreeMap<String, Path> {
+/// The path of every service, and the names of those that have some.
+fn look(edge: &Edge, peers: &[PeerStatus]) -> (BTreeMap<String, Path>, BTreeMap<String, Vec<NameShown>>) {
     let (in_force, watch) = (edge.in_force.borrow(), edge.watch.borrow());
     let now = clock::instant();
     let state = |peer: &PeerStatus| (in_force.name_of(&peer.public_key), (peer.state, peer.rtt.is_some()));
@@ -82,7 +86,7 @@ fn paths(edge: &Edge, peers: &[PeerStatus]) -> BTreeMap<String, Path> {
     let mut paths = look.paths(in_force.served());
     let named = paths.iter_mut().map(|(name, path)| (name.as_str(), path));
     edge.health.since.borrow_mut().handle_look(now, named);
-    paths
+    (paths, look.names(in_force.policy()))
 }
 
 /// Rules that cannot be checked may be as they should.
@@ -157,6 +161,41 @@ impl Look<'_> {
         }
     }
 
+    /// The names of every published port that has some.
+    fn names(&self, policy: &Policy) -> BTreeMap<String, Vec<NameShown>> {
+        let of_publish = |publish: &Publish| {
+            let mut names: Vec<NameShown> = Vec::new();
+            for name in publish.targets.iter().flat_map(|target| self.names_at(publish, target)) {
+                // Two targets may lead to one entry.
+                if !names.iter().any(|known| known.name == name.name && known.fix == name.fix) {
+                    names.push(name);
+                }
+            }
+            (publish.name.to_string(), names)
+        };
+        policy.publish.iter().map(of_publish).filter(|(_, names)| !names.is_empty()).collect()
+    }
+
+    /// The names of the entries that a target leads to.
+    fn names_at(&self, publish: &Publish, target: &Target) -> Vec<NameShown> {
+        let Some(reported) = self.reported.get(target.peer.as_str()) else { return Vec::new() };
+        let Lead::Entries(entries) =
+            leads_to(&reported.services, reported.is_whole, &wanted(publish, target))
+        else {
+            return Vec::new();
+        };
+        let of_entry = |entry: &Entry| {
+            let place = Place {
+                peer: Some(target.peer.to_string()),
+                entry: Some(entry.name.to_string()),
+                ..Place::default()
+            };
+            let names = reported.names.iter().filter(|name| name.service == entry.name);
+            names.map(|name| NameShown::of(name, &place)).collect::<Vec<_>>()
+        };
+        entries.iter().flat_map(of_entry).collect()
+    }
+
     /// The service entry and the upstream behind a target, and the entry's name.
     fn beyond(&self, publish: &Publish, target: &Target) -> (Hop, Hop, Option<String>) {
         let unknown = |reason| {
@@ -164,13 +203,7 @@ impl Look<'_> {
             (hop(HopName::ServiceEntry), hop(HopName::Upstream), None)
         };
         let Some(reported) = self.reported.get(target.peer.as_str()) else { return unknown(Reason::NoLink) };
-        let wanted = Wanted {
-            name: &publish.name,
-            protocols: publish.protocols,
-            address: target.address,
-            ports: target.ports,
-        };
-        match leads_to(&reported.services, reported.is_whole, &wanted) {
+        match leads_to(&reported.services, reported.is_whole, &wanted(publish, target)) {
             Lead::Unknown => unknown(Reason::NotChecked),
             Lead::Nowhere(protocol, port) => {
                 let evidence = Evidence::of(&format!("no entry takes {}/{port}", protocol.as_str()));
@@ -183,6 +216,10 @@ impl Look<'_> {
             }
         }
     }
+}
+
+fn wanted<'w>(publish: &'w Publish, target: &Target) -> Wanted<'w> {
+    Wanted { name: &publish.name, protocols: publish.protocols, address: target.address, ports: target.ports }
 }
 
 /// The upstreams of entries together: the failing one decides, and one that works is enough to know
@@ -205,6 +242,7 @@ fn upstream(entries: &[Entry]) -> (Hop, Option<String>) {
 #[cfg(test)]
 mod tests {
     use daemon::link::message::{Matches, Ports};
+    use daemon::link::names::{HostName, NameHealth};
     use policy::{Name, PortRange};
 
     use super::*;
@@ -256,16 +294,48 @@ mod tests {
         assert_eq!((hop.state, hop.evidence.unwrap().as_str()), (State::Unknown, "nft hangs"));
     }
 
+    #[test]
+    fn a_failing_name_is_a_row_of_its_service_and_leaves_the_service_and_the_other_names_as_they_are() {
+        let entries = vec![
+            entry("web", EntryState::Up, (443, 443), true),
+            entry("other", EntryState::Up, (8_443, 8_443), true),
+        ];
+        let name = |service, name, state, reason| NameHealth {
+            service: Name::new(service).unwrap(),
+            name: HostName::new(name).unwrap(),
+            state,
+            seconds: 5,
+            reason,
+            certificate: None,
+        };
+        let names = vec![
+            name("web", "emby.example.com", EntryState::Failing, Some(Why::CertificateExpired)),
+            name("web", "photos.example.com", EntryState::Up, None),
+            name("other", "wiki.example.com", EntryState::Up, None),
+        ];
+        let scene = Scene { reported: Some((entries, true)), names, ..Scene::default() };
+        assert_eq!(scene.decides("https"), None);
+        let shown = scene.look(|look| look.names(&policy(TEXT)));
+        assert_eq!(shown.keys().collect::<Vec<_>>(), ["https"]);
+        let rows: Vec<_> = shown["https"]
+            .iter()
+            .map(|row| (row.name.as_str(), row.state.as_str(), row.fix.is_some()))
+            .collect();
+        assert_eq!(rows, [("emby.example.com", "failing", true), ("photos.example.com", "ok", false)]);
+    }
+
     struct Scene {
         has_table: bool,
         route: Option<&'static str>,
         tunnel: (PeerState, bool),
         reported: Option<(Vec<Entry>, bool)>,
+        names: Vec<NameHealth>,
     }
 
     impl Default for Scene {
         fn default() -> Self {
-            Self { has_table: true, route: None, tunnel: (PeerState::Up, true), reported: None }
+            let tunnel = (PeerState::Up, true);
+            Self { has_table: true, route: None, tunnel, reported: None, names: Vec::new() }
         }
     }
 
@@ -276,14 +346,19 @@ mod tests {
         }
 
         fn paths(&self) -> BTreeMap<String, Path> {
-            let reported = self.reported.clone().map(|(services, is_whole)| Reported { services, is_whole });
-            let look = Look {
+            self.look(|look| look.paths(&policy(TEXT)))
+        }
+
+        fn look<T>(&self, seen: impl Fn(&Look<'_>) -> T) -> T {
+            let names = self.names.clone();
+            let reported = self.reported.clone();
+            let reported = reported.map(|(services, is_whole)| Reported { services, names, is_whole });
+            seen(&Look {
                 ruleset: ruleset(self.has_table, None),
                 tunnels: BTreeMap::from([("wroclaw".to_owned(), self.tunnel)]),
                 reported: reported.into_iter().map(|reported| ("wroclaw".to_owned(), reported)).collect(),
                 route_fault: &|_| self.route.map(str::to_owned),
-            };
-            look.paths(&policy(TEXT))
+            })
         }
     }
 

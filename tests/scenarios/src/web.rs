@@ -48,6 +48,15 @@ impl Caddy {
         })
     }
 
+    /// Starts it with other sites, all on port 8443 of loopback, whose listener requires PROXY headers
+    /// or takes none.
+    pub fn start_sites(node: &Node, requires_header: bool, sites: &str) -> Result<Self> {
+        Self::run(node, |folder| {
+            let listener = if requires_header { PROXY_LISTENER } else { "" };
+            format!("{}{sites}", options(folder, listener))
+        })
+    }
+
     fn run(node: &Node, configuration: impl Fn(&Path) -> String) -> Result<Self> {
         let folder = node.directory().join("caddy");
         fs::create_dir_all(folder.join("root"))?;
@@ -100,8 +109,21 @@ impl Caddy {
     }
 }
 
+/// Lets the forwarder's listener require PROXY headers.
+const PROXY_LISTENER: &str = "listener_wrappers {
+            proxy_protocol {
+                timeout 2s
+                fallback_policy require
+            }
+            tls
+        }";
+
 fn caddyfile(folder: &Path) -> String {
     let sites = sites(folder, "{http.request.remote.host}");
+    format!("{}{sites}", options(folder, PROXY_LISTENER))
+}
+
+fn options(folder: &Path, listener: &str) -> String {
     let folder = folder.display();
     format!(
         "{{
@@ -111,20 +133,14 @@ fn caddyfile(folder: &Path) -> String {
     skip_install_trust
     auto_https disable_redirects
     servers 127.0.0.1:8443 {{
-        listener_wrappers {{
-            proxy_protocol {{
-                timeout 2s
-                fallback_policy require
-            }}
-            tls
-        }}
+        {listener}
         protocols h1 h2
     }}
     servers :443 {{
         protocols h1 h2
     }}
 }}
-{sites}"
+"
     )
 }
 
@@ -312,7 +328,7 @@ http {{
 }
 
 fn certificate(node: &Node, folder: &Path) -> Result<()> {
-    let command = node.command("openssl").args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"]);
+    let command = node.command("openssl").args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "90"]);
     let command = command.args(["-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=emby.example.com"]);
     let command = command.args(["-addext", "subjectAltName=DNS:emby.example.com"]);
     let command =

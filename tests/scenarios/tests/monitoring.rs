@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Lab, Node, Process, Signal, TcpServer, Topology, scenario, until};
-use scenarios::{Site, download, serve_bulk};
+use scenarios::{Nginx, Site, download, serve_bulk};
 use serde_json::Value;
 
 const WAIT: Duration = Duration::from_secs(90);
@@ -26,7 +26,9 @@ fn every_query_of_the_dashboard_and_every_alert_rule_runs_on_what_both_daemons_r
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
         let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
-        let _https = TcpServer::start(site.origin.tcp_listener("127.0.0.1:8443")?, lab::echo)?;
+        let _https = Nginx::start(&site.origin)?;
+        let names = "proxy_protocol = \"v2\"\nnames = [\"emby.example.com\"]";
+        site.forwarder_config.replace("proxy_protocol = \"v2\"", names)?;
         let _disk = TcpServer::start(site.edge.tcp_listener("192.168.1.2:2049")?, lab::echo)?;
         site.start()?;
         let _store = store(&site.origin)?;

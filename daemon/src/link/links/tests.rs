@@ -185,7 +185,7 @@ fn what_origins_report_counts_as_memory_and_ends_with_their_link() {
         matches: None,
     };
     let services = (0..50).map(service).collect();
-    origin.session.send_health(at(1), Health { begins: true, ends: true, services });
+    origin.session.send_health(at(1), Health { begins: true, ends: true, services, ..Health::default() });
     run(&mut links, at(1), &mut origin);
     assert!(links.held() > before + 50 * Name::MAX, "{} of {before}", links.held());
     assert_eq!(links.remote(&name(0)).unwrap().shown(at(2)).unwrap().services.len(), 50);

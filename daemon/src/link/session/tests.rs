@@ -29,7 +29,7 @@ fn nothing_but_a_nonce_is_sent_to_an_end_that_sends_nothing() {
 #[test]
 fn health_and_notices_arrive_as_they_were_sent() {
     let (mut origin, mut edge) = opened();
-    let health = Health { begins: true, ends: true, services: vec![service("https")] };
+    let health = Health { begins: true, ends: true, services: vec![service("https")], ..Health::default() };
     assert!(origin.send_health(at(1), health.clone()));
     assert!(origin.send_notice(at(1), Notice::Stopping { seconds: 60 }));
     exchange(at(1), &mut origin, &mut edge);
@@ -268,7 +268,7 @@ fn an_end_that_does_not_read_is_given_up_although_it_sends() {
 fn what_waits_for_an_end_that_does_not_read_is_bounded() {
     let (mut origin, _) = opened();
     let services = (0..20).map(|number| service(&format!("service-{number}"))).collect();
-    let health = Health { begins: true, ends: true, services };
+    let health = Health { begins: true, ends: true, services, ..Health::default() };
     let sent = (0..100).take_while(|_| origin.send_health(at(1), health.clone())).count();
     assert!((1..100).contains(&sent) && origin.held() < 4_096, "{sent}, {}", origin.held());
     assert_eq!(origin.poll_event(), Some(Event::Closed(Ended::NotReading)));
@@ -382,6 +382,7 @@ fn bytes_of_an_idle_day(services: usize) -> usize {
             udp: false,
         },
         peers: Vec::new(),
+        names: Vec::new(),
     };
     reporter.handle_look(at(0), (0..services).map(seen).collect());
     let (mut now, mut digest_at, mut bytes) = (at(0), at(0), 0);

@@ -74,6 +74,13 @@ pub(in crate::edge) fn device_numbers(stats: &DeviceStats) -> [Number; 4] {
     ]
 }
 
+/// The metrics of a name: whether it works, and the time of its certificate.
+const NAMES: [&str; 3] = [
+    "gateway_service_name_up",
+    "gateway_service_certificate_days",
+    "gateway_service_certificate_lifetime_days",
+];
+
 /// What a service carried, whether it works, and whether its peers are up.
 pub(in crate::edge) fn service_numbers(service: &Service) -> Vec<Number> {
     let own = |number: Number| number.with("service", &service.name);
@@ -89,6 +96,7 @@ pub(in crate::edge) fn service_numbers(service: &Service) -> Vec<Number> {
         let number = own(Number::flag("gateway_service_failing_hop", help, true)).with("hop", &failing.hop);
         numbers.push(number.with("reason", failing.reason.as_deref().unwrap_or_default()));
     }
+    numbers.extend(service.names.iter().flat_map(|name| name.numbers(NAMES, &service.name)));
     let directions =
         [("rx", service.bytes_in, service.packets_in), ("tx", service.bytes_out, service.packets_out)];
     for (direction, bytes, packets) in directions {

@@ -37,6 +37,7 @@ pub(super) fn service(
         peers,
         state: state.unwrap_or("up").to_owned(),
         health: PathShown::default(),
+        names: Vec::new(),
         packets_in,
         bytes_in,
         packets_out,
