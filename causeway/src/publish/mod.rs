@@ -149,6 +149,7 @@ fn publish_name(
         if let Some(changed) = &changed {
             progress.add(Progress::proven(format!("Caddy has its site, {}", changed.path().display())));
         }
+        progress.add(progress::of_name(&report, &service, name));
         progress.add(upstream.map(settle::program).unwrap_or_default());
         progress.add(settle::addresses(name, &report.peers, record.as_deref()));
         Ok(progress)

@@ -9,8 +9,8 @@ use daemon::peers::Peer;
 
 use super::progress::{self, Progress};
 
-/// How long an edge may take to reply.
-const REPLY: Duration = Duration::from_secs(10);
+/// How long an edge may take to reply, and a check to find what was just added.
+const REPLY: Duration = Duration::from_secs(15);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long a program here may take to accept a connection.

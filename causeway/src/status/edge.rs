@@ -38,6 +38,7 @@ fn service(service: report::Service) -> Service {
         to: service.to,
         state: service.health.state,
         failing: service.health.failing,
+        names: service.names,
         publish: Vec::new(),
     }
 }

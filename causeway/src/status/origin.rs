@@ -44,6 +44,7 @@ fn service(entry: Entry) -> Service {
         to: entry.to,
         state: health.state,
         failing: health.failing,
+        names: entry.names,
         publish: entry.publish,
     }
 }

@@ -1,6 +1,6 @@
 //! What a daemon reported, in one shape for both roles.
 
-use daemon::health::HopShown;
+use daemon::health::{HopShown, NameShown};
 use daemon::peers::Peer;
 use forwarder::control::report::Published;
 use serde::Serialize;
@@ -35,6 +35,8 @@ pub(super) struct Service {
     pub(super) state: String,
     /// The hop that fails.
     pub(super) failing: Option<HopShown>,
+    /// The names that its visitors use.
+    pub(super) names: Vec<NameShown>,
     /// What it requests of the edges, and what they replied.
     pub(super) publish: Vec<Published>,
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use daemon::health::NameShown;
 use daemon::link::shown::Link;
 use daemon::peers::Peer;
 use daemon::text::{Style, table};
@@ -28,6 +29,9 @@ pub(super) fn text(summary: &Summary, sides: &[Side], style: Style) -> String {
                 let _ =
                     writeln!(text, "  {} {}", style.paint("33", &format!("{}:", service.name)), hop.line());
             }
+            for name in &service.names {
+                let _ = writeln!(text, "  {}", named(name, style));
+            }
         }
     }
     text
@@ -40,6 +44,14 @@ fn lines(text: &mut String, style: Style, header: Vec<String>, rows: Vec<Vec<Str
     let mut shown = table(&std::iter::once(header).chain(rows).collect::<Vec<_>>()).into_iter();
     text.extend(shown.next().map(|header| format!("  {}\n", style.bold(&header))));
     text.extend(shown.map(|line| format!("  {line}\n")));
+}
+
+fn named(name: &NameShown, style: Style) -> String {
+    if name.is_failing() {
+        return style.paint("33", &name.line());
+    }
+    let certificate = name.certificate_text().map(|text| format!(", {text}")).unwrap_or_default();
+    format!("{} is {}{certificate}", name.name, name.state)
 }
 
 fn peer(peer: &Peer) -> Vec<String> {

@@ -36,6 +36,27 @@ pub(super) fn of_service(report: &Report, service: &Service) -> Progress {
     progress
 }
 
+/// What the daemon's report shows of one name of a service.
+pub(super) fn of_name(report: &Report, service: &Service, name: &str) -> Progress {
+    let entry = report.services.iter().find(|entry| entry.name == service.name.as_str());
+    let found = entry.and_then(|entry| entry.names.iter().find(|known| known.name == name));
+    match found {
+        Some(known) if known.state == "ok" => {
+            let certificate = known.certificate_text().map(|text| format!(", {text}")).unwrap_or_default();
+            Progress::proven(format!("{name} is served{certificate}"))
+        }
+        // A site that was just added is found by the next check, and its certificate may take a while.
+        Some(known) if known.is_failing() => {
+            Progress { is_undecided: true, ..Progress::missing(known.line()) }
+        }
+        // The first check comes soon, where there is one.
+        Some(_) => {
+            Progress { is_undecided: true, ..Progress::missing(format!("{name} has not been checked yet")) }
+        }
+        None => Progress::default(),
+    }
+}
+
 impl Progress {
     /// Adds what another look found.
     pub(super) fn add(&mut self, other: Self) {

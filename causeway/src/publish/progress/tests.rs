@@ -48,6 +48,22 @@ fn what_one_edge_refuses_and_another_grants_is_published_and_something_is_missin
 }
 
 #[test]
+fn a_name_that_is_served_is_proven_and_one_without_a_site_is_missing() {
+    let policy = policy("");
+    let judged = |state: &str, reason: Value| {
+        let mut report = report(json!([]), true, json!("ok"));
+        let name = json!({"name": "emby.example.com", "state": state, "seconds": 3, "reason": reason,
+            "certificate_days": 89, "certificate": {"hours": 2136, "lifetime": 2160}, "fix": null});
+        report.services[0].names = vec![serde_json::from_value(name).unwrap()];
+        of_name(&report, &policy.services[0], "emby.example.com")
+    };
+    assert_eq!(judged("ok", Value::Null).proven, ["emby.example.com is served, certificate for 89 days"]);
+    let failing = judged("failing", json!("no_certificate_for_name"));
+    assert!(failing.is_undecided && failing.missing[0].contains("no_certificate_for_name"), "{failing:?}");
+    assert!(judged("unknown", Value::Null).is_undecided);
+}
+
+#[test]
 fn the_record_leads_to_the_edge_by_its_name_or_address() {
     let with = |endpoint: &str| {
         let text = text("").replace("192.0.2.2:51820", endpoint);

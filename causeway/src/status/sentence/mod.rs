@@ -38,6 +38,9 @@ pub(super) fn summary(sides: &[Side]) -> Summary {
     if let Some(line) = failing(&services) {
         return Summary::failing(line);
     }
+    if let Some(line) = failing_names(&services) {
+        return Summary::failing(line);
+    }
     if let Some(peer) = peers.iter().find(|peer| !peer.is_up()) {
         return Summary::failing(down(peer, problems.first().map(|line| line.as_str())));
     }
@@ -70,6 +73,20 @@ fn failing(services: &[&Service]) -> Option<String> {
     let rest = failing.len() - names.len();
     let rest = if rest == 0 { String::new() } else { format!(" ({rest} more below)") };
     Some(format!("{} {verb} down{whom}: {}{rest}", listed(&names), hop.line()))
+}
+
+/// The names that fail although their service works.
+fn failing_names(services: &[&Service]) -> Option<String> {
+    let names = services.iter().flat_map(|service| &service.names);
+    let failing: Vec<_> = names.filter(|name| name.is_failing()).collect();
+    let (first, more) = failing.split_first()?;
+    let more = if more.is_empty() { String::new() } else { format!(" ({} more below)", more.len()) };
+    Some(format!("Visitors do not get {}: it {}{more}", first.name, rest_of(&first.line(), &first.name)))
+}
+
+/// A line without the name that it begins with.
+fn rest_of<'l>(line: &'l str, name: &str) -> &'l str {
+    line.strip_prefix(name).unwrap_or(line).trim_start()
 }
 
 fn down(peer: &Peer, problem: Option<&str>) -> String {

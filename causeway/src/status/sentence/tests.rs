@@ -32,6 +32,20 @@ fn what_visitors_miss_comes_first_with_since_reason_and_fix() {
 }
 
 #[test]
+fn a_name_without_a_site_is_failing_although_its_service_works() {
+    let name = |name: &str, state: &str| {
+        serde_json::from_value(json!({"name": name, "state": state, "seconds": 12, "reason": "no_site",
+            "certificate_days": null, "certificate": null, "fix": "add it"}))
+        .unwrap()
+    };
+    let names = vec![name("emby.example.com", "ok"), name("photos.example.com", "failing")];
+    let said = sentence(vec![Service { names, ..service("https", "ok") }], vec![peer("up")], &[]);
+    let expected =
+        "Visitors do not get photos.example.com: it is failing for 12 seconds (no_site); fix: add it";
+    assert_eq!(said, ("failing", expected.to_owned()));
+}
+
+#[test]
 fn a_tunnel_that_is_down_is_failing_with_what_keeps_it_down() {
     let said =
         sentence(vec![service("game", "unknown")], vec![peer("down")], &["kyiv: no reply to handshakes"]);
@@ -76,6 +90,7 @@ fn service(name: &str, state: &str) -> Service {
         to: String::new(),
         state: state.to_owned(),
         failing: None,
+        names: Vec::new(),
         publish: Vec::new(),
     }
 }
