@@ -19,6 +19,7 @@ use daemon::command_line::{print, print_to_stderr};
 use daemon::exit::{Exit, ExitError};
 use daemon::files::read_text;
 use daemon::text::time;
+use forwarder::control::report::Published;
 use policy::Source;
 use policy::forwarder::{Policy, ProxyProtocol, Service};
 
@@ -101,13 +102,15 @@ pub(crate) fn publish(arguments: &Publish) -> Result<Exit, ExitError> {
 }
 
 fn publish_service(origin: &Origin, arguments: &Publish, new: &NewService) -> Result<Exit, ExitError> {
+    // An error in the file comes before a daemon that does not answer.
+    origin.policy()?;
     let applied = apply(origin, &|file| edit::add_service(file, new))?;
     if let Some(warning) = new.warning() {
         print_to_stderr(&warning);
     }
     let service = applied.service(origin)?;
     let progress = settle::settle(arguments.wait, &|| {
-        let mut progress = progress::of_service(&origin.report()?, &service);
+        let mut progress = progress::of_service(&origin.report()?, &service, &|_| true);
         progress.add(if new.is_tcp() { settle::program(&new.upstream) } else { Progress::default() });
         Ok(progress)
     })?;
@@ -132,20 +135,19 @@ fn publish_name(
         (Some(caddy), Some(text)) => Some(Sites::of(caddy, &origin.config)?.write(name, text)?),
         _ => None,
     };
-    let applied = apply(origin, &|file| edit::add_name(file, name, wanted));
-    let applied = match (applied, changed) {
-        (Ok(applied), changed) => (applied, changed),
-        (Err(error), changed) => {
+    let applied = match apply(origin, &|file| edit::add_name(file, name, wanted)) {
+        Ok(applied) => applied,
+        Err(error) => {
             changed.map_or(Ok(()), Changed::take_back)?;
             return Err(error);
         }
     };
-    let (applied, changed) = applied;
-    let by_hand = text.filter(|_| changed.is_none());
     let record = progress::record(name, &policy, &service.peers);
     let progress = settle::settle(arguments.wait, &|| {
         let report = origin.report()?;
-        let mut progress = progress::of_service(&report, &service);
+        // Names are asked for over TCP; HTTP/3 is more than they need.
+        let is_needed = |port: &Published| !port.ports.ends_with("/udp");
+        let mut progress = progress::of_service(&report, &service, &is_needed);
         if let Some(changed) = &changed {
             progress.add(Progress::proven(format!("Caddy has its site, {}", changed.path().display())));
         }
@@ -157,6 +159,7 @@ fn publish_name(
     if !progress.refused.is_empty() {
         return Err(applied.taken_back(origin, name, changed, &progress));
     }
+    let by_hand = text.filter(|_| changed.is_none() && !progress.missing.is_empty());
     let exit = report(&format!("{name} is published by [[service]] {}", service.name), &progress)?;
     if let Some(site) = by_hand {
         print(&format!("add this site to Caddy, unless it has one, and reload it:\n\n{site}"))?;
@@ -270,9 +273,10 @@ fn find(policy: &Policy, names: &[String]) -> Result<Service, ExitError> {
 
 /// Prints how far it has come; the exit code for that.
 fn report(title: &str, progress: &Progress) -> Result<Exit, ExitError> {
-    let lines = progress.proven.iter().map(|line| format!("  ok: {line}\n"));
-    let missing = progress.missing.iter().map(|line| format!("  missing: {line}\n"));
-    let lines: String = lines.chain(missing).collect();
+    let kinds = [("ok", &progress.proven), ("note", &progress.notes), ("missing", &progress.missing)];
+    let lines =
+        kinds.iter().flat_map(|(kind, lines)| lines.iter().map(move |line| format!("  {kind}: {line}\n")));
+    let lines: String = lines.collect();
     print(&format!("{title}\n{lines}"))?;
     Ok(if progress.missing.is_empty() { Exit::Ok } else { Exit::Degraded })
 }

@@ -47,8 +47,8 @@ pub(super) enum EditError {
     },
     /// No service has port 443.
     #[error(
-        "{file} has no [[service]] on port 443: add publish = [443] to that of your web server, or name it with \
-         --service NAME"
+        "{file} has no [[service]] on port 443. Where Caddy listens for the forwarder as in the sample, run first: \
+         causeway publish https 443 --upstream 127.0.0.1:8443 --proxy-protocol v2"
     )]
     NoWebService {
         /// The file.

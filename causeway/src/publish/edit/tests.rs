@@ -163,7 +163,7 @@ fn what_cannot_be_edited_is_refused_with_the_fix_and_nothing_is_changed() {
         (game("not toml"), "forwarder.toml:1:"),
         (game(&taken), "with this change it would not be valid"),
         (game(&https.replace("https", "game")), "causeway unpublish game"),
-        (name(HEAD, None), "add publish = [443]"),
+        (name(HEAD, None), "causeway publish https 443 --upstream"),
         (name(&https, Some("game")), "it has: https"),
         (gone(&https, EMBY), "it publishes: https"),
         (gone(&web("match = \"192.168.88.2:443\"\n"), "https"), "it publishes: nothing"),

@@ -13,16 +13,22 @@ use policy::{Host, Name};
 pub(super) struct Progress {
     /// What was seen to work, a line each.
     pub(super) proven: Vec<String>,
+    /// What cannot be judged here.
+    pub(super) notes: Vec<String>,
     /// What visitors still need; each can become true later.
     pub(super) missing: Vec<String>,
-    /// What every edge refuses, with what to do there.
+    /// Needed ports that every edge refuses, with what to do there.
     pub(super) refused: Vec<String>,
     /// Whether an edge's reply, or another check, is expected soon.
     pub(super) is_undecided: bool,
 }
 
-/// What the daemon's report shows of a service.
-pub(super) fn of_service(report: &Report, service: &Service) -> Progress {
+/// What the daemon's report shows of a service; without the ports that are needed, it is of no use.
+pub(super) fn of_service(
+    report: &Report,
+    service: &Service,
+    is_needed: &dyn Fn(&Published) -> bool,
+) -> Progress {
     let mut progress = Progress::default();
     let found = report.services.iter().find(|entry| entry.name == service.name.as_str());
     let Some(entry) = found else {
@@ -31,7 +37,7 @@ pub(super) fn of_service(report: &Report, service: &Service) -> Progress {
         return progress;
     };
     progress.take_tunnels(report, service);
-    progress.take_ports(report, service, entry);
+    progress.take_ports((report, entry), service, is_needed);
     progress.take_health(entry);
     progress
 }
@@ -61,6 +67,7 @@ impl Progress {
     /// Adds what another look found.
     pub(super) fn add(&mut self, other: Self) {
         self.proven.extend(other.proven);
+        self.notes.extend(other.notes);
         self.missing.extend(other.missing);
         self.refused.extend(other.refused);
         self.is_undecided |= other.is_undecided;
@@ -84,25 +91,30 @@ impl Progress {
         }
     }
 
-    fn take_ports(&mut self, report: &Report, service: &Service, entry: &Entry) {
+    fn take_ports(
+        &mut self,
+        (report, entry): (&Report, &Entry),
+        service: &Service,
+        is_needed: &dyn Fn(&Published) -> bool,
+    ) {
         let Some(publish) = &service.publish else {
             let port = service.ports;
-            self.proven.push(format!("it has no `publish`: the edge's own file has to publish {port}"));
+            self.notes.push(format!("it has no `publish`: the edge's own file has to publish {port}"));
             return;
         };
         self.is_undecided |= entry.publish.len() < publish.ports.len() * service.peers.len();
-        let refused: Vec<_> = entry.publish.iter().filter(|port| port.state == "refused").collect();
+        // A port that one edge refuses and another grants is published there.
+        let is_open = |port: &Published| {
+            entry.publish.iter().any(|other| other.ports == port.ports && other.state != "refused")
+        };
         for port in &entry.publish {
             match port.state.as_str() {
                 "granted" => self.proven.push(format!("{} grants {}", port.peer, port.ports)),
-                "refused" => {}
+                "refused" if is_open(port) || !is_needed(port) => self.missing.push(refusal(port)),
+                "refused" => self.refused.push(refusal(port)),
                 _ => self.take_waiting(report, port),
             }
         }
-        // What one edge refuses and another grants is published there.
-        let is_refused = !refused.is_empty() && refused.len() == entry.publish.len();
-        let lines = refused.into_iter().map(refusal);
-        if is_refused { self.refused.extend(lines) } else { self.missing.extend(lines) }
     }
 
     fn take_waiting(&mut self, report: &Report, port: &Published) {
@@ -160,9 +172,12 @@ pub(super) fn of_addresses(name: &str, found: &[IpAddr], peers: &[Peer], record:
     let leads = |peer: &&Peer| peer.endpoint.is_some_and(|endpoint| found.contains(&endpoint.ip()));
     match peers.iter().find(leads) {
         Some(peer) => Progress::proven(format!("{name} leads to {}", peer.name)),
-        None => Progress::proven(format!(
-            "{name} leads to {first}, which is no edge's address: right only with a proxy such as Cloudflare in front"
-        )),
+        None => {
+            let note = format!(
+                "{name} leads to {first}, which is no edge's address: right only with a proxy such as Cloudflare in front"
+            );
+            Progress { notes: vec![note], ..Progress::default() }
+        }
     }
 }
 

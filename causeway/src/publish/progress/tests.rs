@@ -20,6 +20,18 @@ fn a_refusal_has_the_reason_and_what_to_do_at_the_edge() {
 }
 
 #[test]
+fn one_refused_port_refuses_the_service_unless_it_is_not_needed() {
+    let udp =
+        json!({"ports": "443/udp", "peer": "kyiv", "state": "refused", "reason": "not_allowed", "fix": null});
+    let report = report(json!([port("kyiv", "granted"), udp]), true, json!("ok"));
+    let policy = policy("");
+    let judged = |is_needed: &dyn Fn(&Published) -> bool| of_service(&report, &policy.services[0], is_needed);
+    assert_eq!(judged(&|_| true).refused, ["kyiv refuses 443/udp (not allowed)"]);
+    let name = judged(&|port| port.ports == "443");
+    assert!(name.refused.is_empty() && name.missing == ["kyiv refuses 443/udp (not allowed)"], "{name:?}");
+}
+
+#[test]
 fn without_a_link_the_port_is_missing_and_nothing_is_waited_for() {
     let progress = seen(json!([port("kyiv", "waiting")]), false, json!("unknown"));
     assert!(progress.missing[0].contains("no link to kyiv") && !progress.is_undecided, "{progress:?}");
@@ -40,7 +52,7 @@ fn what_one_edge_refuses_and_another_grants_is_published_and_something_is_missin
     );
     let service = text.services.first().unwrap();
     let ports = json!([port("kyiv", "granted"), port("oracle", "refused")]);
-    let progress = of_service(&report(ports, true, json!("ok")), service);
+    let progress = of_service(&report(ports, true, json!("ok")), service, &|_| true);
     assert!(
         progress.refused.is_empty() && progress.missing[0].starts_with("oracle refuses 443"),
         "{progress:?}"
@@ -88,11 +100,11 @@ fn a_name_without_an_address_names_the_record_and_one_that_leads_elsewhere_is_sa
         ["a.example.com has no address: set the DNS record a.example.com A 192.0.2.2"]
     );
     assert_eq!(judged(&["192.0.2.2"]).proven, ["a.example.com leads to kyiv"]);
-    assert!(judged(&["198.51.100.1"]).proven[0].contains("no edge's address"));
+    assert!(judged(&["198.51.100.1"]).notes[0].contains("no edge's address"));
 }
 
 fn seen(ports: Value, linked: bool, state: Value) -> Progress {
-    of_service(&report(ports, linked, state), policy("").services.first().unwrap())
+    of_service(&report(ports, linked, state), policy("").services.first().unwrap(), &|_| true)
 }
 
 fn port(peer: &str, state: &str) -> Value {
