@@ -13,7 +13,7 @@ mod text;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use daemon::command_line::{document, print};
+use daemon::command_line::{document, print, print_to_stderr};
 use daemon::exit::{Exit, ExitError};
 use daemon::text::Style;
 use serde::Serialize;
@@ -58,8 +58,8 @@ pub(crate) fn status(arguments: &Status) -> Result<Exit, ExitError> {
     Ok(if summary.is_failing() { Exit::Degraded } else { Exit::Ok })
 }
 
-/// What each daemon of this machine reports. A daemon that should run and does not is one that
-/// fails; that it is not installed here is no news.
+/// What each daemon of this machine reports. Most machines have one of the two: that the other does
+/// not answer is no news, but that it may not be asked is.
 fn sides(arguments: &Status) -> Result<Vec<Side>, ExitError> {
     let socket = arguments.socket.as_deref();
     let asked = [ask_edge(socket), origin::ask(arguments.config.as_deref(), socket)];
@@ -76,6 +76,9 @@ fn sides(arguments: &Status) -> Result<Vec<Side>, ExitError> {
         let exit = exits.iter().copied().find(|exit| *exit != Exit::Unreachable).unwrap_or(Exit::Unreachable);
         let lines: Vec<String> = errors.into_iter().map(|(role, error)| format!("{role}: {error}")).collect();
         return Err(ExitError::new(exit, lines.join("\n")));
+    }
+    for (role, error) in errors.iter().filter(|(_, error)| error.exit != Exit::Unreachable) {
+        print_to_stderr(&format!("{role}: {error}"));
     }
     Ok(sides)
 }
