@@ -93,7 +93,8 @@ impl Edge {
         let trusted = machine.trusted(&self.config().policy);
         self.watch.borrow_mut().handle_machine(machine);
         let Some(new) = due.map(Arc::new) else { return Ok(()) };
-        let conditions = self.in_force.borrow().in_kernel().0.conditions.clone();
+        let before = self.in_force.borrow().in_kernel().0;
+        let conditions = before.conditions.clone();
         let followed = new.conditions.clone();
         let ended = self.in_force.borrow().ended(&new);
         let installed = self.change_kernel(&new).await.map_err(|stop| {
@@ -103,6 +104,7 @@ impl Edge {
             );
             Failure::new(FailureKind::Kernel, message)
         })?;
+        grants::log_changes(before.served(), new.served());
         self.in_force.borrow_mut().follow(new, installed);
         self.installer.end_flows(ended).await;
         grants::handle_change(self);

@@ -5,6 +5,7 @@ mod entries;
 mod model;
 mod parse;
 mod reload;
+mod requested;
 mod upstream;
 
 pub use model::{
