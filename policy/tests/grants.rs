@@ -205,7 +205,10 @@ fn marks_of_a_forged_state_are_given_once_and_never_outside_the_grants_range() {
         assert_eq!(distinct.len(), services.len(), "{number:#x}");
         assert!(own.iter().all(|mark| services.contains(mark)), "{number:#x}");
         let granted = services.iter().filter(|mark| mark.name.is_granted());
-        assert!(granted.into_iter().all(|mark| (0x6000..0x8000).contains(&(mark.mark & 0xffff))), "{number:#x}");
+        assert!(
+            granted.into_iter().all(|mark| (0x6000..0x8000).contains(&(mark.mark & 0xffff))),
+            "{number:#x}"
+        );
     }
 }
 
@@ -250,7 +253,9 @@ fn a_granted_port_leads_unauthenticated_sources_to_the_peer_and_no_one_else() {
     let interface = |name: &str| Arrival::Interface(name.to_owned());
     let outcome = |packet| evaluate(&judged.served, &surroundings, &packet);
     let wan = outcome(packet(interface("eth0"), "203.0.113.10"));
-    assert!(matches!(wan, Outcome::Forwarded { to, port: Some(80), masqueraded: false, .. } if to == request("80").target));
+    assert!(
+        matches!(wan, Outcome::Forwarded { to, port: Some(80), masqueraded: false, .. } if to == request("80").target)
+    );
     assert_eq!(outcome(packet(interface("lan0"), "192.168.1.50")), Outcome::Delivered);
     assert_eq!(outcome(packet(Arrival::Edge, "192.0.2.2")), Outcome::Delivered);
 }

@@ -222,7 +222,9 @@ impl Answer {
                 "the edge uses {public} itself; see there: gatewayctl services, and ss -lntup; or request another port"
             ),
             Self::RequestedTwice => {
-                format!("another [[service]] of this file requests a port of {public} as well; leave it to one of them")
+                format!(
+                    "another [[service]] of this file requests a port of {public} as well; leave it to one of them"
+                )
             }
             Self::TargetElsewhere => format!(
                 "at the edge, add \"{}/{}\" to allowed_ips of this machine's [[peer]] in gateway.toml, then run: sudo gatewayctl reload",
@@ -233,15 +235,22 @@ impl Answer {
             Self::UnknownList => {
                 let lists = port.from.iter().flat_map(|from| &from.lists).map(|list| format!("@{list}"));
                 let lists = lists.collect::<Vec<_>>().join(", ");
-                format!("at the edge, add a [[list]] for each of {lists} to gateway.toml, then run: sudo gatewayctl reload")
+                format!(
+                    "at the edge, add a [[list]] for each of {lists} to gateway.toml, then run: sudo gatewayctl reload"
+                )
             }
             Self::TooMany => "request fewer ports, or ranges: an edge grants 64 to an origin".to_owned(),
-            Self::Failed => "see at the edge: gatewayctl status, and journalctl -u causeway-gateway".to_owned(),
+            Self::Failed => {
+                "see at the edge: gatewayctl status, and journalctl -u causeway-gateway".to_owned()
+            }
             Self::Unsupported => format!(
                 "upgrade the edge, or publish {public} there: a [[publish]] in gateway.toml with target = \"{}\"",
                 std::net::SocketAddr::new(port.target, port.target_ports.unwrap_or(port.ports).0.first())
             ),
-            Self::Other => "see at the edge: gatewayctl status; this machine's release does not know its reason".to_owned(),
+            Self::Other => {
+                "see at the edge: gatewayctl status; this machine's release does not know its reason"
+                    .to_owned()
+            }
         };
         Some(fix)
     }
@@ -277,7 +286,8 @@ impl Publishing {
             return false;
         }
         let before = std::mem::take(&mut self.wanted);
-        let answer = |port: &Port| before.iter().find(|(known, _)| known == port).and_then(|(_, answer)| *answer);
+        let answer =
+            |port: &Port| before.iter().find(|(known, _)| known == port).and_then(|(_, answer)| *answer);
         self.wanted = ports.into_iter().map(|port| (port.clone(), answer(&port))).collect();
         self.is_due = true;
         self.mark_unsupported();
@@ -409,7 +419,10 @@ mod tests {
         let mut publishing = Publishing::default();
         publishing.set_wanted(vec![port(443)]);
         publishing.handle_up(false);
-        assert_eq!((publishing.take_due(at(0)), states(&publishing)), (None, vec![Some(Answer::Unsupported)]));
+        assert_eq!(
+            (publishing.take_due(at(0)), states(&publishing)),
+            (None, vec![Some(Answer::Unsupported)])
+        );
         assert!(Answer::Unsupported.fix(&port(443)).unwrap().contains("target = \"10.77.88.2:443\""));
         assert!(Answer::NotAllowed.fix(&port(443)).unwrap().contains("add \"443\" to may_publish"));
     }
@@ -426,7 +439,8 @@ mod tests {
 
     #[test]
     fn a_list_fits_into_a_frame_and_what_does_not_is_refused_at_the_origin() {
-        let prefixes = (0..255).map(|byte| IpNetwork::new([198, 51, 100, byte].into(), 32).unwrap()).collect();
+        let prefixes =
+            (0..255).map(|byte| IpNetwork::new([198, 51, 100, byte].into(), 32).unwrap()).collect();
         let wide = |number| Port { from: Some(From { prefixes, lists: Vec::new() }), ..port(number) };
         let ports = vec![wide(1)].into_iter().cycle().take(10).collect::<Vec<_>>();
         let asked = Asked::first_of(&ports);

@@ -146,7 +146,8 @@ impl Links {
             let wanted = policy.requested_of(peer).iter().map(Port::from).collect();
             let is_new = edge.publishing.lock().set_wanted(wanted);
             let is_its = |end: &Rc<End>| end.is_to(&edge.name);
-            for end in self.open.borrow().iter().filter_map(Weak::upgrade).filter(|end| is_new && is_its(end)) {
+            for end in self.open.borrow().iter().filter_map(Weak::upgrade).filter(|end| is_new && is_its(end))
+            {
                 end.publish();
             }
         }

@@ -209,7 +209,8 @@ fn log_changes(changes: &[Change]) {
             "key" if change.line.starts_with("~ private key:") => {
                 tracing::warn!("{}", change.line.trim_start_matches("~ "));
             }
-            "device" | "grant" | "guard" | "key" | "link" | "list" | "log" | "metrics" | "offload" | "reload" => {
+            "device" | "grant" | "guard" | "key" | "link" | "list" | "log" | "metrics" | "offload"
+            | "reload" => {
                 tracing::info!("{change}")
             }
             _ => {}

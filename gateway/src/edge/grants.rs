@@ -67,7 +67,9 @@ pub(super) fn handle_change(edge: &Edge) {
     };
     news.iter().for_each(|peer| edge.links.announce_grants(clock::instant(), peer));
     let in_force = edge.in_force.borrow();
-    if let Err(error) = edge.state.keep_grants(in_force.grants.requests(), in_force.served(), in_force.ruleset()) {
+    if let Err(error) =
+        edge.state.keep_grants(in_force.grants.requests(), in_force.served(), in_force.ruleset())
+    {
         tracing::warn!(
             "what peers publish cannot be written ({error}), so a restart of the machine closes it until they ask again; free \
              disk space or fix the state folder's permissions"

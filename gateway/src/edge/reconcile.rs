@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
-use super::{Edge, grants};
 use super::watch::{FIRST_PAUSE, NextCheck, POLL, SETTLE, path_faults, watch_for_changes};
+use super::{Edge, grants};
 use crate::kernel::{Failure, FailureKind};
 
 /// Reading the rules starts a program: without a notification, only every sixth check includes

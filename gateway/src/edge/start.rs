@@ -116,7 +116,8 @@ impl Edge {
         state: State,
         confirmable: Confirmable,
     ) -> Result<(Self, mpsc::Receiver<DeviceEvent>), Failure> {
-        let Resources { tun, socket, outer, blueprint, machine, installed, listening, mut grants } = resources;
+        let Resources { tun, socket, outer, blueprint, machine, installed, listening, mut grants } =
+            resources;
         grants.handle_in_force(&blueprint.judged);
         let endpoints = state.endpoints();
         let random = |error: std::io::Error| Failure::new(FailureKind::Kernel, error.to_string());

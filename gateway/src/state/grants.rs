@@ -113,7 +113,10 @@ mod tests {
         assert_eq!(found, judged.requests);
         let granted: Vec<_> = rules.services.iter().filter(|mark| mark.name.is_granted()).cloned().collect();
         assert_eq!(marks, granted);
-        assert_eq!(marks.iter().map(|mark| mark.name.as_str()).collect::<Vec<_>>(), ["wroclaw/web", "wroclaw/web-81"]);
+        assert_eq!(
+            marks.iter().map(|mark| mark.name.as_str()).collect::<Vec<_>>(),
+            ["wroclaw/web", "wroclaw/web-81"]
+        );
     }
 
     #[test]
@@ -125,13 +128,22 @@ mod tests {
         let port = r#""service":"web","ports":[80,80],"target":"10.77.88.2""#;
         for name in ["https", "gdansk/web", "wroclaw/", "wroclaw/a b", "wroclaw/$(reboot)"] {
             let (requests, marks) = read(&format!(r#"{{{port},"name":"{name}","number":1}}"#)).unwrap();
-            assert!(requests.peers().flat_map(|(_, requests)| requests).all(|request| request.name.is_none()), "{name}");
+            assert!(
+                requests.peers().flat_map(|(_, requests)| requests).all(|request| request.name.is_none()),
+                "{name}"
+            );
             assert_eq!(marks, [], "{name}");
         }
         assert!(read(r#"{"service":"web","ports":[0,80],"target":"10.77.88.2"}"#).is_err());
         let many = vec![format!("{{{port}}}"); 1_000].join(",");
-        assert_eq!(read(&many).unwrap().0.peers().map(|(_, requests)| requests.len()).sum::<usize>(), MAX_ASKED);
-        let other = KeptGrants { schema: 2, ..serde_json::from_str(&format!(r#"{{"schema":1,"peers":{{"wroclaw":[{{{port}}}]}}}}"#)).unwrap() };
+        assert_eq!(
+            read(&many).unwrap().0.peers().map(|(_, requests)| requests.len()).sum::<usize>(),
+            MAX_ASKED
+        );
+        let other = KeptGrants {
+            schema: 2,
+            ..serde_json::from_str(&format!(r#"{{"schema":1,"peers":{{"wroclaw":[{{{port}}}]}}}}"#)).unwrap()
+        };
         assert_eq!(other.read(0).0, Requests::default(), "another version's file counts as none");
     }
 

@@ -229,7 +229,11 @@ impl Finding {
                  drops its packets; add it"
             ),
             Self::PublishRefused { service, ports, peer, refusal } => {
-                write!(f, "service {service:?} requests the public port {ports}, {}", refused(*refusal, *ports, peer))
+                write!(
+                    f,
+                    "service {service:?} requests the public port {ports}, {}",
+                    refused(*refusal, *ports, peer)
+                )
             }
             Self::NarrowerService { publish, service } => write!(
                 f,
@@ -253,8 +257,12 @@ fn refused(refusal: Refusal, ports: PublicPorts, peer: &Name) -> String {
         Refusal::NotAllowed => format!(
             "which may_publish of peer {peer:?} in gateway.toml does not have: the edge refuses it; add \"{ports}\""
         ),
-        Refusal::InUse => "which gateway.toml uses itself: the edge refuses it; request another port".to_owned(),
-        Refusal::RequestedTwice => "which an entry before it requests as well: leave it to one of them".to_owned(),
+        Refusal::InUse => {
+            "which gateway.toml uses itself: the edge refuses it; request another port".to_owned()
+        }
+        Refusal::RequestedTwice => {
+            "which an entry before it requests as well: leave it to one of them".to_owned()
+        }
         Refusal::TargetElsewhere => format!(
             "whose packets would go to an address that the edge does not route to peer {peer:?}; add it to allowed_ips in \
              gateway.toml"

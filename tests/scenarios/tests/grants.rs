@@ -25,7 +25,9 @@ fn a_port_published_by_three_lines_at_the_origin_is_served_on_the_wan_side_alone
         published(&site, "web", "granted")?;
         let client = lab.node("client")?;
         ensure!(is_served(&client, "192.0.2.2:9443"), "the granted port is not served");
-        for (node, address) in [("lan", "192.168.1.2:9443"), ("lan", "192.0.2.2:9443"), ("container", "192.0.2.2:9443")] {
+        for (node, address) in
+            [("lan", "192.168.1.2:9443"), ("lan", "192.0.2.2:9443"), ("container", "192.0.2.2:9443")]
+        {
             ensure!(!is_served(&lab.node(node)?, address), "{node} is served at {address}");
         }
         ensure!(!is_served(&site.edge, "192.0.2.2:9443"), "the edge's own programs are served");
@@ -49,17 +51,23 @@ fn what_the_edge_does_not_let_the_origin_open_is_refused_with_its_reason_and_sta
         let requested = "[[service]]\nname = \"outside\"\nupstream = \"127.0.0.1:8080\"\npublish = [9999]\n\
             [[service]]\nname = \"other\"\nupstream = \"127.0.0.1:8080\"\npublish = [81]\n\
             [[service]]\nname = \"taken\"\nupstream = \"127.0.0.1:8080\"\npublish = [8000]\n\
+            [[service]]\nname = \"docker\"\nupstream = \"127.0.0.1:8080\"\npublish = [7100]\n\
             [[service]]\nname = \"ssh\"\nupstream = \"127.0.0.1:8080\"\npublish = [22]\n\
             [[service]]\nname = \"foreign\"\nupstream = \"127.0.0.1:8080\"\nmatch = \"192.168.89.9:7000\"\npublish = [7000]\n";
         let mut site = site(lab, requested)?;
         let _page = TcpServer::start(site.origin.tcp_listener("127.0.0.1:8080")?, echo)?;
         let _own = TcpServer::start(site.edge.tcp_listener("0.0.0.0:8000")?, echo)?;
+        site.edge.nft(
+            "table ip others { chain prerouting { type nat hook prerouting priority dstnat;
+               tcp dport 7100 dnat to 172.17.0.2:80; } }",
+        )?;
         site.start()?;
         let client = lab.node("client")?;
         for (service, reason, fix, port) in [
             ("outside", "not_allowed", "add \"9999\" to may_publish", 9_999),
             ("other", "not_allowed", "add \"81\" to may_publish", 81),
             ("taken", "in_use", "the edge uses 8000 itself", 8_000),
+            ("docker", "in_use", "the edge uses 7100 itself", 7_100),
             ("ssh", "not_allowed", "add \"22\" to may_publish", 22),
             ("foreign", "target_elsewhere", "add \"192.168.89.9/32\" to allowed_ips", 7_000),
         ] {
@@ -70,6 +78,32 @@ fn what_the_edge_does_not_let_the_origin_open_is_refused_with_its_reason_and_sta
         }
         ensure!(granted(&site)?.is_empty(), "{:?} are granted", granted(&site)?);
         Ok(())
+    })
+}
+
+#[test]
+fn a_port_that_a_program_of_the_edge_takes_is_closed_until_it_is_free_again() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        lab.expect_warning("the edge refuses a public port");
+        let mut site = site(lab, WEB)?;
+        site.start()?;
+        published(&site, "web", "granted")?;
+        // A change of any table makes the edge look at once, and not only within a minute.
+        let look = |site: &Site<'_>| site.edge.nft("table ip others {}; delete table ip others");
+        let own = TcpServer::start(site.edge.tcp_listener("0.0.0.0:9443")?, echo)?;
+        until(SOON, "the port to be closed", || {
+            look(&site)?;
+            Ok(granted(&site)?.is_empty().then_some(()))
+        })?;
+        let shown = published(&site, "web", "refused")?;
+        ensure!(shown.get("reason").and_then(Value::as_str) == Some("in_use"), "{shown}");
+        ensure!(is_served(&lab.node("lan")?, "192.168.1.2:9443"), "the edge's own program is not served to the LAN");
+        drop(own);
+        until(SOON, "the port to be open", || {
+            look(&site)?;
+            Ok((granted(&site)? == ["wroclaw/web"]).then_some(()))
+        })?;
+        published(&site, "web", "granted").map(drop)
     })
 }
 
@@ -111,9 +145,7 @@ fn grants_are_there_after_a_reboot_without_the_origin_and_stay_while_the_link_is
         site.start()?;
         published(&site, "web", "granted")?;
         site.forwarder()?.kill()?;
-        until(SOON, "the link to be down", || {
-            Ok((site.peer_field("/link/up")? == false).then_some(()))
-        })?;
+        until(SOON, "the link to be down", || Ok((site.peer_field("/link/up")? == false).then_some(())))?;
         ensure!(granted(&site)? == ["wroclaw/web"], "{:?} are granted without the link", granted(&site)?);
         let number = mark_of(&site, "wroclaw/web")?;
 
@@ -126,7 +158,9 @@ fn grants_are_there_after_a_reboot_without_the_origin_and_stay_while_the_link_is
         site.start_forwarder()?;
         let _page = TcpServer::start(site.origin.tcp_listener("127.0.0.1:8080")?, echo)?;
         published(&site, "web", "granted")?;
-        until(SOON, "the port to be served", || Ok(is_served(&lab.node("client")?, "192.0.2.2:9443").then_some(())))
+        until(SOON, "the port to be served", || {
+            Ok(is_served(&lab.node("client")?, "192.0.2.2:9443").then_some(()))
+        })
     })
 }
 
@@ -187,7 +221,7 @@ fn a_smaller_may_publish_closes_ports_in_the_same_apply_and_its_flows_end() -> R
         let shown = published(&site, "web", "refused")?;
         ensure!(shown.get("reason").and_then(Value::as_str) == Some("not_allowed"), "{shown}");
 
-        site.gateway_config.replace("may_publish = [", "may_publish = [\"9443\", ")?.write()?;
+        site.gateway_config.replace("[\"80\", ", "[\"80\", \"9443\", ")?.write()?;
         site.gatewayctl(&["apply", &file])?.run()?;
         published(&site, "web", "granted")?;
         until(SOON, "the port to be served", || Ok(is_served(&client, "192.0.2.2:9443").then_some(())))
@@ -237,7 +271,8 @@ fn published(site: &Site<'_>, service: &str, state: &str) -> Result<Value> {
         let status = site.forwarder_command(&["status", "--json", "--socket", &socket(site)])?.output()?;
         let report: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
         let services = report.get("services").and_then(Value::as_array).into_iter().flatten();
-        let its = services.into_iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some(service));
+        let its =
+            services.into_iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some(service));
         let shown = its.and_then(|entry| entry.pointer("/publish/0")).cloned().unwrap_or_default();
         Ok((shown.get("state").and_then(Value::as_str) == Some(state)).then_some(shown))
     })

@@ -261,7 +261,10 @@ fn of_what_a_peer_requests_in_a_second_only_the_last_list_is_taken_and_replied_t
     links.answer(at(2), &requested, vec![Answer::Granted]);
     run(&mut links, at(2), &mut origin);
     let replies: Vec<Event> = std::iter::from_fn(|| origin.session.poll_event()).collect();
-    assert!(matches!(replies.as_slice(), [Event::Answers(_, answers)] if *answers == [Answer::Granted]), "{replies:?}");
+    assert!(
+        matches!(replies.as_slice(), [Event::Answers(_, answers)] if *answers == [Answer::Granted]),
+        "{replies:?}"
+    );
 }
 
 #[test]

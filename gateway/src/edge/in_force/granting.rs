@@ -71,7 +71,9 @@ impl Granting {
         }
         let found: Vec<Listener> = sockets.into_iter().chain(self.redirected.iter().copied()).collect();
         let is_open = |used: &Listener| {
-            self.open.iter().any(|open| open.protocols.contains(used.protocol) && open.ports.contains(used.port))
+            self.open
+                .iter()
+                .any(|open| open.protocols.contains(used.protocol) && open.ports.contains(used.port))
         };
         let counts = |used: &&Listener| !is_open(used) || self.seen.contains(used);
         self.in_use = found.iter().filter(counts).copied().collect();
@@ -127,7 +129,8 @@ impl Granting {
 
     /// The peers for which something else is granted than they were replied last.
     pub(in crate::edge) fn take_news(&mut self, policy: &Policy) -> Vec<Name> {
-        let is_news = |peer: &&Name| self.sent.get(*peer).is_some_and(|sent| *sent != self.answers(policy, peer));
+        let is_news =
+            |peer: &&Name| self.sent.get(*peer).is_some_and(|sent| *sent != self.answers(policy, peer));
         let news: Vec<Name> = self.sent.keys().filter(is_news).cloned().collect();
         // Each is announced once: the peer asks again.
         news.iter().for_each(|peer| drop(self.sent.remove(peer)));
@@ -169,7 +172,11 @@ mod tests {
             grants.answers(&policy, &wroclaw())
         };
         assert_eq!(look(&[80], Some(&[])), [Answer::Granted; 2], "for a moment only");
-        assert_eq!(look(&[], Some(&[80])), [Answer::InUse, Answer::Granted], "as a container's it is the same port");
+        assert_eq!(
+            look(&[], Some(&[80])),
+            [Answer::InUse, Answer::Granted],
+            "as a container's it is the same port"
+        );
         assert_eq!(look(&[], None), [Answer::InUse, Answer::Granted], "what containers publish is not known");
         assert_eq!(look(&[], Some(&[])), [Answer::Granted; 2]);
     }
@@ -210,7 +217,9 @@ mod tests {
 
     fn policy() -> Policy {
         let prefixes = "allowed_ips = [";
-        example::policy(&example::TEXT.replace(prefixes, &format!("may_publish = [\"80\", \"81\"]\n{prefixes}")))
+        example::policy(
+            &example::TEXT.replace(prefixes, &format!("may_publish = [\"80\", \"81\"]\n{prefixes}")),
+        )
     }
 
     fn wroclaw() -> Name {
