@@ -286,7 +286,12 @@ impl Rule<'_> {
                 _ => &Protocol::BOTH,
             };
             let ports = ports_of(part.pointer("/match/right")?);
-            Some(ports.into_iter().flat_map(|port| protocols.iter().map(move |protocol| (*protocol, port))).collect())
+            Some(
+                ports
+                    .into_iter()
+                    .flat_map(|port| protocols.iter().map(move |protocol| (*protocol, port)))
+                    .collect(),
+            )
         };
         let matched: Vec<Vec<(Protocol, u16)>> = self.parts.iter().filter_map(of_match).collect();
         matched.into_iter().flatten().map(|(protocol, port)| listener(protocol, port)).collect()
@@ -451,18 +456,22 @@ mod tests {
             let found = redirected_ports(&json!({"nftables": objects}).to_string());
             found.iter().map(|found| format!("{}/{}", found.protocol, found.port)).collect()
         };
-        let port = |protocol: &str, port: Value| {
-            json!({"match": {"op": "==", "left": {"payload": {"protocol": protocol, "field": "dport"}}, "right": port}})
-        };
+        let port = |protocol: &str, port: Value| json!({"match": {"op": "==", "left": {"payload": {"protocol": protocol, "field": "dport"}}, "right": port}});
         for (statement, right, expected) in [
             (dnat(), json!(9091), vec!["tcp/9091"]),
             (json!({"redirect": {"port": 80}}), json!({"range": [8000, 8001]}), vec!["tcp/8000", "tcp/8001"]),
-            (json!({"xt": {"type": "target", "name": "DNAT"}}), json!({"set": [80, {"range": [90, 91]}]}), vec![
-                "tcp/80", "tcp/90", "tcp/91",
-            ]),
+            (
+                json!({"xt": {"type": "target", "name": "DNAT"}}),
+                json!({"set": [80, {"range": [90, 91]}]}),
+                vec!["tcp/80", "tcp/90", "tcp/91"],
+            ),
             (json!({"accept": null}), json!(9091), vec![]),
         ] {
-            assert_eq!(redirected(&[rule("DOCKER", &[port("tcp", right), statement.clone()])]), expected, "{statement}");
+            assert_eq!(
+                redirected(&[rule("DOCKER", &[port("tcp", right), statement.clone()])]),
+                expected,
+                "{statement}"
+            );
         }
         assert_eq!(redirected(&[rule("DOCKER", &[port("udp", json!(53)), dnat()])]), ["udp/53"]);
         assert_eq!(redirected(&[rule("X", &[port("th", json!(53)), dnat()])]), ["tcp/53", "udp/53"]);

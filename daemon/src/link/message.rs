@@ -558,6 +558,8 @@ mod tests {
             Message::Hello(Hello { mac: Bytes([2; 32]), about }),
             Message::Request { id: 1, request: Request::Ping },
             Message::Reply { id: 1, reply: Reply::Pong },
+            Message::Request { id: 2, request: Request::Publish(Asked::default()) },
+            Message::Reply { id: 2, reply: Reply::Publish { answers: vec![Answer::Granted, Answer::InUse] } },
             Message::Reply { id: u32::MAX, reply: Reply::UnknownRequest },
             Message::Health(Health {
                 begins: true,

@@ -222,7 +222,9 @@ impl Answer {
                 "the edge uses {public} itself; see there: gatewayctl services, and ss -lntup; or request another port"
             ),
             Self::RequestedTwice => {
-                format!("another [[service]] of this file requests a port of {public} as well; leave it to one of them")
+                format!(
+                    "another [[service]] of this file requests a port of {public} as well; leave it to one of them"
+                )
             }
             Self::TargetElsewhere => format!(
                 "at the edge, add \"{}/{}\" to allowed_ips of this machine's [[peer]] in gateway.toml, then run: sudo gatewayctl reload",
@@ -233,15 +235,22 @@ impl Answer {
             Self::UnknownList => {
                 let lists = port.from.iter().flat_map(|from| &from.lists).map(|list| format!("@{list}"));
                 let lists = lists.collect::<Vec<_>>().join(", ");
-                format!("at the edge, add a [[list]] for each of {lists} to gateway.toml, then run: sudo gatewayctl reload")
+                format!(
+                    "at the edge, add a [[list]] for each of {lists} to gateway.toml, then run: sudo gatewayctl reload"
+                )
             }
             Self::TooMany => "request fewer ports, or ranges: an edge grants 64 to an origin".to_owned(),
-            Self::Failed => "see at the edge: gatewayctl status, and journalctl -u causeway-gateway".to_owned(),
+            Self::Failed => {
+                "see at the edge: gatewayctl status, and journalctl -u causeway-gateway".to_owned()
+            }
             Self::Unsupported => format!(
                 "upgrade the edge, or publish {public} there: a [[publish]] in gateway.toml with target = \"{}\"",
                 std::net::SocketAddr::new(port.target, port.target_ports.unwrap_or(port.ports).0.first())
             ),
-            Self::Other => "see at the edge: gatewayctl status; this machine's release does not know its reason".to_owned(),
+            Self::Other => {
+                "see at the edge: gatewayctl status; this machine's release does not know its reason"
+                    .to_owned()
+            }
         };
         Some(fix)
     }
@@ -277,7 +286,8 @@ impl Publishing {
             return false;
         }
         let before = std::mem::take(&mut self.wanted);
-        let answer = |port: &Port| before.iter().find(|(known, _)| known == port).and_then(|(_, answer)| *answer);
+        let answer =
+            |port: &Port| before.iter().find(|(known, _)| known == port).and_then(|(_, answer)| *answer);
         self.wanted = ports.into_iter().map(|port| (port.clone(), answer(&port))).collect();
         self.is_due = true;
         self.mark_unsupported();
@@ -351,5 +361,135 @@ impl Publishing {
         if self.link == LinkState::Unsupported {
             self.wanted.iter_mut().for_each(|(_, answer)| *answer = Some(Answer::Unsupported));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::PortRange;
+
+    use super::*;
+
+    #[test]
+    fn a_list_is_requested_when_the_link_comes_up_when_it_changes_and_when_the_edge_has_news() {
+        let mut publishing = Publishing::default();
+        assert!(publishing.set_wanted(vec![port(443)]) && !publishing.set_wanted(vec![port(443)]));
+        assert_eq!((publishing.take_due(at(0)), states(&publishing)), (None, vec![None]));
+        publishing.handle_up(true);
+        reply(&mut publishing, at(0), &[Answer::Granted]);
+        assert_eq!(states(&publishing), [Some(Answer::Granted)]);
+        assert_eq!(publishing.take_due(at(100)), None);
+
+        assert!(publishing.set_wanted(vec![port(80), port(443)]));
+        assert_eq!(states(&publishing), [None, Some(Answer::Granted)], "what stays keeps its answer");
+        reply(&mut publishing, at(101), &[Answer::NotAllowed, Answer::Granted]);
+        publishing.handle_notice();
+        assert_eq!(publishing.take_due(at(101)), None, "at most once a second");
+        assert_eq!(publishing.poll_timeout(), Some(at(102)));
+        reply(&mut publishing, at(102), &[Answer::Granted, Answer::Granted]);
+        publishing.handle_down();
+        assert_eq!(states(&publishing), [Some(Answer::Granted); 2], "what is granted stays without the link");
+        assert_eq!(publishing.poll_timeout(), None);
+        publishing.handle_up(true);
+        assert!(publishing.take_due(at(200)).is_some());
+    }
+
+    #[test]
+    fn an_origin_that_publishes_nothing_withdraws_what_the_edge_may_still_hold() {
+        let mut publishing = Publishing::default();
+        publishing.handle_up(true);
+        assert_eq!(publishing.take_due(at(0)), Some(Asked::default()));
+    }
+
+    #[test]
+    fn a_late_reply_and_one_for_a_list_that_changed_are_no_answer_for_what_came_since() {
+        let mut publishing = Publishing::default();
+        publishing.set_wanted(vec![port(80)]);
+        publishing.handle_up(true);
+        let asked = publishing.take_due(at(0)).unwrap();
+        publishing.handle_asked(1, asked);
+        publishing.set_wanted(vec![port(80), port(81)]);
+        assert!(!publishing.handle_answers(7, &[Answer::Granted]));
+        assert!(publishing.handle_answers(1, &[Answer::Granted]));
+        assert_eq!(states(&publishing), [Some(Answer::Granted), None]);
+    }
+
+    #[test]
+    fn an_edge_that_grants_nothing_is_not_asked_and_its_refusal_says_what_to_do() {
+        let mut publishing = Publishing::default();
+        publishing.set_wanted(vec![port(443)]);
+        publishing.handle_up(false);
+        assert_eq!(
+            (publishing.take_due(at(0)), states(&publishing)),
+            (None, vec![Some(Answer::Unsupported)])
+        );
+        assert!(Answer::Unsupported.fix(&port(443)).unwrap().contains("target = \"10.77.88.2:443\""));
+        assert!(Answer::NotAllowed.fix(&port(443)).unwrap().contains("add \"443\" to may_publish"));
+    }
+
+    #[test]
+    fn every_refusal_has_a_fix_and_an_unknown_word_is_one_too() {
+        for answer in Answer::ALL {
+            assert_eq!(answer.fix(&port(443)).is_none(), *answer == Answer::Granted, "{answer:?}");
+            let written = serde_json::to_string(answer).unwrap();
+            assert_eq!(serde_json::from_str::<Answer>(&written).unwrap(), *answer);
+        }
+        assert_eq!(serde_json::from_str::<Answer>("\"moon\"").unwrap(), Answer::Other);
+    }
+
+    #[test]
+    fn a_list_fits_into_a_frame_and_what_does_not_is_refused_at_the_origin() {
+        let prefixes =
+            (0..255).map(|byte| IpNetwork::new([198, 51, 100, byte].into(), 32).unwrap()).collect();
+        let wide = |number| Port { from: Some(From { prefixes, lists: Vec::new() }), ..port(number) };
+        let ports = vec![wide(1)].into_iter().cycle().take(10).collect::<Vec<_>>();
+        let asked = Asked::first_of(&ports);
+        assert!((1..10).contains(&asked.ports().len()));
+        assert!(serde_json::to_vec(&asked).unwrap().len() <= MAX_FRAME - ENVELOPE / 2);
+
+        let mut publishing = Publishing::default();
+        publishing.set_wanted((1..=65).map(port).collect());
+        publishing.handle_up(true);
+        reply(&mut publishing, at(0), &[Answer::Granted; MAX_ASKED]);
+        assert_eq!(states(&publishing)[63..], [Some(Answer::Granted), Some(Answer::TooMany)]);
+        let longer = serde_json::json!({"ports": vec![port(1); MAX_ASKED + 1]});
+        assert!(serde_json::from_value::<Asked>(longer).is_err());
+    }
+
+    #[test]
+    fn what_is_requested_is_read_as_it_was_meant() {
+        for text in [
+            r#"{"service":"a","ports":[443,443],"target":"10.77.88.2"}"#,
+            r#"{"service":"a","ports":[1,9],"udp":true,"target":"fd77::2","target_ports":[11,19],"from":{"lists":["cloudflare"]}}"#,
+        ] {
+            let port: Port = serde_json::from_str(text).unwrap();
+            assert_eq!(Port::from(&Requested::from(&port)), port);
+            assert_eq!(serde_json::to_string(&port).unwrap(), text);
+        }
+    }
+
+    fn reply(publishing: &mut Publishing, now: Instant, answers: &[Answer]) {
+        let asked = publishing.take_due(now).unwrap();
+        publishing.handle_asked(1, asked);
+        publishing.handle_answers(1, answers);
+    }
+
+    fn states(publishing: &Publishing) -> Vec<Option<Answer>> {
+        publishing.states().iter().map(|(_, answer)| *answer).collect()
+    }
+
+    fn port(number: u16) -> Port {
+        Port {
+            service: Name::new("web").unwrap(),
+            ports: Ports(PortRange::new(number, number).unwrap()),
+            udp: false,
+            target: [10, 77, 88, 2].into(),
+            target_ports: None,
+            from: None,
+        }
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_boot(Duration::from_secs(1_000 + seconds))
     }
 }

@@ -4,7 +4,6 @@
 //! tunnel, as it carries a local client's. What is said on it is decided in [`daemon::link`].
 
 mod end;
-mod publish;
 mod redial;
 mod services;
 
@@ -20,6 +19,7 @@ use std::time::Duration;
 use daemon::link::health::Reporter;
 use daemon::link::hello::{Identity, Role};
 use daemon::link::message::{About, Health};
+use daemon::link::publish::Port;
 use daemon::link::session::{Ended, Session};
 use daemon::link::shell::{self, carry};
 use policy::Name;
@@ -143,9 +143,11 @@ impl Links {
     pub fn publish(&self) {
         let policy = self.shared.policy.load();
         for (edge, peer) in self.shared.edges.load().iter().zip(&policy.peers) {
-            let is_new = edge.publishing.lock().set_wanted(publish::requested(&policy, peer));
+            let wanted = policy.requested_of(peer).iter().map(Port::from).collect();
+            let is_new = edge.publishing.lock().set_wanted(wanted);
             let is_its = |end: &Rc<End>| end.is_to(&edge.name);
-            for end in self.open.borrow().iter().filter_map(Weak::upgrade).filter(|end| is_new && is_its(end)) {
+            for end in self.open.borrow().iter().filter_map(Weak::upgrade).filter(|end| is_new && is_its(end))
+            {
                 end.publish();
             }
         }

@@ -52,7 +52,12 @@ impl Applies for Edge {
     }
 
     async fn apply(&self, config: Config) -> Result<Vec<Change>, ExitError> {
+        // Each apply tries what the kernel refused before.
+        let was_left_out = self.in_force.borrow_mut().grants.leave_out(false);
         let applied = self.try_to_apply(config).await;
+        if applied.is_err() {
+            self.in_force.borrow_mut().grants.leave_out(was_left_out);
+        }
         self.in_force.borrow_mut().handle_apply(applied.is_ok());
         if let Ok(changes) = &applied {
             log_changes(changes);
@@ -161,11 +166,9 @@ impl Edge {
         match self.change_kernel(&new).await {
             Ok(installed) => Ok((new, installed)),
             Err(refused) if new.has_grants() => {
-                self.in_force.borrow_mut().grants.leave_out();
+                self.in_force.borrow_mut().grants.leave_out(true);
                 let bare = Arc::new(self.in_force.borrow().next(policy, machine, self.plane.found_mtu()));
-                let installed = self.change_kernel(&bare).await.inspect_err(|_| {
-                    self.in_force.borrow_mut().grants.take_in();
-                })?;
+                let installed = self.change_kernel(&bare).await?;
                 tracing::warn!("the ports that peers publish by themselves are closed: {}", refused.message);
                 Ok((bare, installed))
             }
@@ -206,7 +209,8 @@ fn log_changes(changes: &[Change]) {
             "key" if change.line.starts_with("~ private key:") => {
                 tracing::warn!("{}", change.line.trim_start_matches("~ "));
             }
-            "device" | "grant" | "guard" | "key" | "link" | "list" | "log" | "metrics" | "offload" | "reload" => {
+            "device" | "grant" | "guard" | "key" | "link" | "list" | "log" | "metrics" | "offload"
+            | "reload" => {
                 tracing::info!("{change}")
             }
             _ => {}

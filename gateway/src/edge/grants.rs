@@ -5,11 +5,12 @@ use std::rc::Rc;
 
 use daemon::link::links::Requested;
 use daemon::link::publish::Answer;
-use policy::gateway::Requested as Port;
+use policy::gateway::{Policy, Requested as Port};
 use tunnel::io::clock;
 
 use super::Edge;
 use super::blocking::blocking;
+use super::in_force::granted_changes;
 use crate::foreign::redirected_ports;
 use crate::kernel::Listing;
 use crate::listening::listeners;
@@ -66,10 +67,21 @@ pub(super) fn handle_change(edge: &Edge) {
     };
     news.iter().for_each(|peer| edge.links.announce_grants(clock::instant(), peer));
     let in_force = edge.in_force.borrow();
-    if let Err(error) = edge.state.keep_grants(in_force.grants.requests(), in_force.served(), in_force.ruleset()) {
+    if let Err(error) =
+        edge.state.keep_grants(in_force.grants.requests(), in_force.served(), in_force.ruleset())
+    {
         tracing::warn!(
             "what peers publish cannot be written ({error}), so a restart of the machine closes it until they ask again; free \
              disk space or fix the state folder's permissions"
         );
+    }
+}
+
+/// Logs what peers publish now and did not before, in one line however much that is.
+pub(super) fn log_changes(before: &Policy, now: &Policy) {
+    let lines: Vec<String> = granted_changes(before, now).map(|change| change.line).collect();
+    if let Some(first) = lines.first() {
+        let more = lines.len() - 1;
+        tracing::info!(more, "what peers publish has changed: {first}");
     }
 }

@@ -21,7 +21,7 @@ mod blocking;
 mod data_plane;
 mod events;
 #[cfg(test)]
-mod example;
+pub(crate) mod example;
 mod flows;
 mod grants;
 mod health;

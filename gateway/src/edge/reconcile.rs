@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
-use super::{Edge, grants};
 use super::watch::{FIRST_PAUSE, NextCheck, POLL, SETTLE, path_faults, watch_for_changes};
+use super::{Edge, grants};
 use crate::kernel::{Failure, FailureKind};
 
 /// Reading the rules starts a program: without a notification, only every sixth check includes
@@ -93,7 +93,8 @@ impl Edge {
         let trusted = machine.trusted(&self.config().policy);
         self.watch.borrow_mut().handle_machine(machine);
         let Some(new) = due.map(Arc::new) else { return Ok(()) };
-        let conditions = self.in_force.borrow().in_kernel().0.conditions.clone();
+        let before = self.in_force.borrow().in_kernel().0;
+        let conditions = before.conditions.clone();
         let followed = new.conditions.clone();
         let ended = self.in_force.borrow().ended(&new);
         let installed = self.change_kernel(&new).await.map_err(|stop| {
@@ -103,6 +104,7 @@ impl Edge {
             );
             Failure::new(FailureKind::Kernel, message)
         })?;
+        grants::log_changes(before.served(), new.served());
         self.in_force.borrow_mut().follow(new, installed);
         self.installer.end_flows(ended).await;
         grants::handle_change(self);

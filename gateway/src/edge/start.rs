@@ -94,7 +94,7 @@ fn checked(
     match whole.check(helper) {
         Ok(()) => Ok((grants, whole)),
         Err(refused) if whole.has_grants() => {
-            grants.leave_out();
+            grants.leave_out(true);
             let bare = Blueprint::new(grants.judge(policy), conditions);
             bare.check(helper)?;
             tracing::warn!("the ports that peers publish by themselves are closed: {refused}");
@@ -116,7 +116,8 @@ impl Edge {
         state: State,
         confirmable: Confirmable,
     ) -> Result<(Self, mpsc::Receiver<DeviceEvent>), Failure> {
-        let Resources { tun, socket, outer, blueprint, machine, installed, listening, mut grants } = resources;
+        let Resources { tun, socket, outer, blueprint, machine, installed, listening, mut grants } =
+            resources;
         grants.handle_in_force(&blueprint.judged);
         let endpoints = state.endpoints();
         let random = |error: std::io::Error| Failure::new(FailureKind::Kernel, error.to_string());

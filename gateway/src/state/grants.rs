@@ -88,3 +88,79 @@ impl KeptGrants {
         (requests, marks)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use policy::trust::Listener;
+
+    use super::*;
+    use crate::edge::example;
+    use crate::state::State;
+
+    #[test]
+    fn requests_with_names_and_marks_of_what_is_granted_are_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(folder.path()).unwrap();
+        let policy = policy();
+        let mut requests = Requests::default();
+        let ports = [port(80), port(9_999), port(81)];
+        requests.replace(&wroclaw(), ports.iter().map(Requested::from).collect());
+        let judged = requests.judge(&policy, &NOTHING);
+        let rules = judged.served.plan().ruleset;
+        state.keep_grants(&judged.requests, &judged.served, &rules).unwrap();
+
+        let (found, marks) = state.grants(policy.kernel.ct_mark);
+        assert_eq!(found, judged.requests);
+        let granted: Vec<_> = rules.services.iter().filter(|mark| mark.name.is_granted()).cloned().collect();
+        assert_eq!(marks, granted);
+        assert_eq!(
+            marks.iter().map(|mark| mark.name.as_str()).collect::<Vec<_>>(),
+            ["wroclaw/web", "wroclaw/web-81"]
+        );
+    }
+
+    #[test]
+    fn a_damaged_or_forged_file_names_nothing_of_others_and_holds_no_more_than_may_be_requested() {
+        let read = |kept: &str| {
+            let text = format!(r#"{{"schema":1,"peers":{{"wroclaw":[{kept}]}}}}"#);
+            serde_json::from_str::<KeptGrants>(&text).map(|kept| kept.read(0x4357_0000))
+        };
+        let port = r#""service":"web","ports":[80,80],"target":"10.77.88.2""#;
+        for name in ["https", "gdansk/web", "wroclaw/", "wroclaw/a b", "wroclaw/$(reboot)"] {
+            let (requests, marks) = read(&format!(r#"{{{port},"name":"{name}","number":1}}"#)).unwrap();
+            assert!(
+                requests.peers().flat_map(|(_, requests)| requests).all(|request| request.name.is_none()),
+                "{name}"
+            );
+            assert_eq!(marks, [], "{name}");
+        }
+        assert!(read(r#"{"service":"web","ports":[0,80],"target":"10.77.88.2"}"#).is_err());
+        let many = vec![format!("{{{port}}}"); 1_000].join(",");
+        assert_eq!(
+            read(&many).unwrap().0.peers().map(|(_, requests)| requests.len()).sum::<usize>(),
+            MAX_ASKED
+        );
+        let other = KeptGrants {
+            schema: 2,
+            ..serde_json::from_str(&format!(r#"{{"schema":1,"peers":{{"wroclaw":[{{{port}}}]}}}}"#)).unwrap()
+        };
+        assert_eq!(other.read(0).0, Requests::default(), "another version's file counts as none");
+    }
+
+    const NOTHING: [Listener; 0] = [];
+
+    fn policy() -> Policy {
+        let prefixes = "allowed_ips = [";
+        let may = format!("may_publish = [\"80\", \"81\"]\n{prefixes}");
+        example::policy(&example::TEXT.replace(prefixes, &may))
+    }
+
+    fn wroclaw() -> Name {
+        Name::new("wroclaw").unwrap()
+    }
+
+    fn port(number: u16) -> Port {
+        let text = format!(r#"{{"service":"web","ports":[{number},{number}],"target":"10.77.88.2"}}"#);
+        serde_json::from_str(&text).unwrap()
+    }
+}

@@ -6,6 +6,7 @@ mod entries;
 mod model;
 mod parse;
 mod reload;
+mod requested;
 mod upstream;
 
 pub use caddy::Caddy;

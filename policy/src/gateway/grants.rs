@@ -48,10 +48,8 @@ impl Requests {
             };
             before.iter().find(same).and_then(|request| request.name.clone())
         };
-        let requests: Vec<Request> = requested
-            .into_iter()
-            .map(|requested| Request { name: name_of(&requested), requested })
-            .collect();
+        let requests: Vec<Request> =
+            requested.into_iter().map(|requested| Request { name: name_of(&requested), requested }).collect();
         self.restore(peer, requests);
     }
 
@@ -70,8 +68,7 @@ impl Requests {
     /// Judges everything by a policy and by what the edge uses itself, as [`granted`] does.
     #[must_use]
     pub fn judge(&self, policy: &Policy, in_use: &[Listener]) -> Judged {
-        let mut judged =
-            Judged { requests: self.clone(), replies: BTreeMap::new(), served: policy.clone() };
+        let mut judged = Judged { requests: self.clone(), replies: BTreeMap::new(), served: policy.clone() };
         for peer in &policy.peers {
             judged.judge_peer(policy, in_use, &peer.name);
         }

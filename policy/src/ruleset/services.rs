@@ -92,8 +92,9 @@ impl DropCounter {
 
 /// Gives every publish and allow its mark; publishes first, each kind in the order of the policy.
 pub(super) fn assign(policy: &Policy, before: &[ServiceMark]) -> Vec<ServiceMark> {
-    let assigned = |kind, names: Vec<&Name>, (low, high): (u16, u16)| {
-        let own = before.iter().filter(|service| service.kind == kind);
+    let assigned = |kind, is_granted, names: Vec<&Name>, (low, high): (u16, u16)| {
+        let is_own = |service: &&ServiceMark| service.kind == kind && service.name.is_granted() == is_granted;
+        let own = before.iter().filter(is_own);
         let number = |service: &ServiceMark| service.mark.checked_sub(policy.kernel.ct_mark);
         let kept = own
             .filter_map(|service| Some((service.name.clone(), u16::try_from(number(service)?).ok()?)))
@@ -102,10 +103,10 @@ pub(super) fn assign(policy: &Policy, before: &[ServiceMark]) -> Vec<ServiceMark
     };
     let (granted, own): (Vec<&Name>, Vec<&Name>) =
         policy.publish.iter().map(|publish| &publish.name).partition(|name| name.is_granted());
-    let mut publishes = assigned(ServiceKind::Publish, own, (1, FIRST_GRANT - 1));
-    publishes.extend(assigned(ServiceKind::Publish, granted, (FIRST_GRANT, FIRST_ALLOW - 1)));
+    let mut publishes = assigned(ServiceKind::Publish, false, own, (1, FIRST_GRANT - 1));
+    publishes.extend(assigned(ServiceKind::Publish, true, granted, (FIRST_GRANT, FIRST_ALLOW - 1)));
     let names = policy.allow.iter().map(|allow| &allow.name).collect();
-    let allows = assigned(ServiceKind::Allow, names, (FIRST_ALLOW, ACCEPTED - 1));
+    let allows = assigned(ServiceKind::Allow, false, names, (FIRST_ALLOW, ACCEPTED - 1));
     let service = |kind, name: &Name, numbers: &BTreeMap<Name, u16>| {
         let mark = policy.kernel.ct_mark | u32::from(numbers.get(name).copied().unwrap_or(0));
         ServiceMark { name: name.clone(), kind, mark }
@@ -117,11 +118,7 @@ pub(super) fn assign(policy: &Policy, before: &[ServiceMark]) -> Vec<ServiceMark
 
 /// A number from `low` to `high` for each name: the one that it had, else one that is and was free;
 /// there are more numbers than names of any kind, so there is one.
-fn numbers(
-    names: Vec<&Name>,
-    (low, high): (u16, u16),
-    kept: &BTreeMap<Name, u16>,
-) -> BTreeMap<Name, u16> {
+fn numbers(names: Vec<&Name>, (low, high): (u16, u16), kept: &BTreeMap<Name, u16>) -> BTreeMap<Name, u16> {
     let span = u32::from(high - low) + 1;
     let mut sorted = names;
     sorted.sort_unstable();

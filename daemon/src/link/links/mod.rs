@@ -367,9 +367,11 @@ impl Links {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         let replaced = match event {
             Event::Opened(_) => known.open.replace(id),
-            Event::Health(_) | Event::Notice(_) | Event::Closed(_) | Event::Asked(..) | Event::Answers(..) => {
-                None
-            }
+            Event::Health(_)
+            | Event::Notice(_)
+            | Event::Closed(_)
+            | Event::Asked(..)
+            | Event::Answers(..) => None,
         };
         let change = match event {
             Event::Closed(Ended::Replaced) => None,

@@ -24,7 +24,7 @@ pub(super) fn changes(old: &Side<'_>, new: &Side<'_>) -> Vec<Change> {
 }
 
 /// What peers publish by themselves and another configuration closes, changes or opens.
-pub(super) fn grants<'p>(old: &'p Policy, new: &'p Policy) -> impl Iterator<Item = Change> + 'p {
+pub(in crate::edge) fn grants<'p>(old: &'p Policy, new: &'p Policy) -> impl Iterator<Item = Change> + 'p {
     let missing = |from: &'p Policy, of: &'p Policy, sign: char| {
         let granted = of.publish.iter().filter(|publish| publish.name.is_granted());
         let missing = granted.filter(move |publish| !from.publish.contains(publish));

@@ -54,14 +54,10 @@ impl Granting {
         self.requests = requests;
     }
 
-    /// Leaves out what is granted, whatever it is: the kernel refused it.
-    pub(in crate::edge) const fn leave_out(&mut self) {
-        self.is_left_out = true;
-    }
-
-    /// Takes in again what is granted: the kernel refused the rules without it as well.
-    pub(in crate::edge) const fn take_in(&mut self) {
-        self.is_left_out = false;
+    /// Whether what is granted is left out, whatever it is, since the kernel refused it; whether it
+    /// was.
+    pub(in crate::edge) const fn leave_out(&mut self, is_left_out: bool) -> bool {
+        std::mem::replace(&mut self.is_left_out, is_left_out)
     }
 
     /// Takes the sockets of the edge's programs, and the ports that its containers publish if those
@@ -75,11 +71,22 @@ impl Granting {
         }
         let found: Vec<Listener> = sockets.into_iter().chain(self.redirected.iter().copied()).collect();
         let is_open = |used: &Listener| {
-            self.open.iter().any(|open| open.protocols.contains(used.protocol) && open.ports.contains(used.port))
+            self.open
+                .iter()
+                .any(|open| open.protocols.contains(used.protocol) && open.ports.contains(used.port))
         };
         let counts = |used: &&Listener| !is_open(used) || self.seen.contains(used);
         self.in_use = found.iter().filter(counts).copied().collect();
         self.seen = found;
+    }
+
+    /// Why nothing is granted, and how to fix it.
+    pub(in crate::edge) fn problem(&self) -> Option<String> {
+        self.is_left_out.then(|| {
+            "the ports that peers publish by themselves are closed, since the kernel refused the rules with them; see the log, and \
+             run: gatewayctl reload"
+                .to_owned()
+        })
     }
 
     /// The policy with what it grants.
@@ -122,10 +129,115 @@ impl Granting {
 
     /// The peers for which something else is granted than they were replied last.
     pub(in crate::edge) fn take_news(&mut self, policy: &Policy) -> Vec<Name> {
-        let is_news = |peer: &&Name| self.sent.get(*peer).is_some_and(|sent| *sent != self.answers(policy, peer));
+        let is_news =
+            |peer: &&Name| self.sent.get(*peer).is_some_and(|sent| *sent != self.answers(policy, peer));
         let news: Vec<Name> = self.sent.keys().filter(is_news).cloned().collect();
         // Each is announced once: the peer asks again.
         news.iter().for_each(|peer| drop(self.sent.remove(peer)));
         news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::gateway::Policy;
+    use policy::{AllowList, PortRange, Protocol, PublicPorts};
+
+    use super::*;
+    use crate::edge::example;
+
+    #[test]
+    fn a_port_is_granted_once_it_is_open_and_failed_when_the_kernel_did_not_take_it() {
+        let (policy, mut grants) = (policy(), Granting::default());
+        grants.replace(&wroclaw(), vec![request(80), request(9_999)]);
+        assert_eq!(grants.answers(&policy, &wroclaw()), [Answer::Failed, Answer::NotAllowed]);
+        open(&mut grants, &policy);
+        assert_eq!(grants.answers(&policy, &wroclaw()), [Answer::Granted, Answer::NotAllowed]);
+        let unknown = Name::new("unknown").unwrap();
+        grants.replace(&unknown, vec![request(80)]);
+        assert_eq!(grants.answers(&policy, &unknown), [Answer::NotAllowed]);
+    }
+
+    #[test]
+    fn a_port_that_a_program_of_the_edge_takes_is_closed_when_two_looks_found_it() {
+        let (policy, mut grants) = (policy(), Granting::default());
+        grants.replace(&wroclaw(), vec![request(80), request(81)]);
+        grants.handle_look(vec![socket(81)], Some(Vec::new()));
+        open(&mut grants, &policy);
+        assert_eq!(grants.answers(&policy, &wroclaw()), [Answer::Granted, Answer::InUse]);
+        let mut look = |sockets: &[u16], redirected: Option<&[u16]>| {
+            let listeners = |ports: &[u16]| ports.iter().map(|port| socket(*port)).collect::<Vec<_>>();
+            grants.handle_look(listeners(sockets), redirected.map(listeners));
+            open(&mut grants, &policy);
+            grants.answers(&policy, &wroclaw())
+        };
+        assert_eq!(look(&[80], Some(&[])), [Answer::Granted; 2], "for a moment only");
+        assert_eq!(
+            look(&[], Some(&[80])),
+            [Answer::InUse, Answer::Granted],
+            "as a container's it is the same port"
+        );
+        assert_eq!(look(&[], None), [Answer::InUse, Answer::Granted], "what containers publish is not known");
+        assert_eq!(look(&[], Some(&[])), [Answer::Granted; 2]);
+    }
+
+    #[test]
+    fn what_the_kernel_refused_is_left_out_until_something_else_is_requested() {
+        let (policy, mut grants) = (policy(), Granting::default());
+        grants.replace(&wroclaw(), vec![request(80)]);
+        grants.leave_out(true);
+        open(&mut grants, &policy);
+        assert_eq!(grants.judge(&policy).served, policy);
+        assert_eq!(grants.answers(&policy, &wroclaw()), [Answer::Failed]);
+        grants.replace(&wroclaw(), vec![request(81)]);
+        open(&mut grants, &policy);
+        assert_eq!(grants.answers(&policy, &wroclaw()), [Answer::Granted]);
+    }
+
+    #[test]
+    fn a_peer_has_news_once_when_another_policy_grants_something_else() {
+        let (policy, mut grants) = (policy(), Granting::default());
+        grants.replace(&wroclaw(), vec![request(80)]);
+        open(&mut grants, &policy);
+        assert_eq!(grants.take_news(&policy), [], "it was replied nothing yet");
+        let answers = grants.answers(&policy, &wroclaw());
+        grants.handle_sent(&wroclaw(), answers);
+        assert_eq!(grants.take_news(&policy), []);
+        let smaller = example::policy(example::TEXT);
+        open(&mut grants, &smaller);
+        assert_eq!(grants.take_news(&smaller), [wroclaw()]);
+        assert_eq!(grants.take_news(&smaller), []);
+    }
+
+    /// Puts into force what this policy grants.
+    fn open(grants: &mut Granting, policy: &Policy) {
+        let judged = grants.judge(policy);
+        grants.handle_in_force(&judged);
+    }
+
+    fn policy() -> Policy {
+        let prefixes = "allowed_ips = [";
+        example::policy(
+            &example::TEXT.replace(prefixes, &format!("may_publish = [\"80\", \"81\"]\n{prefixes}")),
+        )
+    }
+
+    fn wroclaw() -> Name {
+        Name::new("wroclaw").unwrap()
+    }
+
+    fn request(port: u16) -> Requested {
+        let ports = PortRange::new(port, port).unwrap();
+        Requested {
+            service: Name::new("web").unwrap(),
+            port: PublicPorts { protocol: Protocol::Tcp, ports },
+            target: [10, 77, 88, 2].into(),
+            target_ports: ports,
+            allow: AllowList::Any,
+        }
+    }
+
+    fn socket(port: u16) -> Listener {
+        Listener { protocol: Protocol::Tcp, address: [0, 0, 0, 0].into(), port }
     }
 }

@@ -29,6 +29,7 @@ use changes::{Side, changes};
 use blueprint::Unwritable;
 pub use blueprint::guards;
 pub(super) use blueprint::{Blueprint, Installed};
+pub(super) use changes::grants as granted_changes;
 pub(super) use granting::Granting;
 pub(super) use installer::Installer;
 pub(super) use undone::Left;
