@@ -171,12 +171,13 @@ fn replace(path: &Path, text: &str) -> Result<(), ExitError> {
 }
 
 fn failed(path: &Path, error: &io::Error) -> ExitError {
-    let fix = match error.kind() {
-        io::ErrorKind::NotFound => {
-            "; make the folder of [caddy] sites, and import it in Caddy's configuration"
-        }
-        io::ErrorKind::PermissionDenied => "; run the command as root, or as the owner of [caddy] sites",
-        _ => "",
-    };
+    let fixes = [
+        (
+            io::ErrorKind::NotFound,
+            "; make the folder of [caddy] sites, and import it in Caddy's configuration",
+        ),
+        (io::ErrorKind::PermissionDenied, "; run the command as root, or as the owner of [caddy] sites"),
+    ];
+    let fix = fixes.iter().find(|(kind, _)| *kind == error.kind()).map_or("", |(_, fix)| *fix);
     ExitError::new(Exit::of(error), format!("{}: {error}{fix}", path.display()))
 }

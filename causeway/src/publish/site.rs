@@ -48,14 +48,17 @@ pub(super) fn has_site(adapted: &serde_json::Value, name: &str) -> bool {
             hosts.is_some_and(|hosts| hosts.iter().any(is_host)) || has_site(value, name)
         }),
         serde_json::Value::Array(items) => items.iter().any(|item| has_site(item, name)),
-        _ => false,
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_) => false,
     }
 }
 
 /// What Caddy's command printed about an error: its last line that is no log line.
 pub(super) fn error_of(printed: &str) -> &str {
     let is_log = |line: &&str| line.trim_start().starts_with('{');
-    let found = printed.lines().map(str::trim).filter(|line| !line.is_empty() && !is_log(line)).last();
+    let found = printed.lines().map(str::trim).filter(|line| !line.is_empty() && !is_log(line)).next_back();
     found.unwrap_or("no reason was printed")
 }
 
