@@ -7,7 +7,7 @@
 # Nothing is emulated: every step runs on the building machine, for the other architecture by cross-compiling and by
 # unpacking its packages, and the last stages only copy. How to run the images: docs/OPERATIONS.md.
 #
-#   --build-arg BINARIES=prebuilt   take gateway, gatewayctl and forwarder from binaries/amd64 or binaries/arm64 of the
+#   --build-arg BINARIES=prebuilt   take gateway, gatewayctl, forwarder and causeway from binaries/amd64 or binaries/arm64 of the
 #                                   context, linked against glibc 2.36 or older, in place of compiling
 #   --build-arg RUST_IMAGE, DEBIAN_IMAGE   other images to build on; both are Debian 12
 ARG RUST_IMAGE=rust:1.95-bookworm
@@ -39,9 +39,9 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
       variable=$(echo "$triple" | tr a-z- A-Z_); \
       export "CARGO_TARGET_${variable}_LINKER=$gcc" "CC_$(echo "$triple" | tr - _)=$gcc"; \
     fi; \
-    CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --locked --target "$triple" -p gateway -p forwarder --bins; \
+    CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --locked --target "$triple" -p gateway -p forwarder -p causeway --bins; \
     mkdir /out; \
-    for name in gateway gatewayctl forwarder; do cp "target/$triple/release/$name" /out/; done
+    for name in gateway gatewayctl forwarder causeway; do cp "target/$triple/release/$name" /out/; done
 
 FROM scratch AS prebuilt
 ARG TARGETARCH
@@ -108,7 +108,7 @@ RUN set -eu; \
 # The edge: --cap-drop ALL --cap-add NET_ADMIN --device /dev/net/tun --read-only, and the edge's own network.
 FROM scratch AS gateway
 COPY --from=runtime /gateway/ /
-COPY --from=binaries /out/gateway /out/gatewayctl /usr/local/bin/
+COPY --from=binaries /out/gateway /out/gatewayctl /out/causeway /usr/local/bin/
 ENV PATH=/usr/local/bin:/usr/sbin
 # The daemon's state, and what gatewayctl keeps for confirm and rollback.
 VOLUME ["/var/lib/causeway", "/var/lib/causeway-root"]
@@ -119,7 +119,7 @@ CMD ["--config", "/etc/causeway/gateway.toml"]
 # The origin's peer: --cap-drop ALL --read-only; it may run as any user.
 FROM scratch AS forwarder
 COPY --from=runtime /forwarder/ /
-COPY --from=binaries /out/forwarder /usr/local/bin/
+COPY --from=binaries /out/forwarder /out/causeway /usr/local/bin/
 ENV PATH=/usr/local/bin STATE_DIRECTORY=/var/lib/causeway-forwarder RUNTIME_DIRECTORY=/run/causeway-forwarder
 USER 65532:65532
 VOLUME /var/lib/causeway-forwarder

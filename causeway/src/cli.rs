@@ -3,19 +3,54 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use daemon::command_line::end;
+
+use crate::publish::{self, Publish, Unpublish};
+use crate::status::{self, Status};
 
 /// Pairs the two machines, publishes services and shows how they are.
 #[derive(Debug, Parser)]
-#[command(name = "causeway", version)]
+#[command(name = "causeway", version, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
 
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not reachable, 4 configuration invalid, \
+    5 permission, 6 conflict, 7 rolled back, 10 something is failing or missing";
+
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    /// Show what is down for visitors and how to fix it, then peers and services of this machine;
+    /// exits 10 when something is failing.
+    Status(Status),
+    /// Publish a host name or a port of this machine (at the origin).
+    ///
+    /// `causeway publish emby.example.com 8096` adds the name to the service on port 443 and leads
+    /// it to the local port 8096 by a site in Caddy. `causeway publish game 27015/udp --upstream
+    /// 127.0.0.1:27015` makes a service of its own. Exits 10 while something is missing that can
+    /// become true later, such as a DNS record; what every edge refuses is taken back.
+    Publish(Publish),
+    /// Withdraw what `publish` published (at the origin).
+    Unpublish(Unpublish),
+}
 
 pub(crate) fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
-    match command {}
+    end(match &command {
+        Command::Status(arguments) => status::status(arguments),
+        Command::Publish(arguments) => publish::publish(arguments),
+        Command::Unpublish(arguments) => publish::unpublish(arguments),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -198,6 +198,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     let changed = watch.changed();
     watch.watch_new(&shared.pools);
     origin.links.look();
+    origin.links.publish();
     origin.links.start();
     loop {
         tokio::select! {

@@ -6,6 +6,10 @@
 //! that only its owner may change. It looks at the form of the rules and does not simulate them: a
 //! chain that drops by default must have an accept rule for our device or our port.
 
+use std::net::Ipv4Addr;
+
+use policy::Protocol;
+use policy::trust::Listener;
 use serde_json::Value;
 
 use crate::kernel::nft;
@@ -29,6 +33,20 @@ pub fn obstacles(listing: &str, needs: &Needs) -> Vec<String> {
     let chains = objects.iter().filter_map(|object| base_chain(object.get("chain")?));
     let chains = chains.filter(|chain| !is_ours(chain));
     chains.filter_map(|chain| obstacle(&chain, writer(&chain, &tables), &rules, needs)).collect()
+}
+
+/// The ports of this machine that foreign rules redirect, as those that containers publish, from what
+/// `nft -j list ruleset` prints.
+#[must_use]
+pub fn redirected_ports(listing: &str) -> Vec<Listener> {
+    let listing: Value = serde_json::from_str(listing).unwrap_or_default();
+    let objects = listing.get("nftables").and_then(Value::as_array).into_iter().flatten();
+    let rules = objects.filter_map(|object| rule(object.get("rule")?));
+    let foreign = rules.filter(|rule| !(rule.family == nft::FAMILY && rule.table == nft::TABLE));
+    let mut found: Vec<Listener> = foreign.flat_map(|rule| rule.redirected()).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
 }
 
 /// Who may change a table.
@@ -250,6 +268,35 @@ impl Rule<'_> {
         })
     }
 
+    /// The ports that it redirects elsewhere.
+    fn redirected(&self) -> Vec<Listener> {
+        let by_iptables = |part: &Value| {
+            matches!(part.pointer("/xt/name").and_then(Value::as_str), Some("DNAT" | "REDIRECT"))
+        };
+        if !(self.has("dnat") || self.has("redirect") || self.parts.iter().any(by_iptables)) {
+            return Vec::new();
+        }
+        let listener = |protocol, port| Listener { protocol, address: Ipv4Addr::UNSPECIFIED.into(), port };
+        let of_match = |part: &Value| {
+            let left = part.pointer("/match/left/payload")?;
+            (left.get("field")?.as_str()? == "dport").then_some(())?;
+            let protocols: &[Protocol] = match left.get("protocol")?.as_str()? {
+                "tcp" => &[Protocol::Tcp],
+                "udp" => &[Protocol::Udp],
+                _ => &Protocol::BOTH,
+            };
+            let ports = ports_of(part.pointer("/match/right")?);
+            Some(
+                ports
+                    .into_iter()
+                    .flat_map(|port| protocols.iter().map(move |protocol| (*protocol, port)))
+                    .collect(),
+            )
+        };
+        let matched: Vec<Vec<(Protocol, u16)>> = self.parts.iter().filter_map(of_match).collect();
+        matched.into_iter().flatten().map(|(protocol, port)| listener(protocol, port)).collect()
+    }
+
     /// Whether it accepts all that DNAT redirected.
     fn matches_dnat(&self) -> bool {
         let mut conditions = self.conditions();
@@ -269,6 +316,22 @@ impl Rule<'_> {
                 && part.pointer("/match/right").and_then(Value::as_str) == Some(device)
         })
     }
+}
+
+/// The ports that a match names: one, a range or a set of both.
+fn ports_of(right: &Value) -> Vec<u16> {
+    let one = |value: &Value| value.as_u64().and_then(|port| u16::try_from(port).ok());
+    if let Some(items) = right.get("set").and_then(Value::as_array) {
+        return items.iter().flat_map(ports_of).collect();
+    }
+    if let Some(ends) = right.get("range").and_then(Value::as_array) {
+        let mut ends = ends.iter().map(one);
+        return match (ends.next().flatten(), ends.next().flatten()) {
+            (Some(low), Some(high)) => (low..=high).collect(),
+            _ => Vec::new(),
+        };
+    }
+    one(right).into_iter().collect()
 }
 
 fn holds(right: &Value, port: u16) -> bool {
@@ -384,6 +447,38 @@ mod tests {
         let closed = rule("trusted_allow", &[json!({"drop": null})]);
         before.push(closed);
         assert_eq!(found(&before).len(), 1, "a chain that drops first lets nothing pass");
+    }
+
+    #[test]
+    fn the_ports_that_foreign_rules_redirect_are_known_however_they_are_written() {
+        let dnat = || json!({"dnat": {"addr": "172.17.0.2", "port": 80}});
+        let redirected = |objects: &[Value]| -> Vec<String> {
+            let found = redirected_ports(&json!({"nftables": objects}).to_string());
+            found.iter().map(|found| format!("{}/{}", found.protocol, found.port)).collect()
+        };
+        let port = |protocol: &str, port: Value| json!({"match": {"op": "==", "left": {"payload": {"protocol": protocol, "field": "dport"}}, "right": port}});
+        for (statement, right, expected) in [
+            (dnat(), json!(9091), vec!["tcp/9091"]),
+            (json!({"redirect": {"port": 80}}), json!({"range": [8000, 8001]}), vec!["tcp/8000", "tcp/8001"]),
+            (
+                json!({"xt": {"type": "target", "name": "DNAT"}}),
+                json!({"set": [80, {"range": [90, 91]}]}),
+                vec!["tcp/80", "tcp/90", "tcp/91"],
+            ),
+            (json!({"accept": null}), json!(9091), vec![]),
+        ] {
+            assert_eq!(
+                redirected(&[rule("DOCKER", &[port("tcp", right), statement.clone()])]),
+                expected,
+                "{statement}"
+            );
+        }
+        assert_eq!(redirected(&[rule("DOCKER", &[port("udp", json!(53)), dnat()])]), ["udp/53"]);
+        assert_eq!(redirected(&[rule("X", &[port("th", json!(53)), dnat()])]), ["tcp/53", "udp/53"]);
+        let own = json!({"rule": {"family": "inet", "table": "causeway", "chain": "dstnat",
+            "expr": [port("tcp", json!(443)), dnat()]}});
+        assert_eq!(redirected(&[own]), [""; 0]);
+        assert_eq!(redirected_ports(""), []);
     }
 
     #[test]

@@ -58,6 +58,11 @@ pub(crate) fn own_folder(value: Value<'_>) -> Option<PathBuf> {
     value.parse("an absolute path other than /", |written| absolute(written).filter(|path| is_no_root(path)))
 }
 
+/// A path that does not depend on where the configuration is.
+pub(crate) fn absolute_path(value: Value<'_>) -> Option<PathBuf> {
+    value.parse("an absolute path", absolute)
+}
+
 fn absolute(written: &str) -> Option<PathBuf> {
     let path = PathBuf::from(written);
     (path.is_absolute() && !written.contains('\0')).then_some(path)

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-/// The name of a peer, service, flow or list: 1 to 32 ASCII letters, digits, `-`, `_` or `.`.
+/// The name of a peer, service, flow or list: 1 to 32 ASCII letters, digits, `-`, `_` or `.`. What a
+/// peer publishes by itself is named by both: [`Name::granted`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(Arc<str>);
@@ -20,9 +21,25 @@ impl Name {
     /// Takes a name made of the safe characters only.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
-        let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let valid = !text.is_empty() && text.len() <= Self::MAX && text.chars().all(safe);
+        let valid = !text.is_empty() && text.len() <= Self::MAX && text.chars().all(is_safe);
         valid.then(|| Self(text.into()))
+    }
+
+    /// Takes the name of a service that a peer publishes by itself: the peer's name, `/`, and the
+    /// service with what distinguishes its ports. No file can have such a name.
+    #[must_use]
+    pub fn granted(text: &str) -> Option<Self> {
+        let (peer, rest) = text.split_once('/')?;
+        Self::new(peer)?;
+        let safe = |c: char| is_safe(c) || c == '/';
+        let valid = !rest.is_empty() && rest.len() <= 2 * Self::MAX && rest.chars().all(safe);
+        valid.then(|| Self(text.into()))
+    }
+
+    /// Whether it is that of a service that a peer publishes by itself.
+    #[must_use]
+    pub fn is_granted(&self) -> bool {
+        self.0.contains('/')
     }
 
     /// The text.
@@ -30,6 +47,10 @@ impl Name {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+const fn is_safe(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
 }
 
 impl TryFrom<String> for Name {

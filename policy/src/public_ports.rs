@@ -21,6 +21,13 @@ impl PublicPorts {
         self.protocol == other.protocol && self.ports.overlaps(other.ports)
     }
 
+    /// Reads `443`, `443/udp` or `5000-5010`; without a protocol it is TCP's.
+    #[must_use]
+    pub fn parse(written: &str) -> Option<Self> {
+        let (ports, protocol) = parse(written)?;
+        Some(Self { protocol: protocol.unwrap_or(Protocol::Tcp), ports })
+    }
+
     /// Reads one entry; without a protocol it is TCP's.
     pub(crate) fn read(item: Value<'_>) -> Option<Self> {
         let (ports, protocol) = read(item)?;
@@ -30,13 +37,15 @@ impl PublicPorts {
 
 /// Ports, and their protocol where it is written.
 pub(crate) fn read(item: Value<'_>) -> Option<(PortRange, Option<Protocol>)> {
-    item.parse_number(EXPECTED, |written| {
-        let (ports, protocol) = match written.split_once('/') {
-            Some((ports, protocol)) => (ports, Some(text::protocol(protocol)?)),
-            None => (written, None),
-        };
-        Some((text::ports(ports)?, protocol))
-    })
+    item.parse_number(EXPECTED, parse)
+}
+
+fn parse(written: &str) -> Option<(PortRange, Option<Protocol>)> {
+    let (ports, protocol) = match written.split_once('/') {
+        Some((ports, protocol)) => (ports, Some(text::protocol(protocol)?)),
+        None => (written, None),
+    };
+    Some((text::ports(ports)?, protocol))
 }
 
 const EXPECTED: &str =

@@ -163,6 +163,26 @@ fn keys_are_compared_where_they_are_known() {
     ));
 }
 
+#[test]
+fn a_requested_port_that_the_edge_does_not_grant_is_found_with_its_fix() {
+    let request = |port: &str| {
+        format!("{FORWARDER}[[service]]\nname = \"web\"\nupstream = \"127.0.0.1:8080\"\npublish = {port}\n")
+    };
+    let may = GATEWAY.replace("allowed_ips", "may_publish = [\"80\", \"5000-5010\"]\nallowed_ips");
+    for fits in ["80", "\"5000-5010\""] {
+        assert_eq!(found(&may, &request(fits)), Vec::<String>::new(), "{fits}");
+    }
+    assert_eq!(
+        found(&may, &request("[80, \"80/udp\"]")),
+        [
+            "service \"web\" requests the public port 80/udp, which may_publish of peer \"wroclaw\" in gateway.toml does not \
+             have: the edge refuses it; add \"80/udp\""
+        ]
+    );
+    let listed = found(&may, &request("{ ports = 80, from = [\"@cloudflare\"] }"));
+    assert!(listed.len() == 1 && listed[0].contains("[[list]]"), "{listed:?}");
+}
+
 const GATEWAY: &str = r#"
 [interface]
 address = ["10.77.88.1/30"]

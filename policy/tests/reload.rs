@@ -74,7 +74,7 @@ const GATEWAY: [(&str, &str, &str); 60] = [
 ];
 
 /// The same for forwarder.toml.
-const FORWARDER: [(&str, &str, &str); 49] = [
+const FORWARDER: [(&str, &str, &str); 54] = [
     ("interface", "address", "[\"10.77.88.2/29\"]"),
     ("interface", "private_key_file", "\"other.key\""),
     ("interface", "mtu", "1400"),
@@ -92,6 +92,8 @@ const FORWARDER: [(&str, &str, &str); 49] = [
     ("service", "protocol", "\"tcp\" # as before"),
     ("service", "match", "\"192.168.88.2:444\""),
     ("service", "upstream", "\"127.0.0.1:8444\""),
+    ("service", "publish", "[443]"),
+    ("service", "names", "[\"wiki.example.com\"]"),
     ("service", "health", "{ check = \"tcp\" }"),
     ("service", "proxy_protocol", "\"v1\""),
     ("service", "peer", "\"kyiv\" # as before"),
@@ -107,6 +109,9 @@ const FORWARDER: [(&str, &str, &str); 49] = [
     ("reach", "on_down", "\"hold\""),
     ("metrics", "listen", "[\"127.0.0.1:9588\"]"),
     ("metrics", "hosts", "[\"edge.lan\"]"),
+    ("caddy", "sites", "\"/srv/sites\""),
+    ("caddy", "config", "\"/srv/Caddyfile\""),
+    ("caddy", "command", "[\"podman\", \"exec\", \"caddy\", \"caddy\"]"),
     ("control", "socket", "\"/run/forwarder.sock\""),
     ("link", "port", "51900"),
     ("limits", "flows", "99"),

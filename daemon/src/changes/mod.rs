@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use command::{Commands, Needs, named};
 pub use confirm::{Applies, Confirmable, Startup, Text, is_file_in_force, resume};
-pub use operator::{OperatorState, Trusted, is_trusted};
+pub use operator::{OperatorState, Trusted, is_only_roots, is_trusted};
 pub use pending::{Moment, Outcome, Pending, Trial, Trials};
 
 use crate::text::Style;

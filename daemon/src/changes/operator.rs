@@ -285,6 +285,12 @@ pub fn is_trusted(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(fits)
 }
 
+/// Whether root owns it, and no other user may write it.
+#[must_use]
+pub fn is_only_roots(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

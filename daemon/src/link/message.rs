@@ -16,6 +16,7 @@ use policy::{Name, PortRange, Protocol};
 use serde::{Deserialize, Serialize};
 
 use super::names::NameHealth;
+use super::publish::{Answer, Asked};
 
 /// The version of the messages that this program knows. Both ends use the lower of theirs.
 pub const SCHEMA: u32 = 1;
@@ -89,30 +90,50 @@ impl About {
     /// Whether it reads [`Message::Health`].
     #[must_use]
     pub fn reads_health(&self) -> bool {
-        self.capabilities.iter().any(|known| known.as_str() == READS_HEALTH)
+        self.can(READS_HEALTH)
+    }
+
+    /// Whether it replies to [`Request::Publish`].
+    #[must_use]
+    pub fn grants(&self) -> bool {
+        self.can(GRANTS)
+    }
+
+    fn can(&self, capability: &str) -> bool {
+        self.capabilities.iter().any(|known| known.as_str() == capability)
     }
 }
 
 /// The capability of an end that reads [`Message::Health`].
 pub const READS_HEALTH: &str = "health";
+/// The capability of an end that replies to [`Request::Publish`].
+pub const GRANTS: &str = "grants";
 
 /// What may be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum Request {
     /// Whether the other end is there.
     Ping,
+    /// To open these public ports, and none of those that were requested before and are not among
+    /// them; origins ask their edges.
+    Publish(Asked),
     /// Something that this version does not know.
     #[serde(other)]
     Unknown,
 }
 
 /// What may be answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Reply {
     /// It is.
     Pong,
+    /// To [`Request::Publish`].
+    Publish {
+        /// One for each that was requested, in the same order.
+        answers: Vec<Answer>,
+    },
     /// The request is not known here.
     UnknownRequest,
     /// Something that this version does not know.
@@ -333,6 +354,8 @@ pub enum Notice {
         /// Within this many seconds; more than [`LONGEST_NOTICE`] counts as that.
         seconds: u32,
     },
+    /// What the sender grants is another than it replied last: it is to be asked again.
+    Grants,
     /// One that this version does not know.
     #[serde(other)]
     Unknown,
@@ -535,6 +558,8 @@ mod tests {
             Message::Hello(Hello { mac: Bytes([2; 32]), about }),
             Message::Request { id: 1, request: Request::Ping },
             Message::Reply { id: 1, reply: Reply::Pong },
+            Message::Request { id: 2, request: Request::Publish(Asked::default()) },
+            Message::Reply { id: 2, reply: Reply::Publish { answers: vec![Answer::Granted, Answer::InUse] } },
             Message::Reply { id: u32::MAX, reply: Reply::UnknownRequest },
             Message::Health(Health {
                 begins: true,
@@ -543,6 +568,7 @@ mod tests {
                 names: vec![named],
             }),
             Message::Notice(Notice::Stopping { seconds: 300 }),
+            Message::Notice(Notice::Grants),
         ];
         for message in messages {
             let text = serde_json::to_string(&message).unwrap();

@@ -5,6 +5,7 @@
 //!
 //! - [`frame`]: lengths in front of messages. [`message`]: the messages. [`hello`]: the proof that both ends hold their key.
 //! - [`session`]: one link, as the end in either role sees it. [`links`]: all of an edge.
+//! - [`publish`]: the public ports that an origin requests of an edge.
 //! - [`shell`]: what carries the bytes of a connection.
 //! - [`health`]: services as they are reported and kept. [`remote`]: what an end knows of the other.
 //!   [`shown`]: what it shows.
@@ -15,6 +16,7 @@ pub mod hello;
 pub mod links;
 pub mod message;
 pub mod names;
+pub mod publish;
 pub mod remote;
 pub mod session;
 pub mod shell;

@@ -65,7 +65,8 @@ impl Remote {
                 self.next_notice = now.after(NOTICE_EVERY);
                 Some(Change::Stopping)
             }
-            Event::Notice(_) => None,
+            // Who requests ports, or grants them, takes these itself.
+            Event::Notice(_) | Event::Asked(..) | Event::Answers(..) => None,
             Event::Closed(reason) => Some(self.handle_down(now, reason)),
         }
     }

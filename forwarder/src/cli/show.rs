@@ -64,6 +64,9 @@ pub(super) fn status(report: &Report) -> String {
             if let Some(failing) = entry.health.as_ref().and_then(|health| health.failing.as_ref()) {
                 let _ = writeln!(text, "  {}", failing.line());
             }
+            for published in &entry.publish {
+                let _ = writeln!(text, "  {}", published.line());
+            }
             for name in &entry.names {
                 text.push_str(&name_line(name));
             }

@@ -1,14 +1,21 @@
 //! The commands' side of the control socket: the daemon may have it in one of several places.
 
 use std::io;
+use std::path::Path;
 
-use daemon::changes::{ChangeReply, ChangeRequest};
+use daemon::changes::{ChangeReply, ChangeRequest, Needs};
 use daemon::control::client::{self, AskError};
 use daemon::exit::{Exit, ExitError};
+use policy::Source;
+use policy::forwarder::Policy;
 
 use super::protocol::{Reply, Request};
 use super::report::Report;
-use crate::places::Place;
+use crate::config;
+use crate::places::{Environment, Place};
+
+/// The group of the daemon's user, as the unit has it.
+const GROUP: &str = "causeway-forwarder";
 
 /// Sends a request to the daemon at the first of these places that has one.
 ///
@@ -58,6 +65,23 @@ pub fn ask_report(places: &[Place]) -> Result<Report, ExitError> {
     match ask(places, &Request::Report)? {
         Reply::Report(report) => Ok(*report),
         Reply::Change(_) => Err(another()),
+    }
+}
+
+/// What a configuration of the origin names that the commands need.
+///
+/// # Errors
+/// What still applies where the text is invalid.
+pub fn needs(name: &Path, text: &str) -> Result<Needs, Needs> {
+    let environment = Environment::of_process();
+    let needs = |policy: Option<&Policy>| Needs {
+        files: policy.map(config::files).unwrap_or_default(),
+        state: environment.state_folder(policy),
+        group: GROUP.to_owned(),
+    };
+    match policy::forwarder::parse(&Source { name, text }) {
+        Ok(policy) => Ok(needs(Some(&policy))),
+        Err(_) => Err(needs(None)),
     }
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use daemon::health::Since;
+use daemon::link::publish::Publishing;
 use daemon::link::remote::Remote;
 use daemon::metrics::RoundTrips;
 use daemon::peers::Interface;
@@ -75,6 +76,8 @@ pub struct EdgeView {
     pub came_up: Arc<Notify>,
     /// What is known of the edge by its link.
     pub link: Mutex<Remote>,
+    /// The public ports that are requested of it.
+    pub publishing: Mutex<Publishing>,
     rates: Mutex<Rates>,
     round_trips: Arc<RoundTrips>,
     path_errors: Arc<PathErrors>,
@@ -93,6 +96,7 @@ impl EdgeView {
             udp: Arc::clone(&edge.udp),
             came_up: Arc::clone(&edge.came_up),
             link: Mutex::default(),
+            publishing: Mutex::default(),
             rates: Mutex::default(),
             round_trips: Arc::clone(round_trips),
             path_errors: Arc::clone(&edge.path_errors),

@@ -27,6 +27,7 @@ pub fn problems(shared: &Shared, policy: &Policy, now: Now) -> Vec<String> {
         .chain(clock(shared, now))
         .chain(descriptors(&shared.stats, now.instant))
         .chain(shared_keys(shared, now))
+        .chain(edges.iter().flat_map(refused_ports))
         .collect()
 }
 
@@ -54,6 +55,18 @@ fn shared_keys(shared: &Shared, now: Now) -> Vec<String> {
         by_sessions || edge.link.lock().has_shared_key(now.instant)
     };
     shared.edges.load().iter().filter(is_shared).map(|edge| shared_key(&edge.name)).collect()
+}
+
+/// The public ports that an edge refuses, each with what to do about it.
+fn refused_ports(edge: &Arc<EdgeView>) -> Vec<String> {
+    let publishing = edge.publishing.lock();
+    let refused = publishing.states().iter().filter_map(|(port, answer)| {
+        let (answer, name) = ((*answer)?, &edge.name);
+        let (public, service, reason, fix) =
+            (port.public(), &port.service, answer.label(), answer.fix(port)?);
+        Some(format!("{name} refuses the public port {public} of {service} ({reason}): {fix}"))
+    });
+    refused.collect()
 }
 
 /// The message about sessions that work and are lost every few seconds.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use daemon::health::{NameShown, Path, PathShown};
 use daemon::link::names::SeenName;
+use daemon::link::publish::{Answer, Port};
 use daemon::peers::{Health, Peer, Peers};
 use policy::Protocols;
 use policy::forwarder::{Policy, Service};
@@ -93,9 +94,56 @@ pub struct Entry {
     /// Whether a `[[service]]` works, hop by hop; `None` for a `[[reach]]`.
     #[serde(default)]
     pub health: Option<PathShown>,
+    /// The public ports that a `[[service]]` requests, for each edge.
+    #[serde(default)]
+    pub publish: Vec<Published>,
     /// The names of a `[[service]]`, each with a state of its own.
     #[serde(default)]
     pub names: Vec<NameShown>,
+}
+
+/// A public port, or a range of them, that a service requests of an edge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// The ports, such as `443`, `443/udp` or `5000-5010`.
+    pub ports: String,
+    /// The edge.
+    pub peer: String,
+    /// `granted`, `refused`, or `waiting` while the edge has not replied.
+    pub state: String,
+    /// Why it is refused, in one word.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// What to do about a refusal, and where.
+    #[serde(default)]
+    pub fix: Option<String>,
+}
+
+impl Published {
+    fn of(peer: &policy::Name, port: &Port, answer: Option<Answer>) -> Self {
+        let state = match answer {
+            None => "waiting",
+            Some(Answer::Granted) => "granted",
+            Some(_) => "refused",
+        };
+        let refused = answer.filter(|answer| *answer != Answer::Granted);
+        Self {
+            ports: port.public().to_string(),
+            peer: peer.to_string(),
+            state: state.to_owned(),
+            reason: refused.map(|answer| answer.label().to_owned()),
+            fix: refused.and_then(|answer| answer.fix(port)),
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let Self { ports, peer, state, reason, fix } = self;
+        let reason = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        let fix = fix.as_ref().map(|fix| format!(": {fix}")).unwrap_or_default();
+        format!("publish {ports} at {peer}: {state}{reason}{fix}")
+    }
 }
 
 /// An upstream of a `[[service]]` entry.
@@ -187,13 +235,24 @@ fn service_entries(shared: &Shared, policy: &Policy) -> Vec<Entry> {
     let entry = |(entry, pool, path): &(&Service, &Arc<Pool>, Path)| {
         let from = entry.matched();
         let to: Vec<String> = entry.upstreams.iter().map(ToString::to_string).collect();
-        let shown = Entry::new(&entry.name, from, to.join(", "), stats.get(&entry.name)?);
+        let counted = Entry::new(&entry.name, from, to.join(", "), stats.get(&entry.name)?);
         let (upstreams, health) = (upstreams(pool), Some(PathShown::from(path)));
+        let publish = published(shared, &entry.name);
         let name = |seen: SeenName| NameShown::of(&seen.health(now, &entry.name), &path.place);
         let names = link::names(pool).into_iter().map(name).collect();
-        Some(Entry { upstreams, health, names, protocols: words(entry.protocols), ..shown })
+        Some(Entry { upstreams, health, publish, names, protocols: words(entry.protocols), ..counted })
     };
     paths.iter().filter_map(entry).collect()
+}
+
+/// The public ports that a service requests, for each edge.
+fn published(shared: &Shared, service: &policy::Name) -> Vec<Published> {
+    let of_edge = |edge: &Arc<EdgeView>| {
+        let publishing = edge.publishing.lock();
+        let its = publishing.states().iter().filter(|(port, _)| port.service == *service);
+        its.map(|(port, answer)| Published::of(&edge.name, port, *answer)).collect::<Vec<_>>()
+    };
+    shared.edges.load().iter().flat_map(of_edge).collect()
 }
 
 /// Every reason with its count: our own, and those of the nodes together.
@@ -243,6 +302,7 @@ impl Entry {
             dials: dials.collect(),
             upstreams: Vec::new(),
             health: None,
+            publish: Vec::new(),
             names: Vec::new(),
         }
     }

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use daemon::link::health::DIGEST_EVERY;
 use daemon::link::message::{Health, Notice};
+use daemon::link::publish::{Answer, Port};
 use daemon::link::remote::Change;
 use daemon::link::session::{Ended, Event, Session};
 use daemon::link::shell::LinkEnd;
+use policy::Name;
 use tokio::sync::Notify;
 use tunnel::time::Instant;
 
@@ -53,6 +55,11 @@ impl End {
         }
     }
 
+    /// Whether it is to the edge of this name.
+    pub(super) fn is_to(&self, edge: &Name) -> bool {
+        self.view.name == *edge
+    }
+
     /// Whether it became a link.
     pub(super) const fn was_open(&self) -> bool {
         self.was_open.get()
@@ -68,6 +75,11 @@ impl End {
         if waiting.len() > MAX_WAITING {
             *waiting = self.links.digest(now, &self.view.name).into();
         }
+        self.touched.notify_one();
+    }
+
+    /// Requests what the configuration requests now.
+    pub(super) fn publish(&self) {
         self.touched.notify_one();
     }
 
@@ -91,6 +103,25 @@ impl End {
         }
     }
 
+    fn handle_answers(&self, id: u32, answers: &[Answer]) {
+        let mut publishing = self.view.publishing.lock();
+        let before = publishing.states().to_vec();
+        publishing.handle_answers(id, answers);
+        for (port, answer) in publishing.states().iter().filter(|state| !before.contains(state)) {
+            answer.iter().for_each(|answer| log_answer(&self.view, port, *answer));
+        }
+    }
+
+    /// Requests what is due.
+    fn ask(&self, now: Instant, session: &mut Session) {
+        let mut publishing = self.view.publishing.lock();
+        if let Some(asked) = publishing.take_due(now)
+            && let Some(id) = session.ask(now, asked.clone())
+        {
+            publishing.handle_asked(id, asked);
+        }
+    }
+
     fn next_event(&self) -> Option<Event> {
         self.session.borrow_mut().poll_event()
     }
@@ -99,6 +130,7 @@ impl End {
         match &event {
             Event::Opened(far) => {
                 self.was_open.set(true);
+                self.view.publishing.lock().handle_up(far.about.grants());
                 if far.about.reads_health() {
                     self.digest_at.set(Some(now.after(DIGEST_EVERY)));
                     *self.waiting.borrow_mut() = self.links.digest(now, &self.view.name).into();
@@ -107,7 +139,12 @@ impl End {
             // A peer that sends nothing at all is a plain WireGuard peer.
             Event::Closed(Ended::HelloLate) if !self.has_heard.get() => return,
             Event::Closed(reason) if reason.is_refusal() => self.links.count_refused(*reason),
-            Event::Health(_) | Event::Notice(_) | Event::Closed(_) => {}
+            Event::Notice(Notice::Grants) => self.view.publishing.lock().handle_notice(),
+            Event::Answers(id, answers) => return self.handle_answers(*id, answers),
+            Event::Health(_) | Event::Notice(_) | Event::Asked(..) | Event::Closed(_) => {}
+        }
+        if self.was_open.get() && matches!(event, Event::Closed(_)) {
+            self.view.publishing.lock().handle_down();
         }
         let mut remote = self.view.link.lock();
         let before = remote.fault();
@@ -116,6 +153,18 @@ impl End {
         drop(remote);
         if let Some(change) = change {
             log(&self.view, &change, is_known);
+        }
+    }
+}
+
+/// Logs what an edge refuses, and what it grants.
+fn log_answer(view: &EdgeView, port: &Port, answer: Answer) {
+    let (peer, service, public) = (&view.name, &port.service, port.public());
+    match answer.fix(port) {
+        None => tracing::info!(%peer, %service, port = %public, "the edge opened a public port"),
+        Some(fix) => {
+            let reason = answer.label();
+            tracing::warn!(%peer, %service, port = %public, reason, "the edge refuses a public port: {fix}");
         }
     }
 }
@@ -166,6 +215,9 @@ impl LinkEnd for End {
         {
             session.send_health(now, report);
         }
+        if session.has_room() {
+            self.ask(now, &mut session);
+        }
         let output = session.poll_output();
         into.extend_from_slice(output.get(..most).unwrap_or(output));
     }
@@ -191,7 +243,9 @@ impl LinkEnd for End {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        [self.session.borrow().poll_timeout(), self.digest_at.get()].into_iter().flatten().min()
+        let session = self.session.borrow();
+        let publish = self.view.publishing.lock().poll_timeout().filter(|_| session.has_room());
+        [session.poll_timeout(), self.digest_at.get(), publish].into_iter().flatten().min()
     }
 
     fn is_over(&self) -> bool {

@@ -19,6 +19,7 @@ use std::time::Duration;
 use daemon::link::health::Reporter;
 use daemon::link::hello::{Identity, Role};
 use daemon::link::message::{About, Health};
+use daemon::link::publish::Port;
 use daemon::link::session::{Ended, Session};
 use daemon::link::shell::{self, carry};
 use policy::Name;
@@ -133,7 +134,23 @@ impl Links {
     /// Takes the targets of another configuration; a link whose target changed ends.
     pub fn follow(self: &Rc<Self>, targets: Vec<Option<Target>>) {
         self.orders.send_modify(|orders| orders.targets = targets);
+        self.publish();
         self.start();
+    }
+
+    /// Takes the public ports that the configuration requests of each edge, and requests them where
+    /// they changed.
+    pub fn publish(&self) {
+        let policy = self.shared.policy.load();
+        for (edge, peer) in self.shared.edges.load().iter().zip(&policy.peers) {
+            let wanted = policy.requested_of(peer).iter().map(Port::from).collect();
+            let is_new = edge.publishing.lock().set_wanted(wanted);
+            let is_its = |end: &Rc<End>| end.is_to(&edge.name);
+            for end in self.open.borrow().iter().filter_map(Weak::upgrade).filter(|end| is_new && is_its(end))
+            {
+                end.publish();
+            }
+        }
     }
 
     /// Announces the stop on every link, and ends it.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use daemon::changes::{Applies, Confirmable, OperatorState, Startup, Text, Trusted};
 use daemon::exit::ExitError;
+use policy::gateway::Policy;
 use policy::plan::Change;
 use tokio::sync::MutexGuard;
 
 use super::in_force::{Blueprint, Installed, Left};
 use super::machine::Machine;
 use super::status::warn_of_problems;
-use super::{Edge, pairing, peers};
+use super::{Edge, grants, pairing, peers};
 use crate::config::{self, Config};
 use crate::listening::listeners;
 use crate::memory;
@@ -51,7 +52,12 @@ impl Applies for Edge {
     }
 
     async fn apply(&self, config: Config) -> Result<Vec<Change>, ExitError> {
+        // Each apply tries what the kernel refused before.
+        let was_left_out = self.in_force.borrow_mut().grants.leave_out(false);
         let applied = self.try_to_apply(config).await;
+        if applied.is_err() {
+            self.in_force.borrow_mut().grants.leave_out(was_left_out);
+        }
         self.in_force.borrow_mut().handle_apply(applied.is_ok());
         if let Ok(changes) = &applied {
             log_changes(changes);
@@ -107,20 +113,21 @@ impl Edge {
             (Arc::new(new), changes)
         };
         let socket = self.plane.prepare_socket(policy.interface.listen_port).await?;
-        let installed = self.change_kernel(&new).await?;
+        let (new, installed) = self.change_kernel_for(policy, &machine, new).await?;
         let moved = self.plane.move_socket(socket, policy.kernel.fwmark, old.policy.kernel.fwmark).await;
         let changed =
             moved.map_err(|failure| failure.to_string()).and_then(|()| self.plane.change_node(&config, &old));
         if let Err(message) = changed {
             return Err(self.go_back(&old).await.stop(&message));
         }
-        let ended = self.in_force.borrow().ended(policy, &new);
+        let ended = self.in_force.borrow().ended(&new);
         self.installer.end_flows(ended).await;
         if changes.iter().any(|change| change.part == "peer") {
             // A removed peer must leave no series.
             self.meter.borrow_mut().forget_round_trips();
         }
         self.put_in_force(config, machine, (new, installed));
+        grants::handle_change(self);
         self.check_paths(true).await;
         memory::trim_heap();
         Ok(changes)
@@ -146,6 +153,28 @@ impl Edge {
         peers::resolve_due(&self.peers, self.plane.device());
         self.plane.search_path_mtu(in_force.policy(), in_force.mtu());
         self.plane.device().wake();
+    }
+
+    /// Puts the new rules and routes of an apply in place; without what peers publish by themselves
+    /// when they are refused with it, since that must not keep root's configuration from being
+    /// applied.
+    async fn change_kernel_for(
+        &self,
+        policy: &Policy,
+        machine: &Machine,
+        new: Arc<Blueprint>,
+    ) -> Result<(Arc<Blueprint>, Installed), ExitError> {
+        match self.change_kernel(&new).await {
+            Ok(installed) => Ok((new, installed)),
+            Err(refused) if new.has_grants() => {
+                self.in_force.borrow_mut().grants.leave_out(true);
+                let bare = Arc::new(self.in_force.borrow().next(policy, machine, self.plane.found_mtu()));
+                let installed = self.change_kernel(&bare).await?;
+                tracing::warn!("the ports that peers publish by themselves are closed: {}", refused.message);
+                Ok((bare, installed))
+            }
+            Err(refused) => Err(refused),
+        }
     }
 
     /// Puts the new rules and routes in place; when a step is refused, what was before comes back, and the error says
@@ -181,7 +210,8 @@ fn log_changes(changes: &[Change]) {
             "key" if change.line.starts_with("~ private key:") => {
                 tracing::warn!("{}", change.line.trim_start_matches("~ "));
             }
-            "device" | "guard" | "key" | "link" | "list" | "log" | "metrics" | "offload" | "reload" => {
+            "device" | "grant" | "guard" | "key" | "link" | "list" | "log" | "metrics" | "offload"
+            | "reload" => {
                 tracing::info!("{change}")
             }
             _ => {}

@@ -6,7 +6,7 @@ use policy::Source;
 use policy::gateway::Policy;
 
 /// Two services behind one peer.
-pub(super) const TEXT: &str = r#"
+pub(crate) const TEXT: &str = r#"
 [interface]
 name = "gw0"
 address = ["10.77.88.1/30"]
@@ -31,6 +31,6 @@ target = "192.168.88.2:6000"
 "#;
 
 /// The policy of a text that is valid.
-pub(super) fn policy(text: &str) -> Policy {
+pub(crate) fn policy(text: &str) -> Policy {
     policy::gateway::parse(&Source { name: Path::new("gateway.toml"), text }).unwrap()
 }

@@ -83,7 +83,7 @@ fn look(edge: &Edge, peers: &[PeerStatus]) -> (BTreeMap<String, Path>, BTreeMap<
         reported: edge.links.reported(now),
         route_fault: &|target| watch.route_fault(target),
     };
-    let mut paths = look.paths(in_force.policy());
+    let mut paths = look.paths(in_force.served());
     let named = paths.iter_mut().map(|(name, path)| (name.as_str(), path));
     edge.health.since.borrow_mut().handle_look(now, named);
     (paths, look.names(in_force.policy()))

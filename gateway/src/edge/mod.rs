@@ -8,6 +8,7 @@
 //! | `peers` | where peers are: endpoints kept on disk, and names to resolve |
 //! | `links` | the control channels of the origins |
 //! | `pairing` | the pairing that is open, with its temporary peer |
+//! | `grants` | the ports that origins publish by themselves |
 //! | `health` | since when which hop of a service is failing |
 //! | `data_plane` | device, outer socket and `wg` socket |
 //!
@@ -21,8 +22,9 @@ mod blocking;
 mod data_plane;
 mod events;
 #[cfg(test)]
-mod example;
+pub(crate) mod example;
 mod flows;
+mod grants;
 mod health;
 mod in_force;
 mod links;
@@ -117,13 +119,13 @@ impl Edge {
     fn follow_link(self: &Rc<Self>) {
         self.links.listen(&self.config().policy, &self.pairing);
         let sockets = self.links.sockets();
-        if *self.in_force.borrow().link() == sockets {
+        if self.in_force.borrow().link == sockets {
             return;
         }
         let edge = Rc::clone(self);
         drop(spawn_local(async move {
             let _turn = edge.applying.lock().await;
-            edge.in_force.borrow_mut().set_link(sockets);
+            edge.in_force.borrow_mut().link = sockets;
             if let Err(failure) = edge.follow_machine().await {
                 tracing::debug!(%failure, "the rules do not follow the link yet; the next look tries it again");
             }

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use policy::plan::Conditions;
 use tokio::sync::Notify;
+use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
-use super::Edge;
 use super::watch::{FIRST_PAUSE, NextCheck, POLL, SETTLE, path_faults, watch_for_changes};
+use super::{Edge, grants};
 use crate::kernel::{Failure, FailureKind};
 
 /// Reading the rules starts a program: without a notification, only every sixth check includes
@@ -26,6 +27,7 @@ impl Edge {
         let mut polls = 0_u32;
         // The first check also finds what changed before the watch began.
         let mut rules_too = true;
+        drop(spawn_local(grants::serve(Rc::clone(&self))));
         loop {
             if let Err(fault) = self.check(rules_too).await {
                 return fault;
@@ -48,6 +50,9 @@ impl Edge {
     async fn check(&self, rules_too: bool) -> Result<(), String> {
         let _turn = self.applying.lock().await;
         let begun = Instant::now();
+        if rules_too {
+            grants::look(self).await;
+        }
         let followed = self.follow_machine().await;
         let repaired = self.repair(rules_too).await;
         let is_sound = repaired.as_ref().is_ok_and(|lines| *lines == 0) && followed.is_ok();
@@ -79,8 +84,8 @@ impl Edge {
         Ok(())
     }
 
-    /// Reads the interfaces, and makes the table follow what changed of them, of the link or of a
-    /// pairing; the caller holds the turn.
+    /// Reads the interfaces, and makes the table follow what changed of them, of the link, of a
+    /// pairing, or of what peers publish; the caller holds the turn.
     pub(super) async fn follow_machine(&self) -> Result<(), Failure> {
         let before = self.watch.borrow().machine().clone();
         let machine = self.installer.machine_now(self.config(), before).await?;
@@ -88,21 +93,27 @@ impl Edge {
         let trusted = machine.trusted(&self.config().policy);
         self.watch.borrow_mut().handle_machine(machine);
         let Some(new) = due.map(Arc::new) else { return Ok(()) };
-        let before = self.in_force.borrow().in_kernel().0.conditions.clone();
+        let before = self.in_force.borrow().in_kernel().0;
+        let conditions = before.conditions.clone();
         let followed = new.conditions.clone();
+        let ended = self.in_force.borrow().ended(&new);
         let installed = self.change_kernel(&new).await.map_err(|stop| {
             let message = format!(
-                "the table does not follow a change of the interfaces, the link or a pairing: {}",
+                "the table does not follow a change of the interfaces, of the link, of a pairing or of what peers \
+                 publish: {}",
                 stop.message
             );
             Failure::new(FailureKind::Kernel, message)
         })?;
+        grants::log_changes(before.served(), new.served());
         self.in_force.borrow_mut().follow(new, installed);
-        if followed.link != before.link {
+        self.installer.end_flows(ended).await;
+        grants::handle_change(self);
+        if followed.link != conditions.link {
             tracing::info!(sockets = ?followed.link, "the table follows the sockets of the link");
         }
-        let own = Conditions { link: before.link.clone(), pairing: before.pairing, ..followed };
-        if own != before {
+        let (marks, pairing) = (conditions.marks.clone(), conditions.pairing);
+        if (Conditions { link: conditions.link.clone(), marks, pairing, ..followed }) != conditions {
             tracing::info!("the table follows the interfaces; trusted: {}", trusted.join("; "));
         }
         Ok(())
@@ -124,7 +135,7 @@ impl Edge {
     pub(super) async fn check_paths(&self, is_sound: bool) {
         let faults = if is_sound {
             let (blueprint, _) = self.in_force.borrow().in_kernel();
-            path_faults(self.config(), blueprint.conditions.clone()).await
+            path_faults(blueprint).await
         } else {
             Vec::new()
         };

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use daemon::changes::Confirmable;
+use policy::gateway::Policy;
 use policy::plan::Conditions;
-use policy::ruleset::marks_in_force;
+use policy::ruleset::{ServiceMark, marks_in_force};
 use tokio::sync::mpsc;
 use tunnel::device::DeviceEvent;
 use tunnel::io::udp::UdpSocket;
@@ -16,7 +17,7 @@ use tunnel::io::udp::UdpSocket;
 use super::Edge;
 use super::data_plane::{DataPlane, Outer};
 use super::health::Health;
-use super::in_force::{Blueprint, InForce, Installed, Installer};
+use super::in_force::{Blueprint, Granting, InForce, Installed, Installer};
 use super::links::{EdgeLinks, Listening};
 use super::machine::Machine;
 use super::meter::{Meter, Reader};
@@ -24,7 +25,9 @@ use super::peers::Peers;
 use super::status::warn_of_problems;
 use super::watch::Watch;
 use crate::config::Config;
+use crate::foreign;
 use crate::kernel::{Failure, FailureKind, Helper, Listing, Request, Scope};
+use crate::listening::listeners;
 use crate::state::State;
 
 /// What the data plane works with, acquired before anything in the kernel but the device is
@@ -37,6 +40,7 @@ pub struct Resources {
     machine: Machine,
     installed: Installed,
     listening: Listening,
+    grants: Granting,
 }
 
 /// Opens socket and device and puts the policy into the kernel, closed first and open last.
@@ -54,16 +58,50 @@ pub fn acquire(config: &Config, helper: &Helper, state: &State) -> Result<Resour
     let socket = outer.open(policy.interface.listen_port)?;
     let mut machine = Machine::at_apply(policy, Machine::read(policy)?, &state.pins());
     machine.resolve(policy, helper);
-    let marks = marks_in_force(&helper.list(Listing::Table)?);
+    let (grants, mut marks) = kept_grants(policy, helper, state);
+    marks.extend(marks_in_force(&helper.list(Listing::Table)?));
     // Before the rules: they open the link's port exactly where the daemon has the socket.
     let listening = Listening::bind(policy);
     let conditions = machine.conditions(policy, None, (&marks, &[]));
-    let blueprint = Blueprint::new(policy, Conditions { link: listening.sockets(), ..conditions });
-    blueprint.check(helper)?;
+    let conditions = Conditions { link: listening.sockets(), ..conditions };
+    let (grants, blueprint) = checked(policy, helper, grants, conditions)?;
     let tun = helper.open(&Request::OpenTun)?;
     let unwritable = blueprint.apply(helper, state)?;
     let installed = Installed { unwritable, fingerprint: Blueprint::fingerprint(helper)? };
-    Ok(Resources { tun, socket, outer, blueprint, machine, installed, listening })
+    Ok(Resources { tun, socket, outer, blueprint, machine, installed, listening, grants })
+}
+
+/// What peers had requested before this start, and the marks of what they were granted.
+fn kept_grants(policy: &Policy, helper: &Helper, state: &State) -> (Granting, Vec<ServiceMark>) {
+    let (requests, marks) = state.grants(policy.kernel.ct_mark);
+    let mut grants = Granting::new(requests);
+    if grants.is_needed() {
+        let redirected = helper.list(Listing::Ruleset).map(|listing| foreign::redirected_ports(&listing));
+        grants.handle_look(listeners(), redirected.ok());
+    }
+    (grants, marks)
+}
+
+/// The first blueprint, which the kernel would take; without what peers publish when it is refused
+/// with it.
+fn checked(
+    policy: &Policy,
+    helper: &Helper,
+    mut grants: Granting,
+    conditions: Conditions,
+) -> Result<(Granting, Blueprint), Failure> {
+    let whole = Blueprint::new(grants.judge(policy), conditions.clone());
+    match whole.check(helper) {
+        Ok(()) => Ok((grants, whole)),
+        Err(refused) if whole.has_grants() => {
+            grants.leave_out(true);
+            let bare = Blueprint::new(grants.judge(policy), conditions);
+            bare.check(helper)?;
+            tracing::warn!("the ports that peers publish by themselves are closed: {refused}");
+            Ok((grants, bare))
+        }
+        Err(refused) => Err(refused),
+    }
 }
 
 impl Edge {
@@ -78,12 +116,14 @@ impl Edge {
         state: State,
         confirmable: Confirmable,
     ) -> Result<(Self, mpsc::Receiver<DeviceEvent>), Failure> {
-        let Resources { tun, socket, outer, blueprint, machine, installed, listening } = resources;
+        let Resources { tun, socket, outer, blueprint, machine, installed, listening, mut grants } =
+            resources;
+        grants.handle_in_force(&blueprint.judged);
         let endpoints = state.endpoints();
         let random = |error: std::io::Error| Failure::new(FailureKind::Kernel, error.to_string());
         let links = Rc::new(EdgeLinks::new(&config, listening).map_err(random)?);
-        let mut in_force = InForce::new(Arc::new(config), Arc::new(blueprint), installed);
-        in_force.set_link(links.sockets());
+        let mut in_force = InForce::new(Arc::new(config), Arc::new(blueprint), installed, grants);
+        in_force.link = links.sockets();
         let parts = (tun, socket, outer);
         let (plane, events) = DataPlane::start(in_force.config(), parts, in_force.mtu(), &state)?;
         machine.keep_pins(&state);

@@ -9,8 +9,11 @@
 //! | `guard-minimal.json` | a smaller one, for a kernel that refuses that |
 //! | `applied.json` | what `gateway down` must take away although the configuration has changed since |
 //! | `lan.json` | the LAN's interfaces by name, since they may come up after the daemon |
+//! | `grants.json` | what peers requested to publish, and the names and numbers of what they were granted |
 //! | `trial.json` | what became of the change that waits, or waited, for `gatewayctl confirm` |
 //! | `lock` | held by the running daemon |
+
+mod grants;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,9 +25,16 @@ use daemon::clock_mark::ClockMark;
 use daemon::exit::ExitError;
 use daemon::files::{Lock, make_folder, read, read_json, remove, replace, replace_json};
 use ipnetwork::IpNetwork;
+use policy::gateway::{Policy, Requests};
+use policy::ruleset::{Ruleset, ServiceMark};
 use policy::trust::KeptPin;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use grants::KeptGrants;
+
+/// The file of what peers request to publish.
+const GRANTS: &str = "grants.json";
 
 /// The state folder.
 #[derive(Clone, Debug)]
@@ -203,6 +213,22 @@ impl State {
         let kept: BTreeMap<&str, &[IpNetwork]> =
             pins.iter().map(|pin| (pin.name.as_str(), pin.prefixes.as_slice())).collect();
         self.keep("lan.json", &kept)
+    }
+
+    /// What peers had requested to publish, and the marks of what they were granted.
+    #[must_use]
+    pub fn grants(&self, ct_mark: u32) -> (Requests, Vec<ServiceMark>) {
+        self.load::<KeptGrants>(GRANTS).map(|kept| kept.read(ct_mark)).unwrap_or_default()
+    }
+
+    /// Keeps what peers request to publish, and the marks of what this policy and these rules grant.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn keep_grants(&self, requests: &Requests, policy: &Policy, rules: &Ruleset) -> io::Result<()> {
+        let new = KeptGrants::of(requests, policy, rules);
+        let kept: KeptGrants = self.load(GRANTS).unwrap_or_default();
+        if kept == new { Ok(()) } else { self.keep(GRANTS, &new) }
     }
 
     /// Forgets what `gateway down` has undone; endpoints and the clock stay.

@@ -1,12 +1,15 @@
 //! The origin's peer: `forwarder.toml` and what it means.
 
+mod caddy;
 mod check;
 mod entries;
 mod model;
 mod parse;
 mod reload;
+mod requested;
 mod upstream;
 
+pub use caddy::Caddy;
 pub use model::{
     Control, Interface, Limits, OnDown, Peer, Policy, ProxyProtocol, Publish, Reach, Service, SourcePort,
 };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
+use super::caddy::Caddy;
 use super::upstream::{Health, Upstream};
 use crate::sections::{Link, List, Log, Metrics, Offload};
 use crate::{
@@ -42,6 +43,8 @@ pub struct Policy {
     pub log: Log,
     /// Which offloads are used.
     pub offload: Offload,
+    /// Where the sites of published names are written; the forwarder does not use it.
+    pub caddy: Option<Caddy>,
     /// What is allowed but probably not meant.
     pub warnings: Vec<Warning>,
 }

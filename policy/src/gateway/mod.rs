@@ -2,6 +2,7 @@
 
 mod check;
 mod entries;
+mod grants;
 mod link_port;
 mod may_publish;
 mod model;
@@ -10,6 +11,7 @@ mod reload;
 mod render;
 mod sides;
 
+pub use grants::{Judged, MAX_ALL_GRANTS, Request, Requests};
 pub use may_publish::{MAX_GRANTS, granted};
 pub use model::{
     Accept, Allow, Control, Grant, Interface, InterfacePattern, Kernel, Limits, Party, Peer, Policy, Publish,

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use crate::{Name, Protocol};
+use crate::gateway::Refusal;
+use crate::{Name, Protocol, PublicPorts};
 
 /// A mismatch; prints as one line that names both sides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +111,17 @@ pub enum Finding {
         /// Its addresses.
         address: String,
     },
+    /// A public port that an entry requests and the edge does not grant.
+    PublishRefused {
+        /// The entry.
+        service: Name,
+        /// The ports.
+        ports: PublicPorts,
+        /// The forwarder as a peer of the edge.
+        peer: Name,
+        /// Why.
+        refusal: Refusal,
+    },
     /// Clients who may use the public port but not the entry behind it.
     NarrowerService {
         /// The service.
@@ -166,6 +178,7 @@ impl fmt::Display for Finding {
             | Self::UpstreamInTunnel { .. }
             | Self::SourcesNotAllowed { .. }
             | Self::AddressNotAllowed { .. }
+            | Self::PublishRefused { .. }
             | Self::NarrowerService { .. } => self.entry(f),
         }
     }
@@ -215,6 +228,13 @@ impl Finding {
                 "peer {peer:?} of gateway.toml does not have the forwarder's address {address} in its allowed_ips: the edge \
                  drops its packets; add it"
             ),
+            Self::PublishRefused { service, ports, peer, refusal } => {
+                write!(
+                    f,
+                    "service {service:?} requests the public port {ports}, {}",
+                    refused(*refusal, *ports, peer)
+                )
+            }
             Self::NarrowerService { publish, service } => write!(
                 f,
                 "service {service:?} has another allow than publish {publish:?}: some clients pass the edge and are \
@@ -228,5 +248,29 @@ impl Finding {
             | Self::OtherLinkPort { .. }
             | Self::OtherMtu { .. } => Ok(()),
         }
+    }
+}
+
+/// Why a requested port is not granted, and how to fix it.
+fn refused(refusal: Refusal, ports: PublicPorts, peer: &Name) -> String {
+    match refusal {
+        Refusal::NotAllowed => format!(
+            "which may_publish of peer {peer:?} in gateway.toml does not have: the edge refuses it; add \"{ports}\""
+        ),
+        Refusal::InUse => {
+            "which gateway.toml uses itself: the edge refuses it; request another port".to_owned()
+        }
+        Refusal::RequestedTwice => {
+            "which an entry before it requests as well: leave it to one of them".to_owned()
+        }
+        Refusal::TargetElsewhere => format!(
+            "whose packets would go to an address that the edge does not route to peer {peer:?}; add it to allowed_ips in \
+             gateway.toml"
+        ),
+        Refusal::OtherCount => "but `match` has another number of ports; write as many".to_owned(),
+        Refusal::UnknownList => {
+            "for a list that gateway.toml does not have; add it there as a [[list]]".to_owned()
+        }
+        Refusal::TooMany => "but an edge grants 64 ports or ranges to a peer; request fewer".to_owned(),
     }
 }

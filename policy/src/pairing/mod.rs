@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 
 pub use self::finding::Finding;
 use crate::forwarder::{self, ProxyProtocol};
-use crate::gateway::{self, Allow, Party, Publish, Service, SourceHandling};
+use crate::gateway::{self, Allow, Party, Publish, Requests, Service, SourceHandling};
 use crate::{AllowList, Mtu, Protocol, PublicKey, prefix};
 
 /// Public keys that belong to the private key files, where the caller could read those.
@@ -40,7 +40,9 @@ pub fn pairing_with_keys(
     };
     let pair = Pair { gateway, forwarder, edge, origin };
     let mut findings = pair.tunnel(keys);
-    findings.extend(gateway.publish.iter().flat_map(|publish| pair.publish(publish)));
+    let (served, refused) = pair.requested();
+    findings.extend(served.publish.iter().flat_map(|publish| pair.publish(publish)));
+    findings.extend(refused);
     findings.extend(gateway.allow.iter().flat_map(|allow| pair.allow(allow)));
     findings.extend(pair.reaches());
     findings
@@ -124,6 +126,23 @@ impl Pair<'_> {
             findings.push(Finding::OtherMtu { gateway, forwarder });
         }
         findings
+    }
+
+    /// What the edge publishes, with what the origin requests and is granted; and what it is refused,
+    /// as far as the files show.
+    fn requested(&self) -> (gateway::Policy, Vec<Finding>) {
+        let requested = self.forwarder.requested_of(self.edge);
+        let mut requests = Requests::default();
+        requests.replace(&self.origin.name, requested.clone());
+        let judged = requests.judge(self.gateway, &[]);
+        let replies = judged.replies.get(&self.origin.name).into_iter().flatten();
+        let refused = requested.iter().zip(replies).filter_map(|(requested, reply)| {
+            let (service, ports) = (requested.service.clone(), requested.port);
+            let peer = self.origin.name.clone();
+            Some(Finding::PublishRefused { service, ports, peer, refusal: reply.err()? })
+        });
+        let refused = refused.collect();
+        (judged.served, refused)
     }
 
     fn publish(&self, publish: &Publish) -> Vec<Finding> {

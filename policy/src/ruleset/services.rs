@@ -7,6 +7,9 @@ use serde_json::Value;
 use crate::Name;
 use crate::gateway::Policy;
 
+/// The lowest number of what a peer publishes by itself; `[[publish]]` entries have the numbers
+/// below it, so that no grant takes the number of one.
+const FIRST_GRANT: u16 = 0x6000;
 /// The lowest number of an `[[allow]]` entry; publishes have the numbers below it.
 const FIRST_ALLOW: u16 = 0x8000;
 /// The number of flows from the WAN that `[wan] accept` lets in.
@@ -22,8 +25,9 @@ pub(super) const ALLOW_BIT: u32 = FIRST_ALLOW as u32;
 /// A service with the conntrack mark of its flows.
 ///
 /// A service keeps its mark for as long as it is in the table, whatever other services come and go,
-/// since its flows carry it. A new one gets the mark that its name gives: FNV-1a in 15 bits, and
-/// the next free number when another has it.
+/// since its flows carry it. A new one gets the mark that its name gives: FNV-1a in the numbers of
+/// its kind, and the next free one when another has it. What peers publish by themselves has numbers
+/// of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceMark {
     /// Name in the configuration.
@@ -86,23 +90,24 @@ impl DropCounter {
     }
 }
 
-/// Gives every publish and allow its mark; publishes first, each kind in the order of the file.
+/// Gives every publish and allow its mark; publishes first, each kind in the order of the policy.
 pub(super) fn assign(policy: &Policy, before: &[ServiceMark]) -> Vec<ServiceMark> {
-    let kept = |kind, low, high| {
-        let own = before.iter().filter(move |service| service.kind == kind);
-        let number = move |service: &ServiceMark| service.mark.checked_sub(policy.kernel.ct_mark);
-        own.filter_map(move |service| Some((&service.name, u16::try_from(number(service)?).ok()?)))
-            .filter(move |(_, number)| (low..=high).contains(number))
-            .collect::<BTreeMap<&Name, u16>>()
+    let assigned = |kind, is_granted, names: Vec<&Name>, (low, high): (u16, u16)| {
+        let is_own = |service: &&ServiceMark| service.kind == kind && service.name.is_granted() == is_granted;
+        let own = before.iter().filter(is_own);
+        let number = |service: &ServiceMark| service.mark.checked_sub(policy.kernel.ct_mark);
+        let kept = own
+            .filter_map(|service| Some((service.name.clone(), u16::try_from(number(service)?).ok()?)))
+            .filter(|(_, number)| (low..=high).contains(number));
+        numbers(names, (low, high), &kept.collect())
     };
-    let names = policy.publish.iter().map(|publish| &publish.name);
-    let last_publish = FIRST_ALLOW - 1;
-    let publishes = numbers(names, (1, last_publish), &kept(ServiceKind::Publish, 1, last_publish));
-    let last_allow = ACCEPTED - 1;
-    let names = policy.allow.iter().map(|allow| &allow.name);
-    let allows =
-        numbers(names, (FIRST_ALLOW, last_allow), &kept(ServiceKind::Allow, FIRST_ALLOW, last_allow));
-    let service = |kind, name: &Name, numbers: &BTreeMap<&Name, u16>| {
+    let (granted, own): (Vec<&Name>, Vec<&Name>) =
+        policy.publish.iter().map(|publish| &publish.name).partition(|name| name.is_granted());
+    let mut publishes = assigned(ServiceKind::Publish, false, own, (1, FIRST_GRANT - 1));
+    publishes.extend(assigned(ServiceKind::Publish, true, granted, (FIRST_GRANT, FIRST_ALLOW - 1)));
+    let names = policy.allow.iter().map(|allow| &allow.name).collect();
+    let allows = assigned(ServiceKind::Allow, false, names, (FIRST_ALLOW, ACCEPTED - 1));
+    let service = |kind, name: &Name, numbers: &BTreeMap<Name, u16>| {
         let mark = policy.kernel.ct_mark | u32::from(numbers.get(name).copied().unwrap_or(0));
         ServiceMark { name: name.clone(), kind, mark }
     };
@@ -112,28 +117,26 @@ pub(super) fn assign(policy: &Policy, before: &[ServiceMark]) -> Vec<ServiceMark
 }
 
 /// A number from `low` to `high` for each name: the one that it had, else one that is and was free;
-/// the table is at most half full, so a free one is near.
-fn numbers<'n>(
-    names: impl Iterator<Item = &'n Name>,
-    (low, high): (u16, u16),
-    kept: &BTreeMap<&Name, u16>,
-) -> BTreeMap<&'n Name, u16> {
+/// there are more numbers than names of any kind, so there is one.
+fn numbers(names: Vec<&Name>, (low, high): (u16, u16), kept: &BTreeMap<Name, u16>) -> BTreeMap<Name, u16> {
     let span = u32::from(high - low) + 1;
-    let mut sorted: Vec<&Name> = names.collect();
+    let mut sorted = names;
     sorted.sort_unstable();
     let mut taken: BTreeSet<u32> =
         kept.values().map(|number| u32::from(number.saturating_sub(low))).collect();
     let mut numbers = BTreeMap::new();
+    let mut given = BTreeSet::new();
     for name in sorted {
-        if let Some(&number) = kept.get(name) {
-            numbers.insert(name, number);
+        // Of two names that were kept with one number, the first has it.
+        if let Some(&number) = kept.get(name).filter(|number| given.insert(**number)) {
+            numbers.insert(name.clone(), number);
             continue;
         }
         let start = fnv1a(name.as_str()) % span;
         let mut tried = (0..span).map(|step| (start + step) % span);
         if let Some(offset) = tried.find(|offset| !taken.contains(offset)) {
             taken.insert(offset);
-            numbers.insert(name, low.saturating_add(u16::try_from(offset).unwrap_or(0)));
+            numbers.insert(name.clone(), low.saturating_add(u16::try_from(offset).unwrap_or(0)));
         }
     }
     numbers
@@ -157,7 +160,8 @@ pub fn marks_in_force(listing: &str) -> Vec<ServiceMark> {
             let kind = [ServiceKind::Publish, ServiceKind::Allow]
                 .into_iter()
                 .find(|known| known.as_str() == kind)?;
-            Some(ServiceMark { name: Name::new(name)?, kind, mark: u32::try_from(mark.as_u64()?).ok()? })
+            let name = Name::new(name).or_else(|| Name::granted(name))?;
+            Some(ServiceMark { name, kind, mark: u32::try_from(mark.as_u64()?).ok()? })
         })
         .collect()
 }

@@ -32,7 +32,8 @@ use std::time::{Duration, Instant};
 
 use arbitrary::{self, Random};
 use policy::evaluator::{self, Arrival, Entry, Judgement, Outcome, Packet, Surroundings, Transport};
-use policy::{Source, gateway};
+use policy::gateway::{Limits, Requested, Requests, SourceHandling};
+use policy::{PublicPorts, Source, gateway};
 use stage::{Compiled, Stage};
 
 #[test]
@@ -263,7 +264,41 @@ fn generated(seed: u64) -> gateway::Policy {
     for list in &mut policy.lists {
         list.load(&Source { name: Path::new("partners.list"), text: arbitrary::PARTNERS }).unwrap();
     }
-    policy
+    if seed % 2 == 0 { policy } else { with_grants(policy) }
+}
+
+/// What the file publishes on the WAN side, as its peers publish it by themselves.
+fn with_grants(mut policy: gateway::Policy) -> gateway::Policy {
+    let is_plain = |publish: &gateway::Publish| {
+        publish.wan_only
+            && publish.targets.len() == 1
+            && publish.source == SourceHandling::Preserve
+            && publish.limits == Limits::default()
+    };
+    let (plain, others) = policy.publish.into_iter().partition::<Vec<_>, _>(is_plain);
+    policy.publish = others;
+    let mut requests = Requests::default();
+    for peer in &mut policy.peers {
+        let its = plain.iter().filter(|publish| publish.targets[0].peer == peer.name);
+        let requested: Vec<Requested> = its.flat_map(requested).collect();
+        peer.may_publish = requested.iter().map(|requested| requested.port).collect();
+        requests.replace(&peer.name, requested);
+    }
+    let judged = requests.judge(&policy, &[]);
+    assert!(judged.replies.values().flatten().all(Result::is_ok), "{:?}", judged.replies);
+    judged.served
+}
+
+fn requested(publish: &gateway::Publish) -> Vec<Requested> {
+    let target = &publish.targets[0];
+    let requested = |protocol| Requested {
+        service: publish.name.clone(),
+        port: PublicPorts { protocol, ports: publish.ports },
+        target: target.address,
+        target_ports: target.ports,
+        allow: publish.allow.clone(),
+    };
+    publish.protocols.iter().map(requested).collect()
 }
 
 /// Runs `inside` in a namespace: this program starts itself again there for the one test.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Node, Process, until};
+use lab::{Node, NodeCommand, Process, until};
 
 /// How long a server may take to open its ports.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -32,6 +32,45 @@ impl Caddy {
         Self::run(node, |folder| {
             caddyfile(folder).replace("tls internal", "tls internal {\n        curves x25519mlkem768\n    }")
         })
+    }
+
+    /// Starts it with the sample tree's Caddyfile and no site; its sites are files below
+    /// [`Caddy::sites`].
+    pub fn start_sample(node: &Node) -> Result<Self> {
+        let folder = node.directory().join("caddy");
+        fs::create_dir_all(folder.join("sites"))?;
+        let file = folder.join("Caddyfile");
+        fs::write(&file, Self::sample(&folder)?)?;
+        let process = Self::command(node, &folder)?.args(["run", "--config"]).arg(&file).spawn("caddy")?;
+        wait_for_port(node, "127.0.0.1:8080")?;
+        Ok(Self { process, folder })
+    }
+
+    /// The sample tree's Caddyfile with an authority of its own, as there is no other in a lab.
+    pub fn sample(folder: &Path) -> Result<String> {
+        let text = fs::read_to_string(lab::workspace().join("configs/caddy/Caddyfile"))?;
+        let ours = format!(
+            "\n{{\n\tstorage file_system {}\n\tlocal_certs\n\tskip_install_trust\n",
+            folder.display()
+        );
+        ensure!(text.contains("\n{\n"), "the sample has no global options");
+        Ok(text.replacen("\n{\n", &ours, 1))
+    }
+
+    /// Caddy's command, with nothing of this machine's own.
+    pub fn command(node: &Node, folder: &Path) -> Result<NodeCommand> {
+        let command = node.command(lab::newer("caddy")?).env("HOME", folder).env("XDG_DATA_HOME", folder);
+        Ok(command.env("XDG_CONFIG_HOME", folder))
+    }
+
+    /// The folder of the sample's sites.
+    pub fn sites(&self) -> PathBuf {
+        self.folder.join("sites")
+    }
+
+    /// Its configuration.
+    pub fn configuration(&self) -> PathBuf {
+        self.folder.join("Caddyfile")
     }
 
     /// Starts it with exported global options; `/whoami` answers the connection's address and the

@@ -301,7 +301,7 @@ fn build_from_what_is_built(engine: &Engine, lab: &Lab) -> Result<()> {
     let context = lab.directory().join("context");
     let binaries = context.join("binaries").join(architecture());
     fs::create_dir_all(&binaries)?;
-    for name in ["gateway", "gatewayctl", "forwarder"] {
+    for name in ["gateway", "gatewayctl", "forwarder", "causeway"] {
         let stripped = binaries.join(name);
         let status = Command::new("strip").arg("-o").arg(&stripped).arg(lab::binary(name)?).status()?;
         ensure!(status.success(), "strip {name}: {status}");

@@ -6,6 +6,7 @@
 //! something changed that they did not cause.
 
 mod owner;
+mod requests;
 #[cfg(test)]
 mod tests;
 
@@ -21,9 +22,12 @@ use tunnel::time::Instant;
 
 use super::hello::{Identity, Role};
 use super::message::{About, Notice};
+use super::publish::Asked;
 use super::remote::{Change, Remote};
 use super::session::{Ended, Event, Session};
 pub use owner::owner;
+pub use requests::Requested;
+use requests::Waiting;
 
 /// Connections of one peer at a time.
 pub const MAX_PER_PEER: usize = 4;
@@ -98,6 +102,8 @@ struct Known {
     open: Option<LinkId>,
     accepts: Bucket,
     reports: Bucket,
+    /// The ports that it requested last, until they are taken.
+    waiting: Waiting,
 }
 
 impl Known {
@@ -109,6 +115,7 @@ impl Known {
             open: None,
             accepts: Bucket::every(ACCEPT_PACE.0, ACCEPT_PACE.1),
             reports: Bucket::every(REPORT_PACE.0, REPORT_PACE.1),
+            waiting: Waiting::default(),
         }
     }
 }
@@ -131,6 +138,8 @@ pub struct Links {
     next: u64,
     held: usize,
     touched: Vec<LinkId>,
+    /// Whether a peer requested ports since that was last looked at.
+    is_asked: bool,
     changes: VecDeque<(Name, Change)>,
     refused: BTreeMap<&'static str, u64>,
 }
@@ -148,6 +157,7 @@ impl Links {
             next: 0,
             held: 0,
             touched: Vec::new(),
+            is_asked: false,
             changes: VecDeque::new(),
             refused: BTreeMap::new(),
         }
@@ -346,6 +356,9 @@ impl Links {
     }
 
     fn handle_event(&mut self, now: Instant, id: LinkId, peer: Name, event: Event) {
+        if let Event::Asked(request, asked) = event {
+            return self.handle_asked(id, &peer, (request, asked));
+        }
         if let Event::Closed(reason) = event
             && reason.is_refusal()
         {
@@ -354,7 +367,11 @@ impl Links {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         let replaced = match event {
             Event::Opened(_) => known.open.replace(id),
-            Event::Health(_) | Event::Notice(_) | Event::Closed(_) => None,
+            Event::Health(_)
+            | Event::Notice(_)
+            | Event::Closed(_)
+            | Event::Asked(..)
+            | Event::Answers(..) => None,
         };
         let change = match event {
             Event::Closed(Ended::Replaced) => None,
@@ -370,6 +387,14 @@ impl Links {
         }
         if let Some(replaced) = replaced {
             self.end(now, replaced, Ended::Replaced);
+        }
+    }
+
+    /// A peer requests ports: only its open link may, and only the last request counts.
+    fn handle_asked(&mut self, id: LinkId, peer: &Name, (request, asked): (u32, Asked)) {
+        if let Some(known) = self.peers.get_mut(peer).filter(|known| known.open == Some(id)) {
+            known.waiting.replace(id, request, asked);
+            self.is_asked = true;
         }
     }
 
@@ -396,7 +421,7 @@ impl Links {
     fn count_held(&mut self, id: LinkId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let known = self.peers.get(&connection.peer).filter(|known| known.open == Some(id));
-        let reported = known.map_or(0, |known| known.remote.health.held());
+        let reported = known.map_or(0, |known| known.remote.health.held() + known.waiting.held());
         let held = CONNECTION + connection.session.held() + reported;
         self.held = (self.held + held).saturating_sub(connection.held);
         connection.held = held;

@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use policy::PortRange;
+
 use super::*;
 use crate::link::frame::{MAX_FRAME, frame};
-use crate::link::message::{Bytes, Health, READS_HEALTH, Service, State};
+use crate::link::message::{Bytes, Health, Ports, READS_HEALTH, Service, State};
+use crate::link::publish::{Answer, Port};
 
 /// An origin's end with its connection at the edge.
 struct Origin {
@@ -232,6 +235,81 @@ fn bytes_are_counted_both_ways() {
     links.handle_input(at(1), origin.id, &sent);
     run(&mut links, at(1), &mut origin);
     assert_eq!(links.remote(&name(0)).unwrap().bytes.0, rx + sent.len() as u64);
+}
+
+#[test]
+fn of_what_a_peer_requests_in_a_second_only_the_last_list_is_taken_and_replied_to() {
+    let mut links = edge(2);
+    let (mut origin, mut other) = (connect(&mut links, at(0), 0, 1), connect(&mut links, at(0), 1, 1));
+    assert!(!links.take_asked() && links.poll_requested(at(1)).is_none());
+    origin.session.ask(at(1), asked(&[80]));
+    run(&mut links, at(1), &mut origin);
+    assert!(links.take_asked());
+    assert_eq!(links.poll_requested(at(1)).unwrap().asked, asked(&[80]));
+    for port in 1..=30 {
+        origin.session.ask(at(1), asked(&[port]));
+        run(&mut links, at(1), &mut origin);
+        assert_eq!(links.poll_requested(at(1)), None, "more than one in a second");
+    }
+    other.session.ask(at(1), asked(&[81]));
+    run(&mut links, at(1), &mut other);
+    assert_eq!(links.poll_requested(at(1)).unwrap().peer, name(1), "another peer waits for no one");
+
+    assert_eq!(links.next_requested(), Some(at(2)));
+    let requested = links.poll_requested(at(2)).unwrap();
+    assert_eq!((&requested.asked, links.poll_requested(at(2))), (&asked(&[30]), None));
+    links.answer(at(2), &requested, vec![Answer::Granted]);
+    run(&mut links, at(2), &mut origin);
+    let replies: Vec<Event> = std::iter::from_fn(|| origin.session.poll_event()).collect();
+    assert!(
+        matches!(replies.as_slice(), [Event::Answers(_, answers)] if *answers == [Answer::Granted]),
+        "{replies:?}"
+    );
+}
+
+#[test]
+fn a_request_is_replied_to_on_its_own_link_alone_and_news_reach_the_open_one() {
+    let mut links = edge(2);
+    let (mut first, mut other) = (connect(&mut links, at(0), 0, 1), connect(&mut links, at(0), 1, 1));
+    first.session.ask(at(1), asked(&[80]));
+    run(&mut links, at(1), &mut first);
+    let requested = links.poll_requested(at(1)).unwrap();
+    links.forget(at(1), first.id);
+    let mut second = connect(&mut links, at(2), 0, 1);
+    links.answer(at(2), &requested, vec![Answer::Granted]);
+    links.announce_grants(at(2), &name(0));
+    for origin in [&mut second, &mut other] {
+        run(&mut links, at(2), origin);
+    }
+    assert_eq!(second.session.poll_event(), Some(Event::Notice(Notice::Grants)));
+    assert!(second.session.poll_event().is_none() && other.session.poll_event().is_none());
+}
+
+#[test]
+fn what_a_peer_requests_counts_as_memory_until_it_is_taken() {
+    let mut links = edge(1);
+    let mut origin = connect(&mut links, at(0), 0, 1);
+    let before = links.held();
+    let ports: Vec<u16> = (1..=64).collect();
+    origin.session.ask(at(1), asked(&ports));
+    run(&mut links, at(1), &mut origin);
+    assert!(links.held() >= before + 64 * 64, "{} of {before}", links.held());
+    links.poll_requested(at(1)).unwrap();
+    run(&mut links, at(1), &mut origin);
+    links.handle_timeout(at(1), origin.id);
+    assert!(links.held() < before + 64 * 64);
+}
+
+fn asked(ports: &[u16]) -> Asked {
+    let port = |port: &u16| Port {
+        service: Name::new("web").unwrap(),
+        ports: Ports(PortRange::new(*port, *port).unwrap()),
+        udp: false,
+        target: [10, 77, 1, 0].into(),
+        target_ports: None,
+        from: None,
+    };
+    Asked::first_of(&ports.iter().map(port).collect::<Vec<_>>())
 }
 
 /// The number of the edge's key.

@@ -18,6 +18,7 @@ use tunnel::time::Instant;
 use super::frame::{FrameReader, MAX_FRAME, frame};
 use super::hello::{Greetings, Identity, Proof, Role};
 use super::message::{About, Bytes, Greeting, Health, Hello, Message, Notice, Reply, Request, SCHEMA};
+use super::publish::{Answer, Asked};
 pub use output::MAX_OUTPUT;
 use output::Output;
 
@@ -49,6 +50,10 @@ pub enum Event {
     Health(Health),
     /// It announces something.
     Notice(Notice),
+    /// An origin requests public ports; the reply has this id.
+    Asked(u32, Asked),
+    /// An edge replied to the request with this id.
+    Answers(u32, Vec<Answer>),
     /// The link is over.
     Closed(Ended),
 }
@@ -274,6 +279,19 @@ impl Session {
         self.send(now, &Message::Notice(notice))
     }
 
+    /// Requests public ports of an edge; the id of the request, `None` as `false` for
+    /// [`send_health`](Self::send_health).
+    pub fn ask(&mut self, now: Instant, asked: Asked) -> Option<u32> {
+        self.next_id = self.next_id.wrapping_add(1);
+        let id = self.next_id;
+        self.send(now, &Message::Request { id, request: Request::Publish(asked) }).then_some(id)
+    }
+
+    /// Replies to the request with this id; `false` as for [`send_health`](Self::send_health).
+    pub fn answer(&mut self, now: Instant, id: u32, answers: Vec<Answer>) -> bool {
+        self.send(now, &Message::Reply { id, reply: Reply::Publish { answers } })
+    }
+
     /// Ends it for a reason of its owner's once what waits was sent; at once when the other end is
     /// not known.
     pub fn finish(&mut self, reason: Ended) {
@@ -339,12 +357,9 @@ impl Session {
 
     fn handle_message(&mut self, now: Instant, length: usize, message: Message) {
         match message {
-            Message::Request { id, request } => {
-                let reply = match request {
-                    Request::Ping => Reply::Pong,
-                    Request::Unknown => Reply::UnknownRequest,
-                };
-                self.queue(now, &Message::Reply { id, reply });
+            Message::Request { id, request } => self.handle_request(now, length, id, request),
+            Message::Reply { id, reply: Reply::Publish { answers } } => {
+                self.events.push_back((length, Event::Answers(id, answers)));
             }
             Message::Health(health) => self.events.push_back((length, Event::Health(health))),
             Message::Notice(notice) => self.events.push_back((length, Event::Notice(notice))),
@@ -352,6 +367,17 @@ impl Session {
             // That it came is all that a reply to a ping says.
             Message::Reply { .. } | Message::Unknown => {}
         }
+    }
+
+    fn handle_request(&mut self, now: Instant, length: usize, id: u32, request: Request) {
+        let reply = match request {
+            Request::Publish(asked) if self.role == Role::Edge => {
+                return self.events.push_back((length, Event::Asked(id, asked)));
+            }
+            Request::Ping => Reply::Pong,
+            Request::Publish(_) | Request::Unknown => Reply::UnknownRequest,
+        };
+        self.queue(now, &Message::Reply { id, reply });
     }
 
     /// The other end's nonce came: this end's proof can be made.

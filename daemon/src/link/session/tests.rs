@@ -38,6 +38,21 @@ fn health_and_notices_arrive_as_they_were_sent() {
 }
 
 #[test]
+fn an_origin_asks_its_edge_and_knows_the_reply_by_its_id_and_an_edge_asks_no_origin() {
+    let (mut origin, mut edge) = opened();
+    let id = origin.ask(at(1), Asked::default()).unwrap();
+    exchange(at(1), &mut origin, &mut edge);
+    assert_eq!(edge.poll_event(), Some(Event::Asked(id, Asked::default())));
+    assert!(edge.answer(at(1), id, vec![Answer::Granted, Answer::InUse]));
+    exchange(at(1), &mut origin, &mut edge);
+    assert_eq!(origin.poll_event(), Some(Event::Answers(id, vec![Answer::Granted, Answer::InUse])));
+
+    edge.ask(at(2), Asked::default()).unwrap();
+    exchange(at(2), &mut origin, &mut edge);
+    assert!(origin.poll_event().is_none() && edge.poll_event().is_none() && edge.is_open());
+}
+
+#[test]
 fn a_link_that_is_finished_ends_when_the_last_message_was_sent() {
     let (mut origin, mut edge) = opened();
     origin.send_notice(at(1), Notice::Stopping { seconds: 60 });

@@ -1,7 +1,7 @@
 //! What a configuration requires of the kernel, and how it is put there.
 
 use policy::Mtu;
-use policy::gateway::Policy;
+use policy::gateway::{Judged, Policy};
 use policy::plan::{Conditions, INITIAL_MTU, Plan, Sysctl};
 use policy::ruleset::{Present, Ruleset, ServiceMark};
 use policy::uplinks::Uplink;
@@ -23,6 +23,8 @@ pub(in crate::edge) struct Blueprint {
     pub plan: Plan,
     /// The conditions of the machine that it was compiled for.
     pub conditions: Conditions,
+    /// The policy with what is granted to peers, of which the plan is compiled.
+    pub judged: Judged,
     device: String,
     protocol: u8,
     guards: Guards,
@@ -76,16 +78,30 @@ struct Switches {
 }
 
 impl Blueprint {
-    /// Compiles a policy for the machine as it is.
+    /// Compiles a policy with what peers are granted, for the machine as it is.
     #[must_use]
-    pub(in crate::edge) fn new(policy: &Policy, conditions: Conditions) -> Self {
+    pub(in crate::edge) fn new(judged: Judged, conditions: Conditions) -> Self {
+        let policy = &judged.served;
         Self {
             plan: policy.plan_under(&conditions),
             conditions,
             device: policy.interface.name.as_str().to_owned(),
             protocol: policy.kernel.route_protocol,
             guards: guards(policy),
+            judged,
         }
+    }
+
+    /// The policy with what is granted to peers.
+    #[must_use]
+    pub(in crate::edge) const fn served(&self) -> &Policy {
+        &self.judged.served
+    }
+
+    /// Whether a peer publishes something by itself.
+    #[must_use]
+    pub(in crate::edge) fn has_grants(&self) -> bool {
+        self.served().publish.iter().any(|publish| publish.name.is_granted())
     }
 
     /// The marks of services and the numbers of uplinks that this has put in force, which later

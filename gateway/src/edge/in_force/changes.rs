@@ -1,24 +1,43 @@
 //! What another configuration changes, as it is shown: the plan's lines, and those of settings and
 //! keys.
 
-use policy::gateway::Policy;
-use policy::plan::{Change, Plan};
+use policy::gateway::{Policy, Publish};
+use policy::plan::Change;
 
+use super::blueprint::Blueprint;
 use crate::config::Keys;
 
 /// The parts of a configuration whose changes are reported.
 pub(super) struct Side<'a> {
     pub(super) policy: &'a Policy,
     pub(super) keys: &'a Keys,
-    pub(super) plan: &'a Plan,
+    pub(super) blueprint: &'a Blueprint,
 }
 
 /// Every change from one configuration to another, a line each.
 pub(super) fn changes(old: &Side<'_>, new: &Side<'_>) -> Vec<Change> {
     let mut changes = keys(old, new);
-    changes.extend(old.plan.diff(new.plan));
+    changes.extend(old.blueprint.plan.diff(&new.blueprint.plan));
     changes.extend(old.policy.changed_settings(new.policy));
+    changes.extend(grants(old.blueprint.served(), new.blueprint.served()));
     changes
+}
+
+/// What peers publish by themselves and another configuration closes, changes or opens.
+pub(in crate::edge) fn grants<'p>(old: &'p Policy, new: &'p Policy) -> impl Iterator<Item = Change> + 'p {
+    let missing = |from: &'p Policy, of: &'p Policy, sign: char| {
+        let granted = of.publish.iter().filter(|publish| publish.name.is_granted());
+        let missing = granted.filter(move |publish| !from.publish.contains(publish));
+        missing.map(move |publish| Change { part: "grant", line: format!("{sign} {}", described(publish)) })
+    };
+    missing(new, old, '-').chain(missing(old, new, '+'))
+}
+
+fn described(publish: &Publish) -> String {
+    let ports = publish.protocols.iter().map(|protocol| format!("{protocol}/{}", publish.ports));
+    let targets = publish.targets.iter().map(|target| format!("{} port {}", target.address, target.ports));
+    let join = |parts: &mut dyn Iterator<Item = String>| parts.collect::<Vec<_>>().join(", ");
+    format!("{}: {} to {}", publish.name, join(&mut ports.into_iter()), join(&mut targets.into_iter()))
 }
 
 /// Keys whose files hold others than before.
@@ -44,9 +63,11 @@ mod tests {
     use std::path::Path;
 
     use policy::Source;
+    use policy::plan::Conditions;
     use tunnel::key::{PresharedKey, PrivateKey};
 
     use super::*;
+    use crate::edge::in_force::Granting;
 
     const TEXT: &str = "[interface]\naddress = [\"10.77.88.1/30\"]\nprivate_key_file = \"kyiv.key\"\n\
         [wan]\ninterface = \"eth0\"\n[[peer]]\nname = \"wroclaw\"\nallowed_ips = [\"10.77.88.2/32\"]\n\
@@ -55,13 +76,13 @@ mod tests {
     #[test]
     fn a_key_file_with_another_key_is_a_change_that_says_what_to_do() {
         let policy = policy::gateway::parse(&Source { name: Path::new("gateway.toml"), text: TEXT }).unwrap();
-        let plan = policy.plan();
+        let blueprint = Blueprint::new(Granting::default().judge(&policy), Conditions::default());
         let keys = |private: u8, preshared: u8| Keys {
             private: PrivateKey::from_bytes([private; 32]),
             preshared: [(policy.peers[0].public_key, PresharedKey::from_bytes([preshared; 32]))].into(),
         };
         let lines = |old: Keys, new: Keys| -> Vec<String> {
-            let side = |keys| Side { policy: &policy, keys, plan: &plan };
+            let side = |keys| Side { policy: &policy, keys, blueprint: &blueprint };
             changes(&side(&old), &side(&new)).iter().map(ToString::to_string).collect()
         };
         let public = |private: u8| keys(private, 0).private.public();

@@ -4,6 +4,7 @@ mod blueprint;
 mod changes;
 mod ended;
 mod fingerprint;
+mod granting;
 mod installer;
 mod undone;
 
@@ -28,6 +29,8 @@ use changes::{Side, changes};
 use blueprint::Unwritable;
 pub use blueprint::guards;
 pub(super) use blueprint::{Blueprint, Installed};
+pub(super) use changes::grants as granted_changes;
+pub(super) use granting::Granting;
 pub(super) use installer::Installer;
 pub(super) use undone::Left;
 
@@ -39,10 +42,12 @@ pub(super) struct InForce {
     config: Arc<Config>,
     blueprint: Arc<Blueprint>,
     installed: Installed,
-    /// The sockets of the link that the daemon owns.
-    link: Vec<SocketAddr>,
+    /// The sockets of the link that the daemon owns, as the rules know them.
+    pub(super) link: Vec<SocketAddr>,
     /// The address of the temporary peer of a pairing.
-    pairing: Option<IpAddr>,
+    pub(super) pairing: Option<IpAddr>,
+    /// What peers request to publish.
+    pub(super) grants: Granting,
     /// An MTU of the paths that the kernel did not take.
     refused_mtu: Option<u16>,
     /// Configurations applied and refused since the start.
@@ -55,13 +60,19 @@ pub(super) struct InForce {
 
 impl InForce {
     /// The first configuration since the start.
-    pub(super) const fn new(config: Arc<Config>, blueprint: Arc<Blueprint>, installed: Installed) -> Self {
+    pub(super) const fn new(
+        config: Arc<Config>,
+        blueprint: Arc<Blueprint>,
+        installed: Installed,
+        grants: Granting,
+    ) -> Self {
         Self {
             config,
             blueprint,
             installed,
             link: Vec::new(),
             pairing: None,
+            grants,
             refused_mtu: None,
             generation: 1,
             failed_applies: 0,
@@ -80,6 +91,11 @@ impl InForce {
         &self.config.policy
     }
 
+    /// What it says, with what is granted to peers.
+    pub(super) fn served(&self) -> &Policy {
+        self.blueprint.served()
+    }
+
     /// The MTU of the tunnel's device.
     pub(super) fn mtu(&self) -> u16 {
         self.blueprint.plan.routing.device.mtu
@@ -95,10 +111,10 @@ impl InForce {
         (Arc::clone(&self.blueprint), self.installed.fingerprint)
     }
 
-    /// The blueprint of a policy on this machine; services and uplinks that are in force keep their
-    /// numbers.
+    /// The blueprint of a policy on this machine, with what it grants to peers; services and uplinks
+    /// that are in force keep their numbers.
     pub(super) fn next(&self, policy: &Policy, machine: &Machine, mtu: Option<u16>) -> Blueprint {
-        Blueprint::new(policy, self.conditions(policy, machine, mtu))
+        Blueprint::new(self.grants.judge(policy), self.conditions(policy, machine, mtu))
     }
 
     fn conditions(&self, policy: &Policy, machine: &Machine, mtu: Option<u16>) -> Conditions {
@@ -106,8 +122,8 @@ impl InForce {
         Conditions { link: self.link.clone(), pairing: self.pairing, ..conditions }
     }
 
-    /// The blueprint of the policy in force now that the machine has changed; `None` if that is in
-    /// place.
+    /// The blueprint of the policy in force now that the machine or what is granted has changed;
+    /// `None` if that is in place.
     pub(super) fn due(&self, machine: &Machine) -> Option<Blueprint> {
         let before = &self.blueprint.conditions;
         let conditions = self.conditions(self.policy(), machine, before.mtu);
@@ -117,28 +133,15 @@ impl InForce {
             && conditions.rule_priority == before.rule_priority
             && conditions.link == before.link
             && conditions.pairing == before.pairing;
-        (!same).then(|| Blueprint::new(self.policy(), conditions))
+        let judged = self.grants.judge(self.policy());
+        let is_in_place = same && judged.served == *self.served();
+        (!is_in_place).then(|| Blueprint::new(judged, conditions))
     }
 
     /// The MTU that the device should get, when the paths were `found` to carry another size that was not refused.
     pub(super) fn due_mtu(&self, found: Option<u16>) -> Option<u16> {
         let found = found.filter(|_| self.policy().interface.mtu == Mtu::Auto)?;
         (found != self.mtu() && self.refused_mtu != Some(found)).then_some(found)
-    }
-
-    /// The sockets of the link that the daemon owns, as the rules know them.
-    pub(super) const fn link(&self) -> &Vec<SocketAddr> {
-        &self.link
-    }
-
-    /// Notes which sockets of the link the daemon owns.
-    pub(super) fn set_link(&mut self, sockets: Vec<SocketAddr>) {
-        self.link = sockets;
-    }
-
-    /// Notes the address of the temporary peer of a pairing, or that there is none.
-    pub(super) const fn set_pairing(&mut self, address: Option<IpAddr>) {
-        self.pairing = address;
     }
 
     /// Records the MTU that the kernel refused; `None` once it took one.
@@ -180,8 +183,8 @@ impl InForce {
         listeners: &[Listener],
     ) -> Vec<Change> {
         let (now, policy) = (&self.config, &config.policy);
-        let old = Side { policy: &now.policy, keys: &now.keys, plan: &self.blueprint.plan };
-        let mut changes = changes(&old, &Side { policy, keys: &config.keys, plan: &next.plan });
+        let old = Side { policy: &now.policy, keys: &now.keys, blueprint: &self.blueprint };
+        let mut changes = changes(&old, &Side { policy, keys: &config.keys, blueprint: next });
         let trust = (&self.blueprint.conditions.trust, &next.conditions.trust);
         let closed = closed_between(policy, machine.system(), trust, listeners);
         let lines = closed.into_iter().chain(taken(policy, listeners));
@@ -189,10 +192,10 @@ impl InForce {
         changes
     }
 
-    /// Conntrack marks of services that another configuration does not have, or has otherwise.
-    pub(super) fn ended(&self, policy: &Policy, next: &Blueprint) -> Vec<u32> {
+    /// Conntrack marks of services that another blueprint does not have, or has otherwise.
+    pub(super) fn ended(&self, next: &Blueprint) -> Vec<u32> {
         let (old, new) = (&self.ruleset().services, &next.plan.ruleset.services);
-        ended::ended(self.policy(), old, policy, new)
+        ended::ended(self.served(), old, next.served(), new)
     }
 
     /// Puts another configuration in the place of this one; whether other switches than before could not be written.
@@ -210,6 +213,7 @@ impl InForce {
 
     /// Takes what the same configuration puts into the kernel now.
     pub(super) fn follow(&mut self, blueprint: Arc<Blueprint>, installed: Installed) {
+        self.grants.handle_in_force(&blueprint.judged);
         self.blueprint = blueprint;
         self.installed = installed;
     }
@@ -432,7 +436,7 @@ mod tests {
             lines.iter().any(|line| line.starts_with("link: ") && line.ends_with(" accept"))
         };
         assert!(!accepts(&in_force.in_kernel().0));
-        in_force.set_link(vec!["10.77.88.1:51899".parse().unwrap()]);
+        in_force.link = vec!["10.77.88.1:51899".parse().unwrap()];
         let due = in_force.due(&machine).unwrap();
         assert!(accepts(&due));
         in_force.follow(Arc::new(due), Installed::default());
@@ -440,15 +444,16 @@ mod tests {
         assert!(accepts(&in_force.next(in_force.policy(), &machine, None)), "an apply keeps it open");
         let moved = config(&format!("{TEXT}[link]\nport = 51900\n"));
         assert!(!accepts(&in_force.next(&moved.policy, &machine, None)), "the socket has the old port");
-        in_force.set_link(Vec::new());
+        in_force.link = Vec::new();
         assert!(!accepts(&in_force.due(&machine).unwrap()));
     }
 
     fn started(text: &str) -> InForce {
         let config = config(text);
         let conditions = Machine::default().conditions(&config.policy, None, (&[], &[]));
-        let blueprint = Blueprint::new(&config.policy, conditions);
-        InForce::new(Arc::new(config), Arc::new(blueprint), Installed::default())
+        let grants = Granting::default();
+        let blueprint = Blueprint::new(grants.judge(&config.policy), conditions);
+        InForce::new(Arc::new(config), Arc::new(blueprint), Installed::default(), grants)
     }
 
     fn config(text: &str) -> Config {

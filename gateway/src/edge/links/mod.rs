@@ -10,8 +10,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use daemon::link::health::Reported;
-use daemon::link::links::{LinkId, LinkPeer, Links};
-use daemon::link::message::READS_HEALTH;
+use daemon::link::links::{LinkId, LinkPeer, Links, Requested};
+use daemon::link::message::{GRANTS, READS_HEALTH};
+use daemon::link::publish::Answer;
 use daemon::link::remote::Change;
 use daemon::link::shell;
 use daemon::metrics::Number;
@@ -44,6 +45,8 @@ pub(super) struct EdgeLinks {
     listening: RefCell<Listening>,
     /// What wakes the task of each connection.
     tasks: RefCell<BTreeMap<LinkId, Rc<Notify>>>,
+    /// Notified when a peer requests ports.
+    asked: Notify,
 }
 
 impl EdgeLinks {
@@ -52,11 +55,12 @@ impl EdgeLinks {
     /// # Errors
     /// When the system has no randomness.
     pub(super) fn new(config: &Config, listening: Listening) -> std::io::Result<Self> {
-        let about = shell::about(env!("CARGO_PKG_VERSION"), &[READS_HEALTH])?;
+        let about = shell::about(env!("CARGO_PKG_VERSION"), &[READS_HEALTH, GRANTS])?;
         let links = Self {
             links: RefCell::new(Links::new(config.keys.private.clone(), about)),
             listening: RefCell::new(listening),
             tasks: RefCell::default(),
+            asked: Notify::new(),
         };
         links.problems().iter().for_each(|problem| tracing::warn!("{problem}"));
         links.configure(config);
@@ -127,6 +131,34 @@ impl EdgeLinks {
         links.remotes().filter_map(|(name, remote)| Some((name.to_string(), remote.reported(now)?))).collect()
     }
 
+    /// Waits for the next request of a peer for public ports.
+    pub(super) async fn next_requested(&self) -> Requested {
+        loop {
+            let now = clock::instant();
+            let requested = self.links.borrow_mut().poll_requested(now);
+            if let Some(requested) = requested {
+                return requested;
+            }
+            let due = self.links.borrow().next_requested();
+            tokio::select! {
+                () = self.asked.notified() => {}
+                () = sleep(due.unwrap_or(now).since(now)), if due.is_some() => {}
+            }
+        }
+    }
+
+    /// Replies to a request.
+    pub(super) fn answer(&self, requested: &Requested, answers: Vec<Answer>) {
+        self.links.borrow_mut().answer(clock::instant(), requested, answers);
+        self.handle_changes();
+    }
+
+    /// Announces to a peer that what it is granted is another than it was replied last.
+    pub(super) fn announce_grants(&self, now: Instant, peer: &Name) {
+        self.links.borrow_mut().announce_grants(now, peer);
+        self.handle_changes();
+    }
+
     /// How many links are up.
     pub(super) fn up(&self) -> usize {
         self.links.borrow().remotes().filter(|(_, remote)| remote.far().is_some()).count()
@@ -186,6 +218,9 @@ impl EdgeLinks {
             if let Some(task) = self.tasks.borrow().get(&id) {
                 task.notify_one();
             }
+        }
+        if self.links.borrow_mut().take_asked() {
+            self.asked.notify_one();
         }
         while let Some((peer, change)) = self.next_change() {
             log(&peer, &change);

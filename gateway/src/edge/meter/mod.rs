@@ -179,7 +179,7 @@ pub(super) fn services(in_force: &InForce, peers: &[PeerStatus], counters: &Coun
     let state = |peer: &PeerStatus| (in_force.name_of(&peer.public_key), peer.state.label());
     let states = peers.iter().map(state).collect();
     let marks = in_force.ruleset().services.iter();
-    marks.filter_map(|mark| services::service(in_force.policy(), mark, &states, counters)).collect()
+    marks.filter_map(|mark| services::service(in_force.served(), mark, &states, counters)).collect()
 }
 
 #[cfg(test)]

@@ -142,7 +142,7 @@ async fn open(edge: &Rc<Edge>, peer: TemporaryPeer) -> Result<(), ExitError> {
         keeper.abort();
     }
     pairing.datagrams_before.set(edge.plane.datagrams());
-    edge.in_force.borrow_mut().set_pairing(Some(peer.address));
+    edge.in_force.borrow_mut().pairing = Some(peer.address);
     let followed = edge.follow_machine().await.map_err(ExitError::from);
     let added =
         followed.and_then(|()| edge.plane.set_temporary(Some(&peer)).map_err(|error| conflict(&error)));
@@ -187,7 +187,7 @@ async fn keep(edge: Rc<Edge>) {
     }
     pairing.removed.notify_waiters();
     let _turn = edge.applying.lock().await;
-    edge.in_force.borrow_mut().set_pairing(pairing.peer().map(|peer| peer.address));
+    edge.in_force.borrow_mut().pairing = pairing.peer().map(|peer| peer.address);
     if let Err(failure) = edge.follow_machine().await {
         tracing::debug!(%failure, "the rules do not follow the end of the pairing yet; the next look tries it again");
     }

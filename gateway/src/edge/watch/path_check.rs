@@ -11,8 +11,8 @@ use policy::plan::Conditions;
 use policy::system::System;
 use tunnel::io::routes::RouteWatch;
 
-use crate::config::Config;
 use crate::edge::blocking::blocking;
+use crate::edge::in_force::Blueprint;
 use crate::edge::machine::Machine;
 use crate::kernel::{Failure, FailureKind, rules_before};
 
@@ -25,8 +25,8 @@ const CLIENTS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(9, 9, 9, 9)), IpAddr::V6(Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 0xfe))];
 
 /// The ways that lead elsewhere now.
-pub(in crate::edge) async fn path_faults(config: Arc<Config>, conditions: Conditions) -> Vec<String> {
-    let asked = blocking(move || faults(&config.policy, &conditions)).await;
+pub(in crate::edge) async fn path_faults(blueprint: Arc<Blueprint>) -> Vec<String> {
+    let asked = blocking(move || faults(blueprint.served(), &blueprint.conditions)).await;
     asked.unwrap_or_else(|failure| {
         vec![format!("the routes of services cannot be looked up ({failure}); see `ip rule` and `ip route`")]
     })

@@ -14,6 +14,7 @@ use ipnetwork::IpNetwork;
 use self::limits::limits;
 use self::reach::reach;
 use self::service::service;
+use super::caddy::caddy;
 use super::check;
 use super::entries::{PeerAt, ReachAt};
 use super::model::{Control, Interface, Peer, Policy, Service};
@@ -73,6 +74,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         .collect();
     let shared = Shared::read(root, Daemon::Forwarder);
     let limits = limits(root);
+    let caddy = caddy(root);
     root.close();
 
     let interface = interface?;
@@ -95,6 +97,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         state_directory: shared.state_directory?,
         log: shared.log?,
         offload: shared.offload,
+        caddy: caddy?,
         warnings: Vec::new(),
     })
 }

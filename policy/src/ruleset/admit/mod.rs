@@ -48,7 +48,7 @@ const MAX_SET_SIZE: i64 = 1 << 20;
 /// The longest timeout of an element, in seconds: ten years.
 const MAX_TIMEOUT: i64 = 315_360_000;
 /// Most characters of a name of a chain, set or counter.
-const MAX_NAME: usize = 64;
+const MAX_NAME: usize = 128;
 
 /// Why a transaction is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -302,7 +302,7 @@ fn one_of(value: &Value, allowed: &[&str], what: &str) -> Judged {
 /// A name of a chain, set or counter.
 fn name(value: &Value) -> Judged {
     let name = string(value)?;
-    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte));
     if plain && !name.is_empty() && name.len() <= MAX_NAME {
         return Ok(());
     }

@@ -1,0 +1,102 @@
+//! The forwarder of this machine, as the commands ask it and edit its file.
+
+use std::path::{Path, PathBuf};
+
+use daemon::changes::{ChangeRequest, Changes, Commands, Trusted};
+use daemon::exit::{Exit, ExitError};
+use forwarder::control::client::{ask_change, ask_report, needs};
+use forwarder::control::report::Report;
+use forwarder::places::{Environment, Place};
+use policy::forwarder::Policy;
+
+/// Which forwarder, and which file.
+pub(crate) struct Origin {
+    /// Its configuration file.
+    pub(crate) config: PathBuf,
+    places: Vec<Place>,
+}
+
+impl Origin {
+    /// The forwarder of `config`, else of the usual file; `socket` is where it listens, unless the
+    /// file says so.
+    ///
+    /// # Errors
+    /// [`Exit::Invalid`] when there is no such file.
+    pub(crate) fn find(config: Option<&Path>, socket: Option<&Path>) -> Result<Self, ExitError> {
+        let config = match config {
+            Some(config) => config.to_owned(),
+            None => usual_file()?,
+        };
+        let places = match socket {
+            Some(socket) => vec![Place::at(socket.to_owned())],
+            None => Environment::of_process().client_sockets(forwarder::config::read(&config).ok().as_ref()),
+        };
+        Ok(Self { config, places })
+    }
+
+    /// What the file says now.
+    ///
+    /// # Errors
+    /// Every error in it.
+    pub(crate) fn policy(&self) -> Result<Policy, ExitError> {
+        Ok(forwarder::config::read(&self.config)?)
+    }
+
+    /// What the daemon reports.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) fn report(&self) -> Result<Report, ExitError> {
+        ask_report(&self.places)
+    }
+
+    /// Applies what `edit` makes of the file's text; the file then holds it.
+    ///
+    /// # Errors
+    /// What `edit` or the daemon refuses; the file and what is in force are then unchanged.
+    pub(crate) fn edit(
+        &self,
+        edit: &mut dyn FnMut(&Path, &str) -> Result<String, ExitError>,
+    ) -> Result<Changes, ExitError> {
+        let ask = |request: &ChangeRequest| ask_change(&self.places, request);
+        let trusted = Trusted::by_owner_of(&self.config);
+        Commands { program: "forwarder", ask: &ask, needs, trusted }.edit(&self.config, edit)
+    }
+}
+
+/// The first of the usual places that has a file.
+fn usual_file() -> Result<PathBuf, ExitError> {
+    let places = usual_places(&Environment::of_process());
+    places.iter().find(|file| file.exists()).cloned().ok_or_else(|| {
+        let tried: Vec<_> = places.iter().map(|file| file.display().to_string()).collect();
+        let message = format!(
+            "there is no forwarder.toml in {}: run this at the origin, or name the file with --config FILE",
+            tried.join(" or ")
+        );
+        ExitError::new(Exit::Invalid, message)
+    })
+}
+
+/// Where forwarder.toml is, as README has it: a user's own, then the machine's.
+fn usual_places(environment: &Environment) -> Vec<PathBuf> {
+    let home = environment.home.as_ref().filter(|_| environment.uid != 0);
+    let own = home.map(|home| home.join(".config/causeway/forwarder.toml"));
+    let system = if environment.is_mac { "/usr/local/etc/causeway" } else { "/etc/causeway" };
+    own.into_iter().chain([Path::new(system).join("forwarder.toml")]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_users_own_file_comes_before_the_machines() {
+        let user = Environment { uid: 1000, home: Some("/home/kyiv".into()), ..Environment::default() };
+        let own = Path::new("/home/kyiv/.config/causeway/forwarder.toml");
+        assert_eq!(usual_places(&user), [own, Path::new("/etc/causeway/forwarder.toml")]);
+        let root = Environment { uid: 0, ..user };
+        assert_eq!(usual_places(&root), [Path::new("/etc/causeway/forwarder.toml")]);
+        let mac = Environment { is_mac: true, ..root };
+        assert_eq!(usual_places(&mac), [Path::new("/usr/local/etc/causeway/forwarder.toml")]);
+    }
+}

@@ -1,0 +1,302 @@
+//! `causeway publish` and `unpublish`: a host name or a port, from the origin to its visitors.
+//!
+//! - `request`: what the arguments mean. `edit`: what becomes of forwarder.toml.
+//! - `site`: Caddy's site as text; `caddy` writes it and has Caddy take it.
+//! - `progress`: what is granted, refused and missing; `settle` waits for it.
+
+mod caddy;
+mod edit;
+mod progress;
+mod request;
+mod settle;
+mod site;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use daemon::command_line::{print, print_to_stderr};
+use daemon::exit::{Exit, ExitError};
+use daemon::files::read_text;
+use daemon::text::time;
+use forwarder::control::report::Published;
+use policy::Source;
+use policy::forwarder::{Policy, ProxyProtocol, Service};
+
+use self::caddy::{Changed, Sites};
+use self::edit::{EditError, Edited};
+use self::progress::Progress;
+use self::request::{NewService, Request};
+use crate::origin::Origin;
+
+/// What is published.
+#[derive(Debug, Args)]
+pub(crate) struct Publish {
+    /// Publish this host name on port 443; with --upstream, a service of its own by this name.
+    name: String,
+    /// Lead a host name to this local port, or to HOST:PORT, by a site in Caddy; a service is
+    /// given its public ports: 25, 27015/udp, 5000-5010.
+    #[arg(value_name = "PORT")]
+    ports: Vec<String>,
+    /// Carry the service's flows to this program.
+    #[arg(long, value_name = "HOST:PORT")]
+    upstream: Option<String>,
+    /// Send the service's program the visitor's address: v1 or v2.
+    #[arg(long, value_name = "VERSION", value_parser = version, default_value = "off")]
+    proxy_protocol: ProxyProtocol,
+    /// Add the host name to this service, if several have port 443.
+    #[arg(long, value_name = "NAME", conflicts_with = "upstream")]
+    service: Option<String>,
+    /// Wait until nothing is missing any more, at most TIME (default: 5m).
+    #[arg(long, value_name = "TIME", value_parser = time, num_args = 0..=1, default_missing_value = "5m")]
+    wait: Option<Duration>,
+    #[command(flatten)]
+    own: Own,
+}
+
+/// What is withdrawn.
+#[derive(Debug, Args)]
+pub(crate) struct Unpublish {
+    /// Withdraw this host name or service.
+    name: String,
+    #[command(flatten)]
+    own: Own,
+}
+
+/// Which forwarder.
+#[derive(Debug, Args)]
+struct Own {
+    /// Use FILE as the forwarder's own configuration file; no other is ever written.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Connect to this control socket of the forwarder.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl Own {
+    fn origin(&self) -> Result<Origin, ExitError> {
+        Origin::find(self.config.as_deref(), self.socket.as_deref())
+    }
+}
+
+fn version(text: &str) -> Result<ProxyProtocol, String> {
+    match text {
+        "off" => Ok(ProxyProtocol::Off),
+        "v1" => Ok(ProxyProtocol::V1),
+        "v2" => Ok(ProxyProtocol::V2),
+        _ => Err("v1, v2 or off".to_owned()),
+    }
+}
+
+/// `causeway publish`
+pub(crate) fn publish(arguments: &Publish) -> Result<Exit, ExitError> {
+    let Publish { name, ports, upstream, proxy_protocol, .. } = arguments;
+    let request = request::read(name, ports, upstream.as_deref(), *proxy_protocol)
+        .map_err(|error| ExitError::new(Exit::Usage, error))?;
+    let origin = arguments.own.origin()?;
+    match request {
+        Request::Name { name, upstream } => publish_name(&origin, arguments, &name, upstream.as_deref()),
+        Request::Service(new) => publish_service(&origin, arguments, &new),
+    }
+}
+
+fn publish_service(origin: &Origin, arguments: &Publish, new: &NewService) -> Result<Exit, ExitError> {
+    // An error in the file comes before a daemon that does not answer.
+    origin.policy()?;
+    let applied = apply(origin, &|file| edit::add_service(file, new))?;
+    if let Some(warning) = new.warning() {
+        print_to_stderr(&warning);
+    }
+    let service = applied.service(origin)?;
+    let progress = settle::settle(arguments.wait, &|| {
+        let mut progress = progress::of_service(&origin.report()?, &service, &|_| true);
+        progress.add(if new.is_tcp() { settle::program(&new.upstream) } else { Progress::default() });
+        Ok(progress)
+    })?;
+    if !progress.refused.is_empty() {
+        return Err(applied.taken_back(origin, new.name.as_str(), None, &progress));
+    }
+    report(&format!("{} is published as [[service]] {}", list(&new.ports), new.name), &progress)
+}
+
+fn publish_name(
+    origin: &Origin,
+    arguments: &Publish,
+    name: &str,
+    upstream: Option<&str>,
+) -> Result<Exit, ExitError> {
+    let wanted = arguments.service.as_deref();
+    let policy = origin.policy()?;
+    // What the file refuses, it refuses before Caddy is touched.
+    let service = web_service(origin, &policy, name, wanted)?;
+    let text = upstream.map(|upstream| site::site(name, upstream, &service));
+    let changed = match (&policy.caddy, &text) {
+        (Some(caddy), Some(text)) => Some(Sites::of(caddy, &origin.config)?.write(name, text)?),
+        _ => None,
+    };
+    let applied = match apply(origin, &|file| edit::add_name(file, name, wanted)) {
+        Ok(applied) => applied,
+        Err(error) => {
+            changed.map_or(Ok(()), Changed::take_back)?;
+            return Err(error);
+        }
+    };
+    let record = progress::record(name, &policy, &service.peers);
+    let progress = settle::settle(arguments.wait, &|| {
+        let report = origin.report()?;
+        // Names are asked for over TCP; HTTP/3 is more than they need.
+        let is_needed = |port: &Published| !port.ports.ends_with("/udp");
+        let mut progress = progress::of_service(&report, &service, &is_needed);
+        if let Some(changed) = &changed {
+            progress.add(Progress::proven(format!("Caddy has its site, {}", changed.path().display())));
+        }
+        progress.add(progress::of_name(&report, &service, name));
+        progress.add(upstream.map(settle::program).unwrap_or_default());
+        progress.add(settle::addresses(name, &report.peers, record.as_deref()));
+        Ok(progress)
+    })?;
+    if !progress.refused.is_empty() {
+        return Err(applied.taken_back(origin, name, changed, &progress));
+    }
+    let by_hand = text.filter(|_| changed.is_none() && !progress.missing.is_empty());
+    let exit = report(&format!("{name} is published by [[service]] {}", service.name), &progress)?;
+    if let Some(site) = by_hand {
+        print(&format!("add this site to Caddy, unless it has one, and reload it:\n\n{site}"))?;
+    }
+    Ok(exit)
+}
+
+/// `causeway unpublish`
+pub(crate) fn unpublish(arguments: &Unpublish) -> Result<Exit, ExitError> {
+    let origin = arguments.own.origin()?;
+    let written = arguments.name.as_str();
+    let host = request::known_name(written);
+    let name = host.as_deref().unwrap_or(written);
+    let policy = origin.policy()?;
+    let removed = match (&policy.caddy, &host) {
+        (Some(caddy), Some(name)) => Sites::of(caddy, &origin.config)?.remove(name)?,
+        _ => None,
+    };
+    match apply(&origin, &|file| edit::remove(file, name)) {
+        Ok(_) => {}
+        // A command before this one was ended between its two steps.
+        Err(error) if removed.is_some() && error.exit == Exit::Failed => {}
+        Err(error) => {
+            removed.map_or(Ok(()), Changed::take_back)?;
+            return Err(error);
+        }
+    }
+    let removed = removed.map(|site| format!(", and {} is removed", site.path().display()));
+    print(&format!("{name} is not published any more{}\n", removed.unwrap_or_default()))?;
+    Ok(Exit::Ok)
+}
+
+/// A change of forwarder.toml that is in force.
+struct Applied {
+    before: String,
+    after: String,
+    services: Vec<String>,
+}
+
+/// Edits forwarder.toml and applies it.
+fn apply(
+    origin: &Origin,
+    edit: &dyn Fn(&Source<'_>) -> Result<Edited, EditError>,
+) -> Result<Applied, ExitError> {
+    let mut applied = None;
+    origin.edit(&mut |file, text| {
+        let edited = edit(&Source { name: file, text })?;
+        applied =
+            Some(Applied { before: text.to_owned(), after: edited.text.clone(), services: edited.services });
+        Ok(edited.text)
+    })?;
+    applied.ok_or_else(|| ExitError::new(Exit::Failed, "the file was not edited"))
+}
+
+impl Applied {
+    /// The service that the change is about, as it is now.
+    fn service(&self, origin: &Origin) -> Result<Service, ExitError> {
+        find(&origin.policy()?, &self.services)
+    }
+
+    /// Takes everything back that an edge refused; the error that says so.
+    fn taken_back(
+        &self,
+        origin: &Origin,
+        name: &str,
+        site: Option<Changed<'_>>,
+        progress: &Progress,
+    ) -> ExitError {
+        let refused = progress.refused.join("\n");
+        if self.before == self.after {
+            let message = format!("{refused}\n{} had it before and is unchanged", origin.config.display());
+            return ExitError::new(Exit::Failed, message);
+        }
+        let undone = origin.edit(&mut |file, text| {
+            if text == self.after {
+                return Ok(self.before.clone());
+            }
+            // It was edited since: only this change is taken back.
+            Ok(edit::remove(&Source { name: file, text }, name)?.text)
+        });
+        let undone = undone.map(drop).and(site.map_or(Ok(()), Changed::take_back));
+        match undone {
+            Ok(()) => {
+                let config = origin.config.display();
+                let message = format!("{refused}\n{config} is as it was before; publish again after that");
+                ExitError::new(Exit::RolledBack, message)
+            }
+            Err(error) => ExitError::new(error.exit, format!("{refused}\nnot taken back: {error}")),
+        }
+    }
+}
+
+/// The service that a name is added to, as the file has it now.
+fn web_service(
+    origin: &Origin,
+    policy: &Policy,
+    name: &str,
+    wanted: Option<&str>,
+) -> Result<Service, ExitError> {
+    let config: &Path = &origin.config;
+    let text = read_text(config).map_err(|error| ExitError::new(Exit::of(&error), error))?;
+    let edited = edit::add_name(&Source { name: config, text: &text }, name, wanted)?;
+    find(policy, &edited.services)
+}
+
+fn find(policy: &Policy, names: &[String]) -> Result<Service, ExitError> {
+    let is_named = |service: &&Service| names.iter().any(|name| service.name.as_str() == name);
+    let changed = || ExitError::new(Exit::Conflict, "forwarder.toml was changed meanwhile; run this again");
+    policy.services.iter().find(is_named).cloned().ok_or_else(changed)
+}
+
+/// Prints how far it has come; the exit code for that.
+fn report(title: &str, progress: &Progress) -> Result<Exit, ExitError> {
+    let kinds = [("ok", &progress.proven), ("note", &progress.notes), ("missing", &progress.missing)];
+    let lines =
+        kinds.iter().flat_map(|(kind, lines)| lines.iter().map(move |line| format!("  {kind}: {line}\n")));
+    let lines: String = lines.collect();
+    print(&format!("{title}\n{lines}"))?;
+    Ok(if progress.missing.is_empty() { Exit::Ok } else { Exit::Degraded })
+}
+
+fn list(ports: &[policy::PublicPorts]) -> String {
+    ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl From<EditError> for ExitError {
+    fn from(error: EditError) -> Self {
+        let exit = match error {
+            EditError::Invalid(_) | EditError::WouldBeInvalid { .. } | EditError::Unreadable { .. } => {
+                Exit::Invalid
+            }
+            EditError::NoWebService { .. }
+            | EditError::SeveralWebServices { .. }
+            | EditError::NoSuchService { .. } => Exit::Usage,
+            EditError::Exists { .. } | EditError::HasNames { .. } => Exit::Conflict,
+            EditError::NotPublished { .. } => Exit::Failed,
+        };
+        Self::new(exit, error)
+    }
+}

@@ -1,0 +1,146 @@
+use std::path::Path;
+
+use policy::Source;
+use policy::forwarder::parse;
+use serde_json::{Value, json};
+
+use super::*;
+
+#[test]
+fn a_granted_port_with_an_upstream_that_answers_is_proven() {
+    let progress = seen(json!([port("kyiv", "granted")]), true, json!("ok"));
+    assert_eq!(progress.proven, ["kyiv grants 443", "127.0.0.1:8443 accepts connections"]);
+    assert!(progress.missing.is_empty() && progress.refused.is_empty() && !progress.is_undecided);
+}
+
+#[test]
+fn a_refusal_has_the_reason_and_what_to_do_at_the_edge() {
+    let progress = seen(json!([port("kyiv", "refused")]), true, json!("ok"));
+    assert_eq!(progress.refused, ["kyiv refuses 443 (not allowed): add it to may_publish"]);
+}
+
+#[test]
+fn one_refused_port_refuses_the_service_unless_it_is_not_needed() {
+    let udp =
+        json!({"ports": "443/udp", "peer": "kyiv", "state": "refused", "reason": "not_allowed", "fix": null});
+    let report = report(json!([port("kyiv", "granted"), udp]), true, json!("ok"));
+    let policy = policy("");
+    let judged = |is_needed: &dyn Fn(&Published) -> bool| of_service(&report, &policy.services[0], is_needed);
+    assert_eq!(judged(&|_| true).refused, ["kyiv refuses 443/udp (not allowed)"]);
+    let name = judged(&|port| port.ports == "443");
+    assert!(name.refused.is_empty() && name.missing == ["kyiv refuses 443/udp (not allowed)"], "{name:?}");
+}
+
+#[test]
+fn without_a_link_the_port_is_missing_and_nothing_is_waited_for() {
+    let progress = seen(json!([port("kyiv", "waiting")]), false, json!("unknown"));
+    assert!(progress.missing[0].contains("no link to kyiv") && !progress.is_undecided, "{progress:?}");
+    let linked = seen(json!([port("kyiv", "waiting")]), true, json!("unknown"));
+    assert!(linked.is_undecided && linked.missing[0].contains("has not replied"), "{linked:?}");
+}
+
+#[test]
+fn a_request_that_was_not_sent_yet_is_undecided() {
+    assert!(seen(json!([]), true, json!("ok")).is_undecided);
+}
+
+#[test]
+fn what_one_edge_refuses_and_another_grants_is_published_and_something_is_missing() {
+    let text = policy(
+        "[[peer]]\nname = \"oracle\"\npublic_key = \"mTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\n\
+                       endpoint = \"192.0.2.9:51820\"\naddress = [\"10.88.99.2/30\"]\n",
+    );
+    let service = text.services.first().unwrap();
+    let ports = json!([port("kyiv", "granted"), port("oracle", "refused")]);
+    let progress = of_service(&report(ports, true, json!("ok")), service, &|_| true);
+    assert!(
+        progress.refused.is_empty() && progress.missing[0].starts_with("oracle refuses 443"),
+        "{progress:?}"
+    );
+}
+
+#[test]
+fn a_name_that_is_served_is_proven_and_one_without_a_site_is_missing() {
+    let policy = policy("");
+    let judged = |state: &str, reason: Value| {
+        let mut report = report(json!([]), true, json!("ok"));
+        let name = json!({"name": "emby.example.com", "state": state, "seconds": 3, "reason": reason,
+            "certificate_days": 89, "certificate": {"hours": 2136, "lifetime": 2160}, "fix": null});
+        report.services[0].names = vec![serde_json::from_value(name).unwrap()];
+        of_name(&report, &policy.services[0], "emby.example.com")
+    };
+    assert_eq!(judged("ok", Value::Null).proven, ["emby.example.com is served, certificate for 89 days"]);
+    let failing = judged("failing", json!("no_certificate_for_name"));
+    assert!(failing.is_undecided && failing.missing[0].contains("no_certificate_for_name"), "{failing:?}");
+    assert!(judged("unknown", Value::Null).is_undecided);
+}
+
+#[test]
+fn the_record_leads_to_the_edge_by_its_name_or_address() {
+    let with = |endpoint: &str| {
+        let text = text("").replace("192.0.2.2:51820", endpoint);
+        let policy = parse(&Source { name: Path::new("f"), text: &text }).unwrap();
+        record("emby.example.com", &policy, &policy.services[0].peers)
+    };
+    assert_eq!(with("kyiv.example.com:51820").as_deref(), Some("emby.example.com CNAME kyiv.example.com"));
+    assert_eq!(with("192.0.2.2:51820").as_deref(), Some("emby.example.com A 192.0.2.2"));
+    assert_eq!(with("[2001:db8::2]:51820").as_deref(), Some("emby.example.com AAAA 2001:db8::2"));
+    assert_eq!(with("emby.example.com:51820"), None);
+}
+
+#[test]
+fn a_name_without_an_address_names_the_record_and_one_that_leads_elsewhere_is_said() {
+    let peers = report(json!([]), true, json!("ok")).peers;
+    let judged = |found: &[&str]| {
+        let found: Vec<IpAddr> = found.iter().map(|address| address.parse().unwrap()).collect();
+        of_addresses("a.example.com", &found, &peers, Some("a.example.com A 192.0.2.2"))
+    };
+    assert_eq!(
+        judged(&[]).missing,
+        ["a.example.com has no address: set the DNS record a.example.com A 192.0.2.2"]
+    );
+    assert_eq!(judged(&["192.0.2.2"]).proven, ["a.example.com leads to kyiv"]);
+    assert!(judged(&["198.51.100.1"]).notes[0].contains("no edge's address"));
+}
+
+fn seen(ports: Value, linked: bool, state: Value) -> Progress {
+    of_service(&report(ports, linked, state), policy("").services.first().unwrap(), &|_| true)
+}
+
+fn port(peer: &str, state: &str) -> Value {
+    let (reason, fix) = match state {
+        "refused" => (Some("not_allowed"), Some("add it to may_publish")),
+        _ => (None, None),
+    };
+    json!({"ports": "443", "peer": peer, "state": state, "reason": reason, "fix": fix})
+}
+
+fn report(ports: Value, linked: bool, state: Value) -> Report {
+    let link = json!({"up": linked, "seconds": 1, "reason": null, "name": null, "version": null, "schema": null,
+        "rx_bytes": 0, "tx_bytes": 0, "back_within_seconds": null, "services": []});
+    let peer = json!({"name": "kyiv", "interface": {"name": "kyiv", "public_key": null, "listen_port": 1, "mtu": 1420},
+        "public_key": "", "endpoint": "192.0.2.2:51820", "allowed_ips": [], "state": "up",
+        "latest_handshake_age_seconds": null, "latest_handshake_timestamp_seconds": null,
+        "persistent_keepalive_seconds": null, "rx_bytes": 0, "tx_bytes": 0, "rx_packets": 0, "tx_packets": 0,
+        "rx_bytes_per_second": 0.0, "tx_bytes_per_second": 0.0, "rtt_seconds": null, "loss_ratio": null,
+        "probes_lost": 0, "handshakes": 0, "endpoint_changes": 0, "recoveries": [0, 0, 0], "link": link});
+    let service = json!({"name": "https", "protocols": "tcp", "peer": null, "from": "", "to": "127.0.0.1:8443",
+        "flows": 0, "rx_bytes": 0, "tx_bytes": 0, "dials": {}, "upstreams": [], "publish": ports,
+        "health": {"state": state, "failing": null, "hops": []}});
+    serde_json::from_value(json!({"schema": 1, "version": "0.1.0", "uptime_seconds": 1.0, "stopping": false,
+        "health": "ok", "flows": 0, "udp_flows": 0, "pending_dials": 0, "buffer_bytes": 0, "peers": [peer],
+        "services": [service], "reach": [], "dropped": {}, "problems": []}))
+    .unwrap()
+}
+
+fn policy(more: &str) -> Policy {
+    parse(&Source { name: Path::new("f"), text: &text(more) }).unwrap()
+}
+
+fn text(more: &str) -> String {
+    format!(
+        "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n[[peer]]\nname = \"kyiv\"\n\
+         public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nendpoint = \"192.0.2.2:51820\"\n{more}\
+         [[service]]\nname = \"https\"\npublish = 443\nupstream = \"127.0.0.1:8443\"\n"
+    )
+}

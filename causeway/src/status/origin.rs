@@ -1,0 +1,50 @@
+//! The forwarder's report.
+
+use std::path::Path;
+
+use daemon::exit::ExitError;
+use forwarder::control::client::ask_report;
+use forwarder::control::report::{Entry, Report};
+use forwarder::places::{Environment, Place};
+
+use super::side::{Service, Side};
+
+/// Asks the forwarder of this machine.
+///
+/// # Errors
+/// When none answers.
+pub(super) fn ask(config: Option<&Path>, socket: Option<&Path>) -> Result<Side, ExitError> {
+    let places = match (socket, config) {
+        (Some(socket), _) => vec![Place::at(socket.to_owned())],
+        (None, Some(config)) => {
+            let policy = forwarder::config::read(config)?;
+            Environment::of_process().client_sockets(Some(&policy))
+        }
+        (None, None) => Environment::of_process().client_sockets(None),
+    };
+    ask_report(&places).map(of)
+}
+
+fn of(report: Report) -> Side {
+    Side {
+        role: "origin",
+        version: report.version,
+        peers: report.peers,
+        services: report.services.into_iter().map(service).collect(),
+        problems: report.problems,
+    }
+}
+
+fn service(entry: Entry) -> Service {
+    let health = entry.health.unwrap_or_default();
+    Service {
+        name: entry.name,
+        is_public: (!entry.publish.is_empty()).then_some(true),
+        from: entry.from,
+        to: entry.to,
+        state: health.state,
+        failing: health.failing,
+        names: entry.names,
+        publish: entry.publish,
+    }
+}

@@ -1,0 +1,78 @@
+//! `causeway status` for people.
+
+use std::fmt::Write as _;
+
+use daemon::health::NameShown;
+use daemon::link::shown::Link;
+use daemon::peers::Peer;
+use daemon::text::{Style, table};
+
+use super::sentence::Summary;
+use super::side::{Service, Side};
+
+/// The first line, then each daemon with its peers and services.
+pub(super) fn text(summary: &Summary, sides: &[Side], style: Style) -> String {
+    let code = if summary.is_failing() { "31" } else { "32" };
+    let mut text = format!("{}\n", style.paint(code, summary.sentence()));
+    for side in sides {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "\n{} version {}", style.bold(&format!("{}:", side.role)), side.version);
+        for problem in &side.problems {
+            let _ = writeln!(text, "  {} {problem}", style.paint("33", "problem:"));
+        }
+        let header = ["PEER", "TUNNEL", "ROUND TRIP", "LINK"].map(str::to_owned).to_vec();
+        lines(&mut text, style, header, side.peers.iter().map(peer).collect());
+        let header = ["SERVICE", "STATE", "FROM", "TO", "PUBLISHED"].map(str::to_owned).to_vec();
+        lines(&mut text, style, header, side.services.iter().map(service).collect());
+        for service in &side.services {
+            if let Some(hop) = &service.failing {
+                let _ =
+                    writeln!(text, "  {} {}", style.paint("33", &format!("{}:", service.name)), hop.line());
+            }
+            for name in &service.names {
+                let _ = writeln!(text, "  {}", named(name, style));
+            }
+        }
+    }
+    text
+}
+
+fn lines(text: &mut String, style: Style, header: Vec<String>, rows: Vec<Vec<String>>) {
+    if rows.is_empty() {
+        return;
+    }
+    let mut shown = table(&std::iter::once(header).chain(rows).collect::<Vec<_>>()).into_iter();
+    text.extend(shown.next().map(|header| format!("  {}\n", style.bold(&header))));
+    text.extend(shown.map(|line| format!("  {line}\n")));
+}
+
+fn named(name: &NameShown, style: Style) -> String {
+    if name.is_failing() {
+        return style.paint("33", &name.line());
+    }
+    let certificate = name.certificate_text().map(|text| format!(", {text}")).unwrap_or_default();
+    format!("{} is {}{certificate}", name.name, name.state)
+}
+
+fn peer(peer: &Peer) -> Vec<String> {
+    let rtt = peer.rtt_seconds.map_or_else(|| "-".to_owned(), |rtt| format!("{:.1} ms", rtt * 1e3));
+    vec![peer.name.clone(), peer.state.clone(), rtt, link(peer.link.as_ref())]
+}
+
+fn link(link: Option<&Link>) -> String {
+    let Some(link) = link else { return "none".to_owned() };
+    let reason = link.reason.as_deref().filter(|_| !link.up);
+    let state = if link.up { "up" } else { "down" };
+    reason.map_or_else(|| state.to_owned(), |reason| format!("{state} ({reason})"))
+}
+
+fn service(service: &Service) -> Vec<String> {
+    let port = |port: &forwarder::control::report::Published| {
+        let reason = port.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        format!("{} {} by {}{reason}", port.ports, port.state, port.peer)
+    };
+    let published: Vec<String> = service.publish.iter().map(port).collect();
+    let published = if published.is_empty() { "-".to_owned() } else { published.join(", ") };
+    let Service { name, state, from, to, .. } = service;
+    vec![name.clone(), state.clone(), from.clone(), to.clone(), published]
+}

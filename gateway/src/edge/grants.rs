@@ -1,0 +1,87 @@
+//! The ports that origins publish by themselves: requests taken one after the other, put into force,
+//! kept and replied to.
+
+use std::rc::Rc;
+
+use daemon::link::links::Requested;
+use daemon::link::publish::Answer;
+use policy::gateway::{Policy, Requested as Port};
+use tunnel::io::clock;
+
+use super::Edge;
+use super::blocking::blocking;
+use super::in_force::granted_changes;
+use crate::foreign::redirected_ports;
+use crate::kernel::Listing;
+use crate::listening::listeners;
+
+/// Takes requests until the daemon ends.
+pub(super) async fn serve(edge: Rc<Edge>) {
+    loop {
+        let requested = edge.links.next_requested().await;
+        grant(&edge, &requested).await;
+    }
+}
+
+/// Puts into force what of a request is granted, and replies.
+async fn grant(edge: &Edge, requested: &Requested) {
+    let _turn = edge.applying.lock().await;
+    let ports: Vec<Port> = requested.asked.ports().iter().map(Port::from).collect();
+    let is_withdrawal = ports.is_empty();
+    let before = edge.in_force.borrow_mut().grants.replace(&requested.peer, ports);
+    if !is_withdrawal {
+        look(edge).await;
+    }
+    let followed = edge.follow_machine().await;
+    let answers = answers(edge, requested);
+    if let Err(failure) = followed {
+        tracing::warn!(peer = %requested.peer, "what a peer publishes stays as it was: {failure}");
+        edge.in_force.borrow_mut().grants.put_back(before);
+    }
+    edge.in_force.borrow_mut().grants.handle_sent(&requested.peer, answers.clone());
+    edge.links.answer(requested, answers);
+    handle_change(edge);
+}
+
+fn answers(edge: &Edge, requested: &Requested) -> Vec<Answer> {
+    let in_force = edge.in_force.borrow();
+    in_force.grants.answers(in_force.policy(), &requested.peer)
+}
+
+/// Finds out which ports the edge uses itself, if a peer requests any.
+pub(super) async fn look(edge: &Edge) {
+    if !edge.in_force.borrow().grants.is_needed() {
+        return;
+    }
+    let redirected = edge.reader.list(Listing::Ruleset).await.map(|listing| redirected_ports(&listing));
+    let Ok(sockets) = blocking(|| Ok(listeners())).await else { return };
+    edge.in_force.borrow_mut().grants.handle_look(sockets, redirected.ok());
+}
+
+/// Keeps what is granted now, and announces to the origins what is another than they know.
+pub(super) fn handle_change(edge: &Edge) {
+    let news = {
+        let mut in_force = edge.in_force.borrow_mut();
+        let policy = std::sync::Arc::clone(in_force.config());
+        in_force.grants.take_news(&policy.policy)
+    };
+    news.iter().for_each(|peer| edge.links.announce_grants(clock::instant(), peer));
+    let in_force = edge.in_force.borrow();
+    if let Err(error) =
+        edge.state.keep_grants(in_force.grants.requests(), in_force.served(), in_force.ruleset())
+    {
+        tracing::warn!(
+            "what peers publish cannot be written ({error}), so a restart of the machine closes it until they ask again; free \
+             disk space or fix the state folder's permissions"
+        );
+    }
+}
+
+/// Logs what peers publish now and did not before, in one line however much that is.
+pub(super) fn log_changes(before: &Policy, now: &Policy) {
+    let lines: Vec<String> = granted_changes(before, now).map(|change| change.line).collect();
+    if let Some(first) = lines.first() {
+        let more = lines.len() - 1;
+        tracing::info!(more, "what peers publish has changed: {first}");
+    }
+}
