@@ -62,7 +62,8 @@ fn refused_ports(edge: &Arc<EdgeView>) -> Vec<String> {
     let publishing = edge.publishing.lock();
     let refused = publishing.states().iter().filter_map(|(port, answer)| {
         let (answer, name) = ((*answer)?, &edge.name);
-        let (public, service, reason, fix) = (port.public(), &port.service, answer.label(), answer.fix(port)?);
+        let (public, service, reason, fix) =
+            (port.public(), &port.service, answer.label(), answer.fix(port)?);
         Some(format!("{name} refuses the public port {public} of {service} ({reason}): {fix}"))
     });
     refused.collect()

@@ -59,7 +59,9 @@ fn what_the_edge_does_not_let_the_origin_open_is_refused_with_its_reason_and_sta
         let _own = TcpServer::start(site.edge.tcp_listener("0.0.0.0:8000")?, echo)?;
         site.edge.nft(
             "table ip others { chain prerouting { type nat hook prerouting priority dstnat;
-               tcp dport 7100 dnat to 172.17.0.2:80; } }",
+               tcp dport 7100 dnat to 172.17.0.2:80;
+             }
+             }",
         )?;
         site.start()?;
         let client = lab.node("client")?;
@@ -97,7 +99,10 @@ fn a_port_that_a_program_of_the_edge_takes_is_closed_until_it_is_free_again() ->
         })?;
         let shown = published(&site, "web", "refused")?;
         ensure!(shown.get("reason").and_then(Value::as_str) == Some("in_use"), "{shown}");
-        ensure!(is_served(&lab.node("lan")?, "192.168.1.2:9443"), "the edge's own program is not served to the LAN");
+        ensure!(
+            is_served(&lab.node("lan")?, "192.168.1.2:9443"),
+            "the edge's own program is not served to the LAN"
+        );
         drop(own);
         until(SOON, "the port to be open", || {
             look(&site)?;
