@@ -157,7 +157,7 @@ fn a_grant_keeps_its_name_and_its_mark_whatever_else_comes_and_goes() {
 
 #[test]
 fn no_name_of_a_peers_service_takes_the_mark_of_another_service() {
-    // As many names as a taken origin may try in an hour, beside services of root's file.
+    // As many names as a taken origin may try in an hour, next to services of root's file.
     let own = policy().plan().ruleset.services;
     for number in 0..3_600 {
         let mut requests = Requests::default();

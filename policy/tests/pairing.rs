@@ -166,7 +166,7 @@ fn keys_are_compared_where_they_are_known() {
 #[test]
 fn a_requested_port_that_the_edge_does_not_grant_is_found_with_its_fix() {
     let request = |port: &str| {
-        format!("{FORWARDER}[[service]]\nname = \"web\"\nupstream = \"127.0.0.1:8080\"\npublish = {port}\n")
+        format!("{FORWARDER}[[service]]\nname = \"web\"\nupstream = \"127.0.0.1:*\"\npublish = {port}\n")
     };
     let may = GATEWAY.replace("allowed_ips", "may_publish = [\"80\", \"5000-5010\"]\nallowed_ips");
     for fits in ["80", "\"5000-5010\""] {

@@ -264,7 +264,7 @@ fn generated(seed: u64) -> gateway::Policy {
     for list in &mut policy.lists {
         list.load(&Source { name: Path::new("partners.list"), text: arbitrary::PARTNERS }).unwrap();
     }
-    if seed % 2 == 0 { policy } else { with_grants(policy) }
+    if seed.is_multiple_of(2) { policy } else { with_grants(policy) }
 }
 
 /// What the file publishes on the WAN side, as its peers publish it by themselves.

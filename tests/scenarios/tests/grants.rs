@@ -59,7 +59,9 @@ fn what_the_edge_does_not_let_the_origin_open_is_refused_with_its_reason_and_sta
         let _own = TcpServer::start(site.edge.tcp_listener("0.0.0.0:8000")?, echo)?;
         site.edge.nft(
             "table ip others { chain prerouting { type nat hook prerouting priority dstnat;
-               tcp dport 7100 dnat to 172.17.0.2:80; } }",
+               tcp dport 7100 dnat to 172.17.0.2:80;
+             }
+             }",
         )?;
         site.start()?;
         let client = lab.node("client")?;
