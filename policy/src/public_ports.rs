@@ -1,6 +1,7 @@
 //! Public ports of one protocol, as both ends write them.
 
 use std::fmt;
+use std::str::FromStr;
 
 use crate::reader::Value;
 use crate::{PortRange, Protocol, text};
@@ -30,14 +31,31 @@ impl PublicPorts {
 
 /// Ports, and their protocol where it is written.
 pub(crate) fn read(item: Value<'_>) -> Option<(PortRange, Option<Protocol>)> {
-    item.parse_number(EXPECTED, |written| {
-        let (ports, protocol) = match written.split_once('/') {
-            Some((ports, protocol)) => (ports, Some(text::protocol(protocol)?)),
-            None => (written, None),
-        };
-        Some((text::ports(ports)?, protocol))
-    })
+    item.parse_number(EXPECTED, parse)
 }
+
+fn parse(written: &str) -> Option<(PortRange, Option<Protocol>)> {
+    let (ports, protocol) = match written.split_once('/') {
+        Some((ports, protocol)) => (ports, Some(text::protocol(protocol)?)),
+        None => (written, None),
+    };
+    Some((text::ports(ports)?, protocol))
+}
+
+/// Without a protocol it is TCP's, as in the files.
+impl FromStr for PublicPorts {
+    type Err = BadPorts;
+
+    fn from_str(written: &str) -> Result<Self, BadPorts> {
+        let (ports, protocol) = parse(written).ok_or(BadPorts)?;
+        Ok(Self { protocol: protocol.unwrap_or(Protocol::Tcp), ports })
+    }
+}
+
+/// A text is no [`PublicPorts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected {EXPECTED}")]
+pub struct BadPorts;
 
 const EXPECTED: &str =
     "a port or a range, with \"/udp\" for UDP, such as \"443\", \"443/udp\" or \"5000-5010\"";

@@ -128,6 +128,33 @@ impl Commands<'_> {
         Ok(reloaded)
     }
 
+    /// Applies what `edit` makes of the configuration file's text; the file then holds it. Where
+    /// that is the same text, nothing happens.
+    ///
+    /// # Errors
+    /// What `edit` or the daemon refuses, and [`Exit::Conflict`] when the file already has changes
+    /// that are not in force: they would come into force as well.
+    pub fn edit(
+        &self,
+        config: &Path,
+        edit: &mut dyn FnMut(&Path, &str) -> Result<String, ExitError>,
+    ) -> Result<Changes, ExitError> {
+        let work = Work::begin(self, config)?;
+        let text = edit(&work.own, &work.old)?;
+        if text == work.old {
+            return Ok(Changes { schema: 1, changes: Vec::new() });
+        }
+        if !work.in_force {
+            let (own, program) = (work.own.display(), self.program);
+            let message = format!(
+                "{own} has changes that are not in force: see them with `{program} plan {own}`, take them with \
+                 `{program} reload --config {own}`, then run this again"
+            );
+            return Err(ExitError::new(Exit::Conflict, message));
+        }
+        work.apply_permanently(work.own.clone(), &text)
+    }
+
     fn own_file(&self) -> Result<(PathBuf, bool, Option<u64>), ExitError> {
         match (self.ask)(&ChangeRequest::OwnFile)? {
             ChangeReply::OwnFile { path, in_force, waits_seconds } => Ok((path, in_force, waits_seconds)),

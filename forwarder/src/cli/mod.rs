@@ -12,11 +12,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use daemon::changes::{ChangeRequest, Commands, Needs, Trusted};
+use daemon::changes::{ChangeRequest, Commands, Trusted};
 use daemon::command_line::{NAME_IT, Verb, document, end, print};
 use daemon::exit::{Exit, ExitError};
 use daemon::text::{Style, lasting, time};
-use policy::forwarder::Policy;
 
 use crate::control::client::{ask_change, ask_report};
 use crate::control::report::Report;
@@ -128,9 +127,6 @@ pub fn main() -> ExitCode {
     end(carry_out(&cli))
 }
 
-/// The group of the daemon's user, as the unit has it.
-const GROUP: &str = "causeway-forwarder";
-
 fn no_file() -> ExitError {
     ExitError::new(Exit::Usage, NAME_IT)
 }
@@ -176,7 +172,7 @@ fn change(config: Option<&Path>, command: &Change) -> Outcome {
     let places = places(config, asking)?;
     let ask = |request: &ChangeRequest| ask_change(&places, request);
     let trusted = config.map_or(Trusted::OthersOnly, Trusted::by_owner_of);
-    let commands = Commands { program: "forwarder", ask: &ask, needs, trusted };
+    let commands = Commands { program: "forwarder", ask: &ask, needs: config::needs, trusted };
     let verb = match command {
         Change::Plan { file, .. } => Verb::Plan(file),
         Change::Apply { file, confirm, .. } => Verb::Apply(file, *confirm),
@@ -185,20 +181,6 @@ fn change(config: Option<&Path>, command: &Change) -> Outcome {
         Change::Reload(_) => Verb::Reload,
     };
     commands.carry_out(verb, config, asking.json)
-}
-
-/// What a configuration of the origin names that the commands need.
-fn needs(name: &Path, text: &str) -> Result<Needs, Needs> {
-    let environment = Environment::of_process();
-    let needs = |policy: Option<&Policy>| Needs {
-        files: policy.map(config::files).unwrap_or_default(),
-        state: environment.state_folder(policy),
-        group: GROUP.to_owned(),
-    };
-    match policy::forwarder::parse(&policy::Source { name, text }) {
-        Ok(policy) => Ok(needs(Some(&policy))),
-        Err(_) => Err(needs(None)),
-    }
 }
 
 fn show<T: Serialize>(
