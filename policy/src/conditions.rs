@@ -1,6 +1,6 @@
 //! What the machine is like when a policy is compiled.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::ruleset::ServiceMark;
 use crate::trust::Trust;
@@ -26,4 +26,7 @@ pub struct Conditions {
     /// The sockets of the link that the daemon owns: only these are open to peers, and only while
     /// they are at an address and the port that the policy has for the link.
     pub link: Vec<SocketAddr>,
+    /// The address of the temporary peer of a pairing: it reaches the link and nothing else. Without
+    /// effect where the policy gives the address to a peer.
+    pub pairing: Option<IpAddr>,
 }

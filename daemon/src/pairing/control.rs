@@ -13,6 +13,8 @@ pub const LIFETIME: u32 = 900;
 pub const UNASKED: u32 = 10;
 /// The most frames that wait in each direction.
 pub const MAX_FRAMES: usize = 8;
+/// The longest frame, in bytes.
+pub const MAX_FRAME: usize = 4 << 10;
 
 /// One request; there is one pairing at a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +30,7 @@ pub enum PairingRequest {
     },
     /// Sends frames to the one who joins, and takes those that came.
     Exchange {
-        /// In this order, each at most 4 KiB.
+        /// In this order, each at most [`MAX_FRAME`] long; without a connection they are discarded.
         frames: Vec<Vec<u8>>,
     },
     /// Removes the temporary peer.
@@ -46,7 +48,7 @@ pub struct PairingReply {
     pub connections: u32,
     /// Whether one of them is open.
     pub is_connected: bool,
-    /// Frames that came, in order.
+    /// Frames that came, in order; all of the newest connection.
     pub frames: Vec<Vec<u8>>,
     /// Why there is no pairing any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,7 +65,8 @@ pub enum PairingEnd {
     SecondJoiner,
     /// More or longer frames came than are allowed.
     TooMuch,
-    /// It was closed, or never opened, or the gateway was restarted.
+    /// It was closed, or never opened, or the gateway was restarted, or a configuration was applied
+    /// that has its key or its address.
     Closed,
 }
 

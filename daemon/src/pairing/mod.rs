@@ -8,7 +8,7 @@
 //! - [`code`]: the line of text; `letters` makes its characters.
 //! - [`message`]: what the two ends send. [`edge`] and [`joiner`]: the two ends. [`words`]: what
 //!   both operators compare; `hash` has the digests.
-//! - [`control`]: what `causeway pair` asks of the gateway.
+//! - [`control`]: what `causeway pair` asks of the gateway. [`relay`]: how the gateway carries frames.
 
 pub mod code;
 pub mod control;
@@ -19,6 +19,7 @@ mod hash;
 pub mod joiner;
 mod letters;
 pub mod message;
+pub mod relay;
 #[cfg(test)]
 mod tests;
 pub mod words;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use daemon::changes::{ChangeReply, ChangeRequest};
+use daemon::pairing::control::{PairingReply, PairingRequest};
 use daemon::peers::Peers;
 
 use super::report::{Bans, Flows, Offloads, Services, Status};
@@ -61,6 +62,8 @@ pub enum Request {
         /// The source.
         address: IpAddr,
     },
+    /// A request of `causeway pair`; only for writers.
+    Pairing(PairingRequest),
     /// A request about changes of the configuration.
     #[serde(untagged)]
     Change(ChangeRequest),
@@ -80,6 +83,7 @@ impl Request {
             | Self::Bans => false,
             Self::Change(request) => request.is_privileged(),
             Self::Dump { show_keys: true }
+            | Self::Pairing(_)
             | Self::Ban { .. }
             | Self::SetOffloads { .. }
             | Self::Unban { .. } => true,
@@ -107,7 +111,37 @@ pub enum Reply {
     Offloads(Offloads),
     /// To [`Request::Ban`] and [`Request::Unban`].
     Done,
+    /// To [`Request::Pairing`].
+    Pairing(PairingReply),
     /// To [`Request::Change`].
     #[serde(untagged)]
     Change(ChangeReply),
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::PublicKey;
+
+    use super::*;
+
+    #[test]
+    fn a_request_of_a_pairing_is_for_writers_and_survives_the_line_it_is_sent_in() {
+        let key = PublicKey::new([7; 32]).unwrap();
+        for (request, expected) in [
+            (
+                PairingRequest::Open { key, address: [10, 77, 88, 9].into() },
+                r#"{"command":"pairing","pairing":"open","key":"BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=","address":"10.77.88.9"}"#,
+            ),
+            (
+                PairingRequest::Exchange { frames: vec![vec![1, 2], Vec::new()] },
+                r#"{"command":"pairing","pairing":"exchange","frames":[[1,2],[]]}"#,
+            ),
+            (PairingRequest::Close, r#"{"command":"pairing","pairing":"close"}"#),
+        ] {
+            let request = Request::Pairing(request);
+            assert!(request.is_privileged());
+            assert_eq!(serde_json::to_string(&request).unwrap(), expected);
+            assert_eq!(serde_json::from_str::<Request>(expected).unwrap(), request);
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! What control clients are answered.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use daemon::exit::ExitError;
@@ -7,7 +8,7 @@ use tunnel::io::clock;
 
 use super::blocking::blocking;
 use super::meter::Counters;
-use super::{Edge, bans, flows, health};
+use super::{Edge, bans, flows, health, pairing};
 use crate::control::protocol::{Reply, Request};
 use crate::control::report::{SCHEMA, Services};
 use crate::kernel::Failure;
@@ -17,7 +18,7 @@ impl Edge {
     ///
     /// # Errors
     /// What is wrong with it, and what the kernel refused.
-    pub async fn answer(&self, request: Request) -> Result<Reply, ExitError> {
+    pub async fn answer(self: &Rc<Self>, request: Request) -> Result<Reply, ExitError> {
         let config = self.config();
         let policy = &config.policy;
         match request {
@@ -50,7 +51,8 @@ impl Edge {
             Request::Unban { address } => {
                 Ok(bans::unban(&self.helper, address).await.map(|()| Reply::Done)?)
             }
-            Request::Change(request) => self.confirmable.answer(self, request).await.map(Reply::Change),
+            Request::Pairing(request) => pairing::answer(self, request).await.map(Reply::Pairing),
+            Request::Change(request) => self.confirmable.answer(&**self, request).await.map(Reply::Change),
         }
     }
 

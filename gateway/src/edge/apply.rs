@@ -11,7 +11,7 @@ use tokio::sync::MutexGuard;
 use super::in_force::{Blueprint, Installed, Left};
 use super::machine::Machine;
 use super::status::warn_of_problems;
-use super::{Edge, peers};
+use super::{Edge, pairing, peers};
 use crate::config::{self, Config};
 use crate::listening::listeners;
 use crate::memory;
@@ -141,6 +141,7 @@ impl Edge {
             warn_of_problems(&in_force, &self.watch.borrow(), &self.plane);
         }
         self.links.configure(in_force.config());
+        pairing::follow(self);
         self.peers.borrow_mut().follow(in_force.policy());
         peers::resolve_due(&self.peers, self.plane.device());
         self.plane.search_path_mtu(in_force.policy(), in_force.mtu());

@@ -26,6 +26,7 @@ impl Edge {
 
     fn handle_node_event(self: &Rc<Self>, event: Event) {
         let name = |id: PeerId| match self.plane.peer(id) {
+            Some(_) if self.plane.is_temporary(id) => "(pairing)".to_owned(),
             Some(peer) => self.in_force.borrow().name_of(&peer.public_key),
             None => id.0.to_string(),
         };
@@ -71,6 +72,9 @@ impl Edge {
                     behind_seconds,
                     "the wall clock is behind the latest one used here: a peer may answer by a handshake of its own"
                 );
+            }
+            Event::SharedKey { peer, .. } if self.plane.is_temporary(peer) => {
+                tracing::info!("two machines use the code of the pairing in turn");
             }
             Event::SharedKey { peer, is_the_peers } => {
                 tracing::warn!("{}", shared_key(&name(peer), is_the_peers));

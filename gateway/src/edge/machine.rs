@@ -80,8 +80,8 @@ impl Machine {
         }
     }
 
-    /// What a plan depends on, where services with these marks and uplinks with these numbers are in force, and the daemon
-    /// owns no socket of the link.
+    /// What a plan depends on, where services with these marks and uplinks with these numbers are in force, the daemon
+    /// owns no socket of the link, and no pairing is open.
     #[must_use]
     pub fn conditions(
         &self,
@@ -99,6 +99,7 @@ impl Machine {
             uplinks,
             rule_priority: Some(self.system.rule_priority(policy.kernel.rule_priority)),
             link: Vec::new(),
+            pairing: None,
         }
     }
 

@@ -7,6 +7,7 @@
 //! | `meter` | what is measured for reports |
 //! | `peers` | where peers are: endpoints kept on disk, and names to resolve |
 //! | `links` | the control channels of the origins |
+//! | `pairing` | the pairing that is open, with its temporary peer |
 //! | `health` | since when which hop of a service is failing |
 //! | `data_plane` | device, outer socket and `wg` socket |
 //!
@@ -28,6 +29,7 @@ mod links;
 pub mod machine;
 mod meter;
 mod pages;
+mod pairing;
 mod path_mtu;
 mod peers;
 mod reconcile;
@@ -52,6 +54,7 @@ use health::Health;
 use in_force::{InForce, Installer};
 use links::EdgeLinks;
 use meter::{Meter, Reader};
+use pairing::Pairing;
 use peers::Peers;
 use watch::Watch;
 
@@ -72,6 +75,7 @@ pub struct Edge {
     meter: RefCell<Meter>,
     peers: Rc<RefCell<Peers>>,
     links: Rc<EdgeLinks>,
+    pairing: Rc<Pairing>,
     health: Health,
     /// Changes that wait for their confirmation.
     confirmable: Confirmable,
@@ -104,13 +108,14 @@ impl Edge {
         self.follow_path_mtu();
         self.follow_link();
         health::note(self);
-        self.watch.borrow_mut().warn_of_refused_handshakes(self.plane.device().node(), clock::now());
+        let (node, used) = (self.plane.device().node(), self.plane.last_temporary());
+        self.watch.borrow_mut().warn_of_refused_handshakes(node, used, clock::now());
         has_traffic
     }
 
     /// Has the link listen where the policy has it, and the rules open exactly the sockets that are there.
     fn follow_link(self: &Rc<Self>) {
-        self.links.listen(&self.config().policy);
+        self.links.listen(&self.config().policy, &self.pairing);
         let sockets = self.links.sockets();
         if *self.in_force.borrow().link() == sockets {
             return;

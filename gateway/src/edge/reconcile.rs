@@ -79,8 +79,8 @@ impl Edge {
         Ok(())
     }
 
-    /// Reads the interfaces, and makes the table follow what changed of them or of the link; the
-    /// caller holds the turn.
+    /// Reads the interfaces, and makes the table follow what changed of them, of the link or of a
+    /// pairing; the caller holds the turn.
     pub(super) async fn follow_machine(&self) -> Result<(), Failure> {
         let before = self.watch.borrow().machine().clone();
         let machine = self.installer.machine_now(self.config(), before).await?;
@@ -88,20 +88,21 @@ impl Edge {
         let trusted = machine.trusted(&self.config().policy);
         self.watch.borrow_mut().handle_machine(machine);
         let Some(new) = due.map(Arc::new) else { return Ok(()) };
-        let conditions = self.in_force.borrow().in_kernel().0.conditions.clone();
+        let before = self.in_force.borrow().in_kernel().0.conditions.clone();
         let followed = new.conditions.clone();
         let installed = self.change_kernel(&new).await.map_err(|stop| {
             let message = format!(
-                "the table does not follow a change of the interfaces or of the link: {}",
+                "the table does not follow a change of the interfaces, the link or a pairing: {}",
                 stop.message
             );
             Failure::new(FailureKind::Kernel, message)
         })?;
         self.in_force.borrow_mut().follow(new, installed);
-        if followed.link != conditions.link {
+        if followed.link != before.link {
             tracing::info!(sockets = ?followed.link, "the table follows the sockets of the link");
         }
-        if (Conditions { link: conditions.link.clone(), ..followed }) != conditions {
+        let own = Conditions { link: before.link.clone(), pairing: before.pairing, ..followed };
+        if own != before {
             tracing::info!("the table follows the interfaces; trusted: {}", trusted.join("; "));
         }
         Ok(())

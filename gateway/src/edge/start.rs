@@ -95,6 +95,7 @@ impl Edge {
             state,
             plane,
             links,
+            pairing: Rc::default(),
             health: Health::new(),
             peers: Rc::new(RefCell::new(Peers::new(in_force.policy(), endpoints))),
             in_force: RefCell::new(in_force),

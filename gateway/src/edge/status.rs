@@ -120,7 +120,7 @@ fn known_problems(in_force: &InForce, watch: &Watch, plane: &DataPlane) -> Vec<S
     let mut problems = configured_problems(in_force, watch, plane);
     problems.extend(watch.machine().remarks(in_force.policy()));
     problems.extend(in_force.not_taken());
-    let handshakes = mistakes(plane.device().node(), clock::now());
+    let handshakes = mistakes(plane.device().node(), plane.last_temporary(), clock::now());
     problems.extend(handshakes.into_iter().map(|(_, line)| line));
     problems
 }

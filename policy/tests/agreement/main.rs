@@ -21,6 +21,7 @@
 mod faults;
 mod link;
 mod netfilter;
+mod pairing;
 mod stage;
 mod wire;
 
@@ -48,6 +49,12 @@ fn every_planted_fault_is_found() {
 fn the_port_of_the_link_is_open_out_of_the_tunnel_alone_while_the_daemon_owns_its_socket() {
     let test = "the_port_of_the_link_is_open_out_of_the_tunnel_alone_while_the_daemon_owns_its_socket";
     in_a_namespace(test, link::is_open_out_of_the_tunnel_alone);
+}
+
+#[test]
+fn the_temporary_peer_of_a_pairing_reaches_the_link_and_nothing_that_peers_reach() {
+    let test = "the_temporary_peer_of_a_pairing_reaches_the_link_and_nothing_that_peers_reach";
+    in_a_namespace(test, pairing::reaches_the_link_and_nothing_else);
 }
 
 fn compare() {

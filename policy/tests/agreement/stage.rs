@@ -73,12 +73,17 @@ impl Stage {
 
     /// The same while the daemon owns these sockets of the link.
     pub(crate) fn plan_with(policy: &Policy, link: Vec<SocketAddr>) -> Plan {
+        policy.plan_under(&Self::conditions(policy, link))
+    }
+
+    /// What the interfaces of this stage are to a plan.
+    pub(crate) fn conditions(policy: &Policy, link: Vec<SocketAddr>) -> Conditions {
         let interfaces = datalink::interfaces();
         let index = |name: &str| interfaces.iter().find(|it| it.name == name).map_or(9_999, |it| it.index);
         let system = arbitrary::system(index);
         let trust = Pins::new(policy, &system, &[]).trust(policy, &system);
         let uplinks = uplinks(policy, &system, &[]);
-        policy.plan_under(&Conditions { trust, uplinks, link, ..Conditions::default() })
+        Conditions { trust, uplinks, link, ..Conditions::default() }
     }
 
     pub(crate) fn build() -> Self {

@@ -5,8 +5,10 @@ mod dump;
 mod offload;
 mod outer;
 mod self_test;
+mod temporary;
 mod wg;
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -20,6 +22,7 @@ use tunnel::io::clock;
 use tunnel::io::tun::{Tun, TunOffload, is_gone};
 use tunnel::io::udp::UdpSocket;
 use tunnel::io::watchdog::end_process_soon;
+use tunnel::key::PublicKey;
 use tunnel::node::{MtuRange, Node, NodeConfig, PeerId, PeerStatus};
 use tunnel::progress::Fault;
 use tunnel::uapi::Configure as _;
@@ -45,6 +48,10 @@ pub(super) struct DataPlane {
     device: Arc<Device>,
     outer: Arc<Outer>,
     wg_socket: Server,
+    /// The key of the temporary peer of a pairing.
+    temporary: Cell<Option<PublicKey>>,
+    /// The key of the latest temporary peer.
+    last_temporary: Cell<Option<PublicKey>>,
 }
 
 impl DataPlane {
@@ -80,7 +87,8 @@ impl DataPlane {
         let outer = Arc::new(outer);
         let wg = WgDevice { device: Arc::clone(&device), outer: Arc::clone(&outer) };
         let wg_socket = serve_wg(config.policy.interface.name.as_str(), wg)?;
-        Ok((Self { device, outer, wg_socket }, events))
+        let (temporary, last_temporary) = (Cell::new(None), Cell::new(None));
+        Ok((Self { device, outer, wg_socket, temporary, last_temporary }, events))
     }
 
     /// The running device.
@@ -88,14 +96,16 @@ impl DataPlane {
         &self.device
     }
 
-    /// The peers as they are, in no order.
+    /// The peers as they are, in no order; a temporary one is not among them.
     pub(super) fn peers(&self) -> Vec<PeerStatus> {
-        self.device.node().peers(clock::now())
+        let mut peers = self.device.node().peers(clock::now());
+        peers.retain(|peer| Some(peer.public_key) != self.temporary());
+        peers
     }
 
-    /// The peer of this number, while there is one.
+    /// The peer of this number, while there is one, a temporary one too.
     pub(super) fn peer(&self, id: PeerId) -> Option<PeerStatus> {
-        self.peers().into_iter().find(|peer| peer.id == id)
+        self.device.node().peers(clock::now()).into_iter().find(|peer| peer.id == id)
     }
 
     /// The interface as it is.
@@ -111,7 +121,9 @@ impl DataPlane {
     /// The text of `wg show all dump` for the device of this name.
     pub(super) fn dump(&self, name: &str, show_keys: bool) -> String {
         let device = WgDevice { device: Arc::clone(&self.device), outer: Arc::clone(&self.outer) };
-        dump(name, &device.snapshot(), show_keys)
+        let mut snapshot = device.snapshot();
+        snapshot.peers.retain(|peer| Some(peer.public_key) != self.temporary());
+        dump(name, &snapshot, show_keys)
     }
 
     /// That another program removed the `wg` socket, if one did.
@@ -182,11 +194,13 @@ impl DataPlane {
             node.set_private_key(Some(next.keys.private.clone()), now);
         }
         let upsert = peers::config::at_reload(&next.policy, &in_force.policy, &next.keys);
-        let remove = peers::config::superfluous(node, &next.policy, now);
+        let temporary = self.temporary_with(&next.policy);
+        let remove = peers::config::superfluous(node, &next.policy, temporary, now);
         if let Err(error) = node.update_peers(&upsert, &remove, now) {
             node.set_private_key(Some(in_force.keys.private.clone()), now);
             return Err(refused_peers(&error));
         }
+        self.temporary.set(temporary);
         node.set_addresses(next.policy.interface.address.iter().map(IpNetwork::ip).collect());
         if let Err(error) = self.device.set_offloads(offloads(&next.policy)) {
             tracing::info!(%error, "the kernel does not take the offloads; going on without");

@@ -7,7 +7,7 @@ mod fingerprint;
 mod installer;
 mod undone;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ pub(super) struct InForce {
     installed: Installed,
     /// The sockets of the link that the daemon owns.
     link: Vec<SocketAddr>,
+    /// The address of the temporary peer of a pairing.
+    pairing: Option<IpAddr>,
     /// An MTU of the paths that the kernel did not take.
     refused_mtu: Option<u16>,
     /// Configurations applied and refused since the start.
@@ -59,6 +61,7 @@ impl InForce {
             blueprint,
             installed,
             link: Vec::new(),
+            pairing: None,
             refused_mtu: None,
             generation: 1,
             failed_applies: 0,
@@ -100,7 +103,7 @@ impl InForce {
 
     fn conditions(&self, policy: &Policy, machine: &Machine, mtu: Option<u16>) -> Conditions {
         let conditions = machine.conditions(policy, mtu, self.blueprint.in_force());
-        Conditions { link: self.link.clone(), ..conditions }
+        Conditions { link: self.link.clone(), pairing: self.pairing, ..conditions }
     }
 
     /// The blueprint of the policy in force now that the machine has changed; `None` if that is in
@@ -112,7 +115,8 @@ impl InForce {
             && conditions.uplinks == before.uplinks
             && conditions.is_only_way == before.is_only_way
             && conditions.rule_priority == before.rule_priority
-            && conditions.link == before.link;
+            && conditions.link == before.link
+            && conditions.pairing == before.pairing;
         (!same).then(|| Blueprint::new(self.policy(), conditions))
     }
 
@@ -130,6 +134,11 @@ impl InForce {
     /// Notes which sockets of the link the daemon owns.
     pub(super) fn set_link(&mut self, sockets: Vec<SocketAddr>) {
         self.link = sockets;
+    }
+
+    /// Notes the address of the temporary peer of a pairing, or that there is none.
+    pub(super) const fn set_pairing(&mut self, address: Option<IpAddr>) {
+        self.pairing = address;
     }
 
     /// Records the MTU that the kernel refused; `None` once it took one.

@@ -26,6 +26,7 @@ use tunnel::io::clock;
 use tunnel::key::PublicKey;
 use tunnel::time::Instant;
 
+use super::pairing::Pairing;
 use crate::config::Config;
 use connection::Connection;
 pub(super) use listening::Listening;
@@ -81,10 +82,13 @@ impl EdgeLinks {
     }
 
     /// Listens where this policy has the link; closes what is elsewhere, and tries again what
-    /// failed.
-    pub(super) fn listen(self: &Rc<Self>, policy: &Policy) {
-        let links = Rc::clone(self);
-        let serve = move |stream: TcpStream, source: SocketAddr| links.accept(stream, source);
+    /// failed. The connections of a temporary peer are the pairing's.
+    pub(super) fn listen(self: &Rc<Self>, policy: &Policy, pairing: &Rc<Pairing>) {
+        let (links, pairing) = (Rc::clone(self), Rc::clone(pairing));
+        let serve = move |stream: TcpStream, source: SocketAddr| match pairing.claims(source.ip()) {
+            true => pairing.accept(stream),
+            false => links.accept(stream, source),
+        };
         let before = self.problems();
         self.listening.borrow_mut().follow(policy, &serve);
         for problem in self.problems().iter().filter(|problem| !before.contains(problem)) {

@@ -35,12 +35,17 @@ pub(in crate::edge) fn at_reload(new: &Policy, old: &Policy, keys: &Keys) -> Vec
 }
 
 /// Keys of peers that the node has and the configuration has not, among them those that `wg set`
-/// added.
+/// added, but not the temporary one.
 #[must_use]
-pub(in crate::edge) fn superfluous(node: &Node, policy: &Policy, now: tunnel::time::Now) -> Vec<PublicKey> {
+pub(in crate::edge) fn superfluous(
+    node: &Node,
+    policy: &Policy,
+    temporary: Option<PublicKey>,
+    now: tunnel::time::Now,
+) -> Vec<PublicKey> {
     let wanted: BTreeSet<[u8; 32]> = policy.peers.iter().map(|peer| *peer.public_key.as_bytes()).collect();
     let present = node.peers(now).into_iter().map(|peer| peer.public_key);
-    present.filter(|key| !wanted.contains(key.as_bytes())).collect()
+    present.filter(|key| !wanted.contains(key.as_bytes()) && Some(*key) != temporary).collect()
 }
 
 /// The name to resolve for a peer whose endpoint is not an address.

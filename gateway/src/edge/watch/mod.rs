@@ -17,6 +17,7 @@ use policy::gateway::Policy;
 use tokio::sync::Notify;
 use tunnel::device::{CallLog, Device};
 use tunnel::io::clock;
+use tunnel::key::PublicKey;
 use tunnel::node::Node;
 use tunnel::time::Now;
 
@@ -153,8 +154,8 @@ impl Watch {
     }
 
     /// Warns of handshakes that look like a mistake, of each once.
-    pub(super) fn warn_of_refused_handshakes(&mut self, node: &Node, now: Now) {
-        for (mistake, line) in mistakes(node, now) {
+    pub(super) fn warn_of_refused_handshakes(&mut self, node: &Node, used: Option<PublicKey>, now: Now) {
+        for (mistake, line) in mistakes(node, used, now) {
             if self.warned.is_new(mistake, now.instant) {
                 tracing::warn!("{line}");
             }

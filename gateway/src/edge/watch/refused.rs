@@ -24,9 +24,11 @@ pub(in crate::edge) enum Mistake {
 #[derive(Debug, Default)]
 pub(super) struct Warned(Vec<(Mistake, Instant)>);
 
-/// The mistakes of the last minute, each with what to do about it.
-pub(in crate::edge) fn mistakes(node: &Node, now: Now) -> Vec<(Mistake, String)> {
-    let refused = node.refused(now);
+/// The mistakes of the last minute, each with what to do about it. The key of a `used` code is none:
+/// it becomes no peer.
+pub(in crate::edge) fn mistakes(node: &Node, used: Option<PublicKey>, now: Now) -> Vec<(Mistake, String)> {
+    let mut refused = node.refused(now);
+    refused.unknown.retain(|refused| Some(refused.key) != used);
     if refused == Refused::default() {
         return Vec::new();
     }

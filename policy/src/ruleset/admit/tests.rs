@@ -278,7 +278,13 @@ fn conditions(policy: &Policy) -> Conditions {
     let pins = Pins::new(policy, &system, &[]);
     let uplinks = uplinks(policy, &system, &[]);
     let own = policy.interface.address.iter().map(|own| (own.ip(), policy.link.port).into());
-    Conditions { trust: pins.trust(policy, &system), uplinks, link: own.collect(), ..Conditions::default() }
+    Conditions {
+        trust: pins.trust(policy, &system),
+        uplinks,
+        link: own.collect(),
+        pairing: Some(IpAddr::from([10, 77, 88, 9])),
+        ..Conditions::default()
+    }
 }
 
 /// The uplink `eth0` with a known next hop, the LAN's `eth1`, and `docker0` without a container.

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::{Value, json};
 
 use super::{
-    Chains, Family, accept, daddr, dnatted, dport, ended, equal, goto, iif, in_set, is_protocol, rule, state,
+    Chains, Family, accept, daddr, dnatted, dport, ended, equal, goto, iif, in_set, is_protocol, rule, saddr,
+    state,
 };
 use crate::Protocol;
 
@@ -50,6 +51,23 @@ impl Chains<'_> {
         rules.extend(open);
         rules.push(ended([], self.dropped("input", "link")));
         rules
+    }
+
+    /// Packets of the temporary peer of a pairing: to the link, which its own chain opens, and to
+    /// nothing else, whatever flow they belong to.
+    pub(super) fn of_joiner(&self, joiner: IpAddr) -> Vec<Value> {
+        let mut prefixes = self.policy.peers.iter().flat_map(|peer| &peer.allowed_ips);
+        if prefixes.any(|prefix| prefix.contains(joiner)) {
+            return Vec::new();
+        }
+        let family = family_of(joiner);
+        let is_its = || equal(&saddr(family), joiner.to_string());
+        let own = in_set(daddr(family), "own", family);
+        let port = equal(&dport(), self.policy.link.port);
+        vec![
+            rule([is_its(), is_protocol(Protocol::Tcp), port, own, accept()]),
+            ended([is_its()], self.dropped("prerouting", "not_listed")),
+        ]
     }
 
     fn is_of_link(&self, socket: SocketAddr) -> bool {

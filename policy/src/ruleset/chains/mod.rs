@@ -7,6 +7,7 @@ mod published;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
@@ -74,7 +75,7 @@ impl<'p> Chains<'p> {
             regular("private_lan", self.private_lan()),
             regular("private_containers", self.private_containers()),
             regular("private_self", self.private_self()),
-            regular("from_tunnel", self.out_of_tunnel()),
+            regular("from_tunnel", self.out_of_tunnel(conditions.pairing)),
             regular("forward_from_tunnel", self.forward_from_tunnel()),
             regular("forward_to_tunnel", self.forward_to_tunnel()),
             regular("input_from_tunnel", self.input_from_tunnel()),
@@ -191,8 +192,8 @@ impl<'p> Chains<'p> {
     }
 
     /// Packets out of the tunnel.
-    fn out_of_tunnel(&self) -> Vec<Value> {
-        let mut rules = Vec::new();
+    fn out_of_tunnel(&self, pairing: Option<IpAddr>) -> Vec<Value> {
+        let mut rules = pairing.map_or_else(Vec::new, |joiner| self.of_joiner(joiner));
         for family in Family::BOTH {
             let forged = in_set(saddr(family), "lan", family);
             rules.push(ended([forged], self.dropped("prerouting", "spoofed")));

@@ -48,6 +48,7 @@ impl Socket {
                 Err(error) if filled == 0 => return Err(error),
                 Err(_) => break,
             }
+            stats.received_datagrams.add(1);
             stats.received_bytes_plain.add(slot.len);
         }
         stats.receive_calls.add(1);

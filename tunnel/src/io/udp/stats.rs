@@ -5,6 +5,8 @@ use crate::io::counters::counters;
 counters! {
     /// What an outer socket has done since it was opened.
     UdpStats {
+        /// Datagrams received.
+        received_datagrams,
         /// Bytes received one datagram at a time.
         received_bytes_plain,
         /// Bytes received as joined datagrams.

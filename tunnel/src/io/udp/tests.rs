@@ -19,6 +19,7 @@ fn a_run_arrives_as_the_datagrams_it_was_made_of() {
         send(&a, &b, 1452, &contents);
         let datagrams = receive(&b, 45);
         assert_eq!(datagrams.len(), 45, "{sender:?} to {receiver:?}");
+        assert_eq!(b.stats().received_datagrams.read(), 45, "{sender:?} to {receiver:?}");
         assert_eq!(datagrams.concat(), contents);
         assert!(datagrams[..44].iter().all(|datagram| datagram.len() == 1452));
     }

@@ -104,6 +104,7 @@ impl Socket {
         let joined = slot.stride < slot.len;
         let bytes = if joined { &stats.received_bytes_joined } else { &stats.received_bytes_plain };
         bytes.add(slot.len);
+        stats.received_datagrams.add(if joined { slot.len.div_ceil(slot.stride) } else { 1 });
         if self.has_unusable.load(Ordering::Relaxed) && *self.unusable.lock() == slot.to {
             self.has_unusable.store(false, Ordering::Relaxed);
         }
