@@ -126,7 +126,7 @@ pub fn needs(name: &Path, text: &str) -> Result<Needs, Needs> {
         state: policy.state_directory,
         group: policy.control.group,
     };
-    policy::gateway::parse(&Source { name, text }).map(of_policy).map_err(|_| Needs {
+    gateway::parse(&Source { name, text }).map(of_policy).map_err(|_| Needs {
         files: Vec::new(),
         state: "/var/lib/causeway".into(),
         group: "causeway".to_owned(),

@@ -176,7 +176,7 @@ impl Client {
         Ok(())
     }
 
-    fn sleep(&self, longest: Duration) -> io::Result<()> {
+    fn sleep(&mut self, longest: Duration) -> io::Result<()> {
         let now = clock::instant();
         let until = |at: Instant| at.since(now);
         let deadlines = [self.node.poll_timeout().map(until), self.stream.poll_timeout(now)];

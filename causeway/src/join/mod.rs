@@ -151,8 +151,8 @@ impl Course {
                 Some(JoinEvent::Accepted) => return Ok(()),
                 Some(JoinEvent::Offered { .. }) | None => {}
                 Some(JoinEvent::Ended(JoinFault::Gone)) => {
-                    let message = "the connection to the edge ended before the decision came; if the edge took this \
-                                   machine, pair again, else nothing was changed";
+                    let fix = "if the edge took this machine, pair again, else nothing was changed";
+                    let message = format!("{}; {fix}", JoinFault::Gone);
                     return Err(ExitError::new(Exit::Failed, message));
                 }
                 Some(JoinEvent::Ended(fault)) => return Err(ended(fault)),

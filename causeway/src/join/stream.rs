@@ -16,8 +16,8 @@ use tunnel::time::Instant;
 
 /// Bytes of each buffer: several messages of either side.
 const BUFFER: usize = 32 << 10;
-/// The local port: the only connection of this address.
-const PORT: u16 = 49_152;
+/// Local ports of connections: another one each time, since the edge may still have the one before.
+const PORTS: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 /// Between segments that ask whether the other end is still there.
 const KEEP_ALIVE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(5);
 /// How long an end that does not answer is waited for.
@@ -72,7 +72,7 @@ impl Stream {
         if !socket.is_open() && !self.was_open && self.dial_at <= now {
             self.dial_at = now.after(PAUSE);
             // It cannot fail: the addresses are given and the socket is closed.
-            drop(socket.connect(self.interface.context(), self.target, PORT));
+            drop(socket.connect(self.interface.context(), self.target, fastrand::u16(PORTS)));
         }
         self.interface.poll(smol(now), &mut self.device, &mut self.sockets);
         let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.handle);

@@ -218,3 +218,107 @@ pub(super) fn name_of(policy: &Policy) -> Result<Name, ExitError> {
     });
     public.map_or_else(|| machine::name_or("edge"), Ok)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BARE: &str = "[interface]\naddress = [\"10.77.88.1/24\"]\nprivate_key_file = \"k\"\n\
+        [wan]\nname = \"kyiv.example.com\"\n";
+
+    #[test]
+    fn a_first_origin_gets_the_web_and_the_code_says_where_the_edge_is() {
+        let plan = plan(BARE, wanted("wroclaw")).ok().unwrap();
+        assert_eq!(plan.terms().may_publish, ["80", "443", "443/udp"]);
+        assert_eq!(plan.terms().addresses, ["10.77.88.2/24".parse().unwrap()]);
+        assert!(plan.left_out.is_empty() && !plan.is_known);
+        let policy = parsed(BARE);
+        let code = plan.code(key(9), key(1).public(), name_of(&policy).ok().unwrap());
+        assert_eq!(
+            (code.edge.as_str(), code.endpoints[0].to_string().as_str()),
+            ("kyiv", "kyiv.example.com:51820")
+        );
+        assert_eq!(code.address, "10.77.88.254/24".parse().unwrap());
+    }
+
+    #[test]
+    fn ports_that_the_edge_or_another_peer_has_are_left_out() {
+        let other = key(3).public();
+        let text = format!(
+            "{BARE}accept = [\"tcp/80\"]\n[[peer]]\nname = \"gdansk\"\npublic_key = \"{other}\"\n\
+             allowed_ips = [\"10.77.88.2/32\"]\nmay_publish = [\"443/udp\"]\n"
+        );
+        let plan = plan(&text, wanted("wroclaw")).ok().unwrap();
+        assert_eq!(plan.terms().may_publish, ["443"]);
+        assert_eq!(plan.left_out.len(), 2);
+    }
+
+    #[test]
+    fn ports_that_were_requested_and_are_taken_are_an_error_of_the_file() {
+        let wanted = Wanted { may_publish: Some(vec!["51820/udp".parse().unwrap()]), ..wanted("wroclaw") };
+        let error = plan(BARE, wanted).err().unwrap();
+        assert_eq!(error.exit, Exit::Invalid);
+        assert!(error.message.contains("gateway.toml:") && error.message.contains("WireGuard"), "{error}");
+    }
+
+    #[test]
+    fn an_edge_that_no_one_can_find_is_named_with_the_fix() {
+        let text = BARE.split("[wan]").next().unwrap();
+        let error = plan(text, wanted("wroclaw")).err().unwrap();
+        assert_eq!(error.exit, Exit::Usage);
+        assert!(error.message.contains("[wan] name") && error.message.contains("--endpoint"), "{error}");
+        let endpoints = vec![policy::text::host_port("192.0.2.2:51820").unwrap()];
+        assert!(plan(text, Wanted { endpoints, ..wanted("wroclaw") }).is_ok());
+    }
+
+    #[test]
+    fn a_peer_that_is_there_keeps_everything_but_its_key() {
+        let old = key(3).public();
+        let text = format!(
+            "{BARE}[[peer]]\nname = \"wroclaw\"\npublic_key = \"{old}\"\npreshared_key_file = \"p\"\n\
+             allowed_ips = [\"10.77.88.7/32\", \"192.168.88.0/24\"]\nmay_publish = [\"25\"]\n"
+        );
+        let plan = plan(&text, wanted("wroclaw")).ok().unwrap();
+        let terms = plan.terms();
+        assert!(plan.is_known && terms.preshared_key);
+        assert_eq!(terms.addresses, ["10.77.88.7/24".parse().unwrap()]);
+        assert_eq!(
+            (terms.allowed_ips.len(), terms.may_publish.as_slice()),
+            (2, ["25".to_owned()].as_slice())
+        );
+        let new = key(4).public();
+        let changed = plan.text_with(Path::new("gateway.toml"), &text, new).ok().unwrap();
+        assert_eq!(changed, text.replace(&old.to_string(), &new.to_string()));
+        let moved = Wanted { address: Some("10.77.88.9".parse().unwrap()), ..wanted("wroclaw") };
+        assert_eq!(self::plan(&text, moved).err().unwrap().exit, Exit::Usage);
+    }
+
+    #[test]
+    fn another_peers_key_is_refused() {
+        let other = key(3).public();
+        let text = format!(
+            "{BARE}[[peer]]\nname = \"gdansk\"\npublic_key = \"{other}\"\nallowed_ips = [\"10.77.88.2/32\"]\n"
+        );
+        let plan = plan(&text, wanted("wroclaw")).ok().unwrap();
+        assert_eq!(
+            plan.text_with(Path::new("gateway.toml"), &text, other).err().unwrap().exit,
+            Exit::Invalid
+        );
+    }
+
+    fn plan(text: &str, wanted: Wanted) -> Result<Plan, ExitError> {
+        Plan::of((Path::new("gateway.toml"), text), &parsed(text), wanted, key(9).public())
+    }
+
+    fn parsed(text: &str) -> Policy {
+        policy::gateway::parse(&Source { name: Path::new("gateway.toml"), text }).unwrap()
+    }
+
+    fn wanted(name: &str) -> Wanted {
+        Wanted { name: Name::new(name).unwrap(), may_publish: None, address: None, endpoints: Vec::new() }
+    }
+
+    fn key(byte: u8) -> PrivateKey {
+        PrivateKey::from_bytes([byte; 32])
+    }
+}

@@ -53,7 +53,9 @@ pub enum JoinFault {
     #[error(transparent)]
     Refused(Refusal),
     /// The connection ended.
-    #[error("the connection to the edge ended: `causeway pair` has ended there, or the way is cut")]
+    #[error(
+        "the connection to the edge ended: `causeway pair` has ended there, a second machine came with the code, or the way is cut"
+    )]
     Gone,
 }
 

@@ -109,6 +109,7 @@ fn a_second_machine_with_the_code_ends_the_pairing_and_both_ends_say_so() -> Res
         );
         for join in [&mut join, &mut second] {
             ensure!(join.process.wait(LIMIT)?.code() == Some(1), "{}", join.process.log()?);
+            ensure!(join.process.log()?.contains("a second machine came"), "{}", join.process.log()?);
             ensure!(!join.folder.join("forwarder.toml").exists(), "a machine has joined");
         }
         ensure!(fs::read_to_string(&edge.config)? == before, "the file was changed");
