@@ -1,4 +1,6 @@
-//! This machine and this program, as the other end of a pairing sees them.
+//! This machine and this program, as the other end of a pairing and the user see them.
+
+use std::io::{IsTerminal as _, stdin};
 
 use daemon::exit::{Exit, ExitError};
 use policy::Name;
@@ -21,4 +23,9 @@ pub(crate) fn name_or(other: &str) -> Result<Name, ExitError> {
 pub(crate) fn version() -> Result<Name, ExitError> {
     Name::new(env!("CARGO_PKG_VERSION"))
         .ok_or_else(|| ExitError::new(Exit::Failed, "the version of this program is no name"))
+}
+
+/// Whether a person can answer on standard input.
+pub(crate) fn is_interactive() -> bool {
+    stdin().is_terminal()
 }

@@ -5,7 +5,6 @@ mod join;
 mod machine;
 #[cfg(target_os = "linux")]
 mod pair;
-mod terminal;
 
 fn main() -> std::process::ExitCode {
     cli::main()

@@ -29,8 +29,7 @@ use policy::forwarder::Policy;
 use policy::{HostPort, Name, Source};
 use zeroize::Zeroizing;
 
-use crate::machine;
-use crate::terminal::is_interactive;
+use crate::machine::{self, is_interactive};
 use client::Client;
 use file::Edge;
 use keys::{OwnKey, folder_of};

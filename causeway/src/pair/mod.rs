@@ -2,11 +2,13 @@
 //!
 //! - `plan`: what the pairing is about. `address`: addresses in the tunnel. `file`: the text of the
 //!   configuration.
-//! - `exchange`: the rounds with the gateway until the other machine has joined.
+//! - `lines`: answers of the operator. `exchange`: the rounds with the gateway until the other
+//!   machine has joined.
 
 mod address;
 mod exchange;
 mod file;
+mod lines;
 mod plan;
 
 use std::net::IpAddr;
@@ -28,8 +30,9 @@ use policy::{HostPort, Name, PublicPorts, Source};
 use tunnel::key::{PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
-use crate::terminal::{Answer, Line, Lines, is_interactive};
+use crate::machine::is_interactive;
 use exchange::Exchange;
+use lines::{Answer, Line, Lines};
 use plan::{Plan, Wanted, name_of};
 
 /// The edge's configuration, unless another is named.

@@ -1,17 +1,17 @@
-//! Questions to the one who runs the command.
+//! Answers of the one who runs the command, read next to other work.
 
-use std::io::{self, BufRead as _, IsTerminal as _};
+use std::io::{self, BufRead as _};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::thread;
 
 use daemon::command_line::print_to_stderr;
 
 /// Lines of standard input, read next to other work.
-pub(crate) struct Lines(Receiver<String>);
+pub(super) struct Lines(Receiver<String>);
 
 /// What came so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Line {
+pub(super) enum Line {
     /// A line, without white space around it.
     Text(String),
     /// No line yet.
@@ -22,7 +22,7 @@ pub(crate) enum Line {
 
 /// An answer to a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(super) enum Answer {
     /// The whole word "yes".
     Yes,
     /// The whole word "no", or the end of the input.
@@ -31,7 +31,7 @@ pub(crate) enum Answer {
 
 impl Lines {
     /// Begins to read.
-    pub(crate) fn read() -> io::Result<Self> {
+    pub(super) fn read() -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel();
         // It may wait for a line when the program ends.
         thread::Builder::new().name("input".to_owned()).spawn(move || {
@@ -45,7 +45,7 @@ impl Lines {
     }
 
     /// The next line, if there is one.
-    pub(crate) fn next(&self) -> Line {
+    pub(super) fn next(&self) -> Line {
         match self.0.try_recv() {
             Ok(line) => Line::Text(line),
             Err(TryRecvError::Empty) => Line::None,
@@ -54,14 +54,14 @@ impl Lines {
     }
 
     /// Forgets lines that came before a question was asked: they are no answers to it.
-    pub(crate) fn forget(&self) {
+    pub(super) fn forget(&self) {
         while let Ok(line) = self.0.try_recv() {
             drop(line);
         }
     }
 
     /// The answer to a question, if there is one; any other line than a whole word asks again.
-    pub(crate) fn answer(&self, question: &str) -> Option<Answer> {
+    pub(super) fn answer(&self, question: &str) -> Option<Answer> {
         match self.next() {
             Line::None => None,
             Line::End => Some(Answer::No),
@@ -73,9 +73,4 @@ impl Lines {
             }
         }
     }
-}
-
-/// Whether someone can answer.
-pub(crate) fn is_interactive() -> bool {
-    io::stdin().is_terminal()
 }
