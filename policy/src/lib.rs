@@ -56,5 +56,5 @@ pub use net::{
     AllowList, Bandwidth, Host, HostPort, InterfaceName, Mtu, Name, PortRange, Protocol, Protocols, Rate,
     RateUnit, Switch,
 };
-pub use public_ports::{BadPorts, PublicPorts};
+pub use public_ports::PublicPorts;
 pub use source::{Position, Source};

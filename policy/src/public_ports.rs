@@ -1,7 +1,6 @@
 //! Public ports of one protocol, as both ends write them.
 
 use std::fmt;
-use std::str::FromStr;
 
 use crate::reader::Value;
 use crate::{PortRange, Protocol, text};
@@ -20,6 +19,13 @@ impl PublicPorts {
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
         self.protocol == other.protocol && self.ports.overlaps(other.ports)
+    }
+
+    /// Reads `443`, `443/udp` or `5000-5010`; without a protocol it is TCP's.
+    #[must_use]
+    pub fn parse(written: &str) -> Option<Self> {
+        let (ports, protocol) = parse(written)?;
+        Some(Self { protocol: protocol.unwrap_or(Protocol::Tcp), ports })
     }
 
     /// Reads one entry; without a protocol it is TCP's.
@@ -41,21 +47,6 @@ fn parse(written: &str) -> Option<(PortRange, Option<Protocol>)> {
     };
     Some((text::ports(ports)?, protocol))
 }
-
-/// Without a protocol it is TCP's, as in the files.
-impl FromStr for PublicPorts {
-    type Err = BadPorts;
-
-    fn from_str(written: &str) -> Result<Self, BadPorts> {
-        let (ports, protocol) = parse(written).ok_or(BadPorts)?;
-        Ok(Self { protocol: protocol.unwrap_or(Protocol::Tcp), ports })
-    }
-}
-
-/// A text is no [`PublicPorts`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected {EXPECTED}")]
-pub struct BadPorts;
 
 const EXPECTED: &str =
     "a port or a range, with \"/udp\" for UDP, such as \"443\", \"443/udp\" or \"5000-5010\"";

@@ -53,7 +53,7 @@ impl Stream {
         let mut interface = Interface::new(config, &mut device, smol(now));
         interface.update_ip_addrs(|addresses| {
             // An interface has room for at least one.
-            drop(addresses.push(IpCidr::new(own.ip().into(), own.prefix())));
+            let _ = addresses.push(IpCidr::new(own.ip().into(), own.prefix()));
         });
         let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
@@ -72,7 +72,7 @@ impl Stream {
         if !socket.is_open() && !self.was_open && self.dial_at <= now {
             self.dial_at = now.after(PAUSE);
             // It cannot fail: the addresses are given and the socket is closed.
-            drop(socket.connect(self.interface.context(), self.target, fastrand::u16(PORTS)));
+            let _ = socket.connect(self.interface.context(), self.target, fastrand::u16(PORTS));
         }
         self.interface.poll(smol(now), &mut self.device, &mut self.sockets);
         let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.handle);
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn two_streams_that_carry_each_others_packets_connect_and_exchange_bytes() {
-        let now = |millis| Instant::from_boot(Duration::from_millis(1000 + millis));
+        let now = |millis: u64| Instant::from_boot(Duration::from_millis(1000 + millis));
         let target: SocketAddr = "10.77.88.1:51899".parse().unwrap();
         let mut dialler = Stream::new("10.77.88.254/24".parse().unwrap(), target, 1280, now(0));
         let mut listener = Stream::new("10.77.88.1/24".parse().unwrap(), target, 1280, now(0));

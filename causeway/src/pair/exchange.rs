@@ -158,7 +158,7 @@ impl Seen {
     /// Reports what is new, and every ten seconds that nothing came.
     fn report(&mut self, reply: &PairingReply) {
         if reply.is_connected && !self.is_connected {
-            self.is_connected = true;
+            (self.is_connected, self.has_session) = (true, true);
             print_to_stderr("a machine came with the code");
         } else if reply.has_session && !self.has_session {
             self.has_session = true;

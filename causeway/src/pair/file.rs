@@ -121,7 +121,7 @@ mod tests {
         let again = NewPeer { may_publish: None, ..peer("wroclaw") };
         let text = with_peer(&two_peers(), &again).unwrap();
         assert_eq!(text, two_peers().replacen("\"OLD\"", &format!("\"{}\"", key()), 1));
-        let more = NewPeer { may_publish: Some(vec!["25".parse().unwrap()]), ..peer("wroclaw") };
+        let more = NewPeer { may_publish: Some(vec![PublicPorts::parse("25").unwrap()]), ..peer("wroclaw") };
         let text = with_peer(&two_peers(), &more).unwrap();
         assert!(text.contains("may_publish = [\"25\"]   # the web\n"), "{text}");
     }
@@ -146,7 +146,9 @@ mod tests {
             name: Name::new(name).unwrap(),
             key: key(),
             addresses: vec!["10.77.88.2".parse().unwrap()],
-            may_publish: Some(["80", "443", "443/udp"].map(|ports| ports.parse().unwrap()).to_vec()),
+            may_publish: Some(
+                ["80", "443", "443/udp"].map(|ports| PublicPorts::parse(ports).unwrap()).to_vec(),
+            ),
         }
     }
 

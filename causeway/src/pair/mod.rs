@@ -205,9 +205,10 @@ fn ports_of<'t>(texts: impl Iterator<Item = &'t str>) -> Result<Vec<PublicPorts>
     if texts == ["none"] {
         return Ok(Vec::new());
     }
+    let expected = "expected a port or a range, with \"/udp\" for UDP, such as 443, 443/udp or 5000-5010";
     texts
         .into_iter()
-        .map(|text| text.parse::<PublicPorts>().map_err(|error| format!("{text:?}: {error}")))
+        .map(|text| PublicPorts::parse(text).ok_or_else(|| format!("{text:?}: {expected}")))
         .collect()
 }
 

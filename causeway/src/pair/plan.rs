@@ -92,7 +92,7 @@ impl Plan {
 
     /// The usual ports, but for those that the edge or another peer has.
     fn take_usual_ports(&mut self, file: &Path, text: &str) {
-        let usual: Vec<PublicPorts> = USUAL.iter().filter_map(|ports| ports.parse().ok()).collect();
+        let usual: Vec<PublicPorts> = USUAL.iter().filter_map(|ports| PublicPorts::parse(ports)).collect();
         let fits = |ports: &PublicPorts| {
             let mut alone = self.clone();
             alone.wanted.may_publish = Some(vec![*ports]);
@@ -255,7 +255,8 @@ mod tests {
 
     #[test]
     fn ports_that_were_requested_and_are_taken_are_an_error_of_the_file() {
-        let wanted = Wanted { may_publish: Some(vec!["51820/udp".parse().unwrap()]), ..wanted("wroclaw") };
+        let wanted =
+            Wanted { may_publish: Some(vec![PublicPorts::parse("51820/udp").unwrap()]), ..wanted("wroclaw") };
         let error = plan(BARE, wanted).err().unwrap();
         assert_eq!(error.exit, Exit::Invalid);
         assert!(error.message.contains("gateway.toml:") && error.message.contains("WireGuard"), "{error}");

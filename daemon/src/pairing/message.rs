@@ -85,7 +85,7 @@ impl Terms {
     /// The ports that the peer may open; `None` when one is not understood.
     #[must_use]
     pub fn ports(&self) -> Option<Vec<PublicPorts>> {
-        self.may_publish.iter().map(|ports| ports.parse().ok()).collect()
+        self.may_publish.iter().map(|ports| PublicPorts::parse(ports)).collect()
     }
 }
 
