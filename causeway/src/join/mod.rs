@@ -104,11 +104,33 @@ pub(crate) fn join(arguments: &Join) -> Result<Exit, ExitError> {
         }
     };
     course.wait_for_decision()?;
-    let written = draft.write()?;
+    complete(course, draft, &code, &config, &key)
+}
+
+/// Writes the configuration and reports that to the edge, which rolls back without the report.
+fn complete(
+    mut course: Course,
+    draft: Draft,
+    code: &Code,
+    config: &Path,
+    key: &OwnKey,
+) -> Result<Exit, ExitError> {
+    let mut step = || drop(course.client.step(STEP));
+    let written = match draft.write(&code.edge_key, key.old.is_some(), &mut step) {
+        Ok(written) => written,
+        Err(error) => {
+            course.pairing.fail(Failure::Configuration);
+            course.flush();
+            return Err(error);
+        }
+    };
     course.pairing.written();
-    course.flush();
-    report_written(&config, &key, written);
-    Ok(if written == Written::NotTaken { Exit::Degraded } else { Exit::Ok })
+    let is_known = course.flush();
+    if let Written::Tried(running) = &written {
+        running.settle(is_known)?;
+    }
+    report_written(config, key, &written);
+    Ok(if matches!(written, Written::NotTaken) { Exit::Degraded } else { Exit::Ok })
 }
 
 /// The rounds with the edge.
@@ -178,13 +200,14 @@ impl Course {
         Ok(self.pairing.poll_event())
     }
 
-    /// Gives the last message time to arrive.
-    fn flush(&mut self) {
+    /// Gives the last message time to arrive; whether it did.
+    fn flush(&mut self) -> bool {
         while let Some(frame) = self.pairing.poll_frame() {
             self.client.send(&frame);
         }
         let begun = Instant::now();
         while begun.elapsed() < FLUSH_WITHIN && !self.client.is_flushed() && self.client.step(STEP).is_ok() {}
+        self.client.is_flushed()
     }
 
     /// The endpoint that answered, as the code has it.
@@ -332,7 +355,7 @@ fn report_terms(terms: &Terms, code: &Code, words: &str) {
     print_to_stderr("compare them with those at the edge, and say yes there; nothing is to be done here");
 }
 
-fn report_written(config: &Path, key: &OwnKey, written: Written) {
+fn report_written(config: &Path, key: &OwnKey, written: &Written) {
     let file = config.display();
     print_to_stderr(&format!("paired: {file} is written, this machine's key is in {}", key.path.display()));
     let next = match written {
@@ -340,7 +363,9 @@ fn report_written(config: &Path, key: &OwnKey, written: Written) {
             "next: sudo systemctl enable --now forwarder, then publish a service".to_owned()
         }
         Written::New => format!("next: forwarder --config {file}, then publish a service"),
-        Written::Taken => "the running forwarder has taken it: forwarder peers shows the tunnel".to_owned(),
+        Written::Taken | Written::Tried(_) => {
+            "the running forwarder has taken it: forwarder peers shows the tunnel".to_owned()
+        }
         Written::Restart => "restart the forwarder, which takes this change only then".to_owned(),
         Written::NotRunning => "no forwarder runs with this file: start it".to_owned(),
         Written::NotTaken => {

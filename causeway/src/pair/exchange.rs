@@ -18,8 +18,8 @@ use policy::PublicKey;
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
 /// How often it is reported that nothing has come.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
-/// How long the joiner may take to write its file.
-const WRITE_WITHIN: Duration = Duration::from_secs(20);
+/// How long the joiner may take to write its file, and to see that a new key works.
+const WRITE_WITHIN: Duration = Duration::from_secs(60);
 
 /// One pairing at the gateway; closed when dropped.
 pub(super) struct Exchange<'a> {

@@ -13,6 +13,7 @@ mod plan;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use daemon::changes::{Commands, Trusted};
@@ -37,6 +38,9 @@ use plan::{Plan, Wanted, name_of};
 
 /// The edge's configuration, unless another is named.
 const CONFIGURATION: &str = "/etc/causeway/gateway.toml";
+
+/// How long the edge has the new peer without the other machine's report; then it is as it was.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(120);
 
 #[derive(Args, Debug)]
 pub(crate) struct Pair {
@@ -128,21 +132,26 @@ fn complete(
         };
         return Err(ExitError::new(exit, message));
     }
-    if let Err(error) = apply(arguments, plan, socket, joiner.key) {
+    let ask = |request: &_| ask_change(socket, request);
+    let commands = Commands { program: "gatewayctl", ask: &ask, needs, trusted: Trusted::OthersOnly };
+    let config = arguments.config.as_path();
+    let mut edit = |_: &Path, text: &str| plan.text_with(config, text, joiner.key);
+    if let Err(error) = commands.edit_unconfirmed(config, &mut edit, CONFIRM_WITHIN) {
         exchange.refuse(Refusal::NotApplied);
         return Err(error);
     }
     let peer = &plan.terms().peer;
     if exchange.accept() {
+        commands.confirm(config)?;
         print_to_stderr(&format!("{peer} is paired: gatewayctl peers shows its tunnel"));
         return Ok(Exit::Ok);
     }
-    print_to_stderr(&format!(
-        "{peer} is in {} and in force, but the other machine did not report that it wrote its own file; if its \
-         tunnel does not come up, pair {peer} again",
-        arguments.config.display()
-    ));
-    Ok(Exit::Degraded)
+    // What the gateway rolls back by itself if this fails, or if this program is killed.
+    commands.roll_back(config)?;
+    let message = format!(
+        "the other machine did not report that it wrote its own file: the edge is as it was; pair {peer} again"
+    );
+    Err(ExitError::new(Exit::RolledBack, message))
 }
 
 /// What the operator decides, or has decided before.
@@ -168,14 +177,6 @@ fn decide(
             None => exchange.pause(),
         }
     }
-}
-
-/// Writes the peer into the file and puts it in force; the file is as it was when that is refused.
-fn apply(arguments: &Pair, plan: &Plan, socket: &Path, key: PublicKey) -> Result<(), ExitError> {
-    let ask = |request: &_| ask_change(socket, request);
-    let commands = Commands { program: "gatewayctl", ask: &ask, needs, trusted: Trusted::OthersOnly };
-    let mut edit = |_: &Path, text: &str| plan.text_with(&arguments.config, text, key);
-    commands.edit(&arguments.config, &mut edit).map(drop)
 }
 
 fn wanted(arguments: &Pair, policy: &Policy) -> Result<Wanted, ExitError> {

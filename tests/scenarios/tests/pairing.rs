@@ -15,6 +15,8 @@ use scenarios::KeyPair;
 
 /// How long is waited for what must come.
 const LIMIT: Duration = Duration::from_secs(30);
+/// How long the edge waits for a machine that is gone, and some.
+const GONE_WITHIN: Duration = Duration::from_secs(90);
 /// How long a code that is of no use is tried.
 const SHORT: &str = "12s";
 /// What the edge's file begins with.
@@ -191,6 +193,29 @@ fn pairing_again_changes_the_key_and_keeps_address_and_file() -> Result<()> {
         until(LIMIT, "packets by the new key", || {
             Ok((edge.received_of("wroclaw")? > traffic + 500).then_some(()))
         })
+    })
+}
+
+#[test]
+fn a_machine_that_is_gone_before_it_has_written_leaves_the_edge_with_the_old_key() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut edge = Edge::start(lab, "10.77.88.1/24")?;
+        let origin = lab.node("origin")?;
+        let join = edge.paired(&origin, &["wroclaw"], &[])?;
+        let _forwarder = forwarder(lab, &origin, &join.folder)?;
+        edge.wait_until_up("wroclaw")?;
+        let (old_key, before) = (edge.key_of("wroclaw")?, fs::read_to_string(&edge.config)?);
+
+        let mut pair = edge.pair(&["wroclaw"])?;
+        let mut join = Joining::start(&origin, &pair.code()?, &["--new-key"])?;
+        join.words()?;
+        join.process.kill()?;
+        pair.answer("yes")?;
+        ensure!(pair.process.wait(GONE_WITHIN)?.code() == Some(7), "{}", pair.process.log()?);
+        ensure!(edge.key_of("wroclaw")? == old_key, "the edge has the new key");
+        ensure!(fs::read_to_string(&edge.config)? == before, "the file was changed");
+        let traffic = edge.received_of("wroclaw")?;
+        until(LIMIT, "packets by the old key", || Ok((edge.received_of("wroclaw")? > traffic).then_some(())))
     })
 }
 
