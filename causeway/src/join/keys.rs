@@ -87,10 +87,8 @@ fn read_or_make(path: &Path, owner: Option<Owner>) -> Result<PublicKey, ExitErro
     let (folder, name) = (folder_of(path), path.file_stem().unwrap_or_default().to_string_lossy());
     let owner = owner.filter(|_| rustix::process::geteuid().is_root());
     keygen(folder, &name, owner).map_err(|error| {
-        let exit = match error.kind() {
-            io::ErrorKind::AlreadyExists => Exit::Conflict,
-            _ => Exit::of(&error),
-        };
+        let is_taken = error.kind() == io::ErrorKind::AlreadyExists;
+        let exit = if is_taken { Exit::Conflict } else { Exit::of(&error) };
         ExitError::new(exit, format!("{}: {error}", folder.display()))
     })
 }

@@ -190,10 +190,10 @@ fn own_address() -> Option<IpAddr> {
 }
 
 fn ask(socket: &Path, request: PairingRequest) -> Result<PairingReply, ExitError> {
-    match client::ask(socket, &Request::Pairing(request))? {
-        Reply::Pairing(reply) => Ok(reply),
-        _ => Err(ExitError::new(Exit::Failed, "the gateway sent the answer to another request")),
-    }
+    let Reply::Pairing(reply) = client::ask(socket, &Request::Pairing(request))? else {
+        return Err(ExitError::new(Exit::Failed, "the gateway sent the answer to another request"));
+    };
+    Ok(reply)
 }
 
 fn ended(end: PairingEnd) -> ExitError {

@@ -128,7 +128,9 @@ fn complete(
             Refusal::OtherKey => {
                 (Exit::Conflict, "the key is another than --expect has: nothing was changed")
             }
-            _ => (Exit::Failed, "refused: nothing was changed"),
+            Refusal::Declined | Refusal::NotApplied | Refusal::Burnt | Refusal::Other => {
+                (Exit::Failed, "refused: nothing was changed")
+            }
         };
         return Err(ExitError::new(exit, message));
     }
