@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lab::{Lab, Node, Process, Topology, scenario, until};
 use scenarios::KeyPair;
+use serde_json::Value;
 
 /// How long is waited for what must come.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -292,27 +293,29 @@ impl Edge {
         })
     }
 
-    fn peer(&self, name: &str) -> Result<serde_json::Value> {
+    fn peer(&self, name: &str) -> Result<Value> {
         let text = self.node.command(lab::binary("gatewayctl")?).args(["peers", "--json"]).run()?;
-        let peers: serde_json::Value = serde_json::from_str(&text)?;
-        let peers = peers["peers"].as_array().context("no peers")?;
+        let peers: Value = serde_json::from_str(&text)?;
+        let peers = peers.get("peers").and_then(Value::as_array).context("no peers")?;
         peers
             .iter()
-            .find(|peer| peer["name"] == name)
+            .find(|peer| peer.get("name").is_some_and(|found| found == name))
             .cloned()
             .with_context(|| format!("no {name} in {text}"))
     }
 
     fn key_of(&self, name: &str) -> Result<String> {
-        Ok(self.peer(name)?["public_key"].as_str().context("no key")?.to_owned())
+        Ok(self.peer(name)?.get("public_key").and_then(Value::as_str).context("no key")?.to_owned())
     }
 
     fn received_of(&self, name: &str) -> Result<u64> {
-        self.peer(name)?["rx_bytes"].as_u64().context("no count")
+        self.peer(name)?.get("rx_bytes").and_then(Value::as_u64).context("no count")
     }
 
     fn wait_until_up(&self, name: &str) -> Result<()> {
-        until(LIMIT, "the tunnel", || Ok((self.peer(name)?["state"] == "up").then_some(())))
+        until(LIMIT, "the tunnel", || {
+            Ok(self.peer(name)?.get("state").filter(|state| *state == "up").map(drop))
+        })
     }
 }
 
