@@ -169,6 +169,31 @@ fn a_second_origin_joins_next_to_the_first_and_keeps_to_free_ports() -> Result<(
 }
 
 #[test]
+fn a_second_edge_is_added_to_a_running_forwarder() -> Result<()> {
+    scenario(Topology::two_edges(), |lab| {
+        let mut kyiv = Edge::start(lab, "10.77.88.1/24")?;
+        let mut oracle = Edge::start_at(lab, "oracle", "10.88.99.1/24", "198.18.66.2")?;
+        let origin = lab.node("origin")?;
+        let join = kyiv.paired(&origin, &["wroclaw"], &[])?;
+        let _forwarder = forwarder(lab, &origin, &join.folder)?;
+        kyiv.wait_until_up("wroclaw")?;
+        let first = fs::read_to_string(join.folder.join("forwarder.toml"))?;
+        let join = oracle.paired(&origin, &["wroclaw"], &["--name", "oracle"])?;
+        ensure!(
+            join.process.log()?.contains("the running forwarder has taken it"),
+            "{}",
+            join.process.log()?
+        );
+        oracle.wait_until_up("wroclaw")?;
+        kyiv.wait_until_up("wroclaw")?;
+        let both = fs::read_to_string(join.folder.join("forwarder.toml"))?;
+        ensure!(first.lines().all(|line| both.lines().any(|other| other == line)), "{both}");
+        ensure!(kyiv.key_of("wroclaw")? == oracle.key_of("wroclaw")?, "the machine has two keys");
+        Ok(())
+    })
+}
+
+#[test]
 fn pairing_again_changes_the_key_and_keeps_address_and_file() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut edge = Edge::start(lab, "10.77.88.1/24")?;
@@ -245,14 +270,18 @@ struct Edge {
 
 impl Edge {
     fn start(lab: &Lab, address: &str) -> Result<Self> {
-        let (node, key) = (lab.node("edge")?, KeyPair::of("kyiv"));
+        Self::start_at(lab, "edge", address, "192.0.2.2")
+    }
+
+    fn start_at(lab: &Lab, node: &str, address: &str, public: &str) -> Result<Self> {
+        let (key, node) = (KeyPair::of(node), lab.node(node)?);
         key.write(&node.directory().join("kyiv.key"))?;
         fs::create_dir_all(node.directory().join("state"))?;
         node.sysctl("net/ipv4/ip_forward", "1")?;
         let config = node.directory().join("gateway.toml");
         let text = format!(
             "{EDGE_COMMENT}\n[interface]   # the tunnel\naddress = [\"{address}\"]\nprivate_key_file = \"kyiv.key\"\n\n\
-             [wan]\nname = \"192.0.2.2\"\naccept = [\"tcp/22\"]\n\n[state]\ndirectory = \"{}\"\n\n# The end.\n",
+             [wan]\nname = \"{public}\"\naccept = [\"tcp/22\"]\n\n[state]\ndirectory = \"{}\"\n\n# The end.\n",
             node.directory().join("state").display()
         );
         fs::write(&config, text)?;
