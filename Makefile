@@ -13,7 +13,7 @@ help: ## List the targets.
 
 demo: ## Serve a page from behind carrier-grade NAT, in namespaces of this machine; ends with one line of JSON.
 	scripts/packages demo
-	$(CARGO) build $(PROFILE) -p gateway -p forwarder -p scenarios --bins
+	$(CARGO) build $(PROFILE) -p gateway -p forwarder -p causeway -p scenarios --bins
 	$(AS_ROOT) $(or $(CARGO_TARGET_DIR),target)/lab/demo
 
 build:

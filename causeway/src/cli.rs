@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use daemon::command_line::end;
 
+use crate::join::{Join, join};
+#[cfg(target_os = "linux")]
+use crate::pair::{Pair, pair};
 use crate::publish::{self, Publish, Unpublish};
 use crate::status::{self, Status};
 
@@ -33,6 +36,11 @@ enum Command {
     Publish(Publish),
     /// Withdraw what `publish` published (at the origin).
     Unpublish(Unpublish),
+    /// Add a peer to this edge, or give one another key, by a code for the other machine; root only.
+    #[cfg(target_os = "linux")]
+    Pair(Pair),
+    /// Make this machine a peer of an edge, by the code that `causeway pair` printed there.
+    Join(Join),
 }
 
 pub(crate) fn main() -> ExitCode {
@@ -41,6 +49,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Status(arguments) => status::status(arguments),
         Command::Publish(arguments) => publish::publish(arguments),
         Command::Unpublish(arguments) => publish::unpublish(arguments),
+        #[cfg(target_os = "linux")]
+        Command::Pair(arguments) => pair(arguments),
+        Command::Join(arguments) => join(arguments),
     })
 }
 

@@ -3,11 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use daemon::changes::Needs;
 use daemon::files::{KeyFiles, LoadError, load_lists, misplaced_keys, read_key, text_of};
 use policy::forwarder::{Peer, Policy};
 use policy::{ConfigError, FileRef, Host, Source};
 use tunnel::key::{PresharedKey, PrivateKey};
 use tunnel::node::PeerConfig;
+
+use crate::places::Environment;
+
+/// The group of the daemon's user, as the unit has it.
+const GROUP: &str = "causeway-forwarder";
 
 /// A configuration that can be run: valid, with the keys it names.
 pub struct Loaded {
@@ -92,6 +98,23 @@ fn key_files(policy: &Policy) -> Vec<FileRef> {
 pub fn files(policy: &Policy) -> Vec<FileRef> {
     let lists = policy.lists.iter().map(|list| list.file.clone());
     key_files(policy).into_iter().chain(lists).collect()
+}
+
+/// What a configuration of the origin names that the commands of changes need.
+///
+/// # Errors
+/// The same, by the defaults, where the text is invalid.
+pub fn needs(name: &Path, text: &str) -> Result<Needs, Needs> {
+    let environment = Environment::of_process();
+    let needs = |policy: Option<&Policy>| Needs {
+        files: policy.map(files).unwrap_or_default(),
+        state: environment.state_folder(policy),
+        group: GROUP.to_owned(),
+    };
+    match policy::forwarder::parse(&Source { name, text }) {
+        Ok(policy) => Ok(needs(Some(&policy))),
+        Err(_) => Err(needs(None)),
+    }
 }
 
 /// Reads a configuration alone; the files that it names are not opened.

@@ -88,6 +88,8 @@ fn inspect(path: &Path, with: Option<&Path>) -> Result<Found, LoadError> {
     notes.extend(problems);
     let endpoints = policy.peers.iter().filter_map(|peer| peer.endpoint.as_ref());
     notes.extend(proxied(&policy, path, endpoints));
+    let own = policy.wan.name.clone().map(|host| HostPort { host, port: policy.interface.listen_port });
+    notes.extend(proxied(&policy, path, own.iter()));
     let mut unpaired = Vec::new();
     if let Some(with) = with {
         let far = far_end(with)?;
@@ -137,7 +139,12 @@ fn obstacles_here(policy: &Policy) -> Vec<String> {
 }
 
 /// Warnings about endpoints whose names lead to a proxy, which carries no WireGuard.
-fn proxied<'e>(policy: &Policy, file: &Path, endpoints: impl Iterator<Item = &'e HostPort>) -> Vec<String> {
+#[must_use]
+pub fn proxied<'e>(
+    policy: &Policy,
+    file: &Path,
+    endpoints: impl Iterator<Item = &'e HostPort>,
+) -> Vec<String> {
     let listed =
         policy.lists.iter().find(|list| list.name.as_str() == PROXY).map(|list| list.prefixes.clone());
     let proxy = listed.filter(|prefixes| !prefixes.is_empty()).unwrap_or_else(|| {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use daemon::changes::Needs;
 use daemon::files::{KeyFiles, LoadError, load_lists, misplaced_keys, read_key, text_of};
 use policy::gateway::{self, Policy};
 use policy::{ConfigError, FileLocation, SecretKey, Source};
@@ -113,6 +114,23 @@ pub fn inspect_keys(path: &Path, policy: &Policy) -> KeyFiles {
     });
     found.errors.extend(text_of(path).map(|text| misplaced(path, &text, policy, public)).unwrap_or_default());
     found
+}
+
+/// What a configuration of the edge names that the commands of changes need.
+///
+/// # Errors
+/// The same, by the defaults, where the text is invalid.
+pub fn needs(name: &Path, text: &str) -> Result<Needs, Needs> {
+    let of_policy = |policy: Policy| Needs {
+        files: policy.files().cloned().collect(),
+        state: policy.state_directory,
+        group: policy.control.group,
+    };
+    gateway::parse(&Source { name, text }).map(of_policy).map_err(|_| Needs {
+        files: Vec::new(),
+        state: "/var/lib/causeway".into(),
+        group: "causeway".to_owned(),
+    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //!   the sockets of other programs, [`foreign`] their firewall rules.
 //! - [`control`] has the requests, the reports, and their text for people.
 //! - Commands: [`commands`] (`check`, `down`) with [`checked`] (`check --json`), [`guard`] (the
-//!   boot-time drop table), [`keygen`], [`lists`], and [`exchange`] (`import`, `export`).
+//!   boot-time drop table), [`lists`], and [`exchange`] (`import`, `export`).
 //! - [`memory`] returns memory that is needed only once to the system.
 #![allow(
     clippy::wildcard_enum_match_arm,
@@ -24,7 +24,6 @@ pub mod exchange;
 pub mod foreign;
 pub mod guard;
 pub mod kernel;
-pub mod keygen;
 pub mod listening;
 pub mod lists;
 pub mod memory;

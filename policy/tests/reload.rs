@@ -9,12 +9,13 @@ use std::path::Path;
 use policy::{Source, forwarder, gateway};
 
 /// Section, key and another value, for every key of the annotated gateway.toml.
-const GATEWAY: [(&str, &str, &str); 60] = [
+const GATEWAY: [(&str, &str, &str); 61] = [
     ("interface", "name", "\"gw1\""),
     ("interface", "address", "[\"10.77.88.1/29\"]"),
     ("interface", "listen_port", "51821"),
     ("interface", "private_key_file", "\"other.key\""),
     ("interface", "mtu", "1400"),
+    ("wan", "name", "\"kyiv2.example.com\""),
     ("wan", "interface", "\"eth1\""),
     ("wan", "accept", "[\"tcp/2222\"]"),
     ("lan", "prefixes", "[\"192.168.1.0/24\", \"192.168.2.0/24\"]"),

@@ -155,6 +155,27 @@ impl Commands<'_> {
         work.apply_permanently(work.own.clone(), &text)
     }
 
+    /// As [`edit`](Self::edit), but it is rolled back unless [`confirm`](Self::confirm) follows within
+    /// this time; the file holds the text once that was confirmed.
+    ///
+    /// # Errors
+    /// As for [`edit`](Self::edit), and [`Exit::Conflict`] while another change waits.
+    pub fn edit_unconfirmed(
+        &self,
+        config: &Path,
+        edit: &mut dyn FnMut(&Path, &str) -> Result<String, ExitError>,
+        confirm_within: Duration,
+    ) -> Result<Changes, ExitError> {
+        let work = Work::begin(self, config)?;
+        let text = edit(&work.own, &work.old)?;
+        if !work.in_force {
+            let fix =
+                "the file has changes that are not in force: reload the daemon first, then run this again";
+            return Err(ExitError::new(Exit::Conflict, format!("{}: {fix}", work.own.display())));
+        }
+        work.apply_unconfirmed(work.own.clone(), text, confirm_within)
+    }
+
     fn own_file(&self) -> Result<(PathBuf, bool, Option<u64>), ExitError> {
         match (self.ask)(&ChangeRequest::OwnFile)? {
             ChangeReply::OwnFile { path, in_force, waits_seconds } => Ok((path, in_force, waits_seconds)),

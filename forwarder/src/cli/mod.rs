@@ -17,7 +17,7 @@ use daemon::command_line::{NAME_IT, Verb, document, end, print};
 use daemon::exit::{Exit, ExitError};
 use daemon::text::{Style, lasting, time};
 
-use crate::control::client::{ask_change, ask_report, needs};
+use crate::control::client::{ask_change, ask_report};
 use crate::control::report::Report;
 use crate::places::{Environment, Place};
 use crate::{config, run};
@@ -172,7 +172,7 @@ fn change(config: Option<&Path>, command: &Change) -> Outcome {
     let places = places(config, asking)?;
     let ask = |request: &ChangeRequest| ask_change(&places, request);
     let trusted = config.map_or(Trusted::OthersOnly, Trusted::by_owner_of);
-    let commands = Commands { program: "forwarder", ask: &ask, needs, trusted };
+    let commands = Commands { program: "forwarder", ask: &ask, needs: config::needs, trusted };
     let verb = match command {
         Change::Plan { file, .. } => Verb::Plan(file),
         Change::Apply { file, confirm, .. } => Verb::Apply(file, *confirm),

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use daemon::changes::{ChangeReply, ChangeRequest};
 use daemon::control::client::{self, AskError};
-use daemon::exit::ExitError;
+use daemon::exit::{Exit, ExitError};
 
 use super::protocol::{Reply, Request};
 
@@ -30,10 +31,19 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Reply, ExitError> {
     })
 }
 
+/// Sends the daemon a request about changes of the configuration.
+///
+/// # Errors
+/// As for [`ask`].
+pub fn ask_change(socket: &Path, request: &ChangeRequest) -> Result<ChangeReply, ExitError> {
+    match ask(socket, &Request::Change(request.clone()))? {
+        Reply::Change(reply) => Ok(reply),
+        _ => Err(ExitError::new(Exit::Failed, "the daemon sent the answer to another request")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use daemon::exit::Exit;
-
     use super::*;
 
     #[test]

@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 
 use crate::sections::{Link, List, Log, Metrics, Offload};
 use crate::{
-    AllowList, Bandwidth, FileRef, HostPort, InterfaceName, Mtu, Name, PortRange, Protocols, PublicKey,
+    AllowList, Bandwidth, FileRef, Host, HostPort, InterfaceName, Mtu, Name, PortRange, Protocols, PublicKey,
     PublicPorts, Rate, Warning, prefix,
 };
 
@@ -95,6 +95,8 @@ pub struct Interface {
 /// `[wan]`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wan {
+    /// The edge's public name or address, by which other machines find it; used by pairing alone.
+    pub name: Option<Host>,
     /// Interfaces towards the internet; they do not decide what is trusted, only which interfaces'
     /// kernel settings are set.
     pub interfaces: Vec<InterfaceName>,

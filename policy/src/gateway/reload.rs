@@ -40,6 +40,8 @@ impl Policy {
             let file = |peer: &Peer| peer.preshared_key_file.as_ref().map(|file| file.location.to_string());
             changes.debug("peer", &format!("{} preshared key file", old.name), &file(old), &file(new));
         }
+        let name = |policy: &Self| policy.wan.name.as_ref().map(ToString::to_string);
+        changes.debug("device", "[wan] name", &name(self), &name(next));
         changes.debug("guard", "[lan] interfaces", &self.lan_interfaces, &next.lan_interfaces);
         changes.debug(
             "guard",

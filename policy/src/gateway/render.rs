@@ -38,7 +38,8 @@ impl Policy {
         let accept: Vec<String> = accept.collect();
         let interface = Some(("interface", array(&self.wan.interfaces)));
         let interface = interface.filter(|_| !self.wan.interfaces.is_empty());
-        let keys: Vec<_> = interface.into_iter().chain([("accept", array(&accept))]).collect();
+        let name = self.wan.name.as_ref().map(|name| ("name", quoted(name)));
+        let keys: Vec<_> = name.into_iter().chain(interface).chain([("accept", array(&accept))]).collect();
         table("[wan]", &keys, text);
         let interfaces = Some(("interfaces", array(&self.lan_interfaces)));
         let interfaces = interfaces.filter(|_| !self.lan_interfaces.is_empty());

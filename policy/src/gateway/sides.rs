@@ -4,10 +4,12 @@ use ipnetwork::IpNetwork;
 
 use super::entries::WanAt;
 use super::model::{Accept, Wan};
-use crate::fields::{self, At};
+use crate::fields::{self, At, or_absent};
 use crate::prefix::{covers, is_default};
 use crate::reader::{Reader, Table, Value};
 use crate::{InterfaceName, Problem, text};
+
+const NAME: &str = "a DNS name or an address without a port, such as \"kyiv.example.com\"";
 
 pub(super) fn wan(root: &Table<'_>) -> Option<WanAt> {
     let Some(table) = root.table("wan", "[wan]") else {
@@ -15,11 +17,13 @@ pub(super) fn wan(root: &Table<'_>) -> Option<WanAt> {
     };
     let interfaces =
         table.optional("interface").map_or(Some(Vec::new()), |value| interfaces(value.one_or_many()));
+    let name = table.optional("name").map(|value| value.parse(NAME, text::host));
     let items = table.optional("accept").map_or(Vec::new(), |value| value.items("an array of strings"));
     let accept: Vec<At<Accept>> = items.into_iter().filter_map(accepted).collect();
     table.close();
     let interfaces = interfaces?;
     let wan = Wan {
+        name: or_absent(name)?,
         interfaces: interfaces.iter().map(|interface| interface.value.clone()).collect(),
         accept: accept.iter().map(|accept| accept.value).collect(),
     };

@@ -10,15 +10,16 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use daemon::changes::{ChangeRequest, Commands, Needs, Trusted};
+use daemon::changes::{ChangeRequest, Commands, Trusted};
 use daemon::command_line::{Verb, document, end, print};
 use daemon::exit::{Exit, ExitError};
+use daemon::files::{Owner, keygen};
 use daemon::text::{Style, lasting};
-use gateway::control::client::{DEFAULT_SOCKET, ask};
+use gateway::config::needs;
+use gateway::control::client::{DEFAULT_SOCKET, ask, ask_change};
 use gateway::control::protocol::{Reply, Request};
 use gateway::control::render;
 use gateway::exchange::{self, CONFIGURATION, Exported, Imported};
-use gateway::keygen::{Owner, keygen};
 use gateway::lists;
 
 /// Show and change the running edge.
@@ -292,13 +293,7 @@ fn show_once(socket: &Path, request: &Request, json: bool, before: &str) -> Resu
 
 /// Carries out what changes the configuration, or would.
 fn change(socket: &Path, command: &Change) -> Result<Exit, ExitError> {
-    let ask = |request: &ChangeRequest| {
-        let reply = ask(socket, &Request::Change(request.clone()))?;
-        if let Reply::Change(reply) = reply {
-            return Ok(reply);
-        }
-        Err(ExitError::new(Exit::Failed, "the daemon sent the answer to another request"))
-    };
+    let ask = |request: &ChangeRequest| ask_change(socket, request);
     let commands = Commands { program: "gatewayctl", ask: &ask, needs, trusted: Trusted::OthersOnly };
     let (verb, own, json) = match command {
         Change::Plan { file, json } => (Verb::Plan(file), None, json),
@@ -308,21 +303,6 @@ fn change(socket: &Path, command: &Change) -> Result<Exit, ExitError> {
         Change::Reload { json, own } => (Verb::Reload, Some(own), json),
     };
     commands.carry_out(verb, own.map(|own| own.config.as_path()), *json)
-}
-
-/// What a configuration of the edge names that the commands need.
-fn needs(name: &Path, text: &str) -> Result<Needs, Needs> {
-    let policy = policy::gateway::parse(&policy::Source { name, text });
-    let of_policy = |policy: policy::gateway::Policy| Needs {
-        files: policy.files().cloned().collect(),
-        state: policy.state_directory,
-        group: policy.control.group,
-    };
-    policy.map(of_policy).map_err(|_| Needs {
-        files: Vec::new(),
-        state: "/var/lib/causeway".into(),
-        group: "causeway".to_owned(),
-    })
 }
 
 fn send(socket: &Path, request: &Request) -> Result<Exit, ExitError> {

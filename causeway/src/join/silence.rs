@@ -1,0 +1,49 @@
+//! What it means that the edge does not answer, and where to look.
+
+use std::net::SocketAddr;
+
+use super::client::Reached;
+
+/// Which side lost it, as far as this end can know.
+pub(super) fn meaning(reached: Reached, tried: &[SocketAddr]) -> String {
+    let at: Vec<String> = tried.iter().map(ToString::to_string).collect();
+    let at = at.join(", ");
+    match reached {
+        Reached::Nothing => format!(
+            "no answer from {at}. Look at `causeway pair` at the edge: if it shows 0 packets, they are lost before \
+             the edge (the name, the router's forward of UDP, a firewall); if it shows packets, they came, and the \
+             code is not the one that it shows, or its replies are lost"
+        ),
+        Reached::Refused => format!(
+            "{at} replies that nothing listens on that UDP port: the gateway is not running there, or the router \
+             forwards the port to another machine"
+        ),
+        Reached::Tunnel => "the temporary tunnel is up, but the gateway does not take the connection: has \
+                            `causeway pair` ended at the edge?"
+            .to_owned(),
+        Reached::Gateway => {
+            "the gateway took the connection, but `causeway pair` does not answer: is it still running there?"
+                .to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_distance_names_the_side_to_look_at() {
+        let tried = ["192.0.2.2:51820".parse().unwrap()];
+        for (reached, words) in [
+            (Reached::Nothing, "0 packets"),
+            (Reached::Refused, "nothing listens"),
+            (Reached::Tunnel, "has `causeway pair` ended"),
+            (Reached::Gateway, "does not answer"),
+        ] {
+            let text = meaning(reached, &tried);
+            assert!(text.contains(words), "{text}");
+        }
+        assert!(meaning(Reached::Nothing, &tried).contains("192.0.2.2:51820"));
+    }
+}

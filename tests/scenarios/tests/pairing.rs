@@ -1,0 +1,480 @@
+//! `causeway pair` and `causeway join`: two machines that know nothing of each other, one code, one
+//! "yes".
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lab::{Lab, Node, Process, Topology, scenario, until};
+use scenarios::KeyPair;
+use serde_json::Value;
+
+/// How long is waited for what must come.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How long the edge waits for a machine that is gone, and some.
+const GONE_WITHIN: Duration = Duration::from_secs(90);
+/// How long a code that is of no use is tried.
+const SHORT: &str = "12s";
+/// What the edge's file begins with.
+const EDGE_COMMENT: &str = "# The Pi in Kyiv.";
+
+#[test]
+fn one_yes_pairs_two_machines_and_no_private_key_leaves_its_own() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut edge = Edge::start(lab, "10.77.88.1/24")?;
+        let origin = lab.node("origin")?;
+        let capture = Capture::start(&edge.node)?;
+        let before = fs::read_to_string(&edge.config)?;
+        let mut pair = edge.pair(&["wroclaw"])?;
+        let code = pair.code()?;
+        let mut join = Joining::start(&origin, &code, &[])?;
+        let words = pair.words()?;
+        ensure!(join.words()? == words, "the words differ: {words:?} and {:?}", join.words()?);
+        ensure!(!everywhere_in_proc(&code)?, "the code is in an argument list or an environment");
+        ensure!(fs::read_to_string(&edge.config)? == before, "the file was changed before the yes");
+        pair.answer("yes")?;
+        ensure!(join.process.wait(LIMIT)?.success(), "{}", join.process.log()?);
+        ensure!(pair.process.wait(LIMIT)?.success(), "{}", pair.process.log()?);
+
+        let after = fs::read_to_string(&edge.config)?;
+        let (head, tail) = before.split_at(before.find("\n# The end").context("no end")?);
+        ensure!(after.starts_with(head) && after.ends_with(tail), "comments or order changed:\n{after}");
+        ensure!(after.contains("may_publish = [\"80\", \"443\", \"443/udp\"]"), "{after}");
+        let key = fs::read_to_string(join.folder.join("keys/forwarder.key"))?;
+        let mode = fs::metadata(join.folder.join("keys/forwarder.key"))?.permissions().mode();
+        ensure!(mode & 0o777 == 0o600, "the key's mode is {mode:o}");
+
+        let _forwarder = forwarder(lab, &origin, &join.folder)?;
+        edge.wait_until_up("wroclaw")?;
+        let secrets = [key.trim(), edge.key.private.as_str()];
+        ensure!(capture.end()?.lacks(&secrets)?, "a private key was on the wire");
+        for secret in secrets {
+            ensure!(!everywhere_in_proc(secret)?, "a private key is in an argument list");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_no_an_expected_key_and_an_ended_command_change_nothing() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut edge = Edge::start(lab, "10.77.88.1/24")?;
+        let origin = lab.node("origin")?;
+        let before = fs::read_to_string(&edge.config)?;
+        let mut pair = edge.pair(&["wroclaw"])?;
+        let mut join = Joining::start(&origin, &pair.code()?, &[])?;
+        pair.words()?;
+        pair.answer("no")?;
+        ensure!(pair.process.wait(LIMIT)?.code() == Some(1), "{}", pair.process.log()?);
+        ensure!(join.process.wait(LIMIT)?.code() == Some(1), "{}", join.process.log()?);
+        ensure!(join.process.log()?.contains("the operator at the edge said no"), "{}", join.process.log()?);
+
+        let other = KeyPair::of("gdansk").public;
+        let mut pair = edge.pair(&["wroclaw", "--yes", "--expect", &other])?;
+        let mut join = Joining::start(&origin, &pair.code()?, &[])?;
+        ensure!(pair.process.wait(LIMIT)?.code() == Some(6), "{}", pair.process.log()?);
+        ensure!(join.process.wait(LIMIT)?.code() == Some(1), "{}", join.process.log()?);
+        ensure!(join.process.log()?.contains("expects another key"), "{}", join.process.log()?);
+
+        let mut pair = edge.pair(&["wroclaw"])?;
+        let code = pair.code()?;
+        pair.process.kill()?;
+        edge.wait_until_no_pairing(3)?;
+        let mut join = Joining::start(&origin, &code, &["--timeout", SHORT])?;
+        ensure!(join.process.wait(LIMIT)?.code() == Some(1), "{}", join.process.log()?);
+        ensure!(join.process.log()?.contains("no answer from 192.0.2.2:51820"), "{}", join.process.log()?);
+        ensure!(fs::read_to_string(&edge.config)? == before, "the edge's file was changed");
+        ensure!(!join.folder.join("forwarder.toml").exists(), "the origin's file was written");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_second_machine_with_the_code_ends_the_pairing_and_both_ends_say_so() -> Result<()> {
+    scenario(Topology::standard().with_second_origin(), |lab| {
+        let mut edge = Edge::start(lab, "10.77.88.1/24")?;
+        let (origin, thief) = (lab.node("origin")?, lab.node("gdansk")?);
+        let before = fs::read_to_string(&edge.config)?;
+        let mut pair = edge.pair(&["wroclaw"])?;
+        let code = pair.code()?;
+        let mut join = Joining::start(&origin, &code, &[])?;
+        pair.words()?;
+        let mut second = Joining::start(&thief, &code, &["--timeout", SHORT])?;
+        ensure!(pair.process.wait(LIMIT)?.code() == Some(1), "{}", pair.process.log()?);
+        ensure!(
+            pair.process.log()?.contains("a second machine came with the code"),
+            "{}",
+            pair.process.log()?
+        );
+        for join in [&mut join, &mut second] {
+            ensure!(join.process.wait(LIMIT)?.code() == Some(1), "{}", join.process.log()?);
+            ensure!(join.process.log()?.contains("a second machine came"), "{}", join.process.log()?);
+            ensure!(!join.folder.join("forwarder.toml").exists(), "a machine has joined");
+        }
+        ensure!(fs::read_to_string(&edge.config)? == before, "the file was changed");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_code_works_once_and_an_altered_one_never() -> Result<()> {
+    scenario(Topology::standard().with_second_origin(), |lab| {
+        let mut edge = Edge::start(lab, "10.77.88.1/24")?;
+        let (origin, other) = (lab.node("origin")?, lab.node("gdansk")?);
+        let mut pair = edge.pair(&["wroclaw"])?;
+        let code = pair.code()?;
+        let groups: Vec<&str> = code.split('-').collect();
+        let typed = code.replacen(groups.get(3).context("no third group")?, "00000000", 1);
+        let mut join = Joining::start(&origin, &typed, &[])?;
+        ensure!(join.process.wait(LIMIT)?.code() == Some(2), "{}", join.process.log()?);
+        ensure!(join.process.log()?.contains("group 3"), "{}", join.process.log()?);
+
+        let mut join = Joining::start(&origin, &code, &[])?;
+        pair.words()?;
+        pair.answer("yes")?;
+        ensure!(pair.process.wait(LIMIT)?.success(), "{}", pair.process.log()?);
+        ensure!(join.process.wait(LIMIT)?.success(), "{}", join.process.log()?);
+        let mut again = Joining::start(&other, &code, &["--timeout", SHORT])?;
+        ensure!(again.process.wait(LIMIT)?.code() == Some(1), "{}", again.process.log()?);
+        ensure!(again.process.log()?.contains("no answer"), "{}", again.process.log()?);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_second_origin_joins_next_to_the_first_and_keeps_to_free_ports() -> Result<()> {
+    scenario(Topology::standard().with_second_origin(), |lab| {
+        let mut edge = Edge::start(lab, "10.77.88.1/24")?;
+        let mut forwarders = Vec::new();
+        for (machine, peer) in [("origin", "wroclaw"), ("gdansk", "gdansk")] {
+            let node = lab.node(machine)?;
+            let join = edge.paired(&node, &[peer], &[])?;
+            forwarders.push(forwarder(lab, &node, &join.folder)?);
+            edge.wait_until_up(peer)?;
+        }
+        edge.wait_until_up("wroclaw")?;
+        let text = fs::read_to_string(&edge.config)?;
+        ensure!(text.contains("10.77.88.2/32") && text.contains("10.77.88.3/32"), "{text}");
+        ensure!(
+            text.matches("may_publish").count() == 1,
+            "the second one has the first one's ports:\n{text}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_second_edge_is_added_to_a_running_forwarder() -> Result<()> {
+    scenario(Topology::two_edges(), |lab| {
+        let mut kyiv = Edge::start(lab, "10.77.88.1/24")?;
+        let mut oracle = Edge::start_at(lab, "oracle", "10.88.99.1/24", "198.18.66.2")?;
+        let origin = lab.node("origin")?;
+        let join = kyiv.paired(&origin, &["wroclaw"], &[])?;
+        let _forwarder = forwarder(lab, &origin, &join.folder)?;
+        kyiv.wait_until_up("wroclaw")?;
+        let first = fs::read_to_string(join.folder.join("forwarder.toml"))?;
+        let join = oracle.paired(&origin, &["wroclaw"], &["--name", "oracle"])?;
+        ensure!(
+            join.process.log()?.contains("the running forwarder has taken it"),
+            "{}",
+            join.process.log()?
+        );
+        oracle.wait_until_up("wroclaw")?;
+        kyiv.wait_until_up("wroclaw")?;
+        let both = fs::read_to_string(join.folder.join("forwarder.toml"))?;
+        ensure!(first.lines().all(|line| both.lines().any(|other| other == line)), "{both}");
+        ensure!(kyiv.key_of("wroclaw")? == oracle.key_of("wroclaw")?, "the machine has two keys");
+        Ok(())
+    })
+}
+
+#[test]
+fn pairing_again_changes_the_key_and_keeps_address_and_file() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut edge = Edge::start(lab, "10.77.88.1/24")?;
+        let origin = lab.node("origin")?;
+        let join = edge.paired(&origin, &["wroclaw"], &[])?;
+        let _forwarder = forwarder(lab, &origin, &join.folder)?;
+        edge.wait_until_up("wroclaw")?;
+        let (old_key, before) = (edge.key_of("wroclaw")?, fs::read_to_string(&edge.config)?);
+
+        lab.expect_warning("private key");
+        let again = edge.paired(&origin, &["wroclaw"], &["--new-key"])?;
+        let log = again.process.log()?;
+        ensure!(log.contains("the running forwarder has taken it"), "{log}");
+        let new_key = edge.key_of("wroclaw")?;
+        ensure!(new_key != old_key, "the key is the same");
+        let after = fs::read_to_string(&edge.config)?;
+        ensure!(after == before.replace(&old_key, &new_key), "more than the key changed:\n{after}");
+        let folder = &again.folder;
+        ensure!(folder.join("keys/forwarder.key").exists(), "the old key is gone");
+        let text = fs::read_to_string(folder.join("forwarder.toml"))?;
+        ensure!(text.contains("keys/forwarder-2.key"), "{text}");
+        let traffic = edge.received_of("wroclaw")?;
+        until(LIMIT, "packets by the new key", || {
+            Ok((edge.received_of("wroclaw")? > traffic + 500).then_some(()))
+        })
+    })
+}
+
+#[test]
+fn a_machine_that_is_gone_before_it_has_written_leaves_the_edge_with_the_old_key() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut edge = Edge::start(lab, "10.77.88.1/24")?;
+        let origin = lab.node("origin")?;
+        let join = edge.paired(&origin, &["wroclaw"], &[])?;
+        let _forwarder = forwarder(lab, &origin, &join.folder)?;
+        edge.wait_until_up("wroclaw")?;
+        let (old_key, before) = (edge.key_of("wroclaw")?, fs::read_to_string(&edge.config)?);
+
+        // While the edge has the new key, the origin's daemon still comes with the old one.
+        lab.expect_warning("came with a key that no [[peer]] has");
+        let mut pair = edge.pair(&["wroclaw"])?;
+        let mut join = Joining::start(&origin, &pair.code()?, &["--new-key"])?;
+        join.words()?;
+        join.process.kill()?;
+        pair.answer("yes")?;
+        ensure!(pair.process.wait(GONE_WITHIN)?.code() == Some(7), "{}", pair.process.log()?);
+        ensure!(edge.key_of("wroclaw")? == old_key, "the edge has the new key");
+        ensure!(fs::read_to_string(&edge.config)? == before, "the file was changed");
+        let traffic = edge.received_of("wroclaw")?;
+        until(LIMIT, "packets by the old key", || Ok((edge.received_of("wroclaw")? > traffic).then_some(())))
+    })
+}
+
+#[test]
+fn a_network_without_a_free_address_is_refused_with_the_wider_one() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut edge = Edge::start(lab, "10.77.88.1/30")?;
+        let mut pair = edge.pair(&["wroclaw"])?;
+        ensure!(pair.process.wait(LIMIT)?.code() == Some(6), "{}", pair.process.log()?);
+        ensure!(pair.process.log()?.contains("10.77.88.1/24"), "{}", pair.process.log()?);
+        ensure!(!pair.process.log()?.contains("causeway1-"), "there is a code");
+        Ok(())
+    })
+}
+
+/// The edge's machine with a running gateway and a file without peers.
+struct Edge {
+    node: Node,
+    config: PathBuf,
+    key: KeyPair,
+    pairs: usize,
+    gateway: Process,
+}
+
+impl Edge {
+    fn start(lab: &Lab, address: &str) -> Result<Self> {
+        Self::start_at(lab, "edge", address, "192.0.2.2")
+    }
+
+    fn start_at(lab: &Lab, node: &str, address: &str, public: &str) -> Result<Self> {
+        let (key, node) = (KeyPair::of(node), lab.node(node)?);
+        key.write(&node.directory().join("kyiv.key"))?;
+        fs::create_dir_all(node.directory().join("state"))?;
+        node.sysctl("net/ipv4/ip_forward", "1")?;
+        let config = node.directory().join("gateway.toml");
+        let text = format!(
+            "{EDGE_COMMENT}\n[interface]   # the tunnel\naddress = [\"{address}\"]\nprivate_key_file = \"kyiv.key\"\n\n\
+             [wan]\nname = \"{public}\"\naccept = [\"tcp/22\"]\n\n[state]\ndirectory = \"{}\"\n\n# The end.\n",
+            node.directory().join("state").display()
+        );
+        fs::write(&config, text)?;
+        let gateway = lab.daemon(&node, "gateway", ["--config", &config.to_string_lossy()])?;
+        until(LIMIT, "the gateway's control socket", || {
+            Ok(node.command(lab::binary("gatewayctl")?).arg("peers").output()?.status.success().then_some(()))
+        })?;
+        Ok(Self { node, config, key, pairs: 0, gateway })
+    }
+
+    /// Starts `causeway pair`, which gets what [`Pairing::answer`] writes.
+    fn pair(&mut self, arguments: &[&str]) -> Result<Pairing> {
+        self.pairs += 1;
+        let answers = self.node.directory().join(format!("answers-{}", self.pairs));
+        self.node.run(&format!("mkfifo {}", answers.display()))?;
+        let script = "input=$1; shift; exec \"$@\" <> \"$input\"";
+        let command = self.node.command("sh").args(["-c", script, "pair"]).arg(&answers);
+        let command = command.arg(lab::binary("causeway")?).arg("pair").args(arguments);
+        let process = command.arg("--config").arg(&self.config).spawn(&format!("pair-{}", self.pairs))?;
+        Ok(Pairing { process, answers })
+    }
+
+    /// Pairs a machine, with one "yes".
+    fn paired(&mut self, node: &Node, arguments: &[&str], join: &[&str]) -> Result<Joining> {
+        let mut pair = self.pair(arguments)?;
+        let mut join = Joining::start(node, &pair.code()?, join)?;
+        pair.words()?;
+        pair.answer("yes")?;
+        ensure!(pair.process.wait(LIMIT)?.success(), "{}", pair.process.log()?);
+        ensure!(join.process.wait(LIMIT)?.success(), "{}", join.process.log()?);
+        Ok(join)
+    }
+
+    /// Waits until so many pairings are over.
+    fn wait_until_no_pairing(&self, count: usize) -> Result<()> {
+        until(LIMIT, "the end of the pairing", || {
+            Ok((self.gateway.log()?.matches("the pairing is over").count() == count).then_some(()))
+        })
+    }
+
+    fn peer(&self, name: &str) -> Result<Value> {
+        let text = self.node.command(lab::binary("gatewayctl")?).args(["peers", "--json"]).run()?;
+        let peers: Value = serde_json::from_str(&text)?;
+        let peers = peers.get("peers").and_then(Value::as_array).context("no peers")?;
+        peers
+            .iter()
+            .find(|peer| peer.get("name").is_some_and(|found| found == name))
+            .cloned()
+            .with_context(|| format!("no {name} in {text}"))
+    }
+
+    fn key_of(&self, name: &str) -> Result<String> {
+        Ok(self.peer(name)?.get("public_key").and_then(Value::as_str).context("no key")?.to_owned())
+    }
+
+    fn received_of(&self, name: &str) -> Result<u64> {
+        self.peer(name)?.get("rx_bytes").and_then(Value::as_u64).context("no count")
+    }
+
+    fn wait_until_up(&self, name: &str) -> Result<()> {
+        until(LIMIT, "the tunnel", || {
+            Ok(self.peer(name)?.get("state").filter(|state| *state == "up").map(drop))
+        })
+    }
+}
+
+/// A running `causeway pair`.
+struct Pairing {
+    process: Process,
+    answers: PathBuf,
+}
+
+impl Pairing {
+    fn code(&mut self) -> Result<String> {
+        let process = &mut self.process;
+        until(LIMIT, "the code", || {
+            let log = process.log()?;
+            ensure!(process.is_running(), "pair ended:\n{log}");
+            let is_code = |line: &&str| line.starts_with("causeway1-");
+            Ok(log
+                .split_inclusive('\n')
+                .filter(|line| line.ends_with('\n'))
+                .map(str::trim)
+                .find(is_code)
+                .map(str::to_owned))
+        })
+    }
+
+    fn words(&mut self) -> Result<String> {
+        words_of(&mut self.process)
+    }
+
+    fn answer(&self, text: &str) -> Result<()> {
+        self.process_asks()?;
+        let mut answers = fs::OpenOptions::new().read(true).write(true).open(&self.answers)?;
+        Ok(writeln!(answers, "{text}")?)
+    }
+
+    fn process_asks(&self) -> Result<()> {
+        until(LIMIT, "the question", || Ok(self.process.log()?.contains("yes or no").then_some(())))
+    }
+}
+
+/// A running `causeway join`.
+struct Joining {
+    process: Process,
+    folder: PathBuf,
+}
+
+impl Joining {
+    fn start(node: &Node, code: &str, arguments: &[&str]) -> Result<Self> {
+        let folder = node.directory().join("home");
+        fs::create_dir_all(&folder)?;
+        let file = node.directory().join("code");
+        fs::write(&file, code)?;
+        let command = node.command(lab::binary("causeway")?).env("STATE_DIRECTORY", folder.join("state"));
+        let command = command.arg("join").arg("--code-file").arg(&file);
+        let command = command.arg("--config").arg(folder.join("forwarder.toml")).args(arguments);
+        Ok(Self { process: command.spawn("join")?, folder })
+    }
+
+    fn words(&mut self) -> Result<String> {
+        words_of(&mut self.process)
+    }
+}
+
+fn words_of(process: &mut Process) -> Result<String> {
+    until(LIMIT, "the four words", || {
+        let log = process.log()?;
+        ensure!(process.is_running(), "it ended:\n{log}");
+        let words = |line: &str| line.trim().strip_prefix("four words:").map(|words| words.trim().to_owned());
+        Ok(log.lines().find_map(words).filter(|words| words.split(' ').count() == 4))
+    })
+}
+
+fn forwarder(lab: &Lab, node: &Node, folder: &Path) -> Result<Process> {
+    let command = node.command(lab::binary("forwarder")?).env("STATE_DIRECTORY", folder.join("state"));
+    let process = command.arg("--config").arg(folder.join("forwarder.toml")).spawn("forwarder")?;
+    lab.judge(&process);
+    Ok(process)
+}
+
+/// Everything that crosses the edge's WAN.
+struct Capture {
+    process: Process,
+    path: PathBuf,
+}
+
+struct Captured(Vec<u8>);
+
+impl Capture {
+    fn start(node: &Node) -> Result<Self> {
+        let path = node.directory().join("whole.pcap");
+        let command = node.command("tcpdump").args(["-Z", "root", "-U", "-n", "-i", "any", "-s", "0", "-w"]);
+        let mut process = command.arg(&path).spawn("whole")?;
+        process.wait_for_log("listening on", LIMIT)?;
+        Ok(Self { process, path })
+    }
+
+    fn end(mut self) -> Result<Captured> {
+        self.process.stop(LIMIT)?;
+        Ok(Captured(fs::read(&self.path)?))
+    }
+}
+
+impl Captured {
+    /// Whether none of these keys is in it, as text or as bytes.
+    fn lacks(&self, keys: &[&str]) -> Result<bool> {
+        ensure!(self.0.len() > 3_000, "only {} bytes were captured", self.0.len());
+        for key in keys {
+            let bytes = STANDARD.decode(key)?;
+            if contains(&self.0, key.as_bytes()) || contains(&self.0, &bytes) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Whether a text is in the arguments or the environment of any process.
+fn everywhere_in_proc(text: &str) -> Result<bool> {
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        for name in ["cmdline", "environ"] {
+            // A process may have ended meanwhile.
+            if fs::read(path.join(name)).is_ok_and(|found| contains(&found, text.as_bytes())) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn contains(all: &[u8], part: &[u8]) -> bool {
+    all.windows(part.len()).any(|window| window == part)
+}
