@@ -84,21 +84,23 @@ fn no_reply(error: &io::Error) -> CheckFailure {
     failure(Reason::BadReply, &what)
 }
 
-const fn alert_reason(alert: AlertDescription) -> Reason {
-    match alert {
-        // Go's servers, Caddy among them, send the second one, rustls' the third.
-        AlertDescription::UnrecognisedName
-        | AlertDescription::InternalError
-        | AlertDescription::AccessDenied => Reason::NoCertificateForName,
-        _ => Reason::TlsAlert,
+fn alert_reason(alert: AlertDescription) -> Reason {
+    use AlertDescription::{AccessDenied, InternalError, UnrecognisedName};
+    // Go's servers, Caddy among them, send the second one, rustls' the first.
+    if matches!(alert, AccessDenied | InternalError | UnrecognisedName) {
+        Reason::NoCertificateForName
+    } else {
+        Reason::TlsAlert
     }
 }
 
-const fn certificate_text(reason: Reason) -> &'static str {
-    match reason {
-        Reason::CertificateExpired => "its certificate has expired",
-        Reason::CertificateNotYetValid => "its certificate is not valid yet",
-        _ => "its certificate is for other names",
+fn certificate_text(reason: Reason) -> &'static str {
+    if reason == Reason::CertificateExpired {
+        "its certificate has expired"
+    } else if reason == Reason::CertificateNotYetValid {
+        "its certificate is not valid yet"
+    } else {
+        "its certificate is for other names"
     }
 }
 

@@ -107,8 +107,8 @@ async fn keep(name: Weak<Watched>, shell: Rc<Shell>, mut changes: watch::Receive
 
 fn pause(watched: &Watched) -> Duration {
     match watched.state() {
-        _ if watched.is_in_doubt() => LEAST,
         State::Failing => WHILE_FAILING,
+        State::Ok | State::Unknown if watched.is_in_doubt() => LEAST,
         State::Ok | State::Unknown => EVERY,
     }
 }
