@@ -98,9 +98,8 @@ async fn secured(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     asked: Asked<'_>,
 ) -> Attempt {
-    let mut session = match client.session(asked.name, asked.offers_http) {
-        Ok(session) => session,
-        Err(_) => return Attempt::Incompatible,
+    let Ok(mut session) = client.session(asked.name, asked.offers_http) else {
+        return Attempt::Incompatible;
     };
     let header = proxy_protocol::own(asked.proxy);
     let shaken = timeout(HANDSHAKE, tls::handshake(&mut stream, &mut session, header)).await;

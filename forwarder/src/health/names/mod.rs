@@ -213,12 +213,11 @@ async fn ask(client: &Client, asked: Asked<'_>) -> (Verdict, bool) {
 
 /// An attempt, once more without HTTP where the upstream refuses that.
 async fn offered(client: &Client, asked: Asked<'_>) -> Attempt {
-    match attempt(client, asked).await {
-        Attempt::Alert(AlertDescription::NoApplicationProtocol) => {
-            attempt(client, Asked { offers_http: false, ..asked }).await
-        }
-        ended => ended,
+    let first = attempt(client, asked).await;
+    if matches!(first, Attempt::Alert(AlertDescription::NoApplicationProtocol)) {
+        return attempt(client, Asked { offers_http: false, ..asked }).await;
     }
+    first
 }
 
 #[cfg(test)]
