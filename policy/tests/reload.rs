@@ -74,7 +74,7 @@ const GATEWAY: [(&str, &str, &str); 60] = [
 ];
 
 /// The same for forwarder.toml.
-const FORWARDER: [(&str, &str, &str); 49] = [
+const FORWARDER: [(&str, &str, &str); 50] = [
     ("interface", "address", "[\"10.77.88.2/29\"]"),
     ("interface", "private_key_file", "\"other.key\""),
     ("interface", "mtu", "1400"),
@@ -92,6 +92,7 @@ const FORWARDER: [(&str, &str, &str); 49] = [
     ("service", "protocol", "\"tcp\" # as before"),
     ("service", "match", "\"192.168.88.2:444\""),
     ("service", "upstream", "\"127.0.0.1:8444\""),
+    ("service", "publish", "[8443]"),
     ("service", "health", "{ check = \"tcp\" }"),
     ("service", "proxy_protocol", "\"v1\""),
     ("service", "peer", "\"kyiv\" # as before"),
