@@ -58,7 +58,7 @@ pub(super) fn has_site(adapted: &serde_json::Value, name: &str) -> bool {
 /// What Caddy's command printed about an error: its last line that is no log line.
 pub(super) fn error_of(printed: &str) -> &str {
     let is_log = |line: &&str| line.trim_start().starts_with('{');
-    let found = printed.lines().map(str::trim).filter(|line| !line.is_empty() && !is_log(line)).next_back();
+    let found = printed.lines().map(str::trim).rfind(|line| !line.is_empty() && !is_log(line));
     found.unwrap_or("no reason was printed")
 }
 
