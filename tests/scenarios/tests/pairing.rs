@@ -1,16 +1,19 @@
 //! `causeway pair` and `causeway join`: two machines that know nothing of each other, one code, one
 //! "yes".
 
+#![allow(clippy::print_stdout)] // Figures are printed.
+
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use lab::{Lab, Node, Process, Topology, scenario, until};
+use lab::{Lab, Node, Process, TcpServer, Topology, scenario, until};
 use scenarios::KeyPair;
 use serde_json::Value;
 
@@ -56,6 +59,29 @@ fn one_yes_pairs_two_machines_and_no_private_key_leaves_its_own() -> Result<()> 
         for secret in secrets {
             ensure!(!everywhere_in_proc(secret)?, "a private key is in an argument list");
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn four_commands_lead_from_two_bare_machines_to_a_page_with_the_clients_address() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut edge = Edge::start(lab, "10.77.88.1/24")?;
+        let origin = lab.node("origin")?;
+        let _site = TcpServer::start(origin.tcp_listener("127.0.0.1:8080")?, client_of_proxy_header)?;
+        let start = Instant::now();
+        let join = edge.paired(&origin, &["wroclaw"], &[])?;
+        let _forwarder = forwarder(lab, &origin, &join.folder)?;
+        edge.wait_until_up("wroclaw")?;
+        let command =
+            origin.command(lab::binary("causeway")?).env("STATE_DIRECTORY", join.folder.join("state"));
+        let command = command.args(["publish", "web", "80", "--upstream", "127.0.0.1:8080"]);
+        let command = command.args(["--proxy-protocol", "v1", "--wait", "30s", "--config"]);
+        let published = command.arg(join.folder.join("forwarder.toml")).run()?;
+        ensure!(published.contains("grants 80"), "{published}");
+        let page = lab.node("client")?.run("curl -sS --fail --max-time 10 http://192.0.2.2/")?;
+        ensure!(page.trim() == "203.0.113.10", "the page: {page}");
+        println!("pair, join, the forwarder, publish and the page took {:?}", start.elapsed());
         Ok(())
     })
 }
@@ -257,6 +283,17 @@ fn a_network_without_a_free_address_is_refused_with_the_wider_one() -> Result<()
         ensure!(!pair.process.log()?.contains("causeway1-"), "there is a code");
         Ok(())
     })
+}
+
+/// A web server that replies with the client that the PROXY header names.
+fn client_of_proxy_header(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut request = [0; 4_096];
+    let length = stream.read(&mut request)?;
+    let request = String::from_utf8_lossy(request.get(..length).unwrap_or_default()).into_owned();
+    let client =
+        request.strip_prefix("PROXY TCP4 ").and_then(|rest| rest.split(' ').next()).unwrap_or("none");
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", client.len());
+    stream.write_all(format!("{head}{client}").as_bytes())
 }
 
 /// The edge's machine with a running gateway and a file without peers.
