@@ -97,10 +97,14 @@ fn a_process_that_detached_itself_ends_with_its_lab() -> anyhow::Result<()> {
     let mut pid = String::new();
     scenario(Topology::empty(), |lab| {
         let node = lab.add_node("one")?;
-        node.shell("setsid sh -c 'exec sleep 300' >/dev/null 2>&1 &")?;
-        let found = node.shell("readlink /proc/self >/dev/null; pgrep -f 'sleep 300' | head -n 1")?;
-        pid = found.trim().to_owned();
-        assert!(!pid.is_empty());
+        let file = node.directory().join("detached");
+        let file = file.display();
+        node.shell(&format!("setsid sh -c 'echo $$ >{file}; exec sleep 300' >/dev/null 2>&1 &"))?;
+        pid = until(Duration::from_secs(5), "the detached process", || {
+            let found = node.shell(&format!("cat {file} || true"))?;
+            Ok(Some(found.trim().to_owned()).filter(|pid| !pid.is_empty()))
+        })?;
+        assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
         Ok(())
     })?;
     let gone = || Ok((!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
