@@ -97,12 +97,13 @@ fn a_process_that_detached_itself_ends_with_its_lab() -> anyhow::Result<()> {
     let mut pid = String::new();
     scenario(Topology::empty(), |lab| {
         let node = lab.add_node("one")?;
-        let file = node.directory().join("detached");
-        let file = file.display();
-        node.shell(&format!("setsid sh -c 'echo $$ >{file}; exec sleep 300' >/dev/null 2>&1 &"))?;
+        // By a name of its own: the numbers of processes are other ones outside of the lab.
+        let folder = node.directory().display().to_string();
+        node.shell(&format!("ln -s $(command -v sleep) {folder}/detached"))?;
+        node.shell(&format!("setsid sh -c 'exec {folder}/detached 300' >/dev/null 2>&1 &"))?;
         pid = until(Duration::from_secs(5), "the detached process", || {
-            let found = node.shell(&format!("cat {file} || true"))?;
-            Ok(Some(found.trim().to_owned()).filter(|pid| !pid.is_empty()))
+            let found = node.shell(&format!("pgrep -f '{folder}/[d]etached 300' || true"))?;
+            Ok(Some(found.trim().to_owned()).filter(|pid| pid.lines().count() == 1))
         })?;
         assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
         Ok(())
