@@ -28,12 +28,12 @@ impl Edge {
             Ok(installed) => {
                 let mut in_force = self.in_force.borrow_mut();
                 in_force.follow(new, installed);
-                in_force.set_refused_mtu(None);
+                in_force.refused_mtu = None;
                 self.plane.device().node().set_mtu(mtu);
                 tracing::info!(mtu, "the tunnel's MTU follows its paths");
             }
             Err(stop) => {
-                self.in_force.borrow_mut().set_refused_mtu(Some(mtu));
+                self.in_force.borrow_mut().refused_mtu = Some(mtu);
                 tracing::warn!(
                     "the device keeps its MTU though the paths carry {mtu} bytes: {}",
                     stop.message

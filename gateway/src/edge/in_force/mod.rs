@@ -49,7 +49,7 @@ pub(super) struct InForce {
     /// What peers request to publish.
     pub(super) grants: Granting,
     /// An MTU of the paths that the kernel did not take.
-    refused_mtu: Option<u16>,
+    pub(super) refused_mtu: Option<u16>,
     /// Configurations applied and refused since the start.
     generation: u64,
     failed_applies: u64,
@@ -142,11 +142,6 @@ impl InForce {
     pub(super) fn due_mtu(&self, found: Option<u16>) -> Option<u16> {
         let found = found.filter(|_| self.policy().interface.mtu == Mtu::Auto)?;
         (found != self.mtu() && self.refused_mtu != Some(found)).then_some(found)
-    }
-
-    /// Records the MTU that the kernel refused; `None` once it took one.
-    pub(super) const fn set_refused_mtu(&mut self, mtu: Option<u16>) {
-        self.refused_mtu = mtu;
     }
 
     /// Refuses what cannot change while the daemon runs.
@@ -383,7 +378,7 @@ mod tests {
         assert_eq!(auto.due_mtu(Some(1400)), Some(1400));
         assert_eq!((auto.due_mtu(None), auto.due_mtu(Some(auto.mtu()))), (None, None));
         let mut refused = started(TEXT);
-        refused.set_refused_mtu(Some(1400));
+        refused.refused_mtu = Some(1400);
         assert_eq!((refused.due_mtu(Some(1400)), refused.due_mtu(Some(1380))), (None, Some(1380)));
         let fixed = started(&TEXT.replace("\"auto\"", "1420"));
         assert_eq!(fixed.due_mtu(Some(1400)), None);
