@@ -19,8 +19,8 @@ static IN_USE: OnceLock<(Handle<Targets, Registry>, Handle<Lines, Filtered>)> = 
 
 /// Starts logging; a second call changes nothing.
 ///
-/// Under journald lines have no time of their own. The crate that does the handshakes
-/// is silent: the node reports its own events and reasons.
+/// Under journald lines have no time of their own. The crates that do the handshakes, of WireGuard
+/// and of TLS, are silent: their callers report events and reasons.
 pub fn start(log: Log) {
     let (filter, level) = reload::Layer::new(filter(log.level));
     let (lines, format) = reload::Layer::new(lines(log.format));
@@ -47,7 +47,8 @@ fn filter(level: LogLevel) -> Targets {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    Targets::new().with_default(level).with_target("boringtun", LevelFilter::OFF)
+    let silent = ["boringtun", "rustls"].map(|target| (target, LevelFilter::OFF));
+    Targets::new().with_default(level).with_targets(silent)
 }
 
 fn lines(format: LogFormat) -> Lines {

@@ -56,11 +56,15 @@ pub(super) fn of_name(report: &Report, service: &Service, name: &str) -> Progres
             Progress { is_undecided: true, ..Progress::missing(known.line()) }
         }
         // The first check comes soon, where there is one.
-        Some(_) => {
-            Progress { is_undecided: true, ..Progress::missing(format!("{name} has not been checked yet")) }
-        }
-        None => Progress::default(),
+        Some(_) => unchecked(name),
+        // Nothing of an entry without checks is checked, nor are its names.
+        None if service.health.is_none() => Progress::default(),
+        None => unchecked(name),
     }
+}
+
+fn unchecked(name: &str) -> Progress {
+    Progress { is_undecided: true, ..Progress::missing(format!("{name} has not been checked yet")) }
 }
 
 impl Progress {

@@ -76,6 +76,17 @@ fn a_name_that_is_served_is_proven_and_one_without_a_site_is_missing() {
 }
 
 #[test]
+fn a_name_that_the_daemon_does_not_show_yet_is_undecided_unless_nothing_is_checked() {
+    let judged = |policy: &Policy| {
+        of_name(&report(json!([]), true, json!("ok")), &policy.services[0], "emby.example.com")
+    };
+    assert!(judged(&policy("")).is_undecided);
+    let mut unwatched = policy("");
+    unwatched.services[0].health = None;
+    assert_eq!(judged(&unwatched), Progress::default());
+}
+
+#[test]
 fn the_record_leads_to_the_edge_by_its_name_or_address() {
     let with = |endpoint: &str| {
         let text = text("").replace("192.0.2.2:51820", endpoint);
