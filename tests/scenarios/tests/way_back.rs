@@ -37,7 +37,7 @@ fn a_service_is_reached_by_both_of_two_uplinks_that_check_sources_and_goes_on_wh
         // The way back uses no bit of the connection mark: the service's mark is as it was.
         let flows = site.edge.run("conntrack -L -p tcp --orig-port-dst 443")?;
         ensure!(
-            flows.lines().filter(|line| line.contains("mark=")).all(|line| line.contains("mark=1129801379")),
+            flows.lines().filter(|line| line.contains("mark=")).all(|line| line.contains("mark=1129798458")),
             "{flows}"
         );
         site.gatewayctl(&["status"])?.run()?;
