@@ -53,7 +53,7 @@ fn a_peer_gets_ports_of_its_own_grant_and_no_others() {
     ] {
         assert_eq!(one(&policy(), &[], &request(port)), reply, "{port}");
     }
-    let reply = granted(&policy(), &[], &name("nobody"), &[request("80")]);
+    let reply = granted(&policy(), &[], &name("unknown"), &[request("80")]);
     assert_eq!(reply, [Err(Refusal::NotAllowed)]);
 }
 
@@ -124,7 +124,7 @@ fn a_peer_has_a_bounded_number_of_grants() {
 fn what_is_granted_is_published_on_the_wan_side_under_the_peers_name_and_nothing_else_is() {
     let mut requests = Requests::default();
     requests.replace(&name("wroclaw"), ["80", "443", "443/udp", "22", "8883"].map(request).to_vec());
-    requests.replace(&name("nobody"), vec![request("81")]);
+    requests.replace(&name("unknown"), vec![request("81")]);
     let judged = requests.judge(&policy(), &[]);
     let replies = judged.replies.get(&name("wroclaw")).unwrap();
     assert_eq!(replies[..3], [Ok(()); 3]);
