@@ -18,11 +18,13 @@ pub(super) fn meaning(reached: Reached, tried: &[SocketAddr]) -> String {
             "{at} replies that nothing listens on that UDP port: the gateway is not running there, or the router \
              forwards the port to another machine"
         ),
-        Reached::Tunnel => "the temporary tunnel is up, but the gateway does not take the connection: has \
-                            `causeway pair` ended at the edge?"
+        Reached::Tunnel => "the temporary tunnel is up, but the gateway does not take the connection: \
+                            `causeway pair` has ended at the edge, or a second machine came with the code"
             .to_owned(),
+        // Of two machines with one key only one gets what the edge sends.
         Reached::Gateway => {
-            "the gateway took the connection, but `causeway pair` does not answer: is it still running there?"
+            "the gateway took the connection, but `causeway pair` does not answer: it has ended \
+                             at the edge, or a second machine came with the code"
                 .to_owned()
         }
     }
@@ -38,8 +40,8 @@ mod tests {
         for (reached, words) in [
             (Reached::Nothing, "0 packets"),
             (Reached::Refused, "nothing listens"),
-            (Reached::Tunnel, "has `causeway pair` ended"),
-            (Reached::Gateway, "does not answer"),
+            (Reached::Tunnel, "does not take the connection: `causeway pair` has ended"),
+            (Reached::Gateway, "does not answer: it has ended at the edge, or a second machine came"),
         ] {
             let text = meaning(reached, &tried);
             assert!(text.contains(words), "{text}");

@@ -360,7 +360,8 @@ struct Process {
 /// shell.
 fn processes(engine: &Engine, container: &str) -> Result<Vec<Process>> {
     let namespace = format!("container:{container}");
-    let script = "for p in /proc/[0-9]*; do echo; cat $p/status; done";
+    // A check of health is a process that may end between its name and its status.
+    let script = "for p in /proc/[0-9]*; do echo; cat $p/status 2>/dev/null || true; done";
     let look = ["run", "--rm", "--pid", &namespace, "--entrypoint", "/bin/sh", "standin:1", "-c", script];
     let all = engine.docker(&look);
     let field = |status: &str, name: &str| {
