@@ -90,8 +90,29 @@ fn a_target_is_the_peers_by_the_longest_prefix() {
         ("203.0.113.10", Err(Refusal::TargetElsewhere)),
         ("127.0.0.1", Err(Refusal::TargetElsewhere)),
     ] {
-        let request = Requested { target: target.parse().unwrap(), ..request("80") };
+        let request = Requested { targets: vec![target.parse().unwrap()], ..request("80") };
         assert_eq!(one(&policy(), &[], &request), reply, "{target}");
+    }
+}
+
+#[test]
+fn of_a_target_of_both_families_each_address_that_is_the_peers_is_published() {
+    let with_ipv6 = TEXT.replace("\"10.77.88.2/32\"", "\"10.77.88.2/32\", \"fd77:88::2/128\"");
+    for (text, asked, published) in [
+        (with_ipv6.as_str(), vec!["10.77.88.2", "fd77:88::2"], vec!["10.77.88.2", "fd77:88::2"]),
+        (&with_ipv6, vec!["fd77:88::2"], vec!["fd77:88::2"]),
+        (&with_ipv6, vec!["10.77.88.3", "fd77:88::2"], vec!["fd77:88::2"]),
+        (&with_ipv6, vec!["10.77.88.2", "192.168.1.50", "192.168.88.2"], vec!["10.77.88.2"]),
+        (TEXT, vec!["10.77.88.2", "fd77:88::2"], vec!["10.77.88.2"]),
+        (TEXT, vec!["fd77:88::2"], vec![]),
+        (TEXT, vec![], vec![]),
+    ] {
+        let targets = asked.iter().map(|target| target.parse().unwrap()).collect();
+        let reply =
+            granted(&policy_of(text), &[], &name("wroclaw"), &[Requested { targets, ..request("80") }]);
+        let found = reply[0].as_ref().map(|grant| grant.targets.clone()).unwrap_or_default();
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(found, published, "{asked:?}");
     }
 }
 
@@ -254,7 +275,7 @@ fn a_granted_port_leads_unauthenticated_sources_to_the_peer_and_no_one_else() {
     let outcome = |packet| evaluate(&judged.served, &surroundings, &packet);
     let wan = outcome(packet(interface("eth0"), "203.0.113.10"));
     assert!(
-        matches!(wan, Outcome::Forwarded { to, port: Some(80), masqueraded: false, .. } if to == request("80").target)
+        matches!(wan, Outcome::Forwarded { to, port: Some(80), masqueraded: false, .. } if to == request("80").targets[0])
     );
     assert_eq!(outcome(packet(interface("lan0"), "192.168.1.50")), Outcome::Delivered);
     assert_eq!(outcome(packet(Arrival::Edge, "192.0.2.2")), Outcome::Delivered);
@@ -293,7 +314,7 @@ fn request(port: &str) -> Requested {
     Requested {
         service: name("web"),
         port: PublicPorts { protocol, ports },
-        target: [10, 77, 88, 2].into(),
+        targets: vec![[10, 77, 88, 2].into()],
         target_ports: ports,
         allow: AllowList::Any,
     }
@@ -308,6 +329,10 @@ fn name(text: &str) -> Name {
 }
 
 fn policy() -> Policy {
-    parse(&Source { name: Path::new("/etc/gateway.toml"), text: TEXT })
+    policy_of(TEXT)
+}
+
+fn policy_of(text: &str) -> Policy {
+    parse(&Source { name: Path::new("/etc/gateway.toml"), text })
         .unwrap_or_else(|errors| panic!("{errors:#?}"))
 }

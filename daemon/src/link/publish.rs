@@ -1,7 +1,7 @@
 //! The public ports that an origin requests of an edge: as they cross the link, and what an origin
 //! knows of the replies.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
@@ -74,6 +74,9 @@ pub struct Port {
     pub udp: bool,
     /// Where packets go.
     pub target: IpAddr,
+    /// Where those of IPv6 go, if `target` is of IPv4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target6: Option<Ipv6Addr>,
     /// To which ports, as many as are public; the same ones when they are not named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_ports: Option<Ports>,
@@ -105,23 +108,37 @@ impl Port {
         let protocol = if self.udp { Protocol::Udp } else { Protocol::Tcp };
         PublicPorts { protocol, ports: self.ports.0 }
     }
+
+    /// Where packets go: one address, or one of each family.
+    fn targets(&self) -> Vec<IpAddr> {
+        let other = self.target6.map(IpAddr::V6).filter(|_| self.target.is_ipv4());
+        std::iter::once(self.target).chain(other).collect()
+    }
 }
 
-impl std::convert::From<&Requested> for Port {
-    fn from(requested: &Requested) -> Self {
-        let Requested { service, port, target, target_ports, allow } = requested.clone();
+impl Port {
+    /// What a service requests; `None` for one that leads nowhere.
+    #[must_use]
+    pub fn of(requested: &Requested) -> Option<Self> {
+        let Requested { service, port, targets, target_ports, allow } = requested.clone();
+        let target = *targets.first()?;
+        let target6 = targets.iter().find_map(|other| match other {
+            IpAddr::V6(address) => Some(*address).filter(|_| target.is_ipv4()),
+            IpAddr::V4(_) => None,
+        });
         let from = match allow {
             AllowList::Any => None,
             AllowList::Only { prefixes, lists } => Some(From { prefixes, lists }),
         };
-        Self {
+        Some(Self {
             service,
             ports: Ports(port.ports),
             udp: port.protocol == Protocol::Udp,
             target,
+            target6,
             target_ports: (target_ports != port.ports).then_some(Ports(target_ports)),
             from,
-        }
+        })
     }
 }
 
@@ -134,7 +151,7 @@ impl std::convert::From<&Port> for Requested {
         Self {
             service: port.service.clone(),
             port: port.public(),
-            target: port.target,
+            targets: port.targets(),
             target_ports: port.target_ports.unwrap_or(port.ports).0,
             allow,
         }
@@ -460,10 +477,11 @@ mod tests {
     fn what_is_requested_is_read_as_it_was_meant() {
         for text in [
             r#"{"service":"a","ports":[443,443],"target":"10.77.88.2"}"#,
+            r#"{"service":"a","ports":[443,443],"target":"10.77.88.2","target6":"fd77::2"}"#,
             r#"{"service":"a","ports":[1,9],"udp":true,"target":"fd77::2","target_ports":[11,19],"from":{"lists":["cloudflare"]}}"#,
         ] {
             let port: Port = serde_json::from_str(text).unwrap();
-            assert_eq!(Port::from(&Requested::from(&port)), port);
+            assert_eq!(Port::of(&Requested::from(&port)).unwrap(), port);
             assert_eq!(serde_json::to_string(&port).unwrap(), text);
         }
     }
@@ -484,6 +502,7 @@ mod tests {
             ports: Ports(PortRange::new(number, number).unwrap()),
             udp: false,
             target: [10, 77, 88, 2].into(),
+            target6: None,
             target_ports: None,
             from: None,
         }

@@ -143,7 +143,7 @@ impl Links {
     pub fn publish(&self) {
         let policy = self.shared.policy.load();
         for (edge, peer) in self.shared.edges.load().iter().zip(&policy.peers) {
-            let wanted = policy.requested_of(peer).iter().map(Port::from).collect();
+            let wanted = policy.requested_of(peer).iter().filter_map(Port::of).collect();
             let is_new = edge.publishing.lock().set_wanted(wanted);
             let is_its = |end: &Rc<End>| end.is_to(&edge.name);
             for end in self.open.borrow().iter().filter_map(Weak::upgrade).filter(|end| is_new && is_its(end))

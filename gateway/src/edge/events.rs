@@ -5,7 +5,7 @@ use std::rc::Rc;
 use tunnel::device::DeviceEvent;
 use tunnel::node::{Event, PeerId, PeerState, RecoveryStep};
 
-use super::{Edge, peers};
+use super::{Edge, path_mtu, peers};
 
 impl Edge {
     /// Takes one event; whether the edge can go on.
@@ -57,7 +57,7 @@ impl Edge {
             }
             Event::PathMtu { peer, mtu } => {
                 tracing::info!(peer = name(peer), mtu, "path MTU discovered");
-                self.follow_path_mtu();
+                path_mtu::follow(self);
             }
             Event::Watermark { wall } => {
                 if let Err(error) = self.state.clock_mark().write(wall) {

@@ -107,7 +107,7 @@ impl Edge {
         self.peers.borrow_mut().handle_tick();
         self.keep_endpoints();
         peers::resolve_due(&self.peers, self.plane.device());
-        self.follow_path_mtu();
+        path_mtu::follow(self);
         self.follow_link();
         health::note(self);
         let (node, used) = (self.plane.device().node(), self.plane.last_temporary());

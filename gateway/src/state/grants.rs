@@ -52,13 +52,15 @@ impl KeptGrants {
                 Some((&service.name, u16::try_from(number).ok()?))
             })
             .collect();
-        let kept = |request: &Request| Kept {
-            port: Port::from(&request.requested),
-            name: request.name.as_ref().map(ToString::to_string),
-            number: request.name.as_ref().and_then(|name| numbers.get(name).copied()),
+        let kept = |request: &Request| {
+            Some(Kept {
+                port: Port::of(&request.requested)?,
+                name: request.name.as_ref().map(ToString::to_string),
+                number: request.name.as_ref().and_then(|name| numbers.get(name).copied()),
+            })
         };
         let known = requests.peers().filter(|(name, _)| policy.peers.iter().any(|peer| peer.name == **name));
-        let peers = known.map(|(name, requests)| (name.clone(), requests.iter().map(kept).collect()));
+        let peers = known.map(|(name, requests)| (name.clone(), requests.iter().filter_map(kept).collect()));
         Self { schema: SCHEMA, peers: peers.collect() }
     }
 

@@ -2,8 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use ipnetwork::IpNetwork;
-
 use super::places::Places;
 use super::types::{Arrival, Entry, Judgement, Outcome, Packet, Redirect, Surroundings, Transport};
 use crate::gateway::{Allow, Party, Policy, Publish, Service, SourceHandling};
@@ -85,7 +83,7 @@ impl<'p, 'a> Case<'p, 'a> {
         }
         if self.places.is_local(self.packet.destination) {
             if let Some(redirect) = self.redirect() {
-                if self.is_link(redirect.to, redirect.protocol) {
+                if self.places.is_link(redirect.to, redirect.protocol) {
                     return dropped("input", "link").into();
                 }
                 let Some(entry) = entry else { return dropped("forward", "not_listed").into() };
@@ -104,7 +102,8 @@ impl<'p, 'a> Case<'p, 'a> {
         }
         let Some(way) = self.places.route(self.packet.destination) else { return Outcome::Unroutable.into() };
         // A container network does not lead to the internet.
-        let diverted = |entry: &&Allow| entry.to.contains(&Party::Wan) && self.is_container_network(way);
+        let diverted =
+            |entry: &&Allow| entry.to.contains(&Party::Wan) && self.places.is_container_network(way);
         match entry.filter(|entry| !diverted(entry)) {
             Some(entry) => self.allowed(way, entry),
             None => dropped("forward", "not_listed").into(),
@@ -119,7 +118,8 @@ impl<'p, 'a> Case<'p, 'a> {
             return dropped("prerouting", "spoofed").into();
         }
         let lan = self.is_from_lan(interface);
-        let container = !lan && !self.is_behind_next_hop(interface) && self.is_container_network(interface);
+        let container =
+            !lan && !self.is_behind_next_hop(interface) && self.places.is_container_network(interface);
         let unauthenticated = !lan && !container;
         if unauthenticated
             && self.places.in_lan(source)
@@ -142,7 +142,9 @@ impl<'p, 'a> Case<'p, 'a> {
         if way == self.places.tunnel() {
             let entry = self.listed(|from| match from {
                 Party::Lan(prefix) => lan && prefix.contains(source),
-                Party::Edge => container && self.is_container(interface) && !self.places.in_lan(source),
+                Party::Edge => {
+                    container && self.places.is_container(interface) && !self.places.in_lan(source)
+                }
                 Party::Peer(_) | Party::Behind { .. } | Party::Wan => false,
             });
             if entry.is_some() && self.is_stray() {
@@ -169,7 +171,7 @@ impl<'p, 'a> Case<'p, 'a> {
             return Judgement { outcome, entry: Some(Entry::Publish(publish)) };
         }
         if let Some(redirect) = self.redirect() {
-            if self.is_link(redirect.to, redirect.protocol) {
+            if self.places.is_link(redirect.to, redirect.protocol) {
                 return dropped("input", "link").into();
             }
             let open = !unauthenticated || self.accepted();
@@ -211,7 +213,7 @@ impl<'p, 'a> Case<'p, 'a> {
     fn is_from_lan(&self, interface: &str) -> bool {
         let pinned = self.surroundings.pinned.iter().any(|pinned| pinned == interface);
         let stated = self.policy.lan_interfaces.iter().any(|named| named.as_str() == interface);
-        let uplink = self.is_uplink(interface);
+        let uplink = self.places.is_uplink(interface);
         if !pinned || (uplink && !stated) || self.is_behind_next_hop(interface) {
             return false;
         }
@@ -226,16 +228,7 @@ impl<'p, 'a> Case<'p, 'a> {
     }
 
     fn is_behind_next_hop(&self, interface: &str) -> bool {
-        self.packet.relayed && self.is_uplink(interface)
-    }
-
-    fn is_uplink(&self, interface: &str) -> bool {
-        self.surroundings.default_routes.iter().any(|(name, _)| name == interface)
-    }
-
-    fn is_container_network(&self, interface: &str) -> bool {
-        let bridge = self.surroundings.bridges.iter().find(|(name, _)| name == interface);
-        bridge.is_some_and(|(_, hardware)| !hardware) && !self.is_uplink(interface)
+        self.packet.relayed && self.places.is_uplink(interface)
     }
 
     fn accepted(&self) -> bool {
@@ -324,13 +317,9 @@ impl<'p, 'a> Case<'p, 'a> {
 
     /// Whether the packet is for the port of the link at an address of the edge in the tunnel.
     fn is_to_link(&self) -> bool {
-        let is_link = |(protocol, port)| self.is_link((self.packet.destination, port).into(), protocol);
+        let is_link =
+            |(protocol, port)| self.places.is_link((self.packet.destination, port).into(), protocol);
         self.service().is_some_and(is_link)
-    }
-
-    fn is_link(&self, at: SocketAddr, protocol: Protocol) -> bool {
-        let mut own = self.policy.interface.address.iter().map(IpNetwork::ip);
-        protocol == Protocol::Tcp && at.port() == self.policy.link.port && own.any(|own| own == at.ip())
     }
 
     fn is_to(&self, socket: SocketAddr) -> bool {
@@ -365,10 +354,6 @@ impl<'p, 'a> Case<'p, 'a> {
             port: self.service().map(|(_, port)| port),
             masqueraded: source == SourceHandling::Masquerade,
         }
-    }
-
-    fn is_container(&self, interface: &str) -> bool {
-        self.policy.container_interfaces.iter().any(|pattern| pattern.matches(interface))
     }
 }
 

@@ -1,10 +1,11 @@
 //! Where addresses are: on the edge, in the LAN, in the tunnel, or elsewhere.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
 
 use super::types::Surroundings;
+use crate::Protocol;
 use crate::gateway::Policy;
 
 /// The networks of a policy and its surroundings.
@@ -84,6 +85,28 @@ impl<'a> Places<'a> {
     /// The interface by which the machine would send without the tunnel.
     pub(super) fn main_route(&self, destination: IpAddr) -> Option<String> {
         self.main_interface(destination).map(str::to_owned)
+    }
+
+    /// Whether the machine reaches the internet by the interface.
+    pub(super) fn is_uplink(&self, interface: &str) -> bool {
+        self.surroundings.default_routes.iter().any(|(name, _)| name == interface)
+    }
+
+    /// Whether the interface is a bridge without hardware that leads nowhere else.
+    pub(super) fn is_container_network(&self, interface: &str) -> bool {
+        let bridge = self.surroundings.bridges.iter().find(|(name, _)| name == interface);
+        bridge.is_some_and(|(_, hardware)| !hardware) && !self.is_uplink(interface)
+    }
+
+    /// Whether `[wan] container_interfaces` names the interface.
+    pub(super) fn is_container(&self, interface: &str) -> bool {
+        self.policy.container_interfaces.iter().any(|pattern| pattern.matches(interface))
+    }
+
+    /// Whether this is the port of the link at an address of the edge in the tunnel.
+    pub(super) fn is_link(&self, at: SocketAddr, protocol: Protocol) -> bool {
+        let mut own = self.policy.interface.address.iter().map(IpNetwork::ip);
+        protocol == Protocol::Tcp && at.port() == self.policy.link.port && own.any(|own| own == at.ip())
     }
 
     fn main_interface(&self, destination: IpAddr) -> Option<&'a str> {

@@ -1,5 +1,7 @@
 //! The public ports that an origin's services request of its edges.
 
+use std::net::IpAddr;
+
 use super::model::{Peer, Policy, Service};
 use crate::PublicPorts;
 use crate::gateway::Requested;
@@ -14,15 +16,16 @@ impl Policy {
 }
 
 impl Service {
-    /// Its ports, each with the one address that they lead to: of IPv4 where there is one.
+    /// Its ports, each with where they lead to: its first address of each family, IPv4 first.
     fn requested_of(&self, peer: &Peer) -> Vec<Requested> {
         let targets = self.publish_targets(&peer.address);
-        let target = targets.iter().find(|target| target.is_ipv4()).or_else(|| targets.first());
-        let (Some(publish), Some(&target)) = (&self.publish, target) else { return Vec::new() };
+        let first = |is_ipv4| targets.iter().copied().find(|target| target.is_ipv4() == is_ipv4);
+        let targets: Vec<IpAddr> = [first(true), first(false)].into_iter().flatten().collect();
+        let Some(publish) = self.publish.as_ref().filter(|_| !targets.is_empty()) else { return Vec::new() };
         let requested = |port: &PublicPorts| Requested {
             service: self.name.clone(),
             port: *port,
-            target,
+            targets: targets.clone(),
             target_ports: self.ports,
             allow: publish.from.clone(),
         };

@@ -129,13 +129,15 @@ fn name(requests: &[Request], at: usize, grant: &Grant) -> Option<Name> {
 }
 
 fn publish(grant: Grant, name: Name) -> Publish {
+    let Grant { peer, target_ports, .. } = grant;
+    let target = |address| Target { address, ports: target_ports, peer: peer.clone() };
     Publish {
         name,
         protocols: Protocols::from(grant.port.protocol),
         address: None,
         ports: grant.port.ports,
         wan_only: true,
-        targets: vec![Target { address: grant.target, ports: grant.target_ports, peer: grant.peer }],
+        targets: grant.targets.into_iter().map(target).collect(),
         source: SourceHandling::Preserve,
         allow: grant.allow,
         limits: Limits::default(),

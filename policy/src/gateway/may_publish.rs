@@ -98,7 +98,9 @@ fn judge(policy: &Policy, in_use: &[Listener], peer: &Name, request: &Requested)
     if reserved(policy, request.port).is_some() || in_use.iter().any(is_taken) {
         return Err(Refusal::InUse);
     }
-    if !is_of_peer(policy, request.target, peer) {
+    let its = request.targets.iter().copied().filter(|target| is_of_peer(policy, *target, peer));
+    let targets = one_of_each_family(its);
+    if targets.is_empty() {
         return Err(Refusal::TargetElsewhere);
     }
     if request.target_ports.count() != ports.count() {
@@ -109,8 +111,19 @@ fn judge(policy: &Policy, in_use: &[Listener], peer: &Name, request: &Requested)
     {
         return Err(Refusal::UnknownList);
     }
-    let Requested { service, port, target, target_ports, allow } = request.clone();
-    Ok(Grant { peer: peer.clone(), service, port, target, target_ports, allow })
+    let Requested { service, port, target_ports, allow, .. } = request.clone();
+    Ok(Grant { peer: peer.clone(), service, port, targets, target_ports, allow })
+}
+
+/// The first address of each family.
+fn one_of_each_family(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let mut first: Vec<IpAddr> = Vec::new();
+    for address in addresses {
+        if first.iter().all(|known| known.is_ipv4() != address.is_ipv4()) {
+            first.push(address);
+        }
+    }
+    first
 }
 
 /// Whether the entries together hold every one of the ports.

@@ -142,8 +142,8 @@ pub struct Requested {
     pub service: Name,
     /// Public ports.
     pub port: PublicPorts,
-    /// Where the packets go.
-    pub target: IpAddr,
+    /// Where the packets go: one address, or one of each family.
+    pub targets: Vec<IpAddr>,
     /// As many ports as are published, in the same order.
     pub target_ports: PortRange,
     /// Which clients may connect; lists are the edge's.
@@ -159,8 +159,8 @@ pub struct Grant {
     pub service: Name,
     /// Public ports.
     pub port: PublicPorts,
-    /// An address that the tunnel routes to the peer.
-    pub target: IpAddr,
+    /// Addresses that the tunnel routes to the peer: one, or one of each family.
+    pub targets: Vec<IpAddr>,
     /// As many ports as are published, in the same order.
     pub target_ports: PortRange,
     /// Which clients may connect.
@@ -182,7 +182,7 @@ pub enum Refusal {
     InUse,
     /// An earlier request of the peer has one of the ports.
     RequestedTwice,
-    /// The tunnel does not lead the target's address to this peer.
+    /// The tunnel leads no address of the target to this peer.
     TargetElsewhere,
     /// There are more or fewer ports at the target.
     OtherCount,

@@ -270,10 +270,7 @@ fn generated(seed: u64) -> gateway::Policy {
 /// What the file publishes on the WAN side, as its peers publish it by themselves.
 fn with_grants(mut policy: gateway::Policy) -> gateway::Policy {
     let is_plain = |publish: &gateway::Publish| {
-        publish.wan_only
-            && publish.targets.len() == 1
-            && publish.source == SourceHandling::Preserve
-            && publish.limits == Limits::default()
+        publish.wan_only && publish.source == SourceHandling::Preserve && publish.limits == Limits::default()
     };
     let (plain, others) = policy.publish.into_iter().partition::<Vec<_>, _>(is_plain);
     policy.publish = others;
@@ -290,12 +287,12 @@ fn with_grants(mut policy: gateway::Policy) -> gateway::Policy {
 }
 
 fn requested(publish: &gateway::Publish) -> Vec<Requested> {
-    let target = &publish.targets[0];
+    let target_ports = publish.targets[0].ports;
     let requested = |protocol| Requested {
         service: publish.name.clone(),
         port: PublicPorts { protocol, ports: publish.ports },
-        target: target.address,
-        target_ports: target.ports,
+        targets: publish.targets.iter().map(|target| target.address).collect(),
+        target_ports,
         allow: publish.allow.clone(),
     };
     publish.protocols.iter().map(requested).collect()

@@ -20,11 +20,16 @@ const WEB: &str = "[[service]]\nname = \"web\"\nupstream = \"127.0.0.1:8080\"\np
 fn a_port_published_by_three_lines_at_the_origin_is_served_on_the_wan_side_alone() -> Result<()> {
     scenario(Topology::standard().with_container(), |lab| {
         let mut site = site(lab, WEB)?;
+        site.gateway_config.replace(r#"["10.77.88.1/30"]"#, r#"["10.77.88.1/30", "fd77:88::1/64"]"#)?;
+        site.gateway_config.replace(r#"["10.77.88.2/32","#, r#"["10.77.88.2/32", "fd77:88::2/128","#)?;
+        site.forwarder_config.replace(r#"["10.77.88.2/30"]"#, r#"["10.77.88.2/30", "fd77:88::2/64"]"#)?;
         let _page = TcpServer::start(site.origin.tcp_listener("127.0.0.1:8080")?, echo)?;
         site.start()?;
         published(&site, "web", "granted")?;
         let client = lab.node("client")?;
-        ensure!(is_served(&client, "192.0.2.2:9443"), "the granted port is not served");
+        for public in ["192.0.2.2:9443", "[2001:db8:192::2]:9443"] {
+            ensure!(is_served(&client, public), "the granted port is not served at {public}");
+        }
         for (node, address) in
             [("lan", "192.168.1.2:9443"), ("lan", "192.0.2.2:9443"), ("container", "192.0.2.2:9443")]
         {

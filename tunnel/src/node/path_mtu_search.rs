@@ -18,35 +18,33 @@ impl Node {
         if std::mem::replace(&mut *self.mtu_range.lock(), range) != range {
             for peer in self.table.load().peers.values() {
                 let mut peer = LockedPeer::lock(self, peer, now);
-                peer.prepare_search();
+                prepare(&mut peer);
                 peer.release();
             }
         }
     }
 }
 
-impl LockedPeer<'_> {
-    /// Begins or ends the search, as the node is set to.
-    pub(super) fn prepare_search(&mut self) {
-        let core = &mut *self.core;
-        let wanted = self.node.mtu_range.lock().filter(|_| core.probes.prober.is_some());
-        if core.probes.search.as_ref().map(Search::range) == wanted {
-            return;
-        }
-        core.probes.search = wanted.map(|range| Search::new(range, &mut core.random));
-        if let (Some(search), Some(_)) = (&mut core.probes.search, core.session) {
-            search.activate(self.now.instant);
-        }
-        self.publish_size();
+/// Begins or ends the search for a peer, as the node is set to.
+pub(super) fn prepare(locked: &mut LockedPeer<'_>) {
+    let core = &mut *locked.core;
+    let wanted = locked.node.mtu_range.lock().filter(|_| core.probes.prober.is_some());
+    if core.probes.search.as_ref().map(Search::range) == wanted {
+        return;
     }
+    core.probes.search = wanted.map(|range| Search::new(range, &mut core.random));
+    if let (Some(search), Some(_)) = (&mut core.probes.search, core.session) {
+        search.activate(locked.now.instant);
+    }
+    publish(locked);
+}
 
-    /// Publishes a new result. A later search without one leaves the last as it is.
-    pub(super) fn publish_size(&self) {
-        let published = &self.peer.stats.path_mtu;
-        let Some(search) = &self.core.probes.search else { return published.store(0, Ordering::Relaxed) };
-        let Some(mtu) = search.found() else { return };
-        if published.swap(mtu, Ordering::Relaxed) != mtu {
-            self.node.events.push(Event::PathMtu { peer: self.peer.id, mtu });
-        }
+/// Publishes a new result for a peer. A later search without one leaves the last as it is.
+pub(super) fn publish(locked: &LockedPeer<'_>) {
+    let published = &locked.peer.stats.path_mtu;
+    let Some(search) = &locked.core.probes.search else { return published.store(0, Ordering::Relaxed) };
+    let Some(mtu) = search.found() else { return };
+    if published.swap(mtu, Ordering::Relaxed) != mtu {
+        locked.node.events.push(Event::PathMtu { peer: locked.peer.id, mtu });
     }
 }

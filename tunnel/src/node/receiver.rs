@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use boringtun::noise::TunnResult;
 use boringtun::noise::errors::WireGuardError;
 
-use super::Node;
 use super::core::{Answer, Session};
 use super::liveness::probe_data;
 use super::locked_peer::{LockedPeer, Output};
@@ -16,6 +15,7 @@ use super::received::Arrival;
 use super::status::{Event, PeerState};
 use super::table::Table;
 use super::wire::{DATA_HEADER, INITIATION_LEN, sender_index};
+use super::{Node, path_mtu_search};
 use crate::endpoint::Endpoint;
 use crate::packet::icmp::Echo;
 use crate::packet::{Ip, protocol};
@@ -254,7 +254,7 @@ impl<'a> Receiver<'a> {
             return Some(Echo { is_reply: true, data, ..echo }.build(ip.dst, ip.src));
         }
         match locked.core.probes.handle_reply(&echo, locked.now.instant) {
-            Answered::Size => locked.publish_size(),
+            Answered::Size => path_mtu_search::publish(locked),
             Answered::Liveness => {
                 locked.core.recovery.stop();
                 if let Some(prober) = &locked.core.probes.prober {

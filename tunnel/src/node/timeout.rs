@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::Node;
 use super::core::ATTEMPT_LIMIT;
 use super::locked_peer::LockedPeer;
 use super::path_mtu::SizeProbe;
+use super::{Node, path_mtu_search};
+
 use super::status::{Event, RecoveryStep};
 use super::wire::{DATA_OVERHEAD, INITIATION_LEN};
 use crate::packet::icmp::Echo;
@@ -120,7 +121,7 @@ impl Timers<'_, '_> {
         if probe.is_some() {
             prober.probe_now(now);
         }
-        locked.publish_size();
+        path_mtu_search::publish(locked);
         let source = locked.node.interface.source_towards(target);
         let (Some(probe), Some(source)) = (probe, source) else { return };
         let headers = if target.is_ipv4() { 28 } else { 48 };

@@ -8,7 +8,6 @@ use arc_swap::ArcSwap;
 use fastrand::Rng;
 use parking_lot::Mutex;
 
-use super::Node;
 use super::allowed_ips::masked;
 use super::config::{Liveness, PeerConfig};
 use super::core::Core;
@@ -19,6 +18,7 @@ use super::peer::{Peer, canonical};
 use super::stats::PeerStats;
 use super::status::{PeerError, PeerState};
 use super::table::{Indices, Table};
+use super::{Node, path_mtu_search};
 use crate::endpoint::{Endpoint, PeerId};
 use crate::key::{PrivateKey, PublicKey};
 use crate::time::Now;
@@ -184,7 +184,7 @@ impl<'n> Change<'n> {
                 prober.activate(self.now.instant);
             }
         }
-        locked.prepare_search();
+        path_mtu_search::prepare(&mut locked);
         locked.core.keepalive = config.keepalive_interval();
         locked.core.initiate = config.initiate;
         locked.release();

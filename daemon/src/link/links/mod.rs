@@ -129,6 +129,9 @@ struct Connection {
 }
 
 /// All links of an edge.
+///
+/// It has more methods than a type should have because its callers know a connection by its id
+/// alone: twelve pass one call on to the session of that connection and count what it holds then.
 pub struct Links {
     key: PrivateKey,
     about: About,

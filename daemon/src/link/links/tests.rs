@@ -306,6 +306,7 @@ fn asked(ports: &[u16]) -> Asked {
         ports: Ports(PortRange::new(*port, *port).unwrap()),
         udp: false,
         target: [10, 77, 1, 0].into(),
+        target6: None,
         target_ports: None,
         from: None,
     };

@@ -5,6 +5,7 @@
 //! [`Session::poll_timeout`] has come. After [`Event::Closed`] it closes its connection: nothing
 //! comes any more.
 
+mod opening;
 mod output;
 #[cfg(test)]
 mod tests;
@@ -16,9 +17,10 @@ use tunnel::bucket::Bucket;
 use tunnel::time::Instant;
 
 use super::frame::{FrameReader, MAX_FRAME, frame};
-use super::hello::{Greetings, Identity, Proof, Role};
-use super::message::{About, Bytes, Greeting, Health, Hello, Message, Notice, Reply, Request, SCHEMA};
+use super::hello::{Identity, Role};
+use super::message::{About, Bytes, Greeting, Health, Message, Notice, Reply, Request, SCHEMA};
 use super::publish::{Answer, Asked};
+use opening::{Opening, Step};
 pub use output::MAX_OUTPUT;
 use output::Output;
 
@@ -133,7 +135,7 @@ const fn ping_after(role: Role) -> Duration {
 /// Where a link is.
 enum Phase {
     /// Neither end is known yet.
-    Opening { identity: Identity, own: Greeting, far: Option<Greeting>, until: Instant, taken: usize },
+    Opening(Opening),
     /// Both are.
     Open,
     /// It is over.
@@ -163,7 +165,7 @@ impl Session {
     #[must_use]
     pub fn new(now: Instant, role: Role, identity: Identity, about: About, nonce: [u8; 32]) -> Self {
         let own = Greeting { nonce: Bytes(nonce), schema: SCHEMA };
-        let phase = Phase::Opening { identity, own, far: None, until: now.after(HELLO_TIME), taken: 0 };
+        let phase = Phase::Opening(Opening::new(now, identity, own));
         let mut session = Self {
             role,
             about,
@@ -198,7 +200,10 @@ impl Session {
         while !rest.is_empty() && self.wants_input(now) {
             let before = rest.len();
             let taken = self.reader.take(&mut rest);
-            let is_too_much = self.count_opening(before - rest.len());
+            let is_too_much = match &mut self.phase {
+                Phase::Opening(opening) => opening.count(before - rest.len()),
+                Phase::Open | Phase::Closed => false,
+            };
             match taken {
                 Err(_) => self.close(Ended::TooLong),
                 Ok(_) if is_too_much => self.close(Ended::TooLong),
@@ -219,15 +224,17 @@ impl Session {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.paced_until = self.paced_until.filter(|ready| *ready > now);
         match &self.phase {
-            Phase::Opening { until, .. } if *until <= now => self.close(Ended::HelloLate),
+            Phase::Opening(opening) if opening.until <= now => self.close(Ended::HelloLate),
             Phase::Open if self.heard.after(SILENCE) <= now => self.close(Ended::Silent),
             Phase::Open if self.output.deadline(SILENCE).is_some_and(|due| due <= now) => {
                 self.close(Ended::NotReading);
             }
             Phase::Open if !self.is_pinged && self.heard.after(ping_after(self.role)) <= now => {
-                self.ping(now)
+                self.is_pinged = true;
+                self.next_id = self.next_id.wrapping_add(1);
+                self.queue(now, &Message::Request { id: self.next_id, request: Request::Ping });
             }
-            Phase::Opening { .. } | Phase::Open | Phase::Closed => {}
+            Phase::Opening(_) | Phase::Open | Phase::Closed => {}
         }
     }
 
@@ -235,7 +242,7 @@ impl Session {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Opening { until, .. } => Some(*until),
+            Phase::Opening(opening) => Some(opening.until),
             Phase::Open => {
                 let silent = self.heard.after(if self.is_pinged { SILENCE } else { ping_after(self.role) });
                 [Some(silent), self.output.deadline(SILENCE), self.paced_until].into_iter().flatten().min()
@@ -332,13 +339,6 @@ impl Session {
         size_of::<Self>() + self.reader.held() + self.output.held() + events
     }
 
-    /// Counts what is taken before the other end is known; whether it is too much.
-    const fn count_opening(&mut self, count: usize) -> bool {
-        let Phase::Opening { taken, .. } = &mut self.phase else { return false };
-        *taken += count;
-        *taken > MAX_BEFORE_HELLO
-    }
-
     fn handle_frame(&mut self, now: Instant, body: &[u8]) {
         self.pace.take(now);
         let Ok(message) = serde_json::from_slice::<Message>(body) else {
@@ -346,12 +346,27 @@ impl Session {
         };
         self.heard = now;
         self.is_pinged = false;
-        match (&self.phase, message) {
-            (Phase::Opening { far: None, .. }, Message::Nonce(greeting)) => self.greet(now, greeting),
-            (Phase::Opening { far: Some(far), .. }, Message::Hello(hello)) => self.judge(*far, hello),
-            (Phase::Opening { .. }, _) => self.close(Ended::Early),
-            (Phase::Open, message) => self.handle_message(now, body.len(), message),
-            (Phase::Closed, _) => {}
+        match &mut self.phase {
+            Phase::Opening(opening) => {
+                let step = opening.handle_message(self.role, &self.about, message);
+                self.go_on(now, step);
+            }
+            Phase::Open => self.handle_message(now, body.len(), message),
+            Phase::Closed => {}
+        }
+    }
+
+    fn go_on(&mut self, now: Instant, step: Result<Step, Ended>) {
+        match step {
+            Ok(Step::Prove(hello)) => {
+                self.queue(now, &Message::Hello(hello));
+            }
+            Ok(Step::Known(far)) => {
+                self.phase = Phase::Open;
+                self.reader.set_limit(MAX_FRAME);
+                self.events.push_back((0, Event::Opened(far)));
+            }
+            Err(reason) => self.close(reason),
         }
     }
 
@@ -378,44 +393,6 @@ impl Session {
             Request::Publish(_) | Request::Unknown => Reply::UnknownRequest,
         };
         self.queue(now, &Message::Reply { id, reply });
-    }
-
-    /// The other end's nonce came: this end's proof can be made.
-    fn greet(&mut self, now: Instant, greeting: Greeting) {
-        let Phase::Opening { identity, own, far, .. } = &mut self.phase else { return };
-        if greeting.nonce == own.nonce {
-            return self.close(Ended::WrongKey);
-        }
-        *far = Some(greeting);
-        let greetings = Greetings { own: *own, far: greeting };
-        if greetings.schema().is_none() {
-            return self.close(Ended::Schema);
-        }
-        let mac = Proof { identity, role: self.role, greetings: &greetings }.make(&self.about);
-        self.queue(now, &Message::Hello(Hello { mac, about: self.about.clone() }));
-    }
-
-    /// The other end's proof came.
-    fn judge(&mut self, far: Greeting, hello: Hello) {
-        let Phase::Opening { identity, own, .. } = &self.phase else { return };
-        let greetings = Greetings { own: *own, far };
-        let is_right = Proof { identity, role: self.role, greetings: &greetings };
-        let is_right = is_right.is_right(&hello.about, &hello.mac);
-        match greetings.schema() {
-            Some(schema) if is_right => {
-                self.phase = Phase::Open;
-                self.reader.set_limit(MAX_FRAME);
-                self.events.push_back((0, Event::Opened(Far { about: hello.about, schema })));
-            }
-            Some(_) => self.close(Ended::WrongKey),
-            None => self.close(Ended::Schema),
-        }
-    }
-
-    fn ping(&mut self, now: Instant) {
-        self.is_pinged = true;
-        self.next_id = self.next_id.wrapping_add(1);
-        self.queue(now, &Message::Request { id: self.next_id, request: Request::Ping });
     }
 
     fn send(&mut self, now: Instant, message: &Message) -> bool {

@@ -8,7 +8,7 @@ use tunnel::key::{PresharedKey, PrivateKey};
 
 use super::*;
 use crate::link::health::{DIGEST_EVERY, Reporter, Seen};
-use crate::link::message::{Evidence, Matches, Ports, READS_HEALTH, Service, State};
+use crate::link::message::{Evidence, Hello, Matches, Ports, READS_HEALTH, Service, State};
 
 #[test]
 fn both_ends_open_and_know_each_other() {

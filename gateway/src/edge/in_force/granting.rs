@@ -231,7 +231,7 @@ mod tests {
         Requested {
             service: Name::new("web").unwrap(),
             port: PublicPorts { protocol: Protocol::Tcp, ports },
-            target: [10, 77, 88, 2].into(),
+            targets: vec![[10, 77, 88, 2].into()],
             target_ports: ports,
             allow: AllowList::Any,
         }

@@ -80,25 +80,11 @@ impl Router {
         Finding { at: Some((self.file.clone(), line)), column: None, kind, text: text.into() }
     }
 
-    /// What is not carried of a router that was made up, whose lines the operator does not have.
-    fn lost(&self) -> Vec<Finding> {
-        let notes = self.settled.iter().flatten();
-        let lost =
-            notes.filter(|(kind, _)| matches!(kind, FindingKind::NoCounterpart | FindingKind::Assumed));
-        let finding = |(kind, text): &(FindingKind, String)| Finding {
-            at: None,
-            column: None,
-            kind: *kind,
-            text: format!("{}: {text}", self.file),
-        };
-        lost.map(finding).collect()
-    }
-
     /// What became of every command, in the order of the export; a menu that has nothing to do with
     /// tunnels is one line.
     pub(super) fn ledger(&self) -> Vec<Finding> {
         if !self.is_given {
-            return self.lost();
+            return lost(self);
         }
         let mut findings = Vec::new();
         let mut quiet: BTreeMap<&str, (u32, usize)> = BTreeMap::new();
@@ -149,6 +135,19 @@ impl Router {
             }
         }
     }
+}
+
+/// What is not carried of a router that was made up, whose lines the operator does not have.
+fn lost(router: &Router) -> Vec<Finding> {
+    let notes = router.settled.iter().flatten();
+    let lost = notes.filter(|(kind, _)| matches!(kind, FindingKind::NoCounterpart | FindingKind::Assumed));
+    let finding = |(kind, text): &(FindingKind, String)| Finding {
+        at: None,
+        column: None,
+        kind: *kind,
+        text: format!("{}: {text}", router.file),
+    };
+    lost.map(finding).collect()
 }
 
 /// Menus whose every command must be accounted for.

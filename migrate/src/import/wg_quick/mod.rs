@@ -194,6 +194,9 @@ struct Sides {
     others: Vec<String>,
 }
 
+/// One file and all that its rules say, which each step of the import asks: the ends (`ends`), what
+/// becomes public (`carry`) and the remarks (`remarks`). The steps are methods of one type because
+/// they write into one draft in one order, and have nothing of their own.
 struct Reader<'a> {
     file: &'a str,
     /// The name of the tunnel's interface.
