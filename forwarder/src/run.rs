@@ -27,6 +27,7 @@ use policy::forwarder::Policy;
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{MissedTickBehavior, interval_at};
 use tunnel::io::clock;
 use tunnel::io::udp::Backend;
 use tunnel::io::watchdog::{Watchdog, end_process_soon};
@@ -200,6 +201,9 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     origin.links.look();
     origin.links.publish();
     origin.links.start();
+    // Other turns of the loop do not put it off: the service manager waits for it.
+    let mut ticks = interval_at(tokio::time::Instant::now() + TICK, TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = &mut ended => break,
@@ -214,7 +218,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
                 Asked::Stop => origin.stop(),
             },
             () = changed.notified() => origin.links.look(),
-            () = tokio::time::sleep(TICK) => {
+            _ = ticks.tick() => {
                 watch.watch_new(&shared.pools);
                 origin.links.look();
                 warn_of_descriptors(shared, &mut was_short);

@@ -63,7 +63,7 @@ fn taken<'s>(
         .filter(|(_, matches)| matches.takes(protocol, wanted.address))
         .collect();
     let widest = |matches: &Matches| matches.addresses.iter().map(|prefix| prefix::host_bits(*prefix)).max();
-    matching.sort_by_key(|(_, matches)| (widest(matches).unwrap_or(u8::MAX), matches.ports.0.count()));
+    matching.sort_by_cached_key(|(_, matches)| (widest(matches).unwrap_or(u8::MAX), matches.ports.0.count()));
     let mut rest = vec![wanted.ports];
     let mut taken = Vec::new();
     for (service, matches) in matching {

@@ -67,7 +67,7 @@ fn named(why: Why, name: &str, entry: &str) -> Option<String> {
             )
         }
         Why::CertificateNotYetValid => format!(
-            "set the clock of this machine, or replace the certificate for {name} at the upstream of [[service]] {entry}"
+            "set the clock of the machine of [[service]] {entry}, or replace the certificate for {name} at its upstream"
         ),
         Why::WrongCertificate => {
             format!(

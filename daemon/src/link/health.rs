@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
 use policy::Name;
 use tunnel::time::Instant;
 
@@ -175,14 +176,14 @@ impl Table {
             self.names.values_mut().for_each(|kept| kept.is_confirmed = false);
         }
         for service in health.services {
-            if self.services.len() < MAX_SERVICES || self.services.contains_key(&service.name) {
+            if has_room(&mut self.services, &service.name, MAX_SERVICES) {
                 let name = service.name.clone();
                 self.services.insert(name, Kept { reported: service, at: now, is_confirmed: true });
             }
         }
         for name in health.names {
             let key = (name.service.clone(), name.name.clone());
-            if self.names.len() < MAX_NAMES || self.names.contains_key(&key) {
+            if has_room(&mut self.names, &key, MAX_NAMES) {
                 self.names.insert(key, Kept { reported: name, at: now, is_confirmed: true });
             }
         }
@@ -220,11 +221,22 @@ impl Table {
     pub fn held(&self) -> usize {
         let text =
             |kept: &Kept<Service>| kept.reported.evidence.as_ref().map_or(0, |text| text.as_str().len());
-        let service = |kept| 2 * size_of::<Kept<Service>>() + Name::MAX + text(kept);
+        let addresses = Matches::MAX_ADDRESSES * size_of::<IpNetwork>();
+        let service = |kept| 2 * size_of::<Kept<Service>>() + Name::MAX + addresses + text(kept);
         let services: usize = self.services.values().map(service).sum();
         let name = 2 * size_of::<Kept<NameHealth>>() + 2 * Name::MAX + HostName::MAX;
         services + name * self.names.len()
     }
+}
+
+/// Whether there is room for one more of this key: what the digest that is coming in does not have
+/// makes room.
+fn has_room<K: Ord + Clone, T>(table: &mut BTreeMap<K, Kept<T>>, key: &K, most: usize) -> bool {
+    if table.len() < most || table.contains_key(key) {
+        return true;
+    }
+    let old = table.iter().find(|(_, kept)| !kept.is_confirmed).map(|(key, _)| key.clone());
+    old.is_some_and(|old| table.remove(&old).is_some())
 }
 
 #[cfg(test)]
@@ -334,6 +346,20 @@ mod tests {
         }
         assert_eq!(table.names(at(9_999)).count(), MAX_NAMES);
         assert!(table.held() < 512 << 10, "{} bytes", table.held());
+    }
+
+    #[test]
+    fn a_digest_whose_services_have_other_names_is_taken_whole() {
+        let mut table = Table::default();
+        for generation in ["old", "new", "newer"] {
+            for number in 0..MAX_SERVICES - 1 {
+                let services = vec![sent(&format!("{generation}{number}"), State::Up, 0)];
+                let (begins, ends) = (number == 0, number == MAX_SERVICES - 2);
+                table.handle_report(at(1), Health { begins, ends, services, ..Health::default() });
+            }
+            assert_eq!((table.services(at(1)).count(), table.is_whole()), (MAX_SERVICES - 1, true));
+            assert!(table.services(at(1)).all(|service| service.name.as_str().starts_with(generation)));
+        }
     }
 
     #[test]

@@ -13,7 +13,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ipnetwork::IpNetwork;
 use policy::{Name, PortRange, Protocol};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::names::NameHealth;
 use super::publish::{Answer, Asked};
@@ -181,7 +182,7 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Matches {
     /// Their destinations, at most [`Matches::MAX_ADDRESSES`]; none is any.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "few_addresses")]
     pub addresses: Vec<IpNetwork>,
     /// Their destination ports.
     pub ports: Ports,
@@ -207,6 +208,14 @@ impl Matches {
         let takes = |prefix: &IpNetwork| prefix.contains(address);
         protocol && (self.addresses.is_empty() || self.addresses.iter().any(takes))
     }
+}
+
+fn few_addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNetwork>, D::Error> {
+    let addresses = Vec::deserialize(from)?;
+    if addresses.len() > Matches::MAX_ADDRESSES {
+        return Err(D::Error::custom("an entry has more than 4 addresses"));
+    }
+    Ok(addresses)
 }
 
 /// Ports, the first and the last on the wire.
@@ -509,6 +518,7 @@ mod tests {
             r#"{"ports":[5,70000]}"#,
             r#"{"addresses":["$(reboot)"],"ports":[5,5]}"#,
             r#"{"addresses":["192.168.88.2/33"],"ports":[5,5]}"#,
+            r#"{"addresses":["::","::","::","::","::"],"ports":[5,5]}"#,
         ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }

@@ -8,6 +8,7 @@ use ipnetwork::IpNetwork;
 use policy::gateway::{Refusal, Requested};
 use policy::{AllowList, Name, Protocol, PublicPorts};
 use serde::{Deserialize, Serialize};
+use tunnel::bucket::Bucket;
 use tunnel::time::Instant;
 
 use super::frame::MAX_FRAME;
@@ -19,6 +20,10 @@ pub const MAX_ASKED: usize = 64;
 const ENVELOPE: usize = 256;
 /// An origin requests at most once in this time.
 const PACE: Duration = Duration::from_secs(1);
+/// Answers that are logged: after twice what an origin may request, one in this time.
+const REPORT_PACE: (Duration, u32) = (Duration::from_secs(60), 2 * MAX_ASKED as u32);
+/// When an origin requests again what the edge's kernel did not take.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// All that an origin requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -257,9 +262,7 @@ impl Answer {
                 )
             }
             Self::TooMany => "request fewer ports, or ranges: an edge grants 64 to an origin".to_owned(),
-            Self::Failed => {
-                "see at the edge: gatewayctl status, and journalctl -u causeway-gateway".to_owned()
-            }
+            Self::Failed => "see at the edge: gatewayctl status, and journalctl -u gateway".to_owned(),
             Self::Unsupported => format!(
                 "upgrade the edge, or publish {public} there: a [[publish]] in gateway.toml with target = \"{}\"",
                 std::net::SocketAddr::new(port.target, port.target_ports.unwrap_or(port.ports).0.first())
@@ -274,15 +277,32 @@ impl Answer {
 }
 
 /// What an origin requests of one edge, and what it was replied.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Publishing {
     wanted: Vec<(Port, Option<Answer>)>,
     link: LinkState,
     /// Whether something is to be requested.
     is_due: bool,
     next: Instant,
+    /// When it is requested again although nothing changed.
+    again: Option<Instant>,
     /// The request that is not replied to yet.
     asked: Option<(u32, Asked)>,
+    reports: Bucket,
+}
+
+impl Default for Publishing {
+    fn default() -> Self {
+        Self {
+            wanted: Vec::new(),
+            link: LinkState::default(),
+            is_due: false,
+            next: Instant::default(),
+            again: None,
+            asked: None,
+            reports: Bucket::every(REPORT_PACE.0, REPORT_PACE.1),
+        }
+    }
 }
 
 /// What the link lets be requested.
@@ -336,7 +356,7 @@ impl Publishing {
         if self.poll_timeout()? > now {
             return None;
         }
-        self.is_due = false;
+        (self.is_due, self.again) = (false, None);
         self.next = now.after(PACE);
         let ports: Vec<Port> = self.wanted.iter().map(|(port, _)| port.clone()).collect();
         Some(Asked::first_of(&ports))
@@ -345,7 +365,8 @@ impl Publishing {
     /// When something is to be requested.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        (self.link == LinkState::Up && self.is_due).then_some(self.next)
+        let due = if self.is_due { Some(self.next) } else { self.again };
+        due.filter(|_| self.link == LinkState::Up)
     }
 
     /// It was requested, by a request with this id.
@@ -353,9 +374,11 @@ impl Publishing {
         self.asked = Some((id, asked));
     }
 
-    /// The edge replied; whether an answer is another than before.
-    pub fn handle_answers(&mut self, id: u32, answers: &[Answer]) -> bool {
-        let Some((_, asked)) = self.asked.take_if(|(asked, _)| *asked == id) else { return false };
+    /// The edge replied; the answers that are others than before, to be logged: an edge whose answers
+    /// go back and forth causes a line a minute.
+    pub fn handle_answers(&mut self, now: Instant, id: u32, answers: &[Answer]) -> Vec<(Port, Answer)> {
+        let Some((_, asked)) = self.asked.take_if(|(asked, _)| *asked == id) else { return Vec::new() };
+        self.again = answers.contains(&Answer::Failed).then(|| now.after(AGAIN));
         let before = self.wanted.clone();
         for (port, answer) in &mut self.wanted {
             match asked.ports.iter().position(|asked| asked == port) {
@@ -365,7 +388,9 @@ impl Publishing {
                 None => *answer = Some(Answer::TooMany),
             }
         }
-        before != self.wanted
+        let news = self.wanted.iter().filter(|state| !before.contains(state));
+        let news = news.filter_map(|(port, answer)| Some((port.clone(), (*answer)?)));
+        news.filter(|_| self.reports.take(now)).collect()
     }
 
     /// What is requested, each with its answer; `None` while the edge has not replied.
@@ -412,6 +437,34 @@ mod tests {
     }
 
     #[test]
+    fn what_the_kernel_of_the_edge_did_not_take_is_requested_again_after_a_minute() {
+        let mut publishing = Publishing::default();
+        publishing.set_wanted(vec![port(443)]);
+        publishing.handle_up(true);
+        reply(&mut publishing, at(0), &[Answer::Failed]);
+        assert_eq!(publishing.take_due(at(59)), None);
+        assert_eq!(publishing.poll_timeout(), Some(at(60)));
+        reply(&mut publishing, at(60), &[Answer::Granted]);
+        assert_eq!((publishing.poll_timeout(), states(&publishing)), (None, vec![Some(Answer::Granted)]));
+    }
+
+    #[test]
+    fn answers_that_go_back_and_forth_are_logged_once_a_minute() {
+        let mut publishing = Publishing::default();
+        publishing.set_wanted(vec![port(443)]);
+        publishing.handle_up(true);
+        let mut logged = 0;
+        for second in 0..3_600 {
+            publishing.handle_notice();
+            let asked = publishing.take_due(at(second)).unwrap();
+            publishing.handle_asked(1, asked);
+            let answer = if second % 2 == 0 { Answer::Granted } else { Answer::InUse };
+            logged += publishing.handle_answers(at(second), 1, &[answer]).len();
+        }
+        assert!((128..=190).contains(&logged), "{logged}");
+    }
+
+    #[test]
     fn an_origin_that_publishes_nothing_withdraws_what_the_edge_may_still_hold() {
         let mut publishing = Publishing::default();
         publishing.handle_up(true);
@@ -426,8 +479,8 @@ mod tests {
         let asked = publishing.take_due(at(0)).unwrap();
         publishing.handle_asked(1, asked);
         publishing.set_wanted(vec![port(80), port(81)]);
-        assert!(!publishing.handle_answers(7, &[Answer::Granted]));
-        assert!(publishing.handle_answers(1, &[Answer::Granted]));
+        assert_eq!(publishing.handle_answers(at(0), 7, &[Answer::Granted]), []);
+        assert_eq!(publishing.handle_answers(at(0), 1, &[Answer::Granted]), [(port(80), Answer::Granted)]);
         assert_eq!(states(&publishing), [Some(Answer::Granted), None]);
     }
 
@@ -489,7 +542,7 @@ mod tests {
     fn reply(publishing: &mut Publishing, now: Instant, answers: &[Answer]) {
         let asked = publishing.take_due(now).unwrap();
         publishing.handle_asked(1, asked);
-        publishing.handle_answers(1, answers);
+        publishing.handle_answers(now, 1, answers);
     }
 
     fn states(publishing: &Publishing) -> Vec<Option<Answer>> {

@@ -122,10 +122,16 @@ fn pause(health: &Health, is_in_doubt: bool, vouched: Option<Duration>) -> Durat
 
 async fn check(client: &Client, member: &Member, health: &Health) -> io::Result<()> {
     let (proxy, check) = (member.proxy_protocol, &health.check);
-    match connect(member).await? {
+    let result = match connect(member).await? {
         Connection::Tcp(stream) => exchange(client, stream, proxy, check).await,
         Connection::Unix(stream) => exchange(client, stream, proxy, check).await,
-    }
+    };
+    result.map_err(|error| if names::is_closed(&error) { closed(&error) } else { error })
+}
+
+/// What took the connection has ended it: that is its reply, and not that nothing listens.
+fn closed(error: &io::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("it closed the connection: {error}"))
 }
 
 /// A connection to an upstream.

@@ -97,19 +97,21 @@ impl End {
         self.touched.notify_one();
     }
 
+    /// Ends the link at once: the connection is closed.
+    pub(super) fn hang_up(&self, now: Instant) {
+        self.session.borrow_mut().handle_hangup();
+        self.handle_events(now);
+    }
+
     fn handle_events(&self, now: Instant) {
         while let Some(event) = self.next_event() {
             self.handle_event(now, event);
         }
     }
 
-    fn handle_answers(&self, id: u32, answers: &[Answer]) {
-        let mut publishing = self.view.publishing.lock();
-        let before = publishing.states().to_vec();
-        publishing.handle_answers(id, answers);
-        for (port, answer) in publishing.states().iter().filter(|state| !before.contains(state)) {
-            answer.iter().for_each(|answer| log_answer(&self.view, port, *answer));
-        }
+    fn handle_answers(&self, now: Instant, id: u32, answers: &[Answer]) {
+        let news = self.view.publishing.lock().handle_answers(now, id, answers);
+        news.iter().for_each(|(port, answer)| log_answer(&self.view, port, *answer));
     }
 
     /// Requests what is due.
@@ -140,7 +142,7 @@ impl End {
             Event::Closed(Ended::HelloLate) if !self.has_heard.get() => return,
             Event::Closed(reason) if reason.is_refusal() => self.links.count_refused(*reason),
             Event::Notice(Notice::Grants) => self.view.publishing.lock().handle_notice(),
-            Event::Answers(id, answers) => return self.handle_answers(*id, answers),
+            Event::Answers(id, answers) => return self.handle_answers(now, *id, answers),
             Event::Health(_) | Event::Notice(_) | Event::Asked(..) | Event::Closed(_) => {}
         }
         if self.was_open.get() && matches!(event, Event::Closed(_)) {

@@ -276,6 +276,8 @@ async fn serve(
         end.finish(clock::instant(), Ended::Reconfigured);
     }
     // Whoever does not read is not waited for.
-    let _ = timeout(ANNOUNCING, carried).await;
+    if timeout(ANNOUNCING, carried).await.is_err() {
+        end.hang_up(clock::instant());
+    }
     end.was_open()
 }

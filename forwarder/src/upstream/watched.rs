@@ -8,9 +8,13 @@ use daemon::link::names::{HostName, SeenName, Validity};
 use parking_lot::Mutex;
 use policy::forwarder::{Check, Service};
 use policy::{PortRange, Protocol};
+use tokio::sync::Semaphore;
 use tunnel::time::Instant;
 
 use super::pool::Member;
+
+/// The most looks at names of one entry at a time.
+const AT_A_TIME: usize = 2;
 
 /// What visitors of a service speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub struct Watched {
     pub name: Option<HostName>,
     /// The upstreams that have it.
     pub members: Vec<Arc<Member>>,
+    /// How many names of its entry may be looked at, at a time.
+    pub turns: Arc<Semaphore>,
     /// What its visitors speak, as far as the file shows.
     expected: Option<Speech>,
     known: Mutex<Known>,
@@ -38,7 +44,8 @@ pub struct Watched {
 #[derive(Debug, Default)]
 struct Known {
     tries: Tries,
-    since: Instant,
+    /// Since when it is as it is; `None` before it is known to anyone.
+    since: Option<Instant>,
     certificate: Option<Validity>,
     /// What the upstream spoke, where the file does not show it.
     speech: Option<Speech>,
@@ -64,9 +71,11 @@ impl Watched {
         // Without a name and without knowing what visitors speak, nothing can be seen.
         let unnamed =
             (entry.names.is_empty() && expected.is_some() && entry.health.is_some()).then_some(None);
+        let turns =
+            before.first().map_or_else(|| Arc::new(Semaphore::new(AT_A_TIME)), |old| Arc::clone(&old.turns));
         let watched = |name| {
             let known = Mutex::default();
-            let new = Self { name, members: members.to_vec(), expected, known };
+            let new = Self { name, members: members.to_vec(), turns: Arc::clone(&turns), expected, known };
             before.iter().find(|old| old.is_same(&new)).cloned().unwrap_or_else(|| Arc::new(new))
         };
         named.chain(unnamed).map(watched).collect()
@@ -98,17 +107,24 @@ impl Watched {
         self.expected.or_else(|| self.known.lock().speech)
     }
 
+    /// It is in the configuration since now, if it was not before.
+    pub fn begin(&self, now: Instant) {
+        let mut known = self.known.lock();
+        known.since = known.since.or(Some(now));
+    }
+
     /// Takes what a look found; whether the state is another than before.
     pub fn handle_look(&self, now: Instant, found: Found) -> bool {
         let mut known = self.known.lock();
-        if known.tries.state() == State::Unknown && !known.tries.is_in_doubt() {
-            known.since = now;
-        }
+        known.since = known.since.or(Some(now));
         known.speech = Some(found.speech);
-        known.certificate = found.certificate;
         let changed = known.tries.handle_probe(found.result);
+        // One look that fails decides nothing, and shows no other certificate.
+        if found.certificate.is_some() || known.tries.state() != State::Ok {
+            known.certificate = found.certificate;
+        }
         if changed {
-            known.since = now;
+            known.since = Some(now);
         }
         changed
     }
@@ -143,7 +159,7 @@ impl Watched {
                 (Reported::Failing, Some(reason))
             }
         };
-        let (since, certificate) = (known.since, known.certificate);
+        let (since, certificate) = (known.since?, known.certificate);
         Some(SeenName { name: self.name.clone()?, state, since, reason, certificate })
     }
 }

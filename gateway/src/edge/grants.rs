@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use daemon::link::links::Requested;
 use daemon::link::publish::Answer;
+use policy::Name;
 use policy::gateway::{Policy, Requested as Port};
 use tunnel::io::clock;
 
@@ -33,19 +34,20 @@ async fn grant(edge: &Edge, requested: &Requested) {
         look(edge).await;
     }
     let followed = edge.follow_machine().await;
-    let answers = answers(edge, requested);
+    edge.links.answer(requested, answers(edge, &requested.peer));
     if let Err(failure) = followed {
         tracing::warn!(peer = %requested.peer, "what a peer publishes stays as it was: {failure}");
         edge.in_force.borrow_mut().grants.put_back(before);
     }
-    edge.in_force.borrow_mut().grants.handle_sent(&requested.peer, answers.clone());
-    edge.links.answer(requested, answers);
+    // What stays as it was is no news either: the origin asks again by itself.
+    let known = answers(edge, &requested.peer);
+    edge.in_force.borrow_mut().grants.handle_sent(&requested.peer, known);
     handle_change(edge);
 }
 
-fn answers(edge: &Edge, requested: &Requested) -> Vec<Answer> {
+fn answers(edge: &Edge, peer: &Name) -> Vec<Answer> {
     let in_force = edge.in_force.borrow();
-    in_force.grants.answers(in_force.policy(), &requested.peer)
+    in_force.grants.answers(in_force.policy(), peer)
 }
 
 /// Finds out which ports the edge uses itself, if a peer requests any.

@@ -86,7 +86,7 @@ fn look(edge: &Edge, peers: &[PeerStatus]) -> (BTreeMap<String, Path>, BTreeMap<
     let mut paths = look.paths(in_force.served());
     let named = paths.iter_mut().map(|(name, path)| (name.as_str(), path));
     edge.health.since.borrow_mut().handle_look(now, named);
-    (paths, look.names(in_force.policy()))
+    (paths, look.names(in_force.served()))
 }
 
 /// Rules that cannot be checked may be as they should.
@@ -166,9 +166,12 @@ impl Look<'_> {
         let of_publish = |publish: &Publish| {
             let mut names: Vec<NameShown> = Vec::new();
             for name in publish.targets.iter().flat_map(|target| self.names_at(publish, target)) {
-                // Two targets may lead to one entry.
-                if !names.iter().any(|known| known.name == name.name && known.fix == name.fix) {
-                    names.push(name);
+                // Two targets may lead to one entry, or to two that have the name: it works when it
+                // does at both.
+                match names.iter_mut().find(|known| known.name == name.name) {
+                    None => names.push(name),
+                    Some(known) if name.is_failing() && !known.is_failing() => *known = name,
+                    Some(_) => {}
                 }
             }
             (publish.name.to_string(), names)

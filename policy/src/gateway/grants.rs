@@ -65,10 +65,13 @@ impl Requests {
         self.peers.iter().map(|(peer, requests)| (peer, requests.as_slice()))
     }
 
-    /// Judges everything by a policy and by what the edge uses itself, as [`granted`] does.
+    /// Judges everything by a policy and by what the edge uses itself, as [`granted`] does. What
+    /// peers requested that the policy does not have is forgotten.
     #[must_use]
     pub fn judge(&self, policy: &Policy, in_use: &[Listener]) -> Judged {
-        let mut judged = Judged { requests: self.clone(), replies: BTreeMap::new(), served: policy.clone() };
+        let mut requests = self.clone();
+        requests.peers.retain(|name, _| policy.peers.iter().any(|peer| peer.name == *name));
+        let mut judged = Judged { requests, replies: BTreeMap::new(), served: policy.clone() };
         for peer in &policy.peers {
             judged.judge_peer(policy, in_use, &peer.name);
         }

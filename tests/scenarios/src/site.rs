@@ -176,6 +176,12 @@ impl<'lab> Site<'lab> {
         Ok(self.as_forwarder(command))
     }
 
+    /// Asks the running forwarder: a verb with its arguments.
+    pub fn ask_forwarder(&self, arguments: &[&str]) -> Result<NodeCommand> {
+        let socket = self.origin.directory().join("state/forwarder.sock");
+        Ok(self.forwarder_command(arguments)?.arg("--socket").arg(socket))
+    }
+
     /// Runs `gatewayctl` on the edge; commands that write the daemon's file get its name.
     pub fn gatewayctl(&self, arguments: &[&str]) -> Result<NodeCommand> {
         let command = self.edge.command(lab::binary("gatewayctl")?).args(arguments);

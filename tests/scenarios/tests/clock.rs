@@ -159,7 +159,6 @@ fn gateway_status(site: &Site<'_>) -> Result<String> {
 }
 
 fn forwarder_status(site: &Site<'_>) -> Result<String> {
-    let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();
-    let output = site.forwarder_command(&["status", "--socket", &socket])?.output()?;
+    let output = site.ask_forwarder(&["status"])?.output()?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -291,8 +291,7 @@ fn with_64_descriptors_new_flows_are_refused_at_once_and_old_ones_go_on() -> Res
         until(Duration::from_secs(20), "a warning", || Ok((logged(&site)? > 0).then_some(())))?;
         drop(flows);
         until(Duration::from_secs(20), "a new flow", || Ok(exchange(&mut connect(lab)?).ok()))?;
-        let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();
-        let output = site.forwarder_command(&["status", "--socket", &socket])?.output()?;
+        let output = site.ask_forwarder(&["status"])?.output()?;
         let status = String::from_utf8_lossy(&output.stdout);
         ensure!(status.contains("because every file descriptor was in use"), "{status}");
         ensure!(logged(&site)? == 1, "the warning was not logged once");

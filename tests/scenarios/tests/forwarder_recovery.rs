@@ -63,10 +63,8 @@ fn a_program_that_waits_starts_once_its_service_is_there() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let (mut site, _echo) = site_with_echo(lab)?;
         site.start()?;
-        let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();
         let wait = |name: &str, limit: &str| -> Result<i32> {
-            let arguments = ["wait", name, "--timeout", limit, "--socket", &socket];
-            let output = site.forwarder_command(&arguments)?.output()?;
+            let output = site.ask_forwarder(&["wait", name, "--timeout", limit])?.output()?;
             output.status.code().context("no exit code")
         };
         ensure!(wait("kyiv", "20s")? == 0, "the peer is up");

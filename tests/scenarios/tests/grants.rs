@@ -19,7 +19,7 @@ const WEB: &str = "[[service]]\nname = \"web\"\nupstream = \"127.0.0.1:8080\"\np
 #[test]
 fn a_port_published_by_three_lines_at_the_origin_is_served_on_the_wan_side_alone() -> Result<()> {
     scenario(Topology::standard().with_container(), |lab| {
-        let mut site = site(lab, WEB)?;
+        let mut site = site(lab, &format!("{WEB}names = [\"web.example.com\"]\n"))?;
         site.gateway_config.replace(r#"["10.77.88.1/30"]"#, r#"["10.77.88.1/30", "fd77:88::1/64"]"#)?;
         site.gateway_config.replace(r#"["10.77.88.2/32","#, r#"["10.77.88.2/32", "fd77:88::2/128","#)?;
         site.forwarder_config.replace(r#"["10.77.88.2/30"]"#, r#"["10.77.88.2/30", "fd77:88::2/64"]"#)?;
@@ -43,6 +43,10 @@ fn a_port_published_by_three_lines_at_the_origin_is_served_on_the_wan_side_alone
         let status = site.forwarder_command(&["status", "--socket", &socket(&site)])?.output()?;
         let status = String::from_utf8_lossy(&status.stdout).into_owned();
         ensure!(status.contains("publish 9443 at kyiv: granted"), "{status}");
+        until(SOON, "the name at the edge", || {
+            let shown = site.gatewayctl(&["services", "--json"])?.run()?;
+            Ok(shown.contains("web.example.com").then_some(()))
+        })?;
         let metrics = site.edge.run("curl -s http://127.0.0.1:9586/metrics")?;
         ensure!(metrics.contains("service=\"wroclaw/web\""), "no metric of the granted service");
         Ok(())

@@ -28,8 +28,7 @@ fn both_ends_show_the_link_and_the_edge_knows_soon_which_service_fails() -> Resu
         let shown = site.gatewayctl(&["peers"])?.run()?;
         ensure!(shown.contains("  link: up for "), "{shown}");
         ensure!(site.gatewayctl(&["status"])?.run()?.contains("links: 1 up"), "status does not count it");
-        let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();
-        let status = site.forwarder_command(&["status", "--socket", &socket])?.output()?;
+        let status = site.ask_forwarder(&["status"])?.output()?;
         let status = String::from_utf8_lossy(&status.stdout).into_owned();
         ensure!(status.contains("kyiv: link: up for "), "{status}");
         let metrics = metrics(&site.edge, 9586)?;
@@ -301,8 +300,7 @@ fn at_origin(site: &Site<'_>) -> Result<Value> {
 }
 
 fn origin_peer(site: &Site<'_>) -> Result<Value> {
-    let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();
-    let text = site.forwarder_command(&["peers", "--json", "--socket", &socket])?.run()?;
+    let text = site.ask_forwarder(&["peers", "--json"])?.run()?;
     let peers: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
     peers.pointer("/peers/0").cloned().with_context(|| text)
 }

@@ -187,8 +187,7 @@ fn edge_problems(site: &Site<'_>) -> Result<Vec<String>> {
 }
 
 fn origin_problems(site: &Site<'_>) -> Result<Vec<String>> {
-    let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();
-    let output = site.forwarder_command(&["status", "--json", "--socket", &socket])?.output()?;
+    let output = site.ask_forwarder(&["status", "--json"])?.output()?;
     problems(&output.stdout)
 }
 

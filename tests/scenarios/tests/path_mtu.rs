@@ -242,9 +242,8 @@ fn two_peers_have_sizes_of_their_own_and_the_device_takes_the_least() -> Result<
 
 /// Waits until both ends found this inner MTU, and the edge's device and rules have it.
 fn settles_at(site: &Site<'_>, mtu: u16) -> Result<()> {
-    let socket = site.origin.directory().join("state/forwarder.sock").display().to_string();
     until(Duration::from_secs(150), &format!("both ends to settle at {mtu}"), || {
-        let origin = site.forwarder_command(&["peers", "--json", "--socket", &socket])?.run()?;
+        let origin = site.ask_forwarder(&["peers", "--json"])?.run()?;
         let origin: serde_json::Value = serde_json::from_str(&origin)?;
         let of_origin = origin.pointer("/peers/0/path_mtu_bytes").and_then(serde_json::Value::as_u64);
         let of_edge = site.peer_field("/path_mtu_bytes")?.as_u64();

@@ -92,9 +92,8 @@ fn a_reload_that_cannot_be_taken_stays_in_the_status_until_one_is() -> Result<()
         lab.expect_warning("not applied, the configuration before stays in force");
         let mut site = Site::new(lab)?;
         site.start()?;
-        let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();
         let origin = |site: &Site<'_>| -> Result<String> {
-            let output = site.forwarder_command(&["status", "--socket", &socket])?.output()?;
+            let output = site.ask_forwarder(&["status"])?.output()?;
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         };
         let edge = |site: &Site<'_>| -> Result<String> {
@@ -139,9 +138,8 @@ fn another_address_of_the_edge_answers_probes_after_a_reload() -> Result<()> {
         site.gateway_config.replace("[\"10.77.88.1/30\"]", "[\"10.77.88.5/29\"]")?.write()?;
         site.gateway_config.replace("10.77.88.1:9586", "10.77.88.5:9586")?.write()?;
         site.gatewayctl(&["reload"])?.run()?;
-        let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();
         until(Duration::from_secs(30), "an answer to a probe", || {
-            let peers = site.forwarder_command(&["peers", "--socket", &socket])?.run()?;
+            let peers = site.ask_forwarder(&["peers"])?.run()?;
             Ok(peers.contains("path: rtt").then_some(()))
         })
     })

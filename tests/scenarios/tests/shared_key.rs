@@ -32,9 +32,8 @@ fn two_forwarders_with_one_key_are_reported_at_both_ends() -> Result<()> {
         until(Duration::from_secs(60), "the edge to see it", || {
             Ok(status(&site)?.contains(at_the_edge).then_some(()))
         })?;
-        let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();
         until(Duration::from_secs(90), "the origin to see it", || {
-            let output = site.forwarder_command(&["status", "--socket", &socket])?.output()?;
+            let output = site.ask_forwarder(&["status"])?.output()?;
             Ok(String::from_utf8_lossy(&output.stdout).contains(at_the_origin).then_some(()))
         })?;
         let log = site.gateway()?.log()?;

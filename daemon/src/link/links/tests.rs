@@ -255,8 +255,15 @@ fn of_what_a_peer_requests_in_a_second_only_the_last_list_is_taken_and_replied_t
     run(&mut links, at(1), &mut other);
     assert_eq!(links.poll_requested(at(1)).unwrap().peer, name(1), "another peer waits for no one");
 
+    other.session.ask(at(1), asked(&[82]));
+    run(&mut links, at(1), &mut other);
+    origin.session.ask(at(2), asked(&[30]));
+    run(&mut links, at(2), &mut origin);
     assert_eq!(links.next_requested(), Some(at(2)));
-    let requested = links.poll_requested(at(2)).unwrap();
+    let requested = links.poll_requested(at(9)).unwrap();
+    origin.session.ask(at(9), asked(&[30]));
+    run(&mut links, at(9), &mut origin);
+    assert_eq!(links.poll_requested(at(20)).unwrap().peer, name(1), "who asks again waits for the others");
     assert_eq!((&requested.asked, links.poll_requested(at(2))), (&asked(&[30]), None));
     links.answer(at(2), &requested, vec![Answer::Granted]);
     run(&mut links, at(2), &mut origin);

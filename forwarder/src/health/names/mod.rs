@@ -26,6 +26,7 @@ use attempt::{Asked, Attempt, attempt};
 use judge::{Verdict, judge, other_header};
 pub(in crate::health) use tls::Client;
 use tls::Session;
+pub(in crate::health) use tls::is_closed;
 
 /// From one look to the next.
 const EVERY: Duration = Duration::from_secs(60);
@@ -34,7 +35,7 @@ const LEAST: Duration = Duration::from_secs(5);
 /// From one look to the next while a name is failing.
 const WHILE_FAILING: Duration = Duration::from_secs(10);
 /// The most looks at a time.
-const AT_A_TIME: usize = 4;
+const AT_A_TIME: usize = 16;
 
 /// The names that are being watched.
 pub(super) struct NameWatch {
@@ -76,7 +77,9 @@ impl NameWatch {
     /// configuration are no longer looked at.
     pub(super) fn watch_new(&mut self, pools: &Pools) {
         self.watched.retain(|known| known.strong_count() > 0);
+        let now = clock::instant();
         for pool in pools.load().values() {
+            pool.names().iter().for_each(|name| name.begin(now));
             for name in pool.names().iter().filter(|name| name.is_watched()) {
                 let weak = Arc::downgrade(name);
                 let is_new = !self.watched.iter().any(|known| known.ptr_eq(&weak));
@@ -97,12 +100,25 @@ async fn keep(name: Weak<Watched>, shell: Rc<Shell>, mut changes: watch::Receive
         let Some(watched) = name.upgrade() else { return };
         // Not held while it sleeps, and no larger than that needs.
         Box::pin(look(&watched, &shell)).await;
-        let pause = pause(&watched);
+        let (pause, seen) = (pause(&watched), upstreams(&watched));
         drop(watched);
         sleep(LEAST).await;
-        // When the other end of the channel is gone, so is the daemon.
-        let _ = timeout(pause.saturating_sub(LEAST), changes.changed()).await;
+        let _ = timeout(pause.saturating_sub(LEAST), another(&name, &seen, &mut changes)).await;
     }
+}
+
+/// Waits until an upstream of the name is in another state than was seen.
+async fn another(name: &Weak<Watched>, seen: &[State], changes: &mut watch::Receiver<()>) {
+    // When the other end of the channel is gone, so is the daemon.
+    while changes.changed().await.is_ok() {
+        if name.upgrade().is_none_or(|watched| upstreams(&watched) != seen) {
+            return;
+        }
+    }
+}
+
+fn upstreams(watched: &Watched) -> Vec<State> {
+    watched.members.iter().map(|member| member.state()).collect()
 }
 
 fn pause(watched: &Watched) -> Duration {
@@ -114,6 +130,8 @@ fn pause(watched: &Watched) -> Duration {
 }
 
 async fn look(watched: &Watched, shell: &Shell) {
+    // An upstream that does not reply holds up the names of its own entry alone.
+    let Ok(_its_turn) = watched.turns.acquire().await else { return };
     let Ok(_turn) = shell.turns.acquire().await else { return };
     let Some(found) = find(&shell.client, watched).await else { return };
     let evidence = found.result.as_ref().err().map(|failure| failure.evidence.as_str().to_owned());
@@ -149,10 +167,11 @@ pub(super) async fn begin_session(
     }
 }
 
-/// What the upstreams of a name say together: each must have it. `None` when that cannot be known.
+/// What the upstreams of a name say together: each that gets flows must have it. `None` when that
+/// cannot be known.
 async fn find(client: &Client, watched: &Watched) -> Option<Found> {
     let mut all: Option<Found> = None;
-    for member in watched.members.iter().filter(|member| member.health.is_some()) {
+    for member in asked_members(&watched.members) {
         let found = find_at(client, watched, member).await?;
         let before = all.as_ref().and_then(|all| all.certificate);
         let certificate = [before, found.certificate].into_iter().flatten().min();
@@ -163,6 +182,13 @@ async fn find(client: &Client, watched: &Watched) -> Option<Found> {
         }
     }
     all
+}
+
+/// The upstreams that are looked at: those that do not fail, and all when all do.
+fn asked_members(members: &[Arc<Member>]) -> Vec<&Arc<Member>> {
+    let checked: Vec<_> = members.iter().filter(|member| member.health.is_some()).collect();
+    let working: Vec<_> = checked.iter().copied().filter(|member| member.state() != State::Failing).collect();
+    if working.is_empty() { checked } else { working }
 }
 
 async fn find_at(client: &Client, watched: &Watched, member: &Member) -> Option<Found> {

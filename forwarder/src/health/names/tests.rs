@@ -133,6 +133,14 @@ fn a_server_that_refuses_http_in_tls_is_asked_without() {
 }
 
 #[test]
+fn a_server_that_sends_on_after_it_ended_the_session_ends_the_look() {
+    let server = Server { ends_early: true, ..Server::tls(certificate(NAME, 2020, 4000)) }.start();
+    let (done, ended) = std::sync::mpsc::channel();
+    thread::spawn(move || done.send(server.found("").is_some()));
+    assert_eq!(ended.recv_timeout(Duration::from_secs(60)), Ok(true));
+}
+
+#[test]
 fn a_name_on_port_80_is_asked_for_by_http() {
     for (reply, reason) in [
         ("308 Permanent Redirect\r\nLocation: https://emby.example.com/", None),
@@ -161,6 +169,31 @@ fn every_upstream_of_a_name_must_have_it() {
     let upstreams = format!("\"127.0.0.1:{}\", \"127.0.0.1:{}\"", good.0, bad.0);
     let found = found_of(&upstreams, 443, "").unwrap();
     assert_eq!(found.result.unwrap_err().reason, Reason::CertificateExpired);
+}
+
+#[test]
+fn an_upstream_that_gets_no_flows_need_not_have_the_name_while_another_works() {
+    let good = Server::tls(certificate(NAME, 2020, 4000)).start();
+    let pool = pool(&format!("\"127.0.0.1:{}\", \"127.0.0.1:1\"", good.0), 443, "");
+    let fail = |member: &Member| {
+        for _ in 0..2 {
+            member.handle_check(Verdict::refused().result);
+        }
+    };
+    assert!(found_in(&pool).unwrap().result.is_err(), "no check has found it dead");
+    fail(&pool.members()[1]);
+    assert_eq!(found_in(&pool).unwrap().result, Ok(()));
+    fail(&pool.members()[0]);
+    assert!(found_in(&pool).unwrap().result.is_err(), "none of them works");
+}
+
+#[test]
+fn names_of_one_entry_that_hang_leave_turns_for_others() {
+    let pool = pool("\"127.0.0.1:1\"", 443, "names = [\"a.example.com\", \"b.example.com\"]\n");
+    let (first, second) = (&pool.names()[0], &pool.names()[1]);
+    let held: Vec<_> = std::iter::from_fn(|| first.turns.try_acquire().ok()).collect();
+    assert!(second.turns.try_acquire().is_err(), "an entry's names share their turns");
+    assert!(!held.is_empty() && held.len() < AT_A_TIME);
 }
 
 #[test]
@@ -204,6 +237,8 @@ pub(in crate::health) struct Server {
     asks_client: bool,
     version: &'static rustls::SupportedProtocolVersion,
     protocols: Vec<Vec<u8>>,
+    /// Whether it ends the session with its part of the handshake, and goes on sending.
+    ends_early: bool,
     reply: &'static [u8],
 }
 
@@ -226,6 +261,7 @@ impl Server {
             asks_client: false,
             version: &rustls::version::TLS13,
             protocols: Vec::new(),
+            ends_early: false,
             reply: reply.to_vec().leak(),
         }
     }
@@ -274,7 +310,20 @@ impl Server {
             let _ = stream.read(&mut question)?;
             return stream.write_all(self.reply);
         };
-        let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+        let mut connection = ServerConnection::new(config).map_err(io::Error::other)?;
+        if self.ends_early {
+            connection.read_tls(&mut stream)?;
+            connection.process_new_packets().map_err(io::Error::other)?;
+            connection.send_close_notify();
+            while connection.wants_write() {
+                connection.write_tls(&mut stream)?;
+            }
+            // What comes behind the end comes by itself.
+            stream.set_nodelay(true)?;
+            thread::sleep(Duration::from_millis(50));
+            stream.write_all(self.reply)?;
+            return stream.read_to_end(&mut Vec::new()).map(drop);
+        }
         let mut session = StreamOwned::new(connection, stream);
         let read = session.read(&mut question)?;
         if read > 0 {
@@ -328,7 +377,10 @@ fn signed(params: &CertificateParams) -> CertifiedKey {
 }
 
 fn found_of(upstreams: &str, port: u16, entry: &str) -> Option<Found> {
-    let pool = pool(upstreams, port, entry);
+    found_in(&pool(upstreams, port, entry))
+}
+
+fn found_in(pool: &Pool) -> Option<Found> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let client = Client::new().unwrap();
     runtime.block_on(find(&client, &pool.names()[0]))

@@ -144,7 +144,7 @@ fn read_plaintext(connection: &mut ClientConnection, into: &mut Vec<u8>) -> io::
     }
 }
 
-pub(super) fn is_closed(error: &io::Error) -> bool {
+pub(in crate::health) fn is_closed(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
@@ -173,7 +173,10 @@ async fn receive(
     }
     let mut rest = part.get(..count).unwrap_or_default();
     while !rest.is_empty() {
-        connection.read_tls(&mut rest).map_err(Session::Broken)?;
+        if connection.read_tls(&mut rest).map_err(Session::Broken)? == 0 {
+            // The server has ended the session: nothing after that is taken.
+            return Ok(());
+        }
         connection.process_new_packets().map_err(|error| failed(error, connection))?;
     }
     Ok(())

@@ -25,6 +25,13 @@ pub(in crate::edge) struct Granting {
     sent: BTreeMap<Name, Vec<Answer>>,
 }
 
+/// What was requested before a request, and whether it was left out.
+#[derive(Debug)]
+pub(in crate::edge) struct Before {
+    requests: Requests,
+    is_left_out: bool,
+}
+
 impl Granting {
     /// What peers had requested before this start.
     pub(in crate::edge) fn new(requests: Requests) -> Self {
@@ -41,17 +48,19 @@ impl Granting {
         &self.requests
     }
 
-    /// Takes all that a peer requests now; what it requested before.
-    pub(in crate::edge) fn replace(&mut self, peer: &Name, requested: Vec<Requested>) -> Requests {
-        let before = self.requests.clone();
+    /// Takes all that a peer requests now; what was before.
+    pub(in crate::edge) fn replace(&mut self, peer: &Name, requested: Vec<Requested>) -> Before {
+        let before = Before { requests: self.requests.clone(), is_left_out: self.is_left_out };
         self.requests.replace(peer, requested);
         self.is_left_out = false;
+        // It is replied to in any case, so there is nothing to announce.
+        self.sent.remove(peer);
         before
     }
 
-    /// Takes back what was requested before: the kernel refused what is requested now.
-    pub(in crate::edge) fn put_back(&mut self, requests: Requests) {
-        self.requests = requests;
+    /// Takes back what was before: the kernel refused what is requested now.
+    pub(in crate::edge) fn put_back(&mut self, Before { requests, is_left_out }: Before) {
+        (self.requests, self.is_left_out) = (requests, is_left_out);
     }
 
     /// Whether what is granted is left out, whatever it is, since the kernel refused it; whether it
@@ -192,6 +201,30 @@ mod tests {
         grants.replace(&wroclaw(), vec![request(81)]);
         open(&mut grants, &policy);
         assert_eq!(grants.answers(&policy, &wroclaw()), [Answer::Granted]);
+    }
+
+    #[test]
+    fn what_was_left_out_stays_so_when_the_kernel_refuses_what_is_requested_instead() {
+        let (policy, mut grants) = (policy(), Granting::default());
+        grants.replace(&wroclaw(), vec![request(80)]);
+        grants.leave_out(true);
+        let before = grants.replace(&wroclaw(), vec![request(80)]);
+        assert_ne!(grants.judge(&policy).served, policy, "it is tried again");
+        grants.put_back(before);
+        assert_eq!(grants.judge(&policy).served, policy);
+        assert!(grants.problem().is_some());
+    }
+
+    #[test]
+    fn a_peer_that_is_replied_to_has_no_news_besides() {
+        let (policy, mut grants) = (policy(), Granting::default());
+        grants.replace(&wroclaw(), vec![request(80)]);
+        open(&mut grants, &policy);
+        let answers = grants.answers(&policy, &wroclaw());
+        grants.handle_sent(&wroclaw(), answers);
+        grants.replace(&wroclaw(), vec![request(80), request(81)]);
+        open(&mut grants, &policy);
+        assert_eq!(grants.take_news(&policy), []);
     }
 
     #[test]

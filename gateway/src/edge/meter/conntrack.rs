@@ -54,7 +54,9 @@ fn described(held: u64, most: u64, holder: &Holder) -> String {
         Some(ServiceMark { name, mark, .. }) => format!(
             "of {name}: see `gatewayctl flows --service {name}`, end them with `conntrack -D --mark {mark}`"
         ),
-        None => "of no service: see `conntrack -L`".to_owned(),
+        None => {
+            format!("of no service, or of one after the first {MOST_SERVICES}: see `conntrack -L`")
+        }
     };
     let flows = holder.flows;
     format!(
