@@ -27,7 +27,10 @@ pub fn fix(hop: &Hop, place: &Place) -> Option<String> {
         HopName::Link => "run `gatewayctl peers`: it shows why there is no link".to_owned(),
         HopName::ServiceEntry => {
             let (target, peer) = (&place.target, place.peer.as_deref().unwrap_or("the origin"));
-            format!("add a [[service]] with match = \"{target}\" to forwarder.toml of {peer}, and run `forwarder reload` there")
+            format!(
+                "in forwarder.toml of {peer}, add a [[service]] with match = \"{target}\" and that protocol, or add the protocol \
+                 to the entry that has it; then run `forwarder reload` there"
+            )
         }
         HopName::Upstream => at_peer(place, &upstream(hop.reason, place)),
     })

@@ -37,7 +37,7 @@ pub enum Change {
 pub struct Remote {
     up: Option<Far>,
     since: Instant,
-    /// Why the last connection ended, if that says that there is a link to be fixed.
+    /// Why the last connection ended, if there was a link or the reason is a refusal.
     fault: Option<Ended>,
     was_up: bool,
     /// What it reported.
@@ -130,7 +130,7 @@ impl Remote {
         })
     }
 
-    /// Why there is no link, as far as that is something to be fixed.
+    /// Why there is no link, for a peer that had one or whose connection was refused.
     #[must_use]
     pub const fn fault(&self) -> Option<Ended> {
         self.fault

@@ -41,7 +41,7 @@ impl Health {
 
 /// What is seen of the edge and its origins at one moment.
 struct Look<'l> {
-    /// Why the rules are failing or not known.
+    /// The rules.
     ruleset: Hop,
     /// By the name of the peer: its state, and whether it ever answered a probe.
     tunnels: BTreeMap<String, (PeerState, bool)>,
@@ -129,12 +129,8 @@ impl Look<'_> {
         };
         let hops =
             vec![self.ruleset.clone(), self.route(target.address), self.tunnel(peer), link, entry, upstream];
-        let address = match target.address {
-            IpAddr::V6(address) => format!("[{address}]"),
-            IpAddr::V4(address) => address.to_string(),
-        };
-        let target = format!("{address}:{}", target.ports);
-        Path { hops, place: Place { peer: Some(peer.to_owned()), entry: name, target } }
+        let place = Place { peer: Some(peer.to_owned()), entry: name, target: target.to_string() };
+        Path { hops, place }
     }
 
     /// The hops of a private flow: what is behind the peer is not known.

@@ -227,6 +227,15 @@ pub struct Target {
     pub peer: Name,
 }
 
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            IpAddr::V4(address) => write!(f, "{address}:{}", self.ports),
+            IpAddr::V6(address) => write!(f, "[{address}]:{}", self.ports),
+        }
+    }
+}
+
 /// What source address the far end sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SourceHandling {

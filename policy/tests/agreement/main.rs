@@ -264,13 +264,21 @@ fn generated(seed: u64) -> gateway::Policy {
     for list in &mut policy.lists {
         list.load(&Source { name: Path::new("partners.list"), text: arbitrary::PARTNERS }).unwrap();
     }
-    if seed.is_multiple_of(2) { policy } else { with_grants(policy) }
+    match seed % 4 {
+        1 => with_grants(policy, 1),
+        3 => with_grants(policy, 2),
+        _ => policy,
+    }
 }
 
-/// What the file publishes on the WAN side, as its peers publish it by themselves.
-fn with_grants(mut policy: gateway::Policy) -> gateway::Policy {
+/// What the file publishes on the WAN side with at most so many targets, as its peers publish it by
+/// themselves.
+fn with_grants(mut policy: gateway::Policy, most_targets: usize) -> gateway::Policy {
     let is_plain = |publish: &gateway::Publish| {
-        publish.wan_only && publish.source == SourceHandling::Preserve && publish.limits == Limits::default()
+        publish.wan_only
+            && publish.targets.len() <= most_targets
+            && publish.source == SourceHandling::Preserve
+            && publish.limits == Limits::default()
     };
     let (plain, others) = policy.publish.into_iter().partition::<Vec<_>, _>(is_plain);
     policy.publish = others;

@@ -43,10 +43,10 @@ fn failure(reason: Reason, evidence: &str) -> CheckFailure {
 pub(super) fn other_header(written: ProxyProtocol) -> Verdict {
     match written {
         ProxyProtocol::Off => {
-            Verdict::failed(Reason::ProxyHeaderRequired, "it replies after a PROXY header alone")
+            Verdict::failed(Reason::ProxyHeaderRequired, "it replies only after a PROXY header")
         }
         ProxyProtocol::V1 | ProxyProtocol::V2 => {
-            Verdict::failed(Reason::NoProxyListener, "it replies without a PROXY header alone")
+            Verdict::failed(Reason::NoProxyListener, "it replies only without a PROXY header")
         }
     }
 }

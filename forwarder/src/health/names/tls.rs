@@ -61,7 +61,7 @@ impl Client {
         Ok(Self { with_http: Arc::new(config), without })
     }
 
-    /// Begins a session for a name, with a request for a page where the server speaks HTTP.
+    /// Begins a session for a name; with `offers_http` the server is offered HTTP/1.1.
     pub(super) fn session(&self, name: Option<&str>, offers_http: bool) -> Result<ClientConnection, Error> {
         let config = if offers_http { &self.with_http } else { &self.without };
         let no_name = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([127, 0, 0, 1])));

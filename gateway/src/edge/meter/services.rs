@@ -53,11 +53,7 @@ fn describe_publish(publish: &Publish) -> Description {
         Some(address) => format!("{address}:{}", publish.ports),
         None => publish.ports.to_string(),
     };
-    let target = |target: &policy::gateway::Target| match target.address {
-        std::net::IpAddr::V6(address) => format!("[{address}]:{}", target.ports),
-        std::net::IpAddr::V4(address) => format!("{address}:{}", target.ports),
-    };
-    let to = publish.targets.iter().map(target).collect::<Vec<_>>().join(",");
+    let to = publish.targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let peers = publish.targets.iter().map(|target| target.peer.to_string()).collect();
     (protocols(publish.protocols), from, to, distinct(peers))
 }
