@@ -10,7 +10,7 @@ use tunnel::node::{Liveness, PeerState, PeerStatus};
 use tunnel::time::Instant;
 
 use crate::exit::Exit;
-use crate::link::shown::Link;
+use crate::link::shown::{Link, ServiceShown, services_lines};
 use crate::metrics::Number;
 use crate::text::{Style, ago, bytes, period, rate};
 
@@ -102,6 +102,9 @@ pub struct Peer {
     /// The link with it; `None` for a peer that never had one, as any plain WireGuard peer.
     #[serde(default)]
     pub link: Option<Link>,
+    /// What the edge's own probes found behind a peer without a link.
+    #[serde(default)]
+    pub services: Vec<ServiceShown>,
 }
 
 /// How a daemon as a whole is.
@@ -174,6 +177,7 @@ impl Peer {
             endpoint_changes: status.counts.endpoint_changes,
             recoveries: status.counts.recoveries,
             link: None,
+            services: Vec::new(),
         }
     }
 
@@ -338,7 +342,8 @@ impl Peer {
             let mtu = self.path_mtu_bytes.map_or_else(String::new, |mtu| format!(", mtu {mtu}"));
             let _ = writeln!(text, "  path: rtt {rtt}, loss {:.1} %{mtu}", loss * 100.0);
         }
-        for line in self.link.iter().flat_map(Link::lines) {
+        let services = services_lines(&self.services);
+        for line in self.link.iter().flat_map(Link::lines).chain(services) {
             let _ = writeln!(text, "  {line}");
         }
         text
@@ -485,6 +490,7 @@ peer: wroclaw                                             UP
             endpoint_changes: 0,
             recoveries: [0; 3],
             link: None,
+            services: Vec::new(),
         };
         Peers { schema: 1, interface: Some(interface), peers: vec![peer] }
     }

@@ -1,7 +1,7 @@
 //! Causeway's origin: the unprivileged peer that re-originates flows to local services.
 //!
 //! - Pure, without sockets or clocks: [`cell`] (a TCP endpoint inside the tunnel, with its sender),
-//!   [`flow`] (keys, table, limits), [`datagram`] (fragments), [`proxy_protocol`], [`icmp`],
+//!   [`flow`] (keys, table, limits), [`datagram`] (fragments), [`proxy_protocol`],
 //!   [`deadlines`] and [`outage`] (why a peer is not up).
 //! - [`dataplane`] is the data thread: it moves packets between the edges and the upstreams.
 //!   [`upstream`] has its sockets to local services, [`health`] checks those, [`network`] reports
@@ -22,7 +22,6 @@ pub mod dataplane;
 pub mod deadlines;
 pub mod flow;
 pub mod health;
-pub mod icmp;
 pub mod link;
 pub mod metrics;
 pub mod network;

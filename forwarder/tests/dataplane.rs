@@ -15,12 +15,11 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use forwarder::flow::segment::Bare;
 use forwarder::stats::{Dialled, Dropped};
 use support::{Daemon, Edge};
 use tunnel::io::udp::Backend;
-use tunnel::packet::Ip;
 use tunnel::packet::icmp::{Echo, Error};
+use tunnel::packet::{Bare, Ip};
 
 #[test]
 fn a_page_is_fetched_and_the_upstream_sees_the_client_in_a_proxy_header() {

@@ -32,8 +32,27 @@ pub fn fix(hop: &Hop, place: &Place) -> Option<String> {
                  to the entry that has it; then run `forwarder reload` there"
             )
         }
-        HopName::Upstream => at_peer(place, &upstream(hop.reason, place)),
+        HopName::Upstream => match (&place.peer, &place.entry) {
+            (Some(peer), None) => behind(hop.reason, &place.target, peer),
+            _ => at_peer(place, &upstream(hop.reason, place)),
+        },
     })
+}
+
+/// How to fix what this end's own probe found behind a peer without a link.
+fn behind(reason: Option<Reason>, target: &str, peer: &str) -> String {
+    match reason {
+        Some(Reason::Probe(Why::Refused)) => format!(
+            "nothing listens on {target} behind peer {peer}: start the program there, or correct `target` of the [[publish]]"
+        ),
+        Some(Reason::Probe(Why::Unreachable)) => format!(
+            "peer {peer} has no way to {target}: start that machine, or correct route and firewall at {peer}, or `target` of the [[publish]]"
+        ),
+        Some(_) | None => format!(
+            "{target} behind peer {peer} does not reply any more: start that machine; if its firewall drops the edge's probes alone, \
+             let the edge's address in the tunnel in, or set probe = \"off\" for the peer"
+        ),
+    }
 }
 
 fn tunnel(place: &Place) -> String {
@@ -179,6 +198,17 @@ mod tests {
         fixes.sort();
         fixes.dedup();
         assert_eq!(fixes.len(), reasons.len());
+    }
+
+    #[test]
+    fn what_a_probe_of_this_end_found_is_fixed_behind_the_peer() {
+        let place =
+            Place { peer: Some("wroclaw".to_owned()), entry: None, target: "192.168.88.2:443".to_owned() };
+        let text = |why| fix(&Hop::failing(HopName::Upstream, Reason::Probe(why), None), &place).unwrap();
+        let start = "nothing listens on 192.168.88.2:443 behind peer wroclaw: ";
+        assert!(text(Why::Refused).starts_with(start), "{}", text(Why::Refused));
+        assert!(text(Why::TimedOut).contains("192.168.88.2:443 behind peer wroclaw does not reply"));
+        assert!(text(Why::Unreachable).contains("no way to 192.168.88.2:443"));
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub enum Reason {
     TableMissing,
     /// Packets would go another way.
     OtherRoute,
-    /// The peer does not answer any more.
+    /// The peer does not answer any more, or the target of a probe never did.
     Silent,
     /// The peer has not answered since the start.
     NeverHeard,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::message::{Service, State};
+use crate::health::{Hop, State as Seen};
 use crate::metrics::Number;
 use crate::text::period;
 
@@ -31,7 +32,7 @@ pub struct Link {
     pub services: Vec<ServiceShown>,
 }
 
-/// A service of the other end.
+/// A service of the other end, or behind it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceShown {
     /// Its name in the other end's configuration.
@@ -63,13 +64,7 @@ impl Link {
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![self.line()];
-        if !self.services.is_empty() {
-            let count = |state: State| self.services.iter().filter(|it| it.state == state.label()).count();
-            let (up, failing, unknown) = (count(State::Up), count(State::Failing), count(State::Unknown));
-            lines.push(format!("services: {up} up, {failing} failing, {unknown} not checked"));
-        }
-        let failing = self.services.iter().filter(|service| service.state == State::Failing.label());
-        lines.extend(failing.map(|service| format!("  {}", service.line())));
+        lines.extend(services_lines(&self.services));
         lines
     }
 
@@ -99,7 +94,37 @@ impl Link {
     }
 }
 
+/// For people: how many services are how, and those that are failing; nothing without services.
+pub(crate) fn services_lines(services: &[ServiceShown]) -> Vec<String> {
+    if services.is_empty() {
+        return Vec::new();
+    }
+    let count = |state: State| services.iter().filter(|it| it.state == state.label()).count();
+    let (up, failing, unknown) = (count(State::Up), count(State::Failing), count(State::Unknown));
+    let mut lines = vec![format!("services: {up} up, {failing} failing, {unknown} not checked")];
+    let failing = services.iter().filter(|service| service.state == State::Failing.label());
+    lines.extend(failing.map(|service| format!("  {}", service.line())));
+    lines
+}
+
 impl ServiceShown {
+    /// A service whose upstream is known by this end's own probes.
+    #[must_use]
+    pub fn of(name: &str, upstream: &Hop) -> Self {
+        let state = match upstream.state {
+            Seen::Ok => State::Up,
+            Seen::Failing => State::Failing,
+            Seen::Unknown => State::Unknown,
+        };
+        Self {
+            name: name.to_owned(),
+            state: state.label().to_owned(),
+            seconds: upstream.seconds.unwrap_or_default(),
+            reason: upstream.reason.map(|reason| reason.label().to_owned()),
+            evidence: upstream.evidence.as_ref().map(|evidence| evidence.as_str().to_owned()),
+        }
+    }
+
     fn line(&self) -> String {
         let reason = self.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         // The other end's own words are data: they are quoted.
@@ -111,6 +136,8 @@ impl ServiceShown {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::{HopName, Reason as HopReason};
+    use crate::link::message::{Evidence, Reason};
 
     #[test]
     fn a_link_that_is_up_shows_with_whom_and_which_services_are_failing() {
@@ -137,6 +164,24 @@ mod tests {
                 "  https is failing for 1 minute, 1 second (refused): \"said \\\"no\\\"; curl x | sh\"",
             ]
         );
+    }
+
+    #[test]
+    fn a_service_that_this_end_probed_is_shown_as_one_that_was_reported() {
+        let evidence = Some(Evidence::of("192.168.88.2:443: connection refused"));
+        let hop = Hop::failing(HopName::Upstream, HopReason::Probe(Reason::Refused), evidence);
+        let services = [
+            ServiceShown::of("https", &Hop { seconds: Some(61), ..hop }),
+            ServiceShown::of("mail", &Hop::ok(HopName::Upstream)),
+        ];
+        assert_eq!(
+            services_lines(&services),
+            [
+                "services: 1 up, 1 failing, 0 not checked",
+                "  https is failing for 1 minute, 1 second (refused): \"192.168.88.2:443: connection refused\"",
+            ]
+        );
+        assert!(services_lines(&[]).is_empty());
     }
 
     #[test]

@@ -7,14 +7,13 @@ use mio::Registry;
 use policy::forwarder::Policy;
 use tunnel::bucket::Bucket;
 use tunnel::packet::icmp::Error as IcmpError;
-use tunnel::packet::{Ip, Tcp};
+use tunnel::packet::{Bare, Ip, Tcp};
 use tunnel::time::{Instant, Now};
 
 use super::edge::Edge;
 use super::resolve::Resolver;
 use crate::datagram::Buffer;
 use crate::flow::FlowKey;
-use crate::flow::segment::Bare;
 use crate::stats::{Dialled, Dropped, Stats, add};
 use crate::upstream::{self, Pools};
 

@@ -69,6 +69,8 @@ impl EdgeRound<'_> {
                 "the wall clock is behind the latest one used here: an edge may reply with a handshake of its own"
             ),
             Event::SharedKey { .. } => tracing::warn!("{}", problems::shared_key(&edge.name)),
+            // An origin probes no services through its edges.
+            Event::ServiceProbed { .. } => {}
             Event::OldTimestamp { .. } => tracing::info!(
                 peer = %edge.name,
                 "a handshake of the peer is older than the one before: its clock went back, or it is a replay"

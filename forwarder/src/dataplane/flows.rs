@@ -7,6 +7,7 @@ use policy::forwarder::Policy;
 use tunnel::bucket::Bucket;
 use tunnel::offload::{Offload, SuperPacket};
 use tunnel::packet::icmp::Echo;
+use tunnel::packet::icmp_error::IcmpError;
 use tunnel::packet::{Ip, protocol};
 use tunnel::time::{Instant, Now};
 
@@ -16,7 +17,6 @@ use super::edges::Edges;
 use super::owner::Owner;
 use super::tcp::{TcpFlows, TcpHandler};
 use super::udp::{self, UdpFlows, UdpHandler};
-use crate::icmp::IcmpError;
 use crate::stats::{Dropped, add};
 use crate::upstream::{Lease, Member};
 

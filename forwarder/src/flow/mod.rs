@@ -1,11 +1,10 @@
-//! Flows: their keys, their table, their limits, and the replies to segments of none.
+//! Flows: their keys, their table, and their limits.
 
 pub mod admission;
 pub mod greylist;
 pub mod key;
 pub mod ports;
 pub mod quota;
-pub mod segment;
 pub mod table;
 
 pub use admission::{Admission, Shed};

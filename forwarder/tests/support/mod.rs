@@ -9,7 +9,6 @@ use std::time::{Duration, Instant as Deadline};
 use forwarder::cell::{Cell, Egress, Path, SCRATCH, Settings};
 use forwarder::config;
 use forwarder::dataplane::{Command, Commands, DataPlane, Inbox, Parts};
-use forwarder::flow::segment::Bare;
 use forwarder::setup;
 use forwarder::state::MarkWriter;
 use forwarder::stats::Stats;
@@ -21,7 +20,7 @@ use tunnel::key::{PrivateKey, PublicKey};
 use tunnel::node::{Liveness, Node, NodeConfig, PeerConfig};
 use tunnel::offload::SuperPacket;
 use tunnel::offload::coalesce::{CoalesceOptions, Coalescer};
-use tunnel::packet::{Ip, Tcp, tcp_flags};
+use tunnel::packet::{Bare, Ip, Tcp, tcp_flags};
 use tunnel::transmit::SendQueue;
 
 const EDGE_KEY: [u8; 32] = [0x11; 32];

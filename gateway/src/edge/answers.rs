@@ -24,7 +24,7 @@ impl Edge {
         match request {
             Request::Peers => {
                 let peers = self.meter.borrow_mut().peers(&self.in_force.borrow(), &self.plane);
-                Ok(Reply::Peers(self.links.with_links(peers)))
+                Ok(Reply::Peers(health::with_probed(self, self.links.with_links(peers))))
             }
             Request::Dump { show_keys } => {
                 Ok(Reply::Dump(self.plane.dump(policy.interface.name.as_str(), show_keys)))

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use tunnel::device::DeviceEvent;
 use tunnel::node::{Event, PeerId, PeerState, RecoveryStep};
 
-use super::{Edge, path_mtu, peers};
+use super::{Edge, path_mtu, peers, probes};
 
 impl Edge {
     /// Takes one event; whether the edge can go on.
@@ -79,6 +79,7 @@ impl Edge {
             Event::SharedKey { peer, is_the_peers } => {
                 tracing::warn!("{}", shared_key(&name(peer), is_the_peers));
             }
+            Event::ServiceProbed { target, reply } => probes::handle_reply(self, target, reply),
             Event::OldTimestamp { peer } => {
                 tracing::info!(
                     peer = name(peer),

@@ -1,9 +1,9 @@
 //! Whether each service works, hop by hop: what the edge itself sees, then what the origin reports
-//! over the link.
+//! over the link; without one, what the edge's own probes find.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use daemon::health::{
@@ -11,6 +11,8 @@ use daemon::health::{
 };
 use daemon::link::health::Reported;
 use daemon::link::message::{Evidence, Reason as Why, Service as Entry, State as EntryState};
+use daemon::link::shown::ServiceShown;
+use daemon::peers::Peers;
 use policy::gateway::{Policy, Publish, Target};
 use tunnel::io::clock;
 use tunnel::node::{PeerState, PeerStatus};
@@ -18,6 +20,7 @@ use tunnel::time::Instant;
 
 use super::Edge;
 use super::meter::{self, Counters};
+use super::probes::probed_at;
 use crate::control::report::Service;
 
 /// How often is looked when no report is asked for, so that it is known since when a hop is
@@ -47,6 +50,8 @@ struct Look<'l> {
     tunnels: BTreeMap<String, (PeerState, bool)>,
     /// What the peers with a link reported.
     reported: BTreeMap<String, Reported>,
+    /// What the edge's own probes found at a target.
+    probed: &'l dyn Fn(SocketAddr) -> Option<Hop>,
     /// What is wrong with the way of packets to a target.
     route_fault: &'l dyn Fn(IpAddr) -> Option<String>,
 }
@@ -63,6 +68,21 @@ pub(super) fn services(edge: &Edge, counters: &Counters) -> Vec<Service> {
     services
 }
 
+/// The peers with what the edge's own probes found behind those without a link.
+pub(super) fn with_probed(edge: &Edge, mut peers: Peers) -> Peers {
+    let (in_force, probes) = (edge.in_force.borrow(), edge.probing.probes.borrow());
+    let now = clock::instant();
+    for peer in peers.peers.iter_mut().filter(|peer| peer.link.as_ref().is_none_or(|link| !link.up)) {
+        let of_publish = |publish: &Publish| {
+            let its = publish.targets.iter().filter(|target| target.peer.as_str() == peer.name);
+            let found = its.filter_map(|target| probes.upstream(now, probed_at(publish, target)?));
+            found.map(|hop| ServiceShown::of(publish.name.as_str(), &hop)).collect::<Vec<_>>()
+        };
+        peer.services = in_force.served().publish.iter().flat_map(of_publish).collect();
+    }
+    peers
+}
+
 /// Looks at every service when that is due.
 pub(super) fn note(edge: &Edge) {
     let now = clock::instant();
@@ -75,12 +95,13 @@ pub(super) fn note(edge: &Edge) {
 /// The path of every service, and the names of those that have some.
 fn look(edge: &Edge, peers: &[PeerStatus]) -> (BTreeMap<String, Path>, BTreeMap<String, Vec<NameShown>>) {
     let (in_force, watch) = (edge.in_force.borrow(), edge.watch.borrow());
-    let now = clock::instant();
+    let (now, probes) = (clock::instant(), edge.probing.probes.borrow());
     let state = |peer: &PeerStatus| (in_force.name_of(&peer.public_key), (peer.state, peer.rtt.is_some()));
     let look = Look {
         ruleset: ruleset(edge.health.has_table.get(), watch.failing_problem()),
         tunnels: peers.iter().map(state).collect(),
         reported: edge.links.reported(now),
+        probed: &|target| probes.upstream(now, target),
         route_fault: &|target| watch.route_fault(target),
     };
     let mut paths = look.paths(in_force.served());
@@ -201,7 +222,11 @@ impl Look<'_> {
             let hop = |name| Hop::unknown(name, reason);
             (hop(HopName::ServiceEntry), hop(HopName::Upstream), None)
         };
-        let Some(reported) = self.reported.get(target.peer.as_str()) else { return unknown(Reason::NoLink) };
+        let Some(reported) = self.reported.get(target.peer.as_str()) else {
+            let (entry, upstream, name) = unknown(Reason::NoLink);
+            let found = probed_at(publish, target).and_then(self.probed);
+            return (entry, found.unwrap_or(upstream), name);
+        };
         match leads_to(&reported.services, reported.is_whole, &wanted(publish, target)) {
             Lead::Unknown => unknown(Reason::NotChecked),
             Lead::Nowhere(protocol, port) => {
@@ -273,6 +298,24 @@ mod tests {
     }
 
     #[test]
+    fn without_a_link_the_edges_own_probe_decides_about_the_upstream_and_names_the_target_in_the_fix() {
+        let refused = Hop::failing(HopName::Upstream, Reason::Probe(Why::Refused), None);
+        let mut scene = Scene { probed: Some(refused), ..Scene::default() };
+        assert_eq!(scene.decides("https"), Some((HopName::Upstream, "refused")));
+        let fix = PathShown::from(&scene.paths()["https"]).failing.unwrap().fix.unwrap();
+        assert!(fix.starts_with("nothing listens on 192.168.88.2:443 behind peer wroclaw: "), "{fix}");
+        assert_eq!(scene.paths()["game"].state(), State::Unknown, "UDP is not probed");
+
+        scene.reported = Some((vec![entry("web", EntryState::Up, (443, 443), true)], true));
+        assert_eq!(scene.paths()["https"].state(), State::Ok, "what the origin reports replaces it at once");
+        scene = Scene { probed: Some(Hop::ok(HopName::Upstream)), ..Scene::default() };
+        let path = scene.paths().remove("https").unwrap();
+        let states: Vec<_> = path.hops.iter().map(|hop| hop.state).collect();
+        let (ok, unknown) = (State::Ok, State::Unknown);
+        assert_eq!((path.state(), states), (ok, vec![ok, ok, ok, unknown, unknown, ok]));
+    }
+
+    #[test]
     fn udp_that_is_not_checked_is_unknown() {
         let reported = Some((vec![entry("game", EntryState::Unknown, (6_000, 6_000), false)], true));
         let path = Scene { reported, ..Scene::default() }.paths().remove("game").unwrap();
@@ -329,12 +372,13 @@ mod tests {
         tunnel: (PeerState, bool),
         reported: Option<(Vec<Entry>, bool)>,
         names: Vec<NameHealth>,
+        probed: Option<Hop>,
     }
 
     impl Default for Scene {
         fn default() -> Self {
             let tunnel = (PeerState::Up, true);
-            Self { has_table: true, route: None, tunnel, reported: None, names: Vec::new() }
+            Self { has_table: true, route: None, tunnel, reported: None, names: Vec::new(), probed: None }
         }
     }
 
@@ -356,6 +400,7 @@ mod tests {
                 ruleset: ruleset(self.has_table, None),
                 tunnels: BTreeMap::from([("wroclaw".to_owned(), self.tunnel)]),
                 reported: reported.into_iter().map(|reported| ("wroclaw".to_owned(), reported)).collect(),
+                probed: &|target| self.probed.clone().filter(|_| target.port() == 443),
                 route_fault: &|_| self.route.map(str::to_owned),
             })
         }

@@ -9,6 +9,7 @@
 //! | `links` | the control channels of the origins |
 //! | `pairing` | the pairing that is open, with its temporary peer |
 //! | `grants` | the ports that origins publish by themselves |
+//! | `probing` | the probes of services behind peers without a link |
 //! | `health` | since when which hop of a service is failing |
 //! | `data_plane` | device, outer socket and `wg` socket |
 //!
@@ -34,6 +35,7 @@ mod pages;
 mod pairing;
 mod path_mtu;
 mod peers;
+mod probes;
 mod reconcile;
 mod start;
 mod status;
@@ -58,6 +60,7 @@ use links::EdgeLinks;
 use meter::{Meter, Reader};
 use pairing::Pairing;
 use peers::Peers;
+use probes::Probing;
 use watch::Watch;
 
 pub use apply::resume;
@@ -78,6 +81,7 @@ pub struct Edge {
     peers: Rc<RefCell<Peers>>,
     links: Rc<EdgeLinks>,
     pairing: Rc<Pairing>,
+    probing: Probing,
     health: Health,
     /// Changes that wait for their confirmation.
     confirmable: Confirmable,
@@ -109,6 +113,7 @@ impl Edge {
         peers::resolve_due(&self.peers, self.plane.device());
         path_mtu::follow(self);
         self.follow_link();
+        probes::follow(self);
         health::note(self);
         let (node, used) = (self.plane.device().node(), self.plane.last_temporary());
         self.watch.borrow_mut().warn_of_refused_handshakes(node, used, clock::now());

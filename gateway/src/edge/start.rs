@@ -22,6 +22,7 @@ use super::links::{EdgeLinks, Listening};
 use super::machine::Machine;
 use super::meter::{Meter, Reader};
 use super::peers::Peers;
+use super::probes::Probing;
 use super::status::warn_of_problems;
 use super::watch::Watch;
 use crate::config::Config;
@@ -136,6 +137,7 @@ impl Edge {
             plane,
             links,
             pairing: Rc::default(),
+            probing: Probing::default(),
             health: Health::new(),
             peers: Rc::new(RefCell::new(Peers::new(in_force.policy(), endpoints))),
             in_force: RefCell::new(in_force),

@@ -71,7 +71,7 @@ impl Edge {
             interface: in_force.policy().interface.name.to_string(),
             peers_up: up,
             peers: peers.len(),
-            links_up: self.links.up(),
+            links_up: self.links.linked().len(),
             leaked_packets: leaked.unwrap_or(0),
             trusted: self.watch.borrow().machine().trusted(in_force.policy()),
             problems,

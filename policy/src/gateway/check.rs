@@ -51,7 +51,7 @@ pub(super) fn owner<'p>(peers: impl Iterator<Item = &'p Peer>, prefix: IpNetwork
 /// network.
 fn finished(peer: PeerAt, own: &[IpNetwork]) -> Peer {
     let mut value = peer.value;
-    if peer.auto_probe {
+    if value.is_probed && value.probe.is_none() {
         let single = |prefix: &&IpNetwork| prefix.prefix() == if prefix.is_ipv4() { 32 } else { 128 };
         let inside = |address: &IpAddr| own.iter().any(|network| network.contains(*address));
         value.probe = value.allowed_ips.iter().filter(single).map(IpNetwork::ip).find(inside);

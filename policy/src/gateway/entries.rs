@@ -30,7 +30,6 @@ pub(super) struct PeerAt {
     pub(super) value: Peer,
     pub(super) key_at: Position,
     pub(super) prefixes_at: Vec<Position>,
-    pub(super) auto_probe: bool,
     pub(super) may_publish: Vec<At<PublicPorts>>,
 }
 

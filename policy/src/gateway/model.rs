@@ -130,9 +130,22 @@ pub struct Peer {
     pub keepalive: Option<Duration>,
     /// Public ports that the peer may open by itself; no other peer has one of them.
     pub may_publish: Vec<PublicPorts>,
-    /// Address inside the tunnel that gets ICMP echo requests; `None` for a peer that is not
-    /// probed.
+    /// Address inside the tunnel that gets ICMP echo requests; `None` for a peer that gets none.
     pub probe: Option<IpAddr>,
+    /// Whether anything at the peer is probed, services behind it too: not with `probe = "off"`.
+    pub is_probed: bool,
+}
+
+impl Peer {
+    /// What `probe` says, as it is written.
+    #[must_use]
+    pub fn probe_text(&self) -> String {
+        match self.probe {
+            Some(address) => address.to_string(),
+            None if self.is_probed => "auto".to_owned(),
+            None => "off".to_owned(),
+        }
+    }
 }
 
 /// A public port that a peer requests for one of its services.

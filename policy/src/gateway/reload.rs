@@ -33,7 +33,7 @@ impl Policy {
         let files = (&old.private_key_file.location, &new.private_key_file.location);
         changes.field("key", "private key file", &files.0.to_string(), &files.1.to_string());
         for (old, new) in pairs(&self.peers, &next.peers, |peer: &Peer| &peer.name) {
-            changes.debug("peer", &format!("{} probe", old.name), &old.probe, &new.probe);
+            changes.field("peer", &format!("{} probe", old.name), &old.probe_text(), &new.probe_text());
             let entries = |peer: &Peer| peer.may_publish.iter().map(ToString::to_string).collect::<Vec<_>>();
             let (before, after) = (entries(old), entries(new));
             changes.values("peer", &format!("{} may_publish", old.name), &before, &after);

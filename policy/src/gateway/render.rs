@@ -87,7 +87,7 @@ fn peer(peer: &Peer, text: &mut String) {
     if !peer.may_publish.is_empty() {
         keys.push(("may_publish", array(&peer.may_publish)));
     }
-    keys.push(("probe", quoted(peer.probe.map_or_else(|| "off".to_owned(), |address| address.to_string()))));
+    keys.push(("probe", quoted(peer.probe_text())));
     table("[[peer]]", &keys, text);
 }
 

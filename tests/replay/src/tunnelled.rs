@@ -6,6 +6,7 @@ use tunnel::io::clock;
 use tunnel::node::Received;
 use tunnel::offload::{CoalesceOptions, Coalescer, virtio};
 use tunnel::packet::Ip;
+use tunnel::packet::icmp_error::IcmpError;
 use tunnel::transmit::SendQueue;
 
 use crate::wire::{Kept, at, edge, private};
@@ -47,7 +48,7 @@ pub(crate) fn inner_packet(input: &[u8]) {
             coalescer.commit(tunnel::node::PeerId(1), packet.len(), 3);
         }
         if let Ok(ip) = Ip::parse(packet) {
-            let _ = forwarder::icmp::IcmpError::parse(&ip, packet);
+            let _ = IcmpError::parse(&ip, packet);
         }
     }
     drain(&mut coalescer);

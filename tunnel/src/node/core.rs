@@ -13,6 +13,7 @@ use super::old_timestamp::{OldTimestamps, PeerFacts};
 use super::probes::Probes;
 use super::random::below;
 use super::recovery::{DIAL, Ladder, PLAIN, Recovery};
+use super::service_probes::ServiceProbes;
 use super::shared_key::SharedKeyDetector;
 use super::status::PeerState;
 use crate::time::{Instant, Now};
@@ -129,6 +130,7 @@ pub(super) struct Core {
     pub(super) keepalive: Option<Duration>,
     pub(super) initiate: bool,
     pub(super) probes: Probes,
+    pub(super) service_probes: ServiceProbes,
     pub(super) recovery: Recovery,
     pub(super) random: Rng,
     pub(super) old_timestamps: OldTimestamps,
@@ -160,6 +162,7 @@ impl Core {
             keepalive: config.keepalive_interval(),
             initiate: config.initiate,
             probes: Probes::new(prober),
+            service_probes: ServiceProbes::default(),
             recovery: Recovery::default(),
             random: Rng::new(),
             old_timestamps: OldTimestamps::default(),
@@ -191,6 +194,7 @@ impl Core {
         self.session = None;
         (self.traffic.unanswered, self.traffic.owed) = (None, None);
         self.probes.deactivate();
+        self.service_probes.clear();
     }
 
     /// A session was agreed: what was waiting for one is over, and it is to be proven.
@@ -341,6 +345,7 @@ impl Core {
             self.recovery.deadline(),
             self.next_state_change,
             self.probes.deadline(),
+            self.service_probes.deadline(),
         ]
         .into_iter()
         .flatten()

@@ -29,6 +29,8 @@ mod receiver;
 mod recovery;
 mod refused;
 mod schedule;
+mod service_probes;
+mod service_probing;
 mod shared_key;
 mod stats;
 mod status;
@@ -48,6 +50,7 @@ pub use crate::endpoint::PeerId;
 pub use config::{Liveness, MtuRange, NodeConfig, PeerConfig};
 pub use received::Received;
 pub use refused::{Refused, RefusedKey};
+pub use service_probes::{MAX_SERVICE_PROBES, NotProbed, ServiceReply};
 pub use shared_key::SharedKey;
 pub use stats::PeerCounts;
 pub use status::{Event, PeerError, PeerState, PeerStatus, RecoveryStep, Verdict};
@@ -62,6 +65,7 @@ use identity::Identity;
 use interface::Interface;
 use refused::RefusedLog;
 use schedule::Schedule;
+use service_probes::Slots;
 use table::{Indices, Table};
 use watermark::Watermark;
 
@@ -103,6 +107,7 @@ pub struct Node {
     liveness: Option<Liveness>,
     watermark: Mutex<Watermark>,
     schedule: Schedule,
+    service_slots: Slots,
     events: EventQueue,
     drops: Drops,
     refused: Mutex<RefusedLog>,
@@ -122,6 +127,7 @@ impl Node {
             liveness: config.liveness,
             watermark: Mutex::new(Watermark::new(config.wall_watermark)),
             schedule: Schedule::default(),
+            service_slots: Slots::default(),
             events: EventQueue::default(),
             drops: Drops::new(),
             refused: Mutex::default(),

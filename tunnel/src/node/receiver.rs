@@ -12,6 +12,7 @@ use super::old_timestamp::Reaction;
 use super::peer::Peer;
 use super::probes::Answered;
 use super::received::Arrival;
+use super::service_probing::may_answer_a_syn;
 use super::status::{Event, PeerState};
 use super::table::Table;
 use super::wire::{DATA_HEADER, INITIATION_LEN, sender_index};
@@ -30,7 +31,7 @@ enum Content {
         len: usize,
     },
     Keepalive,
-    /// A probe, with the answer to send, or the answer to one of ours.
+    /// A probe, with the answer to send; or the answer to one of ours, with what to send for it.
     Probe(Option<Vec<u8>>),
     Refused(DropReason),
     /// Not authentic: nothing about the peer changes.
@@ -237,6 +238,12 @@ impl<'a> Receiver<'a> {
         if is_icmp(packet)
             && self.locked.node.liveness.is_some()
             && let Some(answer) = self.handle_probe(packet)
+        {
+            return Content::Probe(answer);
+        }
+        if self.locked.core.service_probes.is_listening()
+            && (may_answer_a_syn(packet) || is_icmp(packet))
+            && let Some(answer) = self.locked.handle_service_reply(packet)
         {
             return Content::Probe(answer);
         }

@@ -1,9 +1,11 @@
 //! What a node reports: verdicts, events, and the status of its peers.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
+use super::service_probes::ServiceReply;
 use super::shared_key::SharedKey;
 use super::stats::PeerCounts;
 use crate::endpoint::{Endpoint, PeerId};
@@ -137,6 +139,14 @@ pub enum Event {
         peer: PeerId,
         /// Whether the key is the peer's; else it is our own.
         is_the_peers: bool,
+    },
+    /// A probe of a service ended ([`Node::probe_service`](super::Node::probe_service)); or its
+    /// target replied later, after it was reported as silent.
+    ServiceProbed {
+        /// What was probed.
+        target: SocketAddr,
+        /// What came of it.
+        reply: ServiceReply,
     },
     /// An authentic handshake of a peer without a session has an old timestamp: its clock went
     /// back, or it is a replay. We initiated a handshake in return.

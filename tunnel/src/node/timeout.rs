@@ -21,7 +21,8 @@ const INITIATION_SPACING: Duration = Duration::from_secs(5);
 /// The least time from one run of a peer's timers to the next: what did not work is not tried again
 /// at once.
 const TIMER_SPACING: Duration = Duration::from_millis(20);
-/// Room that one peer's timers may need: an initiation or keepalive, a handshake, a probe.
+/// Room that one peer's timers may need: an initiation or keepalive, a handshake, a probe. Probes of
+/// services wait for more of it.
 const ROOM: usize = 3 * INITIATION_LEN;
 
 impl Node {
@@ -67,6 +68,7 @@ impl Timers<'_, '_> {
         self.keep_alive();
         self.probe_size();
         self.probe();
+        self.peer.probe_services(self.out);
         self.recover();
         self.open_session();
         self.peer.announce_state();

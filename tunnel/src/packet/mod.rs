@@ -7,12 +7,15 @@
 mod checksum;
 mod flow;
 pub mod icmp;
+pub mod icmp_error;
 mod ip;
+mod segment;
 mod transport;
 
 pub use checksum::{Sum, incremental};
 pub use flow::FiveTuple;
 pub use ip::{Fragment, Ip, Malformed, protocol};
+pub use segment::Bare;
 pub use transport::{Tcp, Udp, tcp_flags};
 
 #[cfg(test)]

@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use pnet::packet::Packet;
 use proptest::prelude::*;
 
-use super::{FiveTuple, Ip, Malformed, Sum, Tcp, icmp, incremental, protocol};
+use super::{FiveTuple, Ip, Malformed, Sum, Tcp, icmp, icmp_error, incremental, protocol};
 
 #[test]
 fn the_example_of_rfc_1071_sums_up() {
@@ -49,6 +49,7 @@ proptest! {
             let _ = ip.transport_checksum_is_valid(&bytes);
             let _ = icmp::Echo::parse(&ip, &bytes);
             let _ = Tcp::parse(ip.payload(&bytes)).map(|tcp| tcp.maximum_segment_size(ip.payload(&bytes)));
+            let _ = icmp_error::IcmpError::parse(&ip, &bytes);
             let _ = icmp::Error::NoRoute.build(&bytes, ip.dst);
         }
     }

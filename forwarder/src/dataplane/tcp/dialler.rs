@@ -11,7 +11,7 @@ use std::sync::Arc;
 use policy::forwarder::{Policy, Service, Upstream as Target};
 use policy::{Host, Protocol};
 use tunnel::packet::icmp::Error as IcmpError;
-use tunnel::packet::{Ip, Tcp};
+use tunnel::packet::{Bare, Ip, Tcp};
 use tunnel::time::Now;
 
 use super::dial::Dial;
@@ -23,7 +23,6 @@ use crate::dataplane::context::Context;
 use crate::dataplane::edge::Edge;
 use crate::dataplane::resolve::Requester;
 use crate::dataplane::token;
-use crate::flow::segment::Bare;
 use crate::flow::{ClientPrefix, FlowKey, Shed, SlotId};
 use crate::proxy_protocol;
 use crate::stats::{Dialled, Dropped};

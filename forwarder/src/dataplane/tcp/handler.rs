@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use tunnel::packet::{Ip, Tcp, tcp_flags};
+use tunnel::packet::icmp_error::{IcmpError, Kind};
+use tunnel::packet::{Bare, Ip, Tcp, tcp_flags};
 use tunnel::time::Now;
 
 use super::dialler::Dialler;
@@ -14,9 +15,7 @@ use crate::dataplane::context::Context;
 use crate::dataplane::edge::Edge;
 use crate::dataplane::edges::Edges;
 use crate::dataplane::owner::Owner;
-use crate::flow::segment::Bare;
 use crate::flow::{EdgeId, FlowKey, SlotId};
-use crate::icmp::{IcmpError, Kind};
 use crate::stats::{Dropped, add};
 use crate::upstream::Lease;
 
@@ -113,11 +112,11 @@ impl TcpHandler<'_> {
         match error.kind {
             Kind::TooBig(mtu) => open.cell.handle_too_big(mtu),
             // A hard error while opening, a soft error later (RFC 5461).
-            Kind::Unreachable | Kind::PortUnreachable if !open.cell.is_established() => {
+            Kind::Unreachable | Kind::Prohibited | Kind::PortUnreachable if !open.cell.is_established() => {
                 tracing::debug!(kind = ?error.kind, "an ICMP error ends a flow that is opening");
                 open.abort();
             }
-            Kind::Unreachable | Kind::PortUnreachable => {}
+            Kind::Unreachable | Kind::Prohibited | Kind::PortUnreachable => {}
         }
         open.mark(id, &mut table.queue);
     }

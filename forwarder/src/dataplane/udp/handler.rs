@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use tunnel::packet::icmp::Error;
+use tunnel::packet::icmp_error::{IcmpError, Kind};
 use tunnel::packet::{Ip, Sum, Udp, protocol};
 use tunnel::time::Now;
 
@@ -17,7 +18,6 @@ use crate::dataplane::edge::Edge;
 use crate::dataplane::edges::Edges;
 use crate::dataplane::owner::Owner;
 use crate::flow::{FlowKey, SlotId};
-use crate::icmp::{IcmpError, Kind};
 use crate::stats::{Dropped, add};
 use crate::upstream::Lease;
 
@@ -178,7 +178,7 @@ impl UdpHandler<'_> {
                     flows.close(self.now.instant, id);
                 }
             }
-            Kind::PortUnreachable | Kind::Unreachable => {}
+            Kind::PortUnreachable | Kind::Prohibited | Kind::Unreachable => {}
         }
     }
 

@@ -159,9 +159,11 @@ impl EdgeLinks {
         self.handle_changes();
     }
 
-    /// How many links are up.
-    pub(super) fn up(&self) -> usize {
-        self.links.borrow().remotes().filter(|(_, remote)| remote.far().is_some()).count()
+    /// The peers whose link is up.
+    pub(super) fn linked(&self) -> Vec<Name> {
+        let links = self.links.borrow();
+        let up = links.remotes().filter(|(_, remote)| remote.far().is_some());
+        up.map(|(name, _)| name.clone()).collect()
     }
 
     /// What is refused and held, for Prometheus; what each peer has is among its numbers.

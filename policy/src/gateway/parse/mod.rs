@@ -177,6 +177,7 @@ fn peer(table: &Table<'_>, names: &mut Names, tunnel: &[IpNetwork]) -> Option<Pe
     let may_publish = table.optional("may_publish").map(may_publish).unwrap_or_default();
     table.close();
     let (public_key, allowed_ips) = (public_key?, allowed_ips?);
+    let kind = or_absent(probe)?.unwrap_or(Probe::Auto);
     let value = Peer {
         name: name?,
         public_key: public_key.value,
@@ -185,11 +186,11 @@ fn peer(table: &Table<'_>, names: &mut Names, tunnel: &[IpNetwork]) -> Option<Pe
         endpoint: or_absent(endpoint)?,
         keepalive: or_absent(keepalive)?.flatten(),
         may_publish: may_publish.iter().map(|entry| entry.value).collect(),
-        probe: or_absent(probe)?.unwrap_or(Probe::Auto).address(),
+        probe: kind.address(),
+        is_probed: !matches!(kind, Probe::Off),
     };
-    let auto_probe = probe.flatten().is_none_or(|probe| matches!(probe, Probe::Auto));
     let prefixes_at = allowed_ips.into_iter().map(|prefix| prefix.at).collect();
-    Some(PeerAt { value, key_at: public_key.at, prefixes_at, auto_probe, may_publish })
+    Some(PeerAt { value, key_at: public_key.at, prefixes_at, may_publish })
 }
 
 fn may_publish(value: Value<'_>) -> Vec<At<PublicPorts>> {

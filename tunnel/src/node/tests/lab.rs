@@ -199,7 +199,7 @@ impl Pair {
 }
 
 impl End {
-    fn new(
+    pub(super) fn new(
         private: PrivateKey,
         key: PublicKey,
         inner: &str,

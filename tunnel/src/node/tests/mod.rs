@@ -346,4 +346,5 @@ fn ecn_bits_go_out_with_the_packet_and_come_in_with_the_datagram() {
 
 mod lab;
 mod limits;
+mod services;
 use lab::{EDGE, EDGE_OUTER, ORIGIN, Pair, Side, Sink, fix_header, key, local, packet, whole};

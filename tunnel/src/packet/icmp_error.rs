@@ -1,8 +1,8 @@
-//! ICMP that concerns the forwarder: errors about its own flows.
+//! ICMP errors that others report about packets of our own (RFC 792, RFC 4443).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use tunnel::packet::{Ip, protocol};
+use super::{Ip, protocol};
 
 /// An error that a router or host reports about a packet of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum Kind {
     TooBig(u16),
     /// It cannot be delivered (RFC 792 type 3, RFC 4443 type 1).
     Unreachable,
+    /// A filter refused it (RFC 1812 §5.2.7.1 codes 9, 10 and 13, RFC 4443 type 1 codes 1 and 5).
+    Prohibited,
     /// Nothing listens there (RFC 792 type 3 code 3, RFC 4443 type 1 code 4).
     PortUnreachable,
 }
@@ -42,6 +44,7 @@ impl IcmpError {
         let kind = match (ip.protocol, kind, code) {
             (protocol::ICMP, 3, 4) => Kind::TooBig(u16::from_be_bytes([c, d])),
             (protocol::ICMP, 3, 3) | (protocol::ICMPV6, 1, 4) => Kind::PortUnreachable,
+            (protocol::ICMP, 3, 9 | 10 | 13) | (protocol::ICMPV6, 1, 1 | 5) => Kind::Prohibited,
             (protocol::ICMP, 3, _) | (protocol::ICMPV6, 1, _) => Kind::Unreachable,
             (protocol::ICMPV6, 2, _) => {
                 Kind::TooBig(u16::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(u16::MAX))
@@ -80,10 +83,10 @@ fn quoted_flow(quoted: &[u8], v4: bool) -> Option<(u8, SocketAddr, SocketAddr, u
 
 #[cfg(test)]
 mod tests {
+    use super::super::Bare;
     use super::*;
-    use crate::flow::segment::Bare;
+    use crate::packet::icmp::Error;
     use proptest::prelude::*;
-    use tunnel::packet::icmp::Error;
 
     #[test]
     fn a_too_big_message_names_the_flow_and_the_size() {
@@ -115,6 +118,18 @@ mod tests {
                     remote,
                     sequence: 1
                 })
+            );
+        }
+    }
+
+    #[test]
+    fn a_message_of_a_filter_is_another_one_than_that_of_a_missing_route() {
+        for (local, remote) in ends() {
+            let kind =
+                |error: Error| read(&error.build(&ours(local, remote), remote.ip()).unwrap()).unwrap().kind;
+            assert_eq!(
+                (kind(Error::Prohibited), kind(Error::NoRoute)),
+                (Kind::Prohibited, Kind::Unreachable)
             );
         }
     }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use tunnel::packet::{Ip, Sum, Tcp, protocol, tcp_flags};
+use super::{Ip, Sum, Tcp, protocol, tcp_flags};
 
 const HOP_LIMIT: u8 = 64;
 
@@ -76,6 +76,10 @@ impl Bare {
             [tcp[8], tcp[9], tcp[10], tcp[11]] = acknowledgement.to_be_bytes();
         }
         tcp[12] = 5 << 4;
+        if self.flags & tcp_flags::SYN != 0 {
+            // A window of zero is unusual in a SYN: a firewall may drop it.
+            [tcp[14], tcp[15]] = u16::MAX.to_be_bytes();
+        }
         tcp[13] = self.flags | if self.acknowledgement.is_some() { tcp_flags::ACK } else { 0 };
         let sum = Sum::new()
             .pseudo_header(self.source.ip(), self.destination.ip(), protocol::TCP, tcp.len())
