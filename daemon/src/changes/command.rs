@@ -168,12 +168,17 @@ impl Commands<'_> {
     ) -> Result<Changes, ExitError> {
         let work = Work::begin(self, config)?;
         let text = edit(&work.own, &work.old)?;
-        if !work.in_force {
-            let fix =
-                "the file has changes that are not in force: reload the daemon first, then run this again";
-            return Err(ExitError::new(Exit::Conflict, format!("{}: {fix}", work.own.display())));
-        }
+        work.refuse_unready()?;
         work.apply_unconfirmed(work.own.clone(), text, confirm_within)
+    }
+
+    /// Whether the daemon would take an [`edit_unconfirmed`](Self::edit_unconfirmed) now: it has the
+    /// file's text in force, and no change waits.
+    ///
+    /// # Errors
+    /// [`Exit::Conflict`] when not, and what else would refuse every change.
+    pub fn check_ready(&self, config: &Path) -> Result<(), ExitError> {
+        Work::begin(self, config)?.refuse_unready()
     }
 
     fn own_file(&self) -> Result<(PathBuf, bool, Option<u64>), ExitError> {
@@ -262,6 +267,17 @@ impl<'a> Work<'a> {
         let applied = (self.commands.ask)(&request).and_then(changes);
         self.root.forget_draft();
         applied
+    }
+
+    fn refuse_unready(&self) -> Result<(), ExitError> {
+        if let Some(left) = self.waits_seconds {
+            return Err(still_waits(self.commands.program, left));
+        }
+        if self.in_force {
+            return Ok(());
+        }
+        let fix = "the file has changes that are not in force: reload the daemon first, then run this again";
+        Err(ExitError::new(Exit::Conflict, format!("{}: {fix}", self.own.display())))
     }
 
     fn apply_unconfirmed(
