@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edge_that_moved_is_written_where_it_is_now_and_said_so() {
+    fn an_edge_that_moved_is_written_where_it_is_now_and_each_change_is_reported() {
         let at = |text: &str| policy::text::host_port(text).unwrap();
         let before = old().replacen(
             "endpoint = \"kyiv.example.com:51820\"",
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn another_key_of_a_known_edge_is_said() {
+    fn another_key_of_a_known_edge_is_reported() {
         let lines = changes(parsed(&old()).peers.first().unwrap(), &edge("kyiv", 9, "10.77.88.2/24"));
         assert!(matches!(lines.as_slice(), [line] if line.contains("public_key changes from")), "{lines:?}");
     }

@@ -2,8 +2,10 @@
 //!
 //! - `consent`: whether the operator here compares the words as well.
 //! - `keys`: the own key pair. `file`: the text of forwarder.toml. `write`: where it goes.
-//! - `course`: the rounds with the edge. `endpoints`: where it is. `signals`: what ends the command.
-//! - `client`: the temporary tunnel; `stream`: the connection in it. `silence`: what no answer means.
+//! - `course`: the rounds with the edge. `endpoints`: where it is. `signals`: what ends the
+//!   command.
+//! - `client`: the temporary tunnel; `stream`: the connection in it. `silence`: what no answer
+//!   means.
 
 mod client;
 mod consent;
@@ -314,7 +316,7 @@ fn report_terms(terms: &Terms, code: &Code, words: &str) {
         terms.peer,
         addresses.join(", ")
     ));
-    print_to_stderr(&format!("  its key:    {}\n  four words: {words}", code.edge_key));
+    print_to_stderr(&format!("  edge's key: {}\n  four words: {words}", code.edge_key));
 }
 
 fn report_written(config: &Path, key: &OwnKey, written: &Written) {

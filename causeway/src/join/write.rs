@@ -45,7 +45,8 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// The forwarder that runs with this file; only where no daemon is there to be asked, none does.
+    /// The forwarder that runs with this file; only where no daemon is there to be asked, none
+    /// does.
     fn find(config: &Path, policy: &Policy, socket: Option<&Path>) -> Result<Option<Self>, ExitError> {
         let places = match socket {
             Some(socket) => vec![Place::at(socket.to_owned())],
@@ -128,7 +129,8 @@ impl Draft {
             // Before the edge has the new peer.
             Running::find(config, policy, socket)?;
         }
-        // `edit` of the commands writes a file of its own; this one shows that there is room for it.
+        // `edit` of the commands writes a file of its own; this one shows that there is room for
+        // it.
         let ready = replacement(config, &text)?;
         let old = old.map(|(text, policy)| (text.to_owned(), policy.clone()));
         let socket = socket.map(Path::to_owned);

@@ -230,6 +230,26 @@ fn ask(socket: &Path, request: PairingRequest) -> Result<PairingReply, ExitError
     Ok(reply)
 }
 
+/// Refuses a key that the running gateway does not have: its file was replaced and not applied.
+///
+/// # Errors
+/// [`Exit::Conflict`]
+pub(super) fn refuse_other_key(socket: &Path, own: &tunnel::key::PublicKey) -> Result<(), ExitError> {
+    let Reply::Peers(peers) = client::ask(socket, &Request::Peers)? else {
+        return Err(ExitError::new(Exit::Failed, "the gateway sent the answer to another request"));
+    };
+    match peers.interface.and_then(|own| own.public_key) {
+        Some(running) if running != own.to_string() => {
+            let message = format!(
+                "the gateway runs with the key {running}, and its private_key_file holds that of {own}: reload it first, \
+                 then run this again"
+            );
+            Err(ExitError::new(Exit::Conflict, message))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 fn ended(end: PairingEnd) -> ExitError {
     let message = match end {
         PairingEnd::Expired => "the time of the code is over; nothing was changed, pair again",

@@ -100,6 +100,7 @@ pub(crate) fn pair(arguments: &Pair) -> Result<Exit, ExitError> {
     }
     report_plan(&plan);
     let code = plan.code(one_time, own_key(&policy)?, name_of(&policy)?);
+    exchange::refuse_other_key(&socket, &code.edge_key)?;
     print_to_stderr(&format!("this edge's public key: {}", code.edge_key));
     let key = policy::PublicKey::new(*code.one_time.public().as_bytes())
         .ok_or_else(|| ExitError::new(Exit::Failed, "the random key may not be used; pair again"))?;
