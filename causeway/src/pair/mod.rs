@@ -322,3 +322,29 @@ fn random() -> Result<Zeroizing<[u8; 32]>, ExitError> {
     getrandom::fill(bytes.as_mut_slice()).map_err(|error| ExitError::new(Exit::Failed, error))?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        pair: Pair,
+    }
+
+    #[test]
+    fn an_endpoint_that_has_no_room_in_the_code_is_refused() {
+        let text = "[interface]\naddress = [\"10.77.88.1/24\"]\nprivate_key_file = \"k\"\n";
+        let policy = policy::gateway::parse(&Source { name: Path::new("gateway.toml"), text }).unwrap();
+        let of = |count: usize| {
+            let endpoints = (0..count).flat_map(|_| ["--endpoint", "192.0.2.2"]);
+            let arguments = Arguments::parse_from(["causeway", "wroclaw"].into_iter().chain(endpoints));
+            wanted(&arguments.pair, &policy)
+        };
+        assert_eq!(of(MAX_ENDPOINTS).ok().unwrap().endpoints.len(), MAX_ENDPOINTS);
+        assert_eq!(of(MAX_ENDPOINTS + 1).err().unwrap().exit, Exit::Usage);
+    }
+}

@@ -457,6 +457,29 @@ mod tests {
         assert!(refused().is_ok(), "the same content is not refused");
     }
 
+    #[test]
+    fn a_file_that_is_not_in_force_and_a_change_that_waits_are_refused_before_anything_is_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("gateway.toml");
+        fs::write(&config, "text").unwrap();
+        let needs: fn(&Path, &str) -> Result<Needs, Needs> = |name, _| {
+            let state = name.with_file_name("state");
+            Ok(Needs { files: Vec::new(), state, group: String::new() })
+        };
+        let checked = |in_force, waits_seconds| {
+            let path = config.clone();
+            let ask = move |_: &ChangeRequest| {
+                Ok(ChangeReply::OwnFile { path: path.clone(), in_force, waits_seconds })
+            };
+            Commands { program: "gatewayctl", ask: &ask, needs, trusted: Trusted::OwnToo }
+                .check_ready(&config)
+                .map_err(|error| error.exit)
+        };
+        assert_eq!(checked(true, None), Ok(()));
+        assert_eq!(checked(false, None), Err(Exit::Conflict));
+        assert_eq!(checked(true, Some(30)), Err(Exit::Conflict));
+    }
+
     fn needs(name: &Path, text: &str) -> Result<Needs, Needs> {
         let policy = policy::gateway::parse(&policy::Source { name, text }).unwrap();
         let files = policy.files().cloned().collect();
