@@ -122,7 +122,7 @@ pub(crate) fn join(arguments: &Join) -> Result<Exit, ExitError> {
     };
     let written = joining.agree().and_then(|(course, draft)| joining.write(course, draft));
     let (course, written) = written.inspect_err(|_| key.forget())?;
-    complete(course, &written, &config, &key)
+    complete(course, &written, (&config, &code.edge_key), &key)
 }
 
 impl Joining<'_> {
@@ -163,12 +163,16 @@ impl Joining<'_> {
 }
 
 /// Reports to the edge what is written, which rolls back without the report.
-fn complete(mut course: Course, written: &Written, config: &Path, key: &OwnKey) -> Result<Exit, ExitError> {
+fn complete(
+    mut course: Course,
+    written: &Written,
+    (config, edge): (&Path, &PublicKey),
+    key: &OwnKey,
+) -> Result<Exit, ExitError> {
     let is_kept = course.wait_until_kept();
     if let Written::Tried(running) = written {
-        running.settle(is_kept)?;
-    }
-    if !is_kept {
+        running.settle(is_kept, edge)?;
+    } else if !is_kept {
         let message = format!(
             "{} is written, but the edge did not confirm that it keeps this machine, and goes back: pair again",
             config.display()

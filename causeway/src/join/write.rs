@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use daemon::changes::{ChangeReply, ChangeRequest, Commands, Trusted};
@@ -18,9 +19,14 @@ use policy::forwarder::Policy;
 use tunnel::key::PublicKey;
 
 /// How long the running forwarder tries a new key; without a confirmation the old one is back.
-const TRIAL: Duration = Duration::from_secs(90);
+const TRIAL: Duration = Duration::from_secs(210);
 /// How soon a new key must work.
 const WORKS_WITHIN: Duration = Duration::from_secs(30);
+/// When an edge that does not keep a new key has its old one again, and the tunnel is seen to be
+/// down: 120 s and 15 s, and some.
+const EDGE_IS_BACK_WITHIN: Duration = Duration::from_secs(140);
+/// Between two looks at the tunnel.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What became of the new text.
 pub(super) enum Written {
@@ -79,17 +85,36 @@ impl Running {
         carry_out(&Commands { program: "forwarder", ask: &ask, needs, trusted })
     }
 
-    /// Keeps what is tried, once the edge knows that it works; else the old key is back.
+    /// Keeps what is tried, once the edge keeps it; else the old key is back. Without its
+    /// confirmation the tunnel shows what it did.
     ///
     /// # Errors
     /// What the daemon refuses.
-    pub(super) fn settle(&self, is_known: bool) -> Result<(), ExitError> {
-        if is_known {
+    pub(super) fn settle(&self, is_kept: bool, edge: &PublicKey) -> Result<(), ExitError> {
+        if is_kept || self.outlasts_the_old_key(edge) {
             return self.command(|commands| commands.confirm(&self.config));
         }
         self.command(|commands| commands.roll_back(&self.config))?;
-        let message = "the edge did not take the report that the new key works: both machines have the old one; pair again";
+        let message = "the edge did not keep the new key: both machines have the old one; pair again";
         Err(ExitError::new(Exit::RolledBack, message))
+    }
+
+    /// Whether the edge still takes the new key when it would have gone back to the old one.
+    fn outlasts_the_old_key(&self, edge: &PublicKey) -> bool {
+        print_to_stderr(&format!(
+            "the edge did not confirm that it keeps the new key; the tunnel shows that within {} s",
+            EDGE_IS_BACK_WITHIN.as_secs()
+        ));
+        let (begun, edge) = (Instant::now(), edge.to_string());
+        loop {
+            let report = ask_report(&self.places).ok();
+            let is_up =
+                report.map(|report| report.peers.iter().any(|peer| peer.public_key == edge && peer.is_up()));
+            if let Some(is_kept) = shown(begun.elapsed(), is_up) {
+                return is_kept;
+            }
+            thread::sleep(LOOK);
+        }
     }
 
     /// Whether a session with the edge was agreed in the last `within`.
@@ -182,6 +207,16 @@ impl Draft {
     }
 }
 
+/// Whether the edge kept a new key, as far as the tunnel shows it by now.
+fn shown(waited: Duration, is_up: Option<bool>) -> Option<bool> {
+    let is_over = waited >= EDGE_IS_BACK_WITHIN;
+    match is_up {
+        Some(false) => Some(false),
+        Some(true) => is_over.then_some(true),
+        None => is_over.then_some(false),
+    }
+}
+
 type Edit<'e> = &'e mut dyn FnMut(&Path, &str) -> Result<String, ExitError>;
 
 /// Applies a text with another own key, and waits until that works.
@@ -241,7 +276,6 @@ fn write_error(config: &Path, error: &io::Error) -> ExitError {
 mod tests {
     use std::io::{Read as _, Write as _};
     use std::os::unix::net::UnixListener;
-    use std::thread;
 
     use tempfile::TempDir;
     use tunnel::key::PrivateKey;
@@ -282,6 +316,15 @@ mod tests {
         assert_eq!(error.exit, Exit::Permission);
         assert!(error.message.contains("for root alone") && error.message.contains("--socket"), "{error}");
         daemon.join().unwrap();
+    }
+
+    #[test]
+    fn a_tunnel_that_is_still_up_when_the_edge_would_be_back_shows_that_it_kept_the_key() {
+        let (early, late) = (Duration::from_secs(1), EDGE_IS_BACK_WITHIN);
+        assert_eq!([shown(early, Some(true)), shown(late, Some(true))], [None, Some(true)]);
+        assert_eq!([shown(early, Some(false)), shown(late, Some(false))], [Some(false), Some(false)]);
+        assert_eq!([shown(early, None), shown(late, None)], [None, Some(false)], "no report");
+        assert!(WORKS_WITHIN + Duration::from_secs(20) + EDGE_IS_BACK_WITHIN < TRIAL);
     }
 
     fn write(draft: Draft) -> Result<Written, ExitError> {
