@@ -2,6 +2,7 @@
 
 mod cli;
 mod join;
+mod lines;
 mod machine;
 mod origin;
 #[cfg(target_os = "linux")]

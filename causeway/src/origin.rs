@@ -77,6 +77,43 @@ fn usual_file() -> Result<PathBuf, ExitError> {
     })
 }
 
+/// The file that a command writes: the first of the usual places that has one, else the first.
+///
+/// # Errors
+/// [`Exit::Permission`] when that is the machine's, and this user may not write it.
+pub(crate) fn file_to_write() -> Result<PathBuf, ExitError> {
+    let may_write = |file: &Path| {
+        let folder = file.parent().unwrap_or(Path::new("/"));
+        rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_ok()
+    };
+    to_write(&Environment::of_process(), &|file| file.exists(), &may_write)
+}
+
+fn to_write(
+    environment: &Environment,
+    exists: &dyn Fn(&Path) -> bool,
+    may_write: &dyn Fn(&Path) -> bool,
+) -> Result<PathBuf, ExitError> {
+    let places = usual_places(environment);
+    let is_lost = environment.uid != 0 && environment.home.is_none();
+    match places.iter().find(|file| exists(file)) {
+        Some(file) if !may_write(file) => {
+            let message = format!(
+                "{} is this machine's, and this user may not write it: run this as root, or name another file with \
+                 --config FILE",
+                file.display()
+            );
+            Err(ExitError::new(Exit::Permission, message))
+        }
+        Some(file) => Ok(file.clone()),
+        None if is_lost => Err(ExitError::new(Exit::Usage, daemon::command_line::NAME_IT)),
+        None => places
+            .into_iter()
+            .next()
+            .ok_or_else(|| ExitError::new(Exit::Usage, daemon::command_line::NAME_IT)),
+    }
+}
+
 /// Where forwarder.toml is, as README has it: a user's own, then the machine's.
 fn usual_places(environment: &Environment) -> Vec<PathBuf> {
     let home = environment.home.as_ref().filter(|_| environment.uid != 0);
@@ -98,5 +135,25 @@ mod tests {
         assert_eq!(usual_places(&root), [Path::new("/etc/causeway/forwarder.toml")]);
         let mac = Environment { is_mac: true, ..root };
         assert_eq!(usual_places(&mac), [Path::new("/usr/local/etc/causeway/forwarder.toml")]);
+    }
+
+    #[test]
+    fn a_user_writes_the_machines_file_where_that_is_the_one_and_no_second_one_next_to_it() {
+        let user = Environment { uid: 1000, home: Some("/home/kyiv".into()), ..Environment::default() };
+        let (own, system) = (
+            Path::new("/home/kyiv/.config/causeway/forwarder.toml"),
+            Path::new("/etc/causeway/forwarder.toml"),
+        );
+        let chosen = |environment: &Environment, there: &[&Path], may_write: bool| {
+            to_write(environment, &|file| there.contains(&file), &|_| may_write).map_err(|error| error.exit)
+        };
+        assert_eq!(chosen(&user, &[], true), Ok(own.to_owned()));
+        assert_eq!(chosen(&user, &[own, system], true), Ok(own.to_owned()));
+        assert_eq!(chosen(&user, &[system], true), Ok(system.to_owned()));
+        assert_eq!(chosen(&user, &[system], false), Err(Exit::Permission));
+        let homeless = Environment { home: None, ..user.clone() };
+        assert_eq!(chosen(&homeless, &[], true), Err(Exit::Usage));
+        let root = Environment { uid: 0, ..user };
+        assert_eq!(chosen(&root, &[own], true), Ok(system.to_owned()));
     }
 }

@@ -11,6 +11,13 @@ pub fn covers(outer: IpNetwork, inner: IpNetwork) -> bool {
     outer.prefix() <= inner.prefix() && outer.contains(inner.network())
 }
 
+/// Whether a prefix of a peer's allowed-ips routes an address to it; one of length 0 is a filter
+/// alone.
+#[must_use]
+pub fn routes(prefix: IpNetwork, address: IpAddr) -> bool {
+    prefix.prefix() > 0 && prefix.contains(address)
+}
+
 /// The prefix without its host bits.
 #[must_use]
 pub fn network(prefix: IpNetwork) -> IpNetwork {
@@ -129,6 +136,19 @@ mod tests {
         for part in ["0.0.0.0/1", "0.0.0.0/1 0.0.0.0/2 64.0.0.0/2", "10.0.0.0/8 ::1/128"] {
             assert!(!all(part), "{part}");
         }
+    }
+
+    #[test]
+    fn a_prefix_routes_what_it_holds_unless_it_is_everything() {
+        let routes = |prefix: &str, address: &str| routes(prefix.parse().unwrap(), address.parse().unwrap());
+        for prefix in ["10.77.88.9/32", "10.0.0.0/8", "0.0.0.0/1"] {
+            assert!(routes(prefix, "10.77.88.9"), "{prefix}");
+        }
+        assert!(routes("::/1", "::9"));
+        for prefix in ["0.0.0.0/0", "10.77.89.0/24", "::/0"] {
+            assert!(!routes(prefix, "10.77.88.9"), "{prefix}");
+        }
+        assert!(!routes("::/0", "fd00::9"));
     }
 
     #[test]

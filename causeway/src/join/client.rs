@@ -111,10 +111,15 @@ impl Client {
         self.reached
     }
 
-    /// Which of the endpoints answered, once the tunnel is up.
+    /// Which of the endpoints answered, once the tunnel is up: its reply may have come in another
+    /// one's turn.
     pub(super) fn answered(&self) -> Option<SocketAddr> {
-        let is_up = matches!(self.reached, Reached::Tunnel | Reached::Gateway);
-        self.endpoints.get(self.turn).copied().filter(|_| is_up)
+        if !matches!(self.reached, Reached::Tunnel | Reached::Gateway) {
+            return None;
+        }
+        let peers = self.node.peers(clock::now());
+        let from = peers.iter().find_map(|peer| Some(peer.endpoint?.remote));
+        from.filter(|from| self.endpoints.contains(from)).or_else(|| self.endpoints.get(self.turn).copied())
     }
 
     /// Whether the connection was open and is no more.

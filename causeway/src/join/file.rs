@@ -1,6 +1,7 @@
 //! The origin's configuration with an edge: a new text, or an existing one with another `[[peer]]`;
 //! comments and order are kept. Everything that is written is a checked name, address, port or key.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -20,6 +21,8 @@ pub(super) struct Edge {
     pub(super) key: PublicKey,
     /// Where it is.
     pub(super) endpoint: HostPort,
+    /// Wherever the code says that it is, that one included.
+    pub(super) endpoints: Vec<HostPort>,
     /// Its address in the tunnel.
     pub(super) address: IpAddr,
     /// The own addresses in its tunnel.
@@ -106,12 +109,41 @@ pub(super) fn with_edge(file: &Path, text: &str, policy: &Policy, edge: &Edge) -
 
 /// The peer that is this edge: by its key, or by its name and the address that it keeps for us.
 pub(super) fn known<'p>(policy: &'p Policy, edge: &Edge) -> Result<Option<&'p Peer>, EditError> {
-    if let Some(peer) = policy.peers.iter().find(|peer| peer.public_key.as_bytes() == edge.key.as_bytes()) {
+    if let Some(peer) = policy.peers.iter().find(|peer| has_key(peer, &edge.key)) {
         return Ok(Some(peer));
     }
     let Some(peer) = policy.peers.iter().find(|peer| peer.name == edge.name) else { return Ok(None) };
     let keeps = |own: &IpNetwork| peer.address.iter().any(|address| address.ip() == own.ip());
     if edge.own.iter().any(keeps) { Ok(Some(peer)) } else { Err(EditError::NameTaken(edge.name.clone())) }
+}
+
+/// Whether an edge has this key.
+pub(super) fn has_key(peer: &Peer, key: &PublicKey) -> bool {
+    peer.public_key.as_bytes() == key.as_bytes()
+}
+
+/// What changes of a peer that is there, for the operator.
+pub(super) fn changes(peer: &Peer, edge: &Edge) -> Vec<String> {
+    let line = |key: &str, old: &dyn Display, new: &dyn Display| {
+        format!("[[peer]] {}: {key} changes from {old} to {new}", peer.name)
+    };
+    let key = (!has_key(peer, &edge.key)).then(|| line("public_key", &peer.public_key, &edge.key));
+    let endpoint = has_moved(peer, edge).then(|| line("endpoint", &peer.endpoint, &edge.endpoint));
+    let probe = old_probe(peer, edge).map(|old| line("probe", &old, &edge.address));
+    [key, endpoint, probe].into_iter().flatten().collect()
+}
+
+/// Whether the edge is no longer where the file has it.
+fn has_moved(peer: &Peer, edge: &Edge) -> bool {
+    !edge.endpoints.contains(&peer.endpoint) && peer.endpoint != edge.endpoint
+}
+
+/// The address that the file has for the edge in the tunnel, if it is another one's now.
+fn old_probe(peer: &Peer, edge: &Edge) -> Option<IpAddr> {
+    let is_of_other_family = |probe: &IpAddr| {
+        probe.is_ipv4() != edge.address.is_ipv4() && edge.own.iter().any(|own| own.contains(*probe))
+    };
+    peer.probe.filter(|probe| *probe != edge.address && !is_of_other_family(probe))
 }
 
 fn change(document: &mut DocumentMut, policy: &Policy, peer: &Peer, edge: &Edge) -> Result<(), EditError> {
@@ -128,6 +160,12 @@ fn change(document: &mut DocumentMut, policy: &Policy, peer: &Peer, edge: &Edge)
     }
     if let Some(file) = edge.preshared_key_file.as_ref().filter(|_| peer.preshared_key_file.is_none()) {
         set(table, "preshared_key_file", value(file));
+    }
+    if has_moved(peer, edge) {
+        set(table, "endpoint", value(edge.endpoint.to_string()));
+    }
+    if old_probe(peer, edge).is_some() {
+        set(table, "probe", value(edge.address.to_string()));
     }
     if !edge.own.iter().all(|own| peer.address.contains(own)) {
         set(table, "address", array(&edge.own));
@@ -285,6 +323,51 @@ mod tests {
     }
 
     #[test]
+    fn an_edge_that_moved_is_written_where_it_is_now_and_each_change_is_reported() {
+        let at = |text: &str| policy::text::host_port(text).unwrap();
+        let before = old().replacen(
+            "endpoint = \"kyiv.example.com:51820\"",
+            "endpoint = \"kyiv.example.com:51820\"  # the Pi\nprobe = \"10.77.88.1\"",
+            1,
+        );
+        let kyiv = edge("kyiv", 1, "10.77.88.2/24");
+        let moved = Edge {
+            endpoint: at("192.0.2.9:443"),
+            endpoints: vec![at("new.example.com:443"), at("192.0.2.9:443")],
+            address: "10.77.88.5".parse().unwrap(),
+            ..kyiv.clone()
+        };
+        let text = with_edge(file(), &before, &parsed(&before), &moved).unwrap();
+        let expected = before.replace("kyiv.example.com:51820", "192.0.2.9:443");
+        assert_eq!(text, expected.replace("probe = \"10.77.88.1\"", "probe = \"10.77.88.5\""));
+        let lines = changes(parsed(&before).peers.first().unwrap(), &moved);
+        assert_eq!(
+            lines,
+            [
+                "[[peer]] kyiv: endpoint changes from kyiv.example.com:51820 to 192.0.2.9:443",
+                "[[peer]] kyiv: probe changes from 10.77.88.1 to 10.77.88.5"
+            ]
+        );
+
+        // One of several endpoints stays, whichever answered; so does a probe of the other family.
+        let endpoints = vec![at("192.0.2.9:443"), kyiv.endpoint.clone()];
+        let same = Edge { endpoint: at("192.0.2.9:443"), endpoints, ..kyiv };
+        assert_eq!(with_edge(file(), &before, &parsed(&before), &same).unwrap(), before);
+        let dual = before
+            .replace("10.77.88.2/24\"", "10.77.88.2/24\", \"fd00::2/64\"")
+            .replace("\"10.77.88.1\"", "\"fd00::1\"");
+        let own = ["10.77.88.2/24", "fd00::2/64"].map(|own| own.parse().unwrap()).to_vec();
+        let same = Edge { own, ..same };
+        assert_eq!(with_edge(file(), &dual, &parsed(&dual), &same).unwrap(), dual);
+    }
+
+    #[test]
+    fn another_key_of_a_known_edge_is_reported() {
+        let lines = changes(parsed(&old()).peers.first().unwrap(), &edge("kyiv", 9, "10.77.88.2/24"));
+        assert!(matches!(lines.as_slice(), [line] if line.contains("public_key changes from")), "{lines:?}");
+    }
+
+    #[test]
     fn another_port_of_the_link_is_refused() {
         let other = Edge { link_port: 7, ..edge("oracle", 2, "10.88.99.2/24") };
         let error = with_edge(file(), &old(), &parsed(&old()), &other).unwrap_err();
@@ -308,6 +391,7 @@ mod tests {
             name: Name::new(name).unwrap(),
             key: PrivateKey::from_bytes([key; 32]).public(),
             endpoint: policy::text::host_port(&format!("{name}.example.com:51820")).unwrap(),
+            endpoints: vec![policy::text::host_port(&format!("{name}.example.com:51820")).unwrap()],
             address: first.parse().unwrap(),
             own: vec![own],
             link_port: 51_899,

@@ -1,48 +1,51 @@
 //! `causeway join`: makes this machine a peer of an edge, by the code that `causeway pair` printed.
 //!
+//! - `consent`: whether the operator here compares the words as well.
 //! - `keys`: the own key pair. `file`: the text of forwarder.toml. `write`: where it goes.
-//! - `client`: the temporary tunnel; `stream`: the connection in it. `silence`: what no answer means.
+//! - `course`: the rounds with the edge. `endpoints`: where it is. `signals`: what ends the
+//!   command.
+//! - `client`: the temporary tunnel; `stream`: the connection in it. `silence`: what no answer
+//!   means.
 
 mod client;
+mod consent;
+mod course;
+mod endpoints;
 mod file;
 mod keys;
+mod signals;
 mod silence;
 mod stream;
 mod write;
 
 use std::fs;
-use std::io::{self, BufRead as _, Read as _};
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::io::{self, BufRead, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use daemon::command_line::print_to_stderr;
 use daemon::exit::{Exit, ExitError};
 use daemon::files::{LoadError, text_of};
 use daemon::pairing::code::Code;
-use daemon::pairing::joiner::{JoinEvent, JoinFault, JoinPairing};
 use daemon::pairing::message::{Failure, Terms};
 use daemon::text::time;
-use forwarder::places::Environment;
 use policy::forwarder::Policy;
 use policy::{HostPort, Name, Source};
+use tunnel::key::PublicKey;
 use zeroize::Zeroizing;
 
-use crate::machine::{self, is_interactive};
-use client::Client;
+use crate::lines::Lines;
+use crate::machine::is_interactive;
+use crate::origin;
+use course::Course;
+use endpoints::Endpoints;
 use file::Edge;
 use keys::{OwnKey, folder_of};
 use write::{Draft, Written};
 
 /// The longest code that is read.
 const MAX_CODE: u64 = 16 << 10;
-/// Longest time without something to do.
-const STEP: Duration = Duration::from_millis(200);
-/// After so long without an answer, what that means is reported.
-const SILENCE: Duration = Duration::from_secs(10);
-/// How long the last message may take to arrive.
-const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Args, Debug)]
 pub(crate) struct Join {
@@ -58,6 +61,12 @@ pub(crate) struct Join {
     /// Make a new key pair, although this machine has one.
     #[arg(long)]
     new_key: bool,
+    /// Refuse an edge with any other public key than this one; nothing is asked here then.
+    #[arg(long, value_name = "KEY")]
+    expect: Option<PublicKey>,
+    /// Connect to this control socket of the forwarder (default: that of the configuration).
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
     /// Give up when the edge does not answer within TIME.
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = time)]
     timeout: Duration,
@@ -73,152 +82,105 @@ struct Existing {
     policy: Policy,
 }
 
+/// What is to be joined, and where.
+struct Joining<'a> {
+    arguments: &'a Join,
+    config: &'a Path,
+    existing: Option<&'a Existing>,
+    code: &'a Code,
+    name: Name,
+    key: &'a OwnKey,
+    endpoints: &'a Endpoints,
+    /// The operator here, where the words are to be compared here as well.
+    operator: Option<Lines>,
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// What is wrong with the code, the configuration or the way to the edge, or that the edge refuses.
 pub(crate) fn join(arguments: &Join) -> Result<Exit, ExitError> {
-    let config = arguments.config.clone().map_or_else(usual_configuration, Ok)?;
+    let config = arguments.config.clone().map_or_else(origin::file_to_write, Ok)?;
     let existing = read_existing(&config)?;
     let code = read_code(arguments.code_file.as_deref())?;
+    let policy = existing.as_ref().map(|existing| &existing.policy);
+    let is_asked = consent::is_asked(policy, &code.edge_key, arguments.expect.as_ref())?;
+    let operator = is_asked.then(|| consent::operator(&config, &code.edge_key)).transpose()?;
     let name = arguments.name.clone().unwrap_or_else(|| code.edge.clone());
+    let endpoints = Endpoints::resolved(&code.endpoints)?;
     let key = own_key(&config, existing.as_ref(), &code, &name, arguments.new_key)?;
     print_to_stderr(&format!("this machine's public key: {}", key.public));
-    let addresses = resolved(&code.endpoints)?;
-    let targets = addresses.iter().map(|(_, address)| *address).collect();
-    let client = Client::open(&code, targets).map_err(|error| ExitError::new(Exit::of(&error), error))?;
-    let mut nonce = [0; 32];
-    getrandom::fill(&mut nonce).map_err(|error| ExitError::new(Exit::Failed, error))?;
-    let pairing =
-        JoinPairing::new(code.clone(), key.public, nonce, machine::name_or("origin")?, machine::version()?);
-    let mut course = Course { client, pairing, began: Instant::now(), is_reported: false };
-    let (terms, words) = course.wait_for_terms(arguments.timeout, &addresses)?;
-    report_terms(&terms, &code, &words.to_string());
-    let edge = edge_of(&terms, &code, name, &key, course.endpoint(&addresses));
-    let draft = match draft(&config, existing.as_ref(), &terms, edge) {
-        Ok(draft) => draft,
-        Err((error, reason)) => {
-            course.pairing.fail(reason);
-            course.flush();
-            return Err(error);
-        }
+    let joining = Joining {
+        arguments,
+        config: &config,
+        existing: existing.as_ref(),
+        code: &code,
+        name,
+        key: &key,
+        endpoints: &endpoints,
+        operator,
     };
-    course.wait_for_decision()?;
-    complete(course, draft, &code, &config, &key)
+    let written = joining.agree().and_then(|(course, draft)| joining.write(course, draft));
+    let (course, written) = written.inspect_err(|_| key.forget())?;
+    complete(course, &written, (&config, &code.edge_key), &key)
 }
 
-/// Writes the configuration and reports that to the edge, which rolls back without the report.
+impl Joining<'_> {
+    /// Agrees with the edge on what is to be written here.
+    fn agree(&self) -> Result<(Course, Draft), ExitError> {
+        let Self { code, config, existing, .. } = *self;
+        let mut course = Course::begin(code, self.key.public, self.endpoints)?;
+        let (terms, words) = course.wait_for_terms(self.arguments.timeout, self.endpoints)?;
+        report_terms(&terms, code, &words.to_string());
+        let edge = edge_of(&terms, code, self.name.clone(), self.key, course.endpoint(self.endpoints));
+        let draft = match draft(config, existing, self.arguments.socket.as_deref(), &terms, edge) {
+            Ok(draft) => draft,
+            Err((error, reason)) => {
+                course.give_up(reason);
+                return Err(error);
+            }
+        };
+        if self.operator.is_none() {
+            print_to_stderr(
+                "compare them with those at the edge, and say yes there; nothing is to be done here",
+            );
+        }
+        course.wait_for_decision(self.operator.as_ref())?;
+        Ok((course, draft))
+    }
+
+    /// Writes the configuration.
+    fn write(&self, mut course: Course, draft: Draft) -> Result<(Course, Written), ExitError> {
+        let written = draft.write(&self.code.edge_key, self.key.old.is_some(), &mut || course.step());
+        match written {
+            Ok(written) => Ok((course, written)),
+            Err(error) => {
+                course.give_up(Failure::Configuration);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Reports to the edge what is written, which rolls back without the report.
 fn complete(
     mut course: Course,
-    draft: Draft,
-    code: &Code,
-    config: &Path,
+    written: &Written,
+    (config, edge): (&Path, &PublicKey),
     key: &OwnKey,
 ) -> Result<Exit, ExitError> {
-    let mut step = || drop(course.client.step(STEP));
-    let written = match draft.write(&code.edge_key, key.old.is_some(), &mut step) {
-        Ok(written) => written,
-        Err(error) => {
-            course.pairing.fail(Failure::Configuration);
-            course.flush();
-            return Err(error);
-        }
-    };
-    course.pairing.written();
-    let is_known = course.flush();
-    if let Written::Tried(running) = &written {
-        running.settle(is_known)?;
+    let is_kept = course.wait_until_kept();
+    if let Written::Tried(running) = written {
+        running.settle(is_kept, edge)?;
+    } else if !is_kept {
+        let message = format!(
+            "{} is written, but the edge did not confirm that it keeps this machine, and goes back: pair again",
+            config.display()
+        );
+        return Err(ExitError::new(Exit::RolledBack, message));
     }
-    report_written(config, key, &written);
+    report_written(config, key, written);
     Ok(if matches!(written, Written::NotTaken) { Exit::Degraded } else { Exit::Ok })
-}
-
-/// The rounds with the edge.
-struct Course {
-    client: Client,
-    pairing: JoinPairing,
-    began: Instant,
-    is_reported: bool,
-}
-
-impl Course {
-    fn wait_for_terms(
-        &mut self,
-        timeout: Duration,
-        addresses: &[(HostPort, SocketAddr)],
-    ) -> Result<(Box<Terms>, daemon::pairing::words::Words), ExitError> {
-        loop {
-            match self.round()? {
-                Some(JoinEvent::Offered { terms, words }) => return Ok((terms, words)),
-                Some(JoinEvent::Accepted) | None => {}
-                Some(JoinEvent::Ended(fault)) => return Err(ended(fault)),
-            }
-            let silence = self.began.elapsed();
-            let tried: Vec<_> = addresses.iter().map(|(_, address)| *address).collect();
-            if silence >= SILENCE && !self.is_reported {
-                self.is_reported = true;
-                print_to_stderr(&silence::meaning(self.client.reached(), &tried));
-            }
-            if silence >= timeout {
-                let meaning = silence::meaning(self.client.reached(), &tried);
-                return Err(ExitError::new(Exit::Failed, format!("gave up: {meaning}")));
-            }
-        }
-    }
-
-    fn wait_for_decision(&mut self) -> Result<(), ExitError> {
-        loop {
-            match self.round()? {
-                Some(JoinEvent::Accepted) => return Ok(()),
-                Some(JoinEvent::Offered { .. }) | None => {}
-                Some(JoinEvent::Ended(JoinFault::Gone)) => {
-                    let fix = "if the edge took this machine, pair again, else nothing was changed";
-                    let message = format!("{}; {fix}", JoinFault::Gone);
-                    return Err(ExitError::new(Exit::Failed, message));
-                }
-                Some(JoinEvent::Ended(fault)) => return Err(ended(fault)),
-            }
-        }
-    }
-
-    /// Waits for something, carries messages both ways, and returns what happened.
-    fn round(&mut self) -> Result<Option<JoinEvent>, ExitError> {
-        let failed = |error: io::Error| ExitError::new(Exit::Failed, error);
-        if let Some(event) = self.pairing.poll_event() {
-            return Ok(Some(event));
-        }
-        self.client.step(STEP).map_err(failed)?;
-        while let Some(frame) = self.client.receive().map_err(failed)? {
-            self.pairing.handle_frame(&frame);
-        }
-        if self.client.is_over() {
-            self.pairing.handle_disconnected();
-        }
-        while let Some(frame) = self.pairing.poll_frame() {
-            self.client.send(&frame);
-        }
-        Ok(self.pairing.poll_event())
-    }
-
-    /// Gives the last message time to arrive; whether it did.
-    fn flush(&mut self) -> bool {
-        while let Some(frame) = self.pairing.poll_frame() {
-            self.client.send(&frame);
-        }
-        let begun = Instant::now();
-        while begun.elapsed() < FLUSH_WITHIN && !self.client.is_flushed() && self.client.step(STEP).is_ok() {}
-        self.client.is_flushed()
-    }
-
-    /// The endpoint that answered, as the code has it.
-    fn endpoint(&self, addresses: &[(HostPort, SocketAddr)]) -> Option<HostPort> {
-        let answered = self.client.answered()?;
-        addresses.iter().find(|(_, address)| *address == answered).map(|(endpoint, _)| endpoint.clone())
-    }
-}
-
-fn ended(fault: JoinFault) -> ExitError {
-    ExitError::new(Exit::Failed, format!("{fault}; nothing was changed here"))
 }
 
 /// The code, from the file, the terminal or standard input; never an argument, which others see.
@@ -234,13 +196,37 @@ fn read_code(file: Option<&Path>) -> Result<Code, ExitError> {
         }
         None if is_interactive() => {
             print_to_stderr("paste the code that `causeway pair` printed at the edge:");
-            io::stdin().lock().read_line(&mut text).map_err(failed)?;
+            return code_of_lines(io::stdin().lock());
         }
         None => {
             io::stdin().lock().take(MAX_CODE).read_to_string(&mut text).map_err(failed)?;
         }
     }
     Code::parse(&text).map_err(|error| ExitError::new(Exit::Usage, error))
+}
+
+/// The code from as many lines as a terminal or a mail has made of it; an empty line ends it.
+fn code_of_lines(mut input: impl BufRead) -> Result<Code, ExitError> {
+    let failed = |error: io::Error| ExitError::new(Exit::of(&error), error);
+    let mut text = Zeroizing::new(String::with_capacity(1024));
+    let mut is_reported = false;
+    loop {
+        let before = text.len();
+        let room = MAX_CODE.saturating_sub(u64::try_from(before).unwrap_or(MAX_CODE));
+        input.by_ref().take(room).read_line(&mut text).map_err(failed)?;
+        let is_last = text.get(before..).is_none_or(|line| line.trim().is_empty());
+        match Code::parse(&text) {
+            Ok(code) => return Ok(code),
+            Err(error) if is_last || !Code::is_beginning(&text) => {
+                return Err(ExitError::new(Exit::Usage, error));
+            }
+            Err(_) if !is_reported => {
+                is_reported = true;
+                print_to_stderr("the code goes on in the next line; an empty line ends it");
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 fn read_existing(config: &Path) -> Result<Option<Existing>, ExitError> {
@@ -260,62 +246,44 @@ fn own_key(
     name: &Name,
     is_new: bool,
 ) -> Result<OwnKey, ExitError> {
-    let Some(Existing { policy, .. }) = existing else { return keys::first(config) };
-    let is_edge = |peer: &&policy::forwarder::Peer| {
-        peer.public_key.as_bytes() == code.edge_key.as_bytes() || peer.name == *name
-    };
+    let Some(Existing { policy, .. }) = existing else { return keys::first(config, is_new) };
+    let is_edge = |peer: &&policy::forwarder::Peer| file::has_key(peer, &code.edge_key) || peer.name == *name;
     let of_peer = policy.peers.iter().find(is_edge).map(|peer| &peer.private_key_file);
     let file = of_peer.unwrap_or(&policy.interface.private_key_file);
     if is_new { keys::renewed(config, policy, file) } else { keys::named(file) }
 }
 
-/// Every address of every endpoint, in their order.
-fn resolved(endpoints: &[HostPort]) -> Result<Vec<(HostPort, SocketAddr)>, ExitError> {
-    let mut found = Vec::new();
-    let mut errors = Vec::new();
-    for endpoint in endpoints {
-        match endpoint.to_string().to_socket_addrs() {
-            Ok(addresses) => found.extend(addresses.map(|address| (endpoint.clone(), address))),
-            Err(error) => errors.push(format!("{endpoint}: {error}")),
-        }
-    }
-    if !found.is_empty() {
-        return Ok(found);
-    }
-    let fix =
-        "this machine finds no address of the edge; look at its name server, or pair with --endpoint ADDRESS";
-    Err(ExitError::new(Exit::Failed, format!("{}\n{fix}", errors.join("\n"))))
-}
-
-fn edge_of(terms: &Terms, code: &Code, name: Name, key: &OwnKey, endpoint: Option<HostPort>) -> Option<Edge> {
+fn edge_of(terms: &Terms, code: &Code, name: Name, key: &OwnKey, endpoint: HostPort) -> Edge {
     let preshared_key_file = terms.preshared_key.then(|| format!("keys/{name}.psk"));
-    Some(Edge {
+    Edge {
         name,
         key: code.edge_key,
-        endpoint: endpoint.or_else(|| code.endpoints.first().cloned())?,
+        endpoint,
+        endpoints: code.endpoints.clone(),
         address: code.edge_address,
         own: terms.addresses.clone(),
         link_port: code.link_port,
         key_file: key.file.clone(),
         preshared_key_file,
-    })
+    }
 }
 
 /// The new text, everything that could refuse it done; else the error, and what the edge gets.
 fn draft(
     config: &Path,
     existing: Option<&Existing>,
+    socket: Option<&Path>,
     terms: &Terms,
-    edge: Option<Edge>,
+    mut edge: Edge,
 ) -> Result<Draft, (ExitError, Failure)> {
     let configuration = |error: ExitError| (error, Failure::Configuration);
     let invalid = |message: String| configuration(ExitError::new(Exit::Invalid, message));
-    let mut edge = edge.ok_or_else(|| invalid("the code has no endpoint".to_owned()))?;
     let named = |error: file::EditError| invalid(format!("{}: {error}", config.display()));
     if let Some(Existing { policy, .. }) = existing
-        && file::known(policy, &edge).map_err(named)?.is_some_and(|peer| peer.preshared_key_file.is_some())
+        && let Some(peer) = file::known(policy, &edge).map_err(named)?
     {
-        edge.preshared_key_file = None;
+        file::changes(peer, &edge).iter().for_each(|line| print_to_stderr(line));
+        edge.preshared_key_file = edge.preshared_key_file.filter(|_| peer.preshared_key_file.is_none());
     }
     if let Some(file) = &edge.preshared_key_file {
         let path = folder_of(config).join(file);
@@ -336,6 +304,7 @@ fn draft(
         config,
         existing.map(|existing| (existing.text.as_str(), &existing.policy)),
         text.map_err(named)?,
+        socket,
     )
     .map_err(configuration)
 }
@@ -351,18 +320,28 @@ fn report_terms(terms: &Terms, code: &Code, words: &str) {
         terms.peer,
         addresses.join(", ")
     ));
-    print_to_stderr(&format!("  four words: {words}"));
-    print_to_stderr("compare them with those at the edge, and say yes there; nothing is to be done here");
+    print_to_stderr(&format!("  edge's key: {}\n  four words: {words}", code.edge_key));
 }
 
 fn report_written(config: &Path, key: &OwnKey, written: &Written) {
     let file = config.display();
-    print_to_stderr(&format!("paired: {file} is written, this machine's key is in {}", key.path.display()));
-    let next = match written {
-        Written::New if is_system(config) => {
+    let taken = if matches!(written, Written::NotTaken) { "paired, but not in force" } else { "paired" };
+    print_to_stderr(&format!("{taken}: {file} is written, this machine's key is in {}", key.path.display()));
+    print_to_stderr(&next_step(written, config));
+    if let Some(old) = key.old.as_ref().filter(|old| old.exists()) {
+        print_to_stderr(&format!("the old key stays in {}; remove it once the tunnel is up", old.display()));
+    }
+}
+
+fn next_step(written: &Written, config: &Path) -> String {
+    match written {
+        Written::New if config == Path::new(SYSTEM) => {
             "next: sudo systemctl enable --now forwarder, then publish a service".to_owned()
         }
-        Written::New => format!("next: forwarder --config {file}, then publish a service"),
+        Written::New if config == Path::new(SYSTEM_MAC) => {
+            format!("next: sudo launchctl bootstrap system {LAUNCHD}, then publish a service")
+        }
+        Written::New => format!("next: forwarder --config {}, then publish a service", config.display()),
         Written::Taken | Written::Tried(_) => {
             "the running forwarder has taken it: forwarder peers shows the tunnel".to_owned()
         }
@@ -371,30 +350,77 @@ fn report_written(config: &Path, key: &OwnKey, written: &Written) {
         Written::NotTaken => {
             "the running forwarder did not take it; fix what is said above, then: forwarder reload".to_owned()
         }
-    };
-    print_to_stderr(&next);
-    if let Some(old) = &key.old {
-        print_to_stderr(&format!("the old key stays in {}; remove it once the tunnel is up", old.display()));
     }
 }
 
-/// Whether the system's own unit reads the file.
-fn is_system(config: &Path) -> bool {
-    config == Path::new(SYSTEM)
-}
-
-/// Where the system's unit has it.
+/// Where the system's unit has the configuration.
 const SYSTEM: &str = "/etc/causeway/forwarder.toml";
 /// And launchd's.
 const SYSTEM_MAC: &str = "/usr/local/etc/causeway/forwarder.toml";
+/// The description of the forwarder for launchd.
+const LAUNCHD: &str = "/Library/LaunchDaemons/com.causeway.forwarder.plist";
 
-/// The configuration of root's forwarder, or of this user's.
-fn usual_configuration() -> Result<PathBuf, ExitError> {
-    let environment = Environment::of_process();
-    match (environment.uid, environment.is_mac, environment.home) {
-        (0, false, _) => Ok(SYSTEM.into()),
-        (0, true, _) => Ok(SYSTEM_MAC.into()),
-        (_, _, Some(home)) => Ok(home.join(".config/causeway/forwarder.toml")),
-        (_, _, None) => Err(ExitError::new(Exit::Usage, daemon::command_line::NAME_IT)),
+#[cfg(test)]
+mod tests {
+    use tunnel::key::PrivateKey;
+
+    use super::*;
+
+    #[test]
+    fn a_new_file_is_followed_by_what_starts_the_forwarder_that_reads_it() {
+        for (config, next) in [
+            (SYSTEM, "systemctl enable --now forwarder"),
+            (SYSTEM_MAC, "launchctl bootstrap system /Library/LaunchDaemons/com.causeway.forwarder.plist"),
+            ("/home/kyiv/forwarder.toml", "forwarder --config /home/kyiv/forwarder.toml"),
+        ] {
+            let text = next_step(&Written::New, Path::new(config));
+            assert!(text.contains(next), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_code_that_was_wrapped_into_lines_is_read_until_it_is_complete() {
+        let code = code();
+        let text = code.to_text();
+        for width in [5, 9, 10, 11, 40, 79, 1000] {
+            let lines: Vec<&str> =
+                text.as_bytes().chunks(width).map(|line| std::str::from_utf8(line).unwrap()).collect();
+            let wrapped = format!("{}\nmore\n", lines.join("\r\n"));
+            let mut input = wrapped.as_bytes();
+            let read = code_of_lines(&mut input).unwrap_or_else(|error| panic!("{width}: {error}"));
+            assert_eq!(read.one_time.as_bytes(), code.one_time.as_bytes());
+            assert_eq!(input, b"more\n", "what comes after it is an answer to a question");
+        }
+    }
+
+    #[test]
+    fn a_text_that_cannot_become_a_code_is_refused_at_once_and_a_part_at_an_empty_line() {
+        let text = code().to_text();
+        let refused = |input: &str| {
+            let mut rest = input.as_bytes();
+            let error = code_of_lines(&mut rest).err().unwrap();
+            assert_eq!(error.exit, Exit::Usage);
+            (error.message, rest.len())
+        };
+        assert_eq!(refused("wg genkey\nrest").1, 4);
+        let groups: Vec<&str> = text.split('-').collect();
+        let typed = text.replacen(groups[3], "00000000", 1);
+        let (message, left) = refused(&format!("{typed}\nrest"));
+        assert!(message.contains("group 3") && left == 4, "{message}");
+        let (message, left) = refused(&format!("{}\n\nrest", groups[..groups.len() - 3].join("-")));
+        assert!(message.contains("missing") && left == 4, "{message}");
+        assert_eq!(refused("").1, 0);
+    }
+
+    fn code() -> Code {
+        Code {
+            one_time: PrivateKey::from_bytes([5; 32]),
+            edge_key: PrivateKey::from_bytes([1; 32]).public(),
+            edge: Name::new("kyiv").unwrap(),
+            endpoints: vec![policy::text::host_port("kyiv.example.com:51820").unwrap()],
+            edge_address: "10.77.88.1".parse().unwrap(),
+            address: "10.77.88.254/24".parse().unwrap(),
+            link_port: 51_899,
+        }
     }
 }

@@ -96,14 +96,17 @@ pub(super) fn for_known(policy: &Policy, known: &Peer) -> Result<Addresses, Addr
 fn with_temporary(policy: &Policy, peer: Vec<IpNetwork>) -> Result<Addresses, AddressError> {
     let is_open =
         |address: &IpAddr| is_free(policy, *address) && !peer.iter().any(|own| own.ip() == *address);
-    for &own in &policy.interface.address {
+    // The other machine dials the edge in this network, so that it needs an address there.
+    let is_peers = |own: &&IpNetwork| peer.iter().any(|address| own.contains(address.ip()));
+    for &own in policy.interface.address.iter().filter(is_peers) {
         if let Some(address) = hosts(own).rev().find(is_open)
             && let Ok(temporary) = IpNetwork::new(address, own.prefix())
         {
             return Ok(Addresses { peer, temporary, edge: own.ip() });
         }
     }
-    let own = policy.interface.address.first().copied().unwrap_or(IpNetwork::from(IpAddr::from([0_u8; 4])));
+    let own = policy.interface.address.iter().find(is_peers).copied();
+    let own = own.unwrap_or(IpNetwork::from(IpAddr::from([0_u8; 4])));
     Err(no_room(own, "the time of pairing"))
 }
 
@@ -134,9 +137,9 @@ fn is_free(policy: &Policy, address: IpAddr) -> bool {
     !is_own && !is_lan && !policy.peers.iter().any(|peer| holds(peer, address))
 }
 
-/// Whether packets for the address go to the peer; a prefix of length 0 is a filter alone.
+/// Whether packets for the address go to the peer.
 fn holds(peer: &Peer, address: IpAddr) -> bool {
-    peer.allowed_ips.iter().any(|prefix| prefix.prefix() > 0 && prefix.contains(address))
+    peer.allowed_ips.iter().any(|prefix| policy::prefix::routes(*prefix, address))
 }
 
 fn is_single(prefix: IpNetwork) -> bool {
@@ -239,6 +242,16 @@ mod tests {
         let policy = edge("\"10.77.88.1/24\"", &["192.168.88.0/24"]);
         let error = for_known(&policy, policy.peers.first().unwrap()).unwrap_err();
         assert_eq!(error, AddressError::NoOwnAddress("peer0".to_owned()));
+    }
+
+    #[test]
+    fn the_time_of_pairing_needs_room_in_a_network_that_the_peer_is_in() {
+        let policy = edge("\"10.77.88.1/30\", \"fd00::1/64\"", &["10.77.88.2/32"]);
+        let error = for_known(&policy, policy.peers.first().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("10.77.88.1/24"), "{error}");
+        let policy = edge("\"10.77.88.1/30\", \"fd00::1/64\"", &["fd00::2/128"]);
+        let addresses = for_known(&policy, policy.peers.first().unwrap()).unwrap();
+        assert_eq!(addresses.edge, "fd00::1".parse::<IpAddr>().unwrap());
     }
 
     /// An edge with these addresses, and a peer for each of these prefixes.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use daemon::command_line::print_to_stderr;
 use daemon::exit::{Exit, ExitError};
-use daemon::pairing::control::{MAX_FRAMES, PairingEnd, PairingReply, PairingRequest};
+use daemon::pairing::control::{LIFETIME, MAX_FRAMES, PairingEnd, PairingReply, PairingRequest};
 use daemon::pairing::edge::{EdgeEvent, EdgeFault, EdgePairing, Joiner};
 use daemon::pairing::message::Refusal;
 use gateway::control::client;
@@ -20,10 +20,15 @@ pub(super) const PAUSE: Duration = Duration::from_millis(200);
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// How long the joiner may take to write its file, and to see that a new key works.
 const WRITE_WITHIN: Duration = Duration::from_secs(60);
+/// What must be left of a code when it is accepted: for the edge's apply, the joiner, and the last
+/// messages.
+const LEFT: Duration = Duration::from_secs(120);
 
 /// One pairing at the gateway; closed when dropped.
 pub(super) struct Exchange<'a> {
     socket: &'a Path,
+    key: PublicKey,
+    opened: Instant,
     pairing: EdgePairing,
     connections: u32,
     is_connected: bool,
@@ -53,7 +58,8 @@ impl<'a> Exchange<'a> {
     ) -> Result<Self, ExitError> {
         ask(socket, PairingRequest::Open { key, address })?;
         let seen = Seen { port, reported_at: Instant::now(), has_session: false, is_connected: false };
-        Ok(Self { socket, pairing, connections: 0, is_connected: false, is_open: true, seen })
+        let opened = Instant::now();
+        Ok(Self { socket, key, opened, pairing, connections: 0, is_connected: false, is_open: true, seen })
     }
 
     /// Waits until one wants to join.
@@ -94,7 +100,7 @@ impl<'a> Exchange<'a> {
     /// Sends the frames that wait, and hands over what came.
     fn carry(&mut self) -> Result<PairingReply, ExitError> {
         let frames = std::iter::from_fn(|| self.pairing.poll_frame()).take(MAX_FRAMES).collect();
-        let reply = ask(self.socket, PairingRequest::Exchange { frames })?;
+        let reply = ask(self.socket, PairingRequest::Exchange { key: self.key, frames })?;
         let came = reply.connections.saturating_sub(self.connections);
         (0..came.min(2)).for_each(|_| self.pairing.handle_connected());
         reply.frames.iter().for_each(|frame| self.pairing.handle_frame(frame));
@@ -125,6 +131,18 @@ impl<'a> Exchange<'a> {
         false
     }
 
+    /// Sends the joiner that the edge keeps it.
+    pub(super) fn keep(&mut self) {
+        self.pairing.keep();
+        self.deliver();
+    }
+
+    /// Refuses a "yes" that comes so late that the code could end before the joiner has written its
+    /// file.
+    pub(super) fn refuse_late(&self) -> Result<(), Refusal> {
+        if is_late(self.opened.elapsed()) { Err(Refusal::Late) } else { Ok(()) }
+    }
+
     /// Sends what waits, and gives the gateway a moment to send it on.
     fn deliver(&mut self) {
         // The pairing ends in any case; the joiner then sees that the connection ended.
@@ -143,7 +161,7 @@ impl<'a> Exchange<'a> {
     pub(super) fn close(&mut self) {
         if std::mem::take(&mut self.is_open) {
             // Without a command the gateway ends the pairing by itself.
-            drop(ask(self.socket, PairingRequest::Close));
+            drop(ask(self.socket, PairingRequest::Close { key: self.key }));
         }
     }
 }
@@ -168,17 +186,33 @@ impl Seen {
         let is_quiet = !reply.has_session && self.reported_at.elapsed() >= REPORT_EVERY;
         if is_quiet {
             self.reported_at = Instant::now();
-            print_to_stderr(&quiet(reply.datagrams, self.port, own_address()));
+            print_to_stderr(&quiet(reply, self.port, own_address()));
         }
     }
 }
 
-/// That no one came, with what it means that so many datagrams did.
-fn quiet(datagrams: u64, port: u16, own: Option<IpAddr>) -> String {
-    match (datagrams, own) {
-        (0, Some(own)) => format!("0 packets on udp/{port} so far: is it forwarded to {own}?"),
-        (0, None) => format!("0 packets on udp/{port} so far: is it forwarded to this machine?"),
-        (count, _) => format!("{count} packets on udp/{port} so far, none with this code"),
+const fn is_late(elapsed: Duration) -> bool {
+    elapsed.as_secs() + LEFT.as_secs() > LIFETIME as u64
+}
+
+/// That there is no tunnel, with what it means that such packets came.
+fn quiet(reply: &PairingReply, port: u16, own: Option<IpAddr>) -> String {
+    let own = own.map_or_else(|| "this machine".to_owned(), |own| own.to_string());
+    if reply.is_heard {
+        return format!(
+            "a machine comes with the code to udp/{port}, but gets no reply: look at a firewall or NAT on the way from \
+             {own} to it"
+        );
+    }
+    match (reply.unknown, reply.datagrams) {
+        (0, 0) => format!("0 packets on udp/{port} so far: is it forwarded to {own}?"),
+        (0, _) => format!(
+            "0 packets of another machine on udp/{port} so far, only those of peers: does the other machine reach this \
+             edge at the endpoint of the code?"
+        ),
+        (count, _) => {
+            format!("{count} packets of unknown machines on udp/{port} so far, none with this code")
+        }
     }
 }
 
@@ -194,6 +228,26 @@ fn ask(socket: &Path, request: PairingRequest) -> Result<PairingReply, ExitError
         return Err(ExitError::new(Exit::Failed, "the gateway sent the answer to another request"));
     };
     Ok(reply)
+}
+
+/// Refuses a key that the running gateway does not have: its file was replaced and not applied.
+///
+/// # Errors
+/// [`Exit::Conflict`]
+pub(super) fn refuse_other_key(socket: &Path, own: &tunnel::key::PublicKey) -> Result<(), ExitError> {
+    let Reply::Peers(peers) = client::ask(socket, &Request::Peers)? else {
+        return Err(ExitError::new(Exit::Failed, "the gateway sent the answer to another request"));
+    };
+    match peers.interface.and_then(|own| own.public_key) {
+        Some(running) if running != own.to_string() => {
+            let message = format!(
+                "the gateway runs with the key {running}, and its private_key_file holds that of {own}: reload it first, \
+                 then run this again"
+            );
+            Err(ExitError::new(Exit::Conflict, message))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn ended(end: PairingEnd) -> ExitError {
@@ -235,7 +289,23 @@ mod tests {
     #[test]
     fn silence_names_the_port_and_who_should_get_it() {
         let own = Some("192.168.1.2".parse().unwrap());
-        assert_eq!(quiet(0, 51_820, own), "0 packets on udp/51820 so far: is it forwarded to 192.168.1.2?");
-        assert_eq!(quiet(7, 51_820, own), "7 packets on udp/51820 so far, none with this code");
+        let quiet = |datagrams, unknown, is_heard| {
+            quiet(&PairingReply { datagrams, unknown, is_heard, ..PairingReply::default() }, 51_820, own)
+        };
+        assert_eq!(quiet(0, 0, false), "0 packets on udp/51820 so far: is it forwarded to 192.168.1.2?");
+        let of_peers = quiet(14, 0, false);
+        assert!(of_peers.starts_with("0 packets of another machine on udp/51820 so far"), "{of_peers}");
+        assert_eq!(
+            quiet(14, 7, false),
+            "7 packets of unknown machines on udp/51820 so far, none with this code"
+        );
+        let one_way = quiet(14, 0, true);
+        assert!(one_way.contains("gets no reply") && one_way.contains("192.168.1.2"), "{one_way}");
+    }
+
+    #[test]
+    fn a_yes_needs_two_minutes_of_the_code() {
+        let lifetime = Duration::from_secs(u64::from(LIFETIME));
+        assert!(!is_late(lifetime - LEFT) && is_late(lifetime - LEFT + Duration::from_secs(1)));
     }
 }

@@ -2,13 +2,11 @@
 //!
 //! - `plan`: what the pairing is about. `address`: addresses in the tunnel. `file`: the text of the
 //!   configuration.
-//! - `lines`: answers of the operator. `exchange`: the rounds with the gateway until the other
-//!   machine has joined.
+//! - `exchange`: the rounds with the gateway until the other machine has joined.
 
 mod address;
 mod exchange;
 mod file;
-mod lines;
 mod plan;
 
 use std::net::IpAddr;
@@ -16,10 +14,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use daemon::changes::{Commands, Trusted};
+use daemon::changes::{ChangeReply, ChangeRequest, Commands, Trusted};
 use daemon::command_line::print_to_stderr;
 use daemon::exit::{Exit, ExitError};
 use daemon::files::{LoadError, read_key, text_of};
+use daemon::pairing::code::MAX_ENDPOINTS;
 use daemon::pairing::edge::{EdgePairing, Joiner};
 use daemon::pairing::message::Refusal;
 use daemon::text::period;
@@ -31,9 +30,9 @@ use policy::{HostPort, Name, PublicPorts, Source};
 use tunnel::key::{PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
+use crate::lines::{Answer, Line, Lines};
 use crate::machine::is_interactive;
 use exchange::Exchange;
-use lines::{Answer, Line, Lines};
 use plan::{Plan, Wanted, name_of};
 
 /// The edge's configuration, unless another is named.
@@ -89,12 +88,20 @@ pub(crate) fn pair(arguments: &Pair) -> Result<Exit, ExitError> {
     refuse_proxied(&arguments.config, &policy, &wanted)?;
     let mut plan = Plan::of((arguments.config.as_path(), text.as_str()), &policy, wanted, one_time.public())?;
     let lines = Lines::read().map_err(|error| ExitError::new(Exit::Failed, error))?;
+    if !arguments.yes && lines.is_over() {
+        let message = "standard input is at its end, so that no one can say yes: run this at a terminal, or accept one \
+                       key with --yes --expect KEY";
+        return Err(ExitError::new(Exit::Usage, message));
+    }
+    let socket = arguments.socket.clone().unwrap_or_else(|| policy.control.socket.clone());
+    commands(&|request| ask_change(&socket, request)).check_ready(&arguments.config)?;
     if is_interactive() && arguments.may_publish.is_empty() && !arguments.yes && !plan.is_known {
         ask_ports(&mut plan, (arguments.config.as_path(), text.as_str()), &lines)?;
     }
     report_plan(&plan);
     let code = plan.code(one_time, own_key(&policy)?, name_of(&policy)?);
-    let socket = arguments.socket.clone().unwrap_or_else(|| policy.control.socket.clone());
+    exchange::refuse_other_key(&socket, &code.edge_key)?;
+    print_to_stderr(&format!("this edge's public key: {}", code.edge_key));
     let key = policy::PublicKey::new(*code.one_time.public().as_bytes())
         .ok_or_else(|| ExitError::new(Exit::Failed, "the random key may not be used; pair again"))?;
     let pairing = EdgePairing::new(code.clone(), *random()?, plan.terms());
@@ -122,20 +129,28 @@ fn complete(
     let joiner = exchange.wait_for_joiner()?;
     report_joiner(plan, &joiner);
     let decision = decide(arguments, exchange, &joiner, lines)?;
-    if let Err(refusal) = decision {
+    if let Err(refusal) = decision.and_then(|()| exchange.refuse_late()) {
         exchange.refuse(refusal);
         let (exit, message) = match refusal {
             Refusal::OtherKey => {
                 (Exit::Conflict, "the key is another than --expect has: nothing was changed")
             }
-            Refusal::Declined | Refusal::NotApplied | Refusal::Burnt | Refusal::Other => {
-                (Exit::Failed, "refused: nothing was changed")
-            }
+            Refusal::Late => (
+                Exit::Failed,
+                "the time of the code is nearly over, too little for the other machine to write its file: nothing was \
+                 changed, pair again",
+            ),
+            Refusal::Declined
+            | Refusal::NotApplied
+            | Refusal::Burnt
+            | Refusal::Malformed
+            | Refusal::BadKey
+            | Refusal::Other => (Exit::Failed, "refused: nothing was changed"),
         };
         return Err(ExitError::new(exit, message));
     }
     let ask = |request: &_| ask_change(socket, request);
-    let commands = Commands { program: "gatewayctl", ask: &ask, needs, trusted: Trusted::OthersOnly };
+    let commands = commands(&ask);
     let config = arguments.config.as_path();
     let mut edit = |_: &Path, text: &str| plan.text_with(config, text, joiner.key);
     if let Err(error) = commands.edit_unconfirmed(config, &mut edit, CONFIRM_WITHIN) {
@@ -144,7 +159,11 @@ fn complete(
     }
     let peer = &plan.terms().peer;
     if exchange.accept() {
-        commands.confirm(config)?;
+        if let Err(error) = commands.confirm(config) {
+            exchange.refuse(Refusal::NotApplied);
+            return Err(error);
+        }
+        exchange.keep();
         print_to_stderr(&format!("{peer} is paired: gatewayctl peers shows its tunnel"));
         return Ok(Exit::Ok);
     }
@@ -154,6 +173,11 @@ fn complete(
         "the other machine did not report that it wrote its own file: the edge is as it was; pair {peer} again"
     );
     Err(ExitError::new(Exit::RolledBack, message))
+}
+
+/// The commands that change the edge's configuration.
+fn commands<'a>(ask: &'a dyn Fn(&ChangeRequest) -> Result<ChangeReply, ExitError>) -> Commands<'a> {
+    Commands { program: "gatewayctl", ask, needs, trusted: Trusted::OthersOnly }
 }
 
 /// What the operator decides, or has decided before.
@@ -191,6 +215,9 @@ fn wanted(arguments: &Pair, policy: &Policy) -> Result<Wanted, ExitError> {
             usage(format!("--endpoint {text}: expected a name or an address, with or without a port"))
         })
     };
+    if arguments.endpoint.len() > MAX_ENDPOINTS {
+        return Err(usage(format!("--endpoint: a code has room for {MAX_ENDPOINTS} of them at most")));
+    }
     let endpoints = arguments.endpoint.iter().map(endpoint).collect::<Result<_, _>>()?;
     let may_publish = match arguments.may_publish.as_slice() {
         [] => None,
@@ -294,4 +321,30 @@ fn random() -> Result<Zeroizing<[u8; 32]>, ExitError> {
     let mut bytes = Zeroizing::new([0; 32]);
     getrandom::fill(bytes.as_mut_slice()).map_err(|error| ExitError::new(Exit::Failed, error))?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        pair: Pair,
+    }
+
+    #[test]
+    fn an_endpoint_that_has_no_room_in_the_code_is_refused() {
+        let text = "[interface]\naddress = [\"10.77.88.1/24\"]\nprivate_key_file = \"k\"\n";
+        let policy = policy::gateway::parse(&Source { name: Path::new("gateway.toml"), text }).unwrap();
+        let of = |count: usize| {
+            let endpoints = (0..count).flat_map(|_| ["--endpoint", "192.0.2.2"]);
+            let arguments = Arguments::parse_from(["causeway", "wroclaw"].into_iter().chain(endpoints));
+            wanted(&arguments.pair, &policy)
+        };
+        assert_eq!(of(MAX_ENDPOINTS).ok().unwrap().endpoints.len(), MAX_ENDPOINTS);
+        assert_eq!(of(MAX_ENDPOINTS + 1).err().unwrap().exit, Exit::Usage);
+    }
 }

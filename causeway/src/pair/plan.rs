@@ -106,16 +106,19 @@ impl Plan {
     /// Gives the peer these ports instead of the usual ones.
     ///
     /// # Errors
-    /// [`Exit::Invalid`] when it cannot have them.
+    /// [`Exit::Invalid`] when it cannot have them; it then keeps those that were planned.
     pub(super) fn set_ports(
         &mut self,
         file: &Path,
         text: &str,
         ports: Vec<PublicPorts>,
     ) -> Result<(), ExitError> {
-        self.terms.may_publish = ports.iter().map(ToString::to_string).collect();
-        (self.wanted.may_publish, self.left_out) = (Some(ports), Vec::new());
-        self.text_with(file, text, self.placeholder).map(drop)
+        let mut next = self.clone();
+        next.terms.may_publish = ports.iter().map(ToString::to_string).collect();
+        (next.wanted.may_publish, next.left_out) = (Some(ports), Vec::new());
+        next.text_with(file, text, self.placeholder)?;
+        *self = next;
+        Ok(())
     }
 
     /// The code of this pairing.
@@ -189,18 +192,12 @@ fn endpoints(file: &Path, policy: &Policy, wanted: &Wanted) -> Result<Vec<HostPo
 }
 
 fn terms(known: Option<&Peer>, wanted: &Wanted, addresses: &Addresses) -> Result<Terms, ExitError> {
-    let single = |address: &ipnetwork::IpNetwork| ipnetwork::IpNetwork::from(address.ip());
-    let allowed_ips = match known {
-        Some(peer) => peer.allowed_ips.clone(),
-        None => addresses.peer.iter().map(single).collect(),
-    };
     let kept = known.map(|peer| peer.may_publish.clone()).unwrap_or_default();
     let ports = wanted.may_publish.clone().unwrap_or(kept);
     Ok(Terms {
         peer: wanted.name.clone(),
         version: machine::version()?,
         addresses: addresses.peer.clone(),
-        allowed_ips,
         may_publish: ports.iter().map(ToString::to_string).collect(),
         preshared_key: known.is_some_and(|peer| peer.preshared_key_file.is_some()),
     })
@@ -263,6 +260,22 @@ mod tests {
     }
 
     #[test]
+    fn ports_that_are_refused_at_the_question_leave_those_that_were_planned() {
+        let mut plan = plan(BARE, wanted("wroclaw")).ok().unwrap();
+        let mut set = |text: &str| {
+            let ports = vec![PublicPorts::parse(text).unwrap()];
+            let set = plan.set_ports(Path::new("gateway.toml"), BARE, ports);
+            (set.is_ok(), plan.terms().may_publish.clone(), plan.wanted.may_publish.clone())
+        };
+        let (is_set, terms, written) = set("51820/udp");
+        assert!(
+            !is_set && terms == ["80", "443", "443/udp"] && written.is_some_and(|ports| ports.len() == 3)
+        );
+        let (is_set, terms, written) = set("25");
+        assert!(is_set && terms == ["25"] && written.is_some_and(|ports| ports.len() == 1));
+    }
+
+    #[test]
     fn an_edge_that_no_one_can_find_is_named_with_the_fix() {
         let text = BARE.split("[wan]").next().unwrap();
         let error = plan(text, wanted("wroclaw")).err().unwrap();
@@ -283,10 +296,7 @@ mod tests {
         let terms = plan.terms();
         assert!(plan.is_known && terms.preshared_key);
         assert_eq!(terms.addresses, ["10.77.88.7/24".parse().unwrap()]);
-        assert_eq!(
-            (terms.allowed_ips.len(), terms.may_publish.as_slice()),
-            (2, ["25".to_owned()].as_slice())
-        );
+        assert_eq!(terms.may_publish, ["25"]);
         let new = key(4).public();
         let changed = plan.text_with(Path::new("gateway.toml"), &text, new).ok().unwrap();
         assert_eq!(changed, text.replace(&old.to_string(), &new.to_string()));

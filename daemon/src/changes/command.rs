@@ -168,12 +168,17 @@ impl Commands<'_> {
     ) -> Result<Changes, ExitError> {
         let work = Work::begin(self, config)?;
         let text = edit(&work.own, &work.old)?;
-        if !work.in_force {
-            let fix =
-                "the file has changes that are not in force: reload the daemon first, then run this again";
-            return Err(ExitError::new(Exit::Conflict, format!("{}: {fix}", work.own.display())));
-        }
+        work.refuse_unready()?;
         work.apply_unconfirmed(work.own.clone(), text, confirm_within)
+    }
+
+    /// Whether the daemon would take an [`edit_unconfirmed`](Self::edit_unconfirmed) now: it has the
+    /// file's text in force, and no change waits.
+    ///
+    /// # Errors
+    /// [`Exit::Conflict`] when not, and what else would refuse every change.
+    pub fn check_ready(&self, config: &Path) -> Result<(), ExitError> {
+        Work::begin(self, config)?.refuse_unready()
     }
 
     fn own_file(&self) -> Result<(PathBuf, bool, Option<u64>), ExitError> {
@@ -262,6 +267,17 @@ impl<'a> Work<'a> {
         let applied = (self.commands.ask)(&request).and_then(changes);
         self.root.forget_draft();
         applied
+    }
+
+    fn refuse_unready(&self) -> Result<(), ExitError> {
+        if let Some(left) = self.waits_seconds {
+            return Err(still_waits(self.commands.program, left));
+        }
+        if self.in_force {
+            return Ok(());
+        }
+        let fix = "the file has changes that are not in force: reload the daemon first, then run this again";
+        Err(ExitError::new(Exit::Conflict, format!("{}: {fix}", self.own.display())))
     }
 
     fn apply_unconfirmed(
@@ -439,6 +455,29 @@ mod tests {
 
         fs::write(own.path().join("keys/kyiv.key"), "new").unwrap();
         assert!(refused().is_ok(), "the same content is not refused");
+    }
+
+    #[test]
+    fn a_file_that_is_not_in_force_and_a_change_that_waits_are_refused_before_anything_is_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("gateway.toml");
+        fs::write(&config, "text").unwrap();
+        let needs: fn(&Path, &str) -> Result<Needs, Needs> = |name, _| {
+            let state = name.with_file_name("state");
+            Ok(Needs { files: Vec::new(), state, group: String::new() })
+        };
+        let checked = |in_force, waits_seconds| {
+            let path = config.clone();
+            let ask = move |_: &ChangeRequest| {
+                Ok(ChangeReply::OwnFile { path: path.clone(), in_force, waits_seconds })
+            };
+            Commands { program: "gatewayctl", ask: &ask, needs, trusted: Trusted::OwnToo }
+                .check_ready(&config)
+                .map_err(|error| error.exit)
+        };
+        assert_eq!(checked(true, None), Ok(()));
+        assert_eq!(checked(false, None), Err(Exit::Conflict));
+        assert_eq!(checked(true, Some(30)), Err(Exit::Conflict));
     }
 
     fn needs(name: &Path, text: &str) -> Result<Needs, Needs> {

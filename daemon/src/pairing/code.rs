@@ -17,7 +17,7 @@ const ANY_VERSION: &str = "causeway";
 /// Bytes of the checksum over all the others.
 const CHECKSUM: usize = 4;
 /// The most endpoints of one edge.
-const MAX_ENDPOINTS: usize = 4;
+pub const MAX_ENDPOINTS: usize = 4;
 
 /// What the one who joins must know. It holds a secret, and therefore has no `Debug`.
 #[derive(Clone)]
@@ -75,12 +75,7 @@ impl Code {
     /// # Errors
     /// [`CodeError`]
     pub fn parse(text: &str) -> Result<Self, CodeError> {
-        let mut line = Zeroizing::new(String::with_capacity(text.len()));
-        line.extend(
-            text.chars()
-                .filter(|character| !character.is_whitespace())
-                .map(|character| character.to_ascii_lowercase()),
-        );
+        let line = without_spaces(text);
         let Some(groups) = line.strip_prefix(PREFIX) else {
             let is_ours = line
                 .strip_prefix(ANY_VERSION)
@@ -101,6 +96,26 @@ impl Code {
             return Err(CodeError::Checksum);
         }
         code.and_then(Self::checked).ok_or(CodeError::Content)
+    }
+
+    /// Whether a text that is no code may be the first lines of one.
+    #[must_use]
+    pub fn is_beginning(text: &str) -> bool {
+        let line = without_spaces(text);
+        if PREFIX.starts_with(line.as_str()) {
+            return true;
+        }
+        let Some(groups) = line.strip_prefix(PREFIX) else { return false };
+        match letters::decode(groups) {
+            Ok(bytes) => {
+                let mut rest = Rest(&bytes);
+                Self::read(&mut rest).is_none() || rest.0.len() < CHECKSUM
+            }
+            Err(LettersError::Length { group, length }) => {
+                length < letters::GROUP && group == groups.split(letters::SEPARATOR).count()
+            }
+            Err(LettersError::Character { .. } | LettersError::Check { .. }) => false,
+        }
     }
 
     /// Everything in it that is no secret: both ends have it, and the words cover it.
@@ -151,6 +166,13 @@ impl Code {
             && self.address.ip() != self.edge_address;
         is_right.then_some(self)
     }
+}
+
+fn without_spaces(text: &str) -> Zeroizing<String> {
+    let mut line = Zeroizing::new(String::with_capacity(text.len()));
+    let characters = text.chars().filter(|character| !character.is_whitespace());
+    line.extend(characters.map(|character| character.to_ascii_lowercase()));
+    line
 }
 
 /// Separates the checksum from other digests.

@@ -30,11 +30,18 @@ pub enum PairingRequest {
     },
     /// Sends frames to the one who joins, and takes those that came.
     Exchange {
+        /// The public key of the pairing that is meant.
+        #[serde(with = "as_bytes")]
+        key: PublicKey,
         /// In this order, each at most [`MAX_FRAME`] long; without a connection they are discarded.
         frames: Vec<Vec<u8>>,
     },
     /// Removes the temporary peer.
-    Close,
+    Close {
+        /// The public key of the pairing that is meant.
+        #[serde(with = "as_bytes")]
+        key: PublicKey,
+    },
 }
 
 /// How the pairing is.
@@ -42,6 +49,10 @@ pub enum PairingRequest {
 pub struct PairingReply {
     /// Datagrams that came to WireGuard's port since the pairing began, of whomever.
     pub datagrams: u64,
+    /// Handshakes among them that no known peer made, nor the temporary one.
+    pub unknown: u64,
+    /// Whether an authentic datagram of the temporary peer came.
+    pub is_heard: bool,
     /// Whether the temporary peer has a session.
     pub has_session: bool,
     /// Connections of the temporary peer that came, those that are over included.
@@ -65,8 +76,8 @@ pub enum PairingEnd {
     SecondJoiner,
     /// More or longer frames came than are allowed.
     TooMuch,
-    /// It was closed, or never opened, or the gateway was restarted, or a configuration was applied
-    /// that has its key or its address.
+    /// It was closed, or never opened, or another one was opened, or the gateway was restarted, or a
+    /// configuration was applied that has its key or its address.
     Closed,
 }
 

@@ -28,7 +28,7 @@ pub struct Joiner {
 pub enum EdgeEvent {
     /// One wants to join: the operator decides, once.
     Offered(Joiner),
-    /// The joiner has written its configuration: the pairing is complete.
+    /// The joiner has written its configuration, and waits until the edge keeps the new peer.
     Written,
     /// There will be no pairing.
     Ended(EdgeFault),
@@ -74,6 +74,8 @@ enum State {
     Offered,
     /// The operator said yes.
     Accepted,
+    /// The joiner has written its configuration.
+    Written,
     /// The pairing is complete, or there is none.
     Over,
 }
@@ -115,14 +117,14 @@ impl EdgePairing {
                 self.state = State::Committed;
             }
             State::Offered | State::Accepted => self.burn(EdgeFault::SecondJoiner),
-            State::Over => {}
+            State::Written | State::Over => {}
         }
     }
 
     /// The connection ended. Before an offer another may come; afterwards the nonce is spent.
     pub fn handle_disconnected(&mut self) {
         match self.state {
-            State::Waiting | State::Over => {}
+            State::Waiting | State::Written | State::Over => {}
             State::Committed => self.state = State::Waiting,
             State::Offered | State::Accepted => self.end(EdgeFault::Gone),
         }
@@ -130,14 +132,14 @@ impl EdgePairing {
 
     /// A frame of the joiner.
     pub fn handle_frame(&mut self, frame: &[u8]) {
-        if self.state == State::Over {
+        if matches!(self.state, State::Written | State::Over) {
             return;
         }
         match Message::parse(frame) {
             None => self.burn(EdgeFault::Malformed),
             Some(Message::Offer(offer)) => self.handle_offer(&offer),
             Some(Message::Written) if self.state == State::Accepted => {
-                self.state = State::Over;
+                self.state = State::Written;
                 self.events.push_back(EdgeEvent::Written);
             }
             Some(Message::Failed { reason }) => self.end(EdgeFault::Failed(reason)),
@@ -147,6 +149,7 @@ impl EdgePairing {
                 | Message::Commitment { .. }
                 | Message::Opening { .. }
                 | Message::Accepted
+                | Message::Kept
                 | Message::Refused { .. },
             ) => self.burn(EdgeFault::OutOfOrder),
         }
@@ -156,7 +159,7 @@ impl EdgePairing {
         match self.state {
             State::Committed => {}
             State::Offered | State::Accepted => return self.burn(EdgeFault::SecondKey),
-            State::Waiting | State::Over => return self.burn(EdgeFault::OutOfOrder),
+            State::Waiting | State::Written | State::Over => return self.burn(EdgeFault::OutOfOrder),
         }
         let own = [self.code.edge_key, self.code.one_time.public()];
         let key = PublicKey::from_bytes(offer.key.0).ok().filter(|key| !own.contains(key));
@@ -173,6 +176,14 @@ impl EdgePairing {
         if self.state == State::Offered {
             self.state = State::Accepted;
             self.send(&Message::Accepted);
+        }
+    }
+
+    /// The edge keeps the new peer. Before the joiner has written its configuration nothing happens.
+    pub fn keep(&mut self) {
+        if self.state == State::Written {
+            self.state = State::Over;
+            self.send(&Message::Kept);
         }
     }
 
@@ -204,7 +215,16 @@ impl EdgePairing {
 
     /// Ends the pairing because of what came with the code: it is of no use any more.
     fn burn(&mut self, fault: EdgeFault) {
-        self.send(&Message::Refused { reason: Refusal::Burnt });
+        let reason = match fault {
+            EdgeFault::Malformed | EdgeFault::OutOfOrder => Refusal::Malformed,
+            EdgeFault::BadKey => Refusal::BadKey,
+            EdgeFault::SecondKey
+            | EdgeFault::SecondJoiner
+            | EdgeFault::Gone
+            | EdgeFault::Failed(_)
+            | EdgeFault::Refused => Refusal::Burnt,
+        };
+        self.send(&Message::Refused { reason });
         self.end(fault);
     }
 

@@ -24,7 +24,6 @@ pub(super) fn terms() -> Terms {
         peer: name("wroclaw"),
         version: name("0.1.0"),
         addresses: vec!["10.77.88.2/24".parse().unwrap()],
-        allowed_ips: vec!["10.77.88.2/32".parse().unwrap()],
         may_publish: ["80", "443", "443/udp"].map(str::to_owned).to_vec(),
         preshared_key: false,
     }

@@ -23,6 +23,8 @@ pub enum JoinEvent {
     },
     /// The edge has the new peer.
     Accepted,
+    /// The edge keeps it: the pairing is complete.
+    Kept,
     /// There will be no pairing.
     Ended(JoinFault),
 }
@@ -68,7 +70,9 @@ enum State {
     Opened,
     /// The edge has accepted.
     Accepted,
-    /// This end has written its configuration, or there is no pairing.
+    /// This end has written its configuration.
+    Written,
+    /// The pairing is complete, or there is none.
     Over,
 }
 
@@ -114,6 +118,10 @@ impl JoinPairing {
                 self.state = State::Accepted;
                 self.events.push_back(JoinEvent::Accepted);
             }
+            (State::Written, Message::Kept) => {
+                self.state = State::Over;
+                self.events.push_back(JoinEvent::Kept);
+            }
             _ => self.end(JoinFault::OutOfOrder),
         }
     }
@@ -140,10 +148,10 @@ impl JoinPairing {
         }
     }
 
-    /// This end has written its configuration.
+    /// This end has written its configuration; the edge then keeps the new peer, or goes back.
     pub fn written(&mut self) {
         if matches!(self.state, State::Accepted) {
-            self.state = State::Over;
+            self.state = State::Written;
             self.send(&Message::Written);
         }
     }
@@ -178,11 +186,12 @@ impl JoinPairing {
 
 /// What of the terms this end cannot use.
 fn unusable(terms: &Terms, code: &Code) -> Option<&'static str> {
-    let is_own =
-        |address: &IpNetwork| address.contains(code.edge_address) && address.ip() != code.edge_address;
+    let is_own = |address: &IpNetwork| address.contains(code.edge_address);
     let is_taken =
         |address: &IpNetwork| address.ip() == code.edge_address || address.ip() == code.address.ip();
-    if !terms.addresses.iter().any(is_own) || terms.addresses.iter().any(is_taken) {
+    if terms.addresses.iter().any(is_taken) {
+        Some("address for this machine is the edge's own, or that of the code")
+    } else if !terms.addresses.iter().any(is_own) {
         Some("address for this machine is not in the edge's network")
     } else if terms.addresses.len() > MAX_ADDRESSES {
         Some("addresses for this machine are too many")

@@ -8,9 +8,9 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 /// Characters of a group that carry data, five bits each.
 const DATA: usize = 7;
 /// A group with its check.
-const GROUP: usize = DATA + 1;
+pub(super) const GROUP: usize = DATA + 1;
 /// Between groups.
-const SEPARATOR: char = '-';
+pub(super) const SEPARATOR: char = '-';
 
 /// Why a text is no groups; groups count from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

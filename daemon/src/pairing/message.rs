@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::link::message::Bytes;
 
 /// The version of the messages that this program knows; both ends need the same.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 /// The longest message.
 pub const MAX_MESSAGE: usize = 4 << 10;
 
@@ -41,6 +41,8 @@ pub(super) enum Message {
     },
     /// The joiner has written its configuration.
     Written,
+    /// The edge keeps the new peer: the pairing is complete.
+    Kept,
     /// The joiner does not go on.
     Failed {
         /// Why.
@@ -73,8 +75,6 @@ pub struct Terms {
     pub version: Name,
     /// The new peer's addresses in the tunnel, with the length of its network.
     pub addresses: Vec<IpNetwork>,
-    /// The prefixes that the edge sends through the tunnel.
-    pub allowed_ips: Vec<IpNetwork>,
     /// Public ports that the peer may open by itself, as [`PublicPorts`] are written.
     pub may_publish: Vec<String>,
     /// Whether the edge mixes a preshared key into the handshake, which is carried by hand.
@@ -103,10 +103,24 @@ pub enum Refusal {
     #[error("the edge could not take its new configuration; `causeway pair` there shows why")]
     NotApplied,
     /// The code is of no use any more.
-    #[error(
-        "the code is of no use any more: a second machine came with it, or its time is over; run `causeway pair` again"
-    )]
+    #[error("the code is of no use any more: a second machine came with it; run `causeway pair` again")]
     Burnt,
+    /// What the joiner sent is no pairing.
+    #[error(
+        "the edge did not understand what this machine sent; are both machines of one version? run `causeway pair` again"
+    )]
+    Malformed,
+    /// The joiner's key may not be used.
+    #[error(
+        "the edge refuses this machine's key, which is the edge's own or that of the code; join with --new-key, by a \
+         new code"
+    )]
+    BadKey,
+    /// The code has too little time left.
+    #[error(
+        "the \"yes\" at the edge came when the time of the code was nearly over; run `causeway pair` again"
+    )]
+    Late,
     /// Another reason, of a newer version.
     #[error("the edge refused")]
     Other,
@@ -119,6 +133,9 @@ impl From<String> for Refusal {
             "other_key" => Self::OtherKey,
             "not_applied" => Self::NotApplied,
             "burnt" => Self::Burnt,
+            "malformed" => Self::Malformed,
+            "bad_key" => Self::BadKey,
+            "late" => Self::Late,
             _ => Self::Other,
         }
     }
@@ -138,6 +155,9 @@ pub enum Failure {
         "the other machine does not have the preshared key; `causeway join` there shows where it belongs"
     )]
     PresharedKey,
+    /// The operator there has said no.
+    #[error("the operator at the other machine said no")]
+    Declined,
     /// The operator there has ended it.
     #[error("`causeway join` was ended at the other machine")]
     Ended,
@@ -151,6 +171,7 @@ impl From<String> for Failure {
         match word.as_str() {
             "configuration" => Self::Configuration,
             "preshared_key" => Self::PresharedKey,
+            "declined" => Self::Declined,
             "ended" => Self::Ended,
             _ => Self::Other,
         }
@@ -176,13 +197,22 @@ mod tests {
 
     #[test]
     fn every_reason_survives_the_way_and_an_unknown_one_is_another() {
-        for reason in
-            [Refusal::Declined, Refusal::OtherKey, Refusal::NotApplied, Refusal::Burnt, Refusal::Other]
-        {
+        for reason in [
+            Refusal::Declined,
+            Refusal::OtherKey,
+            Refusal::NotApplied,
+            Refusal::Burnt,
+            Refusal::Malformed,
+            Refusal::BadKey,
+            Refusal::Late,
+            Refusal::Other,
+        ] {
             let message = Message::Refused { reason };
             assert_eq!(Message::parse(&message.to_bytes()), Some(message));
         }
-        for reason in [Failure::Configuration, Failure::PresharedKey, Failure::Ended, Failure::Other] {
+        for reason in
+            [Failure::Configuration, Failure::PresharedKey, Failure::Declined, Failure::Ended, Failure::Other]
+        {
             let message = Message::Failed { reason };
             assert_eq!(Message::parse(&message.to_bytes()), Some(message));
         }

@@ -6,7 +6,7 @@ use super::code::Code;
 use super::edge::{EdgeEvent, EdgeFault, EdgePairing, Joiner};
 use super::example::{code, name, offer, terms};
 use super::joiner::{JoinEvent, JoinFault, JoinPairing};
-use super::message::{Failure, Message, Refusal, Terms};
+use super::message::{Failure, Message, Refusal, SCHEMA, Terms};
 use super::words::{Opening, Words};
 use crate::link::message::Bytes;
 
@@ -26,6 +26,60 @@ fn both_ends_show_the_same_words_and_one_yes_pairs_them() {
     join.written();
     carry(&mut edge, &mut join);
     assert_eq!((edge.poll_event(), edge.poll_event()), (Some(EdgeEvent::Written), None));
+    assert_eq!(join.poll_event(), None, "the edge may still go back");
+    edge.keep();
+    carry(&mut edge, &mut join);
+    assert_eq!((join.poll_event(), join.poll_event()), (Some(JoinEvent::Kept), None));
+}
+
+#[test]
+fn a_joiner_that_has_written_goes_back_unless_the_edge_keeps_it() {
+    let (_, mut join) = written_pair();
+    join.handle_disconnected();
+    assert_eq!(ended(&mut join), Some(JoinFault::Gone));
+
+    let (mut edge, mut join) = written_pair();
+    edge.refuse(Refusal::NotApplied);
+    carry(&mut edge, &mut join);
+    assert_eq!(ended(&mut join), Some(JoinFault::Refused(Refusal::NotApplied)));
+
+    let (mut edge, mut join) = offered_pair();
+    edge.accept();
+    edge.keep();
+    carry(&mut edge, &mut join);
+    assert_eq!((join.poll_event(), join.poll_event()), (Some(JoinEvent::Accepted), None));
+}
+
+#[test]
+fn what_comes_after_the_joiner_has_written_does_not_undo_the_pairing() {
+    let (mut edge, mut join) = written_pair();
+    edge.handle_frame(&Message::Offer(offer()).to_bytes());
+    edge.handle_connected();
+    edge.handle_disconnected();
+    assert_eq!(edge.poll_event(), None);
+    edge.keep();
+    carry(&mut edge, &mut join);
+    assert_eq!(join.poll_event(), Some(JoinEvent::Kept));
+}
+
+#[test]
+fn the_joiner_gets_the_reason_why_its_message_ended_the_pairing() {
+    let mut hostile = offer();
+    hostile.key = Bytes([0; 32]);
+    let second = Message::Offer(offer()).to_bytes();
+    for (frame, reason) in [
+        (b"{".to_vec(), Refusal::Malformed),
+        (Message::Written.to_bytes(), Refusal::Malformed),
+        (Message::Offer(hostile).to_bytes(), Refusal::BadKey),
+    ] {
+        let mut edge = edge();
+        edge.handle_connected();
+        edge.handle_frame(&frame);
+        assert_eq!(last_sent(&mut edge), Some(Message::Refused { reason }));
+    }
+    let (mut edge, _) = offered_pair();
+    edge.handle_frame(&second);
+    assert_eq!(last_sent(&mut edge), Some(Message::Refused { reason: Refusal::Burnt }));
 }
 
 #[test]
@@ -60,7 +114,7 @@ fn terms_and_nonce_that_are_altered_after_the_commitment_end_the_pairing() {
         let mut join = join(code());
         let bound =
             Opening { nonce: &Bytes([3; 32]), terms: &serde_json::to_string(&self::terms()).unwrap() };
-        let commitment = Message::Commitment { commitment: bound.commitment(&code()), schema: 1 };
+        let commitment = Message::Commitment { commitment: bound.commitment(&code()), schema: SCHEMA };
         join.handle_frame(&commitment.to_bytes());
         let opening = Message::Opening { nonce: Bytes(nonce), terms: serde_json::to_string(terms).unwrap() };
         join.handle_frame(&opening.to_bytes());
@@ -131,9 +185,10 @@ fn a_connection_that_ends_after_the_offer_ends_the_pairing() {
 #[test]
 fn every_message_out_of_its_order_ends_the_pairing() {
     let messages = [
-        Message::Commitment { commitment: Bytes([0; 32]), schema: 1 },
+        Message::Commitment { commitment: Bytes([0; 32]), schema: SCHEMA },
         Message::Opening { nonce: Bytes([0; 32]), terms: String::new() },
         Message::Accepted,
+        Message::Kept,
         Message::Written,
     ];
     for message in &messages {
@@ -150,7 +205,7 @@ fn every_message_out_of_its_order_ends_the_pairing() {
         join.handle_frame(&message.to_bytes());
         assert_eq!(ended(&mut join), Some(JoinFault::OutOfOrder), "{message:?}");
     }
-    for message in [&messages[0], &messages[1], &messages[3], &Message::Offer(offer())] {
+    for message in [&messages[0], &messages[1], &messages[3], &messages[4], &Message::Offer(offer())] {
         let (_, mut join) = offered_pair();
         join.handle_frame(&message.to_bytes());
         assert_eq!(ended(&mut join), Some(JoinFault::OutOfOrder), "{message:?}");
@@ -223,6 +278,22 @@ fn terms_that_this_end_cannot_use_are_refused() {
 }
 
 #[test]
+fn an_address_that_is_taken_is_not_called_one_outside_the_network() {
+    for (address, what) in [
+        ("10.77.88.1/24", "the edge's own"),
+        ("10.77.88.254/24", "that of the code"),
+        ("10.99.0.2/24", "not in the edge's network"),
+    ] {
+        let terms = Terms { addresses: vec![address.parse().unwrap()], ..terms() };
+        let (mut edge, mut join) = (EdgePairing::new(code(), [3; 32], &terms), join(code()));
+        edge.handle_connected();
+        carry(&mut edge, &mut join);
+        let fault = ended(&mut join).unwrap().to_string();
+        assert!(fault.contains(what), "{address}: {fault}");
+    }
+}
+
+#[test]
 fn another_version_of_the_messages_is_named() {
     let mut join = join(code());
     join.handle_frame(&Message::Commitment { commitment: Bytes([0; 32]), schema: 7 }.to_bytes());
@@ -244,6 +315,23 @@ fn offered_pair() -> (EdgePairing, JoinPairing) {
     carry(&mut edge, &mut join);
     assert!(offered(&mut edge).is_some() && opened(&mut join).is_some());
     (edge, join)
+}
+
+/// A pairing whose joiner has written its configuration.
+fn written_pair() -> (EdgePairing, JoinPairing) {
+    let (mut edge, mut join) = offered_pair();
+    edge.accept();
+    carry(&mut edge, &mut join);
+    assert_eq!(join.poll_event(), Some(JoinEvent::Accepted));
+    join.written();
+    carry(&mut edge, &mut join);
+    assert_eq!(edge.poll_event(), Some(EdgeEvent::Written));
+    (edge, join)
+}
+
+fn last_sent(edge: &mut EdgePairing) -> Option<Message> {
+    let last = std::iter::from_fn(|| edge.poll_frame()).last()?;
+    Message::parse(&last)
 }
 
 /// Carries frames both ways until there are none.
@@ -268,7 +356,7 @@ fn offered(edge: &mut EdgePairing) -> Option<Joiner> {
 fn opened(join: &mut JoinPairing) -> Option<(Terms, Words)> {
     match join.poll_event()? {
         JoinEvent::Offered { terms, words } => Some((*terms, words)),
-        JoinEvent::Accepted | JoinEvent::Ended(_) => None,
+        JoinEvent::Accepted | JoinEvent::Kept | JoinEvent::Ended(_) => None,
     }
 }
 
@@ -282,6 +370,6 @@ fn fault(edge: &mut EdgePairing) -> Option<EdgeFault> {
 fn ended(join: &mut JoinPairing) -> Option<JoinFault> {
     match join.poll_event()? {
         JoinEvent::Ended(fault) => Some(fault),
-        JoinEvent::Offered { .. } | JoinEvent::Accepted => None,
+        JoinEvent::Offered { .. } | JoinEvent::Accepted | JoinEvent::Kept => None,
     }
 }

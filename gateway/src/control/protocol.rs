@@ -133,10 +133,13 @@ mod tests {
                 r#"{"command":"pairing","pairing":"open","key":"BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=","address":"10.77.88.9"}"#,
             ),
             (
-                PairingRequest::Exchange { frames: vec![vec![1, 2], Vec::new()] },
-                r#"{"command":"pairing","pairing":"exchange","frames":[[1,2],[]]}"#,
+                PairingRequest::Exchange { key, frames: vec![vec![1, 2], Vec::new()] },
+                r#"{"command":"pairing","pairing":"exchange","key":"BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=","frames":[[1,2],[]]}"#,
             ),
-            (PairingRequest::Close, r#"{"command":"pairing","pairing":"close"}"#),
+            (
+                PairingRequest::Close { key },
+                r#"{"command":"pairing","pairing":"close","key":"BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="}"#,
+            ),
         ] {
             let request = Request::Pairing(request);
             assert!(request.is_privileged());

@@ -83,7 +83,7 @@ fn described(flow: &kernel::Flow, policy: &Policy, services: &[ServiceMark], now
 fn peer(policy: &Policy, address: IpAddr) -> Option<String> {
     let prefixes =
         policy.peers.iter().flat_map(|peer| peer.allowed_ips.iter().map(move |&prefix| (peer, prefix)));
-    let holding = prefixes.filter(|(_, prefix)| prefix.prefix() > 0 && prefix.contains(address));
+    let holding = prefixes.filter(|(_, prefix)| policy::prefix::routes(*prefix, address));
     holding.max_by_key(|(_, prefix)| prefix.prefix()).map(|(peer, _)| peer.name.to_string())
 }
 

@@ -22,13 +22,17 @@ prefixes = ["192.168.1.0/24"]
 name = "wroclaw"
 public_key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 allowed_ips = ["10.77.88.2/32", "fd00:77::2/128", "192.168.88.0/24"]
+[[peer]]
+name = "gdansk"
+public_key = "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0="
+allowed_ips = ["0.0.0.0/0", "::/0", "10.77.88.3/32"]
 [[publish]]
 name = "https"
 listen = "443"
 target = "192.168.88.2:443"
 [[allow]]
 name = "everything"
-from = ["peer:wroclaw"]
+from = ["peer:wroclaw", "peer:gdansk"]
 to = ["self", "192.168.1.0/24"]
 ports = ["1-51898", "51900-65535"]
 [[allow]]

@@ -108,9 +108,17 @@ fn a_no_an_expected_key_and_an_ended_command_change_nothing() -> Result<()> {
         ensure!(join.process.log()?.contains("expects another key"), "{}", join.process.log()?);
 
         let mut pair = edge.pair(&["wroclaw"])?;
+        let mut join = Joining::start(&origin, &pair.code()?, &[])?;
+        join.words()?;
+        ensure!(join.process.stop(LIMIT)?.code() == Some(1), "{}", join.process.log()?);
+        ensure!(pair.process.wait(LIMIT)?.code() == Some(1), "{}", pair.process.log()?);
+        let log = pair.process.log()?;
+        ensure!(log.contains("`causeway join` was ended at the other machine"), "{log}");
+
+        let mut pair = edge.pair(&["wroclaw"])?;
         let code = pair.code()?;
         pair.process.kill()?;
-        edge.wait_until_no_pairing(3)?;
+        edge.wait_until_no_pairing(4)?;
         let mut join = Joining::start(&origin, &code, &["--timeout", SHORT])?;
         ensure!(join.process.wait(LIMIT)?.code() == Some(1), "{}", join.process.log()?);
         ensure!(join.process.log()?.contains("no answer from 192.0.2.2:51820"), "{}", join.process.log()?);
@@ -204,7 +212,18 @@ fn a_second_edge_is_added_to_a_running_forwarder() -> Result<()> {
         let _forwarder = forwarder(lab, &origin, &join.folder)?;
         kyiv.wait_until_up("wroclaw")?;
         let first = fs::read_to_string(join.folder.join("forwarder.toml"))?;
-        let join = oracle.paired(&origin, &["wroclaw"], &["--name", "oracle"])?;
+        only_who_compared_the_words_adds_another_edge(&mut oracle, &origin, &first)?;
+        let mut pair = oracle.pair(&["wroclaw"])?;
+        let mut join = Joining::start_asked(&origin, &pair.code()?, &["--name", "oracle"])?;
+        ensure!(join.words()? == pair.words()?, "the words differ: {}", join.process.log()?);
+        pair.answer("yes")?;
+        ensure!(
+            fs::read_to_string(join.folder.join("forwarder.toml"))? == first,
+            "written without a yes here"
+        );
+        join.answer("yes")?;
+        ensure!(join.process.wait(LIMIT)?.success(), "{}", join.process.log()?);
+        ensure!(pair.process.wait(LIMIT)?.success(), "{}", pair.process.log()?);
         ensure!(
             join.process.log()?.contains("the running forwarder has taken it"),
             "{}",
@@ -285,6 +304,31 @@ fn a_network_without_a_free_address_is_refused_with_the_wider_one() -> Result<()
     })
 }
 
+/// Without a yes at the machine that has a configuration, another edge is not added to it.
+fn only_who_compared_the_words_adds_another_edge(edge: &mut Edge, origin: &Node, text: &str) -> Result<()> {
+    let mut pair = edge.pair(&["wroclaw"])?;
+    let code = pair.code()?;
+    for (more, exit) in [(None, 2), (Some(KeyPair::of("gdansk").public), 6)] {
+        let mut arguments = vec!["--name", "oracle"];
+        arguments.extend(more.iter().flat_map(|key| ["--expect", key.as_str()]));
+        let mut join = Joining::start(origin, &code, &arguments)?;
+        ensure!(join.process.wait(LIMIT)?.code() == Some(exit), "{}", join.process.log()?);
+        ensure!(join.process.log()?.contains(&edge.key.public), "{}", join.process.log()?);
+    }
+    let mut join = Joining::start_asked(origin, &code, &["--name", "oracle"])?;
+    pair.words()?;
+    join.answer("no")?;
+    ensure!(join.process.wait(LIMIT)?.code() == Some(1), "{}", join.process.log()?);
+    ensure!(pair.process.wait(LIMIT)?.code() == Some(1), "{}", pair.process.log()?);
+    ensure!(
+        pair.process.log()?.contains("the operator at the other machine said no"),
+        "{}",
+        pair.process.log()?
+    );
+    ensure!(fs::read_to_string(join.folder.join("forwarder.toml"))? == text, "the file was changed");
+    Ok(())
+}
+
 /// A web server that replies with the client that the PROXY header names.
 fn client_of_proxy_header(mut stream: TcpStream) -> std::io::Result<()> {
     let mut request = [0; 4_096];
@@ -332,10 +376,8 @@ impl Edge {
     /// Starts `causeway pair`, which gets what [`Pairing::answer`] writes.
     fn pair(&mut self, arguments: &[&str]) -> Result<Pairing> {
         self.pairs += 1;
-        let answers = self.node.directory().join(format!("answers-{}", self.pairs));
-        self.node.run(&format!("mkfifo {}", answers.display()))?;
-        let script = "input=$1; shift; exec \"$@\" <> \"$input\"";
-        let command = self.node.command("sh").args(["-c", script, "pair"]).arg(&answers);
+        let answers = fifo(&self.node, &format!("answers-{}", self.pairs))?;
+        let command = self.node.command("sh").args(["-c", READS_FIFO, "pair"]).arg(&answers);
         let command = command.arg(lab::binary("causeway")?).arg("pair").args(arguments);
         let process = command.arg("--config").arg(&self.config).spawn(&format!("pair-{}", self.pairs))?;
         Ok(Pairing { process, answers })
@@ -412,32 +454,63 @@ impl Pairing {
     }
 
     fn answer(&self, text: &str) -> Result<()> {
-        self.process_asks()?;
-        let mut answers = fs::OpenOptions::new().read(true).write(true).open(&self.answers)?;
-        Ok(writeln!(answers, "{text}")?)
+        answer(&self.process, &self.answers, text)
     }
+}
 
-    fn process_asks(&self) -> Result<()> {
-        until(LIMIT, "the question", || Ok(self.process.log()?.contains("yes or no").then_some(())))
-    }
+/// Runs a command whose standard input is a FIFO that does not end.
+const READS_FIFO: &str = "input=$1; shift; exec \"$@\" <> \"$input\"";
+
+fn fifo(node: &Node, name: &str) -> Result<PathBuf> {
+    let path = node.directory().join(name);
+    node.run(&format!("mkfifo {}", path.display()))?;
+    Ok(path)
+}
+
+/// Answers the question of a command that reads a FIFO.
+fn answer(process: &Process, fifo: &Path, text: &str) -> Result<()> {
+    until(LIMIT, "the question", || Ok(process.log()?.contains("yes or no").then_some(())))?;
+    let mut answers = fs::OpenOptions::new().read(true).write(true).open(fifo)?;
+    Ok(writeln!(answers, "{text}")?)
 }
 
 /// A running `causeway join`.
 struct Joining {
     process: Process,
     folder: PathBuf,
+    answers: Option<PathBuf>,
 }
 
 impl Joining {
     fn start(node: &Node, code: &str, arguments: &[&str]) -> Result<Self> {
+        Self::with(node, code, arguments, None)
+    }
+
+    /// With an operator who can be asked.
+    fn start_asked(node: &Node, code: &str, arguments: &[&str]) -> Result<Self> {
+        let count = fs::read_dir(node.directory())?.count();
+        let answers = fifo(node, &format!("join-answers-{count}"))?;
+        Self::with(node, code, arguments, Some(answers))
+    }
+
+    fn with(node: &Node, code: &str, arguments: &[&str], answers: Option<PathBuf>) -> Result<Self> {
         let folder = node.directory().join("home");
         fs::create_dir_all(&folder)?;
         let file = node.directory().join("code");
         fs::write(&file, code)?;
-        let command = node.command(lab::binary("causeway")?).env("STATE_DIRECTORY", folder.join("state"));
+        let causeway = lab::binary("causeway")?;
+        let command = match &answers {
+            Some(fifo) => node.command("sh").args(["-c", READS_FIFO, "join"]).arg(fifo).arg(causeway),
+            None => node.command(causeway),
+        };
+        let command = command.env("STATE_DIRECTORY", folder.join("state"));
         let command = command.arg("join").arg("--code-file").arg(&file);
         let command = command.arg("--config").arg(folder.join("forwarder.toml")).args(arguments);
-        Ok(Self { process: command.spawn("join")?, folder })
+        Ok(Self { process: command.spawn("join")?, folder, answers })
+    }
+
+    fn answer(&self, text: &str) -> Result<()> {
+        answer(&self.process, self.answers.as_deref().context("no operator")?, text)
     }
 
     fn words(&mut self) -> Result<String> {

@@ -51,6 +51,11 @@ fn frames_go_both_ways_and_the_joiner_reaches_nothing_but_the_link_and_is_gone_a
             Ok((seen["has_session"] == true).then_some(seen))
         })?;
         ensure!(seen["datagrams"].as_u64().is_some_and(|count| count > 0), "{seen}");
+        ensure!(seen["unknown"] == 0 && seen["is_heard"] == true, "the joiner counts as unknown: {seen}");
+        let other = json!({"command": "pairing", "pairing": "close", "key": KeyPair::of("another").public});
+        let reply = ask(&site, &other)?;
+        ensure!(reply["pairing"]["end"] == "closed", "{reply}");
+        ensure!(exchange(&site, &[])?["end"].is_null(), "a command closed the pairing of another one");
         let mut stream = site.origin.tcp_connect(LINK, LIMIT)?;
         send(&mut stream, b"my public key")?;
         ensure!(frame_of(&site)? == b"my public key", "another frame came");
@@ -62,7 +67,7 @@ fn frames_go_both_ways_and_the_joiner_reaches_nothing_but_the_link_and_is_gone_a
         lan.holds("a joiner")?;
         is_no_peer(&site)?;
         exchange(&site, &[b"welcome"])?;
-        let end = ask(&site, &json!({"command": "pairing", "pairing": "close"}))?;
+        let end = ask(&site, &json!({"command": "pairing", "pairing": "close", "key": one_time_key()}))?;
         ensure!(end["pairing"]["end"] == "closed", "{end}");
         ensure!(read(&mut stream)? == b"welcome", "the last frame did not come");
         ensure!(stream.read(&mut [0])? == 0, "the connection is still open");
@@ -273,8 +278,11 @@ fn wg_shows_joiner(site: &Site<'_>) -> Result<bool> {
 }
 
 fn open_request(address: &str) -> Value {
-    let key = KeyPair::of("one-time").public;
-    json!({"command": "pairing", "pairing": "open", "key": key, "address": address})
+    json!({"command": "pairing", "pairing": "open", "key": one_time_key(), "address": address})
+}
+
+fn one_time_key() -> String {
+    KeyPair::of("one-time").public
 }
 
 fn open(site: &Site<'_>) -> Result<Value> {
@@ -284,7 +292,9 @@ fn open(site: &Site<'_>) -> Result<Value> {
 }
 
 fn exchange(site: &Site<'_>, frames: &[&[u8]]) -> Result<Value> {
-    let reply = ask(site, &json!({"command": "pairing", "pairing": "exchange", "frames": frames}))?;
+    let request =
+        json!({"command": "pairing", "pairing": "exchange", "key": one_time_key(), "frames": frames});
+    let reply = ask(site, &request)?;
     reply.get("pairing").cloned().with_context(|| reply.to_string())
 }
 

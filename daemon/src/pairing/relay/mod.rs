@@ -41,6 +41,15 @@ pub struct TemporaryPeer {
 )]
 pub struct AlreadyOpen;
 
+/// The command sends more than a pairing carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a message for the other machine is longer than {} bytes, or more than {} wait; pair again",
+    MAX_FRAME,
+    MAX_FRAMES
+)]
+pub struct Oversized;
+
 /// One connection of the temporary peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(u64);
@@ -50,6 +59,10 @@ pub struct ConnectionId(u64);
 pub struct Seen {
     /// Datagrams that came to WireGuard's port since the pairing began.
     pub datagrams: u64,
+    /// Handshakes among them that no known peer made, nor the temporary one.
+    pub unknown: u64,
+    /// Whether an authentic datagram of the temporary peer came.
+    pub is_heard: bool,
     /// Whether the temporary peer has a session.
     pub has_session: bool,
 }
@@ -106,25 +119,43 @@ impl Relay {
         Ok(())
     }
 
+    /// Whether this is the key of the pairing that is open, or of the one that was open last.
+    #[must_use]
+    pub fn is_of(&self, key: &PublicKey) -> bool {
+        self.pairing.as_ref().is_some_and(|pairing| pairing.peer.key == *key)
+    }
+
     /// Queues frames for the joiner, and takes those that came; frames for a connection that is not
-    /// there are discarded.
-    pub fn exchange(&mut self, now: Instant, frames: Vec<Vec<u8>>, seen: Seen) -> PairingReply {
+    /// there are discarded. A pairing of another `key` is closed for this caller.
+    ///
+    /// # Errors
+    /// [`Oversized`]; none of the frames is queued then.
+    pub fn exchange(
+        &mut self,
+        now: Instant,
+        key: &PublicKey,
+        frames: Vec<Vec<u8>>,
+        seen: Seen,
+    ) -> Result<PairingReply, Oversized> {
         self.handle_timeout(now);
-        if let Some(pairing) = self.current() {
+        let is_of = self.is_of(key);
+        if let Some(pairing) = self.current().filter(|_| is_of) {
             pairing.asked = now;
-            pairing.queue(now, frames);
+            pairing.queue(frames)?;
         }
-        let Some(pairing) = &mut self.pairing else {
-            return PairingReply { end: Some(PairingEnd::Closed), ..PairingReply::default() };
+        let Some(pairing) = self.pairing.as_mut().filter(|_| is_of) else {
+            return Ok(PairingReply { end: Some(PairingEnd::Closed), ..PairingReply::default() });
         };
-        PairingReply {
+        Ok(PairingReply {
             datagrams: seen.datagrams,
+            unknown: seen.unknown,
+            is_heard: seen.is_heard,
             has_session: seen.has_session,
             connections: pairing.connections,
             is_connected: pairing.end.is_none() && pairing.joiner.is_some(),
             frames: pairing.received.drain(..).collect(),
             end: pairing.end.map(|end| end.why),
-        }
+        })
     }
 
     /// Ends the pairing; the connection is closed once what waits was sent.
@@ -301,14 +332,15 @@ impl Pairing {
         }
     }
 
-    fn queue(&mut self, now: Instant, frames: Vec<Vec<u8>>) {
+    fn queue(&mut self, frames: Vec<Vec<u8>>) -> Result<(), Oversized> {
         let waiting = self.joiner.as_ref().map_or(0, |joiner| joiner.output.len());
         if waiting + frames.len() > MAX_FRAMES || frames.iter().any(|frame| frame.len() > MAX_FRAME) {
-            return self.end(now, PairingEnd::TooMuch);
+            return Err(Oversized);
         }
         if let Some(joiner) = &mut self.joiner {
             joiner.output.extend(frames.iter().filter_map(|body| frame(body)));
         }
+        Ok(())
     }
 
     fn take(&mut self, now: Instant, mut bytes: &[u8]) {

@@ -8,7 +8,7 @@ fn frames_go_both_ways_in_order_however_the_stream_is_cut() {
     for byte in [b"one".as_slice(), b"", b"three"].iter().flat_map(|body| frame(body).unwrap()) {
         relay.handle_input(at(1), joiner, &[byte]);
     }
-    let reply = relay.exchange(at(1), vec![b"four".to_vec(), vec![7; MAX_FRAME]], Seen::default());
+    let reply = put(&mut relay, 1, vec![b"four".to_vec(), vec![7; MAX_FRAME]]).unwrap();
     assert_eq!(reply.frames, [b"one".to_vec(), Vec::new(), b"three".to_vec()]);
     assert_eq!((reply.connections, reply.is_connected, reply.end), (1, true, None));
     assert_eq!(sent(&mut relay, joiner), [frame(b"four").unwrap(), frame(&[7; MAX_FRAME]).unwrap()].concat());
@@ -18,8 +18,9 @@ fn frames_go_both_ways_in_order_however_the_stream_is_cut() {
 #[test]
 fn what_the_node_and_the_socket_have_seen_is_passed_on() {
     let mut relay = open();
-    let reply = relay.exchange(at(1), Vec::new(), Seen { datagrams: 3, has_session: true });
-    assert_eq!((reply.datagrams, reply.has_session), (3, true));
+    let seen = Seen { datagrams: 3, unknown: 2, is_heard: true, has_session: true };
+    let reply = relay.exchange(at(1), &peer(1).key, Vec::new(), seen).unwrap();
+    assert_eq!((reply.datagrams, reply.unknown, reply.is_heard, reply.has_session), (3, 2, true, true));
 }
 
 #[test]
@@ -78,26 +79,25 @@ fn a_frame_of_four_kibibytes_passes_and_a_longer_one_ends_the_pairing_by_its_len
 
 #[test]
 fn the_command_is_held_to_the_same_limits() {
-    let end = |frames: Vec<Vec<u8>>| {
+    let is_taken = |frames: Vec<Vec<u8>>| {
         let (mut relay, joiner) = connected();
-        let reply = relay.exchange(at(1), frames, Seen::default());
-        if reply.end.is_some() {
-            assert_eq!(relay.poll_output(joiner), b"", "what was too much is sent");
-        }
-        reply.end
+        let is_taken = put(&mut relay, 1, frames).is_ok();
+        assert_eq!(relay.poll_output(joiner).is_empty(), !is_taken, "what was too much is sent");
+        assert_eq!(ask(&mut relay, at(1)).end, None, "the joiner did nothing wrong");
+        is_taken
     };
-    assert_eq!(end(vec![vec![0; MAX_FRAME]; MAX_FRAMES]), None);
-    assert_eq!(end(vec![Vec::new(); MAX_FRAMES + 1]), Some(PairingEnd::TooMuch));
-    assert_eq!(end(vec![vec![0; MAX_FRAME + 1]]), Some(PairingEnd::TooMuch));
+    assert!(is_taken(vec![vec![0; MAX_FRAME]; MAX_FRAMES]));
+    assert!(!is_taken(vec![Vec::new(); MAX_FRAMES + 1]));
+    assert!(!is_taken(vec![vec![0; MAX_FRAME + 1]]));
 }
 
 #[test]
 fn frames_that_wait_for_a_slow_joiner_count_until_they_were_sent() {
     let (mut relay, joiner) = connected();
-    relay.exchange(at(1), vec![b"x".to_vec(); MAX_FRAMES], Seen::default());
+    put(&mut relay, 1, vec![b"x".to_vec(); MAX_FRAMES]).unwrap();
     sent(&mut relay, joiner);
-    assert_eq!(relay.exchange(at(2), vec![b"x".to_vec(); MAX_FRAMES], Seen::default()).end, None);
-    assert_eq!(relay.exchange(at(3), vec![b"x".to_vec()], Seen::default()).end, Some(PairingEnd::TooMuch));
+    put(&mut relay, 2, vec![b"x".to_vec(); MAX_FRAMES]).unwrap();
+    assert_eq!(put(&mut relay, 3, vec![b"x".to_vec()]), Err(Oversized));
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_second_connection_while_the_first_is_open_ends_the_pairing_and_both() {
     let (mut relay, first) = connected();
     let second = relay.accept(at(1)).unwrap();
     relay.handle_input(at(1), second, &frame(b"intruder").unwrap());
-    relay.exchange(at(1), vec![b"secret".to_vec()], Seen::default());
+    put(&mut relay, 1, vec![b"secret".to_vec()]).unwrap();
     assert_eq!(relay.poll_output(second), b"");
     let due = relay.poll_timeout().unwrap();
     assert_eq!(due, at(1).after(OVERLAP));
@@ -127,7 +127,7 @@ fn a_third_connection_is_not_waited_for() {
 fn a_joiner_may_connect_again_after_its_connection_ended() {
     let (mut relay, first) = connected();
     relay.handle_input(at(1), first, &frame(b"of the first").unwrap());
-    relay.exchange(at(1), vec![b"for the first".to_vec()], Seen::default());
+    put(&mut relay, 1, vec![b"for the first".to_vec()]).unwrap();
     relay.handle_input(at(1), first, &frame(b"unread").unwrap());
     relay.handle_hangup(at(1), first);
     assert!(relay.is_over(first));
@@ -161,7 +161,7 @@ fn what_a_joiner_sent_before_it_hung_up_is_read() {
 #[test]
 fn frames_for_a_joiner_that_is_not_there_are_discarded() {
     let mut relay = open();
-    relay.exchange(at(1), vec![b"early".to_vec()], Seen::default());
+    put(&mut relay, 1, vec![b"early".to_vec()]).unwrap();
     let joiner = relay.accept(at(1)).unwrap();
     assert_eq!(relay.poll_output(joiner), b"");
 }
@@ -169,7 +169,7 @@ fn frames_for_a_joiner_that_is_not_there_are_discarded() {
 #[test]
 fn the_last_frames_are_sent_before_a_connection_closes_and_the_peer_goes_a_second_later() {
     let (mut relay, joiner) = connected();
-    relay.exchange(at(1), vec![b"welcome".to_vec()], Seen::default());
+    put(&mut relay, 1, vec![b"welcome".to_vec()]).unwrap();
     relay.close(at(1));
     assert_eq!(relay.end(), Some(PairingEnd::Closed));
     assert!(!relay.is_over(joiner) && relay.accept(at(1)).is_none());
@@ -183,7 +183,7 @@ fn the_last_frames_are_sent_before_a_connection_closes_and_the_peer_goes_a_secon
 #[test]
 fn a_joiner_that_does_not_read_does_not_keep_a_closed_pairing() {
     let (mut relay, joiner) = connected();
-    relay.exchange(at(1), vec![b"welcome".to_vec()], Seen::default());
+    put(&mut relay, 1, vec![b"welcome".to_vec()]).unwrap();
     relay.close(at(1));
     relay.handle_timeout(at(1).after(LINGER));
     assert!(relay.is_over(joiner) && relay.peer().is_none());
@@ -205,8 +205,27 @@ fn there_is_one_pairing_at_a_time_and_the_next_has_nothing_of_the_one_before() {
     assert_eq!(relay.open(at(1), peer(2)), Ok(()));
     assert_eq!(relay.peer(), Some(peer(2)));
     assert!(relay.is_over(joiner));
-    let reply = ask(&mut relay, at(1));
+    let reply = relay.exchange(at(1), &peer(2).key, Vec::new(), Seen::default()).unwrap();
     assert_eq!((reply.end, reply.connections), (None, 0));
+}
+
+#[test]
+fn a_command_whose_pairing_is_over_gets_nothing_of_the_next_and_puts_nothing_in() {
+    let (mut relay, _) = connected();
+    relay.close(at(1));
+    relay.open(at(1), peer(2)).unwrap();
+    let joiner = relay.accept(at(1)).unwrap();
+    relay.handle_input(at(1), joiner, &frame(b"of the second").unwrap());
+    let reply = put(&mut relay, 2, vec![b"of the first".to_vec()]).unwrap();
+    assert_eq!((reply.end, reply.frames.len()), (Some(PairingEnd::Closed), 0));
+    assert_eq!(relay.poll_output(joiner), b"");
+    assert!(relay.is_of(&peer(2).key) && !relay.is_of(&peer(1).key));
+    let reply = relay.exchange(at(2), &peer(2).key, Vec::new(), Seen::default()).unwrap();
+    assert_eq!((reply.end, reply.frames), (None, vec![b"of the second".to_vec()]));
+    // Only its own command keeps it open.
+    put(&mut relay, 9, Vec::new()).unwrap();
+    relay.handle_timeout(at(12));
+    assert_eq!(relay.end(), Some(PairingEnd::Closed));
 }
 
 #[test]
@@ -228,7 +247,11 @@ fn connected() -> (Relay, ConnectionId) {
 }
 
 fn ask(relay: &mut Relay, now: Instant) -> PairingReply {
-    relay.exchange(now, Vec::new(), Seen::default())
+    relay.exchange(now, &peer(1).key, Vec::new(), Seen::default()).unwrap()
+}
+
+fn put(relay: &mut Relay, second: u64, frames: Vec<Vec<u8>>) -> Result<PairingReply, Oversized> {
+    relay.exchange(at(second), &peer(1).key, frames, Seen::default())
 }
 
 /// Everything that waits to be sent, a few bytes at a time.

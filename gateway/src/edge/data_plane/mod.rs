@@ -38,6 +38,7 @@ use offload::offloads;
 use wg::WgDevice;
 
 pub(super) use outer::Outer;
+pub(super) use temporary::Came;
 
 /// Events that may wait for the control thread; what does not fit is found by the next check at the
 /// peers.

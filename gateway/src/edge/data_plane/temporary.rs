@@ -6,8 +6,18 @@ use policy::gateway::Policy;
 use tunnel::io::clock;
 use tunnel::key::PublicKey;
 use tunnel::node::{PeerConfig, PeerId, PeerState};
+use tunnel::reason::DropReason;
 
 use super::DataPlane;
+
+/// What came to WireGuard's port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::edge) struct Came {
+    /// Datagrams since its socket was opened.
+    pub(in crate::edge) datagrams: u64,
+    /// Handshakes that no known peer made.
+    pub(in crate::edge) unknown: u64,
+}
 
 impl DataPlane {
     /// Gives the node a temporary peer, or none, in place of the one before.
@@ -46,16 +56,20 @@ impl DataPlane {
         self.temporary().is_some_and(|key| self.device.node().peer_id(&key) == Some(id))
     }
 
-    /// Whether the temporary peer has a session.
-    pub(in crate::edge) fn temporary_has_session(&self) -> bool {
+    /// Whether an authentic datagram of the temporary peer came, and whether it has a session.
+    pub(in crate::edge) fn temporary_is_heard(&self) -> (bool, bool) {
         let peers = self.device.node().peers(clock::now());
         let temporary = peers.iter().find(|peer| Some(peer.public_key) == self.temporary());
-        temporary.is_some_and(|peer| peer.state == PeerState::Up)
+        temporary.map_or((false, false), |peer| (peer.endpoint.is_some(), peer.state == PeerState::Up))
     }
 
-    /// Datagrams that came to the port since its socket was opened.
-    pub(in crate::edge) fn datagrams(&self) -> u64 {
-        self.device.socket().stats().received_datagrams.read()
+    /// What came to the port so far.
+    pub(in crate::edge) fn came(&self) -> Came {
+        let node = self.device.node();
+        Came {
+            datagrams: self.device.socket().stats().received_datagrams.read(),
+            unknown: node.dropped(DropReason::BadMac) + node.dropped(DropReason::UnknownPeer),
+        }
     }
 
     /// The temporary peer that stays with this policy: one that it has as a peer of its own is no

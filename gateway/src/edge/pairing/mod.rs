@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use tunnel::io::clock;
 
 use super::Edge;
-use super::data_plane::DataPlane;
+use super::data_plane::{Came, DataPlane};
 use connection::Connection;
 use refused::{Known, check, of_policy};
 
@@ -42,8 +42,8 @@ pub(super) struct Pairing {
     /// Wakes whoever waits until the temporary peer is removed.
     removed: Notify,
     keeper: RefCell<Option<JoinHandle<()>>>,
-    /// Datagrams that had come before the pairing began.
-    datagrams_before: Cell<u64>,
+    /// Datagrams and handshakes of unknown peers that had come before the pairing began.
+    came_before: Cell<Came>,
 }
 
 impl Pairing {
@@ -93,31 +93,37 @@ impl Pairing {
     }
 
     fn seen(&self, plane: &DataPlane) -> Seen {
-        let (now, before) = (plane.datagrams(), self.datagrams_before.get());
+        let (now, before) = (plane.came(), self.came_before.get());
         // Another socket counts from zero.
-        let datagrams = now.checked_sub(before).unwrap_or(now);
-        Seen { datagrams, has_session: plane.temporary_has_session() }
+        let datagrams = now.datagrams.checked_sub(before.datagrams).unwrap_or(now.datagrams);
+        let unknown = now.unknown.saturating_sub(before.unknown);
+        let (is_heard, has_session) = plane.temporary_is_heard();
+        Seen { datagrams, unknown, is_heard, has_session }
     }
 }
 
 /// Answers a request of `causeway pair`.
 ///
 /// # Errors
-/// [`Exit::Conflict`] for a temporary peer that is refused, and what the kernel refused.
+/// [`Exit::Conflict`] for a temporary peer that is refused, what the kernel refused, and frames that
+/// are too many or too long.
 pub(super) async fn answer(edge: &Rc<Edge>, request: PairingRequest) -> Result<PairingReply, ExitError> {
-    let frames = match request {
+    let (key, frames) = match request {
         PairingRequest::Open { key, address } => {
             open(edge, TemporaryPeer { key, address }).await?;
-            Vec::new()
+            (key, Vec::new())
         }
-        PairingRequest::Exchange { frames } => frames,
-        PairingRequest::Close => {
-            close(edge).await;
-            Vec::new()
+        PairingRequest::Exchange { key, frames } => (key, frames),
+        PairingRequest::Close { key } => {
+            if edge.pairing.relay.borrow().is_of(&key) {
+                close(edge).await;
+            }
+            (key, Vec::new())
         }
     };
     let seen = edge.pairing.seen(&edge.plane);
-    Ok(edge.pairing.change(|relay| relay.exchange(clock::instant(), frames, seen)))
+    let exchanged = edge.pairing.change(|relay| relay.exchange(clock::instant(), &key, frames, seen));
+    exchanged.map_err(|error| ExitError::new(Exit::Failed, error))
 }
 
 /// Ends the pairing when the configuration in force has its key or its address.
@@ -141,7 +147,7 @@ async fn open(edge: &Rc<Edge>, peer: TemporaryPeer) -> Result<(), ExitError> {
     if let Some(keeper) = pairing.keeper.take() {
         keeper.abort();
     }
-    pairing.datagrams_before.set(edge.plane.datagrams());
+    pairing.came_before.set(edge.plane.came());
     edge.in_force.borrow_mut().pairing = Some(peer.address);
     let followed = edge.follow_machine().await.map_err(ExitError::from);
     let added =

@@ -57,7 +57,7 @@ pub(super) fn check(
     check_address(peer.address, policy)?;
     let prefixes =
         known.iter().flat_map(|known| known.allowed_ips.iter().map(move |prefix| (known, *prefix)));
-    match prefixes.into_iter().find(|(_, prefix)| prefix.contains(peer.address)) {
+    match prefixes.into_iter().find(|(_, prefix)| policy::prefix::routes(*prefix, peer.address)) {
         Some((of, prefix)) => Err(Refused::OfPeer { address: peer.address, prefix, peer: of.name.clone() }),
         None => Ok(()),
     }
@@ -137,6 +137,23 @@ mod tests {
         ] {
             assert_eq!(check(address), Err(refused), "{address}");
         }
+    }
+
+    #[test]
+    fn a_peer_that_may_send_from_any_address_takes_none() {
+        let everything = "\"0.0.0.0/0\", \"::/0\", \"10.77.88.2/32\"";
+        let text = example::TEXT.replace("10.77.88.1/30\"", "10.77.88.1/24\", \"fd77:88::1/64\"").replacen(
+            "\"10.77.88.2/32\"",
+            everything,
+            1,
+        );
+        let policy = example::policy(&text);
+        assert!(policy.peers.iter().any(|peer| peer.allowed_ips.iter().any(|prefix| prefix.prefix() == 0)));
+        for free in ["10.77.88.3", "fd77:88::2"] {
+            assert_eq!(check_with(&policy, key(7), free), Ok(()), "{free}");
+        }
+        let own = check_with(&policy, key(7), "10.77.88.2");
+        assert!(matches!(own, Err(Refused::OfPeer { .. })), "{own:?}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{
     Chains, Family, accept, daddr, dnatted, dport, ended, equal, goto, iif, in_set, is_protocol, rule, saddr,
     state,
 };
-use crate::Protocol;
+use crate::{Protocol, prefix};
 
 /// Most links that all peers together may begin in a second, twice as many at once: enough for
 /// every peer after a restart, and too few to fill conntrack.
@@ -54,10 +54,11 @@ impl Chains<'_> {
     }
 
     /// Packets of the temporary peer of a pairing: to the link, which its own chain opens, and to
-    /// nothing else, whatever flow they belong to.
+    /// nothing else, whatever flow they belong to. An address that is routed to a peer is that
+    /// peer's.
     pub(super) fn of_joiner(&self, joiner: IpAddr) -> Vec<Value> {
         let mut prefixes = self.policy.peers.iter().flat_map(|peer| &peer.allowed_ips);
-        if prefixes.any(|prefix| prefix.contains(joiner)) {
+        if prefixes.any(|&allowed| prefix::routes(allowed, joiner)) {
             return Vec::new();
         }
         let family = family_of(joiner);
