@@ -55,10 +55,12 @@ impl Links {
         std::mem::take(&mut self.is_asked)
     }
 
-    /// The next request that is due.
+    /// The next request that is due: of the peer that was served longest ago, so that peers that
+    /// request without end keep no other one waiting.
     pub fn poll_requested(&mut self, now: Instant) -> Option<Requested> {
         let is_due = |waiting: &Waiting| waiting.last.is_some() && waiting.next <= now;
-        let (peer, known) = self.peers.iter_mut().find(|(_, known)| is_due(&known.waiting))?;
+        let due = self.peers.iter_mut().filter(|(_, known)| is_due(&known.waiting));
+        let (peer, known) = due.min_by_key(|(_, known)| known.waiting.next)?;
         let (link, id, asked) = known.waiting.last.take()?;
         known.waiting.next = now.after(PACE);
         Some(Requested { peer: peer.clone(), asked, link, id })
