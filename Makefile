@@ -28,12 +28,12 @@ test: ## Run every test and every scenario once, with reduced counts.
 	$(AS_ROOT) $(CARGO) nextest run --cargo-profile lab --workspace --no-fail-fast
 	@if [ -s target/lab-skipped ]; then echo 'These scenarios did not run:'; cat target/lab-skipped; fi
 
-soak: ## Run the scenarios with the full counts (about an hour).
+soak: ## Run the scenarios with the full counts (about an hour), and this tree next to CAUSEWAY_PREVIOUS (HEAD~1).
 	scripts/packages test
 	scripts/stack-packages
 	scripts/stack-packages logs
 	$(MAKE) build
-	CAUSEWAY_SOAK=1 $(AS_ROOT) $(CARGO) nextest run --cargo-profile lab --profile soak -p policy -p scenarios -p stackctl --no-fail-fast
+	previous=$$(scripts/previous) && CAUSEWAY_PREVIOUS_BINARIES=$$previous CAUSEWAY_SOAK=1 $(AS_ROOT) $(CARGO) nextest run --cargo-profile lab --profile soak -p policy -p scenarios -p stackctl --no-fail-fast
 
 redteam: ## Try every attack of docs/ATTACKS.md with the full counts.
 	scripts/packages test

@@ -35,6 +35,9 @@ use daemon::metrics::process;
 const TICK: Duration = Duration::from_secs(1);
 /// How often while the edge is idle: no traffic, no request, no change that waits.
 const QUIET_TICK: Duration = Duration::from_secs(4);
+/// How long a thread that waited for the kernel helper is kept: longer than from one check of the
+/// machine to the next, so that an idle edge does not begin a thread for each.
+const KEEP_THREAD: Duration = Duration::from_secs(15);
 
 /// Runs the edge until a signal ends it.
 ///
@@ -109,7 +112,11 @@ fn serve(
     socket: &Socket,
 ) -> Result<(), ExitError> {
     let (edge, events) = Edge::start(config, resources, helper, state, confirmable)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(8)
+        .thread_keep_alive(KEEP_THREAD)
+        .build();
     let runtime =
         runtime.map_err(|error| ExitError::new(Exit::Failed, format!("the control thread: {error}")))?;
     let ended = LocalSet::new().block_on(&runtime, event_loop(Rc::new(edge), events, socket));

@@ -1,6 +1,8 @@
 use super::names::tests::{Server, certificate};
 use super::*;
 use crate::upstream::Pool;
+use daemon::health::{CheckFailure, Tries};
+use daemon::link::message::{Evidence, Reason};
 use policy::Source;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -66,6 +68,85 @@ fn a_first_failure_is_confirmed_at_once_and_a_clients_connection_puts_the_next_c
     assert_eq!(pause(&default, false, Some(Duration::from_secs(2))), Duration::from_secs(2));
     let own = Health { counts_dials: false, every: Duration::from_secs(60), ..default };
     assert_eq!(pause(&own, true, None), Duration::from_secs(60), "as the file says");
+}
+
+#[test]
+fn a_hundred_days_of_replies_with_a_long_tail_have_no_false_alarm() {
+    let mut late = 0;
+    for seed in 0..100 {
+        let mut day = Day::of(seed);
+        while day.now < Duration::from_secs(86_400) {
+            day.check();
+            assert_ne!(day.tries.state(), State::Failing, "seed {seed}, after {:?}", day.now);
+        }
+        late += day.late;
+    }
+    assert!(late > 100, "only {late} checks were late");
+}
+
+#[test]
+fn an_upstream_that_hangs_is_failing_after_two_checks() {
+    let mut day = Day::of(1);
+    day.check();
+    (day.next_stall, day.longest) = (day.now, Duration::MAX);
+    day.stall_until = day.now + Duration::from_secs(60);
+    day.check();
+    assert_eq!(day.tries.state(), State::Ok);
+    day.check();
+    assert_eq!(day.tries.state(), State::Failing);
+}
+
+/// An upstream under a load, on virtual time: the times of its replies have a long tail, and every
+/// few minutes it stalls, mostly for a moment and at most for as long as no check may notice twice.
+struct Day {
+    now: Duration,
+    random: u64,
+    next_stall: Duration,
+    stall_until: Duration,
+    longest: Duration,
+    tries: Tries,
+    /// Checks without a reply in time.
+    late: u32,
+}
+
+impl Day {
+    fn of(seed: u64) -> Self {
+        Self {
+            now: Duration::ZERO,
+            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            next_stall: Duration::ZERO,
+            stall_until: Duration::ZERO,
+            longest: Health::DEFAULT.timeout + CONFIRM_AFTER,
+            tries: Tries::default(),
+            late: 0,
+        }
+    }
+
+    fn check(&mut self) {
+        let health = Health::DEFAULT;
+        while self.next_stall <= self.now {
+            let (begin, length) = (self.next_stall, self.pareto(0.05, 0.7).min(self.longest));
+            self.stall_until = self.stall_until.max(begin + length);
+            self.next_stall = begin + self.pareto(60.0, 1.2);
+        }
+        let took = self.stall_until.saturating_sub(self.now) + self.pareto(0.000_2, 1.1);
+        let result = if took < health.timeout { Ok(()) } else { Err(failure()) };
+        self.late += u32::from(result.is_err());
+        self.tries.handle_probe(result);
+        self.now += took.min(health.timeout) + pause(&health, self.tries.is_in_doubt(), None);
+    }
+
+    /// Seconds of a Pareto distribution; the smaller `shape`, the longer its tail.
+    fn pareto(&mut self, least: f64, shape: f64) -> Duration {
+        self.random =
+            self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let unit = ((self.random >> 11) as f64 + 1.0) / (1_u64 << 53) as f64;
+        Duration::from_secs_f64((least / unit.powf(1.0 / shape)).min(1e6))
+    }
+}
+
+fn failure() -> CheckFailure {
+    CheckFailure { reason: Reason::TimedOut, evidence: Evidence::of("no reply") }
 }
 
 /// A server that reads one request and sends this reply; it returns the request.

@@ -76,10 +76,10 @@ impl Edge {
         // As often as the rules: after every change, and once a minute.
         if rules_too {
             self.check_paths(is_sound).await;
-            // Also without a scrape, since these counters show how full conntrack is. An nft that
-            // hangs is not waited for again.
-            if is_sound && let Err(failure) = self.read_counters().await {
-                tracing::debug!(%failure, "the kernel's counters cannot be read");
+            if is_sound {
+                // It was compared just now.
+                self.health.has_table.set(true);
+                self.note_conntrack().await;
             }
         }
         Ok(())
@@ -127,6 +127,14 @@ impl Edge {
         self.in_force.borrow_mut().handle_repair(repair.fingerprint, repair.unwritable);
         self.watch.borrow_mut().handle_repair(Instant::now(), &repair.lines);
         Ok(repair.lines.len())
+    }
+
+    /// Notes how full conntrack is, also when nothing asks for a report.
+    async fn note_conntrack(&self) {
+        match self.reader.flows().await {
+            Ok(flows) => self.meter.borrow_mut().handle_flows(flows),
+            Err(failure) => tracing::debug!(%failure, "how full conntrack is cannot be read"),
+        }
     }
 
     /// Checks by which way packets go, and keeps what stays wrong for `status`; logs it once.

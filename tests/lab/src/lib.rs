@@ -36,7 +36,7 @@ pub use capture::Capture;
 pub use enter::own_descriptors;
 pub use halt::Halted;
 pub use node::{Node, NodeCommand, PacketSocket, read_all};
-pub use parts::{Skip, binary, full_counts, has_real_root, newer, skip, workspace};
+pub use parts::{Release, Skip, binary, full_counts, has_real_root, newer, skip, workspace};
 pub use process::{Process, Signal};
 pub use scenario::{Lab, scenario};
 pub use topology::Topology;

@@ -27,6 +27,32 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     })
 }
 
+/// Which build of this product's programs a machine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// This tree.
+    This,
+    /// The earlier commit that `scripts/previous` built.
+    Previous,
+}
+
+impl Release {
+    /// A program of this release; of the earlier one from the folder `CAUSEWAY_PREVIOUS_BINARIES`
+    /// names.
+    pub fn binary(self, name: &str) -> Result<PathBuf> {
+        if self == Self::This {
+            return binary(name);
+        }
+        let folder = env::var_os("CAUSEWAY_PREVIOUS_BINARIES").map(PathBuf::from);
+        let folder = folder.context(
+            "no earlier release: run scripts/previous, and set CAUSEWAY_PREVIOUS_BINARIES to the folder that it prints",
+        )?;
+        let path = folder.join(name);
+        ensure!(path.is_file(), "the earlier release has no {}", path.display());
+        Ok(path)
+    }
+}
+
 /// A program newer than the distribution's, from the cache that `scripts/packages` fills, else from
 /// the PATH.
 pub fn newer(name: &str) -> Result<PathBuf> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Lab, Node, NodeCommand, Process, time_until};
+use lab::{Lab, Node, NodeCommand, Process, Release, time_until};
 use serde_json::Value;
 
 use crate::keys::{KeyPair, preshared_key, write_secret};
@@ -44,6 +44,8 @@ pub struct Site<'lab> {
     pub forwarder_config: Config,
     /// Whether the edge's daemon runs as its systemd unit runs it: a user of its own with one ambient capability.
     pub as_unit: bool,
+    /// The release of the edge's programs and of the origin's.
+    pub releases: [Release; 2],
     /// Further environment variables of the edge's daemon and of the origin's.
     pub environment: [Vec<(String, String)>; 2],
     /// The edge's daemon, once started.
@@ -114,6 +116,7 @@ impl<'lab> Site<'lab> {
             gateway_config,
             forwarder_config,
             as_unit: false,
+            releases: [Release::This; 2],
             environment: [Vec::new(), Vec::new()],
             gateway: None,
             forwarder: None,
@@ -143,7 +146,7 @@ impl<'lab> Site<'lab> {
     /// Writes `gateway.toml` and starts the edge's daemon; returns once its control socket answers.
     pub fn start_gateway(&mut self) -> Result<()> {
         self.gateway_config.write()?;
-        let command = if self.as_unit { self.unit()? } else { self.edge.command(lab::binary("gateway")?) };
+        let command = if self.as_unit { self.unit()? } else { self.edge.command(self.of_edge("gateway")?) };
         let [environment, _] = &self.environment;
         let command = environment.iter().fold(command, |command, (name, value)| command.env(name, value));
         let mut gateway = command.arg("--config").arg(self.gateway_config.path()).spawn("gateway")?;
@@ -160,7 +163,7 @@ impl<'lab> Site<'lab> {
     pub fn start_forwarder(&mut self) -> Result<()> {
         self.forwarder_config.write()?;
         self.give_origin_away()?;
-        let command = self.origin.command(lab::binary("forwarder")?);
+        let command = self.origin.command(self.of_origin("forwarder")?);
         let [_, environment] = &self.environment;
         let command = environment.iter().fold(command, |command, (name, value)| command.env(name, value));
         let command = self.as_forwarder(command.arg("--config").arg(self.forwarder_config.path()));
@@ -172,7 +175,7 @@ impl<'lab> Site<'lab> {
 
     /// Runs the `forwarder` program with these arguments while the daemon runs, as the same user.
     pub fn forwarder_command(&self, arguments: &[&str]) -> Result<NodeCommand> {
-        let command = self.origin.command(lab::binary("forwarder")?).args(arguments);
+        let command = self.origin.command(self.of_origin("forwarder")?).args(arguments);
         Ok(self.as_forwarder(command))
     }
 
@@ -184,7 +187,7 @@ impl<'lab> Site<'lab> {
 
     /// Runs `gatewayctl` on the edge; commands that write the daemon's file get its name.
     pub fn gatewayctl(&self, arguments: &[&str]) -> Result<NodeCommand> {
-        let command = self.edge.command(lab::binary("gatewayctl")?).args(arguments);
+        let command = self.edge.command(self.of_edge("gatewayctl")?).args(arguments);
         let writes = arguments.first().is_some_and(|verb| WRITING.contains(verb));
         Ok(if writes { command.arg("--config").arg(self.gateway_config.path()) } else { command })
     }
@@ -222,6 +225,18 @@ impl<'lab> Site<'lab> {
         self.forwarder.as_mut().context("the forwarder was not started")
     }
 
+    /// A program of the edge's release.
+    pub fn of_edge(&self, name: &str) -> Result<PathBuf> {
+        let [edge, _] = self.releases;
+        edge.binary(name)
+    }
+
+    /// A program of the origin's release.
+    pub fn of_origin(&self, name: &str) -> Result<PathBuf> {
+        let [_, origin] = self.releases;
+        origin.binary(name)
+    }
+
     /// Whether the forwarder can run as another user than root here.
     pub fn is_unprivileged(&self) -> bool {
         lab::has_real_root()
@@ -253,7 +268,7 @@ impl<'lab> Site<'lab> {
             "-all,+net_admin",
         ]);
         let command = command.args(["--bounding-set", "-all,+net_admin", "--no-new-privs"]);
-        Ok(command.arg(lab::binary("gateway")?))
+        Ok(command.arg(self.of_edge("gateway")?))
     }
 
     /// Gives the origin's files to the forwarder's user.

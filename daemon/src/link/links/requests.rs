@@ -55,7 +55,8 @@ impl Links {
         std::mem::take(&mut self.is_asked)
     }
 
-    /// The next request that is due; the one that waits longest first.
+    /// The next request that is due: of the peer that was served longest ago, so that peers that
+    /// request without end keep no other one waiting.
     pub fn poll_requested(&mut self, now: Instant) -> Option<Requested> {
         let is_due = |waiting: &Waiting| waiting.last.is_some() && waiting.next <= now;
         let due = self.peers.iter_mut().filter(|(_, known)| is_due(&known.waiting));

@@ -275,6 +275,28 @@ fn of_what_a_peer_requests_in_a_second_only_the_last_list_is_taken_and_replied_t
 }
 
 #[test]
+fn peers_that_request_without_end_keep_no_other_waiting_however_long_each_request_takes() {
+    let mut links = edge(3);
+    let mut origins = [0, 1, 2].map(|peer| connect(&mut links, at(0), peer, 1));
+    let mut served = Vec::new();
+    for turn in 0..9 {
+        // Longer than the second after which a peer may be served again.
+        let now = at(2 + 2 * turn);
+        for origin in &mut origins {
+            origin.session.ask(now, asked(&[80]));
+            run(&mut links, now, origin);
+        }
+        let requested = links.poll_requested(now).unwrap();
+        links.answer(now, &requested, vec![Answer::Granted]);
+        served.push(requested.peer);
+    }
+    for peer in 0..3 {
+        let count = served.iter().filter(|served| **served == name(peer)).count();
+        assert_eq!(count, 3, "{served:?}");
+    }
+}
+
+#[test]
 fn a_request_is_replied_to_on_its_own_link_alone_and_news_reach_the_open_one() {
     let mut links = edge(2);
     let (mut first, mut other) = (connect(&mut links, at(0), 0, 1), connect(&mut links, at(0), 1, 1));

@@ -136,10 +136,16 @@ impl Meter {
         &self.kernel.named
     }
 
-    /// Takes what the kernel counted, and judges again whether conntrack is nearly full.
+    /// Takes what the kernel counted, and how full conntrack is.
     pub(super) fn handle_counters(&mut self, now: Instant, named: Counters, flows: Option<ConntrackFlows>) {
-        let is_nearly_full = judge_conntrack(self.kernel.is_nearly_full, flows);
-        self.kernel = KernelCounters { read: Some(now), named, flows, is_nearly_full };
+        (self.kernel.read, self.kernel.named) = (Some(now), named);
+        self.handle_flows(flows);
+    }
+
+    /// Takes how full conntrack is, and judges again whether it is nearly full.
+    pub(super) fn handle_flows(&mut self, flows: Option<ConntrackFlows>) {
+        self.kernel.is_nearly_full = judge_conntrack(self.kernel.is_nearly_full, flows);
+        self.kernel.flows = flows;
     }
 
     /// The flows of a conntrack that is nearly full.
@@ -202,7 +208,7 @@ mod tests {
     fn conntrack_is_nearly_full_until_a_reading_has_room_again_and_one_without_numbers_changes_nothing() {
         let mut meter = Meter::new(Instant::now());
         let mut nearly_full = |flows| {
-            meter.handle_counters(Instant::now(), Counters::new(), flows);
+            meter.handle_flows(flows);
             (meter.flows_if_nearly_full().is_some(), meter.numbers().len())
         };
         let held = |held| Some(ConntrackFlows { held, most: 1_000 });

@@ -38,18 +38,15 @@ impl Reader {
     pub(in crate::edge) async fn counters(
         &self,
     ) -> Result<Option<(Counters, Option<ConntrackFlows>)>, Failure> {
-        let read = self.read(|helper| {
-            let flows = helper.read_sysctls(FLOWS.map(str::to_owned).to_vec())?;
-            Ok((helper.list(Listing::Counters)?, flows))
-        });
-        let (listing, flows) = read.await?;
-        if listing.is_empty() {
-            return Ok(None);
-        }
-        let mut flows = flows.into_iter().map(|value| value?.parse().ok());
-        let flows = flows.next().flatten().zip(flows.next().flatten());
-        let flows = flows.map(|(held, most)| ConntrackFlows { held, most });
-        Ok(Some((parse_counters(&listing), flows)))
+        let (flows, listing) =
+            self.read(|helper| Ok((flows(helper)?, helper.list(Listing::Counters)?))).await?;
+        Ok((!listing.is_empty()).then(|| (parse_counters(&listing), flows)))
+    }
+
+    /// How full conntrack is, without the program that reading counters starts; `None` when the
+    /// kernel does not show it.
+    pub(in crate::edge) async fn flows(&self) -> Result<Option<ConntrackFlows>, Failure> {
+        self.read(flows).await
     }
 
     /// Part of the ruleset as JSON.
@@ -78,4 +75,11 @@ impl Reader {
             Err(Failure::new(FailureKind::Kernel, message))
         })
     }
+}
+
+fn flows(helper: &Helper) -> Result<Option<ConntrackFlows>, Failure> {
+    let values = helper.read_sysctls(FLOWS.map(str::to_owned).to_vec())?;
+    let mut numbers = values.into_iter().map(|value| value?.parse().ok());
+    let numbers = numbers.next().flatten().zip(numbers.next().flatten());
+    Ok(numbers.map(|(held, most)| ConntrackFlows { held, most }))
 }
