@@ -20,6 +20,7 @@ use clap::Args;
 use daemon::command_line::print_to_stderr;
 use daemon::exit::{Exit, ExitError};
 use daemon::files::{LoadError, text_of};
+use daemon::link::message::Bytes;
 use daemon::pairing::code::Code;
 use daemon::pairing::joiner::{JoinEvent, JoinFault, JoinPairing};
 use daemon::pairing::message::{Failure, Terms};
@@ -27,6 +28,7 @@ use daemon::text::time;
 use forwarder::places::Environment;
 use policy::forwarder::Policy;
 use policy::{HostPort, Name, Source};
+use tunnel::key::PublicKey;
 use zeroize::Zeroizing;
 
 use crate::machine::{self, is_interactive};
@@ -261,9 +263,7 @@ fn own_key(
     is_new: bool,
 ) -> Result<OwnKey, ExitError> {
     let Some(Existing { policy, .. }) = existing else { return keys::first(config) };
-    let is_edge = |peer: &&policy::forwarder::Peer| {
-        peer.public_key.as_bytes() == code.edge_key.as_bytes() || peer.name == *name
-    };
+    let is_edge = |peer: &&policy::forwarder::Peer| file::has_key(peer, &code.edge_key) || peer.name == *name;
     let of_peer = policy.peers.iter().find(is_edge).map(|peer| &peer.private_key_file);
     let file = of_peer.unwrap_or(&policy.interface.private_key_file);
     if is_new { keys::renewed(config, policy, file) } else { keys::named(file) }
@@ -292,6 +292,8 @@ fn edge_of(terms: &Terms, code: &Code, name: Name, key: &OwnKey, endpoint: Optio
     Some(Edge {
         name,
         key: code.edge_key,
+        // What the joiner takes was checked.
+        next_key: terms.next_key.and_then(|Bytes(key)| PublicKey::from_bytes(key).ok()),
         endpoint: endpoint.or_else(|| code.endpoints.first().cloned())?,
         address: code.edge_address,
         own: terms.addresses.clone(),
@@ -351,6 +353,11 @@ fn report_terms(terms: &Terms, code: &Code, words: &str) {
         terms.peer,
         addresses.join(", ")
     ));
+    if let Some(key) = terms.next_key.and_then(|Bytes(key)| PublicKey::from_bytes(key).ok()) {
+        print_to_stderr(&format!(
+            "the edge is to change its key to {key}, which is written as next_public_key"
+        ));
+    }
     print_to_stderr(&format!("  four words: {words}"));
     print_to_stderr("compare them with those at the edge, and say yes there; nothing is to be done here");
 }

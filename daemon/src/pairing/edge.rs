@@ -6,7 +6,7 @@ use policy::Name;
 use tunnel::key::PublicKey;
 
 use super::code::Code;
-use super::message::{Failure, Message, Offer, Refusal, SCHEMA, Terms};
+use super::message::{Failure, Message, Offer, Refusal, Terms};
 use super::words::{Opening, Words};
 use crate::link::message::Bytes;
 
@@ -84,6 +84,7 @@ pub struct EdgePairing {
     code: Code,
     nonce: Bytes<32>,
     terms: String,
+    schema: u32,
     state: State,
     frames: VecDeque<Vec<u8>>,
     events: VecDeque<EdgeEvent>,
@@ -93,12 +94,14 @@ impl EdgePairing {
     /// A pairing by this code; `nonce` is random, and of no other pairing.
     #[must_use]
     pub fn new(code: Code, nonce: [u8; 32], terms: &Terms) -> Self {
+        let schema = terms.schema();
         // Every field has a form in JSON.
         let terms = serde_json::to_string(terms).unwrap_or_default();
         Self {
             code,
             nonce: Bytes(nonce),
             terms,
+            schema,
             state: State::Waiting,
             frames: VecDeque::new(),
             events: VecDeque::new(),
@@ -111,7 +114,7 @@ impl EdgePairing {
             State::Waiting | State::Committed => {
                 let commitment = self.opening().commitment(&self.code);
                 self.frames.clear();
-                self.send(&Message::Commitment { commitment, schema: SCHEMA });
+                self.send(&Message::Commitment { commitment, schema: self.schema });
                 self.state = State::Committed;
             }
             State::Offered | State::Accepted => self.burn(EdgeFault::SecondJoiner),

@@ -7,8 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::link::message::Bytes;
 
-/// The version of the messages that this program knows; both ends need the same.
-pub const SCHEMA: u32 = 1;
+/// The newest version of the messages that this program knows. An edge sends the oldest one that
+/// has what it offers; a joiner that does not know that one refuses.
+pub const SCHEMA: u32 = 2;
+/// The version of terms without a next key.
+const WITHOUT_NEXT_KEY: u32 = 1;
 /// The longest message.
 pub const MAX_MESSAGE: usize = 4 << 10;
 
@@ -79,6 +82,9 @@ pub struct Terms {
     pub may_publish: Vec<String>,
     /// Whether the edge mixes a preshared key into the handshake, which is carried by hand.
     pub preshared_key: bool,
+    /// The public key that the edge is to have next, while the code holds the one that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_key: Option<Bytes<32>>,
 }
 
 impl Terms {
@@ -86,6 +92,11 @@ impl Terms {
     #[must_use]
     pub fn ports(&self) -> Option<Vec<PublicPorts>> {
         self.may_publish.iter().map(|ports| PublicPorts::parse(ports)).collect()
+    }
+
+    /// The version of the messages that has all of them.
+    pub(super) const fn schema(&self) -> u32 {
+        if self.next_key.is_some() { SCHEMA } else { WITHOUT_NEXT_KEY }
     }
 }
 

@@ -79,6 +79,8 @@ impl Edge {
             Event::SharedKey { peer, is_the_peers } => {
                 tracing::warn!("{}", shared_key(&name(peer), is_the_peers));
             }
+            // Only a forwarder awaits one.
+            Event::AwaitedKey { .. } => {}
             Event::OldTimestamp { peer } => {
                 tracing::info!(
                     peer = name(peer),

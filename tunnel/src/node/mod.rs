@@ -106,6 +106,8 @@ pub struct Node {
     events: EventQueue,
     drops: Drops,
     refused: Mutex<RefusedLog>,
+    /// A key that no peer has and that one is to get.
+    awaited: ArcSwapOption<PublicKey>,
 }
 
 impl Node {
@@ -125,6 +127,7 @@ impl Node {
             events: EventQueue::default(),
             drops: Drops::new(),
             refused: Mutex::default(),
+            awaited: ArcSwapOption::empty(),
         }
     }
 

@@ -36,6 +36,9 @@ pub enum PeerError {
     /// A node cannot be its own peer.
     #[error("the peer's public key is this node's own")]
     OwnKey,
+    /// Another peer has the key.
+    #[error("another peer has this public key")]
+    KeyTaken,
     /// There are as many peers as receiver indices allow.
     #[error("too many peers")]
     TooMany,
@@ -137,6 +140,12 @@ pub enum Event {
         peer: PeerId,
         /// Whether the key is the peer's; else it is our own.
         is_the_peers: bool,
+    },
+    /// The holder of the key that is awaited begins a handshake, as
+    /// [`Node::await_key`](super::Node::await_key) has it: authentic, but it may be a replay.
+    AwaitedKey {
+        /// The key.
+        key: PublicKey,
     },
     /// An authentic handshake of a peer without a session has an old timestamp: its clock went
     /// back, or it is a replay. We initiated a handshake in return.
