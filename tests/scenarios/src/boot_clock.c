@@ -25,8 +25,7 @@ static int clock_ahead(clockid_t id, struct timespec *at)
 
 static void jump_from(char *function)
 {
-	uintptr_t page = (uintptr_t)function & ~(uintptr_t)(getpagesize() - 1), target = (uintptr_t)clock_ahead;
-	size_t length = (uintptr_t)function + 16 - page;
+	uintptr_t target = (uintptr_t)clock_ahead;
 #if defined(__x86_64__)
 	unsigned char jump[12] = { 0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xe0 }; /* mov rax, target; jmp rax */
 
@@ -36,8 +35,6 @@ static void jump_from(char *function)
 
 	memcpy(jump + 2, &target, sizeof(target));
 #endif
-	if (mprotect((void *)page, length, PROT_READ | PROT_WRITE | PROT_EXEC))
-		abort();
 	memcpy(function, jump, sizeof(jump));
 	__builtin___clear_cache(function, function + sizeof(jump));
 }
@@ -57,6 +54,9 @@ __attribute__((constructor)) static void shift(void)
 	Elf64_Ehdr *head = (Elf64_Ehdr *)vdso;
 	Elf64_Shdr *sections = (Elf64_Shdr *)(vdso + head->e_shoff);
 
+	/* The kernel changes the mapping as a whole only; the sections' table is at its end. */
+	if (mprotect(vdso, head->e_shoff + head->e_shnum * sizeof(*sections), PROT_READ | PROT_WRITE | PROT_EXEC))
+		abort();
 	for (int n = 0; n < head->e_shnum; n++) {
 		if (sections[n].sh_type != SHT_DYNSYM)
 			continue;

@@ -11,6 +11,7 @@ use lab::{Lab, Node, NodeCommand, Process, until};
 use serde_json::Value;
 
 use crate::KeyPair;
+use crate::site::WRITING;
 
 /// How long is waited for what must come.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -63,7 +64,9 @@ impl Edge {
 
     /// `gatewayctl` with these arguments.
     pub fn gatewayctl(&self, arguments: &[&str]) -> Result<NodeCommand> {
-        Ok(self.node.command(lab::binary("gatewayctl")?).args(arguments))
+        let command = self.node.command(lab::binary("gatewayctl")?).args(arguments);
+        let writes = arguments.first().is_some_and(|verb| WRITING.contains(verb));
+        Ok(if writes { command.arg("--config").arg(&self.config) } else { command })
     }
 
     /// Starts `causeway pair`, which gets what [`Pairing::answer`] writes.

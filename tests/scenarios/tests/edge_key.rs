@@ -106,6 +106,7 @@ fn killed_at_any_step_of_the_change_both_ends_have_a_key_that_works() -> Result<
         traffic(&edge, "wroclaw")?;
         // The command may have been killed with its change unconfirmed.
         edge.gatewayctl(&["rollback"])?.output()?;
+        edge.wait_until_no_pairing(2)?;
 
         // After the pairing, before the apply.
         origin.pair_again(&mut edge, &next)?;
