@@ -7,9 +7,10 @@ use daemon::changes::Needs;
 use daemon::files::{KeyFiles, LoadError, load_lists, misplaced_keys, read_key, text_of};
 use policy::forwarder::{Peer, Policy};
 use policy::{ConfigError, FileRef, Host, Source};
-use tunnel::key::{PresharedKey, PrivateKey};
+use tunnel::key::{PresharedKey, PrivateKey, PublicKey};
 use tunnel::node::PeerConfig;
 
+use crate::edge_keys;
 use crate::places::Environment;
 
 /// The group of the daemon's user, as the unit has it.
@@ -54,8 +55,11 @@ fn load_text(path: &Path, text: String) -> Result<Loaded, LoadError> {
     let mut errors = load_lists(&mut policy.lists);
     let keys: Vec<Keys> = policy.peers.iter().filter_map(|peer| read_keys(peer, &mut errors)).collect();
     let own: Vec<_> = keys.iter().map(|keys| keys.private.public()).collect();
-    let peers: Vec<_> = policy.peers.iter().map(|peer| peer.public_key).collect();
-    errors.extend(misplaced_keys(&Source { name: path, text: &text }, &peers, &own));
+    let current: Vec<_> = policy.peers.iter().map(|peer| Some(peer.public_key)).collect();
+    let next: Vec<_> = policy.peers.iter().map(|peer| peer.next_public_key).collect();
+    for (name, of_peers) in [("public_key", current), ("next_public_key", next)] {
+        errors.extend(misplaced_keys(&Source { name: path, text: &text }, (name, &of_peers), &own));
+    }
     if errors.is_empty() {
         Ok(Loaded { text, policy: Arc::new(policy), keys })
     } else {
@@ -130,7 +134,22 @@ fn parse(path: &Path, text: &str) -> Result<Policy, LoadError> {
 }
 
 impl Loaded {
-    /// What a tunnel's node must know of its only peer.
+    /// The keys that an edge may have.
+    ///
+    /// # Errors
+    /// As for [`peer_config`](Self::peer_config).
+    pub fn edge_keys(&self, place: usize) -> Result<edge_keys::Keys, String> {
+        let peer = self.policy.peers.get(place).ok_or("no such peer")?;
+        let key = |key: policy::PublicKey| {
+            PublicKey::from_bytes(*key.as_bytes()).map_err(|error| format!("{}: {error}", peer.name))
+        };
+        Ok(edge_keys::Keys {
+            current: key(peer.public_key)?,
+            next: peer.next_public_key.map(key).transpose()?,
+        })
+    }
+
+    /// What a tunnel's node must know of its only peer, by its current key.
     ///
     /// # Errors
     /// In words, for a key that the configuration took and the tunnel does not.
@@ -138,8 +157,7 @@ impl Loaded {
         let (Some(peer), Some(keys)) = (self.policy.peers.get(place), self.keys.get(place)) else {
             return Err("no such peer".to_owned());
         };
-        let public_key = tunnel::key::PublicKey::from_bytes(*peer.public_key.as_bytes())
-            .map_err(|error| format!("{}: {error}", peer.name))?;
+        let public_key = self.edge_keys(place)?.current;
         let endpoint = match &peer.endpoint.host {
             Host::Address(address) => Some((*address, peer.endpoint.port).into()),
             Host::Name(_) => None,

@@ -2,7 +2,8 @@
 //!
 //! - Pure, without sockets or clocks: [`cell`] (a TCP endpoint inside the tunnel, with its sender),
 //!   [`flow`] (keys, table, limits), [`datagram`] (fragments), [`proxy_protocol`],
-//!   [`deadlines`] and [`outage`] (why a peer is not up).
+//!   [`deadlines`], [`edge_keys`] (which of an edge's two keys is in use) and [`outage`] (why a peer
+//!   is not up).
 //! - [`dataplane`] is the data thread: it moves packets between the edges and the upstreams.
 //!   [`upstream`] has its sockets to local services, [`health`] checks those, [`network`] reports
 //!   changes of the network.
@@ -20,6 +21,7 @@ pub mod control;
 pub mod datagram;
 pub mod dataplane;
 pub mod deadlines;
+pub mod edge_keys;
 pub mod flow;
 pub mod health;
 pub mod link;

@@ -130,6 +130,7 @@ fn prepare(old: &Policy, loaded: &Loaded, origin: &Origin) -> Result<Change, Exi
         let before = edge.node.private_key().map(|key| key.public());
         let own = loaded.keys.get(place).map(|keys| &keys.private);
         keys.extend(own.filter(|own| Some(own.public()) != before).map(|own| (id, own.clone())));
+        let edge_keys = loaded.edge_keys(place).map_err(failed)?;
         let mut config = loaded.peer_config(place).map_err(failed)?;
         let unmoved = old.peers.get(place).map(|peer| &peer.endpoint)
             == new.peers.get(place).map(|peer| &peer.endpoint);
@@ -137,7 +138,7 @@ fn prepare(old: &Policy, loaded: &Loaded, origin: &Origin) -> Result<Change, Exi
             // Where the edge roamed to stays.
             config.endpoint = None;
         }
-        peers.push((id, config));
+        peers.push((id, edge_keys, config));
     }
     let added =
         setup::edges_from(loaded, old.peers.len(), origin.mark.read(), Backend::Auto).map_err(failed)?;

@@ -61,7 +61,8 @@ pub fn edges_from(
             .map_err(|error| format!("{}: {error}", peer.name))?;
         let options = udp_options(policy, place, backend);
         let id = EdgeId(u32::try_from(place).unwrap_or(u32::MAX));
-        let edge = Edge::open(id, peer.name.clone(), node, addresses, mtu, options)
+        let keyed = (node, loaded.edge_keys(place)?);
+        let edge = Edge::open(id, peer.name.clone(), keyed, addresses, mtu, options)
             .map_err(|error| format!("{}: the UDP socket cannot be opened: {error}", peer.name))?;
         if policy.interface.mtu == Mtu::Auto && edge.can_search_mtu() {
             let carries_ipv6 = edge.addresses.iter().any(IpAddr::is_ipv6);

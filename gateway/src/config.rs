@@ -58,8 +58,8 @@ pub fn load_text(path: &Path, text: String) -> Result<Config, LoadError> {
 
 /// Peers whose public key cannot be right.
 fn misplaced(path: &Path, text: &str, policy: &Policy, own: Option<PublicKey>) -> Vec<ConfigError> {
-    let peers: Vec<_> = policy.peers.iter().map(|peer| peer.public_key).collect();
-    misplaced_keys(&Source { name: path, text }, &peers, own.as_slice())
+    let peers: Vec<_> = policy.peers.iter().map(|peer| Some(peer.public_key)).collect();
+    misplaced_keys(&Source { name: path, text }, ("public_key", &peers), own.as_slice())
 }
 
 /// As [`load_text`], but errors name the file `shown`, in which the operator wrote it.

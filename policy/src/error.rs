@@ -186,6 +186,11 @@ pub enum Problem {
         /// What may be written instead.
         example: String,
     },
+    /// The key that an edge is to have next is the one that it has.
+    #[error(
+        "next_public_key is the same key as public_key; write the key that the edge is to have next, or remove it"
+    )]
+    NextKeyIsCurrent,
     /// A public key that another peer has.
     #[error("peer {other:?} has the same public key; each peer needs a key pair of its own")]
     DuplicatePeerKey {

@@ -105,9 +105,9 @@ fn file_errors() -> Vec<ConfigError> {
         "[[peer]]\nname = \"wroclaw\"\npublic_key = \"CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"\n";
     let (source, key) = (source("gateway.toml", peer), base_point());
     let own = KnownKeys { own: vec![key], ..KnownKeys::default() };
-    errors.extend(misplaced_keys(&source, &[key], &own));
+    errors.extend(misplaced_keys(&source, ("public_key", &[Some(key)]), &own));
     let secret = KnownKeys { secrets: vec![(Path::new("kyiv.key"), &key)], ..KnownKeys::default() };
-    errors.extend(misplaced_keys(&source, &[key], &secret));
+    errors.extend(misplaced_keys(&source, ("public_key", &[Some(key)]), &secret));
     errors
 }
 

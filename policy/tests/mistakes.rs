@@ -9,6 +9,7 @@ use std::path::Path;
 use policy::{ConfigError, KnownKeys, Problem, Source, forwarder, gateway, misplaced_keys};
 
 const KEY: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
+const NO_NEXT_KEY: &str = "# next_public_key = \"CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"";
 const BASE_POINT: &str = "CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +65,8 @@ fn a_wrong_value_is_one_error() {
         ("# probe = \"auto\"", "probe = \"10.77.88.3\" #"),
         ("# address = [\"10.88.99.2/30\"]", "address = [\"10.88.99.3/30\"] #"),
         ("name = \"cloudflare\"", "name = \"cloud flare\""),
+        (NO_NEXT_KEY, "next_public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\""),
+        (NO_NEXT_KEY, "next_public_key = \"AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\""),
     ] {
         is_one_error(File::Forwarder, old, new);
     }
@@ -113,6 +116,7 @@ fn an_own_or_a_secret_key_as_a_peers_is_one_error_at_its_place() {
     let source = Source { name: Path::new("gateway.toml"), text: &text };
     let peers: Vec<_> =
         gateway::parse(&source).unwrap().peers.iter().map(|peer| *peer.public_key.as_bytes()).collect();
+    let written: Vec<_> = peers.iter().copied().map(Some).collect();
     let line = 1 + text.lines().position(|line| line.starts_with("public_key")).unwrap();
 
     let own = KnownKeys { own: peers.clone(), ..KnownKeys::default() };
@@ -120,12 +124,12 @@ fn an_own_or_a_secret_key_as_a_peers_is_one_error_at_its_place() {
     for (known, problem) in
         [(own, Problem::OwnPublicKey), (secret, Problem::SecretAsPublicKey { file: "kyiv.key".to_owned() })]
     {
-        let errors = misplaced_keys(&source, &peers, &known);
+        let errors = misplaced_keys(&source, ("public_key", &written), &known);
         assert_eq!(errors.len(), 1);
         assert_eq!((errors[0].at.line as usize, errors[0].at.column), (line, 14));
         assert_eq!(errors[0].problem, problem);
     }
-    assert!(misplaced_keys(&source, &peers, &KnownKeys::default()).is_empty());
+    assert!(misplaced_keys(&source, ("public_key", &written), &KnownKeys::default()).is_empty());
 }
 
 /// Changes each line of a file for which `change` returns another, one at a time.

@@ -75,13 +75,14 @@ const GATEWAY: [(&str, &str, &str); 61] = [
 ];
 
 /// The same for forwarder.toml.
-const FORWARDER: [(&str, &str, &str); 54] = [
+const FORWARDER: [(&str, &str, &str); 55] = [
     ("interface", "address", "[\"10.77.88.2/29\"]"),
     ("interface", "private_key_file", "\"other.key\""),
     ("interface", "mtu", "1400"),
     ("interface", "listen_port", "51821"),
     ("peer", "name", "\"kyiv\" # as before"),
     ("peer", "public_key", "\"CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\""),
+    ("peer", "next_public_key", "\"j3T5Vv0uQeVHYpLSWqsd8i3y3JA1Bq4EuxcCfNRgMjs=\""),
     ("peer", "preshared_key_file", "\"other.psk\""),
     ("peer", "endpoint", "\"192.0.2.9:51820\""),
     ("peer", "allowed_ips", "[\"192.168.0.0/16\"]"),

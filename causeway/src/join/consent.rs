@@ -34,22 +34,57 @@ pub(super) fn is_asked(
     }
 }
 
-/// The operator who can answer.
+/// Whether the operator here is asked about the key that the edge is to have next: whoever has its
+/// old one could offer it.
+///
+/// # Errors
+/// [`Exit::Conflict`] when the key is another than the operator `expected`.
+pub(super) fn is_asked_about_next(
+    next: Option<&PublicKey>,
+    expected: Option<&PublicKey>,
+) -> Result<bool, ExitError> {
+    if expected.is_none() || next == expected {
+        return Ok(next.is_some() && expected.is_none());
+    }
+    let next = next.map_or_else(|| "no other key".to_owned(), |key| format!("the key {key}"));
+    let expected = expected.map(ToString::to_string).unwrap_or_default();
+    let message =
+        format!("the edge is to have {next} next, and --expect-next has {expected}: nothing was changed");
+    Err(ExitError::new(Exit::Conflict, message))
+}
+
+/// The operator who can answer about an edge that is new here.
 ///
 /// # Errors
 /// [`Exit::Usage`] when standard input is at its end.
 pub(super) fn operator(config: &Path, edge: &PublicKey) -> Result<Lines, ExitError> {
+    reader(|| {
+        format!(
+            "{} does not have an edge with the key {edge}, which would reach the services of this machine, and standard \
+             input is at its end, so that no one can compare the words: run this at a terminal, or compare that key with \
+             the one that `causeway pair` shows, and add --expect {edge}",
+            config.display()
+        )
+    })
+}
+
+/// The operator who can answer about the edge's next key.
+///
+/// # Errors
+/// [`Exit::Usage`] when standard input is at its end.
+pub(super) fn operator_of_next(next: &PublicKey) -> Result<Lines, ExitError> {
+    reader(|| {
+        format!(
+            "the edge is to have the key {next} next, and standard input is at its end, so that no one can compare the \
+             words: run this at a terminal, or compare that key with the one that `causeway pair` shows, and add \
+             --expect-next {next}"
+        )
+    })
+}
+
+fn reader(message: impl FnOnce() -> String) -> Result<Lines, ExitError> {
     let lines = Lines::read().map_err(|error| ExitError::new(Exit::Failed, error))?;
-    if !lines.is_over() {
-        return Ok(lines);
-    }
-    let message = format!(
-        "{} does not have an edge with the key {edge}, which would reach the services of this machine, and standard \
-         input is at its end, so that no one can compare the words: run this at a terminal, or compare that key with \
-         the one that `causeway pair` shows, and add --expect {edge}",
-        config.display()
-    );
-    Err(ExitError::new(Exit::Usage, message))
+    if lines.is_over() { Err(ExitError::new(Exit::Usage, message())) } else { Ok(lines) }
 }
 
 #[cfg(test)]
@@ -73,6 +108,19 @@ mod tests {
             assert_eq!(error.exit, Exit::Conflict);
             assert!(error.message.contains(&key(9).to_string()), "{error}");
         }
+    }
+
+    #[test]
+    fn the_next_key_of_an_edge_is_asked_about_unless_it_is_the_expected_one() {
+        let asked = |next: Option<u8>, expected: Option<u8>| {
+            let (next, expected) = (next.map(key), expected.map(key));
+            is_asked_about_next(next.as_ref(), expected.as_ref()).map_err(|error| error.exit)
+        };
+        assert_eq!(asked(None, None), Ok(false));
+        assert_eq!(asked(Some(3), None), Ok(true));
+        assert_eq!(asked(Some(3), Some(3)), Ok(false));
+        assert_eq!(asked(Some(3), Some(4)), Err(Exit::Conflict));
+        assert_eq!(asked(None, Some(4)), Err(Exit::Conflict));
     }
 
     fn policy() -> Policy {

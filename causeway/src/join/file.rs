@@ -19,6 +19,8 @@ pub(super) struct Edge {
     pub(super) name: Name,
     /// Its public key.
     pub(super) key: PublicKey,
+    /// The one that it is to have next, if that is known.
+    pub(super) next_key: Option<PublicKey>,
     /// Where it is.
     pub(super) endpoint: HostPort,
     /// Wherever the code says that it is, that one included.
@@ -117,9 +119,9 @@ pub(super) fn known<'p>(policy: &'p Policy, edge: &Edge) -> Result<Option<&'p Pe
     if edge.own.iter().any(keeps) { Ok(Some(peer)) } else { Err(EditError::NameTaken(edge.name.clone())) }
 }
 
-/// Whether an edge has this key.
+/// Whether an edge has this key, or is to have it next.
 pub(super) fn has_key(peer: &Peer, key: &PublicKey) -> bool {
-    peer.public_key.as_bytes() == key.as_bytes()
+    policy::PublicKey::new(*key.as_bytes()).is_some_and(|key| peer.has_key(key))
 }
 
 /// What changes of a peer that is there, for the operator.
@@ -153,6 +155,13 @@ fn change(document: &mut DocumentMut, policy: &Policy, peer: &Peer, edge: &Edge)
     let Some(table) = table else { return Err(EditError::PeersInOneLine) };
     if peer.public_key.as_bytes() != edge.key.as_bytes() {
         set(table, "public_key", value(edge.key.to_string()));
+        if peer.next_public_key.is_some() && has_key(peer, &edge.key) {
+            // The edge has changed to it.
+            table.remove("next_public_key");
+        }
+    }
+    if let Some(next) = edge.next_key {
+        set(table, "next_public_key", value(next.to_string()));
     }
     let is_shared = policy.peers.len() == 1 && !table.contains_key("private_key_file");
     if let Some(file) = edge.key_file.as_ref().filter(|_| !is_shared) {
@@ -207,6 +216,9 @@ fn made(edge: &Edge) -> Table {
     let mut table = Table::new();
     table.insert("name", value(edge.name.as_str()));
     table.insert("public_key", value(edge.key.to_string()));
+    if let Some(next) = edge.next_key {
+        table.insert("next_public_key", value(next.to_string()));
+    }
     if let Some(file) = &edge.preshared_key_file {
         table.insert("preshared_key_file", value(file));
     }
@@ -316,6 +328,32 @@ mod tests {
     }
 
     #[test]
+    fn a_next_key_is_written_next_to_the_one_in_force_and_takes_its_place_later() {
+        let next = Edge { next_key: Some(public(9)), ..edge("kyiv", 1, "10.77.88.2/24") };
+        let both = with_edge(file(), &old(), &parsed(&old()), &next).unwrap();
+        let line = format!("next_public_key = \"{}\"\n", public(9));
+        assert_eq!(both.replacen(&line, "", 1), old());
+        assert_eq!(with_edge(file(), &both, &parsed(&both), &next).unwrap(), both);
+        assert!(parsed(&old()).needs_restart(&parsed(&both)).is_none());
+
+        let kept = with_edge(file(), &both, &parsed(&both), &edge("kyiv", 1, "10.77.88.2/24")).unwrap();
+        assert_eq!(kept, both, "a pairing about something else leaves it");
+
+        let changed = edge("kyiv", 9, "10.77.88.2/24");
+        let text = with_edge(file(), &both, &parsed(&both), &changed).unwrap();
+        assert_eq!(text, old().replace(&public(1).to_string(), &public(9).to_string()));
+        assert!(parsed(&both).needs_restart(&parsed(&text)).is_none());
+
+        let first = Edge {
+            next_key: Some(public(9)),
+            key_file: Some("k".to_owned()),
+            ..edge("kyiv", 1, "10.77.88.2/24")
+        };
+        let policy = parsed(&new_text(file(), &first).unwrap());
+        assert!(policy.peers.first().unwrap().next_public_key.is_some());
+    }
+
+    #[test]
     fn an_address_that_changed_is_written() {
         let moved = edge("kyiv", 1, "10.77.88.9/24");
         let policy = parsed(&with_edge(file(), &old(), &parsed(&old()), &moved).unwrap());
@@ -390,6 +428,7 @@ mod tests {
         Edge {
             name: Name::new(name).unwrap(),
             key: PrivateKey::from_bytes([key; 32]).public(),
+            next_key: None,
             endpoint: policy::text::host_port(&format!("{name}.example.com:51820")).unwrap(),
             endpoints: vec![policy::text::host_port(&format!("{name}.example.com:51820")).unwrap()],
             address: first.parse().unwrap(),
@@ -398,6 +437,10 @@ mod tests {
             key_file: None,
             preshared_key_file: None,
         }
+    }
+
+    fn public(key: u8) -> PublicKey {
+        PrivateKey::from_bytes([key; 32]).public()
     }
 
     fn file() -> &'static Path {

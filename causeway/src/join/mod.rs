@@ -27,6 +27,7 @@ use clap::Args;
 use daemon::command_line::print_to_stderr;
 use daemon::exit::{Exit, ExitError};
 use daemon::files::{LoadError, text_of};
+use daemon::link::message::Bytes;
 use daemon::pairing::code::Code;
 use daemon::pairing::message::{Failure, Terms};
 use daemon::text::time;
@@ -64,6 +65,9 @@ pub(crate) struct Join {
     /// Refuse an edge with any other public key than this one; nothing is asked here then.
     #[arg(long, value_name = "KEY")]
     expect: Option<PublicKey>,
+    /// Refuse any other key than this one as the edge's next; nothing is asked here about it then.
+    #[arg(long, value_name = "KEY")]
+    expect_next: Option<PublicKey>,
     /// Connect to this control socket of the forwarder (default: that of the configuration).
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -140,13 +144,29 @@ impl Joining<'_> {
                 return Err(error);
             }
         };
-        if self.operator.is_none() {
+        let late = match self.operator_of_next(&terms) {
+            Ok(late) => late,
+            Err(error) => {
+                course.give_up(Failure::Declined);
+                return Err(error);
+            }
+        };
+        let operator = self.operator.as_ref().or(late.as_ref());
+        if operator.is_none() {
             print_to_stderr(
                 "compare them with those at the edge, and say yes there; nothing is to be done here",
             );
         }
-        course.wait_for_decision(self.operator.as_ref())?;
+        course.wait_for_decision(operator)?;
         Ok((course, draft))
+    }
+
+    /// Who is asked here because of the edge's next key alone.
+    fn operator_of_next(&self, terms: &Terms) -> Result<Option<Lines>, ExitError> {
+        let next = next_key(terms);
+        let is_asked = consent::is_asked_about_next(next.as_ref(), self.arguments.expect_next.as_ref())?;
+        let next = next.filter(|_| is_asked && self.operator.is_none());
+        next.map(|next| consent::operator_of_next(&next)).transpose()
     }
 
     /// Writes the configuration.
@@ -253,11 +273,17 @@ fn own_key(
     if is_new { keys::renewed(config, policy, file) } else { keys::named(file) }
 }
 
+/// The key that the edge is to have next; what the joiner takes was checked.
+fn next_key(terms: &Terms) -> Option<PublicKey> {
+    terms.next_key.and_then(|Bytes(key)| PublicKey::from_bytes(key).ok())
+}
+
 fn edge_of(terms: &Terms, code: &Code, name: Name, key: &OwnKey, endpoint: HostPort) -> Edge {
     let preshared_key_file = terms.preshared_key.then(|| format!("keys/{name}.psk"));
     Edge {
         name,
         key: code.edge_key,
+        next_key: next_key(terms),
         endpoint,
         endpoints: code.endpoints.clone(),
         address: code.edge_address,
@@ -320,6 +346,9 @@ fn report_terms(terms: &Terms, code: &Code, words: &str) {
         terms.peer,
         addresses.join(", ")
     ));
+    if let Some(key) = next_key(terms) {
+        print_to_stderr(&format!("  its next key: {key}, which is written as next_public_key"));
+    }
     print_to_stderr(&format!("  edge's key: {}\n  four words: {words}", code.edge_key));
 }
 

@@ -10,9 +10,10 @@ pub(super) fn meaning(reached: Reached, tried: &[SocketAddr]) -> String {
     let at = at.join(", ");
     match reached {
         Reached::Nothing => format!(
-            "no answer from {at}. Look at `causeway pair` at the edge: if it shows 0 packets, they are lost before \
-             the edge (the name, the router's forward of UDP, a firewall); if it shows packets, the code is not the \
-             one that it shows; if it shows that a machine comes with the code, its replies are lost"
+            "no answer from {at}. Look at `causeway pair` at the edge: if it has ended, as 15 minutes after it \
+             printed the code, the code is of no use any more; if it shows 0 packets, they are lost before the edge \
+             (the name, the router's forward of UDP, a firewall); if it shows packets, the code is not the one that \
+             it shows; if it shows that a machine comes with the code, its replies are lost"
         ),
         Reached::Refused => format!(
             "{at} replies that nothing listens on that UDP port: the gateway is not running there, or the router \

@@ -26,7 +26,7 @@ use gateway::commands::proxied;
 use gateway::config::needs;
 use gateway::control::client::ask_change;
 use policy::gateway::Policy;
-use policy::{HostPort, Name, PublicPorts, Source};
+use policy::{FileLocation, FileRef, HostPort, Name, Position, PublicPorts, Source};
 use tunnel::key::{PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
@@ -57,6 +57,10 @@ pub(crate) struct Pair {
     /// be repeated.
     #[arg(long, value_name = "HOST[:PORT]")]
     endpoint: Vec<String>,
+    /// Give the other machine the public half of the private key in FILE as the key that the edge is
+    /// to have next.
+    #[arg(long, value_name = "FILE")]
+    next_key: Option<PathBuf>,
     /// Accept without a question; only with --expect.
     #[arg(long, requires = "expect")]
     yes: bool,
@@ -165,6 +169,9 @@ fn complete(
         }
         exchange.keep();
         print_to_stderr(&format!("{peer} is paired: gatewayctl peers shows its tunnel"));
+        if let Some(file) = &arguments.next_key {
+            report_next(peer, file);
+        }
         return Ok(Exit::Ok);
     }
     // What the gateway rolls back by itself if this fails, or if this program is killed.
@@ -226,7 +233,8 @@ fn wanted(arguments: &Pair, policy: &Policy) -> Result<Wanted, ExitError> {
                 .map_err(|error| usage(format!("--may-publish: {error}")))?,
         ),
     };
-    Ok(Wanted { name: arguments.name.clone(), may_publish, address: arguments.address, endpoints })
+    let next_key = arguments.next_key.as_deref().map(|file| next_key(file, policy)).transpose()?;
+    Ok(Wanted { name: arguments.name.clone(), may_publish, address: arguments.address, endpoints, next_key })
 }
 
 /// Ports as people write them in a line; "none" is none.
@@ -286,7 +294,11 @@ fn report_plan(plan: &Plan) {
             terms.peer
         ));
     }
-    let what = if plan.is_known { "gets another key and keeps its address" } else { "is added with address" };
+    let what = match (plan.is_known, plan.next_key()) {
+        (false, _) => "is added with address",
+        (true, None) => "gets another key and keeps its address",
+        (true, Some(_)) => "is paired again and keeps its address",
+    };
     let addresses: Vec<String> = terms.addresses.iter().map(|address| address.ip().to_string()).collect();
     let ports = if terms.may_publish.is_empty() { "none".to_owned() } else { terms.may_publish.join(", ") };
     print_to_stderr(&format!(
@@ -294,6 +306,9 @@ fn report_plan(plan: &Plan) {
         terms.peer,
         addresses.join(", ")
     ));
+    if let Some(key) = plan.next_key() {
+        print_to_stderr(&format!("it takes {key} as the key that the edge is to have next"));
+    }
     if terms.preshared_key {
         print_to_stderr(
             "it keeps its preshared key, which is never sent: put the same file at the other machine first",
@@ -310,11 +325,41 @@ fn report_joiner(plan: &Plan, joiner: &Joiner) {
 
 /// The public key of the edge: by its key file, which the daemon has in force.
 fn own_key(policy: &Policy) -> Result<PublicKey, ExitError> {
-    let private = read_key(&policy.interface.private_key_file).map_err(|error| {
-        let exit = Exit::from_code(error.exit_code());
-        ExitError::new(exit, error)
-    })?;
+    public_half(&policy.interface.private_key_file)
+}
+
+/// The public half of the key that the edge is to have next.
+fn next_key(file: &Path, policy: &Policy) -> Result<PublicKey, ExitError> {
+    let at = Position { file: file.into(), line: 1, column: 1 };
+    let next = public_half(&FileRef { location: FileLocation::Path(file.to_owned()), at })?;
+    let refused = |what: String| {
+        let message = format!(
+            "--next-key {}: {what}; make a new one: gatewayctl keygen DIR --name NAME --owner causeway",
+            file.display()
+        );
+        Err(ExitError::new(Exit::Usage, message))
+    };
+    if next == own_key(policy)? {
+        return refused("the configuration names this key already".to_owned());
+    }
+    match policy.peers.iter().find(|peer| peer.public_key.as_bytes() == next.as_bytes()) {
+        Some(peer) => refused(format!("it is the key of peer {}", peer.name)),
+        None => Ok(next),
+    }
+}
+
+fn public_half(file: &FileRef) -> Result<PublicKey, ExitError> {
+    let private =
+        read_key(file).map_err(|error| ExitError::new(Exit::from_code(error.exit_code()), error))?;
     Ok(PrivateKey::from_bytes(*private.as_bytes()).public())
+}
+
+fn report_next(peer: &Name, file: &Path) {
+    print_to_stderr(&format!(
+        "{peer} takes the key in {} when the edge has it: once every origin was paired with it, name it as [interface] \
+         private_key_file and apply",
+        file.display()
+    ));
 }
 
 fn random() -> Result<Zeroizing<[u8; 32]>, ExitError> {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use daemon::exit::{Exit, ExitError};
+use daemon::link::message::Bytes;
 use daemon::pairing::code::Code;
 use daemon::pairing::message::Terms;
 use policy::gateway::{Peer, Policy};
@@ -29,6 +30,8 @@ pub(super) struct Wanted {
     pub(super) address: Option<IpAddr>,
     /// Where the other machine finds the edge.
     pub(super) endpoints: Vec<HostPort>,
+    /// The key that the edge is to have next.
+    pub(super) next_key: Option<PublicKey>,
 }
 
 /// A pairing as it will be.
@@ -136,6 +139,11 @@ impl Plan {
         }
     }
 
+    /// The key that the edge is to have next, when the other machine gets it.
+    pub(super) const fn next_key(&self) -> Option<PublicKey> {
+        self.wanted.next_key
+    }
+
     /// What the edge offers.
     pub(super) const fn terms(&self) -> &Terms {
         &self.terms
@@ -200,6 +208,7 @@ fn terms(known: Option<&Peer>, wanted: &Wanted, addresses: &Addresses) -> Result
         addresses: addresses.peer.clone(),
         may_publish: ports.iter().map(ToString::to_string).collect(),
         preshared_key: known.is_some_and(|peer| peer.preshared_key_file.is_some()),
+        next_key: wanted.next_key.map(|key| Bytes(*key.as_bytes())),
     })
 }
 
@@ -326,7 +335,13 @@ mod tests {
     }
 
     fn wanted(name: &str) -> Wanted {
-        Wanted { name: Name::new(name).unwrap(), may_publish: None, address: None, endpoints: Vec::new() }
+        Wanted {
+            name: Name::new(name).unwrap(),
+            may_publish: None,
+            address: None,
+            endpoints: Vec::new(),
+            next_key: None,
+        }
     }
 
     fn key(byte: u8) -> PrivateKey {

@@ -76,19 +76,19 @@ fn is_forbidden(path: &Path) -> bool {
     is_denied && !fs::metadata(path).is_ok_and(is_open)
 }
 
-/// Public keys of `peers` that cannot be right: one of this machine's `own`, or a secret key that a
+/// Public keys of the peers, written as `name`, that cannot be right: one of this machine's `own`, or a secret key that a
 /// file next to the configuration holds.
 #[must_use]
 pub fn misplaced_keys(
     source: &Source<'_>,
-    peers: &[PublicKey],
+    (name, peers): (&'static str, &[Option<PublicKey>]),
     own: &[tunnel::key::PublicKey],
 ) -> Vec<ConfigError> {
-    let peers: Vec<_> = peers.iter().map(|key| *key.as_bytes()).collect();
+    let peers: Vec<_> = peers.iter().map(|key| key.map(|key| *key.as_bytes())).collect();
     let secrets = key_files::secrets_next_to(source.name);
     let known = KnownKeys {
         own: own.iter().map(|key| *key.as_bytes()).collect(),
         secrets: secrets.iter().map(|(path, key)| (path.as_path(), key.as_bytes())).collect(),
     };
-    policy::misplaced_keys(source, &peers, &known)
+    policy::misplaced_keys(source, (name, &peers), &known)
 }

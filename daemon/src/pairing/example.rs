@@ -26,6 +26,7 @@ pub(super) fn terms() -> Terms {
         addresses: vec!["10.77.88.2/24".parse().unwrap()],
         may_publish: ["80", "443", "443/udp"].map(str::to_owned).to_vec(),
         preshared_key: false,
+        next_key: None,
     }
 }
 

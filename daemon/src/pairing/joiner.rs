@@ -40,7 +40,7 @@ pub enum JoinFault {
     OutOfOrder,
     /// The edge has another version of the messages.
     #[error(
-        "the edge pairs by version {0} of the messages, this machine by {SCHEMA}; update the older of the two"
+        "the edge pairs by version {0} of the messages, this machine by version {SCHEMA} at most; update this machine"
     )]
     Schema(u32),
     /// What the edge opened is not what it was bound to.
@@ -56,7 +56,7 @@ pub enum JoinFault {
     Refused(Refusal),
     /// The connection ended.
     #[error(
-        "the connection to the edge ended: `causeway pair` has ended there, a second machine came with the code, or the way is cut"
+        "the connection to the edge ended: `causeway pair` has ended there, the time of the code is over, a second machine came with the code, or the way is cut"
     )]
     Gone,
 }
@@ -134,7 +134,7 @@ impl JoinPairing {
         let Ok(terms) = serde_json::from_str::<Terms>(opening.terms) else {
             return self.end(JoinFault::Terms("form is not understood"));
         };
-        if let Some(fault) = unusable(&terms, &self.code) {
+        if let Some(fault) = unusable(&terms, &self.code, &self.key) {
             return self.end(JoinFault::Terms(fault));
         }
         self.state = State::Opened;
@@ -185,7 +185,7 @@ impl JoinPairing {
 }
 
 /// What of the terms this end cannot use.
-fn unusable(terms: &Terms, code: &Code) -> Option<&'static str> {
+fn unusable(terms: &Terms, code: &Code, own: &PublicKey) -> Option<&'static str> {
     let is_own = |address: &IpNetwork| address.contains(code.edge_address);
     let is_taken =
         |address: &IpNetwork| address.ip() == code.edge_address || address.ip() == code.address.ip();
@@ -197,9 +197,19 @@ fn unusable(terms: &Terms, code: &Code) -> Option<&'static str> {
         Some("addresses for this machine are too many")
     } else if terms.ports().is_none() {
         Some("ports are not understood")
+    } else if terms
+        .next_key
+        .is_some_and(|key| !is_next_key(key, &[code.edge_key, code.one_time.public(), *own]))
+    {
+        Some("next key is none that may be used")
     } else {
         None
     }
+}
+
+/// Whether a key may be the edge's next one: `others` are taken.
+fn is_next_key(Bytes(key): Bytes<32>, others: &[PublicKey]) -> bool {
+    PublicKey::from_bytes(key).is_ok_and(|key| !others.contains(&key))
 }
 
 /// One of each family, and room for one more of each.

@@ -79,6 +79,9 @@ pub struct Terms {
     pub may_publish: Vec<String>,
     /// Whether the edge mixes a preshared key into the handshake, which is carried by hand.
     pub preshared_key: bool,
+    /// The public key that the edge is to have next, while the code holds the one that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_key: Option<Bytes<32>>,
 }
 
 impl Terms {

@@ -55,6 +55,9 @@ pub(super) fn status(report: &Report) -> String {
             let _ = writeln!(text, "{peer}: {line}");
         }
     }
+    for keys in &report.edge_keys {
+        let _ = writeln!(text, "{}", keys.line());
+    }
     for problem in &report.problems {
         let _ = writeln!(text, "problem: {problem}");
     }

@@ -23,7 +23,7 @@ use daemon::rates::Rates;
 use parking_lot::Mutex;
 use policy::forwarder::Policy;
 use policy::{HostPort, Name};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tunnel::io::clock;
 use tunnel::io::udp::UdpStats;
 use tunnel::key::PublicKey;
@@ -32,6 +32,7 @@ use tunnel::reason::DropReason;
 use tunnel::time::Instant;
 
 use crate::dataplane::edge::Edge;
+use crate::edge_keys::EdgeKeys;
 use crate::outage::{Counts, Observation, Outage, PathErrors, Reason};
 use crate::stats::Stats;
 use crate::upstream::Pools;
@@ -72,6 +73,8 @@ pub struct EdgeView {
     pub mtu: Arc<AtomicU16>,
     /// What its socket has done since it was opened.
     pub udp: Arc<ArcSwap<UdpStats>>,
+    /// The edge's keys, and which of them is in use.
+    pub keys: watch::Receiver<EdgeKeys>,
     /// Notified when the peer comes up.
     pub came_up: Arc<Notify>,
     /// What is known of the edge by its link.
@@ -94,6 +97,7 @@ impl EdgeView {
             port: Arc::clone(&edge.port),
             mtu: Arc::clone(&edge.mtu),
             udp: Arc::clone(&edge.udp),
+            keys: edge.keys.subscribe(),
             came_up: Arc::clone(&edge.came_up),
             link: Mutex::default(),
             publishing: Mutex::default(),

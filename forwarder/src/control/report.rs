@@ -18,6 +18,7 @@ use tunnel::reason::DropReason;
 use super::health::path;
 use super::problems::problems;
 use super::{EdgeView, Shared};
+use crate::edge_keys::Keys;
 use crate::link;
 use crate::stats::{Dialled, Dropped, EntryStats};
 use crate::upstream::{Member, Pool};
@@ -48,6 +49,9 @@ pub struct Report {
     pub buffer_bytes: u64,
     /// Edges with their devices.
     pub peers: Vec<Peer>,
+    /// Edges with a `next_public_key`, and which of the two keys is in use.
+    #[serde(default)]
+    pub edge_keys: Vec<EdgeKey>,
     /// What `[[service]]` entries carried.
     pub services: Vec<Entry>,
     /// What `[[reach]]` entries carried.
@@ -57,6 +61,51 @@ pub struct Report {
     /// What a person should look at, each with its fix; what can be carried is carried all the same.
     #[serde(default)]
     pub problems: Vec<String>,
+}
+
+/// The keys of an edge that is to change its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeKey {
+    /// The edge.
+    pub peer: String,
+    /// `public_key` or `next_public_key`: the one that is in use.
+    pub in_use: String,
+    /// Whether a session was agreed by the one in use.
+    pub works: bool,
+    /// The key that the edge had first.
+    pub public_key: String,
+    /// The key that it is to have next.
+    pub next_public_key: String,
+}
+
+impl EdgeKey {
+    fn of(edge: &EdgeView) -> Option<Self> {
+        let shown = *edge.keys.borrow();
+        let Keys { current, next } = shown.keys();
+        Some(Self {
+            peer: edge.name.to_string(),
+            in_use: if shown.is_next() { "next_public_key" } else { "public_key" }.to_owned(),
+            works: shown.has_worked(),
+            public_key: current.to_string(),
+            next_public_key: next?.to_string(),
+        })
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let Self { peer, in_use, works, .. } = self;
+        match (in_use.as_str(), works) {
+            ("next_public_key", true) => format!(
+                "{peer}: the edge replies by next_public_key; write it as public_key, remove next_public_key, then: \
+                 forwarder reload"
+            ),
+            (_, true) => {
+                format!("{peer}: the edge replies by public_key; next_public_key waits for its change")
+            }
+            (_, false) => format!("{peer}: {in_use} is tried; the edge has not replied by it"),
+        }
+    }
 }
 
 fn health(peers: &Peers, is_failing: bool, problems: &[String]) -> Health {
@@ -200,6 +249,7 @@ pub fn report(shared: &Shared) -> Report {
         pending_dials: stats.pending_dials.load(Ordering::Relaxed),
         buffer_bytes: stats.buffer_bytes.load(Ordering::Relaxed),
         peers: peers.peers,
+        edge_keys: shared.edges.load().iter().filter_map(|edge| EdgeKey::of(edge)).collect(),
         services: service_entries(shared, &policy),
         reach: policy
             .reach

@@ -15,6 +15,7 @@ use tunnel::node::PeerConfig;
 use super::edge::Edge;
 use super::resolve::Resolved;
 use super::{tcp, token, udp};
+use crate::edge_keys::Keys;
 use crate::flow::EdgeId;
 
 /// A request of another thread to the data thread.
@@ -51,8 +52,8 @@ pub struct Change {
     pub keys: Vec<(EdgeId, PrivateKey)>,
     /// Edges that are new, their sockets already open.
     pub added: Vec<Edge>,
-    /// New settings of peers that changed.
-    pub peers: Vec<(EdgeId, PeerConfig)>,
+    /// New settings of peers that changed; the key is the current one of the keys.
+    pub peers: Vec<(EdgeId, Keys, PeerConfig)>,
     /// Listeners that are new, already bound.
     pub bound: Listeners,
 }

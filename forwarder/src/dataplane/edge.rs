@@ -20,8 +20,10 @@ use tunnel::sink::InnerSink;
 use tunnel::time::Now;
 use tunnel::transmit::SendQueue;
 
+use super::key_switch::KeySwitch;
 use super::token;
 use crate::cell::Egress;
+use crate::edge_keys::Keys;
 use crate::flow::{EdgeId, SlotId};
 use crate::network;
 use crate::outage::PathErrors;
@@ -55,6 +57,8 @@ pub struct Edge {
     pub path_errors: Arc<PathErrors>,
     /// Notified when the peer comes up, for the control plane.
     pub came_up: Arc<Notify>,
+    /// The edge's keys, of which one is in use.
+    pub keys: KeySwitch,
     /// Flows that wait for room in the send queue.
     pub blocked: BTreeSet<SlotId>,
     options: UdpOptions,
@@ -81,7 +85,7 @@ impl Edge {
     pub fn open(
         id: EdgeId,
         name: Name,
-        node: Arc<Node>,
+        (node, keys): (Arc<Node>, Keys),
         addresses: Vec<IpAddr>,
         mtu: u16,
         options: UdpOptions,
@@ -93,6 +97,7 @@ impl Edge {
         Ok(Self {
             path_errors: Arc::default(),
             came_up: Arc::default(),
+            keys: KeySwitch::new(&node, keys),
             port: Arc::new(AtomicU16::new(port)),
             udp: Arc::new(ArcSwap::new(socket.shared_stats())),
             id,

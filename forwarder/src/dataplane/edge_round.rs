@@ -30,6 +30,7 @@ impl EdgeRound<'_> {
         while let Some(event) = edge.node.poll_event() {
             self.handle_event(edge, name, event);
         }
+        edge.keys.handle_timeout(&edge.node, &edge.name, self.now);
         edge.path_errors.is_unresolved.store(name.is_unresolved(), Ordering::Relaxed);
         if name.is_due(self.now) {
             self.flows.context().resolver.request_endpoint(edge.id, name.endpoint().clone());
@@ -55,6 +56,7 @@ impl EdgeRound<'_> {
             Event::Recover { step: RecoveryStep::Handshake, .. } | Event::EndpointChanged { .. } => {}
             Event::Handshake { .. } => {
                 tracing::debug!(peer = %edge.name, "session agreed");
+                edge.keys.handle_session(&edge.name);
                 name.handle_reply();
                 self.flows.tcp(self.now).resume(edge.id);
             }
@@ -68,6 +70,9 @@ impl EdgeRound<'_> {
                 behind_seconds = by.as_secs(),
                 "the wall clock is behind the latest one used here: an edge may reply with a handshake of its own"
             ),
+            Event::AwaitedKey { key } => {
+                edge.keys.handle_initiation(&edge.node, &edge.name, key, self.now);
+            }
             Event::SharedKey { .. } => tracing::warn!("{}", problems::shared_key(&edge.name)),
             // An origin probes no services through its edges.
             Event::ServiceProbed { .. } => {}

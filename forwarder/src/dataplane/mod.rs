@@ -10,6 +10,7 @@ pub mod edge;
 mod edge_round;
 mod edges;
 mod flows;
+pub mod key_switch;
 mod owner;
 mod reload;
 mod resolve;
@@ -425,8 +426,10 @@ impl DataPlane {
         let names = self.names.iter().filter_map(EndpointName::deadline);
         let listeners = self.listeners.iter().filter_map(tcp::Listener::deadline);
         let network = self.network.as_ref().and_then(Watch::deadline);
+        let keys = self.edges.iter().filter_map(|edge| edge.keys.poll_timeout(&edge.node));
         let next = nodes
             .chain(names)
+            .chain(keys)
             .chain(network)
             .chain(listeners)
             .chain(self.flows.deadline())

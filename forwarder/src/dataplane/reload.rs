@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use policy::forwarder::Policy;
+use tunnel::node::PeerConfig;
 use tunnel::time::Now;
 
 use super::{Change, DataPlane, Listeners, Owner};
@@ -24,9 +25,12 @@ impl DataPlane {
                 edge.node.set_private_key(Some(key), now);
             }
         }
-        for (edge, config) in peers {
+        for (edge, keys, config) in peers {
             let Some(edge) = self.edges.get_mut(edge) else { continue };
-            if let Err(error) = edge.node.update_peers(&[config], &[], now) {
+            let switched = edge.keys.configure(&edge.node, keys, now);
+            let config = PeerConfig { public_key: edge.keys.in_use(), ..config };
+            let changed = switched.and_then(|()| edge.node.update_peers(&[config], &[], now));
+            if let Err(error) = changed {
                 tracing::warn!(peer = %edge.name, %error, "the peer's new settings were refused");
             }
         }

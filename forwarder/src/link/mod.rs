@@ -8,6 +8,7 @@ mod redial;
 mod services;
 
 use std::cell::{Cell, RefCell};
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -33,6 +34,7 @@ use tunnel::time::Instant;
 use crate::config::Loaded;
 use crate::control::{EdgeView, Shared};
 use crate::dataplane::{Command, Commands, LinkDial};
+use crate::edge_keys::EdgeKeys;
 use crate::flow::EdgeId;
 use end::End;
 use redial::Redial;
@@ -41,12 +43,11 @@ pub(crate) use services::{check_failure, names, state};
 /// How long the announcement of an end may take.
 const ANNOUNCING: Duration = Duration::from_millis(500);
 
-/// Where a link leads, and what proves both ends.
+/// Where a link leads, and what proves both ends but the edge's key in use.
 #[derive(Clone)]
 pub struct Target {
     address: SocketAddr,
     own: PrivateKey,
-    far: PublicKey,
     preshared: Option<PresharedKey>,
 }
 
@@ -54,7 +55,6 @@ impl Target {
     fn is_same(&self, other: &Self) -> bool {
         self.address == other.address
             && self.own.public() == other.own.public()
-            && self.far == other.far
             && self.preshared == other.preshared
     }
 }
@@ -68,8 +68,6 @@ pub fn targets(loaded: &Loaded) -> Vec<Option<Target>> {
         Some(Target {
             address: SocketAddr::new(peer.probe?, policy.link.port),
             own: keys.private.clone(),
-            // Validation refused low-order keys already, so nothing is lost here.
-            far: PublicKey::from_bytes(*peer.public_key.as_bytes()).ok()?,
             preshared: keys.preshared.clone(),
         })
     };
@@ -189,14 +187,14 @@ impl Links {
     fn dial(
         self: &Rc<Self>,
         index: usize,
-        target: &Target,
+        (target, key): (&Target, &PublicKey),
         view: Arc<EdgeView>,
     ) -> io::Result<(tokio::net::UnixStream, Rc<End>)> {
         let (near, far) = UnixStream::pair()?;
         near.set_nonblocking(true)?;
         far.set_nonblocking(true)?;
         let near = tokio::net::UnixStream::from_std(near)?;
-        let identity = Identity::new(&target.own, &target.far, target.preshared.as_ref());
+        let identity = Identity::new(&target.own, key, target.preshared.as_ref());
         let now = clock::instant();
         let session = Session::new(now, Role::Origin, identity, self.about.clone(), shell::nonce()?);
         let edge = EdgeId::from_index(index);
@@ -221,12 +219,15 @@ async fn keep(links: Rc<Links>, index: usize) {
             }
             continue;
         };
+        let mut keys = view.keys.clone();
+        let far = keys.borrow_and_update().in_use();
+        let mut replaced = pin!(replaced(&mut orders, &mut keys, index, (&target, &far)));
         tokio::select! {
             () = due(&mut redial, &view) => {}
-            () = replaced(&mut orders, index, &target) => continue,
+            () = &mut replaced => continue,
         }
-        let was_open = match links.dial(index, &target, view) {
-            Ok((stream, end)) => serve(stream, &end, &mut orders, (index, &target)).await,
+        let was_open = match links.dial(index, (&target, &far), view) {
+            Ok((stream, end)) => serve(stream, &end, replaced, &links).await,
             Err(error) => {
                 tracing::debug!(%error, "the link cannot be dialled");
                 false
@@ -247,19 +248,33 @@ async fn due(redial: &mut Redial, view: &EdgeView) {
     }
 }
 
-/// Waits until the target is another, or there is none any more.
-async fn replaced(orders: &mut watch::Receiver<Orders>, index: usize, target: &Target) {
+/// Waits until the target or the edge's key in use is another, or there is none any more.
+async fn replaced(
+    orders: &mut watch::Receiver<Orders>,
+    keys: &mut watch::Receiver<EdgeKeys>,
+    index: usize,
+    (target, far): (&Target, &PublicKey),
+) {
     let is_another = |orders: &Orders| !orders.target(index).is_some_and(|now| now.is_same(target));
-    // The sender lives as long as the daemon.
-    let _ = orders.wait_for(is_another).await;
+    let has_another = async {
+        // Without a data thread the daemon ends.
+        if keys.wait_for(|keys| keys.in_use() != *far).await.is_err() {
+            pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        // The sender lives as long as the daemon.
+        _ = orders.wait_for(is_another) => {}
+        () = has_another => {}
+    }
 }
 
-/// Carries a connection until it is over, or its target is another; whether it became a link.
+/// Carries a connection until it is over, or its target is `replaced`; whether it became a link.
 async fn serve(
     stream: tokio::net::UnixStream,
     end: &End,
-    orders: &mut watch::Receiver<Orders>,
-    (index, target): (usize, &Target),
+    replaced: impl Future<Output = ()>,
+    links: &Links,
 ) -> bool {
     let mut carried = pin!(carry(stream, end, &end.touched));
     tokio::select! {
@@ -268,9 +283,9 @@ async fn serve(
             end.finish(clock::instant(), Ended::Hangup);
             return end.was_open();
         }
-        () = replaced(orders, index, target) => {}
+        () = replaced => {}
     }
-    if orders.borrow().is_stopping {
+    if links.orders.borrow().is_stopping {
         end.stop(clock::instant());
     } else {
         end.finish(clock::instant(), Ended::Reconfigured);

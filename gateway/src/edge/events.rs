@@ -80,6 +80,8 @@ impl Edge {
                 tracing::warn!("{}", shared_key(&name(peer), is_the_peers));
             }
             Event::ServiceProbed { target, reply } => probes::handle_reply(self, target, reply),
+            // Only a forwarder awaits one.
+            Event::AwaitedKey { .. } => {}
             Event::OldTimestamp { peer } => {
                 tracing::info!(
                     peer = name(peer),

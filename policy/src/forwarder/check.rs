@@ -53,8 +53,15 @@ fn peer_keys(reader: &Reader<'_>, peers: &[PeerAt]) {
     let mut keys: BTreeMap<_, &Name> = BTreeMap::new();
     for peer in peers {
         let name = &peer.value.name;
-        if let Some(other) = keys.insert(peer.value.public_key, name) {
-            reader.report_at(peer.key_at.clone(), Problem::DuplicatePeerKey { other: other.to_string() });
+        let next = peer.value.next_public_key.zip(peer.next_key_at.as_ref());
+        for (key, at) in [(peer.value.public_key, &peer.key_at)].into_iter().chain(next) {
+            match keys.insert(key, name) {
+                None => {}
+                Some(own) if own == name => reader.report_at(at.clone(), Problem::NextKeyIsCurrent),
+                Some(other) => {
+                    reader.report_at(at.clone(), Problem::DuplicatePeerKey { other: other.to_string() });
+                }
+            }
         }
         let mut prefixes = BTreeMap::new();
         for prefix in &peer.prefixes {

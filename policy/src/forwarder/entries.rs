@@ -10,6 +10,7 @@ use crate::fields::At;
 pub(super) struct PeerAt {
     pub(super) value: Peer,
     pub(super) key_at: Position,
+    pub(super) next_key_at: Option<Position>,
     pub(super) prefixes: Vec<At<IpNetwork>>,
 }
 

@@ -69,6 +69,8 @@ pub struct Peer {
     pub name: Name,
     /// The edge's public key.
     pub public_key: PublicKey,
+    /// The public key that the edge is to have next.
+    pub next_public_key: Option<PublicKey>,
     /// Preshared key, if any.
     pub preshared_key_file: Option<FileRef>,
     /// Where the edge is.
@@ -241,6 +243,14 @@ impl Policy {
             let list = self.lists.iter().find(|list| list.name == *name);
             list.map_or(&[], |list| list.prefixes.as_slice())
         })
+    }
+}
+
+impl Peer {
+    /// Whether this is the edge's key, or the one that it is to have next.
+    #[must_use]
+    pub fn has_key(&self, key: PublicKey) -> bool {
+        self.public_key == key || self.next_public_key == Some(key)
     }
 }
 

@@ -8,16 +8,12 @@ impl Policy {
     #[must_use]
     pub fn needs_restart(&self, next: &Self) -> Option<&'static str> {
         let identity = |policy: &Self| -> Vec<_> {
-            policy
-                .peers
-                .iter()
-                .map(|peer| (peer.name.clone(), peer.public_key, peer.address.clone()))
-                .collect()
+            policy.peers.iter().map(|peer| (peer.name.clone(), peer.address.clone())).collect()
         };
         // Further peers may come, at the end of the file.
         let is_kept = identity(next).starts_with(&identity(self));
         let checks = [
-            (!is_kept, "a peer's name, key, address or place"),
+            (!is_kept, "a peer's name, address or place"),
             (self.interface.mtu != next.interface.mtu, "[interface] mtu"),
             (self.interface.listen_port != next.interface.listen_port, "[interface] listen_port"),
             (self.control != next.control, "[control]"),
@@ -58,6 +54,8 @@ impl Policy {
 /// The keys of a `[[peer]]` that stays which have another value.
 fn changed_keys(old: &Peer, new: &Peer) -> Vec<&'static str> {
     let keys = [
+        ("public_key", old.public_key != new.public_key),
+        ("next_public_key", old.next_public_key != new.next_public_key),
         ("endpoint", old.endpoint != new.endpoint),
         ("allowed_ips", old.allowed_ips != new.allowed_ips),
         ("keepalive", old.keepalive != new.keepalive),

@@ -54,7 +54,7 @@ fn edge_of<'f>(
     forwarder: &'f forwarder::Policy,
     keys: &OwnKeys,
 ) -> Option<&'f forwarder::Peer> {
-    let by_key = forwarder.peers.iter().find(|peer| keys.gateway == Some(peer.public_key));
+    let by_key = forwarder.peers.iter().find(|peer| keys.gateway.is_some_and(|key| peer.has_key(key)));
     let shares_network = |peer: &&forwarder::Peer| {
         peer.address
             .iter()
@@ -93,7 +93,7 @@ struct Pair<'a> {
 impl Pair<'_> {
     fn tunnel(&self, keys: &OwnKeys) -> Vec<Finding> {
         let mut findings = Vec::new();
-        if keys.gateway.is_some_and(|key| key != self.edge.public_key) {
+        if keys.gateway.is_some_and(|key| !self.edge.has_key(key)) {
             findings.push(Finding::WrongKey { file: "forwarder.toml", peer: self.edge.name.clone() });
         }
         if keys.forwarder.is_some_and(|key| key != self.origin.public_key) {

@@ -238,34 +238,34 @@ pub fn memory(process: &Process) -> Result<u64> {
 /// Handshake initiations to the owner of a public key, from keys that it does not know. Their first
 /// MAC is valid.
 pub fn initiations(public: &str, count: u32) -> Result<Vec<Vec<u8>>> {
-    let public_key = PublicKey::from_bytes(bytes(public)?)?;
-    let initiation = |number: u32| {
-        let private_key = PrivateKey::from_bytes(bytes(&KeyPair::of(&format!("unknown {number}")).private)?);
-        let config = NodeConfig {
-            private_key: Some(private_key),
-            addresses: Vec::new(),
-            mtu: 1420,
-            listen_port: 4000,
-            liveness: None,
-            wall_watermark: Duration::ZERO,
-        };
-        let peer = PeerConfig {
-            public_key,
-            preshared_key: None,
-            endpoint: Some(([198, 51, 100, 2], 5002).into()),
-            keepalive: None,
-            allowed_ips: Vec::new(),
-            probe: None,
-            initiate: true,
-        };
-        let (now, mut out) = (clock::now(), SendQueue::with_capacity(4096));
-        let node = Engine::new(config, now);
-        node.update_peers(&[peer], &[], now)?;
-        node.handle_timeout(now, &mut out);
-        let message = out.transmits().next().map(|transmit| transmit.contents.to_vec());
-        message.context("a node that does not begin")
+    (0..count).map(|number| initiation(&KeyPair::of(&format!("unknown {number}")).private, public)).collect()
+}
+
+/// A handshake initiation of the holder of a private key to the owner of a public one.
+pub fn initiation(private: &str, public: &str) -> Result<Vec<u8>> {
+    let config = NodeConfig {
+        private_key: Some(PrivateKey::from_bytes(bytes(private)?)),
+        addresses: Vec::new(),
+        mtu: 1420,
+        listen_port: 4000,
+        liveness: None,
+        wall_watermark: Duration::ZERO,
     };
-    (0..count).map(initiation).collect()
+    let peer = PeerConfig {
+        public_key: PublicKey::from_bytes(bytes(public)?)?,
+        preshared_key: None,
+        endpoint: Some(([198, 51, 100, 2], 5002).into()),
+        keepalive: None,
+        allowed_ips: Vec::new(),
+        probe: None,
+        initiate: true,
+    };
+    let (now, mut out) = (clock::now(), SendQueue::with_capacity(4096));
+    let node = Engine::new(config, now);
+    node.update_peers(&[peer], &[], now)?;
+    node.handle_timeout(now, &mut out);
+    let message = out.transmits().next().map(|transmit| transmit.contents.to_vec());
+    message.context("a node that does not begin")
 }
 
 fn bytes(key: &str) -> Result<[u8; 32]> {

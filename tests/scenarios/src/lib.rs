@@ -15,6 +15,7 @@
 //! which real root is needed. Without it these skip themselves with a message, and `.ci/run` fails
 //! when one was skipped.
 
+mod boot_clock;
 pub mod forge;
 mod hostile;
 mod keys;
@@ -23,6 +24,7 @@ mod nft;
 mod offload;
 mod old_kernel;
 mod oracle;
+pub mod pairing;
 mod plain;
 mod probe;
 mod router;
@@ -32,7 +34,8 @@ mod transfer;
 mod web;
 mod wireguard;
 
-pub use hostile::{Attacker, Closed, Silence, Visitor, initiations, memory, page};
+pub use boot_clock::BootClock;
+pub use hostile::{Attacker, Closed, Silence, Visitor, initiation, initiations, memory, page};
 pub use keys::{KeyPair, preshared_key, write_secret};
 pub use nfs::{NfsServer, read as read_nfs};
 pub use nft::{OtherNft, own_table};

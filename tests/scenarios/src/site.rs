@@ -16,7 +16,7 @@ use crate::offload::Offload;
 const UNPRIVILEGED: (u32, u32) = (65_534, 65_534);
 
 /// Commands of `gatewayctl` that write the daemon's own file.
-const WRITING: [&str; 4] = ["apply", "confirm", "rollback", "reload"];
+pub(crate) const WRITING: [&str; 4] = ["apply", "confirm", "rollback", "reload"];
 
 /// A configuration file that scenarios change before or after it was written.
 #[derive(Debug, Clone)]

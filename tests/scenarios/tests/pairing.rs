@@ -6,16 +6,16 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use lab::{Lab, Node, Process, TcpServer, Topology, scenario, until};
-use scenarios::KeyPair;
-use serde_json::Value;
+use lab::{Node, Process, TcpServer, Topology, scenario, until};
+use scenarios::pairing::{Edge, Joining, forwarder, forwarder_as};
+use scenarios::{BootClock, KeyPair, preshared_key, write_secret};
 
 /// How long is waited for what must come.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -23,8 +23,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const GONE_WITHIN: Duration = Duration::from_secs(90);
 /// How long a code that is of no use is tried.
 const SHORT: &str = "12s";
-/// What the edge's file begins with.
-const EDGE_COMMENT: &str = "# The Pi in Kyiv.";
+/// A user and group that are not root's.
+const USER: (u32, u32) = (65_534, 65_534);
 
 #[test]
 fn one_yes_pairs_two_machines_and_no_private_key_leaves_its_own() -> Result<()> {
@@ -329,6 +329,108 @@ fn only_who_compared_the_words_adds_another_edge(edge: &mut Edge, origin: &Node,
     Ok(())
 }
 
+#[test]
+fn a_code_that_is_older_than_fifteen_minutes_is_refused_and_both_ends_say_so() -> Result<()> {
+    scenario(Topology::standard().with_second_origin(), |lab| {
+        let mut edge = Edge::start(lab, "10.77.88.1/24")?;
+        let clock = BootClock::new(&edge.node)?;
+        edge.restart(lab, &clock.environment())?;
+        let before = fs::read_to_string(&edge.config)?;
+        let mut pair = edge.pair(&["wroclaw"])?;
+        let code = pair.code()?;
+        let mut join = Joining::start(&lab.node("origin")?, &code, &[])?;
+        pair.words()?;
+        clock.suspend(Duration::from_secs(14 * 60))?;
+        pair.process_asks()?;
+        ensure!(pair.process.is_running() && join.process.is_running(), "{}", pair.process.log()?);
+
+        clock.suspend(Duration::from_secs(15 * 60))?;
+        ensure!(pair.process.wait(LIMIT)?.code() == Some(1), "{}", pair.process.log()?);
+        ensure!(pair.process.log()?.contains("the time of the code is over"), "{}", pair.process.log()?);
+        ensure!(join.process.wait(LIMIT)?.code() == Some(1), "{}", join.process.log()?);
+        ensure!(join.process.log()?.contains("the time of the code is over"), "{}", join.process.log()?);
+        let mut late = Joining::start(&lab.node("gdansk")?, &code, &["--timeout", SHORT])?;
+        ensure!(late.process.wait(LIMIT)?.code() == Some(1), "{}", late.process.log()?);
+        ensure!(late.process.log()?.contains("15 minutes"), "{}", late.process.log()?);
+        ensure!(fs::read_to_string(&edge.config)? == before, "the edge's file was changed");
+        for join in [join, late] {
+            ensure!(!join.folder.join("forwarder.toml").exists(), "a machine has joined");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_preshared_key_is_set_by_pairing_again_once_both_machines_have_it() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut edge = Edge::start(lab, "10.77.88.1/24")?;
+        let origin = lab.node("origin")?;
+        let join = edge.paired(&origin, &["wroclaw"], &["--name", "kyiv"])?;
+        let _forwarder = forwarder(lab, &origin, &join.folder)?;
+        edge.wait_until_up("wroclaw")?;
+        let config = join.folder.join("forwarder.toml");
+        let before = fs::read_to_string(&config)?;
+
+        write_secret(&edge.node.directory().join("wroclaw.psk"), &preshared_key("wroclaw"))?;
+        let text = fs::read_to_string(&edge.config)?;
+        let name = "name = \"wroclaw\"\n";
+        fs::write(
+            &edge.config,
+            text.replace(name, &format!("{name}preshared_key_file = \"wroclaw.psk\"\n")),
+        )?;
+        edge.gatewayctl(&["reload"])?.run()?;
+        let mut pair = edge.pair(&["wroclaw"])?;
+        let mut without = Joining::start(&origin, &pair.code()?, &["--name", "kyiv"])?;
+        ensure!(without.process.wait(LIMIT)?.code() == Some(4), "{}", without.process.log()?);
+        ensure!(without.process.log()?.contains("keys/kyiv.psk, mode 0600"), "{}", without.process.log()?);
+        ensure!(pair.process.wait(LIMIT)?.code() == Some(1), "{}", pair.process.log()?);
+        ensure!(pair.process.log()?.contains("does not have the preshared key"), "{}", pair.process.log()?);
+        ensure!(fs::read_to_string(&config)? == before, "the origin's file was changed");
+
+        write_secret(&join.folder.join("keys/kyiv.psk"), &preshared_key("wroclaw"))?;
+        let again = edge.paired(&origin, &["wroclaw"], &["--name", "kyiv"])?;
+        let log = again.process.log()?;
+        ensure!(log.contains("the running forwarder has taken it"), "{log}");
+        let after = fs::read_to_string(&config)?;
+        ensure!(after.replace("preshared_key_file = \"keys/kyiv.psk\"\n", "") == before, "{after}");
+        let traffic = edge.received_of("wroclaw")?;
+        until(LIMIT, "packets by the preshared key", || {
+            Ok((edge.received_of("wroclaw")? > traffic + 500).then_some(()))
+        })
+    })
+}
+
+#[test]
+fn a_forwarder_of_another_user_than_root_joins_and_changes_its_key() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        if !lab::has_real_root() {
+            return lab::skip(lab.name(), "only real root becomes another user").map(drop);
+        }
+        lab.expect_warning("private key");
+        let mut edge = Edge::start(lab, "10.77.88.1/24")?;
+        let origin = lab.node("origin")?;
+        let mut joined = |arguments: &[&str]| -> Result<Joining> {
+            let mut pair = edge.pair(&["wroclaw"])?;
+            let mut join = Joining::start_as(&origin, Some(USER), &pair.code()?, arguments)?;
+            pair.words()?;
+            pair.answer("yes")?;
+            ensure!(join.process.wait(LIMIT)?.success(), "{}", join.process.log()?);
+            ensure!(pair.process.wait(LIMIT)?.success(), "{}", pair.process.log()?);
+            Ok(join)
+        };
+        let join = joined(&[])?;
+        let key = fs::metadata(join.folder.join("keys/forwarder.key"))?;
+        ensure!((key.uid(), key.mode() & 0o777) == (USER.0, 0o600), "the key is {key:?}");
+        let _forwarder = forwarder_as(lab, &origin, Some(USER), &join.folder)?;
+        let again = joined(&["--new-key"])?;
+        let log = again.process.log()?;
+        ensure!(log.contains("the running forwarder has taken it"), "{log}");
+        let text = fs::read_to_string(join.folder.join("forwarder.toml"))?;
+        ensure!(text.contains("keys/forwarder-2.key"), "{text}");
+        edge.wait_until_up("wroclaw")
+    })
+}
+
 /// A web server that replies with the client that the PROXY header names.
 fn client_of_proxy_header(mut stream: TcpStream) -> std::io::Result<()> {
     let mut request = [0; 4_096];
@@ -338,200 +440,6 @@ fn client_of_proxy_header(mut stream: TcpStream) -> std::io::Result<()> {
         request.strip_prefix("PROXY TCP4 ").and_then(|rest| rest.split(' ').next()).unwrap_or("none");
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", client.len());
     stream.write_all(format!("{head}{client}").as_bytes())
-}
-
-/// The edge's machine with a running gateway and a file without peers.
-struct Edge {
-    node: Node,
-    config: PathBuf,
-    key: KeyPair,
-    pairs: usize,
-    gateway: Process,
-}
-
-impl Edge {
-    fn start(lab: &Lab, address: &str) -> Result<Self> {
-        Self::start_at(lab, "edge", address, "192.0.2.2")
-    }
-
-    fn start_at(lab: &Lab, node: &str, address: &str, public: &str) -> Result<Self> {
-        let (key, node) = (KeyPair::of(node), lab.node(node)?);
-        key.write(&node.directory().join("kyiv.key"))?;
-        fs::create_dir_all(node.directory().join("state"))?;
-        node.sysctl("net/ipv4/ip_forward", "1")?;
-        let config = node.directory().join("gateway.toml");
-        let text = format!(
-            "{EDGE_COMMENT}\n[interface]   # the tunnel\naddress = [\"{address}\"]\nprivate_key_file = \"kyiv.key\"\n\n\
-             [wan]\nname = \"{public}\"\naccept = [\"tcp/22\"]\n\n[state]\ndirectory = \"{}\"\n\n# The end.\n",
-            node.directory().join("state").display()
-        );
-        fs::write(&config, text)?;
-        let gateway = lab.daemon(&node, "gateway", ["--config", &config.to_string_lossy()])?;
-        until(LIMIT, "the gateway's control socket", || {
-            Ok(node.command(lab::binary("gatewayctl")?).arg("peers").output()?.status.success().then_some(()))
-        })?;
-        Ok(Self { node, config, key, pairs: 0, gateway })
-    }
-
-    /// Starts `causeway pair`, which gets what [`Pairing::answer`] writes.
-    fn pair(&mut self, arguments: &[&str]) -> Result<Pairing> {
-        self.pairs += 1;
-        let answers = fifo(&self.node, &format!("answers-{}", self.pairs))?;
-        let command = self.node.command("sh").args(["-c", READS_FIFO, "pair"]).arg(&answers);
-        let command = command.arg(lab::binary("causeway")?).arg("pair").args(arguments);
-        let process = command.arg("--config").arg(&self.config).spawn(&format!("pair-{}", self.pairs))?;
-        Ok(Pairing { process, answers })
-    }
-
-    /// Pairs a machine, with one "yes".
-    fn paired(&mut self, node: &Node, arguments: &[&str], join: &[&str]) -> Result<Joining> {
-        let mut pair = self.pair(arguments)?;
-        let mut join = Joining::start(node, &pair.code()?, join)?;
-        pair.words()?;
-        pair.answer("yes")?;
-        ensure!(pair.process.wait(LIMIT)?.success(), "{}", pair.process.log()?);
-        ensure!(join.process.wait(LIMIT)?.success(), "{}", join.process.log()?);
-        Ok(join)
-    }
-
-    /// Waits until so many pairings are over.
-    fn wait_until_no_pairing(&self, count: usize) -> Result<()> {
-        until(LIMIT, "the end of the pairing", || {
-            Ok((self.gateway.log()?.matches("the pairing is over").count() == count).then_some(()))
-        })
-    }
-
-    fn peer(&self, name: &str) -> Result<Value> {
-        let text = self.node.command(lab::binary("gatewayctl")?).args(["peers", "--json"]).run()?;
-        let peers: Value = serde_json::from_str(&text)?;
-        let peers = peers.get("peers").and_then(Value::as_array).context("no peers")?;
-        peers
-            .iter()
-            .find(|peer| peer.get("name").is_some_and(|found| found == name))
-            .cloned()
-            .with_context(|| format!("no {name} in {text}"))
-    }
-
-    fn key_of(&self, name: &str) -> Result<String> {
-        Ok(self.peer(name)?.get("public_key").and_then(Value::as_str).context("no key")?.to_owned())
-    }
-
-    fn received_of(&self, name: &str) -> Result<u64> {
-        self.peer(name)?.get("rx_bytes").and_then(Value::as_u64).context("no count")
-    }
-
-    fn wait_until_up(&self, name: &str) -> Result<()> {
-        until(LIMIT, "the tunnel", || {
-            Ok(self.peer(name)?.get("state").filter(|state| *state == "up").map(drop))
-        })
-    }
-}
-
-/// A running `causeway pair`.
-struct Pairing {
-    process: Process,
-    answers: PathBuf,
-}
-
-impl Pairing {
-    fn code(&mut self) -> Result<String> {
-        let process = &mut self.process;
-        until(LIMIT, "the code", || {
-            let log = process.log()?;
-            ensure!(process.is_running(), "pair ended:\n{log}");
-            let is_code = |line: &&str| line.starts_with("causeway1-");
-            Ok(log
-                .split_inclusive('\n')
-                .filter(|line| line.ends_with('\n'))
-                .map(str::trim)
-                .find(is_code)
-                .map(str::to_owned))
-        })
-    }
-
-    fn words(&mut self) -> Result<String> {
-        words_of(&mut self.process)
-    }
-
-    fn answer(&self, text: &str) -> Result<()> {
-        answer(&self.process, &self.answers, text)
-    }
-}
-
-/// Runs a command whose standard input is a FIFO that does not end.
-const READS_FIFO: &str = "input=$1; shift; exec \"$@\" <> \"$input\"";
-
-fn fifo(node: &Node, name: &str) -> Result<PathBuf> {
-    let path = node.directory().join(name);
-    node.run(&format!("mkfifo {}", path.display()))?;
-    Ok(path)
-}
-
-/// Answers the question of a command that reads a FIFO.
-fn answer(process: &Process, fifo: &Path, text: &str) -> Result<()> {
-    until(LIMIT, "the question", || Ok(process.log()?.contains("yes or no").then_some(())))?;
-    let mut answers = fs::OpenOptions::new().read(true).write(true).open(fifo)?;
-    Ok(writeln!(answers, "{text}")?)
-}
-
-/// A running `causeway join`.
-struct Joining {
-    process: Process,
-    folder: PathBuf,
-    answers: Option<PathBuf>,
-}
-
-impl Joining {
-    fn start(node: &Node, code: &str, arguments: &[&str]) -> Result<Self> {
-        Self::with(node, code, arguments, None)
-    }
-
-    /// With an operator who can be asked.
-    fn start_asked(node: &Node, code: &str, arguments: &[&str]) -> Result<Self> {
-        let count = fs::read_dir(node.directory())?.count();
-        let answers = fifo(node, &format!("join-answers-{count}"))?;
-        Self::with(node, code, arguments, Some(answers))
-    }
-
-    fn with(node: &Node, code: &str, arguments: &[&str], answers: Option<PathBuf>) -> Result<Self> {
-        let folder = node.directory().join("home");
-        fs::create_dir_all(&folder)?;
-        let file = node.directory().join("code");
-        fs::write(&file, code)?;
-        let causeway = lab::binary("causeway")?;
-        let command = match &answers {
-            Some(fifo) => node.command("sh").args(["-c", READS_FIFO, "join"]).arg(fifo).arg(causeway),
-            None => node.command(causeway),
-        };
-        let command = command.env("STATE_DIRECTORY", folder.join("state"));
-        let command = command.arg("join").arg("--code-file").arg(&file);
-        let command = command.arg("--config").arg(folder.join("forwarder.toml")).args(arguments);
-        Ok(Self { process: command.spawn("join")?, folder, answers })
-    }
-
-    fn answer(&self, text: &str) -> Result<()> {
-        answer(&self.process, self.answers.as_deref().context("no operator")?, text)
-    }
-
-    fn words(&mut self) -> Result<String> {
-        words_of(&mut self.process)
-    }
-}
-
-fn words_of(process: &mut Process) -> Result<String> {
-    until(LIMIT, "the four words", || {
-        let log = process.log()?;
-        ensure!(process.is_running(), "it ended:\n{log}");
-        let words = |line: &str| line.trim().strip_prefix("four words:").map(|words| words.trim().to_owned());
-        Ok(log.lines().find_map(words).filter(|words| words.split(' ').count() == 4))
-    })
-}
-
-fn forwarder(lab: &Lab, node: &Node, folder: &Path) -> Result<Process> {
-    let command = node.command(lab::binary("forwarder")?).env("STATE_DIRECTORY", folder.join("state"));
-    let process = command.arg("--config").arg(folder.join("forwarder.toml")).spawn("forwarder")?;
-    lab.judge(&process);
-    Ok(process)
 }
 
 /// Everything that crosses the edge's WAN.

@@ -25,10 +25,9 @@ fn another_private_key_of_the_edge_is_planned_named_and_taken() -> Result<()> {
         ensure!(reloaded.contains(&line), "{reloaded}");
         site.gateway()?.wait_for_log(&line, SOON)?;
 
-        // The origin gets the new key by a restart: to the origin it is another peer.
-        site.forwarder_config.replace(&old, &new.public)?;
-        drop(site.forwarder.take());
-        site.start_forwarder()?;
+        site.forwarder_config.replace(&old, &new.public)?.write()?;
+        site.forwarder()?.signal(Signal::Hangup)?;
+        site.forwarder()?.wait_for_log("~ kyiv public_key", SOON)?;
         until(Duration::from_secs(30), "the tunnel with the new key", || {
             Ok((site.state()? == "up").then_some(()))
         })

@@ -70,6 +70,14 @@ pub(super) struct Session {
     pub(super) initiator: bool,
 }
 
+/// What of a peer's record depends on no key.
+pub(super) struct Keyless {
+    announced: PeerState,
+    recovery: Recovery,
+    /// Whether a handshake was under way.
+    is_unanswered: bool,
+}
+
 /// When something last went which way.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Traffic {
@@ -170,6 +178,26 @@ impl Core {
             scheduled: None,
             next_state_change: None,
             announced: PeerState::Never,
+        }
+    }
+
+    /// What goes on when the peer gets another key.
+    pub(super) fn take_keyless(&mut self) -> Keyless {
+        Keyless {
+            announced: self.announced,
+            recovery: std::mem::take(&mut self.recovery),
+            is_unanswered: self.attempt.is_some(),
+        }
+    }
+
+    /// Goes on from there with a handshake at once.
+    pub(super) fn continue_from(&mut self, before: Keyless, has_liveness: bool, now: Instant) {
+        self.announced = before.announced;
+        self.next_state_change = Some(now);
+        self.recovery = before.recovery;
+        self.handshake_at = Some(now);
+        if before.is_unanswered {
+            self.start_recovery(has_liveness, now);
         }
     }
 

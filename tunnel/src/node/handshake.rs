@@ -6,8 +6,10 @@ use super::identity::Identity;
 use super::peer::Peer;
 use super::received::Arrival;
 use super::receiver::Receiver;
+use super::status::Event;
 use super::table::Table;
 use super::wire::{COOKIE_LEN, Message};
+use crate::key::PublicKey;
 use crate::reason::DropReason;
 use crate::time::Now;
 use crate::transmit::SendQueue;
@@ -72,13 +74,22 @@ impl<'a> HandshakeMessage<'a> {
         false
     }
 
+    /// An initiation came with a key that no peer has.
+    fn note_unknown(&self, identity: &Identity, key: PublicKey) {
+        if self.node.awaited.load().as_deref() != Some(&key) {
+            self.node.refused.lock().note_unknown(key, self.now.instant);
+        } else if identity.is_initiation_of(&key, self.datagram) {
+            self.node.events.push(Event::AwaitedKey { key });
+        }
+    }
+
     /// The peer it is for, not yet proven.
     fn peer(&self, identity: &Identity) -> Result<&'a Peer, DropReason> {
         let (Message::Response { receiver } | Message::Cookie { receiver }) = self.message else {
             let key = identity.initiator(self.datagram).ok_or(DropReason::BadHandshake)?;
             let peer = self.table.by_key(&key).map(AsRef::as_ref);
             if peer.is_none() {
-                self.node.refused.lock().note_unknown(key, self.now.instant);
+                self.note_unknown(identity, key);
             }
             return peer.ok_or(DropReason::UnknownPeer);
         };

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
-use boringtun::noise::{Packet, Tunn};
+use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
 
 use super::handshake_limiter::HandshakeLimiter;
+use super::wire::INITIATION_LEN;
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
 
 /// The node's own key.
@@ -50,5 +51,13 @@ impl Identity {
         let Ok(Packet::HandshakeInit(initiation)) = Tunn::parse_incoming_packet(message) else { return None };
         let half = parse_handshake_anon(&self.secret, &self.exchange, &initiation).ok()?;
         Some(PublicKey::to_compare(half.peer_static_public))
+    }
+
+    /// Whether an initiation was made by the holder of this key, now or at any time before.
+    pub(super) fn is_initiation_of(&self, key: &PublicKey, message: &[u8]) -> bool {
+        let mut scratch = [0; INITIATION_LEN];
+        // A preshared key has no part in an initiation.
+        let mut tunn = self.tunn(key, None, 0);
+        matches!(tunn.decapsulate(None, message, &mut scratch), TunnResult::WriteToNetwork(_))
     }
 }

@@ -111,6 +111,8 @@ pub struct Node {
     events: EventQueue,
     drops: Drops,
     refused: Mutex<RefusedLog>,
+    /// A key that no peer has and that one is to get.
+    awaited: ArcSwapOption<PublicKey>,
 }
 
 impl Node {
@@ -131,6 +133,7 @@ impl Node {
             events: EventQueue::default(),
             drops: Drops::new(),
             refused: Mutex::default(),
+            awaited: ArcSwapOption::empty(),
         }
     }
 

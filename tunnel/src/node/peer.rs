@@ -1,6 +1,7 @@
 //! One peer: what its lock guards, and what may be read without it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
@@ -25,7 +26,8 @@ pub(super) struct Peer {
     /// Where its last packet came from. Taken for a load or a store only, also under `core`.
     pub(super) path: Mutex<Option<Endpoint>>,
     pub(super) config: ArcSwap<PeerConfig>,
-    pub(super) stats: PeerStats,
+    /// The same ones after the peer was given another key.
+    pub(super) stats: Arc<PeerStats>,
 }
 
 impl Peer {

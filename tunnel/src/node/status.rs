@@ -38,6 +38,9 @@ pub enum PeerError {
     /// A node cannot be its own peer.
     #[error("the peer's public key is this node's own")]
     OwnKey,
+    /// Another peer has the key.
+    #[error("another peer has this public key")]
+    KeyTaken,
     /// There are as many peers as receiver indices allow.
     #[error("too many peers")]
     TooMany,
@@ -147,6 +150,12 @@ pub enum Event {
         target: SocketAddr,
         /// What came of it.
         reply: ServiceReply,
+    },
+    /// The holder of the key that is awaited begins a handshake, as
+    /// [`Node::await_key`](super::Node::await_key) has it: authentic, but it may be a replay.
+    AwaitedKey {
+        /// The key.
+        key: PublicKey,
     },
     /// An authentic handshake of a peer without a session has an old timestamp: its clock went
     /// back, or it is a replay. We initiated a handshake in return.

@@ -21,7 +21,7 @@ use super::table::{Indices, Table};
 use super::{Node, path_mtu_search};
 use crate::endpoint::{Endpoint, PeerId};
 use crate::key::{PrivateKey, PublicKey};
-use crate::time::Now;
+use crate::time::{Instant, Now};
 
 /// Peers of one node: far below the 2^24 receiver indices, so that a free one is found at once.
 const MAX_PEERS: usize = 1 << 16;
@@ -94,6 +94,52 @@ impl Node {
         Ok(())
     }
 
+    /// Gives a peer another key, as when the machine at the other end changes its own: the sessions
+    /// end, and a handshake begins at once; number, settings, endpoint and counters stay. A peer
+    /// that is not there is none afterwards.
+    ///
+    /// # Errors
+    /// [`PeerError`]; then nothing changed.
+    pub fn set_peer_key(&self, old: &PublicKey, new: PublicKey, now: Now) -> Result<(), PeerError> {
+        let mut indices = self.indices.lock();
+        if self.identity.load().as_deref().is_some_and(|identity| identity.public == new) {
+            return Err(PeerError::OwnKey);
+        }
+        let mut change = Change::begin(self, now);
+        let Some(before) = change.table.by_key(old).cloned() else { return Ok(()) };
+        if change.table.by_key(&new).is_some() {
+            return if *old == new { Ok(()) } else { Err(PeerError::KeyTaken) };
+        }
+        let keyless = before.core.lock().take_keyless();
+        change.retire(&before);
+        let config = PeerConfig { public_key: new, ..PeerConfig::clone(&before.config.load()) };
+        let peer = change.make(&mut indices, before.id, &config, Arc::clone(&before.stats));
+        *peer.path.lock() = before.endpoint();
+        peer.config.store(Arc::new(config));
+        change.table.insert(&peer);
+        change.publish();
+        let mut locked = LockedPeer::lock(self, &peer, now);
+        locked.core.continue_from(keyless, self.liveness.is_some(), now.instant);
+        path_mtu_search::prepare(&mut locked);
+        locked.release();
+        Ok(())
+    }
+
+    /// Since when the handshake that is under way with a peer has no answer, or nothing authentic
+    /// came from it; `None` while no handshake is under way.
+    pub fn unanswered_since(&self, key: &PublicKey) -> Option<Instant> {
+        let table = self.table.load();
+        let peer = table.by_key(key)?;
+        let began = peer.core.lock().attempt?.began;
+        Some(peer.stats.facts().heard.map_or(began, |heard| heard.max(began)))
+    }
+
+    /// Reports handshakes that are begun with this key, which no peer has, as
+    /// [`Event::AwaitedKey`]; they are not answered.
+    pub fn await_key(&self, key: Option<PublicKey>) {
+        self.awaited.store(key.map(Arc::new));
+    }
+
     /// Moves a peer's endpoint, as after a name was resolved: only if it is not `up` at another
     /// one.
     pub fn set_endpoint(&self, peer: PeerId, endpoint: SocketAddr, now: Now) {
@@ -131,31 +177,48 @@ impl<'n> Change<'n> {
     }
 
     fn add(&mut self, indices: &mut Indices, config: &PeerConfig) -> Arc<Peer> {
+        let id = indices.next_id();
+        let peer = self.make(indices, id, config, Arc::default());
+        self.table.insert(&peer);
+        peer
+    }
+
+    /// A peer that is not in the table, without prefixes.
+    fn make(
+        &self,
+        indices: &mut Indices,
+        id: PeerId,
+        config: &PeerConfig,
+        stats: Arc<PeerStats>,
+    ) -> Arc<Peer> {
         let index = indices.next_index(&self.table);
         let identity = self.node.identity.load();
         let (key, preshared) = (&config.public_key, config.preshared_key.as_ref());
         let tunn = identity.as_deref().map(|own| own.tunn(key, preshared, index));
         let prober = prober(self.node.liveness, config, &mut indices.random);
         let endpoint = config.endpoint.map(|remote| Endpoint { remote: canonical(remote), local: None });
-        let peer = Arc::new(Peer {
-            id: indices.next_id(),
+        Arc::new(Peer {
+            id,
             key: config.public_key,
             index,
             core: Mutex::new(Core::new(config, tunn, prober, self.now)),
             path: Mutex::new(endpoint),
             config: ArcSwap::from_pointee(PeerConfig { allowed_ips: Vec::new(), ..config.clone() }),
-            stats: PeerStats::default(),
-        });
-        self.table.insert(&peer);
-        peer
+            stats,
+        })
     }
 
-    /// Takes a peer out of the table and ends its sessions.
+    /// Takes a peer and its prefixes out of the table, and ends its sessions.
     fn remove(&mut self, peer: &Peer) {
-        self.table.remove(peer);
         for network in &peer.config.load().allowed_ips {
             self.table.allowed_ips.remove(*network, peer.id);
         }
+        self.retire(peer);
+    }
+
+    /// Takes a peer out of the table and ends its sessions; its prefixes stay with its number.
+    fn retire(&mut self, peer: &Peer) {
+        self.table.remove(peer);
         let mut core = peer.core.lock();
         core.tunn = None;
         core.session = None;

@@ -179,7 +179,7 @@ fn update(node: &Node, change: &Change, now: Now) -> Result<(), Errno> {
         return Ok(());
     }
     node.update_peers(&change.upsert, &change.remove, now).map_err(|error| match error {
-        PeerError::OwnKey => Errno::Invalid,
+        PeerError::OwnKey | PeerError::KeyTaken => Errno::Invalid,
         PeerError::TooMany => Errno::TooBig,
     })
 }

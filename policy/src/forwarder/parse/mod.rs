@@ -122,6 +122,7 @@ fn interface(table: &Table<'_>) -> Option<At<Interface>> {
 fn peer(table: &Table<'_>, names: &mut Names, interface: Option<&Interface>) -> Option<PeerAt> {
     let name = names.claim(table);
     let public_key = table.required("public_key").and_then(fields::public_key);
+    let next_public_key = table.optional("next_public_key").map(fields::public_key);
     let preshared_key_file = table.optional("preshared_key_file").map(fields::file);
     let endpoint = table
         .required("endpoint")
@@ -137,6 +138,7 @@ fn peer(table: &Table<'_>, names: &mut Names, interface: Option<&Interface>) -> 
     let probe = table.optional("probe").map_or(Some(Probe::Auto), |value| probe(value, tunnel));
     table.close();
     let (public_key, address) = (public_key?, address?);
+    let next_public_key = or_absent(next_public_key)?;
     let private_key_file = or_absent(private_key_file)?
         .or_else(|| interface.map(|interface| interface.private_key_file.clone()))?;
     let prefixes = prefixes.unwrap_or_default();
@@ -149,6 +151,7 @@ fn peer(table: &Table<'_>, names: &mut Names, interface: Option<&Interface>) -> 
     let value = Peer {
         name: name?,
         public_key: public_key.value,
+        next_public_key: next_public_key.as_ref().map(|key| key.value),
         preshared_key_file: or_absent(preshared_key_file)?,
         endpoint: endpoint?,
         allowed_ips,
@@ -160,7 +163,7 @@ fn peer(table: &Table<'_>, names: &mut Names, interface: Option<&Interface>) -> 
         address,
         private_key_file,
     };
-    Some(PeerAt { value, key_at: public_key.at, prefixes })
+    Some(PeerAt { value, key_at: public_key.at, next_key_at: next_public_key.map(|key| key.at), prefixes })
 }
 
 /// The only other host of a /30, /31, /126 or /127 that holds one of our addresses.

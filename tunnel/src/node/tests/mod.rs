@@ -210,6 +210,68 @@ fn a_new_private_key_ends_the_sessions_and_keeps_the_peers() {
 }
 
 #[test]
+fn a_peer_that_gets_another_key_keeps_number_prefixes_endpoint_and_counters() {
+    let mut pair = Pair::connected();
+    pair.send(Side::Origin, b"before");
+    pair.exchange();
+    let before = pair.origin.node.peers(pair.now)[0].clone();
+    let (private, public) = key(77);
+    pair.edge.node.set_private_key(Some(private), pair.now);
+    let taken = pair.origin.node.private_key().unwrap().public();
+    let set = |key| pair.origin.node.set_peer_key(&before.public_key, key, pair.now);
+    assert_eq!(set(taken), Err(PeerError::OwnKey));
+    assert_eq!(set(before.public_key), Ok(()));
+    assert_eq!(set(public), Ok(()));
+
+    pair.timers();
+    pair.exchange();
+    pair.send(Side::Origin, b"after");
+    pair.exchange();
+
+    assert_eq!(pair.edge.delivered.last(), Some(&packet(ORIGIN, EDGE, b"after")));
+    let after = pair.origin.node.peers(pair.now);
+    assert_eq!(after.len(), 1);
+    let after = &after[0];
+    assert_eq!((after.id, after.public_key, &after.allowed_ips), (before.id, public, &before.allowed_ips));
+    assert_eq!(after.endpoint, before.endpoint);
+    assert_eq!(after.counts.handshakes, before.counts.handshakes + 1);
+    assert!(after.tx_bytes > before.tx_bytes && after.rx_bytes > before.rx_bytes);
+}
+
+#[test]
+fn a_handshake_is_unanswered_since_it_began_or_the_peer_was_heard() {
+    let mut pair = Pair::new();
+    let (began, edge) = (pair.now.instant, pair.edge.key);
+    assert_eq!(pair.origin.node.unanswered_since(&edge), None);
+    pair.timers();
+    assert_eq!(pair.origin.node.unanswered_since(&edge), Some(began));
+    pair.exchange();
+    assert_eq!(pair.origin.node.unanswered_since(&edge), None);
+}
+
+#[test]
+fn a_handshake_by_the_key_that_is_awaited_is_reported_and_not_answered() {
+    let mut pair = Pair::connected();
+    let (private, public) = key(77);
+    pair.edge.node.set_private_key(Some(private), pair.now);
+    let begin = |pair: &mut Pair| {
+        pair.send(Side::Edge, b"by the new key");
+        let initiation = pair.edge.take().pop().expect("the edge begins").0;
+        while pair.origin.node.poll_event().is_some() {}
+        pair.origin.receive(pair.now, pair.edge.at, &initiation, 0);
+        assert_eq!(pair.origin.take(), []);
+        std::iter::from_fn(|| pair.origin.node.poll_event()).collect::<Vec<_>>()
+    };
+    assert_eq!(begin(&mut pair), []);
+    pair.origin.node.await_key(Some(key(78).1));
+    pair.edge.node.set_private_key(Some(key(77).0), pair.now);
+    assert_eq!(begin(&mut pair), [], "another key is awaited");
+    pair.origin.node.await_key(Some(public));
+    pair.edge.node.set_private_key(Some(key(77).0), pair.now);
+    assert_eq!(begin(&mut pair), [Event::AwaitedKey { key: public }]);
+}
+
+#[test]
 fn a_preshared_key_must_be_the_same_on_both_sides() {
     let mut pair = Pair::connected();
     let before = pair.origin.node.peers(pair.now)[0].clone();
