@@ -81,8 +81,8 @@ struct Found {
     listed: Vec<PathBuf>,
 }
 
-/// Finds the files of a pattern. A part with a wildcard stands for every entry of its folder: a
-/// few files more are looked at than Caddy reads.
+/// Finds the files of a pattern. A part with a wildcard finds every entry of its folder: a few
+/// files more are looked at than Caddy reads.
 fn find(pattern: &Path) -> Found {
     let mut found = Found { files: vec![PathBuf::new()], listed: Vec::new() };
     for part in pattern.components() {
