@@ -19,7 +19,7 @@ use daemon::command_line::{print, print_to_stderr};
 use daemon::exit::{Exit, ExitError};
 use daemon::files::read_text;
 use daemon::text::time;
-use forwarder::control::report::Published;
+use forwarder::control::report::{Published, Report};
 use policy::Source;
 use policy::forwarder::{Policy, ProxyProtocol, Service};
 
@@ -137,29 +137,27 @@ fn publish_name(
     };
     let applied = match apply(origin, &|file| edit::add_name(file, name, wanted)) {
         Ok(applied) => applied,
-        Err(error) => {
-            changed.map_or(Ok(()), Changed::take_back)?;
-            return Err(error);
-        }
+        Err(error) => return Err(without_site(changed, error)),
     };
-    let record = progress::record(name, &policy, &service.peers);
     let progress = settle::settle(arguments.wait, &|| {
         let report = origin.report()?;
-        // Names are asked for over TCP; HTTP/3 is more than they need.
-        let is_needed = |port: &Published| !port.ports.ends_with("/udp");
-        let mut progress = progress::of_service(&report, &service, &is_needed);
+        let mut progress = of_name(&report, &service, name);
         if let Some(changed) = &changed {
             progress.add(Progress::proven(format!("Caddy has its site, {}", changed.path().display())));
         }
-        progress.add(progress::of_name(&report, &service, name));
-        progress.add(upstream.map(settle::program).unwrap_or_default());
+        if let Some(upstream) = upstream {
+            progress.add(settle::program(upstream));
+            let note = policy.caddy.as_ref().and_then(|caddy| caddy::loopback_note(caddy, name, upstream));
+            progress.notes.extend(note);
+        }
+        let record = progress::record(name, &policy, &service.peers, &report.peers);
         progress.add(settle::addresses(name, &report.peers, record.as_deref()));
         Ok(progress)
     })?;
     if !progress.refused.is_empty() {
         return Err(applied.taken_back(origin, name, changed, &progress));
     }
-    let by_hand = text.filter(|_| changed.is_none() && !progress.missing.is_empty());
+    let by_hand = text.filter(|_| changed.is_none());
     let exit = report(&format!("{name} is published by [[service]] {}", service.name), &progress)?;
     if let Some(site) = by_hand {
         print(&format!("add this site to Caddy, unless it has one, and reload it:\n\n{site}"))?;
@@ -167,29 +165,65 @@ fn publish_name(
     Ok(exit)
 }
 
+/// What the daemon's report shows of a service and its name.
+fn of_name(report: &Report, service: &Service, name: &str) -> Progress {
+    // Names are asked for over TCP; HTTP/3 is more than they need.
+    let is_needed = |port: &Published| !port.ports.ends_with("/udp");
+    let mut progress = progress::of_service(report, service, &is_needed);
+    progress.add(progress::of_name(report, service, name));
+    progress
+}
+
+/// An error after which a site is as it was before.
+fn without_site(changed: Option<Changed<'_>>, error: ExitError) -> ExitError {
+    match changed.map_or(Ok(()), Changed::take_back) {
+        Ok(()) => error,
+        Err(kept) => {
+            ExitError::new(error.exit, format!("{error}\nthe site in Caddy is not taken back: {kept}"))
+        }
+    }
+}
+
 /// `causeway unpublish`
 pub(crate) fn unpublish(arguments: &Unpublish) -> Result<Exit, ExitError> {
     let origin = arguments.own.origin()?;
-    let written = arguments.name.as_str();
-    let host = request::known_name(written);
-    let name = host.as_deref().unwrap_or(written);
     let policy = origin.policy()?;
-    let removed = match (&policy.caddy, &host) {
-        (Some(caddy), Some(name)) => Sites::of(caddy, &origin.config)?.remove(name)?,
+    let Withdrawn { name, is_host } = withdrawn(&policy, &arguments.name);
+    let removed = match &policy.caddy {
+        Some(caddy) if is_host => Sites::of(caddy, &origin.config)?.remove(&name)?,
         _ => None,
     };
-    match apply(&origin, &|file| edit::remove(file, name)) {
+    match apply(&origin, &|file| edit::remove(file, &name)) {
         Ok(_) => {}
         // A command before this one was ended between its two steps.
         Err(error) if removed.is_some() && error.exit == Exit::Failed => {}
-        Err(error) => {
-            removed.map_or(Ok(()), Changed::take_back)?;
-            return Err(error);
-        }
+        Err(error) => return Err(without_site(removed, error)),
     }
     let removed = removed.map(|site| format!(", and {} is removed", site.path().display()));
     print(&format!("{name} is not published any more{}\n", removed.unwrap_or_default()))?;
     Ok(Exit::Ok)
+}
+
+/// What `unpublish` withdraws.
+#[derive(Debug, PartialEq, Eq)]
+struct Withdrawn {
+    name: String,
+    /// Whether it is a host name, which has a site.
+    is_host: bool,
+}
+
+/// A host name, whose case does not matter, unless only a service is published by that name as it
+/// is written.
+fn withdrawn(policy: &Policy, written: &str) -> Withdrawn {
+    let host = request::known_name(written);
+    let has_name = |host: &String| {
+        policy.services.iter().any(|service| service.names.iter().any(|name| **name == **host))
+    };
+    let is_service = policy.services.iter().any(|service| service.name.as_str() == written);
+    match host.filter(|host| has_name(host) || !is_service) {
+        Some(name) => Withdrawn { name, is_host: true },
+        None => Withdrawn { name: written.to_owned(), is_host: false },
+    }
 }
 
 /// A change of forwarder.toml that is in force.
@@ -229,10 +263,24 @@ impl Applied {
         progress: &Progress,
     ) -> ExitError {
         let refused = progress.refused.join("\n");
-        if self.before == self.after {
-            let message = format!("{refused}\n{} had it before and is unchanged", origin.config.display());
-            return ExitError::new(Exit::Failed, message);
+        let (config, is_edited) = (origin.config.display(), self.before != self.after);
+        let changed_site = site.as_ref().filter(|site| site.is_changed()).map(|site| site.path().to_owned());
+        let undone = if is_edited { self.undo(origin, name) } else { Ok(()) };
+        if let Err(error) = undone.and_then(|()| site.map_or(Ok(()), Changed::take_back)) {
+            return ExitError::new(error.exit, format!("{refused}\nnot taken back: {error}"));
         }
+        let file = if is_edited {
+            format!("{config} is as it was before; publish again after that")
+        } else {
+            format!("{config} had it before and is unchanged")
+        };
+        let exit = if is_edited || changed_site.is_some() { Exit::RolledBack } else { Exit::Failed };
+        let site = changed_site.filter(|_| !is_edited);
+        let site = site.map(|site| format!("; {} is as it was before", site.display())).unwrap_or_default();
+        ExitError::new(exit, format!("{refused}\n{file}{site}"))
+    }
+
+    fn undo(&self, origin: &Origin, name: &str) -> Result<(), ExitError> {
         let undone = origin.edit(&mut |file, text| {
             if text == self.after {
                 return Ok(self.before.clone());
@@ -240,15 +288,7 @@ impl Applied {
             // It was edited since: only this change is taken back.
             Ok(edit::remove(&Source { name: file, text }, name)?.text)
         });
-        let undone = undone.map(drop).and(site.map_or(Ok(()), Changed::take_back));
-        match undone {
-            Ok(()) => {
-                let config = origin.config.display();
-                let message = format!("{refused}\n{config} is as it was before; publish again after that");
-                ExitError::new(Exit::RolledBack, message)
-            }
-            Err(error) => ExitError::new(error.exit, format!("{refused}\nnot taken back: {error}")),
-        }
+        undone.map(drop)
     }
 }
 
@@ -300,3 +340,6 @@ impl From<EditError> for ExitError {
         Self::new(exit, error)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! What a person asks to publish, read from the command line.
 
-use policy::forwarder::{ProxyProtocol, Service};
+use policy::forwarder::ProxyProtocol;
 use policy::{Host, Name, Protocol, PublicPorts, text};
 
 /// What is to be published.
@@ -130,14 +130,6 @@ fn service(
 }
 
 impl NewService {
-    /// Whether a service of the file is this one.
-    pub(super) fn is(&self, service: &Service) -> bool {
-        let upstreams: Vec<String> = service.upstreams.iter().map(ToString::to_string).collect();
-        service.publish.as_ref().is_some_and(|publish| publish.ports == self.ports)
-            && upstreams == [self.upstream.clone()]
-            && service.proxy_protocol == self.proxy_protocol
-    }
-
     /// Whether all of its ports are of TCP.
     pub(super) fn is_tcp(&self) -> bool {
         self.ports.iter().all(|ports| ports.protocol == Protocol::Tcp)

@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 const CONNECT: Duration = Duration::from_secs(2);
 
 /// Looks until every edge has replied; with `wait`, until nothing is missing. Ends early when all
-/// is refused.
+/// is refused, and does not wait long for what only cannot be judged.
 ///
 /// # Errors
 /// When the daemon does not answer.
@@ -28,17 +28,20 @@ pub(super) fn settle(
     let started = Instant::now();
     loop {
         let progress = look()?;
-        let is_done = match wait {
-            Some(limit) => {
-                progress.missing.is_empty() && !progress.is_undecided || started.elapsed() >= limit
-            }
-            None => !progress.is_undecided || started.elapsed() >= REPLY,
-        };
-        if is_done || !progress.refused.is_empty() {
+        if is_done(&progress, started.elapsed(), wait) {
             return Ok(progress);
         }
         sleep(PAUSE);
     }
+}
+
+fn is_done(progress: &Progress, elapsed: Duration, wait: Option<Duration>) -> bool {
+    let is_decided = !progress.is_undecided || elapsed >= REPLY;
+    !progress.refused.is_empty()
+        || match wait {
+            Some(limit) => progress.missing.is_empty() && is_decided || elapsed >= limit,
+            None => is_decided,
+        }
 }
 
 /// Whether the program at an address accepts connections; of a name or a range nothing is known.
@@ -57,4 +60,29 @@ pub(super) fn addresses(name: &str, peers: &[Peer], record: Option<&str>) -> Pro
     let found = (name, 443).to_socket_addrs();
     let found: Vec<IpAddr> = found.into_iter().flatten().map(|address| address.ip()).collect();
     progress::of_addresses(name, &found, peers, record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_waited_for_as_long_as_asked_and_what_is_not_judged_a_moment() {
+        let (soon, later, limit) = (Duration::from_secs(1), REPLY, Duration::from_secs(300));
+        let undecided = |progress: Progress| Progress { is_undecided: true, ..progress };
+        for (progress, without_wait, with_wait) in [
+            (Progress::default(), [true, true, true], [true, true, true]),
+            (Progress::missing("a record"), [true, true, true], [false, false, true]),
+            (undecided(Progress::missing("a reply")), [false, true, true], [false, false, true]),
+            (undecided(Progress::note("not checked")), [false, true, true], [false, true, true]),
+            (
+                Progress { refused: vec!["443".to_owned()], ..undecided(Progress::missing("more")) },
+                [true, true, true],
+                [true, true, true],
+            ),
+        ] {
+            let done = |wait| [soon, later, limit].map(|elapsed| is_done(&progress, elapsed, wait));
+            assert_eq!((done(None), done(Some(limit))), (without_wait, with_wait), "{progress:?}");
+        }
+    }
 }

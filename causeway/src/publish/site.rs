@@ -5,9 +5,14 @@ use policy::forwarder::{Service, Upstream};
 /// How every file begins that `publish` writes; no other file is ever replaced or removed.
 const MARK: &str = "# Written by `causeway publish`";
 
+/// The first line of a name's site.
+fn first_line(name: &str) -> String {
+    format!("{MARK}; `causeway unpublish {name}` removes it.")
+}
+
 /// The text of a name's site, which listens where the service's flows go to.
 pub(super) fn site(name: &str, upstream: &str, service: &Service) -> String {
-    let mut lines = vec![format!("{MARK}; `causeway unpublish {name}` removes it.")];
+    let mut lines = vec![first_line(name)];
     let mut bind = None;
     let address = match service.upstreams.first() {
         Some(Upstream::Network { host, port }) => {
@@ -34,6 +39,29 @@ pub(super) fn is_ours(text: &str) -> bool {
     text.starts_with(MARK)
 }
 
+/// Whether a text is one that [`site`] makes of this name, wherever it listens and leads to: what
+/// its owner added, as a login, must not be lost.
+pub(super) fn is_as_written(text: &str, name: &str) -> bool {
+    let is_word = |word: &str| !word.is_empty() && !word.contains([' ', '\t', '{', '}', '#']);
+    let is_address = |line: &str| {
+        let port = line.strip_prefix("https://").and_then(|rest| rest.strip_prefix(name)?.strip_suffix(" {"));
+        port.is_some_and(|port| {
+            port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok())
+        })
+    };
+    let is_option = |line: &str, option: &str| line.strip_prefix(option).is_some_and(is_word);
+    match text.split('\n').collect::<Vec<_>>().as_slice() {
+        [first, address, bind @ .., program, "}", ""] => {
+            *first == first_line(name)
+                && is_address(address)
+                && bind.len() <= 1
+                && bind.iter().all(|line| is_option(line, "\tbind "))
+                && is_option(program, "\treverse_proxy ")
+        }
+        _ => false,
+    }
+}
+
 /// The file of a name below the folder of sites.
 pub(super) fn file_name(name: &str) -> String {
     format!("{name}.caddy")
@@ -55,11 +83,9 @@ pub(super) fn has_site(adapted: &serde_json::Value, name: &str) -> bool {
     }
 }
 
-/// What Caddy's command printed about an error: its last line that is no log line.
-pub(super) fn error_of(printed: &str) -> &str {
-    let is_log = |line: &&str| line.trim_start().starts_with('{');
-    let found = printed.lines().map(str::trim).rfind(|line| !line.is_empty() && !is_log(line));
-    found.unwrap_or("no reason was printed")
+/// Whether a program is on this machine's own loopback.
+pub(super) fn is_loopback(upstream: &str) -> bool {
+    policy::text::host_port(upstream).is_some_and(|there| loopback(&there.host.to_string()).is_some())
 }
 
 fn loopback(host: &str) -> Option<String> {
@@ -105,10 +131,26 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_is_found_among_log_lines() {
-        let printed = "{\"level\":\"info\",\"msg\":\"using config\"}\nError: adapting: no such directive\n\n";
-        assert_eq!(error_of(printed), "Error: adapting: no such directive");
-        assert_eq!(error_of(""), "no reason was printed");
+    fn a_site_is_as_written_wherever_it_leads_and_no_longer_once_it_was_edited() {
+        for upstream in ["127.0.0.1:8443", "caddy:*", "unix:/run/caddy.sock"] {
+            let text = site("emby.example.com", "[fd00::1]:8096", &service(upstream));
+            assert!(is_as_written(&text, "emby.example.com"), "{text}");
+            assert!(!is_as_written(&text, "photos.example.com"), "{text}");
+            let program = "\treverse_proxy [fd00::1]:8096\n";
+            for (written, edited) in [
+                (program, format!("\tbasic_auth {{\n\t\tme hash\n\t}}\n{program}")),
+                (program, format!("\timport behind_login\n{program}")),
+                (program, format!("{program}\tencode\n")),
+                (program, "\treverse_proxy /api [fd00::1]:8096\n".to_owned()),
+                (program, "\treverse_proxy [fd00::1]:8096 {\n\t\theader_up X y\n\t}\n".to_owned()),
+                ("}\n", "}\nother.example.com {\n}\n".to_owned()),
+                ("}\n", "}\n# mine\n".to_owned()),
+                ("https://emby.example.com", "https://emby.example.com, https://www.example.com".to_owned()),
+            ] {
+                let edited = text.replacen(written, &edited, 1);
+                assert!(is_ours(&edited) && !is_as_written(&edited, "emby.example.com"), "{edited}");
+            }
+        }
     }
 
     fn service(upstream: &str) -> Service {

@@ -30,7 +30,7 @@ pub(super) fn text(summary: &Summary, sides: &[Side], style: Style) -> String {
                     writeln!(text, "  {} {}", style.paint("33", &format!("{}:", service.name)), hop.line());
             }
             for name in &service.names {
-                let _ = writeln!(text, "  {}", named(name, style));
+                let _ = writeln!(text, "  {}: {}", service.name, named(name, style));
             }
         }
     }
@@ -75,4 +75,36 @@ fn service(service: &Service) -> Vec<String> {
     let published = if published.is_empty() { "-".to_owned() } else { published.join(", ") };
     let Service { name, state, from, to, .. } = service;
     vec![name.clone(), state.clone(), from.clone(), to.clone(), published]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_name_is_shown_with_its_service() {
+        let name = |state: &str| {
+            let name = json!({"name": "emby.example.com", "state": state, "seconds": 12, "reason": "no_site",
+                "certificate_days": null, "certificate": null, "fix": "add it"});
+            serde_json::from_value(name).unwrap()
+        };
+        let service = |service: &str, state: &str| Service {
+            name: service.to_owned(),
+            is_public: Some(true),
+            from: String::new(),
+            to: String::new(),
+            state: state.to_owned(),
+            failing: None,
+            names: vec![name(state)],
+            publish: Vec::new(),
+        };
+        let services = vec![service("https", "ok"), service("http", "failing")];
+        let side = Side { role: "origin", version: String::new(), peers: vec![], services, problems: vec![] };
+        let sides = [side];
+        let shown = text(&super::super::sentence::summary(&sides), &sides, Style::Plain);
+        assert!(shown.contains("\n  https: emby.example.com is ok\n"), "{shown}");
+        let failing = "\n  http: emby.example.com is failing for 12 seconds (no_site); fix: add it\n";
+        assert!(shown.contains(failing), "{shown}");
+    }
 }

@@ -56,7 +56,9 @@ impl NameShown {
     pub fn certificate_text(&self) -> Option<String> {
         Some(match self.certificate?.hours {
             ..0 => "certificate expired".to_owned(),
-            hours @ 0..48 => format!("certificate for {hours} hours"),
+            0 => "certificate for less than an hour".to_owned(),
+            1 => "certificate for 1 hour".to_owned(),
+            hours @ 2..48 => format!("certificate for {hours} hours"),
             hours => format!("certificate for {} days", hours / 24),
         })
     }
@@ -110,7 +112,14 @@ mod tests {
 
     #[test]
     fn the_time_of_a_certificate_is_shown_in_days_and_at_last_in_hours() {
-        for (hours, text) in [(2_000, "for 83 days"), (47, "for 47 hours"), (-1, "expired")] {
+        for (hours, text) in [
+            (2_000, "for 83 days"),
+            (48, "for 2 days"),
+            (47, "for 47 hours"),
+            (1, "for 1 hour"),
+            (0, "for less than an hour"),
+            (-1, "expired"),
+        ] {
             let shown = shown(&health(Some(hours))).certificate_text();
             assert_eq!(shown, Some(format!("certificate {text}")));
         }

@@ -13,7 +13,7 @@ use crate::cell::Cell;
 use crate::stats::Dialled;
 pub use pool::{ByEntry, Lease, Member, Pool, Pools};
 pub use stream::Stream;
-pub use watched::{Found, Speech, Watched};
+pub use watched::{Found, Speech, Watched, expected};
 
 /// A nonblocking socket with its readiness.
 #[derive(Debug)]

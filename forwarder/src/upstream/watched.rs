@@ -165,7 +165,8 @@ impl Watched {
 }
 
 /// What visitors of an entry speak: what its checks do, else what its ports are for.
-fn expected(entry: &Service) -> Option<Speech> {
+#[must_use]
+pub fn expected(entry: &Service) -> Option<Speech> {
     match entry.health.as_ref().map(|health| &health.check) {
         Some(Check::Tls { .. }) => return Some(Speech::Tls),
         Some(Check::Http { .. }) => return Some(Speech::Http),

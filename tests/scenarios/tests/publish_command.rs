@@ -40,6 +40,19 @@ fn one_command_serves_a_new_name_with_the_clients_address_and_one_takes_it_back(
         let again = causeway(&site, &["publish", EMBY, "8096"])?;
         ensure!(again.status.code() == Some(0) && file(&site)? == after, "{}", text(&again));
 
+        // What its owner added to the site is not lost.
+        let site_file = caddy.sites().join("emby.example.com.caddy");
+        let written = fs::read_to_string(&site_file)?;
+        let edited = written.replace("\treverse_proxy", "\tbasic_auth {\n\t}\n\treverse_proxy");
+        fs::write(&site_file, &edited)?;
+        let kept = causeway(&site, &["publish", EMBY, "8096"])?;
+        let said = text(&kept);
+        ensure!(
+            kept.status.code() == Some(6) && said.contains("was edited since causeway wrote it"),
+            "{said}"
+        );
+        ensure!(fs::read_to_string(&site_file)? == edited && file(&site)? == after);
+
         let gone = causeway(&site, &["unpublish", EMBY])?;
         ensure!(gone.status.code() == Some(0), "{}", text(&gone));
         ensure!(file(&site)? == before, "{}", file(&site)?);
@@ -80,6 +93,12 @@ fn what_is_refused_is_taken_back_and_what_is_missing_is_kept_and_listed() -> Res
         unchanged(&causeway(&site, &["publish", EMBY, "8096"])?, 1, "unrecognized directive: nonsense")?;
         fs::write(caddy.configuration(), sample.replace("import sites/*.caddy", ""))?;
         unchanged(&causeway(&site, &["publish", EMBY, "8096"])?, 1, "does not import")?;
+        // A site of that name that leads elsewhere, whether sites are imported or not.
+        let own = "https://emby.example.com:8443 {\n\tbind 127.0.0.1\n\trespond other\n}\n";
+        for sample in [&sample, &sample.replace("import sites/*.caddy", "")] {
+            fs::write(caddy.configuration(), format!("{sample}\n{own}"))?;
+            unchanged(&causeway(&site, &["publish", EMBY, "8096"])?, 6, "Caddy has another site for")?;
+        }
         fs::write(caddy.configuration(), &sample)?;
         ensure!(fs::read_dir(caddy.sites())?.count() == 0, "a refused site is still there");
 
@@ -88,6 +107,12 @@ fn what_is_refused_is_taken_back_and_what_is_missing_is_kept_and_listed() -> Res
             chown(site.forwarder_config.path(), Some(65_534), Some(65_534))?;
             unchanged(&causeway(&site, &["publish", EMBY, "8096"])?, 5, "chown root")?;
             chown(site.forwarder_config.path(), Some(0), Some(0))?;
+            for path in [caddy.configuration(), caddy.sites()] {
+                chown(&path, Some(65_534), Some(65_534))?;
+                let fix = format!("chown root {}", path.display());
+                unchanged(&causeway(&site, &["publish", EMBY, "8096"])?, 5, &fix)?;
+                chown(&path, Some(0), Some(0))?;
+            }
         }
         fs::write(site.forwarder_config.path(), format!("{before}# Not in force yet.\n"))?;
         let edited = causeway(&site, &["publish", EMBY, "8096"])?;
@@ -110,7 +135,7 @@ fn what_is_refused_is_taken_back_and_what_is_missing_is_kept_and_listed() -> Res
         // No name of it is served.
         let first = said.lines().next().unwrap_or_default();
         ensure!(first.starts_with("https is down for visitors: upstream is failing for "), "{said}");
-        ensure!(said.contains("\n  late.example.com is failing for "), "{said}");
+        ensure!(said.contains("\n  https: late.example.com is failing for "), "{said}");
         let at_edge = site.edge.command(lab::binary("causeway")?).args(["status", "--json"]).output()?;
         let shown = String::from_utf8_lossy(&at_edge.stdout).into_owned();
         ensure!(shown.contains("\"role\":\"edge\"") && shown.contains("\"state\":\"failing\""), "{shown}");

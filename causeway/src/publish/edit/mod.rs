@@ -5,10 +5,10 @@ mod array;
 mod document;
 
 use policy::forwarder::{Policy, ProxyProtocol, Service, parse};
-use policy::{ConfigError, Protocol, Source};
+use policy::{ConfigError, Protocol, Protocols, Source};
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, Value};
 
-use self::document::{Form, Place, entry};
+use self::document::{Entry, Form, Place, entry};
 use super::request::NewService;
 
 /// The port of HTTPS.
@@ -125,16 +125,36 @@ pub(super) fn add_service(file: &Source<'_>, new: &NewService) -> Result<Edited,
     let policy = read(file)?;
     let services = vec![new.name.to_string()];
     if let Some(old) = policy.services.iter().find(|service| service.name == new.name) {
-        let is_same = new.is(old);
-        let (file_name, name) = (shown(file), new.name.to_string());
-        return if is_same {
+        return if is_same(file, old, new) {
             Ok(Edited { text: file.text.to_owned(), services })
         } else {
-            Err(EditError::Exists { file: file_name, name })
+            Err(EditError::Exists { file: shown(file), name: new.name.to_string() })
         };
     }
     let text = rewritten(file, |document| write_service(document, service_table(new)))?;
     Ok(Edited { text, services })
+}
+
+/// Whether a service of the file is the one that is to be published. Its upstream is compared as the
+/// file would mean it: an address may be written in several ways.
+fn is_same(file: &Source<'_>, old: &Service, new: &NewService) -> bool {
+    let ports = old.publish.as_ref().map(|publish| publish.ports.as_slice()).unwrap_or_default();
+    let has_ports = ports.len() == new.ports.len() && new.ports.iter().all(|port| ports.contains(port));
+    let same_upstream = || {
+        let written = rewritten(file, |document| {
+            if let Some(place) = document::place(document, old.name.as_str())
+                && let Some(upstream) =
+                    entry(document, place).as_mut().and_then(|entry| entry.value("upstream"))
+            {
+                *upstream = new.upstream.as_str().into();
+            }
+        });
+        let after = written.ok().and_then(|text| read(&Source { name: file.name, text: &text }).ok());
+        let service =
+            after.and_then(|policy| policy.services.into_iter().find(|service| service.name == old.name));
+        service.is_some_and(|service| service.upstreams == old.upstreams)
+    };
+    has_ports && new.proxy_protocol == old.proxy_protocol && same_upstream()
 }
 
 /// Removes a host name from every service that has it, or else the service of that name.
@@ -168,11 +188,19 @@ fn remove_service(file: &Source<'_>, policy: &Policy, name: &str) -> Result<Edit
         let Some(place) = document::place(document, name) else { return };
         // With a match it serves more than what is published.
         match entry(document, place) {
-            Some(mut entry) if entry.has("match") => entry.take("publish"),
+            Some(mut entry) if entry.has("match") => withdraw(&mut entry, service.protocols),
             _ => document::remove(document, place),
         }
     })?;
     Ok(Edited { text, services: vec![name.to_owned()] })
+}
+
+/// Takes what an entry publishes. Its protocols stay, although they came from what it published.
+fn withdraw(entry: &mut Entry<'_>, protocols: Protocols) {
+    entry.take("publish");
+    if !entry.has("protocol") && protocols != Protocols::Tcp {
+        entry.insert("protocol", Array::from_iter(protocols.iter().map(Protocol::as_str)).into());
+    }
 }
 
 /// The service that takes visitors of host names.

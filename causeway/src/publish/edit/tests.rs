@@ -132,6 +132,51 @@ fn a_service_that_serves_more_than_visitors_only_loses_what_it_publishes() {
 }
 
 #[test]
+fn a_service_that_loses_what_it_publishes_keeps_its_protocols() {
+    for (publish, protocol) in [
+        ("publish = [\"27015/udp\"]\n", "protocol = [\"udp\"]\n"),
+        ("publish = [443, \"443/udp\"]\n", "protocol = [\"tcp\", \"udp\"]\n"),
+        ("publish = [443]\n", ""),
+        ("protocol = \"udp\"\npublish = [443]\n", "protocol = \"udp\"\n"),
+    ] {
+        let port = if publish.contains("27015") { 27_015 } else { 443 };
+        let matched = format!("match = \"192.168.88.2:{port}\"\n");
+        let before = web(&format!("{matched}{publish}"));
+        let after = removed(&before, "https");
+        assert_eq!(after, web(&format!("{matched}{protocol}")));
+        assert_eq!(protocols(&after), protocols(&before));
+        let braces = |rest: &str| {
+            format!("service = [{{ name = \"https\", upstream = \"127.0.0.1:8443\", {rest} }}]\n{HEAD}")
+        };
+        let before = braces(&format!("{matched}{publish}").trim_end().replace('\n', ", "));
+        assert_eq!(protocols(&removed(&before, "https")), protocols(&before));
+    }
+}
+
+#[test]
+fn the_same_service_is_the_same_however_its_upstream_is_written() {
+    for (ports, upstream, again) in [
+        (&["5000-5010/udp"][..], "127.0.0.1:5000-5010", "127.0.0.1:5000-5010"),
+        (&["5000-5010"], "127.0.0.1:6000-6010", "127.0.0.1:6000-6010"),
+        (&["25"], "[fd00:0:0:0::1]:25", "[FD00::1]:25"),
+        (&["25"], "mail:*", "mail:*"),
+        (&["25"], "unix:/run/mail.sock", "unix:/run/mail.sock"),
+        (&["443", "443/udp"], "127.0.0.1:8443", "127.0.0.1:8443"),
+    ] {
+        let game = new("game", ports, upstream, ProxyProtocol::Off);
+        let text = edit(HEAD, |file| add_service(file, &game)).unwrap();
+        let reversed: Vec<&str> = ports.iter().rev().copied().collect();
+        let game = new("game", &reversed, again, ProxyProtocol::Off);
+        assert_eq!(edit(&text, |file| add_service(file, &game)).unwrap(), text);
+        for (ports, upstream) in [(ports, "127.0.0.1:1"), (&["1"], upstream), (&[ports[0], "1"], upstream)] {
+            let other = new("game", ports, upstream, ProxyProtocol::Off);
+            let error = edit(&text, |file| add_service(file, &other)).unwrap_err();
+            assert!(error.contains("causeway unpublish game"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn a_header_and_tcp_ports_are_written_as_numbers_and_words() {
     let mail = new("mail", &["25"], "127.0.0.1:2525", ProxyProtocol::V2);
     let text = edit(HEAD, |file| add_service(file, &mail)).unwrap();
@@ -195,6 +240,10 @@ fn added(text: &str) -> String {
 
 fn removed(text: &str, name: &str) -> String {
     edit(text, |file| remove(file, name)).unwrap()
+}
+
+fn protocols(text: &str) -> Protocols {
+    parse(&Source { name: Path::new("f"), text }).unwrap().services[0].protocols
 }
 
 fn with_game(text: &str) -> Result<String, String> {

@@ -3,8 +3,10 @@
 
 use std::net::IpAddr;
 
+use daemon::link::names::MAX_NAMES;
 use daemon::peers::Peer;
 use forwarder::control::report::{Entry, Published, Report};
+use forwarder::upstream::expected;
 use policy::forwarder::{Policy, Service};
 use policy::{Host, Name};
 
@@ -51,20 +53,31 @@ pub(super) fn of_name(report: &Report, service: &Service, name: &str) -> Progres
             let certificate = known.certificate_text().map(|text| format!(", {text}")).unwrap_or_default();
             Progress::proven(format!("{name} is served{certificate}"))
         }
-        // A site that was just added is found by the next check, and its certificate may take a while.
+        // A site that was just added is found by the next check, and its certificate may take a
+        // while.
         Some(known) if known.is_failing() => {
             Progress { is_undecided: true, ..Progress::missing(known.line()) }
         }
-        // The first check comes soon, where there is one.
-        Some(_) => unchecked(name),
-        // Nothing of an entry without checks is checked, nor are its names.
-        None if service.health.is_none() => Progress::default(),
-        None => unchecked(name),
+        Some(_) | None => unchecked(report, service, name),
     }
 }
 
-fn unchecked(name: &str) -> Progress {
-    Progress { is_undecided: true, ..Progress::missing(format!("{name} has not been checked yet")) }
+/// A name that is not checked yet, or never.
+fn unchecked(report: &Report, service: &Service, name: &str) -> Progress {
+    let names: usize = report.services.iter().map(|entry| entry.names.len()).sum();
+    let never = |why: &str| Progress::note(format!("{name} is not checked: {why}"));
+    if service.health.is_none() {
+        never(&format!("[[service]] {} has health = \"off\"", service.name))
+    } else if names > MAX_NAMES {
+        never(&format!("at most {MAX_NAMES} names are"))
+    } else if expected(service).is_none() {
+        // What its upstream speaks is found by trying, and it may be neither.
+        let note = format!("{name} is not checked yet: its upstream may speak neither TLS nor HTTP");
+        Progress { is_undecided: true, ..Progress::note(note) }
+    } else {
+        // The first check comes soon.
+        Progress { is_undecided: true, ..Progress::missing(format!("{name} has not been checked yet")) }
+    }
 }
 
 impl Progress {
@@ -87,6 +100,11 @@ impl Progress {
         Self { proven: vec![line.into()], ..Self::default() }
     }
 
+    /// One line of what cannot be judged here.
+    pub(super) fn note(line: impl Into<String>) -> Self {
+        Self { notes: vec![line.into()], ..Self::default() }
+    }
+
     fn take_tunnels(&mut self, report: &Report, service: &Service) {
         let its = |peer: &&Peer| service.peers.iter().any(|name| name.as_str() == peer.name);
         for peer in report.peers.iter().filter(its).filter(|peer| !peer.is_up()) {
@@ -106,7 +124,10 @@ impl Progress {
             self.notes.push(format!("it has no `publish`: the edge's own file has to publish {port}"));
             return;
         };
-        self.is_undecided |= entry.publish.len() < publish.ports.len() * service.peers.len();
+        if entry.publish.len() < publish.ports.len() * service.peers.len() {
+            self.is_undecided = true;
+            self.missing.push("the forwarder has not requested every port yet".to_owned());
+        }
         // A port that one edge refuses and another grants is published there.
         let is_open = |port: &Published| {
             entry.publish.iter().any(|other| other.ports == port.ports && other.state != "refused")
@@ -157,14 +178,27 @@ fn refusal(port: &Published) -> String {
 }
 
 /// The DNS record that leads a name to the first edge of a service; `None` for the edge's own name.
-pub(super) fn record(name: &str, policy: &Policy, through: &[Name]) -> Option<String> {
+pub(super) fn record(name: &str, policy: &Policy, through: &[Name], peers: &[Peer]) -> Option<String> {
     let edge = policy.peers.iter().find(|peer| through.contains(&peer.name))?;
+    let by_address = |address| match address {
+        IpAddr::V4(address) => format!("A {address}"),
+        IpAddr::V6(address) => format!("AAAA {address}"),
+    };
     match &edge.endpoint.host {
-        Host::Name(host) if **host == *name => None,
-        Host::Name(host) => Some(format!("{name} CNAME {host}")),
-        Host::Address(IpAddr::V4(address)) => Some(format!("{name} A {address}")),
-        Host::Address(IpAddr::V6(address)) => Some(format!("{name} AAAA {address}")),
+        Host::Name(host) if is_same_host(host, name) => None,
+        Host::Name(host) => {
+            let found =
+                peers.iter().find(|peer| peer.name == edge.name.as_str()).and_then(|peer| peer.endpoint);
+            let address =
+                found.map_or_else(|| format!("A and AAAA as {host} has"), |found| by_address(found.ip()));
+            Some(format!("{name} CNAME {host} (a whole domain takes no CNAME: then {address})"))
+        }
+        Host::Address(address) => Some(format!("{name} {}", by_address(*address))),
     }
+}
+
+fn is_same_host(host: &str, name: &str) -> bool {
+    host.trim_end_matches('.').eq_ignore_ascii_case(name)
 }
 
 /// What the addresses of a name show.
@@ -176,12 +210,9 @@ pub(super) fn of_addresses(name: &str, found: &[IpAddr], peers: &[Peer], record:
     let leads = |peer: &&Peer| peer.endpoint.is_some_and(|endpoint| found.contains(&endpoint.ip()));
     match peers.iter().find(leads) {
         Some(peer) => Progress::proven(format!("{name} leads to {}", peer.name)),
-        None => {
-            let note = format!(
-                "{name} leads to {first}, which is no edge's address: right only with a proxy such as Cloudflare in front"
-            );
-            Progress { notes: vec![note], ..Progress::default() }
-        }
+        None => Progress::note(format!(
+            "{name} leads to {first}, which is no edge's address: right only with a proxy such as Cloudflare in front"
+        )),
     }
 }
 

@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use daemon::health::NameShown;
 use policy::Source;
 use policy::forwarder::parse;
 use serde_json::{Value, json};
@@ -41,7 +42,9 @@ fn without_a_link_the_port_is_missing_and_nothing_is_waited_for() {
 
 #[test]
 fn a_request_that_was_not_sent_yet_is_undecided() {
-    assert!(seen(json!([]), true, json!("ok")).is_undecided);
+    let progress = seen(json!([]), true, json!("ok"));
+    assert!(progress.is_undecided);
+    assert_eq!(progress.missing, ["the forwarder has not requested every port yet"]);
 }
 
 #[test]
@@ -61,14 +64,8 @@ fn what_one_edge_refuses_and_another_grants_is_published_and_something_is_missin
 
 #[test]
 fn a_name_that_is_served_is_proven_and_one_without_a_site_is_missing() {
-    let policy = policy("");
-    let judged = |state: &str, reason: Value| {
-        let mut report = report(json!([]), true, json!("ok"));
-        let name = json!({"name": "emby.example.com", "state": state, "seconds": 3, "reason": reason,
-            "certificate_days": 89, "certificate": {"hours": 2136, "lifetime": 2160}, "fix": null});
-        report.services[0].names = vec![serde_json::from_value(name).unwrap()];
-        of_name(&report, &policy.services[0], "emby.example.com")
-    };
+    let judged =
+        |state: &str, reason: Value| named(&policy(""), vec![name("emby.example.com", state, reason)]);
     assert_eq!(judged("ok", Value::Null).proven, ["emby.example.com is served, certificate for 89 days"]);
     let failing = judged("failing", json!("no_certificate_for_name"));
     assert!(failing.is_undecided && failing.missing[0].contains("no_certificate_for_name"), "{failing:?}");
@@ -76,14 +73,39 @@ fn a_name_that_is_served_is_proven_and_one_without_a_site_is_missing() {
 }
 
 #[test]
-fn a_name_that_the_daemon_does_not_show_yet_is_undecided_unless_nothing_is_checked() {
-    let judged = |policy: &Policy| {
-        of_name(&report(json!([]), true, json!("ok")), &policy.services[0], "emby.example.com")
-    };
-    assert!(judged(&policy("")).is_undecided);
+fn a_name_that_no_check_has_judged_yet_is_missing() {
+    for names in [vec![], vec![name("emby.example.com", "unknown", Value::Null)]] {
+        let progress = named(&policy(""), names);
+        assert!(progress.is_undecided, "{progress:?}");
+        assert_eq!(progress.missing, ["emby.example.com has not been checked yet"]);
+    }
+}
+
+#[test]
+fn a_name_that_no_check_can_judge_is_a_note_and_nothing_is_missing() {
+    // As a daemon lists it whether it checks it or not.
+    let unknown = || name("emby.example.com", "unknown", Value::Null);
     let mut unwatched = policy("");
     unwatched.services[0].health = None;
-    assert_eq!(judged(&unwatched), Progress::default());
+    let many: Vec<_> =
+        (0..300).map(|number| name(&format!("{number}.example.com"), "ok", Value::Null)).collect();
+    let mut other_port = policy("");
+    other_port.services[0].publish = None;
+    other_port.services[0].ports = policy::PortRange::new(9443, 9443).unwrap();
+    for (policy, names, expected, is_undecided) in [
+        (&unwatched, vec![unknown()], "is not checked: [[service]] https has health = \"off\"", false),
+        (&policy(""), [many, vec![unknown()]].concat(), "is not checked: at most 256 names are", false),
+        (
+            &other_port,
+            vec![unknown()],
+            "is not checked yet: its upstream may speak neither TLS nor HTTP",
+            true,
+        ),
+    ] {
+        let progress = named(policy, names);
+        assert_eq!(progress.notes, [format!("emby.example.com {expected}")]);
+        assert!(progress.missing.is_empty() && progress.is_undecided == is_undecided, "{progress:?}");
+    }
 }
 
 #[test]
@@ -91,12 +113,19 @@ fn the_record_leads_to_the_edge_by_its_name_or_address() {
     let with = |endpoint: &str| {
         let text = text("").replace("192.0.2.2:51820", endpoint);
         let policy = parse(&Source { name: Path::new("f"), text: &text }).unwrap();
-        record("emby.example.com", &policy, &policy.services[0].peers)
+        let mut peers = report(json!([]), true, json!("ok")).peers;
+        let shown = record("emby.example.com", &policy, &policy.services[0].peers, &peers);
+        peers.clear();
+        (shown, record("emby.example.com", &policy, &policy.services[0].peers, &peers))
     };
-    assert_eq!(with("kyiv.example.com:51820").as_deref(), Some("emby.example.com CNAME kyiv.example.com"));
+    let (resolved, unresolved) = with("kyiv.example.com:51820");
+    let cname = "emby.example.com CNAME kyiv.example.com (a whole domain takes no CNAME: then";
+    assert_eq!(resolved, Some(format!("{cname} A 192.0.2.2)")));
+    assert_eq!(unresolved, Some(format!("{cname} A and AAAA as kyiv.example.com has)")));
+    let with = |endpoint: &str| with(endpoint).0;
     assert_eq!(with("192.0.2.2:51820").as_deref(), Some("emby.example.com A 192.0.2.2"));
     assert_eq!(with("[2001:db8::2]:51820").as_deref(), Some("emby.example.com AAAA 2001:db8::2"));
-    assert_eq!(with("emby.example.com:51820"), None);
+    assert_eq!(with("Emby.example.com.:51820"), None);
 }
 
 #[test]
@@ -112,6 +141,18 @@ fn a_name_without_an_address_names_the_record_and_one_that_leads_elsewhere_is_sa
     );
     assert_eq!(judged(&["192.0.2.2"]).proven, ["a.example.com leads to kyiv"]);
     assert!(judged(&["198.51.100.1"]).notes[0].contains("no edge's address"));
+}
+
+fn named(policy: &Policy, names: Vec<NameShown>) -> Progress {
+    let mut report = report(json!([]), true, json!("ok"));
+    report.services[0].names = names;
+    of_name(&report, &policy.services[0], "emby.example.com")
+}
+
+fn name(name: &str, state: &str, reason: Value) -> NameShown {
+    let name = json!({"name": name, "state": state, "seconds": 3, "reason": reason,
+        "certificate_days": 89, "certificate": {"hours": 2136, "lifetime": 2160}, "fix": null});
+    serde_json::from_value(name).unwrap()
 }
 
 fn seen(ports: Value, linked: bool, state: Value) -> Progress {

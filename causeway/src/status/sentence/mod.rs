@@ -3,6 +3,7 @@
 
 use daemon::peers::Peer;
 use daemon::text::period;
+use forwarder::control::report::Published;
 use serde::Serialize;
 
 use super::side::{Service, Side};
@@ -41,8 +42,8 @@ pub(super) fn summary(sides: &[Side]) -> Summary {
     if let Some(line) = failing_names(&services) {
         return Summary::failing(line);
     }
-    if let Some(peer) = peers.iter().find(|peer| !peer.is_up()) {
-        return Summary::failing(down(peer, problems.first().map(|line| line.as_str())));
+    if let Some(line) = sides.iter().find_map(down) {
+        return Summary::failing(line);
     }
     if let Some(line) = refused(&services) {
         return Summary::failing(line);
@@ -59,7 +60,11 @@ pub(super) fn summary(sides: &[Side]) -> Summary {
 /// The failing services: those that visitors use first, all that fail at the same hop together.
 fn failing(services: &[&Service]) -> Option<String> {
     let mut failing: Vec<_> = services.iter().filter(|service| service.is_failing()).collect();
-    failing.sort_by_key(|service| service.is_public == Some(false));
+    failing.sort_by_key(|service| match service.is_public {
+        Some(true) => 0,
+        None => 1,
+        Some(false) => 2,
+    });
     let first = failing.first()?;
     let hop = first.failing.as_ref()?;
     let is_alike = |service: &&&&Service| {
@@ -69,7 +74,7 @@ fn failing(services: &[&Service]) -> Option<String> {
     };
     let names: Vec<&str> = failing.iter().filter(is_alike).map(|service| service.name.as_str()).collect();
     let verb = if names.len() == 1 { "is" } else { "are" };
-    let whom = if first.is_public == Some(false) { "" } else { " for visitors" };
+    let whom = if first.is_public == Some(true) { " for visitors" } else { "" };
     let rest = failing.len() - names.len();
     let rest = if rest == 0 { String::new() } else { format!(" ({rest} more below)") };
     Some(format!("{} {verb} down{whom}: {}{rest}", listed(&names), hop.line()))
@@ -89,21 +94,44 @@ fn rest_of<'l>(line: &'l str, name: &str) -> &'l str {
     line.strip_prefix(name).unwrap_or(line).trim_start()
 }
 
-fn down(peer: &Peer, problem: Option<&str>) -> String {
+/// A tunnel that should be up, with the problem that names its peer.
+fn down(side: &Side) -> Option<String> {
+    let peer = side.peers.iter().find(|peer| !peer.is_up() && is_expected(side, peer))?;
     let age = peer.latest_handshake_age_seconds;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds are wanted")]
     let since = age.map(|age| format!(", the last handshake was {} ago", period(age.max(0.0) as u64)));
+    let problem = side.problems.iter().find(|problem| has_word(problem, &peer.name));
     let problem = problem.map(|problem| format!(": {problem}")).unwrap_or_default();
-    format!("The tunnel to {} is {}{}{problem}", peer.name, peer.state, since.unwrap_or_default())
+    Some(format!("The tunnel to {} is {}{}{problem}", peer.name, peer.state, since.unwrap_or_default()))
 }
 
-/// A port that a service requests and no edge opens.
+/// Whether a peer is down when it is not heard. At the edge a plain peer, such as a phone, may be
+/// idle or off; the origin needs each of its edges.
+fn is_expected(side: &Side, peer: &Peer) -> bool {
+    side.role == "origin" || peer.rtt_seconds.is_some() || peer.link.is_some()
+}
+
+/// Whether a line has a name, not as a part of another one.
+fn has_word(line: &str, name: &str) -> bool {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    line.split(|c| !is_of_name(c)).any(|word| word == name || word.trim_end_matches('.') == name)
+}
+
+/// A port that a service requests, and that no edge has granted or may still grant.
 fn refused(services: &[&Service]) -> Option<String> {
-    let service =
-        services.iter().find(|service| service.publish.iter().any(|port| port.state == "refused"))?;
-    let port = service.publish.iter().find(|port| port.state == "refused")?;
-    let fix = port.fix.as_ref().map(|fix| format!("; fix: {fix}")).unwrap_or_default();
-    Some(format!("{} is not published: {} refuses {}{fix}", service.name, port.peer, port.ports))
+    services.iter().find_map(|service| {
+        let is_refused = |port: &&Published| {
+            let mut same = service.publish.iter().filter(|other| other.ports == port.ports);
+            same.all(|other| other.state == "refused")
+        };
+        let Published { ports, peer, fix, .. } = service.publish.iter().find(is_refused)?;
+        let fix = fix.as_ref().map(|fix| format!("; fix: {fix}")).unwrap_or_default();
+        Some(if service.publish.iter().all(|port| is_refused(&port)) {
+            format!("{} is not published: {peer} refuses {ports}{fix}", service.name)
+        } else {
+            format!("{ports} of {} is not open at {peer}{fix}", service.name)
+        })
+    })
 }
 
 fn all_is_well(services: &[&Service], peers: &[&Peer]) -> String {
@@ -117,14 +145,20 @@ fn all_is_well(services: &[&Service], peers: &[&Peer]) -> String {
         (all, 0) => format!("All {all} services work"),
         (all, _) => format!("{work} of {all} services work, of {unknown} nothing is known"),
     };
-    let peers: Vec<String> = peers.iter().map(|peer| up(peer)).collect();
+    let peers: Vec<String> = peers.iter().map(|peer| shown(peer)).collect();
     format!(
         "{services}; {}.",
         if peers.is_empty() { "no peer is configured".to_owned() } else { peers.join(", ") }
     )
 }
 
-fn up(peer: &Peer) -> String {
+/// How a peer is of which nothing is wrong.
+fn shown(peer: &Peer) -> String {
+    if !peer.is_up() {
+        let has_connected = peer.latest_handshake_age_seconds.is_some();
+        let state = if has_connected { "is idle or off" } else { "has not connected yet" };
+        return format!("{} {state}", peer.name);
+    }
     let rtt = peer.rtt_seconds.map(|rtt| format!(", {:.0} ms", rtt * 1e3)).unwrap_or_default();
     format!("{} is up{rtt}", peer.name)
 }

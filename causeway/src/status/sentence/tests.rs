@@ -1,5 +1,4 @@
 use daemon::health::HopShown;
-use forwarder::control::report::Published;
 use serde_json::json;
 
 use super::*;
@@ -57,15 +56,64 @@ fn a_tunnel_that_is_down_is_failing_with_what_keeps_it_down() {
 }
 
 #[test]
+fn a_plain_peer_at_the_edge_may_be_idle_and_another_problem_is_not_its_cause() {
+    let plain = |state: &str| Peer { rtt_seconds: None, name: "phone".to_owned(), ..peer(state) };
+    for state in ["stale", "down", "never"] {
+        let edge = side("edge", vec![service("https", "ok")], vec![peer("up"), plain(state)], &[]);
+        let expected = ("ok", "https works; kyiv is up, 23 ms, phone is idle or off.".to_owned());
+        assert_eq!(first(&[edge]), expected);
+        // The origin has no peers but edges.
+        let origin = side("origin", vec![service("https", "ok")], vec![plain(state)], &[]);
+        assert!(first(&[origin]).1.starts_with(&format!("The tunnel to phone is {state}")));
+    }
+    let new = Peer { latest_handshake_age_seconds: None, ..plain("never") };
+    let edge = side("edge", vec![service("https", "ok")], vec![new], &[]);
+    assert_eq!(first(&[edge]).1, "https works; phone has not connected yet.");
+    let other = "@cloudflare: kyiv-2 has a list that is 40 days old";
+    let said = sentence(vec![], vec![peer("down")], &[other, "run it at kyiv."]);
+    assert!(said.1.ends_with("41 seconds ago: run it at kyiv."), "{said:?}");
+    let said = sentence(vec![], vec![peer("down")], &[other]);
+    assert!(said.1.ends_with("41 seconds ago"), "{said:?}");
+}
+
+#[test]
+fn what_the_origin_does_not_know_to_be_public_is_not_down_for_visitors() {
+    let private = Service { is_public: None, ..failing("metrics-store", "upstream") };
+    let said = sentence(vec![private.clone()], vec![peer("up")], &[]);
+    assert!(said.1.starts_with("metrics-store is down: upstream is failing"), "{said:?}");
+    let said = sentence(vec![private, failing("https", "upstream")], vec![peer("up")], &[]);
+    assert!(
+        said.1.starts_with("https is down for visitors: ") && said.1.ends_with("(1 more below)"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_port_that_is_refused_is_named_unless_another_edge_opens_it() {
+    let web = |publish| Service { publish, ..service("https", "ok") };
+    let refused = |ports: &str, peer: &str| port(ports, peer, "refused");
+    let said = |publish| sentence(vec![web(publish)], vec![peer("up")], &[]).1;
+    assert_eq!(
+        said(vec![port("443", "kyiv", "granted"), refused("443/udp", "kyiv")]),
+        "443/udp of https is not open at kyiv; fix: add \"443/udp\" to may_publish"
+    );
+    assert_eq!(
+        said(vec![refused("443", "oracle"), port("443", "kyiv", "granted")]),
+        "https works; kyiv is up, 23 ms."
+    );
+    // The other edge has not replied yet.
+    assert_eq!(
+        said(vec![refused("443", "oracle"), port("443", "kyiv", "waiting")]),
+        "https works; kyiv is up, 23 ms."
+    );
+    assert!(
+        said(vec![refused("443", "oracle"), refused("443", "kyiv")]).starts_with("https is not published: ")
+    );
+}
+
+#[test]
 fn a_refused_port_and_a_problem_are_failing_as_well() {
-    let refused = Published {
-        ports: "25".to_owned(),
-        peer: "kyiv".to_owned(),
-        state: "refused".to_owned(),
-        reason: Some("not_allowed".to_owned()),
-        fix: Some("add \"25\" to may_publish".to_owned()),
-    };
-    let mail = Service { publish: vec![refused], ..service("mail", "ok") };
+    let mail = Service { publish: vec![port("25", "kyiv", "refused")], ..service("mail", "ok") };
     let said = sentence(vec![mail], vec![peer("up")], &[]);
     assert_eq!(
         said,
@@ -75,11 +123,29 @@ fn a_refused_port_and_a_problem_are_failing_as_well() {
     assert_eq!(said, ("failing", "No service is failing, but: one (and 1 more)".to_owned()));
 }
 
+fn port(ports: &str, peer: &str, state: &str) -> Published {
+    let is_refused = state == "refused";
+    Published {
+        ports: ports.to_owned(),
+        peer: peer.to_owned(),
+        state: state.to_owned(),
+        reason: is_refused.then(|| "not_allowed".to_owned()),
+        fix: is_refused.then(|| format!("add \"{ports}\" to may_publish")),
+    }
+}
+
 fn sentence(services: Vec<Service>, peers: Vec<Peer>, problems: &[&str]) -> (&'static str, String) {
-    let problems = problems.iter().map(|line| (*line).to_owned()).collect();
-    let side = Side { role: "origin", version: "0.1.0".to_owned(), peers, services, problems };
-    let summary = summary(&[side]);
+    first(&[side("origin", services, peers, problems)])
+}
+
+fn first(sides: &[Side]) -> (&'static str, String) {
+    let summary = summary(sides);
     (summary.state, summary.summary)
+}
+
+fn side(role: &'static str, services: Vec<Service>, peers: Vec<Peer>, problems: &[&str]) -> Side {
+    let problems = problems.iter().map(|line| (*line).to_owned()).collect();
+    Side { role, version: "0.1.0".to_owned(), peers, services, problems }
 }
 
 fn service(name: &str, state: &str) -> Service {
