@@ -13,6 +13,7 @@ pub struct Arguments {
     /// Run the daemon with this configuration.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Without one, the daemon runs.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
