@@ -6,7 +6,7 @@ export RUST_LIB_BACKTRACE ?= 0
 # Root may make namespaces; any other user becomes root of a user namespace first.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,unshare --user --map-root-user --net --mount --pid --fork --mount-proc)
 
-.PHONY: help demo test soak redteam lint build portable machine machine-quick
+.PHONY: help demo test soak redteam lint build portable machine machine-quick packages
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -49,6 +49,10 @@ machine: ## Run the checks of tests/machine in emulated Debian machines (MACHINE
 
 machine-quick: ## Install the edge on an emulated Debian 12 by README, and check page, WireGuard, guard and journal.
 	scripts/machine quick
+
+packages: ## Build Debian packages for amd64 and arm64, and check them with lintian; they are in target/packages.
+	packaging/build
+	packaging/lint
 
 lint: ## Check format, words, lints, documentation and dependencies.
 	$(CARGO) fmt --all --check

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use daemon::command_line::end;
 
 use crate::join::{Join, join};
@@ -43,7 +43,15 @@ enum Command {
     Join(Join),
 }
 
-pub(crate) fn main() -> ExitCode {
+/// The command line, as man page and shell completions show it.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     end(match &command {
         Command::Status(arguments) => status::status(arguments),
@@ -57,11 +65,8 @@ pub(crate) fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use clap::CommandFactory as _;
-
     #[test]
     fn the_command_line_is_consistent() {
-        Arguments::command().debug_assert();
+        super::command().debug_assert();
     }
 }

@@ -1,15 +1,5 @@
-//! The command `causeway`: one for people, on both machines. It asks the daemon that runs there.
-
-mod cli;
-mod join;
-mod lines;
-mod machine;
-mod origin;
-#[cfg(target_os = "linux")]
-mod pair;
-mod publish;
-mod status;
+//! The program `causeway`; everything is in the library of the same name.
 
 fn main() -> std::process::ExitCode {
-    cli::main()
+    causeway::cli::main()
 }

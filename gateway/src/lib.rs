@@ -6,6 +6,7 @@
 //!   the TUN device. [`privilege`] and [`sandbox`] take rights away from both processes.
 //! - [`config`] reads the configuration with its keys, [`state`] the state folder, [`listening`]
 //!   the sockets of other programs, [`foreign`] their firewall rules.
+//! - [`cli`] is what the command lines of both programs accept.
 //! - [`control`] has the requests, the reports, and their text for people.
 //! - Commands: [`commands`] (`check`, `down`) with [`checked`] (`check --json`), [`guard`] (the
 //!   boot-time drop table), [`lists`], and [`exchange`] (`import`, `export`).
@@ -16,6 +17,7 @@
 )]
 
 pub mod checked;
+pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod control;

@@ -37,9 +37,9 @@ both_ways() {
   expect "8 MB up over IPv$1" "$(get "$1" /sha256 -T "$RUN/origin/www/big")" "$sum"
 }
 
-# steps HEADING N: the Nth block of commands below a heading of README, in the machine, in the built tree.
+# steps HEADING N [FOLDER]: the Nth block of commands below a heading of README, or of DOCUMENT, in the machine, in the built tree.
 steps() {
-  { echo 'set -eux; cd /root/causeway'; "$HERE/readme" "$1" sh "$2"; } | vm 'cat >/root/steps'
+  { echo "set -eux; cd ${3:-/root/causeway}"; "$HERE/readme" "$1" sh "$2"; } | vm 'cat >/root/steps'
   vm 'sh /root/steps 2>&1'
 }
 

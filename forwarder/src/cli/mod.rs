@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 
 use daemon::changes::{ChangeRequest, Commands, Trusted};
@@ -112,6 +112,12 @@ struct Asking {
     socket: Option<PathBuf>,
 }
 
+/// The command line, as man page and shell completions show it.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -208,11 +214,8 @@ fn places(config: Option<&Path>, asking: &Asking) -> Result<Vec<Place>, ExitErro
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use clap::CommandFactory as _;
-
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        super::command().debug_assert();
     }
 }

@@ -1,0 +1,11 @@
+//! The command `causeway`: one for people, on both machines. It asks the daemon that runs there.
+
+pub mod cli;
+mod join;
+mod lines;
+mod machine;
+mod origin;
+#[cfg(target_os = "linux")]
+mod pair;
+mod publish;
+mod status;
