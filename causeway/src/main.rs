@@ -2,11 +2,15 @@
 
 mod cli;
 mod join;
+#[cfg(target_os = "linux")]
+mod lines;
 mod machine;
 mod origin;
 #[cfg(target_os = "linux")]
 mod pair;
 mod publish;
+#[cfg(target_os = "linux")]
+mod setup;
 mod status;
 
 fn main() -> std::process::ExitCode {

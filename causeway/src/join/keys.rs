@@ -34,7 +34,7 @@ pub(super) struct OwnKey {
 /// What the file system says, or the mode of the file.
 pub(super) fn first(config: &Path) -> Result<OwnKey, ExitError> {
     let path = folder_of(config).join(FIRST);
-    let owner = daemon_user();
+    let owner = daemon_user(USER);
     let public = read_or_make(&path, owner)?;
     Ok(OwnKey { public, file: Some(FIRST.to_owned()), path, old: None })
 }
@@ -79,7 +79,11 @@ fn next_name(path: &Path) -> PathBuf {
     path.with_file_name(format!("{name}-{}.key", number.saturating_add(1)))
 }
 
-fn read_or_make(path: &Path, owner: Option<Owner>) -> Result<PublicKey, ExitError> {
+/// The public half of the key in a file, which is made for `owner` if it is not there.
+///
+/// # Errors
+/// What the file system says, or the mode of the file.
+pub(crate) fn read_or_make(path: &Path, owner: Option<Owner>) -> Result<PublicKey, ExitError> {
     let at = Position { file: path.into(), line: 1, column: 1 };
     if path.exists() {
         return read(&FileRef { location: FileLocation::Path(path.to_owned()), at });
@@ -113,13 +117,14 @@ fn path_of(file: &FileRef) -> Result<PathBuf, ExitError> {
     }
 }
 
-fn daemon_user() -> Option<Owner> {
+/// A user of a daemon, where this machine has it.
+pub(crate) fn daemon_user(name: &str) -> Option<Owner> {
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    Owner::find(USER, &passwd)
+    Owner::find(name, &passwd)
 }
 
 /// The folder of a file.
-pub(super) fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

@@ -5,7 +5,7 @@
 
 mod client;
 mod file;
-mod keys;
+pub(crate) mod keys;
 mod silence;
 mod stream;
 mod write;

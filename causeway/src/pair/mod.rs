@@ -2,13 +2,11 @@
 //!
 //! - `plan`: what the pairing is about. `address`: addresses in the tunnel. `file`: the text of the
 //!   configuration.
-//! - `lines`: answers of the operator. `exchange`: the rounds with the gateway until the other
-//!   machine has joined.
+//! - `exchange`: the rounds with the gateway until the other machine has joined.
 
 mod address;
 mod exchange;
 mod file;
-mod lines;
 mod plan;
 
 use std::net::IpAddr;
@@ -26,18 +24,17 @@ use daemon::text::period;
 use gateway::commands::proxied;
 use gateway::config::needs;
 use gateway::control::client::ask_change;
+use gateway::exchange::CONFIGURATION;
 use policy::gateway::Policy;
 use policy::{HostPort, Name, PublicPorts, Source};
 use tunnel::key::{PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
+use crate::lines::{Answer, Line, Lines};
 use crate::machine::is_interactive;
 use exchange::Exchange;
-use lines::{Answer, Line, Lines};
+pub(crate) use plan::USUAL;
 use plan::{Plan, Wanted, name_of};
-
-/// The edge's configuration, unless another is named.
-const CONFIGURATION: &str = "/etc/causeway/gateway.toml";
 
 /// How long the edge has the new peer without the other machine's report; then it is as it was.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(120);

@@ -7,11 +7,11 @@ use std::thread;
 use daemon::command_line::print_to_stderr;
 
 /// Lines of standard input, read next to other work.
-pub(super) struct Lines(Receiver<String>);
+pub(crate) struct Lines(Receiver<String>);
 
 /// What came so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub(crate) enum Line {
     /// A line, without white space around it.
     Text(String),
     /// No line yet.
@@ -22,7 +22,7 @@ pub(super) enum Line {
 
 /// An answer to a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// The whole word "yes".
     Yes,
     /// The whole word "no", or the end of the input.
@@ -31,7 +31,7 @@ pub(super) enum Answer {
 
 impl Lines {
     /// Begins to read.
-    pub(super) fn read() -> io::Result<Self> {
+    pub(crate) fn read() -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel();
         // It may wait for a line when the program ends.
         thread::Builder::new().name("input".to_owned()).spawn(move || {
@@ -45,7 +45,7 @@ impl Lines {
     }
 
     /// The next line, if there is one.
-    pub(super) fn next(&self) -> Line {
+    pub(crate) fn next(&self) -> Line {
         match self.0.try_recv() {
             Ok(line) => Line::Text(line),
             Err(TryRecvError::Empty) => Line::None,
@@ -53,15 +53,20 @@ impl Lines {
         }
     }
 
+    /// Waits for the next line; `None` at the end of the input.
+    pub(crate) fn wait(&self) -> Option<String> {
+        self.0.recv().ok()
+    }
+
     /// Forgets lines that came before a question was asked: they are no answers to it.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         while let Ok(line) = self.0.try_recv() {
             drop(line);
         }
     }
 
     /// The answer to a question, if there is one; any other line than a whole word asks again.
-    pub(super) fn answer(&self, question: &str) -> Option<Answer> {
+    pub(crate) fn answer(&self, question: &str) -> Option<Answer> {
         match self.next() {
             Line::None => None,
             Line::End => Some(Answer::No),
