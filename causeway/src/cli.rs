@@ -9,9 +9,11 @@ use crate::join::{Join, join};
 #[cfg(target_os = "linux")]
 use crate::pair::{Pair, pair};
 use crate::publish::{self, Publish, Unpublish};
+#[cfg(target_os = "linux")]
+use crate::setup::{Setup, setup};
 use crate::status::{self, Status};
 
-/// Pairs the two machines, publishes services and shows how they are.
+/// Sets up an edge, pairs the two machines, publishes services and shows how they are.
 #[derive(Debug, Parser)]
 #[command(name = "causeway", version, after_help = EXIT_CODES)]
 struct Arguments {
@@ -36,7 +38,17 @@ enum Command {
     Publish(Publish),
     /// Withdraw what `publish` published (at the origin).
     Unpublish(Unpublish),
-    /// Add a peer to this edge, or give one another key, by a code for the other machine; root only.
+    /// Make this machine an edge: propose a gateway.toml for it, write it, and start the gateway;
+    /// root only.
+    ///
+    /// It looks at interfaces, routes, ports in use, other firewalls and the clock, asks for the
+    /// public name, makes the key pair, checks as `gateway check` does, and prints what the router
+    /// has to forward. A file that is there is never overwritten: it is compared. Exits 10 while
+    /// something is missing, such as a DNS record, and 6 when the file is not as the answers say.
+    #[cfg(target_os = "linux")]
+    Setup(Setup),
+    /// Add a peer to this edge, or give one another key, by a code for the other machine; root
+    /// only.
     #[cfg(target_os = "linux")]
     Pair(Pair),
     /// Make this machine a peer of an edge, by the code that `causeway pair` printed there.
@@ -57,6 +69,8 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => status::status(arguments),
         Command::Publish(arguments) => publish::publish(arguments),
         Command::Unpublish(arguments) => publish::unpublish(arguments),
+        #[cfg(target_os = "linux")]
+        Command::Setup(arguments) => setup(arguments),
         #[cfg(target_os = "linux")]
         Command::Pair(arguments) => pair(arguments),
         Command::Join(arguments) => join(arguments),

@@ -8,4 +8,6 @@ mod origin;
 #[cfg(target_os = "linux")]
 mod pair;
 mod publish;
+#[cfg(target_os = "linux")]
+mod setup;
 mod status;

@@ -73,6 +73,11 @@ impl Lines {
         }
     }
 
+    /// Waits for the next line; `None` at the end of the input.
+    pub(crate) fn wait(&self) -> Option<String> {
+        self.receiver.recv().ok()
+    }
+
     /// Forgets lines that came before a question was asked: they are no answers to it.
     pub(crate) fn forget(&self) {
         while let Ok(line) = self.receiver.try_recv() {

@@ -83,9 +83,8 @@ fn inspect(path: &Path, with: Option<&Path>) -> Result<Found, LoadError> {
     }
     let unseen = |file: &PathBuf| format!("{}: not looked into, only the daemon's user may", file.display());
     let mut notes: Vec<String> = keys.unseen.iter().map(unseen).collect();
-    notes.extend(obstacles_here(&policy));
-    let Around { trusted, problems } = around(&policy);
-    notes.extend(problems);
+    let Surroundings { obstacles, trusted, remarks } = surroundings(&policy);
+    notes.extend(obstacles.into_iter().chain(remarks));
     let endpoints = policy.peers.iter().filter_map(|peer| peer.endpoint.as_ref());
     notes.extend(proxied(&policy, path, endpoints));
     let own = policy.wan.name.clone().map(|host| HostPort { host, port: policy.interface.listen_port });
@@ -106,36 +105,45 @@ fn far_end(with: &Path) -> Result<forwarder::Policy, LoadError> {
 }
 
 /// What a policy would mean on the running system.
-#[derive(Default)]
-struct Around {
-    trusted: Vec<String>,
-    problems: Vec<String>,
+#[derive(Debug, Default)]
+pub struct Surroundings {
+    /// Foreign rules that block the tunnel, each with its fix.
+    pub obstacles: Vec<String>,
+    /// Who would be trusted here, a line for each interface.
+    pub trusted: Vec<String>,
+    /// What would be closed, and what is not as the policy says, each with its fix.
+    pub remarks: Vec<String>,
 }
 
-/// Who would be trusted here, what would be closed, and what is not as the policy says; empty for a
-/// user who could not run the daemon here. It only informs, since this need not be the edge's
-/// machine.
-fn around(policy: &Policy) -> Around {
+/// What this machine means for a policy; empty for a user who could not run the daemon here. It
+/// only informs, since this need not be the edge's machine.
+#[must_use]
+pub fn surroundings(policy: &Policy) -> Surroundings {
+    let obstacles = obstacles_here(policy);
     if privilege::require().is_err() {
-        return Around::default();
+        return Surroundings::default();
     }
-    let Ok(system) = Machine::read(policy) else { return Around::default() };
+    let Ok(system) = Machine::read(policy) else { return Surroundings { obstacles, ..Default::default() } };
     let machine = Machine::at_apply(policy, system, &State::at(&policy.state_directory).pins());
     let trust = machine.conditions(policy, None, (&[], &[])).trust;
     let listeners = listeners();
-    let mut problems = machine.remarks(policy);
-    problems.extend(closed_since_names(policy, machine.system(), &trust, &listeners));
-    problems.extend(taken(policy, &listeners));
-    Around { trusted: machine.trusted(policy), problems }
+    let mut remarks = machine.remarks(policy);
+    remarks.extend(closed_since_names(policy, machine.system(), &trust, &listeners));
+    remarks.extend(taken(policy, &listeners));
+    Surroundings { obstacles, trusted: machine.trusted(policy), remarks }
 }
 
 /// Foreign rules that block the tunnel, where this user may look at them.
 fn obstacles_here(policy: &Policy) -> Vec<String> {
-    if privilege::require().is_err() {
-        return Vec::new();
-    }
     let needs = Needs { device: policy.interface.name.to_string(), port: policy.interface.listen_port };
-    list(Listing::Ruleset).map(|listing| obstacles(&listing, &needs)).unwrap_or_default()
+    all_rules().map(|listing| obstacles(&listing, &needs)).unwrap_or_default()
+}
+
+/// Every rule of this machine, as `nft -j list ruleset` prints it, where this user may look.
+#[must_use]
+pub fn all_rules() -> Option<String> {
+    privilege::require().ok()?;
+    list(Listing::Ruleset).ok()
 }
 
 /// Warnings about endpoints whose names lead to a proxy, which carries no WireGuard.
@@ -164,8 +172,9 @@ pub fn proxied<'e>(
     endpoints.filter(|endpoint| matches!(endpoint.host, Host::Name(_))).filter_map(warning).collect()
 }
 
-/// What a name resolves to within [`LOOKUP`]; nothing when it does not.
-fn addresses_of(endpoint: &HostPort) -> Vec<IpAddr> {
+/// What a name resolves to within two seconds; nothing when it does not.
+#[must_use]
+pub fn addresses_of(endpoint: &HostPort) -> Vec<IpAddr> {
     let (sender, receiver) = mpsc::channel();
     let name = endpoint.to_string();
     // A resolver that hangs is not waited for: the program ends soon anyway.

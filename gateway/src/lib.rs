@@ -5,7 +5,8 @@
 //! - [`kernel`] is everything that needs a capability, in a process of its own: nftables, routes,
 //!   the TUN device. [`privilege`] and [`sandbox`] take rights away from both processes.
 //! - [`config`] reads the configuration with its keys, [`state`] the state folder, [`listening`]
-//!   the sockets of other programs, [`foreign`] their firewall rules.
+//!   the sockets of other programs, [`foreign`] their firewall rules that block the tunnel, and
+//!   [`firewalls`] whose they are.
 //! - [`cli`] is what the command lines of both programs accept.
 //! - [`control`] has the requests, the reports, and their text for people.
 //! - Commands: [`commands`] (`check`, `down`) with [`checked`] (`check --json`), [`guard`] (the
@@ -23,6 +24,7 @@ pub mod config;
 pub mod control;
 pub mod edge;
 pub mod exchange;
+pub mod firewalls;
 pub mod foreign;
 pub mod guard;
 pub mod kernel;

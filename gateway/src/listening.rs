@@ -1,6 +1,7 @@
 //! The sockets of this machine that wait for connections or datagrams, as `/proc/net` lists them.
 
-use std::fs::File;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -15,22 +16,65 @@ const UNCONNECTED: &str = "07";
 /// Every waiting socket; none of a kind whose file cannot be read.
 #[must_use]
 pub fn listeners() -> Vec<Listener> {
+    let mut found: Vec<Listener> = sockets().into_iter().map(|(listener, _)| listener).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// The names of the programs that have waiting sockets, by socket, as far as this user may see
+/// them: root sees all.
+#[must_use]
+pub fn programs() -> BTreeMap<Listener, String> {
+    let sockets = sockets().into_iter().filter_map(|(listener, inode)| Some((inode?, listener)));
+    let sockets: BTreeMap<u64, Listener> = sockets.collect();
+    let mut found = BTreeMap::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let opened = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        let held = opened.filter_map(|file| socket_inode(&fs::read_link(file.path()).ok()?));
+        let mut held = held.filter_map(|inode| sockets.get(&inode)).peekable();
+        if held.peek().is_some()
+            && let Ok(name) = fs::read_to_string(process.path().join("comm"))
+        {
+            for listener in held {
+                found.entry(*listener).or_insert_with(|| name.trim().to_owned());
+            }
+        }
+    }
+    found
+}
+
+/// The number of a socket, by what its descriptor in `/proc` leads to.
+fn socket_inode(link: &Path) -> Option<u64> {
+    link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// Every waiting socket with its number, which sockets of the kernel do not have.
+fn sockets() -> Vec<(Listener, Option<u64>)> {
     let lines = |file: &str| {
         let opened = File::open(Path::new("/proc/self/net").join(file));
         opened.into_iter().flat_map(|file| BufReader::new(file).lines().skip(1)).map_while(Result::ok)
     };
+    let with_inode = |line: &str, listener| (listener, inode(line));
     let mut found = Vec::new();
     for file in ["tcp", "tcp6"] {
         // Sockets that listen come first (proc_net_tcp.rst); the connections, which may be many,
         // are not read.
-        found.extend(lines(file).map_while(|line| listener(&line, Protocol::Tcp, LISTENING)));
+        found.extend(lines(file).map_while(|line| {
+            listener(&line, Protocol::Tcp, LISTENING).map(|listener| with_inode(&line, listener))
+        }));
     }
     for file in ["udp", "udp6"] {
-        found.extend(lines(file).filter_map(|line| listener(&line, Protocol::Udp, UNCONNECTED)));
+        found.extend(lines(file).filter_map(|line| {
+            listener(&line, Protocol::Udp, UNCONNECTED).map(|listener| with_inode(&line, listener))
+        }));
     }
-    found.sort_unstable();
-    found.dedup();
     found
+}
+
+/// The number of the socket in a line: its tenth word.
+fn inode(line: &str) -> Option<u64> {
+    line.split_whitespace().nth(9)?.parse().ok().filter(|&inode| inode != 0)
 }
 
 /// One line: its number, the local end, the remote end, the state, and more.
@@ -78,6 +122,16 @@ mod tests {
         }
         assert!(has(Protocol::Udp, udp.local_addr().unwrap()));
         assert!(!has(Protocol::Udp, connected.local_addr().unwrap()));
+    }
+
+    #[test]
+    fn a_waiting_socket_is_listed_with_its_program() {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = tcp.local_addr().unwrap();
+        let own = fs::read_to_string("/proc/self/comm").unwrap();
+        let programs = programs();
+        let found = programs.get(&Listener { protocol: Protocol::Tcp, address: at.ip(), port: at.port() });
+        assert_eq!(found.map(String::as_str), Some(own.trim()));
     }
 
     #[test]

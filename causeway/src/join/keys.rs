@@ -44,7 +44,7 @@ impl OwnKey {
 /// # Errors
 /// What the file system says, or the mode of the file.
 pub(super) fn first(config: &Path, is_new: bool) -> Result<OwnKey, ExitError> {
-    let (folder, owner) = (folder_of(config), daemon_user());
+    let (folder, owner) = (folder_of(config), daemon_user(USER));
     let usual = folder.join(FIRST);
     let old = (is_new && highest(&usual, &[]) > 0).then(|| usual.clone());
     let path = old.as_ref().map_or(usual, |old| next_name(old, &[]));
@@ -106,7 +106,11 @@ fn numbered(path: &Path) -> (String, u32) {
     }
 }
 
-fn read_or_make(path: &Path, owner: Option<Owner>) -> Result<PublicKey, ExitError> {
+/// The public half of the key in a file, which is made for `owner` if it is not there.
+///
+/// # Errors
+/// What the file system says, or the mode of the file.
+pub(crate) fn read_or_make(path: &Path, owner: Option<Owner>) -> Result<PublicKey, ExitError> {
     let at = Position { file: path.into(), line: 1, column: 1 };
     if path.exists() {
         return read(&FileRef { location: FileLocation::Path(path.to_owned()), at });
@@ -140,13 +144,14 @@ fn path_of(file: &FileRef) -> Result<PathBuf, ExitError> {
     }
 }
 
-fn daemon_user() -> Option<Owner> {
+/// A user of a daemon, where this machine has it.
+pub(crate) fn daemon_user(name: &str) -> Option<Owner> {
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    Owner::find(USER, &passwd)
+    Owner::find(name, &passwd)
 }
 
 /// The folder of a file.
-pub(super) fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

@@ -12,7 +12,7 @@ mod consent;
 mod course;
 mod endpoints;
 mod file;
-mod keys;
+pub(crate) mod keys;
 mod signals;
 mod silence;
 mod stream;

@@ -25,6 +25,7 @@ use daemon::text::period;
 use gateway::commands::proxied;
 use gateway::config::needs;
 use gateway::control::client::ask_change;
+use gateway::exchange::CONFIGURATION;
 use policy::gateway::Policy;
 use policy::{FileLocation, FileRef, HostPort, Name, Position, PublicPorts, Source};
 use tunnel::key::{PrivateKey, PublicKey};
@@ -33,10 +34,8 @@ use zeroize::Zeroizing;
 use crate::lines::{Answer, Line, Lines};
 use crate::machine::is_interactive;
 use exchange::Exchange;
+pub(crate) use plan::USUAL;
 use plan::{Plan, Wanted, name_of};
-
-/// The edge's configuration, unless another is named.
-const CONFIGURATION: &str = "/etc/causeway/gateway.toml";
 
 /// How long the edge has the new peer without the other machine's report; then it is as it was.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(120);

@@ -17,7 +17,7 @@ use super::address::{self, AddressError, Addresses};
 use super::file::{NewPeer, with_peer};
 
 /// What an origin may open by itself, unless the operator says otherwise: the web.
-const USUAL: [&str; 3] = ["80", "443", "443/udp"];
+pub(crate) const USUAL: [&str; 3] = ["80", "443", "443/udp"];
 
 /// What the operator asks for.
 #[derive(Clone, Debug)]

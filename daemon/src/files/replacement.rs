@@ -68,6 +68,15 @@ impl Replacement {
         &self.path
     }
 
+    /// Takes a place where no file is, in one step.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where one is; else whatever the file system says.
+    pub fn finish_new(self) -> io::Result<()> {
+        self.file.persist_noclobber(&self.path)?;
+        File::open(folder_of(&self.path))?.sync_all()
+    }
+
     /// Takes the old file's place in one step.
     ///
     /// # Errors
@@ -132,6 +141,18 @@ mod tests {
         prepare(b"new").finish().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_new_file_never_takes_the_place_of_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gateway.toml");
+        let prepare = |text: &[u8]| Replacement::prepare(&path, Target::own(0o644), text).unwrap();
+        prepare(b"first").finish_new().unwrap();
+        let refused = prepare(b"second").finish_new().unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

@@ -68,6 +68,14 @@ fn explain(ruleset: &str, failure: Failure) -> Failure {
     explained(ruleset, failure, &versions, |part, left| run(&CHECK, part, Some(left)).map(drop))
 }
 
+/// The version of `nft`, such as `1.0.6`; `None` where it is not installed or does not work.
+#[must_use]
+pub fn version() -> Option<String> {
+    let printed = run(&["--version"], "", SHORT).ok()?;
+    let number = printed.split_whitespace().find_map(|word| word.strip_prefix('v'))?;
+    number.starts_with(|c: char| c.is_ascii_digit()).then(|| number.to_owned())
+}
+
 /// The conflict with a process that owns our table, if there is one.
 fn owned() -> Option<Failure> {
     // Not as JSON: nft 1.0.6 names the flag wrongly there.

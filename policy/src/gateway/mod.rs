@@ -1,5 +1,6 @@
 //! The edge: `gateway.toml` and what it means.
 
+mod answers;
 mod check;
 mod entries;
 mod grants;
@@ -11,6 +12,7 @@ mod reload;
 mod render;
 mod sides;
 
+pub use answers::{Answers, parse_answers};
 pub use grants::{Judged, MAX_ALL_GRANTS, Request, Requests};
 pub use may_publish::{MAX_GRANTS, granted};
 pub use model::{

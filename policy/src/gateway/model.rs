@@ -9,8 +9,8 @@ use ipnetwork::IpNetwork;
 
 use crate::sections::{Link, List, Log, Metrics, Offload};
 use crate::{
-    AllowList, Bandwidth, FileRef, Host, HostPort, InterfaceName, Mtu, Name, PortRange, Protocols, PublicKey,
-    PublicPorts, Rate, Warning, prefix,
+    AllowList, Bandwidth, FileRef, Host, HostPort, InterfaceName, Mtu, Name, PortRange, Protocol, Protocols,
+    PublicKey, PublicPorts, Rate, Warning, prefix,
 };
 
 /// Everything `gateway.toml` says, valid by construction; every default is filled in.
@@ -111,6 +111,13 @@ pub struct Accept {
     pub protocols: Protocols,
     /// Ports.
     pub ports: PortRange,
+}
+
+impl fmt::Display for Accept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.protocols.iter().map(Protocol::as_str).collect();
+        write!(f, "{}/{}", names.join("+"), self.ports)
+    }
 }
 
 /// `[[peer]]`

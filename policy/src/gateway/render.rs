@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::model::{Allow, InterfacePattern, Party, Peer, Policy, Publish, Service, SourceHandling};
-use crate::{AllowList, Mtu, Protocol, Protocols};
+use crate::{AllowList, Mtu, Protocols};
 
 impl Policy {
     /// The effective configuration: reading it again gives the same policy.
@@ -33,9 +33,7 @@ impl Policy {
             ("mtu", mtu(self.interface.mtu)),
         ];
         table("[interface]", &interface, text);
-        let accept =
-            self.wan.accept.iter().map(|accept| format!("{}/{}", plus(accept.protocols), accept.ports));
-        let accept: Vec<String> = accept.collect();
+        let accept: Vec<String> = self.wan.accept.iter().map(ToString::to_string).collect();
         let interface = Some(("interface", array(&self.wan.interfaces)));
         let interface = interface.filter(|_| !self.wan.interfaces.is_empty());
         let name = self.wan.name.as_ref().map(|name| ("name", quoted(name)));
@@ -187,11 +185,6 @@ fn mtu(mtu: Mtu) -> String {
 
 fn protocols(protocols: Protocols) -> String {
     array(&protocols.iter().collect::<Vec<_>>())
-}
-
-fn plus(protocols: Protocols) -> String {
-    let names: Vec<&str> = protocols.iter().map(Protocol::as_str).collect();
-    names.join("+")
 }
 
 fn source(source: SourceHandling) -> String {

@@ -7,9 +7,7 @@ use super::model::{Accept, Wan};
 use crate::fields::{self, At, or_absent};
 use crate::prefix::{covers, is_default};
 use crate::reader::{Reader, Table, Value};
-use crate::{InterfaceName, Problem, text};
-
-const NAME: &str = "a DNS name or an address without a port, such as \"kyiv.example.com\"";
+use crate::{Host, InterfaceName, Problem, text};
 
 pub(super) fn wan(root: &Table<'_>) -> Option<WanAt> {
     let Some(table) = root.table("wan", "[wan]") else {
@@ -17,7 +15,7 @@ pub(super) fn wan(root: &Table<'_>) -> Option<WanAt> {
     };
     let interfaces =
         table.optional("interface").map_or(Some(Vec::new()), |value| interfaces(value.one_or_many()));
-    let name = table.optional("name").map(|value| value.parse(NAME, text::host));
+    let name = table.optional("name").map(public_name);
     let items = table.optional("accept").map_or(Vec::new(), |value| value.items("an array of strings"));
     let accept: Vec<At<Accept>> = items.into_iter().filter_map(accepted).collect();
     table.close();
@@ -30,7 +28,12 @@ pub(super) fn wan(root: &Table<'_>) -> Option<WanAt> {
     Some((wan, interfaces, accept))
 }
 
-fn interfaces(items: Vec<Value<'_>>) -> Option<Vec<At<InterfaceName>>> {
+/// The edge's public name or address.
+pub(super) fn public_name(value: Value<'_>) -> Option<Host> {
+    value.parse("a DNS name or an address without a port, such as \"kyiv.example.com\"", text::host)
+}
+
+pub(super) fn interfaces(items: Vec<Value<'_>>) -> Option<Vec<At<InterfaceName>>> {
     items.into_iter().map(|item| Some(At::new(fields::interface_name(item)?, item.at()))).collect()
 }
 
@@ -42,7 +45,7 @@ pub(super) fn own_interfaces(reader: &Reader<'_>, named: [&[At<InterfaceName>]; 
     }
 }
 
-fn accepted(value: Value<'_>) -> Option<At<Accept>> {
+pub(super) fn accepted(value: Value<'_>) -> Option<At<Accept>> {
     let accept = value.parse("protocol/port, such as \"tcp/22\" or \"udp/60000-60010\"", |written| {
         let (protocols, ports) = written.split_once('/')?;
         Some(Accept { protocols: text::protocols(protocols)?, ports: text::ports(ports)? })
@@ -62,7 +65,7 @@ pub(super) fn lan(root: &Table<'_>) -> (Vec<At<IpNetwork>>, Vec<At<InterfaceName
 
 /// A prefix that a local network can have: neither everything, nor multicast, nor what every link
 /// has of its own.
-fn lan_prefix(value: Value<'_>) -> Option<At<IpNetwork>> {
+pub(super) fn lan_prefix(value: Value<'_>) -> Option<At<IpNetwork>> {
     let prefix = fields::prefix(value)?;
     let link_local = ["fe80::/10", "224.0.0.0/4", "ff00::/8"];
     let everywhere = link_local.iter().filter_map(|text| text.parse::<IpNetwork>().ok());
