@@ -349,6 +349,7 @@ fn a_code_that_is_older_than_fifteen_minutes_is_refused_and_both_ends_say_so() -
         ensure!(pair.process.log()?.contains("the time of the code is over"), "{}", pair.process.log()?);
         ensure!(join.process.wait(LIMIT)?.code() == Some(1), "{}", join.process.log()?);
         ensure!(join.process.log()?.contains("the time of the code is over"), "{}", join.process.log()?);
+        edge.wait_until_no_pairing(1)?;
         let mut late = Joining::start(&lab.node("gdansk")?, &code, &["--timeout", SHORT])?;
         ensure!(late.process.wait(LIMIT)?.code() == Some(1), "{}", late.process.log()?);
         ensure!(late.process.log()?.contains("15 minutes"), "{}", late.process.log()?);
