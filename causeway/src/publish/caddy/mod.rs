@@ -122,15 +122,14 @@ impl<'a> Sites<'a> {
         let mut command = Command::new(program);
         command.args(rest).arg(verb).arg("--config").arg(&self.caddy.config).args(["--adapter", "caddyfile"]);
         let shown = format!("`{} {verb}`", words.join(" "));
-        let output = command::run(&mut command, command::LIMIT).map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut | io::ErrorKind::InvalidData => ExitError::new(
-                Exit::Failed,
-                format!("{shown}: {error}; correct [caddy] command, or see Caddy's log"),
-            ),
-            _ => {
-                let message = format!("{program}: {error}; install Caddy, or correct [caddy] command");
-                ExitError::new(Exit::of(&error), message)
-            }
+        let output = command::run(&mut command, command::LIMIT).map_err(|error| {
+            let has_run = matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::InvalidData);
+            let message = if has_run {
+                format!("{shown}: {error}; correct [caddy] command, or see Caddy's log")
+            } else {
+                format!("{program}: {error}; install Caddy, or correct [caddy] command")
+            };
+            ExitError::new(Exit::of(&error), message)
         })?;
         if output.status.success() {
             return Ok(output.stdout);
