@@ -285,10 +285,8 @@ fn write(config: &Path, text: &str) -> Result<(), ExitError> {
     let written =
         Replacement::prepare(config, Target::own(0o644), text.as_bytes()).and_then(Replacement::finish_new);
     written.map_err(|error| {
-        let exit = match error.kind() {
-            io::ErrorKind::AlreadyExists => Exit::Conflict,
-            _ => Exit::of(&error),
-        };
+        let is_there = error.kind() == io::ErrorKind::AlreadyExists;
+        let exit = if is_there { Exit::Conflict } else { Exit::of(&error) };
         let fix = fix_of_write(&error, "it is written by root");
         ExitError::new(exit, format!("{}: {error}; {fix}", config.display()))
     })

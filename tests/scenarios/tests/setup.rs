@@ -108,6 +108,46 @@ fn wrong_uses_are_refused_with_the_fix_and_change_nothing() -> Result<()> {
     })
 }
 
+#[test]
+fn the_units_are_started_once_and_a_start_that_failed_is_repeated_by_running_it_again() -> Result<()> {
+    scenario(Topology::one_armed(), |lab| {
+        if !lab::has_real_root() {
+            return lab::skip(lab.name(), "only real root mounts an overlay").map(drop);
+        }
+        let edge = lab.node("edge")?;
+        // In place of systemd: it notes what it is asked, and fails while /run/refuse is there.
+        let systemctl = "#!/bin/sh\necho \"$*\" >> /run/asked\n\
+            case $1 in enable) test ! -e /run/refuse && touch /run/started;; *) test -e /run/started;; esac\n";
+        edge.shell(
+            "mkdir -p /run/own/etc /run/own/work /run/programs /run/systemd/system
+             mount -t overlay -o lowerdir=/etc,upperdir=/run/own/etc,workdir=/run/own/work own /etc
+             mount -t tmpfs -o mode=0755 tmpfs /var/lib
+             mkdir -p /etc/systemd/system && touch /etc/systemd/system/gateway.service /run/refuse",
+        )?;
+        let write = edge
+            .command("sh")
+            .args(["-euc", "cat > /run/programs/systemctl; chmod +x /run/programs/systemctl"]);
+        write.run_with_input(systemctl.as_bytes())?;
+        let path = format!("/run/programs:{}", std::env::var("PATH")?);
+        let setup =
+            || edge.command(lab::binary("causeway")?).env("PATH", &path).args(["setup", "--yes"]).output();
+        let refused = setup()?;
+        ensure!(refused.status.code() == Some(1), "{}", said(&refused));
+        ensure!(said(&refused).contains("journalctl -u gateway"), "{}", said(&refused));
+        let before = edge.run("cat /etc/causeway/gateway.toml /etc/causeway/keys/gateway.key")?;
+        edge.run("rm /run/refuse")?;
+        // Its public name is missing: the router's address is not known here.
+        for words in ["starts at each boot", "the gateway runs\n"] {
+            let done = setup()?;
+            ensure!(done.status.code() == Some(10) && said(&done).contains(words), "{}", said(&done));
+        }
+        ensure!(edge.run("cat /etc/causeway/gateway.toml /etc/causeway/keys/gateway.key")? == before);
+        let asked = edge.run("grep -c enable /run/asked")?;
+        ensure!(asked.trim() == "2", "the units were enabled {asked} times");
+        Ok(())
+    })
+}
+
 /// A machine with the programs and nothing else.
 struct Bare {
     node: Node,
