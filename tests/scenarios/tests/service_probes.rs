@@ -49,7 +49,8 @@ fn a_dead_server_behind_a_plain_peer_is_named_soon_and_green_soon_after_its_star
         site.origin.nft(
             "table inet filter { chain input { type filter hook input priority 0;
                tcp dport 5007 ip saddr 10.77.88.1 drop;
-             } }",
+             }
+             }",
         )?;
         site.start_gateway()?;
         let web = TcpServer::start(site.origin.tcp_listener("192.168.88.2:443")?, echo)?;
@@ -66,7 +67,7 @@ fn a_dead_server_behind_a_plain_peer_is_named_soon_and_green_soon_after_its_star
         let _web = TcpServer::start(site.origin.tcp_listener("192.168.88.2:443")?, echo)?;
         println!("green {:?} after its start", shows(&site, "https", &None, KNOWN)?);
 
-        site.origin.nft("table inet filter { chain input { tcp dport 443 ip saddr 10.77.88.1 drop; } }")?;
+        site.origin.nft("table inet filter { chain input { tcp dport 443 ip saddr 10.77.88.1 drop; }\n }")?;
         println!("silence named after {:?}", shows(&site, "https", &named("timed_out"), SILENT)?);
         site.origin.run("nft delete table inet filter")?;
         shows(&site, "https", &None, KNOWN)?;

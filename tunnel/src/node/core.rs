@@ -363,6 +363,10 @@ impl Core {
             (self.session.is_some() && self.waiting > 0).then(|| now.after(Duration::from_millis(10)));
         let keepalive = self.keepalive_due();
         let rekey = self.rekey_due().filter(|_| has_endpoint);
+        let probes = match (self.probes.deadline(), self.service_probes.deadline()) {
+            (Some(own), Some(services)) => Some(own.min(services)),
+            (own, services) => own.or(services),
+        };
         [
             tunn,
             opening,
@@ -372,8 +376,7 @@ impl Core {
             self.handshake_at,
             self.recovery.deadline(),
             self.next_state_change,
-            self.probes.deadline(),
-            self.service_probes.deadline(),
+            probes,
         ]
         .into_iter()
         .flatten()
