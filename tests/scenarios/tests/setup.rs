@@ -142,7 +142,7 @@ fn the_units_are_started_once_and_a_start_that_failed_is_repeated_by_running_it_
             ensure!(done.status.code() == Some(10) && said(&done).contains(words), "{}", said(&done));
         }
         ensure!(edge.run("cat /etc/causeway/gateway.toml /etc/causeway/keys/gateway.key")? == before);
-        let asked = edge.run("grep -c enable /run/asked")?;
+        let asked = edge.run("grep -c ^enable /run/asked")?;
         ensure!(asked.trim() == "2", "the units were enabled {asked} times");
         Ok(())
     })
