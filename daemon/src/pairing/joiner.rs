@@ -40,7 +40,7 @@ pub enum JoinFault {
     OutOfOrder,
     /// The edge has another version of the messages.
     #[error(
-        "the edge pairs by version {0} of the messages, this machine by version {SCHEMA} at most; update this machine"
+        "the edge pairs by version {0} of the messages, this machine by version {SCHEMA}; update the older of the two"
     )]
     Schema(u32),
     /// What the edge opened is not what it was bound to.
