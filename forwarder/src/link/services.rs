@@ -154,6 +154,7 @@ mod tests {
         let pools = Pools::new(&policy);
         let pool = pools.load().values().next().unwrap().clone();
         pool.members()[0].handle_check(Ok(()));
+        pool.names().iter().for_each(|name| name.begin(Instant::from_boot(Duration::ZERO)));
         let fail = |name: &Watched| {
             for second in [1, 6] {
                 let failure = CheckFailure { reason: Reason::NoSite, evidence: Evidence::of("421") };

@@ -40,7 +40,7 @@ fn a_port_published_by_three_lines_at_the_origin_is_served_on_the_wan_side_alone
         let shown = site.gatewayctl(&["services"])?.run()?;
         let row = shown.lines().find(|line| line.starts_with("wroclaw/web")).context("no row")?;
         ensure!(row.contains("9443") && row.contains("10.77.88.2:9443"), "{shown}");
-        let status = site.forwarder_command(&["status", "--socket", &socket(&site)])?.output()?;
+        let status = site.ask_forwarder(&["status"])?.output()?;
         let status = String::from_utf8_lossy(&status.stdout).into_owned();
         ensure!(status.contains("publish 9443 at kyiv: granted"), "{status}");
         until(SOON, "the name at the edge", || {
@@ -282,7 +282,7 @@ fn reboot(site: &mut Site<'_>) -> Result<()> {
 /// Waits until the origin shows this state for the only public port of a service; what it shows.
 fn published(site: &Site<'_>, service: &str, state: &str) -> Result<Value> {
     until(SOON, &format!("{service} to be {state}"), || {
-        let status = site.forwarder_command(&["status", "--json", "--socket", &socket(site)])?.output()?;
+        let status = site.ask_forwarder(&["status", "--json"])?.output()?;
         let report: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
         let services = report.get("services").and_then(Value::as_array).into_iter().flatten();
         let its =
@@ -316,8 +316,4 @@ fn is_served(node: &Node, address: &str) -> bool {
     let asked = stream.set_read_timeout(limit).and_then(|()| stream.write_all(b"hello"));
     let mut answer = [0; 5];
     asked.and_then(|()| stream.read_exact(&mut answer)).is_ok() && answer == *b"hello"
-}
-
-fn socket(site: &Site<'_>) -> String {
-    site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned()
 }

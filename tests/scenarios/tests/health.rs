@@ -161,8 +161,7 @@ fn at_origin(site: &Site<'_>, name: &str) -> Result<Named> {
 }
 
 fn status(site: &Site<'_>, arguments: &[&str]) -> Result<String> {
-    let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();
-    site.forwarder_command(&["status", "--socket", &socket])?.args(arguments).run()
+    site.ask_forwarder(&["status"])?.args(arguments).run()
 }
 
 fn one(document: &Value, name: &str) -> Result<Value> {

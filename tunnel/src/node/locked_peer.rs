@@ -34,8 +34,9 @@ pub(super) enum Output {
 /// One peer under its lock, which is taken once and used for a whole batch; its deadline is set
 /// when the lock is released.
 ///
-/// Sending (`outbound`) is written for this type. What receives and what runs timers has state of
-/// its own besides the lock: `Receiver` (`inbound`) and `Timers` (`timeout`).
+/// Sending (`outbound`) and probes of services (`service_probing`) are written for this type, which
+/// makes its methods more than most types have. What receives and what runs timers has state of its
+/// own besides the lock: `Receiver` (`inbound`) and `Timers` (`timeout`).
 pub(super) struct LockedPeer<'a> {
     pub(super) node: &'a Node,
     pub(super) peer: &'a Peer,

@@ -70,7 +70,8 @@ use table::{Indices, Table};
 use watermark::Watermark;
 
 /// A userspace WireGuard node. Every method takes `&self`: a sending and a receiving thread share
-/// it.
+/// it. It has more methods than most types since it is all that a caller sees of the node; what they
+/// do is in the parts next to this file.
 ///
 /// # The caller's loop
 /// The node owns no socket, starts no thread and reads no clock. Its caller drives it:

@@ -114,11 +114,13 @@ impl Granting {
     /// What a peer is replied: a port is granted once it is open.
     pub(in crate::edge) fn answers(&self, policy: &Policy, peer: &Name) -> Vec<Answer> {
         let judged = self.requests.judge(policy, &self.in_use);
+        let Some(replies) = judged.replies.get(peer) else {
+            let asked = self.requests.peers().find(|(known, _)| *known == peer);
+            let asked = asked.map_or(0, |(_, requests)| requests.len());
+            return vec![Answer::from(Err(Refusal::NotAllowed)); asked];
+        };
         let requests = judged.requests.peers().find(|(known, _)| *known == peer);
         let requests = requests.map(|(_, requests)| requests).unwrap_or_default();
-        let Some(replies) = judged.replies.get(peer) else {
-            return vec![Answer::from(Err(Refusal::NotAllowed)); requests.len()];
-        };
         let is_open = |request: &Request| {
             let publish = |publish: &&Publish| Some(&publish.name) == request.name.as_ref();
             let wanted = judged.served.publish.iter().find(publish);

@@ -153,9 +153,8 @@ fn is_served(client: &Node, port: u16) -> Result<()> {
 /// Waits until both ends show the link. Both releases have it, or both ends show none and refused
 /// none.
 fn linked(site: &Site<'_>) -> Result<Duration> {
-    let socket = site.origin.directory().join("state/forwarder.sock").to_string_lossy().into_owned();
     let at_origin = || -> Result<Value> {
-        let text = site.forwarder_command(&["peers", "--json", "--socket", &socket])?.run()?;
+        let text = site.ask_forwarder(&["peers", "--json"])?.run()?;
         let peers: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
         Ok(peers["peers"][0]["link"].clone())
     };
