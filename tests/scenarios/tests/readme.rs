@@ -66,10 +66,14 @@ const UPGRADE: &[(&str, &str, Step)] = &[
     ("edge", "sudo systemctl disable --now gateway causeway-guard causeway-lists.timer", Stops(&["gateway"])),
     ("edge", "sudo gateway down --config /etc/causeway/gateway.toml", Runs),
     ("edge", "sudo scripts/install --remove", Runs),
-    ("edge", "sudo rm -r /etc/causeway /var/lib/causeway", Runs),
+    ("edge", "sudo rm -rf /etc/causeway /var/lib/causeway /var/lib/causeway-root", Runs),
     ("origin", "sudo systemctl disable --now forwarder", Stops(&["forwarder"])),
     ("origin", "sudo scripts/install --remove", Runs),
-    ("origin", "sudo rm -r /etc/causeway /var/lib/causeway-forwarder", Runs),
+    (
+        "origin",
+        "sudo rm -rf /etc/causeway /var/lib/causeway-forwarder /var/lib/causeway-forwarder-root",
+        Runs,
+    ),
 ];
 
 #[test]

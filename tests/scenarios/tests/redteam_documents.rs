@@ -61,7 +61,9 @@ fn references(document: &str) -> Result<Vec<(String, String)>> {
 /// Path and name of every test of the workspace and of the separate workspaces in its folders.
 fn tests() -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
-    for folder in ["daemon", "forwarder", "gateway", "migrate", "policy", "stackctl", "tests", "tunnel"] {
+    for folder in
+        ["causeway", "daemon", "forwarder", "gateway", "migrate", "policy", "stackctl", "tests", "tunnel"]
+    {
         let folder = lab::workspace().join(folder);
         if folder.exists() {
             collect(&folder, &mut found)?;
