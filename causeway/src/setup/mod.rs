@@ -48,7 +48,7 @@ pub(crate) struct Setup {
     #[arg(long)]
     yes: bool,
     /// Read answers from FILE, by the names of gateway.toml: `address` and `listen_port` of
-    /// [interface], `name` and `accept` of [wan], `prefixes` and `interfaces` of [lan].
+    /// `[interface]`, `name` and `accept` of `[wan]`, `prefixes` and `interfaces` of `[lan]`.
     #[arg(long, value_name = "FILE")]
     answers: Option<PathBuf>,
     /// Print the proposal and change nothing; needs no privilege, but sees more as root.

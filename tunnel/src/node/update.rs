@@ -135,7 +135,7 @@ impl Node {
     }
 
     /// Reports handshakes that are begun with this key, which no peer has, as
-    /// [`Event::AwaitedKey`]; they are not answered.
+    /// [`Event::AwaitedKey`](super::Event::AwaitedKey); they are not answered.
     pub fn await_key(&self, key: Option<PublicKey>) {
         self.awaited.store(key.map(Arc::new));
     }

@@ -37,7 +37,7 @@ fn a_reset_and_an_error_about_the_port_are_refusals() {
         pair.exchange();
         let about = pair.origin.delivered.pop().expect("a SYN");
         let from = target.parse::<SocketAddr>().unwrap().ip();
-        pair.from_origin(Error::PortUnreachable.build(&about, from).unwrap());
+        pair.send_to_edge(Error::PortUnreachable.build(&about, from).unwrap());
         assert_eq!(replies(&pair), [(target.parse().unwrap(), ServiceReply::Refused)]);
         assert!(pair.edge.delivered.is_empty());
     }
@@ -67,7 +67,7 @@ fn forged_replies_are_ordinary_packets_and_change_nothing() {
     pair.reply("192.168.88.3:443", &syn, SYN_ACK, 1);
     let mut damaged = answer(TARGET, &syn, SYN_ACK, 1);
     damaged[38] ^= 1;
-    pair.from_origin(damaged);
+    pair.send_to_edge(damaged);
     assert_eq!((replies(&pair), pair.edge.delivered.len()), (vec![], 5));
     assert!(pair.at_origin().is_none(), "something was answered");
 }
@@ -152,9 +152,9 @@ fn probe(pair: &mut Pair, target: &str) -> Tcp {
 /// The results since the last time.
 fn replies(pair: &Pair) -> Vec<(SocketAddr, ServiceReply)> {
     let events = std::iter::from_fn(|| pair.edge.node.poll_event());
-    let probed = |event| match event {
-        Event::ServiceProbed { target, reply } => Some((target, reply)),
-        _ => None,
+    let probed = |event| {
+        let Event::ServiceProbed { target, reply } = event else { return None };
+        Some((target, reply))
     };
     events.filter_map(probed).collect()
 }
@@ -170,11 +170,11 @@ fn answer(target: &str, syn: &Tcp, flags: u8, more: u32) -> Vec<u8> {
 
 impl Pair {
     fn reply(&mut self, target: &str, syn: &Tcp, flags: u8, more: u32) {
-        self.from_origin(answer(target, syn, flags, more));
+        self.send_to_edge(answer(target, syn, flags, more));
     }
 
     /// Carries a packet of the inner network at the origin to the edge, and what that answers.
-    fn from_origin(&mut self, mut packet: Vec<u8>) {
+    fn send_to_edge(&mut self, mut packet: Vec<u8>) {
         self.origin.node.handle_inner(self.now, whole(&mut packet), &mut self.origin.out);
         self.exchange();
     }
