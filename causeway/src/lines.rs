@@ -74,6 +74,7 @@ impl Lines {
     }
 
     /// Waits for the next line; `None` at the end of the input.
+    #[cfg(target_os = "linux")]
     pub(crate) fn wait(&self) -> Option<String> {
         self.receiver.recv().ok()
     }
