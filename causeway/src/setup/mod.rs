@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use daemon::command_line::{print, print_to_stderr};
 use daemon::exit::{Exit, ExitError};
-use daemon::files::{LoadError, Replacement, Target, fix_of_write, text_of};
+use daemon::files::{LoadError, Replacement, Target, fix_of_write, read_text, text_of};
 use gateway::commands::{Surroundings, addresses_of, proxied, surroundings};
 use gateway::config::inspect_keys;
 use gateway::exchange::CONFIGURATION;
@@ -76,7 +76,8 @@ pub(crate) fn setup(arguments: &Setup) -> Result<Exit, ExitError> {
 
 fn answers(arguments: &Setup) -> Result<Answers, ExitError> {
     let Some(file) = &arguments.answers else { return Ok(Answers::default()) };
-    let text = text_of(file)?;
+    let unreadable = |error| ExitError::new(Exit::Invalid, format!("--answers {}: {error}", file.display()));
+    let text = read_text(file).map_err(unreadable)?;
     let answers = policy::gateway::parse_answers(&Source { name: file, text: &text });
     Ok(answers.map_err(LoadError::Invalid)?)
 }
