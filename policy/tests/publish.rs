@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use policy::forwarder::{Service, parse};
+use policy::forwarder::{Policy, Service, parse};
 use policy::{AllowList, Protocols, Source};
 
 #[test]
@@ -96,6 +96,25 @@ fn every_mistake_is_named_where_it_is_written() {
     }
 }
 
+#[test]
+fn names_beyond_those_that_are_watched_are_warned_about() {
+    let entry = |number: usize, names: usize| {
+        let names: Vec<_> = (0..names).map(|name| format!("\"n{name}.s{number}.example.com\"")).collect();
+        let (port, names) = (1000 + number, names.join(", "));
+        format!(
+            "[[service]]\nname = \"s{number}\"\nupstream = \"127.0.0.1:*\"\npublish = {port}\nnames = [{names}]\n"
+        )
+    };
+    let warnings = |names: &[usize]| {
+        let entries: String = names.iter().enumerate().map(|(at, names)| entry(at, *names)).collect();
+        let warnings = policy(&format!("publish = 443\n{entries}")).unwrap().warnings;
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings(&[64; 4]), [""; 0]);
+    let one_more = warnings(&[1, 64, 64, 64, 64]);
+    assert!(matches!(one_more.as_slice(), [one] if one.contains("257 names; 256 at most")), "{one_more:?}");
+}
+
 fn requested(service: &Service) -> Vec<String> {
     service.publish.as_ref().unwrap().ports.iter().map(ToString::to_string).collect()
 }
@@ -110,6 +129,10 @@ fn one(entry: &str) -> Service {
 }
 
 fn read(entry: &str) -> Result<Vec<Service>, Vec<String>> {
+    policy(entry).map(|policy| policy.services)
+}
+
+fn policy(entry: &str) -> Result<Policy, Vec<String>> {
     let text = format!(
         "[interface]\naddress = [\"10.77.88.2/24\", \"fd77:88::2/64\"]\nprivate_key_file = \"k\"\n[[peer]]\n\
          name = \"kyiv\"\npublic_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\n\
@@ -117,5 +140,5 @@ fn read(entry: &str) -> Result<Vec<Service>, Vec<String>> {
          [[service]]\nname = \"web\"\nupstream = \"127.0.0.1:*\"\n{entry}\n"
     );
     let policy = parse(&Source { name: Path::new("forwarder.toml"), text: &text });
-    policy.map(|policy| policy.services).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    policy.map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }

@@ -10,7 +10,7 @@ use tunnel::time::Instant;
 use super::message::{Reason, State};
 
 /// The most names of one sender that are reported, and kept.
-pub const MAX_NAMES: usize = 256;
+pub const MAX_NAMES: usize = policy::forwarder::MAX_WATCHED_NAMES;
 /// Names in one message: so many of the longest fit in a frame.
 pub(super) const PER_MESSAGE: usize = 30;
 

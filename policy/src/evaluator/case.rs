@@ -91,7 +91,8 @@ impl<'p, 'a> Case<'p, 'a> {
                 return Judgement { outcome, entry: Some(Entry::Allow(entry)) };
             }
             if self.is_to_link() {
-                let is_open = self.surroundings.link.iter().any(|socket| self.is_to(*socket));
+                let is_peer = self.policy.link_sources().any(|source| source == self.packet.source);
+                let is_open = is_peer && self.surroundings.link.iter().any(|socket| self.is_to(*socket));
                 return if is_open { Outcome::Delivered } else { dropped("input", "link") }.into();
             }
             let own_end = self.policy.interface.address.iter().any(|own| own.ip() == self.packet.destination);

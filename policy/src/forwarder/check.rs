@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnetwork::IpNetwork;
 
 use super::entries::{PeerAt, ReachAt};
-use super::model::{Interface, Peer, Service};
+use super::model::{Interface, MAX_WATCHED_NAMES, Peer, Service};
 use crate::fields::At;
 use crate::prefix::{self, covers};
 use crate::reader::Reader;
@@ -25,6 +25,7 @@ pub(super) fn everything(
     peer_keys(reader, peers);
     claims(reader, services);
     upstreams(reader, services, peers);
+    watched_names(reader, services);
     reaches(reader, reach, peers, metrics);
 }
 
@@ -123,6 +124,21 @@ fn a_inside_b(a: &Service, b: &Service) -> bool {
     let is_within = |a: &IpNetwork| b.addresses.iter().any(|b| covers(*b, *a));
     let address = b.addresses.is_empty() || !a.addresses.is_empty() && a.addresses.iter().all(is_within);
     address && b.ports.first() <= a.ports.first() && a.ports.last() <= b.ports.last()
+}
+
+/// Names beyond those that are watched never fail, so nobody is told of them.
+fn watched_names(reader: &Reader<'_>, services: &[At<Service>]) {
+    let mut names = 0;
+    for entry in services.iter().filter(|entry| entry.value.health.is_some()) {
+        names += entry.value.names.len();
+        if names > MAX_WATCHED_NAMES {
+            let message = format!(
+                "with this service there are {names} names; {MAX_WATCHED_NAMES} at most are watched, and nothing reports \
+                 when one of the others fails"
+            );
+            return reader.warn_at(entry.at.clone(), message);
+        }
+    }
 }
 
 fn reaches(reader: &Reader<'_>, reach: &[ReachAt], peers: &[PeerAt], metrics: &[At<SocketAddr>]) {

@@ -11,7 +11,8 @@ mod upstream;
 
 pub use caddy::Caddy;
 pub use model::{
-    Control, Interface, Limits, OnDown, Peer, Policy, ProxyProtocol, Publish, Reach, Service, SourcePort,
+    Control, Interface, Limits, MAX_WATCHED_NAMES, OnDown, Peer, Policy, ProxyProtocol, Publish, Reach,
+    Service, SourcePort,
 };
 pub use parse::parse;
 pub use upstream::{Check, Health, Upstream, UpstreamPort};

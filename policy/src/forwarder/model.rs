@@ -15,6 +15,9 @@ use crate::{
     prefix,
 };
 
+/// The most names of services that are watched; more are allowed, with a warning.
+pub const MAX_WATCHED_NAMES: usize = 256;
+
 /// Everything `forwarder.toml` says, valid by construction; every default is filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {

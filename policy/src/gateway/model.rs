@@ -71,6 +71,17 @@ impl Policy {
         own.chain(routed.filter(|prefix| prefix.prefix() > 0))
     }
 
+    /// The addresses from which a peer begins its link: single addresses in its `allowed_ips` that
+    /// are inside a network of the edge's tunnel addresses and none of them.
+    pub fn link_sources(&self) -> impl Iterator<Item = IpAddr> {
+        let own = &self.interface.address;
+        let single = self.peers.iter().flat_map(|peer| &peer.allowed_ips);
+        let single = single.filter(|prefix| IpNetwork::from(prefix.ip()) == **prefix).map(IpNetwork::ip);
+        single.filter(|&source| {
+            own.iter().any(|network| network.contains(source)) && own.iter().all(|at| at.ip() != source)
+        })
+    }
+
     /// The prefixes of the LAN.
     pub fn lan_prefixes(&self) -> impl Iterator<Item = IpNetwork> {
         self.lan.iter().map(|&prefix| prefix::network(prefix))

@@ -19,6 +19,10 @@ const DYNAMIC_SIZE: u32 = 65_535;
 pub(super) const TO_WAN: &str = "to_wan";
 /// The sets of addresses that no host of the internet has, one for each family.
 pub(super) const SPECIAL: &str = "special";
+/// The sets of addresses from which peers begin their links, one for each family.
+pub(super) const LINK_SOURCES: &str = "link_peers";
+/// The sets that meter how often each begins one, one for each family.
+pub(super) const NEW_LINKS_BY_SOURCE: &str = "new_links";
 /// How long a source is remembered by a meter after its last new connection, in seconds.
 const METER_SECONDS: u32 = 120;
 
@@ -292,6 +296,25 @@ pub(super) fn peers(policy: &Policy) -> Vec<Set> {
     Family::BOTH.map(map).into()
 }
 
+/// Peers' ends of the link, and how often each begins one.
+pub(super) fn link(policy: &Policy) -> Vec<Set> {
+    let of_family = |family: Family| {
+        let sources = policy.link_sources().filter(|source| source.is_ipv6() == family.is_ipv6());
+        let known = format!("{LINK_SOURCES}{}", family.digit());
+        let meter = format!("{NEW_LINKS_BY_SOURCE}{}", family.digit());
+        [prefixes(known, family, sources.map(IpNetwork::from)), by_source(meter, family)]
+    };
+    Family::BOTH.into_iter().flat_map(of_family).collect()
+}
+
+/// Remembers sources for a while, with the rate at which each opens flows.
+fn by_source(name: String, family: Family) -> Set {
+    let declaration = json!({
+        "type": family.address_type(), "flags": ["timeout"], "timeout": METER_SECONDS, "size": DYNAMIC_SIZE,
+    });
+    Set { name, declaration, content: Content::Packets }
+}
+
 /// Meters of services with limits per source, and of peers.
 pub(super) fn meters(policy: &Policy) -> Vec<Set> {
     let meter = |peer| Set {
@@ -304,9 +327,7 @@ pub(super) fn meters(policy: &Policy) -> Vec<Set> {
         for family in Family::BOTH {
             let address = family.address_type();
             if publish.limits.new_per_source.is_some() {
-                let declaration = json!({"type": address, "flags": ["timeout"], "timeout": METER_SECONDS, "size": DYNAMIC_SIZE});
-                let name = set_name("new", family, &publish.name);
-                sets.push(Set { name, declaration, content: Content::Packets });
+                sets.push(by_source(set_name("new", family, &publish.name), family));
             }
             if publish.limits.flows_per_source.is_some() {
                 let declaration = json!({"type": address, "size": DYNAMIC_SIZE});

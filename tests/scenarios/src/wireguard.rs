@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 use lab::{Node, Process};
 
+use crate::{Site, preshared_key};
+
 /// A wireguard-go, Debian's newest, that serves one interface of a node.
 #[derive(Debug)]
 pub struct WireGuardGo {
@@ -46,6 +48,38 @@ impl WireGuardGo {
         let mut process = command.spawn(&format!("wireguard-go-{interface}"))?;
         process.wait_for_log("UAPI listener started", Duration::from_secs(10))?;
         Ok(Self { process, node: node.clone(), interface: interface.to_owned() })
+    }
+
+    /// A site's origin as a plain WireGuard peer with these addresses and routes.
+    pub fn origin(site: &Site<'_>, addresses: &[&str], routes: &[&str]) -> Result<Self> {
+        let far = Self::start(&site.origin, "wg0")?;
+        far.configure(&PlainPeer {
+            private_key: &site.wroclaw.private,
+            listen_port: None,
+            public_key: &site.kyiv.public,
+            preshared_key: Some(&preshared_key("wroclaw")),
+            allowed_ips: "0.0.0.0/0,::/0",
+            endpoint: Some("192.0.2.2:51820"),
+            keepalive: Some(5),
+        })?;
+        far.bring_up(addresses, routes)?;
+        Ok(far)
+    }
+
+    /// A site's edge as a plain WireGuard peer, which the origin dials.
+    pub fn edge(site: &Site<'_>, addresses: &[&str], routes: &[&str]) -> Result<Self> {
+        let near = Self::start(&site.edge, "wg0")?;
+        near.configure(&PlainPeer {
+            private_key: &site.kyiv.private,
+            listen_port: Some(51_820),
+            public_key: &site.wroclaw.public,
+            preshared_key: Some(&preshared_key("wroclaw")),
+            allowed_ips: "10.77.88.2/32,192.168.88.0/24,fd77:88::2/128",
+            endpoint: None,
+            keepalive: None,
+        })?;
+        near.bring_up(addresses, routes)?;
+        Ok(near)
     }
 
     /// Sets keys and the peer.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use lab::{Lab, Node, TcpServer, Topology, scenario, until};
-use scenarios::{KeyPair, PlainPeer, Site, WireGuardGo, download, preshared_key, serve_bulk, upload};
+use scenarios::{Site, WireGuardGo, download, serve_bulk, upload};
 
 const MEGABYTES: u64 = 4 << 20;
 
@@ -88,7 +88,7 @@ fn the_forwarder_and_wireguard_go_find_each_other_again_after_either_restarts() 
         site.start_forwarder()?;
         reaches(&client, "192.0.2.2:5001", Duration::from_secs(15))?;
         drop(near);
-        let _near = plain_edge(lab, &site)?;
+        let _near = plain_edge(&site)?;
         // Three lost probes, and then the recovery ladder's first step.
         reaches(&client, "192.0.2.2:5001", Duration::from_secs(20))
     })
@@ -123,19 +123,9 @@ fn gateway_and_plain_peer(lab: &Lab) -> Result<(Site<'_>, WireGuardGo, Vec<TcpSe
 
 /// The far end as a plain WireGuard router: replies of its own address go back into the tunnel.
 fn plain_origin(lab: &Lab, site: &Site<'_>) -> Result<WireGuardGo> {
-    let origin = lab.node("origin")?;
-    let far = WireGuardGo::start(&origin, "wg0")?;
-    far.configure(&PlainPeer {
-        private_key: &site.wroclaw.private,
-        listen_port: None,
-        public_key: &site.kyiv.public,
-        preshared_key: Some(&preshared_key("wroclaw")),
-        allowed_ips: "0.0.0.0/0,::/0",
-        endpoint: Some("192.0.2.2:51820"),
-        keepalive: Some(5),
-    })?;
-    far.bring_up(&["10.77.88.2/30", "fd77:88::2/64"], &["default table 100", "2001:db8:203::/64"])?;
-    origin.run("ip rule add from 192.168.88.2 lookup 100")?;
+    let routes = ["default table 100", "2001:db8:203::/64"];
+    let far = WireGuardGo::origin(site, &["10.77.88.2/30", "fd77:88::2/64"], &routes)?;
+    lab.node("origin")?.run("ip rule add from 192.168.88.2 lookup 100")?;
     Ok(far)
 }
 
@@ -154,7 +144,7 @@ fn plain_edge_and_forwarder(lab: &Lab) -> Result<(Site<'_>, WireGuardGo, Vec<Tcp
          }
          }",
     )?;
-    let near = plain_edge(lab, &site)?;
+    let near = plain_edge(&site)?;
     let servers = vec![
         serve_bulk(&site.origin, "127.0.0.1:5001")?,
         TcpServer::start(site.origin.tcp_listener("127.0.0.1:7000")?, lab::echo)?,
@@ -164,19 +154,8 @@ fn plain_edge_and_forwarder(lab: &Lab) -> Result<(Site<'_>, WireGuardGo, Vec<Tcp
     Ok((site, near, servers))
 }
 
-fn plain_edge(lab: &Lab, site: &Site<'_>) -> Result<WireGuardGo> {
-    let near = WireGuardGo::start(&lab.node("edge")?, "wg0")?;
-    near.configure(&PlainPeer {
-        private_key: &site.kyiv.private,
-        listen_port: Some(51_820),
-        public_key: &KeyPair::of("wroclaw").public,
-        preshared_key: Some(&preshared_key("wroclaw")),
-        allowed_ips: "10.77.88.2/32,192.168.88.0/24,fd77:88::2/128",
-        endpoint: None,
-        keepalive: None,
-    })?;
-    near.bring_up(&["10.77.88.1/30", "fd77:88::1/64"], &["192.168.88.0/24"])?;
-    Ok(near)
+fn plain_edge(site: &Site<'_>) -> Result<WireGuardGo> {
+    WireGuardGo::edge(site, &["10.77.88.1/30", "fd77:88::1/64"], &["192.168.88.0/24"])
 }
 
 /// Waits until a byte crosses.

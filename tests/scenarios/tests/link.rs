@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Lab, Node, TcpServer, Topology, echo, scenario, time_until, until};
-use scenarios::{PlainPeer, Site, WireGuardGo, memory, preshared_key};
+use scenarios::{KeyPair, PlainPeer, Site, WireGuardGo, growth, memory, packet_counters};
 use serde_json::Value;
 
 /// Where the edge listens for links.
@@ -102,7 +102,7 @@ fn a_daemon_that_stops_announces_it() -> Result<()> {
 fn a_plain_wireguard_peer_shows_no_link_and_nothing_is_said_of_it() -> Result<()> {
     scenario(Topology::standard().routed(), |lab| {
         let mut site = Site::new(lab)?;
-        let _far = plain_origin(&site)?;
+        let _far = WireGuardGo::origin(&site, &["10.77.88.2/30"], &[])?;
         site.start_gateway()?;
         site.wait_until_up(Duration::from_secs(20))?;
         ensure!(site.peer_field("/link")?.is_null(), "a plain peer shows a link");
@@ -118,17 +118,7 @@ fn a_plain_wireguard_peer_shows_no_link_and_nothing_is_said_of_it() -> Result<()
 fn a_plain_edge_shows_no_link_and_is_dialled_ever_more_slowly() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
-        let near = WireGuardGo::start(&site.edge, "wg0")?;
-        near.configure(&PlainPeer {
-            private_key: &site.kyiv.private,
-            listen_port: Some(51820),
-            public_key: &site.wroclaw.public,
-            preshared_key: Some(&preshared_key("wroclaw")),
-            allowed_ips: "10.77.88.2/32,192.168.88.0/24",
-            endpoint: None,
-            keepalive: None,
-        })?;
-        near.bring_up(&["10.77.88.1/30"], &["192.168.88.0/24"])?;
+        let near = WireGuardGo::edge(&site, &["10.77.88.1/30"], &["192.168.88.0/24"])?;
         site.edge.nft(
             "table inet seen { chain input { type filter hook input priority -200;
                tcp dport 51899 tcp flags syn counter name dials;
@@ -211,10 +201,10 @@ fn a_program_that_has_the_port_first_gets_no_origin_and_is_a_problem_until_it_en
 }
 
 #[test]
-fn a_compromised_origin_that_floods_the_link_costs_bounded_memory_and_no_other_peer_its_link() -> Result<()> {
+fn a_compromised_origin_that_floods_the_link_costs_bounded_memory() -> Result<()> {
     scenario(Topology::standard().routed(), |lab| {
         let mut site = Site::new(lab)?;
-        let _far = plain_origin(&site)?;
+        let _far = WireGuardGo::origin(&site, &["10.77.88.2/30"], &[])?;
         site.start_gateway()?;
         site.wait_until_up(Duration::from_secs(20))?;
         until(KNOWN, "the port to be open", || {
@@ -249,6 +239,58 @@ print(tries)";
     })
 }
 
+#[test]
+fn a_compromised_origin_that_begins_links_without_end_keeps_no_other_peer_from_its_link() -> Result<()> {
+    scenario(Topology::standard().with_second_origin(), |lab| {
+        let mut site = Site::new(lab)?;
+        let key = KeyPair::of("gdansk");
+        let config = &mut site.gateway_config;
+        config.replace("10.77.88.1/30", "10.77.88.1/29")?;
+        config.append(&format!(
+            "[[peer]]\nname = \"gdansk\"\npublic_key = \"{}\"\nallowed_ips = [\"10.77.88.3/32\", \"192.168.99.0/24\"]",
+            key.public
+        ));
+        site.start()?;
+        linked(&site, true, KNOWN)?;
+        let gdansk = lab.node("gdansk")?;
+        let hostile = WireGuardGo::start(&gdansk, "wg0")?;
+        hostile.configure(&PlainPeer {
+            private_key: &key.private,
+            listen_port: None,
+            public_key: &site.kyiv.public,
+            preshared_key: None,
+            allowed_ips: "0.0.0.0/0",
+            endpoint: Some("192.0.2.2:51820"),
+            keepalive: Some(5),
+        })?;
+        hostile.bring_up(&["10.77.88.3/29"], &[])?;
+        until(Duration::from_secs(15), "its tunnel", || gdansk.run("ping -c 1 -W 1 10.77.88.1").map(Some))?;
+        // From its own address, and from one behind it.
+        let flood = "import socket, time
+held = []
+for n in range(60000):
+    s = socket.socket()
+    s.setblocking(False)
+    s.bind((('10.77.88.3', '192.168.99.2')[n % 2], 0))
+    s.connect_ex(('10.77.88.1', 51899))
+    held.append(s)
+    if len(held) > 500: held.pop(0).close()
+    time.sleep(0.002)";
+        let _flood = gdansk.command("python3").args(["-c", flood]).spawn("flood")?;
+        let before = packet_counters(&site.edge)?;
+        until(KNOWN, "the flood to be limited", || {
+            let grown = growth(&site.edge, &before)?;
+            let many = |reason: &str| grown.get(reason).is_some_and(|&packets| packets > 200);
+            Ok((many("drop_input_too_many_new") && many("drop_input_link")).then_some(()))
+        })?;
+        site.forwarder()?.kill()?;
+        linked(&site, false, KNOWN)?;
+        site.start_forwarder()?;
+        println!("up again after {:?}", linked(&site, true, Duration::from_secs(30))?);
+        Ok(())
+    })
+}
+
 /// A container's end of a bridge that Docker would have made.
 fn container(lab: &Lab, edge: &Node) -> Result<Node> {
     let container = lab.add_node("container")?;
@@ -258,22 +300,6 @@ fn container(lab: &Lab, edge: &Node) -> Result<Node> {
     container.ip("address add 172.18.0.2/24 dev eth0\nroute add default via 172.18.0.1")?;
     container.run("ping -n -q -c 1 -W 5 172.18.0.1")?;
     Ok(container)
-}
-
-/// The far end as a plain WireGuard router with the origin's key.
-fn plain_origin(site: &Site<'_>) -> Result<WireGuardGo> {
-    let far = WireGuardGo::start(&site.origin, "wg0")?;
-    far.configure(&PlainPeer {
-        private_key: &site.wroclaw.private,
-        listen_port: None,
-        public_key: &site.kyiv.public,
-        preshared_key: Some(&preshared_key("wroclaw")),
-        allowed_ips: "0.0.0.0/0,::/0",
-        endpoint: Some("192.0.2.2:51820"),
-        keepalive: Some(5),
-    })?;
-    far.bring_up(&["10.77.88.2/30"], &[])?;
-    Ok(far)
 }
 
 /// Waits until the link is up or down, as the edge sees it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{Counter, TcpServer, Topology, echo, scenario, time_until, until};
-use scenarios::{PlainPeer, Site, WireGuardGo, preshared_key};
+use scenarios::{Site, WireGuardGo};
 use serde_json::Value;
 
 /// How soon the edge must know.
@@ -146,17 +146,7 @@ fn plain_origin(site: &mut Site<'_>) -> Result<WireGuardGo> {
     config.replace(r#"["10.77.88.1/30"]"#, r#"["10.77.88.1/30", "fd77:88::1/64"]"#)?;
     config.replace(r#""192.168.88.0/24"]"#, r#""192.168.88.0/24", "fd77:88::2/128"]"#)?;
     config.append(PUBLISHED);
-    let far = WireGuardGo::start(&site.origin, "wg0")?;
-    far.configure(&PlainPeer {
-        private_key: &site.wroclaw.private,
-        listen_port: None,
-        public_key: &site.kyiv.public,
-        preshared_key: Some(&preshared_key("wroclaw")),
-        allowed_ips: "0.0.0.0/0,::/0",
-        endpoint: Some("192.0.2.2:51820"),
-        keepalive: Some(5),
-    })?;
-    far.bring_up(&["10.77.88.2/30", "fd77:88::2/64"], &[])?;
+    let far = WireGuardGo::origin(site, &["10.77.88.2/30", "fd77:88::2/64"], &[])?;
     until(Duration::from_secs(10), "settled addresses", || {
         Ok(site.origin.run("ip -6 address show tentative")?.trim().is_empty().then_some(()))
     })?;

@@ -81,7 +81,7 @@ impl<'p> Chains<'p> {
             regular("input_from_tunnel", self.input_from_tunnel()),
             regular("input_from_wan", self.input_from_wan()),
             regular("forward_from_wan", self.forward_from_wan()),
-            regular("link", self.link(&conditions.link)),
+            regular("link", self.link(&conditions.link, conditions.pairing)),
         ];
         chains.extend(self.service_chains());
         chains.extend(self.peer_chains());
