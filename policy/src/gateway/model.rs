@@ -1,7 +1,7 @@
 //! What `gateway.toml` means, as types that cannot be invalid.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -80,6 +80,14 @@ impl Policy {
         single.filter(|&source| {
             own.iter().any(|network| network.contains(source)) && own.iter().all(|at| at.ip() != source)
         })
+    }
+
+    /// The addresses of those `sockets` that are at the link's port and at an own address in the
+    /// tunnel.
+    pub fn link_addresses(&self, sockets: &[SocketAddr]) -> Vec<IpAddr> {
+        let is_own = |at: &SocketAddr| self.interface.address.iter().any(|own| own.ip() == at.ip());
+        let of_link = sockets.iter().filter(|at| at.port() == self.link.port && is_own(at));
+        of_link.map(SocketAddr::ip).collect()
     }
 
     /// The prefixes of the LAN.

@@ -15,7 +15,7 @@ pub(super) fn compile(policy: &Policy, mtu: u16, conditions: &Conditions) -> Rul
     table_sets.extend(sets::allow_lists(policy, &marks));
     table_sets.extend(sets::to_wan(policy, &marks));
     table_sets.extend(sets::peers(policy));
-    table_sets.extend(sets::link(policy));
+    table_sets.extend(sets::link(policy, &conditions.link));
     table_sets.extend(sets::meters(policy));
     let (chains, drops) = Chains::new(policy, &marks, mtu).build(conditions);
     Ruleset { chains, sets: table_sets, services: marks, drops }

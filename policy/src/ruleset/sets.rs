@@ -1,5 +1,7 @@
 //! Named sets and maps: what the policy fills, what others fill, what packets fill.
 
+use std::net::SocketAddr;
+
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
@@ -296,8 +298,12 @@ pub(super) fn peers(policy: &Policy) -> Vec<Set> {
     Family::BOTH.map(map).into()
 }
 
-/// Peers' ends of the link, and how often each begins one.
-pub(super) fn link(policy: &Policy) -> Vec<Set> {
+/// Peers' ends of the link, and how often each begins one; none while the link is closed, since a
+/// meter must come with the rule that fills it.
+pub(super) fn link(policy: &Policy, sockets: &[SocketAddr]) -> Vec<Set> {
+    if policy.link_addresses(sockets).is_empty() {
+        return Vec::new();
+    }
     let of_family = |family: Family| {
         let sources = policy.link_sources().filter(|source| source.is_ipv6() == family.is_ipv6());
         let known = format!("{LINK_SOURCES}{}", family.digit());

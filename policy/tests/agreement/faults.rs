@@ -150,13 +150,20 @@ pub(crate) const FAULTS: &[Fault] = &[
         it.without_statements("input_from_tunnel", "@own4");
     }),
     ("the link is open to programs of the edge and to the LAN", |it| {
+        it.keep_rules("link", |rule| !rule.contains("@link_peers"));
         it.without_statements("link", "iifname");
     }),
     ("the link is open to what a DNAT leads there", |it| {
         it.keep_rules("link", |rule| !rule.contains(r#""dnat""#));
     }),
     ("the link is open without a socket", |it| it.verdict("link", r#""drop""#, r#""accept""#)),
-    ("the link is open at an address that has no socket", |it| it.without_statements("link", "daddr")),
+    ("the link is open at an address that has no socket", |it| {
+        it.keep_rules("link", |rule| !rule.contains("@link_peers"));
+        it.without_statements("link", "daddr");
+    }),
+    ("the link is open to hosts behind a peer", |it| {
+        it.keep_rules("link", |rule| !rule.contains("@link_peers"));
+    }),
     ("the link has another port", |it| it.rewrite("input", "51899", "51898")),
     ("the link is not looked at", |it| it.keep_rules("input", |rule| !rule.contains("51899"))),
     ("addresses of the tunnel may leave by the WAN", |it| {

@@ -12,7 +12,7 @@ use policy::{Source, gateway};
 
 use crate::stage::Stage;
 
-/// The peer may open tcp/9092 and every source tcp/9093, which another program's DNAT leads to the
+/// The peer has one address that is its own end of the link. It may open tcp/9092 and every source tcp/9093, which another program's DNAT leads to the
 /// link's port, as it does for all of [`REDIRECTED`].
 const TEXT: &str = r#"
 [interface]
@@ -25,7 +25,7 @@ prefixes = ["192.168.1.0/24"]
 [[peer]]
 name = "wroclaw"
 public_key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
-allowed_ips = ["10.77.88.0/24", "fd00:77::2/128", "192.168.88.0/24"]
+allowed_ips = ["10.77.88.2/32", "10.77.88.128/25", "fd00:77::2/128", "192.168.88.2/32"]
 [[allow]]
 name = "redirected"
 from = ["peer:wroclaw"]
@@ -40,7 +40,8 @@ const TIMEOUT: Duration = Duration::from_millis(500);
 /// Who sends to where, and whether it may arrive while the daemon owns sockets of both families.
 const CASES: &[(&str, &str, &str, u16, bool)] = &[
     ("gw0", "10.77.88.2", "10.77.88.1", LINK, true),
-    ("gw0", "192.168.88.2", "10.77.88.1", LINK, true),
+    ("gw0", "192.168.88.2", "10.77.88.1", LINK, false),
+    ("gw0", "10.77.88.130", "10.77.88.1", LINK, false),
     ("gw0", "fd00:77::2", "fd00:77::1", LINK, true),
     ("gw0", "10.77.88.2", "192.168.1.2", LINK, false),
     ("gw0", "10.77.88.2", "10.77.88.1", LINK + 1, false),

@@ -37,10 +37,10 @@ impl Chains<'_> {
     /// once when the edge has restarted.
     pub(super) fn link(&self, sockets: &[SocketAddr], joiner: Option<IpAddr>) -> Vec<Value> {
         let mut rules = vec![ended([dnatted()], self.dropped("input", "link"))];
-        let open: Vec<Value> = sockets
-            .iter()
-            .filter(|at| self.is_of_link(**at))
-            .map(|at| at.ip())
+        let open: Vec<Value> = self
+            .policy
+            .link_addresses(sockets)
+            .into_iter()
             .map(|own| {
                 let (family, known) = (family_of(own), state(&["new", "established"]));
                 rule([iif(self.tun()), known, equal(&daddr(family), own.to_string()), accept()])
@@ -91,11 +91,6 @@ impl Chains<'_> {
             rule([is_its(), is_protocol(Protocol::Tcp), port, own, accept()]),
             ended([is_its()], self.dropped("prerouting", "not_listed")),
         ]
-    }
-
-    fn is_of_link(&self, socket: SocketAddr) -> bool {
-        let mut own = self.policy.interface.address.iter();
-        socket.port() == self.policy.link.port && own.any(|own| own.ip() == socket.ip())
     }
 }
 
