@@ -61,11 +61,14 @@ impl Http {
             value.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, value);
         }
-        if body.is_some() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
-        }
-        let request = request.body(body.unwrap_or_default()).map_err(|error| failed(&error))?;
-        let mut answer = self.agent.run(request).map_err(|error| failed(&error))?;
+        let answer = match body {
+            Some(body) => {
+                let request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+                self.agent.run(request.map_err(|error| failed(&error))?)
+            }
+            None => self.agent.run(request.body(()).map_err(|error| failed(&error))?),
+        };
+        let mut answer = answer.map_err(|error| failed(&error))?;
         let (status, retry_after) = (answer.status().as_u16(), retry_after(answer.headers()));
         let text = answer.body_mut().with_config().limit(MAX_BYTES).read_to_string();
         Ok(Answer { status, retry_after, text: text.map_err(|error| failed(&error))? })

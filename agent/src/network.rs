@@ -7,8 +7,8 @@ use std::time::Duration;
 use gateway::kernel::{wake_at_changes, watch_addresses};
 use tokio::sync::Notify;
 
-/// How long after a change the network is looked at, so that a burst of changes costs one look.
-const SETTLE: Duration = Duration::from_millis(500);
+/// The shortest time between two reports.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Reports of the kernel.
 #[derive(Debug)]
@@ -21,13 +21,12 @@ impl Network {
     /// From the kernel.
     pub fn watch() -> io::Result<Self> {
         let wakeup = Arc::new(Notify::new());
-        wake_at_changes(vec![watch_addresses()?], Arc::clone(&wakeup), SETTLE)?;
+        wake_at_changes(vec![watch_addresses()?], Arc::clone(&wakeup), PAUSE)?;
         Ok(Self(wakeup))
     }
 
-    /// The next change, once it has settled.
+    /// The next change; none is lost between two calls.
     pub async fn changed(&self) {
         self.0.notified().await;
-        tokio::time::sleep(SETTLE).await;
     }
 }

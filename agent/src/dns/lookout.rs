@@ -12,6 +12,9 @@ use super::pause::Pause;
 const POLL: Duration = Duration::from_secs(60);
 /// How long after an answer with another address it is asked for again.
 const CONFIRM: Duration = Duration::from_secs(2);
+/// How long after a change of the network it is used, since changes come in bursts: an address
+/// goes, another comes, then its route.
+pub const SETTLE: Duration = Duration::from_millis(500);
 
 /// Why there is no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,7 +81,8 @@ impl Lookout {
     /// The network of this machine changed.
     pub fn handle_network_change(&mut self, now: Instant) {
         self.pause.reset();
-        self.next = now;
+        // Further changes do not put it off.
+        self.next = self.next.min(now + SETTLE);
     }
 
     /// An answer; the address, when another one counts from now on.
@@ -128,7 +132,7 @@ mod tests {
         assert_eq!(lookout.handle_answer(now, ONE), None);
         assert_eq!(lookout.poll_timeout(), now + POLL);
         lookout.handle_network_change(now);
-        assert_eq!(lookout.poll_timeout(), now);
+        assert_eq!(lookout.poll_timeout(), now + SETTLE);
         assert_eq!(lookout.handle_answer(now, TWO), Some(TWO));
     }
 

@@ -203,8 +203,10 @@ impl Update {
 
 fn unsigned(error: ValidationError, key: &UpdateKey) -> Failure {
     match error {
+        // Knot DNS says so as well where the key is right and may not change the record.
         ValidationError::ServerBadKey => Failure::Refused(format!(
-            "the server has no key {key} of this algorithm; configure it there, or correct the key file"
+            "the server does not take the key {key} for this record: it has no such key of this algorithm, or does not let \
+             it change the record; correct that there (docs/NAMES.md), or the key file"
         )),
         ValidationError::ServerBadSig => Failure::Refused(format!(
             "the server's key {key} has another secret; copy it from there into the key file"

@@ -12,6 +12,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use super::failure::{Failure, Severity, Trouble};
+use super::lookout::SETTLE;
 use super::pause::{Pace, Pause};
 use super::record::{Change, Found, plan};
 
@@ -138,10 +139,11 @@ impl Keeper {
 
     /// The network changed: what failed before may work now.
     pub fn handle_network_change(&mut self, now: Instant) {
-        let is_failing = |kept: &&mut Kept| kept.trouble.is_on() && matches!(kept.next, Next::Read(_));
-        for kept in self.names.iter_mut().filter(is_failing) {
+        for kept in self.names.iter_mut().filter(|kept| kept.trouble.is_on()) {
             kept.pause.reset();
-            kept.next = Next::Read(now);
+            if let Next::Read(due) = &mut kept.next {
+                *due = (*due).min(now + SETTLE);
+            }
         }
     }
 
