@@ -41,12 +41,17 @@ fn whatever_fails_between_any_two_calls_the_name_is_never_empty_and_ends_right()
                 api.state().faults = vec![(call, fault)];
                 let events = keep(&mut api.zone(TOKEN));
                 let state = api.state();
-                let contents: Vec<Value> = state.records.iter().map(|record| record["content"].clone()).collect();
+                let contents: Vec<Value> =
+                    state.records.iter().map(|record| record["content"].clone()).collect();
                 assert_eq!(contents, [json!(NEW)], "{fault:?} at call {call}");
                 assert!(state.fewest >= first.iter().count(), "{fault:?} at call {call}: the name was empty");
                 assert!(state.methods.iter().all(|method| method != "DELETE"));
                 let changed = EventKind::Changed { from: first, to: NEW };
-                assert_eq!(events.iter().filter(|kind| **kind == changed).count(), 1, "{fault:?} {call}: {events:?}");
+                assert_eq!(
+                    events.iter().filter(|kind| **kind == changed).count(),
+                    1,
+                    "{fault:?} {call}: {events:?}"
+                );
             }
         }
     }
@@ -70,7 +75,8 @@ fn a_wrong_token_a_foreign_zone_and_a_shared_name_are_refused_with_the_fix() {
     let Err(Failure::Refused(said)) = foreign.read("kyiv.example.org") else { panic!("not refused") };
     assert!(said.contains("sees no zone example.org"), "{said}");
     assert_eq!(api.zone(TOKEN).read(NAME), Ok(Found::Several(2)));
-    api.state().records = vec![json!({"id": "1", "type": "CNAME", "name": NAME, "content": "x.example.com", "ttl": 1})];
+    api.state().records =
+        vec![json!({"id": "1", "type": "CNAME", "name": NAME, "content": "x.example.com", "ttl": 1})];
     assert_eq!(api.zone(TOKEN).read(NAME), Ok(Found::Alias));
 }
 
@@ -211,8 +217,11 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         Some(Fault::Gone) => return answer(stream, 404, "", &refusal(81_044, "Record does not exist.")),
         _ => {}
     }
-    let (status, text) =
-        if is_allowed { carry_out(&mut state, method, path, &body) } else { (403, refusal(9_109, "Invalid token")) };
+    let (status, text) = if is_allowed {
+        carry_out(&mut state, method, path, &body)
+    } else {
+        (403, refusal(9_109, "Invalid token"))
+    };
     state.fewest = state.fewest.min(state.records.len());
     let half = text.get(..text.len() / 2).unwrap_or_default();
     match fault {
@@ -220,7 +229,8 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         Some(Fault::BrokenAfter) => answer(stream, 502, "", "<html>"),
         Some(Fault::HalfDocument) => answer(stream, status, "", half),
         Some(Fault::CutWithin) => {
-            let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len());
+            let head =
+                format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len());
             (&stream).write_all(head.as_bytes())?;
             (&stream).write_all(half.as_bytes())
         }
@@ -230,7 +240,8 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
 
 fn answer(mut stream: TcpStream, status: u16, fields: &str, text: &str) -> std::io::Result<()> {
     let length = text.len();
-    let head = format!("HTTP/1.1 {status} X\r\n{fields}Content-Length: {length}\r\nConnection: close\r\n\r\n");
+    let head =
+        format!("HTTP/1.1 {status} X\r\n{fields}Content-Length: {length}\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes())?;
     stream.write_all(text.as_bytes())
 }

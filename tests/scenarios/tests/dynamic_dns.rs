@@ -154,7 +154,10 @@ fn a_missing_record_is_made_and_other_records_of_the_zone_stay() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut place = Place::new(lab)?;
         place.zone.start()?;
-        place.write(&format!("hmac-sha256:kyiv-dns:{SECRET}"), "name = \"new.example.com\"\nserver = \"203.0.113.10\"")?;
+        place.write(
+            &format!("hmac-sha256:kyiv-dns:{SECRET}"),
+            "name = \"new.example.com\"\nserver = \"203.0.113.10\"",
+        )?;
         let (code, said) = place.once()?;
         ensure!(code == Some(0) && said.contains("the record was changed"), "{said}");
         ensure!(place.zone.records("new")? == ["60 192.0.2.2"], "{:?}", place.zone.records("new")?);
@@ -169,11 +172,17 @@ fn behind_a_router_the_address_is_asked_for_and_without_that_the_fix_is_named() 
         let mut place = Place::new(lab)?;
         place.zone.start()?;
         let (code, said) = place.once()?;
-        ensure!(code == Some(1) && said.contains("192.168.1.2, which is not the public one"), "{code:?} {said}");
+        ensure!(
+            code == Some(1) && said.contains("192.168.1.2, which is not the public one"),
+            "{code:?} {said}"
+        );
         let page = Page::serve(&lab.node("router")?, "192.0.2.2\n")?;
         let key = format!("hmac-sha256:kyiv-dns:{SECRET}");
         let section = place.section.clone();
-        place.write(&key, &format!("{section}\naddress = \"http://192.168.1.1:8080/ip\"\ninterval = \"10s\""))?;
+        place.write(
+            &key,
+            &format!("{section}\naddress = \"http://192.168.1.1:8080/ip\"\ninterval = \"10s\""),
+        )?;
         let mut agent = place.agent()?;
         place.zone.wait_for("300 192.0.2.2", 10)?;
         // What is no address of the internet changes nothing.
@@ -326,8 +335,7 @@ impl Zone {
 
     /// How often the zone was changed, and once.
     fn serial(&self) -> Result<String> {
-        let answer =
-            self.node.run("kdig +tcp +short +timeout=2 +retry=0 @203.0.113.10 example.com SOA")?;
+        let answer = self.node.run("kdig +tcp +short +timeout=2 +retry=0 @203.0.113.10 example.com SOA")?;
         Ok(answer.split_whitespace().nth(2).unwrap_or_default().to_owned())
     }
 
@@ -399,7 +407,8 @@ impl Page {
             let text = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let length = text.len();
             stream.write_all(
-                format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}").as_bytes(),
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}")
+                    .as_bytes(),
             )
         })?;
         Ok(Self { text, _server: server })
