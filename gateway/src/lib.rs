@@ -11,6 +11,7 @@
 //! - [`control`] has the requests, the reports, and their text for people.
 //! - Commands: [`commands`] (`check`, `down`) with [`checked`] (`check --json`), [`guard`] (the
 //!   boot-time drop table), [`lists`], and [`exchange`] (`import`, `export`).
+//! - [`https`] is what TLS connections to servers trust.
 //! - [`memory`] returns memory that is needed only once to the system.
 #![allow(
     clippy::wildcard_enum_match_arm,
@@ -27,6 +28,7 @@ pub mod exchange;
 pub mod firewalls;
 pub mod foreign;
 pub mod guard;
+pub mod https;
 pub mod kernel;
 pub mod listening;
 pub mod lists;

@@ -19,7 +19,12 @@ impl ConfigError {
     /// permission, else 4.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
-        if matches!(self.problem, Problem::KeyFileMode { .. } | Problem::UnreadableFile { .. }) {
+        if matches!(
+            self.problem,
+            Problem::KeyFileMode { .. }
+                | Problem::UnreadableFile { .. }
+                | Problem::UnreadableSecretFile { .. }
+        ) {
             5
         } else {
             4
@@ -457,6 +462,19 @@ pub enum Problem {
         /// What has the number.
         with: &'static str,
     },
+    /// A name of the edge outside of the zone.
+    #[error("{name} is not in the zone {zone}; write the zone that holds it as `zone`, or correct the name")]
+    NameOutsideZone {
+        /// The name.
+        name: String,
+        /// The zone.
+        zone: String,
+    },
+    /// No authority of a zone, or two.
+    #[error(
+        "[dns] needs either `server`, the zone's primary name server, or `provider`; write one of the two"
+    )]
+    OneAuthority,
     /// A line of a list file that is not a prefix.
     #[error("{written:?} is not a prefix; write one IPv4 or IPv6 prefix per line, comments after `#`")]
     BadListLine {
@@ -512,6 +530,25 @@ pub enum Problem {
     MalformedKeyFile {
         /// The file.
         file: String,
+    },
+    /// A file with a secret of `causeway-agent` cannot be read.
+    #[error(
+        "{file} cannot be read: {reason}; write the TSIG key or the API token into it, for the agent alone: \
+         chown causeway-agent {file} && chmod 0600 {file}"
+    )]
+    UnreadableSecretFile {
+        /// The file.
+        file: String,
+        /// The system's error.
+        reason: String,
+    },
+    /// A file with a secret of `causeway-agent` whose content is none.
+    #[error("{file}: {reason}")]
+    MalformedSecretFile {
+        /// The file.
+        file: String,
+        /// What is wrong, and what to write.
+        reason: String,
     },
     /// A systemd credential while the daemon has no credentials folder.
     #[error(

@@ -82,7 +82,7 @@ fn every_error_says_where_what_and_how_to_fix_it() {
 fn errors_about_files_have_the_exit_codes_of_the_contract() {
     let codes: Vec<u8> = file_errors().iter().map(ConfigError::exit_code).collect();
 
-    assert_eq!(codes, [4, 4, 5, 5, 4, 4, 4, 4]);
+    assert_eq!(codes, [4, 4, 5, 5, 5, 4, 4, 4, 4, 4]);
 }
 
 /// What a daemon reports about a file that the configuration names.
@@ -98,6 +98,14 @@ fn file_errors() -> Vec<ConfigError> {
         key.error(Problem::MissingListFile { file: "friends.list".to_owned() }),
         key.error(Problem::KeyFileMode { file: file.clone(), mode: 0o644 }),
         key.error(Problem::UnreadableFile { file, reason: "permission denied".to_owned() }),
+        key.error(Problem::UnreadableSecretFile {
+            file: "kyiv.tsig".to_owned(),
+            reason: "permission denied".to_owned(),
+        }),
+        key.error(Problem::MalformedSecretFile {
+            file: "kyiv.tsig".to_owned(),
+            reason: "it holds no API token; write the token into it, as one line".to_owned(),
+        }),
         SecretKey::parse("not a key", key).err().unwrap(),
         credential.path(None).unwrap_err(),
     ];

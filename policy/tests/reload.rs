@@ -9,7 +9,7 @@ use std::path::Path;
 use policy::{Source, forwarder, gateway};
 
 /// Section, key and another value, for every key of the annotated gateway.toml.
-const GATEWAY: [(&str, &str, &str); 61] = [
+const GATEWAY: [(&str, &str, &str); 69] = [
     ("interface", "name", "\"gw1\""),
     ("interface", "address", "[\"10.77.88.1/29\"]"),
     ("interface", "listen_port", "51821"),
@@ -44,6 +44,13 @@ const GATEWAY: [(&str, &str, &str); 61] = [
     ("allow", "protocol", "[\"udp\"]"),
     ("allow", "ports", "[\"2048\"]"),
     ("allow", "source", "\"preserve\""),
+    ("dns", "name", "[\"kyiv.example.com\", \"edge.example.com\"]"),
+    ("dns", "zone", "\"com\""),
+    ("dns", "server", "\"ns2.example.com\""),
+    ("dns", "provider", "\"cloudflare\""),
+    ("dns", "key_file", "\"other.tsig\""),
+    ("dns", "address", "\"203.0.113.9\""),
+    ("dns", "interval", "\"1m\""),
     ("metrics", "listen", "[\"127.0.0.1:9587\"]"),
     ("metrics", "hosts", "[\"edge.lan\"]"),
     ("control", "socket", "\"/run/gateway.sock\""),
@@ -72,6 +79,7 @@ const GATEWAY: [(&str, &str, &str); 61] = [
     ("kernel", "fwmark", "1"),
     ("metrics", "listen", "\"127.0.0.1:9588\""),
     ("publish", "limits", "{ bandwidth = \"1mbit\" }"),
+    ("dns", "address", "\"dns://resolver1.example.com/myip.example.com\""),
 ];
 
 /// The same for forwarder.toml.
@@ -209,6 +217,7 @@ fn changed(file: &str, section: &str, key: &str, value: &str) -> String {
     // Other lines that name the entry change with it.
     match (key, value) {
         ("name", "\"wroclaw2\"") => changed.replace("peer:wroclaw\"", "peer:wroclaw2\""),
+        ("provider", _) => changed.replace("server = \"ns1.example.com\"", ""),
         ("name", "\"friends\"") => changed.replace("@partners", "@friends"),
         _ => changed,
     }

@@ -2,8 +2,8 @@
 //!
 //! - `look` and `hops` read the facts, which `machine` holds. `key` and `start` change the machine.
 //! - All else decides, and is pure: `proposal` with `tunnel_network` makes the configuration,
-//!   `text` writes it, `findings` and `router` say what is to be known and done, `existing`
-//!   compares a file that is there.
+//!   `text` writes it, `findings`, `router` and `records` say what is to be known and done,
+//!   `existing` compares a file that is there.
 
 mod existing;
 mod finding;
@@ -13,6 +13,7 @@ mod key;
 mod look;
 mod machine;
 mod proposal;
+mod records;
 mod router;
 mod start;
 #[cfg(test)]
@@ -266,7 +267,7 @@ fn report_start(started: &Started, is_first: bool) {
 
 fn report_next(machine: &Machine, proposal: &Proposal, policy: &Policy) {
     let visit = router::visit(machine, &proposal.settings);
-    for line in &visit {
+    for line in visit.iter().chain(&records::records(machine, &proposal.settings)) {
         print_to_stderr(line);
     }
     if policy.peers.is_empty() && !visit.is_empty() {

@@ -14,7 +14,7 @@ use policy::{Protocol, Source};
 use super::existing::{self, differences};
 use super::machine::{Clock, Listening, Machine};
 use super::proposal::{Named, NoProposal, Proposal};
-use super::router;
+use super::{records, router};
 
 #[test]
 fn every_machine_gets_the_text_and_the_findings_that_are_expected() {
@@ -27,6 +27,7 @@ fn every_machine_gets_the_text_and_the_findings_that_are_expected() {
         let findings = proposal.findings.iter().map(ToString::to_string);
         let said: String = findings
             .chain(router::visit(&machine, &proposal.settings))
+            .chain(records::records(&machine, &proposal.settings))
             .map(|line| format!("{line}\n"))
             .collect();
         for (end, text) in [("toml", proposal.text), ("txt", said)] {

@@ -19,22 +19,38 @@ const MAX_BYTES: u64 = 4096;
 /// # Errors
 /// What is wrong with the file, at the place where the configuration names it.
 pub fn read_key(file: &FileRef) -> Result<SecretKey, ConfigError> {
+    let malformed = || file.error(Problem::MalformedKeyFile { file: file.location.to_string() });
+    SecretKey::parse(&read_private(file, Kind::Key)?.ok_or_else(malformed)?, file)
+}
+
+/// Reads a file with a secret that is no key of WireGuard, such as an API token, and refuses one
+/// that others may read; at most 4 KiB of it.
+///
+/// # Errors
+/// What is wrong with the file, at the place where the configuration names it.
+pub fn read_secret(file: &FileRef) -> Result<Zeroizing<String>, ConfigError> {
+    let reason = || "it is no text; write the secret into it again".to_owned();
+    let malformed =
+        || file.error(Problem::MalformedSecretFile { file: file.location.to_string(), reason: reason() });
+    read_private(file, Kind::Secret)?.ok_or_else(malformed)
+}
+
+/// The text of a file that its owner alone may read; `None` where it is no text.
+fn read_private(file: &FileRef, kind: Kind) -> Result<Option<Zeroizing<String>>, ConfigError> {
     let path = file.path(credentials_folder().as_deref())?;
-    let opened = File::open(&path).map_err(|error| unreadable(file, &error, Kind::Key))?;
-    let metadata = opened.metadata().map_err(|error| unreadable(file, &error, Kind::Key))?;
+    let opened = File::open(&path).map_err(|error| unreadable(file, &error, kind))?;
+    let metadata = opened.metadata().map_err(|error| unreadable(file, &error, kind))?;
     let mode = metadata.permissions().mode() & 0o7777;
     // systemd guards credentials itself: their group bits are the mask of an access list.
     let is_credential = matches!(file.location, FileLocation::Credential(_));
     if mode & 0o077 != 0 && !is_credential {
         return Err(file.error(Problem::KeyFileMode { file: path.display().to_string(), mode }));
     }
-    let mut text = Zeroizing::new(String::with_capacity(64));
+    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(MAX_BYTES).unwrap_or(0)));
     match opened.take(MAX_BYTES).read_to_string(&mut text) {
-        Ok(_) => SecretKey::parse(&text, file),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Err(file.error(Problem::MalformedKeyFile { file: path.display().to_string() }))
-        }
-        Err(error) => Err(unreadable(file, &error, Kind::Key)),
+        Ok(_) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+        Err(error) => Err(unreadable(file, &error, kind)),
     }
 }
 

@@ -112,6 +112,7 @@ fn load_list(list: &mut List) -> Result<(), Vec<ConfigError>> {
 pub(super) enum Kind {
     Key,
     List,
+    Secret,
 }
 
 pub(super) fn unreadable(file: &FileRef, error: &io::Error, kind: Kind) -> ConfigError {
@@ -119,6 +120,7 @@ pub(super) fn unreadable(file: &FileRef, error: &io::Error, kind: Kind) -> Confi
     file.error(match (error.kind(), kind) {
         (io::ErrorKind::NotFound, Kind::Key) => Problem::MissingKeyFile { file: name },
         (io::ErrorKind::NotFound, Kind::List) => Problem::MissingListFile { file: name },
+        (_, Kind::Secret) => Problem::UnreadableSecretFile { file: name, reason: error.to_string() },
         _ => Problem::UnreadableFile { file: name, reason: error.to_string() },
     })
 }

@@ -31,7 +31,10 @@ fn programs() -> Vec<Command> {
     let mut programs =
         vec![causeway::cli::command(), forwarder::cli::command(), stackctl::cli::Cli::command()];
     #[cfg(target_os = "linux")]
-    programs.extend(gateway::cli::commands());
+    {
+        programs.extend(gateway::cli::commands());
+        programs.push(agent::cli::command());
+    }
     programs
 }
 

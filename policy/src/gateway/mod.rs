@@ -2,6 +2,7 @@
 
 mod answers;
 mod check;
+mod dns;
 mod entries;
 mod grants;
 mod link_port;
@@ -13,6 +14,7 @@ mod render;
 mod sides;
 
 pub use answers::{Answers, parse_answers};
+pub use dns::{AddressSource, Authority, Dns};
 pub use grants::{Judged, MAX_ALL_GRANTS, Request, Requests};
 pub use may_publish::{MAX_GRANTS, granted};
 pub use model::{

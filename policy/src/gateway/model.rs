@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
+use super::dns::Dns;
 use crate::sections::{Link, List, Log, Metrics, Offload};
 use crate::{
     AllowList, Bandwidth, FileRef, Host, HostPort, InterfaceName, Mtu, Name, PortRange, Protocol, Protocols,
@@ -33,6 +34,8 @@ pub struct Policy {
     pub allow: Vec<Allow>,
     /// Named prefix lists, in the order of the file.
     pub lists: Vec<List>,
+    /// Names whose records `causeway-agent` keeps.
+    pub dns: Option<Dns>,
     /// Where metrics are served.
     pub metrics: Metrics,
     /// The control socket.
@@ -57,7 +60,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Every file that the configuration names: keys, then lists.
+    /// Every file that the configuration names for the daemon: keys, then lists. The secret of
+    /// `[dns]` is not for the daemon.
     pub fn files(&self) -> impl Iterator<Item = &FileRef> {
         let preshared = self.peers.iter().filter_map(|peer| peer.preshared_key_file.as_ref());
         let lists = self.lists.iter().map(|list| &list.file);

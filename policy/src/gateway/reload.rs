@@ -1,5 +1,6 @@
 //! What another configuration changes at a running edge, besides its plan.
 
+use super::dns;
 use super::model::{Peer, Policy};
 use crate::Mtu;
 use crate::change::{Change, Settings};
@@ -50,6 +51,7 @@ impl Policy {
             &next.container_interfaces,
         );
         changes.lists(&self.lists, &next.lists);
+        dns::note_changes(self.dns.as_ref(), next.dns.as_ref(), &mut changes);
         self.metrics.note_changes(&next.metrics, &mut changes);
         self.link.note_changes(next.link, &mut changes);
         self.log.note_changes(next.log, &mut changes);

@@ -43,6 +43,10 @@ impl Policy {
         let interfaces = interfaces.filter(|_| !self.lan_interfaces.is_empty());
         let keys: Vec<_> = [("prefixes", array(&self.lan))].into_iter().chain(interfaces).collect();
         table("[lan]", &keys, text);
+        if let Some(dns) = &self.dns {
+            let keys = dns.keys().into_iter().map(|(key, value)| (key, quoted(value)));
+            table("[dns]", &[("name", array(&dns.names))].into_iter().chain(keys).collect::<Vec<_>>(), text);
+        }
         let lists = [("listen", array(&self.metrics.listen)), ("hosts", array(&self.metrics.hosts))];
         let is_empty = [self.metrics.listen.is_empty(), self.metrics.hosts.is_empty()];
         let lists = lists.into_iter().zip(is_empty).filter(|(_, is_empty)| !is_empty);

@@ -81,6 +81,11 @@ pub fn gateway_text(seed: u64) -> String {
     for number in 0..3 + random.below(5) {
         allow(random, number, &mut text);
     }
+    if random.chance(30) {
+        let who =
+            random.pick(&["server = \"192.0.2.53\"", "provider = \"cloudflare\""]).copied().unwrap_or("");
+        let _ = writeln!(text, "[dns]\nname = \"kyiv.example.com\"\n{who}\nkey_file = \"kyiv.tsig\"");
+    }
     text
 }
 

@@ -2,25 +2,17 @@
 //! certificates or one file.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::exit::{Exit, ExitError};
+use daemon::exit::ExitError;
+use gateway::https::trusted;
 use policy::feed::MAX_BYTES;
 use ureq::Agent;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 
 /// For one address, name lookup and redirects included.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// A list that moved is found; a long chain of redirects is not followed.
 const REDIRECTS: u32 = 3;
-/// Where systems keep the certificates they trust.
-const BUNDLES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-    "/etc/ssl/ca-bundle.pem",
-];
 
 /// The HTTP client for lists.
 pub(crate) struct Client {
@@ -31,20 +23,7 @@ pub(crate) struct Client {
 impl Client {
     /// A client that trusts the certificates in `bundle`, or the system's.
     pub(crate) fn new(bundle: Option<&Path>) -> Result<Self, ExitError> {
-        let roots = match bundle {
-            Some(bundle) => roots(bundle)?,
-            None => BUNDLES.iter().find_map(|path| roots(Path::new(path)).ok()).ok_or_else(|| {
-                ExitError::new(
-                    Exit::Failed,
-                    "no trusted certificates; run: apt install ca-certificates, or name a --ca FILE",
-                )
-            })?,
-        };
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .root_certs(RootCerts::new_with_certs(&roots))
-            .build();
+        let tls = trusted(bundle)?;
         let common = || {
             Agent::config_builder()
                 .timeout_global(Some(TIMEOUT))
@@ -74,17 +53,4 @@ impl Client {
             .read_to_string()
             .map_err(|error| format!("{url}: {error}"))
     }
-}
-
-fn roots(bundle: &Path) -> Result<Vec<Certificate<'static>>, ExitError> {
-    let stop =
-        |why: &dyn std::fmt::Display| ExitError::new(Exit::Failed, format!("{}: {why}", bundle.display()));
-    let pem = std::fs::read(bundle).map_err(|error| stop(&error))?;
-    let certificates: Vec<_> = parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if certificates.is_empty() { Err(stop(&"holds no certificate")) } else { Ok(certificates) }
 }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::check;
+use super::dns::dns;
 use super::entries::{AllowAt, InterfaceAt, MayPublishAt, PeerAt, Places, PublishAt};
 use super::model::{Interface, Peer, Policy};
 use super::sides;
@@ -45,6 +46,7 @@ pub fn parse(source: &Source<'_>) -> Result<Policy, Vec<ConfigError>> {
 fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let interface = root.required("interface").and_then(|value| interface(&value.table("[interface]")?));
     let wan = sides::wan(root);
+    let dns = dns(root, wan.as_ref().and_then(|(wan, ..)| wan.name.as_ref()));
     let (lan, lan_interfaces) = sides::lan(root);
     let entries = Entries::read(root, reader, interface.as_ref().map(|at| &at.value), &lan);
     let shared = Shared::read(root, Daemon::Gateway);
@@ -64,6 +66,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         publish: Vec::new(),
         allow: Vec::new(),
         lists: entries.lists.into_iter().collect::<Option<_>>()?,
+        dns,
         metrics: shared.metrics,
         control: control(shared.control?),
         link: shared.link?,

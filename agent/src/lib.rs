@@ -1,0 +1,19 @@
+//! `causeway-agent`: a small process of its own user, for what the daemons that parse packets from
+//! the internet must not do. Its secrets are files that those daemons cannot read.
+//!
+//! - [`dns`]: the edge's own names follow its public address.
+//! - [`run`] begins the tasks that the configuration asks for, and begins them again when it
+//!   changes. A further task is a module next to [`dns`], with a field in `run`.
+//! - [`http`] and [`network`] are what tasks share: requests to APIs, and changes of this machine's
+//!   network. [`cli`] is the command line.
+//!
+//! It reads the gateway's own configuration and the kernel's addresses, and asks the gateway for
+//! nothing: a daemon that was taken over cannot lead a name elsewhere.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+pub mod cli;
+pub mod dns;
+pub mod http;
+pub mod network;
+pub mod run;
