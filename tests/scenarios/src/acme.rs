@@ -12,7 +12,7 @@ use crate::web::wait_for_port;
 /// The address of the node that both run on, as every topology has it for `client`.
 const ADDRESS: &str = "203.0.113.10";
 /// How long pebble may take to start.
-const START_LIMIT: Duration = Duration::from_secs(10);
+const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// An authority that issues certificates for 90 days, by ACME (RFC 8555), and checks each name anew
 /// for each of them; and the name server of `example.com`, whose names lead to 192.0.2.2.
