@@ -115,11 +115,9 @@ mod tests {
 
     #[test]
     fn a_long_list_of_sources_is_cut() {
-        for (lists, expected) in [
-            (&[][..], ""),
-            (&["a", "b"], "@a and @b"),
-            (&["a", "b", "c", "d", "e"], "@a, @b, @c and 2 more"),
-        ] {
+        for (lists, expected) in
+            [(&[][..], ""), (&["a", "b"], "@a and @b"), (&["a", "b", "c", "d", "e"], "@a, @b, @c and 2 more")]
+        {
             assert_eq!(sources(&only(lists)), expected);
         }
     }
@@ -150,9 +148,14 @@ mod tests {
         let (warnings, notes) = read(&edge);
         assert_eq!(warnings.len(), 1);
         let warning = warnings[0].to_string();
-        assert!(warning.starts_with("f.toml:15:10: warning: only @cloudflare may connect to tcp/443 of https, so"), "{warning}");
+        assert!(
+            warning
+                .starts_with("f.toml:15:10: warning: only @cloudflare may connect to tcp/443 of https, so"),
+            "{warning}"
+        );
         assert!(warning.ends_with(&notes[0]) && warning.contains("DNS-01 works"), "{warning}");
-        let open = format!("{edge}[[publish]]\nname = \"http\"\nlisten = \"80\"\ntarget = \"10.77.88.2:80\"\n");
+        let open =
+            format!("{edge}[[publish]]\nname = \"http\"\nlisten = \"80\"\ntarget = \"10.77.88.2:80\"\n");
         assert!(read(&open).0.is_empty() && read(&open).1.is_empty());
 
         for (service, count) in [

@@ -113,7 +113,8 @@ fn head(upstream: &str, proxy: ProxyProtocol, name: &str) -> io::Result<Vec<u8>>
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let request = format!("HEAD / HTTP/1.1\r\nHost: {name}\r\nUser-Agent: causeway\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("HEAD / HTTP/1.1\r\nHost: {name}\r\nUser-Agent: causeway\r\nConnection: close\r\n\r\n");
     stream.write_all(&[proxy_protocol::own(proxy), request.into_bytes()].concat())?;
     let mut head = Vec::new();
     let mut part = [0; 1_024];
@@ -195,7 +196,8 @@ mod tests {
             }
             seen
         });
-        let heads = [ProxyProtocol::Off, ProxyProtocol::V2].map(|proxy| head(&there, proxy, "emby.example.com").unwrap());
+        let heads = [ProxyProtocol::Off, ProxyProtocol::V2]
+            .map(|proxy| head(&there, proxy, "emby.example.com").unwrap());
         assert_eq!(heads.map(|head| is_redirect(&head)), [false, true]);
         let seen = serve.join().unwrap();
         assert!(seen[0].starts_with(b"HEAD / HTTP/1.1\r\nHost: emby.example.com\r\n"));
@@ -204,14 +206,19 @@ mod tests {
 
     #[test]
     fn what_the_file_or_the_operator_has_decided_is_not_looked_for() {
-        let of = |wanted: &WithHttp, policy: &Policy| Http::of(wanted, policy, &policy.services[0], "emby.example.com");
+        let of = |wanted: &WithHttp, policy: &Policy| {
+            Http::of(wanted, policy, &policy.services[0], "emby.example.com")
+        };
         let at = WithHttp::At("127.0.0.1:8081".to_owned());
         let web = policy("127.0.0.1:9443", "");
         assert_eq!(of(&WithHttp::Off, &web), Http::default());
         assert_eq!(of(&at, &web).add.as_deref(), Some("127.0.0.1:8081"));
         let unknown = of(&WithHttp::Found, &web);
         assert!(unknown.add.is_none() && unknown.note.unwrap().contains("--with-http HOST:PORT"));
-        let both = policy("127.0.0.1:8443", "[[service]]\nname = \"plain\"\nupstream = \"127.0.0.1:1\"\npublish = 80\n");
+        let both = policy(
+            "127.0.0.1:8443",
+            "[[service]]\nname = \"plain\"\nupstream = \"127.0.0.1:1\"\npublish = 80\n",
+        );
         assert_eq!(of(&WithHttp::Found, &both), Http::default());
         assert!(of(&at, &both).note.unwrap().contains("[[service]] plain has port 80 already"));
     }

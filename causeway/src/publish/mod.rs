@@ -249,7 +249,8 @@ pub(crate) fn unpublish(arguments: &Unpublish) -> Result<Exit, ExitError> {
     }
     let removed = removed.map(|site| format!(", and {} is removed", site.path().display()));
     let has_http = |policy: &Policy| edit::http_service(policy).is_some();
-    let closed = if has_http(&policy) && !has_http(&origin.policy()?) { "; port 80 is closed with it" } else { "" };
+    let closed =
+        if has_http(&policy) && !has_http(&origin.policy()?) { "; port 80 is closed with it" } else { "" };
     print(&format!("{name} is not published any more{}{closed}\n", removed.unwrap_or_default()))?;
     Ok(Exit::Ok)
 }

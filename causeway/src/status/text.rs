@@ -103,7 +103,14 @@ mod tests {
             publish: Vec::new(),
         };
         let services = vec![service("https", "ok"), service("http", "failing")];
-        let side = Side { role: "origin", version: String::new(), peers: vec![], services, problems: vec![], notes: vec!["for some only".to_owned()] };
+        let side = Side {
+            role: "origin",
+            version: String::new(),
+            peers: vec![],
+            services,
+            problems: vec![],
+            notes: vec!["for some only".to_owned()],
+        };
         let sides = [side];
         let shown = text(&super::super::sentence::summary(&sides), &sides, Style::Plain);
         assert!(shown.contains("\n  https: emby.example.com is ok\n"), "{shown}");

@@ -14,8 +14,8 @@ const ADDRESS: &str = "203.0.113.10";
 /// How long pebble may take to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// An authority that issues certificates for 90 days, by ACME (RFC 8555), and checks each name anew
-/// for each of them; and the name server of `example.com`, whose names lead to 192.0.2.2.
+/// An authority that issues certificates for 90 days, by ACME (RFC 8555), and checks a name for each
+/// of them; and the name server of `example.com`, whose names lead to 192.0.2.2.
 #[derive(Debug)]
 pub struct Authority {
     /// The authority's server.
@@ -38,8 +38,10 @@ impl Authority {
         fs::write(folder.join("zones/example.com.zone"), ZONE)?;
         fs::write(folder.join("knot.conf"), knot_conf(&folder))?;
         fs::write(folder.join("pebble.json"), pebble_json(&folder))?;
-        let request = ["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2", "-subj", "/CN=acme.example.com"];
-        let command = node.command("openssl").args(request).args(["-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+        let request =
+            ["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2", "-subj", "/CN=acme.example.com"];
+        let command =
+            node.command("openssl").args(request).args(["-pkeyopt", "ec_paramgen_curve:prime256v1"]);
         let command = command.args(["-addext", "subjectAltName=DNS:acme.example.com"]);
         command.arg("-keyout").arg(folder.join("acme.key")).arg("-out").arg(folder.join("acme.crt")).run()?;
         let knot = node.command("knotd").arg("-c").arg(folder.join("knot.conf")).spawn("knot")?;

@@ -92,7 +92,9 @@ fn where_only_a_proxy_may_enter_authorities_are_refused_and_the_recipe_for_dns_w
         let said = text(&published);
         ensure!(published.status.code() == Some(10), "{said}");
         let closed = "only @cloudflare may connect to tcp/443 of ";
-        for line in [&format!("note: {closed}https, so that a certificate authority cannot"), "no_certificate"] {
+        for line in
+            [&format!("note: {closed}https, so that a certificate authority cannot"), "no_certificate"]
+        {
             ensure!(said.contains(line), "no {line:?} in {said}");
         }
         // Whichever of the two it tries first.
@@ -194,7 +196,11 @@ impl Recipe {
         // The name server of the sample is asked for one name a minute.
         recipe.set("RFC2136_SEQUENCE_INTERVAL=1\nRFC2136_POLLING_INTERVAL=1")?;
         let (program, config) = (lab::newer("caddy")?, caddy.configuration());
-        recipe.set(&format!("RELOAD=\"{} reload --force --config {}\"", program.display(), config.display()))?;
+        recipe.set(&format!(
+            "RELOAD=\"{} reload --force --config {}\"",
+            program.display(),
+            config.display()
+        ))?;
         recipe.set(&format!("LEGO_CA_CERTIFICATES={}", authority.certificate().display()))?;
         Ok(recipe)
     }
@@ -224,7 +230,9 @@ impl Recipe {
 /// The Caddyfile in docs/CERTIFICATES.md that begins with this line.
 fn document_block(first: &str) -> Result<String> {
     let text = fs::read_to_string(lab::workspace().join("docs/CERTIFICATES.md"))?;
-    let found = text.split("```").find(|block| block.strip_prefix("caddyfile\n").is_some_and(|block| block.starts_with(first)));
+    let found = text
+        .split("```")
+        .find(|block| block.strip_prefix("caddyfile\n").is_some_and(|block| block.starts_with(first)));
     Ok(found.context("no such Caddyfile")?.trim_start_matches("caddyfile\n").to_owned())
 }
 
@@ -258,7 +266,10 @@ fn is_renewed(lab: &Lab, caddy: &Caddy) -> Result<()> {
 /// Whether a line of Caddy's log has both texts.
 fn caddy_says(caddy: &Caddy, one: &str, other: &str) -> Result<()> {
     let log = caddy.process.log()?;
-    ensure!(log.lines().any(|line| line.contains(one) && line.contains(other)), "no {one} with {other} in {log}");
+    ensure!(
+        log.lines().any(|line| line.contains(one) && line.contains(other)),
+        "no {one} with {other} in {log}"
+    );
     Ok(())
 }
 

@@ -178,7 +178,9 @@ mod tests {
 
     #[test]
     fn entries_in_braces_get_it_too() {
-        for service in ["service = [\n  { WEB }, # web\n]\n", "service = [{ WEB }]\n", "service = [ { WEB } ]\n"] {
+        for service in
+            ["service = [\n  { WEB }, # web\n]\n", "service = [{ WEB }]\n", "service = [ { WEB } ]\n"]
+        {
             let entry = "name = \"https\", upstream = \"127.0.0.1:8443\", publish = 443";
             let before = format!("{}{HEAD}", service.replace("WEB", entry));
             let named = added(&before);

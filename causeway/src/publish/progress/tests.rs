@@ -74,7 +74,8 @@ fn a_refused_port_80_is_a_note_with_the_fix_and_nothing_is_missing() {
     assert!(granted.proven.contains(&"kyiv grants 443".to_owned()) && !refused, "{granted:?}");
     let (progress, refused) = of(json!([port("kyiv", "refused")]));
     assert!(progress.refused.is_empty() && progress.missing.is_empty() && refused, "{progress:?}");
-    let note = "kyiv refuses 443 (not allowed): add it to may_publish; until then certificates come by TLS-ALPN-01";
+    let note =
+        "kyiv refuses 443 (not allowed): add it to may_publish; until then certificates come by TLS-ALPN-01";
     assert!(progress.notes[0].starts_with(note), "{progress:?}");
     let (waiting, refused) = of(json!([port("kyiv", "refused"), port("oracle", "requested")]));
     assert!(!waiting.missing.is_empty() && !refused, "{waiting:?}");
