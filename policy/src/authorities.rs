@@ -4,6 +4,9 @@
 //! publishes none of them: by port 80 for HTTP-01 (RFC 8555 §8.3), by port 443 for TLS-ALPN-01
 //! (RFC 8737 §3), by the name's DNS records for DNS-01 (RFC 8555 §8.4).
 
+use ipnetwork::IpNetwork;
+
+use crate::sections::List;
 use crate::{AllowList, Name, Protocol, forwarder, gateway};
 
 /// The port of HTTP-01.
@@ -12,65 +15,77 @@ const HTTP: u16 = 80;
 const HTTPS: u16 = 443;
 
 /// A public entry, as authorities see it.
-pub(crate) struct Opening<'a> {
+struct Opening<'a> {
     name: &'a Name,
     is_http: bool,
     is_https: bool,
     allow: &'a AllowList,
-}
-
-impl<'a> Opening<'a> {
-    /// A port that the edge publishes.
-    pub(crate) fn of_publish(publish: &'a gateway::Publish) -> Self {
-        let is_on = |port| publish.protocols.contains(Protocol::Tcp) && publish.ports.contains(port);
-        Self { name: &publish.name, is_http: is_on(HTTP), is_https: is_on(HTTPS), allow: &publish.allow }
-    }
-
-    /// A service of the origin.
-    pub(crate) fn of_service(service: &'a forwarder::Service) -> Self {
-        let at_edge = service.publish.as_ref().map(|publish| &publish.from);
-        let allow = at_edge.filter(|from| **from != AllowList::Any).unwrap_or(&service.allow);
-        Self { name: &service.name, is_http: service.is_on(HTTP), is_https: service.is_on(HTTPS), allow }
-    }
+    /// The lists that `allow` may name.
+    lists: &'a [List],
 }
 
 impl gateway::Policy {
-    /// What certificate authorities cannot do at the ports that it publishes, a line for each entry.
+    /// What certificate authorities cannot do at the ports that it publishes, a line for each entry
+    /// on port 443; none while port 80 is open to everyone. Its lists must have been loaded.
     #[must_use]
-    pub fn closed_to_authorities(&self) -> Vec<(&Name, String)> {
-        closed(&self.publish.iter().map(Opening::of_publish).collect::<Vec<_>>())
+    pub fn closed_to_authorities(&self) -> Vec<String> {
+        let openings = self.publish.iter().map(|publish| {
+            let is_on = |port| publish.protocols.contains(Protocol::Tcp) && publish.ports.contains(port);
+            let (is_http, is_https) = (is_on(HTTP), is_on(HTTPS));
+            Opening { name: &publish.name, is_http, is_https, allow: &publish.allow, lists: &self.lists }
+        });
+        notes(&openings.collect::<Vec<_>>())
     }
 }
 
 impl forwarder::Policy {
-    /// What certificate authorities cannot do at its services, a line for each entry.
+    /// What certificate authorities cannot do at its services, as for
+    /// [`gateway::Policy::closed_to_authorities`]; lists of the edge are not known here.
     #[must_use]
-    pub fn closed_to_authorities(&self) -> Vec<(&Name, String)> {
-        closed(&self.services.iter().map(Opening::of_service).collect::<Vec<_>>())
+    pub fn closed_to_authorities(&self) -> Vec<String> {
+        let openings = self.services.iter().map(|service| {
+            let at_edge = service.publish.as_ref().map(|publish| &publish.from);
+            let at_edge = at_edge.filter(|from| **from != AllowList::Any);
+            let (allow, lists) = at_edge.map_or((&service.allow, self.lists.as_slice()), |from| (from, &[]));
+            let (is_http, is_https) = (service.is_on(HTTP), service.is_on(HTTPS));
+            Opening { name: &service.name, is_http, is_https, allow, lists }
+        });
+        notes(&openings.collect::<Vec<_>>())
     }
 }
 
-fn closed<'a>(openings: &[Opening<'a>]) -> Vec<(&'a Name, String)> {
-    let noted = openings.iter().zip(notes(openings));
-    noted.filter_map(|(opening, note)| Some((opening.name, note?))).collect()
-}
-
-/// For each entry what authorities cannot do there, if it is on port 443 for some sources only and
-/// port 80 is not open to everyone either.
-pub(crate) fn notes(openings: &[Opening<'_>]) -> Vec<Option<String>> {
-    let is_open = |opening: &Opening<'_>| opening.is_http && *opening.allow == AllowList::Any;
-    let has_http = openings.iter().any(is_open);
-    openings.iter().map(|opening| note(opening).filter(|_| !has_http)).collect()
+fn notes(openings: &[Opening<'_>]) -> Vec<String> {
+    if openings.iter().any(|opening| opening.is_http && opening.is_open()) {
+        return Vec::new();
+    }
+    openings.iter().filter(|opening| opening.is_https && !opening.is_open()).filter_map(note).collect()
 }
 
 fn note(opening: &Opening<'_>) -> Option<String> {
     let sources = sources(opening.allow);
-    let is_closed = opening.is_https && *opening.allow != AllowList::Any && !sources.is_empty();
-    is_closed.then(|| format!(
-        "only {sources} may connect to tcp/443 of {}, so that a certificate authority cannot: TLS-ALPN-01 fails, and so does \
-         HTTP-01, unless a proxy there passes port 80 on to this edge; DNS-01 works (docs/CERTIFICATES.md)",
-        opening.name
-    ))
+    let name = opening.name;
+    (!sources.is_empty()).then(|| {
+        format!(
+            "only {sources} may connect to tcp/443 of {name}, so that a certificate authority cannot: TLS-ALPN-01 fails, \
+             and so does HTTP-01, unless a proxy there passes port 80 on to this edge; DNS-01 works \
+             (docs/CERTIFICATES.md)"
+        )
+    })
+}
+
+impl Opening<'_> {
+    /// Whether authorities may connect: everyone may, or most of the internet, such as all but a few
+    /// banned networks.
+    fn is_open(&self) -> bool {
+        let AllowList::Only { prefixes, lists } = self.allow else { return true };
+        let named = self.lists.iter().filter(|list| lists.contains(&list.name));
+        let all = prefixes.iter().chain(named.flat_map(|list| &list.prefixes));
+        let count = |prefix: &IpNetwork| match prefix {
+            IpNetwork::V4(prefix) => u64::from(prefix.size()),
+            IpNetwork::V6(_) => 0,
+        };
+        all.map(count).fold(0, u64::saturating_add) > u64::from(u32::MAX) / 2
+    }
 }
 
 /// The sources in words, at most three of them named; empty when there is none.
@@ -85,96 +100,88 @@ fn sources(allow: &AllowList) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::Source;
 
     #[test]
-    fn an_entry_on_443_for_some_sources_only_is_noted_unless_80_is_open_to_everyone() {
-        let (any, some, none) = (AllowList::Any, only(&["cloudflare"]), only(&[]));
+    fn a_port_443_for_some_sources_is_noted_unless_port_80_is_open_or_most_sources_may_connect() {
         for (https, http, is_noted) in [
-            (&any, None, false),
-            (&any, Some(&some), false),
-            (&none, None, false),
-            (&some, None, true),
-            (&some, Some(&some), true),
-            (&some, Some(&any), false),
+            ("", None, false),
+            ("allow = [\"@cloudflare\"]", None, true),
+            ("allow = [\"@cloudflare\"]", Some("allow = [\"@cloudflare\"]"), true),
+            ("allow = [\"@cloudflare\"]", Some(""), false),
+            ("allow = [\"203.0.113.0/24\", \"@cloudflare\"]", None, true),
+            // All but what is banned.
+            ("allow = [\"@most\"]", None, false),
+            ("allow = []", None, false),
         ] {
-            let (name, other) = (Name::new("https").unwrap(), Name::new("http").unwrap());
-            let mut openings = vec![Opening { name: &name, is_http: false, is_https: true, allow: https }];
-            openings.extend(http.map(|allow| Opening {
-                name: &other,
-                is_http: true,
-                is_https: false,
-                allow,
-            }));
-            let notes = notes(&openings);
-            let noted: Vec<bool> = notes.iter().map(Option::is_some).collect();
-            let expected = [vec![is_noted], vec![false; openings.len() - 1]].concat();
-            assert_eq!(noted, expected, "{https:?} {http:?}");
+            let publish = |name: &str, port: u16, rest: &str| {
+                format!(
+                    "[[publish]]\nname = \"{name}\"\nlisten = \"{port}\"\ntarget = \"10.77.88.2:{port}\"\n{rest}\n"
+                )
+            };
+            let http = http.map(|rest| publish("http", 80, rest)).unwrap_or_default();
+            let text = format!("{EDGE}{}{http}", publish("https", 443, https));
+            let mut policy = gateway::parse(&Source { name: Path::new("f"), text: &text }).unwrap();
+            load(&mut policy.lists);
+            let notes = policy.closed_to_authorities();
+            assert_eq!(notes.len(), usize::from(is_noted), "{https} {http}: {notes:?}");
+            assert!(
+                notes.iter().all(|note| note.contains("may connect to tcp/443 of https, so that")),
+                "{notes:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_origin_notes_what_it_requests_and_what_it_takes_itself() {
+        for (service, is_noted) in [
+            ("publish = { ports = 443, from = [\"@cloudflare\"] }\n", true),
+            // Of the edge's own list nothing is known.
+            ("publish = { ports = 443, from = [\"@most\"] }\n", true),
+            ("publish = 443\nallow = [\"@cloudflare\"]\n", true),
+            ("publish = 443\nallow = [\"@most\"]\n", false),
+            ("match = \"10.77.88.2:443\"\nallow = [\"@cloudflare\"]\n", true),
+            ("publish = 443\n", false),
+            ("publish = \"443/udp\"\nallow = [\"@cloudflare\"]\n", false),
+            ("match = \"10.77.88.2:8428\"\nallow = [\"@cloudflare\"]\n", false),
+        ] {
+            let text = format!("{ORIGIN}{service}");
+            let mut policy = forwarder::parse(&Source { name: Path::new("f"), text: &text }).unwrap();
+            load(&mut policy.lists);
+            assert_eq!(policy.closed_to_authorities().len(), usize::from(is_noted), "{service}");
         }
     }
 
     #[test]
     fn a_long_list_of_sources_is_cut() {
-        for (lists, expected) in
-            [(&[][..], ""), (&["a", "b"], "@a and @b"), (&["a", "b", "c", "d", "e"], "@a, @b, @c and 2 more")]
-        {
-            assert_eq!(sources(&only(lists)), expected);
-        }
+        let only = |lists: &[&str]| {
+            let lists = lists.iter().map(|name| Name::new(name).unwrap()).collect();
+            AllowList::Only { prefixes: Vec::new(), lists }
+        };
+        assert_eq!(sources(&only(&[])), "");
+        assert_eq!(sources(&only(&["a", "b"])), "@a and @b");
+        assert_eq!(sources(&only(&["a", "b", "c", "d", "e"])), "@a, @b, @c and 2 more");
     }
 
-    #[test]
-    fn both_files_are_warned_about_where_the_entry_is() {
-        let key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
-        let list = "[[list]]\nname = \"cloudflare\"\nfile = \"c\"\n";
-        let edge = format!(
-            "[interface]\naddress = [\"10.77.88.1/30\"]\nlisten_port = 51820\nprivate_key_file = \"k\"\n[wan]\n\
-             accept = [\"tcp/22\"]\n[[peer]]\nname = \"wroclaw\"\npublic_key = \"{key}\"\n\
-             allowed_ips = [\"10.77.88.2/32\"]\n{list}[[publish]]\nname = \"https\"\nlisten = \"443\"\n\
-             target = \"10.77.88.2:443\"\nallow = [\"@cloudflare\"]\n"
-        );
-        let origin = |service: &str| {
-            format!(
-                "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n[[peer]]\nname = \"kyiv\"\n\
-                 public_key = \"{key}\"\nendpoint = \"192.0.2.2:51820\"\n{list}[[service]]\nname = \"https\"\n\
-                 upstream = \"127.0.0.1:8443\"\n{service}"
-            )
-        };
-        let file = std::path::Path::new("f.toml");
-        let read = |text: &str| {
-            let policy = gateway::parse(&crate::Source { name: file, text }).unwrap();
-            let notes = policy.closed_to_authorities().into_iter().map(|(_, note)| note).collect::<Vec<_>>();
-            (policy.warnings.clone(), notes)
-        };
-        let (warnings, notes) = read(&edge);
-        assert_eq!(warnings.len(), 1);
-        let warning = warnings[0].to_string();
-        assert!(
-            warning
-                .starts_with("f.toml:15:10: warning: only @cloudflare may connect to tcp/443 of https, so"),
-            "{warning}"
-        );
-        assert!(warning.ends_with(&notes[0]) && warning.contains("DNS-01 works"), "{warning}");
-        let open =
-            format!("{edge}[[publish]]\nname = \"http\"\nlisten = \"80\"\ntarget = \"10.77.88.2:80\"\n");
-        assert!(read(&open).0.is_empty() && read(&open).1.is_empty());
+    const EDGE: &str = "[interface]\naddress = [\"10.77.88.1/30\"]\nlisten_port = 51820\nprivate_key_file = \"k\"\n[wan]\n\
+        accept = [\"tcp/22\"]\n[[peer]]\nname = \"wroclaw\"\n\
+        public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nallowed_ips = [\"10.77.88.2/32\"]\n\
+        [[list]]\nname = \"cloudflare\"\nfile = \"c\"\n[[list]]\nname = \"most\"\nfile = \"m\"\n";
+    const ORIGIN: &str = "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n[[peer]]\n\
+        name = \"kyiv\"\npublic_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\n\
+        endpoint = \"192.0.2.2:51820\"\n[[list]]\nname = \"cloudflare\"\nfile = \"c\"\n[[list]]\n\
+        name = \"most\"\nfile = \"m\"\n[[service]]\nname = \"https\"\nupstream = \"127.0.0.1:8443\"\n";
 
-        for (service, count) in [
-            ("publish = { ports = 443, from = [\"@cloudflare\"] }\n", 1),
-            ("publish = 443\nallow = [\"@cloudflare\"]\n", 1),
-            ("match = \"10.77.88.2:443\"\nallow = [\"@cloudflare\"]\n", 1),
-            ("publish = 443\n", 0),
-            ("publish = \"443/udp\"\nallow = [\"@cloudflare\"]\n", 0),
-            ("match = \"10.77.88.2:8428\"\nallow = [\"@cloudflare\"]\n", 0),
-        ] {
-            let text = origin(service);
-            let policy = forwarder::parse(&crate::Source { name: file, text: &text }).unwrap();
-            let counts = (policy.warnings.len(), policy.closed_to_authorities().len());
-            assert_eq!(counts, (count, count), "{service}: {:?}", policy.warnings);
+    fn load(lists: &mut [List]) {
+        for list in lists {
+            let text = match list.name.as_str() {
+                "most" => "0.0.0.0/1\n128.0.0.0/2\n",
+                _ => include_str!("../../configs/lists/cloudflare.list"),
+            };
+            list.load(&Source { name: Path::new("list"), text }).unwrap();
         }
-    }
-
-    fn only(lists: &[&str]) -> AllowList {
-        let lists = lists.iter().map(|name| Name::new(name).unwrap()).collect();
-        AllowList::Only { prefixes: Vec::new(), lists }
     }
 }

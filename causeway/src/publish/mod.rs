@@ -191,8 +191,7 @@ impl Naming<'_> {
         if let Some(port_80) = self.port_80 {
             progress.add(progress::of_http(report, port_80));
         }
-        let closed = policy.closed_to_authorities().into_iter().filter(|(of, _)| **of == service.name);
-        progress.notes.extend(closed.map(|(_, note)| note));
+        progress.notes.extend(report.notes.iter().cloned());
         if let Some(upstream) = self.upstream {
             progress.add(settle::program(upstream));
             let note = policy.caddy.as_ref().and_then(|caddy| caddy::loopback_note(caddy, name, upstream));

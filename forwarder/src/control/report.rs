@@ -270,7 +270,7 @@ pub fn report(shared: &Shared) -> Report {
             .map(|(stage, reason, count)| (format!("{stage}/{reason}"), count))
             .collect(),
         problems,
-        notes: policy.closed_to_authorities().into_iter().map(|(_, note)| note).collect(),
+        notes: policy.closed_to_authorities(),
     }
 }
 

@@ -75,7 +75,7 @@ impl Edge {
             leaked_packets: leaked.unwrap_or(0),
             trusted: self.watch.borrow().machine().trusted(in_force.policy()),
             problems,
-            notes: in_force.served().closed_to_authorities().into_iter().map(|(_, note)| note).collect(),
+            notes: in_force.served().closed_to_authorities(),
         }
     }
 

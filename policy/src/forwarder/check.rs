@@ -7,7 +7,6 @@ use ipnetwork::IpNetwork;
 
 use super::entries::{PeerAt, ReachAt};
 use super::model::{Interface, Peer, Service};
-use crate::authorities::{self, Opening};
 use crate::fields::At;
 use crate::prefix::{self, covers};
 use crate::reader::Reader;
@@ -26,7 +25,6 @@ pub(super) fn everything(
     peer_keys(reader, peers);
     claims(reader, services);
     upstreams(reader, services, peers);
-    certificates(reader, services);
     reaches(reader, reach, peers, metrics);
 }
 
@@ -101,16 +99,6 @@ fn upstreams(reader: &Reader<'_>, services: &[At<Service>], peers: &[PeerAt]) {
                  listens: write 127.0.0.1 for a program here, or the LAN address of another machine"
             );
             reader.warn_at(entry.at.clone(), message);
-        }
-    }
-}
-
-/// A name behind a port that only some sources may use gets no certificate in the usual ways.
-fn certificates(reader: &Reader<'_>, services: &[At<Service>]) {
-    let openings: Vec<_> = services.iter().map(|entry| Opening::of_service(&entry.value)).collect();
-    for (entry, note) in services.iter().zip(authorities::notes(&openings)) {
-        if let Some(note) = note {
-            reader.warn_at(entry.at.clone(), note);
         }
     }
 }

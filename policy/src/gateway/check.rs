@@ -8,7 +8,6 @@ use ipnetwork::IpNetwork;
 use super::entries::{AllowAt, PeerAt, Places, PublishAt, TargetAt};
 use super::model::{Party, Peer, Policy, Publish, Service, SourceHandling};
 use super::{link_port, may_publish};
-use crate::authorities::{self, Opening};
 use crate::fields::At;
 use crate::prefix::covers;
 use crate::reader::Reader;
@@ -138,17 +137,6 @@ impl Check<'_, '_> {
             if entry.value.source == SourceHandling::Masquerade {
                 let v6 = entry.targets.iter().map(|target| target.value.0.is_ipv6());
                 v6.for_each(|ipv6| self.masquerade(ipv6, &entry.source_at));
-            }
-        }
-        self.certificates(publish);
-    }
-
-    /// A name behind a port that only some sources may use gets no certificate in the usual ways.
-    fn certificates(&self, publish: &[PublishAt]) {
-        let openings: Vec<_> = publish.iter().map(|entry| Opening::of_publish(&entry.value)).collect();
-        for (entry, note) in publish.iter().zip(authorities::notes(&openings)) {
-            if let Some(note) = note {
-                self.reader.warn_at(entry.listen_at.clone(), note);
             }
         }
     }
