@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::chown;
+use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
@@ -178,8 +179,8 @@ fn for_the_proxy_alone(site: &mut Site<'_>) -> Result<()> {
 /// `configs/caddy/dns-01` at the origin, as docs/CERTIFICATES.md has it.
 struct Recipe {
     node: Node,
-    settings: std::path::PathBuf,
-    folder: std::path::PathBuf,
+    settings: PathBuf,
+    folder: PathBuf,
 }
 
 impl Recipe {
