@@ -85,6 +85,8 @@ fn inspect(path: &Path, with: Option<&Path>) -> Result<Found, LoadError> {
     let mut notes: Vec<String> = keys.unseen.iter().map(unseen).collect();
     let Surroundings { obstacles, trusted, remarks } = surroundings(&policy);
     notes.extend(obstacles.into_iter().chain(remarks));
+    let shown = path.display();
+    notes.extend(policy.closed_to_authorities().iter().map(|note| format!("{shown}: {note}")));
     let endpoints = policy.peers.iter().filter_map(|peer| peer.endpoint.as_ref());
     notes.extend(proxied(&policy, path, endpoints));
     let own = policy.wan.name.clone().map(|host| HostPort { host, port: policy.interface.listen_port });

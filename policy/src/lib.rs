@@ -13,6 +13,7 @@
 //!   rules, peers.
 //! - [`system`] describes the machine, [`trust`] which interfaces are trusted, [`uplinks`] where
 //!   replies leave.
+//! - `authorities` notes entries that certificate authorities cannot reach.
 //! - [`evaluator`] computes independently what must happen to a packet; it shares no code with the
 //!   compiler.
 //! - [`feed`] checks fetched lists, [`http_host`] the `Host` of requests, [`prefix`] and
@@ -20,6 +21,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod address;
+mod authorities;
 mod change;
 mod conditions;
 mod error;

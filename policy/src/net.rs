@@ -392,6 +392,18 @@ impl Switch {
 }
 
 impl AllowList {
+    /// Prefixes and `@NAME`s, as they are written.
+    #[must_use]
+    pub fn entries(&self) -> Vec<String> {
+        match self {
+            Self::Any => ["0.0.0.0/0", "::/0"].map(str::to_owned).to_vec(),
+            Self::Only { prefixes, lists } => {
+                let prefixes = prefixes.iter().map(ToString::to_string);
+                prefixes.chain(lists.iter().map(|list| format!("@{list}"))).collect()
+            }
+        }
+    }
+
     /// Whether `source` may use the entry; `named` gives the prefixes of a named list.
     pub fn admits<'a>(&self, source: IpAddr, named: impl Fn(&Name) -> &'a [IpNetwork]) -> bool {
         match self {

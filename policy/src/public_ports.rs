@@ -21,6 +21,12 @@ impl PublicPorts {
         self.protocol == other.protocol && self.ports.overlaps(other.ports)
     }
 
+    /// Whether this TCP port is among them.
+    #[must_use]
+    pub fn is_tcp(self, port: u16) -> bool {
+        self.protocol == Protocol::Tcp && self.ports.contains(port)
+    }
+
     /// Reads `443`, `443/udp` or `5000-5010`; without a protocol it is TCP's.
     #[must_use]
     pub fn parse(written: &str) -> Option<Self> {

@@ -1,11 +1,13 @@
 //! `causeway publish` and `unpublish`: a host name or a port, from the origin to its visitors.
 //!
 //! - `request`: what the arguments mean. `edit`: what becomes of forwarder.toml.
+//! - `http`: port 80 next to a name on port 443.
 //! - `site`: Caddy's site as text; `caddy` writes it and has Caddy take it.
 //! - `progress`: what is granted, refused and missing; `settle` waits for it.
 
 mod caddy;
 mod edit;
+mod http;
 mod progress;
 mod request;
 mod settle;
@@ -25,6 +27,7 @@ use policy::forwarder::{Policy, ProxyProtocol, Service};
 
 use self::caddy::{Changed, Sites};
 use self::edit::{EditError, Edited};
+use self::http::{Http, WithHttp, with_http};
 use self::progress::Progress;
 use self::request::{NewService, Request};
 use crate::origin::Origin;
@@ -47,6 +50,10 @@ pub(crate) struct Publish {
     /// Add the host name to this service, if several have port 443.
     #[arg(long, value_name = "NAME", conflicts_with = "upstream")]
     service: Option<String>,
+    /// Publish port 80 as well, to this program or port, or "off". Default with a host name on port
+    /// 443: to Caddy's port for HTTP, if what is there redirects to HTTPS.
+    #[arg(long, value_name = "HOST:PORT", value_parser = with_http, conflicts_with = "upstream")]
+    with_http: Option<WithHttp>,
     /// Wait until nothing is missing any more, at most TIME (default: 5m).
     #[arg(long, value_name = "TIME", value_parser = time, num_args = 0..=1, default_missing_value = "5m")]
     wait: Option<Duration>,
@@ -127,6 +134,7 @@ fn publish_name(
     upstream: Option<&str>,
 ) -> Result<Exit, ExitError> {
     let wanted = arguments.service.as_deref();
+    let with_http = arguments.with_http.clone().unwrap_or_default();
     let policy = origin.policy()?;
     // What the file refuses, it refuses before Caddy is touched.
     let service = web_service(origin, &policy, name, wanted)?;
@@ -135,34 +143,73 @@ fn publish_name(
         (Some(caddy), Some(text)) => Some(Sites::of(caddy, &origin.config)?.write(name, text)?),
         _ => None,
     };
-    let applied = match apply(origin, &|file| edit::add_name(file, name, wanted)) {
+    let http = Http::of(&with_http, &policy, &service, name);
+    let applied = apply(origin, &|file| http.add(file, &service, edit::add_name(file, name, wanted)?));
+    let applied = match applied {
         Ok(applied) => applied,
         Err(error) => return Err(without_site(changed, error)),
     };
+    let policy = origin.policy()?;
+    let port_80 = edit::http_service(&policy).filter(|_| with_http != WithHttp::Off);
+    let naming = Naming { name, upstream, policy: &policy, service: &service, port_80 };
     let progress = settle::settle(arguments.wait, &|| {
-        let report = origin.report()?;
-        let mut progress = of_name(&report, &service, name);
+        let mut progress = naming.progress(&origin.report()?);
         if let Some(changed) = &changed {
             progress.add(Progress::proven(format!("Caddy has its site, {}", changed.path().display())));
         }
-        if let Some(upstream) = upstream {
-            progress.add(settle::program(upstream));
-            let note = policy.caddy.as_ref().and_then(|caddy| caddy::loopback_note(caddy, name, upstream));
-            progress.notes.extend(note);
-        }
-        let record = progress::record(name, &policy, &service.peers, &report.peers);
-        progress.add(settle::addresses(name, &report.peers, record.as_deref()));
+        progress.notes.extend(http.note.clone());
         Ok(progress)
     })?;
     if !progress.refused.is_empty() {
         return Err(applied.taken_back(origin, name, changed, &progress));
     }
+    naming.leave_refused_http(origin)?;
     let by_hand = text.filter(|_| changed.is_none());
     let exit = report(&format!("{name} is published by [[service]] {}", service.name), &progress)?;
     if let Some(site) = by_hand {
         print(&format!("add this site to Caddy, unless it has one, and reload it:\n\n{site}"))?;
     }
     Ok(exit)
+}
+
+/// A host name that is in the file.
+struct Naming<'a> {
+    name: &'a str,
+    /// The program that its site leads to.
+    upstream: Option<&'a str>,
+    policy: &'a Policy,
+    service: &'a Service,
+    /// The service on port 80.
+    port_80: Option<&'a Service>,
+}
+
+impl Naming<'_> {
+    /// How far it has come, as the daemon and this machine show it.
+    fn progress(&self, report: &Report) -> Progress {
+        let Self { name, policy, service, .. } = self;
+        let mut progress = of_name(report, service, name);
+        if let Some(port_80) = self.port_80 {
+            progress.add(progress::of_http(report, port_80));
+        }
+        progress.notes.extend(report.notes.iter().cloned());
+        if let Some(upstream) = self.upstream {
+            progress.add(settle::program(upstream));
+            let note = policy.caddy.as_ref().and_then(|caddy| caddy::loopback_note(caddy, name, upstream));
+            progress.notes.extend(note);
+        }
+        let record = progress::record(name, policy, &service.peers, &report.peers);
+        progress.add(settle::addresses(name, &report.peers, record.as_deref()));
+        progress
+    }
+
+    /// Requests port 80 no longer when every edge refuses it; the name does without.
+    fn leave_refused_http(&self, origin: &Origin) -> Result<(), ExitError> {
+        let Some(port_80) = self.port_80 else { return Ok(()) };
+        if progress::is_refused(&origin.report()?, port_80) {
+            apply(origin, &edit::remove_http)?;
+        }
+        Ok(())
+    }
 }
 
 /// What the daemon's report shows of a service and its name.
@@ -200,7 +247,10 @@ pub(crate) fn unpublish(arguments: &Unpublish) -> Result<Exit, ExitError> {
         Err(error) => return Err(without_site(removed, error)),
     }
     let removed = removed.map(|site| format!(", and {} is removed", site.path().display()));
-    print(&format!("{name} is not published any more{}\n", removed.unwrap_or_default()))?;
+    let has_http = |policy: &Policy| edit::http_service(policy).is_some();
+    let closed =
+        if has_http(&policy) && !has_http(&origin.policy()?) { "; port 80 is closed with it" } else { "" };
+    print(&format!("{name} is not published any more{}{closed}\n", removed.unwrap_or_default()))?;
     Ok(Exit::Ok)
 }
 

@@ -29,9 +29,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use daemon::command_line::{print, print_to_stderr};
 use daemon::exit::{Exit, ExitError};
-use daemon::files::{LoadError, Replacement, Target, fix_of_write, read_text, text_of};
+use daemon::files::{LoadError, Replacement, Target, fix_of_write, read_text};
 use gateway::commands::{Surroundings, addresses_of, proxied, surroundings};
-use gateway::config::inspect_keys;
+use gateway::config::{inspect_keys, load_policy};
 use gateway::exchange::CONFIGURATION;
 use gateway::privilege;
 use policy::gateway::{Answers, Policy};
@@ -134,7 +134,7 @@ fn first(arguments: &Setup, mut answers: Answers) -> Result<Exit, ExitError> {
 /// it does not run.
 fn again(arguments: &Setup, answers: &Answers) -> Result<Exit, ExitError> {
     let config = arguments.config.as_path();
-    let policy = parsed(config, &text_of(config)?)?;
+    let policy = load_policy(config)?;
     let machine = look::machine(Some(&policy))?;
     let proposal = proposed(&machine, &existing::answers(&policy, answers))?;
     let around = report(&proposal, &policy);
@@ -246,8 +246,8 @@ fn report(proposal: &Proposal, policy: &Policy) -> Surroundings {
     for obstacle in &around.obstacles {
         print_to_stderr(&format!("  missing: {obstacle}"));
     }
-    for remark in &around.remarks {
-        print_to_stderr(&format!("  note: {remark}"));
+    for note in around.remarks.iter().chain(&policy.closed_to_authorities()) {
+        print_to_stderr(&format!("  note: {note}"));
     }
     around
 }

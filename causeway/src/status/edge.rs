@@ -27,6 +27,7 @@ pub(super) fn ask(socket: Option<&Path>) -> Result<Side, ExitError> {
         peers: peers.peers,
         services: services.services.into_iter().map(service).collect(),
         problems: status.problems,
+        notes: status.notes,
     })
 }
 

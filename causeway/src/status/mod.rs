@@ -131,7 +131,14 @@ mod tests {
     }
 
     fn side(role: &'static str) -> Side {
-        Side { role, version: String::new(), peers: vec![], services: vec![], problems: vec![] }
+        Side {
+            role,
+            version: String::new(),
+            peers: vec![],
+            services: vec![],
+            problems: vec![],
+            notes: vec![],
+        }
     }
 
     fn refused() -> Result<Side, ExitError> {

@@ -32,6 +32,7 @@ fn of(report: Report) -> Side {
         peers: report.peers,
         services: report.services.into_iter().map(service).collect(),
         problems: report.problems,
+        notes: report.notes,
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Side {
     pub(super) services: Vec<Service>,
     /// What is wrong besides, each with its fix.
     pub(super) problems: Vec<String>,
+    /// What will not work as it may be meant to; nothing is wrong.
+    pub(super) notes: Vec<String>,
 }
 
 /// A service.

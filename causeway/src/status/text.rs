@@ -20,6 +20,9 @@ pub(super) fn text(summary: &Summary, sides: &[Side], style: Style) -> String {
         for problem in &side.problems {
             let _ = writeln!(text, "  {} {problem}", style.paint("33", "problem:"));
         }
+        for note in &side.notes {
+            let _ = writeln!(text, "  note: {note}");
+        }
         let header = ["PEER", "TUNNEL", "ROUND TRIP", "LINK"].map(str::to_owned).to_vec();
         lines(&mut text, style, header, side.peers.iter().map(peer).collect());
         let header = ["SERVICE", "STATE", "FROM", "TO", "PUBLISHED"].map(str::to_owned).to_vec();
@@ -100,11 +103,18 @@ mod tests {
             publish: Vec::new(),
         };
         let services = vec![service("https", "ok"), service("http", "failing")];
-        let side = Side { role: "origin", version: String::new(), peers: vec![], services, problems: vec![] };
+        let side = Side {
+            role: "origin",
+            version: String::new(),
+            peers: vec![],
+            services,
+            problems: vec![],
+            notes: vec!["for some only".to_owned()],
+        };
         let sides = [side];
         let shown = text(&super::super::sentence::summary(&sides), &sides, Style::Plain);
         assert!(shown.contains("\n  https: emby.example.com is ok\n"), "{shown}");
         let failing = "\n  http: emby.example.com is failing for 12 seconds (no_site); fix: add it\n";
-        assert!(shown.contains(failing), "{shown}");
+        assert!(shown.contains(failing) && shown.contains("\n  note: for some only\n"), "{shown}");
     }
 }

@@ -26,12 +26,12 @@ pub(super) fn check(path: &Path, is_json: bool) -> Outcome {
                 .warnings
                 .iter()
                 .map(ToString::to_string)
-                .chain(notes(&found))
+                .chain(notes(path, &found))
                 .for_each(|message| print_to_stderr(&message));
             print(&effective(&found.policy, &environment)).map(|()| Exit::Ok)
         }
         (Ok(found), true) => {
-            let notes: Vec<_> = notes(&found).collect();
+            let notes: Vec<_> = notes(path, &found).collect();
             let configuration = configuration(&found.policy, &environment);
             let document = valid(path, &configuration, &found.policy.warnings, &notes);
             print(&format!("{document}\n")).map(|()| Exit::Ok)
@@ -41,8 +41,13 @@ pub(super) fn check(path: &Path, is_json: bool) -> Outcome {
     }
 }
 
-fn notes(found: &Inspected) -> impl Iterator<Item = String> {
-    found.unseen.iter().map(|file| format!("{}: not looked into, only the daemon's user may", file.display()))
+fn notes(path: &Path, found: &Inspected) -> impl Iterator<Item = String> {
+    let unseen = found
+        .unseen
+        .iter()
+        .map(|file| format!("{}: not looked into, only the daemon's user may", file.display()));
+    let closed = found.policy.closed_to_authorities().into_iter();
+    unseen.chain(closed.map(move |note| format!("{}: {note}", path.display())))
 }
 
 /// The effective configuration, one line per entry.

@@ -61,6 +61,9 @@ pub(super) fn status(report: &Report) -> String {
     for problem in &report.problems {
         let _ = writeln!(text, "problem: {problem}");
     }
+    for note in &report.notes {
+        let _ = writeln!(text, "note: {note}");
+    }
     for (kind, entries) in [("service", &report.services), ("reach", &report.reach)] {
         for entry in entries {
             text.push_str(&line(kind, entry));

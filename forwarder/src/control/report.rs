@@ -61,6 +61,9 @@ pub struct Report {
     /// What a person should look at, each with its fix; what can be carried is carried all the same.
     #[serde(default)]
     pub problems: Vec<String>,
+    /// What will not work as it may be meant to; nothing is wrong.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// The keys of an edge that is to change its own.
@@ -267,6 +270,7 @@ pub fn report(shared: &Shared) -> Report {
             .map(|(stage, reason, count)| (format!("{stage}/{reason}"), count))
             .collect(),
         problems,
+        notes: policy.closed_to_authorities(),
     }
 }
 

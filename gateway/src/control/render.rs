@@ -90,6 +90,9 @@ pub fn status(report: &Status, style: Style) -> String {
     for problem in &report.problems {
         let _ = writeln!(text, "  {} {problem}", style.paint("33", "problem:"));
     }
+    for note in &report.notes {
+        let _ = writeln!(text, "  note: {note}");
+    }
     text
 }
 

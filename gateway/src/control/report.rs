@@ -89,6 +89,9 @@ pub struct Status {
     pub trusted: Vec<String>,
     /// What is wrong, each with its fix; empty when all is well.
     pub problems: Vec<String>,
+    /// What will not work as it may be meant to; nothing is wrong.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// `gatewayctl bans --json`

@@ -75,6 +75,7 @@ impl Edge {
             leaked_packets: leaked.unwrap_or(0),
             trusted: self.watch.borrow().machine().trusted(in_force.policy()),
             problems,
+            notes: in_force.served().closed_to_authorities(),
         }
     }
 

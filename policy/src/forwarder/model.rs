@@ -280,6 +280,19 @@ impl Service {
             && self.peers.contains(peer)
     }
 
+    /// Whether visitors use it by this public TCP port: it requests the port of its edges, or takes
+    /// that port alone, which an edge may publish by its own file.
+    #[must_use]
+    pub fn is_on(&self, port: u16) -> bool {
+        match &self.publish {
+            Some(publish) => publish.ports.iter().any(|open| open.is_tcp(port)),
+            None => {
+                let is_single = self.ports.first() == port && self.ports.count() == 1;
+                is_single && self.protocols.contains(Protocol::Tcp)
+            }
+        }
+    }
+
     /// Whether packets to this address are this entry's.
     #[must_use]
     pub fn takes_address(&self, address: IpAddr) -> bool {

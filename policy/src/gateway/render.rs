@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::model::{Allow, InterfacePattern, Party, Peer, Policy, Publish, Service, SourceHandling};
-use crate::{AllowList, Mtu, Protocols};
+use crate::{Mtu, Protocols};
 
 impl Policy {
     /// The effective configuration: reading it again gives the same policy.
@@ -119,7 +119,7 @@ fn publish(publish: &Publish, text: &mut String) {
         ("listen", quoted(listen)),
         ("target", array(&targets)),
         ("source", source(publish.source)),
-        ("allow", allow_list(&publish.allow)),
+        ("allow", array(&publish.allow.entries())),
         ("limits", limits),
     ];
     table("[[publish]]", &keys, text);
@@ -146,17 +146,6 @@ fn party(party: &Party) -> String {
         Party::Edge => "self".to_owned(),
         Party::Wan => "wan".to_owned(),
         Party::Lan(prefix) | Party::Behind { prefix, .. } => prefix.to_string(),
-    }
-}
-
-fn allow_list(allow: &AllowList) -> String {
-    match allow {
-        AllowList::Any => array(&["0.0.0.0/0", "::/0"]),
-        AllowList::Only { prefixes, lists } => {
-            let prefixes = prefixes.iter().map(ToString::to_string);
-            let entries: Vec<String> = prefixes.chain(lists.iter().map(|list| format!("@{list}"))).collect();
-            array(&entries)
-        }
     }
 }
 

@@ -15,6 +15,7 @@
 //! which real root is needed. Without it these skip themselves with a message, and `.ci/run` fails
 //! when one was skipped.
 
+mod acme;
 mod boot_clock;
 pub mod forge;
 mod hostile;
@@ -34,6 +35,7 @@ mod transfer;
 mod web;
 mod wireguard;
 
+pub use acme::Authority;
 pub use boot_clock::BootClock;
 pub use hostile::{Attacker, Closed, Silence, Visitor, initiation, initiations, memory, page};
 pub use keys::{KeyPair, preshared_key, write_secret};

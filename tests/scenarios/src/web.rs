@@ -37,10 +37,15 @@ impl Caddy {
     /// Starts it with the sample tree's Caddyfile and no site; its sites are files below
     /// [`Caddy::sites`].
     pub fn start_sample(node: &Node) -> Result<Self> {
+        Self::start_sample_with(node, OWN_AUTHORITY)
+    }
+
+    /// As [`Caddy::start_sample`], with these global options in place of an authority of its own.
+    pub fn start_sample_with(node: &Node, options: &str) -> Result<Self> {
         let folder = node.directory().join("caddy");
         fs::create_dir_all(folder.join("sites"))?;
         let file = folder.join("Caddyfile");
-        fs::write(&file, Self::sample(&folder)?)?;
+        fs::write(&file, sample(&folder, options)?)?;
         let process = Self::command(node, &folder)?.args(["run", "--config"]).arg(&file).spawn("caddy")?;
         wait_for_port(node, "127.0.0.1:8080")?;
         Ok(Self { process, folder })
@@ -48,13 +53,7 @@ impl Caddy {
 
     /// The sample tree's Caddyfile with an authority of its own, as there is no other in a lab.
     pub fn sample(folder: &Path) -> Result<String> {
-        let text = fs::read_to_string(lab::workspace().join("configs/caddy/Caddyfile"))?;
-        let ours = format!(
-            "\n{{\n\tstorage file_system {}\n\tlocal_certs\n\tskip_install_trust\n",
-            folder.display()
-        );
-        ensure!(text.contains("\n{\n"), "the sample has no global options");
-        Ok(text.replacen("\n{\n", &ours, 1))
+        sample(folder, OWN_AUTHORITY)
     }
 
     /// Caddy's command, with nothing of this machine's own.
@@ -150,6 +149,16 @@ impl Caddy {
         let command = command.arg(format!("https://emby.example.com{path}"));
         command.limit(Duration::from_secs(620)).run()
     }
+}
+
+/// Global options of a Caddy that signs its certificates itself.
+const OWN_AUTHORITY: &str = "local_certs\n\tskip_install_trust";
+
+fn sample(folder: &Path, options: &str) -> Result<String> {
+    let text = fs::read_to_string(lab::workspace().join("configs/caddy/Caddyfile"))?;
+    let ours = format!("\n{{\n\tstorage file_system {}\n\t{options}\n", folder.display());
+    ensure!(text.contains("\n{\n"), "the sample has no global options");
+    Ok(text.replacen("\n{\n", &ours, 1))
 }
 
 /// Lets the forwarder's listener require PROXY headers.

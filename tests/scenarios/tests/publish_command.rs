@@ -27,13 +27,17 @@ fn one_command_serves_a_new_name_with_the_clients_address_and_one_takes_it_back(
         let published = causeway(&site, &["publish", EMBY, "8096"])?;
         let said = text(&published);
         ensure!(published.status.code() == Some(0), "{said}");
-        for line in ["kyiv grants 443", "emby.example.com is served", "emby.example.com leads to kyiv"] {
+        let lines = ["443", "80"].map(|port| format!("kyiv grants {port}"));
+        let name = ["is served", "leads to kyiv"].map(|line| format!("emby.example.com {line}"));
+        for line in lines.iter().chain(&name) {
             ensure!(said.contains(line), "no {line:?} in {said}");
         }
         ensure!(page(lab, &caddy, EMBY)? == "203.0.113.10");
         let after = file(&site)?;
         let header = "proxy_protocol = \"v2\"\n";
-        ensure!(after == before.replace(header, &format!("{header}names = [\"{EMBY}\"]\n")), "{after}");
+        let named = before.replace(header, &format!("{header}names = [\"{EMBY}\"]\n"));
+        ensure!(after.contains(HTTP) && after.replace(HTTP, "") == named, "{after}");
+        ensure!(redirected(lab)? == "https://emby.example.com/page");
         let now = fs::metadata(site.forwarder_config.path())?;
         ensure!((now.uid(), now.gid(), now.mode()) == (owner.uid(), owner.gid(), owner.mode()));
 
@@ -160,15 +164,20 @@ fn the_sample_caddyfile_is_valid_with_the_sites_next_to_it() -> Result<()> {
     })
 }
 
+/// What the first name adds.
+const HTTP: &str = "\n# Port 80 of the names on port 443: certificates by HTTP-01, and the redirect to HTTPS.\n\
+    # `causeway unpublish` removes it with the last of them.\n[[service]]\nname = \"http\"\n\
+    upstream = \"127.0.0.1:8080\"\npublish = [80]\nproxy_protocol = \"v2\"\n";
+
 /// What makes the service on port 443 one that requests it.
 const PUBLISH: &str = "publish = [443]   # what visitors use";
 
-/// A running pair whose edge lets the origin open 443, and a Caddy without sites.
+/// A running pair whose edge lets the origin open 443 and 80, and a Caddy without sites.
 fn origin_with_caddy(lab: &Lab) -> Result<(Site<'_>, Caddy)> {
     let mut site = Site::new(lab)?;
     let granted = "[[publish]]\nname = \"https\"\nprotocol = [\"tcp\"]\nlisten = \"443\"\ntarget = \"192.168.88.2:443\"\n";
     site.gateway_config.replace(granted, "")?;
-    site.gateway_config.replace("allowed_ips =", "may_publish = [443]\nallowed_ips =")?;
+    site.gateway_config.replace("allowed_ips =", "may_publish = [80, 443]\nallowed_ips =")?;
     let caddy = Caddy::start_sample(&site.origin)?;
     let section = format!(
         "# Caddy's sites.\n[caddy]\nsites = {:?}\nconfig = {:?}\ncommand = [{:?}]",
@@ -219,6 +228,13 @@ fn forwarded_for(mut stream: TcpStream) -> std::io::Result<()> {
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     let is_head = request.starts_with("HEAD ");
     stream.write_all(if is_head { head } else { format!("{head}{body}") }.as_bytes())
+}
+
+/// Where a client of the internet is sent that begins without TLS.
+fn redirected(lab: &Lab) -> Result<String> {
+    let command = lab.node("client")?.command("curl").args(["-sS", "--max-time", "10", "-o", "/dev/null"]);
+    let command = command.args(["--resolve", "emby.example.com:80:192.0.2.2", "-w", "%{redirect_url}"]);
+    command.arg("http://emby.example.com/page").run()
 }
 
 /// What a client of the internet gets by this name.

@@ -3,6 +3,7 @@
 
 mod array;
 mod document;
+mod http;
 
 use policy::forwarder::{Policy, ProxyProtocol, Service, parse};
 use policy::{ConfigError, Protocol, Protocols, Source};
@@ -11,8 +12,10 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, Value};
 use self::document::{Entry, Form, Place, entry};
 use super::request::NewService;
 
+pub(super) use self::http::{add_http, http_service, remove_http};
+
 /// The port of HTTPS.
-const HTTPS: u16 = 443;
+pub(super) const HTTPS: u16 = 443;
 
 /// A changed file.
 #[derive(Debug, PartialEq, Eq)]
@@ -157,7 +160,8 @@ fn is_same(file: &Source<'_>, old: &Service, new: &NewService) -> bool {
     has_ports && new.proxy_protocol == old.proxy_protocol && same_upstream()
 }
 
-/// Removes a host name from every service that has it, or else the service of that name.
+/// Removes a host name from every service that has it, and with the last one what was added for
+/// names on port 80; or else the service of that name.
 pub(super) fn remove(file: &Source<'_>, name: &str) -> Result<Edited, EditError> {
     let policy = read(file)?;
     let named: Vec<_> = policy.services.iter().filter(|service| has_name(service, name)).collect();
@@ -171,6 +175,7 @@ pub(super) fn remove(file: &Source<'_>, name: &str) -> Result<Edited, EditError>
             }
         }
     })?;
+    let text = http::remove_without_names(&Source { name: file.name, text: &text })?.text;
     Ok(Edited { text, services: named.iter().map(|service| service.name.to_string()).collect() })
 }
 
@@ -220,11 +225,12 @@ fn web_service<'p>(
             names: list(tcp.iter().map(|service| service.name.as_str())),
         });
     }
-    let mut found: Vec<_> = tcp.iter().copied().filter(|service| publishes_https(service)).collect();
+    let on_https: Vec<_> = tcp.into_iter().filter(|service| service.is_on(HTTPS)).collect();
+    let requests = |service: &&Service| service.publish.is_some();
+    let mut found: Vec<_> = on_https.iter().copied().filter(requests).collect();
     if found.is_empty() {
         // The edge may publish it by its own file.
-        let is_https = |service: &&Service| service.ports.first() == HTTPS && service.ports.count() == 1;
-        found = tcp.into_iter().filter(is_https).collect();
+        found = on_https;
     }
     match found.as_slice() {
         [] => Err(EditError::NoWebService { file: shown(file) }),
@@ -234,11 +240,6 @@ fn web_service<'p>(
             EditError::SeveralWebServices { file: shown(file), names }
         }),
     }
-}
-
-fn publishes_https(service: &Service) -> bool {
-    let ports = service.publish.iter().flat_map(|publish| &publish.ports);
-    ports.into_iter().any(|ports| ports.protocol == Protocol::Tcp && ports.ports.contains(HTTPS))
 }
 
 fn has_name(service: &Service, name: &str) -> bool {

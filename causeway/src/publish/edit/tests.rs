@@ -6,7 +6,7 @@ use policy::{Name, PublicPorts};
 
 use super::*;
 
-const HEAD: &str = "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n\n[[peer]]\n\
+pub(super) const HEAD: &str = "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n\n[[peer]]\n\
     name = \"kyiv\"\npublic_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nendpoint = \"192.0.2.2:51820\"\n";
 const EXAMPLE: &str = include_str!("../../../../configs/forwarder.toml");
 const EMBY: &str = "emby.example.com";
@@ -230,15 +230,15 @@ const GAME: &str =
     "[[service]]\nname = \"game\"\nupstream = \"127.0.0.1:27015\"\npublish = [\"27015/udp\"]\n";
 const REACH: &str = "name = \"nfs\"\nlisten = \"127.0.0.1:2049\"\ntarget = \"192.168.1.2:2049\"\n";
 
-fn web(rest: &str) -> String {
+pub(super) fn web(rest: &str) -> String {
     format!("{HEAD}\n# The web server.\n[[service]]\nname = \"https\"\nupstream = \"127.0.0.1:8443\"\n{rest}")
 }
 
-fn added(text: &str) -> String {
+pub(super) fn added(text: &str) -> String {
     edit(text, |file| add_name(file, EMBY, None)).unwrap()
 }
 
-fn removed(text: &str, name: &str) -> String {
+pub(super) fn removed(text: &str, name: &str) -> String {
     edit(text, |file| remove(file, name)).unwrap()
 }
 

@@ -62,6 +62,35 @@ pub(super) fn of_name(report: &Report, service: &Service, name: &str) -> Progres
     }
 }
 
+/// What the daemon's report shows of port 80, which names on port 443 can do without.
+pub(super) fn of_http(report: &Report, service: &Service) -> Progress {
+    let mut progress = Progress::default();
+    let Some(entry) = report.services.iter().find(|entry| entry.name == service.name.as_str()) else {
+        progress.is_undecided = true;
+        return progress;
+    };
+    for port in &entry.publish {
+        match port.state.as_str() {
+            "granted" => progress.proven.push(format!("{} grants {}", port.peer, port.ports)),
+            "refused" => progress.notes.push(format!(
+                "{}; until then certificates come by TLS-ALPN-01 or DNS-01 (docs/CERTIFICATES.md)",
+                refusal(port)
+            )),
+            _ => progress.take_waiting(report, port),
+        }
+    }
+    progress.take_health(entry);
+    progress
+}
+
+/// Whether every edge refuses what a service requests.
+pub(super) fn is_refused(report: &Report, service: &Service) -> bool {
+    let entry = report.services.iter().find(|entry| entry.name == service.name.as_str());
+    entry.is_some_and(|entry| {
+        !entry.publish.is_empty() && entry.publish.iter().all(|port| port.state == "refused")
+    })
+}
+
 /// A name that is not checked yet, or never.
 fn unchecked(report: &Report, service: &Service, name: &str) -> Progress {
     let names: usize = report.services.iter().map(|entry| entry.names.len()).sum();

@@ -63,6 +63,26 @@ fn what_one_edge_refuses_and_another_grants_is_published_and_something_is_missin
 }
 
 #[test]
+fn a_refused_port_80_is_a_note_with_the_fix_and_nothing_is_missing() {
+    let policy = policy("");
+    let service = policy.services.first().unwrap();
+    let of = |ports: Value| {
+        let report = report(ports, true, json!("ok"));
+        (of_http(&report, service), is_refused(&report, service))
+    };
+    let (granted, refused) = of(json!([port("kyiv", "granted")]));
+    assert!(granted.proven.contains(&"kyiv grants 443".to_owned()) && !refused, "{granted:?}");
+    let (progress, refused) = of(json!([port("kyiv", "refused")]));
+    assert!(progress.refused.is_empty() && progress.missing.is_empty() && refused, "{progress:?}");
+    let note =
+        "kyiv refuses 443 (not allowed): add it to may_publish; until then certificates come by TLS-ALPN-01";
+    assert!(progress.notes[0].starts_with(note), "{progress:?}");
+    let (waiting, refused) = of(json!([port("kyiv", "refused"), port("oracle", "requested")]));
+    assert!(!waiting.missing.is_empty() && !refused, "{waiting:?}");
+    assert!(!of(json!([])).1);
+}
+
+#[test]
 fn a_name_that_is_served_is_proven_and_one_without_a_site_is_missing() {
     let judged =
         |state: &str, reason: Value| named(&policy(""), vec![name("emby.example.com", state, reason)]);

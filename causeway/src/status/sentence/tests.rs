@@ -145,7 +145,7 @@ fn first(sides: &[Side]) -> (&'static str, String) {
 
 fn side(role: &'static str, services: Vec<Service>, peers: Vec<Peer>, problems: &[&str]) -> Side {
     let problems = problems.iter().map(|line| (*line).to_owned()).collect();
-    Side { role, version: "0.1.0".to_owned(), peers, services, problems }
+    Side { role, version: "0.1.0".to_owned(), peers, services, problems, notes: vec![] }
 }
 
 fn service(name: &str, state: &str) -> Service {
