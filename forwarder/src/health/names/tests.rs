@@ -214,10 +214,10 @@ fn a_failure_is_decided_soon_and_one_that_lasts_is_looked_at_more_often() {
 #[test]
 fn names_of_an_entry_without_health_checks_are_not_looked_at() {
     let off = pool("\"127.0.0.1:1\"", 443, "health = \"off\"\n");
-    assert_eq!(off.names()[0].seen(), None, "since when is not known");
+    assert_eq!(off.names()[0].seen(at(0)), None, "since when is not known");
     off.names()[0].begin(at(1));
     assert!(!off.names()[0].is_watched());
-    assert_eq!(off.names()[0].seen().unwrap().state, Reported::Unknown);
+    assert_eq!(off.names()[0].seen(at(0)).unwrap().state, Reported::Unknown);
     assert!(pool("\"127.0.0.1:1\"", 8096, "# no names\n").names().is_empty());
 }
 
@@ -256,7 +256,7 @@ impl Server {
         }
     }
 
-    fn replies(reply: &[u8]) -> Self {
+    pub(in crate::health) fn replies(reply: &[u8]) -> Self {
         Self {
             certificate: None,
             requires_header: false,
