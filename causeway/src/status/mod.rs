@@ -64,7 +64,10 @@ pub(crate) fn status(arguments: &Status) -> Result<Exit, ExitError> {
 /// What each daemon of this machine reports.
 fn sides(arguments: &Status) -> Result<Vec<Side>, ExitError> {
     let socket = arguments.socket.as_deref();
-    let asked = [("edge", ask_edge(socket)), ("origin", origin::ask(arguments.config.as_deref(), socket, arguments.now))];
+    let asked = [
+        ("edge", ask_edge(socket)),
+        ("origin", origin::ask(arguments.config.as_deref(), socket, arguments.now)),
+    ];
     let (sides, errors) = answered(asked, socket.is_some())?;
     errors.iter().for_each(|error| print_to_stderr(error));
     Ok(sides)

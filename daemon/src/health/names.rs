@@ -111,7 +111,8 @@ impl NameShown {
             let help = "1 while a probe of the name from the internet came out of the tunnel lately, else 0.";
             numbers.push(own(Number::flag(path, help, visitor.is_proven())));
             if let (Some(hop), Some(reason)) = (&visitor.hop, &visitor.reason) {
-                let help = "1 for the hop that fails on the path of the name from the internet, with the reason.";
+                let help =
+                    "1 for the hop that fails on the path of the name from the internet, with the reason.";
                 let number = own(Number::flag(failing, help, true));
                 numbers.push(number.with("hop", hop).with("reason", reason));
             }

@@ -56,7 +56,8 @@ impl VisitorShown {
     #[must_use]
     pub fn text(&self) -> String {
         let reason = self.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-        let untrusted = if self.trusted == Some(false) { ", certificate not trusted by the origin" } else { "" };
+        let untrusted =
+            if self.trusted == Some(false) { ", certificate not trusted by the origin" } else { "" };
         format!("path {}{reason}{untrusted}", self.state)
     }
 
@@ -104,26 +105,36 @@ fn fix(cause: Cause, name: &str, place: &Place) -> String {
             "correct the DNS record of {name}: it leads to an address that is not the edge's, and this origin does \
              not reply there"
         ),
-        Cause::NotForwarded => "at the router in front of the edge, forward the port to the edge; without a router, \
+        Cause::NotForwarded => {
+            "at the router in front of the edge, forward the port to the edge; without a router, \
              run `gatewayctl services` at the edge and ask its provider whether the port is blocked"
-            .to_owned(),
-        Cause::PortRefused => "publish the port at the edge ([[publish]], or may_publish of the peer), and see that the \
+                .to_owned()
+        }
+        Cause::PortRefused => {
+            "publish the port at the edge ([[publish]], or may_publish of the peer), and see that the \
              router forwards it to the edge, not to itself"
-            .to_owned(),
-        Cause::OtherServer => "at the router in front of the edge, forward the port to the edge: another server \
+                .to_owned()
+        }
+        Cause::OtherServer => {
+            "at the router in front of the edge, forward the port to the edge: another server \
              replies there, such as the router's own page"
-            .to_owned(),
-        Cause::ClientAddressLost => "at the router in front of the edge, turn off masquerading (hairpin NAT, \"source \
+                .to_owned()
+        }
+        Cause::ClientAddressLost => {
+            "at the router in front of the edge, turn off masquerading (hairpin NAT, \"source \
              NAT\") for the forwarded port: visitors arrive with the router's address"
-            .to_owned(),
+                .to_owned()
+        }
         Cause::NotPublished => at_origin("run `forwarder status`: it names why no edge opens the port"),
-        Cause::NoReply => at_origin(&format!("see the log of the upstream of [[service]] {entry}: it does not reply as a server for {name} does")),
+        Cause::NoReply => at_origin(&format!(
+            "see the log of the upstream of [[service]] {entry}: it does not reply as a server for {name} does"
+        )),
         Cause::CertificateExpired => {
             at_origin(&format!("renew the certificate for {name} at the upstream of [[service]] {entry}"))
         }
-        Cause::CertificateNotYetValid => {
-            at_origin(&format!("set the clock, or replace the certificate for {name} at the upstream of [[service]] {entry}"))
-        }
+        Cause::CertificateNotYetValid => at_origin(&format!(
+            "set the clock, or replace the certificate for {name} at the upstream of [[service]] {entry}"
+        )),
         Cause::WrongCertificate => {
             format!("give the server that replies for {name} a certificate for that name")
         }
@@ -152,7 +163,10 @@ mod tests {
     #[test]
     fn a_failing_path_shows_its_hop_with_reason_time_and_fix() {
         let shown = shown(Proof::Failing, Some(Cause::NotForwarded));
-        assert_eq!((shown.hop.as_deref(), shown.text().as_str()), (Some("forward"), "path failing (not_forwarded)"));
+        assert_eq!(
+            (shown.hop.as_deref(), shown.text().as_str()),
+            (Some("forward"), "path failing (not_forwarded)")
+        );
         let line = shown.line("emby.example.com");
         let begin = "emby.example.com from the internet: forward is failing for 1 minute (not_forwarded); fix: at the router";
         assert!(line.starts_with(begin), "{line}");
@@ -162,7 +176,8 @@ mod tests {
     fn every_failing_cause_has_a_hop_and_a_fix_of_its_own() {
         let failing = |cause: &&Cause| hop(**cause) != "path" && **cause != Cause::UpstreamFailing;
         let causes: Vec<_> = Cause::KNOWN.iter().filter(failing).collect();
-        let mut fixes: Vec<_> = causes.iter().map(|cause| fix(**cause, "emby.example.com", &place())).collect();
+        let mut fixes: Vec<_> =
+            causes.iter().map(|cause| fix(**cause, "emby.example.com", &place())).collect();
         fixes.sort();
         fixes.dedup();
         assert_eq!((fixes.len(), causes.len()), (12, 12));

@@ -208,7 +208,8 @@ impl Table {
         self.names.values().map(move |kept| {
             let age = now.since(kept.at).as_secs();
             let seconds = kept.reported.seconds.saturating_add(age);
-            let later = |visited: Visited| Visited { seconds: visited.seconds.saturating_add(age), ..visited };
+            let later =
+                |visited: Visited| Visited { seconds: visited.seconds.saturating_add(age), ..visited };
             let visitor = kept.reported.visitor.map(later);
             NameHealth { seconds, visitor, ..kept.reported.clone() }
         })

@@ -163,7 +163,8 @@ mod tests {
         }
         assert_eq!(serde_json::from_str::<Cause>("\"moon\"").unwrap(), Cause::Other);
         assert_eq!(serde_json::from_str::<Proof>("\"asleep\"").unwrap(), Proof::Unknown);
-        let old = serde_json::from_str::<Visited>("{\"state\":\"proven\",\"seconds\":3,\"weather\":1}").unwrap();
+        let old =
+            serde_json::from_str::<Visited>("{\"state\":\"proven\",\"seconds\":3,\"weather\":1}").unwrap();
         assert_eq!(old, Visited { state: Proof::Proven, seconds: 3, cause: None, trusted: None });
     }
 }

@@ -6,7 +6,7 @@ use daemon::link::visitor::{Cause, Proof, SeenVisit};
 use tunnel::time::Instant;
 
 /// From one probe to the next.
-pub const EVERY: Duration = Duration::from_secs(60);
+const EVERY: Duration = Duration::from_secs(60);
 /// The least time between two probes: what decides about a first failure comes then.
 pub const LEAST: Duration = Duration::from_secs(5);
 /// From one probe to the next while a hop is failing.
@@ -180,7 +180,10 @@ mod tests {
         visits.handle_finding(at(6), PROVEN);
         assert!(!visits.handle_finding(at(66), private));
         assert!(visits.handle_finding(at(71), private));
-        assert_eq!((shown(&visits, 71), visits.pause()), ((Proof::Unknown, Some(Cause::PrivateAddress)), EVERY));
+        assert_eq!(
+            (shown(&visits, 71), visits.pause()),
+            ((Proof::Unknown, Some(Cause::PrivateAddress)), EVERY)
+        );
     }
 
     #[test]

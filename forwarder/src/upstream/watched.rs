@@ -231,3 +231,52 @@ pub fn expected(entry: &Service) -> Option<Speech> {
     };
     if has(443) { Some(Speech::Tls) } else { has(80).then_some(Speech::Http) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use policy::Source;
+
+    use super::*;
+    use crate::upstream::Pool;
+
+    #[test]
+    fn a_name_is_visited_on_its_published_port_and_no_other() {
+        for (entry, port) in [
+            ("match = \"192.168.88.2:443\"", 443),
+            ("match = \"192.168.88.2:8443\"\npublish = [443]", 443),
+            ("match = \"192.168.88.2:8443\"\npublish = [8000, 443]", 443),
+            ("match = \"192.168.88.2:8443\"\npublish = [8000, 8001]", 8_000),
+            ("publish = [443, \"443/udp\"]", 443),
+        ] {
+            assert_eq!(
+                visit(entry).map(|visit| (visit.port, visit.is_restricted)),
+                Some((port, false)),
+                "{entry}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_turned_off_is_not_visited_and_what_lets_in_some_sources_alone_is_known() {
+        assert_eq!(visit("match = \"192.168.88.2:443\"\nvisitor = \"off\""), None);
+        for entry in [
+            "publish = { ports = [443], from = [\"@cloudflare\"] }",
+            "match = \"192.168.88.2:443\"\nallow = [\"192.0.2.0/24\"]",
+        ] {
+            assert!(visit(entry).unwrap().is_restricted, "{entry}");
+        }
+    }
+
+    fn visit(entry: &str) -> Option<Visit> {
+        let text = format!(
+            "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"k\"\n[[peer]]\nname = \"kyiv\"\n\
+             public_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\nendpoint = \"192.0.2.2:51820\"\n\
+             [[service]]\nname = \"web\"\nupstream = \"127.0.0.1:1\"\nnames = [\"emby.example.com\"]\n{entry}"
+        );
+        let policy =
+            policy::forwarder::parse(&Source { name: Path::new("forwarder.toml"), text: &text }).unwrap();
+        Pool::new(&policy.services[0], None).names()[0].visit.clone()
+    }
+}

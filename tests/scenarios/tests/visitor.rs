@@ -58,7 +58,10 @@ fn each_name_is_judged_from_the_internet_and_nothing_but_its_public_port_is_conn
             Ok(paths(&one(&at_edge(&site)?, "http")?)? == [found("plain", "proven", None)])
         })?;
         println!("a name on port 80 was proven after {plain:?} more");
-        ensure!(paths(&one(&at_origin(&site)?, "https")?)? == paths(&shown)?, "the origin shows it otherwise");
+        ensure!(
+            paths(&one(&at_origin(&site)?, "https")?)? == paths(&shown)?,
+            "the origin shows it otherwise"
+        );
         texts_and_metrics_show_it(&site)?;
         let foreign = site.origin.run("nft list counter inet watch foreign")?;
         ensure!(foreign.contains("packets 0 "), "something else was connected to: {foreign}");
@@ -72,7 +75,8 @@ fn a_router_that_masquerades_and_one_that_does_not_forward_are_found_and_proven_
         let mut site = Site::new(lab)?;
         site.gateway_config.replace("[lan]\n", "[lan]\ninterfaces = [\"eth0\"]\n")?;
         hosts(&site.origin, &[("emby", "192.0.2.2")])?;
-        let _caddy = Caddy::start_sites(&site.origin, true, &site_of("emby", "tls internal\n    respond \"emby\""))?;
+        let _caddy =
+            Caddy::start_sites(&site.origin, true, &site_of("emby", "tls internal\n    respond \"emby\""))?;
         let router = lab.node("router")?;
         let masquerade = "add rule ip router out ip daddr 192.168.1.2 tcp dport 443 masquerade";
         router.nft(masquerade)?;
@@ -159,7 +163,8 @@ fn expired_certificate(origin: &Node) -> Result<()> {
 fn hosts(origin: &Node, names: &[(&str, &str)]) -> Result<()> {
     let known = names.iter().filter(|(_, address)| !address.is_empty());
     let lines: String = known.map(|(name, address)| format!("{address} {name}.example.com\n")).collect();
-    origin.shadow_file("/etc/hosts", &format!("127.0.0.1 localhost\n192.0.2.2 plain.example.com\n{lines}"))?;
+    origin
+        .shadow_file("/etc/hosts", &format!("127.0.0.1 localhost\n192.0.2.2 plain.example.com\n{lines}"))?;
     origin.shadow_file("/etc/nsswitch.conf", "hosts: files\n").map(drop)
 }
 
@@ -198,7 +203,8 @@ fn paths(service: &Value) -> Result<Vec<Found>> {
     let rows = service["names"].as_array().context("no names")?;
     let row = |row: &Value| {
         let (text, path) = (|value: &Value| value.as_str().map(str::to_owned), &row["visitor"]);
-        let (name, state) = (text(&row["name"]).context("no name")?, text(&path["state"]).unwrap_or_default());
+        let (name, state) =
+            (text(&row["name"]).context("no name")?, text(&path["state"]).unwrap_or_default());
         ensure!((state == "failing") == path["fix"].is_string(), "{row}");
         Ok((name, state, text(&path["reason"])))
     };

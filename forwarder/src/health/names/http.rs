@@ -136,7 +136,9 @@ mod tests {
 
     #[test]
     fn a_reply_that_a_proxy_passed_on_shows_it() {
-        for (field, is_proxied) in [("Via: 1.1 Caddy", true), ("CF-RAY: 8f-WAW", true), ("Server: Caddy", false)] {
+        for (field, is_proxied) in
+            [("Via: 1.1 Caddy", true), ("CF-RAY: 8f-WAW", true), ("Server: Caddy", false)]
+        {
             let head = Head::read(format!("HTTP/1.1 200 OK\r\n{field}\r\n\r\n").as_bytes()).unwrap();
             assert_eq!(head.is_proxied(), is_proxied, "{field}");
         }
@@ -145,7 +147,9 @@ mod tests {
     #[test]
     fn a_marked_request_has_its_mark_among_its_first_bytes() {
         let marked = String::from_utf8(marked_request("emby.example.com", "0123456789abcdef")).unwrap();
-        assert!(marked.starts_with("HEAD / HTTP/1.1\r\nCauseway-Probe: 0123456789abcdef\r\nHost: emby.example.com\r\n"));
+        assert!(marked.starts_with(
+            "HEAD / HTTP/1.1\r\nCauseway-Probe: 0123456789abcdef\r\nHost: emby.example.com\r\n"
+        ));
         assert!(marked.ends_with("\r\n\r\n"));
     }
 

@@ -71,7 +71,11 @@ impl Client {
     }
 
     /// Begins a session for a name; with `offers_http` the server is offered HTTP/1.1.
-    pub(in crate::health) fn session(&self, name: Option<&str>, offers_http: bool) -> Result<ClientConnection, Error> {
+    pub(in crate::health) fn session(
+        &self,
+        name: Option<&str>,
+        offers_http: bool,
+    ) -> Result<ClientConnection, Error> {
         let config = if offers_http { &self.with_http } else { &self.without };
         let no_name = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([127, 0, 0, 1])));
         // An address is not sent as a name.

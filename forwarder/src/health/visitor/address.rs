@@ -33,9 +33,25 @@ mod tests {
     #[test]
     fn addresses_that_no_host_of_the_internet_has_are_refused() {
         for address in [
-            "0.0.0.0", "10.1.2.3", "100.64.0.2", "127.0.0.1", "169.254.1.1", "172.16.0.1", "192.168.1.50",
-            "198.18.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "::ffff:192.168.1.1", "fe80::1", "fd00::1",
-            "ff02::1", "64:ff9b::7f00:1", "2002:7f00:1::", "2001::1",
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.2",
+            "127.0.0.1",
+            "169.254.1.1",
+            "172.16.0.1",
+            "192.168.1.50",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:192.168.1.1",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "2001::1",
         ] {
             assert!(!is_public(address.parse().unwrap(), &[]), "{address}");
         }
@@ -53,7 +69,8 @@ mod tests {
 
     #[test]
     fn a_few_different_addresses_are_tried() {
-        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let addresses =
+            |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
         let given = addresses(&["192.168.1.1", "192.0.2.2", "::ffff:192.0.2.2", "2001:db8::1"]);
         assert_eq!(dialled(&given, &[]), addresses(&["192.0.2.2", "2001:db8::1"]));
         let many: Vec<IpAddr> = (1..99).map(|last| IpAddr::from([203, 0, 113, last])).collect();

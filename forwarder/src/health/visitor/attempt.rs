@@ -71,7 +71,9 @@ pub(super) async fn attempt(client: &Client, arrivals: &Arc<Arrivals>, asked: As
 }
 
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    timeout(CONNECT, TcpStream::connect(address)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    timeout(CONNECT, TcpStream::connect(address))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 async fn secured(client: &Client, arrivals: &Arc<Arrivals>, asked: Asked<'_>) -> Option<Attempt> {
@@ -117,17 +119,23 @@ async fn certificate(
         Ok(Ok(Page::NotRequested) | Err(_)) | Err(_) => false,
     };
     let certificates = session.peer_certificates().unwrap_or_default().to_vec();
-    if certificates.is_empty() { Outcome::Incompatible } else { Outcome::Certificate(certificates, is_proxied) }
+    if certificates.is_empty() {
+        Outcome::Incompatible
+    } else {
+        Outcome::Certificate(certificates, is_proxied)
+    }
 }
 
 impl From<Session> for Outcome {
     fn from(session: Session) -> Self {
-        use AlertDescription::{HandshakeFailure, InsufficientSecurity, NoApplicationProtocol, ProtocolVersion};
+        use AlertDescription::{
+            HandshakeFailure, InsufficientSecurity, NoApplicationProtocol, ProtocolVersion,
+        };
         match session {
-            Session::Alert(HandshakeFailure | InsufficientSecurity | NoApplicationProtocol | ProtocolVersion)
-            | Session::Incompatible => {
-                Self::Incompatible
-            }
+            Session::Alert(
+                HandshakeFailure | InsufficientSecurity | NoApplicationProtocol | ProtocolVersion,
+            )
+            | Session::Incompatible => Self::Incompatible,
             Session::Certificate(certificate, _) => Self::Certificate(vec![certificate], false),
             Session::Broken(_) | Session::NotTls | Session::Alert(_) => Self::Nothing,
         }
@@ -150,7 +158,9 @@ async fn plain(arrivals: &Arc<Arrivals>, asked: Asked<'_>) -> Option<Attempt> {
                 io::Result::Ok(head)
             };
             match timeout(REPLY, exchange).await {
-                Ok(Ok(head)) => Head::read(&head).map_or(Outcome::Nothing, |head| Outcome::Http(head.is_proxied())),
+                Ok(Ok(head)) => {
+                    Head::read(&head).map_or(Outcome::Nothing, |head| Outcome::Http(head.is_proxied()))
+                }
                 Ok(Err(_)) | Err(_) => Outcome::Nothing,
             }
         }

@@ -92,10 +92,14 @@ fn arrived(tried: &Try, client: IpAddr, scene: &Scene) -> Finding {
     }
     match &tried.reply {
         Reply::Certificate(Shown { fault: Some(fault), .. }) => Finding::Failing(*fault),
-        Reply::Certificate(Shown { is_upstreams: Some(false), .. }) => Finding::Failing(Cause::OtherCertificate),
+        Reply::Certificate(Shown { is_upstreams: Some(false), .. }) => {
+            Finding::Failing(Cause::OtherCertificate)
+        }
         Reply::Certificate(shown) => Finding::Proven { trusted: shown.trusted },
         Reply::Incompatible | Reply::Http { .. } => Finding::Proven { trusted: None },
-        Reply::NoRoute | Reply::Refused | Reply::TimedOut | Reply::Nothing => Finding::Failing(Cause::NoReply),
+        Reply::NoRoute | Reply::Refused | Reply::TimedOut | Reply::Nothing => {
+            Finding::Failing(Cause::NoReply)
+        }
     }
 }
 
@@ -111,7 +115,8 @@ fn not_arrived(tried: &Try, scene: &Scene) -> Finding {
         Reply::Refused => at_edge(Cause::PortRefused),
         Reply::Certificate(Shown { is_upstreams: Some(true), .. }) => Finding::Unknown(Cause::AnotherWay),
         Reply::Certificate(shown) => {
-            let is_proxys = scene.is_restricted || shown.is_proxied || (shown.trusted == Some(true) && !is_edges);
+            let is_proxys =
+                scene.is_restricted || shown.is_proxied || (shown.trusted == Some(true) && !is_edges);
             match shown.fault {
                 Some(fault) if is_proxys => Finding::Failing(fault),
                 None if is_proxys => Finding::Unknown(Cause::Proxy),
@@ -133,7 +138,10 @@ mod tests {
     #[test]
     fn a_probe_that_comes_out_of_the_tunnel_with_a_good_certificate_proves_the_path() {
         for (reply, trusted) in [
-            (certificate(Shown { trusted: Some(true), is_upstreams: Some(true), ..Shown::default() }), Some(true)),
+            (
+                certificate(Shown { trusted: Some(true), is_upstreams: Some(true), ..Shown::default() }),
+                Some(true),
+            ),
             (certificate(Shown { trusted: Some(false), ..Shown::default() }), Some(false)),
             (Reply::Incompatible, None),
             (Reply::Http { is_proxied: false }, None),
@@ -146,7 +154,9 @@ mod tests {
 
     #[test]
     fn a_flow_from_the_router_the_edge_or_a_private_network_has_lost_its_client() {
-        for client in ["192.168.1.1", EDGE, "::ffff:192.0.2.2", "203.0.113.9", "10.77.88.1", "100.64.0.2", "fe80::1"] {
+        for client in
+            ["192.168.1.1", EDGE, "::ffff:192.0.2.2", "203.0.113.9", "10.77.88.1", "100.64.0.2", "fe80::1"]
+        {
             let finding = at("203.0.113.9", certificate(Shown::default()), Some(client));
             assert_eq!(finding, Finding::Failing(Cause::ClientAddressLost), "{client}");
         }
@@ -191,8 +201,14 @@ mod tests {
             assert_eq!(at("203.0.113.10", certificate(shown), None), Finding::Unknown(Cause::Proxy));
         }
         let expired = Shown { fault: Some(Cause::CertificateExpired), ..proxied };
-        assert_eq!(at("203.0.113.10", certificate(expired), None), Finding::Failing(Cause::CertificateExpired));
-        assert_eq!(at("203.0.113.10", Reply::Http { is_proxied: true }, None), Finding::Unknown(Cause::Proxy));
+        assert_eq!(
+            at("203.0.113.10", certificate(expired), None),
+            Finding::Failing(Cause::CertificateExpired)
+        );
+        assert_eq!(
+            at("203.0.113.10", Reply::Http { is_proxied: true }, None),
+            Finding::Unknown(Cause::Proxy)
+        );
         let restricted = Scene { is_restricted: true, ..scene() };
         let tried = tried("203.0.113.10", certificate(Shown::default()), None);
         assert_eq!(judge(&tried, &restricted), Finding::Unknown(Cause::Proxy));

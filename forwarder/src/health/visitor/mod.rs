@@ -29,7 +29,6 @@ use tokio::time::{sleep, timeout};
 use tunnel::io::clock;
 
 use super::names::{Client, leaves};
-use crate::arrivals::Arrivals;
 use crate::control::Shared;
 use crate::upstream::{Finding, LEAST, Pools, Speech, Visit, Watched};
 use attempt::{Asked, Outcome, attempt};
@@ -95,7 +94,11 @@ impl VisitorWatch {
 pub(crate) async fn visit_now(shared: &Shared) {
     let names: Vec<_> = shared.pools.load().values().flat_map(|pool| pool.names().to_vec()).collect();
     let visited = names.into_iter().filter(|name| name.visit.is_some());
-    let waiting: Vec<_> = visited.map(|name| (name.visits.lock().count(), name)).collect();
+    let counted = |name: Arc<Watched>| {
+        let count = name.visits.lock().count();
+        (count, name)
+    };
+    let waiting: Vec<_> = visited.map(counted).collect();
     shared.visit_now.send_replace(());
     let done = async {
         while waiting.iter().any(|(before, name)| name.visits.lock().count() == *before) {
@@ -195,19 +198,15 @@ impl Shell {
         let edges: Vec<IpAddr> =
             edges.iter().flat_map(|edge| edge.node.peers(now)).filter_map(|peer| remote(&peer)).collect();
         let policy = self.shared.policy.load();
-        let own = policy.peers.iter().flat_map(|peer| &peer.address).map(|own| prefix::network(*own)).collect();
+        let own =
+            policy.peers.iter().flat_map(|peer| &peer.address).map(|own| prefix::network(*own)).collect();
         Scene { edges, own, is_restricted: visit.is_restricted }
     }
 
     /// The reply with what its certificate says.
     async fn reply(&self, watched: &Watched, name: &HostName, outcome: Outcome) -> Reply {
         match outcome {
-            Outcome::NotConnected(error) => match error.kind() {
-                io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Reply::Refused,
-                // The latter is what a router reports that gets no reply either.
-                io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable => Reply::TimedOut,
-                _ => Reply::NoRoute,
-            },
+            Outcome::NotConnected(error) => not_connected(error.kind()),
             Outcome::Nothing => Reply::Nothing,
             Outcome::Incompatible => Reply::Incompatible,
             Outcome::Http(is_proxied) => Reply::Http { is_proxied },
@@ -232,5 +231,17 @@ impl Shell {
         let is_theirs = (!now.is_empty()).then(|| now.contains(leaf));
         *watched.leaves.lock() = now;
         is_theirs
+    }
+}
+
+/// That a host is not there is what a router reports that gets no reply either.
+fn not_connected(kind: io::ErrorKind) -> Reply {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, TimedOut};
+    if matches!(kind, ConnectionRefused | ConnectionReset) {
+        Reply::Refused
+    } else if matches!(kind, TimedOut | HostUnreachable) {
+        Reply::TimedOut
+    } else {
+        Reply::NoRoute
     }
 }

@@ -42,7 +42,8 @@ impl Resolver {
         let (reply, replied) = oneshot::channel();
         let (name, threads) = (name.to_owned(), Arc::clone(&self.threads));
         let begun = thread::Builder::new().name("fw-visitor".into()).spawn(move || {
-            let resolved = resolved((name.as_str(), 0).to_socket_addrs().map(|found| found.map(|it| it.ip()).collect()));
+            let resolved =
+                resolved((name.as_str(), 0).to_socket_addrs().map(|found| found.map(|it| it.ip()).collect()));
             threads.fetch_sub(1, Ordering::Relaxed);
             // It may not be waited for any more.
             let _ = reply.send(resolved);
@@ -66,7 +67,8 @@ fn resolved(found: io::Result<Vec<IpAddr>>) -> Resolved {
         Ok(addresses) => Resolved::Addresses(addresses),
         Err(error) => {
             let text = error.to_string();
-            let is_temporary = ["emporary failure", "ry again", "non-recoverable"].iter().any(|part| text.contains(part));
+            let is_temporary =
+                ["emporary failure", "ry again", "non-recoverable"].iter().any(|part| text.contains(part));
             if is_temporary || error.raw_os_error().is_some() { Resolved::NoReply } else { Resolved::Nothing }
         }
     }
@@ -78,7 +80,8 @@ mod tests {
 
     #[test]
     fn a_name_without_an_address_is_another_thing_than_a_resolver_that_does_not_reply() {
-        let error = |text: &str| Err(io::Error::other(format!("failed to lookup address information: {text}")));
+        let error =
+            |text: &str| Err(io::Error::other(format!("failed to lookup address information: {text}")));
         assert_eq!(resolved(error("Name or service not known")), Resolved::Nothing);
         assert_eq!(resolved(error("nodename nor servname provided, or not known")), Resolved::Nothing);
         assert_eq!(resolved(error("Temporary failure in name resolution")), Resolved::NoReply);

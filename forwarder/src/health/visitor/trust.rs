@@ -49,9 +49,11 @@ fn is_signed(
 /// What is wrong with a certificate for a name, whoever signed it.
 pub(super) fn fault(leaf: &CertificateDer<'_>, name: &str, now: Duration) -> Option<Cause> {
     let reason = certificate::judge(leaf, name, now).reason?;
-    Some(match reason {
-        Reason::CertificateExpired => Cause::CertificateExpired,
-        Reason::CertificateNotYetValid => Cause::CertificateNotYetValid,
-        _ => Cause::WrongCertificate,
+    Some(if reason == Reason::CertificateExpired {
+        Cause::CertificateExpired
+    } else if reason == Reason::CertificateNotYetValid {
+        Cause::CertificateNotYetValid
+    } else {
+        Cause::WrongCertificate
     })
 }

@@ -35,7 +35,7 @@ pub(super) fn service(
     let visitors = table.optional("names").map(|value| publish::names(value, protocols));
     let visitor = match table.optional("visitor") {
         Some(value) if value.is_string("off") => Some(false),
-        Some(value) => value.bad("\"off\", or no such key: the names are visited by default"),
+        Some(value) => value.bad("\"off\", or leave the key out"),
         None => Some(true),
     };
     let upstreams = table.required("upstream").map(|value| {
