@@ -203,12 +203,12 @@ fn a_failure_is_decided_soon_and_one_that_lasts_is_looked_at_more_often() {
     assert_eq!(pause(name), EVERY);
     let failed = || Found { result: Verdict::refused().result, certificate: None, speech: Speech::Tls };
     name.handle_look(at(1), failed());
-    assert_eq!((pause(name), name.seen().unwrap().state), (LEAST, Reported::Unknown));
+    assert_eq!((pause(name), name.seen(at(9)).unwrap().state), (LEAST, Reported::Unknown));
     assert!(name.handle_look(at(6), failed()));
-    let seen = name.seen().unwrap();
+    let seen = name.seen(at(9)).unwrap();
     assert_eq!((pause(name), seen.state, seen.since), (WHILE_FAILING, Reported::Failing, at(6)));
     name.handle_look(at(16), Found { result: Ok(()), certificate: None, speech: Speech::Tls });
-    assert_eq!((pause(name), name.seen().unwrap().reason), (EVERY, None));
+    assert_eq!((pause(name), name.seen(at(9)).unwrap().reason), (EVERY, None));
 }
 
 #[test]
