@@ -5,8 +5,8 @@
 //!   [`deadlines`], [`edge_keys`] (which of an edge's two keys is in use) and [`outage`] (why a peer
 //!   is not up).
 //! - [`dataplane`] is the data thread: it moves packets between the edges and the upstreams.
-//!   [`upstream`] has its sockets to local services, [`health`] checks those, [`network`] reports
-//!   changes of the network.
+//!   [`upstream`] has its sockets to local services, [`health`] checks those and visits their names
+//!   from the internet, [`arrivals`] is where both meet, [`network`] reports changes of the network.
 //! - [`run`] is the daemon with its control thread; [`setup`] opens what it needs, [`reload`]
 //!   applies another configuration, [`config`] reads one with its keys, [`state`] keeps the clock
 //!   mark.
@@ -14,6 +14,7 @@
 //!   the report.
 //! - [`cli`] has the commands, and [`places`] the folders in which both look for socket and state.
 
+pub mod arrivals;
 pub mod cell;
 pub mod cli;
 pub mod config;

@@ -16,9 +16,15 @@ use crate::stats::{Dialled, EntryStats, Stats};
 /// What our own metrics begin with.
 pub const ROLE: &str = "forwarder";
 
-/// The metrics of a name: whether it works, and the time of its certificate.
-const NAMES: [&str; 3] =
-    ["forwarder_name_up", "forwarder_certificate_days", "forwarder_certificate_lifetime_days"];
+/// The metrics of a name: whether it works, the time of its certificate, and whether its path from
+/// the internet is proven.
+const NAMES: [&str; 5] = [
+    "forwarder_name_up",
+    "forwarder_certificate_days",
+    "forwarder_certificate_lifetime_days",
+    "forwarder_name_path_proven",
+    "forwarder_name_path_failing",
+];
 
 /// The pages for Prometheus and for readiness checks.
 pub struct Page(pub Arc<Shared>);

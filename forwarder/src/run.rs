@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use policy::Name;
 use policy::forwarder::Policy;
 use sd_notify::NotifyState;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{MissedTickBehavior, interval_at};
 use tunnel::io::clock;
@@ -33,6 +33,7 @@ use tunnel::io::udp::Backend;
 use tunnel::io::watchdog::{Watchdog, end_process_soon};
 use tunnel::progress::Fault;
 
+use crate::arrivals::Arrivals;
 use crate::config::{self, Loaded};
 use crate::control::protocol::{Reply, Request};
 use crate::control::report::report;
@@ -131,11 +132,13 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
     let stats = Arc::new(Stats::default());
     stats.adopt(&policy);
     let pools = Arc::new(Pools::new(&policy));
+    let arrivals = Arc::<Arrivals>::default();
     let round_trips = Arc::new(RoundTrips::new(metrics::ROLE));
     let shared = Arc::new(Shared {
         policy: ArcSwap::new(Arc::clone(&policy)),
         stats: Arc::clone(&stats),
         pools: Arc::clone(&pools),
+        arrivals: Arc::clone(&arrivals),
         edges: ArcSwap::from_pointee(
             edges.iter().map(|edge| Arc::new(EdgeView::of(edge, &round_trips))).collect(),
         ),
@@ -144,12 +147,13 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         is_stopping: AtomicBool::new(false),
         not_taken: Mutex::default(),
         link_refusals: Mutex::default(),
+        visit_now: watch::channel(()).0,
         since: Mutex::default(),
     });
     let (inbox, commands) = Inbox::new().map_err(system)?;
     let targets = link::targets(&loaded);
     let links = Links::new(commands.clone(), Arc::clone(&shared), targets).map_err(system)?;
-    let parts = Parts { policy, edges, listeners, pools, stats, state };
+    let parts = Parts { policy, edges, listeners, pools, stats, arrivals, state };
     let plane = DataPlane::new(inbox, parts).map_err(system)?;
     let (failing, failed) = oneshot::channel();
     let watchdog = Watchdog::start(vec![plane.watched().map_err(system)?], move |fault| {
@@ -194,7 +198,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     let (mut answering, mut ended) = (pin!(control.serve(Rc::clone(&origin))), pin!(ended));
     let mut failed = pin!(failed);
     let mut receives = Receives::default();
-    let mut watch = health::Watch::new().map_err(system)?;
+    let mut watch = health::Watch::new(Arc::clone(&origin.shared)).map_err(system)?;
     let mut was_short = false;
     let changed = watch.changed();
     watch.watch_new(&shared.pools);
@@ -269,6 +273,10 @@ impl Answer for Origin {
     async fn answer(&self, request: Request) -> Result<Reply, ExitError> {
         match request {
             Request::Report => Ok(Reply::Report(Box::new(report(&self.shared)))),
+            Request::Visit => {
+                health::visit_now(&self.shared).await;
+                Ok(Reply::Report(Box::new(report(&self.shared))))
+            }
             Request::Change(request) => self.confirmable.answer(self, request).await.map(Reply::Change),
         }
     }

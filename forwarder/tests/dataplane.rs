@@ -44,6 +44,19 @@ fn a_page_is_fetched_and_the_upstream_sees_the_client_in_a_proxy_header() {
 }
 
 #[test]
+fn what_a_visitors_probe_has_sent_is_found_in_the_first_bytes_of_its_flow_with_its_client() {
+    let (mut edge, upstream) = (Edge::new(), listener());
+    let entry = service("web", "192.168.88.2:443", port(&upstream), "v2");
+    let daemon = Daemon::start(edge.port(), &entry, Backend::Auto);
+    let (sought, other) = (daemon.arrivals.seek([7; 32]).unwrap(), daemon.arrivals.seek([8; 32]).unwrap());
+    connect_when_up(&mut edge, "203.0.113.10:40001", "192.168.88.2:443");
+    edge.write_all(&[&[0; 11][..], &[7; 32]].concat());
+    let _service = upstream.accept().unwrap();
+    edge.until("the mark", |_| sought.client().is_some());
+    assert_eq!((sought.client(), other.client()), (Some("203.0.113.10".parse().unwrap()), None));
+}
+
+#[test]
 fn ipv6_flows_are_carried_to_an_ipv4_upstream() {
     let (mut edge, upstream) = (Edge::new(), listener());
     let entry = service("web", "[fd88::2]:443", port(&upstream), "v1");

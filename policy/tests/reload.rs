@@ -83,7 +83,7 @@ const GATEWAY: [(&str, &str, &str); 69] = [
 ];
 
 /// The same for forwarder.toml.
-const FORWARDER: [(&str, &str, &str); 55] = [
+const FORWARDER: [(&str, &str, &str); 56] = [
     ("interface", "address", "[\"10.77.88.2/29\"]"),
     ("interface", "private_key_file", "\"other.key\""),
     ("interface", "mtu", "1400"),
@@ -105,6 +105,7 @@ const FORWARDER: [(&str, &str, &str); 55] = [
     ("service", "publish", "[443]"),
     ("service", "names", "[\"wiki.example.com\"]"),
     ("service", "health", "{ check = \"tcp\" }"),
+    ("service", "visitor", "\"off\""),
     ("service", "proxy_protocol", "\"v1\""),
     ("service", "peer", "\"kyiv\" # as before"),
     ("service", "allow", "[\"192.0.2.0/24\"]"),

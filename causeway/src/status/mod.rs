@@ -27,6 +27,9 @@ pub(crate) struct Status {
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
+    /// At the origin, visit every name from the internet first; takes up to 30 seconds.
+    #[arg(long)]
+    now: bool,
     /// Use FILE as the forwarder's configuration file, to find its control socket.
     #[arg(long, value_name = "FILE", conflicts_with = "socket")]
     config: Option<PathBuf>,
@@ -61,7 +64,10 @@ pub(crate) fn status(arguments: &Status) -> Result<Exit, ExitError> {
 /// What each daemon of this machine reports.
 fn sides(arguments: &Status) -> Result<Vec<Side>, ExitError> {
     let socket = arguments.socket.as_deref();
-    let asked = [("edge", ask_edge(socket)), ("origin", origin::ask(arguments.config.as_deref(), socket))];
+    let asked = [
+        ("edge", ask_edge(socket)),
+        ("origin", origin::ask(arguments.config.as_deref(), socket, arguments.now)),
+    ];
     let (sides, errors) = answered(asked, socket.is_some())?;
     errors.iter().for_each(|error| print_to_stderr(error));
     Ok(sides)

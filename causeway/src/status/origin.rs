@@ -3,17 +3,17 @@
 use std::path::Path;
 
 use daemon::exit::ExitError;
-use forwarder::control::client::ask_report;
+use forwarder::control::client::{ask_report, ask_visited};
 use forwarder::control::report::{Entry, Report};
 use forwarder::places::{Environment, Place};
 
 use super::side::{Service, Side};
 
-/// Asks the forwarder of this machine.
+/// Asks the forwarder of this machine; with `now`, once it has visited every name.
 ///
 /// # Errors
 /// When none answers.
-pub(super) fn ask(config: Option<&Path>, socket: Option<&Path>) -> Result<Side, ExitError> {
+pub(super) fn ask(config: Option<&Path>, socket: Option<&Path>, now: bool) -> Result<Side, ExitError> {
     let places = match (socket, config) {
         (Some(socket), _) => vec![Place::at(socket.to_owned())],
         (None, Some(config)) => {
@@ -22,7 +22,8 @@ pub(super) fn ask(config: Option<&Path>, socket: Option<&Path>) -> Result<Side, 
         }
         (None, None) => Environment::of_process().client_sockets(None),
     };
-    ask_report(&places).map(of)
+    let report = if now { ask_visited(&places) } else { ask_report(&places) };
+    report.map(of)
 }
 
 fn of(report: Report) -> Side {

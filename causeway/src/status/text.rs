@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use daemon::health::NameShown;
+use daemon::health::{NameShown, VisitorShown};
 use daemon::link::shown::Link;
 use daemon::peers::Peer;
 use daemon::text::{Style, table};
@@ -34,6 +34,9 @@ pub(super) fn text(summary: &Summary, sides: &[Side], style: Style) -> String {
             }
             for name in &service.names {
                 let _ = writeln!(text, "  {}: {}", service.name, named(name, style));
+                if let Some(line) = name.path_line() {
+                    let _ = writeln!(text, "  {}: {}", service.name, style.paint("33", &line));
+                }
             }
         }
     }
@@ -53,8 +56,9 @@ fn named(name: &NameShown, style: Style) -> String {
     if name.is_failing() {
         return style.paint("33", &name.line());
     }
-    let certificate = name.certificate_text().map(|text| format!(", {text}")).unwrap_or_default();
-    format!("{} is {}{certificate}", name.name, name.state)
+    let further = [name.certificate_text(), name.visitor.as_ref().map(VisitorShown::text)];
+    let further: String = further.into_iter().flatten().map(|text| format!(", {text}")).collect();
+    format!("{} is {}{further}", name.name, name.state)
 }
 
 fn peer(peer: &Peer) -> Vec<String> {

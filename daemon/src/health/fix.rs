@@ -66,7 +66,7 @@ fn tunnel(place: &Place) -> String {
     }
 }
 
-fn at_peer(place: &Place, text: &str) -> String {
+pub(super) fn at_peer(place: &Place, text: &str) -> String {
     place.peer.as_ref().map_or_else(|| text.to_owned(), |peer| format!("at {peer}: {text}"))
 }
 

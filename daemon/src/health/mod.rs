@@ -9,6 +9,7 @@ mod names;
 mod shown;
 mod since;
 mod tries;
+mod visitor;
 
 pub use entries::{Lead, Wanted, leads_to};
 pub use fix::{Place, fix};
@@ -16,6 +17,7 @@ pub use names::NameShown;
 pub use shown::{HopShown, PathShown};
 pub use since::Since;
 pub use tries::{CONFIRM_AFTER, CheckFailure, Tries};
+pub use visitor::VisitorShown;
 
 use crate::link::message::{Evidence, Reason as Why, State as Reported};
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::fix::{Place, name_fix};
+use super::visitor::VisitorShown;
 use super::{Reason, State};
 use crate::link::message::Reason as Why;
 use crate::link::names::{NameHealth, Validity};
@@ -26,6 +27,9 @@ pub struct NameShown {
     pub certificate: Option<Validity>,
     /// How to fix it.
     pub fix: Option<String>,
+    /// Its path from the internet, as the origin found it; `None` where that is not probed.
+    #[serde(default)]
+    pub visitor: Option<VisitorShown>,
 }
 
 impl NameShown {
@@ -42,6 +46,7 @@ impl NameShown {
             certificate_days: health.certificate.map(|validity| validity.hours.div_euclid(24)),
             certificate: health.certificate,
             fix: why.map(|why| name_fix(why, health.name.as_str(), place)),
+            visitor: health.visitor.map(|visited| VisitorShown::of(&visited, health.name.as_str(), place)),
         }
     }
 
@@ -63,6 +68,19 @@ impl NameShown {
         })
     }
 
+    /// Whether its path from the internet is proven.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.visitor.as_ref().is_some_and(VisitorShown::is_proven)
+    }
+
+    /// For people: what fails on its path from the internet, and how to fix it.
+    #[must_use]
+    pub fn path_line(&self) -> Option<String> {
+        let failing = self.visitor.as_ref().filter(|visitor| visitor.is_failing())?;
+        Some(failing.line(&self.name))
+    }
+
     /// For people: since when and why it is failing, and how to fix it.
     #[must_use]
     pub fn line(&self) -> String {
@@ -72,9 +90,14 @@ impl NameShown {
     }
 
     /// For Prometheus, in metrics of these names: whether it works, the days until its certificate
-    /// expires, and for how many that is valid altogether.
+    /// expires, for how many that is valid altogether, whether its path is proven, and what fails
+    /// on it.
     #[must_use]
-    pub fn numbers(&self, [up, days, lifetime]: [&'static str; 3], service: &str) -> Vec<Number> {
+    pub fn numbers(
+        &self,
+        [up, days, lifetime, path, failing]: [&'static str; 5],
+        service: &str,
+    ) -> Vec<Number> {
         let own = |number: Number| number.with("service", service).with("name", &self.name);
         let help = "0 if the name is failing at the upstream, else 1.";
         let mut numbers = vec![own(Number::flag(up, help, !self.is_failing()))];
@@ -83,6 +106,16 @@ impl NameShown {
             numbers.push(own(Number::gauge(days, help, f64::from(hours) / 24.0)));
             let help = "Days for which the certificate of the name is valid altogether.";
             numbers.push(own(Number::gauge(lifetime, help, f64::from(of) / 24.0)));
+        }
+        if let Some(visitor) = &self.visitor {
+            let help = "1 while a probe of the name from the internet came out of the tunnel lately, else 0.";
+            numbers.push(own(Number::flag(path, help, visitor.is_proven())));
+            if let (Some(hop), Some(reason)) = (&visitor.hop, &visitor.reason) {
+                let help =
+                    "1 for the hop that fails on the path of the name from the internet, with the reason.";
+                let number = own(Number::flag(failing, help, true));
+                numbers.push(number.with("hop", hop).with("reason", reason));
+            }
         }
         numbers
     }
@@ -93,7 +126,10 @@ mod tests {
     use super::*;
     use crate::link::message::State as Reported;
     use crate::link::names::HostName;
+    use crate::link::visitor::{Cause, Proof, Visited};
     use policy::Name;
+
+    const NAMES: [&str; 5] = ["up", "days", "lifetime", "path", "failing"];
 
     #[test]
     fn a_failing_name_shows_reason_time_and_a_fix_with_its_name_and_entry() {
@@ -131,8 +167,21 @@ mod tests {
     fn what_is_not_known_lowers_no_metric() {
         let unknown = shown(&NameHealth { state: Reported::Unknown, ..health(None) });
         assert!(!unknown.is_failing());
-        assert_eq!(unknown.numbers(["up", "days", "lifetime"], "https").len(), 1);
-        assert_eq!(shown(&health(Some(36))).numbers(["up", "days", "lifetime"], "https").len(), 3);
+        assert_eq!(unknown.numbers(NAMES, "https").len(), 1);
+        assert_eq!(shown(&health(Some(36))).numbers(NAMES, "https").len(), 3);
+    }
+
+    #[test]
+    fn the_path_from_the_internet_is_a_finding_of_its_own() {
+        let cause = Some(Cause::NotForwarded);
+        let visited = Visited { state: Proof::Failing, seconds: 60, cause, trusted: None };
+        let broken = shown(&NameHealth { visitor: Some(visited), ..health(None) });
+        assert!(!broken.is_failing() && !broken.is_proven());
+        assert!(broken.path_line().unwrap().contains("forward is failing"), "{:?}", broken.path_line());
+        assert_eq!(broken.numbers(NAMES, "https").len(), 3);
+        let proven = Visited { state: Proof::Proven, cause: None, ..visited };
+        let proven = shown(&NameHealth { visitor: Some(proven), ..health(None) });
+        assert_eq!((proven.is_proven(), proven.path_line()), (true, None));
     }
 
     fn shown(health: &NameHealth) -> NameShown {
@@ -152,6 +201,7 @@ mod tests {
             seconds: 12,
             reason: None,
             certificate: hours.map(|hours| Validity { hours, lifetime: 2_160 }),
+            visitor: None,
         }
     }
 }

@@ -10,6 +10,7 @@ use tunnel::time::Instant;
 
 use super::message::{Evidence, Health, Matches, Reason, Service, State};
 use super::names::{self, HostName, MAX_NAMES, NameHealth, SeenName};
+use super::visitor::Visited;
 
 /// How often everything is reported again although nothing changed.
 pub const DIGEST_EVERY: Duration = Duration::from_secs(300);
@@ -205,8 +206,12 @@ impl Table {
     /// The names as of now.
     pub fn names(&self, now: Instant) -> impl Iterator<Item = NameHealth> {
         self.names.values().map(move |kept| {
-            let seconds = kept.reported.seconds.saturating_add(now.since(kept.at).as_secs());
-            NameHealth { seconds, ..kept.reported.clone() }
+            let age = now.since(kept.at).as_secs();
+            let seconds = kept.reported.seconds.saturating_add(age);
+            let later =
+                |visited: Visited| Visited { seconds: visited.seconds.saturating_add(age), ..visited };
+            let visitor = kept.reported.visitor.map(later);
+            NameHealth { seconds, visitor, ..kept.reported.clone() }
         })
     }
 
@@ -245,6 +250,7 @@ mod tests {
     use crate::link::frame::MAX_FRAME;
     use crate::link::message::{Message, Ports};
     use crate::link::names::Validity;
+    use crate::link::visitor::{Cause, Proof};
     use policy::PortRange;
 
     #[test]
@@ -427,6 +433,12 @@ mod tests {
             seconds: u64::MAX,
             reason: Some(Reason::CertificateNotYetValid),
             certificate: Some(Validity { hours: i32::MIN, lifetime: i32::MIN }),
+            visitor: Some(Visited {
+                state: Proof::Unknown,
+                seconds: u64::MAX,
+                cause: Some(Cause::CertificateNotYetValid),
+                trusted: Some(false),
+            }),
         };
         let parts = parts(&vec![longest; PER_MESSAGE], &vec![named; names::PER_MESSAGE], true);
         assert_eq!(parts.len(), 2);
@@ -451,7 +463,7 @@ mod tests {
 
     fn named(name: &str, state: State, since: u64) -> SeenName {
         let name = HostName::new(name).unwrap();
-        SeenName { name, state, since: at(since), reason: None, certificate: None }
+        SeenName { name, state, since: at(since), reason: None, certificate: None, visitor: None }
     }
 
     fn name(text: &str) -> Name {

@@ -439,6 +439,7 @@ impl<const N: usize> fmt::Debug for Bytes<N> {
 #[cfg(test)]
 mod tests {
     use super::super::names::{HostName, Validity};
+    use super::super::visitor::{Cause, Proof, Visited};
     use super::*;
 
     #[test]
@@ -562,6 +563,12 @@ mod tests {
             seconds: 3,
             reason: Some(Reason::CertificateExpired),
             certificate: Some(Validity { hours: -5, lifetime: 2_160 }),
+            visitor: Some(Visited {
+                state: Proof::Failing,
+                seconds: 3,
+                cause: Some(Cause::NotForwarded),
+                trusted: None,
+            }),
         };
         let messages = [
             Message::Nonce(Greeting { nonce: Bytes([1; 32]), schema: SCHEMA }),

@@ -6,6 +6,7 @@
 //! - [`frame`]: lengths in front of messages. [`message`]: the messages. [`hello`]: the proof that both ends hold their key.
 //! - [`session`]: one link, as the end in either role sees it. [`links`]: all of an edge.
 //! - [`publish`]: the public ports that an origin requests of an edge.
+//! - [`names`]: the names of services. [`visitor`]: what an origin finds as its own visitor.
 //! - [`shell`]: what carries the bytes of a connection.
 //! - [`health`]: services as they are reported and kept. [`remote`]: what an end knows of the other.
 //!   [`shown`]: what it shows.
@@ -21,3 +22,4 @@ pub mod remote;
 pub mod session;
 pub mod shell;
 pub mod shown;
+pub mod visitor;

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use tunnel::time::Instant;
 
 use super::message::{Reason, State};
+use super::visitor::{SeenVisit, Visited};
 
 /// The most names of one sender that are reported, and kept.
 pub const MAX_NAMES: usize = policy::forwarder::MAX_WATCHED_NAMES;
 /// Names in one message: so many of the longest fit in a frame.
-pub(super) const PER_MESSAGE: usize = 30;
+pub(super) const PER_MESSAGE: usize = 24;
 
 /// A host name in lower case, without a dot at its end.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -77,6 +78,10 @@ pub struct NameHealth {
     /// The time of its certificate; `None` without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<Validity>,
+    /// What the origin found as its own visitor; `None` where it does not probe, and from a release
+    /// that does not report it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visitor: Option<Visited>,
 }
 
 /// The time of a certificate, in hours.
@@ -101,6 +106,8 @@ pub struct SeenName {
     pub reason: Option<Reason>,
     /// The time of its certificate.
     pub certificate: Option<Validity>,
+    /// What the probes of its public path say; `None` where there are none.
+    pub visitor: Option<SeenVisit>,
 }
 
 impl SeenName {
@@ -114,6 +121,7 @@ impl SeenName {
             seconds: now.since(self.since).as_secs(),
             reason: self.reason,
             certificate: self.certificate,
+            visitor: self.visitor.map(|visit| visit.visited(now)),
         }
     }
 
@@ -124,8 +132,8 @@ impl SeenName {
             (now, before) => now != before,
         };
         !is_renewed
-            && (&self.name, self.state, self.since, self.reason)
-                == (&old.name, old.state, old.since, old.reason)
+            && (&self.name, self.state, self.since, self.reason, self.visitor)
+                == (&old.name, old.state, old.since, old.reason, old.visitor)
     }
 }
 
@@ -163,7 +171,7 @@ mod tests {
         let name = HostName::new("emby.example.com").unwrap();
         let seen = |hours: Option<i32>| {
             let certificate = hours.map(|hours| Validity { hours, lifetime: 2_160 });
-            SeenName { name: name.clone(), state: State::Up, since, reason: None, certificate }
+            SeenName { name: name.clone(), state: State::Up, since, reason: None, certificate, visitor: None }
         };
         assert!(seen(Some(99)).is_as(&seen(Some(100))));
         assert!(!seen(Some(2_000)).is_as(&seen(Some(100))));

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use daemon::health::NameShown;
+use daemon::health::{NameShown, VisitorShown};
 use daemon::peers::{Health, Peers};
 use daemon::text::{bytes, period};
 
@@ -94,16 +94,17 @@ pub(super) fn status(report: &Report) -> String {
     text
 }
 
-/// A name is not checked, up with its certificate, or failing with its fix.
+/// A name is not checked, up with its certificate, or failing with its fix; and how its path from the
+/// internet is.
 fn name_line(name: &NameShown) -> String {
+    let path = name.path_line().map(|line| format!("  {line}\n")).unwrap_or_default();
     if name.is_failing() {
-        return format!("  {}\n", name.line());
+        return format!("  {}\n{path}", name.line());
     }
     let state = if name.state == "ok" { "up" } else { "not checked" };
-    match name.certificate_text() {
-        Some(certificate) => format!("  {}: {state}, {certificate}\n", name.name),
-        None => format!("  {}: {state}\n", name.name),
-    }
+    let further = [name.certificate_text(), name.visitor.as_ref().map(VisitorShown::text)];
+    let further: String = further.into_iter().flatten().map(|text| format!(", {text}")).collect();
+    format!("  {}: {state}{further}\n{path}", name.name)
 }
 
 fn line(kind: &str, entry: &Entry) -> String {

@@ -68,6 +68,17 @@ pub fn ask_report(places: &[Place]) -> Result<Report, ExitError> {
     }
 }
 
+/// The daemon's report, once every name was visited from the internet.
+///
+/// # Errors
+/// As for [`ask`].
+pub fn ask_visited(places: &[Place]) -> Result<Report, ExitError> {
+    match ask(places, &Request::Visit)? {
+        Reply::Report(report) => Ok(*report),
+        Reply::Change(_) => Err(another()),
+    }
+}
+
 /// What a configuration of the origin names that the commands need.
 ///
 /// # Errors

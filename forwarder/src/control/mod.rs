@@ -31,6 +31,7 @@ use tunnel::node::{Node, PeerState};
 use tunnel::reason::DropReason;
 use tunnel::time::Instant;
 
+use crate::arrivals::Arrivals;
 use crate::dataplane::edge::Edge;
 use crate::edge_keys::EdgeKeys;
 use crate::outage::{Counts, Observation, Outage, PathErrors, Reason};
@@ -45,6 +46,8 @@ pub struct Shared {
     pub stats: Arc<Stats>,
     /// The upstreams of each `[[service]]`.
     pub pools: Arc<Pools>,
+    /// What is looked for in the first bytes of flows.
+    pub arrivals: Arc<Arrivals>,
     /// The edges, in the order of the configuration.
     pub edges: ArcSwap<Vec<Arc<EdgeView>>>,
     /// Round trips of the probes since the start.
@@ -57,6 +60,8 @@ pub struct Shared {
     pub not_taken: Mutex<Option<String>>,
     /// Links that were refused here, by reason.
     pub link_refusals: Mutex<BTreeMap<&'static str, u64>>,
+    /// Sent when every name is to be visited from the internet soon.
+    pub visit_now: watch::Sender<()>,
     /// Since when the hops of each service are as they are.
     pub since: Mutex<Since>,
 }

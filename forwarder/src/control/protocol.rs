@@ -11,6 +11,8 @@ use super::report::Report;
 pub enum Request {
     /// Everything that the commands show.
     Report,
+    /// The same, once every name was visited from the internet; only for writers.
+    Visit,
     /// A request about changes of the configuration.
     #[serde(untagged)]
     Change(ChangeRequest),
@@ -22,6 +24,7 @@ impl Request {
     pub const fn is_privileged(&self) -> bool {
         match self {
             Self::Report => false,
+            Self::Visit => true,
             Self::Change(request) => request.is_privileged(),
         }
     }
@@ -31,7 +34,7 @@ impl Request {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// To [`Request::Report`].
+    /// To [`Request::Report`] and [`Request::Visit`].
     Report(Box<Report>),
     /// To [`Request::Change`].
     #[serde(untagged)]

@@ -293,7 +293,7 @@ fn service_entries(shared: &Shared, policy: &Policy) -> Vec<Entry> {
         let (upstreams, health) = (upstreams(pool), Some(PathShown::from(path)));
         let publish = published(shared, &entry.name);
         let name = |seen: SeenName| NameShown::of(&seen.health(now, &entry.name), &path.place);
-        let names = link::names(pool).into_iter().map(name).collect();
+        let names = link::names(now, pool).into_iter().map(name).collect();
         Some(Entry { upstreams, health, publish, names, protocols: words(entry.protocols), ..counted })
     };
     paths.iter().filter_map(entry).collect()

@@ -12,6 +12,7 @@ use tunnel::time::{Instant, Now};
 
 use super::edge::Edge;
 use super::resolve::Resolver;
+use crate::arrivals::Arrivals;
 use crate::datagram::Buffer;
 use crate::flow::FlowKey;
 use crate::stats::{Dialled, Dropped, Stats, add};
@@ -25,6 +26,7 @@ pub(crate) struct Context {
     pub(crate) policy: Arc<Policy>,
     pub(crate) pools: Arc<Pools>,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) arrivals: Arc<Arrivals>,
     pub(crate) registry: Registry,
     pub(crate) resolver: Resolver,
     pub(crate) is_stopping: bool,
@@ -35,12 +37,12 @@ impl Context {
     pub(crate) fn new(
         policy: Arc<Policy>,
         pools: Arc<Pools>,
-        stats: Arc<Stats>,
+        (stats, arrivals): (Arc<Stats>, Arc<Arrivals>),
         registry: Registry,
         resolver: Resolver,
     ) -> Self {
         let replies = Bucket::new(REPLIES.0, REPLIES.1);
-        Self { policy, pools, stats, registry, resolver, is_stopping: false, replies }
+        Self { policy, pools, stats, arrivals, registry, resolver, is_stopping: false, replies }
     }
 
     /// Resets a segment that belongs to no flow, within the rate for such replies.

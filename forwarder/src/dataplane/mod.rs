@@ -37,6 +37,7 @@ use tunnel::offload::coalesce::{CoalesceOptions, Coalescer};
 use tunnel::progress::Heartbeat;
 use tunnel::time::{Instant, Now};
 
+use crate::arrivals::Arrivals;
 use crate::flow::EdgeId;
 use crate::network::{NetworkChange, Watch};
 use crate::state::MarkWriter;
@@ -114,6 +115,8 @@ pub struct Parts {
     pub pools: Arc<Pools>,
     /// Where it counts.
     pub stats: Arc<Stats>,
+    /// What is looked for in the first bytes of flows.
+    pub arrivals: Arc<Arrivals>,
     /// Where the clock mark is kept.
     pub state: MarkWriter,
 }
@@ -125,7 +128,7 @@ impl DataPlane {
     /// From the system.
     pub fn new(inbox: Inbox, parts: Parts) -> io::Result<Self> {
         let Inbox { poll, received, commands } = inbox;
-        let Parts { policy, edges, mut listeners, pools, stats, state } = parts;
+        let Parts { policy, edges, mut listeners, pools, stats, arrivals, state } = parts;
         let mut edges = Edges::new(edges);
         for edge in edges.iter_mut() {
             edge.watch(poll.registry())?;
@@ -141,7 +144,7 @@ impl DataPlane {
             .ok();
         let registry = poll.registry().try_clone()?;
         let resolver = Resolver::start(move |resolved| commands.send(Command::Resolved(resolved)))?;
-        let context = Context::new(policy, pools, Arc::clone(&stats), registry, resolver);
+        let context = Context::new(policy, pools, (Arc::clone(&stats), arrivals), registry, resolver);
         let mut flows = Flows::new(context, seed);
         for listener in listeners.udp {
             flows.add_udp_listener(listener, &edges)?;

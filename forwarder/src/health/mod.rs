@@ -1,7 +1,8 @@
 //! Health checks: every upstream of a single TCP port is checked periodically, and every name of its
-//! entry, unless the entry turns that off.
+//! entry, at the upstream and from the internet, unless the entry turns that off.
 
 mod names;
+mod visitor;
 
 use std::io;
 use std::rc::Rc;
@@ -17,10 +18,13 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tunnel::io::clock;
 
+use crate::control::Shared;
 use crate::link::check_failure;
 use crate::proxy_protocol;
 use crate::upstream::{Member, Pools};
 use names::{Client, NameWatch};
+use visitor::VisitorWatch;
+pub(crate) use visitor::visit_now;
 
 /// Bytes of a status line that are read: `HTTP/1.1 200`.
 const STATUS_LINE: usize = 12;
@@ -29,6 +33,7 @@ const STATUS_LINE: usize = 12;
 pub struct Watch {
     watched: Vec<Weak<Member>>,
     names: NameWatch,
+    visitor: VisitorWatch,
     changed: Rc<Notify>,
 }
 
@@ -37,10 +42,11 @@ impl Watch {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(shared: Arc<Shared>) -> io::Result<Self> {
         let changed = Rc::<Notify>::default();
         let names = NameWatch::new(Rc::clone(&changed)).map_err(io::Error::other)?;
-        Ok(Self { watched: Vec::new(), names, changed })
+        let visitor = VisitorWatch::new(shared, Rc::clone(&changed)).map_err(io::Error::other)?;
+        Ok(Self { watched: Vec::new(), names, visitor, changed })
     }
 
     /// What is notified when the health of an upstream or name is another than before.
@@ -70,6 +76,7 @@ impl Watch {
             }
         }
         self.names.watch_new(pools);
+        self.visitor.watch_new(pools);
     }
 }
 

@@ -159,7 +159,7 @@ impl Links {
     /// Looks at the services, and reports what changed.
     pub fn look(&self) {
         let now = clock::instant();
-        let seen = services::services(&self.shared.policy.load(), &self.shared.pools.load());
+        let seen = services::services(now, &self.shared.policy.load(), &self.shared.pools.load());
         let reports = self.reporter.borrow_mut().handle_look(now, seen);
         self.open.borrow_mut().retain(|end| end.strong_count() > 0);
         for end in self.open.borrow().iter().filter_map(Weak::upgrade).filter(|_| !reports.is_empty()) {

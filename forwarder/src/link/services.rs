@@ -9,6 +9,7 @@ use daemon::link::names::SeenName;
 use ipnetwork::IpNetwork;
 use policy::forwarder::{Policy, Upstream};
 use policy::{Host, Protocol};
+use tunnel::time::Instant;
 
 use crate::stats::Dialled;
 use crate::upstream::{self, ByEntry, Pool};
@@ -16,7 +17,7 @@ use crate::upstream::{self, ByEntry, Pool};
 /// Every entry of the policy: up when an upstream replies to its checks, failing when none does,
 /// else unknown.
 #[must_use]
-pub(crate) fn services(policy: &Policy, pools: &ByEntry) -> Vec<Seen> {
+pub(crate) fn services(now: Instant, policy: &Policy, pools: &ByEntry) -> Vec<Seen> {
     let seen = |entry: &policy::forwarder::Service| {
         let (state, failure) = pools.get(&entry.name).map_or((Reported::Unknown, None), |pool| state(pool));
         Seen {
@@ -31,7 +32,7 @@ pub(crate) fn services(policy: &Policy, pools: &ByEntry) -> Vec<Seen> {
                 udp: entry.protocols.contains(Protocol::Udp),
             },
             peers: entry.peers.clone(),
-            names: pools.get(&entry.name).map_or_else(Vec::new, |pool| names(pool)),
+            names: pools.get(&entry.name).map_or_else(Vec::new, |pool| names(now, pool)),
         }
     };
     policy.services.iter().map(seen).collect()
@@ -39,8 +40,8 @@ pub(crate) fn services(policy: &Policy, pools: &ByEntry) -> Vec<Seen> {
 
 /// The names of an entry.
 #[must_use]
-pub(crate) fn names(pool: &Pool) -> Vec<SeenName> {
-    pool.names().iter().filter_map(|name| name.seen()).collect()
+pub(crate) fn names(now: Instant, pool: &Pool) -> Vec<SeenName> {
+    pool.names().iter().filter_map(|name| name.seen(now)).collect()
 }
 
 /// The addresses that an entry takes; any when there are more than a report may have.
@@ -109,7 +110,6 @@ mod tests {
     use std::time::Duration;
 
     use policy::Source;
-    use tunnel::time::Instant;
 
     use super::*;
     use crate::upstream::{Found, Pools, Speech, Watched};
@@ -118,7 +118,7 @@ mod tests {
     fn an_entry_is_unknown_until_it_is_checked_and_failing_when_every_upstream_is() {
         let policy = policy("upstream = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\nhealth = { check = \"tcp\" }\n");
         let pools = Pools::new(&policy);
-        let now = || services(&policy, &pools.load()).remove(0);
+        let now = || services(at(0), &policy, &pools.load()).remove(0);
         let members = pools.load().values().next().unwrap().members().to_vec();
         assert_eq!((now().state, now().reason), (Reported::Unknown, None));
         for member in &members {
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn an_entry_without_checks_is_unknown_and_reports_what_it_takes() {
         let policy = policy("upstream = \"127.0.0.1:1\"\nhealth = \"off\"\n");
-        let seen = services(&policy, &Pools::new(&policy).load()).remove(0);
+        let seen = services(at(0), &policy, &Pools::new(&policy).load()).remove(0);
         assert_eq!(seen.state, Reported::Unknown);
         assert_eq!((seen.matches.ports.0.first(), seen.matches.tcp, seen.matches.udp), (443, true, false));
         assert_eq!(seen.peers.len(), 1);
@@ -154,15 +154,15 @@ mod tests {
         let pools = Pools::new(&policy);
         let pool = pools.load().values().next().unwrap().clone();
         pool.members()[0].handle_check(Ok(()));
-        pool.names().iter().for_each(|name| name.begin(Instant::from_boot(Duration::ZERO)));
+        pool.names().iter().for_each(|name| name.begin(at(0)));
         let fail = |name: &Watched| {
             for second in [1, 6] {
                 let failure = CheckFailure { reason: Reason::NoSite, evidence: Evidence::of("421") };
                 let found = Found { result: Err(failure), certificate: None, speech: Speech::Tls };
-                name.handle_look(Instant::from_boot(Duration::from_secs(second)), found);
+                name.handle_look(at(second), found);
             }
         };
-        let now = || services(&policy, &pools.load()).remove(0);
+        let now = || services(at(0), &policy, &pools.load()).remove(0);
         fail(&pool.names()[0]);
         assert_eq!((now().state, now().reason), (Reported::Up, None));
         let states: Vec<_> = now().names.iter().map(|name| (name.state, name.reason)).collect();
@@ -193,6 +193,10 @@ mod tests {
         for (upstream, error, expected) in cases {
             assert_eq!(reason(&upstreams[upstream], &error), expected, "{error}");
         }
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_boot(Duration::from_secs(seconds))
     }
 
     fn policy(entry: &str) -> Policy {

@@ -2,6 +2,7 @@
 
 mod pool;
 mod stream;
+mod visits;
 mod watched;
 
 use std::io::{self, Read as _, Write as _};
@@ -9,11 +10,13 @@ use std::net::Shutdown;
 
 use mio::{Registry, Token};
 
+use crate::arrivals::FirstBytes;
 use crate::cell::Cell;
 use crate::stats::Dialled;
 pub use pool::{ByEntry, Lease, Member, Pool, Pools};
 pub use stream::Stream;
-pub use watched::{Found, Speech, Watched, expected};
+pub use visits::{Finding, LEAST, Visits};
+pub use watched::{Found, Speech, Visit, Watched, expected};
 
 /// A nonblocking socket with its readiness.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub struct Upstream {
     stream: Stream,
     /// Written before anything else; empty once it is out.
     header: Vec<u8>,
+    /// What looks at the first bytes that go to the socket, while a visitor's probe is out.
+    first: Option<Box<FirstBytes>>,
     is_readable: bool,
     is_writable: bool,
     read_closed: bool,
@@ -58,6 +63,13 @@ pub fn lacks_descriptor(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
+/// The first bytes of a flow are looked at until enough of them were.
+fn look_at(first: &mut Option<Box<FirstBytes>>, bytes: &[u8]) {
+    if first.as_mut().is_some_and(|first| !first.handle_bytes(bytes)) {
+        *first = None;
+    }
+}
+
 /// The socket of a flow is of no use any more.
 #[cold]
 fn failed(doing: &str, error: &io::Error) -> Moved {
@@ -70,7 +82,21 @@ impl Upstream {
     #[must_use]
     pub fn new(stream: Stream, header: Vec<u8>) -> Self {
         stream.set_nodelay();
-        Self { stream, header, is_readable: true, is_writable: true, read_closed: false, write_closed: false }
+        Self {
+            stream,
+            header,
+            first: None,
+            is_readable: true,
+            is_writable: true,
+            read_closed: false,
+            write_closed: false,
+        }
+    }
+
+    /// Lets the first bytes that go to the socket be looked at.
+    #[must_use]
+    pub fn with_first(self, first: Option<Box<FirstBytes>>) -> Self {
+        Self { first, ..self }
     }
 
     /// Remembers what the poll reported.
@@ -96,9 +122,12 @@ impl Upstream {
             if moved >= budget {
                 return Moved::More(moved);
             }
-            let stream = &mut self.stream;
+            let (stream, first) = (&mut self.stream, &mut self.first);
             let written = cell.drain(|data| match stream.write(data) {
-                Ok(len) => (len, Ok(len)),
+                Ok(len) => {
+                    look_at(first, data.get(..len).unwrap_or_default());
+                    (len, Ok(len))
+                }
                 Err(error) => (0, Err(error)),
             });
             match written {

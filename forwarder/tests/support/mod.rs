@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as Deadline};
 
+use forwarder::arrivals::Arrivals;
 use forwarder::cell::{Cell, Egress, Path, SCRATCH, Settings};
 use forwarder::config;
 use forwarder::dataplane::{Command, Commands, DataPlane, Inbox, Parts};
@@ -31,6 +32,8 @@ pub struct Daemon {
     pub stats: Arc<Stats>,
     /// The upstreams of each `[[service]]`.
     pub pools: Arc<Pools>,
+    /// What is looked for in the first bytes of flows.
+    pub arrivals: Arc<Arrivals>,
     commands: Commands,
     thread: Option<JoinHandle<std::io::Result<()>>>,
     _folder: tempfile::TempDir,
@@ -49,17 +52,19 @@ impl Daemon {
         let stats = Arc::new(Stats::default());
         stats.adopt(&loaded.policy);
         let pools = Arc::new(Pools::new(&loaded.policy));
+        let arrivals = Arc::<Arrivals>::default();
         let parts = Parts {
             edges: setup::edges(&loaded, watermark, backend).unwrap(),
             listeners: setup::listeners(loaded.policy.reach.iter()).unwrap(),
             stats: Arc::clone(&stats),
             pools: Arc::clone(&pools),
+            arrivals: Arc::clone(&arrivals),
             state,
             policy: loaded.policy,
         };
         let plane = DataPlane::new(inbox, parts).unwrap();
         let thread = Some(std::thread::spawn(|| plane.run()));
-        Self { stats, pools, commands, thread, _folder: folder }
+        Self { stats, pools, arrivals, commands, thread, _folder: folder }
     }
 
     /// Stops it within this time, and waits.

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use daemon::health::NameShown;
+use daemon::health::{NameShown, VisitorShown};
 use daemon::text::{Style, bytes, period, table};
 
 use super::report::{Bans, Flow, Flows, Offloads, Service, Services, Status};
@@ -24,8 +24,9 @@ pub fn services(report: &Services, style: Style) -> String {
         if let Some(failing) = &service.health.failing {
             let _ = writeln!(text, "{} {}", style.paint("33", &format!("{}:", service.name)), failing.line());
         }
-        for name in service.names.iter().filter(|name| name.is_failing()) {
-            let _ = writeln!(text, "{} {}", style.paint("33", &format!("{}:", service.name)), name.line());
+        let failing = service.names.iter().filter(|name| name.is_failing()).map(NameShown::line);
+        for line in failing.chain(service.names.iter().filter_map(NameShown::path_line)) {
+            let _ = writeln!(text, "{} {line}", style.paint("33", &format!("{}:", service.name)));
         }
     }
     text
@@ -36,9 +37,10 @@ fn service_rows(service: &Service) -> Vec<Vec<String>> {
     let none = || "-".to_owned();
     let name = |name: &NameShown| {
         let certificate = name.certificate_text().unwrap_or_else(none);
-        let empty = std::iter::repeat_with(none).take(6);
+        let path = name.visitor.as_ref().map_or_else(none, VisitorShown::text);
+        let empty = std::iter::repeat_with(none).take(5);
         let first = [format!("  {}", name.name), "name".to_owned()];
-        first.into_iter().chain(empty).chain([certificate, name.state.clone()]).collect()
+        first.into_iter().chain(empty).chain([path, certificate, name.state.clone()]).collect()
     };
     std::iter::once(service_row(service)).chain(service.names.iter().map(name)).collect()
 }

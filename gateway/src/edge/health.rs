@@ -188,6 +188,8 @@ impl Look<'_> {
                 match names.iter_mut().find(|known| known.name == name.name) {
                     None => names.push(name),
                     Some(known) if name.is_failing() && !known.is_failing() => *known = name,
+                    // A probe shows one path: that of the other target is not less proven by it.
+                    Some(known) if name.is_proven() && !known.is_proven() => known.visitor = name.visitor,
                     Some(_) => {}
                 }
             }
@@ -349,6 +351,7 @@ mod tests {
             seconds: 5,
             reason,
             certificate: None,
+            visitor: None,
         };
         let names = vec![
             name("web", "emby.example.com", EntryState::Failing, Some(Why::CertificateExpired)),

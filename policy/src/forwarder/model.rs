@@ -105,6 +105,8 @@ pub struct Service {
     pub publish: Option<Publish>,
     /// The names that its visitors use, in lower case; each is watched.
     pub names: Vec<Arc<str>>,
+    /// Whether the forwarder visits the names from the internet, to see whether visitors get through.
+    pub visitor: bool,
     /// Where flows are carried to, at least one: each to the one that has the fewest.
     pub upstreams: Vec<Upstream>,
     /// How upstreams are asked whether they work; `None` when they are not: turned off, or no single TCP port.
@@ -323,6 +325,7 @@ impl Service {
             health: None,
             publish: None,
             names: Vec::new(),
+            visitor: false,
             peers: Vec::new(),
             ..entry.clone()
         };

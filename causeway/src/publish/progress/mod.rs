@@ -51,7 +51,13 @@ pub(super) fn of_name(report: &Report, service: &Service, name: &str) -> Progres
     match found {
         Some(known) if known.state == "ok" => {
             let certificate = known.certificate_text().map(|text| format!(", {text}")).unwrap_or_default();
-            Progress::proven(format!("{name} is served{certificate}"))
+            let mut progress = Progress::proven(format!("{name} is served{certificate}"));
+            if known.is_proven() {
+                progress.proven.push(format!("{name} is reached from the internet"));
+            }
+            // What was found before the site was there may still be shown: it is no verdict.
+            progress.notes.extend(known.path_line());
+            progress
         }
         // A site that was just added is found by the next check, and its certificate may take a
         // while.

@@ -87,6 +87,12 @@ fn a_name_that_is_served_is_proven_and_one_without_a_site_is_missing() {
     let judged =
         |state: &str, reason: Value| named(&policy(""), vec![name("emby.example.com", state, reason)]);
     assert_eq!(judged("ok", Value::Null).proven, ["emby.example.com is served, certificate for 89 days"]);
+    let mut visited = name("emby.example.com", "ok", Value::Null);
+    let path =
+        json!({"state": "proven", "seconds": 3, "hop": null, "reason": null, "trusted": true, "fix": null});
+    visited.visitor = serde_json::from_value(path).unwrap();
+    let proven = named(&policy(""), vec![visited]).proven;
+    assert_eq!(proven.last().unwrap(), "emby.example.com is reached from the internet");
     let failing = judged("failing", json!("no_certificate_for_name"));
     assert!(failing.is_undecided && failing.missing[0].contains("no_certificate_for_name"), "{failing:?}");
     assert!(judged("unknown", Value::Null).is_undecided);

@@ -253,7 +253,9 @@ impl Dialler<'_> {
         let Ok(tcp) = Tcp::parse(ip.payload(&syn)) else { return self.flows.abandon(id) };
         let header = proxy_protocol::header(dial.service.proxy_protocol, key.remote, key.local);
         let (owner, client, stats) = (dial.owner(), dial.client, Arc::clone(&dial.stats));
-        let (upstream, mut armed) = ((Upstream::new(stream, header), dial.lease.take()), dial.armed);
+        let first = self.context.arrivals.watch(key.remote.ip());
+        let upstream = (Upstream::new(stream, header).with_first(first), dial.lease.take());
+        let mut armed = dial.armed;
         if let Some(lease) = &upstream.1 {
             lease.member().handle_connected(now.instant);
         }

@@ -16,15 +16,15 @@ const AFTER_ALL: Duration = Duration::from_secs(253_402_300_800);
 
 /// What a certificate is for a name at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Judged {
+pub(in crate::health) struct Judged {
     /// Why visitors refuse it.
-    pub(super) reason: Option<Reason>,
+    pub(in crate::health) reason: Option<Reason>,
     /// Its time.
-    pub(super) validity: Option<Validity>,
+    pub(in crate::health) validity: Option<Validity>,
 }
 
 /// Judges the certificate of a server. One that cannot be read is not judged.
-pub(super) fn judge(certificate: &CertificateDer<'_>, name: &str, now: Duration) -> Judged {
+pub(in crate::health) fn judge(certificate: &CertificateDer<'_>, name: &str, now: Duration) -> Judged {
     let Ok(parsed) = ParsedCertificate::try_from(certificate) else { return Judged::default() };
     let reason = match error_at(&parsed, now) {
         // Also for one that ends before it begins.

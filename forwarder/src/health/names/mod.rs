@@ -2,10 +2,10 @@
 //! a connection as a flow has it.
 
 mod attempt;
-mod certificate;
-mod http;
+pub(in crate::health) mod certificate;
+pub(in crate::health) mod http;
 mod judge;
-mod tls;
+pub(in crate::health) mod tls;
 
 use std::io;
 use std::rc::Rc;
@@ -16,6 +16,7 @@ use daemon::health::State;
 use daemon::link::names::{HostName, MAX_NAMES};
 use policy::forwarder::ProxyProtocol;
 use rustls::AlertDescription;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{sleep, timeout};
@@ -167,6 +168,20 @@ pub(super) async fn begin_session(
     }
 }
 
+/// The certificates that the upstreams of a name have for it; none where they are not checked.
+pub(super) async fn leaves(client: &Client, watched: &Watched) -> Vec<CertificateDer<'static>> {
+    let name = watched.name.as_ref().map(HostName::as_str);
+    let mut leaves = Vec::new();
+    for member in asked_members(&watched.members) {
+        let proxy = member.proxy_protocol;
+        let asked = Asked { member, name, speech: Speech::Tls, proxy, offers_http: true };
+        if let Attempt::Certificate(leaf, _) = offered(client, asked).await {
+            leaves.push(leaf);
+        }
+    }
+    leaves
+}
+
 /// What the upstreams of a name say together: each that gets flows must have it. `None` when that
 /// cannot be known.
 async fn find(client: &Client, watched: &Watched) -> Option<Found> {
@@ -247,4 +262,4 @@ async fn offered(client: &Client, asked: Asked<'_>) -> Attempt {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(in crate::health) mod tests;

@@ -203,21 +203,21 @@ fn a_failure_is_decided_soon_and_one_that_lasts_is_looked_at_more_often() {
     assert_eq!(pause(name), EVERY);
     let failed = || Found { result: Verdict::refused().result, certificate: None, speech: Speech::Tls };
     name.handle_look(at(1), failed());
-    assert_eq!((pause(name), name.seen().unwrap().state), (LEAST, Reported::Unknown));
+    assert_eq!((pause(name), name.seen(at(9)).unwrap().state), (LEAST, Reported::Unknown));
     assert!(name.handle_look(at(6), failed()));
-    let seen = name.seen().unwrap();
+    let seen = name.seen(at(9)).unwrap();
     assert_eq!((pause(name), seen.state, seen.since), (WHILE_FAILING, Reported::Failing, at(6)));
     name.handle_look(at(16), Found { result: Ok(()), certificate: None, speech: Speech::Tls });
-    assert_eq!((pause(name), name.seen().unwrap().reason), (EVERY, None));
+    assert_eq!((pause(name), name.seen(at(9)).unwrap().reason), (EVERY, None));
 }
 
 #[test]
 fn names_of_an_entry_without_health_checks_are_not_looked_at() {
     let off = pool("\"127.0.0.1:1\"", 443, "health = \"off\"\n");
-    assert_eq!(off.names()[0].seen(), None, "since when is not known");
+    assert_eq!(off.names()[0].seen(at(0)), None, "since when is not known");
     off.names()[0].begin(at(1));
     assert!(!off.names()[0].is_watched());
-    assert_eq!(off.names()[0].seen().unwrap().state, Reported::Unknown);
+    assert_eq!(off.names()[0].seen(at(0)).unwrap().state, Reported::Unknown);
     assert!(pool("\"127.0.0.1:1\"", 8096, "# no names\n").names().is_empty());
 }
 
@@ -256,7 +256,7 @@ impl Server {
         }
     }
 
-    fn replies(reply: &[u8]) -> Self {
+    pub(in crate::health) fn replies(reply: &[u8]) -> Self {
         Self {
             certificate: None,
             requires_header: false,

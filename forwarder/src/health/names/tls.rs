@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::ring;
+use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName, UnixTime};
 use rustls::{
     AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme,
@@ -19,7 +19,7 @@ const HTTP_1: &[u8] = b"http/1.1";
 
 /// How a session went.
 #[derive(Debug)]
-pub(super) enum Session {
+pub(in crate::health) enum Session {
     /// The connection failed, or was closed.
     Broken(io::Error),
     /// What came is not TLS.
@@ -34,7 +34,7 @@ pub(super) enum Session {
 
 /// What came of the request for a page.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Page {
+pub(in crate::health) enum Page {
     /// It was not requested: the server speaks no HTTP/1.1, or wants a certificate of the client.
     NotRequested,
     /// The head of the reply; empty when the server closed the connection.
@@ -51,9 +51,18 @@ pub(in crate::health) struct Client {
 impl Client {
     /// One that takes every certificate, as it judges them itself.
     pub(in crate::health) fn new() -> Result<Self, Error> {
+        Self::with(TakesEvery { verified: None })
+    }
+
+    /// As [`new`](Self::new), but the server must hold the key of its certificate.
+    pub(in crate::health) fn of_visitor() -> Result<Self, Error> {
+        Self::with(TakesEvery { verified: Some(ring::default_provider().signature_verification_algorithms) })
+    }
+
+    fn with(verifier: TakesEvery) -> Result<Self, Error> {
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let builder = builder.with_safe_default_protocol_versions()?;
-        let verifier = Arc::new(TakesEvery);
+        let verifier = Arc::new(verifier);
         let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
         config.resumption = Resumption::disabled();
         let without = Arc::new(config.clone());
@@ -62,7 +71,11 @@ impl Client {
     }
 
     /// Begins a session for a name; with `offers_http` the server is offered HTTP/1.1.
-    pub(super) fn session(&self, name: Option<&str>, offers_http: bool) -> Result<ClientConnection, Error> {
+    pub(in crate::health) fn session(
+        &self,
+        name: Option<&str>,
+        offers_http: bool,
+    ) -> Result<ClientConnection, Error> {
         let config = if offers_http { &self.with_http } else { &self.without };
         let no_name = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([127, 0, 0, 1])));
         // An address is not sent as a name.
@@ -72,7 +85,7 @@ impl Client {
 }
 
 /// Makes a session on a connection; `header` goes out first.
-pub(super) async fn handshake(
+pub(in crate::health) async fn handshake(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     connection: &mut ClientConnection,
     header: Vec<u8>,
@@ -92,7 +105,7 @@ pub(super) async fn handshake(
 }
 
 /// Requests the page of a name over a session, and ends it.
-pub(super) async fn page(
+pub(in crate::health) async fn page(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     connection: &mut ClientConnection,
     name: Option<&str>,
@@ -198,7 +211,10 @@ fn failed(error: Error, connection: &ClientConnection) -> Session {
 /// Takes every certificate: nothing is entrusted to the server, and what visitors would refuse is
 /// judged afterwards.
 #[derive(Debug)]
-struct TakesEvery;
+struct TakesEvery {
+    /// The signatures that are verified; `None` where a server need not hold its certificate's key.
+    verified: Option<WebPkiSupportedAlgorithms>,
+}
 
 impl ServerCertVerifier for TakesEvery {
     fn verify_server_cert(
@@ -214,23 +230,32 @@ impl ServerCertVerifier for TakesEvery {
 
     fn verify_tls12_signature(
         &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
+        match &self.verified {
+            Some(algorithms) => verify_tls12_signature(message, certificate, signature, algorithms),
+            None => Ok(HandshakeSignatureValid::assertion()),
+        }
     }
 
     fn verify_tls13_signature(
         &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
+        match &self.verified {
+            Some(algorithms) => verify_tls13_signature(message, certificate, signature, algorithms),
+            None => Ok(HandshakeSignatureValid::assertion()),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        if let Some(algorithms) = &self.verified {
+            return algorithms.supported_schemes();
+        }
         use SignatureScheme::{
             ECDSA_NISTP256_SHA256, ECDSA_NISTP384_SHA384, ECDSA_NISTP521_SHA512, ED25519, RSA_PKCS1_SHA256,
             RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512,

@@ -1,5 +1,6 @@
 //! What threads, sockets, services and the kernel counted, as Prometheus reads it.
 
+use daemon::health::NameShown;
 use daemon::metrics::{Boundary, Number, call_numbers};
 use policy::ruleset::Ruleset;
 use tunnel::device::{Call, Device, DeviceStats};
@@ -74,11 +75,14 @@ pub(in crate::edge) fn device_numbers(stats: &DeviceStats) -> [Number; 4] {
     ]
 }
 
-/// The metrics of a name: whether it works, and the time of its certificate.
-const NAMES: [&str; 3] = [
+/// The metrics of a name: whether it works, the time of its certificate, and whether its path from
+/// the internet is proven.
+const NAMES: [&str; 5] = [
     "gateway_service_name_up",
     "gateway_service_certificate_days",
     "gateway_service_certificate_lifetime_days",
+    "gateway_service_name_path_proven",
+    "gateway_service_name_path_failing",
 ];
 
 /// What a service carried, whether it works, and whether its peers are up.
@@ -95,6 +99,11 @@ pub(in crate::edge) fn service_numbers(service: &Service) -> Vec<Number> {
         let help = "1 for the hop that keeps a service from working, with the reason.";
         let number = own(Number::flag("gateway_service_failing_hop", help, true)).with("hop", &failing.hop);
         numbers.push(number.with("reason", failing.reason.as_deref().unwrap_or_default()));
+    }
+    if service.names.iter().any(|name| name.visitor.is_some()) {
+        let help = "1 while the origin got through to the service from the internet within 180 s, else 0.";
+        let is_proven = service.names.iter().any(NameShown::is_proven);
+        numbers.push(own(Number::flag("gateway_service_path_proven", help, is_proven)));
     }
     numbers.extend(service.names.iter().flat_map(|name| name.numbers(NAMES, &service.name)));
     let directions =

@@ -33,6 +33,11 @@ pub(super) fn service(
     let own = own_addresses(every, through.as_deref().unwrap_or_default());
     let Taken { protocols, addresses, ports, publish, at } = taken(table, &own);
     let visitors = table.optional("names").map(|value| publish::names(value, protocols));
+    let visitor = match table.optional("visitor") {
+        Some(value) if value.is_string("off") => Some(false),
+        Some(value) => value.bad("\"off\", or leave the key out"),
+        None => Some(true),
+    };
     let upstreams = table.required("upstream").map(|value| {
         let one = |item| upstream(item, ports, protocols);
         value.one_or_many().into_iter().map(one).collect::<Option<Vec<_>>>()
@@ -58,6 +63,7 @@ pub(super) fn service(
         ports: ports?,
         publish: or_absent(publish)?,
         names: or_absent(visitors)?.unwrap_or_default(),
+        visitor: visitor?,
         upstreams: upstreams?.filter(|upstreams| !upstreams.is_empty())?,
         health: health?,
         proxy_protocol: proxy_protocol?,
