@@ -37,7 +37,10 @@ fn the_archive_for_macs_installs_what_it_contains_and_nothing_that_writing_it_le
     build.env("PROGRAMS", &programs).env("OUT", &folder.0).env("VERSION", "0.1.0").env("TAR", "bsdtar");
     run(&mut build)?;
     let archive = folder.0.join("causeway-0.1.0-macos.tar.gz");
-    run(Command::new("sha256sum").args(["--check", "--strict"]).arg(archive.with_extension("gz.sha256")).current_dir(&folder.0))?;
+    run(Command::new("sha256sum")
+        .args(["--check", "--strict"])
+        .arg(archive.with_extension("gz.sha256"))
+        .current_dir(&folder.0))?;
     run(Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&folder.0))?;
     let tree = folder.0.join("causeway-0.1.0-macos");
     let root = folder.0.join("root");
@@ -68,7 +71,8 @@ fn the_archive_for_macs_installs_what_it_contains_and_nothing_that_writing_it_le
 fn the_formula_has_no_word_left_to_fill_in() -> Result<()> {
     let (homepage, url) = ("https://example.com/causeway", "https://example.com/causeway-0.2.0-macos.tar.gz");
     let sum = "ab".repeat(32);
-    let formula = run(Command::new(script("packaging/homebrew/formula")).args([homepage, url, "0.2.0", &sum]))?;
+    let formula =
+        run(Command::new(script("packaging/homebrew/formula")).args([homepage, url, "0.2.0", &sum]))?;
     for line in [
         format!("  homepage \"{homepage}\"\n"),
         format!("  url \"{url}\"\n"),
