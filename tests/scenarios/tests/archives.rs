@@ -127,6 +127,8 @@ fn stand_ins(folder: &Path, names: &[&str]) -> Result<()> {
 /// Every file below a folder, with its mode.
 fn files(folder: &Path) -> Result<BTreeMap<PathBuf, u32>> {
     let listed = run(Command::new("find").arg(folder).args(["-type", "f", "-printf", "%P\\n"]))?;
-    let mode = |file: &str| Ok(fs::metadata(folder.join(file))?.permissions().mode() & 0o777);
-    listed.lines().map(|file| Ok((PathBuf::from(file), mode(file)?))).collect()
+    let mode =
+        |file: &str| -> Result<u32> { Ok(fs::metadata(folder.join(file))?.permissions().mode() & 0o777) };
+    let entry = |file: &str| -> Result<(PathBuf, u32)> { Ok((PathBuf::from(file), mode(file)?)) };
+    listed.lines().map(entry).collect()
 }
