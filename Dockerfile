@@ -50,12 +50,12 @@ COPY target/packages/*_${TARGETARCH}.deb /debs/
 RUN set -eu; \
     take() { \
       end=$1; shift; \
+      mkdir -p "/trees/$end" "/out/$end/usr/bin"; \
       for package in causeway "causeway-$end"; do \
         dpkg -x "/debs/${package}"_*.deb "/trees/$end"; \
         install -D -m 0644 -t "/out/$end/usr/share/doc/$package" \
           "/trees/$end/usr/share/doc/$package/copyright" "/trees/$end/usr/share/doc/$package/NOTICES.gz"; \
       done; \
-      mkdir -p "/out/$end/usr/bin"; \
       for name; do cp "/trees/$end/usr/bin/$name" "/out/$end/usr/bin/"; done; \
     }; \
     take gateway gateway gatewayctl causeway; \
