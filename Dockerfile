@@ -7,8 +7,8 @@
 # Nothing is emulated: every step runs on the building machine, for the other architecture by cross-compiling and by
 # unpacking its packages, and the last stages only copy. How to run the images: docs/OPERATIONS.md.
 #
-#   --build-arg BINARIES=prebuilt   take gateway, gatewayctl, forwarder and causeway from binaries/amd64 or binaries/arm64 of the
-#                                   context, linked against glibc 2.36 or older, in place of compiling
+#   --build-arg BINARIES=packages   take the programs, and the notices of what they are made of, from the Debian packages in
+#                                   target/packages (`make packages`), in place of compiling
 #   --build-arg RUST_IMAGE, DEBIAN_IMAGE   other images to build on; both are Debian 12
 ARG RUST_IMAGE=rust:1.95-bookworm
 ARG DEBIAN_IMAGE=debian:bookworm-slim
@@ -40,12 +40,26 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
       export "CARGO_TARGET_${variable}_LINKER=$gcc" "CC_$(echo "$triple" | tr - _)=$gcc"; \
     fi; \
     CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --locked --target "$triple" -p gateway -p forwarder -p causeway --bins; \
-    mkdir /out; \
-    for name in gateway gatewayctl forwarder causeway; do cp "target/$triple/release/$name" /out/; done
+    mkdir -p /out/gateway/usr/bin /out/forwarder/usr/bin; \
+    for name in gateway gatewayctl causeway; do cp "target/$triple/release/$name" /out/gateway/usr/bin/; done; \
+    for name in forwarder causeway; do cp "target/$triple/release/$name" /out/forwarder/usr/bin/; done
 
-FROM scratch AS prebuilt
+FROM --platform=$BUILDPLATFORM ${DEBIAN_IMAGE} AS packages
 ARG TARGETARCH
-COPY binaries/${TARGETARCH}/ /out/
+COPY target/packages/*_${TARGETARCH}.deb /debs/
+RUN set -eu; \
+    take() { \
+      end=$1; shift; \
+      mkdir -p "/trees/$end" "/out/$end/usr/bin"; \
+      for package in causeway "causeway-$end"; do \
+        dpkg -x "/debs/${package}"_*.deb "/trees/$end"; \
+        install -D -m 0644 -t "/out/$end/usr/share/doc/$package" \
+          "/trees/$end/usr/share/doc/$package/copyright" "/trees/$end/usr/share/doc/$package/NOTICES.gz"; \
+      done; \
+      for name; do cp "/trees/$end/usr/bin/$name" "/out/$end/usr/bin/"; done; \
+    }; \
+    take gateway gateway gatewayctl causeway; \
+    take forwarder forwarder causeway
 
 FROM ${BINARIES} AS binaries
 
@@ -108,8 +122,8 @@ RUN set -eu; \
 # The edge: --cap-drop ALL --cap-add NET_ADMIN --device /dev/net/tun --read-only, and the edge's own network.
 FROM scratch AS gateway
 COPY --from=runtime /gateway/ /
-COPY --from=binaries /out/gateway /out/gatewayctl /out/causeway /usr/local/bin/
-ENV PATH=/usr/local/bin:/usr/sbin
+COPY --from=binaries /out/gateway/ /
+ENV PATH=/usr/bin:/usr/sbin
 # The daemon's state, and what gatewayctl keeps for confirm and rollback.
 VOLUME ["/var/lib/causeway", "/var/lib/causeway-root"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["gatewayctl", "status"]
@@ -119,8 +133,8 @@ CMD ["--config", "/etc/causeway/gateway.toml"]
 # The origin's peer: --cap-drop ALL --read-only; it may run as any user.
 FROM scratch AS forwarder
 COPY --from=runtime /forwarder/ /
-COPY --from=binaries /out/forwarder /out/causeway /usr/local/bin/
-ENV PATH=/usr/local/bin STATE_DIRECTORY=/var/lib/causeway-forwarder RUNTIME_DIRECTORY=/run/causeway-forwarder
+COPY --from=binaries /out/forwarder/ /
+ENV PATH=/usr/bin STATE_DIRECTORY=/var/lib/causeway-forwarder RUNTIME_DIRECTORY=/run/causeway-forwarder
 USER 65532:65532
 VOLUME /var/lib/causeway-forwarder
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["forwarder", "health"]

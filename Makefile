@@ -50,7 +50,7 @@ machine: ## Run the checks of tests/machine in emulated Debian machines (MACHINE
 machine-quick: ## Install the edge on an emulated Debian 12 by README, and check page, WireGuard, guard and journal.
 	scripts/machine quick
 
-packages: ## Build Debian packages for amd64 and arm64, and check them with lintian; they are in target/packages.
+packages: ## Build Debian packages and static archives for amd64 and arm64, and check the packages with lintian; they are in target/packages.
 	packaging/build
 	packaging/lint
 

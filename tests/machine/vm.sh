@@ -1,9 +1,10 @@
 # shellcheck shell=bash
 # The emulated machine: start it, run commands in it, cut its power. $RUN is this run's folder, $IMAGE the image's, $ARCH its
-# architecture. Its cable is the tap device "cable" of this network namespace; commands go by ssh over the emulator's own network.
+# architecture. Its cable is the tap device $CABLE of this network namespace; commands go by ssh over the emulator's own network.
+PORT=${PORT:-2222} CABLE=${CABLE:-cable}
 
 vm_options=(
-  -q -i "$IMAGE/../key" -p 2222 -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectTimeout=10
+  -q -i "$IMAGE/../key" -p "$PORT" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectTimeout=10
   -o ServerAliveInterval=15 -o ServerAliveCountMax=8 -o ControlMaster=auto -o ControlPath="$RUN/ssh" -o ControlPersist=yes
 )
 
@@ -25,9 +26,9 @@ vm_start() {
     -kernel "$IMAGE/vmlinuz" -initrd "$IMAGE/initrd" \
     -append "root=/dev/vda rw console=$console quiet loglevel=4 systemd.show_status=0 mitigations=off" \
     -drive file="$RUN/disk.ext4",if=none,id=disk,format=raw,cache=unsafe -device virtio-blk-pci,drive=disk \
-    -netdev tap,id=cable,ifname=cable,script=no,downscript=no,vhost=off \
+    -netdev tap,id=cable,ifname="$CABLE",script=no,downscript=no,vhost=off \
     -device virtio-net-pci,netdev=cable,mac=52:54:00:00:00:01,romfile= \
-    -netdev user,id=mgmt,restrict=on,hostfwd=tcp:127.0.0.1:2222-10.0.2.15:22 \
+    -netdev user,id=mgmt,restrict=on,hostfwd=tcp:127.0.0.1:"$PORT"-10.0.2.15:22 \
     -device virtio-net-pci,netdev=mgmt,mac=52:54:00:00:00:02,romfile= \
     -device virtio-rng-pci -serial file:"$RUN/console.log" -monitor pipe:"$RUN/monitor" >"$RUN/emulator.log" 2>&1 &
   echo $! >"$RUN/emulator.pid"

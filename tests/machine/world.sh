@@ -29,9 +29,33 @@ world_start() {
   echo 1 >/proc/sys/net/ipv4/ip_forward
   nft -f - <<'NFT'
 table ip carrier {
-  chain post { type nat hook postrouting priority 100; ip saddr 100.64.0.0/24 oifname "cable" masquerade; }
+  chain post { type nat hook postrouting priority 100; ip saddr 100.64.0.0/16 oifname "cable" masquerade; }
 }
 NFT
+}
+
+# second COMMAND...: a function of vm.sh, such as vm or vm_wait, for a second emulated machine, which is behind the carrier's NAT.
+second() { RUN=$RUN/second PORT=2223 CABLE=second bash -c '. "$HERE/vm.sh"; "$@"' second "$@"; }
+
+second_start() {
+  local folder=$RUN/second
+  mkdir "$folder"
+  ip tuntap add second mode tap vnet_hdr
+  ip address add 100.64.1.1/24 dev second
+  ip link set second up
+  cp --sparse=always "$IMAGE/root.ext4" "$folder/disk.ext4"
+  printf '[Match]\nName=eth0\n[Network]\nAddress=100.64.1.2/24\nGateway=100.64.1.1\n' >"$folder/network"
+  debugfs -w -f - "$folder/disk.ext4" >"$folder/debugfs.log" 2>&1 <<DEBUGFS
+rm /etc/systemd/network/20-eth0.network
+write $folder/network /etc/systemd/network/20-eth0.network
+DEBUGFS
+  second vm_start
+}
+
+second_stop() {
+  kill "$(cat "$RUN/second/emulator.pid")" 2>/dev/null || true
+  ip link del second 2>/dev/null || true
+  rm -rf "$RUN/second"
 }
 
 # The hidden machine: web server, and the forwarder with the configuration of README and IPv6 inside the tunnel besides.

@@ -9,7 +9,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -296,17 +296,20 @@ fn start_without_waiting(engine: &Engine, line: &str) -> Result<()> {
     Ok(())
 }
 
-/// Builds the images with the programs next to this test, stripped.
+/// Builds the images from packages, and those from the programs next to this test.
 fn build_from_what_is_built(engine: &Engine, lab: &Lab) -> Result<()> {
     let context = lab.directory().join("context");
-    let binaries = context.join("binaries").join(architecture());
-    fs::create_dir_all(&binaries)?;
-    for name in ["gateway", "gatewayctl", "forwarder", "causeway"] {
-        let stripped = binaries.join(name);
-        let status = Command::new("strip").arg("-o").arg(&stripped).arg(lab::binary(name)?).status()?;
-        ensure!(status.success(), "strip {name}: {status}");
-        fs::set_permissions(&stripped, fs::Permissions::from_mode(0o755))?;
-    }
+    let programs = lab.directory().join("programs");
+    fs::create_dir_all(&programs)?;
+    let built = lab::binary("manual")?;
+    symlink(built.parent().context("a folder")?, programs.join(architecture()))?;
+    let start = Instant::now();
+    let mut packages = Command::new(engine::project().join("packaging/build"));
+    packages.env("PROGRAMS", &programs).env("OUT", context.join("target/packages"));
+    packages.env("ARCHITECTURES", architecture()).env("FORMATS", "deb");
+    let output = packages.env("VERSION", "0.0.1-1").env("SOURCE_DATE_EPOCH", "1764500000").output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    println!("packages from what is built: {} s", start.elapsed().as_secs());
     fs::copy(engine::project().join("Dockerfile"), context.join("Dockerfile"))?;
     let context = context.display().to_string();
     for (image, _) in LIMITS {
@@ -314,7 +317,7 @@ fn build_from_what_is_built(engine: &Engine, lab: &Lab) -> Result<()> {
         engine.docker(&[
             "build",
             "--build-arg",
-            "BINARIES=prebuilt",
+            "BINARIES=packages",
             "--target",
             image,
             "-t",
@@ -415,8 +418,8 @@ fn its_programs_run(engine: &Engine, image: &str, name: &str, architecture: &str
     let output = engine.command("sh").args(["-euc", &unpack]).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let programs: &[&str] = match image {
-        "gateway" => &["usr/local/bin/gateway", "usr/local/bin/gatewayctl", "usr/sbin/nft"],
-        _ => &["usr/local/bin/forwarder"],
+        "gateway" => &["usr/bin/gateway", "usr/bin/gatewayctl", "usr/sbin/nft"],
+        _ => &["usr/bin/forwarder"],
     };
     for program in programs {
         let said = version(&rootfs, program, architecture)?;
