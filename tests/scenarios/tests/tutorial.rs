@@ -1,0 +1,423 @@
+//! README and the tutorials, step by step as they are written: each command is typed at a terminal
+//! of its machine, each answer where the text has it, and every line that the text shows must be
+//! printed.
+//!
+//! What a namespace cannot do is done in its place: `apt` and `brew` put this tree's programs where
+//! the packages have them, `systemctl` starts what the installed units say, `docker` runs Caddy
+//! without a container, and Caddy has an authority of its own. The Mac is a Linux machine that has
+//! the Mac's folders. The router, the DNS records and the provider's firewall are the lab's.
+
+#![allow(clippy::print_stdout)] // What was printed is what a person compares with the text.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use lab::{Lab, Process, Signal, TcpServer, Topology, scenario, until};
+use scenarios::forwarded_for;
+use scenarios::installed::{start_unit, stop_unit};
+use scenarios::steps::{REST, Step, is_as_written, steps_of};
+use scenarios::terminal::{HOME, Machine, Terminal, USER, with_own_authority};
+
+/// How long is waited for what must be printed, or for a command to end.
+const LIMIT: Duration = Duration::from_secs(60);
+/// What a command may end with: all is well, or the text shows what is still missing.
+const ENDINGS: [i32; 2] = [0, 10];
+/// Where Caddy keeps the authority that it makes.
+const AUTHORITY: &str = "/run/home/.local/share/caddy/pki/authorities/local/root.crt";
+
+const PI_AND_MAC: &str = "docs/TUTORIAL-PI-MAC.md";
+
+#[test]
+fn the_readme_leads_from_two_bare_machines_to_a_page_that_knows_its_visitor() -> Result<()> {
+    scenario(Topology::one_armed(), |lab| {
+        follow(lab, "README.md", &[("edge", "edge"), ("origin", "origin")])
+    })
+}
+
+#[test]
+fn the_tutorial_for_a_pi_and_a_mac_ends_with_a_page_that_knows_its_visitor() -> Result<()> {
+    scenario(Topology::one_armed(), |lab| follow(lab, PI_AND_MAC, &[("pi", "edge"), ("mac", "origin")]))
+}
+
+#[test]
+fn the_tutorial_for_a_rented_server_ends_with_a_page_that_knows_its_visitor() -> Result<()> {
+    scenario(Topology::two_edges(), |lab| {
+        follow(lab, "docs/TUTORIAL-VPS.md", &[("vps", "oracle"), ("home", "origin")])
+    })
+}
+
+#[test]
+fn the_tutorial_for_docker_ends_with_a_page_that_knows_its_visitor() -> Result<()> {
+    scenario(Topology::two_edges(), |lab| {
+        if !lab::has_real_root() {
+            return lab::skip(lab.name(), "only real root has other users").map(drop);
+        }
+        let mut room = Room::new(lab, &[("edge", "oracle"), ("home", "origin")])?;
+        // It begins with an edge that is set up.
+        room.machine("edge")?.install("gateway")?;
+        room.take("edge", &Step::Command("sudo causeway setup".to_owned()))?;
+        for text in ["edge.example.com", "yes"] {
+            room.see("edge", "…?…")?;
+            room.take("edge", &Step::Answer(text.to_owned()))?;
+        }
+        room.follow("docs/TUTORIAL-DOCKER.md")
+    })
+}
+
+#[test]
+fn what_the_tutorial_for_a_pi_and_a_mac_says_of_what_goes_wrong_is_what_is_printed_then() -> Result<()> {
+    scenario(Topology::one_armed(), |lab| {
+        if !lab::has_real_root() {
+            return lab::skip(lab.name(), "only real root has other users").map(drop);
+        }
+        let mut room = Room::new(lab, &[("pi", "edge"), ("mac", "origin")])?;
+        room.goes_wrong()?;
+        let printed: Vec<&str> = room.printed.lines().map(str::trim).collect();
+        for message in messages_of(PI_AND_MAC)? {
+            let is_printed = printed.iter().any(|line| is_as_written(line, &message));
+            ensure!(is_printed, "the text has a message that was not printed: {message}\n{}", room.printed);
+        }
+        Ok(())
+    })
+}
+
+/// Follows a document from its first step to its last, for the two machines that it names.
+fn follow(lab: &Lab, document: &str, names: &[(&'static str, &str)]) -> Result<()> {
+    if !lab::has_real_root() {
+        return lab::skip(lab.name(), "only real root has other users").map(drop);
+    }
+    let mut room = Room::new(lab, names)?;
+    room.follow(document)
+}
+
+/// The messages in the first column of the table of what can go wrong.
+fn messages_of(document: &str) -> Result<Vec<String>> {
+    let text = fs::read_to_string(lab::workspace().join(document))?;
+    let (_, section) = text.split_once("\n## What can go wrong\n").context("no such section")?;
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    let messages: Vec<String> = rows.map(|(message, _)| message.to_owned()).collect();
+    ensure!(messages.len() >= 5, "only {} messages", messages.len());
+    Ok(messages)
+}
+
+/// The machines of a document, and a visitor.
+struct Room<'lab> {
+    lab: &'lab Lab,
+    machines: BTreeMap<&'static str, Machine>,
+    /// Daemons, by machine and name.
+    running: BTreeMap<(&'static str, String), Option<Process>>,
+    /// What commands printed that have ended.
+    printed: String,
+    _emby: TcpServer,
+}
+
+impl<'lab> Room<'lab> {
+    fn new(lab: &'lab Lab, names: &[(&'static str, &str)]) -> Result<Self> {
+        let public = match lab.node("router") {
+            Ok(router) => {
+                // Of the four ports that the text has forwarded, the lab's router has two.
+                router.nft(
+                    "add rule ip router in iifname wan0 tcp dport 80 dnat to 192.168.1.2
+                     add rule ip router in iifname wan0 udp dport 443 dnat to 192.168.1.2",
+                )?;
+                "192.0.2.2"
+            }
+            Err(_) => "198.18.66.2",
+        };
+        let hosts = ["kyiv", "edge", "hello", "emby"].map(|name| format!("{public} {name}.example.com"));
+        let mut machines = BTreeMap::new();
+        for (name, node) in names.iter().copied().chain([("visitor", "client")]) {
+            machines.insert(name, Machine::new(lab.node(node)?, &hosts.join("\\n"))?);
+        }
+        let emby = TcpServer::start(lab.node("origin")?.tcp_listener("127.0.0.1:8096")?, forwarded_for)?;
+        Ok(Self { lab, machines, running: BTreeMap::new(), printed: String::new(), _emby: emby })
+    }
+
+    /// Does every step of a document.
+    fn follow(&mut self, document: &str) -> Result<()> {
+        for (machine, step) in steps_of(document)? {
+            let known = self.machines.keys().find(|name| **name == machine).copied();
+            let machine = known.with_context(|| format!("{document} has no machine {machine}: {step:?}"))?;
+            self.take(machine, &step).with_context(|| format!("{document}, at {machine}: {step:?}"))?;
+        }
+        let names: Vec<_> = self.machines.keys().copied().collect();
+        names.into_iter().try_for_each(|machine| self.finish(machine))
+    }
+
+    /// What a reader does wrong, in the order of the steps, until the page is there.
+    fn goes_wrong(&mut self) -> Result<()> {
+        self.machine("pi")?.install("gateway")?;
+        self.machine("mac")?.install("forwarder")?;
+        self.name_leads_to_a_proxy()?;
+        self.router_forwards_nothing()?;
+        let code = self.new_code()?;
+        self.code_is_mistyped(&code)?;
+        self.join(&code)?;
+        self.answer("pi", "…yes or no", "yes")?;
+        self.finish("pi")?;
+        self.finish("mac")?;
+
+        self.refused("mac", "sudo causeway publish hello.example.com")?;
+        for (_, step) in steps_of(PI_AND_MAC)?.iter().filter(|(_, step)| matches!(step, Step::File { .. })) {
+            self.take("mac", step)?;
+        }
+        self.refused("mac", "sudo causeway publish hello.example.com")?;
+        self.take("mac", &Step::Command("sudo forwarder reload".to_owned()))?;
+        // Caddy does not run, and the name has no record.
+        self.take("mac", &Step::Command("sudo causeway publish photos.example.com".to_owned()))?;
+        self.take("mac", &Step::Command("sudo causeway status".to_owned()))?;
+        self.finish("mac")?;
+
+        self.start_caddy("mac", "/opt/homebrew/etc")?;
+        self.take("mac", &Step::Command("sudo causeway publish hello.example.com --wait".to_owned()))?;
+        self.finish("mac")?;
+        let masquerades = "add rule ip router out ip daddr 192.168.1.2 tcp dport 443 masquerade";
+        self.lab.node("router")?.nft(masquerades)?;
+        self.take("visitor", &Step::Command("curl -sS https://hello.example.com/; echo".to_owned()))?;
+        self.finish("visitor")
+    }
+
+    fn name_leads_to_a_proxy(&mut self) -> Result<()> {
+        let node = self.machine("pi")?.node.clone();
+        node.shell("sed 's/.* kyiv/104.16.0.1 kyiv/' /etc/hosts > /run/hosts && mount --bind /run/hosts /etc/hosts")?;
+        self.take("pi", &Step::Command("sudo causeway setup".to_owned()))?;
+        self.answer("pi", "what is the public name…", "kyiv.example.com")?;
+        self.see("pi", "…@cloudflare…")?;
+        node.shell("umount /etc/hosts")?;
+        self.answer("pi", "what is the public name…", "kyiv.example.com")?;
+        self.answer("pi", "…yes or no", "yes")?;
+        self.finish("pi")
+    }
+
+    fn router_forwards_nothing(&mut self) -> Result<()> {
+        let router = self.lab.node("router")?;
+        let rules = router.run("nft list chain ip router in")?;
+        router.nft("flush chain ip router in")?;
+        let code = self.new_code()?;
+        self.join(&code)?;
+        self.see("pi", "0 packets…")?;
+        self.see("mac", "no answer…")?;
+        self.end("mac", Some(Signal::Terminate))?;
+        self.end("pi", Some(Signal::Terminate))?;
+        router.nft(&rules)
+    }
+
+    fn code_is_mistyped(&mut self, code: &str) -> Result<()> {
+        let groups: Vec<&str> = code.split('-').collect();
+        let typed = code.replacen(groups.get(3).context("no third group")?, "00000000", 1);
+        self.join(&typed)?;
+        self.end("mac", None).map(drop)
+    }
+
+    /// Starts `pair` at the edge: the code that it prints.
+    fn new_code(&mut self) -> Result<String> {
+        self.take("pi", &Step::Command("sudo causeway pair wroclaw".to_owned()))?;
+        self.answer("pi", "which public ports…", "")?;
+        self.see("pi", "causeway1-…")?;
+        self.completed("causeway1-…")
+    }
+
+    fn join(&mut self, code: &str) -> Result<()> {
+        self.take("mac", &Step::Command("sudo causeway join".to_owned()))?;
+        self.answer("mac", "paste the code…", code)
+    }
+
+    fn answer(&mut self, machine: &'static str, question: &str, text: &str) -> Result<()> {
+        self.see(machine, question)?;
+        self.machine(machine)?.terminal()?.press(text)
+    }
+
+    /// Types a line that must fail.
+    fn refused(&mut self, machine: &'static str, line: &str) -> Result<()> {
+        self.take(machine, &Step::Command(line.to_owned()))?;
+        let (_, code, printed) = self.end(machine, None)?.context("nothing was typed")?;
+        ensure!(code != Some(0), "{line:?} is not refused:\n{printed}");
+        Ok(())
+    }
+
+    fn take(&mut self, machine: &'static str, step: &Step) -> Result<()> {
+        match step {
+            Step::Command(line) => {
+                self.finish(machine)?;
+                let authority = self.share_authority()?;
+                self.machine(machine)?.start(line, &authority)
+            }
+            Step::Output(written) => self.see(machine, written),
+            Step::Answer(text) => {
+                let text = self.completed(text)?;
+                self.machine(machine)?.terminal()?.press(&text)
+            }
+            Step::File { path, is_added, text } => {
+                self.finish(machine)?;
+                let own = if path.ends_with("/Caddyfile") { with_own_authority(text) } else { text.clone() };
+                self.machine(machine)?.write(path, *is_added, &own)
+            }
+        }
+    }
+
+    /// Waits for a line, and does meanwhile what stand-ins are asked.
+    fn see(&mut self, machine: &'static str, written: &str) -> Result<()> {
+        self.wait(written, |room| {
+            let terminal = room.machine(machine)?.terminal()?;
+            let is_over = !terminal.process.is_running();
+            let lines = terminal.lines()?;
+            let mut unread = lines.iter().enumerate().skip(terminal.read);
+            let Some((index, _)) = unread.find(|(_, line)| is_as_written(line, written)) else {
+                ensure!(!is_over, "{:?} has ended without it:\n{}", terminal.line, lines.join("\n"));
+                return Ok(None);
+            };
+            terminal.read = index + 1;
+            Ok(Some(()))
+        })
+    }
+
+    /// Waits for the command at a terminal to end well.
+    fn finish(&mut self, machine: &'static str) -> Result<()> {
+        let Some((line, code, printed)) = self.end(machine, None)? else { return Ok(()) };
+        ensure!(code.is_some_and(|code| ENDINGS.contains(&code)), "{line:?} ended with {code:?}:\n{printed}");
+        // What the command itself names as the next one.
+        let next = printed.lines().last().and_then(|last| last.strip_prefix("next: ")?.split_once(", then"));
+        match next.filter(|(next, _)| next.starts_with("sudo systemctl ")) {
+            Some((next, _)) => self.take(machine, &Step::Command(next.to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the command at a terminal to end, or ends it: its line, status and output.
+    fn end(
+        &mut self,
+        machine: &'static str,
+        signal: Option<Signal>,
+    ) -> Result<Option<(String, Option<i32>, String)>> {
+        let Some(mut terminal) = self.machine(machine)?.terminal.take() else { return Ok(None) };
+        if let Some(signal) = signal {
+            terminal.process.signal(signal)?;
+        }
+        let line = terminal.line.clone();
+        self.wait(&format!("{line:?} to end"), |_| Ok((!terminal.process.is_running()).then_some(())))?;
+        let code = terminal.process.wait(LIMIT)?.code();
+        let printed = terminal.lines()?.join("\n");
+        let shown = format!("{machine}$ {line}\n{printed}\n");
+        println!("{shown}");
+        self.printed.push_str(&shown);
+        Ok(Some((line, code, printed)))
+    }
+
+    fn wait(&mut self, what: &str, mut look: impl FnMut(&mut Self) -> Result<Option<()>>) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            self.serve()?;
+            if look(self)?.is_some() {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < LIMIT, "waited for {what}; printed was:\n{}", self.at_terminals()?);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// An answer whose rest was printed before, such as a code.
+    fn completed(&self, text: &str) -> Result<String> {
+        if !text.contains(REST) {
+            return Ok(text.to_owned());
+        }
+        let printed = self.at_terminals()?;
+        let found = printed.lines().find(|line| is_as_written(line, text)).map(str::to_owned);
+        found.with_context(|| format!("no such line was printed:\n{printed}"))
+    }
+
+    fn at_terminals(&self) -> Result<String> {
+        let terminals = self.machines.values().filter_map(|machine| machine.terminal.as_ref());
+        Ok(terminals.map(Terminal::lines).collect::<Result<Vec<_>>>()?.concat().join("\n"))
+    }
+
+    fn machine(&mut self, name: &str) -> Result<&mut Machine> {
+        self.machines.get_mut(name).with_context(|| format!("no machine {name}"))
+    }
+
+    /// Where every machine finds the authority of the lab's Caddy, once there is one.
+    fn share_authority(&self) -> Result<PathBuf> {
+        let path = self.lab.directory().join("authority.crt");
+        for machine in self.machines.values() {
+            let output = machine.node.command("cat").arg(AUTHORITY).output()?;
+            if output.status.success() {
+                fs::write(&path, output.stdout)?;
+            }
+        }
+        Ok(path)
+    }
+
+    /// Does what stand-ins are asked.
+    fn serve(&mut self) -> Result<()> {
+        let names: Vec<_> = self.machines.keys().copied().collect();
+        for machine in names {
+            for (reply, line) in self.machine(machine)?.requests()? {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let done = self.act(machine, &words).with_context(|| format!("{machine}: {line}"));
+                let status = if done.is_ok() { "0\n" } else { "1\n" };
+                fs::OpenOptions::new().write(true).open(reply)?.write_all(status.as_bytes())?;
+                done?;
+            }
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, machine: &'static str, words: &[&str]) -> Result<()> {
+        let has = |packages: &[&str], name: &str| packages.iter().any(|package| package.contains(name));
+        match words {
+            ["apt", "install", packages @ ..] if has(packages, "causeway-gateway") => {
+                self.machine(machine)?.install("gateway")
+            }
+            ["apt" | "brew", "install", packages @ ..] if has(packages, "causeway") => {
+                self.machine(machine)?.install("forwarder")
+            }
+            ["apt" | "brew", "install" | "purge" | "uninstall", _, ..] => Ok(()),
+            ["brew", "services", "start", "caddy"] => self.start_caddy(machine, "/opt/homebrew/etc"),
+            ["systemctl", "restart", "caddy"] | ["docker", "compose", .., "up", "--detach"] => {
+                self.start_caddy(machine, "/etc/caddy")
+            }
+            ["brew", "services", "stop", "caddy"] | ["docker", "compose", .., "down"] => {
+                self.stop(machine, "caddy")
+            }
+            ["systemctl", "enable", "--now", units @ ..] => {
+                units.iter().try_for_each(|unit| self.start(machine, unit.trim_end_matches(".service")))
+            }
+            ["systemctl", "disable", "--now", units @ ..] => {
+                // What has no process of its own ends by itself.
+                let mut daemons = units.iter().filter(|unit| ["gateway", "forwarder"].contains(unit));
+                daemons.try_for_each(|unit| self.stop(machine, unit))
+            }
+            _ => bail!("no stand-in does this"),
+        }
+    }
+
+    fn start(&mut self, machine: &'static str, unit: &str) -> Result<()> {
+        if self.running.contains_key(&(machine, unit.to_owned())) {
+            return Ok(());
+        }
+        let node = self.machine(machine)?.node.clone();
+        let process = start_unit(self.lab, &node, unit)?;
+        self.running.insert((machine, unit.to_owned()), process);
+        self.machine(machine)?.mark(unit, true)
+    }
+
+    /// Starts Caddy with the configuration in a folder, as another user than root.
+    fn start_caddy(&mut self, machine: &'static str, folder: &str) -> Result<()> {
+        let node = self.machine(machine)?.node.clone();
+        let command = node.command(lab::newer("caddy")?).user(USER.0, USER.1).env("HOME", HOME);
+        let process = command.arg("run").arg("--config").arg(format!("{folder}/Caddyfile")).spawn("caddy")?;
+        self.running.insert((machine, "caddy".to_owned()), Some(process));
+        until(LIMIT, "Caddy's admin endpoint", || {
+            Ok(node.tcp_connect("127.0.0.1:2019", Duration::from_secs(1)).is_ok().then_some(()))
+        })
+    }
+
+    fn stop(&mut self, machine: &'static str, unit: &str) -> Result<()> {
+        stop_unit(unit, self.running.remove(&(machine, unit.to_owned())).flatten())?;
+        if unit == "caddy" { Ok(()) } else { self.machine(machine)?.mark(unit, false) }
+    }
+}
