@@ -32,6 +32,7 @@ mod router;
 mod seen;
 mod site;
 pub mod steps;
+pub mod terminal;
 mod transfer;
 mod web;
 mod wireguard;

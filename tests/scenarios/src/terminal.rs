@@ -58,7 +58,6 @@ impl Machine {
         }
         executable(&asked.join("sudo"), SUDO)?;
         let caddy = lab::newer("caddy")?;
-        std::os::unix::fs::symlink(&caddy, asked.join("caddy"))?;
         let (uid, gid) = USER;
         node.shell(&format!(
             "echo 'anna:x:{uid}:{gid}::{HOME}:/bin/sh' >> /etc/passwd
@@ -67,7 +66,8 @@ impl Machine {
              mkdir -m 0700 {HOME} /run/root && mkdir -p /run/systemd/system /etc/caddy
              for folder in /opt /srv /usr/share/doc; do mount -t tmpfs -o mode=0755 tmpfs $folder; done
              mkdir -p /usr/local/etc /opt/homebrew/bin /opt/homebrew/etc
-             ln -s /etc/causeway /usr/local/etc/causeway && ln -s {} /opt/homebrew/bin/caddy
+             ln -s /etc/causeway /usr/local/etc/causeway && ln -s /opt/homebrew/bin/caddy /usr/local/bin/caddy
+             touch /opt/homebrew/bin/caddy && mount --bind {} /opt/homebrew/bin/caddy
              chown -R anna:anna {HOME} /opt/homebrew",
             caddy.display()
         ))?;
@@ -142,11 +142,12 @@ impl Machine {
 }
 
 impl Terminal {
-    /// Every whole line that was printed, typed ones included.
-    pub fn lines(&self) -> Result<Vec<String>> {
+    /// Every line that was printed, typed ones included; the last one only when it is whole, unless
+    /// the command `is_over`.
+    pub fn lines(&self, is_over: bool) -> Result<Vec<String>> {
         let log = self.process.log()?;
-        let whole = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-        Ok(whole.map(|line| line.trim_end().to_owned()).collect())
+        let lines = log.split_inclusive('\n').filter(|line| is_over || line.ends_with('\n'));
+        Ok(lines.map(|line| line.trim_end().to_owned()).collect())
     }
 
     /// Types a line while the command waits for one.
@@ -179,7 +180,10 @@ exit \"$status\"
 ";
 /// For commands that root runs as another user.
 const SUDO: &str = "#!/bin/sh
-test \"$1\" = -u && user=$2 && shift 2 && exec setpriv --reuid \"$user\" --regid \"$user\" --clear-groups \"$@\"
+if test \"$1 $2\" = '-H -u'; then
+  user=$3; shift 3; HOME=$(getent passwd \"$user\" | cut -d: -f6); export HOME
+  exec setpriv --reuid \"$user\" --regid \"$user\" --clear-groups \"$@\"
+fi
 exec \"$@\"
 ";
 
