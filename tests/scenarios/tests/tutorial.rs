@@ -30,12 +30,12 @@ const ENDINGS: [i32; 2] = [0, 10];
 const AUTHORITY: &str = "/run/home/.local/share/caddy/pki/authorities/local/root.crt";
 
 const PI_AND_MAC: &str = "docs/TUTORIAL-PI-MAC.md";
+const VPS: &str = "docs/TUTORIAL-VPS.md";
+const DOCKER: &str = "docs/TUTORIAL-DOCKER.md";
 
 #[test]
 fn the_readme_leads_from_two_bare_machines_to_a_page_that_knows_its_visitor() -> Result<()> {
-    scenario(Topology::one_armed(), |lab| {
-        follow(lab, "README.md", &[("edge", "edge"), ("origin", "origin")])
-    })
+    scenario(Topology::one_armed(), |lab| follow(lab, "README.md", &[("edge", "edge"), ("origin", "origin")]))
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn the_tutorial_for_a_pi_and_a_mac_ends_with_a_page_that_knows_its_visitor() -> 
 fn the_tutorial_for_a_rented_server_ends_with_a_page_that_knows_its_visitor() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         without_lan(lab)?;
-        follow(lab, "docs/TUTORIAL-VPS.md", &[("vps", "edge"), ("home", "origin")])
+        follow(lab, VPS, &[("vps", "edge"), ("home", "origin")])
     })
 }
 
@@ -61,12 +61,12 @@ fn the_tutorial_for_docker_ends_with_a_page_that_knows_its_visitor() -> Result<(
         let mut room = Room::new(lab, &[("edge", "edge"), ("home", "origin")])?;
         // It begins with an edge that is set up.
         room.machine("edge")?.install("gateway")?;
-        room.take("edge", &Step::Command("sudo causeway setup".to_owned()))?;
+        room.command("edge", "sudo causeway setup")?;
         for text in ["edge.example.com", "yes"] {
             room.see("edge", "…?…")?;
             room.take("edge", &Step::Answer(text.to_owned()))?;
         }
-        room.follow("docs/TUTORIAL-DOCKER.md")
+        room.follow(DOCKER)
     })
 }
 
@@ -78,12 +78,24 @@ fn what_the_tutorial_for_a_pi_and_a_mac_says_of_what_goes_wrong_is_what_is_print
         }
         let mut room = Room::new(lab, &[("pi", "edge"), ("mac", "origin")])?;
         room.goes_wrong()?;
-        let printed: Vec<&str> = room.printed.lines().map(str::trim).collect();
-        for message in messages_of(PI_AND_MAC)? {
-            let is_printed = printed.iter().any(|line| is_as_written(line, &message));
-            ensure!(is_printed, "the text has a message that was not printed: {message}\n{}", room.printed);
+        room.has_printed(PI_AND_MAC)
+    })
+}
+
+#[test]
+fn what_the_other_tutorials_say_of_what_goes_wrong_is_what_is_printed_then() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        if !lab::has_real_root() {
+            return lab::skip(lab.name(), "only real root has other users").map(drop);
         }
-        Ok(())
+        without_lan(lab)?;
+        // A port that the edge does not open.
+        lab.expect_warning("refuses a public port");
+        let mut room = Room::new(lab, &[("vps", "edge"), ("home", "origin")])?;
+        room.server_goes_wrong()?;
+        room.docker_goes_wrong()?;
+        room.has_printed(VPS)?;
+        room.has_printed(DOCKER)
     })
 }
 
@@ -175,28 +187,127 @@ impl<'lab> Room<'lab> {
             self.take("mac", step)?;
         }
         self.refused("mac", "sudo causeway publish hello.example.com")?;
-        self.take("mac", &Step::Command("sudo forwarder reload --config /etc/causeway/forwarder.toml".to_owned()))?;
+        self.command("mac", "sudo forwarder reload --config /etc/causeway/forwarder.toml")?;
         // Caddy does not run, and the name has no record.
-        self.take("mac", &Step::Command("sudo causeway publish photos.example.com".to_owned()))?;
-        self.take("mac", &Step::Command("sudo causeway status".to_owned()))?;
+        self.command("mac", "sudo causeway publish photos.example.com")?;
+        self.command("mac", "sudo causeway status")?;
         self.finish("mac")?;
 
         self.start_caddy("mac", "/opt/homebrew/etc")?;
-        self.take("mac", &Step::Command("sudo causeway publish hello.example.com --wait".to_owned()))?;
+        self.command("mac", "sudo causeway publish hello.example.com --wait")?;
         self.finish("mac")?;
         let masquerades = "add rule ip router out ip daddr 192.168.1.2 tcp dport 443 masquerade";
         self.lab.node("router")?.nft(masquerades)?;
-        self.take("visitor", &Step::Command("curl -sS https://hello.example.com/".to_owned()))?;
+        self.command("visitor", "curl -sS https://hello.example.com/")?;
         self.finish("visitor")
     }
 
+    /// The same for a rented server, until the two machines are paired.
+    fn server_goes_wrong(&mut self) -> Result<()> {
+        self.machine("vps")?.install("gateway")?;
+        self.machine("home")?.install("forwarder")?;
+        let node = self.machine("vps")?.node.clone();
+        let web = TcpServer::start(node.tcp_listener("0.0.0.0:443")?, forwarded_for)?;
+        node.nft(
+            "table ip filter { chain INPUT { type filter hook input priority filter; policy accept
+                 ct state established,related accept\n tcp dport 22 accept\n reject with icmp host-prohibited\n }\n }",
+        )?;
+        self.with_host("vps", "203.0.113.99 edge", |room| {
+            room.command("vps", "sudo causeway setup")?;
+            room.answer("vps", "what is the public name…", "edge.example.com")?;
+            room.answer("vps", "…yes or no", "no")?;
+            room.end("vps").map(drop)
+        })?;
+        drop(web);
+        node.nft("delete table ip filter")?;
+        self.command("vps", "sudo causeway setup")?;
+        self.answer("vps", "what is the public name…", "edge.example.com")?;
+        self.answer("vps", "…yes or no", "yes")?;
+        self.finish("vps")?;
+
+        let inet = self.lab.node("inet")?;
+        inet.nft("table ip provider { chain forward { type filter hook forward priority 0; udp dport 51820 drop\n }\n }")?;
+        self.command("vps", "sudo causeway pair home")?;
+        self.answer("vps", "which public ports…", "80")?;
+        self.see("vps", "causeway1-…")?;
+        let code = self.completed("causeway1-…")?;
+        self.command("home", "sudo causeway join")?;
+        self.answer("home", "paste the code…", &code)?;
+        self.see("vps", "0 packets…")?;
+        inet.nft("delete table ip provider")?;
+        self.answer("vps", "…yes or no", "yes")?;
+        self.finish("vps")?;
+        self.finish("home")
+    }
+
+    /// The same for the machine with Docker.
+    fn docker_goes_wrong(&mut self) -> Result<()> {
+        let steps = steps_of(DOCKER)?;
+        let copies = |step: &Step| matches!(step, Step::Command(line) if line.contains("/etc/caddy"));
+        for (_, step) in steps.iter().filter(|(_, step)| copies(step) || matches!(step, Step::File { .. })) {
+            self.take("home", step)?;
+        }
+        self.finish("home")?;
+        self.start_caddy("home", "/etc/caddy")?;
+        self.command("home", "sudo forwarder reload --config /etc/causeway/forwarder.toml")?;
+        self.refused("home", "causeway publish emby.example.com 8096")?;
+        // 443 was not among the ports that the edge lets this machine open.
+        self.refused("home", "sudo causeway publish emby.example.com 8096")?;
+        let edit = "sed -i 's/may_publish = .*/may_publish = [80, 443]/' /etc/causeway/gateway.toml";
+        self.machine("vps")?.node.shell(edit)?;
+        self.command("vps", "sudo gatewayctl reload")?;
+        self.finish("vps")?;
+
+        let node = self.machine("home")?.node.clone();
+        node.shell("cp /etc/caddy/Caddyfile /run/Caddyfile && sed -i /^import/d /etc/caddy/Caddyfile")?;
+        self.refused("home", "sudo causeway publish emby.example.com 8096")?;
+        node.shell("cp /run/Caddyfile /etc/caddy/Caddyfile")?;
+        // No program is there.
+        self.command("home", "sudo causeway publish emby.example.com 8099")?;
+        self.finish("home")?;
+        node.shell(
+            "sed -i 's/reverse_proxy/encode\\n\\treverse_proxy/' /etc/caddy/sites/emby.example.com.caddy",
+        )?;
+        self.refused("home", "sudo causeway publish emby.example.com 8096")
+    }
+
+    /// Fails when the text has a message that nothing has printed.
+    fn has_printed(&self, document: &str) -> Result<()> {
+        let printed: Vec<&str> = self.printed.lines().map(str::trim).collect();
+        for message in messages_of(document)? {
+            let is_printed = printed.iter().any(|line| is_as_written(line, &message));
+            ensure!(is_printed, "{document} has what was not printed: {message}\n{}", self.printed);
+        }
+        Ok(())
+    }
+
+    /// Runs a part of it while a machine finds another address by a name.
+    fn with_host(
+        &mut self,
+        machine: &'static str,
+        host: &str,
+        part: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        let node = self.machine(machine)?.node.clone();
+        let name = host.split(' ').next_back().unwrap_or_default();
+        let edit = format!(
+            "sed 's/.* {name}/{host}/' /etc/hosts > /run/hosts && mount --bind /run/hosts /etc/hosts"
+        );
+        node.shell(&edit)?;
+        part(self)?;
+        node.shell("umount /etc/hosts").map(drop)
+    }
+
+    fn command(&mut self, machine: &'static str, line: &str) -> Result<()> {
+        self.take(machine, &Step::Command(line.to_owned()))
+    }
+
     fn name_leads_to_a_proxy(&mut self) -> Result<()> {
-        let node = self.machine("pi")?.node.clone();
-        node.shell("sed 's/.* kyiv/104.16.0.1 kyiv/' /etc/hosts > /run/hosts && mount --bind /run/hosts /etc/hosts")?;
-        self.take("pi", &Step::Command("sudo causeway setup".to_owned()))?;
-        self.answer("pi", "what is the public name…", "kyiv.example.com")?;
-        self.see("pi", "…@cloudflare…")?;
-        node.shell("umount /etc/hosts")?;
+        self.with_host("pi", "104.16.0.1 kyiv", |room| {
+            room.command("pi", "sudo causeway setup")?;
+            room.answer("pi", "what is the public name…", "kyiv.example.com")?;
+            room.see("pi", "…@cloudflare…")
+        })?;
         self.answer("pi", "what is the public name…", "kyiv.example.com")?;
         self.answer("pi", "…yes or no", "yes")?;
         self.finish("pi")
@@ -204,7 +315,7 @@ impl<'lab> Room<'lab> {
 
     /// A code with a mistake, then a router that does not forward; then both commands go on.
     fn pairs_badly(&mut self) -> Result<()> {
-        self.take("pi", &Step::Command("sudo causeway pair wroclaw".to_owned()))?;
+        self.command("pi", "sudo causeway pair wroclaw")?;
         self.answer("pi", "which public ports…", "")?;
         self.see("pi", "causeway1-…")?;
         let code = self.completed("causeway1-…")?;
@@ -227,7 +338,7 @@ impl<'lab> Room<'lab> {
     }
 
     fn join(&mut self, code: &str) -> Result<()> {
-        self.take("mac", &Step::Command("sudo causeway join".to_owned()))?;
+        self.command("mac", "sudo causeway join")?;
         self.answer("mac", "paste the code…", code)
     }
 
@@ -238,7 +349,7 @@ impl<'lab> Room<'lab> {
 
     /// Types a line that must fail.
     fn refused(&mut self, machine: &'static str, line: &str) -> Result<()> {
-        self.take(machine, &Step::Command(line.to_owned()))?;
+        self.command(machine, line)?;
         let (_, code, printed) = self.end(machine)?.context("nothing was typed")?;
         ensure!(code != Some(0), "{line:?} is not refused:\n{printed}");
         Ok(())
@@ -287,7 +398,7 @@ impl<'lab> Room<'lab> {
         // What the command itself names as the next one.
         let next = printed.lines().last().and_then(|last| last.strip_prefix("next: ")?.split_once(", then"));
         match next.filter(|(next, _)| next.starts_with("sudo systemctl ")) {
-            Some((next, _)) => self.take(machine, &Step::Command(next.to_owned())),
+            Some((next, _)) => self.command(machine, next),
             None => Ok(()),
         }
     }
