@@ -58,14 +58,14 @@ second_stop() {
   rm -rf "$RUN/second"
 }
 
-# The hidden machine: web server, and the forwarder with the configuration of README and IPv6 inside the tunnel besides.
+# The hidden machine: web server, and the forwarder with the configuration of docs/INSTALL.md and IPv6 inside the tunnel besides.
 origin_start() { # origin_start PUBLIC_KEY_OF_THE_EDGE
   local folder=$RUN/origin
   origin "$CADDY" run --config "$folder/Caddyfile" --adapter caddyfile >"$folder/caddy.log" 2>&1 &
   echo $! >"$folder/caddy.pid"
   origin python3 "$HERE/hashes.py" >"$folder/hashes.log" 2>&1 &
   echo $! >"$folder/hashes.pid"
-  "$HERE/readme" '4. The origin' toml 1 | sed -e "s|<the Pi's public key>|$1|" -e 's|kyiv.example.com|192.0.2.2|' >"$folder/forwarder.toml"
+  DOCUMENT=docs/INSTALL.md "$HERE/readme" '4. The origin' toml 1 | sed -e "s|<the Pi's public key>|$1|" -e 's|kyiv.example.com|192.0.2.2|' >"$folder/forwarder.toml"
   sed -i 's|^address = .*|address = ["10.77.88.2/30", "fd77:88::2/64"]|' "$folder/forwarder.toml"
   cat >>"$folder/forwarder.toml" <<'TOML'
 

@@ -126,7 +126,7 @@ fn a_inside_b(a: &Service, b: &Service) -> bool {
     address && b.ports.first() <= a.ports.first() && a.ports.last() <= b.ports.last()
 }
 
-/// Names beyond those that are watched never fail, so nobody is told of them.
+/// Names beyond those that are watched are never shown as failing.
 fn watched_names(reader: &Reader<'_>, services: &[At<Service>]) {
     let mut names = 0;
     for entry in services.iter().filter(|entry| entry.value.health.is_some()) {

@@ -1,7 +1,7 @@
 //! Servers that answer with the client's address as they see it, and clients that ask them.
 
-use std::io::Write;
-use std::net::UdpSocket;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -16,6 +16,18 @@ pub fn serve_seen_tcp(node: &Node, address: &str) -> Result<TcpServer> {
         let (client, port) = (stream.peer_addr()?.ip(), stream.local_addr()?.port());
         stream.write_all(format!("{client} {port}").as_bytes())
     })
+}
+
+/// A program behind Caddy that replies with the client's address, as Caddy reports it.
+pub fn forwarded_for(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut request = [0; 4_096];
+    let length = stream.read(&mut request)?;
+    let request = String::from_utf8_lossy(request.get(..length).unwrap_or_default()).into_owned();
+    let header = request.lines().find_map(|line| line.strip_prefix("X-Forwarded-For: "));
+    let body = header.unwrap_or("none");
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let is_head = request.starts_with("HEAD ");
+    stream.write_all(if is_head { head } else { format!("{head}{body}") }.as_bytes())
 }
 
 /// As [`serve_seen_tcp`], by UDP.

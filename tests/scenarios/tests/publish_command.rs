@@ -2,15 +2,13 @@
 //! configures it.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Lab, Node, TcpServer, Topology, scenario, until};
-use scenarios::{Caddy, Site};
+use scenarios::{Caddy, Site, forwarded_for};
 
 const EMBY: &str = "emby.example.com";
 /// How soon a page must be there, or be gone.
@@ -216,18 +214,6 @@ fn text(output: &Output) -> String {
 
 fn file(site: &Site<'_>) -> Result<String> {
     fs::read_to_string(site.forwarder_config.path()).context("forwarder.toml")
-}
-
-/// A program that replies with the client's address, as Caddy reports it.
-fn forwarded_for(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut request = [0; 4_096];
-    let length = stream.read(&mut request)?;
-    let request = String::from_utf8_lossy(request.get(..length).unwrap_or_default()).into_owned();
-    let header = request.lines().find_map(|line| line.strip_prefix("X-Forwarded-For: "));
-    let body = header.unwrap_or("none");
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-    let is_head = request.starts_with("HEAD ");
-    stream.write_all(if is_head { head } else { format!("{head}{body}") }.as_bytes())
 }
 
 /// Where a client of the internet is sent that begins without TLS.

@@ -1,5 +1,4 @@
-//! README's installation and OPERATIONS' upgrade and uninstalling, line by line as they are
-//! written.
+//! INSTALL's steps and OPERATIONS' upgrade and uninstalling, line by line as they are written.
 //!
 //! Each machine is a namespace with an `/etc`, `/usr/local` and `/var/lib` of its own. What begins
 //! with `sudo` runs as root, all else as a user without any privilege. There is no systemd in a
@@ -12,11 +11,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Lab, Node, NodeCommand, Process, Topology, scenario};
+use lab::{Lab, Node, Process, Topology, scenario};
+use scenarios::installed::{separate, start_unit, stop_unit};
 
 /// The user who types the lines that need no privilege.
 const USER: (u32, u32) = (65_534, 65_534);
-/// README's placeholders for the other machine's public key.
+/// INSTALL's placeholders for the other machine's public key.
 const FAR_KEYS: [&str; 2] = ["<the Mac's public key>", "<the Pi's public key>"];
 
 /// What this test does with a line.
@@ -40,7 +40,7 @@ enum Step {
 }
 use Step::{ByHand, Elsewhere, Restarts, Runs, Starts, Stops, Timer};
 
-/// README's installation: machine, line, what this test does with it.
+/// INSTALL's steps: machine, line, what this test does with it.
 const INSTALLATION: &[(&str, &str, Step)] = &[
     ("edge", "cargo build --release --workspace", Elsewhere),
     ("edge", "sudo scripts/install gateway", Runs),
@@ -87,14 +87,14 @@ fn every_line_of_the_installation_works_as_written_and_so_do_upgrade_and_uninsta
             return lab::skip(lab.name(), "only real root has other users").map(drop);
         }
         let mut site = Machines::new(lab)?;
-        let installation = chapter("README.md", "## Installation")?;
+        let installation = chapter("docs/INSTALL.md", "## Step by step")?;
         let upgrade = chapter("docs/OPERATIONS.md", "## Upgrade and uninstall")?;
         compare(&installation, INSTALLATION)?;
         compare(&upgrade, UPGRADE)?;
 
         site.files = toml_blocks(&installation);
         for (machine, line, step) in INSTALLATION {
-            site.step(machine, line, *step).with_context(|| format!("README: {line}"))?;
+            site.step(machine, line, *step).with_context(|| format!("INSTALL: {line}"))?;
             if *line == "sudo forwarder wait kyiv" {
                 site.both_ends_are_up()?;
             }
@@ -111,7 +111,7 @@ struct Machines<'lab> {
     lab: &'lab Lab,
     edge: Node,
     origin: Node,
-    /// README's configuration files, by the program that reads them.
+    /// INSTALL's configuration files, by the program that reads them.
     files: BTreeMap<&'static str, String>,
     running: BTreeMap<&'static str, Process>,
 }
@@ -120,18 +120,8 @@ impl<'lab> Machines<'lab> {
     fn new(lab: &'lab Lab) -> Result<Self> {
         let (edge, origin) = (lab.node("edge")?, lab.node("origin")?);
         for node in [&edge, &origin] {
-            node.shell(&format!(
-                "mkdir -p -m 0755 /run/own
-                 for folder in etc usr/local var/lib; do
-                     mkdir -p /run/own/$folder /run/own/work/$folder
-                     mount -t overlay -o lowerdir=/$folder,upperdir=/run/own/$folder,workdir=/run/own/work/$folder own /$folder
-                 done
-                 echo '127.0.0.1 localhost' > /etc/hosts
-                 echo '192.0.2.2 kyiv.example.com' >> /etc/hosts
-                 mount -t tmpfs -o mode=0755 tmpfs /dev/net && mknod -m 0666 /dev/net/tun c 10 200
-                 mkdir -m 0700 /run/home && chown {}:{} /run/home",
-                USER.0, USER.1
-            ))?;
+            separate(node, "192.0.2.2 kyiv.example.com")?;
+            node.shell(&format!("mkdir -m 0700 /run/home && chown {}:{} /run/home", USER.0, USER.1))?;
         }
         Ok(Self { lab, edge, origin, files: BTreeMap::new(), running: BTreeMap::new() })
     }
@@ -172,7 +162,7 @@ impl<'lab> Machines<'lab> {
         if is_root { command } else { command.user(USER.0, USER.1) }.run()
     }
 
-    /// Writes README's file as an editor of root's does: mode 0644.
+    /// Writes INSTALL's file as an editor of root's does: mode 0644.
     fn write_configuration(&self, program: &'static str) -> Result<()> {
         let (machine, far, key) =
             if program == "gateway" { ("edge", "origin", "wroclaw") } else { ("origin", "edge", "kyiv") };
@@ -181,13 +171,13 @@ impl<'lab> Machines<'lab> {
             return Ok(());
         }
         let public = self.node(far).run(&format!("cat /etc/causeway/keys/{key}.pub"))?;
-        let text = self.files.get(program).with_context(|| format!("README has no {program}.toml"))?;
+        let text = self.files.get(program).with_context(|| format!("INSTALL has no {program}.toml"))?;
         let text = FAR_KEYS.iter().fold(text.clone(), |text, far| text.replace(far, public.trim()));
         let script = format!("umask 022; cat > {path}");
         self.node(machine).command("sh").args(["-euc", &script]).run_with_input(text.as_bytes()).map(drop)
     }
 
-    /// Does what the installed unit says, as its user, with its folders and capabilities.
+    /// Starts what the installed unit says; systemd must find nothing wrong with it.
     fn start(&mut self, machine: &str, unit: &'static str) -> Result<()> {
         let node = self.node(machine);
         let text = node.run(&format!("cat /etc/systemd/system/{unit}.service"))?;
@@ -196,31 +186,14 @@ impl<'lab> Machines<'lab> {
         for document in text.lines().filter_map(|line| line.strip_prefix("Documentation=file://")) {
             node.run(&format!("test -r {document}"))?;
         }
-        if value(&text, "Type") == "oneshot" {
-            return node.run(value(&text, "ExecStart")).map(drop);
+        if let Some(process) = start_unit(self.lab, node, unit)? {
+            self.running.insert(unit, process);
         }
-        let user = value(&text, "User");
-        for (base, key) in [("/run", "RuntimeDirectory"), ("/var/lib", "StateDirectory")] {
-            let mode = value(&text, &format!("{key}Mode"));
-            for name in value(&text, key).split_whitespace() {
-                node.run(&format!("install -d -m {mode} -o {user} -g {user} {base}/{name}"))?;
-            }
-        }
-        let process = as_unit(node, &text).spawn(unit)?;
-        self.lab.judge(&process);
-        let status = if unit == "gateway" { "gatewayctl peers" } else { "forwarder peers" };
-        self.running.insert(unit, process);
-        lab::until(Duration::from_secs(15), &format!("{unit} to answer"), || {
-            Ok(self.run(machine, &format!("sudo {status}")).ok())
-        })
-        .map(drop)
+        Ok(())
     }
 
     fn stop(&mut self, unit: &str) -> Result<()> {
-        let mut process = self.running.remove(unit).with_context(|| format!("{unit} does not run"))?;
-        let status = process.stop(Duration::from_secs(20))?;
-        ensure!(status.success(), "{unit} ended with {status}:\n{}", process.log()?);
-        Ok(())
+        stop_unit(unit, self.running.remove(unit))
     }
 
     fn lists_user_reads(&self) -> Result<()> {
@@ -281,28 +254,6 @@ impl<'lab> Machines<'lab> {
         ensure!(!self.edge.output("ip link show gw0")?.status.success(), "gw0 is still there");
         Ok(())
     }
-}
-
-/// The value of a unit's key that it has once.
-fn value<'u>(unit: &'u str, key: &str) -> &'u str {
-    unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or_default()
-}
-
-/// The unit's command as systemd runs it: its user, its capabilities, its folders in the
-/// environment.
-fn as_unit(node: &Node, unit: &str) -> NodeCommand {
-    let user = value(unit, "User");
-    let first = |key| value(unit, key).split_whitespace().next().unwrap_or_default();
-    let held = match value(unit, "AmbientCapabilities") {
-        "" => "-all".to_owned(),
-        held => format!("-all,+{}", held.trim_start_matches("CAP_").to_lowercase()),
-    };
-    let command = node.command("setpriv").args(["--reuid", user, "--regid", user, "--clear-groups"]);
-    let command = command.args(["--inh-caps", &held, "--ambient-caps", &held, "--bounding-set", &held]);
-    let command = command.arg("--no-new-privs").args(value(unit, "ExecStart").split_whitespace());
-    let command = command.env("RUNTIME_DIRECTORY", format!("/run/{}", first("RuntimeDirectory")));
-    let command = command.env("STATE_DIRECTORY", format!("/var/lib/{}", first("StateDirectory")));
-    command.env("HOME", "/nonexistent")
 }
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
