@@ -6,14 +6,6 @@ use std::sync::Arc;
 use daemon::exit::{Exit, ExitError};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 
-/// Where systems keep the certificates they trust.
-const BUNDLES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-    "/etc/ssl/ca-bundle.pem",
-];
-
 /// TLS by rustls that trusts the certificates in `bundle`, or the system's.
 ///
 /// # Errors
@@ -21,7 +13,7 @@ const BUNDLES: [&str; 4] = [
 pub fn trusted(bundle: Option<&Path>) -> Result<TlsConfig, ExitError> {
     let roots = match bundle {
         Some(bundle) => roots(bundle)?,
-        None => BUNDLES.iter().find_map(|path| roots(Path::new(path)).ok()).ok_or_else(|| {
+        None => of_system().ok_or_else(|| {
             ExitError::new(
                 Exit::Failed,
                 "no trusted certificates; run: apt install ca-certificates, or name a --ca FILE",
@@ -33,6 +25,12 @@ pub fn trusted(bundle: Option<&Path>) -> Result<TlsConfig, ExitError> {
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .root_certs(RootCerts::new_with_certs(&roots))
         .build())
+}
+
+fn of_system() -> Option<Vec<Certificate<'static>>> {
+    let trusted = rustls_native_certs::load_native_certs().certs;
+    let certificates: Vec<_> = trusted.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+    (!certificates.is_empty()).then_some(certificates)
 }
 
 fn roots(bundle: &Path) -> Result<Vec<Certificate<'static>>, ExitError> {
