@@ -124,18 +124,19 @@ impl<'lab> Room<'lab> {
         node.shell("umount /etc/hosts").map(drop)
     }
 
-    /// Waits for a line, and does meanwhile what stand-ins are asked.
+    /// Waits for a line, whatever comes before it, and does meanwhile what stand-ins are asked. No
+    /// line is taken twice.
     pub(crate) fn see(&mut self, machine: &'static str, written: &str) -> Result<()> {
         self.wait(written, |room| {
             let terminal = room.machine(machine)?.terminal()?;
             let is_over = !terminal.process.is_running();
             let lines = terminal.lines(is_over)?;
-            let mut unread = lines.iter().enumerate().skip(terminal.read);
+            let mut unread = lines.iter().enumerate().filter(|(index, _)| !terminal.read.contains(index));
             let Some((index, _)) = unread.find(|(_, line)| is_as_written(line, written)) else {
                 ensure!(!is_over, "{:?} has ended without it:\n{}", terminal.line, lines.join("\n"));
                 return Ok(None);
             };
-            terminal.read = index + 1;
+            terminal.read.insert(index);
             Ok(Some(()))
         })
     }
