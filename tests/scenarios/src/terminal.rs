@@ -3,6 +3,7 @@
 //! What a namespace has not is done by the test in its place: `apt`, `brew`, `systemctl` and
 //! `docker` leave their words for it and wait for the status. `sudo` is not needed for root.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -40,8 +41,8 @@ pub struct Terminal {
     pub line: String,
     /// The terminal with the command.
     pub process: Process,
-    /// How many of the printed lines were read.
-    pub read: usize,
+    /// Which of the printed lines were read.
+    pub read: BTreeSet<usize>,
     keys: PathBuf,
 }
 
@@ -91,7 +92,7 @@ impl Machine {
             command.env("HOME", HOME).user(USER.0, USER.1)
         };
         let process = command.spawn(&format!("terminal-{number}"))?;
-        self.terminal = Some(Terminal { line: line.to_owned(), process, read: 0, keys });
+        self.terminal = Some(Terminal { line: line.to_owned(), process, read: BTreeSet::new(), keys });
         Ok(())
     }
 
