@@ -249,7 +249,7 @@ mod tests {
     fn a_replacement_is_one_message_that_holds_for_the_record_as_it_was_read_and_keeps_its_ttl() {
         let from = Record { address: OLD, ttl: 300, id: String::new() };
         let sections = sections(&Change::Replace { from, to: NEW });
-        assert_eq!(sections, [["IN 0 A 4"].join(","), "ANY 0 A 0,IN 300 A 4".to_owned()]);
+        assert_eq!(sections, ["IN 0 A 4".to_owned(), "* 0 A 0,IN 300 A 4".to_owned()]);
     }
 
     #[test]
