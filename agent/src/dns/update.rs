@@ -214,7 +214,16 @@ fn unsigned(error: ValidationError, key: &UpdateKey) -> Failure {
         ValidationError::ServerBadTime { .. } | ValidationError::BadTime => Failure::unavailable(
             "the clocks of this machine and of the server differ by more than 5 minutes; set them (timedatectl)",
         ),
-        other => Failure::unavailable(format!("the answer's signature is not valid: {other}")),
+        other @ (ValidationError::BadAlg
+        | ValidationError::BadOther
+        | ValidationError::BadSig
+        | ValidationError::BadTrunc
+        | ValidationError::BadKey
+        | ValidationError::FormErr
+        | ValidationError::ServerUnsigned
+        | ValidationError::TooManyUnsigned) => {
+            Failure::unavailable(format!("the answer's signature is not valid: {other}"))
+        }
     }
 }
 
