@@ -10,7 +10,6 @@
 //! It reads the gateway's own configuration and the kernel's addresses, and asks the gateway for
 //! nothing: a daemon that was taken over cannot lead a name elsewhere.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 pub mod cli;
 pub mod dns;

@@ -37,7 +37,9 @@ pub(super) fn find(
                 .and_then(|request| request.address(&exchange(server, &request.bytes)?));
             asked.map_err(|failure| match failure {
                 Failure::Refused(reason) => Unknown::Lasting(format!("{source}: {reason}")),
-                other => Unknown::Temporary(format!("{source}: {other}")),
+                other @ (Failure::Unavailable { .. } | Failure::Outdated) => {
+                    Unknown::Temporary(format!("{source}: {other}"))
+                }
             })?
         }
     };

@@ -214,7 +214,16 @@ fn unsigned(error: ValidationError, key: &UpdateKey) -> Failure {
         ValidationError::ServerBadTime { .. } | ValidationError::BadTime => Failure::unavailable(
             "the clocks of this machine and of the server differ by more than 5 minutes; set them (timedatectl)",
         ),
-        other => Failure::unavailable(format!("the answer's signature is not valid: {other}")),
+        other @ (ValidationError::BadAlg
+        | ValidationError::BadOther
+        | ValidationError::BadSig
+        | ValidationError::BadTrunc
+        | ValidationError::BadKey
+        | ValidationError::FormErr
+        | ValidationError::ServerUnsigned
+        | ValidationError::TooManyUnsigned) => {
+            Failure::unavailable(format!("the answer's signature is not valid: {other}"))
+        }
     }
 }
 
@@ -249,7 +258,7 @@ mod tests {
     fn a_replacement_is_one_message_that_holds_for_the_record_as_it_was_read_and_keeps_its_ttl() {
         let from = Record { address: OLD, ttl: 300, id: String::new() };
         let sections = sections(&Change::Replace { from, to: NEW });
-        assert_eq!(sections, [["IN 0 A 4"].join(","), "ANY 0 A 0,IN 300 A 4".to_owned()]);
+        assert_eq!(sections, ["IN 0 A 4".to_owned(), "* 0 A 0,IN 300 A 4".to_owned()]);
     }
 
     #[test]

@@ -55,12 +55,14 @@ impl Zone {
     /// Carries out what is due until `end`; `fates` are those of the first steps.
     fn run(&mut self, keeper: &mut Keeper, now: &mut Instant, end: Instant, fates: &[Fate]) {
         let mut fates = fates.iter().copied();
-        while *now <= end {
-            match keeper.poll_step(*now) {
-                Some(step) => {
-                    self.carry_out(keeper, *now, step, fates.next().unwrap_or(Fate::Works));
-                }
-                None => *now = keeper.poll_timeout().unwrap_or(end).max(*now + Duration::from_millis(1)),
+        loop {
+            if let Some(step) = keeper.poll_step(*now) {
+                self.carry_out(keeper, *now, step, fates.next().unwrap_or(Fate::Works));
+                continue;
+            }
+            match keeper.poll_timeout().filter(|next| *next <= end) {
+                Some(next) => *now = next,
+                None => return *now = end,
             }
         }
     }
