@@ -8,7 +8,7 @@ use tunnel::time::Instant;
 /// From one probe to the next.
 const EVERY: Duration = Duration::from_secs(60);
 /// The least time between two probes: what decides about a first failure comes then.
-pub const LEAST: Duration = Duration::from_secs(5);
+pub const LEAST: Duration = Duration::from_secs(2);
 /// From one probe to the next while a hop is failing.
 const WHILE_FAILING: Duration = Duration::from_secs(30);
 /// How long a success proves the path.

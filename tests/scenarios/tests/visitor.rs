@@ -12,7 +12,8 @@ use lab::{Node, TcpServer, Topology, scenario, time_until};
 use scenarios::{Caddy, Site};
 use serde_json::Value;
 
-/// A path is probed once a minute; what fails is decided by a second probe 5 s later.
+/// A path is probed once a minute; what fails is decided by a second probe 2 s later, and each
+/// may wait 4 s for a connection.
 const FOUND: Duration = Duration::from_secs(75);
 
 /// Names with the addresses that they lead to, and what is to be found: the state, and the reason.
