@@ -12,6 +12,7 @@
 //! - Commands: [`commands`] (`check`, `down`) with [`checked`] (`check --json`), [`guard`] (the
 //!   boot-time drop table), [`lists`], and [`exchange`] (`import`, `export`).
 //! - [`memory`] returns memory that is needed only once to the system.
+#![cfg(target_os = "linux")]
 #![allow(
     clippy::wildcard_enum_match_arm,
     reason = "the enums with a catch-all here are the system's and netlink's, which grow without us"

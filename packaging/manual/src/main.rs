@@ -28,10 +28,10 @@ fn main() -> ExitCode {
 }
 
 fn programs() -> Vec<Command> {
-    let mut programs =
+    let programs =
         vec![causeway::cli::command(), forwarder::cli::command(), stackctl::cli::Cli::command()];
     #[cfg(target_os = "linux")]
-    programs.extend(gateway::cli::commands());
+    let programs = programs.into_iter().chain(gateway::cli::commands()).collect();
     programs
 }
 

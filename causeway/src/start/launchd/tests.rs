@@ -75,6 +75,7 @@ fn an_attempt_that_was_cut_off_anywhere_is_completed_by_the_next_one() {
         mac.carry_out(&all[..cut]);
         mac.carry_out(&mac.prepared());
         assert_eq!(mac.prepared(), [], "after {cut} steps");
+        assert_eq!(mac.accounts.owner(), mac.folder, "the key's owner is the folder's");
         let whole: BTreeSet<_> = all.iter().map(ToString::to_string).collect();
         let done: BTreeSet<_> = mac.done.iter().map(ToString::to_string).collect();
         assert_eq!(done, whole, "after {cut} steps");
@@ -103,7 +104,7 @@ fn the_agent_of_a_user_who_is_not_logged_in_is_described_only() {
     assert_eq!(shown(&steps), ["+ file /Users/wroclaw/Library/LaunchAgents/com.causeway.forwarder.plist"]);
     assert_eq!(how, Started::AtLogin { runs: false });
     let (steps, how) = started(&agent(), Path::new(PROGRAM), own, &boot());
-    assert!(shown(&steps)[2].starts_with("+ /bin/launchctl bootstrap gui/501 /Users/wroclaw/"), "{steps:?}");
+    assert_eq!(shown(&steps)[2], format!("+ /bin/{}", agent().bootstrap()), "what is left to run when it fails");
     assert_eq!(how, Started::AtLogin { runs: true });
 }
 
