@@ -407,9 +407,9 @@ const fn next_step(written: &Written) -> Option<&'static str> {
             Some("the running forwarder has taken it: forwarder peers shows the tunnel")
         }
         Written::Restart => Some("restart the forwarder, which takes this change only then"),
-        Written::NotTaken => Some(
-            "the running forwarder did not take it; fix what is said above, then: forwarder reload",
-        ),
+        Written::NotTaken => {
+            Some("the running forwarder did not take it; fix what is said above, then: forwarder reload")
+        }
     }
 }
 

@@ -223,10 +223,7 @@ impl Reason {
                 let advice = remote.and_then(|remote| program.advice_without_route(Some(remote.ip())));
                 let advice = advice.map(|advice| format!("; {advice}")).unwrap_or_default();
                 let show = if program.is_mac { "route -n get" } else { "ip route get" };
-                write!(
-                    text,
-                    "this machine cannot send to {at}; see its network (try: {show} {ip}){advice}"
-                )
+                write!(text, "this machine cannot send to {at}; see its network (try: {show} {ip}){advice}")
             }
             Self::Lost => write!(
                 text,

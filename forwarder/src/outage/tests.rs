@@ -78,11 +78,13 @@ fn an_agent_of_a_mac_that_cannot_send_to_an_edge_of_the_lan_names_the_setting() 
     };
     let agent = Program { is_mac: true, uid: 501 };
     let on_lan = text(agent, "192.168.88.7:51820");
-    assert!(on_lan.contains("try: route -n get 192.168.88.7") && on_lan.contains("> Local Network"), "{on_lan}");
-    for other in [
-        text(agent, "192.0.2.2:51820"),
-        text(Program { is_mac: false, uid: 1000 }, "192.168.88.7:51820"),
-    ] {
+    assert!(
+        on_lan.contains("try: route -n get 192.168.88.7") && on_lan.contains("> Local Network"),
+        "{on_lan}"
+    );
+    for other in
+        [text(agent, "192.0.2.2:51820"), text(Program { is_mac: false, uid: 1000 }, "192.168.88.7:51820")]
+    {
         assert!(!other.contains("Local Network"), "{other}");
     }
 }

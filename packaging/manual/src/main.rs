@@ -28,8 +28,7 @@ fn main() -> ExitCode {
 }
 
 fn programs() -> Vec<Command> {
-    let programs =
-        vec![causeway::cli::command(), forwarder::cli::command(), stackctl::cli::Cli::command()];
+    let programs = vec![causeway::cli::command(), forwarder::cli::command(), stackctl::cli::Cli::command()];
     #[cfg(target_os = "linux")]
     let programs = programs.into_iter().chain(gateway::cli::commands()).collect();
     programs

@@ -35,9 +35,8 @@ impl Accounts {
 
     /// The daemon's user, and what makes it where it is not complete. `None` without a free number.
     pub(super) fn complete(&self) -> Option<(Owner, Vec<Step>)> {
-        let is_free = |number: &u32| {
-            !self.users.values().chain(self.groups.values()).any(|taken| taken == number)
-        };
+        let is_free =
+            |number: &u32| !self.users.values().chain(self.groups.values()).any(|taken| taken == number);
         let free = || NUMBERS.rev().find(is_free);
         // One number for both, where that is possible.
         let (user, group) = (self.users.get(NAME).copied(), self.groups.get(NAME).copied());
@@ -50,7 +49,10 @@ impl Accounts {
         // What makes an account complete comes last: an attempt that was cut off is repeated.
         if !self.groups.contains_key(NAME) {
             let record = format!("/Groups/{NAME}");
-            steps.extend(attributes(&record, &[("RealName", "Causeway"), ("PrimaryGroupID", &gid.to_string())]));
+            steps.extend(attributes(
+                &record,
+                &[("RealName", "Causeway"), ("PrimaryGroupID", &gid.to_string())],
+            ));
         }
         if !self.users.contains_key(NAME) {
             let record = format!("/Users/{NAME}");

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use daemon::files::Owner;
 use forwarder::places::MAC_FOLDER;
 
+use super::Domain;
 use super::accounts::Accounts;
 use super::plist::{self, MARK};
-use super::Domain;
 use crate::start::Started;
 
 /// One thing to do.
@@ -66,7 +66,9 @@ impl fmt::Display for Step {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Obstacle {
     /// Every number for an account is taken.
-    #[error("every number from 200 to 400 is taken by a user or a group: make a user and a group _causeway by hand")]
+    #[error(
+        "every number from 200 to 400 is taken by a user or a group: make a user and a group _causeway by hand"
+    )]
     NoNumber,
     /// There is no forwarder.
     #[error("there is no forwarder in {}: install it there, and run this again", .0.display())]
@@ -133,12 +135,7 @@ impl Job {
 }
 
 /// What starts the forwarder, now and whenever its domain begins, and how it runs then.
-pub(super) fn started(
-    domain: &Domain,
-    program: &Path,
-    config: &Path,
-    job: &Job,
-) -> (Vec<Step>, Started) {
+pub(super) fn started(domain: &Domain, program: &Path, config: &Path, job: &Job) -> (Vec<Step>, Started) {
     let text = plist::text(domain, program, config);
     let is_new = !job.is_foreign() && job.description.as_ref() != Some(&text);
     let (mut steps, name) = (Vec::new(), domain.job());

@@ -16,9 +16,9 @@ use daemon::files::{Owner, Replacement, Target};
 use forwarder::places::{Environment, MAC_FOLDER};
 use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, open};
 
+use super::Domain;
 use super::accounts::Accounts;
 use super::plan::{self, Job, Obstacle, Step};
-use super::Domain;
 use crate::start::Started;
 
 /// How long launchd may take to end a job: its `ExitTimeOut`, and some.

@@ -104,7 +104,11 @@ fn the_agent_of_a_user_who_is_not_logged_in_is_described_only() {
     assert_eq!(shown(&steps), ["+ file /Users/wroclaw/Library/LaunchAgents/com.causeway.forwarder.plist"]);
     assert_eq!(how, Started::AtLogin { runs: false });
     let (steps, how) = started(&agent(), Path::new(PROGRAM), own, &boot());
-    assert_eq!(shown(&steps)[2], format!("+ /bin/{}", agent().bootstrap()), "what is left to run when it fails");
+    assert_eq!(
+        shown(&steps)[2],
+        format!("+ /bin/{}", agent().bootstrap()),
+        "what is left to run when it fails"
+    );
     assert_eq!(how, Started::AtLogin { runs: true });
 }
 
@@ -154,7 +158,10 @@ fn the_forwarder_is_homebrews_link_or_the_one_next_to_causeway() {
     assert_eq!(found(&Domain::System, "/usr/local/bin/causeway"), Ok(PathBuf::from(PROGRAM)));
     let built = "/Users/wroclaw/causeway/target/release/causeway";
     let in_home = found(&Domain::System, built).unwrap_err().to_string();
-    assert!(in_home.contains("sudo install -m 0755 /Users/wroclaw/causeway/target/release/forwarder"), "{in_home}");
+    assert!(
+        in_home.contains("sudo install -m 0755 /Users/wroclaw/causeway/target/release/forwarder"),
+        "{in_home}"
+    );
     assert!(found(&agent(), built).is_ok(), "an agent is the user's own");
     let none = program(&Domain::System, &next_to, &|_| false).unwrap_err().to_string();
     assert!(none.contains("no forwarder in /usr/local/bin"), "{none}");
