@@ -1,4 +1,6 @@
 //! `forwarder --log FILE`: everything that the daemon would print on standard error is in the file.
+// A test fails by panicking.
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;
