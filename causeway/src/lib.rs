@@ -10,4 +10,5 @@ mod pair;
 mod publish;
 #[cfg(target_os = "linux")]
 mod setup;
+mod start;
 mod status;

@@ -116,10 +116,19 @@ fn to_write(
 
 /// Where forwarder.toml is, as README has it: a user's own, then the machine's.
 fn usual_places(environment: &Environment) -> Vec<PathBuf> {
+    own_file(environment).into_iter().chain([machines_file(environment)]).collect()
+}
+
+/// A user's own forwarder.toml; root's is the machine's.
+pub(crate) fn own_file(environment: &Environment) -> Option<PathBuf> {
     let home = environment.home.as_ref().filter(|_| environment.uid != 0);
-    let own = home.map(|home| home.join(".config/causeway/forwarder.toml"));
-    let system = if environment.is_mac { "/usr/local/etc/causeway" } else { "/etc/causeway" };
-    own.into_iter().chain([Path::new(system).join("forwarder.toml")]).collect()
+    home.map(|home| home.join(".config/causeway/forwarder.toml"))
+}
+
+/// The machine's forwarder.toml.
+pub(crate) fn machines_file(environment: &Environment) -> PathBuf {
+    let folder = if environment.is_mac { "/usr/local/etc/causeway" } else { "/etc/causeway" };
+    Path::new(folder).join("forwarder.toml")
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What both Causeway daemons share. The gateway and the forwarder are two roles that use it.
 //!
 //! - [`exit`]: the exit codes of all programs, and the error that ends one.
-//! - [`log`]: log lines on standard error.
+//! - [`log`]: log lines, on standard error or in a file of limited size.
 //! - [`files`]: configurations, lists and keys that are read; state that is replaced in one step.
 //! - [`clock_mark`]: the highest wall clock ever used, kept across restarts.
 //! - [`changes`]: changes of the configuration: plan, apply, confirm, rollback, reload, on both sides of the socket.
@@ -15,6 +15,7 @@
 //! - [`health`]: whether a service works, hop by hop, the same model at both ends.
 //! - [`life`]: systemd, signals, and the watched configuration file.
 //! - [`link`]: the control channel between the two ends, without its sockets.
+//! - [`local_network`]: what macOS may deny, and how to allow it.
 //!
 //! Only the parts for systemd are specific to Linux: the forwarder runs on macOS as well.
 #![allow(
@@ -32,6 +33,7 @@ pub mod files;
 pub mod health;
 pub mod life;
 pub mod link;
+pub mod local_network;
 pub mod log;
 pub mod metrics;
 pub mod pairing;

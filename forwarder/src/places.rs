@@ -18,8 +18,9 @@ use policy::forwarder::Policy;
 const SOCKET: &str = "forwarder.sock";
 /// The folder's name below `/run` and `/var/lib`, as the unit has it.
 const SYSTEM: &str = "causeway-forwarder";
-/// Where the launchd example keeps everything; also root's state on macOS, which has no `/var/lib`.
-const MAC_FOLDER: &str = "/usr/local/var/causeway";
+/// Where the daemon that launchd starts keeps everything; also root's state on macOS, which has no
+/// `/var/lib`.
+pub const MAC_FOLDER: &str = "/usr/local/var/causeway";
 
 /// What decides: the user, the system and the environment variables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -13,6 +13,7 @@
 //!   boot-time drop table), [`lists`], and [`exchange`] (`import`, `export`).
 //! - [`https`] is what TLS connections to servers trust.
 //! - [`memory`] returns memory that is needed only once to the system.
+#![cfg(target_os = "linux")]
 #![allow(
     clippy::wildcard_enum_match_arm,
     reason = "the enums with a catch-all here are the system's and netlink's, which grow without us"

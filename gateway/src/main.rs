@@ -10,7 +10,7 @@ use daemon::exit::{Exit, ExitError};
 use gateway::cli::gateway::{Arguments, Command};
 use gateway::{commands, guard, kernel, memory, privilege, run};
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     memory::limit_heap();
     let arguments = Arguments::parse();
     let ended = match (arguments.command, arguments.config) {

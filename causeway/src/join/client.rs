@@ -7,6 +7,7 @@ use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use daemon::link::frame::{FrameReader, frame};
+use daemon::local_network::Program;
 use daemon::pairing::code::Code;
 use daemon::pairing::message::MAX_MESSAGE;
 use ipnetwork::IpNetwork;
@@ -109,6 +110,13 @@ impl Client {
     /// How far the way was gone.
     pub(super) const fn reached(&self) -> Reached {
         self.reached
+    }
+
+    /// What macOS may deny, where nothing could be sent to an endpoint of the LAN.
+    pub(super) fn denied(&self) -> Option<&'static str> {
+        let is_unsent = self.socket.stats().send_errors.read() > 0;
+        let advice = |endpoint: &SocketAddr| Program::this().advice_without_route(Some(endpoint.ip()));
+        self.endpoints.iter().find_map(advice).filter(|_| is_unsent)
     }
 
     /// Which of the endpoints answered, once the tunnel is up: its reply may have come in another

@@ -74,10 +74,10 @@ impl Course {
             let tried = endpoints.addresses();
             if silence >= SILENCE && !self.is_reported {
                 self.is_reported = true;
-                print_to_stderr(&silence::meaning(self.client.reached(), &tried));
+                print_to_stderr(&silence::meaning(self.client.reached(), &tried, self.client.denied()));
             }
             if silence >= timeout {
-                let meaning = silence::meaning(self.client.reached(), &tried);
+                let meaning = silence::meaning(self.client.reached(), &tried, self.client.denied());
                 return Err(ExitError::new(Exit::Failed, format!("gave up: {meaning}")));
             }
         }

@@ -11,10 +11,10 @@ use policy::forwarder::Policy;
 use policy::{FileLocation, FileRef, Position};
 use tunnel::key::{PrivateKey, PublicKey};
 
+use crate::start::forwarder_user;
+
 /// Where a first key is, next to the configuration.
 const FIRST: &str = "keys/forwarder.key";
-/// The daemon's user on Linux.
-const USER: &str = "causeway-forwarder";
 
 /// The key of this machine.
 pub(super) struct OwnKey {
@@ -44,7 +44,7 @@ impl OwnKey {
 /// # Errors
 /// What the file system says, or the mode of the file.
 pub(super) fn first(config: &Path, is_new: bool) -> Result<OwnKey, ExitError> {
-    let (folder, owner) = (folder_of(config), daemon_user(USER));
+    let (folder, owner) = (folder_of(config), forwarder_user());
     let usual = folder.join(FIRST);
     let old = (is_new && highest(&usual, &[]) > 0).then(|| usual.clone());
     let path = old.as_ref().map_or(usual, |old| next_name(old, &[]));
@@ -145,6 +145,7 @@ fn path_of(file: &FileRef) -> Result<PathBuf, ExitError> {
 }
 
 /// A user of a daemon, where this machine has it.
+#[cfg(target_os = "linux")]
 pub(crate) fn daemon_user(name: &str) -> Option<Owner> {
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     Owner::find(name, &passwd)

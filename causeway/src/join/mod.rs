@@ -39,6 +39,7 @@ use zeroize::Zeroizing;
 use crate::lines::Lines;
 use crate::machine::is_interactive;
 use crate::origin;
+use crate::start::{self, Started};
 use course::Course;
 use endpoints::Endpoints;
 use file::Edge;
@@ -106,6 +107,7 @@ struct Joining<'a> {
 pub(crate) fn join(arguments: &Join) -> Result<Exit, ExitError> {
     let config = arguments.config.clone().map_or_else(origin::file_to_write, Ok)?;
     let existing = read_existing(&config)?;
+    start::prepare_forwarder(&config)?;
     let code = read_code(arguments.code_file.as_deref())?;
     let policy = existing.as_ref().map(|existing| &existing.policy);
     let is_asked = consent::is_asked(policy, &code.edge_key, arguments.expect.as_ref())?;
@@ -200,7 +202,40 @@ fn complete(
         return Err(ExitError::new(Exit::RolledBack, message));
     }
     report_written(config, key, written);
-    Ok(if matches!(written, Written::NotTaken) { Exit::Degraded } else { Exit::Ok })
+    let is_in_force = match written {
+        Written::New | Written::NotRunning => is_started(config),
+        Written::Taken | Written::Tried(_) | Written::Restart => true,
+        Written::NotTaken => false,
+    };
+    Ok(if is_in_force { Exit::Ok } else { Exit::Degraded })
+}
+
+/// Starts the forwarder, which did not run with this file, or says how it is started; whether there
+/// is nothing that fails.
+fn is_started(config: &Path) -> bool {
+    match start::start_forwarder(config) {
+        Ok(started) => print_to_stderr(&how(&started)),
+        Err(error) => {
+            print_to_stderr(&error.message);
+            return false;
+        }
+    }
+    true
+}
+
+fn how(started: &Started) -> String {
+    match started {
+        Started::Running => "the forwarder runs; next: publish a service".to_owned(),
+        Started::Now => "the forwarder runs, and starts at each boot; next: publish a service".to_owned(),
+        Started::AtLogin { runs } => {
+            let now = if *runs { "runs now, and " } else { "" };
+            format!(
+                "the forwarder {now}starts when you log in, not before; sudo causeway join, with another code, makes \
+                 one that starts at each boot; next: publish a service"
+            )
+        }
+        Started::By(command) => format!("next: {command}, then publish a service"),
+    }
 }
 
 /// The code, from the file, the terminal or standard input; never an argument, which others see.
@@ -356,38 +391,27 @@ fn report_written(config: &Path, key: &OwnKey, written: &Written) {
     let file = config.display();
     let taken = if matches!(written, Written::NotTaken) { "paired, but not in force" } else { "paired" };
     print_to_stderr(&format!("{taken}: {file} is written, this machine's key is in {}", key.path.display()));
-    print_to_stderr(&next_step(written, config));
+    if let Some(next) = next_step(written) {
+        print_to_stderr(next);
+    }
     if let Some(old) = key.old.as_ref().filter(|old| old.exists()) {
         print_to_stderr(&format!("the old key stays in {}; remove it once the tunnel is up", old.display()));
     }
 }
 
-fn next_step(written: &Written, config: &Path) -> String {
+/// What is to be done about a forwarder that runs with this file.
+const fn next_step(written: &Written) -> Option<&'static str> {
     match written {
-        Written::New if config == Path::new(SYSTEM) => {
-            "next: sudo systemctl enable --now forwarder, then publish a service".to_owned()
-        }
-        Written::New if config == Path::new(SYSTEM_MAC) => {
-            format!("next: sudo launchctl bootstrap system {LAUNCHD}, then publish a service")
-        }
-        Written::New => format!("next: forwarder --config {}, then publish a service", config.display()),
+        Written::New | Written::NotRunning => None,
         Written::Taken | Written::Tried(_) => {
-            "the running forwarder has taken it: forwarder peers shows the tunnel".to_owned()
+            Some("the running forwarder has taken it: forwarder peers shows the tunnel")
         }
-        Written::Restart => "restart the forwarder, which takes this change only then".to_owned(),
-        Written::NotRunning => "no forwarder runs with this file: start it".to_owned(),
+        Written::Restart => Some("restart the forwarder, which takes this change only then"),
         Written::NotTaken => {
-            "the running forwarder did not take it; fix what is said above, then: forwarder reload".to_owned()
+            Some("the running forwarder did not take it; fix what is said above, then: forwarder reload")
         }
     }
 }
-
-/// Where the system's unit has the configuration.
-const SYSTEM: &str = "/etc/causeway/forwarder.toml";
-/// And launchd's.
-const SYSTEM_MAC: &str = "/usr/local/etc/causeway/forwarder.toml";
-/// The description of the forwarder for launchd.
-const LAUNCHD: &str = "/Library/LaunchDaemons/com.causeway.forwarder.plist";
 
 #[cfg(test)]
 mod tests {
@@ -396,15 +420,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_file_is_followed_by_what_starts_the_forwarder_that_reads_it() {
-        for (config, next) in [
-            (SYSTEM, "systemctl enable --now forwarder"),
-            (SYSTEM_MAC, "launchctl bootstrap system /Library/LaunchDaemons/com.causeway.forwarder.plist"),
-            ("/home/kyiv/forwarder.toml", "forwarder --config /home/kyiv/forwarder.toml"),
-        ] {
-            let text = next_step(&Written::New, Path::new(config));
-            assert!(text.contains(next), "{text}");
-        }
+    fn what_starts_the_forwarder_is_named_where_join_does_not_and_an_agent_waits_for_its_user() {
+        let by_hand = how(&Started::By("forwarder --config /home/kyiv/forwarder.toml".to_owned()));
+        assert!(by_hand.starts_with("next: forwarder --config /home/kyiv/forwarder.toml, then"), "{by_hand}");
+        assert!(how(&Started::Now).contains("starts at each boot"));
+        let agent = [true, false].map(|runs| how(&Started::AtLogin { runs }));
+        assert!(agent.iter().all(|text| text.contains("starts when you log in, not before")), "{agent:?}");
+        assert_eq!(agent.each_ref().map(|text| text.contains("runs now")), [true, false]);
     }
 
     #[test]

@@ -38,10 +38,10 @@ use policy::gateway::{Answers, Policy};
 use policy::{Host, HostPort, Source};
 
 use crate::lines::{Answer, Lines};
+use crate::start::Started;
 
 use machine::Machine;
 use proposal::{Named, Proposal, own_name};
-use start::Started;
 
 #[derive(Args, Debug)]
 pub(crate) struct Setup {
@@ -260,7 +260,9 @@ fn report_start(started: &Started, is_first: bool) {
             );
         }
         Started::Running => print_to_stderr("the gateway runs"),
-        Started::Now => print_to_stderr("the gateway runs, and starts at each boot"),
+        Started::Now | Started::AtLogin { .. } => {
+            print_to_stderr("the gateway runs, and starts at each boot");
+        }
         Started::By(command) => print_to_stderr(&format!("next, start the gateway: {command}")),
     }
 }

@@ -13,8 +13,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 
 use daemon::changes::{ChangeRequest, Commands, Trusted};
-use daemon::command_line::{NAME_IT, Verb, document, end, print};
+use daemon::command_line::{NAME_IT, Verb, document, end, print, print_to_stderr};
 use daemon::exit::{Exit, ExitError};
+use daemon::files::fix_of_write;
 use daemon::text::{Style, lasting, time};
 
 use crate::control::client::{ask_change, ask_report};
@@ -30,6 +31,10 @@ struct Cli {
     /// Use this configuration; without a command, run the daemon with it.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Write the daemon's log to FILE in place of standard error: at most 20 MiB, in FILE and
+    /// FILE.1 to FILE.3.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -142,7 +147,16 @@ type Outcome = Result<Exit, ExitError>;
 fn carry_out(cli: &Cli) -> Outcome {
     let config = cli.config.as_deref();
     match &cli.command {
-        None => run::run(config.ok_or_else(no_file)?).map(|()| Exit::Ok),
+        None => {
+            let config = config.ok_or_else(no_file)?;
+            if let Some(file) = &cli.log {
+                log_to(file);
+            }
+            run::run(config).map(|()| Exit::Ok)
+        }
+        Some(_) if cli.log.is_some() => {
+            Err(ExitError::new(Exit::Usage, "--log is the daemon's: it goes with no command"))
+        }
         Some(Command::Check { json }) => check::check(config.ok_or_else(no_file)?, *json),
         Some(Command::Status(asking)) => {
             show(config, asking, |report| (report.clone(), show::status(report), Exit::Ok))
@@ -165,6 +179,15 @@ fn carry_out(cli: &Cli) -> Outcome {
             let line = wait::wait(&places, name, *timeout, asking.json)?;
             print(&format!("{line}\n")).map(|()| Exit::Ok)
         }
+    }
+}
+
+/// Has the daemon's log written to a file, from its first line on. Without it flows are carried all
+/// the same.
+fn log_to(file: &Path) {
+    if let Err(error) = daemon::log::to_file(file) {
+        let fix = fix_of_write(&error, "give the daemon's user permission, or name another file");
+        print_to_stderr(&format!("--log {}: {error}; {fix}; the log goes on here", file.display()));
     }
 }
 

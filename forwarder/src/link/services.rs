@@ -6,6 +6,7 @@ use daemon::health::{CheckFailure, State};
 use daemon::link::health::Seen;
 use daemon::link::message::{Evidence, Matches, Ports, Reason, State as Reported};
 use daemon::link::names::SeenName;
+use daemon::local_network::Program;
 use ipnetwork::IpNetwork;
 use policy::forwarder::{Policy, Upstream};
 use policy::{Host, Protocol};
@@ -78,7 +79,17 @@ fn state_of_members(pool: &Pool) -> (Reported, Option<CheckFailure>) {
 /// What a failed check says.
 #[must_use]
 pub(crate) fn check_failure(upstream: &Upstream, error: &io::Error) -> CheckFailure {
-    CheckFailure { reason: reason(upstream, error), evidence: Evidence::of(&error.to_string()) }
+    CheckFailure { reason: reason(upstream, error), evidence: evidence(Program::this(), upstream, error) }
+}
+
+fn evidence(program: Program, upstream: &Upstream, error: &io::Error) -> Evidence {
+    let advice = match upstream {
+        Upstream::Unix(_) => None,
+        Upstream::Network { host: Host::Address(address), .. } => program.advice(error, Some(*address)),
+        Upstream::Network { host: Host::Name(_), .. } => program.advice(error, None),
+    };
+    let advice = advice.map(|advice| format!(": {advice}")).unwrap_or_default();
+    Evidence::of(&format!("{error}{advice}"))
 }
 
 fn reason(upstream: &Upstream, error: &io::Error) -> Reason {
@@ -197,6 +208,19 @@ mod tests {
 
     fn at(seconds: u64) -> Instant {
         Instant::from_boot(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn on_a_mac_an_upstream_of_the_lan_without_a_route_shows_the_setting_that_may_deny_it() {
+        let policy = policy("upstream = [\"192.168.88.20:1\", \"127.0.0.1:1\", \"unix:/run/caddy.sock\"]\n");
+        let agent = Program { is_mac: true, uid: 501 };
+        let seen = |error: i32| {
+            let error = io::Error::from_raw_os_error(error);
+            let seen = |upstream| evidence(agent, upstream, &error).as_str().contains("Local Network");
+            policy.services[0].upstreams.iter().map(seen).collect::<Vec<_>>()
+        };
+        assert_eq!(seen(65), [true, false, false]);
+        assert_eq!(seen(61), [false, false, false], "refused");
     }
 
     fn policy(entry: &str) -> Policy {

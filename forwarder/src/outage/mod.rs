@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
+use daemon::local_network::Program;
 use ipnetwork::IpNetwork;
 use policy::{Host, HostPort, Source};
 use tunnel::key::PublicKey;
@@ -162,6 +163,16 @@ impl Reason {
     /// our key `own`.
     #[must_use]
     pub fn text(self, name: &str, endpoint: &HostPort, remote: Option<SocketAddr>, own: &str) -> String {
+        self.text_for(Program::this(), name, endpoint, (remote, own))
+    }
+
+    fn text_for(
+        self,
+        program: Program,
+        name: &str,
+        endpoint: &HostPort,
+        (remote, own): (Option<SocketAddr>, &str),
+    ) -> String {
         let at = remote.map_or_else(|| endpoint.to_string(), |remote| remote.to_string());
         let host = match &endpoint.host {
             Host::Name(name) => name.to_string(),
@@ -209,7 +220,10 @@ impl Reason {
                 "a router answers that {ip} cannot be reached; correct the endpoint, or see the edge's connection"
             ),
             Self::Unsent => {
-                write!(text, "this machine cannot send to {at}; see its network (try: ip route get {ip})")
+                let advice = remote.and_then(|remote| program.advice_without_route(Some(remote.ip())));
+                let advice = advice.map(|advice| format!("; {advice}")).unwrap_or_default();
+                let show = if program.is_mac { "route -n get" } else { "ip route get" };
+                write!(text, "this machine cannot send to {at}; see its network (try: {show} {ip}){advice}")
             }
             Self::Lost => write!(
                 text,

@@ -71,6 +71,25 @@ fn silence_names_where_it_was_tried_and_which_key_the_edge_must_have() {
 }
 
 #[test]
+fn an_agent_of_a_mac_that_cannot_send_to_an_edge_of_the_lan_names_the_setting() {
+    let text = |program: Program, remote: &str| {
+        let endpoint = HostPort { host: Host::Name("kyiv.example.com".into()), port: 51820 };
+        Reason::Unsent.text_for(program, "kyiv", &endpoint, (Some(remote.parse().unwrap()), "OWN"))
+    };
+    let agent = Program { is_mac: true, uid: 501 };
+    let on_lan = text(agent, "192.168.88.7:51820");
+    assert!(
+        on_lan.contains("try: route -n get 192.168.88.7") && on_lan.contains("> Local Network"),
+        "{on_lan}"
+    );
+    for other in
+        [text(agent, "192.0.2.2:51820"), text(Program { is_mac: false, uid: 1000 }, "192.168.88.7:51820")]
+    {
+        assert!(!other.contains("Local Network"), "{other}");
+    }
+}
+
+#[test]
 fn only_a_mistake_is_one_for_a_person_to_fix() {
     assert!(Reason::Silent.is_mistake(0) && Reason::Unauthentic.is_mistake(3));
     assert!(!Reason::Lost.is_mistake(1) && !Reason::Refused.is_mistake(1));

@@ -28,13 +28,9 @@ fn main() -> ExitCode {
 }
 
 fn programs() -> Vec<Command> {
-    let mut programs =
-        vec![causeway::cli::command(), forwarder::cli::command(), stackctl::cli::Cli::command()];
+    let programs = vec![causeway::cli::command(), forwarder::cli::command(), stackctl::cli::Cli::command()];
     #[cfg(target_os = "linux")]
-    {
-        programs.extend(gateway::cli::commands());
-        programs.push(agent::cli::command());
-    }
+    let programs = programs.into_iter().chain(gateway::cli::commands()).chain([agent::cli::command()]).collect();
     programs
 }
 

@@ -2,6 +2,7 @@
 //!
 //! `tests/fuzz` puts a fuzzer behind them; the tests of this crate replay the committed corpus in
 //! `tests/fuzz/corpus` with the ordinary compiler.
+#![cfg(target_os = "linux")]
 // A broken promise is a panic here: that is how a fuzzer learns of it.
 #![allow(clippy::panic, clippy::expect_used)]
 

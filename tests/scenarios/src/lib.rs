@@ -14,6 +14,7 @@
 //! Root of a user namespace is enough for all scenarios but those that become another user, for
 //! which real root is needed. Without it these skip themselves with a message, and `.ci/run` fails
 //! when one was skipped.
+#![cfg(target_os = "linux")]
 
 mod acme;
 mod boot_clock;

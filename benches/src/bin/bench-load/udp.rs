@@ -56,7 +56,11 @@ struct Outcome {
 pub(crate) fn bind(address: SocketAddr) -> Result<UdpSocket> {
     let socket = UdpSocket::bind(address)?;
     // Only root gets more than the machine's limit; without root the limit is used.
-    if rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).is_err() {
+    #[cfg(target_os = "linux")]
+    let is_set = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).is_ok();
+    #[cfg(not(target_os = "linux"))]
+    let is_set = false;
+    if !is_set {
         rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER)?;
     }
     Ok(socket)

@@ -6,10 +6,10 @@ use anyhow::Result;
 use clap::ValueEnum;
 use lab::Process;
 
-use crate::measure::Group;
-use crate::path::Path;
-use crate::wireguard::Engine;
-use crate::{daemons, forwards, wireguard};
+use super::measure::Group;
+use super::path::Path;
+use super::wireguard::Engine;
+use super::{daemons, forwards, wireguard};
 
 /// A way from the client to the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]

@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::Result;
 use lab::Node;
 
-use crate::contender::Running;
-use crate::path::{BULK, DATAGRAMS, ECHO, EDGE, Path, SERVICE};
-use crate::wireguard::{Keys, PORT};
+use super::contender::Running;
+use super::path::{BULK, DATAGRAMS, ECHO, EDGE, Path, SERVICE};
+use super::wireguard::{Keys, PORT};
 
 /// What is published.
 const SERVICES: [(&str, &str, u16); 3] =

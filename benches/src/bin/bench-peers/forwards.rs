@@ -4,9 +4,9 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-use crate::contender::Running;
-use crate::path::{BULK, DATAGRAMS, ECHO, EDGE, Path, SERVICE};
-use crate::wireguard::{self, Keys, registry};
+use super::contender::Running;
+use super::path::{BULK, DATAGRAMS, ECHO, EDGE, Path, SERVICE};
+use super::wireguard::{self, Keys, registry};
 
 /// onetun at the edge. It neither learns nor follows its peer's address: the carrier's NAT here
 /// keeps the port.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::contender::Contender::{
+use super::contender::Contender::{
     self, Boringtun, CausewayWg, CausewayWgEdge, CausewayWgOrigin, Gateway, Gotatun, Onetun, RatholeNoise,
     WireguardGo,
 };

@@ -49,7 +49,7 @@ struct Arguments {
     output: PathBuf,
 }
 
-fn main() -> Result<()> {
+pub(crate) fn main() -> Result<()> {
     let arguments = Arguments::parse();
     ensure!(rustix::process::geteuid().is_root(), "namespaces need root: make bench-peers brings it");
     benches::raise_descriptor_limit();

@@ -9,10 +9,10 @@ use clap::ValueEnum;
 use lab::until;
 use serde_json::Value;
 
-use crate::contender::Contender;
-use crate::machine;
-use crate::path::{BULK, DATAGRAMS, ECHO, EDGE, Path, load_tool};
-use crate::tally::{Cpu, Pids};
+use super::contender::Contender;
+use super::machine;
+use super::path::{BULK, DATAGRAMS, ECHO, EDGE, Path, load_tool};
+use super::tally::{Cpu, Pids};
 
 /// Measurements that belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

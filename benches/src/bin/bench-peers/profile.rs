@@ -10,10 +10,10 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde_json::Value;
 
-use crate::contender::Contender;
-use crate::measure;
-use crate::path::{ECHO, EDGE, Path};
-use crate::tally::Pids;
+use super::contender::Contender;
+use super::measure;
+use super::path::{ECHO, EDGE, Path};
+use super::tally::Pids;
 
 /// Functions shown of each side.
 const SHOWN: usize = 40;

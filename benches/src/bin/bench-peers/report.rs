@@ -9,9 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::contender::Contender;
-use crate::goals;
-use crate::measure::Outcome;
+use super::contender::Contender;
+use super::goals;
+use super::measure::Outcome;
 
 /// Everything measured so far.
 #[derive(Debug, Serialize)]

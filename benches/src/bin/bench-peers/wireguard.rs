@@ -10,8 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 use lab::{Node, Process, until};
 use tunnel::key::PrivateKey;
 
-use crate::contender::Running;
-use crate::path::{CGNAT, EDGE, Path, SERVICE};
+use super::contender::Running;
+use super::path::{CGNAT, EDGE, Path, SERVICE};
 
 /// The port the edge listens on, and the carrier's NAT keeps for the origin.
 pub(crate) const PORT: u16 = 51820;

@@ -21,7 +21,7 @@ use gateway::control::protocol::{Reply, Request};
 use gateway::control::render;
 use gateway::{exchange, lists};
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let arguments = Arguments::parse();
     end(run(&arguments))
 }

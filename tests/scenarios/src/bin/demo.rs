@@ -14,7 +14,7 @@ const BULK: u64 = 512 << 20;
 
 const PUBLISHED: &str = "192.0.2.2";
 
-fn main() -> Result<()> {
+pub(crate) fn main() -> Result<()> {
     let lab = Lab::build("demo", Topology::standard())?;
     let outcome = show(&lab);
     if outcome.is_err() {
