@@ -30,7 +30,8 @@ fn main() -> ExitCode {
 fn programs() -> Vec<Command> {
     let programs = vec![causeway::cli::command(), forwarder::cli::command(), stackctl::cli::Cli::command()];
     #[cfg(target_os = "linux")]
-    let programs = programs.into_iter().chain(gateway::cli::commands()).chain([agent::cli::command()]).collect();
+    let programs =
+        programs.into_iter().chain(gateway::cli::commands()).chain([agent::cli::command()]).collect();
     programs
 }
 
