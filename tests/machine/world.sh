@@ -34,7 +34,7 @@ table ip carrier {
 NFT
 }
 
-# The hidden machine: web server, and the forwarder with the configuration of docs/INSTALL.md and IPv6 inside the tunnel besides.
+# The hidden machine: web server, and the forwarder with the configuration of README and IPv6 inside the tunnel besides.
 origin_start() { # origin_start PUBLIC_KEY_OF_THE_EDGE
   local folder=$RUN/origin
   origin "$CADDY" run --config "$folder/Caddyfile" --adapter caddyfile >"$folder/caddy.log" 2>&1 &
