@@ -34,7 +34,9 @@ impl Authority {
     /// Starts both on the node `client`.
     pub fn start(node: &Node) -> Result<Self> {
         let folder = node.directory().join("acme");
-        fs::create_dir_all(folder.join("zones"))?;
+        for part in ["zones", "database"] {
+            fs::create_dir_all(folder.join(part))?;
+        }
         fs::write(folder.join("zones/example.com.zone"), ZONE)?;
         fs::write(folder.join("knot.conf"), knot_conf(&folder))?;
         fs::write(folder.join("pebble.json"), pebble_json(&folder))?;
