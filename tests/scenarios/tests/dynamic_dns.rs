@@ -307,7 +307,7 @@ impl Zone {
 
     fn start(&mut self) -> Result<()> {
         self.server = Some(self.node.command("/usr/sbin/knotd").args(["-c", "knot.conf"]).spawn("knotd")?);
-        until(Duration::from_secs(10), "the name server", || Ok((self.serial()? != "").then_some(())))
+        until(Duration::from_secs(10), "the name server", || Ok((!self.serial()?.is_empty()).then_some(())))
     }
 
     fn stop(&mut self) -> Result<()> {
