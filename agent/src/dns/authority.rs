@@ -16,7 +16,7 @@ use super::tsig::UpdateKey;
 /// The authority of a zone, with what it believes.
 pub enum Authority {
     /// A name server.
-    Server(Server),
+    Server(Box<Server>),
     /// Cloudflare's API.
     Cloudflare(Cloudflare),
 }
@@ -44,7 +44,8 @@ impl Authority {
         match &dns.authority {
             gateway::Authority::Server(server) => {
                 let key = UpdateKey::parse(&secret).map_err(|error| bad(error.to_string()))?;
-                Ok(Self::Server(Server { server: server.clone(), zone: dns.zone.clone(), key }))
+                let (server, zone) = (server.clone(), dns.zone.clone());
+                Ok(Self::Server(Box::new(Server { server, zone, key })))
             }
             gateway::Authority::Cloudflare => {
                 let token = Zeroizing::new(secret.trim().to_owned());
