@@ -8,8 +8,8 @@ use lab::{Lab, Node, NodeCommand, Process, until};
 /// How long a daemon may take to answer.
 const START_LIMIT: Duration = Duration::from_secs(15);
 
-/// Gives a machine an `/etc`, `/usr/local` and `/var/lib` of its own, the device for tunnels, and
-/// these lines of `/etc/hosts`. Needs real root.
+/// Gives a machine an `/etc`, `/usr/local` and `/var/lib` of its own with nothing of Causeway, the
+/// device for tunnels, and these lines of `/etc/hosts`. Needs real root.
 pub fn separate(node: &Node, hosts: &str) -> Result<()> {
     node.shell(&format!(
         "mkdir -p -m 0755 /run/own
@@ -17,6 +17,7 @@ pub fn separate(node: &Node, hosts: &str) -> Result<()> {
              mkdir -p /run/own/$folder /run/own/work/$folder
              mount -t overlay -o lowerdir=/$folder,upperdir=/run/own/$folder,workdir=/run/own/work/$folder own /$folder
          done
+         rm -rf /var/lib/causeway* /etc/causeway
          printf '127.0.0.1 localhost\\n{hosts}\\n' > /etc/hosts
          mount -t tmpfs -o mode=0755 tmpfs /dev/net && mknod -m 0666 /dev/net/tun c 10 200"
     ))

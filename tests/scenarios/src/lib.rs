@@ -44,7 +44,7 @@ pub use boot_clock::BootClock;
 pub use hostile::{Attacker, Closed, Silence, Visitor, initiation, initiations, memory, page};
 pub use keys::{KeyPair, preshared_key, write_secret};
 pub use nfs::{NfsServer, read as read_nfs};
-pub use nft::{OtherNft, own_table};
+pub use nft::{OtherNft, own_table, table};
 pub use offload::{Carried, Offload};
 pub use old_kernel::BrokenReads;
 pub use oracle::Oracle;

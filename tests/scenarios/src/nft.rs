@@ -44,6 +44,13 @@ impl OtherNft {
     }
 }
 
+/// The edge's table without what packets put in: counts, and who is in a meter.
+pub fn table(edge: &Node) -> Result<String> {
+    let text = edge.run("nft -s list table inet causeway")?;
+    let is_metered = |line: &&str| line.contains("limit rate over") && !line.contains("counter");
+    Ok(text.lines().filter(|line| !is_metered(line)).collect::<Vec<_>>().join("\n"))
+}
+
 /// Makes a table that belongs to a process, for as long as that lives, by one line of `nft`'s
 /// language.
 pub fn own_table(edge: &Node, line: &str) -> Result<Process> {

@@ -15,7 +15,7 @@ fn an_archive_of_static_programs_is_a_tree_in_which_the_installer_works() -> Res
     let tree = folder.0.join("causeway-0.1.0-linux-amd64");
     run(Command::new(script("packaging/archive")).arg(&tree))?;
     let programs = tree.join("bin");
-    stand_ins(&programs, &["gateway", "gatewayctl", "forwarder", "causeway", "stackctl"])?;
+    stand_ins(&programs, &["gateway", "gatewayctl", "forwarder", "causeway", "causeway-agent", "stackctl"])?;
     for end in ["gateway", "forwarder"] {
         let (from_archive, from_source) = (folder.0.join("a").join(end), folder.0.join("s").join(end));
         run(Command::new(tree.join("scripts/install")).arg(end).env("DESTDIR", &from_archive))?;

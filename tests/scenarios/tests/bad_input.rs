@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use lab::{Counter, Node, Signal, Topology, full_counts, scenario};
 use relay::Random;
-use scenarios::{PlainPeer, Site, WireGuardGo, download, preshared_key, serve_bulk};
+use scenarios::{PlainPeer, Site, WireGuardGo, download, preshared_key, serve_bulk, table};
 
 /// A change to the good `gateway.toml`, and what the error must say.
 const MISTAKES: [(&str, &str, &str); 14] = [
@@ -129,7 +129,7 @@ fn a_running_gateway_keeps_its_policy_when_it_is_given_a_bad_one() -> Result<()>
         let mut site = Site::new(lab)?;
         let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
         site.start()?;
-        let rules = site.edge.run("nft -s list table inet causeway")?;
+        let rules = table(&site.edge)?;
         let good = site.gateway_config.clone();
         for (old, new, _) in MISTAKES {
             site.gateway_config = good.clone();
@@ -138,13 +138,13 @@ fn a_running_gateway_keeps_its_policy_when_it_is_given_a_bad_one() -> Result<()>
             let output = site.gatewayctl(&["apply", &path])?.output()?;
             ensure!(output.status.code() == Some(4), "{new}: {}", String::from_utf8_lossy(&output.stderr));
         }
-        ensure!(site.edge.run("nft -s list table inet causeway")? == rules, "a bad file changed the rules");
+        ensure!(table(&site.edge)? == rules, "a bad file changed the rules");
         download(&lab.node("client")?, "192.0.2.2:5001", 1 << 20)?;
         // When it reloads a bad file it warns and goes on.
         lab.expect_warning("gateway.toml:");
         site.gateway()?.signal(Signal::Hangup)?;
         site.gateway()?.wait_for_log("gateway.toml:", Duration::from_secs(5))?;
-        ensure!(site.edge.run("nft -s list table inet causeway")? == rules, "a bad file changed the rules");
+        ensure!(table(&site.edge)? == rules, "a bad file changed the rules");
         download(&lab.node("client")?, "192.0.2.2:5001", 1 << 20).map(drop)
     })
 }

@@ -118,7 +118,7 @@ fn a_plain_wireguard_peer_shows_no_link_and_nothing_is_said_of_it() -> Result<()
 fn a_plain_edge_shows_no_link_and_is_dialled_ever_more_slowly() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = Site::new(lab)?;
-        let near = WireGuardGo::edge(&site, &["10.77.88.1/30"], &["192.168.88.0/24"])?;
+        let _near = WireGuardGo::edge(&site, &["10.77.88.1/30"], &["192.168.88.0/24"])?;
         site.edge.nft(
             "table inet seen { chain input { type filter hook input priority -200;
                tcp dport 51899 tcp flags syn counter name dials;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Node, Topology, scenario, until};
-use scenarios::{Site, download, serve_bulk};
+use scenarios::{Site, download, serve_bulk, table};
 use serde_json::Value;
 
 /// What Docker and another firewall keep on a host.
@@ -219,7 +219,7 @@ fn status(site: &Site<'_>) -> Result<String> {
 
 /// Everything of ours in the kernel, without packet counters and the numbers that the kernel gives.
 fn kernel_state(edge: &Node) -> Result<String> {
-    let rules = edge.run("nft -s list table inet causeway").unwrap_or_default();
+    let rules = table(edge).unwrap_or_default();
     let routes = edge.run("ip route show table 4357")?;
     let others = ["ip rule", "ip -6 rule", "ip -brief address show gw0", "sysctl net.ipv4.ip_forward"];
     let others: Result<Vec<_>> = others.iter().map(|question| edge.run(question)).collect();

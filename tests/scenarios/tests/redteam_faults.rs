@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::{Lab, Signal, TcpServer, Topology, UdpServer, echo, full_counts, scenario, until};
 use relay::Random;
-use scenarios::{Site, page};
+use scenarios::{Site, page, table};
 
 /// The echo server at the origin, as visitors know it.
 const SERVICE: &str = "192.0.2.2:5001";
@@ -94,7 +94,7 @@ fn a_state_that_is_full_damaged_or_read_only_and_a_file_that_is_gone_close_nothi
         let (mut site, _page) = served(lab)?;
         let state = site.edge.directory().join("state");
         let edge = site.edge.clone();
-        let whole = || edge.run("nft -s list table inet causeway");
+        let whole = || table(&edge);
         let before = whole()?;
 
         fs::rename(site.gateway_config.path(), site.edge.directory().join("away.toml"))?;
@@ -148,7 +148,7 @@ fn storms_of_reloads_and_of_wg_leave_neither_descriptors_nor_another_table_behin
         let descriptors = |site: &mut Site<'_>| -> Result<usize> {
             Ok(fs::read_dir(format!("/proc/{}/fd", site.gateway()?.pid()))?.count())
         };
-        let before = (site.edge.run("nft -s list table inet causeway")?, descriptors(&mut site)?);
+        let before = (table(&site.edge)?, descriptors(&mut site)?);
         let keys = site.edge.run("wg showconf gw0")?;
         let file = site.edge.directory().join("wg.conf");
         scenarios::write_secret(&file, &keys)?;
@@ -166,7 +166,7 @@ fn storms_of_reloads_and_of_wg_leave_neither_descriptors_nor_another_table_behin
         site.edge.run("nft flush table inet causeway")?;
         comes_again(lab, "the storms")?;
         until(Duration::from_secs(30), "the same table and descriptors", || {
-            let now = (site.edge.run("nft -s list table inet causeway")?, descriptors(&mut site)?);
+            let now = (table(&site.edge)?, descriptors(&mut site)?);
             ensure!(now.1 <= before.1, "{} descriptors, {} before", now.1, before.1);
             Ok((now.0 == before.0).then_some(()))
         })

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Node, Topology, scenario, until};
-use scenarios::{OtherNft, Site, own_table};
+use scenarios::{OtherNft, Site, own_table, table};
 
 /// The warning while checks of the kernel fail.
 const WARNING: &str = "cannot be checked or put back";
@@ -294,7 +294,7 @@ fn metric(edge: &Node, name: &str) -> Result<f64> {
 
 /// Everything of ours in the kernel, without packet counters and the numbers that the kernel gives.
 fn kernel_state(edge: &Node) -> Result<String> {
-    let rules = edge.run("nft -s list table inet causeway")?;
+    let rules = table(edge)?;
     let lists = ["ip route show table all proto 157", "ip route show table all proto 158"];
     let mut routes = String::new();
     for list in lists {

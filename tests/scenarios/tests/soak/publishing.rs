@@ -171,7 +171,7 @@ fn kept(site: &Site<'_>) -> Result<BTreeSet<String>> {
 
 /// The edge's table in words, in an order that does not depend on the kernel's.
 fn table(site: &Site<'_>) -> Result<Vec<String>> {
-    let text = site.edge.run("nft -s list table inet causeway")?;
+    let text = scenarios::table(&site.edge)?;
     let mut words: Vec<String> = text
         .split(|char: char| char == ',' || char.is_whitespace())
         .filter(|word| !word.is_empty())
