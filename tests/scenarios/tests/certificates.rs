@@ -251,7 +251,8 @@ fn both_are_green(site: &Site<'_>) -> Result<[i64; 2]> {
 /// The days that the name's certificate is valid, once the name is served.
 fn named(status: &Output) -> Result<Option<i64>> {
     let document: Value = serde_json::from_slice(&status.stdout)?;
-    let services = document["daemons"][0]["services"].as_array().context("no services")?;
+    let services =
+        document.pointer("/daemons/0/services").and_then(Value::as_array).context("no services")?;
     let names = services.iter().flat_map(|service| service["names"].as_array().into_iter().flatten());
     let mut served = names.filter(|name| name["name"] == EMBY && name["state"] == "ok");
     Ok(served.next().and_then(|name| name["certificate_days"].as_i64()))
