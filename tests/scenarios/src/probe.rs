@@ -32,7 +32,7 @@ impl Probe {
                set udp_from {{ type ipv4_addr . inet_service; flags dynamic; size 131072; }}
                counter unreachable {{ }}
                chain in {{ type filter hook prerouting priority -500;
-                 iifname {interface} meta l4proto tcp add @tcp_from {{ ip saddr . tcp sport }}
+                 iifname {interface} tcp flags & (syn | ack) != syn add @tcp_from {{ ip saddr . tcp sport }}
                  iifname {interface} meta l4proto udp add @udp_from {{ ip saddr . udp sport }}
                  iifname {interface} icmp type destination-unreachable counter name unreachable
                }}
@@ -86,7 +86,8 @@ impl Probe {
         Ok(())
     }
 
-    /// The TCP ports of `target` from which anything came, a refusal included.
+    /// The TCP ports of `target` from which anything came, a refusal included; a SYN of its own, such
+    /// as the edge's that tries a service, is no reply.
     pub fn tcp_answers(&self, target: &str) -> Result<BTreeSet<u16>> {
         self.answers("tcp", target)
     }
