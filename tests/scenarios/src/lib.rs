@@ -54,5 +54,5 @@ pub use router::Router;
 pub use seen::{ask_tcp, ask_udp, forwarded_for, serve_seen_tcp, serve_seen_udp};
 pub use site::{Config, Site};
 pub use transfer::{Measured, download, serve_bulk, sha256, upload};
-pub use web::{Caddy, ModernClient, Nginx};
+pub use web::{Caddy, ModernClient, Nginx, expired_certificate};
 pub use wireguard::{PlainPeer, WireGuardGo};

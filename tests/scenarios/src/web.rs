@@ -394,3 +394,21 @@ pub(crate) fn wait_for_port(node: &Node, address: &str) -> Result<()> {
         Ok(node.tcp_connect(address, Duration::from_secs(1)).is_ok().then_some(()))
     })
 }
+
+/// Makes `old.crt` and `old.key` in the folder of a node: a certificate for `old.example.com` that expired
+/// in 2025.
+pub fn expired_certificate(origin: &Node) -> Result<()> {
+    origin.shell(&format!(
+        "cd {}
+         printf '[ca]\\ndefault_ca = own\\n[own]\\ndatabase = index.txt\\nserial = serial\\nnew_certs_dir = .\\n\
+             default_md = sha256\\npolicy = any\\ncopy_extensions = copy\\n[any]\\ncommonName = supplied\\n' >ca.cnf
+         : >index.txt
+         echo 01 >serial
+         openssl req -newkey ec -nodes -pkeyopt ec_paramgen_curve:prime256v1 -subj /CN=old.example.com \
+             -addext subjectAltName=DNS:old.example.com -keyout old.key -out old.csr
+         openssl ca -batch -selfsign -config ca.cnf -in old.csr -keyfile old.key -notext -out old.crt \
+             -startdate 20250101000000Z -enddate 20250201000000Z",
+        origin.directory().display()
+    ))?;
+    Ok(())
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use lab::{Node, Process};
 
-use crate::{Site, preshared_key};
+use crate::{KeyPair, Site, preshared_key};
 
 /// A wireguard-go, Debian's newest, that serves one interface of a node.
 #[derive(Debug)]
@@ -64,6 +64,28 @@ impl WireGuardGo {
         })?;
         far.bring_up(addresses, routes)?;
         Ok(far)
+    }
+
+    /// A further machine that dials a site's edge with a key of its own, without a preshared one.
+    pub fn dialling(
+        site: &Site<'_>,
+        node: &Node,
+        key: &KeyPair,
+        addresses: &[&str],
+        routes: &[&str],
+    ) -> Result<Self> {
+        let tunnel = Self::start(node, "wg0")?;
+        tunnel.configure(&PlainPeer {
+            private_key: &key.private,
+            listen_port: None,
+            public_key: &site.kyiv.public,
+            preshared_key: None,
+            allowed_ips: "0.0.0.0/0",
+            endpoint: Some("192.0.2.2:51820"),
+            keepalive: Some(5),
+        })?;
+        tunnel.bring_up(addresses, routes)?;
+        Ok(tunnel)
     }
 
     /// A site's edge as a plain WireGuard peer, which the origin dials.

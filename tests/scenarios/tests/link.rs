@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Lab, Node, TcpServer, Topology, echo, scenario, time_until, until};
-use scenarios::{KeyPair, PlainPeer, Site, WireGuardGo, growth, memory, packet_counters};
+use scenarios::{KeyPair, Site, WireGuardGo, growth, memory, packet_counters};
 use serde_json::Value;
 
 /// Where the edge listens for links.
@@ -253,17 +253,7 @@ fn a_compromised_origin_that_begins_links_without_end_keeps_no_other_peer_from_i
         site.start()?;
         linked(&site, true, KNOWN)?;
         let gdansk = lab.node("gdansk")?;
-        let hostile = WireGuardGo::start(&gdansk, "wg0")?;
-        hostile.configure(&PlainPeer {
-            private_key: &key.private,
-            listen_port: None,
-            public_key: &site.kyiv.public,
-            preshared_key: None,
-            allowed_ips: "0.0.0.0/0",
-            endpoint: Some("192.0.2.2:51820"),
-            keepalive: Some(5),
-        })?;
-        hostile.bring_up(&["10.77.88.3/29"], &[])?;
+        let _hostile = WireGuardGo::dialling(&site, &gdansk, &key, &["10.77.88.3/29"], &[])?;
         until(Duration::from_secs(15), "its tunnel", || gdansk.run("ping -c 1 -W 1 10.77.88.1").map(Some))?;
         // From its own address, and from one behind it.
         let flood = "import socket, time

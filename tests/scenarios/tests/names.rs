@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Node, TcpServer, Topology, scenario, time_until};
-use scenarios::{Caddy, Site};
+use scenarios::{Caddy, Site, expired_certificate};
 use serde_json::Value;
 
 /// A name is looked at once a minute, and again after 5 s before it is failing.
@@ -91,22 +91,6 @@ fn sites(origin: &Node) -> String {
         site("old", &old),
     ]
     .concat()
-}
-
-fn expired_certificate(origin: &Node) -> Result<()> {
-    origin.shell(&format!(
-        "cd {}
-         printf '[ca]\\ndefault_ca = own\\n[own]\\ndatabase = index.txt\\nserial = serial\\nnew_certs_dir = .\\n\
-             default_md = sha256\\npolicy = any\\ncopy_extensions = copy\\n[any]\\ncommonName = supplied\\n' >ca.cnf
-         : >index.txt
-         echo 01 >serial
-         openssl req -newkey ec -nodes -pkeyopt ec_paramgen_curve:prime256v1 -subj /CN=old.example.com \
-             -addext subjectAltName=DNS:old.example.com -keyout old.key -out old.csr
-         openssl ca -batch -selfsign -config ca.cnf -in old.csr -keyfile old.key -notext -out old.crt \
-             -startdate 20250101000000Z -enddate 20250201000000Z",
-        origin.directory().display()
-    ))?;
-    Ok(())
 }
 
 /// An application that answers every request alike, each on a connection of its own.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::{Counter, Lab, Node, Topology, full_counts, pattern, scenario, until};
-use scenarios::{Caddy, KeyPair, ModernClient, PlainPeer, Site, WireGuardGo, download, serve_bulk, upload};
+use scenarios::{Caddy, KeyPair, ModernClient, Site, WireGuardGo, download, serve_bulk, upload};
 
 /// A link: whose it is, and its two ends.
 type Link = (&'static str, [(&'static str, &'static str); 2]);
@@ -219,17 +219,7 @@ fn two_peers_have_sizes_of_their_own_and_the_device_takes_the_least() -> Result<
         set_mtu(lab, [("inet", "gdansk0"), ("gdansk", "eth0")], 1_400)?;
         site.start()?;
         let gdansk = lab.node("gdansk")?;
-        let tunnel = WireGuardGo::start(&gdansk, "wg0")?;
-        tunnel.configure(&PlainPeer {
-            private_key: &far.private,
-            listen_port: None,
-            public_key: &site.kyiv.public,
-            preshared_key: None,
-            allowed_ips: "0.0.0.0/0",
-            endpoint: Some("192.0.2.2:51820"),
-            keepalive: Some(5),
-        })?;
-        tunnel.bring_up(&["10.77.88.3/29"], &[])?;
+        let _tunnel = WireGuardGo::dialling(&site, &gdansk, &far, &["10.77.88.3/29"], &[])?;
         until(Duration::from_secs(150), "each peer to have its own size", || {
             let peers = site.peers()?;
             let size = |place: usize| peers.pointer(&format!("/peers/{place}/path_mtu_bytes")).cloned();

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::{Counter, Lab, Topology, scenario, until};
-use scenarios::{
-    KeyPair, PlainPeer, Probe, Site, WireGuardGo, ask_tcp, growth, packet_counters, serve_seen_tcp,
-};
+use scenarios::{KeyPair, Probe, Site, WireGuardGo, ask_tcp, growth, packet_counters, serve_seen_tcp};
 
 #[test]
 fn each_origin_has_services_of_its_own_and_sees_the_client() -> Result<()> {
@@ -88,17 +86,8 @@ fn two_origins(lab: &Lab) -> Result<(Site<'_>, [WireGuardGo; 2])> {
     site.start_gateway()?;
     let tunnel = |name: &str, key: &KeyPair, own: &str| -> Result<WireGuardGo> {
         let node = lab.node(name)?;
-        let tunnel = WireGuardGo::start(&node, "wg0")?;
-        tunnel.configure(&PlainPeer {
-            private_key: &key.private,
-            listen_port: None,
-            public_key: &site.kyiv.public,
-            preshared_key: None,
-            allowed_ips: "0.0.0.0/0",
-            endpoint: Some("192.0.2.2:51820"),
-            keepalive: Some(5),
-        })?;
-        tunnel.bring_up(&[own], &["203.0.113.0/24", "192.168.88.0/24", "192.168.99.0/24"])?;
+        let routes = ["203.0.113.0/24", "192.168.88.0/24", "192.168.99.0/24"];
+        let tunnel = WireGuardGo::dialling(&site, &node, key, &[own], &routes)?;
         node.sysctl("net/ipv4/conf/wg0/rp_filter", "0")?;
         until(Duration::from_secs(15), "the tunnel", || node.run("ping -c 1 -W 1 10.77.88.1").map(Some))?;
         Ok(tunnel)

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Node, TcpServer, Topology, scenario, time_until};
-use scenarios::{Caddy, Site};
+use scenarios::{Caddy, Site, expired_certificate};
 use serde_json::Value;
 
 /// A path is probed once a minute; what fails is decided by a second probe 2 s later, and each
@@ -142,22 +142,6 @@ fn sites(origin: &Node) -> String {
         _ => site_of(name, &format!("tls internal\n    respond \"{name}\"")),
     };
     NAMES.map(site).concat()
-}
-
-fn expired_certificate(origin: &Node) -> Result<()> {
-    origin.shell(&format!(
-        "cd {}
-         printf '[ca]\\ndefault_ca = own\\n[own]\\ndatabase = index.txt\\nserial = serial\\nnew_certs_dir = .\\n\
-             default_md = sha256\\npolicy = any\\ncopy_extensions = copy\\n[any]\\ncommonName = supplied\\n' >ca.cnf
-         : >index.txt
-         echo 01 >serial
-         openssl req -newkey ec -nodes -pkeyopt ec_paramgen_curve:prime256v1 -subj /CN=old.example.com \
-             -addext subjectAltName=DNS:old.example.com -keyout old.key -out old.csr
-         openssl ca -batch -selfsign -config ca.cnf -in old.csr -keyfile old.key -notext -out old.crt \
-             -startdate 20250101000000Z -enddate 20250201000000Z",
-        origin.directory().display()
-    ))?;
-    Ok(())
 }
 
 /// Lets the origin's resolver know these names, and `plain.example.com`, and no others.
