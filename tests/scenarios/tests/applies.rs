@@ -123,7 +123,7 @@ fn a_plan_lists_rule_by_rule_what_the_apply_then_changes_and_changes_nothing_its
         let allowed = publish("first", 6000, 6001) + "allow = [\"198.51.100.0/24\"]\n";
         std::fs::write(&draft, format!("{}\n{allowed}", site.gateway_config.text))?;
         let ask = |what: &str| site.gatewayctl(&[what])?.arg(&draft).run();
-        let before = site.edge.run("nft -s list ruleset")?;
+        let before = scenarios::table(&site.edge)?;
         let planned = ask("plan")?;
         for line in ["+ @publish_tcp4: 6000 → ", "→ 192.168.88.2", ". 198.51.100.0/24 (first)"] {
             ensure!(planned.contains(line), "{line} is not in the plan:\n{planned}");
@@ -132,9 +132,9 @@ fn a_plan_lists_rule_by_rule_what_the_apply_then_changes_and_changes_nothing_its
             planned.lines().all(|line| line.contains(" + ")),
             "a plan that takes something away:\n{planned}"
         );
-        ensure!(site.edge.run("nft -s list ruleset")? == before, "the plan changed rules");
+        ensure!(scenarios::table(&site.edge)? == before, "the plan changed rules");
         ensure!(ask("apply")? == planned, "the apply listed other changes than the plan");
-        ensure!(site.edge.run("nft -s list ruleset")? != before, "the apply changed nothing");
+        ensure!(scenarios::table(&site.edge)? != before, "the apply changed nothing");
         let after = ask("plan")?;
         ensure!(after.trim() == "nothing would change", "{after}");
         Ok(())

@@ -253,7 +253,7 @@ impl<'lab> Place<'lab> {
     /// What a refused change must not touch: the rules without their packet counters, and all else.
     fn everything(&self) -> Result<Vec<(String, String)>> {
         let questions = [
-            "nft -j -s list ruleset",
+            "nft list tables",
             "ip rule",
             "ip -6 rule",
             "ip route show table all",
@@ -268,6 +268,7 @@ impl<'lab> Place<'lab> {
         for question in questions {
             answers.push((question.to_owned(), self.site.edge.run(question)?));
         }
+        answers.push(("the edge's table".to_owned(), scenarios::table(&self.site.edge)?));
         answers.push(("the daemon's file".to_owned(), self.file()?));
         let state = self.site.edge.directory().join("state");
         for name in ["applied.json", "guard.json", "sysctls.json", "trial.json"] {
