@@ -135,16 +135,20 @@ fn publish_name(
 ) -> Result<Exit, ExitError> {
     let wanted = arguments.service.as_deref();
     let with_http = arguments.with_http.clone().unwrap_or_default();
-    let policy = origin.policy()?;
+    let begin = begin(upstream.is_some() && wanted.is_none());
     // What the file refuses, it refuses before Caddy is touched.
-    let service = web_service(origin, &policy, name, wanted)?;
+    let Named { policy, service, is_first } = with_name(origin, &begin, name, wanted)?;
+    let first = is_first.then(|| first_note(&origin.config, &service));
     let text = upstream.map(|upstream| site::site(name, upstream, &service));
     let changed = match (&policy.caddy, &text) {
         (Some(caddy), Some(text)) => Some(Sites::of(caddy, &origin.config)?.write(name, text)?),
         _ => None,
     };
     let http = Http::of(&with_http, &policy, &service, name);
-    let applied = apply(origin, &|file| http.add(file, &service, edit::add_name(file, name, wanted)?));
+    let applied = apply(origin, &|file| {
+        let begun = begin(file)?.text;
+        http.add(file, &service, edit::add_name(&Source { name: file.name, text: &begun }, name, wanted)?)
+    });
     let applied = match applied {
         Ok(applied) => applied,
         Err(error) => return Err(without_site(changed, error)),
@@ -158,6 +162,7 @@ fn publish_name(
             progress.add(Progress::proven(format!("Caddy has its site, {}", changed.path().display())));
         }
         progress.notes.extend(http.note.clone());
+        progress.notes.extend(first.clone());
         Ok(progress)
     })?;
     if !progress.refused.is_empty() {
@@ -342,17 +347,44 @@ impl Applied {
     }
 }
 
-/// The service that a name is added to, as the file has it now.
-fn web_service(
+/// What a file needs before its first name, where Caddy is as the sample has it.
+fn begin(may: bool) -> impl Fn(&Source<'_>) -> Result<Edited, EditError> {
+    let is_as_sample = may && Path::new(edit::SITES).is_dir();
+    move |file| match is_as_sample {
+        true => edit::add_first(file),
+        false => Ok(Edited { text: file.text.to_owned(), services: Vec::new() }),
+    }
+}
+
+/// What the operator should know of what [`begin`] wrote.
+fn first_note(config: &Path, service: &Service) -> String {
+    let (config, name, sites) = (config.display(), &service.name, edit::SITES);
+    format!("{config} has [[service]] {name} for Caddy now, and {sites} as [caddy] sites")
+}
+
+/// A file as it will be with a host name.
+struct Named {
+    policy: Policy,
+    /// The service that the name is added to.
+    service: Service,
+    /// Whether that is new.
+    is_first: bool,
+}
+
+/// What the file will be with the name.
+fn with_name(
     origin: &Origin,
-    policy: &Policy,
+    begin: &dyn Fn(&Source<'_>) -> Result<Edited, EditError>,
     name: &str,
     wanted: Option<&str>,
-) -> Result<Service, ExitError> {
+) -> Result<Named, ExitError> {
     let config: &Path = &origin.config;
     let text = read_text(config).map_err(|error| ExitError::new(Exit::of(&error), error))?;
-    let edited = edit::add_name(&Source { name: config, text: &text }, name, wanted)?;
-    find(policy, &edited.services)
+    let begun = begin(&Source { name: config, text: &text })?;
+    let file = Source { name: config, text: &begun.text };
+    let policy = edit::read(&file)?;
+    let service = find(&policy, &edit::add_name(&file, name, wanted)?.services)?;
+    Ok(Named { policy, service, is_first: !begun.services.is_empty() })
 }
 
 fn find(policy: &Policy, names: &[String]) -> Result<Service, ExitError> {

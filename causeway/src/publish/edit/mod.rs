@@ -3,6 +3,7 @@
 
 mod array;
 mod document;
+mod first;
 mod http;
 
 use policy::forwarder::{Policy, ProxyProtocol, Service, parse};
@@ -12,6 +13,7 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, Value};
 use self::document::{Entry, Form, Place, entry};
 use super::request::NewService;
 
+pub(super) use self::first::{SITES, add_first};
 pub(super) use self::http::{add_http, http_service, remove_http};
 
 /// The port of HTTPS.
@@ -320,7 +322,8 @@ fn write_service(document: &mut DocumentMut, mut table: Table) {
     }
 }
 
-fn read(file: &Source<'_>) -> Result<Policy, EditError> {
+/// The file as a policy.
+pub(super) fn read(file: &Source<'_>) -> Result<Policy, EditError> {
     parse(file).map_err(EditError::Invalid)
 }
 
