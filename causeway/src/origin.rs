@@ -66,8 +66,9 @@ impl Origin {
 
 /// The first of the usual places that has a file.
 fn usual_file() -> Result<PathBuf, ExitError> {
-    let places = usual_places(&Environment::of_process());
-    places.iter().find(|file| file.exists()).cloned().ok_or_else(|| {
+    let environment = Environment::of_process();
+    environment.config().ok_or_else(|| {
+        let places = environment.configs();
         let tried: Vec<_> = places.iter().map(|file| file.display().to_string()).collect();
         let message = format!(
             "there is no forwarder.toml in {}: run this at the origin, or name the file with --config FILE",
@@ -94,7 +95,7 @@ fn to_write(
     exists: &dyn Fn(&Path) -> bool,
     may_write: &dyn Fn(&Path) -> bool,
 ) -> Result<PathBuf, ExitError> {
-    let places = usual_places(environment);
+    let places = environment.configs();
     let is_lost = environment.uid != 0 && environment.home.is_none();
     match places.iter().find(|file| exists(file)) {
         Some(file) if !may_write(file) => {
@@ -114,37 +115,9 @@ fn to_write(
     }
 }
 
-/// Where forwarder.toml is, as README has it: a user's own, then the machine's.
-fn usual_places(environment: &Environment) -> Vec<PathBuf> {
-    own_file(environment).into_iter().chain([machines_file(environment)]).collect()
-}
-
-/// A user's own forwarder.toml; root's is the machine's.
-pub(crate) fn own_file(environment: &Environment) -> Option<PathBuf> {
-    let home = environment.home.as_ref().filter(|_| environment.uid != 0);
-    home.map(|home| home.join(".config/causeway/forwarder.toml"))
-}
-
-/// The machine's forwarder.toml.
-pub(crate) fn machines_file(environment: &Environment) -> PathBuf {
-    let folder = if environment.is_mac { "/usr/local/etc/causeway" } else { "/etc/causeway" };
-    Path::new(folder).join("forwarder.toml")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_users_own_file_comes_before_the_machines() {
-        let user = Environment { uid: 1000, home: Some("/home/kyiv".into()), ..Environment::default() };
-        let own = Path::new("/home/kyiv/.config/causeway/forwarder.toml");
-        assert_eq!(usual_places(&user), [own, Path::new("/etc/causeway/forwarder.toml")]);
-        let root = Environment { uid: 0, ..user };
-        assert_eq!(usual_places(&root), [Path::new("/etc/causeway/forwarder.toml")]);
-        let mac = Environment { is_mac: true, ..root };
-        assert_eq!(usual_places(&mac), [Path::new("/usr/local/etc/causeway/forwarder.toml")]);
-    }
 
     #[test]
     fn a_user_writes_the_machines_file_where_that_is_the_one_and_no_second_one_next_to_it() {

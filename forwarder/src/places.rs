@@ -130,6 +130,32 @@ impl Environment {
         places
     }
 
+    /// Where forwarder.toml is, as README has it: a user's own, then the machine's.
+    #[must_use]
+    pub fn configs(&self) -> Vec<PathBuf> {
+        self.own_config().into_iter().chain([self.machines_config()]).collect()
+    }
+
+    /// The first of [`Self::configs`] that has a file.
+    #[must_use]
+    pub fn config(&self) -> Option<PathBuf> {
+        self.configs().into_iter().find(|file| file.exists())
+    }
+
+    /// A user's own forwarder.toml; root's is the machine's.
+    #[must_use]
+    pub fn own_config(&self) -> Option<PathBuf> {
+        let home = self.home.as_ref().filter(|_| self.uid != 0);
+        home.map(|home| home.join(".config/causeway/forwarder.toml"))
+    }
+
+    /// The machine's forwarder.toml.
+    #[must_use]
+    pub fn machines_config(&self) -> PathBuf {
+        let folder = if self.is_mac { "/usr/local/etc/causeway" } else { "/etc/causeway" };
+        Path::new(folder).join("forwarder.toml")
+    }
+
     fn system_socket(&self) -> PathBuf {
         let run = if self.is_mac { "/var/run" } else { "/run" };
         Path::new(run).join(SYSTEM).join(SOCKET)
@@ -206,6 +232,17 @@ mod tests {
     use super::*;
 
     const UNIT: &str = "/run/causeway-forwarder/forwarder.sock";
+
+    #[test]
+    fn a_users_own_file_comes_before_the_machines() {
+        let user = Environment { uid: 1000, home: Some("/home/kyiv".into()), ..Environment::default() };
+        let own = Path::new("/home/kyiv/.config/causeway/forwarder.toml");
+        assert_eq!(user.configs(), [own, Path::new("/etc/causeway/forwarder.toml")]);
+        let root = Environment { uid: 0, ..user };
+        assert_eq!(root.configs(), [Path::new("/etc/causeway/forwarder.toml")]);
+        let mac = Environment { is_mac: true, ..root };
+        assert_eq!(mac.configs(), [Path::new("/usr/local/etc/causeway/forwarder.toml")]);
+    }
 
     #[test]
     fn under_systemd_both_folders_are_systemds() {

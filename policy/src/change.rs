@@ -1,6 +1,6 @@
 //! What a change of the configuration alters, line by line.
 
-use std::fmt::{self, Debug, Display};
+use std::fmt::{self, Display};
 
 /// One difference between two plans, as a line for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,9 +32,16 @@ impl Settings {
         }
     }
 
-    /// A setting that is shown by its `Debug` text.
-    pub(crate) fn debug<T: Debug>(&mut self, part: &'static str, what: &str, old: &T, new: &T) {
-        self.field(part, what, &format!("{old:?}"), &format!("{new:?}"));
+    /// One that may have no value.
+    pub(crate) fn option<T: Display>(
+        &mut self,
+        part: &'static str,
+        what: &str,
+        old: Option<&T>,
+        new: Option<&T>,
+    ) {
+        let shown = |value: Option<&T>| value.map_or_else(|| "none".to_owned(), ToString::to_string);
+        self.field(part, what, &shown(old), &shown(new));
     }
 
     /// One with several values.

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use policy::plan::Change;
 use policy::{Source, forwarder, gateway};
 
 /// Section, key and another value, for every key of the annotated gateway.toml.
@@ -147,7 +148,9 @@ fn every_key_of_the_gateway_is_taken_and_named_or_named_as_needing_a_restart() {
     let old = gateway(&text("gateway.toml"));
     for (section, key, value) in GATEWAY {
         let new = gateway(&changed("gateway.toml", section, key, value));
-        let named = old.plan().diff(&new.plan()).len() + old.changed_settings(&new).len();
+        let settings = old.changed_settings(&new);
+        is_readable(&settings);
+        let named = old.plan().diff(&new.plan()).len() + settings.len();
         let is_same = value.contains("# as before");
         let is_named = named > 0 || old.needs_restart(&new).is_some();
         assert_eq!(is_named, !is_same, "[{section}] {key} = {value}");
@@ -163,10 +166,20 @@ fn every_key_of_the_forwarder_is_taken_and_named_or_named_as_needing_a_restart()
     for (section, key, value) in FORWARDER {
         let new = forwarder(&changed("forwarder.toml", section, key, value));
         let is_same = value.contains("# as before");
-        let is_named = !old.changes(&new).is_empty() || old.needs_restart(&new).is_some();
+        let changes = old.changes(&new);
+        is_readable(&changes);
+        let is_named = !changes.is_empty() || old.needs_restart(&new).is_some();
         assert_eq!(is_named, !is_same, "[{section}] {key} = {value}");
     }
     is_complete("forwarder.toml", &[&FORWARDER[..], &[("offload", "udp_gro", "")]].concat());
+}
+
+/// What an operator reads has nothing of the source code's own notation.
+fn is_readable(changes: &[Change]) {
+    for change in changes {
+        let is_code = ["Some(", "None", " {", "\""].iter().any(|mark| change.line.contains(mark));
+        assert!(!is_code, "{change}");
+    }
 }
 
 /// The name of the table that begins with this line, commented or not.

@@ -9,7 +9,6 @@ use forwarder::places::Environment;
 
 use super::Started;
 use crate::join::keys::daemon_user;
-use crate::origin;
 
 /// Where units are, in the order of systemd.unit(5).
 const FOLDERS: [&str; 4] = [
@@ -35,7 +34,7 @@ pub(crate) fn prepare_forwarder(_config: &Path) -> Result<(), ExitError> {
 /// # Errors
 /// When systemd does not start it.
 pub(crate) fn start_forwarder(config: &Path) -> Result<Started, ExitError> {
-    if config != origin::machines_file(&Environment::of_process()) || !FORWARDER.is_installed() {
+    if config != Environment::of_process().machines_config() || !FORWARDER.is_installed() {
         return Ok(Started::By(format!("forwarder --config {}", config.display())));
     }
     let is_root = rustix::process::geteuid().is_root();

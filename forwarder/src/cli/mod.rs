@@ -28,7 +28,8 @@ use crate::{config, run};
 #[derive(Parser)]
 #[command(name = "forwarder", version, arg_required_else_help = true, after_help = AFTER_HELP)]
 struct Cli {
-    /// Use this configuration; without a command, run the daemon with it.
+    /// Use this configuration; without a command, run the daemon with it. Commands look for it in
+    /// the usual places.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Write the daemon's log to FILE in place of standard error: at most 20 MiB, in FILE and
@@ -142,6 +143,14 @@ fn no_file() -> ExitError {
     ExitError::new(Exit::Usage, NAME_IT)
 }
 
+/// The file that was named, else the one in the usual places.
+///
+/// # Errors
+/// [`Exit::Usage`] when there is none.
+fn found(config: Option<&Path>) -> Result<PathBuf, ExitError> {
+    config.map(Path::to_owned).or_else(|| Environment::of_process().config()).ok_or_else(no_file)
+}
+
 type Outcome = Result<Exit, ExitError>;
 
 fn carry_out(cli: &Cli) -> Outcome {
@@ -157,7 +166,7 @@ fn carry_out(cli: &Cli) -> Outcome {
         Some(_) if cli.log.is_some() => {
             Err(ExitError::new(Exit::Usage, "--log is the daemon's: it goes with no command"))
         }
-        Some(Command::Check { json }) => check::check(config.ok_or_else(no_file)?, *json),
+        Some(Command::Check { json }) => check::check(&found(config)?, *json),
         Some(Command::Status(asking)) => {
             show(config, asking, |report| (report.clone(), show::status(report), Exit::Ok))
         }
@@ -171,8 +180,7 @@ fn carry_out(cli: &Cli) -> Outcome {
         }),
         Some(Command::Change(command)) => change(config, command),
         Some(Command::Export { exported }) => {
-            let config = config.ok_or_else(no_file)?;
-            print(&export::export(exported, config)?).map(|()| Exit::Ok)
+            print(&export::export(exported, &found(config)?)?).map(|()| Exit::Ok)
         }
         Some(Command::Wait { name, timeout, asking }) => {
             let places = places(config, asking)?;
@@ -200,6 +208,8 @@ fn change(config: Option<&Path>, command: &Change) -> Outcome {
     | Change::Reload(asking)) = command;
     let places = places(config, asking)?;
     let ask = |request: &ChangeRequest| ask_change(&places, request);
+    let config = found(config).ok();
+    let config = config.as_deref();
     let trusted = config.map_or(Trusted::OthersOnly, Trusted::by_owner_of);
     let commands = Commands { program: "forwarder", ask: &ask, needs: config::needs, trusted };
     let verb = match command {
@@ -232,7 +242,10 @@ fn places(config: Option<&Path>, asking: &Asking) -> Result<Vec<Place>, ExitErro
     let policy = policy.map_err(|error| {
         ExitError::new(error.exit(), format!("{error}\nor name the daemon's socket with --socket"))
     })?;
-    Ok(Environment::of_process().client_sockets(policy.as_ref()))
+    let environment = Environment::of_process();
+    // One that is not named may be another daemon's, or wrong: the daemon answers all the same.
+    let policy = policy.or_else(|| config::read(&environment.config()?).ok());
+    Ok(environment.client_sockets(policy.as_ref()))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::change::Settings;
 use crate::fields;
 use crate::reader::{Table, Value};
 
@@ -27,6 +28,19 @@ pub(super) fn caddy(root: &Table<'_>) -> Option<Option<Caddy>> {
     let command = table.optional("command").map_or_else(|| Some(vec!["caddy".to_owned()]), command);
     table.close();
     Some(Some(Caddy { sites: sites?, config: config?, command: command? }))
+}
+
+/// What another `[caddy]` changes.
+pub(super) fn note_changes(old: Option<&Caddy>, new: Option<&Caddy>, changes: &mut Settings) {
+    let sites = |caddy: &Caddy| caddy.sites.display().to_string();
+    let config = |caddy: &Caddy| caddy.config.display().to_string();
+    let command = |caddy: &Caddy| caddy.command.join(" ");
+    let mut note = |what, shown: &dyn Fn(&Caddy) -> String| {
+        changes.option("caddy", what, old.map(shown).as_ref(), new.map(shown).as_ref());
+    };
+    note("sites", &sites);
+    note("config", &config);
+    note("command", &command);
 }
 
 fn command(value: Value<'_>) -> Option<Vec<String>> {

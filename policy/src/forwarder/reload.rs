@@ -1,6 +1,9 @@
 //! What a running forwarder takes of another configuration.
 
-use super::model::{Peer, Policy};
+use std::time::Duration;
+
+use super::caddy;
+use super::model::{Limits, Peer, Policy};
 use crate::change::{Change, Settings};
 
 impl Policy {
@@ -38,17 +41,33 @@ impl Policy {
         entries("service", &self.services, &next.services, |entry| entry.name.to_string(), &mut changes);
         entries("reach", &self.reach, &next.reach, |entry| entry.name.to_string(), &mut changes);
         entries("list", &self.lists, &next.lists, |list| list.name.to_string(), &mut changes);
-        if self.limits != next.limits {
-            let line = format!("~ {:?} → {:?}", self.limits, next.limits);
-            changes.push(Change { part: "limits", line });
-        }
         let mut settings = Settings { lines: changes };
         self.metrics.note_changes(&next.metrics, &mut settings);
         self.link.note_changes(next.link, &mut settings);
-        settings.debug("caddy", "[caddy]", &self.caddy, &next.caddy);
+        for ((key, old), (_, new)) in limits(&self.limits).into_iter().zip(limits(&next.limits)) {
+            settings.field("limits", key, &old, &new);
+        }
+        caddy::note_changes(self.caddy.as_ref(), next.caddy.as_ref(), &mut settings);
         self.log.note_changes(next.log, &mut settings);
         settings.lines
     }
+}
+
+/// `[limits]`, as it is written.
+fn limits(limits: &Limits) -> [(&'static str, String); 10] {
+    let seconds = |time: Duration| format!("{}s", time.as_secs_f64());
+    [
+        ("flows", limits.flows.to_string()),
+        ("pending_dials", limits.pending_dials.to_string()),
+        ("flows_per_client", limits.flows_per_client.to_string()),
+        ("pending_per_client", limits.pending_per_client.to_string()),
+        ("udp_flows", limits.udp_flows.to_string()),
+        ("udp_flows_per_client", limits.udp_flows_per_client.to_string()),
+        ("udp_timeout", seconds(limits.udp_timeout)),
+        ("buffers", limits.buffer_bytes.to_string()),
+        ("dial_timeout", seconds(limits.dial_timeout)),
+        ("drain", seconds(limits.drain)),
+    ]
 }
 
 /// The keys of a `[[peer]]` that stays which have another value.

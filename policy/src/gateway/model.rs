@@ -415,3 +415,9 @@ impl InterfacePattern {
         }
     }
 }
+
+impl fmt::Display for InterfacePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

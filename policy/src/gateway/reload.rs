@@ -39,12 +39,13 @@ impl Policy {
             let (before, after) = (entries(old), entries(new));
             changes.values("peer", &format!("{} may_publish", old.name), &before, &after);
             let file = |peer: &Peer| peer.preshared_key_file.as_ref().map(|file| file.location.to_string());
-            changes.debug("peer", &format!("{} preshared key file", old.name), &file(old), &file(new));
+            let (before, after) = (file(old), file(new));
+            let what = format!("{} preshared key file", old.name);
+            changes.option("peer", &what, before.as_ref(), after.as_ref());
         }
-        let name = |policy: &Self| policy.wan.name.as_ref().map(ToString::to_string);
-        changes.debug("device", "[wan] name", &name(self), &name(next));
-        changes.debug("guard", "[lan] interfaces", &self.lan_interfaces, &next.lan_interfaces);
-        changes.debug(
+        changes.option("device", "[wan] name", self.wan.name.as_ref(), next.wan.name.as_ref());
+        changes.values("guard", "[lan] interfaces", &self.lan_interfaces, &next.lan_interfaces);
+        changes.values(
             "guard",
             "[containers] interfaces",
             &self.container_interfaces,
@@ -76,7 +77,7 @@ impl Settings {
             let name = &old.name;
             let (before, after) = (old.file.location.to_string(), new.file.location.to_string());
             self.field("list", &format!("@{name} file"), &before, &after);
-            self.debug("list", &format!("@{name} url"), &old.urls, &new.urls);
+            self.values("list", &format!("@{name} url"), &old.urls, &new.urls);
         }
     }
 }

@@ -15,8 +15,6 @@ use std::path::{Path, PathBuf};
 
 use forwarder::places::{Environment, MAC_FOLDER};
 
-use crate::origin;
-
 #[cfg(target_os = "macos")]
 pub(crate) use shell::{forwarder_user, prepare_forwarder, start_forwarder};
 
@@ -45,9 +43,9 @@ impl Domain {
     fn of(config: &Path, environment: &Environment) -> Option<Self> {
         let Environment { uid, home, .. } = environment;
         if *uid == 0 {
-            return (config == origin::machines_file(environment)).then_some(Self::System);
+            return (config == environment.machines_config()).then_some(Self::System);
         }
-        let is_own = origin::own_file(environment).is_some_and(|own| own == config);
+        let is_own = environment.own_config().is_some_and(|own| own == config);
         let home = home.clone().filter(|_| is_own)?;
         Some(Self::User { uid: *uid, home, state: environment.state_folder(None) })
     }
