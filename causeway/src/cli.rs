@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use daemon::command_line::end;
 
+use crate::backup::{Backup, Restore, backup, restore};
 use crate::join::{Join, join};
 #[cfg(target_os = "linux")]
 use crate::pair::{Pair, pair};
@@ -53,6 +54,12 @@ enum Command {
     Pair(Pair),
     /// Make this machine a peer of an edge, by the code that `causeway pair` printed there.
     Join(Join),
+    /// Save what this machine needs to serve again on new hardware: configuration, keys, lists and
+    /// the sites of published names, in one file that is sealed by a passphrase.
+    Backup(Backup),
+    /// Make this machine the one that a backup was made of, and start its daemon; the other end
+    /// needs no change. Files that are there are never overwritten.
+    Restore(Restore),
 }
 
 /// The command line, as man page and shell completions show it.
@@ -74,6 +81,8 @@ pub fn main() -> ExitCode {
         #[cfg(target_os = "linux")]
         Command::Pair(arguments) => pair(arguments),
         Command::Join(arguments) => join(arguments),
+        Command::Backup(arguments) => backup(arguments),
+        Command::Restore(arguments) => restore(arguments),
     })
 }
 

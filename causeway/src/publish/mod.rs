@@ -177,6 +177,11 @@ fn publish_name(
     Ok(exit)
 }
 
+/// Whether `publish` wrote a site with this text.
+pub(crate) fn is_site(text: &str) -> bool {
+    site::is_ours(text)
+}
+
 /// A host name that is in the file.
 struct Naming<'a> {
     name: &'a str,

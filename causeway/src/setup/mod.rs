@@ -277,6 +277,19 @@ fn report_next(machine: &Machine, proposal: &Proposal, policy: &Policy) {
     }
 }
 
+/// Starts the gateway with a configuration that is there.
+///
+/// # Errors
+/// What is wrong in it, or with its keys; when systemd does not start the gateway.
+pub(crate) fn start_gateway(config: &Path) -> Result<Started, ExitError> {
+    let policy = load_policy(config)?;
+    let lines: Vec<_> = inspect_keys(config, &policy).errors.iter().map(ToString::to_string).collect();
+    if !lines.is_empty() {
+        return Err(ExitError::new(Exit::Invalid, lines.join("\n")));
+    }
+    start::start(config, &policy)
+}
+
 /// [`Exit::Degraded`] while something is missing.
 fn exit_of(proposal: &Proposal, around: &Surroundings) -> Exit {
     let is_missing = proposal.findings.iter().any(finding::Finding::is_missing);

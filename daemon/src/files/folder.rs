@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use super::replacement::sweep;
@@ -39,6 +39,25 @@ pub fn unwritten(error: &io::Error) -> ExitError {
 /// From the system.
 pub fn make_folder(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Makes a folder that others may look into, with those above it, where it is missing; as root
+/// whatever the umask is.
+///
+/// # Errors
+/// From the system.
+pub fn make_open_folder(folder: &Path) -> io::Result<()> {
+    if folder.as_os_str().is_empty() || folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent() {
+        make_open_folder(parent)?;
+    }
+    fs::DirBuilder::new().mode(0o755).create(folder)?;
+    if rustix::process::geteuid().is_root() {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
 }
 
 impl Lock {

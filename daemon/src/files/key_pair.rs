@@ -1,14 +1,16 @@
 //! A new key pair on disk.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tunnel::key::{PrivateKey, PublicKey};
 use zeroize::Zeroizing;
+
+use super::folder::make_open_folder;
 
 /// Who a key file belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +51,7 @@ pub fn keygen(folder: &Path, name: &str, owner: Option<Owner>) -> io::Result<Pub
     getrandom::fill(&mut *seed).map_err(io::Error::other)?;
     let key = PrivateKey::from_bytes(*seed);
     let public = key.public();
-    make_folder(folder)?;
+    make_open_folder(folder)?;
     let public_path = folder.join(format!("{name}.pub"));
     if public_path.exists() {
         return Err(taken(&public_path));
@@ -59,20 +61,6 @@ pub fn keygen(folder: &Path, name: &str, owner: Option<Owner>) -> io::Result<Pub
     write_new(&public_path, format!("{public}\n").as_bytes(), 0o644, None)?;
     File::open(folder)?.sync_all()?;
     Ok(public)
-}
-
-fn make_folder(folder: &Path) -> io::Result<()> {
-    if folder.as_os_str().is_empty() || folder.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = folder.parent() {
-        make_folder(parent)?;
-    }
-    DirBuilder::new().mode(0o755).create(folder)?;
-    if rustix::process::geteuid().is_root() {
-        fs::set_permissions(folder, Permissions::from_mode(0o755))?;
-    }
-    Ok(())
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32, owner: Option<Owner>) -> io::Result<()> {
@@ -96,6 +84,9 @@ fn taken(path: &Path) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use std::os::unix::fs::MetadataExt;
 
     use super::*;

@@ -7,7 +7,7 @@ mod replacement;
 mod small;
 mod texts;
 
-pub use folder::{Lock, fix_of_write, make_folder, unwritten};
+pub use folder::{Lock, fix_of_write, make_folder, make_open_folder, unwritten};
 pub use key_pair::{Owner, keygen};
 pub use keys::{KeyFiles, misplaced_keys, read_key, read_secret};
 pub use replacement::{Replacement, Target, sweep};

@@ -29,6 +29,12 @@ impl fmt::Display for Words {
     }
 }
 
+/// The words that all of these are chosen from: BIP 39's English list.
+#[must_use]
+pub fn word_list() -> &'static [&'static str; 1 << BITS] {
+    bip39::Language::English.word_list()
+}
+
 /// What the edge is bound to.
 pub(super) struct Opening<'a> {
     /// Its nonce.
@@ -62,7 +68,7 @@ impl Opening<'_> {
 fn of_digest(digest: &[u8; 32]) -> Words {
     let [a, b, c, d, e, f, g, h, ..] = *digest;
     let bits = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-    let list = bip39::Language::English.word_list();
+    let list = word_list();
     Words(std::array::from_fn(|place| {
         let index = (bits >> (64 - (place + 1) * BITS)) & ((1 << BITS) - 1);
         usize::try_from(index).ok().and_then(|index| list.get(index)).copied().unwrap_or_default()
