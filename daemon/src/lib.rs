@@ -16,7 +16,7 @@
 //! - [`history`]: what happened, in a ring that a restart and a power cut leave as it is.
 //! - [`life`]: systemd, signals, and the watched configuration file.
 //! - [`link`]: the control channel between the two ends, without its sockets.
-//! - [`local_network`]: what macOS may deny, and how to allow it.
+//! - [`local_network`]: what macOS may deny, and how to allow it. [`local_time`]: time as people write it.
 //!
 //! Only the parts for systemd are specific to Linux: the forwarder runs on macOS as well.
 #![allow(
@@ -36,6 +36,7 @@ pub mod history;
 pub mod life;
 pub mod link;
 pub mod local_network;
+pub mod local_time;
 pub mod log;
 pub mod metrics;
 pub mod pairing;

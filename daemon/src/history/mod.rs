@@ -5,6 +5,7 @@
 //!   memory.
 //! - [`frame`] and [`minute`]: records as bytes. [`store`]: the files, of 8 MiB in all.
 //! - [`observer`]: what is another than before, as records.
+//! - [`outages`]: records of both ends, causes before symptoms. [`text`]: records for people.
 //! - `shared` and `writer`: the thread that alone waits for the disk, and what it shares.
 //!
 //! What happened is on the disk at once, a minute of measurements when it is over: a power cut
@@ -14,10 +15,12 @@
 pub mod frame;
 pub mod minute;
 pub mod observer;
+pub mod outages;
 pub mod recent;
 pub mod record;
 mod shared;
 pub mod store;
+pub mod text;
 mod writer;
 
 use std::path::Path;
