@@ -109,6 +109,6 @@ fn fars(nears: &[Near], seconds: u64, missing: &mut Vec<String>) -> Vec<(&'stati
     fars
 }
 
-fn side(role: &'static str, peer: Option<&str>) -> Side {
-    Side { role, peer: peer.map(str::to_owned) }
+fn side(role: &'static str, end: Option<&str>) -> Side {
+    Side { role, end: end.map(str::to_owned) }
 }

@@ -73,8 +73,8 @@ impl Shown {
 
     fn entry(&self, indent: &str, entry: &Entry, what: &str) -> String {
         let side = &entry.side;
-        let place = match &side.peer {
-            Some(peer) => format!("at {peer}: "),
+        let place = match &side.end {
+            Some(end) => format!("at {end}: "),
             None if self.has_both => format!("{}: ", side.role),
             None => String::new(),
         };
@@ -150,9 +150,9 @@ mod tests {
         assert!(clock_line(&far(-90_000)).unwrap().contains("behind"));
     }
 
-    fn entry(peer: Option<&str>, second: u64, what: What) -> Entry {
+    fn entry(end: Option<&str>, second: u64, what: What) -> Entry {
         let record = Record { number: second, at: 1_796_047_351_000 + second * 1_000, what };
-        Entry { side: Side { role: "edge", peer: peer.map(str::to_owned) }, record }
+        Entry { side: Side { role: "edge", end: end.map(str::to_owned) }, record }
     }
 
     fn without_time(line: &str) -> String {

@@ -11,7 +11,7 @@ use super::store::{Index, Store, find};
 /// theirs are not given to others.
 const LEFT_OUT: u64 = 1_000;
 
-/// Behind one lock, which nobody holds while it waits for the disk.
+/// Behind one lock, which is never held during a wait for the disk.
 #[derive(Debug)]
 pub(super) struct Shared {
     inner: Mutex<Inner>,

@@ -34,7 +34,7 @@ impl Replies {
         receiver
     }
 
-    /// A reply came; one that nobody waits for is dropped.
+    /// A reply came; one that is not awaited is dropped.
     pub fn handle_reply(&self, peer: &Name, id: u32, part: HistoryPart) {
         if let Some(sender) = self.0.borrow_mut().remove(&(peer.clone(), id)) {
             // Whoever waited may have given up.
@@ -47,7 +47,7 @@ impl Replies {
 #[must_use]
 pub fn obstacle(remote: &Remote) -> Option<String> {
     match remote.far() {
-        Some(far) if far.about.tells_history() => None,
+        Some(far) if far.about.sends_history() => None,
         Some(_) => Some("its release does not report its history; update it".to_owned()),
         None => Some("the link with it is down".to_owned()),
     }

@@ -34,7 +34,7 @@ pub struct HistoryPart {
     /// The sender's clock when it replied, in Unix milliseconds.
     pub now: u64,
     /// The records.
-    pub records: Vec<Told>,
+    pub records: Vec<Sent>,
     /// The number after which the next part begins; `None` after the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<u64>,
@@ -42,7 +42,7 @@ pub struct HistoryPart {
 
 /// A record of the sender.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Told {
+pub struct Sent {
     /// Its number there.
     pub number: u64,
     /// Its time by the sender's clock, in Unix milliseconds.
@@ -142,15 +142,15 @@ pub fn part(
     let mut part = HistoryPart { now, ..HistoryPart::default() };
     let mut room = MAX_PART;
     let mut last = 0;
-    for told in records.iter().filter_map(|record| told(record, to, sees)) {
-        let length = serde_json::to_vec(&told).map_or(usize::MAX, |text| text.len() + 1);
+    for sent in records.iter().filter_map(|record| sent(record, to, sees)) {
+        let length = serde_json::to_vec(&sent).map_or(usize::MAX, |text| text.len() + 1);
         let Some(rest) = room.checked_sub(length) else {
             part.next = Some(last);
             break;
         };
         room = rest;
-        last = told.number;
-        part.records.push(told);
+        last = sent.number;
+        part.records.push(sent);
     }
     part
 }
@@ -162,7 +162,7 @@ pub fn query(now: u64, asked: &HistoryAsked) -> Query {
     Query { after: asked.after, since: Some(since), no_minutes: true, limit: None }
 }
 
-fn told(record: &Record, to: &Name, sees: &dyn Fn(&str, Option<&str>) -> bool) -> Option<Told> {
+fn sent(record: &Record, to: &Name, sees: &dyn Fn(&str, Option<&str>) -> bool) -> Option<Sent> {
     let is_it = |peer: &str| peer == to.as_str();
     let of_service = |service: &str, peer: Option<&str>| {
         if !sees(service, peer) {
@@ -208,10 +208,10 @@ fn told(record: &Record, to: &Name, sees: &dyn Fn(&str, Option<&str>) -> bool) -
         | What::Minute { .. }
         | What::Unknown => return None,
     };
-    Some(Told { number: record.number, at: record.at, what })
+    Some(Sent { number: record.number, at: record.at, what })
 }
 
-impl Told {
+impl Sent {
     /// As a record of this end's list, where the other end is called `far`.
     fn record(self, far: &Name) -> Record {
         let (peer, text) = (far.to_string(), |word: Name| word.to_string());
@@ -301,7 +301,7 @@ impl Asking {
             self.found.ahead_ms = ahead(asked_at, took, part.now);
         }
         let known = recent::MOST.saturating_sub(self.found.records.len());
-        let records = part.records.into_iter().take(known).map(|told| told.record(&self.far));
+        let records = part.records.into_iter().take(known).map(|sent| sent.record(&self.far));
         self.found.records.extend(records.filter(|record| record.what != What::Unknown));
     }
 
@@ -347,7 +347,7 @@ mod tests {
         });
         let text = serde_json::to_string(&part).unwrap();
         assert!(!text.contains("secret"), "{text}");
-        let numbers: Vec<u64> = part.records.iter().map(|told| told.number).collect();
+        let numbers: Vec<u64> = part.records.iter().map(|sent| sent.number).collect();
         assert_eq!((numbers, part.next), (vec![1, 2, 3, 4, 11, 12], None));
         assert!(text.contains(r#""service":"web""#), "{text}");
     }
@@ -379,8 +379,8 @@ mod tests {
         let mut asking = Asking::new(name("kyiv"), 60);
         let mut asked = 0;
         while asking.next().is_some() {
-            let told = Told { number: asked, at: 1, what: Happened::Repaired };
-            let part = HistoryPart { now: 1, records: vec![told; 300], next: Some(asked + 1) };
+            let sent = Sent { number: asked, at: 1, what: Happened::Repaired };
+            let part = HistoryPart { now: 1, records: vec![sent; 300], next: Some(asked + 1) };
             asking.handle_part(1, Duration::ZERO, part);
             asked += 1;
         }
@@ -410,9 +410,9 @@ mod tests {
             r#"{"number":1,"at":1,"kind":"stack","stack":"$(reboot)"}"#,
             r#"{"number":1,"at":1,"kind":"service","service":"a","state":"ok","name":"<b>"}"#,
         ] {
-            assert!(serde_json::from_str::<Told>(hostile).is_err(), "{hostile}");
+            assert!(serde_json::from_str::<Sent>(hostile).is_err(), "{hostile}");
         }
-        let newer: Told = serde_json::from_str(r#"{"number":1,"at":1,"kind":"moon","x":[]}"#).unwrap();
+        let newer: Sent = serde_json::from_str(r#"{"number":1,"at":1,"kind":"moon","x":[]}"#).unwrap();
         let mut asking = Asking::new(name("kyiv"), 60);
         asking.handle_part(1, Duration::ZERO, HistoryPart { records: vec![newer], ..HistoryPart::default() });
         assert!(asking.found(None).records.is_empty());

@@ -103,8 +103,8 @@ impl About {
 
     /// Whether it replies to [`Request::History`].
     #[must_use]
-    pub fn tells_history(&self) -> bool {
-        self.can(TELLS_HISTORY)
+    pub fn sends_history(&self) -> bool {
+        self.can(SENDS_HISTORY)
     }
 
     fn can(&self, capability: &str) -> bool {
@@ -115,7 +115,7 @@ impl About {
 /// The capability of an end that reads [`Message::Health`].
 pub const READS_HEALTH: &str = "health";
 /// The capability of an end that replies to [`Request::History`].
-pub const TELLS_HISTORY: &str = "history";
+pub const SENDS_HISTORY: &str = "history";
 /// The capability of an end that replies to [`Request::Publish`].
 pub const GRANTS: &str = "grants";
 

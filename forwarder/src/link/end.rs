@@ -91,9 +91,9 @@ impl End {
         Some(id)
     }
 
-    fn tell_history(&self, now: Instant, id: u32, asked: &HistoryAsked) {
+    fn send_history(&self, now: Instant, id: u32, asked: &HistoryAsked) {
         let part = self.links.history_for(&self.view.name, asked);
-        self.session.borrow_mut().tell_history(now, id, part);
+        self.session.borrow_mut().send_history(now, id, part);
         self.touched.notify_one();
     }
 
@@ -156,7 +156,7 @@ impl End {
             Event::Closed(Ended::HelloLate) if !self.has_heard.get() => return,
             Event::Closed(reason) if reason.is_refusal() => self.links.count_refused(*reason),
             Event::Notice(Notice::Grants) => self.view.publishing.lock().handle_notice(),
-            Event::HistoryAsked(id, asked) => return self.tell_history(now, *id, asked),
+            Event::HistoryAsked(id, asked) => return self.send_history(now, *id, asked),
             Event::History(id, part) => {
                 return self.links.replies.handle_reply(&self.view.name, *id, part.clone());
             }

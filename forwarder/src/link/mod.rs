@@ -22,7 +22,7 @@ use daemon::history::What;
 use daemon::link::asking::Replies;
 use daemon::link::health::Reporter;
 use daemon::link::hello::{Identity, Role};
-use daemon::link::message::{About, Health, TELLS_HISTORY};
+use daemon::link::message::{About, Health, SENDS_HISTORY};
 use daemon::link::publish::Port;
 use daemon::link::session::{Ended, Session};
 use daemon::link::shell::{self, carry};
@@ -113,7 +113,7 @@ impl Links {
     ) -> io::Result<Rc<Self>> {
         let (orders, _) = watch::channel(Orders { targets, is_stopping: false });
         Ok(Rc::new(Self {
-            about: shell::about(env!("CARGO_PKG_VERSION"), &[TELLS_HISTORY])?,
+            about: shell::about(env!("CARGO_PKG_VERSION"), &[SENDS_HISTORY])?,
             commands,
             shared,
             orders,
@@ -167,7 +167,7 @@ impl Links {
         self.shared.history.note(What::Notice { peer: peer.to_string(), notice });
     }
 
-    /// What the edges are told of a stop.
+    /// What the edges are sent about a stop.
     pub fn announced(&self) -> String {
         format!("back within {} s", end::BACK_WITHIN.as_secs())
     }

@@ -18,6 +18,8 @@ use failure::{Change, Kind, Scope, Subject, change, kinds, rank};
 /// A tunnel that fails within this time of the beginning of an outage is part of it, in
 /// milliseconds: a symptom may be seen first.
 const TOGETHER: i64 = 60_000;
+/// A change of a stack is noted when it is done: what began so long before it may come from it.
+const STACK_LASTS: i64 = 300_000;
 /// The ends see one failure within this time.
 const BOTH_SEE: i64 = 20_000;
 /// A change of the configuration, a stop or a start within this time before an outage is its cause.
@@ -29,7 +31,7 @@ pub struct Side {
     /// `edge` or `origin`.
     pub role: &'static str,
     /// The other end's name here; `None` for this machine.
-    pub peer: Option<String>,
+    pub end: Option<String>,
 }
 
 /// A record of one end, in this end's time.
@@ -133,7 +135,23 @@ impl Grouping {
         match change(&entry.record.what) {
             Change::Fails(subject, scope) => self.handle_failure(entry, subject, scope),
             Change::Works(subject) => self.handle_recovery(at, &side, &subject),
+            Change::None if matches!(entry.record.what, What::Stack { .. }) => self.handle_stack(entry),
             Change::None => self.singles.push(entry),
+        }
+    }
+
+    /// A stack was changed: what failed of a service meanwhile comes from it.
+    fn handle_stack(&mut self, entry: Entry) {
+        let at = time(&entry);
+        let is_of_it = |outage: &&mut Growing| {
+            outage.scope == Scope::Service
+                && outage.reason.is_none()
+                && (0..=STACK_LASTS).contains(&(at - outage.began))
+                && outage.over.is_none_or(|over| at - over <= JUST_BEFORE)
+        };
+        match self.outages.iter_mut().rev().find(is_of_it) {
+            Some(outage) => outage.reason = Some(entry),
+            None => self.singles.push(entry),
         }
     }
 
@@ -179,7 +197,7 @@ impl Grouping {
         let at = time(&entry);
         let key = (entry.side.clone(), subject);
         let kinds: BTreeSet<Kind> = kinds(&entry).into_iter().collect();
-        let is_its = |outage: &&mut Growing| outage.over.is_none() && outage.takes(at, scope, &kinds);
+        let is_its = |outage: &&mut Growing| outage.over.is_none() && outage.takes(&entry, scope, &kinds);
         if let Some(outage) = self.outages.iter_mut().rev().find(is_its) {
             outage.scope = outage.scope.min(scope);
             outage.kinds.extend(kinds);
@@ -241,13 +259,14 @@ impl Grouping {
 
 impl Growing {
     /// Whether a failure belongs to it.
-    fn takes(&self, at: i64, scope: Scope, kinds: &BTreeSet<Kind>) -> bool {
-        let since = at - self.began;
+    fn takes(&self, entry: &Entry, scope: Scope, kinds: &BTreeSet<Kind>) -> bool {
+        let since = time(entry) - self.began;
+        let is_visit = |entry: &Entry| matches!(entry.record.what, What::Visitor { .. });
         match scope.cmp(&self.scope) {
-            // What is behind a tunnel fails with it.
-            Ordering::Greater => true,
+            // A visit goes through everything; what an origin sees of its upstreams does not.
+            Ordering::Greater => scope == Scope::Tunnel || is_visit(entry),
             Ordering::Equal if scope != Scope::Service => true,
-            Ordering::Less => since <= TOGETHER,
+            Ordering::Less => since <= TOGETHER && self.entries.iter().all(is_visit),
             Ordering::Equal => self.kinds.intersection(kinds).any(|kind| match kind {
                 Kind::Service(_) | Kind::Host(_) => true,
                 Kind::Reason(_) => since <= BOTH_SEE && self.is_new_side(kinds),

@@ -58,6 +58,20 @@ fn what_changed_just_before_is_the_cause() {
 }
 
 #[test]
+fn a_stack_that_was_changed_while_a_service_failed_is_the_cause() {
+    let stack = || What::Stack { stack: "media".to_owned(), what: "recreated web".to_owned() };
+    let during = |second| {
+        shown(vec![
+            origin(100, service("web", Some("upstream"), "failing")),
+            origin(130, service("web", None, "ok")),
+            origin(second, stack()),
+        ])
+    };
+    assert_eq!(during(140), ["origin stack | origin service web upstream | 100–130"]);
+    assert_eq!(during(300), ["origin service web upstream |  | 100–130", "origin stack"]);
+}
+
+#[test]
 fn a_daemon_that_was_killed_is_the_cause_and_one_that_was_alive_is_not() {
     let killed = vec![
         origin(1, name("web", "ok")),
@@ -113,6 +127,24 @@ fn two_services_that_fail_at_other_times_are_two_outages_and_a_cut_tunnel_joins_
 }
 
 #[test]
+fn a_visit_that_failed_first_belongs_to_the_tunnel_and_an_upstream_does_not() {
+    let cut = vec![
+        origin(5, service("game", Some("upstream"), "failing")),
+        origin(10, visitor("web", "failing")),
+        edge(14, peer("stale")),
+        origin(20, service("web", Some("upstream"), "failing")),
+    ];
+    assert_eq!(
+        shown(cut),
+        [
+            "origin service game upstream |  | 5–",
+            "edge peer stale | origin visitor | 10–",
+            "origin service web upstream |  | 20–"
+        ]
+    );
+}
+
+#[test]
 fn two_services_that_fail_at_once_at_one_end_are_two_outages() {
     let both = vec![
         origin(10, service("game", Some("upstream"), "failing")),
@@ -132,7 +164,7 @@ fn two_services_that_fail_at_once_at_one_end_are_two_outages() {
 #[test]
 fn ends_are_merged_by_this_ends_time_and_each_ones_order_stays() {
     let record = |number: u64, at: u64| Record { number, at, what: started() };
-    let side = |peer: Option<&str>| Side { role: "origin", peer: peer.map(str::to_owned) };
+    let side = |peer: Option<&str>| Side { role: "origin", end: peer.map(str::to_owned) };
     // The far clock is an hour ahead, and this one stepped back in the middle.
     let here = vec![record(1, 50_000), record(2, 90_000), record(3, 20_000)];
     let far = vec![record(7, 3_660_000), record(8, 3_700_000)];
@@ -185,7 +217,7 @@ fn origin(second: u64, what: What) -> Entry {
 
 fn entry(role: &'static str, second: u64, what: What) -> Entry {
     let record = Record { number: second, at: second * 1_000, what };
-    Entry { side: Side { role, peer: None }, record }
+    Entry { side: Side { role, end: None }, record }
 }
 
 fn service(service: &str, hop: Option<&str>, state: &str) -> What {

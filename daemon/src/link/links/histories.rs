@@ -37,12 +37,12 @@ pub struct HistoryOf {
 #[derive(Debug)]
 pub(super) struct Histories {
     asked: VecDeque<HistoryOfHere>,
-    told: VecDeque<HistoryOf>,
+    replies: VecDeque<HistoryOf>,
 }
 
 impl Histories {
     pub(super) const fn new() -> Self {
-        Self { asked: VecDeque::new(), told: VecDeque::new() }
+        Self { asked: VecDeque::new(), replies: VecDeque::new() }
     }
 
     /// Only the open link of a peer counts.
@@ -52,7 +52,7 @@ impl Histories {
                 push(&mut self.asked, HistoryOfHere { peer, asked, link, id });
             }
             Event::History(id, part) if open == Some(link) => {
-                push(&mut self.told, HistoryOf { peer, id, part })
+                push(&mut self.replies, HistoryOf { peer, id, part })
             }
             _ => {}
         }
@@ -74,13 +74,13 @@ impl Links {
 
     /// The next reply of a peer about its own.
     pub fn poll_history(&mut self) -> Option<HistoryOf> {
-        self.histories.told.pop_front()
+        self.histories.replies.pop_front()
     }
 
     /// Replies to a question, if its link is still there.
-    pub fn tell_history(&mut self, now: Instant, asked: &HistoryOfHere, part: HistoryPart) {
+    pub fn send_history(&mut self, now: Instant, asked: &HistoryOfHere, part: HistoryPart) {
         if let Some(connection) = self.connections.get_mut(&asked.link) {
-            connection.session.tell_history(now, asked.id, part);
+            connection.session.send_history(now, asked.id, part);
             self.touched.push(asked.link);
         }
     }

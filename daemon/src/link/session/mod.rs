@@ -312,7 +312,7 @@ impl Session {
     }
 
     /// Replies what happened here; `false` as for [`send_health`](Self::send_health).
-    pub fn tell_history(&mut self, now: Instant, id: u32, part: HistoryPart) -> bool {
+    pub fn send_history(&mut self, now: Instant, id: u32, part: HistoryPart) -> bool {
         self.send(now, &Message::Reply { id, reply: Reply::History(part) })
     }
 

@@ -53,10 +53,10 @@ impl EdgeLinks {
         let mut links = self.links.borrow_mut();
         while let Some(asked) = links.poll_history_asked() {
             let part = self.history_for(&asked.peer, &asked.asked);
-            links.tell_history(clock::instant(), &asked, part);
+            links.send_history(clock::instant(), &asked, part);
         }
-        while let Some(told) = links.poll_history() {
-            self.replies.handle_reply(&told.peer, told.id, told.part);
+        while let Some(reply) = links.poll_history() {
+            self.replies.handle_reply(&reply.peer, reply.id, reply.part);
         }
     }
 

@@ -14,7 +14,7 @@ use daemon::history::{History, What};
 use daemon::link::asking::Replies;
 use daemon::link::health::Reported;
 use daemon::link::links::{LinkId, LinkPeer, Links, Requested};
-use daemon::link::message::{GRANTS, READS_HEALTH, TELLS_HISTORY};
+use daemon::link::message::{GRANTS, READS_HEALTH, SENDS_HISTORY};
 use daemon::link::publish::Answer;
 use daemon::link::remote::Change;
 use daemon::link::shell;
@@ -60,7 +60,7 @@ impl EdgeLinks {
     /// # Errors
     /// When the system has no randomness.
     pub(super) fn new(config: &Config, listening: Listening, history: History) -> std::io::Result<Self> {
-        let about = shell::about(env!("CARGO_PKG_VERSION"), &[READS_HEALTH, GRANTS, TELLS_HISTORY])?;
+        let about = shell::about(env!("CARGO_PKG_VERSION"), &[READS_HEALTH, GRANTS, SENDS_HISTORY])?;
         let links = Self {
             links: RefCell::new(Links::new(config.keys.private.clone(), about)),
             listening: RefCell::new(listening),
@@ -246,7 +246,7 @@ impl EdgeLinks {
     }
 }
 
-/// What the origins are told of a stop.
+/// What the origins are sent about a stop.
 pub(super) fn announced() -> String {
     format!("back within {} s", BACK_WITHIN.as_secs())
 }
