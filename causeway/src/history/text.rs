@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use daemon::history::outages::{Block, Entry, Outage};
 use daemon::history::record::What;
-use daemon::history::text::line;
+use daemon::history::text::{fix, line};
 use daemon::link::history::FarHistory;
 use daemon::local_time;
 use daemon::text::{Style, period};
@@ -48,13 +48,9 @@ impl Shown {
     }
 
     fn outage(&self, outage: &Outage) -> String {
-        let cause = match &outage.cause.record.what {
-            What::Started { version } if outage.is_crash => format!(
-                "the daemon had ended without being asked to (killed, crashed, or without power), and started again \
-                 (version {version})"
-            ),
-            what => line(what),
-        };
+        let what = &outage.cause.record.what;
+        let crash = "the daemon had ended without being asked to (killed, crashed, or without power): ";
+        let cause = if outage.is_crash { crash.to_owned() + &line(what) } else { line(what) };
         let colour = if outage.over.is_some() { "33" } else { "31" };
         let mut text = self.entry("", &outage.cause, &self.style.paint(colour, &cause));
         text += &summary(&outage.cause);
@@ -68,6 +64,12 @@ impl Shown {
             }
             None => writeln!(text, "    not over"),
         };
+        // Who sees it may know more than who is nearest to it.
+        let all = std::iter::once(&outage.cause).chain(&outage.symptoms);
+        let fix = all.filter(|_| outage.over.is_none()).find_map(|entry| fix(&entry.record.what));
+        if let Some(fix) = fix {
+            let _ = writeln!(text, "    fix: {fix}");
+        }
         text
     }
 

@@ -38,7 +38,7 @@ pub fn line(what: &What) -> String {
 }
 
 fn service(what: &What) -> String {
-    let What::Service { service, name, state, hop, reason, evidence, fix, .. } = what else {
+    let What::Service { service, name, state, hop, reason, evidence, .. } = what else {
         return String::new();
     };
     let mut text = match name {
@@ -55,10 +55,16 @@ fn service(what: &What) -> String {
         // It may be the other end's words: they are quoted.
         let _ = write!(text, ": {evidence:?}");
     }
-    if let Some(fix) = fix {
-        let _ = write!(text, "; fix: {fix}");
-    }
     text
+}
+
+/// How to fix it, where that is known here.
+#[must_use]
+pub fn fix(what: &What) -> Option<&str> {
+    match what {
+        What::Service { fix, .. } => fix.as_deref(),
+        _ => None,
+    }
 }
 
 fn applied(how: &str, changes: u32) -> String {
@@ -94,7 +100,7 @@ mod tests {
             fix: some("add it"),
         };
         let cases = [
-            (what, r#"service https: service entry is failing (no_entry): "say \"no\""; fix: add it"#),
+            (what, r#"service https: service entry is failing (no_entry): "say \"no\"""#),
             (
                 What::Applied { how: "apply".to_owned(), changes: 1, summary: Vec::new() },
                 "a configuration was applied (1 change)",

@@ -74,7 +74,11 @@ fn a_daemon_that_was_killed_is_the_cause_and_lost_nothing() -> Result<()> {
         })?;
         site.start_forwarder()?;
         ends_show(&site, "a daemon that was killed", |outage| {
-            outage["is_crash"] == true && outage["cause"]["role"] == "origin" && outage["over"].is_u64()
+            let symptoms = outage["symptoms"].as_array();
+            outage["is_crash"] == true
+                && outage["cause"]["role"] == "origin"
+                && outage["over"].is_u64()
+                && symptoms.is_some_and(|symptoms| symptoms.iter().any(about_tunnel))
         })?;
         println!("{}", text(&site, &site.edge)?);
 
@@ -100,8 +104,9 @@ fn a_tunnel_that_is_cut_is_the_cause_of_what_is_behind_it() -> Result<()> {
         works(&site)?;
         let inet = lab.node("inet")?;
         inet.nft(
-            "table ip cut { chain forward { type filter hook forward priority 0;
-               udp dport 51820 drop; udp sport 51820 drop; } }",
+            "table ip cut {
+               chain forward { type filter hook forward priority 0; udp dport 51820 drop; udp sport 51820 drop; }
+             }",
         )?;
         until(SOON, "both ends to know", || {
             let knows = |node| {

@@ -156,7 +156,7 @@ impl Grouping {
     }
 
     /// What a daemon saw before its start counts no more: it looks again. One that had noted
-    /// nothing since an outage began was not there, which is the cause.
+    /// something before an outage, and nothing since it began, was not there, which is the cause.
     fn handle_start(&mut self, entry: Entry) {
         let at = time(&entry);
         let last = self.alive.insert(entry.side.clone(), at);
@@ -168,7 +168,7 @@ impl Grouping {
         }
         let is_planned = self.was_stopping(&entry.side, at);
         let gone = self.outages.iter_mut().rev().find(|outage| {
-            let was_gone = last.is_none_or(|last| last <= outage.began);
+            let was_gone = last.is_some_and(|last| last <= outage.began);
             let is_near = outage.over.is_none_or(|over| over >= at);
             was_gone && is_near && outage.reason.is_none() && outage.scope != Scope::Service
         });
@@ -197,6 +197,7 @@ impl Grouping {
         let at = time(&entry);
         let key = (entry.side.clone(), subject);
         let kinds: BTreeSet<Kind> = kinds(&entry).into_iter().collect();
+        self.leave_others(at, &key, &|outage| outage.takes(&entry, scope, &kinds));
         let is_its = |outage: &&mut Growing| outage.over.is_none() && outage.takes(&entry, scope, &kinds);
         if let Some(outage) = self.outages.iter_mut().rev().find(is_its) {
             outage.scope = outage.scope.min(scope);
@@ -205,7 +206,7 @@ impl Grouping {
             outage.entries.push(entry);
             return;
         }
-        let reason = self.take_reason(&entry);
+        let reason = self.take_reason(&entry, scope);
         let began = reason.as_ref().map_or(at, |reason| time(reason).min(at));
         self.outages.push(Growing {
             scope,
@@ -219,15 +220,26 @@ impl Grouping {
         });
     }
 
+    /// What fails for another reason now is no part of the outage that it was part of.
+    fn leave_others(&mut self, at: i64, key: &(Side, Subject), stays: &dyn Fn(&Growing) -> bool) {
+        for outage in self.outages.iter_mut().filter(|outage| outage.over.is_none() && !stays(outage)) {
+            if outage.failing.remove(key) && outage.failing.is_empty() {
+                outage.over = Some(at);
+            }
+        }
+    }
+
     /// What changed just before `failure`: a stop before a change of the configuration, that before
-    /// anything else, and the last of several.
-    fn take_reason(&mut self, failure: &Entry) -> Option<Entry> {
+    /// anything else, and the last of several. A start is one for tunnels alone: it cuts them, and
+    /// no upstream.
+    fn take_reason(&mut self, failure: &Entry, scope: Scope) -> Option<Entry> {
         let at = time(failure);
         let weight = |entry: &Entry| match entry.record.what {
             _ if !(0..=JUST_BEFORE).contains(&(at - time(entry))) => None,
             What::Stopping { .. } => Some(3),
             What::Applied { .. } | What::Stack { .. } => Some(2),
             What::Notice { .. } | What::Repaired { .. } => Some(1),
+            What::Started { .. } if scope != Scope::Service => Some(0),
             _ => None,
         };
         let weighed =

@@ -96,6 +96,26 @@ fn a_daemon_that_was_killed_is_the_cause_and_one_that_was_alive_is_not() {
 }
 
 #[test]
+fn the_first_start_of_an_end_is_no_crash_and_what_fails_otherwise_later_leaves_the_outage() {
+    let first = vec![
+        edge(1, started()),
+        edge(2, service("https", Some("tunnel"), "failing")),
+        edge(2, service("game", Some("tunnel"), "failing")),
+        origin(10, started()),
+        edge(12, service("https", Some("upstream"), "failing")),
+        edge(12, service("game", None, "ok")),
+    ];
+    assert_eq!(
+        shown(first),
+        [
+            "edge started | edge service https tunnel, edge service game tunnel | 1–12",
+            "origin started",
+            "edge service https upstream |  | 12–"
+        ]
+    );
+}
+
+#[test]
 fn an_announced_stop_is_no_crash() {
     let stopped = vec![
         origin(10, What::Stopping { notice: None }),
