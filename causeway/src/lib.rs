@@ -2,6 +2,7 @@
 
 mod backup;
 pub mod cli;
+mod history;
 mod join;
 mod lines;
 mod machine;

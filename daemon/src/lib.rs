@@ -13,9 +13,10 @@
 //!   both ends.
 //! - [`metrics`]: the page with its listeners, and what both ends show on it.
 //! - [`health`]: whether a service works, hop by hop, the same model at both ends.
+//! - [`history`]: what happened, in a ring that a restart and a power cut leave as it is.
 //! - [`life`]: systemd, signals, and the watched configuration file.
 //! - [`link`]: the control channel between the two ends, without its sockets.
-//! - [`local_network`]: what macOS may deny, and how to allow it.
+//! - [`local_network`]: what macOS may deny, and how to allow it. [`local_time`]: time as people write it.
 //!
 //! Only the parts for systemd are specific to Linux: the forwarder runs on macOS as well.
 #![allow(
@@ -31,9 +32,11 @@ pub mod endpoint_name;
 pub mod exit;
 pub mod files;
 pub mod health;
+pub mod history;
 pub mod life;
 pub mod link;
 pub mod local_network;
+pub mod local_time;
 pub mod log;
 pub mod metrics;
 pub mod pairing;

@@ -1,6 +1,8 @@
 //! The protocol of the control socket: one JSON object per line each way.
 
 use daemon::changes::{ChangeReply, ChangeRequest};
+use daemon::history;
+use daemon::link::history::FarHistory;
 use serde::{Deserialize, Serialize};
 
 use super::report::Report;
@@ -13,6 +15,20 @@ pub enum Request {
     Report,
     /// The same, once every name was visited from the internet; only for writers.
     Visit,
+    /// What happened.
+    History(history::Query),
+    /// What happened at the edges in so many seconds until now.
+    FarHistory {
+        /// How far back.
+        seconds: u64,
+    },
+    /// Notes that `stackctl` changed a stack; only for writers.
+    NoteStack {
+        /// The stack.
+        stack: String,
+        /// What was done.
+        what: String,
+    },
     /// A request about changes of the configuration.
     #[serde(untagged)]
     Change(ChangeRequest),
@@ -23,8 +39,8 @@ impl Request {
     #[must_use]
     pub const fn is_privileged(&self) -> bool {
         match self {
-            Self::Report => false,
-            Self::Visit => true,
+            Self::Report | Self::History(_) | Self::FarHistory { .. } => false,
+            Self::Visit | Self::NoteStack { .. } => true,
             Self::Change(request) => request.is_privileged(),
         }
     }
@@ -36,6 +52,12 @@ impl Request {
 pub enum Reply {
     /// To [`Request::Report`] and [`Request::Visit`].
     Report(Box<Report>),
+    /// To [`Request::History`].
+    History(history::Page),
+    /// To [`Request::FarHistory`].
+    FarHistory(Vec<FarHistory>),
+    /// To [`Request::NoteStack`].
+    Noted,
     /// To [`Request::Change`].
     #[serde(untagged)]
     Change(ChangeReply),

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use daemon::changes::{ChangeReply, ChangeRequest};
+use daemon::history;
+use daemon::link::history::FarHistory;
 use daemon::pairing::control::{PairingReply, PairingRequest};
 use daemon::peers::Peers;
 
@@ -62,6 +64,13 @@ pub enum Request {
         /// The source.
         address: IpAddr,
     },
+    /// What happened.
+    History(history::Query),
+    /// What happened at the peers in so many seconds until now.
+    FarHistory {
+        /// How far back.
+        seconds: u64,
+    },
     /// A request of `causeway pair`; only for writers.
     Pairing(PairingRequest),
     /// A request about changes of the configuration.
@@ -80,6 +89,8 @@ impl Request {
             | Self::Status
             | Self::Flows { .. }
             | Self::Offloads
+            | Self::History(_)
+            | Self::FarHistory { .. }
             | Self::Bans => false,
             Self::Change(request) => request.is_privileged(),
             Self::Dump { show_keys: true }
@@ -111,6 +122,10 @@ pub enum Reply {
     Offloads(Offloads),
     /// To [`Request::Ban`] and [`Request::Unban`].
     Done,
+    /// To [`Request::History`].
+    History(history::Page),
+    /// To [`Request::FarHistory`].
+    FarHistory(Vec<FarHistory>),
     /// To [`Request::Pairing`].
     Pairing(PairingReply),
     /// To [`Request::Change`].

@@ -4,6 +4,7 @@ pub mod discover;
 pub mod docker;
 pub mod files;
 pub mod git;
+pub mod history;
 pub mod lock;
 pub mod process;
 pub mod ssh;

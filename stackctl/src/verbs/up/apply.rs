@@ -39,22 +39,26 @@ pub struct UpOutcome {
 }
 
 impl UpOutcome {
+    /// What was changed, for people; nothing when every container stayed.
+    #[must_use]
+    pub fn changes(&self) -> Vec<String> {
+        let parts =
+            [("created", &self.created), ("recreated", &self.recreated), ("restarted", &self.restarted)];
+        parts.into_iter().filter_map(|(word, names)| part(word, names)).collect()
+    }
+
     /// For people and for programs.
     #[must_use]
     pub fn report(&self) -> (String, Value) {
-        let part = |word: &str, names: &[String]| {
-            if names.is_empty() { None } else { Some(format!("{word} {}", names.join(", "))) }
-        };
-        let parts = [
-            part("created", &self.created),
-            part("recreated", &self.recreated),
-            part("restarted", &self.restarted),
-            part("unchanged", &self.kept),
-        ];
-        let text = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
+        let parts = self.changes().into_iter().chain(part("unchanged", &self.kept));
+        let text = parts.collect::<Vec<_>>().join("; ");
         let json = json!({"rendered": self.rendered, "created": self.created, "recreated": self.recreated, "restarted": self.restarted, "unchanged": self.kept});
         (format!("{text}\n"), json)
     }
+}
+
+fn part(word: &str, names: &[String]) -> Option<String> {
+    (!names.is_empty()).then(|| format!("{word} {}", names.join(", ")))
 }
 
 /// Renders, checks, starts, waits, runs the hooks, and keeps the healthy state as a generation.

@@ -14,6 +14,7 @@ use crate::fault::Fault;
 use crate::invocation::Project;
 use crate::order::start_order;
 use crate::shell::docker::{Docker, Running};
+use crate::shell::history;
 use crate::shell::process::notify;
 use crate::shell::store::Store;
 use crate::vars::Vars;
@@ -43,7 +44,11 @@ pub fn up(session: &Session, services: &[String], how: &How) -> Result<Report, F
     let docker = session.docker(&vars);
     docker.versions(&session.location.dir)?;
     each(session, &services, "up", |service| {
-        bring_up(session, &vars, &docker, &store, service, how).map(|outcome| outcome.report())
+        let outcome = bring_up(session, &vars, &docker, &store, service, how)?;
+        if !session.options.dry_run {
+            outcome.changes().iter().for_each(|what| history::note(service, what));
+        }
+        Ok(outcome.report())
     })
 }
 
@@ -64,6 +69,7 @@ pub fn down(session: &Session, services: &[String]) -> Result<Report, Fault> {
         let names: Vec<&str> = running.iter().map(Running::service).collect();
         if !session.options.dry_run {
             docker.compose_aside(&project, &["down"])?;
+            history::note(service, "down");
         }
         Ok((format!("down: {} containers removed\n", names.len()), json!({"removed": names})))
     })
