@@ -2,6 +2,7 @@
 
 use super::model::{Peer, Policy};
 use crate::change::{Change, Settings};
+use crate::sections::Notify;
 
 impl Policy {
     /// What `next` has otherwise and cannot change while the daemon runs.
@@ -43,6 +44,7 @@ impl Policy {
             changes.push(Change { part: "limits", line });
         }
         let mut settings = Settings { lines: changes };
+        Notify::note_changes(&self.notify, &next.notify, &mut settings);
         self.metrics.note_changes(&next.metrics, &mut settings);
         self.link.note_changes(next.link, &mut settings);
         settings.debug("caddy", "[caddy]", &self.caddy, &next.caddy);
