@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use daemon::command_line::end;
 
+use crate::agent::{self, Notify, Quiet};
 use crate::join::{Join, join};
 #[cfg(target_os = "linux")]
 use crate::pair::{Pair, pair};
@@ -53,6 +54,10 @@ enum Command {
     Pair(Pair),
     /// Make this machine a peer of an edge, by the code that `causeway pair` printed there.
     Join(Join),
+    /// Test the receivers of `[[notify]]`, to which causeway-agent reports outages.
+    Notify(Notify),
+    /// Send no notifications for some time, about everything or one name; root only.
+    Quiet(Quiet),
 }
 
 /// The command line, as man page and shell completions show it.
@@ -74,6 +79,8 @@ pub fn main() -> ExitCode {
         #[cfg(target_os = "linux")]
         Command::Pair(arguments) => pair(arguments),
         Command::Join(arguments) => join(arguments),
+        Command::Notify(arguments) => agent::notify(arguments),
+        Command::Quiet(arguments) => agent::quiet(arguments),
     })
 }
 
