@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use daemon::exit::{Exit, ExitError};
 use daemon::history::{Page, Query};
+use daemon::link::message::ReportedHop;
 use forwarder::places::{Environment, Place};
 use gateway::control::protocol::{Reply, Request};
 
@@ -74,6 +75,18 @@ impl Socket {
             Err(error) => return Err(error.into()),
         };
         Ok(Answer { page, seen: self.seen(now)? })
+    }
+
+    /// Says that this end's agent has reported what fails at a hop, so that the other end's need
+    /// not. Only an origin says so: what fails near an edge is seen there first. It blocks.
+    ///
+    /// # Errors
+    /// Where the daemon does not take it; the other end then reports as well.
+    pub fn announce_reported(&self, hop: &str) -> Result<(), ExitError> {
+        let Self::Origin(places) = self else { return Ok(()) };
+        let hop = ReportedHop::from(hop.to_owned());
+        forwarder::control::client::ask(places, &forwarder::control::protocol::Request::Reported { hop })
+            .map(drop)
     }
 
     fn history(&self, query: Query) -> Result<Page, ExitError> {

@@ -17,6 +17,7 @@ use tokio::task::{JoinHandle, JoinSet, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::daemon::{Answer as Answered, AskError, Socket};
+use super::incidents::Kind;
 use super::outbox::Delivery;
 use super::quiet::{LONGEST, Quiet};
 use super::send::{NotTaken, Origin, Sender};
@@ -263,6 +264,7 @@ impl Keeper {
                 state.outbox.handle_delivered(receiver, &message.id);
                 drop(state);
                 self.save();
+                self.announce_reported(message);
             }
             Err(NotTaken { why, pause }) => {
                 if state.outbox.handle_failed(wall_clock(), receiver, pause) {
@@ -272,6 +274,17 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    fn announce_reported(&self, message: &Message) {
+        let is_new = matches!(message.kind, Kind::Down | Kind::Flapping | Kind::StillDown);
+        let Some(hop) = message.hop.clone().filter(|_| is_new) else { return };
+        let socket = self.task.socket.clone();
+        drop(spawn_blocking(move || {
+            if let Err(error) = socket.announce_reported(&hop) {
+                tracing::debug!("the other end is not told that this was reported: {error}");
+            }
+        }));
     }
 
     async fn test(&self) -> Reply {
