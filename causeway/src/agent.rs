@@ -72,7 +72,8 @@ pub(crate) fn quiet(Quiet { time, name, socket }: &Quiet) -> Result<Exit, ExitEr
         Some("off") => Request::QuietOff { name },
         Some(time) => {
             let time = lasting(time).map_err(|error| {
-                let message = format!("{time:?} is no time: {error}; write `causeway quiet 8h NAME`, or `off`");
+                let message =
+                    format!("{time:?} is no time: {error}; write `causeway quiet 8h NAME`, or `off`");
                 ExitError::new(Exit::Usage, message)
             })?;
             Request::Quiet { seconds: time.as_secs(), name }

@@ -98,7 +98,8 @@ impl Outbox {
                     attempts.is_busy = true;
                     let mut message = waiting.message.clone();
                     if self.dropped > 0 {
-                        message.body += &format!("{} earlier messages were lost: no receiver took them.\n", self.dropped);
+                        message.body +=
+                            &format!("{} earlier messages were lost: no receiver took them.\n", self.dropped);
                     }
                     return Some(Delivery { receiver: receiver.clone(), message });
                 }

@@ -263,11 +263,8 @@ fn name_rows(now: u64, service: &str, peer: Option<&String>, names: &[NameShown]
             fix: visitor.fix.clone(),
         };
         // Where the site itself does not reply, visitors cannot get through.
-        let visitor_condition = if condition == Condition::Failing {
-            Condition::Unknown
-        } else {
-            Condition::of(&visitor.state)
-        };
+        let visitor_condition =
+            if condition == Condition::Failing { Condition::Unknown } else { Condition::of(&visitor.state) };
         rows.push(row(Thing::Visitor { service, name }, visitor_condition, visitor.seconds, fault));
     }
 }

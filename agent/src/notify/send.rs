@@ -238,7 +238,6 @@ fn letter(mail: &Mail, from: &Origin, message: &Message) -> Result<lettre::Messa
     Ok(letter)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,8 +20,8 @@ use super::daemon::{Answer as Answered, AskError, Socket};
 use super::incidents::Kind;
 use super::outbox::Delivery;
 use super::quiet::{LONGEST, Quiet};
-use super::send::{NotTaken, Origin, Sender};
 use super::seen::End;
+use super::send::{NotTaken, Origin, Sender};
 use super::state::{State, file_in};
 use super::text::Message;
 use super::wall_clock;
@@ -292,8 +292,7 @@ impl Keeper {
         let message = Message::test(&self.task.from.machine, end, wall_clock());
         let mut tests = Vec::new();
         for sender in &self.task.senders {
-            let (sender, from, message) =
-                (Arc::clone(sender), self.task.from.clone(), message.clone());
+            let (sender, from, message) = (Arc::clone(sender), self.task.from.clone(), message.clone());
             let name = sender.name.clone();
             tests.push((name, spawn_blocking(move || sender.send(&from, &message))));
         }

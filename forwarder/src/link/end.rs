@@ -212,7 +212,9 @@ fn log(view: &EdgeView, change: &Change, is_known: bool) {
         }
         Change::Refused(reason) => tracing::debug!(%peer, reason = reason.label(), "no link so far"),
         Change::Stopping => tracing::info!(%peer, "the edge announced that it stops"),
-        Change::Reported(hop) => tracing::info!(%peer, hop = hop.label(), "the edge's agent reported an outage"),
+        Change::Reported(hop) => {
+            tracing::info!(%peer, hop = hop.label(), "the edge's agent reported an outage")
+        }
         // Shown as a problem; sessions that alternate are what is warned of.
         Change::SharedKey => tracing::info!(%peer, "two machines with the edge's key have links in turn"),
     }

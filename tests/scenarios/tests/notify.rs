@@ -1,5 +1,8 @@
 //! `causeway-agent` reports what is down, and what is over, to a mail server and to an HTTP receiver.
 
+// Figures are printed; a JSON value has an answer to any index.
+#![allow(clippy::print_stdout, clippy::indexing_slicing)]
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
@@ -29,7 +32,8 @@ fn a_dead_caddy_is_one_mail_at_the_origin_and_a_dead_gateway_one_request_at_the_
         let after = place.wait_for_mail(1)?;
         println!("the mail came {after:?} after the end of Caddy");
         let mail = place.mails()?.concat();
-        for part in ["(upstream)", "Down since ", "Cause: upstream (refused): ", "Fix: start the program", "Works: "]
+        for part in
+            ["(upstream)", "Down since ", "Cause: upstream (refused): ", "Fix: start the program", "Works: "]
         {
             ensure!(mail.contains(part), "no {part:?} in:\n{mail}");
         }
@@ -45,7 +49,10 @@ fn a_dead_caddy_is_one_mail_at_the_origin_and_a_dead_gateway_one_request_at_the_
         println!("the request came {after:?} after the end of the gateway");
         let request = place.requests.all().concat();
         let message: Value = serde_json::from_str(&request)?;
-        ensure!(message["kind"] == "down" && message["hop"] == "daemon" && message["end"] == "edge", "{request}");
+        ensure!(
+            message["kind"] == "down" && message["hop"] == "daemon" && message["end"] == "edge",
+            "{request}"
+        );
         ensure!(request.contains("systemctl restart gateway"), "{request}");
         place.wait_for_mail(2)?;
         let over = place.mails()?.last().cloned().unwrap_or_default();
@@ -100,54 +107,6 @@ fn a_test_message_shows_what_each_receiver_says_and_quiet_is_set_shown_and_ended
     })
 }
 
-#[test]
-#[ignore = "soak: minutes of real time"]
-fn a_killed_origin_and_a_cut_tunnel_are_one_message_at_each_end_that_can_send_one() -> Result<()> {
-    scenario(Topology::standard(), |lab| {
-        let mut place = Place::new(lab)?;
-        let _caddy = Caddy::start(&place.site.origin)?;
-        place.start()?;
-        place.wait_until_all_works()?;
-        // The machine is gone, with its agent.
-        place.origin_agent.kill()?;
-        place.site.forwarder()?.kill()?;
-        println!("the edge reported it {:?} after the end of the origin", place.requests.wait_for(1)?);
-        ensure!(place.requests.all()[0].contains("tunnel to wroclaw"), "{:?}", place.requests.all());
-        place.site.start_forwarder()?;
-        place.origin_agent = agent(lab, &place.site.origin, place.site.forwarder_config.path())?;
-        place.requests.wait_for(2)?;
-        ensure!(place.mails()?.is_empty(), "{:?}", place.mails()?);
-        // Both sites live, and nothing passes between them.
-        place.site.edge.nft("table inet cut { chain all { type filter hook prerouting priority -300; udp dport 51820 drop; }\n }")?;
-        println!("the edge reported the cut after {:?}", place.requests.wait_for(3)?);
-        println!("and the origin {:?} later", place.wait_for_mail(1)?);
-        place.site.edge.run("nft delete table inet cut")?;
-        place.requests.wait_for(4)?;
-        place.wait_for_mail(2)?;
-        ensure!(place.requests.all().len() == 4 && place.mails()?.len() == 2, "{:?}", place.mails()?);
-        Ok(())
-    })
-}
-
-#[test]
-#[ignore = "soak: minutes of real time"]
-fn an_announced_stop_is_reported_after_five_minutes_and_never_when_it_ends_before() -> Result<()> {
-    scenario(Topology::standard(), |lab| {
-        let mut place = Place::new(lab)?;
-        let _caddy = Caddy::start(&place.site.origin)?;
-        place.start()?;
-        place.wait_until_all_works()?;
-        place.origin_agent.kill()?;
-        ensure!(place.site.forwarder()?.stop(Duration::from_secs(45))?.success());
-        std::thread::sleep(Duration::from_secs(200));
-        place.site.start_forwarder()?;
-        place.wait_until_all_works()?;
-        std::thread::sleep(Duration::from_secs(120));
-        ensure!(place.requests.all().is_empty(), "{:?}", place.requests.all());
-        Ok(())
-    })
-}
-
 /// Both ends with an agent each: the edge's has an HTTP receiver, the origin's a mail server.
 struct Place<'lab> {
     lab: &'lab Lab,
@@ -164,11 +123,17 @@ impl<'lab> Place<'lab> {
         let requests = Requests::serve(&site.edge)?;
         write_secret(&site.edge.directory().join("hook.token"), "top-secret\n")?;
         let url = "http://127.0.0.1:8099/hook";
-        let hook =
-            format!("[[notify]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"{url}\"\ntoken_file = \"hook.token\"\n");
+        let hook = format!(
+            "[[notify]]\nname = \"hook\"\nkind = \"webhook\"\nurl = \"{url}\"\ntoken_file = \"hook.token\"\n"
+        );
         site.gateway_config.append(&hook);
         let mail = mail_server(&site.origin)?;
         site.forwarder_config.append(MAIL);
+        // Nothing listens there.
+        for port in ["5001", "8428"] {
+            let upstream = format!("upstream = \"127.0.0.1:{port}\"");
+            site.forwarder_config.replace(&upstream, &format!("{upstream}\nhealth = \"off\""))?;
+        }
         // Agents that have nothing to do end at once; the real ones start with the daemons.
         let placeholder = |node: &Node| node.command("true").spawn("none");
         let (edge_agent, origin_agent) = (placeholder(&site.edge)?, placeholder(&site.origin)?);
@@ -308,5 +273,56 @@ impl Requests {
 
     fn wait_for(&self, count: usize) -> Result<Duration> {
         time_until(REPORTED, &format!("request {count}"), || Ok(self.all().len() >= count))
+    }
+}
+
+/// Minutes of real time: `make soak` runs these.
+mod outages {
+    use super::*;
+
+    #[test]
+    fn a_killed_origin_and_a_cut_tunnel_are_one_message_at_each_end_that_can_send_one() -> Result<()> {
+        scenario(Topology::standard(), |lab| {
+            let mut place = Place::new(lab)?;
+            let _caddy = Caddy::start(&place.site.origin)?;
+            place.start()?;
+            place.wait_until_all_works()?;
+            // The machine is gone, with its agent.
+            place.origin_agent.kill()?;
+            place.site.forwarder()?.kill()?;
+            println!("the edge reported it {:?} after the end of the origin", place.requests.wait_for(1)?);
+            ensure!(place.requests.all()[0].contains("tunnel to wroclaw"), "{:?}", place.requests.all());
+            place.site.start_forwarder()?;
+            place.origin_agent = agent(lab, &place.site.origin, place.site.forwarder_config.path())?;
+            place.requests.wait_for(2)?;
+            ensure!(place.mails()?.is_empty(), "{:?}", place.mails()?);
+            // Both sites live, and nothing passes between them.
+            place.site.edge.nft("table inet cut { chain all { type filter hook prerouting priority -300; udp dport 51820 drop; }\n }")?;
+            println!("the edge reported the cut after {:?}", place.requests.wait_for(3)?);
+            println!("and the origin {:?} later", place.wait_for_mail(1)?);
+            place.site.edge.run("nft delete table inet cut")?;
+            place.requests.wait_for(4)?;
+            place.wait_for_mail(2)?;
+            ensure!(place.requests.all().len() == 4 && place.mails()?.len() == 2, "{:?}", place.mails()?);
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn an_announced_stop_is_reported_after_five_minutes_and_never_when_it_ends_before() -> Result<()> {
+        scenario(Topology::standard(), |lab| {
+            let mut place = Place::new(lab)?;
+            let _caddy = Caddy::start(&place.site.origin)?;
+            place.start()?;
+            place.wait_until_all_works()?;
+            place.origin_agent.kill()?;
+            ensure!(place.site.forwarder()?.stop(Duration::from_secs(45))?.success());
+            std::thread::sleep(Duration::from_secs(200));
+            place.site.start_forwarder()?;
+            place.wait_until_all_works()?;
+            std::thread::sleep(Duration::from_secs(120));
+            ensure!(place.requests.all().is_empty(), "{:?}", place.requests.all());
+            Ok(())
+        })
     }
 }

@@ -62,11 +62,7 @@ const UPGRADE: &[(&str, &str, Step)] = &[
     ("edge", "sudo scripts/install gateway", Runs),
     ("edge", "gateway check --config /etc/causeway/gateway.toml", Runs),
     ("edge", "sudo systemctl restart gateway", Restarts("gateway")),
-    (
-        "edge",
-        "sudo systemctl disable --now gateway causeway-guard causeway-agent",
-        Stops(&["gateway"]),
-    ),
+    ("edge", "sudo systemctl disable --now gateway causeway-guard causeway-agent", Stops(&["gateway"])),
     ("edge", "sudo gateway down --config /etc/causeway/gateway.toml", Runs),
     ("edge", "sudo scripts/install --remove", Runs),
     ("edge", "sudo rm -rf /etc/causeway /var/lib/causeway /var/lib/causeway-root", Runs),

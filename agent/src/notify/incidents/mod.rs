@@ -225,11 +225,8 @@ impl Incidents {
                 self.handle_row(Row { thing, condition, since: record.at, fault, works: vec![], names });
             }
             What::Peer { peer, to, .. } if self.end == End::Origin => {
-                let fault = Fault {
-                    hop: "tunnel".to_owned(),
-                    reason: Some("silent".to_owned()),
-                    ..Fault::default()
-                };
+                let fault =
+                    Fault { hop: "tunnel".to_owned(), reason: Some("silent".to_owned()), ..Fault::default() };
                 let (thing, condition) = (Thing::Peer(peer.clone()), Condition::of(to));
                 self.handle_row(Row {
                     thing,
@@ -294,7 +291,8 @@ impl Incidents {
             Condition::Ok => self.recover(&row.thing),
             Condition::Failing => self.fail(row),
             Condition::Unknown => {
-                let is_back = |incident: &Incident| incident.has(&row.thing) && row.works.contains(incident.hop());
+                let is_back =
+                    |incident: &Incident| incident.has(&row.thing) && row.works.contains(incident.hop());
                 if self.open.iter().any(is_back) {
                     self.recover(&row.thing);
                 }
@@ -312,7 +310,9 @@ impl Incidents {
         row.since = row.since.min(self.now);
         if let Some(at) = self.open.iter().position(|incident| incident.has(&row.thing)) {
             let Some(incident) = self.open.get_mut(at) else { return };
-            if incident.is_about(&row.fault) || matches!(row.thing, Thing::Name { .. } | Thing::Visitor { .. }) {
+            if incident.is_about(&row.fault)
+                || matches!(row.thing, Thing::Name { .. } | Thing::Visitor { .. })
+            {
                 incident.update(&row);
                 return;
             }
@@ -415,7 +415,8 @@ impl Incidents {
         let announced = self.announced(at);
         let incident = self.open.get_mut(at)?;
         let is_quiet = self.quiets.covers(incident.things());
-        let is_theirs = delay == FAR && self.remembered.is_reported(incident.peer(), incident.hop(), incident.since);
+        let is_theirs =
+            delay == FAR && self.remembered.is_reported(incident.peer(), incident.hop(), incident.since);
         let (flaps, first) = incident.flaps(now, CALM);
         match incident.phase {
             Phase::Theirs => None,

@@ -38,7 +38,11 @@ fn a_fault_near_this_end_is_reported_at_once_and_one_at_the_other_end_a_minute_l
         agent.world.peers.linked = vec!["wroclaw".to_owned()];
         agent.world.set(&service(1), fault.clone(), 0);
         agent.run(89);
-        assert_eq!((agent.sent(), agent.at.clone()), (vec!["down s1".to_owned()], vec![seconds]), "{fault:?}");
+        assert_eq!(
+            (agent.sent(), agent.at.clone()),
+            (vec!["down s1".to_owned()], vec![seconds]),
+            "{fault:?}"
+        );
     }
 }
 

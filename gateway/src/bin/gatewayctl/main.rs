@@ -1,6 +1,5 @@
 //! `gatewayctl`: shows and changes the running edge, and creates keys.
 
-
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;

@@ -264,7 +264,9 @@ fn log(peer: &Name, change: &Change) {
         Change::Down(reason) => tracing::info!(%peer, reason = reason.label(), "the link is down"),
         Change::Refused(reason) => tracing::info!(%peer, reason = reason.label(), "a link was refused"),
         Change::Stopping => tracing::info!(%peer, "the peer's daemon announced that it stops"),
-        Change::Reported(hop) => tracing::info!(%peer, hop = hop.label(), "the peer's agent reported an outage"),
+        Change::Reported(hop) => {
+            tracing::info!(%peer, hop = hop.label(), "the peer's agent reported an outage")
+        }
         // Shown as a problem; sessions that alternate are what is warned of.
         Change::SharedKey => tracing::info!(%peer, "two machines with the peer's key keep links in turn"),
     }
