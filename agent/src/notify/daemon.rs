@@ -116,9 +116,6 @@ impl Socket {
 
 impl From<ExitError> for AskError {
     fn from(error: ExitError) -> Self {
-        match error.exit {
-            Exit::Permission => Self::Denied(error.message),
-            _ => Self::Silent(error.message),
-        }
+        if error.exit == Exit::Permission { Self::Denied(error.message) } else { Self::Silent(error.message) }
     }
 }

@@ -1,6 +1,7 @@
 //! What the daemon of this end says: its services, their names and its peers, as they are now.
 
 use daemon::health::{NameShown, PathShown};
+use daemon::history::{Record, What};
 use daemon::peers::Peer;
 use forwarder::control::report::Report;
 use gateway::control::report::Service;
@@ -121,6 +122,52 @@ pub struct Row {
     pub names: Vec<String>,
 }
 
+impl Row {
+    /// What a record says of a service, a name or a peer.
+    #[must_use]
+    pub fn of_record(end: End, record: &Record) -> Option<Self> {
+        let row = |thing, condition, fault, names| Self {
+            thing,
+            condition,
+            since: record.at,
+            fault,
+            works: Vec::new(),
+            names,
+        };
+        if let What::Service { service, name, state, hop, reason, evidence, peer, fix } = &record.what {
+            let (of_name, thing) = match name {
+                None => ("upstream", Thing::Service(service.clone())),
+                Some(name) => ("name", Thing::Name { service: service.clone(), name: name.clone() }),
+            };
+            let hop = hop.clone().unwrap_or_else(|| of_name.to_owned());
+            let peer = peer.clone().filter(|_| end == End::Edge && has_peer(&hop));
+            let (reason, evidence, fix) = (reason.clone(), evidence.clone(), fix.clone());
+            let fault = Fault { hop, peer, reason, evidence, fix };
+            return Some(row(thing, Condition::of(state), fault, name.clone().into_iter().collect()));
+        }
+        if let (What::Peer { peer, to, .. }, End::Origin) = (&record.what, end) {
+            return Some(row(Thing::Peer(peer.clone()), Condition::of(to), no_tunnel("silent"), Vec::new()));
+        }
+        None
+    }
+}
+
+/// Whether a hop belongs to a peer, and not to the edge itself.
+fn has_peer(hop: &str) -> bool {
+    !matches!(hop, "ruleset" | "route")
+}
+
+/// The fault of an origin whose tunnel to an edge is down.
+fn no_tunnel(reason: &str) -> Fault {
+    let fix = "see the problem lines of `forwarder status` here, and `gatewayctl status` at the edge";
+    Fault {
+        hop: "tunnel".to_owned(),
+        reason: Some(reason.to_owned()),
+        fix: Some(fix.to_owned()),
+        ..Fault::default()
+    }
+}
+
 /// What works, for the text of messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peers {
@@ -148,7 +195,8 @@ impl Seen {
     #[must_use]
     pub fn of_edge(now: u64, services: &[Service], peers: &[Peer]) -> Self {
         let mut rows = Vec::new();
-        for service in services {
+        // What peers and the edge allow each other is not for visitors.
+        for service in services.iter().filter(|service| service.kind != "allow") {
             let peer = service.peers.first().cloned();
             rows.push(service_row(now, &service.name, peer.as_ref(), &service.health, &service.names));
             name_rows(now, &service.name, peer.as_ref(), &service.names, &mut rows);
@@ -161,20 +209,12 @@ impl Seen {
     pub fn of_origin(now: u64, report: &Report) -> Self {
         let mut rows = Vec::new();
         for peer in &report.peers {
+            let is_new = peer.state == "never";
             rows.push(Row {
                 thing: Thing::Peer(peer.name.clone()),
-                condition: if peer.state == "never" {
-                    Condition::Failing
-                } else {
-                    Condition::of(&peer.state)
-                },
+                condition: if is_new { Condition::Failing } else { Condition::of(&peer.state) },
                 since: now,
-                fault: Fault {
-                    hop: "tunnel".to_owned(),
-                    reason: Some(if peer.state == "never" { "never_heard" } else { "silent" }.to_owned()),
-                    fix: Some("see the problem lines of `forwarder status` here, and `gatewayctl status` at the edge".to_owned()),
-                    ..Fault::default()
-                },
+                fault: no_tunnel(if is_new { "never_heard" } else { "silent" }),
                 works: Vec::new(),
                 names: Vec::new(),
             });
@@ -217,7 +257,7 @@ fn service_row(
     let failing = health.failing.as_ref();
     let fault = failing.map(|hop| Fault {
         hop: hop.hop.clone(),
-        peer: peer.cloned().filter(|_| !matches!(hop.hop.as_str(), "ruleset" | "route")),
+        peer: peer.cloned().filter(|_| has_peer(&hop.hop)),
         reason: hop.reason.clone(),
         evidence: hop.evidence.clone(),
         fix: hop.fix.clone(),

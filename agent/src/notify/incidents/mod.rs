@@ -11,7 +11,7 @@ mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 
-use daemon::history::{Record, What};
+use daemon::history::Record;
 use serde::{Deserialize, Serialize};
 
 use super::quiet::{Quiet, Quiets};
@@ -206,39 +206,9 @@ impl Incidents {
     pub fn handle_record(&mut self, record: &Record) {
         self.advance(record.at);
         self.has_changed |= self.remembered.note(self.end, record);
-        match &record.what {
-            What::Service { service, name, state, hop, reason, evidence, peer, fix } => {
-                let thing = match name {
-                    None => Thing::Service(service.clone()),
-                    Some(name) => Thing::Name { service: service.clone(), name: name.clone() },
-                };
-                let hop = hop.clone().or_else(|| name.as_ref().map(|_| "name".to_owned()));
-                let fault = Fault {
-                    hop: hop.unwrap_or_else(|| "upstream".to_owned()),
-                    peer: peer.clone().filter(|_| self.end == End::Edge),
-                    reason: reason.clone(),
-                    evidence: evidence.clone(),
-                    fix: fix.clone(),
-                };
-                let names = name.clone().into_iter().collect();
-                let condition = Condition::of(state);
-                self.handle_row(Row { thing, condition, since: record.at, fault, works: vec![], names });
-            }
-            What::Peer { peer, to, .. } if self.end == End::Origin => {
-                let fault =
-                    Fault { hop: "tunnel".to_owned(), reason: Some("silent".to_owned()), ..Fault::default() };
-                let (thing, condition) = (Thing::Peer(peer.clone()), Condition::of(to));
-                self.handle_row(Row {
-                    thing,
-                    condition,
-                    since: record.at,
-                    fault,
-                    works: vec![],
-                    names: vec![],
-                });
-            }
-            // That it runs again is seen when it answers; the rest is remembered for the text.
-            _ => {}
+        // That the daemon runs again is seen when it answers; the rest is remembered for the text.
+        if let Some(row) = Row::of_record(self.end, record) {
+            self.handle_row(row);
         }
     }
 
@@ -430,7 +400,9 @@ impl Incidents {
                 incident.phase = Phase::Theirs;
                 None
             }
-            _ if flaps >= FLAPS && !is_quiet && now >= first.saturating_add(delay) => {
+            Phase::Waiting | Phase::Reported | Phase::Over
+                if flaps >= FLAPS && !is_quiet && now >= first.saturating_add(delay) =>
+            {
                 incident.phase = Phase::Flapping;
                 Some(Step::Send(Kind::Flapping))
             }
@@ -489,7 +461,7 @@ impl Incidents {
         self.next += 1;
         let begun = incident.and_then(|incident| match kind {
             Kind::Over => incident.begun.take(),
-            _ => incident.begun.replace(id.clone()),
+            Kind::Down | Kind::Flapping | Kind::StillDown | Kind::Test => incident.begun.replace(id.clone()),
         });
         let down: BTreeSet<&String> = causes.iter().flat_map(|cause| &cause.down).collect();
         let is_other = |at: &usize| !places.contains(at);

@@ -35,17 +35,16 @@ pub(super) struct Remembered {
 impl Remembered {
     /// Takes a record; whether it matters.
     pub(super) fn note(&mut self, end: End, record: &Record) -> bool {
-        match &record.what {
-            What::Stopping { .. } => self.notice(None, record.at, None),
-            What::Notice { peer, notice } => match notice.strip_prefix(REPORTED) {
-                Some(hop) => {
-                    self.notice(Some(peer), record.at, Some(hop.to_owned()));
-                    return true;
-                }
-                None if notice.starts_with("stopping") => self.notice(Some(peer), record.at, None),
-                None => {}
-            },
-            _ => {}
+        if let What::Notice { peer, notice } = &record.what {
+            if let Some(hop) = notice.strip_prefix(REPORTED) {
+                self.notice(Some(peer), record.at, Some(hop.to_owned()));
+                return true;
+            }
+            if notice.starts_with("stopping") {
+                self.notice(Some(peer), record.at, None);
+            }
+        } else if matches!(record.what, What::Stopping { .. }) {
+            self.notice(None, record.at, None);
         }
         let Some(event) = event(end, &record.what) else { return false };
         self.events.push_back((record.at, event));

@@ -1,5 +1,7 @@
 //! Whole outages on virtual time, with the agent restarted between any two of its steps.
 
+use daemon::history::What;
+
 use super::*;
 
 const T0: u64 = 1_796_008_325_000;
@@ -158,7 +160,7 @@ fn a_daemon_that_does_not_answer_is_one_message_and_its_restart_in_time_is_none(
     agent.world.is_silent = true;
     agent.run(10);
     agent.world.is_silent = false;
-    agent.run(30);
+    agent.run(700);
     assert_eq!(agent.sent(), [""; 0]);
     agent.world.is_silent = true;
     agent.run(60);
@@ -330,10 +332,7 @@ struct World {
 
 impl World {
     fn set(&mut self, thing: &Thing, fault: Option<Fault>, since: u64) {
-        let names = match thing {
-            Thing::Name { name, .. } => vec![name.clone()],
-            _ => vec![],
-        };
+        let names = if let Thing::Name { name, .. } = thing { vec![name.clone()] } else { vec![] };
         let condition = if fault.is_some() { Condition::Failing } else { Condition::Ok };
         let fault = fault.unwrap_or_default();
         let row = Row { thing: thing.clone(), condition, since, fault, works: vec![], names };
@@ -418,7 +417,7 @@ impl Agent {
         }
         while let Some(report) = self.incidents.poll_report() {
             self.hops.push(report.causes[0].fault.hop.clone());
-            self.at.push((self.now - T0) / 1_000);
+            self.at.push(self.now.saturating_sub(T0) / 1_000);
             self.reports.push(report);
         }
         let seen = std::mem::take(&mut self.incidents.seen);
@@ -440,7 +439,7 @@ fn record_of(row: &Row) -> Option<What> {
     let (service, name) = match &row.thing {
         Thing::Service(service) => (service.clone(), None),
         Thing::Name { service, name } => (service.clone(), Some(name.clone())),
-        _ => return None,
+        Thing::Daemon | Thing::Peer(_) | Thing::Visitor { .. } => return None,
     };
     let is_failing = row.condition == Condition::Failing;
     Some(What::Service {
