@@ -282,7 +282,7 @@ impl Keeper {
         let socket = self.task.socket.clone();
         drop(spawn_blocking(move || {
             if let Err(error) = socket.announce_reported(&hop) {
-                tracing::debug!("the other end is not told that this was reported: {error}");
+                tracing::debug!("the other end may report this as well: {error}");
             }
         }));
     }
