@@ -29,14 +29,15 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, LoadError> {
         let text = text_of(path)?;
         let source = Source { name: path, text: &text };
-        let edge = || gateway::parse(&source).map(|policy| Self::Edge(Arc::new(policy)));
-        let origin = || forwarder::parse(&source).map(|policy| Self::Origin(Arc::new(policy)));
-        let is_forwarders =
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("forwarder"));
-        let read = if is_forwarders {
-            origin().or_else(|errors| edge().map_err(|_| errors))
-        } else {
-            edge().or_else(|errors| origin().map_err(|_| errors))
+        let edge = gateway::parse(&source).map(|policy| Self::Edge(Arc::new(policy)));
+        let origin = forwarder::parse(&source).map(|policy| Self::Origin(Arc::new(policy)));
+        let is_origins = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("forwarder"));
+        let read = match (edge, origin) {
+            (Ok(edge), Ok(origin)) => Ok(if is_origins { origin } else { edge }),
+            (Ok(only), Err(_)) | (Err(_), Ok(only)) => Ok(only),
+            // The text is meant for the end for which less is wrong with it.
+            (Err(edge), Err(origin)) if origin.len() < edge.len() + usize::from(is_origins) => Err(origin),
+            (Err(edge), Err(_)) => Err(edge),
         };
         read.map_err(LoadError::Invalid)
     }
@@ -109,7 +110,9 @@ mod tests {
             assert!(matches!(load(name, origin), Ok(Config::Origin(_))), "{name}");
         }
         let wrong = format!("{origin}\n[[notify]]\nname = \"a\"\nkind = \"pager\"\n");
-        let error = load("forwarder.toml", &wrong).err().unwrap().to_string();
-        assert_eq!(error.lines().count(), 1, "{error}");
+        for name in ["gateway.toml", "forwarder.toml", "other.toml"] {
+            let error = load(name, &wrong).err().unwrap().to_string();
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
     }
 }

@@ -57,7 +57,7 @@ pub(crate) fn notify(Notify { verb: Verb::Test { socket } }: &Notify) -> Result<
             });
         }
     }
-    print(&lines.join("\n"))?;
+    lines.iter().try_for_each(|line| print(&format!("{line}\n")))?;
     Ok(if has_failed { Exit::Failed } else { Exit::Ok })
 }
 
@@ -70,14 +70,7 @@ pub(crate) fn quiet(Quiet { time, name, socket }: &Quiet) -> Result<Exit, ExitEr
     let request = match time.as_deref() {
         None => Request::Quiets,
         Some("off") => Request::QuietOff { name },
-        Some(time) => {
-            let time = lasting(time).map_err(|error| {
-                let message =
-                    format!("{time:?} is no time: {error}; write `causeway quiet 8h NAME`, or `off`");
-                ExitError::new(Exit::Usage, message)
-            })?;
-            Request::Quiet { seconds: time.as_secs(), name }
-        }
+        Some(time) => Request::Quiet { seconds: seconds(time)?, name },
     };
     let mut lines = Vec::new();
     for reply in ask_all(socket.as_deref(), &request)? {
@@ -87,8 +80,19 @@ pub(crate) fn quiet(Quiet { time, name, socket }: &Quiet) -> Result<Exit, ExitEr
     if lines.is_empty() {
         lines.push("Nothing is quiet: every outage is sent.".to_owned());
     }
-    print(&lines.join("\n"))?;
+    lines.iter().try_for_each(|line| print(&format!("{line}\n")))?;
     Ok(Exit::Ok)
+}
+
+/// A time with its unit: 8 seconds are never meant.
+fn seconds(time: &str) -> Result<u64, ExitError> {
+    let is_bare = time.bytes().all(|byte| byte.is_ascii_digit());
+    let unit = || Err("it has no unit".to_owned());
+    let read = if is_bare { unit() } else { lasting(time) };
+    read.map(|time| time.as_secs()).map_err(|error| {
+        let message = format!("{time:?} is no time: {error}; write `causeway quiet 8h NAME`, or `off`");
+        ExitError::new(Exit::Usage, message)
+    })
 }
 
 fn line(Shown { name, seconds }: &Shown) -> String {
@@ -137,6 +141,14 @@ mod tests {
         let shown = |name: Option<&str>| line(&Shown { name: name.map(str::to_owned), seconds: 28_800 });
         assert_eq!(shown(None), "Nothing is sent for 8 hours.");
         assert_eq!(shown(Some("emby.example.com")), "Nothing is sent about emby.example.com for 8 hours.");
+    }
+
+    #[test]
+    fn a_time_has_a_unit() {
+        assert_eq!(seconds("8h").unwrap(), 28_800);
+        for wrong in ["8", "", "8x", "0s", "tomorrow"] {
+            assert_eq!(seconds(wrong).unwrap_err().exit, Exit::Usage, "{wrong}");
+        }
     }
 
     #[test]
