@@ -260,10 +260,10 @@ impl Keeper {
         let mut state = self.state.borrow_mut();
         match result {
             Ok(()) => {
-                tracing::info!(receiver, "sent: {}", message.subject);
                 state.outbox.handle_delivered(receiver, &message.id);
                 drop(state);
                 self.save();
+                tracing::info!(receiver, "sent: {}", message.subject);
                 self.announce_reported(message);
             }
             Err(NotTaken { why, pause }) => {

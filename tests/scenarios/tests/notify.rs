@@ -30,6 +30,7 @@ fn a_dead_caddy_is_one_mail_at_the_origin_and_a_dead_gateway_one_request_at_the_
         place.origin_agent.kill()?;
         place.origin_agent = agent(lab, &place.site.origin, place.site.forwarder_config.path())?;
         let after = place.wait_for_mail(1)?;
+        place.origin_agent.wait_for_log("sent: ", Duration::from_secs(10))?;
         println!("the mail came {after:?} after the end of Caddy");
         let mail = place.mails()?.concat();
         for part in
@@ -43,6 +44,7 @@ fn a_dead_caddy_is_one_mail_at_the_origin_and_a_dead_gateway_one_request_at_the_
         place.origin_agent.kill()?;
         place.origin_agent = agent(lab, &place.site.origin, place.site.forwarder_config.path())?;
         drop(caddy);
+        fs::remove_dir_all(place.site.origin.directory().join("caddy"))?;
         let _caddy = Caddy::start(&place.site.origin)?;
         place.site.gateway()?.kill()?;
         let after = place.requests.wait_for(1)?;
@@ -56,7 +58,7 @@ fn a_dead_caddy_is_one_mail_at_the_origin_and_a_dead_gateway_one_request_at_the_
         ensure!(request.contains("systemctl restart gateway"), "{request}");
         place.wait_for_mail(2)?;
         let over = place.mails()?.last().cloned().unwrap_or_default();
-        ensure!(over.contains(": over after "), "{over}");
+        ensure!(over.contains(": over after ") && place.mails()?.len() == 2, "{:?}", place.mails()?);
         place.site.start_gateway()?;
         Ok(())
     })
