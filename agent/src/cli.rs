@@ -9,14 +9,15 @@ use gateway::exchange::CONFIGURATION;
 
 use crate::run;
 
-/// Keep the edge's DNS records at its public address, as `[dns]` of its configuration says.
+/// Send what is down to the receivers of `[[notify]]`, and keep the edge's DNS records at its public
+/// address, as `[dns]` says.
 #[derive(Parser)]
 #[command(name = "causeway-agent", version, after_help = AFTER_HELP)]
 struct Arguments {
-    /// Use this configuration, the gateway's own.
+    /// Use this configuration, the daemon's own: gateway.toml or forwarder.toml.
     #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]
     config: PathBuf,
-    /// Make every record right once, and end.
+    /// Make every DNS record right once, and end.
     #[arg(long)]
     once: bool,
 }

@@ -2,21 +2,19 @@
 
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::exit::{Exit, ExitError};
 use daemon::life::{self, Asked, Signals, WatchedFile};
 use daemon::log;
-use gateway::config::load_policy;
-use policy::gateway::Policy;
 use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
-use crate::dns::task::Task;
+use crate::config::Config;
 use crate::network::Network;
+use crate::{dns, lists, notify};
 
 /// How often the configuration file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -25,9 +23,9 @@ const LOOK: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// What is wrong with the configuration at the start; later changes that are wrong are logged.
-pub fn run(config: &Path) -> Result<Exit, ExitError> {
-    let (runtime, policy) = start(config)?;
-    let ended = LocalSet::new().block_on(&runtime, follow(config, policy));
+pub fn run(path: &Path) -> Result<Exit, ExitError> {
+    let (runtime, config) = start(path)?;
+    let ended = LocalSet::new().block_on(&runtime, follow(path, &config));
     // A step that is out ends with the process: the authority carries it out completely or not at
     // all, and the next start reads first.
     runtime.shutdown_background();
@@ -38,78 +36,117 @@ pub fn run(config: &Path) -> Result<Exit, ExitError> {
 ///
 /// # Errors
 /// What is wrong with the configuration, or that a record is not right.
-pub fn once(config: &Path) -> Result<Exit, ExitError> {
-    let (runtime, policy) = start(config)?;
-    let Some(dns) = &policy.dns else { return Ok(nothing_to_do(config)) };
-    let task = Task::new(&policy, dns)?;
+pub fn once(path: &Path) -> Result<Exit, ExitError> {
+    let (runtime, config) = start(path)?;
+    let Some(task) = dns_task(&config)? else { return Ok(nothing_to_do(path, "[dns]")) };
     LocalSet::new().block_on(&runtime, task.run_once()).map(|()| Exit::Ok)
 }
 
-fn start(config: &Path) -> Result<(Runtime, Arc<Policy>), ExitError> {
-    let policy = load_policy(config)?;
-    log::start(policy.log);
+fn start(path: &Path) -> Result<(Runtime, Config), ExitError> {
+    let config = Config::load(path)?;
+    log::start(config.log());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    Ok((runtime.map_err(|error| ExitError::new(Exit::Failed, error))?, Arc::new(policy)))
+    Ok((runtime.map_err(|error| ExitError::new(Exit::Failed, error))?, config))
 }
 
-fn nothing_to_do(config: &Path) -> Exit {
-    tracing::info!("{} has no [dns]: there is nothing to do", config.display());
+fn nothing_to_do(path: &Path, missing: &str) -> Exit {
+    tracing::info!("{} has no {missing}: there is nothing to do", path.display());
     Exit::Ok
 }
 
+fn dns_task(config: &Config) -> Result<Option<dns::task::Task>, ExitError> {
+    let Config::Edge(policy) = config else { return Ok(None) };
+    policy.dns.as_ref().map(|dns| dns::task::Task::new(policy, dns)).transpose()
+}
+
+/// The first part of this machine's name.
+fn machine() -> String {
+    let uname = rustix::system::uname();
+    let name = uname.nodename().to_string_lossy();
+    let first = name.split('.').next().and_then(policy::Name::new);
+    first.map_or_else(|| "causeway".to_owned(), |name| name.to_string())
+}
+
+fn lists_task(path: &Path, config: &Config) -> Result<Option<lists::Task>, ExitError> {
+    let Config::Edge(policy) = config else { return Ok(None) };
+    let has_fetched = policy.lists.iter().any(|list| !list.urls.is_empty());
+    has_fetched.then(|| lists::Task::new(path, &config.places().state)).transpose()
+}
+
+fn notify_task(config: &Config) -> Result<Option<notify::task::Task>, ExitError> {
+    if config.receivers().is_empty() {
+        return Ok(None);
+    }
+    let (socket, places) = (config.socket(), config.places());
+    notify::task::Task::new(socket, config.receivers(), &machine(), &places).map(Some)
+}
+
 /// The tasks that a configuration asks for, with all that they need. A further task of the agent
-/// gets its field here and in [`Tasks`].
+/// gets its field here and a line in [`Prepared::begin`].
 struct Prepared {
-    dns: Option<Task>,
+    dns: Option<dns::task::Task>,
+    lists: Option<lists::Task>,
+    notify: Option<notify::task::Task>,
 }
 
 impl Prepared {
     /// Reads the secrets that the tasks need; begins nothing.
-    fn of(policy: &Arc<Policy>) -> Result<Self, ExitError> {
-        Ok(Self { dns: policy.dns.as_ref().map(|dns| Task::new(policy, dns)).transpose()? })
+    fn of(path: &Path, config: &Config) -> Result<Self, ExitError> {
+        Ok(Self { dns: dns_task(config)?, lists: lists_task(path, config)?, notify: notify_task(config)? })
     }
 
     fn begin(self, network: &Rc<Network>) -> Tasks {
-        let stop = Rc::new(Notify::new());
-        let dns = self.dns.map(|task| spawn_local(task.run(Rc::clone(network), Rc::clone(&stop))));
-        Tasks { stop, dns }
+        let mut tasks = Tasks::default();
+        if let Some(task) = self.dns {
+            tasks.begin(|stop| spawn_local(task.run(Rc::clone(network), stop)));
+        }
+        if let Some(task) = self.lists {
+            tasks.begin(|stop| spawn_local(task.run(stop)));
+        }
+        if let Some(task) = self.notify {
+            tasks.begin(|stop| spawn_local(task.run(stop)));
+        }
+        tasks
     }
 }
 
-/// The tasks that run.
-struct Tasks {
-    stop: Rc<Notify>,
-    dns: Option<JoinHandle<()>>,
-}
+/// The tasks that run, each with what ends it.
+#[derive(Default)]
+struct Tasks(Vec<(Rc<Notify>, JoinHandle<()>)>);
 
 impl Tasks {
+    fn begin(&mut self, task: impl FnOnce(Rc<Notify>) -> JoinHandle<()>) {
+        let stop = Rc::new(Notify::new());
+        self.0.push((Rc::clone(&stop), task(stop)));
+    }
+
     const fn is_empty(&self) -> bool {
-        self.dns.is_none()
+        self.0.is_empty()
     }
 
     /// Ends them; each finishes the step that it is at.
     async fn end(self) {
-        if let Some(dns) = self.dns {
-            self.stop.notify_one();
-            drop(dns.await);
+        self.0.iter().for_each(|(stop, _)| stop.notify_one());
+        for (_, task) in self.0 {
+            drop(task.await);
         }
     }
 }
 
-async fn follow(config: &Path, policy: Arc<Policy>) -> Result<(), ExitError> {
+async fn follow(path: &Path, config: &Config) -> Result<(), ExitError> {
     let failed = |error: std::io::Error| ExitError::new(Exit::Failed, error);
     let mut signals = Signals::handle().map_err(failed)?;
     let network = Rc::new(Network::watch().map_err(failed)?);
-    let mut file = WatchedFile::new(config);
-    let mut tasks = Prepared::of(&policy)?.begin(&network);
+    let mut file = WatchedFile::new(path);
+    let mut tasks = Prepared::of(path, config)?.begin(&network);
     life::notify(&[NotifyState::Ready]);
     while !tasks.is_empty() {
         tokio::select! {
             asked = signals.next() => if asked == Asked::Stop { break },
-            () = tokio::time::sleep(LOOK) => if !file.has_changed(config) { continue },
+            () = tokio::time::sleep(LOOK) => if !file.has_changed(path) { continue },
         }
-        let read = load_policy(config).map_err(ExitError::from);
-        match read.and_then(|policy| Ok((policy.log, Prepared::of(&Arc::new(policy))?))) {
+        let read = Config::load(path).map_err(ExitError::from);
+        match read.and_then(|config| Ok((config.log(), Prepared::of(path, &config)?))) {
             Ok((log, prepared)) => {
                 log::change(log);
                 tasks.end().await;
@@ -124,8 +161,9 @@ async fn follow(config: &Path, policy: Arc<Policy>) -> Result<(), ExitError> {
         }
     }
     if tasks.is_empty() {
-        nothing_to_do(config);
+        nothing_to_do(path, "[dns], no [[notify]] and no [[list]] with a url");
     }
+    tasks.end().await;
     life::notify(&[NotifyState::Stopping]);
     Ok(())
 }

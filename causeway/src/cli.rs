@@ -7,6 +7,7 @@ use daemon::command_line::end;
 
 use crate::backup::{Backup, Restore, backup, restore};
 use crate::history::{self, History};
+use crate::agent::{self, Notify, Quiet};
 use crate::join::{Join, join};
 #[cfg(target_os = "linux")]
 use crate::pair::{Pair, pair};
@@ -67,6 +68,10 @@ enum Command {
     /// Make this machine the one that a backup was made of, and start its daemon; the other end
     /// needs no change. Files that are there are never overwritten.
     Restore(Restore),
+    /// Test the receivers of `[[notify]]`, to which causeway-agent reports outages.
+    Notify(Notify),
+    /// Send no notifications for some time, about everything or one name; root only.
+    Quiet(Quiet),
 }
 
 /// The command line, as man page and shell completions show it.
@@ -91,6 +96,8 @@ pub fn main() -> ExitCode {
         Command::Join(arguments) => join(arguments),
         Command::Backup(arguments) => backup(arguments),
         Command::Restore(arguments) => restore(arguments),
+        Command::Notify(arguments) => agent::notify(arguments),
+        Command::Quiet(arguments) => agent::quiet(arguments),
     })
 }
 

@@ -1,5 +1,6 @@
 //! The command `causeway`: one for people, on both machines. It asks the daemon that runs there.
 
+mod agent;
 mod backup;
 pub mod cli;
 mod history;

@@ -1,5 +1,6 @@
 //! What both Causeway daemons share. The gateway and the forwarder are two roles that use it.
 //!
+//! - [`agent`]: how `causeway` asks `causeway-agent`.
 //! - [`exit`]: the exit codes of all programs, and the error that ends one.
 //! - [`log`]: log lines, on standard error or in a file of limited size.
 //! - [`files`]: configurations, lists and keys that are read; state that is replaced in one step.
@@ -24,6 +25,7 @@
     reason = "the enums with a catch-all here are the system's, which grow without us"
 )]
 
+pub mod agent;
 pub mod changes;
 pub mod clock_mark;
 pub mod command_line;

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use daemon::control::server::{Access, BindError, Socket};
+use daemon::control::server::{Access, BindError, Socket, group_id};
 use daemon::exit::{Exit, ExitError};
 use policy::forwarder::Policy;
 
@@ -162,6 +162,14 @@ impl Environment {
     }
 }
 
+/// Who may read: this user and root, and as the unit's user the unit's group, which the agent has.
+/// The group of a person may be everybody's.
+fn access() -> Access<'static> {
+    let own = rustix::process::getegid().as_raw();
+    let is_units = !cfg!(target_os = "macos") && group_id(SYSTEM) == Some(own);
+    if is_units { Access::Group(SYSTEM) } else { Access::Owner }
+}
+
 /// Binds the socket in the first of these places where the system allows it.
 ///
 /// # Errors
@@ -172,7 +180,7 @@ pub fn bind_first(places: &[Place]) -> Result<Socket, ExitError> {
     for place in places {
         let system = |error| BindError::System { path: place.socket.clone(), error };
         let made = place.make_folder().map_err(system);
-        match made.and_then(|()| Socket::bind(&place.socket, Access::Owner)) {
+        match made.and_then(|()| Socket::bind(&place.socket, access())) {
             Ok(socket) => return Ok(socket),
             Err(error @ BindError::System { .. }) => errors.push(error),
             Err(error @ (BindError::Taken(_) | BindError::NoSocket(_))) => {

@@ -296,6 +296,10 @@ impl Answer for Origin {
                 self.shared.history.note(What::Stack { stack, what });
                 Ok(Reply::Noted)
             }
+            Request::Reported { hop } => {
+                self.links.announce_reported(hop);
+                Ok(Reply::Noted)
+            }
             Request::Change(request) => self.confirmable.answer(self, request).await.map(Reply::Change),
         }
     }

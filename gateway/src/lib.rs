@@ -11,7 +11,8 @@
 //! - [`control`] has the requests, the reports, and their text for people.
 //! - Commands: [`commands`] (`check`, `down`) with [`checked`] (`check --json`), [`guard`] (the
 //!   boot-time drop table), [`lists`], and [`exchange`] (`import`, `export`).
-//! - [`https`] is what TLS connections to servers trust.
+//! - [`https`] is what TLS connections to servers trust, and [`fetch`] gets lists by them: the commands
+//!   and `causeway-agent` do, never the daemon.
 //! - [`memory`] returns memory that is needed only once to the system.
 #![cfg(target_os = "linux")]
 #![allow(
@@ -26,6 +27,7 @@ pub mod config;
 pub mod control;
 pub mod edge;
 pub mod exchange;
+pub mod fetch;
 pub mod firewalls;
 pub mod foreign;
 pub mod guard;

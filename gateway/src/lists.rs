@@ -1,7 +1,8 @@
 //! `gatewayctl lists refresh`: a fetched list takes the old one's place when it is plausible; else
 //! the old one stays.
 //!
-//! Run by an unprivileged timer that may write nothing but the folder of the lists. How texts are
+//! `causeway-agent` does the same once a day, by a user that may write nothing but the folder of the
+//! lists. How texts are
 //! fetched is the caller's: the daemon, which shares this crate, has no client for it.
 
 use std::io::{self, Read};

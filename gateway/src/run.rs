@@ -5,10 +5,12 @@
 //! parse what unauthenticated sources send. On the way down nothing is removed: rules, routes and
 //! device stay as they are, closed, until `gateway down`.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use policy::FileLocation;
 use policy::gateway::Policy;
 use sd_notify::NotifyState;
 use tokio::sync::Notify;
@@ -139,7 +141,7 @@ async fn event_loop(
     memory::trim_heap();
     tracing::info!("gateway started");
     notify(&[NotifyState::Ready, NotifyState::Status(&edge.headline().1)]);
-    let mut file = WatchedFile::new(edge.config_path());
+    let mut files = Watched::new(&edge);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let asked = Rc::new(Notify::new());
@@ -169,7 +171,7 @@ async fn event_loop(
                     let edge = Rc::clone(&edge);
                     drop(spawn_local(async move { edge.confirmable().roll_back_overdue(&*edge).await }));
                 }
-                if is_watched && file.has_changed(edge.config_path()) {
+                if files.have_changed(&edge) {
                     drop(spawn_local(reload(Rc::clone(&edge), Rc::clone(&asked))));
                 }
             }
@@ -190,6 +192,42 @@ async fn event_loop(
     edge.keep_history();
     tracing::info!("the daemon ends; rules, routes and device stay as they are, closed");
     Ok(())
+}
+
+/// The files whose changes are applied: the configuration with `[reload] watch`, and lists that are
+/// fetched, which `causeway-agent` replaces.
+struct Watched {
+    config: WatchedFile,
+    lists: BTreeMap<PathBuf, WatchedFile>,
+}
+
+impl Watched {
+    fn new(edge: &Edge) -> Self {
+        let lists = fetched(edge).map(|path| (path.clone(), WatchedFile::new(&path))).collect();
+        Self { config: WatchedFile::new(edge.config_path()), lists }
+    }
+
+    fn have_changed(&mut self, edge: &Edge) -> bool {
+        let is_config = edge.config().policy.watch && self.config.has_changed(edge.config_path());
+        let mut is_list = false;
+        for path in fetched(edge) {
+            // One that the configuration has just named is in force as it is.
+            let file = self.lists.entry(path.clone()).or_insert_with(|| WatchedFile::new(&path));
+            is_list |= file.has_changed(&path);
+        }
+        is_config || is_list
+    }
+}
+
+/// The files of lists that have an address.
+fn fetched(edge: &Edge) -> impl Iterator<Item = PathBuf> {
+    let config = edge.config();
+    let fetched = config.policy.lists.iter().filter(|list| !list.urls.is_empty());
+    let path = |list: &policy::sections::List| match &list.file.location {
+        FileLocation::Path(path) => Some(path.clone()),
+        FileLocation::Credential(_) => None,
+    };
+    fetched.filter_map(path).collect::<Vec<_>>().into_iter()
 }
 
 /// Whether there was traffic since the last time.

@@ -533,7 +533,7 @@ pub enum Problem {
     },
     /// A file with a secret of `causeway-agent` cannot be read.
     #[error(
-        "{file} cannot be read: {reason}; write the TSIG key or the API token into it, for the agent alone: \
+        "{file} cannot be read: {reason}; write the secret into it, for the agent alone: \
          chown causeway-agent {file} && chmod 0600 {file}"
     )]
     UnreadableSecretFile {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
+use crate::prefix::is_private;
 use crate::{Bandwidth, Host, HostPort, PortRange, Protocol, Protocols, Rate, RateUnit};
 
 /// `10.0.0.0/8`, or a single address as a prefix of full length; host bits are left in.
@@ -26,6 +27,18 @@ pub fn address(text: &str) -> Option<IpAddr> {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => None,
         IpAddr::V4(_) | IpAddr::V6(_) => Some(address),
     }
+}
+
+/// An address over TLS, or in the clear of a machine in a private network or this one.
+#[must_use]
+pub fn private_or_tls(text: &str) -> Option<String> {
+    let is_private = text.strip_prefix("http://").is_some_and(|rest| {
+        let host = rest.split('/').next().unwrap_or_default();
+        let host = split_port(host).map_or(host, |(host, _)| host);
+        let is_plain = text.len() <= 2048 && text.bytes().all(|byte| byte.is_ascii_graphic());
+        is_plain && address(host).is_some_and(|address| is_private(address.into()))
+    });
+    if is_private { Some(text.to_owned()) } else { fetchable(text) }
 }
 
 /// An address to fetch from: over TLS, or in the clear from this machine itself.

@@ -378,9 +378,69 @@ pub enum Notice {
     },
     /// What the sender grants is another than it replied last: it is to be asked again.
     Grants,
+    /// The sender's agent has reported what fails at this hop; the other end's need not.
+    Reported {
+        /// The hop.
+        hop: ReportedHop,
+    },
     /// One that this version does not know.
     #[serde(other)]
     Unknown,
+}
+
+/// A hop near the sender of [`Notice::Reported`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", from = "String")]
+pub enum ReportedHop {
+    /// The `[[service]]` entry.
+    ServiceEntry,
+    /// What it dials.
+    Upstream,
+    /// One of its names.
+    Name,
+    /// The way of visitors to a name: its DNS.
+    PublicName,
+    /// The router's forward.
+    Forward,
+    /// The rules of the edge.
+    Ruleset,
+    /// The certificate that visitors get.
+    Certificate,
+    /// Another one.
+    Other,
+}
+
+impl ReportedHop {
+    const KNOWN: [Self; 7] = [
+        Self::ServiceEntry,
+        Self::Upstream,
+        Self::Name,
+        Self::PublicName,
+        Self::Forward,
+        Self::Ruleset,
+        Self::Certificate,
+    ];
+
+    /// In one word.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::ServiceEntry => "service_entry",
+            Self::Upstream => "upstream",
+            Self::Name => "name",
+            Self::PublicName => "public_name",
+            Self::Forward => "forward",
+            Self::Ruleset => "ruleset",
+            Self::Certificate => "certificate",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl From<String> for ReportedHop {
+    fn from(word: String) -> Self {
+        Self::KNOWN.into_iter().find(|hop| hop.label() == word).unwrap_or(Self::Other)
+    }
 }
 
 /// Text from the other end: at most 200 printable ASCII characters. It is data, to be shown in
@@ -604,6 +664,7 @@ mod tests {
             }),
             Message::Notice(Notice::Stopping { seconds: 300 }),
             Message::Notice(Notice::Grants),
+            Message::Notice(Notice::Reported { hop: ReportedHop::Upstream }),
         ];
         for message in messages {
             let text = serde_json::to_string(&message).unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tunnel::time::Instant;
 
 use super::health::{Reported, Table};
-use super::message::{Bytes, LONGEST_NOTICE, Notice};
+use super::message::{Bytes, LONGEST_NOTICE, Notice, ReportedHop};
 use super::session::{Ended, Event, Far};
 use super::shown::{Link, ServiceShown};
 
@@ -28,6 +28,8 @@ pub enum Change {
     Refused(Ended),
     /// The other end announced that it stops.
     Stopping,
+    /// Its agent reported what fails at this hop.
+    Reported(ReportedHop),
     /// Two machines with its key keep links at the same time.
     SharedKey,
 }
@@ -65,6 +67,7 @@ impl Remote {
                 self.next_notice = now.after(NOTICE_EVERY);
                 Some(Change::Stopping)
             }
+            Event::Notice(Notice::Reported { hop }) => Some(Change::Reported(hop)),
             // Who requests ports, or grants them, takes these itself.
             Event::Notice(_)
             | Event::Asked(..)

@@ -3,6 +3,7 @@
 use daemon::changes::{ChangeReply, ChangeRequest};
 use daemon::history;
 use daemon::link::history::FarHistory;
+use daemon::link::message::ReportedHop;
 use serde::{Deserialize, Serialize};
 
 use super::report::Report;
@@ -29,6 +30,12 @@ pub enum Request {
         /// What was done.
         what: String,
     },
+    /// The agent has reported what fails at this hop: the edges are told. A reader may say so, as
+    /// it changes nothing here.
+    Reported {
+        /// The hop.
+        hop: ReportedHop,
+    },
     /// A request about changes of the configuration.
     #[serde(untagged)]
     Change(ChangeRequest),
@@ -39,7 +46,7 @@ impl Request {
     #[must_use]
     pub const fn is_privileged(&self) -> bool {
         match self {
-            Self::Report | Self::History(_) | Self::FarHistory { .. } => false,
+            Self::Report | Self::History(_) | Self::FarHistory { .. } | Self::Reported { .. } => false,
             Self::Visit | Self::NoteStack { .. } => true,
             Self::Change(request) => request.is_privileged(),
         }
@@ -56,7 +63,7 @@ pub enum Reply {
     History(history::Page),
     /// To [`Request::FarHistory`].
     FarHistory(Vec<FarHistory>),
-    /// To [`Request::NoteStack`].
+    /// To [`Request::NoteStack`] and [`Request::Reported`].
     Noted,
     /// To [`Request::Change`].
     #[serde(untagged)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use daemon::link::health::DIGEST_EVERY;
 use daemon::link::history::HistoryAsked;
-use daemon::link::message::{Health, Notice};
+use daemon::link::message::{Health, Notice, ReportedHop};
 use daemon::link::publish::{Answer, Port};
 use daemon::link::remote::Change;
 use daemon::link::session::{Ended, Event, Session};
@@ -94,6 +94,12 @@ impl End {
     fn send_history(&self, now: Instant, id: u32, asked: &HistoryAsked) {
         let part = self.links.history_for(&self.view.name, asked);
         self.session.borrow_mut().send_history(now, id, part);
+        self.touched.notify_one();
+    }
+
+    /// Announces that the agent of this end reported what fails at a hop.
+    pub(super) fn announce_reported(&self, now: Instant, hop: ReportedHop) {
+        self.session.borrow_mut().send_notice(now, Notice::Reported { hop });
         self.touched.notify_one();
     }
 
@@ -206,6 +212,9 @@ fn log(view: &EdgeView, change: &Change, is_known: bool) {
         }
         Change::Refused(reason) => tracing::debug!(%peer, reason = reason.label(), "no link so far"),
         Change::Stopping => tracing::info!(%peer, "the edge announced that it stops"),
+        Change::Reported(hop) => {
+            tracing::info!(%peer, hop = hop.label(), "the edge's agent reported an outage")
+        }
         // Shown as a problem; sessions that alternate are what is warned of.
         Change::SharedKey => tracing::info!(%peer, "two machines with the edge's key have links in turn"),
     }

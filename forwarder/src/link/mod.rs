@@ -22,7 +22,7 @@ use daemon::history::What;
 use daemon::link::asking::Replies;
 use daemon::link::health::Reporter;
 use daemon::link::hello::{Identity, Role};
-use daemon::link::message::{About, Health, SENDS_HISTORY};
+use daemon::link::message::{About, Health, ReportedHop, SENDS_HISTORY};
 use daemon::link::publish::Port;
 use daemon::link::session::{Ended, Session};
 use daemon::link::shell::{self, carry};
@@ -159,6 +159,14 @@ impl Links {
     /// Announces the stop on every link, and ends it.
     pub fn stop(&self) {
         self.orders.send_modify(|orders| orders.is_stopping = true);
+    }
+
+    /// Announces on every link that the agent of this end reported what fails at a hop.
+    pub fn announce_reported(&self, hop: ReportedHop) {
+        let now = clock::instant();
+        for end in self.open.borrow().iter().filter_map(Weak::upgrade).filter(|end| end.was_open()) {
+            end.announce_reported(now, hop);
+        }
     }
 
     /// Notes in the history that an edge announced its stop.

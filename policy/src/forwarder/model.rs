@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 
 use super::caddy::Caddy;
 use super::upstream::{Health, Upstream};
-use crate::sections::{Link, List, Log, Metrics, Offload};
+use crate::sections::{Link, List, Log, Metrics, Notify, Offload};
 use crate::{
     AllowList, FileRef, HostPort, Mtu, Name, PortRange, Protocol, Protocols, PublicKey, PublicPorts, Warning,
     prefix,
@@ -32,6 +32,8 @@ pub struct Policy {
     pub reach: Vec<Reach>,
     /// Named prefix lists, in the order of the file.
     pub lists: Vec<List>,
+    /// To whom `causeway-agent` reports outages.
+    pub notify: Vec<Notify>,
     /// Where metrics are served; none by default.
     pub metrics: Metrics,
     /// The control socket.

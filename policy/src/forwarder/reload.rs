@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::caddy;
 use super::model::{Limits, Peer, Policy};
 use crate::change::{Change, Settings};
+use crate::sections::Notify;
 
 impl Policy {
     /// What `next` has otherwise and cannot change while the daemon runs.
@@ -42,6 +43,7 @@ impl Policy {
         entries("reach", &self.reach, &next.reach, |entry| entry.name.to_string(), &mut changes);
         entries("list", &self.lists, &next.lists, |list| list.name.to_string(), &mut changes);
         let mut settings = Settings { lines: changes };
+        Notify::note_changes(&self.notify, &next.notify, &mut settings);
         self.metrics.note_changes(&next.metrics, &mut settings);
         self.link.note_changes(next.link, &mut settings);
         for ((key, old), (_, new)) in limits(&self.limits).into_iter().zip(limits(&next.limits)) {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::change::Settings;
-use crate::prefix::{is_private, is_special};
+use crate::prefix::is_special;
 use crate::reader::{Table, Value};
 use crate::{FileRef, Host, HostPort, Problem, fields, text};
 
@@ -218,20 +218,9 @@ fn address(value: Value<'_>) -> Option<AddressSource> {
         }
         match written.parse::<Ipv4Addr>() {
             Ok(own) => (!is_special(IpAddr::V4(own))).then_some(AddressSource::Fixed(own)),
-            Err(_) => page(written).map(AddressSource::Page),
+            Err(_) => text::private_or_tls(written).map(AddressSource::Page),
         }
     })
-}
-
-/// A page over TLS, or in the clear of a router in a private network.
-fn page(written: &str) -> Option<String> {
-    let is_routers = written.strip_prefix("http://").is_some_and(|rest| {
-        let host = rest.split('/').next().unwrap_or_default();
-        let host = text::split_port(host).map_or(host, |(host, _)| host);
-        let is_plain = written.len() <= 2048 && written.bytes().all(|byte| byte.is_ascii_graphic());
-        is_plain && text::address(host).is_some_and(|address| is_private(address.into()))
-    });
-    if is_routers { Some(written.to_owned()) } else { text::fetchable(written) }
 }
 
 fn interval(value: Value<'_>) -> Option<Duration> {

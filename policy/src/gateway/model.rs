@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::dns::Dns;
-use crate::sections::{Link, List, Log, Metrics, Offload};
+use crate::sections::{Link, List, Log, Metrics, Notify, Offload};
 use crate::{
     AllowList, Bandwidth, FileRef, Host, HostPort, InterfaceName, Mtu, Name, PortRange, Protocol, Protocols,
     PublicKey, PublicPorts, Rate, Warning, prefix,
@@ -36,6 +36,8 @@ pub struct Policy {
     pub lists: Vec<List>,
     /// Names whose records `causeway-agent` keeps.
     pub dns: Option<Dns>,
+    /// To whom `causeway-agent` reports outages.
+    pub notify: Vec<Notify>,
     /// Where metrics are served.
     pub metrics: Metrics,
     /// The control socket.
@@ -60,8 +62,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Every file that the configuration names for the daemon: keys, then lists. The secret of
-    /// `[dns]` is not for the daemon.
+    /// Every file that the configuration names for the daemon: keys, then lists. The secrets of
+    /// `[dns]` and `[[notify]]` are not for the daemon.
     pub fn files(&self) -> impl Iterator<Item = &FileRef> {
         let preshared = self.peers.iter().filter_map(|peer| peer.preshared_key_file.as_ref());
         let lists = self.lists.iter().map(|list| &list.file);

@@ -4,7 +4,7 @@ use super::dns;
 use super::model::{Peer, Policy};
 use crate::Mtu;
 use crate::change::{Change, Settings};
-use crate::sections::List;
+use crate::sections::{List, Notify};
 
 impl Policy {
     /// The key of which `next` has another value and which cannot change while the daemon runs.
@@ -53,6 +53,7 @@ impl Policy {
         );
         changes.lists(&self.lists, &next.lists);
         dns::note_changes(self.dns.as_ref(), next.dns.as_ref(), &mut changes);
+        Notify::note_changes(&self.notify, &next.notify, &mut changes);
         self.metrics.note_changes(&next.metrics, &mut changes);
         self.link.note_changes(next.link, &mut changes);
         self.log.note_changes(next.log, &mut changes);

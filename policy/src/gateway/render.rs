@@ -19,6 +19,14 @@ impl Policy {
             let keys = [("name", quoted(&list.name)), ("file", quoted(&list.file.location))];
             table("[[list]]", &keys.into_iter().chain(urls).collect::<Vec<_>>(), &mut text);
         }
+        for entry in &self.notify {
+            let value = |key: &str, values: &[String]| {
+                if key == "to" { array(values) } else { values.first().map(quoted).unwrap_or_default() }
+            };
+            let keys: Vec<_> =
+                entry.keys().into_iter().map(|(key, values)| (key, value(key, &values))).collect();
+            table("[[notify]]", &keys, &mut text);
+        }
         self.publish.iter().for_each(|entry| publish(entry, &mut text));
         self.allow.iter().for_each(|entry| allow(entry, &mut text));
         text

@@ -5,6 +5,7 @@ mod link;
 mod list;
 mod log;
 mod metrics;
+mod notify;
 mod offload;
 mod state;
 
@@ -17,6 +18,7 @@ pub use list::{List, parse_list};
 pub(crate) use list::{allow_list, far_allow_list, list};
 pub use log::{Log, LogFormat, LogLevel};
 pub use metrics::Metrics;
+pub use notify::{Mail, MailTls, Notify, Receiver};
 pub use offload::Offload;
 
 use crate::Position;
@@ -37,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     /// Where the addresses of `metrics` are written.
     pub(crate) metrics_at: Vec<At<SocketAddr>>,
+    pub(crate) notify: Option<Vec<Notify>>,
     pub(crate) control: Option<ControlKeys>,
     pub(crate) link: Option<Link>,
     /// Where the port of `link` is written, if it is.
@@ -55,6 +58,7 @@ impl Shared {
         Self {
             metrics,
             metrics_at,
+            notify: notify::notify(root),
             control: control::control(root, daemon == Daemon::Gateway),
             link,
             link_at,

@@ -32,13 +32,12 @@ enum Step {
     Restarts(&'static str),
     /// Ends these units.
     Stops(&'static [&'static str]),
-    /// Not run, since only systemd has timers. The user of its service can read what the service
-    /// reads.
-    Timer,
+    /// Not run, as it would ask the internet. The user of its service can read what it reads.
+    AsAgent,
     /// A daemon in the foreground, started by hand.
     ByHand,
 }
-use Step::{ByHand, Elsewhere, Restarts, Runs, Starts, Stops, Timer};
+use Step::{AsAgent, ByHand, Elsewhere, Restarts, Runs, Starts, Stops};
 
 /// INSTALL's steps: machine, line, what this test does with it.
 const INSTALLATION: &[(&str, &str, Step)] = &[
@@ -49,7 +48,7 @@ const INSTALLATION: &[(&str, &str, Step)] = &[
     ("origin", "sudo gatewayctl keygen /etc/causeway/keys --name wroclaw --owner causeway-forwarder", Runs),
     ("edge", "gateway check --config /etc/causeway/gateway.toml", Runs),
     ("edge", "sudo systemctl enable --now causeway-guard gateway", Starts(&["causeway-guard", "gateway"])),
-    ("edge", "sudo systemctl enable --now causeway-lists.timer", Timer),
+    ("edge", "sudo systemctl enable --now causeway-agent", AsAgent),
     ("origin", "forwarder check --config /etc/causeway/forwarder.toml", Runs),
     ("origin", "sudo systemctl enable --now forwarder", Starts(&["forwarder"])),
     ("origin", "sudo forwarder wait kyiv", Runs),
@@ -63,11 +62,7 @@ const UPGRADE: &[(&str, &str, Step)] = &[
     ("edge", "sudo scripts/install gateway", Runs),
     ("edge", "gateway check --config /etc/causeway/gateway.toml", Runs),
     ("edge", "sudo systemctl restart gateway", Restarts("gateway")),
-    (
-        "edge",
-        "sudo systemctl disable --now gateway causeway-guard causeway-agent causeway-lists.timer",
-        Stops(&["gateway"]),
-    ),
+    ("edge", "sudo systemctl disable --now gateway causeway-guard causeway-agent", Stops(&["gateway"])),
     ("edge", "sudo gateway down --config /etc/causeway/gateway.toml", Runs),
     ("edge", "sudo scripts/install --remove", Runs),
     ("edge", "sudo rm -rf /etc/causeway /var/lib/causeway /var/lib/causeway-root", Runs),
@@ -146,7 +141,7 @@ impl<'lab> Machines<'lab> {
                 self.start(machine, unit)
             }
             Stops(units) => units.iter().try_for_each(|unit| self.stop(unit)),
-            Timer => self.lists_user_reads(),
+            AsAgent => self.agents_user_reads(),
             ByHand => self.start_by_hand(line),
         }
     }
@@ -196,12 +191,12 @@ impl<'lab> Machines<'lab> {
         stop_unit(unit, self.running.remove(unit))
     }
 
-    fn lists_user_reads(&self) -> Result<()> {
-        let as_user = "setpriv --reuid causeway-lists --regid causeway-lists --clear-groups";
+    fn agents_user_reads(&self) -> Result<()> {
+        let as_user = "setpriv --reuid causeway-agent --regid causeway-agent --clear-groups";
         self.edge.run(&format!("{as_user} test -r /etc/causeway/gateway.toml"))?;
         self.edge.run(&format!("{as_user} test -w /etc/causeway/lists/cloudflare.list"))?;
         let key = self.edge.output(&format!("{as_user} test -r /etc/causeway/keys/kyiv.key"))?;
-        ensure!(!key.status.success(), "the lists' user can read the private key");
+        ensure!(!key.status.success(), "the agent's user can read the private key");
         Ok(())
     }
 
@@ -275,7 +270,8 @@ fn the_installer_names_every_file_that_a_unit_needs_and_touches_nothing_else_whe
         ("usr/local/bin/gateway", 0o755),
         ("usr/local/bin/forwarder", 0o755),
         ("etc/systemd/system/gateway.service", 0o644),
-        ("etc/systemd/system/causeway-lists.timer", 0o644),
+        ("etc/systemd/system/causeway-agent.service", 0o644),
+        ("etc/systemd/system/causeway-forwarder-agent.service", 0o644),
         ("etc/sysusers.d/causeway.conf", 0o644),
         ("etc/modules-load.d/causeway.conf", 0o644),
         ("etc/causeway/keys", 0o755),

@@ -14,8 +14,8 @@ fn the_gateways_unit_scores_two_or_better_and_those_without_privileges_one_and_a
     for (unit, most) in [
         ("gateway.service", 20),
         ("forwarder.service", 15),
-        ("causeway-lists.service", 15),
         ("causeway-agent.service", 15),
+        ("causeway-forwarder-agent.service", 15),
     ] {
         // The threshold is in tenths; above it the exit status is a failure.
         let threshold = format!("--threshold={most}");

@@ -1,7 +1,5 @@
 //! `gatewayctl`: shows and changes the running edge, and creates keys.
 
-mod fetch;
-
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,7 +17,7 @@ use gateway::config::needs;
 use gateway::control::client::{ask, ask_change};
 use gateway::control::protocol::{Reply, Request};
 use gateway::control::render;
-use gateway::{exchange, lists};
+use gateway::{exchange, fetch, lists};
 
 pub(crate) fn main() -> ExitCode {
     let arguments = Arguments::parse();

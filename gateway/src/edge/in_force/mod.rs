@@ -320,7 +320,7 @@ fn list_age(list: &List) -> Option<String> {
     let age = std::fs::metadata(path).ok()?.modified().ok()?.elapsed().unwrap_or_default();
     (age > STALE_LIST).then(|| {
         let days = age.as_secs() / 86_400;
-        format!("@{} was last fetched {days} days ago; see: systemctl status causeway-lists", list.name)
+        format!("@{} was last fetched {days} days ago; see: systemctl status causeway-agent", list.name)
     })
 }
 

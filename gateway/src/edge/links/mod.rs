@@ -233,9 +233,13 @@ impl EdgeLinks {
             self.asked.notify_one();
         }
         while let Some((peer, change)) = self.next_change() {
-            if matches!(change, Change::Stopping) {
-                let (peer, notice) = (peer.to_string(), "stopping".to_owned());
-                self.history.note(What::Notice { peer, notice });
+            let notice = match &change {
+                Change::Stopping => Some("stopping".to_owned()),
+                Change::Reported(hop) => Some(format!("reported {}", hop.label())),
+                _ => None,
+            };
+            if let Some(notice) = notice {
+                self.history.note(What::Notice { peer: peer.to_string(), notice });
             }
             log(&peer, &change);
         }
@@ -260,6 +264,9 @@ fn log(peer: &Name, change: &Change) {
         Change::Down(reason) => tracing::info!(%peer, reason = reason.label(), "the link is down"),
         Change::Refused(reason) => tracing::info!(%peer, reason = reason.label(), "a link was refused"),
         Change::Stopping => tracing::info!(%peer, "the peer's daemon announced that it stops"),
+        Change::Reported(hop) => {
+            tracing::info!(%peer, hop = hop.label(), "the peer's agent reported an outage")
+        }
         // Shown as a problem; sessions that alternate are what is warned of.
         Change::SharedKey => tracing::info!(%peer, "two machines with the peer's key keep links in turn"),
     }

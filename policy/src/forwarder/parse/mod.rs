@@ -90,6 +90,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         services: check::most_specific_first(services.into_iter().map(|service| service.value).collect()),
         reach: reach.into_iter().map(|reach| reach.value).collect(),
         lists: lists.into_iter().collect::<Option<_>>()?,
+        notify: shared.notify?,
         metrics: shared.metrics,
         control: Control { socket: shared.control?.socket },
         link,

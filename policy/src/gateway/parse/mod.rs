@@ -67,6 +67,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         allow: Vec::new(),
         lists: entries.lists.into_iter().collect::<Option<_>>()?,
         dns,
+        notify: shared.notify?,
         metrics: shared.metrics,
         control: control(shared.control?),
         link: shared.link?,

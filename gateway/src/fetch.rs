@@ -5,9 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use daemon::exit::ExitError;
-use gateway::https::trusted;
 use policy::feed::MAX_BYTES;
 use ureq::Agent;
+
+use crate::https::trusted;
 
 /// For one address, name lookup and redirects included.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -15,14 +16,17 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const REDIRECTS: u32 = 3;
 
 /// The HTTP client for lists.
-pub(crate) struct Client {
+pub struct Client {
     tls: Agent,
     own: Agent,
 }
 
 impl Client {
     /// A client that trusts the certificates in `bundle`, or the system's.
-    pub(crate) fn new(bundle: Option<&Path>) -> Result<Self, ExitError> {
+    ///
+    /// # Errors
+    /// Where there are none.
+    pub fn new(bundle: Option<&Path>) -> Result<Self, ExitError> {
         let tls = trusted(bundle)?;
         let common = || {
             Agent::config_builder()
@@ -37,8 +41,11 @@ impl Client {
         Ok(Self { tls, own })
     }
 
-    /// The text at an address; anything but 200 is an error.
-    pub(crate) fn text(&self, url: &str) -> Result<String, String> {
+    /// The text at an address.
+    ///
+    /// # Errors
+    /// Why there is none; anything but status 200 is an error.
+    pub fn text(&self, url: &str) -> Result<String, String> {
         let agent = if url.starts_with("https://") { &self.tls } else { &self.own };
         let mut response = agent.get(url).call().map_err(|error| format!("{url}: {error}"))?;
         let status = response.status().as_u16();
