@@ -44,6 +44,7 @@ impl Policy {
         }
         let mut settings = Settings { lines: changes };
         self.metrics.note_changes(&next.metrics, &mut settings);
+        self.page.note_changes(&next.page, &mut settings);
         self.link.note_changes(next.link, &mut settings);
         settings.debug("caddy", "[caddy]", &self.caddy, &next.caddy);
         self.log.note_changes(next.log, &mut settings);
