@@ -13,6 +13,7 @@
 //!   both ends.
 //! - [`metrics`]: the page with its listeners, and what both ends show on it.
 //! - [`health`]: whether a service works, hop by hop, the same model at both ends.
+//! - [`history`]: what happened, in a ring that a restart and a power cut leave as it is.
 //! - [`life`]: systemd, signals, and the watched configuration file.
 //! - [`link`]: the control channel between the two ends, without its sockets.
 //! - [`local_network`]: what macOS may deny, and how to allow it.
@@ -31,6 +32,7 @@ pub mod endpoint_name;
 pub mod exit;
 pub mod files;
 pub mod health;
+pub mod history;
 pub mod life;
 pub mod link;
 pub mod local_network;

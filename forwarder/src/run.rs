@@ -18,6 +18,7 @@ use daemon::clock_mark::ClockMark;
 use daemon::control::server::{Answer, Socket};
 use daemon::exit::{Exit, ExitError};
 use daemon::files::Lock;
+use daemon::history::History;
 use daemon::life::{Asked, Listeners, Signals, notify};
 use daemon::log;
 use daemon::metrics::RoundTrips;
@@ -26,7 +27,7 @@ use policy::Name;
 use policy::forwarder::Policy;
 use sd_notify::NotifyState;
 use tokio::sync::{oneshot, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{MissedTickBehavior, interval_at};
 use tunnel::io::clock;
 use tunnel::io::udp::Backend;
@@ -149,6 +150,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         link_refusals: Mutex::default(),
         visit_now: watch::channel(()).0,
         since: Mutex::default(),
+        history: History::in_memory(),
     });
     let (inbox, commands) = Inbox::new().map_err(system)?;
     let targets = link::targets(&loaded);
@@ -276,6 +278,11 @@ impl Answer for Origin {
             Request::Visit => {
                 health::visit_now(&self.shared).await;
                 Ok(Reply::Report(Box::new(report(&self.shared))))
+            }
+            Request::History(query) => {
+                let history = self.shared.history.clone();
+                let read = spawn_blocking(move || history.read(&query)).await;
+                read.map(Reply::History).map_err(|error| ExitError::new(Exit::Failed, error))
             }
             Request::Change(request) => self.confirmable.answer(self, request).await.map(Reply::Change),
         }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use daemon::health::Since;
+use daemon::history::History;
 use daemon::link::publish::Publishing;
 use daemon::link::remote::Remote;
 use daemon::metrics::RoundTrips;
@@ -64,6 +65,8 @@ pub struct Shared {
     pub visit_now: watch::Sender<()>,
     /// Since when the hops of each service are as they are.
     pub since: Mutex<Since>,
+    /// What happened.
+    pub history: History,
 }
 
 /// An edge as the control plane sees it.

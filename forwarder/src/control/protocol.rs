@@ -1,6 +1,7 @@
 //! The protocol of the control socket: one JSON object per line each way.
 
 use daemon::changes::{ChangeReply, ChangeRequest};
+use daemon::history;
 use serde::{Deserialize, Serialize};
 
 use super::report::Report;
@@ -13,6 +14,8 @@ pub enum Request {
     Report,
     /// The same, once every name was visited from the internet; only for writers.
     Visit,
+    /// What happened.
+    History(history::Query),
     /// A request about changes of the configuration.
     #[serde(untagged)]
     Change(ChangeRequest),
@@ -23,7 +26,7 @@ impl Request {
     #[must_use]
     pub const fn is_privileged(&self) -> bool {
         match self {
-            Self::Report => false,
+            Self::Report | Self::History(_) => false,
             Self::Visit => true,
             Self::Change(request) => request.is_privileged(),
         }
@@ -36,6 +39,8 @@ impl Request {
 pub enum Reply {
     /// To [`Request::Report`] and [`Request::Visit`].
     Report(Box<Report>),
+    /// To [`Request::History`].
+    History(history::Page),
     /// To [`Request::Change`].
     #[serde(untagged)]
     Change(ChangeReply),

@@ -5,6 +5,7 @@ use std::path::Path;
 use daemon::changes::{ChangeReply, ChangeRequest};
 use daemon::control::client::{self, AskError};
 use daemon::exit::{Exit, ExitError};
+use daemon::history::{Page, Query};
 
 use super::protocol::{Reply, Request};
 
@@ -38,6 +39,17 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Reply, ExitError> {
 pub fn ask_change(socket: &Path, request: &ChangeRequest) -> Result<ChangeReply, ExitError> {
     match ask(socket, &Request::Change(request.clone()))? {
         Reply::Change(reply) => Ok(reply),
+        _ => Err(ExitError::new(Exit::Failed, "the daemon sent the answer to another request")),
+    }
+}
+
+/// What happened at the daemon's end.
+///
+/// # Errors
+/// As for [`ask`].
+pub fn ask_history(socket: &Path, query: Query) -> Result<Page, ExitError> {
+    match ask(socket, &Request::History(query))? {
+        Reply::History(page) => Ok(page),
         _ => Err(ExitError::new(Exit::Failed, "the daemon sent the answer to another request")),
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use daemon::changes::{ChangeReply, ChangeRequest};
+use daemon::history;
 use daemon::pairing::control::{PairingReply, PairingRequest};
 use daemon::peers::Peers;
 
@@ -62,6 +63,8 @@ pub enum Request {
         /// The source.
         address: IpAddr,
     },
+    /// What happened.
+    History(history::Query),
     /// A request of `causeway pair`; only for writers.
     Pairing(PairingRequest),
     /// A request about changes of the configuration.
@@ -80,6 +83,7 @@ impl Request {
             | Self::Status
             | Self::Flows { .. }
             | Self::Offloads
+            | Self::History(_)
             | Self::Bans => false,
             Self::Change(request) => request.is_privileged(),
             Self::Dump { show_keys: true }
@@ -111,6 +115,8 @@ pub enum Reply {
     Offloads(Offloads),
     /// To [`Request::Ban`] and [`Request::Unban`].
     Done,
+    /// To [`Request::History`].
+    History(history::Page),
     /// To [`Request::Pairing`].
     Pairing(PairingReply),
     /// To [`Request::Change`].

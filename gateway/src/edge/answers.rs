@@ -51,6 +51,10 @@ impl Edge {
             Request::Unban { address } => {
                 Ok(bans::unban(&self.helper, address).await.map(|()| Reply::Done)?)
             }
+            Request::History(query) => {
+                let history = self.history.clone();
+                Ok(Reply::History(blocking(move || Ok(history.read(&query))).await?))
+            }
             Request::Pairing(request) => pairing::answer(self, request).await.map(Reply::Pairing),
             Request::Change(request) => self.confirmable.answer(&**self, request).await.map(Reply::Change),
         }

@@ -47,6 +47,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use daemon::changes::Confirmable;
+use daemon::history::History;
 use tokio::task::spawn_local;
 use tunnel::io::clock;
 
@@ -83,6 +84,7 @@ pub struct Edge {
     pairing: Rc<Pairing>,
     probing: Probing,
     health: Health,
+    history: History,
     /// Changes that wait for their confirmation.
     confirmable: Confirmable,
     /// Serializes applies: two at once would see each other's unfinished work.

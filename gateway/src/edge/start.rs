@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use daemon::changes::Confirmable;
+use daemon::history::History;
 use policy::gateway::Policy;
 use policy::plan::Conditions;
 use policy::ruleset::{ServiceMark, marks_in_force};
@@ -143,6 +144,7 @@ impl Edge {
             in_force: RefCell::new(in_force),
             watch: RefCell::new(Watch::new(machine)),
             meter: RefCell::new(Meter::new(Instant::now())),
+            history: History::in_memory(),
             confirmable,
             applying: tokio::sync::Mutex::new(()),
         };
