@@ -32,6 +32,7 @@ mod links;
 pub mod machine;
 mod meter;
 mod pages;
+mod status_page;
 mod pairing;
 mod path_mtu;
 mod peers;
@@ -48,6 +49,7 @@ use std::sync::Arc;
 
 use daemon::changes::Confirmable;
 use daemon::history::History;
+use daemon::http::Requests;
 use tokio::task::spawn_local;
 use tunnel::io::clock;
 
@@ -67,6 +69,7 @@ use watch::Watch;
 pub use apply::resume;
 pub use in_force::guards;
 pub use start::{Resources, acquire};
+pub use status_page::EdgePage;
 
 /// The running edge. It lives on the control thread alone.
 pub struct Edge {
@@ -85,6 +88,8 @@ pub struct Edge {
     probing: Probing,
     health: Health,
     history: History,
+    /// Requests for the status page.
+    page_requests: Requests,
     /// Changes that wait for their confirmation.
     confirmable: Confirmable,
     /// Serializes applies: two at once would see each other's unfinished work.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use daemon::changes::Confirmable;
 use daemon::history::History;
+use daemon::http::Requests;
 use policy::gateway::Policy;
 use policy::plan::Conditions;
 use policy::ruleset::{ServiceMark, marks_in_force};
@@ -145,6 +146,7 @@ impl Edge {
             watch: RefCell::new(Watch::new(machine)),
             meter: RefCell::new(Meter::new(Instant::now())),
             history: History::in_memory(),
+            page_requests: Requests::default(),
             confirmable,
             applying: tokio::sync::Mutex::new(()),
         };

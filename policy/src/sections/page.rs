@@ -72,6 +72,12 @@ impl fmt::Display for PageListen {
 }
 
 impl Page {
+    /// Whether it is served in the LAN, whatever the addresses there are.
+    #[must_use]
+    pub fn follows_lan(&self) -> bool {
+        self.listen.iter().any(|listen| matches!(listen, PageListen::Lan(_)))
+    }
+
     /// The addresses to listen on, on a machine that has these in the LAN now.
     #[must_use]
     pub fn addresses(&self, lan: &[IpAddr]) -> Vec<SocketAddr> {

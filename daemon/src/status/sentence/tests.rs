@@ -1,4 +1,3 @@
-use daemon::health::HopShown;
 use serde_json::json;
 
 use super::*;
@@ -154,10 +153,14 @@ fn service(name: &str, state: &str) -> Service {
         is_public: Some(true),
         from: String::new(),
         to: String::new(),
+        peers: Vec::new(),
         state: state.to_owned(),
+        seconds: None,
         failing: None,
         names: Vec::new(),
         publish: Vec::new(),
+        bytes_in: 0,
+        bytes_out: 0,
     }
 }
 
