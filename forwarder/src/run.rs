@@ -46,8 +46,8 @@ use crate::link::{self, Links};
 use crate::places::{Environment, bind_first};
 use crate::state::MarkWriter;
 use crate::stats::Stats;
-use crate::upstream::Pools;
 use crate::status_page::OriginPage;
+use crate::upstream::Pools;
 use crate::{health, metrics, setup};
 
 /// How often rates are measured and systemd is notified.

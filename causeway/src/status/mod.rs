@@ -16,7 +16,6 @@ use daemon::status::{self, Side, Summary};
 use daemon::text::Style;
 use serde::Serialize;
 
-
 /// What is shown.
 #[derive(Debug, Args)]
 pub(crate) struct Status {

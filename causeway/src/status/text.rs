@@ -8,7 +8,6 @@ use daemon::peers::Peer;
 use daemon::status::{Published, Service, Side, Summary};
 use daemon::text::{Style, table};
 
-
 /// The first line, then each daemon with its peers and services.
 pub(super) fn text(summary: &Summary, sides: &[Side], style: Style) -> String {
     let code = if summary.is_failing() { "31" } else { "32" };

@@ -141,9 +141,8 @@ impl Past {
     pub fn change_before(&self, since: u64) -> Option<&Event> {
         let earliest = since.saturating_sub(BEFORE);
         let mut events = self.events.iter().rev();
-        events.find(|event| {
-            event.is_change && event.at >= earliest && event.at <= since.saturating_add(AFTER)
-        })
+        events
+            .find(|event| event.is_change && event.at >= earliest && event.at <= since.saturating_add(AFTER))
     }
 
     /// The last days, today last; none without a history. What is failing counts for `services`

@@ -194,7 +194,8 @@ fn ports(html: &mut String, services: &[Port]) {
             let line = escaped(&port.line());
             why.get_or_insert_default().push_str(&format!("<div>{line}</div>"));
         }
-        let private = if service.is_public == Some(false) { " <span class=\"soft\">private</span>" } else { "" };
+        let private =
+            if service.is_public == Some(false) { " <span class=\"soft\">private</span>" } else { "" };
         let cells = [
             ("Service", escaped(&service.name) + private),
             ("State", mark(service.state, service.state)),
@@ -326,7 +327,10 @@ fn events(html: &mut String, events: &[Event]) {
 }
 
 fn section(html: &mut String, (id, title): (&str, &str), body: &str) {
-    add(html, &format!("<section aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{title}</h2>\n{body}</section>\n"));
+    add(
+        html,
+        &format!("<section aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{title}</h2>\n{body}</section>\n"),
+    );
 }
 
 /// The roles are those that the elements have; on a narrow screen the style would take them away.
@@ -351,7 +355,12 @@ fn row(html: &mut String, cells: &[(&str, String)], why: Option<String>) {
     add(html, "</tr>\n");
     if let Some(why) = why {
         let span = cells.len();
-        add(html, &format!("<tr role=\"row\" class=\"whys\"><td role=\"cell\" class=\"why\" colspan=\"{span}\">{why}</td></tr>\n"));
+        add(
+            html,
+            &format!(
+                "<tr role=\"row\" class=\"whys\"><td role=\"cell\" class=\"why\" colspan=\"{span}\">{why}</td></tr>\n"
+            ),
+        );
     }
 }
 
@@ -399,3 +408,6 @@ fn escaped(text: &str) -> String {
     }
     escaped
 }
+
+#[cfg(test)]
+mod tests;

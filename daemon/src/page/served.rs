@@ -111,7 +111,9 @@ impl<S: Source> StatusPage<S> {
 async fn read(past: &mut Past, history: &History) {
     for _ in 0..MOST_REPLIES {
         let (history, query) = (history.clone(), past.query());
-        let Ok(page) = spawn_blocking(move || -> history::Page { history.read(&query) }).await else { return };
+        let Ok(page) = spawn_blocking(move || -> history::Page { history.read(&query) }).await else {
+            return;
+        };
         if !past.handle_page(&page, &query) {
             return;
         }

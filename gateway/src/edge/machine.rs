@@ -123,7 +123,8 @@ impl Machine {
     #[must_use]
     pub fn lan_addresses(&self, policy: &Policy) -> Vec<IpAddr> {
         let trust = self.pins.trust(policy, &self.system);
-        let of_lan = trust.lan.iter().filter(|(_, prefix)| policy.lan.iter().any(|lan| lan.contains(prefix.ip())));
+        let of_lan =
+            trust.lan.iter().filter(|(_, prefix)| policy.lan.iter().any(|lan| lan.contains(prefix.ip())));
         let own = of_lan.flat_map(|(index, prefix)| {
             let link = self.system.link(*index);
             let addresses = link.into_iter().flat_map(|link| &link.addresses).map(IpNetwork::ip);

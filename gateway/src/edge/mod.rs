@@ -32,7 +32,6 @@ mod links;
 pub mod machine;
 mod meter;
 mod pages;
-mod status_page;
 mod pairing;
 mod path_mtu;
 mod peers;
@@ -40,6 +39,7 @@ mod probes;
 mod reconcile;
 mod start;
 mod status;
+mod status_page;
 mod watch;
 
 use std::cell::RefCell;

@@ -141,12 +141,7 @@ fn watched_names(reader: &Reader<'_>, services: &[At<Service>]) {
     }
 }
 
-fn reaches(
-    reader: &Reader<'_>,
-    reach: &[ReachAt],
-    peers: &[PeerAt],
-    pages: &[(&'static str, SocketAddr)],
-) {
+fn reaches(reader: &Reader<'_>, reach: &[ReachAt], peers: &[PeerAt], pages: &[(&'static str, SocketAddr)]) {
     for (index, entry) in reach.iter().enumerate() {
         let value = &entry.value;
         let other = reach.iter().take(index).find(|other| {

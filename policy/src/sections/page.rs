@@ -95,18 +95,16 @@ impl Page {
 }
 
 /// `[page]`, and where its addresses are; the metrics have theirs already.
-pub(super) fn page(
-    root: &Table<'_>,
-    daemon: Daemon,
-    metrics: &[SocketAddr],
-) -> (Page, Vec<At<PageListen>>) {
+pub(super) fn page(root: &Table<'_>, daemon: Daemon, metrics: &[SocketAddr]) -> (Page, Vec<At<PageListen>>) {
     let Some(table) = root.table("page", "[page]") else { return Default::default() };
     let many = |key| table.optional(key).map(Value::one_or_many);
     let read = |item: Value<'_>| Some(At::new(listen(item, daemon)?, item.at()));
     let own = || vec![At::new(on_loopback(daemon), table.at())];
     let listen: Vec<_> =
         many("listen").map_or_else(own, |items| items.into_iter().filter_map(read).collect());
-    for (at, address) in listen.iter().flat_map(|at| at.value.addresses(&[]).into_iter().map(move |a| (at, a))) {
+    for (at, address) in
+        listen.iter().flat_map(|at| at.value.addresses(&[]).into_iter().map(move |a| (at, a)))
+    {
         if metrics.iter().any(|metrics| same_socket(*metrics, address)) {
             let problem = Problem::ListenClash { listen: address.to_string(), other: "metrics".to_owned() };
             root.report_at(&at.at, problem);
@@ -163,9 +161,8 @@ mod tests {
             listen: vec![PageListen::Lan(80), PageListen::Address("127.0.0.1:80".parse().unwrap())],
             hosts: Vec::new(),
         };
-        let shown = |lan: &[IpAddr]| -> Vec<String> {
-            page.addresses(lan).iter().map(ToString::to_string).collect()
-        };
+        let shown =
+            |lan: &[IpAddr]| -> Vec<String> { page.addresses(lan).iter().map(ToString::to_string).collect() };
         assert_eq!(shown(&[]), ["127.0.0.1:80"]);
         assert_eq!(shown(&["192.168.1.2".parse().unwrap()]), ["127.0.0.1:80", "192.168.1.2:80"]);
     }

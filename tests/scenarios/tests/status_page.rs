@@ -47,10 +47,14 @@ fn both_ends_name_what_is_down_first_and_show_no_address_of_a_visitor() -> Resul
                 Ok(document["headline"]["fix"].is_string().then_some(document))
             })?;
             let headline = &document["headline"];
-            ensure!(headline["what"].as_str().is_some_and(|what| what.starts_with("bulk is down")), "{headline}");
+            ensure!(
+                headline["what"].as_str().is_some_and(|what| what.starts_with("bulk is down")),
+                "{headline}"
+            );
             ensure!(headline["reason"] == "refused" && headline["since"].is_u64(), "{headline}");
             let html = get(node, port, "/")?;
-            for part in ["<h1 id=\"what\">bulk is down", "<dt>Since</dt>", "<dt>Fix</dt>", "[[service]] bulk"] {
+            for part in ["<h1 id=\"what\">bulk is down", "<dt>Since</dt>", "<dt>Fix</dt>", "[[service]] bulk"]
+            {
                 ensure!(html.contains(part), "no {part} in {html}");
             }
             shows_no_address(node, port)?;
@@ -63,17 +67,18 @@ fn both_ends_name_what_is_down_first_and_show_no_address_of_a_visitor() -> Resul
 fn the_lan_may_read_the_page_and_neither_the_wan_nor_a_peer_nor_another_website() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut site = with_pages(Site::new(lab)?)?;
-        site.gateway_config.replace(r#"prefixes = ["192.168.1.0/24"]"#, r#"prefixes = ["192.168.1.0/24", "fd00:1::/64"]"#)?;
+        site.gateway_config
+            .replace(r#"prefixes = ["192.168.1.0/24"]"#, r#"prefixes = ["192.168.1.0/24", "fd00:1::/64"]"#)?;
         site.edge.ip("address add fd00:1::2/64 dev eth1 nodad")?;
         lab.node("lan")?.ip("address add fd00:1::50/64 dev eth0 nodad")?;
-        site.forwarder_config.append(
-            "[[reach]]\nname = \"page\"\nlisten = \"127.0.0.1:9999\"\ntarget = \"192.168.1.2:9590\"",
-        );
+        site.forwarder_config
+            .append("[[reach]]\nname = \"page\"\nlisten = \"127.0.0.1:9999\"\ntarget = \"192.168.1.2:9590\"");
         site.start()?;
         let (client, lan) = (lab.node("client")?, lab.node("lan")?);
         for address in ["192.168.1.2", "[fd00:1::2]"] {
             until(SOON, "the page in the LAN", || {
-                let answer = lan.run(&format!("curl -s -o /dev/null -w %{{http_code}} http://{address}:9590/"));
+                let answer =
+                    lan.run(&format!("curl -s -o /dev/null -w %{{http_code}} http://{address}:9590/"));
                 Ok(answer.is_ok_and(|code| code == "200").then_some(()))
             })?;
         }

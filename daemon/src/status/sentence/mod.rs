@@ -158,12 +158,8 @@ fn failing_names(services: &[&Service]) -> Option<Summary> {
     let (service, name) = names().find(|(_, name)| name.is_failing())?;
     let more = failing.saturating_sub(1);
     let line = name.line();
-    let line = format!(
-        "Visitors do not get {}: it {}{}",
-        name.name,
-        rest_of(&line, &name.name),
-        more_below(more)
-    );
+    let line =
+        format!("Visitors do not get {}: it {}{}", name.name, rest_of(&line, &name.name), more_below(more));
     Some(Summary::failing(line, Headline { more, ..of_name(service, name) }))
 }
 
