@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use daemon::command_line::end;
 
+use crate::history::{self, History};
 use crate::join::{Join, join};
 #[cfg(target_os = "linux")]
 use crate::pair::{Pair, pair};
@@ -29,6 +30,12 @@ enum Command {
     /// Show what is down for visitors and how to fix it, then peers and services of this machine;
     /// exits 10 when something is failing.
     Status(Status),
+    /// Show what happened at both ends, each outage with its cause first.
+    ///
+    /// The other end's records come over the link, and are shown in this machine's time. What an
+    /// outage comes from is what changed just before it, or the first failing hop; what followed
+    /// from it is indented.
+    History(History),
     /// Publish a host name or a port of this machine (at the origin).
     ///
     /// `causeway publish emby.example.com 8096` adds the name to the service on port 443 and leads
@@ -67,6 +74,7 @@ pub fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     end(match &command {
         Command::Status(arguments) => status::status(arguments),
+        Command::History(arguments) => history::history(arguments),
         Command::Publish(arguments) => publish::publish(arguments),
         Command::Unpublish(arguments) => publish::unpublish(arguments),
         #[cfg(target_os = "linux")]

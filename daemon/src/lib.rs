@@ -18,7 +18,7 @@
 //! - [`page`]: the status page, made from [`status`] and [`history`].
 //! - [`life`]: systemd, signals, and the watched configuration file.
 //! - [`link`]: the control channel between the two ends, without its sockets.
-//! - [`local_network`]: what macOS may deny, and how to allow it.
+//! - [`local_network`]: what macOS may deny, and how to allow it. [`local_time`]: time as people write it.
 //!
 //! Only the parts for systemd are specific to Linux: the forwarder runs on macOS as well.
 #![allow(
@@ -39,6 +39,7 @@ pub mod http;
 pub mod life;
 pub mod link;
 pub mod local_network;
+pub mod local_time;
 pub mod log;
 pub mod metrics;
 pub mod page;

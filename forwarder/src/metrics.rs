@@ -77,6 +77,7 @@ pub fn page(shared: &Shared) -> String {
     }));
     numbers.extend(shared.page_requests.numbers("forwarder_page_requests_total"));
     numbers.extend(shared.edges.load().iter().flat_map(|edge| io_numbers(edge)));
+    numbers.extend(shared.history.numbers(ROLE));
     numbers.extend(report::peers(shared).numbers(ROLE));
     rendered(numbers) + &shared.round_trips.page()
 }

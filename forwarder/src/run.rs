@@ -18,7 +18,8 @@ use daemon::clock_mark::ClockMark;
 use daemon::control::server::{Answer, Socket};
 use daemon::exit::{Exit, ExitError};
 use daemon::files::Lock;
-use daemon::history::History;
+use daemon::history::observer::{Observer, ServiceSeen};
+use daemon::history::{History, What};
 use daemon::http::Requests;
 use daemon::life::{Asked, Listeners, Signals, notify};
 use daemon::log;
@@ -39,7 +40,7 @@ use tunnel::progress::Fault;
 use crate::arrivals::Arrivals;
 use crate::config::{self, Loaded};
 use crate::control::protocol::{Reply, Request};
-use crate::control::report::report;
+use crate::control::report::{Report, report};
 use crate::control::{EdgeView, Shared, problems};
 use crate::dataplane::{Command, Commands, DATA_THREAD, DataPlane, Inbox, Parts};
 use crate::link::{self, Links};
@@ -129,7 +130,8 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
     let trials = Trials::of(&folder);
     let load = |text| Ok(config::load_draft(config, config, text)?);
     let (loaded, startup) = resume(file, config, (&operator, &trials), load);
-    let confirmable = Confirmable::new("forwarder", startup, operator, trials);
+    let history = History::open(&folder);
+    let confirmable = Confirmable::new("forwarder", startup, operator, trials).noted_in(history.clone());
     let policy = Arc::clone(&loaded.policy);
     let mark = ClockMark::of(&folder);
     let control = bind_first(&environment.sockets(Some(&policy)))?;
@@ -156,7 +158,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         link_refusals: Mutex::default(),
         visit_now: watch::channel(()).0,
         since: Mutex::default(),
-        history: History::in_memory(),
+        history,
         page_requests: Requests::default(),
     });
     let (inbox, commands) = Inbox::new().map_err(system)?;
@@ -208,11 +210,12 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     let socket = control.path().display();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), peers = shared.edges.load().len(), %socket, "forwarder started");
     notify(&[NotifyState::Ready]);
+    shared.history.note(What::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
     let (mut answering, mut ended) = (pin!(control.serve(Rc::clone(&origin))), pin!(ended));
     let mut failed = pin!(failed);
     let mut receives = Receives::default();
     let mut watch = health::Watch::new(Arc::clone(&origin.shared)).map_err(system)?;
-    let mut was_short = false;
+    let (mut was_short, mut observer) = (false, Observer::default());
     let changed = watch.changed();
     watch.watch_new(&shared.pools);
     origin.links.look();
@@ -241,7 +244,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
                 origin.follow_page();
                 warn_of_descriptors(shared, &mut was_short);
                 receives.look(shared);
-                tick(shared, watchdog.is_healthy());
+                tick(shared, watchdog.is_healthy(), &mut observer);
                 if origin.confirmable.is_overdue() {
                     let origin = Rc::clone(&origin);
                     drop(spawn_local(async move { origin.confirmable.roll_back_overdue(&*origin).await }));
@@ -250,6 +253,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
         }
     }
     drop(watchdog);
+    shared.history.flush();
     let result = data.join().map_err(|_| lost("it panicked".to_owned()))?;
     result.map_err(|error| lost(error.to_string()))?;
     tracing::info!("forwarder stopped");
@@ -277,6 +281,9 @@ impl Origin {
         let again = self.shared.is_stopping.swap(true, Ordering::Relaxed);
         let drain = if again { Duration::ZERO } else { self.shared.policy.load().limits.drain };
         notify(&[NotifyState::Stopping]);
+        if !again {
+            self.shared.history.note(What::Stopping { notice: Some(self.links.announced()) });
+        }
         self.links.stop();
         self.commands.send(Command::Stop { drain });
     }
@@ -301,6 +308,11 @@ impl Answer for Origin {
                 let history = self.shared.history.clone();
                 let read = spawn_blocking(move || history.read(&query)).await;
                 read.map(Reply::History).map_err(|error| ExitError::new(Exit::Failed, error))
+            }
+            Request::FarHistory { seconds } => Ok(Reply::FarHistory(self.links.far_history(seconds).await)),
+            Request::NoteStack { stack, what } => {
+                self.shared.history.note(What::Stack { stack, what });
+                Ok(Reply::Noted)
             }
             Request::Change(request) => self.confirmable.answer(self, request).await.map(Reply::Change),
         }
@@ -340,7 +352,7 @@ impl Receives {
 }
 
 /// Measures, and notifies systemd's watchdog if the data thread is running.
-fn tick(shared: &Shared, is_sound: bool) {
+fn tick(shared: &Shared, is_sound: bool, observer: &mut Observer) {
     for edge in shared.edges.load().iter() {
         edge.measure();
     }
@@ -350,10 +362,21 @@ fn tick(shared: &Shared, is_sound: bool) {
         }
     }
     let report = report(shared);
+    note_changes(shared, &report, observer);
     let up = report.peers.iter().filter(|peer| peer.is_up()).count();
     let line = format!("{up} of {} peers up, {} flows", report.peers.len(), report.flows);
     notify(&[NotifyState::Status(&line)]);
     if is_sound {
         notify(&[NotifyState::Watchdog]);
     }
+}
+
+/// Notes in the history what is another than at the tick before.
+fn note_changes(shared: &Shared, report: &Report, observer: &mut Observer) {
+    let with_health = report.services.iter().filter_map(|entry| Some((entry, entry.health.as_ref()?)));
+    let services: Vec<_> = with_health
+        .map(|(entry, path)| ServiceSeen { name: &entry.name, path, names: &entry.names, peer: None })
+        .collect();
+    let changes = observer.handle_look(clock::instant(), &report.peers, &services);
+    changes.into_iter().for_each(|what| shared.history.note(what));
 }

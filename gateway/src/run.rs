@@ -190,6 +190,7 @@ async fn event_loop(
     notify(&[NotifyState::Stopping]);
     edge.announce_stop().await;
     edge.keep_endpoints();
+    edge.keep_history();
     tracing::info!("the daemon ends; rules, routes and device stay as they are, closed");
     Ok(())
 }

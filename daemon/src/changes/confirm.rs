@@ -13,6 +13,7 @@ use super::pending::{Moment, Outcome, Pending, Trial, Trials};
 use super::{ChangeReply, ChangeRequest, Changes, Confirmation};
 use crate::exit::{Exit, ExitError};
 use crate::files::unwritten;
+use crate::history::{History, applied};
 
 /// The longest time that a change may wait for its confirmation.
 const LONGEST_CONFIRM: Duration = Duration::from_secs(86_400);
@@ -172,6 +173,7 @@ pub struct Confirmable {
     rolled_back: Cell<bool>,
     operator: OperatorState,
     trials: Trials,
+    history: Option<History>,
 }
 
 impl Confirmable {
@@ -185,6 +187,19 @@ impl Confirmable {
             rolled_back: Cell::new(startup.rolled_back),
             operator,
             trials,
+            history: None,
+        }
+    }
+
+    /// The same; what is applied from now on is noted in `history`.
+    #[must_use]
+    pub fn noted_in(self, history: History) -> Self {
+        Self { history: Some(history), ..self }
+    }
+
+    fn note(&self, how: &str, changes: &[Change]) {
+        if let Some(history) = &self.history {
+            history.note(applied(how, changes));
         }
     }
 
@@ -226,7 +241,7 @@ impl Confirmable {
             let config = role.load().inspect_err(|_| role.note_refused())?;
             let _turn = role.turn().await;
             self.refuse_while_waiting()?;
-            self.apply_permanently(role, config).await
+            self.apply_permanently(role, config, "reload").await
         };
         let applied = reload.await;
         role.note_reload(applied.as_ref().err());
@@ -238,9 +253,13 @@ impl Confirmable {
         &self,
         role: &A,
         config: A::Config,
+        how: &str,
     ) -> Result<Vec<Change>, ExitError> {
         let changes = role.apply(config).await?;
         self.rolled_back.set(false);
+        if !changes.is_empty() {
+            self.note(how, &changes);
+        }
         Ok(changes)
     }
 
@@ -262,7 +281,7 @@ impl Confirmable {
         self.refuse_while_waiting()?;
         match confirmation {
             Some(confirmation) => self.apply_unconfirmed(role, config, confirmation).await,
-            None => self.apply_permanently(role, config).await,
+            None => self.apply_permanently(role, config, "apply").await,
         }
     }
 
@@ -288,8 +307,9 @@ impl Confirmable {
         self.trials.keep(&begun).map_err(|error| unwritten(&error))?;
         let applied = role.apply(config).await;
         match &applied {
-            Ok(_) => {
+            Ok(changes) => {
                 self.rolled_back.set(false);
+                self.note("apply", changes);
                 let pending = Pending { applied: Moment::now(), ..pending };
                 *self.waiting.borrow_mut() = Some(Waiting { pending, not_before: None });
             }
@@ -333,6 +353,7 @@ impl Confirmable {
             return Err(unwritten(&error));
         }
         tracing::info!("the change was confirmed");
+        self.note("confirm", &[]);
         Ok(())
     }
 
@@ -389,7 +410,8 @@ impl Confirmable {
         let previous = self.waiting.borrow().as_ref().map(|waiting| waiting.pending.previous.clone());
         let Some(previous) = previous else { return Ok(()) };
         let config = role.read(role.config_path(), previous)?;
-        role.apply(config).await?;
+        let changes = role.apply(config).await?;
+        self.note("rollback", &changes);
         if let Some(waiting) = self.waiting.borrow_mut().take() {
             note(&self.trials, &waiting.pending.id, Outcome::RolledBack);
         }

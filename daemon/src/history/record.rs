@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The most records of one reply.
 pub const MAX_REPLY: usize = 1_000;
-/// The most characters of one text in a record.
+/// The most bytes of one text in a record.
 pub const MAX_TEXT: usize = 200;
 /// The most lines that say what an apply changed.
 pub const MAX_SUMMARY: usize = 8;
@@ -153,7 +153,7 @@ impl What {
         matches!(self, Self::Minute { .. })
     }
 
-    /// The same with every text cut to [`MAX_TEXT`] characters, and without control characters.
+    /// The same with every text cut to [`MAX_TEXT`] bytes, and without control characters.
     #[must_use]
     pub fn limited(mut self) -> Self {
         match &mut self {
@@ -195,8 +195,9 @@ fn limit_any(text: &mut Option<String>) {
 }
 
 fn limit(text: &mut String) {
-    if text.len() > MAX_TEXT || text.chars().any(char::is_control) {
-        *text = text.chars().take(MAX_TEXT).map(|char| if char.is_control() { ' ' } else { char }).collect();
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
+    if text.chars().any(char::is_control) {
+        *text = text.replace(char::is_control, " ");
     }
 }
 
@@ -273,7 +274,7 @@ mod tests {
             fix: Some("x".repeat(601)),
         };
         let What::Service { evidence, fix, .. } = what.limited() else { panic!("another kind") };
-        assert_eq!(evidence.as_ref().map(|text| text.chars().count()), Some(MAX_TEXT));
+        assert_eq!(evidence.as_ref().map(String::len), Some(MAX_TEXT));
         assert!(!evidence.unwrap().contains('\u{1b}') && fix.is_none());
         let summary = vec!["~ a".to_owned(); 20];
         let applied = What::Applied { how: "apply".to_owned(), changes: 20, summary }.limited();

@@ -16,6 +16,7 @@ use policy::{Name, PortRange, Protocol};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::history::{HistoryAsked, HistoryPart};
 use super::names::NameHealth;
 use super::publish::{Answer, Asked};
 
@@ -100,6 +101,12 @@ impl About {
         self.can(GRANTS)
     }
 
+    /// Whether it replies to [`Request::History`].
+    #[must_use]
+    pub fn tells_history(&self) -> bool {
+        self.can(TELLS_HISTORY)
+    }
+
     fn can(&self, capability: &str) -> bool {
         self.capabilities.iter().any(|known| known.as_str() == capability)
     }
@@ -107,6 +114,8 @@ impl About {
 
 /// The capability of an end that reads [`Message::Health`].
 pub const READS_HEALTH: &str = "health";
+/// The capability of an end that replies to [`Request::History`].
+pub const TELLS_HISTORY: &str = "history";
 /// The capability of an end that replies to [`Request::Publish`].
 pub const GRANTS: &str = "grants";
 
@@ -119,13 +128,15 @@ pub enum Request {
     /// To open these public ports, and none of those that were requested before and are not among
     /// them; origins ask their edges.
     Publish(Asked),
+    /// What happened at the other end.
+    History(HistoryAsked),
     /// Something that this version does not know.
     #[serde(other)]
     Unknown,
 }
 
 /// What may be answered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Reply {
     /// It is.
@@ -135,6 +146,8 @@ pub enum Reply {
         /// One for each that was requested, in the same order.
         answers: Vec<Answer>,
     },
+    /// To [`Request::History`].
+    History(HistoryPart),
     /// The request is not known here.
     UnknownRequest,
     /// Something that this version does not know.
@@ -577,6 +590,11 @@ mod tests {
             Message::Reply { id: 1, reply: Reply::Pong },
             Message::Request { id: 2, request: Request::Publish(Asked::default()) },
             Message::Reply { id: 2, reply: Reply::Publish { answers: vec![Answer::Granted, Answer::InUse] } },
+            Message::Request {
+                id: 3,
+                request: Request::History(HistoryAsked { after: Some(7), seconds: 60 }),
+            },
+            Message::Reply { id: 3, reply: Reply::History(HistoryPart { now: 5, ..HistoryPart::default() }) },
             Message::Reply { id: u32::MAX, reply: Reply::UnknownRequest },
             Message::Health(Health {
                 begins: true,

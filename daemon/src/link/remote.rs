@@ -66,7 +66,11 @@ impl Remote {
                 Some(Change::Stopping)
             }
             // Who requests ports, or grants them, takes these itself.
-            Event::Notice(_) | Event::Asked(..) | Event::Answers(..) => None,
+            Event::Notice(_)
+            | Event::Asked(..)
+            | Event::Answers(..)
+            | Event::HistoryAsked(..)
+            | Event::History(..) => None,
             Event::Closed(reason) => Some(self.handle_down(now, reason)),
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::Serialize;
 
 use super::time::{DAY, date};
+use crate::history::text::line;
 use crate::history::{Page, Query, Record, What};
 
 /// How many days are shown.
@@ -187,34 +188,29 @@ fn of_day(day: u64, first: u64, failing: &[(u64, u64)]) -> Day {
 
 /// A record in a few words, and whether it is a change; `None` for what the page does not list.
 fn text(what: &What) -> Option<(String, bool)> {
-    let because = |reason: &Option<String>| {
-        reason.as_ref().map(|reason| format!(" ({})", reason.replace('_', " "))).unwrap_or_default()
-    };
     Some(match what {
-        What::Started { version } => (format!("started, version {version}"), true),
-        What::Stopping { notice } => (format!("stopped{}", because(notice)), true),
-        What::Service { service, name, state, reason, .. } => {
-            (format!("{} is {state}{}", name.as_ref().unwrap_or(service), because(reason)), false)
-        }
-        What::Visitor { name, state, reason, .. } => {
-            (format!("path of visitors to {name} is {state}{}", because(reason)), false)
-        }
-        What::Peer { peer, from, to } => (format!("{peer} is {to}, was {from}"), false),
-        What::Link { peer, up: true, .. } => (format!("link with {peer} is up"), false),
-        What::Link { peer, reason, .. } => (format!("link with {peer} is down{}", because(reason)), false),
-        What::Roamed { peer } => (format!("{peer} has another address"), true),
-        What::Notice { peer, notice } => (format!("{peer} announced: {notice}"), true),
-        What::Applied { how, changes, summary } => (applied(how, *changes, summary), true),
-        What::Repaired { what } => (format!("put back: {what}"), true),
-        What::Stack { stack, what } => (format!("stack {stack}: {what}"), true),
         What::Minute { .. } | What::Unknown => return None,
+        What::Service { .. } => (line(&without_fix(what.clone())), false),
+        What::Visitor { .. } | What::Peer { .. } | What::Link { .. } => (line(what), false),
+        What::Applied { summary, .. } if !summary.is_empty() => {
+            (format!("{}: {}", line(what), summary.join("; ")), true)
+        }
+        What::Applied { .. }
+        | What::Started { .. }
+        | What::Stopping { .. }
+        | What::Roamed { .. }
+        | What::Notice { .. }
+        | What::Repaired { .. }
+        | What::Stack { .. } => (line(what), true),
     })
 }
 
-fn applied(how: &str, changes: u32, summary: &[String]) -> String {
-    let count = if changes == 1 { "1 change".to_owned() } else { format!("{changes} changes") };
-    let lines = if summary.is_empty() { String::new() } else { format!(": {}", summary.join("; ")) };
-    format!("configuration, {count} by {how}{lines}")
+/// What is failing has its fix where it is shown.
+fn without_fix(mut what: What) -> What {
+    if let What::Service { fix, .. } = &mut what {
+        *fix = None;
+    }
+    what
 }
 
 #[cfg(test)]
@@ -286,8 +282,8 @@ mod tests {
         ];
         take(&mut past, records);
         let before = |since| past.change_before(since).map(|event| event.text.clone());
-        assert_eq!(before(NOON).as_deref(), Some("configuration, 1 change by apply"));
-        assert_eq!(before(NOON + 20 * MINUTE).as_deref(), Some("configuration, 1 change by rollback"));
+        assert_eq!(before(NOON).as_deref(), Some("a configuration was applied (1 change)"));
+        assert_eq!(before(NOON + 20 * MINUTE).as_deref(), Some("the configuration was rolled back (1 change)"));
         assert_eq!(before(NOON + 60 * MINUTE), None);
     }
 

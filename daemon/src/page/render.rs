@@ -107,7 +107,7 @@ fn facts(headline: &Headline) -> Vec<String> {
         fact("Before", "", format!("{}: {}", time(before.at), escaped(&before.text)));
     }
     if let Some(fix) = &headline.fix {
-        fact("Fix", " class=\"fix\"", escaped(fix));
+        fact("Fix", " class=\"fix\"", with_code(fix));
     }
     if headline.more > 0 {
         fact("More", "", format!("{} below", headline.more));
@@ -124,7 +124,7 @@ fn names(html: &mut String, names: &[Name]) {
     if names.is_empty() {
         return;
     }
-    begin_table(html, ("names", "Names"), &["Name", "State", "Since", "From the internet", "Certificate"]);
+    begin_table(html, ("names", "Names"), &["Name", "State", "For", "From the internet", "Certificate"]);
     for name in names {
         let why = why(name.reason.as_deref().filter(|_| name.state == "failing"), None, name.fix.as_deref());
         let path = name.path.as_deref().map_or_else(|| "not probed".to_owned(), words);
@@ -141,7 +141,7 @@ fn names(html: &mut String, names: &[Name]) {
 }
 
 fn since(seconds: Option<u64>) -> String {
-    seconds.map_or_else(dash, |seconds| format!("for {}", largest(seconds)))
+    seconds.map_or_else(dash, largest)
 }
 
 /// A length of time in its largest unit.
@@ -176,7 +176,8 @@ fn certificates(html: &mut String, document: &Document) {
         format!("<li>{} {name}: {text}</li>\n", mark(state, word))
     };
     let items: String = document.certificates.iter().map(line).collect();
-    section(html, ("certificates", "Certificates that expire soon"), &format!("<ul>\n{items}</ul>\n"));
+    let list = format!("<ul class=\"plain\">\n{items}</ul>\n");
+    section(html, ("certificates", "Certificates that expire soon"), &list);
 }
 
 fn ports(html: &mut String, services: &[Port]) {
@@ -311,7 +312,7 @@ fn lines(html: &mut String, title: (&str, &str), lines: &[String]) {
     if lines.is_empty() {
         return;
     }
-    let items: String = lines.iter().map(|line| format!("<li>{}</li>\n", escaped(line))).collect();
+    let items: String = lines.iter().map(|line| format!("<li>{}</li>\n", with_code(line))).collect();
     section(html, title, &format!("<ul>\n{items}</ul>\n"));
 }
 
@@ -367,7 +368,7 @@ fn row(html: &mut String, cells: &[(&str, String)], why: Option<String>) {
 fn why(reason: Option<&str>, evidence: Option<&str>, fix: Option<&str>) -> Option<String> {
     let mut parts: Vec<String> = reason.map(|reason| escaped(&words(reason))).into_iter().collect();
     parts.extend(evidence.map(quoted));
-    parts.extend(fix.map(|fix| format!("Fix: {}", escaped(fix))));
+    parts.extend(fix.map(|fix| format!("Fix: {}", with_code(fix))));
     (!parts.is_empty()).then(|| parts.iter().map(|part| format!("<div>{part}</div>")).collect())
 }
 
@@ -384,6 +385,20 @@ fn time(at: u64) -> String {
 
 fn quoted(text: &str) -> String {
     format!("<q>{}</q>", escaped(text))
+}
+
+/// A text of this machine's own, in which commands and keys are between backticks.
+fn with_code(text: &str) -> String {
+    let escaped = escaped(text);
+    let parts: Vec<&str> = escaped.split('`').collect();
+    if parts.len() % 2 == 0 {
+        return escaped;
+    }
+    let part = |(place, part): (usize, &&str)| match place % 2 {
+        0 => (*part).to_owned(),
+        _ => format!("<code>{part}</code>"),
+    };
+    parts.iter().enumerate().map(part).collect()
 }
 
 fn add(html: &mut String, text: &str) {

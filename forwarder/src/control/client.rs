@@ -7,6 +7,7 @@ use daemon::changes::{ChangeReply, ChangeRequest, Needs};
 use daemon::control::client::{self, AskError};
 use daemon::exit::{Exit, ExitError};
 use daemon::history::{Page, Query};
+use daemon::link::history::FarHistory;
 use policy::Source;
 use policy::forwarder::Policy;
 
@@ -52,10 +53,8 @@ pub fn ask(places: &[Place], request: &Request) -> Result<Reply, ExitError> {
 /// # Errors
 /// As for [`ask`].
 pub fn ask_change(places: &[Place], request: &ChangeRequest) -> Result<ChangeReply, ExitError> {
-    match ask(places, &Request::Change(request.clone()))? {
-        Reply::Change(reply) => Ok(reply),
-        Reply::Report(_) | Reply::History(_) => Err(another()),
-    }
+    let Reply::Change(reply) = ask(places, &Request::Change(request.clone()))? else { return Err(another()) };
+    Ok(reply)
 }
 
 /// What happened there.
@@ -63,10 +62,19 @@ pub fn ask_change(places: &[Place], request: &ChangeRequest) -> Result<ChangeRep
 /// # Errors
 /// As for [`ask`].
 pub fn ask_history(places: &[Place], query: Query) -> Result<Page, ExitError> {
-    match ask(places, &Request::History(query))? {
-        Reply::History(page) => Ok(page),
-        Reply::Report(_) | Reply::Change(_) => Err(another()),
-    }
+    let Reply::History(page) = ask(places, &Request::History(query))? else { return Err(another()) };
+    Ok(page)
+}
+
+/// What happened at the edges in so many seconds until now.
+///
+/// # Errors
+/// As for [`ask`].
+pub fn ask_far_history(places: &[Place], seconds: u64) -> Result<Vec<FarHistory>, ExitError> {
+    let Reply::FarHistory(histories) = ask(places, &Request::FarHistory { seconds })? else {
+        return Err(another());
+    };
+    Ok(histories)
 }
 
 /// The daemon's report.
@@ -74,10 +82,8 @@ pub fn ask_history(places: &[Place], query: Query) -> Result<Page, ExitError> {
 /// # Errors
 /// As for [`ask`].
 pub fn ask_report(places: &[Place]) -> Result<Report, ExitError> {
-    match ask(places, &Request::Report)? {
-        Reply::Report(report) => Ok(*report),
-        Reply::Change(_) | Reply::History(_) => Err(another()),
-    }
+    let Reply::Report(report) = ask(places, &Request::Report)? else { return Err(another()) };
+    Ok(*report)
 }
 
 /// The daemon's report, once every name was visited from the internet.
@@ -85,10 +91,8 @@ pub fn ask_report(places: &[Place]) -> Result<Report, ExitError> {
 /// # Errors
 /// As for [`ask`].
 pub fn ask_visited(places: &[Place]) -> Result<Report, ExitError> {
-    match ask(places, &Request::Visit)? {
-        Reply::Report(report) => Ok(*report),
-        Reply::Change(_) | Reply::History(_) => Err(another()),
-    }
+    let Reply::Report(report) = ask(places, &Request::Visit)? else { return Err(another()) };
+    Ok(*report)
 }
 
 /// What a configuration of the origin names that the commands need.

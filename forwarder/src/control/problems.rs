@@ -28,6 +28,7 @@ pub fn problems(shared: &Shared, policy: &Policy, now: Now) -> Vec<String> {
         .chain(descriptors(&shared.stats, now.instant))
         .chain(shared_keys(shared, now))
         .chain(edges.iter().flat_map(refused_ports))
+        .chain(shared.history.problem())
         .collect()
 }
 

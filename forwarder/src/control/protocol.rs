@@ -2,6 +2,7 @@
 
 use daemon::changes::{ChangeReply, ChangeRequest};
 use daemon::history;
+use daemon::link::history::FarHistory;
 use serde::{Deserialize, Serialize};
 
 use super::report::Report;
@@ -16,6 +17,18 @@ pub enum Request {
     Visit,
     /// What happened.
     History(history::Query),
+    /// What happened at the edges in so many seconds until now.
+    FarHistory {
+        /// How far back.
+        seconds: u64,
+    },
+    /// Notes that `stackctl` changed a stack; only for writers.
+    NoteStack {
+        /// The stack.
+        stack: String,
+        /// What was done.
+        what: String,
+    },
     /// A request about changes of the configuration.
     #[serde(untagged)]
     Change(ChangeRequest),
@@ -26,8 +39,8 @@ impl Request {
     #[must_use]
     pub const fn is_privileged(&self) -> bool {
         match self {
-            Self::Report | Self::History(_) => false,
-            Self::Visit => true,
+            Self::Report | Self::History(_) | Self::FarHistory { .. } => false,
+            Self::Visit | Self::NoteStack { .. } => true,
             Self::Change(request) => request.is_privileged(),
         }
     }
@@ -41,6 +54,10 @@ pub enum Reply {
     Report(Box<Report>),
     /// To [`Request::History`].
     History(history::Page),
+    /// To [`Request::FarHistory`].
+    FarHistory(Vec<FarHistory>),
+    /// To [`Request::NoteStack`].
+    Noted,
     /// To [`Request::Change`].
     #[serde(untagged)]
     Change(ChangeReply),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::link::health::DIGEST_EVERY;
+use daemon::link::history::HistoryAsked;
 use daemon::link::message::{Health, Notice};
 use daemon::link::publish::{Answer, Port};
 use daemon::link::remote::Change;
@@ -22,7 +23,7 @@ use crate::control::EdgeView;
 /// Parts of a report that may wait; beyond it everything is reported again.
 const MAX_WAITING: usize = 64;
 /// How long this end is away when it stops, as far as it announces.
-const BACK_WITHIN: Duration = Duration::from_secs(300);
+pub(super) const BACK_WITHIN: Duration = Duration::from_secs(300);
 
 /// One connection to an edge.
 pub(super) struct End {
@@ -80,6 +81,19 @@ impl End {
 
     /// Requests what the configuration requests now.
     pub(super) fn publish(&self) {
+        self.touched.notify_one();
+    }
+
+    /// Asks what happened at the edge; the id of the question, `None` while there is no link.
+    pub(super) fn ask_history(&self, now: Instant, asked: HistoryAsked) -> Option<u32> {
+        let id = self.session.borrow_mut().ask_history(now, asked)?;
+        self.touched.notify_one();
+        Some(id)
+    }
+
+    fn tell_history(&self, now: Instant, id: u32, asked: &HistoryAsked) {
+        let part = self.links.history_for(&self.view.name, asked);
+        self.session.borrow_mut().tell_history(now, id, part);
         self.touched.notify_one();
     }
 
@@ -142,6 +156,10 @@ impl End {
             Event::Closed(Ended::HelloLate) if !self.has_heard.get() => return,
             Event::Closed(reason) if reason.is_refusal() => self.links.count_refused(*reason),
             Event::Notice(Notice::Grants) => self.view.publishing.lock().handle_notice(),
+            Event::HistoryAsked(id, asked) => return self.tell_history(now, *id, asked),
+            Event::History(id, part) => {
+                return self.links.replies.handle_reply(&self.view.name, *id, part.clone());
+            }
             Event::Answers(id, answers) => return self.handle_answers(now, *id, answers),
             Event::Health(_) | Event::Notice(_) | Event::Asked(..) | Event::Closed(_) => {}
         }
@@ -154,6 +172,9 @@ impl End {
         let is_known = before == remote.fault();
         drop(remote);
         if let Some(change) = change {
+            if matches!(change, Change::Stopping) {
+                self.links.note_notice(&self.view.name);
+            }
             log(&self.view, &change, is_known);
         }
     }

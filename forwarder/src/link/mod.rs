@@ -4,6 +4,7 @@
 //! tunnel, as it carries a local client's. What is said on it is decided in [`daemon::link`].
 
 mod end;
+mod history;
 mod redial;
 mod services;
 
@@ -17,9 +18,11 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::history::What;
+use daemon::link::asking::Replies;
 use daemon::link::health::Reporter;
 use daemon::link::hello::{Identity, Role};
-use daemon::link::message::{About, Health};
+use daemon::link::message::{About, Health, TELLS_HISTORY};
 use daemon::link::publish::Port;
 use daemon::link::session::{Ended, Session};
 use daemon::link::shell::{self, carry};
@@ -95,6 +98,7 @@ pub struct Links {
     reporter: RefCell<Reporter>,
     open: RefCell<Vec<Weak<End>>>,
     started: Cell<usize>,
+    replies: Replies,
 }
 
 impl Links {
@@ -109,13 +113,14 @@ impl Links {
     ) -> io::Result<Rc<Self>> {
         let (orders, _) = watch::channel(Orders { targets, is_stopping: false });
         Ok(Rc::new(Self {
-            about: shell::about(env!("CARGO_PKG_VERSION"), &[])?,
+            about: shell::about(env!("CARGO_PKG_VERSION"), &[TELLS_HISTORY])?,
             commands,
             shared,
             orders,
             reporter: RefCell::default(),
             open: RefCell::default(),
             started: Cell::default(),
+            replies: Replies::default(),
         }))
     }
 
@@ -154,6 +159,17 @@ impl Links {
     /// Announces the stop on every link, and ends it.
     pub fn stop(&self) {
         self.orders.send_modify(|orders| orders.is_stopping = true);
+    }
+
+    /// Notes in the history that an edge announced its stop.
+    fn note_notice(&self, peer: &Name) {
+        let notice = "stopping".to_owned();
+        self.shared.history.note(What::Notice { peer: peer.to_string(), notice });
+    }
+
+    /// What the edges are told of a stop.
+    pub fn announced(&self) -> String {
+        format!("back within {} s", end::BACK_WITHIN.as_secs())
     }
 
     /// Looks at the services, and reports what changed.

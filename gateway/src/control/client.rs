@@ -6,6 +6,7 @@ use daemon::changes::{ChangeReply, ChangeRequest};
 use daemon::control::client::{self, AskError};
 use daemon::exit::{Exit, ExitError};
 use daemon::history::{Page, Query};
+use daemon::link::history::FarHistory;
 
 use super::protocol::{Reply, Request};
 
@@ -50,6 +51,17 @@ pub fn ask_change(socket: &Path, request: &ChangeRequest) -> Result<ChangeReply,
 pub fn ask_history(socket: &Path, query: Query) -> Result<Page, ExitError> {
     match ask(socket, &Request::History(query))? {
         Reply::History(page) => Ok(page),
+        _ => Err(ExitError::new(Exit::Failed, "the daemon sent the answer to another request")),
+    }
+}
+
+/// What happened at the peers in so many seconds until now.
+///
+/// # Errors
+/// As for [`ask`].
+pub fn ask_far_history(socket: &Path, seconds: u64) -> Result<Vec<FarHistory>, ExitError> {
+    match ask(socket, &Request::FarHistory { seconds })? {
+        Reply::FarHistory(histories) => Ok(histories),
         _ => Err(ExitError::new(Exit::Failed, "the daemon sent the answer to another request")),
     }
 }

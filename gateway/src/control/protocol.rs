@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use daemon::changes::{ChangeReply, ChangeRequest};
 use daemon::history;
+use daemon::link::history::FarHistory;
 use daemon::pairing::control::{PairingReply, PairingRequest};
 use daemon::peers::Peers;
 
@@ -65,6 +66,11 @@ pub enum Request {
     },
     /// What happened.
     History(history::Query),
+    /// What happened at the peers in so many seconds until now.
+    FarHistory {
+        /// How far back.
+        seconds: u64,
+    },
     /// A request of `causeway pair`; only for writers.
     Pairing(PairingRequest),
     /// A request about changes of the configuration.
@@ -84,6 +90,7 @@ impl Request {
             | Self::Flows { .. }
             | Self::Offloads
             | Self::History(_)
+            | Self::FarHistory { .. }
             | Self::Bans => false,
             Self::Change(request) => request.is_privileged(),
             Self::Dump { show_keys: true }
@@ -117,6 +124,8 @@ pub enum Reply {
     Done,
     /// To [`Request::History`].
     History(history::Page),
+    /// To [`Request::FarHistory`].
+    FarHistory(Vec<FarHistory>),
     /// To [`Request::Pairing`].
     Pairing(PairingReply),
     /// To [`Request::Change`].

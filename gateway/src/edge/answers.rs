@@ -52,9 +52,10 @@ impl Edge {
                 Ok(bans::unban(&self.helper, address).await.map(|()| Reply::Done)?)
             }
             Request::History(query) => {
-                let history = self.history.clone();
+                let history = self.past.history.clone();
                 Ok(Reply::History(blocking(move || Ok(history.read(&query))).await?))
             }
+            Request::FarHistory { seconds } => Ok(Reply::FarHistory(self.links.far_history(seconds).await)),
             Request::Pairing(request) => pairing::answer(self, request).await.map(Reply::Pairing),
             Request::Change(request) => self.confirmable.answer(&**self, request).await.map(Reply::Change),
         }

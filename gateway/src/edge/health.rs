@@ -20,6 +20,7 @@ use tunnel::time::Instant;
 
 use super::Edge;
 use super::meter::{self, Counters};
+use super::past::Seen;
 use super::probes::probed_at;
 use crate::control::report::Service;
 
@@ -88,7 +89,16 @@ pub(super) fn note(edge: &Edge) {
     let now = clock::instant();
     if edge.health.next_look.get() <= now {
         edge.health.next_look.set(now.after(LOOKS));
-        drop(look(edge, &edge.plane.peers()));
+        let (paths, mut names) = look(edge, &edge.plane.peers());
+        let seen = |(name, path): (String, Path)| Seen {
+            path: PathShown::from(&path),
+            names: names.remove(&name).unwrap_or_default(),
+            peer: path.place.peer,
+            name,
+        };
+        let seen: Vec<Seen> = paths.into_iter().map(seen).collect();
+        let peers = edge.meter.borrow().peers_as_sampled(&edge.in_force.borrow(), &edge.plane);
+        edge.past.handle_look(now, &edge.links.with_links(peers).peers, &seen);
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `pairing` | the pairing that is open, with its temporary peer |
 //! | `grants` | the ports that origins publish by themselves |
 //! | `probing` | the probes of services behind peers without a link |
+//! | `past` | the history, and what was looked at for it |
 //! | `health` | since when which hop of a service is failing |
 //! | `data_plane` | device, outer socket and `wg` socket |
 //!
@@ -33,6 +34,7 @@ pub mod machine;
 mod meter;
 mod pages;
 mod pairing;
+mod past;
 mod path_mtu;
 mod peers;
 mod probes;
@@ -48,7 +50,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use daemon::changes::Confirmable;
-use daemon::history::History;
 use daemon::http::Requests;
 use tokio::task::spawn_local;
 use tunnel::io::clock;
@@ -62,6 +63,7 @@ use in_force::{InForce, Installer};
 use links::EdgeLinks;
 use meter::{Meter, Reader};
 use pairing::Pairing;
+use past::Past;
 use peers::Peers;
 use probes::Probing;
 use watch::Watch;
@@ -87,7 +89,7 @@ pub struct Edge {
     pairing: Rc<Pairing>,
     probing: Probing,
     health: Health,
-    history: History,
+    past: Past,
     /// Requests for the status page.
     page_requests: Requests,
     /// Changes that wait for their confirmation.
@@ -146,7 +148,13 @@ impl Edge {
 
     /// Announces to the origins that the daemon stops.
     pub async fn announce_stop(&self) {
+        self.past.handle_stop(links::announced());
         self.links.stop().await;
+    }
+
+    /// Waits until the history is on the disk, two seconds at most.
+    pub fn keep_history(&self) {
+        self.past.history.flush();
     }
 
     /// Writes the endpoints of the peers heard since the start, if they changed.

@@ -107,6 +107,7 @@ impl Edge {
             Failure::new(FailureKind::Kernel, message)
         })?;
         grants::log_changes(before.served(), new.served());
+        self.past.handle_grants(before.served(), new.served());
         self.in_force.borrow_mut().follow(new, installed);
         self.installer.end_flows(ended).await;
         grants::handle_change(self);
@@ -125,6 +126,7 @@ impl Edge {
         let in_kernel = self.in_force.borrow().in_kernel();
         let repair = self.installer.repair(in_kernel, rules_too).await?;
         self.in_force.borrow_mut().handle_repair(repair.fingerprint, repair.unwritable);
+        self.past.handle_repair(&repair.lines);
         self.watch.borrow_mut().handle_repair(Instant::now(), &repair.lines);
         Ok(repair.lines.len())
     }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use daemon::changes::Confirmable;
-use daemon::history::History;
 use daemon::http::Requests;
 use policy::gateway::Policy;
 use policy::plan::Conditions;
@@ -23,6 +22,7 @@ use super::in_force::{Blueprint, Granting, InForce, Installed, Installer};
 use super::links::{EdgeLinks, Listening};
 use super::machine::Machine;
 use super::meter::{Meter, Reader};
+use super::past::Past;
 use super::peers::Peers;
 use super::probes::Probing;
 use super::status::warn_of_problems;
@@ -124,7 +124,8 @@ impl Edge {
         grants.handle_in_force(&blueprint.judged);
         let endpoints = state.endpoints();
         let random = |error: std::io::Error| Failure::new(FailureKind::Kernel, error.to_string());
-        let links = Rc::new(EdgeLinks::new(&config, listening).map_err(random)?);
+        let history = state.history();
+        let links = Rc::new(EdgeLinks::new(&config, listening, history.clone()).map_err(random)?);
         let mut in_force = InForce::new(Arc::new(config), Arc::new(blueprint), installed, grants);
         in_force.link = links.sockets();
         let parts = (tun, socket, outer);
@@ -145,9 +146,9 @@ impl Edge {
             in_force: RefCell::new(in_force),
             watch: RefCell::new(Watch::new(machine)),
             meter: RefCell::new(Meter::new(Instant::now())),
-            history: History::in_memory(),
+            confirmable: confirmable.noted_in(history.clone()),
+            past: Past::new(history),
             page_requests: Requests::default(),
-            confirmable,
             applying: tokio::sync::Mutex::new(()),
         };
         warn_of_problems(&edge.in_force.borrow(), &edge.watch.borrow(), &edge.plane);

@@ -43,6 +43,7 @@ impl Edge {
         }
         problems.extend(self.plane.device().node().clock_fault(clock::now()).map(|fault| fault.to_string()));
         problems.extend(self.links.problems());
+        problems.extend(self.past.history.problem());
         problems.extend(peer_problems(
             &self.in_force.borrow(),
             &peers,

@@ -30,7 +30,7 @@ impl Source for EdgePage {
     }
 
     fn history(&self) -> History {
-        self.0.history.clone()
+        self.0.past.history.clone()
     }
 
     fn hosts(&self) -> Vec<Host> {

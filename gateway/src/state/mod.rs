@@ -11,6 +11,7 @@
 //! | `lan.json` | the LAN's interfaces by name, since they may come up after the daemon |
 //! | `grants.json` | what peers requested to publish, and the names and numbers of what they were granted |
 //! | `trial.json` | what became of the change that waits, or waited, for `gatewayctl confirm` |
+//! | `history/` | what happened, in a ring of 8 MiB; see `daemon::history` |
 //! | `lock` | held by the running daemon |
 
 mod grants;
@@ -24,6 +25,7 @@ use daemon::changes::Trials;
 use daemon::clock_mark::ClockMark;
 use daemon::exit::ExitError;
 use daemon::files::{Lock, make_folder, read, read_json, remove, replace, replace_json};
+use daemon::history::History;
 use ipnetwork::IpNetwork;
 use policy::gateway::{Policy, Requests};
 use policy::ruleset::{Ruleset, ServiceMark};
@@ -153,6 +155,12 @@ impl State {
     #[must_use]
     pub fn trials(&self) -> Trials {
         Trials::of(&self.folder)
+    }
+
+    /// What happened, as the daemon noted it.
+    #[must_use]
+    pub fn history(&self) -> History {
+        History::open(&self.folder)
     }
 
     /// The drop tables of the last configuration that was good.

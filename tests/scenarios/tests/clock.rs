@@ -3,30 +3,15 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Lab, Topology, scenario, time_until, until};
-use scenarios::Site;
+use scenarios::{Site, ahead_by, shifted_clock};
 
 const TEN_YEARS: u64 = 3_653 * 86_400;
 /// How long the tunnel may take to come up, whatever the clock was.
 const LIMIT: Duration = Duration::from_secs(10);
-/// A wall clock that is wrong by the seconds in `CLOCK_OFFSET`; every other clock is the kernel's.
-const SHIFTED_CLOCK: &str = r#"
-#define _GNU_SOURCE
-#include <stdlib.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-int clock_gettime(clockid_t id, struct timespec *at) {
-    int result = (int)syscall(SYS_clock_gettime, id, at);
-    const char *offset = getenv("CLOCK_OFFSET");
-    if (result == 0 && id == CLOCK_REALTIME && offset) at->tv_sec += atol(offset);
-    return result;
-}
-"#;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mark {
@@ -115,20 +100,8 @@ fn a_clock_that_is_behind_the_latest_one_used_is_shown_until_a_session_is_agreed
     })
 }
 
-/// The library that shifts a program's wall clock, in a place where every user may read it.
-fn shifted_clock(lab: &Lab) -> Result<PathBuf> {
-    let folder = lab.node("origin")?.directory().to_owned();
-    let (source, library) = (folder.join("clock.c"), folder.join("clock.so"));
-    fs::write(&source, SHIFTED_CLOCK)?;
-    let compiled =
-        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source).status();
-    ensure!(compiled.context("cc, which links Rust programs as well")?.success(), "cc refused the library");
-    Ok(library)
-}
-
 fn ahead(library: &std::path::Path) -> Vec<(String, String)> {
-    let library = library.to_string_lossy().into_owned();
-    vec![("LD_PRELOAD".to_owned(), library), ("CLOCK_OFFSET".to_owned(), TEN_YEARS.to_string())]
+    ahead_by(library, TEN_YEARS)
 }
 
 /// Waits until the edge has written down where its peer is.

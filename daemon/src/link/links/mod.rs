@@ -5,6 +5,7 @@
 //! a connection once [`Links::is_over`]; [`Links::take_touched`] names the connections for which
 //! something changed that they did not cause.
 
+mod histories;
 mod owner;
 mod requests;
 #[cfg(test)]
@@ -25,6 +26,8 @@ use super::message::{About, Notice};
 use super::publish::Asked;
 use super::remote::{Change, Remote};
 use super::session::{Ended, Event, Session};
+use histories::Histories;
+pub use histories::{HistoryOf, HistoryOfHere};
 pub use owner::owner;
 pub use requests::Requested;
 use requests::Waiting;
@@ -144,6 +147,7 @@ pub struct Links {
     /// Whether a peer requested ports since that was last looked at.
     is_asked: bool,
     changes: VecDeque<(Name, Change)>,
+    histories: Histories,
     refused: BTreeMap<&'static str, u64>,
 }
 
@@ -162,6 +166,7 @@ impl Links {
             touched: Vec::new(),
             is_asked: false,
             changes: VecDeque::new(),
+            histories: Histories::new(),
             refused: BTreeMap::new(),
         }
     }
@@ -362,6 +367,14 @@ impl Links {
         if let Event::Asked(request, asked) = event {
             return self.handle_asked(id, &peer, (request, asked));
         }
+        if let Event::HistoryAsked(..) | Event::History(..) = event {
+            return self.histories.handle_event(
+                self.peers.get(&peer).and_then(|known| known.open),
+                id,
+                peer,
+                event,
+            );
+        }
         if let Event::Closed(reason) = event
             && reason.is_refusal()
         {
@@ -374,7 +387,9 @@ impl Links {
             | Event::Notice(_)
             | Event::Closed(_)
             | Event::Asked(..)
-            | Event::Answers(..) => None,
+            | Event::Answers(..)
+            | Event::HistoryAsked(..)
+            | Event::History(..) => None,
         };
         let change = match event {
             Event::Closed(Ended::Replaced) => None,

@@ -18,6 +18,7 @@ use tunnel::time::Instant;
 
 use super::frame::{FrameReader, MAX_FRAME, frame};
 use super::hello::{Identity, Role};
+use super::history::{HistoryAsked, HistoryPart};
 use super::message::{About, Bytes, Greeting, Health, Message, Notice, Reply, Request, SCHEMA};
 use super::publish::{Answer, Asked};
 use opening::{Opening, Step};
@@ -56,6 +57,10 @@ pub enum Event {
     Asked(u32, Asked),
     /// An edge replied to the request with this id.
     Answers(u32, Vec<Answer>),
+    /// It asks what happened here; the reply has this id.
+    HistoryAsked(u32, HistoryAsked),
+    /// It replied to the question with this id what happened there.
+    History(u32, HistoryPart),
     /// The link is over.
     Closed(Ended),
 }
@@ -299,6 +304,18 @@ impl Session {
         self.send(now, &Message::Reply { id, reply: Reply::Publish { answers } })
     }
 
+    /// Asks what happened at the other end; the id, as for [`ask`](Self::ask).
+    pub fn ask_history(&mut self, now: Instant, asked: HistoryAsked) -> Option<u32> {
+        self.next_id = self.next_id.wrapping_add(1);
+        let id = self.next_id;
+        self.send(now, &Message::Request { id, request: Request::History(asked) }).then_some(id)
+    }
+
+    /// Replies what happened here; `false` as for [`send_health`](Self::send_health).
+    pub fn tell_history(&mut self, now: Instant, id: u32, part: HistoryPart) -> bool {
+        self.send(now, &Message::Reply { id, reply: Reply::History(part) })
+    }
+
     /// Ends it for a reason of its owner's once what waits was sent; at once when the other end is
     /// not known.
     pub fn finish(&mut self, reason: Ended) {
@@ -376,6 +393,9 @@ impl Session {
             Message::Reply { id, reply: Reply::Publish { answers } } => {
                 self.events.push_back((length, Event::Answers(id, answers)));
             }
+            Message::Reply { id, reply: Reply::History(part) } => {
+                self.events.push_back((length, Event::History(id, part)));
+            }
             Message::Health(health) => self.events.push_back((length, Event::Health(health))),
             Message::Notice(notice) => self.events.push_back((length, Event::Notice(notice))),
             Message::Nonce(_) | Message::Hello(_) => self.close(Ended::Malformed),
@@ -388,6 +408,9 @@ impl Session {
         let reply = match request {
             Request::Publish(asked) if self.role == Role::Edge => {
                 return self.events.push_back((length, Event::Asked(id, asked)));
+            }
+            Request::History(asked) => {
+                return self.events.push_back((length, Event::HistoryAsked(id, asked)));
             }
             Request::Ping => Reply::Pong,
             Request::Publish(_) | Request::Unknown => Reply::UnknownRequest,

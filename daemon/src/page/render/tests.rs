@@ -23,7 +23,7 @@ fn what_is_down_comes_first_with_since_cause_evidence_what_changed_before_and_th
         "<dt>Cause</dt><dd>upstream at wroclaw: refused</dd>",
         "<dt>Seen</dt><dd><q>no &quot;answer&quot;</q></dd>",
         "<dt>Before</dt><dd><time datetime=\"2026-11-30T14:55:00Z\">",
-        "configuration, 1 change by reload: ~ https target</dd>",
+        "the configuration was read again (1 change): ~ https target</dd>",
         "<dt>Fix</dt><dd class=\"fix\">start it</dd>",
         "1 day with one: 2026-11-30 for 2 minutes",
         "29 days not recorded.",

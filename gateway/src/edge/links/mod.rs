@@ -1,6 +1,7 @@
 //! The links of the origins: sockets around [`Links`], which decides.
 
 mod connection;
+mod history;
 mod listening;
 
 use std::cell::RefCell;
@@ -9,9 +10,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use daemon::history::{History, What};
+use daemon::link::asking::Replies;
 use daemon::link::health::Reported;
 use daemon::link::links::{LinkId, LinkPeer, Links, Requested};
-use daemon::link::message::{GRANTS, READS_HEALTH};
+use daemon::link::message::{GRANTS, READS_HEALTH, TELLS_HISTORY};
 use daemon::link::publish::Answer;
 use daemon::link::remote::Change;
 use daemon::link::shell;
@@ -47,6 +50,8 @@ pub(super) struct EdgeLinks {
     tasks: RefCell<BTreeMap<LinkId, Rc<Notify>>>,
     /// Notified when a peer requests ports.
     asked: Notify,
+    history: History,
+    replies: Replies,
 }
 
 impl EdgeLinks {
@@ -54,13 +59,15 @@ impl EdgeLinks {
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub(super) fn new(config: &Config, listening: Listening) -> std::io::Result<Self> {
-        let about = shell::about(env!("CARGO_PKG_VERSION"), &[READS_HEALTH, GRANTS])?;
+    pub(super) fn new(config: &Config, listening: Listening, history: History) -> std::io::Result<Self> {
+        let about = shell::about(env!("CARGO_PKG_VERSION"), &[READS_HEALTH, GRANTS, TELLS_HISTORY])?;
         let links = Self {
             links: RefCell::new(Links::new(config.keys.private.clone(), about)),
             listening: RefCell::new(listening),
             tasks: RefCell::default(),
             asked: Notify::new(),
+            history,
+            replies: Replies::default(),
         };
         links.problems().iter().for_each(|problem| tracing::warn!("{problem}"));
         links.configure(config);
@@ -216,6 +223,7 @@ impl EdgeLinks {
 
     /// Wakes the tasks whose connection was touched, and logs what changed.
     fn handle_changes(&self) {
+        self.handle_histories();
         for id in self.links.borrow_mut().take_touched() {
             if let Some(task) = self.tasks.borrow().get(&id) {
                 task.notify_one();
@@ -225,6 +233,10 @@ impl EdgeLinks {
             self.asked.notify_one();
         }
         while let Some((peer, change)) = self.next_change() {
+            if matches!(change, Change::Stopping) {
+                let (peer, notice) = (peer.to_string(), "stopping".to_owned());
+                self.history.note(What::Notice { peer, notice });
+            }
             log(&peer, &change);
         }
     }
@@ -232,6 +244,11 @@ impl EdgeLinks {
     fn next_change(&self) -> Option<(Name, Change)> {
         self.links.borrow_mut().poll_change()
     }
+}
+
+/// What the origins are told of a stop.
+pub(super) fn announced() -> String {
+    format!("back within {} s", BACK_WITHIN.as_secs())
 }
 
 fn log(peer: &Name, change: &Change) {
