@@ -121,7 +121,7 @@ async fn read(past: &mut Past, history: &History) {
 }
 
 /// The header lines of every page: nothing but its own style and script is used, no other page may
-/// read or embed it, and nobody keeps it.
+/// read or embed it, and no cache keeps it.
 fn fields() -> String {
     let hash = |text: &str| STANDARD.encode(digest(&SHA256, text.as_bytes()));
     let (style, script) = (hash(render::style()), hash(render::script()));
