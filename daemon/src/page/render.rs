@@ -305,7 +305,7 @@ fn in_words(days: &[Day]) -> String {
     if count("unknown") > 0 {
         words.push(format!("{} not recorded", of(count("unknown"))));
     }
-    words.join(", ") + "."
+    words.join(". ") + "."
 }
 
 fn lines(html: &mut String, title: (&str, &str), lines: &[String]) {

@@ -51,6 +51,7 @@ impl Chromium {
         for domain in ["Page", "Runtime", "Log"] {
             browser.call(&format!("{domain}.enable"), json!({}))?;
         }
+        browser.call("Emulation.setFocusEmulationEnabled", json!({"enabled": true}))?;
         Ok(browser)
     }
 

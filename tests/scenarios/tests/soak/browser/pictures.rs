@@ -22,8 +22,10 @@ fn of_an_edge_where_all_works_and_where_something_is_down() -> Result<()> {
             "proxy_protocol = \"v2\"",
             "proxy_protocol = \"v2\"\nnames = [\"emby.example.com\", \"photos.example.com\"]\nvisitor = \"off\"",
         )?;
-        let sites = "emby.example.com, photos.example.com {\n tls internal\n respond \"ok\"\n}\n";
-        let _caddy = Caddy::start_sites(&site.origin, true, sites)?;
+        let site_of = |name: &str| {
+            format!("https://{name}.example.com:8443 {{\n    bind 127.0.0.1\n    tls internal\n    respond \"{name}\"\n}}\n")
+        };
+        let _caddy = Caddy::start_sites(&site.origin, true, &["emby", "photos"].map(site_of).concat())?;
         let _bulk = TcpServer::start(site.origin.tcp_listener("127.0.0.1:8428")?, echo)?;
         let bulk = TcpServer::start(site.origin.tcp_listener("127.0.0.1:5001")?, echo)?;
         site.start()?;
@@ -35,7 +37,7 @@ fn of_an_edge_where_all_works_and_where_something_is_down() -> Result<()> {
             until(Duration::from_secs(60), "the page to show the state", || {
                 browser.open("http://127.0.0.1:9590/")?;
                 let text = browser.text("document.querySelector('main').innerText")?;
-                let is_known = !text.contains("unknown") && text.contains("In / out");
+                let is_known = text.contains("emby.example.com") && text.contains("B/s");
                 Ok((is_known && text.contains("down for visitors") == down).then_some(()))
             })?;
             let file = folder().join(name);
