@@ -32,6 +32,7 @@ soak: ## Run the scenarios with the full counts (about an hour), and this tree n
 	scripts/packages test
 	scripts/stack-packages
 	scripts/stack-packages logs
+	scripts/packages browser
 	$(MAKE) build
 	previous=$$(scripts/previous) && CAUSEWAY_PREVIOUS_BINARIES=$$previous CAUSEWAY_SOAK=1 $(AS_ROOT) $(CARGO) nextest run --cargo-profile lab --profile soak -p policy -p scenarios -p stackctl --no-fail-fast
 

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use daemon::command_line::end;
 
+use crate::agent::{self, Notify, Quiet};
 use crate::backup::{Backup, Restore, backup, restore};
 use crate::history::{self, History};
-use crate::agent::{self, Notify, Quiet};
 use crate::join::{Join, join};
 #[cfg(target_os = "linux")]
 use crate::pair::{Pair, pair};

@@ -15,6 +15,8 @@
 //! - [`metrics`]: the page with its listeners, and what both ends show on it.
 //! - [`health`]: whether a service works, hop by hop, the same model at both ends.
 //! - [`history`]: what happened, in a ring that a restart and a power cut leave as it is.
+//! - [`http`]: a small HTTP server, for [`metrics`] and [`page`].
+//! - [`page`]: the status page, made from [`status`] and [`history`].
 //! - [`life`]: systemd, signals, and the watched configuration file.
 //! - [`link`]: the control channel between the two ends, without its sockets.
 //! - [`local_network`]: what macOS may deny, and how to allow it. [`local_time`]: time as people write it.
@@ -35,13 +37,16 @@ pub mod exit;
 pub mod files;
 pub mod health;
 pub mod history;
+pub mod http;
 pub mod life;
 pub mod link;
 pub mod local_network;
 pub mod local_time;
 pub mod log;
 pub mod metrics;
+pub mod page;
 pub mod pairing;
 pub mod peers;
 pub mod rates;
+pub mod status;
 pub mod text;

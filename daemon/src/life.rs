@@ -1,5 +1,5 @@
 //! What every daemon handles while it runs: systemd, signals, reloads, the watched configuration
-//! file, the listeners of the metrics page.
+//! file, the listeners of the pages.
 //!
 //! Each role keeps a loop of its own, in its `run.rs`: the gateway's takes events of the data
 //! plane, ticks slowly without traffic and ends with its repairs, while the forwarder's waits for a
@@ -22,7 +22,7 @@ use tokio::task::{AbortHandle, spawn_local};
 
 use crate::changes::Applies;
 use crate::exit::{Exit, ExitError};
-use crate::metrics::http::{self, Pages};
+use crate::http::{self, Pages};
 
 /// Notifies systemd; where there is none, nothing happens.
 pub fn notify(states: &[NotifyState<'_>]) {
@@ -137,7 +137,7 @@ fn look(path: &Path) -> Option<Stamp> {
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-/// The listeners of the metrics page that run, by address.
+/// The listeners of a page that run, by address.
 #[derive(Default)]
 pub struct Listeners {
     running: BTreeMap<SocketAddr, Running>,
@@ -223,7 +223,7 @@ impl Listeners {
         if self.running.contains_key(&address) {
             return Ok(());
         }
-        let listener = Rc::new(http::bind(address)?);
+        let listener = Rc::new(http::bind(P::SECTION, address)?);
         let task = spawn_local(http::serve(Rc::downgrade(&listener), Rc::clone(pages))).abort_handle();
         self.running.insert(address, Running { _listener: listener, task });
         Ok(())
@@ -251,9 +251,9 @@ mod tests {
     #[test]
     fn both_families_of_the_wildcard_can_be_listened_on_at_once() {
         inside(async {
-            let first = http::bind("0.0.0.0:0".parse().unwrap()).unwrap();
+            let first = http::bind("page", "0.0.0.0:0".parse().unwrap()).unwrap();
             let port = first.local_addr().unwrap().port();
-            http::bind(SocketAddr::new("::".parse().unwrap(), port)).unwrap();
+            http::bind("page", SocketAddr::new("::".parse().unwrap(), port)).unwrap();
         });
     }
 
@@ -313,7 +313,7 @@ mod tests {
 
     struct Empty;
 
-    impl Pages for Empty {
+    impl crate::metrics::Scraped for Empty {
         async fn metrics(&self) -> String {
             "up 1\n".to_owned()
         }

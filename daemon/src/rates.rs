@@ -15,17 +15,23 @@ const STALE: Duration = Duration::from_secs(1);
 /// Bytes received and sent by one peer so far.
 pub type Bytes = (u64, u64);
 
-/// The last few samples of every peer's counters.
-#[derive(Debug, Default)]
-pub struct Rates {
-    samples: VecDeque<(Instant, BTreeMap<PublicKey, Bytes>)>,
+/// The last few samples of the counters of every peer, or of whatever else `K` names.
+#[derive(Debug)]
+pub struct Rates<K = PublicKey> {
+    samples: VecDeque<(Instant, BTreeMap<K, Bytes>)>,
 }
 
-impl Rates {
+impl<K> Default for Rates<K> {
+    fn default() -> Self {
+        Self { samples: VecDeque::new() }
+    }
+}
+
+impl<K: Ord> Rates<K> {
     /// Takes a sample; those older than the window go. Returns how many bytes all peers received
     /// and sent since the last.
-    pub fn handle_sample(&mut self, now: Instant, bytes: BTreeMap<PublicKey, Bytes>) -> u64 {
-        let total = |bytes: &BTreeMap<PublicKey, Bytes>| bytes.values().map(|(rx, tx)| rx + tx).sum::<u64>();
+    pub fn handle_sample(&mut self, now: Instant, bytes: BTreeMap<K, Bytes>) -> u64 {
+        let total = |bytes: &BTreeMap<K, Bytes>| bytes.values().map(|(rx, tx)| rx + tx).sum::<u64>();
         let before = self.samples.back().map_or(0, |(_, bytes)| total(bytes));
         let moved = total(&bytes).saturating_sub(before);
         self.samples.push_back((now, bytes));
@@ -40,9 +46,15 @@ impl Rates {
         self.samples.back().is_none_or(|(at, _)| now.since(*at) > STALE)
     }
 
+    /// How many samples there are.
+    #[must_use]
+    pub fn samples(&self) -> usize {
+        self.samples.len()
+    }
+
     /// Bytes received and sent per second by one peer; zero until there are two samples of it.
     #[must_use]
-    pub fn of(&self, key: &PublicKey) -> (f64, f64) {
+    pub fn of(&self, key: &K) -> (f64, f64) {
         let mut seen =
             self.samples.iter().filter_map(|(when, bytes)| bytes.get(key).map(|bytes| (when, bytes)));
         let (Some((start, first)), Some((end, last))) = (seen.next(), seen.next_back()) else {
@@ -65,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_steady_stream_has_its_rate() {
-        let mut rates = Rates::default();
+        let mut rates = Rates::<PublicKey>::default();
         for second in 0..20 {
             rates.handle_sample(at(second), BTreeMap::from([(key(), (second * 1000, second * 10))]));
         }
@@ -74,7 +86,7 @@ mod tests {
 
     #[test]
     fn samples_far_apart_have_the_rate_between_them() {
-        let mut rates = Rates::default();
+        let mut rates = Rates::<PublicKey>::default();
         for second in [0, 10, 20, 30] {
             let moved = rates.handle_sample(at(second), BTreeMap::from([(key(), (second * 1000, 0))]));
             assert_eq!(moved, if second == 0 { 0 } else { 10_000 });
@@ -84,14 +96,14 @@ mod tests {
 
     #[test]
     fn one_sample_is_no_rate() {
-        let mut rates = Rates::default();
+        let mut rates = Rates::<PublicKey>::default();
         rates.handle_sample(at(1), BTreeMap::from([(key(), (1000, 1000))]));
         assert_eq!(rates.of(&key()), (0.0, 0.0));
     }
 
     #[test]
     fn counters_that_start_again_are_no_negative_rate() {
-        let mut rates = Rates::default();
+        let mut rates = Rates::<PublicKey>::default();
         rates.handle_sample(at(1), BTreeMap::from([(key(), (1000, 1000))]));
         rates.handle_sample(at(2), BTreeMap::from([(key(), (0, 0))]));
         assert_eq!(rates.of(&key()), (0.0, 0.0));

@@ -10,7 +10,7 @@
 //! - [`run`] is the daemon with its control thread; [`setup`] opens what it needs, [`reload`]
 //!   applies another configuration, [`config`] reads one with its keys, [`state`] keeps the clock
 //!   mark.
-//! - [`stats`] are the counters, [`metrics`] the page made of them, [`control`] the requests and
+//! - [`stats`] are the counters, [`metrics`] the page made of them, [`status_page`] the one for people, [`control`] the requests and
 //!   the report.
 //! - [`cli`] has the commands, and [`places`] the folders in which both look for socket and state.
 
@@ -36,4 +36,5 @@ pub mod run;
 pub mod setup;
 pub mod state;
 pub mod stats;
+pub mod status_page;
 pub mod upstream;

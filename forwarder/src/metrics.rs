@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use daemon::metrics::http::Pages;
-use daemon::metrics::{Boundary, Number, call_numbers, page as rendered};
+use daemon::metrics::{Boundary, Number, Scraped, call_numbers, page as rendered};
 use daemon::peers::Health;
 use policy::Host;
 use tunnel::io::clock;
@@ -29,7 +28,7 @@ const NAMES: [&str; 5] = [
 /// The pages for Prometheus and for readiness checks.
 pub struct Page(pub Arc<Shared>);
 
-impl Pages for Page {
+impl Scraped for Page {
     async fn metrics(&self) -> String {
         page(&self.0)
     }
@@ -76,6 +75,7 @@ pub fn page(shared: &Shared) -> String {
             .with("stage", stage)
             .with("reason", reason)
     }));
+    numbers.extend(shared.page_requests.numbers("forwarder_page_requests_total"));
     numbers.extend(shared.edges.load().iter().flat_map(|edge| io_numbers(edge)));
     numbers.extend(shared.history.numbers(ROLE));
     numbers.extend(report::peers(shared).numbers(ROLE));

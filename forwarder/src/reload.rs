@@ -76,6 +76,7 @@ impl Applies for Origin {
         self.shared.policy.store(Arc::clone(&change.policy));
         *self.text.borrow_mut() = config.text;
         *self.shared.not_taken.lock() = None;
+        self.follow_page();
         self.commands.send(Command::Reload(Box::new(change)));
         self.links.follow(targets);
         Ok(changes)

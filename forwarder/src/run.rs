@@ -20,9 +20,11 @@ use daemon::exit::{Exit, ExitError};
 use daemon::files::Lock;
 use daemon::history::observer::{Observer, ServiceSeen};
 use daemon::history::{History, What};
+use daemon::http::Requests;
 use daemon::life::{Asked, Listeners, Signals, notify};
 use daemon::log;
 use daemon::metrics::RoundTrips;
+use daemon::page::StatusPage;
 use parking_lot::Mutex;
 use policy::Name;
 use policy::forwarder::Policy;
@@ -45,6 +47,7 @@ use crate::link::{self, Links};
 use crate::places::{Environment, bind_first};
 use crate::state::MarkWriter;
 use crate::stats::Stats;
+use crate::status_page::OriginPage;
 use crate::upstream::Pools;
 use crate::{health, metrics, setup};
 
@@ -74,6 +77,9 @@ pub struct Origin {
     pub(crate) mark: ClockMark,
     /// Where the metrics page is served.
     pub(crate) scraped: RefCell<Listeners>,
+    /// The status page, and where it is served.
+    page: Rc<StatusPage<OriginPage>>,
+    paged: RefCell<Listeners>,
     /// Changes happen one at a time.
     pub(crate) applying: tokio::sync::Mutex<()>,
 }
@@ -153,6 +159,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         visit_now: watch::channel(()).0,
         since: Mutex::default(),
         history,
+        page_requests: Requests::default(),
     });
     let (inbox, commands) = Inbox::new().map_err(system)?;
     let targets = link::targets(&loaded);
@@ -175,10 +182,13 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         result
     });
     let data = thread.map_err(system)?;
+    let page = Rc::new(StatusPage::new(OriginPage(Arc::clone(&shared))));
     let origin = Rc::new(Origin {
         config: config.to_owned(),
         text: RefCell::new(loaded.text),
         shared,
+        page,
+        paged: RefCell::default(),
         commands,
         confirmable,
         links,
@@ -195,6 +205,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     let system = |error: io::Error| ExitError::new(Exit::Failed, error);
     let shared = &*origin.shared;
     origin.listen(&shared.policy.load())?;
+    origin.follow_page();
     let mut signals = Signals::handle().map_err(system)?;
     let socket = control.path().display();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), peers = shared.edges.load().len(), %socket, "forwarder started");
@@ -230,6 +241,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
             _ = ticks.tick() => {
                 watch.watch_new(&shared.pools);
                 origin.links.look();
+                origin.follow_page();
                 warn_of_descriptors(shared, &mut was_short);
                 receives.look(shared);
                 tick(shared, watchdog.is_healthy(), &mut observer);
@@ -256,6 +268,12 @@ impl Origin {
     pub(crate) fn listen(&self, policy: &Policy) -> Result<(), ExitError> {
         let page = Rc::new(metrics::Page(Arc::clone(&self.shared)));
         self.scraped.borrow_mut().replace(&policy.metrics.listen, &page)
+    }
+
+    /// Serves the status page where the policy in force has it. An address that cannot be had stops
+    /// nothing else, and is tried again.
+    pub(crate) fn follow_page(&self) {
+        self.paged.borrow_mut().follow(&self.shared.policy.load().page.addresses(&[]), &self.page);
     }
 
     /// Begins to stop; the second time it stops at once.

@@ -21,7 +21,7 @@ use tunnel::device::DeviceEvent;
 
 use crate::config::{self, Config};
 use crate::control::protocol::{Reply, Request};
-use crate::edge::{Edge, Resources, acquire, resume};
+use crate::edge::{Edge, EdgePage, Resources, acquire, resume};
 use crate::kernel::{Helper, Scope};
 use crate::sandbox::{self, Confinement};
 use crate::state::State;
@@ -32,6 +32,7 @@ use daemon::exit::{Exit, ExitError};
 use daemon::life::{Asked, Listeners, Signals, WatchedFile, notify};
 use daemon::log;
 use daemon::metrics::process;
+use daemon::page::StatusPage;
 
 /// How often periodic work is done while there is traffic.
 const TICK: Duration = Duration::from_secs(1);
@@ -137,6 +138,8 @@ async fn event_loop(
     let mut signals = Signals::handle().map_err(failed)?;
     let mut listeners = Listeners::default();
     listeners.start(&edge.config().policy.metrics.listen, &edge)?;
+    let mut page = Served::new(&edge);
+    page.follow();
     let mut repairs = spawn_local(Rc::clone(&edge).reconcile());
     memory::trim_heap();
     tracing::info!("gateway started");
@@ -165,7 +168,7 @@ async fn event_loop(
             _ = tick.tick() => {
                 let is_watched = edge.config().policy.watch;
                 let needs_seconds = is_watched || edge.confirmable().is_waiting();
-                is_quiet = !look_after(&edge, &mut listeners)? && !needs_seconds;
+                is_quiet = !look_after(&edge, &mut listeners, &mut page)? && !needs_seconds;
                 tick.reset_after(if is_quiet { QUIET_TICK } else { TICK });
                 if edge.confirmable().is_overdue() {
                     let edge = Rc::clone(&edge);
@@ -230,10 +233,30 @@ fn fetched(edge: &Edge) -> impl Iterator<Item = PathBuf> {
     fetched.filter_map(path).collect::<Vec<_>>().into_iter()
 }
 
+/// The status page with its listeners.
+struct Served {
+    edge: Rc<Edge>,
+    page: Rc<StatusPage<EdgePage>>,
+    listeners: Listeners,
+}
+
+impl Served {
+    fn new(edge: &Rc<Edge>) -> Self {
+        let page = Rc::new(StatusPage::new(EdgePage(Rc::clone(edge))));
+        Self { edge: Rc::clone(edge), page, listeners: Listeners::default() }
+    }
+
+    /// Listens where the policy has it now. An address that cannot be had stops nothing else.
+    fn follow(&mut self) {
+        self.listeners.follow(&self.edge.page_addresses(), &self.page);
+    }
+}
+
 /// Whether there was traffic since the last time.
-fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners) -> Result<bool, ExitError> {
+fn look_after(edge: &Rc<Edge>, listeners: &mut Listeners, page: &mut Served) -> Result<bool, ExitError> {
     let has_traffic = edge.tick();
     listeners.follow(&edge.config().policy.metrics.listen, edge);
+    page.follow();
     if let Some(fault) = edge.fault() {
         return Err(lost(&fault));
     }

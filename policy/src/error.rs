@@ -408,14 +408,21 @@ pub enum Problem {
     /// A private flow whose ends share no address family.
     #[error("no source and target here share an address family; write both as IPv4 or both as IPv6")]
     NoCommonFamily,
-    /// Metrics that unauthenticated sources or peers could read.
+    /// Metrics or a status page that unauthenticated sources or peers could read.
     #[error(
-        "{port} would open the metrics page, which is only for the edge and its LAN; change `[metrics] listen`, or remove the port here"
+        "{port} would open what `[{section}] listen` serves, which is only for the edge and its LAN; change it, or remove the port here"
     )]
-    MetricsExposed {
+    PagesExposed {
         /// The port.
         port: String,
+        /// `metrics` or `page`.
+        section: &'static str,
     },
+    /// A page for a LAN that a forwarder does not know.
+    #[error(
+        "only an edge knows its LAN; write this machine's address there, such as listen = \"192.168.88.2:9591\""
+    )]
+    NoLanAtOrigin,
     /// Several edges, and no edge is named.
     #[error("there are several peers; name one: add peer = \"NAME\"")]
     AmbiguousPeer,

@@ -152,6 +152,10 @@ impl<'r> Table<'r> {
         self.reader.position(self.offset)
     }
 
+    pub(crate) fn report_at(&self, at: &Position, problem: Problem) {
+        self.reader.report_at(at.clone(), problem);
+    }
+
     pub(crate) fn report(&self, problem: Problem) {
         self.reader.report(self.offset, problem);
     }
@@ -350,6 +354,14 @@ impl<'r> Value<'r> {
     /// Whether this is the string `text`.
     pub(crate) fn is_string(self, text: &str) -> bool {
         matches!(self.value.get_ref(), DeValue::String(written) if written == text)
+    }
+
+    /// The text of a string; `None`, and no error, for anything else.
+    pub(crate) fn peek_string(self) -> Option<&'r str> {
+        match self.value.get_ref() {
+            DeValue::String(written) => Some(written.as_ref()),
+            _ => None,
+        }
     }
 
     /// The items of an array; none, and no error, for anything else.

@@ -10,7 +10,7 @@ use policy::plan::Change;
 use policy::{Source, forwarder, gateway};
 
 /// Section, key and another value, for every key of the annotated gateway.toml.
-const GATEWAY: [(&str, &str, &str); 69] = [
+const GATEWAY: [(&str, &str, &str); 72] = [
     ("interface", "name", "\"gw1\""),
     ("interface", "address", "[\"10.77.88.1/29\"]"),
     ("interface", "listen_port", "51821"),
@@ -54,6 +54,8 @@ const GATEWAY: [(&str, &str, &str); 69] = [
     ("dns", "interval", "\"1m\""),
     ("metrics", "listen", "[\"127.0.0.1:9587\"]"),
     ("metrics", "hosts", "[\"edge.lan\"]"),
+    ("page", "listen", "[\"lan\"]"),
+    ("page", "hosts", "[\"edge.lan\"]"),
     ("control", "socket", "\"/run/gateway.sock\""),
     ("control", "group", "\"adm\""),
     ("link", "port", "51900"),
@@ -79,12 +81,13 @@ const GATEWAY: [(&str, &str, &str); 69] = [
     ("log", "level", "\"warn\""),
     ("kernel", "fwmark", "1"),
     ("metrics", "listen", "\"127.0.0.1:9588\""),
+    ("page", "listen", "[\"lan:9600\", \"192.168.1.2:9590\"]"),
     ("publish", "limits", "{ bandwidth = \"1mbit\" }"),
     ("dns", "address", "\"dns://resolver1.example.com/myip.example.com\""),
 ];
 
 /// The same for forwarder.toml.
-const FORWARDER: [(&str, &str, &str); 56] = [
+const FORWARDER: [(&str, &str, &str); 58] = [
     ("interface", "address", "[\"10.77.88.2/29\"]"),
     ("interface", "private_key_file", "\"other.key\""),
     ("interface", "mtu", "1400"),
@@ -121,6 +124,8 @@ const FORWARDER: [(&str, &str, &str); 56] = [
     ("reach", "on_down", "\"hold\""),
     ("metrics", "listen", "[\"127.0.0.1:9588\"]"),
     ("metrics", "hosts", "[\"edge.lan\"]"),
+    ("page", "listen", "[\"192.168.88.2:9591\"]"),
+    ("page", "hosts", "[\"edge.lan\"]"),
     ("caddy", "sites", "\"/srv/sites\""),
     ("caddy", "config", "\"/srv/Caddyfile\""),
     ("caddy", "command", "[\"podman\", \"exec\", \"caddy\", \"caddy\"]"),

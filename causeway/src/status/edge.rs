@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use daemon::exit::{Exit, ExitError};
+use daemon::status::Side;
 use gateway::control::client::{self, DEFAULT_SOCKET};
 use gateway::control::protocol::{Reply, Request};
 use gateway::control::report;
-
-use super::side::{Service, Side};
 
 /// Asks the gateway of this machine.
 ///
@@ -21,25 +20,5 @@ pub(super) fn ask(socket: Option<&Path>) -> Result<Side, ExitError> {
     else {
         return Err(ExitError::new(Exit::Failed, "the daemon sent the answer to another request"));
     };
-    Ok(Side {
-        role: "edge",
-        version: status.version,
-        peers: peers.peers,
-        services: services.services.into_iter().map(service).collect(),
-        problems: status.problems,
-        notes: status.notes,
-    })
-}
-
-fn service(service: report::Service) -> Service {
-    Service {
-        name: service.name,
-        is_public: Some(service.kind != "allow"),
-        from: service.from,
-        to: service.to,
-        state: service.health.state,
-        failing: service.health.failing,
-        names: service.names,
-        publish: Vec::new(),
-    }
+    Ok(report::side(status, peers, services))
 }

@@ -1,13 +1,10 @@
 //! `causeway status`: how the daemons of this machine are, the most important sentence first.
 //!
-//! - `side`: what a daemon reported, in one shape for both roles. `edge` and `origin` make it.
-//! - `sentence`: the first line. `text`: the rest for people.
+//! `edge` and `origin` ask the daemons; `text` is what people read.
 
 #[cfg(target_os = "linux")]
 mod edge;
 mod origin;
-mod sentence;
-mod side;
 mod text;
 
 use std::path::{Path, PathBuf};
@@ -15,11 +12,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use daemon::command_line::{document, print, print_to_stderr};
 use daemon::exit::{Exit, ExitError};
+use daemon::status::{self, Side, Summary};
 use daemon::text::Style;
 use serde::Serialize;
-
-use self::sentence::Summary;
-use self::side::Side;
 
 /// What is shown.
 #[derive(Debug, Args)]
@@ -55,7 +50,7 @@ const SCHEMA: u32 = 1;
 /// `causeway status`
 pub(crate) fn status(arguments: &Status) -> Result<Exit, ExitError> {
     let sides = sides(arguments)?;
-    let summary = sentence::summary(&sides);
+    let summary = status::summary(&sides);
     let shown = Document { schema: SCHEMA, summary: &summary, daemons: &sides };
     print(&document(arguments.json, &shown, || text::text(&summary, &sides, Style::of_stdout()))?)?;
     Ok(if summary.is_failing() { Exit::Degraded } else { Exit::Ok })

@@ -3,11 +3,9 @@
 use std::path::Path;
 
 use daemon::exit::ExitError;
+use daemon::status::Side;
 use forwarder::control::client::{ask_report, ask_visited};
-use forwarder::control::report::{Entry, Report};
 use forwarder::places::{Environment, Place};
-
-use super::side::{Service, Side};
 
 /// Asks the forwarder of this machine; with `now`, once it has visited every name.
 ///
@@ -23,30 +21,5 @@ pub(super) fn ask(config: Option<&Path>, socket: Option<&Path>, now: bool) -> Re
         (None, None) => Environment::of_process().client_sockets(None),
     };
     let report = if now { ask_visited(&places) } else { ask_report(&places) };
-    report.map(of)
-}
-
-fn of(report: Report) -> Side {
-    Side {
-        role: "origin",
-        version: report.version,
-        peers: report.peers,
-        services: report.services.into_iter().map(service).collect(),
-        problems: report.problems,
-        notes: report.notes,
-    }
-}
-
-fn service(entry: Entry) -> Service {
-    let health = entry.health.unwrap_or_default();
-    Service {
-        name: entry.name,
-        is_public: (!entry.publish.is_empty()).then_some(true),
-        from: entry.from,
-        to: entry.to,
-        state: health.state,
-        failing: health.failing,
-        names: entry.names,
-        publish: entry.publish,
-    }
+    report.map(Side::from)
 }

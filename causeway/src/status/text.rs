@@ -5,10 +5,8 @@ use std::fmt::Write as _;
 use daemon::health::{NameShown, VisitorShown};
 use daemon::link::shown::Link;
 use daemon::peers::Peer;
+use daemon::status::{Published, Service, Side, Summary};
 use daemon::text::{Style, table};
-
-use super::sentence::Summary;
-use super::side::{Service, Side};
 
 /// The first line, then each daemon with its peers and services.
 pub(super) fn text(summary: &Summary, sides: &[Side], style: Style) -> String {
@@ -74,7 +72,7 @@ fn link(link: Option<&Link>) -> String {
 }
 
 fn service(service: &Service) -> Vec<String> {
-    let port = |port: &forwarder::control::report::Published| {
+    let port = |port: &Published| {
         let reason = port.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         format!("{} {} by {}{reason}", port.ports, port.state, port.peer)
     };
@@ -101,10 +99,14 @@ mod tests {
             is_public: Some(true),
             from: String::new(),
             to: String::new(),
+            peers: Vec::new(),
             state: state.to_owned(),
+            seconds: None,
             failing: None,
             names: vec![name(state)],
             publish: Vec::new(),
+            bytes_in: 0,
+            bytes_out: 0,
         };
         let services = vec![service("https", "ok"), service("http", "failing")];
         let side = Side {
@@ -116,7 +118,7 @@ mod tests {
             notes: vec!["for some only".to_owned()],
         };
         let sides = [side];
-        let shown = text(&super::super::sentence::summary(&sides), &sides, Style::Plain);
+        let shown = text(&daemon::status::summary(&sides), &sides, Style::Plain);
         assert!(shown.contains("\n  https: emby.example.com is ok\n"), "{shown}");
         let failing = "\n  http: emby.example.com is failing for 12 seconds (no_site); fix: add it\n";
         assert!(shown.contains(failing) && shown.contains("\n  note: for some only\n"), "{shown}");

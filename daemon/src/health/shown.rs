@@ -44,6 +44,16 @@ impl From<&Path> for PathShown {
     }
 }
 
+impl PathShown {
+    /// For how long it is as it is: since the failing hop fails, else since the last change of a
+    /// known one.
+    #[must_use]
+    pub fn seconds(&self) -> Option<u64> {
+        let known = self.hops.iter().filter(|hop| hop.state == self.state).map(|hop| hop.seconds);
+        self.failing.as_ref().map(|hop| hop.seconds).or_else(|| known.min())
+    }
+}
+
 impl HopShown {
     fn of(hop: &Hop, place: &Place) -> Self {
         Self {

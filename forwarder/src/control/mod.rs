@@ -16,6 +16,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use daemon::health::Since;
 use daemon::history::History;
+use daemon::http::Requests;
 use daemon::link::publish::Publishing;
 use daemon::link::remote::Remote;
 use daemon::metrics::RoundTrips;
@@ -67,6 +68,8 @@ pub struct Shared {
     pub since: Mutex<Since>,
     /// What happened.
     pub history: History,
+    /// Requests for the status page.
+    pub page_requests: Requests,
 }
 
 /// An edge as the control plane sees it.

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use daemon::health::{NameShown, Path, PathShown};
 use daemon::link::names::SeenName;
-use daemon::link::publish::{Answer, Port};
 use daemon::peers::{Health, Peer, Peers};
+pub use daemon::status::Published;
+use daemon::status::{Service as ServiceShown, Side};
 use policy::Protocols;
 use policy::forwarder::{Policy, Service};
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,37 @@ pub struct Report {
     /// What will not work as it may be meant to; nothing is wrong.
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+impl From<Report> for Side {
+    fn from(report: Report) -> Self {
+        Self {
+            role: "origin",
+            version: report.version,
+            peers: report.peers,
+            services: report.services.into_iter().map(shown).collect(),
+            problems: report.problems,
+            notes: report.notes,
+        }
+    }
+}
+
+fn shown(entry: Entry) -> ServiceShown {
+    let health = entry.health.unwrap_or_default();
+    ServiceShown {
+        name: entry.name,
+        is_public: (!entry.publish.is_empty()).then_some(true),
+        from: entry.from,
+        to: entry.to,
+        peers: Vec::new(),
+        seconds: health.seconds(),
+        state: health.state,
+        failing: health.failing,
+        names: entry.names,
+        publish: entry.publish,
+        bytes_in: entry.rx_bytes,
+        bytes_out: entry.tx_bytes,
+    }
 }
 
 /// The keys of an edge that is to change its own.
@@ -152,50 +184,6 @@ pub struct Entry {
     /// The names of a `[[service]]`, each with a state of its own.
     #[serde(default)]
     pub names: Vec<NameShown>,
-}
-
-/// A public port, or a range of them, that a service requests of an edge.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Published {
-    /// The ports, such as `443`, `443/udp` or `5000-5010`.
-    pub ports: String,
-    /// The edge.
-    pub peer: String,
-    /// `granted`, `refused`, or `waiting` while the edge has not replied.
-    pub state: String,
-    /// Why it is refused, in one word.
-    #[serde(default)]
-    pub reason: Option<String>,
-    /// What to do about a refusal, and where.
-    #[serde(default)]
-    pub fix: Option<String>,
-}
-
-impl Published {
-    fn of(peer: &policy::Name, port: &Port, answer: Option<Answer>) -> Self {
-        let state = match answer {
-            None => "waiting",
-            Some(Answer::Granted) => "granted",
-            Some(_) => "refused",
-        };
-        let refused = answer.filter(|answer| *answer != Answer::Granted);
-        Self {
-            ports: port.public().to_string(),
-            peer: peer.to_string(),
-            state: state.to_owned(),
-            reason: refused.map(|answer| answer.label().to_owned()),
-            fix: refused.and_then(|answer| answer.fix(port)),
-        }
-    }
-
-    /// For people.
-    #[must_use]
-    pub fn line(&self) -> String {
-        let Self { ports, peer, state, reason, fix } = self;
-        let reason = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-        let fix = fix.as_ref().map(|fix| format!(": {fix}")).unwrap_or_default();
-        format!("publish {ports} at {peer}: {state}{reason}{fix}")
-    }
 }
 
 /// An upstream of a `[[service]]` entry.

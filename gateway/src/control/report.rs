@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use daemon::health::{NameShown, PathShown};
-use daemon::peers::Health;
+use daemon::peers::{Health, Peers};
+use daemon::status::{Service as ServiceShown, Side};
 use serde::{Deserialize, Serialize};
 
 /// The version of these schemas; it rises when a field changes its meaning or goes away.
@@ -49,6 +50,38 @@ pub struct Service {
     pub packets_out: u64,
     /// Bytes back.
     pub bytes_out: u64,
+}
+
+impl Service {
+    fn shown(self) -> ServiceShown {
+        ServiceShown {
+            name: self.name,
+            is_public: Some(self.kind != "allow"),
+            from: self.from,
+            to: self.to,
+            peers: self.peers,
+            seconds: self.health.seconds(),
+            state: self.health.state,
+            failing: self.health.failing,
+            names: self.names,
+            publish: Vec::new(),
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+        }
+    }
+}
+
+/// How the edge is, from its reports, in the shape of both roles.
+#[must_use]
+pub fn side(status: Status, peers: Peers, services: Services) -> Side {
+    Side {
+        role: "edge",
+        version: status.version,
+        peers: peers.peers,
+        services: services.services.into_iter().map(Service::shown).collect(),
+        problems: status.problems,
+        notes: status.notes,
+    }
 }
 
 /// `gatewayctl status --json`

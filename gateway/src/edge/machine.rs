@@ -1,7 +1,9 @@
 //! The machine around the edge: its interfaces, and what of them is trusted; followed while the daemon runs.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnetwork::IpNetwork;
 use policy::gateway::Policy;
 use policy::plan::Conditions;
 use policy::ruleset::ServiceMark;
@@ -115,6 +117,20 @@ impl Machine {
     #[must_use]
     pub fn trusted(&self, policy: &Policy) -> Vec<String> {
         self.pins.trust(policy, &self.system).lines(&self.system)
+    }
+
+    /// The edge's own addresses where the LAN is trusted.
+    #[must_use]
+    pub fn lan_addresses(&self, policy: &Policy) -> Vec<IpAddr> {
+        let trust = self.pins.trust(policy, &self.system);
+        let of_lan =
+            trust.lan.iter().filter(|(_, prefix)| policy.lan.iter().any(|lan| lan.contains(prefix.ip())));
+        let own = of_lan.flat_map(|(index, prefix)| {
+            let link = self.system.link(*index);
+            let addresses = link.into_iter().flat_map(|link| &link.addresses).map(IpNetwork::ip);
+            addresses.filter(|address| prefix.contains(*address))
+        });
+        own.collect()
     }
 
     /// The interfaces at the last check.

@@ -41,6 +41,7 @@ mod probes;
 mod reconcile;
 mod start;
 mod status;
+mod status_page;
 mod watch;
 
 use std::cell::RefCell;
@@ -49,6 +50,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use daemon::changes::Confirmable;
+use daemon::http::Requests;
 use tokio::task::spawn_local;
 use tunnel::io::clock;
 
@@ -69,6 +71,7 @@ use watch::Watch;
 pub use apply::resume;
 pub use in_force::guards;
 pub use start::{Resources, acquire};
+pub use status_page::EdgePage;
 
 /// The running edge. It lives on the control thread alone.
 pub struct Edge {
@@ -87,6 +90,8 @@ pub struct Edge {
     probing: Probing,
     health: Health,
     past: Past,
+    /// Requests for the status page.
+    page_requests: Requests,
     /// Changes that wait for their confirmation.
     confirmable: Confirmable,
     /// Serializes applies: two at once would see each other's unfinished work.

@@ -1,13 +1,12 @@
 //! The page that Prometheus reads, and readiness.
 
-use daemon::metrics::http::Pages;
-use daemon::metrics::{Number, page};
+use daemon::metrics::{Number, Scraped, page};
 use policy::Host;
 
 use super::meter::{ROLE, device_numbers, drop_numbers, io_numbers, leaked, service_numbers};
 use super::{Edge, health};
 
-impl Pages for Edge {
+impl Scraped for Edge {
     async fn metrics(&self) -> String {
         let read = self.read_counters().await.unwrap_or_else(|failure| {
             tracing::debug!(%failure, "the kernel's counters cannot be read; the last ones are shown");
@@ -33,6 +32,7 @@ impl Pages for Edge {
         numbers.push(Number::counter("gateway_events_lost_total", help, device.node().events_dropped()));
         numbers.extend(self.watch.borrow().numbers());
         numbers.extend(meter.numbers());
+        numbers.extend(self.page_requests.numbers("gateway_page_requests_total"));
         let help = "Packets of the tunnel's networks that would have left another way and were dropped.";
         let leaked = leaked(in_force.ruleset(), &counters);
         numbers.push(Number::counter("gateway_leak_packets_total", help, leaked));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use daemon::changes::Confirmable;
+use daemon::http::Requests;
 use policy::gateway::Policy;
 use policy::plan::Conditions;
 use policy::ruleset::{ServiceMark, marks_in_force};
@@ -147,6 +148,7 @@ impl Edge {
             meter: RefCell::new(Meter::new(Instant::now())),
             confirmable: confirmable.noted_in(history.clone()),
             past: Past::new(history),
+            page_requests: Requests::default(),
             applying: tokio::sync::Mutex::new(()),
         };
         warn_of_problems(&edge.in_force.borrow(), &edge.watch.borrow(), &edge.plane);

@@ -10,7 +10,7 @@ use super::model::{Interface, MAX_WATCHED_NAMES, Peer, Service};
 use crate::fields::At;
 use crate::prefix::{self, covers};
 use crate::reader::Reader;
-use crate::sections::Link;
+use crate::sections::{Link, same_socket};
 use crate::{Mtu, Name, Problem, Protocol, Protocols};
 
 pub(super) fn everything(
@@ -19,14 +19,14 @@ pub(super) fn everything(
     peers: &[PeerAt],
     services: &[At<Service>],
     reach: &[ReachAt],
-    metrics: &[At<SocketAddr>],
+    pages: &[(&'static str, SocketAddr)],
 ) {
     mtu(reader, interface, peers);
     peer_keys(reader, peers);
     claims(reader, services);
     upstreams(reader, services, peers);
     watched_names(reader, services);
-    reaches(reader, reach, peers, metrics);
+    reaches(reader, reach, peers, pages);
 }
 
 /// Entries whose match lies inside another's come before it; the file's order otherwise.
@@ -141,15 +141,16 @@ fn watched_names(reader: &Reader<'_>, services: &[At<Service>]) {
     }
 }
 
-fn reaches(reader: &Reader<'_>, reach: &[ReachAt], peers: &[PeerAt], metrics: &[At<SocketAddr>]) {
+fn reaches(reader: &Reader<'_>, reach: &[ReachAt], peers: &[PeerAt], pages: &[(&'static str, SocketAddr)]) {
     for (index, entry) in reach.iter().enumerate() {
         let value = &entry.value;
         let other = reach.iter().take(index).find(|other| {
             same_socket(value.listen, other.value.listen) && share(value.protocols, other.value.protocols)
         });
-        let taken = metrics.iter().any(|metrics| same_socket(metrics.value, value.listen));
-        let by_metrics = (taken && value.protocols.contains(Protocol::Tcp)).then(|| "metrics".to_owned());
-        if let Some(other) = other.map(|other| other.value.name.to_string()).or(by_metrics) {
+        let mut pages = pages.iter().filter(|_| value.protocols.contains(Protocol::Tcp));
+        let by_page = pages.find(|(_, page)| same_socket(*page, value.listen));
+        let by_page = by_page.map(|(section, _)| (*section).to_owned());
+        if let Some(other) = other.map(|other| other.value.name.to_string()).or(by_page) {
             let problem = Problem::ListenClash { listen: value.listen.to_string(), other };
             reader.report_at(entry.listen_at.clone(), problem);
         }
@@ -187,10 +188,4 @@ pub(super) fn link_port(reader: &Reader<'_>, link: Link, peers: &[PeerAt], reach
 
 fn share(a: Protocols, b: Protocols) -> bool {
     a.iter().any(|protocol| b.contains(protocol))
-}
-
-/// Whether binding one of the two makes binding the other fail.
-fn same_socket(a: SocketAddr, b: SocketAddr) -> bool {
-    let wildcard = a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() == b.port() && (a.ip() == b.ip() || (wildcard && a.is_ipv6() == b.is_ipv6()))
 }

@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 
 use super::caddy::Caddy;
 use super::upstream::{Health, Upstream};
-use crate::sections::{Link, List, Log, Metrics, Notify, Offload};
+use crate::sections::{Link, List, Log, Metrics, Notify, Offload, Page};
 use crate::{
     AllowList, FileRef, HostPort, Mtu, Name, PortRange, Protocol, Protocols, PublicKey, PublicPorts, Warning,
     prefix,
@@ -36,6 +36,8 @@ pub struct Policy {
     pub notify: Vec<Notify>,
     /// Where metrics are served; none by default.
     pub metrics: Metrics,
+    /// Where the status page is served.
+    pub page: Page,
     /// The control socket.
     pub control: Control,
     /// The control channel to the edges.

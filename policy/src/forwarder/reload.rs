@@ -45,6 +45,7 @@ impl Policy {
         let mut settings = Settings { lines: changes };
         Notify::note_changes(&self.notify, &next.notify, &mut settings);
         self.metrics.note_changes(&next.metrics, &mut settings);
+        self.page.note_changes(&next.page, &mut settings);
         self.link.note_changes(next.link, &mut settings);
         for ((key, old), (_, new)) in limits(&self.limits).into_iter().zip(limits(&next.limits)) {
             settings.field("limits", key, &old, &new);

@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::entries::{AllowAt, PeerAt, Places, PublishAt, TargetAt};
-use super::model::{Party, Peer, Policy, Publish, Service, SourceHandling};
+use super::model::{Accept, Party, Peer, Policy, Publish, Service, SourceHandling};
 use super::{link_port, may_publish};
 use crate::fields::At;
 use crate::prefix::covers;
 use crate::reader::Reader;
+use crate::sections::PageListen;
 use crate::{Mtu, Name, PortRange, Position, Problem, Protocol, Protocols};
 
 /// Checks every entry against the rest, and moves it into the policy.
@@ -30,7 +31,7 @@ pub(super) fn everything(
     may_publish::check(reader, policy, places);
     let check = Check { reader, policy, places };
     allow.iter().for_each(|entry| check.allow(entry));
-    check.metrics(&allow);
+    check.pages(&allow);
     check.management();
     policy.allow = allow.into_iter().map(|entry| entry.value).collect();
 }
@@ -246,39 +247,35 @@ impl Check<'_, '_> {
         }
     }
 
-    /// Metrics are for the edge and its LAN: no WAN port and no peer's flow may lead to them.
-    fn metrics(&self, allow: &[AllowAt]) {
-        let ports: Vec<u16> = self
-            .policy
-            .metrics
-            .listen
-            .iter()
-            .filter(|at| !at.ip().is_loopback())
-            .map(|at| at.port())
-            .collect();
+    /// Metrics and status page are for the edge and its LAN: no WAN port and no peer's flow may lead
+    /// to them.
+    fn pages(&self, allow: &[AllowAt]) {
+        let metrics = self.policy.metrics.listen.iter().copied().map(PageListen::Address);
+        self.is_inside(&Pages::new("metrics", metrics.collect()), allow);
+        self.is_inside(&Pages::new("page", self.policy.page.listen.clone()), allow);
+    }
+
+    fn is_inside(&self, pages: &Pages, allow: &[AllowAt]) {
+        let exposed = |protocols, ports| Problem::PagesExposed {
+            port: service_text(protocols, ports),
+            section: pages.section,
+        };
         for accept in &self.places.accept {
-            if accept.value.protocols.contains(Protocol::Tcp)
-                && ports.iter().any(|&port| accept.value.ports.contains(port))
-            {
-                let port = service_text(accept.value.protocols, accept.value.ports);
-                self.report(&accept.at, Problem::MetricsExposed { port });
+            let Accept { protocols, ports } = accept.value;
+            if protocols.contains(Protocol::Tcp) && pages.has_port_in(ports) {
+                self.report(&accept.at, exposed(protocols, ports));
             }
         }
         for entry in allow {
             let Service::Ports { protocols, ports: open } = &entry.value.service else { continue };
-            let hit = open.iter().find(|range| ports.iter().any(|&port| range.contains(port)));
+            let hit = open.iter().find(|range| pages.has_port_in(**range));
             let local = entry.to.iter().find(|to| match &to.value {
                 Party::Edge => true,
-                Party::Lan(prefix) => self
-                    .policy
-                    .metrics
-                    .listen
-                    .iter()
-                    .any(|at| at.ip().is_unspecified() || prefix.contains(at.ip())),
+                Party::Lan(prefix) => pages.may_be_in(*prefix),
                 Party::Peer(_) | Party::Behind { .. } | Party::Wan => false,
             });
             if let (Some(range), Some(to), true) = (hit, local, protocols.contains(Protocol::Tcp)) {
-                self.report(&to.at, Problem::MetricsExposed { port: service_text(Protocols::Tcp, *range) });
+                self.report(&to.at, exposed(Protocols::Tcp, *range));
             }
         }
     }
@@ -291,6 +288,30 @@ impl Check<'_, '_> {
                            the edge itself; add accept = [\"tcp/22\"] or the LAN's prefix";
             self.reader.warn_at(at, message.to_owned());
         }
+    }
+}
+
+/// Where the pages of a section are served to others than this machine.
+struct Pages {
+    section: &'static str,
+    listen: Vec<PageListen>,
+}
+
+impl Pages {
+    fn new(section: &'static str, mut listen: Vec<PageListen>) -> Self {
+        listen.retain(|at| !at.is_loopback());
+        Self { section, listen }
+    }
+
+    fn has_port_in(&self, ports: PortRange) -> bool {
+        self.listen.iter().any(|at| ports.contains(at.port()))
+    }
+
+    fn may_be_in(&self, prefix: IpNetwork) -> bool {
+        self.listen.iter().any(|at| match at {
+            PageListen::Address(at) => at.ip().is_unspecified() || prefix.contains(at.ip()),
+            PageListen::Lan(_) => true,
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::model::{Accept, Allow, Interface, Party, Peer, Publish, Target, Wan};
 use crate::fields::At;
+use crate::sections::PageListen;
 use crate::{InterfaceName, Name, PortRange, Position, PublicPorts};
 
 /// Places of values that other sections may contradict.
@@ -11,6 +12,7 @@ pub(super) struct Places {
     pub(super) mtu: Position,
     pub(super) accept: Vec<At<Accept>>,
     pub(super) metrics: Vec<At<SocketAddr>>,
+    pub(super) page: Vec<At<PageListen>>,
     /// Where the port of WireGuard or of the link is written.
     pub(super) tunnel_port: Position,
     /// What each peer may publish.

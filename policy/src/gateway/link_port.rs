@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::entries::{AllowAt, Places, PublishAt};
 use super::model::{Party, Policy, Service};
 use crate::reader::Reader;
+use crate::sections::PageListen;
 use crate::{PortRange, Position, Problem, Protocols};
 
 /// Reports what has the link's port, or leads a peer to it.
@@ -47,6 +48,15 @@ impl LinkPort<'_, '_> {
             let address = metrics.value.ip();
             if metrics.value.port() == port && (address.is_unspecified() || self.is_own(address)) {
                 self.report(&metrics.at, "the metrics page at this address");
+            }
+        }
+        for page in places.page.iter().filter(|page| page.value.port() == port) {
+            let is_in_tunnel = match page.value {
+                PageListen::Address(at) => at.ip().is_unspecified() || self.is_own(at.ip()),
+                PageListen::Lan(_) => false,
+            };
+            if is_in_tunnel {
+                self.report(&page.at, "the status page at this address");
             }
         }
     }

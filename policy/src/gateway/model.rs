@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::dns::Dns;
-use crate::sections::{Link, List, Log, Metrics, Notify, Offload};
+use crate::sections::{Link, List, Log, Metrics, Notify, Offload, Page};
 use crate::{
     AllowList, Bandwidth, FileRef, Host, HostPort, InterfaceName, Mtu, Name, PortRange, Protocol, Protocols,
     PublicKey, PublicPorts, Rate, Warning, prefix,
@@ -40,6 +40,8 @@ pub struct Policy {
     pub notify: Vec<Notify>,
     /// Where metrics are served.
     pub metrics: Metrics,
+    /// Where the status page is served.
+    pub page: Page,
     /// The control socket.
     pub control: Control,
     /// The control channel to the peers; no other section has its port.

@@ -55,6 +55,7 @@ impl Policy {
         dns::note_changes(self.dns.as_ref(), next.dns.as_ref(), &mut changes);
         Notify::note_changes(&self.notify, &next.notify, &mut changes);
         self.metrics.note_changes(&next.metrics, &mut changes);
+        self.page.note_changes(&next.page, &mut changes);
         self.link.note_changes(next.link, &mut changes);
         self.log.note_changes(next.log, &mut changes);
         for ((key, old), (_, new)) in self.offload.switches().into_iter().zip(next.offload.switches()) {

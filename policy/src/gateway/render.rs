@@ -62,6 +62,11 @@ impl Policy {
         if !lists.is_empty() {
             table("[metrics]", &lists, text);
         }
+        if !self.page.listen.is_empty() {
+            let hosts = Some(("hosts", array(&self.page.hosts))).filter(|_| !self.page.hosts.is_empty());
+            let listen = ("listen", array(&self.page.listen));
+            table("[page]", &[listen].into_iter().chain(hosts).collect::<Vec<_>>(), text);
+        }
         let control =
             [("socket", quoted(self.control.socket.display())), ("group", quoted(&self.control.group))];
         table("[control]", &control, text);

@@ -35,7 +35,7 @@ pub(super) fn metrics(root: &Table<'_>) -> (Metrics, Vec<At<SocketAddr>>) {
     (Metrics { listen: listen.iter().map(|listen| listen.value).collect(), hosts }, listen)
 }
 
-fn host_name(value: Value<'_>) -> Option<Host> {
+pub(super) fn host_name(value: Value<'_>) -> Option<Host> {
     value.parse("a name, such as \"host.docker.internal\"; addresses need no entry", |written| {
         text::host(written).filter(|host| matches!(host, Host::Name(_)))
     })

@@ -7,6 +7,7 @@ mod log;
 mod metrics;
 mod notify;
 mod offload;
+mod page;
 mod state;
 
 use std::net::SocketAddr;
@@ -20,6 +21,8 @@ pub use log::{Log, LogFormat, LogLevel};
 pub use metrics::Metrics;
 pub use notify::{Mail, MailTls, Notify, Receiver};
 pub use offload::Offload;
+pub(crate) use page::same_socket;
+pub use page::{Page, PageListen};
 
 use crate::Position;
 use crate::fields::At;
@@ -40,6 +43,9 @@ pub(crate) struct Shared {
     /// Where the addresses of `metrics` are written.
     pub(crate) metrics_at: Vec<At<SocketAddr>>,
     pub(crate) notify: Option<Vec<Notify>>,
+    pub(crate) page: Page,
+    /// Where the addresses of `page` are written.
+    pub(crate) page_at: Vec<At<PageListen>>,
     pub(crate) control: Option<ControlKeys>,
     pub(crate) link: Option<Link>,
     /// Where the port of `link` is written, if it is.
@@ -54,11 +60,14 @@ impl Shared {
     /// Reads all of them, so that every error is found.
     pub(crate) fn read(root: &Table<'_>, daemon: Daemon) -> Self {
         let (metrics, metrics_at) = metrics::metrics(root);
+        let (page, page_at) = page::page(root, daemon, &metrics.listen);
         let (link, link_at) = link::link(root);
         Self {
             metrics,
             metrics_at,
             notify: notify::notify(root),
+            page,
+            page_at,
             control: control::control(root, daemon == Daemon::Gateway),
             link,
             link_at,
@@ -66,5 +75,11 @@ impl Shared {
             log: log::log(root),
             offload: offload::offload(root, daemon == Daemon::Gateway),
         }
+    }
+
+    /// The addresses of the daemon's own pages, with the section that has each.
+    pub(crate) fn pages(&self) -> Vec<(&'static str, SocketAddr)> {
+        let metrics = self.metrics.listen.iter().map(|listen| ("metrics", *listen));
+        metrics.chain(self.page.addresses(&[]).into_iter().map(|listen| ("page", listen))).collect()
     }
 }

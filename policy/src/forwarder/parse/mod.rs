@@ -81,7 +81,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let peers: Vec<PeerAt> = peers.into_iter().flatten().collect();
     let services: Vec<At<Service>> = services.into_iter().flatten().collect();
     let reach: Vec<ReachAt> = reach.into_iter().flatten().collect();
-    check::everything(reader, &interface, &peers, &services, &reach, &shared.metrics_at);
+    check::everything(reader, &interface, &peers, &services, &reach, &shared.pages());
     let link = shared.link?;
     check::link_port(reader, link, &peers, &reach);
     Some(Policy {
@@ -92,6 +92,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         lists: lists.into_iter().collect::<Option<_>>()?,
         notify: shared.notify?,
         metrics: shared.metrics,
+        page: shared.page,
         control: Control { socket: shared.control?.socket },
         link,
         limits,

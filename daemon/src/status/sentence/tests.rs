@@ -1,4 +1,3 @@
-use daemon::health::HopShown;
 use serde_json::json;
 
 use super::*;
@@ -42,6 +41,34 @@ fn a_name_without_a_site_is_failing_although_its_service_works() {
     let expected =
         "Visitors do not get photos.example.com: it is failing for 12 seconds (no_site); fix: add it";
     assert_eq!(said, ("failing", expected.to_owned()));
+}
+
+#[test]
+fn a_name_that_is_not_reached_from_the_internet_is_failing_although_its_upstream_works() {
+    let name = json!({"name": "emby.example.com", "state": "ok", "seconds": 12, "reason": null,
+        "certificate_days": null, "certificate": null, "fix": null, "visitor": {"state": "failing",
+        "seconds": 60, "hop": "forward", "reason": "not_forwarded", "trusted": null, "fix": "forward it"}});
+    let names = vec![serde_json::from_value(name).unwrap()];
+    let said = sentence(vec![Service { names, ..service("https", "ok") }], vec![peer("up")], &[]);
+    let expected = "emby.example.com from the internet: forward is failing for 1 minute (not_forwarded); fix: forward it";
+    assert_eq!(said, ("failing", expected.to_owned()));
+}
+
+#[test]
+fn the_parts_of_the_sentence_say_where_the_cause_is() {
+    let at = |hop: &str, peers: &[&str]| {
+        let peers = peers.iter().map(|peer| (*peer).to_owned()).collect();
+        let service = Service { peers, ..failing("https", hop) };
+        let shown = summary(&[side("edge", vec![service], vec![peer("up")], &[])]);
+        let Headline { what, seconds, place, fix, .. } = shown.headline().clone();
+        assert_eq!((what.as_str(), seconds), ("https is down for visitors", Some(12)));
+        assert_eq!(fix.as_deref(), Some("start it"));
+        place.unwrap()
+    };
+    assert_eq!(at("upstream", &["wroclaw"]), "upstream at wroclaw");
+    assert_eq!(at("tunnel", &["wroclaw", "oracle"]), "tunnel to wroclaw and oracle");
+    assert_eq!(at("route", &["wroclaw"]), "route at this edge");
+    assert_eq!(at("service_entry", &[]), "service entry");
 }
 
 #[test]
@@ -154,10 +181,14 @@ fn service(name: &str, state: &str) -> Service {
         is_public: Some(true),
         from: String::new(),
         to: String::new(),
+        peers: Vec::new(),
         state: state.to_owned(),
+        seconds: None,
         failing: None,
         names: Vec::new(),
         publish: Vec::new(),
+        bytes_in: 0,
+        bytes_out: 0,
     }
 }
 
