@@ -277,6 +277,7 @@ impl Answer for Origin {
                 health::visit_now(&self.shared).await;
                 Ok(Reply::Report(Box::new(report(&self.shared))))
             }
+            Request::Diagnose => Ok(Reply::Diagnosis(self.links.diagnosis().await)),
             Request::Change(request) => self.confirmable.answer(self, request).await.map(Reply::Change),
         }
     }

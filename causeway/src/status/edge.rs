@@ -13,7 +13,7 @@ use super::side::{Service, Side};
 ///
 /// # Errors
 /// When none answers.
-pub(super) fn ask(socket: Option<&Path>) -> Result<Side, ExitError> {
+pub(crate) fn ask(socket: Option<&Path>) -> Result<Side, ExitError> {
     let socket = socket.unwrap_or(Path::new(DEFAULT_SOCKET));
     let ask = |request| client::ask(socket, &request);
     let (Reply::Status(status), Reply::Peers(peers), Reply::Services(services)) =
@@ -39,6 +39,7 @@ fn service(service: report::Service) -> Service {
         to: service.to,
         state: service.health.state,
         failing: service.health.failing,
+        hops: service.health.hops,
         names: service.names,
         publish: Vec::new(),
     }

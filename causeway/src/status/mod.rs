@@ -4,10 +4,10 @@
 //! - `sentence`: the first line. `text`: the rest for people.
 
 #[cfg(target_os = "linux")]
-mod edge;
-mod origin;
+pub(crate) mod edge;
+pub(crate) mod origin;
 mod sentence;
-mod side;
+pub(crate) mod side;
 mod text;
 
 use std::path::{Path, PathBuf};

@@ -7,49 +7,52 @@ use serde::Serialize;
 
 /// A daemon of this machine.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Side {
+pub(crate) struct Side {
     /// `edge` or `origin`.
-    pub(super) role: &'static str,
+    pub(crate) role: &'static str,
     /// Its version.
-    pub(super) version: String,
+    pub(crate) version: String,
     /// The other ends, with their tunnels and links.
-    pub(super) peers: Vec<Peer>,
+    pub(crate) peers: Vec<Peer>,
     /// What it carries.
-    pub(super) services: Vec<Service>,
+    pub(crate) services: Vec<Service>,
     /// What is wrong besides, each with its fix.
-    pub(super) problems: Vec<String>,
+    pub(crate) problems: Vec<String>,
     /// What will not work as it may be meant to; nothing is wrong.
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// A service.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Service {
+pub(crate) struct Service {
     /// Its name.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Whether visitors of the internet use it; `None` where this end does not know.
-    pub(super) is_public: Option<bool>,
+    pub(crate) is_public: Option<bool>,
     /// What is taken.
-    pub(super) from: String,
+    pub(crate) from: String,
     /// Where it goes.
-    pub(super) to: String,
+    pub(crate) to: String,
     /// `ok`, `failing` or `unknown`.
-    pub(super) state: String,
+    pub(crate) state: String,
     /// The hop that fails.
-    pub(super) failing: Option<HopShown>,
+    pub(crate) failing: Option<HopShown>,
+    /// Every hop that this end knows.
+    #[serde(skip)]
+    pub(crate) hops: Vec<HopShown>,
     /// The names that its visitors use.
-    pub(super) names: Vec<NameShown>,
+    pub(crate) names: Vec<NameShown>,
     /// What it requests of the edges, and what they replied.
-    pub(super) publish: Vec<Published>,
+    pub(crate) publish: Vec<Published>,
 }
 
 impl Service {
-    pub(super) fn is_failing(&self) -> bool {
+    pub(crate) fn is_failing(&self) -> bool {
         self.failing.is_some()
     }
 
     /// Whether it works, as far as it is checked.
-    pub(super) fn is_ok(&self) -> bool {
+    pub(crate) fn is_ok(&self) -> bool {
         self.state == "ok"
     }
 }

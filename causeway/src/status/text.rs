@@ -103,6 +103,7 @@ mod tests {
             to: String::new(),
             state: state.to_owned(),
             failing: None,
+            hops: vec![],
             names: vec![name(state)],
             publish: Vec::new(),
         };

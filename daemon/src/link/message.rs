@@ -18,6 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::names::NameHealth;
 use super::publish::{Answer, Asked};
+use crate::diagnosis::{Half, Probed};
 
 /// The version of the messages that this program knows. Both ends use the lower of theirs.
 pub const SCHEMA: u32 = 1;
@@ -119,6 +120,13 @@ pub enum Request {
     /// To open these public ports, and none of those that were requested before and are not among
     /// them; origins ask their edges.
     Publish(Asked),
+    /// What is wrong with what concerns the asking end; both ends ask.
+    Diagnose,
+    /// To try a service entry now; edges ask their origins.
+    Probe {
+        /// The entry, by its name at the origin.
+        service: Name,
+    },
     /// Something that this version does not know.
     #[serde(other)]
     Unknown,
@@ -135,6 +143,20 @@ pub enum Reply {
         /// One for each that was requested, in the same order.
         answers: Vec<Answer>,
     },
+    /// To [`Request::Diagnose`].
+    Diagnosis {
+        /// What was found.
+        #[serde(flatten)]
+        half: Half,
+    },
+    /// To [`Request::Probe`].
+    Probed {
+        /// What was found.
+        #[serde(flatten)]
+        probed: Probed,
+    },
+    /// The request came too soon after others; it may be sent again later.
+    Busy,
     /// The request is not known here.
     UnknownRequest,
     /// Something that this version does not know.

@@ -65,8 +65,12 @@ impl Remote {
                 self.next_notice = now.after(NOTICE_EVERY);
                 Some(Change::Stopping)
             }
-            // Who requests ports, or grants them, takes these itself.
-            Event::Notice(_) | Event::Asked(..) | Event::Answers(..) => None,
+            // Who requests ports, grants them or asks takes these itself.
+            Event::Notice(_)
+            | Event::Asked(..)
+            | Event::Answers(..)
+            | Event::Question(..)
+            | Event::Replied(..) => None,
             Event::Closed(reason) => Some(self.handle_down(now, reason)),
         }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use daemon::changes::{ChangeReply, ChangeRequest, Needs};
 use daemon::control::client::{self, AskError};
+use daemon::diagnosis::Diagnosis;
 use daemon::exit::{Exit, ExitError};
 use policy::Source;
 use policy::forwarder::Policy;
@@ -53,7 +54,7 @@ pub fn ask(places: &[Place], request: &Request) -> Result<Reply, ExitError> {
 pub fn ask_change(places: &[Place], request: &ChangeRequest) -> Result<ChangeReply, ExitError> {
     match ask(places, &Request::Change(request.clone()))? {
         Reply::Change(reply) => Ok(reply),
-        Reply::Report(_) => Err(another()),
+        Reply::Report(_) | Reply::Diagnosis(_) => Err(another()),
     }
 }
 
@@ -64,7 +65,7 @@ pub fn ask_change(places: &[Place], request: &ChangeRequest) -> Result<ChangeRep
 pub fn ask_report(places: &[Place]) -> Result<Report, ExitError> {
     match ask(places, &Request::Report)? {
         Reply::Report(report) => Ok(*report),
-        Reply::Change(_) => Err(another()),
+        Reply::Change(_) | Reply::Diagnosis(_) => Err(another()),
     }
 }
 
@@ -75,7 +76,18 @@ pub fn ask_report(places: &[Place]) -> Result<Report, ExitError> {
 pub fn ask_visited(places: &[Place]) -> Result<Report, ExitError> {
     match ask(places, &Request::Visit)? {
         Reply::Report(report) => Ok(*report),
-        Reply::Change(_) => Err(another()),
+        Reply::Change(_) | Reply::Diagnosis(_) => Err(another()),
+    }
+}
+
+/// What is wrong, at this end and at the edges.
+///
+/// # Errors
+/// As for [`ask`].
+pub fn ask_diagnosis(places: &[Place]) -> Result<Diagnosis, ExitError> {
+    match ask(places, &Request::Diagnose)? {
+        Reply::Diagnosis(diagnosis) => Ok(diagnosis),
+        Reply::Report(_) | Reply::Change(_) => Err(another()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The protocol of the control socket: one JSON object per line each way.
 
 use daemon::changes::{ChangeReply, ChangeRequest};
+use daemon::diagnosis::Diagnosis;
 use serde::{Deserialize, Serialize};
 
 use super::report::Report;
@@ -13,6 +14,8 @@ pub enum Request {
     Report,
     /// The same, once every name was visited from the internet; only for writers.
     Visit,
+    /// What is wrong, at this end and, by their links, at the edges.
+    Diagnose,
     /// A request about changes of the configuration.
     #[serde(untagged)]
     Change(ChangeRequest),
@@ -23,7 +26,7 @@ impl Request {
     #[must_use]
     pub const fn is_privileged(&self) -> bool {
         match self {
-            Self::Report => false,
+            Self::Report | Self::Diagnose => false,
             Self::Visit => true,
             Self::Change(request) => request.is_privileged(),
         }
@@ -36,6 +39,8 @@ impl Request {
 pub enum Reply {
     /// To [`Request::Report`] and [`Request::Visit`].
     Report(Box<Report>),
+    /// To [`Request::Diagnose`].
+    Diagnosis(Diagnosis),
     /// To [`Request::Change`].
     #[serde(untagged)]
     Change(ChangeReply),

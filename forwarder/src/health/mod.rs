@@ -24,6 +24,7 @@ use crate::proxy_protocol;
 use crate::upstream::{Member, Pools};
 use names::{Client, NameWatch};
 use visitor::VisitorWatch;
+pub(crate) use names::Prober;
 pub(crate) use visitor::visit_now;
 
 /// Bytes of a status line that are read: `HTTP/1.1 200`.

@@ -21,6 +21,7 @@ mod apply;
 mod bans;
 mod blocking;
 mod data_plane;
+mod diagnosis;
 mod events;
 #[cfg(test)]
 pub(crate) mod example;

@@ -6,6 +6,7 @@
 //! something changed that they did not cause.
 
 mod owner;
+mod questions;
 mod requests;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,8 @@ use super::publish::Asked;
 use super::remote::{Change, Remote};
 use super::session::{Ended, Event, Session};
 pub use owner::owner;
+pub use questions::Question;
+use questions::Questions;
 pub use requests::Requested;
 use requests::Waiting;
 
@@ -143,6 +146,7 @@ pub struct Links {
     touched: Vec<LinkId>,
     /// Whether a peer requested ports since that was last looked at.
     is_asked: bool,
+    questions: Questions,
     changes: VecDeque<(Name, Change)>,
     refused: BTreeMap<&'static str, u64>,
 }
@@ -161,6 +165,7 @@ impl Links {
             held: 0,
             touched: Vec::new(),
             is_asked: false,
+            questions: Questions::new(),
             changes: VecDeque::new(),
             refused: BTreeMap::new(),
         }
@@ -359,9 +364,12 @@ impl Links {
     }
 
     fn handle_event(&mut self, now: Instant, id: LinkId, peer: Name, event: Event) {
-        if let Event::Asked(request, asked) = event {
-            return self.handle_asked(id, &peer, (request, asked));
-        }
+        let event = match event {
+            Event::Asked(request, asked) => return self.handle_asked(id, &peer, (request, asked)),
+            Event::Question(question, _) => return self.handle_question(id, &peer, question),
+            Event::Replied(question, reply) => return self.handle_reply(id, question, reply),
+            event => event,
+        };
         if let Event::Closed(reason) = event
             && reason.is_refusal()
         {
@@ -374,6 +382,8 @@ impl Links {
             | Event::Notice(_)
             | Event::Closed(_)
             | Event::Asked(..)
+            | Event::Question(..)
+            | Event::Replied(..)
             | Event::Answers(..) => None,
         };
         let change = match event {

@@ -2,6 +2,7 @@
 
 mod connection;
 mod listening;
+mod questions;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use tunnel::time::Instant;
 use super::pairing::Pairing;
 use crate::config::Config;
 use connection::Connection;
+use questions::Questions;
 pub(super) use listening::Listening;
 
 /// How long this edge is away when it stops, as far as it announces.
@@ -47,6 +49,8 @@ pub(super) struct EdgeLinks {
     tasks: RefCell<BTreeMap<LinkId, Rc<Notify>>>,
     /// Notified when a peer requests ports.
     asked: Notify,
+    /// Questions to peers, and theirs.
+    questions: Questions,
 }
 
 impl EdgeLinks {
@@ -61,6 +65,7 @@ impl EdgeLinks {
             listening: RefCell::new(listening),
             tasks: RefCell::default(),
             asked: Notify::new(),
+            questions: Questions::default(),
         };
         links.problems().iter().for_each(|problem| tracing::warn!("{problem}"));
         links.configure(config);
@@ -224,6 +229,7 @@ impl EdgeLinks {
         if self.links.borrow_mut().take_asked() {
             self.asked.notify_one();
         }
+        self.take_questions();
         while let Some((peer, change)) = self.next_change() {
             log(&peer, &change);
         }
