@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use daemon::command_line::end;
 
+use crate::doctor::{Doctor, doctor};
 use crate::join::{Join, join};
 #[cfg(target_os = "linux")]
 use crate::pair::{Pair, pair};
@@ -22,13 +23,19 @@ struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not reachable, 4 configuration invalid, \
-    5 permission, 6 conflict, 7 rolled back, 10 something is failing or missing";
+    5 permission, 6 conflict, 7 rolled back, 10 something is failing or missing, 11 that cannot be told";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show what is down for visitors and how to fix it, then peers and services of this machine;
     /// exits 10 when something is failing.
     Status(Status),
+    /// Show every hop from a visitor to the upstream in order, with what was seen of it, and the
+    /// first failing one with its fix; both ends' halves while there is a link.
+    ///
+    /// Exits 10 when a hop is failing, and 11 when that cannot be told, as when this user may not
+    /// ask the daemon.
+    Doctor(Doctor),
     /// Publish a host name or a port of this machine (at the origin).
     ///
     /// `causeway publish emby.example.com 8096` adds the name to the service on port 443 and leads
@@ -67,6 +74,7 @@ pub fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     end(match &command {
         Command::Status(arguments) => status::status(arguments),
+        Command::Doctor(arguments) => doctor(arguments),
         Command::Publish(arguments) => publish::publish(arguments),
         Command::Unpublish(arguments) => publish::unpublish(arguments),
         #[cfg(target_os = "linux")]

@@ -1,6 +1,7 @@
 //! The command `causeway`: one for people, on both machines. It asks the daemon that runs there.
 
 pub mod cli;
+mod doctor;
 mod join;
 mod lines;
 mod machine;

@@ -115,7 +115,7 @@ fn to_write(
 }
 
 /// Where forwarder.toml is, as README has it: a user's own, then the machine's.
-fn usual_places(environment: &Environment) -> Vec<PathBuf> {
+pub(crate) fn usual_places(environment: &Environment) -> Vec<PathBuf> {
     own_file(environment).into_iter().chain([machines_file(environment)]).collect()
 }
 

@@ -156,6 +156,7 @@ fn service(name: &str, state: &str) -> Service {
         to: String::new(),
         state: state.to_owned(),
         failing: None,
+        hops: vec![],
         names: Vec::new(),
         publish: Vec::new(),
     }
