@@ -24,11 +24,12 @@ pub(super) struct Reports {
     pub(super) diagnosis: Option<Diagnosis>,
 }
 
-/// Both roles: that of the gateway, and that of the forwarder.
-pub(super) fn both(socket: Option<&Path>, service: Option<&str>) -> [Seen; 2] {
+/// Both roles: that of the gateway, and that of the forwarder; with `now`, once that has visited
+/// every name.
+pub(super) fn both(socket: Option<&Path>, service: Option<&str>, now: bool) -> [Seen; 2] {
     [
         Seen { role: "edge", reports: edge(socket, service) },
-        Seen { role: "origin", reports: origin(socket) },
+        Seen { role: "origin", reports: origin(socket, now) },
     ]
 }
 
@@ -54,8 +55,8 @@ fn edge(_: Option<&Path>, _: Option<&str>) -> Result<Reports, ExitError> {
     Err(ExitError::new(Exit::Unreachable, "an edge runs on Linux"))
 }
 
-fn origin(socket: Option<&Path>) -> Result<Reports, ExitError> {
-    let side = origin::ask(None, socket, false)?;
+fn origin(socket: Option<&Path>, now: bool) -> Result<Reports, ExitError> {
+    let side = origin::ask(None, socket, now)?;
     let diagnosis = match forwarder::control::client::ask_diagnosis(&origin::places(None, socket)?) {
         Ok(diagnosis) => Some(diagnosis),
         Err(error) => known_to_be_older(error)?,

@@ -1,20 +1,25 @@
 //! `causeway doctor`: every hop between a visitor and the upstream in order, with what was seen,
 //! and the first failing one with its fix.
 //!
-//! - `ask` reads what the daemons of this machine report, `ping` tries large packets.
+//! - `ask` reads what the daemons of this machine report, `ping` tries large packets, `before` looks
+//!   at the machine for a configuration that has not run yet.
 //! - All else is pure: `near` and `far` make findings of what this end and the others report,
 //!   `finding` puts them in order, `text` shows them.
 
 mod ask;
+mod before;
 mod far;
 mod finding;
 mod near;
+#[cfg(target_os = "linux")]
+mod ping;
 mod text;
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use daemon::command_line::{document, print};
+use daemon::diagnosis::Cause;
 use daemon::exit::{Exit, ExitError};
 use daemon::health::HopName;
 use daemon::text::Style;
@@ -24,7 +29,7 @@ use ask::{Reports, Seen};
 use finding::{Finding, Verdict, ordered};
 use near::Near;
 
-use crate::status::side::Service;
+use crate::status::side::{Service, Side};
 
 /// What is looked at.
 #[derive(Debug, Args)]
@@ -35,6 +40,13 @@ pub(crate) struct Doctor {
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
+    /// At the origin, visit every name from the internet first; takes up to 30 seconds, and needs
+    /// root or the daemon's user.
+    #[arg(long)]
+    now: bool,
+    /// Examine this machine for FILE, a gateway.toml or forwarder.toml, before its daemon runs.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["socket", "now", "only"])]
+    config: Option<PathBuf>,
     /// Connect to this control socket, of either daemon.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -58,8 +70,10 @@ const SCHEMA: u32 = 1;
 
 /// `causeway doctor`
 pub(crate) fn doctor(arguments: &Doctor) -> Result<Exit, ExitError> {
-    let only = arguments.only.as_deref();
-    let findings = ordered(of_daemons(arguments.socket.as_deref(), only)?);
+    let findings = ordered(match &arguments.config {
+        Some(config) => before::findings(config)?,
+        None => of_daemons(arguments)?,
+    });
     let verdict = Verdict::of(&findings);
     let failing = match verdict {
         Verdict::Failing(first) => Some(first),
@@ -75,8 +89,9 @@ pub(crate) fn doctor(arguments: &Doctor) -> Result<Exit, ExitError> {
 }
 
 /// What the daemons of this machine report.
-fn of_daemons(socket: Option<&Path>, only: Option<&str>) -> Result<Vec<Finding>, ExitError> {
-    let seen = ask::both(socket, only);
+fn of_daemons(arguments: &Doctor) -> Result<Vec<Finding>, ExitError> {
+    let (socket, only) = (arguments.socket.as_deref(), arguments.only.as_deref());
+    let seen = ask::both(socket, only, arguments.now);
     let has_answer = seen.iter().any(|seen| seen.reports.is_ok());
     let mut is_known = only.is_none();
     let mut findings = Vec::new();
@@ -89,7 +104,10 @@ fn of_daemons(socket: Option<&Path>, only: Option<&str>) -> Result<Vec<Finding>,
             }
             // Most machines have one of the two.
             Err(error) if has_answer && (socket.is_some() || error.exit == Exit::Unreachable) => {}
-            Err(error) if is_expected(role, socket, has_answer) => findings.push(unanswered(role, error)),
+            Err(error) if is_expected(role, socket, has_answer) => {
+                findings.push(unanswered(role, error));
+                findings.extend(around(role, socket));
+            }
             Err(_) => {}
         }
     }
@@ -117,7 +135,26 @@ fn of_reports(reports: &Reports, only: Option<&str>) -> (Vec<Finding>, bool) {
     let mut findings = near::findings(&near);
     let far = diagnosis.iter().flat_map(|diagnosis| far::findings(side.role, &diagnosis.far));
     findings.extend(far);
+    findings.extend(large_packets(side));
     (findings, is_known)
+}
+
+/// Tunnels that are up and lose large packets; the edge alone has a device to send them by.
+#[cfg(target_os = "linux")]
+fn large_packets(side: &Side) -> Vec<Finding> {
+    let tried = side.peers.iter().filter(|peer| side.role == "edge" && peer.is_up());
+    let lost = tried.filter_map(|peer| Some((peer, ping::lost_size(peer)?)));
+    lost.map(|(peer, size)| {
+        let what = format!("packets of {size} bytes do not come back from {}, and small ones do", peer.name);
+        let fix = Cause::PathMtu.fix();
+        Finding::failing(HopName::Tunnel, side.role, Cause::PathMtu.label(), what).of(&peer.name).fix(fix)
+    })
+    .collect()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn large_packets(_: &Side) -> Vec<Finding> {
+    Vec::new()
 }
 
 /// Whether a daemon in this role is to run here: a socket was named, or its file is there.
@@ -126,6 +163,18 @@ fn is_expected(role: &str, socket: Option<&Path>, has_answer: bool) -> bool {
         Some(_) => !has_answer,
         None => configuration(role).is_some(),
     }
+}
+
+/// What the machine has to do with a daemon that does not run, by its usual file.
+fn around(role: &str, socket: Option<&Path>) -> Vec<Finding> {
+    let file = configuration(role).filter(|_| socket.is_none());
+    let found = file.map(|file| before::findings(&file));
+    let wrong = |error: ExitError| {
+        let what = error.message.replace('\n', ", ");
+        vec![Finding::failing(HopName::Daemon, role, "configuration", what).fix("correct the file")]
+    };
+    let is_news = |finding: &Finding| finding.hop != HopName::Daemon || finding.fix.is_some();
+    found.map(|found| found.unwrap_or_else(wrong)).unwrap_or_default().into_iter().filter(is_news).collect()
 }
 
 /// The usual file of a role, where it is there.
