@@ -13,6 +13,8 @@ mod finding;
 mod near;
 #[cfg(target_os = "linux")]
 mod ping;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::path::{Path, PathBuf};
