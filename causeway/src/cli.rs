@@ -23,7 +23,7 @@ struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not reachable, 4 configuration invalid, \
-    5 permission, 6 conflict, 7 rolled back, 10 something is failing or missing, 11 that cannot be told";
+    5 permission, 6 conflict, 7 rolled back, 10 something is failing or missing, 11 that is not known";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -33,7 +33,7 @@ enum Command {
     /// Show every hop from a visitor to the upstream in order, with what was seen of it, and the
     /// first failing one with its fix; both ends' halves while there is a link.
     ///
-    /// Exits 10 when a hop is failing, and 11 when that cannot be told, as when this user may not
+    /// Exits 10 when a hop is failing, and 11 when that is not known, as when this user may not
     /// ask the daemon.
     Doctor(Doctor),
     /// Publish a host name or a port of this machine (at the origin).

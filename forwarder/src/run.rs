@@ -277,7 +277,9 @@ impl Answer for Origin {
                 health::visit_now(&self.shared).await;
                 Ok(Reply::Report(Box::new(report(&self.shared))))
             }
-            Request::Diagnose => Ok(Reply::Diagnosis(self.links.diagnosis().await)),
+            Request::Diagnose { service } => {
+                Ok(Reply::Diagnosis(self.links.diagnosis(service.as_deref()).await))
+            }
             Request::Change(request) => self.confirmable.answer(self, request).await.map(Reply::Change),
         }
     }

@@ -6,7 +6,7 @@ use daemon::diagnosis::Diagnosis;
 use daemon::exit::{Exit, ExitError};
 
 use crate::status::origin;
-use crate::status::side::Side;
+use crate::status::side::{Service, Side};
 
 /// What a daemon of this machine said, or why it did not.
 pub(super) struct Seen {
@@ -29,7 +29,7 @@ pub(super) struct Reports {
 pub(super) fn both(socket: Option<&Path>, service: Option<&str>, now: bool) -> [Seen; 2] {
     [
         Seen { role: "edge", reports: edge(socket, service) },
-        Seen { role: "origin", reports: origin(socket, now) },
+        Seen { role: "origin", reports: origin(socket, service, now) },
     ]
 }
 
@@ -39,8 +39,7 @@ fn edge(socket: Option<&Path>, service: Option<&str>) -> Result<Reports, ExitErr
     use gateway::control::protocol::{Reply, Request};
 
     let side = crate::status::edge::ask(socket)?;
-    let is_published = |name: &&str| side.services.iter().any(|service| service.name == **name);
-    let service = service.filter(is_published).map(str::to_owned);
+    let service = own(&side, service).map(str::to_owned);
     let socket = socket.unwrap_or(Path::new(DEFAULT_SOCKET));
     let diagnosis = match ask(socket, &Request::Diagnose { service }) {
         Ok(Reply::Diagnosis(diagnosis)) => Some(diagnosis),
@@ -55,13 +54,22 @@ fn edge(_: Option<&Path>, _: Option<&str>) -> Result<Reports, ExitError> {
     Err(ExitError::new(Exit::Unreachable, "an edge runs on Linux"))
 }
 
-fn origin(socket: Option<&Path>, now: bool) -> Result<Reports, ExitError> {
+fn origin(socket: Option<&Path>, service: Option<&str>, now: bool) -> Result<Reports, ExitError> {
     let side = origin::ask(None, socket, now)?;
-    let diagnosis = match forwarder::control::client::ask_diagnosis(&origin::places(None, socket)?) {
+    let places = origin::places(None, socket)?;
+    let service = own(&side, service);
+    let diagnosis = match forwarder::control::client::ask_diagnosis(&places, service) {
         Ok(diagnosis) => Some(diagnosis),
         Err(error) => known_to_be_older(error)?,
     };
     Ok(Reports { side, diagnosis })
+}
+
+/// The service that is asked for, or that has the name which is.
+fn own<'s>(side: &'s Side, only: Option<&str>) -> Option<&'s str> {
+    let only = only?;
+    let has = |service: &&Service| service.name == only || service.names.iter().any(|name| name.name == only);
+    side.services.iter().find(has).map(|service| service.name.as_str())
 }
 
 /// A daemon that does not know the request is of an older release.

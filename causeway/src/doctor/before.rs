@@ -86,18 +86,27 @@ fn endpoint(peer: &Peer) -> Finding {
     let failing = |hop, reason, what: String| Finding::failing(hop, "origin", reason, what).of(name);
     let Some(address) = resolve(&endpoint.host, endpoint.port) else {
         let what = format!("the endpoint {endpoint} of {name} has no address");
-        return failing(HopName::PublicName, "unresolved", what)
-            .fix(format!("correct the endpoint, or this machine's DNS (try: getent hosts {})", host(&endpoint.host)));
+        return failing(HopName::PublicName, "unresolved", what).fix(format!(
+            "correct the endpoint, or this machine's DNS (try: getent hosts {})",
+            host(&endpoint.host)
+        ));
     };
     if forwarder::outage::is_proxy(address.ip()) {
-        let what = format!("{endpoint} leads to {}, which is @cloudflare: its proxy carries no WireGuard", address.ip());
+        let what = format!(
+            "{endpoint} leads to {}, which is @cloudflare: its proxy carries no WireGuard",
+            address.ip()
+        );
         return failing(HopName::PublicName, "proxied", what)
             .fix("use a name that is not proxied (\"DNS only\"), or the edge's address");
     }
     match has_route(address) {
-        Ok(()) => Finding::ok(HopName::Route, "origin", format!("{endpoint} of {name} is {address}")).of(name),
-        Err(error) => failing(HopName::Route, "no_route", format!("there is no route to {address} of {name}: {error}"))
-            .fix("connect this machine to the internet, then run this again"),
+        Ok(()) => {
+            Finding::ok(HopName::Route, "origin", format!("{endpoint} of {name} is {address}")).of(name)
+        }
+        Err(error) => {
+            failing(HopName::Route, "no_route", format!("there is no route to {address} of {name}: {error}"))
+                .fix("connect this machine to the internet, then run this again")
+        }
     }
 }
 
@@ -127,8 +136,13 @@ fn listeners(policy: &Policy) -> Vec<Finding> {
     let wanted = wanted.chain(policy.metrics.listen.iter().map(ToString::to_string));
     let taken = |listen: String| match TcpListener::bind(&listen) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Some(
-            Finding::failing(HopName::ServiceEntry, "origin", "port_taken", format!("another program listens on {listen}"))
-                .fix("stop it (ss -ltnp names it), or write another `listen`"),
+            Finding::failing(
+                HopName::ServiceEntry,
+                "origin",
+                "port_taken",
+                format!("another program listens on {listen}"),
+            )
+            .fix("stop it (ss -ltnp names it), or write another `listen`"),
         ),
         Ok(_) | Err(_) => None,
     };
@@ -193,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_told_what_is_missing_before_its_first_start() {
+    fn what_an_origin_lacks_before_its_first_start_is_named() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let text = format!(
@@ -204,7 +218,8 @@ mod tests {
             taken.local_addr().unwrap()
         );
         let found = origin(Path::new("forwarder.toml"), &text).unwrap();
-        let failing: Vec<_> = found.iter().filter_map(|finding| Some((finding.hop, finding.reason.as_deref()?))).collect();
+        let failing: Vec<_> =
+            found.iter().filter_map(|finding| Some((finding.hop, finding.reason.as_deref()?))).collect();
         let expected = [
             (HopName::PublicName, "proxied"),
             (HopName::ServiceEntry, "port_taken"),

@@ -2,7 +2,7 @@
 //! machine's own; what another end wrote is quoted.
 
 use daemon::diagnosis::{Cause, Far, FarAnswer, Found, Probed};
-use daemon::health::HopName;
+use daemon::health::{Hop, HopName, Place, Reason, fix};
 
 use super::finding::Finding;
 
@@ -16,12 +16,13 @@ fn of_one(role: &str, far: &Far) -> Vec<Finding> {
         return unanswered(role, far).into_iter().collect();
     }
     let mut found: Vec<Finding> = far.found.iter().map(|found| of_found(role, &far.peer, found)).collect();
-    found.extend(far.probed.iter().map(|probed| of_probe(&far.peer, probed)));
+    found.extend(far.probed.iter().map(|probed| of_probe(Some(&far.peer), probed)));
     if role == "origin" {
         let is_wrong = |hop| far.found.iter().any(|found| found.cause.hop() == hop);
         let fine = [HopName::WanPort, HopName::Ruleset, HopName::Route, HopName::WayBack].into_iter();
         let fine = fine.filter(|hop| !is_wrong(*hop));
-        found.extend(fine.map(|hop| Finding::ok(hop, &far.peer, format!("{} finds nothing wrong", far.peer))));
+        found
+            .extend(fine.map(|hop| Finding::ok(hop, &far.peer, format!("{} finds nothing wrong", far.peer))));
     }
     found
 }
@@ -57,11 +58,13 @@ fn of_found(role: &str, peer: &str, found: &Found) -> Finding {
     }
 }
 
-fn of_probe(peer: &str, probed: &Probed) -> Finding {
+/// What a try of a service entry found: at a peer, or at this end.
+pub(super) fn of_probe(peer: Option<&str>, probed: &Probed) -> Finding {
+    let seen_by = peer.unwrap_or("origin");
     let (hop, service) = (HopName::Upstream, probed.service.as_str());
     let times = probed.times().map(|times| format!(" {times}")).unwrap_or_default();
     let finding = match probed.reason {
-        None => Finding::ok(hop, peer, format!("[[service]] {service} tried now:{times}")),
+        None => Finding::ok(hop, seen_by, format!("[[service]] {service} tried now:{times}")),
         Some(reason) => {
             let quoted = probed.evidence.as_ref().map(|text| format!(": {:?}", text.as_str()));
             let what = format!(
@@ -69,8 +72,14 @@ fn of_probe(peer: &str, probed: &Probed) -> Finding {
                 reason.label().replace('_', " "),
                 quoted.unwrap_or_default()
             );
-            Finding::failing(hop, peer, reason.label(), what)
-                .fix(format!("at {peer}: run `causeway doctor {service}`"))
+            let place = Place {
+                peer: peer.map(str::to_owned),
+                entry: Some(service.to_owned()),
+                target: String::new(),
+            };
+            let failing = Hop::failing(hop, Reason::Probe(reason), None);
+            let finding = Finding::failing(hop, seen_by, reason.label(), what);
+            Finding { fix: fix(&failing, &place), ..finding }
         }
     };
     finding.of(service)

@@ -103,13 +103,12 @@ pub(super) fn ordered(mut findings: Vec<Finding>) -> Vec<Finding> {
     findings.sort_by_key(|finding| (finding.hop, rank(finding.state)));
     let known: Vec<Finding> =
         findings.iter().filter(|finding| finding.state != State::Unknown).cloned().collect();
-    let is_known = |unknown: &Finding| {
-        known.iter().any(|known| known.hop == unknown.hop && known.covers(unknown))
-    };
+    let is_known =
+        |unknown: &Finding| known.iter().any(|known| known.hop == unknown.hop && known.covers(unknown));
     findings.retain(|finding| finding.state != State::Unknown || !is_known(finding));
     let mut merged: Vec<Finding> = Vec::new();
     for finding in findings {
-        match merged.last_mut().filter(|last| last.is_alike(&finding)) {
+        match merged.iter_mut().find(|known| known.is_alike(&finding)) {
             Some(last) => last.of.extend(finding.of),
             None => merged.push(finding),
         }

@@ -137,6 +137,8 @@ fn of_reports(reports: &Reports, only: Option<&str>) -> (Vec<Finding>, bool) {
     let mut findings = near::findings(&near);
     let far = diagnosis.iter().flat_map(|diagnosis| far::findings(side.role, &diagnosis.far));
     findings.extend(far);
+    let own = diagnosis.iter().flat_map(|diagnosis| &diagnosis.probed);
+    findings.extend(own.map(|probed| far::of_probe(None, probed)));
     findings.extend(large_packets(side));
     (findings, is_known)
 }

@@ -82,7 +82,12 @@ fn tunnel(side: &Side, peer: &Peer) -> Finding {
     what.extend(peer.loss_ratio.map(|lost| format!(", {:.0} % lost", lost * 100.0)));
     what.extend(peer.path_mtu_bytes.map(|mtu| format!(", packets of {mtu} bytes pass")));
     if peer.endpoint_changes > 0 {
-        what.push_str(&format!(", its address changed {} times", peer.endpoint_changes));
+        let times = if peer.endpoint_changes == 1 {
+            "once".to_owned()
+        } else {
+            format!("{} times", peer.endpoint_changes)
+        };
+        what.push_str(&format!(", its address changed {times}"));
     }
     Finding::ok(hop, role, what).of(name)
 }
@@ -99,7 +104,8 @@ fn silent(side: &Side, peer: &Peer) -> Finding {
     );
     let what = format!("{name} is {}: {last}", peer.state);
     if !is_expected(side, peer) {
-        return Finding::unknown(hop, role, "idle", format!("{what}; a plain peer may be idle or off")).of(name);
+        return Finding::unknown(hop, role, "idle", format!("{what}; a plain peer may be idle or off"))
+            .of(name);
     }
     let failing = |reason: &str, what: String| Finding::failing(hop, role, reason, what).of(name);
     let back = peer.link.as_ref().and_then(|link| link.back_within_seconds);
@@ -143,11 +149,15 @@ fn link(role: &str, peer: &Peer) -> Finding {
         Finding::unknown(hop, role, reason, what).of(name).fix(fix)
     };
     match &peer.link {
-        None => unknown("no_link", format!("{name} has no link: a plain WireGuard peer, or one that never was up")),
+        None => unknown(
+            "no_link",
+            format!("{name} has no link: a plain WireGuard peer, or one that never was up"),
+        ),
         Some(link) if link.up => {
-            let time = link.seconds.map(|seconds| format!(" for {}", period(seconds))).unwrap_or_default();
+            let time =
+                link.seconds.map(|seconds| format!(", up for {}", period(seconds))).unwrap_or_default();
             let version = link.version.as_deref().unwrap_or("-");
-            Finding::ok(hop, role, format!("with {name}, version {version}{time}")).of(name)
+            Finding::ok(hop, role, format!("with {name} (version {version}){time}")).of(name)
         }
         Some(link) => {
             let reason = link.reason.as_deref().unwrap_or("down");
@@ -163,7 +173,9 @@ fn of_hop(role: &str, service: &Service, shown: &HopShown) -> Option<Finding> {
     let evidence = shown.evidence.as_deref().map(|text| format!("{text:?}"));
     let finding = match shown.state.as_str() {
         "ok" => Finding::ok(hop, role, works(hop)),
-        "failing" => Finding::failing(hop, role, reason, evidence.unwrap_or_else(|| reason.replace('_', " "))),
+        "failing" => {
+            Finding::failing(hop, role, reason, evidence.unwrap_or_else(|| reason.replace('_', " ")))
+        }
         _ => Finding::unknown(hop, role, reason, evidence.unwrap_or_else(|| not_known(reason).to_owned())),
     };
     let seconds = Some(shown.seconds);
@@ -266,6 +278,7 @@ fn of_edge(near: &Near<'_>) -> Vec<Finding> {
 /// What the edge alone knows; it replaces this when it replies.
 fn not_here() -> Vec<Finding> {
     let what = "the edge knows it, and has not reported it";
-    let hop = |hop| Finding::unknown(hop, "origin", "not_here", what).fix("run `causeway doctor` at the edge");
+    let hop =
+        |hop| Finding::unknown(hop, "origin", "not_here", what).fix("run `causeway doctor` at the edge");
     [HopName::WanPort, HopName::Ruleset, HopName::Route, HopName::WayBack].map(hop).into()
 }

@@ -30,7 +30,8 @@ pub(super) fn lost_size(peer: &Peer) -> Option<u32> {
     let small = echo.replies(SMALL).ok()?;
     let large = small && !echo.replies(size - IP_HEADER).ok()?;
     // Once more: a busy moment is no black hole.
-    (large && echo.replies(SMALL).ok()? && !echo.replies(size - IP_HEADER).ok()?).then_some(peer.interface.mtu)
+    (large && echo.replies(SMALL).ok()? && !echo.replies(size - IP_HEADER).ok()?)
+        .then_some(peer.interface.mtu)
 }
 
 /// The peer's address inside the tunnel.

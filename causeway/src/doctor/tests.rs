@@ -32,10 +32,8 @@ fn a_problem_with_a_fix_comes_before_what_fails_because_of_it() {
     let mut reports = reports("edge", peer(&json!({"state": "down", "link": null})));
     let text = "5 handshakes came with another key; write it as the public_key";
     let diagnosis = reports.diagnosis.as_mut().unwrap();
-    diagnosis.problems = vec![
-        Problem::new(Cause::PeerDown, "peer wroclaw is down"),
-        Problem::new(Cause::Handshakes, text),
-    ];
+    diagnosis.problems =
+        vec![Problem::new(Cause::PeerDown, "peer wroclaw is down"), Problem::new(Cause::Handshakes, text)];
     let (findings, _) = examined(reports, None);
     let Verdict::Failing(first) = Verdict::of(&findings) else { panic!("{findings:?}") };
     assert_eq!((first.hop, first.reason.as_deref()), (HopName::Tunnel, Some("handshakes")));
@@ -53,7 +51,7 @@ fn a_plain_peer_that_is_silent_may_be_idle_unless_something_is_published_behind_
 }
 
 #[test]
-fn losses_count_once_there_are_some_and_handshakes_that_lead_to_nothing_are_told_from_silence() {
+fn losses_count_once_there_are_some_and_handshakes_that_lead_to_nothing_are_no_silence() {
     let first = |fields: Value| first_failing(&examined(reports("edge", peer(&fields)), None).0);
     assert_eq!(first(json!({"loss_ratio": 0.3, "probes_lost": 1})), None);
     let lossy = first(json!({"loss_ratio": 0.3, "probes_lost": 9}));
@@ -64,7 +62,7 @@ fn losses_count_once_there_are_some_and_handshakes_that_lead_to_nothing_are_told
 }
 
 #[test]
-fn at_the_origin_the_edges_half_tells_what_the_origin_cannot_see() {
+fn at_the_origin_the_edges_half_shows_what_the_origin_cannot_see() {
     let mut reports = reports("origin", peer(&json!({"name": "kyiv"})));
     let state = |reports: &Reports, hop| {
         let found = ordered(of_reports(reports, None).0);

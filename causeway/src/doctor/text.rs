@@ -12,7 +12,9 @@ pub(super) fn text(findings: &[Finding], style: Style) -> String {
     let header = ["HOP", "STATE", "OF", "WHAT WAS SEEN"].map(str::to_owned).to_vec();
     let rows: Vec<_> = std::iter::once(header).chain(findings.iter().map(row)).collect();
     let mut text = String::new();
-    for (line, finding) in table(&rows).into_iter().zip(std::iter::once(None).chain(findings.iter().map(Some))) {
+    for (line, finding) in
+        table(&rows).into_iter().zip(std::iter::once(None).chain(findings.iter().map(Some)))
+    {
         let line = match finding.map(|finding| finding.state) {
             None => style.bold(&line),
             Some(State::Failing) => style.paint("31", &line),
@@ -41,7 +43,7 @@ fn conclusion(verdict: Verdict<'_>) -> (&'static str, String, Option<String>) {
         Verdict::Failing(first) => ("31", sentence(first), first.fix.clone()),
         Verdict::Unseen(end) => {
             let what = end.evidence.as_deref().unwrap_or_default();
-            ("33", format!("Whether something is wrong cannot be told: {what}"), end.fix.clone())
+            ("33", format!("Whether something is wrong is not known: {what}"), end.fix.clone())
         }
         Verdict::Well => ("32", "Nothing is wrong, as far as can be seen.".to_owned(), None),
     }
@@ -108,11 +110,11 @@ fix: start Caddy
     }
 
     #[test]
-    fn what_cannot_be_told_is_said_with_how_to_see_it() {
+    fn what_is_not_known_is_said_with_how_to_see_it() {
         let denied = Finding::unknown(HopName::Daemon, "edge", "denied", "the socket is closed to this user");
         let shown = text(&[denied.fix("run: sudo causeway doctor")], Style::Plain);
         assert!(shown.ends_with(
-            "\nWhether something is wrong cannot be told: the socket is closed to this user\n\
+            "\nWhether something is wrong is not known: the socket is closed to this user\n\
              fix: run: sudo causeway doctor\n"
         ));
         assert!(text(&[], Style::Plain).ends_with("\nNothing is wrong, as far as can be seen.\n"));

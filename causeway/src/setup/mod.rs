@@ -29,8 +29,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use daemon::command_line::{print, print_to_stderr};
 use daemon::exit::{Exit, ExitError};
-use daemon::health::HopName;
 use daemon::files::{LoadError, Replacement, Target, fix_of_write, read_text};
+use daemon::health::HopName;
 use gateway::commands::{Surroundings, addresses_of, proxied, surroundings};
 use gateway::config::{inspect_keys, load_policy};
 use gateway::exchange::CONFIGURATION;
@@ -197,7 +197,10 @@ fn port_of_another(policy: &Policy) -> Option<String> {
     if program.as_deref() == Some("gateway") {
         return None;
     }
-    let whose = program.map_or_else(|| "another program, or the kernel's own WireGuard,".to_owned(), |name| format!("the program {name}"));
+    let whose = program.map_or_else(
+        || "another program, or the kernel's own WireGuard,".to_owned(),
+        |name| format!("the program {name}"),
+    );
     Some(format!(
         "{whose} has udp/{port}, which the gateway needs; stop it (ss -lunp names it), or write another [interface] listen_port"
     ))

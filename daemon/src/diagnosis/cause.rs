@@ -94,7 +94,7 @@ causes! {
     ForeignForward = "foreign_forward" at Ruleset:
         "another firewall does not let packets of the tunnel through",
         "run `causeway doctor`: it prints the rule that lets them through";
-    /// A list lets nobody in, or is old.
+    /// A list holds no source, or is old.
     List = "list" at Ruleset:
         "a list of sources is empty or old", "run `causeway doctor`: it names the list";
     /// The table of flows is nearly full.

@@ -23,9 +23,15 @@ pub struct Diagnosis {
     pub uptime_seconds: u64,
     /// What is wrong at this end.
     pub problems: Vec<Problem>,
+    /// What a try of this end's own service entries found; the origin alone has some.
+    #[serde(default)]
+    pub probed: Vec<Probed>,
     /// What the other ends replied.
     pub far: Vec<Far>,
 }
+
+/// Service entries that one diagnosis has tried, at most.
+pub const MAX_PROBES: usize = 4;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

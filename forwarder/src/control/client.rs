@@ -80,12 +80,12 @@ pub fn ask_visited(places: &[Place]) -> Result<Report, ExitError> {
     }
 }
 
-/// What is wrong, at this end and at the edges.
+/// What is wrong, at this end and at the edges; with a name, only that service is tried.
 ///
 /// # Errors
 /// As for [`ask`].
-pub fn ask_diagnosis(places: &[Place]) -> Result<Diagnosis, ExitError> {
-    match ask(places, &Request::Diagnose)? {
+pub fn ask_diagnosis(places: &[Place], service: Option<&str>) -> Result<Diagnosis, ExitError> {
+    match ask(places, &Request::Diagnose { service: service.map(str::to_owned) })? {
         Reply::Diagnosis(diagnosis) => Ok(diagnosis),
         Reply::Report(_) | Reply::Change(_) => Err(another()),
     }

@@ -15,7 +15,11 @@ pub enum Request {
     /// The same, once every name was visited from the internet; only for writers.
     Visit,
     /// What is wrong, at this end and, by their links, at the edges.
-    Diagnose,
+    Diagnose {
+        /// Only the service of this name is tried; the first few when missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
+    },
     /// A request about changes of the configuration.
     #[serde(untagged)]
     Change(ChangeRequest),
@@ -26,7 +30,7 @@ impl Request {
     #[must_use]
     pub const fn is_privileged(&self) -> bool {
         match self {
-            Self::Report | Self::Diagnose => false,
+            Self::Report | Self::Diagnose { .. } => false,
             Self::Visit => true,
             Self::Change(request) => request.is_privileged(),
         }

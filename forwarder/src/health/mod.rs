@@ -22,9 +22,9 @@ use crate::control::Shared;
 use crate::link::check_failure;
 use crate::proxy_protocol;
 use crate::upstream::{Member, Pools};
+pub(crate) use names::Prober;
 use names::{Client, NameWatch};
 use visitor::VisitorWatch;
-pub(crate) use names::Prober;
 pub(crate) use visitor::visit_now;
 
 /// Bytes of a status line that are read: `HTTP/1.1 200`.

@@ -5,9 +5,12 @@ use std::rc::Weak;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::diagnosis::{Cause, Diagnosis, Far, FarAnswer, Found, Half, MAX_FOUND, SCHEMA};
+use daemon::diagnosis::{
+    Cause, Diagnosis, Far, FarAnswer, Found, Half, MAX_FOUND, MAX_PROBES, Probed, SCHEMA,
+};
 use daemon::link::message::{Evidence, Reply, Request};
-use policy::Name;
+use policy::forwarder::Service;
+use policy::{Name, Protocol};
 
 use super::Links;
 use super::end::End;
@@ -19,15 +22,33 @@ const WITHIN: Duration = Duration::from_secs(5);
 
 impl Links {
     /// What is wrong with this origin, and with what the edges see.
-    pub async fn diagnosis(&self) -> Diagnosis {
+    pub async fn diagnosis(&self, service: Option<&str>) -> Diagnosis {
         let (_, problems) = wrong(&self.shared);
+        let probed = self.probe(service).await;
         let names: Vec<Name> = self.shared.edges.load().iter().map(|edge| edge.name.clone()).collect();
         let mut far = Vec::new();
         for name in names {
             far.push(self.ask(&name).await);
         }
         let uptime_seconds = self.shared.uptime().as_secs();
-        Diagnosis { schema: SCHEMA, uptime_seconds, problems, far }
+        Diagnosis { schema: SCHEMA, uptime_seconds, problems, probed, far }
+    }
+
+    /// Tries the service of this name, or the first few; one diagnosis after the other.
+    async fn probe(&self, service: Option<&str>) -> Vec<Probed> {
+        let policy = self.shared.policy.load_full();
+        let is_wanted = |entry: &&Service| service.is_none_or(|service| entry.name.as_str() == service);
+        let is_tcp = |entry: &&Service| entry.protocols.contains(Protocol::Tcp);
+        let wanted = policy.services.iter().filter(is_wanted).filter(is_tcp).take(MAX_PROBES);
+        let _turn = self.diagnosing.lock().await;
+        let mut probed = Vec::new();
+        for entry in wanted {
+            let pool = self.shared.pools.load().get(&entry.name).cloned();
+            if let Some(pool) = pool {
+                probed.push(self.prober.probe(&entry.name, &pool).await);
+            }
+        }
+        probed
     }
 
     async fn ask(&self, edge: &Name) -> Far {
@@ -49,7 +70,10 @@ impl Links {
     pub(super) fn half(&self) -> Half {
         let (_, problems) = wrong(&self.shared);
         let concerns = |cause| {
-            matches!(cause, Cause::Configuration | Cause::Clock | Cause::Descriptors | Cause::SharedKey | Cause::Socket)
+            matches!(
+                cause,
+                Cause::Configuration | Cause::Clock | Cause::Descriptors | Cause::SharedKey | Cause::Socket
+            )
         };
         let found = problems.iter().filter(|problem| concerns(problem.cause)).map(|problem| {
             let (what, _) = problem.halves();

@@ -99,6 +99,8 @@ pub struct Links {
     started: Cell<usize>,
     /// What tries services when an edge asks.
     prober: Prober,
+    /// Services are tried for one diagnosis at a time.
+    diagnosing: tokio::sync::Mutex<()>,
 }
 
 impl Links {
@@ -121,6 +123,7 @@ impl Links {
             open: RefCell::default(),
             started: Cell::default(),
             prober: Prober::new().map_err(io::Error::other)?,
+            diagnosing: tokio::sync::Mutex::default(),
         }))
     }
 

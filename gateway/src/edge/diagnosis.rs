@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use daemon::diagnosis::{Cause, Diagnosis, Far, FarAnswer, Found, Half, MAX_FOUND, Probed, Problem, SCHEMA};
+use daemon::diagnosis::{
+    Cause, Diagnosis, Far, FarAnswer, Found, Half, MAX_FOUND, MAX_PROBES, Probed, Problem, SCHEMA,
+};
 use daemon::health::{HopName, Lead, Path, leads_to};
 use daemon::link::message::{Evidence, Reply, Request};
 use policy::Name;
@@ -18,8 +20,6 @@ use super::{Edge, health};
 const WITHIN: Duration = Duration::from_secs(3);
 /// How long it may take to try a service: its own limits are below.
 const PROBE_WITHIN: Duration = Duration::from_secs(12);
-/// Entries that one diagnosis has tried, at most.
-const MAX_PROBES: usize = 4;
 
 /// What is wrong with the edge, and with what its peers see.
 pub(super) async fn diagnosis(edge: &Rc<Edge>, service: Option<&str>) -> Diagnosis {
@@ -37,15 +37,14 @@ pub(super) async fn diagnosis(edge: &Rc<Edge>, service: Option<&str>) -> Diagnos
         });
     }
     let uptime_seconds = edge.meter.borrow().uptime_seconds();
-    Diagnosis { schema: SCHEMA, uptime_seconds, problems, far }
+    Diagnosis { schema: SCHEMA, uptime_seconds, problems, probed: Vec::new(), far }
 }
 
 /// The service entries that are tried: those that published ports lead to, by their peers.
 fn entries(edge: &Edge, service: Option<&str>) -> Vec<(Name, Name)> {
     let reported = edge.links.reported(clock::instant());
     let in_force = edge.in_force.borrow();
-    let is_wanted =
-        |publish: &&Publish| service.is_none_or(|service| publish.name.to_string() == service);
+    let is_wanted = |publish: &&Publish| service.is_none_or(|service| publish.name.to_string() == service);
     let of_publish = |publish: &Publish| {
         let at = |target: &policy::gateway::Target| {
             let reported = reported.get(target.peer.as_str())?;
@@ -157,10 +156,8 @@ mod tests {
             Problem::new(Cause::Configuration, "/etc/causeway/gateway.toml was not taken"),
             Problem::new(Cause::PeerDown, "peer gdansk is down"),
         ];
-        let stolen = || Path {
-            hops: vec![Hop::failing(HopName::Route, Reason::OtherRoute, None)],
-            ..Path::default()
-        };
+        let stolen =
+            || Path { hops: vec![Hop::failing(HopName::Route, Reason::OtherRoute, None)], ..Path::default() };
         let paths = [("https".to_owned(), stolen()), ("another".to_owned(), stolen())];
         let half = half(&policy(TEXT), &Name::new("wroclaw").unwrap(), &problems, &paths);
         let found: Vec<_> = half
@@ -168,10 +165,7 @@ mod tests {
             .iter()
             .map(|found| (found.cause, found.service.as_ref().map(Name::as_str), found.evidence.is_some()))
             .collect();
-        assert_eq!(
-            found,
-            [(Cause::ForeignForward, None, false), (Cause::OtherRoute, Some("https"), false)]
-        );
+        assert_eq!(found, [(Cause::ForeignForward, None, false), (Cause::OtherRoute, Some("https"), false)]);
         let other = super::half(&policy(TEXT), &Name::new("gdansk").unwrap(), &[], &paths);
         assert_eq!(other, Half::default());
     }

@@ -10,7 +10,7 @@ use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
 use super::watch::{FIRST_PAUSE, NextCheck, POLL, SETTLE, path_faults, watch_for_changes};
-use super::{diagnosis, Edge, grants, probes};
+use super::{Edge, diagnosis, grants, probes};
 use crate::kernel::{Failure, FailureKind};
 
 /// Reading the rules starts a program: without a notification, only every sixth check includes

@@ -16,7 +16,7 @@ use super::Edge;
 use super::blocking::blocking;
 use super::data_plane::DataPlane;
 use super::events::shared_key;
-use super::in_force::{InForce, stale_lists};
+use super::in_force::{InForce, closed_by_lists, stale_lists};
 use super::meter::{Counters, Reader, conntrack_problem, leaked};
 use super::watch::{Watch, mistakes};
 use crate::config::Config;
@@ -137,6 +137,7 @@ fn known_problems(in_force: &InForce, watch: &Watch, plane: &DataPlane) -> Vec<P
     let mut problems = configured_problems(in_force, watch, plane);
     problems.extend(Problem::all(Cause::Interfaces, watch.machine().remarks(in_force.policy())));
     problems.extend(Problem::all(Cause::Configuration, in_force.not_taken()));
+    problems.extend(Problem::all(Cause::List, closed_by_lists(in_force.policy())));
     problems.extend(Problem::all(Cause::Grants, in_force.grants.problem()));
     let handshakes = mistakes(plane.device().node(), plane.last_temporary(), clock::now());
     problems.extend(Problem::all(Cause::Handshakes, handshakes.into_iter().map(|(_, line)| line)));

@@ -11,6 +11,8 @@ use crate::web::Caddy;
 
 /// The name that visitors of the pair ask for.
 const NAME: &str = "emby.example.com";
+/// Each examination asks both ends, which answer few questions a second.
+const PAUSE: Duration = Duration::from_millis(500);
 /// How soon a pair that was just started, or repaired, is well.
 const WELL: Duration = Duration::from_secs(45);
 
@@ -39,7 +41,11 @@ impl Checkup {
 
     /// A field of the first failing hop.
     pub fn first(&self, field: &str) -> &str {
-        self.document.get("failing").and_then(|hop| hop.get(field)).and_then(Value::as_str).unwrap_or_default()
+        self.document
+            .get("failing")
+            .and_then(|hop| hop.get(field))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
     }
 
     /// Whether this hop fails for this reason, whatever fails before or after it.
@@ -74,11 +80,22 @@ impl Site<'_> {
         Ok(command.arg("--socket").arg(socket))
     }
 
+    /// What it finds for a file before the daemon runs.
+    pub fn checkup_before(&self, at: End) -> Result<Checkup> {
+        let (node, file, causeway) = match at {
+            End::Edge => (&self.edge, &self.gateway_config, self.of_edge("causeway")?),
+            End::Origin | End::Visitor => (&self.origin, &self.forwarder_config, self.of_origin("causeway")?),
+        };
+        file.write()?;
+        Checkup::of(node.command(causeway).args(["doctor", "--json", "--config"]).arg(file.path()))
+    }
+
     /// What it finds at an end.
     pub fn checkup(&self, at: End) -> Result<Checkup> {
         Checkup::of(match at {
             End::Edge => self.doctor_at_edge(&["--json"])?,
-            End::Origin => self.doctor_at_origin(&["--json", "--now"])?,
+            End::Origin => self.doctor_at_origin(&["--json"])?,
+            End::Visitor => self.doctor_at_origin(&["--json", "--now"])?,
         })
     }
 
@@ -91,6 +108,7 @@ impl Site<'_> {
             ensure!(!is_named || found.exit == Some(10), "exit {:?}", found.exit);
             if !is_named {
                 last = Some(found);
+                std::thread::sleep(PAUSE);
                 return Ok(None);
             }
             Ok(Some(found))
@@ -112,6 +130,9 @@ impl Site<'_> {
                 let found = self.checkup(at)?;
                 let is_well = (found.exit, found.state()) == (Some(0), "ok");
                 last = Some(found.document);
+                if !is_well {
+                    std::thread::sleep(PAUSE);
+                }
                 Ok(is_well.then_some(()))
             });
             found.with_context(|| last.unwrap_or_default().to_string())?;
@@ -127,6 +148,8 @@ pub enum End {
     Edge,
     /// The origin.
     Origin,
+    /// The origin, once it has visited every name.
+    Visitor,
 }
 
 /// What serves behind the origin of [`examined`].
@@ -151,7 +174,8 @@ pub fn examined(lab: &Lab) -> Result<(Site<'_>, Served)> {
     let mut site = Site::new(lab)?;
     let header = "proxy_protocol = \"v2\"";
     site.forwarder_config.replace(header, &format!("{header}\nnames = [\"{NAME}\"]"))?;
-    let Some((before, rest)) = site.forwarder_config.text.split_once("[[service]]\nname = \"metrics\"") else {
+    let Some((before, rest)) = site.forwarder_config.text.split_once("[[service]]\nname = \"metrics\"")
+    else {
         bail!("no service metrics");
     };
     let (_, after) = rest.split_once("[[reach]]").context("no [[reach]]")?;

@@ -17,17 +17,53 @@ fn each_fault_of_an_edge_is_named_and_the_printed_fix_repairs_it() -> Result<()>
             lab.expect_warning(expected);
         }
         let (mut site, _served) = examined(lab)?;
+        before_the_first_start(&site)?;
         site.start()?;
         site.well()?;
         healthy(&site)?;
         foreign_firewalls(&site)?;
         a_stolen_route(&site)?;
         a_port_in_use(&mut site)?;
+        a_list_without_a_source(&mut site)?;
         forwarding_off(&site)?;
-        a_name_that_leads_elsewhere(&site)?;
-        a_router_that_does_not_forward(lab, &site)?;
+        if full_counts() {
+            a_name_that_leads_elsewhere(&site)?;
+            a_router_that_does_not_forward(lab, &site)?;
+        }
         a_table_that_another_program_removes(&site)
     })
+}
+
+/// What is in the way of a first start, for both files, without a daemon.
+fn before_the_first_start(site: &Site<'_>) -> Result<()> {
+    let other = site.edge.udp_socket("0.0.0.0:51820")?;
+    site.edge.nft("table inet mine { chain in { type filter hook input priority 0; policy drop; }\n }")?;
+    let found = site.checkup_before(End::Edge)?;
+    ensure!(found.exit == Some(10) && found.names("ruleset", "missing"), "{}", found.document);
+    let said = (found.first("hop"), found.first("evidence"), found.first("fix"));
+    ensure!(
+        said.0 == "wan_port" && said.1.contains("has udp/51820") && said.2.starts_with("stop it"),
+        "{said:?}"
+    );
+    drop(other);
+    let found = site.checkup_before(End::Edge)?;
+    ensure!(found.first("hop") == "ruleset", "{}", found.document);
+    site.edge.shell(&found.command()?)?;
+    let found = site.checkup_before(End::Edge)?;
+    ensure!(found.exit == Some(0), "{}", found.document);
+    site.edge.run("nft delete table inet mine")?;
+
+    let other = site.origin.tcp_listener("127.0.0.1:9587")?;
+    let found = site.checkup_before(End::Origin)?;
+    ensure!(
+        (found.first("hop"), found.first("reason")) == ("service_entry", "port_taken"),
+        "{}",
+        found.document
+    );
+    drop(other);
+    let found = site.checkup_before(End::Origin)?;
+    ensure!(found.exit == Some(0), "{}", found.document);
+    Ok(())
 }
 
 /// Nothing is wrong with a pair that is well, however often it is examined.
@@ -54,7 +90,8 @@ fn foreign_firewalls(site: &Site<'_>) -> Result<()> {
     site.well()?;
     site.edge.run("nft delete table inet mine")?;
 
-    site.edge.nft("table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }\n }")?;
+    site.edge
+        .nft("table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }\n }")?;
     let found = site.named(End::Edge, "ruleset", "foreign_forward", NAMED)?;
     site.edge.shell(&found.command()?)?;
     site.well()?;
@@ -86,6 +123,20 @@ fn a_port_in_use(site: &mut Site<'_>) -> Result<()> {
     site.well()
 }
 
+/// A published port for a list alone, whose file holds no source.
+fn a_list_without_a_source(site: &mut Site<'_>) -> Result<()> {
+    let file = site.edge.directory().join("friends.list");
+    std::fs::write(&file, "# no source yet\n")?;
+    site.gateway_config.replace("listen = \"5001\"", "listen = \"5001\"\nallow = [\"@friends\"]")?;
+    site.gateway_config.append("[[list]]\nname = \"friends\"\nfile = \"friends.list\"").write()?;
+    site.gatewayctl(&["reload"])?.run()?;
+    let found = site.named(End::Edge, "ruleset", "list", NAMED)?;
+    std::fs::write(&file, "203.0.113.0/24\n")?;
+    ensure!(found.command()? == "gatewayctl reload", "{found:?}");
+    site.gatewayctl(&["reload"])?.run()?;
+    site.well()
+}
+
 /// A switch of the kernel that is off, on a machine that does not let it be written.
 fn forwarding_off(site: &Site<'_>) -> Result<()> {
     site.edge.shell(
@@ -101,11 +152,12 @@ fn forwarding_off(site: &Site<'_>) -> Result<()> {
 /// DNS that leads to another machine than the edge.
 fn a_name_that_leads_elsewhere(site: &Site<'_>) -> Result<()> {
     leads_to(site, "203.0.113.99")?;
-    for at in [End::Origin, End::Edge] {
+    for at in [End::Visitor, End::Edge] {
         let found = site.named(at, "public_name", "elsewhere", NAMED)?;
         ensure!(found.first("fix").starts_with("correct the DNS record of emby.example.com"), "{found:?}");
     }
     leads_to(site, "192.0.2.2")?;
+    site.checkup(End::Visitor)?;
     site.well()
 }
 
@@ -115,9 +167,10 @@ fn a_router_that_does_not_forward(lab: &Lab, site: &Site<'_>) -> Result<()> {
     inet.nft(
         "table inet away { chain out { type filter hook forward priority 0; ip daddr 192.0.2.2 tcp dport 443 drop; }\n }",
     )?;
-    let found = site.named(End::Origin, "forward", "not_forwarded", NAMED)?;
+    let found = site.named(End::Visitor, "forward", "not_forwarded", NAMED)?;
     ensure!(found.first("fix").contains("forward the port to the edge"), "{found:?}");
     inet.run("nft delete table inet away")?;
+    site.checkup(End::Visitor)?;
     site.well()
 }
 

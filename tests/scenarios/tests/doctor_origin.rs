@@ -43,11 +43,19 @@ fn a_dead_upstream_and_one_that_hangs(site: &Site<'_>, served: &mut Served) -> R
     served.caddy.process.kill()?;
     let [_, fix] = both(site, "upstream", "refused")?;
     ensure!(fix.starts_with("start the program that listens on the upstream of [[service]] https"), "{fix}");
+    let shown = site.doctor_at_edge(&[])?.output()?;
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    println!("{shown}");
+    let last = shown.lines().next_back().unwrap_or_default();
+    ensure!(last == format!("fix: at wroclaw: {fix}"), "{shown}");
     served.caddy = Caddy::start_sites(&site.origin, true, SITES)?;
     site.well()?;
-    served.caddy.process.signal(Signal::STOP)?;
+    served.caddy.process.signal(Signal::Stop)?;
     let [_, fix] = both(site, "upstream", "timed_out")?;
-    ensure!(fix.starts_with("restart the program that listens on the upstream of [[service]] https"), "{fix}");
+    ensure!(
+        fix.starts_with("restart the program that listens on the upstream of [[service]] https"),
+        "{fix}"
+    );
     served.caddy.process.kill()?;
     served.caddy = Caddy::start_sites(&site.origin, true, SITES)?;
     site.well()
@@ -134,7 +142,7 @@ fn no_descriptors(lab: &Lab, site: &mut Site<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Who may not ask the daemon gets no good news, and is told how to see more.
+/// Who may not ask the daemon gets no good news, and learns how to see more.
 fn a_user_who_may_not_ask(site: &Site<'_>) -> Result<()> {
     if !site.is_unprivileged() {
         return Ok(());
@@ -146,7 +154,7 @@ fn a_user_who_may_not_ask(site: &Site<'_>) -> Result<()> {
     let output = command.output()?;
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.code() == Some(11), "{shown}");
-    ensure!(shown.contains("cannot be told") && shown.contains("sudo causeway doctor"), "{shown}");
+    ensure!(shown.contains("is not known") && shown.contains("sudo causeway doctor"), "{shown}");
     Ok(())
 }
 

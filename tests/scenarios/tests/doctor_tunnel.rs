@@ -20,7 +20,9 @@ fn each_fault_between_the_ends_is_named_with_a_fix_that_works() -> Result<()> {
         return Ok(());
     }
     scenario(Topology::standard(), |lab| {
-        for expected in ["two machines use the key", "another machine uses", "handshakes in the last", "wall clock"] {
+        for expected in
+            ["two machines use the key", "another machine uses", "handshakes in the last", "wall clock"]
+        {
             lab.expect_warning(expected);
         }
         lab.expect_warning("does not authenticate");
@@ -31,7 +33,7 @@ fn each_fault_between_the_ends_is_named_with_a_fix_that_works() -> Result<()> {
         site.well()?;
         a_lossy_path(lab, &site)?;
         a_black_hole_for_large_packets(lab, &mut site)?;
-        a_carrier_that_maps_anew(lab, &site)?;
+        a_carrier_that_maps_again(lab, &site)?;
         blocked_udp(lab, &site)?;
         an_origin_that_sleeps(&mut site)?;
         another_preshared_key(&mut site)?;
@@ -91,7 +93,7 @@ fn a_black_hole_for_large_packets(lab: &Lab, site: &mut Site<'_>) -> Result<()> 
 }
 
 /// The carrier gives the origin another port: nothing is wrong once the tunnel has followed.
-fn a_carrier_that_maps_anew(lab: &Lab, site: &Site<'_>) -> Result<()> {
+fn a_carrier_that_maps_again(lab: &Lab, site: &Site<'_>) -> Result<()> {
     lab.rebind_cgnat(44_001)?;
     site.well()?;
     let findings = site.checkup(End::Edge)?.document.to_string();
@@ -113,10 +115,10 @@ fn blocked_udp(lab: &Lab, site: &Site<'_>) -> Result<()> {
 }
 
 fn an_origin_that_sleeps(site: &mut Site<'_>) -> Result<()> {
-    site.forwarder()?.signal(Signal::STOP)?;
+    site.forwarder()?.signal(Signal::Stop)?;
     let found = site.named(End::Edge, "tunnel", "silent", NAMED)?;
     ensure!(found.first("fix").contains("see that wroclaw runs and is online"), "{found:?}");
-    site.forwarder()?.signal(Signal::CONT)?;
+    site.forwarder()?.signal(Signal::Continue)?;
     site.well()
 }
 
@@ -194,8 +196,10 @@ fn a_clock_that_is_years_behind(site: &mut Site<'_>) -> Result<()> {
     let behind = |site: &mut Site<'_>, seconds: &str| -> Result<()> {
         site.gateway()?.stop(Duration::from_secs(10))?;
         let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        site.environment =
-            [vec![set("LD_PRELOAD", &library.display().to_string()), set("CLOCK_OFFSET", seconds)], Vec::new()];
+        site.environment = [
+            vec![set("LD_PRELOAD", &library.display().to_string()), set("CLOCK_OFFSET", seconds)],
+            Vec::new(),
+        ];
         site.start_gateway()
     };
     behind(site, "-157680000")?;

@@ -39,7 +39,7 @@ pub const MAX_UNREAD: usize = 4;
 /// Frames that are taken per second, and at once.
 const PACE: (u32, u32) = (20, 64);
 /// Questions of the other end that its owner is asked: one in this time, and so many at once.
-const QUESTION_PACE: (Duration, u32) = (Duration::from_secs(1), 16);
+const QUESTION_PACE: (Duration, u32) = (Duration::from_millis(250), 16);
 /// While more than this waits to be sent, nothing is read: who does not take replies gets no more.
 const READ_BELOW: usize = 16 << 10;
 /// Memory that a message takes for each byte of its frame, at most.

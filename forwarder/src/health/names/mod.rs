@@ -26,8 +26,8 @@ use tunnel::io::clock;
 use crate::upstream::{Found, Member, Pools, Speech, Watched};
 use attempt::{Asked, Attempt, attempt};
 use judge::{Verdict, judge, other_header};
-pub(in crate::health) use tls::Client;
 pub(crate) use timed::Prober;
+pub(in crate::health) use tls::Client;
 use tls::Session;
 pub(in crate::health) use tls::is_closed;
 

@@ -111,7 +111,8 @@ struct Asked {
 
 /// How a session ended that did not begin: names and certificates have checks of their own.
 fn ended_by(ended: Session) -> io::Result<()> {
-    let refused = |reply: String| Err(io::Error::new(io::ErrorKind::InvalidData, format!("it replied: {reply}")));
+    let refused =
+        |reply: String| Err(io::Error::new(io::ErrorKind::InvalidData, format!("it replied: {reply}")));
     match ended {
         Session::Broken(error) => Err(error),
         Session::NotTls => refused("no TLS".to_owned()),

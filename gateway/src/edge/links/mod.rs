@@ -31,8 +31,8 @@ use tunnel::time::Instant;
 use super::pairing::Pairing;
 use crate::config::Config;
 use connection::Connection;
-use questions::Questions;
 pub(super) use listening::Listening;
+use questions::Questions;
 
 /// How long this edge is away when it stops, as far as it announces.
 const BACK_WITHIN: Duration = Duration::from_secs(300);
