@@ -68,7 +68,8 @@ pub(super) fn of_probe(peer: Option<&str>, probed: &Probed) -> Finding {
         Some(reason) => {
             let quoted = probed.evidence.as_ref().map(|text| format!(": {:?}", text.as_str()));
             let what = format!(
-                "[[service]] {service} tried now:{times} {}{}",
+                "[[service]] {service} tried now:{times}{} {}{}",
+                if probed.connect.is_some() { "," } else { "" },
                 reason.label().replace('_', " "),
                 quoted.unwrap_or_default()
             );

@@ -101,6 +101,7 @@ pub(super) fn ordered(mut findings: Vec<Finding>) -> Vec<Finding> {
         State::Ok => 2,
     };
     findings.sort_by_key(|finding| (finding.hop, rank(finding.state)));
+    let mut findings = without_contradictions(findings);
     let known: Vec<Finding> =
         findings.iter().filter(|finding| finding.state != State::Unknown).cloned().collect();
     let is_known =
@@ -114,6 +115,22 @@ pub(super) fn ordered(mut findings: Vec<Finding>) -> Vec<Finding> {
         }
     }
     merged
+}
+
+/// What one look saw failing is not ok because an earlier one saw it work.
+fn without_contradictions(findings: Vec<Finding>) -> Vec<Finding> {
+    let failing: Vec<(HopName, String)> = findings
+        .iter()
+        .filter(|finding| finding.state == State::Failing)
+        .flat_map(|finding| finding.of.iter().map(|one| (finding.hop, one.clone())))
+        .collect();
+    let rest = |finding: Finding| {
+        let is_ok = finding.state == State::Ok && !finding.of.is_empty();
+        let is_its = |one: &String| !is_ok || !failing.contains(&(finding.hop, one.clone()));
+        let of: BTreeSet<String> = finding.of.iter().filter(|one| is_its(one)).cloned().collect();
+        (!is_ok || !of.is_empty()).then_some(Finding { of, ..finding })
+    };
+    findings.into_iter().filter_map(rest).collect()
 }
 
 /// What all findings come to.
@@ -180,6 +197,14 @@ mod tests {
         let found = ordered(vec![refused("a"), refused("b")]);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].of.iter().collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn what_a_try_saw_failing_is_not_ok_by_an_earlier_look() {
+        let ok = |of: &str| Finding::ok(HopName::Upstream, "edge", "it replies").of(of);
+        let failing = || Finding::failing(HopName::Upstream, "wroclaw", "refused", "x").of("b");
+        assert_eq!(ordered(vec![ok("a"), ok("b"), failing()]), [failing(), ok("a")]);
+        assert_eq!(ordered(vec![ok("b"), failing()]), [failing()]);
     }
 
     #[test]

@@ -89,12 +89,11 @@ fn an_expired_certificate(site: &Site<'_>, served: &mut Served) -> Result<()> {
 fn a_missing_service(site: &mut Site<'_>) -> Result<()> {
     site.forwarder_config.replace("match = \"192.168.88.2:5001\"", "match = \"192.168.88.2:5002\"")?;
     reload(site)?;
-    let [edge, _] = both(site, "service_entry", "no_entry").or_else(|error| {
-        // The fix of the edge names the file.
-        let fix = site.checkup(End::Edge)?.first("fix").to_owned();
-        ensure!(fix.starts_with("in forwarder.toml of wroclaw, add a [[service]]"), "{error:#}");
-        Ok::<_, anyhow::Error>([fix, String::new()])
-    })?;
+    let found = site.named(End::Edge, "service_entry", "no_entry", NAMED)?;
+    let edge = found.first("fix").to_owned();
+    ensure!(edge.starts_with("in forwarder.toml of wroclaw, add a [[service]]"), "{edge}");
+    let found = site.named(End::Origin, "service_entry", "no_entry", NAMED)?;
+    ensure!(found.first("fix").starts_with("add a [[service]]"), "{found:?}");
     let (_, target) = edge.split_once("match = \"").with_context(|| edge.clone())?;
     let target = target.split('"').next().unwrap_or_default();
     let line = format!("match = \"{target}\"");

@@ -4,6 +4,9 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use daemon::diagnosis::Probed;
+use daemon::health::CheckFailure;
+use daemon::link::message::Reason;
+use daemon::link::names::HostName;
 use policy::Name;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -44,11 +47,26 @@ impl Prober {
             evidence: None,
         };
         let Some(member) = pool.members().first() else { return probed };
-        if let Err(error) = self.try_it(member, pool, &mut probed).await {
-            let failure = check_failure(&member.upstream, &error);
+        let tried = self.try_it(member, pool, &mut probed).await;
+        let failure = match tried.map_err(|error| check_failure(&member.upstream, &error)) {
+            // What does not connect or reply is not asked again.
+            Err(failure) if probed.connect.is_none() || failure.reason == Reason::TimedOut => Some(failure),
+            Err(failure) => Some(self.judge(member, pool).await.unwrap_or(failure)),
+            Ok(()) => self.judge(member, pool).await,
+        };
+        if let Some(failure) = failure {
             (probed.reason, probed.evidence) = (Some(failure.reason), Some(failure.evidence));
         }
         probed
+    }
+
+    /// What is wrong with the PROXY header or the certificate, as the checks of names judge it.
+    async fn judge(&self, member: &Member, pool: &Pool) -> Option<CheckFailure> {
+        let watched = pool.names().first()?;
+        let (name, speech) = (watched.name.as_ref().map(HostName::as_str), watched.speech()?);
+        let proxy = member.proxy_protocol;
+        let asked = super::Asked { member, name, speech, proxy, offers_http: true };
+        super::ask(&self.client, asked).await.0.result.err()
     }
 
     async fn try_it(&self, member: &Member, pool: &Pool, probed: &mut Probed) -> io::Result<()> {
