@@ -40,7 +40,7 @@ fn edge(config: &Path) -> Result<Vec<Finding>, ExitError> {
     let finding = |(hop, found): (HopName, Found)| match found {
         Found::Fine(text) => Finding::ok(hop, "edge", text),
         Found::Note(text) => Finding::ok(hop, "edge", format!("note: {text}")),
-        Found::Missing(text) => halves(Finding::failing(hop, "edge", "missing", text)),
+        Found::Missing(text) => Finding::failing(hop, "edge", "missing", text).in_two(),
     };
     Ok(examine(config)?.into_iter().map(finding).chain([valid("edge", config)]).collect())
 }
@@ -52,14 +52,6 @@ fn edge(_: &Path) -> Result<Vec<Finding>, ExitError> {
 
 fn valid(role: &str, config: &Path) -> Finding {
     Finding::ok(HopName::Daemon, role, format!("{} is valid", config.display()))
-}
-
-/// What is missing and what to do are one text, in two at the first colon or semicolon.
-fn halves(finding: Finding) -> Finding {
-    let text = finding.evidence.clone().unwrap_or_default();
-    let split = text.split_once("; ").or_else(|| text.split_once(": "));
-    let (what, fix) = split.unwrap_or((&text, &text));
-    Finding { evidence: Some(what.to_owned()), fix: Some(fix.to_owned()), ..finding }
 }
 
 fn origin(config: &Path, text: &str) -> Result<Vec<Finding>, ExitError> {
@@ -190,20 +182,6 @@ mod tests {
     fn a_file_is_an_edges_by_its_sections() {
         assert!(is_of_edge("[interface]\n[wan]\ninterface = \"eth0\"\n"));
         assert!(!is_of_edge("# no [wan] here\n[interface]\n[[service]]\n"));
-    }
-
-    #[test]
-    fn what_is_missing_is_split_from_what_to_do() {
-        let finding = |text: &str| halves(Finding::failing(HopName::Daemon, "edge", "missing", text));
-        let shown = |finding: Finding| (finding.evidence.unwrap(), finding.fix.unwrap());
-        assert_eq!(
-            shown(finding("nft is not installed: apt install nftables")),
-            ("nft is not installed".to_owned(), "apt install nftables".to_owned())
-        );
-        assert_eq!(
-            shown(finding("a chain blocks the tunnel: its policy is drop; run: nft insert rule x")).1,
-            "run: nft insert rule x"
-        );
     }
 
     #[test]

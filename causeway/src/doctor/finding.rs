@@ -79,6 +79,15 @@ impl Finding {
         Self { fix: Some(fix.into()), ..self }
     }
 
+    /// The same with its evidence in two, where that says what to do as well: at the first semicolon,
+    /// else at the first colon. A text that is one piece says both at once.
+    pub(super) fn in_two(self) -> Self {
+        let text = self.evidence.clone().unwrap_or_default();
+        let split = text.split_once("; ").or_else(|| text.split_once(": "));
+        let (what, fix) = split.unwrap_or((&text, &text));
+        Self { evidence: Some(what.to_owned()), fix: Some(fix.to_owned()), ..self }
+    }
+
     /// Whether it speaks of everything that another one speaks of.
     fn covers(&self, other: &Self) -> bool {
         self.of.is_empty() || (!other.of.is_empty() && other.of.is_subset(&self.of))
@@ -205,6 +214,20 @@ mod tests {
         let failing = || Finding::failing(HopName::Upstream, "wroclaw", "refused", "x").of("b");
         assert_eq!(ordered(vec![ok("a"), ok("b"), failing()]), [failing(), ok("a")]);
         assert_eq!(ordered(vec![ok("b"), failing()]), [failing()]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_split_from_what_to_do() {
+        let finding = |text: &str| Finding::failing(HopName::Daemon, "edge", "missing", text).in_two();
+        let shown = |finding: Finding| (finding.evidence.unwrap(), finding.fix.unwrap());
+        assert_eq!(
+            shown(finding("nft is not installed: apt install nftables")),
+            ("nft is not installed".to_owned(), "apt install nftables".to_owned())
+        );
+        assert_eq!(
+            shown(finding("a chain blocks the tunnel: its policy is drop; run: nft insert rule x")).1,
+            "run: nft insert rule x"
+        );
     }
 
     #[test]

@@ -59,8 +59,8 @@ fn problems(near: &Near<'_>) -> Vec<Finding> {
 }
 
 fn problem(role: &str, problem: &Problem) -> Finding {
-    let (what, fix) = problem.halves();
-    Finding::failing(problem.cause.hop(), role, problem.cause.label(), what).fix(fix)
+    let (hop, reason) = (problem.cause.hop(), problem.cause.label());
+    Finding::failing(hop, role, reason, problem.text.as_str()).in_two()
 }
 
 fn of_peer(side: &Side, peer: &Peer) -> Vec<Finding> {
