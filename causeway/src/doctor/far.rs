@@ -36,9 +36,10 @@ fn unanswered(role: &str, far: &Far) -> Option<Finding> {
         FarAnswer::Busy => ("busy", "was asked too often; its half is missing"),
         FarAnswer::NoReply => ("no_reply", "did not report its half in time"),
     };
-    let fix = match far.answer {
-        FarAnswer::TooOld => format!("upgrade {peer}, or run its own commands there"),
-        _ => format!("run `causeway doctor` at {peer}, or here again"),
+    let fix = if far.answer == FarAnswer::TooOld {
+        format!("upgrade {peer}, or run its own commands there")
+    } else {
+        format!("run `causeway doctor` at {peer}, or here again")
     };
     let what = format!("{peer} {what}");
     Some(Finding::unknown(HopName::Link, role, reason, what).of(&format!("the half of {peer}")).fix(fix))

@@ -195,15 +195,17 @@ fn configuration(role: &str) -> Option<PathBuf> {
 fn unanswered(role: &str, error: &ExitError) -> Finding {
     let what = format!("the daemon of the {role} does not answer: {}", error.message.replace('\n', ", "));
     let unit = if role == "edge" { "gateway" } else { "forwarder" };
-    match error.exit {
-        Exit::Permission => Finding::unknown(HopName::Daemon, role, "denied", what)
-            .fix("run it as root: sudo causeway doctor"),
-        Exit::Unreachable => Finding::failing(HopName::Daemon, role, "no_answer", what).fix(format!(
-            "run: systemctl start {unit}; if it does not stay up, journalctl -u {unit} names why"
-        )),
-        _ => Finding::unknown(HopName::Daemon, role, "not_understood", what)
-            .fix(format!("see that `causeway` and the {unit} are of one version")),
+    if error.exit == Exit::Permission {
+        let denied = Finding::unknown(HopName::Daemon, role, "denied", what);
+        return denied.fix("run it as root: sudo causeway doctor");
     }
+    if error.exit == Exit::Unreachable {
+        return Finding::failing(HopName::Daemon, role, "no_answer", what).fix(format!(
+            "run: systemctl start {unit}; if it does not stay up, journalctl -u {unit} names why"
+        ));
+    }
+    Finding::unknown(HopName::Daemon, role, "not_understood", what)
+        .fix(format!("see that `causeway` and the {unit} are of one version"))
 }
 
 fn nothing_here(seen: &[Seen; 2]) -> String {

@@ -188,7 +188,13 @@ const fn works(hop: HopName) -> &'static str {
         HopName::Route => "packets for the target go into the tunnel",
         HopName::ServiceEntry => "a [[service]] of the origin takes it",
         HopName::Upstream => "it replies",
-        _ => "works",
+        HopName::Daemon
+        | HopName::PublicName
+        | HopName::Forward
+        | HopName::WanPort
+        | HopName::Tunnel
+        | HopName::Link
+        | HopName::WayBack => "works",
     }
 }
 

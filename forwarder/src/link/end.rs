@@ -174,17 +174,18 @@ impl End {
     }
 
     /// The edge asks; what it may have tried are its own entries.
-    fn handle_question(&self, id: u32, request: Request) {
+    fn handle_question(&self, id: u32, request: &Request) {
         let Request::Probe { service } = request else {
             return self.reply(id, Reply::Diagnosis { half: self.links.half() });
         };
-        let Some(pool) = self.links.entry_of(&self.view.name, &service) else {
+        let Some(pool) = self.links.entry_of(&self.view.name, service) else {
             return self.reply(id, Reply::UnknownRequest);
         };
         let turn = Arc::clone(&self.tries).try_acquire_owned().ok();
         let (Some(turn), Some(end)) = (turn, self.own.upgrade()) else {
             return self.reply(id, Reply::Busy);
         };
+        let service = service.clone();
         drop(spawn_local(async move {
             let probed = end.links.prober.probe(&service, &pool).await;
             end.reply(id, Reply::Probed { probed });
@@ -192,18 +193,14 @@ impl End {
         }));
     }
 
+    fn handle_reply(&self, id: u32, reply: &Reply) {
+        if let Some(waiting) = self.questions.borrow_mut().remove(&id) {
+            // Whoever asked may have gone away.
+            let _ = waiting.send(reply.clone());
+        }
+    }
+
     fn handle_event(&self, now: Instant, event: Event) {
-        let event = match event {
-            Event::Question(id, request) => return self.handle_question(id, request),
-            Event::Replied(id, reply) => {
-                if let Some(waiting) = self.questions.borrow_mut().remove(&id) {
-                    // Whoever asked may have gone away.
-                    let _ = waiting.send(reply);
-                }
-                return;
-            }
-            event => event,
-        };
         match &event {
             Event::Opened(far) => {
                 self.was_open.set(true);
@@ -218,12 +215,9 @@ impl End {
             Event::Closed(reason) if reason.is_refusal() => self.links.count_refused(*reason),
             Event::Notice(Notice::Grants) => self.view.publishing.lock().handle_notice(),
             Event::Answers(id, answers) => return self.handle_answers(now, *id, answers),
-            Event::Health(_)
-            | Event::Notice(_)
-            | Event::Asked(..)
-            | Event::Question(..)
-            | Event::Replied(..)
-            | Event::Closed(_) => {}
+            Event::Question(id, request) => return self.handle_question(*id, request),
+            Event::Replied(id, reply) => return self.handle_reply(*id, reply),
+            Event::Health(_) | Event::Notice(_) | Event::Asked(..) | Event::Closed(_) => {}
         }
         if self.was_open.get() && matches!(event, Event::Closed(_)) {
             self.view.publishing.lock().handle_down();

@@ -133,12 +133,12 @@ const fn concerns_all(cause: Cause) -> bool {
 /// The kind of the hop of the edge that fails; which port has no entry is the origin's own matter.
 fn cause(path: &Path) -> Option<(Cause, Option<Evidence>)> {
     let hop = path.failing()?;
-    match hop.name {
-        HopName::Ruleset => Some((Cause::TableMissing, None)),
-        HopName::Route => Some((Cause::OtherRoute, None)),
-        HopName::ServiceEntry => Some((Cause::NoEntry, hop.evidence.clone())),
-        _ => None,
-    }
+    let known = [
+        (HopName::Ruleset, Cause::TableMissing, None),
+        (HopName::Route, Cause::OtherRoute, None),
+        (HopName::ServiceEntry, Cause::NoEntry, hop.evidence.clone()),
+    ];
+    known.into_iter().find(|(name, ..)| *name == hop.name).map(|(_, cause, evidence)| (cause, evidence))
 }
 
 #[cfg(test)]

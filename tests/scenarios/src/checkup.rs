@@ -99,7 +99,8 @@ impl Site<'_> {
         })
     }
 
-    /// Waits until it names this hop and reason first at an end.
+    /// Waits until it names this hop and reason first at an end, and prints what it says.
+    #[allow(clippy::print_stdout)]
     pub fn named(&self, at: End, hop: &str, reason: &str, limit: Duration) -> Result<Checkup> {
         let mut last = None;
         let found = until(limit, &format!("doctor to name {hop} ({reason}) {at:?}"), || {

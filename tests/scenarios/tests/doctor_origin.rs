@@ -45,7 +45,6 @@ fn a_dead_upstream_and_one_that_hangs(site: &Site<'_>, served: &mut Served) -> R
     ensure!(fix.starts_with("start the program that listens on the upstream of [[service]] https"), "{fix}");
     let shown = site.doctor_at_edge(&[])?.output()?;
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    println!("{shown}");
     let last = shown.lines().next_back().unwrap_or_default();
     ensure!(last == format!("fix: at wroclaw: {fix}"), "{shown}");
     served.caddy = Caddy::start_sites(&site.origin, true, SITES)?;

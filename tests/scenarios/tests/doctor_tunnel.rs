@@ -137,8 +137,8 @@ fn another_key(site: &mut Site<'_>) -> Result<()> {
     site.gateway_config.replace(&own, &other)?.write()?;
     site.gatewayctl(&["reload"])?.run()?;
     let found = site.named(End::Edge, "tunnel", "handshakes", NAMED)?;
-    let key = found.first("evidence").split_whitespace().map(|word| word.trim_end_matches([';', ',']));
-    let key = key.filter(|word| word.len() == 44 && word.ends_with('=')).next_back().context("no key")?;
+    let mut words = found.first("evidence").split_whitespace();
+    let key = words.rfind(|word| word.len() == 44 && word.ends_with('=')).context("no key")?;
     site.gateway_config.replace(&other, key)?.write()?;
     site.gatewayctl(&["reload"])?.run()?;
     site.well()
