@@ -1,6 +1,7 @@
 //! Whether packets of the tunnel's whole size pass: echo requests through the tunnel, a small one
 //! and then large ones, from the edge.
 //!
+//! A plain WireGuard peer replies to them; a forwarder does not, and is searched by `mtu = "auto"`.
 //! A path that drops large packets without a word lets every handshake and every probe pass, and
 //! pages hang.
 
