@@ -7,6 +7,7 @@ use daemon::command_line::end;
 
 use crate::agent::{self, Notify, Quiet};
 use crate::backup::{Backup, Restore, backup, restore};
+use crate::doctor::{Doctor, doctor};
 use crate::history::{self, History};
 use crate::join::{Join, join};
 #[cfg(target_os = "linux")]
@@ -25,7 +26,7 @@ struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not reachable, 4 configuration invalid, \
-    5 permission, 6 conflict, 7 rolled back, 10 something is failing or missing";
+    5 permission, 6 conflict, 7 rolled back, 10 something is failing or missing, 11 that is not known";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -38,6 +39,12 @@ enum Command {
     /// outage comes from is what changed just before it, or the first failing hop; what followed
     /// from it is indented.
     History(History),
+    /// Show every hop from a visitor to the upstream in order, with what was seen of it, and the
+    /// first failing one with its fix; both ends' halves while there is a link.
+    ///
+    /// Exits 10 when a hop is failing, and 11 when that is not known, as when this user may not
+    /// ask the daemon.
+    Doctor(Doctor),
     /// Publish a host name or a port of this machine (at the origin).
     ///
     /// `causeway publish emby.example.com 8096` adds the name to the service on port 443 and leads
@@ -87,6 +94,7 @@ pub fn main() -> ExitCode {
     end(match &command {
         Command::Status(arguments) => status::status(arguments),
         Command::History(arguments) => history::history(arguments),
+        Command::Doctor(arguments) => doctor(arguments),
         Command::Publish(arguments) => publish::publish(arguments),
         Command::Unpublish(arguments) => publish::unpublish(arguments),
         #[cfg(target_os = "linux")]

@@ -3,6 +3,7 @@
 mod agent;
 mod backup;
 pub mod cli;
+mod doctor;
 mod history;
 mod join;
 mod lines;

@@ -9,6 +9,7 @@
 //! - [`command_line`]: what the programs print, how they end, and the verbs of changes.
 //! - [`control`]: the control socket, both sides: who may send requests; one JSON object per line
 //!   each way.
+//! - [`diagnosis`]: what is wrong besides the hops of services, at this end and at the other one.
 //! - [`endpoint_name`]: names of peers, each of their addresses tried in turn.
 //! - [`peers`], [`rates`] and [`text`]: peers with their rates as JSON and as text, the same at
 //!   both ends.
@@ -32,6 +33,7 @@ pub mod changes;
 pub mod clock_mark;
 pub mod command_line;
 pub mod control;
+pub mod diagnosis;
 pub mod endpoint_name;
 pub mod exit;
 pub mod files;

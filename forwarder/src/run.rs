@@ -318,6 +318,9 @@ impl Answer for Origin {
                 self.links.announce_reported(hop);
                 Ok(Reply::Noted)
             }
+            Request::Diagnose { service } => {
+                Ok(Reply::Diagnosis(self.links.diagnosis(service.as_deref()).await))
+            }
             Request::Change(request) => self.confirmable.answer(self, request).await.map(Reply::Change),
         }
     }

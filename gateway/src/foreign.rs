@@ -23,16 +23,35 @@ pub struct Needs {
     pub port: u16,
 }
 
+/// A foreign chain that blocks the tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// Whether it is the tunnel's port that is not let in, as opposed to packets of its device.
+    pub blocks_port: bool,
+    /// What blocks, and how to fix it.
+    pub text: String,
+}
+
 /// One line for each foreign chain that blocks the tunnel, from what `nft -j list ruleset` prints.
 #[must_use]
 pub fn obstacles(listing: &str, needs: &Needs) -> Vec<String> {
+    blocking_chains(listing, needs).into_iter().map(|obstacle| obstacle.text).collect()
+}
+
+/// The foreign chains that block the tunnel, from what `nft -j list ruleset` prints.
+#[must_use]
+pub fn blocking_chains(listing: &str, needs: &Needs) -> Vec<Obstacle> {
     let listing: Value = serde_json::from_str(listing).unwrap_or_default();
     let objects = listing.get("nftables").and_then(Value::as_array).cloned().unwrap_or_default();
     let rules: Vec<Rule<'_>> = objects.iter().filter_map(|object| rule(object.get("rule")?)).collect();
     let tables: Vec<&Value> = objects.iter().filter_map(|object| object.get("table")).collect();
     let chains = objects.iter().filter_map(|object| base_chain(object.get("chain")?));
     let chains = chains.filter(|chain| !is_ours(chain));
-    chains.filter_map(|chain| obstacle(&chain, writer(&chain, &tables), &rules, needs)).collect()
+    let found = |chain: Chain<'_>| {
+        let text = obstacle(&chain, writer(&chain, &tables), &rules, needs)?;
+        Some(Obstacle { blocks_port: chain.hook == "input", text })
+    };
+    chains.filter_map(found).collect()
 }
 
 /// The ports of this machine that foreign rules redirect, as those that containers publish, from what

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// One line of what was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Finding {
+pub(crate) enum Finding {
     /// As it should be.
     Fine(String),
     /// What the operator should know.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use daemon::health::HopName;
 use policy::prefix::is_special;
 use policy::trust::Listener;
 use policy::{Host, Protocol};
@@ -17,14 +18,20 @@ const NFT: [u32; 3] = [1, 0, 6];
 
 /// Everything, in the order in which a packet finds it.
 pub(super) fn of(machine: &Machine, settings: &Settings, named: Named<'_>) -> Vec<Finding> {
-    let mut found = ways_in(machine);
-    found.extend(name(machine, settings, named));
-    found.extend(routers(machine));
-    found.extend(lan(settings));
-    found.extend(ports(machine, settings));
-    found.extend(firewalls(machine, settings));
-    found.extend(system(machine));
-    found
+    by_hop(machine, settings, named).into_iter().map(|(_, finding)| finding).collect()
+}
+
+/// The same, each with the hop that it belongs to.
+pub(super) fn by_hop(machine: &Machine, settings: &Settings, named: Named<'_>) -> Vec<(HopName, Finding)> {
+    let groups = [
+        (HopName::Route, ways_in(machine)),
+        (HopName::PublicName, name(machine, settings, named).into_iter().collect()),
+        (HopName::Forward, routers(machine).into_iter().collect()),
+        (HopName::WanPort, lan(settings).into_iter().chain(ports(machine, settings)).collect()),
+        (HopName::Ruleset, firewalls(machine, settings)),
+        (HopName::Daemon, system(machine)),
+    ];
+    groups.into_iter().flat_map(|(hop, found)| found.into_iter().map(move |one| (hop, one))).collect()
 }
 
 /// How the internet reaches this machine, or why it does not.

@@ -30,16 +30,20 @@ use clap::Args;
 use daemon::command_line::{print, print_to_stderr};
 use daemon::exit::{Exit, ExitError};
 use daemon::files::{LoadError, Replacement, Target, fix_of_write, read_text};
+use daemon::health::HopName;
 use gateway::commands::{Surroundings, addresses_of, proxied, surroundings};
 use gateway::config::{inspect_keys, load_policy};
 use gateway::exchange::CONFIGURATION;
+use gateway::listening::{listeners, programs};
 use gateway::privilege;
 use policy::gateway::{Answers, Policy};
-use policy::{Host, HostPort, Source};
+use policy::trust::Listener;
+use policy::{Host, HostPort, Protocol, Source};
 
 use crate::lines::{Answer, Lines};
 use crate::start::Started;
 
+pub(crate) use finding::Finding;
 use machine::Machine;
 use proposal::{Named, Proposal, own_name};
 
@@ -159,6 +163,47 @@ fn again(arguments: &Setup, answers: &Answers) -> Result<Exit, ExitError> {
     }
     report_next(&machine, &proposal, &policy);
     Ok(exit_of(&proposal, &around))
+}
+
+/// What this machine means for a configuration that is there, each with the hop that it belongs to;
+/// nothing is changed, and the gateway need not run.
+///
+/// # Errors
+/// What is wrong with the file or its keys, and when the kernel does not list its interfaces.
+pub(crate) fn examine(config: &Path) -> Result<Vec<(HopName, Finding)>, ExitError> {
+    let policy = load_policy(config)?;
+    refuse_keys(config, &policy)?;
+    let machine = look::machine(Some(&policy))?;
+    let proposal = proposed(&machine, &existing::answers(&policy, &Answers::default()))?;
+    let addresses = policy.wan.name.as_ref().filter(|name| matches!(name, Host::Name(_))).map(leads_to);
+    let named = Named { addresses: addresses.as_deref() };
+    let mut found = findings::by_hop(&machine, &proposal.settings, named);
+    if let Err(error) = refuse_proxied(config, &policy) {
+        found.push((HopName::PublicName, Finding::Missing(error.message)));
+    }
+    found.extend(port_of_another(&policy).map(|text| (HopName::WanPort, Finding::Missing(text))));
+    let around = surroundings(&policy);
+    found.extend(around.obstacles.into_iter().map(|text| (HopName::Ruleset, Finding::Missing(text))));
+    found.extend(around.remarks.into_iter().map(|text| (HopName::WanPort, Finding::Note(text))));
+    Ok(found)
+}
+
+/// Another program on WireGuard's port; the gateway itself may run.
+fn port_of_another(policy: &Policy) -> Option<String> {
+    let port = policy.interface.listen_port;
+    let is_it = |listener: &Listener| listener.protocol == Protocol::Udp && listener.port == port;
+    let held = listeners().into_iter().find(is_it)?;
+    let program = programs().remove(&held);
+    if program.as_deref() == Some("gateway") {
+        return None;
+    }
+    let whose = program.map_or_else(
+        || "another program, or the kernel's own WireGuard,".to_owned(),
+        |name| format!("the program {name}"),
+    );
+    Some(format!(
+        "{whose} has udp/{port}, which the gateway needs; stop it (ss -lunp names it), or write another [interface] listen_port"
+    ))
 }
 
 /// The proposal, with what its public name leads to.
@@ -292,7 +337,7 @@ pub(crate) fn start_gateway(config: &Path) -> Result<Started, ExitError> {
 
 /// [`Exit::Degraded`] while something is missing.
 fn exit_of(proposal: &Proposal, around: &Surroundings) -> Exit {
-    let is_missing = proposal.findings.iter().any(finding::Finding::is_missing);
+    let is_missing = proposal.findings.iter().any(Finding::is_missing);
     if is_missing || !around.obstacles.is_empty() { Exit::Degraded } else { Exit::Ok }
 }
 

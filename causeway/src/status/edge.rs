@@ -12,7 +12,7 @@ use gateway::control::report;
 ///
 /// # Errors
 /// When none answers.
-pub(super) fn ask(socket: Option<&Path>) -> Result<Side, ExitError> {
+pub(crate) fn ask(socket: Option<&Path>) -> Result<Side, ExitError> {
     let socket = socket.unwrap_or(Path::new(DEFAULT_SOCKET));
     let ask = |request| client::ask(socket, &request);
     let (Reply::Status(status), Reply::Peers(peers), Reply::Services(services)) =

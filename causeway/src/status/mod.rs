@@ -3,8 +3,8 @@
 //! `edge` and `origin` ask the daemons; `text` is what people read.
 
 #[cfg(target_os = "linux")]
-mod edge;
-mod origin;
+pub(crate) mod edge;
+pub(crate) mod origin;
 mod text;
 
 use std::path::{Path, PathBuf};

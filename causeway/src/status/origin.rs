@@ -11,15 +11,23 @@ use forwarder::places::{Environment, Place};
 ///
 /// # Errors
 /// When none answers.
-pub(super) fn ask(config: Option<&Path>, socket: Option<&Path>, now: bool) -> Result<Side, ExitError> {
-    let places = match (socket, config) {
+pub(crate) fn ask(config: Option<&Path>, socket: Option<&Path>, now: bool) -> Result<Side, ExitError> {
+    let places = places(config, socket)?;
+    let report = if now { ask_visited(&places) } else { ask_report(&places) };
+    report.map(Side::from)
+}
+
+/// Where the control socket may be.
+///
+/// # Errors
+/// Every error in the file.
+pub(crate) fn places(config: Option<&Path>, socket: Option<&Path>) -> Result<Vec<Place>, ExitError> {
+    Ok(match (socket, config) {
         (Some(socket), _) => vec![Place::at(socket.to_owned())],
         (None, Some(config)) => {
             let policy = forwarder::config::read(config)?;
             Environment::of_process().client_sockets(Some(&policy))
         }
         (None, None) => Environment::of_process().client_sockets(None),
-    };
-    let report = if now { ask_visited(&places) } else { ask_report(&places) };
-    report.map(Side::from)
+    })
 }

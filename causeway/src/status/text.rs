@@ -103,6 +103,7 @@ mod tests {
             state: state.to_owned(),
             seconds: None,
             failing: None,
+            hops: vec![],
             names: vec![name(state)],
             publish: Vec::new(),
             bytes_in: 0,

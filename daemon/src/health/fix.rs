@@ -19,7 +19,12 @@ pub struct Place {
 #[must_use]
 pub fn fix(hop: &Hop, place: &Place) -> Option<String> {
     (hop.state == State::Failing).then(|| match hop.name {
-        HopName::Ruleset => "run `gatewayctl status`: it names what fails and how to fix it".to_owned(),
+        HopName::Daemon
+        | HopName::PublicName
+        | HopName::Forward
+        | HopName::WanPort
+        | HopName::WayBack
+        | HopName::Ruleset => "run `gatewayctl status`: it names what fails and how to fix it".to_owned(),
         HopName::Route => {
             "run `gatewayctl status`: it names the rule or route that is in the way; see also `ip rule`".to_owned()
         }

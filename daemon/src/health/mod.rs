@@ -24,6 +24,14 @@ use crate::link::message::{Evidence, Reason as Why, State as Reported};
 /// An element of a service's path, in the order in which packets meet them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HopName {
+    /// The daemon of the end that looks.
+    Daemon,
+    /// The public name, which leads to the edge.
+    PublicName,
+    /// The router in front of the edge, which forwards ports to it.
+    Forward,
+    /// The ports of the edge on the WAN side.
+    WanPort,
     /// The rules of the edge.
     Ruleset,
     /// The route into the tunnel.
@@ -36,19 +44,47 @@ pub enum HopName {
     ServiceEntry,
     /// What that entry dials.
     Upstream,
+    /// The way of the replies.
+    WayBack,
 }
 
 impl HopName {
+    /// Every one, in order.
+    pub const ALL: [Self; 11] = [
+        Self::Daemon,
+        Self::PublicName,
+        Self::Forward,
+        Self::WanPort,
+        Self::Ruleset,
+        Self::Route,
+        Self::Tunnel,
+        Self::Link,
+        Self::ServiceEntry,
+        Self::Upstream,
+        Self::WayBack,
+    ];
+
+    /// The hop of this label; `None` for one that this version does not know.
+    #[must_use]
+    pub fn of_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|hop| hop.label() == label)
+    }
+
     /// In one word, for JSON and metrics.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
+            Self::Daemon => "daemon",
+            Self::PublicName => "public_name",
+            Self::Forward => "forward",
+            Self::WanPort => "wan_port",
             Self::Ruleset => "ruleset",
             Self::Route => "route",
             Self::Tunnel => "tunnel",
             Self::Link => "link",
             Self::ServiceEntry => "service_entry",
             Self::Upstream => "upstream",
+            Self::WayBack => "way_back",
         }
     }
 }

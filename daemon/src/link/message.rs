@@ -19,6 +19,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::history::{HistoryAsked, HistoryPart};
 use super::names::NameHealth;
 use super::publish::{Answer, Asked};
+use crate::diagnosis::{Half, Probed};
 
 /// The version of the messages that this program knows. Both ends use the lower of theirs.
 pub const SCHEMA: u32 = 1;
@@ -130,6 +131,13 @@ pub enum Request {
     Publish(Asked),
     /// What happened at the other end.
     History(HistoryAsked),
+    /// What is wrong with what concerns the asking end; both ends ask.
+    Diagnose,
+    /// To try a service entry now; edges ask their origins.
+    Probe {
+        /// The entry, by its name at the origin.
+        service: Name,
+    },
     /// Something that this version does not know.
     #[serde(other)]
     Unknown,
@@ -148,6 +156,20 @@ pub enum Reply {
     },
     /// To [`Request::History`].
     History(HistoryPart),
+    /// To [`Request::Diagnose`].
+    Diagnosis {
+        /// What was found.
+        #[serde(flatten)]
+        half: Half,
+    },
+    /// To [`Request::Probe`].
+    Probed {
+        /// What was found.
+        #[serde(flatten)]
+        probed: Probed,
+    },
+    /// The request came too soon after others; it may be sent again later.
+    Busy,
     /// The request is not known here.
     UnknownRequest,
     /// Something that this version does not know.

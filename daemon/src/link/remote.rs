@@ -68,10 +68,12 @@ impl Remote {
                 Some(Change::Stopping)
             }
             Event::Notice(Notice::Reported { hop }) => Some(Change::Reported(hop)),
-            // Who requests ports, or grants them, takes these itself.
+            // Who requests ports, grants them or asks takes these itself.
             Event::Notice(_)
             | Event::Asked(..)
             | Event::Answers(..)
+            | Event::Question(..)
+            | Event::Replied(..)
             | Event::HistoryAsked(..)
             | Event::History(..) => None,
             Event::Closed(reason) => Some(self.handle_down(now, reason)),

@@ -42,6 +42,9 @@ pub struct Service {
     pub seconds: Option<u64>,
     /// The hop that fails.
     pub failing: Option<HopShown>,
+    /// Every hop that this end knows.
+    #[serde(skip)]
+    pub hops: Vec<HopShown>,
     /// The names that its visitors use.
     pub names: Vec<NameShown>,
     /// What it requests of the edges, and what they replied.

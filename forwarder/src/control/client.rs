@@ -5,6 +5,7 @@ use std::path::Path;
 
 use daemon::changes::{ChangeReply, ChangeRequest, Needs};
 use daemon::control::client::{self, AskError};
+use daemon::diagnosis::Diagnosis;
 use daemon::exit::{Exit, ExitError};
 use daemon::history::{Page, Query};
 use daemon::link::history::FarHistory;
@@ -93,6 +94,16 @@ pub fn ask_report(places: &[Place]) -> Result<Report, ExitError> {
 pub fn ask_visited(places: &[Place]) -> Result<Report, ExitError> {
     let Reply::Report(report) = ask(places, &Request::Visit)? else { return Err(another()) };
     Ok(*report)
+}
+
+/// What is wrong, at this end and at the edges; with a name, only that service is tried.
+///
+/// # Errors
+/// As for [`ask`].
+pub fn ask_diagnosis(places: &[Place], service: Option<&str>) -> Result<Diagnosis, ExitError> {
+    let request = Request::Diagnose { service: service.map(str::to_owned) };
+    let Reply::Diagnosis(diagnosis) = ask(places, &request)? else { return Err(another()) };
+    Ok(diagnosis)
 }
 
 /// What a configuration of the origin names that the commands need.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use daemon::diagnosis::{Cause, Problem};
 use policy::Name;
 use policy::forwarder::Policy;
 use tunnel::time::{Instant, Now};
@@ -17,19 +18,20 @@ const SHOWN: Duration = Duration::from_secs(300);
 
 /// The problems that there are now.
 #[must_use]
-pub fn problems(shared: &Shared, policy: &Policy, now: Now) -> Vec<String> {
+pub fn problems(shared: &Shared, policy: &Policy, now: Now) -> Vec<Problem> {
     let not_taken = shared.not_taken.lock().clone();
     let edges = shared.edges.load();
     let outages = edges.iter().zip(&policy.peers).filter_map(|(edge, peer)| edge.problem(&peer.endpoint));
-    not_taken
-        .into_iter()
-        .chain(outages)
-        .chain(clock(shared, now))
-        .chain(descriptors(&shared.stats, now.instant))
-        .chain(shared_keys(shared, now))
-        .chain(edges.iter().flat_map(refused_ports))
-        .chain(shared.history.problem())
-        .collect()
+    let of_each: [(Cause, Vec<String>); 7] = [
+        (Cause::Configuration, not_taken.into_iter().collect()),
+        (Cause::PeerDown, outages.collect()),
+        (Cause::Clock, clock(shared, now).into_iter().collect()),
+        (Cause::Descriptors, descriptors(&shared.stats, now.instant).into_iter().collect()),
+        (Cause::SharedKey, shared_keys(shared, now)),
+        (Cause::History, shared.history.problem().into_iter().collect()),
+        (Cause::PublishRefused, edges.iter().flat_map(refused_ports).collect()),
+    ];
+    of_each.into_iter().flat_map(|(cause, lines)| Problem::all(cause, lines)).collect()
 }
 
 /// The wall clock is one for all edges; each node knows what it used of it.

@@ -1,6 +1,7 @@
 //! The protocol of the control socket: one JSON object per line each way.
 
 use daemon::changes::{ChangeReply, ChangeRequest};
+use daemon::diagnosis::Diagnosis;
 use daemon::history;
 use daemon::link::history::FarHistory;
 use daemon::link::message::ReportedHop;
@@ -36,6 +37,12 @@ pub enum Request {
         /// The hop.
         hop: ReportedHop,
     },
+    /// What is wrong, at this end and, by their links, at the edges.
+    Diagnose {
+        /// Only the service of this name is tried; the first few when missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
+    },
     /// A request about changes of the configuration.
     #[serde(untagged)]
     Change(ChangeRequest),
@@ -46,7 +53,11 @@ impl Request {
     #[must_use]
     pub const fn is_privileged(&self) -> bool {
         match self {
-            Self::Report | Self::History(_) | Self::FarHistory { .. } | Self::Reported { .. } => false,
+            Self::Report
+            | Self::Diagnose { .. }
+            | Self::History(_)
+            | Self::FarHistory { .. }
+            | Self::Reported { .. } => false,
             Self::Visit | Self::NoteStack { .. } => true,
             Self::Change(request) => request.is_privileged(),
         }
@@ -65,6 +76,8 @@ pub enum Reply {
     FarHistory(Vec<FarHistory>),
     /// To [`Request::NoteStack`] and [`Request::Reported`].
     Noted,
+    /// To [`Request::Diagnose`].
+    Diagnosis(Diagnosis),
     /// To [`Request::Change`].
     #[serde(untagged)]
     Change(ChangeReply),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use daemon::diagnosis::{Cause, Problem};
 use daemon::health::{NameShown, Path, PathShown};
 use daemon::link::names::SeenName;
 use daemon::peers::{Health, Peer, Peers};
@@ -91,6 +92,7 @@ fn shown(entry: Entry) -> ServiceShown {
         seconds: health.seconds(),
         state: health.state,
         failing: health.failing,
+        hops: health.hops,
         names: entry.names,
         publish: entry.publish,
         bytes_in: entry.rx_bytes,
@@ -220,15 +222,12 @@ fn upstreams(pool: &Pool) -> Vec<UpstreamState> {
 /// The report as of now.
 #[must_use]
 pub fn report(shared: &Shared) -> Report {
-    let now = clock::now();
     let peers = peers(shared);
     let policy = shared.policy.load();
     let reach = shared.stats.reach.load();
     let stats = &shared.stats;
-    let failing: Vec<_> =
-        shared.edges.load().iter().filter_map(|edge| edge.receive_problem(now.instant)).collect();
-    let is_failing = !failing.is_empty();
-    let problems = failing.into_iter().chain(problems(shared, &policy, now)).collect::<Vec<_>>();
+    let (is_failing, problems) = wrong(shared);
+    let problems: Vec<String> = problems.into_iter().map(|problem| problem.text).collect();
     Report {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -260,6 +259,15 @@ pub fn report(shared: &Shared) -> Report {
         problems,
         notes: policy.closed_to_authorities(),
     }
+}
+
+/// Whether nothing comes out of a tunnel, and everything that is wrong.
+pub fn wrong(shared: &Shared) -> (bool, Vec<Problem>) {
+    let (now, policy) = (clock::now(), shared.policy.load());
+    let edges = shared.edges.load();
+    let failing = edges.iter().filter_map(|edge| edge.receive_problem(now.instant));
+    let failing: Vec<_> = Problem::all(Cause::Socket, failing).collect();
+    (!failing.is_empty(), failing.into_iter().chain(problems(shared, &policy, now)).collect())
 }
 
 /// What the `[[service]]` entries carried, and whether each works.

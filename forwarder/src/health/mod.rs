@@ -22,6 +22,7 @@ use crate::control::Shared;
 use crate::link::check_failure;
 use crate::proxy_protocol;
 use crate::upstream::{Member, Pools};
+pub(crate) use names::Prober;
 use names::{Client, NameWatch};
 use visitor::VisitorWatch;
 pub(crate) use visitor::visit_now;

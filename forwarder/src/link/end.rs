@@ -1,20 +1,24 @@
 //! The origin's end of one link.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::rc::Rc;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::diagnosis::FarAnswer;
 use daemon::link::health::DIGEST_EVERY;
 use daemon::link::history::HistoryAsked;
-use daemon::link::message::{Health, Notice, ReportedHop};
+use daemon::link::message::{Health, Notice, Reply, ReportedHop, Request};
 use daemon::link::publish::{Answer, Port};
 use daemon::link::remote::Change;
 use daemon::link::session::{Ended, Event, Session};
 use daemon::link::shell::LinkEnd;
 use policy::Name;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+use tunnel::io::clock;
 use tunnel::time::Instant;
 
 use super::Links;
@@ -22,11 +26,15 @@ use crate::control::EdgeView;
 
 /// Parts of a report that may wait; beyond it everything is reported again.
 const MAX_WAITING: usize = 64;
+/// Services that an edge has tried at a time.
+const MAX_TRIES: usize = 2;
 /// How long this end is away when it stops, as far as it announces.
 pub(super) const BACK_WITHIN: Duration = Duration::from_secs(300);
 
 /// One connection to an edge.
 pub(super) struct End {
+    /// Itself, for what goes on after a call.
+    own: Weak<Self>,
     links: Rc<Links>,
     view: Arc<EdgeView>,
     session: RefCell<Session>,
@@ -39,12 +47,17 @@ pub(super) struct End {
     digest_at: Cell<Option<Instant>>,
     was_open: Cell<bool>,
     has_heard: Cell<bool>,
+    /// Who waits for the edge's replies to questions.
+    questions: RefCell<BTreeMap<u32, oneshot::Sender<Reply>>>,
+    /// How many services the edge may have tried at a time.
+    tries: Arc<Semaphore>,
 }
 
 impl End {
     /// A connection that was just begun.
-    pub(super) fn new(links: Rc<Links>, view: Arc<EdgeView>, session: Session) -> Self {
-        Self {
+    pub(super) fn new(links: Rc<Links>, view: Arc<EdgeView>, session: Session) -> Rc<Self> {
+        Rc::new_cyclic(|own| Self {
+            own: Weak::clone(own),
             links,
             view,
             session: RefCell::new(session),
@@ -53,12 +66,19 @@ impl End {
             digest_at: Cell::default(),
             was_open: Cell::default(),
             has_heard: Cell::default(),
-        }
+            questions: RefCell::default(),
+            tries: Arc::new(Semaphore::new(MAX_TRIES)),
+        })
     }
 
     /// Whether it is to the edge of this name.
     pub(super) fn is_to(&self, edge: &Name) -> bool {
         self.view.name == *edge
+    }
+
+    /// Whether it is a link now.
+    pub(super) fn is_open(&self) -> bool {
+        self.session.borrow().is_open()
     }
 
     /// Whether it became a link.
@@ -148,6 +168,58 @@ impl End {
         self.session.borrow_mut().poll_event()
     }
 
+    /// Asks the edge something.
+    ///
+    /// # Errors
+    /// Why there is no reply.
+    pub(super) async fn question(&self, request: Request, within: Duration) -> Result<Reply, FarAnswer> {
+        let asked = self.session.borrow_mut().ask_question(clock::instant(), request);
+        let id = asked.ok_or(FarAnswer::NoLink)?;
+        let (sender, receiver) = oneshot::channel();
+        self.questions.borrow_mut().insert(id, sender);
+        self.touched.notify_one();
+        let reply = timeout(within, receiver).await;
+        self.questions.borrow_mut().remove(&id);
+        match reply {
+            Ok(Ok(Reply::UnknownRequest)) => Err(FarAnswer::TooOld),
+            Ok(Ok(Reply::Busy)) => Err(FarAnswer::Busy),
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(_)) | Err(_) => Err(FarAnswer::NoReply),
+        }
+    }
+
+    fn reply(&self, id: u32, reply: Reply) {
+        self.session.borrow_mut().reply(clock::instant(), id, reply);
+        self.touched.notify_one();
+    }
+
+    /// The edge asks; what it may have tried are its own entries.
+    fn handle_question(&self, id: u32, request: &Request) {
+        let Request::Probe { service } = request else {
+            return self.reply(id, Reply::Diagnosis { half: self.links.half() });
+        };
+        let Some(pool) = self.links.entry_of(&self.view.name, service) else {
+            return self.reply(id, Reply::UnknownRequest);
+        };
+        let turn = Arc::clone(&self.tries).try_acquire_owned().ok();
+        let (Some(turn), Some(end)) = (turn, self.own.upgrade()) else {
+            return self.reply(id, Reply::Busy);
+        };
+        let service = service.clone();
+        drop(spawn_local(async move {
+            let probed = end.links.prober.probe(&service, &pool).await;
+            end.reply(id, Reply::Probed { probed });
+            drop(turn);
+        }));
+    }
+
+    fn handle_reply(&self, id: u32, reply: &Reply) {
+        if let Some(waiting) = self.questions.borrow_mut().remove(&id) {
+            // Whoever asked may have gone away.
+            let _ = waiting.send(reply.clone());
+        }
+    }
+
     fn handle_event(&self, now: Instant, event: Event) {
         match &event {
             Event::Opened(far) => {
@@ -167,6 +239,8 @@ impl End {
                 return self.links.replies.handle_reply(&self.view.name, *id, part.clone());
             }
             Event::Answers(id, answers) => return self.handle_answers(now, *id, answers),
+            Event::Question(id, request) => return self.handle_question(*id, request),
+            Event::Replied(id, reply) => return self.handle_reply(*id, reply),
             Event::Health(_) | Event::Notice(_) | Event::Asked(..) | Event::Closed(_) => {}
         }
         if self.was_open.get() && matches!(event, Event::Closed(_)) {

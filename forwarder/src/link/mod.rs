@@ -3,6 +3,7 @@
 //! A connection is one half of a socket pair whose other half the data thread carries through the
 //! tunnel, as it carries a local client's. What is said on it is decided in [`daemon::link`].
 
+mod diagnosis;
 mod end;
 mod history;
 mod redial;
@@ -39,6 +40,7 @@ use crate::control::{EdgeView, Shared};
 use crate::dataplane::{Command, Commands, LinkDial};
 use crate::edge_keys::EdgeKeys;
 use crate::flow::EdgeId;
+use crate::health::Prober;
 use end::End;
 use redial::Redial;
 pub(crate) use services::{check_failure, names, state};
@@ -99,6 +101,10 @@ pub struct Links {
     open: RefCell<Vec<Weak<End>>>,
     started: Cell<usize>,
     replies: Replies,
+    /// What tries services when an edge asks.
+    prober: Prober,
+    /// Services are tried for one diagnosis at a time.
+    diagnosing: tokio::sync::Mutex<()>,
 }
 
 impl Links {
@@ -121,6 +127,8 @@ impl Links {
             open: RefCell::default(),
             started: Cell::default(),
             replies: Replies::default(),
+            prober: Prober::new().map_err(io::Error::other)?,
+            diagnosing: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -223,7 +231,7 @@ impl Links {
         let session = Session::new(now, Role::Origin, identity, self.about.clone(), shell::nonce()?);
         let edge = EdgeId::from_index(index);
         self.commands.send(Command::Link(LinkDial { edge, target: target.address, stream: far }));
-        let end = Rc::new(End::new(Rc::clone(self), view, session));
+        let end = End::new(Rc::clone(self), view, session);
         self.open.borrow_mut().push(Rc::downgrade(&end));
         Ok((near, end))
     }

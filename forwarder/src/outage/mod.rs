@@ -148,7 +148,9 @@ fn reason(seen: &Observation, before: &Counts) -> Reason {
     }
 }
 
-fn is_proxy(address: IpAddr) -> bool {
+/// Whether an address is that of a proxy that carries no WireGuard.
+#[must_use]
+pub fn is_proxy(address: IpAddr) -> bool {
     PROXY.iter().any(|prefix| prefix.contains(address))
 }
 

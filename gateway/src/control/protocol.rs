@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use daemon::changes::{ChangeReply, ChangeRequest};
+use daemon::diagnosis::Diagnosis;
 use daemon::history;
 use daemon::link::history::FarHistory;
 use daemon::pairing::control::{PairingReply, PairingRequest};
@@ -31,6 +32,12 @@ pub enum Request {
     Services,
     /// Overall status.
     Status,
+    /// What is wrong, at this end and, by their links, at the other ones.
+    Diagnose {
+        /// Only the service of this name is tried at its origin; the first few when missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
+    },
     /// Banned sources.
     Bans,
     /// Flows of published ports and private flows.
@@ -88,6 +95,7 @@ impl Request {
             | Self::Services
             | Self::Status
             | Self::Flows { .. }
+            | Self::Diagnose { .. }
             | Self::Offloads
             | Self::History(_)
             | Self::FarHistory { .. }
@@ -114,6 +122,8 @@ pub enum Reply {
     Services(Services),
     /// To [`Request::Status`].
     Status(Status),
+    /// To [`Request::Diagnose`].
+    Diagnosis(Diagnosis),
     /// To [`Request::Bans`].
     Bans(Bans),
     /// To [`Request::Flows`].

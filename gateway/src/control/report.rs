@@ -63,6 +63,7 @@ impl Service {
             seconds: self.health.seconds(),
             state: self.health.state,
             failing: self.health.failing,
+            hops: self.health.hops,
             names: self.names,
             publish: Vec::new(),
             bytes_in: self.bytes_in,

@@ -8,7 +8,7 @@ use tunnel::io::clock;
 
 use super::blocking::blocking;
 use super::meter::Counters;
-use super::{Edge, bans, flows, health, pairing};
+use super::{Edge, bans, diagnosis, flows, health, pairing};
 use crate::control::protocol::{Reply, Request};
 use crate::control::report::{SCHEMA, Services};
 use crate::kernel::Failure;
@@ -32,6 +32,9 @@ impl Edge {
             Request::Services => {
                 let counters = self.read_counters().await?.unwrap_or_default();
                 Ok(Reply::Services(Services { schema: SCHEMA, services: health::services(self, &counters) }))
+            }
+            Request::Diagnose { service } => {
+                Ok(Reply::Diagnosis(diagnosis::diagnosis(self, service.as_deref()).await))
             }
             Request::Status => Ok(Reply::Status(self.status().await)),
             Request::Flows { service, address, limit } => {

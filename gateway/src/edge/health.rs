@@ -84,6 +84,11 @@ pub(super) fn with_probed(edge: &Edge, mut peers: Peers) -> Peers {
     peers
 }
 
+/// The path of every service by its name.
+pub(super) fn paths(edge: &Edge) -> Vec<(String, Path)> {
+    look(edge, &edge.plane.peers()).0.into_iter().collect()
+}
+
 /// Looks at every service when that is due.
 pub(super) fn note(edge: &Edge) {
     let now = clock::instant();
@@ -254,7 +259,8 @@ impl Look<'_> {
     }
 }
 
-fn wanted<'w>(publish: &'w Publish, target: &Target) -> Wanted<'w> {
+/// What a published port wants of an entry.
+pub(super) fn wanted<'w>(publish: &'w Publish, target: &Target) -> Wanted<'w> {
     Wanted { name: &publish.name, protocols: publish.protocols, address: target.address, ports: target.ports }
 }
 

@@ -22,6 +22,7 @@ mod apply;
 mod bans;
 mod blocking;
 mod data_plane;
+mod diagnosis;
 mod events;
 #[cfg(test)]
 pub(crate) mod example;

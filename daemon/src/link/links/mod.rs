@@ -7,6 +7,7 @@
 
 mod histories;
 mod owner;
+mod questions;
 mod requests;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,8 @@ use super::session::{Ended, Event, Session};
 use histories::Histories;
 pub use histories::{HistoryOf, HistoryOfHere};
 pub use owner::owner;
+pub use questions::Question;
+use questions::Questions;
 pub use requests::Requested;
 use requests::Waiting;
 
@@ -146,6 +149,7 @@ pub struct Links {
     touched: Vec<LinkId>,
     /// Whether a peer requested ports since that was last looked at.
     is_asked: bool,
+    questions: Questions,
     changes: VecDeque<(Name, Change)>,
     histories: Histories,
     refused: BTreeMap<&'static str, u64>,
@@ -165,6 +169,7 @@ impl Links {
             held: 0,
             touched: Vec::new(),
             is_asked: false,
+            questions: Questions::new(),
             changes: VecDeque::new(),
             histories: Histories::new(),
             refused: BTreeMap::new(),
@@ -364,17 +369,16 @@ impl Links {
     }
 
     fn handle_event(&mut self, now: Instant, id: LinkId, peer: Name, event: Event) {
-        if let Event::Asked(request, asked) = event {
-            return self.handle_asked(id, &peer, (request, asked));
-        }
-        if let Event::HistoryAsked(..) | Event::History(..) = event {
-            return self.histories.handle_event(
-                self.peers.get(&peer).and_then(|known| known.open),
-                id,
-                peer,
-                event,
-            );
-        }
+        let event = match event {
+            Event::Asked(request, asked) => return self.handle_asked(id, &peer, (request, asked)),
+            Event::Question(question, _) => return self.handle_question(id, &peer, question),
+            Event::Replied(question, reply) => return self.handle_reply(id, question, reply),
+            Event::HistoryAsked(..) | Event::History(..) => {
+                let open = self.peers.get(&peer).and_then(|known| known.open);
+                return self.histories.handle_event(open, id, peer, event);
+            }
+            event => event,
+        };
         if let Event::Closed(reason) = event
             && reason.is_refusal()
         {
@@ -387,6 +391,8 @@ impl Links {
             | Event::Notice(_)
             | Event::Closed(_)
             | Event::Asked(..)
+            | Event::Question(..)
+            | Event::Replied(..)
             | Event::Answers(..)
             | Event::HistoryAsked(..)
             | Event::History(..) => None,

@@ -6,8 +6,9 @@ use std::net::Ipv4Addr;
 use policy::PortRange;
 
 use super::*;
+use crate::diagnosis::Half;
 use crate::link::frame::{MAX_FRAME, frame};
-use crate::link::message::{Bytes, Health, Ports, READS_HEALTH, Service, State};
+use crate::link::message::{Bytes, Health, Ports, READS_HEALTH, Reply, Request, Service, State};
 use crate::link::publish::{Answer, Port};
 
 /// An origin's end with its connection at the edge.
@@ -312,6 +313,54 @@ fn a_request_is_replied_to_on_its_own_link_alone_and_news_reach_the_open_one() {
     }
     assert_eq!(second.session.poll_event(), Some(Event::Notice(Notice::Grants)));
     assert!(second.session.poll_event().is_none() && other.session.poll_event().is_none());
+}
+
+#[test]
+fn a_peer_is_asked_on_its_open_link_and_a_reply_that_was_not_asked_for_is_dropped() {
+    let mut links = edge(2);
+    let mut origin = connect(&mut links, at(0), 0, 1);
+    assert_eq!(links.ask(at(1), &name(1), Request::Diagnose), None, "there is no link to it");
+    let question = links.ask(at(1), &name(0), Request::Diagnose).unwrap();
+    run(&mut links, at(1), &mut origin);
+    let Some(Event::Question(id, Request::Diagnose)) = origin.session.poll_event() else {
+        panic!("not asked")
+    };
+    let reply = || Reply::Diagnosis { half: Half::default() };
+    for id in [id, id, id + 9] {
+        origin.session.reply(at(1), id, reply());
+    }
+    run(&mut links, at(1), &mut origin);
+    assert_eq!(links.poll_reply(), Some((question, reply())));
+    assert_eq!(links.poll_reply(), None);
+}
+
+#[test]
+fn questions_that_are_never_replied_to_are_bounded() {
+    let mut links = edge(1);
+    let mut origin = connect(&mut links, at(0), 0, 1);
+    let mut asked = Vec::new();
+    while let Some(question) = links.ask(at(1), &name(0), Request::Diagnose) {
+        asked.push(question);
+        run(&mut links, at(1), &mut origin);
+        while origin.session.poll_event().is_some() {}
+        assert!(asked.len() <= 64, "without end");
+    }
+    assert_eq!(asked.len(), 64);
+    links.forget_question(&asked[0]);
+    assert!(links.ask(at(1), &name(0), Request::Diagnose).is_some());
+}
+
+#[test]
+fn a_peer_that_asks_is_replied_to_on_its_own_link() {
+    let mut links = edge(1);
+    let mut origin = connect(&mut links, at(0), 0, 1);
+    let id = origin.session.ask_question(at(1), Request::Diagnose).unwrap();
+    run(&mut links, at(1), &mut origin);
+    let (peer, question) = links.poll_question().unwrap();
+    assert_eq!(peer, name(0));
+    links.reply(at(1), &question, Reply::Busy);
+    run(&mut links, at(1), &mut origin);
+    assert_eq!(origin.session.poll_event(), Some(Event::Replied(id, Reply::Busy)));
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub const SILENCE: Duration = Duration::from_secs(13);
 pub const MAX_UNREAD: usize = 4;
 /// Frames that are taken per second, and at once.
 const PACE: (u32, u32) = (20, 64);
+/// Questions of the other end that its owner is asked: one in this time, and so many at once.
+const QUESTION_PACE: (Duration, u32) = (Duration::from_millis(250), 16);
 /// While more than this waits to be sent, nothing is read: who does not take replies gets no more.
 const READ_BELOW: usize = 16 << 10;
 /// Memory that a message takes for each byte of its frame, at most.
@@ -61,6 +63,10 @@ pub enum Event {
     HistoryAsked(u32, HistoryAsked),
     /// It replied to the question with this id what happened there.
     History(u32, HistoryPart),
+    /// The other end asks something that its owner replies to with this id.
+    Question(u32, Request),
+    /// The other end replied to the question with this id.
+    Replied(u32, Reply),
     /// The link is over.
     Closed(Ended),
 }
@@ -157,6 +163,7 @@ pub struct Session {
     /// With the length of the frame that each came in.
     events: VecDeque<(usize, Event)>,
     pace: Bucket,
+    questions: Bucket,
     paced_until: Option<Instant>,
     heard: Instant,
     is_pinged: bool,
@@ -179,6 +186,7 @@ impl Session {
             output: Output::default(),
             events: VecDeque::new(),
             pace: Bucket::new(PACE.0, PACE.1),
+            questions: Bucket::every(QUESTION_PACE.0, QUESTION_PACE.1),
             paced_until: None,
             heard: now,
             is_pinged: false,
@@ -316,6 +324,19 @@ impl Session {
         self.send(now, &Message::Reply { id, reply: Reply::History(part) })
     }
 
+    /// Asks the other end something; the id of the question, `None` as `false` for
+    /// [`send_health`](Self::send_health).
+    pub fn ask_question(&mut self, now: Instant, request: Request) -> Option<u32> {
+        self.next_id = self.next_id.wrapping_add(1);
+        let id = self.next_id;
+        self.send(now, &Message::Request { id, request }).then_some(id)
+    }
+
+    /// Replies to the question with this id; `false` as for [`send_health`](Self::send_health).
+    pub fn reply(&mut self, now: Instant, id: u32, reply: Reply) -> bool {
+        self.send(now, &Message::Reply { id, reply })
+    }
+
     /// Ends it for a reason of its owner's once what waits was sent; at once when the other end is
     /// not known.
     pub fn finish(&mut self, reason: Ended) {
@@ -399,8 +420,13 @@ impl Session {
             Message::Health(health) => self.events.push_back((length, Event::Health(health))),
             Message::Notice(notice) => self.events.push_back((length, Event::Notice(notice))),
             Message::Nonce(_) | Message::Hello(_) => self.close(Ended::Malformed),
-            // That it came is all that a reply to a ping says.
-            Message::Reply { .. } | Message::Unknown => {}
+            Message::Reply { id, reply } => {
+                // That it came is all that a reply to a ping says.
+                if reply != Reply::Pong {
+                    self.events.push_back((length, Event::Replied(id, reply)));
+                }
+            }
+            Message::Unknown => {}
         }
     }
 
@@ -412,10 +438,23 @@ impl Session {
             Request::History(asked) => {
                 return self.events.push_back((length, Event::HistoryAsked(id, asked)));
             }
+            Request::Diagnose => return self.handle_question(now, length, id, request),
+            Request::Probe { .. } if self.role == Role::Origin => {
+                return self.handle_question(now, length, id, request);
+            }
             Request::Ping => Reply::Pong,
-            Request::Publish(_) | Request::Unknown => Reply::UnknownRequest,
+            Request::Publish(_) | Request::Probe { .. } | Request::Unknown => Reply::UnknownRequest,
         };
         self.queue(now, &Message::Reply { id, reply });
+    }
+
+    /// Each question is work for the owner: more than a few at once are refused.
+    fn handle_question(&mut self, now: Instant, length: usize, id: u32, request: Request) {
+        if self.questions.take(now) {
+            self.events.push_back((length, Event::Question(id, request)));
+        } else {
+            self.queue(now, &Message::Reply { id, reply: Reply::Busy });
+        }
     }
 
     fn send(&mut self, now: Instant, message: &Message) -> bool {

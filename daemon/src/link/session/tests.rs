@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use tunnel::key::{PresharedKey, PrivateKey};
 
 use super::*;
+use crate::diagnosis::Half;
 use crate::link::health::{DIGEST_EVERY, Reporter, Seen};
 use crate::link::message::{Evidence, Hello, Matches, Ports, READS_HEALTH, Service, State};
 
@@ -50,6 +51,47 @@ fn an_origin_asks_its_edge_and_knows_the_reply_by_its_id_and_an_edge_asks_no_ori
     edge.ask(at(2), Asked::default()).unwrap();
     exchange(at(2), &mut origin, &mut edge);
     assert!(origin.poll_event().is_none() && edge.poll_event().is_none() && edge.is_open());
+}
+
+#[test]
+fn both_ends_ask_what_is_wrong_and_an_edge_alone_has_a_service_tried() {
+    let (mut origin, mut edge) = opened();
+    let half = || Reply::Diagnosis { half: Half::default() };
+    let id = origin.ask_question(at(1), Request::Diagnose).unwrap();
+    exchange(at(1), &mut origin, &mut edge);
+    assert_eq!(edge.poll_event(), Some(Event::Question(id, Request::Diagnose)));
+    assert!(edge.reply(at(1), id, half()));
+    exchange(at(1), &mut origin, &mut edge);
+    assert_eq!(origin.poll_event(), Some(Event::Replied(id, half())));
+
+    let probe = || Request::Probe { service: Name::new("https").unwrap() };
+    let id = edge.ask_question(at(2), probe()).unwrap();
+    exchange(at(2), &mut origin, &mut edge);
+    assert_eq!(origin.poll_event(), Some(Event::Question(id, probe())));
+    let id = origin.ask_question(at(3), probe()).unwrap();
+    exchange(at(3), &mut origin, &mut edge);
+    assert_eq!(edge.poll_event(), None);
+    assert_eq!(origin.poll_event(), Some(Event::Replied(id, Reply::UnknownRequest)));
+}
+
+#[test]
+fn an_end_that_asks_without_end_is_replied_to_that_its_owner_is_busy() {
+    let (mut origin, mut edge) = opened();
+    let (mut asked, mut busy) = (0, 0);
+    for _ in 0..40 {
+        origin.ask_question(at(1), Request::Diagnose).unwrap();
+        exchange(at(1), &mut origin, &mut edge);
+        while let Some(event) = edge.poll_event() {
+            asked += u32::from(matches!(event, Event::Question(..)));
+        }
+        while let Some(event) = origin.poll_event() {
+            busy += u32::from(matches!(event, Event::Replied(_, Reply::Busy)));
+        }
+    }
+    assert_eq!((asked, busy), (QUESTION_PACE.1, 40 - QUESTION_PACE.1));
+    origin.ask_question(at(2), Request::Diagnose).unwrap();
+    exchange(at(2), &mut origin, &mut edge);
+    assert!(matches!(edge.poll_event(), Some(Event::Question(..))), "and is heard again later");
 }
 
 #[test]

@@ -144,6 +144,7 @@ fn side(peer: &str, evidence: &str) -> Side {
             peers: vec![peer.to_owned()],
             state: "failing".to_owned(),
             seconds: Some(120),
+            hops: Vec::new(),
             failing: Some(serde_json::from_value(hop).expect("a hop")),
             names: vec![serde_json::from_value(name).expect("a name")],
             publish: Vec::new(),

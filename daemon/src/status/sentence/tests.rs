@@ -185,6 +185,7 @@ fn service(name: &str, state: &str) -> Service {
         state: state.to_owned(),
         seconds: None,
         failing: None,
+        hops: vec![],
         names: Vec::new(),
         publish: Vec::new(),
         bytes_in: 0,

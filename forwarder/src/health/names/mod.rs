@@ -5,6 +5,7 @@ mod attempt;
 pub(in crate::health) mod certificate;
 pub(in crate::health) mod http;
 mod judge;
+mod timed;
 pub(in crate::health) mod tls;
 
 use std::io;
@@ -25,6 +26,7 @@ use tunnel::io::clock;
 use crate::upstream::{Found, Member, Pools, Speech, Watched};
 use attempt::{Asked, Attempt, attempt};
 use judge::{Verdict, judge, other_header};
+pub(crate) use timed::Prober;
 pub(in crate::health) use tls::Client;
 use tls::Session;
 pub(in crate::health) use tls::is_closed;

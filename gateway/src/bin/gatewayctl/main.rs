@@ -80,9 +80,12 @@ fn show_once(socket: &Path, request: &Request, json: bool, before: &str) -> Resu
         Reply::Flows(report) => document(json, report, || render::flows(report, style))?,
         Reply::Offloads(report) => document(json, report, || render::offloads(report))?,
         Reply::Bans(report) => document(json, report, || render::bans(report))?,
-        Reply::Done | Reply::Pairing(_) | Reply::History(_) | Reply::FarHistory(_) | Reply::Change(_) => {
-            String::new()
-        }
+        Reply::Done
+        | Reply::Diagnosis(_)
+        | Reply::Pairing(_)
+        | Reply::History(_)
+        | Reply::FarHistory(_)
+        | Reply::Change(_) => String::new(),
     };
     print(&format!("{before}{text}"))?;
     Ok(exit)

@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use daemon::exit::{Exit, ExitError};
 use daemon::metrics::Number;
-use policy::Mtu;
 use policy::gateway::{Peer, Policy};
 use policy::plan::{Change, Conditions};
 use policy::ruleset::Ruleset;
 use policy::sections::List;
 use policy::trust::{Listener, closed_between, taken};
+use policy::{AllowList, Mtu};
 use tunnel::key::PublicKey;
 
 use super::machine::Machine;
@@ -312,6 +312,23 @@ fn first_line(message: &str) -> String {
 /// Lists that should have been fetched again.
 pub(super) fn stale_lists(policy: &Policy) -> impl Iterator<Item = String> {
     policy.lists.iter().filter_map(list_age)
+}
+
+/// Published ports that let in lists alone, all of which are empty: no client can
+/// connect.
+pub(super) fn closed_by_lists(policy: &Policy) -> impl Iterator<Item = String> {
+    policy.publish.iter().filter_map(|publish| {
+        let AllowList::Only { prefixes, lists } = &publish.allow else { return None };
+        let named: Vec<&List> = policy.lists.iter().filter(|list| lists.contains(&list.name)).collect();
+        let first = named.first().filter(|_| prefixes.is_empty())?;
+        named.iter().all(|list| list.prefixes.is_empty()).then(|| {
+            format!(
+                "{} lets in only @{}, which is empty, so that no client can connect; write the sources into its file, then \
+                 run: gatewayctl reload",
+                publish.name, first.name
+            )
+        })
+    })
 }
 
 /// The problem that a list has not been fetched for long.

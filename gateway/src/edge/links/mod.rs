@@ -3,6 +3,7 @@
 mod connection;
 mod history;
 mod listening;
+mod questions;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ use super::pairing::Pairing;
 use crate::config::Config;
 use connection::Connection;
 pub(super) use listening::Listening;
+use questions::Questions;
 
 /// How long this edge is away when it stops, as far as it announces.
 const BACK_WITHIN: Duration = Duration::from_secs(300);
@@ -52,6 +54,8 @@ pub(super) struct EdgeLinks {
     asked: Notify,
     history: History,
     replies: Replies,
+    /// Questions to peers, and theirs.
+    questions: Questions,
 }
 
 impl EdgeLinks {
@@ -68,6 +72,7 @@ impl EdgeLinks {
             asked: Notify::new(),
             history,
             replies: Replies::default(),
+            questions: Questions::default(),
         };
         links.problems().iter().for_each(|problem| tracing::warn!("{problem}"));
         links.configure(config);
@@ -232,6 +237,7 @@ impl EdgeLinks {
         if self.links.borrow_mut().take_asked() {
             self.asked.notify_one();
         }
+        self.take_questions();
         while let Some((peer, change)) = self.next_change() {
             let notice = match &change {
                 Change::Stopping => Some("stopping".to_owned()),

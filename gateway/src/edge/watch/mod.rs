@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use daemon::diagnosis::{Cause, Problem};
 use daemon::metrics::Number;
 use policy::gateway::Policy;
 use tokio::sync::Notify;
@@ -192,12 +193,17 @@ impl Watch {
         self.path_faults.lines().iter().find(|line| line.starts_with(&what)).cloned()
     }
 
-    /// The problems: another program undoes repairs, or packets take a wrong way.
-    pub(super) fn problems(&self) -> Vec<String> {
+    /// What is not as it has to be, as far as it lasts.
+    pub(super) fn problems(&self) -> Vec<Problem> {
         let contention = self.contention.is_on.then(|| {
-            "another program keeps changing rules, routes or switches; see the log for which".to_owned()
+            let text = "another program keeps changing rules, routes or switches; see the log for which";
+            Problem::new(Cause::Contention, text)
         });
-        contention.into_iter().chain(self.path_faults.lines().iter().cloned()).collect()
+        let path = |fault: &String| {
+            let is_to_target = fault.starts_with(path_check::PACKETS_FOR);
+            Problem::new(if is_to_target { Cause::OtherRoute } else { Cause::ReplyRoute }, fault)
+        };
+        contention.into_iter().chain(self.path_faults.lines().iter().map(path)).collect()
     }
 
     /// What checks of the kernel found and did, for Prometheus.
@@ -244,7 +250,8 @@ mod tests {
         assert!(watch.is_failing() && watch.failing_problem().is_some());
         watch.handle_success();
         watch.handle_paths(start + path_check::LEAST, fault.clone());
-        assert_eq!((watch.next_check(), watch.problems()), (NextCheck::Poll(POLL), fault));
+        let problem = Problem::new(Cause::ReplyRoute, "replies would go by lo");
+        assert_eq!((watch.next_check(), watch.problems()), (NextCheck::Poll(POLL), vec![problem]));
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::kernel::{Failure, FailureKind, rules_before};
 /// How long a fault must last: in the middle of a change of addresses or routes there may be no way
 /// for a moment.
 pub(super) const LEAST: Duration = Duration::from_secs(2);
+/// How the line of a fault on the way to a target begins.
+pub(super) const PACKETS_FOR: &str = "packets for the target ";
 /// Clients somewhere in the internet, by whose addresses the way back is asked for; nothing is sent
 /// to them.
 const CLIENTS: [IpAddr; 2] =
@@ -73,7 +75,7 @@ fn faults(policy: &Policy, conditions: &Conditions) -> Result<Vec<String>, Failu
 
 /// How the packets for a target are named in a fault of their way.
 pub(super) fn packets_for(target: IpAddr) -> String {
-    format!("packets for the target {target}")
+    format!("{PACKETS_FOR}{target}")
 }
 
 /// What is asked: destination, source and mark.

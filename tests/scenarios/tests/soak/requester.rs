@@ -264,7 +264,14 @@ impl Link {
                 }
             }
             Event::Closed(reason) => bail!("the link ended: {}", reason.label()),
-            Event::Opened(_) | Event::Asked(..) | Event::Health(_) | Event::Notice(_) => {}
+            Event::Opened(_)
+            | Event::Asked(..)
+            | Event::Question(..)
+            | Event::Replied(..)
+            | Event::HistoryAsked(..)
+            | Event::History(..)
+            | Event::Health(_)
+            | Event::Notice(_) => {}
         }
         Ok(())
     }

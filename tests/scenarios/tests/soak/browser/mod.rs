@@ -263,6 +263,7 @@ fn side(services: usize, evidence: &str) -> Side {
             peers: vec!["wroclaw".to_owned()],
             state: if failing.is_some() { "failing" } else { "ok" }.to_owned(),
             seconds: Some(754),
+            hops: Vec::new(),
             failing: failing.and_then(|hop| serde_json::from_value(hop).ok()),
             names: serde_json::from_value(name).into_iter().collect(),
             publish: Vec::new(),
