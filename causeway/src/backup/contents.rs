@@ -3,6 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use daemon::exit::{Exit, ExitError};
+use policy::sections::Notify;
 use policy::{FileLocation, FileRef, Source};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize as _;
@@ -103,16 +104,18 @@ impl Role {
             #[cfg(target_os = "linux")]
             Self::Edge => {
                 let policy = policy::gateway::parse(&source).map_err(invalid)?;
-                let secrets = policy.dns.iter().map(|dns| &dns.key_file);
-                let files = policy.files().chain(secrets);
+                let of_dns = policy.dns.iter().map(|dns| &dns.key_file);
+                let of_notify = policy.notify.iter().filter_map(Notify::secret);
+                let files = policy.files().chain(of_dns).chain(of_notify);
                 Ok(Named { files: files.filter_map(path).collect(), sites: None })
             }
             #[cfg(not(target_os = "linux"))]
             Self::Edge => Err(ExitError::new(Exit::Usage, "an edge runs on Linux only")),
             Self::Origin => {
                 let policy = policy::forwarder::parse(&source).map_err(invalid)?;
-                let files = forwarder::config::files(&policy).iter().filter_map(path).collect();
-                Ok(Named { files, sites: policy.caddy.map(|caddy| caddy.sites) })
+                let own = forwarder::config::files(&policy);
+                let files = own.iter().chain(policy.notify.iter().filter_map(Notify::secret));
+                Ok(Named { files: files.filter_map(path).collect(), sites: policy.caddy.map(|caddy| caddy.sites) })
             }
         }
     }

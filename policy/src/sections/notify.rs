@@ -92,6 +92,16 @@ impl MailTls {
 }
 
 impl Notify {
+    /// The file with its token or password.
+    #[must_use]
+    pub const fn secret(&self) -> Option<&FileRef> {
+        match &self.receiver {
+            Receiver::Webhook { token_file, .. } | Receiver::Ntfy { token_file, .. } => token_file.as_ref(),
+            Receiver::Smtp(Mail { login: Some((_, password)), .. }) => Some(password),
+            Receiver::Smtp(_) => None,
+        }
+    }
+
     /// Every key with its values as they are written, in the order of the file.
     pub(crate) fn keys(&self) -> Vec<(&'static str, Vec<String>)> {
         let one = |value: &dyn ToString| vec![value.to_string()];
