@@ -31,8 +31,8 @@ pub enum Request {
         /// What was done.
         what: String,
     },
-    /// The agent has reported what fails at this hop: the edges are told. A reader may say so, as
-    /// it changes nothing here.
+    /// The agent has reported what fails at this hop: announces that to the edges. A reader may ask
+    /// it, as it changes nothing here.
     Reported {
         /// The hop.
         hop: ReportedHop,

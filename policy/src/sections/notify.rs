@@ -340,9 +340,9 @@ mod tests {
     fn port_465_is_encrypted_from_the_first_byte_and_every_other_one_by_starttls() {
         let tls = |server: &str, rest: &str| {
             let policy = of_edge(&mail_with(&format!("server = \"{server}\"\n{rest}")));
-            policy.map(|policy| match &policy.notify[0].receiver {
-                Receiver::Smtp(mail) => mail.tls,
-                other => panic!("{other:?}"),
+            policy.map(|policy| {
+                let Receiver::Smtp(mail) = &policy.notify[0].receiver else { panic!("no mail") };
+                mail.tls
             })
         };
         assert_eq!(tls("mail.example.com:465", "").unwrap(), MailTls::Tls);

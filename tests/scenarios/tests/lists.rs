@@ -83,7 +83,7 @@ fn over_tls_only_a_trusted_server_is_believed() -> Result<()> {
 }
 
 #[test]
-fn a_fetched_list_lets_its_clients_in_at_the_next_reload_and_others_not() -> Result<()> {
+fn a_fetched_list_lets_its_clients_in_and_others_not_by_a_reload_and_by_the_agent() -> Result<()> {
     scenario(Topology::standard(), |lab| {
         let mut place = Place::new(lab)?;
         let _echo = TcpServer::start(place.site.origin.tcp_listener("127.0.0.1:5001")?, lab::echo)?;
@@ -97,6 +97,15 @@ fn a_fetched_list_lets_its_clients_in_at_the_next_reload_and_others_not() -> Res
         ensure!(place.refresh(&[])?.0 == Some(0));
         place.site.gatewayctl(&["reload"])?.run()?;
         ensure!(gets_in(), "a client that is in the list now does not get in");
+        // The agent fetches by itself, and nobody asks the gateway to reload.
+        place.answer(200, &GOOD[..3].join("\n"));
+        let folder = place.site.edge.directory().join("agent");
+        let agent = place.site.edge.command(lab::binary("causeway-agent")?).arg("--config");
+        let agent = agent.arg(place.site.gateway_config.path()).env("STATE_DIRECTORY", folder);
+        let mut agent = agent.spawn("causeway-agent")?;
+        lab.judge(&agent);
+        agent.wait_for_log("@proxy: 3 prefixes, changed", Duration::from_secs(10))?;
+        until(Duration::from_secs(20), "the new list", || Ok((!gets_in()).then_some(())))?;
         Ok(())
     })
 }

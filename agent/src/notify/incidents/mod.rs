@@ -116,6 +116,8 @@ pub struct Incidents {
     /// Times in which nothing is sent.
     quiets: Quiets,
     remembered: Remembered,
+    /// The services that are for visitors; the history has others as well.
+    services: BTreeSet<String>,
     #[serde(skip)]
     seen: Seen,
     #[serde(skip)]
@@ -135,6 +137,7 @@ impl Incidents {
             open: Vec::new(),
             quiets: Quiets::default(),
             remembered: Remembered::default(),
+            services: BTreeSet::new(),
             seen: Seen::default(),
             reports: VecDeque::new(),
             has_changed: false,
@@ -207,9 +210,15 @@ impl Incidents {
         self.advance(record.at);
         self.has_changed |= self.remembered.note(self.end, record);
         // That the daemon runs again is seen when it answers; the rest is remembered for the text.
-        if let Some(row) = Row::of_record(self.end, record) {
+        if let Some(row) = Row::of_record(self.end, record)
+            && row.thing.service().is_none_or(|service| self.is_for_visitors(service))
+        {
             self.handle_row(row);
         }
+    }
+
+    fn is_for_visitors(&self, service: &str) -> bool {
+        self.services.is_empty() || self.services.contains(service)
     }
 
     /// Takes what the daemon reports.
@@ -224,6 +233,8 @@ impl Incidents {
         let gone: Vec<Thing> =
             self.open.iter().flat_map(Incident::active).filter(|it| !known.contains(it)).cloned().collect();
         gone.iter().for_each(|thing| self.recover(thing));
+        let services = seen.rows.iter().filter_map(|row| row.thing.service());
+        self.services = services.map(str::to_owned).collect();
         self.seen = seen;
         self.advance(now);
     }

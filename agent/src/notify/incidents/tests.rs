@@ -272,6 +272,29 @@ fn what_is_taken_out_of_the_configuration_is_not_down_any_more() {
 }
 
 #[test]
+fn what_is_not_for_visitors_is_in_no_message_though_the_history_has_it() {
+    let mut agent = Agent::new(End::Edge);
+    agent.world.set(&service(1), None, 0);
+    agent.run(10);
+    let failing = |service: &str| What::Service {
+        service: service.to_owned(),
+        name: None,
+        state: "failing".to_owned(),
+        hop: Some("tunnel".to_owned()),
+        reason: None,
+        evidence: None,
+        peer: Some("wroclaw".to_owned()),
+        fix: None,
+    };
+    agent.record(failing("nfs"));
+    agent.world.set(&service(1), fault("tunnel", Some("wroclaw")), 0);
+    agent.run(60);
+    agent.world.set(&service(1), None, 0);
+    agent.run(60);
+    assert_eq!(agent.sent(), ["down s1", "over s1"]);
+}
+
+#[test]
 fn a_clock_that_is_set_back_keeps_nothing_waiting() {
     let mut agent = Agent::new(End::Origin);
     agent.run(60);
