@@ -40,6 +40,7 @@ fn both(site: &Site<'_>, hop: &str, reason: &str) -> Result<[String; 2]> {
 }
 
 fn a_dead_upstream_and_one_that_hangs(site: &Site<'_>, served: &mut Served) -> Result<()> {
+    site.checkup(End::Visitor)?;
     served.caddy.process.kill()?;
     let [_, fix] = both(site, "upstream", "refused")?;
     ensure!(fix.starts_with("start the program that listens on the upstream of [[service]] https"), "{fix}");
