@@ -283,7 +283,10 @@ mod tests {
         take(&mut past, records);
         let before = |since| past.change_before(since).map(|event| event.text.clone());
         assert_eq!(before(NOON).as_deref(), Some("a configuration was applied (1 change)"));
-        assert_eq!(before(NOON + 20 * MINUTE).as_deref(), Some("the configuration was rolled back (1 change)"));
+        assert_eq!(
+            before(NOON + 20 * MINUTE).as_deref(),
+            Some("the configuration was rolled back (1 change)")
+        );
         assert_eq!(before(NOON + 60 * MINUTE), None);
     }
 

@@ -47,7 +47,11 @@ fn an_upstream_that_ends_and_an_apply_that_breaks_it_are_causes_at_both_ends_wha
 
         let shown = text(&site, &site.edge)?;
         println!("{shown}");
-        let order = ["at wroclaw: service bulk: upstream is failing", "over after", "the configuration was read again"];
+        let order = [
+            "at wroclaw: service bulk: upstream is failing",
+            "over after",
+            "the configuration was read again",
+        ];
         let places: Vec<_> = order.iter().filter_map(|words| shown.find(words)).collect();
         ensure!(places.len() == 3 && places.is_sorted(), "{places:?} in\n{shown}");
         ensure!(shown.contains("the clock of wroclaw is 1 hour ahead of this one"), "{shown}");
@@ -134,9 +138,7 @@ fn works(site: &Site<'_>) -> Result<()> {
         let records = local(site, node)?["records"].as_array().cloned().unwrap_or_default();
         anyhow::Ok(records.iter().any(is_up))
     };
-    until(SOON, "the service to work", || {
-        Ok((noted(&site.edge)? && noted(&site.origin)?).then_some(()))
-    })
+    until(SOON, "the service to work", || Ok((noted(&site.edge)? && noted(&site.origin)?).then_some(())))
 }
 
 /// Waits until both ends show such an outage.
@@ -222,7 +224,11 @@ fn no_client_is_in_it(site: &Site<'_>) -> Result<()> {
         let folder = node.directory().join("state/history");
         for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
             let bytes = fs::read(entry?.path())?;
-            ensure!(!bytes.is_empty() && !String::from_utf8_lossy(&bytes).contains("203.0.113."), "{}", node.name());
+            ensure!(
+                !bytes.is_empty() && !String::from_utf8_lossy(&bytes).contains("203.0.113."),
+                "{}",
+                node.name()
+            );
         }
     }
     Ok(())

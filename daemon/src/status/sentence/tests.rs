@@ -50,8 +50,7 @@ fn a_name_that_is_not_reached_from_the_internet_is_failing_although_its_upstream
         "seconds": 60, "hop": "forward", "reason": "not_forwarded", "trusted": null, "fix": "forward it"}});
     let names = vec![serde_json::from_value(name).unwrap()];
     let said = sentence(vec![Service { names, ..service("https", "ok") }], vec![peer("up")], &[]);
-    let expected =
-        "emby.example.com from the internet: forward is failing for 1 minute (not_forwarded); fix: forward it";
+    let expected = "emby.example.com from the internet: forward is failing for 1 minute (not_forwarded); fix: forward it";
     assert_eq!(said, ("failing", expected.to_owned()));
 }
 

@@ -264,7 +264,12 @@ impl Link {
                 }
             }
             Event::Closed(reason) => bail!("the link ended: {}", reason.label()),
-            Event::Opened(_) | Event::Asked(..) | Event::Health(_) | Event::Notice(_) => {}
+            Event::Opened(_)
+            | Event::Asked(..)
+            | Event::Health(_)
+            | Event::Notice(_)
+            | Event::HistoryAsked(..)
+            | Event::History(..) => {}
         }
         Ok(())
     }

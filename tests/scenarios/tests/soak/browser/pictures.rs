@@ -23,7 +23,9 @@ fn of_an_edge_where_all_works_and_where_something_is_down() -> Result<()> {
             "proxy_protocol = \"v2\"\nnames = [\"emby.example.com\", \"photos.example.com\"]\nvisitor = \"off\"",
         )?;
         let site_of = |name: &str| {
-            format!("https://{name}.example.com:8443 {{\n    bind 127.0.0.1\n    tls internal\n    respond \"{name}\"\n}}\n")
+            format!(
+                "https://{name}.example.com:8443 {{\n    bind 127.0.0.1\n    tls internal\n    respond \"{name}\"\n}}\n"
+            )
         };
         let _caddy = Caddy::start_sites(&site.origin, true, &["emby", "photos"].map(site_of).concat())?;
         let _bulk = TcpServer::start(site.origin.tcp_listener("127.0.0.1:8428")?, echo)?;

@@ -8,7 +8,7 @@ use super::time::{for_people, moment};
 use crate::text::{bytes, period, rate};
 
 /// The page, with places for what is shown.
-const PAGE: &str = include_str!("page.html");
+const PAGE: &str = include_str!("../page.html");
 
 /// The text between two marks of the page, for its hash.
 fn between(begin: &str, end: &str) -> &'static str {
