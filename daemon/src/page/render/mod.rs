@@ -397,7 +397,7 @@ fn quoted(text: &str) -> String {
 fn with_code(text: &str) -> String {
     let escaped = escaped(text);
     let parts: Vec<&str> = escaped.split('`').collect();
-    if parts.len() % 2 == 0 {
+    if parts.len().is_multiple_of(2) {
         return escaped;
     }
     let part = |(place, part): (usize, &&str)| match place % 2 {
