@@ -182,20 +182,8 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         result
     });
     let data = thread.map_err(system)?;
-    let page = Rc::new(StatusPage::new(OriginPage(Arc::clone(&shared))));
-    let origin = Rc::new(Origin {
-        config: config.to_owned(),
-        text: RefCell::new(loaded.text),
-        shared,
-        page,
-        paged: RefCell::default(),
-        commands,
-        confirmable,
-        links,
-        mark,
-        scraped: RefCell::default(),
-        applying: tokio::sync::Mutex::default(),
-    });
+    let origin = Origin::new((config, loaded.text), shared, commands, confirmable, links, mark);
+    let origin = Rc::new(origin);
     Ok(Running { origin, control, _lock: lock, data, ended, watchdog, failed })
 }
 
@@ -261,6 +249,29 @@ async fn serve(running: Running) -> Result<(), ExitError> {
 }
 
 impl Origin {
+    fn new(
+        (config, text): (&Path, String),
+        shared: Arc<Shared>,
+        commands: Commands,
+        confirmable: Confirmable,
+        links: Rc<Links>,
+        mark: ClockMark,
+    ) -> Self {
+        Self {
+            config: config.to_owned(),
+            text: RefCell::new(text),
+            page: Rc::new(StatusPage::new(OriginPage(Arc::clone(&shared)))),
+            paged: RefCell::default(),
+            shared,
+            commands,
+            confirmable,
+            links,
+            mark,
+            scraped: RefCell::default(),
+            applying: tokio::sync::Mutex::default(),
+        }
+    }
+
     /// Serves the metrics page where this policy has it, and nowhere else.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //!
 //! - [`model`]: what is shown, from what a daemon reports and its history. [`past`]: the history,
 //!   as far as it is shown. [`render`]: the same as HTML. All three are pure.
-//! - [`served`]: the pages, made at most once a second.
+//! - `served`: the pages, made at most once a second.
 
 pub mod model;
 pub mod past;

@@ -61,7 +61,7 @@ fn the_state_is_a_word_next_to_the_symbol_and_the_strip_has_its_text() {
 fn nothing_is_loaded_and_no_style_or_script_is_outside_those_with_a_hash() {
     let html = page(&shown("wroclaw", "e"));
     assert_eq!((html.matches("<script").count(), html.matches("<style").count()), (1, 1));
-    for part in [" style=", "<link rel=\"stylesheet\"", " src=", "http:", "https:", "javascript:"] {
+    for part in [" style=", "<link rel=\"stylesheet\"", " src=", "http://", "https://", "javascript:"] {
         assert!(!html.contains(part), "{part}");
     }
     assert!(html.contains(&format!("<script>{}</script>", script())));

@@ -49,10 +49,8 @@ fn of_an_edge_where_all_works_and_where_something_is_down() -> Result<()> {
             anyhow::Ok(())
         };
         take("page-light.png", "light", (960, 900, 1.0), false)?;
-        take("page-phone-ok.png", "light", (390, 844, 2.0), false)?;
         drop(bulk);
         take("page-dark.png", "dark", (960, 900, 1.0), true)?;
-        take("page-down-light.png", "light", (960, 900, 1.0), true)?;
         take("page-phone.png", "dark", (390, 844, 2.0), true)
     })
 }

@@ -8,7 +8,7 @@ use super::time::{for_people, moment};
 use crate::text::{bytes, period, rate};
 
 /// The page, with places for what is shown.
-const PAGE: &str = include_str!("page.html");
+const PAGE: &str = include_str!("../page.html");
 
 /// The text between two marks of the page, for its hash.
 fn between(begin: &str, end: &str) -> &'static str {
@@ -157,6 +157,7 @@ fn certificate(days: Option<i32>) -> String {
     match days {
         None => dash(),
         Some(days @ ..0) => format!("expired {} ago", of_days(-days)),
+        Some(0) => "less than 1 day".to_owned(),
         Some(days) => of_days(days),
     }
 }
@@ -200,13 +201,18 @@ fn ports(html: &mut String, services: &[Port]) {
         let cells = [
             ("Service", escaped(&service.name) + private),
             ("State", mark(service.state, service.state)),
-            ("Opens", escaped(&service.from)),
-            ("Leads to", escaped(&service.to)),
+            ("Opens", listed(&service.from)),
+            ("Leads to", listed(&service.to)),
             ("In / out", carried(service)),
         ];
         row(html, &cells, why);
     }
     add(html, "</tbody>\n</table>\n</section>\n");
+}
+
+/// A list of a report, whose lines may break after a comma.
+fn listed(text: &str) -> String {
+    escaped(&text.replace(',', ", "))
 }
 
 fn carried(service: &Port) -> String {
@@ -391,7 +397,7 @@ fn quoted(text: &str) -> String {
 fn with_code(text: &str) -> String {
     let escaped = escaped(text);
     let parts: Vec<&str> = escaped.split('`').collect();
-    if parts.len() % 2 == 0 {
+    if parts.len().is_multiple_of(2) {
         return escaped;
     }
     let part = |(place, part): (usize, &&str)| match place % 2 {
