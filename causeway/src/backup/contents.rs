@@ -115,7 +115,10 @@ impl Role {
                 let policy = policy::forwarder::parse(&source).map_err(invalid)?;
                 let own = forwarder::config::files(&policy);
                 let files = own.iter().chain(policy.notify.iter().filter_map(Notify::secret));
-                Ok(Named { files: files.filter_map(path).collect(), sites: policy.caddy.map(|caddy| caddy.sites) })
+                Ok(Named {
+                    files: files.filter_map(path).collect(),
+                    sites: policy.caddy.map(|caddy| caddy.sites),
+                })
             }
         }
     }
