@@ -97,7 +97,7 @@ fn a_fetched_list_lets_its_clients_in_and_others_not_by_a_reload_and_by_the_agen
         ensure!(place.refresh(&[])?.0 == Some(0));
         place.site.gatewayctl(&["reload"])?.run()?;
         ensure!(gets_in(), "a client that is in the list now does not get in");
-        // The agent fetches by itself, and nobody asks the gateway to reload.
+        // The agent fetches by itself, and no reload is asked for.
         place.answer(200, &GOOD[..3].join("\n"));
         let folder = place.site.edge.directory().join("agent");
         let agent = place.site.edge.command(lab::binary("causeway-agent")?).arg("--config");
