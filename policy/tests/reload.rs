@@ -10,7 +10,7 @@ use policy::plan::Change;
 use policy::{Source, forwarder, gateway};
 
 /// Section, key and another value, for every key of the annotated gateway.toml.
-const GATEWAY: [(&str, &str, &str); 72] = [
+const GATEWAY: [(&str, &str, &str); 83] = [
     ("interface", "name", "\"gw1\""),
     ("interface", "address", "[\"10.77.88.1/29\"]"),
     ("interface", "listen_port", "51821"),
@@ -52,6 +52,17 @@ const GATEWAY: [(&str, &str, &str); 72] = [
     ("dns", "key_file", "\"other.tsig\""),
     ("dns", "address", "\"203.0.113.9\""),
     ("dns", "interval", "\"1m\""),
+    ("notify", "name", "\"tablet\""),
+    ("notify", "kind", "\"ntfy\" # as before"),
+    ("notify", "url", "\"https://ntfy.sh/OTHER\""),
+    ("notify", "priority", "\"max\""),
+    ("notify", "token_file", "\"other.token\""),
+    ("notify", "server", "\"mail2.example.com:587\""),
+    ("notify", "tls", "\"tls\""),
+    ("notify", "user", "\"me\""),
+    ("notify", "password_file", "\"other.password\""),
+    ("notify", "from", "\"me@example.com\""),
+    ("notify", "to", "[\"them@example.com\"]"),
     ("metrics", "listen", "[\"127.0.0.1:9587\"]"),
     ("metrics", "hosts", "[\"edge.lan\"]"),
     ("page", "listen", "[\"lan\"]"),
@@ -87,7 +98,7 @@ const GATEWAY: [(&str, &str, &str); 72] = [
 ];
 
 /// The same for forwarder.toml.
-const FORWARDER: [(&str, &str, &str); 58] = [
+const FORWARDER: [(&str, &str, &str); 69] = [
     ("interface", "address", "[\"10.77.88.2/29\"]"),
     ("interface", "private_key_file", "\"other.key\""),
     ("interface", "mtu", "1400"),
@@ -122,6 +133,17 @@ const FORWARDER: [(&str, &str, &str); 58] = [
     ("reach", "peer", "\"kyiv\" # as before"),
     ("reach", "source_port", "\"any\""),
     ("reach", "on_down", "\"hold\""),
+    ("notify", "name", "\"tablet\""),
+    ("notify", "kind", "\"ntfy\" # as before"),
+    ("notify", "url", "\"https://ntfy.sh/OTHER\""),
+    ("notify", "priority", "\"max\""),
+    ("notify", "token_file", "\"other.token\""),
+    ("notify", "server", "\"mail2.example.com:587\""),
+    ("notify", "tls", "\"tls\""),
+    ("notify", "user", "\"me\""),
+    ("notify", "password_file", "\"other.password\""),
+    ("notify", "from", "\"me@example.com\""),
+    ("notify", "to", "[\"them@example.com\"]"),
     ("metrics", "listen", "[\"127.0.0.1:9588\"]"),
     ("metrics", "hosts", "[\"edge.lan\"]"),
     ("page", "listen", "[\"192.168.88.2:9591\"]"),

@@ -251,7 +251,8 @@ fn mail(table: &Table<'_>) -> Option<Mail> {
         (Some(user), Some(file)) => Some((user, file)),
         (None, None) => None,
         (None, Some(_)) => {
-            table.report(Problem::MissingKey { key: "user", table: "[[notify]]".to_owned() });
+            // A misspelt `user` is reported by itself.
+            let _ = table.required("user");
             return None;
         }
         (Some(_), None) => return None,

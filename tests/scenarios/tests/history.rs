@@ -21,7 +21,7 @@ const AHEAD: u64 = 3_600;
 fn an_upstream_that_ends_and_an_apply_that_breaks_it_are_causes_at_both_ends_whatever_the_clocks_say()
 -> Result<()> {
     scenario(Topology::standard(), |lab| {
-        let mut site = site(lab)?;
+        let (mut site, _others) = site(lab)?;
         site.environment = [Vec::new(), ahead_by(&shifted_clock(lab)?, AHEAD)];
         let page = TcpServer::start(site.origin.tcp_listener("127.0.0.1:5001")?, echo)?;
         site.start()?;
@@ -63,7 +63,7 @@ fn an_upstream_that_ends_and_an_apply_that_breaks_it_are_causes_at_both_ends_wha
 #[test]
 fn a_daemon_that_was_killed_is_the_cause_and_lost_nothing() -> Result<()> {
     scenario(Topology::standard(), |lab| {
-        let mut site = site(lab)?;
+        let (mut site, _others) = site(lab)?;
         let _page = TcpServer::start(site.origin.tcp_listener("127.0.0.1:5001")?, echo)?;
         site.start()?;
         works(&site)?;
@@ -98,7 +98,7 @@ fn a_daemon_that_was_killed_is_the_cause_and_lost_nothing() -> Result<()> {
 #[test]
 fn a_tunnel_that_is_cut_is_the_cause_of_what_is_behind_it() -> Result<()> {
     scenario(Topology::standard(), |lab| {
-        let mut site = site(lab)?;
+        let (mut site, _others) = site(lab)?;
         let _page = TcpServer::start(site.origin.tcp_listener("127.0.0.1:5001")?, echo)?;
         site.start()?;
         works(&site)?;
@@ -127,13 +127,16 @@ fn a_tunnel_that_is_cut_is_the_cause_of_what_is_behind_it() -> Result<()> {
 }
 
 /// The worked example with one service, which is looked at often.
-fn site(lab: &Lab) -> Result<Site<'_>> {
+fn site(lab: &Lab) -> Result<(Site<'_>, [TcpServer; 2])> {
     let mut site = Site::new(lab)?;
     site.forwarder_config.replace(
         "upstream = \"127.0.0.1:5001\"",
         "upstream = \"127.0.0.1:5001\"\nhealth = { check = \"tcp\", every = \"2s\" }",
     )?;
-    Ok(site)
+    // Nothing but the test's own service fails.
+    let server = |address| TcpServer::start(site.origin.tcp_listener(address)?, echo);
+    let others = [server("127.0.0.1:8443")?, server("127.0.0.1:8428")?];
+    Ok((site, others))
 }
 
 /// Waits until both ends have noted that the service works.

@@ -120,6 +120,9 @@ struct Growing {
     failing: BTreeSet<(Side, Subject)>,
     /// What has failed of it.
     kinds: BTreeSet<Kind>,
+    /// When the first of it failed.
+    failed: i64,
+    /// The same, or when its reason was.
     began: i64,
     over: Option<i64>,
 }
@@ -168,14 +171,15 @@ impl Grouping {
         }
         let is_planned = self.was_stopping(&entry.side, at);
         let gone = self.outages.iter_mut().rev().find(|outage| {
-            let was_gone = last.is_some_and(|last| last <= outage.began);
+            let was_gone = last.is_some_and(|last| last <= outage.failed);
             let is_near = outage.over.is_none_or(|over| over >= at);
-            was_gone && is_near && outage.reason.is_none() && outage.scope != Scope::Service
+            was_gone && is_near && !outage.has_reason() && outage.scope != Scope::Service
         });
         match gone {
             Some(outage) if !is_planned => {
-                outage.reason = Some(entry);
+                self.singles.extend(outage.reason.replace(entry));
                 outage.is_crash = true;
+                outage.began = outage.failed;
             }
             _ => self.singles.push(entry),
         }
@@ -215,6 +219,7 @@ impl Grouping {
             is_crash: false,
             failing: BTreeSet::from([key]),
             kinds,
+            failed: at,
             began,
             over: None,
         });
@@ -270,6 +275,11 @@ impl Grouping {
 }
 
 impl Growing {
+    /// Whether more is known than that a daemon had started before.
+    fn has_reason(&self) -> bool {
+        self.reason.as_ref().is_some_and(|reason| !matches!(reason.record.what, What::Started { .. }))
+    }
+
     /// Whether a failure belongs to it.
     fn takes(&self, entry: &Entry, scope: Scope, kinds: &BTreeSet<Kind>) -> bool {
         let since = time(entry) - self.began;

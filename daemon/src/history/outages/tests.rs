@@ -93,6 +93,15 @@ fn a_daemon_that_was_killed_is_the_cause_and_one_that_was_alive_is_not() {
         origin(701, peer("up")),
     ];
     assert_eq!(shown(alive), ["edge peer stale | origin peer stale | 20–700", "origin started"]);
+    // It had started just before, which is no reason to fail.
+    let soon = vec![
+        origin(1, started()),
+        origin(2, name("web", "ok")),
+        edge(20, link(false)),
+        origin(40, started()),
+        edge(45, link(true)),
+    ];
+    assert_eq!(shown(soon), ["origin started", "origin crashed | edge link down | 20–45"]);
 }
 
 #[test]

@@ -233,6 +233,9 @@ impl Links {
         let identity = identity
             .get_or_insert_with(|| Identity::new(&self.key, &peer.public_key, peer.preshared_key.as_ref()));
         let session = Session::new(now, Role::Edge, identity.clone(), self.about.clone(), nonce);
+        if self.held + CONNECTION + session.held() > MAX_HELD {
+            return Err(Refused::Memory);
+        }
         let id = LinkId(self.next);
         self.next += 1;
         self.connections.insert(id, Connection { peer: name, session, held: 0 });

@@ -337,12 +337,10 @@ fn a_peer_is_asked_on_its_open_link_and_a_reply_that_was_not_asked_for_is_droppe
 #[test]
 fn questions_that_are_never_replied_to_are_bounded() {
     let mut links = edge(1);
-    let mut origin = connect(&mut links, at(0), 0, 1);
+    connect(&mut links, at(0), 0, 1);
     let mut asked = Vec::new();
     while let Some(question) = links.ask(at(1), &name(0), Request::Diagnose) {
         asked.push(question);
-        run(&mut links, at(1), &mut origin);
-        while origin.session.poll_event().is_some() {}
         assert!(asked.len() <= 64, "without end");
     }
     assert_eq!(asked.len(), 64);

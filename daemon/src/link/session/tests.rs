@@ -48,8 +48,9 @@ fn an_origin_asks_its_edge_and_knows_the_reply_by_its_id_and_an_edge_asks_no_ori
     exchange(at(1), &mut origin, &mut edge);
     assert_eq!(origin.poll_event(), Some(Event::Answers(id, vec![Answer::Granted, Answer::InUse])));
 
-    edge.ask(at(2), Asked::default()).unwrap();
+    let id = edge.ask(at(2), Asked::default()).unwrap();
     exchange(at(2), &mut origin, &mut edge);
+    assert_eq!(edge.poll_event(), Some(Event::Replied(id, Reply::UnknownRequest)));
     assert!(origin.poll_event().is_none() && edge.poll_event().is_none() && edge.is_open());
 }
 
