@@ -470,7 +470,7 @@ impl Service {
         listener.set_nonblocking(true)?;
         let (ending, count) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let (flag, held) = (Arc::clone(&ending), Arc::clone(&count));
-        let (sender, is_ready) = std::sync::mpsc::channel();
+        let (sender, is_ready) = std::sync::mpsc::channel::<()>();
         let thread = Some(std::thread::spawn(move || {
             // If that fails, both ends share one limit on descriptors, and the test shows it.
             let has_own = !is_apart || lab::own_descriptors().is_ok();
@@ -481,7 +481,7 @@ impl Service {
         }));
         // A copy of the table that is made while a process is started keeps the pipe open by which
         // that start is awaited, for good.
-        let _ = is_ready.recv() as std::result::Result<(), _>;
+        let _ = is_ready.recv();
         Ok(Self { ending, count, thread })
     }
 
