@@ -234,6 +234,10 @@ fn parse<R: DeserializeOwned + Serialize>(line: &[u8]) -> serde_json::Result<R> 
     let request = serde_json::from_slice(line)?;
     let given: Value = serde_json::from_slice(line)?;
     let known = serde_json::to_value(&request)?;
+    // serde takes the number of a command for its name.
+    if given.get("command").is_some_and(|command| !command.is_string()) {
+        return Err(serde::de::Error::custom("`command` is a name"));
+    }
     let fields = given.as_object().into_iter().flatten();
     match fields.filter(|(_, value)| !value.is_null()).find(|(key, _)| known.get(key).is_none()) {
         Some((key, _)) => Err(serde::de::Error::custom(format_args!("unknown field `{key}`"))),
@@ -331,6 +335,12 @@ mod tests {
             read_line(&mut client)
         });
         assert!(answer.contains("\"exit\":2"), "{answer}");
+    }
+
+    #[test]
+    fn the_number_of_a_command_is_not_its_name() {
+        assert!(parse::<Request>(b"{\"command\":\"status\"}").is_ok());
+        assert!(parse::<Request>(b"{\"command\":0}").is_err());
     }
 
     #[test]

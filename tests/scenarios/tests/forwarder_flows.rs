@@ -480,7 +480,7 @@ impl Service {
             }
         }));
         // A copy of the table that is made while a process is started keeps the pipe open by which
-        // that start is awaited, for good.
+        // that start is awaited, permanently.
         let _ = is_ready.recv();
         Ok(Self { ending, count, thread })
     }
