@@ -190,7 +190,8 @@ fn a_crash_loop_is_reported_in_seconds(engine: &Engine) {
     assert_eq!(failed.err.matches("  boom <WORD_PASSWORD>").count(), 1, "{}", failed.err);
     let status = run(&["status"]).expect(11);
     assert!(status.out.contains("loop/web: it crashes again and again"), "{}", status.out);
-    assert_eq!(status.out.matches("  boom <WORD_PASSWORD>").count(), 1, "{}", status.out);
+    // It has crashed once more since, perhaps.
+    assert!(status.out.contains("  boom <WORD_PASSWORD>"), "{}", status.out);
     assert!(status.err.contains("not running: loop/later, slow/web"), "{}", status.err);
     run(&["down", "loop"]).expect(0);
     run(&["status", "loop"]).expect(10);
