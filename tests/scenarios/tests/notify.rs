@@ -30,7 +30,7 @@ fn a_dead_caddy_is_one_mail_at_the_origin_and_a_dead_gateway_one_request_at_the_
         place.origin_agent.kill()?;
         place.origin_agent = agent(lab, &place.site.origin, place.site.forwarder_config.path())?;
         let after = place.wait_for_mail(1)?;
-        place.origin_agent.wait_for_log("sent: ", Duration::from_secs(10))?;
+        place.origin_agent.wait_for_log("task: sent: ", Duration::from_secs(10))?;
         println!("the mail came {after:?} after the end of Caddy");
         let mail = place.mails()?.concat();
         for part in
