@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use daemon::command_line::{document, print};
+#[cfg(target_os = "linux")]
 use daemon::diagnosis::Cause;
 use daemon::exit::{Exit, ExitError};
 use daemon::health::HopName;

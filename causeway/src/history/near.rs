@@ -1,6 +1,8 @@
 //! The histories of this machine's daemons.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+#[cfg(target_os = "linux")]
+use std::path::PathBuf;
 
 use daemon::exit::{Exit, ExitError};
 use daemon::history::{Page, Query, Record};
