@@ -16,7 +16,7 @@
 //! | 4–7 | the checksum of the segment's number, the length and what follows |
 //! | 8–15 | the number of the record |
 //! | 16–23 | its time, in Unix milliseconds |
-//! | 24 | its form: 0 is JSON, 1 a [`minute`](super::minute) |
+//! | 24 | its form: 0 is JSON, 1 a [`minute`] |
 //! | 25– | the record in that form |
 //!
 //! Numbers are big-endian. A frame that is damaged is skipped: reading goes on at the next one.
