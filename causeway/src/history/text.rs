@@ -26,7 +26,7 @@ pub(super) fn text(blocks: &[Block], (since, has_both): (Duration, bool), style:
 pub(super) fn clock_line(far: &FarHistory) -> Option<String> {
     let off = far.ahead_ms.unsigned_abs();
     let word = if far.ahead_ms > 0 { "ahead of" } else { "behind" };
-    let (peer, seconds) = (&far.peer, period(off / 1_000));
+    let (peer, seconds) = (&far.peer, period((off + 500) / 1_000));
     (off >= SAME_CLOCK_MS).then(|| {
         format!(
             "the clock of {peer} is {seconds} {word} this one; its records are shown in this machine's time"
@@ -149,6 +149,10 @@ mod tests {
         let far = |ahead_ms| FarHistory { peer: "kyiv".to_owned(), ahead_ms, ..FarHistory::default() };
         assert_eq!(clock_line(&far(-1_900)), None);
         assert!(clock_line(&far(3_600_000)).unwrap().contains("kyiv is 1 hour ahead of this one"));
+        assert!(
+            clock_line(&far(3_599_984)).unwrap().contains("kyiv is 1 hour ahead"),
+            "to the nearest second"
+        );
         assert!(clock_line(&far(-90_000)).unwrap().contains("behind"));
     }
 
