@@ -42,10 +42,9 @@ impl Schedule {
         if wait > EVERY + SPREAD { 0 } else { wait }
     }
 
-    /// The one after a refresh; `spread` is from 0 to 1.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-    const fn after(now: u64, has_failed: bool, spread: f64) -> Self {
-        let wait = if has_failed { AGAIN } else { EVERY + (SPREAD as f64 * spread) as u64 };
+    /// The one after a refresh; `late` is less than [`SPREAD`], another one each time.
+    const fn after(now: u64, has_failed: bool, late: u64) -> Self {
+        let wait = if has_failed { AGAIN } else { EVERY + late };
         Self { next: now.saturating_add(wait) }
     }
 }
@@ -86,7 +85,7 @@ impl Task {
                 result = fetched => result,
             };
             let result = result.unwrap_or_else(|error| Err(ExitError::new(Exit::Failed, error)));
-            schedule = Schedule::after(wall_clock(), result.is_err(), fastrand::f64());
+            schedule = Schedule::after(wall_clock(), result.is_err(), fastrand::u64(..SPREAD));
             report(result);
             self.save(schedule);
         }
@@ -118,10 +117,10 @@ mod tests {
     #[test]
     fn lists_are_due_at_the_first_start_then_daily_and_an_hour_after_a_failure() {
         assert_eq!(Schedule::default().wait(NOW), 0);
-        let next = Schedule::after(NOW, false, 0.5);
+        let next = Schedule::after(NOW, false, SPREAD / 2);
         assert_eq!(next.wait(NOW), EVERY + SPREAD / 2);
         assert_eq!(next.wait(NOW + EVERY + SPREAD / 2), 0);
-        assert_eq!(Schedule::after(NOW, true, 0.5).wait(NOW), AGAIN);
+        assert_eq!(Schedule::after(NOW, true, SPREAD / 2).wait(NOW), AGAIN);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use policy::plan::Change;
 use policy::{Source, forwarder, gateway};
 
 /// Section, key and another value, for every key of the annotated gateway.toml.
-const GATEWAY: [(&str, &str, &str); 83] = [
+const GATEWAY: [(&str, &str, &str); 72] = [
     ("interface", "name", "\"gw1\""),
     ("interface", "address", "[\"10.77.88.1/29\"]"),
     ("interface", "listen_port", "51821"),
@@ -52,17 +52,6 @@ const GATEWAY: [(&str, &str, &str); 83] = [
     ("dns", "key_file", "\"other.tsig\""),
     ("dns", "address", "\"203.0.113.9\""),
     ("dns", "interval", "\"1m\""),
-    ("notify", "name", "\"tablet\""),
-    ("notify", "kind", "\"ntfy\" # as before"),
-    ("notify", "url", "\"https://ntfy.sh/OTHER\""),
-    ("notify", "priority", "\"max\""),
-    ("notify", "token_file", "\"other.token\""),
-    ("notify", "server", "\"mail2.example.com:587\""),
-    ("notify", "tls", "\"tls\""),
-    ("notify", "user", "\"me\""),
-    ("notify", "password_file", "\"other.password\""),
-    ("notify", "from", "\"me@example.com\""),
-    ("notify", "to", "[\"them@example.com\"]"),
     ("metrics", "listen", "[\"127.0.0.1:9587\"]"),
     ("metrics", "hosts", "[\"edge.lan\"]"),
     ("page", "listen", "[\"lan\"]"),
@@ -97,8 +86,23 @@ const GATEWAY: [(&str, &str, &str); 83] = [
     ("dns", "address", "\"dns://resolver1.example.com/myip.example.com\""),
 ];
 
+/// The keys of `[[notify]]`, which both have.
+const NOTIFY: [(&str, &str, &str); 11] = [
+    ("notify", "name", "\"tablet\""),
+    ("notify", "kind", "\"ntfy\" # as before"),
+    ("notify", "url", "\"https://ntfy.sh/OTHER\""),
+    ("notify", "priority", "\"max\""),
+    ("notify", "token_file", "\"other.token\""),
+    ("notify", "server", "\"mail2.example.com:587\""),
+    ("notify", "tls", "\"tls\""),
+    ("notify", "user", "\"me\""),
+    ("notify", "password_file", "\"other.password\""),
+    ("notify", "from", "\"me@example.com\""),
+    ("notify", "to", "[\"them@example.com\"]"),
+];
+
 /// The same for forwarder.toml.
-const FORWARDER: [(&str, &str, &str); 69] = [
+const FORWARDER: [(&str, &str, &str); 58] = [
     ("interface", "address", "[\"10.77.88.2/29\"]"),
     ("interface", "private_key_file", "\"other.key\""),
     ("interface", "mtu", "1400"),
@@ -133,17 +137,6 @@ const FORWARDER: [(&str, &str, &str); 69] = [
     ("reach", "peer", "\"kyiv\" # as before"),
     ("reach", "source_port", "\"any\""),
     ("reach", "on_down", "\"hold\""),
-    ("notify", "name", "\"tablet\""),
-    ("notify", "kind", "\"ntfy\" # as before"),
-    ("notify", "url", "\"https://ntfy.sh/OTHER\""),
-    ("notify", "priority", "\"max\""),
-    ("notify", "token_file", "\"other.token\""),
-    ("notify", "server", "\"mail2.example.com:587\""),
-    ("notify", "tls", "\"tls\""),
-    ("notify", "user", "\"me\""),
-    ("notify", "password_file", "\"other.password\""),
-    ("notify", "from", "\"me@example.com\""),
-    ("notify", "to", "[\"them@example.com\"]"),
     ("metrics", "listen", "[\"127.0.0.1:9588\"]"),
     ("metrics", "hosts", "[\"edge.lan\"]"),
     ("page", "listen", "[\"192.168.88.2:9591\"]"),
@@ -173,7 +166,7 @@ const FORWARDER: [(&str, &str, &str); 69] = [
 #[test]
 fn every_key_of_the_gateway_is_taken_and_named_or_named_as_needing_a_restart() {
     let old = gateway(&text("gateway.toml"));
-    for (section, key, value) in GATEWAY {
+    for (section, key, value) in GATEWAY.into_iter().chain(NOTIFY) {
         let new = gateway(&changed("gateway.toml", section, key, value));
         let settings = old.changed_settings(&new);
         is_readable(&settings);
@@ -182,7 +175,7 @@ fn every_key_of_the_gateway_is_taken_and_named_or_named_as_needing_a_restart() {
         let is_named = named > 0 || old.needs_restart(&new).is_some();
         assert_eq!(is_named, !is_same, "[{section}] {key} = {value}");
     }
-    is_complete("gateway.toml", &GATEWAY);
+    is_complete("gateway.toml", &[&GATEWAY[..], &NOTIFY].concat());
     assert!(old.plan().diff(&old.plan()).is_empty() && old.changed_settings(&old).is_empty());
     assert_eq!(old.needs_restart(&old), None);
 }
@@ -190,7 +183,7 @@ fn every_key_of_the_gateway_is_taken_and_named_or_named_as_needing_a_restart() {
 #[test]
 fn every_key_of_the_forwarder_is_taken_and_named_or_named_as_needing_a_restart() {
     let old = forwarder(&text("forwarder.toml"));
-    for (section, key, value) in FORWARDER {
+    for (section, key, value) in FORWARDER.into_iter().chain(NOTIFY) {
         let new = forwarder(&changed("forwarder.toml", section, key, value));
         let is_same = value.contains("# as before");
         let changes = old.changes(&new);
@@ -198,7 +191,7 @@ fn every_key_of_the_forwarder_is_taken_and_named_or_named_as_needing_a_restart()
         let is_named = !changes.is_empty() || old.needs_restart(&new).is_some();
         assert_eq!(is_named, !is_same, "[{section}] {key} = {value}");
     }
-    is_complete("forwarder.toml", &[&FORWARDER[..], &[("offload", "udp_gro", "")]].concat());
+    is_complete("forwarder.toml", &[&FORWARDER[..], &NOTIFY, &[("offload", "udp_gro", "")]].concat());
 }
 
 /// What an operator reads has nothing of the source code's own notation.

@@ -60,7 +60,7 @@ pub(super) fn kinds(entry: &Entry) -> Vec<Kind> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Fails(Subject, Scope),
-    /// It works, or nothing is known of it any more: that alarms nobody.
+    /// It works, or nothing is known of it any more: that is no alarm.
     Works(Subject),
     None,
 }
