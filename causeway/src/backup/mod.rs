@@ -92,17 +92,15 @@ pub(crate) fn backup(arguments: &Backup) -> Result<Exit, ExitError> {
     let listed = ends.iter().map(listed).collect::<Vec<_>>().join("; ");
     let contents = Contents::new(machine, made, ends);
     let text = serde_json::to_vec(&contents).map_err(|error| ExitError::new(Exit::Failed, error))?;
-    let chosen = if of.passphrase_file.is_none() { Some(passphrase::choose()?) } else { None };
-    let passphrase = match (&of.passphrase_file, &chosen) {
-        (Some(path), _) => passphrase::of_file(path)?,
-        (None, Some(chosen)) => chosen.clone(),
-        (None, None) => Zeroizing::new(String::new()),
+    let (passphrase, is_chosen) = match &of.passphrase_file {
+        Some(path) => (passphrase::of_file(path)?, false),
+        None => (passphrase::choose()?, true),
     };
     let sealed = sealed::seal(&Zeroizing::new(text), &passphrase)?;
     write(file, &sealed)?;
     print(&format!("{} has {listed}\n", file.display()))?;
-    if let Some(words) = chosen {
-        print(&format!("its passphrase, which is written nowhere else: {}\n", *words))?;
+    if is_chosen {
+        print(&format!("its passphrase, which is written nowhere else: {}\n", *passphrase))?;
     }
     Ok(Exit::Ok)
 }

@@ -55,7 +55,7 @@ pub(super) fn end(role: Role, config: &Path, plan: &Plan<'_>) -> Result<(), Exit
         match write(planned) {
             Ok(()) => sites += 1,
             // Caddy is not there yet.
-            Err(error) => print_to_stderr(&format!("{}; {error}", "the site is not restored")),
+            Err(error) => print_to_stderr(&format!("a site is not restored: {error}")),
         }
     }
     let count = plan.files.len() + sites;
