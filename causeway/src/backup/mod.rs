@@ -59,14 +59,18 @@ struct Of {
 }
 
 impl Of {
-    fn role(&self) -> Result<Option<(Role, &Path)>, ExitError> {
+    /// The named configuration, by its absolute path: what it names next to it is below its folder
+    /// wherever the command is run.
+    fn role(&self) -> Result<Option<(Role, PathBuf)>, ExitError> {
         let Some(config) = &self.config else { return Ok(None) };
         let unknown = || {
             let message =
                 format!("{}: a configuration is named gateway.toml or forwarder.toml", config.display());
             ExitError::new(Exit::Usage, message)
         };
-        Role::of_file(config).map(|role| Some((role, config.as_path()))).ok_or_else(unknown)
+        let role = Role::of_file(config).ok_or_else(unknown)?;
+        let config = std::path::absolute(config).map_err(|error| ExitError::new(Exit::of(&error), error))?;
+        Ok(Some((role, config)))
     }
 }
 
@@ -74,16 +78,17 @@ impl Of {
 pub(crate) fn backup(arguments: &Backup) -> Result<Exit, ExitError> {
     let Backup { file, of } = arguments;
     let configs = match of.role()? {
-        Some((role, config)) => vec![(role, config.to_owned())],
+        Some(named) => vec![named],
         None => configs_here()?,
     };
     may_overwrite(file)?;
-    let mut ends = Vec::new();
+    let (mut ends, mut is_whole) = (Vec::new(), true);
     for (role, config) in &configs {
         let (end, outside) = gather::end(*role, config)?;
         for path in outside {
             let folder = crate::join::keys::folder_of(config).display();
             print_to_stderr(&format!("not in the backup: {}, which is not below {folder}", path.display()));
+            is_whole = false;
         }
         ends.push(end);
     }
@@ -102,7 +107,7 @@ pub(crate) fn backup(arguments: &Backup) -> Result<Exit, ExitError> {
     if is_chosen {
         print(&format!("its passphrase, which is written nowhere else: {}\n", *passphrase))?;
     }
-    Ok(Exit::Ok)
+    Ok(if is_whole { Exit::Ok } else { Exit::Degraded })
 }
 
 /// What an end of a backup is, in one line.
@@ -165,8 +170,8 @@ pub(crate) fn restore(arguments: &Restore) -> Result<Exit, ExitError> {
     let environment = Environment::of_process();
     let mut ends = Vec::new();
     for end in &contents.ends {
-        let config = match (wanted, end.role) {
-            (Some((role, config)), _) if role == end.role => config.to_owned(),
+        let config = match (&wanted, end.role) {
+            (Some((role, config)), _) if *role == end.role => config.clone(),
             (Some(_), _) => continue,
             (None, Role::Edge) => PathBuf::from(GATEWAY),
             (None, Role::Origin) => environment.configs().swap_remove(0),
@@ -199,5 +204,50 @@ fn read(file: &Path) -> Result<Vec<u8>, ExitError> {
     if u64::try_from(bytes.len()).is_ok_and(|length| length > sealed::MAX_BYTES) {
         return Err(ExitError::new(Exit::Invalid, "it is too large to be a backup"));
     }
+    // Before the passphrase is asked for.
+    if !bytes.starts_with(sealed::MARK) {
+        return Err(ExitError::new(Exit::Invalid, "it is no backup of Causeway"));
+    }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    const CONFIG: &str = "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"keys/forwarder.key\"\n\n\
+        [[peer]]\nname = \"kyiv\"\npublic_key = \"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=\"\n\
+        endpoint = \"192.0.2.2:51820\"\n";
+
+    #[test]
+    fn the_keys_are_in_a_backup_of_a_configuration_by_its_relative_name_and_what_lies_elsewhere_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::env::set_current_dir(folder.path()).unwrap();
+        fs::create_dir("keys").unwrap();
+        for (file, text) in [("keys/forwarder.key", "secret"), ("passphrase", "correct horse battery staple")]
+        {
+            fs::write(file, text).unwrap();
+            fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        fs::write("forwarder.toml", CONFIG).unwrap();
+        let of = || Of { passphrase_file: Some("passphrase".into()), config: Some("forwarder.toml".into()) };
+        let file = PathBuf::from("my.backup");
+        let made =
+            |file: &Path| backup(&Backup { file: file.to_owned(), of: of() }).map_err(|error| error.message);
+        assert_eq!(made(&file), Ok(Exit::Ok));
+        fs::remove_file("keys/forwarder.key").unwrap();
+        fs::remove_file("forwarder.toml").unwrap();
+        restore(&Restore { file: file.clone(), of: of() }).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(fs::read_to_string("keys/forwarder.key").unwrap(), "secret");
+
+        fs::write("forwarder.toml", CONFIG.replace("keys/forwarder.key", "/etc/hostname")).unwrap();
+        assert_eq!(made(&file), Ok(Exit::Degraded), "a key is missing");
+        assert!(
+            made(Path::new("passphrase")).unwrap_err().contains("is no backup"),
+            "it is not written over"
+        );
+    }
 }
