@@ -174,7 +174,12 @@ fn for_the_proxy_alone(site: &mut Site<'_>) -> Result<()> {
         .replace("publish = [443]", "publish = { ports = [443], from = [\"@cloudflare\"] }")?
         .write()?;
     let command = site.origin.command(site.of_origin("forwarder")?).arg("--config");
-    command.arg(site.forwarder_config.path()).arg("reload").run().map(drop)
+    command.arg(site.forwarder_config.path()).arg("reload").run()?;
+    // The edge takes up what an origin asks for within a second; an authority is as quick.
+    until(SOON, "443 to be the proxy's alone", || {
+        let services = "list set inet causeway users_cloudflare";
+        Ok(site.edge.command("nft").args(services.split(' ')).run()?.contains("elements").then_some(()))
+    })
 }
 
 /// `configs/caddy/dns-01` at the origin, as docs/CERTIFICATES.md has it.
