@@ -14,7 +14,8 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
 use crate::config::Config;
 use crate::network::Network;
-use crate::{dns, lists, notify};
+use crate::notify::notices::Notices;
+use crate::{dns, lists, notify, steer};
 
 /// How often the configuration file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -73,12 +74,18 @@ fn lists_task(path: &Path, config: &Config) -> Result<Option<lists::Task>, ExitE
     has_fetched.then(|| lists::Task::new(path, &config.places().state)).transpose()
 }
 
-fn notify_task(config: &Config) -> Result<Option<notify::task::Task>, ExitError> {
+fn steer_task(config: &Config, notices: &Rc<Notices>) -> Result<Option<steer::task::Task>, ExitError> {
+    let Config::Origin(policy) = config else { return Ok(None) };
+    let task = |steer| steer::task::Task::new(policy, steer, machine(), Rc::clone(notices));
+    policy.steer.as_ref().map(task).transpose()
+}
+
+fn notify_task(config: &Config, notices: Rc<Notices>) -> Result<Option<notify::task::Task>, ExitError> {
     if config.receivers().is_empty() {
         return Ok(None);
     }
     let (socket, places) = (config.socket(), config.places());
-    notify::task::Task::new(socket, config.receivers(), &machine(), &places).map(Some)
+    notify::task::Task::new(socket, config.receivers(), &machine(), &places, notices).map(Some)
 }
 
 /// The tasks that a configuration asks for, with all that they need. A further task of the agent
@@ -87,12 +94,19 @@ struct Prepared {
     dns: Option<dns::task::Task>,
     lists: Option<lists::Task>,
     notify: Option<notify::task::Task>,
+    steer: Option<steer::task::Task>,
 }
 
 impl Prepared {
     /// Reads the secrets that the tasks need; begins nothing.
     fn of(path: &Path, config: &Config) -> Result<Self, ExitError> {
-        Ok(Self { dns: dns_task(config)?, lists: lists_task(path, config)?, notify: notify_task(config)? })
+        let notices = Rc::new(Notices::default());
+        Ok(Self {
+            dns: dns_task(config)?,
+            lists: lists_task(path, config)?,
+            steer: steer_task(config, &notices)?,
+            notify: notify_task(config, notices)?,
+        })
     }
 
     fn begin(self, network: &Rc<Network>) -> Tasks {
@@ -102,6 +116,9 @@ impl Prepared {
         }
         if let Some(task) = self.lists {
             tasks.begin(|stop| spawn_local(task.run(stop)));
+        }
+        if let Some(task) = self.steer {
+            tasks.begin(|stop| spawn_local(task.run(Rc::clone(network), stop)));
         }
         if let Some(task) = self.notify {
             tasks.begin(|stop| spawn_local(task.run(stop)));

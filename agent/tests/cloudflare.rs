@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use agent::dns::cloudflare::Cloudflare;
 use agent::dns::failure::Failure;
 use agent::dns::keeper::{Action, EventKind, Keeper};
-use agent::dns::record::{Change, Found};
+use agent::dns::record::{Change, Found, Wanted};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -46,7 +46,7 @@ fn whatever_fails_between_any_two_calls_the_name_is_never_empty_and_ends_right()
                 assert_eq!(contents, [json!(NEW)], "{fault:?} at call {call}");
                 assert!(state.fewest >= first.iter().count(), "{fault:?} at call {call}: the name was empty");
                 assert!(state.methods.iter().all(|method| method != "DELETE"));
-                let changed = EventKind::Changed { from: first, to: NEW };
+                let changed = EventKind::Changed { from: first.into_iter().collect(), to: vec![NEW] };
                 assert_eq!(
                     events.iter().filter(|kind| **kind == changed).count(),
                     1,
@@ -74,7 +74,7 @@ fn a_wrong_token_a_foreign_zone_and_a_shared_name_are_refused_with_the_fix() {
     let mut foreign = Cloudflare::new(&api.base, "example.org", Zeroizing::new(TOKEN.to_owned())).unwrap();
     let Err(Failure::Refused(said)) = foreign.read("kyiv.example.org") else { panic!("not refused") };
     assert!(said.contains("sees no zone example.org"), "{said}");
-    assert_eq!(api.zone(TOKEN).read(NAME), Ok(Found::Several(2)));
+    assert_eq!(api.zone(TOKEN).read(NAME).map(|found| found.addresses()), Ok(vec![OLD, NEW]));
     api.state().records =
         vec![json!({"id": "1", "type": "CNAME", "name": NAME, "content": "x.example.com", "ttl": 1})];
     assert_eq!(api.zone(TOKEN).read(NAME), Ok(Found::Alias));
@@ -84,7 +84,7 @@ fn a_wrong_token_a_foreign_zone_and_a_shared_name_are_refused_with_the_fix() {
 fn keep(zone: &mut Cloudflare) -> Vec<EventKind> {
     let mut now = Instant::now();
     let mut keeper = Keeper::new(now, &[NAME.to_owned()], 7);
-    keeper.handle_address(now, NEW);
+    keeper.handle_wanted(now, Wanted::Only(NEW));
     let end = now + Duration::from_secs(1_800);
     while now < end && !keeper.is_right() {
         let Some(step) = keeper.poll_step(now) else {

@@ -10,6 +10,7 @@ use daemon::log;
 use policy::forwarder::Policy;
 use policy::plan;
 use tokio::sync::MutexGuard;
+use tunnel::io::clock;
 use tunnel::io::udp::Backend;
 
 use crate::config::{self, Loaded};
@@ -72,6 +73,9 @@ impl Applies for Origin {
         let mut edges = Vec::clone(&self.shared.edges.load());
         let view = |edge| Arc::new(EdgeView::of(edge, &self.shared.round_trips));
         edges.extend(change.added.iter().map(view));
+        for edge in &edges {
+            edge.node.probe_closely(change.policy.steer.is_some(), clock::now());
+        }
         self.shared.edges.store(Arc::new(edges));
         self.shared.policy.store(Arc::clone(&change.policy));
         *self.text.borrow_mut() = config.text;

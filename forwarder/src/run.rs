@@ -1,7 +1,7 @@
 //! The daemon has two main threads: one moves data; this one handles signals, the control socket
 //! and scrapes.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,7 @@ use tunnel::io::clock;
 use tunnel::io::udp::Backend;
 use tunnel::io::watchdog::{Watchdog, end_process_soon};
 use tunnel::progress::Fault;
+use tunnel::time::Instant;
 
 use crate::arrivals::Arrivals;
 use crate::config::{self, Loaded};
@@ -53,6 +54,8 @@ use crate::{health, metrics, setup};
 
 /// How often rates are measured and systemd is notified.
 const TICK: Duration = Duration::from_secs(5);
+/// The least time between two records of a steered name, which any reader may ask for.
+const STEERED_EVERY: Duration = Duration::from_secs(1);
 
 /// Everything that was opened at the start.
 struct Running {
@@ -80,6 +83,8 @@ pub struct Origin {
     /// The status page, and where it is served.
     page: Rc<StatusPage<OriginPage>>,
     paged: RefCell<Listeners>,
+    /// When a change of the name of `[steer]` was noted last.
+    steered: Cell<Option<Instant>>,
     /// Changes happen one at a time.
     pub(crate) applying: tokio::sync::Mutex<()>,
 }
@@ -268,6 +273,7 @@ impl Origin {
             links,
             mark,
             scraped: RefCell::default(),
+            steered: Cell::default(),
             applying: tokio::sync::Mutex::default(),
         }
     }
@@ -285,6 +291,25 @@ impl Origin {
     /// nothing else, and is tried again.
     pub(crate) fn follow_page(&self) {
         self.paged.borrow_mut().follow(&self.shared.policy.load().page.addresses(&[]), &self.page);
+    }
+
+    /// Notes a change of the name that `[steer]` has, at most one in [`STEERED_EVERY`].
+    fn note_steered(&self, name: String, edge: String, present: bool) -> Result<(), ExitError> {
+        let policy = self.shared.policy.load();
+        let is_ours = policy.steer.as_ref().is_some_and(|steer| steer.name == name)
+            && policy.peers.iter().any(|peer| peer.name.as_str() == edge);
+        if !is_ours {
+            return Err(ExitError::new(
+                Exit::Usage,
+                "[steer] has no such name, or there is no such [[peer]]",
+            ));
+        }
+        let now = clock::instant();
+        if self.steered.get().is_none_or(|before| now.since(before) >= STEERED_EVERY) {
+            self.steered.set(Some(now));
+            self.shared.history.note(What::Steered { name, edge, present });
+        }
+        Ok(())
     }
 
     /// Begins to stop; the second time it stops at once.
@@ -327,6 +352,10 @@ impl Answer for Origin {
             }
             Request::Reported { hop } => {
                 self.links.announce_reported(hop);
+                Ok(Reply::Noted)
+            }
+            Request::Steered { name, edge, present } => {
+                self.note_steered(name, edge, present)?;
                 Ok(Reply::Noted)
             }
             Request::Diagnose { service } => {

@@ -57,6 +57,7 @@ pub fn edges_from(
         };
         let now = clock::now();
         let node = Arc::new(Node::new(config, now));
+        node.probe_closely(policy.steer.is_some(), now);
         node.update_peers(&[loaded.peer_config(place)?], &[], now)
             .map_err(|error| format!("{}: {error}", peer.name))?;
         let options = udp_options(policy, place, backend);

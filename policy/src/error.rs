@@ -477,6 +477,22 @@ pub enum Problem {
         /// The zone.
         zone: String,
     },
+    /// `[steer]` without two edges to choose from.
+    #[error("{}", nothing_to_steer(.without_address.as_deref()))]
+    NothingToSteer {
+        /// The first `[[peer]]` whose public address is not known.
+        without_address: Option<String>,
+    },
+    /// Two edges with one public address.
+    #[error(
+        "[[peer]] {one} and {other} have the same public address, so that [steer] cannot choose; correct `public_address`"
+    )]
+    SamePublicAddress {
+        /// The first.
+        one: String,
+        /// The second.
+        other: String,
+    },
     /// No authority of a zone, or two.
     #[error(
         "[dns] needs either `server`, the zone's primary name server, or `provider`; write one of the two"
@@ -566,6 +582,17 @@ pub enum Problem {
         /// The credential.
         name: String,
     },
+}
+
+fn nothing_to_steer(without_address: Option<&str>) -> String {
+    match without_address {
+        Some(edge) => format!(
+            "[[peer]] {edge} has no public address that [steer] could lead visitors to; write it as \
+             `public_address`"
+        ),
+        None => "[steer] chooses between edges, and there is one [[peer]]; add the other, or remove [steer]"
+            .to_owned(),
+    }
 }
 
 fn or_list(nearest: Option<&str>, known: &str) -> String {

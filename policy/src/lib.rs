@@ -13,6 +13,7 @@
 //!   rules, peers.
 //! - [`system`] describes the machine, [`trust`] which interfaces are trusted, [`uplinks`] where
 //!   replies leave.
+//! - `dns` has what names in the DNS need at either end.
 //! - `authorities` notes entries that certificate authorities cannot reach.
 //! - [`evaluator`] computes independently what must happen to a packet; it shares no code with the
 //!   compiler.
@@ -24,6 +25,7 @@ mod address;
 mod authorities;
 mod change;
 mod conditions;
+mod dns;
 mod error;
 pub mod evaluator;
 pub mod feed;
@@ -50,6 +52,7 @@ pub mod text;
 pub mod trust;
 pub mod uplinks;
 
+pub use dns::Authority;
 pub use error::{ConfigError, Problem, Warning};
 pub use file_ref::{FileLocation, FileRef};
 pub use key::{KeyError, PublicKey, SecretKey};

@@ -102,7 +102,7 @@ const NOTIFY: [(&str, &str, &str); 11] = [
 ];
 
 /// The same for forwarder.toml.
-const FORWARDER: [(&str, &str, &str); 58] = [
+const FORWARDER: [(&str, &str, &str); 59] = [
     ("interface", "address", "[\"10.77.88.2/29\"]"),
     ("interface", "private_key_file", "\"other.key\""),
     ("interface", "mtu", "1400"),
@@ -117,6 +117,7 @@ const FORWARDER: [(&str, &str, &str); 58] = [
     ("peer", "address", "[\"10.88.99.2/30\"]"),
     ("peer", "private_key_file", "\"oracle.key\""),
     ("peer", "probe", "\"off\""),
+    ("peer", "public_address", "\"192.0.2.9\""),
     ("service", "name", "\"web\""),
     ("service", "protocol", "\"tcp\" # as before"),
     ("service", "match", "\"192.168.88.2:444\""),
@@ -163,6 +164,16 @@ const FORWARDER: [(&str, &str, &str); 58] = [
     ("offload", "busy_poll", "\"off\""),
 ];
 
+/// The keys of `[steer]`, which needs a second edge.
+const STEER: [(&str, &str, &str); 6] = [
+    ("steer", "name", "\"www.example.com\""),
+    ("steer", "zone", "\"com\""),
+    ("steer", "server", "\"ns2.example.com\""),
+    ("steer", "key_file", "\"other.tsig\""),
+    ("steer", "return_after", "\"10m\""),
+    ("steer", "dry_run", "true"),
+];
+
 #[test]
 fn every_key_of_the_gateway_is_taken_and_named_or_named_as_needing_a_restart() {
     let old = gateway(&text("gateway.toml"));
@@ -191,7 +202,33 @@ fn every_key_of_the_forwarder_is_taken_and_named_or_named_as_needing_a_restart()
         let is_named = !changes.is_empty() || old.needs_restart(&new).is_some();
         assert_eq!(is_named, !is_same, "[{section}] {key} = {value}");
     }
-    is_complete("forwarder.toml", &[&FORWARDER[..], &NOTIFY, &[("offload", "udp_gro", "")]].concat());
+    is_complete("forwarder.toml", &[&FORWARDER[..], &NOTIFY, &STEER, &[("offload", "udp_gro", "")]].concat());
+}
+
+#[test]
+fn every_key_between_several_edges_is_taken_and_named() {
+    let with = |key: &str, value: &str| {
+        let rows = STEER.map(|(_, name, _)| {
+            let line = text("forwarder.toml");
+            let line = line.split("[steer]").nth(1).unwrap().lines().find_map(|line| {
+                line.strip_prefix("# ")
+                    .filter(|line| line.starts_with(&format!("{name} = ")))
+                    .map(str::to_owned)
+            });
+            if name == key { format!("{name} = {value}") } else { line.unwrap() }
+        });
+        let second = "public_key = \"CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"\n\
+                      address = [\"10.88.99.2/30\"]\nendpoint = \"203.0.113.2:51820\"";
+        let text = changed("forwarder.toml", "peer", "public_address", "\"192.0.2.2\"");
+        forwarder(&format!("{text}\n[[peer]]\nname = \"oracle\"\n{second}\n[steer]\n{}\n", rows.join("\n")))
+    };
+    let old = with("", "");
+    assert!(old.changes(&with("", "")).is_empty());
+    for (_, key, value) in STEER {
+        let changes = old.changes(&with(key, value));
+        is_readable(&changes);
+        assert!(!changes.is_empty() && old.needs_restart(&with(key, value)).is_none(), "{key} = {value}");
+    }
 }
 
 /// What an operator reads has nothing of the source code's own notation.

@@ -2,8 +2,7 @@
 
 use daemon::exit::ExitError;
 use daemon::files::{LoadError, read_secret};
-use policy::Problem;
-use policy::gateway::{self, Dns};
+use policy::{FileRef, Problem};
 use zeroize::Zeroizing;
 
 use super::cloudflare::{API, Cloudflare};
@@ -34,26 +33,26 @@ impl Authority {
     ///
     /// # Errors
     /// What is wrong with the file, at the place that names it.
-    pub fn open(dns: &Dns) -> Result<Self, ExitError> {
-        let invalid = |problem| ExitError::from(LoadError::Invalid(vec![dns.key_file.error(problem)]));
-        let secret = read_secret(&dns.key_file).map_err(|error| LoadError::Invalid(vec![error]))?;
+    pub fn open(named: &policy::Authority, zone: &str, key_file: &FileRef) -> Result<Self, ExitError> {
+        let invalid = |problem| ExitError::from(LoadError::Invalid(vec![key_file.error(problem)]));
+        let secret = read_secret(key_file).map_err(|error| LoadError::Invalid(vec![error]))?;
         let bad = |reason: String| {
-            let file = dns.key_file.location.to_string();
+            let file = key_file.location.to_string();
             invalid(Problem::MalformedSecretFile { file, reason })
         };
-        match &dns.authority {
-            gateway::Authority::Server(server) => {
+        match named {
+            policy::Authority::Server(server) => {
                 let key = UpdateKey::parse(&secret).map_err(|error| bad(error.to_string()))?;
-                let (server, zone) = (server.clone(), dns.zone.clone());
+                let (server, zone) = (server.clone(), zone.to_owned());
                 Ok(Self::Server(Box::new(Server { server, zone, key })))
             }
-            gateway::Authority::Cloudflare => {
+            policy::Authority::Cloudflare => {
                 let token = Zeroizing::new(secret.trim().to_owned());
                 if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
                     let reason = "it holds no API token; write the token into it, as one line";
                     return Err(bad(reason.to_owned()));
                 }
-                Ok(Self::Cloudflare(Cloudflare::new(API, &dns.zone, token)?))
+                Ok(Self::Cloudflare(Cloudflare::new(API, zone, token)?))
             }
         }
     }

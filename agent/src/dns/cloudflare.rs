@@ -86,17 +86,12 @@ impl Cloudflare {
         if of_name("CNAME").next().is_some() {
             return Ok(Found::Alias);
         }
-        let mut records = of_name("A");
-        match (records.next(), records.count()) {
-            (None, _) => Ok(Found::Nothing),
-            (Some(listed), 0) => {
-                let address = listed.content.parse();
-                let address =
-                    address.map_err(|_| Failure::unavailable("a record of the API has no address"))?;
-                Ok(Found::One(Record { address, ttl: listed.ttl, id: listed.id.clone() }))
-            }
-            (Some(_), more) => Ok(Found::Several(more + 1)),
-        }
+        let record = |listed: &Listed| {
+            let address = listed.content.parse();
+            let address = address.map_err(|_| Failure::unavailable("a record of the API has no address"))?;
+            Ok(Record { address, ttl: listed.ttl, id: listed.id.clone() })
+        };
+        of_name("A").map(record).collect::<Result<_, Failure>>().map(Found::records)
     }
 
     /// Makes a change of a name, by one call.
@@ -114,6 +109,11 @@ impl Cloudflare {
             Change::Replace { from, to } => {
                 let id = segment(&from.id)?;
                 self.ask("PATCH", &format!("{records}/{id}"), Some(json!({"content": to}).to_string()))
+            }
+            Change::Among { .. } => {
+                return Err(Failure::Refused(
+                    "the API has no change of several records in one step".to_owned(),
+                ));
             }
         };
         done.map(drop)

@@ -5,7 +5,8 @@
 //!   plan of `record`; `pause` and `failure` have the limits of retries and of what is reported.
 //!   `update` makes and reads DNS messages, `tsig` reads keys.
 //! - Shell: `address` finds the address, `server` and `exchange` speak to a name server,
-//!   `cloudflare` to that provider; `authority` is one of the two, and `task` runs all of it.
+//!   `cloudflare` to that provider; `authority` is one of the two; `records` carries out what the keeper
+//!   decides, and `task` runs all of it.
 
 pub mod authority;
 pub mod cloudflare;
@@ -15,6 +16,7 @@ pub mod lookout;
 pub mod own_address;
 pub mod pause;
 pub mod record;
+pub mod records;
 pub mod server;
 pub mod task;
 pub mod tsig;

@@ -1,6 +1,5 @@
 //! The task that keeps the records, as long as one configuration is in force.
 
-use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,20 +13,20 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
 
 use super::address;
-use super::authority::{Authority, Outcome};
+use super::authority::Authority;
 use super::failure::Severity;
-use super::keeper::{Event, EventKind, Keeper, Step};
+use super::keeper::EventKind;
 use super::lookout::{Lookout, Unknown};
+use super::record::{Wanted, shown};
+use super::records::Records;
 use crate::network::Network;
 
 /// Keeps the records of `[dns]`.
 pub struct Task {
     policy: Arc<Policy>,
     dns: Dns,
-    /// Taken while a step runs.
-    authority: Option<Authority>,
     lookout: Lookout,
-    keeper: Keeper,
+    records: Records,
 }
 
 impl Task {
@@ -39,9 +38,8 @@ impl Task {
         let now = Instant::now();
         Ok(Self {
             policy: Arc::clone(policy),
-            authority: Some(Authority::open(dns)?),
             lookout: Lookout::new(now, dns),
-            keeper: Keeper::new(now, &dns.names, fastrand::u64(..)),
+            records: Records::new(Authority::open(&dns.authority, &dns.zone, &dns.key_file)?, &dns.names),
             dns: dns.clone(),
         })
     }
@@ -52,7 +50,7 @@ impl Task {
             if self.advance().await {
                 continue;
             }
-            let next = self.keeper.poll_timeout().into_iter().chain([self.lookout.poll_timeout()]).min();
+            let next = self.records.poll_timeout().into_iter().chain([self.lookout.poll_timeout()]).min();
             let next = next.unwrap_or_else(|| self.lookout.poll_timeout());
             tokio::select! {
                 () = stop.notified() => return,
@@ -60,7 +58,7 @@ impl Task {
                 () = network.changed() => {
                     let now = Instant::now();
                     self.lookout.handle_network_change(now);
-                    self.keeper.handle_network_change(now);
+                    self.records.handle_network_change(now);
                 }
             }
         }
@@ -75,15 +73,15 @@ impl Task {
             if self.lookout.is_failing() {
                 return Err(ExitError::new(Exit::Failed, "the public address is not known"));
             }
-            if self.lookout.current().is_some() && self.keeper.is_settled() {
+            if self.lookout.current().is_some() && self.records.is_settled() {
                 break;
             }
             if !self.advance().await {
-                let next = self.keeper.poll_timeout().into_iter().chain([self.lookout.poll_timeout()]).min();
+                let next = self.records.poll_timeout().into_iter().chain([self.lookout.poll_timeout()]).min();
                 sleep_until(next.unwrap_or_else(Instant::now).into()).await;
             }
         }
-        if self.keeper.is_right() {
+        if self.records.is_right() {
             Ok(())
         } else {
             Err(ExitError::new(Exit::Failed, "not every record is right; the lines above say why"))
@@ -97,12 +95,8 @@ impl Task {
             self.look().await;
             return true;
         }
-        let Some(step) = self.keeper.poll_step(now) else {
-            return self.report();
-        };
-        self.carry_out(step).await;
-        self.report();
-        true
+        let has_advanced = self.records.advance().await.is_some();
+        self.report() || has_advanced
     }
 
     async fn look(&mut self) {
@@ -115,7 +109,7 @@ impl Task {
             Ok(found) => {
                 if let Some(address) = self.lookout.handle_answer(now, found) {
                     tracing::info!(%address, "the edge's public address");
-                    self.keeper.handle_address(now, address);
+                    self.records.handle_wanted(now, Wanted::Only(address));
                 }
             }
             Err(unknown) => match self.lookout.handle_failure(now, &unknown, fastrand::u8(..)) {
@@ -126,56 +120,16 @@ impl Task {
         }
     }
 
-    async fn carry_out(&mut self, Step { name, action }: Step) {
-        let Some(mut authority) = self.authority.take() else { return };
-        let of = name.clone();
-        let done = spawn_blocking(move || {
-            let outcome = authority.carry_out(&of, action);
-            (authority, outcome)
-        });
-        let Ok((authority, outcome)) = done.await else { return };
-        self.authority = Some(authority);
-        let now = Instant::now();
-        match outcome {
-            Outcome::Read(result) => self.keeper.handle_read(now, &name, result),
-            Outcome::Changed(change, result) => self.keeper.handle_change(now, &name, change, result),
-        }
-    }
-
-    /// Logs what happened; whether there was anything.
+    /// Tells systemd what happened; whether there was anything.
     fn report(&mut self) -> bool {
         let mut is_any = false;
-        while let Some(Event { name, kind }) = self.keeper.poll_event() {
+        while let Some(event) = self.records.poll_event() {
             is_any = true;
-            log(&name, &kind);
-            if let EventKind::Right(address) | EventKind::Changed { to: address, .. } = kind {
-                life::notify(&[NotifyState::Status(&format!("{name} has the address {address}"))]);
+            if let EventKind::Right(address) | EventKind::Changed { to: address, .. } = &event.kind {
+                let status = format!("{} has the address {}", event.name, shown(address));
+                life::notify(&[NotifyState::Status(&status)]);
             }
         }
         is_any
-    }
-}
-
-fn log(name: &str, kind: &EventKind) {
-    let address = |address: &Option<Ipv4Addr>| address.map_or_else(|| "none".to_owned(), |it| it.to_string());
-    match kind {
-        EventKind::Right(address) => tracing::info!(name, %address, "the record is right"),
-        EventKind::Changed { from, to } => {
-            tracing::info!(name, from = address(from), %to, "the record was changed");
-        }
-        EventKind::Failed { severity: Severity::Warning, reason } => {
-            tracing::warn!(name, "the record cannot be kept: {reason}");
-        }
-        EventKind::Failed { severity: Severity::Info, reason } => {
-            tracing::info!(name, "the record cannot be kept for now: {reason}");
-        }
-        EventKind::Held(pause) => {
-            let seconds = pause.as_secs();
-            tracing::warn!(
-                name,
-                seconds,
-                "the public address changes too often; the next change of the record waits"
-            );
-        }
     }
 }

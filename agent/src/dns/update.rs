@@ -6,7 +6,7 @@
 use std::net::Ipv4Addr;
 
 use domain::base::iana::{Class, Opcode, Rcode, Rtype};
-use domain::base::message_builder::{AdditionalBuilder, PushError};
+use domain::base::message_builder::{AdditionalBuilder, AnswerBuilder, PushError};
 use domain::base::{Message, MessageBuilder, Name, ParsedName, UnknownRecordData};
 use domain::rdata::tsig::Time48;
 use domain::rdata::{A, Cname};
@@ -62,13 +62,8 @@ impl Request {
         }
         let name = wire(name)?;
         let (records, is_alias) = records(&message, &name)?;
-        let mut records = records.into_iter();
-        Ok(match (records.next(), records.count()) {
-            (None, _) if is_alias => Found::Alias,
-            (None, _) => Found::Nothing,
-            (Some(record), 0) => Found::One(record),
-            (Some(_), more) => Found::Several(more + 1),
-        })
+        let is_alias = is_alias && records.is_empty();
+        Ok(if is_alias { Found::Alias } else { Found::records(records) })
     }
 
     /// The only address that a resolver answers with, whatever aliases lead to it.
@@ -146,27 +141,48 @@ fn filled(
     owner: &Name<Vec<u8>>,
     change: &Change,
 ) -> Result<AdditionalBuilder<Vec<u8>>, PushError> {
-    let none = |rtype| UnknownRecordData::from_octets(rtype, Vec::new()).map_err(|_| PushError::ShortBuf);
     let mut message = message.question();
     message.push((zone, Rtype::SOA))?;
     let mut message = message.answer();
     match change {
-        Change::Create(_) => {
-            message.push((owner, Class::NONE, 0, none(Rtype::A)?))?;
-            message.push((owner, Class::NONE, 0, none(Rtype::CNAME)?))?;
-        }
+        Change::Create(_) => no_record(&mut message, owner)?,
+        Change::Among { from, .. } if from.is_empty() => no_record(&mut message, owner)?,
         Change::Replace { from, .. } => message.push((owner, Class::IN, 0, A::new(from.address)))?,
+        Change::Among { from, .. } => {
+            // Exactly these records (RFC 2136 §2.4.2).
+            for record in from {
+                message.push((owner, Class::IN, 0, A::new(record.address)))?;
+            }
+        }
     }
     let mut message = message.authority();
-    let ttl = match change {
-        Change::Create(_) => NEW_TTL,
-        Change::Replace { from, .. } => {
+    match change {
+        Change::Create(to) => message.push((owner, Class::IN, NEW_TTL, A::new(*to)))?,
+        Change::Replace { from, to } => {
             message.push((owner, Class::ANY, 0, none(Rtype::A)?))?;
-            from.ttl
+            message.push((owner, Class::IN, from.ttl, A::new(*to)))?;
         }
-    };
-    message.push((owner, Class::IN, ttl, A::new(change.after())))?;
+        Change::Among { from, added, removed } => {
+            let ttl = from.first().map_or(NEW_TTL, |record| record.ttl);
+            for address in added {
+                message.push((owner, Class::IN, ttl, A::new(*address)))?;
+            }
+            for address in removed {
+                message.push((owner, Class::NONE, 0, A::new(*address)))?;
+            }
+        }
+    }
     Ok(message.additional())
+}
+
+/// That a name has no address yet, and is no alias (RFC 2136 §2.4.3).
+fn no_record(message: &mut AnswerBuilder<Vec<u8>>, owner: &Name<Vec<u8>>) -> Result<(), PushError> {
+    message.push((owner, Class::NONE, 0, none(Rtype::A)?))?;
+    message.push((owner, Class::NONE, 0, none(Rtype::CNAME)?))
+}
+
+fn none(rtype: Rtype) -> Result<UnknownRecordData<Vec<u8>>, PushError> {
+    UnknownRecordData::from_octets(rtype, Vec::new()).map_err(|_| PushError::ShortBuf)
 }
 
 impl Update {
@@ -191,7 +207,7 @@ impl Update {
                 "the server does not let the key {key} change this record; allow it there (docs/NAMES.md)"
             ))),
             Rcode::NOTAUTH | Rcode::NOTZONE => Err(Failure::Refused(format!(
-                "the server is not the primary one of the zone {zone}; correct `zone` or `server` in [dns]"
+                "the server is not the primary one of the zone {zone}; correct `zone` or `server` in the configuration"
             ))),
             Rcode::NOTIMP => {
                 Err(Failure::Refused("the server takes no dynamic updates; turn them on there".to_owned()))
@@ -268,6 +284,16 @@ mod tests {
     }
 
     #[test]
+    fn a_change_among_several_holds_for_all_records_as_they_were_read() {
+        let record = |address| Record { address, ttl: 30, id: String::new() };
+        let other = Ipv4Addr::new(192, 0, 2, 77);
+        let change =
+            Change::Among { from: vec![record(OLD), record(other)], added: vec![NEW], removed: vec![OLD] };
+        let sections = sections(&change);
+        assert_eq!(sections, ["IN 0 A 4,IN 0 A 4".to_owned(), "IN 30 A 4,NONE 0 A 4".to_owned()]);
+    }
+
+    #[test]
     fn an_unsigned_yes_and_an_answer_to_another_question_are_no_answer() {
         let key = UpdateKey::parse(KEY).unwrap();
         let update = update("example.com", "kyiv.example.com", &Change::Create(NEW), &key, (7, 1)).unwrap();
@@ -291,9 +317,12 @@ mod tests {
         let other: Name<Vec<u8>> = wire("other.example.com").unwrap();
         let one = |owner: &Name<Vec<u8>>, address| (owner.clone(), address);
         assert_eq!(found(true, &[]), Ok(Found::Nothing));
-        let record = Record { address: OLD, ttl: 300, id: String::new() };
-        assert_eq!(found(true, &[one(&name, OLD), one(&other, NEW)]), Ok(Found::One(record)));
-        assert_eq!(found(true, &[one(&name, OLD), one(&name, NEW)]), Ok(Found::Several(2)));
+        let of = |address| Record { address, ttl: 300, id: String::new() };
+        assert_eq!(found(true, &[one(&name, OLD), one(&other, NEW)]), Ok(Found::One(of(OLD))));
+        assert_eq!(
+            found(true, &[one(&name, OLD), one(&name, NEW)]),
+            Ok(Found::Several(vec![of(OLD), of(NEW)]))
+        );
         assert!(matches!(found(false, &[one(&name, OLD)]), Err(Failure::Refused(_))));
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use daemon::exit::{Exit, ExitError};
 use daemon::history::{Page, Query};
 use daemon::link::message::ReportedHop;
+use daemon::peers::Peer;
 use forwarder::places::{Environment, Place};
 use gateway::control::protocol::{Reply, Request};
 
@@ -87,6 +88,27 @@ impl Socket {
         let hop = ReportedHop::from(hop.to_owned());
         forwarder::control::client::ask(places, &forwarder::control::protocol::Request::Reported { hop })
             .map(drop)
+    }
+
+    /// The edges as an origin counts them. It blocks.
+    ///
+    /// # Errors
+    /// Where there is no answer.
+    pub fn edges(&self) -> Result<Vec<Peer>, ExitError> {
+        match self {
+            Self::Edge(_) => Ok(Vec::new()),
+            Self::Origin(places) => Ok(forwarder::control::client::ask_report(places)?.peers),
+        }
+    }
+
+    /// Has the origin's daemon note that a name leads to an edge again, or no longer. It blocks.
+    ///
+    /// # Errors
+    /// Where the daemon does not take it.
+    pub fn note_steered(&self, name: String, edge: String, present: bool) -> Result<(), ExitError> {
+        let Self::Origin(places) = self else { return Ok(()) };
+        let request = forwarder::control::protocol::Request::Steered { name, edge, present };
+        forwarder::control::client::ask(places, &request).map(drop)
     }
 
     fn history(&self, query: Query) -> Result<Page, ExitError> {

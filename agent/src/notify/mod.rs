@@ -12,6 +12,7 @@
 
 pub mod daemon;
 pub mod incidents;
+pub mod notices;
 pub mod outbox;
 pub mod quiet;
 pub mod seen;

@@ -140,7 +140,7 @@ fn webhook(from: &Origin, message: &Message) -> serde_json::Value {
 fn ntfy(topic: &str, priority: u8, message: &Message) -> serde_json::Value {
     let tag = match message.kind {
         Kind::Down | Kind::StillDown => "rotating_light",
-        Kind::Flapping => "warning",
+        Kind::Flapping | Kind::Steered => "warning",
         Kind::Over | Kind::Test => "white_check_mark",
     };
     // A message that is sent again takes the place of the first, with a server that knows this.

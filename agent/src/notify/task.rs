@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::daemon::{Answer as Answered, AskError, Socket};
 use super::incidents::Kind;
+use super::notices::Notices;
 use super::outbox::Delivery;
 use super::quiet::{LONGEST, Quiet};
 use super::seen::End;
@@ -50,6 +51,7 @@ pub struct Task {
     from: Origin,
     senders: Vec<Arc<Sender>>,
     places: Places,
+    notices: Rc<Notices>,
 }
 
 impl Task {
@@ -62,11 +64,12 @@ impl Task {
         receivers: &[Receiver],
         machine: &str,
         places: &Places,
+        notices: Rc<Notices>,
     ) -> Result<Self, ExitError> {
         let senders: Result<_, _> =
             receivers.iter().map(|receiver| Sender::open(receiver).map(Arc::new)).collect();
         let from = Origin { machine: machine.to_owned(), end: socket.end() };
-        Ok(Self { socket, from, senders: senders?, places: places.clone() })
+        Ok(Self { socket, from, senders: senders?, places: places.clone(), notices })
     }
 
     /// Runs until `stop` is notified; what is being sent is waited for.
@@ -137,6 +140,10 @@ impl Keeper {
                     self.ask(&mut asking).await;
                 }
                 () = self.wake.notified() => {}
+                message = self.task.notices.next() => {
+                    self.hand_over(message);
+                    self.save();
+                }
                 Some(sent) = sending.join_next() => {
                     if let Ok((delivery, result)) = sent { self.handle_sent(&delivery, result) }
                 }
@@ -212,14 +219,11 @@ impl Keeper {
     fn settle(&self) {
         let now = wall_clock();
         let mut state = self.state.borrow_mut();
-        let receivers: Vec<String> = self.task.senders.iter().map(|sender| sender.name.clone()).collect();
+        let receivers = self.receivers();
         let mut has_changed = state.incidents.poll_changed();
         while let Some(report) = state.incidents.poll_report() {
             let message = Message::of(&self.task.from.machine, &report);
-            tracing::info!("to be sent: {}", message.subject);
-            if let Some(lost) = state.outbox.push(message, &receivers) {
-                tracing::warn!("64 messages wait; the oldest is dropped: {lost}");
-            }
+            hand_over(&mut state, message, &receivers);
             has_changed = true;
         }
         for lost in state.outbox.expire(now) {
@@ -230,6 +234,14 @@ impl Keeper {
         if has_changed {
             self.save();
         }
+    }
+
+    fn receivers(&self) -> Vec<String> {
+        self.task.senders.iter().map(|sender| sender.name.clone()).collect()
+    }
+
+    fn hand_over(&self, message: Message) {
+        hand_over(&mut self.state.borrow_mut(), message, &self.receivers());
     }
 
     fn save(&self) {
@@ -335,6 +347,14 @@ impl Keeper {
         self.save();
         self.wake.notify_one();
         Ok(self.quiets())
+    }
+}
+
+/// Puts a message into the outbox.
+fn hand_over(state: &mut State, message: Message, receivers: &[String]) {
+    tracing::info!("to be sent: {}", message.subject);
+    if let Some(lost) = state.outbox.push(message, receivers) {
+        tracing::warn!("64 messages wait; the oldest is dropped: {lost}");
     }
 }
 

@@ -60,6 +60,21 @@ impl Message {
         }
     }
 
+    /// That a name leads to other edges than before, or could not be changed: one line, and more.
+    #[must_use]
+    pub fn steered(machine: &str, now: u64, line: &str, more: &str) -> Self {
+        Self {
+            id: format!("{now:x}-steered"),
+            kind: Kind::Steered,
+            replaces: None,
+            at: now,
+            subject: shortened(&format!("causeway {machine}: {line}"), MAX_SUBJECT),
+            body: format!("{line}.\n{more}\nFrom {machine}, {}, {}\n", where_it_is(End::Origin), date(now)),
+            down: Vec::new(),
+            hop: None,
+        }
+    }
+
     /// That messages arrive.
     #[must_use]
     pub fn test(machine: &str, end: End, now: u64) -> Self {
@@ -102,6 +117,7 @@ fn subject(machine: &str, report: &Report, down: &[String]) -> String {
             let time = cause.and_then(|cause| Some(lasted(cause.since, cause.until?)));
             format!("causeway {machine}: over after {}: {what}", time.unwrap_or_default())
         }
+        Kind::Steered => format!("causeway {machine}: steered: {what}"),
         Kind::Test => format!("causeway {machine}: test"),
     }
 }

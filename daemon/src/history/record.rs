@@ -127,6 +127,15 @@ pub enum What {
         /// What was done, such as `applied` or `restarted web`.
         what: String,
     },
+    /// A name that several edges have leads to an edge again, or no longer.
+    Steered {
+        /// The name.
+        name: String,
+        /// The edge.
+        edge: String,
+        /// Whether the name leads to it now.
+        present: bool,
+    },
     /// One minute of a peer.
     Minute {
         /// The peer.
@@ -184,6 +193,7 @@ impl What {
                 summary.iter_mut().for_each(limit);
             }
             Self::Stack { stack, what } => [stack, what].into_iter().for_each(limit),
+            Self::Steered { name, edge, .. } => [name, edge].into_iter().for_each(limit),
             Self::Unknown => {}
         }
         self

@@ -28,6 +28,10 @@ pub fn line(what: &What) -> String {
         What::Repaired { what } => format!("put back into the kernel: {what}"),
         What::Stack { stack, what } if what.is_empty() => format!("stack {stack} was changed"),
         What::Stack { stack, what } => format!("stack {stack}: {what}"),
+        What::Steered { name, edge, present: true } => format!("{name} leads to {edge} again"),
+        What::Steered { name, edge, present: false } => {
+            format!("{name} no longer leads to {edge}, which is silent")
+        }
         What::Minute { peer, round_trip_ms, loss, received, sent } => {
             let round_trip = round_trip_ms.map_or_else(|| "no reply".to_owned(), |ms| format!("{ms:.1} ms"));
             let (received, sent) = (bytes(*received), bytes(*sent));

@@ -205,6 +205,7 @@ fn sent(record: &Record, to: &Name, sees: &dyn Fn(&str, Option<&str>) -> bool) -
         | What::Link { .. }
         | What::Roamed { .. }
         | What::Notice { .. }
+        | What::Steered { .. }
         | What::Minute { .. }
         | What::Unknown => return None,
     };

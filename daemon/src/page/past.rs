@@ -201,7 +201,8 @@ fn text(what: &What) -> Option<(String, bool)> {
         | What::Roamed { .. }
         | What::Notice { .. }
         | What::Repaired { .. }
-        | What::Stack { .. } => (line(what), true),
+        | What::Stack { .. }
+        | What::Steered { .. } => (line(what), true),
     })
 }
 

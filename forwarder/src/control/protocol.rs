@@ -37,6 +37,16 @@ pub enum Request {
         /// The hop.
         hop: ReportedHop,
     },
+    /// The agent has led the name of `[steer]` to an edge again, or leads it there no longer: notes
+    /// that. A reader may ask it; what is not of the configuration is refused.
+    Steered {
+        /// The name.
+        name: String,
+        /// The edge.
+        edge: String,
+        /// Whether the name leads to it now.
+        present: bool,
+    },
     /// What is wrong, at this end and, by their links, at the edges.
     Diagnose {
         /// Only the service of this name is tried; the first few when missing.
@@ -57,7 +67,8 @@ impl Request {
             | Self::Diagnose { .. }
             | Self::History(_)
             | Self::FarHistory { .. }
-            | Self::Reported { .. } => false,
+            | Self::Reported { .. }
+            | Self::Steered { .. } => false,
             Self::Visit | Self::NoteStack { .. } => true,
             Self::Change(request) => request.is_privileged(),
         }
@@ -74,7 +85,7 @@ pub enum Reply {
     History(history::Page),
     /// To [`Request::FarHistory`].
     FarHistory(Vec<FarHistory>),
-    /// To [`Request::NoteStack`] and [`Request::Reported`].
+    /// To [`Request::NoteStack`], [`Request::Reported`] and [`Request::Steered`].
     Noted,
     /// To [`Request::Diagnose`].
     Diagnosis(Diagnosis),

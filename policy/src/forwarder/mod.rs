@@ -7,6 +7,7 @@ mod model;
 mod parse;
 mod reload;
 mod requested;
+mod steer;
 mod upstream;
 
 pub use caddy::Caddy;
@@ -15,4 +16,5 @@ pub use model::{
     Service, SourcePort,
 };
 pub use parse::parse;
+pub use steer::Steer;
 pub use upstream::{Check, Health, Upstream, UpstreamPort};

@@ -1,6 +1,6 @@
 //! What `forwarder.toml` means, as types that cannot be invalid.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::caddy::Caddy;
+use super::steer::Steer;
 use super::upstream::{Health, Upstream};
 use crate::sections::{Link, List, Log, Metrics, Notify, Offload, Page};
 use crate::{
@@ -52,6 +53,8 @@ pub struct Policy {
     pub offload: Offload,
     /// Where the sites of published names are written; the forwarder does not use it.
     pub caddy: Option<Caddy>,
+    /// The name that `causeway-agent` leads to the edges that are there.
+    pub steer: Option<Steer>,
     /// What is allowed but probably not meant.
     pub warnings: Vec<Warning>,
 }
@@ -90,6 +93,8 @@ pub struct Peer {
     pub address: Vec<IpNetwork>,
     /// Own private key for this tunnel: its own, or that of `[interface]`.
     pub private_key_file: FileRef,
+    /// Its public address, which `[steer]` leads visitors to; `None` where it is not known.
+    pub public_address: Option<Ipv4Addr>,
     /// The edge's address inside the tunnel, asked for an ICMP echo; `None` when it is not probed.
     pub probe: Option<IpAddr>,
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::caddy;
 use super::model::{Limits, Peer, Policy};
+use super::{caddy, steer};
 use crate::change::{Change, Settings};
 use crate::sections::Notify;
 
@@ -51,6 +51,7 @@ impl Policy {
             settings.field("limits", key, &old, &new);
         }
         caddy::note_changes(self.caddy.as_ref(), next.caddy.as_ref(), &mut settings);
+        steer::note_changes(self.steer.as_ref(), next.steer.as_ref(), &mut settings);
         self.log.note_changes(next.log, &mut settings);
         settings.lines
     }
@@ -81,6 +82,7 @@ fn changed_keys(old: &Peer, new: &Peer) -> Vec<&'static str> {
         ("endpoint", old.endpoint != new.endpoint),
         ("allowed_ips", old.allowed_ips != new.allowed_ips),
         ("keepalive", old.keepalive != new.keepalive),
+        ("public_address", old.public_address != new.public_address),
         ("probe", old.probe != new.probe),
         ("preshared_key_file", old.preshared_key_file != new.preshared_key_file),
         ("private_key_file", old.private_key_file != new.private_key_file),

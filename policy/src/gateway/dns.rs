@@ -5,14 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::change::Settings;
+use crate::dns::{self, Authority, absolute, server_of};
 use crate::prefix::is_special;
 use crate::reader::{Table, Value};
 use crate::{FileRef, Host, HostPort, Problem, fields, text};
 
 /// The most names of one edge.
 const MAX_NAMES: usize = 16;
-/// The port of name servers.
-const PORT: u16 = 53;
 /// How often an address is asked for, unless the file says otherwise.
 const INTERVAL: Duration = Duration::from_secs(300);
 
@@ -31,25 +30,6 @@ pub struct Dns {
     pub address: AddressSource,
     /// How often it is asked for where it has to be; 10 s to 24 h.
     pub interval: Duration,
-}
-
-/// Who holds a zone, and takes changes of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Authority {
-    /// A name server that takes dynamic updates (RFC 2136) signed by TSIG (RFC 8945).
-    Server(HostPort),
-    /// Cloudflare's API.
-    Cloudflare,
-}
-
-impl Authority {
-    /// Its key in the file, and its value.
-    fn written(&self) -> (&'static str, String) {
-        match self {
-            Self::Server(server) => ("server", server.to_string()),
-            Self::Cloudflare => ("provider", "cloudflare".to_owned()),
-        }
-    }
 }
 
 /// How the edge's public address is found out.
@@ -121,24 +101,14 @@ pub(super) fn dns(root: &Table<'_>, own: Option<&Host>) -> Option<Dns> {
         (Some(written), _) => names(written),
         (None, own) => own.into_iter().collect(),
     };
-    let zone = table.optional("zone").map(|value| value.parse("a zone, such as \"example.com\"", domain));
+    let zone = table.optional("zone").map(dns::zone);
     let authority = authority(&table);
     let key_file = table.required("key_file").and_then(fields::file);
     let address = table.optional("address").map_or(Some(AddressSource::Interface), address);
     let interval = table.optional("interval").map_or(Some(INTERVAL), interval);
     table.close();
-    let zone = match zone {
-        Some(zone) => zone?,
-        None => names.first()?.split_once('.')?.1.to_owned(),
-    };
-    let is_outside = |name: &&String| !is_within(name, &zone);
-    if let Some(name) = names.iter().find(is_outside) {
-        let problem = Problem::NameOutsideZone { name: name.clone(), zone: zone.clone() };
-        match written {
-            Some(value) => value.report(problem),
-            None => table.report(problem),
-        }
-    }
+    let zone = dns::zone_of(zone, names.first()?)?;
+    dns::all_within(&names, &zone, &table, written);
     let dns = Dns {
         names,
         zone,
@@ -167,26 +137,8 @@ fn names(value: Value<'_>) -> Vec<String> {
     names
 }
 
-/// A name of at least two labels.
-fn absolute(written: &str) -> Option<String> {
-    domain(written).filter(|name| name.contains('.'))
-}
-
-/// A name in lower case and without a final dot.
-fn domain(written: &str) -> Option<String> {
-    match text::host(written)? {
-        Host::Name(name) => Some(name.strip_suffix('.').unwrap_or(&name).to_ascii_lowercase()),
-        Host::Address(_) => None,
-    }
-}
-
-fn is_within(name: &str, zone: &str) -> bool {
-    name == zone || name.strip_suffix(zone).is_some_and(|rest| rest.ends_with('.'))
-}
-
 fn authority(table: &Table<'_>) -> Option<Authority> {
-    let expected = "a name server, such as \"ns1.example.com\" or \"192.0.2.53:5353\"";
-    let server = table.optional("server").map(|value| value.parse(expected, server));
+    let server = table.optional("server").map(dns::server);
     let provider = table.optional("provider").map(|value| {
         value.parse("\"cloudflare\"", |name| (name == "cloudflare").then_some(Authority::Cloudflare))
     });
@@ -201,10 +153,6 @@ fn authority(table: &Table<'_>) -> Option<Authority> {
     }
 }
 
-fn server(written: &str) -> Option<HostPort> {
-    text::host_port(written).or_else(|| Some(HostPort { host: text::host(written)?, port: PORT }))
-}
-
 fn address(value: Value<'_>) -> Option<AddressSource> {
     let expected = "\"interface\", a public IPv4 address, the https:// address of a page that shows yours, \
                     or dns://SERVER/NAME";
@@ -214,7 +162,7 @@ fn address(value: Value<'_>) -> Option<AddressSource> {
         }
         if let Some(query) = written.strip_prefix("dns://") {
             let (at, name) = query.split_once('/')?;
-            return Some(AddressSource::Query { server: server(at)?, name: absolute(name)? });
+            return Some(AddressSource::Query { server: server_of(at)?, name: absolute(name)? });
         }
         match written.parse::<Ipv4Addr>() {
             Ok(own) => (!is_special(IpAddr::V4(own))).then_some(AddressSource::Fixed(own)),

@@ -14,7 +14,7 @@ mod render;
 mod sides;
 
 pub use answers::{Answers, parse_answers};
-pub use dns::{AddressSource, Authority, Dns};
+pub use dns::{AddressSource, Dns};
 pub use grants::{Judged, MAX_ALL_GRANTS, Request, Requests};
 pub use may_publish::{MAX_GRANTS, granted};
 pub use model::{

@@ -40,6 +40,7 @@ pub mod terminal;
 mod transfer;
 mod web;
 mod wireguard;
+mod zone;
 
 pub use acme::Authority;
 pub use boot_clock::BootClock;
@@ -60,3 +61,4 @@ pub use site::{Config, Site};
 pub use transfer::{Measured, download, serve_bulk, sha256, upload};
 pub use web::{Caddy, ModernClient, Nginx, expired_certificate};
 pub use wireguard::{PlainPeer, WireGuardGo};
+pub use zone::Zone;

@@ -22,6 +22,7 @@ mod outbound;
 mod path_mtu;
 mod path_mtu_search;
 mod peer;
+mod probe_closely;
 mod probes;
 mod random;
 mod received;
@@ -42,6 +43,7 @@ mod wire;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
@@ -106,6 +108,7 @@ pub struct Node {
     interface: Interface,
     mtu_range: Mutex<Option<MtuRange>>,
     liveness: Option<Liveness>,
+    is_closely_probed: AtomicBool,
     watermark: Mutex<Watermark>,
     schedule: Schedule,
     service_slots: Slots,
@@ -128,6 +131,7 @@ impl Node {
             interface: Interface::new(config.addresses, config.mtu, config.listen_port),
             mtu_range: Mutex::new(None),
             liveness: config.liveness,
+            is_closely_probed: AtomicBool::new(false),
             watermark: Mutex::new(Watermark::new(config.wall_watermark)),
             schedule: Schedule::default(),
             service_slots: Slots::default(),

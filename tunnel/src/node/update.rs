@@ -195,7 +195,7 @@ impl<'n> Change<'n> {
         let identity = self.node.identity.load();
         let (key, preshared) = (&config.public_key, config.preshared_key.as_ref());
         let tunn = identity.as_deref().map(|own| own.tunn(key, preshared, index));
-        let prober = prober(self.node.liveness, config, &mut indices.random);
+        let prober = prober(self.node.probing(), config, &mut indices.random);
         let endpoint = config.endpoint.map(|remote| Endpoint { remote: canonical(remote), local: None });
         Arc::new(Peer {
             id,
@@ -242,7 +242,7 @@ impl<'n> Change<'n> {
         }
         if previous.probe != config.probe {
             let core = &mut *locked.core;
-            core.probes.prober = prober(self.node.liveness, config, &mut core.random);
+            core.probes.prober = prober(self.node.probing(), config, &mut core.random);
             if let (Some(prober), Some(_)) = (&mut core.probes.prober, core.session) {
                 prober.activate(self.now.instant);
             }

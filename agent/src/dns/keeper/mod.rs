@@ -1,4 +1,4 @@
-//! Keeps records at the edge's address: pure.
+//! Keeps records as they are wanted: pure.
 //!
 //! Each name is read, changed where it is wrong, and read again: only what the authority then
 //! holds counts. Nothing is kept on disk, so that an agent that is killed at any point begins with
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::failure::{Failure, Severity, Trouble};
 use super::lookout::SETTLE;
 use super::pause::{Pace, Pause};
-use super::record::{Change, Found, plan};
+use super::record::{Change, Found, Wanted, plan};
 
 /// How often a record that is right is read again.
 const VERIFY: Duration = Duration::from_secs(3_600);
@@ -50,13 +50,13 @@ pub struct Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// The record is right, as it was found or as it is again.
-    Right(Ipv4Addr),
+    Right(Vec<Ipv4Addr>),
     /// The record was changed and is right now.
     Changed {
-        /// The address before; `None` for a new record.
-        from: Option<Ipv4Addr>,
-        /// The address now.
-        to: Ipv4Addr,
+        /// The addresses before; none for a new record.
+        from: Vec<Ipv4Addr>,
+        /// The addresses now.
+        to: Vec<Ipv4Addr>,
     },
     /// The record could not be read or changed; the agent tries again.
     Failed {
@@ -73,7 +73,7 @@ pub enum EventKind {
 #[derive(Debug)]
 pub struct Keeper {
     names: Vec<Kept>,
-    address: Option<Ipv4Addr>,
+    wanted: Option<Wanted>,
     pace: Pace,
     random: fastrand::Rng,
     events: VecDeque<Event>,
@@ -94,7 +94,7 @@ struct Kept {
 
 #[derive(Clone, Debug)]
 enum Next {
-    /// There is no address yet.
+    /// Nothing is wanted yet.
     Wait,
     Read(Instant),
     Change(Change, Instant),
@@ -123,16 +123,17 @@ impl Keeper {
         };
         Self {
             names: names.iter().map(kept).collect(),
-            address: None,
+            wanted: None,
             pace: Pace::new(now),
             random: fastrand::Rng::with_seed(seed),
             events: VecDeque::new(),
         }
     }
 
-    /// The edge has this address.
-    pub fn handle_address(&mut self, now: Instant, address: Ipv4Addr) {
-        if self.address.replace(address) != Some(address) {
+    /// Every name is to have this.
+    pub fn handle_wanted(&mut self, now: Instant, wanted: Wanted) {
+        if self.wanted.as_ref() != Some(&wanted) {
+            self.wanted = Some(wanted);
             self.read_all(now);
         }
     }
@@ -158,7 +159,7 @@ impl Keeper {
 
     /// The next step that is due.
     pub fn poll_step(&mut self, now: Instant) -> Option<Step> {
-        self.address?;
+        self.wanted.as_ref()?;
         for kept in &mut self.names {
             let action = match &kept.next {
                 Next::Read(due) if *due <= now => Action::Read,
@@ -212,15 +213,15 @@ impl Keeper {
 
     /// What the authority holds for a name.
     pub fn handle_read(&mut self, now: Instant, name: &str, result: Result<Found, Failure>) {
-        let Some((index, wanted)) = self.position(name).zip(self.address) else { return };
+        let Some((index, wanted)) = self.position(name).zip(self.wanted.as_ref()) else { return };
         let found = match result {
             Ok(found) => found,
             Err(failure) => return self.fail(now, index, &failure),
         };
         let Some(kept) = self.names.get_mut(index) else { return };
-        let tried = kept.tried.take();
+        let (tried, addresses) = (kept.tried.take(), found.addresses());
         match plan(found, wanted) {
-            Ok(None) => self.note_right(now, index, tried.map(|tried| tried.change), wanted),
+            Ok(None) => self.note_right(now, index, tried.map(|tried| tried.change), addresses),
             Ok(Some(change)) => {
                 let is_as_before = |tried: &Tried| tried.is_accepted && tried.change == change;
                 if tried.as_ref().is_some_and(is_as_before) {
@@ -252,7 +253,7 @@ impl Keeper {
         self.names.iter().position(|kept| kept.name == name)
     }
 
-    fn note_right(&mut self, now: Instant, index: usize, change: Option<Change>, address: Ipv4Addr) {
+    fn note_right(&mut self, now: Instant, index: usize, change: Option<Change>, found: Vec<Ipv4Addr>) {
         let jitter = VERIFY.mul_f64(self.random.f64() / 5.0);
         let Some(kept) = self.names.get_mut(index) else { return };
         kept.pause.reset();
@@ -261,8 +262,8 @@ impl Keeper {
         let was_failing = kept.trouble.handle_success();
         let is_first = !std::mem::replace(&mut kept.was_right, true);
         let kind = match change {
-            Some(change) => EventKind::Changed { from: change.before(), to: address },
-            None if was_failing || is_first => EventKind::Right(address),
+            Some(change) => EventKind::Changed { from: change.before(), to: found },
+            None if was_failing || is_first => EventKind::Right(found),
             None => return,
         };
         self.events.push_back(Event { name: kept.name.clone(), kind });

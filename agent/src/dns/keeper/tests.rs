@@ -44,7 +44,7 @@ impl Zone {
             Action::Change(change) => {
                 let result = failed.map_or(Ok(()), Err);
                 if matches!(fate, Fate::Works | Fate::AnswerLost) {
-                    self.address = Some(change.after());
+                    self.address = change.after().first().copied();
                     self.history.push(self.address);
                 }
                 keeper.handle_change(now, NAME, change, result);
@@ -73,7 +73,7 @@ fn a_record_is_read_changed_and_read_again() {
     let (mut keeper, mut now) = keeper();
     let mut zone = Zone::new(Some(OLD));
     assert_eq!(keeper.poll_step(now), None, "there is no address yet");
-    keeper.handle_address(now, NEW);
+    keeper.handle_wanted(now, Wanted::Only(NEW));
     let step = keeper.poll_step(now).unwrap();
     assert_eq!(step.action, Action::Read);
     assert_eq!(keeper.poll_step(now), None, "one step is out");
@@ -84,7 +84,7 @@ fn a_record_is_read_changed_and_read_again() {
     assert_eq!(keeper.poll_event(), None, "it counts when it was seen");
     let end = now;
     zone.run(&mut keeper, &mut now, end, &[]);
-    let changed = EventKind::Changed { from: Some(OLD), to: NEW };
+    let changed = EventKind::Changed { from: vec![OLD], to: vec![NEW] };
     assert_eq!(keeper.poll_event(), Some(Event { name: NAME.to_owned(), kind: changed }));
     assert!(keeper.is_right() && keeper.poll_timeout().unwrap() > now + Duration::from_secs(2_400));
 }
@@ -97,14 +97,14 @@ fn whatever_fails_in_the_first_five_steps_the_name_keeps_an_address_and_ends_rig
             let fates: Vec<Fate> = (0..5).map(|digit| fates[number / 4_usize.pow(digit) % 4]).collect();
             let (mut keeper, mut now) = keeper();
             let mut zone = Zone::new(first);
-            keeper.handle_address(now, NEW);
+            keeper.handle_wanted(now, Wanted::Only(NEW));
             let end = now + Duration::from_secs(1_800);
             zone.run(&mut keeper, &mut now, end, &fates);
             assert_eq!(zone.address, Some(NEW), "{fates:?}");
             assert!(zone.history.iter().skip(1).all(|state| *state == Some(NEW)), "{fates:?}");
             let events: Vec<EventKind> =
                 std::iter::from_fn(|| keeper.poll_event()).map(|event| event.kind).collect();
-            let changed = EventKind::Changed { from: first, to: NEW };
+            let changed = EventKind::Changed { from: first.into_iter().collect(), to: vec![NEW] };
             assert_eq!(events.iter().filter(|kind| **kind == changed).count(), 1, "{fates:?} {events:?}");
             assert!(keeper.is_right());
         }
@@ -116,13 +116,13 @@ fn an_agent_that_is_killed_between_any_two_steps_begins_with_reading_and_ends_ri
     for killed_after in 0..4 {
         let mut zone = Zone::new(Some(OLD));
         let (mut first, now) = keeper();
-        first.handle_address(now, NEW);
+        first.handle_wanted(now, Wanted::Only(NEW));
         for _ in 0..killed_after {
             let Some(step) = first.poll_step(now) else { break };
             zone.carry_out(&mut first, now, step, Fate::AnswerLost);
         }
         let (mut second, mut now) = keeper();
-        second.handle_address(now, NEW);
+        second.handle_wanted(now, Wanted::Only(NEW));
         let end = now + Duration::from_secs(5);
         zone.run(&mut second, &mut now, end, &[]);
         assert_eq!(zone.address, Some(NEW));
@@ -133,7 +133,7 @@ fn an_agent_that_is_killed_between_any_two_steps_begins_with_reading_and_ends_ri
 #[test]
 fn a_change_that_is_accepted_and_not_made_is_reported_and_tried_again_later() {
     let (mut keeper, now) = keeper();
-    keeper.handle_address(now, NEW);
+    keeper.handle_wanted(now, Wanted::Only(NEW));
     let found = || Ok(Found::One(record(OLD)));
     assert!(keeper.poll_step(now).is_some());
     keeper.handle_read(now, NAME, found());
@@ -154,11 +154,11 @@ fn a_change_that_is_accepted_and_not_made_is_reported_and_tried_again_later() {
 fn an_address_that_changes_while_a_step_is_out_is_the_one_that_counts() {
     let (mut keeper, mut now) = keeper();
     let mut zone = Zone::new(Some(OLD));
-    keeper.handle_address(now, NEW);
+    keeper.handle_wanted(now, Wanted::Only(NEW));
     let read = keeper.poll_step(now).unwrap();
     zone.carry_out(&mut keeper, now, read, Fate::Works);
     let change = keeper.poll_step(now).unwrap();
-    keeper.handle_address(now, OLD);
+    keeper.handle_wanted(now, Wanted::Only(OLD));
     zone.carry_out(&mut keeper, now, change, Fate::Works);
     let end = now + Duration::from_secs(1);
     zone.run(&mut keeper, &mut now, end, &[]);
@@ -171,7 +171,7 @@ fn a_line_that_flaps_changes_the_record_five_times_and_then_once_a_minute() {
     let mut zone = Zone::new(Some(OLD));
     let begin = now;
     for round in 0..600_u32 {
-        keeper.handle_address(now, if round % 2 == 0 { NEW } else { OLD });
+        keeper.handle_wanted(now, Wanted::Only(if round % 2 == 0 { NEW } else { OLD }));
         let end = begin + Duration::from_secs(round.into());
         zone.run(&mut keeper, &mut now, end, &[]);
     }
@@ -185,7 +185,7 @@ fn a_line_that_flaps_changes_the_record_five_times_and_then_once_a_minute() {
 fn after_an_outage_a_change_of_the_network_ends_the_pause() {
     let (mut keeper, mut now) = keeper();
     let mut zone = Zone::new(Some(OLD));
-    keeper.handle_address(now, NEW);
+    keeper.handle_wanted(now, Wanted::Only(NEW));
     while keeper.poll_timeout().unwrap() < now + Duration::from_secs(100) {
         now = now.max(keeper.poll_timeout().unwrap());
         let step = keeper.poll_step(now).unwrap();

@@ -48,6 +48,8 @@ pub enum Kind {
     Flapping,
     /// It is down after a time in which nothing was sent.
     StillDown,
+    /// A name leads to another choice of edges.
+    Steered,
     /// Nothing: `causeway notify test`.
     Test,
 }
@@ -61,6 +63,7 @@ impl Kind {
             Self::Over => "over",
             Self::Flapping => "flapping",
             Self::StillDown => "still_down",
+            Self::Steered => "steered",
             Self::Test => "test",
         }
     }
@@ -472,7 +475,9 @@ impl Incidents {
         self.next += 1;
         let begun = incident.and_then(|incident| match kind {
             Kind::Over => incident.begun.take(),
-            Kind::Down | Kind::Flapping | Kind::StillDown | Kind::Test => incident.begun.replace(id.clone()),
+            Kind::Down | Kind::Flapping | Kind::StillDown | Kind::Steered | Kind::Test => {
+                incident.begun.replace(id.clone())
+            }
         });
         let down: BTreeSet<&String> = causes.iter().flat_map(|cause| &cause.down).collect();
         let is_other = |at: &usize| !places.contains(at);

@@ -135,6 +135,7 @@ fn event(end: End, what: &What) -> Option<String> {
         | What::Visitor { .. }
         | What::Peer { .. }
         | What::Link { .. }
+        | What::Steered { .. }
         | What::Minute { .. }
         | What::Unknown => return None,
     })

@@ -98,6 +98,7 @@ pub(super) fn change(what: &What) -> Change {
         | What::Applied { .. }
         | What::Repaired { .. }
         | What::Stack { .. }
+        | What::Steered { .. }
         | What::Minute { .. }
         | What::Unknown => Change::None,
     }

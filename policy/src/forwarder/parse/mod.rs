@@ -18,6 +18,7 @@ use super::caddy::caddy;
 use super::check;
 use super::entries::{PeerAt, ReachAt};
 use super::model::{Control, Interface, Peer, Policy, Service};
+use super::steer::{public_address, steer};
 use crate::fields::{self, At, Probe, or_absent, probe};
 use crate::names::Names;
 use crate::reader::{Reader, Table};
@@ -75,6 +76,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let shared = Shared::read(root, Daemon::Forwarder);
     let limits = limits(root);
     let caddy = caddy(root);
+    let steer = steer(root, &known, known.len() == peers.len());
     root.close();
 
     let interface = interface?;
@@ -100,6 +102,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         log: shared.log?,
         offload: shared.offload,
         caddy: caddy?,
+        steer: steer?,
         warnings: Vec::new(),
     })
 }
@@ -129,6 +132,7 @@ fn peer(table: &Table<'_>, names: &mut Names, interface: Option<&Interface>) -> 
     let endpoint = table
         .required("endpoint")
         .and_then(|value| value.parse("host:port, such as \"kyiv.example.com:51820\"", text::host_port));
+    let public_address = public_address(table.optional("public_address"), endpoint.as_ref());
     let address = match table.optional("address") {
         Some(value) => fields::own_addresses(value),
         None => interface.map(|interface| interface.address.clone()),
@@ -156,6 +160,7 @@ fn peer(table: &Table<'_>, names: &mut Names, interface: Option<&Interface>) -> 
         next_public_key: next_public_key.as_ref().map(|key| key.value),
         preshared_key_file: or_absent(preshared_key_file)?,
         endpoint: endpoint?,
+        public_address: public_address?,
         allowed_ips,
         keepalive: keepalive?,
         probe: match probe? {

@@ -110,6 +110,12 @@ impl Prober {
         }
     }
 
+    /// Probes by other rules from now on.
+    pub(in crate::node) fn change_rules(&mut self, rules: Liveness, now: Instant) {
+        self.rules = rules;
+        self.next = self.next.map(|next| next.min(now.after(self.interval())));
+    }
+
     /// There is no session to probe through.
     pub(in crate::node) fn deactivate(&mut self) {
         self.next = None;
