@@ -120,7 +120,7 @@ impl Task {
         }
     }
 
-    /// Tells systemd what happened; whether there was anything.
+    /// Reports to systemd what happened; whether there was anything.
     fn report(&mut self) -> bool {
         let mut is_any = false;
         while let Some(event) = self.records.poll_event() {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::model::Peer;
 use crate::change::Settings;
 use crate::dns::{self, absolute};
-use crate::prefix::is_special;
 use crate::reader::{Table, Value};
 use crate::{FileRef, Host, HostPort, Problem, fields, text};
 
@@ -61,7 +60,7 @@ pub(super) fn public_address(
     written: Option<Value<'_>>,
     endpoint: Option<&HostPort>,
 ) -> Option<Option<Ipv4Addr>> {
-    let public = |address: &Ipv4Addr| !is_special(IpAddr::V4(*address));
+    let public = |address: &Ipv4Addr| !is_local(*address);
     match (written, endpoint.map(|endpoint| &endpoint.host)) {
         (Some(value), _) => value
             .parse("a public IPv4 address", |written| written.parse::<Ipv4Addr>().ok().filter(public))
@@ -114,6 +113,14 @@ fn check(table: &Table<'_>, edges: &[&Peer]) {
             table.report(Problem::SamePublicAddress { one, other });
         }
     }
+}
+
+/// Whether visitors from elsewhere cannot reach it (RFC 1918, 6598, 3927, 1122, 5771).
+fn is_local(address: Ipv4Addr) -> bool {
+    let [first, second, ..] = address.octets();
+    let is_shared = first == 100 && (64..128).contains(&second);
+    let is_own = address.is_private() || address.is_link_local() || address.is_loopback();
+    is_shared || is_own || first == 0 || address.is_multicast() || first >= 240
 }
 
 fn return_after(value: Value<'_>) -> Option<Duration> {

@@ -105,7 +105,7 @@ fn the_one_that_is_left_is_never_taken_out_and_one_that_waits_takes_its_place_at
     world.seconds(60).answers[0] = false;
     world.seconds(60).answers[1] = false;
     world.seconds(600);
-    assert_eq!(world.name(), [ORACLE], "nobody is there");
+    assert_eq!(world.name(), [ORACLE], "no edge is heard");
     world.answers[0] = true;
     assert_eq!(world.seconds(2).name(), [KYIV], "without a pause: the other one is silent");
 }

@@ -224,6 +224,31 @@ fn probes_are_answered_by_the_node_itself() {
 }
 
 #[test]
+fn a_peer_that_is_probed_closely_has_lost_three_probes_within_three_seconds() {
+    for (closely, within) in [(true, 2_500), (false, 9_000)] {
+        let mut pair = Pair::with_liveness(Some(lab::RULES));
+        pair.timers();
+        pair.exchange();
+        // It may be asked for while a session is there.
+        pair.origin.node.probe_closely(closely, pair.now);
+        for _ in 0..200 {
+            pair.timers();
+            pair.exchange();
+            pair.advance(Duration::from_millis(100));
+        }
+        let mut silent_for = 0;
+        while pair.origin.node.peers(pair.now)[0].probes_lost < 3 {
+            pair.timers();
+            // Nothing arrives any more.
+            drop((pair.origin.take(), pair.edge.take()));
+            pair.advance(Duration::from_millis(100));
+            silent_for += 100;
+        }
+        assert!(silent_for <= within && (closely || silent_for > 3_000), "{closely}: {silent_for} ms");
+    }
+}
+
+#[test]
 fn datagrams_that_are_not_wireguard_are_dropped_silently() {
     let mut pair = Pair::connected();
     let end: &mut End = &mut pair.edge;
