@@ -237,7 +237,7 @@ fn a_peer_that_is_probed_closely_has_lost_three_probes_within_three_seconds() {
             pair.advance(Duration::from_millis(100));
         }
         let mut silent_for = 0;
-        while pair.origin.node.peers(pair.now)[0].probes_lost < 3 {
+        while pair.origin.node.peers(pair.now)[0].counts.probes_lost < 3 {
             pair.timers();
             // Nothing arrives any more.
             drop((pair.origin.take(), pair.edge.take()));
