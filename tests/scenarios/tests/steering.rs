@@ -20,7 +20,7 @@ fn a_dead_edge_leaves_the_name_within_five_seconds_and_is_back_after_it_has_been
 -> Result<()> {
     scenario(Topology::two_edges(), |lab| {
         let mut home = Home::start(lab, "")?;
-        let webhook = home.webhook()?;
+        let _webhook = home.webhook()?;
         let mut agent = home.agent()?;
         agent.wait_for_log("the record is right", Duration::from_secs(10))?;
         let before = home.zone.serial()?;
@@ -52,7 +52,6 @@ fn a_dead_edge_leaves_the_name_within_five_seconds_and_is_back_after_it_has_been
             let sent = |text: &str| log.matches(&format!("sent: causeway {text}")).count();
             Ok((sent("") >= 5).then_some(()))
         })?;
-        drop(webhook);
         let history = home.site.origin.command(lab::binary("causeway")?).args(["history", "--config"]);
         let history = history.arg(home.site.forwarder_config.path()).run()?;
         for line in ["both.example.com no longer leads to kyiv, which is silent", "leads to kyiv again"] {
