@@ -1,5 +1,5 @@
 //! What takes long: releases one apart, ports that come and go by the thousand, a day of probes;
-//! and the status page in a browser, which is large.
+//! the status page in a browser, which is large; and an edge with a thousand origins.
 //!
 //! `make soak` runs all of it. In `make test` ports come and go a few hundred times, and the rest
 //! does not run.
@@ -7,6 +7,7 @@
 // Figures are printed; a JSON value has an answer to any index.
 #![allow(clippy::print_stdout, clippy::indexing_slicing)]
 
+mod big_edge;
 mod browser;
 mod pairing;
 mod probes;
