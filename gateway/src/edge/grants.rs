@@ -28,6 +28,9 @@ pub(super) async fn serve(edge: Rc<Edge>) {
 async fn grant(edge: &Edge, requested: &Requested) {
     let _turn = edge.applying.lock().await;
     let ports: Vec<Port> = requested.asked.ports().iter().map(Port::from).collect();
+    if edge.in_force.borrow().grants.is_nothing(&requested.peer, &ports) {
+        return edge.links.answer(requested, Vec::new());
+    }
     let is_withdrawal = ports.is_empty();
     let before = edge.in_force.borrow_mut().grants.replace(&requested.peer, ports);
     if !is_withdrawal {

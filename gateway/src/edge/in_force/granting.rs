@@ -48,6 +48,11 @@ impl Granting {
         &self.requests
     }
 
+    /// Whether a request changes nothing: there is none, and there was none.
+    pub(in crate::edge) fn is_nothing(&self, peer: &Name, requested: &[Requested]) -> bool {
+        requested.is_empty() && self.requests_of(peer).is_empty()
+    }
+
     /// Takes all that a peer requests now; what was before.
     pub(in crate::edge) fn replace(&mut self, peer: &Name, requested: Vec<Requested>) -> Before {
         let before = Before { requests: self.requests.clone(), is_left_out: self.is_left_out };
@@ -113,11 +118,21 @@ impl Granting {
 
     /// What a peer is replied: a port is granted once it is open.
     pub(in crate::edge) fn answers(&self, policy: &Policy, peer: &Name) -> Vec<Answer> {
-        let judged = self.requests.judge(policy, &self.in_use);
+        // Most of many peers request nothing, and judging is the work of all.
+        if self.requests_of(peer).is_empty() {
+            return Vec::new();
+        }
+        self.answers_of(&self.requests.judge(policy, &self.in_use), peer)
+    }
+
+    fn requests_of(&self, peer: &Name) -> &[Request] {
+        let asked = self.requests.peers().find(|(known, _)| *known == peer);
+        asked.map(|(_, requests)| requests).unwrap_or_default()
+    }
+
+    fn answers_of(&self, judged: &Judged, peer: &Name) -> Vec<Answer> {
         let Some(replies) = judged.replies.get(peer) else {
-            let asked = self.requests.peers().find(|(known, _)| *known == peer);
-            let asked = asked.map_or(0, |(_, requests)| requests.len());
-            return vec![Answer::from(Err(Refusal::NotAllowed)); asked];
+            return vec![Answer::from(Err(Refusal::NotAllowed)); self.requests_of(peer).len()];
         };
         let requests = judged.requests.peers().find(|(known, _)| *known == peer);
         let requests = requests.map(|(_, requests)| requests).unwrap_or_default();
@@ -140,9 +155,13 @@ impl Granting {
 
     /// The peers for which something else is granted than they were replied last.
     pub(in crate::edge) fn take_news(&mut self, policy: &Policy) -> Vec<Name> {
-        let is_news =
-            |peer: &&Name| self.sent.get(*peer).is_some_and(|sent| *sent != self.answers(policy, peer));
-        let news: Vec<Name> = self.sent.keys().filter(is_news).cloned().collect();
+        let asking: Vec<_> = self.sent.iter().filter(|(_, sent)| !sent.is_empty()).collect();
+        if asking.is_empty() {
+            return Vec::new();
+        }
+        let judged = self.requests.judge(policy, &self.in_use);
+        let is_news = |(peer, sent): &(&Name, &Vec<Answer>)| **sent != self.answers_of(&judged, peer);
+        let news: Vec<Name> = asking.into_iter().filter(is_news).map(|(peer, _)| peer.clone()).collect();
         // Each is announced once: the peer asks again.
         news.iter().for_each(|peer| drop(self.sent.remove(peer)));
         news
@@ -215,6 +234,15 @@ mod tests {
         grants.put_back(before);
         assert_eq!(grants.judge(&policy).served, policy);
         assert!(grants.problem().is_some());
+    }
+
+    #[test]
+    fn a_peer_that_requests_nothing_and_requested_nothing_changes_nothing() {
+        let (policy, mut grants) = (policy(), Granting::default());
+        assert!(grants.is_nothing(&wroclaw(), &[]) && !grants.is_nothing(&wroclaw(), &[request(80)]));
+        assert_eq!(grants.answers(&policy, &wroclaw()), []);
+        grants.replace(&wroclaw(), vec![request(80)]);
+        assert!(!grants.is_nothing(&wroclaw(), &[]), "it is a withdrawal");
     }
 
     #[test]
