@@ -101,7 +101,7 @@ struct Keeper {
     task: Task,
     state: RefCell<State>,
     file: PathBuf,
-    /// Sent when a request changed something.
+    /// Sent when the daemon is to be asked at once.
     wake: Notify,
     is_saved: RefCell<bool>,
     is_denied: RefCell<bool>,
@@ -136,7 +136,7 @@ impl Keeper {
                     next = Instant::now() + INTERVAL;
                     self.ask(&mut asking).await;
                 }
-                () = self.wake.notified() => {}
+                () = self.wake.notified() => next = Instant::now(),
                 Some(sent) = sending.join_next() => {
                     if let Ok((delivery, result)) = sent { self.handle_sent(&delivery, result) }
                 }
@@ -267,7 +267,7 @@ impl Keeper {
                 self.announce_reported(message);
             }
             Err(NotTaken { why, pause }) => {
-                if state.outbox.handle_failed(wall_clock(), receiver, pause) {
+                if state.outbox.handle_failed(wall_clock(), receiver, &why, pause) {
                     tracing::warn!(receiver, "not sent, to be tried again: {why}");
                 } else {
                     tracing::debug!(receiver, "not sent, to be tried again: {why}");

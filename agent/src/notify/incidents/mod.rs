@@ -118,6 +118,9 @@ pub struct Incidents {
     remembered: Remembered,
     /// The services that are for visitors; the history has others as well.
     services: BTreeSet<String>,
+    /// Whether the daemon is to be asked before what a quiet time held back is sent.
+    #[serde(skip)]
+    is_outdated: bool,
     #[serde(skip)]
     seen: Seen,
     #[serde(skip)]
@@ -138,6 +141,7 @@ impl Incidents {
             quiets: Quiets::default(),
             remembered: Remembered::default(),
             services: BTreeSet::new(),
+            is_outdated: false,
             seen: Seen::default(),
             reports: VecDeque::new(),
             has_changed: false,
@@ -186,9 +190,11 @@ impl Incidents {
         if self.quiets.set(quiet) { Ok(()) } else { Err("there are 16 already; end one first".to_owned()) }
     }
 
-    /// Ends one, or all; whether there was one.
+    /// Ends one, or all; whether there was one. What is still down is sent once the daemon has been
+    /// asked: it may be over by now.
     pub fn end_quiet(&mut self, name: Option<&str>) -> bool {
         self.has_changed = true;
+        self.is_outdated = true;
         self.quiets.end(name)
     }
 
@@ -236,6 +242,7 @@ impl Incidents {
         let services = seen.rows.iter().filter_map(|row| row.thing.service());
         self.services = services.map(str::to_owned).collect();
         self.seen = seen;
+        self.is_outdated = false;
         self.advance(now);
     }
 
@@ -259,6 +266,7 @@ impl Incidents {
             works: vec![],
             names,
         });
+        self.is_outdated = false;
         self.advance(now);
     }
 
@@ -282,8 +290,11 @@ impl Incidents {
     }
 
     fn recover(&mut self, thing: &Thing) {
-        for incident in &mut self.open {
-            self.has_changed |= incident.recover(thing, self.now);
+        for at in 0..self.open.len() {
+            let is_announced = self.announced(at) > self.now;
+            if let Some(incident) = self.open.get_mut(at) {
+                self.has_changed |= incident.recover(thing, self.now, is_announced);
+            }
         }
     }
 
@@ -303,7 +314,7 @@ impl Incidents {
                 return;
             }
             if is_reported {
-                incident.recover(&row.thing, self.now);
+                incident.recover(&row.thing, self.now, false);
             } else {
                 row.since = row.since.min(incident.remove(&row.thing));
                 self.open.retain(|incident| !incident.is_empty());
@@ -395,10 +406,13 @@ impl Incidents {
         let (now, delay) = (self.now, self.delay(at));
         let announced = self.announced(at);
         let incident = self.open.get_mut(at)?;
-        let is_quiet = self.quiets.covers(incident.things());
-        let is_theirs =
-            delay == FAR && self.remembered.is_reported(incident.peer(), incident.hop(), incident.since);
+        let is_quiet = self.is_outdated || self.quiets.covers(incident.things());
         let (flaps, first) = incident.flaps(now, CALM);
+        // Their report of what flaps is older than the newest of its failures, and is the only one.
+        let since = if flaps >= FLAPS { first.min(incident.since) } else { incident.since };
+        let is_reported = self.remembered.is_reported(incident.peer(), incident.hop(), since);
+        incident.flaps_there = flaps > 0 && (incident.flaps_there || (flaps >= FLAPS && is_reported));
+        let is_theirs = delay == FAR && (is_reported || incident.flaps_there);
         match incident.phase {
             Phase::Theirs => None,
             Phase::Flapping if flaps == 0 && !is_quiet => {
@@ -412,7 +426,7 @@ impl Incidents {
                 None
             }
             Phase::Waiting | Phase::Reported | Phase::Over
-                if flaps >= FLAPS && !is_quiet && now >= first.saturating_add(delay) =>
+                if flaps >= FLAPS && !is_quiet && now >= first.saturating_add(delay).max(announced) =>
             {
                 incident.phase = Phase::Flapping;
                 Some(Step::Send(Kind::Flapping))
