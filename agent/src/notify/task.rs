@@ -222,6 +222,9 @@ impl Keeper {
             }
             has_changed = true;
         }
+        while let Some(hop) = state.incidents.poll_held() {
+            self.announce(hop);
+        }
         for lost in state.outbox.expire(now) {
             tracing::warn!("no receiver took it for a day; it is dropped: {lost}");
             has_changed = true;
@@ -278,7 +281,13 @@ impl Keeper {
 
     fn announce_reported(&self, message: &Message) {
         let is_new = matches!(message.kind, Kind::Down | Kind::Flapping | Kind::StillDown);
-        let Some(hop) = message.hop.clone().filter(|_| is_new) else { return };
+        if let Some(hop) = message.hop.clone().filter(|_| is_new) {
+            self.announce(hop);
+        }
+    }
+
+    /// Says that the other end need not report what fails at this hop.
+    fn announce(&self, hop: String) {
         let socket = self.task.socket.clone();
         drop(spawn_blocking(move || {
             if let Err(error) = socket.announce_reported(&hop) {

@@ -125,6 +125,9 @@ pub struct Incidents {
     seen: Seen,
     #[serde(skip)]
     reports: VecDeque<Report>,
+    /// Hops of what was due while nothing was sent.
+    #[serde(skip)]
+    held: VecDeque<String>,
     #[serde(skip)]
     has_changed: bool,
 }
@@ -144,6 +147,7 @@ impl Incidents {
             is_outdated: false,
             seen: Seen::default(),
             reports: VecDeque::new(),
+            held: VecDeque::new(),
             has_changed: false,
         }
     }
@@ -157,6 +161,11 @@ impl Incidents {
     /// The next report to be sent.
     pub fn poll_report(&mut self) -> Option<Report> {
         self.reports.pop_front()
+    }
+
+    /// The next hop whose outage a quiet time holds back: the other end need not report it either.
+    pub fn poll_held(&mut self) -> Option<String> {
+        self.held.pop_front()
     }
 
     /// Whether something changed that a restart must not lose, since this was asked last.
@@ -433,11 +442,13 @@ impl Incidents {
             }
             Phase::Waiting if incident.is_active() => {
                 let due = incident.since.saturating_add(delay).max(announced);
-                if now < due {
+                if now < due && (flaps < FLAPS || !is_quiet) {
                     return None;
                 }
                 if is_quiet {
-                    incident.is_held = true;
+                    if !std::mem::replace(&mut incident.is_held, true) {
+                        self.held.push_back(incident.hop().clone());
+                    }
                     return None;
                 }
                 incident.phase = Phase::Reported;

@@ -282,6 +282,18 @@ fn what_was_over_before_the_quiet_time_was_ended_is_no_message() {
 }
 
 #[test]
+fn what_is_held_back_here_is_not_to_be_reported_by_the_other_end() {
+    let mut agent = Agent::new(End::Origin);
+    agent.world.set(&service(1), upstream(None), 0);
+    agent.run(60);
+    assert_eq!((agent.sent().len(), agent.held.len()), (1, 0));
+    agent.quiet(None, 3_600);
+    agent.world.set(&service(2), fault("name", None), 0);
+    agent.run(300);
+    assert_eq!((agent.sent().len(), agent.held.clone()), (1, vec!["name".to_owned()]));
+}
+
+#[test]
 fn one_service_can_be_quiet_alone_and_an_unknown_name_is_refused_with_the_nearest() {
     let mut agent = Agent::new(End::Origin);
     agent.world.set(&service(1), None, 0);
@@ -430,6 +442,7 @@ struct Agent {
     read: usize,
     now: u64,
     reports: Vec<Report>,
+    held: Vec<String>,
     hops: Vec<String>,
     at: Vec<u64>,
     is_dead: bool,
@@ -444,6 +457,7 @@ impl Agent {
             read: 0,
             now: T0,
             reports: Vec::new(),
+            held: Vec::new(),
             hops: Vec::new(),
             at: Vec::new(),
             is_dead: false,
@@ -500,6 +514,7 @@ impl Agent {
             self.at.push(self.now.saturating_sub(T0) / 1_000);
             self.reports.push(report);
         }
+        self.held.extend(std::iter::from_fn(|| self.incidents.poll_held()));
         let seen = std::mem::take(&mut self.incidents.seen);
         let saved = serde_json::to_string(&self.incidents).unwrap();
         self.incidents = serde_json::from_str(&saved).unwrap();
