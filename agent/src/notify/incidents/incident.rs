@@ -51,8 +51,9 @@ pub(super) struct Incident {
     changed: u64,
     /// Whether it was due while nothing was sent.
     pub(super) is_held: bool,
+    /// Whether it failed while nothing was sent, which the other end knows.
+    pub(super) is_withheld: bool,
     /// Whether it is flapping, and the other end's agent has reported that.
-    #[serde(default)]
     pub(super) flaps_there: bool,
     /// The last report of its beginning.
     pub(super) begun: Option<String>,
@@ -70,6 +71,7 @@ impl Incident {
             changes: Vec::new(),
             changed: 0,
             is_held: false,
+            is_withheld: false,
             flaps_there: false,
             begun: None,
         }
@@ -170,6 +172,7 @@ impl Incident {
         if !self.is_active() {
             self.note_change(now);
             self.is_held = false;
+            self.is_withheld = false;
             if is_announced {
                 self.changes.truncate(self.changes.len().saturating_sub(2));
             }
@@ -208,6 +211,11 @@ impl Incident {
     pub(super) fn flaps(&self, now: u64, window: u64) -> (usize, u64) {
         let recent = || self.changes.iter().filter(|at| now.saturating_sub(**at) < window);
         (recent().count(), recent().next().copied().unwrap_or(now))
+    }
+
+    /// Forgets changes: while nothing is to be sent they come from work that goes on.
+    pub(super) fn forget_flapping(&mut self) {
+        self.changes.clear();
     }
 
     /// Whether all has worked for as long as `time`.

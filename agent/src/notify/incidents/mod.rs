@@ -125,7 +125,7 @@ pub struct Incidents {
     seen: Seen,
     #[serde(skip)]
     reports: VecDeque<Report>,
-    /// Hops of what was due while nothing was sent.
+    /// Hops of what failed while nothing was sent.
     #[serde(skip)]
     held: VecDeque<String>,
     #[serde(skip)]
@@ -163,7 +163,7 @@ impl Incidents {
         self.reports.pop_front()
     }
 
-    /// The next hop whose outage a quiet time holds back: the other end need not report it either.
+    /// The next hop whose outage a quiet time withholds: the other end need not report it either.
     pub fn poll_held(&mut self) -> Option<String> {
         self.held.pop_front()
     }
@@ -415,7 +415,11 @@ impl Incidents {
         let (now, delay) = (self.now, self.delay(at));
         let announced = self.announced(at);
         let incident = self.open.get_mut(at)?;
-        let is_quiet = self.is_outdated || self.quiets.covers(incident.things());
+        let is_covered = self.quiets.covers(incident.things());
+        if is_covered {
+            incident.forget_flapping();
+        }
+        let is_quiet = is_covered || self.is_outdated;
         let (flaps, first) = incident.flaps(now, CALM);
         // Their report of what flaps is older than the newest of its failures, and is the only one.
         let since = if flaps >= FLAPS { first.min(incident.since) } else { incident.since };
@@ -442,13 +446,14 @@ impl Incidents {
             }
             Phase::Waiting if incident.is_active() => {
                 let due = incident.since.saturating_add(delay).max(announced);
-                if now < due && (flaps < FLAPS || !is_quiet) {
-                    return None;
-                }
                 if is_quiet {
-                    if !std::mem::replace(&mut incident.is_held, true) {
+                    if !std::mem::replace(&mut incident.is_withheld, true) {
                         self.held.push_back(incident.hop().clone());
                     }
+                    incident.is_held |= now >= due;
+                    return None;
+                }
+                if now < due {
                     return None;
                 }
                 incident.phase = Phase::Reported;

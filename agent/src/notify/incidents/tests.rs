@@ -294,6 +294,21 @@ fn what_is_held_back_here_is_not_to_be_reported_by_the_other_end() {
 }
 
 #[test]
+fn what_was_worked_on_in_a_quiet_time_is_still_down_and_not_flapping() {
+    let mut agent = Agent::new(End::Origin);
+    agent.quiet(None, 280);
+    for _ in 0..3 {
+        agent.world.set(&service(1), upstream(None), 0);
+        agent.run(40);
+        agent.world.set(&service(1), None, 0);
+        agent.run(40);
+    }
+    agent.world.set(&service(1), upstream(None), 0);
+    agent.run(100);
+    assert_eq!((agent.sent(), agent.held.len()), (vec!["still_down s1".to_owned()], 4));
+}
+
+#[test]
 fn one_service_can_be_quiet_alone_and_an_unknown_name_is_refused_with_the_nearest() {
     let mut agent = Agent::new(End::Origin);
     agent.world.set(&service(1), None, 0);
