@@ -165,7 +165,10 @@ fn what_flaps_at_the_other_end_is_reported_there_and_here_only_where_that_is_mis
             agent.world.set(&service(1), upstream(Some("wroclaw")), 0);
             agent.run(20);
             if is_reported && round == 1 {
-                agent.record(What::Notice { peer: "wroclaw".to_owned(), notice: "reported upstream".to_owned() });
+                agent.record(What::Notice {
+                    peer: "wroclaw".to_owned(),
+                    notice: "reported upstream".to_owned(),
+                });
             }
             agent.world.set(&service(1), None, 0);
             agent.run(10);

@@ -137,7 +137,11 @@ fn mail_waits_for_a_server_that_is_away_and_one_that_refuses_the_password_says_s
         let (code, said) = place.causeway(&place.site.origin, &["notify", "test"])?;
         ensure!(code == Some(0), "{code:?} {said}");
         place.wait_for_mail(2)?;
-        ensure!(place.mails()?.len() == 2 && place.mails()?[0].contains("(upstream)"), "{:?}", place.mails()?);
+        ensure!(
+            place.mails()?.len() == 2 && place.mails()?[0].contains("(upstream)"),
+            "{:?}",
+            place.mails()?
+        );
         Ok(())
     })
 }

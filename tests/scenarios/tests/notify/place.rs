@@ -85,7 +85,9 @@ impl<'lab> Place<'lab> {
     /// Stops the origin as systemd does before a reboot.
     pub(crate) fn stop_origin(&mut self) -> Result<()> {
         let patience = Duration::from_secs(45);
-        ensure!(self.origin_agent.stop(patience)?.success() && self.site.forwarder()?.stop(patience)?.success());
+        ensure!(
+            self.origin_agent.stop(patience)?.success() && self.site.forwarder()?.stop(patience)?.success()
+        );
         Ok(())
     }
 
@@ -98,7 +100,8 @@ impl<'lab> Place<'lab> {
     /// Waits until the origin has seen that https works, or that it fails.
     pub(crate) fn wait_until_https(&self, state: &str) -> Result<()> {
         until(Duration::from_secs(45), &format!("https to be {state}"), || {
-            let report: Value = serde_json::from_str(&self.site.ask_forwarder(&["status", "--json"])?.run()?)?;
+            let report: Value =
+                serde_json::from_str(&self.site.ask_forwarder(&["status", "--json"])?.run()?)?;
             let services = report["services"].as_array().context("no services")?;
             let https = services.iter().find(|service| service["name"] == "https");
             Ok(https.filter(|https| https["health"]["state"] == state).map(drop))
