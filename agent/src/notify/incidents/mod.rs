@@ -299,7 +299,9 @@ impl Incidents {
     }
 
     fn recover(&mut self, thing: &Thing) {
-        for at in 0..self.open.len() {
+        let has_it = |at: &usize| self.open.get(*at).is_some_and(|incident| incident.has(thing));
+        let places: Vec<usize> = (0..self.open.len()).filter(has_it).collect();
+        for at in places {
             let is_announced = self.announced(at) > self.now;
             if let Some(incident) = self.open.get_mut(at) {
                 self.has_changed |= incident.recover(thing, self.now, is_announced);
