@@ -12,7 +12,7 @@ bench: ## Time the hot loops.
 bench-build:
 	benches/packages
 	scripts/packages test
-	$(CARGO) build --release -p benches -p tunnel -p gateway -p forwarder --bins
+	$(CARGO) build --release -p benches -p tunnel -p gateway -p forwarder -p causeway -p agent --bins
 
 bench-peers: bench-build ## Compare Causeway with its peers (about twenty minutes); BENCH='--only bulk ...' chooses.
 	$(AS_ROOT) $(BENCH_BIN)/bench-peers $(BENCH)

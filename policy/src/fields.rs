@@ -178,10 +178,7 @@ pub(crate) fn duration(table: &Table<'_>, key: &'static str, default: Duration) 
 
 /// An address to listen on.
 pub(crate) fn socket_address(value: Value<'_>) -> Option<SocketAddr> {
-    value.parse("an address and a port, such as \"127.0.0.1:2049\" or \"[::1]:2049\"", |written| {
-        let (address, ports) = text::address_ports(written)?;
-        (ports.count() == 1).then_some(SocketAddr::new(address, ports.first()))
-    })
+    value.parse("an address and a port, such as \"127.0.0.1:2049\" or \"[::1]:2049\"", text::socket_address)
 }
 
 /// An absent key is `Some(None)`; a bad value, which has been reported, is `None`.

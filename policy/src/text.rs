@@ -1,6 +1,6 @@
 //! The grammar of single strings: addresses, ports, durations, rates, bandwidths.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
@@ -81,6 +81,13 @@ pub fn split_port(text: &str) -> Option<(&str, &str)> {
 pub fn address_ports(text: &str) -> Option<(IpAddr, PortRange)> {
     let (host, rest) = split_port(text)?;
     Some((address(host)?, ports(rest)?))
+}
+
+/// An address with one port, as `127.0.0.1:9590` and `[::1]:9590`.
+#[must_use]
+pub fn socket_address(text: &str) -> Option<SocketAddr> {
+    let (address, ports) = address_ports(text)?;
+    (ports.count() == 1).then_some(SocketAddr::new(address, ports.first()))
 }
 
 /// A DNS name or an address.

@@ -23,10 +23,13 @@ struct Waiting {
 }
 
 /// How a receiver is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Attempts {
     failures: u32,
     next: u64,
+    /// Why the last one failed.
+    #[serde(skip)]
+    why: Option<String>,
     #[serde(skip)]
     is_busy: bool,
 }
@@ -118,16 +121,16 @@ impl Outbox {
         self.waiting.retain(|waiting| !waiting.receivers.is_empty());
     }
 
-    /// A receiver has not got it; it wants to be left alone for `pause` milliseconds. Whether this is
-    /// its first failure.
-    pub fn handle_failed(&mut self, now: u64, receiver: &str, pause: Option<u64>) -> bool {
+    /// A receiver has not got it; it wants to be left alone for `pause` milliseconds. Whether this
+    /// failure is to be reported: it is the first, or has another reason than the one before.
+    pub fn handle_failed(&mut self, now: u64, receiver: &str, why: &str, pause: Option<u64>) -> bool {
         let attempts = self.attempts.entry(receiver.to_owned()).or_default();
         attempts.is_busy = false;
         let doubled = PAUSE.saturating_mul(1 << attempts.failures.min(16));
         let pause = pause.unwrap_or(0).max(doubled).min(LONGEST_PAUSE);
         attempts.failures = attempts.failures.saturating_add(1);
         attempts.next = now.saturating_add(pause);
-        attempts.failures == 1
+        attempts.why.replace(why.to_owned()).as_deref() != Some(why)
     }
 
     /// How many messages wait.
@@ -157,7 +160,7 @@ mod tests {
         let first: Vec<_> = std::iter::from_fn(|| outbox.poll_delivery(0)).collect();
         assert_eq!(first.iter().map(id).collect::<Vec<_>>(), ["a 1", "b 1"]);
         outbox.handle_delivered("a", "1");
-        assert!(outbox.handle_failed(0, "b", None));
+        assert!(outbox.handle_failed(0, "b", "refused", None));
         assert_eq!(outbox.poll_delivery(0).as_ref().map(id).unwrap(), "a 2");
         outbox.handle_delivered("a", "2");
         assert_eq!(outbox.poll_delivery(PAUSE - 1), None);
@@ -179,10 +182,11 @@ mod tests {
                 now += 1_000;
             }
             pauses.push((now - begun) / 1_000);
-            outbox.handle_failed(now, "a", None);
+            let is_first = pauses.len() == 1;
+            assert_eq!(outbox.handle_failed(now, "a", "refused", None), is_first);
         }
         assert_eq!(pauses, [0, 5, 10, 20, 40, 80, 160, 320, 600]);
-        outbox.handle_failed(now, "a", Some(u64::MAX));
+        assert!(outbox.handle_failed(now, "a", "wrong password", Some(u64::MAX)), "another reason");
         assert!(outbox.poll_delivery(now + LONGEST_PAUSE).is_some());
     }
 

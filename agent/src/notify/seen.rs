@@ -7,6 +7,9 @@ use forwarder::control::report::Report;
 use gateway::control::report::Service;
 use serde::{Deserialize, Serialize};
 
+/// So long ago a peer was heard last, at least, when it counts as silent; in milliseconds.
+const SILENT: u64 = daemon::peers::LIVENESS.up_within.as_secs() * 1_000;
+
 /// Which end it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -146,7 +149,8 @@ impl Row {
             return Some(row(thing, Condition::of(state), fault, name.clone().into_iter().collect()));
         }
         if let (What::Peer { peer, to, .. }, End::Origin) = (&record.what, end) {
-            return Some(row(Thing::Peer(peer.clone()), Condition::of(to), no_tunnel("silent"), Vec::new()));
+            let row = row(Thing::Peer(peer.clone()), Condition::of(to), no_tunnel("silent"), Vec::new());
+            return Some(Self { since: record.at.saturating_sub(SILENT), ..row });
         }
         None
     }
@@ -213,7 +217,7 @@ impl Seen {
             rows.push(Row {
                 thing: Thing::Peer(peer.name.clone()),
                 condition: if is_new { Condition::Failing } else { Condition::of(&peer.state) },
-                since: now,
+                since: if is_new { now } else { now.saturating_sub(SILENT) },
                 fault: no_tunnel(if is_new { "never_heard" } else { "silent" }),
                 works: Vec::new(),
                 names: Vec::new(),

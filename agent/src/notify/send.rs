@@ -190,7 +190,12 @@ fn mail_error(mail: &Mail, error: &lettre::transport::smtp::Error) -> String {
         }
         source = inner.source();
     }
-    text
+    // RFC 4954 §6
+    text + match error.status().map(u16::from) {
+        Some(530) => "; the server wants a user: write `user` and `password_file`",
+        Some(534 | 535) => "; check `user`, and the password in `password_file`",
+        _ => "",
+    }
 }
 
 fn transport(

@@ -104,7 +104,7 @@ struct Keeper {
     task: Task,
     state: RefCell<State>,
     file: PathBuf,
-    /// Sent when a request changed something.
+    /// Sent when the daemon is to be asked at once.
     wake: Notify,
     is_saved: RefCell<bool>,
     is_denied: RefCell<bool>,
@@ -139,7 +139,7 @@ impl Keeper {
                     next = Instant::now() + INTERVAL;
                     self.ask(&mut asking).await;
                 }
-                () = self.wake.notified() => {}
+                () = self.wake.notified() => next = Instant::now(),
                 message = self.task.notices.next() => {
                     self.hand_over(message);
                     self.save();
@@ -226,6 +226,9 @@ impl Keeper {
             hand_over(&mut state, message, &receivers);
             has_changed = true;
         }
+        while let Some(hop) = state.incidents.poll_held() {
+            self.announce(hop);
+        }
         for lost in state.outbox.expire(now) {
             tracing::warn!("no receiver took it for a day; it is dropped: {lost}");
             has_changed = true;
@@ -279,7 +282,7 @@ impl Keeper {
                 self.announce_reported(message);
             }
             Err(NotTaken { why, pause }) => {
-                if state.outbox.handle_failed(wall_clock(), receiver, pause) {
+                if state.outbox.handle_failed(wall_clock(), receiver, &why, pause) {
                     tracing::warn!(receiver, "not sent, to be tried again: {why}");
                 } else {
                     tracing::debug!(receiver, "not sent, to be tried again: {why}");
@@ -290,7 +293,13 @@ impl Keeper {
 
     fn announce_reported(&self, message: &Message) {
         let is_new = matches!(message.kind, Kind::Down | Kind::Flapping | Kind::StillDown);
-        let Some(hop) = message.hop.clone().filter(|_| is_new) else { return };
+        if let Some(hop) = message.hop.clone().filter(|_| is_new) {
+            self.announce(hop);
+        }
+    }
+
+    /// Says that the other end need not report what fails at this hop.
+    fn announce(&self, hop: String) {
         let socket = self.task.socket.clone();
         drop(spawn_blocking(move || {
             if let Err(error) = socket.announce_reported(&hop) {

@@ -50,6 +50,9 @@ fn the_text_says_what_was_decided_and_no_line_is_too_long() {
         assert_eq!(policy.wan.accept, settings.accept, "{name}");
         assert_eq!(policy.lan, settings.lan.prefixes, "{name}");
         assert_eq!(policy.lan_interfaces, settings.lan.named, "{name}");
+        assert!(policy.page.listen.is_empty(), "{name}");
+        let with_page = parsed(&text.replace("# [page]\n", "[page]\n"));
+        assert_eq!(with_page.page.listen.len(), 1, "{name}");
         assert!(policy.warnings.is_empty(), "{name}: {:?}", policy.warnings);
         let comments = text.lines().filter(|line| line.starts_with('#'));
         assert!(comments.into_iter().all(|line| line.len() <= 100), "{name}:\n{text}");

@@ -25,6 +25,7 @@ pub(super) fn of(machine: &Machine, settings: &Settings) -> String {
     wan(&mut text, settings);
     lan(&mut text, machine, settings);
     metrics(&mut text, settings);
+    page(&mut text);
     text.push('\n');
     comment(
         &mut text,
@@ -132,6 +133,17 @@ fn metrics(text: &mut String, settings: &Settings) {
             ),
         );
     }
+}
+
+fn page(text: &mut String) {
+    text.push('\n');
+    comment(
+        text,
+        "The status page for people, at http://127.0.0.1:9590/: what is down for visitors, since when, and how to \
+         fix it. Every user of this machine may then read it. To have it, remove the # from the next line, and run \
+         `gatewayctl reload`.",
+    );
+    text.push_str("# [page]\n");
 }
 
 /// A port with its program, such as `tcp/111 (rpcbind)`.

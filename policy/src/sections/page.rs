@@ -8,7 +8,7 @@ use super::metrics::host_name;
 use crate::change::Settings;
 use crate::fields::{self, At};
 use crate::reader::{Table, Value};
-use crate::{Host, Problem};
+use crate::{Host, Problem, text};
 
 /// The edge's port, unless the file has another.
 const EDGE_PORT: u16 = 9590;
@@ -140,7 +140,11 @@ fn listen(value: Value<'_>, daemon: Daemon) -> Option<PageListen> {
             value.report(Problem::NoLanAtOrigin);
             None
         }
-        (None, _) => fields::socket_address(value).map(PageListen::Address),
+        (None, Daemon::Gateway) => {
+            let expected = "\"lan\", \"lan:PORT\", or an address and a port, such as \"127.0.0.1:9590\"";
+            value.parse(expected, text::socket_address).map(PageListen::Address)
+        }
+        (None, Daemon::Forwarder) => fields::socket_address(value).map(PageListen::Address),
     }
 }
 

@@ -45,10 +45,16 @@ pub(super) struct Incident {
     pub(super) since: u64,
     members: Vec<Member>,
     pub(super) phase: Phase,
-    /// When it began and ended, the newest last.
+    /// When it began and ended, the newest last, without what a peer had announced.
     changes: Vec<u64>,
+    /// When it began or ended last.
+    changed: u64,
     /// Whether it was due while nothing was sent.
     pub(super) is_held: bool,
+    /// Whether it failed while nothing was sent, which the other end knows.
+    pub(super) is_withheld: bool,
+    /// Whether it is flapping, and the other end's agent has reported that.
+    pub(super) flaps_there: bool,
     /// The last report of its beginning.
     pub(super) begun: Option<String>,
 }
@@ -63,7 +69,10 @@ impl Incident {
             members: Vec::new(),
             phase: Phase::Waiting,
             changes: Vec::new(),
+            changed: 0,
             is_held: false,
+            is_withheld: false,
+            flaps_there: false,
             begun: None,
         }
     }
@@ -154,14 +163,19 @@ impl Incident {
         }
     }
 
-    /// Something works again; whether it was down by this.
-    pub(super) fn recover(&mut self, thing: &Thing, now: u64) -> bool {
+    /// Something works again; whether it was down by this. An announced stop in time is no sign of
+    /// flapping.
+    pub(super) fn recover(&mut self, thing: &Thing, now: u64, is_announced: bool) -> bool {
         let found = self.members.iter_mut().find(|member| member.is_active && member.thing == *thing);
         let Some(member) = found else { return false };
         member.is_active = false;
         if !self.is_active() {
             self.note_change(now);
             self.is_held = false;
+            self.is_withheld = false;
+            if is_announced {
+                self.changes.truncate(self.changes.len().saturating_sub(2));
+            }
         }
         true
     }
@@ -186,6 +200,7 @@ impl Incident {
     }
 
     fn note_change(&mut self, now: u64) {
+        self.changed = now;
         self.changes.push(now);
         if self.changes.len() > MAX_CHANGES {
             self.changes.remove(0);
@@ -198,10 +213,14 @@ impl Incident {
         (recent().count(), recent().next().copied().unwrap_or(now))
     }
 
+    /// Forgets changes: while nothing is to be sent they come from work that goes on.
+    pub(super) fn forget_flapping(&mut self) {
+        self.changes.clear();
+    }
+
     /// Whether all has worked for as long as `time`.
     pub(super) fn is_settled(&self, now: u64, time: u64) -> bool {
-        let last = self.changes.last().copied().unwrap_or(0);
-        !self.is_active() && now.saturating_sub(last) >= time
+        !self.is_active() && now.saturating_sub(self.changed) >= time
     }
 
     /// Whether nothing is left to be said of it.
@@ -212,6 +231,7 @@ impl Incident {
     /// The clock was set back to `now`.
     pub(super) fn handle_clock(&mut self, now: u64) {
         self.since = self.since.min(now);
+        self.changed = self.changed.min(now);
         self.changes.iter_mut().for_each(|at| *at = (*at).min(now));
         self.members.iter_mut().for_each(|member| member.since = member.since.min(now));
     }
@@ -224,7 +244,7 @@ impl Incident {
         Cause {
             fault: self.fault.clone(),
             since: self.since,
-            until: is_over.then(|| self.changes.last().copied().unwrap_or(now)),
+            until: is_over.then_some(self.changed),
             down: down.into_iter().take(MAX_LABELS).collect(),
             changes: self.flaps(now, window).0,
         }

@@ -121,10 +121,16 @@ pub struct Incidents {
     remembered: Remembered,
     /// The services that are for visitors; the history has others as well.
     services: BTreeSet<String>,
+    /// Whether the daemon is to be asked before what a quiet time held back is sent.
+    #[serde(skip)]
+    is_outdated: bool,
     #[serde(skip)]
     seen: Seen,
     #[serde(skip)]
     reports: VecDeque<Report>,
+    /// Hops of what failed while nothing was sent.
+    #[serde(skip)]
+    held: VecDeque<String>,
     #[serde(skip)]
     has_changed: bool,
 }
@@ -141,8 +147,10 @@ impl Incidents {
             quiets: Quiets::default(),
             remembered: Remembered::default(),
             services: BTreeSet::new(),
+            is_outdated: false,
             seen: Seen::default(),
             reports: VecDeque::new(),
+            held: VecDeque::new(),
             has_changed: false,
         }
     }
@@ -156,6 +164,11 @@ impl Incidents {
     /// The next report to be sent.
     pub fn poll_report(&mut self) -> Option<Report> {
         self.reports.pop_front()
+    }
+
+    /// The next hop whose outage a quiet time withholds: the other end need not report it either.
+    pub fn poll_held(&mut self) -> Option<String> {
+        self.held.pop_front()
     }
 
     /// Whether something changed that a restart must not lose, since this was asked last.
@@ -189,9 +202,11 @@ impl Incidents {
         if self.quiets.set(quiet) { Ok(()) } else { Err("there are 16 already; end one first".to_owned()) }
     }
 
-    /// Ends one, or all; whether there was one.
+    /// Ends one, or all; whether there was one. What is still down is sent once the daemon has been
+    /// asked: it may be over by now.
     pub fn end_quiet(&mut self, name: Option<&str>) -> bool {
         self.has_changed = true;
+        self.is_outdated = true;
         self.quiets.end(name)
     }
 
@@ -239,6 +254,7 @@ impl Incidents {
         let services = seen.rows.iter().filter_map(|row| row.thing.service());
         self.services = services.map(str::to_owned).collect();
         self.seen = seen;
+        self.is_outdated = false;
         self.advance(now);
     }
 
@@ -262,6 +278,7 @@ impl Incidents {
             works: vec![],
             names,
         });
+        self.is_outdated = false;
         self.advance(now);
     }
 
@@ -285,8 +302,13 @@ impl Incidents {
     }
 
     fn recover(&mut self, thing: &Thing) {
-        for incident in &mut self.open {
-            self.has_changed |= incident.recover(thing, self.now);
+        let has_it = |at: &usize| self.open.get(*at).is_some_and(|incident| incident.has(thing));
+        let places: Vec<usize> = (0..self.open.len()).filter(has_it).collect();
+        for at in places {
+            let is_announced = self.announced(at) > self.now;
+            if let Some(incident) = self.open.get_mut(at) {
+                self.has_changed |= incident.recover(thing, self.now, is_announced);
+            }
         }
     }
 
@@ -306,7 +328,7 @@ impl Incidents {
                 return;
             }
             if is_reported {
-                incident.recover(&row.thing, self.now);
+                incident.recover(&row.thing, self.now, false);
             } else {
                 row.since = row.since.min(incident.remove(&row.thing));
                 self.open.retain(|incident| !incident.is_empty());
@@ -398,10 +420,17 @@ impl Incidents {
         let (now, delay) = (self.now, self.delay(at));
         let announced = self.announced(at);
         let incident = self.open.get_mut(at)?;
-        let is_quiet = self.quiets.covers(incident.things());
-        let is_theirs =
-            delay == FAR && self.remembered.is_reported(incident.peer(), incident.hop(), incident.since);
+        let is_covered = self.quiets.covers(incident.things());
+        if is_covered {
+            incident.forget_flapping();
+        }
+        let is_quiet = is_covered || self.is_outdated;
         let (flaps, first) = incident.flaps(now, CALM);
+        // Their report of what flaps is older than the newest of its failures, and is the only one.
+        let since = if flaps >= FLAPS { first.min(incident.since) } else { incident.since };
+        let is_reported = self.remembered.is_reported(incident.peer(), incident.hop(), since);
+        incident.flaps_there = flaps > 0 && (incident.flaps_there || (flaps >= FLAPS && is_reported));
+        let is_theirs = delay == FAR && (is_reported || incident.flaps_there);
         match incident.phase {
             Phase::Theirs => None,
             Phase::Flapping if flaps == 0 && !is_quiet => {
@@ -415,18 +444,21 @@ impl Incidents {
                 None
             }
             Phase::Waiting | Phase::Reported | Phase::Over
-                if flaps >= FLAPS && !is_quiet && now >= first.saturating_add(delay) =>
+                if flaps >= FLAPS && !is_quiet && now >= first.saturating_add(delay).max(announced) =>
             {
                 incident.phase = Phase::Flapping;
                 Some(Step::Send(Kind::Flapping))
             }
             Phase::Waiting if incident.is_active() => {
                 let due = incident.since.saturating_add(delay).max(announced);
-                if now < due {
+                if is_quiet {
+                    if !std::mem::replace(&mut incident.is_withheld, true) {
+                        self.held.push_back(incident.hop().clone());
+                    }
+                    incident.is_held |= now >= due;
                     return None;
                 }
-                if is_quiet {
-                    incident.is_held = true;
+                if now < due {
                     return None;
                 }
                 incident.phase = Phase::Reported;

@@ -103,6 +103,26 @@ fn an_announced_stop_is_no_message_for_five_minutes() {
 }
 
 #[test]
+fn announced_stops_one_after_the_other_are_no_flapping() {
+    let mut agent = Agent::new(End::Edge);
+    let stop = |agent: &mut Agent| {
+        agent.record(What::Notice { peer: "wroclaw".to_owned(), notice: "stopping".to_owned() });
+        agent.world.set(&service(1), fault("tunnel", Some("wroclaw")), 0);
+    };
+    for _ in 0..4 {
+        stop(&mut agent);
+        agent.run(120);
+        agent.world.set(&service(1), None, 0);
+        agent.run(60);
+    }
+    stop(&mut agent);
+    agent.run(295);
+    assert_eq!(agent.sent(), [""; 0]);
+    agent.run(10);
+    assert_eq!(agent.sent(), ["down s1"]);
+}
+
+#[test]
 fn a_stop_that_the_report_shows_as_announced_waits_as_well() {
     let mut agent = Agent::new(End::Edge);
     agent.world.peers.announced = vec!["wroclaw".to_owned()];
@@ -133,6 +153,28 @@ fn flapping_is_one_message_and_one_when_it_has_been_calm_for_ten_minutes() {
         let all = agent.sent().len();
         agent.run(3_600);
         assert_eq!(agent.sent().len(), all);
+    }
+}
+
+#[test]
+fn what_flaps_at_the_other_end_is_reported_there_and_here_only_where_that_is_missing() {
+    for (is_reported, expected) in [(true, 0), (false, 1)] {
+        let mut agent = Agent::new(End::Edge);
+        agent.world.peers.linked = vec!["wroclaw".to_owned()];
+        for round in 0..20 {
+            agent.world.set(&service(1), upstream(Some("wroclaw")), 0);
+            agent.run(20);
+            if is_reported && round == 1 {
+                agent.record(What::Notice {
+                    peer: "wroclaw".to_owned(),
+                    notice: "reported upstream".to_owned(),
+                });
+            }
+            agent.world.set(&service(1), None, 0);
+            agent.run(10);
+        }
+        let flapping = agent.sent().iter().filter(|sent| sent.starts_with("flapping")).count();
+        assert_eq!((flapping, agent.sent().len()), (expected, expected), "{:?}", agent.sent());
     }
 }
 
@@ -222,6 +264,51 @@ fn nothing_is_sent_while_it_is_quiet_and_then_once_what_is_still_down() {
     agent.world.set(&service(3), None, 0);
     agent.run(60);
     assert_eq!(agent.sent(), ["still_down s1 s3", "over s1", "over s3"]);
+}
+
+#[test]
+fn what_was_over_before_the_quiet_time_was_ended_is_no_message() {
+    for is_over in [true, false] {
+        let mut agent = Agent::new(End::Origin);
+        agent.quiet(None, 3_600);
+        agent.world.set(&service(1), upstream(None), 0);
+        agent.run(600);
+        if is_over {
+            agent.world.set(&service(1), None, 0);
+        }
+        agent.incidents.end_quiet(None);
+        agent.incidents.advance(agent.now);
+        assert_eq!(agent.incidents.poll_report(), None, "before the daemon was asked");
+        agent.run(600);
+        assert_eq!(agent.sent(), if is_over { vec![] } else { vec!["still_down s1"] });
+    }
+}
+
+#[test]
+fn what_is_held_back_here_is_not_to_be_reported_by_the_other_end() {
+    let mut agent = Agent::new(End::Origin);
+    agent.world.set(&service(1), upstream(None), 0);
+    agent.run(60);
+    assert_eq!((agent.sent().len(), agent.held.len()), (1, 0));
+    agent.quiet(None, 3_600);
+    agent.world.set(&service(2), fault("name", None), 0);
+    agent.run(300);
+    assert_eq!((agent.sent().len(), agent.held.clone()), (1, vec!["name".to_owned()]));
+}
+
+#[test]
+fn what_was_worked_on_in_a_quiet_time_is_still_down_and_not_flapping() {
+    let mut agent = Agent::new(End::Origin);
+    agent.quiet(None, 280);
+    for _ in 0..3 {
+        agent.world.set(&service(1), upstream(None), 0);
+        agent.run(40);
+        agent.world.set(&service(1), None, 0);
+        agent.run(40);
+    }
+    agent.world.set(&service(1), upstream(None), 0);
+    agent.run(100);
+    assert_eq!((agent.sent(), agent.held.len()), (vec!["still_down s1".to_owned()], 4));
 }
 
 #[test]
@@ -373,6 +460,7 @@ struct Agent {
     read: usize,
     now: u64,
     reports: Vec<Report>,
+    held: Vec<String>,
     hops: Vec<String>,
     at: Vec<u64>,
     is_dead: bool,
@@ -387,6 +475,7 @@ impl Agent {
             read: 0,
             now: T0,
             reports: Vec::new(),
+            held: Vec::new(),
             hops: Vec::new(),
             at: Vec::new(),
             is_dead: false,
@@ -443,6 +532,7 @@ impl Agent {
             self.at.push(self.now.saturating_sub(T0) / 1_000);
             self.reports.push(report);
         }
+        self.held.extend(std::iter::from_fn(|| self.incidents.poll_held()));
         let seen = std::mem::take(&mut self.incidents.seen);
         let saved = serde_json::to_string(&self.incidents).unwrap();
         self.incidents = serde_json::from_str(&saved).unwrap();
@@ -475,4 +565,11 @@ fn record_of(row: &Row) -> Option<What> {
         peer: row.fault.peer.clone(),
         fix: None,
     })
+}
+
+#[test]
+fn a_silent_tunnel_is_down_since_it_was_heard_last() {
+    let what = What::Peer { peer: "kyiv".to_owned(), from: "up".to_owned(), to: "stale".to_owned() };
+    let row = Row::of_record(End::Origin, &Record { number: 1, at: T0 + 20_000, what }).unwrap();
+    assert_eq!(row.since, T0 + 5_000);
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use lab::Process;
 
+use super::daemons::Watched;
 use super::measure::Group;
 use super::path::Path;
 use super::wireguard::Engine;
@@ -22,6 +23,10 @@ pub(crate) enum Contender {
     CausewayWgOrigin,
     /// Our daemons: gateway at the edge, forwarder at the origin.
     Gateway,
+    /// The same with everything on that shows what is wrong.
+    GatewayWatched,
+    /// The same with none of it.
+    GatewayUnwatched,
     /// wireguard-go at both ends.
     WireguardGo,
     /// gotatun at both ends.
@@ -41,14 +46,18 @@ pub(crate) enum Contender {
 pub(crate) struct Running {
     pub(crate) edge: Vec<Process>,
     pub(crate) origin: Vec<Process>,
+    /// What looks at them meanwhile, at either side.
+    pub(crate) watchers: Vec<Process>,
 }
 
 impl Contender {
-    /// Whether a group is measured of it. The mixed pairs are there for the throughput alone;
+    /// Whether a group is measured of it. The mixed pairs are there for the throughput alone, the
+    /// watched daemons for their idle CPU as well;
     /// onetun stops permanently under several streams or a burst of datagrams.
     pub(crate) fn is_asked(self, group: Group) -> bool {
         match self {
             Self::CausewayWgEdge | Self::CausewayWgOrigin => group == Group::Bulk,
+            Self::GatewayWatched | Self::GatewayUnwatched => matches!(group, Group::Bulk | Group::Idle),
             Self::Onetun => !matches!(group, Group::Datagrams | Group::Loaded),
             Self::Direct => !matches!(group, Group::Idle | Group::Many),
             Self::CausewayWg
@@ -69,7 +78,9 @@ impl Contender {
             Self::WireguardGo => wireguard::start(path, Engine::Go, Engine::Go),
             Self::Gotatun => wireguard::start(path, Engine::Gotatun, Engine::Gotatun),
             Self::Boringtun => wireguard::start(path, Engine::Boringtun, Engine::Boringtun),
-            Self::Gateway => daemons::start(path),
+            Self::Gateway => daemons::start(path, Watched::AsUsual),
+            Self::GatewayWatched => daemons::start(path, Watched::Fully),
+            Self::GatewayUnwatched => daemons::start(path, Watched::Not),
             Self::Onetun => forwards::start_onetun(path),
             Self::RatholeNoise => forwards::start_rathole(path),
             Self::Direct => path.route_without_tunnel().map(|()| Running::default()),
@@ -84,6 +95,8 @@ impl fmt::Display for Contender {
             Self::CausewayWgEdge => "causeway-wg + wireguard-go",
             Self::CausewayWgOrigin => "wireguard-go + causeway-wg",
             Self::Gateway => "gateway + forwarder",
+            Self::GatewayWatched => "gateway + forwarder, watched",
+            Self::GatewayUnwatched => "gateway + forwarder, not watched",
             Self::WireguardGo => "wireguard-go",
             Self::Gotatun => "gotatun",
             Self::Boringtun => "boringtun",

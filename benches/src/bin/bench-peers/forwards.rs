@@ -23,7 +23,7 @@ pub(crate) fn start_onetun(path: &Path) -> Result<Running> {
         .args(["--source-peer-ip", "10.77.88.1", "--keep-alive", "10", "--log", "error"])
         .args([forward(BULK, "TCP"), forward(ECHO, "TCP"), forward(DATAGRAMS, "UDP")])
         .spawn("onetun")?;
-    Ok(Running { edge: vec![edge], origin: vec![origin] })
+    Ok(Running { edge: vec![edge], origin: vec![origin], ..Running::default() })
 }
 
 /// rathole with noise: its server at the edge, its client at the origin.
@@ -60,5 +60,5 @@ pub(crate) fn start_rathole(path: &Path) -> Result<Running> {
     fs::write(&at_origin, client)?;
     let edge = path.edge.command(&program).arg("--server").arg(&at_edge).spawn("rathole")?;
     let origin = path.origin.command(&program).arg("--client").arg(&at_origin).spawn("rathole")?;
-    Ok(Running { edge: vec![edge], origin: vec![origin] })
+    Ok(Running { edge: vec![edge], origin: vec![origin], ..Running::default() })
 }

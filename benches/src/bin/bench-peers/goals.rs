@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::contender::Contender::{
-    self, Boringtun, CausewayWg, CausewayWgEdge, CausewayWgOrigin, Gateway, Gotatun, Onetun, RatholeNoise,
-    WireguardGo,
+    self, Boringtun, CausewayWg, CausewayWgEdge, CausewayWgOrigin, Gateway, GatewayUnwatched, GatewayWatched,
+    Gotatun, Onetun, RatholeNoise, WireguardGo,
 };
 
 /// Whether a value must be above or below the goal.
@@ -55,6 +55,8 @@ const RATIOS: &[(&str, Contender, Contender, &str, Goal)] = &[
     ("TCP up, daemons", Gateway, WireguardGo, "bulk_up_1", AtLeast(1.6)),
     ("TCP down, daemons", Gateway, Onetun, "bulk_down_1", AtLeast(25.0)),
     ("TCP up, daemons", Gateway, Onetun, "bulk_up_1", AtLeast(25.0)),
+    ("TCP down, daemons that are watched", GatewayWatched, GatewayUnwatched, "bulk_down_1", AtLeast(0.99)),
+    ("TCP up, daemons that are watched", GatewayWatched, GatewayUnwatched, "bulk_up_1", AtLeast(0.99)),
     ("request-response, idle, p50", CausewayWg, Boringtun, "rr_p50", AtMost(0.85)),
     ("request-response, idle, p99", CausewayWg, Boringtun, "rr_p99", AtMost(0.85)),
     ("UDP 200 B, up", CausewayWg, Gotatun, "udp_up_200", AtLeast(1.6)),

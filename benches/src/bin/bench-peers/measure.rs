@@ -65,7 +65,8 @@ pub(crate) fn run(contender: Contender, plan: &Plan, repetition: u32) -> Result<
     let running = contender.start(&path)?;
     let target = format!("{EDGE}:{ECHO}");
     path.load(&["first", &target, "--limit", "15"], Duration::from_secs(20)).with_context(|| {
-        let logs = running.edge.iter().chain(&running.origin).filter_map(|process| process.log().ok());
+        let processes = running.edge.iter().chain(&running.origin).chain(&running.watchers);
+        let logs = processes.filter_map(|process| process.log().ok());
         format!("no first answer; the contender said:\n{}", logs.collect::<Vec<_>>().join("\n"))
     })?;
     let started = begin.elapsed().as_secs_f64();

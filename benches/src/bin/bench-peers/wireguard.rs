@@ -56,7 +56,7 @@ pub(crate) fn start(path: &Path, edge: Engine, origin: Engine) -> Result<Running
     ))?;
     path.publish()?;
     join_origin(path, &wroclaw, &kyiv.public)?;
-    let mut running = Running { edge: vec![at_edge], origin: vec![at_origin] };
+    let mut running = Running { edge: vec![at_edge], origin: vec![at_origin], ..Running::default() };
     if origin == Engine::Boringtun {
         // It waits a whole keepalive interval before its first handshake unless there is something
         // to send.

@@ -24,6 +24,16 @@ pub(super) enum Subject {
     Visitor(String, String),
 }
 
+impl Subject {
+    /// The peer whose tunnel or link it is.
+    pub(super) fn peer(&self) -> Option<&str> {
+        match self {
+            Self::Peer(peer) | Self::Link(peer) => Some(peer),
+            Self::Service(_) | Self::Name(..) | Self::Visitor(..) => None,
+        }
+    }
+}
+
 /// What two failures may have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {

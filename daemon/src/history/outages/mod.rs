@@ -107,6 +107,8 @@ struct Grouping {
     outages: Vec<Growing>,
     /// When each side last noted anything before its latest start.
     alive: BTreeMap<Side, i64>,
+    /// When each side last saw a tunnel or a link work.
+    worked: BTreeMap<(Side, Subject), i64>,
 }
 
 /// An outage with what still fails of it.
@@ -137,7 +139,12 @@ impl Grouping {
         self.alive.insert(side.clone(), at);
         match change(&entry.record.what) {
             Change::Fails(subject, scope) => self.handle_failure(entry, subject, scope),
-            Change::Works(subject) => self.handle_recovery(at, &side, &subject),
+            Change::Works(subject) => {
+                self.handle_recovery(at, &side, &subject);
+                if subject.peer().is_some() {
+                    self.worked.insert((side, subject), at);
+                }
+            }
             Change::None if matches!(entry.record.what, What::Stack { .. }) => self.handle_stack(entry),
             Change::None => self.singles.push(entry),
         }
@@ -210,7 +217,7 @@ impl Grouping {
             outage.entries.push(entry);
             return;
         }
-        let reason = self.take_reason(&entry, scope);
+        let reason = self.take_reason(&entry, &key.1, scope);
         let began = reason.as_ref().map_or(at, |reason| time(reason).min(at));
         self.outages.push(Growing {
             scope,
@@ -235,22 +242,30 @@ impl Grouping {
     }
 
     /// What changed just before `failure`: a stop before a change of the configuration, that before
-    /// anything else, and the last of several. A start is one for tunnels alone: it cuts them, and
-    /// no upstream.
-    fn take_reason(&mut self, failure: &Entry, scope: Scope) -> Option<Entry> {
+    /// anything else, and the last of several. A start is one for tunnels alone, which it cuts, and
+    /// only until they have worked again.
+    fn take_reason(&mut self, failure: &Entry, subject: &Subject, scope: Scope) -> Option<Entry> {
         let at = time(failure);
+        let worked = self.worked_last(&failure.side, subject);
         let weight = |entry: &Entry| match entry.record.what {
             _ if !(0..=JUST_BEFORE).contains(&(at - time(entry))) => None,
             What::Stopping { .. } => Some(3),
             What::Applied { .. } | What::Stack { .. } => Some(2),
             What::Notice { .. } | What::Repaired { .. } => Some(1),
-            What::Started { .. } if scope != Scope::Service => Some(0),
+            What::Started { .. } if scope != Scope::Service && worked <= Some(time(entry)) => Some(0),
             _ => None,
         };
         let weighed =
             self.singles.iter().enumerate().filter_map(|(index, entry)| Some((weight(entry)?, index)));
         let (_, index) = weighed.max()?;
         Some(self.singles.remove(index))
+    }
+
+    /// When that side last saw the tunnel or the link work that failed; of a service, any.
+    fn worked_last(&self, side: &Side, subject: &Subject) -> Option<i64> {
+        let is_its = |known: &Subject| subject.peer().is_none() || known.peer() == subject.peer();
+        let all = self.worked.iter().filter(|((of, known), _)| of == side && is_its(known));
+        all.map(|(_, at)| *at).max()
     }
 
     fn handle_recovery(&mut self, at: i64, side: &Side, subject: &Subject) {

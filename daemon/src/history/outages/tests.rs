@@ -105,6 +105,32 @@ fn a_daemon_that_was_killed_is_the_cause_and_one_that_was_alive_is_not() {
 }
 
 #[test]
+fn a_tunnel_that_worked_after_a_start_is_not_cut_by_it() {
+    let up = |side: fn(u64, What) -> Entry| vec![side(2, peer("up")), side(2, link(true))];
+    let restarted =
+        vec![origin(20, started()), edge(21, link(false)), origin(22, link(true)), edge(23, link(true))];
+    let earlier = [vec![edge(1, started())], up(edge)].concat();
+    assert_eq!(
+        shown([earlier.clone(), restarted].concat()),
+        ["edge started", "origin started | edge link down | 20–23"]
+    );
+    let cut = vec![
+        edge(15, link(false)),
+        origin(15, link(false)),
+        edge(22, peer("stale")),
+        origin(22, peer("stale")),
+    ];
+    assert_eq!(
+        shown([earlier, vec![origin(1, started())], up(origin), cut].concat()),
+        [
+            "edge started",
+            "origin started",
+            "edge peer stale | edge link down, origin link down, origin peer stale | 15–"
+        ]
+    );
+}
+
+#[test]
 fn the_first_start_of_an_end_is_no_crash_and_what_fails_otherwise_later_leaves_the_outage() {
     let first = vec![
         edge(1, started()),
