@@ -1,0 +1,82 @@
+//! Either end is restarted as an upgrade restarts it, while flows are carried.
+
+// Figures are printed; a JSON value has an answer to any index.
+#![allow(clippy::print_stdout, clippy::indexing_slicing)]
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::{Topology, full_counts, scenario, until};
+use scenarios::{Crowd, EchoService, Site, raise_descriptors};
+use serde_json::Value;
+
+const BULK: &str = "192.0.2.2:5001";
+/// How long a restart and everything after it may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+#[test]
+fn flows_and_totals_continue_over_restarts_of_the_edge() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let (flows, rounds) = if full_counts() { (1_000, 20) } else { (100, 2) };
+        raise_descriptors(2 * flows + 500)?;
+        let mut site = Site::new(lab)?;
+        let _service = EchoService::apart(site.origin.tcp_listener("127.0.0.1:5001")?)?;
+        site.start()?;
+        let crowd = Crowd::connect(&lab.node("client")?, BULK, flows)?;
+        let quiet = crowd.handle_round(LIMIT)?;
+        println!("{flows} flows; the longest exchange without a restart: {quiet:?}");
+        for round in 0..rounds {
+            let before = totals(&site)?;
+            let start = Instant::now();
+            site.gateway()?.stop(LIMIT)?;
+            site.start_gateway()?;
+            let restarted = start.elapsed();
+            let longest = crowd.handle_round(LIMIT).with_context(|| format!("restart {round}"))?;
+            println!("restart {round}: {restarted:?}; the longest exchange: {longest:?}");
+            let after = totals(&site)?;
+            ensure!(
+                after.iter().zip(&before).all(|(after, before)| after > before),
+                "{before:?} -> {after:?}"
+            );
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn totals_begin_at_zero_after_a_crash() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = Site::new(lab)?;
+        let _service = EchoService::start(site.origin.tcp_listener("127.0.0.1:5001")?)?;
+        site.start()?;
+        let crowd = Crowd::connect(&lab.node("client")?, BULK, 10)?;
+        // Kept by an orderly end, given to the daemon that then crashes.
+        crowd.handle_round(LIMIT)?;
+        site.gateway()?.stop(LIMIT)?;
+        site.start_gateway()?;
+        crowd.handle_round(LIMIT)?;
+        let [before, ..] = totals(&site)?;
+        site.gateway()?.kill()?;
+        site.start_gateway()?;
+        let [after, ..] = totals(&site)?;
+        ensure!(after < before, "{before} bytes before, {after} after: a reader would count them twice");
+        crowd.handle_round(LIMIT).map(drop)
+    })
+}
+
+/// Bytes and packets received from the peer, and bytes of the service both ways.
+fn totals(site: &Site<'_>) -> Result<[u64; 4]> {
+    let number = |value: &Value| value.as_u64().with_context(|| format!("{value} is no number"));
+    let peers = site.peers()?;
+    let peer = &peers["peers"][0];
+    let services: Value = serde_json::from_str(&site.gatewayctl(&["services", "--json"])?.run()?)?;
+    let services = services["services"].as_array().cloned().unwrap_or_default();
+    let service =
+        services.into_iter().find(|service| service["name"] == "bulk").context("no such service")?;
+    Ok([
+        number(&peer["rx_bytes"])?,
+        number(&peer["rx_packets"])?,
+        number(&service["bytes_in"])?,
+        number(&service["bytes_out"])?,
+    ])
+}
