@@ -204,12 +204,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     let socket = control.path().display();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), peers = shared.edges.load().len(), %socket, "forwarder started");
     notify(&[NotifyState::Ready]);
-    let went_back = shared.operator.went_back();
-    if let Some(noted) = &went_back {
-        tracing::warn!("{}", noted.problem("forwarder"));
-    }
-    let failed = went_back.map(|noted| noted.failed);
-    shared.history.note(What::Started { version: env!("CARGO_PKG_VERSION").to_owned(), failed });
+    note_start(shared);
     let (mut answering, mut ended) = (pin!(control.serve(Rc::clone(&origin))), pin!(ended));
     let mut failed = pin!(failed);
     let mut receives = Receives::default();
@@ -347,6 +342,16 @@ impl Answer for Origin {
             Request::Change(request) => self.confirmable.answer(self, request).await.map(Reply::Change),
         }
     }
+}
+
+/// Notes the start, and where it is one of an earlier version after an upgrade that failed, why.
+fn note_start(shared: &Shared) {
+    let went_back = shared.operator.went_back();
+    if let Some(noted) = &went_back {
+        tracing::warn!("{}", noted.problem("forwarder"));
+    }
+    let failed = went_back.map(|noted| noted.failed);
+    shared.history.note(What::Started { version: env!("CARGO_PKG_VERSION").to_owned(), failed });
 }
 
 /// Keeps what was carried with each edge, for the next start.
