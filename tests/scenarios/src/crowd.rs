@@ -157,6 +157,12 @@ impl Crowd {
         Ok(Self { ending, shared, thread })
     }
 
+    /// How many of the flows are open.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.shared.lock().iter().filter(|flow| flow.ended.is_none()).count()
+    }
+
     /// Waits until every flow has completed an exchange that it began after this call. Returns the
     /// longest exchange since the last round.
     ///

@@ -15,7 +15,7 @@ const REFUSED: [&str; 2] = ["exit-code", "1"];
 
 #[test]
 fn a_program_that_fails_twice_after_its_upgrade_is_replaced_once_and_that_is_noted() -> Result<()> {
-    let mut machine = Machine::new("twice")?;
+    let machine = Machine::new("twice")?;
     machine.upgrade("0.2.0")?;
     // What a power cut left in the way.
     fs::create_dir(machine.program().with_file_name("gateway.new"))?;

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Topology, full_counts, scenario, until};
+use lab::{Topology, full_counts, scenario, time_until, until};
 use scenarios::{Crowd, EchoService, Site, raise_descriptors};
 use serde_json::Value;
 
@@ -20,6 +20,7 @@ fn flows_and_totals_continue_over_restarts_of_the_edge() -> Result<()> {
         let (flows, rounds) = if full_counts() { (1_000, 20) } else { (100, 2) };
         raise_descriptors(2 * flows + 500)?;
         let mut site = Site::new(lab)?;
+        site.forwarder_config.append("[limits]\nflows_per_client = 2048\npending_per_client = 1024");
         let _service = EchoService::apart(site.origin.tcp_listener("127.0.0.1:5001")?)?;
         site.start()?;
         let crowd = Crowd::connect(&lab.node("client")?, BULK, flows)?;
@@ -62,6 +63,38 @@ fn totals_begin_at_zero_after_a_crash() -> Result<()> {
         ensure!(after < before, "{before} bytes before, {after} after: a reader would count them twice");
         crowd.handle_round(LIMIT).map(drop)
     })
+}
+
+#[test]
+fn a_restart_of_the_origin_ends_flows_after_the_drain_and_its_totals_continue() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut site = Site::new(lab)?;
+        site.forwarder_config.append("[limits]\ndrain = \"1s\"");
+        let _service = EchoService::start(site.origin.tcp_listener("127.0.0.1:5001")?)?;
+        site.start()?;
+        let client = lab.node("client")?;
+        let crowd = Crowd::connect(&client, BULK, 20)?;
+        crowd.handle_round(LIMIT)?;
+        let before = received(&site)?;
+        let start = Instant::now();
+        site.forwarder()?.stop(LIMIT)?;
+        site.start_forwarder()?;
+        let restarted = start.elapsed();
+        let took =
+            time_until(LIMIT, "a new flow", || Ok(client.tcp_connect(BULK, Duration::from_secs(1)).is_ok()))?;
+        println!("the forwarder restarted in {restarted:?}, a new flow after {took:?} more");
+        until(LIMIT, "the open flows to end", || Ok((crowd.open() == 0).then_some(())))?;
+        let after = received(&site)?;
+        ensure!(after > before, "{before} bytes before, {after} after");
+        Ok(())
+    })
+}
+
+/// Bytes that the origin received from the edge.
+fn received(site: &Site<'_>) -> Result<u64> {
+    let text = site.ask_forwarder(&["peers", "--json"])?.run()?;
+    let peers: Value = serde_json::from_str(&text)?;
+    peers["peers"][0]["rx_bytes"].as_u64().context("no bytes")
 }
 
 /// Bytes and packets received from the peer, and bytes of the service both ways.
