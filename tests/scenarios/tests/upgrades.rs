@@ -3,6 +3,9 @@
 // Figures are printed; a JSON value has an answer to any index.
 #![allow(clippy::print_stdout, clippy::indexing_slicing)]
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +14,11 @@ use scenarios::{Crowd, EchoService, Site, raise_descriptors};
 use serde_json::Value;
 
 const BULK: &str = "192.0.2.2:5001";
+/// As `configs/lib/earlier-version` writes it.
+const NOTED: &str =
+    r#"{"schema":1,"failed":"0.3.0","runs":"0.2.0","why":"ended by signal ABRT","at":1800000000}"#;
+const FAILED: &str =
+    "version 0.3.0 failed twice after its upgrade (ended by signal ABRT), and version 0.2.0 runs again";
 /// How long a restart and everything after it may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -86,6 +94,49 @@ fn a_restart_of_the_origin_ends_flows_after_the_drain_and_its_totals_continue() 
         until(LIMIT, "the open flows to end", || Ok((crowd.open() == 0).then_some(())))?;
         let after = received(&site)?;
         ensure!(after > before, "{before} bytes before, {after} after");
+        Ok(())
+    })
+}
+
+#[test]
+fn an_upgrade_that_failed_is_named_by_status_log_and_history_until_what_was_noted_is_gone() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        lab.expect_warning("version 0.3.0 failed twice after its upgrade");
+        let mut site = Site::new(lab)?;
+        let notes = [&site.edge, &site.origin].map(|node| node.directory().join("state-root/went-back.json"));
+        for note in &notes {
+            fs::create_dir_all(note.parent().context("no folder")?)?;
+            fs::write(note, NOTED)?;
+        }
+        site.start()?;
+        let status = |site: &Site<'_>| -> Result<[String; 2]> {
+            let [edge, origin] = [site.gatewayctl(&["status"])?, site.ask_forwarder(&["status"])?];
+            let text = |output: Output| String::from_utf8_lossy(&output.stdout).into_owned();
+            Ok([text(edge.output()?), text(origin.output()?)])
+        };
+        for (text, unit) in status(&site)?.iter().zip(["gateway", "forwarder"]) {
+            let line =
+                format!("{FAILED}; read why (`journalctl -u {unit}`), and install a version that works");
+            ensure!(text.contains(&line), "{text}");
+        }
+        let history = site.edge.command(lab::binary("causeway")?).args(["history", "--since", "10m"]);
+        let history = history.output()?;
+        let history = String::from_utf8_lossy(&history.stdout);
+        ensure!(history.contains("again, since version 0.3.0 failed"), "{history}");
+
+        // As the next upgrade does, or a person.
+        for note in &notes {
+            fs::remove_file(note)?;
+        }
+        let left: Vec<_> = status(&site)?.into_iter().filter(|text| text.contains("0.3.0")).collect();
+        ensure!(left.is_empty(), "{left:?}");
+        // A note that others than its owner may write is not believed.
+        for note in &notes {
+            fs::write(note, NOTED)?;
+            fs::set_permissions(note, fs::Permissions::from_mode(0o666))?;
+        }
+        let left: Vec<_> = status(&site)?.into_iter().filter(|text| text.contains("0.3.0")).collect();
+        ensure!(left.is_empty(), "{left:?}");
         Ok(())
     })
 }
