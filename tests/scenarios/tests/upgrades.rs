@@ -119,10 +119,8 @@ fn an_upgrade_that_failed_is_named_by_status_log_and_history_until_what_was_note
                 format!("{FAILED}; read why (`journalctl -u {unit}`), and install a version that works");
             ensure!(text.contains(&line), "{text}");
         }
-        let history = site.edge.command(lab::binary("causeway")?).args(["history", "--since", "10m"]);
-        let history = history.output()?;
-        let history = String::from_utf8_lossy(&history.stdout);
-        ensure!(history.contains("again, since version 0.3.0 failed"), "{history}");
+        site.gateway()?.wait_for_log(FAILED, LIMIT)?;
+        site.forwarder()?.wait_for_log(FAILED, LIMIT)?;
 
         // As the next upgrade does, or a person.
         for note in &notes {
@@ -137,6 +135,11 @@ fn an_upgrade_that_failed_is_named_by_status_log_and_history_until_what_was_note
         }
         let left: Vec<_> = status(&site)?.into_iter().filter(|text| text.contains("0.3.0")).collect();
         ensure!(left.is_empty(), "{left:?}");
+
+        let history = site.edge.command(lab::binary("causeway")?).args(["history", "--since", "10m"]);
+        let history = history.output()?;
+        let history = String::from_utf8_lossy(&history.stdout);
+        ensure!(history.contains("again, since version 0.3.0 failed"), "{history}");
         Ok(())
     })
 }
