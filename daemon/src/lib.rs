@@ -20,6 +20,7 @@
 //! - [`page`]: the status page, made from [`status`] and [`history`].
 //! - [`life`]: systemd, signals, and the watched configuration file.
 //! - [`link`]: the control channel between the two ends, without its sockets.
+//! - [`totals`]: what was carried with each peer, from an orderly end to the next start.
 //! - [`local_network`]: what macOS may deny, and how to allow it. [`local_time`]: time as people write it.
 //!
 //! Only the parts for systemd are specific to Linux: the forwarder runs on macOS as well.
@@ -52,3 +53,4 @@ pub mod peers;
 pub mod rates;
 pub mod status;
 pub mod text;
+pub mod totals;

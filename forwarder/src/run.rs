@@ -25,6 +25,7 @@ use daemon::life::{Asked, Listeners, Signals, notify};
 use daemon::log;
 use daemon::metrics::RoundTrips;
 use daemon::page::StatusPage;
+use daemon::totals::Totals;
 use parking_lot::Mutex;
 use policy::Name;
 use policy::forwarder::Policy;
@@ -62,6 +63,7 @@ struct Running {
     origin: Rc<Origin>,
     control: Socket,
     _lock: Lock,
+    totals: Totals,
     data: JoinHandle<io::Result<()>>,
     ended: oneshot::Receiver<()>,
     watchdog: Watchdog,
@@ -136,12 +138,15 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
     let load = |text| Ok(config::load_draft(config, config, text)?);
     let (loaded, startup) = resume(file, config, (&operator, &trials), load);
     let history = History::open(&folder);
-    let confirmable = Confirmable::new("forwarder", startup, operator, trials).noted_in(history.clone());
+    let confirmable =
+        Confirmable::new("forwarder", startup, operator.clone(), trials).noted_in(history.clone());
     let policy = Arc::clone(&loaded.policy);
     let mark = ClockMark::of(&folder);
     let control = bind_first(&environment.sockets(Some(&policy)))?;
     let edges = setup::edges(&loaded, mark.read(), Backend::Auto).map_err(refused)?;
+    let totals = Totals::of(&folder);
     let listeners = setup::listeners(policy.reach.iter()).map_err(refused)?;
+    totals.give_back(edges.iter().map(|edge| &*edge.node), clock::now());
     let state = MarkWriter::start(mark.clone()).map_err(system)?;
     let stats = Arc::new(Stats::default());
     stats.adopt(&policy);
@@ -163,6 +168,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         link_refusals: Mutex::default(),
         visit_now: watch::channel(()).0,
         since: Mutex::default(),
+        operator,
         history,
         page_requests: Requests::default(),
     });
@@ -189,11 +195,11 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
     let data = thread.map_err(system)?;
     let origin = Origin::new((config, loaded.text), shared, commands, confirmable, links, mark);
     let origin = Rc::new(origin);
-    Ok(Running { origin, control, _lock: lock, data, ended, watchdog, failed })
+    Ok(Running { origin, control, _lock: lock, totals, data, ended, watchdog, failed })
 }
 
 async fn serve(running: Running) -> Result<(), ExitError> {
-    let Running { origin, control, _lock, data, ended, watchdog, failed } = running;
+    let Running { origin, control, _lock, totals, data, ended, watchdog, failed } = running;
     let lost = |reason: String| ExitError::new(Exit::Failed, format!("the data thread failed: {reason}"));
     let system = |error: io::Error| ExitError::new(Exit::Failed, error);
     let shared = &*origin.shared;
@@ -203,7 +209,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     let socket = control.path().display();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), peers = shared.edges.load().len(), %socket, "forwarder started");
     notify(&[NotifyState::Ready]);
-    shared.history.note(What::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
+    note_start(shared);
     let (mut answering, mut ended) = (pin!(control.serve(Rc::clone(&origin))), pin!(ended));
     let mut failed = pin!(failed);
     let mut receives = Receives::default();
@@ -248,6 +254,7 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     drop(watchdog);
     shared.history.flush();
     let result = data.join().map_err(|_| lost("it panicked".to_owned()))?;
+    keep_totals(&totals, shared);
     result.map_err(|error| lost(error.to_string()))?;
     tracing::info!("forwarder stopped");
     Ok(())
@@ -363,6 +370,27 @@ impl Answer for Origin {
             }
             Request::Change(request) => self.confirmable.answer(self, request).await.map(Reply::Change),
         }
+    }
+}
+
+/// Notes the start, and where it is one of an earlier version after an upgrade that failed, why.
+fn note_start(shared: &Shared) {
+    let went_back = shared.operator.went_back();
+    if let Some(noted) = &went_back {
+        tracing::warn!("{}", noted.problem("forwarder"));
+    }
+    let failed = went_back.map(|noted| noted.failed);
+    shared.history.note(What::Started { version: env!("CARGO_PKG_VERSION").to_owned(), failed });
+}
+
+/// Keeps what was carried with each edge, for the next start.
+fn keep_totals(totals: &Totals, shared: &Shared) {
+    let peers: Vec<_> = shared.edges.load().iter().flat_map(|edge| edge.node.peers(clock::now())).collect();
+    if let Err(error) = totals.keep(&peers) {
+        tracing::warn!(
+            "the peers' totals cannot be written ({error}) and begin at zero; free disk space or fix the state \
+             folder's permissions"
+        );
     }
 }
 

@@ -160,7 +160,7 @@ async fn event_loop(
                     }
                 }
                 _ => {
-                    edge.keep_endpoints();
+                    edge.keep_for_next_start();
                     return Err(ExitError::new(Exit::Failed, "the data plane ended"));
                 }
             },
@@ -183,7 +183,7 @@ async fn event_loop(
                 Asked::Stop => break,
             },
             reason = &mut repairs => {
-                edge.keep_endpoints();
+                edge.keep_for_next_start();
                 return Err(lost(&reason.unwrap_or_else(|error| error.to_string())));
             }
             ended = &mut control => ended.map_err(|error| ExitError::new(Exit::Failed, format!("the control socket: {error}")))?,
@@ -191,7 +191,7 @@ async fn event_loop(
     }
     notify(&[NotifyState::Stopping]);
     edge.announce_stop().await;
-    edge.keep_endpoints();
+    edge.keep_for_next_start();
     edge.keep_history();
     tracing::info!("the daemon ends; rules, routes and device stay as they are, closed");
     Ok(())

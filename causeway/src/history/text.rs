@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_daemon_that_was_killed_is_said_to_be_and_nothing_is_said_too() {
-        let cause = entry(None, 0, What::Started { version: "1".to_owned() });
+        let cause = entry(None, 0, What::Started { version: "1".to_owned(), failed: None });
         let began = cause.record.at;
         let outage = Outage { cause, is_crash: true, symptoms: Vec::new(), began, over: None };
         let text = |blocks: &[Block]| text(blocks, (Duration::from_secs(7_200), true), Style::Plain);

@@ -5,11 +5,13 @@
 //! - `confirm`: the daemon's side: a change that is rolled back unless it is confirmed in time.
 //! - `operator`: the folder of the operator's commands, which the daemon reads and never writes.
 //! - `pending`: a change that waits, and when its time is over.
+//! - `went_back`: an upgrade that failed, as root's script noted it in that folder.
 
 mod command;
 mod confirm;
 mod operator;
 mod pending;
+mod went_back;
 
 use std::path::PathBuf;
 
@@ -19,6 +21,7 @@ pub use command::{Commands, Needs, named};
 pub use confirm::{Applies, Confirmable, Startup, Text, is_file_in_force, resume};
 pub use operator::{OperatorState, Trusted, is_only_roots, is_trusted};
 pub use pending::{Moment, Outcome, Pending, Trial, Trials};
+pub use went_back::WentBack;
 
 use crate::text::Style;
 

@@ -10,6 +10,8 @@
 //! | `previous.toml` | the text before it, for `gatewayctl rollback` |
 //! | `pending.json` | a change that waits for `gatewayctl confirm`, and the text before it |
 //! | `draft.toml` | the text that is being applied right now; stays when the command was killed in the middle |
+//! | `went-back.json` | that an upgrade failed, and the program of before runs again |
+//! | `earlier/`, `failed/` | programs that `earlier-version` keeps; nothing here reads them |
 //! | `lock` | held by a command for its whole length |
 
 use std::ffi::OsString;
@@ -19,6 +21,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use super::pending::Pending;
+use super::went_back::WentBack;
 use crate::exit::{Exit, ExitError};
 use crate::files::{Replacement, Target, fix_of_write, read, sweep};
 
@@ -87,6 +90,12 @@ impl OperatorState {
     #[must_use]
     pub fn pending(&self) -> Option<Pending> {
         serde_json::from_str(&self.text("pending.json")?).ok()
+    }
+
+    /// That an upgrade failed and the program of before runs again, until the next upgrade.
+    #[must_use]
+    pub fn went_back(&self) -> Option<WentBack> {
+        WentBack::parse(&self.text("went-back.json")?)
     }
 
     /// Every text in the folder.

@@ -62,6 +62,10 @@ causes! {
     /// The configuration file was read again and not taken.
     Configuration = "configuration" at Daemon:
         "the configuration file was not taken", "run `causeway doctor`, and correct the file";
+    /// A new version failed, and the one before it runs again.
+    Upgrade = "upgrade" at Daemon:
+        "a new version failed, and the one before it runs again",
+        "run `causeway doctor`, and install a version that works";
     /// The socket of `wg` was removed.
     WgSocket = "wg_socket" at Daemon:
         "`wg` cannot ask the daemon", "restart the daemon";

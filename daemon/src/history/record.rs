@@ -30,6 +30,9 @@ pub enum What {
     Started {
         /// Its version.
         version: String,
+        /// The version that failed after an upgrade, while that is why this one runs.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failed: Option<String>,
     },
     /// This daemon was asked to stop.
     Stopping {
@@ -166,10 +169,13 @@ impl What {
     #[must_use]
     pub fn limited(mut self) -> Self {
         match &mut self {
-            Self::Started { version: text }
-            | Self::Roamed { peer: text }
-            | Self::Repaired { what: text }
-            | Self::Minute { peer: text, .. } => limit(text),
+            Self::Started { version, failed } => {
+                limit(version);
+                limit_any(failed);
+            }
+            Self::Roamed { peer: text } | Self::Repaired { what: text } | Self::Minute { peer: text, .. } => {
+                limit(text)
+            }
             Self::Stopping { notice } => limit_any(notice),
             Self::Service { service, name, state, hop, reason, evidence, peer, fix } => {
                 [service, state].into_iter().for_each(limit);

@@ -9,7 +9,10 @@ use crate::text::bytes;
 #[must_use]
 pub fn line(what: &What) -> String {
     match what {
-        What::Started { version } => format!("the daemon started (version {version})"),
+        What::Started { version, failed: None } => format!("the daemon started (version {version})"),
+        What::Started { version, failed: Some(failed) } => {
+            format!("the daemon started (version {version} again, since version {failed} failed)")
+        }
         What::Stopping { notice: Some(notice) } => format!("the daemon was stopped; announced: {notice}"),
         What::Stopping { notice: None } => "the daemon was stopped".to_owned(),
         What::Service { .. } => service(what),
@@ -108,6 +111,10 @@ mod tests {
             (
                 What::Applied { how: "apply".to_owned(), changes: 1, summary: Vec::new() },
                 "a configuration was applied (1 change)",
+            ),
+            (
+                What::Started { version: "0.1.0".to_owned(), failed: some("0.2.0") },
+                "the daemon started (version 0.1.0 again, since version 0.2.0 failed)",
             ),
             (
                 What::Peer { peer: "kyiv".to_owned(), from: "up".to_owned(), to: "stale".to_owned() },

@@ -174,7 +174,7 @@ fn sent(record: &Record, to: &Name, sees: &dyn Fn(&str, Option<&str>) -> bool) -
     };
     let word = |text: &Option<String>| text.as_deref().and_then(Name::new);
     let what = match &record.what {
-        What::Started { version } => Happened::Started { version: Name::new(version)? },
+        What::Started { version, .. } => Happened::Started { version: Name::new(version)? },
         What::Stopping { .. } => Happened::Stopping,
         What::Service { service, name, state, hop, reason, evidence, peer, .. } => Happened::Service {
             service: of_service(service, peer.as_deref())?,
@@ -217,7 +217,7 @@ impl Sent {
     fn record(self, far: &Name) -> Record {
         let (peer, text) = (far.to_string(), |word: Name| word.to_string());
         let what = match self.what {
-            Happened::Started { version } => What::Started { version: text(version) },
+            Happened::Started { version } => What::Started { version: text(version), failed: None },
             Happened::Stopping => What::Stopping { notice: None },
             Happened::Service { service, name, state, hop, reason, evidence } => What::Service {
                 service: text(service),

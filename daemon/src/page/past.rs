@@ -341,6 +341,6 @@ mod tests {
     }
 
     fn started() -> What {
-        What::Started { version: "0.1.0".to_owned() }
+        What::Started { version: "0.1.0".to_owned(), failed: None }
     }
 }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use daemon::changes::OperatorState;
 use daemon::health::Since;
 use daemon::history::History;
 use daemon::http::Requests;
@@ -66,6 +67,8 @@ pub struct Shared {
     pub visit_now: watch::Sender<()>,
     /// Since when the hops of each service are as they are.
     pub since: Mutex<Since>,
+    /// What the operator keeps next to the daemon's state.
+    pub operator: OperatorState,
     /// What happened.
     pub history: History,
     /// Requests for the status page.

@@ -153,6 +153,17 @@ impl Edge {
         self.links.stop().await;
     }
 
+    /// Keeps what the next start goes on with: where peers are, and what was carried with them.
+    pub fn keep_for_next_start(&self) {
+        self.keep_endpoints();
+        if let Err(error) = self.state.totals().keep(&self.plane.peers()) {
+            tracing::warn!(
+                "the peers' totals cannot be written ({error}) and begin at zero; free disk space or fix the state \
+                 folder's permissions"
+            );
+        }
+    }
+
     /// Waits until the history is on the disk, two seconds at most.
     pub fn keep_history(&self) {
         self.past.history.flush();

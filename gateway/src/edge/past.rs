@@ -40,8 +40,10 @@ impl Seen {
 }
 
 impl Past {
-    pub(super) fn new(history: History) -> Self {
-        history.note(What::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
+    /// Begins with the start of the daemon, and the version that `failed` where it went back to
+    /// this one.
+    pub(super) fn new(history: History, failed: Option<String>) -> Self {
+        history.note(What::Started { version: env!("CARGO_PKG_VERSION").to_owned(), failed });
         Self { history, observer: RefCell::default(), next_repair: Cell::default() }
     }
 

@@ -25,7 +25,7 @@ use super::meter::{Meter, Reader};
 use super::past::Past;
 use super::peers::Peers;
 use super::probes::Probing;
-use super::status::warn_of_problems;
+use super::status::{warn_of_problems, went_back};
 use super::watch::Watch;
 use crate::config::Config;
 use crate::foreign;
@@ -123,6 +123,7 @@ impl Edge {
             resources;
         grants.handle_in_force(&blueprint.judged);
         let endpoints = state.endpoints();
+        let failed = went_back(&config.policy).map(|noted| noted.failed);
         let random = |error: std::io::Error| Failure::new(FailureKind::Kernel, error.to_string());
         let history = state.history();
         let links = Rc::new(EdgeLinks::new(&config, listening, history.clone()).map_err(random)?);
@@ -147,7 +148,7 @@ impl Edge {
             watch: RefCell::new(Watch::new(machine)),
             meter: RefCell::new(Meter::new(Instant::now())),
             confirmable: confirmable.noted_in(history.clone()),
-            past: Past::new(history),
+            past: Past::new(history, failed),
             page_requests: Requests::default(),
             applying: tokio::sync::Mutex::new(()),
         };

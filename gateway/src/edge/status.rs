@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use daemon::changes::is_file_in_force;
+use daemon::changes::{OperatorState, Trusted, WentBack, is_file_in_force};
 use daemon::diagnosis::{Cause, Problem};
 use daemon::peers::Health;
 use policy::Name;
@@ -151,7 +151,14 @@ fn configured_problems(in_force: &InForce, watch: &Watch, plane: &DataPlane) -> 
     problems.extend(watch.problems());
     problems.extend(Problem::all(Cause::List, stale_lists(in_force.policy())));
     problems.extend(Problem::all(Cause::WgSocket, plane.wg_problem()));
+    let went_back = went_back(in_force.policy()).map(|noted| noted.problem("gateway"));
+    problems.extend(Problem::all(Cause::Upgrade, went_back));
     problems
+}
+
+/// That an upgrade failed, as root's script noted it.
+pub(super) fn went_back(policy: &Policy) -> Option<WentBack> {
+    OperatorState::next_to(&policy.state_directory, Trusted::OthersOnly).went_back()
 }
 
 /// Warns of what is not as configured: a person should act.

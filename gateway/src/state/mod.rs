@@ -11,6 +11,7 @@
 //! | `lan.json` | the LAN's interfaces by name, since they may come up after the daemon |
 //! | `grants.json` | what peers requested to publish, and the names and numbers of what they were granted |
 //! | `trial.json` | what became of the change that waits, or waited, for `gatewayctl confirm` |
+//! | `totals.json` | what was carried with each peer, from an orderly end to the next start; see `daemon::totals` |
 //! | `history/` | what happened, in a ring of 8 MiB; see `daemon::history` |
 //! | `lock` | held by the running daemon |
 
@@ -26,6 +27,7 @@ use daemon::clock_mark::ClockMark;
 use daemon::exit::ExitError;
 use daemon::files::{Lock, make_folder, read, read_json, remove, replace, replace_json};
 use daemon::history::History;
+use daemon::totals::Totals;
 use ipnetwork::IpNetwork;
 use policy::gateway::{Policy, Requests};
 use policy::ruleset::{Ruleset, ServiceMark};
@@ -161,6 +163,12 @@ impl State {
     #[must_use]
     pub fn history(&self) -> History {
         History::open(&self.folder)
+    }
+
+    /// What was carried with each peer, as an orderly end kept it.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        Totals::of(&self.folder)
     }
 
     /// The drop tables of the last configuration that was good.

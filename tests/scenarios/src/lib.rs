@@ -19,6 +19,7 @@
 mod acme;
 mod boot_clock;
 mod checkup;
+mod crowd;
 pub mod forge;
 mod hostile;
 pub mod installed;
@@ -45,6 +46,7 @@ mod zone;
 pub use acme::Authority;
 pub use boot_clock::BootClock;
 pub use checkup::{Checkup, End, SITES, Served, examined, leads_to};
+pub use crowd::{Crowd, EchoService, raise_descriptors};
 pub use hostile::{Attacker, Closed, Silence, Visitor, initiation, initiations, memory, page};
 pub use keys::{KeyPair, preshared_key, write_secret};
 pub use nfs::{NfsServer, read as read_nfs};

@@ -2,16 +2,14 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Lab, PacketSocket, Process, Signal, TcpServer, Topology, echo, full_counts, scenario, until};
-use scenarios::{Site, download, serve_bulk};
+use scenarios::{EchoService, Site, download, raise_descriptors, serve_bulk};
 use socket2::SockRef;
 use tunnel::packet::{Sum, protocol, tcp_flags};
 
@@ -29,7 +27,7 @@ fn thousands_of_idle_flows_take_little_memory_and_no_time_and_none_of_them_starv
         // This process has both ends of every flow, each end with its own table of descriptors.
         let count = count.min(raise_descriptors(count + 500)? - 500);
         let mut site = site(lab)?;
-        let service = Service::apart(site.origin.tcp_listener("127.0.0.1:5001")?)?;
+        let service = EchoService::apart(site.origin.tcp_listener("127.0.0.1:5001")?)?;
         site.start()?;
         let before = memory(site.forwarder()?)?;
         let mut flows = Vec::new();
@@ -207,7 +205,7 @@ fn an_upstream_that_restarts_under_many_flows_ends_them_and_takes_new_ones() -> 
         let count = if full_counts() { 1_000 } else { 200 };
         raise_descriptors(2 * count + 500)?;
         let mut site = site(lab)?;
-        let service = Service::start(site.origin.tcp_listener("127.0.0.1:5001")?)?;
+        let service = EchoService::start(site.origin.tcp_listener("127.0.0.1:5001")?)?;
         site.start()?;
         let mut flows: Vec<TcpStream> = (0..count).map(|_| connect(lab)).collect::<Result<_>>()?;
         until(Duration::from_secs(30), "all to be carried", || Ok((service.count() >= count).then_some(())))?;
@@ -216,7 +214,7 @@ fn an_upstream_that_restarts_under_many_flows_ends_them_and_takes_new_ones() -> 
             let ended = flow.read(&mut [0]);
             ensure!(matches!(ended, Ok(0)) || is_reset(ended), "a flow outlived its upstream");
         }
-        let _service = Service::start(site.origin.tcp_listener("127.0.0.1:5001")?)?;
+        let _service = EchoService::start(site.origin.tcp_listener("127.0.0.1:5001")?)?;
         drop(flows);
         exchange(&mut connect(lab)?)?;
         settled(site.forwarder()?).map(drop)
@@ -429,94 +427,6 @@ fn rounds(site: &Site<'_>) -> Result<u64> {
     let page = site.origin.run("curl -sS --max-time 10 http://127.0.0.1:9587/metrics")?;
     let line = page.lines().find_map(|line| line.strip_prefix("forwarder_loop_rounds_total "));
     line.context("no rounds are counted")?.parse().context("rounds")
-}
-
-/// Raises this process's limit on descriptors to this many, or to what the machine allows; answers
-/// the limit.
-fn raise_descriptors(wanted: usize) -> Result<usize> {
-    let limits = fs::read_to_string("/proc/self/limits")?;
-    let line = limits.lines().find(|line| line.starts_with("Max open files")).context("no limit")?;
-    let most = line.split_whitespace().nth(4).context("no hard limit")?.parse().context("the hard limit")?;
-    let own = std::process::id().to_string();
-    // Only a process that may change the machine's limits gets beyond the hard one.
-    for limit in [wanted.max(most), most] {
-        let nofile = format!("--nofile={limit}:{limit}");
-        if Command::new("prlimit").args(["--pid", &own, &nofile]).output()?.status.success() {
-            return Ok(limit);
-        }
-    }
-    anyhow::bail!("prlimit refused {most} descriptors")
-}
-
-/// A service that keeps every connection open and returns what it gets, on one thread.
-struct Service {
-    ending: Arc<AtomicBool>,
-    count: Arc<AtomicUsize>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Service {
-    fn start(listener: TcpListener) -> Result<Self> {
-        Self::run(listener, false)
-    }
-
-    /// The same with a table of descriptors of its own. The listener stays open until this process
-    /// ends.
-    fn apart(listener: TcpListener) -> Result<Self> {
-        Self::run(listener, true)
-    }
-
-    fn run(listener: TcpListener, is_apart: bool) -> Result<Self> {
-        listener.set_nonblocking(true)?;
-        let (ending, count) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let (flag, held) = (Arc::clone(&ending), Arc::clone(&count));
-        let (sender, is_ready) = std::sync::mpsc::channel::<()>();
-        let thread = Some(std::thread::spawn(move || {
-            // If that fails, both ends share one limit on descriptors, and the test shows it.
-            let has_own = !is_apart || lab::own_descriptors().is_ok();
-            drop(sender);
-            if has_own {
-                serve(&listener, &flag, &held);
-            }
-        }));
-        // A copy of the table that is made while a process is started keeps the pipe open by which
-        // that start is awaited, permanently.
-        let _ = is_ready.recv();
-        Ok(Self { ending, count, thread })
-    }
-
-    fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
-    }
-}
-
-fn serve(listener: &TcpListener, ending: &AtomicBool, count: &AtomicUsize) {
-    let mut streams: Vec<TcpStream> = Vec::new();
-    let mut buffer = [0; 2048];
-    while !ending.load(Ordering::Relaxed) {
-        while let Ok((stream, _)) = listener.accept() {
-            if stream.set_nonblocking(true).is_ok() {
-                streams.push(stream);
-            }
-        }
-        count.store(streams.len(), Ordering::Relaxed);
-        streams.retain_mut(|stream| match stream.read(&mut buffer) {
-            Ok(0) => false,
-            Ok(length) => stream.write_all(buffer.get(..length).unwrap_or_default()).is_ok(),
-            Err(error) => error.kind() == ErrorKind::WouldBlock,
-        });
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        self.ending.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // The thread ends within one round, and its streams are closed with it.
-            let _ = thread.join();
-        }
-    }
 }
 
 /// A download that is about to begin.

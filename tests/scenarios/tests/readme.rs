@@ -269,6 +269,7 @@ fn the_installer_names_every_file_that_a_unit_needs_and_touches_nothing_else_whe
     for (file, mode) in [
         ("usr/local/bin/gateway", 0o755),
         ("usr/local/bin/forwarder", 0o755),
+        ("usr/local/lib/causeway/earlier-version", 0o755),
         ("etc/systemd/system/gateway.service", 0o644),
         ("etc/systemd/system/causeway-agent.service", 0o644),
         ("etc/systemd/system/causeway-forwarder-agent.service", 0o644),

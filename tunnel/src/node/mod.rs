@@ -54,7 +54,7 @@ pub use received::Received;
 pub use refused::{Refused, RefusedKey};
 pub use service_probes::{MAX_SERVICE_PROBES, NotProbed, ServiceReply};
 pub use shared_key::SharedKey;
-pub use stats::PeerCounts;
+pub use stats::{Carried, PeerCounts};
 pub use status::{Event, PeerError, PeerState, PeerStatus, RecoveryStep, Verdict};
 
 use crate::endpoint::LocalSide;
@@ -209,6 +209,15 @@ impl Node {
     pub fn peers(&self, now: Now) -> Vec<PeerStatus> {
         let table = self.table.load();
         table.peers.values().map(|peer| peer.status(self.liveness.as_ref(), now)).collect()
+    }
+
+    /// Adds to a peer's totals what was carried with it before this node, so that they continue over
+    /// a restart.
+    pub fn add_carried(&self, key: &PublicKey, before: Carried) {
+        if let Some(peer) = self.table.load().by_key(key) {
+            let _core = peer.core.lock();
+            peer.stats.add_carried(before);
+        }
     }
 
     /// The number of a peer.

@@ -26,6 +26,19 @@ pub struct PeerCounts {
     pub probes_lost: u64,
 }
 
+/// What a peer carried so far, as [`PeerStatus`](super::PeerStatus) counts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Bytes received from it.
+    pub rx_bytes: u64,
+    /// Bytes sent to it.
+    pub tx_bytes: u64,
+    /// Packets received from it.
+    pub rx_packets: u64,
+    /// Packets sent to it.
+    pub tx_packets: u64,
+}
+
 /// Counters and times of one peer.
 #[derive(Default)]
 pub(super) struct PeerStats {
@@ -78,6 +91,19 @@ impl PeerStats {
     pub(super) fn add_received(&self, packets: usize, bytes: usize) {
         add(&self.rx_packets, packets);
         add(&self.rx_bytes, bytes);
+    }
+
+    /// Adds what was carried before this node; only the holder of the peer's lock may.
+    pub(super) fn add_carried(&self, before: Carried) {
+        let counters = [
+            (&self.rx_bytes, before.rx_bytes),
+            (&self.tx_bytes, before.tx_bytes),
+            (&self.rx_packets, before.rx_packets),
+            (&self.tx_packets, before.tx_packets),
+        ];
+        for (counter, before) in counters {
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(before), Ordering::Relaxed);
+        }
     }
 
     /// What happened since the start.

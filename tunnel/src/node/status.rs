@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use super::service_probes::ServiceReply;
 use super::shared_key::SharedKey;
-use super::stats::PeerCounts;
+use super::stats::{Carried, PeerCounts};
 use crate::endpoint::{Endpoint, PeerId};
 use crate::key::PublicKey;
 use crate::reason::DropReason;
@@ -202,4 +202,13 @@ pub struct PeerStatus {
     pub counts: PeerCounts,
     /// That two machines use one key, if a sign of it was seen within the last minute.
     pub shared_key: Option<SharedKey>,
+}
+
+impl PeerStatus {
+    /// What was carried with it.
+    #[must_use]
+    pub const fn carried(&self) -> Carried {
+        let Self { rx_bytes, tx_bytes, rx_packets, tx_packets, .. } = *self;
+        Carried { rx_bytes, tx_bytes, rx_packets, tx_packets }
+    }
 }

@@ -120,7 +120,10 @@ impl Remembered {
 fn event(end: End, what: &What) -> Option<String> {
     let daemon = end.daemon();
     Some(match what {
-        What::Started { version } => format!("{daemon} {version} started"),
+        What::Started { version, failed: None } => format!("{daemon} {version} started"),
+        What::Started { version, failed: Some(failed) } => {
+            format!("{daemon} {version} started again, since {failed} failed after its upgrade")
+        }
         What::Stopping { notice: None } => format!("{daemon} was stopped"),
         What::Stopping { notice: Some(notice) } => format!("{daemon} was stopped ({notice})"),
         What::Applied { how, changes, summary } => {

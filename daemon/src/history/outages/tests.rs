@@ -311,5 +311,5 @@ fn link(up: bool) -> What {
 }
 
 fn started() -> What {
-    What::Started { version: "1".to_owned() }
+    What::Started { version: "1".to_owned(), failed: None }
 }

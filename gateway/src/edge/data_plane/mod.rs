@@ -84,6 +84,7 @@ impl DataPlane {
         let device = Arc::new(device.map_err(failed)?);
         device.watch(move |fault| end_after(fault, &sender)).map_err(failed)?;
         add_peers(&node, config, &state.endpoints())?;
+        state.totals().give_back([&*node], clock::now());
         device.wake();
         let outer = Arc::new(outer);
         let wg = WgDevice { device: Arc::clone(&device), outer: Arc::clone(&outer) };

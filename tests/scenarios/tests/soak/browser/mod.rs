@@ -203,7 +203,7 @@ struct Fixed {
 impl Fixed {
     fn new(side: Arc<Mutex<Side>>) -> Self {
         let history = History::in_memory();
-        history.note(What::Started { version: "0.1.0".to_owned() });
+        history.note(What::Started { version: "0.1.0".to_owned(), failed: None });
         history.note(What::Applied {
             how: "reload".to_owned(),
             changes: 1,
