@@ -80,6 +80,10 @@ fn tunnel(side: &Side, peer: &Peer) -> Finding {
         let what = format!("{:.0} % of the probes to {name} are lost", lost * 100.0);
         return Finding::failing(hop, role, Cause::Loss.label(), what).of(name).fix(Cause::Loss.fix());
     }
+    if let Some(size) = peer.lost_size_bytes {
+        let what = format!("packets of {size} bytes do not come through to {name}, and small ones do");
+        return Finding::failing(hop, role, Cause::PathMtu.label(), what).of(name).fix(path_mtu_fix(role));
+    }
     let mut what = format!("{name} replies");
     what.extend(peer.rtt_seconds.map(|rtt| format!(" after {:.1} ms", rtt * 1e3)));
     what.extend(peer.loss_ratio.map(|lost| format!(", {:.0} % lost", lost * 100.0)));
@@ -93,6 +97,15 @@ fn tunnel(side: &Side, peer: &Peer) -> Finding {
         what.push_str(&format!(", its address changed {times}"));
     }
     Finding::ok(hop, role, what).of(name)
+}
+
+/// Each end sets the size of its own direction.
+fn path_mtu_fix(role: &str) -> &'static str {
+    if role == "edge" {
+        Cause::PathMtu.fix()
+    } else {
+        "write mtu = \"auto\" in [interface] of forwarder.toml, then restart the forwarder"
+    }
 }
 
 /// A tunnel that is not up. At the edge, handshakes that arrive again and again and lead to nothing

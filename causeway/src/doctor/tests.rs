@@ -1,6 +1,6 @@
 //! What reports of daemons come to.
 
-use daemon::diagnosis::{Far, FarAnswer, Found, Problem};
+use daemon::diagnosis::{Cause, Far, FarAnswer, Found, Problem};
 use daemon::health::{HopShown, State};
 use daemon::peers::Peer;
 use serde_json::{Value, json};
@@ -45,9 +45,26 @@ fn a_plain_peer_that_is_silent_may_be_idle_unless_something_is_published_behind_
     let silent = || peer(&json!({"state": "down", "rtt_seconds": null, "link": null}));
     let mut reports = reports("edge", silent());
     let first = |reports: Reports| first_failing(&examined(reports, None).0);
-    assert_eq!(first(Reports { side: reports.side.clone(), diagnosis: None }), None);
+    assert_eq!(first(Reports { side: reports.side.clone(), diagnosis: None, config: None }), None);
     reports.side.services[0].hops.push(hop("tunnel", "failing", "never_heard"));
     assert_eq!(first(reports), Some(("tunnel", "silent".to_owned())));
+}
+
+#[test]
+fn large_packets_that_are_lost_are_named_with_the_line_of_this_ends_file_and_after_losses() {
+    let fields = json!({"lost_size_bytes": 1420});
+    for (role, file) in [("edge", "gateway.toml"), ("origin", "forwarder.toml")] {
+        let (findings, _) = examined(reports(role, peer(&fields)), None);
+        let Verdict::Failing(first) = Verdict::of(&findings) else { panic!("{findings:?}") };
+        assert_eq!((first.hop, first.reason.as_deref()), (HopName::Tunnel, Some("path_mtu")));
+        let fix = first.fix.as_deref().unwrap_or_default();
+        assert!(fix.starts_with(&format!("write mtu = \"auto\" in [interface] of {file}, then")), "{fix}");
+    }
+    let mut lossy = serde_json::to_value(peer(&fields)).unwrap();
+    (lossy["loss_ratio"], lossy["probes_lost"], lossy["link"]["seconds"]) =
+        (json!(0.3), json!(9), json!(180));
+    let first = first_failing(&examined(reports("edge", serde_json::from_value(lossy).unwrap()), None).0);
+    assert_eq!(first, Some(("tunnel", "loss".to_owned())));
 }
 
 #[test]
@@ -151,7 +168,7 @@ fn reports(role: &'static str, peer: Peer) -> Reports {
         problems: Vec::new(),
         notes: Vec::new(),
     };
-    Reports { side, diagnosis: Some(daemon::diagnosis::Diagnosis::default()) }
+    Reports { side, diagnosis: Some(daemon::diagnosis::Diagnosis::default()), config: None }
 }
 
 fn hop(hop: &str, state: &str, reason: &str) -> HopShown {
