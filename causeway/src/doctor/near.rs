@@ -11,8 +11,6 @@ use daemon::status::{Service, Side};
 /// The share of lost probes that is a fault, and how many must have been lost.
 const LOSS: f64 = 0.12;
 const LOST: u64 = 4;
-/// How long a link is up before the last 32 probes are none of before it was, in seconds.
-const SETTLED: u64 = 180;
 
 /// What a daemon reported, and which services are looked at.
 pub(super) struct Near<'n> {
@@ -75,8 +73,7 @@ fn tunnel(side: &Side, peer: &Peer) -> Finding {
         return silent(side, peer);
     }
     let lost = peer.loss_ratio.unwrap_or_default();
-    let is_new = peer.link.as_ref().and_then(|link| link.seconds).is_some_and(|seconds| seconds < SETTLED);
-    if lost >= LOSS && peer.probes_lost >= LOST && !is_new {
+    if lost >= LOSS && peer.probes_lost >= LOST {
         let what = format!("{:.0} % of the probes to {name} are lost", lost * 100.0);
         return Finding::failing(hop, role, Cause::Loss.label(), what).of(name).fix(Cause::Loss.fix());
     }

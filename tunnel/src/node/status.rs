@@ -194,7 +194,8 @@ pub struct PeerStatus {
     pub tx_packets: u64,
     /// Smoothed round trip of the probes.
     pub rtt: Option<Duration>,
-    /// Share of the last probes that were lost, 0 to 1; `None` when it is not probed.
+    /// Share of the last probes that were lost, 0 to 1, without those of an interruption; `None` when
+    /// it is not probed.
     pub loss_ratio: Option<f64>,
     /// The largest inner packet that the path carries, once that was searched and found.
     pub path_mtu: Option<u16>,

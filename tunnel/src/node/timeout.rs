@@ -135,11 +135,7 @@ impl Timers<'_, '_> {
             *byte = from;
         }
         if let Some(packet) = (Echo { is_reply: false, id, sequence, data: &padded }).build(source, target) {
-            if may_fragment {
-                locked.send_own(&packet, self.out);
-            } else {
-                locked.send_own_unfragmented(&packet, self.out);
-            }
+            locked.send_own_alone(&packet, !may_fragment, self.out);
         }
     }
 

@@ -302,6 +302,20 @@ fn the_first_address_of_a_peer_is_no_change_of_it() {
     }
 }
 
+#[test]
+fn an_unknown_key_that_is_a_peers_by_now_is_no_mistake_any_more() {
+    let pair = Pair::new();
+    let (later, unknown) = (|second| pair.now.instant.after(Duration::from_secs(second)), lab::key(9).1);
+    for key in [pair.origin.key, unknown] {
+        for second in [0, 10, 20] {
+            pair.edge.node.refused.lock().note_unknown(key, later(second));
+        }
+    }
+    let now = Now { instant: later(20), ..pair.now };
+    let keys: Vec<_> = pair.edge.node.refused(now).unknown.into_iter().map(|refused| refused.key).collect();
+    assert_eq!(keys, [unknown]);
+}
+
 fn size_of(event: Event) -> Option<u16> {
     if let Event::PathMtu { mtu, .. } = event { Some(mtu) } else { None }
 }
