@@ -3,6 +3,7 @@
 use daemon::diagnosis::{Cause, Far, FarAnswer, Found, Problem};
 use daemon::health::{HopShown, State};
 use daemon::peers::Peer;
+use daemon::status::Side;
 use serde_json::{Value, json};
 
 use super::*;

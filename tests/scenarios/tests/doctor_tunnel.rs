@@ -48,6 +48,7 @@ fn two_forwarders_with_one_key_are_named_at_both_ends_with_a_fix_that_works() ->
 }
 
 /// A pair that is well, and a fault that takes minutes to be noticed or forgotten.
+#[allow(clippy::print_stdout)]
 fn only_in_the_soak(warnings: &[&str], fault: impl FnOnce(&Lab, &mut Site<'_>) -> Result<()>) -> Result<()> {
     if !full_counts() {
         println!("only in the soak");

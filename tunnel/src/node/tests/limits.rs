@@ -305,7 +305,7 @@ fn the_first_address_of_a_peer_is_no_change_of_it() {
 #[test]
 fn an_unknown_key_that_is_a_peers_by_now_is_no_mistake_any_more() {
     let pair = Pair::new();
-    let (later, unknown) = (|second| pair.now.instant.after(Duration::from_secs(second)), lab::key(9).1);
+    let (later, unknown) = (|second| pair.now.instant.after(Duration::from_secs(second)), key(9).1);
     for key in [pair.origin.key, unknown] {
         for second in [0, 10, 20] {
             pair.edge.node.refused.lock().note_unknown(key, later(second));
