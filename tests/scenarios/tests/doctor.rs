@@ -60,7 +60,10 @@ fn nothing_is_found_wrong_with_a_pair_that_is_well_under_load() -> Result<()> {
             let examined = healthy(&site);
             is_over.store(true, Ordering::Relaxed);
             for load in loads {
-                println!("{} MiB at the same time", load.join().map_err(|_| anyhow!("a transfer panicked"))??);
+                println!(
+                    "{} MiB at the same time",
+                    load.join().map_err(|_| anyhow!("a transfer panicked"))??
+                );
             }
             examined
         })

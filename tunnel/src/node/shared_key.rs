@@ -23,7 +23,7 @@ const SESSIONS: usize = 4;
 const LOST: usize = 5;
 /// Sessions within the window that lost probes and worked again: more than that is a path that loses
 /// packets. A session that another machine took away never works again.
-const SURVIVED: usize = 1;
+const SURVIVED: usize = 3;
 
 /// A key that two machines seem to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +155,7 @@ mod tests {
         for round in 0..100 {
             lossy.note_survival(at(round * 8));
             lossy.note_session(at(round * 8 + 4), true);
-            assert!(round < 2 || lossy.judge(at(round * 8 + 4), None).is_none());
+            assert_eq!(lossy.judge(at(round * 8 + 4), None), None);
         }
         // Renewals in time, and sessions that never worked, are not counted.
         let mut calm = SharedKeyDetector::default();

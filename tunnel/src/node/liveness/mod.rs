@@ -103,8 +103,10 @@ impl Prober {
     /// A session was agreed: probe at once.
     pub(in crate::node) fn activate(&mut self, now: Instant) {
         self.next = Some(now);
-        // What was lost since the last answer was lost with the session before.
+        // What was lost since the last answer was lost with the session before, and what is still
+        // unanswered says nothing about this one.
         self.forget_run();
+        self.sent.iter_mut().for_each(|sent| sent.lost = true);
         // One that answers handshakes but stopped answering probes long ago is a plain peer now.
         self.answered &= self.answered_at.is_some_and(|at| now.since(at) < RETRY);
         if self.tried_since.is_none_or(|at| now.since(at) >= RETRY) {

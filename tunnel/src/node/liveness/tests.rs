@@ -146,6 +146,10 @@ fn single_probes_are_loss_and_an_interruption_or_a_session_that_ended_is_none() 
     assert_eq!(prober.recent(), (4, 7));
     prober.activate(at(end));
     assert_eq!(prober.recent(), (2, 5));
+    prober.poll(at(60_000)).unwrap();
+    prober.activate(at(60_500));
+    prober.handle_timeout(at(99_000));
+    assert_eq!((prober.recent(), prober.is_losing()), ((2, 5), false), "it was of the session before");
     let end = lose(&mut prober, 100_000, 40);
     answer_poll(&mut prober, at(end)).unwrap();
     assert_eq!(prober.recent(), (0, 1));
