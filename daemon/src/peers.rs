@@ -88,6 +88,10 @@ pub struct Peer {
     /// found it.
     #[serde(default)]
     pub path_mtu_bytes: Option<u16>,
+    /// The configured MTU in bytes, while packets of that size do not come through to the peer and
+    /// small ones do.
+    #[serde(default)]
+    pub lost_size_bytes: Option<u16>,
     /// Probes lost since the start.
     pub probes_lost: u64,
     /// Handshakes completed since the start.
@@ -171,6 +175,7 @@ impl Peer {
             rtt_seconds: status.rtt.map(|rtt| rtt.as_secs_f64()),
             loss_ratio: status.loss_ratio,
             path_mtu_bytes: status.path_mtu,
+            lost_size_bytes: status.lost_size,
             probes_lost: status.counts.probes_lost,
             handshakes: status.counts.handshakes,
             handshake_failures: status.counts.handshake_failures,
@@ -340,7 +345,9 @@ impl Peer {
             let rtt =
                 self.rtt_seconds.map_or_else(|| "unknown".to_owned(), |rtt| format!("{:.1} ms", rtt * 1e3));
             let mtu = self.path_mtu_bytes.map_or_else(String::new, |mtu| format!(", mtu {mtu}"));
-            let _ = writeln!(text, "  path: rtt {rtt}, loss {:.1} %{mtu}", loss * 100.0);
+            let lost =
+                self.lost_size_bytes.map_or_else(String::new, |size| format!(", {size} bytes are lost"));
+            let _ = writeln!(text, "  path: rtt {rtt}, loss {:.1} %{mtu}{lost}", loss * 100.0);
         }
         let services = services_lines(&self.services);
         for line in self.link.iter().flat_map(Link::lines).chain(services) {
@@ -484,6 +491,7 @@ peer: wroclaw                                             UP
             rtt_seconds: Some(0.0234),
             loss_ratio: Some(0.0),
             path_mtu_bytes: None,
+            lost_size_bytes: None,
             probes_lost: 0,
             handshakes: 3,
             handshake_failures: 2,

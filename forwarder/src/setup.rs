@@ -65,10 +65,12 @@ pub fn edges_from(
         let keyed = (node, loaded.edge_keys(place)?);
         let edge = Edge::open(id, peer.name.clone(), keyed, addresses, mtu, options)
             .map_err(|error| format!("{}: the UDP socket cannot be opened: {error}", peer.name))?;
-        if policy.interface.mtu == Mtu::Auto && edge.can_search_mtu() {
-            let carries_ipv6 = edge.addresses.iter().any(IpAddr::is_ipv6);
-            edge.node.search_path_mtu(Some(MtuRange::new(carries_ipv6)), now);
-        }
+        let range = if policy.interface.mtu == Mtu::Auto && edge.can_search_mtu() {
+            Some(MtuRange::new(edge.addresses.iter().any(IpAddr::is_ipv6)))
+        } else {
+            MtuRange::fixed(mtu)
+        };
+        edge.node.search_path_mtu(range, now);
         Ok(edge)
     };
     policy.peers.iter().enumerate().skip(first).map(open).collect()

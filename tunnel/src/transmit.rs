@@ -98,8 +98,9 @@ impl SendQueue {
         self.used = end;
     }
 
-    /// As [`commit`](Self::commit), for a datagram that goes alone and must not be fragmented.
-    pub fn commit_unfragmented(&mut self, endpoint: Endpoint, len: usize) {
+    /// As [`commit`](Self::commit), for a datagram that goes alone, so that what is lost with it is
+    /// lost for its size; routers may fragment it unless `dont_fragment` is set.
+    pub fn commit_alone(&mut self, endpoint: Endpoint, len: usize, dont_fragment: bool) {
         let before = self.runs.len();
         if let Some(run) = self.runs.last_mut() {
             run.open = false;
@@ -108,7 +109,7 @@ impl SendQueue {
         if self.runs.len() > before
             && let Some(run) = self.runs.last_mut()
         {
-            (run.open, run.dont_fragment) = (false, true);
+            (run.open, run.dont_fragment) = (false, dont_fragment);
         }
     }
 
@@ -230,7 +231,7 @@ mod tests {
     fn a_datagram_that_must_not_be_fragmented_goes_alone() {
         let mut queue = SendQueue::with_capacity(1 << 16);
         queue.commit(to(1), 0, 100);
-        queue.commit_unfragmented(to(1), 100);
+        queue.commit_alone(to(1), 100, true);
         queue.commit(to(1), 0, 100);
 
         let runs: Vec<_> = queue.transmits().map(|run| (run.contents.len(), run.dont_fragment)).collect();

@@ -1,6 +1,6 @@
 //! Asks the daemons of this machine: the part of `causeway doctor` that reads.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use daemon::diagnosis::Diagnosis;
 use daemon::exit::{Exit, ExitError};
@@ -22,6 +22,9 @@ pub(super) struct Reports {
     pub(super) side: Side,
     /// What is wrong; `None` from a release that does not report it so.
     pub(super) diagnosis: Option<Diagnosis>,
+    /// The configuration file of an edge.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "an edge runs on Linux"))]
+    pub(super) config: Option<PathBuf>,
 }
 
 /// Both roles: that of the gateway, and that of the forwarder; with `now`, once that has visited
@@ -46,7 +49,11 @@ fn edge(socket: Option<&Path>, service: Option<&str>) -> Result<Reports, ExitErr
         Ok(_) => None,
         Err(error) => known_to_be_older(error)?,
     };
-    Ok(Reports { side, diagnosis })
+    let config = match ask(socket, &Request::Status) {
+        Ok(Reply::Status(status)) => Some(PathBuf::from(status.config)),
+        Ok(_) | Err(_) => None,
+    };
+    Ok(Reports { side, diagnosis, config })
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -62,7 +69,7 @@ fn origin(socket: Option<&Path>, service: Option<&str>, now: bool) -> Result<Rep
         Ok(diagnosis) => Some(diagnosis),
         Err(error) => known_to_be_older(error)?,
     };
-    Ok(Reports { side, diagnosis })
+    Ok(Reports { side, diagnosis, config: None })
 }
 
 /// The service that is asked for, or that has the name which is.

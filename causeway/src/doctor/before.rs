@@ -22,9 +22,12 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// # Errors
 /// What is wrong with the file.
 pub(super) fn findings(config: &Path) -> Result<Vec<Finding>, ExitError> {
-    let text = read_text(config)
-        .map_err(|error| ExitError::new(Exit::Invalid, format!("{}: {error}", config.display())))?;
+    let text = read_text(config).map_err(|error| ExitError::new(Exit::Invalid, unread(config, &error)))?;
     if is_of_edge(&text) { edge(config) } else { origin(config, &text) }
+}
+
+fn unread(config: &Path, error: &io::Error) -> String {
+    format!("{}: {error}; name a gateway.toml or forwarder.toml that this user may read", config.display())
 }
 
 /// Only gateway.toml has these sections.

@@ -49,8 +49,9 @@ fn of_found(role: &str, peer: &str, found: &Found) -> Finding {
     let Found { cause, service, evidence } = found;
     let quoted = evidence.as_ref().map(|text| format!(": {:?}", text.as_str())).unwrap_or_default();
     let what = format!("{peer} reports that {}{quoted}", cause.what());
-    // What has no entry is fixed where the entries are.
-    let is_here = role == "origin" && *cause == Cause::NoEntry;
+    // What has no entry is fixed where the entries are, and an edge reports only a shared key that is
+    // this origin's.
+    let is_here = role == "origin" && matches!(cause, Cause::NoEntry | Cause::SharedKey);
     let fix = if is_here { cause.fix().to_owned() } else { format!("at {peer}: {}", cause.fix()) };
     let finding = Finding::failing(cause.hop(), peer, cause.label(), what).fix(fix);
     match service {
@@ -127,6 +128,13 @@ mod tests {
         assert!(findings("origin", &far(FarAnswer::NoLink)).is_empty());
         let old = findings("origin", &far(FarAnswer::TooOld)).remove(0);
         assert!(old.state == State::Unknown && old.fix.unwrap().starts_with("upgrade kyiv"));
+    }
+
+    #[test]
+    fn a_key_that_an_edge_sees_twice_is_fixed_at_the_origin() {
+        let found = Found { cause: Cause::SharedKey, service: None, evidence: None };
+        let here = of_found("origin", "kyiv", &found);
+        assert_eq!(here.fix.as_deref(), Some("stop one of them, or give it a key of its own"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! `causeway doctor`: every hop between a visitor and the upstream in order, with what was seen,
 //! and the first failing one with its fix.
 //!
-//! - `ask` reads what the daemons of this machine report, `ping` tries large packets, `before` looks
-//!   at the machine for a configuration that has not run yet.
+//! - `ask` reads what the daemons of this machine report, `public_name` compares the edge's name with
+//!   its addresses, `before` looks at the machine for a configuration that has not run yet.
 //! - All else is pure: `near` and `far` make findings of what this end and the others report,
 //!   `finding` puts them in order, `text` shows them.
 
@@ -12,7 +12,7 @@ mod far;
 mod finding;
 mod near;
 #[cfg(target_os = "linux")]
-mod ping;
+mod public_name;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -21,8 +21,6 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use daemon::command_line::{document, print};
-#[cfg(target_os = "linux")]
-use daemon::diagnosis::Cause;
 use daemon::exit::{Exit, ExitError};
 use daemon::health::HopName;
 use daemon::text::Style;
@@ -32,7 +30,7 @@ use ask::{Reports, Seen};
 use finding::{Finding, Verdict, ordered};
 use near::Near;
 
-use daemon::status::{Service, Side};
+use daemon::status::Service;
 
 /// What is looked at.
 #[derive(Debug, Args)]
@@ -125,7 +123,7 @@ fn of_daemons(arguments: &Doctor) -> Result<Vec<Finding>, ExitError> {
 
 /// What one daemon's reports come to, and whether it has the service or name that is asked for.
 fn of_reports(reports: &Reports, only: Option<&str>) -> (Vec<Finding>, bool) {
-    let Reports { side, diagnosis } = reports;
+    let Reports { side, diagnosis, .. } = reports;
     let is_wanted = |service: &&Service| {
         let has = |name| service.name == name || service.names.iter().any(|own| own.name == name);
         only.is_none_or(has)
@@ -140,26 +138,9 @@ fn of_reports(reports: &Reports, only: Option<&str>) -> (Vec<Finding>, bool) {
     findings.extend(far);
     let own = diagnosis.iter().flat_map(|diagnosis| &diagnosis.probed);
     findings.extend(own.map(|probed| far::of_probe(None, probed)));
-    findings.extend(large_packets(side));
+    #[cfg(target_os = "linux")]
+    findings.extend(reports.config.as_deref().and_then(public_name::finding));
     (findings, is_known)
-}
-
-/// Tunnels that are up and lose large packets; the edge alone has a device to send them by.
-#[cfg(target_os = "linux")]
-fn large_packets(side: &Side) -> Vec<Finding> {
-    let tried = side.peers.iter().filter(|peer| side.role == "edge" && peer.is_up());
-    let lost = tried.filter_map(|peer| Some((peer, ping::lost_size(peer)?)));
-    lost.map(|(peer, size)| {
-        let what = format!("packets of {size} bytes do not come back from {}, and small ones do", peer.name);
-        let fix = Cause::PathMtu.fix();
-        Finding::failing(HopName::Tunnel, side.role, Cause::PathMtu.label(), what).of(&peer.name).fix(fix)
-    })
-    .collect()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn large_packets(_: &Side) -> Vec<Finding> {
-    Vec::new()
 }
 
 /// Whether a daemon in this role is to run here: a socket was named, or its file is there.

@@ -11,8 +11,6 @@ use daemon::status::{Service, Side};
 /// The share of lost probes that is a fault, and how many must have been lost.
 const LOSS: f64 = 0.12;
 const LOST: u64 = 4;
-/// How long a link is up before the last 32 probes are none of before it was, in seconds.
-const SETTLED: u64 = 180;
 
 /// What a daemon reported, and which services are looked at.
 pub(super) struct Near<'n> {
@@ -75,10 +73,13 @@ fn tunnel(side: &Side, peer: &Peer) -> Finding {
         return silent(side, peer);
     }
     let lost = peer.loss_ratio.unwrap_or_default();
-    let is_new = peer.link.as_ref().and_then(|link| link.seconds).is_some_and(|seconds| seconds < SETTLED);
-    if lost >= LOSS && peer.probes_lost >= LOST && !is_new {
+    if lost >= LOSS && peer.probes_lost >= LOST {
         let what = format!("{:.0} % of the probes to {name} are lost", lost * 100.0);
         return Finding::failing(hop, role, Cause::Loss.label(), what).of(name).fix(Cause::Loss.fix());
+    }
+    if let Some(size) = peer.lost_size_bytes {
+        let what = format!("packets of {size} bytes do not come through to {name}, and small ones do");
+        return Finding::failing(hop, role, Cause::PathMtu.label(), what).of(name).fix(path_mtu_fix(role));
     }
     let mut what = format!("{name} replies");
     what.extend(peer.rtt_seconds.map(|rtt| format!(" after {:.1} ms", rtt * 1e3)));
@@ -93,6 +94,15 @@ fn tunnel(side: &Side, peer: &Peer) -> Finding {
         what.push_str(&format!(", its address changed {times}"));
     }
     Finding::ok(hop, role, what).of(name)
+}
+
+/// Each end sets the size of its own direction.
+fn path_mtu_fix(role: &str) -> &'static str {
+    if role == "edge" {
+        Cause::PathMtu.fix()
+    } else {
+        "write mtu = \"auto\" in [interface] of forwarder.toml, then restart the forwarder"
+    }
 }
 
 /// A tunnel that is not up. At the edge, handshakes that arrive again and again and lead to nothing

@@ -48,7 +48,7 @@ pub fn descriptors(stats: &Stats, now: Instant) -> Option<String> {
     let at = stats.no_descriptor_at()?;
     (now.since(at) < SHOWN).then(|| {
         format!(
-            "{refused} connections were refused since the start because every file descriptor was in use: raise the \
+            "{refused} connections were refused since the start because every file descriptor was in use; raise the \
              limit of open files (LimitNOFILE= of the unit, NumberOfFiles of the plist) above [limits] flows"
         )
     })

@@ -229,8 +229,12 @@ impl Reason {
             }
             Self::Lost => write!(
                 text,
-                "nothing comes back any more from {at}; see whether the edge runs and is connected, and whether a key \
-                 was changed: `gatewayctl status` there names a wrong one"
+                "nothing comes back any more from {at}; see whether the edge runs, is connected and still has this \
+                 address (else {}), and whether a key was changed: `gatewayctl status` there names a wrong one",
+                match &endpoint.host {
+                    Host::Name(name) => format!("correct the DNS record of {name}"),
+                    Host::Address(_) => "write its new one in `endpoint`".to_owned(),
+                }
             ),
             Self::Silent => write!(
                 text,

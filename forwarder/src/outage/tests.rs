@@ -90,6 +90,18 @@ fn an_agent_of_a_mac_that_cannot_send_to_an_edge_of_the_lan_names_the_setting() 
 }
 
 #[test]
+fn an_edge_that_is_lost_may_have_another_address_and_the_fix_is_where_the_old_one_is_written() {
+    let text = |host| {
+        let endpoint = HostPort { host, port: 51820 };
+        Reason::Lost.text("kyiv", &endpoint, look().remote, "OWN")
+    };
+    let name = text(Host::Name("kyiv.example.com".into()));
+    assert!(name.contains("(else correct the DNS record of kyiv.example.com)"), "{name}");
+    let address = text(Host::Address("192.0.2.2".parse().unwrap()));
+    assert!(address.contains("(else write its new one in `endpoint`)"), "{address}");
+}
+
+#[test]
 fn only_a_mistake_is_one_for_a_person_to_fix() {
     assert!(Reason::Silent.is_mistake(0) && Reason::Unauthentic.is_mistake(3));
     assert!(!Reason::Lost.is_mistake(1) && !Reason::Refused.is_mistake(1));

@@ -86,7 +86,9 @@ async fn ask(edge: &Edge, peer: &Name, entries: &[(Name, Name)]) -> Far {
 pub(super) async fn serve(edge: Rc<Edge>) {
     loop {
         let (peer, question) = edge.links.next_question().await;
-        let problems = edge.wrong().await.problems;
+        let mut problems = edge.wrong().await.problems;
+        let is_shared = edge.has_shared_key(&peer);
+        problems.retain(|problem| problem.cause != Cause::SharedKey || is_shared);
         let paths = health::paths(&edge);
         let half = half(&edge.config().policy, &peer, &problems, &paths);
         edge.links.reply(&question, Reply::Diagnosis { half });
@@ -113,7 +115,8 @@ fn half(policy: &Policy, peer: &Name, problems: &[Problem], paths: &[(String, Pa
     Half { found }
 }
 
-/// What of the edge keeps the flows of every peer from passing.
+/// What of the edge keeps the flows of every peer from passing; a shared key is left only where it is
+/// the peer's own.
 const fn concerns_all(cause: Cause) -> bool {
     matches!(
         cause,
@@ -127,6 +130,7 @@ const fn concerns_all(cause: Cause) -> bool {
             | Cause::ReplyRoute
             | Cause::Clock
             | Cause::Socket
+            | Cause::SharedKey
     )
 }
 

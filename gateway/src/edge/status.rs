@@ -95,6 +95,15 @@ impl Edge {
         }
     }
 
+    /// Whether two machines use the key of this peer, as sessions or links show.
+    pub(super) fn has_shared_key(&self, peer: &Name) -> bool {
+        let in_force = self.in_force.borrow();
+        let is_its = |status: &PeerStatus| in_force.name_of(&status.public_key) == peer.as_str();
+        let by_sessions = |status: &PeerStatus| status.shared_key.is_some_and(|shared| shared.ends.is_some());
+        self.links.shared_keys(clock::instant()).contains(peer)
+            || self.plane.peers().iter().any(|status| is_its(status) && by_sessions(status))
+    }
+
     /// One line about the peers, or about what does not work, for `systemctl status` and `/readyz`;
     /// whether a peer is up and everything else works.
     #[must_use]

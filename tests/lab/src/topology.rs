@@ -273,12 +273,15 @@ fn forwards(node: &crate::node::Node) -> Result<()> {
 }
 
 impl Lab {
-    /// Makes the carrier's NAT forget every UDP mapping and use `port` for the next one.
+    /// Makes the carrier's NAT forget every UDP mapping and use `port` for the next one to each
+    /// address and port; another socket that sends there gets another port.
     pub fn rebind_cgnat(&self, port: u16) -> Result<()> {
         let cgnat = self.node("cgnat")?;
         cgnat.nft(&format!(
-            "flush chain ip cgnat postrouting
-             add rule ip cgnat postrouting oifname wan0 ip protocol udp masquerade to :{port}
+            "add set ip cgnat mapped {{ type ipv4_addr . inet_service; flags dynamic; size 1024; }}
+             flush set ip cgnat mapped
+             flush chain ip cgnat postrouting
+             add rule ip cgnat postrouting oifname wan0 ip daddr . udp dport != @mapped add @mapped {{ ip daddr . udp dport }} masquerade to :{port}
              add rule ip cgnat postrouting oifname wan0 masquerade"
         ))?;
         // The exit status also shows when there was nothing to delete, which is no failure.

@@ -36,9 +36,9 @@ pub fn shifted_clock(lab: &Lab) -> Result<PathBuf> {
     Ok(library)
 }
 
-/// The environment of a program whose clock is so many seconds ahead by that library.
+/// The environment of a program whose clock is so many seconds ahead by that library, or behind.
 #[must_use]
-pub fn ahead_by(library: &std::path::Path, seconds: u64) -> Vec<(String, String)> {
+pub fn ahead_by(library: &std::path::Path, seconds: impl Into<i128>) -> Vec<(String, String)> {
     let library = library.to_string_lossy().into_owned();
-    vec![("LD_PRELOAD".to_owned(), library), ("CLOCK_OFFSET".to_owned(), seconds.to_string())]
+    vec![("LD_PRELOAD".to_owned(), library), ("CLOCK_OFFSET".to_owned(), seconds.into().to_string())]
 }

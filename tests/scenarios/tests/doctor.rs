@@ -1,11 +1,13 @@
 //! `causeway doctor` at a pair whose edge has a fault: the right hop is named, and the printed fix
 //! works.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use lab::{Lab, TcpServer, Topology, echo, full_counts, scenario, until};
-use scenarios::{End, Site, examined, leads_to};
+use anyhow::{Context, Result, anyhow, ensure};
+use lab::{Lab, Node, TcpServer, Topology, echo, full_counts, scenario, until};
+use scenarios::{End, Measured, Served, Site, download, examined, leads_to, serve_bulk, upload};
 
 /// How soon a fault must be named: the edge looks at rules and routes every 10 s at least.
 const NAMED: Duration = Duration::from_secs(20);
@@ -31,6 +33,40 @@ fn each_fault_of_an_edge_is_named_and_the_printed_fix_repairs_it() -> Result<()>
             a_router_that_does_not_forward(lab, &site)?;
         }
         a_table_that_another_program_removes(&site)
+    })
+}
+
+#[test]
+fn nothing_is_found_wrong_with_a_pair_that_is_well_under_load() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let (mut site, served) = examined(lab)?;
+        let Served { caddy: _caddy, bulk } = served;
+        drop(bulk);
+        let _bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
+        site.start()?;
+        site.well()?;
+        let client = lab.node("client")?;
+        let is_over = AtomicBool::new(false);
+        let transfer = |one: fn(&Node, &str, u64) -> Result<Measured>| -> Result<u64> {
+            let mut moved = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                one(&client, "192.0.2.2:5001", 8 << 20)?;
+                moved += 8;
+            }
+            Ok(moved)
+        };
+        thread::scope(|scope| {
+            let loads = [scope.spawn(|| transfer(download)), scope.spawn(|| transfer(upload))];
+            let examined = healthy(&site);
+            is_over.store(true, Ordering::Relaxed);
+            for load in loads {
+                println!(
+                    "{} MiB at the same time",
+                    load.join().map_err(|_| anyhow!("a transfer panicked"))??
+                );
+            }
+            examined
+        })
     })
 }
 

@@ -40,21 +40,38 @@ pub struct Liveness {
     pub plain_up_within: Duration,
 }
 
-/// The inner sizes between which a path's MTU is searched, in bytes; both multiples of 4.
+/// The inner sizes between which a path's MTU is searched, in bytes; both multiples of 4 where
+/// they differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MtuRange {
     /// The least it may end at; 1280 where the tunnel carries IPv6 (RFC 8200 §5).
     pub least: u16,
     /// The most it may end at; 1440 is what Ethernet carries with IPv4 outside.
     pub most: u16,
+    /// Whether routers may fragment the probes, as they may all other packets: then one size is
+    /// given, and only whether it passes is found.
+    pub may_fragment: bool,
 }
 
 impl MtuRange {
     /// What paths of 1280 to 1500 bytes can carry, inside IPv4 and IPv6.
     #[must_use]
     pub const fn new(carries_ipv6: bool) -> Self {
-        Self { least: if carries_ipv6 { 1280 } else { 1200 }, most: 1440 }
+        Self { least: if carries_ipv6 { 1280 } else { 1200 }, most: 1440, may_fragment: false }
     }
+
+    /// One size, of which only whether it passes is wanted; `None` for one above
+    /// [`MOST_CHECKED`](Self::MOST_CHECKED).
+    #[must_use]
+    pub const fn fixed(mtu: u16) -> Option<Self> {
+        if mtu > Self::MOST_CHECKED {
+            return None;
+        }
+        Some(Self { least: mtu, most: mtu, may_fragment: true })
+    }
+
+    /// The largest size that is checked, in bytes: what Ethernet's jumbo frames carry.
+    pub const MOST_CHECKED: u16 = 9_216;
 }
 
 /// What a node knows of a peer by configuration.

@@ -275,8 +275,8 @@ impl<'a> LockedPeer<'a> {
         if self.place(path) {
             if let Some(before) = before {
                 self.core.shared_key.note_move(self.now.instant, before, path.remote);
+                self.peer.stats.record_move();
             }
-            self.peer.stats.record_move();
             self.node.events.push(Event::EndpointChanged { peer: self.peer.id, endpoint: path });
         }
     }

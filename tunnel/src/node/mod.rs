@@ -226,9 +226,12 @@ impl Node {
     }
 
     /// The handshakes of the last minute that were made for another key than the node's, or with an
-    /// unknown key, as far as they look like a mistake in a configuration and not like noise.
+    /// unknown key, as far as they look like a mistake in a configuration and not like noise. A key
+    /// that is a peer's by now is none.
     pub fn refused(&self, now: Now) -> Refused {
-        self.refused.lock().report(now.instant)
+        let mut refused = self.refused.lock().report(now.instant);
+        refused.unknown.retain(|refused| self.peer_id(&refused.key).is_none());
+        refused
     }
 
     /// What is wrong with the wall clock, as far as this node can know.

@@ -110,15 +110,14 @@ impl LockedPeer<'_> {
         }
     }
 
-    /// Encrypts one packet of the node's own as it is, unpadded, into a datagram that must not be
-    /// fragmented.
-    pub(super) fn send_own_unfragmented(&mut self, packet: &[u8], out: &mut SendQueue) {
+    /// Encrypts one packet of the node's own as it is, unpadded, into a datagram that goes alone.
+    pub(super) fn send_own_alone(&mut self, packet: &[u8], dont_fragment: bool, out: &mut SendQueue) {
         let Some(endpoint) = self.endpoint else { return };
         let Some(slot) = out.slot(packet.len() + DATA_OVERHEAD) else { return };
         let Some(tunn) = self.core.tunn.as_mut() else { return };
         let TunnResult::WriteToNetwork(message) = tunn.encapsulate(packet, slot) else { return };
         let written = message.len();
-        out.commit_unfragmented(endpoint, written);
+        out.commit_alone(endpoint, written, dont_fragment);
         self.note_data_sent(1, written);
     }
 

@@ -11,9 +11,11 @@ use crate::time::Now;
 
 impl Node {
     /// Searches the MTU of every path to a peer that answers probes, or stops doing so; each result
-    /// is an [`Event::PathMtu`]. Without this call nothing is searched.
+    /// is an [`Event::PathMtu`]. Of a given size ([`MtuRange::fixed`]) only whether it passes is
+    /// found: see [`lost_size`](super::PeerStatus::lost_size). Without this call nothing is searched.
     ///
-    /// For sockets that can forbid fragments only: elsewhere every size would seem to pass.
+    /// To search is for sockets that can forbid fragments only: elsewhere every size would seem to
+    /// pass.
     pub fn search_path_mtu(&self, range: Option<MtuRange>, now: Now) {
         if std::mem::replace(&mut *self.mtu_range.lock(), range) != range {
             for peer in self.table.load().peers.values() {
@@ -42,7 +44,13 @@ pub(super) fn prepare(locked: &mut LockedPeer<'_>) {
 /// Publishes a new result for a peer. A later search without one leaves the last as it is.
 pub(super) fn publish(locked: &LockedPeer<'_>) {
     let published = &locked.peer.stats.path_mtu;
-    let Some(search) = &locked.core.probes.search else { return published.store(0, Ordering::Relaxed) };
+    let search = locked.core.probes.search.as_ref();
+    let lost = search.and_then(Search::lost).unwrap_or(0);
+    locked.peer.stats.lost_size.store(lost, Ordering::Relaxed);
+    // A given size is not one that was found.
+    let Some(search) = search.filter(|search| !search.range().may_fragment) else {
+        return published.store(0, Ordering::Relaxed);
+    };
     let Some(mtu) = search.found() else { return };
     if published.swap(mtu, Ordering::Relaxed) != mtu {
         locked.node.events.push(Event::PathMtu { peer: locked.peer.id, mtu });

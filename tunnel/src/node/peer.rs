@@ -61,6 +61,7 @@ impl Peer {
             rtt: stats.rtt.load(),
             loss_ratio: stats.loss_ratio(),
             path_mtu: stats.path_mtu(),
+            lost_size: stats.lost_size(),
             counts: stats.counts(),
             shared_key: stats.shared_key.lock().filter(|shared| shared.is_fresh(now.instant)),
         }

@@ -6,7 +6,7 @@ use boringtun::noise::TunnResult;
 use boringtun::noise::errors::WireGuardError;
 
 use super::core::{Answer, Session};
-use super::liveness::probe_data;
+use super::liveness::{Prober, probe_data};
 use super::locked_peer::{LockedPeer, Output};
 use super::old_timestamp::Reaction;
 use super::peer::Peer;
@@ -260,9 +260,13 @@ impl<'a> Receiver<'a> {
         if !echo.is_reply {
             return Some(Echo { is_reply: true, data, ..echo }.build(ip.dst, ip.src));
         }
+        let was_losing = locked.core.probes.prober.as_ref().is_some_and(Prober::is_losing);
         match locked.core.probes.handle_reply(&echo, locked.now.instant) {
             Answered::Size => path_mtu_search::publish(locked),
             Answered::Liveness => {
+                if was_losing {
+                    locked.core.shared_key.note_survival(locked.now.instant);
+                }
                 locked.core.recovery.stop();
                 if let Some(prober) = &locked.core.probes.prober {
                     locked.peer.stats.publish_probes(prober);

@@ -21,6 +21,9 @@ const RETURNS: usize = 3;
 const SESSIONS: usize = 4;
 /// Sessions of ours within the window that worked and were lost.
 const LOST: usize = 5;
+/// Sessions within the window that lost probes and worked again: more than that is a path that loses
+/// packets. A session that another machine took away never works again.
+const SURVIVED: usize = 3;
 
 /// A key that two machines seem to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,7 @@ pub(super) struct SharedKeyDetector {
     returns: Times,
     sessions: Times,
     lost: Times,
+    survived: Times,
     reported: Option<Instant>,
 }
 
@@ -67,11 +71,17 @@ impl SharedKeyDetector {
         }
     }
 
+    /// A probe was answered in a session that had lost some since the last answer.
+    pub(super) fn note_survival(&mut self, now: Instant) {
+        self.survived.push(now);
+    }
+
     /// The conclusion at `now`, with the peer at `at`; and whether it is to be reported.
     pub(super) fn judge(&mut self, now: Instant, at: Option<SocketAddr>) -> Option<(SharedKey, bool)> {
         let moves = self.returns.within(now) >= RETURNS && self.sessions.within(now) >= SESSIONS;
         let ends = self.places[0].zip(at).filter(|_| moves).map(<[SocketAddr; 2]>::from);
-        if ends.is_none() && self.lost.within(now) < LOST {
+        let is_lost = self.lost.within(now) >= LOST && self.survived.within(now) <= SURVIVED;
+        if ends.is_none() && !is_lost {
             return None;
         }
         let is_news = self.reported.is_none_or(|at| now.since(at) >= QUIET);
@@ -140,6 +150,13 @@ mod tests {
         }
         detector.note_session(at(32), true);
         assert_eq!(detector.judge(at(32), None), Some((SharedKey { at: at(32), ends: None }, true)));
+        // A path that loses packets: sessions that lost probes work again.
+        let mut lossy = SharedKeyDetector::default();
+        for round in 0..100 {
+            lossy.note_survival(at(round * 8));
+            lossy.note_session(at(round * 8 + 4), true);
+            assert_eq!(lossy.judge(at(round * 8 + 4), None), None);
+        }
         // Renewals in time, and sessions that never worked, are not counted.
         let mut calm = SharedKeyDetector::default();
         for round in 0..100 {

@@ -53,6 +53,8 @@ pub(super) struct PeerStats {
     probes_lost: AtomicU64,
     /// Zero while none was found.
     pub(super) path_mtu: AtomicU16,
+    /// Zero while packets of every size pass, as far as is known.
+    pub(super) lost_size: AtomicU16,
     pub(super) rtt: AtomicDuration,
     /// Lost and decided probes among the last ones.
     pub(super) lost: AtomicU32,
@@ -163,6 +165,11 @@ impl PeerStats {
     /// The largest inner packet that the path carries, once one was found.
     pub(super) fn path_mtu(&self) -> Option<u16> {
         Some(self.path_mtu.load(Ordering::Relaxed)).filter(|mtu| *mtu > 0)
+    }
+
+    /// The given size whose packets do not pass, while small ones do.
+    pub(super) fn lost_size(&self) -> Option<u16> {
+        Some(self.lost_size.load(Ordering::Relaxed)).filter(|size| *size > 0)
     }
 
     /// Share of the last probes that were lost.

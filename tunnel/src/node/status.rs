@@ -194,10 +194,14 @@ pub struct PeerStatus {
     pub tx_packets: u64,
     /// Smoothed round trip of the probes.
     pub rtt: Option<Duration>,
-    /// Share of the last probes that were lost, 0 to 1; `None` when it is not probed.
+    /// Share of the last probes that were lost, 0 to 1, without those of an interruption; `None` when
+    /// it is not probed.
     pub loss_ratio: Option<f64>,
     /// The largest inner packet that the path carries, once that was searched and found.
     pub path_mtu: Option<u16>,
+    /// The MTU that it has without a search, while packets of that size do not come through to it
+    /// and small ones do.
+    pub lost_size: Option<u16>,
     /// What happened to it since the start.
     pub counts: PeerCounts,
     /// That two machines use one key, if a sign of it was seen within the last minute.

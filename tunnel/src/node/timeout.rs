@@ -127,13 +127,15 @@ impl Timers<'_, '_> {
         let source = locked.node.interface.source_towards(target);
         let (Some(probe), Some(source)) = (probe, source) else { return };
         let headers = if target.is_ipv4() { 28 } else { 48 };
+        let may_fragment =
+            locked.core.probes.search.as_ref().is_some_and(|search| search.range().may_fragment);
         let SizeProbe { id, sequence, size, data } = probe;
         let mut padded = vec![0; usize::from(size).saturating_sub(headers)];
         for (byte, from) in padded.iter_mut().zip(data) {
             *byte = from;
         }
         if let Some(packet) = (Echo { is_reply: false, id, sequence, data: &padded }).build(source, target) {
-            locked.send_own_unfragmented(&packet, self.out);
+            locked.send_own_alone(&packet, !may_fragment, self.out);
         }
     }
 

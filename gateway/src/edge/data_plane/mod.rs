@@ -236,11 +236,14 @@ fn refused_peers(error: &dyn std::fmt::Display) -> String {
     format!("the peers of the configuration: {error}")
 }
 
-/// Between which sizes to search, if the policy asks for it.
+/// Between which sizes to search, if the policy asks for it; else the size to check.
 fn search_range(policy: &Policy) -> Option<MtuRange> {
+    if let Mtu::Fixed(mtu) = policy.interface.mtu {
+        return MtuRange::fixed(mtu);
+    }
     let mut prefixes = policy.peers.iter().flat_map(|peer| &peer.allowed_ips);
     let ipv6 = policy.interface.address.iter().any(IpNetwork::is_ipv6) || prefixes.any(IpNetwork::is_ipv6);
-    (policy.interface.mtu == Mtu::Auto).then(|| MtuRange::new(ipv6))
+    Some(MtuRange::new(ipv6))
 }
 
 fn serve_wg(name: &str, wg: WgDevice) -> Result<Server, Failure> {

@@ -20,6 +20,8 @@ const REMEMBERED: usize = 8;
 /// Probes that a peer gets which has never answered one; then it counts as a plain peer, and is
 /// probed again after [`RETRY`].
 const UNANSWERED: u32 = 5;
+/// Lost probes in a row that are an interruption, and no loss of single packets.
+const INTERRUPTION: u32 = 4;
 /// Longer than a session lives unused, so that probes alone never keep one alive.
 const RETRY: Duration = Duration::from_secs(600);
 /// Age past which no session can be alive (reject-after-time, WireGuard paper §6.1).
@@ -101,7 +103,10 @@ impl Prober {
     /// A session was agreed: probe at once.
     pub(in crate::node) fn activate(&mut self, now: Instant) {
         self.next = Some(now);
-        self.lost_run = 0;
+        // What was lost since the last answer was lost with the session before, and what is still
+        // unanswered says nothing about this one.
+        self.forget_run();
+        self.sent.iter_mut().for_each(|sent| sent.lost = true);
         // One that answers handshakes but stopped answering probes long ago is a plain peer now.
         self.answered &= self.answered_at.is_some_and(|at| now.since(at) < RETRY);
         if self.tried_since.is_none_or(|at| now.since(at) >= RETRY) {
@@ -184,6 +189,9 @@ impl Prober {
         }
         self.answered = true;
         self.answered_at = Some(now);
+        if self.lost_run >= INTERRUPTION {
+            self.forget_run_before(!sent.lost);
+        }
         self.lost_run = 0;
         true
     }
@@ -246,6 +254,26 @@ impl Prober {
                 deviation: (deviation * 3 + smoothed.abs_diff(sample)) / 4,
             },
         });
+    }
+
+    /// Takes the run of lost probes that a session ended out of what counts as loss.
+    fn forget_run(&mut self) {
+        self.forget_run_before(false);
+        self.lost_run = 0;
+    }
+
+    /// The same for a run that `is_followed` by the outcome of the probe that ended it.
+    fn forget_run_before(&mut self, is_followed: bool) {
+        let newest = u32::from(is_followed);
+        let run = self.lost_run.min(self.decided.saturating_sub(newest));
+        let older = self.outcomes.checked_shr(run + newest).unwrap_or(0);
+        self.outcomes = older.checked_shl(newest).unwrap_or(0);
+        self.decided -= run;
+    }
+
+    /// Whether the last probes were lost, in the session in use.
+    pub(in crate::node) const fn is_losing(&self) -> bool {
+        self.lost_run > 0
     }
 
     const fn decide(&mut self, lost: bool) {

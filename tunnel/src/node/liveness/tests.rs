@@ -133,6 +133,37 @@ fn prober() -> Prober {
 }
 
 /// A prober that was answered at 0 ms, with nothing outstanding.
+#[test]
+fn single_probes_are_loss_and_an_interruption_or_a_session_that_ended_is_none() {
+    let mut prober = answered_prober();
+    let end = lose(&mut prober, 10_000, 2);
+    answer_poll(&mut prober, at(end)).unwrap();
+    assert_eq!(prober.recent(), (2, 4));
+    let end = lose(&mut prober, 20_000, INTERRUPTION.into());
+    answer_poll(&mut prober, at(end)).unwrap();
+    assert_eq!(prober.recent(), (2, 5));
+    let end = lose(&mut prober, 30_000, 2);
+    assert_eq!(prober.recent(), (4, 7));
+    prober.activate(at(end));
+    assert_eq!(prober.recent(), (2, 5));
+    prober.poll(at(60_000)).unwrap();
+    prober.activate(at(60_500));
+    prober.handle_timeout(at(99_000));
+    assert_eq!((prober.recent(), prober.is_losing()), ((2, 5), false), "it was of the session before");
+    let end = lose(&mut prober, 100_000, 40);
+    answer_poll(&mut prober, at(end)).unwrap();
+    assert_eq!(prober.recent(), (0, 1));
+}
+
+/// Loses so many probes, one a second; returns when the next is due.
+fn lose(prober: &mut Prober, from: u64, count: u64) -> u64 {
+    for second in (0..count).map(|second| from + second * 1_000) {
+        prober.poll(at(second)).unwrap();
+        prober.handle_timeout(at(second + 1_000));
+    }
+    from + count * 1_000
+}
+
 fn answered_prober() -> Prober {
     let mut prober = prober();
     assert!(answer_poll(&mut prober, at(0)).is_some());

@@ -1,5 +1,6 @@
 //! The search for the largest packet that a path carries: padded echo requests that must not be
-//! fragmented (RFC 8899 in its terms).
+//! fragmented (RFC 8899 in its terms). Of a given size only whether it passes is found: those may be
+//! fragmented, as all other packets.
 //!
 //! It counts inner sizes: the outer packet is 60 bytes longer over IPv4 and 80 over IPv6. Every
 //! probe goes with a small one; only while the small one is answered does the loss of the large one
@@ -27,8 +28,9 @@ const TRIES: u32 = 3;
 /// Lost probes of the size in use that make the path a new one: more, since that size is probed
 /// thousands of times a day.
 const TRIES_IN_USE: u32 = 5;
-/// How often the size in use is tried again.
+/// How often the size in use is tried again, when it was searched and when it was given.
 const VERIFY: Duration = Duration::from_secs(15);
+const VERIFY_GIVEN: Duration = Duration::from_secs(60);
 /// How often a larger size is tried (RFC 8899 §5.1.1, PMTU_RAISE_TIMER).
 const RAISE: Duration = Duration::from_secs(600);
 
@@ -87,6 +89,8 @@ pub(in crate::node) struct Search {
     verify_at: Instant,
     raise_at: Instant,
     found: Option<u16>,
+    /// Whether not even the least size passed, the last time.
+    is_refused: bool,
 }
 
 impl Search {
@@ -103,6 +107,7 @@ impl Search {
             verify_at: Instant::default(),
             raise_at: Instant::default(),
             found: None,
+            is_refused: false,
         }
     }
 
@@ -114,6 +119,11 @@ impl Search {
     /// The largest inner packet that the path carries, once it is known.
     pub(in crate::node) const fn found(&self) -> Option<u16> {
         self.found
+    }
+
+    /// The given size, while packets of it do not pass and small ones do.
+    pub(in crate::node) const fn lost(&self) -> Option<u16> {
+        if self.range.may_fragment && self.is_refused { Some(self.range.most) } else { None }
     }
 
     /// There is a session: the size in use is tried at once, or the search continues.
@@ -226,7 +236,7 @@ impl Search {
     }
 
     fn carried(&mut self, trial: &Trial, now: Instant) {
-        self.verify_at = now.after(VERIFY);
+        self.verify_at = now.after(self.verify_every());
         let bounds = match (trial.aim, self.bounds) {
             (Aim::Search, Some(bounds)) => Bounds { low: trial.size, is_proven: true, ..bounds },
             (Aim::Raise, _) => Bounds { low: trial.size, is_proven: true, ..Bounds::of(self.range) },
@@ -257,9 +267,16 @@ impl Search {
 
     const fn settle(&mut self, found: Option<u16>, now: Instant) {
         self.found = found;
+        self.is_refused = found.is_none();
         self.bounds = None;
-        self.verify_at = now.after(VERIFY);
-        self.raise_at = now.after(RAISE);
+        self.verify_at = now.after(self.verify_every());
+        // A given size that was refused is tried again as soon as one that passed.
+        let is_given = self.range.may_fragment && self.is_refused;
+        self.raise_at = now.after(if is_given { VERIFY_GIVEN } else { RAISE });
+    }
+
+    const fn verify_every(&self) -> Duration {
+        if self.range.may_fragment { VERIFY_GIVEN } else { VERIFY }
     }
 
     fn data(&self, sent: &Sent) -> [u8; PROBE_LEN] {

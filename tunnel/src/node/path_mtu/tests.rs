@@ -154,6 +154,42 @@ fn without_a_session_nothing_is_sent_and_a_forged_answer_is_none() {
     assert_eq!(search.deadline(), None);
 }
 
+#[test]
+fn a_given_size_is_only_tried_once_a_minute_and_is_lost_until_it_passes() {
+    let mut path = Path::new(MtuRange::fixed(1418).unwrap(), 1500);
+    path.run(240);
+    assert!(path.probes.iter().all(|(_, size)| *size == 1418));
+    assert!((4..=6).contains(&path.probes.len()), "{} probes", path.probes.len());
+    assert_eq!(path.search.lost(), None);
+    path.carries = 1417;
+    path.run(70);
+    assert_eq!(path.search.lost(), Some(1418));
+    path.run(600);
+    assert_eq!(path.search.lost(), Some(1418));
+    path.carries = 1418;
+    path.run(65);
+    assert_eq!(path.search.lost(), None);
+}
+
+#[test]
+fn a_path_that_is_down_or_loses_a_third_of_all_probes_loses_no_size() {
+    let mut path = Path::new(MtuRange::fixed(1420).unwrap(), 1420);
+    path.is_down = true;
+    path.run(600);
+    assert_eq!(path.search.lost(), None);
+    (path.is_down, path.loss) = (false, 330);
+    for minute in 0..600 {
+        path.run(60);
+        assert_eq!(path.search.lost(), None, "minute {minute}");
+    }
+}
+
+#[test]
+fn a_size_beyond_jumbo_frames_is_not_tried() {
+    assert_eq!(MtuRange::fixed(MtuRange::MOST_CHECKED).map(|range| range.least), Some(9_216));
+    assert_eq!(MtuRange::fixed(MtuRange::MOST_CHECKED + 1), None);
+}
+
 /// A path on virtual time that carries inner packets up to a size, and loses some.
 struct Path {
     search: Search,

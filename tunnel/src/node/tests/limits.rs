@@ -302,6 +302,45 @@ fn an_answer_to_a_padded_probe_is_short_so_that_one_direction_is_measured_alone(
     assert!(longest.0 <= 148, "an answer of {} bytes", longest.0);
 }
 
+#[test]
+fn a_given_size_that_does_not_come_through_is_shown_and_is_no_size_that_was_found() {
+    let mut pair = Pair::with_liveness(Some(lab::RULES));
+    pair.edge.node.search_path_mtu(MtuRange::fixed(1420), pair.now);
+    for _ in 0..100 {
+        pair.timers();
+        pair.exchange_up_to(1_400);
+        pair.advance(Duration::from_millis(100));
+    }
+
+    let peer = &pair.edge.node.peers(pair.now)[0];
+    assert_eq!((peer.lost_size, peer.path_mtu), (Some(1420), None));
+    assert!(pair.origin.delivered.is_empty(), "probes stay inside the node");
+    pair.edge.node.search_path_mtu(Some(MtuRange::new(false)), pair.now);
+    assert_eq!(pair.edge.node.peers(pair.now)[0].lost_size, None);
+}
+
+#[test]
+fn the_first_address_of_a_peer_is_no_change_of_it() {
+    let pair = Pair::connected();
+    for end in [&pair.edge, &pair.origin] {
+        assert_eq!(end.node.peers(pair.now)[0].counts.endpoint_changes, 0);
+    }
+}
+
+#[test]
+fn an_unknown_key_that_is_a_peers_by_now_is_no_mistake_any_more() {
+    let pair = Pair::new();
+    let (later, unknown) = (|second| pair.now.instant.after(Duration::from_secs(second)), key(9).1);
+    for key in [pair.origin.key, unknown] {
+        for second in [0, 10, 20] {
+            pair.edge.node.refused.lock().note_unknown(key, later(second));
+        }
+    }
+    let now = Now { instant: later(20), ..pair.now };
+    let keys: Vec<_> = pair.edge.node.refused(now).unknown.into_iter().map(|refused| refused.key).collect();
+    assert_eq!(keys, [unknown]);
+}
+
 fn size_of(event: Event) -> Option<u16> {
     if let Event::PathMtu { mtu, .. } = event { Some(mtu) } else { None }
 }
