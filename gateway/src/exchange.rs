@@ -107,7 +107,7 @@ pub enum Exported {
         #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]
         config: PathBuf,
     },
-    /// Print conntrackd.conf for this edge of a pair: it tells the other edge of connections.
+    /// Print conntrackd.conf for this edge of a pair: it reports connections to the other edge.
     Conntrackd {
         /// Read this configuration of the edge.
         #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]

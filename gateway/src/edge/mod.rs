@@ -12,7 +12,7 @@
 //! | `probing` | the probes of services behind peers without a link |
 //! | `past` | the history, and what was looked at for it |
 //! | `health` | since when which hop of a service is failing |
-//! | `standby` | whether the other edge of the pair is active, and what the two tell each other |
+//! | `standby` | whether the other edge of the pair is active, and what the two send each other |
 //! | `data_plane` | device, outer socket and `wg` socket |
 //!
 //! The parts do not know the edge. They are plain values that decide; what waits is here, and borrows a part only between

@@ -1,4 +1,4 @@
-//! What one edge of a pair tells the other.
+//! What one edge of a pair sends the other.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

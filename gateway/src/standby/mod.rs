@@ -1,7 +1,7 @@
 //! One of two edges at a site: what decides, without a socket or a clock.
 //!
 //! - `role`: whether this edge is active.
-//! - `message`: what the active edge tells the other, so that it can take over.
+//! - `message`: what the active edge sends the other, so that it can take over.
 //! - `seal`: how a message is encrypted.
 //! - `replication`: which messages are new, and what comes of them.
 

@@ -81,7 +81,7 @@ impl Replication {
         }
     }
 
-    /// The datagram that tells the other edge `body`; `None` when that is too long for one.
+    /// The datagram that brings the other edge `body`; `None` when that is too long for one.
     pub fn datagram(&mut self, body: Body) -> Option<Vec<u8>> {
         self.counter += 1;
         let message = Message { mine: self.own, yours: self.theirs, body };

@@ -1,4 +1,4 @@
-//! Encryption of what the edges of a pair tell each other.
+//! Encryption of what the edges of a pair send each other.
 //!
 //! Both have the same private key, so both derive the same secret: HKDF-SHA256 (RFC 5869) of the
 //! private key with the sender's boot number as its salt. A datagram is

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// The version of the file; a file of another one counts as none.
 const SCHEMA: u32 = 1;
 
-/// What the file holds, and what an edge of a pair tells the other.
+/// What the file holds, and what an edge of a pair sends the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptGrants {
     schema: u32,

@@ -210,7 +210,9 @@ pub fn conntrackd(side: &PairSide) -> String {
 # conntrackd has no authentication: whoever sends to {own}:{CONNTRACKD_PORT} from {other} makes connections here that the
 # guard takes for established. Use it on a cable between the two edges, or a tunnel between them, and nowhere else.
 #
-# Both edges need configs/sysctl/91-causeway-pair.conf in /etc/sysctl.d.
+# Both edges need in /etc/sysctl.d/91-causeway-pair.conf:
+#   net.netfilter.nf_conntrack_tcp_be_liberal = 1    # the edge that takes over has not seen the windows
+#   net.netfilter.nf_conntrack_events = 1            # connections from before conntrackd's start are reported too
 Sync {{
 	Mode FTFW {{
 		DisableExternalCache On         # connections go straight into the kernel: nothing is to be done at a take-over

@@ -12,7 +12,7 @@ use crate::prefix::covers;
 use crate::reader::{Reader, Table, Value};
 use crate::{PortRange, Problem, Protocol, address, text};
 
-/// UDP port on which an edge tells the other what it must know to take over.
+/// UDP port on which an edge gets from the other what it must know to take over.
 pub const REPLICATION_PORT: u16 = 51_898;
 /// UDP port of conntrackd, as `gatewayctl export conntrackd` sets it.
 pub const CONNTRACKD_PORT: u16 = 3_780;

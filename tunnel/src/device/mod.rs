@@ -379,7 +379,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether senders are told at `now` that their packets have nowhere to go.
+    /// Whether senders get an error at `now` when their packets have nowhere to go.
     fn answers_with_errors(&self, now: Instant) -> bool {
         now.since_boot().as_millis() >= u128::from(self.errors_from.load(Ordering::Relaxed))
     }

@@ -1,4 +1,4 @@
-//! An edge of a pair: active while it has the shared address; it tells the other edge, or is told,
+//! An edge of a pair: active while it has the shared address; it sends the other edge, or gets from it,
 //! what it takes to go on.
 
 mod health_file;
@@ -25,7 +25,7 @@ pub use health_file::path as health_file;
 use replicate::{End, receive};
 use watch::AddressWatch;
 
-/// How often the other edge is told, and the address is looked for without a notification.
+/// How often the other edge is sent a report, and the address is looked for without a notification.
 const EVERY: Duration = Duration::from_secs(1);
 /// After so long the other edge counts as lost.
 const LOST: Duration = Duration::from_secs(5);
@@ -34,13 +34,13 @@ const LOST: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(super) struct Standby {
     role: Cell<Role>,
-    /// Woken by what the other edge is to be told at once, and by another configuration.
+    /// Woken by what the other edge is to get at once, and by another configuration.
     news: Notify,
     /// The replication with the other edge, while there is one.
     end: RefCell<Option<End>>,
     refused: Cell<u64>,
     received: Cell<u64>,
-    /// What peers publish, as the other edge last told.
+    /// What peers publish, as the other edge last sent.
     granted: RefCell<Option<KeptGrants>>,
     health: RefCell<HealthFile>,
 }
@@ -123,6 +123,9 @@ fn follow(edge: &Edge, pair: Option<Pair>) -> Option<Turn> {
     edge.standby.role.set(role);
     if let Some(turn) = turn {
         edge.plane.turn(turn, &edge.config().keys.private);
+        if turn == Turn::Begin {
+            edge.links.begin_again();
+        }
         log(turn, address);
     }
     turn

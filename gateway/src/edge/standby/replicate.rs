@@ -52,7 +52,7 @@ impl End {
         let other = self.pair.other;
         if let Err(error) = &self.socket {
             return Some(format!(
-                "udp/{REPLICATION_PORT} cannot be opened ({error}), so the other edge {other} is told nothing; stop the program that \
+                "udp/{REPLICATION_PORT} cannot be opened ({error}), so the other edge {other} gets nothing; stop the program that \
                  has it: ss -lunp"
             ));
         }
@@ -110,7 +110,7 @@ pub(super) async fn receive(socket: Option<&UdpSocket>, buffer: &mut [u8]) -> Op
     }
 }
 
-/// Tells the other edge what it must know.
+/// Sends the other edge what it must know.
 pub(super) fn send(edge: &Edge) {
     let bodies = bodies(edge);
     let mut end = edge.standby.end.borrow_mut();
@@ -118,12 +118,12 @@ pub(super) fn send(edge: &Edge) {
     let to = SocketAddr::new(pair.other, REPLICATION_PORT);
     for body in bodies {
         let Some(datagram) = replication.datagram(body) else {
-            tracing::warn!("what peers publish is too much for one message, so the other edge is not told");
+            tracing::warn!("what peers publish is too much for one message, so the other edge does not get it");
             continue;
         };
         // It is repeated in a second, and a link that is cut is found by the silence on it.
         if let Err(error) = socket.try_send_to(&datagram, to) {
-            tracing::debug!(%error, %to, "the other edge cannot be told");
+            tracing::debug!(%error, %to, "nothing is sent to the other edge");
             return;
         }
     }
@@ -161,7 +161,7 @@ pub(super) fn handle(edge: &Rc<Edge>, buffer: &[u8], datagram: Option<(usize, So
     let count = if taken.is_ok() { &edge.standby.received } else { &edge.standby.refused };
     count.set(count.get() + 1);
     match taken {
-        // The active edge knows better, whatever the other one was told before.
+        // The active edge knows better, whatever the other one knew before.
         Ok(received) if edge.standby.role() == Role::Standby => take(edge, received),
         Ok(_) => {}
         Err(reason) => tracing::debug!(%from, %reason, "a message of the other edge changes nothing"),
@@ -171,7 +171,7 @@ pub(super) fn handle(edge: &Rc<Edge>, buffer: &[u8], datagram: Option<(usize, So
     }
 }
 
-/// Bytes that were never used before. Without any, the challenge is the one that nobody repeats.
+/// Bytes that were never used before. Without any, the challenge is one that every start has.
 fn random() -> [u8; 16] {
     let mut bytes = [0; 16];
     let _ = SystemRandom::new().fill(&mut bytes);
