@@ -91,20 +91,25 @@ pub(super) async fn serve(edge: Rc<Edge>) {
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut buffer = vec![0; crate::standby::MAX_DATAGRAM + 1];
+    let (mut is_datagram, mut socket) = (false, None);
     loop {
         let pair = edge.config().policy.standby;
         if pair.is_some() {
             watch.begin();
         }
-        let begins = follow(&edge, pair) == Some(Turn::Begin);
-        let socket = replicate::follow(&edge, pair);
-        if begins {
-            replicate::send(&edge);
+        // Datagrams come as often as their sender likes; they are no reason to look.
+        if !std::mem::take(&mut is_datagram) {
+            let begins = follow(&edge, pair) == Some(Turn::Begin);
+            socket = replicate::follow(&edge, pair);
+            if begins {
+                replicate::send(&edge);
+            }
         }
         tokio::select! {
             () = edge.standby.news.notified() => replicate::send(&edge),
             () = watch.changed(), if pair.is_some() => {}
             datagram = receive(socket.as_deref(), &mut buffer), if socket.is_some() => {
+                is_datagram = true;
                 replicate::handle(&edge, &buffer, datagram);
             }
             _ = tick.tick(), if pair.is_some() => replicate::send(&edge),
