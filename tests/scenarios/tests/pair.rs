@@ -320,11 +320,6 @@ impl<'lab> Pair<'lab> {
         if !wanted.has_keepalived {
             return Ok(());
         }
-        // A round trip of 20 ms to the origin and its visitors.
-        let inet = self.lab.node("inet")?;
-        if inet.output("tc qdisc add dev client0 root netem delay 10ms")?.status.success() {
-            inet.run("tc qdisc add dev cgnat0 root netem delay 20ms")?;
-        }
         self.edges.iter_mut().try_for_each(Edge::start_helpers)?;
         self.settle()
     }
@@ -445,13 +440,16 @@ fn nat(cgnat: &Node, nat: Nat) -> Result<()> {
     match nat {
         Nat::PortRestricted => Ok(()),
         Nat::FullCone => cgnat.nft(
-            "table ip cone { chain prerouting { type nat hook prerouting priority -100;
-               iifname wan0 udp dport 1024-65535 dnat to 100.64.0.2; } }
-             flush chain ip cgnat input
+            "table ip cone {
+               chain prerouting {
+                 type nat hook prerouting priority -100;
+                 iifname wan0 udp dport 1024-65535 dnat to 100.64.0.2
+               }
+             }
              insert rule ip cgnat forward iifname wan0 udp dport 1024-65535 accept",
         ),
         Nat::Symmetric => cgnat.nft(
-            "flush chain ip cgnat postrouting
+            "flush chain ip cgnat postrouting;
              add rule ip cgnat postrouting oifname wan0 masquerade random,fully-random",
         ),
     }
