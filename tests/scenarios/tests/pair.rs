@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{
-    Counter, Lab, LeakWatch, Node, Process, Signal, TcpServer, Topology, full_counts, pattern, scenario, until,
+    Counter, Lab, LeakWatch, Node, Process, Signal, TcpServer, Topology, full_counts, pattern, scenario,
+    until,
 };
 use scenarios::{Site, ahead_by, serve_bulk, shifted_clock};
 use serde_json::Value;
@@ -204,7 +205,8 @@ impl Edge<'_> {
         let conntrackd = self.node.command("conntrackd").arg("-C").arg(folder.join("conntrackd.conf"));
         self.conntrackd = Some(conntrackd.spawn("conntrackd")?);
         let keepalived = self.node.command("keepalived").args(["-n", "-l", "-D", "-f"]);
-        let keepalived = keepalived.arg(folder.join("keepalived.conf")).arg("-p").arg(folder.join("keepalived.pid"));
+        let keepalived =
+            keepalived.arg(folder.join("keepalived.conf")).arg("-p").arg(folder.join("keepalived.pid"));
         let keepalived = keepalived.arg("-r").arg(folder.join("vrrp.pid"));
         self.keepalived = Some(keepalived.spawn("keepalived")?);
         Ok(())
@@ -228,7 +230,8 @@ impl Edge<'_> {
     /// Messages of the other edge that did not count.
     fn refused(&self) -> Result<u64> {
         let page = self.node.run("curl -s http://127.0.0.1:9586/metrics")?;
-        let line = page.lines().find(|line| line.starts_with("gateway_standby_messages_total{result=\"refused\"}"));
+        let line =
+            page.lines().find(|line| line.starts_with("gateway_standby_messages_total{result=\"refused\"}"));
         let number = line.and_then(|line| line.split(' ').next_back()).context("no such metric")?;
         Ok(number.parse::<f64>()? as u64)
     }
@@ -283,8 +286,10 @@ impl<'lab> Pair<'lab> {
             "link add wan type bridge\nlink set edge0 master wan\nlink set twin0 master wan\nlink set wan up\n\
              address flush dev edge0\naddress add 192.0.2.1/24 dev wan",
         )?;
-        one.ip("address flush dev eth0\naddress add 192.0.2.11/24 dev eth0\naddress add 10.9.9.1/30 dev sync0\n\
-             route replace default via 192.0.2.1")?;
+        one.ip(
+            "address flush dev eth0\naddress add 192.0.2.11/24 dev eth0\naddress add 10.9.9.1/30 dev sync0\n\
+             route replace default via 192.0.2.1",
+        )?;
         two.ip("address add 192.0.2.12/24 dev eth0\naddress add 10.9.9.2/30 dev sync0\n\
              route add default via 192.0.2.1")?;
         nat(&lab.node("cgnat")?, wanted.nat)?;
@@ -432,7 +437,11 @@ impl<'lab> Pair<'lab> {
 fn is_silent(node: &Node) -> Result<()> {
     let sent = Counter::leaving(node, "outer", "oifname eth0 udp sport 51820")?;
     std::thread::sleep(Duration::from_secs(6));
-    ensure!(sent.packets()? == 0, "an edge without the address sent {} packets of the tunnel", sent.packets()?);
+    ensure!(
+        sent.packets()? == 0,
+        "an edge without the address sent {} packets of the tunnel",
+        sent.packets()?
+    );
     Ok(())
 }
 
@@ -562,7 +571,8 @@ fn write_paced(stream: &mut TcpStream) -> Result<Duration> {
     stream.write_all(b"up\n")?;
     let content = pattern(1, 1 << 20);
     let pause = paced(|offset| {
-        let piece: Vec<u8> = content.iter().cycle().skip(offset % content.len()).take(PIECE).copied().collect();
+        let piece: Vec<u8> =
+            content.iter().cycle().skip(offset % content.len()).take(PIECE).copied().collect();
         stream.write_all(&piece).with_context(|| format!("an upload at {offset}"))
     })?;
     stream.shutdown(Shutdown::Write)?;

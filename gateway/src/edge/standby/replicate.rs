@@ -118,7 +118,9 @@ pub(super) fn send(edge: &Edge) {
     let to = SocketAddr::new(pair.other, REPLICATION_PORT);
     for body in bodies {
         let Some(datagram) = replication.datagram(body) else {
-            tracing::warn!("what peers publish is too much for one message, so the other edge does not get it");
+            tracing::warn!(
+                "what peers publish is too much for one message, so the other edge does not get it"
+            );
             continue;
         };
         // It is repeated in a second, and a link that is cut is found by the silence on it.
