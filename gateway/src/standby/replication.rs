@@ -174,6 +174,7 @@ mod tests {
         // Each has changed its challenge once, since the other was new.
         two.poll_answer(at(200));
         assert_eq!(pass(&mut two, &mut one, 200), Ok(ALIVE));
+        assert!(one.poll_answer(at(200)), "the challenge of the other has changed");
         assert_eq!(pass(&mut one, &mut two, 200), Ok(ALIVE));
         assert_eq!(two.silence(at(700)), Some(Duration::from_millis(500)));
         assert!(!one.poll_answer(at(900)) && !two.poll_answer(at(900)), "nothing is new");
@@ -227,7 +228,7 @@ mod tests {
         let mut answers = 0;
         for milliseconds in 0..1_000 {
             // Each time another edge that was never heard.
-            let mut other = end(u8::try_from(milliseconds % 200).unwrap() + 10);
+            let mut other = end(u8::try_from(milliseconds % 80).unwrap() + 10);
             let _ = pass(&mut other, &mut two, milliseconds);
             answers += usize::from(two.poll_answer(at(milliseconds)));
         }
@@ -273,7 +274,7 @@ mod tests {
 
     fn pass(from: &mut Replication, to: &mut Replication, milliseconds: u64) -> Result<Body, Refused> {
         let datagram = from.datagram(ALIVE).unwrap();
-        let random = [u8::try_from(to.counter % 200).unwrap() + 1; 16];
+        let random = [u8::try_from(to.counter % 100).unwrap() + 100; 16];
         to.handle_datagram(at(milliseconds), &datagram, || random).map(|received| received.body)
     }
 
