@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
-use migrate::export::{self, EdgeSide, ExportError};
+use migrate::export::{self, EdgeSide, ExportError, PairSide};
 use migrate::import::{self, Exports, FindingKind, Import, ImportError, Role, WgQuickOptions};
 use policy::gateway::Policy;
 use policy::sections::parse_list;
@@ -15,6 +15,8 @@ use tunnel::key::PrivateKey;
 use zeroize::Zeroizing;
 
 use crate::config::{load, load_policy};
+use crate::edge::health_file;
+use crate::kernel::read_system;
 use daemon::command_line::print_to_stderr;
 use daemon::exit::{Exit, ExitError};
 use daemon::files::read_text;
@@ -95,6 +97,18 @@ pub enum Exported {
     },
     /// Print the RouterOS 7 script by which the edge's router takes over when the edge is gone.
     MikrotikEdge {
+        /// Read this configuration of the edge.
+        #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]
+        config: PathBuf,
+    },
+    /// Print keepalived.conf for this edge of a pair: it moves the shared address.
+    Keepalived {
+        /// Read this configuration of the edge.
+        #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]
+        config: PathBuf,
+    },
+    /// Print conntrackd.conf for this edge of a pair: it reports connections to the other edge.
+    Conntrackd {
         /// Read this configuration of the edge.
         #[arg(long, value_name = "FILE", default_value = CONFIGURATION)]
         config: PathBuf,
@@ -210,6 +224,8 @@ pub fn export(what: &Exported) -> Result<String, ExitError> {
         Exported::WgQuick { peer, edge } => far_end(peer, edge, export::wg_quick),
         Exported::Mikrotik { peer, edge } => far_end(peer, edge, export::mikrotik),
         Exported::MikrotikEdge { config } => Ok(export::mikrotik_edge(&load_policy(config)?)),
+        Exported::Keepalived { config } => pair_side(config).map(|side| export::keepalived(&side)),
+        Exported::Conntrackd { config } => pair_side(config).map(|side| export::conntrackd(&side)),
         Exported::Caddy { forwarder, proxies, from } => {
             let text = text_of(forwarder)?;
             let policy = forwarder::parse(&Source { name: forwarder, text: &text }).map_err(invalid)?;
@@ -217,6 +233,15 @@ pub fn export(what: &Exported) -> Result<String, ExitError> {
             export::caddy(&policy, &proxies, *from).map_err(|error| ExitError::new(Exit::Usage, error))
         }
     }
+}
+
+/// This machine as one of a pair.
+fn pair_side(config: &Path) -> Result<PairSide, ExitError> {
+    let policy = load_policy(config)?;
+    let system = read_system(&[]).map_err(|failure| ExitError::new(Exit::Failed, failure))?;
+    let program = std::env::current_exe().map_err(|error| ExitError::new(Exit::Failed, error))?;
+    let files = (health_file(&policy), program);
+    PairSide::new(&policy, &system, files).map_err(|error| ExitError::new(Exit::Usage, error))
 }
 
 fn interface(text: &str) -> Result<String, String> {

@@ -11,6 +11,7 @@
 //! - [`control`] has the requests, the reports, and their text for people.
 //! - Commands: [`commands`] (`check`, `down`) with [`checked`] (`check --json`), [`guard`] (the
 //!   boot-time drop table), [`lists`], and [`exchange`] (`import`, `export`).
+//! - [`standby`] decides what an edge of a pair does.
 //! - [`https`] is what TLS connections to servers trust, and [`fetch`] gets lists by them: the commands
 //!   and `causeway-agent` do, never the daemon.
 //! - [`memory`] returns memory that is needed only once to the system.
@@ -39,4 +40,5 @@ pub mod memory;
 pub mod privilege;
 pub mod run;
 pub mod sandbox;
+pub mod standby;
 pub mod state;

@@ -299,6 +299,31 @@ pub enum Problem {
         /// The port.
         port: u16,
     },
+    /// Both addresses of a pair are the same.
+    #[error(
+        "{address} is `[standby] address` as well; `address` is the one that both edges share, `other` is the other edge's own \
+         on the link between the two"
+    )]
+    StandbySame {
+        /// The address.
+        address: String,
+    },
+    /// An address of a pair in the tunnel.
+    #[error("`{key}` of [standby] is outside the tunnel, and {address} is in its {tunnel}; write {}", standby_address(.key))]
+    StandbyInTunnel {
+        /// The key.
+        key: &'static str,
+        /// The address.
+        address: String,
+        /// The network of the tunnel.
+        tunnel: String,
+    },
+    /// A public service on a port that the two edges of a pair use among themselves.
+    #[error("udp/{port} is used between the two edges of [standby]; publish another port")]
+    PublishOnStandbyPort {
+        /// The port.
+        port: u16,
+    },
     /// A port that no peer may publish by itself.
     #[error("{entry} has a port that belongs to {by}; leave it out of `may_publish`")]
     MayPublishReserved {
@@ -600,5 +625,12 @@ fn or_list(nearest: Option<&str>, known: &str) -> String {
         Some(nearest) => format!("did you mean {nearest:?}?"),
         None if known.is_empty() => "none is defined".to_owned(),
         None => format!("known: {known}"),
+    }
+}
+
+fn standby_address(key: &str) -> &'static str {
+    match key {
+        "other" => "the other edge's own address on the link between the two",
+        _ => "the public address that both edges share",
     }
 }

@@ -46,6 +46,25 @@ fn the_annotated_example_is_taken_again_and_again() {
 }
 
 #[test]
+fn an_edge_of_a_pair_of_either_family_is_taken_and_so_is_its_guard() {
+    for other in ["10.9.9.2", "fd09::2"] {
+        let policy = pair(other);
+        listing_after(&[
+            Ruleset::guard(&policy, 1420).install(&Present::nothing()),
+            policy.plan().ruleset.install(&Present::nothing()),
+        ]);
+    }
+}
+
+fn pair(other: &str) -> gateway::Policy {
+    let other = other.parse().unwrap();
+    gateway::Policy {
+        standby: Some(gateway::Standby { address: "192.0.2.2".parse().unwrap(), other }),
+        ..example()
+    }
+}
+
+#[test]
 fn generated_policies_are_taken() {
     let folder = tempfile::tempdir().unwrap();
     let count = std::env::var("POLICY_CASES").ok().and_then(|count| count.parse().ok());
@@ -71,7 +90,7 @@ fn generated_policies_are_taken() {
 #[test]
 fn no_expression_changes_the_byte_order_of_more_or_less_than_one_value() {
     let example = example();
-    let policies = (0..50).map(generated).chain([example.clone()]);
+    let policies = (0..50).map(generated).chain([example.clone(), pair("10.9.9.2"), pair("fd09::2")]);
     let mut rulesets: Vec<Value> = policies.map(|policy| policy.plan().ruleset.replace()).collect();
     rulesets.push(Ruleset::guard(&example, 1420).replace());
 

@@ -10,7 +10,7 @@ use policy::plan::Change;
 use policy::{Source, forwarder, gateway};
 
 /// Section, key and another value, for every key of the annotated gateway.toml.
-const GATEWAY: [(&str, &str, &str); 72] = [
+const GATEWAY: [(&str, &str, &str); 74] = [
     ("interface", "name", "\"gw1\""),
     ("interface", "address", "[\"10.77.88.1/29\"]"),
     ("interface", "listen_port", "51821"),
@@ -59,6 +59,8 @@ const GATEWAY: [(&str, &str, &str); 72] = [
     ("control", "socket", "\"/run/gateway.sock\""),
     ("control", "group", "\"adm\""),
     ("link", "port", "51900"),
+    ("standby", "address", "\"192.0.2.9\""),
+    ("standby", "other", "\"10.9.9.3\""),
     ("state", "directory", "\"/var/lib/other\""),
     ("log", "level", "\"debug\""),
     ("log", "format", "\"json\""),
@@ -294,8 +296,14 @@ fn changed(file: &str, section: &str, key: &str, value: &str) -> String {
     }
 }
 
+/// The file, with the section that needs both of its keys.
 fn text(file: &str) -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(file)).unwrap()
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(file);
+    let mut text = std::fs::read_to_string(path).unwrap();
+    for line in ["[standby]", "address = \"192.0.2.2\"", "other = \"10.9.9.2\""] {
+        text = text.replace(&format!("\n# {line}"), &format!("\n{line}"));
+    }
+    text
 }
 
 fn gateway(text: &str) -> gateway::Policy {

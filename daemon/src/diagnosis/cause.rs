@@ -135,6 +135,10 @@ causes! {
     /// Large packets are lost.
     PathMtu = "path_mtu" at Tunnel:
         "large packets are lost on the way", "write mtu = \"auto\" in [interface] of gateway.toml, then apply it";
+    /// The other edge of a pair is not heard.
+    OtherEdge = "other_edge" at Daemon:
+        "the other edge of the pair is not heard",
+        "look at the other edge, and at the link between the two: gatewayctl status";
     /// The port of the link cannot be listened on.
     LinkPort = "link_port" at Link:
         "the port of the link cannot be listened on", "run `causeway doctor`: it names the program";

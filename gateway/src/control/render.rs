@@ -79,6 +79,9 @@ pub fn status(report: &Status, style: Style) -> String {
         report.links_up,
         report.leaked_packets,
     );
+    if let Some(role) = &report.standby {
+        let _ = writeln!(text, "  pair: {role}");
+    }
     if !report.config_in_force {
         text.push_str("  the file holds another text than is in force: gatewayctl reload applies it\n");
     }

@@ -108,6 +108,9 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// Name of the device.
     pub interface: String,
+    /// `active` or `standby`, for an edge of a pair.
+    #[serde(default)]
+    pub standby: Option<String>,
     /// Peers that are up.
     pub peers_up: usize,
     /// Peers there are.

@@ -150,6 +150,7 @@ impl Edge {
         self.links.configure(in_force.config());
         pairing::follow(self);
         self.peers.borrow_mut().follow(in_force.policy());
+        self.standby.handle_news();
         peers::resolve_due(&self.peers, self.plane.device());
         self.plane.search_path_mtu(in_force.policy(), in_force.mtu());
         self.plane.device().wake();

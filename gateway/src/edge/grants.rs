@@ -15,6 +15,7 @@ use super::in_force::granted_changes;
 use crate::foreign::redirected_ports;
 use crate::kernel::Listing;
 use crate::listening::listeners;
+use crate::state::KeptGrants;
 
 /// Takes requests until the daemon ends.
 pub(super) async fn serve(edge: Rc<Edge>) {
@@ -48,6 +49,20 @@ async fn grant(edge: &Edge, requested: &Requested) {
     handle_change(edge);
 }
 
+/// Takes what peers request of the other edge of the pair; this edge's own file judges it.
+pub(super) async fn take_over(edge: &Edge, kept: KeptGrants) {
+    let _turn = edge.applying.lock().await;
+    let ct_mark = edge.config().policy.kernel.ct_mark;
+    let (requests, marks) = kept.read(ct_mark);
+    let before = edge.in_force.borrow_mut().take_over(requests, marks);
+    look(edge).await;
+    if let Err(failure) = edge.follow_machine().await {
+        tracing::warn!("what peers publish at the other edge is not open here: {failure}");
+        edge.in_force.borrow_mut().grants.put_back(before);
+    }
+    handle_change(edge);
+}
+
 fn answers(edge: &Edge, peer: &Name) -> Vec<Answer> {
     let in_force = edge.in_force.borrow();
     in_force.grants.answers(in_force.policy(), peer)
@@ -71,6 +86,7 @@ pub(super) fn handle_change(edge: &Edge) {
         in_force.grants.take_news(&policy.policy)
     };
     news.iter().for_each(|peer| edge.links.announce_grants(clock::instant(), peer));
+    edge.standby.handle_news();
     let in_force = edge.in_force.borrow();
     if let Err(error) =
         edge.state.keep_grants(in_force.grants.requests(), in_force.served(), in_force.ruleset())

@@ -92,7 +92,8 @@ pub(super) fn paths(edge: &Edge) -> Vec<(String, Path)> {
 /// Looks at every service when that is due.
 pub(super) fn note(edge: &Edge) {
     let now = clock::instant();
-    if edge.health.next_look.get() <= now {
+    // What does not work here is carried by the other edge of the pair.
+    if edge.health.next_look.get() <= now && !edge.standby.role().is_silent() {
         edge.health.next_look.set(now.after(LOOKS));
         let (paths, mut names) = look(edge, &edge.plane.peers());
         let seen = |(name, path): (String, Path)| Seen {
@@ -109,6 +110,9 @@ pub(super) fn note(edge: &Edge) {
 
 /// The path of every service, and the names of those that have some.
 fn look(edge: &Edge, peers: &[PeerStatus]) -> (BTreeMap<String, Path>, BTreeMap<String, Vec<NameShown>>) {
+    if edge.standby.role().is_silent() {
+        return (BTreeMap::new(), BTreeMap::new());
+    }
     let (in_force, watch) = (edge.in_force.borrow(), edge.watch.borrow());
     let (now, probes) = (clock::instant(), edge.probing.probes.borrow());
     let state = |peer: &PeerStatus| (in_force.name_of(&peer.public_key), (peer.state, peer.rtt.is_some()));

@@ -12,6 +12,7 @@
 //! | `probing` | the probes of services behind peers without a link |
 //! | `past` | the history, and what was looked at for it |
 //! | `health` | since when which hop of a service is failing |
+//! | `standby` | whether the other edge of the pair is active, and what the two send each other |
 //! | `data_plane` | device, outer socket and `wg` socket |
 //!
 //! The parts do not know the edge. They are plain values that decide; what waits is here, and borrows a part only between
@@ -40,12 +41,14 @@ mod path_mtu;
 mod peers;
 mod probes;
 mod reconcile;
+mod standby;
 mod start;
 mod status;
 mod status_page;
 mod watch;
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -67,10 +70,12 @@ use pairing::Pairing;
 use past::Past;
 use peers::Peers;
 use probes::Probing;
+use standby::Standby;
 use watch::Watch;
 
 pub use apply::resume;
 pub use in_force::guards;
+pub use standby::health_file;
 pub use start::{Resources, acquire};
 pub use status_page::EdgePage;
 
@@ -91,6 +96,7 @@ pub struct Edge {
     probing: Probing,
     health: Health,
     past: Past,
+    standby: Standby,
     /// Requests for the status page.
     page_requests: Requests,
     /// Changes that wait for their confirmation.
@@ -125,6 +131,7 @@ impl Edge {
         self.follow_link();
         probes::follow(self);
         health::note(self);
+        standby::note_health(self);
         let (node, used) = (self.plane.device().node(), self.plane.last_temporary());
         self.watch.borrow_mut().warn_of_refused_handshakes(node, used, clock::now());
         has_traffic
@@ -149,6 +156,7 @@ impl Edge {
 
     /// Announces to the origins that the daemon stops.
     pub async fn announce_stop(&self) {
+        standby::note_end(self);
         self.past.handle_stop(links::announced());
         self.links.stop().await;
     }
@@ -173,8 +181,14 @@ impl Edge {
     pub fn keep_endpoints(&self) {
         let heard = self.plane.peers().into_iter().filter(|peer| peer.latest_handshake.is_some());
         let heard = heard.filter_map(|peer| Some((peer.public_key.to_string(), peer.endpoint?.remote)));
+        self.keep_endpoints_of(heard);
+    }
+
+    /// Writes these endpoints, by the peers' keys, if they changed.
+    fn keep_endpoints_of(&self, heard: impl IntoIterator<Item = (String, SocketAddr)>) {
         let (in_force, mut peers) = (self.in_force.borrow(), self.peers.borrow_mut());
         let Some(endpoints) = peers.moved(in_force.policy(), heard) else { return };
+        self.standby.handle_news();
         if let Err(error) = self.state.keep_endpoints(endpoints) {
             // Logged once: the next second would only repeat it.
             tracing::warn!(

@@ -18,6 +18,7 @@ impl Scraped for Edge {
         let peers = self.links.with_links(meter.peers_as_sampled(&in_force, &self.plane));
         let mut numbers = peers.numbers(ROLE);
         numbers.extend(self.links.numbers());
+        numbers.extend(self.standby.numbers());
         numbers.extend(self.past.history.numbers(ROLE));
         numbers.extend(self.probing.probes.borrow().numbers());
         numbers.extend(services.iter().flat_map(service_numbers));

@@ -10,7 +10,7 @@ use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
 use super::watch::{FIRST_PAUSE, NextCheck, POLL, SETTLE, path_faults, watch_for_changes};
-use super::{Edge, diagnosis, grants, probes};
+use super::{Edge, diagnosis, grants, probes, standby};
 use crate::kernel::{Failure, FailureKind};
 
 /// Reading the rules starts a program: without a notification, only every sixth check includes
@@ -30,6 +30,7 @@ impl Edge {
         drop(spawn_local(grants::serve(Rc::clone(&self))));
         drop(spawn_local(diagnosis::serve(Rc::clone(&self))));
         drop(spawn_local(probes::serve(Rc::clone(&self))));
+        drop(spawn_local(standby::serve(Rc::clone(&self))));
         loop {
             if let Err(fault) = self.check(rules_too).await {
                 return fault;

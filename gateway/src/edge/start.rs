@@ -25,6 +25,7 @@ use super::meter::{Meter, Reader};
 use super::past::Past;
 use super::peers::Peers;
 use super::probes::Probing;
+use super::standby::Standby;
 use super::status::{warn_of_problems, went_back};
 use super::watch::Watch;
 use crate::config::Config;
@@ -132,6 +133,7 @@ impl Edge {
         let parts = (tun, socket, outer);
         let (plane, events) = DataPlane::start(in_force.config(), parts, in_force.mtu(), &state)?;
         machine.keep_pins(&state);
+        let standby = Standby::at_start(in_force.policy().standby);
         let edge = Self {
             config_path: in_force.config().path.clone(),
             installer: Installer::new(helper.clone(), state.clone()),
@@ -149,6 +151,7 @@ impl Edge {
             meter: RefCell::new(Meter::new(Instant::now())),
             confirmable: confirmable.noted_in(history.clone()),
             past: Past::new(history, failed),
+            standby,
             page_requests: Requests::default(),
             applying: tokio::sync::Mutex::new(()),
         };

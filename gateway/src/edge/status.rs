@@ -55,7 +55,10 @@ impl Edge {
         problems.extend(Problem::all(Cause::LinkPort, self.links.problems()));
         problems.extend(Problem::all(Cause::History, self.past.history.problem()));
         let shared = self.links.shared_keys(clock::instant());
-        problems.extend(peer_problems(&self.in_force.borrow(), &self.plane.peers(), &shared));
+        if !self.standby.role().is_silent() {
+            problems.extend(peer_problems(&self.in_force.borrow(), &self.plane.peers(), &shared));
+        }
+        problems.extend(Problem::all(Cause::OtherEdge, self.standby.problem()));
         problems.extend(Problem::all(Cause::PortTaken, taken_ports(self.config()).await));
         let nearly_full = self.meter.borrow().flows_if_nearly_full();
         if let Some(flows) = nearly_full {
@@ -72,11 +75,12 @@ impl Edge {
         let problems: Vec<String> = problems.into_iter().map(|problem| problem.text).collect();
         let peers = self.plane.peers();
         let up = peers.iter().filter(|peer| peer.state == PeerState::Up).count();
+        let is_silent = self.standby.role().is_silent();
         let in_force = self.in_force.borrow();
         let (generation, last_apply_ok) = in_force.applies();
         Status {
             schema: SCHEMA,
-            health: health(failing, &problems, (up, peers.len())),
+            health: health(failing, &problems, (up, if is_silent { 0 } else { peers.len() })),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: self.config_path.display().to_string(),
             generation,
@@ -85,6 +89,7 @@ impl Edge {
             last_apply_ok,
             uptime_seconds: self.meter.borrow().uptime_seconds(),
             interface: in_force.policy().interface.name.to_string(),
+            standby: self.standby.role().label().map(str::to_owned),
             peers_up: up,
             peers: peers.len(),
             links_up: self.links.linked().len(),
@@ -104,14 +109,21 @@ impl Edge {
             || self.plane.peers().iter().any(|status| is_its(status) && by_sessions(status))
     }
 
+    /// What of this edge itself does not work, whatever peers and origins do.
+    pub(super) fn own_problem(&self) -> Option<String> {
+        let failing = self.watch.borrow().failing_problem();
+        failing.into_iter().chain(self.plane.device().problems(clock::instant())).next()
+    }
+
     /// One line about the peers, or about what does not work, for `systemctl status` and `/readyz`;
     /// whether a peer is up and everything else works.
     #[must_use]
     pub fn headline(&self) -> (bool, String) {
-        let failing = self.watch.borrow().failing_problem();
-        let problems = self.plane.device().problems(clock::instant());
-        if let Some(problem) = failing.into_iter().chain(problems).next() {
+        if let Some(problem) = self.own_problem() {
             return (false, problem);
+        }
+        if self.standby.role().is_silent() {
+            return (true, "standby: the other edge of the pair has the shared address".to_owned());
         }
         let peers = self.plane.peers();
         let up = peers.iter().filter(|peer| peer.state == PeerState::Up).count();

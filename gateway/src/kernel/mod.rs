@@ -46,4 +46,4 @@ pub use protocol::{
 };
 pub use scope::{Asked, Removal, Scope, Texts};
 pub use server::{answer_once, serve};
-pub use watch::{wake_at_changes, watch_addresses};
+pub use watch::{wake_at_changes, watch_addresses, watch_own_addresses};

@@ -22,6 +22,8 @@ use super::protocol::{Failure, FailureKind};
 const ROUTE_GROUPS: [u32; 9] = [1, 5, 9, 7, 11, 8, 19, 24, 25];
 /// Those that report which address the machine has: links, IPv4 addresses, IPv4 routes.
 const ADDRESS_GROUPS: [u32; 3] = [1, 5, 7];
+/// Those that report which addresses the machine has: links, IPv4 and IPv6 addresses.
+const OWN_ADDRESS_GROUPS: [u32; 3] = [1, 5, 9];
 /// The group of nftables' changes (nfnetlink.h).
 const NFTABLES_GROUP: u32 = 7;
 
@@ -40,6 +42,14 @@ pub(super) fn open() -> Result<Vec<OwnedFd>, Failure> {
 /// From the kernel.
 pub fn watch_addresses() -> io::Result<OwnedFd> {
     join(NETLINK_ROUTE, &ADDRESS_GROUPS)
+}
+
+/// A socket that reports changes of links and addresses; it needs no privilege.
+///
+/// # Errors
+/// From the kernel.
+pub fn watch_own_addresses() -> io::Result<OwnedFd> {
+    join(NETLINK_ROUTE, &OWN_ADDRESS_GROUPS)
 }
 
 /// Starts a thread that wakes a loop at every message of such sockets, once in `pause` at most, for

@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 /// The version of the file; a file of another one counts as none.
 const SCHEMA: u32 = 1;
 
-/// What the file holds.
+/// What the file holds, and what an edge of a pair sends the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct KeptGrants {
+pub struct KeptGrants {
     schema: u32,
     peers: BTreeMap<Name, Vec<Kept>>,
 }
@@ -42,7 +42,8 @@ impl Default for KeptGrants {
 
 impl KeptGrants {
     /// The requests of the peers of a policy, with the marks that they have in these rules.
-    pub(super) fn of(requests: &Requests, policy: &Policy, rules: &Ruleset) -> Self {
+    #[must_use]
+    pub fn of(requests: &Requests, policy: &Policy, rules: &Ruleset) -> Self {
         let numbers: BTreeMap<&Name, u16> = rules
             .services
             .iter()
@@ -65,7 +66,8 @@ impl KeptGrants {
     }
 
     /// The requests with their marks; what is more than peers may have is left out.
-    pub(super) fn read(self, ct_mark: u32) -> (Requests, Vec<ServiceMark>) {
+    #[must_use]
+    pub fn read(self, ct_mark: u32) -> (Requests, Vec<ServiceMark>) {
         let (mut requests, mut marks) = (Requests::default(), Vec::new());
         if self.schema != SCHEMA {
             return (requests, marks);

@@ -35,7 +35,7 @@ use policy::trust::KeptPin;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use grants::KeptGrants;
+pub use grants::KeptGrants;
 
 /// The file of what peers request to publish.
 const GRANTS: &str = "grants.json";

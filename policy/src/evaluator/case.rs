@@ -137,7 +137,7 @@ impl<'p, 'a> Case<'p, 'a> {
             return dropped("prerouting", "wan_guard").into();
         }
         if self.places.is_local(self.packet.destination) {
-            return self.to_edge(unauthenticated, lan);
+            return self.to_edge(interface, unauthenticated, lan);
         }
         let Some(way) = self.places.route(self.packet.destination) else { return Outcome::Unroutable.into() };
         if way == self.places.tunnel() {
@@ -158,7 +158,7 @@ impl<'p, 'a> Case<'p, 'a> {
     }
 
     /// To an address of the edge, from outside.
-    fn to_edge(&self, unauthenticated: bool, lan: bool) -> Judgement<'p> {
+    fn to_edge(&self, interface: &str, unauthenticated: bool, lan: bool) -> Judgement<'p> {
         if let Some(publish) = self.published(unauthenticated) {
             if self.is_stray() {
                 return dropped("prerouting", "not_syn").into();
@@ -187,8 +187,16 @@ impl<'p, 'a> Case<'p, 'a> {
             Transport::Udp { destination, .. } => destination == self.policy.interface.listen_port,
             Transport::Tcp { .. } | Transport::Stray { .. } => false,
         };
-        let open = !unauthenticated || needed || self.dhcp() || self.accepted();
+        let open = !unauthenticated || needed || self.dhcp() || self.accepted() || self.is_of_pair(interface);
         if open { Outcome::Delivered } else { dropped("input", "wan_guard") }.into()
+    }
+
+    /// What the other edge of a pair sends by the interface that leads to it.
+    fn is_of_pair(&self, interface: &str) -> bool {
+        let Transport::Udp { destination, .. } = self.packet.transport else { return false };
+        let is_its = self.policy.standby.is_some_and(|standby| standby.other == self.packet.source);
+        let is_by_its_way = || self.places.main_route(self.packet.source).as_deref() == Some(interface);
+        is_its && matches!(destination, 3_780 | 51_898) && is_by_its_way()
     }
 
     fn dhcp(&self) -> bool {

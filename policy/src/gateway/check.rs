@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use super::entries::{AllowAt, PeerAt, Places, PublishAt, TargetAt};
 use super::model::{Accept, Party, Peer, Policy, Publish, Service, SourceHandling};
-use super::{link_port, may_publish};
+use super::{link_port, may_publish, standby};
 use crate::fields::At;
 use crate::prefix::covers;
 use crate::reader::Reader;
@@ -27,6 +27,7 @@ pub(super) fn everything(
     Check { reader, policy, places }.mtu();
     Check { reader, policy, places }.publishes(&publish);
     link_port::check(reader, policy, places, &publish, &allow);
+    places.standby.iter().for_each(|standby| standby::check(reader, policy, standby, &publish));
     policy.publish = publish.into_iter().map(|entry| resolved(entry, &policy.peers)).collect();
     may_publish::check(reader, policy, places);
     let check = Check { reader, policy, places };

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::model::{Accept, Allow, Interface, Party, Peer, Publish, Target, Wan};
+use super::standby::StandbyAt;
 use crate::fields::At;
 use crate::sections::PageListen;
 use crate::{InterfaceName, Name, PortRange, Position, PublicPorts};
@@ -17,6 +18,7 @@ pub(super) struct Places {
     pub(super) tunnel_port: Position,
     /// What each peer may publish.
     pub(super) may_publish: Vec<MayPublishAt>,
+    pub(super) standby: Option<StandbyAt>,
     /// Whether interface, LAN and peers were read without an error: else where a flow leads cannot
     /// be judged.
     pub(super) are_ends_known: bool,

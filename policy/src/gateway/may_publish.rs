@@ -8,6 +8,7 @@ use ipnetwork::IpNetwork;
 use super::check::owner;
 use super::entries::{MayPublishAt, Places};
 use super::model::{Grant, Policy, Refusal, Requested};
+use super::standby::has_port;
 use crate::reader::Reader;
 use crate::trust::Listener;
 use crate::{AllowList, Name, PortRange, Problem, Protocol, PublicPorts};
@@ -50,6 +51,8 @@ fn reserved(policy: &Policy, entry: PublicPorts) -> Option<&'static str> {
         Some("WireGuard (`[interface] listen_port`)")
     } else if protocol == Protocol::Tcp && ports.contains(policy.link.port) {
         Some("the link (`[link] port`)")
+    } else if policy.standby.is_some() && has_port(protocol, ports) {
+        Some("the pair (`[standby]`)")
     } else if policy.wan.accept.iter().any(is_accepted) {
         Some("the edge itself (`[wan] accept`)")
     } else if policy.publish.iter().any(is_published) {

@@ -12,6 +12,7 @@ mod parse;
 mod reload;
 mod render;
 mod sides;
+mod standby;
 
 pub use answers::{Answers, parse_answers};
 pub use dns::{AddressSource, Dns};
@@ -22,3 +23,5 @@ pub use model::{
     Refusal, Requested, Service, SourceHandling, Target, Wan,
 };
 pub use parse::parse;
+pub(crate) use standby::PORTS as STANDBY_PORTS;
+pub use standby::{CONNTRACKD_PORT, REPLICATION_PORT, Standby};

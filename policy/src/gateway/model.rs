@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::dns::Dns;
+use super::standby::Standby;
 use crate::sections::{Link, List, Log, Metrics, Notify, Offload, Page};
 use crate::{
     AllowList, Bandwidth, FileRef, Host, HostPort, InterfaceName, Mtu, Name, PortRange, Protocol, Protocols,
@@ -46,6 +47,8 @@ pub struct Policy {
     pub control: Control,
     /// The control channel to the peers; no other section has its port.
     pub link: Link,
+    /// The pair that this edge is one of, if it is.
+    pub standby: Option<Standby>,
     /// Folder of the daemon's own state (endpoints, clock mark, applied policy).
     pub state_directory: PathBuf,
     /// What is logged, and how.

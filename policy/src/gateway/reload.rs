@@ -2,6 +2,7 @@
 
 use super::dns;
 use super::model::{Peer, Policy};
+use super::standby::Standby;
 use crate::Mtu;
 use crate::change::{Change, Settings};
 use crate::sections::{List, Notify};
@@ -57,6 +58,7 @@ impl Policy {
         self.metrics.note_changes(&next.metrics, &mut changes);
         self.page.note_changes(&next.page, &mut changes);
         self.link.note_changes(next.link, &mut changes);
+        Standby::note_changes(self.standby.as_ref(), next.standby.as_ref(), &mut changes);
         self.log.note_changes(next.log, &mut changes);
         for ((key, old), (_, new)) in self.offload.switches().into_iter().zip(next.offload.switches()) {
             changes.field("offload", key, old.as_str(), new.as_str());

@@ -71,6 +71,13 @@ impl Policy {
             [("socket", quoted(self.control.socket.display())), ("group", quoted(&self.control.group))];
         table("[control]", &control, text);
         table("[link]", &[("port", self.link.port.to_string())], text);
+        if let Some(standby) = &self.standby {
+            table(
+                "[standby]",
+                &[("address", quoted(standby.address)), ("other", quoted(standby.other))],
+                text,
+            );
+        }
         table("[state]", &[("directory", quoted(self.state_directory.display()))], text);
         table(
             "[log]",

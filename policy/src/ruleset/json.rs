@@ -219,7 +219,16 @@ pub(super) fn to_all() -> Value {
 
 /// Whether the route back to the source leaves by another interface than the packet came in by.
 pub(super) fn no_route_back() -> Value {
-    equal(&json!({"fib": {"result": "oif", "flags": ["saddr", "iif"]}}), false)
+    equal(&fib_way_back(), false)
+}
+
+/// Whether the route back to the source leaves by the interface that the packet came in by.
+pub(super) fn route_back() -> Value {
+    equal(&fib_way_back(), true)
+}
+
+fn fib_way_back() -> Value {
+    json!({"fib": {"result": "oif", "flags": ["saddr", "iif"]}})
 }
 
 pub(super) fn counter(name: &str) -> Value {

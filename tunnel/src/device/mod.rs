@@ -37,6 +37,7 @@ use crate::io::watchdog::{self, Watchdog};
 use crate::node::{Event, Node};
 use crate::offload::CoalesceOptions;
 use crate::progress::{Fault, Heartbeat};
+use crate::time::Instant;
 pub use calls::{Call, CallLog};
 
 /// How long a change may take until every thread has seen it.
@@ -148,6 +149,8 @@ struct Shared {
     /// Bit 0: coalesce TCP; bit 1: coalesce UDP.
     coalesce: AtomicU8,
     busy_poll: AtomicBool,
+    /// When ICMP errors may leave again, in milliseconds since boot.
+    errors_from: AtomicU64,
     switches: Mutex<Offloads>,
     stats: DeviceStats,
     handoff: threads::RxHandoff,
@@ -182,6 +185,7 @@ impl Device {
             gone: AtomicBool::new(false),
             coalesce: AtomicU8::new(0),
             busy_poll: AtomicBool::new(false),
+            errors_from: AtomicU64::new(0),
             switches: Mutex::new(offloads),
             stats: DeviceStats::default(),
             handoff: threads::RxHandoff::default(),
@@ -245,11 +249,12 @@ impl Device {
     /// Replaces the outer socket while traffic flows; the old one is closed once no thread uses it.
     ///
     /// # Errors
-    /// When the new socket has no port.
+    /// When the new socket has no port, or cannot send from the address of the old one.
     pub fn rebind(&self, socket: UdpSocket) -> io::Result<()> {
         let port = socket.local_port()?;
         let switches = *self.shared.switches.lock();
         socket.set_offload(switches.udp_gso, switches.udp_gro);
+        socket.set_source(self.shared.socket.load().source())?;
         self.shared.socket.store(Arc::new(socket));
         self.shared.node.set_listen_port(port);
         self.shared.stats.rebinds.add(1);
@@ -277,6 +282,13 @@ impl Device {
     /// When the TUN refuses them.
     pub fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
         self.shared.set_offloads(offloads)
+    }
+
+    /// Answers nothing with an ICMP error before `at`: what has nowhere to go is dropped, so that its
+    /// sender tries again instead of giving up.
+    pub fn withhold_errors_until(&self, at: Instant) {
+        let milliseconds = u64::try_from(at.since_boot().as_millis()).unwrap_or(u64::MAX);
+        self.shared.errors_from.store(milliseconds, Ordering::Relaxed);
     }
 
     /// Changes how the work is divided while traffic flows; a device that was started with one
@@ -365,6 +377,11 @@ impl Shared {
         let udp = offloads.tun_udp && self.tun.has_udp();
         self.coalesce.store(u8::from(offloads.tun_tcp) | u8::from(udp) << 1, Ordering::Release);
         Ok(())
+    }
+
+    /// Whether senders get an error at `now` when their packets have nowhere to go.
+    fn answers_with_errors(&self, now: Instant) -> bool {
+        now.since_boot().as_millis() >= u128::from(self.errors_from.load(Ordering::Relaxed))
     }
 
     fn coalesce_options(bits: u8) -> CoalesceOptions {

@@ -73,6 +73,7 @@ impl Tx {
             let SuperPacket { bytes, offload } = packet;
             let packet = SuperPacket { bytes: &mut *bytes, offload };
             if let Verdict::Drop(reason) = shared.node.handle_inner(now, packet, &mut self.out.queue)
+                && shared.answers_with_errors(now.instant)
                 && let Some(mut error) = self.unreachable.error_for(now.instant, reason, bytes)
             {
                 shared.stats.tx_unreachable.add(1);

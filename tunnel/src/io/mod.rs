@@ -5,6 +5,8 @@ pub mod counters;
 pub mod key_files;
 pub mod outcomes;
 #[cfg(target_os = "linux")]
+pub mod own_address;
+#[cfg(target_os = "linux")]
 pub mod routes;
 #[cfg(target_os = "linux")]
 pub mod self_test;

@@ -234,6 +234,11 @@ impl Node {
         refused
     }
 
+    /// Takes the mark of another machine with the same key: peers know timestamps up to it.
+    pub fn raise_watermark(&self, mark: std::time::Duration) {
+        self.watermark.lock().raise(mark);
+    }
+
     /// What is wrong with the wall clock, as far as this node can know.
     pub fn clock_fault(&self, now: Now) -> Option<ClockFault> {
         let behind = || self.watermark.lock().behind(now.wall).map(ClockFault::Behind);

@@ -40,6 +40,13 @@ impl Watermark {
         Self { mark: if is_believable(mark) { mark } else { Duration::ZERO }, reported: false }
     }
 
+    /// Another machine with the same key has used timestamps up to this mark.
+    pub(super) fn raise(&mut self, mark: Duration) {
+        if is_believable(mark) {
+            self.mark = self.mark.max(mark);
+        }
+    }
+
     /// Takes the timestamp of an initiation that leaves: the mark to keep on disk when it rises,
     /// and that the clock went back, once.
     pub(super) fn note_timestamp(&mut self, wall: Duration) -> Option<Event> {
@@ -149,6 +156,15 @@ mod tests {
         }
         let ten_years_ahead = crate::time::WRITTEN + secs(3653 * DAY);
         assert!(Watermark::new(ten_years_ahead).behind(secs(DAY)).is_some());
+    }
+
+    #[test]
+    fn the_mark_of_another_machine_raises_this_one_and_never_lowers_it() {
+        let mut mark = Watermark::new(secs(DAY));
+        mark.raise(secs(2 * DAY));
+        mark.raise(secs(DAY));
+        mark.raise(Duration::MAX);
+        assert_eq!(mark.behind(secs(DAY)), Some(secs(DAY) - AHEAD));
     }
 
     #[test]

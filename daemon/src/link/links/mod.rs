@@ -176,6 +176,11 @@ impl Links {
         }
     }
 
+    /// What the hellos of further connections have of this machine.
+    pub fn set_about(&mut self, about: About) {
+        self.about = about;
+    }
+
     /// Takes a configuration: this machine's key and tunnel addresses, and the peers. Links of
     /// peers that changed end.
     pub fn configure(

@@ -5,6 +5,7 @@ mod dump;
 mod offload;
 mod outer;
 mod self_test;
+mod standby;
 mod temporary;
 mod wg;
 
@@ -32,6 +33,7 @@ use super::blocking::blocking;
 use super::peers;
 use crate::config::Config;
 use crate::kernel::{Failure, FailureKind};
+use crate::standby::Turn;
 use crate::state::{Endpoints, State};
 use dump::dump;
 use offload::offloads;
@@ -53,6 +55,10 @@ pub(super) struct DataPlane {
     temporary: Cell<Option<PublicKey>>,
     /// The key of the latest temporary peer.
     last_temporary: Cell<Option<PublicKey>>,
+    /// Whether the node has no key, since the other edge of the pair is active.
+    is_silent: Cell<bool>,
+    /// The edge's own key, which a silent node does not have.
+    own: Cell<PublicKey>,
 }
 
 impl DataPlane {
@@ -72,6 +78,8 @@ impl DataPlane {
         let tun = Tun::from_fd(tun, TunOffload { tcp: offloads.tun_tcp, udp: offloads.tun_udp });
         let tun = tun.map_err(failed)?;
         self_test::run(&tun, &config.policy)?;
+        let shared = config.policy.standby.map(|standby| standby.address);
+        socket.set_source(shared).map_err(failed)?;
         let node = Arc::new(Node::new(node_config(config, mtu, state), clock::now()));
         let (sender, events) = mpsc::channel(EVENTS);
         // A full channel loses no information: states and endpoints are read from the node again
@@ -90,7 +98,13 @@ impl DataPlane {
         let wg = WgDevice { device: Arc::clone(&device), outer: Arc::clone(&outer) };
         let wg_socket = serve_wg(config.policy.interface.name.as_str(), wg)?;
         let (temporary, last_temporary) = (Cell::new(None), Cell::new(None));
-        Ok((Self { device, outer, wg_socket, temporary, last_temporary }, events))
+        let own = Cell::new(config.keys.private.public());
+        let is_silent = Cell::new(false);
+        let plane = Self { device, outer, wg_socket, temporary, last_temporary, is_silent, own };
+        if shared.is_some() {
+            plane.turn(Turn::End, &config.keys.private);
+        }
+        Ok((plane, events))
     }
 
     /// The running device.
@@ -114,7 +128,7 @@ impl DataPlane {
     pub(super) fn interface(&self, name: &str, mtu: u16) -> Interface {
         Interface {
             name: name.to_owned(),
-            public_key: self.device.node().private_key().map(|key| key.public().to_string()),
+            public_key: Some(self.own.get().to_string()),
             listen_port: self.device.socket().local_port().unwrap_or(0),
             mtu: mtu.into(),
         }
@@ -192,14 +206,18 @@ impl DataPlane {
     pub(super) fn change_node(&self, next: &Config, in_force: &Config) -> Result<(), String> {
         let (node, now) = (self.device.node(), clock::now());
         let own = next.keys.private.public();
-        if node.private_key().is_none_or(|key| key.public() != own) {
+        self.own.set(own);
+        if !self.is_silent.get() && node.private_key().is_none_or(|key| key.public() != own) {
             node.set_private_key(Some(next.keys.private.clone()), now);
         }
         let upsert = peers::config::at_reload(&next.policy, &in_force.policy, &next.keys);
         let temporary = self.temporary_with(&next.policy);
         let remove = peers::config::superfluous(node, &next.policy, temporary, now);
         if let Err(error) = node.update_peers(&upsert, &remove, now) {
-            node.set_private_key(Some(in_force.keys.private.clone()), now);
+            self.own.set(in_force.keys.private.public());
+            if !self.is_silent.get() {
+                node.set_private_key(Some(in_force.keys.private.clone()), now);
+            }
             return Err(refused_peers(&error));
         }
         self.temporary.set(temporary);
@@ -268,7 +286,8 @@ fn end_after(fault: Fault, events: &mpsc::Sender<DeviceEvent>) {
 fn node_config(config: &Config, mtu: u16, state: &State) -> NodeConfig {
     let interface = &config.policy.interface;
     NodeConfig {
-        private_key: Some(config.keys.private.clone()),
+        // An edge of a pair is silent until it has looked whether it has the shared address.
+        private_key: config.policy.standby.is_none().then(|| config.keys.private.clone()),
         addresses: interface.address.iter().map(IpNetwork::ip).collect(),
         mtu,
         listen_port: interface.listen_port,

@@ -63,6 +63,12 @@ impl Granting {
         before
     }
 
+    /// Takes all that every peer requests at the other edge of a pair; what was before.
+    pub(in crate::edge) fn take_over(&mut self, requests: Requests) -> Before {
+        let is_left_out = std::mem::take(&mut self.is_left_out);
+        Before { requests: std::mem::replace(&mut self.requests, requests), is_left_out }
+    }
+
     /// Takes back what was before: the kernel refused what is requested now.
     pub(in crate::edge) fn put_back(&mut self, Before { requests, is_left_out }: Before) {
         (self.requests, self.is_left_out) = (requests, is_left_out);

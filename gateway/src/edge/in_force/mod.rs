@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use daemon::exit::{Exit, ExitError};
 use daemon::metrics::Number;
-use policy::gateway::{Peer, Policy};
+use policy::gateway::{Peer, Policy, Requests};
 use policy::plan::{Change, Conditions};
-use policy::ruleset::Ruleset;
+use policy::ruleset::{Ruleset, ServiceMark};
 use policy::sections::List;
 use policy::trust::{Listener, closed_between, taken};
 use policy::{AllowList, Mtu};
@@ -30,6 +30,7 @@ use blueprint::Unwritable;
 pub use blueprint::guards;
 pub(super) use blueprint::{Blueprint, Installed};
 pub(super) use changes::grants as granted_changes;
+use granting::Before;
 pub(super) use granting::Granting;
 pub(super) use installer::Installer;
 pub(super) use undone::Left;
@@ -48,6 +49,8 @@ pub(super) struct InForce {
     pub(super) pairing: Option<IpAddr>,
     /// What peers request to publish.
     pub(super) grants: Granting,
+    /// The marks of what peers publish at the other edge of the pair, whose flows may come here.
+    other_marks: Vec<ServiceMark>,
     /// An MTU of the paths that the kernel did not take.
     pub(super) refused_mtu: Option<u16>,
     /// Configurations applied and refused since the start.
@@ -73,6 +76,7 @@ impl InForce {
             link: Vec::new(),
             pairing: None,
             grants,
+            other_marks: Vec::new(),
             refused_mtu: None,
             generation: 1,
             failed_applies: 0,
@@ -118,8 +122,19 @@ impl InForce {
     }
 
     fn conditions(&self, policy: &Policy, machine: &Machine, mtu: Option<u16>) -> Conditions {
-        let conditions = machine.conditions(policy, mtu, self.blueprint.in_force());
+        let (marks, uplinks) = self.blueprint.in_force();
+        let is_new =
+            |mark: &&ServiceMark| marks.iter().all(|own| own.name != mark.name && own.mark != mark.mark);
+        let marks: Vec<_> = marks.iter().chain(self.other_marks.iter().filter(is_new)).cloned().collect();
+        let conditions = machine.conditions(policy, mtu, (&marks, uplinks));
         Conditions { link: self.link.clone(), pairing: self.pairing, ..conditions }
+    }
+
+    /// Takes what peers request at the other edge of the pair, and the marks of what they were
+    /// granted there; what was before.
+    pub(super) fn take_over(&mut self, requests: Requests, marks: Vec<ServiceMark>) -> Before {
+        self.other_marks = marks;
+        self.grants.take_over(requests)
     }
 
     /// The blueprint of the policy in force now that the machine or what is granted has changed;

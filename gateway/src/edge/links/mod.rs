@@ -15,7 +15,7 @@ use daemon::history::{History, What};
 use daemon::link::asking::Replies;
 use daemon::link::health::Reported;
 use daemon::link::links::{LinkId, LinkPeer, Links, Requested};
-use daemon::link::message::{GRANTS, READS_HEALTH, SENDS_HISTORY};
+use daemon::link::message::{About, GRANTS, READS_HEALTH, SENDS_HISTORY};
 use daemon::link::publish::Answer;
 use daemon::link::remote::Change;
 use daemon::link::shell;
@@ -58,13 +58,18 @@ pub(super) struct EdgeLinks {
     questions: Questions,
 }
 
+/// This machine, as it is now in the hellos.
+fn about() -> std::io::Result<About> {
+    shell::about(env!("CARGO_PKG_VERSION"), &[READS_HEALTH, GRANTS, SENDS_HISTORY])
+}
+
 impl EdgeLinks {
     /// With these sockets, and without connections so far.
     ///
     /// # Errors
     /// When the system has no randomness.
     pub(super) fn new(config: &Config, listening: Listening, history: History) -> std::io::Result<Self> {
-        let about = shell::about(env!("CARGO_PKG_VERSION"), &[READS_HEALTH, GRANTS, SENDS_HISTORY])?;
+        let about = about()?;
         let links = Self {
             links: RefCell::new(Links::new(config.keys.private.clone(), about)),
             listening: RefCell::new(listening),
@@ -77,6 +82,15 @@ impl EdgeLinks {
         links.problems().iter().for_each(|problem| tracing::warn!("{problem}"));
         links.configure(config);
         Ok(links)
+    }
+
+    /// Appears to its peers as an edge that was started now. What the other edge of the pair did in
+    /// between must not look like a second machine with this one's key.
+    pub(super) fn begin_again(&self) {
+        match about() {
+            Ok(about) => self.links.borrow_mut().set_about(about),
+            Err(error) => tracing::debug!(%error, "no random number for the hello"),
+        }
     }
 
     /// Takes the peers of a configuration; links of peers that changed end.

@@ -29,6 +29,7 @@ pub(in crate::edge) fn drop_numbers(device: &Device, ruleset: &Ruleset, counters
         ("tun", "bad_header", tun.bad_headers.read()),
         ("receive", "too_long", socket.stats().receive_truncated.read()),
         ("send", "refused", socket.stats().send_errors.read()),
+        ("send", "standby", socket.stats().withheld.read()),
         ("receive", "socket_buffer_full", socket.stats().receive_queue_drops.read()),
     ];
     let number = |(stage, reason, packets)| {

@@ -51,6 +51,11 @@ impl Peers {
         }
     }
 
+    /// The endpoints as they were last kept.
+    pub(super) const fn kept(&self) -> &Endpoints {
+        &self.kept
+    }
+
     /// The names to resolve now.
     fn due(&mut self, now: Now) -> Vec<(PublicKey, HostPort)> {
         let names = self.names.iter_mut();

@@ -13,6 +13,7 @@ use super::dns::dns;
 use super::entries::{AllowAt, InterfaceAt, MayPublishAt, PeerAt, Places, PublishAt};
 use super::model::{Interface, Peer, Policy};
 use super::sides;
+use super::standby::{StandbyAt, standby};
 use crate::fields::{self, At, Probe, or_absent, probe};
 use crate::names::Names;
 use crate::reader::{Reader, Table, Value};
@@ -51,11 +52,12 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
     let entries = Entries::read(root, reader, interface.as_ref().map(|at| &at.value), &lan);
     let shared = Shared::read(root, Daemon::Gateway);
     let kernel = kernel(root);
+    let standby = standby(root);
     let container_interfaces = containers(root);
     let watch = watch(root);
     root.close();
 
-    let (interface, (wan, wan_interfaces, accept_at)) = (interface?, wan?);
+    let (interface, (wan, wan_interfaces, accept_at), standby) = (interface?, wan?, standby?);
     sides::own_interfaces(reader, [&wan_interfaces, &lan_interfaces], &interface.value.name);
     let mut policy = Policy {
         interface: interface.value,
@@ -72,6 +74,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         page: shared.page,
         control: control(shared.control?),
         link: shared.link?,
+        standby: standby.as_ref().map(StandbyAt::value),
         state_directory: shared.state_directory?.unwrap_or_else(|| STATE_DIRECTORY.into()),
         log: shared.log?,
         offload: shared.offload,
@@ -87,6 +90,7 @@ fn read(root: &Table<'_>, reader: &Reader<'_>) -> Option<Policy> {
         page: shared.page_at,
         tunnel_port: shared.link_at.unwrap_or(interface.listen_port_at),
         may_publish: entries.peers.iter().map(may_publish_at).collect(),
+        standby,
         are_ends_known: entries.are_ends_known,
     };
     check::everything(reader, &mut policy, &places, entries.peers, entries.publish, entries.allow);

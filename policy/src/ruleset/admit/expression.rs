@@ -11,13 +11,15 @@ const META: [&str; 7] = ["iif", "iifname", "l4proto", "mark", "nfproto", "oif", 
 /// Keys of `ct`.
 pub(super) const CT: [&str; 4] = ["direction", "mark", "state", "status"];
 /// Headers and their fields.
-const PAYLOAD: [(&str, &str); 11] = [
+const PAYLOAD: [(&str, &str); 13] = [
     ("ether", "saddr"),
     ("icmp", "type"),
     ("icmpv6", "type"),
     ("ip", "daddr"),
     ("ip", "saddr"),
+    ("ip", "ttl"),
     ("ip6", "daddr"),
+    ("ip6", "hoplimit"),
     ("ip6", "saddr"),
     ("tcp", "flags"),
     ("th", "dport"),

@@ -99,6 +99,6 @@ fn over(rate: u32, burst: u32) -> Value {
     json!({"limit": {"rate": rate, "burst": burst, "per": "second", "inv": true}})
 }
 
-const fn family_of(address: IpAddr) -> Family {
+pub(super) const fn family_of(address: IpAddr) -> Family {
     if address.is_ipv6() { Family::V6 } else { Family::V4 }
 }

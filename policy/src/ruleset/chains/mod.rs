@@ -4,6 +4,7 @@ mod link;
 mod minimal;
 mod private;
 mod published;
+mod standby;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use super::json::{
     Family, accept, by_mark, counter, counter_by_mark, daddr, direction, dnatted, dport, drop, equal, goto,
     has_ports, iif, is_family, is_protocol, jump, mapped, marked, meta, named, no_route_back, not_oif, oif,
-    payload, rule, saddr, set_ct_mark, set_of, state, to_all, to_local, to_local_or_all, unequal,
+    payload, route_back, rule, saddr, set_ct_mark, set_of, state, to_all, to_local, to_local_or_all, unequal,
 };
 use super::services::{ACCEPTED, ALLOW_BIT, OURS, OURS_AND_KIND};
 use super::sets::by_protocol;
@@ -238,6 +239,7 @@ impl<'p> Chains<'p> {
         let mut rules = self.to_link();
         rules.push(rule([iif("lo"), accept()]));
         rules.push(rule([iif(self.tun()), goto("input_from_tunnel")]));
+        rules.extend(self.other_edge());
         rules.extend(by_trust(next_hops, &accept(), &accept(), &goto("input_from_wan")));
         rules
     }
@@ -268,7 +270,8 @@ impl<'p> Chains<'p> {
             "mld-listener-query",
         ];
         let [dhcp4, dhcp6] = dhcp();
-        vec![
+        let mut rules = self.foreign_vrrp();
+        rules.extend([
             rule([state(&["established", "related"]), accept()]),
             rule([state(&["new"]), equal(&super::json::ct_mark(), self.accepted_mark()), accept()]),
             rule([udp("dport", self.policy.interface.listen_port), accept()]),
@@ -277,7 +280,8 @@ impl<'p> Chains<'p> {
             dhcp4,
             dhcp6,
             ended([], self.dropped("input", "wan_guard")),
-        ]
+        ]);
+        rules
     }
 
     /// `forward`: what passes through the edge.

@@ -6,6 +6,8 @@ mod batch;
 mod linux;
 mod options;
 mod portable;
+#[cfg(target_os = "linux")]
+mod source;
 mod stats;
 
 use std::io;
@@ -160,6 +162,43 @@ impl UdpSocket {
             #[cfg(target_os = "linux")]
             Inner::Linux(socket) => socket.offload(),
             Inner::Portable(_) => (false, false),
+        }
+    }
+
+    /// Sends from this address alone, and only while the machine has it, asked again once a second
+    /// at most; with `None` the kernel chooses, or what a datagram came to. Linux only.
+    ///
+    /// # Errors
+    /// `Unsupported` elsewhere.
+    pub fn set_source(&self, source: Option<IpAddr>) -> io::Result<()> {
+        match &self.inner {
+            #[cfg(target_os = "linux")]
+            Inner::Linux(socket) => socket.set_source(source),
+            Inner::Portable(_) if source.is_some() => return Err(io::ErrorKind::Unsupported.into()),
+            Inner::Portable(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The address of [`set_source`](Self::set_source).
+    #[must_use]
+    pub fn source(&self) -> Option<IpAddr> {
+        match &self.inner {
+            #[cfg(target_os = "linux")]
+            Inner::Linux(socket) => socket.source_address(),
+            Inner::Portable(_) => None,
+        }
+    }
+
+    /// Takes what the caller found out: whether the machine has the address of
+    /// [`set_source`](Self::set_source) now.
+    pub fn note_source(&self, is_here: bool) {
+        match &self.inner {
+            #[cfg(target_os = "linux")]
+            Inner::Linux(socket) => socket.note_source(is_here),
+            Inner::Portable(_) => {
+                let _ = is_here;
+            }
         }
     }
 

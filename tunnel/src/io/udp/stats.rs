@@ -28,6 +28,8 @@ counters! {
         send_calls,
         /// Times a send had to wait for room.
         send_waits,
+        /// Runs that were not sent, since this machine does not have the address to send from.
+        withheld,
         /// Runs or datagrams the network refused; dropped.
         send_errors,
         /// Runs a segmented send refused, which then went out one datagram at a time.

@@ -27,6 +27,32 @@ fn a_run_arrives_as_the_datagrams_it_was_made_of() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn a_socket_with_a_source_sends_from_it_alone_and_nothing_while_the_machine_lacks_it() {
+    let (a, b) = (open(&UdpOptions::default()), open(&UdpOptions::default()));
+    let own: IpAddr = "127.0.0.2".parse().unwrap();
+    // Loopback has the whole network, but only one address of it.
+    a.set_source(Some(own)).unwrap();
+    send(&a, &b, 100, &[7; 300]);
+    assert_eq!((a.stats().withheld.read(), a.stats().send_calls.read()), (1, 0));
+    a.note_source(true);
+    send(&a, &b, 100, &[7; 100]);
+    let mut batch = ReceiveBatch::new(4);
+    assert_eq!(b.receive(&mut batch, Wait::Block).unwrap(), 1);
+    let from = batch.iter_mut().next().unwrap().from;
+    assert_eq!(from.ip(), own);
+
+    a.set_source(Some("198.51.100.77".parse().unwrap())).unwrap();
+    a.note_source(true);
+    send(&a, &b, 100, &[7; 300]);
+    assert_eq!(a.stats().withheld.read(), 2, "the kernel refuses an address that is not here");
+    assert_eq!(a.stats().source_cleared.read(), 0);
+    a.set_source(None).unwrap();
+    send(&a, &b, 100, &[7; 100]);
+    assert_eq!(b.receive(&mut batch, Wait::Block).unwrap(), 1);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn segmented_and_joined_bytes_are_counted_apart_from_plain_ones() {
     let (a, b) = (open(&UdpOptions::default()), open(&UdpOptions::default()));
     send(&a, &b, 1000, &[7; 10_000]);

@@ -7,14 +7,19 @@ mod send;
 
 use std::io;
 use std::mem::size_of;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use super::address::is_v6;
 use super::options::{UdpOptions, set_mark};
+use super::source::Source;
 use crate::endpoint::LocalSide;
+use crate::io::{clock, own_address};
 
 #[derive(Debug)]
 pub(super) struct Socket {
@@ -28,6 +33,8 @@ pub(super) struct Socket {
     /// again.
     unusable: Mutex<Option<LocalSide>>,
     has_unusable: AtomicBool,
+    /// The one address to send from, if there is one.
+    source: ArcSwapOption<Source>,
     /// Held while the socket's datagrams must not be fragmented.
     unfragmented: Mutex<()>,
 }
@@ -47,6 +54,7 @@ impl Socket {
             supported: (false, false),
             unusable: Mutex::new(None),
             has_unusable: AtomicBool::new(false),
+            source: ArcSwapOption::empty(),
             unfragmented: Mutex::new(()),
         };
         this.request_ancillary_data()?;
@@ -61,6 +69,30 @@ impl Socket {
 
     pub(super) const fn socket(&self) -> &socket2::Socket {
         &self.socket
+    }
+
+    pub(super) fn set_source(&self, source: Option<IpAddr>) {
+        if self.source_address() != source {
+            self.source.store(source.map(|address| Arc::new(Source::new(address))));
+        }
+    }
+
+    pub(super) fn source_address(&self) -> Option<IpAddr> {
+        self.source.load().as_ref().map(|source| source.local().address)
+    }
+
+    pub(super) fn note_source(&self, is_here: bool) {
+        if let Some(source) = &*self.source.load() {
+            source.set(clock::instant(), is_here);
+        }
+    }
+
+    /// Whether anything may leave now.
+    fn may_send(&self) -> bool {
+        let source = self.source.load();
+        // What cannot be found out is not here.
+        let is_own = |address| own_address::is_own(address).unwrap_or(false);
+        source.as_ref().is_none_or(|source| source.may_send(clock::instant(), is_own))
     }
 
     pub(super) fn set_offload(&self, gso: bool, gro: bool) {

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 
 use super::Socket;
 use super::control::{ControlSpace, Outgoing};
-use crate::io::Wait;
 use crate::io::udp::address::mapped;
 use crate::io::udp::portable::wait_for_room;
 use crate::io::udp::stats::UdpStats;
+use crate::io::{Wait, clock, own_address};
 use crate::transmit::Transmit;
 
 /// Runs handed to one `sendmmsg` call.
@@ -22,6 +22,11 @@ impl Socket {
         wait: Wait,
         stats: &UdpStats,
     ) -> usize {
+        if !self.may_send() {
+            let withheld = transmits.count();
+            stats.withheld.add(withheld);
+            return withheld;
+        }
         let mut transmits = transmits.peekable();
         let mut done = 0;
         while transmits.peek().is_some() {
@@ -63,7 +68,9 @@ impl Socket {
         let is_run = transmit.contents.len() > transmit.segment_size;
         let remote = transmit.endpoint.remote;
         let unusable = self.has_unusable.load(Ordering::Relaxed);
-        let from = transmit.endpoint.local.filter(|local| !unusable || *self.unusable.lock() != Some(*local));
+        let arrived_at =
+            || transmit.endpoint.local.filter(|local| !unusable || *self.unusable.lock() != Some(*local));
+        let from = self.source.load().as_ref().map(|source| source.local()).or_else(arrived_at);
         Outgoing {
             contents: transmit.contents,
             segment_size: u16::try_from(transmit.segment_size).ok().filter(|_| is_run),
@@ -114,7 +121,15 @@ impl Socket {
     /// datagram at a time.
     fn send_refused(&self, message: &Outgoing<'_>, error: &io::Error, wait: Wait, stats: &UdpStats) -> bool {
         let errno = error.raw_os_error().unwrap_or(0);
-        if let (Some(local), libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL) = (message.from, errno) {
+        let is_of_source = matches!(errno, libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL);
+        if let (Some(source), true) = (&*self.source.load(), is_of_source) {
+            let is_here = own_address::is_own(source.local().address).unwrap_or(false);
+            source.set(clock::instant(), is_here);
+            if !is_here {
+                stats.withheld.add(1);
+                return true;
+            }
+        } else if let (Some(local), true) = (message.from, is_of_source) {
             *self.unusable.lock() = Some(local);
             self.has_unusable.store(true, Ordering::Relaxed);
             stats.source_cleared.add(1);
