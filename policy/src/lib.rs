@@ -41,6 +41,7 @@ mod net;
 pub mod pairing;
 pub mod plan;
 pub mod prefix;
+mod problem;
 mod public_ports;
 mod reader;
 pub mod ruleset;
@@ -53,7 +54,7 @@ pub mod trust;
 pub mod uplinks;
 
 pub use dns::Authority;
-pub use error::{ConfigError, Problem, Warning};
+pub use error::{ConfigError, Warning};
 pub use file_ref::{FileLocation, FileRef};
 pub use key::{KeyError, PublicKey, SecretKey};
 pub use misplaced_keys::{KnownKeys, misplaced_keys};
@@ -61,5 +62,6 @@ pub use net::{
     AllowList, Bandwidth, Host, HostPort, InterfaceName, Mtu, Name, PortRange, Protocol, Protocols, Rate,
     RateUnit, Switch,
 };
+pub use problem::Problem;
 pub use public_ports::PublicPorts;
 pub use source::{Position, Source};

@@ -165,7 +165,7 @@ fn variant(problem: &Problem) -> String {
 
 /// The variants of `Problem`, read from its source.
 fn variants() -> BTreeSet<String> {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/error.rs")).unwrap();
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/problem.rs")).unwrap();
     let body = text.split("pub enum Problem {").nth(1).unwrap().split("\n}").next().unwrap();
     let lines = body.lines().filter_map(|line| line.strip_prefix("    "));
     let names = lines.filter(|line| line.starts_with(|first: char| first.is_ascii_uppercase()));
