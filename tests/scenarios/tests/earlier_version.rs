@@ -128,6 +128,19 @@ fn an_unproven_program_is_not_kept_in_place_of_a_proven_one_and_the_same_one_not
     Ok(())
 }
 
+/// What a daemon runs that was taken over may be another program, in a folder that it can write.
+#[test]
+fn a_program_that_others_than_root_can_write_is_not_kept_and_never_runs_as_root() -> Result<()> {
+    let machine = Machine::new("foreign")?;
+    fs::set_permissions(machine.program(), fs::Permissions::from_mode(0o775))?;
+    let said = machine.upgrade("0.2.0")?;
+    ensure!(said.contains("is not a program of root's, and is not kept"), "{said}");
+    machine.ended(CRASHED)?;
+    machine.ended(CRASHED)?;
+    ensure!(machine.version()? == "0.2.0" && machine.noted().is_err());
+    Ok(())
+}
+
 #[test]
 fn a_program_that_cannot_be_replaced_stays_and_that_is_said_once() -> Result<()> {
     let machine = Machine::new("stays")?;
@@ -178,12 +191,13 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Puts a new program in the place of the one that runs, as a package does, and restarts.
-    fn upgrade(&self, version: &str) -> Result<()> {
+    /// Puts a new program in the place of the one that runs, as a package does, and restarts; what
+    /// the script says.
+    fn upgrade(&self, version: &str) -> Result<String> {
         let running = self.root.join("running");
         fs::rename(self.program(), &running)?;
         stand_in(&self.program(), version)?;
-        self.run("keep", Command::new(self.script()).env("EARLIER_RUNNING", &running)).map(drop)
+        self.run("keep", Command::new(self.script()).env("EARLIER_RUNNING", &running))
     }
 
     /// What the script says when the daemon has ended so.
