@@ -212,7 +212,7 @@ fn every_key_between_several_edges_is_taken_and_named() {
     let with = |key: &str, value: &str| {
         let rows = STEER.map(|(_, name, _)| {
             let line = text("forwarder.toml");
-            let line = line.split("[steer]").nth(1).unwrap().lines().find_map(|line| {
+            let line = line.split("\n# [steer]").nth(1).unwrap().lines().find_map(|line| {
                 line.strip_prefix("# ")
                     .filter(|line| line.starts_with(&format!("{name} = ")))
                     .map(str::to_owned)

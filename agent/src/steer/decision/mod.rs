@@ -258,7 +258,7 @@ impl Edge {
             Condition::There(since) if !is_silent => Condition::There(since),
             _ if is_silent => Condition::Silent(now),
             _ if self.heard.is_some() => Condition::There(now),
-            other => other,
+            Condition::Unknown | Condition::There(_) | Condition::Silent(_) => Condition::Unknown,
         };
     }
 
