@@ -1,6 +1,9 @@
 //! Two edges at one site, with keepalived and conntrackd as `gatewayctl export` writes them: whatever
 //! happens to the active one, connections go on.
 
+// What each fault cost is printed; an edge of a pair is 0 or 1.
+#![allow(clippy::indexing_slicing, clippy::print_stdout)]
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
