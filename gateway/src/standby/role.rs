@@ -10,7 +10,7 @@ pub enum Role {
     Alone,
     /// It has the shared address.
     Active,
-    /// The other edge has it, or nobody.
+    /// The other edge has it, or none has.
     Standby,
 }
 

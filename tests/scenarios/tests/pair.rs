@@ -261,7 +261,7 @@ impl Edge<'_> {
     }
 }
 
-/// The configuration as it is exported; next to other tests a process may stand still for longer than
+/// The configuration as it is exported; next to other tests a process may be delayed for longer than
 /// three of its adverts, so that there they are further apart.
 fn unhurried(text: String) -> String {
     if full_counts() {
