@@ -69,7 +69,7 @@ fn generated_policies_are_taken() {
     let folder = tempfile::tempdir().unwrap();
     let count = std::env::var("POLICY_CASES").ok().and_then(|count| count.parse().ok());
     let soak = std::env::var_os("CAUSEWAY_SOAK").is_some_and(|value| value == "1");
-    let count = count.unwrap_or(if soak { 10 * GENERATED } else { GENERATED });
+    let count = count.unwrap_or(if soak { 30 * GENERATED } else { GENERATED });
     for batch in 0..count.div_ceil(BATCH) {
         let policies = (0..BATCH).map(|number| (number, generated(batch * BATCH + number)));
         let commands: Vec<Value> = policies.flat_map(|(number, policy)| in_table(number, &policy)).collect();
@@ -148,7 +148,7 @@ const BATCH: u64 = 5;
 
 /// How many generated policies nft must take, unless POLICY_CASES says otherwise; CAUSEWAY_SOAK=1
 /// takes ten times it.
-const GENERATED: u64 = 1_000;
+const GENERATED: u64 = 300;
 
 #[test]
 fn every_name_that_may_be_written_is_one_that_nft_carries_unchanged() {
