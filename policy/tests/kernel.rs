@@ -147,7 +147,7 @@ fn in_table(number: u64, policy: &gateway::Policy) -> Vec<Value> {
 const BATCH: u64 = 5;
 
 /// How many generated policies nft must take, unless POLICY_CASES says otherwise; CAUSEWAY_SOAK=1
-/// takes ten times it.
+/// takes thirty times it.
 const GENERATED: u64 = 300;
 
 #[test]
