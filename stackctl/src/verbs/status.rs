@@ -18,8 +18,9 @@ use crate::shell::docker::{Docker, Running};
 use crate::shell::store::Store;
 use crate::vars::Vars;
 
-/// A far location that has not answered after this long is called unreachable.
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// A far location that has not answered after this long is called unreachable. A machine that is
+/// silent ends ssh within 40 s; one that answers may be a busy Pi, whose Compose takes its time.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// One container of the table; a wanted one that does not exist has the state `missing`.
 #[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
