@@ -75,7 +75,7 @@ fn mask(how: libc::c_int) -> libc::sigset_t {
 /// `Interrupted` after an interruption or another signal.
 pub(super) fn poll(fds: &mut [PollFd<'_>], timeout: Duration, mask: &Mask) -> io::Result<()> {
     let timeout = libc::timespec {
-        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_sec: i32::try_from(timeout.as_secs()).unwrap_or(i32::MAX).into(),
         tv_nsec: timeout.subsec_nanos().into(),
     };
     let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
@@ -90,6 +90,7 @@ pub(super) fn poll(fds: &mut [PollFd<'_>], timeout: Duration, mask: &Mask) -> io
 pub(super) fn interrupt(thread: &JoinHandle<()>) {
     // SAFETY: the handle is not joined, so its thread identifier is valid.
     unsafe {
-        libc::pthread_kill(thread.as_pthread_t(), signal());
+        // An integer for the standard library, and a pointer for musl.
+        libc::pthread_kill(thread.as_pthread_t() as libc::pthread_t, signal());
     }
 }
