@@ -7,7 +7,10 @@ use std::mem::MaybeUninit;
 /// milliseconds.
 #[must_use]
 pub fn shown(millis: u64) -> String {
-    let seconds = libc::time_t::try_from(millis / 1_000).unwrap_or(libc::time_t::MAX);
+    // The type is the one of `localtime_r`, which is narrower on 32 bits.
+    let Ok(seconds) = (millis / 1_000).try_into() else {
+        return format!("{} s after 1970", millis / 1_000);
+    };
     let mut parts = MaybeUninit::<libc::tm>::uninit();
     // SAFETY: both pointers are to values of this function; the result is read only when the
     // system says that it wrote it.
