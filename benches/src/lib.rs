@@ -4,7 +4,7 @@
 //! - [`crowd`]: a node with many peers. [`cipher`]: the cipher alone.
 //! - [`growth`]: what is counted for more and more peers, prefixes, flows and services.
 //! - [`hot`]: the hot loops, by name, for the micro benchmarks and the instruction counts.
-//! - [`callgrind`] counts instructions, [`heap`] memory.
+//! - [`callgrind`] and [`emulated`] count instructions, `heap` memory.
 //! - [`cubic`]: allows CUBIC in the lab's namespaces. [`progress`]: what runs, and how long it takes.
 //! - [`picture`]: what was measured, drawn.
 //!
@@ -15,7 +15,9 @@ pub mod callgrind;
 pub mod cipher;
 pub mod crowd;
 pub mod cubic;
+pub mod emulated;
 pub mod growth;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub mod heap;
 pub mod hot;
 pub mod memory;

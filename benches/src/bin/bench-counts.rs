@@ -1,5 +1,5 @@
 //! Instructions that the hot loops take, counted by callgrind and held against a committed
-//! baseline.
+//! baseline; those of arm64 likewise, counted under emulation.
 //!
 //! A count is the difference of two runs divided by the turns they differ in, so starting up does
 //! not show. It does not depend on the machine's load, but on processor features, compiler and
@@ -8,13 +8,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use benches::callgrind::{counted_turns, instructions};
-use benches::hot;
+use benches::{emulated, hot};
 use benches::progress::Progress;
 use clap::{Parser, Subcommand};
 use rustix::time::{ClockId, clock_gettime};
@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 const TOLERANCE: f64 = 0.02;
 /// Turns of the two runs.
 const TURNS: [u32; 2] = [50, 250];
+const EMULATED_TURNS: [u32; 2] = [2, 6];
 
 /// Counts the instructions of the hot loops.
 #[derive(Debug, Parser)]
@@ -33,6 +34,9 @@ struct Arguments {
     /// The baseline's file.
     #[arg(long, global = true, default_value = "benches/counts.json")]
     baseline: PathBuf,
+    /// Count this program, `bench-counts` built for arm64, under emulation instead.
+    #[arg(long, global = true)]
+    emulated: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -69,13 +73,13 @@ fn main() -> Result<()> {
         Work::Turn { name, turns } => turn(&name, turns),
         Work::Scale => scale(),
         Work::Record => {
-            let text = serde_json::to_string_pretty(&count()?)? + "\n";
+            let text = serde_json::to_string_pretty(&count(arguments.emulated.as_deref())?)? + "\n";
             Ok(fs::write(&arguments.baseline, text)?)
         }
         Work::Check => {
             let text = fs::read_to_string(&arguments.baseline)
                 .with_context(|| format!("{}: record a baseline first", arguments.baseline.display()))?;
-            check(&serde_json::from_str(&text)?, &count()?)
+            check(&serde_json::from_str(&text)?, &count(arguments.emulated.as_deref())?)
         }
     }
 }
@@ -129,26 +133,32 @@ fn scale() -> Result<()> {
     Ok(writeln!(out, "\nhandshakes answered by one core, data between them: {rate:.0} per second")?)
 }
 
-fn count() -> Result<Baseline> {
+/// Counts this program, or another under emulation.
+fn count(emulated: Option<&Path>) -> Result<Baseline> {
     let (mut each_turn, mut per_byte) = (BTreeMap::new(), BTreeMap::new());
-    let mut progress = Progress::new("bench-counts", hot::ALL.iter().map(|(name, _)| expected(name)));
-    for (name, make) in hot::ALL {
+    // Each instruction of a thousand handshakes would be a report of the emulator's.
+    let is_asked = |name: &str| emulated.is_none() || !name.contains("-1000");
+    let loops: Vec<_> = hot::ALL.iter().filter(|(name, _)| is_asked(name)).collect();
+    let turns = if emulated.is_some() { EMULATED_TURNS } else { TURNS };
+    let mut progress = Progress::new("bench-counts", loops.iter().map(|(name, _)| expected(name)));
+    for (name, make) in loops {
         progress.begin(name, expected(name));
-        let [few, many] = TURNS.map(|turns| instructions(&["turn", name, &turns.to_string()]));
-        let turns = f64::from(TURNS[1] - TURNS[0]);
-        let each = (many? as f64 - few? as f64) / turns;
+        let [few, many] = turns.map(|turns| {
+            let arguments = ["turn", name, &turns.to_string()];
+            match emulated {
+                Some(program) => emulated::instructions(program, &arguments),
+                None => instructions(&arguments),
+            }
+        });
+        let each = (many? as f64 - few? as f64) / f64::from(turns[1] - turns[0]);
         each_turn.insert((*name).to_owned(), each.round());
         per_byte.insert((*name).to_owned(), (each / make().bytes as f64 * 1e3).round() / 1e3);
     }
     progress.end();
     let compiler = Command::new("rustc").arg("--version").output()?.stdout;
     let compiler = String::from_utf8_lossy(&compiler).trim().to_owned();
-    Ok(Baseline {
-        compiler,
-        architecture: std::env::consts::ARCH.to_owned(),
-        instructions: each_turn,
-        per_byte,
-    })
+    let architecture = if emulated.is_some() { "aarch64" } else { std::env::consts::ARCH };
+    Ok(Baseline { compiler, architecture: architecture.to_owned(), instructions: each_turn, per_byte })
 }
 
 /// Seconds that a loop takes, about: a thousand handshakes come before some.

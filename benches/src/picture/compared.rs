@@ -1,4 +1,4 @@
-//! Causeway beside its peers: throughput, CPU, and latency under load.
+//! Causeway next to its peers: throughput, CPU, and latency under load.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,19 +18,19 @@ use super::theme::Theme;
 use super::{Canvas, Picture};
 use crate::median;
 
-/// TCP throughput beside the peers.
+/// TCP throughput next to the peers.
 pub const THROUGHPUT: Picture = Picture {
     name: "throughput",
     title: "TCP throughput, one stream",
     shows: "Bars: gigabits per second of one TCP stream, down and up, of Causeway and its peers",
 };
-/// CPU time beside the peers.
+/// CPU time next to the peers.
 pub const CPU: Picture = Picture {
     name: "cpu",
     title: "CPU seconds for a gigabyte",
     shows: "Bars: CPU seconds for each gigabyte at edge and origin, of Causeway and its peers",
 };
-/// Latency under load beside the peers.
+/// Latency under load next to the peers.
 pub const LATENCY: Picture = Picture {
     name: "latency",
     title: "Latency, idle and under load",

@@ -80,9 +80,9 @@ where
         Ok(self.area.draw(&Circle::new(at, radius, colour.filled()))?)
     }
 
-    /// Text beside a place, by so many pixels to the right and down.
-    pub(super) fn label(&self, at: (f64, f64), beside: (i32, i32), text: &str, style: Style) -> Result<()> {
-        let text = Text::new(text.to_owned(), beside, style.text_style());
+    /// Text at a place, moved by so many pixels to the right and down.
+    pub(super) fn label(&self, at: (f64, f64), moved: (i32, i32), text: &str, style: Style) -> Result<()> {
+        let text = Text::new(text.to_owned(), moved, style.text_style());
         Ok(self.area.draw(&(EmptyElement::at(at) + text))?)
     }
 

@@ -2,8 +2,8 @@
 
 use plotters::style::RGBColor;
 
-/// Colours for one kind of page. Those of a pair differ in lightness as well, so that they can be
-/// told apart without seeing colours.
+/// Colours for one kind of page. Those of a pair differ in lightness as well, for
+/// whoever does not see colours.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Theme {
     pub(super) name: &'static str,

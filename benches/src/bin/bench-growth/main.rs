@@ -63,7 +63,7 @@ struct Step {
     expected: f64,
 }
 
-fn main() -> Result<()> {
+pub(crate) fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if let Some(Work::Count { subject, cost, number }) = &arguments.work {
         return count(subject, cost, *number);
