@@ -37,7 +37,7 @@ bench-counts-arm64: ## Count the hot loops' instructions for arm64 under emulati
 
 bench-growth: ## Count what cost grows with: peers, allowed-ips, flows, services (about half an hour); BENCH='--only flows ...' chooses.
 	benches/packages
-	$(CARGO) build --release -p benches --bin bench-growth
+	$(CARGO) build --release -p bench-growth
 	$(BENCH_BIN)/bench-growth $(BENCH)
 
 bench-scale: ## Compare an edge with 1,000 peers, 100,000 prefixes and 100,000 flows with an edge with one peer.

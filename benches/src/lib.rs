@@ -2,23 +2,20 @@
 //!
 //! - [`packets`]: packets as the kernel hands them over. [`memory`]: two nodes connected in memory.
 //! - [`crowd`]: a node with many peers. [`cipher`]: the cipher alone.
-//! - [`growth`]: what is counted for more and more peers, prefixes, flows and services.
 //! - [`hot`]: the hot loops, by name, for the micro benchmarks and the instruction counts.
-//! - [`callgrind`] and [`emulated`] count instructions, `heap` memory.
+//! - [`callgrind`] and [`emulated`] count instructions.
 //! - [`cubic`]: allows CUBIC in the lab's namespaces. [`progress`]: what runs, and how long it takes.
 //! - [`picture`]: what was measured, drawn.
 //!
 //! The programs are in `src/bin`: `bench-counts` (instructions), `bench-load` (load generator),
-//! `bench-peers` (side-by-side run against other tunnels), `bench-growth` (how cost grows).
+//! `bench-peers` (side-by-side run against other tunnels). `growth` is a package of its own, how
+//! cost grows, since it needs the forwarder; `paths` a workspace of its own, downloads over bad paths.
 
 pub mod callgrind;
 pub mod cipher;
 pub mod crowd;
 pub mod cubic;
 pub mod emulated;
-pub mod growth;
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub mod heap;
 pub mod hot;
 pub mod memory;
 pub mod packets;

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use benches::callgrind::{counted_turns, instructions};
-use benches::{emulated, hot};
 use benches::progress::Progress;
+use benches::{emulated, hot};
 use clap::{Parser, Subcommand};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};

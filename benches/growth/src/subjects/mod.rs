@@ -4,39 +4,36 @@
 mod flows;
 mod services;
 
-use std::net::SocketAddr;
-
+use benches::crowd::{Crowd, network};
+use benches::hot::{self, Loop};
+use benches::memory::{NOW, lone_node, unknown_peer};
+use benches::packets;
 use tunnel::key::PrivateKey;
-use tunnel::node::{Node, PeerConfig};
-
-use crate::crowd::{Crowd, network};
-use crate::hot::{self, Loop};
-use crate::memory::{End, NOW, unknown_peer};
-use crate::packets;
+use tunnel::node::PeerConfig;
 
 /// What there is more and more of.
-pub struct Subject {
+pub(crate) struct Subject {
     /// As in the tables.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// How many there are, each time.
-    pub numbers: &'static [u32],
+    pub(crate) numbers: &'static [u32],
     /// What is counted for each number.
-    pub costs: &'static [Cost],
+    pub(crate) costs: &'static [Cost],
 }
 
 /// Something that is counted.
-pub struct Cost {
+pub(crate) struct Cost {
     /// As in the tables.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What a count is divided by.
-    pub per: Per,
+    pub(crate) per: Per,
     /// How it is counted.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
 }
 
 /// What a count is divided by, so that a cost that does not grow is a level line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Per {
+pub(crate) enum Per {
     /// Nothing: one turn is one packet, handshake or flow.
     Turn,
     /// The number there is: one turn does something with all of them.
@@ -44,7 +41,7 @@ pub enum Per {
 }
 
 /// How something is counted.
-pub enum Kind {
+pub(crate) enum Kind {
     /// Instructions of a turn, once that many are there.
     Instructions(fn(u32) -> Loop),
     /// Bytes of the heap that so many take.
@@ -52,7 +49,7 @@ pub enum Kind {
 }
 
 /// Something that is kept while its memory is counted.
-pub struct Kept {
+pub(crate) struct Kept {
     _value: Box<dyn std::any::Any>,
     outside: u64,
 }
@@ -60,7 +57,7 @@ pub struct Kept {
 impl Cost {
     /// The unit of its values.
     #[must_use]
-    pub fn unit(&self, subject: &Subject) -> String {
+    pub(crate) fn unit(&self, subject: &Subject) -> String {
         let what = match self.kind {
             Kind::Instructions(_) => "instructions",
             Kind::Memory(_) => "bytes",
@@ -74,7 +71,7 @@ impl Cost {
 
 impl Kept {
     /// Something all of whose memory is in the heap.
-    pub fn in_heap(value: impl std::any::Any) -> Self {
+    pub(crate) fn in_heap(value: impl std::any::Any) -> Self {
         Self::new(value, 0)
     }
 
@@ -84,7 +81,7 @@ impl Kept {
 
     /// Bytes that it has outside of the heap.
     #[must_use]
-    pub fn outside(&self) -> u64 {
+    pub(crate) fn outside(&self) -> u64 {
         self.outside
     }
 }
@@ -93,7 +90,7 @@ const SMALL: &[u32] = &[1, 10, 100, 1_000];
 const LARGE: &[u32] = &[1, 10, 100, 1_000, 10_000, 100_000];
 
 /// Everything that is counted.
-pub const SUBJECTS: &[Subject] = &[
+pub(crate) const SUBJECTS: &[Subject] = &[
     Subject {
         name: "peers",
         numbers: SMALL,
@@ -145,7 +142,7 @@ fn handshake_among_peers(peers: u32) -> Loop {
 }
 
 fn memory_of_peers(peers: u32) -> Kept {
-    let edge = edge();
+    let edge = lone_node();
     // Keys and prefixes are all different, so nothing is refused.
     let _ = edge.update_peers(&configured(peers), &[], NOW);
     Kept::in_heap(edge)
@@ -153,7 +150,7 @@ fn memory_of_peers(peers: u32) -> Kept {
 
 /// All peers given to a node, and taken away again.
 fn apply_peers(peers: u32) -> Loop {
-    let (edge, peers) = (edge(), configured(peers));
+    let (edge, peers) = (lone_node(), configured(peers));
     let keys: Vec<_> = peers.iter().map(|peer| peer.public_key).collect();
     Loop::new("apply", 1, move || {
         edge.update_peers(&peers, &[], NOW).ok()?;
@@ -174,24 +171,19 @@ fn configured(peers: u32) -> Vec<PeerConfig> {
     (0..peers).map(config).collect()
 }
 
-/// A node without peers.
-fn edge() -> Node {
-    End::alone(PrivateKey::from_bytes([0xed; 32]), SocketAddr::from(([192, 0, 2, 2], 51820))).node
-}
-
 fn packet_among_prefixes(prefixes: u32) -> Loop {
     hot::small_packet("packet", prefixes)
 }
 
 fn memory_of_prefixes(prefixes: u32) -> Kept {
-    let edge = edge();
+    let edge = lone_node();
     let _ = edge.update_peers(&[with_prefixes(prefixes)], &[], NOW);
     Kept::in_heap(edge)
 }
 
 /// A peer with so many prefixes given to a node, and taken away again.
 fn apply_prefixes(prefixes: u32) -> Loop {
-    let (edge, peer) = (edge(), with_prefixes(prefixes));
+    let (edge, peer) = (lone_node(), with_prefixes(prefixes));
     Loop::new("apply", 1, move || {
         edge.update_peers(std::slice::from_ref(&peer), &[], NOW).ok()?;
         edge.update_peers(&[], &[peer.public_key], NOW).ok()?;

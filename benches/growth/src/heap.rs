@@ -2,8 +2,7 @@
 #![allow(unsafe_code)]
 
 /// Bytes that were allocated and not given back.
-#[must_use]
-pub fn in_use() -> u64 {
+pub(crate) fn in_use() -> u64 {
     // SAFETY: it reads the allocator's own counters, under its lock.
     let counters = unsafe { libc::mallinfo2() };
     (counters.uordblks + counters.hblkhd) as u64

@@ -2,14 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use benches::hot::Loop;
+use benches::memory::NOW;
 use forwarder::cell::{Cell, Egress, Path, SCRATCH, Settings};
 use forwarder::flow::{EdgeId, FlowKey, FlowTable, SlotId};
 use tunnel::offload::SuperPacket;
 use tunnel::packet::{Ip, Tcp, protocol, tcp_flags};
 
 use super::Kept;
-use crate::hot::Loop;
-use crate::memory::NOW;
 
 /// The rings hold one segment here, and 100,000 of them are to fit into a small machine.
 const SETTINGS: Settings = Settings { mtu: 1420, ring: 4096, seed: 7 };

@@ -4,11 +4,11 @@ use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
+use benches::hot::Loop;
 use policy::ruleset::Present;
 use policy::{Name, Protocol, Source, forwarder, gateway};
 
 use super::Kept;
-use crate::hot::Loop;
 
 const KEY: &str = "eHl6eHl6eHl6eHl6eHl6eHl6eHl6eHl6eHl6eHl6eHk=";
 const FIRST_PORT: u32 = 10_000;

@@ -1,5 +1,4 @@
-//! How cost grows: what a packet, a handshake, a new flow, an apply and the memory cost with more
-//! and more peers, allowed-ips, flows and services.
+//! The run: each cost of each subject, for each number.
 //!
 //! Instructions are counted by callgrind and memory by the allocator, so that the machine's load
 //! does not show.
@@ -12,11 +11,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use benches::callgrind::{counted_turns, instructions};
-use benches::growth::{Cost, Kind, Per, SUBJECTS, Subject};
-use benches::heap;
 use benches::picture::growth::{self, CURVES, Curve, Growth};
 use benches::progress::Progress;
 use clap::{Parser, Subcommand};
+
+use super::heap;
+use super::subjects::{Cost, Kind, Per, SUBJECTS, Subject};
 
 /// Where a run of everything is recorded.
 const RECORD: &str = "benches";
@@ -63,7 +63,7 @@ struct Step {
     expected: f64,
 }
 
-pub(crate) fn main() -> Result<()> {
+pub(crate) fn run() -> Result<()> {
     let arguments = Arguments::parse();
     if let Some(Work::Count { subject, cost, number }) = &arguments.work {
         return count(subject, cost, *number);
