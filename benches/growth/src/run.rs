@@ -21,7 +21,7 @@ use super::subjects::{Cost, Kind, Per, SUBJECTS, Subject};
 /// Where a run of everything is recorded.
 const RECORD: &str = "benches";
 /// Turns that are counted, where one is short.
-const TURNS: u32 = 200;
+const TURNS: u32 = 50;
 
 /// Counts what packets, handshakes, new flows, applies and memory cost for more and more of
 /// something; writes a table, curves, and JSON.
@@ -72,10 +72,16 @@ pub(crate) fn run() -> Result<()> {
     let mut progress = Progress::new("bench-growth", steps.iter().map(|step| step.expected));
     let mut growth =
         Growth { compiler: compiler()?, architecture: std::env::consts::ARCH.to_owned(), curves: Vec::new() };
+    let mut without = 0.0;
     for step in &steps {
         let Step { subject, cost, number, expected } = step;
         progress.begin(&format!("{} {}, {}", number, subject.name, cost.name), *expected);
-        growth.add(Curve::named(subject.name, cost.name, &cost.unit(subject)), *number, step.measure()?);
+        let value = step.measure()?;
+        match (cost.per, *number) {
+            (Per::Each, 0) => without = value,
+            (Per::Each, _) => growth.add(step.curve(), *number, (value - without) / f64::from(*number)),
+            (Per::Turn, _) => growth.add(step.curve(), *number, value),
+        }
     }
     progress.end();
     let text = markdown(&growth);
@@ -104,6 +110,9 @@ impl Arguments {
             for cost in subject.costs {
                 let numbers =
                     subject.numbers.iter().filter(|number| self.most.is_none_or(|most| **number <= most));
+                // What there is without any comes first, and is no part of the cost of each.
+                let none = (cost.per == Per::Each).then_some(&0);
+                let numbers = none.into_iter().chain(numbers);
                 steps.extend(numbers.map(|number| Step {
                     subject,
                     cost,
@@ -123,22 +132,23 @@ impl Arguments {
 }
 
 impl Step {
+    fn curve(&self) -> Curve {
+        Curve::named(self.subject.name, self.cost.name, &self.cost.unit(self.subject))
+    }
+
+    /// The count for all there are.
     fn measure(&self) -> Result<f64> {
         let Self { subject, cost, number, .. } = self;
         let number_text = number.to_string();
         let arguments = ["count", subject.name, cost.name, &number_text];
-        let whole = match cost.kind {
-            Kind::Instructions(_) => instructions(&arguments)? as f64 / f64::from(turns(cost, *number)),
+        match cost.kind {
+            Kind::Instructions(_) => Ok(instructions(&arguments)? as f64 / f64::from(turns(cost, *number))),
             Kind::Memory(_) => {
                 let output = Command::new(std::env::current_exe()?).args(arguments).output()?;
                 ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-                String::from_utf8_lossy(&output.stdout).trim().parse()?
+                Ok(String::from_utf8_lossy(&output.stdout).trim().parse()?)
             }
-        };
-        Ok(match cost.per {
-            Per::Turn => whole,
-            Per::Each => whole / f64::from(*number),
-        })
+        }
     }
 }
 
@@ -166,19 +176,19 @@ fn count(subject: &str, cost: &str, number: u32) -> Result<()> {
 fn turns(cost: &Cost, number: u32) -> u32 {
     match cost.per {
         Per::Turn => TURNS,
-        Per::Each => (TURNS / number).max(2),
+        Per::Each => (TURNS / number.max(1)).clamp(2, 20),
     }
 }
 
 /// Seconds that a count takes, about: handshakes under callgrind take longest.
 fn expected(subject: &Subject, cost: &Cost, number: u32) -> f64 {
-    let each = match (subject.name, &cost.kind) {
-        (_, Kind::Memory(_)) => 0.00001,
-        ("peers", _) if cost.name != "apply" => 0.1,
-        ("services", _) => 0.02,
-        _ => 0.0003,
+    let (first, each) = match (subject.name, &cost.kind) {
+        (_, Kind::Memory(_)) => (0.1, 0.000_01),
+        ("peers", _) if cost.name != "apply" => (5.0, 0.2),
+        ("services", _) => (5.0, 0.01),
+        _ => (3.0, 0.0005),
     };
-    2.0 + each * f64::from(number)
+    first + each * f64::from(number)
 }
 
 fn compiler() -> Result<String> {
@@ -192,17 +202,19 @@ fn markdown(growth: &Growth) -> String {
     let _ = write!(
         text,
         "`make bench-growth`: what one packet, handshake, new flow or apply costs, and the memory for\n\
-         each, with more and more of something. Instructions are counted by callgrind ({}, {}),\n\
-         memory by the allocator, so that the machine's load does not show. Written by the run itself; every\n\
-         value is in `growth.json`.\n\n{}\n\
+         each, with more and more of something. Instructions are counted by callgrind\n\
+         ({}, {}),\n\
+         memory by the allocator, so that the machine's load does not show. \"For each\" is what so many\n\
+         take more than none, divided by how many they are. Written by the run itself; every value is in\n\
+         `growth.json`.\n\n{}\n\
          - peers: \"packet\" is a small one to a peer and one from it, \"handshake\" both ends of one, \"apply\" a\n\
-         peer given to the node and taken away.\n\
+         \x20 peer given to the node and taken away.\n\
          - allowed-ips: \"packet\" is a small one from one node to another that has so many prefixes of\n\
-         another peer, \"apply\" a prefix given to the node and taken away.\n\
+         \x20 another peer, \"apply\" a prefix given to the node and taken away.\n\
          - flows: the forwarder's. \"packet\" is a segment of 100 bytes found, taken and acknowledged, \"new\n\
-         flow\" one from its SYN to its end, \"memory\" the cell with its rings' pages.\n\
+         \x20 flow\" one from its SYN to its end, \"memory\" the cell with its rings' pages.\n\
          - services: \"new flow\" is the look-up of a service's entry at the origin, \"memory\" the policy's,\n\
-         \"apply\" the edge's file read and compiled to nftables.\n",
+         \x20 \"apply\" the edge's file read and compiled to nftables.\n",
         growth.compiler,
         growth.architecture,
         CURVES.markdown("")

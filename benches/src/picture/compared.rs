@@ -176,7 +176,7 @@ fn cpu(results: &Results, folder: &Path) -> Result<()> {
         }
         for step in 0..rows.len() * 6 {
             let from = step as f64 / 6.0;
-            plot.line(&[(cipher, from), (cipher, from + 0.08)], 2, theme.text)?;
+            plot.line(&[(cipher, from), (cipher, from + 0.08)], 2, theme.behind)?;
         }
         Ok(())
     })
