@@ -62,7 +62,7 @@ const COLUMNS: i32 = 4;
 pub fn draw(folder: &Path) -> Result<()> {
     let Some(growth) = super::read::<Growth>(&folder.join(FILE))? else { return Ok(()) };
     let lines = [
-        "Each line begins at 0 and is labelled at its ends: a level one is a cost that does not grow."
+        "Each scale begins at 0, each line is labelled at its ends: a level one is a cost that does not grow."
             .to_owned(),
         format!("Instructions are those of {}.", growth.architecture),
     ];
